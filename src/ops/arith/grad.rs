@@ -1,0 +1,92 @@
+//! The four operations on the tape.
+
+use super::{Arith, apply, apply_scale};
+use crate::error::Result;
+use crate::ops::sum_to;
+use crate::tape::{Op, Tape, Var};
+
+struct Binary {
+    op: Arith,
+    a: Var,
+    b: Var,
+}
+
+impl Op for Binary {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        let (a, b) = (&self.a, &self.b);
+        let da = || match self.op {
+            Arith::Add | Arith::Sub => Ok(dy.clone()),
+            Arith::Mul => mul(t, dy, b),
+            Arith::Div => div(t, dy, b),
+        };
+        let db = || match self.op {
+            Arith::Add => Ok(dy.clone()),
+            Arith::Sub => Ok(scale(t, dy, -1.0)),
+            Arith::Mul => mul(t, dy, a),
+            // d(a/b)/db = -(a/b)/b
+            Arith::Div => Ok(scale(t, &mul(t, dy, &div(t, &div(t, a, b)?, b)?)?, -1.0)),
+        };
+        Ok(vec![
+            needs[0].then(|| sum_to(t, &da()?, a.shape())).transpose()?,
+            needs[1].then(|| sum_to(t, &db()?, b.shape())).transpose()?,
+        ])
+    }
+}
+
+fn binary(t: &Tape, op: Arith, a: &Var, b: &Var) -> Result<Var> {
+    let y = apply(op, a.value(), b.value())?;
+    Ok(t.record(y, &[a, b], || Binary { op, a: a.clone(), b: b.clone() }))
+}
+
+/// `a + b`, broadcasting.
+///
+/// # Errors
+/// `Shape` when the shapes do not broadcast; see [`super::arith::apply`].
+pub fn add(t: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    binary(t, Arith::Add, a, b)
+}
+
+/// `a - b`, broadcasting.
+///
+/// # Errors
+/// As [`add`].
+pub fn sub(t: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    binary(t, Arith::Sub, a, b)
+}
+
+/// `a · b` element by element, broadcasting.
+///
+/// # Errors
+/// As [`add`].
+pub fn mul(t: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    binary(t, Arith::Mul, a, b)
+}
+
+/// `a / b` element by element, broadcasting.
+///
+/// # Errors
+/// As [`add`].
+pub fn div(t: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    binary(t, Arith::Div, a, b)
+}
+
+struct Scale(f32);
+
+impl Op for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![Some(scale(t, dy, self.0))])
+    }
+}
+
+/// `factor · a`.
+pub fn scale(t: &Tape, a: &Var, factor: f32) -> Var {
+    t.record(apply_scale(a.value(), factor), &[a], || Scale(factor))
+}

@@ -1,0 +1,33 @@
+//! The list of operations. Each is a folder: `mod.rs` (parameters, checks, eager functions), `reference.rs` (the
+//! definition: plain loops in f32 and f64), `cpu.rs`, `grad.rs` (its place on the tape), `cases.rs` (its problem table).
+
+pub mod reference;
+
+// Primitives: what gradients of gradients are made of.
+pub mod arith;
+pub mod matmul;
+pub mod reduce;
+pub mod unary;
+
+// Layers.
+pub mod batch_norm;
+pub mod conv3d;
+pub mod l2_norm;
+pub mod linear;
+pub mod pool3d;
+pub mod relu;
+
+// Losses.
+pub mod cross_entropy;
+pub mod infonce;
+
+// Updates of weights.
+pub mod ema;
+pub mod sgd;
+
+// Motion.
+pub mod motion_map;
+pub mod tvl1;
+
+pub use arith::{add, div, mul, scale, sub};
+pub use reduce::{broadcast_to, sum_to};

@@ -1,0 +1,43 @@
+//! Sums over axes, and their adjoint, repetition.
+//!
+//! `sum_to(a, s)` sums `a` over every axis on which `s` has extent 1; `broadcast_to(a, s)` repeats `a` along every axis
+//! on which it has extent 1 and `s` has more. Each is the gradient of the other.
+
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use grad::{broadcast_to, sum_to};
+
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// `a` summed to `shape`, which must equal its own on every axis or be 1 there. Sums run in a fixed order.
+///
+/// # Errors
+/// `Shape` when the ranks differ, or an extent is neither equal nor 1.
+pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
+    check("sum_to", a.shape(), shape)?;
+    if a.shape() == shape {
+        return Ok(a.clone());
+    }
+    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&a.load(), a.shape(), shape, y)))
+}
+
+/// `a` repeated to `shape`, of which each extent must equal its own or meet an extent of 1.
+///
+/// # Errors
+/// `Shape` when the ranks differ, or an extent is neither equal nor 1.
+pub fn apply_broadcast_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
+    check("broadcast_to", shape, a.shape())?;
+    if a.shape() == shape {
+        return Ok(a.clone());
+    }
+    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&a.load(), a.shape(), shape, y)))
+}
+
+fn check(op: &'static str, large: Shape, small: Shape) -> Result<()> {
+    let fits = large.rank() == small.rank() && large.dims().iter().zip(small.dims()).all(|(l, s)| l == s || *s == 1);
+    if fits { Ok(()) } else { Err(Error::shape(op, "shape", format!("{large} with some extents 1"), small)) }
+}

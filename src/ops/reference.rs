@@ -1,0 +1,16 @@
+//! What every reference returns: values, and the bound a computation of them in floating point must keep.
+
+/// Values with the data of their error bound.
+///
+/// A sum of `terms` terms computed in any order, each term a product of rounded inputs, differs from the exact one by at
+/// most `γ·magnitude` with `γ = terms·u / (1 - terms·u)`, where `u` is the unit roundoff and `magnitude` the sum of the
+/// terms' absolute values (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1).
+#[derive(Clone, Debug)]
+pub struct Bounded<F> {
+    /// The values.
+    pub value: Vec<F>,
+    /// For each value, the sum of the absolute values of its terms.
+    pub magnitude: Vec<F>,
+    /// The largest number of roundings any value went through.
+    pub terms: usize,
+}

@@ -1,0 +1,235 @@
+//! Automatic differentiation: a tape of named operations whose gradients are written in recorded operations.
+//!
+//! Because [`Op::backward`] is itself recorded under [`Mode::Keep`], a gradient has a gradient, to any order.
+//! Under [`Mode::Free`] nothing new is recorded, and what each operation saved is dropped as the walk passes it.
+//!
+//! A [`Var`] is a value and, where gradients are wanted, the node it came from. A node holds what its operation saved
+//! and the nodes of its inputs, never its own value: memory lives exactly as long as somebody will read it.
+//!
+//! ```
+//! use tubelet::{ops, tape::{Mode, Tape}, tensor::Tensor};
+//! let t = Tape::new();
+//! let x = t.leaf(Tensor::scalar(3.0));
+//! let y = ops::mul(&t, &x, &ops::mul(&t, &x, &x)?)?;                   // x³
+//! let dy = t.grad(&y, &[&x], Mode::Keep)?.remove(0).unwrap();          // 3x²
+//! let ddy = t.grad(&dy, &[&x], Mode::Free)?.remove(0).unwrap();        // 6x
+//! assert_eq!((dy.value().item()?, ddy.value().item()?), (27.0, 18.0));
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
+
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// One recorded operation: what it saved, and how a gradient passes through it.
+pub trait Op {
+    /// The operation's name, for errors and listings.
+    fn name(&self) -> &'static str;
+
+    /// The gradients of its inputs given that of its output, written in recorded operations. `needs[i]` says whether
+    /// input `i` wants one; for the others `None` is right and cheaper.
+    ///
+    /// # Errors
+    /// `NoSecondOrder` from operations that cannot be differentiated again while `t` records.
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>>;
+}
+
+/// What [`Tape::grad`] does with the recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Use it up: saved tensors are dropped as the walk passes, and the gradients are constants.
+    Free,
+    /// Keep it, and record the gradients too, so that they can be differentiated.
+    Keep,
+}
+
+struct Node {
+    id: u64,
+    shape: Shape,
+    /// `None` for leaves, and for operations used up by [`Mode::Free`].
+    op: RefCell<Option<Box<dyn Op>>>,
+    /// Nodes of the inputs, `None` where an input is a constant. Leaves have none.
+    inputs: Vec<Option<Rc<Node>>>,
+}
+
+/// A value, with its place on the tape where it has one.
+#[derive(Clone)]
+pub struct Var {
+    value: Tensor,
+    node: Option<Rc<Node>>,
+}
+
+impl Var {
+    /// A value without gradient.
+    pub fn constant(value: Tensor) -> Var {
+        Var { value, node: None }
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The value's shape.
+    pub fn shape(&self) -> Shape {
+        self.value.shape()
+    }
+
+    /// Whether gradients pass through it.
+    pub fn has_grad(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The same value as a constant: gradients stop here.
+    pub fn detach(&self) -> Var {
+        Var::constant(self.value.clone())
+    }
+}
+
+/// Records operations, or does not.
+pub struct Tape {
+    recording: Cell<bool>,
+    next: Cell<u64>,
+}
+
+impl Tape {
+    /// A tape that records.
+    #[allow(clippy::new_without_default, reason = "a tape is either recording or not; neither is a default")]
+    pub fn new() -> Self {
+        Tape { recording: Cell::new(true), next: Cell::new(0) }
+    }
+
+    /// A tape that records nothing: every result is a constant, and activations are freed as soon as they are used.
+    pub fn no_grad() -> Self {
+        Tape { recording: Cell::new(false), next: Cell::new(0) }
+    }
+
+    /// Whether operations are being recorded.
+    pub fn is_recording(&self) -> bool {
+        self.recording.get()
+    }
+
+    fn node(&self, shape: Shape, op: Option<Box<dyn Op>>, inputs: Vec<Option<Rc<Node>>>) -> Rc<Node> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        Rc::new(Node { id, shape, op: RefCell::new(op), inputs })
+    }
+
+    /// A value whose gradient will be asked for. On a tape that does not record it is a constant.
+    pub fn leaf(&self, value: Tensor) -> Var {
+        let node = self.is_recording().then(|| self.node(value.shape(), None, Vec::new()));
+        Var { value, node }
+    }
+
+    /// Puts the result `value` of an operation on the tape. `op` is called, to save what the backward pass needs, only
+    /// when the tape records and some input has a gradient.
+    pub fn record<O: Op + 'static>(&self, value: Tensor, inputs: &[&Var], op: impl FnOnce() -> O) -> Var {
+        if !self.is_recording() || inputs.iter().all(|v| v.node.is_none()) {
+            return Var::constant(value);
+        }
+        let edges = inputs.iter().map(|v| v.node.clone()).collect();
+        let node = self.node(value.shape(), Some(Box::new(op())), edges);
+        Var { value, node: Some(node) }
+    }
+
+    /// The gradients of the scalar `y` for `xs`; `None` where `y` does not depend on one.
+    ///
+    /// # Errors
+    /// `Shape` when `y` has more than one element; `Param` when part of the recording was used up by an earlier
+    /// [`Mode::Free`]; whatever an operation's backward pass returns.
+    pub fn grad(&self, y: &Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
+        if y.shape().len() != 1 {
+            return Err(Error::shape("grad", "y", "one element", y.shape()));
+        }
+        self.grad_from(y, Var::constant(Tensor::full(y.shape(), 1.0)), xs, mode)
+    }
+
+    /// Like [`Tape::grad`] for a `y` of any shape, given the gradient `dy` of something for `y`.
+    ///
+    /// # Errors
+    /// As [`Tape::grad`], and `Shape` when `dy` has not the shape of `y`.
+    pub fn grad_from(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
+        if dy.shape() != y.shape() {
+            return Err(Error::shape("grad", "dy", y.shape(), dy.shape()));
+        }
+        let before = self.recording.replace(mode == Mode::Keep);
+        let result = self.walk(y, dy, xs, mode);
+        self.recording.set(before);
+        result
+    }
+
+    fn walk(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
+        let Some(root) = &y.node else { return Ok(vec![None; xs.len()]) };
+        let wanted: Vec<Option<u64>> = xs.iter().map(|v| v.node.as_ref().map(|n| n.id)).collect();
+        let order = relevant(root, &wanted);
+        let on_path: HashMap<u64, ()> = order.iter().map(|n| (n.id, ())).collect();
+        let mut grads: HashMap<u64, Var> = HashMap::from([(root.id, dy)]);
+
+        for node in order {
+            let is_wanted = wanted.contains(&Some(node.id));
+            if node.inputs.is_empty() {
+                continue; // a leaf: its gradient stays in the map
+            }
+            let Some(dy) = (if is_wanted { grads.get(&node.id).cloned() } else { grads.remove(&node.id) }) else {
+                continue; // nothing flowed here
+            };
+            let needs: Vec<bool> =
+                node.inputs.iter().map(|i| i.as_ref().is_some_and(|i| on_path.contains_key(&i.id))).collect();
+            let passed = if needs.contains(&true) {
+                let op = node.op.borrow();
+                let Some(op) = op.as_ref() else {
+                    return Err(Error::param("grad", "y", "a freed graph", "Mode::Free uses a recording up once"));
+                };
+                op.backward(self, &dy, &needs)?
+            } else {
+                Vec::new()
+            };
+            if mode == Mode::Free {
+                node.op.take();
+            }
+            for (input, d) in node.inputs.iter().zip(passed) {
+                let (Some(input), Some(d)) = (input, d) else { continue };
+                if !on_path.contains_key(&input.id) {
+                    continue;
+                }
+                debug_assert_eq!(input.shape, d.shape(), "gradient shape");
+                let sum = match grads.remove(&input.id) {
+                    Some(have) => self.sum(have, d)?,
+                    None => d,
+                };
+                grads.insert(input.id, sum);
+            }
+        }
+        Ok(wanted.iter().map(|id| id.and_then(|id| grads.get(&id).cloned())).collect())
+    }
+
+    /// Where two paths meet, the tape adds: kernels overwrite, only the tape accumulates.
+    fn sum(&self, a: Var, b: Var) -> Result<Var> {
+        crate::ops::add(self, &a, &b)
+    }
+}
+
+/// The nodes on paths from `root` to a wanted node, latest first.
+fn relevant(root: &Rc<Node>, wanted: &[Option<u64>]) -> Vec<Rc<Node>> {
+    let mut seen: HashMap<u64, Rc<Node>> = HashMap::new();
+    let mut stack = vec![root.clone()];
+    while let Some(node) = stack.pop() {
+        if !seen.contains_key(&node.id) {
+            stack.extend(node.inputs.iter().flatten().cloned());
+            seen.insert(node.id, node);
+        }
+    }
+    let mut all: Vec<Rc<Node>> = seen.into_values().collect();
+    all.sort_by_key(|n| n.id); // inputs come before what is made of them
+    let mut leads: HashMap<u64, bool> = HashMap::new();
+    all.retain(|n| {
+        let hit = wanted.contains(&Some(n.id)) || n.inputs.iter().flatten().any(|i| leads[&i.id]);
+        leads.insert(n.id, hit);
+        hit
+    });
+    all.reverse();
+    all
+}

@@ -1,0 +1,230 @@
+//! Tensors: a shape, a number type, and shared contiguous memory.
+//!
+//! Activations are `n t h w c`, filters `k kt kh kw c`. A tensor is cheap to clone (the memory is shared) and is
+//! written in place only by its single owner ([`Tensor::f32_mut`] copies otherwise).
+
+mod buffer;
+
+pub(crate) use buffer::Buffer;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::shape::Shape;
+use half::bf16;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Number type of stored elements. Sums, statistics and losses are always formed in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision.
+    F32,
+    /// bfloat16: f32's range with 8 bits of significand.
+    BF16,
+}
+
+impl DType {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::BF16 => "bf16",
+        }
+    }
+
+    /// Unit roundoff: the largest relative error of rounding to this type.
+    pub fn unit_roundoff(self) -> f64 {
+        match self {
+            DType::F32 => 2f64.powi(-24),
+            DType::BF16 => 2f64.powi(-9),
+        }
+    }
+}
+
+/// Where a tensor lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Device {
+    /// Main memory, computed by all cores.
+    Cpu,
+}
+
+#[derive(Clone)]
+enum Storage {
+    F32(Arc<Buffer<f32>>),
+    BF16(Arc<Buffer<bf16>>),
+}
+
+/// A contiguous array of numbers with a shape.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Shape,
+    storage: Storage,
+}
+
+impl Tensor {
+    /// A tensor of `data`.
+    ///
+    /// # Errors
+    /// `Shape` when `data` does not have exactly `shape.len()` elements.
+    pub fn from_f32(shape: impl Into<Shape>, data: &[f32]) -> Result<Self> {
+        let shape = shape.into();
+        if shape.len() != data.len() {
+            let want = format!("{} elements for shape {shape}", shape.len());
+            return Err(Error::shape("tensor", "data", want, data.len()));
+        }
+        Ok(Tensor { shape, storage: Storage::F32(Arc::new(Buffer::from_slice(data))) })
+    }
+
+    /// `f32` zeros.
+    pub fn zeros(shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        Tensor { shape, storage: Storage::F32(Arc::new(Buffer::zeroed(shape.len()))) }
+    }
+
+    /// `f32` copies of one value.
+    pub fn full(shape: impl Into<Shape>, value: f32) -> Self {
+        let shape = shape.into();
+        Self::build(shape, |out| out.fill(value))
+    }
+
+    /// A tensor of no extents with one value.
+    pub fn scalar(value: f32) -> Self {
+        Self::full([], value)
+    }
+
+    /// An `f32` tensor written whole by `fill`, which finds arbitrary content.
+    pub(crate) fn build(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Self {
+        let shape = shape.into();
+        let mut buffer = Buffer::arbitrary(shape.len());
+        fill(buffer.as_mut_slice());
+        Tensor { shape, storage: Storage::F32(Arc::new(buffer)) }
+    }
+
+    /// Like [`Tensor::build`], the result rounded to `dtype`: how an operation returns the type it was given.
+    pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Self {
+        Self::build(shape, fill).cast(dtype)
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The extents of the shape.
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    /// The number type.
+    pub fn dtype(&self) -> DType {
+        match self.storage {
+            Storage::F32(_) => DType::F32,
+            Storage::BF16(_) => DType::BF16,
+        }
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The elements, when they are `f32`.
+    ///
+    /// # Errors
+    /// `DType` otherwise.
+    pub fn f32(&self) -> Result<&[f32]> {
+        match &self.storage {
+            Storage::F32(b) => Ok(b.as_slice()),
+            Storage::BF16(_) => Err(self.wrong("f32")),
+        }
+    }
+
+    /// The elements, when they are `bf16`.
+    ///
+    /// # Errors
+    /// `DType` otherwise.
+    pub fn bf16(&self) -> Result<&[bf16]> {
+        match &self.storage {
+            Storage::BF16(b) => Ok(b.as_slice()),
+            Storage::F32(_) => Err(self.wrong("bf16")),
+        }
+    }
+
+    fn wrong(&self, expected: &'static str) -> Error {
+        ErrorKind::DType { op: "tensor", arg: "self", expected, got: self.dtype().name() }.into()
+    }
+
+    /// The elements as `f32`: borrowed where they are, converted where they are `bf16`.
+    pub fn load(&self) -> Cow<'_, [f32]> {
+        match &self.storage {
+            Storage::F32(b) => Cow::Borrowed(b.as_slice()),
+            Storage::BF16(b) => Cow::Owned(b.as_slice().iter().map(|v| v.to_f32()).collect()),
+        }
+    }
+
+    /// The elements for writing; they are copied first when other tensors share them.
+    ///
+    /// # Errors
+    /// `DType` when they are not `f32`.
+    pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
+        if let Storage::BF16(_) = self.storage {
+            return Err(self.wrong("f32"));
+        }
+        match &mut self.storage {
+            Storage::F32(b) => Ok(Arc::make_mut(b).as_mut_slice()),
+            Storage::BF16(_) => unreachable!("returned above"),
+        }
+    }
+
+    /// The only element of a tensor that has one.
+    ///
+    /// # Errors
+    /// `Shape` when there is not exactly one.
+    pub fn item(&self) -> Result<f32> {
+        match *self.load() {
+            [v] => Ok(v),
+            _ => Err(Error::shape("item", "self", "one element", self.shape)),
+        }
+    }
+
+    /// The same memory under another shape.
+    ///
+    /// # Errors
+    /// `Shape` when the number of elements differs.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into();
+        if shape.len() != self.shape.len() {
+            let want = format!("{} elements", self.shape.len());
+            return Err(Error::shape("reshape", "shape", want, shape));
+        }
+        Ok(Tensor { shape, storage: self.storage.clone() })
+    }
+
+    /// The same numbers in another type, rounded to nearest even. Free when the type is already that.
+    pub fn cast(&self, dtype: DType) -> Self {
+        match (&self.storage, dtype) {
+            (Storage::F32(_), DType::F32) | (Storage::BF16(_), DType::BF16) => self.clone(),
+            (Storage::F32(b), DType::BF16) => {
+                let mut out = Buffer::arbitrary(b.as_slice().len());
+                for (o, v) in out.as_mut_slice().iter_mut().zip(b.as_slice()) {
+                    *o = bf16::from_f32(*v);
+                }
+                Tensor { shape: self.shape, storage: Storage::BF16(Arc::new(out)) }
+            }
+            (Storage::BF16(b), DType::F32) => Self::build(self.shape, |out| {
+                for (o, v) in out.iter_mut().zip(b.as_slice()) {
+                    *o = v.to_f32();
+                }
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head: Vec<f32> = self.load().iter().take(8).copied().collect();
+        write!(f, "Tensor {} {} {head:?}", self.dtype().name(), self.shape)?;
+        if self.shape.len() > head.len() { f.write_str("…") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,70 @@
+//! The only place that compares floating-point numbers.
+
+use tubelet::ops::reference::Bounded;
+use tubelet::tensor::DType;
+
+/// `γ_n = n·u / (1 - n·u)`: the largest relative growth of error over `n` roundings.
+pub fn gamma(n: usize, dtype: DType) -> f64 {
+    let nu = n as f64 * dtype.unit_roundoff();
+    assert!(nu < 1.0, "{n} roundings in {} leave no bound", dtype.name());
+    nu / (1.0 - nu)
+}
+
+/// Asserts `|got - want| ≤ 2·γ·magnitude` everywhere (f32 arithmetic); where `stored` is bf16, plus one rounding of the
+/// value to it. The factor 2 covers the reference's own inputs having been rounded.
+#[track_caller]
+pub fn assert_bounded(what: &str, got: &[f32], want: &Bounded<f64>, stored: DType) {
+    assert_eq!(got.len(), want.value.len(), "{what}: length");
+    let g = 2.0 * gamma(want.terms.max(1), DType::F32);
+    let last = if stored == DType::BF16 { DType::BF16.unit_roundoff() * 1.01 } else { 0.0 };
+    for (i, (&y, &r)) in got.iter().zip(&want.value).enumerate() {
+        let bound = g * want.magnitude[i] + last * r.abs() + f64::from(f32::MIN_POSITIVE);
+        let err = (f64::from(y) - r).abs();
+        assert!(err <= bound, "{what}[{i}]: got {y}, want {r}, error {err:.3e} above the bound {bound:.3e}");
+    }
+}
+
+/// Asserts `‖got - want‖ ≤ rel·‖want‖` (Euclidean norms): for goldens, whose own arithmetic is unknown.
+#[track_caller]
+pub fn assert_norm(what: &str, got: &[f32], want: &[f32], rel: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let err: f64 = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    let size: f64 = want.iter().map(|b| f64::from(*b).powi(2)).sum();
+    let (err, size) = (err.sqrt(), size.sqrt());
+    assert!(err <= rel * size, "{what}: ‖difference‖ {err:.3e} exceeds {rel:.1e} of ‖golden‖ {size:.3e}");
+}
+
+/// Asserts that a gradient equals central differences of `f`, all in f64: `|g - d| ≤ rel·(max|d| + 1)`.
+/// `skip(i)` leaves out coordinates that sit on a kink.
+#[track_caller]
+pub fn assert_gradient(
+    what: &str,
+    x: &[f64],
+    gradient: &[f64],
+    rel: f64,
+    skip: impl Fn(usize) -> bool,
+    mut f: impl FnMut(&[f64]) -> f64,
+) {
+    let mut at = x.to_vec();
+    let differences: Vec<f64> = (0..x.len())
+        .map(|i| {
+            let h = 1e-5 * x[i].abs().max(1.0);
+            at[i] = x[i] + h;
+            let up = f(&at);
+            at[i] = x[i] - h;
+            let down = f(&at);
+            at[i] = x[i];
+            (up - down) / (2.0 * h)
+        })
+        .collect();
+    let scale = differences.iter().fold(0.0f64, |m, d| m.max(d.abs())) + 1.0;
+    let mut compared = 0;
+    for (i, (g, d)) in gradient.iter().zip(&differences).enumerate() {
+        if skip(i) {
+            continue;
+        }
+        compared += 1;
+        assert!((g - d).abs() <= rel * scale, "{what}[{i}]: gradient {g}, difference quotient {d}");
+    }
+    assert!(compared > 0, "{what}: nothing was compared");
+}

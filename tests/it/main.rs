@@ -1,0 +1,3 @@
+//! Integration tests, one binary: each module is a room of the house.
+
+mod close;
