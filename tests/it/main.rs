@@ -1,3 +1,4 @@
 //! Integration tests, one binary: each module is a room of the house.
 
+mod augment;
 mod close;

@@ -1,0 +1,214 @@
+//! What may be drawn for a clip, and one such draw.
+
+use crate::error::{Error, Result};
+use rand::{Rng, RngExt};
+
+/// Probabilities and ranges of the augmentation. The defaults are those of MaCLR's pre-training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AugmentSpec {
+    /// Share of the frame's area that a crop takes, least and most. Default 0.3 to 1.
+    pub area: [f32; 2],
+    /// Width over height of a crop, least and most, drawn uniformly in its logarithm. Default 0.5 to 2.
+    pub aspect: [f32; 2],
+    /// Probability of a horizontal flip. Default 0.5; 0 where the direction of motion carries meaning.
+    pub flip: f32,
+    /// Probability of colour jitter. Default 0.8 (MoCo v2; not published for MaCLR).
+    pub jitter: f32,
+    /// Strength of brightness: its factor is `1 + U(-s, s)`. Default 0.4.
+    pub brightness: f32,
+    /// Strength of contrast, as for brightness. Default 0.4.
+    pub contrast: f32,
+    /// Strength of saturation, as for brightness. Default 0.4.
+    pub saturation: f32,
+    /// Largest turn of hue, in turns of the colour circle (0 to 0.5). Default 0: MaCLR leaves hue alone.
+    pub hue: f32,
+    /// Probability of dropping colour. Default 0.2 (MoCo v2; not published for MaCLR).
+    pub grey: f32,
+    /// Probability of a 3x3 Gaussian blur. Default 0.5 (MoCo v2; not published for MaCLR).
+    pub blur: f32,
+    /// Standard deviation of the blur in pixels of the result, least and most. Default 0.1 to 2.
+    pub blur_sigma: [f32; 2],
+    /// Mean subtracted from each channel (R G B) of values in 0..1. Default 0.45.
+    pub mean: [f32; 3],
+    /// What each channel is divided by afterwards. Default 0.225.
+    pub std: [f32; 3],
+}
+
+impl Default for AugmentSpec {
+    fn default() -> Self {
+        AugmentSpec {
+            area: [0.3, 1.0],
+            aspect: [0.5, 2.0],
+            flip: 0.5,
+            jitter: 0.8,
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.4,
+            hue: 0.0,
+            grey: 0.2,
+            blur: 0.5,
+            blur_sigma: [0.1, 2.0],
+            mean: [0.45; 3],
+            std: [0.225; 3],
+        }
+    }
+}
+
+impl AugmentSpec {
+    /// Checks every field once, before a run.
+    ///
+    /// # Errors
+    /// `Param` naming the first field out of its range.
+    pub fn check(&self) -> Result<()> {
+        let rule = |ok: bool, name: &'static str, value: String, rule: &'static str| {
+            if ok { Ok(()) } else { Err(Error::param("augment", name, value, rule)) }
+        };
+        let show = |range: [f32; 2]| format!("{} to {}", range[0], range[1]);
+        let ordered = |[least, most]: [f32; 2]| least > 0.0 && least <= most && most.is_finite();
+        rule(
+            ordered(self.area) && self.area[1] <= 1.0,
+            "area",
+            show(self.area),
+            "it must be a share above 0 and at most 1",
+        )?;
+        rule(ordered(self.aspect), "aspect", show(self.aspect), "it must be an ascending range above 0")?;
+        rule(ordered(self.blur_sigma), "blur_sigma", show(self.blur_sigma), "it must be an ascending range above 0")?;
+        for (name, p) in [("flip", self.flip), ("jitter", self.jitter), ("grey", self.grey), ("blur", self.blur)] {
+            rule((0.0..=1.0).contains(&p), name, p.to_string(), "a probability lies between 0 and 1")?;
+        }
+        let strengths = [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)];
+        for (name, s) in strengths {
+            rule((0.0..=1.0).contains(&s), name, s.to_string(), "a strength lies between 0 and 1")?;
+        }
+        rule((0.0..=0.5).contains(&self.hue), "hue", self.hue.to_string(), "a turn of hue lies between 0 and 0.5")?;
+        rule(self.mean.iter().all(|m| m.is_finite()), "mean", format!("{:?}", self.mean), "it must be finite")?;
+        rule(self.std.iter().all(|&s| s > 0.0), "std", format!("{:?}", self.std), "it must be above 0")
+    }
+}
+
+/// A box of whole pixels: `h w` from the corner `y x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crop {
+    /// First row.
+    pub y: usize,
+    /// First column.
+    pub x: usize,
+    /// Rows.
+    pub h: usize,
+    /// Columns.
+    pub w: usize,
+}
+
+/// One colour operation of the jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adjust {
+    /// `factor · x`
+    Brightness,
+    /// `factor · x + (1 - factor) · mean grey of the frame`
+    Contrast,
+    /// `factor · x + (1 - factor) · grey of the pixel`
+    Saturation,
+    /// Hue turned in the HSV hexagon.
+    Hue,
+}
+
+/// The colour operations of a clip, in their order, and their factors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Jitter {
+    /// The order in which they are applied.
+    pub order: [Adjust; 4],
+    /// Factor of brightness (1 changes nothing).
+    pub brightness: f32,
+    /// Factor of contrast (1 changes nothing).
+    pub contrast: f32,
+    /// Factor of saturation (1 changes nothing, 0 is grey).
+    pub saturation: f32,
+    /// Turn of hue in turns (0 changes nothing).
+    pub hue: f32,
+}
+
+/// Everything that is random about one clip's augmentation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// Extents `h w` of the frames the draw was made for.
+    pub frame: [usize; 2],
+    /// The part of the frame that is kept.
+    pub crop: Crop,
+    /// Whether left and right change places.
+    pub flip: bool,
+    /// Colour jitter, where the clip has it.
+    pub jitter: Option<Jitter>,
+    /// Whether colour is dropped.
+    pub grey: bool,
+    /// Standard deviation of the blur, where the clip has it.
+    pub blur: Option<f32>,
+    /// Mean subtracted from each channel.
+    pub mean: [f32; 3],
+    /// What each channel is divided by afterwards.
+    pub std: [f32; 3],
+}
+
+impl Draw {
+    /// Draws for a clip of `h w` frames. A probability set to 0 leaves all other draws as they were.
+    pub fn sample(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Draw {
+        // Every number is drawn whether it is used or not; the crop, whose tries vary, comes last.
+        let mut uniform = |[least, most]: [f32; 2]| least + (most - least) * rng.random::<f32>();
+        let mut chance = |p: f32| uniform([0.0, 1.0]) < p;
+        let flip = chance(spec.flip);
+        let jittered = chance(spec.jitter);
+        let grey = chance(spec.grey);
+        let blurred = chance(spec.blur);
+        let sigma = uniform(spec.blur_sigma);
+        let mut factor = |strength: f32| 1.0 + uniform([-strength, strength]);
+        let brightness = factor(spec.brightness);
+        let contrast = factor(spec.contrast);
+        let saturation = factor(spec.saturation);
+        let hue = uniform([-spec.hue, spec.hue]);
+        let mut order = [Adjust::Brightness, Adjust::Contrast, Adjust::Saturation, Adjust::Hue];
+        for last in (1..order.len()).rev() {
+            order.swap(last, rng.random_range(0..=last));
+        }
+        Draw {
+            jitter: jittered.then_some(Jitter { order, brightness, contrast, saturation, hue }),
+            blur: blurred.then_some(sigma),
+            crop: Crop::sample(rng, spec, h, w),
+            flip,
+            grey,
+            ..Draw::centre(spec, h, w)
+        }
+    }
+
+    /// The draw of evaluation: the largest square in the middle of the frame, nothing else changed.
+    pub fn centre(spec: &AugmentSpec, h: usize, w: usize) -> Draw {
+        let side = h.min(w);
+        let crop = Crop { y: (h - side) / 2, x: (w - side) / 2, h: side, w: side };
+        Draw { frame: [h, w], crop, flip: false, jitter: None, grey: false, blur: None, mean: spec.mean, std: spec.std }
+    }
+
+    /// The crop as `y x h w` in frames of other extents, `h w`.
+    pub(super) fn crop_in(&self, h: usize, w: usize) -> [f64; 4] {
+        let (down, across) = (h as f64 / self.frame[0] as f64, w as f64 / self.frame[1] as f64);
+        let Crop { y, x, h, w } = self.crop;
+        [y as f64 * down, x as f64 * across, h as f64 * down, w as f64 * across]
+    }
+}
+
+impl Crop {
+    /// Ten tries at a box of random area and aspect; if none fits, the largest centred box of an allowed aspect.
+    fn sample(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Crop {
+        let [narrow, wide] = spec.aspect;
+        for _ in 0..10 {
+            let area = (h * w) as f32 * (spec.area[0] + (spec.area[1] - spec.area[0]) * rng.random::<f32>());
+            let aspect = (narrow.ln() + (wide.ln() - narrow.ln()) * rng.random::<f32>()).exp();
+            let (height, width) = ((area / aspect).sqrt().round() as usize, (area * aspect).sqrt().round() as usize);
+            if (1..=h).contains(&height) && (1..=w).contains(&width) {
+                let (y, x) = (rng.random_range(0..=h - height), rng.random_range(0..=w - width));
+                return Crop { y, x, h: height, w: width };
+            }
+        }
+        let aspect = w as f32 / h as f32;
+        let height = if aspect < narrow { (w as f32 / narrow).round() as usize } else { h }.clamp(1, h.max(1));
+        let width = if aspect > wide { (h as f32 * wide).round() as usize } else { w }.clamp(1, w.max(1));
+        Crop { y: h.saturating_sub(height) / 2, x: w.saturating_sub(width) / 2, h: height, w: width }
+    }
+}

@@ -1,0 +1,149 @@
+//! Augmentation of clips: everything random is drawn once per clip, as a [`Draw`], and applied alike to all its frames.
+//!
+//! The order is that of MaCLR's released code: crop of random area and aspect resized to a square, horizontal flip,
+//! colour jitter, grey, blur, normalisation. A motion clip over the same time span takes the same [`Draw`]: it is
+//! cropped and flipped with its RGB clip ([`apply_motion`]) and knows no colours.
+//!
+//! Sources of the numbers: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code;
+//! the probabilities of jitter, grey and blur are not published for pre-training, so those of MoCo v2 stand in.
+
+mod color;
+mod draw;
+mod resize;
+
+pub use draw::{Adjust, AugmentSpec, Crop, Draw, Jitter};
+
+use crate::error::{Error, Result};
+use resize::{Axis, resize};
+
+/// What the planes of a motion clip hold, which decides how they follow a crop and a flip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MotionKind {
+    /// Unsigned maps without direction (flow edges, frame difference), any number of channels: values are kept.
+    Map,
+    /// Optical flow, two channels `u v` in pixels per frame: a flip changes the sign of `u`, and both grow with the
+    /// resize (`u` by `out_side / crop width`, `v` by `out_side / crop height`), so that they stay pixels of the result.
+    Flow,
+}
+
+impl MotionKind {
+    /// The factor on channel `channel` when `crop` is resized to a square of `side`, flipped or not.
+    fn gain(self, channel: usize, crop: [f64; 4], side: usize, flip: bool) -> f32 {
+        let [_, _, height, width] = crop;
+        match (self, channel) {
+            (MotionKind::Map, _) => 1.0,
+            (MotionKind::Flow, 0) => (side as f64 / width) as f32 * if flip { -1.0 } else { 1.0 },
+            (MotionKind::Flow, _) => (side as f64 / height) as f32,
+        }
+    }
+}
+
+/// Applies `draw` to an RGB clip: `t` frames of `h w 3` bytes become `out`, `t s s 3` with `s = out_side`, normalised.
+///
+/// Crop and resize are bilinear in PyTorch's `align_corners = false` sense, without anti-aliasing (as the released code
+/// does); a crop is never read beyond its own edge. Values are kept in 0..1 after each colour operation. Contrast blends
+/// with the mean grey of each frame.
+///
+/// # Errors
+/// `Shape` when a frame has not `h·w·3` bytes or `out` not `t·s·s·3` numbers; `Param` when `h`, `w` or `out_side` is 0,
+/// or the crop leaves the frame.
+pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: usize, out: &mut [f32]) -> Result<()> {
+    let pixels = out_side * out_side;
+    for frame in frames {
+        expect_len("frames", "h·w·3", h * w * 3, frame.len())?;
+    }
+    expect_len("out", "t·s·s·3", frames.len() * pixels * 3, out.len())?;
+    let (rows, cols) = axes(draw, h, w, out_side)?;
+
+    let mut planes = vec![0.0; 3 * pixels];
+    let mut scratch = vec![0.0; pixels];
+    for (frame, out) in frames.iter().zip(out.chunks_exact_mut(3 * pixels)) {
+        resize::<u8, 3>(frame, w, &rows, &cols, 1.0 / 255.0, |channel, at, v| planes[channel * pixels + at] = v);
+        if let Some(jitter) = &draw.jitter {
+            for adjust in jitter.order {
+                color::adjust(&mut planes, adjust, jitter);
+            }
+        }
+        if draw.grey {
+            color::grey(&mut planes);
+        }
+        if let Some(sigma) = draw.blur {
+            for plane in planes.chunks_exact_mut(pixels) {
+                color::blur(plane, out_side, sigma, &mut scratch);
+            }
+        }
+        let (red, rest) = planes.split_at(pixels);
+        let (green, blue) = rest.split_at(pixels);
+        let inverse = draw.std.map(|s| 1.0 / s);
+        for (((y, r), g), b) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
+            y[0] = (r - draw.mean[0]) * inverse[0];
+            y[1] = (g - draw.mean[1]) * inverse[1];
+            y[2] = (b - draw.mean[2]) * inverse[2];
+        }
+    }
+    Ok(())
+}
+
+/// Applies crop and flip of `draw` to a motion clip: `planes` are its `t·c` planes of `h w` (frame by frame, channels
+/// within), `out` is `t s s c` with `s = out_side`. A map shown to a three-channel network is the same plane thrice.
+///
+/// The extents may differ from those the draw was made for (motion kept at half size, say); the crop is scaled.
+///
+/// # Errors
+/// `Shape` when `planes` are not a multiple of `channels`, a plane has not `h·w` values or `out` not `t·s·s·c`;
+/// `Param` when an extent is 0, the crop leaves the frame, or flow comes with other than two channels.
+pub fn apply_motion<T: Copy + Into<f32>>(
+    planes: &[&[T]],
+    channels: usize,
+    kind: MotionKind,
+    [h, w]: [usize; 2],
+    draw: &Draw,
+    out_side: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    if channels == 0 || (kind == MotionKind::Flow && channels != 2) {
+        let rule = "a motion clip has at least one channel, and flow exactly two (u, v)";
+        return Err(Error::param("augment", "channels", channels, rule));
+    }
+    if !planes.len().is_multiple_of(channels) {
+        let rule = format!("a multiple of {channels} planes");
+        return Err(Error::shape("augment", "planes", rule, format!("{} planes", planes.len())));
+    }
+    for plane in planes {
+        expect_len("planes", "h·w", h * w, plane.len())?;
+    }
+    let pixels = out_side * out_side;
+    expect_len("out", "t·s·s·c", planes.len() * pixels, out.len())?;
+    let (rows, cols) = axes(draw, h, w, out_side)?;
+    let crop = draw.crop_in(h, w);
+    for (planes, out) in planes.chunks_exact(channels).zip(out.chunks_exact_mut(channels * pixels)) {
+        for (channel, plane) in planes.iter().enumerate() {
+            let gain = kind.gain(channel, crop, out_side, draw.flip);
+            resize::<T, 1>(plane, w, &rows, &cols, gain, |_, at, v| out[at * channels + channel] = v);
+        }
+    }
+    Ok(())
+}
+
+/// The sampling positions of `draw` in frames of `h w`, the flip folded into the columns.
+fn axes(draw: &Draw, h: usize, w: usize, side: usize) -> Result<(Axis, Axis)> {
+    if h == 0 || w == 0 || side == 0 {
+        let extents = format!("{h} x {w} to {side} x {side}");
+        return Err(Error::param("augment", "extents", extents, "every extent must be at least 1"));
+    }
+    let Crop { y, x, h: height, w: width } = draw.crop;
+    let [frame_h, frame_w] = draw.frame;
+    if height == 0 || width == 0 || y + height > frame_h || x + width > frame_w {
+        let rule = format!("it must be a box of at least one pixel inside the frame of {frame_h} x {frame_w}");
+        return Err(Error::param("augment", "crop", format!("{:?}", draw.crop), rule));
+    }
+    let [top, left, height, width] = draw.crop_in(h, w);
+    Ok((Axis::new(top, height, h, side, false), Axis::new(left, width, w, side, draw.flip)))
+}
+
+fn expect_len(arg: &'static str, letters: &str, want: usize, got: usize) -> Result<()> {
+    if want != got {
+        return Err(Error::shape("augment", arg, format!("{letters} = {want} values"), format!("{got} values")));
+    }
+    Ok(())
+}
