@@ -10,7 +10,6 @@ use tubelet::rng::{Purpose, stream};
 const FIXTURE: &[u8] = include_bytes!("../fixtures/augment.safetensors");
 const ORDER: [Adjust; 4] = [Adjust::Saturation, Adjust::Contrast, Adjust::Brightness, Adjust::Hue];
 const NEUTRAL: Jitter = Jitter { order: ORDER, brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0 };
-const FLIPS: [bool; 2] = [false, true];
 
 /// A draw that keeps the whole frame and the values in 0..1.
 fn whole(h: usize, w: usize) -> Draw {
