@@ -30,4 +30,5 @@ pub mod motion_map;
 pub mod tvl1;
 
 pub use arith::{add, div, mul, scale, sub};
+pub use conv3d::conv3d;
 pub use reduce::{broadcast_to, sum_to};

@@ -2,3 +2,4 @@
 
 mod augment;
 mod close;
+mod conv3d;

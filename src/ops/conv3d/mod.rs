@@ -1,1 +1,183 @@
-//! To come.
+//! 3-D convolution (cross-correlation, as every network library means it) and its two gradients.
+//!
+//! Activations `x` are `n t h w c`, filters `w` are `k kt kh kw c/groups`, the result `y` is `n to ho wo k`:
+//!
+//! `y[n, o, k] = Σ over taps a and channels c of  x[n, o·stride + a·dilation - pad, c] · w[k, a, c]`
+//!
+//! with `o` and `a` standing for three coordinates each, and `x` read as 0 outside of its extents. The map is linear
+//! in `x` and in `w`; [`fprop`] applies it, [`dgrad`] and [`wgrad`] are its adjoints in each argument, so that
+//! `⟨fprop(x, w), dy⟩ = ⟨x, dgrad(dy, w)⟩ = ⟨w, wgrad(x, dy)⟩`. See `docs/math/conv3d.md`.
+
+pub mod cases;
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use cpu::Isa;
+pub use grad::{conv3d, dgrad_recorded, wgrad_recorded};
+
+use crate::error::{Error, Result};
+use crate::shape::{Shape, Window};
+use crate::tensor::Tensor;
+
+/// How the filters move over the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    /// Stride, padding and dilation.
+    pub window: Window,
+    /// Channels fall into this many groups, each convolved by itself; 1 is the usual case, `c` is depthwise.
+    pub groups: usize,
+}
+
+impl Geometry {
+    /// One group.
+    pub const fn new(window: Window) -> Self {
+        Geometry { window, groups: 1 }
+    }
+}
+
+impl From<Window> for Geometry {
+    fn from(window: Window) -> Self {
+        Geometry::new(window)
+    }
+}
+
+/// All extents of one convolution, checked: whoever holds one may index without looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv3d {
+    /// Samples.
+    pub n: usize,
+    /// Input extents `t h w`.
+    pub input: [usize; 3],
+    /// Input channels.
+    pub c: usize,
+    /// Output channels.
+    pub k: usize,
+    /// Filter extents `kt kh kw`.
+    pub kernel: [usize; 3],
+    /// Output extents `to ho wo`.
+    pub out: [usize; 3],
+    /// Stride, padding, dilation, groups.
+    pub geometry: Geometry,
+}
+
+impl Conv3d {
+    /// The convolution of an input of shape `x` (`n t h w c`) with filters of shape `w` (`k kt kh kw c/groups`).
+    ///
+    /// # Errors
+    /// `Shape` when a rank is not 5 or the channels do not fit together; `Param` when the number of groups does not
+    /// divide both channel counts, a stride, dilation or filter extent is 0, or the filter exceeds the padded input.
+    pub fn new(op: &'static str, x: Shape, w: Shape, geometry: &Geometry) -> Result<Self> {
+        let [n, t, h, width, c] = x.nthwc(op, "x")?;
+        if w.rank() != 5 {
+            return Err(Error::shape(op, "w", "k kt kh kw c", w));
+        }
+        let &[k, kt, kh, kw, wc] = w.dims() else { unreachable!("the rank is 5") };
+        let groups = geometry.groups;
+        if groups == 0 || !c.is_multiple_of(groups) || !k.is_multiple_of(groups) {
+            let rule = format!("it must divide the {c} input and the {k} output channels");
+            return Err(Error::param(op, "groups", groups, rule));
+        }
+        if wc * groups != c {
+            let want = format!("k kt kh kw {} for an input {x} in {groups} groups", c / groups);
+            return Err(Error::shape(op, "w", want, w));
+        }
+        let (input, kernel) = ([t, h, width], [kt, kh, kw]);
+        let out = geometry.window.out(op, input, kernel)?;
+        Ok(Conv3d { n, input, c, k, kernel, out, geometry: *geometry })
+    }
+
+    /// `n t h w c`.
+    pub fn x_shape(&self) -> Shape {
+        let [t, h, w] = self.input;
+        [self.n, t, h, w, self.c].into()
+    }
+
+    /// `k kt kh kw c/groups`.
+    pub fn w_shape(&self) -> Shape {
+        let [kt, kh, kw] = self.kernel;
+        [self.k, kt, kh, kw, self.c_group()].into()
+    }
+
+    /// `n to ho wo k`.
+    pub fn y_shape(&self) -> Shape {
+        let [t, h, w] = self.out;
+        [self.n, t, h, w, self.k].into()
+    }
+
+    /// Input channels of one group.
+    pub fn c_group(&self) -> usize {
+        self.c / self.geometry.groups
+    }
+
+    /// Output channels of one group.
+    pub fn k_group(&self) -> usize {
+        self.k / self.geometry.groups
+    }
+
+    /// Taps of one filter.
+    pub fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    /// Floating-point operations of one pass, two for each product with a tap (taps over the padding included).
+    pub fn flops(&self) -> u64 {
+        2 * (self.y_shape().len() * self.taps() * self.c_group()) as u64
+    }
+
+    /// Bytes of the three arrays in f32, each touched once.
+    pub fn bytes(&self) -> u64 {
+        4 * (self.x_shape().len() + self.w_shape().len() + self.y_shape().len()) as u64
+    }
+}
+
+/// `y`, in the number type of `x`.
+///
+/// # Errors
+/// As [`Conv3d::new`].
+pub fn fprop(x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
+    fprop_with(Isa::best(), x, w, g)
+}
+
+/// The gradient for `x` given that for `y`, in the number type of `dy`.
+///
+/// # Errors
+/// As [`Conv3d::new`], and `Shape` when `dy` has not the shape of `y`.
+pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
+    dgrad_with(Isa::best(), dy, w, x_shape, g)
+}
+
+/// The gradient for `w` given that for `y`, always f32.
+///
+/// # Errors
+/// As [`dgrad`].
+pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
+    wgrad_with(Isa::best(), x, dy, w_shape, g)
+}
+
+/// [`fprop`] with chosen instructions, so that a test can run each form its machine has.
+#[doc(hidden)]
+pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
+    Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.load(), &w.load(), y)))
+}
+
+/// [`dgrad`] with chosen instructions.
+#[doc(hidden)]
+pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
+    let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
+    check_dy("conv3d dgrad", &p, dy)?;
+    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::dgrad(isa, &p, &dy.load(), &w.load(), dx)))
+}
+
+/// [`wgrad`] with chosen instructions.
+#[doc(hidden)]
+pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
+    let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
+    check_dy("conv3d wgrad", &p, dy)?;
+    Ok(Tensor::build(w_shape, |dw| cpu::wgrad(isa, &p, &x.load(), &dy.load(), dw)))
+}
+
+fn check_dy(op: &'static str, p: &Conv3d, dy: &Tensor) -> Result<()> {
+    if dy.shape() == p.y_shape() { Ok(()) } else { Err(Error::shape(op, "dy", p.y_shape(), dy.shape())) }
+}

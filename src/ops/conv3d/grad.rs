@@ -1,0 +1,92 @@
+//! Convolution on the tape. It is bilinear, so the gradients of each pass are the other two.
+
+use super::{Geometry, dgrad, fprop, wgrad};
+use crate::error::Result;
+use crate::shape::Shape;
+use crate::tape::{Op, Tape, Var};
+
+struct Fprop {
+    x: Var,
+    w: Var,
+    g: Geometry,
+}
+
+impl Op for Fprop {
+    fn name(&self) -> &'static str {
+        "conv3d"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![
+            needs[0].then(|| dgrad_recorded(t, dy, &self.w, self.x.shape(), &self.g)).transpose()?,
+            needs[1].then(|| wgrad_recorded(t, &self.x, dy, self.w.shape(), &self.g)).transpose()?,
+        ])
+    }
+}
+
+/// `x` (`n t h w c`) convolved with `w` (`k kt kh kw c/groups`): `n to ho wo k`, in the number type of `x`.
+///
+/// # Errors
+/// As [`super::conv3d::fprop`].
+pub fn conv3d(t: &Tape, x: &Var, w: &Var, g: &Geometry) -> Result<Var> {
+    let y = fprop(x.value(), w.value(), g)?;
+    Ok(t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g }))
+}
+
+struct Dgrad {
+    dy: Var,
+    w: Var,
+    g: Geometry,
+}
+
+impl Op for Dgrad {
+    fn name(&self) -> &'static str {
+        "conv3d dgrad"
+    }
+
+    /// `d` is the gradient for `dx`, so it has the shape of `x`.
+    fn backward(&self, t: &Tape, d: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![
+            needs[0].then(|| conv3d(t, d, &self.w, &self.g)).transpose()?,
+            needs[1].then(|| wgrad_recorded(t, d, &self.dy, self.w.shape(), &self.g)).transpose()?,
+        ])
+    }
+}
+
+/// The gradient of [`conv3d`] for an `x` of shape `x_shape`, recorded: also what a transposed convolution computes.
+///
+/// # Errors
+/// As [`super::dgrad`].
+pub fn dgrad_recorded(t: &Tape, dy: &Var, w: &Var, x_shape: Shape, g: &Geometry) -> Result<Var> {
+    let dx = dgrad(dy.value(), w.value(), x_shape, g)?;
+    Ok(t.record(dx, &[dy, w], || Dgrad { dy: dy.clone(), w: w.clone(), g: *g }))
+}
+
+struct Wgrad {
+    x: Var,
+    dy: Var,
+    g: Geometry,
+}
+
+impl Op for Wgrad {
+    fn name(&self) -> &'static str {
+        "conv3d wgrad"
+    }
+
+    /// `d` is the gradient for `dw`, so it has the shape of `w`.
+    fn backward(&self, t: &Tape, d: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![
+            needs[0].then(|| dgrad_recorded(t, &self.dy, d, self.x.shape(), &self.g)).transpose()?,
+            needs[1].then(|| conv3d(t, &self.x, d, &self.g)).transpose()?,
+        ])
+    }
+}
+
+/// The gradient of [`conv3d`] for filters of shape `w_shape`, recorded.
+///
+/// # Errors
+/// As [`super::wgrad`].
+pub fn wgrad_recorded(t: &Tape, x: &Var, dy: &Var, w_shape: Shape, g: &Geometry) -> Result<Var> {
+    let dw = wgrad(x.value(), dy.value(), w_shape, g)?;
+    Ok(t.record(dw, &[x, dy], || Wgrad { x: x.clone(), dy: dy.clone(), g: *g }))
+}
