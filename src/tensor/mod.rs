@@ -36,7 +36,7 @@ impl DType {
     pub fn unit_roundoff(self) -> f64 {
         match self {
             DType::F32 => 2f64.powi(-24),
-            DType::BF16 => 2f64.powi(-9),
+            DType::BF16 => 2f64.powi(-8),
         }
     }
 }
