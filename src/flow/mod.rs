@@ -1,1 +1,82 @@
-//! To come.
+//! Optical flow as plain values: grey images in, displacement fields out, and the files and pictures they travel in.
+//!
+//! The computation itself is [`crate::ops::tvl1`]; what a motion network sees of it is [`motion`].
+
+pub mod color;
+pub mod flo;
+pub mod motion;
+
+use crate::error::{Error, Result};
+
+/// Displacements at or beyond this size mean "unknown" (the convention of Middlebury's `.flo` files).
+pub const UNKNOWN: f32 = 1e9;
+
+/// A grey image, `h w`, row by row, values 0 to 255.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gray {
+    /// Rows.
+    pub h: usize,
+    /// Columns.
+    pub w: usize,
+    /// `h w` intensities, 0 to 255.
+    pub data: Vec<f32>,
+}
+
+impl Gray {
+    /// Luma `0.299 r + 0.587 g + 0.114 b` (BT.601) of an image `h w 3`, not rounded.
+    ///
+    /// # Errors
+    /// `Shape` when `rgb` does not hold `3·h·w` bytes.
+    pub fn from_rgb(rgb: &[u8], h: usize, w: usize) -> Result<Gray> {
+        if Some(rgb.len()) != h.checked_mul(w).and_then(|n| n.checked_mul(3)) {
+            return Err(Error::shape("gray", "rgb", format!("{h}x{w}x3 bytes"), format!("{} bytes", rgb.len())));
+        }
+        let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
+        Ok(Gray { h, w, data: rgb.chunks_exact(3).map(luma).collect() })
+    }
+}
+
+/// A displacement for every pixel: what is at `(x, y)` of the first image is at `(x + u, y + v)` of the second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Flow {
+    /// Rows.
+    pub h: usize,
+    /// Columns.
+    pub w: usize,
+    /// `h w` displacements to the right, in pixels per frame.
+    pub u: Vec<f32>,
+    /// `h w` displacements downwards, in pixels per frame.
+    pub v: Vec<f32>,
+}
+
+impl Flow {
+    /// No motion.
+    pub fn zeros(h: usize, w: usize) -> Flow {
+        Flow { h, w, u: vec![0.0; h * w], v: vec![0.0; h * w] }
+    }
+
+    /// Whether pixel `i` carries a displacement: both components finite and below [`UNKNOWN`].
+    pub fn is_known(&self, i: usize) -> bool {
+        self.u[i].abs() < UNKNOWN && self.v[i].abs() < UNKNOWN
+    }
+
+    /// Mean end-point error in pixels, `mean |(u, v) - (u, v)_truth|`, over the pixels `truth` knows.
+    ///
+    /// # Errors
+    /// `Shape` when the sizes differ or `truth` knows no pixel.
+    pub fn end_point_error(&self, truth: &Flow) -> Result<f64> {
+        if (self.h, self.w) != (truth.h, truth.w) {
+            let (want, got) = (format!("{}x{}", self.h, self.w), format!("{}x{}", truth.h, truth.w));
+            return Err(Error::shape("end_point_error", "truth", want, got));
+        }
+        let (mut sum, mut known) = (0.0, 0usize);
+        for i in (0..self.u.len()).filter(|&i| truth.is_known(i)) {
+            sum += f64::from(self.u[i] - truth.u[i]).hypot(f64::from(self.v[i] - truth.v[i]));
+            known += 1;
+        }
+        if known == 0 {
+            return Err(Error::shape("end_point_error", "truth", "a flow with known pixels", "one without any"));
+        }
+        Ok(sum / known as f64)
+    }
+}

@@ -3,3 +3,4 @@
 mod augment;
 mod close;
 mod conv3d;
+mod flow;

@@ -1,1 +1,133 @@
-//! To come.
+//! TV-L1 optical flow by duality (Zach, Pock and Bischof, DAGM 2007), with the definition and the defaults of OpenCV's
+//! `DualTVL1OpticalFlow`: a pyramid, warps by cubic interpolation, and on each warp an alternation of a pointwise
+//! threshold and a dual projection, with a median filter in between. `docs/math/tvl1.md` gives the formulae and the
+//! three places where this differs from OpenCV's arithmetic.
+
+pub mod reference;
+
+use crate::error::{Error, Result};
+use crate::flow::{Flow, Gray};
+
+/// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
+const SMALLEST_LEVEL: usize = 16;
+
+/// Parameters. The default is that of OpenCV's `DualTVL1OpticalFlow` (whose `gamma`, zero by default, is left out).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tvl1 {
+    /// Step of the dual update, above 0 and at most 1; beyond 0.25 it may not converge. Default 0.25.
+    pub tau: f64,
+    /// Weight of brightness constancy against smoothness, for intensities 0 to 255; smaller is smoother. Default 0.15.
+    pub lambda: f64,
+    /// Tightness of the coupling between the two halves of the alternation. Default 0.3.
+    pub theta: f64,
+    /// Levels of the pyramid at most. Default 5.
+    pub scales: usize,
+    /// Size of a level relative to the next finer one, 0.1 to 0.95. Default 0.8.
+    pub scale_step: f64,
+    /// Warps on each level. Default 5.
+    pub warps: usize,
+    /// A warp ends when the root mean square change of an iteration is at most this, in pixels. Default 0.01.
+    pub epsilon: f64,
+    /// Iterations between two median filters. Default 30.
+    pub inner_iterations: usize,
+    /// Median filters, each followed by inner iterations, on each warp. Default 10.
+    pub outer_iterations: usize,
+    /// Side of the median filter in pixels: 1 (none), 3 or 5. Default 5.
+    pub median: usize,
+}
+
+impl Default for Tvl1 {
+    fn default() -> Self {
+        Tvl1 {
+            tau: 0.25,
+            lambda: 0.15,
+            theta: 0.3,
+            scales: 5,
+            scale_step: 0.8,
+            warps: 5,
+            epsilon: 0.01,
+            inner_iterations: 30,
+            outer_iterations: 10,
+            median: 5,
+        }
+    }
+}
+
+impl Tvl1 {
+    /// Whether every parameter is inside of its range.
+    ///
+    /// # Errors
+    /// `Param` naming the first that is not.
+    pub fn check(&self) -> Result<()> {
+        let real = |name, x: f64, ok: bool, rule: &str| {
+            if ok { Ok(()) } else { Err(Error::param("tvl1", name, x, format!("it must be {rule}"))) }
+        };
+        real("tau", self.tau, self.tau > 0.0 && self.tau <= 1.0, "above 0 and at most 1")?;
+        real("lambda", self.lambda, self.lambda > 0.0 && self.lambda <= 1e3, "above 0 and at most 1000")?;
+        real("theta", self.theta, (1e-3..=1e3).contains(&self.theta), "from 0.001 to 1000")?;
+        real("scale_step", self.scale_step, (0.1..=0.95).contains(&self.scale_step), "from 0.1 to 0.95")?;
+        real("epsilon", self.epsilon, (0.0..=1e3).contains(&self.epsilon), "from 0 to 1000 pixels")?;
+        let counts = [
+            ("scales", self.scales),
+            ("warps", self.warps),
+            ("inner_iterations", self.inner_iterations),
+            ("outer_iterations", self.outer_iterations),
+        ];
+        for (name, n) in counts {
+            if !(1..=10_000).contains(&n) {
+                return Err(Error::param("tvl1", name, n, "it must be from 1 to 10000"));
+            }
+        }
+        if ![1, 3, 5].contains(&self.median) {
+            return Err(Error::param("tvl1", "median", self.median, "it must be 1 (none), 3 or 5 pixels"));
+        }
+        Ok(())
+    }
+}
+
+/// The extent of the level below one of extent `n`.
+fn coarser(n: usize, p: &Tvl1) -> usize {
+    (n as f64 * p.scale_step).round_ties_even() as usize
+}
+
+/// How many levels an image of `h w` pixels has.
+fn levels(h: usize, w: usize, p: &Tvl1) -> usize {
+    let sides = |&(h, w): &(usize, usize)| {
+        let below = (coarser(h, p), coarser(w, p));
+        (below.0.min(below.1) >= SMALLEST_LEVEL).then_some(below)
+    };
+    std::iter::successors(Some((h, w)), sides).take(p.scales).count()
+}
+
+/// The flow from `a` to `b` in pixels.
+///
+/// # Errors
+/// `Shape` when the sizes differ, a side is below 3 or the image above 2²⁸ pixels; `Param` when a pixel is not a number from
+/// -65535 to 65535 or a parameter is out of range.
+pub fn flow(a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
+    check(a, b, p)?;
+    let (u, v) = reference::flow(&a.data, &b.data, a.h, a.w, p);
+    Ok(Flow { h: a.h, w: a.w, u, v })
+}
+
+fn check(a: &Gray, b: &Gray, p: &Tvl1) -> Result<()> {
+    p.check()?;
+    for (arg, x) in [("a", a), ("b", b)] {
+        let size = format!("{}x{}", x.h, x.w);
+        if x.h < 3 || x.w < 3 || x.h.saturating_mul(x.w) > 1 << 28 {
+            return Err(Error::shape("tvl1", arg, "at least 3x3 and at most 2^28 pixels", size));
+        }
+        if x.data.len() != x.h * x.w {
+            return Err(Error::shape("tvl1", arg, format!("{size} pixels"), format!("{} numbers", x.data.len())));
+        }
+        // A comparison a NaN fails too.
+        if let Some(i) = x.data.iter().position(|v| !(v.abs() <= 65535.0)) {
+            let at = format!("{} at row {}, column {}", x.data[i], i / x.w, i % x.w);
+            return Err(Error::param("tvl1", arg, at, "pixels are numbers, usually from 0 to 255"));
+        }
+    }
+    if (a.h, a.w) != (b.h, b.w) {
+        return Err(Error::shape("tvl1", "b", format!("{}x{} as a is", a.h, a.w), format!("{}x{}", b.h, b.w)));
+    }
+    Ok(())
+}
