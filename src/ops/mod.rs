@@ -7,6 +7,7 @@ pub mod reference;
 pub mod arith;
 pub mod matmul;
 pub mod reduce;
+pub mod reshape;
 pub mod unary;
 
 // Layers.
@@ -31,4 +32,8 @@ pub mod tvl1;
 
 pub use arith::{add, div, mul, scale, sub};
 pub use conv3d::conv3d;
+pub use cross_entropy::{cross_entropy, softmax};
+pub use infonce::infonce;
+pub use l2_norm::l2_norm;
 pub use reduce::{broadcast_to, sum_to};
+pub use reshape::reshape;

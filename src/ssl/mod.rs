@@ -1,1 +1,3 @@
-//! To come.
+//! Methods of self-supervised learning: their losses and their state.
+
+pub mod queue;

@@ -4,3 +4,4 @@ mod augment;
 mod close;
 mod conv3d;
 mod flow;
+mod losses;

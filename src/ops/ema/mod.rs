@@ -1,1 +1,24 @@
-//! To come.
+//! The momentum update of a key encoder (MoCo): `key ← m·key + (1 - m)·query`, in place, in f32.
+
+pub mod cases;
+mod cpu;
+pub mod reference;
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// `key ← m·key + (1 - m)·query` for two tensors of one shape. For `m` in `[0, 1]` every element stays between its two
+/// sources (to rounding); `m = 1` leaves `key` as it is and `m = 0` copies.
+///
+/// # Errors
+/// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `m` is outside of `[0, 1]`.
+pub fn update(key: &mut Tensor, query: &Tensor, m: f32) -> Result<()> {
+    if !(0.0..=1.0).contains(&m) {
+        return Err(Error::param("ema", "m", m, "the share that is kept lies in [0, 1]"));
+    }
+    if query.shape() != key.shape() {
+        return Err(Error::shape("ema", "query", key.shape(), query.shape()));
+    }
+    cpu::update(key.f32_mut()?, query.f32()?, m);
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! The problem table.
+
+/// One shape to test and measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Name in tests and benches.
+    pub name: &'static str,
+    /// Rows.
+    pub n: usize,
+    /// Classes.
+    pub c: usize,
+    /// Why it is in the table.
+    pub why: &'static str,
+}
+
+impl Case {
+    /// Operations forward, an exponential counted as 20.
+    pub fn flops(&self) -> usize {
+        22 * self.n * self.c
+    }
+
+    /// Bytes of f32 read forward.
+    pub fn bytes(&self) -> usize {
+        4 * self.n * self.c
+    }
+}
+
+/// The shapes.
+pub const CASES: &[Case] = &[
+    Case { name: "tiny", n: 2, c: 3, why: "readable by eye" },
+    Case { name: "one", n: 1, c: 1, why: "one class is certain" },
+    Case { name: "ragged", n: 517, c: 37, why: "more than one task, the last one short" },
+    Case { name: "ucf101", n: 64, c: 101, why: "fine-tuning on UCF101" },
+];

@@ -1,0 +1,5 @@
+//! The same elements under another shape. The eager function is [`crate::tensor::Tensor::reshape`].
+
+mod grad;
+
+pub use grad::reshape;
