@@ -5,3 +5,4 @@ mod close;
 mod conv3d;
 mod flow;
 mod losses;
+mod video;
