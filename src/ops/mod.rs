@@ -5,6 +5,7 @@ pub mod reference;
 
 // Primitives: what gradients of gradients are made of.
 pub mod arith;
+pub mod cast;
 pub mod matmul;
 pub mod reduce;
 pub mod reshape;
@@ -31,9 +32,16 @@ pub mod motion_map;
 pub mod tvl1;
 
 pub use arith::{add, div, mul, scale, sub};
+pub use batch_norm::batch_norm;
+pub use cast::cast;
 pub use conv3d::conv3d;
 pub use cross_entropy::{cross_entropy, softmax};
 pub use infonce::infonce;
 pub use l2_norm::l2_norm;
+pub use linear::linear;
+pub use matmul::matmul;
+pub use pool3d::{avg_pool, global_avg_pool, max_pool};
 pub use reduce::{broadcast_to, sum_to};
+pub use relu::relu;
 pub use reshape::reshape;
+pub use unary::{exp, ln, recip, sqrt};

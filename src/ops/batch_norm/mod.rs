@@ -1,1 +1,197 @@
-//! To come.
+//! Batch normalisation over the innermost axis, with the residual sum and the rectifier that follow it:
+//! `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)`.
+//!
+//! `x` is `[n .. c]` of rank 2 to 5. Statistics come from the batch, or from equal contiguous parts of it along `n`
+//! (sub-batch normalisation, which stands in for the per-device statistics of many devices), or are given. They are
+//! always f32; `docs/math/batch_norm.md` tells how they are formed and with what error, and derives the gradients.
+
+pub mod cases;
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use grad::batch_norm;
+
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+use cpu::Mask;
+
+/// Which mean and variance normalise.
+#[derive(Clone, Copy, Debug)]
+pub enum Stats<'a> {
+    /// Those of the batch (biased variance), of each of `groups` equal contiguous parts of `n` by itself.
+    Batch {
+        /// Number of parts; 1 is plain batch normalisation.
+        groups: usize,
+    },
+    /// These, per channel, as constants: evaluation, or frozen statistics.
+    Fixed {
+        /// Mean, `[c]`.
+        mean: &'a [f32],
+        /// Variance, `[c]`.
+        var: &'a [f32],
+    },
+}
+
+/// Statistics of the whole batch, all groups together: what running averages are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Mean per channel.
+    pub mean: Vec<f32>,
+    /// Unbiased variance per channel (divided by the count less one), as PyTorch averages it.
+    pub var: Vec<f32>,
+}
+
+/// How the elements of `x` divide: `groups` parts of `rows` rows of `c` channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Parts with statistics of their own.
+    pub groups: usize,
+    /// Rows in each part: the values a channel's statistics are made of.
+    pub rows: usize,
+    /// Channels.
+    pub c: usize,
+}
+
+impl Rows {
+    /// The division of `x` into `groups`.
+    ///
+    /// # Errors
+    /// `Shape` when the rank is not 2 to 5 or there are no elements; `Param` when `groups` is 0 or does not divide `n`.
+    pub fn new(x: Shape, groups: usize) -> Result<Self> {
+        if x.rank() < 2 || x.is_empty() {
+            return Err(Error::shape("batch_norm", "x", "[n .. c] of two to five extents, none of them 0", x));
+        }
+        let n = x.dims()[0];
+        if groups == 0 || !n.is_multiple_of(groups) {
+            return Err(Error::param("batch_norm", "groups", groups, format!("it must divide the batch of {n}")));
+        }
+        let c = x.last();
+        Ok(Rows { groups, rows: x.len() / c / groups, c })
+    }
+}
+
+/// What a forward pass leaves for the backward pass.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// How the elements divide.
+    rows: Rows,
+    /// Whether the statistics came from the batch, so that gradients pass through them.
+    of_batch: bool,
+    /// Mean per group and channel, `groups · c`.
+    mean: Vec<f32>,
+    /// `1/√(var + eps)` per group and channel.
+    rstd: Vec<f32>,
+}
+
+/// The gradients of the inputs.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// Of `x`, in its shape and type.
+    pub dx: Tensor,
+    /// Of `gamma`, `[c]` f32.
+    pub dgamma: Tensor,
+    /// Of `beta`, `[c]` f32.
+    pub dbeta: Tensor,
+    /// Of the residual, where there was one: `dy` past the rectifier.
+    pub dresidual: Option<Tensor>,
+}
+
+/// The result, what the backward pass needs, and the batch's statistics (`None` when they were given).
+///
+/// # Errors
+/// As [`Rows::new`]; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` has not the shape of
+/// `x`, or when statistics would be formed from a single value; `Param` when `eps` is negative or not finite.
+pub fn fwd(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    stats: Stats,
+    eps: f32,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> Result<(Tensor, Saved, Option<Moments>)> {
+    let groups = if let Stats::Batch { groups } = stats { groups } else { 1 };
+    let rows = Rows::new(x.shape(), groups)?;
+    expect_channels("gamma", gamma.shape(), rows.c)?;
+    expect_channels("beta", beta.shape(), rows.c)?;
+    if let Some(r) = residual.filter(|r| r.shape() != x.shape()) {
+        return Err(Error::shape("batch_norm", "residual", x.shape(), r.shape()));
+    }
+    if !(eps >= 0.0 && eps.is_finite()) {
+        return Err(Error::param("batch_norm", "eps", eps, "it must be finite and not negative"));
+    }
+    let (saved, moments) = match stats {
+        Stats::Fixed { mean, var } => {
+            expect_channels("mean", Shape::from([mean.len()]), rows.c)?;
+            expect_channels("var", Shape::from([var.len()]), rows.c)?;
+            let rstd = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
+            (Saved { rows, of_batch: false, mean: mean.to_vec(), rstd }, None)
+        }
+        Stats::Batch { .. } if rows.rows == 1 => {
+            let want = "more than one value per channel and group to form statistics";
+            return Err(Error::shape("batch_norm", "x", want, x.shape()));
+        }
+        Stats::Batch { .. } => {
+            let sums = cpu::stats(&rows, &cpu::Stored::new(x));
+            let rstd = sums.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32).collect();
+            let mean = sums.iter().map(|s| s.mean as f32).collect();
+            (Saved { rows, of_batch: true, mean, rstd }, Some(cpu::moments(&rows, &sums)))
+        }
+    };
+    let y = normalise(x, gamma, beta, &saved, residual, relu);
+    Ok((y, saved, moments))
+}
+
+/// The result, given its statistics.
+fn normalise(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    saved: &Saved,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> Tensor {
+    let affine = cpu::Affine::new(saved, &gamma.load(), &beta.load());
+    let (xs, rs) = (cpu::Stored::new(x), residual.map(cpu::Stored::new));
+    Tensor::build_as(x.dtype(), x.shape(), |y| cpu::normalise(&affine, &xs, rs.as_ref(), relu, y))
+}
+
+/// The gradients for the gradient `dy` of the result; `y` is that result where a rectifier followed a residual sum.
+fn bwd(x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, ends: &grad::Ends, dy: &Tensor) -> Gradients {
+    let affine = cpu::Affine::new(saved, &gamma.load(), &beta.load());
+    let (xs, dys) = (cpu::Stored::new(x), cpu::Stored::new(dy));
+    let ys = ends.y.as_ref().map(cpu::Stored::new);
+    let mask = match (ends.relu, &ys) {
+        (false, _) => Mask::None,
+        (true, None) => Mask::Recomputed,
+        (true, Some(y)) => Mask::Result(y),
+    };
+    let mut sums = Vec::new();
+    let dresidual = if ends.residual && ends.relu {
+        Some(Tensor::build_as(dy.dtype(), dy.shape(), |dr| {
+            sums = cpu::grad_sums(&affine, &xs, &dys, &mask, Some(dr));
+        }))
+    } else {
+        sums = cpu::grad_sums(&affine, &xs, &dys, &mask, None);
+        ends.residual.then(|| dy.clone())
+    };
+    let (dz, mask) = match &dresidual {
+        Some(dr) => (cpu::Stored::new(dr), Mask::None), // the mask is already in it
+        None => (dys, mask),
+    };
+    let slopes = cpu::Slopes::new(saved, &gamma.load(), &sums);
+    let dx = Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::grad_x(&affine, &slopes, &xs, &dz, &mask, dx));
+    let (dgamma, dbeta) = cpu::grad_affine(saved, &sums);
+    let vector = |v: &[f32]| Tensor::build([v.len()], |out| out.copy_from_slice(v));
+    Gradients { dx, dgamma: vector(&dgamma), dbeta: vector(&dbeta), dresidual }
+}
+
+fn expect_channels(arg: &'static str, got: Shape, c: usize) -> Result<()> {
+    if got.dims() == [c] {
+        Ok(())
+    } else {
+        Err(Error::shape("batch_norm", arg, format!("[{c}], one per channel"), got))
+    }
+}

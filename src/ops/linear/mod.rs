@@ -1,1 +1,28 @@
-//! To come.
+//! The affine layer `y[n o] = x[n i] · w[o i]ᵀ + b[o]` (PyTorch's `Linear`, whose weights are `o i`).
+
+pub mod cases;
+mod grad;
+pub mod reference;
+
+pub use grad::linear;
+
+use super::matmul;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// `x · wᵀ + b`, in the number type of `x`.
+///
+/// # Errors
+/// `Shape` when `x` or `w` is not a matrix, their inner extents differ, or `b` is not of shape `[o]`.
+pub fn apply(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let [_, i] = x.shape().matrix("linear", "x")?;
+    let [o, wi] = w.shape().matrix("linear", "w")?;
+    if wi != i {
+        return Err(Error::shape("linear", "w", format!("o i with i = {i}"), w.shape()));
+    }
+    match b {
+        None => matmul::apply(x, w, false, true),
+        Some(b) if b.dims() == [o] => matmul::apply_biased(x, w, false, true, &b.load()),
+        Some(b) => Err(Error::shape("linear", "b", format!("[{o}], one per output"), b.shape())),
+    }
+}

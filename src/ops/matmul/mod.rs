@@ -1,1 +1,62 @@
-//! To come.
+//! Matrix product `y[m n] = op(a)[m k] · op(b)[k n]`, where `op` is the matrix or its transpose.
+//!
+//! Products and sums are f32 whatever the tensors hold; a bf16 result is rounded once, at the end.
+
+pub mod cases;
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use grad::matmul;
+pub(crate) use grad::matmul_as;
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+
+/// `op(a) · op(b)`; `ta`, `tb` say which of them is transposed first. The result has the number type of `a`.
+///
+/// # Errors
+/// `Shape` when `a` or `b` is not a matrix, or the inner extents differ.
+pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
+    apply_as(a.dtype(), a, b, ta, tb)
+}
+
+/// [`apply`] with the result rounded to `dtype`: gradients of f32 weights stay f32 under bf16 activations.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
+    let [m, k, n] = extents(a, b, ta, tb)?;
+    let (av, bv) = (a.load(), b.load());
+    Ok(Tensor::build_as(dtype, [m, n], |y| {
+        y.fill(0.0);
+        cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
+    }))
+}
+
+/// `bias[n]` repeated over the rows, plus `op(a) · op(b)`, in one pass over the result.
+pub(super) fn apply_biased(a: &Tensor, b: &Tensor, ta: bool, tb: bool, bias: &[f32]) -> Result<Tensor> {
+    let [m, k, n] = extents(a, b, ta, tb)?;
+    let (av, bv) = (a.load(), b.load());
+    Ok(Tensor::build_as(a.dtype(), [m, n], |y| {
+        y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(bias));
+        cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
+    }))
+}
+
+/// `m k n` of the product, after the checks.
+fn extents(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<[usize; 3]> {
+    let turned = |[r, c]: [usize; 2], t: bool| if t { [c, r] } else { [r, c] };
+    let [m, k] = turned(a.shape().matrix("matmul", "a")?, ta);
+    let [kb, n] = turned(b.shape().matrix("matmul", "b")?, tb);
+    if k != kb {
+        let side = if tb { "columns" } else { "rows" };
+        return Err(Error::shape(
+            "matmul",
+            "b",
+            format!("of {k} {side}, the inner extent of a {}", a.shape()),
+            b.shape(),
+        ));
+    }
+    Ok([m, k, n])
+}

@@ -1,1 +1,173 @@
-//! To come.
+//! Pools over `t h w`: the largest value of a window, its mean, and the mean over everything.
+//!
+//! Activations are `n t h w c`; a [`Window`] says how the kernel `kt kh kw` moves. A maximum never chooses padding; a
+//! mean counts padding as zeros (PyTorch's `count_include_pad=True`). Every pass has its adjoint here, and each of a
+//! pair is the other's gradient: [`unpool`] and [`gather`], [`avg_fwd`] and [`avg_bwd`], [`global_fwd`] and
+//! [`global_bwd`].
+
+pub mod cases;
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use grad::{avg_pool, global_avg_pool, max_pool};
+
+use crate::error::{Error, Result};
+use crate::shape::{Shape, Window};
+use crate::tensor::Tensor;
+use std::sync::Arc;
+
+/// All extents of one pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Samples.
+    pub n: usize,
+    /// Input extents `t h w`.
+    pub input: [usize; 3],
+    /// Output extents `t h w`.
+    pub out: [usize; 3],
+    /// Channels.
+    pub c: usize,
+    /// Kernel `kt kh kw`.
+    pub kernel: [usize; 3],
+    /// How it moves.
+    pub window: Window,
+}
+
+impl Pool {
+    /// The extents of pooling `x` (`n t h w c`).
+    ///
+    /// # Errors
+    /// `Shape` when `x` is not `n t h w c`; `Param` when the kernel does not fit (see [`Window::out`]), when some window
+    /// touches nothing but padding, or when `t·h·w` exceeds 2³².
+    pub fn new(op: &'static str, x: Shape, kernel: [usize; 3], window: &Window) -> Result<Self> {
+        let [n, t, h, w, c] = x.nthwc(op, "x")?;
+        let out = window.out(op, [t, h, w], kernel)?;
+        if t * h * w > u32::MAX as usize {
+            return Err(Error::param(op, "x", x, "t·h·w must be below 2³²"));
+        }
+        let pool = Pool { n, input: [t, h, w], out, c, kernel, window: *window };
+        if (0..3).any(|axis| (0..out[axis]).any(|o| pool.taps(axis, o).is_empty())) {
+            let pad = format!("{:?}", window.pad);
+            return Err(Error::param(op, "pad", pad, format!("every window of {kernel:?} must touch the input")));
+        }
+        Ok(pool)
+    }
+
+    /// The shape of what is pooled.
+    pub fn in_shape(&self) -> Shape {
+        let [t, h, w] = self.input;
+        Shape::from([self.n, t, h, w, self.c])
+    }
+
+    /// The shape of the result.
+    pub fn out_shape(&self) -> Shape {
+        let [t, h, w] = self.out;
+        Shape::from([self.n, t, h, w, self.c])
+    }
+
+    fn expect(&self, op: &'static str, arg: &'static str, want: Shape, got: &Tensor) -> Result<()> {
+        if got.shape() == want { Ok(()) } else { Err(Error::shape(op, arg, want, got.shape())) }
+    }
+}
+
+/// Where each maximum was found.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pool: Pool,
+    /// Per element of the result, the position `(t·H + h)·W + w` in its sample.
+    at: Arc<Vec<u32>>,
+}
+
+impl Choice {
+    /// The extents of the pool that chose.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Per element of the result, the position `(t·H + h)·W + w` in its sample.
+    pub fn positions(&self) -> &[u32] {
+        &self.at
+    }
+}
+
+/// The maxima, and where they were found. Of equal values the first counts, and a NaN beats every number, as in PyTorch.
+///
+/// # Errors
+/// As [`Pool::new`].
+pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tensor, Choice)> {
+    let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
+    let mut at = vec![0; pool.out_shape().len()];
+    let v = x.load();
+    let y = Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::max(&pool, &v, y, &mut at));
+    Ok((y, Choice { pool, at: Arc::new(at) }))
+}
+
+/// Adds each element of `dy` to the place its maximum was found at: the gradient of a maximum pool.
+///
+/// # Errors
+/// `Shape` when `dy` has not the shape of the pool's result.
+pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
+    let p = &choice.pool;
+    p.expect("unpool", "dy", p.out_shape(), dy)?;
+    let v = dy.load();
+    Ok(Tensor::build_as(dy.dtype(), p.in_shape(), |dx| cpu::unpool(p, &v, &choice.at, dx)))
+}
+
+/// The elements of `x` at the chosen places: the adjoint of [`unpool`].
+///
+/// # Errors
+/// `Shape` when `x` has not the shape of the pool's input.
+pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
+    let p = &choice.pool;
+    p.expect("gather", "x", p.in_shape(), x)?;
+    let v = x.load();
+    Ok(Tensor::build_as(x.dtype(), p.out_shape(), |y| cpu::gather(p, &v, &choice.at, y)))
+}
+
+/// The means of the windows, padding counted as zeros.
+///
+/// # Errors
+/// As [`Pool::new`].
+pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
+    let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
+    let v = x.load();
+    Ok(Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::avg(&pool, &v, y)))
+}
+
+/// The adjoint of [`avg_fwd`]: each element of `dy`, divided by the kernel's size, goes back to its whole window.
+///
+/// # Errors
+/// As [`Pool::new`], and `Shape` when `dy` has not the shape of the pool's result.
+pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
+    let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
+    pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
+    let v = dy.load();
+    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::avg_back(&pool, &v, dx)))
+}
+
+/// The means over `t h w`: `n t h w c` to `n c`.
+///
+/// # Errors
+/// `Shape` when `x` is not `n t h w c`, or `t h w` hold nothing.
+pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
+    let [n, t, h, w, c] = x.shape().nthwc("global_avg_pool", "x")?;
+    if t * h * w == 0 {
+        return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
+    }
+    let v = x.load();
+    Ok(Tensor::build_as(x.dtype(), [n, c], |y| cpu::global(&v, t * h * w, c, y)))
+}
+
+/// The adjoint of [`global_fwd`]: `dy[n c] / (t h w)` repeated over `t h w`.
+///
+/// # Errors
+/// `Shape` when `x_shape` is not `n t h w c`, or `dy` not `n c`.
+pub fn global_bwd(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
+    let [n, t, h, w, c] = x_shape.nthwc("global_avg_pool", "x")?;
+    if dy.dims() != [n, c] {
+        return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));
+    }
+    let v = dy.load();
+    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::global_back(&v, t * h * w, c, dx)))
+}

@@ -1,1 +1,42 @@
-//! To come.
+//! Functions of one number, element by element: `exp`, natural logarithm, square root, reciprocal.
+
+pub mod cases;
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use grad::{exp, ln, recip, sqrt};
+
+use crate::tensor::Tensor;
+
+/// Which function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unary {
+    /// `eˣ`
+    Exp,
+    /// `ln x`; NaN for negative `x`, minus infinity for 0
+    Ln,
+    /// `√x`; NaN for negative `x`
+    Sqrt,
+    /// `1 / x`
+    Recip,
+}
+
+impl Unary {
+    /// The operation's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unary::Exp => "exp",
+            Unary::Ln => "ln",
+            Unary::Sqrt => "sqrt",
+            Unary::Recip => "recip",
+        }
+    }
+}
+
+/// `f(x)` for every element, in the shape and number type of `x`. Arguments outside of a function's domain give what
+/// IEEE arithmetic gives (NaN, infinities), not an error.
+pub fn apply(f: Unary, x: &Tensor) -> Tensor {
+    let v = x.load();
+    Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &v, y))
+}

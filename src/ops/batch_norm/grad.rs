@@ -1,0 +1,130 @@
+//! The layer on the tape: a fused kernel where the gradient is used up, a composition of primitives where it is to be
+//! differentiated again.
+
+use super::{Moments, Saved, Stats, bwd, fwd, normalise};
+use crate::error::Result;
+use crate::ops::{self, cast, mul, reshape, scale, sub, sum_to};
+use crate::shape::Shape;
+use crate::tape::{Op, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// What follows the normalisation.
+pub(super) struct Ends {
+    /// Whether something was added.
+    pub residual: bool,
+    /// Whether the result went through the rectifier.
+    pub relu: bool,
+    /// The result, where the rectifier's mask cannot be had from `x` alone.
+    pub y: Option<Tensor>,
+}
+
+struct BatchNorm {
+    x: Var,
+    gamma: Var,
+    beta: Var,
+    saved: Saved,
+    eps: f32,
+    ends: Ends,
+}
+
+impl Op for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        if t.is_recording() {
+            return self.composed(t, dy, needs);
+        }
+        let g = bwd(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, &self.ends, dy.value());
+        let grads = [Some(g.dx), Some(g.dgamma), Some(g.dbeta), g.dresidual];
+        Ok(grads.into_iter().zip(needs).map(|(g, need)| g.filter(|_| *need).map(Var::constant)).collect())
+    }
+}
+
+impl BatchNorm {
+    /// The gradients in primitives, as functions of `x`, `gamma` and `dy`. Everything is `[groups rows c]`.
+    fn composed(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        let Saved { rows: p, of_batch, .. } = self.saved;
+        let (all, stat, vector) =
+            (Shape::from([p.groups, p.rows, p.c]), Shape::from([p.groups, 1, p.c]), Shape::from([1, 1, p.c]));
+        let dz = self.past_relu(t, dy)?;
+        let flat = |v: &Var, shape: Shape| reshape(t, &cast(t, v, DType::F32), shape);
+        let (x, g, gamma) = (flat(&self.x, all)?, flat(&dz, all)?, flat(&self.gamma, vector)?);
+        let mean_of = |v: &Var| Ok::<Var, crate::error::Error>(scale(t, &sum_to(t, v, stat)?, 1.0 / p.rows as f32));
+
+        let (dev, rstd) = if of_batch {
+            let dev = sub(t, &x, &mean_of(&x)?)?;
+            let var = mean_of(&mul(t, &dev, &dev)?)?;
+            let eps = Var::constant(Tensor::full(stat, self.eps));
+            (dev, ops::recip(t, &ops::sqrt(t, &ops::add(t, &var, &eps)?)))
+        } else {
+            let constant = |v: &[f32]| Tensor::from_f32(stat, v).map(Var::constant);
+            (sub(t, &x, &constant(&self.saved.mean)?)?, constant(&self.saved.rstd)?)
+        };
+        let hat = mul(t, &dev, &rstd)?;
+        let dx = || {
+            let d = mul(t, &g, &gamma)?; // the gradient of the normalised value
+            let d = if of_batch {
+                let along = mul(t, &hat, &mean_of(&mul(t, &d, &hat)?)?)?;
+                sub(t, &sub(t, &d, &mean_of(&d)?)?, &along)?
+            } else {
+                d
+            };
+            Ok::<_, crate::error::Error>(cast(
+                t,
+                &reshape(t, &mul(t, &d, &rstd)?, self.x.shape())?,
+                self.x.value().dtype(),
+            ))
+        };
+        let channels = |v: &Var| reshape(t, &sum_to(t, v, vector)?, Shape::from([p.c]));
+        let mut grads = vec![
+            needs[0].then(dx).transpose()?,
+            needs[1].then(|| channels(&mul(t, &g, &hat)?)).transpose()?,
+            needs[2].then(|| channels(&g)).transpose()?,
+        ];
+        if self.ends.residual {
+            grads.push(needs[3].then_some(dz));
+        }
+        Ok(grads)
+    }
+
+    /// `dy` past the rectifier.
+    fn past_relu(&self, t: &Tape, dy: &Var) -> Result<Var> {
+        if !self.ends.relu {
+            return Ok(dy.clone());
+        }
+        let again = || normalise(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, None, true);
+        ops::relu::mask(t, dy, &self.ends.y.clone().unwrap_or_else(again))
+    }
+}
+
+/// `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)` with `x`, `residual` of `[n .. c]` and `gamma`, `beta`
+/// of `[c]`; the rectifier where `relu`. Beside it the statistics of the whole batch (`None` for [`Stats::Fixed`]).
+///
+/// # Errors
+/// See [`fwd`].
+#[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
+pub fn batch_norm(
+    t: &Tape,
+    x: &Var,
+    gamma: &Var,
+    beta: &Var,
+    stats: Stats,
+    eps: f32,
+    residual: Option<&Var>,
+    relu: bool,
+) -> Result<(Var, Option<Moments>)> {
+    let (y, saved, moments) = fwd(x.value(), gamma.value(), beta.value(), stats, eps, residual.map(Var::value), relu)?;
+    let inputs: Vec<&Var> = [x, gamma, beta].into_iter().chain(residual).collect();
+    let ends = || Ends { residual: residual.is_some(), relu, y: (relu && residual.is_some()).then(|| y.clone()) };
+    let out = t.record(y.clone(), &inputs, || BatchNorm {
+        x: x.clone(),
+        gamma: gamma.clone(),
+        beta: beta.clone(),
+        saved,
+        eps,
+        ends: ends(),
+    });
+    Ok((out, moments))
+}

@@ -1,0 +1,28 @@
+//! The rounding on the tape: its gradient is rounded back.
+
+use crate::error::Result;
+use crate::tape::{Op, Tape, Var};
+use crate::tensor::DType;
+
+struct Cast {
+    from: DType,
+}
+
+impl Op for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![Some(cast(t, dy, self.from))])
+    }
+}
+
+/// The same numbers in another type, rounded to nearest even; the gradient is rounded back to the type of `a`.
+pub fn cast(t: &Tape, a: &Var, dtype: DType) -> Var {
+    let from = a.value().dtype();
+    if from == dtype {
+        return a.clone();
+    }
+    t.record(a.value().cast(dtype), &[a], || Cast { from })
+}

@@ -1,0 +1,35 @@
+//! The heads of the methods.
+
+/// One layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Name in benchmarks.
+    pub name: &'static str,
+    /// `n i o`.
+    pub extents: [usize; 3],
+    /// Why it is here.
+    pub why: &'static str,
+}
+
+impl Case {
+    /// Multiplications and additions, forward.
+    pub fn flops(&self) -> u64 {
+        let [n, i, o] = self.extents;
+        2 * (n * i * o + n * o) as u64
+    }
+
+    /// Bytes read and written once, f32, forward.
+    pub fn bytes(&self) -> u64 {
+        let [n, i, o] = self.extents;
+        4 * (n * i + o * i + o + n * o) as u64
+    }
+}
+
+/// Small, ragged, and the heads of the methods.
+pub const CASES: &[Case] = &[
+    Case { name: "one", extents: [1, 1, 1], why: "the smallest" },
+    Case { name: "ragged", extents: [5, 19, 7], why: "no extent is a multiple of a vector" },
+    Case { name: "single_row", extents: [1, 33, 17], why: "one sample" },
+    Case { name: "probe", extents: [32, 512, 101], why: "linear classifier of UCF101" },
+    Case { name: "project", extents: [64, 2048, 128], why: "last layer of the projection head" },
+];
