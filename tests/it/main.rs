@@ -4,5 +4,7 @@ mod augment;
 mod close;
 mod conv3d;
 mod flow;
+mod grad;
+mod layers;
 mod losses;
 mod video;
