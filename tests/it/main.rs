@@ -1,10 +1,10 @@
 //! Integration tests, one binary: each module is a room of the house.
 
 mod augment;
+mod batch_norm;
 mod close;
 mod conv3d;
 mod flow;
 mod grad;
-mod layers;
 mod losses;
 mod video;

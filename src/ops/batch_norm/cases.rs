@@ -1,1 +1,57 @@
-//! To come.
+//! The normalisations of the networks, and the corners.
+
+use super::Rows;
+
+/// One layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Name in benchmarks.
+    pub name: &'static str,
+    /// How the elements of `x` divide.
+    pub rows: Rows,
+    /// Why it is here.
+    pub why: &'static str,
+}
+
+impl Case {
+    /// Elements of `x`.
+    pub fn len(&self) -> usize {
+        self.rows.groups * self.rows.rows * self.rows.c
+    }
+
+    /// Whether there are none (there always are).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Operations forward with batch statistics: difference, two sums, square; difference, product, sum.
+    pub fn flops(&self) -> usize {
+        7 * self.len()
+    }
+
+    /// Bytes moved forward with batch statistics, f32: `x` twice (once for the statistics) and `y`.
+    pub fn bytes(&self) -> usize {
+        12 * self.len()
+    }
+
+    /// Bytes moved backward behind a rectifier, f32: `x` and `dy` twice and `dx`.
+    pub fn bytes_backward(&self) -> usize {
+        20 * self.len()
+    }
+}
+
+const fn case(name: &'static str, [groups, rows, c]: [usize; 3], why: &'static str) -> Case {
+    Case { name, rows: Rows { groups, rows, c }, why }
+}
+
+/// Small, ragged, and the layers of the networks.
+pub const CASES: &[Case] = &[
+    case("pair", [1, 2, 1], "the smallest with a variance"),
+    case("ragged", [1, 107, 13], "no extent is a multiple of a vector or a step"),
+    case("groups", [3, 35, 6], "sub-batches"),
+    case("chunks", [2, 1061, 45], "several chunks in each group, the last one short"),
+    case("wide", [1, 37, 2049], "rows longer than a chunk's share"),
+    case("head", [1, 64, 2048], "behind a linear layer of a projection head"),
+    case("stem", [1, 2 * 8 * 56 * 56, 64], "first layers: few channels, many rows"),
+    case("middle", [1, 2 * 4 * 14 * 14, 576], "a (2+1)D layer's middle channels"),
+];

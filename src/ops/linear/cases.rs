@@ -13,15 +13,15 @@ pub struct Case {
 
 impl Case {
     /// Multiplications and additions, forward.
-    pub fn flops(&self) -> u64 {
+    pub fn flops(&self) -> usize {
         let [n, i, o] = self.extents;
-        2 * (n * i * o + n * o) as u64
+        2 * (n * i * o + n * o)
     }
 
     /// Bytes read and written once, f32, forward.
-    pub fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> usize {
         let [n, i, o] = self.extents;
-        4 * (n * i + o * i + o + n * o) as u64
+        4 * (n * i + o * i + o + n * o)
     }
 }
 

@@ -17,15 +17,15 @@ pub struct Case {
 
 impl Case {
     /// Multiplications and additions.
-    pub fn flops(&self) -> u64 {
+    pub fn flops(&self) -> usize {
         let [m, k, n] = self.extents;
-        2 * (m * k * n) as u64
+        2 * (m * k * n)
     }
 
     /// Bytes read and written once, f32.
-    pub fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> usize {
         let [m, k, n] = self.extents;
-        4 * (m * k + k * n + m * n) as u64
+        4 * (m * k + k * n + m * n)
     }
 }
 

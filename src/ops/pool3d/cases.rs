@@ -19,20 +19,20 @@ pub struct Case {
 
 impl Case {
     /// Elements of the result.
-    fn outputs(&self) -> u64 {
+    fn outputs(&self) -> usize {
         let [n, t, h, w, c] = self.x;
         let out = self.window.out("pool3d", [t, h, w], self.kernel).expect("a case is valid");
-        (n * c * out.iter().product::<usize>()) as u64
+        n * c * out.iter().product::<usize>()
     }
 
     /// Additions or comparisons, forward.
-    pub fn flops(&self) -> u64 {
-        self.outputs() * self.kernel.iter().product::<usize>() as u64
+    pub fn flops(&self) -> usize {
+        self.outputs() * self.kernel.iter().product::<usize>()
     }
 
     /// Bytes read and written once, f32, forward (of a maximum, without the positions).
-    pub fn bytes(&self) -> u64 {
-        4 * (self.x.iter().product::<usize>() as u64 + self.outputs())
+    pub fn bytes(&self) -> usize {
+        4 * (self.x.iter().product::<usize>() + self.outputs())
     }
 }
 

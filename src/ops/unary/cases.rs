@@ -13,13 +13,13 @@ pub struct Case {
 
 impl Case {
     /// Function evaluations.
-    pub fn flops(&self) -> u64 {
-        self.len as u64
+    pub fn flops(&self) -> usize {
+        self.len
     }
 
     /// Bytes read and written once, f32.
-    pub fn bytes(&self) -> u64 {
-        8 * self.len as u64
+    pub fn bytes(&self) -> usize {
+        8 * self.len
     }
 }
 
