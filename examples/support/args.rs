@@ -1,0 +1,86 @@
+//! Options every example has, and how every example ends.
+
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+/// Options every example has: `#[command(flatten)] common: Common`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Common {
+    /// Folder for everything that is written [default: runs/<example>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Where to compute: auto (the GPU where there is one this build can use), cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Key of all random numbers; the same seed gives the same run
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Threads of computation; 0 = as many as the machine has. The numbers that come out do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl Common {
+    /// The output folder of the example called `example`.
+    pub fn out(&self, example: &str) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(example))
+    }
+
+    /// Starts the threads and names the device. Call it once, before any computation.
+    pub fn start(&self) -> Result<&'static str> {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .build_global()
+            .with_context(|| format!("cannot start {} threads", self.threads))?;
+        match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok("cpu"),
+            DeviceChoice::Cuda(n) => {
+                anyhow::bail!("--device cuda:{n} was asked for, but this version computes on the CPU only")
+            }
+        }
+    }
+}
+
+/// The value of `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU where there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => s
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| "a device is auto, cpu or cuda:N".to_owned()),
+        }
+    }
+}
+
+/// Ends the program: success, or the error as one sentence on standard error. `fn main() -> ExitCode { end(run()) }`
+pub fn end(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

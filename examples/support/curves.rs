@@ -1,0 +1,163 @@
+//! `curves.png`: the losses of a run and the accuracy of its features, over epochs, from `metrics.jsonl`.
+
+use super::{FONT, font};
+use anyhow::{Context, Result, ensure};
+use plotters::prelude::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const SIZE: (u32, u32) = (1200, 480);
+const INK: RGBColor = RGBColor(40, 44, 52);
+const GRID: RGBColor = RGBColor(225, 228, 232);
+
+/// Name in the log, name in the legend, colour.
+const LOSSES: [(&str, &str, RGBColor); 5] = [
+    ("loss", "all terms", INK),
+    ("loss_vv", "visual to visual", RGBColor(31, 119, 180)),
+    ("loss_mm", "motion to motion", RGBColor(230, 126, 34)),
+    ("loss_vm", "visual to motion", RGBColor(39, 158, 94)),
+    ("loss_mv", "motion to visual", RGBColor(176, 58, 140)),
+];
+const ACCURACIES: [(&str, &str, RGBColor); 2] =
+    [("probe_top1", "linear probe", RGBColor(31, 119, 180)), ("knn_top1", "k-NN", RGBColor(230, 126, 34))];
+
+type Points = Vec<(f64, f64)>;
+
+/// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of `loss`, `loss_vv`,
+/// `loss_mm`, `loss_vm`, `loss_mv`, `probe_top1`, `knn_top1`. `baselines` (such as the random network's accuracy) are
+/// drawn as dashed lines with the colour of the accuracy of that name.
+pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()> {
+    let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
+    let (losses, accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
+    ensure!(losses.iter().any(|l| !l.is_empty()), "{} holds no losses to draw", metrics.display());
+    font()?;
+    let picture = BitMapBackend::new(out, SIZE).into_drawing_area();
+    let drawn = || -> Result<(), Box<dyn std::error::Error>> {
+        picture.fill(&WHITE)?;
+        let (left, right) = picture.split_horizontally(SIZE.0 / 2);
+        let named = |names: &[(&'static str, &'static str, RGBColor)], points: Vec<Points>| {
+            names.iter().zip(points).map(|(&(_, label, color), p)| Curve { label, color, points: p }).collect::<Vec<_>>()
+        };
+        panel(&left, "loss", &named(&LOSSES, losses), &[])?;
+        let dashed: Vec<(RGBColor, f64)> = baselines
+            .iter()
+            .filter_map(|(name, value)| Some((ACCURACIES.iter().find(|(key, ..)| key == name)?.2, *value)))
+            .collect();
+        panel(&right, "top-1 accuracy on held-out videos", &named(&ACCURACIES, accuracies), &dashed)?;
+        Ok(picture.present()?)
+    };
+    drawn().map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
+}
+
+struct Curve {
+    label: &'static str,
+    color: RGBColor,
+    points: Points,
+}
+
+/// For each name its values over epochs. A line cut off by a killed run is passed over, and of a step logged twice the
+/// later line counts.
+fn series(text: &str, names: &[(&str, &str, RGBColor)]) -> Vec<Points> {
+    let lines: Vec<Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let most = |key: &str| lines.iter().filter_map(|l| l[key].as_u64()).max().map_or(1.0, |m| m as f64 + 1.0);
+    let epochs_per_step = most("epoch") / most("step");
+    let values = |name: &str| {
+        let points = lines.iter().filter_map(|l| Some((l["step"].as_u64()?, l[name].as_f64()?)));
+        let latest: BTreeMap<u64, f64> = points.collect();
+        latest.into_iter().map(|(step, v)| ((step + 1) as f64 * epochs_per_step, v)).collect()
+    };
+    names.iter().map(|(name, ..)| values(name)).collect()
+}
+
+/// One panel: the points faintly where they are many, and their running mean over them.
+fn panel<DB: DrawingBackend>(
+    area: &DrawingArea<DB, plotters::coord::Shift>,
+    title: &str,
+    curves: &[Curve],
+    dashed: &[(RGBColor, f64)],
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    DB::ErrorType: 'static,
+{
+    let all = || curves.iter().flat_map(|c| &c.points);
+    let epochs = all().map(|p| p.0).fold(1.0f64, f64::max);
+    let top = all().map(|p| p.1).chain(dashed.iter().map(|d| d.1)).fold(0.0f64, f64::max);
+    let top = if top > 0.0 { top * 1.08 } else { 1.0 };
+    let text = |size: i32| (FONT, size).into_font().color(&INK);
+    let mut chart = ChartBuilder::on(area)
+        .margin(14)
+        .caption(title, text(20))
+        .x_label_area_size(38)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..epochs, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc("epochs")
+        .label_style(text(14))
+        .axis_style(GRID)
+        .bold_line_style(GRID)
+        .light_line_style(WHITE)
+        .x_label_formatter(&|x| tick(*x, epochs))
+        .y_label_formatter(&|y| tick(*y, top))
+        .draw()?;
+    for curve in curves.iter().filter(|c| !c.points.is_empty()) {
+        let color = curve.color;
+        let many = curve.points.len() > 100;
+        let smooth = if many {
+            chart.draw_series(LineSeries::new(curve.points.iter().copied(), color.mix(0.18)))?;
+            running_mean(&curve.points, curve.points.len() / 40)
+        } else {
+            curve.points.clone()
+        };
+        if smooth.len() <= 40 {
+            chart.draw_series(smooth.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
+        }
+        chart
+            .draw_series(LineSeries::new(smooth, color.stroke_width(2)))?
+            .label(curve.label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    for &(color, value) in dashed {
+        let line = [(0.0, value), (epochs, value)];
+        chart
+            .draw_series(DashedLineSeries::new(line, 7, 5, color.stroke_width(2)))?
+            .label("random network")
+            .legend(move |(x, y)| {
+                DashedPathElement::new([(x, y), (x + 18, y)], 4, 3, color.stroke_width(2))
+            });
+    }
+    if all().next().is_some() {
+        chart
+            .configure_series_labels()
+            .position(if title == "loss" { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerRight })
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .label_font(text(14))
+            .draw()?;
+    } else {
+        let (w, h) = area.dim_in_pixel();
+        area.draw(&Text::new("not measured in this run", (w as i32 / 2 - 80, h as i32 / 2), text(16)))?;
+    }
+    Ok(())
+}
+
+/// The label of a tick on an axis that ends at `end`.
+fn tick(value: f64, end: f64) -> String {
+    let places = if end > 10.0 { 0 } else if end > 2.0 { 1 } else { 2 };
+    format!("{value:.places$}")
+}
+
+/// The mean over `half` points on either side, fewer at the ends.
+fn running_mean(points: &[(f64, f64)], half: usize) -> Points {
+    let mut sums = vec![0.0];
+    for p in points {
+        sums.push(sums[sums.len() - 1] + p.1);
+    }
+    let mean = |i: usize| {
+        let reach = half.min(i).min(points.len() - 1 - i);
+        (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1) as f64
+    };
+    (0..points.len()).map(|i| (points[i].0, mean(i))).collect()
+}

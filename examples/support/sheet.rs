@@ -1,0 +1,116 @@
+//! Contact sheets: clips as strips of frames, left to right, with what was computed from them beneath.
+
+use super::{FONT, font};
+use anyhow::{Result, ensure};
+use image::RgbImage;
+use image::imageops::{FilterType, resize};
+use plotters::prelude::*;
+use std::path::Path;
+use tubelet::flow::{Flow, color};
+
+/// Frames shown of a strip, at most; of longer ones every so-manieth.
+const SHOWN: usize = 8;
+/// Height of a frame on the sheet, in pixels.
+const SIDE: u32 = 96;
+const GAP: u32 = 4;
+const MARGIN: u32 = 16;
+/// Width of the column with the strips' names.
+const NAMES: u32 = 92;
+const TITLE: u32 = 26;
+const INK: RGBColor = RGBColor(40, 44, 52);
+
+/// One clip and its strips.
+pub struct Sample {
+    /// Written above the strips, such as the class and the name of the video.
+    pub title: String,
+    /// From top to bottom.
+    pub strips: Vec<Strip>,
+}
+
+/// Pictures of one size over the time span of the clip.
+pub struct Strip {
+    label: String,
+    frames: Vec<RgbImage>,
+}
+
+impl Strip {
+    /// Frames of `h w 3` bytes.
+    pub fn rgb(label: &str, frames: &[&[u8]], h: usize, w: usize) -> Result<Strip> {
+        Strip::build(label, frames.iter().map(|f| f.to_vec()), h, w)
+    }
+
+    /// Flow in Middlebury's colours; the fastest pixel of the clip has full colour.
+    pub fn flow(label: &str, flows: &[Flow]) -> Result<Strip> {
+        let fastest = flows.iter().map(color::radius).fold(0.0, f32::max);
+        let (h, w) = flows.first().map_or((0, 0), |f| (f.h, f.w));
+        Strip::build(label, flows.iter().map(|f| color::image(f, fastest)), h, w)
+    }
+
+    /// Maps of `h w` values in 0..1, as grey.
+    pub fn map(label: &str, maps: &[&[f32]], h: usize, w: usize) -> Result<Strip> {
+        let grey = |map: &&[f32]| map.iter().flat_map(|v| [(v.clamp(0.0, 1.0) * 255.0).round() as u8; 3]).collect();
+        Strip::build(label, maps.iter().map(grey), h, w)
+    }
+
+    fn build(label: &str, frames: impl Iterator<Item = Vec<u8>>, h: usize, w: usize) -> Result<Strip> {
+        let picture = |bytes| RgbImage::from_raw(w as u32, h as u32, bytes);
+        let frames: Option<Vec<RgbImage>> = frames.map(picture).collect();
+        let frames = frames.filter(|f| !f.is_empty() && h > 0 && w > 0);
+        let frames = frames.ok_or_else(|| anyhow::anyhow!("strip `{label}` has no frames of {h} x {w} to draw"))?;
+        Ok(Strip { label: label.to_owned(), frames })
+    }
+
+    /// The frames on the sheet: at most [`SHOWN`], evenly over the strip, [`SIDE`] high.
+    fn shown(&self) -> impl Iterator<Item = RgbImage> {
+        let (count, width) = (self.frames.len().min(SHOWN), self.width());
+        (0..count).map(move |i| {
+            let frame = &self.frames[(2 * i + 1) * self.frames.len() / (2 * count)];
+            let filter = if frame.height() < SIDE { FilterType::CatmullRom } else { FilterType::Triangle };
+            resize(frame, width, SIDE, filter)
+        })
+    }
+
+    /// Width of a frame on the sheet.
+    fn width(&self) -> u32 {
+        let frame = &self.frames[0];
+        (frame.width() * SIDE).div_ceil(frame.height()).max(1)
+    }
+
+    fn total_width(&self) -> u32 {
+        self.frames.len().min(SHOWN) as u32 * (self.width() + GAP)
+    }
+}
+
+/// Draws the samples one below the other into the PNG `out`.
+pub fn draw(out: &Path, samples: &[Sample]) -> Result<()> {
+    ensure!(!samples.is_empty(), "a sheet needs at least one clip");
+    font()?;
+    let strips = || samples.iter().flat_map(|s| &s.strips);
+    let width = 2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0);
+    let height = 2 * MARGIN + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
+    let picture = BitMapBackend::new(out, (width, height)).into_drawing_area();
+    let text = |size: i32| (FONT, size).into_font().color(&INK);
+    let drawn = || -> Result<(), Box<dyn std::error::Error>> {
+        picture.fill(&WHITE)?;
+        let mut y = MARGIN;
+        for sample in samples {
+            picture.draw(&Text::new(sample.title.as_str(), (MARGIN as i32, y as i32 + 4), text(16)))?;
+            y += TITLE;
+            for strip in &sample.strips {
+                let middle = (y + SIDE / 2 - 7) as i32;
+                picture.draw(&Text::new(strip.label.as_str(), (MARGIN as i32, middle), text(13)))?;
+                let mut x = MARGIN + NAMES;
+                for frame in strip.shown() {
+                    let (size, at) = (frame.dimensions(), (x as i32, y as i32));
+                    let element = BitMapElement::<_, RGBPixel>::with_owned_buffer(at, size, frame.into_raw());
+                    picture.draw(&element.ok_or("a frame has not the size it says")?)?;
+                    x += size.0 + GAP;
+                }
+                y += SIDE + GAP;
+            }
+            y += GAP;
+        }
+        Ok(picture.present()?)
+    };
+    drawn().map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
+}
