@@ -1,4 +1,20 @@
 //! Kernels and a small training stack for learning video representations from motion.
+//!
+//! Data walks one corridor, room by room; each takes and returns plain values and can be used alone.
+//!
+//! | room | takes | gives |
+//! |---|---|---|
+//! | [`video`] | files, folders of frames, procedures | clips of frames |
+//! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps |
+//! | [`augment`] | frames and maps | the input of a network, cropped, flipped, coloured |
+//! | [`tensor`], [`ops`] | numbers in `n t h w c` | numbers |
+//! | [`tape`] | recorded operations | gradients, and gradients of gradients |
+//! | [`nn`] | named parameters | networks |
+//! | [`ssl`] | two networks' codes, queues of negatives | a loss |
+//! | [`train`] | a data set, a method | a checkpoint |
+//! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
+//!
+//! Underneath: [`error`], [`shape`], [`rng`].
 
 #![warn(missing_docs)]
 
@@ -15,3 +31,8 @@ pub mod tape;
 pub mod tensor;
 pub mod train;
 pub mod video;
+
+/// The examples of the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,6 +2,7 @@
 
 use super::{FONT, font};
 use anyhow::{Context, Result, ensure};
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -38,12 +39,19 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()>
         picture.fill(&WHITE)?;
         let (left, right) = picture.split_horizontally(SIZE.0 / 2);
         let named = |names: &[(&'static str, &'static str, RGBColor)], points: Vec<Points>| {
-            names.iter().zip(points).map(|(&(_, label, color), p)| Curve { label, color, points: p }).collect::<Vec<_>>()
+            names
+                .iter()
+                .zip(points)
+                .map(|(&(_, label, color), p)| Curve { label, color, points: p })
+                .collect::<Vec<_>>()
         };
         panel(&left, "loss", &named(&LOSSES, losses), &[])?;
-        let dashed: Vec<(RGBColor, f64)> = baselines
+        let dashed: Vec<Baseline> = baselines
             .iter()
-            .filter_map(|(name, value)| Some((ACCURACIES.iter().find(|(key, ..)| key == name)?.2, *value)))
+            .filter_map(|(name, value)| {
+                let (_, label, color) = ACCURACIES.iter().find(|(key, ..)| key == name)?;
+                Some(Baseline { label: format!("{label}, random network"), color: *color, value: *value })
+            })
             .collect();
         panel(&right, "top-1 accuracy on held-out videos", &named(&ACCURACIES, accuracies), &dashed)?;
         Ok(picture.present()?)
@@ -55,6 +63,13 @@ struct Curve {
     label: &'static str,
     color: RGBColor,
     points: Points,
+}
+
+/// A level drawn across the panel.
+struct Baseline {
+    label: String,
+    color: RGBColor,
+    value: f64,
 }
 
 /// For each name its values over epochs. A line cut off by a killed run is passed over, and of a step logged twice the
@@ -76,18 +91,19 @@ fn panel<DB: DrawingBackend>(
     area: &DrawingArea<DB, plotters::coord::Shift>,
     title: &str,
     curves: &[Curve],
-    dashed: &[(RGBColor, f64)],
+    dashed: &[Baseline],
 ) -> Result<(), Box<dyn std::error::Error>>
 where
     DB::ErrorType: 'static,
 {
     let all = || curves.iter().flat_map(|c| &c.points);
     let epochs = all().map(|p| p.0).fold(1.0f64, f64::max);
-    let top = all().map(|p| p.1).chain(dashed.iter().map(|d| d.1)).fold(0.0f64, f64::max);
+    let top = all().map(|p| p.1).chain(dashed.iter().map(|d| d.value)).fold(0.0f64, f64::max);
     let top = if top > 0.0 { top * 1.08 } else { 1.0 };
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     let mut chart = ChartBuilder::on(area)
         .margin(14)
+        .margin_right(24)
         .caption(title, text(20))
         .x_label_area_size(38)
         .y_label_area_size(48)
@@ -119,16 +135,14 @@ where
             .label(curve.label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
     }
-    for &(color, value) in dashed {
-        let line = [(0.0, value), (epochs, value)];
+    for Baseline { label, color, value } in dashed {
+        let (line, color) = ([(0.0, *value), (epochs, *value)], *color);
         chart
             .draw_series(DashedLineSeries::new(line, 7, 5, color.stroke_width(2)))?
-            .label("random network")
-            .legend(move |(x, y)| {
-                DashedPathElement::new([(x, y), (x + 18, y)], 4, 3, color.stroke_width(2))
-            });
+            .label(label.as_str())
+            .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 18, y)], 4, 3, color.stroke_width(2)));
     }
-    if all().next().is_some() {
+    if all().next().is_some() || !dashed.is_empty() {
         chart
             .configure_series_labels()
             .position(if title == "loss" { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerRight })
@@ -145,7 +159,13 @@ where
 
 /// The label of a tick on an axis that ends at `end`.
 fn tick(value: f64, end: f64) -> String {
-    let places = if end > 10.0 { 0 } else if end > 2.0 { 1 } else { 2 };
+    let places = if end >= 5.0 {
+        0
+    } else if end > 2.0 {
+        1
+    } else {
+        2
+    };
     format!("{value:.places$}")
 }
 

@@ -102,7 +102,8 @@ pub fn draw(out: &Path, samples: &[Sample]) -> Result<()> {
                 let mut x = MARGIN + NAMES;
                 for frame in strip.shown() {
                     let (size, at) = (frame.dimensions(), (x as i32, y as i32));
-                    let element = BitMapElement::<_, RGBPixel>::with_owned_buffer(at, size, frame.into_raw());
+                    let element: Option<BitMapElement<(i32, i32)>> =
+                        BitMapElement::with_owned_buffer(at, size, frame.into_raw());
                     picture.draw(&element.ok_or("a frame has not the size it says")?)?;
                     x += size.0 + GAP;
                 }

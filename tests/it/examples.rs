@@ -52,7 +52,7 @@ fn a_sheet_shows_frames_flow_and_maps() {
     let strips = vec![
         Strip::rgb("frames", &views, h, w).unwrap(),
         Strip::flow("flow", &flows).unwrap(),
-        Strip::map("flow edges", &[&map; 3], h, w).unwrap(),
+        Strip::map("flow edges", &[map.as_slice(); 3], h, w).unwrap(),
     ];
     sheet::draw(&out, &[Sample { title: "class, video".into(), strips }]).unwrap();
     let picture = image::open(&out).unwrap().to_rgb8();

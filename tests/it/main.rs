@@ -4,6 +4,7 @@ mod augment;
 mod batch_norm;
 mod close;
 mod conv3d;
+mod examples;
 mod flow;
 mod grad;
 mod losses;

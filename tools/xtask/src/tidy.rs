@@ -1,0 +1,272 @@
+//! The order of the house, checked: names that belong together match, layers call downwards only, every table of cases
+//! is used by a test, tolerances are derived in one place, files stay small.
+
+use crate::source::{Source, entries, read};
+use anyhow::Result;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Longest file, in lines.
+const LONGEST: usize = 450;
+
+/// The files of an operation's folder.
+const FILES: [&str; 5] = ["mod.rs", "reference.rs", "cpu.rs", "grad.rs", "cases.rs"];
+
+/// Operations that lack one of [`FILES`], and why. An entry that is no longer true is a problem too.
+const WITHOUT: &[(&str, &str, &str)] = &[
+    ("arith", "cases.rs", "a primitive: its shapes are drawn by the property tests"),
+    ("reduce", "cases.rs", "a primitive: its shapes are drawn by the property tests"),
+    ("sgd", "grad.rs", "an update of weights is not differentiated"),
+    ("ema", "grad.rs", "an update of weights is not differentiated"),
+    ("tvl1", "grad.rs", "flow is computed from data, not learned"),
+    ("motion_map", "grad.rs", "flow is computed from data, not learned"),
+];
+
+/// Benches that are not of one operation, and what they measure.
+const OTHER_BENCHES: &[(&str, &str)] = &[("pipeline", "from clip to batch"), ("step", "a whole training step")];
+
+/// The layers: files under a path may name these modules of the crate (and their own) and no others. The first
+/// matching row counts, so narrower paths come first.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("src/error.rs", &[]),
+    ("src/rng.rs", &[]),
+    ("src/shape.rs", &["error"]),
+    ("src/tensor/", &["error", "shape"]),
+    // The tape adds gradients up, with the eager sum.
+    ("src/tape.rs", &["error", "shape", "tensor", "ops"]),
+    // Motion operations take and return pictures and flow fields.
+    ("src/ops/tvl1/", &["error", "flow", "ops"]),
+    ("src/ops/motion_map/", &["error", "flow", "ops"]),
+    // `ops/*/grad.rs` sees the tape too: `may_use`.
+    ("src/ops/", &["error", "shape", "tensor", "ops"]),
+    ("src/flow/", &["error", "flow", "ops"]),
+    ("src/video/", &["error", "rng", "video"]),
+    ("src/augment/", &["error", "augment"]),
+    ("src/nn/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn"]),
+    ("src/ssl/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "ssl"]),
+    ("src/eval/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "video", "augment", "eval"]),
+    (
+        "src/train/",
+        &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "ssl", "video", "flow", "augment", "train"],
+    ),
+    ("src/lib.rs", &[]),
+];
+
+/// Everything that is out of order under `root`, one line each.
+pub fn problems(root: &Path) -> Result<Vec<String>> {
+    let files = read(root, &["src", "tests", "benches", "examples", "tools"])?;
+    let ops: Vec<String> =
+        entries(root, "src/ops")?.into_iter().filter(|(_, folder)| *folder).map(|(name, _)| name).collect();
+    let mut found = Vec::new();
+    found.extend(operations(&files, &ops));
+    found.extend(benches(root, &files, &ops)?);
+    found.extend(tests(root, &files)?);
+    found.extend(layers(&files));
+    found.extend(tolerances(&files));
+    found.extend(lengths(&files));
+    found.extend(leftovers(&files));
+    Ok(found)
+}
+
+/// Each operation has its files, is listed in `ops/mod.rs`, and its table of cases is used by a test.
+fn operations(files: &[Source], ops: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let list = files.iter().find(|f| f.path == "src/ops/mod.rs");
+    let has = |path: &str| files.iter().any(|f| f.path == path);
+    for op in ops {
+        for file in FILES {
+            let excused = WITHOUT.iter().any(|(o, f, _)| o == op && *f == file);
+            match (has(&format!("src/ops/{op}/{file}")), excused) {
+                (false, false) => found.push(format!("src/ops/{op}: {file} is missing")),
+                (true, true) => found.push(format!("src/ops/{op}/{file} exists, yet tidy excuses its absence")),
+                _ => {}
+            }
+        }
+        if !list.is_some_and(|l| l.mentions(&format!("pub mod {op};"))) {
+            found.push(format!("src/ops/mod.rs does not list {op}"));
+        }
+        let tested = files.iter().filter(|f| f.under("tests/it")).any(|f| uses_cases(f, op));
+        if has(&format!("src/ops/{op}/cases.rs")) && !tested {
+            found.push(format!("src/ops/{op}/cases.rs is reached by no test in tests/it"));
+        }
+    }
+    for (op, file, _) in WITHOUT.iter().filter(|(op, ..)| !ops.iter().any(|o| o == op)) {
+        found.push(format!("tidy excuses the absence of {file} in src/ops/{op}, which does not exist"));
+    }
+    found
+}
+
+/// Whether a test names the table of `op`: `op::cases` or `op::{.. cases ..}`.
+fn uses_cases(file: &Source, op: &str) -> bool {
+    let code: String = file.all_code().flat_map(|(_, l)| l.chars().filter(|c| !c.is_whitespace())).collect();
+    let direct = format!("{op}::cases");
+    let group = format!("{op}::{{");
+    code.contains(&direct)
+        || code.split(&group).skip(1).any(|rest| rest.split(';').next().unwrap_or("").contains("cases"))
+}
+
+/// Each bench is named for an operation (or listed in [`OTHER_BENCHES`]) and registered in `Cargo.toml`.
+fn benches(root: &Path, files: &[Source], ops: &[String]) -> Result<Vec<String>> {
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml"))?;
+    let registered: BTreeSet<&str> = manifest
+        .split("[[bench]]")
+        .skip(1)
+        .filter_map(|section| section.lines().find_map(|l| l.strip_prefix("name = ")))
+        .map(|name| name.trim().trim_matches('"'))
+        .collect();
+    let stems: BTreeSet<&str> = files
+        .iter()
+        .filter_map(|f| f.path.strip_prefix("benches/")?.strip_suffix(".rs"))
+        .filter(|stem| !stem.contains('/'))
+        .collect();
+    let known = |stem: &str| ops.iter().any(|op| op == stem) || OTHER_BENCHES.iter().any(|(b, _)| *b == stem);
+    let mut found: Vec<String> = stems
+        .iter()
+        .filter(|stem| !known(stem))
+        .map(|stem| format!("benches/{stem}.rs is named for no operation of src/ops"))
+        .collect();
+    for stem in stems.symmetric_difference(&registered) {
+        found.push(format!("bench {stem}: the file and its [[bench]] section in Cargo.toml do not match"));
+    }
+    Ok(found)
+}
+
+/// Each test module is listed, and each fixture has the script that made it.
+fn tests(root: &Path, files: &[Source]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let main = files.iter().find(|f| f.path == "tests/it/main.rs");
+    for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/main.rs") {
+        let stem = file.path.trim_start_matches("tests/it/").trim_end_matches(".rs");
+        if !stem.contains('/') && !main.is_some_and(|m| m.mentions(&format!("mod {stem};"))) {
+            found.push(format!("{} is not listed in tests/it/main.rs", file.path));
+        }
+    }
+    let makers: BTreeSet<String> = entries(root, "tests/fixtures/make")?.into_iter().map(|(name, _)| name).collect();
+    for (name, _) in entries(root, "tests/fixtures")? {
+        let Some(stem) = name.strip_suffix(".safetensors") else { continue };
+        if !makers.contains(&format!("{stem}.py")) {
+            found.push(format!("tests/fixtures/{name} has no tests/fixtures/make/{stem}.py"));
+        }
+    }
+    Ok(found)
+}
+
+/// Files name only modules of their own layer's row.
+fn layers(files: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files.iter().filter(|f| f.under("src")) {
+        let row = LAYERS.iter().find(|(path, _)| file.path.starts_with(path) || is_root_of(&file.path, path));
+        let Some((_, allowed)) = row else {
+            found.push(format!("{} belongs to no layer that tidy knows", file.path));
+            continue;
+        };
+        let sees_tape = file.under("src/ops") && file.path.ends_with("/grad.rs");
+        for (number, line) in file.code() {
+            for module in named_modules(line) {
+                if !allowed.contains(&module) && !(sees_tape && module == "tape") {
+                    found.push(format!("{}:{number}: this layer may not use crate::{module}", file.path));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Whether `file` is the module file of a folder row, such as `src/augment.rs` of `src/augment/`.
+fn is_root_of(file: &str, row: &str) -> bool {
+    file.strip_suffix(".rs").is_some_and(|stem| row.strip_suffix('/') == Some(stem))
+}
+
+/// The modules named after `crate::` in a line, groups included.
+fn named_modules(line: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    for rest in line.split("crate::").skip(1) {
+        let end = |s: &str| s.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(s.len());
+        match rest.strip_prefix('{') {
+            None => names.push(&rest[..end(rest)]),
+            Some(group) => names.extend(group.split(',').map(|part| part.trim()).map(|p| &p[..end(p)])),
+        }
+    }
+    names.retain(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+    names
+}
+
+/// Tests compare floats through `tests/it/close.rs`: no comparison with a small literal, no machine epsilon elsewhere.
+fn tolerances(files: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/close.rs") {
+        for (number, line) in file.all_code().filter(|(_, l)| compares_with_small(l) || l.contains("EPSILON")) {
+            found.push(format!("{}:{number}: a tolerance belongs into tests/it/close.rs: {}", file.path, line.trim()));
+        }
+    }
+    found
+}
+
+/// Whether `<` or `>` is followed by a literal such as `1e-6` or `0.001`.
+fn compares_with_small(line: &str) -> bool {
+    line.match_indices(['<', '>']).any(|(at, _)| {
+        let rest = line[at + 1..].trim_start_matches('=').trim_start();
+        let end =
+            rest.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | 'e' | '-' | '_'))).unwrap_or(rest.len());
+        let literal = &rest[..end];
+        literal.contains("e-") || literal.starts_with("0.00")
+    })
+}
+
+fn lengths(files: &[Source]) -> Vec<String> {
+    let long = files.iter().filter(|f| f.lines.len() > LONGEST);
+    long.map(|f| format!("{} has {} lines, more than {LONGEST}", f.path, f.lines.len())).collect()
+}
+
+/// Nothing unfinished and no trace of debugging.
+fn leftovers(files: &[Source]) -> Vec<String> {
+    let words = ["todo", "unimplemented", "dbg"].map(|w| format!("{w}!("));
+    let mut found = Vec::new();
+    for file in files {
+        for (number, _) in file.all_code().filter(|(_, l)| words.iter().any(|w| l.contains(w.as_str()))) {
+            found.push(format!("{}:{number}: unfinished, or left from debugging", file.path));
+        }
+        if file.lines.iter().any(|l| l.trim() == "//! To come.") {
+            found.push(format!("{} is still empty", file.path));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> Source {
+        Source { path: path.to_owned(), lines: text.lines().map(str::to_owned).collect() }
+    }
+
+    #[test]
+    fn a_call_upwards_is_found() {
+        let grad = "use crate::tape::Tape;\nuse crate::{error, nn::Params};";
+        let at = |path: &str, text: &str| layers(&[file(path, text)]).len();
+        assert_eq!(at("src/ops/conv3d/grad.rs", grad), 1);
+        assert_eq!(at("src/ops/conv3d/cpu.rs", grad), 2);
+        assert_eq!(at("src/nn/mod.rs", grad), 0);
+        assert_eq!(at("src/shape.rs", "// crate::nn\n#[cfg(test)]\nuse crate::nn::Params;"), 0);
+        assert_eq!(at("src/elsewhere.rs", ""), 1);
+    }
+
+    #[test]
+    fn a_bare_tolerance_is_found() {
+        for line in ["assert!(e < 1e-6);", "(a - b).abs() <= 2.5e-3", "if 0.001 > x && x >0.0001 {"] {
+            assert!(compares_with_small(line), "{line}");
+        }
+        for line in ["assert_norm(\"x\", a, b, 1e-6)", "for i in 0..n { a < 10 }", "Vec<f32>", "p < 0.5"] {
+            assert!(!compares_with_small(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_found_however_it_is_imported() {
+        let t = |text: &str| uses_cases(&file("tests/it/x.rs", text), "relu");
+        assert!(t("use tubelet::ops::relu::cases::CASES;"));
+        assert!(t("use tubelet::ops::relu::{self, cases};"));
+        assert!(!t("use tubelet::ops::relu;\nuse tubelet::ops::add::cases;"));
+    }
+}
