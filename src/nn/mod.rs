@@ -1,1 +1,39 @@
-//! To come.
+//! Networks: parameters, and immutable layers that say where in them they look.
+//!
+//! A network is two things. Its *structure* ([`Trunk`], [`Encoder`], [`Classifier`]) holds kernel extents, strides and
+//! [`ParamId`]s and never changes; its [`Params`] are the named numbers. A query and a key encoder are one structure
+//! with two [`Params`]. A [`Pass`] puts the two together with a tape for one forward pass:
+//!
+//! ```
+//! use tubelet::nn::{Encoder, Mode, Pass, SmallR3d};
+//! use tubelet::tape::{Tape, Var};
+//! use tubelet::tensor::Tensor;
+//! let (encoder, mut params) = Encoder::new(&SmallR3d::default().net()?, 64, 32, 7)?;
+//! let tape = Tape::no_grad();
+//! let clips = Var::constant(Tensor::zeros([2, 8, 32, 32, 3])); // n t h w c
+//! let codes = encoder.forward(&mut Pass::new(&tape, &mut params, Mode::Eval), &clips)?;
+//! assert_eq!(codes.shape().dims(), [2, 32]);
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
+//!
+//! The five published networks and the small one are tables of stages, in [`nets`].
+
+mod backbone;
+mod block;
+mod build;
+mod conv;
+mod head;
+pub mod nets;
+mod norm;
+mod params;
+mod pass;
+
+pub use backbone::Trunk;
+pub use block::{Block, ConvNorm, Step};
+pub use build::Builder;
+pub use conv::Conv;
+pub use head::{Classifier, Encoder, ProjectionHead};
+pub use nets::{Net, SmallR3d};
+pub use norm::Norm;
+pub use params::{Param, ParamId, Params, Role};
+pub use pass::{Mode, Pass};

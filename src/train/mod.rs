@@ -1,1 +1,3 @@
-//! To come.
+//! Checkpoints.
+
+pub mod checkpoint;

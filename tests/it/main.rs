@@ -2,10 +2,12 @@
 
 mod augment;
 mod batch_norm;
+mod checkpoint;
 mod close;
 mod conv3d;
 mod examples;
 mod flow;
 mod grad;
 mod losses;
+mod networks;
 mod video;

@@ -1,0 +1,78 @@
+//! A network from clips to features.
+
+use super::block::{Block, ConvNorm};
+use super::build::Builder;
+use super::nets::{Net, Pool};
+use super::pass::Pass;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tape::Var;
+
+/// Stem, pool and stages of a [`Net`].
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    stem: Vec<ConvNorm>,
+    pool: Option<Pool>,
+    blocks: Vec<Block>,
+    in_channels: usize,
+    features: usize,
+}
+
+impl Trunk {
+    /// Builds what the table `net` says.
+    pub fn new(net: &Net, b: &mut Builder) -> Self {
+        let mut c = net.in_channels;
+        let mut stem = Vec::new();
+        for (names, step) in net.named_stem() {
+            stem.push(ConvNorm::new(b, &names, c, step, 1.0));
+            c = step.out;
+        }
+        let mut blocks = Vec::new();
+        for (s, stage) in net.stages.iter().enumerate() {
+            for i in 0..stage.count {
+                blocks.push(Block::new(b, c, &net.plan(s, i, c)));
+                c = stage.out;
+            }
+        }
+        Trunk { stem, pool: net.pool, blocks, in_channels: net.in_channels, features: c }
+    }
+
+    /// Channels of its features.
+    pub fn features_dim(&self) -> usize {
+        self.features
+    }
+
+    /// The last feature map `[n to ho wo c]` of clips `x[n t h w c]`. Clips in another number type than the pass
+    /// computes in are rounded to it.
+    ///
+    /// # Errors
+    /// `Shape` when the clips have other channels than the network; `Param` when they are too small for a kernel, or
+    /// the groups of the pass do not divide their number.
+    pub fn forward_map(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let [.., c] = x.shape().nthwc("network", "x")?;
+        if c != self.in_channels {
+            return Err(Error::shape("network", "x", format!("[n t h w {}]", self.in_channels), x.shape()));
+        }
+        pass.count_batch();
+        let mut y = ops::cast(pass.tape(), x, pass.dtype());
+        for step in &self.stem {
+            y = step.forward(pass, &y, None, true)?;
+        }
+        if let Some(Pool { kernel, window }) = &self.pool {
+            y = ops::max_pool(pass.tape(), &y, *kernel, window)?;
+        }
+        for block in &self.blocks {
+            y = block.forward(pass, &y)?;
+        }
+        Ok(y)
+    }
+
+    /// The features `[n c]` of clips `x[n t h w c]`, in the pass's number type: the last map averaged over `t h w`.
+    ///
+    /// # Errors
+    /// As [`Trunk::forward_map`].
+    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let map = self.forward_map(pass, x)?;
+        ops::global_avg_pool(pass.tape(), &map)
+    }
+}

@@ -1,0 +1,68 @@
+//! Making a network's parameters, with their first values.
+
+use super::params::{ParamId, Params, Role};
+use crate::rng::{self, Purpose};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+use rand::Rng;
+use std::f64::consts::TAU;
+
+/// Collects the parameters of a network while its structure is made.
+///
+/// First values (maclr.md 2.1): convolutions Kaiming normal over fan-out, linear layers N(0, 0.01), scales 1, all
+/// addends 0. Each parameter draws from its own stream, keyed by the seed and its place, so that a layer appended
+/// behind changes nothing before it.
+pub struct Builder {
+    params: Params,
+    seed: u64,
+}
+
+impl Builder {
+    /// Nothing made yet. Two networks that should start differently need two seeds.
+    pub fn new(seed: u64) -> Self {
+        Builder { params: Params::new(), seed }
+    }
+
+    /// Everything made.
+    pub fn finish(self) -> Params {
+        self.params
+    }
+
+    /// A filter `k kt kh kw c`: normal with variance `2 / (k kt kh kw)`, which keeps the size of gradients under ReLU.
+    pub fn conv_weight(&mut self, name: &str, shape: [usize; 5]) -> ParamId {
+        let fan_out: usize = shape[..4].iter().product();
+        self.normal(name, shape.into(), (2.0 / fan_out as f64).sqrt(), Role::ConvWeight)
+    }
+
+    /// A matrix `o i`: normal with standard deviation 0.01.
+    pub fn linear_weight(&mut self, name: &str, shape: [usize; 2]) -> ParamId {
+        self.normal(name, shape.into(), 0.01, Role::LinearWeight)
+    }
+
+    /// `channels` equal values.
+    pub fn constant(&mut self, name: &str, channels: usize, value: f32, role: Role) -> ParamId {
+        self.params.push(name, Tensor::full([channels], value), role)
+    }
+
+    fn normal(&mut self, name: &str, shape: Shape, deviation: f64, role: Role) -> ParamId {
+        let mut rng = rng::stream(self.seed, 0, self.params.len() as u64, Purpose::Init);
+        let value = Tensor::build(shape, |out| {
+            for pair in out.chunks_mut(2) {
+                let (a, b) = normal_pair(&mut rng);
+                for (o, v) in pair.iter_mut().zip([a, b]) {
+                    *o = (deviation * v) as f32;
+                }
+            }
+        });
+        self.params.push(name, value, role)
+    }
+}
+
+/// Two independent standard normal numbers (Box and Muller 1958).
+fn normal_pair(rng: &mut impl Rng) -> (f64, f64) {
+    // In (0, 1]: the logarithm of 0 is never asked for.
+    let mut uniform = || ((rng.next_u64() >> 11) + 1) as f64 * 2f64.powi(-53);
+    let radius = (-2.0 * uniform().ln()).sqrt();
+    let (sin, cos) = (TAU * uniform()).sin_cos();
+    (radius * cos, radius * sin)
+}

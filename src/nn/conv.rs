@@ -1,0 +1,34 @@
+//! Convolution layer.
+
+use super::build::Builder;
+use super::params::ParamId;
+use super::pass::Pass;
+use crate::error::Result;
+use crate::ops::conv3d::{self, Geometry};
+use crate::shape::Window;
+use crate::tape::Var;
+
+/// A convolution without bias (a normalisation follows), padded so that stride 1 keeps odd kernels' extents.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    weight: ParamId,
+    geometry: Geometry,
+}
+
+impl Conv {
+    /// From `c` channels to `k`, with the parameter `name.weight`.
+    pub fn new(b: &mut Builder, name: &str, c: usize, k: usize, kernel: [usize; 3], stride: [usize; 3]) -> Self {
+        let [kt, kh, kw] = kernel;
+        let weight = b.conv_weight(&format!("{name}.weight"), [k, kt, kh, kw, c]);
+        Conv { weight, geometry: Geometry { window: Window::same(kernel).strided(stride), groups: 1 } }
+    }
+
+    /// `x[n t h w c]` to `[n to ho wo k]`.
+    ///
+    /// # Errors
+    /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
+    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let w = pass.var(self.weight);
+        conv3d::conv3d(pass.tape(), x, &w, &self.geometry)
+    }
+}

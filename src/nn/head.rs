@@ -1,0 +1,129 @@
+//! What stands on a trunk: a projection to unit codes, or a classifier.
+
+use super::backbone::Trunk;
+use super::build::Builder;
+use super::nets::Net;
+use super::params::{ParamId, Params, Role};
+use super::pass::Pass;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tape::Var;
+use crate::tensor::DType;
+
+/// `x W' + b`.
+#[derive(Clone, Debug)]
+struct Linear {
+    weight: ParamId,
+    bias: ParamId,
+}
+
+impl Linear {
+    fn new(b: &mut Builder, name: &str, i: usize, o: usize) -> Self {
+        Linear {
+            weight: b.linear_weight(&format!("{name}.weight"), [o, i]),
+            bias: b.constant(&format!("{name}.bias"), o, 0.0, Role::Bias),
+        }
+    }
+
+    fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let (w, b) = (pass.var(self.weight), pass.var(self.bias));
+        ops::linear(pass.tape(), x, &w, Some(&b))
+    }
+}
+
+/// MaCLR's head (maclr.md 2.2): linear, ReLU, linear, each row to unit length; biases, no normalisation between.
+#[derive(Clone, Debug)]
+pub struct ProjectionHead {
+    hidden: Linear,
+    code: Linear,
+}
+
+impl ProjectionHead {
+    /// From `features` over `hidden` to `code` numbers, with the names `head.projection.0` and `head.projection.2`.
+    pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
+        ProjectionHead {
+            hidden: Linear::new(b, "head.projection.0", features, hidden),
+            code: Linear::new(b, "head.projection.2", hidden, code),
+        }
+    }
+
+    /// Features `x[n c]` to unit codes `[n d]`, f32 in every precision.
+    ///
+    /// # Errors
+    /// `Shape` when `x` has other columns than the head's features.
+    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let t = pass.tape();
+        let hidden = ops::relu(t, &self.hidden.forward(pass, x)?);
+        let code = self.code.forward(pass, &hidden)?;
+        ops::l2_norm(t, &ops::cast(t, &code, DType::F32))
+    }
+}
+
+/// A trunk with a projection head: one pathway of MaCLR, for queries and keys alike.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Clips to features.
+    pub trunk: Trunk,
+    /// Features to codes.
+    pub head: ProjectionHead,
+}
+
+impl Encoder {
+    /// The encoder and its first parameters, drawn from `seed`.
+    ///
+    /// # Errors
+    /// `Param` when `hidden` or `code` is 0.
+    pub fn new(net: &Net, hidden: usize, code: usize, seed: u64) -> Result<(Encoder, Params)> {
+        if hidden == 0 || code == 0 {
+            let value = format!("({hidden}, {code})");
+            return Err(Error::param("projection head", "(hidden, code)", value, "both must be at least 1"));
+        }
+        let mut b = Builder::new(seed);
+        let trunk = Trunk::new(net, &mut b);
+        let head = ProjectionHead::new(&mut b, trunk.features_dim(), hidden, code);
+        Ok((Encoder { trunk, head }, b.finish()))
+    }
+
+    /// Clips `x[n t h w c]` to unit codes `[n d]`.
+    ///
+    /// # Errors
+    /// As [`Trunk::forward_map`].
+    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let features = self.trunk.forward(pass, x)?;
+        self.head.forward(pass, &features)
+    }
+}
+
+/// A trunk with a linear classifier.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    /// Clips to features.
+    pub trunk: Trunk,
+    linear: Linear,
+}
+
+impl Classifier {
+    /// The classifier and its first parameters, drawn from `seed`.
+    ///
+    /// # Errors
+    /// `Param` when `classes` is 0.
+    pub fn new(net: &Net, classes: usize, seed: u64) -> Result<(Classifier, Params)> {
+        if classes == 0 {
+            return Err(Error::param("classifier", "classes", classes, "there must be at least 1"));
+        }
+        let mut b = Builder::new(seed);
+        let trunk = Trunk::new(net, &mut b);
+        let linear = Linear::new(&mut b, net.naming.classifier(), trunk.features_dim(), classes);
+        Ok((Classifier { trunk, linear }, b.finish()))
+    }
+
+    /// Clips `x[n t h w c]` to one number a class, `[n classes]`, f32 in every precision.
+    ///
+    /// # Errors
+    /// As [`Trunk::forward_map`].
+    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let features = self.trunk.forward(pass, x)?;
+        let logits = self.linear.forward(pass, &features)?;
+        Ok(ops::cast(pass.tape(), &logits, DType::F32))
+    }
+}

@@ -1,0 +1,54 @@
+//! Batch normalisation layer.
+
+use super::build::Builder;
+use super::params::{ParamId, Role};
+use super::pass::{Mode, Pass};
+use crate::error::Result;
+use crate::ops::batch_norm::{Stats, batch_norm};
+use crate::tape::Var;
+
+/// Added to variances (PyTorch's default, maclr.md 2.1).
+const EPS: f32 = 1e-5;
+/// Share of the newest batch in the running statistics (PyTorch's default, maclr.md 2.1).
+const MOMENTUM: f32 = 0.1;
+
+/// Batch normalisation, with what follows it in a residual network fused: adding the shortcut, and ReLU.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    scale: ParamId,
+    shift: ParamId,
+    mean: ParamId,
+    var: ParamId,
+}
+
+impl Norm {
+    /// Over `channels`, with the parameters `name.{weight,bias,running_mean,running_var}` and first scales `scale`.
+    pub fn new(b: &mut Builder, name: &str, channels: usize, scale: f32) -> Self {
+        Norm {
+            scale: b.constant(&format!("{name}.weight"), channels, scale, Role::NormScale),
+            shift: b.constant(&format!("{name}.bias"), channels, 0.0, Role::NormShift),
+            mean: b.constant(&format!("{name}.running_mean"), channels, 0.0, Role::RunningMean),
+            var: b.constant(&format!("{name}.running_var"), channels, 1.0, Role::RunningVar),
+        }
+    }
+
+    /// `norm(x) + residual`, then ReLU if `relu`, for `x[n .. c]` and `residual` of its shape. In training mode the
+    /// running statistics move by a tenth towards the batch's (variance: the unbiased one).
+    ///
+    /// # Errors
+    /// `Shape` when channels or `residual` do not fit; `Param` when the groups do not divide the batch.
+    pub fn forward(&self, pass: &mut Pass, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
+        let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale), pass.var(self.shift));
+        if let Mode::Train { groups } = pass.mode() {
+            let (y, moments) = batch_norm(tape, x, &gamma, &beta, Stats::Batch { groups }, EPS, residual, relu)?;
+            if let Some(moments) = moments {
+                pass.update_running(self.mean, &moments.mean, MOMENTUM)?;
+                pass.update_running(self.var, &moments.var, MOMENTUM)?;
+            }
+            return Ok(y);
+        }
+        let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
+        let stats = Stats::Fixed { mean: mean.f32()?, var: var.f32()? };
+        Ok(batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu)?.0)
+    }
+}

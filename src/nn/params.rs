@@ -1,0 +1,130 @@
+//! The named numbers of one network.
+
+use crate::tensor::Tensor;
+use std::ops::{Index, IndexMut};
+
+/// What a parameter is to its layer: this decides its first value, its weight decay, and its layout in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Filter of a convolution, `k kt kh kw c`.
+    ConvWeight,
+    /// Matrix of a linear layer, `o i`.
+    LinearWeight,
+    /// Addend of a linear layer, `o`.
+    Bias,
+    /// Scale of a normalisation (PyTorch: `weight`), `c`.
+    NormScale,
+    /// Addend of a normalisation (PyTorch: `bias`), `c`.
+    NormShift,
+    /// Moving average of a normalisation's means, `c`.
+    RunningMean,
+    /// Moving average of a normalisation's variances, `c`.
+    RunningVar,
+}
+
+impl Role {
+    /// Whether gradients change it; the running statistics are changed by passes in training mode instead.
+    pub fn trains(self) -> bool {
+        !matches!(self, Role::RunningMean | Role::RunningVar)
+    }
+
+    /// Whether weight decay applies: to everything that trains but normalisations (maclr.md 5, BN weight decay 0).
+    pub fn decays(self) -> bool {
+        matches!(self, Role::ConvWeight | Role::LinearWeight | Role::Bias)
+    }
+}
+
+/// One parameter, or one running statistic.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Its name in PyTorch's `state_dict`.
+    pub name: String,
+    /// Its value, f32.
+    pub value: Tensor,
+    /// What it is.
+    pub role: Role,
+}
+
+/// Where a parameter stands in the [`Params`] it was made with, and in every clone of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParamId(usize);
+
+/// All parameters and running statistics of one network, in the order they were made. Cloning shares the memory until
+/// one side writes.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    list: Vec<Param>,
+    /// Batches seen in training mode: PyTorch's `num_batches_tracked`, which is the same for every layer of a network.
+    pub batches: u64,
+}
+
+impl Params {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends one. Names must differ from each other; a file could not hold both otherwise.
+    pub fn push(&mut self, name: impl Into<String>, value: Tensor, role: Role) -> ParamId {
+        let name = name.into();
+        debug_assert!(self.find(&name).is_none(), "two parameters are called {name}");
+        self.list.push(Param { name, value, role });
+        ParamId(self.list.len() - 1)
+    }
+
+    /// How many entries, running statistics included.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The entry called `name`.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.list.iter().position(|p| p.name == name).map(ParamId)
+    }
+
+    /// All entries in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &Param)> {
+        self.list.iter().enumerate().map(|(i, p)| (ParamId(i), p))
+    }
+
+    /// All entries in order, to be changed.
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = (ParamId, &mut Param)> {
+        self.list.iter_mut().enumerate().map(|(i, p)| (ParamId(i), p))
+    }
+
+    /// The entries that gradients change.
+    pub fn trainable(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        self.iter().filter(|(_, p)| p.role.trains())
+    }
+
+    /// How many numbers gradients change: what papers call the number of parameters.
+    pub fn count(&self) -> usize {
+        self.trainable().map(|(_, p)| p.value.shape().len()).sum()
+    }
+}
+
+impl ParamId {
+    /// Its place in the order, for tables kept beside [`Params`] (momentum, …).
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl Index<ParamId> for Params {
+    type Output = Param;
+
+    fn index(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+}
+
+impl IndexMut<ParamId> for Params {
+    fn index_mut(&mut self, id: ParamId) -> &mut Param {
+        &mut self.list[id.0]
+    }
+}

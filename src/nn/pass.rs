@@ -1,0 +1,113 @@
+//! One use of a network: which tape, which numbers, which mode, which precision.
+
+use super::params::{ParamId, Params, Role};
+use crate::error::Result;
+use crate::ops;
+use crate::tape::{Tape, Var};
+use crate::tensor::DType;
+
+/// How normalisations normalise, and whether parameters have gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By the statistics of the batch, split into `groups` equal contiguous parts; running statistics are updated.
+    Train {
+        /// Parts of the batch normalised on their own; 1 is ordinary batch normalisation.
+        groups: usize,
+    },
+    /// By the running statistics.
+    Eval,
+    /// By the running statistics, and the parameters are constants: a frozen trunk under a probe.
+    Frozen,
+}
+
+/// One use of a network's [`Params`] on a tape. Each parameter becomes one leaf however often a layer runs, so several
+/// inputs may go through one pass and their gradients add up.
+///
+/// Drop the pass and its leaves before the weights are updated: a value still held by somebody is copied by the update.
+pub struct Pass<'a> {
+    tape: &'a Tape,
+    params: &'a mut Params,
+    mode: Mode,
+    dtype: DType,
+    vars: Vec<Option<Use>>,
+}
+
+/// A parameter in use.
+struct Use {
+    leaf: Var,
+    /// The leaf in the pass's number type.
+    value: Var,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass in f32.
+    pub fn new(tape: &'a Tape, params: &'a mut Params, mode: Mode) -> Self {
+        let vars = params.iter().map(|_| None).collect();
+        Pass { tape, params, mode, dtype: DType::F32, vars }
+    }
+
+    /// The same pass computing in `dtype`. In bf16 activations and the weights of convolutions and linear layers are
+    /// rounded; scales, addends, statistics, sums, and the gradients of all parameters stay f32.
+    pub fn with_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// The tape.
+    pub fn tape(&self) -> &'a Tape {
+        self.tape
+    }
+
+    /// The mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The number type of activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &Params {
+        self.params
+    }
+
+    /// A parameter as a leaf of the tape (a constant where the mode or the tape says so); weights rounded to the pass's
+    /// number type.
+    pub fn var(&mut self, id: ParamId) -> Var {
+        let param = &self.params[id];
+        let used = self.vars[id.index()].get_or_insert_with(|| {
+            let constant = self.mode == Mode::Frozen || !param.role.trains();
+            let value = param.value.clone();
+            let leaf = if constant { Var::constant(value) } else { self.tape.leaf(value) };
+            let value = match param.role {
+                Role::ConvWeight | Role::LinearWeight => ops::cast(self.tape, &leaf, self.dtype),
+                _ => leaf.clone(),
+            };
+            Use { leaf, value }
+        });
+        used.value.clone()
+    }
+
+    /// The parameters used so far that have a gradient, in order: what to ask [`Tape::grad`] for.
+    pub fn leaves(&self) -> Vec<(ParamId, Var)> {
+        let used = self.params.iter().zip(&self.vars).filter_map(|((id, _), var)| Some((id, &var.as_ref()?.leaf)));
+        used.filter(|(_, leaf)| leaf.has_grad()).map(|(id, leaf)| (id, leaf.clone())).collect()
+    }
+
+    /// Counts one batch, in training mode.
+    pub(super) fn count_batch(&mut self) {
+        if let Mode::Train { .. } = self.mode {
+            self.params.batches += 1;
+        }
+    }
+
+    /// `running = (1 - momentum) running + momentum new`.
+    pub(super) fn update_running(&mut self, id: ParamId, new: &[f32], momentum: f32) -> Result<()> {
+        for (r, n) in self.params[id].value.f32_mut()?.iter_mut().zip(new) {
+            *r = (1.0 - momentum) * *r + momentum * n;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! The rest of a training run: momenta, key encoders, queues, counters.
+
+use super::file::{self, Data, Entry, Reader};
+use crate::error::{Error, Result};
+use crate::nn::Params;
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Version of the state file. Files of newer versions are refused.
+pub const FORMAT: u64 = 1;
+
+/// The metadata line that holds [`Notes`].
+const KEY: &str = "tubelet_state";
+
+/// Everything a run needs besides the weights to continue with the same bits.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Named f32 tensors, in this crate's layout.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Named whole numbers: step, epoch, place in a queue.
+    pub counters: BTreeMap<String, u64>,
+    /// Named real numbers; kept to the last bit.
+    pub reals: BTreeMap<String, f64>,
+    /// Named texts, such as the options of the run, to refuse continuing with others.
+    pub texts: BTreeMap<String, String>,
+}
+
+/// What stands in the file's metadata, as JSON. Reals are texts because JSON readers round.
+#[derive(Serialize, Deserialize)]
+struct Notes {
+    format: u64,
+    #[serde(default)]
+    counters: BTreeMap<String, u64>,
+    #[serde(default)]
+    reals: BTreeMap<String, String>,
+    #[serde(default)]
+    texts: BTreeMap<String, String>,
+}
+
+/// Only the version: readable whatever else a newer format has.
+#[derive(Deserialize)]
+struct Version {
+    format: u64,
+}
+
+impl State {
+    /// Adds all entries of `params`, running statistics and batch count included, under `prefix`: a key encoder.
+    pub fn put_params(&mut self, prefix: &str, params: &Params) {
+        for (_, p) in params.iter() {
+            self.tensors.insert(format!("{prefix}{}", p.name), p.value.clone());
+        }
+        self.counters.insert(format!("{prefix}batches"), params.batches);
+    }
+
+    /// Sets all entries of `params` from what [`State::put_params`] added under `prefix`.
+    ///
+    /// # Errors
+    /// As [`State::tensor`] and [`State::counter`]; nothing is changed then.
+    pub fn get_params(&self, prefix: &str, params: &mut Params) -> Result<()> {
+        let mut new = params.clone();
+        for (_, p) in new.iter_mut() {
+            p.value = self.tensor(&format!("{prefix}{}", p.name), p.value.shape())?.clone();
+        }
+        new.batches = self.counter(&format!("{prefix}batches"))?;
+        *params = new;
+        Ok(())
+    }
+
+    /// The tensor called `name`, which must have `shape`.
+    ///
+    /// # Errors
+    /// `Data` when there is none or it has another shape: the state is of another run.
+    pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<&Tensor> {
+        let shape = shape.into();
+        match self.tensors.get(name) {
+            Some(t) if t.shape() == shape => Ok(t),
+            Some(t) => Err(other_run(format!("`{name}` is {} instead of {shape}", t.shape()))),
+            None => Err(other_run(format!("the tensor `{name}` is missing"))),
+        }
+    }
+
+    /// The whole number called `name`.
+    ///
+    /// # Errors
+    /// `Data` when there is none.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        self.counters.get(name).copied().ok_or_else(|| other_run(format!("the counter `{name}` is missing")))
+    }
+
+    /// The real number called `name`.
+    ///
+    /// # Errors
+    /// `Data` when there is none.
+    pub fn real(&self, name: &str) -> Result<f64> {
+        self.reals.get(name).copied().ok_or_else(|| other_run(format!("the number `{name}` is missing")))
+    }
+
+    /// Writes the state to `path` by way of a temporary file beside it.
+    ///
+    /// # Errors
+    /// `Data` when a value is not finite; `DType` when a tensor is not f32; `Io` when it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if let Some((name, v)) = self.reals.iter().find(|(_, v)| !v.is_finite()) {
+            return Err(Error::data(path, format!("`{name}` is {v}; nothing was written")));
+        }
+        let mut entries = BTreeMap::new();
+        for (name, t) in &self.tensors {
+            let data = t.f32()?;
+            super::weights::check_finite(path, name, data)?;
+            entries.insert(name.clone(), Entry { shape: t.dims().to_vec(), data: Data::F32(Cow::Borrowed(data)) });
+        }
+        let notes = Notes {
+            format: FORMAT,
+            counters: self.counters.clone(),
+            reals: self.reals.iter().map(|(k, v)| (k.clone(), format!("{v:?}"))).collect(),
+            texts: self.texts.clone(),
+        };
+        let notes = serde_json::to_string(&notes).map_err(|e| Error::data(path, e))?;
+        file::write(path, &entries, (KEY, notes))
+    }
+
+    /// Reads a state written by [`State::save`].
+    ///
+    /// # Errors
+    /// `Io` when it cannot be read; `Format` when it is cut, not a state, of a newer format, or not finite.
+    pub fn load(path: &Path) -> Result<State> {
+        let mut file = Reader::open(path)?;
+        let damaged =
+            |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the notes of the state do not hold: {e}"));
+        let Some(text) = file.note(KEY) else {
+            return Err(Error::format(path, 8, "this is not the state of a training run (it may be weights)"));
+        };
+        let Version { format } = serde_json::from_str(text).map_err(|e| damaged(&e))?;
+        if format > FORMAT {
+            let what = format!("the state has format {format}; this program reads up to {FORMAT}: use a newer one");
+            return Err(Error::format(path, 8, what));
+        }
+        let notes: Notes = serde_json::from_str(text).map_err(|e| damaged(&e))?;
+        let mut reals = BTreeMap::new();
+        for (name, text) in notes.reals {
+            let value = text.parse::<f64>().ok().filter(|v| v.is_finite());
+            let value = value.ok_or_else(|| damaged(&format!("`{name}` is {text:?}")))?;
+            reals.insert(name, value);
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, info) in file.infos() {
+            if info.shape.len() > 5 {
+                return Err(Error::format(
+                    path,
+                    8,
+                    format!("`{name}` has {} extents; at most 5 are known", info.shape.len()),
+                ));
+            }
+            let data = file.f32(&name, &info)?;
+            tensors.insert(name, Tensor::from_f32(Shape::new(&info.shape), &data)?);
+        }
+        Ok(State { tensors, counters: notes.counters, reals, texts: notes.texts })
+    }
+}
+
+fn other_run(what: String) -> Error {
+    Error::data("state.safetensors", format!("{what}; the state is of another run"))
+}
