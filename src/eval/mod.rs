@@ -1,1 +1,103 @@
-//! To come.
+//! What frozen features are worth: a linear probe and nearest neighbours.
+//!
+//! Features come from a trunk in eval mode, one row a video (averaged over its clips). Both protocols learn from one set
+//! of videos and are scored on another; neither changes a feature.
+//!
+//! ```
+//! use tubelet::eval::{Features, knn::knn, probe::probe};
+//! let train = Features::new(2, vec![1.0, 0.1, 0.9, -0.1, -1.0, 0.1, -0.8, 0.0], vec![0, 0, 1, 1])?;
+//! let test = Features::new(2, vec![0.5, 0.0, -0.5, 0.1], vec![0, 1])?;
+//! assert_eq!(probe(&train, &test, 1e-3)?.top1, 1.0);
+//! assert_eq!(knn(&train, &test, 1)?.top1, 1.0);
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
+
+pub mod knn;
+mod lbfgs;
+pub mod probe;
+mod product;
+
+use crate::error::{Error, Result};
+
+/// Rows of features with the class of each.
+#[derive(Clone, Debug)]
+pub struct Features {
+    d: usize,
+    values: Vec<f32>,
+    labels: Vec<usize>,
+}
+
+impl Features {
+    /// The features `values [n d]`, row after row, of samples with `labels [n]`.
+    ///
+    /// # Errors
+    /// `Shape` when `values` is not `d` numbers for each label; `Param` when `d` is 0 or a value is not finite.
+    pub fn new(d: usize, values: Vec<f32>, labels: Vec<usize>) -> Result<Self> {
+        if d == 0 {
+            return Err(Error::param("features", "d", d, "a feature has at least one element"));
+        }
+        if labels.len().checked_mul(d) != Some(values.len()) {
+            let want = format!("{} rows of {d} numbers", labels.len());
+            return Err(Error::shape("features", "values", want, format!("{} numbers", values.len())));
+        }
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            let rule = format!("features must be finite; it stands in row {} at {}", at / d, at % d);
+            return Err(Error::param("features", "value", values[at], rule));
+        }
+        Ok(Features { d, values, labels })
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Length of a feature.
+    pub fn d(&self) -> usize {
+        self.d
+    }
+
+    /// All rows `[n d]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The class of each row.
+    pub fn labels(&self) -> &[usize] {
+        &self.labels
+    }
+}
+
+/// What both protocols demand of their two sets: elements on both sides, and of equal length.
+fn check_pair(op: &'static str, train: &Features, test: &Features) -> Result<()> {
+    if train.is_empty() {
+        return Err(Error::shape(op, "train", "at least one sample", "empty"));
+    }
+    if test.is_empty() {
+        return Err(Error::shape(op, "test", "at least one sample", "empty"));
+    }
+    if train.d != test.d {
+        let want = format!("features of length {}, as for training", train.d);
+        return Err(Error::shape(op, "test", want, format!("features of length {}", test.d)));
+    }
+    Ok(())
+}
+
+/// The classes of `train`, ascending.
+///
+/// # Errors
+/// `Param` when a label of `test` is not among them.
+fn classes(op: &'static str, train: &Features, test: &Features) -> Result<Vec<usize>> {
+    let mut classes = train.labels.clone();
+    classes.sort_unstable();
+    classes.dedup();
+    match test.labels.iter().find(|l| classes.binary_search(l).is_err()) {
+        Some(l) => Err(Error::param(op, "class", l, "a class to be tested needs a training sample, and it has none")),
+        None => Ok(classes),
+    }
+}
