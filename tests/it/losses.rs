@@ -1,10 +1,14 @@
 //! Row normalisation, the losses, and the updates of weights and queues.
 
-use crate::close::{assert_bounded, assert_gradient};
+use crate::close::{assert_bounded, assert_gradient, assert_norm};
+use proptest::prelude::*;
 use rand::RngExt;
-use tubelet::ops::{cross_entropy, ema, infonce, l2_norm, sgd};
+use safetensors::SafeTensors;
+use tubelet::error::ErrorKind;
+use tubelet::ops::{self, cross_entropy, ema, infonce, l2_norm, sgd};
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::queue::Queue;
+use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
 
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -12,9 +16,16 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
+fn tensor(shape: &[usize], data: &[f32]) -> Tensor {
+    Tensor::from_f32(tubelet::shape::Shape::new(shape), data).unwrap()
+}
+
+fn random(n: usize, d: usize, seed: u64) -> Tensor {
+    tensor(&[n, d], &noise(n * d, seed))
+}
+
 fn unit(n: usize, d: usize, seed: u64) -> Tensor {
-    let x = Tensor::from_f32([n, d], &noise(n * d, seed)).unwrap();
-    l2_norm::forward(&x).unwrap()
+    l2_norm::forward(&random(n, d, seed)).unwrap()
 }
 
 fn wide(x: &[f32]) -> Vec<f64> {
@@ -25,12 +36,47 @@ fn data(x: &Tensor) -> Vec<f32> {
     x.load().into_owned()
 }
 
+fn golden(file: &[u8], name: &str) -> Tensor {
+    let all = SafeTensors::deserialize(file).unwrap();
+    let view = all.tensor(name).unwrap();
+    let values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    tensor(view.shape(), &values)
+}
+
+/// Bits of `f` in pools of one, two and three threads: all equal.
+fn same_on_any_pool<T: PartialEq + std::fmt::Debug + Send>(f: impl Fn() -> T + Sync) {
+    let run = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&f);
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
+}
+
+/// The gradient of `loss` at `x` under both modes, and that of `⟨gradient, v⟩` under `Keep`.
+fn gradients(x: &Tensor, v: &Tensor, loss: impl Fn(&Tape, &Var) -> Var) -> [Vec<f32>; 3] {
+    let t = Tape::new();
+    let leaf = t.leaf(x.clone());
+    let y = loss(&t, &leaf);
+    let kept = t.grad(&y, &[&leaf], Mode::Keep).unwrap().remove(0).unwrap();
+    let product = ops::mul(&t, &kept, &Var::constant(v.clone())).unwrap();
+    let along = ops::sum_to(&t, &product, [1, 1].into()).unwrap();
+    let second = t.grad(&along, &[&leaf], Mode::Free).unwrap().remove(0).unwrap();
+    let t = Tape::new();
+    let leaf = t.leaf(x.clone());
+    let freed = t.grad(&loss(&t, &leaf), &[&leaf], Mode::Free).unwrap().remove(0).unwrap();
+    [data(freed.value()), data(kept.value()), data(second.value())]
+}
+
+fn dot(a: &[f64], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum()
+}
+
+// ---- rows of unit length
+
 #[test]
 fn l2_norm_meets_its_reference() {
     for c in l2_norm::cases::CASES {
         for dtype in [DType::F32, DType::BF16] {
-            let x = Tensor::from_f32([c.n, c.d], &noise(c.n * c.d, 1)).unwrap().cast(dtype);
-            let dy = Tensor::from_f32([c.n, c.d], &noise(c.n * c.d, 2)).unwrap().cast(dtype);
+            let (x, dy) = (random(c.n, c.d, 1).cast(dtype), random(c.n, c.d, 2).cast(dtype));
             let (xs, dys) = (wide(&data(&x)), wide(&data(&dy)));
             let y = l2_norm::forward(&x).unwrap();
             assert_bounded(c.name, &data(&y), &l2_norm::reference::forward(&xs, c.d), dtype);
@@ -41,81 +87,346 @@ fn l2_norm_meets_its_reference() {
 }
 
 #[test]
+fn l2_norm_gradients() {
+    let (n, d) = (3, 5);
+    let (x, w, v) = (random(n, d, 1), random(n, d, 2), random(n, d, 3));
+    let (xs, ws) = (wide(&data(&x)), wide(&data(&w)));
+    let first = |x: &[f64]| l2_norm::reference::backward(x, &ws, d).value;
+    assert_gradient(
+        "l2_norm",
+        &xs,
+        &first(&xs),
+        1e-6,
+        |_| false,
+        |x| dot(&l2_norm::reference::forward(x, d).value, &data(&w)),
+    );
+    let [freed, kept, second] = gradients(&x, &v, |t, x| {
+        let y = ops::mul(t, &ops::l2_norm(t, x).unwrap(), &Var::constant(w.clone())).unwrap();
+        ops::sum_to(t, &y, [1, 1].into()).unwrap()
+    });
+    assert_norm("both modes", &kept, &freed, 1e-6);
+    assert_gradient("second order", &xs, &wide(&second), 1e-5, |_| false, |x| dot(&first(x), &data(&v)));
+}
+
+#[test]
+fn a_row_of_zeros_stays_and_its_gradient_is_linear() {
+    let x = tensor(&[2, 2], &[0.0, 0.0, 3.0, 4.0]);
+    assert_eq!(data(&l2_norm::forward(&x).unwrap()), [0.0, 0.0, 0.6, 0.8]);
+    let w = tensor(&[2, 2], &[1e-12, 0.0, 4.0, -3.0]);
+    let [freed, kept, second] = gradients(&x, &w, |t, x| {
+        let y = ops::mul(t, &ops::l2_norm(t, x).unwrap(), &Var::constant(w.clone())).unwrap();
+        ops::sum_to(t, &y, [1, 1].into()).unwrap()
+    });
+    assert_norm("free", &freed, &[1.0, 0.0, 0.8, -0.6], 1e-6);
+    assert_norm("keep", &kept, &freed, 1e-6);
+    assert!(second.iter().all(|v| v.is_finite()));
+}
+
+// ---- InfoNCE
+
+#[test]
 fn infonce_meets_its_reference() {
     for c in infonce::cases::CASES.iter().filter(|c| c.name != "paper") {
-        let (q, k, queue) = (unit(c.n, c.d, 1), unit(c.n, c.d, 2), unit(c.m, c.d, 3));
-        let (s, dq) = infonce::forward_backward(&q, &k, &queue, c.tau).unwrap();
-        let (qs, ks, keys) = (wide(&data(&q)), wide(&data(&k)), wide(&data(&queue)));
-        let tau = f64::from(c.tau);
-        let loss = infonce::reference::forward(&qs, &ks, &keys, c.d, tau);
-        assert_bounded(c.name, &[s.loss], &loss, DType::F32);
-        let want = infonce::reference::backward(&qs, &ks, &keys, c.d, tau);
-        assert_bounded(c.name, &data(&dq), &want, DType::F32);
-        let only = infonce::forward(&q, &k, &queue, c.tau).unwrap();
-        assert_eq!(only, s, "{}: the gradient changes the loss", c.name);
+        for dtype in [DType::F32, DType::BF16] {
+            let [q, k, queue] = [unit(c.n, c.d, 1), unit(c.n, c.d, 2), unit(c.m, c.d, 3)].map(|x| x.cast(dtype));
+            let (s, dq) = infonce::forward_backward(&q, &k, &queue, c.tau).unwrap();
+            let (qs, ks, keys) = (wide(&data(&q)), wide(&data(&k)), wide(&data(&queue)));
+            let tau = f64::from(c.tau);
+            let loss = infonce::reference::forward(&qs, &ks, &keys, c.d, tau);
+            assert_bounded(c.name, &[s.loss], &loss, DType::F32);
+            let want = infonce::reference::backward(&qs, &ks, &keys, c.d, tau);
+            assert_bounded(c.name, &data(&dq), &want, DType::F32);
+            let only = infonce::forward(&q, &k, &queue, c.tau).unwrap();
+            assert_eq!(only, s, "{}: asking for the gradient changes the loss", c.name);
+        }
     }
 }
 
 #[test]
-fn infonce_gradient_is_that_of_differences() {
-    let (n, d, m) = (3, 4, 7);
-    let (q, k, queue) = (wide(&noise(n * d, 1)), wide(&noise(n * d, 2)), wide(&noise(m * d, 3)));
-    let gradient = infonce::reference::backward(&q, &k, &queue, d, 0.2).value;
-    let loss = |q: &[f64]| infonce::reference::forward(q, &k, &queue, d, 0.2).value[0];
-    assert_gradient("infonce", &q, &gradient, 1e-6, |_| false, loss);
+fn infonce_gradients() {
+    let (n, d, m, tau) = (3, 4, 7, 0.2);
+    let (q, k, queue, v) = (random(n, d, 1), random(n, d, 2), random(m, d, 3), random(n, d, 4));
+    let [qs, ks, keys] = [&q, &k, &queue].map(|x| wide(&data(x)));
+    let tau64 = f64::from(tau);
+    let first = |q: &[f64]| infonce::reference::backward(q, &ks, &keys, d, tau64).value;
+    assert_gradient(
+        "infonce",
+        &qs,
+        &first(&qs),
+        1e-6,
+        |_| false,
+        |q| infonce::reference::forward(q, &ks, &keys, d, tau64).value[0],
+    );
+    let [freed, kept, second] =
+        gradients(&q, &v, |t, q| ops::scale(t, &ops::infonce(t, q, &k, &queue, tau).unwrap().loss, 0.7));
+    assert_norm("both modes", &kept, &freed, 1e-5);
+    let along = |q: &[f64]| f64::from(0.7f32) * dot(&first(q), &data(&v));
+    assert_gradient("second order", &qs, &wide(&second), 1e-5, |_| false, along);
 }
+
+#[test]
+fn infonce_equals_pytorch_through_the_normalisation() {
+    let file = include_bytes!("../fixtures/infonce.safetensors");
+    let (z, k, queue) = (golden(file, "z"), golden(file, "k"), golden(file, "queue"));
+    for tau in [0.1f32, 0.02] {
+        let t = Tape::new();
+        let z = t.leaf(z.clone());
+        let out = ops::infonce(&t, &ops::l2_norm(&t, &z).unwrap(), &k, &queue, tau).unwrap();
+        let dz = t.grad(&out.loss, &[&z], Mode::Free).unwrap().remove(0).unwrap();
+        let want = |name: &str| data(&golden(file, &format!("{name}_{tau}")));
+        assert_norm("loss", &data(out.loss.value()), &want("loss"), 1e-5);
+        assert_norm("positive", &[out.positive], &want("positive"), 1e-5);
+        assert_eq!(out.accuracy, want("accuracy")[0]);
+        assert_norm("dz", &data(dz.value()), &want("dz"), 1e-5);
+    }
+}
+
+#[test]
+fn infonce_of_equal_logits_is_the_log_of_the_candidates() {
+    for m in [1usize, 255, 256, 257, 5000] {
+        let codes = |n: usize| tensor(&[n, 4], &[0.5; 4].repeat(n));
+        let s = infonce::forward(&codes(6), &codes(6), &codes(m), 0.1).unwrap();
+        let want = ((1 + m) as f32).ln();
+        assert_norm("log(1 + m)", &[s.loss], &[want], 1e-6);
+        assert_norm("uniform", &[s.positive], &[1.0 / (1 + m) as f32], 1e-6);
+        assert_eq!(s.accuracy, 0.0, "a tie is no success");
+    }
+}
+
+/// With random unit codes `E exp(q·k/τ) ≈ exp(1/(2dτ²))`, 1.48 for d = 128, τ = 0.1: a new run starts near 11.48.
+#[test]
+fn infonce_of_random_codes_starts_where_theory_says() {
+    let (n, d, m, tau) = (32, 128, 65536, 0.1f32);
+    let queue = Queue::random(m, d, 7, 0).unwrap();
+    let q = Queue::random(n, d, 7, 1).unwrap().keys().clone();
+    // Positives at right angles to their queries: exp(q·k/τ) = 1.
+    let mut k = data(&q);
+    k.chunks_exact_mut(2).for_each(|p| (p[0], p[1]) = (-p[1], p[0]));
+    let s = infonce::forward(&q, &tensor(&[n, d], &k), queue.keys(), tau).unwrap();
+    let want = (1.0 + (1.0f64 / (2.0 * 128.0 * 0.01)).exp() * m as f64).ln();
+    assert_norm("start", &[s.loss], &[want as f32], 2e-3);
+}
+
+#[test]
+fn infonce_keeps_its_digits_when_the_positive_wins() {
+    // One query on its positive, one far negative: loss = ln(1 + exp(-2/τ)), below the rounding of 1.
+    let (q, far) = (tensor(&[1, 2], &[1.0, 0.0]), tensor(&[1, 2], &[-1.0, 0.0]));
+    let (s, dq) = infonce::forward_backward(&q, &q, &far, 0.1).unwrap();
+    let p = (-20f64).exp();
+    assert_norm("loss", &[s.loss], &[p.ln_1p() as f32], 1e-5);
+    assert_norm("dq", &data(&dq), &[(-2.0 * p / (1.0 + p) / 0.1) as f32, 0.0], 1e-5);
+    assert_eq!(s.accuracy, 1.0);
+}
+
+#[test]
+fn infonce_does_not_depend_on_the_threads() {
+    let (q, k, queue) = (unit(70, 24, 1), unit(70, 24, 2), unit(9000, 24, 3));
+    same_on_any_pool(|| {
+        let (s, dq) = infonce::forward_backward(&q, &k, &queue, 0.1).unwrap();
+        (s.loss.to_bits(), s.positive.to_bits(), dq.load().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+    });
+}
+
+#[test]
+fn infonce_refuses_what_makes_no_sense() {
+    let (q, queue) = (unit(3, 4, 1), unit(5, 4, 2));
+    for tau in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let e = infonce::forward(&q, &q, &queue, tau).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Param { name: "tau", .. }), "{e}");
+    }
+    for (k, queue) in [(unit(2, 4, 1), queue.clone()), (q.clone(), unit(5, 3, 1)), (q.clone(), tensor(&[0, 4], &[]))] {
+        let e = infonce::forward(&q, &k, &queue, 0.1).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Shape { op: "infonce", .. }), "{e}");
+    }
+    let bad = tensor(&[3, 4], &[f32::NAN; 12]);
+    assert!(infonce::forward(&bad, &q, &queue, 0.1).unwrap().loss.is_nan(), "a NaN must show");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn infonce_on_any_shape(n in 1usize..80, d in 1usize..24, m in 1usize..700, tau in 0.02f32..2.0, seed in 0u64..1000) {
+        let (q, k, queue) = (random(n, d, seed), random(n, d, seed + 1), random(m, d, seed + 2));
+        let [qs, ks, keys] = [&q, &k, &queue].map(|x| wide(&data(x)));
+        let (s, dq) = infonce::forward_backward(&q, &k, &queue, tau).unwrap();
+        let tau = f64::from(tau);
+        assert_bounded("loss", &[s.loss], &infonce::reference::forward(&qs, &ks, &keys, d, tau), DType::F32);
+        assert_bounded("dq", &data(&dq), &infonce::reference::backward(&qs, &ks, &keys, d, tau), DType::F32);
+        prop_assert!(s.loss >= 0.0 && (0.0..=1.0).contains(&s.positive));
+    }
+
+    #[test]
+    fn ema_lies_between_its_sources(len in 1usize..300, m in 0.0f32..=1.0, seed in 0u64..1000) {
+        let (k, q) = (noise(len, seed), noise(len, seed + 1));
+        let mut key = tensor(&[len], &k);
+        ema::update(&mut key, &tensor(&[len], &q), m).unwrap();
+        assert_bounded("ema", &data(&key), &ema::reference::update(&wide(&k), &wide(&q), f64::from(m)), DType::F32);
+        for ((&y, &k), &q) in data(&key).iter().zip(&k).zip(&q) {
+            let slack = 2.0 * f32::EPSILON * k.abs().max(q.abs());
+            prop_assert!(k.min(q) - slack <= y && y <= k.max(q) + slack, "{} is not between {} and {}", y, k, q);
+        }
+    }
+
+    #[test]
+    fn queue_is_first_in_first_out(keys in 1usize..20, pushes in prop::collection::vec(0usize..50, 1..8)) {
+        let mut queue = Queue::random(keys, 2, 1, 0).unwrap();
+        let mut all: Vec<f32> = Vec::new();
+        for n in pushes {
+            let rows: Vec<f32> = (all.len()..all.len() + n).map(|i| i as f32).collect();
+            let both: Vec<f32> = rows.iter().flat_map(|&v| [v, -v]).collect();
+            queue.push(&tensor(&[n, 2], &both)).unwrap();
+            all.extend(rows);
+            prop_assert_eq!(queue.filled(), all.len().min(keys));
+            prop_assert_eq!(queue.at(), all.len() % keys);
+            // Row `at` is the oldest: reading the ring from there gives the last rows in order.
+            let ring = data(queue.keys());
+            let from = keys - queue.filled();
+            let held: Vec<f32> = (from..keys).map(|i| ring[(queue.at() + i) % keys * 2]).collect();
+            prop_assert_eq!(&held[..], &all[all.len() - queue.filled()..]);
+        }
+    }
+}
+
+// ---- cross-entropy
 
 #[test]
 fn cross_entropy_meets_its_reference() {
     for c in cross_entropy::cases::CASES {
-        let x = Tensor::from_f32([c.n, c.c], &noise(c.n * c.c, 1)).unwrap();
-        let labels: Vec<usize> = (0..c.n).map(|i| i * 7 % c.c).collect();
-        let xs = wide(&data(&x));
-        let loss = cross_entropy::forward(&x, &labels).unwrap();
-        assert_bounded(c.name, &[loss], &cross_entropy::reference::forward(&xs, c.c, &labels), DType::F32);
-        let dx = cross_entropy::backward(&x, &labels, 0.5).unwrap();
-        let want = cross_entropy::reference::backward(&xs, c.c, &labels, 0.5);
-        assert_bounded(c.name, &data(&dx), &want, DType::F32);
-        let p = cross_entropy::probabilities(&x).unwrap();
-        assert_bounded(c.name, &data(&p), &cross_entropy::reference::softmax(&xs, c.c), DType::F32);
+        for dtype in [DType::F32, DType::BF16] {
+            let x = random(c.n, c.c, 1).cast(dtype);
+            let labels: Vec<usize> = (0..c.n).map(|i| i * 7 % c.c).collect();
+            let xs = wide(&data(&x));
+            let loss = cross_entropy::forward(&x, &labels).unwrap();
+            assert_bounded(c.name, &[loss], &cross_entropy::reference::forward(&xs, c.c, &labels), DType::F32);
+            let dx = cross_entropy::backward(&x, &labels, 0.5).unwrap();
+            let want = cross_entropy::reference::backward(&xs, c.c, &labels, 0.5);
+            assert_bounded(c.name, &data(&dx), &want, dtype);
+            let p = cross_entropy::probabilities(&x).unwrap();
+            assert_bounded(c.name, &data(&p), &cross_entropy::reference::softmax(&xs, c.c), dtype);
+        }
     }
 }
 
 #[test]
-fn queue_replaces_the_oldest() {
-    let mut q = Queue::random(5, 2, 1, 0).unwrap();
-    let rows = |from: usize, n: usize| {
-        let v: Vec<f32> = (from..from + n).flat_map(|i| [i as f32, -(i as f32)]).collect();
-        Tensor::from_f32([n, 2], &v).unwrap()
-    };
-    q.push(&rows(0, 3)).unwrap();
-    assert_eq!((q.at(), q.filled()), (3, 3));
-    q.push(&rows(3, 3)).unwrap();
-    assert_eq!((q.at(), q.filled()), (1, 5));
-    let firsts: Vec<f32> = data(q.keys()).chunks(2).map(|r| r[0]).collect();
-    assert_eq!(firsts, [5.0, 1.0, 2.0, 3.0, 4.0]);
-    q.push(&rows(6, 12)).unwrap();
-    let mut firsts: Vec<f32> = data(q.keys()).chunks(2).map(|r| r[0]).collect();
-    firsts.sort_by(f32::total_cmp);
-    assert_eq!(firsts, [13.0, 14.0, 15.0, 16.0, 17.0]);
+fn cross_entropy_gradients() {
+    let (n, c, labels) = (3, 5, [4, 0, 2]);
+    let (x, v) = (random(n, c, 1), random(n, c, 2));
+    let xs = wide(&data(&x));
+    let first = |x: &[f64]| cross_entropy::reference::backward(x, c, &labels, 1.0).value;
+    assert_gradient(
+        "cross_entropy",
+        &xs,
+        &first(&xs),
+        1e-6,
+        |_| false,
+        |x| cross_entropy::reference::forward(x, c, &labels).value[0],
+    );
+    let [freed, kept, second] = gradients(&x, &v, |t, x| ops::cross_entropy(t, x, &labels).unwrap());
+    assert_norm("both modes", &kept, &freed, 1e-6);
+    assert_gradient("second order", &xs, &wide(&second), 1e-5, |_| false, |x| dot(&first(x), &data(&v)));
 }
 
 #[test]
-fn ema_and_sgd_meet_their_references() {
-    for c in ema::cases::CASES.iter().filter(|c| c.len < 100_000) {
-        let (k, q) = (noise(c.len, 1), noise(c.len, 2));
-        let mut key = Tensor::from_f32([c.len], &k).unwrap();
-        ema::update(&mut key, &Tensor::from_f32([c.len], &q).unwrap(), 0.99).unwrap();
-        let want = ema::reference::update(&wide(&k), &wide(&q), f64::from(0.99f32));
-        assert_bounded(c.name, &data(&key), &want, DType::F32);
+fn cross_entropy_of_equal_and_of_huge_logits() {
+    let flat = tensor(&[2, 8], &[3.0; 16]);
+    assert_norm("ln 8", &[cross_entropy::forward(&flat, &[0, 7]).unwrap()], &[8f32.ln()], 1e-6);
+    let huge = tensor(&[1, 2], &[1e30, -1e30]);
+    assert_eq!(cross_entropy::forward(&huge, &[0]).unwrap(), 0.0);
+    let e = cross_entropy::forward(&huge, &[2]).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::Param { name: "label", .. }), "{e}");
+    assert!(cross_entropy::forward(&huge, &[0, 1]).is_err());
+}
+
+// ---- updates
+
+#[test]
+fn ema_fixed_points() {
+    let (k, q) = (noise(50, 1), tensor(&[50], &noise(50, 2)));
+    let mut key = tensor(&[50], &k);
+    ema::update(&mut key, &q, 1.0).unwrap();
+    assert_eq!(data(&key), k, "m = 1 keeps");
+    ema::update(&mut key, &q, 0.0).unwrap();
+    assert_eq!(data(&key), data(&q), "m = 0 copies");
+    assert!(ema::update(&mut key, &q, 1.5).is_err());
+    assert!(ema::update(&mut key, &q, f32::NAN).is_err());
+    assert!(ema::update(&mut key, &random(25, 2, 1), 0.5).is_err());
+}
+
+#[test]
+fn sgd_meets_its_reference_on_any_pool() {
+    let c = sgd::cases::CASES.iter().find(|c| c.name == "ragged").unwrap();
+    let (w, g, v) = (noise(c.len, 1), noise(c.len, 2), noise(c.len, 3));
+    for nesterov in [true, false] {
+        let p = sgd::Sgd { nesterov, ..Default::default() };
+        let want = sgd::reference::step(p.momentum, nesterov, p.weight_decay, 0.1, &w, &g, &v);
+        same_on_any_pool(|| {
+            let (mut weights, mut velocity) = (tensor(&[c.len], &w), tensor(&[c.len], &v));
+            sgd::step(&p, 0.1, &mut weights, &tensor(&[c.len], &g), &mut velocity, true).unwrap();
+            let got = (data(&weights), data(&velocity));
+            assert_eq!(got, want);
+            got
+        });
     }
-    for c in sgd::cases::CASES.iter().filter(|c| c.len < 100_000) {
-        let (w, g, v) = (noise(c.len, 1), noise(c.len, 2), noise(c.len, 3));
-        let p = sgd::Sgd::default();
-        let (mut weights, mut velocity) =
-            (Tensor::from_f32([c.len], &w).unwrap(), Tensor::from_f32([c.len], &v).unwrap());
-        sgd::step(&p, 0.1, &mut weights, &Tensor::from_f32([c.len], &g).unwrap(), &mut velocity, true).unwrap();
-        let (want_w, want_v) = sgd::reference::step(p.momentum, p.nesterov, p.weight_decay, 0.1, &w, &g, &v);
-        assert_eq!((data(&weights), data(&velocity)), (want_w, want_v), "{}", c.name);
+}
+
+#[test]
+fn sgd_follows_pytorch() {
+    let file = include_bytes!("../fixtures/sgd.safetensors");
+    let (w0, grads, lrs) = (golden(file, "w0"), golden(file, "grads"), data(&golden(file, "lrs")));
+    for (name, nesterov, decay) in [("nesterov", true, true), ("heavy", false, true), ("plain", true, false)] {
+        let p = sgd::Sgd { momentum: 0.9, nesterov, weight_decay: 1e-2 };
+        let (mut w, mut v) = (w0.clone(), Tensor::zeros(w0.shape()));
+        let trace: Vec<f32> = data(&grads)
+            .chunks_exact(w0.shape().len())
+            .zip(&lrs)
+            .flat_map(|(g, &lr)| {
+                sgd::step(&p, lr, &mut w, &tensor(w0.dims(), g), &mut v, decay).unwrap();
+                data(&w)
+            })
+            .collect();
+        assert_norm(name, &trace, &data(&golden(file, name)), 1e-6);
     }
+}
+
+#[test]
+fn sgd_refuses_and_leaves_everything() {
+    let (mut w, mut v, g) = (tensor(&[2], &[1.0, 2.0]), tensor(&[2], &[0.0, 0.0]), tensor(&[2], &[1.0, 1.0]));
+    let p = sgd::Sgd::default();
+    assert!(sgd::step(&p, f32::NAN, &mut w, &g, &mut v, true).is_err());
+    assert!(sgd::step(&sgd::Sgd { momentum: 1.0, ..p }, 0.1, &mut w, &g, &mut v, true).is_err());
+    assert!(sgd::step(&sgd::Sgd { weight_decay: -1.0, ..p }, 0.1, &mut w, &g, &mut v, true).is_err());
+    assert!(sgd::step(&p, 0.1, &mut w, &tensor(&[1], &[1.0]), &mut v, true).is_err());
+    assert!(sgd::step(&p, 0.1, &mut w.cast(DType::BF16), &g, &mut v, true).is_err());
+    assert_eq!((data(&w), data(&v)), (vec![1.0, 2.0], vec![0.0, 0.0]));
+}
+
+// ---- the queue
+
+#[test]
+fn queue_starts_with_unit_vectors_of_its_own() {
+    let (a, b) = (Queue::random(100, 7, 3, 0).unwrap(), Queue::random(100, 7, 3, 1).unwrap());
+    assert_eq!(data(a.keys()), data(Queue::random(100, 7, 3, 0).unwrap().keys()));
+    assert_ne!(data(a.keys()), data(b.keys()));
+    for row in data(a.keys()).chunks_exact(7) {
+        assert_norm("length", &[row.iter().map(|v| v * v).sum::<f32>()], &[1.0], 1e-6);
+    }
+    assert_eq!((a.len(), a.at(), a.filled()), (100, 0, 0));
+}
+
+#[test]
+fn queue_is_restored_whole_or_not_at_all() {
+    let mut a = Queue::random(5, 3, 1, 0).unwrap();
+    a.push(&unit(7, 3, 1)).unwrap();
+    let mut b = Queue::restore(a.keys().clone(), a.at(), a.filled()).unwrap();
+    a.push(&unit(2, 3, 2)).unwrap();
+    b.push(&unit(2, 3, 2)).unwrap();
+    assert_eq!((data(a.keys()), a.at(), a.filled()), (data(b.keys()), b.at(), b.filled()));
+    let keys = || a.keys().clone();
+    assert!(Queue::restore(keys(), 5, 0).is_err());
+    assert!(Queue::restore(keys(), 0, 6).is_err());
+    assert!(Queue::restore(keys().cast(DType::BF16), 0, 0).is_err());
+    assert!(Queue::restore(Tensor::zeros([0, 3]), 0, 0).is_err());
+    assert!(Queue::random(0, 3, 1, 0).is_err() && Queue::random(3, 0, 1, 0).is_err());
+    assert!(a.push(&unit(2, 4, 1)).is_err());
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod close;
 mod conv3d;
 mod examples;
+mod eval;
 mod flow;
 mod grad;
 mod losses;

@@ -15,13 +15,13 @@ pub struct Case {
 
 impl Case {
     /// Operations forward, an exponential counted as 20.
-    pub fn flops(&self) -> usize {
-        22 * self.n * self.c
+    pub fn flops(&self) -> u64 {
+        (22 * self.n * self.c) as u64
     }
 
     /// Bytes of f32 read forward.
-    pub fn bytes(&self) -> usize {
-        4 * self.n * self.c
+    pub fn bytes(&self) -> u64 {
+        (4 * self.n * self.c) as u64
     }
 }
 

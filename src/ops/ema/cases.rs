@@ -13,13 +13,13 @@ pub struct Case {
 
 impl Case {
     /// Operations of one update.
-    pub fn flops(&self) -> usize {
-        3 * self.len
+    pub fn flops(&self) -> u64 {
+        (3 * self.len) as u64
     }
 
     /// Bytes of f32 read and written in one update.
-    pub fn bytes(&self) -> usize {
-        12 * self.len
+    pub fn bytes(&self) -> u64 {
+        (12 * self.len) as u64
     }
 }
 

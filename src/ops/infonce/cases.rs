@@ -19,13 +19,13 @@ pub struct Case {
 
 impl Case {
     /// Operations of the loss and its gradient: two products of `n·m·d`, and about 20 for each exponential.
-    pub fn flops(&self) -> usize {
-        self.n * self.m * (4 * self.d + 20)
+    pub fn flops(&self) -> u64 {
+        (self.n * self.m * (4 * self.d + 20)) as u64
     }
 
     /// Bytes of f32 that must be moved: the codes and the queue once, the gradient once.
-    pub fn bytes(&self) -> usize {
-        4 * self.d * (3 * self.n + self.m)
+    pub fn bytes(&self) -> u64 {
+        (4 * self.d * (3 * self.n + self.m)) as u64
     }
 }
 

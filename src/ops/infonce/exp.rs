@@ -61,7 +61,7 @@ fn exp_one<const FMA: bool>(x: f32) -> f32 {
     /// Adding and subtracting it rounds to an integer, which meanwhile is in the low bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; the first has trailing zeros, so that its product with `j` is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let fma = |a: f32, b: f32, c: f32| if FMA { a.mul_add(b, c) } else { a * b + c };
     let low = x < -87.0;

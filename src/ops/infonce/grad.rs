@@ -1,11 +1,11 @@
 //! InfoNCE on the tape.
 
 use super::{forward, forward_backward};
-use crate::error::{ErrorKind, Result};
-use crate::ops::mul;
+use crate::error::Result;
+use crate::ops::{add, cast, matmul, mul, reshape, scale, softmax, sub};
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// The loss of a batch, and how it went.
 #[derive(Clone)]
@@ -19,6 +19,10 @@ pub struct Loss {
 }
 
 struct InfoNce {
+    q: Var,
+    k: Tensor,
+    queue: Tensor,
+    tau: f32,
     /// Gradient of the loss for the queries, from the forward sweep.
     dq: Tensor,
 }
@@ -29,16 +33,43 @@ impl Op for InfoNce {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
-        if t.is_recording() {
-            return Err(ErrorKind::NoSecondOrder { op: "infonce" }.into());
-        }
-        let dy = Var::constant(dy.value().reshape([1, 1])?);
-        Ok(vec![Some(mul(t, &Var::constant(self.dq.clone()), &dy)?)])
+        let dq = if t.is_recording() { self.composed(t)? } else { Var::constant(self.dq.clone()) };
+        let dq = mul(t, &dq, &reshape(t, dy, Shape::new(&[1, 1]))?)?;
+        Ok(vec![Some(cast(t, &dq, self.q.value().dtype()))])
+    }
+}
+
+impl InfoNce {
+    /// The gradient in recorded operations, so that it has one too: `(softmax(q·keysᵀ/τ) - onehot)·keys / (nτ)`. The keys
+    /// are all positives and the queue behind them, and each query's logits of other queries' positives are minus
+    /// infinity. This takes the `n × (n + m)` memory that the sweep does without.
+    fn composed(&self, t: &Tape) -> Result<Var> {
+        let [n, d] = self.q.shape().matrix("infonce", "q")?;
+        let [m, _] = self.queue.shape().matrix("infonce", "queue")?;
+        let keys = Tensor::build([n + m, d], |all| {
+            all[..n * d].copy_from_slice(&self.k.load());
+            all[n * d..].copy_from_slice(&self.queue.load());
+        });
+        let own = |on: f32, off: f32| {
+            Var::constant(Tensor::build([n, n + m], |rows| {
+                rows.fill(0.0);
+                for (i, row) in rows.chunks_exact_mut(n + m).enumerate() {
+                    row[..n].fill(off);
+                    row[i] = on;
+                }
+            }))
+        };
+        let keys = Var::constant(keys);
+        let q = cast(t, &self.q, DType::F32);
+        let logits = scale(t, &matmul(t, &q, &keys, false, true)?, 1.0 / self.tau);
+        let p = softmax(t, &add(t, &logits, &own(0.0, f32::NEG_INFINITY))?)?;
+        let error = sub(t, &p, &own(1.0, 0.0))?;
+        Ok(scale(t, &matmul(t, &error, &keys, false, false)?, 1.0 / (n as f32 * self.tau)))
     }
 }
 
 /// The contrastive loss of `q [n d]` against positives `k [n d]` and negatives `queue [m d]` at temperature `tau`, with
-/// `O(n·d)` memory. `k` and `queue` are constants.
+/// `O(n·d)` memory. `k` and `queue` are constants. Only the gradient of its gradient takes `n × m` memory.
 ///
 /// # Errors
 /// As [`super::infonce::forward`].
@@ -52,7 +83,7 @@ pub fn infonce(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, tau: f32) -> Resul
     };
     let value = Tensor::full(Shape::new(&[]), scores.loss);
     let loss = match dq {
-        Some(dq) => t.record(value, &[q], || InfoNce { dq: dq.cast(q.value().dtype()) }),
+        Some(dq) => t.record(value, &[q], || InfoNce { q: q.clone(), k: k.clone(), queue: queue.clone(), tau, dq }),
         None => Var::constant(value),
     };
     Ok(Loss { loss, positive: scores.positive, accuracy: scores.accuracy })

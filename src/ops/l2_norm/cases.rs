@@ -15,13 +15,13 @@ pub struct Case {
 
 impl Case {
     /// Operations forward: squares, sums, one scaling.
-    pub fn flops(&self) -> usize {
-        3 * self.n * self.d
+    pub fn flops(&self) -> u64 {
+        (3 * self.n * self.d) as u64
     }
 
     /// Bytes of f32 read and written forward.
-    pub fn bytes(&self) -> usize {
-        8 * self.n * self.d
+    pub fn bytes(&self) -> u64 {
+        (8 * self.n * self.d) as u64
     }
 }
 

@@ -13,13 +13,13 @@ pub struct Case {
 
 impl Case {
     /// Operations of one step.
-    pub fn flops(&self) -> usize {
-        8 * self.len
+    pub fn flops(&self) -> u64 {
+        (8 * self.len) as u64
     }
 
     /// Bytes of f32 read and written in one step.
-    pub fn bytes(&self) -> usize {
-        20 * self.len
+    pub fn bytes(&self) -> u64 {
+        (20 * self.len) as u64
     }
 }
 
