@@ -1,0 +1,187 @@
+//! Index arithmetic shared by the passes: which input a tap reads, where it is inside, and channel blocks.
+
+use super::super::Conv3d;
+use super::kernel::{Kernels, VECTORS};
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// A tap on one axis.
+#[derive(Clone, Debug)]
+pub(super) struct AxisTap {
+    /// Which of the filter's taps.
+    pub index: usize,
+    /// Position `q` reads input `q·step + delta`.
+    pub delta: isize,
+    /// The positions for which that is inside.
+    pub inside: Range<usize>,
+}
+
+/// Positions along one axis, what they read, and where they write.
+#[derive(Clone, Debug)]
+pub(super) struct Axis {
+    /// Number of positions.
+    pub count: usize,
+    pub step: usize,
+    /// Extent of the array read.
+    pub extent: usize,
+    /// Position `q` writes output `q·out_step + out_first` of `out_extent`.
+    pub out_step: usize,
+    pub out_first: usize,
+    pub out_extent: usize,
+    pub taps: Vec<AxisTap>,
+}
+
+impl Axis {
+    /// Outputs of a convolution, which read the input.
+    fn fprop(extent: usize, out: usize, [kernel, step, pad, dilation]: [usize; 4]) -> Self {
+        let tap = |index| AxisTap { index, delta: (index * dilation) as isize - pad as isize, inside: 0..0 };
+        Axis {
+            count: out,
+            step,
+            extent,
+            out_step: 1,
+            out_first: 0,
+            out_extent: out,
+            taps: (0..kernel).map(tap).collect(),
+        }
+        .bounded()
+    }
+
+    /// Inputs `rest, rest + stride, …` of a convolution, which gather from its outputs: within one class of remainders
+    /// the taps that contribute are always the same ones, one output apart, so it is a dense convolution of stride 1.
+    fn dgrad(extent: usize, out: usize, [kernel, stride, pad, dilation]: [usize; 4], rest: usize) -> Self {
+        let tap = |index| {
+            let from = (rest + pad) as isize - (index * dilation) as isize;
+            let stride = stride as isize;
+            (from % stride == 0).then_some(AxisTap { index, delta: from / stride, inside: 0..0 })
+        };
+        let taps = (0..kernel).filter_map(tap).collect();
+        let count = (extent - rest).div_ceil(stride);
+        Axis { count, step: 1, extent: out, out_step: stride, out_first: rest, out_extent: extent, taps }.bounded()
+    }
+
+    /// With every tap's range of positions inside.
+    fn bounded(mut self) -> Self {
+        let first = |limit: isize, step: usize| limit.max(0).unsigned_abs().div_ceil(step).min(self.count);
+        for t in &mut self.taps {
+            let (from, to) = (first(-t.delta, self.step), first(self.extent as isize - t.delta, self.step));
+            t.inside = from..to.max(from);
+        }
+        self
+    }
+}
+
+/// Three axes, and the channels read at each position.
+pub(super) struct Plan {
+    pub n: usize,
+    pub axes: [Axis; 3],
+    /// Numbers between neighbouring pixels of the array read, and of the one written.
+    pub pitch: usize,
+    pub out_pitch: usize,
+    /// Numbers read in a row at each tap.
+    pub run: usize,
+    /// The filters' extents, as the taps' indices count them.
+    pub kernel: [usize; 3],
+}
+
+impl Plan {
+    /// What the outputs of `p` read, and the array they read it from. With few channels the taps along a row are merged
+    /// into one, whose run is all of their channels: neighbours in memory. That needs a row without holes, so the array is
+    /// then a copy of `x` with its padding along rows written out.
+    pub fn fprop<'a>(p: &Conv3d, x: &'a [f32]) -> (Plan, Cow<'a, [f32]>) {
+        let mut axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
+        let run = p.c_group();
+        let [_, _, w] = p.input;
+        let pad = p.geometry.window.pad[2];
+        let merge = p.geometry.groups == 1 && p.geometry.window.dilation[2] == 1 && p.kernel[2] > 1 && p.c < MERGED;
+        if !merge {
+            return (Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, Cow::Borrowed(x));
+        }
+        axes[2].extent = w + 2 * pad;
+        axes[2].taps = vec![AxisTap { index: 0, delta: 0, inside: 0..p.out[2] }];
+        let [kt, kh, kw] = p.kernel;
+        let plan = Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
+        (plan, if pad == 0 { Cow::Borrowed(x) } else { Cow::Owned(padded(x, w * p.c, pad * p.c)) })
+    }
+
+    /// What the inputs of `p` of one class of remainders gather from its outputs; `None` when nothing reaches them.
+    pub fn dgrad(p: &Conv3d, rest: [usize; 3]) -> Option<Plan> {
+        let axes = [0, 1, 2].map(|a| Axis::dgrad(p.input[a], p.out[a], axis(p, a), rest[a]));
+        let reached = axes.iter().all(|a| !a.taps.is_empty());
+        reached.then(|| Plan { n: p.n, axes, pitch: p.k, out_pitch: p.c, run: p.k_group(), kernel: p.kernel })
+    }
+
+    /// Positions in all.
+    pub fn positions(&self) -> usize {
+        self.n * self.axes.iter().map(|a| a.count).product::<usize>()
+    }
+
+    /// The taps, one of each axis.
+    pub fn taps(&self) -> impl Iterator<Item = [&AxisTap; 3]> {
+        let [t, h, w] = &self.axes;
+        t.taps.iter().flat_map(move |a| h.taps.iter().flat_map(move |b| w.taps.iter().map(move |d| [a, b, d])))
+    }
+
+    /// A tap's place in the filter.
+    pub fn index(&self, [a, b, d]: [&AxisTap; 3]) -> usize {
+        (a.index * self.kernel[1] + b.index) * self.kernel[2] + d.index
+    }
+
+    /// How far from a position's first input a tap reads, in numbers.
+    pub fn offset(&self, [a, b, d]: [&AxisTap; 3]) -> isize {
+        let [_, h, w] = &self.axes;
+        ((a.delta * h.extent as isize + b.delta) * w.extent as isize + d.delta) * self.pitch as isize
+    }
+
+    /// Where a position's input starts, before any tap's offset, in numbers.
+    pub fn input(&self, n: usize, [t, h, w]: [usize; 3]) -> usize {
+        let [at, ah, aw] = &self.axes;
+        (((n * at.extent + t * at.step) * ah.extent + h * ah.step) * aw.extent + w * aw.step) * self.pitch
+    }
+
+    /// Where a position's output starts.
+    pub fn output(&self, n: usize, q: [usize; 3]) -> usize {
+        let at = |axis: usize| q[axis] * self.axes[axis].out_step + self.axes[axis].out_first;
+        let [t, h, w] = [0, 1, 2].map(|a| self.axes[a].out_extent);
+        (((n * t + at(0)) * h + at(1)) * w + at(2)) * self.out_pitch
+    }
+}
+
+/// Channels below which a row's taps are merged: a whole vector reads well enough by itself.
+const MERGED: usize = 16;
+
+fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
+    let win = &p.geometry.window;
+    [p.kernel[a], win.stride[a], win.pad[a], win.dilation[a]]
+}
+
+/// Rows of `row` numbers, each with `pad` zeros before and after.
+fn padded(x: &[f32], row: usize, pad: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity((x.len() / row) * (row + 2 * pad));
+    for r in x.chunks_exact(row) {
+        out.resize(out.len() + pad, 0.0);
+        out.extend_from_slice(r);
+        out.resize(out.len() + pad, 0.0);
+    }
+    out
+}
+
+/// Channels of one group computed together, as many vectors as a tile has or, at the end, as few as do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    pub first: usize,
+    pub len: usize,
+    pub vectors: usize,
+    /// Channels in the last vector.
+    pub last: usize,
+}
+
+/// `channels` cut into blocks.
+pub(super) fn blocks(k: &Kernels, channels: usize) -> Vec<Block> {
+    let block = |first: usize| {
+        let len = (channels - first).min(VECTORS * k.lanes);
+        let vectors = len.div_ceil(k.lanes);
+        Block { first, len, vectors, last: len - (vectors - 1) * k.lanes }
+    };
+    (0..channels).step_by(VECTORS * k.lanes).map(block).collect()
+}
