@@ -70,7 +70,7 @@ impl Naming {
         match (self, kind) {
             (Naming::Torchvision, Kind::Factored) => {
                 let conv = format!("layer{}.{block}.conv{}", stage + 1, step / 2 + 1);
-                if step % 2 == 0 {
+                if step.is_multiple_of(2) {
                     (format!("{conv}.0.0"), format!("{conv}.0.1"))
                 } else {
                     (format!("{conv}.0.3"), format!("{conv}.1"))

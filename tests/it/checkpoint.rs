@@ -297,7 +297,8 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint() {
     let empty = source.path().join("empty");
     fs::create_dir(&empty).unwrap();
 
-    let left: [(&str, &[(&PathBuf, &str)], u64); 6] = [
+    type Left<'a> = (&'a str, &'a [(&'a PathBuf, &'a str)], u64);
+    let left: [Left; 6] = [
         ("folder made", &[(&one, "step-00000001"), (&empty, "writing-step-00000002")], 1),
         ("weights written", &[(&one, "step-00000001"), (&half, "writing-step-00000002")], 1),
         ("both written", &[(&one, "step-00000001"), (&two, "writing-step-00000002")], 1),

@@ -147,11 +147,8 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
     for (n, (prefix, params)) in networks.iter().enumerate() {
         for (id, p) in params.iter() {
             let name = format!("{prefix}{}", p.name);
-            if p.role == Role::RunningVar {
-                if let Some((full, info)) = unused.remove(&batches_name(&name)) {
-                    plan.push((n, None, full, info));
-                }
-            }
+            let tracked = (p.role == Role::RunningVar).then(|| unused.remove(&batches_name(&name))).flatten();
+            plan.extend(tracked.map(|(full, info)| (n, None, full, info)));
             let want = pytorch_shape(p.role, &p.value);
             match unused.remove(&name) {
                 None => differences.missing.push(name),

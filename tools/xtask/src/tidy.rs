@@ -23,7 +23,7 @@ const WITHOUT: &[(&str, &str, &str)] = &[
 ];
 
 /// Benches that are not of one operation, and what they measure.
-const OTHER_BENCHES: &[(&str, &str)] = &[("pipeline", "from clip to batch"), ("step", "a whole training step")];
+const OTHER_BENCHES: &[(&str, &str)] = &[("pipeline", "from clip to batch"), ("train_step", "a whole training step")];
 
 /// The layers: files under a path may name these modules of the crate (and their own) and no others. The first
 /// matching row counts, so narrower paths come first.
