@@ -3,10 +3,19 @@
 //! threshold and a dual projection, with a median filter in between. `docs/math/tvl1.md` gives the formulae and the
 //! three places where this differs from OpenCV's arithmetic.
 
+pub mod cases;
+mod cpu;
+mod lanes;
+mod median;
+mod plane;
+mod pyramid;
 pub mod reference;
+mod sweep;
+mod warp;
 
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
+use rayon::prelude::*;
 
 /// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
 const SMALLEST_LEVEL: usize = 16;
@@ -99,15 +108,57 @@ fn levels(h: usize, w: usize, p: &Tvl1) -> usize {
     std::iter::successors(Some((h, w)), sides).take(p.scales).count()
 }
 
-/// The flow from `a` to `b` in pixels.
+/// The flow from `a` to `b` in pixels. Rows of large images are shared between the threads of the current pool; the bits do
+/// not depend on how many there are.
 ///
 /// # Errors
-/// `Shape` when the sizes differ, a side is below 3 or the image above 2²⁸ pixels; `Param` when a pixel is not a number from
+/// `Shape` when the sizes differ, a side is below 3 or the image above 2^28 pixels; `Param` when a pixel is not a number from
 /// -65535 to 65535 or a parameter is out of range.
 pub fn flow(a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
     check(a, b, p)?;
-    let (u, v) = reference::flow(&a.data, &b.data, a.h, a.w, p);
-    Ok(Flow { h: a.h, w: a.w, u, v })
+    let mut memory = cpu::Memory::new(lanes::Isa::available()[0]);
+    let threads = rayon::current_num_threads();
+    if threads == 1 || a.data.len() < cpu::SHARED {
+        return Ok(memory.flow(a, b, p, 1));
+    }
+    // Inside of the pool handing out rows is cheap; `join` enters it.
+    Ok(rayon::join(|| memory.flow(a, b, p, threads), || ()).0)
+}
+
+/// The memory of a flow computation, for many pairs on one thread: nothing is allocated anew for pairs of one size but
+/// the result.
+pub struct Workspace(cpu::Memory);
+
+impl Workspace {
+    /// Empty; it grows with the first pair.
+    pub fn new() -> Self {
+        Workspace(cpu::Memory::new(lanes::Isa::available()[0]))
+    }
+
+    /// The flow from `a` to `b`, computed on the calling thread alone: the same bits as [`flow`].
+    ///
+    /// # Errors
+    /// As [`flow`].
+    pub fn flow(&mut self, a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
+        check(a, b, p)?;
+        Ok(self.0.flow(a, b, p, 1))
+    }
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Workspace::new()
+    }
+}
+
+/// The flows of many pairs, the pairs shared between the threads of the current pool: the way to compute the flow of a
+/// video. The same bits as [`flow`] on each pair.
+///
+/// # Errors
+/// The first error of [`flow`], by the order of the pairs.
+pub fn flow_pairs(pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
+    let flows = pairs.par_iter().map_init(Workspace::new, |memory, (a, b)| memory.flow(a, b, p));
+    flows.collect::<Vec<_>>().into_iter().collect()
 }
 
 fn check(a: &Gray, b: &Gray, p: &Tvl1) -> Result<()> {

@@ -1,0 +1,151 @@
+//! The fast path: planes of whole vectors, one pass over memory an iteration, nothing allocated between pairs of one size.
+
+use super::lanes::Isa;
+use super::median::Median;
+use super::plane::Plane;
+use super::pyramid::resize;
+use super::sweep::{Scalars, State};
+use super::warp::{Packed, Warp};
+use super::{Tvl1, coarser, levels};
+use crate::flow::{Flow, Gray};
+use rayon::prelude::*;
+
+/// Pixels of a level from which its rows are shared between threads: an iteration then takes ten times as long as handing
+/// it out.
+pub(super) const SHARED: usize = 1 << 15;
+
+/// The memory of a flow computation.
+pub(super) struct Memory {
+    isa: Isa,
+    /// Both images on each level, the finest first.
+    images: Vec<[Plane; 2]>,
+    packed: Packed,
+    state: State,
+    /// Target of the median filter and of resampling, to be swapped with the flow.
+    spare: Plane,
+}
+
+impl Memory {
+    pub fn new(isa: Isa) -> Memory {
+        let mut nth = 0;
+        let mut plane = || {
+            nth += 1;
+            Plane::new(nth - 1)
+        };
+        let state = State {
+            u: [plane(), plane()],
+            dual: [plane(), plane(), plane(), plane()],
+            gradient: [plane(), plane()],
+            slope: plane(),
+            rho: plane(),
+            inside: plane(),
+            zero: plane(),
+            change: Vec::new(),
+        };
+        Memory { isa, images: Vec::new(), packed: Packed::default(), state, spare: plane() }
+    }
+
+    /// The flow of a checked pair, rows of large levels shared between `threads` threads of the current pool.
+    pub fn flow(&mut self, a: &Gray, b: &Gray, p: &Tvl1, threads: usize) -> Flow {
+        let count = levels(a.h, a.w, p);
+        while self.images.len() < count {
+            self.images.push([Plane::new(0), Plane::new(1)]);
+        }
+        for (k, image) in [a, b].into_iter().enumerate() {
+            self.images[0][k].fill(image.h, image.w, &image.data);
+            for level in 1..count {
+                let (finer, rest) = self.images.split_at_mut(level);
+                let finer = &finer[level - 1][k];
+                let (h, w) = (coarser(finer.h, p), coarser(finer.w, p));
+                resize(finer, &mut rest[0][k], h, w, [1.0 / p.scale_step; 2], 1.0);
+            }
+        }
+        for level in (0..count).rev() {
+            let (h, w) = (self.images[level][0].h, self.images[level][0].w);
+            for u in &mut self.state.u {
+                if level + 1 == count {
+                    u.reset(h, w);
+                } else {
+                    let ratio = [u.h as f64 / h as f64, u.w as f64 / w as f64];
+                    resize(u, &mut self.spare, h, w, ratio, (1.0 / p.scale_step) as f32);
+                    std::mem::swap(u, &mut self.spare);
+                }
+            }
+            self.one_scale(level, p, if h * w < SHARED { 1 } else { threads.clamp(1, h) });
+        }
+        let [u, v] = self.state.u.each_ref().map(Plane::image);
+        Flow { h: a.h, w: a.w, u, v }
+    }
+
+    fn one_scale(&mut self, level: usize, p: &Tvl1, bands: usize) {
+        let [a, b] = &self.images[level];
+        let (h, w) = (a.h, a.w);
+        self.packed.fill(b);
+        self.state.reset(h, w);
+        let scalars =
+            Scalars { threshold: (p.lambda * p.theta) as f32, theta: p.theta as f32, step: (p.tau / p.theta) as f32 };
+        let stop = p.epsilon * p.epsilon * (h * w) as f64;
+        for _ in 0..p.warps {
+            warp(self.isa, a, &self.packed, &mut self.state, bands);
+            let mut change = f64::INFINITY;
+            for _ in 0..p.outer_iterations {
+                if change <= stop {
+                    break;
+                }
+                if p.median > 1 {
+                    for u in &mut self.state.u {
+                        self.spare.reset(h, w);
+                        median(self.isa, u, p.median, &mut self.spare, bands);
+                        std::mem::swap(u, &mut self.spare);
+                    }
+                }
+                for _ in 0..p.inner_iterations {
+                    if change <= stop {
+                        break;
+                    }
+                    change = self.state.iterate(self.isa, scalars, bands);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Dual variables of zero for a level of `h w` pixels, whose flow is in place.
+    fn reset(&mut self, h: usize, w: usize) {
+        let planes = self.dual.iter_mut().chain(&mut self.gradient).chain([&mut self.slope, &mut self.rho]);
+        planes.for_each(|plane| plane.reset(h, w));
+        self.zero.reset(1, w);
+        self.inside.reset(1, w);
+        self.inside.row_mut(0)[..w - 1].fill(1.0);
+        self.change.clear();
+        self.change.resize(h, 0.0);
+    }
+}
+
+fn warp(isa: Isa, a: &Plane, b: &Packed, state: &mut State, bands: usize) {
+    let State { u, gradient: [gx, gy], slope, rho, .. } = state;
+    let rows = a.h.div_ceil(bands);
+    let chunk = rows * a.stride;
+    let run = |first, gx, gy, slope, rho| isa.run(Warp { a, b, u, first, gradient: [gx, gy], slope, rho });
+    if bands == 1 {
+        run(0, gx.body_mut(), gy.body_mut(), slope.body_mut(), rho.body_mut());
+    } else {
+        (gx.body_mut().par_chunks_mut(chunk), gy.body_mut().par_chunks_mut(chunk))
+            .into_par_iter()
+            .zip((slope.body_mut().par_chunks_mut(chunk), rho.body_mut().par_chunks_mut(chunk)))
+            .enumerate()
+            .for_each(|(i, ((gx, gy), (slope, rho)))| run(i * rows, gx, gy, slope, rho));
+    }
+}
+
+fn median(isa: Isa, from: &Plane, size: usize, to: &mut Plane, bands: usize) {
+    let rows = from.h.div_ceil(bands);
+    let chunk = rows * from.stride;
+    let run = |first, to| isa.run(Median { from, size, first, to });
+    if bands == 1 {
+        run(0, to.body_mut());
+    } else {
+        to.body_mut().par_chunks_mut(chunk).enumerate().for_each(|(i, to)| run(i * rows, to));
+    }
+}

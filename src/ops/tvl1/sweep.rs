@@ -1,0 +1,198 @@
+//! One iteration in one pass over memory: the primal step of row `y` and, as soon as it is known, the dual step of row
+//! `y - 1` above it, which is the last to need that row's flow.
+
+use super::lanes::{Isa, Kernel, Lanes};
+use super::plane::Plane;
+use rayon::prelude::*;
+
+/// What an iteration reads and changes.
+pub(super) struct State {
+    /// Flow: u, v.
+    pub u: [Plane; 2],
+    /// Dual variables: of u along x and y, of v along x and y.
+    pub dual: [Plane; 4],
+    /// Warped gradient along x and y.
+    pub gradient: [Plane; 2],
+    /// `-1 / max(|gradient|², ε)`.
+    pub slope: Plane,
+    /// The residual less its part linear in the flow.
+    pub rho: Plane,
+    /// One row: 1 where there is a pixel to the right, else 0.
+    pub inside: Plane,
+    /// One row of zeros: what is above the first.
+    pub zero: Plane,
+    /// One number per row: the sum of squared changes of its flow.
+    pub change: Vec<f32>,
+}
+
+/// The scalars of an iteration.
+#[derive(Clone, Copy)]
+pub(super) struct Scalars {
+    pub threshold: f32,
+    pub theta: f32,
+    /// τ / θ
+    pub step: f32,
+}
+
+/// The planes as pointers to row 0, so that bands of rows can be given to threads.
+#[derive(Clone, Copy)]
+struct Pointers {
+    u: [*mut f32; 2],
+    dual: [*mut f32; 4],
+    gradient: [*const f32; 2],
+    slope: *const f32,
+    rho: *const f32,
+    inside: *const f32,
+    zero: *const f32,
+    change: *mut f32,
+    h: usize,
+    stride: usize,
+}
+
+// SAFETY: bands write disjoint rows and read no row another band writes in the same pass; see `iterate`.
+unsafe impl Send for Pointers {}
+// SAFETY: as above.
+unsafe impl Sync for Pointers {}
+
+impl State {
+    fn pointers(&mut self) -> Pointers {
+        Pointers {
+            u: self.u.each_mut().map(Plane::pointer),
+            dual: self.dual.each_mut().map(Plane::pointer),
+            gradient: self.gradient.each_mut().map(|p| p.pointer().cast_const()),
+            slope: self.slope.pointer(),
+            rho: self.rho.pointer(),
+            inside: self.inside.pointer(),
+            zero: self.zero.pointer(),
+            change: self.change.as_mut_ptr(),
+            h: self.u[0].h,
+            stride: self.u[0].stride,
+        }
+    }
+
+    /// One iteration over all rows, in `bands` parts that threads may take; returns the sum of squared changes of the
+    /// flow. The numbers do not depend on `bands`.
+    ///
+    /// The last row of a band waits for the first of the next before its dual step, which is made up for at the end:
+    /// so within the pass a band writes the flow of its own rows and the dual variables of all but the last of them,
+    /// and reads of other rows only the dual variables of the one above its first, which nobody writes.
+    pub fn iterate(&mut self, isa: Isa, s: Scalars, bands: usize) -> f64 {
+        let at = self.pointers();
+        let bound = |i: usize| i * at.h / bands;
+        if bands == 1 {
+            isa.run(Band { at, s, rows: (0, at.h) });
+        } else {
+            (0..bands).into_par_iter().for_each(|i| isa.run(Band { at, s, rows: (bound(i), bound(i + 1)) }));
+            for i in 1..bands {
+                isa.run(Seam { at, s, below: bound(i) });
+            }
+        }
+        self.change.iter().map(|&c| f64::from(c)).sum()
+    }
+}
+
+/// The rows `rows.0..rows.1` of an iteration, without the dual step of the last unless it is the image's last.
+struct Band {
+    at: Pointers,
+    s: Scalars,
+    rows: (usize, usize),
+}
+
+/// The dual step of the row above `below`.
+struct Seam {
+    at: Pointers,
+    s: Scalars,
+    below: usize,
+}
+
+impl Kernel for Band {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let (first, end) = self.rows;
+        if first == end {
+            return;
+        }
+        // SAFETY: rows below h; the instruction set is the caller's promise.
+        unsafe {
+            row::<V, true, false>(&self.at, self.s, first);
+            for y in first + 1..end {
+                row::<V, true, true>(&self.at, self.s, y);
+            }
+            if end == self.at.h {
+                row::<V, false, true>(&self.at, self.s, end);
+            }
+        }
+    }
+}
+
+impl Kernel for Seam {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        // SAFETY: `below` is a row from 1 to h - 1; the instruction set is the caller's promise.
+        unsafe { row::<V, false, true>(&self.at, self.s, self.below) }
+    }
+}
+
+/// The primal step of row `y` (if `PRIMAL`) and the dual step of row `y - 1` (if `DUAL`); below the last row the flow
+/// goes on unchanged.
+///
+/// The horizontal dual variable of the last pixel of a row is zero for ever (no gradient leads out of the image), and so is the
+/// padding: hence the number before a row's first is the zero the divergence asks for.
+#[inline(always)]
+unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: Scalars, y: usize) {
+    debug_assert!((PRIMAL && y < at.h || !PRIMAL && y <= at.h) && (!DUAL || y > 0));
+    let stride = at.stride;
+    let last = y.min(at.h - 1);
+    // SAFETY: all rows touched are `y`, `y - 1` and `last`, inside of the planes; loads one number before or behind a
+    // row stay within the plane's line of padding.
+    unsafe {
+        let above = y.saturating_sub(1) * stride;
+        let [u, u_up] = [last * stride, above].map(|o| at.u.map(|p| p.add(o)));
+        let dual = at.dual.map(|p| p.add(last * stride));
+        let dual_up = at.dual.map(|p| p.add(above));
+        // The vertical dual variables above the row: those of the first row's upper neighbour are zero.
+        let over = [1, 3].map(|k| if y > 0 { dual_up[k].cast_const() } else { at.zero });
+        let gradient = at.gradient.map(|p| p.add(last * stride));
+        let (slope, rho) = (at.slope.add(last * stride), at.rho.add(last * stride));
+        let (theta, step, one) = (V::splat(s.theta), V::splat(s.step), V::splat(1.0));
+        let (high, low) = (V::splat(s.threshold), V::splat(-s.threshold));
+        let tiny = V::splat(1e-30);
+        let mut change = V::splat(0.0);
+        let mut x = 0;
+        while x < stride {
+            let over = [V::load(over[0].add(x)), V::load(over[1].add(x))];
+            let mut now = [V::load(u[0].add(x)), V::load(u[1].add(x))];
+            if PRIMAL {
+                let g = [V::load(gradient[0].add(x)), V::load(gradient[1].add(x))];
+                let residual = g[1].mul_add(now[1], g[0].mul_add(now[0], V::load(rho.add(x))));
+                let shrink = residual.mul(V::load(slope.add(x))).min(high).max(low);
+                for k in 0..2 {
+                    let along = V::load(dual[2 * k].add(x)).sub(V::load(dual[2 * k].add(x).sub(1)));
+                    let down = V::load(dual[2 * k + 1].add(x)).sub(over[k]);
+                    let new = theta.mul_add(along.add(down), shrink.mul_add(g[k], now[k]));
+                    new.store(u[k].add(x));
+                    let moved = new.sub(now[k]);
+                    change = moved.mul_add(moved, change);
+                    now[k] = new;
+                }
+            }
+            if DUAL {
+                let inside = V::load(at.inside.add(x));
+                for k in 0..2 {
+                    let here = V::load(u_up[k].add(x));
+                    let gx = V::load(u_up[k].add(x + 1)).sub(here).mul(inside);
+                    let gy = now[k].sub(here);
+                    let square = gx.mul_add(gx, gy.mul_add(gy, tiny));
+                    let shrink = step.mul_add(square.mul(square.rsqrt()), one).recip();
+                    let (px, py) = (dual_up[2 * k].add(x), dual_up[2 * k + 1].add(x));
+                    step.mul_add(gx, V::load(px)).mul(shrink).store(px);
+                    step.mul_add(gy, over[k]).mul(shrink).store(py);
+                }
+            }
+            x += V::N;
+        }
+        if PRIMAL {
+            *at.change.add(y) = change.sum();
+        }
+    }
+}
