@@ -61,11 +61,13 @@ fn weights(t: f32) -> [f32; 4] {
     [outer(1.0 + t), inner(t), inner(1.0 - t), outer(2.0 - t)]
 }
 
-/// First neighbour (counted from the margin's start) and position behind the second one, of `at` on an axis of `n`.
+/// The first neighbour, counted from the start of the margin, and the distance behind the second one, of position `at`
+/// on an axis of `n` pixels.
 #[inline(always)]
-fn place(at: f32, n: usize) -> (u32, f32) {
-    let at = at.clamp(-3.0, n as f32 + 2.0) + (BEFORE - 1) as f32;
-    let whole = at as u32; // rounds down: `at` is not negative
+fn place(at: f32, n: usize) -> (i32, f32) {
+    let at = at.max(-3.0).min(n as f32 + 2.0) + (BEFORE - 1) as f32;
+    // SAFETY: from 0 to n + 5, and no NaN: `max` has dropped it.
+    let whole: i32 = unsafe { at.to_int_unchecked() };
     (whole, at - whole as f32)
 }
 
@@ -73,53 +75,69 @@ impl Kernel for Warp<'_> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         let Warp { a, b, u, first, gradient: [gx, gy], slope, rho } = self;
-        let (w, stride) = (a.w, a.stride);
-        for (i, rho) in rho.chunks_exact_mut(stride).enumerate() {
+        let stride = a.stride;
+        for i in 0..rho.len() / stride {
             let y = first + i;
-            let row = i * stride..(i + 1) * stride;
-            let (gx, gy, slope) = (&mut gx[row.clone()], &mut gy[row.clone()], &mut slope[row]);
-            let (a, u, v) = (a.row(y), u[0].row(y), u[1].row(y));
-            for from in (0..w).step_by(LINE) {
-                let mut offset = [0usize; LINE];
-                let (mut wx, mut wy) = ([[0.0f32; LINE]; 4], [[0.0f32; LINE]; 4]);
+            let (a_row, u_row, v_row) = (lines(a.row(y)), lines(u[0].row(y)), lines(u[1].row(y)));
+            let targets = [&mut *rho, &mut *gx, &mut *gy, &mut *slope].map(|t| &mut t[i * stride..][..stride]);
+            let [rho, gx, gy, slope] = targets;
+            for (j, ((a, u), v)) in a_row.iter().zip(u_row).zip(v_row).enumerate() {
+                let at = j * LINE;
+                let [w, wx, wy] = line(b, (y, at), u, v);
+                let (mut r, mut s) = ([0.0; LINE], [0.0; LINE]);
                 for l in 0..LINE {
-                    let x = from + l;
-                    let (x0, tx) = place(x as f32 + u[x], b.w);
-                    let (y0, ty) = place(y as f32 + v[x], b.h);
-                    offset[l] = y0 as usize * b.stride + x0 as usize;
-                    let (x, y) = (weights(tx), weights(ty));
-                    for k in 0..4 {
-                        (wx[k][l], wy[k][l]) = (x[k], y[k]);
-                    }
+                    r[l] = w[l] - wx[l] * u[l] - wy[l] * v[l] - a[l];
+                    s[l] = -1.0 / (wx[l] * wx[l] + wy[l] * wy[l]).max(f32::EPSILON);
                 }
-                for l in 0..LINE.min(w - from) {
-                    let x = from + l;
-                    let mut column = [0.0f32; 16];
-                    for k in 0..4 {
-                        debug_assert!(offset[l] + k * b.stride + 4 <= b.data.len());
-                        // SAFETY: `place` leaves three neighbours to the right and below inside of the margins.
-                        let taps: &[f32; 16] =
-                            unsafe { &*b.data.as_ptr().add(offset[l] + k * b.stride).cast::<[f32; 16]>() };
-                        for j in 0..16 {
-                            column[j] += wy[k][l] * taps[j];
-                        }
-                    }
-                    let mut pixel = [0.0f32; 4];
-                    for k in 0..4 {
-                        for c in 0..4 {
-                            pixel[c] += wx[k][l] * column[4 * k + c];
-                        }
-                    }
-                    (rho[x], gx[x], gy[x]) = (pixel[0], pixel[1], pixel[2]);
-                }
-            }
-            for x in 0..w {
-                rho[x] = rho[x] - gx[x] * u[x] - gy[x] * v[x] - a[x];
-                slope[x] = -1.0 / (gx[x] * gx[x] + gy[x] * gy[x]).max(f32::EPSILON);
+                rho[at..][..LINE].copy_from_slice(&r);
+                gx[at..][..LINE].copy_from_slice(&wx);
+                gy[at..][..LINE].copy_from_slice(&wy);
+                slope[at..][..LINE].copy_from_slice(&s);
             }
             for padded in [rho, gx, gy, slope] {
-                padded[w..].fill(0.0);
+                padded[a.w..].fill(0.0);
             }
         }
     }
+}
+
+/// A row as lines.
+#[inline(always)]
+fn lines(row: &[f32]) -> &[[f32; LINE]] {
+    row.as_chunks().0
+}
+
+/// `b` and its gradient at `(x + u, y + v)` for a line of pixels from `(y, x)` on.
+#[inline(always)]
+fn line(b: &Packed, (y, x): (usize, usize), u: &[f32; LINE], v: &[f32; LINE]) -> [[f32; LINE]; 3] {
+    let mut offset = [0i32; LINE];
+    let (mut wx, mut wy) = ([[0.0f32; LINE]; 4], [[0.0f32; LINE]; 4]);
+    for l in 0..LINE {
+        let (x0, tx) = place((x + l) as f32 + u[l], b.w);
+        let (y0, ty) = place(y as f32 + v[l], b.h);
+        offset[l] = y0 * b.stride as i32 + x0;
+        let (x, y) = (weights(tx), weights(ty));
+        for k in 0..4 {
+            wx[k][l] = x[k];
+            wy[k][l] = y[k];
+        }
+    }
+    let mut out = [[0.0f32; LINE]; 3];
+    for l in 0..LINE {
+        let mut column = [0.0f32; 16];
+        for k in 0..4 {
+            let from = offset[l] as usize + k * b.stride;
+            debug_assert!(from + 4 <= b.data.len());
+            // SAFETY: `place` leaves three neighbours to the right and below inside of the margins.
+            let taps: &[f32; 16] = unsafe { &*b.data.as_ptr().add(from).cast() };
+            for j in 0..16 {
+                column[j] += wy[k][l] * taps[j];
+            }
+        }
+        for (c, out) in out.iter_mut().enumerate() {
+            let taps = |k: usize| wx[k][l] * column[4 * k + c];
+            out[l] = (taps(0) + taps(1)) + (taps(2) + taps(3));
+        }
+    }
+    out
 }
