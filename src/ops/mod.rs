@@ -36,7 +36,7 @@ pub use batch_norm::batch_norm;
 pub use cast::cast;
 pub use conv3d::conv3d;
 pub use cross_entropy::{cross_entropy, softmax};
-pub use infonce::infonce;
+pub use infonce::{infonce, infonce_masked};
 pub use l2_norm::l2_norm;
 pub use linear::linear;
 pub use matmul::matmul;

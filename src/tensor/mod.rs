@@ -201,6 +201,34 @@ impl Tensor {
         Ok(Tensor { shape, storage: self.storage.clone() })
     }
 
+    /// The rows `index` of the outermost extent, in that order.
+    ///
+    /// # Errors
+    /// `Param` when an index is not a row; `Shape` when there is no extent.
+    pub fn rows(&self, index: &[usize]) -> Result<Self> {
+        let Some((&n, rest)) = self.dims().split_first() else {
+            return Err(Error::shape("rows", "self", "at least one extent", self.shape));
+        };
+        if let Some(bad) = index.iter().find(|&&i| i >= n) {
+            return Err(Error::param("rows", "index", bad, format!("there are {n} rows")));
+        }
+        let row: usize = rest.iter().product();
+        let mut dims = self.shape.dims().to_vec();
+        dims[0] = index.len();
+        fn gather<T: bytemuck::Pod>(from: &[T], row: usize, index: &[usize]) -> Arc<Buffer<T>> {
+            let mut out = Buffer::arbitrary(index.len() * row);
+            for (to, &i) in out.as_mut_slice().chunks_exact_mut(row.max(1)).zip(index) {
+                to.copy_from_slice(&from[i * row..(i + 1) * row]);
+            }
+            Arc::new(out)
+        }
+        let storage = match &self.storage {
+            Storage::F32(b) => Storage::F32(gather(b.as_slice(), row, index)),
+            Storage::BF16(b) => Storage::BF16(gather(b.as_slice(), row, index)),
+        };
+        Ok(Tensor { shape: Shape::new(&dims), storage })
+    }
+
     /// The same numbers in another type, rounded to nearest even. Free when the type is already that.
     pub fn cast(&self, dtype: DType) -> Self {
         match (&self.storage, dtype) {

@@ -197,12 +197,12 @@ fn infonce_of_equal_logits_is_the_log_of_the_candidates() {
 #[test]
 fn infonce_of_random_codes_starts_where_theory_says() {
     let (n, d, m, tau) = (32, 128, 65536, 0.1f32);
-    let queue = Queue::random(m, d, 7, 0).unwrap();
-    let q = Queue::random(n, d, 7, 1).unwrap().keys().clone();
+    let queue = unit(m, d, 7);
+    let q = unit(n, d, 8);
     // Positives at right angles to their queries: exp(q·k/τ) = 1.
     let mut k = data(&q);
     k.chunks_exact_mut(2).for_each(|p| (p[0], p[1]) = (-p[1], p[0]));
-    let s = infonce::forward(&q, &tensor(&[n, d], &k), queue.keys(), tau).unwrap();
+    let s = infonce::forward(&q, &tensor(&[n, d], &k), &queue, tau).unwrap();
     let want = (1.0 + (1.0f64 / (2.0 * 128.0 * 0.01)).exp() * m as f64).ln();
     assert_norm("start", &[s.loss], &[want as f32], 2e-3);
 }
@@ -270,12 +270,12 @@ proptest! {
 
     #[test]
     fn queue_is_first_in_first_out(keys in 1usize..20, pushes in prop::collection::vec(0usize..50, 1..8)) {
-        let mut queue = Queue::random(keys, 2, 1, 0).unwrap();
+        let mut queue = Queue::new(keys, 2).unwrap();
         let mut all: Vec<f32> = Vec::new();
         for n in pushes {
             let rows: Vec<f32> = (all.len()..all.len() + n).map(|i| i as f32).collect();
             let both: Vec<f32> = rows.iter().flat_map(|&v| [v, -v]).collect();
-            queue.push(&tensor(&[n, 2], &both)).unwrap();
+            queue.push(&tensor(&[n, 2], &both), &vec![7; n]).unwrap();
             all.extend(rows);
             prop_assert_eq!(queue.filled(), all.len().min(keys));
             prop_assert_eq!(queue.at(), all.len() % keys);
@@ -399,34 +399,4 @@ fn sgd_refuses_and_leaves_everything() {
     assert!(sgd::step(&p, 0.1, &mut w, &tensor(&[1], &[1.0]), &mut v, true).is_err());
     assert!(sgd::step(&p, 0.1, &mut w.cast(DType::BF16), &g, &mut v, true).is_err());
     assert_eq!((data(&w), data(&v)), (vec![1.0, 2.0], vec![0.0, 0.0]));
-}
-
-// ---- the queue
-
-#[test]
-fn queue_starts_with_unit_vectors_of_its_own() {
-    let (a, b) = (Queue::random(100, 7, 3, 0).unwrap(), Queue::random(100, 7, 3, 1).unwrap());
-    assert_eq!(data(a.keys()), data(Queue::random(100, 7, 3, 0).unwrap().keys()));
-    assert_ne!(data(a.keys()), data(b.keys()));
-    for row in data(a.keys()).chunks_exact(7) {
-        assert_norm("length", &[row.iter().map(|v| v * v).sum::<f32>()], &[1.0], 1e-6);
-    }
-    assert_eq!((a.len(), a.at(), a.filled()), (100, 0, 0));
-}
-
-#[test]
-fn queue_is_restored_whole_or_not_at_all() {
-    let mut a = Queue::random(5, 3, 1, 0).unwrap();
-    a.push(&unit(7, 3, 1)).unwrap();
-    let mut b = Queue::restore(a.keys().clone(), a.at(), a.filled()).unwrap();
-    a.push(&unit(2, 3, 2)).unwrap();
-    b.push(&unit(2, 3, 2)).unwrap();
-    assert_eq!((data(a.keys()), a.at(), a.filled()), (data(b.keys()), b.at(), b.filled()));
-    let keys = || a.keys().clone();
-    assert!(Queue::restore(keys(), 5, 0).is_err());
-    assert!(Queue::restore(keys(), 0, 6).is_err());
-    assert!(Queue::restore(keys().cast(DType::BF16), 0, 0).is_err());
-    assert!(Queue::restore(Tensor::zeros([0, 3]), 0, 0).is_err());
-    assert!(Queue::random(0, 3, 1, 0).is_err() && Queue::random(3, 0, 1, 0).is_err());
-    assert!(a.push(&unit(2, 4, 1)).is_err());
 }

@@ -11,4 +11,5 @@ mod flow;
 mod grad;
 mod losses;
 mod networks;
+mod queue;
 mod video;

@@ -26,7 +26,7 @@ struct Part {
 }
 
 /// The scores and, in `dq [n d]`, the gradient of the mean loss.
-pub(super) fn sweep(p: &Problem, q: &[f32], k: &[f32], queue: &Tensor, dq: Option<&mut [f32]>) -> Scores {
+pub(super) fn sweep(p: &Problem<'_>, q: &[f32], k: &[f32], queue: &Tensor, dq: Option<&mut [f32]>) -> Scores {
     let blocks = p.m.div_ceil(KEYS);
     let share = blocks.div_ceil(PARTS) * KEYS;
     let wants_gradient = dq.is_some();
@@ -37,7 +37,7 @@ pub(super) fn sweep(p: &Problem, q: &[f32], k: &[f32], queue: &Tensor, dq: Optio
     join(p, q, k, &parts, dq)
 }
 
-fn part(p: &Problem, q: &[f32], queue: &Tensor, rows: std::ops::Range<usize>, gradient: bool) -> Part {
+fn part(p: &Problem<'_>, q: &[f32], queue: &Tensor, rows: std::ops::Range<usize>, gradient: bool) -> Part {
     let (n, d) = (p.n, p.d);
     let mut part = Part {
         top: vec![f32::NEG_INFINITY; n],
@@ -58,7 +58,14 @@ fn part(p: &Problem, q: &[f32], queue: &Tensor, rows: std::ops::Range<usize>, gr
             }
             similarities(&q[first * d..last * d], keys, d, 1.0 / p.tau, logits);
             for (row, logits) in (first..last).zip(logits.chunks_exact_mut(KEYS)) {
+                if let Some(mask) = &p.mask {
+                    mask.hide(row, from, &mut logits[..count]);
+                }
                 let top = exp::max(logits).max(part.top[row]);
+                if top == f32::NEG_INFINITY {
+                    logits.fill(0.0); // every key so far is masked: nothing to weigh
+                    continue;
+                }
                 if top > part.top[row] {
                     let shrink = (part.top[row] - top).exp();
                     part.sum[row] *= f64::from(shrink);
@@ -155,7 +162,7 @@ fn weigh(weights: &[f32], keys: &[f32], d: usize, out: &mut [f32]) {
 }
 
 /// Joins the parts and the positives, in f64: `loss = ln(1 + S₋·exp(top - l₊))` keeps its digits when it is small.
-fn join(p: &Problem, q: &[f32], k: &[f32], parts: &[Part], mut dq: Option<&mut [f32]>) -> Scores {
+fn join(p: &Problem<'_>, q: &[f32], k: &[f32], parts: &[Part], mut dq: Option<&mut [f32]>) -> Scores {
     let (n, d) = (p.n, p.d);
     let scale = 1.0 / (n as f64 * f64::from(p.tau));
     let (mut loss, mut positive, mut nearest) = (0.0, 0.0, 0usize);
@@ -163,7 +170,10 @@ fn join(p: &Problem, q: &[f32], k: &[f32], parts: &[Part], mut dq: Option<&mut [
         let (q, k) = (&q[i * d..(i + 1) * d], &k[i * d..(i + 1) * d]);
         let l = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() / f64::from(p.tau);
         let top = parts.iter().fold(f64::NEG_INFINITY, |t, part| t.max(f64::from(part.top[i])));
-        let negatives: f64 = parts.iter().map(|part| part.sum[i] * (f64::from(part.top[i]) - top).exp()).sum();
+        // A part whose keys are all masked for this query has no largest logit and weighs nothing.
+        let seen = |part: &&Part| part.top[i] > f32::NEG_INFINITY;
+        let negatives: f64 =
+            parts.iter().filter(seen).map(|part| part.sum[i] * (f64::from(part.top[i]) - top).exp()).sum();
         // exp(l₊ - M) and Σ exp(l - M) with M the larger of l₊ and top.
         let (own, others) = if l > top { (1.0, negatives * (top - l).exp()) } else { ((l - top).exp(), negatives) };
         let total = own + others;
@@ -175,7 +185,7 @@ fn join(p: &Problem, q: &[f32], k: &[f32], parts: &[Part], mut dq: Option<&mut [
             let away = -others / total * scale;
             let mut sum: Vec<f64> = k.iter().map(|k| f64::from(*k) * away).collect();
             let shift = if l > top { top - l } else { 0.0 };
-            for part in parts {
+            for part in parts.iter().filter(seen) {
                 let factor = (f64::from(part.top[i]) - top + shift).exp() / total * scale;
                 for (s, w) in sum.iter_mut().zip(&part.weighted[i * d..(i + 1) * d]) {
                     *s += f64::from(*w) * factor;

@@ -1,6 +1,6 @@
 //! InfoNCE on the tape.
 
-use super::{forward, forward_backward};
+use super::{Mask, forward_backward_masked, forward_masked};
 use crate::error::Result;
 use crate::ops::{add, cast, matmul, mul, reshape, scale, softmax, sub};
 use crate::shape::Shape;
@@ -22,6 +22,8 @@ struct InfoNce {
     q: Var,
     k: Tensor,
     queue: Tensor,
+    /// Owners of the queries and of the keys; see [`Mask`].
+    owners: Option<[Vec<u32>; 2]>,
     tau: f32,
     /// Gradient of the loss for the queries, from the forward sweep.
     dq: Tensor,
@@ -50,20 +52,26 @@ impl InfoNce {
             all[..n * d].copy_from_slice(&self.k.load());
             all[n * d..].copy_from_slice(&self.queue.load());
         });
-        let own = |on: f32, off: f32| {
-            Var::constant(Tensor::build([n, n + m], |rows| {
-                rows.fill(0.0);
-                for (i, row) in rows.chunks_exact_mut(n + m).enumerate() {
-                    row[..n].fill(off);
-                    row[i] = on;
+        let mask = self.owners.as_ref().map(|[rows, keys]| Mask { rows, keys });
+        let hidden = Var::constant(Tensor::build([n, n + m], |rows| {
+            rows.fill(0.0);
+            for (i, row) in rows.chunks_exact_mut(n + m).enumerate() {
+                row[..n].fill(f32::NEG_INFINITY);
+                row[i] = 0.0;
+                if let Some(mask) = &mask {
+                    mask.hide(i, 0, &mut row[n..]);
                 }
-            }))
-        };
+            }
+        }));
+        let onehot = Var::constant(Tensor::build([n, n + m], |rows| {
+            rows.fill(0.0);
+            (0..n).for_each(|i| rows[i * (n + m) + i] = 1.0);
+        }));
         let keys = Var::constant(keys);
         let q = cast(t, &self.q, DType::F32);
         let logits = scale(t, &matmul(t, &q, &keys, false, true)?, 1.0 / self.tau);
-        let p = softmax(t, &add(t, &logits, &own(0.0, f32::NEG_INFINITY))?)?;
-        let error = sub(t, &p, &own(1.0, 0.0))?;
+        let p = softmax(t, &add(t, &logits, &hidden)?)?;
+        let error = sub(t, &p, &onehot)?;
         Ok(scale(t, &matmul(t, &error, &keys, false, false)?, 1.0 / (n as f32 * self.tau)))
     }
 }
@@ -74,16 +82,27 @@ impl InfoNce {
 /// # Errors
 /// As [`super::infonce::forward`].
 pub fn infonce(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Loss> {
+    infonce_masked(t, q, k, queue, None, tau)
+}
+
+/// As [`infonce`], over the keys of the queue that `mask` leaves to each query.
+///
+/// # Errors
+/// As [`super::infonce::forward_masked`].
+pub fn infonce_masked(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Loss> {
     let wanted = t.is_recording() && q.has_grad();
     let (scores, dq) = if wanted {
-        let (scores, dq) = forward_backward(q.value(), k, queue, tau)?;
+        let (scores, dq) = forward_backward_masked(q.value(), k, queue, mask, tau)?;
         (scores, Some(dq))
     } else {
-        (forward(q.value(), k, queue, tau)?, None)
+        (forward_masked(q.value(), k, queue, mask, tau)?, None)
     };
     let value = Tensor::full(Shape::new(&[]), scores.loss);
     let loss = match dq {
-        Some(dq) => t.record(value, &[q], || InfoNce { q: q.clone(), k: k.clone(), queue: queue.clone(), tau, dq }),
+        Some(dq) => t.record(value, &[q], || {
+            let owners = mask.map(|m| [m.rows.to_vec(), m.keys.to_vec()]);
+            InfoNce { q: q.clone(), k: k.clone(), queue: queue.clone(), owners, tau, dq }
+        }),
         None => Var::constant(value),
     };
     Ok(Loss { loss, positive: scores.positive, accuracy: scores.accuracy })

@@ -24,7 +24,7 @@ mod exp;
 mod grad;
 pub mod reference;
 
-pub use grad::{Loss, infonce};
+pub use grad::{Loss, infonce, infonce_masked};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -46,7 +46,15 @@ pub struct Scores {
 /// `Shape` when an argument is not a matrix with rows, or the shapes do not agree; `Param` when `tau` is not a positive
 /// number.
 pub fn forward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Scores> {
-    let p = Problem::new(q, k, queue, tau)?;
+    forward_masked(q, k, queue, None, tau)
+}
+
+/// As [`forward`], over the keys that `mask` leaves to each query.
+///
+/// # Errors
+/// As [`forward`], and `Shape` when the mask has not one number for each query and key.
+pub fn forward_masked(q: &Tensor, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Scores> {
+    let p = Problem::new(q, k, queue, mask, tau)?;
     Ok(cpu::sweep(&p, &q.load(), &k.load(), queue, None))
 }
 
@@ -55,23 +63,63 @@ pub fn forward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Score
 /// # Errors
 /// As [`forward`].
 pub fn forward_backward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<(Scores, Tensor)> {
-    let p = Problem::new(q, k, queue, tau)?;
+    forward_backward_masked(q, k, queue, None, tau)
+}
+
+/// As [`forward_backward`], over the keys that `mask` leaves to each query.
+///
+/// # Errors
+/// As [`forward_masked`].
+pub fn forward_backward_masked(
+    q: &Tensor,
+    k: &Tensor,
+    queue: &Tensor,
+    mask: Option<Mask<'_>>,
+    tau: f32,
+) -> Result<(Scores, Tensor)> {
+    let p = Problem::new(q, k, queue, mask, tau)?;
     let mut scores = Scores { loss: 0.0, positive: 0.0, accuracy: 0.0 };
     let dq = Tensor::build(q.shape(), |dq| scores = cpu::sweep(&p, &q.load(), &k.load(), queue, Some(dq)));
     Ok((scores, dq))
 }
 
+/// Which keys of the queue are no negatives of a query: those of its own owner (an earlier clip of the same video), and
+/// those of nobody yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// The owner of each query, `n` numbers.
+    pub rows: &'a [u32],
+    /// The owner of each key of the queue, `m` numbers; [`Mask::NOBODY`] for a place not filled yet.
+    pub keys: &'a [u32],
+}
+
+impl Mask<'_> {
+    /// The owner of a place in the queue that holds no key yet: no query's negative.
+    pub const NOBODY: u32 = u32::MAX;
+
+    /// Sets the logits of query `row` against the keys from `from` on to minus infinity where they do not count.
+    fn hide(&self, row: usize, from: usize, logits: &mut [f32]) {
+        let own = self.rows[row];
+        for (l, &key) in logits.iter_mut().zip(&self.keys[from..]) {
+            if key == own || key == Self::NOBODY {
+                *l = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
 /// Checked extents and the temperature.
 #[derive(Clone, Copy)]
-struct Problem {
+struct Problem<'a> {
     n: usize,
     d: usize,
     m: usize,
     tau: f32,
+    mask: Option<Mask<'a>>,
 }
 
-impl Problem {
-    fn new(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Self> {
+impl<'a> Problem<'a> {
+    fn new(q: &Tensor, k: &Tensor, queue: &Tensor, mask: Option<Mask<'a>>, tau: f32) -> Result<Self> {
         let [n, d] = q.shape().matrix("infonce", "q")?;
         let [m, width] = queue.shape().matrix("infonce", "queue")?;
         if n == 0 || d == 0 {
@@ -86,6 +134,12 @@ impl Problem {
         if !(tau > 0.0 && tau.is_finite()) {
             return Err(Error::param("infonce", "tau", tau, "a temperature is finite and above 0"));
         }
-        Ok(Problem { n, d, m, tau })
+        if let Some(mask) = &mask
+            && (mask.rows.len() != n || mask.keys.len() != m)
+        {
+            let got = format!("{} and {}", mask.rows.len(), mask.keys.len());
+            return Err(Error::shape("infonce", "mask", format!("{n} numbers for queries and {m} for keys"), got));
+        }
+        Ok(Problem { n, d, m, tau, mask })
     }
 }

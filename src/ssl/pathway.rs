@@ -1,0 +1,152 @@
+//! One modality of a momentum-contrast method: query encoder, its slowly following key encoder, and a queue of past keys
+//! (He et al. 2020, MoCo; `maclr.md` section 2.3).
+
+use super::queue::Queue;
+use crate::error::{Error, Result};
+use crate::nn::{Encoder, Mode, ParamId, Params, Pass};
+use crate::ops::{ema, sgd};
+use crate::tape::{Tape, Var};
+use crate::tensor::{DType, Tensor};
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+/// Query network, key network and queue of one modality, with the optimiser's velocity.
+pub struct Pathway {
+    encoder: Encoder,
+    query: Params,
+    key: Params,
+    velocity: Params,
+    queue: Queue,
+}
+
+impl Pathway {
+    /// A pathway whose key network starts as a copy of the query network.
+    pub fn new(encoder: Encoder, query: Params, queue: Queue) -> Pathway {
+        let mut velocity = query.clone();
+        for (_, p) in velocity.iter_mut() {
+            p.value = Tensor::zeros(p.value.shape());
+        }
+        Pathway { encoder, key: query.clone(), query, velocity, queue }
+    }
+
+    /// The network's structure.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// Weights of the query network: what is kept after pre-training.
+    pub fn query(&self) -> &Params {
+        &self.query
+    }
+
+    /// Weights of the key network.
+    pub fn key(&self) -> &Params {
+        &self.key
+    }
+
+    /// The queue of past keys.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// All that a checkpoint must hold, by name: weights of both networks, velocity.
+    pub fn networks(&self) -> [(&'static str, &Params); 3] {
+        [("encoder_q", &self.query), ("encoder_k", &self.key), ("velocity", &self.velocity)]
+    }
+
+    /// The same, for restoring.
+    pub fn networks_mut(&mut self) -> ([(&'static str, &mut Params); 3], &mut Queue) {
+        let networks =
+            [("encoder_q", &mut self.query), ("encoder_k", &mut self.key), ("velocity", &mut self.velocity)];
+        (networks, &mut self.queue)
+    }
+
+    /// Lets the key network follow: `key = m·key + (1 - m)·query` for weights; running statistics are its own.
+    ///
+    /// # Errors
+    /// `Shape`, never in practice: both networks have one structure.
+    pub fn follow(&mut self, m: f32) -> Result<()> {
+        for ((_, k), (_, q)) in self.key.iter_mut().zip(self.query.iter()) {
+            if q.role.trains() {
+                ema::update(&mut k.value, &q.value, m)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys `n d` of the clips `x`, constants. With `shuffle`, the batch is permuted before the network and back after,
+    /// so that the groups whose batch statistics a key shares are not those of its query (MoCo's shuffling BN).
+    ///
+    /// # Errors
+    /// What the network's operations return.
+    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&mut impl Rng>, dtype: DType) -> Result<Tensor> {
+        let n = x.dims()[0];
+        let mut order: Vec<usize> = (0..n).collect();
+        if let Some(rng) = shuffle {
+            order.shuffle(rng);
+        }
+        let tape = Tape::no_grad();
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
+        let k = self.encoder.forward(&mut pass, &Var::constant(x.rows(&order)?))?;
+        let mut back = vec![0; n];
+        for (at, &from) in order.iter().enumerate() {
+            back[from] = at;
+        }
+        k.value().cast(DType::F32).rows(&back)
+    }
+
+    /// Queries `n d` of the clips `x`, recorded on `tape`, with the leaves whose gradients train the network.
+    ///
+    /// # Errors
+    /// What the network's operations return.
+    pub fn queries(
+        &mut self,
+        tape: &Tape,
+        x: &Tensor,
+        groups: usize,
+        dtype: DType,
+    ) -> Result<(Var, Vec<(ParamId, Var)>)> {
+        let mut pass = Pass::new(tape, &mut self.query, Mode::Train { groups }).with_dtype(dtype);
+        let q = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
+        Ok((q, pass.leaves()))
+    }
+
+    /// One step of stochastic gradient descent on the query network.
+    ///
+    /// # Errors
+    /// `Shape` when a gradient has not its weight's shape.
+    pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: f32, sgd: &sgd::Sgd) -> Result<()> {
+        for (id, grad) in grads {
+            let decay = self.query[*id].role.decays();
+            sgd::step(sgd, lr, &mut self.query[*id].value, grad, &mut self.velocity[*id].value, decay)?;
+        }
+        Ok(())
+    }
+
+    /// Puts new keys `n d` into the queue.
+    ///
+    /// # Errors
+    /// `Shape` when `d` is not the queue's.
+    pub fn enqueue(&mut self, keys: &Tensor, owners: &[u32]) -> Result<()> {
+        self.queue.push(keys, owners)
+    }
+}
+
+/// Refuses a queue that would hold a video's own earlier keys among its negatives.
+///
+/// # Errors
+/// `Param` when `queue` exceeds `videos`.
+pub fn check_queue(queue: usize, videos: usize) -> Result<()> {
+    if queue > videos {
+        return Err(Error::param(
+            "queue",
+            "length",
+            queue,
+            format!(
+                "there are {videos} training videos: a longer queue still holds a clip's own earlier keys, which would \
+                 be its negatives; choose at most {videos}"
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! The loop every method runs in: order of the videos, steps, checkpoints, metrics, stopping and going on.
+
+use super::checkpoint::{self, State};
+use super::folder::Folder;
+use super::metrics::Metrics;
+use super::schedule::Schedule;
+use crate::error::{Error, ErrorKind, Result};
+use crate::nn::{Params, Trunk};
+use crate::ops::sgd::Sgd;
+use crate::rng::{self, Purpose};
+use crate::video::prefetch::Prefetch;
+use rand::seq::SliceRandom;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a step reports: the loss and each of its named parts.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The loss that was minimised.
+    pub loss: f32,
+    /// Named parts, e.g. `("loss_vv", 3.1)`, in a fixed order.
+    pub parts: Vec<(&'static str, f32)>,
+}
+
+/// Where in the run a step stands: the key of its random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Optimiser step, from 0, counted over the whole run.
+    pub step: u64,
+}
+
+/// What a method brings to the loop.
+pub trait Method {
+    /// What the loader makes of one video.
+    type Sample: Send + 'static;
+
+    /// The method's name, as in `summary.json`.
+    fn name(&self) -> &'static str;
+
+    /// One optimiser step with learning rate `lr`. A loss that is not finite must leave the weights as they were.
+    ///
+    /// # Errors
+    /// What the method's operations return.
+    fn step(&mut self, batch: Vec<Self::Sample>, at: At, lr: f32, sgd: &Sgd) -> Result<Report>;
+
+    /// Puts everything a later step depends on into `state`.
+    ///
+    /// # Errors
+    /// What the tensors' conversion returns.
+    fn save(&self, state: &mut State) -> Result<()>;
+
+    /// Takes everything back from `state`.
+    ///
+    /// # Errors
+    /// `Format` when something is missing or of another shape.
+    fn restore(&mut self, state: &State) -> Result<()>;
+
+    /// The network that is kept after pre-training, and probed.
+    fn kept(&self) -> (&Trunk, &Params);
+}
+
+/// Makes a sample of one video. Called from several threads; the same `(epoch, video)` always gives the same sample.
+pub type Load<S> = dyn Fn(u64, usize) -> Result<S> + Send + Sync;
+
+/// Settings of the loop.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Passes over the videos.
+    pub epochs: u64,
+    /// Videos a step. What is left of an epoch after full batches waits for the next epoch's order.
+    pub batch: usize,
+    /// Learning rate.
+    pub schedule: Schedule,
+    /// The optimiser.
+    pub sgd: Sgd,
+    /// Threads that prepare samples.
+    pub workers: usize,
+    /// Epochs between probes during training; 0 for none before the end.
+    pub probe_every: u64,
+}
+
+/// Accuracy of simple classifiers on the frozen features.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// Linear probe, top-1 on the test videos.
+    pub probe: f64,
+    /// Nearest neighbour, top-1 on the test videos.
+    pub knn: f64,
+}
+
+/// Told of what happens, to show it.
+pub trait Observer {
+    /// After every step, with the videos trained a second so far.
+    fn step(&mut self, at: At, steps: u64, report: &Report, videos_per_second: f64);
+    /// After a probe; `epochs` have been trained.
+    fn scores(&mut self, epochs: u64, scores: Scores);
+    /// After an epoch, when its checkpoint and its metrics are on disk.
+    fn epoch(&mut self, epochs: u64);
+}
+
+/// What a finished run knows of itself.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Mean loss over the first epoch.
+    pub loss_first: f64,
+    /// Mean loss over the last epoch.
+    pub loss_last: f64,
+    /// Scores of the untrained network.
+    pub before: Scores,
+    /// Scores of the trained network.
+    pub after: Scores,
+    /// Seconds of training (steps and loading, without probes), over all parts of an interrupted run.
+    pub train_seconds: f64,
+}
+
+/// Steps of an epoch over `videos`.
+///
+/// # Errors
+/// `Param` when a batch is larger than the data, or empty.
+pub fn steps_per_epoch(videos: usize, batch: usize) -> Result<u64> {
+    if batch == 0 || batch > videos {
+        let rule = format!("a batch needs between 1 and {videos} videos, which is how many there are to train on");
+        return Err(Error::param("pretrain", "batch", batch, rule));
+    }
+    Ok((videos / batch) as u64)
+}
+
+/// The videos of an epoch in their order; the last `videos mod batch` of them are not used in this epoch.
+fn order(seed: u64, epoch: u64, videos: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..videos).collect();
+    order.shuffle(&mut rng::stream(seed, epoch, 0, Purpose::Order));
+    order
+}
+
+/// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, from the folder's checkpoint if it
+/// has one. The same settings give the same bits, however often the run was interrupted.
+///
+/// # Errors
+/// `Stopped` when `stop` was set (after saving); `NotFinite` when the loss is (the last checkpoint stays); `Param` when
+/// the batch does not fit the data; `Io`, `Format` of the files; what loading and the method return.
+#[allow(clippy::too_many_arguments, reason = "each is a different room of the house")]
+pub fn pretrain<M: Method>(
+    method: &mut M,
+    load: Arc<Load<M::Sample>>,
+    videos: usize,
+    evaluate: &mut dyn FnMut(&Trunk, &Params) -> Result<Scores>,
+    folder: &Folder,
+    settings: &Settings,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let per_epoch = steps_per_epoch(videos, settings.batch)?;
+    let steps = per_epoch * settings.epochs;
+    let home = folder.path().join("checkpoint");
+    let (mut step, before, mut earlier) = match checkpoint::load_state(&home)? {
+        Some(state) => {
+            method.restore(&state)?;
+            let before = Scores { probe: state.number("probe_before")?, knn: state.number("knn_before")? };
+            (state.number("step")? as u64, before, read_seconds(folder))
+        }
+        None => {
+            let (trunk, params) = method.kept();
+            (0, evaluate(trunk, params)?, 0.0)
+        }
+    };
+    if step == 0 {
+        observer.scores(0, before);
+    }
+    let mut metrics = Metrics::resume(&folder.path().join("metrics.jsonl"), step)?;
+    let keys: Vec<(u64, usize)> = (0..settings.epochs)
+        .flat_map(|e| {
+            let used = per_epoch as usize * settings.batch;
+            order(settings.seed, e, videos).into_iter().take(used).map(move |v| (e, v))
+        })
+        .skip(step as usize * settings.batch)
+        .collect();
+    let mut samples = Prefetch::new(settings.workers, 3 * settings.batch, keys, move |&(e, v)| load(e, v));
+    let (mut clock, first) = (Instant::now(), step);
+    let (mut paused, mut last_scores) = (0.0, None);
+
+    while step < steps {
+        let at = At { seed: settings.seed, epoch: step / per_epoch, step };
+        let lr = settings.schedule.at(step);
+        let batch = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
+        let report = method.step(batch, at, lr, &settings.sgd)?;
+        if !report.loss.is_finite() {
+            return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());
+        }
+        let mut line = json!({"step": step, "epoch": at.epoch, "lr": lr, "loss": report.loss});
+        for (name, value) in &report.parts {
+            line[*name] = json!(value);
+        }
+        metrics.write(&line)?;
+        step += 1;
+        let seconds = clock.elapsed().as_secs_f64() - paused;
+        observer.step(at, steps, &report, ((step - first) * settings.batch as u64) as f64 / seconds);
+
+        let (ended, asked) = (step.is_multiple_of(per_epoch), stop.load(Ordering::Relaxed));
+        if ended || asked {
+            let pause = Instant::now();
+            let epochs = step / per_epoch;
+            let due = settings.probe_every > 0 && epochs.is_multiple_of(settings.probe_every);
+            if ended && (due || step == steps) {
+                let (trunk, params) = method.kept();
+                let scores = evaluate(trunk, params)?;
+                metrics.write(&json!({"step": step - 1, "epochs": epochs, "probe_top1": scores.probe, "knn_top1": scores.knn}))?;
+                observer.scores(epochs, scores);
+                last_scores = Some(scores);
+            }
+            let mut state = State::new(method.name());
+            state.set_number("step", step as f64);
+            state.set_number("probe_before", before.probe);
+            state.set_number("knn_before", before.knn);
+            if let (true, Some(s)) = (step == steps, last_scores) {
+                state.set_number("probe_after", s.probe);
+                state.set_number("knn_after", s.knn);
+            }
+            method.save(&mut state)?;
+            checkpoint::save_state(&home, &state)?;
+            earlier += clock.elapsed().as_secs_f64() - paused - pause.elapsed().as_secs_f64();
+            write_seconds(folder, earlier)?;
+            if ended {
+                observer.epoch(epochs);
+            }
+            (clock, paused) = (Instant::now(), 0.0);
+            if asked && step < steps {
+                return Err(ErrorKind::Stopped { path: folder.path().to_owned() }.into());
+            }
+        }
+    }
+    drop(samples);
+    let after = match last_scores {
+        Some(s) => s,
+        None => {
+            // The run had ended before; its scores are in its checkpoint.
+            let state = checkpoint::load_state(&home)?;
+            let state = state.ok_or_else(|| Error::data(&home, "holds no checkpoint although the run has ended"))?;
+            Scores { probe: state.number("probe_after")?, knn: state.number("knn_after")? }
+        }
+    };
+    let losses = metrics.losses()?;
+    let mean = |epoch: u64| {
+        let of: Vec<f64> = losses.iter().filter(|(e, _)| *e == epoch).map(|(_, l)| *l).collect();
+        of.iter().sum::<f64>() / of.len().max(1) as f64
+    };
+    Ok(Outcome {
+        steps,
+        loss_first: mean(0),
+        loss_last: mean(settings.epochs.saturating_sub(1)),
+        before,
+        after,
+        train_seconds: earlier,
+    })
+}
+
+/// Training seconds so far. They are kept beside the checkpoint, not in it: the checkpoint's bits depend on the
+/// settings alone. A missing or torn file costs only the statistics.
+fn read_seconds(folder: &Folder) -> f64 {
+    std::fs::read_to_string(folder.path().join("seconds")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0.0)
+}
+
+fn write_seconds(folder: &Folder, seconds: f64) -> Result<()> {
+    super::folder::write_atomic(&folder.path().join("seconds"), format!("{seconds:.3}\n").as_bytes())
+}

@@ -1,0 +1,53 @@
+//! Learning rate over a run: linear warm-up, then half a cosine (`maclr.md` section 5; Loshchilov & Hutter 2017).
+
+/// Learning rate as a function of the optimiser step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// The rate after the warm-up.
+    pub base: f32,
+    /// The rate at step 0, when there is a warm-up.
+    pub warmup_from: f32,
+    /// Steps of linear warm-up; 0 for none.
+    pub warmup: u64,
+    /// All steps of the run, the warm-up included.
+    pub steps: u64,
+    /// The rate at the end.
+    pub floor: f32,
+}
+
+impl Schedule {
+    /// The rate for `step`, counted from 0.
+    pub fn at(&self, step: u64) -> f32 {
+        if step < self.warmup {
+            let part = step as f64 / self.warmup as f64;
+            return (f64::from(self.warmup_from) + part * f64::from(self.base - self.warmup_from)) as f32;
+        }
+        let rest = self.steps.saturating_sub(self.warmup).max(1);
+        let part = ((step - self.warmup) as f64 / rest as f64).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * part).cos());
+        (f64::from(self.floor) + cosine * f64::from(self.base - self.floor)) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rises_then_falls_to_the_floor() {
+        let s = Schedule { base: 0.1, warmup_from: 0.001, warmup: 10, steps: 110, floor: 0.0 };
+        assert_eq!(s.at(0), 0.001);
+        assert_eq!(s.at(10), 0.1);
+        assert_eq!(s.at(60), 0.05);
+        assert_eq!(s.at(110), 0.0);
+        assert!((0..10).all(|i| s.at(i) < s.at(i + 1)));
+        assert!((10..110).all(|i| s.at(i) > s.at(i + 1)));
+    }
+
+    #[test]
+    fn without_warm_up_starts_at_the_base() {
+        let s = Schedule { base: 0.1, warmup_from: 0.0, warmup: 0, steps: 10, floor: 1e-6 };
+        assert_eq!(s.at(0), 0.1);
+        assert_eq!(s.at(10), 1e-6);
+    }
+}
