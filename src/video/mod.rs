@@ -5,12 +5,26 @@
 //!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames and flow, packed, mapped) ─→ sample ─→ prefetch
 //! ```
 
+mod build;
+pub mod cache;
 pub mod dataset;
+mod decode;
+pub mod ffmpeg;
+pub mod folder;
 mod list;
+mod packed;
+mod pipe;
+pub mod prefetch;
 pub mod procedural;
+pub mod sample;
 
+pub use cache::{Cache, CacheSpec, MotionSpec, View};
 pub use dataset::{Dataset, Item, Source, Split, Splits};
+pub use decode::{Decode, read};
+pub use ffmpeg::Ffmpeg;
+pub use prefetch::Prefetch;
 pub use procedural::ProceduralSpec;
+pub use sample::{ClipSpec, Gap, Short};
 
 use crate::error::{Error, Result};
 

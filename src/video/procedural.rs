@@ -14,6 +14,9 @@ use super::Clip;
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, stream};
 
+/// Changes whenever the same specification comes to give other pixels.
+pub(super) const VERSION: u32 = 1;
+
 /// The motions, in the order of class numbers. A horizontal flip exchanges left with right and clockwise with
 /// counter-clockwise, so training on these with flips merges those classes.
 pub const MOTIONS: [&str; 12] = [

@@ -1,0 +1,200 @@
+//! The cache: each video decoded, resized and flowed once, packed in one file that is mapped when it is used.
+//!
+//! A file is named by a hash of everything it depends on: the source's path, size and time of change, how it is
+//! decoded, how flow is computed, the version of the format. Changed inputs therefore lead to other files, never to
+//! old ones. Files are written under another name, synced and renamed: what has its final name is complete. Building
+//! can be stopped or killed at any moment and is taken up where it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::build::Build;
+use super::dataset::fnv1a;
+pub use super::packed::View;
+use super::{Dataset, Decode, Ffmpeg, Source, folder, packed, procedural};
+use crate::error::{Error, Result};
+use crate::flow::{Flow, Gray};
+
+/// What the cache holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheSpec {
+    /// How videos are decoded.
+    pub decode: Decode,
+    /// Which flow is kept; `None` keeps frames only.
+    pub motion: Option<MotionSpec>,
+}
+
+/// Which flow fields the cache holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MotionSpec {
+    /// Name and all parameters of the computation, e.g. the `Debug` text of its parameter struct: when it changes, the
+    /// flow is computed anew.
+    pub settings: String,
+    /// Fields start at every `every`-th frame.
+    pub every: usize,
+    /// Fields lead to the frame `gap` later.
+    pub gap: usize,
+}
+
+/// Computes the flow from one image to another.
+pub type FlowFn<'a> = dyn Fn(&Gray, &Gray) -> Result<Flow> + Sync + 'a;
+
+/// What building a cache works with.
+pub struct Builder<'a> {
+    /// Reads video files.
+    pub ffmpeg: Ffmpeg,
+    /// Computes flow; needed with [`CacheSpec::motion`]. Runs in a rayon pool of one thread: videos, not rows, are
+    /// what is done in parallel.
+    pub flow: Option<&'a FlowFn<'a>>,
+    /// Videos worked on at a time.
+    pub threads: usize,
+    /// Whether the pixels of files that are there already are checked against their checksums (headers and sizes
+    /// always are).
+    pub verify: bool,
+    /// Set from elsewhere to stop.
+    pub stop: &'a AtomicBool,
+    /// Told after each video.
+    pub progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+/// How far building has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Videos that are in the cache.
+    pub done: usize,
+    /// Of these, the ones that were there before.
+    pub reused: usize,
+    /// Videos that could not be read.
+    pub failed: usize,
+    /// All videos.
+    pub total: usize,
+    /// Whether another process is building in this folder and is being waited for.
+    pub waiting: bool,
+}
+
+/// What building a cache came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Videos decoded now.
+    pub built: usize,
+    /// Videos that were there before.
+    pub reused: usize,
+    /// Videos that could not be read: index, name, reason. The data set keeps them; [`Cache::get`] refuses them.
+    pub failed: Vec<(usize, String, String)>,
+}
+
+/// The packed videos of a data set, in its order.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    pub(super) dir: PathBuf,
+    /// Name of each video's file; `None` where the video could not be read.
+    pub(super) names: Vec<Option<u64>>,
+}
+
+impl Cache {
+    /// Brings all videos of `data` into the cache in folder `dir`.
+    ///
+    /// # Errors
+    /// `Stopped` when [`Builder::stop`] was set; `Io` when a file cannot be written (a full disk, a folder without
+    /// permission), with no partial file left; `Program` when video files must be read and `ffmpeg` is absent; `Data` when
+    /// no video at all can be read; `Param` for impossible settings.
+    pub fn build(dir: &Path, data: &Dataset, spec: &CacheSpec, with: &Builder) -> Result<(Self, Report)> {
+        spec.check(with)?;
+        Build::new(dir, data, spec, with).run()
+    }
+
+    /// Number of videos, unreadable ones included: indices are those of the data set.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no video.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Indices of the videos that could be read.
+    pub fn usable(&self) -> Vec<usize> {
+        (0..self.len()).filter(|&i| self.names[i].is_some()).collect()
+    }
+
+    /// Maps video `i`.
+    ///
+    /// # Errors
+    /// `Param` when there is no video `i`, or it could not be read when the cache was built; `Io` or `Format` when its
+    /// file has gone or was damaged since.
+    pub fn get(&self, i: usize) -> Result<View> {
+        let Some(Some(hash)) = self.names.get(i) else {
+            let rule = format!("only {} of {} videos are in the cache", self.usable().len(), self.len());
+            return Err(Error::param("cache", "video", i, rule));
+        };
+        View::open(&file_of(&self.dir, *hash), *hash, None, false)
+    }
+}
+
+impl CacheSpec {
+    fn check(&self, with: &Builder) -> Result<()> {
+        let bad = |name, rule: &str| Err(Error::param("cache", name, 0, rule));
+        self.decode.check()?;
+        match &self.motion {
+            Some(m) if m.every == 0 => bad("every", "it must be at least 1 frame"),
+            Some(m) if m.gap == 0 => bad("gap", "it must be at least 1 frame"),
+            Some(_) if with.flow.is_none() => bad("flow", "flow is to be kept, and nothing computes it"),
+            _ if with.threads == 0 => bad("threads", "it must be at least 1"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything a cached video depends on, as text.
+    pub(super) fn key(&self, source: &Source, data: &Dataset) -> Result<Vec<u8>> {
+        let mut key = format!("format {}\n", packed::VERSION).into_bytes();
+        match source {
+            Source::File(path) => {
+                let (path, meta) = found(path)?;
+                key.extend(format!("file {} bytes, changed {}, ", meta.len(), changed(&meta)).as_bytes());
+                key.extend(path.as_os_str().as_encoded_bytes());
+            }
+            Source::Folder(path) => {
+                let (mut frames, mut count) = (Vec::new(), 0);
+                for frame in folder::frames(path)? {
+                    let meta = fs::metadata(&frame).map_err(Error::io("read", &frame))?;
+                    frames.extend(frame.file_name().unwrap_or_default().as_encoded_bytes());
+                    frames.extend(format!("/{}/{}/", meta.len(), changed(&meta)).as_bytes());
+                    count += 1;
+                }
+                let (path, _) = found(path)?;
+                let hash = fnv1a(&frames);
+                key.extend(
+                    format!("folder of {count} frames, {hash:016x}, {} fps, ", self.decode.folder_fps).as_bytes(),
+                );
+                key.extend(path.as_os_str().as_encoded_bytes());
+            }
+            Source::Procedural(i) => {
+                let spec = data.procedural.as_ref().map(|s| (s.classes, s.frames, s.side, s.fps, s.seed));
+                key.extend(format!("procedural {} video {i} of {spec:?}", procedural::VERSION).as_bytes());
+            }
+        }
+        let Decode { short_side, fps, max_frames, .. } = &self.decode;
+        key.extend(format!("\nshort side {short_side:?}, fps {fps:?}, at most {max_frames:?} frames").as_bytes());
+        key.extend(format!("\nmotion {:?}\n", self.motion).as_bytes());
+        Ok(key)
+    }
+}
+
+fn found(path: &Path) -> Result<(PathBuf, fs::Metadata)> {
+    let whole = fs::canonicalize(path).map_err(Error::io("read", path))?;
+    let meta = fs::metadata(&whole).map_err(Error::io("read", path))?;
+    Ok((whole, meta))
+}
+
+/// Nanoseconds between 1970 and the last change.
+fn changed(meta: &fs::Metadata) -> u128 {
+    let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
+}
+
+pub(super) fn file_of(dir: &Path, hash: u64) -> PathBuf {
+    dir.join(format!("{hash:016x}.tbv"))
+}
