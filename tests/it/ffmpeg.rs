@@ -81,7 +81,7 @@ fn odd_sizes_rotation_and_variable_rate() {
     let Some(ffmpeg) = ffmpeg() else { return };
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let source = "-f lavfi -i testsrc2=size=101x67:rate=20:duration=1";
+    let source = "-f lavfi -i testsrc=size=101x67:rate=20:duration=1 -pix_fmt yuv420p";
     if let Some(odd) = encode(dir, "odd - 'name' %d [x].avi", &format!("{source} -c:v mpeg4")) {
         let clip = ffmpeg.decode(&odd, &Decode::default()).unwrap();
         assert_eq!((clip.t, clip.h, clip.w, clip.fps), (20, 67, 101, 20.0));
