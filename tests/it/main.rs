@@ -2,14 +2,12 @@
 
 mod augment;
 mod batch_norm;
+mod cache;
 mod checkpoint;
 mod close;
 mod conv3d;
 mod eval;
 mod examples;
-mod cache;
-mod close;
-mod conv3d;
 mod ffmpeg;
 mod flow;
 mod grad;
