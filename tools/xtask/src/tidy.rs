@@ -16,6 +16,13 @@ const FILES: [&str; 5] = ["mod.rs", "reference.rs", "cpu.rs", "grad.rs", "cases.
 const WITHOUT: &[(&str, &str, &str)] = &[
     ("arith", "cases.rs", "a primitive: its shapes are drawn by the property tests"),
     ("reduce", "cases.rs", "a primitive: its shapes are drawn by the property tests"),
+    ("cast", "reference.rs", "the work is `Tensor::cast`"),
+    ("cast", "cpu.rs", "the work is `Tensor::cast`"),
+    ("cast", "cases.rs", "the work is `Tensor::cast`"),
+    ("reshape", "reference.rs", "the work is `Tensor::reshape`"),
+    ("reshape", "cpu.rs", "the work is `Tensor::reshape`"),
+    ("reshape", "cases.rs", "the work is `Tensor::reshape`"),
+    ("linear", "cpu.rs", "a matrix product: it stands on `matmul`"),
     ("sgd", "grad.rs", "an update of weights is not differentiated"),
     ("ema", "grad.rs", "an update of weights is not differentiated"),
     ("tvl1", "grad.rs", "flow is computed from data, not learned"),
@@ -23,7 +30,8 @@ const WITHOUT: &[(&str, &str, &str)] = &[
 ];
 
 /// Benches that are not of one operation, and what they measure.
-const OTHER_BENCHES: &[(&str, &str)] = &[("pipeline", "from clip to batch"), ("train_step", "a whole training step")];
+const OTHER_BENCHES: &[(&str, &str)] =
+    &[("augment", "clips to the input of a network"), ("train_step", "whole training steps")];
 
 /// The layers: files under a path may name these modules of the crate (and their own) and no others. The first
 /// matching row counts, so narrower paths come first.
