@@ -6,12 +6,14 @@
 mod correlate;
 mod gather;
 mod kernel;
+mod panels;
 mod plan;
 mod simd;
+mod slide;
 
 use super::Conv3d;
-use gather::{Panels, Strides};
 use kernel::Kernels;
+use panels::{Panels, Strides};
 use plan::Plan;
 use std::sync::OnceLock;
 
@@ -70,7 +72,15 @@ pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32]) {
     let filter = p.taps() * p.c_group();
     let strides = Strides { group: p.k_group() * filter, channel: filter, tap: plan.run, run: 1 };
     let panels = Panels::pack(k, &plan, w, p.geometry.groups, p.k_group(), strides);
-    gather::run(k, &plan, &panels, &x, y);
+    products(k, &plan, &panels, &x, y);
+}
+
+fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32]) {
+    if plan.slides() {
+        slide::run(k, plan, panels, input, out);
+    } else {
+        gather::run(k, plan, panels, input, out);
+    }
 }
 
 pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32]) {
@@ -91,7 +101,7 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32])
     for plan in &plans {
         let strides = Strides { group: p.k_group() * filter, channel: 1, tap: cg, run: filter };
         let panels = Panels::pack(k, plan, w, p.geometry.groups, cg, strides);
-        gather::run(k, plan, &panels, dy, dx);
+        products(k, plan, &panels, dy, dx);
     }
 }
 

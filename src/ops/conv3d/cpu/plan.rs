@@ -1,7 +1,7 @@
 //! Index arithmetic shared by the passes: which input a tap reads, where it is inside, and channel blocks.
 
 use super::super::Conv3d;
-use super::kernel::{Kernels, VECTORS};
+use super::kernel::{Kernels, TAPS};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -55,7 +55,7 @@ impl Axis {
             let stride = stride as isize;
             (from % stride == 0).then_some(AxisTap { index, delta: from / stride, inside: 0..0 })
         };
-        let taps = (0..kernel).filter_map(tap).collect();
+        let taps = (0..kernel).rev().filter_map(tap).collect(); // nearest input first
         let count = (extent - rest).div_ceil(stride);
         Axis { count, step: 1, extent: out, out_step: stride, out_first: rest, out_extent: extent, taps }.bounded()
     }
@@ -93,8 +93,8 @@ impl Plan {
         let run = p.c_group();
         let [_, _, w] = p.input;
         let pad = p.geometry.window.pad[2];
-        let merge = p.geometry.groups == 1 && p.geometry.window.dilation[2] == 1 && p.kernel[2] > 1 && p.c < MERGED;
-        if !merge {
+        let few = p.geometry.groups == 1 && p.geometry.window.dilation[2] == 1 && p.kernel[2] > 1 && p.c < MERGED;
+        if !few || slide(&axes[2]) {
             return (Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, Cow::Borrowed(x));
         }
         axes[2].extent = w + 2 * pad;
@@ -109,6 +109,11 @@ impl Plan {
         let axes = [0, 1, 2].map(|a| Axis::dgrad(p.input[a], p.out[a], axis(p, a), rest[a]));
         let reached = axes.iter().all(|a| !a.taps.is_empty());
         reached.then(|| Plan { n: p.n, axes, pitch: p.k, out_pitch: p.c, run: p.k_group(), kernel: p.kernel })
+    }
+
+    /// Whether the taps along a row are three neighbours one input apart, as sliding kernels want them.
+    pub fn slides(&self) -> bool {
+        slide(&self.axes[2])
     }
 
     /// Positions in all.
@@ -147,6 +152,10 @@ impl Plan {
     }
 }
 
+fn slide(w: &Axis) -> bool {
+    w.step == 1 && w.taps.len() == TAPS && w.taps.windows(2).all(|t| t[1].delta == t[0].delta + 1)
+}
+
 /// Channels below which a row's taps are merged: a whole vector reads well enough by itself.
 const MERGED: usize = 16;
 
@@ -176,12 +185,12 @@ pub(super) struct Block {
     pub last: usize,
 }
 
-/// `channels` cut into blocks.
-pub(super) fn blocks(k: &Kernels, channels: usize) -> Vec<Block> {
+/// `channels` cut into blocks of at most so many vectors.
+pub(super) fn blocks(k: &Kernels, channels: usize, vectors: usize) -> Vec<Block> {
     let block = |first: usize| {
-        let len = (channels - first).min(VECTORS * k.lanes);
+        let len = (channels - first).min(vectors * k.lanes);
         let vectors = len.div_ceil(k.lanes);
         Block { first, len, vectors, last: len - (vectors - 1) * k.lanes }
     };
-    (0..channels).step_by(VECTORS * k.lanes).map(block).collect()
+    (0..channels).step_by(vectors * k.lanes).map(block).collect()
 }

@@ -1,0 +1,127 @@
+//! Filters packed for the kernels, and how their products are shared out among tasks.
+
+use super::kernel::{Kernels, TAPS, VECTORS};
+use super::plan::{Block, Plan, blocks};
+use crate::tensor::Buffer;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Filters as the kernels read them: `group block tap run channel`, the channels of a block filled up to whole vectors;
+/// for a sliding plan, `group block three run tap channel`.
+pub(super) struct Panels {
+    data: Buffer<f32>,
+    pub blocks: Vec<Block>,
+    pub groups: usize,
+    /// Of one group.
+    pub channels: usize,
+    /// Numbers of one block.
+    len: usize,
+}
+
+/// Numbers between neighbouring filter elements in the array given.
+pub(super) struct Strides {
+    pub group: usize,
+    pub channel: usize,
+    pub tap: usize,
+    pub run: usize,
+}
+
+impl Panels {
+    /// The filters of `groups` groups of `channels` results each.
+    pub fn pack(k: &Kernels, plan: &Plan, w: &[f32], groups: usize, channels: usize, s: Strides) -> Self {
+        let taps: Vec<usize> = plan.taps().map(|t| plan.index(t)).collect();
+        let side = if plan.slides() { TAPS } else { 1 }; // taps side by side
+        let (blocks, run) = (blocks(k, channels, VECTORS), plan.run);
+        let len = taps.len() * run * VECTORS * k.lanes;
+        let mut data = Buffer::arbitrary(groups * blocks.len() * len);
+        data.as_mut_slice().par_chunks_mut(len.max(1)).enumerate().for_each(|(i, panel)| {
+            let (group, block) = (i / blocks.len(), &blocks[i % blocks.len()]);
+            let width = block.vectors * k.lanes;
+            for (taps, panel) in taps.chunks_exact(side).zip(panel.chunks_exact_mut((run * side * width).max(1))) {
+                let w = &w[group * s.group + block.first * s.channel..];
+                // A cache line of each filter at a time.
+                for (part, panel) in panel.chunks_mut(16 * side * width).enumerate() {
+                    for channel in 0..block.len {
+                        for (d, tap) in taps.iter().enumerate() {
+                            let from = tap * s.tap + channel * s.channel;
+                            for (r, row) in panel.chunks_exact_mut(side * width).enumerate() {
+                                row[d * width + channel] = w[from + (part * 16 + r) * s.run];
+                            }
+                        }
+                    }
+                    panel.chunks_exact_mut(width).for_each(|row| row[block.len..].fill(0.0));
+                }
+            }
+        });
+        Panels { data, blocks, groups, channels, len }
+    }
+
+    /// One block's filters.
+    pub fn panel(&self, group: usize, block: usize) -> *const f32 {
+        self.data.as_slice()[(group * self.blocks.len() + block) * self.len..].as_ptr()
+    }
+
+    /// How to share out `units` of work, each of so many positions, with every block of channels.
+    pub fn tasks(&self, units: usize, positions: usize) -> Tasks {
+        let small = self.data.as_slice().len() <= CACHED;
+        let cost = (2 * positions * self.len * self.blocks.len()).max(1);
+        // Large panels are read anew by every task, so a task should have many positions; parallelism is in the blocks.
+        let units_each = if small { (TASK / cost).clamp(1, 32) } else { MANY.div_ceil(positions.max(1)) };
+        let ranges = units.div_ceil(units_each);
+        let parts = if small { 1 } else { 32usize.div_ceil(ranges.max(1)).min(self.blocks.len()) };
+        Tasks { small, units, units_each, ranges, parts, blocks_each: self.blocks.len().div_ceil(parts.max(1)) }
+    }
+}
+
+/// A division of work: ranges of units, groups, and parts of the blocks.
+pub(super) struct Tasks {
+    /// Whether all filters stay in a core's cache, so that blocks may be the inner loop.
+    pub small: bool,
+    units: usize,
+    units_each: usize,
+    ranges: usize,
+    parts: usize,
+    blocks_each: usize,
+}
+
+impl Tasks {
+    /// Calls `f(units, group, blocks)` for all of it, in parallel.
+    pub fn run(&self, panels: &Panels, f: impl Fn(Range<usize>, usize, Range<usize>) + Sync) {
+        (0..self.ranges * panels.groups * self.parts).into_par_iter().with_max_len(1).for_each(|task| {
+            let (range, group, part) =
+                (task / self.parts / panels.groups, task / self.parts % panels.groups, task % self.parts);
+            let units = range * self.units_each..((range + 1) * self.units_each).min(self.units);
+            let blocks = part * self.blocks_each..((part + 1) * self.blocks_each).min(panels.blocks.len());
+            f(units, group, blocks);
+        });
+    }
+}
+
+/// Where all tasks write, each its own positions and channels.
+#[derive(Clone, Copy)]
+pub(super) struct Out(*mut f32);
+
+impl Out {
+    pub fn new(out: &mut [f32]) -> Self {
+        Out(out.as_mut_ptr())
+    }
+
+    /// Element `i`.
+    pub fn at(self, i: usize) -> *mut f32 {
+        self.0.wrapping_add(i)
+    }
+}
+
+// SAFETY: tasks write disjoint elements: other positions, or other channels of them.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+/// Panels up to this size stay in a core's cache beside the rows they meet.
+const CACHED: usize = 1 << 18;
+
+/// Floating-point operations worth a task of their own.
+const TASK: usize = 1 << 22;
+
+/// Positions of a task whose panels do not stay in the cache.
+const MANY: usize = 336;

@@ -1,0 +1,57 @@
+//! The same products as [`super::gather`], for plans whose taps along a row are three neighbours one input apart.
+
+use super::kernel::{Kernels, Slide, TAPS, Tap};
+use super::panels::{Out, Panels};
+use super::plan::Plan;
+
+/// Writes every position of `plan`, which slides, in `out`.
+pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32]) {
+    let [t, h, w] = &plan.axes;
+    let zeros = vec![0.0; plan.run];
+    // Of each three, the first tap.
+    let threes: Vec<_> = plan.taps().step_by(TAPS).collect();
+    let offsets: Vec<isize> = threes.iter().map(|&tap| plan.offset(tap)).collect();
+    let tasks = panels.tasks(plan.n * t.count * h.count, w.count);
+    let out = Out::new(out);
+    tasks.run(panels, |rows, group, blocks| {
+        let mut taps = Vec::with_capacity(threes.len());
+        let mut call = |row: usize, b: usize| {
+            let (n, qt, qh) = (row / (t.count * h.count), row / h.count % t.count, row % h.count);
+            taps.clear();
+            for (index, ([a, b, _], &offset)) in threes.iter().zip(&offsets).enumerate() {
+                if a.inside.contains(&qt) && b.inside.contains(&qh) {
+                    taps.push(Tap { rows: 0, offset, index });
+                }
+            }
+            let block = &panels.blocks[b];
+            let kernels = k.slide[block.vectors - 1];
+            let tiles = w.count.div_ceil(kernels.len());
+            for tile in 0..tiles {
+                let (from, to) = (w.count * tile / tiles, w.count * (tile + 1) / tiles);
+                // Inputs first..first + to - from + 2 of the row are read.
+                let first = from as isize + w.taps[0].delta;
+                let within = |i: isize| (i - first).clamp(0, (to - from + TAPS - 1) as isize) as usize;
+                let a = Slide {
+                    taps: &taps,
+                    x: input.as_ptr().wrapping_add(plan.input(n, [qt, qh, from]) + group * plan.run),
+                    step: plan.pitch,
+                    inside: within(0)..within(w.extent as isize),
+                    zeros: zeros.as_ptr(),
+                    run: plan.run,
+                    panel: panels.panel(group, b),
+                    out: out.at(plan.output(n, [qt, qh, from]) + group * panels.channels + block.first),
+                    out_step: w.out_step * plan.out_pitch,
+                    last: block.last,
+                };
+                // SAFETY: `taps` are inside along t and h, `inside` says which inputs are along w; a tile's positions and
+                // a block's channels are no other call's. `k` belongs to this machine.
+                unsafe { kernels[to - from - 1](&a) }
+            }
+        };
+        if tasks.small {
+            rows.for_each(|row| blocks.clone().for_each(|b| call(row, b)));
+        } else {
+            blocks.for_each(|b| rows.clone().for_each(|row| call(row, b)));
+        }
+    });
+}
