@@ -32,8 +32,8 @@ pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     if w < 1 || h < 1 {
         return Err(Error::format(path, 4, format!("the header claims {w}x{h} pixels")));
     }
-    let claimed = HEADER + w as u64 * h as u64 * 8; // at most 2^65/4: two i32 above zero
-    if claimed != length {
+    let claimed = u128::from(HEADER) + w as u128 * h as u128 * 8; // up to 2^65
+    if claimed != u128::from(length) {
         let what = format!("{w}x{h} pixels take {claimed} bytes, but the file has {length}");
         return Err(Error::format(path, 4, what));
     }

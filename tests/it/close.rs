@@ -68,3 +68,13 @@ pub fn assert_gradient(
     }
     assert!(compared > 0, "{what}: nothing was compared");
 }
+
+/// Asserts `|got - want| ≤ px` pixels in the mean: for flow fields, whose iteration has no bound to derive.
+#[track_caller]
+pub fn assert_pixels(what: &str, got: [&[f32]; 2], want: [&[f64]; 2], px: f64) {
+    let n = want[0].len();
+    assert!(got.iter().all(|g| g.len() == n) && want[1].len() == n && n > 0, "{what}: length");
+    let error = |i: usize| (f64::from(got[0][i]) - want[0][i]).hypot(f64::from(got[1][i]) - want[1][i]);
+    let mean = (0..n).map(error).sum::<f64>() / n as f64;
+    assert!(mean <= px, "{what}: flows differ by {mean:.3e} pixels in the mean, more than {px:.1e}");
+}

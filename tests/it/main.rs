@@ -12,6 +12,7 @@ mod ffmpeg;
 mod flow;
 mod grad;
 mod losses;
+mod motion;
 mod networks;
 mod queue;
 mod video;

@@ -149,3 +149,28 @@ fn median(isa: Isa, from: &Plane, size: usize, to: &mut Plane, bands: usize) {
         to.body_mut().par_chunks_mut(chunk).enumerate().for_each(|(i, to)| run(i * rows, to));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tvl1::{cases::CASES, reference};
+
+    /// Pixels in the mean; the largest seen is 1e-5.
+    const TOLERANCE: f64 = 1e-4;
+
+    #[test]
+    fn every_instruction_set_follows_the_definition() {
+        let p = Tvl1 { warps: 2, inner_iterations: 8, outer_iterations: 2, epsilon: 0.0, ..Tvl1::default() };
+        for case in CASES.iter().filter(|c| c.h < 70) {
+            let (a, b) = case.pair();
+            let wide = |x: &Gray| -> Vec<f64> { x.data.iter().map(|&v| v.into()).collect() };
+            let (u, v) = reference::flow::<f64>(&wide(&a), &wide(&b), a.h, a.w, &p);
+            for isa in Isa::available() {
+                let got = Memory::new(isa).flow(&a, &b, &p, 1);
+                let error = |i: usize| (f64::from(got.u[i]) - u[i]).hypot(f64::from(got.v[i]) - v[i]);
+                let mean = (0..u.len()).map(error).sum::<f64>() / u.len() as f64;
+                assert!(mean <= TOLERANCE, "{isa:?}, {}: {mean:e} pixels", case.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Sobel's kernels as they factor: smoothed down and differenced across, and the other way round, row by row.
+
+use crate::flow::Flow;
+
+pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
+    let (h, w) = (flow.h, flow.w);
+    let mut out = vec![0.0f32; h * w];
+    if out.is_empty() {
+        return out;
+    }
+    // A row's columns smoothed and differenced, with the first and the last repeated.
+    let (mut smooth, mut step) = (vec![0.0f32; w + 2], vec![0.0f32; w + 2]);
+    for field in [&flow.u, &flow.v] {
+        let row = |y: usize| &field[y * w..][..w];
+        for (y, out) in out.chunks_exact_mut(w).enumerate() {
+            let (up, here, down) = (row(y.saturating_sub(1)), row(y), row((y + 1).min(h - 1)));
+            for x in 0..w {
+                smooth[x + 1] = up[x] + 2.0 * here[x] + down[x];
+                step[x + 1] = down[x] - up[x];
+            }
+            for line in [&mut smooth, &mut step] {
+                (line[0], line[w + 1]) = (line[1], line[w]);
+            }
+            for (out, (s, d)) in out.iter_mut().zip(smooth.windows(3).zip(step.windows(3))) {
+                let (gx, gy) = (s[2] - s[0], d[0] + 2.0 * d[1] + d[2]);
+                *out += gx * gx + gy * gy;
+            }
+        }
+    }
+    out.iter_mut().for_each(|e| *e = e.sqrt().min(clamp) / clamp);
+    out
+}
+
+pub(super) fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
+    let pixel = |(a, b): (&[u8], &[u8])| {
+        let sum: u32 = a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+        sum as f32 / 765.0
+    };
+    this.chunks_exact(3).zip(next.chunks_exact(3)).map(pixel).collect()
+}

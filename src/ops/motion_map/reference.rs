@@ -1,0 +1,50 @@
+//! The definition: plain loops.
+
+use crate::ops::reference::Bounded;
+use num_traits::Float;
+
+/// Edges of a flow `(u, v)` of `h w` pixels, clamped and scaled to 0 to 1.
+///
+/// Each of the four responses is a sum of eight products; errors of the responses reach the root of their squares at
+/// most as the root of *their* squares, hence the magnitude.
+pub fn flow_edges<F: Float>(u: &[F], v: &[F], h: usize, w: usize, clamp: F) -> Bounded<F> {
+    const ACROSS: [[i8; 3]; 3] = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]];
+    let (mut value, mut magnitude) = (Vec::with_capacity(h * w), Vec::with_capacity(h * w));
+    for y in 0..h {
+        for x in 0..w {
+            let (mut square, mut size) = (F::zero(), F::zero());
+            for field in [u, v] {
+                for transposed in [false, true] {
+                    let (mut sum, mut terms) = (F::zero(), F::zero());
+                    for i in 0..3 {
+                        for j in 0..3 {
+                            let weight = if transposed { ACROSS[j][i] } else { ACROSS[i][j] };
+                            let row = (y + i).saturating_sub(1).min(h - 1);
+                            let column = (x + j).saturating_sub(1).min(w - 1);
+                            let term = F::from(weight).unwrap_or_else(F::nan) * field[row * w + column];
+                            sum = sum + term;
+                            terms = terms + term.abs();
+                        }
+                    }
+                    square = square + sum * sum;
+                    size = size + terms * terms;
+                }
+            }
+            value.push(square.sqrt().min(clamp) / clamp);
+            magnitude.push(size.sqrt() / clamp);
+        }
+    }
+    // Eight additions of a response, its square and their sum, the root and the division.
+    Bounded { value, magnitude, terms: 8 + 4 + 2 }
+}
+
+/// Mean over three channels of `|next - this| / 255`.
+pub fn frame_difference<F: Float>(this: &[u8], next: &[u8]) -> Bounded<F> {
+    let number = |x: f64| F::from(x).unwrap_or_else(F::nan);
+    let pixel = |(a, b): (&[u8], &[u8])| {
+        let sum = a.iter().zip(b).fold(F::zero(), |s, (a, b)| s + number((f64::from(*a) - f64::from(*b)).abs()));
+        sum / number(3.0 * 255.0)
+    };
+    let value: Vec<F> = this.chunks_exact(3).zip(next.chunks_exact(3)).map(pixel).collect();
+    Bounded { magnitude: value.clone(), value, terms: 2 }
+}
