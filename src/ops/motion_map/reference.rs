@@ -9,16 +9,16 @@ use num_traits::Float;
 /// most as the root of *their* squares, hence the magnitude.
 pub fn flow_edges<F: Float>(u: &[F], v: &[F], h: usize, w: usize, clamp: F) -> Bounded<F> {
     const ACROSS: [[i8; 3]; 3] = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]];
+    const DOWN: [[i8; 3]; 3] = [[-1, -2, -1], [0, 0, 0], [1, 2, 1]];
     let (mut value, mut magnitude) = (Vec::with_capacity(h * w), Vec::with_capacity(h * w));
     for y in 0..h {
         for x in 0..w {
             let (mut square, mut size) = (F::zero(), F::zero());
             for field in [u, v] {
-                for transposed in [false, true] {
+                for kernel in [ACROSS, DOWN] {
                     let (mut sum, mut terms) = (F::zero(), F::zero());
-                    for i in 0..3 {
-                        for j in 0..3 {
-                            let weight = if transposed { ACROSS[j][i] } else { ACROSS[i][j] };
+                    for (i, weights) in kernel.iter().enumerate() {
+                        for (j, &weight) in weights.iter().enumerate() {
                             let row = (y + i).saturating_sub(1).min(h - 1);
                             let column = (x + j).saturating_sub(1).min(w - 1);
                             let term = F::from(weight).unwrap_or_else(F::nan) * field[row * w + column];

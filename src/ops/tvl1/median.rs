@@ -110,12 +110,11 @@ unsafe fn rows<V: Lanes, const K: usize>(from: &Plane, first: usize, to: &mut [f
             // SAFETY: every row is `stride` long, a multiple of N; row k of `sorted` holds `stride` numbers from LINE.
             unsafe {
                 let mut column = [V::splat(0.0); K];
-                for k in 0..K {
-                    column[k] = V::load(near[k].as_ptr().add(x));
+                for (column, near) in column.iter_mut().zip(&near) {
+                    *column = V::load(near.as_ptr().add(x));
                 }
-                let column = sort(column);
-                for k in 0..K {
-                    column[k].store(sorted.as_mut_ptr().add(k * width + LINE + x));
+                for (k, column) in sort(column).into_iter().enumerate() {
+                    column.store(sorted.as_mut_ptr().add(k * width + LINE + x));
                 }
             }
             x += V::N;
@@ -130,9 +129,9 @@ unsafe fn rows<V: Lanes, const K: usize>(from: &Plane, first: usize, to: &mut [f
             // SAFETY: loads reach r numbers beyond either end of the `stride` numbers, within the lines around them.
             unsafe {
                 let mut columns = [[V::splat(0.0); K]; K];
-                for c in 0..K {
-                    for k in 0..K {
-                        columns[c][k] = V::load(sorted.as_ptr().add(k * width + LINE + x + c - r));
+                for (c, column) in columns.iter_mut().enumerate() {
+                    for (k, entry) in column.iter_mut().enumerate() {
+                        *entry = V::load(sorted.as_ptr().add(k * width + LINE + x + c - r));
                     }
                 }
                 middle(columns).store(to.as_mut_ptr().add(x));

@@ -171,8 +171,7 @@ fn check(a: &Gray, b: &Gray, p: &Tvl1) -> Result<()> {
         if x.data.len() != x.h * x.w {
             return Err(Error::shape("tvl1", arg, format!("{size} pixels"), format!("{} numbers", x.data.len())));
         }
-        // A comparison a NaN fails too.
-        if let Some(i) = x.data.iter().position(|v| !(v.abs() <= 65535.0)) {
+        if let Some(i) = x.data.iter().position(|v| v.is_nan() || v.abs() > 65535.0) {
             let at = format!("{} at row {}, column {}", x.data[i], i / x.w, i % x.w);
             return Err(Error::param("tvl1", arg, at, "pixels are numbers, usually from 0 to 255"));
         }

@@ -125,13 +125,13 @@ fn line(b: &Packed, (y, x): (usize, usize), u: &[f32; LINE], v: &[f32; LINE]) ->
     let mut out = [[0.0f32; LINE]; 3];
     for l in 0..LINE {
         let mut column = [0.0f32; 16];
-        for k in 0..4 {
+        for (k, wy) in wy.iter().enumerate() {
             let from = offset[l] as usize + k * b.stride;
             debug_assert!(from + 4 <= b.data.len());
             // SAFETY: `place` leaves three neighbours to the right and below inside of the margins.
             let taps: &[f32; 16] = unsafe { &*b.data.as_ptr().add(from).cast() };
             for j in 0..16 {
-                column[j] += wy[k][l] * taps[j];
+                column[j] += wy[l] * taps[j];
             }
         }
         for (c, out) in out.iter_mut().enumerate() {
