@@ -2,6 +2,7 @@
 //! definition: plain loops in f32 and f64), `cpu.rs`, `grad.rs` (its place on the tape), `cases.rs` (its problem table).
 
 pub mod reference;
+mod widest;
 
 // Primitives: what gradients of gradients are made of.
 pub mod arith;

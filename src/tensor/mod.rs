@@ -4,8 +4,10 @@
 //! written in place only by its single owner ([`Tensor::f32_mut`] copies otherwise).
 
 mod buffer;
+mod element;
 
 pub(crate) use buffer::Buffer;
+pub(crate) use element::Element;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shape::Shape;
@@ -104,6 +106,13 @@ impl Tensor {
     /// Like [`Tensor::build`], the result rounded to `dtype`: how an operation returns the type it was given.
     pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Self {
         Self::build(shape, fill).cast(dtype)
+    }
+
+    /// Like [`Tensor::build`], of `bf16`.
+    pub(crate) fn build_bf16(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Self {
+        let mut buffer = Buffer::arbitrary(shape.len());
+        fill(buffer.as_mut_slice());
+        Tensor { shape, storage: Storage::BF16(Arc::new(buffer)) }
     }
 
     /// The shape.

@@ -1,11 +1,39 @@
-//! Equal shapes and a repeated innermost row (per-channel factors) run straight through memory; other broadcasts index.
+//! Axes along which both arguments move alike are joined, which leaves long runs: of both arguments, or of one against
+//! a single number of the other.
 
-use super::{Arith, reference};
+use super::Arith;
+use crate::ops::widest::widest;
 use crate::shape::Shape;
 use rayon::prelude::*;
 
 /// Elements a task takes at once: enough to hide the cost of handing it out.
 const CHUNK: usize = 1 << 15;
+
+/// An axis of the result, and how far a step along it moves in each argument: 0 where that is repeated.
+struct Axis {
+    extent: usize,
+    a: usize,
+    b: usize,
+}
+
+/// The joined axes, innermost first; there is at least one.
+fn axes(a: Shape, b: Shape, out: Shape) -> Vec<Axis> {
+    let mut axes: Vec<Axis> = Vec::new();
+    let (mut stride_a, mut stride_b) = (1, 1);
+    for ((&extent, &da), &db) in out.dims().iter().zip(a.dims()).zip(b.dims()).rev() {
+        let (a, b) = (if da == 1 { 0 } else { stride_a }, if db == 1 { 0 } else { stride_b });
+        (stride_a, stride_b) = (stride_a * da, stride_b * db);
+        match axes.last_mut() {
+            _ if extent == 1 => {}
+            Some(inner) if a == inner.a * inner.extent && b == inner.b * inner.extent => inner.extent *= extent,
+            _ => axes.push(Axis { extent, a, b }),
+        }
+    }
+    if axes.is_empty() {
+        axes.push(Axis { extent: 1, a: 0, b: 0 });
+    }
+    axes
+}
 
 pub(super) fn apply(op: Arith, a: &[f32], a_shape: Shape, b: &[f32], b_shape: Shape, out: Shape, y: &mut [f32]) {
     match op {
@@ -16,7 +44,8 @@ pub(super) fn apply(op: Arith, a: &[f32], a_shape: Shape, b: &[f32], b_shape: Sh
     }
 }
 
-fn run(
+/// `y = f(a, b)` with both repeated to `out`.
+pub(in crate::ops) fn run(
     f: impl Fn(f32, f32) -> f32 + Sync,
     a: &[f32],
     a_shape: Shape,
@@ -25,21 +54,30 @@ fn run(
     out: Shape,
     y: &mut [f32],
 ) {
-    y.par_chunks_mut(CHUNK).enumerate().for_each(|(i, y)| {
-        let at = i * CHUNK;
-        if a_shape == out && b_shape == out {
-            for ((y, &p), &q) in y.iter_mut().zip(&a[at..]).zip(&b[at..]) {
-                *y = f(p, q);
+    let axes = axes(a_shape, b_shape, out);
+    let inner = &axes[0];
+    y.par_chunks_mut(CHUNK).enumerate().for_each(|(task, mut y)| {
+        let mut at = task * CHUNK;
+        while !y.is_empty() {
+            let (mut row, column) = (at / inner.extent, at % inner.extent);
+            let (mut ia, mut ib) = (column * inner.a, column * inner.b);
+            for axis in &axes[1..] {
+                ia += row % axis.extent * axis.a;
+                ib += row % axis.extent * axis.b;
+                row /= axis.extent;
             }
-        } else if a_shape == out && b_shape.len() == b_shape.last() && b.len() == out.last() {
-            let row = b.len();
-            for (j, (y, &p)) in y.iter_mut().zip(&a[at..]).enumerate() {
-                *y = f(p, b[(at + j) % row]);
-            }
-        } else {
-            for (j, y) in y.iter_mut().enumerate() {
-                *y = f(a[reference::offset(at + j, out, a_shape)], b[reference::offset(at + j, out, b_shape)]);
-            }
+            let len = (inner.extent - column).min(y.len());
+            let (now, rest) = y.split_at_mut(len);
+            widest(
+                #[inline(always)]
+                || match (inner.a, inner.b) {
+                    (0, 0) => now.fill(f(a[ia], b[ib])),
+                    (0, _) => now.iter_mut().zip(&b[ib..]).for_each(|(y, q)| *y = f(a[ia], *q)),
+                    (_, 0) => now.iter_mut().zip(&a[ia..]).for_each(|(y, p)| *y = f(*p, b[ib])),
+                    _ => now.iter_mut().zip(&a[ia..]).zip(&b[ib..]).for_each(|((y, p), q)| *y = f(*p, *q)),
+                },
+            );
+            (y, at) = (rest, at + len);
         }
     });
 }

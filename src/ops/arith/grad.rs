@@ -2,8 +2,9 @@
 
 use super::{Arith, apply, apply_scale};
 use crate::error::Result;
-use crate::ops::sum_to;
+use crate::ops::{cast, sum_to};
 use crate::tape::{Op, Tape, Var};
+use crate::tensor::DType;
 
 struct Binary {
     op: Arith,
@@ -31,10 +32,17 @@ impl Op for Binary {
             Arith::Div => Ok(scale(t, &mul(t, dy, &div(t, &div(t, a, b)?, b)?)?, -1.0)),
         };
         Ok(vec![
-            needs[0].then(|| sum_to(t, &da()?, a.shape())).transpose()?,
-            needs[1].then(|| sum_to(t, &db()?, b.shape())).transpose()?,
+            needs[0].then(|| back_to(t, &da()?, a)).transpose()?,
+            needs[1].then(|| back_to(t, &db()?, b)).transpose()?,
         ])
     }
+}
+
+/// The gradient `d` summed to the shape of `input` and in its number type; f32 inputs have f32 sums.
+fn back_to(t: &Tape, d: &Var, input: &Var) -> Result<Var> {
+    let dtype = input.value().dtype();
+    let d = if dtype == DType::F32 { cast(t, d, dtype) } else { d.clone() };
+    Ok(cast(t, &sum_to(t, &d, input.shape())?, dtype))
 }
 
 fn binary(t: &Tape, op: Arith, a: &Var, b: &Var) -> Result<Var> {

@@ -3,7 +3,8 @@
 //! For inputs `a`, `b` of equal rank the result has, on each axis, the larger of the two extents; an extent of 1 is
 //! repeated. Gradients are summed back over repeated axes ([`super::sum_to`]).
 
-mod cpu;
+pub mod cases;
+pub(super) mod cpu;
 mod grad;
 pub mod reference;
 

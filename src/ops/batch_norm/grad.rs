@@ -84,7 +84,7 @@ impl BatchNorm {
             needs[2].then(|| channels(&g)).transpose()?,
         ];
         if self.ends.residual {
-            grads.push(needs[3].then_some(dz));
+            grads.push(needs[3].then(|| cast(t, &dz, self.x.value().dtype())));
         }
         Ok(grads)
     }

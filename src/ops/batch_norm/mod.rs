@@ -14,8 +14,9 @@ pub use grad::batch_norm;
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Element, Tensor};
 use cpu::Mask;
+use half::bf16;
 
 /// Which mean and variance normalise.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +135,10 @@ pub fn fwd(
             return Err(Error::shape("batch_norm", "x", want, x.shape()));
         }
         Stats::Batch { .. } => {
-            let sums = cpu::stats(&rows, &cpu::Stored::new(x));
+            let sums = match x.dtype() {
+                DType::F32 => cpu::stats(&rows, f32::of(x)),
+                DType::BF16 => cpu::stats(&rows, bf16::of(x)),
+            };
             let rstd = sums.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32).collect();
             let mean = sums.iter().map(|s| s.mean as f32).collect();
             (Saved { rows, of_batch: true, mean, rstd }, Some(cpu::moments(&rows, &sums)))
@@ -154,35 +158,53 @@ fn normalise(
     relu: bool,
 ) -> Tensor {
     let affine = cpu::Affine::new(saved, &gamma.load(), &beta.load());
-    let (xs, rs) = (cpu::Stored::new(x), residual.map(cpu::Stored::new));
-    Tensor::build_as(x.dtype(), x.shape(), |y| cpu::normalise(&affine, &xs, rs.as_ref(), relu, y))
+    let residual = residual.map(|r| r.cast(x.dtype()));
+    match x.dtype() {
+        DType::F32 => normalise_as::<f32>(&affine, x, residual.as_ref(), relu),
+        DType::BF16 => normalise_as::<bf16>(&affine, x, residual.as_ref(), relu),
+    }
+}
+
+fn normalise_as<T: Element>(affine: &cpu::Affine, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+    T::build(x.shape(), |y| cpu::normalise(affine, T::of(x), residual.map(T::of), relu, y))
 }
 
 /// The gradients for the gradient `dy` of the result; `y` is that result where a rectifier followed a residual sum.
 fn bwd(x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, ends: &grad::Ends, dy: &Tensor) -> Gradients {
-    let affine = cpu::Affine::new(saved, &gamma.load(), &beta.load());
-    let (xs, dys) = (cpu::Stored::new(x), cpu::Stored::new(dy));
-    let ys = ends.y.as_ref().map(cpu::Stored::new);
-    let mask = match (ends.relu, &ys) {
+    let (affine, dy) = (cpu::Affine::new(saved, &gamma.load(), &beta.load()), dy.cast(x.dtype()));
+    match x.dtype() {
+        DType::F32 => bwd_as::<f32>(&affine, x, gamma, saved, ends, &dy),
+        DType::BF16 => bwd_as::<bf16>(&affine, x, gamma, saved, ends, &dy),
+    }
+}
+
+fn bwd_as<T: Element>(
+    affine: &cpu::Affine,
+    x: &Tensor,
+    gamma: &Tensor,
+    saved: &Saved,
+    ends: &grad::Ends,
+    dy: &Tensor,
+) -> Gradients {
+    let mask = match (ends.relu, &ends.y) {
         (false, _) => Mask::None,
         (true, None) => Mask::Recomputed,
-        (true, Some(y)) => Mask::Result(y),
+        (true, Some(y)) => Mask::Result(T::of(y)),
     };
+    let (xs, dys) = (T::of(x), T::of(dy));
     let mut sums = Vec::new();
     let dresidual = if ends.residual && ends.relu {
-        Some(Tensor::build_as(dy.dtype(), dy.shape(), |dr| {
-            sums = cpu::grad_sums(&affine, &xs, &dys, &mask, Some(dr));
-        }))
+        Some(T::build(dy.shape(), |dr| sums = cpu::grad_sums(affine, xs, dys, &mask, Some(dr))))
     } else {
-        sums = cpu::grad_sums(&affine, &xs, &dys, &mask, None);
+        sums = cpu::grad_sums(affine, xs, dys, &mask, None);
         ends.residual.then(|| dy.clone())
     };
     let (dz, mask) = match &dresidual {
-        Some(dr) => (cpu::Stored::new(dr), Mask::None), // the mask is already in it
+        Some(dr) => (T::of(dr), Mask::None), // the mask is already in it
         None => (dys, mask),
     };
     let slopes = cpu::Slopes::new(saved, &gamma.load(), &sums);
-    let dx = Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::grad_x(&affine, &slopes, &xs, &dz, &mask, dx));
+    let dx = T::build(x.shape(), |dx| cpu::grad_x(affine, &slopes, xs, dz, &mask, dx));
     let (dgamma, dbeta) = cpu::grad_affine(saved, &sums);
     let vector = |v: &[f32]| Tensor::build([v.len()], |out| out.copy_from_slice(v));
     Gradients { dx, dgamma: vector(&dgamma), dbeta: vector(&dbeta), dresidual }

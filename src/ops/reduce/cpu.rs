@@ -1,45 +1,71 @@
-//! Sums over leading axes (down to one row of channels) and over everything are blocked; other patterns index.
+//! Sums over one run of neighbouring axes (leading, middle, trailing or all) are blocked; other patterns index.
 
-use crate::ops::arith::reference::offset;
+use crate::ops::arith::{cpu::run, reference::offset};
+use crate::ops::widest::widest;
 use crate::shape::Shape;
 use rayon::prelude::*;
 
-/// Rows summed by one task. Fixed, so that the order of the additions does not depend on the thread count.
-const ROWS: usize = 1024;
+/// Elements summed by one task, about. Fixed, so that the order of the additions does not depend on the thread count.
+const CHUNK: usize = 1 << 15;
+
+/// Partial sums of a run of neighbours.
+const LANES: usize = 16;
 
 pub(super) fn sum_to(a: &[f32], from: Shape, to: Shape, y: &mut [f32]) {
-    let rows_of_channels = to.len() == to.last() && to.last() == from.last() && !y.is_empty();
-    if rows_of_channels {
-        let row = y.len();
+    y.fill(0.0);
+    if a.is_empty() || y.is_empty() {
+        return;
+    }
+    let reduced = |axis: usize| to.dims()[axis] != from.dims()[axis];
+    let (first, last) = ((0..from.rank()).find(|a| reduced(*a)), (0..from.rank()).rfind(|a| reduced(*a)));
+    let (Some(first), Some(last)) = (first, last) else { return y.copy_from_slice(a) };
+    if to.dims()[first..=last].iter().any(|d| *d != 1) {
+        for (i, v) in a.iter().enumerate() {
+            y[offset(i, from, to)] += v;
+        }
+        return;
+    }
+    let c: usize = from.dims()[last + 1..].iter().product();
+    let rows: usize = from.dims()[first..=last].iter().product();
+    y.par_chunks_mut(c).zip(a.par_chunks(rows * c)).for_each(|(y, a)| {
         let parts: Vec<Vec<f32>> = a
-            .par_chunks(ROWS * row)
+            .par_chunks((CHUNK / c).max(LANES) * c)
             .map(|chunk| {
-                let mut part = vec![0.0; row];
-                for r in chunk.chunks_exact(row) {
-                    part.iter_mut().zip(r).for_each(|(p, v)| *p += v);
-                }
+                let mut part = vec![0.0; c];
+                widest(
+                    #[inline(always)]
+                    || if c == 1 { part[0] = sum(chunk) } else { add_rows(chunk, &mut part) },
+                );
                 part
             })
             .collect();
-        y.fill(0.0);
-        for part in &parts {
-            y.iter_mut().zip(part).for_each(|(y, p)| *y += p);
-        }
-    } else if to.len() == 1 {
-        let parts: Vec<f32> = a.par_chunks(ROWS).map(|c| c.iter().sum()).collect();
-        y[0] = parts.iter().sum();
-    } else {
-        y.fill(0.0);
-        for (i, v) in a.iter().enumerate() {
-            y[offset(i, from, to)] += v;
+        parts.iter().for_each(|part| add_rows(part, y));
+    });
+}
+
+/// `y += ` each row of `a`.
+#[inline(always)]
+fn add_rows(a: &[f32], y: &mut [f32]) {
+    for row in a.chunks_exact(y.len()) {
+        for (y, v) in y.iter_mut().zip(row) {
+            *y += v;
         }
     }
 }
 
-pub(super) fn broadcast_to(a: &[f32], from: Shape, to: Shape, y: &mut [f32]) {
-    y.par_chunks_mut(ROWS).enumerate().for_each(|(i, y)| {
-        for (j, y) in y.iter_mut().enumerate() {
-            *y = a[offset(i * ROWS + j, to, from)];
+#[inline(always)]
+fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let blocks = a.chunks_exact(LANES);
+    let rest: f32 = blocks.remainder().iter().sum();
+    for block in blocks {
+        for (l, v) in lanes.iter_mut().zip(block) {
+            *l += v;
         }
-    });
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+pub(super) fn broadcast_to(a: &[f32], from: Shape, to: Shape, y: &mut [f32]) {
+    run(|p, _| p, a, from, a, from, to, y);
 }

@@ -3,6 +3,7 @@
 //! `sum_to(a, s)` sums `a` over every axis on which `s` has extent 1; `broadcast_to(a, s)` repeats `a` along every axis
 //! on which it has extent 1 and `s` has more. Each is the gradient of the other.
 
+pub mod cases;
 mod cpu;
 mod grad;
 pub mod reference;

@@ -1,0 +1,241 @@
+//! Memory-bound, so each tensor is read once per pass, in chunks that stay in the cache.
+//!
+//! Rows are worked on in *lines* of several: the parameters of a row are laid out once per row of a line, so that every
+//! inner loop runs over a few hundred numbers, however few the channels. Chunks are fixed by the shape alone and their
+//! sums are merged in order, in f64: the same bits for any number of threads.
+
+mod backward;
+
+pub(super) use backward::{Mask, Slopes, grad_affine, grad_sums, grad_x};
+
+use super::{Moments, Rows, Saved};
+use crate::ops::widest::widest;
+use crate::tensor::Element;
+use rayon::prelude::*;
+
+/// Elements of a line, at least, where the rows suffice.
+const LINE: usize = 512;
+
+/// Lines of a chunk (128 KiB of f32 where a row is no longer than a line).
+const LINES: usize = 64;
+
+impl Rows {
+    /// Rows of a line.
+    fn step(&self) -> usize {
+        (LINE / self.c).clamp(1, self.rows)
+    }
+
+    /// Elements of a line.
+    fn line(&self) -> usize {
+        self.step() * self.c
+    }
+
+    /// Elements of a chunk. Rows much longer than [`LINE`] make chunks of fewer lines.
+    fn chunk(&self) -> usize {
+        self.line() * (LINES * LINE / self.line()).clamp(16, LINES)
+    }
+
+    /// Elements of a group.
+    fn group(&self) -> usize {
+        self.rows * self.c
+    }
+
+    /// Chunks of a group.
+    fn chunks(&self) -> usize {
+        self.group().div_ceil(self.chunk())
+    }
+
+    /// The elements of chunk `k` of group `g`.
+    fn part<'a, T>(&self, of: &'a [T], g: usize, k: usize) -> &'a [T] {
+        let of = &of[g * self.group()..][..self.group()];
+        &of[k * self.chunk()..((k + 1) * self.chunk()).min(of.len())]
+    }
+
+    /// Calls `f(g, k, out)` for each chunk `k` of each group `g` with its elements of `out`, which is shaped like `x`.
+    fn for_chunks<T: Element>(&self, out: &mut [T], f: impl Fn(usize, usize, &mut [T]) + Sync) {
+        out.par_chunks_mut(self.group()).enumerate().for_each(|(g, out)| {
+            out.par_chunks_mut(self.chunk()).enumerate().for_each(|(k, out)| f(g, k, out));
+        });
+    }
+
+    /// `v[groups c]` repeated for each row of a line: `[groups line]`.
+    fn tiled(&self, v: impl Iterator<Item = f32>) -> Vec<f32> {
+        let v: Vec<f32> = v.collect();
+        v.chunks_exact(self.c).flat_map(|v| v.iter().cycle().take(self.line())).copied().collect()
+    }
+}
+
+/// Sums a line's rows into `to`, one row.
+fn fold(line: &[f32], to: &mut [f32]) {
+    to.fill(0.0);
+    for row in line.chunks_exact(to.len()) {
+        to.iter_mut().zip(row).for_each(|(t, v)| *t += v);
+    }
+}
+
+/// Mean and sum of squared deviations of one channel of one group.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sums {
+    pub mean: f64,
+    pub m2: f64,
+}
+
+/// The statistics per group and channel.
+///
+/// Within a chunk, sums of `d = x - s` and of `d²` are formed in f32, where the shift `s` is the mean of the chunk's
+/// first line; across chunks they are merged in f64 by `M2 = Σ_k [m2_k + n_k (mean_k - mean)²]`, in which nothing
+/// cancels.
+pub(super) fn stats<T: Element>(p: &Rows, x: &[T]) -> Vec<Sums> {
+    let (c, chunks) = (p.c, p.chunks());
+    let mut parts = vec![0.0; p.groups * chunks * 3 * c];
+    parts.par_chunks_mut(3 * c).enumerate().for_each(|(i, part)| {
+        let x = p.part(x, i / chunks, i % chunks);
+        widest(
+            #[inline(always)]
+            || chunk_sums(p, x, part),
+        );
+    });
+    let mut all = vec![Sums::default(); p.groups * c];
+    for (all, parts) in all.chunks_exact_mut(c).zip(parts.chunks_exact(chunks * 3 * c)) {
+        // Of each chunk: its parts, its number of rows.
+        let each = || {
+            let count = |k: usize| (p.group() - k * p.chunk()).min(p.chunk()) / c;
+            parts.chunks_exact(3 * c).enumerate().map(move |(k, part)| (part, count(k) as f64))
+        };
+        for (part, n) in each() {
+            let (per_row, share) = (1.0 / n, n / p.rows as f64);
+            for ((s, shift), sum) in all.iter_mut().zip(&part[..c]).zip(&part[c..2 * c]) {
+                s.mean += (f64::from(*shift) + f64::from(*sum) * per_row) * share;
+            }
+        }
+        for (part, n) in each() {
+            let per_row = 1.0 / n;
+            let parts = part[..c].iter().zip(&part[c..2 * c]).zip(&part[2 * c..]);
+            for (s, ((shift, sum), square)) in all.iter_mut().zip(parts) {
+                let (shift, sum, square) = (f64::from(*shift), f64::from(*sum), f64::from(*square));
+                let off = shift + sum * per_row - s.mean;
+                s.m2 += (square - sum * sum * per_row).max(0.0) + n * off * off;
+            }
+        }
+    }
+    all
+}
+
+/// `[shift, Σ d, Σ d²]` of one chunk, each `[c]`.
+#[inline(always)]
+fn chunk_sums<T: Element>(p: &Rows, x: &[T], part: &mut [f32]) {
+    let (c, line) = (p.c, p.line());
+    let (row_shift, row_sums) = part.split_at_mut(c);
+    let mut work = vec![0.0; 4 * line];
+    let (shift, rest) = work.split_at_mut(line);
+    let (sum, rest) = rest.split_at_mut(line);
+    let (square, space) = rest.split_at_mut(line);
+
+    let first = T::read(&x[..line.min(x.len())], space);
+    fold(first, row_shift);
+    let rows = (first.len() / c) as f32;
+    row_shift.iter_mut().for_each(|s| *s /= rows);
+    shift.chunks_exact_mut(c).for_each(|s| s.copy_from_slice(row_shift));
+
+    for x in x.chunks(line) {
+        let x = T::read(x, space);
+        for (((x, s), sum), square) in x.iter().zip(shift.iter()).zip(sum.iter_mut()).zip(square.iter_mut()) {
+            let d = x - s;
+            *sum += d;
+            *square += d * d;
+        }
+    }
+    let (row_sum, row_square) = row_sums.split_at_mut(c);
+    fold(sum, row_sum);
+    fold(square, row_square);
+}
+
+/// The statistics of all groups together.
+pub(super) fn moments(p: &Rows, sums: &[Sums]) -> Moments {
+    let total = (p.groups * p.rows) as f64;
+    let (mut mean, mut var) = (Vec::with_capacity(p.c), Vec::with_capacity(p.c));
+    for ch in 0..p.c {
+        let of_groups = || sums.iter().skip(ch).step_by(p.c);
+        let m = of_groups().map(|s| s.mean).sum::<f64>() / p.groups as f64;
+        let m2: f64 = of_groups().map(|s| s.m2 + p.rows as f64 * (s.mean - m).powi(2)).sum();
+        mean.push(m as f32);
+        var.push((m2 / (total - 1.0)) as f32);
+    }
+    Moments { mean, var }
+}
+
+/// `z = (x - mean) · scale + shift` per group and channel. Subtracting first keeps the digits where the mean is large.
+pub(super) struct Affine {
+    rows: Rows,
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+/// One group's part of [`Affine`], a line of each.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    mean: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+}
+
+impl Affine {
+    pub fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Self {
+        let rows = saved.rows;
+        let scale = saved.rstd.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
+        let shift = beta.iter().cycle().take(rows.groups * rows.c).copied();
+        let mean = rows.tiled(saved.mean.iter().copied());
+        Affine { rows, mean, scale: rows.tiled(scale), shift: rows.tiled(shift) }
+    }
+
+    fn group(&self, g: usize) -> Line<'_> {
+        let at = g * self.rows.line()..(g + 1) * self.rows.line();
+        Line { mean: &self.mean[at.clone()], scale: &self.scale[at.clone()], shift: &self.shift[at] }
+    }
+}
+
+impl Line<'_> {
+    /// `z` of some rows.
+    #[inline(always)]
+    fn apply(&self, x: &[f32], z: &mut [f32]) {
+        for ((((z, x), m), a), b) in z.iter_mut().zip(x).zip(self.mean).zip(self.scale).zip(self.shift) {
+            *z = (x - m) * a + b;
+        }
+    }
+}
+
+pub(super) fn normalise<T: Element>(a: &Affine, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
+    let (p, line) = (&a.rows, a.rows.line());
+    p.for_chunks(y, |g, k, y| {
+        let (affine, x, residual) = (a.group(g), p.part(x, g, k), residual.map(|r| p.part(r, g, k)));
+        widest(
+            #[inline(always)]
+            || {
+                let mut spaces = vec![0.0; 2 * line];
+                let (space, out) = spaces.split_at_mut(line);
+                for (i, (x, y)) in x.chunks(line).zip(y.chunks_mut(line)).enumerate() {
+                    let r = residual.map(|r| &r[i * line..][..x.len()]);
+                    T::write(
+                        y,
+                        out,
+                        #[inline(always)]
+                        |y| {
+                            affine.apply(T::read(x, space), y);
+                            if let Some(r) = r {
+                                for (y, r) in y.iter_mut().zip(T::read(r, space)) {
+                                    *y += r;
+                                }
+                            }
+                            if relu {
+                                for y in y {
+                                    *y = if *y <= 0.0 { 0.0 } else { *y };
+                                }
+                            }
+                        },
+                    );
+                }
+            },
+        );
+    });
+}

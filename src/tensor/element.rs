@@ -1,0 +1,84 @@
+//! The number types of tensors, for kernels that read and write a few elements at a time as f32.
+
+use super::Tensor;
+use crate::shape::Shape;
+use bytemuck::Pod;
+use half::bf16;
+
+/// A stored number.
+pub(crate) trait Element: Pod + Send + Sync {
+    /// The elements of a tensor of this type.
+    fn of(t: &Tensor) -> &[Self];
+
+    /// A tensor of this type written whole by `fill`, which finds arbitrary content.
+    fn build(shape: Shape, fill: impl FnOnce(&mut [Self])) -> Tensor;
+
+    /// The elements as f32: where they are, or converted into `space`, which must be as long or longer.
+    fn read<'s>(from: &'s [Self], space: &'s mut [f32]) -> &'s [f32];
+
+    /// Has `fill` write f32 elements: in place, or into `space`, from which they are rounded to nearest even.
+    fn write(to: &mut [Self], space: &mut [f32], fill: impl FnOnce(&mut [f32]));
+}
+
+impl Element for f32 {
+    fn of(t: &Tensor) -> &[f32] {
+        t.f32().expect("the caller matched on the type")
+    }
+
+    fn build(shape: Shape, fill: impl FnOnce(&mut [f32])) -> Tensor {
+        Tensor::build(shape, fill)
+    }
+
+    #[inline(always)]
+    fn read<'s>(from: &'s [f32], _: &'s mut [f32]) -> &'s [f32] {
+        from
+    }
+
+    #[inline(always)]
+    fn write(to: &mut [f32], _: &mut [f32], fill: impl FnOnce(&mut [f32])) {
+        fill(to);
+    }
+}
+
+impl Element for bf16 {
+    fn of(t: &Tensor) -> &[bf16] {
+        t.bf16().expect("the caller matched on the type")
+    }
+
+    fn build(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Tensor {
+        Tensor::build_bf16(shape, fill)
+    }
+
+    #[inline(always)]
+    fn read<'s>(from: &'s [bf16], space: &'s mut [f32]) -> &'s [f32] {
+        let space = &mut space[..from.len()];
+        widen(from, space);
+        space
+    }
+
+    #[inline(always)]
+    fn write(to: &mut [bf16], space: &mut [f32], fill: impl FnOnce(&mut [f32])) {
+        let space = &mut space[..to.len()];
+        fill(space);
+        narrow(space, to);
+    }
+}
+
+/// bf16 to f32, exactly. Without the branches of a conversion one by one, so that it becomes vector instructions.
+#[inline(always)]
+pub(crate) fn widen(from: &[bf16], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+    }
+}
+
+/// f32 to bf16, rounded to nearest even; a NaN stays one.
+#[inline(always)]
+pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        let bits = from.to_bits();
+        let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+        let quiet = (bits >> 16) | 0x40;
+        *to = bf16::from_bits(if from.is_nan() { quiet } else { rounded } as u16);
+    }
+}
