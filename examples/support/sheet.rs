@@ -15,7 +15,7 @@ const SIDE: u32 = 96;
 const GAP: u32 = 4;
 const MARGIN: u32 = 16;
 /// Width of the column with the strips' names.
-const NAMES: u32 = 92;
+const NAMES: u32 = 124;
 const TITLE: u32 = 26;
 const INK: RGBColor = RGBColor(40, 44, 52);
 
