@@ -1,6 +1,6 @@
 //! Batch normalisation: against its definition, PyTorch and differences, in both number types.
 
-use crate::close::{assert_bounded, assert_gradient, assert_norm};
+use crate::close::{assert_bounded, assert_gradient, assert_near, assert_norm};
 use crate::grad::{assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data, noise, wide};
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
@@ -83,10 +83,8 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
         let w = reference::fwd(&whole, &wide(&x), None, false);
         for ch in 0..p.c {
             let unbiased = w.var[ch] * n as f64 / (n as f64 - 1.0);
-            let far = (f64::from(m.mean[ch]) - w.mean[ch]).abs();
-            assert!(far <= 1e-6 * (1.0 + w.mean[ch].abs()), "{what}: mean {} of {}", m.mean[ch], w.mean[ch]);
-            let far = (f64::from(m.var[ch]) - unbiased).abs();
-            assert!(far <= 3e-6 * unbiased, "{what}: variance {} of {unbiased}", m.var[ch]);
+            assert_near(&format!("{what}: mean"), m.mean[ch].into(), w.mean[ch], 1e-6);
+            assert_near(&format!("{what}: variance"), m.var[ch].into(), unbiased, 3e-6);
         }
     }
 }

@@ -34,6 +34,13 @@ pub fn assert_norm(what: &str, got: &[f32], want: &[f32], rel: f64) {
     assert!(err <= rel * size, "{what}: ‖difference‖ {err:.3e} exceeds {rel:.1e} of ‖golden‖ {size:.3e}");
 }
 
+/// Asserts `|got - want| ≤ rel·(1 + |want|)`: for single figures, such as a statistic or a law's constant.
+#[track_caller]
+pub fn assert_near(what: &str, got: f64, want: f64, rel: f64) {
+    let bound = rel * (1.0 + want.abs());
+    assert!((got - want).abs() <= bound, "{what}: got {got}, want {want}, further apart than {bound:.1e}");
+}
+
 /// Asserts that a gradient equals central differences of `f`, all in f64: `|g - d| ≤ rel·(max|d| + 1)`.
 /// `skip(i)` leaves out coordinates that sit on a kink.
 #[track_caller]

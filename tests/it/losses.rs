@@ -263,7 +263,7 @@ proptest! {
         ema::update(&mut key, &tensor(&[len], &q), m).unwrap();
         assert_bounded("ema", &data(&key), &ema::reference::update(&wide(&k), &wide(&q), f64::from(m)), DType::F32);
         for ((&y, &k), &q) in data(&key).iter().zip(&k).zip(&q) {
-            let slack = 2.0 * f32::EPSILON * k.abs().max(q.abs());
+            let slack = 4.0 * DType::F32.unit_roundoff() as f32 * k.abs().max(q.abs()); // two roundings of either
             prop_assert!(k.min(q) - slack <= y && y <= k.max(q) + slack, "{} is not between {} and {}", y, k, q);
         }
     }
@@ -351,6 +351,20 @@ fn ema_fixed_points() {
     assert!(ema::update(&mut key, &q, 1.5).is_err());
     assert!(ema::update(&mut key, &q, f32::NAN).is_err());
     assert!(ema::update(&mut key, &random(25, 2, 1), 0.5).is_err());
+}
+
+#[test]
+fn ema_meets_its_reference_on_any_pool() {
+    for c in ema::cases::CASES.iter().filter(|c| c.len < 100_000) {
+        let (k, q) = (noise(c.len, 1), noise(c.len, 2));
+        same_on_any_pool(|| {
+            let mut key = tensor(&[c.len], &k);
+            ema::update(&mut key, &tensor(&[c.len], &q), 0.99).unwrap();
+            let want = ema::reference::update(&wide(&k), &wide(&q), f64::from(0.99f32));
+            assert_bounded(c.name, &data(&key), &want, DType::F32);
+            data(&key)
+        });
+    }
 }
 
 #[test]

@@ -14,8 +14,6 @@ const FILES: [&str; 5] = ["mod.rs", "reference.rs", "cpu.rs", "grad.rs", "cases.
 
 /// Operations that lack one of [`FILES`], and why. An entry that is no longer true is a problem too.
 const WITHOUT: &[(&str, &str, &str)] = &[
-    ("arith", "cases.rs", "a primitive: its shapes are drawn by the property tests"),
-    ("reduce", "cases.rs", "a primitive: its shapes are drawn by the property tests"),
     ("cast", "reference.rs", "the work is `Tensor::cast`"),
     ("cast", "cpu.rs", "the work is `Tensor::cast`"),
     ("cast", "cases.rs", "the work is `Tensor::cast`"),
