@@ -12,6 +12,7 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 
+pub mod features;
 pub mod knn;
 mod lbfgs;
 pub mod probe;

@@ -3,6 +3,7 @@
 use super::backbone::Trunk;
 use super::build::Builder;
 use super::nets::Net;
+use super::norm::Norm;
 use super::params::{ParamId, Params, Role};
 use super::pass::Pass;
 use crate::error::{Error, Result};
@@ -31,10 +32,12 @@ impl Linear {
     }
 }
 
-/// MaCLR's head (maclr.md 2.2): linear, ReLU, linear, each row to unit length; biases, no normalisation between.
+/// MaCLR's head (maclr.md 2.2): linear, ReLU, linear, each row to unit length; biases, no normalisation between. Small
+/// networks trained from scratch do better with batch normalisation before the ReLU ([`ProjectionHead::normalised`]).
 #[derive(Clone, Debug)]
 pub struct ProjectionHead {
     hidden: Linear,
+    norm: Option<Norm>,
     code: Linear,
 }
 
@@ -43,8 +46,15 @@ impl ProjectionHead {
     pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
         ProjectionHead {
             hidden: Linear::new(b, "head.projection.0", features, hidden),
+            norm: None,
             code: Linear::new(b, "head.projection.2", hidden, code),
         }
+    }
+
+    /// The same with batch normalisation between the linear layer and the ReLU, as `head.projection.1`.
+    pub fn normalised(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
+        let plain = Self::new(b, features, hidden, code);
+        ProjectionHead { norm: Some(Norm::new(b, "head.projection.1", hidden, 1.0)), ..plain }
     }
 
     /// Features `x[n c]` to unit codes `[n d]`, f32 in every precision.
@@ -53,7 +63,11 @@ impl ProjectionHead {
     /// `Shape` when `x` has other columns than the head's features.
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let t = pass.tape();
-        let hidden = ops::relu(t, &self.hidden.forward(pass, x)?);
+        let hidden = self.hidden.forward(pass, x)?;
+        let hidden = match &self.norm {
+            Some(norm) => norm.forward(pass, &hidden, None, true)?,
+            None => ops::relu(t, &hidden),
+        };
         let code = self.code.forward(pass, &hidden)?;
         ops::l2_norm(t, &ops::cast(t, &code, DType::F32))
     }
@@ -74,13 +88,31 @@ impl Encoder {
     /// # Errors
     /// `Param` when `hidden` or `code` is 0.
     pub fn new(net: &Net, hidden: usize, code: usize, seed: u64) -> Result<(Encoder, Params)> {
+        Self::with_head(net, hidden, code, seed, ProjectionHead::new)
+    }
+
+    /// As [`Encoder::new`], with a [normalised](ProjectionHead::normalised) head.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn normalised(net: &Net, hidden: usize, code: usize, seed: u64) -> Result<(Encoder, Params)> {
+        Self::with_head(net, hidden, code, seed, ProjectionHead::normalised)
+    }
+
+    fn with_head(
+        net: &Net,
+        hidden: usize,
+        code: usize,
+        seed: u64,
+        head: impl Fn(&mut Builder, usize, usize, usize) -> ProjectionHead,
+    ) -> Result<(Encoder, Params)> {
         if hidden == 0 || code == 0 {
             let value = format!("({hidden}, {code})");
             return Err(Error::param("projection head", "(hidden, code)", value, "both must be at least 1"));
         }
         let mut b = Builder::new(seed);
         let trunk = Trunk::new(net, &mut b);
-        let head = ProjectionHead::new(&mut b, trunk.features_dim(), hidden, code);
+        let head = head(&mut b, trunk.features_dim(), hidden, code);
         Ok((Encoder { trunk, head }, b.finish()))
     }
 

@@ -18,12 +18,14 @@ use crate::tape::{Mode, Tape, Var};
 use crate::tensor::{DType, Tensor};
 use rand::Rng;
 
-/// Which motion clip is the positive of an RGB query, and the other way round.
+/// Which motion clip is the positive of an RGB query, and the other way round. Either way there are four forward passes:
+/// one key a modality serves the term within and the term across.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrossPositive {
-    /// The other clip of the pair: one key serves the terms within and across modalities.
+    /// The other clip of the pair: both queries look at the first clip, both keys at the second.
     OtherClip,
-    /// The clip of the same moment; costs one more key forward a modality.
+    /// The clip of the same moment: the visual query and the motion key look at the first clip, the motion query and the
+    /// visual key at the second. The terms within a modality still join two different clips.
     SameClip,
 }
 
@@ -52,6 +54,9 @@ pub struct Maclr {
     pub symmetric: bool,
     /// Whether earlier keys of a query's own video are left out of its negatives.
     pub mask_own: bool,
+    /// Whether the keys of the batch's other videos are negatives too: they enter the queues before the losses, and each
+    /// query's own is masked. Needs [`Maclr::mask_own`].
+    pub in_batch: bool,
     /// Number type of activations.
     pub dtype: DType,
 }
@@ -70,6 +75,7 @@ impl Default for Maclr {
             cross_positive: CrossPositive::OtherClip,
             symmetric: false,
             mask_own: true,
+            in_batch: false,
             dtype: DType::F32,
         }
     }
@@ -133,20 +139,25 @@ impl Maclr {
             m.follow(self.momentum)?;
         }
         // Sub-passes of the symmetric form share this step's key networks and queues.
-        let directions: &[(usize, usize)] = if self.symmetric { &[(0, 1), (1, 0)] } else { &[(0, 1)] };
+        let directions: &[usize] = if self.symmetric { &[0, 1] } else { &[0] };
         let mut keys = Vec::new();
-        for &(a, b) in directions {
-            keys.push(self.keys(p, views, a, b, rng)?);
+        for &a in directions {
+            keys.push(self.keys(p, views, a, rng)?);
+        }
+        let in_batch = self.in_batch && self.mask_own;
+        if in_batch {
+            enqueue(p, &keys, &views.owners)?;
         }
         let tape = Tape::new();
         let (mut total, mut report): (Option<Var>, Report) = Default::default();
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
-        for (&(a, _), keys) in directions.iter().zip(&keys) {
+        for (&a, keys) in directions.iter().zip(&keys) {
             let (q_v, leaves) = p.visual.queries(&tape, &views.rgb[a], self.groups, self.dtype)?;
             visual_leaves.push(leaves);
             let q_m = match (&mut p.motion, self.motion(views)?) {
                 (Some(pathway), Some(motion)) => {
-                    let (q_m, leaves) = pathway.queries(&tape, &motion[a], self.groups, self.dtype)?;
+                    let x = &motion[self.motion_query(a)];
+                    let (q_m, leaves) = pathway.queries(&tape, x, self.groups, self.dtype)?;
                     motion_leaves.push(leaves);
                     Some(q_m)
                 }
@@ -176,11 +187,8 @@ impl Maclr {
         if let Some(pathway) = &mut p.motion {
             pathway.descend(&motion, lr, sgd)?;
         }
-        for keys in &keys {
-            p.visual.enqueue(&keys.visual, &views.owners)?;
-            if let (Some(pathway), Some(k)) = (&mut p.motion, &keys.motion) {
-                pathway.enqueue(k, &views.owners)?;
-            }
+        if !in_batch {
+            enqueue(p, &keys, &views.owners)?;
         }
         Ok(report)
     }
@@ -195,23 +203,26 @@ impl Maclr {
         }
     }
 
-    /// Keys of clip `b`, and where the cross-modal positive is the query's own clip `a`, of that too.
-    fn keys(&self, p: &mut Pathways, views: &Views, a: usize, b: usize, rng: &mut impl Rng) -> Result<Keys> {
+    /// The clip at which the motion query looks when the visual query looks at clip `a`; the motion key looks at the
+    /// other.
+    fn motion_query(&self, a: usize) -> usize {
+        match self.cross_positive {
+            CrossPositive::OtherClip => a,
+            CrossPositive::SameClip => 1 - a,
+        }
+    }
+
+    /// The keys for the queries of clip `a`.
+    fn keys(&self, p: &mut Pathways, views: &Views, a: usize, rng: &mut impl Rng) -> Result<Keys> {
         let mut one = |pathway: &mut Pathway, x: &Tensor| {
             pathway.keys(x, self.groups, self.shuffle_keys.then_some(&mut *rng), self.dtype)
         };
-        let same = self.cross_positive == CrossPositive::SameClip;
-        let visual = one(&mut p.visual, &views.rgb[b])?;
-        let (mut motion, mut cross) = (None, None);
-        if let (Some(pathway), Some(clips)) = (&mut p.motion, self.motion(views)?) {
-            let k_m = one(pathway, &clips[b])?;
-            cross = Some(match same {
-                true => [one(&mut p.visual, &views.rgb[a])?, one(pathway, &clips[a])?],
-                false => [visual.clone(), k_m.clone()],
-            });
-            motion = Some(k_m);
-        }
-        Ok(Keys { visual, motion, cross })
+        let visual = one(&mut p.visual, &views.rgb[1 - a])?;
+        let motion = match (&mut p.motion, self.motion(views)?) {
+            (Some(pathway), Some(clips)) => Some(one(pathway, &clips[1 - self.motion_query(a)])?),
+            _ => None,
+        };
+        Ok(Keys { visual, motion })
     }
 
     /// The terms with weight above 0.
@@ -236,27 +247,35 @@ impl Maclr {
         if self.w_vv != 0.0 {
             terms.push(("vv", self.w_vv, nce(q_v, &keys.visual, &p.visual)?));
         }
-        if let (Some(q_m), Some(k_m), Some([cross_v, cross_m]), Some(motion)) = (q_m, &keys.motion, &keys.cross, &p.motion)
-        {
+        if let (Some(q_m), Some(k_m), Some(motion)) = (q_m, &keys.motion, &p.motion) {
             if self.w_mm != 0.0 {
                 terms.push(("mm", self.w_mm, nce(q_m, k_m, motion)?));
             }
             if self.w_vm != 0.0 {
-                terms.push(("vm", self.w_vm, nce(q_v, cross_m, motion)?));
+                terms.push(("vm", self.w_vm, nce(q_v, k_m, motion)?));
             }
             if self.w_mv != 0.0 {
-                terms.push(("mv", self.w_mv, nce(q_m, cross_v, &p.visual)?));
+                terms.push(("mv", self.w_mv, nce(q_m, &keys.visual, &p.visual)?));
             }
         }
         Ok(terms)
     }
 }
 
-/// Keys of one direction. `cross` are the positives of `mv` and `vm`.
+/// Keys of one direction.
 struct Keys {
     visual: Tensor,
     motion: Option<Tensor>,
-    cross: Option<[Tensor; 2]>,
+}
+
+fn enqueue(p: &mut Pathways, keys: &[Keys], owners: &[u32]) -> Result<()> {
+    for keys in keys {
+        p.visual.enqueue(&keys.visual, owners)?;
+        if let (Some(pathway), Some(k)) = (&mut p.motion, &keys.motion) {
+            pathway.enqueue(k, owners)?;
+        }
+    }
+    Ok(())
 }
 
 impl Report {

@@ -1,3 +1,5 @@
-//! Methods of self-supervised learning: their losses and their state.
+//! Self-supervised methods: losses and the state they carry from step to step. No files, no clocks.
 
+pub mod maclr;
+pub mod pathway;
 pub mod queue;

@@ -49,16 +49,19 @@ impl Pathway {
         &self.queue
     }
 
-    /// All that a checkpoint must hold, by name: weights of both networks, velocity.
-    pub fn networks(&self) -> [(&'static str, &Params); 3] {
-        [("encoder_q", &self.query), ("encoder_k", &self.key), ("velocity", &self.velocity)]
+    /// The query network's weights, for restoring.
+    pub fn query_mut(&mut self) -> &mut Params {
+        &mut self.query
     }
 
-    /// The same, for restoring.
-    pub fn networks_mut(&mut self) -> ([(&'static str, &mut Params); 3], &mut Queue) {
-        let networks =
-            [("encoder_q", &mut self.query), ("encoder_k", &mut self.key), ("velocity", &mut self.velocity)];
-        (networks, &mut self.queue)
+    /// What a checkpoint must hold besides the query network and the queue: the key network, and the velocity.
+    pub fn followers(&self) -> [(&'static str, &Params); 2] {
+        [("encoder_k", &self.key), ("velocity", &self.velocity)]
+    }
+
+    /// The same and the queue, for restoring.
+    pub fn followers_mut(&mut self) -> ([(&'static str, &mut Params); 2], &mut Queue) {
+        ([("encoder_k", &mut self.key), ("velocity", &mut self.velocity)], &mut self.queue)
     }
 
     /// Lets the key network follow: `key = m·key + (1 - m)·query` for weights; running statistics are its own.

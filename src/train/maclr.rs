@@ -2,14 +2,12 @@
 
 use super::checkpoint::State;
 use super::pretrain::{At, Method, Report};
-use super::views::{ClipPair, ViewSpec};
-use crate::augment::AugmentSpec;
+use super::views::{ClipPair, Part, ViewSpec};
 use crate::error::{Error, Result};
-use crate::flow::MotionInput;
 use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
-use crate::ssl::maclr::{Maclr, Pathways, Views};
+use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::{Pathway, check_queue};
 use crate::ssl::queue::Queue;
 use crate::tensor::Tensor;
@@ -23,6 +21,8 @@ pub struct Recipe {
     pub motion: Net,
     /// Hidden numbers of the projection heads.
     pub head_hidden: usize,
+    /// Whether the heads have batch normalisation before their ReLU.
+    pub head_norm: bool,
     /// Length of the codes.
     pub code: usize,
     /// Losses and momentum.
@@ -50,20 +50,26 @@ pub struct Recipe {
 impl Recipe {
     /// For procedural videos and a first look: minutes on two cores.
     pub fn tiny() -> Recipe {
-        let net = |in_channels| small_net(in_channels, vec![16, 32, 64]);
         Recipe {
-            visual: net(3),
-            motion: net(1),
+            visual: small_net(3, 1),
+            motion: small_net(1, 2),
             head_hidden: 128,
+            head_norm: true,
             code: 64,
-            method: Maclr { momentum: 0.99, ..Maclr::default() },
+            method: Maclr {
+                w_vv: 0.1,
+                momentum: 0.99,
+                cross_positive: CrossPositive::SameClip,
+                in_batch: true,
+                ..Maclr::default()
+            },
             queue: None,
             queue_cap: 256,
             views: ViewSpec::small(),
             epochs: 20,
             batch: 32,
-            lr: 0.1,
-            warmup_epochs: 2.0,
+            lr: 0.03,
+            warmup_epochs: 1.0,
             sgd: Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 },
             probe_clips: 3,
         }
@@ -80,6 +86,7 @@ impl Recipe {
             visual: Net::cvrl_r3d50(),
             motion: Net::motion_r2d50(8)?,
             head_hidden: 2048,
+            head_norm: false,
             code: 128,
             method: Maclr { groups: 4, ..Maclr::default() },
             queue: None,
@@ -112,7 +119,8 @@ impl Recipe {
     pub fn pathways(&self, videos: usize, seed: u64) -> Result<Pathways> {
         let queue = self.queue_length(videos)?;
         let pathway = |net: &Net, which: u64| {
-            let (encoder, params) = Encoder::new(net, self.head_hidden, self.code, seed ^ which << 32)?;
+            let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
+            let (encoder, params) = new(net, self.head_hidden, self.code, seed ^ which << 32)?;
             Ok::<_, Error>(Pathway::new(encoder, params, Queue::new(queue, self.code)?))
         };
         let mut motion_net = self.motion.clone();
@@ -122,9 +130,23 @@ impl Recipe {
     }
 }
 
-fn small_net(in_channels: usize, widths: Vec<usize>) -> Net {
-    let spec = SmallR3d { in_channels, widths, ..SmallR3d::default() };
-    spec.net().expect("the preset's extents are valid; a test builds every preset")
+/// Stem and three residual stages of two 3x3x3 convolutions: 16, 32, 64, 128 channels. `stem_t` is the stem's temporal
+/// stride: a motion clip has twice the frames of an RGB clip.
+fn small_net(in_channels: usize, stem_t: usize) -> Net {
+    let spec = SmallR3d {
+        in_channels,
+        widths: vec![16, 32, 64, 128],
+        blocks: vec![0, 1, 1, 1],
+        convs: 2,
+        residual: true,
+        stem_kernel: [3, 5, 5],
+        stem_stride: [stem_t, 2, 2],
+        strides: vec![[1; 3], [1, 2, 2], [2; 3], [2; 3]],
+        temporal: vec![3; 4],
+    };
+    let net = spec.net().expect("the preset's extents are valid; a test builds every preset");
+    // So shallow a network learns nothing temporal for long when its blocks start as their 1x1x1 shortcuts.
+    Net { zero_last_scale: false, ..net }
 }
 
 /// A MaCLR run under way.
@@ -141,11 +163,11 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64) -> Result<MaclrRun> {
         Ok(MaclrRun { method: recipe.method.clone(), pathways: recipe.pathways(videos, seed)? })
     }
-
-    fn each(&mut self) -> impl Iterator<Item = (&'static str, &mut Pathway)> {
-        [("visual", &mut self.pathways.visual)].into_iter().chain(self.pathways.motion.as_mut().map(|m| ("motion", m)))
-    }
 }
+
+/// Prefixes of the networks' names in a file of weights: those of MaCLR's release for the visual network.
+const VISUAL: &str = "encoder_q.";
+const MOTION: &str = "motion.encoder_q.";
 
 impl Method for MaclrRun {
     type Sample = ClipPair;
@@ -171,30 +193,50 @@ impl Method for MaclrRun {
         Ok(Report { loss: seen.loss, parts })
     }
 
-    fn save(&self, state: &mut State) -> Result<()> {
-        let pathways = [("visual", Some(&self.pathways.visual)), ("motion", self.pathways.motion.as_ref())];
-        for (modality, pathway) in pathways {
+    fn networks(&self) -> Vec<(&'static str, &Params)> {
+        let Pathways { visual, motion } = &self.pathways;
+        [(VISUAL, Some(visual)), (MOTION, motion.as_ref())]
+            .into_iter()
+            .filter_map(|(name, pathway)| Some((name, pathway?.query())))
+            .collect()
+    }
+
+    fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)> {
+        let Pathways { visual, motion } = &mut self.pathways;
+        [(VISUAL, Some(visual)), (MOTION, motion.as_mut())]
+            .into_iter()
+            .filter_map(|(name, pathway)| Some((name, pathway?.query_mut())))
+            .collect()
+    }
+
+    fn save(&self, state: &mut State) {
+        let Pathways { visual, motion } = &self.pathways;
+        for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_ref())] {
             let Some(pathway) = pathway else { continue };
-            for (network, params) in pathway.networks() {
-                state.set_params(&format!("{modality}.{network}"), params)?;
+            for (network, params) in pathway.followers() {
+                state.put_params(&format!("{name}.{network}."), params);
             }
             let queue = pathway.queue();
-            state.set_tensor(&format!("{modality}.queue"), queue.keys().clone());
-            state.set_number(&format!("{modality}.queue.at"), queue.at() as f64);
-            state.set_numbers(&format!("{modality}.queue.owners"), queue.owners());
+            state.tensors.insert(format!("{name}.queue"), queue.keys().clone());
+            state.counters.insert(format!("{name}.queue.at"), queue.at() as u64);
+            let owners: Vec<String> = queue.owners().iter().map(u32::to_string).collect();
+            state.texts.insert(format!("{name}.queue.owners"), owners.join(" "));
         }
-        Ok(())
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        for (modality, pathway) in self.each() {
-            let (networks, queue) = pathway.networks_mut();
+        let Pathways { visual, motion } = &mut self.pathways;
+        for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_mut())] {
+            let Some(pathway) = pathway else { continue };
+            let (networks, queue) = pathway.followers_mut();
             for (network, params) in networks {
-                state.params(&format!("{modality}.{network}"), params)?;
+                state.get_params(&format!("{name}.{network}."), params)?;
             }
-            let at = state.number(&format!("{modality}.queue.at"))? as usize;
-            let owners = state.numbers(&format!("{modality}.queue.owners"))?;
-            *queue = Queue::restore(state.tensor(&format!("{modality}.queue"))?, owners, at)?;
+            let keys = state.tensor(&format!("{name}.queue"), queue.keys().shape())?.clone();
+            let at = state.counter(&format!("{name}.queue.at"))? as usize;
+            let owners = state.texts.get(&format!("{name}.queue.owners")).map_or("", String::as_str);
+            let owners: Option<Vec<u32>> = owners.split_whitespace().map(|o| o.parse().ok()).collect();
+            *queue = Queue::restore(keys, owners.unwrap_or_default(), at)?;
         }
         Ok(())
     }
@@ -206,7 +248,7 @@ impl Method for MaclrRun {
 
 /// Samples side by side as a batch.
 fn collate(batch: &[ClipPair]) -> Result<Views> {
-    let stack = |part: &dyn Fn(&ClipPair) -> Option<&crate::train::views::Part>| -> Result<Option<Tensor>> {
+    let stack = |part: &dyn Fn(&ClipPair) -> Option<&Part>| -> Result<Option<Tensor>> {
         let parts: Option<Vec<_>> = batch.iter().map(part).collect();
         let Some(parts) = parts.filter(|p| !p.is_empty()) else { return Ok(None) };
         let [t, h, w, c] = parts[0].dims;

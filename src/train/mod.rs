@@ -2,5 +2,8 @@
 
 pub mod checkpoint;
 pub mod folder;
+pub mod maclr;
 pub mod metrics;
+pub mod pretrain;
 pub mod schedule;
+pub mod views;

@@ -1,6 +1,6 @@
 //! The loop every method runs in: order of the videos, steps, checkpoints, metrics, stopping and going on.
 
-use super::checkpoint::{self, State};
+use super::checkpoint::{Checkpoints, State};
 use super::folder::Folder;
 use super::metrics::Metrics;
 use super::schedule::Schedule;
@@ -49,16 +49,19 @@ pub trait Method {
     /// What the method's operations return.
     fn step(&mut self, batch: Vec<Self::Sample>, at: At, lr: f32, sgd: &Sgd) -> Result<Report>;
 
-    /// Puts everything a later step depends on into `state`.
-    ///
-    /// # Errors
-    /// What the tensors' conversion returns.
-    fn save(&self, state: &mut State) -> Result<()>;
+    /// The trained networks by the prefix of their names: the weights other programs read.
+    fn networks(&self) -> Vec<(&'static str, &Params)>;
 
-    /// Takes everything back from `state`.
+    /// The same, for restoring.
+    fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)>;
+
+    /// Puts everything else that a later step depends on into `state`.
+    fn save(&self, state: &mut State);
+
+    /// Takes that back from `state`.
     ///
     /// # Errors
-    /// `Format` when something is missing or of another shape.
+    /// `Data` when something is missing or of another shape.
     fn restore(&mut self, state: &State) -> Result<()>;
 
     /// The network that is kept after pre-training, and probed.
@@ -161,12 +164,17 @@ pub fn pretrain<M: Method>(
 ) -> Result<Outcome> {
     let per_epoch = steps_per_epoch(videos, settings.batch)?;
     let steps = per_epoch * settings.epochs;
-    let home = folder.path().join("checkpoint");
-    let (mut step, before, mut earlier) = match checkpoint::load_state(&home)? {
-        Some(state) => {
+    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 1)?;
+    let (mut last_scores, mut paused) = (None, 0.0);
+    let (mut step, before, mut earlier) = match checkpoints.latest()? {
+        Some(checkpoint) => {
+            let state = checkpoint.load(&mut method.networks_mut())?;
             method.restore(&state)?;
-            let before = Scores { probe: state.number("probe_before")?, knn: state.number("knn_before")? };
-            (state.number("step")? as u64, before, read_seconds(folder))
+            let scores = |probe, knn| Ok::<_, Error>(Scores { probe: state.real(probe)?, knn: state.real(knn)? });
+            if checkpoint.step >= steps {
+                last_scores = Some(scores("probe_after", "knn_after")?);
+            }
+            (checkpoint.step, scores("probe_before", "knn_before")?, read_seconds(folder))
         }
         None => {
             let (trunk, params) = method.kept();
@@ -184,9 +192,11 @@ pub fn pretrain<M: Method>(
         })
         .skip(step as usize * settings.batch)
         .collect();
-    let mut samples = Prefetch::new(settings.workers, 3 * settings.batch, keys, move |&(e, v)| load(e, v));
+    let mut samples = Prefetch::new(settings.workers, 3 * settings.batch, keys.len(), move |i| {
+        let (epoch, video) = keys[i];
+        load(epoch, video)
+    });
     let (mut clock, first) = (Instant::now(), step);
-    let (mut paused, mut last_scores) = (0.0, None);
 
     while step < steps {
         let at = At { seed: settings.seed, epoch: step / per_epoch, step };
@@ -213,20 +223,22 @@ pub fn pretrain<M: Method>(
             if ended && (due || step == steps) {
                 let (trunk, params) = method.kept();
                 let scores = evaluate(trunk, params)?;
-                metrics.write(&json!({"step": step - 1, "epochs": epochs, "probe_top1": scores.probe, "knn_top1": scores.knn}))?;
+                metrics.write(
+                    &json!({"step": step - 1, "epoch": at.epoch, "probe_top1": scores.probe, "knn_top1": scores.knn}),
+                )?;
                 observer.scores(epochs, scores);
                 last_scores = Some(scores);
             }
-            let mut state = State::new(method.name());
-            state.set_number("step", step as f64);
-            state.set_number("probe_before", before.probe);
-            state.set_number("knn_before", before.knn);
-            if let (true, Some(s)) = (step == steps, last_scores) {
-                state.set_number("probe_after", s.probe);
-                state.set_number("knn_after", s.knn);
+            let mut state = State::default();
+            state.texts.insert("method".into(), method.name().into());
+            let scores = [("before", Some(before)), ("after", last_scores.filter(|_| step == steps))];
+            for (when, scores) in scores {
+                let Some(scores) = scores else { continue };
+                state.reals.insert(format!("probe_{when}"), scores.probe);
+                state.reals.insert(format!("knn_{when}"), scores.knn);
             }
-            method.save(&mut state)?;
-            checkpoint::save_state(&home, &state)?;
+            method.save(&mut state);
+            checkpoints.save(step, &method.networks(), &state)?;
             earlier += clock.elapsed().as_secs_f64() - paused - pause.elapsed().as_secs_f64();
             write_seconds(folder, earlier)?;
             if ended {
@@ -239,15 +251,7 @@ pub fn pretrain<M: Method>(
         }
     }
     drop(samples);
-    let after = match last_scores {
-        Some(s) => s,
-        None => {
-            // The run had ended before; its scores are in its checkpoint.
-            let state = checkpoint::load_state(&home)?;
-            let state = state.ok_or_else(|| Error::data(&home, "holds no checkpoint although the run has ended"))?;
-            Scores { probe: state.number("probe_after")?, knn: state.number("knn_after")? }
-        }
-    };
+    let after = last_scores.unwrap_or(before); // `before` only for a run of no steps
     let losses = metrics.losses()?;
     let mean = |epoch: u64| {
         let of: Vec<f64> = losses.iter().filter(|(e, _)| *e == epoch).map(|(_, l)| *l).collect();
