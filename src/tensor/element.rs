@@ -4,6 +4,7 @@ use super::Tensor;
 use crate::shape::Shape;
 use bytemuck::Pod;
 use half::bf16;
+use rayon::prelude::*;
 
 /// A stored number.
 pub(crate) trait Element: Pod + Send + Sync {
@@ -66,7 +67,7 @@ impl Element for bf16 {
 
 /// bf16 to f32, exactly. Without the branches of a conversion one by one, so that it becomes vector instructions.
 #[inline(always)]
-pub(crate) fn widen(from: &[bf16], to: &mut [f32]) {
+fn widen(from: &[bf16], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = f32::from_bits(u32::from(from.to_bits()) << 16);
     }
@@ -74,11 +75,48 @@ pub(crate) fn widen(from: &[bf16], to: &mut [f32]) {
 
 /// f32 to bf16, rounded to nearest even; a NaN stays one.
 #[inline(always)]
-pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
+fn narrow(from: &[f32], to: &mut [bf16]) {
     for (to, from) in to.iter_mut().zip(from) {
         let bits = from.to_bits();
         let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
         let quiet = (bits >> 16) | 0x40;
         *to = bf16::from_bits(if from.is_nan() { quiet } else { rounded } as u16);
+    }
+}
+
+/// Elements a task converts at once.
+const CHUNK: usize = 1 << 15;
+
+/// [`widen`] by all cores.
+pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| widen(from, to));
+}
+
+/// [`narrow`] by all cores.
+pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| narrow(from, to));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversions_are_those_of_the_half_crate() {
+        // Every bf16, and every f32 whose low half is a corner of rounding.
+        let all: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
+        let mut wide = vec![0.0; all.len()];
+        widen(&all, &mut wide);
+        for (b, w) in all.iter().zip(&wide) {
+            assert!(b.to_f32().to_bits() == w.to_bits() || (b.is_nan() && w.is_nan()));
+        }
+        for low in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            let from: Vec<f32> = (0..=u16::MAX).map(|b| f32::from_bits(u32::from(b) << 16 | low)).collect();
+            let mut to = all.clone();
+            narrow(&from, &mut to);
+            for (f, t) in from.iter().zip(&to) {
+                assert_eq!(bf16::from_f32(*f).to_bits(), t.to_bits(), "{f:e}");
+            }
+        }
     }
 }

@@ -168,7 +168,11 @@ impl Tensor {
     pub fn load(&self) -> Cow<'_, [f32]> {
         match &self.storage {
             Storage::F32(b) => Cow::Borrowed(b.as_slice()),
-            Storage::BF16(b) => Cow::Owned(b.as_slice().iter().map(|v| v.to_f32()).collect()),
+            Storage::BF16(b) => {
+                let mut out = vec![0.0; b.as_slice().len()];
+                element::widen_all(b.as_slice(), &mut out);
+                Cow::Owned(out)
+            }
         }
     }
 
@@ -243,17 +247,9 @@ impl Tensor {
         match (&self.storage, dtype) {
             (Storage::F32(_), DType::F32) | (Storage::BF16(_), DType::BF16) => self.clone(),
             (Storage::F32(b), DType::BF16) => {
-                let mut out = Buffer::arbitrary(b.as_slice().len());
-                for (o, v) in out.as_mut_slice().iter_mut().zip(b.as_slice()) {
-                    *o = bf16::from_f32(*v);
-                }
-                Tensor { shape: self.shape, storage: Storage::BF16(Arc::new(out)) }
+                Self::build_bf16(self.shape, |out| element::narrow_all(b.as_slice(), out))
             }
-            (Storage::BF16(b), DType::F32) => Self::build(self.shape, |out| {
-                for (o, v) in out.iter_mut().zip(b.as_slice()) {
-                    *o = v.to_f32();
-                }
-            }),
+            (Storage::BF16(b), DType::F32) => Self::build(self.shape, |out| element::widen_all(b.as_slice(), out)),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::build::Build;
 use super::dataset::fnv1a;
 pub use super::packed::View;
-use super::{Dataset, Decode, Ffmpeg, Source, folder, packed, procedural};
+use super::{ClipSpec, Dataset, Decode, Ffmpeg, Source, folder, packed, procedural};
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
 
@@ -55,7 +55,7 @@ pub struct Builder<'a> {
     pub verify: bool,
     /// Set from elsewhere to stop.
     pub stop: &'a AtomicBool,
-    /// Told after each video.
+    /// Told after each video, and now and then while another process is waited for; one call at a time.
     pub progress: &'a (dyn Fn(Progress) + Sync),
 }
 
@@ -118,6 +118,23 @@ impl Cache {
     /// Indices of the videos that could be read.
     pub fn usable(&self) -> Vec<usize> {
         (0..self.len()).filter(|&i| self.names[i].is_some()).collect()
+    }
+
+    /// Indices of the videos that are shorter than the clip: what [`super::Short::Refuse`] would refuse and
+    /// [`super::Short::Repeat`] would begin again.
+    ///
+    /// # Errors
+    /// Those of [`Cache::get`].
+    pub fn shorter_than(&self, clip: &ClipSpec) -> Result<Vec<usize>> {
+        clip.check()?;
+        let mut short = Vec::new();
+        for i in self.usable() {
+            let view = self.get(i)?;
+            if clip.exceeds(view.len(), view.fps()) {
+                short.push(i);
+            }
+        }
+        Ok(short)
     }
 
     /// Maps video `i`.

@@ -266,16 +266,19 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, frames: &mut Vec<Pat
     }
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        entries.push(entry.map_err(Error::io("read", dir))?.path());
+        let entry = entry.map_err(Error::io("read", dir))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(Error::io("read", dir))?);
+        // Frames come by the million: only links are followed to see what they are.
+        let is_dir = kind.is_dir() || (kind.is_symlink() && path.is_dir());
+        entries.push((path, is_dir));
     }
     entries.sort();
     let mut has_frames = false;
-    for path in entries {
-        let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        if hidden {
+    for (path, is_dir) in entries {
+        if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")) {
             continue;
         }
-        if path.is_dir() {
+        if is_dir {
             walk(&path, depth + 1, files, frames)?;
         } else if has_extension(&path, &VIDEO_EXTENSIONS) {
             files.push(path);

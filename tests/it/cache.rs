@@ -12,7 +12,7 @@ use half::f16;
 use tubelet::error::{ErrorKind, Result};
 use tubelet::flow::{Flow, Gray};
 use tubelet::video::cache::{Builder, Progress, Report};
-use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, MotionSpec, ProceduralSpec, Source, Splits};
+use tubelet::video::{Cache, CacheSpec, ClipSpec, Dataset, Decode, Ffmpeg, MotionSpec, ProceduralSpec, Source, Splits};
 
 use crate::ffmpeg::ffmpeg;
 use crate::video::{put, shared_data};
@@ -70,12 +70,10 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn gives_back_frames_and_flow() {
     let dir = tempfile::tempdir().unwrap();
     let (data, spec) = (videos(6), spec());
-    let seen = Mutex::new(Vec::new());
     let (cache, report) = build_with(&dir.path().join("new/folder"), &data, &spec, |b| {
-        b.progress = Box::leak(Box::new(|p: Progress| assert!(p.done + p.failed <= p.total && p.total == 6)));
+        b.progress = &|p: Progress| assert!(p.done + p.failed <= p.total && p.total == 6);
     })
     .unwrap();
-    seen.lock().unwrap().push(report.built);
     assert_eq!((report.built, report.reused, report.failed.len(), cache.len()), (6, 0, 0, 6));
     for i in cache.usable() {
         let view = cache.get(i).unwrap();
@@ -97,6 +95,9 @@ fn gives_back_frames_and_flow() {
         assert!(view.clip(&[9], 25.0).is_err());
     }
     assert!(cache.get(6).is_err());
+    let clip = |frames: usize| ClipSpec { frames, stride: 1.0, fps: 25.0 };
+    assert!(cache.shorter_than(&clip(9)).unwrap().is_empty());
+    assert_eq!(cache.shorter_than(&clip(10)).unwrap(), cache.usable());
     // Without flow.
     let (cache, _) = build(dir.path(), &data, &CacheSpec { motion: None, ..spec }).unwrap();
     assert_eq!((cache.get(0).unwrap().fields(), cache.get(0).unwrap().flow_size()), (0, (0, 0)));

@@ -39,7 +39,7 @@ fn small(side: usize) -> Decode {
 }
 
 fn why(result: Result<Clip>) -> String {
-    result.err().expect("should have been refused").to_string()
+    result.expect_err("should have been refused").to_string()
 }
 
 #[test]
@@ -94,14 +94,15 @@ fn odd_sizes_rotation_and_variable_rate() {
         let how = Decode { max_bytes: 10, ..Default::default() };
         assert!(why(ffmpeg.decode(&odd, &how)).contains("exceed"));
     }
-    // White begins at 1 s of 2 s, after 20 frames, and lasts 5 frames: half of the time is white all the same.
+    // White begins at 1 s of 2 s, after 20 frames, and lasts 5 frames: about half of the time is white all the same
+    // (how long the last frame lasts, the container does not say).
     let variable = "-f lavfi -i color=black:size=64x48:rate=20:duration=1 -f lavfi -i color=white:size=64x48:rate=5:duration=1 \
                     -filter_complex [0][1]concat=n=2,settb=1/1000 -fps_mode vfr -c:v mpeg4";
     if let Some(variable) = encode(dir, "variable.mkv", variable) {
         let probe = ffmpeg.probe(&variable).unwrap();
         let clip = ffmpeg.decode(&variable, &Decode { fps: Some(10.0), ..Default::default() }).unwrap();
         let white = (0..clip.t).filter(|&i| clip.frame(i)[0] > 128).count();
-        assert!((9..=11).contains(&white) && (19..=21).contains(&clip.t), "{white} of {} white, {probe:?}", clip.t);
+        assert!((8..=11).contains(&white) && (18..=21).contains(&clip.t), "{white} of {} white, {probe:?}", clip.t);
     }
     if let Some(upright) = encode(dir, "upright.mp4", &format!("{source} -vf crop=96:64 -c:v mpeg4")) {
         let turned = encode(dir, "turned.mp4", &format!("-display_rotation 90 -i {} -c copy", upright.display()))
@@ -167,17 +168,18 @@ fn programs_that_misbehave_are_stopped() {
     let with = |program: &str| Ffmpeg {
         program: script(dir, "ffmpeg", program),
         probe: probe.clone(),
-        timeout: Duration::from_millis(400),
+        timeout: Duration::from_secs(60),
     };
+    let hurried = |program: &str| Ffmpeg { timeout: Duration::from_millis(1500), ..with(program) };
     let how = Decode { max_frames: Some(4), ..Default::default() };
     let began = Instant::now();
     // Its child, which holds the pipes, must go with it.
-    let hang = with(&format!("(sleep 2; touch {}) & printf 'some bytes'; wait", mark.display()));
+    let hang = hurried(&format!("(sleep 4; touch {}) & printf 'some bytes'; wait", mark.display()));
     let error = hang.decode(&file, &how).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Program { .. }));
-    assert!(error.to_string().contains("wrote nothing for 0.4 s while reading"), "{error}");
+    assert!(error.to_string().contains("wrote nothing for 1.5 s while reading"), "{error}");
     // Talking on standard error is no sign of life, and costs no memory.
-    let text = why(with("while :; do echo complaint >&2; done").decode(&file, &how));
+    let text = why(hurried("while :; do echo complaint >&2; done").decode(&file, &how));
     assert!(text.contains("wrote nothing for"), "{text}");
     let text = why(with("exec cat /dev/zero").decode(&file, &how));
     assert!(text.contains("wrote more than the 768 bytes"), "{text}");
@@ -185,10 +187,10 @@ fn programs_that_misbehave_are_stopped() {
     assert!(text.contains("video.mp4") && text.contains(": the disk ate it"), "{text}");
     let text = why(with("head -c 200 /dev/zero; exit 1").decode(&file, &how));
     assert!(text.contains("decoding stopped after 1 frames"), "{text}");
-    let text = why(with("head -c 200 /dev/zero; exec sleep 60 >&- 2>&-").decode(&file, &how));
+    let text = why(hurried("head -c 200 /dev/zero; exec sleep 60 >&- 2>&-").decode(&file, &how));
     assert!(text.contains("wrote nothing for"), "{text}");
     assert_eq!(with("head -c 768 /dev/zero").decode(&file, &how).unwrap().t, 4);
-    std::thread::sleep(Duration::from_millis(2500).saturating_sub(began.elapsed()));
+    std::thread::sleep(Duration::from_millis(5000).saturating_sub(began.elapsed()));
     assert!(!mark.exists(), "the child of a stopped program lived on");
 
     let absent = Ffmpeg { program: dir.join("no-such-program"), probe: dir.join("nor-this"), ..Default::default() };

@@ -31,7 +31,7 @@ pub fn put(dir: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 fn refusal(result: tubelet::error::Result<Splits>) -> String {
-    result.err().expect("should have been refused").to_string()
+    result.expect_err("should have been refused").to_string()
 }
 
 #[test]
