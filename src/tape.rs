@@ -22,6 +22,7 @@ use crate::shape::Shape;
 use crate::tensor::Tensor;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 /// One recorded operation: what it saved, and how a gradient passes through it.
@@ -217,9 +218,9 @@ fn relevant(root: &Rc<Node>, wanted: &[Option<u64>]) -> Vec<Rc<Node>> {
     let mut seen: HashMap<u64, Rc<Node>> = HashMap::new();
     let mut stack = vec![root.clone()];
     while let Some(node) = stack.pop() {
-        if !seen.contains_key(&node.id) {
+        if let Entry::Vacant(place) = seen.entry(node.id) {
             stack.extend(node.inputs.iter().flatten().cloned());
-            seen.insert(node.id, node);
+            place.insert(node);
         }
     }
     let mut all: Vec<Rc<Node>> = seen.into_values().collect();

@@ -23,7 +23,7 @@ fn wheel() -> Vec<[f32; 3]> {
 }
 
 /// The largest known displacement of a flow in pixels, at least a tiny positive number: the natural `radius` of
-/// [`image`].
+/// [`image()`].
 pub fn radius(flow: &Flow) -> f32 {
     let known = (0..flow.u.len()).filter(|&i| flow.is_known(i));
     known.map(|i| flow.u[i].hypot(flow.v[i])).fold(f32::MIN_POSITIVE, f32::max)

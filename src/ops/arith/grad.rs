@@ -53,7 +53,7 @@ fn binary(t: &Tape, op: Arith, a: &Var, b: &Var) -> Result<Var> {
 /// `a + b`, broadcasting.
 ///
 /// # Errors
-/// `Shape` when the shapes do not broadcast; see [`super::arith::apply`].
+/// `Shape` when the shapes do not broadcast; see [`super::apply`].
 pub fn add(t: &Tape, a: &Var, b: &Var) -> Result<Var> {
     binary(t, Arith::Add, a, b)
 }

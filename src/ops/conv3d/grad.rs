@@ -27,7 +27,7 @@ impl Op for Fprop {
 /// `x` (`n t h w c`) convolved with `w` (`k kt kh kw c/groups`): `n to ho wo k`, in the number type of `x`.
 ///
 /// # Errors
-/// As [`super::conv3d::fprop`].
+/// As [`super::fprop`].
 pub fn conv3d(t: &Tape, x: &Var, w: &Var, g: &Geometry) -> Result<Var> {
     let y = fprop(x.value(), w.value(), g)?;
     Ok(t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g }))

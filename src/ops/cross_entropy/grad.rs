@@ -61,7 +61,7 @@ impl Op for CrossEntropy {
 /// The mean cross-entropy, in nats, of `logits [n c]` against one label a row: a scalar.
 ///
 /// # Errors
-/// As [`super::cross_entropy::forward`].
+/// As [`super::forward`].
 pub fn cross_entropy(t: &Tape, logits: &Var, labels: &[usize]) -> Result<Var> {
     let loss = Tensor::scalar(forward(logits.value(), labels)?);
     Ok(t.record(loss, &[logits], || CrossEntropy { logits: logits.clone(), labels: labels.to_vec() }))

@@ -80,7 +80,7 @@ impl InfoNce {
 /// `O(n·d)` memory. `k` and `queue` are constants. Only the gradient of its gradient takes `n × m` memory.
 ///
 /// # Errors
-/// As [`super::infonce::forward`].
+/// As [`super::forward`].
 pub fn infonce(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Loss> {
     infonce_masked(t, q, k, queue, None, tau)
 }
@@ -88,7 +88,7 @@ pub fn infonce(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, tau: f32) -> Resul
 /// As [`infonce`], over the keys of the queue that `mask` leaves to each query.
 ///
 /// # Errors
-/// As [`super::infonce::forward_masked`].
+/// As [`super::forward_masked`].
 pub fn infonce_masked(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Loss> {
     let wanted = t.is_recording() && q.has_grad();
     let (scores, dq) = if wanted {

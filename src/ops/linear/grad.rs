@@ -35,7 +35,7 @@ impl Op for Linear {
 /// `y[n o] = x[n i] · w[o i]ᵀ + b[o]`.
 ///
 /// # Errors
-/// `Shape`; see [`super::linear::apply`].
+/// `Shape`; see [`super::apply`].
 pub fn linear(t: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let y = apply(x.value(), w.value(), b.map(Var::value))?;
     let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();

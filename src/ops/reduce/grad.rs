@@ -22,7 +22,7 @@ impl Op for SumTo {
 /// `a` summed over every axis on which `shape` is 1.
 ///
 /// # Errors
-/// `Shape`; see [`super::reduce::apply_sum_to`].
+/// `Shape`; see [`super::apply_sum_to`].
 pub fn sum_to(t: &Tape, a: &Var, shape: Shape) -> Result<Var> {
     if a.shape() == shape {
         return Ok(a.clone());
@@ -48,7 +48,7 @@ impl Op for BroadcastTo {
 /// `a` repeated along every axis on which it is 1 and `shape` is more.
 ///
 /// # Errors
-/// `Shape`; see [`super::reduce::apply_broadcast_to`].
+/// `Shape`; see [`super::apply_broadcast_to`].
 pub fn broadcast_to(t: &Tape, a: &Var, shape: Shape) -> Result<Var> {
     if a.shape() == shape {
         return Ok(a.clone());
