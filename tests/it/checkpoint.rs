@@ -324,6 +324,55 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint() {
     }
 }
 
+/// The environment variable by which [`killed_savers_leave_whole_checkpoints`] turns its children into savers.
+const SAVER: &str = "TUBELET_TEST_SAVER";
+
+/// Saves one checkpoint after the other until it is killed; does nothing in an ordinary run.
+#[test]
+fn saver() {
+    let Ok(folder) = std::env::var(SAVER) else { return };
+    let store = Checkpoints::open(folder, 2).unwrap();
+    let begin = store.latest().unwrap().map_or(0, |c| c.step);
+    for step in begin.. {
+        store.save(step, &[("", &params(step))], &state(step)).unwrap(); // the step it began from once again
+    }
+}
+
+#[test]
+fn killed_savers_leave_whole_checkpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut newest = 0;
+    for kill in 0..12u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "checkpoint::saver"])
+            .env(SAVER, dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Until it is saving (a loaded machine may take its time to start it), then moments that fall differently into
+        // a save of a few milliseconds.
+        let begin = std::time::Instant::now();
+        let before = folders(dir.path());
+        while folders(dir.path()) == before && begin.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(7_919 * kill % 23_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Checkpoints::open(dir.path(), 2).unwrap();
+        let Some(latest) = store.latest().unwrap() else {
+            assert_eq!(newest, 0, "checkpoints were lost");
+            continue;
+        };
+        assert!(latest.step >= newest, "a later checkpoint was there: {newest}");
+        newest = latest.step;
+        let mut p = params(99);
+        let state = latest.load(&mut [("", &mut p)]).unwrap();
+        assert_same(&p, &params(newest));
+        assert_eq!(state.counter("step").unwrap(), newest, "both files are of one step");
+    }
+}
+
 #[test]
 fn a_read_only_folder_is_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
