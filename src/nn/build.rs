@@ -9,8 +9,7 @@ use std::f64::consts::TAU;
 
 /// Collects the parameters of a network while its structure is made.
 ///
-/// First values (maclr.md 2.1): convolutions Kaiming normal over fan-out, linear layers N(0, 0.01), scales 1, all
-/// addends 0. Each parameter draws from its own stream, keyed by the seed and its place, so that a layer appended
+/// First values (maclr.md 2.1): convolutions Kaiming normal over fan-out, linear layers normal, scales 1, all addends 0. Each parameter draws from its own stream, keyed by the seed and its place, so that a layer appended
 /// behind changes nothing before it.
 pub struct Builder {
     params: Params,
@@ -34,9 +33,9 @@ impl Builder {
         self.normal(name, shape.into(), (2.0 / fan_out as f64).sqrt(), Role::ConvWeight)
     }
 
-    /// A matrix `o i`: normal with standard deviation 0.01.
-    pub fn linear_weight(&mut self, name: &str, shape: [usize; 2]) -> ParamId {
-        self.normal(name, shape.into(), 0.01, Role::LinearWeight)
+    /// A matrix `o i`: normal with standard deviation `deviation`.
+    pub fn linear_weight(&mut self, name: &str, shape: [usize; 2], deviation: f64) -> ParamId {
+        self.normal(name, shape.into(), deviation, Role::LinearWeight)
     }
 
     /// `channels` equal values.

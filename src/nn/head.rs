@@ -11,6 +11,9 @@ use crate::ops;
 use crate::tape::Var;
 use crate::tensor::DType;
 
+/// Standard deviation of the first weights of linear layers (maclr.md 2.1).
+const DEVIATION: f64 = 0.01;
+
 /// `x W' + b`.
 #[derive(Clone, Debug)]
 struct Linear {
@@ -19,9 +22,10 @@ struct Linear {
 }
 
 impl Linear {
-    fn new(b: &mut Builder, name: &str, i: usize, o: usize) -> Self {
+    /// From `i` to `o` numbers, weights drawn with standard deviation `deviation`.
+    fn new(b: &mut Builder, name: &str, i: usize, o: usize, deviation: f64) -> Self {
         Linear {
-            weight: b.linear_weight(&format!("{name}.weight"), [o, i]),
+            weight: b.linear_weight(&format!("{name}.weight"), [o, i], deviation),
             bias: b.constant(&format!("{name}.bias"), o, 0.0, Role::Bias),
         }
     }
@@ -45,16 +49,22 @@ impl ProjectionHead {
     /// From `features` over `hidden` to `code` numbers, with the names `head.projection.0` and `head.projection.2`.
     pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
         ProjectionHead {
-            hidden: Linear::new(b, "head.projection.0", features, hidden),
+            hidden: Linear::new(b, "head.projection.0", features, hidden, DEVIATION),
             norm: None,
-            code: Linear::new(b, "head.projection.2", hidden, code),
+            code: Linear::new(b, "head.projection.2", hidden, code, DEVIATION),
         }
     }
 
-    /// The same with batch normalisation between the linear layer and the ReLU, as `head.projection.1`.
+    /// The same with batch normalisation between the linear layer and the ReLU, as `head.projection.1`, and weights drawn
+    /// with standard deviation `1 / √inputs`. Codes have unit length, so weights as small as MaCLR's make first steps as
+    /// large: small networks then spend their first epochs with nearly equal codes.
     pub fn normalised(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        let plain = Self::new(b, features, hidden, code);
-        ProjectionHead { norm: Some(Norm::new(b, "head.projection.1", hidden, 1.0)), ..plain }
+        let deviation = |inputs: usize| 1.0 / (inputs as f64).sqrt();
+        ProjectionHead {
+            hidden: Linear::new(b, "head.projection.0", features, hidden, deviation(features)),
+            norm: Some(Norm::new(b, "head.projection.1", hidden, 1.0)),
+            code: Linear::new(b, "head.projection.2", hidden, code, deviation(hidden)),
+        }
     }
 
     /// Features `x[n c]` to unit codes `[n d]`, f32 in every precision.
@@ -145,7 +155,7 @@ impl Classifier {
         }
         let mut b = Builder::new(seed);
         let trunk = Trunk::new(net, &mut b);
-        let linear = Linear::new(&mut b, net.naming.classifier(), trunk.features_dim(), classes);
+        let linear = Linear::new(&mut b, net.naming.classifier(), trunk.features_dim(), classes, DEVIATION);
         Ok((Classifier { trunk, linear }, b.finish()))
     }
 

@@ -13,6 +13,7 @@ mod flow;
 mod grad;
 mod layers;
 mod losses;
+mod maclr;
 mod motion;
 mod networks;
 mod pool3d;

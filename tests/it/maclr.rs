@@ -1,0 +1,333 @@
+//! MaCLR's step, and the loop around it: stopping, killing, going on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tubelet::error::{Error, ErrorKind};
+use tubelet::eval::{features::extract, knn::knn, probe::probe};
+use tubelet::nn::SmallR3d;
+use tubelet::ops::{sgd::Sgd, tvl1};
+use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::maclr::{CrossPositive, Maclr, Report as Seen, Views};
+use tubelet::tensor::Tensor;
+use tubelet::train::folder::Folder;
+use tubelet::train::maclr::{MaclrRun, Recipe};
+use tubelet::train::pretrain::{At, Observer, Outcome, Report, Scores, Settings, pretrain};
+use tubelet::train::schedule::Schedule;
+use tubelet::train::views::{Loader, ViewSpec};
+use tubelet::video::cache::Builder;
+use tubelet::video::{Cache, Ffmpeg, ProceduralSpec, Splits};
+
+const VIDEOS: usize = 12;
+
+/// The smallest recipe that has everything: both networks, heads with normalisation, both queues.
+fn recipe() -> Recipe {
+    let net = |in_channels, stem_t| {
+        let spec = SmallR3d {
+            in_channels,
+            widths: vec![4, 8],
+            blocks: vec![0, 1],
+            stem_kernel: [3, 3, 3],
+            stem_stride: [stem_t, 2, 2],
+            strides: vec![[1; 3], [2; 3]],
+            temporal: vec![3; 2],
+            ..SmallR3d::default()
+        };
+        spec.net().unwrap()
+    };
+    let views = ViewSpec { frames: 4, motion_frames: 8, stride: 2, side: 16, cache_side: 24, ..ViewSpec::small() };
+    Recipe {
+        visual: net(3, 1),
+        motion: net(1, 2),
+        head_hidden: 8,
+        code: 4,
+        epochs: 3,
+        batch: 4,
+        views,
+        probe_clips: 1,
+        ..Recipe::small()
+    }
+}
+
+fn random(dims: [usize; 5], seed: u64) -> Tensor {
+    let mut rng = stream(seed, 0, 0, Purpose::Test);
+    let v: Vec<f32> = (0..dims.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_f32(dims, &v).unwrap()
+}
+
+fn views(n: usize) -> Views {
+    let motion = [random([n, 8, 16, 16, 1], 3), random([n, 8, 16, 16, 1], 4)];
+    let rgb = [random([n, 4, 16, 16, 3], 1), random([n, 4, 16, 16, 3], 2)];
+    Views { rgb, motion: Some(motion), owners: (0..n as u32).collect() }
+}
+
+fn steps(method: &Maclr, views: &Views, count: u64) -> Vec<Seen> {
+    let recipe = Recipe { method: method.clone(), ..recipe() };
+    let mut pathways = recipe.pathways(VIDEOS, 1).unwrap();
+    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 };
+    let step = |i| {
+        let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
+        method.step(&mut pathways, views, &mut rng, 0.05, &sgd).unwrap()
+    };
+    (0..count).map(step).collect()
+}
+
+fn method() -> Maclr {
+    Maclr { momentum: 0.9, in_batch: true, w_vv: 0.5, ..Maclr::default() }
+}
+
+#[test]
+fn every_preset_builds_its_networks() {
+    let count = |recipe: Recipe| {
+        let p = recipe.pathways(100, 0).unwrap();
+        (p.visual.encoder().trunk.features_dim(), p.motion.map(|m| m.encoder().trunk.features_dim()))
+    };
+    assert_eq!(count(Recipe::tiny()), (128, Some(128)));
+    assert_eq!(count(Recipe::small()), (128, Some(128)));
+    assert_eq!(count(Recipe::paper().unwrap()), (2048, Some(256)));
+    let rgb_only = Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..Maclr::default() };
+    assert_eq!(count(Recipe { method: rgb_only, ..Recipe::small() }), (128, None));
+}
+
+#[test]
+fn four_videos_are_learned_by_heart() {
+    let seen = steps(&method(), &views(4), 100);
+    let names: Vec<&str> = seen[0].terms.iter().map(|t| t.name).collect();
+    assert_eq!(names, ["vv", "mm", "vm", "mv"]);
+    assert!(seen[99].loss < 0.25 * seen[1].loss, "{} from {}", seen[99].loss, seen[1].loss);
+    assert!(seen[99].terms.iter().all(|t| t.accuracy == 1.0), "{:?}", seen[99]);
+    let weights = [0.5, 1.0, 1.0, 1.0];
+    for s in &seen {
+        let sum: f32 = s.terms.iter().zip(weights).map(|(t, w)| t.loss * w).sum();
+        crate::close::assert_norm("the loss is the sum of its terms", &[s.loss], &[sum], 1e-6);
+    }
+}
+
+/// The clip of the same moment is the other reading with the motion clips exchanged.
+#[test]
+fn the_two_cross_positives_are_one_exchange_apart() {
+    let (a, b) = (views(4), views(4));
+    let exchanged = Views { motion: b.motion.map(|[x, y]| [y, x]), ..b };
+    let other = steps(&Maclr { cross_positive: CrossPositive::OtherClip, ..method() }, &a, 3);
+    let same = steps(&Maclr { cross_positive: CrossPositive::SameClip, ..method() }, &exchanged, 3);
+    let losses = |seen: &[Seen]| seen.iter().map(|s| s.loss.to_bits()).collect::<Vec<_>>();
+    assert_eq!(losses(&other), losses(&same));
+}
+
+#[test]
+fn terms_switch_off_one_by_one() {
+    let all = views(4);
+    let rgb = Views { motion: None, ..views(4) };
+    let alone = Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..method() };
+    let seen = steps(&alone, &rgb, 2);
+    assert_eq!(seen[1].terms.iter().map(|t| t.name).collect::<Vec<_>>(), ["vv"]);
+    let seen = steps(&Maclr { w_vv: 0.0, w_mv: 0.0, symmetric: true, ..method() }, &all, 2);
+    assert_eq!(seen[1].terms.iter().map(|t| t.name).collect::<Vec<_>>(), ["mm", "vm"]);
+    let mut pathways = recipe().pathways(VIDEOS, 1).unwrap();
+    let mut rng = stream(1, 0, 0, Purpose::KeyShuffle);
+    let mut step = |m: &Maclr, v: &Views| m.step(&mut pathways, v, &mut rng, 0.1, &Sgd::default()).unwrap_err();
+    assert!(step(&method(), &rgb).to_string().contains("motion"));
+    let nothing = Maclr { w_vv: 0.0, ..alone };
+    assert!(step(&nothing, &all).to_string().contains("weight above 0"));
+}
+
+#[test]
+fn a_queue_longer_than_the_data_is_refused() {
+    let recipe = Recipe { queue: Some(VIDEOS + 1), ..recipe() };
+    let e = recipe.pathways(VIDEOS, 0).err().unwrap().to_string();
+    assert!(e.contains("13") && e.contains("12 training videos") && e.contains("negatives"), "{e}");
+    assert_eq!(Recipe { queue: None, ..recipe }.queue_length(VIDEOS).unwrap(), 12);
+}
+
+// ---- the loop
+
+/// Stops after a number of steps, or never.
+struct Watch<'a> {
+    stop: &'a AtomicBool,
+    after: Option<u64>,
+    losses: Vec<f32>,
+}
+
+impl Observer for Watch<'_> {
+    fn step(&mut self, at: At, _: u64, report: &Report, _: f64) {
+        self.losses.push(report.loss);
+        if Some(at.step + 1) == self.after {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+    fn scores(&mut self, _: u64, _: Scores) {}
+    fn epoch(&mut self, _: u64) {}
+}
+
+/// A whole run in `dir`, cache included.
+fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<f32>), Error> {
+    let folder = Folder::open(dir)?;
+    let stop = AtomicBool::new(false);
+    let spec = ProceduralSpec {
+        classes: 3,
+        videos_per_class: 4,
+        test_per_class: 2,
+        frames: 16,
+        side: 24,
+        ..Default::default()
+    };
+    let splits = Splits::procedural(&spec)?;
+    let tvl1 = recipe.views.flow.clone();
+    let flow = |a: &_, b: &_| tvl1::flow(a, b, &tvl1);
+    let loader = |data, motion: bool| -> Result<Loader, Error> {
+        let with = Builder {
+            ffmpeg: Ffmpeg::default(),
+            flow: Some(&flow),
+            threads: 2,
+            verify: true,
+            stop: &stop,
+            progress: &|_| {},
+        };
+        let (cache, _) = Cache::build(&dir.join("cache"), data, &recipe.views.cache(motion), &with)?;
+        Ok(Loader { videos: cache.usable(), cache, spec: recipe.views.clone(), seed: 5, motion })
+    };
+    let (train, test) = (loader(&splits.train, true)?, loader(&splits.test, false)?);
+    let mut evaluate = |trunk: &_, params: &_| {
+        let [dims, _] = recipe.views.dims();
+        let of = |l: &Loader, labels: Vec<usize>| {
+            let mut clips = |v| Ok(l.uniform(v, 1)?.into_iter().map(|c| c.data).collect());
+            extract(trunk, params, &labels, dims, &mut clips)
+        };
+        let (train, test) = (of(&train, splits.train.labels())?, of(&test, splits.test.labels())?);
+        Ok(Scores { probe: probe(&train, &test, 0.03)?.top1, knn: knn(&train, &test, 1)?.top1 })
+    };
+    let per_epoch = (VIDEOS / recipe.batch.max(1)) as u64;
+    let steps = per_epoch * recipe.epochs;
+    let settings = Settings {
+        seed: 5,
+        epochs: recipe.epochs,
+        batch: recipe.batch,
+        schedule: Schedule { base: recipe.lr, warmup_from: 0.0, warmup: 2, steps, floor: 0.0 },
+        sgd: recipe.sgd,
+        workers: 2,
+        probe_every: 0,
+    };
+    let mut method = MaclrRun::new(recipe, VIDEOS, 5)?;
+    let load = Arc::new({
+        let train = train.clone();
+        move |epoch, video| train.pair(epoch, video)
+    });
+    let mut watch = Watch { stop: &stop, after, losses: Vec::new() };
+    let done = pretrain(&mut method, load, VIDEOS, &mut evaluate, &folder, &settings, &stop, &mut watch)?;
+    Ok((done, watch.losses))
+}
+
+/// Every file of the newest checkpoint, by name.
+fn checkpoint(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let home = dir.join("checkpoints");
+    for folder in std::fs::read_dir(&home).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            files.insert(path.strip_prefix(&home).unwrap().to_owned(), std::fs::read(&path).unwrap());
+        }
+    }
+    assert!(!files.is_empty(), "no checkpoint in {}", home.display());
+    files
+}
+
+#[test]
+fn stopped_and_resumed_is_never_stopped() {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (done, losses) = run(whole.path(), &recipe(), None).unwrap();
+    assert_eq!((done.steps, losses.len()), (9, 9));
+    let mut seen = Vec::new();
+    for after in [2, 6] {
+        let e = run(parts.path(), &recipe(), Some(after)).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Stopped { .. }), "{e}");
+        seen.push(after);
+    }
+    let (again, rest) = run(parts.path(), &recipe(), None).unwrap();
+    assert_eq!(rest[..], losses[6..], "after stops at {seen:?}");
+    assert!(checkpoint(whole.path()) == checkpoint(parts.path()), "checkpoints differ");
+    assert_eq!((again.before, again.after), (done.before, done.after));
+    assert_eq!((again.loss_first, again.loss_last), (done.loss_first, done.loss_last));
+    // A finished run has nothing left to do and says the same.
+    let (third, none) = run(parts.path(), &recipe(), None).unwrap();
+    assert!(none.is_empty());
+    assert_eq!((third.after, third.loss_last), (done.after, done.loss_last));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &recipe(), Some(3)).unwrap_err();
+    let kept = checkpoint(dir.path());
+    let wild = Recipe { lr: f32::MAX, ..recipe() };
+    let e = run(dir.path(), &wild, None).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::NotFinite { name: "loss", step: 4.., .. }), "{e}");
+    assert!(kept == checkpoint(dir.path()), "the last good checkpoint changed");
+}
+
+#[test]
+fn a_batch_larger_than_the_data_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = run(dir.path(), &Recipe { batch: 13, ..recipe() }, None).unwrap_err().to_string();
+    assert!(e.contains("13") && e.contains("12 videos"), "{e}");
+}
+
+// ---- SIGKILL
+
+/// Set for the process that the test below kills: its folder.
+const FOLDER: &str = "TUBELET_TEST_FOLDER";
+
+/// What the killed process does; without a folder there is nothing to do.
+#[test]
+fn body_of_the_killed_process() {
+    if let Some(dir) = std::env::var_os(FOLDER) {
+        run(Path::new(&dir), &recipe(), None).unwrap();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "maclr::body_of_the_killed_process", "--test-threads=1"])
+        .env(FOLDER, dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Twenty kills at random moments of cache building and training, four in each of five runs; each run then ends with
+/// the bits of one never killed, cache included.
+#[test]
+fn killed_at_random_moments_ends_with_the_same_bits() {
+    let whole = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    assert!(spawn(whole.path()).wait().unwrap().success());
+    let length = began.elapsed();
+    let cached = |dir: &Path| -> BTreeMap<_, _> {
+        let files = std::fs::read_dir(dir.join("cache")).unwrap().map(|f| f.unwrap().path());
+        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv"));
+        packed.map(|p| (p.file_name().unwrap().to_owned(), std::fs::read(&p).unwrap())).collect()
+    };
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let mut rng = stream(seed, 0, 0, Purpose::Test);
+    println!("moments of seed {seed}");
+    let mut kills = 0;
+    for _ in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..4 {
+            let mut child = spawn(dir.path());
+            std::thread::sleep(Duration::from_secs_f64(rng.random_range(0.0..0.6) * length.as_secs_f64()));
+            kills += usize::from(child.try_wait().unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(spawn(dir.path()).wait().unwrap().success(), "a killed run did not go on");
+        assert!(checkpoint(whole.path()) == checkpoint(dir.path()), "checkpoints differ after kills");
+        assert!(cached(whole.path()) == cached(dir.path()), "caches differ after kills");
+    }
+    assert!(kills >= 10, "only {kills} of 20 processes were still running when they were to be killed");
+}
