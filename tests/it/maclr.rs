@@ -54,16 +54,18 @@ fn recipe() -> Recipe {
     }
 }
 
-fn random(dims: [usize; 5], seed: u64) -> Tensor {
+/// Clips `n t h w c`: each video has its own brightness in each part of the frame, alike in both of its clips.
+fn clips(n: usize, t: usize, c: usize, seed: u64) -> Tensor {
     let mut rng = stream(seed, 0, 0, Purpose::Test);
-    let v: Vec<f32> = (0..dims.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
-    Tensor::from_f32(dims, &v).unwrap()
+    let level = |video: usize, y: usize| ((video >> (2 * y / 16)) & 1) as f32;
+    let value = |i: usize| level(i / (t * 256 * c), i / (16 * c) % 16) + rng.random_range(-0.1..0.1);
+    let v: Vec<f32> = (0..n * t * 256 * c).map(value).collect();
+    Tensor::from_f32([n, t, 16, 16, c], &v).unwrap()
 }
 
 fn views(n: usize) -> Views {
-    let motion = [random([n, 8, 16, 16, 1], 3), random([n, 8, 16, 16, 1], 4)];
-    let rgb = [random([n, 4, 16, 16, 3], 1), random([n, 4, 16, 16, 3], 2)];
-    Views { rgb, motion: Some(motion), owners: (0..n as u32).collect() }
+    let motion = [clips(n, 8, 1, 3), clips(n, 8, 1, 4)];
+    Views { rgb: [clips(n, 4, 3, 1), clips(n, 4, 3, 2)], motion: Some(motion), owners: (0..n as u32).collect() }
 }
 
 fn steps(method: &Maclr, views: &Views, count: u64) -> Vec<Seen> {
