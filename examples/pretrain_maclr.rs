@@ -137,6 +137,9 @@ struct Args {
     /// Frames of a motion clip, over the span of the RGB clip
     #[arg(long)]
     motion_frames: Option<usize>,
+    /// Crop each motion clip like the video's other RGB clip instead of like its own
+    #[arg(long)]
+    untied_crops: bool,
     /// Never mirror clips: for data in which direction matters (always so for procedural clips)
     #[arg(long)]
     no_flip: bool,
@@ -194,6 +197,7 @@ impl Args {
         set(&mut r.views.motion, self.motion);
         set(&mut r.views.motion_clamp, self.motion_clamp);
         set(&mut r.views.motion_frames, self.motion_frames);
+        r.views.tied_crops &= !self.untied_crops;
         if self.no_flip || self.data.is_none() {
             r.views.augment.flip = 0.0;
         }

@@ -25,6 +25,9 @@ pub struct ViewSpec {
     pub side: usize,
     /// Crop, flip and colour.
     pub augment: AugmentSpec,
+    /// Whether a motion clip shares crop and flip with the RGB clip of its moment (`maclr.md` section 3.2), or takes those
+    /// of the video's other clip. Crops that differ leave less to tell one video from another than what moves in it.
+    pub tied_crops: bool,
     /// What the motion network sees.
     pub motion: MotionInput,
     /// Motion at which the motion input reaches 1, in pixels per frame of the cache (edges: of Sobel's sums).
@@ -61,6 +64,7 @@ impl ViewSpec {
                 grey: 0.4,
                 ..AugmentSpec::default()
             },
+            tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 1.0,
             motion_frames: 16,
@@ -81,6 +85,7 @@ impl ViewSpec {
             short: Short::Repeat,
             side: 224,
             augment: AugmentSpec::default(),
+            tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 10.0,
             motion_frames: 16,
@@ -159,7 +164,8 @@ impl Loader {
         let (h, w) = view.size();
         let draws = [(); 2].map(|()| Draw::sample(&mut rng, &self.spec.augment, h, w));
         let rgb = [0, 1].map(|i| self.rgb(&view, starts[i], &draws[i]));
-        let motion = [0, 1].map(|i| self.motion.then(|| self.motion(&view, starts[i], &draws[i])).transpose());
+        let other = usize::from(!self.spec.tied_crops);
+        let motion = [0, 1].map(|i| self.motion.then(|| self.motion(&view, starts[i], &draws[i ^ other])).transpose());
         let ([a, b], [c, d]) = (rgb, motion);
         Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]) })
     }
