@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 /// Keys of a block: 256·128 f32 are 128 KiB and stay in the second-level cache while all queries meet them.
 const KEYS: usize = 256;
-/// Queries of a tile: its logits (64 KiB) stay there too.
-const QUERIES: usize = 64;
+/// Queries of a tile: its logits (256 KiB) stay there too.
+const QUERIES: usize = 256;
 /// At most so many tasks, and partial results.
 const PARTS: usize = 16;
 

@@ -3,7 +3,7 @@
 /// Logits of one row lie in a multiple of this many places.
 pub(super) const LANES: usize = 16;
 
-/// The largest element.
+/// The largest element. A NaN is passed over here and shows in the exponential.
 pub(super) fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for part in row.chunks_exact(LANES) {
