@@ -240,6 +240,7 @@ fn infonce_refuses_what_makes_no_sense() {
     }
     let bad = tensor(&[3, 4], &[f32::NAN; 12]);
     assert!(infonce::forward(&bad, &q, &queue, 0.1).unwrap().loss.is_nan(), "a NaN must show");
+    assert!(infonce::forward(&q, &q, &bad, 0.1).unwrap().loss.is_nan(), "a NaN must show");
 }
 
 proptest! {

@@ -63,7 +63,11 @@ fn part(p: &Problem<'_>, q: &[f32], queue: &Tensor, rows: std::ops::Range<usize>
                 }
                 let top = exp::max(logits).max(part.top[row]);
                 if top == f32::NEG_INFINITY {
-                    logits.fill(0.0); // every key so far is masked: nothing to weigh
+                    // Every key so far is masked, and there is nothing to weigh; or they are NaN, which must show.
+                    if logits.iter().any(|l| l.is_nan()) {
+                        (part.top[row], part.sum[row]) = (0.0, f64::NAN);
+                    }
+                    logits.fill(0.0);
                     continue;
                 }
                 if top > part.top[row] {
