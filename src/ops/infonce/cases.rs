@@ -36,6 +36,7 @@ pub const CASES: &[Case] = &[
     Case { name: "ragged", n: 67, d: 19, m: 301, tau: 0.1, why: "no extent divides a tile or a block" },
     Case { name: "cold", n: 9, d: 16, m: 530, tau: 0.01, why: "logits between -100 and 100" },
     Case { name: "parts", n: 5, d: 8, m: 9000, tau: 0.1, why: "more blocks than parts, the last one short" },
+    Case { name: "tiles", n: 300, d: 8, m: 40, tau: 0.1, why: "more queries than a tile, the last one short" },
     Case { name: "small", n: 32, d: 128, m: 256, tau: 0.1, why: "a small run's batch and queue" },
     Case { name: "paper", n: 256, d: 128, m: 65536, tau: 0.1, why: "MaCLR's queue with 256 videos a step" },
 ];
