@@ -20,4 +20,5 @@ mod networks;
 mod pool3d;
 mod queue;
 mod tape;
+mod updates;
 mod video;
