@@ -2,6 +2,7 @@
 //! the windows that cover it, so nothing is written twice and the order of additions is fixed.
 
 use super::Pool;
+use crate::ops::widest::widest;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -18,7 +19,10 @@ fn for_rows<T: Send>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl Fn(
     out.par_chunks_mut(rows * row).enumerate().for_each(|(task, chunk)| {
         for (i, line) in chunk.chunks_exact_mut(row).enumerate() {
             let r = task * rows + i;
-            f(r / (t * h), r / h % t, r % h, line);
+            widest(
+                #[inline(always)]
+                || f(r / (t * h), r / h % t, r % h, line),
+            );
         }
     });
 }
@@ -54,8 +58,7 @@ impl Pool {
 }
 
 pub(super) fn max(p: &Pool, x: &[f32], y: &mut [f32], at: &mut [u32]) {
-    let (c, [_, h, w]) = (p.c, p.input);
-    let row = p.out[2] * c;
+    let row = p.out[2] * p.c;
     if y.is_empty() {
         return;
     }
@@ -64,103 +67,137 @@ pub(super) fn max(p: &Pool, x: &[f32], y: &mut [f32], at: &mut [u32]) {
         for (i, (y, at)) in y.chunks_exact_mut(row).zip(at.chunks_exact_mut(row)).enumerate() {
             let r = task * rows + i;
             let (n, to, ho) = (r / (p.out[0] * p.out[1]), r / p.out[1] % p.out[0], r % p.out[1]);
-            for (wo, (y, at)) in y.chunks_exact_mut(c).zip(at.chunks_exact_mut(c)).enumerate() {
-                let mut first = true;
-                for a in p.taps(0, to) {
-                    for b in p.taps(1, ho) {
-                        for d in p.taps(2, wo) {
-                            let (ti, hi, wi) = (p.under(0, to, a), p.under(1, ho, b), p.under(2, wo, d));
-                            let place = ((ti * h + hi) * w + wi) as u32;
-                            let x = &x[p.base(p.input, n, ti, hi, wi)..][..c];
-                            if first {
-                                y.copy_from_slice(x);
-                                at.fill(place);
-                                first = false;
-                            } else {
-                                for ((y, at), &x) in y.iter_mut().zip(at.iter_mut()).zip(x) {
-                                    // A NaN wins once and then stays: nothing compares greater than it.
-                                    let wins = x > *y || (x.is_nan() && !y.is_nan());
-                                    *y = if wins { x } else { *y };
-                                    *at = if wins { place } else { *at };
-                                }
+            widest(
+                #[inline(always)]
+                || max_row(p, x, [n, to, ho], y, at),
+            );
+        }
+    });
+}
+
+/// One row `w c` of the maxima and of their places.
+#[inline(always)]
+fn max_row(p: &Pool, x: &[f32], [n, to, ho]: [usize; 3], y: &mut [f32], at: &mut [u32]) {
+    let (c, [_, h, w]) = (p.c, p.input);
+    for (wo, (y, at)) in y.chunks_exact_mut(c).zip(at.chunks_exact_mut(c)).enumerate() {
+        let mut first = true;
+        for a in p.taps(0, to) {
+            for b in p.taps(1, ho) {
+                for d in p.taps(2, wo) {
+                    let (ti, hi, wi) = (p.under(0, to, a), p.under(1, ho, b), p.under(2, wo, d));
+                    let place = ((ti * h + hi) * w + wi) as u32;
+                    let x = &x[p.base(p.input, n, ti, hi, wi)..][..c];
+                    if first {
+                        y.copy_from_slice(x);
+                        at.fill(place);
+                        first = false;
+                        continue;
+                    }
+                    for ((y, at), &x) in y.iter_mut().zip(at.iter_mut()).zip(x) {
+                        // A NaN wins once and then stays: nothing compares greater than it.
+                        let wins = (x > *y) | (x.is_nan() & !y.is_nan());
+                        *y = if wins { x } else { *y };
+                        *at = if wins { place } else { *at };
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn unpool(p: &Pool, dy: &[f32], at: &[u32], dx: &mut [f32]) {
+    let (c, [_, h, w]) = (p.c, p.input);
+    for_rows(
+        dx,
+        p.input,
+        c,
+        #[inline(always)]
+        |n, ti, hi, row| {
+            row.fill(0.0);
+            for to in p.over(0, ti) {
+                for ho in p.over(1, hi) {
+                    for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
+                        let place = ((ti * h + hi) * w + wi) as u32;
+                        for wo in p.over(2, wi) {
+                            let o = p.base(p.out, n, to, ho, wo);
+                            for ((dx, &dy), &at) in dx.iter_mut().zip(&dy[o..][..c]).zip(&at[o..][..c]) {
+                                *dx += if at == place { dy } else { 0.0 };
                             }
                         }
                     }
                 }
             }
-        }
-    });
-}
-
-pub(super) fn unpool(p: &Pool, dy: &[f32], at: &[u32], dx: &mut [f32]) {
-    let (c, [_, h, w]) = (p.c, p.input);
-    for_rows(dx, p.input, c, |n, ti, hi, row| {
-        row.fill(0.0);
-        for to in p.over(0, ti) {
-            for ho in p.over(1, hi) {
-                for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
-                    let place = ((ti * h + hi) * w + wi) as u32;
-                    for wo in p.over(2, wi) {
-                        let o = p.base(p.out, n, to, ho, wo);
-                        for ((dx, &dy), &at) in dx.iter_mut().zip(&dy[o..][..c]).zip(&at[o..][..c]) {
-                            *dx += if at == place { dy } else { 0.0 };
-                        }
-                    }
-                }
-            }
-        }
-    });
+        },
+    );
 }
 
 pub(super) fn gather(p: &Pool, x: &[f32], at: &[u32], y: &mut [f32]) {
     let (c, sample) = (p.c, p.input.iter().product::<usize>() * p.c);
-    for_rows(y, p.out, c, |n, to, ho, row| {
-        let o = p.base(p.out, n, to, ho, 0);
-        for (wo, y) in row.chunks_exact_mut(c).enumerate() {
-            for (ch, (y, &at)) in y.iter_mut().zip(&at[o + wo * c..][..c]).enumerate() {
-                *y = x[n * sample + at as usize * c + ch];
+    for_rows(
+        y,
+        p.out,
+        c,
+        #[inline(always)]
+        |n, to, ho, row| {
+            let o = p.base(p.out, n, to, ho, 0);
+            for (wo, y) in row.chunks_exact_mut(c).enumerate() {
+                for (ch, (y, &at)) in y.iter_mut().zip(&at[o + wo * c..][..c]).enumerate() {
+                    *y = x[n * sample + at as usize * c + ch];
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 pub(super) fn avg(p: &Pool, x: &[f32], y: &mut [f32]) {
     let c = p.c;
     let factor = 1.0 / p.kernel.iter().product::<usize>() as f32;
-    for_rows(y, p.out, c, |n, to, ho, row| {
-        row.fill(0.0);
-        for a in p.taps(0, to) {
-            for b in p.taps(1, ho) {
-                let line = p.base(p.input, n, p.under(0, to, a), p.under(1, ho, b), 0);
-                for (wo, y) in row.chunks_exact_mut(c).enumerate() {
-                    for d in p.taps(2, wo) {
-                        let x = &x[line + p.under(2, wo, d) * c..][..c];
-                        y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+    for_rows(
+        y,
+        p.out,
+        c,
+        #[inline(always)]
+        |n, to, ho, row| {
+            row.fill(0.0);
+            for a in p.taps(0, to) {
+                for b in p.taps(1, ho) {
+                    let line = p.base(p.input, n, p.under(0, to, a), p.under(1, ho, b), 0);
+                    for (wo, y) in row.chunks_exact_mut(c).enumerate() {
+                        for d in p.taps(2, wo) {
+                            let x = &x[line + p.under(2, wo, d) * c..][..c];
+                            y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+                        }
                     }
                 }
             }
-        }
-        row.iter_mut().for_each(|y| *y *= factor);
-    });
+            row.iter_mut().for_each(|y| *y *= factor);
+        },
+    );
 }
 
 pub(super) fn avg_back(p: &Pool, dy: &[f32], dx: &mut [f32]) {
     let c = p.c;
     let factor = 1.0 / p.kernel.iter().product::<usize>() as f32;
-    for_rows(dx, p.input, c, |n, ti, hi, row| {
-        row.fill(0.0);
-        for to in p.over(0, ti) {
-            for ho in p.over(1, hi) {
-                for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
-                    for wo in p.over(2, wi) {
-                        let dy = &dy[p.base(p.out, n, to, ho, wo)..][..c];
-                        dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+    for_rows(
+        dx,
+        p.input,
+        c,
+        #[inline(always)]
+        |n, ti, hi, row| {
+            row.fill(0.0);
+            for to in p.over(0, ti) {
+                for ho in p.over(1, hi) {
+                    for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
+                        for wo in p.over(2, wi) {
+                            let dy = &dy[p.base(p.out, n, to, ho, wo)..][..c];
+                            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+                        }
                     }
                 }
             }
-        }
-        row.iter_mut().for_each(|dx| *dx *= factor);
-    });
+            row.iter_mut().for_each(|dx| *dx *= factor);
+        },
+    );
 }
 
 /// Places summed at once before their sum joins the total: bounds the error of long means.
