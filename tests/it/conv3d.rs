@@ -219,6 +219,33 @@ fn same_bits_for_any_thread_count() {
     }
 }
 
+/// Three passes of PyTorch, formed in double precision and rounded once.
+#[test]
+fn pytorch() {
+    let bytes = std::fs::read("tests/fixtures/conv3d.safetensors").unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let load = |name: String| {
+        let view = file.tensor(&name).unwrap();
+        let data: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        tensor(Shape::new(view.shape()), &data)
+    };
+    for case in ["dense", "strided", "stem", "dilated", "grouped"] {
+        let get = |key: &str| load(format!("{case}/{key}"));
+        let (x, w, dy) = (get("x"), get("w"), get("dy"));
+        let numbers: Vec<usize> = get("geometry").f32().unwrap().iter().map(|&v| v as usize).collect();
+        let three = |i: usize| [numbers[i], numbers[i + 1], numbers[i + 2]];
+        let window = Window { stride: three(0), pad: three(3), dilation: three(6) };
+        let g = Geometry { window, groups: numbers[9] };
+        let same = |what: &str, got: Tensor, want: Tensor| {
+            assert_eq!(got.shape(), want.shape(), "{case} {what}");
+            assert_norm(&format!("{case} {what}"), got.f32().unwrap(), want.f32().unwrap(), 1e-6);
+        };
+        same("y", fprop(&x, &w, &g).unwrap(), get("y"));
+        same("dx", dgrad(&dy, &w, x.shape(), &g).unwrap(), get("dx"));
+        same("dw", wgrad(&x, &dy, w.shape(), &g).unwrap(), get("dw"));
+    }
+}
+
 #[test]
 fn bad_arguments_name_their_values() {
     let g = Geometry::new(Window::same([3, 3, 3]));

@@ -1,30 +1,42 @@
 //! Products of the input with the gradient of the output, summed over positions: wgrad.
 
 use super::kernel::{Correlate, Kernels, Segment, TAPS, VECTORS};
-use super::plan::{AxisTap, Plan, blocks};
+use super::plan::{AxisTap, Block, Plan, blocks};
+use super::transpose::transpose;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Bytes of both arrays that stay in a core's cache while all taps pass over them.
+/// Channels from which the gradients are copied in slices.
+const MANY: usize = 128;
+
+/// Pixels of a chunk that is copied: what one kernel call reads of their gradients stays in the first-level cache.
+const COPIED: usize = 256;
+
+/// Bytes of a chunk that is not: both arrays' stay in the second-level cache while all taps pass over them.
 const CACHED: usize = 3 << 18;
 
-/// Bytes all partial sums together may take.
-const PARTIAL: usize = 1 << 25;
+/// Positions of a set, so that its sums are worth adding up.
+const SET: usize = 1024;
+
+/// Bytes all sums together may take.
+const SUMS: usize = 1 << 25;
 
 /// Tasks to aim at.
 const TASKS: usize = 16;
 
 /// `dw` (`group channel tap run`) for `channels` outputs per group. Positions are cut into chunks, chunks into sets each
-/// with its own partial sum: how many depends on the extents alone, and the sets are added in order.
+/// with its own sums: how many depends on the extents alone, and the sets are added in order.
 pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize, channels: usize, dw: &mut [f32]) {
     // A sliding kernel takes three taps, `side` by side, at once; the first stands for them.
     let (side, vectors) = if plan.slides() { (TAPS, 1) } else { (1, VECTORS) };
     let taps: Vec<[&AxisTap; 3]> = plan.taps().step_by(side).collect();
     let (blocks, run) = (blocks(k, channels, vectors), plan.run);
-    let [_, _, w] = &plan.axes;
+    let w = &plan.axes[2];
     let rows = plan.positions() / w.count.max(1);
     let row_bytes = 4 * (w.extent * plan.pitch + w.count * plan.out_pitch);
-    let of_chunk = (CACHED / row_bytes.max(1)).max(1);
+    let copied = channels >= MANY;
+    let of_chunk = if copied { COPIED / w.count.max(1) } else { CACHED / row_bytes.max(1) }.max(1);
     let chunks = rows.div_ceil(of_chunk);
 
     // An item is one tap, or three, of one group and block: `run` rows of whole vectors of each.
@@ -33,25 +45,34 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
     if items * item == 0 || rows == 0 {
         return dw.fill(0.0);
     }
-    let sets = chunks.min(TASKS).min(PARTIAL / (4 * items * item)).max(1);
+    let sets = (plan.positions() / SET).min(chunks).min(TASKS).min(SUMS / (4 * items * item)).max(1);
     let of_part = items.div_ceil(TASKS.div_ceil(sets).min(items));
     let parts = items.div_ceil(of_part);
     let mut sums = Buffer::arbitrary(sets * parts * of_part * item);
     sums.as_mut_slice().par_chunks_mut(of_part * item).enumerate().for_each(|(task, sums)| {
         let (set, part) = (task / parts, task % parts);
         sums.fill(0.0);
-        let mut segments = Vec::new();
+        let (mut segments, mut slices) = (Vec::new(), Slices::default());
         for chunk in chunks * set / sets..chunks * (set + 1) / sets {
             let rows = chunk * of_chunk..((chunk + 1) * of_chunk).min(rows);
+            let pixels = rows.start * w.count..rows.end * w.count;
+            if copied {
+                slices.start(pixels.clone(), groups * blocks.len(), vectors * k.lanes);
+            }
             let mut collected = usize::MAX;
             for (i, sum) in (part * of_part..items).zip(sums.chunks_exact_mut(item)) {
-                let (tap, group, block) =
-                    (i / (groups * blocks.len()), i / blocks.len() % groups, &blocks[i % blocks.len()]);
+                let (tap, group, b) = (i / (groups * blocks.len()), i / blocks.len() % groups, i % blocks.len());
                 if collected != tap {
                     collect(plan, taps[tap], side == TAPS, rows.clone(), &mut segments);
                     collected = tap;
                 }
-                let dy_first = group * channels + block.first;
+                let block = &blocks[b];
+                let (dy, dy_pixel) = if copied {
+                    let i = group * blocks.len() + b;
+                    (slices.get(i, dy, plan.out_pitch, group * channels, block), vectors * k.lanes)
+                } else {
+                    (&dy[pixels.start * plan.out_pitch + group * channels + block.first..], plan.out_pitch)
+                };
                 let kernels = if side == TAPS { k.correlate_sliding } else { k.correlate[block.vectors - 1] };
                 let tiles = run.div_ceil(kernels.len());
                 for tile in 0..tiles {
@@ -59,16 +80,17 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
                     let a = Correlate {
                         segments: &segments,
                         x: x.as_ptr().wrapping_add(group * run + of_tile.start),
-                        dy: dy.as_ptr().wrapping_add(dy_first),
+                        dy: dy.as_ptr(),
+                        x_pixel: plan.pitch,
                         x_step: w.step * plan.pitch,
-                        dy_step: plan.out_pitch,
+                        dy_pixel,
                         pad: taps[tap][2].delta.unsigned_abs(),
                         dy_count: w.count,
                         out: sum[of_tile.start * side * block.vectors * k.lanes..].as_mut_ptr(),
                         last: block.last,
                     };
-                    // SAFETY: `collect` keeps to positions whose tap is inside of `x`, where `run` numbers follow; `dy`
-                    // has `channels` numbers per group at each; the item has `run` rows. `k` belongs to this machine.
+                    // SAFETY: `collect` keeps to positions whose tap is inside of `x`, where `run` numbers follow, and
+                    // numbers them from the first of `dy`; the item has `run` rows. `k` belongs to this machine.
                     unsafe { kernels[of_tile.len() - 1](&a) }
                 }
             }
@@ -77,54 +99,96 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
 
     let (sums, set) = (sums.as_slice(), parts * of_part * item);
     let filter = taps.len() * side * run;
-    dw.par_chunks_mut(channels * filter).enumerate().for_each(|(group, dw)| {
-        dw.par_chunks_mut(vectors * k.lanes * filter).zip(blocks.par_iter()).enumerate().for_each(
-            |(b, (dw, block))| {
-                let width = block.vectors * k.lanes;
-                for tap in 0..taps.len() * side {
-                    let from = ((tap / side * groups + group) * blocks.len() + b) * item + tap % side * width;
-                    for first in (0..run).step_by(16) {
-                        for (channel, dw) in dw.chunks_exact_mut(filter).enumerate() {
-                            for r in first..(first + 16).min(run) {
-                                let at = from + r * side * width + channel;
-                                dw[tap * run + r] = (0..sets).map(|s| sums[s * set + at]).sum();
-                            }
-                        }
-                    }
+    let add_up = |dw: &mut [f32], group: usize, b: usize| {
+        let (block, mut sum) = (&blocks[b], Vec::new());
+        let width = block.vectors * k.lanes;
+        for tap in 0..taps.len() {
+            let from = ((tap * groups + group) * blocks.len() + b) * item;
+            for first in (0..run).step_by(LINE) {
+                let rows = LINE.min(run - first);
+                let (from, len) = (from + first * side * width, rows * side * width);
+                sum.clear();
+                sum.extend_from_slice(&sums[from..][..len]);
+                for other in (1..sets).map(|s| &sums[s * set + from..]) {
+                    sum.iter_mut().zip(other).for_each(|(sum, v)| *sum += v);
                 }
-            },
-        );
+                for d in 0..side {
+                    let to = &mut dw[(tap * side + d) * run + first..];
+                    transpose(&sum[d * width..], side * width, to, filter, rows, block.len);
+                }
+            }
+        }
+    };
+    dw.par_chunks_mut(channels * filter).enumerate().for_each(|(group, dw)| {
+        let of_blocks = dw.par_chunks_mut(vectors * k.lanes * filter).enumerate();
+        of_blocks.for_each(|(b, dw)| add_up(dw, group, b));
     });
 }
 
+/// Numbers in a cache line.
+const LINE: usize = 16;
+
+/// The gradients of a chunk, one block of channels after the other: where a pixel's channels are many, those of one block
+/// are far from the next pixel's, and would meet in the same few places of the cache.
+#[derive(Default)]
+struct Slices {
+    data: Vec<f32>,
+    pixels: Range<usize>,
+    width: usize,
+    done: Vec<bool>,
+}
+
+impl Slices {
+    /// Makes room for `slices` slices of `width` numbers a pixel.
+    fn start(&mut self, pixels: Range<usize>, slices: usize, width: usize) {
+        (self.pixels, self.width) = (pixels, width);
+        self.data.resize(slices * self.pixels.len() * width, 0.0);
+        self.done.clear();
+        self.done.resize(slices, false);
+    }
+
+    /// Slice `i`, which is `block`, counted from channel `first` of pixels `pitch` numbers apart; made when first asked for.
+    fn get(&mut self, i: usize, dy: &[f32], pitch: usize, first: usize, block: &Block) -> &[f32] {
+        let slice = &mut self.data[i * self.pixels.len() * self.width..][..self.pixels.len() * self.width];
+        if !std::mem::replace(&mut self.done[i], true) {
+            for (pixel, to) in self.pixels.clone().zip(slice.chunks_exact_mut(self.width)) {
+                let from = &dy[pixel * pitch + first + block.first..];
+                for (to, from) in to.chunks_mut(LINE).zip(from[..block.len].chunks(LINE)) {
+                    match (from.as_array::<LINE>(), to.as_mut_array::<LINE>()) {
+                        (Some(from), Some(to)) => *to = *from,
+                        _ => to[..from.len()].copy_from_slice(from),
+                    }
+                }
+            }
+        }
+        slice
+    }
+}
+
 /// The pixels of some rows of positions at which `tap` is inside, as stretches that lie evenly spaced in both arrays; for
-/// a sliding kernel whole rows of both, paired.
-fn collect(plan: &Plan, tap: [&AxisTap; 3], sliding: bool, rows: std::ops::Range<usize>, segments: &mut Vec<Segment>) {
+/// a sliding kernel whole rows of both, paired. Gradients are numbered from the first row's first pixel.
+fn collect(plan: &Plan, tap: [&AxisTap; 3], sliding: bool, rows: Range<usize>, segments: &mut Vec<Segment>) {
     let [t, h, w] = &plan.axes;
     segments.clear();
     let inside = tap[2].inside.clone();
-    for row in rows {
+    for row in rows.clone() {
         let (n, qt, qh) = (row / (t.count * h.count), row / h.count % t.count, row % h.count);
         if !tap[0].inside.contains(&qt) || !tap[1].inside.contains(&qh) {
             continue;
         }
+        let dy = (row - rows.start) * w.count;
+        // The pixel at which the tap reads for position `q` of this row.
+        let x = |q: usize| plan.input(n, [qt, qh, q]).wrapping_add_signed(plan.offset(tap)) / plan.pitch;
         if sliding {
-            // The row of x starts where the first tap of position 0 would be without padding.
-            let x =
-                plan.input(n, [qt, qh, 0]).wrapping_add_signed(plan.offset(tap) - tap[2].delta * plan.pitch as isize);
-            segments.push(Segment { x, dy: plan.output(n, [qt, qh, 0]), count: w.extent });
-            continue;
-        }
-        if inside.is_empty() {
-            return;
-        }
-        let x = plan.input(n, [qt, qh, inside.start]).wrapping_add_signed(plan.offset(tap));
-        let dy = plan.output(n, [qt, qh, inside.start]);
-        match segments.last_mut() {
-            Some(s) if s.x + s.count * w.step * plan.pitch == x && s.dy + s.count * plan.out_pitch == dy => {
-                s.count += inside.len();
+            // Position `pad` is the first whose first tap is inside, and reads the row's first pixel.
+            let pad = tap[2].delta.unsigned_abs();
+            segments.push(Segment { x: x(pad), dy, count: w.extent });
+        } else if !inside.is_empty() {
+            let (x, dy) = (x(inside.start), dy + inside.start);
+            match segments.last_mut() {
+                Some(s) if s.x + s.count * w.step == x && s.dy + s.count == dy => s.count += inside.len(),
+                _ => segments.push(Segment { x, dy, count: inside.len() }),
             }
-            _ => segments.push(Segment { x, dy, count: inside.len() }),
         }
     }
 }

@@ -64,7 +64,7 @@ pub(super) struct Slide<'a> {
     pub last: usize,
 }
 
-/// Pixels that follow each other in both arrays.
+/// Pixels that follow each other in both arrays: the first of each, and how many.
 #[derive(Clone, Copy)]
 pub(super) struct Segment {
     pub x: usize,
@@ -78,9 +78,10 @@ pub(super) struct Correlate<'a> {
     pub segments: &'a [Segment],
     pub x: *const f32,
     pub dy: *const f32,
-    /// Numbers between pixels.
+    /// Numbers of a pixel, and between those that follow each other in a segment.
+    pub x_pixel: usize,
     pub x_step: usize,
-    pub dy_step: usize,
+    pub dy_pixel: usize,
     /// Sliding: padding before a row, and pixels in a row of `dy`.
     pub pad: usize,
     pub dy_count: usize,
@@ -151,7 +152,7 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
         let at = |m: usize, v: usize| a.out.add((m * V + v) * S::LANES);
         let mut sum: [[S; V]; M] = std::array::from_fn(|m| std::array::from_fn(|v| S::load(at(m, v))));
         for s in a.segments {
-            let (mut x, mut dy) = (a.x.add(s.x), a.dy.add(s.dy));
+            let (mut x, mut dy) = (a.x.add(s.x * a.x_pixel), a.dy.add(s.dy * a.dy_pixel));
             for _ in 0..s.count {
                 let b: [S; V] = std::array::from_fn(|v| {
                     if v + 1 < V { S::load(dy.add(v * S::LANES)) } else { S::load_masked(dy.add(v * S::LANES), mask) }
@@ -161,7 +162,7 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
                     sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = sum.plus_product(x, b));
                 }
                 x = x.add(a.x_step);
-                dy = dy.add(a.dy_step);
+                dy = dy.add(a.dy_pixel);
             }
         }
         for (m, sum) in sum.iter().enumerate() {
@@ -241,10 +242,10 @@ unsafe fn correlate_sliding<S: Vector, const M: usize>(a: &Correlate) {
         let at = |m: usize, d: usize| a.out.add((m * TAPS + d) * S::LANES);
         let mut sum: [[S; TAPS]; M] = std::array::from_fn(|m| std::array::from_fn(|d| S::load(at(m, d))));
         for s in a.segments {
-            let mut x = a.x.add(s.x);
-            let dy = a.dy.add(s.dy);
+            let mut x = a.x.add(s.x * a.x_pixel);
+            let dy = a.dy.add(s.dy * a.dy_pixel);
             let load = |q: usize| {
-                if q < a.dy_count { S::load_masked(dy.add(q * a.dy_step), mask) } else { S::zero() }
+                if q < a.dy_count { S::load_masked(dy.add(q * a.dy_pixel), mask) } else { S::zero() }
             };
             let before = |back: usize| if a.pad >= back { load(a.pad - back) } else { S::zero() };
             let (mut one, mut two) = (before(1), before(2));

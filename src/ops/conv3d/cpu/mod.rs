@@ -10,6 +10,7 @@ mod panels;
 mod plan;
 mod simd;
 mod slide;
+mod transpose;
 
 use super::Conv3d;
 use kernel::Kernels;

@@ -2,6 +2,7 @@
 
 use super::kernel::{Kernels, TAPS, VECTORS};
 use super::plan::{Block, Plan, blocks};
+use super::transpose::transpose;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -23,6 +24,7 @@ pub(super) struct Strides {
     pub group: usize,
     pub channel: usize,
     pub tap: usize,
+    /// This or that of channels is 1.
     pub run: usize,
 }
 
@@ -41,12 +43,16 @@ impl Panels {
                 let w = &w[group * s.group + block.first * s.channel..];
                 // A cache line of each filter at a time.
                 for (part, panel) in panel.chunks_mut(16 * side * width).enumerate() {
-                    for channel in 0..block.len {
-                        for (d, tap) in taps.iter().enumerate() {
-                            let from = tap * s.tap + channel * s.channel;
-                            for (r, row) in panel.chunks_exact_mut(side * width).enumerate() {
-                                row[d * width + channel] = w[from + (part * 16 + r) * s.run];
+                    let rows = panel.len() / (side * width);
+                    for (d, tap) in taps.iter().enumerate() {
+                        let w = &w[tap * s.tap + part * 16 * s.run..];
+                        let panel = &mut panel[d * width..];
+                        if s.channel == 1 {
+                            for r in 0..rows {
+                                panel[r * side * width..][..block.len].copy_from_slice(&w[r * s.run..][..block.len]);
                             }
+                        } else {
+                            transpose(w, s.channel, panel, side * width, block.len, rows);
                         }
                     }
                     panel.chunks_exact_mut(width).for_each(|row| row[block.len..].fill(0.0));
