@@ -154,7 +154,7 @@ impl Slices {
             for (pixel, to) in self.pixels.clone().zip(slice.chunks_exact_mut(self.width)) {
                 let from = &dy[pixel * pitch + first + block.first..];
                 for (to, from) in to.chunks_mut(LINE).zip(from[..block.len].chunks(LINE)) {
-                    match (from.as_array::<LINE>(), to.as_mut_array::<LINE>()) {
+                    match (from.first_chunk::<LINE>(), to.first_chunk_mut::<LINE>()) {
                         (Some(from), Some(to)) => *to = *from,
                         _ => to[..from.len()].copy_from_slice(from),
                     }
