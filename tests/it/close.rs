@@ -76,12 +76,25 @@ pub fn assert_gradient(
     assert!(compared > 0, "{what}: nothing was compared");
 }
 
-/// Asserts `|got - want| ≤ px` pixels in the mean: for flow fields, whose iteration has no bound to derive.
+/// The mean distance of two flow fields in pixels.
 #[track_caller]
-pub fn assert_pixels(what: &str, got: [&[f32]; 2], want: [&[f64]; 2], px: f64) {
+pub fn mean_pixels(what: &str, got: [&[f32]; 2], want: [&[f64]; 2]) -> f64 {
     let n = want[0].len();
     assert!(got.iter().all(|g| g.len() == n) && want[1].len() == n && n > 0, "{what}: length");
     let error = |i: usize| (f64::from(got[0][i]) - want[0][i]).hypot(f64::from(got[1][i]) - want[1][i]);
-    let mean = (0..n).map(error).sum::<f64>() / n as f64;
+    (0..n).map(error).sum::<f64>() / n as f64
+}
+
+/// Asserts that flows differ by at most `px` pixels in the mean: their iteration has no bound to derive.
+#[track_caller]
+pub fn assert_pixels(what: &str, got: [&[f32]; 2], want: [&[f64]; 2], px: f64) {
+    let mean = mean_pixels(what, got, want);
     assert!(mean <= px, "{what}: flows differ by {mean:.3e} pixels in the mean, more than {px:.1e}");
+}
+
+/// Asserts that a flow is as near to the definition in f64 as the definition in f32 is: at most eight times as far, since
+/// a few pixels that two displacements explain equally well carry most of either distance, plus 1e-5 pixels.
+#[track_caller]
+pub fn assert_near_as_f32(what: &str, got: [&[f32]; 2], f32s: [&[f32]; 2], want: [&[f64]; 2]) {
+    assert_pixels(what, got, want, 8.0 * mean_pixels(what, f32s, want) + 1e-5);
 }
