@@ -1,4 +1,4 @@
-//! Procedural videos: a textured thing over a textured background. The class is how the thing moves; how everything
+//! Procedural videos: a few textured things over a textured background. The class is how the things move; how everything
 //! looks, where it starts and how the background drifts is drawn from the same distribution for every class.
 //!
 //! The picture is a torus, so a thing that leaves on the left comes in on the right: it is always in view and its
@@ -15,21 +15,25 @@ use crate::error::{Error, Result};
 use crate::rng::{Purpose, stream};
 
 /// Changes whenever the same specification comes to give other pixels.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 3;
+
+/// Things in a video. All move in the way of their class, each at its own pace: with several, where a thing stands says
+/// less about the video than how things move.
+const THINGS: usize = 3;
 
 /// The motions, in the order of class numbers. A horizontal flip exchanges left with right and clockwise with
 /// counter-clockwise, so training on these with flips merges those classes.
 pub const MOTIONS: [&str; 12] = [
     "move_left",
     "move_right",
-    "rotate_clockwise",
-    "rotate_counter_clockwise",
-    "grow",
-    "shrink",
-    "oscillate_horizontally",
-    "oscillate_vertically",
     "move_up",
     "move_down",
+    "grow",
+    "shrink",
+    "rotate_clockwise",
+    "oscillate_horizontally",
+    "rotate_counter_clockwise",
+    "oscillate_vertically",
     "circle_clockwise",
     "circle_counter_clockwise",
 ];
@@ -113,12 +117,18 @@ impl ProceduralSpec {
 
 /// Everything random about one video.
 struct Scene {
-    motion: &'static str,
     side: f32,
-    frames: usize,
     background: Texture,
     /// Drift of the background in pixels per frame, x and y.
     pan: [f32; 2],
+    /// Later ones hide earlier ones.
+    things: Vec<Thing>,
+}
+
+/// One thing and how it moves.
+struct Thing {
+    motion: &'static str,
+    frames: usize,
     /// Colours of the thing over its own square of [-1.25, 1.25] radii.
     skin: Texture,
     shape: Shape,
@@ -151,8 +161,76 @@ impl Scene {
         // Every class makes every draw, in this order, so that the class decides nothing about the look.
         let pan_speed = between(0.0, 0.005) * side;
         let pan_angle = between(0.0, TAU);
+        // Things are brighter than what they move over, so that finding them is no part of the task.
+        let base: [f32; 3] = std::array::from_fn(|_| between(0.05, 0.3));
+        let other = base.map(|c| (c + between(-0.2, 0.2)).clamp(0.0, 1.0));
+        let background = Texture::draw(spec.side, 5, [base, other], Pattern::None, &mut between);
+        let motion = MOTIONS[spec.label(index)];
+        let things = (0..THINGS).map(|_| Thing::draw(spec, motion, &mut between)).collect();
+        Self { side, background, pan: [pan_speed * pan_angle.cos(), pan_speed * pan_angle.sin()], things }
+    }
+
+    /// Paints frame `i` into `out`, `side side 3`.
+    fn render(&self, i: usize, out: &mut [u8]) {
+        let n = self.side as usize;
+        let drift = [self.pan[0] * i as f32, self.pan[1] * i as f32];
+        let poses: Vec<Pose> = self.things.iter().map(|thing| Pose::new(thing, i)).collect();
+        for y in 0..n {
+            for x in 0..n {
+                let mut colour = self.background.at(x as f32 - drift[0], y as f32 - drift[1]);
+                for pose in &poses {
+                    let dx = wrapped(x as f32 + 0.5 - pose.centre[0], self.side);
+                    let dy = wrapped(y as f32 + 0.5 - pose.centre[1], self.side);
+                    pose.paint(dx, dy, &mut colour);
+                }
+                let at = (y * n + x) * 3;
+                for c in 0..3 {
+                    out[at + c] = (colour[c] * 255.0 + 0.5) as u8;
+                }
+            }
+        }
+    }
+}
+
+/// A thing in one frame.
+struct Pose<'a> {
+    thing: &'a Thing,
+    centre: [f32; 2],
+    radius: f32,
+    sin: f32,
+    cos: f32,
+    /// Square of the distance beyond which nothing is painted.
+    reach: f32,
+}
+
+impl<'a> Pose<'a> {
+    fn new(thing: &'a Thing, i: usize) -> Self {
+        let [x, y, radius, angle] = thing.pose(i);
+        let (sin, cos) = angle.sin_cos();
+        Self { thing, centre: [x, y], radius, sin, cos, reach: (Shape::REACH * radius + 1.0).powi(2) }
+    }
+
+    /// Blends the thing into the `colour` of the pixel that lies `dx dy` from its centre.
+    fn paint(&self, dx: f32, dy: f32, colour: &mut [f32; 3]) {
+        if dx * dx + dy * dy >= self.reach {
+            return;
+        }
+        let r = self.radius;
+        let p = [(self.cos * dx + self.sin * dy) / r, (self.cos * dy - self.sin * dx) / r];
+        let cover = (0.5 - self.thing.shape.distance(p) * r).clamp(0.0, 1.0);
+        if cover > 0.0 {
+            let scale = self.thing.skin.side as f32 / (2.0 * Shape::REACH);
+            let skin = self.thing.skin.at((p[0] + Shape::REACH) * scale, (p[1] + Shape::REACH) * scale);
+            *colour = std::array::from_fn(|c| colour[c] + cover * (skin[c] - colour[c]));
+        }
+    }
+}
+
+impl Thing {
+    fn draw(spec: &ProceduralSpec, motion: &'static str, between: &mut impl FnMut(f32, f32) -> f32) -> Self {
+        let side = spec.side as f32;
         let centre = [between(0.0, side), between(0.0, side)];
-        let radius = between(0.14, 0.23) * side;
+        let radius = between(0.12, 0.19) * side;
         let log_growth = between(1.7f32.ln(), 2.5f32.ln());
         let size_at = between(0.0, 1.0);
         let angle = between(0.0, TAU);
@@ -162,19 +240,13 @@ impl Scene {
         let period = between(16.0, 28.0);
         let phase = between(0.0, TAU);
         let shape = Shape::ALL[(between(0.0, Shape::ALL.len() as f32) as usize).min(Shape::ALL.len() - 1)];
-        let base: [f32; 3] = std::array::from_fn(|_| between(0.15, 0.6));
-        let other = base.map(|c| (c + between(-0.35, 0.35)).clamp(0.0, 1.0));
-        let background = Texture::draw(spec.side, 5, [base, other], Pattern::None, &mut between);
-        let dark: [f32; 3] = std::array::from_fn(|_| between(0.0, 0.45));
-        let bright: [f32; 3] = std::array::from_fn(|_| between(0.5, 1.0));
+        let dark: [f32; 3] = std::array::from_fn(|_| between(0.35, 0.7));
+        let bright: [f32; 3] = std::array::from_fn(|_| between(0.7, 1.0));
         let pattern = [Pattern::None, Pattern::Stripes, Pattern::Checks][(between(0.0, 3.0) as usize).min(2)];
-        let skin = Texture::draw(48, 4, [dark, bright], pattern, &mut between);
+        let skin = Texture::draw(48, 4, [dark, bright], pattern, between);
         Self {
-            motion: MOTIONS[spec.label(index)],
-            side,
+            motion,
             frames: spec.frames,
-            background,
-            pan: [pan_speed * pan_angle.cos(), pan_speed * pan_angle.sin()],
             skin,
             shape,
             centre,
@@ -213,35 +285,6 @@ impl Scene {
             "oscillate_vertically" => [x, y + swing * turn.sin(), r, a],
             "circle_clockwise" => [x + swing * turn.cos(), y + swing * turn.sin(), r, a],
             _ => [x + swing * turn.cos(), y - swing * turn.sin(), r, a],
-        }
-    }
-
-    /// Paints frame `i` into `out`, `side side 3`.
-    fn render(&self, i: usize, out: &mut [u8]) {
-        let [cx, cy, r, angle] = self.pose(i);
-        let (sin, cos) = angle.sin_cos();
-        let n = self.side as usize;
-        let drift = [self.pan[0] * i as f32, self.pan[1] * i as f32];
-        let reach = (Shape::REACH * r + 1.0).powi(2);
-        for y in 0..n {
-            for x in 0..n {
-                let mut colour = self.background.at(x as f32 - drift[0], y as f32 - drift[1]);
-                let dx = wrapped(x as f32 + 0.5 - cx, self.side);
-                let dy = wrapped(y as f32 + 0.5 - cy, self.side);
-                if dx * dx + dy * dy < reach {
-                    let p = [(cos * dx + sin * dy) / r, (cos * dy - sin * dx) / r];
-                    let cover = (0.5 - self.shape.distance(p) * r).clamp(0.0, 1.0);
-                    if cover > 0.0 {
-                        let scale = self.skin.side as f32 / (2.0 * Shape::REACH);
-                        let skin = self.skin.at((p[0] + Shape::REACH) * scale, (p[1] + Shape::REACH) * scale);
-                        colour = std::array::from_fn(|c| colour[c] + cover * (skin[c] - colour[c]));
-                    }
-                }
-                let at = (y * n + x) * 3;
-                for c in 0..3 {
-                    out[at + c] = (colour[c] * 255.0 + 0.5) as u8;
-                }
-            }
         }
     }
 }
