@@ -26,7 +26,7 @@ use tubelet::train::pretrain::{At, Load, Observer, Report, Scores, Settings, pre
 use tubelet::train::schedule::Schedule;
 use tubelet::train::views::{ClipPair, Loader};
 use tubelet::video::cache::{Builder, Progress as CacheProgress};
-use tubelet::video::{Cache, CacheSpec, Dataset, Ffmpeg, ProceduralSpec, Splits};
+use tubelet::video::{Cache, CacheSpec, Dataset, Ffmpeg, ProceduralSpec, Short, Splits};
 
 /// Weight of the probe's penalty: scikit-learn's `C = 0.1` at 340 training videos. Fixed; never tuned on test videos.
 const PROBE_L2: f64 = 0.03;
@@ -140,6 +140,9 @@ struct Args {
     /// Crop each motion clip like the video's other RGB clip instead of like its own
     #[arg(long)]
     untied_crops: bool,
+    /// Refuse videos shorter than a clip instead of repeating their frames
+    #[arg(long)]
+    refuse_short: bool,
     /// Never mirror clips: for data in which direction matters (always so for procedural clips)
     #[arg(long)]
     no_flip: bool,
@@ -198,6 +201,9 @@ impl Args {
         set(&mut r.views.motion_clamp, self.motion_clamp);
         set(&mut r.views.motion_frames, self.motion_frames);
         r.views.tied_crops &= !self.untied_crops;
+        if self.refuse_short {
+            r.views.short = Short::Refuse;
+        }
         if self.no_flip || self.data.is_none() {
             r.views.augment.flip = 0.0;
         }
@@ -240,6 +246,11 @@ fn run(args: &Args) -> Result<()> {
         loader.videos.iter().map(|&i| data.items[i].label).collect()
     };
     let (train_labels, test_labels) = (labels(&splits.train, &train), labels(&splits.test, &test));
+    let short = train.short()? + test.short()?;
+    if short > 0 {
+        let shown = if recipe.views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
+        eprintln!("warning: {short} videos are shorter than a clip; {shown}");
+    }
     if with_motion {
         draw_sheet(&out.join("sheet.png"), &train, &splits.train)?;
     }
@@ -299,6 +310,7 @@ fn run(args: &Args) -> Result<()> {
         .set("videos_train", videos)
         .set("videos_test", test.videos.len())
         .set("videos_skipped", failed_train + failed_test)
+        .set("videos_short", short)
         .set("classes", splits.train.classes.len())
         .set("epochs", recipe.epochs)
         .set("steps", done.steps)

@@ -151,6 +151,21 @@ pub struct Loader {
 }
 
 impl Loader {
+    /// How many of the videos are shorter than a clip.
+    ///
+    /// # Errors
+    /// `Io`, `Format` of the cache.
+    pub fn short(&self) -> Result<usize> {
+        let mut short = 0;
+        for &i in &self.videos {
+            let view = self.cache.get(i)?;
+            let clip = self.spec.clip(view.fps());
+            let motion = self.motion && clip.with_frames(self.spec.motion_frames).exceeds(view.len(), view.fps());
+            short += usize::from(clip.exceeds(view.len(), view.fps()) || motion);
+        }
+        Ok(short)
+    }
+
     /// The two clips of `video` in `epoch`.
     ///
     /// # Errors

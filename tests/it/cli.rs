@@ -131,7 +131,13 @@ fn files_that_are_no_videos_are_named_and_counted() {
     assert!(errors.contains("skipped") && errors.contains("v_a_g0_c00"), "{errors}");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert_eq!(line["videos_skipped"].as_u64(), Some(1));
+    assert_eq!((line["videos_skipped"].as_u64(), line["videos_short"].as_u64()), (Some(1), Some(0)));
+    // Clips of 30 frames from videos of 12: repeated and told, or refused by name of the rule.
+    let long = ["--data", "data", "--batch", "2", "--frames", "8", "--stride", "4", "--side", "16", "--out", "long"];
+    let out = pretrain(d, &long).unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("shorter than a clip"));
+    let e = refused(d, &[&long[..8], &["--refuse-short", "--out", "refused"]].concat()).unwrap();
+    assert!(e.contains("12 frames"), "{e}");
 }
 
 #[test]
