@@ -5,6 +5,7 @@
 pub mod args;
 pub mod curves;
 pub mod progress;
+pub mod run;
 pub mod sheet;
 pub mod summary;
 

@@ -1,0 +1,143 @@
+//! What pre-training examples share: stopping by signals, filling the cache, the sheet of clips, showing a run.
+
+use super::progress::Progress;
+use super::sheet::{Sample, Strip};
+use super::{curves, sheet};
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tubelet::ops::tvl1;
+use tubelet::train::pretrain::{At, Observer, Report, Scores};
+use tubelet::train::views::{Loader, ViewSpec};
+use tubelet::video::cache::{Builder, Progress as CacheProgress};
+use tubelet::video::{Cache, Dataset, Ffmpeg};
+
+/// Set by SIGINT and SIGTERM; a second one ends the program at once.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in signal_hook::consts::TERM_SIGNALS {
+        signal_hook::flag::register_conditional_shutdown(*signal, 130, stop.clone())?;
+        signal_hook::flag::register(*signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+/// Brings a split into the cache in folder `dir`, with flow if `motion`. What could not be read is named, and counted in
+/// the second result.
+pub fn loader(
+    dir: &Path,
+    data: &Dataset,
+    views: &ViewSpec,
+    motion: bool,
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<(Loader, usize)> {
+    let bar = Progress::new(&format!("{} videos", data.split.name()), "videos", data.len() as u64, 0);
+    let (flow, seen) = (|a: &_, b: &_| tvl1::flow(a, b, &views.flow), std::sync::Mutex::new(0));
+    let progress = |p: CacheProgress| {
+        let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner());
+        let now = p.done + p.failed;
+        bar.inc(now.saturating_sub(*seen) as u64);
+        *seen = now.max(*seen);
+    };
+    let with = Builder {
+        ffmpeg: Ffmpeg::default(),
+        flow: Some(&flow),
+        threads: rayon::current_num_threads(),
+        verify: false,
+        stop,
+        progress: &progress,
+    };
+    let built = Cache::build(dir, data, &views.cache(motion), &with);
+    bar.finish();
+    let (cache, report) = built?;
+    for (_, name, why) in &report.failed {
+        eprintln!("skipped {name}: {why}");
+    }
+    let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion };
+    Ok((loader, report.failed.len()))
+}
+
+/// The first videos' first clips: what the visual and the motion network see, and the flow it comes from.
+pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
+    const ROWS: usize = 6;
+    let every = (loader.videos.len() / ROWS).max(1);
+    let mut samples = Vec::new();
+    for video in (0..loader.videos.len()).step_by(every).take(ROWS) {
+        let pair = loader.pair(0, video)?;
+        let ([rgb, _], augment) = (&pair.rgb, &loader.spec.augment);
+        let [_, h, w, _] = rgb.dims;
+        let byte = |(i, v): (usize, &f32)| {
+            ((v * augment.std[i % 3] + augment.mean[i % 3]) * 255.0).round().clamp(0.0, 255.0) as u8
+        };
+        let bytes: Vec<u8> = rgb.data.iter().enumerate().map(byte).collect();
+        let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
+        let mut strips = vec![Strip::rgb("visual input", &frames, h, w)?];
+        if let Some([motion, _]) = &pair.motion {
+            let [_, h, w, c] = motion.dims;
+            let first: Vec<f32> = motion.data.iter().step_by(c).map(|v| v.abs()).collect();
+            let maps: Vec<&[f32]> = first.chunks_exact(h * w).step_by(2).collect();
+            strips.push(Strip::map("motion input", &maps, h, w)?);
+        }
+        if loader.spec.motion.needs_flow() {
+            let view = loader.cache.get(loader.videos[video])?;
+            let every = (view.fields() / 8).max(1);
+            let fields: Vec<_> = (0..view.fields()).step_by(every).take(8).map(|m| view.flow_field(m)).collect();
+            strips.push(Strip::flow("flow, whole video", &fields)?);
+        }
+        samples.push(Sample { title: data.items[loader.videos[video]].name.clone(), strips });
+    }
+    sheet::draw(out, &samples)
+}
+
+/// Shows a run on the terminal and as curves.
+pub struct Show {
+    out: PathBuf,
+    bar: Option<Progress>,
+    before: Option<Scores>,
+    total: u64,
+}
+
+impl Show {
+    /// A run of `total` steps that writes to the folder `out`.
+    pub fn new(out: PathBuf, total: u64) -> Self {
+        Show { out, bar: None, before: None, total }
+    }
+
+    /// Draws `curves.png`, with the scores of the untrained network as dashed lines.
+    pub fn curves(&self, before: Scores) -> Result<()> {
+        let baselines = [("probe_top1", before.probe), ("knn_top1", before.knn)];
+        curves::draw(&self.out.join("metrics.jsonl"), &baselines, &self.out.join("curves.png"))
+    }
+}
+
+impl Observer for Show {
+    fn step(&mut self, at: At, steps: u64, report: &Report, _: f64) {
+        let bar = self.bar.get_or_insert_with(|| Progress::new("training", "steps", self.total, at.step));
+        bar.note(format!("loss {:.3}", report.loss));
+        bar.inc(1);
+        if at.step + 1 == steps
+            && let Some(bar) = self.bar.take()
+        {
+            bar.finish();
+        }
+    }
+
+    fn scores(&mut self, epochs: u64, scores: Scores) {
+        self.before = self.before.or(Some(scores));
+        let text = format!("after {epochs} epochs: linear probe {:.3}, 1-NN {:.3}", scores.probe, scores.knn);
+        match &self.bar {
+            Some(bar) => bar.say(&text),
+            None => println!("{text}"),
+        }
+    }
+
+    fn epoch(&mut self, _: u64) {
+        if let Some(before) = self.before
+            && let Err(e) = self.curves(before)
+        {
+            eprintln!("warning: no curves: {e:#}");
+        }
+    }
+}
