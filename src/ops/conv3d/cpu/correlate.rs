@@ -7,11 +7,12 @@ use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Channels from which the gradients are copied in slices.
-const MANY: usize = 128;
+/// Channels from which the gradients are copied in slices; sliding kernels, which read less, gain by it later.
+const MANY: usize = 32;
+const MANY_SLIDING: usize = 128;
 
 /// Pixels of a chunk that is copied: what one kernel call reads of their gradients stays in the first-level cache.
-const COPIED: usize = 256;
+const COPIED: usize = 64;
 
 /// Bytes of a chunk that is not: both arrays' stay in the second-level cache while all taps pass over them.
 const CACHED: usize = 3 << 18;
@@ -35,7 +36,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
     let w = &plan.axes[2];
     let rows = plan.positions() / w.count.max(1);
     let row_bytes = 4 * (w.extent * plan.pitch + w.count * plan.out_pitch);
-    let copied = channels >= MANY;
+    let copied = channels >= if side == TAPS { MANY_SLIDING } else { MANY };
     let of_chunk = if copied { COPIED / w.count.max(1) } else { CACHED / row_bytes.max(1) }.max(1);
     let chunks = rows.div_ceil(of_chunk);
 
@@ -51,9 +52,9 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
     let mut sums = Buffer::arbitrary(sets * parts * of_part * item);
     sums.as_mut_slice().par_chunks_mut(of_part * item).enumerate().for_each(|(task, sums)| {
         let (set, part) = (task / parts, task % parts);
-        sums.fill(0.0);
+        let own = chunks * set / sets..chunks * (set + 1) / sets;
         let (mut segments, mut slices) = (Vec::new(), Slices::default());
-        for chunk in chunks * set / sets..chunks * (set + 1) / sets {
+        for chunk in own.clone() {
             let rows = chunk * of_chunk..((chunk + 1) * of_chunk).min(rows);
             let pixels = rows.start * w.count..rows.end * w.count;
             if copied {
@@ -87,6 +88,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
                         pad: taps[tap][2].delta.unsigned_abs(),
                         dy_count: w.count,
                         out: sum[of_tile.start * side * block.vectors * k.lanes..].as_mut_ptr(),
+                        fresh: chunk == own.start,
                         last: block.last,
                     };
                     // SAFETY: `collect` keeps to positions whose tap is inside of `x`, where `run` numbers follow, and

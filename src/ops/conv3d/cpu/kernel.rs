@@ -85,8 +85,9 @@ pub(super) struct Correlate<'a> {
     /// Sliding: padding before a row, and pixels in a row of `dy`.
     pub pad: usize,
     pub dy_count: usize,
-    /// `M` rows of whole vectors.
+    /// `M` rows of whole vectors, to which the sums are added, or which they replace where it is `fresh`.
     pub out: *mut f32,
+    pub fresh: bool,
     /// Channels in the last vector.
     pub last: usize,
 }
@@ -150,7 +151,10 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
     unsafe {
         let mask = S::first(a.last);
         let at = |m: usize, v: usize| a.out.add((m * V + v) * S::LANES);
-        let mut sum: [[S; V]; M] = std::array::from_fn(|m| std::array::from_fn(|v| S::load(at(m, v))));
+        let mut sum = [[S::zero(); V]; M];
+        if !a.fresh {
+            sum = std::array::from_fn(|m| std::array::from_fn(|v| S::load(at(m, v))));
+        }
         for s in a.segments {
             let (mut x, mut dy) = (a.x.add(s.x * a.x_pixel), a.dy.add(s.dy * a.dy_pixel));
             for _ in 0..s.count {
@@ -240,7 +244,10 @@ unsafe fn correlate_sliding<S: Vector, const M: usize>(a: &Correlate) {
     unsafe {
         let mask = S::first(a.last);
         let at = |m: usize, d: usize| a.out.add((m * TAPS + d) * S::LANES);
-        let mut sum: [[S; TAPS]; M] = std::array::from_fn(|m| std::array::from_fn(|d| S::load(at(m, d))));
+        let mut sum = [[S::zero(); TAPS]; M];
+        if !a.fresh {
+            sum = std::array::from_fn(|m| std::array::from_fn(|d| S::load(at(m, d))));
+        }
         for s in a.segments {
             let mut x = a.x.add(s.x * a.x_pixel);
             let dy = a.dy.add(s.dy * a.dy_pixel);
