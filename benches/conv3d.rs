@@ -11,45 +11,54 @@ use tubelet::tensor::Tensor;
 /// Independent sums: enough to keep two pipelines of four steps busy.
 const SUMS: usize = 16;
 
-/// `rounds` fused multiply-adds in each lane of each sum.
-#[inline(always)]
-fn chains(rounds: usize) -> f32 {
-    let mut sums = [[0.5f32; 16]; SUMS];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            for v in sum {
-                *v = v.mul_add(0.999, 0.999);
-            }
+/// `rounds` fused multiply-adds in each of [`SUMS`] registers, and how many numbers a register holds.
+#[cfg(target_arch = "x86_64")]
+mod chains {
+    use super::SUMS;
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    pub fn avx512(rounds: usize) -> f32 {
+        let factor = _mm512_set1_ps(0.999);
+        let mut sums = [factor; SUMS];
+        for _ in 0..rounds {
+            sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(*sum, factor, factor));
         }
+        sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
     }
-    sums.iter().flatten().sum()
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn avx2(rounds: usize) -> f32 {
+        let factor = _mm256_set1_ps(0.999);
+        let mut sums = [factor; SUMS];
+        for _ in 0..rounds {
+            sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(*sum, factor, factor));
+        }
+        sums.iter().map(|&sum| _mm256_cvtss_f32(sum)).sum()
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn chains_avx512(rounds: usize) -> f32 {
-    chains(rounds)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn chains_avx2(rounds: usize) -> f32 {
-    chains(rounds)
-}
-
-fn probe(rounds: usize) -> f32 {
+/// Runs `rounds` of multiply-adds; how many numbers took part in each.
+fn probe(rounds: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: detected.
-            return unsafe { chains_avx512(rounds) };
+            black_box(unsafe { chains::avx512(rounds) });
+            return 16 * SUMS;
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: detected.
-            return unsafe { chains_avx2(rounds) };
+            black_box(unsafe { chains::avx2(rounds) });
+            return 8 * SUMS;
         }
     }
-    chains(rounds)
+    let mut sums = [0.5f32; 4 * SUMS];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = *sum * 0.999 + 0.999);
+    }
+    black_box(sums);
+    4 * SUMS
 }
 
 /// Operations per second of all threads together, the best of several tries.
@@ -57,11 +66,10 @@ fn peak() -> f64 {
     let rounds = 400_000;
     let run = || {
         let start = Instant::now();
-        rayon::broadcast(|_| black_box(probe(black_box(rounds))));
-        start.elapsed().as_secs_f64()
+        let numbers: usize = rayon::broadcast(|_| probe(black_box(rounds))).iter().sum();
+        (2 * rounds * numbers) as f64 / start.elapsed().as_secs_f64()
     };
-    let best = (0..10).map(|_| run()).fold(f64::MAX, f64::min);
-    (2 * 16 * SUMS * rounds * rayon::current_num_threads()) as f64 / best
+    (0..10).map(|_| run()).fold(0.0, f64::max)
 }
 
 fn waves(shape: Shape) -> Tensor {
