@@ -79,7 +79,15 @@ pub fn end(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A cause that the sentence before it already tells is not told again.
+            let mut text = String::new();
+            for cause in error.chain().map(|c| c.to_string()) {
+                if !text.ends_with(&cause) {
+                    text += if text.is_empty() { "" } else { ": " };
+                    text += &cause;
+                }
+            }
+            eprintln!("error: {text}");
             ExitCode::FAILURE
         }
     }

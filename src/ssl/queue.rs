@@ -6,9 +6,9 @@ use crate::tensor::Tensor;
 
 /// `K` keys of length `d` in a ring, each with the number of the video it came from.
 ///
-/// It starts empty: places without a key are [`Mask::NOBODY`]'s and no query's negatives. MoCo starts with random unit
-/// vectors instead; measured here on small networks, those make "all codes alike" the best first step of every network,
-/// from which training may never recover (`docs/experiments.md`).
+/// It starts empty: places without a key are [`Mask::NOBODY`]'s and no query's negatives. MoCo fills it with random unit
+/// vectors instead, which rewards a network that gives every clip the same code, since no random
+/// vector is near that.
 #[derive(Clone, Debug)]
 pub struct Queue {
     keys: Tensor,
