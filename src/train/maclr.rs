@@ -54,7 +54,7 @@ impl Recipe {
     pub fn tiny() -> Recipe {
         let views =
             ViewSpec { stride: 2, motion: MotionInput::Flow, motion_clamp: 2.0, motion_frames: 8, ..ViewSpec::small() };
-        Recipe { views, epochs: 40, probe_clips: 3, ..Self::small() }
+        Recipe { views, probe_clips: 3, ..Self::small() }
     }
 
     /// For a few hundred real videos on two cores: minutes.
@@ -75,7 +75,7 @@ impl Recipe {
             queue: None,
             queue_cap: 256,
             views: ViewSpec::small(),
-            epochs: 30,
+            epochs: 60,
             batch: 32,
             lr: 0.03,
             warmup_epochs: 1.0,

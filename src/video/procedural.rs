@@ -58,9 +58,9 @@ pub struct ProceduralSpec {
 }
 
 impl Default for ProceduralSpec {
-    /// 8 classes of 24 + 8 videos, 40 frames of 64 x 64 at 25 frames per second.
+    /// 8 classes of 24 + 16 videos, 40 frames of 64 x 64 at 25 frames per second.
     fn default() -> Self {
-        Self { classes: 8, videos_per_class: 24, test_per_class: 8, frames: 40, side: 64, fps: 25.0, seed: 0 }
+        Self { classes: 8, videos_per_class: 24, test_per_class: 16, frames: 40, side: 64, fps: 25.0, seed: 0 }
     }
 }
 
