@@ -18,6 +18,7 @@ mod maclr;
 mod motion;
 mod networks;
 mod pool3d;
+mod ptx;
 mod queue;
 mod tape;
 mod updates;

@@ -1,39 +1,58 @@
 //! Commands for people who work on tubelet: `cargo xtask <command>`.
 
-mod source;
-mod tidy;
-
+use anyhow::Result;
 use std::path::Path;
 use std::process::ExitCode;
+use xtask::{device, tidy};
+
+const USAGE: &str = "usage: cargo xtask <command>
+  tidy              checks that the house is in order (names, layers, cases, sizes)
+  ptx [FAMILY..]    compiles cuda/*.cu into ptx/, with the pinned compiler";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["tidy"] => run_tidy(),
-        _ => {
-            eprintln!("usage: cargo xtask tidy    checks that the house is in order (names, layers, cases, sizes)");
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn run_tidy() -> ExitCode {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    match tidy::problems(root) {
-        Ok(problems) if problems.is_empty() => {
-            println!("tidy");
-            ExitCode::SUCCESS
+    let done = match args.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        Some(("tidy", [])) => run_tidy(root),
+        Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
         }
-        Ok(problems) => {
-            for problem in &problems {
-                eprintln!("{problem}");
-            }
-            eprintln!("{} problems", problems.len());
-            ExitCode::FAILURE
-        }
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_tidy(root: &Path) -> Result<ExitCode> {
+    let mut problems = tidy::problems(root)?;
+    problems.extend(device::problems(root)?);
+    report(&problems, "tidy")
+}
+
+fn ptx(root: &Path, families: &[String]) -> Result<ExitCode> {
+    for line in device::build(root, families)? {
+        println!("{line}");
+    }
+    report(&device::problems(root)?, "")
+}
+
+/// Prints problems, or else `fine`, and says how it went.
+fn report(problems: &[String], fine: &str) -> Result<ExitCode> {
+    if problems.is_empty() {
+        if !fine.is_empty() {
+            println!("{fine}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    eprintln!("{} problems", problems.len());
+    Ok(ExitCode::FAILURE)
 }

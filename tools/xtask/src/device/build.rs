@@ -1,0 +1,67 @@
+//! `cargo xtask ptx`: sources to PTX and manifests.
+
+use super::family::{Family, OPTIONS, families, manifest_path, ptx_path};
+use super::nvrtc::{Nvrtc, Unit};
+use super::tools::{COMPILER, Tools};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::Path;
+
+/// Compiles the named families, or all, and writes what changed. Returns one line per family.
+pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
+    let all = families(root)?;
+    for name in names {
+        ensure!(all.contains(name), "there is no cuda/{name}.cu");
+    }
+    let chosen = if names.is_empty() { &all[..] } else { names };
+    let compiler = Nvrtc::load(&Tools::require(root)?.nvrtc()?)?;
+    fs::create_dir_all(root.join("ptx"))?;
+    let mut said = Vec::new();
+    for name in chosen {
+        let family = Family::read(root, name)?;
+        let ptx = compile(&compiler, &family, &mut said)?;
+        let manifest = family.manifest(COMPILER, &ptx)?;
+        let json = serde_json::to_string_pretty(&manifest)? + "\n";
+        let changed = write(root, &ptx_path(name), &ptx)? | write(root, &manifest_path(name), &json)?;
+        let state = if changed { "written" } else { "unchanged" };
+        said.push(format!("{}: {} entries, {} bytes, {state}", ptx_path(name), manifest.entries.len(), ptx.len()));
+    }
+    if names.is_empty() {
+        said.extend(remove_orphans(root, &all)?);
+    }
+    Ok(said)
+}
+
+/// The PTX of a family, as the pinned compiler makes it. Its warnings are added to `said`.
+pub fn compile(compiler: &Nvrtc, family: &Family, said: &mut Vec<String>) -> Result<String> {
+    let name = family.file();
+    let unit = Unit { name: &name, source: &family.source, headers: &family.headers, options: &OPTIONS };
+    let compiled = compiler.compile(&unit)?;
+    if !compiled.log.is_empty() {
+        said.push(compiled.log);
+    }
+    Ok(compiled.ptx)
+}
+
+/// Writes a file whose bytes differ, and says whether they did.
+fn write(root: &Path, path: &str, text: &str) -> Result<bool> {
+    let full = root.join(path);
+    if fs::read(&full).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(false);
+    }
+    fs::write(&full, text).with_context(|| format!("cannot write {path}"))?;
+    Ok(true)
+}
+
+/// Removes the PTX and manifests whose source is gone.
+fn remove_orphans(root: &Path, families: &[String]) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    for (name, _) in crate::source::entries(root, "ptx")? {
+        let stem = name.strip_suffix(".sm_80.ptx").or_else(|| name.strip_suffix(".sm_80.json"));
+        if stem.is_some_and(|stem| !families.iter().any(|f| f == stem)) {
+            fs::remove_file(root.join("ptx").join(&name))?;
+            said.push(format!("ptx/{name}: removed, its source is gone"));
+        }
+    }
+    Ok(said)
+}

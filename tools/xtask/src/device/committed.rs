@@ -1,0 +1,73 @@
+//! What can be said of the committed PTX with no compiler: whether it belongs to its sources, and whether it holds
+//! instructions that no kernel should.
+
+use super::family::{Family, Manifest, OPTIONS, families, manifest_path, ptx_path, read_manifest};
+use super::tools::COMPILER;
+use super::{listing, sha256};
+use crate::source::entries;
+use anyhow::Result;
+use std::fs;
+use std::path::Path;
+
+/// The lines that every committed file has: an older driver refuses a newer version.
+const LINES: [&str; 2] = [".version 8.4", ".target sm_80"];
+
+/// Everything that is wrong with `ptx/`, one sentence each.
+pub fn problems(root: &Path) -> Result<Vec<String>> {
+    let names = families(root)?;
+    let mut found = Vec::new();
+    for name in &names {
+        found.extend(family_problems(root, name)?);
+    }
+    for (file, _) in entries(root, "ptx")? {
+        let stem = file.strip_suffix(".sm_80.ptx").or_else(|| file.strip_suffix(".sm_80.json"));
+        if !stem.is_some_and(|stem| names.iter().any(|name| name == stem)) {
+            found.push(format!("ptx/{file} belongs to no cuda/*.cu: run `cargo xtask ptx`"));
+        }
+    }
+    Ok(found)
+}
+
+fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
+    let path = ptx_path(name);
+    let run = format!("run `cargo xtask ptx {name}`");
+    let (Ok(ptx), true) = (fs::read_to_string(root.join(&path)), root.join(manifest_path(name)).is_file()) else {
+        return Ok(vec![format!("cuda/{name}.cu has not been compiled: {run}")]);
+    };
+    let manifest = read_manifest(root, name)?;
+    let family = Family::read(root, name)?;
+    let mut found = Vec::new();
+    if manifest.sources != family.hashes() {
+        let changed = changed(&manifest, &family).join(", ");
+        found.push(format!("{path} is older than its sources ({changed} changed): {run}"));
+    }
+    if manifest.ptx != sha256(ptx.as_bytes()) {
+        found.push(format!("{path} is not the file that {} speaks of: {run}", manifest_path(name)));
+    }
+    if manifest.compiler != COMPILER || manifest.options != OPTIONS {
+        found.push(format!("{path} was made by another compiler or with other options: {run}"));
+    }
+    for line in LINES {
+        if !ptx.lines().any(|l| l.trim() == line) {
+            found.push(format!("{path} lacks the line {line}"));
+        }
+    }
+    if ptx.lines().any(|l| l.split_whitespace().any(|word| word == ".func")) {
+        found.push(format!("{path} defines a function (.func): let it be inlined"));
+    }
+    for entry in listing::parse(&ptx) {
+        let refused = entry.faults().into_iter().filter(|(what, _)| !manifest.allows(entry.name, what));
+        found.extend(refused.map(|(_, sentence)| format!("{path}: {} {sentence}", entry.name)));
+    }
+    Ok(found)
+}
+
+/// The sources whose bytes are not those that the manifest speaks of, or that it does not know, or that are gone.
+fn changed(manifest: &Manifest, family: &Family) -> Vec<String> {
+    let now = family.hashes();
+    let mut paths: Vec<String> = manifest.sources.keys().chain(now.keys()).cloned().collect();
+    paths.sort();
+    paths.dedup();
+    paths.retain(|path| manifest.sources.get(path) != now.get(path));
+    paths
+}

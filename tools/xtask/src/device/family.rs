@@ -1,0 +1,207 @@
+//! A family: one `cuda/<name>.cu`, the headers it includes, the PTX made of it, and the manifest that ties them.
+
+use super::{listing, sha256};
+use crate::source::entries;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// The options that every family is compiled with.
+pub const OPTIONS: [&str; 3] = ["--gpu-architecture=compute_80", "--std=c++17", "--fmad=true"];
+
+/// Sources, read.
+pub struct Family {
+    pub name: String,
+    pub source: String,
+    /// What the source includes, directly or through other headers: names and texts, in the order of their names.
+    pub headers: Vec<(String, String)>,
+}
+
+/// `ptx/<name>.sm_80.json`: from what, by what and to what a family was compiled.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+pub struct Manifest {
+    pub compiler: String,
+    pub options: Vec<String>,
+    /// The sha256 of the source and of each header, by path.
+    pub sources: BTreeMap<String, String>,
+    /// The sha256 of the PTX.
+    pub ptx: String,
+    pub entries: Vec<String>,
+    /// Bytes of dynamic shared memory that an entry is launched with, from `// shared: <entry> <bytes>` in the source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shared: BTreeMap<String, u32>,
+    /// What a check would refuse and the source allows, from `// allow: <entry> <what>: <reason>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<Allowed>,
+}
+
+/// One exception.
+#[derive(Serialize, Deserialize, PartialEq, Debug, Clone)]
+pub struct Allowed {
+    pub entry: String,
+    pub what: String,
+    pub reason: String,
+}
+
+/// The names of all families: the stems of `cuda/*.cu`.
+pub fn families(root: &Path) -> Result<Vec<String>> {
+    let names = entries(root, "cuda")?;
+    Ok(names.iter().filter_map(|(name, _)| name.strip_suffix(".cu")).map(str::to_owned).collect())
+}
+
+impl Manifest {
+    /// Whether the source allows `what` of an entry.
+    pub fn allows(&self, entry: &str, what: &str) -> bool {
+        self.allowed.iter().any(|a| a.entry == entry && a.what == what)
+    }
+}
+
+impl Family {
+    /// Reads the source of `name` and every header it reaches.
+    pub fn read(root: &Path, name: &str) -> Result<Family> {
+        let file = |file: &str| {
+            fs::read_to_string(root.join("cuda").join(file)).with_context(|| format!("cannot read cuda/{file}"))
+        };
+        let source = file(&format!("{name}.cu"))?;
+        let mut headers = BTreeMap::new();
+        let mut wanted: Vec<(String, String)> = included(&source).map(|h| (h, format!("{name}.cu"))).collect();
+        while let Some((header, by)) = wanted.pop() {
+            if headers.contains_key(&header) {
+                continue;
+            }
+            let text = file(&header).with_context(|| format!("cuda/{by} includes \"{header}\""))?;
+            wanted.extend(included(&text).map(|h| (h, header.clone())));
+            headers.insert(header, text);
+        }
+        Ok(Family { name: name.to_owned(), source, headers: headers.into_iter().collect() })
+    }
+
+    /// The name of its source, as the compiler hears it.
+    pub fn file(&self) -> String {
+        format!("{}.cu", self.name)
+    }
+
+    /// The sha256 of each file it is made of, by path.
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        let headers = self.headers.iter().map(|(name, text)| (format!("cuda/{name}"), sha256(text.as_bytes())));
+        headers.chain([(format!("cuda/{}", self.file()), sha256(self.source.as_bytes()))]).collect()
+    }
+
+    /// The manifest of this source compiled to `ptx`.
+    pub fn manifest(&self, compiler: &str, ptx: &str) -> Result<Manifest> {
+        let listing = listing::parse(ptx);
+        let manifest = Manifest {
+            compiler: compiler.to_owned(),
+            options: OPTIONS.map(str::to_owned).to_vec(),
+            sources: self.hashes(),
+            ptx: sha256(ptx.as_bytes()),
+            entries: listing.iter().map(|e| e.name.to_owned()).collect(),
+            shared: self.shared()?,
+            allowed: self.allowed()?,
+        };
+        let named = manifest.shared.keys().chain(manifest.allowed.iter().map(|a| &a.entry));
+        for name in named {
+            if !manifest.entries.contains(name) {
+                bail!("cuda/{} says something of the kernel {name}, which it does not define", self.file());
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// `// shared: <entry> <bytes>`
+    fn shared(&self) -> Result<BTreeMap<String, u32>> {
+        let mut found = BTreeMap::new();
+        for (number, rest) in self.directives("// shared:") {
+            let pair = rest.split_once(' ').and_then(|(entry, bytes)| Some((entry, bytes.trim().parse().ok()?)));
+            let Some((entry, bytes)) = pair else {
+                bail!("cuda/{}:{number}: expected // shared: <entry> <bytes>", self.file());
+            };
+            found.insert(entry.to_owned(), bytes);
+        }
+        Ok(found)
+    }
+
+    /// `// allow: <entry> <what>: <reason>`
+    fn allowed(&self) -> Result<Vec<Allowed>> {
+        let mut found = Vec::new();
+        for (number, rest) in self.directives("// allow:") {
+            let parts = rest.split_once(": ").and_then(|(head, reason)| Some((head.split_once(' ')?, reason)));
+            let Some(((entry, what), reason)) = parts.filter(|((_, what), _)| EXCEPTIONS.contains(&what.trim())) else {
+                let what = EXCEPTIONS.join("|");
+                bail!("cuda/{}:{number}: expected // allow: <entry> {what}: <reason>", self.file());
+            };
+            let [entry, what, reason] = [entry, what, reason].map(|s| s.trim().to_owned());
+            found.push(Allowed { entry, what, reason });
+        }
+        Ok(found)
+    }
+
+    /// What follows `mark` at the beginning of lines, with the lines' numbers.
+    fn directives<'a>(&'a self, mark: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
+        let lines = self.source.lines().enumerate();
+        lines.filter_map(move |(i, l)| Some((i + 1, l.trim_start().strip_prefix(mark)?.trim())))
+    }
+}
+
+/// What `// allow:` can excuse.
+pub const EXCEPTIONS: [&str; 5] = ["local", "div64", "spill", "stack", "advice"];
+
+/// The names in `#include "name"`.
+fn included(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.lines().filter_map(|line| {
+        let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
+        Some(rest.strip_prefix('"')?.split('"').next()?.to_owned())
+    })
+}
+
+/// The path of a family's PTX from the root.
+pub fn ptx_path(name: &str) -> String {
+    format!("ptx/{name}.sm_80.ptx")
+}
+
+/// The path of a family's manifest from the root.
+pub fn manifest_path(name: &str) -> String {
+    format!("ptx/{name}.sm_80.json")
+}
+
+/// The committed manifest of a family.
+pub fn read_manifest(root: &Path, name: &str) -> Result<Manifest> {
+    let path = manifest_path(name);
+    let text = fs::read_to_string(root.join(&path)).with_context(|| format!("cannot read {path}"))?;
+    serde_json::from_str(&text).with_context(|| format!("{path} is not a manifest"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family(source: &str) -> Family {
+        Family { name: "toy".into(), source: source.into(), headers: Vec::new() }
+    }
+
+    const PTX: &str = ".visible .entry k(\n)\n{\nret;\n}\n";
+
+    #[test]
+    fn includes_are_found_however_they_are_spaced() {
+        let found: Vec<String> =
+            included("#include \"a.cuh\"\n  # include \"b.cuh\" // why\n#include <c>\n// x").collect();
+        assert_eq!(found, ["a.cuh", "b.cuh"]);
+    }
+
+    #[test]
+    fn the_source_states_its_exceptions() {
+        let toy = family("// shared: k 98304\n// allow: k local: an array is indexed by a register\n");
+        let manifest = toy.manifest("c", PTX).unwrap();
+        assert_eq!(manifest.shared["k"], 98304);
+        assert_eq!(manifest.allowed[0].reason, "an array is indexed by a register");
+    }
+
+    #[test]
+    fn a_misspelt_exception_is_an_error() {
+        for source in ["// shared: k much\n", "// shared: j 4\n", "// allow: k haste: none\n", "// allow: k local\n"] {
+            assert!(family(source).manifest("c", PTX).is_err(), "{source}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Device code: `cuda/<family>.cu` compiled to `ptx/<family>.sm_80.ptx`, and the manifest that says from what.
+
+mod build;
+mod committed;
+mod family;
+mod listing;
+mod nvrtc;
+mod tools;
+
+pub use build::build;
+pub use committed::problems;
+pub use family::{Family, Manifest, families};
+pub use tools::Tools;
+
+use sha2::{Digest, Sha256};
+
+/// The sha256 of some bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}

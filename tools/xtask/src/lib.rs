@@ -1,0 +1,5 @@
+//! What `cargo xtask` does, as a library, so that the tests of the repository can ask the same questions.
+
+pub mod device;
+mod source;
+pub mod tidy;
