@@ -3,17 +3,22 @@
 use anyhow::Result;
 use std::path::Path;
 use std::process::ExitCode;
-use xtask::{device, tidy};
+use xtask::device::{self, INSTALL, Tools};
+use xtask::tidy;
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
-  ptx [FAMILY..]    compiles cuda/*.cu into ptx/, with the pinned compiler";
+  ptx [FAMILY..]    compiles cuda/*.cu into ptx/, with the pinned compiler
+  ptx --check [FAMILY..]
+                    compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
+                    no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let done = match args.split_first().map(|(command, rest)| (command.as_str(), rest)) {
         Some(("tidy", [])) => run_tidy(root),
+        Some(("ptx", [flag, families @ ..])) if flag == "--check" => check(root, families),
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
         _ => {
             eprintln!("{USAGE}");
@@ -55,4 +60,15 @@ fn report(problems: &[String], fine: &str) -> Result<ExitCode> {
     }
     eprintln!("{} problems", problems.len());
     Ok(ExitCode::FAILURE)
+}
+
+fn check(root: &Path, families: &[String]) -> Result<ExitCode> {
+    let mut problems = device::problems(root)?;
+    let Some(tools) = Tools::find(root) else {
+        println!("the pinned CUDA tools are absent, so hashes alone were compared; to install them: {INSTALL}");
+        return report(&problems, "");
+    };
+    let checked = device::check(root, &tools, families)?;
+    problems.extend(checked.problems);
+    report(&problems, &checked.said)
 }

@@ -9,15 +9,11 @@ use std::path::Path;
 
 /// Compiles the named families, or all, and writes what changed. Returns one line per family.
 pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
-    let all = families(root)?;
-    for name in names {
-        ensure!(all.contains(name), "there is no cuda/{name}.cu");
-    }
-    let chosen = if names.is_empty() { &all[..] } else { names };
+    let chosen = chosen(root, names)?;
     let compiler = Nvrtc::load(&Tools::require(root)?.nvrtc()?)?;
     fs::create_dir_all(root.join("ptx"))?;
     let mut said = Vec::new();
-    for name in chosen {
+    for name in &chosen {
         let family = Family::read(root, name)?;
         let ptx = compile(&compiler, &family, &mut said)?;
         let manifest = family.manifest(COMPILER, &ptx)?;
@@ -27,9 +23,18 @@ pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
         said.push(format!("{}: {} entries, {} bytes, {state}", ptx_path(name), manifest.entries.len(), ptx.len()));
     }
     if names.is_empty() {
-        said.extend(remove_orphans(root, &all)?);
+        said.extend(remove_orphans(root, &chosen)?);
     }
     Ok(said)
+}
+
+/// The named families, or all.
+pub fn chosen(root: &Path, names: &[String]) -> Result<Vec<String>> {
+    let all = families(root)?;
+    for name in names {
+        ensure!(all.contains(name), "there is no cuda/{name}.cu");
+    }
+    Ok(if names.is_empty() { all } else { names.to_vec() })
 }
 
 /// The PTX of a family, as the pinned compiler makes it. Its warnings are added to `said`.

@@ -1,6 +1,8 @@
 //! Device code: `cuda/<family>.cu` compiled to `ptx/<family>.sm_80.ptx`, and the manifest that says from what.
 
+mod assemble;
 mod build;
+mod check;
 mod committed;
 mod family;
 mod listing;
@@ -8,9 +10,10 @@ mod nvrtc;
 mod tools;
 
 pub use build::build;
+pub use check::{Checked, check};
 pub use committed::problems;
 pub use family::{Family, Manifest, families};
-pub use tools::Tools;
+pub use tools::{INSTALL, Tools};
 
 use sha2::{Digest, Sha256};
 

@@ -1,0 +1,178 @@
+//! PTX to machine code, for what the assembler says of it: NVIDIA's `ptxas`, of two releases.
+
+use super::tools::Tools;
+use anyhow::{Context, Result, ensure};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// One release of the assembler, for one architecture.
+pub struct Assembler {
+    program: PathBuf,
+    pub release: &'static str,
+    pub arch: &'static str,
+}
+
+/// The release that stands for the oldest driver whose compiler takes our PTX, and the one that analyses.
+const OLDEST: (&str, &str) = ("12.4", "cuda_nvcc/bin/ptxas");
+const LATEST: (&str, &str) = ("13.0", "cu13/bin/ptxas");
+
+/// What the assembler says of an entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    pub name: String,
+    pub registers: u32,
+    /// Bytes of static shared memory of a block.
+    pub shared: u32,
+    /// Bytes of a thread's stack.
+    pub stack: u32,
+    /// Bytes stored and loaded because registers ran out.
+    pub spills: (u32, u32),
+    /// Its warnings and performance advice.
+    pub advice: Vec<String>,
+}
+
+impl Assembler {
+    /// Both releases: the oldest for sm_80, the latest for every architecture that we speak of.
+    pub fn all(tools: &Tools) -> Result<Vec<Assembler>> {
+        let latest = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
+        let wanted = [(OLDEST, "sm_80")].into_iter().chain(latest.map(|arch| (LATEST, arch)));
+        wanted.map(|((release, path), arch)| Ok(Assembler { program: tools.program(path)?, release, arch })).collect()
+    }
+
+    /// What a problem is prefixed with.
+    pub fn name(&self) -> String {
+        format!("ptxas {} for {}", self.release, self.arch)
+    }
+
+    /// Assembles a file into `cubin`. An error of the assembler is an error with its words.
+    pub fn run(&self, ptx: &Path, cubin: &Path) -> Result<Vec<Resources>> {
+        let mut command = Command::new(&self.program);
+        command.arg("-v").arg(format!("-arch={}", self.arch)).arg(ptx).arg("-o").arg(cubin);
+        let output = command.output().with_context(|| format!("cannot run {}", self.program.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} refuses {}: {}", self.name(), ptx.display(), said.trim());
+        Ok(parse(&said))
+    }
+}
+
+/// Reads the report of `ptxas -v`.
+fn parse(report: &str) -> Vec<Resources> {
+    let mut found: Vec<Resources> = Vec::new();
+    for line in report.lines() {
+        let quoted = line.split('\'').nth(1);
+        if line.contains("Compiling entry function") {
+            found.push(Resources { name: quoted.unwrap_or("").to_owned(), ..Resources::default() });
+            continue;
+        }
+        let before = |unit: &str| number_before(line, unit);
+        // Advice may come before the report of the entry that it names.
+        if line.contains("(C7") || line.contains("warning") {
+            let named = quoted.unwrap_or("").to_owned();
+            match found.iter_mut().find(|r| line.contains(&format!("'{}'", r.name))) {
+                Some(entry) => entry.advice.push(line.trim().to_owned()),
+                None => {
+                    found.push(Resources { name: named, advice: vec![line.trim().to_owned()], ..Default::default() })
+                }
+            }
+        } else if let Some(entry) = found.last_mut() {
+            if line.contains("bytes stack frame") {
+                entry.stack = before(" bytes stack frame");
+                entry.spills = (before(" bytes spill stores"), before(" bytes spill loads"));
+            } else if line.contains("Used ") {
+                entry.registers = before(" registers");
+                entry.shared = before(" bytes smem");
+            }
+        }
+    }
+    merge(found)
+}
+
+/// One record an entry: advice that came first joins the report that followed.
+fn merge(records: Vec<Resources>) -> Vec<Resources> {
+    let mut merged: Vec<Resources> = Vec::new();
+    for record in records {
+        match merged.iter_mut().find(|r| r.name == record.name) {
+            Some(first) => {
+                let advice = std::mem::take(&mut first.advice);
+                *first = Resources { advice: [advice, record.advice.clone()].concat(), ..record };
+            }
+            None => merged.push(record),
+        }
+    }
+    merged
+}
+
+/// The number that stands before `unit` in a line, or zero.
+fn number_before(line: &str, unit: &str) -> u32 {
+    let Some(at) = line.find(unit) else { return 0 };
+    line[..at].rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// `work` of each item, on all cores, in the items' order.
+pub fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let cores = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some((item, place)) = {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    items.get(i).zip(results.get(i))
+                } {
+                    *place.lock().expect("no worker panics while it holds a result") = Some(work(item));
+                }
+            });
+        }
+    });
+    let done = results.into_iter().map(|r| r.into_inner().expect("as above"));
+    done.map(|r| r.expect("the workers took every item")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = "\
+ptxas info    : (C7510) Potential Performance Loss: wgmma is serialized in the function 'second'
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'first' for 'sm_90a'
+ptxas info    : Function properties for first
+    496 bytes stack frame, 888 bytes spill stores, 928 bytes spill loads
+ptxas info    : Used 64 registers, used 1 barriers, 496 bytes cumulative stack size, 256 bytes smem
+ptxas info    : Compile time = 44.371 ms
+ptxas info    : Compiling entry function 'second' for 'sm_90a'
+ptxas info    : Function properties for second
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 18 registers, 376 bytes cmem[0]
+";
+
+    #[test]
+    fn a_report_is_read() {
+        let mut read = parse(REPORT);
+        read.sort_by(|a, b| a.name.cmp(&b.name));
+        let first = Resources {
+            name: "first".into(),
+            registers: 64,
+            shared: 256,
+            stack: 496,
+            spills: (888, 928),
+            advice: Vec::new(),
+        };
+        assert_eq!(read[0], first);
+        assert_eq!((read[1].registers, read[1].shared, read[1].stack), (18, 0, 0));
+        assert!(read[1].advice[0].contains("C7510"), "{:?}", read[1]);
+        assert_eq!(read.len(), 2);
+    }
+
+    #[test]
+    fn results_keep_the_order_of_their_items() {
+        let items: Vec<u64> = (0..100).collect();
+        assert_eq!(on_all_cores(&items, |n| n * n), items.iter().map(|n| n * n).collect::<Vec<_>>());
+        assert!(on_all_cores(&[0_u8; 0], |n| *n).is_empty());
+    }
+}
