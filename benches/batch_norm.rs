@@ -18,7 +18,7 @@ fn batch_norm(c: &mut Criterion) {
         let shape = [p.groups * p.rows, p.c];
         let (gamma, beta) = (Tensor::full([p.c], 1.0), Tensor::full([p.c], 0.1));
         for dtype in [DType::F32, DType::BF16] {
-            let (x, dy) = (waves(shape).cast(dtype), waves(shape).cast(dtype));
+            let (x, dy) = (waves(shape).cast(dtype).unwrap(), waves(shape).cast(dtype).unwrap());
             let width = if dtype == DType::F32 { 4 } else { 2 };
             let mut group = c.benchmark_group("batch_norm");
             let name = |pass: &str| format!("{pass}/{}/{}/cpu", case.name, dtype.name());

@@ -101,6 +101,38 @@ pub enum ErrorKind {
         /// Process id of the holder, where known.
         holder: Option<u32>,
     },
+    /// There is no GPU to be had: no driver, one too old, or no device.
+    NoDriver {
+        /// What was looked for, what was found, and what to do.
+        what: String,
+    },
+    /// The driver refused something, or an earlier launch failed.
+    Driver {
+        /// What was being done, e.g. `load a module`.
+        action: &'static str,
+        /// The driver's reason, with its compiler's log where there is one.
+        what: String,
+    },
+    /// The device has no memory left.
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes in use by this process's tensors.
+        live: usize,
+    },
+    /// An argument lives on another device than the first one, or on one that the operation cannot use.
+    Device {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        arg: &'static str,
+        /// Where it must be.
+        expected: String,
+        /// Where it is.
+        got: String,
+    },
     /// The run was asked to stop and did, with everything saved.
     Stopped {
         /// Where the run can be taken up again.
@@ -142,6 +174,15 @@ impl Error {
 
     pub(crate) fn program(program: &'static str, what: impl fmt::Display) -> Self {
         ErrorKind::Program { program, what: what.to_string() }.into()
+    }
+
+    pub(crate) fn device(
+        op: &'static str,
+        arg: &'static str,
+        expected: impl fmt::Display,
+        got: impl fmt::Display,
+    ) -> Self {
+        ErrorKind::Device { op, arg, expected: expected.to_string(), got: got.to_string() }.into()
     }
 
     /// For `map_err`: `std::fs::read(p).map_err(Error::io("read", p))`.
@@ -188,6 +229,14 @@ impl fmt::Display for Error {
             }
             ErrorKind::Locked { path, holder: None } => {
                 write!(f, "{} is in use by another process", path.display())
+            }
+            ErrorKind::NoDriver { what } => write!(f, "no GPU can be used: {what}"),
+            ErrorKind::Driver { action, what } => write!(f, "the GPU's driver could not {action}: {what}"),
+            ErrorKind::OutOfMemory { device, asked, live } => {
+                write!(f, "{device} has no {asked} bytes left ({live} are in use); make the batch or the clips smaller")
+            }
+            ErrorKind::Device { op, arg, expected, got } => {
+                write!(f, "{op}: `{arg}` must be on {expected}, but it is on {got}")
             }
             ErrorKind::Stopped { path } => {
                 write!(f, "stopped as asked; the same command continues from {}", path.display())

@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 pub mod augment;
+pub mod driver;
 pub mod error;
 pub mod eval;
 pub mod flow;

@@ -34,7 +34,7 @@ pub fn extract(
         let x = Var::constant(Tensor::from_f32([waiting.len(), t, h, w, c], &data)?);
         let tape = Tape::no_grad();
         let y = trunk.forward(&mut Pass::new(&tape, &mut params, Mode::Eval).with_dtype(DType::F32), &x)?;
-        for ((video, _), row) in waiting.iter().zip(y.value().load().chunks_exact(d)) {
+        for ((video, _), row) in waiting.iter().zip(y.value().load()?.chunks_exact(d)) {
             counts[*video] += 1;
             sums[video * d..(video + 1) * d].iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         }

@@ -54,7 +54,7 @@ impl Trunk {
             return Err(Error::shape("network", "x", format!("[n t h w {}]", self.in_channels), x.shape()));
         }
         pass.count_batch();
-        let mut y = ops::cast(pass.tape(), x, pass.dtype());
+        let mut y = ops::cast(pass.tape(), x, pass.dtype())?;
         for step in &self.stem {
             y = step.forward(pass, &y, None, true)?;
         }

@@ -28,7 +28,7 @@ impl Conv {
     /// # Errors
     /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
-        let w = pass.var(self.weight);
+        let w = pass.var(self.weight)?;
         conv3d::conv3d(pass.tape(), x, &w, &self.geometry)
     }
 }

@@ -31,7 +31,7 @@ impl Linear {
     }
 
     fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
-        let (w, b) = (pass.var(self.weight), pass.var(self.bias));
+        let (w, b) = (pass.var(self.weight)?, pass.var(self.bias)?);
         ops::linear(pass.tape(), x, &w, Some(&b))
     }
 }
@@ -76,10 +76,10 @@ impl ProjectionHead {
         let hidden = self.hidden.forward(pass, x)?;
         let hidden = match &self.norm {
             Some(norm) => norm.forward(pass, &hidden, None, true)?,
-            None => ops::relu(t, &hidden),
+            None => ops::relu(t, &hidden)?,
         };
         let code = self.code.forward(pass, &hidden)?;
-        ops::l2_norm(t, &ops::cast(t, &code, DType::F32))
+        ops::l2_norm(t, &ops::cast(t, &code, DType::F32)?)
     }
 }
 
@@ -166,6 +166,6 @@ impl Classifier {
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let features = self.trunk.forward(pass, x)?;
         let logits = self.linear.forward(pass, &features)?;
-        Ok(ops::cast(pass.tape(), &logits, DType::F32))
+        ops::cast(pass.tape(), &logits, DType::F32)
     }
 }

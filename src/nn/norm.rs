@@ -38,7 +38,7 @@ impl Norm {
     /// # Errors
     /// `Shape` when channels or `residual` do not fit; `Param` when the groups do not divide the batch.
     pub fn forward(&self, pass: &mut Pass, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
-        let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale), pass.var(self.shift));
+        let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale)?, pass.var(self.shift)?);
         if let Mode::Train { groups } = pass.mode() {
             let (y, moments) = batch_norm(tape, x, &gamma, &beta, Stats::Batch { groups }, EPS, residual, relu)?;
             if let Some(moments) = moments {

@@ -75,19 +75,23 @@ impl<'a> Pass<'a> {
 
     /// A parameter as a leaf of the tape (a constant where the mode or the tape says so); weights rounded to the pass's
     /// number type.
-    pub fn var(&mut self, id: ParamId) -> Var {
+    ///
+    /// # Errors
+    /// As [`crate::tensor::Tensor::cast`].
+    pub fn var(&mut self, id: ParamId) -> Result<Var> {
+        if let Some(used) = &self.vars[id.index()] {
+            return Ok(used.value.clone());
+        }
         let param = &self.params[id];
-        let used = self.vars[id.index()].get_or_insert_with(|| {
-            let constant = self.mode == Mode::Frozen || !param.role.trains();
-            let value = param.value.clone();
-            let leaf = if constant { Var::constant(value) } else { self.tape.leaf(value) };
-            let value = match param.role {
-                Role::ConvWeight | Role::LinearWeight => ops::cast(self.tape, &leaf, self.dtype),
-                _ => leaf.clone(),
-            };
-            Use { leaf, value }
-        });
-        used.value.clone()
+        let constant = self.mode == Mode::Frozen || !param.role.trains();
+        let value = param.value.clone();
+        let leaf = if constant { Var::constant(value) } else { self.tape.leaf(value) };
+        let value = match param.role {
+            Role::ConvWeight | Role::LinearWeight => ops::cast(self.tape, &leaf, self.dtype)?,
+            _ => leaf.clone(),
+        };
+        self.vars[id.index()] = Some(Use { leaf, value: value.clone() });
+        Ok(value)
     }
 
     /// The parameters used so far that have a gradient, in order: what to ask [`Tape::grad`] for.

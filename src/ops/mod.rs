@@ -32,6 +32,12 @@ pub mod sgd;
 pub mod motion_map;
 pub mod tvl1;
 
+/// Every kernel that this library may launch, as declared: what a test compares with the PTX.
+#[doc(hidden)]
+pub fn kernels() -> Vec<crate::driver::Declared> {
+    [crate::tensor::kernels(), arith::cuda::kernels()].concat()
+}
+
 pub use arith::{add, div, mul, scale, sub};
 pub use batch_norm::batch_norm;
 pub use cast::cast;

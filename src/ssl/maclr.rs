@@ -165,7 +165,7 @@ impl Maclr {
             };
             let part = 1.0 / directions.len() as f32;
             for (name, weight, loss) in self.terms(&tape, p, &q_v, q_m.as_ref(), keys, &views.owners)? {
-                let weighted = ops::scale(&tape, &loss.loss, weight * part);
+                let weighted = ops::scale(&tape, &loss.loss, weight * part)?;
                 total = Some(match total {
                     Some(sum) => ops::add(&tape, &sum, &weighted)?,
                     None => weighted,

@@ -95,7 +95,7 @@ impl Pathway {
         for (at, &from) in order.iter().enumerate() {
             back[from] = at;
         }
-        k.value().cast(DType::F32).rows(&back)
+        k.value().cast(DType::F32)?.rows(&back)
     }
 
     /// Queries `n d` of the clips `x`, recorded on `tape`, with the leaves whose gradients train the network.

@@ -95,7 +95,7 @@ impl Queue {
         if owners.len() != n {
             return Err(Error::shape("queue", "owners", format!("{n} numbers"), owners.len()));
         }
-        let fresh = keys.load();
+        let fresh = keys.load()?;
         let ring = self.keys.f32_mut()?;
         for (i, (row, owner)) in fresh.chunks_exact(d).zip(owners).enumerate().skip(n.saturating_sub(rows)) {
             let to = (self.at + i) % rows;

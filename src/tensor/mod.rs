@@ -4,11 +4,16 @@
 //! written in place only by its single owner ([`Tensor::f32_mut`] copies otherwise).
 
 mod buffer;
+mod cuda;
 mod element;
+mod gpu;
 
 pub(crate) use buffer::Buffer;
+pub(crate) use cuda::kernels;
 pub(crate) use element::Element;
+pub(crate) use gpu::Place;
 
+use crate::driver::{Gpu, Memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shape::Shape;
 use half::bf16;
@@ -34,6 +39,19 @@ impl DType {
         }
     }
 
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::BF16 => 2,
+        }
+    }
+
+    /// Its place in a kernel's list of entries: f32 first, then bf16.
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
     /// Unit roundoff: the largest relative error of rounding to this type.
     pub fn unit_roundoff(self) -> f64 {
         match self {
@@ -44,17 +62,29 @@ impl DType {
 }
 
 /// Where a tensor lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
     /// Main memory, computed by all cores.
     Cpu,
+    /// A GPU's memory, computed there.
+    Cuda(Gpu),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("the CPU"),
+            Device::Cuda(gpu) => f.write_str(&gpu.name()),
+        }
+    }
 }
 
 #[derive(Clone)]
 enum Storage {
     F32(Arc<Buffer<f32>>),
     BF16(Arc<Buffer<bf16>>),
+    Gpu(DType, Arc<Memory>),
 }
 
 /// A contiguous array of numbers with a shape.
@@ -105,7 +135,13 @@ impl Tensor {
 
     /// Like [`Tensor::build`], the result rounded to `dtype`: how an operation returns the type it was given.
     pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Self {
-        Self::build(shape, fill).cast(dtype)
+        let wide = Self::build(shape, fill);
+        match (&wide.storage, dtype) {
+            (Storage::F32(b), DType::BF16) => {
+                Self::build_bf16(wide.shape, |out| element::narrow_all(b.as_slice(), out))
+            }
+            _ => wide,
+        }
     }
 
     /// Like [`Tensor::build`], of `bf16`.
@@ -130,42 +166,75 @@ impl Tensor {
         match self.storage {
             Storage::F32(_) => DType::F32,
             Storage::BF16(_) => DType::BF16,
+            Storage::Gpu(dtype, _) => dtype,
         }
     }
 
     /// Where it lives.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        match &self.storage {
+            Storage::F32(_) | Storage::BF16(_) => Device::Cpu,
+            Storage::Gpu(_, memory) => Device::Cuda(memory.gpu().clone()),
+        }
     }
 
-    /// The elements, when they are `f32`.
+    /// The elements, when they are `f32` in main memory.
     ///
     /// # Errors
-    /// `DType` otherwise.
+    /// `DType` or `Device` otherwise.
     pub fn f32(&self) -> Result<&[f32]> {
         match &self.storage {
             Storage::F32(b) => Ok(b.as_slice()),
             Storage::BF16(_) => Err(self.wrong("f32")),
+            Storage::Gpu(..) => Err(self.elsewhere()),
         }
     }
 
-    /// The elements, when they are `bf16`.
+    /// The elements, when they are `bf16` in main memory.
     ///
     /// # Errors
-    /// `DType` otherwise.
+    /// `DType` or `Device` otherwise.
     pub fn bf16(&self) -> Result<&[bf16]> {
         match &self.storage {
             Storage::BF16(b) => Ok(b.as_slice()),
             Storage::F32(_) => Err(self.wrong("bf16")),
+            Storage::Gpu(..) => Err(self.elsewhere()),
         }
+    }
+
+    fn elsewhere(&self) -> Error {
+        Error::device("tensor", "self", Device::Cpu, self.device())
+    }
+
+    /// Refuses another number type.
+    pub(crate) fn expect(&self, op: &'static str, arg: &'static str, dtype: DType) -> Result<()> {
+        if self.dtype() == dtype {
+            return Ok(());
+        }
+        Err(ErrorKind::DType { op, arg, expected: dtype.name(), got: self.dtype().name() }.into())
     }
 
     fn wrong(&self, expected: &'static str) -> Error {
         ErrorKind::DType { op: "tensor", arg: "self", expected, got: self.dtype().name() }.into()
     }
 
-    /// The elements as `f32`: borrowed where they are, converted where they are `bf16`.
-    pub fn load(&self) -> Cow<'_, [f32]> {
+    /// The elements as `f32`: borrowed where they are, converted where they are `bf16`, and copied from a GPU, which
+    /// waits for it.
+    ///
+    /// # Errors
+    /// `Driver` when the copy, or work before it, failed.
+    pub fn load(&self) -> Result<Cow<'_, [f32]>> {
+        match &self.storage {
+            Storage::F32(_) | Storage::BF16(_) => Ok(self.host()),
+            Storage::Gpu(..) => match self.to_cpu()?.storage {
+                Storage::F32(b) => Ok(Cow::Owned(b.as_slice().to_vec())),
+                storage => Ok(Cow::Owned(Tensor { shape: self.shape, storage }.host().into_owned())),
+            },
+        }
+    }
+
+    /// The elements as `f32`, for the CPU's kernels: operations come here only after [`Tensor::place`] said so.
+    pub(crate) fn host(&self) -> Cow<'_, [f32]> {
         match &self.storage {
             Storage::F32(b) => Cow::Borrowed(b.as_slice()),
             Storage::BF16(b) => {
@@ -173,29 +242,28 @@ impl Tensor {
                 element::widen_all(b.as_slice(), &mut out);
                 Cow::Owned(out)
             }
+            Storage::Gpu(..) => unreachable!("an operation of the CPU was given a tensor on {}", self.device()),
         }
     }
 
     /// The elements for writing; they are copied first when other tensors share them.
     ///
     /// # Errors
-    /// `DType` when they are not `f32`.
+    /// `DType` when they are not `f32`; `Device` when they are not in main memory.
     pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
-        if let Storage::BF16(_) = self.storage {
-            return Err(self.wrong("f32"));
-        }
+        self.f32()?;
         match &mut self.storage {
             Storage::F32(b) => Ok(Arc::make_mut(b).as_mut_slice()),
-            Storage::BF16(_) => unreachable!("returned above"),
+            _ => unreachable!("refused above"),
         }
     }
 
-    /// The only element of a tensor that has one.
+    /// The only element of a tensor that has one; from a GPU, this waits.
     ///
     /// # Errors
-    /// `Shape` when there is not exactly one.
+    /// `Shape` when there is not exactly one; as [`Tensor::load`].
     pub fn item(&self) -> Result<f32> {
-        match *self.load() {
+        match *self.load()? {
             [v] => Ok(v),
             _ => Err(Error::shape("item", "self", "one element", self.shape)),
         }
@@ -217,7 +285,7 @@ impl Tensor {
     /// The rows `index` of the outermost extent, in that order.
     ///
     /// # Errors
-    /// `Param` when an index is not a row; `Shape` when there is no extent.
+    /// `Param` when an index is not a row; `Shape` when there is no extent; of a GPU what its driver says.
     pub fn rows(&self, index: &[usize]) -> Result<Self> {
         let Some((&n, rest)) = self.dims().split_first() else {
             return Err(Error::shape("rows", "self", "at least one extent", self.shape));
@@ -238,25 +306,33 @@ impl Tensor {
         let storage = match &self.storage {
             Storage::F32(b) => Storage::F32(gather(b.as_slice(), row, index)),
             Storage::BF16(b) => Storage::BF16(gather(b.as_slice(), row, index)),
+            Storage::Gpu(..) => return cuda::rows(self, index),
         };
         Ok(Tensor { shape: Shape::new(&dims), storage })
     }
 
     /// The same numbers in another type, rounded to nearest even. Free when the type is already that.
-    pub fn cast(&self, dtype: DType) -> Self {
-        match (&self.storage, dtype) {
-            (Storage::F32(_), DType::F32) | (Storage::BF16(_), DType::BF16) => self.clone(),
+    ///
+    /// # Errors
+    /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+    pub fn cast(&self, dtype: DType) -> Result<Self> {
+        Ok(match (&self.storage, dtype) {
             (Storage::F32(b), DType::BF16) => {
                 Self::build_bf16(self.shape, |out| element::narrow_all(b.as_slice(), out))
             }
             (Storage::BF16(b), DType::F32) => Self::build(self.shape, |out| element::widen_all(b.as_slice(), out)),
-        }
+            (Storage::Gpu(from, _), _) if *from != dtype => return cuda::cast(self, dtype),
+            _ => self.clone(),
+        })
     }
 }
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head: Vec<f32> = self.load().iter().take(8).copied().collect();
+        if let Storage::Gpu(..) = self.storage {
+            return write!(f, "Tensor {} {} on {}", self.dtype().name(), self.shape, self.device());
+        }
+        let head: Vec<f32> = self.host().iter().take(8).copied().collect();
         write!(f, "Tensor {} {} {head:?}", self.dtype().name(), self.shape)?;
         if self.shape.len() > head.len() { f.write_str("…") } else { Ok(()) }
     }

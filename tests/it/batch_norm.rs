@@ -50,9 +50,9 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
     let what = format!("{what} {kind:?}");
     let n = p.groups * p.rows;
     let x: Vec<f32> = data(&noise(1, &[n, p.c])).iter().map(|v| v + offset).collect();
-    let x = Tensor::from_f32([n, p.c], &x).unwrap().cast(kind.dtype);
-    let (gamma, beta, residual) = (noise(2, &[p.c]), noise(3, &[p.c]), noise(4, &[n, p.c]).cast(kind.dtype));
-    let dy = noise(5, &[n, p.c]).cast(kind.dtype);
+    let x = Tensor::from_f32([n, p.c], &x).unwrap().cast(kind.dtype).unwrap();
+    let (gamma, beta, residual) = (noise(2, &[p.c]), noise(3, &[p.c]), noise(4, &[n, p.c]).cast(kind.dtype).unwrap());
+    let dy = noise(5, &[n, p.c]).cast(kind.dtype).unwrap();
     let (mean, var) =
         (data(&noise(6, &[p.c])), data(&noise(7, &[p.c])).iter().map(|v| v.abs() + 0.1).collect::<Vec<_>>());
     let stats = if kind.fixed { Stats::Fixed { mean: &mean, var: &var } } else { Stats::Batch { groups: p.groups } };
@@ -165,7 +165,7 @@ fn fused_and_composed_gradients_agree() {
     let half: Vec<Tensor> = inputs
         .iter()
         .enumerate()
-        .map(|(i, x)| x.cast([DType::BF16, DType::F32][usize::from(i == 1 || i == 2)]))
+        .map(|(i, x)| x.cast([DType::BF16, DType::F32][usize::from(i == 1 || i == 2)]).unwrap())
         .collect();
     assert_keep_is_free("bf16", &half, 1e-2, |t, v| {
         Ok(ops::batch_norm(t, &v[0], &v[1], &v[2], Stats::Batch { groups: 1 }, EPS, v.get(3), true)?.0)
@@ -235,8 +235,13 @@ fn agrees_with_pytorch() {
 fn thread_count_changes_no_bit() {
     for dtype in [DType::F32, DType::BF16] {
         let shape = [6, 4, 9, 9, 20];
-        let inputs = [noise(1, &shape).cast(dtype), noise(2, &[20]), noise(3, &[20]), noise(4, &shape).cast(dtype)];
-        let dy = noise(5, &shape).cast(dtype);
+        let inputs = [
+            noise(1, &shape).cast(dtype).unwrap(),
+            noise(2, &[20]),
+            noise(3, &[20]),
+            noise(4, &shape).cast(dtype).unwrap(),
+        ];
+        let dy = noise(5, &shape).cast(dtype).unwrap();
         assert_same_on_any_threads("batch_norm", || {
             let (y, mut out, m) = run(&inputs, &dy, Stats::Batch { groups: 2 }, true, true);
             let m = m.unwrap();

@@ -27,12 +27,12 @@ pub fn integers(seed: u64, shape: &[usize]) -> Tensor {
 
 /// The elements.
 pub fn data(x: &Tensor) -> Vec<f32> {
-    x.load().into_owned()
+    x.load().unwrap().into_owned()
 }
 
 /// The elements in f64.
 pub fn wide(x: &Tensor) -> Vec<f64> {
-    x.load().iter().map(|&v| v.into()).collect()
+    x.load().unwrap().iter().map(|&v| v.into()).collect()
 }
 
 /// `Σ a·b` in f64.

@@ -33,7 +33,7 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 }
 
 pub fn data(x: &Tensor) -> Vec<f32> {
-    x.load().into_owned()
+    x.load().unwrap().into_owned()
 }
 
 pub fn golden(file: &[u8], name: &str) -> Tensor {
@@ -76,7 +76,7 @@ fn dot(a: &[f64], b: &[f32]) -> f64 {
 fn l2_norm_meets_its_reference() {
     for c in l2_norm::cases::CASES {
         for dtype in [DType::F32, DType::BF16] {
-            let (x, dy) = (random(c.n, c.d, 1).cast(dtype), random(c.n, c.d, 2).cast(dtype));
+            let (x, dy) = (random(c.n, c.d, 1).cast(dtype).unwrap(), random(c.n, c.d, 2).cast(dtype).unwrap());
             let (xs, dys) = (wide(&data(&x)), wide(&data(&dy)));
             let y = l2_norm::forward(&x).unwrap();
             assert_bounded(c.name, &data(&y), &l2_norm::reference::forward(&xs, c.d), dtype);
@@ -128,7 +128,8 @@ fn a_row_of_zeros_stays_and_its_gradient_is_linear() {
 fn infonce_meets_its_reference() {
     for c in infonce::cases::CASES.iter().filter(|c| c.name != "paper") {
         for dtype in [DType::F32, DType::BF16] {
-            let [q, k, queue] = [unit(c.n, c.d, 1), unit(c.n, c.d, 2), unit(c.m, c.d, 3)].map(|x| x.cast(dtype));
+            let [q, k, queue] =
+                [unit(c.n, c.d, 1), unit(c.n, c.d, 2), unit(c.m, c.d, 3)].map(|x| x.cast(dtype).unwrap());
             let (s, dq) = infonce::forward_backward(&q, &k, &queue, c.tau).unwrap();
             let (qs, ks, keys) = (wide(&data(&q)), wide(&data(&k)), wide(&data(&queue)));
             let tau = f64::from(c.tau);
@@ -158,7 +159,7 @@ fn infonce_gradients() {
         |q| infonce::reference::forward(q, &ks, &keys, d, tau64).value[0],
     );
     let [freed, kept, second] =
-        gradients(&q, &v, |t, q| ops::scale(t, &ops::infonce(t, q, &k, &queue, tau).unwrap().loss, 0.7));
+        gradients(&q, &v, |t, q| ops::scale(t, &ops::infonce(t, q, &k, &queue, tau).unwrap().loss, 0.7).unwrap());
     assert_norm("both modes", &kept, &freed, 1e-5);
     let along = |q: &[f64]| f64::from(0.7f32) * dot(&first(q), &data(&v));
     assert_gradient("second order", &qs, &wide(&second), 1e-5, |_| false, along);
@@ -223,7 +224,7 @@ fn infonce_does_not_depend_on_the_threads() {
     let (q, k, queue) = (unit(70, 24, 1), unit(70, 24, 2), unit(9000, 24, 3));
     same_on_any_pool(|| {
         let (s, dq) = infonce::forward_backward(&q, &k, &queue, 0.1).unwrap();
-        (s.loss.to_bits(), s.positive.to_bits(), dq.load().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+        (s.loss.to_bits(), s.positive.to_bits(), dq.load().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
     });
 }
 
@@ -283,7 +284,7 @@ proptest! {
 fn cross_entropy_meets_its_reference() {
     for c in cross_entropy::cases::CASES {
         for dtype in [DType::F32, DType::BF16] {
-            let x = random(c.n, c.c, 1).cast(dtype);
+            let x = random(c.n, c.c, 1).cast(dtype).unwrap();
             let labels: Vec<usize> = (0..c.n).map(|i| i * 7 % c.c).collect();
             let xs = wide(&data(&x));
             let loss = cross_entropy::forward(&x, &labels).unwrap();

@@ -79,15 +79,15 @@ fn parity(name: &str, mut params: Params, [t, h, w]: [usize; 3], forward: impl F
     let x = Var::constant(tensor("x", [2, t, h, w, 3]));
 
     let eval = forward(&mut Pass::new(&Tape::no_grad(), &mut params, Mode::Eval), &x);
-    goldens.check(&format!("{name}/eval"), &eval.value().load());
+    goldens.check(&format!("{name}/eval"), &eval.value().load().unwrap());
 
     let tape = Tape::new();
     let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 });
     let y = forward(&mut pass, &x);
-    goldens.check(&format!("{name}/train"), &y.value().load());
+    goldens.check(&format!("{name}/train"), &y.value().load().unwrap());
     let c = Var::constant(tensor("loss", y.shape()));
     let loss = ops::sum_to(&tape, &ops::mul(&tape, &y, &c).unwrap(), [1, 1].into()).unwrap();
-    goldens.check(&format!("{name}/loss"), &loss.value().load());
+    goldens.check(&format!("{name}/loss"), &loss.value().load().unwrap());
 
     let leaves = pass.leaves();
     assert_eq!(leaves.len(), pass.params().trainable().count(), "every parameter is used");
@@ -102,7 +102,7 @@ fn parity(name: &str, mut params: Params, [t, h, w]: [usize; 3], forward: impl F
         })
         .collect();
     named.sort_by_key(|(name, ..)| *name);
-    let norm = |t: &Tensor| t.load().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+    let norm = |t: &Tensor| t.load().unwrap().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
     let norms: Vec<f32> = named.iter().map(|(_, _, g)| norm(g)).collect();
     goldens.check(&format!("{name}/norms"), &norms);
     let convs: Vec<_> = named.iter().filter(|(_, role, _)| *role == Role::ConvWeight).collect();
@@ -116,7 +116,7 @@ fn parity(name: &str, mut params: Params, [t, h, w]: [usize; 3], forward: impl F
     variances.sort();
     let var = *variances.last().unwrap();
     let mean = var.replace("running_var", "running_mean");
-    let value = |name: &str| params[params.find(name).unwrap()].value.load().into_owned();
+    let value = |name: &str| params[params.find(name).unwrap()].value.load().unwrap().into_owned();
     let running: Vec<f32> = [value(&mean), value(var)].iter().flat_map(|v| v[..v.len().min(64)].to_vec()).collect();
     goldens.check(&format!("{name}/running"), &running);
     assert_eq!(params.batches, 1);
@@ -216,7 +216,7 @@ fn bf16_codes_stay_near_f32() {
         let grads = tape.grad(&loss, &vars, tape::Mode::Free).unwrap();
         let first = grads.into_iter().next().flatten().unwrap();
         assert!(first.value().dtype() == DType::F32, "gradients of weights are f32");
-        (y.value().load().into_owned(), first.value().load().into_owned())
+        (y.value().load().unwrap().into_owned(), first.value().load().unwrap().into_owned())
     };
     let (y32, g32) = run(DType::F32);
     let (y16, g16) = run(DType::BF16);
@@ -240,7 +240,7 @@ fn frozen_and_eval_passes_leave_the_parameters_alone() {
     }
     assert_eq!(params.batches, 0);
     for ((_, a), (_, b)) in params.iter().zip(before.iter()) {
-        assert_eq!(a.value.load(), b.value.load(), "{}", a.name);
+        assert_eq!(a.value.load().unwrap(), b.value.load().unwrap(), "{}", a.name);
     }
 }
 
@@ -255,7 +255,7 @@ fn training_mode_without_gradients_updates_running_statistics() {
     assert!(!net.forward(&mut pass, &x).unwrap().has_grad());
     assert!(pass.leaves().is_empty());
     for ((_, a), (_, b)) in params.iter().zip(query.iter()) {
-        assert_eq!(a.value.load() == b.value.load(), a.role.trains(), "{}", a.name);
+        assert_eq!(a.value.load().unwrap() == b.value.load().unwrap(), a.role.trains(), "{}", a.name);
     }
     assert_eq!((params.batches, query.batches), (1, 0));
 }
@@ -275,7 +275,7 @@ fn one_leaf_per_parameter_and_pass() {
         let leaves = pass.leaves();
         let dy = Var::constant(tensor("loss", sum.shape()));
         let g = tape.grad_from(&sum, dy, &[&leaves[0].1], tape::Mode::Free).unwrap();
-        g[0].as_ref().unwrap().value().load().into_owned()
+        g[0].as_ref().unwrap().value().load().unwrap().into_owned()
     };
     let one: Vec<f32> = gradient(1).iter().map(|v| 2.0 * v).collect();
     assert_eq!(gradient(2), one);
@@ -285,7 +285,7 @@ fn one_leaf_per_parameter_and_pass() {
 fn first_values_follow_the_paper() {
     let (_, params) = Encoder::new(&SmallR3d { residual: true, ..tiny() }.net().unwrap(), 64, 32, 5).unwrap();
     for (_, p) in params.iter() {
-        let data = p.value.load();
+        let data = p.value.load().unwrap();
         let mean = data.iter().map(|v| f64::from(*v)).sum::<f64>() / data.len() as f64;
         let deviation = (data.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / data.len() as f64).sqrt();
         let want = match p.role {
@@ -308,7 +308,7 @@ fn first_values_follow_the_paper() {
         }
     }
     let draw = |seed| Encoder::new(&tiny().net().unwrap(), 8, 4, seed).unwrap().1;
-    let first = |p: &Params| p.iter().next().unwrap().1.value.load().into_owned();
+    let first = |p: &Params| p.iter().next().unwrap().1.value.load().unwrap().into_owned();
     assert_eq!(first(&draw(5)), first(&params), "what stands behind a layer does not change it");
     assert_ne!(first(&draw(6)), first(&params));
 }

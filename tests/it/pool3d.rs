@@ -16,7 +16,7 @@ fn check(what: &str, x: &[usize; 5], kernel: [usize; 3], window: &Window) {
     let out = p.out_shape();
     for dtype in [DType::F32, DType::BF16] {
         // Coarse numbers, so that maxima tie.
-        let (v, dy) = (integers(1, x).cast(dtype), noise(2, out.dims()).cast(dtype));
+        let (v, dy) = (integers(1, x).cast(dtype).unwrap(), noise(2, out.dims()).cast(dtype).unwrap());
         let (y, choice) = pool3d::max_fwd(&v, kernel, window).unwrap();
         let (want, at) = reference::max(&p, &wide(&v));
         assert_eq!((wide(&y), choice.positions()), (want, &at[..]), "{what}: maxima");
@@ -25,7 +25,7 @@ fn check(what: &str, x: &[usize; 5], kernel: [usize; 3], window: &Window) {
         let back = pool3d::gather(&v, &choice).unwrap();
         assert_eq!(wide(&back), reference::gather(&p, &wide(&v), &at), "{what}: gathered");
 
-        let v = noise(3, x).cast(dtype);
+        let v = noise(3, x).cast(dtype).unwrap();
         let y = pool3d::avg_fwd(&v, kernel, window).unwrap();
         assert_bounded(what, &data(&y), &reference::avg(&p, &wide(&v)), dtype);
         let dx = pool3d::avg_bwd(&dy, v.shape(), kernel, window).unwrap();

@@ -16,11 +16,11 @@ fn random(rows: usize, d: usize, seed: u64) -> Tensor {
 }
 
 fn data(t: &Tensor) -> Vec<f32> {
-    t.load().to_vec()
+    t.load().unwrap().to_vec()
 }
 
 fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().iter().map(|&v| f64::from(v)).collect()
+    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn queue_is_restored_whole_or_not_at_all() {
     let (keys, owners) = (|| a.keys().clone(), || a.owners().to_vec());
     assert!(Queue::restore(keys(), owners(), 5).is_err());
     assert!(Queue::restore(keys(), vec![0; 4], 0).is_err());
-    assert!(Queue::restore(keys().cast(DType::BF16), owners(), 0).is_err());
+    assert!(Queue::restore(keys().cast(DType::BF16).unwrap(), owners(), 0).is_err());
     assert!(Queue::restore(Tensor::zeros([0, 3]), vec![], 0).is_err());
     assert!(Queue::new(0, 3).is_err() && Queue::new(3, 0).is_err());
     assert!(a.push(&random(2, 4, 1), &[1, 2]).is_err());

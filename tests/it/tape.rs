@@ -112,7 +112,7 @@ fn a_recording_is_used_up_once() {
 fn gradients_of_many_numbers_need_their_own() {
     let t = Tape::new();
     let x = t.leaf(noise(1, &[3]));
-    let y = ops::scale(&t, &x, 2.0);
+    let y = ops::scale(&t, &x, 2.0).unwrap();
     let e = t.grad(&y, &[&x], Mode::Free).err().unwrap();
     assert_eq!(e.to_string(), "grad: `y` must be one element, but it is [3]");
     let e = t.grad_from(&y, Var::constant(noise(1, &[2])), &[&x], Mode::Free).err().unwrap();

@@ -26,10 +26,10 @@ impl Op for Binary {
         };
         let db = || match self.op {
             Arith::Add => Ok(dy.clone()),
-            Arith::Sub => Ok(scale(t, dy, -1.0)),
+            Arith::Sub => scale(t, dy, -1.0),
             Arith::Mul => mul(t, dy, a),
             // d(a/b)/db = -(a/b)/b
-            Arith::Div => Ok(scale(t, &mul(t, dy, &div(t, &div(t, a, b)?, b)?)?, -1.0)),
+            Arith::Div => scale(t, &mul(t, dy, &div(t, &div(t, a, b)?, b)?)?, -1.0),
         };
         Ok(vec![
             needs[0].then(|| back_to(t, &da()?, a)).transpose()?,
@@ -41,8 +41,8 @@ impl Op for Binary {
 /// The gradient `d` summed to the shape of `input` and in its number type; f32 inputs have f32 sums.
 fn back_to(t: &Tape, d: &Var, input: &Var) -> Result<Var> {
     let dtype = input.value().dtype();
-    let d = if dtype == DType::F32 { cast(t, d, dtype) } else { d.clone() };
-    Ok(cast(t, &sum_to(t, &d, input.shape())?, dtype))
+    let d = if dtype == DType::F32 { cast(t, d, dtype)? } else { d.clone() };
+    cast(t, &sum_to(t, &d, input.shape())?, dtype)
 }
 
 fn binary(t: &Tape, op: Arith, a: &Var, b: &Var) -> Result<Var> {
@@ -90,11 +90,14 @@ impl Op for Scale {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
-        Ok(vec![Some(scale(t, dy, self.0))])
+        Ok(vec![Some(scale(t, dy, self.0)?)])
     }
 }
 
 /// `factor · a`.
-pub fn scale(t: &Tape, a: &Var, factor: f32) -> Var {
-    t.record(apply_scale(a.value(), factor), &[a], || Scale(factor))
+///
+/// # Errors
+/// As [`super::apply_scale`].
+pub fn scale(t: &Tape, a: &Var, factor: f32) -> Result<Var> {
+    Ok(t.record(apply_scale(a.value(), factor)?, &[a], || Scale(factor)))
 }

@@ -5,6 +5,7 @@
 
 pub mod cases;
 pub(super) mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -12,7 +13,7 @@ pub use grad::{add, div, mul, scale, sub};
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// Which of the four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +43,27 @@ impl Arith {
 /// `a ∘ b` with broadcasting; the result has the number type of `a`.
 ///
 /// # Errors
-/// `Shape` when the ranks differ, or when on some axis the extents differ and neither is 1.
+/// `Shape` when the ranks differ, or when on some axis the extents differ and neither is 1; `Device` when `b` lives
+/// elsewhere than `a`.
 pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = broadcast_shape(op.name(), a.shape(), b.shape())?;
-    Ok(Tensor::build_as(a.dtype(), out, |y| cpu::apply(op, &a.load(), a.shape(), &b.load(), b.shape(), out, y)))
+    match a.place(op.name(), &[("b", b)])? {
+        Place::Cpu => {
+            Ok(Tensor::build_as(a.dtype(), out, |y| cpu::apply(op, &a.host(), a.shape(), &b.host(), b.shape(), out, y)))
+        }
+        Place::Gpu(gpu) => cuda::apply(gpu, op, a, b, out),
+    }
 }
 
 /// `factor · a`, in the number type of `a`.
-pub fn apply_scale(a: &Tensor, factor: f32) -> Tensor {
-    Tensor::build_as(a.dtype(), a.shape(), |y| cpu::scale(&a.load(), factor, y))
+///
+/// # Errors
+/// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+pub fn apply_scale(a: &Tensor, factor: f32) -> Result<Tensor> {
+    match a.place("scale", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(a.dtype(), a.shape(), |y| cpu::scale(&a.host(), factor, y))),
+        Place::Gpu(gpu) => cuda::scale(gpu, a, factor),
+    }
 }
 
 /// The common shape of two shapes under broadcasting.

@@ -36,7 +36,7 @@ impl Op for BatchNorm {
         if t.is_recording() {
             return self.composed(t, dy, needs);
         }
-        let g = bwd(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, &self.ends, dy.value());
+        let g = bwd(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, &self.ends, dy.value())?;
         let grads = [Some(g.dx), Some(g.dgamma), Some(g.dbeta), g.dresidual];
         Ok(grads.into_iter().zip(needs).map(|(g, need)| g.filter(|_| *need).map(Var::constant)).collect())
     }
@@ -49,15 +49,15 @@ impl BatchNorm {
         let (all, stat, vector) =
             (Shape::from([p.groups, p.rows, p.c]), Shape::from([p.groups, 1, p.c]), Shape::from([1, 1, p.c]));
         let dz = self.past_relu(t, dy)?;
-        let flat = |v: &Var, shape: Shape| reshape(t, &cast(t, v, DType::F32), shape);
+        let flat = |v: &Var, shape: Shape| reshape(t, &cast(t, v, DType::F32)?, shape);
         let (x, g, gamma) = (flat(&self.x, all)?, flat(&dz, all)?, flat(&self.gamma, vector)?);
-        let mean_of = |v: &Var| Ok::<Var, crate::error::Error>(scale(t, &sum_to(t, v, stat)?, 1.0 / p.rows as f32));
+        let mean_of = |v: &Var| scale(t, &sum_to(t, v, stat)?, 1.0 / p.rows as f32);
 
         let (dev, rstd) = if of_batch {
             let dev = sub(t, &x, &mean_of(&x)?)?;
             let var = mean_of(&mul(t, &dev, &dev)?)?;
             let eps = Var::constant(Tensor::full(stat, self.eps));
-            (dev, ops::recip(t, &ops::sqrt(t, &ops::add(t, &var, &eps)?)))
+            (dev, ops::recip(t, &ops::sqrt(t, &ops::add(t, &var, &eps)?)?)?)
         } else {
             let constant = |v: &[f32]| Tensor::from_f32(stat, v).map(Var::constant);
             (sub(t, &x, &constant(&self.saved.mean)?)?, constant(&self.saved.rstd)?)
@@ -71,11 +71,7 @@ impl BatchNorm {
             } else {
                 d
             };
-            Ok::<_, crate::error::Error>(cast(
-                t,
-                &reshape(t, &mul(t, &d, &rstd)?, self.x.shape())?,
-                self.x.value().dtype(),
-            ))
+            cast(t, &reshape(t, &mul(t, &d, &rstd)?, self.x.shape())?, self.x.value().dtype())
         };
         let channels = |v: &Var| reshape(t, &sum_to(t, v, vector)?, Shape::from([p.c]));
         let mut grads = vec![
@@ -84,7 +80,7 @@ impl BatchNorm {
             needs[2].then(|| channels(&g)).transpose()?,
         ];
         if self.ends.residual {
-            grads.push(needs[3].then(|| cast(t, &dz, self.x.value().dtype())));
+            grads.push(needs[3].then(|| cast(t, &dz, self.x.value().dtype())).transpose()?);
         }
         Ok(grads)
     }
@@ -94,8 +90,11 @@ impl BatchNorm {
         if !self.ends.relu {
             return Ok(dy.clone());
         }
-        let again = || normalise(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, None, true);
-        ops::relu::mask(t, dy, &self.ends.y.clone().unwrap_or_else(again))
+        let y = match &self.ends.y {
+            Some(y) => y.clone(),
+            None => normalise(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, None, true)?,
+        };
+        ops::relu::mask(t, dy, &y)
     }
 }
 

@@ -144,7 +144,7 @@ pub fn fwd(
             (Saved { rows, of_batch: true, mean, rstd }, Some(cpu::moments(&rows, &sums)))
         }
     };
-    let y = normalise(x, gamma, beta, &saved, residual, relu);
+    let y = normalise(x, gamma, beta, &saved, residual, relu)?;
     Ok((y, saved, moments))
 }
 
@@ -156,13 +156,13 @@ fn normalise(
     saved: &Saved,
     residual: Option<&Tensor>,
     relu: bool,
-) -> Tensor {
-    let affine = cpu::Affine::new(saved, &gamma.load(), &beta.load());
-    let residual = residual.map(|r| r.cast(x.dtype()));
-    match x.dtype() {
+) -> Result<Tensor> {
+    let affine = cpu::Affine::new(saved, &gamma.host(), &beta.host());
+    let residual = residual.map(|r| r.cast(x.dtype())).transpose()?;
+    Ok(match x.dtype() {
         DType::F32 => normalise_as::<f32>(&affine, x, residual.as_ref(), relu),
         DType::BF16 => normalise_as::<bf16>(&affine, x, residual.as_ref(), relu),
-    }
+    })
 }
 
 fn normalise_as<T: Element>(affine: &cpu::Affine, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
@@ -170,12 +170,12 @@ fn normalise_as<T: Element>(affine: &cpu::Affine, x: &Tensor, residual: Option<&
 }
 
 /// The gradients for the gradient `dy` of the result; `y` is that result where a rectifier followed a residual sum.
-fn bwd(x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, ends: &grad::Ends, dy: &Tensor) -> Gradients {
-    let (affine, dy) = (cpu::Affine::new(saved, &gamma.load(), &beta.load()), dy.cast(x.dtype()));
-    match x.dtype() {
+fn bwd(x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, ends: &grad::Ends, dy: &Tensor) -> Result<Gradients> {
+    let (affine, dy) = (cpu::Affine::new(saved, &gamma.host(), &beta.host()), dy.cast(x.dtype())?);
+    Ok(match x.dtype() {
         DType::F32 => bwd_as::<f32>(&affine, x, gamma, saved, ends, &dy),
         DType::BF16 => bwd_as::<bf16>(&affine, x, gamma, saved, ends, &dy),
-    }
+    })
 }
 
 fn bwd_as<T: Element>(
@@ -203,7 +203,7 @@ fn bwd_as<T: Element>(
         Some(dr) => (T::of(dr), Mask::None), // the mask is already in it
         None => (dys, mask),
     };
-    let slopes = cpu::Slopes::new(saved, &gamma.load(), &sums);
+    let slopes = cpu::Slopes::new(saved, &gamma.host(), &sums);
     let dx = T::build(x.shape(), |dx| cpu::grad_x(affine, &slopes, xs, dz, &mask, dx));
     let (dgamma, dbeta) = cpu::grad_affine(saved, &sums);
     let vector = |v: &[f32]| Tensor::build([v.len()], |out| out.copy_from_slice(v));

@@ -14,15 +14,18 @@ impl Op for Cast {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
-        Ok(vec![Some(cast(t, dy, self.from))])
+        Ok(vec![Some(cast(t, dy, self.from)?)])
     }
 }
 
 /// The same numbers in another type, rounded to nearest even; the gradient is rounded back to the type of `a`.
-pub fn cast(t: &Tape, a: &Var, dtype: DType) -> Var {
+///
+/// # Errors
+/// As [`crate::tensor::Tensor::cast`].
+pub fn cast(t: &Tape, a: &Var, dtype: DType) -> Result<Var> {
     let from = a.value().dtype();
     if from == dtype {
-        return a.clone();
+        return Ok(a.clone());
     }
-    t.record(a.value().cast(dtype), &[a], || Cast { from })
+    Ok(t.record(a.value().cast(dtype)?, &[a], || Cast { from }))
 }

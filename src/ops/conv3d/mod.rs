@@ -159,7 +159,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Te
 #[doc(hidden)]
 pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
-    Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.load(), &w.load(), y)))
+    Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.host(), &w.host(), y)))
 }
 
 /// [`dgrad`] with chosen instructions.
@@ -167,7 +167,7 @@ pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tens
 pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
     check_dy("conv3d dgrad", &p, dy)?;
-    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::dgrad(isa, &p, &dy.load(), &w.load(), dx)))
+    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::dgrad(isa, &p, &dy.host(), &w.host(), dx)))
 }
 
 /// [`wgrad`] with chosen instructions.
@@ -175,7 +175,7 @@ pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometr
 pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
     check_dy("conv3d wgrad", &p, dy)?;
-    Ok(Tensor::build(w_shape, |dw| cpu::wgrad(isa, &p, &x.load(), &dy.load(), dw)))
+    Ok(Tensor::build(w_shape, |dw| cpu::wgrad(isa, &p, &x.host(), &dy.host(), dw)))
 }
 
 fn check_dy(op: &'static str, p: &Conv3d, dy: &Tensor) -> Result<()> {

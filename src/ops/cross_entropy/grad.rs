@@ -54,7 +54,7 @@ impl Op for CrossEntropy {
         let onehot = Var::constant(Tensor::from_f32(logits.shape(), &onehot)?);
         let error = sub(t, &softmax(t, &self.logits)?, &onehot)?;
         let dy = reshape(t, dy, Shape::new(&[1, 1]))?;
-        Ok(vec![Some(scale(t, &mul(t, &error, &dy)?, 1.0 / n as f32))])
+        Ok(vec![Some(scale(t, &mul(t, &error, &dy)?, 1.0 / n as f32)?)])
     }
 }
 

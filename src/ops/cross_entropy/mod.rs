@@ -22,7 +22,7 @@ use crate::tensor::Tensor;
 /// `Shape` when `x` is not a matrix.
 pub fn probabilities(x: &Tensor) -> Result<Tensor> {
     let [_, c] = x.shape().matrix("softmax", "x")?;
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&x.load(), c, p)))
+    Ok(Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&x.host(), c, p)))
 }
 
 /// The mean cross-entropy, in nats.
@@ -32,7 +32,7 @@ pub fn probabilities(x: &Tensor) -> Result<Tensor> {
 /// label is not a class.
 pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
     let c = check(logits, labels)?;
-    Ok(cpu::loss(&logits.load(), c, labels))
+    Ok(cpu::loss(&logits.host(), c, labels))
 }
 
 /// The gradient of [`forward`] for the logits, times `dy`.
@@ -41,7 +41,7 @@ pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
 /// As [`forward`].
 pub fn backward(logits: &Tensor, labels: &[usize], dy: f32) -> Result<Tensor> {
     let c = check(logits, labels)?;
-    Ok(Tensor::build_as(logits.dtype(), logits.shape(), |dx| cpu::backward(&logits.load(), c, labels, dy, dx)))
+    Ok(Tensor::build_as(logits.dtype(), logits.shape(), |dx| cpu::backward(&logits.host(), c, labels, dy, dx)))
 }
 
 fn check(logits: &Tensor, labels: &[usize]) -> Result<usize> {

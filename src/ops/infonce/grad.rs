@@ -37,7 +37,7 @@ impl Op for InfoNce {
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
         let dq = if t.is_recording() { self.composed(t)? } else { Var::constant(self.dq.clone()) };
         let dq = mul(t, &dq, &reshape(t, dy, Shape::new(&[1, 1]))?)?;
-        Ok(vec![Some(cast(t, &dq, self.q.value().dtype()))])
+        Ok(vec![Some(cast(t, &dq, self.q.value().dtype())?)])
     }
 }
 
@@ -49,8 +49,8 @@ impl InfoNce {
         let [n, d] = self.q.shape().matrix("infonce", "q")?;
         let [m, _] = self.queue.shape().matrix("infonce", "queue")?;
         let keys = Tensor::build([n + m, d], |all| {
-            all[..n * d].copy_from_slice(&self.k.load());
-            all[n * d..].copy_from_slice(&self.queue.load());
+            all[..n * d].copy_from_slice(&self.k.host());
+            all[n * d..].copy_from_slice(&self.queue.host());
         });
         let mask = self.owners.as_ref().map(|[rows, keys]| Mask { rows, keys });
         let hidden = Var::constant(Tensor::build([n, n + m], |rows| {
@@ -68,11 +68,11 @@ impl InfoNce {
             (0..n).for_each(|i| rows[i * (n + m) + i] = 1.0);
         }));
         let keys = Var::constant(keys);
-        let q = cast(t, &self.q, DType::F32);
-        let logits = scale(t, &matmul(t, &q, &keys, false, true)?, 1.0 / self.tau);
+        let q = cast(t, &self.q, DType::F32)?;
+        let logits = scale(t, &matmul(t, &q, &keys, false, true)?, 1.0 / self.tau)?;
         let p = softmax(t, &add(t, &logits, &hidden)?)?;
         let error = sub(t, &p, &onehot)?;
-        Ok(scale(t, &matmul(t, &error, &keys, false, false)?, 1.0 / (n as f32 * self.tau)))
+        scale(t, &matmul(t, &error, &keys, false, false)?, 1.0 / (n as f32 * self.tau))
     }
 }
 

@@ -55,7 +55,7 @@ pub fn forward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Score
 /// As [`forward`], and `Shape` when the mask has not one number for each query and key.
 pub fn forward_masked(q: &Tensor, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Scores> {
     let p = Problem::new(q, k, queue, mask, tau)?;
-    Ok(cpu::sweep(&p, &q.load(), &k.load(), queue, None))
+    Ok(cpu::sweep(&p, &q.host(), &k.host(), queue, None))
 }
 
 /// As [`forward`], and the gradient of the loss for `q`, f32 `[n d]`, from the same sweep.
@@ -79,7 +79,7 @@ pub fn forward_backward_masked(
 ) -> Result<(Scores, Tensor)> {
     let p = Problem::new(q, k, queue, mask, tau)?;
     let mut scores = Scores { loss: 0.0, positive: 0.0, accuracy: 0.0 };
-    let dq = Tensor::build(q.shape(), |dq| scores = cpu::sweep(&p, &q.load(), &k.load(), queue, Some(dq)));
+    let dq = Tensor::build(q.shape(), |dq| scores = cpu::sweep(&p, &q.host(), &k.host(), queue, Some(dq)));
     Ok((scores, dq))
 }
 

@@ -26,7 +26,7 @@ impl Op for L2Norm {
         let [n, d] = x.shape().matrix("l2_norm", "x")?;
         let column = Shape::new(&[n, 1]);
         let y = l2_norm(t, x)?;
-        let long: Vec<bool> = x.value().load().chunks_exact(d.max(1)).map(longer_than_eps).collect();
+        let long: Vec<bool> = x.value().host().chunks_exact(d.max(1)).map(longer_than_eps).collect();
         let unit: Vec<f32> = long.iter().map(|&l| f32::from(u8::from(l))).collect();
         let floor: Vec<f32> = long.iter().map(|&l| if l { 0.0 } else { EPS }).collect();
         let unit = Var::constant(Tensor::from_f32(column, &unit)?);

@@ -22,7 +22,7 @@ pub const EPS: f32 = 1e-12;
 /// `Shape` when `x` is not a matrix.
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     let [_, d] = x.shape().matrix("l2_norm", "x")?;
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&x.load(), d, y)))
+    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&x.host(), d, y)))
 }
 
 /// The gradient for `x [n d]` given that of the result, `dy [n d]`.
@@ -34,5 +34,5 @@ pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     if dy.shape() != x.shape() {
         return Err(Error::shape("l2_norm", "dy", x.shape(), dy.shape()));
     }
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&x.load(), &dy.load(), d, dx)))
+    Ok(Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&x.host(), &dy.host(), d, dx)))
 }

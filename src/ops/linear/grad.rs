@@ -25,7 +25,7 @@ impl Op for Linear {
         let dw = || matmul_as(t, w.value().dtype(), dy, x, true, false);
         let mut grads = vec![needs[0].then(dx).transpose()?, needs[1].then(dw).transpose()?];
         if let Some(shape) = *b {
-            let db = || reshape(t, &sum_to(t, &cast(t, dy, DType::F32), Shape::from([1, shape.len()]))?, shape);
+            let db = || reshape(t, &sum_to(t, &cast(t, dy, DType::F32)?, Shape::from([1, shape.len()]))?, shape);
             grads.push(needs[2].then(db).transpose()?);
         }
         Ok(grads)

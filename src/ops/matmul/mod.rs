@@ -27,7 +27,7 @@ pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
 /// As [`apply`].
 pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     let [m, k, n] = extents(a, b, ta, tb)?;
-    let (av, bv) = (a.load(), b.load());
+    let (av, bv) = (a.host(), b.host());
     Ok(Tensor::build_as(dtype, [m, n], |y| {
         y.fill(0.0);
         cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
@@ -37,7 +37,7 @@ pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Res
 /// `bias[n]` repeated over the rows, plus `op(a) · op(b)`, in one pass over the result.
 pub(super) fn apply_biased(a: &Tensor, b: &Tensor, ta: bool, tb: bool, bias: &[f32]) -> Result<Tensor> {
     let [m, k, n] = extents(a, b, ta, tb)?;
-    let (av, bv) = (a.load(), b.load());
+    let (av, bv) = (a.host(), b.host());
     Ok(Tensor::build_as(a.dtype(), [m, n], |y| {
         y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(bias));
         cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);

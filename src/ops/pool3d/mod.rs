@@ -98,7 +98,7 @@ impl Choice {
 pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tensor, Choice)> {
     let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
     let mut at = vec![0; pool.out_shape().len()];
-    let v = x.load();
+    let v = x.host();
     let y = Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::max(&pool, &v, y, &mut at));
     Ok((y, Choice { pool, at: Arc::new(at) }))
 }
@@ -110,7 +110,7 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
 pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("unpool", "dy", p.out_shape(), dy)?;
-    let v = dy.load();
+    let v = dy.host();
     Ok(Tensor::build_as(dy.dtype(), p.in_shape(), |dx| cpu::unpool(p, &v, &choice.at, dx)))
 }
 
@@ -121,7 +121,7 @@ pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
 pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("gather", "x", p.in_shape(), x)?;
-    let v = x.load();
+    let v = x.host();
     Ok(Tensor::build_as(x.dtype(), p.out_shape(), |y| cpu::gather(p, &v, &choice.at, y)))
 }
 
@@ -131,7 +131,7 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
 /// As [`Pool::new`].
 pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
-    let v = x.load();
+    let v = x.host();
     Ok(Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::avg(&pool, &v, y)))
 }
 
@@ -142,7 +142,7 @@ pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor
 pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
-    let v = dy.load();
+    let v = dy.host();
     Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::avg_back(&pool, &v, dx)))
 }
 
@@ -155,7 +155,7 @@ pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
     if t * h * w == 0 {
         return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
     }
-    let v = x.load();
+    let v = x.host();
     Ok(Tensor::build_as(x.dtype(), [n, c], |y| cpu::global(&v, t * h * w, c, y)))
 }
 
@@ -168,6 +168,6 @@ pub fn global_bwd(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
     if dy.dims() != [n, c] {
         return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));
     }
-    let v = dy.load();
+    let v = dy.host();
     Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::global_back(&v, t * h * w, c, dx)))
 }

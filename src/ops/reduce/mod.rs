@@ -23,7 +23,7 @@ pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
     if a.shape() == shape {
         return Ok(a.clone());
     }
-    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&a.load(), a.shape(), shape, y)))
+    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&a.host(), a.shape(), shape, y)))
 }
 
 /// `a` repeated to `shape`, of which each extent must equal its own or meet an extent of 1.
@@ -35,7 +35,7 @@ pub fn apply_broadcast_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
     if a.shape() == shape {
         return Ok(a.clone());
     }
-    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&a.load(), a.shape(), shape, y)))
+    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&a.host(), a.shape(), shape, y)))
 }
 
 fn check(op: &'static str, large: Shape, small: Shape) -> Result<()> {

@@ -20,9 +20,12 @@ impl Op for Relu {
 }
 
 /// `max(x, 0)`, element by element.
-pub fn relu(t: &Tape, x: &Var) -> Var {
-    let y = apply(x.value());
-    t.record(y.clone(), &[x], || Relu { y })
+///
+/// # Errors
+/// As [`super::apply`].
+pub fn relu(t: &Tape, x: &Var) -> Result<Var> {
+    let y = apply(x.value())?;
+    Ok(t.record(y.clone(), &[x], || Relu { y }))
 }
 
 struct Mask {

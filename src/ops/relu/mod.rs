@@ -14,9 +14,12 @@ use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// `max(x, 0)`, in the shape and number type of `x`.
-pub fn apply(x: &Tensor) -> Tensor {
-    let v = x.load();
-    Tensor::build_as(x.dtype(), x.shape(), |y| cpu::relu(&v, y))
+///
+/// # Errors
+/// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+pub fn apply(x: &Tensor) -> Result<Tensor> {
+    let v = x.host();
+    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::relu(&v, y)))
 }
 
 /// `dy` where `y` is positive, 0 elsewhere: the gradient of `max(x, 0)`, whose result `y` was.
@@ -27,6 +30,6 @@ pub fn apply_mask(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     if dy.shape() != y.shape() {
         return Err(Error::shape("relu", "dy", y.shape(), dy.shape()));
     }
-    let (dv, yv) = (dy.load(), y.load());
+    let (dv, yv) = (dy.host(), y.host());
     Ok(Tensor::build_as(dy.dtype(), dy.shape(), |dx| cpu::mask(&dv, &yv, dx)))
 }

@@ -19,35 +19,47 @@ impl Op for Function {
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
         let x = &self.x;
         let slope = match self.f {
-            Unary::Exp => exp(t, x),
-            Unary::Ln => recip(t, x),
-            Unary::Sqrt => scale(t, &recip(t, &sqrt(t, x)), 0.5),
-            Unary::Recip => scale(t, &recip(t, &mul(t, x, x)?), -1.0),
+            Unary::Exp => exp(t, x)?,
+            Unary::Ln => recip(t, x)?,
+            Unary::Sqrt => scale(t, &recip(t, &sqrt(t, x)?)?, 0.5)?,
+            Unary::Recip => scale(t, &recip(t, &mul(t, x, x)?)?, -1.0)?,
         };
         Ok(vec![Some(mul(t, dy, &slope)?)])
     }
 }
 
-fn unary(t: &Tape, f: Unary, x: &Var) -> Var {
-    t.record(apply(f, x.value()), &[x], || Function { f, x: x.clone() })
+fn unary(t: &Tape, f: Unary, x: &Var) -> Result<Var> {
+    Ok(t.record(apply(f, x.value())?, &[x], || Function { f, x: x.clone() }))
 }
 
 /// `eˣ`, element by element.
-pub fn exp(t: &Tape, x: &Var) -> Var {
+///
+/// # Errors
+/// As [`super::apply`].
+pub fn exp(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Exp, x)
 }
 
 /// The natural logarithm, element by element; NaN below 0.
-pub fn ln(t: &Tape, x: &Var) -> Var {
+///
+/// # Errors
+/// As [`super::apply`].
+pub fn ln(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Ln, x)
 }
 
 /// The square root, element by element; NaN below 0.
-pub fn sqrt(t: &Tape, x: &Var) -> Var {
+///
+/// # Errors
+/// As [`super::apply`].
+pub fn sqrt(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Sqrt, x)
 }
 
 /// `1 / x`, element by element.
-pub fn recip(t: &Tape, x: &Var) -> Var {
+///
+/// # Errors
+/// As [`super::apply`].
+pub fn recip(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Recip, x)
 }

@@ -7,6 +7,7 @@ pub mod reference;
 
 pub use grad::{exp, ln, recip, sqrt};
 
+use crate::error::Result;
 use crate::tensor::Tensor;
 
 /// Which function.
@@ -36,7 +37,10 @@ impl Unary {
 
 /// `f(x)` for every element, in the shape and number type of `x`. Arguments outside of a function's domain give what
 /// IEEE arithmetic gives (NaN, infinities), not an error.
-pub fn apply(f: Unary, x: &Tensor) -> Tensor {
-    let v = x.load();
-    Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &v, y))
+///
+/// # Errors
+/// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+pub fn apply(f: Unary, x: &Tensor) -> Result<Tensor> {
+    let v = x.host();
+    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &v, y)))
 }

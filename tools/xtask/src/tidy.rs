@@ -37,14 +37,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/error.rs", &[]),
     ("src/rng.rs", &[]),
     ("src/shape.rs", &["error"]),
-    ("src/tensor/", &["error", "shape"]),
+    ("src/driver/", &["error"]),
+    ("src/tensor/", &["error", "shape", "driver"]),
     // The tape adds gradients up, with the eager sum.
     ("src/tape.rs", &["error", "shape", "tensor", "ops"]),
     // Motion operations take and return pictures and flow fields.
-    ("src/ops/tvl1/", &["error", "flow", "ops"]),
-    ("src/ops/motion_map/", &["error", "flow", "ops"]),
+    ("src/ops/tvl1/", &["error", "driver", "flow", "ops"]),
+    ("src/ops/motion_map/", &["error", "driver", "flow", "ops"]),
     // `ops/*/grad.rs` sees the tape too: `may_use`.
-    ("src/ops/", &["error", "shape", "tensor", "ops"]),
+    ("src/ops/", &["error", "shape", "driver", "tensor", "ops"]),
     ("src/flow/", &["error", "flow", "ops"]),
     // The packed cache keeps motion beside the frames it was computed from.
     ("src/video/", &["error", "rng", "flow", "ops", "video"]),

@@ -1,0 +1,221 @@
+//! A driver with recycled memory and modules loaded once.
+
+use super::kernel::Module;
+use super::memory::{Memory, Pool, block_for};
+use super::{Driver, EventId, FunctionId, GraphId, Launch, ModuleId};
+use crate::error::{Error, ErrorKind, Result};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A GPU and one stream of work on it. Cloning shares both.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    driver: Box<dyn Driver>,
+    pool: Mutex<Pool>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, ModuleId>,
+    /// Entry points, with the dynamic shared memory each was allowed.
+    functions: HashMap<&'static str, (FunctionId, u32)>,
+}
+
+/// What a [`Gpu`] holds, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// In use now.
+    pub live: usize,
+    /// The most that was in use at once.
+    pub peak: usize,
+    /// Taken from the driver: in use or waiting to be used again.
+    pub held: usize,
+    /// How often the driver was asked for memory. It stands still once a training step repeats itself.
+    pub allocations: u64,
+}
+
+impl Gpu {
+    /// A GPU by its driver.
+    pub fn new(driver: impl Driver + 'static) -> Self {
+        Gpu(Arc::new(Inner { driver: Box::new(driver), pool: Mutex::default(), loaded: Mutex::default() }))
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> String {
+        self.0.driver.name()
+    }
+
+    /// Compute capability, major and minor.
+    pub fn compute_capability(&self) -> (u32, u32) {
+        self.0.driver.compute_capability()
+    }
+
+    /// Memory of arbitrary content.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when the device has not that much left, even after all waiting blocks were given back; `Driver`.
+    pub fn alloc(&self, bytes: usize) -> Result<Memory> {
+        if bytes == 0 {
+            return Ok(Memory::borrowed(self.clone(), 0, 0));
+        }
+        let block = block_for(bytes);
+        if let Some(ptr) = self.pool().take(block) {
+            return Ok(Memory::owned(self.clone(), ptr, bytes, block));
+        }
+        let ptr = match self.0.driver.alloc(block) {
+            Ok(ptr) => ptr,
+            Err(e) if matches!(e.kind(), ErrorKind::OutOfMemory { .. }) => {
+                self.trim()?;
+                self.0.driver.alloc(block).map_err(|e| self.with_usage(e))?
+            }
+            Err(e) => return Err(e),
+        };
+        let mut pool = self.pool();
+        (pool.held, pool.allocations) = (pool.held + block, pool.allocations + 1);
+        pool.used(block);
+        Ok(Memory::owned(self.clone(), ptr, bytes, block))
+    }
+
+    /// Memory of a caller, who keeps it alive and in order with this GPU's stream.
+    pub(crate) fn borrow(&self, ptr: u64, bytes: usize) -> Memory {
+        Memory::borrowed(self.clone(), ptr, bytes)
+    }
+
+    fn with_usage(&self, e: Error) -> Error {
+        match e.kind() {
+            ErrorKind::OutOfMemory { device, asked, .. } => {
+                ErrorKind::OutOfMemory { device: device.clone(), asked: *asked, live: self.usage().live }.into()
+            }
+            _ => e,
+        }
+    }
+
+    pub(super) fn recycle(&self, ptr: u64, block: usize) {
+        self.0.driver.forget(ptr, block);
+        self.pool().give(ptr, block);
+    }
+
+    /// What is in use and held.
+    pub fn usage(&self) -> Usage {
+        let p = self.pool();
+        Usage { live: p.live, peak: p.peak, held: p.held, allocations: p.allocations }
+    }
+
+    /// Gives waiting blocks back to the driver. Graphs recorded before must not be replayed after.
+    ///
+    /// # Errors
+    /// `Driver` of work that failed before.
+    pub fn trim(&self) -> Result<()> {
+        self.synchronize()?;
+        let blocks = self.pool().drain();
+        blocks.into_iter().for_each(|ptr| self.0.driver.free(ptr));
+        Ok(())
+    }
+
+    /// Waits until everything given so far is done.
+    ///
+    /// # Errors
+    /// `Driver`, also for an earlier launch that failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.0.driver.synchronize()
+    }
+
+    /// Marks this point in the order of work.
+    ///
+    /// # Errors
+    /// `Driver`.
+    pub fn record(&self) -> Result<EventId> {
+        self.0.driver.record()
+    }
+
+    /// Milliseconds between two marks; waits for the later one.
+    ///
+    /// # Errors
+    /// `Driver`.
+    pub fn elapsed_ms(&self, from: EventId, to: EventId) -> Result<f32> {
+        self.0.driver.elapsed_ms(from, to)
+    }
+
+    /// Records what `work` gives to this GPU instead of doing it. Run the same work once before: modules must be loaded
+    /// and memory must wait in the pool, for neither can be had while recording. The graph repeats the same addresses,
+    /// so keep what it reads and writes alive.
+    ///
+    /// # Errors
+    /// What `work` returns; `Driver` when something in it cannot be recorded.
+    pub fn graph(&self, work: impl FnOnce() -> Result<()>) -> Result<GraphId> {
+        self.0.driver.begin_graph()?;
+        let done = work();
+        let graph = self.0.driver.end_graph(); // always ended, so that the stream works again after a failure
+        done.and(graph)
+    }
+
+    /// Does everything a graph holds, once more.
+    ///
+    /// # Errors
+    /// `Driver`.
+    pub fn replay(&self, graph: GraphId) -> Result<()> {
+        self.0.driver.replay(graph)
+    }
+
+    pub(crate) fn driver(&self) -> &dyn Driver {
+        &*self.0.driver
+    }
+
+    /// An entry point of a module, loaded at its first use.
+    pub(super) fn function(&self, module: &Module, entry: &'static str, shared: u32) -> Result<FunctionId> {
+        let mut loaded = self.0.loaded.lock().unwrap_or_else(|e| e.into_inner());
+        match loaded.functions.get(entry) {
+            Some((function, allowed)) if *allowed >= shared => return Ok(*function),
+            _ => {}
+        }
+        let id = match loaded.modules.get(module.name) {
+            Some(id) => *id,
+            None => {
+                let id = self.0.driver.load(module.ptx)?;
+                loaded.modules.insert(module.name, id);
+                id
+            }
+        };
+        let function = self.0.driver.function(id, entry, shared)?;
+        loaded.functions.insert(entry, (function, shared));
+        Ok(function)
+    }
+
+    pub(super) fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {
+        // SAFETY: kernels are launched through `Kernel`, whose arguments have the types of the entry's parameters (a
+        // test compares both), with regions that live tensors own; that the kernels stay inside is proven in the
+        // simulator.
+        unsafe { self.0.driver.launch(function, launch) }
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let pool = self.pool.get_mut().unwrap_or_else(|e| e.into_inner());
+        for ptr in pool.drain() {
+            self.driver.free(ptr);
+        }
+    }
+}
+
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Gpu {}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}

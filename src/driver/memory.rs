@@ -1,0 +1,115 @@
+//! Device memory: owned blocks that return to their [`Gpu`] when dropped, and borrowed addresses of a caller.
+//!
+//! A training step asks for the same sizes again and again, and `cuMemAlloc` waits for the device. So freed blocks wait
+//! here for the next request of their size class. This is sound without waiting because all work of a [`Gpu`] is on one
+//! stream: what uses the block next runs after what used it before. A graph keeps its addresses for the same reason.
+
+use super::gpu::Gpu;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Device memory.
+pub struct Memory {
+    gpu: Gpu,
+    ptr: u64,
+    bytes: usize,
+    /// The length of the block it lies in; `None` for memory of somebody else.
+    block: Option<usize>,
+}
+
+impl Memory {
+    pub(super) fn owned(gpu: Gpu, ptr: u64, bytes: usize, block: usize) -> Self {
+        Memory { gpu, ptr, bytes, block: Some(block) }
+    }
+
+    /// Memory that belongs to somebody else and outlives this.
+    pub(super) fn borrowed(gpu: Gpu, ptr: u64, bytes: usize) -> Self {
+        Memory { gpu, ptr, bytes, block: None }
+    }
+
+    /// The GPU it is on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Device address; 0 where there are no bytes.
+    pub fn ptr(&self) -> u64 {
+        self.ptr
+    }
+
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(block) = self.block {
+            self.gpu.recycle(self.ptr, block);
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {:#x}", self.bytes, self.ptr)
+    }
+}
+
+/// Freed blocks by length, and the counts.
+#[derive(Default)]
+pub(super) struct Pool {
+    free: BTreeMap<usize, Vec<u64>>,
+    pub live: usize,
+    pub peak: usize,
+    pub held: usize,
+    /// Requests served by the driver, not by a waiting block.
+    pub allocations: u64,
+}
+
+/// The length of the block that serves a request: at most an eighth more, so that few classes serve all sizes.
+pub(super) fn block_for(bytes: usize) -> usize {
+    let unit = (bytes.next_power_of_two() / 8).max(256);
+    bytes.div_ceil(unit) * unit
+}
+
+impl Pool {
+    pub fn take(&mut self, block: usize) -> Option<u64> {
+        let ptr = self.free.get_mut(&block)?.pop()?;
+        self.used(block);
+        Some(ptr)
+    }
+
+    pub fn used(&mut self, block: usize) {
+        self.live += block;
+        self.peak = self.peak.max(self.live);
+    }
+
+    pub fn give(&mut self, ptr: u64, block: usize) {
+        self.live -= block;
+        self.free.entry(block).or_default().push(ptr);
+    }
+
+    /// All waiting blocks, which are forgotten.
+    pub fn drain(&mut self) -> Vec<u64> {
+        let all = std::mem::take(&mut self.free);
+        self.held -= all.iter().map(|(block, ptrs)| block * ptrs.len()).sum::<usize>();
+        all.into_values().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_for;
+
+    #[test]
+    fn a_block_holds_its_request_and_wastes_at_most_an_eighth() {
+        for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, 77_777_777]) {
+            let block = block_for(bytes);
+            assert!(block >= bytes && block.is_multiple_of(256), "{bytes} in {block}");
+            assert!(block - bytes < 256 || (block - bytes) * 4 <= bytes.next_power_of_two(), "{bytes} in {block}");
+            assert_eq!(block_for(block), block);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Conversion and choice of rows on a GPU.
+
+use super::{DType, Tensor};
+use crate::driver::{Declared, In, Kernel, Module, Out, Spread};
+use crate::error::Result;
+use crate::shape::Shape;
+
+static CAST: Module = Module::new("cast", include_str!("../../ptx/cast.sm_80.ptx"));
+static ROWS: Module = Module::new("rows", include_str!("../../ptx/rows.sm_80.ptx"));
+
+/// By the number type of the result.
+static CONVERT: Kernel<(In, Out, u32)> = Kernel::new(&CAST, &["cast_widen_f32", "cast_narrow_bf16"]);
+static FILL: Kernel<(Out, f32, u32)> = Kernel::new(&CAST, &["cast_fill_f32", "cast_fill_bf16"]);
+static GATHER: Kernel<(In, In, Out, u32)> =
+    Kernel::new(&ROWS, &["rows_gather_f32", "rows_gather_bf16", "rows_gather_wide_f32", "rows_gather_wide_bf16"]);
+
+pub(crate) fn kernels() -> Vec<Declared> {
+    vec![CONVERT.declared(), FILL.declared(), GATHER.declared()]
+}
+
+/// Threads of a block.
+const BLOCK: u32 = 256;
+
+/// `x`, which is on a GPU, in the other number type.
+pub(super) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    let (gpu, n) = (x.memory().gpu(), x.shape().len());
+    let mut y = Tensor::on_gpu(gpu, dtype, x.shape())?;
+    if n > 0 {
+        let target = y.output();
+        CONVERT.launch(gpu, dtype.index(), Spread::cover(n.div_ceil(4), BLOCK), (x.input(), target, n as u32))?;
+    }
+    Ok(y)
+}
+
+/// Sets every element of `x`, which is on a GPU and nobody else's.
+pub(super) fn fill(x: &mut Tensor, value: f32) -> Result<()> {
+    let (gpu, n, dtype) = (x.memory().gpu().clone(), x.shape().len(), x.dtype());
+    if n == 0 {
+        return Ok(());
+    }
+    let threads = n.div_ceil(16 / dtype.size());
+    let target = x.output();
+    FILL.launch(&gpu, dtype.index(), Spread::cover(threads, BLOCK), (target, value, n as u32))
+}
+
+/// The rows `index` of `x`, which is on a GPU; the indices have been checked.
+pub(super) fn rows(x: &Tensor, index: &[usize]) -> Result<Tensor> {
+    let gpu = x.memory().gpu();
+    let row: usize = x.dims()[1..].iter().product();
+    let mut dims = x.dims().to_vec();
+    dims[0] = index.len();
+    let mut y = Tensor::on_gpu(gpu, x.dtype(), Shape::new(&dims))?;
+    if y.shape().is_empty() {
+        return Ok(y);
+    }
+    let index: Vec<u32> = index.iter().map(|&i| i as u32).collect();
+    let order = gpu.alloc(4 * index.len())?;
+    gpu.driver().upload(order.ptr(), bytemuck::cast_slice(&index))?;
+    let wide = 16 / x.dtype().size();
+    let (which, threads) =
+        if row.is_multiple_of(wide) { (2 + x.dtype().index(), row / wide) } else { (x.dtype().index(), row) };
+    let spread =
+        Spread { grid: [threads.div_ceil(BLOCK as usize) as u32, index.len() as u32, 1], ..Spread::line(1, BLOCK) };
+    let target = y.output();
+    GATHER.launch(gpu, which, spread, (x.input(), In(order.ptr(), order.bytes()), target, row as u32))?;
+    Ok(y)
+}

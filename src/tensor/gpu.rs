@@ -1,0 +1,165 @@
+//! Tensors in a GPU's memory: how they come and go, and how operations see them.
+
+use super::{Buffer, DType, Device, Storage, Tensor, cuda};
+use crate::driver::{Gpu, In, InOut, Memory, Out};
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use std::sync::Arc;
+
+/// Where an operation runs: what its `match` is over.
+pub(crate) enum Place<'a> {
+    Cpu,
+    Gpu(&'a Gpu),
+}
+
+impl Tensor {
+    /// Where an operation on this tensor runs. All of `others` (named for the message) must live there too.
+    pub(crate) fn place(&self, op: &'static str, others: &[(&'static str, &Tensor)]) -> Result<Place<'_>> {
+        for (arg, other) in others {
+            if self.gpu() != other.gpu() {
+                return Err(Error::device(op, arg, self.device(), other.device()));
+            }
+        }
+        Ok(self.gpu().map_or(Place::Cpu, Place::Gpu))
+    }
+
+    /// The GPU it lives on.
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
+        match &self.storage {
+            Storage::F32(_) | Storage::BF16(_) => None,
+            Storage::Gpu(_, memory) => Some(memory.gpu()),
+        }
+    }
+
+    /// A tensor of arbitrary content, for a kernel that writes it whole.
+    pub(crate) fn on_gpu(gpu: &Gpu, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        let memory = gpu.alloc(shape.len() * dtype.size())?;
+        Ok(Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) })
+    }
+
+    /// A tensor over memory of a caller: `shape` numbers of type `dtype` from device address `ptr` on, without a copy.
+    ///
+    /// # Safety
+    /// The memory is that long, aligned to 16 bytes, on `gpu`'s device, stays valid for as long as this tensor and its
+    /// clones live, and is used by nobody else in a way that is not ordered with `gpu`'s stream.
+    pub unsafe fn borrow_gpu(gpu: &Gpu, ptr: u64, dtype: DType, shape: impl Into<Shape>) -> Tensor {
+        let shape = shape.into();
+        let memory = gpu.borrow(ptr, shape.len() * dtype.size());
+        Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
+    }
+
+    /// This tensor on `device`: shared where it is there already, copied otherwise. To the CPU, this waits.
+    ///
+    /// # Errors
+    /// `OutOfMemory` and `Driver` of the GPUs involved.
+    pub fn to(&self, device: &Device) -> Result<Tensor> {
+        match device {
+            Device::Cpu => self.to_cpu(),
+            Device::Cuda(gpu) => self.to_gpu(gpu),
+        }
+    }
+
+    /// This tensor in main memory.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn to_cpu(&self) -> Result<Tensor> {
+        let Storage::Gpu(dtype, memory) = &self.storage else { return Ok(self.clone()) };
+        let mut result = Ok(());
+        let mut fetch = |bytes: &mut [u8]| {
+            if !bytes.is_empty() {
+                result = memory.gpu().driver().download(memory.ptr(), bytes);
+            }
+        };
+        let storage = match dtype {
+            DType::F32 => {
+                let mut b = Buffer::arbitrary(self.shape.len());
+                fetch(bytemuck::cast_slice_mut(b.as_mut_slice()));
+                Storage::F32(Arc::new(b))
+            }
+            DType::BF16 => {
+                let mut b = Buffer::arbitrary(self.shape.len());
+                fetch(bytemuck::cast_slice_mut(b.as_mut_slice()));
+                Storage::BF16(Arc::new(b))
+            }
+        };
+        result.map(|()| Tensor { shape: self.shape, storage })
+    }
+
+    fn to_gpu(&self, gpu: &Gpu) -> Result<Tensor> {
+        let bytes: &[u8] = match &self.storage {
+            Storage::F32(b) => bytemuck::cast_slice(b.as_slice()),
+            Storage::BF16(b) => bytemuck::cast_slice(b.as_slice()),
+            Storage::Gpu(_, memory) if memory.gpu() == gpu => return Ok(self.clone()),
+            Storage::Gpu(..) => return self.to_cpu()?.to_gpu(gpu),
+        };
+        let to = Tensor::on_gpu(gpu, self.dtype(), self.shape)?;
+        if !bytes.is_empty() {
+            gpu.driver().upload(to.memory().ptr(), bytes)?;
+        }
+        Ok(to)
+    }
+
+    /// `f32` zeros on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn zeros_on(device: &Device, shape: impl Into<Shape>) -> Result<Tensor> {
+        let Device::Cuda(gpu) = device else { return Ok(Tensor::zeros(shape)) };
+        let to = Tensor::on_gpu(gpu, DType::F32, shape)?;
+        if to.memory().bytes() > 0 {
+            gpu.driver().clear(to.memory().ptr(), to.memory().bytes())?;
+        }
+        Ok(to)
+    }
+
+    /// `f32` copies of one value on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn full_on(device: &Device, shape: impl Into<Shape>, value: f32) -> Result<Tensor> {
+        let Device::Cuda(gpu) = device else { return Ok(Tensor::full(shape, value)) };
+        let mut to = Tensor::on_gpu(gpu, DType::F32, shape)?;
+        cuda::fill(&mut to, value)?;
+        Ok(to)
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        match &self.storage {
+            Storage::Gpu(_, memory) => memory,
+            _ => unreachable!("an operation of a GPU was given a tensor on the CPU"),
+        }
+    }
+
+    /// The elements as what a kernel reads.
+    pub(crate) fn input(&self) -> In {
+        In(self.memory().ptr(), self.memory().bytes())
+    }
+
+    /// The elements as what a kernel overwrites whole. Only for a tensor nobody else holds yet.
+    pub(crate) fn output(&mut self) -> Out {
+        debug_assert!(self.is_sole());
+        Out(self.memory().ptr(), self.memory().bytes())
+    }
+
+    /// The elements as what a kernel updates; they are copied first when other tensors share them.
+    pub(crate) fn in_out(&mut self) -> Result<InOut> {
+        if !self.is_sole() {
+            let copy = Tensor::on_gpu(self.memory().gpu(), self.dtype(), self.shape)?;
+            let (to, from) = (copy.memory(), self.memory());
+            if from.bytes() > 0 {
+                from.gpu().driver().copy(to.ptr(), from.ptr(), from.bytes())?;
+            }
+            *self = copy;
+        }
+        Ok(InOut(self.memory().ptr(), self.memory().bytes()))
+    }
+
+    fn is_sole(&self) -> bool {
+        match &self.storage {
+            Storage::Gpu(_, memory) => Arc::strong_count(memory) == 1,
+            _ => true,
+        }
+    }
+}
