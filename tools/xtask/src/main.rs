@@ -1,8 +1,10 @@
 //! Commands for people who work on tubelet: `cargo xtask <command>`.
 
 use anyhow::Result;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
 use xtask::tidy;
 
@@ -11,7 +13,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   ptx [FAMILY..]    compiles cuda/*.cu into ptx/, with the pinned compiler
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
-                    no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone";
+                    no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone
+  kernels [--check] writes docs/kernels.md: registers, occupancy and instructions of every kernel; or compares it";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +23,8 @@ fn main() -> ExitCode {
         Some(("tidy", [])) => run_tidy(root),
         Some(("ptx", [flag, families @ ..])) if flag == "--check" => check(root, families),
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
+        Some(("kernels", [])) => kernels(root, false),
+        Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -71,4 +76,19 @@ fn check(root: &Path, families: &[String]) -> Result<ExitCode> {
     let checked = device::check(root, &tools, families)?;
     problems.extend(checked.problems);
     report(&problems, &checked.said)
+}
+
+fn kernels(root: &Path, only_compare: bool) -> Result<ExitCode> {
+    let path = root.join(PAGE);
+    if !only_compare {
+        fs::write(&path, kernels::page(root, &Tools::require(root)?)?)?;
+        return report(&[], &format!("{PAGE} written"));
+    }
+    let Some(tools) = Tools::find(root) else {
+        println!("the pinned CUDA tools are absent, so {PAGE} was not compared; to install them: {INSTALL}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let same = fs::read_to_string(&path).is_ok_and(|old| kernels::page(root, &tools).is_ok_and(|new| new == old));
+    let problem = (!same).then(|| format!("{PAGE} is not what the PTX gives: run `cargo xtask kernels`"));
+    report(problem.as_slice(), &format!("{PAGE} is up to date"))
 }

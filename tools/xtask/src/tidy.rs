@@ -1,6 +1,7 @@
 //! The order of the house, checked: names that belong together match, layers call downwards only, every table of cases
 //! is used by a test, tolerances are derived in one place, files stay small.
 
+use crate::device::families;
 use crate::source::{Source, entries, read};
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -30,6 +31,9 @@ const WITHOUT: &[(&str, &str, &str)] = &[
 /// Benches that are not of one operation, and what they measure.
 const OTHER_BENCHES: &[(&str, &str)] =
     &[("augment", "clips to the input of a network"), ("train_step", "whole training steps")];
+
+/// Families of kernels that are not of one operation, and what they do.
+const OTHER_FAMILIES: &[(&str, &str)] = &[("rows", "rows of a tensor in another order")];
 
 /// The layers: files under a path may name these modules of the crate (and their own) and no others. The first
 /// matching row counts, so narrower paths come first.
@@ -72,6 +76,7 @@ pub fn problems(root: &Path) -> Result<Vec<String>> {
     found.extend(layers(&files));
     found.extend(tolerances(&files));
     found.extend(lengths(&files));
+    found.extend(device_code(root, &ops)?);
     found.extend(leftovers(&files));
     Ok(found)
 }
@@ -229,6 +234,24 @@ fn compares_with_small(line: &str) -> bool {
 fn lengths(files: &[Source]) -> Vec<String> {
     let long = files.iter().filter(|f| f.lines.len() > LONGEST);
     long.map(|f| format!("{} has {} lines, more than {LONGEST}", f.path, f.lines.len())).collect()
+}
+
+/// Each family of kernels is named for an operation (or listed in [`OTHER_FAMILIES`]), and the
+/// files are as short as the others.
+fn device_code(root: &Path, ops: &[String]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for name in families(root)? {
+        if !ops.contains(&name) && !OTHER_FAMILIES.iter().any(|(family, _)| *family == name) {
+            found.push(format!("cuda/{name}.cu is named for no operation of src/ops"));
+        }
+    }
+    for (file, _) in entries(root, "cuda")? {
+        let lines = std::fs::read_to_string(root.join("cuda").join(&file))?.lines().count();
+        if lines > LONGEST {
+            found.push(format!("cuda/{file} has {lines} lines, more than {LONGEST}"));
+        }
+    }
+    Ok(found)
 }
 
 /// Nothing unfinished and no trace of debugging.

@@ -43,6 +43,11 @@ impl Assembler {
         wanted.map(|((release, path), arch)| Ok(Assembler { program: tools.program(path)?, release, arch })).collect()
     }
 
+    /// Whether it is of the release that analyses.
+    pub fn is_latest(&self) -> bool {
+        self.release == LATEST.0
+    }
+
     /// What a problem is prefixed with.
     pub fn name(&self) -> String {
         format!("ptxas {} for {}", self.release, self.arch)

@@ -55,7 +55,14 @@ fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
     if ptx.lines().any(|l| l.split_whitespace().any(|word| word == ".func")) {
         found.push(format!("{path} defines a function (.func): let it be inlined"));
     }
+    let dynamic = listing::dynamic_shared(&ptx);
     for entry in listing::parse(&ptx) {
+        if dynamic.iter().any(|array| entry.body.contains(array)) && !manifest.shared.contains_key(entry.name) {
+            let (file, entry) = (family.file(), entry.name);
+            found.push(format!(
+                "cuda/{file} does not say how much shared memory {entry} is launched with: // shared: {entry} <bytes>"
+            ));
+        }
         let refused = entry.faults().into_iter().filter(|(what, _)| !manifest.allows(entry.name, what));
         found.extend(refused.map(|(_, sentence)| format!("{path}: {} {sentence}", entry.name)));
     }

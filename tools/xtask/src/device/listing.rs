@@ -24,6 +24,12 @@ pub fn parse(ptx: &str) -> Vec<Entry<'_>> {
     found
 }
 
+/// The names of arrays in shared memory whose size the launch gives.
+pub fn dynamic_shared(ptx: &str) -> Vec<&str> {
+    let lines = ptx.lines().filter(|l| l.starts_with(".extern .shared"));
+    lines.filter_map(|l| l.split_whitespace().last()?.split('[').next()).collect()
+}
+
 /// Instructions of a body: one a line, without labels, directives, predicates and comments.
 pub fn instructions(body: &str) -> impl Iterator<Item = &str> {
     body.lines().filter_map(|line| {
@@ -68,6 +74,8 @@ mod tests {
     use super::*;
 
     const PTX: &str = "\
+.extern .shared .align 16 .b8 tiles[];
+
 .visible .entry first(
 \t.param .u64 first_param_0,
 \t.param .u32 first_param_1
@@ -100,6 +108,7 @@ $L__BB0_1:
         let names: Vec<&str> = entries.iter().map(|e| e.name).collect();
         assert_eq!(names, ["first", "second"]);
         assert_eq!((entries[0].threads(), entries[1].threads()), (Some(256), None));
+        assert_eq!(dynamic_shared(PTX), ["tiles"]);
         assert!(entries[0].body.contains("ret;") && !entries[0].body.contains("second"));
     }
 

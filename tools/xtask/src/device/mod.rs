@@ -5,8 +5,11 @@ mod build;
 mod check;
 mod committed;
 mod family;
+pub mod kernels;
 mod listing;
 mod nvrtc;
+mod occupancy;
+mod sass;
 mod tools;
 
 pub use build::build;
