@@ -176,6 +176,11 @@ impl Error {
         ErrorKind::Program { program, what: what.to_string() }.into()
     }
 
+    #[cfg(feature = "cuda")]
+    pub(crate) fn driver(action: &'static str, what: impl fmt::Display) -> Self {
+        ErrorKind::Driver { action, what: what.to_string() }.into()
+    }
+
     pub(crate) fn device(
         op: &'static str,
         arg: &'static str,

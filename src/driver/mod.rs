@@ -6,6 +6,8 @@
 //!
 //! Work is ordered: everything given to one [`Gpu`] happens in the order it was given, on one stream.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod gpu;
 mod kernel;
 mod memory;

@@ -12,6 +12,42 @@ pub(crate) enum Place<'a> {
     Gpu(&'a Gpu),
 }
 
+impl Device {
+    /// Device number `ordinal` of the CUDA driver, with a stream of its own.
+    ///
+    /// # Errors
+    /// `NoDriver` when there is no driver, no device, or none of that number, and in builds without the feature `cuda`;
+    /// `Driver`.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        #[cfg(feature = "cuda")]
+        return Gpu::cuda(ordinal).map(Device::Cuda);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let what = format!("device {ordinal} was asked of a build without the feature `cuda`");
+            Err(crate::error::ErrorKind::NoDriver { what }.into())
+        }
+    }
+
+    /// The first GPU where there is one, else the CPU with the reason.
+    pub fn auto() -> (Device, Option<Error>) {
+        match Device::cuda(0) {
+            Ok(gpu) => (gpu, None),
+            Err(reason) => (Device::Cpu, Some(reason)),
+        }
+    }
+
+    /// Waits until everything given to this device is done.
+    ///
+    /// # Errors
+    /// `Driver` of work that failed.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda(gpu) => gpu.synchronize(),
+        }
+    }
+}
+
 impl Tensor {
     /// Where an operation on this tensor runs. All of `others` (named for the message) must live there too.
     pub(crate) fn place(&self, op: &'static str, others: &[(&'static str, &Tensor)]) -> Result<Place<'_>> {
