@@ -87,7 +87,8 @@ fn look() -> Result<Found, String> {
             library.get(b"cuInit").map_err(|_| incomplete("cuInit"))?;
         let count: libloading::Symbol<unsafe extern "C" fn(*mut c_int) -> c_int> =
             library.get(b"cuDeviceGetCount").map_err(|_| incomplete("cuDeviceGetCount"))?;
-        let elapsed_time = *library.get::<ElapsedTime>(b"cuEventElapsedTime").map_err(|_| incomplete("cuEventElapsedTime"))?;
+        let elapsed_time =
+            *library.get::<ElapsedTime>(b"cuEventElapsedTime").map_err(|_| incomplete("cuEventElapsedTime"))?;
         let none = || format!("{name} is here, but it finds no device");
         match init(0) {
             0 => {}
