@@ -25,6 +25,30 @@ struct Loaded {
     functions: HashMap<&'static str, (FunctionId, u32)>,
 }
 
+/// Recorded work that can be done again, at the cost of one launch. See [`Gpu::graph`].
+#[derive(Debug)]
+pub struct Graph {
+    gpu: Gpu,
+    id: GraphId,
+    /// Memory that only the graph's own launches use.
+    used: Vec<Memory>,
+}
+
+impl Graph {
+    /// Does everything it holds, once more.
+    ///
+    /// # Errors
+    /// `Driver`.
+    pub fn replay(&self) -> Result<()> {
+        self.gpu.driver().replay(self.id)
+    }
+
+    /// Bytes it keeps for its launches.
+    pub fn bytes(&self) -> usize {
+        self.used.iter().map(Memory::bytes).sum()
+    }
+}
+
 /// What a [`Gpu`] holds, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -141,24 +165,22 @@ impl Gpu {
     }
 
     /// Records what `work` gives to this GPU instead of doing it. Run the same work once before: modules must be loaded
-    /// and memory must wait in the pool, for neither can be had while recording. The graph repeats the same addresses,
-    /// so keep what it reads and writes alive.
+    /// and memory must wait in the pool, for neither can be had while recording.
+    ///
+    /// The graph repeats the same addresses. It keeps the memory that `work` used in between; what `work` reads from
+    /// outside and what it leaves behind is the caller's to keep alive.
     ///
     /// # Errors
     /// What `work` returns; `Driver` when something in it cannot be recorded.
-    pub fn graph(&self, work: impl FnOnce() -> Result<()>) -> Result<GraphId> {
+    pub fn graph(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         self.0.driver.begin_graph()?;
+        self.pool().start_recording();
         let done = work();
-        let graph = self.0.driver.end_graph(); // always ended, so that the stream works again after a failure
-        done.and(graph)
-    }
-
-    /// Does everything a graph holds, once more.
-    ///
-    /// # Errors
-    /// `Driver`.
-    pub fn replay(&self, graph: GraphId) -> Result<()> {
-        self.0.driver.replay(graph)
+        let id = self.0.driver.end_graph(); // always ended, so that the stream works again after a failure
+        let blocks = self.pool().end_recording();
+        let used = blocks.into_iter().map(|(ptr, block)| Memory::owned(self.clone(), ptr, block, block)).collect();
+        done?;
+        Ok(Graph { gpu: self.clone(), id: id?, used })
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

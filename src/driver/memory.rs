@@ -5,7 +5,7 @@
 //! stream: what uses the block next runs after what used it before. A graph keeps its addresses for the same reason.
 
 use super::gpu::Gpu;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Device memory.
@@ -66,6 +66,8 @@ pub(super) struct Pool {
     pub held: usize,
     /// Requests served by the driver, not by a waiting block.
     pub allocations: u64,
+    /// Blocks handed out since a recording began: a graph will use their addresses again.
+    recorded: Option<BTreeSet<(usize, u64)>>,
 }
 
 /// The length of the block that serves a request: at most an eighth more, so that few classes serve all sizes.
@@ -77,8 +79,28 @@ pub(super) fn block_for(bytes: usize) -> usize {
 impl Pool {
     pub fn take(&mut self, block: usize) -> Option<u64> {
         let ptr = self.free.get_mut(&block)?.pop()?;
+        if let Some(recorded) = &mut self.recorded {
+            recorded.insert((block, ptr));
+        }
         self.used(block);
         Some(ptr)
+    }
+
+    pub fn start_recording(&mut self) {
+        self.recorded = Some(BTreeSet::new());
+    }
+
+    /// The blocks handed out since and given back: they leave the pool, for the graph will write there again.
+    pub fn end_recording(&mut self) -> Vec<(u64, usize)> {
+        let mut kept = Vec::new();
+        for (block, ptr) in self.recorded.take().unwrap_or_default() {
+            let Some(free) = self.free.get_mut(&block) else { continue };
+            let Some(at) = free.iter().position(|p| *p == ptr) else { continue };
+            free.remove(at);
+            self.used(block);
+            kept.push((ptr, block));
+        }
+        kept
     }
 
     pub fn used(&mut self, block: usize) {

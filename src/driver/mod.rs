@@ -12,7 +12,7 @@ mod gpu;
 mod kernel;
 mod memory;
 
-pub use gpu::{Gpu, Usage};
+pub use gpu::{Gpu, Graph, Usage};
 pub use kernel::{Declared, Parameter};
 pub(crate) use kernel::{In, InOut, Kernel, Module, Out, Pod, Scratch};
 pub use memory::Memory;

@@ -17,6 +17,7 @@ mod losses;
 mod maclr;
 mod motion;
 mod networks;
+mod no_gpu;
 mod pool3d;
 mod ptx;
 mod queue;
