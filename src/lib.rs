@@ -14,7 +14,7 @@
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! Underneath: [`error`], [`shape`], [`rng`].
+//! Underneath: [`driver`], [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
 
 #![warn(missing_docs)]
 
@@ -23,6 +23,7 @@ pub mod driver;
 pub mod error;
 pub mod eval;
 pub mod flow;
+pub mod interop;
 pub mod nn;
 pub mod ops;
 pub mod rng;

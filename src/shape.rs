@@ -12,6 +12,9 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The most extents a shape has.
+    pub const MAX_RANK: usize = 5;
+
     /// A shape of at most five extents.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ use super::kernel::Module;
 use super::memory::{Memory, Pool, block_for};
 use super::{Driver, EventId, FunctionId, GraphId, Launch, ModuleId};
 use crate::error::{Error, ErrorKind, Result};
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -84,7 +85,7 @@ impl Gpu {
     /// `OutOfMemory` when the device has not that much left, even after all waiting blocks were given back; `Driver`.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
         if bytes == 0 {
-            return Ok(Memory::borrowed(self.clone(), 0, 0));
+            return Ok(Memory::borrowed(self.clone(), 0, 0, None));
         }
         let block = block_for(bytes);
         if let Some(ptr) = self.pool().take(block) {
@@ -104,9 +105,9 @@ impl Gpu {
         Ok(Memory::owned(self.clone(), ptr, bytes, block))
     }
 
-    /// Memory of a caller, who keeps it alive and in order with this GPU's stream.
-    pub(crate) fn borrow(&self, ptr: u64, bytes: usize) -> Memory {
-        Memory::borrowed(self.clone(), ptr, bytes)
+    /// Memory of a caller, who keeps it alive (or `owner` does) and in order with this GPU's stream.
+    pub(crate) fn borrow(&self, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Memory {
+        Memory::borrowed(self.clone(), ptr, bytes, owner)
     }
 
     fn with_usage(&self, e: Error) -> Error {

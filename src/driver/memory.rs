@@ -5,8 +5,10 @@
 //! stream: what uses the block next runs after what used it before. A graph keeps its addresses for the same reason.
 
 use super::gpu::Gpu;
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// Device memory.
 pub struct Memory {
@@ -15,16 +17,18 @@ pub struct Memory {
     bytes: usize,
     /// The length of the block it lies in; `None` for memory of somebody else.
     block: Option<usize>,
+    /// Whoever owns memory of somebody else, where it can be kept.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Memory {
     pub(super) fn owned(gpu: Gpu, ptr: u64, bytes: usize, block: usize) -> Self {
-        Memory { gpu, ptr, bytes, block: Some(block) }
+        Memory { gpu, ptr, bytes, block: Some(block), _kept: None }
     }
 
-    /// Memory that belongs to somebody else and outlives this.
-    pub(super) fn borrowed(gpu: Gpu, ptr: u64, bytes: usize) -> Self {
-        Memory { gpu, ptr, bytes, block: None }
+    /// Memory that belongs to somebody else and outlives this, or to `owner`.
+    pub(super) fn borrowed(gpu: Gpu, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Memory { gpu, ptr, bytes, block: None, _kept: owner }
     }
 
     /// The GPU it is on.

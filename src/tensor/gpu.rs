@@ -81,7 +81,20 @@ impl Tensor {
     /// clones live, and is used by nobody else in a way that is not ordered with `gpu`'s stream.
     pub unsafe fn borrow_gpu(gpu: &Gpu, ptr: u64, dtype: DType, shape: impl Into<Shape>) -> Tensor {
         let shape = shape.into();
-        let memory = gpu.borrow(ptr, shape.len() * dtype.size());
+        let memory = gpu.borrow(ptr, shape.len() * dtype.size(), None);
+        Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
+    }
+
+    /// A tensor over memory that `owner` owns.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn keeping<T: Send + Sync + 'static>(
+        gpu: &Gpu,
+        ptr: u64,
+        dtype: DType,
+        shape: Shape,
+        owner: Arc<T>,
+    ) -> Tensor {
+        let memory = gpu.borrow(ptr, shape.len() * dtype.size(), Some(owner));
         Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
     }
 

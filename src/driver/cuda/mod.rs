@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CStr, CString, c_void};
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// A device, its primary context, and a stream.
 pub(super) struct Cuda {
@@ -23,8 +23,13 @@ pub(super) struct Cuda {
     name: String,
     capability: (u32, u32),
     elapsed_time: probe::ElapsedTime,
+    /// Whoever owns a borrowed stream, where it can be kept.
+    _kept: Kept,
     made: Mutex<Made>,
 }
+
+/// An owner that is only held.
+pub(crate) type Kept = Option<Arc<dyn std::any::Any + Send + Sync>>;
 
 /// What was made and is destroyed with the driver.
 #[derive(Default)]
@@ -66,7 +71,19 @@ impl Gpu {
     /// `NoDriver`; `Driver`.
     pub unsafe fn on_stream(stream: *mut c_void) -> Result<Gpu> {
         // SAFETY: as this function asks.
-        unsafe { Cuda::borrow(stream.cast()) }.map(Gpu::new)
+        unsafe { Gpu::on_kept_stream::<()>(stream, None) }
+    }
+
+    /// As [`Gpu::on_stream`], keeping the stream's owner alive.
+    ///
+    /// # Safety
+    /// `stream` is a live stream, and stays so for as long as the result and every tensor on it, or `owner` lives.
+    pub(crate) unsafe fn on_kept_stream<T: Send + Sync + 'static>(
+        stream: *mut c_void,
+        owner: Option<Arc<T>>,
+    ) -> Result<Gpu> {
+        // SAFETY: as this function asks.
+        unsafe { Cuda::borrow(stream.cast(), owner.map(|o| o as Arc<dyn std::any::Any + Send + Sync>)) }.map(Gpu::new)
     }
 }
 
@@ -103,12 +120,12 @@ impl Cuda {
             // 1: not ordered with the null stream, which others may use.
             check("make a stream", sys::cuStreamCreate(&mut stream, 1))?;
         }
-        Self::new(found, device, context, stream, true)
+        Self::new(found, device, context, stream, true, None)
     }
 
     /// # Safety
     /// As [`Gpu::on_stream`].
-    unsafe fn borrow(stream: sys::CUstream) -> Result<Cuda> {
+    unsafe fn borrow(stream: sys::CUstream, kept: Kept) -> Result<Cuda> {
         let found = probe::probe()?;
         let (mut device, mut context) = (0, ptr::null_mut());
         // SAFETY: the probe has found these functions; the caller vouches for the stream.
@@ -117,7 +134,7 @@ impl Cuda {
             check("use the stream's context", sys::cuCtxSetCurrent(context))?;
             check("find the stream's device", sys::cuCtxGetDevice(&mut device))?;
         }
-        Self::new(found, device, context, stream, false)
+        Self::new(found, device, context, stream, false, kept)
     }
 
     fn new(
@@ -126,6 +143,7 @@ impl Cuda {
         context: sys::CUcontext,
         stream: sys::CUstream,
         owned: bool,
+        kept: Kept,
     ) -> Result<Cuda> {
         use sys::CUdevice_attribute_enum as Attribute;
         let mut name = [0; 256];
@@ -144,7 +162,7 @@ impl Cuda {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let (elapsed_time, made) = (found.elapsed_time, Mutex::default());
-        let cuda = Cuda { device, context, stream, owned, name, capability, elapsed_time, made };
+        let cuda = Cuda { device, context, stream, owned, name, capability, elapsed_time, _kept: kept, made };
         if capability < (8, 0) {
             let (major, minor) = capability;
             let what = format!("{} has compute capability {major}.{minor}, and 8.0 is needed", cuda.name);

@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/shape.rs", &["error"]),
     ("src/driver/", &["error"]),
     ("src/tensor/", &["error", "shape", "driver"]),
+    ("src/interop/", &["error", "shape", "driver", "tensor"]),
     // The tape adds gradients up, with the eager sum.
     ("src/tape.rs", &["error", "shape", "tensor", "ops"]),
     // Motion operations take and return pictures and flow fields.
