@@ -24,3 +24,17 @@ ROWS(f32, float, 1)
 ROWS(bf16, bf16, 1)
 ROWS(wide_f32, float, WIDE<float>)
 ROWS(wide_bf16, bf16, WIDE<bf16>)
+
+/// Up to 24 arrays, and where each starts in the result; the layout of tensor::cuda::Parts.
+struct Parts {
+    const float *from[24];
+    unsigned start[25];
+};
+
+/// The arrays of `parts` one after another: a block for each array. For a few numbers that the host wants at once.
+extern "C" __global__ void __launch_bounds__(BLOCK) rows_collect_f32(Parts parts, float *__restrict__ to) {
+    unsigned part = blockIdx.x, start = parts.start[part], end = parts.start[part + 1];
+    for (unsigned i = start + threadIdx.x; i < end; i += BLOCK) {
+        to[i] = parts.from[part][i - start];
+    }
+}

@@ -1,7 +1,7 @@
 //! Conversion and choice of rows on a GPU.
 
 use super::{DType, Tensor};
-use crate::driver::{Declared, In, Kernel, Module, Out, Spread};
+use crate::driver::{Access, Declared, Gpu, In, Kernel, Module, Out, Pod, Region, Spread};
 use crate::error::Result;
 use crate::shape::Shape;
 
@@ -14,8 +14,23 @@ static FILL: Kernel<(Out, f32, u32)> = Kernel::new(&CAST, &["cast_fill_f32", "ca
 static GATHER: Kernel<(In, In, Out, u32)> =
     Kernel::new(&ROWS, &["rows_gather_f32", "rows_gather_bf16", "rows_gather_wide_f32", "rows_gather_wide_bf16"]);
 
+static COLLECT: Kernel<(Pod<Parts>, Out)> = Kernel::new(&ROWS, &["rows_collect_f32"]);
+
+/// Arrays and where each starts in the result.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Parts {
+    from: [u64; Parts::MOST],
+    start: [u32; Parts::MOST + 1],
+    _pad: u32,
+}
+
+impl Parts {
+    const MOST: usize = 24;
+}
+
 pub(crate) fn kernels() -> Vec<Declared> {
-    vec![CONVERT.declared(), FILL.declared(), GATHER.declared()]
+    vec![CONVERT.declared(), FILL.declared(), GATHER.declared(), COLLECT.declared()]
 }
 
 /// Threads of a block.
@@ -64,4 +79,26 @@ pub(super) fn rows(x: &Tensor, index: &[usize]) -> Result<Tensor> {
     let target = y.output();
     GATHER.launch(gpu, which, spread, (x.input(), In(order.ptr(), order.bytes()), target, row as u32))?;
     Ok(y)
+}
+
+/// The elements of `parts`, f32 on `gpu`, one after another.
+pub(super) fn collect(gpu: &Gpu, parts: &[&Tensor]) -> Result<Tensor> {
+    let total: usize = parts.iter().map(|p| p.shape().len()).sum();
+    let mut to = Tensor::on_gpu(gpu, DType::F32, [total])?;
+    let (Out(mut at, _), parts) = (to.output(), parts.iter().filter(|p| !p.shape().is_empty()).collect::<Vec<_>>());
+    for some in parts.chunks(Parts::MOST) {
+        let mut table = Parts { from: [0; Parts::MOST], start: [0; Parts::MOST + 1], _pad: 0 };
+        let mut reached = Vec::new();
+        for (i, part) in some.iter().enumerate() {
+            let In(ptr, bytes) = part.input();
+            table.from[i] = ptr;
+            table.start[i + 1] = table.start[i] + part.shape().len() as u32;
+            reached.push(Region { ptr, bytes, access: Access::Read });
+        }
+        let bytes = 4 * table.start[some.len()] as usize;
+        let spread = Spread::line(some.len() as u32, BLOCK);
+        COLLECT.launch_reaching(gpu, 0, spread, (Pod(table), Out(at, bytes)), &reached)?;
+        at += bytes as u64;
+    }
+    Ok(to)
 }

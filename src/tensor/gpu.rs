@@ -174,6 +174,25 @@ impl Tensor {
         Ok(to)
     }
 
+    /// The elements of `parts`, all f32 and on one device, one after another: one download for many small results.
+    ///
+    /// # Errors
+    /// `DType`, `Device`; of a GPU `OutOfMemory` and `Driver`.
+    pub fn collect(parts: &[&Tensor]) -> Result<Tensor> {
+        let Some(first) = parts.first() else { return Ok(Tensor::zeros([0])) };
+        for part in parts {
+            part.expect("collect", "parts", DType::F32)?;
+            first.place("collect", &[("parts", part)])?;
+        }
+        match first.place("collect", &[])? {
+            Place::Gpu(gpu) => cuda::collect(gpu, parts),
+            Place::Cpu => {
+                let all: Vec<f32> = parts.iter().flat_map(|p| p.host().to_vec()).collect();
+                Tensor::from_f32([all.len()], &all)
+            }
+        }
+    }
+
     pub(super) fn memory(&self) -> &Memory {
         match &self.storage {
             Storage::Gpu(_, memory) => memory,
