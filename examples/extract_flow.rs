@@ -137,7 +137,10 @@ fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
 
     let mut summary = Summary::default();
-    summary.set("method", "tvl1").set("device", device).set("threads", rayon::current_num_threads());
+    summary
+        .set("method", "tvl1")
+        .set("device", args.common.device_name(&device))
+        .set("threads", rayon::current_num_threads());
     match args.input.as_slice() {
         [a, b] => images(args, [a, b], &p, &out, &mut summary)?,
         [video] => along(args, video, &p, &out, &mut summary)?,

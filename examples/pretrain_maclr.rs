@@ -272,7 +272,7 @@ fn run(args: &Args) -> Result<()> {
         workers: rayon::current_num_threads(),
         probe_every: args.probe_every,
     };
-    let mut method = MaclrRun::new(&recipe, videos, args.common.seed)?;
+    let mut method = MaclrRun::new(&recipe, videos, args.common.seed, &device)?;
     let mut evaluate = |trunk: &Trunk, params: &Params| -> tubelet::error::Result<Scores> {
         let [dims, _] = recipe.views.dims();
         let of = |loader: &Loader, labels: &[usize]| {
@@ -298,7 +298,7 @@ fn run(args: &Args) -> Result<()> {
         .set("method", "maclr")
         .set("data", args.data.as_ref().map_or("procedural".to_owned(), |p| p.display().to_string()))
         .set("layout", splits.layout)
-        .set("device", device)
+        .set("device", args.common.device_name(&device))
         .set("precision", args.precision.as_str())
         .set("seed", args.common.seed)
         .set("threads", rayon::current_num_threads())

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use tubelet::tensor::Device;
 
 /// Options every example has: `#[command(flatten)] common: Common`.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,17 +32,31 @@ impl Common {
         self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(example))
     }
 
-    /// Starts the threads and names the device. Call it once, before any computation.
-    pub fn start(&self) -> Result<&'static str> {
+    /// Starts the threads and opens the device. Call it once, before any computation.
+    pub fn start(&self) -> Result<Device> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
             .build_global()
             .with_context(|| format!("cannot start {} threads", self.threads))?;
         match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok("cpu"),
-            DeviceChoice::Cuda(n) => {
-                anyhow::bail!("--device cuda:{n} was asked for, but this version computes on the CPU only")
+            DeviceChoice::Auto => {
+                let (device, reason) = Device::auto();
+                if let Some(reason) = reason {
+                    eprintln!("computing on the CPU: {reason}");
+                }
+                Ok(device)
             }
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Cuda(n) => Device::cuda(n).with_context(|| format!("--device cuda:{n}")),
+        }
+    }
+
+    /// The device as `summary.json` names it.
+    pub fn device_name(&self, device: &Device) -> String {
+        match (device, self.device) {
+            (Device::Cpu, _) => "cpu".into(),
+            (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
+            _ => "cuda:0".into(),
         }
     }
 }

@@ -22,6 +22,7 @@ pub fn extract(
     clips: &mut dyn FnMut(usize) -> Result<Vec<Vec<f32>>>,
 ) -> Result<Features> {
     let d = trunk.features_dim();
+    let device = params.device();
     let (mut sums, mut counts) = (vec![0.0f64; labels.len() * d], vec![0usize; labels.len()]);
     let mut params = params.clone();
     let mut waiting: Vec<(usize, Vec<f32>)> = Vec::new();
@@ -31,7 +32,7 @@ pub fn extract(
         }
         let [t, h, w, c] = dims;
         let data: Vec<f32> = waiting.iter().flat_map(|(_, clip)| clip.iter().copied()).collect();
-        let x = Var::constant(Tensor::from_f32([waiting.len(), t, h, w, c], &data)?);
+        let x = Var::constant(Tensor::from_f32([waiting.len(), t, h, w, c], &data)?.to(&device)?);
         let tape = Tape::no_grad();
         let y = trunk.forward(&mut Pass::new(&tape, &mut params, Mode::Eval).with_dtype(DType::F32), &x)?;
         for ((video, _), row) in waiting.iter().zip(y.value().load()?.chunks_exact(d)) {

@@ -1,6 +1,7 @@
 //! The named numbers of one network.
 
-use crate::tensor::Tensor;
+use crate::error::Result;
+use crate::tensor::{Device, Tensor};
 use std::ops::{Index, IndexMut};
 
 /// What a parameter is to its layer: this decides its first value, its weight decay, and its layout in a file.
@@ -100,6 +101,23 @@ impl Params {
     /// The entries that gradients change.
     pub fn trainable(&self) -> impl Iterator<Item = (ParamId, &Param)> {
         self.iter().filter(|(_, p)| p.role.trains())
+    }
+
+    /// Where the parameters live; the CPU when there are none.
+    pub fn device(&self) -> Device {
+        self.list.first().map_or(Device::Cpu, |p| p.value.device())
+    }
+
+    /// The same parameters on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn to(&self, device: &Device) -> Result<Params> {
+        let mut moved = self.clone();
+        for p in &mut moved.list {
+            p.value = p.value.to(device)?;
+        }
+        Ok(moved)
     }
 
     /// How many numbers gradients change: what papers call the number of parameters.

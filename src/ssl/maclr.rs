@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::nn::ParamId;
 use crate::ops::{self, infonce, sgd::Sgd};
 use crate::tape::{Mode, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 use rand::Rng;
 
 /// Which motion clip is the positive of an RGB query, and the other way round. Either way there are four forward passes:
@@ -90,6 +90,21 @@ pub struct Views {
     pub motion: Option<[Tensor; 2]>,
     /// The videos' numbers, which own their keys in the queue.
     pub owners: Vec<u32>,
+}
+
+impl Views {
+    /// The same clips on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn to(&self, device: &Device) -> Result<Views> {
+        let pair = |[a, b]: &[Tensor; 2]| Ok::<_, Error>([a.to(device)?, b.to(device)?]);
+        Ok(Views {
+            rgb: pair(&self.rgb)?,
+            motion: self.motion.as_ref().map(pair).transpose()?,
+            owners: self.owners.clone(),
+        })
+    }
 }
 
 /// What a step saw.

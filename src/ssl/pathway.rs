@@ -20,13 +20,16 @@ pub struct Pathway {
 }
 
 impl Pathway {
-    /// A pathway whose key network starts as a copy of the query network.
-    pub fn new(encoder: Encoder, query: Params, queue: Queue) -> Pathway {
+    /// A pathway whose key network starts as a copy of the query network, all of it where that network is.
+    ///
+    /// # Errors
+    /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+    pub fn new(encoder: Encoder, query: Params, queue: Queue) -> Result<Pathway> {
         let mut velocity = query.clone();
         for (_, p) in velocity.iter_mut() {
-            p.value = Tensor::zeros(p.value.shape());
+            p.value = Tensor::zeros_on(&p.value.device(), p.value.shape())?;
         }
-        Pathway { encoder, key: query.clone(), query, velocity, queue }
+        Ok(Pathway { encoder, key: query.clone(), query, velocity, queue })
     }
 
     /// The network's structure.

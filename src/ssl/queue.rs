@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::infonce::Mask;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 
 /// `K` keys of length `d` in a ring, each with the number of the video it came from.
 ///
@@ -49,6 +49,14 @@ impl Queue {
             return Err(Error::param("queue", "at", at, format!("the queue has {rows} rows, counted from 0")));
         }
         Ok(Queue { keys, owners, at })
+    }
+
+    /// The same queue on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn to(&self, device: &Device) -> Result<Self> {
+        Ok(Queue { keys: self.keys.to(device)?, ..self.clone() })
     }
 
     /// All keys `[K d]`, in no particular order: the negatives of the loss.

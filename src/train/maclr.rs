@@ -11,7 +11,7 @@ use crate::rng::{self, Purpose};
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::{Pathway, check_queue};
 use crate::ssl::queue::Queue;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 
 /// Everything that defines a run but its data. Presets are starting points; every field may be changed.
 #[derive(Clone, Debug)]
@@ -116,16 +116,16 @@ impl Recipe {
         }
     }
 
-    /// The two pathways at their start.
+    /// The two pathways at their start, on `device`. Their first weights do not depend on it.
     ///
     /// # Errors
-    /// As [`Recipe::queue_length`]; `Param` of impossible network sizes.
-    pub fn pathways(&self, videos: usize, seed: u64) -> Result<Pathways> {
+    /// As [`Recipe::queue_length`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and `Driver`.
+    pub fn pathways(&self, videos: usize, seed: u64, device: &Device) -> Result<Pathways> {
         let queue = self.queue_length(videos)?;
         let pathway = |net: &Net, which: u64| {
             let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
             let (encoder, params) = new(net, self.head_hidden, self.code, seed ^ which << 32)?;
-            Ok::<_, Error>(Pathway::new(encoder, params, Queue::new(queue, self.code)?))
+            Ok::<_, Error>(Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)?)
         };
         let mut motion_net = self.motion.clone();
         motion_net.in_channels = self.views.motion.channels();
@@ -157,15 +157,17 @@ fn small_net(in_channels: usize, stem_t: usize) -> Net {
 pub struct MaclrRun {
     method: Maclr,
     pathways: Pathways,
+    device: Device,
 }
 
 impl MaclrRun {
-    /// The run's start.
+    /// The run's start on `device`.
     ///
     /// # Errors
     /// As [`Recipe::pathways`].
-    pub fn new(recipe: &Recipe, videos: usize, seed: u64) -> Result<MaclrRun> {
-        Ok(MaclrRun { method: recipe.method.clone(), pathways: recipe.pathways(videos, seed)? })
+    pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
+        let pathways = recipe.pathways(videos, seed, device)?;
+        Ok(MaclrRun { method: recipe.method.clone(), pathways, device: device.clone() })
     }
 }
 
@@ -181,7 +183,7 @@ impl Method for MaclrRun {
     }
 
     fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
-        let views = collate(&batch)?;
+        let views = collate(&batch)?.to(&self.device)?;
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let seen = self.method.step(&mut self.pathways, &views, &mut rng, lr, sgd)?;
         let mut parts = Vec::new();
@@ -236,7 +238,7 @@ impl Method for MaclrRun {
             for (network, params) in networks {
                 state.get_params(&format!("{name}.{network}."), params)?;
             }
-            let keys = state.tensor(&format!("{name}.queue"), queue.keys().shape())?.clone();
+            let keys = state.tensor(&format!("{name}.queue"), queue.keys().shape())?.to(&self.device)?;
             let at = state.counter(&format!("{name}.queue.at"))? as usize;
             let owners = state.texts.get(&format!("{name}.queue.owners")).map_or("", String::as_str);
             let owners: Option<Vec<u32>> = owners.split_whitespace().map(|o| o.parse().ok()).collect();

@@ -14,7 +14,7 @@ use tubelet::nn::SmallR3d;
 use tubelet::ops::{sgd::Sgd, tvl1};
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::maclr::{CrossPositive, Maclr, Report as Seen, Views};
-use tubelet::tensor::Tensor;
+use tubelet::tensor::{Device, Tensor};
 use tubelet::train::folder::Folder;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 use tubelet::train::pretrain::{At, Observer, Outcome, Report, Scores, Settings, pretrain};
@@ -70,7 +70,7 @@ fn views(n: usize) -> Views {
 
 fn steps(method: &Maclr, views: &Views, count: u64) -> Vec<Seen> {
     let recipe = Recipe { method: method.clone(), ..recipe() };
-    let mut pathways = recipe.pathways(VIDEOS, 1).unwrap();
+    let mut pathways = recipe.pathways(VIDEOS, 1, &Device::Cpu).unwrap();
     let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 };
     let step = |i| {
         let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
@@ -86,7 +86,7 @@ fn method() -> Maclr {
 #[test]
 fn every_preset_builds_its_networks() {
     let count = |recipe: Recipe| {
-        let p = recipe.pathways(100, 0).unwrap();
+        let p = recipe.pathways(100, 0, &Device::Cpu).unwrap();
         (p.visual.encoder().trunk.features_dim(), p.motion.map(|m| m.encoder().trunk.features_dim()))
     };
     assert_eq!(count(Recipe::tiny()), (128, Some(128)));
@@ -131,7 +131,7 @@ fn terms_switch_off_one_by_one() {
     assert_eq!(seen[1].terms.iter().map(|t| t.name).collect::<Vec<_>>(), ["vv"]);
     let seen = steps(&Maclr { w_vv: 0.0, w_mv: 0.0, symmetric: true, ..method() }, &all, 2);
     assert_eq!(seen[1].terms.iter().map(|t| t.name).collect::<Vec<_>>(), ["mm", "vm"]);
-    let mut pathways = recipe().pathways(VIDEOS, 1).unwrap();
+    let mut pathways = recipe().pathways(VIDEOS, 1, &Device::Cpu).unwrap();
     let mut rng = stream(1, 0, 0, Purpose::KeyShuffle);
     let mut step = |m: &Maclr, v: &Views| m.step(&mut pathways, v, &mut rng, 0.1, &Sgd::default()).unwrap_err();
     assert!(step(&method(), &rgb).to_string().contains("motion"));
@@ -142,7 +142,7 @@ fn terms_switch_off_one_by_one() {
 #[test]
 fn a_queue_longer_than_the_data_is_refused() {
     let recipe = Recipe { queue: Some(VIDEOS + 1), ..recipe() };
-    let e = recipe.pathways(VIDEOS, 0).err().unwrap().to_string();
+    let e = recipe.pathways(VIDEOS, 0, &Device::Cpu).err().unwrap().to_string();
     assert!(e.contains("13") && e.contains("12 training videos") && e.contains("negatives"), "{e}");
     assert_eq!(Recipe { queue: None, ..recipe }.queue_length(VIDEOS).unwrap(), 12);
 }
@@ -215,7 +215,7 @@ fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<
         workers: 2,
         probe_every: 0,
     };
-    let mut method = MaclrRun::new(recipe, VIDEOS, 5)?;
+    let mut method = MaclrRun::new(recipe, VIDEOS, 5, &Device::Cpu)?;
     let load = Arc::new({
         let train = train.clone();
         move |epoch, video| train.pair(epoch, video)

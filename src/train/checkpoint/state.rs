@@ -4,9 +4,8 @@ use super::file::{self, Data, Entry, Reader};
 use crate::error::{Error, Result};
 use crate::nn::Params;
 use crate::shape::Shape;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -63,7 +62,7 @@ impl State {
     pub fn get_params(&self, prefix: &str, params: &mut Params) -> Result<()> {
         let mut new = params.clone();
         for (_, p) in new.iter_mut() {
-            p.value = self.tensor(&format!("{prefix}{}", p.name), p.value.shape())?.clone();
+            p.value = self.tensor(&format!("{prefix}{}", p.name), p.value.shape())?.to(&p.value.device())?;
         }
         new.batches = self.counter(&format!("{prefix}batches"))?;
         *params = new;
@@ -109,9 +108,10 @@ impl State {
         }
         let mut entries = BTreeMap::new();
         for (name, t) in &self.tensors {
-            let data = t.f32()?;
-            super::weights::check_finite(path, name, data)?;
-            entries.insert(name.clone(), Entry { shape: t.dims().to_vec(), data: Data::F32(Cow::Borrowed(data)) });
+            t.expect("state", "tensor", DType::F32)?;
+            let data = t.load()?;
+            super::weights::check_finite(path, name, &data)?;
+            entries.insert(name.clone(), Entry { shape: t.dims().to_vec(), data: Data::F32(data) });
         }
         let notes = Notes {
             format: FORMAT,

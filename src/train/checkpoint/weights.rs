@@ -4,7 +4,7 @@ use super::file::{self, Data, Entry, Reader};
 use crate::error::{Error, Result};
 use crate::nn::{Params, Role};
 use crate::shape::Shape;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorInfo;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -38,11 +38,12 @@ impl Matching<'_> {
 /// A parameter as PyTorch holds it, extents and numbers: filters `k kt kh kw c` become `k c kt kh kw`.
 ///
 /// # Errors
-/// `DType` when it is not f32; `Shape` when a filter has not five extents.
+/// `DType` when it is not f32; `Shape` when a filter has not five extents; as [`Tensor::load`].
 pub fn to_pytorch(role: Role, value: &Tensor) -> Result<(Vec<usize>, Cow<'_, [f32]>)> {
-    let data = value.f32()?;
+    value.expect("weights", "value", DType::F32)?;
+    let data = value.load()?;
     if role != Role::ConvWeight {
-        return Ok((value.dims().to_vec(), Cow::Borrowed(data)));
+        return Ok((value.dims().to_vec(), data));
     }
     let [k, kt, kh, kw, c] = filter(value.shape())?;
     let taps = kt * kh * kw;
@@ -176,7 +177,8 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
         values.push((n, id, from_pytorch(param.role, param.value.shape(), &file.f32(&name, &info)?)?));
     }
     for (n, id, value) in values {
-        networks[n].1[id].value = value;
+        let param = &mut networks[n].1[id];
+        param.value = value.to(&param.value.device())?;
     }
     for ((_, params), count) in networks.iter_mut().zip(batches) {
         params.batches = count.unwrap_or(params.batches);
