@@ -12,6 +12,7 @@ mod examples;
 mod ffmpeg;
 mod flow;
 mod grad;
+mod kernels;
 mod layers;
 mod losses;
 mod maclr;

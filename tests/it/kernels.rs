@@ -1,0 +1,66 @@
+//! What the library believes of its kernels, held against the PTX it ships.
+
+use std::collections::{BTreeMap, BTreeSet};
+use tubelet::driver::Parameter;
+use tubelet::ops;
+
+/// The parameters of an `.entry` by its text: `.param .u64 name`, `.param .align 4 .b8 name[60]`.
+fn parameters(list: &str) -> Vec<Parameter> {
+    let parse = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [".param", ".u64", _] => Parameter::Pointer,
+            [".param", ".u32", _] => Parameter::U32,
+            [".param", ".f32", _] => Parameter::F32,
+            [".param", ".align", align, ".b8", name] => {
+                let bytes = name.split_once('[').and_then(|(_, n)| n.strip_suffix(']')).expect("a length");
+                Parameter::Struct { bytes: bytes.parse().unwrap(), align: align.parse().unwrap() }
+            }
+            _ => panic!("{line}"),
+        }
+    };
+    list.split(',').map(str::trim).filter(|l| !l.is_empty()).map(parse).collect()
+}
+
+/// Every `.entry` of a module with its parameters.
+fn entries(ptx: &str) -> BTreeMap<&str, Vec<Parameter>> {
+    ptx.split(".visible .entry ")
+        .skip(1)
+        .map(|entry| {
+            let (name, rest) = entry.split_once('(').expect("a list of parameters");
+            let (list, _) = rest.split_once(')').expect("its end");
+            (name.trim(), parameters(list))
+        })
+        .collect()
+}
+
+#[test]
+fn declared_kernels_are_those_of_the_ptx() {
+    let declared = ops::kernels();
+    let mut modules: BTreeMap<&str, (&str, BTreeSet<&str>)> = BTreeMap::new();
+    for kernel in &declared {
+        let found = entries(kernel.ptx);
+        let (_, names) = modules.entry(kernel.module).or_insert((kernel.ptx, BTreeSet::new()));
+        for entry in kernel.entries {
+            let params = found.get(entry).unwrap_or_else(|| panic!("{}.ptx has no entry {entry}", kernel.module));
+            assert_eq!(params, kernel.parameters, "{entry}");
+            names.insert(entry);
+        }
+    }
+    for (module, (ptx, names)) in modules {
+        let shipped: BTreeSet<&str> = entries(ptx).into_keys().collect();
+        assert_eq!(shipped, names, "entries of {module}.ptx that nobody launches, or the other way round");
+    }
+}
+
+/// Every committed module is declared by somebody.
+#[test]
+fn every_module_is_used() {
+    let declared: BTreeSet<&str> = ops::kernels().iter().map(|k| k.module).collect();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx");
+    let shipped: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|f| Some(f.unwrap().file_name().to_str()?.strip_suffix(".sm_80.ptx")?.to_owned()))
+        .collect();
+    assert_eq!(shipped, declared.iter().map(|m| (*m).to_owned()).collect());
+}
