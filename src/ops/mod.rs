@@ -35,7 +35,7 @@ pub mod tvl1;
 /// Every kernel that this library may launch, as declared: what a test compares with the PTX.
 #[doc(hidden)]
 pub fn kernels() -> Vec<crate::driver::Declared> {
-    [crate::tensor::kernels(), arith::cuda::kernels()].concat()
+    [crate::tensor::kernels(), arith::cuda::kernels(), conv3d::cuda::kernels()].concat()
 }
 
 pub use arith::{add, div, mul, scale, sub};

@@ -10,6 +10,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -18,7 +19,7 @@ pub use grad::{conv3d, dgrad_recorded, wgrad_recorded};
 
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// How the filters move over the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,7 +135,7 @@ impl Conv3d {
 /// `y`, in the number type of `x`.
 ///
 /// # Errors
-/// As [`Conv3d::new`].
+/// As [`Conv3d::new`]; `Device` when `w` lives elsewhere than `x`; of a GPU what its driver says.
 pub fn fprop(x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     fprop_with(Isa::best(), x, w, g)
 }
@@ -159,7 +160,10 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Te
 #[doc(hidden)]
 pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
-    Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.host(), &w.host(), y)))
+    match x.place("conv3d", &[("w", w)])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.host(), &w.host(), y))),
+        Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w),
+    }
 }
 
 /// [`dgrad`] with chosen instructions.
@@ -167,7 +171,10 @@ pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tens
 pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
     check_dy("conv3d dgrad", &p, dy)?;
-    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::dgrad(isa, &p, &dy.host(), &w.host(), dx)))
+    match dy.place("conv3d dgrad", &[("w", w)])? {
+        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::dgrad(isa, &p, &dy.host(), &w.host(), dx))),
+        Place::Gpu(gpu) => cuda::dgrad(gpu, &p, dy, w),
+    }
 }
 
 /// [`wgrad`] with chosen instructions.
@@ -175,7 +182,10 @@ pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometr
 pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
     check_dy("conv3d wgrad", &p, dy)?;
-    Ok(Tensor::build(w_shape, |dw| cpu::wgrad(isa, &p, &x.host(), &dy.host(), dw)))
+    match x.place("conv3d wgrad", &[("dy", dy)])? {
+        Place::Cpu => Ok(Tensor::build(w_shape, |dw| cpu::wgrad(isa, &p, &x.host(), &dy.host(), dw))),
+        Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
+    }
 }
 
 fn check_dy(op: &'static str, p: &Conv3d, dy: &Tensor) -> Result<()> {

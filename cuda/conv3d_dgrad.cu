@@ -1,0 +1,50 @@
+// The gradient of a convolution by its input on tensor cores, bf16 in and out.
+#include "conv3d_gather.cuh"
+
+// dx[m, c] = Σ over (tap, k) of dy[where tap reaches m, k] · w[k, tap, c], for one residue class of pixels.
+template <int BM, int BN, int WM, int WN, int STAGES>
+__device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __restrict__ w, u16* __restrict__ dx,
+                                      float* __restrict__ sums, const Chain& chain, const Conv& p) {
+    using G = Gather<BM, BN, WM, WN, STAGES, 8, true>;
+    extern __shared__ __align__(128) unsigned char shared[];
+    const Walk walk = walk_backward(p, blockIdx.y);
+    const int tile = blockIdx.x / p.column_tiles, n0 = (blockIdx.x - tile * p.column_tiles) * BN;
+    const int m0 = tile * BM, m_end = min(m0 + BM, walk.rows);
+    float* row = sums + ((size_t)blockIdx.y * (gridDim.x / p.column_tiles) + tile) * 2 * p.c;
+    if (m0 >= walk.rows) {
+        // Classes differ by a few rows, the grid has room for the largest. A tile without rows sums to nothing.
+        if (chain.mask) {
+            for (int i = threadIdx.x; i < 2 * BN; i += G::THREADS) {
+                if (n0 + i % BN < p.c) row[i / BN * p.c + n0 + i % BN] = 0.f;
+            }
+        }
+        return;
+    }
+    float acc[WM / 16][WN / 8][4] = {};
+    G::sums(acc, shared_address(shared), p, walk, m0, m_end, n0, dy, w);
+    G::stage(shared, acc);
+    auto place = [&](int m) { return scattered(p, walk, m); };
+    if (chain.mask) {
+        G::chain(shared, dx, row, chain, m0, m_end, n0, p.c, place);
+    } else {
+        G::store(shared, dx, m0, m_end, n0, p.c, place);
+    }
+}
+
+// The gradient for `x` (`n t h w c`) from `dy` (`n to ho wo k_row`) and `w` (`k kt kh kw c_row`), rows of multiples of
+// 8 channels. Where `mask` is not null, dx is first multiplied by the derivative of the ReLU whose output `mask` is, and
+// row `class * tiles + tile` of `sums` (`classes tiles 2 c`) receives Σ dx and Σ dx · (normed - mean) · inv_std.
+// Grid: tiles of pixels of the largest class times `column_tiles`; y counts the residue classes of the stride.
+// Launched by `ops::conv3d::cuda`, which chooses the tile (pixels x channels).
+#define DGRAD(NAME, BM, BN, WM, WN, STAGES, BLOCKS)                                                                  \
+    extern "C" __global__ void __launch_bounds__(Gather<BM, BN, WM, WN, STAGES, 8, true>::THREADS, BLOCKS)            \
+        NAME(const u16* __restrict__ dy, const u16* __restrict__ w, u16* __restrict__ dx, float* __restrict__ sums,  \
+             const u16* __restrict__ mask, const u16* __restrict__ normed, const float* __restrict__ mean,           \
+             const float* __restrict__ inv_std, const Conv p) {                                                      \
+        dgrad<BM, BN, WM, WN, STAGES>(dy, w, dx, sums, Chain{mask, normed, mean, inv_std}, p);                        \
+    }
+
+// shared: conv3d_dgrad_128x128_bf16 49152
+// shared: conv3d_dgrad_64x64_bf16 32768
+DGRAD(conv3d_dgrad_128x128_bf16, 128, 128, 64, 32, 3, 2)
+DGRAD(conv3d_dgrad_64x64_bf16, 64, 64, 32, 32, 4, 4)

@@ -1,0 +1,175 @@
+//! How a pass is cut into blocks and which kernel computes them: pure functions of the problem.
+
+use super::super::Conv3d;
+use super::problem::Conv;
+use crate::driver::Spread;
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// The three passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// `y` from `x` and `w`.
+    Fprop,
+    /// `dx` from `dy` and `w`.
+    Dgrad,
+    /// `dw` from `x` and `dy`.
+    Wgrad,
+}
+
+/// Which kernels compute a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// f32 arithmetic: f32 tensors, and groups.
+    Exact,
+    /// Tensor cores, on rows of a multiple of eight channels.
+    Dense,
+    /// Tensor cores, on rows of four channels.
+    Stem,
+}
+
+/// How one pass is launched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// The kernels.
+    pub path: Path,
+    /// Rows and columns of the result that one block computes.
+    pub tile: [usize; 2],
+    /// Which of the pass's kernels has that tile.
+    pub entry: usize,
+    /// Blocks, threads, shared memory.
+    pub spread: Spread,
+    /// Sums of the pixels taken separately and added afterwards (wgrad; otherwise 1).
+    pub splits: usize,
+    /// Whether the kernel's result is added up and stripped of padding by a second one (wgrad).
+    pub sums_after: bool,
+    /// Channels of a row of `x` and `w`, and of `dy`, where they must be copied and padded first.
+    pub padded: [Option<usize>; 2],
+    /// Bytes of working space: copies of the two inputs in the order of the pass's arguments, then partial sums.
+    pub space: [usize; 3],
+    /// What the kernel is told.
+    pub conv: Conv,
+}
+
+/// The processors that tiles are chosen for: those of an H100 or H200. Any other GPU computes the same numbers.
+const PROCESSORS: usize = 132;
+
+/// A tile: rows, columns, its threads, its shared memory, and what an element costs against the largest tile's.
+struct Tile(usize, usize, u32, u32, f64);
+
+const FPROP: &[Tile] =
+    &[Tile(128, 128, 256, 49152, 1.0), Tile(128, 64, 128, 49152, 1.15), Tile(64, 64, 128, 32768, 1.3)];
+const DGRAD: &[Tile] = &[Tile(128, 128, 256, 49152, 1.0), Tile(64, 64, 128, 32768, 1.3)];
+const WGRAD: &[Tile] = &[Tile(128, 128, 256, 49152, 1.0), Tile(64, 64, 128, 32768, 1.3)];
+const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152, 1.0)];
+const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768, 1.0)];
+const EXACT: &[Tile] = &[Tile(64, 64, 128, 0, 1.0)];
+
+/// Pixels of one split are a multiple of this, and at least eight times as many.
+const DEPTH: usize = 32;
+
+impl Plan {
+    /// How `pass` of `p` is computed on tensors of `dtype`. `groups`: statistics of the result are taken over this many
+    /// equal parts of the samples (fprop), so no tile may hold pixels of two.
+    ///
+    /// # Errors
+    /// `Param` when a tensor has 2³¹ elements or more.
+    pub fn new(p: &Conv3d, pass: Pass, dtype: DType, groups: usize) -> Result<Plan> {
+        let exact = dtype == DType::F32 || p.geometry.groups > 1;
+        let row = |c: usize| if exact { c } else { c.next_multiple_of(8) };
+        let stem = !exact && p.c <= 4 && pass != Pass::Dgrad;
+        let (c_row, k_row) = (if stem { 4 } else { row(p.c) }, row(p.k));
+        let path = if exact {
+            Path::Exact
+        } else if stem {
+            Path::Stem
+        } else {
+            Path::Dense
+        };
+        let (taps, pixels) = (p.taps(), p.n * p.out.iter().product::<usize>());
+        let c_row_group = if exact { p.c_group() } else { c_row };
+        let classes: usize = if pass == Pass::Dgrad { p.geometry.window.stride.iter().product() } else { 1 };
+        let (rows, columns) = match pass {
+            Pass::Fprop => (pixels / groups, p.k_group()),
+            Pass::Dgrad => (p.n * largest_class(p).iter().product::<usize>(), p.c_group()),
+            Pass::Wgrad => (p.k_group(), taps * c_row_group),
+        };
+        let tiles = match (path, pass) {
+            (Path::Exact, _) => EXACT,
+            (Path::Stem, Pass::Wgrad) => WGRAD_STEM,
+            (Path::Stem, _) => FPROP_STEM,
+            (Path::Dense, Pass::Fprop) => FPROP,
+            (Path::Dense, Pass::Dgrad) => DGRAD,
+            (Path::Dense, Pass::Wgrad) => WGRAD,
+        };
+        let entry = cheapest(tiles, rows, columns, groups * classes * p.geometry.groups);
+        let Tile(bm, bn, threads, shared, _) = tiles[entry];
+        let [row_tiles, column_tiles] = [rows.div_ceil(bm), columns.div_ceil(bn)];
+        let mut conv = Conv::new(p, pass == Pass::Dgrad);
+        let splits = if pass == Pass::Wgrad {
+            let (size, count) = split(pixels, row_tiles * column_tiles * p.geometry.groups);
+            conv.split = size as u32;
+            count
+        } else {
+            1
+        };
+        (conv.c_row, conv.k_row, conv.column_tiles) = (c_row as u32, k_row as u32, column_tiles as u32);
+        (conv.group_tiles, conv.group_rows) = (row_tiles as u32, rows as u32);
+
+        let padded = [(c_row != p.c && !exact).then_some(c_row), (k_row != p.k && !exact).then_some(k_row)];
+        let sums_after = splits > 1 || (pass == Pass::Wgrad && padded[0].is_some());
+        let copy = |rows: usize, channels: Option<usize>| channels.map_or(0, |c| (rows * c * 2).next_multiple_of(256));
+        let x_rows = p.n * p.input.iter().product::<usize>();
+        let [first, second] = match pass {
+            Pass::Fprop => [copy(x_rows, padded[0]), copy(p.k * taps, padded[0])],
+            Pass::Dgrad => [copy(pixels, padded[1]), copy(p.k * taps, padded[0])],
+            Pass::Wgrad => [copy(x_rows, padded[0]), copy(pixels, padded[1])],
+        };
+        let part = if sums_after { splits * p.k * taps * c_row_group * 4 } else { 0 };
+        for (what, elements) in [
+            ("x", x_rows * c_row.max(p.c)),
+            ("y", pixels * k_row.max(p.k)),
+            ("w", p.k * taps * c_row_group),
+            ("y", p.n * p.out.iter().product::<usize>() * p.k),
+        ] {
+            if elements >= 1 << 31 {
+                return Err(Error::param("conv3d", what, elements, "a GPU's kernels take fewer than 2³¹ elements"));
+            }
+        }
+        let across = [groups * row_tiles * column_tiles, splits * classes, p.geometry.groups];
+        let spread = Spread { grid: across.map(|v| v as u32), block: [threads, 1, 1], shared };
+        Ok(Plan { path, tile: [bm, bn], entry, spread, splits, sums_after, padded, space: [first, second, part], conv })
+    }
+
+    /// Bytes of working space in all.
+    pub fn workspace(&self) -> usize {
+        self.space.iter().sum()
+    }
+
+    /// Tiles over the rows of the result: as many rows of statistics.
+    pub fn row_tiles(&self) -> usize {
+        (self.spread.grid[0] / self.conv.column_tiles) as usize
+    }
+}
+
+/// Extents of the largest residue class of inputs modulo the stride.
+fn largest_class(p: &Conv3d) -> [usize; 3] {
+    [0, 1, 2].map(|a| p.input[a].div_ceil(p.geometry.window.stride[a]))
+}
+
+/// The tile that keeps the busiest processor shortest; `times`: how many such products there are.
+fn cheapest(tiles: &[Tile], rows: usize, columns: usize, times: usize) -> usize {
+    let cost = |t: &Tile| {
+        let blocks = times * rows.div_ceil(t.0) * columns.div_ceil(t.1);
+        blocks.div_ceil(PROCESSORS) as f64 * (t.0 * t.1) as f64 * t.4
+    };
+    let costs: Vec<f64> = tiles.iter().map(cost).collect();
+    (0..tiles.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0)
+}
+
+/// Size and number of the splits of `pixels`: two blocks for each processor, where there are pixels enough.
+fn split(pixels: usize, tiles: usize) -> (usize, usize) {
+    let wanted = (2 * PROCESSORS).div_ceil(tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
+    let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
+    (size, pixels.div_ceil(size).max(1))
+}
