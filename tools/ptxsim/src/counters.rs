@@ -1,0 +1,97 @@
+//! What a launch did.
+
+/// Classes by which instructions are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Class {
+    Integer,
+    Float,
+    Double,
+    Half,
+    /// Approximate functions, reciprocal, square root, division.
+    Special,
+    /// Conversions.
+    Convert,
+    /// Moves and selections.
+    Move,
+    /// Comparisons and predicates.
+    Compare,
+    /// Branches and returns.
+    Control,
+    /// Barriers, fences, waits.
+    Sync,
+    /// Shuffles, votes, matches.
+    Warp,
+    GlobalLoad,
+    GlobalStore,
+    SharedLoad,
+    SharedStore,
+    Local,
+    Param,
+    Atomic,
+    /// Asynchronous copies to shared memory.
+    AsyncCopy,
+    /// `ldmatrix` and `stmatrix`.
+    Matrix,
+    Tensor,
+}
+
+/// Number of classes.
+pub const CLASSES: usize = Class::Tensor as usize + 1;
+
+/// Counts of one launch, or of all launches of an entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Launches.
+    pub launches: u64,
+    /// Blocks run.
+    pub blocks: u64,
+    /// Instructions, one for all lanes of a warp that execute it together.
+    pub warp_instructions: u64,
+    /// Warp-wide accesses of global memory: loads, stores, atomics and asynchronous copies.
+    pub global_requests: u64,
+    /// Sectors of 32 bytes that loads touch, summed over requests.
+    pub global_sectors_loaded: u64,
+    /// Sectors of 32 bytes that stores and atomics touch, summed over requests.
+    pub global_sectors_stored: u64,
+    /// Bytes that loads ask for, each byte once per request.
+    pub global_bytes_loaded: u64,
+    /// Bytes that stores and atomics write, each byte once per request.
+    pub global_bytes_stored: u64,
+    /// The fewest sectors that could hold the bytes of each request, summed over requests.
+    pub ideal_sectors: u64,
+    /// Warp-wide accesses of shared memory.
+    pub shared_requests: u64,
+    /// Cycles beyond the fewest that shared accesses cost because lanes meet in a bank.
+    pub bank_conflict_cycles: u64,
+    /// Matrix multiplications on tensor cores.
+    pub tensor_instructions: u64,
+    /// Warp instructions by [`Class`].
+    pub classes: [u64; CLASSES],
+}
+
+impl Counters {
+    /// Instructions of one class.
+    pub fn of(&self, class: Class) -> u64 {
+        self.classes[class as usize]
+    }
+
+    /// Adds the counts of another launch.
+    pub fn add(&mut self, o: &Counters) {
+        self.launches += o.launches;
+        self.blocks += o.blocks;
+        self.warp_instructions += o.warp_instructions;
+        self.global_requests += o.global_requests;
+        self.global_sectors_loaded += o.global_sectors_loaded;
+        self.global_sectors_stored += o.global_sectors_stored;
+        self.global_bytes_loaded += o.global_bytes_loaded;
+        self.global_bytes_stored += o.global_bytes_stored;
+        self.ideal_sectors += o.ideal_sectors;
+        self.shared_requests += o.shared_requests;
+        self.bank_conflict_cycles += o.bank_conflict_cycles;
+        self.tensor_instructions += o.tensor_instructions;
+        for (a, b) in self.classes.iter_mut().zip(&o.classes) {
+            *a += b;
+        }
+    }
+}

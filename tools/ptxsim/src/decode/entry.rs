@@ -1,0 +1,129 @@
+//! Files to modules: where variables lie, what entries need.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Decoder, Result};
+use crate::ParseError;
+use crate::ins::{Ins, Op};
+use crate::memory::Buffer;
+use crate::module::{Entry, Module, ParamType};
+use crate::parse::{Arg, File, Function, Variable, parse};
+use crate::types::Space;
+
+/// Parses and checks a file. `place` gives memory of a size an address.
+pub(crate) fn load(src: &str, mut place: impl FnMut(u64) -> Arc<Buffer>) -> Result<Module> {
+    let file = parse(src)?;
+    let mut symbols = HashMap::new();
+    let mut variables = Vec::new();
+    for (list, writable) in [(&file.constant, false), (&file.global, true)] {
+        for v in list {
+            let bytes = v.bytes.filter(|_| !v.external);
+            let bytes = bytes.ok_or_else(|| ParseError::new(v.line, format!("`{}` is defined elsewhere", v.name)))?;
+            let buffer = place(bytes);
+            let mut image = v.init.clone();
+            // Variables without an initialiser are zero.
+            image.resize(bytes as usize, 0);
+            buffer.write(0, &image);
+            symbols.insert(v.name.clone(), (Space::Global, buffer.base()));
+            variables.push((buffer, writable));
+        }
+    }
+    let entries = file.functions.iter().map(|f| entry(&file, f, symbols.clone())).collect::<Result<_>>()?;
+    Ok(Module { entries, version: file.version.clone(), target: file.target.clone(), variables })
+}
+
+fn round_up(v: u64, to: u64) -> u64 {
+    v.div_ceil(to.max(1)) * to.max(1)
+}
+
+/// Gives variables their places behind each other, and returns the end.
+fn layout<'a>(
+    vars: impl Iterator<Item = &'a Variable>,
+    space: Space,
+    symbols: &mut HashMap<String, (Space, u64)>,
+    from: u64,
+) -> Result<u64> {
+    let mut at = from;
+    for v in vars {
+        at = round_up(at, v.align);
+        symbols.insert(v.name.clone(), (space, at));
+        at += v.bytes.ok_or_else(|| ParseError::new(v.line, format!("`{}` has no size", v.name)))?;
+    }
+    Ok(at)
+}
+
+fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) -> Result<Entry> {
+    let mut at = 0;
+    let mut params = Vec::new();
+    for v in &f.params {
+        let size = v.bytes.unwrap_or(0);
+        at = round_up(at, v.align);
+        symbols.insert(v.name.clone(), (Space::Param, at));
+        params.push(ParamType {
+            name: v.name.clone(),
+            ty: v.ty,
+            array: size != v.ty.size() as u64,
+            size: size as u32,
+            align: v.align as u32,
+            offset: at as u32,
+        });
+        at += size;
+    }
+    let names = |v: &&Variable| f.statements.iter().any(|s| s.args.iter().any(|a| mentions(a, &v.name)));
+    let (fixed, open): (Vec<_>, Vec<_>) =
+        file.shared.iter().filter(names).chain(&f.shared).partition(|v| v.bytes.is_some());
+    let shared = layout(fixed.into_iter(), Space::Shared, &mut symbols, 0)?;
+    let local = layout(f.local.iter(), Space::Local, &mut symbols, 0)?;
+    let align = open.iter().map(|v| v.align).max().unwrap_or(1).max(16);
+    let static_shared = if open.is_empty() { shared } else { round_up(shared, align) };
+    for v in &open {
+        symbols.insert(v.name.clone(), (Space::Shared, static_shared));
+    }
+    let mut d = Decoder::new(f, symbols)?;
+    let code = f.statements.iter().map(|s| d.statement(s)).collect::<Result<Vec<_>>>()?;
+    Ok(Entry {
+        name: f.name.clone(),
+        line: f.line,
+        params,
+        static_shared: static_shared as u32,
+        dynamic_shared: !open.is_empty(),
+        local: round_up(local, 16) as u32,
+        max_threads: f.max_threads,
+        exact_threads: f.exact_threads,
+        registers: d.count.map(usize::from),
+        constants: d.constants,
+        granule: granules(&code),
+        code,
+    })
+}
+
+fn mentions(a: &Arg, name: &str) -> bool {
+    match a {
+        Arg::Word(w) => w == name,
+        Arg::Vector(v) => v.iter().any(|a| mentions(a, name)),
+        Arg::Memory(a, _) | Arg::Not(a) => mentions(a, name),
+        Arg::Pair(a, b) => mentions(a, name) || mentions(b, name),
+        Arg::Int(_) | Arg::Float(..) => false,
+    }
+}
+
+/// Log2 of the narrowest access of global and of shared memory, 4 bytes at most.
+fn granules(code: &[Ins]) -> [u32; 2] {
+    let mut g = [2, 2];
+    for i in code {
+        let (space, size) = match &i.op {
+            Op::Load(m) | Op::Store(m) => (m.space, m.ty.size()),
+            Op::Atomic { space, ty, .. } => (*space, ty.size()),
+            _ => continue,
+        };
+        let log = size.trailing_zeros().min(2);
+        if matches!(space, Space::Global | Space::Generic) {
+            g[0] = g[0].min(log);
+        }
+        if matches!(space, Space::Shared | Space::Generic) {
+            g[1] = g[1].min(log);
+        }
+    }
+    g
+}

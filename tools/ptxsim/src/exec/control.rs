@@ -1,0 +1,198 @@
+//! Warps: groups of lanes that share a program counter.
+//!
+//! The group with the least counter runs, until it meets another one; both then go on together. With code laid out in the
+//! order of its control flow, as compilers do, this reconverges where branches join.
+
+use super::barrier::Wait;
+use super::copy::Copies;
+use super::regs::{Place, Regs, lanes};
+use super::{Block, FUEL, Result, site, unwritten};
+use crate::fault::Fault;
+use crate::ins::{Ins, Op};
+use crate::module::Entry;
+use std::sync::atomic::Ordering::Relaxed;
+
+pub(crate) struct Warp {
+    pub id: u32,
+    pub regs: Regs,
+    /// Lanes that have not left the kernel.
+    pub alive: u32,
+    /// Lanes that exist.
+    pub lanes: u32,
+    /// Groups that are not running: program counter and lanes.
+    groups: Vec<(u32, u32)>,
+    pub wait: Option<Wait>,
+    pub copies: Copies,
+    /// Local memory: all of lane 0, then all of lane 1, ...; and whether a byte was written.
+    pub local: Vec<u8>,
+    pub local_init: Vec<u8>,
+    pub clock: u64,
+}
+
+impl Warp {
+    pub fn new(e: &Entry, id: u32, count: u32) -> Warp {
+        let bytes = e.local as usize * 32;
+        Warp {
+            id,
+            regs: Regs::new(e),
+            alive: 0,
+            lanes: if count == 32 { !0 } else { (1 << count) - 1 },
+            groups: Vec::new(),
+            wait: None,
+            copies: Copies::default(),
+            local: vec![0; bytes],
+            local_init: vec![0; bytes],
+            clock: 0,
+        }
+    }
+
+    pub fn reset(&mut self, e: &Entry, place: &Place) {
+        self.regs.reset(e, place);
+        self.alive = self.lanes;
+        self.groups.clear();
+        self.groups.push((0, self.lanes));
+        self.wait = None;
+        self.copies = Copies::default();
+        self.local_init.fill(0);
+        self.clock = 0;
+    }
+
+    pub fn ready(&self) -> bool {
+        self.alive != 0 && self.wait.is_none()
+    }
+
+    pub fn done(&self) -> bool {
+        self.alive == 0
+    }
+
+    fn park(&mut self, pc: u32, mask: u32) {
+        match self.groups.iter_mut().find(|g| g.0 == pc) {
+            Some(g) => g.1 |= mask,
+            None => self.groups.push((pc, mask)),
+        }
+    }
+
+    /// Takes the group with the least counter, and the next counter at which another one waits.
+    fn take(&mut self) -> Option<(u32, u32, u32)> {
+        let i = (0..self.groups.len()).min_by_key(|&i| self.groups[i].0)?;
+        let (pc, mask) = self.groups.swap_remove(i);
+        let stop = self.groups.iter().map(|g| g.0).min().unwrap_or(u32::MAX);
+        Some((pc, mask, stop))
+    }
+}
+
+impl Block<'_> {
+    /// Runs a warp until it waits at a barrier or is done.
+    pub(super) fn advance(&mut self, w: &mut Warp) -> Result<()> {
+        let code = &self.job.entry.code;
+        while let Some((mut pc, mask, stop)) = w.take() {
+            loop {
+                if pc >= stop {
+                    w.park(pc, mask);
+                    break;
+                }
+                let Some(ins) = code.get(pc as usize) else {
+                    let f = Fault::Illegal(site(0, None, "the code ends without `ret`"));
+                    return Err(self.place(Box::new(f), code.last().map_or(0, |i| i.line), w.id));
+                };
+                self.counters.warp_instructions += 1;
+                self.counters.classes[ins.class as usize] += 1;
+                w.clock += 1;
+                let g = ins.guard as usize;
+                let missing = mask & !w.regs.pdef[g];
+                if missing != 0 {
+                    let f = unwritten::<()>(missing, "it decides whether the instruction is executed");
+                    return f.map_err(|f| self.place(f, ins.line, w.id));
+                }
+                let run = mask & (w.regs.p[g] ^ ins.negate);
+                match &ins.op {
+                    Op::Branch(to) => {
+                        if run == 0 {
+                            pc += 1;
+                            continue;
+                        }
+                        if *to <= pc {
+                            self.burn(w).map_err(|f| self.place(f, ins.line, w.id))?;
+                        }
+                        if run == mask {
+                            if *to < stop {
+                                pc = *to;
+                                continue;
+                            }
+                            w.park(*to, mask);
+                            break;
+                        }
+                        w.park(*to, run);
+                        w.park(pc + 1, mask & !run);
+                        break;
+                    }
+                    Op::BranchTable(table) => {
+                        self.table(w, ins, table, run).map_err(|f| self.place(f, ins.line, w.id))?;
+                        if mask != run {
+                            w.park(pc + 1, mask & !run);
+                        }
+                        break;
+                    }
+                    Op::Exit => {
+                        w.alive &= !run;
+                        if run == mask {
+                            break;
+                        }
+                        w.park(pc + 1, mask & !run);
+                        break;
+                    }
+                    Op::Barrier { .. } => {
+                        self.arrive(w, ins, run).map_err(|f| self.place(f, ins.line, w.id))?;
+                        w.park(pc + 1, mask);
+                        if w.wait.is_some() {
+                            return Ok(());
+                        }
+                        break;
+                    }
+                    _ => {
+                        if run != 0 {
+                            self.step(w, ins, run).map_err(|f| self.place(f, ins.line, w.id))?;
+                        }
+                        pc += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the launch's budget every now and then.
+    fn burn(&mut self, w: &Warp) -> Result<()> {
+        let done = self.counters.warp_instructions;
+        if done < self.fuel {
+            return Ok(());
+        }
+        self.fuel = done + FUEL;
+        let used = self.job.used.fetch_add(FUEL, Relaxed);
+        if used > self.job.limit {
+            let first = w.alive.trailing_zeros() as usize;
+            let m = format!("more than {} warp instructions", self.job.limit);
+            return Err(Box::new(Fault::Runaway(site(first, None, m))));
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, w: &mut Warp, ins: &Ins, table: &[u32], run: u32) -> Result<()> {
+        let missing = run & !w.regs.def(ins.a);
+        if missing != 0 {
+            return unwritten(missing, "it is the index of a branch");
+        }
+        let index = w.regs.fetch(ins.a);
+        for l in lanes(run) {
+            let Some(&to) = table.get(index[l] as usize) else {
+                return Err(Box::new(Fault::Illegal(site(
+                    l,
+                    None,
+                    format!("index {} of a table of {}", index[l], table.len()),
+                ))));
+            };
+            w.park(to, 1 << l);
+        }
+        self.burn(w)
+    }
+}

@@ -1,0 +1,242 @@
+//! Runs launches: blocks over threads of the host, warps of a block in turn.
+
+mod alu;
+mod atomic;
+mod barrier;
+mod control;
+mod copy;
+mod global;
+mod hot;
+mod load_store;
+mod matrix;
+mod regs;
+mod votes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
+
+use crate::counters::Counters;
+use crate::fault::{Fault, Site};
+use crate::machine::{Access, Order};
+use crate::memory::Buffer;
+use crate::module::Entry;
+use crate::shared::Shared;
+use barrier::Barrier;
+use control::Warp;
+use regs::Place;
+
+pub(crate) type Result<T> = std::result::Result<T, Box<Fault>>;
+
+/// Memory that a launch may touch.
+pub(crate) struct Region {
+    pub lo: u64,
+    pub hi: u64,
+    pub access: Access,
+    pub buffer: Arc<Buffer>,
+    /// Every byte was written before the launch, and none is stored to: loads need no look.
+    pub full: bool,
+    pub tags: Option<Tags>,
+}
+
+/// Which blocks wrote and read, by granule: 0 nobody, otherwise the block's tag, `SEVERAL`, or `ATOMICALLY`.
+pub(crate) struct Tags {
+    pub writes: Box<[AtomicU16]>,
+    pub reads: Box<[AtomicU16]>,
+    pub granule: u32,
+}
+
+impl Tags {
+    pub fn new(bytes: u64, granule: u32) -> Tags {
+        let n = bytes.div_ceil(1 << granule) as usize + 1;
+        let zeros = || (0..n).map(|_| AtomicU16::new(0)).collect();
+        Tags { writes: zeros(), reads: zeros(), granule }
+    }
+}
+
+/// A launch under way.
+pub(crate) struct Job<'a> {
+    pub entry: &'a Entry,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic: u32,
+    pub params: Vec<u8>,
+    pub regions: Vec<Region>,
+    pub races: bool,
+    pub order: Order,
+    pub limit: u64,
+    pub used: AtomicU64,
+    pub stop: AtomicBool,
+}
+
+/// A block while it runs.
+pub(crate) struct Block<'a> {
+    job: &'a Job<'a>,
+    id: [u32; 3],
+    /// The block's mark in [`Tags`].
+    tag: u16,
+    shared: Shared,
+    counters: Counters,
+    barriers: [Barrier; 16],
+    /// The region found last.
+    near: usize,
+    /// Instructions that are left until the launch's budget is looked at again.
+    fuel: u64,
+}
+
+/// A small generator for shuffled orders.
+pub(crate) struct Mix(pub u64);
+
+impl Mix {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub fn shuffle<T>(&mut self, v: &mut [T]) {
+        for i in (1..v.len()).rev() {
+            v.swap(i, (self.next() % (i as u64 + 1)) as usize);
+        }
+    }
+}
+
+/// Runs all blocks, and returns the counts or the first fault in the order of the blocks.
+pub(crate) fn run(job: &Job, threads: usize) -> std::result::Result<Counters, Fault> {
+    let blocks = job.grid.iter().map(|&g| g as u64).product::<u64>();
+    let mut order: Vec<u64> = (0..blocks).collect();
+    match job.order {
+        Order::Forward => {}
+        Order::Reverse => order.reverse(),
+        Order::Shuffled(seed) => Mix(seed).shuffle(&mut order),
+    }
+    let next = AtomicU64::new(0);
+    let work = || -> std::result::Result<Counters, (u64, Box<Fault>)> {
+        let mut block = Block::new(job);
+        let mut warps = block.warps();
+        while !job.stop.load(Relaxed) {
+            let k = next.fetch_add(1, Relaxed);
+            let Some(&i) = order.get(k as usize) else { break };
+            block.run(i, &mut warps).map_err(|f| {
+                job.stop.store(true, Relaxed);
+                (k, f)
+            })?;
+        }
+        Ok(block.counters)
+    };
+    let threads = threads.min(blocks as usize).max(1);
+    let results: Vec<_> = if threads == 1 {
+        vec![work()]
+    } else {
+        std::thread::scope(|s| {
+            let all: Vec<_> = (0..threads).map(|_| s.spawn(work)).collect();
+            all.into_iter().map(|t| t.join().expect("the simulator does not panic")).collect()
+        })
+    };
+    let mut total = Counters { launches: 1, ..Counters::default() };
+    let mut first: Option<(u64, Box<Fault>)> = None;
+    for r in results {
+        match r {
+            Ok(c) => total.add(&c),
+            Err(f) if first.as_ref().is_none_or(|g| f.0 < g.0) => first = Some(f),
+            Err(_) => {}
+        }
+    }
+    match first {
+        Some((_, f)) => Err(*f),
+        None => Ok(total),
+    }
+}
+
+/// How many instructions a block runs between two looks at the launch's budget.
+const FUEL: u64 = 1 << 16;
+
+impl<'a> Block<'a> {
+    fn new(job: &'a Job<'a>) -> Block<'a> {
+        let warps = job.block.iter().product::<u32>().div_ceil(32) as usize;
+        let bytes = job.entry.static_shared + job.dynamic;
+        Block {
+            job,
+            id: [0; 3],
+            tag: 0,
+            shared: Shared::new(bytes, job.entry.granule[1], warps, job.races),
+            counters: Counters::default(),
+            barriers: [Barrier::default(); 16],
+            near: 0,
+            fuel: 0,
+        }
+    }
+
+    fn warps(&self) -> Vec<Warp> {
+        let threads = self.job.block.iter().product::<u32>();
+        (0..threads.div_ceil(32)).map(|i| Warp::new(self.job.entry, i, (threads - 32 * i).min(32))).collect()
+    }
+
+    fn run(&mut self, index: u64, warps: &mut [Warp]) -> Result<()> {
+        let job = self.job;
+        let g = job.grid.map(u64::from);
+        self.id = [(index % g[0]) as u32, (index / g[0] % g[1]) as u32, (index / g[0] / g[1]) as u32];
+        self.tag = 1 + (index % 0xfff0) as u16;
+        self.shared.reset();
+        self.barriers = [Barrier::default(); 16];
+        self.counters.blocks += 1;
+        for w in warps.iter_mut() {
+            let place = Place {
+                grid: job.grid,
+                block: job.block,
+                id: self.id,
+                warp: w.id,
+                dynamic: job.dynamic,
+                shared: job.entry.static_shared + job.dynamic,
+            };
+            w.reset(job.entry, &place);
+        }
+        let mut order: Vec<usize> = (0..warps.len()).collect();
+        let mut mix = Mix(index);
+        loop {
+            match job.order {
+                Order::Forward => {}
+                Order::Reverse => order.sort_unstable_by(|a, b| b.cmp(a)),
+                Order::Shuffled(seed) => {
+                    mix.0 ^= seed;
+                    mix.shuffle(&mut order);
+                }
+            }
+            let mut progress = false;
+            for &i in &order {
+                if warps[i].ready() {
+                    progress = true;
+                    self.advance(&mut warps[i])?;
+                    self.settle(warps)?;
+                }
+            }
+            if warps.iter().all(Warp::done) {
+                return Ok(());
+            }
+            if !progress {
+                return Err(self.deadlock(warps));
+            }
+        }
+    }
+
+    /// Adds to a fault where it happened.
+    fn place(&self, mut f: Box<Fault>, line: u32, warp: u32) -> Box<Fault> {
+        if let Some(s) = f.site_mut() {
+            s.entry = self.job.entry.name.clone();
+            s.line = line;
+            s.block = self.id;
+            s.warp = warp;
+        }
+        f
+    }
+}
+
+/// A site that knows its lane and address; the rest is filled in by [`Block::place`].
+pub(crate) fn site(lane: usize, address: Option<u64>, detail: impl Into<String>) -> Box<Site> {
+    Box::new(Site { lane: lane as u32, address, detail: detail.into(), ..Site::default() })
+}
+
+/// The fault of a register that was never written.
+pub(crate) fn unwritten<T>(missing: u32, what: &str) -> Result<T> {
+    Err(Box::new(Fault::UninitialisedRegister(site(missing.trailing_zeros() as usize, None, what))))
+}

@@ -1,0 +1,158 @@
+//! Registers of a warp, and for each register the lanes that hold a value.
+
+use crate::ins::{Constant, File, Order, RESERVED, Slot, Special};
+use crate::module::Entry;
+
+/// Lanes of a mask.
+pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let l = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (l < 32).then_some(l as usize)
+    })
+}
+
+/// Every file keeps values and masks of the lanes that were written. Definedness follows the data: a value computed from an
+/// unwritten register is unwritten itself, and it is a fault only where it decides an address or a branch or leaves the thread.
+pub(crate) struct Regs {
+    pub p: Vec<u32>,
+    pub pdef: Vec<u32>,
+    pub w: Vec<[u32; 32]>,
+    pub wdef: Vec<u32>,
+    pub x: Vec<[u64; 32]>,
+    pub xdef: Vec<u32>,
+    /// Registers, reserved ones included; constants come behind.
+    own: [usize; 3],
+}
+
+/// What special registers are made of.
+pub(crate) struct Place {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub id: [u32; 3],
+    pub warp: u32,
+    pub dynamic: u32,
+    pub shared: u32,
+}
+
+impl Place {
+    fn special(&self, s: Special, lane: u32) -> u64 {
+        let t = self.warp * 32 + lane;
+        let b = self.block;
+        (match s {
+            Special::Tid(0) => t % b[0],
+            Special::Tid(1) => t / b[0] % b[1],
+            Special::Tid(_) => t / b[0] / b[1],
+            Special::Ntid(a) => b[a as usize],
+            Special::Ctaid(a) => self.id[a as usize],
+            Special::Nctaid(a) => self.grid[a as usize],
+            Special::Lane => lane,
+            Special::Warp => self.warp,
+            Special::Warps => b.iter().product::<u32>().div_ceil(32),
+            Special::LaneMask(o) => match o {
+                Order::Eq => 1 << lane,
+                Order::Lt => (1 << lane) - 1,
+                Order::Le => !0 >> (31 - lane),
+                Order::Gt => !(!0 >> (31 - lane)),
+                Order::Ge => !((1 << lane) - 1),
+            },
+            Special::DynamicShared => self.dynamic,
+            Special::TotalShared => self.shared,
+        }) as u64
+    }
+}
+
+impl Regs {
+    pub fn new(e: &Entry) -> Regs {
+        let n: [usize; 3] = std::array::from_fn(|f| e.registers[f] + e.constants[f].len());
+        let mut r = Regs {
+            p: vec![0; n[0]],
+            pdef: vec![0; n[0]],
+            w: vec![[0; 32]; n[1]],
+            wdef: vec![0; n[1]],
+            x: vec![[0; 32]; n[2]],
+            xdef: vec![0; n[2]],
+            own: e.registers,
+        };
+        r.p[0] = !0;
+        r
+    }
+
+    /// Makes all registers unwritten, and fills in the constants of a block.
+    pub fn reset(&mut self, e: &Entry, place: &Place) {
+        let first = RESERVED as usize;
+        for (def, own) in [(&mut self.pdef, self.own[0]), (&mut self.wdef, self.own[1]), (&mut self.xdef, self.own[2])]
+        {
+            def.fill(!0);
+            def[first..own].fill(0);
+        }
+        for (f, file) in [File::P, File::W, File::X].into_iter().enumerate() {
+            for (k, c) in e.constants[f].iter().enumerate() {
+                let slot = Slot { file, bits: 64, i: (self.own[f] + k) as u16 };
+                let v = std::array::from_fn(|l| match c {
+                    Constant::Value(v) => *v,
+                    Constant::Special(s) => place.special(*s, l as u32),
+                });
+                self.put(slot, !0, &v, !0);
+            }
+        }
+    }
+
+    /// Values of all lanes, zero-extended.
+    #[inline]
+    pub fn fetch(&self, s: Slot) -> [u64; 32] {
+        match s.file {
+            File::P => {
+                let p = self.p[s.i as usize];
+                std::array::from_fn(|l| (p >> l & 1) as u64)
+            }
+            File::W => self.w[s.i as usize].map(u64::from),
+            File::X => self.x[s.i as usize],
+        }
+    }
+
+    /// Lanes that hold a value.
+    #[inline]
+    pub fn def(&self, s: Slot) -> u32 {
+        match s.file {
+            File::P => self.pdef[s.i as usize],
+            File::W => self.wdef[s.i as usize],
+            File::X => self.xdef[s.i as usize],
+        }
+    }
+
+    /// Writes the lanes of a mask; `def` says which of them hold a value.
+    #[inline]
+    pub fn put(&mut self, s: Slot, mask: u32, v: &[u64; 32], def: u32) {
+        let i = s.i as usize;
+        let old = match s.file {
+            File::P => {
+                let bits = v.iter().enumerate().fold(0, |b, (l, v)| b | ((*v & 1) as u32) << l);
+                self.p[i] = self.p[i] & !mask | bits & mask;
+                &mut self.pdef[i]
+            }
+            File::W => {
+                let cut = if s.bits >= 32 { !0 } else { (1 << s.bits) - 1 };
+                for (l, (d, v)) in self.w[i].iter_mut().zip(v).enumerate() {
+                    *d = if mask >> l & 1 == 1 { *v as u32 & cut } else { *d };
+                }
+                &mut self.wdef[i]
+            }
+            File::X => {
+                for (l, (d, v)) in self.x[i].iter_mut().zip(v).enumerate() {
+                    *d = if mask >> l & 1 == 1 { *v } else { *d };
+                }
+                &mut self.xdef[i]
+            }
+        };
+        *old = *old & !mask | def & mask;
+    }
+
+    /// Writes a predicate.
+    #[inline]
+    pub fn put_pred(&mut self, i: u16, mask: u32, bits: u32, def: u32) {
+        let i = i as usize;
+        self.p[i] = self.p[i] & !mask | bits & mask;
+        self.pdef[i] = self.pdef[i] & !mask | def & mask;
+    }
+}

@@ -1,0 +1,160 @@
+//! What can go wrong: texts that do not parse, and kernels that do what they must not.
+
+use std::fmt;
+
+use crate::types::Space;
+
+/// A text that is not PTX this simulator knows. Nothing is ever skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    /// The line, from 1.
+    pub line: u32,
+    /// One sentence.
+    pub message: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(line: u32, message: impl Into<String>) -> ParseError {
+        ParseError { line, message: message.into() }
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PTX line {}: {}", self.line, self.message)
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// Where in a launch a fault happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The kernel.
+    pub entry: String,
+    /// Line of the PTX text, from 1; 0 where the fault belongs to no instruction.
+    pub line: u32,
+    /// Index of the block in the grid.
+    pub block: [u32; 3],
+    /// Index of the warp in its block.
+    pub warp: u32,
+    /// Index of the lane in its warp.
+    pub lane: u32,
+    /// The address, where there is one.
+    pub address: Option<u64>,
+    /// What is particular to this fault.
+    pub detail: String,
+}
+
+/// A fault of a launch, or of a call of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An access outside every region of the launch, outside shared or local memory, or by the host outside an allocation.
+    OutOfBounds(Space, Box<Site>),
+    /// An address that is not a multiple of the access's size.
+    Misaligned(Space, Box<Site>),
+    /// A read of memory never written, or not yet written by a pending `cp.async`.
+    Uninitialised(Space, Box<Site>),
+    /// A register that was never written decides an address, a branch, or a value that leaves the thread.
+    UninitialisedRegister(Box<Site>),
+    /// A store through a region given as `Access::Read`.
+    ReadOnly(Box<Site>),
+    /// Two accesses, at least one of them a store, with nothing that orders them.
+    Race(Space, Box<Site>),
+    /// A barrier or a warp-wide instruction that not all threads reach which it names.
+    Divergence(Box<Site>),
+    /// Every thread that is left waits for another.
+    Deadlock(Box<Site>),
+    /// A region given as `Access::Write` was not filled.
+    NotWritten(Box<Site>),
+    /// The kernel executed `trap`.
+    Trap(Box<Site>),
+    /// More instructions than the launch may take.
+    Runaway(Box<Site>),
+    /// A barrier or an instruction used against its rules in another way.
+    Illegal(Box<Site>),
+    /// The launch itself is wrong: geometry, shared memory or parameters.
+    Launch(String),
+    /// A call of the host names memory that is not there.
+    Host(String),
+}
+
+impl Fault {
+    /// Where it happened; nothing for faults of the host.
+    pub fn site(&self) -> Option<&Site> {
+        use Fault::*;
+        match self {
+            OutOfBounds(_, s) | Misaligned(_, s) | Uninitialised(_, s) | Race(_, s) => Some(s),
+            UninitialisedRegister(s) | ReadOnly(s) | Divergence(s) | Deadlock(s) | NotWritten(s) => Some(s),
+            Trap(s) | Runaway(s) | Illegal(s) => Some(s),
+            Launch(_) | Host(_) => None,
+        }
+    }
+
+    pub(crate) fn site_mut(&mut self) -> Option<&mut Site> {
+        use Fault::*;
+        match self {
+            OutOfBounds(_, s) | Misaligned(_, s) | Uninitialised(_, s) | Race(_, s) => Some(s),
+            UninitialisedRegister(s) | ReadOnly(s) | Divergence(s) | Deadlock(s) | NotWritten(s) => Some(s),
+            Trap(s) | Runaway(s) | Illegal(s) => Some(s),
+            Launch(_) | Host(_) => None,
+        }
+    }
+
+    /// The name of the kind, for tables.
+    pub fn name(&self) -> &'static str {
+        use Fault::*;
+        match self {
+            OutOfBounds(..) => "out of bounds",
+            Misaligned(..) => "misaligned",
+            Uninitialised(..) => "uninitialised memory",
+            UninitialisedRegister(_) => "uninitialised register",
+            ReadOnly(_) => "store to read-only memory",
+            Race(..) => "race",
+            Divergence(_) => "divergence",
+            Deadlock(_) => "deadlock",
+            NotWritten(_) => "output not written",
+            Trap(_) => "trap",
+            Runaway(_) => "runaway",
+            Illegal(_) => "illegal instruction",
+            Launch(_) => "bad launch",
+            Host(_) => "bad call",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = match self {
+            Fault::OutOfBounds(s, _) | Fault::Misaligned(s, _) | Fault::Uninitialised(s, _) | Fault::Race(s, _) => {
+                Some(s)
+            }
+            _ => None,
+        };
+        match self {
+            Fault::Launch(m) | Fault::Host(m) => return write!(f, "{}: {m}", self.name()),
+            _ => write!(f, "{}", self.name())?,
+        }
+        if let Some(space) = space {
+            write!(f, " ({})", format!("{space:?}").to_lowercase())?;
+        }
+        if let Some(s) = self.site() {
+            if !s.entry.is_empty() {
+                write!(
+                    f,
+                    " in {} at PTX line {}, block {:?}, warp {}, lane {}",
+                    s.entry, s.line, s.block, s.warp, s.lane
+                )?;
+            }
+            if let Some(a) = s.address {
+                write!(f, ", address {a:#x}")?;
+            }
+            if !s.detail.is_empty() {
+                write!(f, ": {}", s.detail)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,4 @@
+//! What instructions compute for one lane.
+
+pub(crate) mod float;
+pub(crate) mod format;

@@ -1,0 +1,353 @@
+//! The simulated device: its memory, what it has loaded, what it has run.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::counters::Counters;
+use crate::exec::{self, Job, Region as Seen, Tags};
+use crate::fault::{Fault, ParseError, Site};
+use crate::memory::Buffer;
+use crate::module::{Entry, Module};
+use crate::types::Space;
+
+/// In which order blocks, and the warps of a block, run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The first block and warp first.
+    Forward,
+    /// The last block and warp first; lanes of atomic operations too.
+    Reverse,
+    /// In an order made from a seed.
+    Shuffled(u64),
+}
+
+/// How a machine runs launches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Order of blocks and warps.
+    pub order: Order,
+    /// Threads of the host; 0 for all.
+    pub threads: usize,
+    /// Warp instructions a launch may take before it counts as running for ever.
+    pub max_instructions: u64,
+    /// Looks for races in shared and global memory.
+    pub races: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { order: Order::Forward, threads: 0, max_instructions: 1 << 40, races: true }
+    }
+}
+
+/// What a launch may do with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Loads only.
+    Read,
+    /// Nothing is there before the launch, and every byte must be there after it.
+    Write,
+    /// Anything.
+    ReadWrite,
+    /// Nothing is there before the launch, and nobody asks what is there after it.
+    Scratch,
+}
+
+/// Device memory that a launch may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The first address.
+    pub ptr: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// What may be done with it.
+    pub access: Access,
+}
+
+/// A parameter of a launch.
+#[derive(Clone, Copy, Debug)]
+pub enum Param<'a> {
+    /// A pointer, and the memory reached through it.
+    Pointer(Region),
+    /// A scalar or a structure by its bytes.
+    Bytes(&'a [u8]),
+}
+
+/// A launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// One per parameter of the entry.
+    pub params: &'a [Param<'a>],
+    /// Memory that is reached in other ways than a parameter, such as through tables of pointers.
+    pub extra: &'a [Region],
+}
+
+#[derive(Default)]
+struct State {
+    order: Option<Order>,
+    allocations: Vec<Option<Arc<Buffer>>>,
+    totals: BTreeMap<String, Counters>,
+}
+
+/// A simulated device.
+pub struct Machine {
+    config: Config,
+    state: Mutex<State>,
+}
+
+/// The first address of the first allocation, and how far allocations lie apart.
+const BASE: u64 = 1 << 44;
+const STRIDE: u64 = 1 << 34;
+/// Most threads of a block, most shared memory of a block.
+const MAX_THREADS: u32 = 1024;
+const MAX_SHARED: u32 = 227 * 1024;
+
+impl State {
+    fn place(&mut self, bytes: u64) -> Arc<Buffer> {
+        // Addresses are not given out again: a use after `free` stays a fault.
+        let base = BASE + self.allocations.len() as u64 * STRIDE;
+        let buffer = Arc::new(Buffer::new(base, bytes));
+        self.allocations.push(Some(buffer.clone()));
+        buffer
+    }
+
+    fn find(&self, ptr: u64, n: u64) -> Result<(&Arc<Buffer>, u64), Fault> {
+        let fault = |m: String| {
+            let site = Site { address: Some(ptr), detail: m, ..Site::default() };
+            Err(Fault::OutOfBounds(Space::Global, Box::new(site)))
+        };
+        let i = ptr.wrapping_sub(BASE) / STRIDE;
+        let slot = if ptr < BASE { None } else { self.allocations.get(i as usize) };
+        match slot {
+            Some(Some(b)) => {
+                let off = ptr - b.base();
+                if off.checked_add(n).is_none_or(|e| e > b.len()) {
+                    return fault(format!("{n} bytes at offset {off} of an allocation of {} bytes", b.len()));
+                }
+                Ok((b, off))
+            }
+            Some(None) => fault("the allocation was freed".into()),
+            None => fault("there is no allocation".into()),
+        }
+    }
+}
+
+impl Machine {
+    /// A device with empty memory.
+    pub fn new(config: Config) -> Machine {
+        Machine { config, state: Mutex::new(State::default()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Changes the order of the launches to come.
+    pub fn set_order(&self, order: Order) {
+        self.lock().order = Some(order);
+    }
+
+    /// New memory, aligned to 256 bytes and far from all other; nothing in it is initialised.
+    pub fn alloc(&self, bytes: u64) -> Result<u64, Fault> {
+        if bytes > STRIDE / 2 {
+            return Err(Fault::Host(format!("an allocation of {bytes} bytes")));
+        }
+        Ok(self.lock().place(bytes).base())
+    }
+
+    /// Gives memory back. Its addresses are not used again.
+    pub fn free(&self, ptr: u64) -> Result<(), Fault> {
+        let mut s = self.lock();
+        let (b, off) = s.find(ptr, 0)?;
+        if off != 0 {
+            return Err(Fault::Host(format!("{ptr:#x} is not the beginning of the allocation at {:#x}", b.base())));
+        }
+        s.allocations[((ptr - BASE) / STRIDE) as usize] = None;
+        Ok(())
+    }
+
+    /// Writes memory.
+    pub fn write(&self, ptr: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let s = self.lock();
+        let (b, off) = s.find(ptr, bytes.len() as u64)?;
+        b.write(off, bytes);
+        Ok(())
+    }
+
+    /// Reads memory. Bytes that were never written are a fault.
+    pub fn read(&self, ptr: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let s = self.lock();
+        let n = out.len() as u64;
+        let (b, off) = s.find(ptr, n)?;
+        if let Some(at) = b.first_unwritten(off, n) {
+            let m = format!("byte {} of {n} was never written", at - off);
+            let site = Site { address: Some(b.base() + at), detail: m, ..Site::default() };
+            return Err(Fault::Uninitialised(Space::Global, Box::new(site)));
+        }
+        b.read(off, out);
+        Ok(())
+    }
+
+    /// Sets `n` bytes.
+    pub fn fill(&self, ptr: u64, byte: u8, n: u64) -> Result<(), Fault> {
+        let s = self.lock();
+        let (b, off) = s.find(ptr, n)?;
+        b.fill(off, byte, n);
+        Ok(())
+    }
+
+    /// Copies `n` bytes, and with them whether they were ever written.
+    pub fn copy(&self, dst: u64, src: u64, n: u64) -> Result<(), Fault> {
+        let s = self.lock();
+        let (from, from_off) = s.find(src, n)?;
+        let (to, off) = s.find(dst, n)?;
+        to.copy(off, from, from_off, n);
+        Ok(())
+    }
+
+    /// Marks `n` bytes as never written.
+    pub fn forget(&self, ptr: u64, n: u64) -> Result<(), Fault> {
+        let s = self.lock();
+        let (b, off) = s.find(ptr, n)?;
+        b.mark(off, n, 0);
+        Ok(())
+    }
+
+    /// Parses and checks a file of PTX.
+    pub fn load(&self, ptx: &str) -> Result<Arc<Module>, ParseError> {
+        let mut s = self.lock();
+        crate::decode::load(ptx, |bytes| s.place(bytes)).map(Arc::new)
+    }
+
+    /// The counts of every entry so far.
+    pub fn totals(&self) -> BTreeMap<String, Counters> {
+        self.lock().totals.clone()
+    }
+
+    /// Runs a kernel to its end.
+    pub fn launch(&self, m: &Module, entry: &str, l: &Launch) -> Result<Counters, Fault> {
+        let e = m.entry(entry).ok_or_else(|| Fault::Launch(format!("there is no entry `{entry}`")))?;
+        let mut state = self.lock();
+        check_geometry(e, l)?;
+        let params = pack(e, l.params)?;
+        let order = state.order.unwrap_or(self.config.order);
+        let blocks = l.grid.iter().map(|&g| g as u64).product::<u64>();
+        let races = self.config.races;
+        let mut regions = Vec::new();
+        let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
+        for r in pointers.chain(l.extra).filter(|r| r.bytes > 0) {
+            let (b, off) = state.find(r.ptr, r.bytes)?;
+            if matches!(r.access, Access::Write | Access::Scratch) {
+                b.mark(off, r.bytes, 0);
+            }
+            regions.push((r.ptr, r.bytes, r.access, b.clone()));
+        }
+        for (b, writable) in &m.variables {
+            let access = if *writable { Access::ReadWrite } else { Access::Read };
+            regions.push((b.base(), b.len(), access, b.clone()));
+        }
+        let regions = regions.into_iter().map(|(lo, bytes, access, buffer)| {
+            let off = lo - buffer.base();
+            let full = access == Access::Read && buffer.first_unwritten(off, bytes).is_none();
+            let tags = (access != Access::Read && races && blocks > 1).then(|| Tags::new(bytes, e.granule[0]));
+            Seen { lo, hi: lo + bytes, access, buffer, full, tags }
+        });
+        let job = Job {
+            entry: e,
+            grid: l.grid,
+            block: l.block,
+            dynamic: l.shared,
+            params,
+            regions: regions.collect(),
+            races,
+            order,
+            limit: self.config.max_instructions,
+            used: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        };
+        let threads = match self.config.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        };
+        let counters = exec::run(&job, threads)?;
+        for r in job.regions.iter().filter(|r| r.access == Access::Write) {
+            let off = r.lo - r.buffer.base();
+            if let Some(at) = r.buffer.first_unwritten(off, r.hi - r.lo) {
+                let detail = format!("byte {} of {}", at - off, r.hi - r.lo);
+                let site = Site {
+                    entry: e.name.clone(),
+                    line: e.line,
+                    address: Some(r.buffer.base() + at),
+                    detail,
+                    ..Site::default()
+                };
+                return Err(Fault::NotWritten(Box::new(site)));
+            }
+        }
+        state.totals.entry(e.name.clone()).or_default().add(&counters);
+        Ok(counters)
+    }
+}
+
+fn check_geometry(e: &Entry, l: &Launch) -> Result<(), Fault> {
+    let bad = |m: String| Err(Fault::Launch(format!("{}: {m}", e.name)));
+    if l.grid.contains(&0)
+        || l.block.contains(&0)
+        || l.grid[1] > 65535
+        || l.grid[2] > 65535
+        || l.grid[0] > i32::MAX as u32
+    {
+        return bad(format!("a grid of {:?} blocks of {:?} threads", l.grid, l.block));
+    }
+    let threads = l.block.iter().map(|&b| b as u64).product::<u64>();
+    let most = e.max_threads().unwrap_or(MAX_THREADS).min(MAX_THREADS);
+    if threads > most as u64 || l.block[2] > 64 {
+        return bad(format!("blocks of {:?} threads where at most {most} are allowed", l.block));
+    }
+    if e.exact_threads.is_some_and(|t| t != l.block) {
+        return bad(format!("blocks of {:?} threads where {:?} are required", l.block, e.exact_threads));
+    }
+    let total = e.static_shared as u64 + l.shared as u64;
+    if total > MAX_SHARED as u64 {
+        return bad(format!("{total} bytes of shared memory where a block has at most {MAX_SHARED}"));
+    }
+    Ok(())
+}
+
+/// The bytes of all parameters, checked against the signature.
+fn pack(e: &Entry, params: &[Param]) -> Result<Vec<u8>, Fault> {
+    let bad = |m: String| Err(Fault::Launch(format!("{}: {m}", e.name)));
+    if params.len() != e.params.len() {
+        return bad(format!("{} parameters where the entry has {}", params.len(), e.params.len()));
+    }
+    let size = e.params.last().map_or(0, |p| p.offset + p.size);
+    let mut out = vec![0; size as usize];
+    for (i, (p, t)) in params.iter().zip(&e.params).enumerate() {
+        let pointer;
+        let bytes = match p {
+            Param::Pointer(r) => {
+                pointer = r.ptr.to_le_bytes();
+                if t.size != 8 || t.ty.float() || t.array {
+                    return bad(format!(
+                        "parameter {i} is a pointer where the entry has {:?} of {} bytes",
+                        t.ty, t.size
+                    ));
+                }
+                &pointer[..]
+            }
+            Param::Bytes(b) => b,
+        };
+        if bytes.len() != t.size as usize {
+            return bad(format!("parameter {i} has {} bytes where the entry has {}", bytes.len(), t.size));
+        }
+        out[t.offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(out)
+}

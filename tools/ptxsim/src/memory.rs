@@ -1,0 +1,174 @@
+//! Device memory: bytes, and beside each byte whether it was ever written.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// An allocation. Blocks run on several threads of the host and may race, so that every access is atomic.
+pub(crate) struct Buffer {
+    base: u64,
+    len: u64,
+    data: Box<[AtomicU64]>,
+    /// A byte per byte of data: 1 where it was written.
+    init: Box<[AtomicU64]>,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({:#x}, {} bytes)", self.base, self.len)
+    }
+}
+
+fn zeros(bytes: u64) -> Box<[AtomicU64]> {
+    let words = vec![0u64; bytes.div_ceil(8) as usize].into_boxed_slice();
+    // SAFETY: `AtomicU64` has the size and bit validity of `u64`; going through `Vec<u64>` lets the allocator zero lazily.
+    unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
+}
+
+macro_rules! atomic {
+    ($words:expr, $off:expr, $T:ident) => {
+        // SAFETY: callers check that the access lies inside the allocation and is aligned to its size; the words are aligned
+        // to 8 bytes and are only accessed atomically while a launch runs.
+        unsafe { &*$words.as_ptr().cast::<u8>().add($off as usize).cast::<$T>() }
+    };
+}
+
+impl Buffer {
+    pub fn new(base: u64, len: u64) -> Buffer {
+        Buffer { base, len, data: zeros(len), init: zeros(len) }
+    }
+
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[inline]
+    fn check(&self, off: u64, n: u32) {
+        assert!(
+            off.checked_add(n as u64).is_some_and(|e| e <= self.len) && off & (n as u64 - 1) == 0,
+            "an unchecked access"
+        );
+    }
+
+    #[inline]
+    fn load(words: &[AtomicU64], off: u64, n: u32) -> u64 {
+        match n {
+            1 => atomic!(words, off, AtomicU8).load(Relaxed) as u64,
+            2 => atomic!(words, off, AtomicU16).load(Relaxed) as u64,
+            4 => atomic!(words, off, AtomicU32).load(Relaxed) as u64,
+            _ => atomic!(words, off, AtomicU64).load(Relaxed),
+        }
+    }
+
+    #[inline]
+    fn store(words: &[AtomicU64], off: u64, n: u32, v: u64) {
+        match n {
+            1 => atomic!(words, off, AtomicU8).store(v as u8, Relaxed),
+            2 => atomic!(words, off, AtomicU16).store(v as u16, Relaxed),
+            4 => atomic!(words, off, AtomicU32).store(v as u32, Relaxed),
+            _ => atomic!(words, off, AtomicU64).store(v, Relaxed),
+        }
+    }
+
+    /// A value of 1, 2, 4 or 8 bytes at a multiple of its size.
+    #[inline]
+    pub fn get(&self, off: u64, n: u32) -> u64 {
+        self.check(off, n);
+        Self::load(&self.data, off, n)
+    }
+
+    /// Stores a value and remembers that it is there.
+    #[inline]
+    pub fn set(&self, off: u64, n: u32, v: u64) {
+        self.check(off, n);
+        Self::store(&self.data, off, n, v);
+        Self::store(&self.init, off, n, 0x0101_0101_0101_0101);
+    }
+
+    /// Whether all bytes of a value were written.
+    #[inline]
+    pub fn initialised(&self, off: u64, n: u32) -> bool {
+        self.check(off, n);
+        let ones = 0x0101_0101_0101_0101 & (u64::MAX >> (64 - 8 * n));
+        Self::load(&self.init, off, n) == ones
+    }
+
+    /// Replaces a value by a function of it, and returns what was there.
+    pub fn update(&self, off: u64, n: u32, f: impl Fn(u64) -> u64) -> u64 {
+        self.check(off, n);
+        match n {
+            2 => atomic!(self.data, off, AtomicU16)
+                .fetch_update(Relaxed, Relaxed, |v| Some(f(v as u64) as u16))
+                .unwrap_or(0) as u64,
+            4 => atomic!(self.data, off, AtomicU32)
+                .fetch_update(Relaxed, Relaxed, |v| Some(f(v as u64) as u32))
+                .unwrap_or(0) as u64,
+            _ => atomic!(self.data, off, AtomicU64).fetch_update(Relaxed, Relaxed, |v| Some(f(v))).unwrap_or(0),
+        }
+    }
+
+    fn span(&self, off: u64, n: u64) -> (usize, usize) {
+        assert!(off.checked_add(n).is_some_and(|e| e <= self.len), "an unchecked access");
+        (off as usize, n as usize)
+    }
+
+    fn bytes<'a>(&'a self, words: &'a [AtomicU64], off: u64, n: u64) -> &'a [AtomicU8] {
+        let (off, n) = self.span(off, n);
+        // SAFETY: inside the allocation, as `span` has checked, and atomic like every other view.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<AtomicU8>().add(off), n) }
+    }
+
+    /// Writes many bytes. The host only calls this between launches.
+    pub fn write(&self, off: u64, src: &[u8]) {
+        let (at, n) = self.span(off, src.len() as u64);
+        // SAFETY: inside the allocation; the caller holds the machine's lock, so that no launch reads it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(src.as_ptr(), self.data.as_ptr().cast_mut().cast::<u8>().add(at), n);
+        }
+        self.mark(off, n as u64, 1);
+    }
+
+    /// Reads many bytes. The host only calls this between launches.
+    pub fn read(&self, off: u64, out: &mut [u8]) {
+        let (at, n) = self.span(off, out.len() as u64);
+        // SAFETY: inside the allocation; the caller holds the machine's lock, so that no launch writes it.
+        unsafe { std::ptr::copy_nonoverlapping(self.data.as_ptr().cast::<u8>().add(at), out.as_mut_ptr(), n) }
+    }
+
+    /// Sets many bytes to one value.
+    pub fn fill(&self, off: u64, byte: u8, n: u64) {
+        for b in self.bytes(&self.data, off, n) {
+            b.store(byte, Relaxed);
+        }
+        self.mark(off, n, 1);
+    }
+
+    /// Marks bytes as written (1) or not (0).
+    pub fn mark(&self, off: u64, n: u64, value: u8) {
+        let (at, n) = self.span(off, n);
+        // SAFETY: inside the allocation; only called between launches.
+        unsafe { std::ptr::write_bytes(self.init.as_ptr().cast_mut().cast::<u8>().add(at), value, n) }
+    }
+
+    /// Copies bytes and whether they were written.
+    pub fn copy(&self, off: u64, from: &Buffer, from_off: u64, n: u64) {
+        let mut data = vec![0; n as usize];
+        from.read(from_off, &mut data);
+        let init: Vec<u8> = from.bytes(&from.init, from_off, n).iter().map(|b| b.load(Relaxed)).collect();
+        self.write(off, &data);
+        for (b, v) in self.bytes(&self.init, off, n).iter().zip(init) {
+            b.store(v, Relaxed);
+        }
+    }
+
+    /// The first byte of a span that was never written.
+    pub fn first_unwritten(&self, off: u64, n: u64) -> Option<u64> {
+        let (at, n) = self.span(off, n);
+        // SAFETY: inside the allocation; only called between launches.
+        let init = unsafe { std::slice::from_raw_parts(self.init.as_ptr().cast::<u8>().add(at), n) };
+        let chunk = init.chunks(4096).position(|c| c.iter().fold(1, |a, b| a & b) == 0)? * 4096;
+        init[chunk..].iter().position(|b| *b == 0).map(|i| off + (chunk + i) as u64)
+    }
+}

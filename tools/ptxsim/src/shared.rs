@@ -1,0 +1,201 @@
+//! Shared memory of a block, and who touched it since when.
+//!
+//! Time is a counter that every completed barrier advances. A warp's accesses carry the time they happened at; `seen[w][v]` is
+//! the last time of warp `v` that barriers have ordered before warp `w`'s present. An access races with an earlier one of
+//! another warp if that one's time is later, and at least one of them writes.
+
+/// What is wrong with an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    OutOfBounds,
+    Uninitialised,
+    /// A `cp.async` was issued for these bytes and not waited for.
+    Pending,
+    /// Not ordered with an access of this warp (or of several: `MANY`).
+    Race(u32),
+}
+
+const WARP: u32 = 63;
+/// Several warps have read since the last write that matters.
+pub(crate) const MANY: u32 = 63;
+/// The last writer was an atomic operation.
+const ATOMIC: u32 = 62;
+/// The time of a write that is still on its way.
+const PENDING: u32 = u32::MAX >> 6;
+
+pub(crate) struct Shared {
+    data: Vec<u8>,
+    /// Per granule: time and warp of the last write; 0 where there was none.
+    writes: Vec<u32>,
+    /// Per granule: time and warp of the last read.
+    reads: Vec<u32>,
+    /// Log2 of a granule's bytes.
+    granule: u32,
+    now: u32,
+    seen: Vec<[u32; 32]>,
+    /// For each warp the least of `seen` over the other warps.
+    floor: [u32; 32],
+    races: bool,
+}
+
+impl Shared {
+    pub fn new(bytes: u32, granule: u32, warps: usize, races: bool) -> Shared {
+        let n = (bytes as usize).div_ceil(1 << granule);
+        let mut s = Shared {
+            data: vec![0; bytes as usize],
+            writes: vec![0; n],
+            reads: vec![0; n],
+            granule,
+            now: 1,
+            seen: vec![[0; 32]; warps],
+            floor: [0; 32],
+            races,
+        };
+        s.reset();
+        s
+    }
+
+    /// Forgets everything, for the next block.
+    pub fn reset(&mut self) {
+        self.writes.fill(0);
+        self.reads.fill(0);
+        self.now = 1;
+        self.seen.fill([0; 32]);
+        self.floor = [if self.races && self.seen.len() > 1 { 0 } else { PENDING - 1 }; 32];
+    }
+
+    pub fn len(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    fn granules(&self, off: u64, n: u32) -> Result<std::ops::RangeInclusive<usize>, Trouble> {
+        if off.checked_add(n as u64).is_none_or(|e| e > self.len()) {
+            return Err(Trouble::OutOfBounds);
+        }
+        Ok((off >> self.granule) as usize..=((off + n as u64 - 1) >> self.granule) as usize)
+    }
+
+    #[inline]
+    fn ordered(&self, stamp: u32, warp: u32) -> bool {
+        let (time, by) = (stamp >> 6, stamp & WARP);
+        time <= self.floor[warp as usize]
+            || (by == warp && time != PENDING)
+            || (by < 32 && time <= self.seen[warp as usize][by as usize])
+    }
+
+    /// Checks and remembers a read. `strong` reads are ordered by themselves.
+    #[inline]
+    pub fn read(&mut self, off: u64, n: u32, warp: u32, strong: bool) -> Result<(), Trouble> {
+        let me = self.now << 6 | warp;
+        for i in self.granules(off, n)? {
+            let w = self.writes[i];
+            if w == 0 {
+                return Err(Trouble::Uninitialised);
+            }
+            if w >> 6 == PENDING {
+                return Err(Trouble::Pending);
+            }
+            if !strong && !self.ordered(w, warp) {
+                return Err(Trouble::Race(w & WARP));
+            }
+            let r = self.reads[i];
+            if r != me {
+                let alone = r == 0 || r & WARP == warp || r >> 6 <= self.floor[warp as usize];
+                self.reads[i] = if alone { me } else { self.now << 6 | MANY };
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn claim(&mut self, off: u64, n: u32, warp: u32, stamp: u32) -> Result<(), Trouble> {
+        for i in self.granules(off, n)? {
+            let (w, r) = (self.writes[i], self.reads[i]);
+            if w >> 6 == PENDING {
+                return Err(Trouble::Pending);
+            }
+            let atomic = stamp & WARP == ATOMIC && w & WARP == ATOMIC;
+            if !atomic && !self.ordered(w, warp) {
+                return Err(Trouble::Race(w & WARP));
+            }
+            if !self.ordered(r, warp) {
+                return Err(Trouble::Race(r & WARP));
+            }
+            self.writes[i] = stamp;
+        }
+        Ok(())
+    }
+
+    /// Checks and remembers a write.
+    #[inline]
+    pub fn write(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
+        self.claim(off, n, warp, self.now << 6 | warp)
+    }
+
+    /// Checks and remembers an atomic operation: a read and a write that does not race with its like.
+    pub fn atomic(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
+        if self.granules(off, n)?.any(|i| self.writes[i] == 0) {
+            return Err(Trouble::Uninitialised);
+        }
+        self.claim(off, n, warp, self.now << 6 | ATOMIC)
+    }
+
+    /// Checks a write by `cp.async` and keeps everybody away until it lands.
+    pub fn issue(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
+        self.claim(off, n, warp, PENDING << 6 | warp)
+    }
+
+    /// Lands what `issue` announced.
+    pub fn land(&mut self, off: u64, bytes: &[u8], warp: u32) {
+        self.data[off as usize..off as usize + bytes.len()].copy_from_slice(bytes);
+        let stamp = self.now << 6 | warp;
+        let (a, b) = (off >> self.granule, (off + bytes.len() as u64 - 1) >> self.granule);
+        self.writes[a as usize..=b as usize].fill(stamp);
+    }
+
+    /// Orders what `from` did before what `to` will do. Sets of warps as bits.
+    pub fn join(&mut self, from: u32, to: u32) {
+        let warps = self.seen.len();
+        let mut known = [0; 32];
+        for v in (0..warps).filter(|v| from >> v & 1 == 1) {
+            for (k, s) in known.iter_mut().zip(&self.seen[v]) {
+                *k = (*k).max(*s);
+            }
+            known[v] = self.now;
+        }
+        for w in (0..warps).filter(|w| to >> w & 1 == 1) {
+            for (s, k) in self.seen[w].iter_mut().zip(&known) {
+                *s = (*s).max(*k);
+            }
+            if self.races && warps > 1 {
+                self.floor[w] = (0..warps).filter(|v| *v != w).map(|v| self.seen[w][v]).min().unwrap_or(0);
+            }
+        }
+        self.now += 1;
+    }
+
+    /// A value of 1, 2, 4 or 8 bytes; the caller has checked the access.
+    #[inline]
+    pub fn get(&self, off: u64, n: u32) -> u64 {
+        let o = off as usize;
+        match n {
+            4 => u32::from_le_bytes(self.data[o..o + 4].try_into().expect("four bytes")) as u64,
+            8 => u64::from_le_bytes(self.data[o..o + 8].try_into().expect("eight bytes")),
+            2 => u16::from_le_bytes(self.data[o..o + 2].try_into().expect("two bytes")) as u64,
+            _ => self.data[o] as u64,
+        }
+    }
+
+    /// Stores a value; the caller has checked the access.
+    #[inline]
+    pub fn set(&mut self, off: u64, n: u32, v: u64) {
+        let n = n as usize;
+        self.data[off as usize..off as usize + n].copy_from_slice(&v.to_le_bytes()[..n]);
+    }
+
+    /// Sixteen bytes; the caller has checked the access.
+    #[inline]
+    pub fn row(&self, off: u64) -> &[u8; 16] {
+        self.data[off as usize..off as usize + 16].try_into().expect("sixteen bytes")
+    }
+}

@@ -1,0 +1,107 @@
+//! A device with a fixture loaded, and numbers to put into it.
+#![allow(dead_code)]
+
+use ptxsim::*;
+use std::sync::Arc;
+
+pub const ORDERS: [Order; 3] = [Order::Forward, Order::Reverse, Order::Shuffled(7)];
+
+/// Numbers in (-scale / 2, scale / 2).
+pub fn floats(seed: u64, n: usize, scale: f32) -> Vec<f32> {
+    let mut r = Rng(seed);
+    (0..n).map(|_| ((r.next() >> 40) as f32 / (1 << 24) as f32 - 0.5) * scale).collect()
+}
+
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+}
+
+pub struct Memory {
+    pub ptr: u64,
+    pub bytes: u64,
+}
+
+impl Memory {
+    pub fn p(&self, access: Access) -> Param<'static> {
+        Param::Pointer(Region { ptr: self.ptr, bytes: self.bytes, access })
+    }
+}
+
+pub struct Device {
+    pub machine: Machine,
+    pub module: Arc<Module>,
+}
+
+impl Device {
+    /// A fixture, loaded.
+    pub fn new(fixture: &str, order: Order) -> Device {
+        let path = format!("{}/tests/fixtures/{fixture}.ptx", env!("CARGO_MANIFEST_DIR"));
+        Device::text(&std::fs::read_to_string(path).unwrap(), order)
+    }
+
+    /// A text, loaded.
+    pub fn text(ptx: &str, order: Order) -> Device {
+        let machine = Machine::new(Config { order, threads: 2, max_instructions: 1 << 32, races: true });
+        let module = machine.load(ptx).unwrap_or_else(|e| panic!("{e}"));
+        Device { machine, module }
+    }
+
+    pub fn bytes(&self, b: &[u8]) -> Memory {
+        let m = self.empty(b.len());
+        self.machine.write(m.ptr, b).unwrap();
+        m
+    }
+
+    pub fn f32s(&self, v: &[f32]) -> Memory {
+        self.bytes(&v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    pub fn u32s(&self, v: &[u32]) -> Memory {
+        self.bytes(&v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    pub fn empty(&self, n: usize) -> Memory {
+        Memory { ptr: self.machine.alloc(n as u64).unwrap(), bytes: n as u64 }
+    }
+
+    pub fn read(&self, m: &Memory) -> Vec<u8> {
+        let mut v = vec![0; m.bytes as usize];
+        self.machine.read(m.ptr, &mut v).unwrap();
+        v
+    }
+
+    pub fn read_u32s(&self, m: &Memory) -> Vec<u32> {
+        self.read(m).chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
+    }
+
+    pub fn read_u64s(&self, m: &Memory) -> Vec<u64> {
+        self.read(m).chunks(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect()
+    }
+
+    pub fn read_f32s(&self, m: &Memory) -> Vec<f32> {
+        self.read_u32s(m).into_iter().map(f32::from_bits).collect()
+    }
+
+    pub fn launch(
+        &self,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: &[Param],
+    ) -> Result<Counters, Fault> {
+        self.machine.launch(&self.module, entry, &Launch { grid, block, shared, params, extra: &[] })
+    }
+}
+
+/// A 32-bit integer parameter.
+pub fn int(v: usize) -> Param<'static> {
+    Param::Bytes(Box::leak(Box::new((v as u32).to_le_bytes())))
+}
