@@ -184,7 +184,8 @@ impl Gpu {
         Ok(Graph { gpu: self.clone(), id: id?, used })
     }
 
-    pub(crate) fn driver(&self) -> &dyn Driver {
+    /// The driver itself, to load and launch PTX of one's own in the same stream.
+    pub fn driver(&self) -> &dyn Driver {
         &*self.0.driver
     }
 

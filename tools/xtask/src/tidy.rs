@@ -29,8 +29,11 @@ const WITHOUT: &[(&str, &str, &str)] = &[
 ];
 
 /// Benches that are not of one operation, and what they measure.
-const OTHER_BENCHES: &[(&str, &str)] =
-    &[("augment", "clips to the input of a network"), ("train_step", "whole training steps")];
+const OTHER_BENCHES: &[(&str, &str)] = &[
+    ("augment", "clips to the input of a network"),
+    ("gpu", "every operation on a GPU"),
+    ("train_step", "whole training steps"),
+];
 
 /// Families of kernels that are not of one operation, and what they do.
 const OTHER_FAMILIES: &[(&str, &str)] = &[

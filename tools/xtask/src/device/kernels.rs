@@ -16,6 +16,9 @@ use std::path::Path;
 /// The page.
 pub const PAGE: &str = "docs/kernels.md";
 
+/// Families that only tests launch: nobody asks what they cost.
+const NOT_SHOWN: [&str; 1] = ["classes"];
+
 /// Architectures whose machine code is looked into.
 const DISASSEMBLED: [&str; 2] = ["sm_80", "sm_90a"];
 
@@ -55,7 +58,8 @@ pub fn page(root: &Path, tools: &Tools) -> Result<String> {
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
     let assemblers: Vec<Assembler> = Assembler::all(tools)?.into_iter().filter(Assembler::is_latest).collect();
     let nvdisasm = tools.program("cu13/bin/nvdisasm")?;
-    let names = families(root)?;
+    let mut names = families(root)?;
+    names.retain(|name| !NOT_SHOWN.contains(&name.as_str()));
     let jobs: Vec<(&String, &Assembler)> = names.iter().flat_map(|n| assemblers.iter().map(move |a| (n, a))).collect();
     let mut done = on_all_cores(&jobs, |(name, assembler)| {
         let cubin = scratch.join(format!("{name}.{}.cubin", assembler.arch));

@@ -1,0 +1,144 @@
+//! Every operation on a GPU, timed with the device's own events, its second-level cache emptied before each run, as a
+//! share of what a copy and what multiply-adds reach on the same device.
+//!
+//!     cargo bench --bench gpu [FILTER]            Criterion, where there is a GPU
+//!     cargo bench --bench gpu -- --cases          the list of cases, for benches/peers/gpu.py
+//!     cargo bench --bench gpu -- --report DIR     what `run.sh` of a bundle left in DIR, as a table and a record
+//!
+//! `TUBELET_GPU_RECORD=FILE` keeps the figures as JSON besides.
+
+#[path = "gpu/cases.rs"]
+mod cases;
+#[path = "gpu/peaks.rs"]
+mod peaks;
+#[path = "gpu/report.rs"]
+mod report;
+
+use cases::{Case, Work};
+use criterion::{Criterion, Throughput};
+use peaks::Peaks;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::time::Duration;
+use tubelet::driver::Gpu;
+use tubelet::error::Result;
+use tubelet::tensor::{DType, Device, Tensor};
+
+/// Bytes written to push everything out of the second-level cache; also time for the host to run ahead.
+const FLUSH: usize = 512 << 20;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--cases", ..] => {
+            println!("{}", cases::listed());
+            return ExitCode::SUCCESS;
+        }
+        ["--report", folder, ..] => return report::write(folder.as_ref()),
+        _ => {}
+    }
+    let gpu = match Gpu::cuda(0) {
+        Ok(gpu) => gpu,
+        Err(reason) => {
+            println!("nothing is timed: {reason}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match run(&gpu) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(gpu: &Gpu) -> Result<()> {
+    let peaks = Peaks::measure(gpu)?;
+    let tera = |n: f64| (n * 1e-10).round() / 100.0;
+    println!(
+        "{}: copy {} TB/s, bf16 products {} TFLOP/s, f32 {} TFLOP/s",
+        gpu.name(),
+        tera(peaks.copy),
+        tera(peaks.bf16),
+        tera(peaks.f32)
+    );
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut rows = Vec::new();
+    for case in cases::all() {
+        rows.extend(time(gpu, &case, &peaks, &mut criterion));
+    }
+    criterion.final_summary();
+    if let Some(file) = std::env::var_os("TUBELET_GPU_RECORD") {
+        let record = json!({
+            "device": gpu.name(),
+            "compute_capability": gpu.compute_capability(),
+            "peaks": {"copy_tb_per_s": tera(peaks.copy), "bf16_tflops": tera(peaks.bf16), "f32_tflops": tera(peaks.f32)},
+            "cases": rows,
+        });
+        std::fs::write(&file, format!("{record:#}\n")).unwrap_or_else(|e| eprintln!("cannot write {file:?}: {e}"));
+    }
+    Ok(())
+}
+
+/// Times a case; `None` where the filter leaves it out.
+fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Option<Value> {
+    let device = Device::Cuda(gpu.clone());
+    let mut work: Option<Result<Work>> = None;
+    let mut runs: Vec<f32> = Vec::new();
+    let mut failed = None;
+    let mut group = criterion.benchmark_group("gpu");
+    group.sample_size(10).warm_up_time(Duration::from_millis(20)).measurement_time(Duration::from_millis(200));
+    group.throughput(Throughput::Elements(case.flops));
+    group.bench_function(format!("{}/cuda", case.name), |bench| {
+        bench.iter_custom(|count| {
+            let work = work.get_or_insert_with(|| (case.make)(&device));
+            let mut total = Duration::ZERO;
+            for _ in 0..count {
+                match work.as_mut().map_err(|e| e.to_string()).and_then(|w| once(gpu, w).map_err(|e| e.to_string())) {
+                    Ok(ms) => {
+                        runs.push(ms);
+                        total += Duration::from_secs_f32(ms * 1e-3);
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        return Duration::from_millis(1) * count as u32; // Criterion wants a time
+                    }
+                }
+            }
+            total
+        });
+    });
+    group.finish();
+    if let Some(error) = failed {
+        println!("    {}: {error}", case.name);
+        return Some(json!({"name": case.name, "error": error}));
+    }
+    runs.sort_by(f32::total_cmp);
+    let ms = f64::from(*runs.get(runs.len() / 2)?);
+    let peak = if case.dtype == DType::BF16 { peaks.bf16 } else { peaks.f32 };
+    let (matrix, copy) = (case.flops as f64 / ms * 1e3 / peak, case.bytes as f64 / ms * 1e3 / peaks.copy);
+    println!("    median {ms:.4} ms, {:.0} % of arithmetic, {:.0} % of a copy", 100.0 * matrix, 100.0 * copy);
+    Some(json!({
+        "name": case.name, "ms": ms, "best_ms": runs[0], "runs": runs.len(), "share_of_arithmetic": round(matrix),
+        "share_of_copy": round(copy), "gflop": case.flops as f64 * 1e-9, "megabytes": case.bytes as f64 * 1e-6,
+    }))
+}
+
+fn round(share: f64) -> f64 {
+    (share * 1e4).round() * 1e-4
+}
+
+/// Milliseconds of one run between two events, the cache cold.
+fn once(gpu: &Gpu, work: &mut Work) -> Result<f32> {
+    let timed = work()?;
+    drop(Tensor::zeros_on(&Device::Cuda(gpu.clone()), [FLUSH / 4])?);
+    let start = gpu.record()?;
+    let y = timed()?;
+    let end = gpu.record()?;
+    if y.device() == Device::Cpu {
+        let what = "it was computed on the CPU: there is no kernel for it".into();
+        return Err(tubelet::error::ErrorKind::Driver { action: "time a case", what }.into());
+    }
+    gpu.elapsed_ms(start, end)
+}

@@ -1,0 +1,268 @@
+//! What is timed: the tables of the operations, at the batch of a training step on a GPU, and batch norm over the output of
+//! every layer. `--cases` prints the same list for `benches/peers/gpu.py`, so it is written once.
+
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use tubelet::error::{Error, ErrorKind, Result};
+use tubelet::ops::{self, batch_norm::Stats, conv3d, infonce, l2_norm, linear, pool3d};
+use tubelet::shape::Shape;
+use tubelet::tape::{Mode, Tape, Var};
+use tubelet::tensor::{DType, Device, Tensor};
+
+/// Clips at once; the tables are for one or two.
+const CLIPS: usize = 16;
+
+/// One case.
+pub struct Case {
+    /// `<op>/<pass>/<case>/<dtype>`.
+    pub name: String,
+    pub dtype: DType,
+    /// What the peer needs to build the same.
+    pub problem: Value,
+    pub flops: u64,
+    /// The fewest bytes that must move.
+    pub bytes: u64,
+    /// Puts the inputs on a device.
+    pub make: Box<dyn Fn(&Device) -> Result<Work>>,
+}
+
+/// Prepares one run, untimed; what it returns is timed.
+pub type Work = Box<dyn FnMut() -> Result<Timed>>;
+pub type Timed = Box<dyn FnOnce() -> Result<Tensor>>;
+
+/// Every case.
+pub fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in [DType::BF16, DType::F32] {
+        convolutions(dtype, &mut cases);
+        norms(dtype, &mut cases);
+        pools(dtype, &mut cases);
+        projections(dtype, &mut cases);
+        contrast(dtype, &mut cases);
+    }
+    cases
+}
+
+/// The list for the peer.
+pub fn listed() -> Value {
+    let cases = all();
+    cases.iter().map(|c| json!({"name": c.name, "dtype": c.dtype.name(), "problem": c.problem})).collect()
+}
+
+/// Numbers in [-1, 1) without a pattern: equal or small operands would draw less power, and run faster.
+fn random(shape: impl Into<Shape>, dtype: DType, device: &Device, seed: u32) -> Result<Tensor> {
+    let shape = shape.into();
+    let hash = |i: usize| {
+        let mut h = (i as u32 ^ seed.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B);
+        h = (h ^ (h >> 15)).wrapping_mul(0xC2B2_AE35);
+        ((h ^ (h >> 13)) >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let data: Vec<f32> = (0..shape.len()).map(hash).collect();
+    Tensor::from_f32(shape, &data)?.cast(dtype)?.to(device)
+}
+
+fn bytes(dtype: DType, elements: usize) -> u64 {
+    (elements * dtype.size()) as u64
+}
+
+/// A layer of the tables at our batch.
+fn layer(case: &conv3d::cases::Case) -> conv3d::cases::Case {
+    let mut case = *case;
+    case.x[0] *= CLIPS;
+    case
+}
+
+fn convolutions(dtype: DType, cases: &mut Vec<Case>) {
+    for row in conv3d::cases::LAYERS.iter().map(layer) {
+        let p = row.problem();
+        let (g, xs, ws, ys) = (p.geometry, p.x_shape(), p.w_shape(), p.y_shape());
+        let passes: &[&str] = if row.x[4] <= 3 { &["fprop", "wgrad"] } else { &["fprop", "dgrad", "wgrad"] };
+        for &pass in passes {
+            let make = move |device: &Device| -> Result<Work> {
+                let (a, b) = match pass {
+                    "fprop" => (random(xs, dtype, device, 1)?, random(ws, dtype, device, 2)?),
+                    "dgrad" => (random(ys, dtype, device, 3)?, random(ws, dtype, device, 2)?),
+                    _ => (random(xs, dtype, device, 1)?, random(ys, dtype, device, 3)?),
+                };
+                Ok(Box::new(move || {
+                    let (a, b) = (a.clone(), b.clone());
+                    Ok(Box::new(move || match pass {
+                        "fprop" => conv3d::fprop(&a, &b, &g),
+                        "dgrad" => conv3d::dgrad(&a, &b, xs, &g),
+                        _ => conv3d::wgrad(&a, &b, ws, &g),
+                    }))
+                }))
+            };
+            cases.push(Case {
+                name: format!("conv3d/{pass}/{}/{}", row.name, dtype.name()),
+                dtype,
+                problem: json!({
+                    "op": "conv3d", "pass": pass, "x": row.x, "k": row.k, "kernel": row.kernel,
+                    "stride": g.window.stride, "pad": g.window.pad, "dilation": g.window.dilation, "groups": g.groups,
+                }),
+                flops: p.flops(),
+                bytes: bytes(dtype, xs.len() + ws.len() + ys.len()),
+                make: Box::new(make),
+            });
+        }
+    }
+}
+
+/// A recorded operation of some tensors, forward or with its backward pass timed.
+fn recorded(
+    inputs: impl Fn(&Device) -> Result<Vec<Tensor>> + 'static,
+    backward: bool,
+    run: impl Fn(&Tape, &[Var]) -> Result<Var> + Clone + 'static,
+) -> Box<dyn Fn(&Device) -> Result<Work>> {
+    Box::new(move |device| {
+        let (inputs, run) = (inputs(device)?, run.clone());
+        let mut dy = None;
+        Ok(Box::new(move || {
+            if !backward {
+                let (inputs, run) = (inputs.clone(), run.clone());
+                return Ok(Box::new(move || {
+                    let vars: Vec<Var> = inputs.into_iter().map(Var::constant).collect();
+                    Ok(run(&Tape::no_grad(), &vars)?.value().clone())
+                }));
+            }
+            let tape = Tape::new();
+            let vars: Vec<Var> = inputs.iter().map(|x| tape.leaf(x.clone())).collect();
+            let y = run(&tape, &vars)?;
+            let dy = match &dy {
+                Some(dy) => Tensor::clone(dy),
+                None => dy.insert(random(y.shape(), y.value().dtype(), &y.value().device(), 9)?).clone(),
+            };
+            Ok(Box::new(move || {
+                let wanted: Vec<&Var> = vars.iter().collect();
+                let grads = tape.grad_from(&y, Var::constant(dy), &wanted, Mode::Free)?;
+                let first = grads.into_iter().flatten().next();
+                first.map(|g| g.value().clone()).ok_or_else(|| nothing("no gradient came back"))
+            }))
+        }))
+    })
+}
+
+fn nothing(what: &str) -> Error {
+    ErrorKind::Driver { action: "run a case", what: what.into() }.into()
+}
+
+/// Batch norm with ReLU over the output of each layer: forward, and backward after it.
+fn norms(dtype: DType, cases: &mut Vec<Case>) {
+    let mut seen = BTreeSet::new();
+    for row in conv3d::cases::LAYERS.iter().map(layer) {
+        let shape = row.problem().y_shape();
+        let c = shape.last();
+        if !seen.insert((shape.len(), c)) {
+            continue;
+        }
+        // Forward: once for the statistics, once to apply them, once to write. Backward: `x` and `dy` twice, `dx` once.
+        for (pass, passes) in [("fwd_relu", 3), ("bwd_relu", 5)] {
+            let inputs = move |device: &Device| {
+                let gamma = Tensor::full([c], 1.0).to(device)?;
+                Ok(vec![random(shape, dtype, device, 1)?, gamma.clone(), gamma])
+            };
+            let run = |t: &Tape, v: &[Var]| {
+                Ok(ops::batch_norm(t, &v[0], &v[1], &v[2], Stats::Batch { groups: 1 }, 1e-5, None, true)?.0)
+            };
+            cases.push(Case {
+                name: format!("batch_norm/{pass}/{}/{}", row.name, dtype.name()),
+                dtype,
+                problem: json!({"op": "batch_norm", "pass": pass, "x": shape.dims()}),
+                flops: 8 * shape.len() as u64,
+                bytes: passes * bytes(dtype, shape.len()),
+                make: recorded(inputs, pass == "bwd_relu", run),
+            });
+        }
+    }
+}
+
+fn pools(dtype: DType, cases: &mut Vec<Case>) {
+    for row in pool3d::cases::CASES.iter().filter(|c| c.x.iter().product::<usize>() > 100_000) {
+        let mut x = row.x;
+        x[0] *= CLIPS;
+        let (kernel, window) = (row.kernel, row.window);
+        for pass in ["max_fwd", "max_bwd"] {
+            let inputs = move |device: &Device| Ok(vec![random(x, dtype, device, 1)?]);
+            let run = move |t: &Tape, v: &[Var]| ops::max_pool(t, &v[0], kernel, &window);
+            let outputs: usize = x.iter().product::<usize>() / window.stride.iter().product::<usize>();
+            cases.push(Case {
+                name: format!("pool3d/{pass}/{}/{}", row.name, dtype.name()),
+                dtype,
+                problem: json!({
+                    "op": "max_pool", "pass": pass, "x": x, "kernel": kernel, "stride": window.stride,
+                    "pad": window.pad, "dilation": window.dilation,
+                }),
+                flops: (outputs * kernel.iter().product::<usize>()) as u64,
+                bytes: bytes(dtype, x.iter().product::<usize>() + outputs),
+                make: recorded(inputs, pass == "max_bwd", run),
+            });
+        }
+    }
+}
+
+/// The end of a projection head.
+fn projections(dtype: DType, cases: &mut Vec<Case>) {
+    for row in linear::cases::CASES.iter().filter(|c| c.name == "project") {
+        let [n, c, k] = row.extents;
+        for pass in ["fwd", "bwd"] {
+            let inputs =
+                move |device: &Device| Ok(vec![random([n, c], dtype, device, 1)?, random([k, c], dtype, device, 2)?]);
+            cases.push(Case {
+                name: format!("linear/{pass}/{}/{}", row.name, dtype.name()),
+                dtype,
+                problem: json!({"op": "linear", "pass": pass, "extents": row.extents}),
+                flops: row.flops() as u64 * if pass == "bwd" { 2 } else { 1 },
+                bytes: bytes(dtype, n * c + c * k + n * k),
+                make: recorded(inputs, pass == "bwd", |t, v| ops::linear(t, &v[0], &v[1], None)),
+            });
+        }
+    }
+    for row in l2_norm::cases::CASES.iter().filter(|c| c.name == "codes") {
+        let (n, d) = (row.n, row.d);
+        for pass in ["fwd", "bwd"] {
+            let inputs = move |device: &Device| Ok(vec![random([n, d], dtype, device, 1)?]);
+            cases.push(Case {
+                name: format!("l2_norm/{pass}/{}/{}", row.name, dtype.name()),
+                dtype,
+                problem: json!({"op": "l2_norm", "pass": pass, "x": [n, d]}),
+                flops: row.flops(),
+                bytes: bytes(dtype, 2 * n * d),
+                make: recorded(inputs, pass == "bwd", |t, v| ops::l2_norm(t, &v[0])),
+            });
+        }
+    }
+}
+
+/// InfoNCE against a queue of `dtype`, at the paper's size and at those of larger batches.
+fn contrast(dtype: DType, cases: &mut Vec<Case>) {
+    for row in infonce::cases::CASES.iter().filter(|c| c.m >= 65536) {
+        for n in [row.n, 2 * row.n, 4 * row.n] {
+            let (d, m, tau) = (row.d, row.m, row.tau);
+            let make = move |device: &Device| -> Result<Work> {
+                let unit = |rows: usize, seed| l2_norm::forward(&random([rows, d], DType::F32, &Device::Cpu, seed)?);
+                let (q, k) = (unit(n, 1)?.to(device)?, unit(n, 2)?.to(device)?);
+                let queue = unit(m, 3)?.cast(dtype)?.to(device)?;
+                Ok(Box::new(move || {
+                    let (q, k, queue) = (q.clone(), k.clone(), queue.clone());
+                    Ok(Box::new(move || {
+                        let tape = Tape::new();
+                        let q = tape.leaf(q);
+                        let loss = ops::infonce(&tape, &q, &k, &queue, tau)?.loss;
+                        let dq = tape.grad(&loss, &[&q], Mode::Free)?.into_iter().flatten().next();
+                        dq.map(|g| g.value().clone()).ok_or_else(|| nothing("no gradient came back"))
+                    }))
+                }))
+            };
+            // Logits and their gradient by the queries: two products.
+            let flops = 2 * 2 * (n * d * m) as u64;
+            cases.push(Case {
+                name: format!("infonce/fwd_bwd/{}-{n}/{}", row.name, dtype.name()),
+                dtype,
+                problem: json!({"op": "infonce", "n": n, "d": d, "m": m, "tau": tau}),
+                flops,
+                bytes: bytes(dtype, m * d) + bytes(DType::F32, 3 * n * d),
+                make: Box::new(make),
+            });
+        }
+    }
+}

@@ -1,0 +1,189 @@
+"""The cases of benches/gpu.rs in PyTorch on the same GPU: cuDNN, channels_last_3d, benchmark mode, compiled where it applies.
+
+    target/release/deps/gpu-* --cases > cases.json          (or: cargo bench --bench gpu -- --cases)
+    python benches/peers/gpu.py cases.json OUT.json [--filter TEXT] [--dry]
+
+Each run is timed with events after a warm-up, the second-level cache emptied before it; the median counts. What PyTorch
+does in several kernels (batch norm with ReLU, the pools, InfoNCE) is timed eagerly and compiled, and the faster counts.
+`--dry` runs every case once on the CPU with small extents, to see that it works; its figures mean nothing.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+CONV = torch.ops.aten.convolution_backward
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Clock:
+    """Milliseconds of a function: the median of several runs."""
+
+    def __init__(self, device, runs):
+        self.device, self.runs = device, runs
+        self.flush = torch.empty(512 << 20, dtype=torch.uint8, device=device) if device == "cuda" else None
+
+    def __call__(self, run):
+        for _ in range(3 if self.flush is not None else 1):
+            run()
+        took = []
+        for _ in range(self.runs):
+            if self.flush is None:
+                at = time.perf_counter()
+                run()
+                took.append(1e3 * (time.perf_counter() - at))
+                continue
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.flush.zero_()
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            took.append(start.elapsed_time(end))
+        return statistics.median(took)
+
+
+def last(shape):
+    """Our extents `n t h w c` as PyTorch's, `n c t h w`."""
+    n, t, h, w, c = shape
+    return n, c, t, h, w
+
+
+class Peer:
+    def __init__(self, device, dry, clock):
+        self.device, self.dry, self.clock = device, dry, clock
+
+    def random(self, shape, dtype, grad=False):
+        x = torch.rand(shape, device=self.device).mul_(2).sub_(1).to(dtype)
+        if len(shape) == 5:
+            x = x.to(memory_format=torch.channels_last_3d)
+        return x.requires_grad_(grad)
+
+    def shrink(self, shape):
+        """Extents for a dry run."""
+        return [min(e, 8) for e in shape[:-1]] + [shape[-1]] if self.dry else shape
+
+    def conv3d(self, p, dtype):
+        x = self.random(last(self.shrink(p["x"])), dtype)
+        w = self.random((p["k"], x.shape[1] // p["groups"], *p["kernel"]), dtype)
+        geometry = (p["stride"], p["pad"], p["dilation"])
+        y = F.conv3d(x, w, None, *geometry, p["groups"])
+        dy = self.random(tuple(y.shape), dtype)
+        back = lambda *mask: CONV(dy, x, w, None, *geometry, False, [0, 0, 0], p["groups"], [*mask, False])
+        run = {
+            "fprop": lambda: F.conv3d(x, w, None, *geometry, p["groups"]),
+            "dgrad": lambda: back(True, False),
+            "wgrad": lambda: back(False, True),
+        }[p["pass"]]
+        with torch.no_grad():
+            return {"eager": self.clock(run)}
+
+    def forward_or_backward(self, f, inputs, backward):
+        """Times `f(*inputs)`, or its backward pass alone, eagerly and compiled."""
+        out = {}
+        for how, g in (("eager", f), ("compiled", None if self.dry else torch.compile(f))):
+            if g is None:
+                continue
+            try:
+                if backward:
+                    y = g(*inputs)
+                    dy = torch.rand_like(y)
+                    wanted = [x for x in inputs if x.requires_grad]
+                    out[how] = self.clock(lambda: torch.autograd.grad(y, wanted, dy, retain_graph=True))
+                else:
+                    with torch.no_grad():
+                        out[how] = self.clock(lambda: g(*inputs))
+            except Exception as error:  # a compiler that is absent or fails leaves the eager figure
+                if how == "eager":
+                    raise
+                print(f"    not compiled: {error}".splitlines()[0], file=sys.stderr)
+        return out
+
+    def batch_norm(self, p, dtype):
+        shape = self.shrink(p["x"])
+        x = self.random(last(shape), dtype, grad=True)
+        gamma, beta = (torch.ones(shape[-1], device=self.device, requires_grad=True) for _ in range(2))
+        f = lambda x, g, b: torch.relu(F.batch_norm(x, None, None, g, b, training=True, eps=1e-5))
+        return self.forward_or_backward(f, [x, gamma, beta], p["pass"] == "bwd_relu")
+
+    def max_pool(self, p, dtype):
+        x = self.random(last(self.shrink(p["x"])), dtype, grad=True)
+        f = lambda x: F.max_pool3d(x, p["kernel"], p["stride"], p["pad"], p["dilation"])
+        return self.forward_or_backward(f, [x], p["pass"] == "max_bwd")
+
+    def linear(self, p, dtype):
+        n, c, k = p["extents"]
+        x, w = self.random((n, c), dtype, grad=True), self.random((k, c), dtype, grad=True)
+        return self.forward_or_backward(F.linear, [x, w], p["pass"] == "bwd")
+
+    def l2_norm(self, p, dtype):
+        x = self.random(tuple(p["x"]), dtype, grad=True)
+        return self.forward_or_backward(lambda x: F.normalize(x, dim=1), [x], p["pass"] == "bwd")
+
+    def infonce(self, p, dtype):
+        n, d, m = p["n"], p["d"], min(p["m"], 512) if self.dry else p["m"]
+        unit = lambda rows: F.normalize(torch.randn(rows, d, device=self.device), dim=1)
+        q, k, queue = unit(n).requires_grad_(), unit(n), unit(m).to(dtype)
+        target = torch.zeros(n, dtype=torch.long, device=self.device)
+
+        def loss(q, k, queue):
+            negatives = (q.to(queue.dtype) @ queue.T).float()
+            logits = torch.cat([(q * k).sum(1, keepdim=True), negatives], 1) / p["tau"]
+            return F.cross_entropy(logits, target)
+
+        out = {"eager": self.clock(lambda: torch.autograd.grad(loss(q, k, queue), q))}
+        if not self.dry:
+            compiled = torch.compile(loss)
+            out["compiled"] = self.clock(lambda: torch.autograd.grad(compiled(q, k, queue), q))
+        return out
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("cases", help="the JSON that the bench prints")
+    a.add_argument("out", help="the JSON to write")
+    a.add_argument("--filter", default="", help="only cases whose name contains this")
+    a.add_argument("--runs", type=int, default=15, help="timed runs of a case (default 15)")
+    a.add_argument("--dry", action="store_true", help="every case once on the CPU, small")
+    a = a.parse_args()
+    if not a.dry and not torch.cuda.is_available():
+        sys.exit("PyTorch finds no GPU: nothing is timed")
+    device = "cpu" if a.dry else "cuda"
+    torch.backends.cudnn.benchmark = True
+    # Our f32 is f32.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    peer = Peer(device, a.dry, Clock(device, 1 if a.dry else a.runs))
+    record = {
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+        "device": "cpu, dry" if a.dry else torch.cuda.get_device_name(),
+        "cases": [],
+    }
+    if not a.dry:
+        x, y = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+        record["matmul_8192_bf16_tflops"] = round(2 * 8192**3 / peer.clock(lambda: x @ y) * 1e-9, 1)
+        del x, y
+    with open(a.cases) as file:
+        cases = [c for c in json.load(file) if a.filter in c["name"]]
+    for case in cases:
+        p = case["problem"]
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        try:
+            took = getattr(peer, p["op"])(p, TYPES[case["dtype"]])
+            row = {"name": case["name"], "ms": min(took.values()), **{f"{how}_ms": ms for how, ms in took.items()}}
+        except Exception as error:
+            row = {"name": case["name"], "error": str(error).splitlines()[0]}
+        record["cases"].append(row)
+        print(row["name"], f"{row['ms']:.4f} ms" if "ms" in row else row["error"], flush=True)
+        with open(a.out, "w") as file:
+            json.dump(record, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
