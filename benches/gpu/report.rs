@@ -1,5 +1,123 @@
+//! What `run.sh` of a bundle left in a folder, as one table and one record: our figures beside the peer's, and what the
+//! tests said. Each part may be absent; the record then says so.
+
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-pub fn write(_folder: &Path) -> ExitCode {
-    ExitCode::SUCCESS
+
+/// Reads the folder, prints the table and writes `record.json` into it.
+pub fn write(folder: &Path) -> ExitCode {
+    let record = record(folder);
+    print_table(&record);
+    let path = folder.join("record.json");
+    match fs::write(&path, format!("{record:#}\n")) {
+        Ok(()) => {
+            println!("\nwritten: {}", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: cannot write {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn record(folder: &Path) -> Value {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let parsed = |name: &str| read(name).and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let (ours, peer) = (parsed("ours.json").unwrap_or_default(), parsed("peer.json").unwrap_or_default());
+    let milliseconds = |record: &Value| -> BTreeMap<String, Value> {
+        let rows = record["cases"].as_array().cloned().unwrap_or_default();
+        rows.into_iter().filter_map(|row| Some((row["name"].as_str()?.to_owned(), row))).collect()
+    };
+    let (mut our_rows, peer_rows) = (milliseconds(&ours), milliseconds(&peer));
+    for (name, row) in &mut our_rows {
+        let Some(theirs) = peer_rows.get(name) else { continue };
+        row["peer_ms"] = theirs["ms"].clone();
+        if let (Some(us), Some(them)) = (row["ms"].as_f64(), theirs["ms"].as_f64()) {
+            row["ratio"] = json!((them / us * 1e3).round() * 1e-3);
+        }
+    }
+    let tests: Map<String, Value> = ["tests", "sanitizer", "classes"]
+        .into_iter()
+        .map(|part| (part.to_owned(), read(&format!("{part}.txt")).map_or(Value::Null, |text| outcome(&text))))
+        .collect();
+    json!({
+        "machine": ours["device"],
+        "compute_capability": ours["compute_capability"],
+        "driver": read("driver.txt").map(|s| s.trim().to_owned()),
+        "date": read("date.txt").map(|s| s.trim().to_owned()),
+        "how": "run.sh of `cargo xtask bundle`; medians of runs timed with events, cold L2; ratio = peer / ours, above 1 we are faster",
+        "peers": {"pytorch": peer["torch"], "cudnn": peer["cudnn"], "matmul_8192_bf16_tflops": peer["matmul_8192_bf16_tflops"]},
+        "peaks": ours["peaks"],
+        "checks": tests,
+        "instruction_classes": read("classes.txt").map(|text| class_lines(&text)),
+        "training_step": parsed("step.json"),
+        "geomean_ratio": geomeans(&our_rows),
+        "cases": our_rows,
+    })
+}
+
+/// How the test harness ended, over all its runs in a log.
+fn outcome(log: &str) -> Value {
+    let count = |line: &str, word: &str| -> u64 {
+        let before = line.split(word).next().unwrap_or("");
+        before.rsplit([' ', ';', '.']).find_map(|n| n.parse().ok()).unwrap_or(0)
+    };
+    let (mut passed, mut failed, mut runs) = (0, 0, 0);
+    for line in log.lines().filter(|l| l.starts_with("test result:")) {
+        (passed, failed, runs) = (passed + count(line, " passed"), failed + count(line, " failed"), runs + 1);
+    }
+    if runs == 0 {
+        return json!({"ended": log.lines().last()});
+    }
+    let failures: Vec<&str> = log.lines().filter(|l| l.starts_with("test ") && l.ends_with("FAILED")).collect();
+    let faults = log.lines().filter(|l| l.contains("ERROR SUMMARY:")).last();
+    json!({"passed": passed, "failed": failed, "failures": failures, "sanitizer": faults})
+}
+
+/// The lines that the comparison of instruction classes prints.
+fn class_lines(log: &str) -> Vec<&str> {
+    log.lines().filter_map(|l| l.trim().strip_prefix("class ")).collect()
+}
+
+/// Geometric mean of the ratios of each operation, pass and number type.
+fn geomeans(rows: &BTreeMap<String, Value>) -> Value {
+    let mut sums: BTreeMap<String, (f64, u32)> = BTreeMap::new();
+    for (name, row) in rows {
+        let (Some(ratio), [op, pass, .., dtype]) = (row["ratio"].as_f64(), &name.split('/').collect::<Vec<_>>()[..])
+        else {
+            continue;
+        };
+        let sum = sums.entry(format!("{op}/{pass}/{dtype}")).or_default();
+        *sum = (sum.0 + ratio.ln(), sum.1 + 1);
+    }
+    sums.into_iter().map(|(key, (sum, n))| (key, json!(((sum / f64::from(n)).exp() * 1e3).round() * 1e-3))).collect()
+}
+
+fn print_table(record: &Value) {
+    println!("{}, peaks {}", record["machine"], record["peaks"]);
+    println!("checks: {}", record["checks"]);
+    println!("{:<44} {:>10} {:>10} {:>7} {:>7} {:>7}", "case", "ours ms", "peer ms", "ratio", "math %", "copy %");
+    for (name, row) in record["cases"].as_object().into_iter().flatten() {
+        if let Some(error) = row["error"].as_str() {
+            println!("{name:<44} {error}");
+            continue;
+        }
+        let figure = |key: &str, scale: f64, digits: usize| {
+            row[key].as_f64().map_or("-".to_owned(), |n| format!("{:.digits$}", n * scale))
+        };
+        println!(
+            "{name:<44} {:>10} {:>10} {:>7} {:>7} {:>7}",
+            figure("ms", 1.0, 4),
+            figure("peer_ms", 1.0, 4),
+            figure("ratio", 1.0, 2),
+            figure("share_of_arithmetic", 100.0, 0),
+            figure("share_of_copy", 100.0, 0)
+        );
+    }
+    println!("geometric means, peer / ours: {}", record["geomean_ratio"]);
+    println!("training step: {}", record["training_step"]);
 }
