@@ -73,14 +73,14 @@ fn outcome(log: &str) -> Value {
     if runs == 0 {
         return json!({"ended": log.lines().last()});
     }
-    let failures: Vec<&str> = log.lines().filter(|l| l.starts_with("test ") && l.ends_with("FAILED")).collect();
+    let failures: Vec<_> = log.lines().filter(|l| l.starts_with("test ") && l.ends_with("FAILED")).collect();
     let faults = log.lines().filter(|l| l.contains("ERROR SUMMARY:")).last();
     json!({"passed": passed, "failed": failed, "failures": failures, "sanitizer": faults})
 }
 
 /// The lines that the comparison of instruction classes prints.
-fn class_lines(log: &str) -> Vec<&str> {
-    log.lines().filter_map(|l| l.trim().strip_prefix("class ")).collect()
+fn class_lines(log: &str) -> Vec<String> {
+    log.lines().filter_map(|l| l.trim().strip_prefix("class ")).map(str::to_owned).collect()
 }
 
 /// Geometric mean of the ratios of each operation, pass and number type.
