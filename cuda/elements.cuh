@@ -2,6 +2,9 @@
 // Rounding to bf16 is to nearest even. Arithmetic is always f32.
 #pragma once
 
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
 /// bfloat16 as it lies in memory.
 struct bf16 {
     unsigned short bits;

@@ -145,7 +145,7 @@ impl Tape {
         if y.shape().len() != 1 {
             return Err(Error::shape("grad", "y", "one element", y.shape()));
         }
-        self.grad_from(y, Var::constant(Tensor::full(y.shape(), 1.0)), xs, mode)
+        self.grad_from(y, Var::constant(Tensor::full_on(&y.value().device(), y.shape(), 1.0)?), xs, mode)
     }
 
     /// Like [`Tape::grad`] for a `y` of any shape, given the gradient `dy` of something for `y`.

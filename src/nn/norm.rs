@@ -48,7 +48,7 @@ impl Norm {
             return Ok(y);
         }
         let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
-        let stats = Stats::Fixed { mean: mean.f32()?, var: var.f32()? };
+        let stats = Stats::Fixed { mean, var };
         Ok(batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu)?.0)
     }
 }

@@ -4,7 +4,7 @@ use super::params::{ParamId, Params, Role};
 use crate::error::Result;
 use crate::ops;
 use crate::tape::{Tape, Var};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// How normalisations normalise, and whether parameters have gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +107,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `running = (1 - momentum) running + momentum new`.
-    pub(super) fn update_running(&mut self, id: ParamId, new: &[f32], momentum: f32) -> Result<()> {
-        for (r, n) in self.params[id].value.f32_mut()?.iter_mut().zip(new) {
-            *r = (1.0 - momentum) * *r + momentum * n;
-        }
-        Ok(())
+    /// `running = (1 - momentum) running + momentum new`, where they live.
+    pub(super) fn update_running(&mut self, id: ParamId, new: &Tensor, momentum: f32) -> Result<()> {
+        ops::ema::blend(&mut self.params[id].value, new, 1.0 - momentum, momentum)
     }
 }

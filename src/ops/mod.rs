@@ -1,6 +1,7 @@
 //! The list of operations. Each is a folder: `mod.rs` (parameters, checks, eager functions), `reference.rs` (the
 //! definition: plain loops in f32 and f64), `cpu.rs`, `grad.rs` (its place on the tape), `cases.rs` (its problem table).
 
+mod launch;
 pub mod reference;
 mod widest;
 
@@ -35,7 +36,18 @@ pub mod tvl1;
 /// Every kernel that this library may launch, as declared: what a test compares with the PTX.
 #[doc(hidden)]
 pub fn kernels() -> Vec<crate::driver::Declared> {
-    [crate::tensor::kernels(), arith::cuda::kernels(), conv3d::cuda::kernels()].concat()
+    [
+        crate::tensor::kernels(),
+        arith::cuda::kernels(),
+        batch_norm::cuda::kernels(),
+        conv3d::cuda::kernels(),
+        ema::cuda::kernels(),
+        l2_norm::cuda::kernels(),
+        reduce::cuda::kernels(),
+        relu::cuda::kernels(),
+        unary::cuda::kernels(),
+    ]
+    .concat()
 }
 
 pub use arith::{add, div, mul, scale, sub};

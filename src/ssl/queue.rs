@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::ops::infonce::Mask;
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, Place, Ring, Tensor};
+use std::sync::Arc;
 
 /// `K` keys of length `d` in a ring, each with the number of the video it came from.
 ///
@@ -14,6 +15,8 @@ pub struct Queue {
     keys: Tensor,
     owners: Vec<u32>,
     at: usize,
+    /// What the GPU of the keys knows of them; made when it is first wanted, and again for a queue that was cloned.
+    ring: Option<Arc<Ring>>,
 }
 
 impl Queue {
@@ -28,7 +31,7 @@ impl Queue {
         if d == 0 {
             return Err(Error::param("queue", "d", d, "a key has at least one element"));
         }
-        Ok(Queue { keys: Tensor::zeros([keys, d]), owners: vec![Mask::NOBODY; keys], at: 0 })
+        Ok(Queue { keys: Tensor::zeros([keys, d]), owners: vec![Mask::NOBODY; keys], at: 0, ring: None })
     }
 
     /// A queue as a checkpoint holds it: its `keys [K d]`, their owners, and the row the next key goes `at`.
@@ -48,7 +51,7 @@ impl Queue {
         if at >= rows {
             return Err(Error::param("queue", "at", at, format!("the queue has {rows} rows, counted from 0")));
         }
-        Ok(Queue { keys, owners, at })
+        Ok(Queue { keys, owners, at, ring: None })
     }
 
     /// The same queue on `device`.
@@ -56,7 +59,7 @@ impl Queue {
     /// # Errors
     /// As [`Tensor::to`].
     pub fn to(&self, device: &Device) -> Result<Self> {
-        Ok(Queue { keys: self.keys.to(device)?, ..self.clone() })
+        Ok(Queue { keys: self.keys.to(device)?, ring: None, ..self.clone() })
     }
 
     /// All keys `[K d]`, in no particular order: the negatives of the loss.
@@ -93,7 +96,8 @@ impl Queue {
     /// the last `K` stay. Nothing is copied but the rows, unless somebody else still holds the tensor of [`Queue::keys`].
     ///
     /// # Errors
-    /// `Shape` when `keys` is not a matrix of rows of length `d`, or has not one owner each.
+    /// `Shape` when `keys` is not a matrix of rows of length `d`, or has not one owner each; `Device` when they live
+    /// elsewhere; of a GPU `OutOfMemory` and `Driver`.
     pub fn push(&mut self, keys: &Tensor, owners: &[u32]) -> Result<()> {
         let [rows, d] = self.keys.shape().matrix("queue", "keys")?;
         let [n, width] = keys.shape().matrix("queue", "keys")?;
@@ -103,12 +107,29 @@ impl Queue {
         if owners.len() != n {
             return Err(Error::shape("queue", "owners", format!("{n} numbers"), owners.len()));
         }
-        let fresh = keys.load()?;
-        let ring = self.keys.f32_mut()?;
-        for (i, (row, owner)) in fresh.chunks_exact(d).zip(owners).enumerate().skip(n.saturating_sub(rows)) {
-            let to = (self.at + i) % rows;
-            ring[to * d..(to + 1) * d].copy_from_slice(row);
-            self.owners[to] = *owner;
+        let on_gpu = match self.keys.place("queue", &[("keys", keys)])? {
+            Place::Cpu => None,
+            Place::Gpu(gpu) => Some(gpu.clone()),
+        };
+        let last = n.saturating_sub(rows);
+        match on_gpu {
+            Some(gpu) => {
+                let ring = self.ring.take().filter(|r| Arc::strong_count(r) == 1).map(Ok);
+                let ring = ring.unwrap_or_else(|| Ring::new(&gpu, &self.owners, self.at).map(Arc::new))?;
+                ring.push(&mut self.keys, keys, owners)?;
+                self.ring = Some(ring);
+            }
+            None => {
+                let fresh = keys.host();
+                let ring = self.keys.f32_mut()?;
+                for (i, row) in fresh.chunks_exact(d).enumerate().skip(last) {
+                    let to = (self.at + i) % rows;
+                    ring[to * d..(to + 1) * d].copy_from_slice(row);
+                }
+            }
+        }
+        for (i, owner) in owners.iter().enumerate().skip(last) {
+            self.owners[(self.at + i) % rows] = *owner;
         }
         self.at = (self.at + n) % rows;
         Ok(())

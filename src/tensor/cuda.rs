@@ -30,7 +30,8 @@ impl Parts {
 }
 
 pub(crate) fn kernels() -> Vec<Declared> {
-    vec![CONVERT.declared(), FILL.declared(), GATHER.declared(), COLLECT.declared()]
+    let own = vec![CONVERT.declared(), FILL.declared(), GATHER.declared(), COLLECT.declared()];
+    [own, super::ring::kernels()].concat()
 }
 
 /// Threads of a block.

@@ -7,11 +7,13 @@ mod buffer;
 mod cuda;
 mod element;
 mod gpu;
+mod ring;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use cuda::kernels;
 pub(crate) use element::Element;
 pub(crate) use gpu::Place;
+pub(crate) use ring::Ring;
 
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, ErrorKind, Result};

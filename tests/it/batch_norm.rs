@@ -45,6 +45,10 @@ fn run(
     (y.value().clone(), grads.into_iter().map(|g| g.unwrap().value().clone()).collect(), moments)
 }
 
+fn vector(v: &[f32]) -> Tensor {
+    Tensor::from_f32([v.len()], v).unwrap()
+}
+
 /// Compares the layer on `p` with its definition; `offset` is added to every `x`.
 fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
     let what = format!("{what} {kind:?}");
@@ -55,7 +59,11 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
     let dy = noise(5, &[n, p.c]).cast(kind.dtype).unwrap();
     let (mean, var) =
         (data(&noise(6, &[p.c])), data(&noise(7, &[p.c])).iter().map(|v| v.abs() + 0.1).collect::<Vec<_>>());
-    let stats = if kind.fixed { Stats::Fixed { mean: &mean, var: &var } } else { Stats::Batch { groups: p.groups } };
+    let (given_mean, given_var) = (vector(&mean), vector(&var));
+    let stats = match kind.fixed {
+        true => Stats::Fixed { mean: &given_mean, var: &given_var },
+        false => Stats::Batch { groups: p.groups },
+    };
     let inputs = [x.clone(), gamma.clone(), beta.clone(), residual.clone()];
     let (y, grads, moments) = run(&inputs, &dy, stats, kind.residual, kind.relu);
 
@@ -81,10 +89,11 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
     if let Some(m) = moments {
         let whole = Layer { rows: Rows { groups: 1, rows: n, c: p.c }, ..layer };
         let w = reference::fwd(&whole, &wide(&x), None, false);
+        let (mean, var) = (data(&m.mean), data(&m.var));
         for ch in 0..p.c {
             let unbiased = w.var[ch] * n as f64 / (n as f64 - 1.0);
-            assert_near(&format!("{what}: mean"), m.mean[ch].into(), w.mean[ch], 1e-6);
-            assert_near(&format!("{what}: variance"), m.var[ch].into(), unbiased, 3e-6);
+            assert_near(&format!("{what}: mean"), mean[ch].into(), w.mean[ch], 1e-6);
+            assert_near(&format!("{what}: variance"), var[ch].into(), unbiased, 3e-6);
         }
     }
 }
@@ -150,7 +159,7 @@ fn gradients_are_those_of_differences() {
 fn fused_and_composed_gradients_agree() {
     let shape = [4, 2, 3, 3, 5];
     let inputs = [noise(1, &shape), noise(2, &[5]), noise(3, &[5]), noise(4, &shape)];
-    let (mean, var) = ([0.1, 0.2, -0.1, 0.0, 0.3], [1.0, 0.5, 2.0, 1.5, 0.7]);
+    let (mean, var) = (vector(&[0.1, 0.2, -0.1, 0.0, 0.3]), vector(&[1.0, 0.5, 2.0, 1.5, 0.7]));
     for (i, stats) in [Stats::Batch { groups: 1 }, Stats::Batch { groups: 2 }, Stats::Fixed { mean: &mean, var: &var }]
         .into_iter()
         .enumerate()
@@ -178,6 +187,7 @@ fn the_gradient_has_a_gradient() {
     let inputs = [noise(1, &shape), noise(2, &[2]), noise(3, &[2]), noise(4, &shape)];
     let (mean, var) = ([0.1f32, 0.2], [1.0f32, 0.5]);
     let (wide_mean, wide_var): (Vec<f64>, Vec<f64>) = (mean.map(f64::from).into(), var.map(f64::from).into());
+    let (mean, var) = (vector(&mean), vector(&var));
     for fixed in [false, true] {
         let stats = if fixed { Stats::Fixed { mean: &mean, var: &var } } else { Stats::Batch { groups: 2 } };
         let rows = if fixed { Rows { groups: 1, rows: 12, c: 2 } } else { Rows { groups: 2, rows: 6, c: 2 } };
@@ -205,7 +215,7 @@ fn agrees_with_pytorch() {
         Tensor::from_f32(tubelet::shape::Shape::new(view.shape()), &bytemuck::pod_collect_to_vec(view.data())).unwrap()
     };
     let inputs = [get("x"), get("gamma"), get("beta"), get("residual")];
-    let (mean, var) = (data(&get("fixed_mean")), data(&get("fixed_var")));
+    let (mean, var) = (get("fixed_mean"), get("fixed_var"));
     let fixed = Stats::Fixed { mean: &mean, var: &var };
     for (name, stats, residual, relu) in [
         ("train", Stats::Batch { groups: 1 }, false, false),
@@ -225,8 +235,8 @@ fn agrees_with_pytorch() {
             same(part, &data(g));
         }
         if let Some(m) = moments.filter(|_| !name.starts_with("groups")) {
-            same("mean", &m.mean);
-            same("var", &m.var);
+            same("mean", &data(&m.mean));
+            same("var", &data(&m.var));
         }
     }
 }
@@ -245,7 +255,7 @@ fn thread_count_changes_no_bit() {
         assert_same_on_any_threads("batch_norm", || {
             let (y, mut out, m) = run(&inputs, &dy, Stats::Batch { groups: 2 }, true, true);
             let m = m.unwrap();
-            out.extend([y, Tensor::from_f32([20], &m.mean).unwrap(), Tensor::from_f32([20], &m.var).unwrap()]);
+            out.extend([y, m.mean, m.var]);
             out
         });
     }
@@ -272,7 +282,7 @@ fn mistakes_are_errors() {
         (kind(&x, &c, batch, -1.0, None), "batch_norm: eps = -1, but it must be finite and not negative"),
         (kind(&x, &c, batch, EPS, Some(&c)), "batch_norm: `residual` must be [4 2 3], but it is [3]"),
         (
-            kind(&x, &c, Stats::Fixed { mean: &[0.0], var: &[1.0; 3] }, EPS, None),
+            kind(&x, &c, Stats::Fixed { mean: &ones(&[1]), var: &ones(&[3]) }, EPS, None),
             "batch_norm: `mean` must be [3], one per channel, but it is [1]",
         ),
         (

@@ -10,14 +10,14 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 15;
 
 /// An axis of the result, and how far a step along it moves in each argument: 0 where that is repeated.
-pub(super) struct Axis {
+pub(in crate::ops) struct Axis {
     pub extent: usize,
     pub a: usize,
     pub b: usize,
 }
 
 /// The joined axes, innermost first; there is at least one.
-pub(super) fn axes(a: Shape, b: Shape, out: Shape) -> Vec<Axis> {
+pub(in crate::ops) fn axes(a: Shape, b: Shape, out: Shape) -> Vec<Axis> {
     let mut axes: Vec<Axis> = Vec::new();
     let (mut stride_a, mut stride_b) = (1, 1);
     for ((&extent, &da), &db) in out.dims().iter().zip(a.dims()).zip(b.dims()).rev() {

@@ -56,10 +56,10 @@ impl BatchNorm {
         let (dev, rstd) = if of_batch {
             let dev = sub(t, &x, &mean_of(&x)?)?;
             let var = mean_of(&mul(t, &dev, &dev)?)?;
-            let eps = Var::constant(Tensor::full(stat, self.eps));
+            let eps = Var::constant(Tensor::full_on(&x.value().device(), stat, self.eps)?);
             (dev, ops::recip(t, &ops::sqrt(t, &ops::add(t, &var, &eps)?)?)?)
         } else {
-            let constant = |v: &[f32]| Tensor::from_f32(stat, v).map(Var::constant);
+            let constant = |v: &Tensor| v.reshape(stat).map(Var::constant);
             (sub(t, &x, &constant(&self.saved.mean)?)?, constant(&self.saved.rstd)?)
         };
         let hat = mul(t, &dev, &rstd)?;

@@ -7,6 +7,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -14,7 +15,7 @@ pub use grad::batch_norm;
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::{DType, Element, Tensor};
+use crate::tensor::{DType, Element, Place, Tensor};
 use cpu::Mask;
 use half::bf16;
 
@@ -28,20 +29,20 @@ pub enum Stats<'a> {
     },
     /// These, per channel, as constants: evaluation, or frozen statistics.
     Fixed {
-        /// Mean, `[c]`.
-        mean: &'a [f32],
-        /// Variance, `[c]`.
-        var: &'a [f32],
+        /// Mean, `[c]`, f32.
+        mean: &'a Tensor,
+        /// Variance, `[c]`, f32.
+        var: &'a Tensor,
     },
 }
 
-/// Statistics of the whole batch, all groups together: what running averages are made of.
-#[derive(Clone, Debug, PartialEq)]
+/// Statistics of the whole batch, all groups together: what running averages are made of. They live where `x` does.
+#[derive(Clone, Debug)]
 pub struct Moments {
-    /// Mean per channel.
-    pub mean: Vec<f32>,
-    /// Unbiased variance per channel (divided by the count less one), as PyTorch averages it.
-    pub var: Vec<f32>,
+    /// Mean per channel, `[c]`, f32.
+    pub mean: Tensor,
+    /// Unbiased variance per channel (divided by the count less one), as PyTorch averages it, `[c]`, f32.
+    pub var: Tensor,
 }
 
 /// How the elements of `x` divide: `groups` parts of `rows` rows of `c` channels.
@@ -80,10 +81,10 @@ pub struct Saved {
     rows: Rows,
     /// Whether the statistics came from the batch, so that gradients pass through them.
     of_batch: bool,
-    /// Mean per group and channel, `groups · c`.
-    mean: Vec<f32>,
+    /// Mean per group and channel, `groups · c` f32.
+    mean: Tensor,
     /// `1/√(var + eps)` per group and channel.
-    rstd: Vec<f32>,
+    rstd: Tensor,
 }
 
 /// The gradients of the inputs.
@@ -103,7 +104,8 @@ pub struct Gradients {
 ///
 /// # Errors
 /// As [`Rows::new`]; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` has not the shape of
-/// `x`, or when statistics would be formed from a single value; `Param` when `eps` is negative or not finite.
+/// `x`, or when statistics would be formed from a single value; `Param` when `eps` is negative or not finite; `DType` when
+/// given statistics are not f32; `Device` when the tensors live apart.
 pub fn fwd(
     x: &Tensor,
     gamma: &Tensor,
@@ -123,29 +125,53 @@ pub fn fwd(
     if !(eps >= 0.0 && eps.is_finite()) {
         return Err(Error::param("batch_norm", "eps", eps, "it must be finite and not negative"));
     }
+    let mut others = vec![("gamma", gamma), ("beta", beta)];
+    others.extend(residual.map(|r| ("residual", r)));
+    if let Stats::Fixed { mean, var } = stats {
+        others.extend([("mean", mean), ("var", var)]);
+    }
+    let place = x.place("batch_norm", &others)?;
     let (saved, moments) = match stats {
         Stats::Fixed { mean, var } => {
-            expect_channels("mean", Shape::from([mean.len()]), rows.c)?;
-            expect_channels("var", Shape::from([var.len()]), rows.c)?;
-            let rstd = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-            (Saved { rows, of_batch: false, mean: mean.to_vec(), rstd }, None)
+            for (arg, given) in [("mean", mean), ("var", var)] {
+                expect_channels(arg, given.shape(), rows.c)?;
+                given.expect("batch_norm", arg, DType::F32)?;
+            }
+            let rstd = match place {
+                Place::Cpu => vector(var.host().iter().map(|v| 1.0 / (v + eps).sqrt())),
+                Place::Gpu(gpu) => cuda::rstd(gpu, var, eps)?,
+            };
+            (Saved { rows, of_batch: false, mean: mean.clone(), rstd }, None)
         }
         Stats::Batch { .. } if rows.rows == 1 => {
             let want = "more than one value per channel and group to form statistics";
             return Err(Error::shape("batch_norm", "x", want, x.shape()));
         }
         Stats::Batch { .. } => {
-            let sums = match x.dtype() {
-                DType::F32 => cpu::stats(&rows, f32::of(x)),
-                DType::BF16 => cpu::stats(&rows, bf16::of(x)),
+            let (mean, rstd, moments) = match place {
+                Place::Cpu => cpu_statistics(&rows, x, eps),
+                Place::Gpu(gpu) => cuda::statistics(gpu, &rows, x, eps)?,
             };
-            let rstd = sums.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32).collect();
-            let mean = sums.iter().map(|s| s.mean as f32).collect();
-            (Saved { rows, of_batch: true, mean, rstd }, Some(cpu::moments(&rows, &sums)))
+            (Saved { rows, of_batch: true, mean, rstd }, Some(moments))
         }
     };
     let y = normalise(x, gamma, beta, &saved, residual, relu)?;
     Ok((y, saved, moments))
+}
+
+/// Mean and `1/√(var + eps)` per group and channel, and the moments of the whole batch.
+fn cpu_statistics(rows: &Rows, x: &Tensor, eps: f32) -> (Tensor, Tensor, Moments) {
+    let sums = match x.dtype() {
+        DType::F32 => cpu::stats(rows, f32::of(x)),
+        DType::BF16 => cpu::stats(rows, bf16::of(x)),
+    };
+    let rstd = sums.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32);
+    (vector(sums.iter().map(|s| s.mean as f32)), vector(rstd), cpu::moments(rows, &sums))
+}
+
+/// A tensor of one extent.
+fn vector(v: impl ExactSizeIterator<Item = f32>) -> Tensor {
+    Tensor::build([v.len()], |out| out.iter_mut().zip(v).for_each(|(o, v)| *o = v))
 }
 
 /// The result, given its statistics.
@@ -157,8 +183,11 @@ fn normalise(
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<Tensor> {
-    let affine = cpu::Affine::new(saved, &gamma.host(), &beta.host());
     let residual = residual.map(|r| r.cast(x.dtype())).transpose()?;
+    if let Place::Gpu(gpu) = x.place("batch_norm", &[])? {
+        return cuda::normalise(gpu, x, gamma, beta, saved, residual.as_ref(), relu);
+    }
+    let affine = cpu::Affine::new(saved, &gamma.host(), &beta.host());
     Ok(match x.dtype() {
         DType::F32 => normalise_as::<f32>(&affine, x, residual.as_ref(), relu),
         DType::BF16 => normalise_as::<bf16>(&affine, x, residual.as_ref(), relu),
@@ -171,7 +200,11 @@ fn normalise_as<T: Element>(affine: &cpu::Affine, x: &Tensor, residual: Option<&
 
 /// The gradients for the gradient `dy` of the result; `y` is that result where a rectifier followed a residual sum.
 fn bwd(x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, ends: &grad::Ends, dy: &Tensor) -> Result<Gradients> {
-    let (affine, dy) = (cpu::Affine::new(saved, &gamma.host(), &beta.host()), dy.cast(x.dtype())?);
+    let dy = dy.cast(x.dtype())?;
+    if let Place::Gpu(gpu) = x.place("batch_norm", &[("dy", &dy)])? {
+        return cuda::bwd(gpu, x, gamma, beta, saved, ends, &dy);
+    }
+    let affine = cpu::Affine::new(saved, &gamma.host(), &beta.host());
     Ok(match x.dtype() {
         DType::F32 => bwd_as::<f32>(&affine, x, gamma, saved, ends, &dy),
         DType::BF16 => bwd_as::<bf16>(&affine, x, gamma, saved, ends, &dy),
@@ -206,8 +239,7 @@ fn bwd_as<T: Element>(
     let slopes = cpu::Slopes::new(saved, &gamma.host(), &sums);
     let dx = T::build(x.shape(), |dx| cpu::grad_x(affine, &slopes, xs, dz, &mask, dx));
     let (dgamma, dbeta) = cpu::grad_affine(saved, &sums);
-    let vector = |v: &[f32]| Tensor::build([v.len()], |out| out.copy_from_slice(v));
-    Gradients { dx, dgamma: vector(&dgamma), dbeta: vector(&dbeta), dresidual }
+    Gradients { dx, dgamma: vector(dgamma.into_iter()), dbeta: vector(dbeta.into_iter()), dresidual }
 }
 
 fn expect_channels(arg: &'static str, got: Shape, c: usize) -> Result<()> {

@@ -5,11 +5,10 @@ use rayon::prelude::*;
 /// Elements a task takes at once.
 const CHUNK: usize = 1 << 15;
 
-pub(super) fn update(key: &mut [f32], query: &[f32], m: f32) {
-    let fresh = 1.0 - m;
+pub(super) fn blend(key: &mut [f32], query: &[f32], keep: f32, fresh: f32) {
     key.par_chunks_mut(CHUNK).zip(query.par_chunks(CHUNK)).for_each(|(key, query)| {
         for (k, q) in key.iter_mut().zip(query) {
-            *k = m * *k + fresh * q;
+            *k = keep * *k + fresh * q;
         }
     });
 }

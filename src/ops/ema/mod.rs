@@ -2,23 +2,39 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 pub mod reference;
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Place, Tensor};
 
 /// `key ← m·key + (1 - m)·query` for two tensors of one shape. For `m` in `[0, 1]` every element stays between its two
 /// sources (to rounding); `m = 1` leaves `key` as it is and `m = 0` copies.
 ///
 /// # Errors
-/// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `m` is outside of `[0, 1]`.
+/// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `m` is outside of `[0, 1]`; `Device` when they
+/// live apart.
 pub fn update(key: &mut Tensor, query: &Tensor, m: f32) -> Result<()> {
     if !(0.0..=1.0).contains(&m) {
         return Err(Error::param("ema", "m", m, "the share that is kept lies in [0, 1]"));
     }
+    blend(key, query, m, 1.0 - m)
+}
+
+/// `key ← keep·key + fresh·query`, with the same conditions.
+pub(crate) fn blend(key: &mut Tensor, query: &Tensor, keep: f32, fresh: f32) -> Result<()> {
     if query.shape() != key.shape() {
         return Err(Error::shape("ema", "query", key.shape(), query.shape()));
     }
-    cpu::update(key.f32_mut()?, query.f32()?, m);
+    key.expect("ema", "key", DType::F32)?;
+    query.expect("ema", "query", DType::F32)?;
+    let on_gpu = match key.place("ema", &[("query", query)])? {
+        Place::Cpu => None,
+        Place::Gpu(gpu) => Some(gpu.clone()),
+    };
+    match on_gpu {
+        None => cpu::blend(key.f32_mut()?, query.f32()?, keep, fresh),
+        Some(gpu) => cuda::blend(&gpu, key, query, keep, fresh)?,
+    }
     Ok(())
 }

@@ -14,6 +14,10 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum()
 }
 
+pub(super) fn longer_than_eps(row: &[f32]) -> bool {
+    dot(row, row).sqrt() > f64::from(EPS)
+}
+
 pub(super) fn forward(x: &[f32], d: usize, y: &mut [f32]) {
     if d == 0 {
         return;

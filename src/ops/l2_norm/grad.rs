@@ -1,11 +1,10 @@
 //! Row normalisation on the tape.
 
-use super::{EPS, backward, forward};
+use super::{backward, forward, split};
 use crate::error::Result;
 use crate::ops::{add, div, mul, sub, sum_to};
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
-use crate::tensor::Tensor;
 
 struct L2Norm {
     x: Var,
@@ -23,22 +22,15 @@ impl Op for L2Norm {
         }
         // The same in recorded operations. ‖x‖ = x·y, so no square root is needed; `unit` is 1 on the rows that have
         // unit length and 0 on those divided by ε, whose gradient is dy/ε.
-        let [n, d] = x.shape().matrix("l2_norm", "x")?;
+        let [n, _] = x.shape().matrix("l2_norm", "x")?;
         let column = Shape::new(&[n, 1]);
         let y = l2_norm(t, x)?;
-        let long: Vec<bool> = x.value().host().chunks_exact(d.max(1)).map(longer_than_eps).collect();
-        let unit: Vec<f32> = long.iter().map(|&l| f32::from(u8::from(l))).collect();
-        let floor: Vec<f32> = long.iter().map(|&l| if l { 0.0 } else { EPS }).collect();
-        let unit = Var::constant(Tensor::from_f32(column, &unit)?);
-        let floor = Var::constant(Tensor::from_f32(column, &floor)?);
+        let (unit, floor) = split(x.value())?;
+        let (unit, floor) = (Var::constant(unit), Var::constant(floor));
         let norm = add(t, &mul(t, &sum_to(t, &mul(t, x, &y)?, column)?, &unit)?, &floor)?;
         let along = mul(t, &sum_to(t, &mul(t, &y, dy)?, column)?, &unit)?;
         Ok(vec![Some(div(t, &sub(t, dy, &mul(t, &y, &along)?)?, &norm)?)])
     }
-}
-
-fn longer_than_eps(row: &[f32]) -> bool {
-    row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt() > f64::from(EPS)
 }
 
 /// The rows of `x [n d]` at unit length.

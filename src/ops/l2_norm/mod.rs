@@ -5,13 +5,14 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
 pub use grad::l2_norm;
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// Rows no longer than this are divided by it instead of by their length.
 pub const EPS: f32 = 1e-12;
@@ -22,17 +23,41 @@ pub const EPS: f32 = 1e-12;
 /// `Shape` when `x` is not a matrix.
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     let [_, d] = x.shape().matrix("l2_norm", "x")?;
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&x.host(), d, y)))
+    match x.place("l2_norm", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&x.host(), d, y))),
+        Place::Gpu(gpu) => cuda::forward(gpu, x),
+    }
 }
 
 /// The gradient for `x [n d]` given that of the result, `dy [n d]`.
 ///
 /// # Errors
-/// `Shape` when `x` is not a matrix or `dy` is not of its shape.
+/// `Shape` when `x` is not a matrix or `dy` is not of its shape; `Device` when they live apart.
 pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let [_, d] = x.shape().matrix("l2_norm", "x")?;
     if dy.shape() != x.shape() {
         return Err(Error::shape("l2_norm", "dy", x.shape(), dy.shape()));
     }
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&x.host(), &dy.host(), d, dx)))
+    match x.place("l2_norm", &[("dy", dy)])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&x.host(), &dy.host(), d, dx))),
+        Place::Gpu(gpu) => cuda::backward(gpu, x, dy),
+    }
+}
+
+/// What each row's length is made of in recorded operations, `[n 1]` f32 each: `(1, 0)` for rows longer than ε, whose
+/// length is their own, and `(0, ε)` for the others.
+fn split(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let [n, d] = x.shape().matrix("l2_norm", "x")?;
+    match x.place("l2_norm", &[])? {
+        Place::Cpu => {
+            let (mut unit, mut floor) = (vec![0.0; n], vec![EPS; n]);
+            for (i, row) in x.host().chunks_exact(d.max(1)).enumerate() {
+                if cpu::longer_than_eps(row) {
+                    (unit[i], floor[i]) = (1.0, 0.0);
+                }
+            }
+            Ok((Tensor::from_f32([n, 1], &unit)?, Tensor::from_f32([n, 1], &floor)?))
+        }
+        Place::Gpu(gpu) => cuda::split(gpu, x),
+    }
 }

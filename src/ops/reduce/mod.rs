@@ -5,6 +5,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -12,7 +13,7 @@ pub use grad::{broadcast_to, sum_to};
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// `a` summed to `shape`, which must equal its own on every axis or be 1 there. Sums run in a fixed order.
 ///
@@ -23,7 +24,10 @@ pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
     if a.shape() == shape {
         return Ok(a.clone());
     }
-    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&a.host(), a.shape(), shape, y)))
+    match a.place("sum_to", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&a.host(), a.shape(), shape, y))),
+        Place::Gpu(gpu) => cuda::sum_to(gpu, a, shape),
+    }
 }
 
 /// `a` repeated to `shape`, of which each extent must equal its own or meet an extent of 1.
@@ -35,7 +39,10 @@ pub fn apply_broadcast_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
     if a.shape() == shape {
         return Ok(a.clone());
     }
-    Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&a.host(), a.shape(), shape, y)))
+    match a.place("broadcast_to", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&a.host(), a.shape(), shape, y))),
+        Place::Gpu(gpu) => cuda::broadcast_to(gpu, a, shape),
+    }
 }
 
 fn check(op: &'static str, large: Shape, small: Shape) -> Result<()> {

@@ -4,6 +4,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -11,25 +12,29 @@ pub(crate) use grad::mask;
 pub use grad::relu;
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// `max(x, 0)`, in the shape and number type of `x`.
 ///
 /// # Errors
 /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
 pub fn apply(x: &Tensor) -> Result<Tensor> {
-    let v = x.host();
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::relu(&v, y)))
+    match x.place("relu", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::relu(&x.host(), y))),
+        Place::Gpu(gpu) => cuda::relu(gpu, x),
+    }
 }
 
 /// `dy` where `y` is positive, 0 elsewhere: the gradient of `max(x, 0)`, whose result `y` was.
 ///
 /// # Errors
-/// `Shape` when `dy` and `y` differ in shape.
+/// `Shape` when `dy` and `y` differ in shape; `Device` when they live apart.
 pub fn apply_mask(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     if dy.shape() != y.shape() {
         return Err(Error::shape("relu", "dy", y.shape(), dy.shape()));
     }
-    let (dv, yv) = (dy.host(), y.host());
-    Ok(Tensor::build_as(dy.dtype(), dy.shape(), |dx| cpu::mask(&dv, &yv, dx)))
+    match dy.place("relu", &[("y", y)])? {
+        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), dy.shape(), |dx| cpu::mask(&dy.host(), &y.host(), dx))),
+        Place::Gpu(gpu) => cuda::mask(gpu, dy, y),
+    }
 }

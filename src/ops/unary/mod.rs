@@ -2,13 +2,14 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
 pub use grad::{exp, ln, recip, sqrt};
 
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ impl Unary {
 /// # Errors
 /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
 pub fn apply(f: Unary, x: &Tensor) -> Result<Tensor> {
-    let v = x.host();
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &v, y)))
+    match x.place(f.name(), &[])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &x.host(), y))),
+        Place::Gpu(gpu) => cuda::apply(gpu, f, x),
+    }
 }

@@ -127,8 +127,9 @@ impl Slopes {
         let p = &saved.rows;
         // Given statistics are constants: nothing flows through them.
         let share = if saved.of_batch { 1.0 / p.rows as f64 } else { 0.0 };
+        let rstd = saved.rstd.host();
         let each = || {
-            let scaled = saved.rstd.iter().zip(gamma.iter().cycle()).zip(sums);
+            let scaled = rstd.iter().zip(gamma.iter().cycle()).zip(sums);
             scaled.map(|((r, g), s)| (f64::from(r * g), f64::from(*r), s))
         };
         Slopes {
@@ -180,9 +181,9 @@ pub(in crate::ops::batch_norm) fn grad_x<T: Element>(
 
 /// The gradients of `gamma` and `beta`, summed over the groups.
 pub(in crate::ops::batch_norm) fn grad_affine(saved: &Saved, sums: &[GradSums]) -> (Vec<f32>, Vec<f32>) {
-    let c = saved.rows.c;
+    let (c, rstd) = (saved.rows.c, saved.rstd.host());
     let total = |ch: usize, of: &dyn Fn(usize) -> f64| (ch..sums.len()).step_by(c).map(of).sum::<f64>() as f32;
-    let dgamma = (0..c).map(|ch| total(ch, &|i| sums[i].dz_dev * f64::from(saved.rstd[i]))).collect();
+    let dgamma = (0..c).map(|ch| total(ch, &|i| sums[i].dz_dev * f64::from(rstd[i]))).collect();
     let dbeta = (0..c).map(|ch| total(ch, &|i| sums[i].dz)).collect();
     (dgamma, dbeta)
 }

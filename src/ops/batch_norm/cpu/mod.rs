@@ -8,7 +8,7 @@ mod backward;
 
 pub(super) use backward::{Mask, Slopes, grad_affine, grad_sums, grad_x};
 
-use super::{Moments, Rows, Saved};
+use super::{Moments, Rows, Saved, vector};
 use crate::ops::widest::widest;
 use crate::tensor::Element;
 use rayon::prelude::*;
@@ -161,7 +161,7 @@ pub(super) fn moments(p: &Rows, sums: &[Sums]) -> Moments {
         mean.push(m as f32);
         var.push((m2 / (total - 1.0)) as f32);
     }
-    Moments { mean, var }
+    Moments { mean: vector(mean.into_iter()), var: vector(var.into_iter()) }
 }
 
 /// `z = (x - mean) · scale + shift` per group and channel. Subtracting first keeps the digits where the mean is large.
@@ -182,10 +182,10 @@ struct Line<'a> {
 
 impl Affine {
     pub fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Self {
-        let rows = saved.rows;
-        let scale = saved.rstd.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
+        let (rows, rstd) = (saved.rows, saved.rstd.host());
+        let scale = rstd.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
         let shift = beta.iter().cycle().take(rows.groups * rows.c).copied();
-        let mean = rows.tiled(saved.mean.iter().copied());
+        let mean = rows.tiled(saved.mean.host().iter().copied());
         Affine { rows, mean, scale: rows.tiled(scale), shift: rows.tiled(shift) }
     }
 

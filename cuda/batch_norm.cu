@@ -1,0 +1,402 @@
+// Batch normalisation over the innermost axis, forward and backward; docs/math/batch_norm.md derives both.
+//
+// `x [groups rows c]`. Four steps go over the tensors, blocks of at most 64 channels by `span` rows ("chunks"): sums of
+// the forward pass, the result, sums of the backward pass, the gradient. Between them two small kernels merge the sums
+// of the chunks in f64, in order. The first sums may come from elsewhere, such as the convolution that made x.
+//
+// The grid of the four: `tiles · chunks · groups` blocks of 256. Wide kernels move 16 bytes a thread and need c to be a
+// multiple of that; single ones move an element.
+#include "elements.cuh"
+#include "reduce.cuh"
+
+/// How a pass is spread over x: the layout of ops::batch_norm::cuda::Plan.
+struct Plan {
+    unsigned rows;   // of a group
+    unsigned c;      // channels
+    unsigned span;   // rows of a chunk
+    unsigned chunks; // of a group
+    unsigned tiles;  // of channels
+    unsigned shift;  // 2^shift threads lie side by side along the channels of a tile
+};
+
+/// What a block of 256 works on.
+struct Block {
+    unsigned tile, chunk, group;
+    unsigned begin, end; // rows of the group
+
+    __device__ __forceinline__ Block(const Plan &p) {
+        tile = blockIdx.x % p.tiles;
+        unsigned part = blockIdx.x / p.tiles;
+        chunk = part % p.chunks, group = part / p.chunks;
+        begin = chunk * p.span, end = min(p.rows, begin + p.span);
+    }
+};
+
+/// The parameters of a block's channels, from global memory to W registers a thread, by way of `space`.
+template <int W> __device__ __forceinline__ void spread(float value, float (&v)[W], float *space, unsigned shift) {
+    __syncthreads();
+    if (threadIdx.x < TILE) {
+        space[threadIdx.x] = value;
+    }
+    __syncthreads();
+    load<W>(space + (threadIdx.x & ((1u << shift) - 1)) * W, v);
+}
+
+/// The channel whose parameters this thread fetches for its block, and whether there is one.
+template <int W> __device__ __forceinline__ bool fetches(const Block &block, const Plan &p, unsigned &channel) {
+    channel = (block.tile << p.shift) * W + threadIdx.x;
+    return threadIdx.x < W << p.shift && channel < p.c;
+}
+
+/// `[shift, Σ(x - shift), Σ(x - shift)²]` of each channel of a chunk, where the shift is the mean of the first rows the
+/// block reads, one a thread: of at least 1/64 of the chunk, so that little cancels.
+template <class T, int W>
+__device__ __forceinline__ void sums(const T *__restrict__ x, float *__restrict__ parts, const Plan &p) {
+    __shared__ __align__(16) float space[2 * WARPS * TILE], shared[TILE];
+    Block block(p);
+    Lane lane = lane_of<W>(block.tile, p.shift);
+    const T *from = x + (u64)block.group * p.rows * p.c + lane.channel;
+    bool mine = lane.channel < p.c && block.begin + lane.row < block.end;
+    float first[1][W] = {}, offset[W], total[1], v[2][W] = {}, sum[2];
+    if (mine) {
+        load<W>(from + (u64)(block.begin + lane.row) * p.c, first[0]);
+    }
+    float keep[W];
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+        keep[k] = first[0][k];
+    }
+    sum_rows<1, W>(first, total, space, p.shift);
+    float mean = total[0] / (float)min(lane.step, block.end - block.begin);
+    spread<W>(mean, offset, shared, p.shift);
+    if (mine) {
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            float e = keep[k] - offset[k];
+            v[0][k] = e, v[1][k] = e * e;
+        }
+#pragma unroll 4
+        for (unsigned r = block.begin + lane.row + lane.step; r < block.end; r += lane.step) {
+            float a[W];
+            load<W>(from + (u64)r * p.c, a);
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                float e = a[k] - offset[k];
+                v[0][k] += e, v[1][k] = fmaf(e, e, v[1][k]);
+            }
+        }
+    }
+    sum_rows<2, W>(v, sum, space, p.shift);
+    unsigned channel;
+    if (fetches<W>(block, p, channel)) {
+        float *to = parts + (u64)(block.group * p.chunks + block.chunk) * 3 * p.c + channel;
+        to[0] = mean, to[p.c] = sum[0], to[2 * p.c] = sum[1];
+    }
+}
+
+/// Per group and channel `z = (x - mean) · scale + beta`, of W channels.
+template <int W> struct Affine {
+    float mean[W], scale[W], beta[W];
+
+    __device__ __forceinline__ float of(float x, int k) const { return fmaf(x - mean[k], scale[k], beta[k]); }
+};
+
+template <int W>
+__device__ __forceinline__ Affine<W> affine(const Block &block, const float *__restrict__ mean, const float *__restrict__ rstd,
+                                            const float *__restrict__ gamma, const float *__restrict__ beta, const Plan &p,
+                                            float *space) {
+    unsigned channel;
+    float m = 0.0f, s = 0.0f, b = 0.0f;
+    if (fetches<W>(block, p, channel)) {
+        m = mean[block.group * p.c + channel];
+        s = rstd[block.group * p.c + channel] * gamma[channel];
+        b = beta[channel];
+    }
+    Affine<W> a;
+    spread<W>(m, a.mean, space, p.shift);
+    spread<W>(s, a.scale, space, p.shift);
+    spread<W>(b, a.beta, space, p.shift);
+    return a;
+}
+
+/// `y = relu((x - mean) · rstd · gamma + beta + residual)`, the residual and the rectifier where they are wanted.
+template <class T, int W, bool RESIDUAL>
+__device__ __forceinline__ void apply(const T *__restrict__ x, const float *__restrict__ mean, const float *__restrict__ rstd,
+                                      const float *__restrict__ gamma, const float *__restrict__ beta,
+                                      const T *__restrict__ residual, T *__restrict__ y, const Plan &p, unsigned relu) {
+    __shared__ __align__(16) float space[TILE];
+    Block block(p);
+    Lane lane = lane_of<W>(block.tile, p.shift);
+    Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
+    if (lane.channel >= p.c) {
+        return;
+    }
+    u64 base = (u64)block.group * p.rows * p.c + lane.channel;
+#pragma unroll 2
+    for (unsigned r = block.begin + lane.row; r < block.end; r += lane.step) {
+        u64 i = base + (u64)r * p.c;
+        float v[W], add[W];
+        load<W>(x + i, v);
+        if constexpr (RESIDUAL) {
+            load<W>(residual + i, add);
+        }
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            v[k] = z.of(v[k], k);
+            if constexpr (RESIDUAL) {
+                v[k] += add[k];
+            }
+            v[k] = relu != 0 && v[k] <= 0.0f ? 0.0f : v[k];
+        }
+        store<W>(y + i, v);
+    }
+}
+
+/// What the rectifier lets through: everything, what is positive when computed again, or where y is positive.
+enum Mask { PLAIN, AGAIN, RESULT };
+
+/// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, with dz the gradient past the rectifier. RESULT writes dz.
+template <class T, int W, Mask MASK>
+__device__ __forceinline__ void grad_sums(const T *__restrict__ x, const T *__restrict__ dy, const T *__restrict__ y,
+                                          const float *__restrict__ mean, const float *__restrict__ rstd,
+                                          const float *__restrict__ gamma, const float *__restrict__ beta, T *__restrict__ dz,
+                                          float *__restrict__ parts, const Plan &p) {
+    __shared__ __align__(16) float space[2 * WARPS * TILE];
+    Block block(p);
+    Lane lane = lane_of<W>(block.tile, p.shift);
+    Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
+    float v[2][W] = {}, sum[2];
+    u64 base = (u64)block.group * p.rows * p.c + lane.channel;
+    if (lane.channel < p.c) {
+#pragma unroll 2
+        for (unsigned r = block.begin + lane.row; r < block.end; r += lane.step) {
+            u64 i = base + (u64)r * p.c;
+            float a[W], g[W], result[W];
+            load<W>(x + i, a);
+            load<W>(dy + i, g);
+            if constexpr (MASK == RESULT) {
+                load<W>(y + i, result);
+            }
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                if constexpr (MASK == AGAIN) {
+                    result[k] = z.of(a[k], k);
+                }
+                if constexpr (MASK != PLAIN) {
+                    g[k] = result[k] > 0.0f ? g[k] : 0.0f;
+                }
+                v[0][k] += g[k];
+                v[1][k] = fmaf(g[k], a[k] - z.mean[k], v[1][k]);
+            }
+            if constexpr (MASK == RESULT) {
+                store<W>(dz + i, g);
+            }
+        }
+    }
+    __syncthreads(); // the parameters are read
+    sum_rows<2, W>(v, sum, space, p.shift);
+    unsigned channel;
+    if (fetches<W>(block, p, channel)) {
+        float *to = parts + (u64)(block.group * p.chunks + block.chunk) * 2 * p.c + channel;
+        to[0] = sum[0], to[p.c] = sum[1];
+    }
+}
+
+/// `dx = dz · scale + (x - mean) · b + d`, with `slopes [groups 2 c]` the b and d.
+template <class T, int W, Mask MASK>
+__device__ __forceinline__ void grad(const T *__restrict__ x, const T *__restrict__ dy, const float *__restrict__ mean,
+                                     const float *__restrict__ rstd, const float *__restrict__ gamma,
+                                     const float *__restrict__ beta, const float *__restrict__ slopes, T *__restrict__ dx,
+                                     const Plan &p) {
+    __shared__ __align__(16) float space[TILE];
+    Block block(p);
+    Lane lane = lane_of<W>(block.tile, p.shift);
+    Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
+    unsigned channel;
+    bool fetching = fetches<W>(block, p, channel);
+    const float *slope = slopes + block.group * 2 * p.c + channel;
+    float b[W], d[W];
+    spread<W>(fetching ? slope[0] : 0.0f, b, space, p.shift);
+    spread<W>(fetching ? slope[p.c] : 0.0f, d, space, p.shift);
+    if (lane.channel >= p.c) {
+        return;
+    }
+    u64 base = (u64)block.group * p.rows * p.c + lane.channel;
+#pragma unroll 2
+    for (unsigned r = block.begin + lane.row; r < block.end; r += lane.step) {
+        u64 i = base + (u64)r * p.c;
+        float a[W], g[W];
+        load<W>(x + i, a);
+        load<W>(dy + i, g);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            if constexpr (MASK == AGAIN) {
+                g[k] = z.of(a[k], k) > 0.0f ? g[k] : 0.0f;
+            }
+            g[k] = fmaf(g[k], z.scale[k], fmaf(a[k] - z.mean[k], b[k], d[k]));
+        }
+        store<W>(dx + i, g);
+    }
+}
+
+/// Chunks of sums that threads of the merging kernels take turns at: a block is 32 channels wide.
+constexpr unsigned TURNS = 8;
+
+/// The sum of `v` over the turns, in their order, in every thread of the channel.
+__device__ __forceinline__ double merge(double v, double *space) {
+    unsigned across = threadIdx.x % 32, turn = threadIdx.x / 32;
+    __syncthreads();
+    space[turn * 32 + across] = v;
+    __syncthreads();
+    double sum = 0.0;
+#pragma unroll
+    for (unsigned t = 0; t < TURNS; ++t) {
+        sum += space[t * 32 + across];
+    }
+    return sum;
+}
+
+/// Merges `parts [groups chunks 3 c]`, each of `span` rows but the last of a group, in f64: `mean` and `rstd
+/// [groups c]`, and of all groups together `all_mean`, and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32
+/// channels. Launched by `ops::batch_norm::fwd`.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    batch_norm_merge_f32(const float *__restrict__ parts, float *__restrict__ mean, float *__restrict__ rstd,
+                         float *__restrict__ all_mean, float *__restrict__ all_var, unsigned groups, unsigned rows, unsigned c,
+                         unsigned span, unsigned chunks, float eps) {
+    __shared__ double space[TURNS * 32];
+    unsigned channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
+    bool mine = channel < c;
+    double center = 0.0, square = 0.0; // of the groups so far
+    for (unsigned g = 0; g < groups; ++g) {
+        const float *of = parts + (u64)g * chunks * 3 * c + channel;
+        double sum = 0.0;
+        for (unsigned k = turn; mine && k < chunks; k += TURNS) {
+            const float *part = of + (u64)k * 3 * c;
+            double n = (double)min(span, rows - k * span);
+            sum += (double)part[0] * n + (double)part[c];
+        }
+        double m = merge(sum, space) / (double)rows;
+        sum = 0.0;
+        for (unsigned k = turn; mine && k < chunks; k += TURNS) {
+            const float *part = of + (u64)k * 3 * c;
+            double n = (double)min(span, rows - k * span), s = (double)part[c], per = s / n;
+            double off = (double)part[0] + per - m;
+            sum += fmax((double)part[2 * c] - s * per, 0.0) + n * off * off;
+        }
+        double m2 = merge(sum, space);
+        if (mine && turn == 0) {
+            mean[g * c + channel] = (float)m;
+            rstd[g * c + channel] = (float)(1.0 / sqrt(m2 / (double)rows + (double)eps));
+        }
+        double apart = m - center, share = 1.0 / (double)(g + 1);
+        center += apart * share;
+        square += m2 + apart * apart * (double)rows * (double)g * share;
+    }
+    if (mine && turn == 0) {
+        all_mean[channel] = (float)center;
+        all_var[channel] = (float)(square / ((double)groups * (double)rows - 1.0));
+    }
+}
+
+/// `rstd = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
+/// `ops::batch_norm::fwd`.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    batch_norm_rstd_f32(const float *__restrict__ var, float *__restrict__ rstd, unsigned c, float eps) {
+    unsigned channel = blockIdx.x * 256 + threadIdx.x;
+    if (channel < c) {
+        rstd[channel] = 1.0f / sqrtf(var[channel] + eps);
+    }
+}
+
+/// Merges `parts [groups chunks 2 c]` in f64: `slopes [groups 2 c]` for the gradient of x, `dgamma` and `dbeta [c]`.
+/// `share` is 1 over the rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`.
+/// Launched by the backward pass.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    batch_norm_grad_merge_f32(const float *__restrict__ parts, const float *__restrict__ rstd, const float *__restrict__ gamma,
+                              float *__restrict__ slopes, float *__restrict__ dgamma, float *__restrict__ dbeta, unsigned groups,
+                              unsigned c, unsigned chunks, float share) {
+    __shared__ double space[TURNS * 32];
+    unsigned channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
+    bool mine = channel < c;
+    double all_dz = 0.0, all_hat = 0.0;
+    for (unsigned g = 0; g < groups; ++g) {
+        double dz = 0.0, dev = 0.0;
+        for (unsigned k = turn; mine && k < chunks; k += TURNS) {
+            const float *part = parts + (u64)(g * chunks + k) * 2 * c + channel;
+            dz += (double)part[0], dev += (double)part[c];
+        }
+        dz = merge(dz, space), dev = merge(dev, space);
+        if (mine && turn == 0) {
+            double r = (double)rstd[g * c + channel], a = r * (double)gamma[channel] * (double)share;
+            slopes[g * 2 * c + channel] = (float)(-a * r * r * dev);
+            slopes[(g * 2 + 1) * c + channel] = (float)(-a * dz);
+            all_dz += dz, all_hat += dev * r;
+        }
+    }
+    if (mine && turn == 0) {
+        dgamma[channel] = (float)all_hat;
+        dbeta[channel] = (float)all_dz;
+    }
+}
+
+#define LAYER                                                                                                          \
+    const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ gamma,                   \
+        const float *__restrict__ beta
+
+/// `parts [groups chunks 3 c]` of x. Launched by `ops::batch_norm::fwd`.
+#define SUMS(NAME, T, W)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
+        batch_norm_sums_##NAME(const T *__restrict__ x, float *__restrict__ parts, Plan p) {                            \
+        sums<T, W>(x, parts, p);                                                     \
+    }
+
+/// y from x; `apply` without, `add` with a residual. Launched by `ops::batch_norm::fwd`.
+#define APPLY(NAME, T, W)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
+        batch_norm_apply_##NAME(const T *__restrict__ x, LAYER, T *__restrict__ y, Plan p, unsigned relu) {             \
+        apply<T, W, false>(x, mean, rstd, gamma, beta, nullptr, y, p, relu);         \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_add_##NAME(                                           \
+        const T *__restrict__ x, LAYER, const T *__restrict__ residual, T *__restrict__ y, Plan p, unsigned relu) {     \
+        apply<T, W, true>(x, mean, rstd, gamma, beta, residual, y, p, relu);         \
+    }
+
+/// `parts [groups chunks 2 c]` of the backward pass; `result` also writes dz. Launched by the backward pass.
+#define GRAD_SUMS(NAME, T, W)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_plain_##NAME(                               \
+        const T *__restrict__ x, const T *__restrict__ dy, LAYER, float *__restrict__ parts, Plan p) {                  \
+        grad_sums<T, W, PLAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                                                                                 \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_again_##NAME(                               \
+        const T *__restrict__ x, const T *__restrict__ dy, LAYER, float *__restrict__ parts, Plan p) {                  \
+        grad_sums<T, W, AGAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                                                                                 \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
+        batch_norm_grad_sums_result_##NAME(const T *__restrict__ x, const T *__restrict__ dy, const T *__restrict__ y, \
+                                           LAYER, T *__restrict__ dz, float *__restrict__ parts, Plan p) {              \
+        grad_sums<T, W, RESULT>(x, dy, y, mean, rstd, gamma, beta, dz, parts, p);    \
+    }
+
+/// dx; `again` masks dy by the rectifier. Launched by the backward pass.
+#define GRAD(NAME, T, W)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
+        batch_norm_grad_plain_##NAME(const T *__restrict__ x, const T *__restrict__ dy, LAYER,                         \
+                                     const float *__restrict__ slopes, T *__restrict__ dx, Plan p) {                    \
+        grad<T, W, PLAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
+        batch_norm_grad_again_##NAME(const T *__restrict__ x, const T *__restrict__ dy, LAYER,                         \
+                                     const float *__restrict__ slopes, T *__restrict__ dx, Plan p) {                    \
+        grad<T, W, AGAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);            \
+    }
+
+#define ALL(NAME, T, W)                                                                                                \
+    SUMS(NAME, T, W)                                                                                                   \
+    APPLY(NAME, T, W)                                                                                                  \
+    GRAD_SUMS(NAME, T, W)                                                                                              \
+    GRAD(NAME, T, W)
+
+ALL(wide_f32, float, 4)
+ALL(single_f32, float, 1)
+ALL(wide_bf16, bf16, 8)
+ALL(single_bf16, bf16, 1)

@@ -1,0 +1,88 @@
+// Sums across the threads of a warp and of a block, always in the same order.
+#pragma once
+
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+/// The sum over groups of 2^shift neighbouring lanes, in each lane of the group; all lanes of the warp take part.
+template <class T> __device__ __forceinline__ T sum_group(T v, unsigned shift) {
+    for (unsigned mask = 1u << shift >> 1; mask != 0; mask >>= 1) {
+        v += __shfl_xor_sync(ALL_LANES, v, mask);
+    }
+    return v;
+}
+
+/// The sum over a warp, in each lane.
+template <class T> __device__ __forceinline__ T sum_warp(T v) {
+#pragma unroll
+    for (int mask = 16; mask != 0; mask >>= 1) {
+        v += __shfl_xor_sync(ALL_LANES, v, mask);
+    }
+    return v;
+}
+
+/// The largest over a warp, in each lane. A NaN loses against any number.
+__device__ __forceinline__ float max_warp(float v) {
+#pragma unroll
+    for (int mask = 16; mask != 0; mask >>= 1) {
+        v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, mask));
+    }
+    return v;
+}
+
+// A block over a matrix of rows and channels: 256 threads, of which 2^shift lie side by side along the channels, each on
+// W neighbours, and the others below them: 256 >> shift rows at once. A block is at most TILE channels wide.
+
+constexpr unsigned LANES = 256;
+constexpr unsigned WARPS = LANES / 32;
+constexpr unsigned TILE = 64;
+
+/// Which channels and which row of a block a thread works on.
+struct Lane {
+    unsigned channel; // first of its W
+    unsigned row;     // of the rows the block reads at once
+    unsigned step;    // how many those are
+};
+
+template <int W> __device__ __forceinline__ Lane lane_of(unsigned tile, unsigned shift) {
+    unsigned across = threadIdx.x & ((1u << shift) - 1);
+    return {((tile << shift) + across) * W, threadIdx.x >> shift, LANES >> shift};
+}
+
+/// The channel whose sum `sum_rows` returns to this thread, counted from the block's first; only threads below
+/// `W << shift` have one.
+__device__ __forceinline__ unsigned owned() { return threadIdx.x; }
+
+/// Sums S values of W channels over the rows of a block: rows of a warp by exchange, warps through `space`, in order.
+/// Thread i < (W << shift) gets the S sums of channel i of the block, the others zeros. Every thread calls it; `space`
+/// may be used again after the next barrier.
+template <int S, int W>
+__device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], float *space, unsigned shift) {
+#pragma unroll
+    for (int s = 0; s < S; ++s) {
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            for (unsigned mask = 16; mask >> shift != 0; mask >>= 1) {
+                v[s][k] += __shfl_xor_sync(ALL_LANES, v[s][k], mask);
+            }
+        }
+    }
+    unsigned width = W << shift, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    if (lane >> shift == 0) {
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+            float *to = space + (warp * S + s) * TILE + lane * W;
+            store<W>(to, v[s]);
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int s = 0; s < S; ++s) {
+        sum[s] = 0.0f;
+        if (threadIdx.x < width) {
+#pragma unroll
+            for (unsigned w = 0; w < WARPS; ++w) {
+                sum[s] += space[(w * S + s) * TILE + threadIdx.x];
+            }
+        }
+    }
+}

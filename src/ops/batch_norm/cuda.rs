@@ -1,0 +1,222 @@
+//! The layer on a GPU: sums, their merging, the result; and the same backward. Nothing comes back to the host.
+
+use super::grad::Ends;
+use super::{Gradients, Moments, Rows, Saved};
+use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
+use crate::error::Result;
+use crate::ops::launch::{BLOCK, Columns};
+use crate::shape::Shape;
+use crate::tensor::{DType, Tensor};
+
+static MODULE: Module = Module::new("batch_norm", include_str!("../../../ptx/batch_norm.sm_80.ptx"));
+
+/// How a pass is spread over x, as the kernels take it.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Plan {
+    rows: u32,
+    c: u32,
+    span: u32,
+    chunks: u32,
+    tiles: u32,
+    shift: u32,
+}
+
+/// The four entries of a pass: by number type, then whether threads move single elements.
+macro_rules! entries {
+    ($pass:literal) => {
+        &[
+            concat!("batch_norm_", $pass, "_wide_f32"),
+            concat!("batch_norm_", $pass, "_single_f32"),
+            concat!("batch_norm_", $pass, "_wide_bf16"),
+            concat!("batch_norm_", $pass, "_single_bf16"),
+        ]
+    };
+}
+
+/// Mean, `1/√(var + eps)`, gamma, beta are the four inputs after x (and dy).
+type Layer = (In, In, In, In);
+
+static SUMS: Kernel<(In, Out, Pod<Plan>)> = Kernel::new(&MODULE, entries!("sums"));
+
+type Merge = (In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
+static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["batch_norm_merge_f32"]);
+static RSTD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_rstd_f32"]);
+
+type Apply = (In, In, In, In, In, Out, Pod<Plan>, u32);
+static APPLY: Kernel<Apply> = Kernel::new(&MODULE, entries!("apply"));
+type Add = (In, In, In, In, In, In, Out, Pod<Plan>, u32);
+static ADD: Kernel<Add> = Kernel::new(&MODULE, entries!("add"));
+
+type GradSums = (In, In, In, In, In, In, Out, Pod<Plan>);
+static GRAD_SUMS: [Kernel<GradSums>; 2] =
+    [Kernel::new(&MODULE, entries!("grad_sums_plain")), Kernel::new(&MODULE, entries!("grad_sums_again"))];
+type GradSumsResult = (In, In, In, In, In, In, In, Out, Out, Pod<Plan>);
+static GRAD_SUMS_RESULT: Kernel<GradSumsResult> = Kernel::new(&MODULE, entries!("grad_sums_result"));
+type GradMerge = (In, In, In, Out, Out, Out, u32, u32, u32, f32);
+static GRAD_MERGE: Kernel<GradMerge> = Kernel::new(&MODULE, &["batch_norm_grad_merge_f32"]);
+type Grad = (In, In, In, In, In, In, In, Out, Pod<Plan>);
+static GRAD: [Kernel<Grad>; 2] =
+    [Kernel::new(&MODULE, entries!("grad_plain")), Kernel::new(&MODULE, entries!("grad_again"))];
+
+pub(in crate::ops) fn kernels() -> Vec<Declared> {
+    vec![
+        SUMS.declared(),
+        MERGE.declared(),
+        RSTD.declared(),
+        APPLY.declared(),
+        ADD.declared(),
+        GRAD_SUMS[0].declared(),
+        GRAD_SUMS[1].declared(),
+        GRAD_SUMS_RESULT.declared(),
+        GRAD_MERGE.declared(),
+        GRAD[0].declared(),
+        GRAD[1].declared(),
+    ]
+}
+
+/// A pass over x: which entry, how it is spread, and the plan as the kernel takes it.
+struct Pass {
+    columns: Columns,
+    which: usize,
+    plan: Pod<Plan>,
+}
+
+impl Pass {
+    fn new(p: &Rows, dtype: DType) -> Pass {
+        let columns = Columns::new(p.groups, p.rows, p.c, dtype);
+        let Columns { rows, c, span, chunks, tiles, shift, .. } = columns;
+        let [rows, c, span, chunks, tiles] = [rows, c, span, chunks, tiles].map(|v| v as u32);
+        let which = 2 * dtype.index() + usize::from(columns.single());
+        Pass { columns, which, plan: Pod(Plan { rows, c, span, chunks, tiles, shift }) }
+    }
+
+    fn spread(&self) -> Spread {
+        self.columns.spread()
+    }
+
+    /// Room for `each` numbers per channel of each chunk.
+    fn parts(&self, gpu: &Gpu, each: usize) -> Result<Tensor> {
+        let p = &self.columns;
+        vector(gpu, p.groups * p.chunks * each * p.c)
+    }
+}
+
+fn vector(gpu: &Gpu, len: usize) -> Result<Tensor> {
+    Tensor::on_gpu(gpu, DType::F32, [len])
+}
+
+/// A block for every 32 channels, which is how the merging kernels are spread.
+fn merging(c: usize) -> Spread {
+    Spread::line(c.div_ceil(32) as u32, BLOCK)
+}
+
+/// Mean and `1/√(var + eps)` per group and channel, and the moments of the whole batch.
+pub(super) fn statistics(gpu: &Gpu, p: &Rows, x: &Tensor, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
+    let pass = Pass::new(p, x.dtype());
+    let mut parts = pass.parts(gpu, 3)?;
+    let target = parts.output();
+    SUMS.launch(gpu, pass.which, pass.spread(), (x.input(), target, pass.plan))?;
+    merge(gpu, p, &parts, pass.columns.span, eps)
+}
+
+/// The same from sums of chunks of `span` rows, the last of a group shorter: `[groups chunks 3 c]` of a number near the
+/// mean, the sum of what values exceed it by, and the sum of the squares of that.
+pub(super) fn merge(gpu: &Gpu, p: &Rows, parts: &Tensor, span: usize, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
+    let (mut mean, mut rstd) = (vector(gpu, p.groups * p.c)?, vector(gpu, p.groups * p.c)?);
+    let mut moments = Moments { mean: vector(gpu, p.c)?, var: vector(gpu, p.c)? };
+    let targets = (mean.output(), rstd.output(), moments.mean.output(), moments.var.output());
+    let sizes = [p.groups, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
+    let [groups, rows, c, span, chunks] = sizes;
+    let args = (parts.input(), targets.0, targets.1, targets.2, targets.3, groups, rows, c, span, chunks, eps);
+    MERGE.launch(gpu, 0, merging(p.c), args)?;
+    Ok((mean, rstd, moments))
+}
+
+/// `1/√(var + eps)` of given variances.
+pub(super) fn rstd(gpu: &Gpu, var: &Tensor, eps: f32) -> Result<Tensor> {
+    let c = var.shape().len();
+    let mut rstd = vector(gpu, c)?;
+    let target = rstd.output();
+    RSTD.launch(gpu, 0, Spread::cover(c, BLOCK), (var.input(), target, c as u32, eps))?;
+    Ok(rstd)
+}
+
+fn layer(saved: &Saved, gamma: &Tensor, beta: &Tensor) -> Layer {
+    (saved.mean.input(), saved.rstd.input(), gamma.input(), beta.input())
+}
+
+pub(super) fn normalise(
+    gpu: &Gpu,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    saved: &Saved,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> Result<Tensor> {
+    let (gamma, beta) = (gamma.cast(DType::F32)?, beta.cast(DType::F32)?);
+    let pass = Pass::new(&saved.rows, x.dtype());
+    let (mean, rstd, gamma, beta) = layer(saved, &gamma, &beta);
+    let mut y = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
+    let (target, relu, Pass { which, plan, .. }) = (y.output(), u32::from(relu), &pass);
+    match residual {
+        None => {
+            APPLY.launch(gpu, *which, pass.spread(), (x.input(), mean, rstd, gamma, beta, target, *plan, relu))?;
+        }
+        Some(r) => {
+            let args = (x.input(), mean, rstd, gamma, beta, r.input(), target, *plan, relu);
+            ADD.launch(gpu, *which, pass.spread(), args)?;
+        }
+    }
+    Ok(y)
+}
+
+/// The gradients; `dy` has the number type of `x`.
+pub(super) fn bwd(
+    gpu: &Gpu,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    saved: &Saved,
+    ends: &Ends,
+    dy: &Tensor,
+) -> Result<Gradients> {
+    let (gamma, beta) = (gamma.cast(DType::F32)?, beta.cast(DType::F32)?);
+    let p = &saved.rows;
+    let pass = Pass::new(p, x.dtype());
+    let (which, spread, plan) = (pass.which, pass.spread(), pass.plan);
+    let (mean, rstd, g, b) = layer(saved, &gamma, &beta);
+    let mut parts = pass.parts(gpu, 2)?;
+    let target = parts.output();
+    // The rectifier's mask: none, had from x again, or that of the result, which is then the residual's gradient.
+    let (again, dz) = match &ends.y {
+        Some(y) if ends.relu => {
+            let y = y.cast(x.dtype())?;
+            let mut dz = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
+            let masked = dz.output();
+            let args = (x.input(), dy.input(), y.input(), mean, rstd, g, b, masked, target, plan);
+            GRAD_SUMS_RESULT.launch(gpu, which, spread, args)?;
+            (0, Some(dz))
+        }
+        _ => {
+            let again = usize::from(ends.relu);
+            let args = (x.input(), dy.input(), mean, rstd, g, b, target, plan);
+            GRAD_SUMS[again].launch(gpu, which, spread, args)?;
+            (again, None)
+        }
+    };
+    let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.groups * p.c)?);
+    let targets = (slopes.output(), dgamma.output(), dbeta.output());
+    // Given statistics are constants: nothing flows through them.
+    let share = if saved.of_batch { 1.0 / p.rows as f32 } else { 0.0 };
+    let [groups, c, chunks] = [p.groups, p.c, pass.columns.chunks].map(|v| v as u32);
+    let args = (parts.input(), rstd, g, targets.0, targets.1, targets.2, groups, c, chunks, share);
+    GRAD_MERGE.launch(gpu, 0, merging(p.c), args)?;
+
+    let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;
+    let (from, target) = (dz.as_ref().unwrap_or(dy).input(), dx.output());
+    GRAD[again].launch(gpu, which, spread, (x.input(), from, mean, rstd, g, b, slopes.input(), target, plan))?;
+    let dresidual = ends.residual.then(|| dz.unwrap_or_else(|| dy.clone()));
+    Ok(Gradients { dx, dgamma, dbeta, dresidual })
+}

@@ -1,0 +1,105 @@
+//! Launch plans that several operations share: pure functions of the shape, so that the order of every sum is too.
+
+use crate::driver::Spread;
+use crate::tensor::DType;
+
+/// Threads of a block.
+pub(super) const BLOCK: u32 = 256;
+
+/// Elements of a type in sixteen bytes: what a thread moves at once.
+pub(super) fn wide(dtype: DType) -> usize {
+    16 / dtype.size()
+}
+
+/// Blocks for `n` elements, sixteen bytes a thread.
+pub(super) fn elements(n: usize, dtype: DType) -> Spread {
+    Spread::cover(n.div_ceil(wide(dtype)), BLOCK)
+}
+
+/// Blocks wanted at least, where there is work for them: a few for each of the largest devices' processors.
+const BLOCKS: usize = 512;
+
+/// Passes over a matrix of `groups · rows` rows of `c` channels by blocks of 256 threads, of which `2^shift` lie along the
+/// channels on `width` neighbours each, and the others below them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Columns {
+    /// Parts of the rows that are worked on by themselves.
+    pub groups: usize,
+    /// Rows of a group.
+    pub rows: usize,
+    /// Channels.
+    pub c: usize,
+    /// Channels a thread works on: sixteen bytes where the channels are a multiple of that, else 1.
+    pub width: usize,
+    /// Logarithm of the threads along the channels.
+    pub shift: u32,
+    /// Blocks side by side that cover the channels.
+    pub tiles: usize,
+    /// Rows of a chunk: what a block works on.
+    pub span: usize,
+    /// Chunks of a group.
+    pub chunks: usize,
+}
+
+impl Columns {
+    /// The plan for extents above 0. A block reads between 4 and 64 times as many rows as it has threads below each
+    /// other, the fewer the fewer blocks there are.
+    pub fn new(groups: usize, rows: usize, c: usize, dtype: DType) -> Columns {
+        let width = if c.is_multiple_of(wide(dtype)) { wide(dtype) } else { 1 };
+        let across = c / width;
+        // 128 bytes side by side fill a cache line; single elements take a warp's width.
+        let shift = across.next_power_of_two().trailing_zeros().min(if width > 1 { 3 } else { 5 });
+        let tiles = across.div_ceil(1 << shift);
+        let step = BLOCK as usize >> shift;
+        let lines = rows.div_ceil(step);
+        let chunks = BLOCKS.div_ceil(tiles * groups);
+        let span = lines.div_ceil(chunks).clamp(4, 64) * step;
+        Columns { groups, rows, c, width, shift, tiles, span, chunks: rows.div_ceil(span) }
+    }
+
+    /// Whether threads move single elements.
+    pub fn single(&self) -> bool {
+        self.width == 1
+    }
+
+    /// A block for each tile of each chunk of each group.
+    pub fn spread(&self) -> Spread {
+        Spread::line((self.tiles * self.chunks * self.groups) as u32, BLOCK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// How often each element is read, by the arithmetic of `Block` and `lane_of` in the kernels.
+    fn reads(p: &Columns) -> Vec<u32> {
+        let mut seen = vec![0; p.groups * p.rows * p.c];
+        for block in 0..p.spread().grid[0] as usize {
+            let (tile, part) = (block % p.tiles, block / p.tiles);
+            let (chunk, group) = (part % p.chunks, part / p.chunks);
+            for thread in 0..BLOCK as usize {
+                let channel = ((tile << p.shift) + (thread & ((1 << p.shift) - 1))) * p.width;
+                let (first, end) = (chunk * p.span + (thread >> p.shift), p.rows.min((chunk + 1) * p.span));
+                if channel < p.c {
+                    for row in (first..end).step_by(BLOCK as usize >> p.shift) {
+                        let at = (group * p.rows + row) * p.c + channel;
+                        seen[at..at + p.width].iter_mut().for_each(|s| *s += 1);
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn columns_read_each_element_once(groups in 1usize..4, rows in 1usize..3000, c in 1usize..150, bf16: bool) {
+            let p = Columns::new(groups, rows, c, if bf16 { DType::BF16 } else { DType::F32 });
+            prop_assert!(reads(&p).iter().all(|n| *n == 1), "{p:?}");
+            prop_assert!(p.width << p.shift <= 64, "{p:?}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Sums on a GPU: one run of neighbouring axes after another, last first, each as the middle of `[outer rows c]`. Long
+//! runs are summed in parts, and the parts again. Repetition is one launch.
+
+use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
+use crate::error::Result;
+use crate::ops::arith::cpu::axes;
+use crate::ops::launch::{BLOCK, Columns, elements, wide};
+use crate::shape::Shape;
+use crate::tensor::{DType, Device, Tensor};
+
+static MODULE: Module = Module::new("reduce", include_str!("../../../ptx/reduce.sm_80.ptx"));
+
+type ColumnSums = (In, Out, u32, u32, u32, u32, u32, u32, f32);
+/// By the number type of `x`, then that of `y`, then whether threads move single elements.
+static COLUMNS: Kernel<ColumnSums> = Kernel::new(
+    &MODULE,
+    &[
+        "reduce_columns_wide_f32",
+        "reduce_columns_single_f32",
+        "reduce_columns_wide_last_bf16",
+        "reduce_columns_single_last_bf16",
+        "reduce_columns_wide_part_bf16",
+        "reduce_columns_single_part_bf16",
+        "reduce_columns_wide_bf16",
+        "reduce_columns_single_bf16",
+    ],
+);
+type RowSums = (In, Out, u32, u32, u32, u32, u32, f32);
+/// In the same order.
+static ROWS: Kernel<RowSums> = Kernel::new(
+    &MODULE,
+    &[
+        "reduce_rows_wide_f32",
+        "reduce_rows_single_f32",
+        "reduce_rows_wide_last_bf16",
+        "reduce_rows_single_last_bf16",
+        "reduce_rows_wide_part_bf16",
+        "reduce_rows_single_part_bf16",
+        "reduce_rows_wide_bf16",
+        "reduce_rows_single_bf16",
+    ],
+);
+static REPEAT: Kernel<(In, Out, Pod<Axes>, u32)> = Kernel::new(&MODULE, &["reduce_repeat_f32", "reduce_repeat_bf16"]);
+
+pub(in crate::ops) fn kernels() -> Vec<Declared> {
+    vec![COLUMNS.declared(), ROWS.declared(), REPEAT.declared()]
+}
+
+/// The joined axes as the kernel takes them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Axes {
+    extent: [u32; 5],
+    stride: [u32; 5],
+}
+
+/// Sums over the end of `[outer len]`: `2^shift` threads a row, 256 a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rows {
+    outer: usize,
+    len: usize,
+    width: usize,
+    shift: u32,
+    span: usize,
+    chunks: usize,
+}
+
+impl Rows {
+    /// The plan for extents above 0. A thread takes at least four loads where the row suffices, and at most 64.
+    fn new(outer: usize, len: usize, dtype: DType) -> Rows {
+        let aligned = outer == 1 || len.is_multiple_of(wide(dtype));
+        let width = if aligned { wide(dtype) } else { 1 };
+        let shift = len.div_ceil(4 * width).next_power_of_two().trailing_zeros().min(8);
+        let line = width << shift;
+        let lines = len.div_ceil(line);
+        let span = if shift == 8 { lines.div_ceil(512).clamp(4, 64) * line } else { lines * line };
+        Rows { outer, len, width, shift, span, chunks: len.div_ceil(span) }
+    }
+
+    fn spread(&self) -> Spread {
+        Spread::line((self.outer.div_ceil(BLOCK as usize >> self.shift) * self.chunks) as u32, BLOCK)
+    }
+}
+
+pub(super) fn sum_to(gpu: &Gpu, a: &Tensor, shape: Shape) -> Result<Tensor> {
+    if a.shape().is_empty() {
+        return Tensor::zeros_on(&Device::Cuda(gpu.clone()), shape)?.cast(a.dtype());
+    }
+    let mut runs = runs(a.shape(), shape);
+    let mut sum = a.clone();
+    while let Some(at) = runs.iter().rposition(|(_, reduced)| *reduced) {
+        let (rows, _) = runs.remove(at);
+        let product = |runs: &[(usize, bool)]| runs.iter().map(|(extent, _)| extent).product();
+        let (outer, c) = (product(&runs[..at]), product(&runs[at..]));
+        let last = !runs.iter().any(|(_, reduced)| *reduced);
+        sum = middle(gpu, &sum, [outer, rows, c], if last { a.dtype() } else { DType::F32 }, 1.0)?;
+    }
+    sum.reshape(shape)
+}
+
+/// Axes joined to runs that are summed and runs that stay, extents of 1 left out.
+fn runs(from: Shape, to: Shape) -> Vec<(usize, bool)> {
+    let mut runs: Vec<(usize, bool)> = Vec::new();
+    for (&from, &to) in from.dims().iter().zip(to.dims()).filter(|(from, _)| **from != 1) {
+        match runs.last_mut() {
+            Some((extent, reduced)) if *reduced == (from != to) => *extent *= from,
+            _ => runs.push((from, from != to)),
+        }
+    }
+    runs
+}
+
+/// `factor` times the sums over the middle of `x`, read as `[outer rows c]` without extents of 0: `[outer c]` of `dtype`.
+pub(in crate::ops) fn middle(
+    gpu: &Gpu,
+    x: &Tensor,
+    [outer, rows, c]: [usize; 3],
+    dtype: DType,
+    factor: f32,
+) -> Result<Tensor> {
+    let pass = |chunks: usize| {
+        let (to, factor) = if chunks == 1 { (dtype, factor) } else { (DType::F32, 1.0) };
+        Ok::<_, crate::error::Error>((Tensor::on_gpu(gpu, to, [outer, chunks, c])?, factor))
+    };
+    let which = |to: DType, single: bool| 4 * x.dtype().index() + 2 * to.index() + usize::from(single);
+    let (y, chunks) = if c == 1 {
+        let p = Rows::new(outer, rows, x.dtype());
+        let (mut y, factor) = pass(p.chunks)?;
+        let sizes = [p.outer, p.len, p.span, p.chunks].map(|v| v as u32);
+        let [outer, len, span, chunks] = sizes;
+        let target = y.output();
+        let which = which(y.dtype(), p.width == 1);
+        ROWS.launch(gpu, which, p.spread(), (x.input(), target, outer, len, span, chunks, p.shift, factor))?;
+        (y, p.chunks)
+    } else {
+        let p = Columns::new(outer, rows, c, x.dtype());
+        let (mut y, factor) = pass(p.chunks)?;
+        let [rows, c, span, chunks, tiles] = [p.rows, p.c, p.span, p.chunks, p.tiles].map(|v| v as u32);
+        let target = y.output();
+        let args = (x.input(), target, rows, c, span, chunks, tiles, p.shift, factor);
+        COLUMNS.launch(gpu, which(y.dtype(), p.single()), p.spread(), args)?;
+        (y, p.chunks)
+    };
+    if chunks == 1 { y.reshape([outer, c]) } else { middle(gpu, &y, [outer, chunks, c], dtype, factor) }
+}
+
+pub(super) fn broadcast_to(gpu: &Gpu, a: &Tensor, shape: Shape) -> Result<Tensor> {
+    let mut y = Tensor::on_gpu(gpu, a.dtype(), shape)?;
+    let n = shape.len();
+    if n == 0 {
+        return Ok(y);
+    }
+    let mut joined = Axes { extent: [1; 5], stride: [0; 5] };
+    for (i, axis) in axes(a.shape(), a.shape(), shape).iter().enumerate() {
+        (joined.extent[i], joined.stride[i]) = (axis.extent as u32, axis.a as u32);
+    }
+    let target = y.output();
+    REPEAT.launch(gpu, a.dtype().index(), elements(n, a.dtype()), (a.input(), target, Pod(joined), n as u32))?;
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// How often each element is read, by the arithmetic of the kernel `rows`.
+    fn reads(p: &Rows) -> Vec<u32> {
+        let mut seen = vec![0; p.outer * p.len];
+        for block in 0..p.spread().grid[0] as usize {
+            for thread in 0..BLOCK as usize {
+                let (lane, chunk) = (thread & ((1 << p.shift) - 1), block % p.chunks);
+                let row = block / p.chunks * (BLOCK as usize >> p.shift) + (thread >> p.shift);
+                let end = p.len.min((chunk + 1) * p.span);
+                for i in (chunk * p.span + lane * p.width..end).step_by(p.width << p.shift) {
+                    if row < p.outer {
+                        seen[row * p.len..][i..end.min(i + p.width)].iter_mut().for_each(|s| *s += 1);
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn rows_read_each_element_once(outer in 1usize..40, len in 1usize..9000, bf16: bool) {
+            let p = Rows::new(outer, len, if bf16 { DType::BF16 } else { DType::F32 });
+            prop_assert!(reads(&p).iter().all(|n| *n == 1), "{p:?}");
+        }
+    }
+
+    #[test]
+    fn axes_are_joined_to_runs() {
+        let of = |from: &[usize], to: &[usize]| runs(Shape::new(from), Shape::new(to));
+        assert_eq!(of(&[4, 3, 5, 2], &[1, 3, 1, 2]), [(4, true), (3, false), (5, true), (2, false)]);
+        assert_eq!(of(&[4, 1, 5], &[1, 1, 5]), [(4, true), (5, false)]);
+        assert_eq!(of(&[2, 3, 4], &[1, 1, 1]), [(24, true)]);
+    }
+}
