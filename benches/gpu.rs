@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             println!("{}", cases::listed());
             return ExitCode::SUCCESS;
         }
+        ["--probe", ..] => return probe(),
         ["--report", folder, ..] => return report::write(folder.as_ref()),
         _ => {}
     }
@@ -49,6 +50,20 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Names the GPU, or ends with 3 and the reason why there is none.
+fn probe() -> ExitCode {
+    match Gpu::cuda(0) {
+        Ok(gpu) => {
+            println!("{}", gpu.name());
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            println!("{reason}");
+            ExitCode::from(3)
         }
     }
 }

@@ -23,9 +23,11 @@ pub struct Case {
     /// The fewest bytes that must move.
     pub bytes: u64,
     /// Puts the inputs on a device.
-    pub make: Box<dyn Fn(&Device) -> Result<Work>>,
+    pub make: Make,
 }
 
+/// Makes the inputs.
+pub type Make = Box<dyn Fn(&Device) -> Result<Work>>;
 /// Prepares one run, untimed; what it returns is timed.
 pub type Work = Box<dyn FnMut() -> Result<Timed>>;
 pub type Timed = Box<dyn FnOnce() -> Result<Tensor>>;
@@ -113,7 +115,7 @@ fn recorded(
     inputs: impl Fn(&Device) -> Result<Vec<Tensor>> + 'static,
     backward: bool,
     run: impl Fn(&Tape, &[Var]) -> Result<Var> + Clone + 'static,
-) -> Box<dyn Fn(&Device) -> Result<Work>> {
+) -> Make {
     Box::new(move |device| {
         let (inputs, run) = (inputs(device)?, run.clone());
         let mut dy = None;

@@ -40,7 +40,7 @@ fn record(folder: &Path) -> Value {
             row["ratio"] = json!((them / us * 1e3).round() * 1e-3);
         }
     }
-    let tests: Map<String, Value> = ["tests", "sanitizer", "classes"]
+    let tests: Map<String, Value> = ["tests", "sanitizer", "races", "classes"]
         .into_iter()
         .map(|part| (part.to_owned(), read(&format!("{part}.txt")).map_or(Value::Null, |text| outcome(&text))))
         .collect();
@@ -74,7 +74,7 @@ fn outcome(log: &str) -> Value {
         return json!({"ended": log.lines().last()});
     }
     let failures: Vec<_> = log.lines().filter(|l| l.starts_with("test ") && l.ends_with("FAILED")).collect();
-    let faults = log.lines().filter(|l| l.contains("ERROR SUMMARY:")).last();
+    let faults = log.lines().rfind(|l| l.contains("ERROR SUMMARY:"));
     json!({"passed": passed, "failed": failed, "failures": failures, "sanitizer": faults})
 }
 

@@ -1,5 +1,6 @@
 //! What `cargo xtask` does, as a library, so that the tests of the repository can ask the same questions.
 
+pub mod bundle;
 pub mod device;
 mod source;
 pub mod tidy;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
-use xtask::tidy;
+use xtask::{bundle, tidy};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
@@ -14,7 +14,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
                     no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone
-  kernels [--check] writes docs/kernels.md: registers, occupancy and instructions of every kernel; or compares it";
+  kernels [--check] writes docs/kernels.md: registers, occupancy and instructions of every kernel; or compares it
+  bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
         Some(("kernels", [])) => kernels(root, false),
         Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
+        Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -91,4 +93,11 @@ fn kernels(root: &Path, only_compare: bool) -> Result<ExitCode> {
     let same = fs::read_to_string(&path).is_ok_and(|old| kernels::page(root, &tools).is_ok_and(|new| new == old));
     let problem = (!same).then(|| format!("{PAGE} is not what the PTX gives: run `cargo xtask kernels`"));
     report(problem.as_slice(), &format!("{PAGE} is up to date"))
+}
+
+fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {
+    for line in bundle::write(root, folder)? {
+        println!("{line}");
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,152 @@
+//! `cargo xtask bundle DIR`: a folder that shows on a machine with a GPU what only a GPU can show. It holds stripped
+//! programs, the scripts of the peers and `run.sh`, and needs nothing there but the driver.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The most that a bundle may weigh, in bytes.
+const HEAVIEST: u64 = 64 << 20;
+
+/// What the bundle runs.
+const RUN: &str = include_str!("run.sh");
+
+/// What cargo is asked to build: tests, benches, examples.
+const BUILDS: [&[&str]; 3] = [
+    &["test", "--release", "--no-run", "--test", "it"],
+    &["bench", "--no-run", "--benches"],
+    &["build", "--release", "--examples"],
+];
+
+/// Builds and writes the bundle; says what is in it.
+pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
+    let mut programs = BTreeMap::new();
+    for build in BUILDS {
+        programs.extend(built(root, build)?);
+    }
+    for needed in ["it", "gpu", "pretrain_maclr"] {
+        ensure!(programs.contains_key(needed), "cargo built no program {needed}, which run.sh needs");
+    }
+    let bin = folder.join("bin");
+    let peers = folder.join("peers");
+    for path in [&bin, &peers] {
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+    }
+    let mut said = Vec::new();
+    let mut total = 0;
+    for (name, program) in &programs {
+        let bytes = strip(program, &bin.join(name))?;
+        total += bytes;
+        said.push(format!("bin/{name}: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+    }
+    for entry in fs::read_dir(root.join("benches/peers"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "py") {
+            total += fs::copy(&path, peers.join(path.file_name().unwrap_or_default()))?;
+        }
+    }
+    write_run(folder)?;
+    said.push(format!("{} in all: {:.1} MiB", folder.display(), total as f64 / f64::from(1 << 20)));
+    ensure!(total <= HEAVIEST, "the bundle weighs {total} bytes, more than {HEAVIEST}:\n{}", said.join("\n"));
+    Ok(said)
+}
+
+/// Writes `run.sh`.
+fn write_run(folder: &Path) -> Result<()> {
+    let run = folder.join("run.sh");
+    fs::write(&run, RUN).with_context(|| format!("cannot write {}", run.display()))?;
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Runs cargo and collects the programs that it names, by target.
+fn built(root: &Path, command: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let (verb, rest) = command.split_first().context("a build has a verb")?;
+    let mut cargo = Command::new(cargo);
+    cargo.current_dir(root).arg(verb).args(["--package", "tubelet", "--features", "cuda"]).args(rest);
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} failed", command.join(" "));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(program).collect())
+}
+
+/// The program that a line of cargo's messages speaks of.
+fn program(line: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message["reason"] != "compiler-artifact" {
+        return None;
+    }
+    let kind = message["target"]["kind"][0].as_str()?;
+    let wanted = matches!(kind, "test" | "bench" | "example");
+    let name = message["target"]["name"].as_str()?.to_owned();
+    wanted.then_some((name, PathBuf::from(message["executable"].as_str()?)))
+}
+
+/// Copies a program without its symbols; where `strip` is absent, with them. Returns its size.
+fn strip(from: &Path, to: &Path) -> Result<u64> {
+    let stripped = Command::new("strip").arg("-o").arg(to).arg(from).status();
+    if !stripped.is_ok_and(|s| s.success()) {
+        fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(fs::metadata(to)?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_the_messages() {
+        let line = r#"{"reason":"compiler-artifact","target":{"kind":["bench"],"name":"gpu"},"executable":"/t/gpu-1"}"#;
+        assert_eq!(program(line), Some(("gpu".into(), "/t/gpu-1".into())));
+        for other in ["{}", "text", &line.replace("bench", "lib"), &line.replace("\"/t/gpu-1\"", "null")] {
+            assert_eq!(program(other), None, "{other}");
+        }
+    }
+
+    /// A folder with `run.sh` and programs that are scripts of one line.
+    fn folder(name: &str, programs: &[(&str, &str)]) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("tubelet-bundle-{name}-{}", std::process::id()));
+        fs::create_dir_all(folder.join("bin")).unwrap();
+        write_run(&folder).unwrap();
+        for (program, line) in programs {
+            let path = folder.join("bin").join(program);
+            fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        folder
+    }
+
+    fn run(folder: &Path) -> (Option<i32>, String) {
+        let output = Command::new(folder.join("run.sh")).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+        (output.status.code(), said)
+    }
+
+    #[test]
+    fn without_a_gpu_it_says_so_and_ends_with_3() {
+        let (code, said) = run(&folder("none", &[("gpu", "echo no driver >&2; exit 3")]));
+        assert_eq!((code, said.as_str()), (Some(3), "there is no GPU to run on: no driver\n"));
+    }
+
+    #[test]
+    fn a_failure_is_noted_and_the_rest_still_runs() {
+        let programs = [
+            ("gpu", "[ \"$1\" = --report ] && echo the table; exit 0"),
+            ("it", "[ \"$1\" = classes:: ]"),
+            ("pretrain_maclr", "echo '{}'"),
+        ];
+        let (code, said) = run(&folder("some", &programs));
+        assert_eq!(code, Some(1));
+        assert_eq!(said.matches("FAILED").count(), 1, "{said}");
+        assert!(said.contains("the table"), "{said}");
+    }
+}
