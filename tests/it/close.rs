@@ -98,3 +98,37 @@ pub fn assert_pixels(what: &str, got: [&[f32]; 2], want: [&[f64]; 2], px: f64) {
 pub fn assert_near_as_f32(what: &str, got: [&[f32]; 2], f32s: [&[f32]; 2], want: [&[f64]; 2]) {
     assert_pixels(what, got, want, 8.0 * mean_pixels(what, f32s, want) + 1e-5);
 }
+
+/// What ten steps of training leave: the losses, and named arrays.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// One a step.
+    pub losses: Vec<f32>,
+    /// Everything the networks hold afterwards.
+    pub state: Vec<(String, Vec<f32>)>,
+}
+
+impl Trace {
+    /// The greatest difference of losses, and the Euclidean distance of each array.
+    fn distances(&self, other: &Trace) -> Vec<(String, f64)> {
+        let norm = |a: &[f32], b: &[f32]| -> f64 {
+            assert_eq!(a.len(), b.len());
+            a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+        };
+        let losses = self.losses.iter().zip(&other.losses).enumerate();
+        let losses = losses.map(|(i, (a, b))| (format!("loss of step {i}"), f64::from((a - b).abs())));
+        let states = self.state.iter().zip(&other.state);
+        losses.chain(states.map(|((name, a), (_, b))| (name.clone(), norm(a, b)))).collect()
+    }
+}
+
+/// Asserts that two runs are no further apart than twice what nudges by the rounding of one step did to the first, in
+/// each loss and each array. Twice, since both runs round.
+#[track_caller]
+pub fn assert_within_nudges(got: &Trace, want: &Trace, nudged: &[Trace]) {
+    let moved: Vec<Vec<(String, f64)>> = nudged.iter().map(|n| n.distances(want)).collect();
+    for (i, (name, distance)) in got.distances(want).into_iter().enumerate() {
+        let bound = 2.0 * moved.iter().map(|m| m[i].1).fold(0.0, f64::max) + f64::from(f32::EPSILON);
+        assert!(distance <= bound, "{name}: {distance:.3e} apart, and rounding explains {bound:.3e}");
+    }
+}

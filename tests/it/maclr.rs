@@ -23,10 +23,10 @@ use tubelet::train::views::{Loader, ViewSpec};
 use tubelet::video::cache::Builder;
 use tubelet::video::{Cache, Ffmpeg, ProceduralSpec, Splits};
 
-const VIDEOS: usize = 12;
+pub const VIDEOS: usize = 12;
 
 /// The smallest recipe that has everything: both networks, heads with normalisation, both queues.
-fn recipe() -> Recipe {
+pub fn recipe() -> Recipe {
     let net = |in_channels, stem_t| {
         let spec = SmallR3d {
             in_channels,
@@ -63,7 +63,7 @@ fn clips(n: usize, t: usize, c: usize, seed: u64) -> Tensor {
     Tensor::from_f32([n, t, 16, 16, c], &v).unwrap()
 }
 
-fn views(n: usize) -> Views {
+pub fn views(n: usize) -> Views {
     let motion = [clips(n, 8, 1, 3), clips(n, 8, 1, 4)];
     Views { rgb: [clips(n, 4, 3, 1), clips(n, 4, 3, 2)], motion: Some(motion), owners: (0..n as u32).collect() }
 }
@@ -79,7 +79,7 @@ fn steps(method: &Maclr, views: &Views, count: u64) -> Vec<Seen> {
     (0..count).map(step).collect()
 }
 
-fn method() -> Maclr {
+pub fn method() -> Maclr {
     Maclr { momentum: 0.9, in_batch: true, w_vv: 0.5, ..Maclr::default() }
 }
 

@@ -101,12 +101,8 @@ impl SimDriver {
 
     fn perform(&self, work: &Recorded) -> Result<()> {
         match work {
-            Recorded::Copy { to, from, bytes } => {
-                self.machine.copy(*to, *from, *bytes as u64).map_err(refused("copy"))
-            }
-            Recorded::Clear { at, bytes } => {
-                self.machine.fill(*at, 0, *bytes as u64).map_err(refused("clear memory"))
-            }
+            Recorded::Copy { to, from, bytes } => self.machine.copy(*to, *from, *bytes as u64).map_err(refused("copy")),
+            Recorded::Clear { at, bytes } => self.machine.fill(*at, 0, *bytes as u64).map_err(refused("clear memory")),
             Recorded::Launch { function, spread, args, reached } => {
                 let (module, entry) = {
                     let loaded = self.loaded();
@@ -186,10 +182,8 @@ impl Driver for SimDriver {
     }
 
     fn load(&self, ptx: &'static str) -> Result<ModuleId> {
-        let module = self
-            .machine
-            .load(ptx)
-            .map_err(|e| ErrorKind::Driver { action: "load a module", what: e.to_string() })?;
+        let module =
+            self.machine.load(ptx).map_err(|e| ErrorKind::Driver { action: "load a module", what: e.to_string() })?;
         let mut loaded = self.loaded();
         loaded.modules.push(module);
         Ok(ModuleId(loaded.modules.len() as u64 - 1))
