@@ -195,8 +195,9 @@ __device__ __forceinline__ void product(float (&acc)[8][4], int blocks, First fi
 }
 
 template <class T, Pass PASS>
-__device__ __forceinline__ void exact(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ out,
-                                      float* __restrict__ part, const Conv& p) {
+__device__ __forceinline__ void exact(const T* __restrict__ a, const T* __restrict__ b,
+                                      const float* __restrict__ bias, T* __restrict__ out, float* __restrict__ part,
+                                      const Conv& p) {
     const int tid = threadIdx.x, group = blockIdx.z;
     const int tile = blockIdx.x / p.column_tiles, n0 = (blockIdx.x - tile * p.column_tiles) * 64, m0 = tile * 64;
     const int taps = p.kernel[0] * p.kernel[1] * p.kernel[2];
@@ -235,6 +236,14 @@ __device__ __forceinline__ void exact(const T* __restrict__ a, const T* __restri
                 acc, (depth + 7) >> 3, [&](float(&v)[4]) { pixels.next(v, walk, a); },
                 [&](float(&v)[4]) { filters.next(v, b); });
         }
+        if (PASS == FPROP && bias) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float addend = n + j < columns ? bias[group * columns + n + j] : 0.f;
+#pragma unroll
+                for (int i = 0; i < 8; i++) acc[i][j] += addend;
+            }
+        }
         const bool quads = width % 4 == 0 && columns % 4 == 0;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
@@ -247,20 +256,22 @@ __device__ __forceinline__ void exact(const T* __restrict__ a, const T* __restri
     }
 }
 
-// The passes of `docs/math/conv3d.md`; x is `n t h w c`, w `k kt kh kw c_group`, y and dy `n to ho wo k`. 64 x 64 tiles.
+// The passes of `docs/math/conv3d.md`; x is `n t h w c`, w `k kt kh kw c_group`, y and dy `n to ho wo k`; `bias`, one
+// number a filter, may be null. 64 x 64 tiles.
 // Grid: x tiles of rows times `column_tiles`; y residue classes (dgrad) or splits of the pixels (wgrad); z groups.
-// wgrad writes `part` (`splits k taps c_group`): the gradient itself with one split, else `conv3d_wgrad_sum_f32` follows.
+// wgrad writes `part` (`splits k taps c_group`): the gradient itself with one split, else `conv3d_parts_splits_f32` follows.
 // Launched by `ops::conv3d::cuda`.
 #define EXACT(T, NAME)                                                                                               \
     extern "C" __global__ void __launch_bounds__(128, 4) conv3d_fprop_exact_##NAME(                                  \
-        const T* __restrict__ x, const T* __restrict__ w, T* __restrict__ y, const Conv p) {                         \
-        exact<T, FPROP>(x, w, y, nullptr, p);                                                                        \
+        const T* __restrict__ x, const T* __restrict__ w, const float* __restrict__ bias, T* __restrict__ y,         \
+        const Conv p) {                                                                                              \
+        exact<T, FPROP>(x, w, bias, y, nullptr, p);                                                                  \
     }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(128, 4) conv3d_dgrad_exact_##NAME(                                  \
         const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, const Conv p) {                       \
-        exact<T, DGRAD>(dy, w, dx, nullptr, p);                                                                      \
+        exact<T, DGRAD>(dy, w, nullptr, dx, nullptr, p);                                                             \
     }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(128, 4) conv3d_wgrad_exact_##NAME(                                  \
         const T* __restrict__ x, const T* __restrict__ dy, float* __restrict__ part, const Conv p) {                 \
-        exact<T, WGRAD>(x, dy, nullptr, part, p);                                                                    \
+        exact<T, WGRAD>(x, dy, nullptr, nullptr, part, p);                                                           \
     }

@@ -121,6 +121,22 @@ struct Gather {
         __syncthreads();
     }
 
+    // Adds one number a column (k of them, or null) to the sums.
+    static __device__ __forceinline__ void add(float (&acc)[WM / 16][WN / 8][4], const float* __restrict__ bias, int n0,
+                                               int k) {
+        if (!bias) return;
+        const int c = n0 + (int)(threadIdx.x >> 5) / WARPS_M * WN + (threadIdx.x & 3) * 2;
+#pragma unroll
+        for (int j = 0; j < WN / 8; j++) {
+            const float lo = c + j * 8 < k ? bias[c + j * 8] : 0.f, hi = c + j * 8 + 1 < k ? bias[c + j * 8 + 1] : 0.f;
+#pragma unroll
+            for (int i = 0; i < WM / 16; i++) {
+                acc[i][j][0] += lo, acc[i][j][1] += hi;
+                acc[i][j][2] += lo, acc[i][j][3] += hi;
+            }
+        }
+    }
+
     // Rounds the sums to bf16 into shared memory, as rows of the block.
     static __device__ __forceinline__ void stage(unsigned char* shared, const float (&acc)[WM / 16][WN / 8][4]) {
         const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -246,8 +262,9 @@ struct Gather {
 
 // y[m, k] = Σ over (tap, c) of x[window of m, tap, c] · w[k, tap, c], for one block of pixels m and filters k.
 template <int BM, int BN, int WM, int WN, int STAGES, int V>
-__device__ __forceinline__ void fprop(const u16* __restrict__ x, const u16* __restrict__ w, u16* __restrict__ y,
-                                      float* __restrict__ sums, const float* __restrict__ shift, const Conv& p) {
+__device__ __forceinline__ void fprop(const u16* __restrict__ x, const u16* __restrict__ w,
+                                      const float* __restrict__ bias, u16* __restrict__ y, float* __restrict__ sums,
+                                      const float* __restrict__ shift, const Conv& p) {
     using G = Gather<BM, BN, WM, WN, STAGES, V, false>;
     extern __shared__ __align__(128) unsigned char shared[];
     // Column tiles are neighbours in the grid: they read the same pixels at the same time.
@@ -259,6 +276,7 @@ __device__ __forceinline__ void fprop(const u16* __restrict__ x, const u16* __re
     const Walk walk = walk_forward(p);
     float acc[WM / 16][WN / 8][4] = {};
     G::sums(acc, shared_address(shared), p, walk, m0, m_end, n0, x, w);
+    G::add(acc, bias, n0, p.k);
     G::stage(shared, acc);
     G::store(shared, y, m0, m_end, n0, p.k, [](int m) { return m; });
     if (sums) G::column_sums(shared, sums + (size_t)tile * 2 * p.k, shift, m_end - m0, n0, p.k);

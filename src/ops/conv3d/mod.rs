@@ -11,6 +11,7 @@
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+pub mod fused;
 mod grad;
 pub mod reference;
 
@@ -162,7 +163,7 @@ pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tens
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
     match x.place("conv3d", &[("w", w)])? {
         Place::Cpu => Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.host(), &w.host(), y))),
-        Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w),
+        Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w, None),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The launches of a planned pass, on device addresses: no tensors, no allocation.
 
 use super::super::Conv3d;
-use super::plan::{Pass, Path, Plan};
+use super::plan::{Path, Plan};
 use super::problem::{Conv, Divisor};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
@@ -12,11 +12,16 @@ static DGRAD_FILE: Module = Module::new("conv3d_dgrad", include_str!("../../../.
 static WGRAD_FILE: Module = Module::new("conv3d_wgrad", include_str!("../../../../ptx/conv3d_wgrad.sm_80.ptx"));
 static STEM_FILE: Module = Module::new("conv3d_stem", include_str!("../../../../ptx/conv3d_stem.sm_80.ptx"));
 static EXACT_FILE: Module = Module::new("conv3d_exact", include_str!("../../../../ptx/conv3d_exact.sm_80.ptx"));
+static PARTS_FILE: Module = Module::new("conv3d_parts", include_str!("../../../../ptx/conv3d_parts.sm_80.ptx"));
 static GROUPED_FILE: Module = Module::new("conv3d_grouped", include_str!("../../../../ptx/conv3d_grouped.sm_80.ptx"));
 
-/// `x w y sums shift`, or `x w y` of the exact path; likewise below.
-type Forward = Kernel<(In, In, Out, Out, In, Pod<Conv>)>;
+/// `x w bias y sums shift`.
+type Forward = Kernel<(In, In, In, Out, Out, In, Pod<Conv>)>;
+/// `dy w dx sums mask normed mean inv_std`.
 type Backward = Kernel<(In, In, Out, Out, In, In, In, In, Pod<Conv>)>;
+/// `x w bias y` of the exact path.
+type ExactForward = Kernel<(In, In, In, Out, Pod<Conv>)>;
+/// Two inputs and the result.
 type Plain = Kernel<(In, In, Out, Pod<Conv>)>;
 
 /// By tile, as in `plan`.
@@ -24,30 +29,43 @@ static FPROP: Forward =
     Kernel::new(&FPROP_FILE, &["conv3d_fprop_128x128_bf16", "conv3d_fprop_128x64_bf16", "conv3d_fprop_64x64_bf16"]);
 static DGRAD: Backward = Kernel::new(&DGRAD_FILE, &["conv3d_dgrad_128x128_bf16", "conv3d_dgrad_64x64_bf16"]);
 static WGRAD: Plain = Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_128x128_bf16", "conv3d_wgrad_64x64_bf16"]);
-static WGRAD_SUM: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_sum_f32"]);
 
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);
-static PAD: Kernel<(In, Out, u32, u32, Pod<Divisor>)> = Kernel::new(&STEM_FILE, &["conv3d_pad_bf16"]);
 
-/// By pass: f32 tensors, then bf16.
-static EXACT: [Plain; 2] = [
-    Kernel::new(&EXACT_FILE, &["conv3d_fprop_exact_f32", "conv3d_dgrad_exact_f32", "conv3d_wgrad_exact_f32"]),
-    Kernel::new(&GROUPED_FILE, &["conv3d_fprop_exact_bf16", "conv3d_dgrad_exact_bf16", "conv3d_wgrad_exact_bf16"]),
+/// f32 tensors, then bf16.
+static FPROP_EXACT: [ExactForward; 2] = [
+    Kernel::new(&EXACT_FILE, &["conv3d_fprop_exact_f32"]),
+    Kernel::new(&GROUPED_FILE, &["conv3d_fprop_exact_bf16"]),
+];
+static DGRAD_EXACT: [Plain; 2] = [
+    Kernel::new(&EXACT_FILE, &["conv3d_dgrad_exact_f32"]),
+    Kernel::new(&GROUPED_FILE, &["conv3d_dgrad_exact_bf16"]),
+];
+static WGRAD_EXACT: [Plain; 2] = [
+    Kernel::new(&EXACT_FILE, &["conv3d_wgrad_exact_f32"]),
+    Kernel::new(&GROUPED_FILE, &["conv3d_wgrad_exact_bf16"]),
 ];
 
+static PAD: Kernel<(In, Out, u32, u32, Pod<Divisor>)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_pad_bf16"]);
+static SPLITS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_splits_f32"]);
+static STATISTICS: Kernel<(In, Out, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_statistics_f32"]);
+
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![
+    let mut all = vec![
         FPROP.declared(),
         DGRAD.declared(),
         WGRAD.declared(),
-        WGRAD_SUM.declared(),
         FPROP_STEM.declared(),
         WGRAD_STEM.declared(),
         PAD.declared(),
-        EXACT[0].declared(),
-        EXACT[1].declared(),
-    ]
+        SPLITS.declared(),
+        STATISTICS.declared(),
+    ];
+    for i in 0..2 {
+        all.extend([FPROP_EXACT[i].declared(), DGRAD_EXACT[i].declared(), WGRAD_EXACT[i].declared()]);
+    }
+    all
 }
 
 const NOTHING_IN: In = In(0, 0);
@@ -75,42 +93,67 @@ impl Work<'_> {
         Ok(In(at, bytes))
     }
 
-    /// `y` from `x` and `w`. `sums`: the shift per channel, and where the statistics of each tile go; not on the exact
-    /// path.
-    pub fn fprop(&self, x: In, w: In, y: Out, sums: Option<(In, Out)>) -> Result<()> {
+    /// Where the parts of a result wait to be added up.
+    fn part(&self) -> (u64, usize) {
+        let [first, second, part] = self.plan.space;
+        (self.space + (first + second) as u64, part)
+    }
+
+    /// `y` from `x`, `w` and, if there are `f.bias`, those.
+    pub fn fprop(&self, x: In, w: In, y: Out, f: &Forwards) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
-        let conv = Pod(plan.conv);
+        let (bias, conv) = (f.bias.unwrap_or(NOTHING_IN), Pod(plan.conv));
         if plan.path == Path::Exact {
-            return EXACT[self.dtype.index()].launch(self.gpu, Pass::Fprop as usize, plan.spread, (x, w, y, conv));
+            return FPROP_EXACT[self.dtype.index()].launch(self.gpu, 0, plan.spread, (x, w, bias, y, conv));
         }
         let x = self.rows(x, p.c, plan.padded[0], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
-        let (shift, sums) = sums.unwrap_or((NOTHING_IN, NOTHING_OUT));
         let kernel = if plan.path == Path::Stem { &FPROP_STEM } else { &FPROP };
-        kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, y, sums, shift, conv))
+        let Some((shift, sums)) = f.statistics else {
+            let args = (x, w, bias, y, NOTHING_OUT, NOTHING_IN, conv);
+            return kernel.launch(self.gpu, plan.entry, plan.spread, args);
+        };
+        let (part, bytes) = self.part();
+        kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, bias, y, Out(part, bytes), shift, conv))?;
+        self.statistics(p.k, sums)
     }
 
-    /// `dx` from `dy` and `w`.
-    pub fn dgrad(&self, dy: In, w: In, dx: Out) -> Result<()> {
+    /// Adds up what the tiles left of `channels` channels.
+    fn statistics(&self, channels: usize, sums: Out) -> Result<()> {
+        let (part, bytes) = self.part();
+        let (columns, groups) = (2 * channels, sums.1 / (8 * channels));
+        let tiles = bytes / (4 * columns * groups);
+        let spread = Spread { grid: [columns.div_ceil(32) as u32, groups as u32, 1], ..Spread::line(1, 256) };
+        STATISTICS.launch(self.gpu, 0, spread, (In(part, bytes), sums, tiles as u32, columns as u32))
+    }
+
+    /// `dx` from `dy` and `w`; `chain`: what follows at once, not on the exact path.
+    pub fn dgrad(&self, dy: In, w: In, dx: Out, chain: Option<&Chain>) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let conv = Pod(plan.conv);
         if plan.path == Path::Exact {
-            return EXACT[self.dtype.index()].launch(self.gpu, Pass::Dgrad as usize, plan.spread, (dy, w, dx, conv));
+            return DGRAD_EXACT[self.dtype.index()].launch(self.gpu, 0, plan.spread, (dy, w, dx, conv));
         }
         let dy = self.rows(dy, p.k, plan.padded[1], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
-        let no = NOTHING_IN;
-        DGRAD.launch(self.gpu, plan.entry, plan.spread, (dy, w, dx, NOTHING_OUT, no, no, no, no, conv))
+        let Some(c) = chain else {
+            let no = NOTHING_IN;
+            return DGRAD.launch(self.gpu, plan.entry, plan.spread, (dy, w, dx, NOTHING_OUT, no, no, no, no, conv));
+        };
+        let (part, bytes) = self.part();
+        let args = (dy, w, dx, Out(part, bytes), c.mask, c.normed, c.mean, c.inv_std, conv);
+        DGRAD.launch(self.gpu, plan.entry, plan.spread, args)?;
+        self.statistics(p.c, c.sums)
     }
 
     /// `dw` (f32) from `x` and `dy`.
     pub fn wgrad(&self, x: In, dy: In, dw: Out) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
-        let part = self.space + (plan.space[0] + plan.space[1]) as u64;
-        let product = if plan.sums_after { Out(part, plan.space[2]) } else { dw };
+        let (part, bytes) = self.part();
+        let product = if plan.sums_after { Out(part, bytes) } else { dw };
         let conv = Pod(plan.conv);
         if plan.path == Path::Exact {
-            EXACT[self.dtype.index()].launch(self.gpu, Pass::Wgrad as usize, plan.spread, (x, dy, product, conv))?;
+            WGRAD_EXACT[self.dtype.index()].launch(self.gpu, 0, plan.spread, (x, dy, product, conv))?;
         } else {
             let x = self.rows(x, p.c, plan.padded[0], 0)?;
             let dy = self.rows(dy, p.k, plan.padded[1], 1)?;
@@ -122,7 +165,29 @@ impl Work<'_> {
         }
         let (rows, c) = (p.k * p.taps(), p.c_group());
         let c_row = if plan.path == Path::Exact { c } else { plan.conv.c_row as usize };
-        let args = (In(part, plan.space[2]), dw, plan.splits as u32, rows as u32, c as u32, c_row as u32);
-        WGRAD_SUM.launch(self.gpu, 0, Spread::cover(rows * c, 256), args)
+        let args = (In(part, bytes), dw, plan.splits as u32, rows as u32, c as u32, c_row as u32);
+        SPLITS.launch(self.gpu, 0, Spread::cover(rows * c, 256), args)
     }
+}
+
+/// What fprop does beside its product.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Forwards {
+    /// One f32 a filter, added before rounding.
+    pub bias: Option<In>,
+    /// The shift per channel (f32), and where Σ (y - shift) and Σ (y - shift)² go, `groups 2 k`; for a plan with
+    /// statistics.
+    pub statistics: Option<(In, Out)>,
+}
+
+/// What dgrad does to `dx` before it is stored, for a plan with statistics: all arrays of its shape, or one f32 a channel.
+pub(super) struct Chain {
+    /// The output of the ReLU before the convolution.
+    pub mask: In,
+    /// The input of the batch norm before that.
+    pub normed: In,
+    pub mean: In,
+    pub inv_std: In,
+    /// Where Σ dx and Σ dx · (normed - mean) · inv_std go, `2 c`.
+    pub sums: Out,
 }

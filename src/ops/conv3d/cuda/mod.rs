@@ -1,4 +1,4 @@
-//! Convolution on a GPU: [`plan`] cuts a pass into blocks, [`launch`] gives it to the GPU, and this file does both for
+//! Convolution on a GPU: [`plan`] cuts a pass into blocks, `launch` gives it to the GPU, and this file does both for
 //! tensors.
 //!
 //! bf16 goes to tensor cores; f32, and groups in either type, to f32 arithmetic. Tensors of two types are computed in
@@ -11,11 +11,11 @@ mod problem;
 pub(in crate::ops) use launch::kernels;
 
 use super::Conv3d;
-use crate::driver::{Gpu, In, Memory};
+use super::fused::Before;
+use crate::driver::{Gpu, Memory};
 use crate::error::Result;
-use crate::shape::Shape;
 use crate::tensor::{DType, Tensor};
-use launch::Work;
+use launch::{Chain, Forwards, Work};
 use plan::{Pass, Plan};
 
 /// Both tensors in one number type that holds either's values.
@@ -24,41 +24,88 @@ fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((a.cast(dtype)?, b.cast(dtype)?))
 }
 
-/// Runs `pass` of `p` on `a` and `b`; the result has `shape`, and number type `dtype` as computed.
-fn run(gpu: &Gpu, p: &Conv3d, pass: Pass, a: &Tensor, b: &Tensor, dtype: DType, shape: Shape) -> Result<Tensor> {
-    let mut result = Tensor::on_gpu(gpu, dtype, shape)?;
+/// Whether a pass over these arrays has anything to compute; what has not is zero (sums of nothing).
+fn has_work(gpu: &Gpu, inputs: [&Tensor; 2], result: &mut Tensor) -> Result<bool> {
     let to = result.output();
-    if to.1 == 0 {
-        return Ok(result);
-    }
-    let plan = Plan::new(p, pass, a.dtype(), 1)?;
-    if a.shape().is_empty() || b.shape().is_empty() {
-        // Sums of nothing.
+    if to.1 > 0 && inputs.iter().any(|t| t.shape().is_empty()) {
         gpu.driver().clear(to.0, to.1)?;
-        return Ok(result);
+        return Ok(false);
     }
+    Ok(to.1 > 0)
+}
+
+/// Calls `launch` with working space for `plan`. The space may be used again as soon as this returns: in stream order.
+fn with_space(gpu: &Gpu, p: &Conv3d, dtype: DType, plan: Plan, launch: impl FnOnce(Work) -> Result<()>) -> Result<()> {
     let space: Memory = gpu.alloc(plan.workspace())?;
-    let work = Work { gpu, problem: p, dtype: a.dtype(), plan, space: space.ptr() };
-    let (a, b): (In, In) = (a.input(), b.input());
-    match pass {
-        Pass::Fprop => work.fprop(a, b, to, None)?,
-        Pass::Dgrad => work.dgrad(a, b, to)?,
-        Pass::Wgrad => work.wgrad(a, b, to)?,
-    }
-    Ok(result)
+    launch(Work { gpu, problem: p, dtype, plan, space: space.ptr() })
 }
 
-pub(super) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+/// `bias`: one f32 a filter, added before the result is rounded.
+pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (a, b) = alike(x, w)?;
-    run(gpu, p, Pass::Fprop, &a, &b, a.dtype(), p.y_shape())?.cast(x.dtype())
+    let mut y = Tensor::on_gpu(gpu, a.dtype(), p.y_shape())?;
+    let bias = bias.map(|b| b.cast(DType::F32)).transpose()?;
+    // With a bias the sum of nothing is the bias: the kernel sees to it, for its depth is then 0.
+    if (bias.is_some() && !y.shape().is_empty()) || has_work(gpu, [&a, &b], &mut y)? {
+        let f = Forwards { bias: bias.as_ref().map(Tensor::input), statistics: None };
+        let to = y.output();
+        let plan = Plan::new(p, Pass::Fprop, a.dtype())?;
+        with_space(gpu, p, a.dtype(), plan, |work| work.fprop(a.input(), b.input(), to, &f))?;
+    }
+    y.cast(x.dtype())
 }
 
-pub(super) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (a, b) = alike(dy, w)?;
-    run(gpu, p, Pass::Dgrad, &a, &b, a.dtype(), p.x_shape())?.cast(dy.dtype())
+    let mut dx = Tensor::on_gpu(gpu, a.dtype(), p.x_shape())?;
+    if has_work(gpu, [&a, &b], &mut dx)? {
+        let to = dx.output();
+        let plan = Plan::new(p, Pass::Dgrad, a.dtype())?;
+        with_space(gpu, p, a.dtype(), plan, |work| work.dgrad(a.input(), b.input(), to, None))?;
+    }
+    dx.cast(dy.dtype())
 }
 
-pub(super) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (a, b) = alike(x, dy)?;
-    run(gpu, p, Pass::Wgrad, &a, &b, DType::F32, p.w_shape())
+    let mut dw = Tensor::on_gpu(gpu, DType::F32, p.w_shape())?;
+    if has_work(gpu, [&a, &b], &mut dw)? {
+        let to = dw.output();
+        let plan = Plan::new(p, Pass::Wgrad, a.dtype())?;
+        with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to))?;
+    }
+    Ok(dw)
+}
+
+/// [`super::fused::fprop_statistics`], where it is one launch: bf16 without groups.
+pub(super) fn fprop_statistics(
+    gpu: &Gpu,
+    p: &Conv3d,
+    [x, w, shift]: [&Tensor; 3],
+    parts: usize,
+) -> Result<(Tensor, Tensor)> {
+    let mut y = Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?;
+    let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.k])?;
+    let (to, statistics) = (y.output(), (shift.input(), sums.output()));
+    let plan = Plan::with_statistics(p, Pass::Fprop, DType::BF16, parts)?;
+    let f = Forwards { bias: None, statistics: Some(statistics) };
+    with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
+    Ok((y, sums))
+}
+
+/// [`super::fused::dgrad_chain`], where it is one launch: bf16 without groups, a multiple of eight channels.
+pub(super) fn dgrad_chain(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor, before: &Before) -> Result<(Tensor, Tensor)> {
+    let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
+    let mut sums = Tensor::on_gpu(gpu, DType::F32, [2, p.c])?;
+    let chain = Chain {
+        mask: before.relu.input(),
+        normed: before.normed.input(),
+        mean: before.mean.input(),
+        inv_std: before.inv_std.input(),
+        sums: sums.output(),
+    };
+    let to = dx.output();
+    let plan = Plan::with_statistics(p, Pass::Dgrad, DType::BF16, 1)?;
+    with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&chain)))?;
+    Ok((dx, sums))
 }

@@ -69,23 +69,30 @@ const EXACT: &[Tile] = &[Tile(64, 64, 128, 0, 1.0)];
 const DEPTH: usize = 32;
 
 impl Plan {
-    /// How `pass` of `p` is computed on tensors of `dtype`. `groups`: statistics of the result are taken over this many
-    /// equal parts of the samples (fprop), so no tile may hold pixels of two.
+    /// How `pass` of `p` is computed on tensors of `dtype`.
     ///
     /// # Errors
     /// `Param` when a tensor has 2³¹ elements or more.
-    pub fn new(p: &Conv3d, pass: Pass, dtype: DType, groups: usize) -> Result<Plan> {
+    pub fn new(p: &Conv3d, pass: Pass, dtype: DType) -> Result<Plan> {
+        Plan::with_groups(p, pass, dtype, None)
+    }
+
+    /// The same for a pass that leaves statistics, over `groups` equal parts of the samples: tiles then end with their
+    /// part, so that none holds pixels of two. Not on the exact path; dgrad has one group.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn with_statistics(p: &Conv3d, pass: Pass, dtype: DType, groups: usize) -> Result<Plan> {
+        Plan::with_groups(p, pass, dtype, Some(groups))
+    }
+
+    fn with_groups(p: &Conv3d, pass: Pass, dtype: DType, statistics: Option<usize>) -> Result<Plan> {
+        let groups = statistics.unwrap_or(1);
         let exact = dtype == DType::F32 || p.geometry.groups > 1;
         let row = |c: usize| if exact { c } else { c.next_multiple_of(8) };
         let stem = !exact && p.c <= 4 && pass != Pass::Dgrad;
         let (c_row, k_row) = (if stem { 4 } else { row(p.c) }, row(p.k));
-        let path = if exact {
-            Path::Exact
-        } else if stem {
-            Path::Stem
-        } else {
-            Path::Dense
-        };
+        let path = if exact { Path::Exact } else if stem { Path::Stem } else { Path::Dense };
         let (taps, pixels) = (p.taps(), p.n * p.out.iter().product::<usize>());
         let c_row_group = if exact { p.c_group() } else { c_row };
         let classes: usize = if pass == Pass::Dgrad { p.geometry.window.stride.iter().product() } else { 1 };
@@ -125,7 +132,12 @@ impl Plan {
             Pass::Dgrad => [copy(pixels, padded[1]), copy(p.k * taps, padded[0])],
             Pass::Wgrad => [copy(x_rows, padded[0]), copy(pixels, padded[1])],
         };
-        let part = if sums_after { splits * p.k * taps * c_row_group * 4 } else { 0 };
+        let part = match (pass, statistics) {
+            (Pass::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
+            (Pass::Fprop, Some(_)) => groups * row_tiles * 2 * p.k * 4,
+            (Pass::Dgrad, Some(_)) => classes * row_tiles * 2 * p.c * 4,
+            _ => 0,
+        };
         for (what, elements) in [
             ("x", x_rows * c_row.max(p.c)),
             ("y", pixels * k_row.max(p.k)),
@@ -144,11 +156,6 @@ impl Plan {
     /// Bytes of working space in all.
     pub fn workspace(&self) -> usize {
         self.space.iter().sum()
-    }
-
-    /// Tiles over the rows of the result: as many rows of statistics.
-    pub fn row_tiles(&self) -> usize {
-        (self.spread.grid[0] / self.conv.column_tiles) as usize
     }
 }
 

@@ -1,0 +1,90 @@
+//! Convolutions that also sum what the batch norm beside them needs, while the numbers are still on the chip.
+//!
+//! A GPU does this for bf16 without groups of channels; elsewhere these functions return `None`, and the caller takes
+//! the separate operations. The sums are f32, taken in a fixed order over the result as it was rounded.
+
+use super::{Conv3d, Geometry, check_dy, cuda};
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use crate::tensor::{DType, Place, Tensor};
+
+/// `y` of [`super::fprop`], and `Σ (y - shift)` and `Σ (y - shift)²` per channel over each of `parts` equal contiguous
+/// parts of the samples: `[parts 2 k]`. A `shift` (f32, `[k]`) near the mean keeps the variance from cancelling; zeros
+/// will do for a first step.
+///
+/// # Errors
+/// As [`super::fprop`]; `Shape` when `shift` is not `[k]`; `Param` when `parts` does not divide the samples.
+pub fn fprop_statistics(
+    x: &Tensor,
+    w: &Tensor,
+    g: &Geometry,
+    shift: &Tensor,
+    parts: usize,
+) -> Result<Option<(Tensor, Tensor)>> {
+    let op = "conv3d statistics";
+    let p = Conv3d::new(op, x.shape(), w.shape(), g)?;
+    let place = x.place(op, &[("w", w), ("shift", shift)])?;
+    expect_channels(op, "shift", shift, p.k)?;
+    if parts == 0 || !p.n.is_multiple_of(parts) {
+        return Err(Error::param(op, "parts", parts, format!("it must divide the {} samples", p.n)));
+    }
+    let Place::Gpu(gpu) = place else { return Ok(None) };
+    if !on_tensor_cores(&p, [x, w]) {
+        return Ok(None);
+    }
+    cuda::fprop_statistics(gpu, &p, [x, w, shift], parts).map(Some)
+}
+
+/// What led to the input of a convolution: `relu = max(0, batch_norm(normed))`, whose statistics were `mean` and
+/// `inv_std = 1/√(var + eps)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// The output of the rectifier, which is the input of the convolution.
+    pub relu: &'a Tensor,
+    /// The input of the batch norm, of the same shape.
+    pub normed: &'a Tensor,
+    /// Mean per channel, f32.
+    pub mean: &'a Tensor,
+    /// Inverse deviation per channel, f32.
+    pub inv_std: &'a Tensor,
+}
+
+/// The gradient `dz` before the rectifier (that of [`super::dgrad`] where `relu > 0`, else 0), and per channel `Σ dz` and
+/// `Σ dz · (normed - mean) · inv_std`, `[2 c]`: the gradients of the batch norm's `beta` and `gamma`, and all that its
+/// own backward pass has to know. For a multiple of eight channels.
+///
+/// # Errors
+/// As [`super::dgrad`]; `Shape` when the arrays of `before` do not fit.
+pub fn dgrad_chain(dy: &Tensor, w: &Tensor, g: &Geometry, before: &Before) -> Result<Option<(Tensor, Tensor)>> {
+    let op = "conv3d dgrad chain";
+    let p = Conv3d::new(op, before.relu.shape(), w.shape(), g)?;
+    check_dy(op, &p, dy)?;
+    let others = [("w", w), ("relu", before.relu), ("normed", before.normed)];
+    let place = dy.place(op, &others)?;
+    dy.place(op, &[("mean", before.mean), ("inv_std", before.inv_std)])?;
+    if before.normed.shape() != p.x_shape() {
+        return Err(Error::shape(op, "normed", p.x_shape(), before.normed.shape()));
+    }
+    expect_channels(op, "mean", before.mean, p.c)?;
+    expect_channels(op, "inv_std", before.inv_std, p.c)?;
+    let Place::Gpu(gpu) = place else { return Ok(None) };
+    if !on_tensor_cores(&p, [dy, w]) || !p.c.is_multiple_of(8) {
+        return Ok(None);
+    }
+    before.relu.expect(op, "relu", DType::BF16)?;
+    before.normed.expect(op, "normed", DType::BF16)?;
+    cuda::dgrad_chain(gpu, &p, dy, w, before).map(Some)
+}
+
+fn on_tensor_cores(p: &Conv3d, operands: [&Tensor; 2]) -> bool {
+    let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
+    any && p.geometry.groups == 1 && operands.iter().all(|t| t.dtype() == DType::BF16)
+}
+
+fn expect_channels(op: &'static str, arg: &'static str, t: &Tensor, channels: usize) -> Result<()> {
+    t.expect(op, arg, DType::F32)?;
+    if t.shape() == Shape::from([channels]) {
+        return Ok(());
+    }
+    Err(Error::shape(op, arg, format!("[{channels}], one a channel"), t.shape()))
+}
