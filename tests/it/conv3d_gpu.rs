@@ -1,0 +1,214 @@
+//! Convolution's device code against the definition, in the simulator or on a GPU: every row of the table, every path,
+//! random ragged shapes, and the sums that fused launches leave.
+
+use crate::close::assert_bounded;
+use crate::sim::on_gpu;
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tubelet::ops::conv3d::cases::SMALL;
+use tubelet::ops::conv3d::fused::{Before, dgrad_chain, fprop_statistics};
+use tubelet::ops::conv3d::{Conv3d, Geometry, dgrad, fprop, reference, wgrad};
+use tubelet::ops::reference::Bounded;
+use tubelet::shape::{Shape, Window};
+use tubelet::tensor::{DType, Device, Tensor};
+
+const TYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+fn random(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+/// Numbers between -1 and 1 that `dtype` holds.
+fn reals(r: &mut ChaCha8Rng, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+    let shape = shape.into();
+    let data: Vec<f32> = (0..shape.len()).map(|_| r.random_range(-1.0f32..1.0)).collect();
+    Tensor::from_f32(shape, &data).unwrap().cast(dtype).unwrap()
+}
+
+fn wide(t: &Tensor) -> Vec<f64> {
+    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
+}
+
+/// The three passes on `device` against the definition; the results' bits.
+fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> Vec<Vec<u32>> {
+    let r = &mut random(11);
+    let (x, w, dy) = (reals(r, p.x_shape(), xt), reals(r, p.w_shape(), wt), reals(r, p.y_shape(), dyt));
+    let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
+    let [x, w, dy] = [&x, &w, &dy].map(|t| t.to(device).unwrap());
+    let (g, what) = (&p.geometry, |pass: &str| format!("{name} {pass} {xt:?} {wt:?} {dyt:?}"));
+    let y = fprop(&x, &w, g).unwrap();
+    let dx = dgrad(&dy, &w, p.x_shape(), g).unwrap();
+    let dw = wgrad(&x, &dy, p.w_shape(), g).unwrap();
+    assert_eq!((y.dtype(), dx.dtype(), dw.dtype()), (xt, dyt, DType::F32));
+    let results = [
+        ("fprop", y, reference::fprop(p, &xs, &ws)),
+        ("dgrad", dx, reference::dgrad(p, &dys, &ws)),
+        ("wgrad", dw, reference::wgrad(p, &xs, &dys)),
+    ];
+    let bits = results.map(|(pass, got, want)| {
+        let got_values = got.load().unwrap();
+        assert_bounded(&what(pass), &got_values, &want, got.dtype());
+        got_values.iter().map(|v| v.to_bits()).collect()
+    });
+    bits.into()
+}
+
+/// The table in thirds, so that tests share the cores.
+fn check_table(third: usize) {
+    for c in SMALL.iter().skip(third).step_by(3) {
+        for dtype in TYPES {
+            on_gpu(|device| check(c.name, &c.problem(), [dtype; 3], device));
+        }
+    }
+}
+
+#[test]
+fn table_first() {
+    check_table(0);
+}
+
+#[test]
+fn table_second() {
+    check_table(1);
+}
+
+#[test]
+fn table_third() {
+    check_table(2);
+}
+
+#[test]
+fn two_number_types_meet_in_f32() {
+    let p = SMALL.iter().find(|c| c.name == "ragged").unwrap().problem();
+    let (f, b) = (DType::F32, DType::BF16);
+    on_gpu(|device| (check("mixed", &p, [f, b, b], device), check("mixed", &p, [b, f, f], device)));
+}
+
+/// Problems that reach the larger tiles, which the table's rows are too small for: `x`, filters, kernel, stride.
+#[test]
+fn large_tiles() {
+    let problem = |x: [usize; 5], k: usize, kernel: [usize; 3], stride: [usize; 3]| {
+        let g = Geometry::new(Window::same(kernel).strided(stride));
+        Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap()
+    };
+    for (name, p) in [
+        ("wide rows", problem([1, 1, 4, 4, 1040], 1032, [1, 1, 1], [1, 1, 1])),
+        ("many pixels", problem([2, 8, 33, 36, 8], 64, [1, 1, 1], [1, 1, 1])),
+        ("many of both", problem([2, 8, 32, 34, 8], 130, [1, 1, 1], [1, 1, 1])),
+    ] {
+        on_gpu(|device| check(name, &p, [DType::BF16; 3], device));
+    }
+}
+
+/// Any convolution that is small enough.
+fn any_problem() -> impl Strategy<Value = (Conv3d, DType)> {
+    let axis = || (1usize..=9, 1usize..=3, 1usize..=3, 0usize..=3, 1usize..=2);
+    let channels = (1usize..=2, 1usize..=3, 1usize..=40, 1usize..=70);
+    (channels, axis(), axis(), axis(), prop::bool::ANY).prop_filter_map(
+        "the filter fits",
+        |((n, groups, cg, kg), t, h, w, half)| {
+            let (c, k) = if groups == 1 { (cg, kg) } else { (cg.min(6) * groups, kg.min(6) * groups) };
+            let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
+            let geometry = Geometry { window, groups };
+            let (x, f) = ([n, t.0, h.0, w.0, c], [k, t.1, h.1, w.1, c / groups]);
+            let p = Conv3d::new("conv3d", x.into(), f.into(), &geometry).ok()?;
+            Some((p, if half { DType::BF16 } else { DType::F32 }))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn any_shape((p, dtype) in any_problem()) {
+        on_gpu(|device| check("any", &p, [dtype; 3], device));
+    }
+}
+
+/// The shape `[rows 2 channels]` of statistics as sums of terms.
+fn statistics(rows: usize, channels: usize, terms: impl Fn(usize, usize) -> Vec<[f64; 2]>) -> Bounded<f64> {
+    let mut b = Bounded { value: vec![], magnitude: vec![], terms: 0 };
+    for row in 0..rows {
+        for which in 0..2 {
+            for c in 0..channels {
+                let of: Vec<f64> = terms(row, c).iter().map(|t| t[which]).collect();
+                b.value.push(of.iter().sum());
+                b.magnitude.push(of.iter().map(|v| v.abs()).sum());
+                // Beside the sum itself: a difference and a product or two of each term.
+                b.terms = of.len() + 4;
+            }
+        }
+    }
+    b
+}
+
+#[test]
+fn statistics_leave_with_the_result() {
+    let geometry = |kernel| Geometry::new(Window::same(kernel));
+    for (x, k, kernel) in [
+        ([2, 3, 5, 7, 16], 24, [1, 3, 3]),
+        ([2, 4, 9, 10, 8], 45, [3, 1, 1]),
+        ([4, 1, 9, 9, 3], 16, [1, 3, 3]),
+        ([2, 2, 5, 5, 23], 8, [1, 1, 1]),
+    ] {
+        let g = geometry(kernel);
+        let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
+        for parts in [1, 2] {
+            on_gpu(|device| {
+                let r = &mut random(5);
+                let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
+                let shift = reals(r, [k], DType::F32);
+                let [xd, wd, sd] = [&x, &w, &shift].map(|t| t.to(device).unwrap());
+                let (y, sums) = fprop_statistics(&xd, &wd, &g, &sd, parts).unwrap().expect("a GPU has this launch");
+                assert_bounded("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
+                let (y, shift) = (wide(&y), wide(&shift));
+                let rows = y.len() / k / parts;
+                let want = statistics(parts, k, |part, c| {
+                    let of = |i: usize| y[(part * rows + i) * k + c] - shift[c];
+                    (0..rows).map(|i| [of(i), of(i) * of(i)]).collect()
+                });
+                let got = sums.load().unwrap();
+                assert_bounded("statistics", &got, &want, DType::F32);
+                got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            });
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_gradients_in_one_launch() {
+    for (x, k, kernel, stride) in [
+        ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1]),
+        ([1, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2]),
+        ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2]),
+    ] {
+        let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
+        let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();
+        on_gpu(|device| {
+            let r = &mut random(6);
+            let [relu, normed] = [0; 2].map(|_| reals(r, p.x_shape(), DType::BF16));
+            let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
+            let [mean, inv_std] = [0; 2].map(|_| reals(r, [c], DType::F32));
+            let [rd, nd, wd, yd, md, id] = [&relu, &normed, &w, &dy, &mean, &inv_std].map(|t| t.to(device).unwrap());
+            let before = Before { relu: &rd, normed: &nd, mean: &md, inv_std: &id };
+            let (dz, sums) = dgrad_chain(&yd, &wd, &g, &before).unwrap().expect("a GPU has this launch");
+            let mut want = reference::dgrad(&p, &wide(&dy), &wide(&w));
+            for (i, on) in wide(&relu).iter().enumerate() {
+                if *on <= 0.0 {
+                    (want.value[i], want.magnitude[i]) = (0.0, 0.0);
+                }
+            }
+            assert_bounded("dz", &dz.load().unwrap(), &want, DType::BF16);
+            let (dz, normed, mean, inv_std) = (wide(&dz), wide(&normed), wide(&mean), wide(&inv_std));
+            let want = statistics(1, c, |_, c0| {
+                let xhat = |i: usize| (normed[i] - mean[c0]) * inv_std[c0];
+                (c0..dz.len()).step_by(c).map(|i| [dz[i], dz[i] * xhat(i)]).collect()
+            });
+            let got = sums.load().unwrap();
+            assert_bounded("sums", &got, &want, DType::F32);
+            got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        });
+    }
+}
