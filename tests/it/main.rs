@@ -7,6 +7,7 @@ mod checkpoint;
 mod cli;
 mod close;
 mod conv3d;
+mod conv3d_gpu;
 mod device;
 mod eval;
 mod examples;

@@ -34,18 +34,12 @@ static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);
 
 /// f32 tensors, then bf16.
-static FPROP_EXACT: [ExactForward; 2] = [
-    Kernel::new(&EXACT_FILE, &["conv3d_fprop_exact_f32"]),
-    Kernel::new(&GROUPED_FILE, &["conv3d_fprop_exact_bf16"]),
-];
-static DGRAD_EXACT: [Plain; 2] = [
-    Kernel::new(&EXACT_FILE, &["conv3d_dgrad_exact_f32"]),
-    Kernel::new(&GROUPED_FILE, &["conv3d_dgrad_exact_bf16"]),
-];
-static WGRAD_EXACT: [Plain; 2] = [
-    Kernel::new(&EXACT_FILE, &["conv3d_wgrad_exact_f32"]),
-    Kernel::new(&GROUPED_FILE, &["conv3d_wgrad_exact_bf16"]),
-];
+static FPROP_EXACT: [ExactForward; 2] =
+    [Kernel::new(&EXACT_FILE, &["conv3d_fprop_exact_f32"]), Kernel::new(&GROUPED_FILE, &["conv3d_fprop_exact_bf16"])];
+static DGRAD_EXACT: [Plain; 2] =
+    [Kernel::new(&EXACT_FILE, &["conv3d_dgrad_exact_f32"]), Kernel::new(&GROUPED_FILE, &["conv3d_dgrad_exact_bf16"])];
+static WGRAD_EXACT: [Plain; 2] =
+    [Kernel::new(&EXACT_FILE, &["conv3d_wgrad_exact_f32"]), Kernel::new(&GROUPED_FILE, &["conv3d_wgrad_exact_bf16"])];
 
 static PAD: Kernel<(In, Out, u32, u32, Pod<Divisor>)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_pad_bf16"]);
 static SPLITS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_splits_f32"]);

@@ -92,7 +92,13 @@ impl Plan {
         let row = |c: usize| if exact { c } else { c.next_multiple_of(8) };
         let stem = !exact && p.c <= 4 && pass != Pass::Dgrad;
         let (c_row, k_row) = (if stem { 4 } else { row(p.c) }, row(p.k));
-        let path = if exact { Path::Exact } else if stem { Path::Stem } else { Path::Dense };
+        let path = if exact {
+            Path::Exact
+        } else if stem {
+            Path::Stem
+        } else {
+            Path::Dense
+        };
         let (taps, pixels) = (p.taps(), p.n * p.out.iter().product::<usize>());
         let c_row_group = if exact { p.c_group() } else { c_row };
         let classes: usize = if pass == Pass::Dgrad { p.geometry.window.stride.iter().product() } else { 1 };
