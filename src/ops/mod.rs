@@ -42,6 +42,7 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
         batch_norm::cuda::kernels(),
         conv3d::cuda::kernels(),
         ema::cuda::kernels(),
+        infonce::cuda::kernels(),
         l2_norm::cuda::kernels(),
         reduce::cuda::kernels(),
         relu::cuda::kernels(),
@@ -55,7 +56,7 @@ pub use batch_norm::batch_norm;
 pub use cast::cast;
 pub use conv3d::conv3d;
 pub use cross_entropy::{cross_entropy, softmax};
-pub use infonce::{infonce, infonce_masked};
+pub use infonce::{infonce, infonce_masked, infonce_terms};
 pub use l2_norm::l2_norm;
 pub use linear::linear;
 pub use matmul::matmul;

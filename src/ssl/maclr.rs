@@ -185,7 +185,7 @@ impl Maclr {
                     Some(sum) => ops::add(&tape, &sum, &weighted)?,
                     None => weighted,
                 });
-                report.add(name, loss.loss.value().item()? * part, loss.accuracy * part);
+                report.add(name, loss.loss.value().item()? * part, loss.accuracy()? * part);
             }
         }
         let Some(total) = total else {

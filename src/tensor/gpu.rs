@@ -200,6 +200,11 @@ impl Tensor {
         }
     }
 
+    /// The device address of the first element, for raw launches; `None` on the CPU.
+    pub fn address(&self) -> Option<u64> {
+        self.gpu().map(|_| self.memory().ptr())
+    }
+
     /// The elements as what a kernel reads.
     pub(crate) fn input(&self) -> In {
         In(self.memory().ptr(), self.memory().bytes())

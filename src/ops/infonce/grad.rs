@@ -1,7 +1,7 @@
 //! InfoNCE on the tape.
 
-use super::{Mask, forward_backward_masked, forward_masked};
-use crate::error::Result;
+use super::{Mask, Owners, Term, sweep};
+use crate::error::{ErrorKind, Result};
 use crate::ops::{add, cast, matmul, mul, reshape, scale, softmax, sub};
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
@@ -12,10 +12,27 @@ use crate::tensor::{DType, Tensor};
 pub struct Loss {
     /// Mean over the queries, in nats: a scalar.
     pub loss: Var,
-    /// Mean probability of the positive.
-    pub positive: f32,
-    /// Share of the queries whose positive is strictly nearer than every key of the queue.
-    pub accuracy: f32,
+    /// Mean probability of the positive, and share of the queries whose positive is strictly nearer than every key of the
+    /// queue: `[2]`, where the queries are.
+    pub stats: Tensor,
+}
+
+impl Loss {
+    /// Mean probability of the positive; waits for a GPU.
+    ///
+    /// # Errors
+    /// Of a GPU, `Driver`.
+    pub fn positive(&self) -> Result<f32> {
+        Ok(self.stats.load()?[0])
+    }
+
+    /// Share of the queries whose positive is strictly nearer than every key of the queue; waits for a GPU.
+    ///
+    /// # Errors
+    /// Of a GPU, `Driver`.
+    pub fn accuracy(&self) -> Result<f32> {
+        Ok(self.stats.load()?[1])
+    }
 }
 
 struct InfoNce {
@@ -46,6 +63,9 @@ impl InfoNce {
     /// are all positives and the queue behind them, and each query's logits of other queries' positives are minus
     /// infinity. This takes the `n × (n + m)` memory that the sweep does without.
     fn composed(&self, t: &Tape) -> Result<Var> {
+        if self.queue.device() != crate::tensor::Device::Cpu {
+            return Err(ErrorKind::NoSecondOrder { op: "infonce" }.into());
+        }
         let [n, d] = self.q.shape().matrix("infonce", "q")?;
         let [m, _] = self.queue.shape().matrix("infonce", "queue")?;
         let keys = Tensor::build([n + m, d], |all| {
@@ -90,20 +110,33 @@ pub fn infonce(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, tau: f32) -> Resul
 /// # Errors
 /// As [`super::forward_masked`].
 pub fn infonce_masked(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Loss> {
-    let wanted = t.is_recording() && q.has_grad();
-    let (scores, dq) = if wanted {
-        let (scores, dq) = forward_backward_masked(q.value(), k, queue, mask, tau)?;
-        (scores, Some(dq))
-    } else {
-        (forward_masked(q.value(), k, queue, mask, tau)?, None)
+    Ok(infonce_terms(t, &[(q.clone(), k.clone())], queue, mask.into(), tau)?.remove(0))
+}
+
+/// As [`infonce_masked`], of several terms (queries and positives) that share the queue: on a GPU one sweep over the queue
+/// serves up to four of them.
+///
+/// # Errors
+/// As [`super::sweep`].
+pub fn infonce_terms(
+    t: &Tape,
+    terms: &[(Var, Tensor)],
+    queue: &Tensor,
+    owners: Owners<'_>,
+    tau: f32,
+) -> Result<Vec<Loss>> {
+    let wanted = t.is_recording() && terms.iter().any(|(q, _)| q.has_grad());
+    let pairs: Vec<Term<'_>> = terms.iter().map(|(q, k)| Term { q: q.value(), k }).collect();
+    let swept = sweep(&pairs, queue, owners, tau, wanted)?;
+    let record = |((q, k), out): (&(Var, Tensor), super::Swept)| {
+        let loss = match out.dq {
+            Some(dq) if q.has_grad() => t.record(out.loss, &[q], || {
+                let owners = if let Owners::Host(m) = owners { Some([m.rows.to_vec(), m.keys.to_vec()]) } else { None };
+                InfoNce { q: q.clone(), k: k.clone(), queue: queue.clone(), owners, tau, dq }
+            }),
+            _ => Var::constant(out.loss),
+        };
+        Loss { loss, stats: out.stats }
     };
-    let value = Tensor::full(Shape::new(&[]), scores.loss);
-    let loss = match dq {
-        Some(dq) => t.record(value, &[q], || {
-            let owners = mask.map(|m| [m.rows.to_vec(), m.keys.to_vec()]);
-            InfoNce { q: q.clone(), k: k.clone(), queue: queue.clone(), owners, tau, dq }
-        }),
-        None => Var::constant(value),
-    };
-    Ok(Loss { loss, positive: scores.positive, accuracy: scores.accuracy })
+    Ok(terms.iter().zip(swept).map(record).collect())
 }

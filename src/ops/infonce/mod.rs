@@ -20,14 +20,18 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod exp;
 mod grad;
 pub mod reference;
 
-pub use grad::{Loss, infonce, infonce_masked};
+pub use cuda::{Layout, Plan, Pointers, TERMS, launch, launch_planned};
+pub use grad::{Loss, infonce, infonce_masked, infonce_terms};
 
+use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::shape::Shape;
+use crate::tensor::{DType, Place, Tensor};
 
 /// The loss of a batch as numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,8 +58,7 @@ pub fn forward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Score
 /// # Errors
 /// As [`forward`], and `Shape` when the mask has not one number for each query and key.
 pub fn forward_masked(q: &Tensor, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Scores> {
-    let p = Problem::new(q, k, queue, mask, tau)?;
-    Ok(cpu::sweep(&p, &q.host(), &k.host(), queue, None))
+    sweep(&[Term { q, k }], queue, mask.into(), tau, false)?.remove(0).scores()
 }
 
 /// As [`forward`], and the gradient of the loss for `q`, f32 `[n d]`, from the same sweep.
@@ -77,10 +80,161 @@ pub fn forward_backward_masked(
     mask: Option<Mask<'_>>,
     tau: f32,
 ) -> Result<(Scores, Tensor)> {
-    let p = Problem::new(q, k, queue, mask, tau)?;
+    let swept = sweep(&[Term { q, k }], queue, mask.into(), tau, true)?.remove(0);
+    let scores = swept.scores()?;
+    swept.dq.map(|dq| (scores, dq)).ok_or_else(|| unreachable!("a gradient was asked for"))
+}
+
+/// One loss: queries and their positives.
+#[derive(Clone, Copy)]
+pub struct Term<'a> {
+    /// Queries `[n d]`.
+    pub q: &'a Tensor,
+    /// Positives `[n d]`.
+    pub k: &'a Tensor,
+}
+
+/// Whose keys and queries are, for masking ([`Mask`]): as numbers on the host, or on the GPU that computes.
+#[derive(Clone, Copy)]
+pub enum Owners<'a> {
+    /// Nothing is masked.
+    Unknown,
+    /// In main memory; copied to where the queries are.
+    Host(Mask<'a>),
+    /// On the queries' GPU: `n` and `m` numbers of 32 bits.
+    Device {
+        /// Of the queries, the same for each term.
+        rows: &'a Memory,
+        /// Of the keys of the queue.
+        keys: &'a Memory,
+    },
+}
+
+impl<'a> From<Option<Mask<'a>>> for Owners<'a> {
+    fn from(mask: Option<Mask<'a>>) -> Self {
+        mask.map_or(Owners::Unknown, Owners::Host)
+    }
+}
+
+/// What a sweep leaves for one term, where its queries are; nothing has been waited for.
+pub struct Swept {
+    /// Mean loss, a scalar.
+    pub loss: Tensor,
+    /// Mean probability of the positive, and share of nearest positives: `[2]`.
+    pub stats: Tensor,
+    /// Gradient of the mean loss for the queries, f32 `[n d]`, where it was asked for.
+    pub dq: Option<Tensor>,
+}
+
+impl Swept {
+    /// The loss as numbers; waits for a GPU.
+    ///
+    /// # Errors
+    /// Of a GPU, `Driver`.
+    pub fn scores(&self) -> Result<Scores> {
+        let stats = self.stats.load()?;
+        Ok(Scores { loss: self.loss.item()?, positive: stats[0], accuracy: stats[1] })
+    }
+}
+
+/// The losses of several terms against one queue, and their gradients where `gradient` says so. On a GPU four terms share
+/// each sweep over the queue, rows must be of unit length (the exponentials are relative to their largest logit `1/τ`), the
+/// temperature at least 0.025 and `d` at most 128. With bf16 queries and queue, tensor cores compute it, and the weights of the
+/// keys in the gradient are rounded to bf16.
+///
+/// # Errors
+/// As [`forward_masked`]; `Shape` when the terms differ in shape; `Device` when not all lies in one place; of a GPU `Param`
+/// as said above, `OutOfMemory` and `Driver`.
+pub fn sweep(terms: &[Term<'_>], queue: &Tensor, owners: Owners<'_>, tau: f32, gradient: bool) -> Result<Vec<Swept>> {
+    let Some(first) = terms.first() else { return Ok(Vec::new()) };
+    let mask = if let Owners::Host(mask) = owners { Some(mask) } else { None };
+    let mut p = None;
+    for Term { q, k } in terms {
+        p = Some(Problem::new(q, k, queue, mask, tau)?);
+        if q.shape() != first.q.shape() {
+            return Err(Error::shape("infonce", "q", first.q.shape(), q.shape()));
+        }
+        first.q.place("infonce", &[("q", q), ("k", k), ("queue", queue)])?;
+    }
+    let Some(p) = p else { return Ok(Vec::new()) };
+    match first.q.place("infonce", &[])? {
+        Place::Cpu => {
+            if let Owners::Device { rows, .. } = owners {
+                let there = crate::tensor::Device::Cuda(rows.gpu().clone());
+                return Err(Error::device("infonce", "owners", crate::tensor::Device::Cpu, there));
+            }
+            Ok(terms.iter().map(|term| on_cpu(&p, term, queue, gradient)).collect())
+        }
+        Place::Gpu(gpu) => on_gpu(gpu, &p, terms, queue, owners, gradient),
+    }
+}
+
+fn on_cpu(p: &Problem<'_>, term: &Term<'_>, queue: &Tensor, gradient: bool) -> Swept {
     let mut scores = Scores { loss: 0.0, positive: 0.0, accuracy: 0.0 };
-    let dq = Tensor::build(q.shape(), |dq| scores = cpu::sweep(&p, &q.host(), &k.host(), queue, Some(dq)));
-    Ok((scores, dq))
+    let (q, k) = (term.q.host(), term.k.host());
+    let dq = gradient.then(|| Tensor::build(term.q.shape(), |dq| scores = cpu::sweep(p, &q, &k, queue, Some(dq))));
+    if dq.is_none() {
+        scores = cpu::sweep(p, &q, &k, queue, None);
+    }
+    let stats = Tensor::build([2], |s| s.copy_from_slice(&[scores.positive, scores.accuracy]));
+    Swept { loss: Tensor::full(Shape::new(&[]), scores.loss), stats, dq }
+}
+
+fn on_gpu(
+    gpu: &Gpu,
+    p: &Problem<'_>,
+    terms: &[Term<'_>],
+    queue: &Tensor,
+    owners: Owners<'_>,
+    gradient: bool,
+) -> Result<Vec<Swept>> {
+    let upload = |numbers: &[u32]| -> Result<Memory> {
+        let to = gpu.alloc(4 * numbers.len())?;
+        gpu.driver().upload(to.ptr(), bytemuck::cast_slice(numbers))?;
+        Ok(to)
+    };
+    let copies = match owners {
+        Owners::Host(mask) => Some([upload(mask.rows)?, upload(mask.keys)?]),
+        _ => None,
+    };
+    let owners = match (&copies, owners) {
+        (Some([rows, keys]), _) => [rows.ptr(), keys.ptr()],
+        (None, Owners::Device { rows, keys }) => {
+            if rows.bytes() < 4 * p.n || keys.bytes() < 4 * p.m {
+                let got = format!("{} and {} bytes", rows.bytes(), keys.bytes());
+                return Err(Error::shape("infonce", "owners", format!("{} and {} numbers", p.n, p.m), got));
+            }
+            [rows.ptr(), keys.ptr()]
+        }
+        _ => [0, 0],
+    };
+    let mut all = Vec::with_capacity(terms.len());
+    for terms in terms.chunk_by(|a, b| a.q.dtype() == b.q.dtype() && a.k.dtype() == b.k.dtype()) {
+        for terms in terms.chunks(TERMS) {
+            let (q, k) = (terms[0].q.dtype(), terms[0].k.dtype());
+            let layout =
+                Layout { terms: terms.len(), n: p.n, d: p.d, m: p.m, q, k, queue: queue.dtype(), tau: p.tau, gradient };
+            layout.check()?;
+            let work = gpu.alloc(layout.workspace())?;
+            let mut at = Pointers { queue: queue.input().0, owners, workspace: work.ptr(), ..Pointers::default() };
+            for (i, term) in terms.iter().enumerate() {
+                let new = |shape: &[usize]| Tensor::on_gpu(gpu, DType::F32, Shape::new(shape));
+                let mut out = Swept { loss: new(&[])?, stats: new(&[2])?, dq: None };
+                (at.q[i], at.k[i]) = (term.q.input().0, term.k.input().0);
+                (at.loss[i], at.stats[i]) = (out.loss.output().0, out.stats.output().0);
+                if gradient {
+                    let mut dq = new(&[p.n, p.d])?;
+                    at.dq[i] = dq.output().0;
+                    out.dq = Some(dq);
+                }
+                all.push(out);
+            }
+            // SAFETY: the addresses are those of tensors of the layout's extents, which outlive the launches' turn in the
+            // order of work.
+            unsafe { launch(gpu, &layout, &at)? };
+        }
+    }
+    Ok(all)
 }
 
 /// Which keys of the queue are no negatives of a query: those of its own owner (an earlier clip of the same video), and

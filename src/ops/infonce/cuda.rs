@@ -1,0 +1,330 @@
+//! InfoNCE on a GPU: a sweep over the queue for up to four terms at once, the join of its parts, and the means.
+//!
+//! The rows of all terms lie one behind the other. A block holds a tile of rows and walks over one part of the queue; the
+//! parts leave partial sums in the workspace, which the second kernel joins in order. Three launches, no waiting.
+
+use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+static MODULE: Module = Module::new("infonce", include_str!("../../../ptx/infonce.sm_80.ptx"));
+
+type Sweep = (In, In, In, In, In, In, In, Out, Out, Pod<Extents>);
+/// By rows of a tile (64, 256), then the widest code (64, 128).
+static TENSOR: Kernel<Sweep> = Kernel::new(
+    &MODULE,
+    &[
+        "infonce_sweep_r64_d64_bf16",
+        "infonce_sweep_r64_d128_bf16",
+        "infonce_sweep_r256_d64_bf16",
+        "infonce_sweep_r256_d128_bf16",
+    ],
+);
+/// By the number type of the queue, then the widest code (64, 128).
+static PLAIN: Kernel<Sweep> = Kernel::new(
+    &MODULE,
+    &["infonce_ffma_d64_f32", "infonce_ffma_d128_f32", "infonce_ffma_d64_bf16", "infonce_ffma_d128_bf16"],
+);
+type Finish = (In, In, In, In, In, In, In, In, In, In, Out, Out, Out, Out, Out, Pod<Joined>);
+static FINISH: Kernel<Finish> = Kernel::new(&MODULE, &["infonce_finish"]);
+type Mean = (In, Out, Out, Out, Out, Out, Out, Out, Out, u32);
+static MEAN: Kernel<Mean> = Kernel::new(&MODULE, &["infonce_mean"]);
+
+pub(in crate::ops) fn kernels() -> Vec<Declared> {
+    vec![TENSOR.declared(), PLAIN.declared(), FINISH.declared(), MEAN.declared()]
+}
+
+/// Terms of one sweep at most.
+pub const TERMS: usize = 4;
+/// Elements of a code at most.
+const WIDEST: usize = 128;
+/// Below this temperature `exp((l - 1)/τ)` leaves f32's range for codes that point away from each other.
+const COLDEST: f32 = 0.025;
+/// Keys of a part at least.
+const SHORTEST: usize = 256;
+/// Blocks that a sweep is cut into where there are keys enough: the processors of the largest GPUs.
+const BLOCKS: usize = 132;
+
+/// The numbers of a sweep as its kernels take them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Extents {
+    n: u32,
+    rows: u32,
+    d: u32,
+    m: u32,
+    share: u32,
+    q_bf16: u32,
+    scale: f32,
+}
+
+/// The numbers of the join as its kernel takes them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Joined {
+    n: u32,
+    rows: u32,
+    d: u32,
+    parts: u32,
+    q_bf16: u32,
+    k_bf16: u32,
+    inverse_tau: f32,
+}
+
+/// What a sweep is over: extents, number types, and what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Layout {
+    /// Terms that share the queue, 1 to [`TERMS`].
+    pub terms: usize,
+    /// Queries of a term.
+    pub n: usize,
+    /// Elements of a code, at most 128.
+    pub d: usize,
+    /// Keys in the queue.
+    pub m: usize,
+    /// Number type of the queries.
+    pub q: DType,
+    /// Number type of the positives.
+    pub k: DType,
+    /// Number type of the queue.
+    pub queue: DType,
+    /// Temperature, at least 0.025.
+    pub tau: f32,
+    /// Whether the gradient for the queries is wanted too.
+    pub gradient: bool,
+}
+
+/// Device addresses of a sweep's arguments; all are aligned to 16 bytes. Those of absent terms are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pointers {
+    /// Queries `[n d]` of each term, rows of unit length.
+    pub q: [u64; TERMS],
+    /// Their positives `[n d]`, rows of unit length.
+    pub k: [u64; TERMS],
+    /// The negatives `[m d]`, rows of unit length.
+    pub queue: u64,
+    /// Owners of the queries (`n` numbers of 32 bits, the same for every term) and of the keys (`m`); 0 and 0 to mask none.
+    pub owners: [u64; 2],
+    /// Gradients `[n d]` in f32, written; 0 where none is wanted.
+    pub dq: [u64; TERMS],
+    /// The loss of each term, one f32, written.
+    pub loss: [u64; TERMS],
+    /// Mean probability of the positive, and share of queries whose positive is nearest: two f32, written.
+    pub stats: [u64; TERMS],
+    /// [`Layout::workspace`] bytes.
+    pub workspace: u64,
+}
+
+/// How a sweep is spread: tiles of rows by parts of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Whether tensor cores compute it (bf16 queries and queue, `d` a multiple of 8).
+    pub tensor: bool,
+    /// Rows of a tile.
+    pub tile: usize,
+    /// Tiles.
+    pub tiles: usize,
+    /// Keys of a part, a multiple of 64; the last part may be shorter.
+    pub share: usize,
+    /// Parts.
+    pub parts: usize,
+    /// The widest code the chosen kernel takes, 64 or 128.
+    pub width: usize,
+}
+
+impl Plan {
+    /// A plan for `blocks` blocks at a time.
+    pub fn new(l: &Layout, blocks: usize) -> Plan {
+        let rows = l.terms * l.n;
+        let tensor = l.q == DType::BF16 && l.queue == DType::BF16 && l.d.is_multiple_of(8);
+        let tile = if tensor && rows > 64 { 256 } else { 64 };
+        let tiles = rows.div_ceil(tile);
+        let parts = (blocks / tiles).clamp(1, l.m.div_ceil(SHORTEST));
+        let share = l.m.div_ceil(parts).next_multiple_of(64);
+        Plan { tensor, tile, tiles, share, parts: l.m.div_ceil(share), width: if l.d <= 64 { 64 } else { WIDEST } }
+    }
+
+    /// Threads of a block.
+    fn threads(&self) -> u32 {
+        if self.tile == 256 { 256 } else { 128 }
+    }
+
+    /// Shared memory of a block: the tile of rows, two tiles of keys with their owners, and where tensor cores do not
+    /// keep the weights in registers those too.
+    fn shared(&self) -> u32 {
+        let (tile, width) = (self.tile as u32, self.width as u32);
+        if self.tensor {
+            (tile + 2 * 64) * width * 2 + 2 * 64 * 4
+        } else {
+            (tile + 2 * 32) * (width + 4) * 4 + 32 * (tile + 4) * 4 + 2 * 32 * 4
+        }
+    }
+
+    fn spread(&self) -> Spread {
+        Spread { grid: [self.tiles as u32, self.parts as u32, 1], ..Spread::line(1, self.threads()) }
+            .with_shared(self.shared())
+    }
+
+    /// Bytes that the three launches ask of memory beyond each other's caches, loads and stores, without a mask.
+    pub fn traffic(&self, l: &Layout) -> u64 {
+        let rows = l.terms * l.n;
+        let codes = rows * l.d;
+        let partial = self.parts * (rows * 8 + if l.gradient { codes * 4 } else { 0 });
+        let sweep = self.tiles * l.m * l.d * l.queue.size() + self.parts * codes * l.q.size() + partial;
+        let positives = codes * l.k.size() * if l.gradient { 2 } else { 1 };
+        let finish = codes * l.q.size() + positives + partial + if l.gradient { codes * 4 } else { 0 } + rows * 16;
+        (sweep + finish + rows * 16 + l.terms * 12) as u64
+    }
+}
+
+impl Layout {
+    /// Refuses what the kernels do not compute.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.d > WIDEST {
+            return Err(Error::param("infonce", "d", self.d, format!("codes on a GPU have at most {WIDEST} elements")));
+        }
+        if self.tau < COLDEST {
+            return Err(Error::param("infonce", "tau", self.tau, format!("on a GPU it is at least {COLDEST}")));
+        }
+        if self.terms * self.n > 1 << 20 || self.m > 1 << 28 {
+            let extents = format!("{} rows and {} keys", self.terms * self.n, self.m);
+            return Err(Error::param("infonce", "extents", extents, "at most 2^20 rows and 2^28 keys go in one sweep"));
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> Plan {
+        Plan::new(self, BLOCKS)
+    }
+
+    /// The fewest bytes that any computation of this must move: every argument and result once, without a mask.
+    pub fn fewest_bytes(&self) -> u64 {
+        let codes = self.terms * self.n * self.d;
+        let gradient = if self.gradient { codes * 4 } else { 0 };
+        (self.m * self.d * self.queue.size() + codes * (self.q.size() + self.k.size()) + gradient + self.terms * 12)
+            as u64
+    }
+
+    /// Bytes of working memory that [`launch`] needs.
+    pub fn workspace(&self) -> usize {
+        self.workspace_for(&self.plan())
+    }
+
+    /// As [`Layout::workspace`], for a plan of the caller's.
+    pub fn workspace_for(&self, plan: &Plan) -> usize {
+        self.spans(plan).iter().sum()
+    }
+
+    /// Bytes of the scores of rows, the partial sums and the weighted keys, each starting at a multiple of 16.
+    fn spans(&self, plan: &Plan) -> [usize; 3] {
+        let rows = self.terms * self.n;
+        let weighted = if self.gradient { plan.parts * rows * self.d * 4 } else { 0 };
+        [rows * 16, (plan.parts * rows * 8).next_multiple_of(16), weighted]
+    }
+}
+
+/// Appends the loss of `layout.terms` terms to the work of `gpu`: mean loss, mean probability of the positive, share of
+/// nearest positives, and gradient for the queries, from one sweep over the queue.
+///
+/// Rows must be of unit length: the exponentials are taken relative to the largest logit `1/τ` that such rows can have.
+///
+/// # Safety
+/// Every address of the layout's arguments is valid on `gpu`'s device for the extents that [`Pointers`] states until the
+/// work is done, and aligned to 16 bytes.
+///
+/// # Errors
+/// `Param` when `d` is above 128, the temperature below 0.025, or there are no terms, queries or keys; `Driver`.
+pub unsafe fn launch(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { launch_planned(gpu, layout, &layout.plan(), at) }
+}
+
+/// As [`launch`], spread by a plan of the caller's, for which [`Layout::workspace_for`] tells the working memory.
+///
+/// # Safety
+/// As [`launch`].
+///
+/// # Errors
+/// As [`launch`].
+pub unsafe fn launch_planned(gpu: &Gpu, layout: &Layout, plan: &Plan, at: &Pointers) -> Result<()> {
+    let l = layout;
+    l.check()?;
+    if !(1..=TERMS).contains(&l.terms) || l.n == 0 || l.d == 0 || l.m == 0 {
+        return Err(Error::param("infonce", "layout", format!("{l:?}"), "it has 1 to 4 terms and no extent of 0"));
+    }
+    let (rows, codes) = (l.terms * l.n, l.n * l.d);
+    let bytes = |ptr: u64, bytes: usize| if ptr == 0 { 0 } else { bytes };
+    let input = |ptr: u64, n: usize| In(ptr, bytes(ptr, n));
+    let output = |ptr: u64, n: usize| Out(ptr, bytes(ptr, n));
+    let [q0, q1, q2, q3] = at.q.map(|p| input(p, codes * l.q.size()));
+    let [k0, k1, k2, k3] = at.k.map(|p| input(p, codes * l.k.size()));
+    let [scores_bytes, sums_bytes, weighted_bytes] = l.spans(plan);
+    let sums = at.workspace + scores_bytes as u64;
+    let weighted = if l.gradient { sums + sums_bytes as u64 } else { 0 };
+
+    let extents = Extents {
+        n: l.n as u32,
+        rows: rows as u32,
+        d: l.d as u32,
+        m: l.m as u32,
+        share: plan.share as u32,
+        q_bf16: l.q.index() as u32,
+        scale: std::f32::consts::LOG2_E / l.tau,
+    };
+    let wide = usize::from(plan.width > 64);
+    let (kernel, which) = if plan.tensor {
+        (&TENSOR, 2 * usize::from(plan.tile > 64) + wide)
+    } else {
+        (&PLAIN, 2 * l.queue.index() + wide)
+    };
+    let queue = input(at.queue, l.m * l.d * l.queue.size());
+    let owners = [input(at.owners[0], 4 * l.n), input(at.owners[1], 4 * l.m)];
+    let sums_used = plan.parts * rows * 8;
+    let partial = (Out(weighted, weighted_bytes), Out(sums, sums_used));
+    let sweep = (q0, q1, q2, q3, queue, owners[0], owners[1], partial.0, partial.1, Pod(extents));
+    kernel.launch(gpu, which, plan.spread(), sweep)?;
+
+    let joined = Joined {
+        n: extents.n,
+        rows: extents.rows,
+        d: extents.d,
+        parts: plan.parts as u32,
+        q_bf16: extents.q_bf16,
+        k_bf16: l.k.index() as u32,
+        inverse_tau: 1.0 / l.tau,
+    };
+    let [d0, d1, d2, d3] = at.dq.map(|p| output(if l.gradient { p } else { 0 }, codes * 4));
+    let scores = Out(at.workspace, scores_bytes);
+    let partial = (In(weighted, weighted_bytes), In(sums, sums_used));
+    let finish = (q0, q1, q2, q3, k0, k1, k2, k3, partial.0, partial.1, scores, d0, d1, d2, d3, Pod(joined));
+    FINISH.launch(gpu, 0, Spread::line(rows.div_ceil(4) as u32, 128), finish)?;
+
+    let [l0, l1, l2, l3] = at.loss.map(|p| output(p, 4));
+    let [s0, s1, s2, s3] = at.stats.map(|p| output(p, 8));
+    let mean = (In(at.workspace, scores_bytes), l0, l1, l2, l3, s0, s1, s2, s3, l.n as u32);
+    MEAN.launch(gpu, 0, Spread::line(l.terms as u32, 256), mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_plan_covers_every_row_and_key_once(
+            terms in 1..=TERMS, n in 1usize..700, d in 1usize..=WIDEST, m in 1usize..200_000, blocks in 1usize..300,
+            tensor in any::<bool>(),
+        ) {
+            let dtype = if tensor { DType::BF16 } else { DType::F32 };
+            let l = Layout { terms, n, d, m, q: dtype, k: dtype, queue: dtype, tau: 0.1, gradient: true };
+            let p = Plan::new(&l, blocks);
+            let rows = terms * n;
+            prop_assert!(p.tiles * p.tile >= rows && (p.tiles - 1) * p.tile < rows);
+            prop_assert!(p.parts * p.share >= m && (p.parts - 1) * p.share < m && p.share.is_multiple_of(64));
+            prop_assert!(p.parts == 1 || p.tiles * p.parts <= blocks);
+            prop_assert!(p.width >= d && p.shared() <= 163 * 1024 && (p.tensor || p.shared() <= 99 * 1024));
+            prop_assert!(l.workspace() >= rows * 16 && p.traffic(&l) >= l.fewest_bytes());
+        }
+    }
+}
