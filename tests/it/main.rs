@@ -4,6 +4,7 @@ mod augment;
 mod batch_norm;
 mod cache;
 mod checkpoint;
+mod classes;
 mod cli;
 mod close;
 mod conv3d;
