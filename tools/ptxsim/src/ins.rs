@@ -1,8 +1,8 @@
 //! Decoded instructions: every operand is a slot of a register file, constants included.
 
 use crate::counters::Class;
-use crate::lane::float::{Compare, Convert, FloatOp};
-use crate::types::{Space, Type};
+use crate::lane::float::{Compare, Convert, FloatOp, Relation};
+use crate::types::{Round, Space, Type};
 
 /// The file a register lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -226,11 +226,68 @@ pub(crate) enum Op {
     },
 }
 
-/// Frequent instructions, for which there is a loop over the lanes.
+/// Frequent instructions, for which there is a loop over all lanes at once. The number is the width of the sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hot {
     Mov32,
     Mov64,
+    Add32,
+    Sub32,
+    Mul32,
+    Mad32,
+    And32,
+    Or32,
+    Xor32,
+    Not32,
+    Neg32,
+    Shl32,
+    ShrU32,
+    ShrS32,
+    MinS32,
+    MaxS32,
+    MinU32,
+    MaxU32,
+    MulHiU32,
+    Bfe32,
+    Select32,
+    Add64,
+    Sub64,
+    And64,
+    Or64,
+    Shl64,
+    MulWideS32,
+    MulWideU32,
+    MadWideS32,
+    MadWideU32,
+    /// 32 bits to 64, unsigned and signed, and back.
+    WidenU,
+    WidenS,
+    Narrow,
+    FAdd,
+    FSub,
+    FMul,
+    FFma,
+    FDiv,
+    FRcp,
+    FSqrt,
+    FMin,
+    FMax,
+    FNeg,
+    FAbs,
+    S32ToF32,
+    U32ToF32,
+    F32ToS32(Round),
+    F32ToF32(Round),
+    F32ToBf16,
+    F32ToBf16x2,
+    /// Two halves to a word, and back.
+    Pack16,
+    Unpack16,
+    CompareS32(Relation),
+    CompareU32(Relation),
+    CompareS64(Relation),
+    CompareU64(Relation),
+    CompareF32(Relation, bool),
 }
 
 /// An instruction.

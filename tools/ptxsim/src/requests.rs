@@ -56,31 +56,44 @@ pub(crate) fn request(addr: &[u64; 32], mask: u32, n: u32) -> Request {
     r
 }
 
+/// Whether lane `l` asks for what lies `l * step` behind lane 0's address.
+#[inline]
+pub(crate) fn strided(addr: &[u64; 32], step: u64) -> bool {
+    let mut off = 0;
+    for (l, a) in addr.iter().enumerate() {
+        off |= a.wrapping_sub(addr[0]) ^ (step * l as u64);
+    }
+    off == 0
+}
+
 /// Cycles beyond the fewest that lanes of one shared access cost. 8-byte accesses go by half-warps, 16-byte ones by
-/// quarter-warps; lanes that read one word share it.
+/// quarter-warps; lanes that read one word share it. Addresses are multiples of `n`.
 pub(crate) fn conflicts(addr: &[u64; 32], mask: u32, n: u32) -> u64 {
-    let (group, words) = match n {
-        16.. => (8, 4),
-        8.. => (16, 2),
-        _ => (32, 1),
-    };
+    let unit = n.clamp(4, 16);
+    if mask == !0 && (strided(addr, unit as u64) || strided(addr, 0)) {
+        return 0;
+    }
+    // As many units side by side as lanes take part at once.
+    let group = (128 / unit) as usize;
+    let shift = unit.trailing_zeros();
     let mut extra = 0;
     for first in (0..32).step_by(group) {
         let mut count = [0u8; 32];
-        // The words met so far, a chain per bank.
-        let mut seen = [[u64::MAX; 32]; 32];
+        // Per place the lane that met it last, and from lane to lane the one before; 255 ends a chain.
+        let (mut last, mut before) = ([255u8; 32], [255u8; 32]);
         let mut most = 0;
-        let lanes = addr[first..first + group].iter().enumerate().filter(|(l, _)| mask >> (first + l) & 1 == 1);
-        for (_, a) in lanes {
-            for k in 0..words {
-                let word = (a >> 2) + k;
-                let bank = (word & 31) as usize;
-                let c = count[bank] as usize;
-                if !seen[bank][..c].contains(&word) {
-                    seen[bank][c] = word;
-                    count[bank] += 1;
-                    most = most.max(count[bank]);
-                }
+        for l in (first..first + group).filter(|l| mask >> l & 1 == 1) {
+            let id = addr[l] >> shift;
+            let place = id as usize & (group - 1);
+            let mut k = last[place];
+            while k != 255 && addr[k as usize] >> shift != id {
+                k = before[k as usize];
+            }
+            if k == 255 {
+                before[l] = last[place];
+                last[place] = l as u8;
+                count[place] += 1;
+                most = most.max(count[place]);
             }
         }
         extra += u64::from(most.saturating_sub(1));

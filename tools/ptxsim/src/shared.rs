@@ -68,14 +68,14 @@ impl Shared {
         self.data.len() as u64
     }
 
-    fn granules(&self, off: u64, n: u32) -> Result<std::ops::RangeInclusive<usize>, Trouble> {
+    #[inline]
+    fn granules(&self, off: u64, n: u32) -> Result<std::ops::Range<usize>, Trouble> {
         if off.checked_add(n as u64).is_none_or(|e| e > self.len()) {
             return Err(Trouble::OutOfBounds);
         }
-        Ok((off >> self.granule) as usize..=((off + n as u64 - 1) >> self.granule) as usize)
+        Ok((off >> self.granule) as usize..((off + n as u64 - 1) >> self.granule) as usize + 1)
     }
 
-    #[inline]
     fn ordered(&self, stamp: u32, warp: u32) -> bool {
         let (time, by) = (stamp >> 6, stamp & WARP);
         time <= self.floor[warp as usize]
@@ -83,46 +83,65 @@ impl Shared {
             || (by < 32 && time <= self.seen[warp as usize][by as usize])
     }
 
+    /// Whether an earlier access is ordered before the warp's present, without a look at single warps.
+    #[inline(always)]
+    fn plain(stamp: u32, warp: u32, floor: u32) -> bool {
+        (stamp >> 6 <= floor) | ((stamp & WARP == warp) & (stamp >> 6 != PENDING))
+    }
+
     /// Checks and remembers a read. `strong` reads are ordered by themselves.
     #[inline]
     pub fn read(&mut self, off: u64, n: u32, warp: u32, strong: bool) -> Result<(), Trouble> {
-        let me = self.now << 6 | warp;
-        for i in self.granules(off, n)? {
-            let w = self.writes[i];
-            if w == 0 {
-                return Err(Trouble::Uninitialised);
+        let span = self.granules(off, n)?;
+        let (me, many, floor) = (self.now << 6 | warp, self.now << 6 | MANY, self.floor[warp as usize]);
+        let mut ok = true;
+        for w in &self.writes[span.clone()] {
+            ok &= (*w != 0) & Self::plain(*w, warp, floor);
+        }
+        if !ok {
+            for w in self.writes[span.clone()].iter().copied() {
+                if w == 0 {
+                    return Err(Trouble::Uninitialised);
+                }
+                if w >> 6 == PENDING {
+                    return Err(Trouble::Pending);
+                }
+                if !strong && !self.ordered(w, warp) {
+                    return Err(Trouble::Race(w & WARP));
+                }
             }
-            if w >> 6 == PENDING {
-                return Err(Trouble::Pending);
-            }
-            if !strong && !self.ordered(w, warp) {
-                return Err(Trouble::Race(w & WARP));
-            }
-            let r = self.reads[i];
-            if r != me {
-                let alone = r == 0 || r & WARP == warp || r >> 6 <= self.floor[warp as usize];
-                self.reads[i] = if alone { me } else { self.now << 6 | MANY };
-            }
+        }
+        for r in &mut self.reads[span] {
+            let alone = (*r & WARP == warp) | (*r >> 6 <= floor);
+            *r = if alone { me } else { many };
         }
         Ok(())
     }
 
     #[inline]
     fn claim(&mut self, off: u64, n: u32, warp: u32, stamp: u32) -> Result<(), Trouble> {
-        for i in self.granules(off, n)? {
-            let (w, r) = (self.writes[i], self.reads[i]);
-            if w >> 6 == PENDING {
-                return Err(Trouble::Pending);
-            }
-            let atomic = stamp & WARP == ATOMIC && w & WARP == ATOMIC;
-            if !atomic && !self.ordered(w, warp) {
-                return Err(Trouble::Race(w & WARP));
-            }
-            if !self.ordered(r, warp) {
-                return Err(Trouble::Race(r & WARP));
-            }
-            self.writes[i] = stamp;
+        let span = self.granules(off, n)?;
+        let floor = self.floor[warp as usize];
+        let mut ok = true;
+        for (w, r) in self.writes[span.clone()].iter().zip(&self.reads[span.clone()]) {
+            ok &= Self::plain(*w, warp, floor) & Self::plain(*r, warp, floor);
         }
+        if !ok {
+            for i in span.clone() {
+                let (w, r) = (self.writes[i], self.reads[i]);
+                if w >> 6 == PENDING {
+                    return Err(Trouble::Pending);
+                }
+                let atomic = stamp & WARP == ATOMIC && w & WARP == ATOMIC;
+                if !atomic && !self.ordered(w, warp) {
+                    return Err(Trouble::Race(w & WARP));
+                }
+                if !self.ordered(r, warp) {
+                    return Err(Trouble::Race(r & WARP));
+                }
+            }
+        }
+        self.writes[span].fill(stamp);
         Ok(())
     }
 

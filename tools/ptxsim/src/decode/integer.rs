@@ -194,12 +194,12 @@ impl Decoder<'_> {
             return Ok(false);
         }
         let sources;
-        let mut result = None;
+        let (mut result, mut half) = (None, None);
         let mut widths: [Option<Type>; 4] = [None; 4];
         let (ty, f): (Type, Pure) = match root {
             "add" | "sub" | "mul" | "mad" | "div" | "rem" | "min" | "max" | "neg" | "abs" | "and" | "or" | "xor"
             | "not" | "cnot" | "shl" | "shr" | "popc" | "clz" | "brev" | "bfe" | "bfi" | "sad" => {
-                let half = m.one(&[("lo", "lo"), ("hi", "hi"), ("wide", "wide")]);
+                half = m.one(&[("lo", "lo"), ("hi", "hi"), ("wide", "wide")]);
                 if m.take("sat") {
                     return m.fail("saturation of integers is not simulated");
                 }
@@ -361,7 +361,7 @@ impl Decoder<'_> {
             *s = self.src(&args[i + 1], widths[i].unwrap_or(ty))?;
         }
         [ins.a, ins.b, ins.c, ins.e] = slots;
-        ins.op = Op::Pure(f);
+        ins.op = super::hot::integer(root, half.unwrap_or(""), ty).map_or(Op::Pure(f), Op::Hot);
         Ok(true)
     }
 }

@@ -2,6 +2,7 @@
 
 mod entry;
 mod float;
+mod hot;
 mod integer;
 mod memory;
 mod warp;
@@ -334,6 +335,7 @@ impl<'a> Decoder<'a> {
             return Err(self.error(format!("unknown opcode `{}`", s.opcode)));
         }
         m.end()?;
+        hot::heat(&mut ins);
         Ok(ins)
     }
 

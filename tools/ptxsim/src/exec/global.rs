@@ -6,6 +6,7 @@ use super::regs::lanes;
 use super::{Block, Region, Result, Tags, site};
 use crate::fault::Fault;
 use crate::machine::Access;
+use crate::requests::strided;
 use crate::types::Space;
 
 /// A granule that blocks other than the last writer have read.
@@ -141,11 +142,14 @@ impl Block<'_> {
     /// Checks an access of `n` bytes per lane, and returns the region if all lanes lie in one.
     pub(super) fn check_global(&mut self, addr: &[u64; 32], run: u32, n: u32, how: Touch) -> Result<Option<usize>> {
         let (mut lo, mut hi, mut low) = (u64::MAX, 0, 0);
-        for l in 0..32 {
-            let a = if run >> l & 1 == 1 { addr[l] } else { addr[run.trailing_zeros() as usize] };
-            lo = lo.min(a);
-            hi = hi.max(a);
-            low |= a;
+        if run == !0 && strided(addr, n as u64) {
+            (lo, hi, low) = (addr[0], addr[31], addr[0]);
+        } else {
+            for l in lanes(run) {
+                lo = lo.min(addr[l]);
+                hi = hi.max(addr[l]);
+                low |= addr[l];
+            }
         }
         if low & (n as u64 - 1) != 0 {
             let l = lanes(run).find(|l| !addr[*l].is_multiple_of(n as u64)).unwrap_or(0);

@@ -1,14 +1,280 @@
-//! Frequent instructions, all lanes at once.
+//! Frequent instructions, all lanes at once. What they compute is defined in `lane` and `decode::integer` as well; here it is
+//! written so that it becomes vector instructions.
 
 use super::regs::Regs;
-use crate::ins::{Hot, Ins};
+use crate::ins::{File, Hot, Ins};
+use crate::lane::float::Relation;
+use crate::types::Round;
 
 /// Executes one.
+#[inline]
 pub(super) fn run(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
-    match h {
-        Hot::Mov32 | Hot::Mov64 => {
-            let (v, def) = (r.fetch(ins.a), r.def(ins.a));
-            r.put(ins.d, run, &v, def);
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has the instructions, as was just asked.
+        return unsafe { wide(r, h, ins, run) };
+    }
+    body(r, h, ins, run);
+}
+
+/// The same with vectors of 256 bits and fused multiply-add, which otherwise is a call.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt")]
+fn wide(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
+    body(r, h, ins, run);
+}
+
+/// Keeps the lanes that do not run.
+#[inline(always)]
+fn blend<T: Copy>(d: &mut [T; 32], v: &[T; 32], run: u32) {
+    if run == !0 {
+        *d = *v;
+    } else {
+        for l in 0..32 {
+            d[l] = if run >> l & 1 == 1 { v[l] } else { d[l] };
         }
     }
+}
+
+#[inline(always)]
+fn put32(r: &mut Regs, ins: &Ins, run: u32, v: &[u32; 32], def: u32) {
+    let d = ins.d.i as usize;
+    blend(&mut r.w[d], v, run);
+    r.wdef[d] = r.wdef[d] & !run | def & run;
+}
+
+#[inline(always)]
+fn put64(r: &mut Regs, ins: &Ins, run: u32, v: &[u64; 32], def: u32) {
+    let d = ins.d.i as usize;
+    blend(&mut r.x[d], v, run);
+    r.xdef[d] = r.xdef[d] & !run | def & run;
+}
+
+/// The canonical NaN for any other.
+#[inline(always)]
+fn canonical(v: f32) -> u32 {
+    if v.is_nan() { 0x7fff_ffff } else { v.to_bits() }
+}
+
+#[inline(always)]
+fn extreme(a: u32, b: u32, max: bool) -> u32 {
+    let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+    let zeros = if max { a & b } else { a | b };
+    let ordered = if x == y {
+        zeros
+    } else if (x > y) == max {
+        a
+    } else {
+        b
+    };
+    let one = if x.is_nan() { b } else { a };
+    let both = if x.is_nan() && y.is_nan() { 0x7fff_ffff } else { one };
+    if x.is_nan() || y.is_nan() { both } else { ordered }
+}
+
+#[inline(always)]
+fn integral(v: f32, mode: Round) -> f32 {
+    match mode {
+        Round::Near | Round::Away => v.round_ties_even(),
+        Round::Zero => v.trunc(),
+        Round::Down => v.floor(),
+        Round::Up => v.ceil(),
+    }
+}
+
+/// Rounds to bfloat16.
+#[inline(always)]
+fn bf16(a: u32) -> u32 {
+    let rounded = (a.wrapping_add(0x7fff + (a >> 16 & 1))) >> 16;
+    if a << 1 > 0xff00_0000 { 0x7fff } else { rounded }
+}
+
+#[inline(always)]
+fn compare<T: Copy + PartialOrd>(a: &[T; 32], b: &[T; 32], relation: Relation) -> u32 {
+    #[inline(always)]
+    fn bits<T: Copy>(a: &[T; 32], b: &[T; 32], f: impl Fn(T, T) -> bool) -> u32 {
+        let mut m = [0u32; 32];
+        for l in 0..32 {
+            m[l] = u32::from(f(a[l], b[l])) << l;
+        }
+        m.iter().fold(0, |x, y| x | y)
+    }
+    match relation {
+        Relation::Eq => bits(a, b, |x, y| x == y),
+        // Not `!=`, which holds for NaNs.
+        #[allow(clippy::double_comparisons)]
+        Relation::Ne => bits(a, b, |x, y| x < y || x > y),
+        Relation::Lt => bits(a, b, |x, y| x < y),
+        Relation::Le => bits(a, b, |x, y| x <= y),
+        Relation::Gt => bits(a, b, |x, y| x > y),
+        Relation::Ge => bits(a, b, |x, y| x >= y),
+        Relation::Number => bits(a, b, |x, y| x.partial_cmp(&y).is_some()),
+        Relation::Nan => bits(a, b, |x, y| x.partial_cmp(&y).is_none()),
+    }
+}
+
+#[inline(always)]
+fn body(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
+    let (a, b, c) = (ins.a.i as usize, ins.b.i as usize, ins.c.i as usize);
+    // One, two or three sources of a width, one result of a width.
+    macro_rules! lanes {
+        ($src:ident $def:ident, $put:ident $D:ty, |$x:ident| $e:expr) => {{
+            let (p, def) = (&r.$src[a], r.$def[a]);
+            let mut v: [$D; 32] = [0; 32];
+            for l in 0..32 {
+                let $x = p[l];
+                v[l] = $e;
+            }
+            $put(r, ins, run, &v, def);
+        }};
+        ($src:ident $def:ident, $put:ident $D:ty, |$x:ident, $y:ident| $e:expr) => {{
+            let (p, q, def) = (&r.$src[a], &r.$src[b], r.$def[a] & r.$def[b]);
+            let mut v: [$D; 32] = [0; 32];
+            for l in 0..32 {
+                let ($x, $y) = (p[l], q[l]);
+                v[l] = $e;
+            }
+            $put(r, ins, run, &v, def);
+        }};
+        ($src:ident $def:ident, $third:ident $tdef:ident, $put:ident $D:ty, |$x:ident, $y:ident, $z:ident| $e:expr) => {{
+            let (p, q, s) = (&r.$src[a], &r.$src[b], &r.$third[c]);
+            let def = r.$def[a] & r.$def[b] & r.$tdef[c];
+            let mut v: [$D; 32] = [0; 32];
+            for l in 0..32 {
+                let ($x, $y, $z) = (p[l], q[l], s[l]);
+                v[l] = $e;
+            }
+            $put(r, ins, run, &v, def);
+        }};
+    }
+    macro_rules! w1 { (|$x:ident| $e:expr) => { lanes!(w wdef, put32 u32, |$x| $e) } }
+    macro_rules! w2 { (|$x:ident, $y:ident| $e:expr) => { lanes!(w wdef, put32 u32, |$x, $y| $e) } }
+    macro_rules! w3 { (|$x:ident, $y:ident, $z:ident| $e:expr) => { lanes!(w wdef, w wdef, put32 u32, |$x, $y, $z| $e) } }
+    macro_rules! f1 {
+        (|$x:ident| $e:expr) => {
+            w1!(|$x| {
+                let $x = f32::from_bits($x);
+                canonical($e)
+            })
+        };
+    }
+    macro_rules! f2 {
+        (|$x:ident, $y:ident| $e:expr) => {
+            w2!(|$x, $y| {
+                let ($x, $y) = (f32::from_bits($x), f32::from_bits($y));
+                canonical($e)
+            })
+        };
+    }
+    macro_rules! x2 { (|$x:ident, $y:ident| $e:expr) => { lanes!(x xdef, put64 u64, |$x, $y| $e) } }
+    match h {
+        Hot::Mov32 => w1!(|x| x),
+        Hot::Mov64 => lanes!(x xdef, put64 u64, |x| x),
+        Hot::Add32 => w2!(|x, y| x.wrapping_add(y)),
+        Hot::Sub32 => w2!(|x, y| x.wrapping_sub(y)),
+        Hot::Mul32 => w2!(|x, y| x.wrapping_mul(y)),
+        Hot::Mad32 => w3!(|x, y, z| x.wrapping_mul(y).wrapping_add(z)),
+        Hot::And32 => w2!(|x, y| x & y),
+        Hot::Or32 => w2!(|x, y| x | y),
+        Hot::Xor32 => w2!(|x, y| x ^ y),
+        Hot::Not32 => w1!(|x| !x),
+        Hot::Neg32 => w1!(|x| x.wrapping_neg()),
+        Hot::Shl32 => w2!(|x, y| if y > 31 { 0 } else { x << (y & 31) }),
+        Hot::ShrU32 => w2!(|x, y| if y > 31 { 0 } else { x >> (y & 31) }),
+        Hot::ShrS32 => w2!(|x, y| ((x as i32) >> y.min(31)) as u32),
+        Hot::MinS32 => w2!(|x, y| (x as i32).min(y as i32) as u32),
+        Hot::MaxS32 => w2!(|x, y| (x as i32).max(y as i32) as u32),
+        Hot::MinU32 => w2!(|x, y| x.min(y)),
+        Hot::MaxU32 => w2!(|x, y| x.max(y)),
+        Hot::MulHiU32 => w2!(|x, y| ((x as u64 * y as u64) >> 32) as u32),
+        Hot::Bfe32 => w3!(|x, y, z| {
+            let (pos, len) = (y & 255, z & 255);
+            let field = if pos > 31 { 0 } else { x >> (pos & 31) };
+            if len > 31 { field } else { field & ((1 << (len & 31)) - 1) }
+        }),
+        Hot::Select32 => {
+            let (p, pdef) = (r.p[c], r.pdef[c]);
+            let def = pdef & (p & r.wdef[a] | !p & r.wdef[b]);
+            let mut v = r.w[b];
+            blend(&mut v, &r.w[a], p);
+            put32(r, ins, run, &v, def);
+        }
+        Hot::Add64 => x2!(|x, y| x.wrapping_add(y)),
+        Hot::Sub64 => x2!(|x, y| x.wrapping_sub(y)),
+        Hot::And64 => x2!(|x, y| x & y),
+        Hot::Or64 => x2!(|x, y| x | y),
+        Hot::Shl64 => {
+            let (p, q, def) = (&r.x[a], &r.w[b], r.xdef[a] & r.wdef[b]);
+            let mut v = [0; 32];
+            for l in 0..32 {
+                v[l] = if q[l] > 63 { 0 } else { p[l] << (q[l] & 63) };
+            }
+            put64(r, ins, run, &v, def);
+        }
+        Hot::MulWideS32 => lanes!(w wdef, put64 u64, |x, y| (x as i32 as i64 * y as i32 as i64) as u64),
+        Hot::MulWideU32 => lanes!(w wdef, put64 u64, |x, y| x as u64 * y as u64),
+        Hot::MadWideS32 => {
+            lanes!(w wdef, x xdef, put64 u64, |x, y, z| ((x as i32 as i64 * y as i32 as i64) as u64).wrapping_add(z))
+        }
+        Hot::MadWideU32 => lanes!(w wdef, x xdef, put64 u64, |x, y, z| (x as u64 * y as u64).wrapping_add(z)),
+        Hot::WidenU => lanes!(w wdef, put64 u64, |x| x as u64),
+        Hot::WidenS => lanes!(w wdef, put64 u64, |x| x as i32 as i64 as u64),
+        Hot::Narrow => lanes!(x xdef, put32 u32, |x| x as u32),
+        Hot::FAdd => f2!(|x, y| x + y),
+        Hot::FSub => f2!(|x, y| x - y),
+        Hot::FMul => f2!(|x, y| x * y),
+        Hot::FFma => w3!(|x, y, z| canonical(f32::from_bits(x).mul_add(f32::from_bits(y), f32::from_bits(z)))),
+        Hot::FDiv => f2!(|x, y| x / y),
+        Hot::FRcp => f1!(|x| 1.0 / x),
+        Hot::FSqrt => f1!(|x| x.sqrt()),
+        Hot::FMin => w2!(|x, y| extreme(x, y, false)),
+        Hot::FMax => w2!(|x, y| extreme(x, y, true)),
+        Hot::FNeg => w1!(|x| x ^ 1 << 31),
+        Hot::FAbs => w1!(|x| x & !(1 << 31)),
+        Hot::S32ToF32 => w1!(|x| (x as i32 as f32).to_bits()),
+        Hot::U32ToF32 => w1!(|x| (x as f32).to_bits()),
+        Hot::F32ToS32(m) => w1!(|x| integral(f32::from_bits(x), m) as i32 as u32),
+        Hot::F32ToF32(m) => w1!(|x| canonical(integral(f32::from_bits(x), m))),
+        Hot::F32ToBf16 => w1!(|x| bf16(x)),
+        Hot::F32ToBf16x2 => w2!(|x, y| bf16(x) << 16 | bf16(y)),
+        Hot::Pack16 => w2!(|x, y| x | y << 16),
+        Hot::Unpack16 => {
+            let (v, def) = (r.w[a], r.wdef[a]);
+            put32(r, ins, run, &v.map(|x| x & 0xffff), def);
+            // The second destination stands where a third source would.
+            let high = Ins { d: ins.c, op: crate::ins::Op::Fence, ..*ins };
+            put32(r, &high, run, &v.map(|x| x >> 16), def);
+        }
+        Hot::CompareS32(relation) => {
+            let bits = compare(&r.w[a].map(|x| x as i32), &r.w[b].map(|x| x as i32), relation);
+            r.put_pred(ins.d.i, run, bits, r.wdef[a] & r.wdef[b]);
+        }
+        Hot::CompareU32(relation) => {
+            let bits = compare(&r.w[a], &r.w[b], relation);
+            r.put_pred(ins.d.i, run, bits, r.wdef[a] & r.wdef[b]);
+        }
+        Hot::CompareS64(relation) => {
+            let bits = compare(&r.x[a].map(|x| x as i64), &r.x[b].map(|x| x as i64), relation);
+            r.put_pred(ins.d.i, run, bits, r.xdef[a] & r.xdef[b]);
+        }
+        Hot::CompareU64(relation) => {
+            let bits = compare(&r.x[a], &r.x[b], relation);
+            r.put_pred(ins.d.i, run, bits, r.xdef[a] & r.xdef[b]);
+        }
+        Hot::CompareF32(relation, unordered) => {
+            let (x, y) = (r.w[a].map(f32::from_bits), r.w[b].map(f32::from_bits));
+            let mut bits = compare(&x, &y, relation);
+            if unordered {
+                bits |= compare(&x, &y, Relation::Nan);
+            }
+            r.put_pred(ins.d.i, run, bits, r.wdef[a] & r.wdef[b]);
+        }
+    }
+    debug_assert!(
+        ins.d.file != File::P
+            || matches!(
+                h,
+                Hot::CompareS32(_) | Hot::CompareU32(_) | Hot::CompareS64(_) | Hot::CompareU64(_) | Hot::CompareF32(..)
+            )
+    );
 }

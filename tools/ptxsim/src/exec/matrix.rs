@@ -2,6 +2,7 @@
 
 use super::control::Warp;
 use super::load_store::trouble;
+use super::regs::Regs;
 use super::{Block, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op, Slot, Tensor};
@@ -86,8 +87,29 @@ impl Block<'_> {
     }
 }
 
-fn bf16(v: u32) -> f32 {
-    f32::from_bits(v << 16)
+/// Spreads operands of 16 bits over their matrices.
+#[inline(always)]
+fn halves(
+    r: &Regs,
+    a: &[Slot],
+    b: &[Slot],
+    am: &mut [[f32; 16]; 16],
+    bm: &mut [[f32; 8]; 16],
+    value: impl Fn(u32) -> f32,
+) {
+    for (i, s) in a.iter().enumerate() {
+        for (l, v) in r.w[s.i as usize].iter().enumerate() {
+            let row = &mut am[l / 4 + i % 2 * 8];
+            row[l % 4 * 2 + i / 2 * 8] = value(v & 0xffff);
+            row[l % 4 * 2 + 1 + i / 2 * 8] = value(v >> 16);
+        }
+    }
+    for (i, s) in b.iter().enumerate() {
+        for (l, v) in r.w[s.i as usize].iter().enumerate() {
+            bm[l % 4 * 2 + i * 8][l / 4] = value(v & 0xffff);
+            bm[l % 4 * 2 + 1 + i * 8][l / 4] = value(v >> 16);
+        }
+    }
 }
 
 /// A matrix multiplication: products in f32 (exact for bf16, f16 and tf32 operands), added in the order of `k` with a rounding
@@ -119,20 +141,9 @@ fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[S
             }
         }
     } else {
-        let value: fn(u32) -> f32 =
-            if matches!(kind, Tensor::Bf16K16 | Tensor::Bf16K8) { bf16 } else { |v| f16_value(v as u64) as f32 };
-        for (i, s) in a.iter().enumerate() {
-            for (l, v) in r.w[s.i as usize].iter().enumerate() {
-                let row = &mut am[l / 4 + i % 2 * 8];
-                row[l % 4 * 2 + i / 2 * 8] = value(v & 0xffff);
-                row[l % 4 * 2 + 1 + i / 2 * 8] = value(v >> 16);
-            }
-        }
-        for (i, s) in b.iter().enumerate() {
-            for (l, v) in r.w[s.i as usize].iter().enumerate() {
-                bm[l % 4 * 2 + i * 8][l / 4] = value(v & 0xffff);
-                bm[l % 4 * 2 + 1 + i * 8][l / 4] = value(v >> 16);
-            }
+        match kind {
+            Tensor::Bf16K16 | Tensor::Bf16K8 => halves(r, a, b, &mut am, &mut bm, |v| f32::from_bits(v << 16)),
+            _ => halves(r, a, b, &mut am, &mut bm, |v| f16_value(v as u64) as f32),
         }
     }
     let mut acc = [[0f32; 8]; 16];
@@ -143,19 +154,41 @@ fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[S
             acc[row][column] = f32::from_bits(*v);
         }
     }
-    for (out, row) in acc.iter_mut().zip(&am) {
-        for (x, column) in row.iter().zip(&bm).take(depth) {
-            for (o, y) in out.iter_mut().zip(column) {
-                *o += x * y;
+    multiply(&mut acc, &am, &bm, depth);
+    for (i, s) in d.iter().enumerate() {
+        r.wdef[s.i as usize] = !0;
+        for (l, v) in r.w[s.i as usize].iter_mut().enumerate() {
+            let (row, column) = place(i, l);
+            *v = acc[row][column].to_bits();
+        }
+    }
+    Ok(())
+}
+
+/// `acc += a b`, vectors of eight at a time.
+fn multiply(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], depth: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn wide(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], depth: usize) {
+            product(acc, a, b, depth);
+        }
+        // SAFETY: the processor has the instructions, as was just asked.
+        return unsafe { wide(acc, a, b, depth) };
+    }
+    product(acc, a, b, depth);
+}
+
+#[inline(always)]
+fn product(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], depth: usize) {
+    // Four rows at a time, so that their sums do not wait for each other.
+    for (out, rows) in acc.chunks_exact_mut(4).zip(a.chunks_exact(4)) {
+        for (k, column) in b.iter().enumerate().take(depth) {
+            for (o, row) in out.iter_mut().zip(rows) {
+                for (s, y) in o.iter_mut().zip(column) {
+                    *s += row[k] * y;
+                }
             }
         }
     }
-    for (i, s) in d.iter().enumerate() {
-        let v = std::array::from_fn(|l| {
-            let (row, column) = place(i, l);
-            acc[row][column].to_bits() as u64
-        });
-        r.put(*s, !0, &v, !0);
-    }
-    Ok(())
 }

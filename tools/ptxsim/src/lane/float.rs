@@ -73,7 +73,11 @@ impl FloatOp {
             }
             _ => {
                 let (v, tail) = self.exact(x as f64, y as f64, z as f64);
-                f32::from_bits(round_to(v, tail, F32, self.round))
+                if self.round == Round::Near && tail == 0.0 && !v.is_nan() {
+                    v as f32
+                } else {
+                    f32::from_bits(round_to(v, tail, F32, self.round))
+                }
             }
         };
         if self.ftz {
