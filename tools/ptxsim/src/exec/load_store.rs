@@ -157,13 +157,17 @@ impl Block<'_> {
         let values: [[u64; 32]; 4] = std::array::from_fn(|k| m.regs.get(k).map_or([0; 32], |r| w.regs.fetch(*r)));
         let cut = if size == 8 { u64::MAX } else { (1 << (8 * size)) - 1 };
         let same = |a: usize, b: usize| values.iter().all(|v| v[a] & cut == v[b] & cut);
-        if let Some(l) = clash(&addr, run, n, same) {
-            let m = "two lanes of one store write different values to one address";
-            return Err(Box::new(Fault::Race(space, site(l, Some(addr[l]), m))));
-        }
+        let apart = || match clash(&addr, run, n, same) {
+            Some(l) => {
+                let m = "two lanes of one store write different values to one address";
+                Err(Box::new(Fault::Race(space, site(l, Some(addr[l]), m))))
+            }
+            None => Ok(()),
+        };
         match space {
             Space::Shared => {
                 self.check_shared(w, &addr, run, n, Touch::Store)?;
+                apart()?;
                 for (k, v) in values.iter().take(m.regs.len()).enumerate() {
                     for l in lanes(run) {
                         self.shared.set(addr[l] + k as u64 * size as u64, size, v[l]);
@@ -174,9 +178,8 @@ impl Block<'_> {
                 return Err(Box::new(Fault::ReadOnly(site(run.trailing_zeros() as usize, None, "a parameter"))));
             }
             _ => {
-                let how = if m.strong { Touch::Atomic } else { Touch::Store };
-                // A strong store need not find anything written.
-                let one = self.check_global(&addr, run, n, if how == Touch::Atomic { Touch::Store } else { how })?;
+                let one = self.check_global(&addr, run, n, Touch::Store)?;
+                apart()?;
                 self.count_store(&addr, run, n);
                 for l in lanes(run) {
                     let i = match one {

@@ -105,3 +105,64 @@ impl Device {
 pub fn int(v: usize) -> Param<'static> {
     Param::Bytes(Box::leak(Box::new((v as u32).to_le_bytes())))
 }
+
+/// A kernel `k(a, b, n)` around some instructions. `%rd1` and `%rd2` are `a` and `b`, `%r1` the thread, `%rd3` and `%rd4` the
+/// thread's words of 4 bytes in `a` and `b`, `%r2` is `n`; `s` are 4096 bytes of shared memory and `l` 64 of local memory.
+pub fn kernel(body: &str) -> String {
+    format!(
+        ".version 8.4\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 a, .param .u64 b, .param .u32 n)\n{{
+        .reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<64>; .reg .f32 %f<64>; .reg .b64 %rd<32>; .reg .f64 %d<9>;
+        .shared .align 16 .b8 s[4096]; .local .align 16 .b8 l[64];
+        ld.param.u64 %rd1, [a]; ld.param.u64 %rd2, [b]; ld.param.u32 %r2, [n]; mov.u32 %r1, %tid.x;
+        mul.wide.u32 %rd5, %r1, 4; add.s64 %rd3, %rd1, %rd5; add.s64 %rd4, %rd2, %rd5;
+        {body}
+        ret; }}\n"
+    )
+}
+
+/// Runs a [`kernel`] with 1024 words of input in `a`, and returns what it leaves in `b`.
+pub struct Run {
+    pub grid: u32,
+    pub block: u32,
+    pub n: u32,
+    pub order: Order,
+    pub a: Access,
+    pub b: Access,
+    /// Words of `b`.
+    pub out: usize,
+}
+
+impl Default for Run {
+    fn default() -> Run {
+        Run { grid: 1, block: 32, n: 0, order: Order::Forward, a: Access::Read, b: Access::ReadWrite, out: 1024 }
+    }
+}
+
+impl Run {
+    pub fn go(&self, body: &str) -> Result<(Vec<u32>, Counters), Fault> {
+        let d = Device::text(&kernel(body), self.order);
+        let a = d.u32s(&(0..1024).collect::<Vec<_>>());
+        let b = d.bytes(&vec![0; 4 * self.out]);
+        let params = [a.p(self.a), b.p(self.b), int(self.n as usize)];
+        let c = d.launch("k", [self.grid, 1, 1], [self.block, 1, 1], 0, &params)?;
+        Ok((d.read_u32s(&b), c))
+    }
+
+    /// The fault that must come.
+    pub fn fault(&self, body: &str) -> Fault {
+        match self.go(body) {
+            Ok(_) => panic!("no fault in: {body}"),
+            Err(f) => f,
+        }
+    }
+}
+
+/// One block of one warp.
+pub fn warp() -> Run {
+    Run::default()
+}
+
+/// One block of so many threads.
+pub fn block(block: u32) -> Run {
+    Run { block, ..Run::default() }
+}
