@@ -305,4 +305,6 @@ pub(crate) struct Ins {
     pub e: Slot,
     pub class: Class,
     pub line: u32,
+    /// Of diverged lanes those at the least rank run first.
+    pub rank: u32,
 }

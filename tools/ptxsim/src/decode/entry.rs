@@ -81,7 +81,8 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
         symbols.insert(v.name.clone(), (Space::Shared, static_shared));
     }
     let mut d = Decoder::new(f, symbols)?;
-    let code = f.statements.iter().map(|s| d.statement(s)).collect::<Result<Vec<_>>>()?;
+    let mut code = f.statements.iter().map(|s| d.statement(s)).collect::<Result<Vec<_>>>()?;
+    super::flow::rank(&mut code);
     Ok(Entry {
         name: f.name.clone(),
         line: f.line,

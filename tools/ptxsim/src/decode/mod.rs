@@ -2,6 +2,7 @@
 
 mod entry;
 mod float;
+mod flow;
 mod hot;
 mod integer;
 mod memory;
@@ -326,6 +327,7 @@ impl<'a> Decoder<'a> {
             e: Slot::NONE,
             class: Class::Integer,
             line: s.line,
+            rank: 0,
         };
         let known = self.integer(root, &mut m, &s.args, &mut ins)?
             || self.float(root, &mut m, &s.args, &mut ins)?

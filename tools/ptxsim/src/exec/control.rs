@@ -1,7 +1,7 @@
 //! Warps: groups of lanes that share a program counter.
 //!
-//! The group with the least counter runs, until it meets another one; both then go on together. With code laid out in the
-//! order of its control flow, as compilers do, this reconverges where branches join.
+//! The group at the least rank (see `decode::flow`) runs, until it meets another one; both then go on together. This
+//! reconverges where branches join and behind loops.
 
 use super::barrier::Wait;
 use super::copy::Copies;
@@ -72,11 +72,16 @@ impl Warp {
         }
     }
 
-    /// Takes the group with the least counter, and the next counter at which another one waits.
-    fn take(&mut self) -> Option<(u32, u32, u32)> {
-        let i = (0..self.groups.len()).min_by_key(|&i| self.groups[i].0)?;
+    /// Takes the group of the least rank, and the next rank at which another one waits.
+    fn take(&mut self, code: &[Ins]) -> Option<(u32, u32, u32)> {
+        if let [one] = self.groups[..] {
+            self.groups.clear();
+            return Some((one.0, one.1, u32::MAX));
+        }
+        let rank = |g: &(u32, u32)| code.get(g.0 as usize).map_or(u32::MAX, |i| i.rank);
+        let i = (0..self.groups.len()).min_by_key(|&i| rank(&self.groups[i]))?;
         let (pc, mask) = self.groups.swap_remove(i);
-        let stop = self.groups.iter().map(|g| g.0).min().unwrap_or(u32::MAX);
+        let stop = self.groups.iter().map(rank).min().unwrap_or(u32::MAX);
         Some((pc, mask, stop))
     }
 }
@@ -85,16 +90,16 @@ impl Block<'_> {
     /// Runs a warp until it waits at a barrier or is done.
     pub(super) fn advance(&mut self, w: &mut Warp) -> Result<()> {
         let code = &self.job.entry.code;
-        while let Some((mut pc, mask, stop)) = w.take() {
+        while let Some((mut pc, mask, stop)) = w.take(code) {
             loop {
-                if pc >= stop {
-                    w.park(pc, mask);
-                    break;
-                }
                 let Some(ins) = code.get(pc as usize) else {
                     let f = Fault::Illegal(site(0, None, "the code ends without `ret`"));
                     return Err(self.place(Box::new(f), code.last().map_or(0, |i| i.line), w.id));
                 };
+                if ins.rank >= stop {
+                    w.park(pc, mask);
+                    break;
+                }
                 self.counters.warp_instructions += 1;
                 self.counters.classes[ins.class as usize] += 1;
                 w.clock += 1;
@@ -115,12 +120,8 @@ impl Block<'_> {
                             self.burn(w).map_err(|f| self.place(f, ins.line, w.id))?;
                         }
                         if run == mask {
-                            if *to < stop {
-                                pc = *to;
-                                continue;
-                            }
-                            w.park(*to, mask);
-                            break;
+                            pc = *to;
+                            continue;
                         }
                         w.park(*to, run);
                         w.park(pc + 1, mask & !run);
