@@ -6,9 +6,32 @@ use crate::error::{Error, Result};
 use crate::nn::{Encoder, Mode, ParamId, Params, Pass};
 use crate::ops::{ema, sgd};
 use crate::tape::{Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Integers, Tensor};
 use rand::Rng;
 use rand::seq::SliceRandom;
+
+/// A permutation of a batch, and the way back.
+pub struct Order {
+    there: Integers,
+    back: Integers,
+}
+
+impl Order {
+    /// A random one of `n` rows that are on `device`.
+    ///
+    /// # Errors
+    /// Of a GPU `OutOfMemory` and `Driver`.
+    pub fn shuffled(n: usize, rng: &mut impl Rng, device: &Device) -> Result<Order> {
+        let mut order: Vec<usize> = (0..n).collect();
+        order.shuffle(rng);
+        let mut back = vec![0; n];
+        for (at, &from) in order.iter().enumerate() {
+            back[from] = at as u32;
+        }
+        let there = Integers::new(order.into_iter().map(|i| i as u32).collect());
+        Ok(Order { there: there.to(device)?, back: Integers::new(back).to(device)? })
+    }
+}
 
 /// Query network, key network and queue of one modality, with the optimiser's velocity.
 pub struct Pathway {
@@ -85,20 +108,12 @@ impl Pathway {
     ///
     /// # Errors
     /// What the network's operations return.
-    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&mut impl Rng>, dtype: DType) -> Result<Tensor> {
-        let n = x.dims()[0];
-        let mut order: Vec<usize> = (0..n).collect();
-        if let Some(rng) = shuffle {
-            order.shuffle(rng);
-        }
+    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, dtype: DType) -> Result<Tensor> {
         let tape = Tape::no_grad();
         let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
-        let k = self.encoder.forward(&mut pass, &Var::constant(x.rows(&order)?))?;
-        let mut back = vec![0; n];
-        for (at, &from) in order.iter().enumerate() {
-            back[from] = at;
-        }
-        k.value().cast(DType::F32)?.rows(&back)
+        let x = shuffle.map_or_else(|| Ok(x.clone()), |order| x.rows_by(&order.there))?;
+        let k = self.encoder.forward(&mut pass, &Var::constant(x))?.value().cast(DType::F32)?;
+        shuffle.map_or(Ok(k.clone()), |order| k.rows_by(&order.back))
     }
 
     /// Queries `n d` of the clips `x`, recorded on `tape`, with the leaves whose gradients train the network.
@@ -133,7 +148,7 @@ impl Pathway {
     ///
     /// # Errors
     /// `Shape` when `d` is not the queue's.
-    pub fn enqueue(&mut self, keys: &Tensor, owners: &[u32]) -> Result<()> {
+    pub fn enqueue(&mut self, keys: &Tensor, owners: &Integers) -> Result<()> {
         self.queue.push(keys, owners)
     }
 }

@@ -1,8 +1,9 @@
 //! The queue of negatives: the keys of recent batches, oldest replaced first (MoCo, algorithm 1).
 
+use crate::driver::Memory;
 use crate::error::{Error, Result};
 use crate::ops::infonce::Mask;
-use crate::tensor::{Device, Place, Ring, Tensor};
+use crate::tensor::{DType, Device, Integers, Place, Ring, Tensor};
 use std::sync::Arc;
 
 /// `K` keys of length `d` in a ring, each with the number of the video it came from.
@@ -44,7 +45,7 @@ impl Queue {
         if rows == 0 || d == 0 {
             return Err(Error::shape("queue", "keys", "a matrix with elements", keys.shape()));
         }
-        keys.f32()?;
+        keys.expect("queue", "keys", DType::F32)?;
         if owners.len() != rows {
             return Err(Error::shape("queue", "owners", format!("{rows} numbers"), owners.len()));
         }
@@ -92,13 +93,27 @@ impl Queue {
         self.owners.iter().filter(|&&o| o != Mask::NOBODY).count()
     }
 
+    /// The owners where the keys are, once a key has been pushed there.
+    pub(crate) fn owners_there(&self) -> Option<&Memory> {
+        self.ring.as_ref().map(|ring| ring.owners())
+    }
+
+    /// Notes that keys of `owners` were pushed.
+    pub(crate) fn advance(&mut self, owners: &[u32]) {
+        let (rows, n) = (self.len(), owners.len());
+        for (i, owner) in owners.iter().enumerate().skip(n.saturating_sub(rows)) {
+            self.owners[(self.at + i) % rows] = *owner;
+        }
+        self.at = (self.at + n) % rows;
+    }
+
     /// Replaces the oldest keys by `keys [n d]` of `owners`, row 0 first, going round at the end. Of more than `K` rows
     /// the last `K` stay. Nothing is copied but the rows, unless somebody else still holds the tensor of [`Queue::keys`].
     ///
     /// # Errors
     /// `Shape` when `keys` is not a matrix of rows of length `d`, or has not one owner each; `Device` when they live
     /// elsewhere; of a GPU `OutOfMemory` and `Driver`.
-    pub fn push(&mut self, keys: &Tensor, owners: &[u32]) -> Result<()> {
+    pub fn push(&mut self, keys: &Tensor, owners: &Integers) -> Result<()> {
         let [rows, d] = self.keys.shape().matrix("queue", "keys")?;
         let [n, width] = keys.shape().matrix("queue", "keys")?;
         if width != d {
@@ -128,10 +143,7 @@ impl Queue {
                 }
             }
         }
-        for (i, owner) in owners.iter().enumerate().skip(last) {
-            self.owners[(self.at + i) % rows] = *owner;
-        }
-        self.at = (self.at + n) % rows;
+        self.advance(owners.values());
         Ok(())
     }
 }

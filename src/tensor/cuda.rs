@@ -1,6 +1,6 @@
 //! Conversion and choice of rows on a GPU.
 
-use super::{DType, Tensor};
+use super::{DType, Integers, Tensor};
 use crate::driver::{Access, Declared, Gpu, In, Kernel, Module, Out, Pod, Region, Spread};
 use crate::error::Result;
 use crate::shape::Shape;
@@ -61,24 +61,26 @@ pub(super) fn fill(x: &mut Tensor, value: f32) -> Result<()> {
 
 /// The rows `index` of `x`, which is on a GPU; the indices have been checked.
 pub(super) fn rows(x: &Tensor, index: &[usize]) -> Result<Tensor> {
+    let index = Integers::new(index.iter().map(|&i| i as u32).collect()).to(&x.device())?;
+    rows_by(x, index.input().expect("it was just brought there"), index.len())
+}
+
+/// The rows of `x` by `n` checked indices on its GPU.
+pub(super) fn rows_by(x: &Tensor, order: In, n: usize) -> Result<Tensor> {
     let gpu = x.memory().gpu();
     let row: usize = x.dims()[1..].iter().product();
     let mut dims = x.dims().to_vec();
-    dims[0] = index.len();
+    dims[0] = n;
     let mut y = Tensor::on_gpu(gpu, x.dtype(), Shape::new(&dims))?;
     if y.shape().is_empty() {
         return Ok(y);
     }
-    let index: Vec<u32> = index.iter().map(|&i| i as u32).collect();
-    let order = gpu.alloc(4 * index.len())?;
-    gpu.driver().upload(order.ptr(), bytemuck::cast_slice(&index))?;
     let wide = 16 / x.dtype().size();
     let (which, threads) =
         if row.is_multiple_of(wide) { (2 + x.dtype().index(), row / wide) } else { (x.dtype().index(), row) };
-    let spread =
-        Spread { grid: [threads.div_ceil(BLOCK as usize) as u32, index.len() as u32, 1], ..Spread::line(1, BLOCK) };
+    let spread = Spread { grid: [threads.div_ceil(BLOCK as usize) as u32, n as u32, 1], ..Spread::line(1, BLOCK) };
     let target = y.output();
-    GATHER.launch(gpu, which, spread, (x.input(), In(order.ptr(), order.bytes()), target, row as u32))?;
+    GATHER.launch(gpu, which, spread, (x.input(), order, target, row as u32))?;
     Ok(y)
 }
 

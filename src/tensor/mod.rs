@@ -7,12 +7,14 @@ mod buffer;
 mod cuda;
 mod element;
 mod gpu;
+mod integers;
 mod ring;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use cuda::kernels;
 pub(crate) use element::Element;
 pub(crate) use gpu::Place;
+pub use integers::Integers;
 pub(crate) use ring::Ring;
 
 use crate::driver::{Gpu, Memory};
@@ -311,6 +313,14 @@ impl Tensor {
             Storage::Gpu(..) => return cuda::rows(self, index),
         };
         Ok(Tensor { shape: Shape::new(&dims), storage })
+    }
+
+    /// As [`Tensor::rows`] for a permutation (which needs no check); nothing is uploaded where both are on one GPU.
+    pub(crate) fn rows_by(&self, index: &Integers) -> Result<Self> {
+        match (&self.storage, index.input()) {
+            (Storage::Gpu(..), Some(order)) => cuda::rows_by(self, order, index.len()),
+            _ => self.rows(&index.values().iter().map(|&i| i as usize).collect::<Vec<_>>()),
+        }
     }
 
     /// The same numbers in another type, rounded to nearest even. Free when the type is already that.

@@ -1,7 +1,7 @@
 //! A ring of rows on a GPU: new rows replace the oldest. The next row's number and the rows' owners live there too, so that
 //! pushing needs nothing of the host but the new owners.
 
-use super::{DType, Tensor};
+use super::{DType, Integers, Tensor};
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Memory, Module, Spread};
 use crate::error::Result;
 
@@ -32,19 +32,24 @@ impl Ring {
         Ok(Ring { owners: numbers(gpu, owners)?, at: numbers(gpu, &[at as u32])? })
     }
 
+    /// The rows' owners.
+    pub fn owners(&self) -> &Memory {
+        &self.owners
+    }
+
     /// The rows `fresh [n d]` of `owners` into `rows [K d]`; of more than `K` the last `K`.
-    pub fn push(&self, rows: &mut Tensor, fresh: &Tensor, owners: &[u32]) -> Result<()> {
+    pub fn push(&self, rows: &mut Tensor, fresh: &Tensor, owners: &Integers) -> Result<()> {
         let (capacity, d, n) = (rows.dims()[0], rows.dims()[1], fresh.dims()[0]);
         if n == 0 {
             return Ok(());
         }
         let gpu = self.at.gpu();
-        let (fresh, owners) = (fresh.cast(DType::F32)?, numbers(gpu, owners)?);
+        let (fresh, owners) = (fresh.cast(DType::F32)?, owners.to(&fresh.device())?);
         let which = 2 * rows.dtype().index() + usize::from(!d.is_multiple_of(4));
         let skip = n.saturating_sub(capacity);
         let args = (
             fresh.input(),
-            In(owners.ptr(), owners.bytes()),
+            owners.input().expect("they were just brought there"),
             In(self.at.ptr(), self.at.bytes()),
             rows.in_out()?,
             InOut(self.owners.ptr(), self.owners.bytes()),

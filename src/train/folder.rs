@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -41,7 +41,7 @@ impl Folder {
             writeln!(lock, "{}", std::process::id())
         };
         write(&mut lock).map_err(Error::io("write", &lock_path))?;
-        Ok(Folder { path, _lock: lock })
+        Ok(Folder { path, lock })
     }
 
     /// The folder's path.
@@ -115,6 +115,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&temporary); // the first error is the one to tell
         Error::io("write", path)(e)
     })
+}
+
+impl Drop for Folder {
+    /// Closing would do, were it not for a program being started this very moment: until it runs, it holds copies of all
+    /// descriptors, and with them the lock.
+    fn drop(&mut self) {
+        // SAFETY: as in `open`; a failure leaves the lock to the closing of the descriptor.
+        unsafe { libc::flock(self.lock.as_raw_fd(), libc::LOCK_UN) };
+    }
 }
 
 #[cfg(test)]

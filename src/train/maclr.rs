@@ -11,7 +11,7 @@ use crate::rng::{self, Purpose};
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::{Pathway, check_queue};
 use crate::ssl::queue::Queue;
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, Integers, Tensor};
 
 /// Everything that defines a run but its data. Presets are starting points; every field may be changed.
 #[derive(Clone, Debug)]
@@ -183,7 +183,7 @@ impl Method for MaclrRun {
     }
 
     fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
-        let views = collate(&batch)?.to(&self.device)?;
+        let views = collate(&batch)?;
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let seen = self.method.step(&mut self.pathways, &views, &mut rng, lr, sgd)?;
         let mut parts = Vec::new();
@@ -266,6 +266,6 @@ fn collate(batch: &[ClipPair]) -> Result<Views> {
     Ok(Views {
         rgb: [rgb(0)?, rgb(1)?],
         motion: motion(0)?.zip(motion(1)?).map(|(a, b)| [a, b]),
-        owners: batch.iter().map(|p| p.video).collect(),
+        owners: Integers::new(batch.iter().map(|p| p.video).collect()),
     })
 }

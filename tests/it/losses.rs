@@ -265,7 +265,7 @@ proptest! {
         for n in pushes {
             let rows: Vec<f32> = (all.len()..all.len() + n).map(|i| i as f32).collect();
             let both: Vec<f32> = rows.iter().flat_map(|&v| [v, -v]).collect();
-            queue.push(&tensor(&[n, 2], &both), &vec![7; n]).unwrap();
+            queue.push(&tensor(&[n, 2], &both), &vec![7; n][..].into()).unwrap();
             all.extend(rows);
             prop_assert_eq!(queue.filled(), all.len().min(keys));
             prop_assert_eq!(queue.at(), all.len() % keys);

@@ -30,16 +30,16 @@ fn queue_replaces_the_oldest() {
         let v: Vec<f32> = (from..from + n).flat_map(|i| [i as f32, -(i as f32)]).collect();
         Tensor::from_f32([n, 2], &v).unwrap()
     };
-    q.push(&rows(0, 3), &[0, 1, 2]).unwrap();
+    q.push(&rows(0, 3), &[0, 1, 2].into()).unwrap();
     assert_eq!(q.owners(), [0, 1, 2, Mask::NOBODY, Mask::NOBODY]);
     assert_eq!((q.at(), q.filled()), (3, 3));
-    q.push(&rows(3, 3), &[3, 4, 5]).unwrap();
+    q.push(&rows(3, 3), &[3, 4, 5].into()).unwrap();
     assert_eq!((q.at(), q.filled()), (1, 5));
     let firsts: Vec<f32> = data(q.keys()).chunks(2).map(|r| r[0]).collect();
     assert_eq!(firsts, [5.0, 1.0, 2.0, 3.0, 4.0]);
     assert_eq!(q.owners(), [5, 1, 2, 3, 4]);
     let owners: Vec<u32> = (6..18).collect();
-    q.push(&rows(6, 12), &owners).unwrap();
+    q.push(&rows(6, 12), &owners[..].into()).unwrap();
     let mut firsts: Vec<f32> = data(q.keys()).chunks(2).map(|r| r[0]).collect();
     firsts.sort_by(f32::total_cmp);
     assert_eq!(firsts, [13.0, 14.0, 15.0, 16.0, 17.0]);
@@ -48,10 +48,10 @@ fn queue_replaces_the_oldest() {
 #[test]
 fn queue_is_restored_whole_or_not_at_all() {
     let mut a = Queue::new(5, 3).unwrap();
-    a.push(&random(7, 3, 1), &[0, 1, 2, 3, 4, 5, 6]).unwrap();
+    a.push(&random(7, 3, 1), &[0, 1, 2, 3, 4, 5, 6].into()).unwrap();
     let mut b = Queue::restore(a.keys().clone(), a.owners().to_vec(), a.at()).unwrap();
-    a.push(&random(2, 3, 2), &[7, 8]).unwrap();
-    b.push(&random(2, 3, 2), &[7, 8]).unwrap();
+    a.push(&random(2, 3, 2), &[7, 8].into()).unwrap();
+    b.push(&random(2, 3, 2), &[7, 8].into()).unwrap();
     assert_eq!((data(a.keys()), a.at(), a.owners()), (data(b.keys()), b.at(), b.owners()));
     let (keys, owners) = (|| a.keys().clone(), || a.owners().to_vec());
     assert!(Queue::restore(keys(), owners(), 5).is_err());
@@ -59,8 +59,8 @@ fn queue_is_restored_whole_or_not_at_all() {
     assert!(Queue::restore(keys().cast(DType::BF16).unwrap(), owners(), 0).is_err());
     assert!(Queue::restore(Tensor::zeros([0, 3]), vec![], 0).is_err());
     assert!(Queue::new(0, 3).is_err() && Queue::new(3, 0).is_err());
-    assert!(a.push(&random(2, 4, 1), &[1, 2]).is_err());
-    assert!(a.push(&random(2, 3, 1), &[1]).is_err());
+    assert!(a.push(&random(2, 4, 1), &[1, 2].into()).is_err());
+    assert!(a.push(&random(2, 3, 1), &[1].into()).is_err());
 }
 
 /// A masked key is as good as absent: the gradient is that of the queue without it, however it is computed.

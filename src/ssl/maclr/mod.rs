@@ -1,0 +1,174 @@
+//! MaCLR: contrast RGB clips with motion clips of the same video (Xiao, Tighe, Modolo, ECCV 2022; `maclr.md` section 4).
+//!
+//! With `q_v, q_m` the queries of the visual and the motion network for one clip of a video, `k_v, k_m` the keys for
+//! another, and a queue of past keys for each modality, the loss has four InfoNCE terms:
+//!
+//! | term | query | positive | negatives |
+//! |---|---|---|---|
+//! | `vv` | `q_v` | `k_v` | visual queue |
+//! | `mm` | `q_m` | `k_m` | motion queue |
+//! | `vm` | `q_v` | `k_m` | motion queue |
+//! | `mv` | `q_m` | `k_v` | visual queue |
+
+mod step;
+
+pub use step::{Inputs, Seen};
+
+use super::pathway::Pathway;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Device, Integers, Tensor};
+
+/// Which motion clip is the positive of an RGB query, and the other way round. Either way there are four forward passes:
+/// one key a modality serves the term within and the term across.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossPositive {
+    /// The other clip of the pair: both queries look at the first clip, both keys at the second.
+    OtherClip,
+    /// The clip of the same moment: the visual query and the motion key look at the first clip, the motion query and the
+    /// visual key at the second. The terms within a modality still join two different clips.
+    SameClip,
+}
+
+/// The method's settings. Defaults are those of the released code (`maclr.md` sections 2.3 and 4).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maclr {
+    /// Weight of visual-visual.
+    pub w_vv: f32,
+    /// Weight of motion-motion.
+    pub w_mm: f32,
+    /// Weight of visual query against motion keys.
+    pub w_vm: f32,
+    /// Weight of motion query against visual keys.
+    pub w_mv: f32,
+    /// Temperature τ.
+    pub temperature: f32,
+    /// Momentum `m` of the key networks.
+    pub momentum: f32,
+    /// Parts of the batch with batch statistics of their own.
+    pub groups: usize,
+    /// Whether the key batch is permuted before its forward pass.
+    pub shuffle_keys: bool,
+    /// The positive of the cross-modal terms.
+    pub cross_positive: CrossPositive,
+    /// Whether both clips serve as query, each against the key of the other: twice the work, twice the signal.
+    pub symmetric: bool,
+    /// Whether earlier keys of a query's own video are left out of its negatives.
+    pub mask_own: bool,
+    /// Whether the keys of the batch's other videos are negatives too: they enter the queues before the losses, and each
+    /// query's own is masked. Needs [`Maclr::mask_own`].
+    pub in_batch: bool,
+    /// Number type of activations.
+    pub dtype: DType,
+}
+
+impl Default for Maclr {
+    fn default() -> Self {
+        Maclr {
+            w_vv: 1.0,
+            w_mm: 1.0,
+            w_vm: 1.0,
+            w_mv: 1.0,
+            temperature: 0.1,
+            momentum: 0.999,
+            groups: 1,
+            shuffle_keys: true,
+            cross_positive: CrossPositive::OtherClip,
+            symmetric: false,
+            mask_own: true,
+            in_batch: false,
+            dtype: DType::F32,
+        }
+    }
+}
+
+/// A batch: two clips of each video.
+#[derive(Clone)]
+pub struct Views {
+    /// RGB clips `n t h w c`, the first and the second of each video.
+    pub rgb: [Tensor; 2],
+    /// Motion clips `n t h w c` of the same two spans; not read when no term uses motion.
+    pub motion: Option<[Tensor; 2]>,
+    /// The videos' numbers, which own their keys in the queue.
+    pub owners: Integers,
+}
+
+impl Views {
+    /// The same clips on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub fn to(&self, device: &Device) -> Result<Views> {
+        let pair = |[a, b]: &[Tensor; 2]| Ok::<_, Error>([a.to(device)?, b.to(device)?]);
+        Ok(Views {
+            rgb: pair(&self.rgb)?,
+            motion: self.motion.as_ref().map(pair).transpose()?,
+            owners: self.owners.to(device)?,
+        })
+    }
+}
+
+/// What a step saw.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The weighted sum of the terms.
+    pub loss: f32,
+    /// Each term with weight above 0: its name, its loss, and how often its positive beat all negatives.
+    pub terms: Vec<Term>,
+}
+
+/// One InfoNCE term of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Term {
+    /// `vv`, `mm`, `vm` or `mv`.
+    pub name: &'static str,
+    /// Its mean loss.
+    pub loss: f32,
+    /// Part of the queries whose positive beat every negative.
+    pub accuracy: f32,
+}
+
+/// The two pathways in training. `motion` is `None` when no term uses it.
+pub struct Pathways {
+    /// RGB.
+    pub visual: Pathway,
+    /// Motion.
+    pub motion: Option<Pathway>,
+}
+
+impl Maclr {
+    /// Whether any term needs the motion pathway.
+    pub fn uses_motion(&self) -> bool {
+        self.w_mm != 0.0 || self.w_vm != 0.0 || self.w_mv != 0.0
+    }
+
+    fn motion<'a>(&self, views: &'a Views) -> Result<Option<&'a [Tensor; 2]>> {
+        if !self.uses_motion() {
+            return Ok(None);
+        }
+        match &views.motion {
+            Some(m) => Ok(Some(m)),
+            None => Err(Error::param("maclr", "motion", "absent", "a motion term has a weight above 0")),
+        }
+    }
+
+    /// The clip at which the motion query looks when the visual query looks at clip `a`; the motion key looks at the
+    /// other.
+    fn motion_query(&self, a: usize) -> usize {
+        match self.cross_positive {
+            CrossPositive::OtherClip => a,
+            CrossPositive::SameClip => 1 - a,
+        }
+    }
+}
+
+impl Report {
+    fn add(&mut self, name: &'static str, loss: f32, accuracy: f32) {
+        match self.terms.iter_mut().find(|t| t.name == name) {
+            Some(t) => {
+                t.loss += loss;
+                t.accuracy += accuracy;
+            }
+            None => self.terms.push(Term { name, loss, accuracy }),
+        }
+    }
+}

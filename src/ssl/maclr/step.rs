@@ -1,0 +1,235 @@
+//! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
+
+use super::{Maclr, Pathways, Report, Views};
+use crate::error::{Error, Result};
+use crate::nn::ParamId;
+use crate::ops::infonce::{Loss, Mask, Owners};
+use crate::ops::{self, sgd::Sgd};
+use crate::ssl::pathway::{Order, Pathway};
+use crate::tape::{Mode, Tape, Var};
+use crate::tensor::{Device, Integers, Tensor};
+use rand::Rng;
+
+/// Everything a step reads besides the networks and queues, where those are.
+pub struct Inputs {
+    views: Views,
+    /// Whose keys are masked for each query: its owner's, or nobody's.
+    masked: Integers,
+    /// How the key batches are permuted, one direction after the other, the visual one first.
+    orders: Vec<Order>,
+    lr: f32,
+}
+
+/// What a step saw, where it was computed.
+pub struct Seen {
+    /// The loss, then the loss and accuracy of each term.
+    numbers: Tensor,
+    /// The name of each term, and its part of the report.
+    terms: Vec<(&'static str, f32)>,
+}
+
+impl Seen {
+    /// The numbers; waits for a GPU.
+    ///
+    /// # Errors
+    /// Of a GPU, `Driver`.
+    pub fn read(&self) -> Result<Report> {
+        let numbers = self.numbers.load()?;
+        let mut report = Report { loss: numbers[0], terms: Vec::new() };
+        // A term is its loss, the probability of its positive (not reported), and its accuracy.
+        for ((name, part), seen) in self.terms.iter().zip(numbers[1..].chunks_exact(3)) {
+            report.add(name, seen[0] * part, seen[2] * part);
+        }
+        Ok(report)
+    }
+}
+
+impl Maclr {
+    /// One training step on `views`: key networks follow, keys, queries, losses against the queues as they are, gradient
+    /// descent with rate `lr`, then the new keys enter the queues. `rng` permutes the key batch. A loss that is not
+    /// finite leaves the weights untouched and is returned in the report. Everything is computed where the networks are.
+    ///
+    /// # Errors
+    /// `Param` when a term needs motion and there is none, or the batch does not divide into `groups`; what the
+    /// networks' operations return.
+    pub fn step(&self, p: &mut Pathways, views: &Views, rng: &mut impl Rng, lr: f32, sgd: &Sgd) -> Result<Report> {
+        let inputs = self.inputs(p, views, rng, lr)?;
+        self.run(p, &inputs, sgd)?.read()
+    }
+
+    /// What a step on `views` reads, brought to where the networks are.
+    ///
+    /// # Errors
+    /// `Param` when a term needs motion and there is none; of a GPU `OutOfMemory` and `Driver`.
+    pub fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32) -> Result<Inputs> {
+        let device = p.visual.query().device();
+        let networks = 1 + usize::from(p.motion.is_some() && self.motion(views)?.is_some());
+        let n = views.rgb[0].dims().first().copied().unwrap_or(0);
+        let count = if self.shuffle_keys { networks * self.directions().len() } else { 0 };
+        let orders = (0..count).map(|_| Order::shuffled(n, rng, &device)).collect::<Result<_>>()?;
+        let views = views.to(&device)?;
+        let nobody = || Integers::new(vec![Mask::NOBODY; views.owners.len()]).to(&device);
+        let masked = if self.mask_own { views.owners.clone() } else { nobody()? };
+        Ok(Inputs { views, masked, orders, lr })
+    }
+
+    /// The clips that serve as queries; each is one pass of the step.
+    fn directions(&self) -> &'static [usize] {
+        if self.symmetric { &[0, 1] } else { &[0] }
+    }
+
+    /// As [`Maclr::step`] on inputs that are in place. Nothing is uploaded, and nothing waited for.
+    ///
+    /// # Errors
+    /// As [`Maclr::step`].
+    pub fn run(&self, p: &mut Pathways, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
+        p.visual.follow(self.momentum)?;
+        if let Some(m) = &mut p.motion {
+            m.follow(self.momentum)?;
+        }
+        // Sub-passes of the symmetric form share this step's key networks and queues.
+        let directions = self.directions();
+        let (mut keys, mut orders) = (Vec::new(), inputs.orders.iter());
+        for &a in directions {
+            keys.push(self.keys(p, &inputs.views, a, &mut orders)?);
+        }
+        let in_batch = self.in_batch && self.mask_own;
+        if in_batch {
+            enqueue(p, &keys, &inputs.views.owners)?;
+        }
+        let tape = Tape::new();
+        let (mut total, mut terms, mut seen): (Option<Var>, _, _) = (None, Vec::new(), Vec::new());
+        let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
+        for (&a, keys) in directions.iter().zip(&keys) {
+            let (q_v, leaves) = p.visual.queries(&tape, &inputs.views.rgb[a], self.groups, self.dtype)?;
+            visual_leaves.push(leaves);
+            let q_m = match (&mut p.motion, self.motion(&inputs.views)?) {
+                (Some(pathway), Some(motion)) => {
+                    let x = &motion[self.motion_query(a)];
+                    let (q_m, leaves) = pathway.queries(&tape, x, self.groups, self.dtype)?;
+                    motion_leaves.push(leaves);
+                    Some(q_m)
+                }
+                _ => None,
+            };
+            let part = 1.0 / directions.len() as f32;
+            for (name, weight, loss) in self.terms(&tape, p, &q_v, q_m.as_ref(), keys, &inputs.masked)? {
+                let weighted = ops::scale(&tape, &loss.loss, weight * part)?;
+                total = Some(match total {
+                    Some(sum) => ops::add(&tape, &sum, &weighted)?,
+                    None => weighted,
+                });
+                terms.push((name, part));
+                seen.extend([loss.loss.value().clone(), loss.stats]);
+            }
+        }
+        let Some(total) = total else {
+            return Err(Error::param("maclr", "weights", "0 0 0 0", "at least one term needs a weight above 0"));
+        };
+        let numbers: Vec<&Tensor> = std::iter::once(total.value()).chain(&seen).collect();
+        let seen = Seen { numbers: Tensor::collect(&numbers)?, terms };
+        if total.value().device() == Device::Cpu && !total.value().item()?.is_finite() {
+            return Ok(seen);
+        }
+        let grads = gradients(&tape, &total, [&visual_leaves, &motion_leaves])?;
+        drop((visual_leaves, motion_leaves, tape));
+        let [visual, motion] = grads;
+        p.visual.descend(&visual, inputs.lr, sgd)?;
+        if let Some(pathway) = &mut p.motion {
+            pathway.descend(&motion, inputs.lr, sgd)?;
+        }
+        if !in_batch {
+            enqueue(p, &keys, &inputs.views.owners)?;
+        }
+        Ok(seen)
+    }
+
+    /// The keys for the queries of clip `a`.
+    fn keys<'a>(
+        &self,
+        p: &mut Pathways,
+        views: &Views,
+        a: usize,
+        orders: &mut impl Iterator<Item = &'a Order>,
+    ) -> Result<Keys> {
+        let mut one = |pathway: &mut Pathway, x: &Tensor| pathway.keys(x, self.groups, orders.next(), self.dtype);
+        let visual = one(&mut p.visual, &views.rgb[1 - a])?;
+        let motion = match (&mut p.motion, self.motion(views)?) {
+            (Some(pathway), Some(clips)) => Some(one(pathway, &clips[1 - self.motion_query(a)])?),
+            _ => None,
+        };
+        Ok(Keys { visual, motion })
+    }
+
+    /// The terms with weight above 0. Those against one queue share a sweep over it.
+    fn terms(
+        &self,
+        tape: &Tape,
+        p: &Pathways,
+        q_v: &Var,
+        q_m: Option<&Var>,
+        keys: &Keys,
+        masked: &Integers,
+    ) -> Result<Vec<(&'static str, f32, Loss)>> {
+        let (mut visual, mut motion) = (vec![("vv", self.w_vv, q_v, &keys.visual)], Vec::new());
+        if let (Some(q_m), Some(k_m)) = (q_m, &keys.motion) {
+            visual.push(("mv", self.w_mv, q_m, &keys.visual));
+            motion.extend([("mm", self.w_mm, q_m, k_m), ("vm", self.w_vm, q_v, k_m)]);
+        }
+        let mut found = Vec::new();
+        for (pathway, mut terms) in [(Some(&p.visual), visual), (p.motion.as_ref(), motion)] {
+            terms.retain(|(_, weight, ..)| *weight != 0.0);
+            let Some(pathway) = pathway.filter(|_| !terms.is_empty()) else { continue };
+            let queue = pathway.queue();
+            let owners = match (masked.memory(), queue.owners_there()) {
+                (Some(rows), Some(keys)) => Owners::Device { rows, keys },
+                _ => Owners::Host(Mask { rows: masked.values(), keys: queue.owners() }),
+            };
+            let pairs: Vec<(Var, Tensor)> = terms.iter().map(|(_, _, q, k)| ((*q).clone(), (*k).clone())).collect();
+            let losses = ops::infonce::infonce_terms(tape, &pairs, queue.keys(), owners, self.temperature)?;
+            found.extend(terms.iter().zip(losses).map(|((name, weight, ..), loss)| (*name, *weight, loss)));
+        }
+        // Within before across, as the paper lists them.
+        let place = |name: &str| ["vv", "mm", "vm", "mv"].iter().position(|n| *n == name);
+        found.sort_by_key(|(name, ..)| place(name));
+        Ok(found)
+    }
+}
+
+/// Keys of one direction.
+struct Keys {
+    visual: Tensor,
+    motion: Option<Tensor>,
+}
+
+fn enqueue(p: &mut Pathways, keys: &[Keys], owners: &Integers) -> Result<()> {
+    for keys in keys {
+        p.visual.enqueue(&keys.visual, owners)?;
+        if let (Some(pathway), Some(k)) = (&mut p.motion, &keys.motion) {
+            pathway.enqueue(k, owners)?;
+        }
+    }
+    Ok(())
+}
+
+/// One backward walk for both networks; where a network ran twice (symmetric form), its gradients are added.
+fn gradients(tape: &Tape, total: &Var, leaves: [&[Vec<(ParamId, Var)>]; 2]) -> Result<[Vec<(ParamId, Tensor)>; 2]> {
+    let all: Vec<&Var> = leaves.iter().flat_map(|network| network.iter().flatten()).map(|(_, v)| v).collect();
+    let mut grads = tape.grad(total, &all, Mode::Free)?.into_iter();
+    let mut out = [Vec::new(), Vec::new()];
+    for (network, out) in leaves.iter().zip(&mut out) {
+        for run in network.iter() {
+            for (i, (id, leaf)) in run.iter().enumerate() {
+                let g = match grads.next().flatten() {
+                    Some(g) => g.value().clone(),
+                    None => Tensor::zeros_on(&leaf.value().device(), leaf.shape())?,
+                };
+                match out.get_mut(i) {
+                    Some((_, sum)) => *sum = ops::arith::apply(ops::arith::Arith::Add, sum, &g)?,
+                    None => out.push((*id, g)),
+                }
+            }
+        }
+    }
+    Ok(out)
+}

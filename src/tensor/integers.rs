@@ -1,0 +1,102 @@
+//! Whole numbers beside tensors: whose keys these are, in which order to take rows.
+
+use super::Device;
+use crate::driver::{In, InOut, Memory};
+use crate::error::{Error, Result};
+use std::sync::Arc;
+
+/// A list of whole numbers, known in main memory and, after [`Integers::to`], on a GPU too.
+#[derive(Clone, Debug)]
+pub struct Integers {
+    values: Vec<u32>,
+    there: Option<Arc<Memory>>,
+}
+
+impl Integers {
+    /// These numbers, in main memory.
+    pub fn new(values: Vec<u32>) -> Self {
+        Integers { values, there: None }
+    }
+
+    /// The same numbers for `device`, copied there unless they are there already.
+    ///
+    /// # Errors
+    /// Of a GPU `OutOfMemory` and `Driver`.
+    pub fn to(&self, device: &Device) -> Result<Self> {
+        let Device::Cuda(gpu) = device else { return Ok(Self::new(self.values.clone())) };
+        if self.there.as_ref().is_some_and(|m| m.gpu() == gpu) {
+            return Ok(self.clone());
+        }
+        let memory = gpu.alloc(4 * self.values.len())?;
+        let there = Integers { values: self.values.clone(), there: Some(Arc::new(memory)) };
+        there.upload()?;
+        Ok(there)
+    }
+
+    /// Other numbers, as many, in the same memory: a recorded graph then reads the new ones.
+    ///
+    /// # Errors
+    /// `Shape` when their number differs; of a GPU `Driver`.
+    pub fn set(&mut self, values: &[u32]) -> Result<()> {
+        if values.len() != self.values.len() {
+            return Err(Error::shape("integers", "values", format!("{} numbers", self.values.len()), values.len()));
+        }
+        self.values.copy_from_slice(values);
+        self.upload()
+    }
+
+    fn upload(&self) -> Result<()> {
+        match &self.there {
+            Some(m) if m.bytes() > 0 => m.gpu().driver().upload(m.ptr(), bytemuck::cast_slice(&self.values)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The numbers.
+    pub fn values(&self) -> &[u32] {
+        &self.values
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Their memory on a GPU.
+    pub(crate) fn memory(&self) -> Option<&Memory> {
+        self.there.as_deref()
+    }
+
+    /// The numbers as what a kernel reads.
+    pub(crate) fn input(&self) -> Option<In> {
+        self.there.as_ref().map(|m| In(m.ptr(), m.bytes()))
+    }
+
+    /// The numbers as what a kernel updates; main memory does not follow.
+    pub(crate) fn in_out(&self) -> Option<InOut> {
+        self.there.as_ref().map(|m| InOut(m.ptr(), m.bytes()))
+    }
+}
+
+impl From<&[u32]> for Integers {
+    fn from(values: &[u32]) -> Self {
+        Integers::new(values.to_vec())
+    }
+}
+
+impl<const N: usize> From<[u32; N]> for Integers {
+    fn from(values: [u32; N]) -> Self {
+        Integers::new(values.to_vec())
+    }
+}
+
+impl FromIterator<u32> for Integers {
+    fn from_iter<I: IntoIterator<Item = u32>>(values: I) -> Self {
+        Integers::new(values.into_iter().collect())
+    }
+}
