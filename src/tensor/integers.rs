@@ -1,7 +1,7 @@
 //! Whole numbers beside tensors: whose keys these are, in which order to take rows.
 
 use super::Device;
-use crate::driver::{In, InOut, Memory};
+use crate::driver::{In, Memory};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -75,11 +75,6 @@ impl Integers {
     /// The numbers as what a kernel reads.
     pub(crate) fn input(&self) -> Option<In> {
         self.there.as_ref().map(|m| In(m.ptr(), m.bytes()))
-    }
-
-    /// The numbers as what a kernel updates; main memory does not follow.
-    pub(crate) fn in_out(&self) -> Option<InOut> {
-        self.there.as_ref().map(|m| InOut(m.ptr(), m.bytes()))
     }
 }
 

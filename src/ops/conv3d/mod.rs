@@ -13,9 +13,11 @@ mod cpu;
 pub(super) mod cuda;
 pub mod fused;
 mod grad;
+pub mod raw;
 pub mod reference;
 
 pub use cpu::Isa;
+pub use cuda::plan::Pass;
 pub use grad::{conv3d, dgrad_recorded, wgrad_recorded};
 
 use crate::error::{Error, Result};

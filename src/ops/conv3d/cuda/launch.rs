@@ -66,7 +66,7 @@ const NOTHING_IN: In = In(0, 0);
 const NOTHING_OUT: Out = Out(0, 0);
 
 /// One planned pass, ready to be launched: where it runs, what it is, and working space of `plan.workspace()` bytes.
-pub(super) struct Work<'a> {
+pub(in crate::ops::conv3d) struct Work<'a> {
     pub gpu: &'a Gpu,
     pub problem: &'a Conv3d,
     pub dtype: DType,
@@ -166,7 +166,7 @@ impl Work<'_> {
 
 /// What fprop does beside its product.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Forwards {
+pub(in crate::ops::conv3d) struct Forwards {
     /// One f32 a filter, added before rounding.
     pub bias: Option<In>,
     /// The shift per channel (f32), and where Σ (y - shift) and Σ (y - shift)² go, `groups 2 k`; for a plan with
@@ -175,7 +175,7 @@ pub(super) struct Forwards {
 }
 
 /// What dgrad does to `dx` before it is stored, for a plan with statistics: all arrays of its shape, or one f32 a channel.
-pub(super) struct Chain {
+pub(in crate::ops::conv3d) struct Chain {
     /// The output of the ReLU before the convolution.
     pub mask: In,
     /// The input of the batch norm before that.

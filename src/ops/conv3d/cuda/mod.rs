@@ -15,8 +15,10 @@ use super::fused::Before;
 use crate::driver::{Gpu, Memory};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
-use launch::{Chain, Forwards, Work};
-use plan::{Pass, Plan};
+use launch::Chain;
+pub(super) use launch::{Forwards, Work};
+use plan::Pass;
+pub(super) use plan::Plan;
 
 /// Both tensors in one number type that holds either's values.
 fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
