@@ -13,6 +13,8 @@ mod cases;
 mod peaks;
 #[path = "gpu/report.rs"]
 mod report;
+#[path = "gpu/step.rs"]
+mod step;
 
 use cases::{Case, Work};
 use criterion::{Criterion, Throughput};
@@ -135,13 +137,14 @@ fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Opt
     let (matrix, copy) = (case.flops as f64 / ms * 1e3 / peak, case.bytes as f64 / ms * 1e3 / peaks.copy);
     println!("    median {ms:.4} ms, {:.0} % of arithmetic, {:.0} % of a copy", 100.0 * matrix, 100.0 * copy);
     Some(json!({
-        "name": case.name, "ms": ms, "best_ms": runs[0], "runs": runs.len(), "share_of_arithmetic": round(matrix),
-        "share_of_copy": round(copy), "gflop": case.flops as f64 * 1e-9, "megabytes": case.bytes as f64 * 1e-6,
+        "name": case.name, "ms": ms, "best_ms": runs[0], "runs": runs.len(), "share_of_arithmetic": share(matrix),
+        "share_of_copy": share(copy), "gflop": case.flops as f64 * 1e-9, "megabytes": case.bytes as f64 * 1e-6,
     }))
 }
 
-fn round(share: f64) -> f64 {
-    (share * 1e4).round() * 1e-4
+/// A share for the record; none of what has no stated work.
+fn share(share: f64) -> Option<f64> {
+    (share > 0.0).then(|| (share * 1e4).round() * 1e-4)
 }
 
 /// Milliseconds of one run between two events, the cache cold.
@@ -149,9 +152,9 @@ fn once(gpu: &Gpu, work: &mut Work) -> Result<f32> {
     let timed = work()?;
     drop(Tensor::zeros_on(&Device::Cuda(gpu.clone()), [FLUSH / 4])?);
     let start = gpu.record()?;
-    let y = timed()?;
+    let place = timed()?;
     let end = gpu.record()?;
-    if y.device() == Device::Cpu {
+    if place == Device::Cpu {
         let what = "it was computed on the CPU: there is no kernel for it".into();
         return Err(tubelet::error::ErrorKind::Driver { action: "time a case", what }.into());
     }

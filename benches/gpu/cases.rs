@@ -30,7 +30,8 @@ pub struct Case {
 pub type Make = Box<dyn Fn(&Device) -> Result<Work>>;
 /// Prepares one run, untimed; what it returns is timed.
 pub type Work = Box<dyn FnMut() -> Result<Timed>>;
-pub type Timed = Box<dyn FnOnce() -> Result<Tensor>>;
+/// Says where the result is.
+pub type Timed = Box<dyn FnOnce() -> Result<Device>>;
 
 /// Every case.
 pub fn all() -> Vec<Case> {
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Case> {
         projections(dtype, &mut cases);
         contrast(dtype, &mut cases);
     }
+    cases.extend([DType::BF16, DType::F32].map(super::step::maclr));
     cases
 }
 
@@ -52,7 +54,7 @@ pub fn listed() -> Value {
 }
 
 /// Numbers in [-1, 1) without a pattern: equal or small operands would draw less power, and run faster.
-fn random(shape: impl Into<Shape>, dtype: DType, device: &Device, seed: u32) -> Result<Tensor> {
+pub fn random(shape: impl Into<Shape>, dtype: DType, device: &Device, seed: u32) -> Result<Tensor> {
     let shape = shape.into();
     let hash = |i: usize| {
         let mut h = (i as u32 ^ seed.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B);
@@ -88,10 +90,13 @@ fn convolutions(dtype: DType, cases: &mut Vec<Case>) {
                 };
                 Ok(Box::new(move || {
                     let (a, b) = (a.clone(), b.clone());
-                    Ok(Box::new(move || match pass {
-                        "fprop" => conv3d::fprop(&a, &b, &g),
-                        "dgrad" => conv3d::dgrad(&a, &b, xs, &g),
-                        _ => conv3d::wgrad(&a, &b, ws, &g),
+                    Ok(Box::new(move || {
+                        let y = match pass {
+                            "fprop" => conv3d::fprop(&a, &b, &g),
+                            "dgrad" => conv3d::dgrad(&a, &b, xs, &g),
+                            _ => conv3d::wgrad(&a, &b, ws, &g),
+                        };
+                        Ok(y?.device())
                     }))
                 }))
             };
@@ -124,7 +129,7 @@ fn recorded(
                 let (inputs, run) = (inputs.clone(), run.clone());
                 return Ok(Box::new(move || {
                     let vars: Vec<Var> = inputs.into_iter().map(Var::constant).collect();
-                    Ok(run(&Tape::no_grad(), &vars)?.value().clone())
+                    Ok(run(&Tape::no_grad(), &vars)?.value().device())
                 }));
             }
             let tape = Tape::new();
@@ -138,7 +143,7 @@ fn recorded(
                 let wanted: Vec<&Var> = vars.iter().collect();
                 let grads = tape.grad_from(&y, Var::constant(dy), &wanted, Mode::Free)?;
                 let first = grads.into_iter().flatten().next();
-                first.map(|g| g.value().clone()).ok_or_else(|| nothing("no gradient came back"))
+                first.map(|g| g.value().device()).ok_or_else(|| nothing("no gradient came back"))
             }))
         }))
     })
@@ -251,7 +256,7 @@ fn contrast(dtype: DType, cases: &mut Vec<Case>) {
                         let q = tape.leaf(q);
                         let loss = ops::infonce(&tape, &q, &k, &queue, tau)?.loss;
                         let dq = tape.grad(&loss, &[&q], Mode::Free)?.into_iter().flatten().next();
-                        dq.map(|g| g.value().clone()).ok_or_else(|| nothing("no gradient came back"))
+                        dq.map(|g| g.value().device()).ok_or_else(|| nothing("no gradient came back"))
                     }))
                 }))
             };

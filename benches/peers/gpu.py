@@ -142,6 +142,91 @@ class Peer:
             out["compiled"] = self.clock(lambda: torch.autograd.grad(compiled(q, k, queue), q))
         return out
 
+    def maclr_step(self, p, dtype):
+        """Both query networks with gradients, both key networks without, four terms, moving averages, SGD, the queues."""
+        if self.dry:
+            p = {**p, "rgb": [2, 8, 32, 32, 3], "motion": [2, 16, 32, 32, 1], "queue": 64}
+        clips = {m: [self.random(last(p[m]), torch.float32) for _ in range(2)] for m in ("rgb", "motion")}
+        n = p["rgb"][0]
+        nets, keys, queues = {}, {}, {}
+        for m, net in (("rgb", "visual_net"), ("motion", "motion_net")):
+            make = lambda: Encoder(p[m][-1], p["head_hidden"], p["code"], **p[net]).to(
+                self.device, memory_format=torch.channels_last_3d
+            )
+            nets[m], keys[m] = make(), make().requires_grad_(False)
+            keys[m].load_state_dict(nets[m].state_dict())
+            queues[m] = F.normalize(torch.randn(p["queue"], p["code"], device=self.device), dim=1).to(dtype)
+        slow, fast = ([w for m in nets for w in side[m].parameters()] for side in (keys, nets))
+        sgd = torch.optim.SGD(fast, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, foreach=True)
+        target = torch.zeros(n, dtype=torch.long, device=self.device)
+
+        def encode(net, x):
+            with torch.autocast(self.device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                return F.normalize(net(x).float(), dim=1)
+
+        def step(run):
+            with torch.no_grad():
+                torch._foreach_lerp_(slow, fast, 1 - p["momentum"])
+                k = {m: encode(keys[m], clips[m][1]) for m in keys}
+            q = {m: encode(run[m], clips[m][0]) for m in nets}
+            loss = 0
+            for a in nets:
+                for b in nets:
+                    far = (q[a].to(dtype) @ queues[b].T).float()
+                    logits = torch.cat([(q[a] * k[b]).sum(1, keepdim=True), far], 1) / p["tau"]
+                    loss = loss + F.cross_entropy(logits, target)
+            sgd.zero_grad(set_to_none=True)
+            loss.backward()
+            sgd.step()
+            for m in queues:
+                queues[m][:n] = k[m].to(dtype)
+            return loss.item()
+
+        out = {"eager": self.clock(lambda: step(nets))}
+        if not self.dry:
+            compiled = {m: torch.compile(net) for m, net in nets.items()}
+            out["compiled"] = self.clock(lambda: step(compiled))
+        return out
+
+
+class Bottleneck(torch.nn.Module):
+    def __init__(self, c, inner, kt, stride):
+        super().__init__()
+        conv = lambda i, o, k, s=1: torch.nn.Conv3d(i, o, k, s, tuple(e // 2 for e in k), bias=False)
+        norm, relu, out = torch.nn.BatchNorm3d, lambda: torch.nn.ReLU(inplace=True), 4 * inner
+        self.path = torch.nn.Sequential(
+            *(conv(c, inner, (kt, 1, 1)), norm(inner), relu()),
+            *(conv(inner, inner, (1, 3, 3), (1, stride, stride)), norm(inner), relu()),
+            *(conv(inner, out, (1, 1, 1)), norm(out)),
+        )
+        self.shortcut = torch.nn.Identity()
+        if c != out or stride != 1:
+            self.shortcut = torch.nn.Sequential(conv(c, out, (1, 1, 1), (1, stride, stride)), norm(out))
+
+    def forward(self, x):
+        return torch.relu(self.path(x) + self.shortcut(x))
+
+
+class Encoder(torch.nn.Sequential):
+    """A ResNet-50 of clips with a projection head of two layers."""
+
+    def __init__(self, channels, hidden, code, width, stem, temporal):
+        kt, st = stem
+        layers = [
+            torch.nn.Conv3d(channels, width, (kt, 7, 7), (st, 2, 2), (kt // 2, 3, 3), bias=False),
+            torch.nn.BatchNorm3d(width),
+            torch.nn.ReLU(inplace=True),
+            torch.nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ]
+        c = width
+        for stage, count in enumerate((3, 4, 6, 3)):
+            for block in range(count):
+                inner = width << stage
+                layers.append(Bottleneck(c, inner, temporal[stage], 2 if stage and not block else 1))
+                c = 4 * inner
+        head = [torch.nn.Linear(c, hidden), torch.nn.ReLU(inplace=True), torch.nn.Linear(hidden, code)]
+        super().__init__(*layers, torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), *head)
+
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
