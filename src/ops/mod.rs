@@ -44,6 +44,7 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
         ema::cuda::kernels(),
         infonce::cuda::kernels(),
         l2_norm::cuda::kernels(),
+        matmul::cuda::kernels(),
         reduce::cuda::kernels(),
         relu::cuda::kernels(),
         unary::cuda::kernels(),

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tubelet::ops::conv3d::cases::SMALL;
 use tubelet::ops::conv3d::fused::{Before, dgrad_chain, fprop_statistics};
-use tubelet::ops::conv3d::{Conv3d, Geometry, dgrad, fprop, reference, wgrad};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Pass, dgrad, fprop, on_tile, reference, wgrad};
 use tubelet::ops::reference::Bounded;
 use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Device, Tensor};
@@ -85,19 +85,39 @@ fn two_number_types_meet_in_f32() {
     on_gpu(|device| (check("mixed", &p, [f, b, b], device), check("mixed", &p, [b, f, f], device)));
 }
 
-/// Problems that reach the larger tiles, which the table's rows are too small for: `x`, filters, kernel, stride.
+/// Every tile of every pass, also where the plan would take a smaller one.
 #[test]
-fn large_tiles() {
-    let problem = |x: [usize; 5], k: usize, kernel: [usize; 3], stride: [usize; 3]| {
-        let g = Geometry::new(Window::same(kernel).strided(stride));
-        Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap()
-    };
-    for (name, p) in [
-        ("wide rows", problem([1, 1, 4, 4, 1040], 1032, [1, 1, 1], [1, 1, 1])),
-        ("many pixels", problem([2, 8, 33, 36, 8], 64, [1, 1, 1], [1, 1, 1])),
-        ("many of both", problem([2, 8, 32, 34, 8], 130, [1, 1, 1], [1, 1, 1])),
+fn every_tile() {
+    let window = |kernel, stride| Geometry::new(Window::same(kernel).strided(stride));
+    for (name, x, k, kernel, stride) in [
+        ("dense", [1, 3, 9, 10, 24], 136, [1, 3, 3], [1, 1, 1]),
+        ("strided", [1, 4, 9, 8, 136], 24, [3, 1, 1], [2, 1, 2]),
+        ("odd", [2, 2, 7, 7, 19], 67, [1, 1, 1], [1, 1, 1]),
+        ("stem", [1, 2, 13, 14, 3], 70, [1, 3, 3], [1, 2, 2]),
     ] {
-        on_gpu(|device| check(name, &p, [DType::BF16; 3], device));
+        let w = [k, kernel[0], kernel[1], kernel[2], x[4]];
+        let p = Conv3d::new("conv3d", x.into(), w.into(), &window(kernel, stride)).unwrap();
+        let r = &mut random(12);
+        let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
+        let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
+        let passes = [
+            (Pass::Fprop, [&x, &w], reference::fprop(&p, &xs, &ws)),
+            (Pass::Dgrad, [&dy, &w], reference::dgrad(&p, &dys, &ws)),
+            (Pass::Wgrad, [&x, &dy], reference::wgrad(&p, &xs, &dys)),
+        ];
+        for (pass, [a, b], want) in passes {
+            let tiles = on_gpu(|device| {
+                let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
+                let results = (0..).map_while(|tile| on_tile(&p, pass, tile, [&a, &b]).unwrap());
+                let each = results.enumerate().map(|(tile, got)| {
+                    let values = got.load().unwrap();
+                    assert_bounded(&format!("{name} {pass:?} tile {tile}"), &values, &want, got.dtype());
+                    values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                });
+                each.collect::<Vec<_>>()
+            });
+            assert!(tiles.len() >= if name == "stem" { 1 } else { 2 }, "{name} {pass:?}: {} tiles", tiles.len());
+        }
     }
 }
 

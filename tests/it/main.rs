@@ -19,6 +19,7 @@ mod kernels;
 mod layers;
 mod losses;
 mod maclr;
+mod matmul_gpu;
 mod motion;
 mod networks;
 mod no_gpu;

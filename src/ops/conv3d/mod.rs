@@ -191,6 +191,16 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     }
 }
 
+/// A pass of `p` on a GPU with a chosen tile, so that a test can run each on problems too small to be given it. `None`
+/// where there is no such tile, and on the CPU. `inputs` are those of the pass, of one number type.
+#[doc(hidden)]
+pub fn on_tile(p: &Conv3d, pass: Pass, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
+    match inputs[0].place("conv3d", &[("inputs", inputs[1])])? {
+        Place::Cpu => Ok(None),
+        Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs),
+    }
+}
+
 fn check_dy(op: &'static str, p: &Conv3d, dy: &Tensor) -> Result<()> {
     if dy.shape() == p.y_shape() { Ok(()) } else { Err(Error::shape(op, "dy", p.y_shape(), dy.shape())) }
 }

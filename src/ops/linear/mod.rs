@@ -22,7 +22,7 @@ pub fn apply(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     }
     match b {
         None => matmul::apply(x, w, false, true),
-        Some(b) if b.dims() == [o] => matmul::apply_biased(x, w, false, true, &b.host()),
+        Some(b) if b.dims() == [o] => matmul::apply_biased(x, w, b),
         Some(b) => Err(Error::shape("linear", "b", format!("[{o}], one per output"), b.shape())),
     }
 }

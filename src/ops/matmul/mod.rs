@@ -4,6 +4,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -11,12 +12,13 @@ pub use grad::matmul;
 pub(crate) use grad::matmul_as;
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Place, Tensor};
 
 /// `op(a) · op(b)`; `ta`, `tb` say which of them is transposed first. The result has the number type of `a`.
 ///
 /// # Errors
-/// `Shape` when `a` or `b` is not a matrix, or the inner extents differ.
+/// `Shape` when `a` or `b` is not a matrix, or the inner extents differ; `Device` when they live apart; of a GPU what its
+/// driver says.
 pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     apply_as(a.dtype(), a, b, ta, tb)
 }
@@ -27,21 +29,31 @@ pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
 /// As [`apply`].
 pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     let [m, k, n] = extents(a, b, ta, tb)?;
-    let (av, bv) = (a.host(), b.host());
-    Ok(Tensor::build_as(dtype, [m, n], |y| {
-        y.fill(0.0);
-        cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
-    }))
+    match a.place("matmul", &[("b", b)])? {
+        Place::Cpu => {
+            let (av, bv) = (a.host(), b.host());
+            Ok(Tensor::build_as(dtype, [m, n], |y| {
+                y.fill(0.0);
+                cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
+            }))
+        }
+        Place::Gpu(gpu) => cuda::apply(gpu, dtype, [m, k, n], (a, ta), (b, tb)),
+    }
 }
 
-/// `bias[n]` repeated over the rows, plus `op(a) · op(b)`, in one pass over the result.
-pub(super) fn apply_biased(a: &Tensor, b: &Tensor, ta: bool, tb: bool, bias: &[f32]) -> Result<Tensor> {
-    let [m, k, n] = extents(a, b, ta, tb)?;
-    let (av, bv) = (a.host(), b.host());
-    Ok(Tensor::build_as(a.dtype(), [m, n], |y| {
-        y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(bias));
-        cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
-    }))
+/// `bias[n]` repeated over the rows, plus `a · bᵀ`, in one pass over the result.
+pub(super) fn apply_biased(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let [m, k, n] = extents(a, b, false, true)?;
+    match a.place("matmul", &[("b", b), ("bias", bias)])? {
+        Place::Cpu => {
+            let (av, bv, bias) = (a.host(), b.host(), bias.host());
+            Ok(Tensor::build_as(a.dtype(), [m, n], |y| {
+                y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(&bias));
+                cpu::add_product(y, [m, k, n], &av, false, &bv, true);
+            }))
+        }
+        Place::Gpu(gpu) => cuda::apply_biased(gpu, [m, k, n], a, b, bias),
+    }
 }
 
 /// `m k n` of the product, after the checks.

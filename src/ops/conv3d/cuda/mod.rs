@@ -42,19 +42,37 @@ fn with_space(gpu: &Gpu, p: &Conv3d, dtype: DType, plan: Plan, launch: impl FnOn
     launch(Work { gpu, problem: p, dtype, plan, space: space.ptr() })
 }
 
-/// `bias`: one f32 a filter, added before the result is rounded.
+/// `bias`: one number a filter, added before the result is rounded; there must then be channels.
 pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (a, b) = alike(x, w)?;
-    let mut y = Tensor::on_gpu(gpu, a.dtype(), p.y_shape())?;
     let bias = bias.map(|b| b.cast(DType::F32)).transpose()?;
-    // With a bias the sum of nothing is the bias: the kernel sees to it, for its depth is then 0.
-    if (bias.is_some() && !y.shape().is_empty()) || has_work(gpu, [&a, &b], &mut y)? {
+    debug_assert!(bias.is_none() || p.c > 0, "the sum of nothing would lack the bias");
+    let mut y = Tensor::on_gpu(gpu, a.dtype(), p.y_shape())?;
+    if has_work(gpu, [&a, &b], &mut y)? {
         let f = Forwards { bias: bias.as_ref().map(Tensor::input), statistics: None };
         let to = y.output();
         let plan = Plan::new(p, Pass::Fprop, a.dtype())?;
         with_space(gpu, p, a.dtype(), plan, |work| work.fprop(a.input(), b.input(), to, &f))?;
     }
     y.cast(x.dtype())
+}
+
+/// A pass on tile number `tile` of its kernels, if there are so many.
+pub(super) fn on_tile(gpu: &Gpu, p: &Conv3d, pass: Pass, tile: usize, [a, b]: [&Tensor; 2]) -> Result<Option<Tensor>> {
+    let Some(plan) = Plan::with_tile(p, pass, a.dtype(), tile)? else { return Ok(None) };
+    let (dtype, shape) = match pass {
+        Pass::Fprop => (a.dtype(), p.y_shape()),
+        Pass::Dgrad => (a.dtype(), p.x_shape()),
+        Pass::Wgrad => (DType::F32, p.w_shape()),
+    };
+    let mut result = Tensor::on_gpu(gpu, dtype, shape)?;
+    let to = result.output();
+    with_space(gpu, p, a.dtype(), plan, |work| match pass {
+        Pass::Fprop => work.fprop(a.input(), b.input(), to, &Forwards::default()),
+        Pass::Dgrad => work.dgrad(a.input(), b.input(), to, None),
+        Pass::Wgrad => work.wgrad(a.input(), b.input(), to),
+    })?;
+    Ok(Some(result))
 }
 
 pub(in crate::ops) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

@@ -74,7 +74,7 @@ impl Plan {
     /// # Errors
     /// `Param` when a tensor has 2³¹ elements or more.
     pub fn new(p: &Conv3d, pass: Pass, dtype: DType) -> Result<Plan> {
-        Plan::with_groups(p, pass, dtype, None)
+        Plan::cut(p, pass, dtype, None, None)
     }
 
     /// The same for a pass that leaves statistics, over `groups` equal parts of the samples: tiles then end with their
@@ -83,10 +83,19 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn with_statistics(p: &Conv3d, pass: Pass, dtype: DType, groups: usize) -> Result<Plan> {
-        Plan::with_groups(p, pass, dtype, Some(groups))
+        Plan::cut(p, pass, dtype, Some(groups), None)
     }
 
-    fn with_groups(p: &Conv3d, pass: Pass, dtype: DType, statistics: Option<usize>) -> Result<Plan> {
+    /// The same as [`Plan::new`] with tile number `tile` instead of the cheapest; `None` where there are fewer.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn with_tile(p: &Conv3d, pass: Pass, dtype: DType, tile: usize) -> Result<Option<Plan>> {
+        let plan = Plan::cut(p, pass, dtype, None, Some(tile))?;
+        Ok((plan.entry == tile).then_some(plan))
+    }
+
+    fn cut(p: &Conv3d, pass: Pass, dtype: DType, statistics: Option<usize>, tile: Option<usize>) -> Result<Plan> {
         let groups = statistics.unwrap_or(1);
         let exact = dtype == DType::F32 || p.geometry.groups > 1;
         let row = |c: usize| if exact { c } else { c.next_multiple_of(8) };
@@ -115,7 +124,8 @@ impl Plan {
             (Path::Dense, Pass::Dgrad) => DGRAD,
             (Path::Dense, Pass::Wgrad) => WGRAD,
         };
-        let entry = cheapest(tiles, rows, columns, groups * classes * p.geometry.groups);
+        let best = cheapest(tiles, rows, columns, groups * classes * p.geometry.groups);
+        let entry = tile.filter(|&t| t < tiles.len()).unwrap_or(best);
         let Tile(bm, bn, threads, shared, _) = tiles[entry];
         let [row_tiles, column_tiles] = [rows.div_ceil(bm), columns.div_ceil(bn)];
         let mut conv = Conv::new(p, pass == Pass::Dgrad);
