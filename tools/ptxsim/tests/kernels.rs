@@ -72,3 +72,134 @@ fn every_fixture_loads() {
         }
     }
 }
+
+/// A relative or absolute error below `e`.
+fn close(a: f64, b: f64, e: f64, what: &str) {
+    assert!((a - b).abs() <= e * b.abs().max(1.0) || a == b || (a.is_nan() && b.is_nan()), "{what}: {a} {b}");
+}
+
+#[test]
+fn wide_probe() {
+    let n = 70;
+    let d = Device::new("probe", Order::Reverse);
+    let x = floats(9, n, 8.0);
+    let (px, py) = (d.f32s(&x), d.empty(4 * 24 * n));
+    d.launch("probe_math", [3, 1, 1], [32, 1, 1], 0, &[px.p(Read), py.p(Write), int(n)]).unwrap();
+    for (v, o) in x.iter().map(|v| *v as f64).zip(d.read_f32s(&py).chunks(24)) {
+        let a = v.abs();
+        let want = [
+            v.exp(),
+            (a + 0.25).ln(),
+            v.sin(),
+            v.cos(),
+            v.tanh(),
+            a.sqrt(),
+            1.0 / (a + 1.0).sqrt(),
+            (a + 0.5).powf(1.7),
+        ];
+        let more = [
+            f64::NAN,
+            v.atan2(0.5),
+            v.floor(),
+            v.round_ties_even(),
+            v % 0.75,
+            v / 3.0,
+            v.cbrt(),
+            v.exp2(),
+            v.exp(),
+            (a + 0.25).ln(),
+        ];
+        let rest = [v.min(0.25), v.max(0.25), v / 3.0, a.ln_1p(), v + 0.1, v.round()];
+        for (k, w) in want.iter().chain(&more).chain(&rest).enumerate().filter(|(k, _)| *k != 8) {
+            close(o[k] as f64, *w, 2e-6, &format!("math {k} of {v}"));
+        }
+        assert!((o[8] as f64).abs() <= 1.0 && (o[8] < 0.0) == (v < 0.0), "erf");
+    }
+    let y: Vec<f64> = x.iter().map(|v| *v as f64 * 1.7).collect();
+    let (px, py) = (d.bytes(&y.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()), d.empty(48 * n));
+    d.launch("probe_double", [3, 1, 1], [32, 1, 1], 0, &[px.p(Read), py.p(Write), int(n)]).unwrap();
+    for (v, o) in y.iter().zip(d.read_u64s(&py).chunks(6)) {
+        let want = [v * v + 1.0, v / 3.0, v.abs().sqrt(), v.exp(), (v * 100.0).trunc(), v.round_ties_even()];
+        for (k, w) in want.iter().enumerate() {
+            close(f64::from_bits(o[k]), *w, 1e-14, &format!("double {k} of {v}"));
+        }
+    }
+    let mut rng = Rng(4);
+    let x: Vec<u32> = (0..n).map(|i| (rng.next() >> (i % 20)) as u32).collect();
+    let (px, py) = (d.u32s(&x), d.empty(8 * 20 * n));
+    d.launch("probe_bits", [3, 1, 1], [32, 1, 1], 0, &[px.p(Read), py.p(Write), int(n)]).unwrap();
+    for (i, o) in d.read_u64s(&py).chunks(20).enumerate() {
+        let (v, w) = (x[i], x[(i + 1) % n]);
+        let q = (v as u64) << 32 | w as u64;
+        let bytes = (((w as u64) << 32) | v as u64).to_le_bytes();
+        let (sv, sw) = (v as i32, w as i32);
+        let dot: i32 =
+            v.to_le_bytes().iter().zip(w.to_le_bytes()).map(|(a, b)| *a as i8 as i32 * b as i8 as i32).sum::<i32>() + 7;
+        let want = [
+            (v.count_ones() + q.count_ones()) as u64,
+            v.leading_zeros() as u64,
+            q.leading_zeros() as u64,
+            v.reverse_bits() as u64,
+            if v == 0 { 0 } else { v.trailing_zeros() as u64 + 1 },
+            u32::from_le_bytes([bytes[5], bytes[1], bytes[7], bytes[3]]) as u64,
+            (v as u64 * w as u64) >> 32,
+            ((q as u128 * (q.wrapping_add(1)) as u128) >> 64) as u64,
+            ((((w as u64) << 32 | v as u64) << (w & 31)) >> 32) as u32 as u64,
+            (v / (w | 1)) as u64,
+            (v % (w | 1)) as u64,
+            q / (v | 1) as u64,
+            (q as i64 % (w | 1) as i64) as u64,
+            dot as u64,
+            (sv >> 3) as u64,
+            v.wrapping_mul(w).wrapping_add(5) as u64,
+            sv.abs_diff(sw).wrapping_add(3) as u64,
+            sv.wrapping_abs() as u32 as u64,
+            sv.min(sw) as u64,
+            (v as u16 as i32 * 3) as u64,
+        ];
+        assert_eq!(o, want, "bits of {v:#x} {w:#x}");
+    }
+    let (py, pc) = (d.empty(40 * 64), d.bytes(&[0; 12]));
+    d.launch("probe_warp", [1; 3], [64, 1, 1], 0, &[py.p(Write), pc.p(ReadWrite)]).unwrap();
+    for (t, o) in d.read_u32s(&py).chunks(10).enumerate() {
+        let l = t as u32 % 32;
+        let ballot = (0..32).filter(|k| k % 3 == 0).fold(0, |m, k| m | 1u32 << k);
+        let same = (0..32).filter(|k| k % 5 == l % 5).fold(0, |m, k| m | 1u32 << k);
+        let moved = if l + 4 < 32 { l + 4 } else { l } + if l >= 2 { l - 2 } else { l } + (l ^ 9);
+        assert_eq!(o, [ballot, 1, 1, same, 496, moved, 14, 1, 0, 992], "thread {t}");
+    }
+    assert_eq!(d.read_u32s(&pc), [63, 77, !0]);
+    let pick: Vec<u32> = (0..8 * n).map(|_| (rng.next() & 255) as u32).collect();
+    let (pp, py) = (d.u32s(&pick), d.empty(4 * n));
+    d.launch("probe_local", [3, 1, 1], [32, 1, 1], 0, &[pp.p(Read), py.p(Write), int(n)]).unwrap();
+    for (i, o) in d.read_f32s(&py).iter().enumerate() {
+        let mut v: Vec<f32> = (0..16).map(|k| k as f32 * 0.5 + i as f32).collect();
+        let mut s = 0.0;
+        for p in &pick[8 * i..8 * i + 8] {
+            v[(p & 15) as usize] += 1.0;
+            s += v[(p >> 4) as usize];
+        }
+        assert_eq!(*o, s);
+    }
+    let x: Vec<u32> = (0..n as u32).map(|i| i % 12).collect();
+    let (px, py) = (d.u32s(&x), d.empty(4 * n));
+    d.launch("probe_switch", [3, 1, 1], [32, 1, 1], 0, &[px.p(Read), py.p(Write), int(n)]).unwrap();
+    for (i, o) in d.read_u32s(&py).iter().enumerate() {
+        let (i, v) = (i as i32, x[i] as i32);
+        let all = [
+            v * 7 + i,
+            v - i * 3,
+            i ^ 12345,
+            i / 3,
+            i % 7,
+            i.count_ones() as i32,
+            i * i,
+            -i,
+            i << 3,
+            i >> 1,
+            i | 64,
+            -1,
+        ];
+        assert_eq!(*o as i32, all[v as usize], "{i}");
+    }
+}

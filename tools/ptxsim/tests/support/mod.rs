@@ -1,6 +1,8 @@
 //! A device with a fixture loaded, and numbers to put into it.
 #![allow(dead_code)]
 
+pub mod lanewise;
+
 use ptxsim::*;
 use std::sync::Arc;
 
