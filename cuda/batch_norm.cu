@@ -256,32 +256,34 @@ __device__ __forceinline__ double merge(double v, double *space) {
     return sum;
 }
 
-/// Merges `parts [groups chunks 3 c]`, each of `span` rows but the last of a group, in f64: `mean` and `rstd
+/// Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each of
+/// `span` rows but the last of a group, in f64: `mean` and `rstd
 /// [groups c]`, and of all groups together `all_mean`, and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32
 /// channels. Launched by `ops::batch_norm::fwd`.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_merge_f32(const float *__restrict__ parts, float *__restrict__ mean, float *__restrict__ rstd,
+    batch_norm_merge_f32(const float *__restrict__ parts, const float *__restrict__ shift, float *__restrict__ mean, float *__restrict__ rstd,
                          float *__restrict__ all_mean, float *__restrict__ all_var, unsigned groups, unsigned rows, unsigned c,
                          unsigned span, unsigned chunks, float eps) {
     __shared__ double space[TURNS * 32];
     unsigned channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
     bool mine = channel < c;
     double center = 0.0, square = 0.0; // of the groups so far
+    unsigned lines = shift != nullptr ? 2 : 3, first = lines - 2; // of a part, and the first that is a sum
     for (unsigned g = 0; g < groups; ++g) {
-        const float *of = parts + (u64)g * chunks * 3 * c + channel;
+        const float *of = parts + (u64)g * chunks * lines * c + channel;
         double sum = 0.0;
         for (unsigned k = turn; mine && k < chunks; k += TURNS) {
-            const float *part = of + (u64)k * 3 * c;
-            double n = (double)min(span, rows - k * span);
-            sum += (double)part[0] * n + (double)part[c];
+            const float *part = of + (u64)k * lines * c;
+            double n = (double)min(span, rows - k * span), base = (double)(first != 0 ? part[0] : shift[channel]);
+            sum += base * n + (double)part[first * c];
         }
         double m = merge(sum, space) / (double)rows;
         sum = 0.0;
         for (unsigned k = turn; mine && k < chunks; k += TURNS) {
-            const float *part = of + (u64)k * 3 * c;
-            double n = (double)min(span, rows - k * span), s = (double)part[c], per = s / n;
-            double off = (double)part[0] + per - m;
-            sum += fmax((double)part[2 * c] - s * per, 0.0) + n * off * off;
+            const float *part = of + (u64)k * lines * c;
+            double n = (double)min(span, rows - k * span), base = (double)(first != 0 ? part[0] : shift[channel]);
+            double s = (double)part[first * c], per = s / n, off = base + per - m;
+            sum += fmax((double)part[(first + 1) * c] - s * per, 0.0) + n * off * off;
         }
         double m2 = merge(sum, space);
         if (mine && turn == 0) {

@@ -3,7 +3,7 @@
 use super::build::Builder;
 use super::conv::Conv;
 use super::norm::Norm;
-use super::pass::Pass;
+use super::pass::{Mode, Pass};
 use crate::error::Result;
 use crate::tape::Var;
 
@@ -42,8 +42,14 @@ impl ConvNorm {
     /// # Errors
     /// As [`Conv::forward`] and [`Norm::forward`].
     pub fn forward(&self, pass: &mut Pass, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
-        let y = self.conv.forward(pass, x)?;
-        self.norm.forward(pass, &y, residual, relu)
+        let Mode::Train { groups } = pass.mode() else {
+            let y = self.conv.forward(pass, x)?;
+            return self.norm.forward(pass, &y, None, residual, relu);
+        };
+        let near = pass.params()[self.norm.mean()].value.clone();
+        let (y, sums) = self.conv.forward_summed(pass, x, &near, groups)?;
+        drop(near); // the running mean is about to be changed in place
+        self.norm.forward(pass, &y, sums, residual, relu)
     }
 }
 

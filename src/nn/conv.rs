@@ -4,9 +4,11 @@ use super::build::Builder;
 use super::params::ParamId;
 use super::pass::Pass;
 use crate::error::Result;
+use crate::ops::batch_norm::Sums;
 use crate::ops::conv3d::{self, Geometry};
 use crate::shape::Window;
 use crate::tape::Var;
+use crate::tensor::Tensor;
 
 /// A convolution without bias (a normalisation follows), padded so that stride 1 keeps odd kernels' extents.
 #[derive(Clone, Debug)]
@@ -30,5 +32,21 @@ impl Conv {
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let w = pass.var(self.weight)?;
         conv3d::conv3d(pass.tape(), x, &w, &self.geometry)
+    }
+
+    /// The same for a following normalisation with the running mean `near`: its sums too, over each of `groups` parts of
+    /// the batch, where the device takes them on the way.
+    ///
+    /// # Errors
+    /// As [`Conv::forward`]; `Param` when the groups do not divide the batch.
+    pub fn forward_summed(
+        &self,
+        pass: &mut Pass,
+        x: &Var,
+        near: &Tensor,
+        groups: usize,
+    ) -> Result<(Var, Option<Sums>)> {
+        let w = pass.var(self.weight)?;
+        conv3d::conv3d_summed(pass.tape(), x, &w, &self.geometry, near, groups)
     }
 }

@@ -4,7 +4,7 @@ use super::build::Builder;
 use super::params::{ParamId, Role};
 use super::pass::{Mode, Pass};
 use crate::error::Result;
-use crate::ops::batch_norm::{Stats, batch_norm};
+use crate::ops::batch_norm::{Stats, Sums, batch_norm};
 use crate::tape::Var;
 
 /// Added to variances (PyTorch's default, maclr.md 2.1).
@@ -32,15 +32,33 @@ impl Norm {
         }
     }
 
+    /// The running mean.
+    pub fn mean(&self) -> ParamId {
+        self.mean
+    }
+
     /// `norm(x) + residual`, then ReLU if `relu`, for `x[n .. c]` and `residual` of its shape. In training mode the
-    /// running statistics move by a tenth towards the batch's (variance: the unbiased one).
+    /// running statistics move by a tenth towards the batch's (variance: the unbiased one). `sums`: those over `x`, where
+    /// whoever computed it took them.
     ///
     /// # Errors
     /// `Shape` when channels or `residual` do not fit; `Param` when the groups do not divide the batch.
-    pub fn forward(&self, pass: &mut Pass, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
+    pub fn forward(
+        &self,
+        pass: &mut Pass,
+        x: &Var,
+        sums: Option<Sums>,
+        residual: Option<&Var>,
+        relu: bool,
+    ) -> Result<Var> {
         let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale)?, pass.var(self.shift)?);
         if let Mode::Train { groups } = pass.mode() {
-            let (y, moments) = batch_norm(tape, x, &gamma, &beta, Stats::Batch { groups }, EPS, residual, relu)?;
+            let stats = match &sums {
+                Some(sums) => Stats::Summed { groups, sums },
+                None => Stats::Batch { groups },
+            };
+            let (y, moments) = batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu)?;
+            drop(sums); // they hold the running mean, which is changed in place
             if let Some(moments) = moments {
                 pass.update_running(self.mean, &moments.mean, MOMENTUM)?;
                 pass.update_running(self.var, &moments.var, MOMENTUM)?;

@@ -27,6 +27,7 @@ mod pool3d;
 mod ptx;
 mod queue;
 mod sim;
+mod summed;
 mod tape;
 mod updates;
 mod video;

@@ -1,7 +1,7 @@
 //! The layer on a GPU: sums, their merging, the result; and the same backward. Nothing comes back to the host.
 
 use super::grad::Ends;
-use super::{Gradients, Moments, Rows, Saved};
+use super::{Gradients, Moments, Rows, Saved, Sums};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
 use crate::ops::launch::{BLOCK, Columns};
@@ -39,7 +39,7 @@ type Layer = (In, In, In, In);
 
 static SUMS: Kernel<(In, Out, Pod<Plan>)> = Kernel::new(&MODULE, entries!("sums"));
 
-type Merge = (In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
+type Merge = (In, In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
 static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["batch_norm_merge_f32"]);
 static RSTD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_rstd_f32"]);
 
@@ -117,18 +117,24 @@ pub(super) fn statistics(gpu: &Gpu, p: &Rows, x: &Tensor, eps: f32) -> Result<(T
     let mut parts = pass.parts(gpu, 3)?;
     let target = parts.output();
     SUMS.launch(gpu, pass.which, pass.spread(), (x.input(), target, pass.plan))?;
-    merge(gpu, p, &parts, pass.columns.span, eps)
+    merge(gpu, p, parts.input(), In(0, 0), pass.columns.span, eps)
+}
+
+/// The same from sums that somebody else has taken.
+pub(super) fn statistics_of(gpu: &Gpu, p: &Rows, s: &Sums, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
+    merge(gpu, p, s.sums.input(), s.shift.input(), p.rows, eps)
 }
 
 /// The same from sums of chunks of `span` rows, the last of a group shorter: `[groups chunks 3 c]` of a number near the
-/// mean, the sum of what values exceed it by, and the sum of the squares of that.
-pub(super) fn merge(gpu: &Gpu, p: &Rows, parts: &Tensor, span: usize, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
+/// mean, the sum of what values exceed it by, and the sum of the squares of that; the first of them is absent where
+/// `shift` has it.
+fn merge(gpu: &Gpu, p: &Rows, parts: In, shift: In, span: usize, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
     let (mut mean, mut rstd) = (vector(gpu, p.groups * p.c)?, vector(gpu, p.groups * p.c)?);
     let mut moments = Moments { mean: vector(gpu, p.c)?, var: vector(gpu, p.c)? };
     let targets = (mean.output(), rstd.output(), moments.mean.output(), moments.var.output());
     let sizes = [p.groups, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
     let [groups, rows, c, span, chunks] = sizes;
-    let args = (parts.input(), targets.0, targets.1, targets.2, targets.3, groups, rows, c, span, chunks, eps);
+    let args = (parts, shift, targets.0, targets.1, targets.2, targets.3, groups, rows, c, span, chunks, eps);
     MERGE.launch(gpu, 0, merging(p.c), args)?;
     Ok((mean, rstd, moments))
 }

@@ -27,6 +27,13 @@ pub enum Stats<'a> {
         /// Number of parts; 1 is plain batch normalisation.
         groups: usize,
     },
+    /// As [`Stats::Batch`], from sums that were taken where `x` was computed.
+    Summed {
+        /// Number of parts.
+        groups: usize,
+        /// Their sums.
+        sums: &'a Sums,
+    },
     /// These, per channel, as constants: evaluation, or frozen statistics.
     Fixed {
         /// Mean, `[c]`, f32.
@@ -34,6 +41,15 @@ pub enum Stats<'a> {
         /// Variance, `[c]`, f32.
         var: &'a Tensor,
     },
+}
+
+/// Sums over `x` that whoever computed it took on the way.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    /// A number near each channel's mean, `[c]`, f32: the nearer, the less cancels.
+    pub shift: Tensor,
+    /// `Σ (x - shift)` and `Σ (x - shift)²` per group and channel, `[groups 2 c]`, f32.
+    pub sums: Tensor,
 }
 
 /// Statistics of the whole batch, all groups together: what running averages are made of. They live where `x` does.
@@ -115,7 +131,10 @@ pub fn fwd(
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<(Tensor, Saved, Option<Moments>)> {
-    let groups = if let Stats::Batch { groups } = stats { groups } else { 1 };
+    let groups = match stats {
+        Stats::Batch { groups } | Stats::Summed { groups, .. } => groups,
+        Stats::Fixed { .. } => 1,
+    };
     let rows = Rows::new(x.shape(), groups)?;
     expect_channels("gamma", gamma.shape(), rows.c)?;
     expect_channels("beta", beta.shape(), rows.c)?;
@@ -130,6 +149,9 @@ pub fn fwd(
     if let Stats::Fixed { mean, var } = stats {
         others.extend([("mean", mean), ("var", var)]);
     }
+    if let Stats::Summed { sums, .. } = stats {
+        others.extend([("shift", &sums.shift), ("sums", &sums.sums)]);
+    }
     let place = x.place("batch_norm", &others)?;
     let (saved, moments) = match stats {
         Stats::Fixed { mean, var } => {
@@ -143,7 +165,7 @@ pub fn fwd(
             };
             (Saved { rows, of_batch: false, mean: mean.clone(), rstd }, None)
         }
-        Stats::Batch { .. } if rows.rows == 1 => {
+        Stats::Batch { .. } | Stats::Summed { .. } if rows.rows == 1 => {
             let want = "more than one value per channel and group to form statistics";
             return Err(Error::shape("batch_norm", "x", want, x.shape()));
         }
@@ -151,6 +173,20 @@ pub fn fwd(
             let (mean, rstd, moments) = match place {
                 Place::Cpu => cpu_statistics(&rows, x, eps),
                 Place::Gpu(gpu) => cuda::statistics(gpu, &rows, x, eps)?,
+            };
+            (Saved { rows, of_batch: true, mean, rstd }, Some(moments))
+        }
+        Stats::Summed { sums, .. } => {
+            expect_channels("shift", sums.shift.shape(), rows.c)?;
+            if sums.sums.dims() != [groups, 2, rows.c] {
+                let want = format!("[{groups} 2 {}]", rows.c);
+                return Err(Error::shape("batch_norm", "sums", want, sums.sums.shape()));
+            }
+            sums.shift.expect("batch_norm", "shift", DType::F32)?;
+            sums.sums.expect("batch_norm", "sums", DType::F32)?;
+            let (mean, rstd, moments) = match place {
+                Place::Cpu => of_sums(&rows, &cpu::from_sums(&rows, &sums.shift.host(), &sums.sums.host()), eps),
+                Place::Gpu(gpu) => cuda::statistics_of(gpu, &rows, sums, eps)?,
             };
             (Saved { rows, of_batch: true, mean, rstd }, Some(moments))
         }
@@ -165,8 +201,12 @@ fn cpu_statistics(rows: &Rows, x: &Tensor, eps: f32) -> (Tensor, Tensor, Moments
         DType::F32 => cpu::stats(rows, f32::of(x)),
         DType::BF16 => cpu::stats(rows, bf16::of(x)),
     };
+    of_sums(rows, &sums, eps)
+}
+
+fn of_sums(rows: &Rows, sums: &[cpu::Stat], eps: f32) -> (Tensor, Tensor, Moments) {
     let rstd = sums.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32);
-    (vector(sums.iter().map(|s| s.mean as f32)), vector(rstd), cpu::moments(rows, &sums))
+    (vector(sums.iter().map(|s| s.mean as f32)), vector(rstd), cpu::moments(rows, sums))
 }
 
 /// A tensor of one extent.

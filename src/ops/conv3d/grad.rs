@@ -1,9 +1,12 @@
 //! Convolution on the tape. It is bilinear, so the gradients of each pass are the other two.
 
+use super::fused::fprop_statistics;
 use super::{Geometry, dgrad, fprop, wgrad};
 use crate::error::Result;
+use crate::ops::batch_norm::Sums;
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
+use crate::tensor::Tensor;
 
 struct Fprop {
     x: Var,
@@ -31,6 +34,28 @@ impl Op for Fprop {
 pub fn conv3d(t: &Tape, x: &Var, w: &Var, g: &Geometry) -> Result<Var> {
     let y = fprop(x.value(), w.value(), g)?;
     Ok(t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g }))
+}
+
+/// [`conv3d`], and the sums of a following batch norm over each of `groups` equal parts of the samples where the device
+/// takes them on the way; `shift` is a number near each channel's mean, `[k]`, f32.
+///
+/// # Errors
+/// As [`super::fused::fprop_statistics`].
+pub fn conv3d_summed(
+    t: &Tape,
+    x: &Var,
+    w: &Var,
+    g: &Geometry,
+    shift: &Tensor,
+    groups: usize,
+) -> Result<(Var, Option<Sums>)> {
+    match fprop_statistics(x.value(), w.value(), g, shift, groups)? {
+        None => Ok((conv3d(t, x, w, g)?, None)),
+        Some((y, sums)) => {
+            let y = t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g });
+            Ok((y, Some(Sums { shift: shift.clone(), sums })))
+        }
+    }
 }
 
 struct Dgrad {

@@ -18,7 +18,7 @@ pub mod reference;
 
 pub use cpu::Isa;
 pub use cuda::plan::Pass;
-pub use grad::{conv3d, dgrad_recorded, wgrad_recorded};
+pub use grad::{conv3d, conv3d_summed, dgrad_recorded, wgrad_recorded};
 
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};

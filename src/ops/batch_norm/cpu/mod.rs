@@ -65,7 +65,7 @@ impl Rows {
     }
 }
 
-/// Sums a line's rows into `to`, one row.
+/// Stat a line's rows into `to`, one row.
 fn fold(line: &[f32], to: &mut [f32]) {
     to.fill(0.0);
     for row in line.chunks_exact(to.len()) {
@@ -75,9 +75,20 @@ fn fold(line: &[f32], to: &mut [f32]) {
 
 /// Mean and sum of squared deviations of one channel of one group.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Sums {
+pub(super) struct Stat {
     pub mean: f64,
     pub m2: f64,
+}
+
+/// The statistics per group and channel from `sums [groups 2 c]` relative to `shift [c]`.
+pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Stat> {
+    let stat = |(i, near): (usize, &f32)| {
+        let at = i / p.c * 2 * p.c + i % p.c;
+        let (sum, square) = (f64::from(sums[at]), f64::from(sums[at + p.c]));
+        let per = sum / p.rows as f64;
+        Stat { mean: f64::from(*near) + per, m2: (square - sum * per).max(0.0) }
+    };
+    shift.iter().cycle().take(p.groups * p.c).enumerate().map(stat).collect()
 }
 
 /// The statistics per group and channel.
@@ -85,7 +96,7 @@ pub(super) struct Sums {
 /// Within a chunk, sums of `d = x - s` and of `d²` are formed in f32, where the shift `s` is the mean of the chunk's
 /// first line; across chunks they are merged in f64 by `M2 = Σ_k [m2_k + n_k (mean_k - mean)²]`, in which nothing
 /// cancels.
-pub(super) fn stats<T: Element>(p: &Rows, x: &[T]) -> Vec<Sums> {
+pub(super) fn stats<T: Element>(p: &Rows, x: &[T]) -> Vec<Stat> {
     let (c, chunks) = (p.c, p.chunks());
     let mut parts = vec![0.0; p.groups * chunks * 3 * c];
     parts.par_chunks_mut(3 * c).enumerate().for_each(|(i, part)| {
@@ -95,7 +106,7 @@ pub(super) fn stats<T: Element>(p: &Rows, x: &[T]) -> Vec<Sums> {
             || chunk_sums(p, x, part),
         );
     });
-    let mut all = vec![Sums::default(); p.groups * c];
+    let mut all = vec![Stat::default(); p.groups * c];
     for (all, parts) in all.chunks_exact_mut(c).zip(parts.chunks_exact(chunks * 3 * c)) {
         // Of each chunk: its parts, its number of rows.
         let each = || {
@@ -151,7 +162,7 @@ fn chunk_sums<T: Element>(p: &Rows, x: &[T], part: &mut [f32]) {
 }
 
 /// The statistics of all groups together.
-pub(super) fn moments(p: &Rows, sums: &[Sums]) -> Moments {
+pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Moments {
     let total = (p.groups * p.rows) as f64;
     let (mut mean, mut var) = (Vec::with_capacity(p.c), Vec::with_capacity(p.c));
     for ch in 0..p.c {
