@@ -47,6 +47,7 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
         matmul::cuda::kernels(),
         reduce::cuda::kernels(),
         relu::cuda::kernels(),
+        tvl1::cuda::kernels(),
         unary::cuda::kernels(),
     ]
     .concat()

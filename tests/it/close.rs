@@ -24,6 +24,17 @@ pub fn assert_bounded(what: &str, got: &[f32], want: &Bounded<f64>, stored: DTyp
     }
 }
 
+/// Asserts `|got - want| ≤ off` everywhere: for bounds derived where they are used.
+#[track_caller]
+pub fn assert_within(what: &str, got: &[f32], want: &[f64], off: &[f64]) {
+    assert_eq!((got.len(), want.len()), (want.len(), off.len()), "{what}: length");
+    for (i, ((&y, &r), &bound)) in got.iter().zip(want).zip(off).enumerate() {
+        let err = (f64::from(y) - r).abs();
+        let bound = bound + f64::from(f32::MIN_POSITIVE);
+        assert!(err <= bound, "{what}[{i}]: got {y}, want {r}, error {err:.3e} above the bound {bound:.3e}");
+    }
+}
+
 /// Asserts `‖got - want‖ ≤ rel·‖want‖` (Euclidean norms): for goldens, whose own arithmetic is unknown.
 #[track_caller]
 pub fn assert_norm(what: &str, got: &[f32], want: &[f32], rel: f64) {

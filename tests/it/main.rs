@@ -15,8 +15,10 @@ mod examples;
 mod ffmpeg;
 mod flow;
 mod grad;
+mod infonce_gpu;
 mod kernels;
 mod layers;
+
 mod losses;
 mod maclr;
 mod matmul_gpu;
@@ -29,5 +31,6 @@ mod queue;
 mod sim;
 mod summed;
 mod tape;
+mod tvl1_gpu;
 mod updates;
 mod video;

@@ -5,6 +5,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod lanes;
 mod median;
 mod plane;
@@ -13,8 +14,11 @@ pub mod reference;
 mod sweep;
 mod warp;
 
+pub use cuda::{Plan, PlannedLevel, Pointers, launch};
+
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
+use crate::tensor::{DType, Place, Tensor};
 use rayon::prelude::*;
 
 /// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
@@ -159,6 +163,49 @@ impl Default for Workspace {
 pub fn flow_pairs(pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
     let flows = pairs.par_iter().map_init(Workspace::new, |memory, (a, b)| memory.flow(a, b, p));
     flows.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// The flows of a batch where its images are: from `a [pairs h w]` to `b`, `[pairs 2 h w]` (u, then v). On the CPU as
+/// [`flow_pairs`]. On a GPU nothing waits for the host, pairs stop for themselves, and pixels are not checked: a pair with one
+/// that is not a number gets a flow without meaning.
+///
+/// # Errors
+/// `Shape` when the images differ in shape or are smaller than 3x3; `DType` when they are not f32; `Param` when a parameter is
+/// out of range, or on the CPU a pixel; `Device` when `b` is elsewhere; of a GPU `OutOfMemory` and `Driver`.
+pub fn flow_batch(a: &Tensor, b: &Tensor, p: &Tvl1) -> Result<Tensor> {
+    let &[pairs, h, w] = a.dims() else {
+        return Err(Error::shape("tvl1", "a", "[pairs h w]", a.shape()));
+    };
+    if b.shape() != a.shape() {
+        return Err(Error::shape("tvl1", "b", a.shape(), b.shape()));
+    }
+    a.expect("tvl1", "a", DType::F32)?;
+    b.expect("tvl1", "b", DType::F32)?;
+    match a.place("tvl1", &[("b", b)])? {
+        Place::Cpu => {
+            let images = |x: &Tensor| -> Vec<Gray> {
+                let cut = |i: usize| Gray { h, w, data: x.host()[i * h * w..(i + 1) * h * w].to_vec() };
+                (0..pairs).map(cut).collect()
+            };
+            let (a, b) = (images(a), images(b));
+            let flows = flow_pairs(&a.iter().zip(&b).collect::<Vec<_>>(), p)?;
+            Ok(Tensor::build([pairs, 2, h, w], |out| {
+                for (out, flow) in out.chunks_exact_mut(2 * h * w).zip(&flows) {
+                    out[..h * w].copy_from_slice(&flow.u);
+                    out[h * w..].copy_from_slice(&flow.v);
+                }
+            }))
+        }
+        Place::Gpu(gpu) => {
+            let plan = Plan::new(pairs, h, w, p)?;
+            let mut flow = Tensor::on_gpu(gpu, DType::F32, [pairs, 2, h, w])?;
+            let work = gpu.alloc(plan.workspace())?;
+            let at = Pointers { a: a.input().0, b: b.input().0, flow: flow.output().0, workspace: work.ptr() };
+            // SAFETY: the tensors have the plan's extents and keep their memory until the work's turn has come.
+            unsafe { launch(gpu, &plan, p, &at)? };
+            Ok(flow)
+        }
+    }
 }
 
 fn check(a: &Gray, b: &Gray, p: &Tvl1) -> Result<()> {

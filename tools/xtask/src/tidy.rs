@@ -55,8 +55,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The tape adds gradients up, with the eager sum.
     ("src/tape.rs", &["error", "shape", "tensor", "ops"]),
     // Motion operations take and return pictures and flow fields.
-    ("src/ops/tvl1/", &["error", "driver", "flow", "ops"]),
-    ("src/ops/motion_map/", &["error", "driver", "flow", "ops"]),
+    ("src/ops/tvl1/", &["error", "driver", "tensor", "flow", "ops"]),
+    ("src/ops/motion_map/", &["error", "driver", "tensor", "flow", "ops"]),
     // `ops/*/grad.rs` sees the tape too: `may_use`.
     ("src/ops/", &["error", "shape", "driver", "tensor", "ops"]),
     ("src/flow/", &["error", "flow", "ops"]),

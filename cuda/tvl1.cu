@@ -1,0 +1,188 @@
+// TV-L1 optical flow for a batch of pairs: pyramid, warps, iterations in overlapping tiles, medians. Launched by ops/tvl1.
+//
+// Nothing waits for the host: each pair carries a state of its own from launch to launch, and a pair whose warp has
+// converged lets launches pass. Planes of the solver have rows of `pitch` numbers, a multiple of eight; the padding is zero.
+//
+// The flow and its dual variables exist twice, since a tile reads beyond its own pixels: a launch reads one copy and writes
+// the other. That is also what makes the early stop exact. A launch runs several iterations and leaves the change of each;
+// if the next one finds that an earlier of them met the criterion, the copy before is still there, and just those
+// iterations are run again, from it.
+
+#include "tvl1.cuh"
+
+// ---- the pyramid
+
+// The two neighbours of target pixel i on an axis of `from` pixels and the weight of the second; `ratio` source pixels per
+// target pixel, between pixel centres. In f64, as on the CPU: the same neighbours.
+__device__ __forceinline__ void tap(int i, int from, double ratio, int& low, int& high, float& weight) {
+    double at = __dadd_rn(__dmul_rn((double)i + 0.5, ratio), -0.5);
+    at = at < 0.0 ? 0.0 : at > (double)(from - 1) ? (double)(from - 1) : at;
+    low = (int)at;
+    high = min(low + 1, from - 1);
+    weight = (float)(at - (double)low);
+}
+
+// Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a block),
+// rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
+extern "C" __global__ void __launch_bounds__(128)
+    tvl1_resample(const float* __restrict__ from, float* __restrict__ to, const u32* __restrict__ state, Resample e) {
+    const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, plane = blockIdx.z;
+    if (x >= e.to_pitch) return;
+    float v = 0.f;
+    if (x < e.to_w) {
+        const int pair = plane / e.planes;
+        const int copy = state ? flow_copy(state[pair]) : 0;
+        const float* source = from + (size_t)((pair * (state ? 2 : 1) + copy) * e.planes + plane % e.planes) * e.h * e.pitch;
+        int x0, x1, y0, y1;
+        float tx, ty;
+        tap(x, e.w, e.ratio_x, x0, x1, tx);
+        tap(y, e.h, e.ratio_y, y0, y1, ty);
+        const float *above = source + y0 * e.pitch, *below = source + y1 * e.pitch;
+        const float a0 = above[x0], a1 = above[x1];
+        const float left = e.gain * (a0 + (below[x0] - a0) * ty), right = e.gain * (a1 + (below[x1] - a1) * ty);
+        v = left + (right - left) * tx;
+    }
+    to[((size_t)(plane / e.planes) * e.to_step + plane % e.planes) * e.to_h * e.to_pitch + (size_t)y * e.to_pitch + x] = v;
+}
+
+// ---- warps
+
+// An image with its gradient side by side, (b, db/dx, db/dy, 0) for each pixel: central differences, halved one-sided ones
+// at the border. Grid: pixels of a row (128 a block), rows, pairs.
+extern "C" __global__ void __launch_bounds__(128)
+    tvl1_gradient(const float* __restrict__ image, float4* __restrict__ packed, int h, int w) {
+    const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y;
+    if (x >= w) return;
+    const float* b = image + (size_t)blockIdx.z * h * w;
+    const float along = b[y * w + min(x + 1, w - 1)] - b[y * w + max(x - 1, 0)];
+    const float down = b[min(y + 1, h - 1) * w + x] - b[max(y - 1, 0) * w + x];
+    packed[((size_t)blockIdx.z * h + y) * w + x] = make_float4(b[y * w + x], 0.5f * along, 0.5f * down, 0.f);
+}
+
+// The four weights at distance t behind the second neighbour: cubic convolution with slope -3/4.
+__device__ __forceinline__ void cubic(float t, float (&w)[4]) {
+    const float a = -0.75f, s = 1.f - t, far = 1.f + t, end = 2.f - t;
+    w[0] = ((a * far - 5.f * a) * far + 8.f * a) * far - 4.f * a;
+    w[1] = ((a + 2.f) * t - (a + 3.f)) * t * t + 1.f;
+    w[2] = ((a + 2.f) * s - (a + 3.f)) * s * s + 1.f;
+    w[3] = ((a * end - 5.f * a) * end + 8.f * a) * end - 4.f * a;
+}
+
+// The second image and its gradient at (x + u, y + v), by cubic convolution, zero outside; from them what an iteration
+// needs: the gradient, -1/max(|gradient|^2, eps) and b - gradient . (u, v) - a. Starts a warp for each pair: its state runs
+// from where the last warp ended. On a fresh level the dual variables are zeroed too, and where there is no coarser level
+// the flow. Grid: pixels of a row with its padding (128 a block), rows, pairs.
+extern "C" __global__ void __launch_bounds__(128)
+    tvl1_warp(const float* __restrict__ a, const float4* __restrict__ packed, float* __restrict__ flow, float* __restrict__ dual,
+              float* __restrict__ fixed, const u32* __restrict__ state, u32* __restrict__ next, Level e, int start) {
+    const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, pair = blockIdx.z;
+    if (x >= e.pitch) return;
+    const size_t size = (size_t)e.h * e.pitch, at = (size_t)y * e.pitch + x;
+    const u32 before = start == GO_ON ? state[pair] : 0;
+    if (x == 0 && y == 0) next[pair] = pack_state(RUNNING, flow_copy(before), dual_copy(before), 0);
+    float* u = flow + (size_t)(pair * 2 + flow_copy(before)) * 2 * size + at;
+    float *gx = fixed + (size_t)pair * 4 * size + at, *gy = gx + size, *slope = gy + size, *rho = slope + size;
+    if (start != GO_ON) {
+        float* p = dual + (size_t)pair * 8 * size + at;
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[i * size] = 0.f;
+    }
+    if (start == FROM_REST) u[0] = u[size] = 0.f;
+    if (x >= e.w) {
+        *gx = *gy = *slope = *rho = 0.f;
+        return;
+    }
+    const float du = start == FROM_REST ? 0.f : u[0], dv = start == FROM_REST ? 0.f : u[size];
+    // Three pixels outside every neighbour is zero already.
+    const float px = fminf(fmaxf((float)x + du, -3.f), (float)e.w + 2.f), py = fminf(fmaxf((float)y + dv, -3.f), (float)e.h + 2.f);
+    const float fx = floorf(px), fy = floorf(py);
+    const int x0 = (int)fx - 1, y0 = (int)fy - 1;
+    float wx[4], wy[4], sum[3] = {0.f, 0.f, 0.f};
+    cubic(px - fx, wx);
+    cubic(py - fy, wy);
+    const float4* b = packed + (size_t)pair * e.h * e.w;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        if ((u32)(y0 + j) >= (u32)e.h) continue;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if ((u32)(x0 + i) >= (u32)e.w) continue;
+            const float4 v = b[(y0 + j) * e.w + x0 + i];
+            const float weight = wx[i] * wy[j];
+            sum[0] = fmaf(weight, v.x, sum[0]);
+            sum[1] = fmaf(weight, v.y, sum[1]);
+            sum[2] = fmaf(weight, v.z, sum[2]);
+        }
+    }
+    *gx = sum[1];
+    *gy = sum[2];
+    *slope = -1.f / fmaxf(sum[1] * sum[1] + sum[2] * sum[2], 1.1920929e-7f);
+    *rho = sum[0] - sum[1] * du - sum[2] * dv - a[((size_t)pair * e.h + y) * e.w + x];
+}
+
+// ---- medians
+
+// Median of the flow over K x K pixels, the border repeated, from each running pair's present copy into its other one.
+// Columns are sorted once for the windows that share them (ops/tvl1/median.rs proves the network). Grid: tiles of 32 x 8
+// pixels, pairs times two components.
+template <int K>
+__device__ __forceinline__ void median(float* flow, const u32* state, u32* next, const float* change, const Level& e) {
+    constexpr int R = K / 2, WIDE = 32 + 2 * R;
+    __shared__ float pixels[8 + 2 * R][WIDE], columns[K][8][WIDE];
+    const int pair = blockIdx.z / 2, x0 = blockIdx.x * 32, y0 = blockIdx.y * 8, tid = threadIdx.x;
+    const u32 now = resolve(state[pair], change, pair, e);
+    const bool run = phase(now) == RUNNING;
+    if (tid == 0 && blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z % 2 == 0)
+        next[pair] = run ? pack_state(RUNNING, flow_copy(now) ^ 1, dual_copy(now), 0) : now;
+    if (!run) return;
+    const size_t size = (size_t)e.h * e.pitch, component = blockIdx.z % 2;
+    const float* from = flow + (size_t)((pair * 2 + flow_copy(now)) * 2 + component) * size;
+    float* to = flow + (size_t)((pair * 2 + (flow_copy(now) ^ 1)) * 2 + component) * size;
+    for (int i = tid; i < (8 + 2 * R) * WIDE; i += 256) {
+        const int x = min(max(x0 + i % WIDE - R, 0), e.w - 1), y = min(max(y0 + i / WIDE - R, 0), e.h - 1);
+        pixels[i / WIDE][i % WIDE] = from[y * e.pitch + x];
+    }
+    __syncthreads();
+    for (int i = tid; i < 8 * WIDE; i += 256) {
+        const int x = i % WIDE, y = i / WIDE;
+        float v[K];
+#pragma unroll
+        for (int k = 0; k < K; k++) v[k] = pixels[y + k][x];
+        sort(v);
+#pragma unroll
+        for (int k = 0; k < K; k++) columns[k][y][x] = v[k];
+    }
+    __syncthreads();
+    const int tx = tid % 32, ty = tid / 32, x = x0 + tx, y = y0 + ty;
+    if (x >= e.pitch || y >= e.h) return;
+    // Rank k of each column, sorted along the row: rows and columns of the matrix are then in order, and only its middle
+    // antidiagonals can hold the median.
+    float rows[K][K], main[K];
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+#pragma unroll
+        for (int i = 0; i < K; i++) rows[k][i] = columns[k][ty][tx + i];
+        sort(rows[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < K; k++) main[k] = rows[k][K - 1 - k];
+    sort(main);
+    float middle = main[K / 2];
+    if constexpr (K == 5) {
+        float last[3] = {fmaxf(fmaxf(rows[0][3], rows[1][2]), fmaxf(rows[2][1], rows[3][0])), middle,
+                         fminf(fminf(rows[1][4], rows[2][3]), fminf(rows[3][2], rows[4][1]))};
+        sort(last);
+        middle = last[1];
+    }
+    to[y * e.pitch + x] = x < e.w ? middle : 0.f;
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    tvl1_median_3(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change, Level e) {
+    median<3>(flow, state, next, change, e);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    tvl1_median_5(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change, Level e) {
+    median<5>(flow, state, next, change, e);
+}

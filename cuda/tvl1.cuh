@@ -1,0 +1,90 @@
+// What the kernels of TV-L1 share: a pair's state from launch to launch, the layout of a level, and sorting.
+#pragma once
+
+typedef unsigned int u32;
+
+// Iterations of a launch at most: a lane of a warp looks at each.
+#define MOST 32
+
+// Phases of a pair within a warp: iterating; some iterations of the last launch to be run again, from the copy before; done.
+#define RUNNING 0u
+#define AGAIN 1u
+#define DONE 2u
+
+// How a warp starts: from where the last one on the level ended, from a coarser level's flow, from no flow.
+#define GO_ON 0
+#define FROM_COARSER 1
+#define FROM_REST 2
+
+// A pair's state in one word: the phase, which copies of the flow and of the dual variables are the present ones, and the
+// iterations of the last launch (RUNNING) or to be run again (AGAIN).
+__device__ __forceinline__ u32 pack_state(u32 phase, u32 flow, u32 dual, u32 count) {
+    return phase | flow << 2 | dual << 3 | count << 4;
+}
+__device__ __forceinline__ u32 phase(u32 s) { return s & 3; }
+__device__ __forceinline__ u32 flow_copy(u32 s) { return s >> 2 & 1; }
+__device__ __forceinline__ u32 dual_copy(u32 s) { return s >> 3 & 1; }
+__device__ __forceinline__ u32 count_of(u32 s) { return s >> 4; }
+
+// Arguments of tvl1_resample, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its planes
+// from one pair to the next; source pixels per target pixel; the factor.
+struct Resample {
+    double ratio_x, ratio_y;
+    int planes, h, w, pitch;
+    int to_h, to_w, to_pitch, to_step;
+    float gain;
+    int unused;
+};
+
+// A level of the pyramid, as in ops/tvl1/cuda.rs.
+struct Level {
+    // Extents, and numbers from row to row of the solver's planes.
+    int h, w, pitch;
+    // Tiles of tvl1_iterate in a row and in all.
+    int tiles_x, tiles;
+    // Pixels that a tile reads beyond its own on each side: at least the iterations of a launch.
+    int halo;
+    // A pair stops where the sum of squared changes of an iteration is at most this.
+    float stop;
+    // lambda theta, theta, tau / theta.
+    float threshold, theta, step;
+};
+
+// The state of a pair after what its last launch left is looked at: `change[pair][tile][MOST]` holds the sum of squared
+// changes of each of its iterations. Every thread of the block calls this and gets the same.
+__device__ __forceinline__ u32 resolve(u32 state, const float* change, int pair, const Level& e) {
+    __shared__ u32 shared_state;
+    const u32 count = count_of(state);
+    if (phase(state) != RUNNING || count == 0) return state;
+    if (threadIdx.x < 32) {
+        float sum = 0.f;
+        if (threadIdx.x < count) {
+            const float* c = change + (size_t)pair * e.tiles * MOST + threadIdx.x;
+#pragma unroll 4
+            for (int i = 0; i < e.tiles; i++) sum += c[i * MOST];
+        }
+        const u32 met = __ballot_sync(~0u, threadIdx.x < count && sum <= e.stop);
+        if (threadIdx.x == 0) {
+            const u32 ran = __ffs(met);
+            const u32 next = met == 0 ? RUNNING : ran == count ? DONE : AGAIN;
+            shared_state = pack_state(next, flow_copy(state), dual_copy(state), next == AGAIN ? ran : 0);
+        }
+    }
+    __syncthreads();
+    return shared_state;
+}
+
+__device__ __forceinline__ void order(float& a, float& b) {
+    const float low = fminf(a, b);
+    b = fmaxf(a, b);
+    a = low;
+}
+
+__device__ __forceinline__ void sort(float (&v)[3]) {
+    order(v[0], v[2]), order(v[0], v[1]), order(v[1], v[2]);
+}
+
+__device__ __forceinline__ void sort(float (&v)[5]) {
+    order(v[0], v[3]), order(v[1], v[4]), order(v[0], v[2]), order(v[1], v[3]), order(v[0], v[1]);
+    order(v[2], v[4]), order(v[1], v[2]), order(v[3], v[4]), order(v[2], v[3]);
+}
