@@ -1,0 +1,52 @@
+//! A convolution of tubelet inside a program that drives the GPU with `cust`: its context, its memory, its stream. tubelet
+//! knows nothing of cust; a raw stream and device addresses are all that pass between them.
+//!
+//! cust links `libcuda`, so this starts only where a driver is installed. Build it with `cargo build --release` there;
+//! `DOCS_RS=1 cargo check` checks it anywhere.
+
+use anyhow::{Context, Result};
+use cust::memory::CopyDestination;
+use cust::prelude::{DeviceBuffer, Stream, StreamFlags};
+use tubelet::driver::Gpu;
+use tubelet::ops::conv3d::{Conv3d, Geometry, Pass, fprop, raw};
+use tubelet::shape::Window;
+use tubelet::tensor::{DType, Tensor};
+
+fn main() -> Result<()> {
+    println!("{} devices", Gpu::count()?); // one sentence where there is none
+    let _context = cust::quick_init().context("cust cannot start")?;
+    let stream = Stream::new(StreamFlags::NON_BLOCKING, None)?;
+
+    // One clip of 4 frames of 16 x 16 with 8 channels innermost, and 16 filters of 3 x 3 x 3.
+    let geometry = Geometry::new(Window::same([3, 3, 3]));
+    let (x_shape, w_shape) = ([1, 4, 16, 16, 8], [16, 3, 3, 3, 8]);
+    let problem = Conv3d::new("conv3d", x_shape.into(), w_shape.into(), &geometry)?;
+    let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
+    let (clip, filters) = (wave(problem.x_shape().len()), wave(problem.w_shape().len()));
+
+    let (x, w) = (DeviceBuffer::from_slice(&clip)?, DeviceBuffer::from_slice(&filters)?);
+    let y = DeviceBuffer::<f32>::zeroed(problem.y_shape().len())?;
+    let space = raw::workspace(&problem, Pass::Fprop, DType::F32)?;
+    let space = DeviceBuffer::<u8>::zeroed(space.max(1))?;
+
+    // SAFETY: the stream outlives `gpu`; it belongs to the primary context, which cust and tubelet share.
+    let gpu = unsafe { Gpu::on_stream(stream.as_inner().cast()) }?;
+    // SAFETY: the buffers have the lengths of the problem, and are waited for before they go.
+    unsafe {
+        let [x, w, y, space] = [
+            x.as_device_ptr().as_raw(),
+            w.as_device_ptr().as_raw(),
+            y.as_device_ptr().as_raw(),
+            space.as_device_ptr().as_raw(),
+        ];
+        raw::fprop(&gpu, &problem, DType::F32, x, w, y, space)?;
+    }
+    stream.synchronize()?;
+
+    let mut got = vec![0.0; y.len()];
+    y.copy_to(&mut got)?;
+    let want = fprop(&Tensor::from_f32(x_shape, &clip)?, &Tensor::from_f32(w_shape, &filters)?, &geometry)?;
+    let apart = got.iter().zip(want.f32()?).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    println!("conv3d on {}: {} numbers, at most {apart:e} from the CPU's", gpu.name(), got.len());
+    Ok(())
+}
