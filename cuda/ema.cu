@@ -12,7 +12,7 @@ struct Blend {
         load<W>(query + i, q);
 #pragma unroll
         for (int j = 0; j < W; ++j) {
-            k[j] = fmaf(keep, k[j], fresh * q[j]);
+            k[j] = __fadd_rn(__fmul_rn(keep, k[j]), __fmul_rn(fresh, q[j])); // the CPU's roundings
         }
         store<W>(key + i, k);
     }

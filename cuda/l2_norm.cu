@@ -2,42 +2,13 @@
 // neither overflow nor vanish. Rows of up to 512 elements are read once and held in registers.
 #include "elements.cuh"
 #include "reduce.cuh"
+#include "row.cuh"
 
 /// Elements of a row that a lane holds.
 constexpr int HELD = 16;
 
 /// Rows no longer than this are divided by it.
 constexpr double EPS = 1e-12f;
-
-/// One row, spread over a warp: lane l holds W elements from every (l + 32 k) W on.
-template <class T, int W> struct Row {
-    static constexpr int PARTS = HELD / W;
-    const T *__restrict__ from;
-    unsigned d;
-    float held[PARTS][W];
-
-    __device__ __forceinline__ Row(const T *__restrict__ from, unsigned d) : from(from), d(d) {
-#pragma unroll
-        for (int p = 0; p < PARTS; ++p) {
-            read(p, held[p]);
-        }
-    }
-
-    __device__ __forceinline__ unsigned place(unsigned part) const { return (part * 32 + threadIdx.x % 32) * W; }
-
-    /// Part `part` of the lane; zeros past the end.
-    __device__ __forceinline__ void read(unsigned part, float (&v)[W]) const {
-        unsigned i = place(part);
-        if (i < d) {
-            load<W>(from + i, v);
-        } else {
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                v[k] = 0.0f;
-            }
-        }
-    }
-};
 
 template <int W> __device__ __forceinline__ double dot(const float (&a)[W], const float (&b)[W], double sum) {
 #pragma unroll
@@ -48,14 +19,14 @@ template <int W> __device__ __forceinline__ double dot(const float (&a)[W], cons
 }
 
 /// `a · b`, in every lane.
-template <class T, int W> __device__ __forceinline__ double dot(const Row<T, W> &a, const Row<T, W> &b) {
+template <class T, int W> __device__ __forceinline__ double dot(const Row<T, W, HELD> &a, const Row<T, W, HELD> &b) {
     double sum = 0.0;
 #pragma unroll
-    for (int p = 0; p < Row<T, W>::PARTS; ++p) {
+    for (int p = 0; p < Row<T, W, HELD>::PARTS; ++p) {
         sum = dot(a.held[p], b.held[p], sum);
     }
 #pragma unroll 1
-    for (unsigned p = Row<T, W>::PARTS; p * 32 * W < a.d; ++p) {
+    for (unsigned p = Row<T, W, HELD>::PARTS; p * 32 * W < a.d; ++p) {
         float u[W], v[W];
         a.read(p, u);
         b.read(p, v);
@@ -70,7 +41,7 @@ __device__ __forceinline__ void forward(const T *__restrict__ x, T *__restrict__
     if (r >= n) {
         return; // the whole warp
     }
-    Row<T, W> row(x + (u64)r * d, d);
+    Row<T, W, HELD> row(x + (u64)r * d, d);
     double scale = 1.0 / fmax(sqrt(dot(row, row)), EPS);
     T *to = y + (u64)r * d;
     auto write = [&](float (&v)[W], unsigned i) {
@@ -83,11 +54,11 @@ __device__ __forceinline__ void forward(const T *__restrict__ x, T *__restrict__
         }
     };
 #pragma unroll
-    for (int p = 0; p < Row<T, W>::PARTS; ++p) {
+    for (int p = 0; p < Row<T, W, HELD>::PARTS; ++p) {
         write(row.held[p], row.place(p));
     }
 #pragma unroll 1
-    for (unsigned p = Row<T, W>::PARTS; p * 32 * W < d; ++p) {
+    for (unsigned p = Row<T, W, HELD>::PARTS; p * 32 * W < d; ++p) {
         float v[W];
         row.read(p, v);
         write(v, row.place(p));
@@ -100,7 +71,7 @@ __device__ __forceinline__ void backward(const T *__restrict__ x, const T *__res
     if (r >= n) {
         return; // the whole warp
     }
-    Row<T, W> row(x + (u64)r * d, d), grad(dy + (u64)r * d, d);
+    Row<T, W, HELD> row(x + (u64)r * d, d), grad(dy + (u64)r * d, d);
     double square = dot(row, row), norm = sqrt(square);
     bool whole = norm > EPS; // below, the map is the linear x / ε
     double along = whole ? dot(row, grad) / square : 0.0, scale = 1.0 / (whole ? norm : EPS);
@@ -116,11 +87,11 @@ __device__ __forceinline__ void backward(const T *__restrict__ x, const T *__res
         }
     };
 #pragma unroll
-    for (int p = 0; p < Row<T, W>::PARTS; ++p) {
+    for (int p = 0; p < Row<T, W, HELD>::PARTS; ++p) {
         write(row.held[p], grad.held[p], row.place(p));
     }
 #pragma unroll 1
-    for (unsigned p = Row<T, W>::PARTS; p * 32 * W < d; ++p) {
+    for (unsigned p = Row<T, W, HELD>::PARTS; p * 32 * W < d; ++p) {
         float u[W], g[W];
         row.read(p, u);
         grad.read(p, g);
@@ -135,7 +106,7 @@ __device__ __forceinline__ void split(const T *__restrict__ x, float *__restrict
     if (r >= n) {
         return; // the whole warp
     }
-    Row<T, W> row(x + (u64)r * d, d);
+    Row<T, W, HELD> row(x + (u64)r * d, d);
     bool whole = sqrt(dot(row, row)) > EPS;
     if (threadIdx.x % 32 == 0) {
         unit[r] = whole ? 1.0f : 0.0f;

@@ -9,6 +9,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Integers, Tensor};
 use rand::Rng;
 use rand::seq::SliceRandom;
+use std::collections::HashMap;
 
 /// A permutation of a batch, and the way back.
 pub struct Order {
@@ -95,12 +96,8 @@ impl Pathway {
     /// # Errors
     /// `Shape`, never in practice: both networks have one structure.
     pub fn follow(&mut self, m: f32) -> Result<()> {
-        for ((_, k), (_, q)) in self.key.iter_mut().zip(self.query.iter()) {
-            if q.role.trains() {
-                ema::update(&mut k.value, &q.value, m)?;
-            }
-        }
-        Ok(())
+        let pairs = self.key.iter_mut().zip(self.query.iter()).filter(|(_, (_, q))| q.role.trains());
+        ema::update_all(pairs.map(|((_, k), (_, q))| (&mut k.value, &q.value)), m)
     }
 
     /// Keys `n d` of the clips `x`, constants. With `shuffle`, the batch is permuted before the network and back after,
@@ -132,16 +129,28 @@ impl Pathway {
         Ok((q, pass.leaves()))
     }
 
-    /// One step of stochastic gradient descent on the query network.
+    /// One step of stochastic gradient descent on the query network; none where `loss` is not finite.
     ///
     /// # Errors
     /// `Shape` when a gradient has not its weight's shape.
-    pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: f32, sgd: &sgd::Sgd) -> Result<()> {
-        for (id, grad) in grads {
-            let decay = self.query[*id].role.decays();
-            sgd::step(sgd, lr, &mut self.query[*id].value, grad, &mut self.velocity[*id].value, decay)?;
-        }
-        Ok(())
+    pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: f32, sgd: &sgd::Sgd, loss: &Tensor) -> Result<()> {
+        let grads: HashMap<usize, &Tensor> = grads.iter().map(|(id, grad)| (id.index(), grad)).collect();
+        let mut steps: Vec<sgd::Step> = self
+            .query
+            .iter_mut()
+            .zip(self.velocity.iter_mut())
+            .filter_map(|((id, w), (_, v))| {
+                let decay = w.role.decays();
+                Some(sgd::Step {
+                    w: sgd::Weights::Trained(&mut w.value),
+                    update: Some((*grads.get(&id.index())?, &mut v.value, decay)),
+                    key: None,
+                    half: None,
+                    key_half: None,
+                })
+            })
+            .collect();
+        sgd::step_all(sgd, sgd::Rate::Value(lr), 1.0, Some(loss), &mut steps)
     }
 
     /// Puts new keys `n d` into the queue.

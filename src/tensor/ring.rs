@@ -8,11 +8,8 @@ use crate::error::Result;
 static MODULE: Module = Module::new("queue", include_str!("../../ptx/queue.sm_80.ptx"));
 
 type Push = (In, In, In, InOut, InOut, u32, u32, u32);
-/// By the number type of the ring, then whether threads move single elements.
-static PUSH: Kernel<Push> = Kernel::new(
-    &MODULE,
-    &["queue_push_wide_f32", "queue_push_single_f32", "queue_push_wide_bf16", "queue_push_single_bf16"],
-);
+/// By whether threads move single elements.
+static PUSH: Kernel<Push> = Kernel::new(&MODULE, &["queue_push_wide_f32", "queue_push_single_f32"]);
 static ADVANCE: Kernel<(InOut, u32, u32)> = Kernel::new(&MODULE, &["queue_advance_u32"]);
 
 pub(super) fn kernels() -> Vec<Declared> {
@@ -37,7 +34,8 @@ impl Ring {
         &self.owners
     }
 
-    /// The rows `fresh [n d]` of `owners` into `rows [K d]`; of more than `K` the last `K`.
+    /// The rows `fresh [n d]` of `owners` into `rows [K d]`, which are f32; of more than `K` the last
+    /// `K`.
     pub fn push(&self, rows: &mut Tensor, fresh: &Tensor, owners: &Integers) -> Result<()> {
         let (capacity, d, n) = (rows.dims()[0], rows.dims()[1], fresh.dims()[0]);
         if n == 0 {
@@ -45,7 +43,7 @@ impl Ring {
         }
         let gpu = self.at.gpu();
         let (fresh, owners) = (fresh.cast(DType::F32)?, owners.to(&fresh.device())?);
-        let which = 2 * rows.dtype().index() + usize::from(!d.is_multiple_of(4));
+        let which = usize::from(!d.is_multiple_of(4));
         let skip = n.saturating_sub(capacity);
         let args = (
             fresh.input(),

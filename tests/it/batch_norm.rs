@@ -2,25 +2,26 @@
 
 use crate::close::{assert_bounded, assert_gradient, assert_near, assert_norm};
 use crate::grad::{assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data, noise, wide};
+use crate::sim::on_gpu;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
 use tubelet::ops;
 use tubelet::ops::batch_norm::{self, Rows, Stats, cases::CASES, reference, reference::Layer};
 use tubelet::tape::{Mode, Tape, Var};
-use tubelet::tensor::{DType, Tensor};
+use tubelet::tensor::{DType, Device, Tensor};
 
 const EPS: f32 = 1e-5;
 
 /// What a test varies.
 #[derive(Clone, Copy, Debug)]
-struct Kind {
+pub struct Kind {
     fixed: bool,
     residual: bool,
     relu: bool,
     dtype: DType,
 }
 
-const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 6] = [
     Kind { fixed: false, residual: false, relu: false, dtype: DType::F32 },
     Kind { fixed: false, residual: false, relu: true, dtype: DType::F32 },
     Kind { fixed: false, residual: true, relu: true, dtype: DType::F32 },
@@ -49,8 +50,8 @@ fn vector(v: &[f32]) -> Tensor {
     Tensor::from_f32([v.len()], v).unwrap()
 }
 
-/// Compares the layer on `p` with its definition; `offset` is added to every `x`.
-fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
+/// Compares the layer on `p` with its definition on a device; `offset` is added to every `x`. The results' bits.
+pub fn check(device: &Device, what: &str, p: Rows, kind: Kind, offset: f32) -> Vec<u32> {
     let what = format!("{what} {kind:?}");
     let n = p.groups * p.rows;
     let x: Vec<f32> = data(&noise(1, &[n, p.c])).iter().map(|v| v + offset).collect();
@@ -59,13 +60,14 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
     let dy = noise(5, &[n, p.c]).cast(kind.dtype).unwrap();
     let (mean, var) =
         (data(&noise(6, &[p.c])), data(&noise(7, &[p.c])).iter().map(|v| v.abs() + 0.1).collect::<Vec<_>>());
-    let (given_mean, given_var) = (vector(&mean), vector(&var));
+    let there = |x: &Tensor| x.to(device).unwrap();
+    let (given_mean, given_var) = (there(&vector(&mean)), there(&vector(&var)));
     let stats = match kind.fixed {
         true => Stats::Fixed { mean: &given_mean, var: &given_var },
         false => Stats::Batch { groups: p.groups },
     };
-    let inputs = [x.clone(), gamma.clone(), beta.clone(), residual.clone()];
-    let (y, grads, moments) = run(&inputs, &dy, stats, kind.residual, kind.relu);
+    let inputs = [&x, &gamma, &beta, &residual].map(there);
+    let (y, grads, moments) = run(&inputs, &there(&dy), stats, kind.residual, kind.relu);
 
     let rows = if kind.fixed { Rows { groups: 1, rows: n, c: p.c } } else { p };
     let (gamma, beta, r) = (wide(&gamma), wide(&beta), wide(&residual));
@@ -86,6 +88,7 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
         assert_eq!(wide(&grads[3]), d.dresidual, "{what}: dresidual");
     }
     assert_eq!(moments.is_some(), !kind.fixed);
+    let mut seen: Vec<Tensor> = grads.into_iter().chain([y]).collect();
     if let Some(m) = moments {
         let whole = Layer { rows: Rows { groups: 1, rows: n, c: p.c }, ..layer };
         let w = reference::fwd(&whole, &wide(&x), None, false);
@@ -95,35 +98,62 @@ fn check(what: &str, p: Rows, kind: Kind, offset: f32) {
             assert_near(&format!("{what}: mean"), mean[ch].into(), w.mean[ch], 1e-6);
             assert_near(&format!("{what}: variance"), var[ch].into(), unbiased, 3e-6);
         }
+        seen.extend([m.mean, m.var]);
     }
+    seen.iter().flat_map(data).map(f32::to_bits).collect()
 }
 
 #[test]
 fn cases_meet_the_definition() {
     for case in CASES.iter().filter(|c| c.len() < 100_000) {
         for kind in KINDS {
-            check(case.name, case.rows, kind, 0.0);
+            check(&Device::Cpu, case.name, case.rows, kind, 0.0);
         }
     }
 }
 
 #[test]
+fn cases_meet_the_definition_on_a_device() {
+    let bf16 = |kind: Kind| Kind { dtype: DType::BF16, ..kind };
+    on_gpu(|device| {
+        let mut seen = Vec::new();
+        for case in CASES.iter().filter(|c| c.len() < 80_000) {
+            for kind in KINDS.into_iter().chain([bf16(KINDS[1]), bf16(KINDS[4])]) {
+                seen.push(check(device, case.name, case.rows, kind, 0.0));
+            }
+        }
+        // Channels that are whole vectors, in one tile and in several, in one chunk and in several.
+        for (groups, rows, c) in [(2, 700, 16), (1, 9, 136), (3, 300, 64)] {
+            for kind in KINDS.into_iter().chain(KINDS.map(bf16)) {
+                seen.push(check(device, "wide", Rows { groups, rows, c }, kind, 0.0));
+            }
+        }
+        seen
+    });
+}
+
+#[test]
 fn a_large_mean_costs_no_digits_of_the_variance() {
+    let rows = Rows { groups: 2, rows: 1061, c: 5 };
     for kind in [KINDS[0], KINDS[2]] {
-        check("mean 1000", Rows { groups: 2, rows: 1061, c: 5 }, kind, 1000.0);
+        check(&Device::Cpu, "mean 1000", rows, kind, 1000.0);
+        on_gpu(|device| {
+            let wide = check(device, "mean 1000, wide", Rows { c: 8, ..rows }, kind, 1000.0);
+            (check(device, "mean 1000", rows, kind, 1000.0), wide)
+        });
     }
 }
 
 #[test]
 fn the_last_chunk_may_hold_one_row() {
-    check("513 rows", Rows { groups: 1, rows: 513, c: 3 }, KINDS[2], 0.0);
+    check(&Device::Cpu, "513 rows", Rows { groups: 1, rows: 513, c: 3 }, KINDS[2], 0.0);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn ragged_shapes_meet_the_definition(groups in 1usize..4, rows in 2usize..90, c in 1usize..40, kind in 0usize..6) {
-        check("ragged", Rows { groups, rows, c }, KINDS[kind], 0.5);
+        check(&Device::Cpu, "ragged", Rows { groups, rows, c }, KINDS[kind], 0.5);
     }
 }
 

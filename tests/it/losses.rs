@@ -1,6 +1,7 @@
 //! Row normalisation, the losses, and the queue they contrast with.
 
 use crate::close::{assert_bounded, assert_gradient, assert_norm};
+use crate::sim::on_gpu;
 use proptest::prelude::*;
 use rand::RngExt;
 use safetensors::SafeTensors;
@@ -9,7 +10,7 @@ use tubelet::ops::{self, cross_entropy, infonce, l2_norm};
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::queue::Queue;
 use tubelet::tape::{Mode, Tape, Var};
-use tubelet::tensor::{DType, Tensor};
+use tubelet::tensor::{DType, Device, Tensor};
 
 pub fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut rng = stream(seed, 0, 0, Purpose::Test);
@@ -280,22 +281,61 @@ proptest! {
 
 // ---- cross-entropy
 
+fn check_cross_entropy(device: &Device, what: &str, n: usize, c: usize) {
+    for dtype in [DType::F32, DType::BF16] {
+        let x = random(n, c, 1).cast(dtype).unwrap();
+        let labels: Vec<usize> = (0..n).map(|i| i * 7 % c).collect();
+        let xs = wide(&data(&x));
+        let x = x.to(device).unwrap();
+        let loss = cross_entropy::forward(&x, &labels).unwrap();
+        assert_bounded(what, &[loss], &cross_entropy::reference::forward(&xs, c, &labels), DType::F32);
+        let dx = cross_entropy::backward(&x, &labels, 0.5).unwrap();
+        let want = cross_entropy::reference::backward(&xs, c, &labels, 0.5);
+        assert_bounded(what, &data(&dx), &want, dtype);
+        let p = cross_entropy::probabilities(&x).unwrap();
+        assert_bounded(what, &data(&p), &cross_entropy::reference::softmax(&xs, c), dtype);
+    }
+}
+
 #[test]
 fn cross_entropy_meets_its_reference() {
     for c in cross_entropy::cases::CASES {
-        for dtype in [DType::F32, DType::BF16] {
-            let x = random(c.n, c.c, 1).cast(dtype).unwrap();
-            let labels: Vec<usize> = (0..c.n).map(|i| i * 7 % c.c).collect();
-            let xs = wide(&data(&x));
-            let loss = cross_entropy::forward(&x, &labels).unwrap();
-            assert_bounded(c.name, &[loss], &cross_entropy::reference::forward(&xs, c.c, &labels), DType::F32);
-            let dx = cross_entropy::backward(&x, &labels, 0.5).unwrap();
-            let want = cross_entropy::reference::backward(&xs, c.c, &labels, 0.5);
-            assert_bounded(c.name, &data(&dx), &want, dtype);
-            let p = cross_entropy::probabilities(&x).unwrap();
-            assert_bounded(c.name, &data(&p), &cross_entropy::reference::softmax(&xs, c.c), dtype);
-        }
+        check_cross_entropy(&Device::Cpu, c.name, c.n, c.c);
     }
+}
+
+#[test]
+fn cross_entropy_on_a_device() {
+    on_gpu(|device| {
+        for c in cross_entropy::cases::CASES {
+            check_cross_entropy(device, c.name, c.n.min(70), c.c);
+        }
+        check_cross_entropy(device, "many classes", 3, 1304);
+        check_cross_entropy(device, "many classes, ragged", 2, 701);
+        let there = |x: Tensor| x.to(device).unwrap();
+        let flat = there(tensor(&[2, 8], &[3.0; 16]));
+        assert_norm("ln 8", &[cross_entropy::forward(&flat, &[0, 7]).unwrap()], &[8f32.ln()], 1e-6);
+        let huge = there(tensor(&[2, 2], &[1e30, -1e30, 0.0, f32::NEG_INFINITY]));
+        assert_eq!(cross_entropy::forward(&huge, &[0, 0]).unwrap(), 0.0);
+        assert_eq!(data(&cross_entropy::probabilities(&huge).unwrap()), [1.0, 0.0, 1.0, 0.0]);
+        let (x, v, labels) = (random(3, 5, 1), random(3, 5, 2), [4, 0, 2]);
+        let here = gradients(&x, &v, |t, x| ops::cross_entropy(t, x, &labels).unwrap());
+        let got = gradients(&there(x), &there(v), |t, x| ops::cross_entropy(t, x, &labels).unwrap());
+        for (got, here) in got.iter().zip(&here) {
+            assert_norm("gradients on a device", got, here, 1e-5);
+        }
+        let (x, v, w) = (random(3, 5, 1), random(3, 5, 2), random(3, 5, 3));
+        let f = |w: Tensor| {
+            move |t: &Tape, x: &Var| {
+                let y = ops::mul(t, &ops::l2_norm(t, x).unwrap(), &Var::constant(w.clone())).unwrap();
+                ops::sum_to(t, &y, [1, 1].into()).unwrap()
+            }
+        };
+        let here = gradients(&x, &v, f(w.clone()));
+        for (got, here) in gradients(&there(x), &there(v), f(there(w))).iter().zip(&here) {
+            assert_norm("gradients of unit rows on a device", got, here, 1e-5);
+        }
+    });
 }
 
 #[test]

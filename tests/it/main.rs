@@ -18,7 +18,7 @@ mod grad;
 mod infonce_gpu;
 mod kernels;
 mod layers;
-
+mod layers_gpu;
 mod losses;
 mod maclr;
 mod matmul_gpu;

@@ -4,47 +4,74 @@ use crate::close::{assert_bounded, assert_gradient, assert_norm};
 use crate::grad::{
     assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data, integers, noise, wide,
 };
+use crate::sim::on_gpu;
 use proptest::prelude::*;
+use tubelet::error::ErrorKind;
 use tubelet::ops;
 use tubelet::ops::pool3d::{self, Pool, cases::CASES, reference};
+use tubelet::ops::reference::Bounded;
 use tubelet::shape::{Shape, Window};
 use tubelet::tape::{Mode, Tape, Var};
-use tubelet::tensor::{DType, Tensor};
+use tubelet::tensor::{DType, Device, Tensor};
 
-fn check(what: &str, x: &[usize; 5], kernel: [usize; 3], window: &Window) {
+fn check(device: &Device, what: &str, x: &[usize; 5], kernel: [usize; 3], window: &Window) {
+    let there = |x: &Tensor| x.to(device).unwrap();
     let p = Pool::new("pool", Shape::from(*x), kernel, window).unwrap();
     let out = p.out_shape();
     for dtype in [DType::F32, DType::BF16] {
         // Coarse numbers, so that maxima tie.
         let (v, dy) = (integers(1, x).cast(dtype).unwrap(), noise(2, out.dims()).cast(dtype).unwrap());
-        let (y, choice) = pool3d::max_fwd(&v, kernel, window).unwrap();
+        let (y, choice) = pool3d::max_fwd(&there(&v), kernel, window).unwrap();
         let (want, at) = reference::max(&p, &wide(&v));
-        assert_eq!((wide(&y), choice.positions()), (want, &at[..]), "{what}: maxima");
-        let dx = pool3d::unpool(&dy, &choice).unwrap();
+        assert_eq!((wide(&y), &choice.positions().unwrap()[..]), (want, &at[..]), "{what}: maxima");
+        let dx = pool3d::unpool(&there(&dy), &choice).unwrap();
         assert_bounded(what, &data(&dx), &reference::unpool(&p, &wide(&dy), &at), dtype);
-        let back = pool3d::gather(&v, &choice).unwrap();
+        let back = pool3d::gather(&there(&v), &choice).unwrap();
         assert_eq!(wide(&back), reference::gather(&p, &wide(&v), &at), "{what}: gathered");
 
         let v = noise(3, x).cast(dtype).unwrap();
-        let y = pool3d::avg_fwd(&v, kernel, window).unwrap();
+        let y = pool3d::avg_fwd(&there(&v), kernel, window).unwrap();
         assert_bounded(what, &data(&y), &reference::avg(&p, &wide(&v)), dtype);
-        let dx = pool3d::avg_bwd(&dy, v.shape(), kernel, window).unwrap();
+        let dx = pool3d::avg_bwd(&there(&dy), v.shape(), kernel, window).unwrap();
         assert_bounded(what, &data(&dx), &reference::avg_back(&p, &wide(&dy)), dtype);
 
         let [n, t, h, w, c] = *x;
-        let y = pool3d::global_fwd(&v).unwrap();
+        let y = pool3d::global_fwd(&there(&v)).unwrap();
         assert_bounded(what, &data(&y), &reference::global(n, t * h * w, c, &wide(&v)), dtype);
+        let dy = noise(4, &[n, c]).cast(dtype).unwrap();
+        let back = reference::global_back(t * h * w, c, &wide(&dy));
+        let back = Bounded { magnitude: back.iter().map(|v| v.abs()).collect(), value: back, terms: 1 };
+        let dx = pool3d::global_bwd(&there(&dy), v.shape()).unwrap();
+        assert_bounded(what, &data(&dx), &back, dtype);
     }
-    let (_, choice) = pool3d::max_fwd(&integers(1, x), kernel, window).unwrap();
-    let unpool = |y: &Tensor| pool3d::unpool(y, &choice);
-    assert_adjoint(what, x, out.dims(), |x| pool3d::gather(x, &choice), unpool);
+    let (_, choice) = pool3d::max_fwd(&there(&integers(1, x)), kernel, window).unwrap();
+    let unpool = |y: &Tensor| pool3d::unpool(&there(y), &choice);
+    assert_adjoint(what, x, out.dims(), |x| pool3d::gather(&there(x), &choice), unpool);
 }
 
 #[test]
 fn cases_meet_the_definition() {
     for c in CASES.iter().filter(|c| c.flops() < 1_000_000) {
-        check(c.name, &c.x, c.kernel, &c.window);
+        check(&Device::Cpu, c.name, &c.x, c.kernel, &c.window);
     }
+}
+
+#[test]
+fn cases_meet_the_definition_on_a_device() {
+    on_gpu(|device| {
+        for c in CASES.iter().filter(|c| c.flops() < 100_000) {
+            check(device, c.name, &c.x, c.kernel, &c.window);
+        }
+        // Channels that are whole vectors, as the networks' are.
+        let window = Window { stride: [1, 2, 2], pad: [0, 1, 1], dilation: [1; 3] };
+        check(device, "stem, small", &[2, 3, 9, 10, 16], [1, 3, 3], &window);
+        check(device, "dilated, wide", &[1, 6, 7, 8, 8], CASES[4].kernel, &CASES[4].window);
+        let odd = Tensor::from_f32([1, 1, 1, 3, 1], &[1.0, f32::NAN, 3.0]).unwrap().to(device).unwrap();
+        let (y, choice) = pool3d::max_fwd(&odd, [1, 1, 3], &Window::UNIT).unwrap();
+        assert!(data(&y)[0].is_nan() && choice.positions().unwrap()[..] == [1], "a NaN wins once and then stays");
+        let e = pool3d::unpool(&noise(1, &[1; 5]), &choice).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Device { op: "unpool", .. }), "{e}");
+    });
 }
 
 proptest! {
@@ -59,7 +86,7 @@ proptest! {
     ) {
         let window = Window { stride, pad, dilation };
         prop_assume!(Pool::new("pool", Shape::from(x), kernel, &window).is_ok());
-        check("ragged", &x, kernel, &window);
+        check(&Device::Cpu, "ragged", &x, kernel, &window);
     }
 }
 
@@ -141,7 +168,7 @@ fn a_nan_wins_a_maximum() {
     let x = Tensor::from_f32([1, 1, 1, 4, 1], &[1.0, f32::NAN, 3.0, 2.0]).unwrap();
     let (y, choice) = pool3d::max_fwd(&x, [1, 1, 4], &Window::UNIT).unwrap();
     assert!(y.item().unwrap().is_nan());
-    assert_eq!(choice.positions(), [1]);
+    assert_eq!(choice.positions().unwrap()[..], [1]);
 }
 
 #[test]

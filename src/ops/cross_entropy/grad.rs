@@ -1,6 +1,6 @@
 //! Softmax and cross-entropy on the tape.
 
-use super::{backward, forward, probabilities};
+use super::{backward_by, loss, probabilities};
 use crate::error::Result;
 use crate::ops::{mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
@@ -46,12 +46,13 @@ impl Op for CrossEntropy {
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
         let logits = self.logits.value();
         if !t.is_recording() {
-            return Ok(vec![Some(Var::constant(backward(logits, &self.labels, dy.value().item()?)?))]);
+            return Ok(vec![Some(Var::constant(backward_by(logits, &self.labels, dy.value())?))]);
         }
         let [n, c] = logits.shape().matrix("cross_entropy", "logits")?;
         let mut onehot = vec![0.0; n * c];
         self.labels.iter().enumerate().for_each(|(i, label)| onehot[i * c + label] = 1.0);
-        let onehot = Var::constant(Tensor::from_f32(logits.shape(), &onehot)?);
+        let onehot = Tensor::from_f32(logits.shape(), &onehot)?.to(&logits.device())?;
+        let onehot = Var::constant(onehot);
         let error = sub(t, &softmax(t, &self.logits)?, &onehot)?;
         let dy = reshape(t, dy, Shape::new(&[1, 1]))?;
         Ok(vec![Some(scale(t, &mul(t, &error, &dy)?, 1.0 / n as f32)?)])
@@ -63,6 +64,6 @@ impl Op for CrossEntropy {
 /// # Errors
 /// As [`super::forward`].
 pub fn cross_entropy(t: &Tape, logits: &Var, labels: &[usize]) -> Result<Var> {
-    let loss = Tensor::scalar(forward(logits.value(), labels)?);
+    let loss = loss(logits.value(), labels)?;
     Ok(t.record(loss, &[logits], || CrossEntropy { logits: logits.clone(), labels: labels.to_vec() }))
 }

@@ -4,17 +4,18 @@
 //! p = softmax(x) = exp(x - max x) / Σ exp(x - max x)      loss = 1/n Σᵢ (ln Σ exp xᵢ - xᵢ[labelᵢ])
 //! dx = dy/n · (p - onehot)                                softmax: dx = p·(dp - Σ p·dp)
 //! ```
-//! Computed in f64 from f32 or bf16 logits; the loss is f32.
+//! Computed in f64 from f32 or bf16 logits (on a GPU in f32, differences from the largest logit exactly); the loss is f32.
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
 pub use grad::{cross_entropy, softmax};
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Place, Tensor};
 
 /// The rows of `x [n c]` as probabilities.
 ///
@@ -22,17 +23,31 @@ use crate::tensor::Tensor;
 /// `Shape` when `x` is not a matrix.
 pub fn probabilities(x: &Tensor) -> Result<Tensor> {
     let [_, c] = x.shape().matrix("softmax", "x")?;
-    Ok(Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&x.host(), c, p)))
+    match x.place("softmax", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&x.host(), c, p))),
+        Place::Gpu(gpu) => cuda::softmax(gpu, x),
+    }
 }
 
-/// The mean cross-entropy, in nats.
+/// The mean cross-entropy, in nats; from a GPU, this waits.
 ///
 /// # Errors
 /// `Shape` when `logits` is not a matrix with elements or the number of labels is not that of its rows; `Param` when a
-/// label is not a class.
+/// label is not a class; of a GPU `OutOfMemory` and `Driver`.
 pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
+    loss(logits, labels)?.item()
+}
+
+/// The mean cross-entropy as a scalar where the logits are.
+///
+/// # Errors
+/// As [`forward`].
+pub fn loss(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
     let c = check(logits, labels)?;
-    Ok(cpu::loss(&logits.host(), c, labels))
+    match logits.place("cross_entropy", &[])? {
+        Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host(), c, labels))),
+        Place::Gpu(gpu) => cuda::loss(gpu, logits, labels),
+    }
 }
 
 /// The gradient of [`forward`] for the logits, times `dy`.
@@ -40,8 +55,26 @@ pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
 /// # Errors
 /// As [`forward`].
 pub fn backward(logits: &Tensor, labels: &[usize], dy: f32) -> Result<Tensor> {
+    backward_by(logits, labels, &Tensor::full_on(&logits.device(), [], dy)?)
+}
+
+/// The gradient of [`loss`] for the logits, given that of the loss, one number where the logits are.
+///
+/// # Errors
+/// As [`forward`]; `Shape` when `dy` is not one number.
+pub fn backward_by(logits: &Tensor, labels: &[usize], dy: &Tensor) -> Result<Tensor> {
     let c = check(logits, labels)?;
-    Ok(Tensor::build_as(logits.dtype(), logits.shape(), |dx| cpu::backward(&logits.host(), c, labels, dy, dx)))
+    if dy.shape().len() != 1 {
+        return Err(Error::shape("cross_entropy", "dy", "one number", dy.shape()));
+    }
+    match logits.place("cross_entropy", &[("dy", dy)])? {
+        Place::Cpu => {
+            let dy = dy.item()?;
+            let fill = |dx: &mut [f32]| cpu::backward(&logits.host(), c, labels, dy, dx);
+            Ok(Tensor::build_as(logits.dtype(), logits.shape(), fill))
+        }
+        Place::Gpu(gpu) => cuda::backward(gpu, logits, labels, dy),
+    }
 }
 
 fn check(logits: &Tensor, labels: &[usize]) -> Result<usize> {

@@ -6,6 +6,7 @@ pub(super) mod cuda;
 pub mod reference;
 
 use crate::error::{Error, Result};
+use crate::ops::sgd;
 use crate::tensor::{DType, Place, Tensor};
 
 /// `key ← m·key + (1 - m)·query` for two tensors of one shape. For `m` in `[0, 1]` every element stays between its two
@@ -19,6 +20,21 @@ pub fn update(key: &mut Tensor, query: &Tensor, m: f32) -> Result<()> {
         return Err(Error::param("ema", "m", m, "the share that is kept lies in [0, 1]"));
     }
     blend(key, query, m, 1.0 - m)
+}
+
+/// [`update`] of many pairs of a key and its query; on a GPU in one launch for 512 pairs.
+///
+/// # Errors
+/// As [`update`], before anything is written.
+pub fn update_all<'a>(pairs: impl Iterator<Item = (&'a mut Tensor, &'a Tensor)>, m: f32) -> Result<()> {
+    let step = |(key, query)| sgd::Step {
+        w: sgd::Weights::Fixed(query),
+        update: None,
+        key: Some(key),
+        half: None,
+        key_half: None,
+    };
+    sgd::step_all(&sgd::Sgd::default(), sgd::Rate::Value(0.0), m, None, &mut pairs.map(step).collect::<Vec<_>>())
 }
 
 /// `key ← keep·key + fresh·query`, with the same conditions.

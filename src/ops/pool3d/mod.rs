@@ -7,14 +7,17 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
 pub use grad::{avg_pool, global_avg_pool, max_pool};
 
+use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Place, Tensor};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// All extents of one pool.
@@ -75,8 +78,14 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub struct Choice {
     pool: Pool,
-    /// Per element of the result, the position `(t·H + h)·W + w` in its sample.
-    at: Arc<Vec<u32>>,
+    at: Positions,
+}
+
+/// Per element of the result, the position `(t·H + h)·W + w` in its sample.
+#[derive(Clone, Debug)]
+enum Positions {
+    Cpu(Arc<Vec<u32>>),
+    Gpu(Arc<Memory>),
 }
 
 impl Choice {
@@ -85,10 +94,32 @@ impl Choice {
         &self.pool
     }
 
-    /// Per element of the result, the position `(t·H + h)·W + w` in its sample.
-    pub fn positions(&self) -> &[u32] {
-        &self.at
+    /// Per element of the result, the position `(t·H + h)·W + w` in its sample; from a GPU, this waits.
+    ///
+    /// # Errors
+    /// `Driver` when the copy from a GPU, or work before it, failed.
+    pub fn positions(&self) -> Result<Cow<'_, [u32]>> {
+        match &self.at {
+            Positions::Cpu(at) => Ok(Cow::Borrowed(at)),
+            Positions::Gpu(memory) => cuda::positions(memory).map(Cow::Owned),
+        }
     }
+
+    /// The device and the positions for an operation on `x`, which must live where the choice was made.
+    fn place<'a>(&'a self, op: &'static str, arg: &'static str, x: &'a Tensor) -> Result<At<'a>> {
+        match (x.place(op, &[])?, &self.at) {
+            (Place::Cpu, Positions::Cpu(at)) => Ok(At::Cpu(at)),
+            (Place::Gpu(gpu), Positions::Gpu(at)) if at.gpu() == gpu => Ok(At::Gpu(gpu, at)),
+            (_, Positions::Cpu(_)) => Err(Error::device(op, arg, Device::Cpu, x.device())),
+            (_, Positions::Gpu(at)) => Err(Error::device(op, arg, Device::Cuda(at.gpu().clone()), x.device())),
+        }
+    }
+}
+
+/// Where an operation on a choice runs, with the positions there.
+enum At<'a> {
+    Cpu(&'a [u32]),
+    Gpu(&'a Gpu, &'a Memory),
 }
 
 /// The maxima, and where they were found. Of equal values the first counts, and a NaN beats every number, as in PyTorch.
@@ -97,10 +128,19 @@ impl Choice {
 /// As [`Pool::new`].
 pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tensor, Choice)> {
     let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
-    let mut at = vec![0; pool.out_shape().len()];
-    let v = x.host();
-    let y = Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::max(&pool, &v, y, &mut at));
-    Ok((y, Choice { pool, at: Arc::new(at) }))
+    let (y, at) = match x.place("max_pool", &[])? {
+        Place::Cpu => {
+            let mut at = vec![0; pool.out_shape().len()];
+            let v = x.host();
+            let y = Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::max(&pool, &v, y, &mut at));
+            (y, Positions::Cpu(Arc::new(at)))
+        }
+        Place::Gpu(gpu) => {
+            let (y, at) = cuda::max(gpu, &pool, x)?;
+            (y, Positions::Gpu(Arc::new(at)))
+        }
+    };
+    Ok((y, Choice { pool, at }))
 }
 
 /// Adds each element of `dy` to the place its maximum was found at: the gradient of a maximum pool.
@@ -110,8 +150,10 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
 pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("unpool", "dy", p.out_shape(), dy)?;
-    let v = dy.host();
-    Ok(Tensor::build_as(dy.dtype(), p.in_shape(), |dx| cpu::unpool(p, &v, &choice.at, dx)))
+    match choice.place("unpool", "dy", dy)? {
+        At::Cpu(at) => Ok(Tensor::build_as(dy.dtype(), p.in_shape(), |dx| cpu::unpool(p, &dy.host(), at, dx))),
+        At::Gpu(gpu, at) => cuda::unpool(gpu, p, dy, at),
+    }
 }
 
 /// The elements of `x` at the chosen places: the adjoint of [`unpool`].
@@ -121,8 +163,10 @@ pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
 pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("gather", "x", p.in_shape(), x)?;
-    let v = x.host();
-    Ok(Tensor::build_as(x.dtype(), p.out_shape(), |y| cpu::gather(p, &v, &choice.at, y)))
+    match choice.place("gather", "x", x)? {
+        At::Cpu(at) => Ok(Tensor::build_as(x.dtype(), p.out_shape(), |y| cpu::gather(p, &x.host(), at, y))),
+        At::Gpu(gpu, at) => cuda::gather(gpu, p, x, at),
+    }
 }
 
 /// The means of the windows, padding counted as zeros.
@@ -131,8 +175,10 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
 /// As [`Pool::new`].
 pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
-    let v = x.host();
-    Ok(Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::avg(&pool, &v, y)))
+    match x.place("avg_pool", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::avg(&pool, &x.host(), y))),
+        Place::Gpu(gpu) => cuda::avg(gpu, &pool, x),
+    }
 }
 
 /// The adjoint of [`avg_fwd`]: each element of `dy`, divided by the kernel's size, goes back to its whole window.
@@ -142,8 +188,10 @@ pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor
 pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
-    let v = dy.host();
-    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::avg_back(&pool, &v, dx)))
+    match dy.place("avg_pool", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::avg_back(&pool, &dy.host(), dx))),
+        Place::Gpu(gpu) => cuda::avg_back(gpu, &pool, dy),
+    }
 }
 
 /// The means over `t h w`: `n t h w c` to `n c`.
@@ -155,8 +203,10 @@ pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
     if t * h * w == 0 {
         return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
     }
-    let v = x.host();
-    Ok(Tensor::build_as(x.dtype(), [n, c], |y| cpu::global(&v, t * h * w, c, y)))
+    match x.place("global_avg_pool", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(x.dtype(), [n, c], |y| cpu::global(&x.host(), t * h * w, c, y))),
+        Place::Gpu(gpu) => cuda::global(gpu, x, [n, t * h * w, c]),
+    }
 }
 
 /// The adjoint of [`global_fwd`]: `dy[n c] / (t h w)` repeated over `t h w`.
@@ -168,6 +218,8 @@ pub fn global_bwd(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
     if dy.dims() != [n, c] {
         return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));
     }
-    let v = dy.host();
-    Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::global_back(&v, t * h * w, c, dx)))
+    match dy.place("global_avg_pool", &[])? {
+        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::global_back(&dy.host(), t * h * w, c, dx))),
+        Place::Gpu(gpu) => cuda::global_back(gpu, dy, x_shape, t * h * w),
+    }
 }

@@ -10,10 +10,13 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 pub mod reference;
 
+use crate::driver::Gpu;
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::ops::ema;
+use crate::tensor::{DType, Device, Place, Tensor};
 
 /// The optimiser's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,21 +41,150 @@ impl Default for Sgd {
 ///
 /// # Errors
 /// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `lr`, the momentum or the weight decay is
-/// outside of its range. The tensors are untouched then.
+/// outside of its range; `Device` when they live apart. The tensors are untouched then.
 pub fn step(p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, decay: bool) -> Result<()> {
     check(p, lr)?;
-    if grad.shape() != w.shape() {
-        return Err(Error::shape("sgd", "grad", w.shape(), grad.shape()));
+    w.expect("sgd", "w", DType::F32)?;
+    let on_gpu = alike(w, &[("grad", grad, DType::F32), ("velocity", velocity, DType::F32)])?;
+    let p = Sgd { weight_decay: if decay { p.weight_decay } else { 0.0 }, ..*p };
+    match on_gpu {
+        Some(gpu) => cuda::step(&gpu, &p, lr, w, grad, velocity),
+        None => {
+            let velocity = velocity.f32_mut()?;
+            cpu::step(p.momentum, p.nesterov, p.weight_decay, lr, w.f32_mut()?, grad.f32()?, velocity);
+            Ok(())
+        }
     }
-    if velocity.shape() != w.shape() {
-        return Err(Error::shape("sgd", "velocity", w.shape(), velocity.shape()));
+}
+
+/// Refuses tensors of another shape or number type than asked for; the GPU of `w`, where all of them must live.
+fn alike(w: &Tensor, others: &[(&'static str, &Tensor, DType)]) -> Result<Option<Gpu>> {
+    for (arg, other, dtype) in others {
+        if other.shape() != w.shape() {
+            return Err(Error::shape("sgd", arg, w.shape(), other.shape()));
+        }
+        other.expect("sgd", arg, *dtype)?;
+        w.place("sgd", &[(*arg, *other)])?;
     }
-    let grad = grad.f32()?;
-    w.f32()?;
-    let velocity = velocity.f32_mut()?;
-    let decay = if decay { p.weight_decay } else { 0.0 };
-    cpu::step(p.momentum, p.nesterov, decay, lr, w.f32_mut()?, grad, velocity);
-    Ok(())
+    Ok(match w.place("sgd", &[])? {
+        Place::Cpu => None,
+        Place::Gpu(gpu) => Some(gpu.clone()),
+    })
+}
+
+/// What [`step_all`] does to one tensor and to what follows it, all of one shape.
+pub struct Step<'a> {
+    /// The weights, f32: written where there is an update.
+    pub w: Weights<'a>,
+    /// Their gradient, their velocity, and whether weight decay applies; `None` to leave them as they are.
+    pub update: Option<(&'a Tensor, &'a mut Tensor, bool)>,
+    /// What follows the weights by [`crate::ops::ema::update`], f32.
+    pub key: Option<&'a mut Tensor>,
+    /// Receives the weights, bf16.
+    pub half: Option<&'a mut Tensor>,
+    /// Receives what follows them, bf16; only where something does.
+    pub key_half: Option<&'a mut Tensor>,
+}
+
+/// Weights of a [`Step`]: to be read, or written too.
+pub enum Weights<'a> {
+    /// Only read: for a step without an update.
+    Fixed(&'a Tensor),
+    /// Written by the update.
+    Trained(&'a mut Tensor),
+}
+
+impl std::ops::Deref for Weights<'_> {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        match self {
+            Weights::Fixed(w) => w,
+            Weights::Trained(w) => w,
+        }
+    }
+}
+
+/// The learning rate of [`step_all`].
+#[derive(Clone, Copy, Debug)]
+pub enum Rate<'a> {
+    /// This number.
+    Value(f32),
+    /// The one number in this f32 tensor where the weights live: for a graph that is recorded once and replayed.
+    In(&'a Tensor),
+}
+
+/// The steps of many tensors, with `m` the share that keys keep. On a GPU this is one launch for 512 tensors, and each
+/// array is read and written once. Where `guard`, a loss that lives where the weights do, is not finite, weights and
+/// velocities stay as they are; on a GPU nobody waits to see that.
+///
+/// # Errors
+/// As [`step`] and [`crate::ops::ema::update`], before anything is written; `Param` when a step has an update but its
+/// weights are [`Weights::Fixed`].
+pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut [Step]) -> Result<()> {
+    let (lr, rate) = match rate {
+        Rate::Value(lr) => (lr, None),
+        Rate::In(tensor) => (0.0, Some(tensor)),
+    };
+    check(p, lr)?;
+    if !(0.0..=1.0).contains(&m) {
+        return Err(Error::param("sgd", "m", m, "the share that is kept lies in [0, 1]"));
+    }
+    let Some(first) = steps.first() else { return Ok(()) };
+    let device = first.w.device();
+    for (arg, one) in [("rate", rate), ("guard", guard)].into_iter().filter_map(|(arg, t)| Some((arg, t?))) {
+        if one.shape().len() != 1 {
+            return Err(Error::shape("sgd", arg, "one number", one.shape()));
+        }
+        one.expect("sgd", arg, DType::F32)?;
+        first.w.place("sgd", &[(arg, one)])?;
+    }
+    for step in steps.iter() {
+        first.w.place("sgd", &[("w", &step.w)])?;
+        check_step(step)?;
+    }
+    if let Device::Cuda(gpu) = device {
+        return cuda::all(&gpu, p, lr, [rate, guard], m, steps);
+    }
+    let lr = rate.map_or(Ok(lr), Tensor::item)?;
+    let still = guard.map_or(Ok(0.0), Tensor::item)?;
+    steps.iter_mut().try_for_each(|step| step.on_cpu(p, lr, m, still.is_finite()))
+}
+
+fn check_step(s: &Step) -> Result<()> {
+    s.w.expect("sgd", "w", DType::F32)?;
+    let mut others = Vec::new();
+    if let Some((grad, velocity, _)) = &s.update {
+        others.extend([("grad", *grad, DType::F32), ("velocity", &**velocity, DType::F32)]);
+        if let Weights::Fixed(_) = s.w {
+            return Err(Error::param("sgd", "w", "fixed", "an update needs weights that may be written"));
+        }
+    }
+    others.extend(s.key.as_deref().map(|t| ("key", t, DType::F32)));
+    others.extend(s.half.as_deref().map(|t| ("half", t, DType::BF16)));
+    others.extend(s.key_half.as_deref().map(|t| ("key_half", t, DType::BF16)));
+    if s.key_half.is_some() && s.key.is_none() {
+        return Err(Error::param("sgd", "key_half", "given", "there is no key to round"));
+    }
+    alike(&s.w, &others).map(drop)
+}
+
+impl Step<'_> {
+    fn on_cpu(&mut self, p: &Sgd, lr: f32, m: f32, moves: bool) -> Result<()> {
+        if let (Some((grad, velocity, decay)), Weights::Trained(w), true) = (&mut self.update, &mut self.w, moves) {
+            step(p, lr, w, grad, velocity, *decay)?;
+        }
+        if let Some(half) = &mut self.half {
+            **half = self.w.cast(DType::BF16)?;
+        }
+        if let Some(key) = &mut self.key {
+            ema::update(key, &self.w, m)?;
+            if let Some(half) = &mut self.key_half {
+                **half = key.cast(DType::BF16)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn check(p: &Sgd, lr: f32) -> Result<()> {

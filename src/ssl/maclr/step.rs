@@ -134,9 +134,9 @@ impl Maclr {
         let grads = gradients(&tape, &total, [&visual_leaves, &motion_leaves])?;
         drop((visual_leaves, motion_leaves, tape));
         let [visual, motion] = grads;
-        p.visual.descend(&visual, inputs.lr, sgd)?;
+        p.visual.descend(&visual, inputs.lr, sgd, total.value())?;
         if let Some(pathway) = &mut p.motion {
-            pathway.descend(&motion, inputs.lr, sgd)?;
+            pathway.descend(&motion, inputs.lr, sgd, total.value())?;
         }
         if !in_batch {
             enqueue(p, &keys, &inputs.views.owners)?;

@@ -65,7 +65,7 @@ impl Rows {
     }
 }
 
-/// Stat a line's rows into `to`, one row.
+/// Sums a line's rows into `to`, one row.
 fn fold(line: &[f32], to: &mut [f32]) {
     to.fill(0.0);
     for row in line.chunks_exact(to.len()) {

@@ -1,0 +1,159 @@
+//! Pools on a GPU: a thread for sixteen bytes of channels of one place of the result.
+
+use super::Pool;
+use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Spread};
+use crate::error::Result;
+use crate::ops::launch::{BLOCK, wide};
+use crate::ops::reduce::cuda::middle;
+use crate::shape::Shape;
+use crate::tensor::{DType, Tensor};
+
+static MODULE: Module = Module::new("pool3d", include_str!("../../../ptx/pool3d.sm_80.ptx"));
+
+/// The extents as the kernels take them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Extents {
+    n: u32,
+    c: u32,
+    input: [u32; 3],
+    out: [u32; 3],
+    kernel: [u32; 3],
+    stride: [u32; 3],
+    pad: [u32; 3],
+    dilation: [u32; 3],
+}
+
+/// The four entries of a pass: by number type, then whether threads move single elements.
+macro_rules! entries {
+    ($pass:literal) => {
+        &[
+            concat!("pool3d_", $pass, "_wide_f32"),
+            concat!("pool3d_", $pass, "_single_f32"),
+            concat!("pool3d_", $pass, "_wide_bf16"),
+            concat!("pool3d_", $pass, "_single_bf16"),
+        ]
+    };
+}
+
+static MAX: Kernel<(In, Out, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("max"));
+static UNPOOL: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("unpool"));
+static GATHER: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("gather"));
+static AVG: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg"));
+static AVG_BACK: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg_back"));
+static GLOBAL_BACK: Kernel<(In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("global_back"));
+
+pub(in crate::ops) fn kernels() -> Vec<Declared> {
+    vec![
+        MAX.declared(),
+        UNPOOL.declared(),
+        GATHER.declared(),
+        AVG.declared(),
+        AVG_BACK.declared(),
+        GLOBAL_BACK.declared(),
+    ]
+}
+
+/// Which entry makes a result of this shape, how it is spread, and its threads.
+fn plan(result: Shape, dtype: DType) -> (usize, Spread, u32) {
+    let width = if result.last().is_multiple_of(wide(dtype)) { wide(dtype) } else { 1 };
+    let threads = result.len() / width;
+    (2 * dtype.index() + usize::from(width == 1), Spread::cover(threads, BLOCK), threads as u32)
+}
+
+fn extents(p: &Pool) -> Pod<Extents> {
+    let axes = |v: [usize; 3]| v.map(|v| v as u32);
+    Pod(Extents {
+        n: p.n as u32,
+        c: p.c as u32,
+        input: axes(p.input),
+        out: axes(p.out),
+        kernel: axes(p.kernel),
+        stride: axes(p.window.stride),
+        pad: axes(p.window.pad),
+        dilation: axes(p.window.dilation),
+    })
+}
+
+/// One over the kernel's size.
+fn factor(p: &Pool) -> f32 {
+    1.0 / p.kernel.iter().product::<usize>() as f32
+}
+
+pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
+    let mut y = Tensor::on_gpu(gpu, x.dtype(), p.out_shape())?;
+    let at = gpu.alloc(4 * p.out_shape().len())?;
+    if at.bytes() > 0 {
+        let (which, spread, n) = plan(p.out_shape(), x.dtype());
+        let (target, places) = (y.output(), Out(at.ptr(), at.bytes()));
+        MAX.launch(gpu, which, spread, (x.input(), target, places, extents(p), n))?;
+    }
+    Ok((y, at))
+}
+
+/// The positions, on the host.
+pub(super) fn positions(at: &Memory) -> Result<Vec<u32>> {
+    let mut host = vec![0u32; at.bytes() / 4];
+    if !host.is_empty() {
+        at.gpu().driver().download(at.ptr(), bytemuck::cast_slice_mut(&mut host))?;
+    }
+    Ok(host)
+}
+
+pub(super) fn unpool(gpu: &Gpu, p: &Pool, dy: &Tensor, at: &Memory) -> Result<Tensor> {
+    let mut dx = Tensor::on_gpu(gpu, dy.dtype(), p.in_shape())?;
+    if !p.in_shape().is_empty() {
+        let (which, spread, n) = plan(p.in_shape(), dy.dtype());
+        let target = dx.output();
+        UNPOOL.launch(gpu, which, spread, (dy.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
+    }
+    Ok(dx)
+}
+
+pub(super) fn gather(gpu: &Gpu, p: &Pool, x: &Tensor, at: &Memory) -> Result<Tensor> {
+    let mut y = Tensor::on_gpu(gpu, x.dtype(), p.out_shape())?;
+    if at.bytes() > 0 {
+        let (which, spread, n) = plan(p.out_shape(), x.dtype());
+        let target = y.output();
+        GATHER.launch(gpu, which, spread, (x.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
+    }
+    Ok(y)
+}
+
+pub(super) fn avg(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<Tensor> {
+    let mut y = Tensor::on_gpu(gpu, x.dtype(), p.out_shape())?;
+    if !p.out_shape().is_empty() {
+        let (which, spread, n) = plan(p.out_shape(), x.dtype());
+        let target = y.output();
+        AVG.launch(gpu, which, spread, (x.input(), target, extents(p), factor(p), n))?;
+    }
+    Ok(y)
+}
+
+pub(super) fn avg_back(gpu: &Gpu, p: &Pool, dy: &Tensor) -> Result<Tensor> {
+    let mut dx = Tensor::on_gpu(gpu, dy.dtype(), p.in_shape())?;
+    if !p.in_shape().is_empty() {
+        let (which, spread, n) = plan(p.in_shape(), dy.dtype());
+        let target = dx.output();
+        AVG_BACK.launch(gpu, which, spread, (dy.input(), target, extents(p), factor(p), n))?;
+    }
+    Ok(dx)
+}
+
+/// The means over the middle of `[n places c]`.
+pub(super) fn global(gpu: &Gpu, x: &Tensor, [n, places, c]: [usize; 3]) -> Result<Tensor> {
+    if n * c == 0 {
+        return Tensor::on_gpu(gpu, x.dtype(), [n, c]);
+    }
+    middle(gpu, x, [n, places, c], x.dtype(), 1.0 / places as f32)
+}
+
+pub(super) fn global_back(gpu: &Gpu, dy: &Tensor, x_shape: Shape, places: usize) -> Result<Tensor> {
+    let mut dx = Tensor::on_gpu(gpu, dy.dtype(), x_shape)?;
+    if !x_shape.is_empty() {
+        let (which, spread, n) = plan(x_shape, dy.dtype());
+        let target = dx.output();
+        GLOBAL_BACK.launch(gpu, which, spread, (dy.input(), target, places as u32, x_shape.last() as u32, n))?;
+    }
+    Ok(dx)
+}

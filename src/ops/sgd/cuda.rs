@@ -1,0 +1,147 @@
+//! The updates on a GPU: one tensor a launch, or up to 512 tensors in one.
+
+use super::{Sgd, Step, Weights};
+use crate::driver::{Access, Declared, Gpu, In, InOut, Kernel, Module, Pod, Region, Spread};
+use crate::error::Result;
+use crate::ops::launch::{BLOCK, elements};
+use crate::tensor::{DType, Tensor};
+
+static MODULE: Module = Module::new("sgd", include_str!("../../../ptx/sgd.sm_80.ptx"));
+static STEP: Kernel<(InOut, In, InOut, Pod<Constants>, u32)> = Kernel::new(&MODULE, &["sgd_step_f32"]);
+static ALL: Kernel<(Pod<Table>, In, In, Pod<Constants>)> = Kernel::new(&MODULE, &["sgd_all_f32"]);
+
+pub(in crate::ops) fn kernels() -> Vec<Declared> {
+    vec![STEP.declared(), ALL.declared()]
+}
+
+/// The constants as the kernels take them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Constants {
+    momentum: f32,
+    decay: f32,
+    lr: f32,
+    keep: f32,
+    fresh: f32,
+    nesterov: u32,
+}
+
+/// Tensors of a launch, at most.
+const MOST: usize = 512;
+/// Elements that a block works on.
+const CHUNK: usize = 16384;
+
+/// All tensors of a launch as the kernel takes them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Table {
+    w: [u64; MOST],
+    grad: [u64; MOST],
+    v: [u64; MOST],
+    key: [u64; MOST],
+    half: [u64; MOST],
+    key_half: [u64; MOST],
+    start: [u32; MOST],
+    len: [u32; MOST],
+    decays: [u32; MOST / 32],
+    count: u32,
+    pad: u32,
+}
+
+/// Blocks for a tensor of so many elements.
+fn blocks(len: usize) -> usize {
+    len.div_ceil(CHUNK)
+}
+
+pub(super) fn step(gpu: &Gpu, p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor) -> Result<()> {
+    let n = w.shape().len();
+    if n == 0 {
+        return Ok(());
+    }
+    let constants = constants(p, lr, 1.0);
+    let (weights, velocities) = (w.in_out()?, velocity.in_out()?);
+    STEP.launch(gpu, 0, elements(n, DType::F32), (weights, grad.input(), velocities, constants, n as u32))
+}
+
+fn constants(p: &Sgd, lr: f32, keep: f32) -> Pod<Constants> {
+    let Sgd { momentum, nesterov, weight_decay: decay } = *p;
+    Pod(Constants { momentum, decay, lr, keep, fresh: 1.0 - keep, nesterov: u32::from(nesterov) })
+}
+
+/// The steps of all tensors, 512 a launch. The learning rate is read from `rate` where there is one; weights stay where
+/// `guard` is not finite.
+pub(in crate::ops) fn all(
+    gpu: &Gpu,
+    p: &Sgd,
+    lr: f32,
+    [rate, guard]: [Option<&Tensor>; 2],
+    keep: f32,
+    steps: &mut [Step],
+) -> Result<()> {
+    let [rate, guard] = [rate, guard].map(|t| t.map_or(In(0, 0), Tensor::input));
+    for steps in steps.chunks_mut(MOST) {
+        let mut table: Table = bytemuck::Zeroable::zeroed();
+        let mut reached = Vec::new();
+        let mut reach = |pointer: InOut, access: Access| {
+            reached.push(Region { ptr: pointer.0, bytes: pointer.1, access });
+            pointer.0
+        };
+        let mut start = 0;
+        for step in steps.iter_mut().filter(|s| !s.w.shape().is_empty()) {
+            let (i, len) = (table.count as usize, step.w.shape().len());
+            if let (Some((grad, velocity, decays)), Weights::Trained(w)) = (&mut step.update, &mut step.w) {
+                let In(ptr, bytes) = grad.input();
+                table.grad[i] = reach(InOut(ptr, bytes), Access::Read);
+                table.v[i] = reach(velocity.in_out()?, Access::ReadWrite);
+                table.decays[i / 32] |= u32::from(*decays) << (i % 32);
+                table.w[i] = reach(w.in_out()?, Access::ReadWrite);
+            } else {
+                let In(ptr, bytes) = step.w.input();
+                table.w[i] = reach(InOut(ptr, bytes), Access::Read);
+            }
+            for (slot, tensor, access) in [
+                (&mut table.half[i], &mut step.half, Access::Write),
+                (&mut table.key[i], &mut step.key, Access::ReadWrite),
+                (&mut table.key_half[i], &mut step.key_half, Access::Write),
+            ] {
+                if let Some(tensor) = tensor {
+                    *slot = reach(tensor.in_out()?, access);
+                }
+            }
+            (table.start[i], table.len[i]) = (start as u32, len as u32);
+            (table.count, start) = (table.count + 1, start + blocks(len));
+        }
+        if start > 0 {
+            let spread = Spread::line(start as u32, BLOCK);
+            ALL.launch_reaching(gpu, 0, spread, (Pod(table), rate, guard, constants(p, lr, keep)), &reached)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHUNK, blocks};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The search of `tensor_of`, over any lengths, gives every block a chunk of its own.
+        #[test]
+        fn every_element_is_updated_once(lens in prop::collection::vec(1usize..60_000, 1..40)) {
+            let starts: Vec<usize> =
+                lens.iter().scan(0, |at, len| Some(std::mem::replace(at, *at + blocks(*len)))).collect();
+            let total: usize = lens.iter().map(|l| blocks(*l)).sum();
+            let mut seen: Vec<Vec<u32>> = lens.iter().map(|l| vec![0; *l]).collect();
+            for block in 0..total {
+                let (mut first, mut end) = (0, lens.len());
+                while end - first > 1 {
+                    let middle = (first + end) / 2;
+                    if starts[middle] <= block { first = middle } else { end = middle }
+                }
+                let begin = (block - starts[first]) * CHUNK;
+                seen[first][begin..lens[first].min(begin + CHUNK)].iter_mut().for_each(|s| *s += 1);
+            }
+            prop_assert!(seen.iter().flatten().all(|s| *s == 1));
+        }
+    }
+}
