@@ -26,6 +26,9 @@ use tubelet::driver::Gpu;
 use tubelet::error::Result;
 use tubelet::tensor::{DType, Device, Tensor};
 
+/// Clips at once; the tables are for one or two.
+const CLIPS: usize = 16;
+
 /// Bytes written to push everything out of the second-level cache; also time for the host to run ahead.
 const FLUSH: usize = 512 << 20;
 
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--cases", ..] => {
-            println!("{}", cases::listed());
+            println!("{}", listed());
             return ExitCode::SUCCESS;
         }
         ["--probe", ..] => return probe(),
@@ -54,6 +57,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Every case.
+fn all() -> Vec<Case> {
+    let steps = [DType::BF16, DType::F32].map(step::maclr);
+    cases::all(CLIPS).into_iter().chain(steps).collect()
+}
+
+/// The list for the peer.
+fn listed() -> Value {
+    all().iter().map(|c| json!({"name": c.name, "dtype": c.dtype.name(), "problem": c.problem})).collect()
 }
 
 /// Names the GPU, or ends with 3 and the reason why there is none.
@@ -82,7 +96,7 @@ fn run(gpu: &Gpu) -> Result<()> {
     );
     let mut criterion = Criterion::default().configure_from_args();
     let mut rows = Vec::new();
-    for case in cases::all() {
+    for case in all() {
         rows.extend(time(gpu, &case, &peaks, &mut criterion));
     }
     criterion.final_summary();

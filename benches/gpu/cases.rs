@@ -1,5 +1,5 @@
 //! What is timed: the tables of the operations, at the batch of a training step on a GPU, and batch norm over the output of
-//! every layer. `--cases` prints the same list for `benches/peers/gpu.py`, so it is written once.
+//! every layer. The simulator counts what some of them do (tests/it/counters.rs).
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -8,9 +8,6 @@ use tubelet::ops::{self, batch_norm::Stats, conv3d, infonce, l2_norm, linear, po
 use tubelet::shape::Shape;
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
-
-/// Clips at once; the tables are for one or two.
-const CLIPS: usize = 16;
 
 /// One case.
 pub struct Case {
@@ -33,24 +30,17 @@ pub type Work = Box<dyn FnMut() -> Result<Timed>>;
 /// Says where the result is.
 pub type Timed = Box<dyn FnOnce() -> Result<Device>>;
 
-/// Every case.
-pub fn all() -> Vec<Case> {
+/// Every case but whole steps, the tables' batches times `clips`.
+pub fn all(clips: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [DType::BF16, DType::F32] {
-        convolutions(dtype, &mut cases);
-        norms(dtype, &mut cases);
-        pools(dtype, &mut cases);
+        convolutions(dtype, clips, &mut cases);
+        norms(dtype, clips, &mut cases);
+        pools(dtype, clips, &mut cases);
         projections(dtype, &mut cases);
         contrast(dtype, &mut cases);
     }
-    cases.extend([DType::BF16, DType::F32].map(super::step::maclr));
     cases
-}
-
-/// The list for the peer.
-pub fn listed() -> Value {
-    let cases = all();
-    cases.iter().map(|c| json!({"name": c.name, "dtype": c.dtype.name(), "problem": c.problem})).collect()
 }
 
 /// Numbers in [-1, 1) without a pattern: equal or small operands would draw less power, and run faster.
@@ -69,15 +59,17 @@ fn bytes(dtype: DType, elements: usize) -> u64 {
     (elements * dtype.size()) as u64
 }
 
-/// A layer of the tables at our batch.
-fn layer(case: &conv3d::cases::Case) -> conv3d::cases::Case {
-    let mut case = *case;
-    case.x[0] *= CLIPS;
-    case
+/// The layers of the table at our batch.
+fn layers(clips: usize) -> impl Iterator<Item = conv3d::cases::Case> {
+    conv3d::cases::LAYERS.iter().map(move |case| {
+        let mut case = *case;
+        case.x[0] *= clips;
+        case
+    })
 }
 
-fn convolutions(dtype: DType, cases: &mut Vec<Case>) {
-    for row in conv3d::cases::LAYERS.iter().map(layer) {
+fn convolutions(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
+    for row in layers(clips) {
         let p = row.problem();
         let (g, xs, ws, ys) = (p.geometry, p.x_shape(), p.w_shape(), p.y_shape());
         let passes: &[&str] = if row.x[4] <= 3 { &["fprop", "wgrad"] } else { &["fprop", "dgrad", "wgrad"] };
@@ -154,9 +146,9 @@ fn nothing(what: &str) -> Error {
 }
 
 /// Batch norm with ReLU over the output of each layer: forward, and backward after it.
-fn norms(dtype: DType, cases: &mut Vec<Case>) {
+fn norms(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
     let mut seen = BTreeSet::new();
-    for row in conv3d::cases::LAYERS.iter().map(layer) {
+    for row in layers(clips) {
         let shape = row.problem().y_shape();
         let c = shape.last();
         if !seen.insert((shape.len(), c)) {
@@ -183,10 +175,10 @@ fn norms(dtype: DType, cases: &mut Vec<Case>) {
     }
 }
 
-fn pools(dtype: DType, cases: &mut Vec<Case>) {
+fn pools(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
     for row in pool3d::cases::CASES.iter().filter(|c| c.x.iter().product::<usize>() > 100_000) {
         let mut x = row.x;
-        x[0] *= CLIPS;
+        x[0] *= clips;
         let (kernel, window) = (row.kernel, row.window);
         for pass in ["max_fwd", "max_bwd"] {
             let inputs = move |device: &Device| Ok(vec![random(x, dtype, device, 1)?]);
@@ -240,15 +232,16 @@ fn projections(dtype: DType, cases: &mut Vec<Case>) {
     }
 }
 
-/// InfoNCE against a queue of `dtype`, at the paper's size and at those of larger batches.
+/// InfoNCE, codes and queue of `dtype`, at the paper's size and at those of larger batches.
 fn contrast(dtype: DType, cases: &mut Vec<Case>) {
     for row in infonce::cases::CASES.iter().filter(|c| c.m >= 65536) {
         for n in [row.n, 2 * row.n, 4 * row.n] {
             let (d, m, tau) = (row.d, row.m, row.tau);
             let make = move |device: &Device| -> Result<Work> {
                 let unit = |rows: usize, seed| l2_norm::forward(&random([rows, d], DType::F32, &Device::Cpu, seed)?);
-                let (q, k) = (unit(n, 1)?.to(device)?, unit(n, 2)?.to(device)?);
-                let queue = unit(m, 3)?.cast(dtype)?.to(device)?;
+                let [q, k, queue] = [unit(n, 1)?, unit(n, 2)?, unit(m, 3)?];
+                let [q, k, queue] = [q, k, queue].map(|x| x.cast(dtype)?.to(device));
+                let (q, k, queue) = (q?, k?, queue?);
                 Ok(Box::new(move || {
                     let (q, k, queue) = (q.clone(), k.clone(), queue.clone());
                     Ok(Box::new(move || {
@@ -267,7 +260,7 @@ fn contrast(dtype: DType, cases: &mut Vec<Case>) {
                 dtype,
                 problem: json!({"op": "infonce", "n": n, "d": d, "m": m, "tau": tau}),
                 flops,
-                bytes: bytes(dtype, m * d) + bytes(DType::F32, 3 * n * d),
+                bytes: bytes(dtype, (m + 2 * n) * d) + bytes(DType::F32, n * d),
                 make: Box::new(make),
             });
         }

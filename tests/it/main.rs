@@ -9,6 +9,7 @@ mod cli;
 mod close;
 mod conv3d;
 mod conv3d_gpu;
+mod counters;
 mod device;
 mod eval;
 mod examples;

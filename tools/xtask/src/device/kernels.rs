@@ -38,6 +38,11 @@ listed): `HMMA` a warp's tensor product, `LDGSTS` an asynchronous copy from glob
 fragments, `.128` sixteen bytes a thread. **main loop** is the innermost loop with most of the arithmetic: its length, the cycles below which a warp cannot
 issue one pass (the sum of the stalls in the encoding; waiting for memory comes on top), and the bytes that a thread loads from global
 memory in a pass, as issued.
+
+*Counters*, where a table has them, are the simulator's for a real layer at its table's batch (`tests/it/counters.rs`; they may not grow): warp
+instructions and products of tensor cores in millions; bytes of global memory asked for, counted each time; **sectors** of 32 bytes touched, as
+a multiple of the fewest that hold each request (1: nothing is fetched in vain); **conflicts** cycles lost to bank conflicts for each access of
+shared memory.
 ";
 
 /// One family, assembled and taken apart.
@@ -165,8 +170,19 @@ impl Report {
 struct Counted {
     kernel: String,
     case: String,
-    /// In the order of their names.
-    counters: BTreeMap<String, f64>,
+    counters: Counters,
+}
+
+/// Of all launches of a kernel in a case.
+#[derive(Deserialize)]
+struct Counters {
+    warp_instructions: u64,
+    tensor_instructions: u64,
+    sectors: u64,
+    ideal_sectors: u64,
+    bytes: u64,
+    shared_requests: u64,
+    bank_conflict_cycles: u64,
 }
 
 /// The table of the simulator's counters of a family, if there is one.
@@ -174,10 +190,22 @@ fn counters(root: &Path, family: &str, text: &mut String) -> Result<()> {
     let path = format!("docs/counters/{family}.json");
     let Ok(json) = fs::read_to_string(root.join(&path)) else { return Ok(()) };
     let rows: Vec<Counted> = serde_json::from_str(&json).with_context(|| format!("{path} is no list of counters"))?;
-    writeln!(text, "\nCounted by the simulator:\n\n| kernel | case | counters |\n|---|---|---|")?;
-    for Counted { kernel, case, counters } in rows {
-        let words: Vec<String> = counters.iter().map(|(name, n)| format!("{} {n}", name.replace('_', " "))).collect();
-        writeln!(text, "| `{kernel}` | {case} | {} |", words.join(", "))?;
+    writeln!(
+        text,
+        "\n| kernel | in | warp instr. | tensor | asked | sectors | conflicts |\n|---|---|---:|---:|---:|---:|---:|"
+    )?;
+    for Counted { kernel, case, counters: c } in rows {
+        let mega = |n: u64| format!("{:.3}", n as f64 * 1e-6);
+        let part = |n: u64, of: u64| if of == 0 { "-".to_owned() } else { format!("{:.2}", n as f64 / of as f64) };
+        writeln!(
+            text,
+            "| `{kernel}` | {case} | {} M | {} M | {} MB | {} | {} |",
+            mega(c.warp_instructions),
+            mega(c.tensor_instructions),
+            mega(c.bytes),
+            part(c.sectors, c.ideal_sectors),
+            part(c.bank_conflict_cycles, c.shared_requests),
+        )?;
     }
     Ok(())
 }
