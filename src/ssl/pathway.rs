@@ -23,15 +23,36 @@ impl Order {
     /// # Errors
     /// Of a GPU `OutOfMemory` and `Driver`.
     pub fn shuffled(n: usize, rng: &mut impl Rng, device: &Device) -> Result<Order> {
-        let mut order: Vec<usize> = (0..n).collect();
-        order.shuffle(rng);
-        let mut back = vec![0; n];
-        for (at, &from) in order.iter().enumerate() {
-            back[from] = at as u32;
-        }
-        let there = Integers::new(order.into_iter().map(|i| i as u32).collect());
-        Ok(Order { there: there.to(device)?, back: Integers::new(back).to(device)? })
+        let (there, back) = permutation(n, rng);
+        Ok(Order { there: Integers::new(there).to(device)?, back: Integers::new(back).to(device)? })
     }
+
+    /// Another random one of as many rows, in the same memory.
+    ///
+    /// # Errors
+    /// `Shape` when `n` is another number; of a GPU `Driver`.
+    pub(crate) fn shuffle(&mut self, n: usize, rng: &mut impl Rng) -> Result<()> {
+        let (there, back) = permutation(n, rng);
+        self.there.set(&there)?;
+        self.back.set(&back)
+    }
+}
+
+fn permutation(n: usize, rng: &mut impl Rng) -> (Vec<u32>, Vec<u32>) {
+    let mut there: Vec<u32> = (0..n as u32).collect();
+    there.shuffle(rng);
+    let mut back = vec![0; n];
+    for (at, &from) in there.iter().enumerate() {
+        back[from as usize] = at as u32;
+    }
+    (there, back)
+}
+
+/// What the host counts of a pathway's steps: batches of the two networks, owners of the queue's keys, its next row.
+pub(crate) struct Notes {
+    batches: [u64; 2],
+    owners: Vec<u32>,
+    at: usize,
 }
 
 /// Query network, key network and queue of one modality, with the optimiser's velocity.
@@ -129,28 +150,40 @@ impl Pathway {
         Ok((q, pass.leaves()))
     }
 
-    /// One step of stochastic gradient descent on the query network; none where `loss` is not finite.
+    /// One step of stochastic gradient descent on the query network, of the rate in the scalar `lr`. Where `loss` is not
+    /// finite everything stays as it is.
     ///
     /// # Errors
     /// `Shape` when a gradient has not its weight's shape.
-    pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: f32, sgd: &sgd::Sgd, loss: &Tensor) -> Result<()> {
-        let grads: HashMap<usize, &Tensor> = grads.iter().map(|(id, grad)| (id.index(), grad)).collect();
-        let mut steps: Vec<sgd::Step> = self
-            .query
-            .iter_mut()
-            .zip(self.velocity.iter_mut())
-            .filter_map(|((id, w), (_, v))| {
-                let decay = w.role.decays();
-                Some(sgd::Step {
-                    w: sgd::Weights::Trained(&mut w.value),
-                    update: Some((*grads.get(&id.index())?, &mut v.value, decay)),
-                    key: None,
-                    half: None,
-                    key_half: None,
-                })
-            })
-            .collect();
-        sgd::step_all(sgd, sgd::Rate::Value(lr), 1.0, Some(loss), &mut steps)
+    pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: &Tensor, loss: &Tensor, sgd: &sgd::Sgd) -> Result<()> {
+        let grads: HashMap<ParamId, &Tensor> = grads.iter().map(|(id, grad)| (*id, grad)).collect();
+        let mut steps = Vec::with_capacity(grads.len());
+        for ((id, w), (_, v)) in self.query.iter_mut().zip(self.velocity.iter_mut()) {
+            let Some(grad) = grads.get(&id) else { continue };
+            let update = Some((*grad, &mut v.value, w.role.decays()));
+            let w = sgd::Weights::Trained(&mut w.value);
+            steps.push(sgd::Step { w, update, key: None, half: None, key_half: None });
+        }
+        sgd::step_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
+    }
+
+    /// What the host counts of the steps so far.
+    pub(crate) fn notes(&self) -> Notes {
+        let (owners, at) = (self.queue.owners().to_vec(), self.queue.at());
+        Notes { batches: [self.query.batches, self.key.batches], owners, at }
+    }
+
+    /// Sets those counts back.
+    pub(crate) fn set_notes(&mut self, notes: Notes) {
+        [self.query.batches, self.key.batches] = notes.batches;
+        self.queue.rewind(notes.owners, notes.at);
+    }
+
+    /// Counts a repeated step of `count` passes: batches seen, and keys of `owners` pushed.
+    pub(crate) fn note_step(&mut self, count: usize, owners: &[u32]) {
+        self.query.batches += count as u64;
+        self.key.batches += count as u64;
+        (0..count).for_each(|_| self.queue.advance(owners));
     }
 
     /// Puts new keys `n d` into the queue.

@@ -98,6 +98,11 @@ impl Queue {
         self.ring.as_ref().map(|ring| ring.owners())
     }
 
+    /// Sets back what the host knows, where a push was only recorded.
+    pub(crate) fn rewind(&mut self, owners: Vec<u32>, at: usize) {
+        (self.owners, self.at) = (owners, at);
+    }
+
     /// Notes that keys of `owners` were pushed.
     pub(crate) fn advance(&mut self, owners: &[u32]) {
         let (rows, n) = (self.len(), owners.len());

@@ -193,6 +193,29 @@ impl Tensor {
         }
     }
 
+    /// This tensor, which is on a GPU, in memory that nobody else holds.
+    pub(crate) fn apart(&self) -> Result<Tensor> {
+        let mut copy = self.clone(); // shared for now, so the next line copies
+        copy.in_out()?;
+        Ok(copy)
+    }
+
+    /// Writes the elements of `from` where these are, for whoever shares them too: how a recorded graph gets new inputs.
+    pub(crate) fn overwrite(&self, from: &Tensor) -> Result<()> {
+        if from.shape() != self.shape {
+            return Err(Error::shape("overwrite", "from", self.shape, from.shape()));
+        }
+        from.expect("overwrite", "from", self.dtype())?;
+        let (to, gpu) = (self.memory(), self.memory().gpu());
+        match &from.storage {
+            _ if to.bytes() == 0 => Ok(()),
+            Storage::F32(b) => gpu.driver().upload(to.ptr(), bytemuck::cast_slice(b.as_slice())),
+            Storage::BF16(b) => gpu.driver().upload(to.ptr(), bytemuck::cast_slice(b.as_slice())),
+            Storage::Gpu(_, memory) if memory.gpu() == gpu => gpu.driver().copy(to.ptr(), memory.ptr(), to.bytes()),
+            Storage::Gpu(..) => self.overwrite(&from.to_cpu()?),
+        }
+    }
+
     pub(super) fn memory(&self) -> &Memory {
         match &self.storage {
             Storage::Gpu(_, memory) => memory,

@@ -33,6 +33,12 @@ impl Integers {
         Ok(there)
     }
 
+    /// The same numbers in memory that nobody else holds.
+    pub(crate) fn apart(&self) -> Result<Self> {
+        let device = self.there.as_ref().map_or(Device::Cpu, |m| Device::Cuda(m.gpu().clone()));
+        Self::new(self.values.clone()).to(&device)
+    }
+
     /// Other numbers, as many, in the same memory: a recorded graph then reads the new ones.
     ///
     /// # Errors

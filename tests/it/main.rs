@@ -30,6 +30,7 @@ mod pool3d;
 mod ptx;
 mod queue;
 mod sim;
+mod step_gpu;
 mod summed;
 mod tape;
 mod tvl1_gpu;

@@ -10,8 +10,10 @@
 //! | `vm` | `q_v` | `k_m` | motion queue |
 //! | `mv` | `q_m` | `k_v` | visual queue |
 
+mod record;
 mod step;
 
+pub use record::Recorded;
 pub use step::{Inputs, Seen};
 
 use super::pathway::Pathway;

@@ -7,17 +7,18 @@ use crate::ops::infonce::{Loss, Mask, Owners};
 use crate::ops::{self, sgd::Sgd};
 use crate::ssl::pathway::{Order, Pathway};
 use crate::tape::{Mode, Tape, Var};
-use crate::tensor::{Device, Integers, Tensor};
+use crate::tensor::{Integers, Tensor};
 use rand::Rng;
 
 /// Everything a step reads besides the networks and queues, where those are.
 pub struct Inputs {
-    views: Views,
+    pub(super) views: Views,
     /// Whose keys are masked for each query: its owner's, or nobody's.
-    masked: Integers,
+    pub(super) masked: Integers,
     /// How the key batches are permuted, one direction after the other, the visual one first.
-    orders: Vec<Order>,
-    lr: f32,
+    pub(super) orders: Vec<Order>,
+    /// The learning rate, a scalar.
+    pub(super) lr: Tensor,
 }
 
 /// What a step saw, where it was computed.
@@ -70,11 +71,12 @@ impl Maclr {
         let views = views.to(&device)?;
         let nobody = || Integers::new(vec![Mask::NOBODY; views.owners.len()]).to(&device);
         let masked = if self.mask_own { views.owners.clone() } else { nobody()? };
+        let lr = Tensor::scalar(lr).to(&device)?;
         Ok(Inputs { views, masked, orders, lr })
     }
 
     /// The clips that serve as queries; each is one pass of the step.
-    fn directions(&self) -> &'static [usize] {
+    pub(super) fn directions(&self) -> &'static [usize] {
         if self.symmetric { &[0, 1] } else { &[0] }
     }
 
@@ -128,15 +130,12 @@ impl Maclr {
         };
         let numbers: Vec<&Tensor> = std::iter::once(total.value()).chain(&seen).collect();
         let seen = Seen { numbers: Tensor::collect(&numbers)?, terms };
-        if total.value().device() == Device::Cpu && !total.value().item()?.is_finite() {
-            return Ok(seen);
-        }
         let grads = gradients(&tape, &total, [&visual_leaves, &motion_leaves])?;
         drop((visual_leaves, motion_leaves, tape));
         let [visual, motion] = grads;
-        p.visual.descend(&visual, inputs.lr, sgd, total.value())?;
+        p.visual.descend(&visual, &inputs.lr, total.value(), sgd)?;
         if let Some(pathway) = &mut p.motion {
-            pathway.descend(&motion, inputs.lr, sgd, total.value())?;
+            pathway.descend(&motion, &inputs.lr, total.value(), sgd)?;
         }
         if !in_batch {
             enqueue(p, &keys, &inputs.views.owners)?;

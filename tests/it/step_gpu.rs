@@ -1,0 +1,154 @@
+//! One training step, three places: the same code on the CPU, in the simulator and on a GPU.
+//!
+//! How far may two right implementations be apart after ten steps? Each pass of a layer is a set of sums, and a computed
+//! sum is the exact sum of terms changed by at most `γ` each (the usual backward error), which is the exact result of
+//! weights changed by at most `γ`. So the CPU's own run is repeated with weights nudged by `±γ` before each step, and two
+//! implementations may differ by what such nudges do.
+
+use crate::close::{Trace, assert_within_nudges, gamma};
+use crate::maclr::{VIDEOS, method, recipe, views};
+use crate::sim::{Sim, on_gpu};
+use ptxsim::Order;
+use rand::RngExt;
+use tubelet::nn::Params;
+use tubelet::ops::sgd::Sgd;
+use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::maclr::{Maclr, Pathways};
+use tubelet::tensor::{DType, Device, Tensor};
+use tubelet::train::maclr::Recipe;
+
+const STEPS: u64 = 10;
+
+fn pathways(dtype: DType, device: &Device) -> (Maclr, Pathways) {
+    let method = Maclr { dtype, ..method() };
+    let recipe = Recipe { method: method.clone(), ..recipe() };
+    (method, recipe.pathways(VIDEOS, 1, device).unwrap())
+}
+
+fn all(p: &Pathways) -> Vec<&Params> {
+    let networks = [Some(&p.visual), p.motion.as_ref()].into_iter().flatten();
+    networks.flat_map(|n| [n.query(), n.key()]).collect()
+}
+
+/// Changes every trained number by a factor of `1 ± size`.
+fn nudge(p: &mut Pathways, size: f64, seed: u64, step: u64) {
+    let mut rng = stream(seed, 0, step, Purpose::Test);
+    let networks = [Some(&mut p.visual), p.motion.as_mut()].into_iter().flatten();
+    for network in networks {
+        for (_, param) in network.query_mut().iter_mut().filter(|(_, p)| p.role.trains()) {
+            let values: Vec<f32> = param.value.load().unwrap().to_vec();
+            let moved = values.iter().map(|v| v * (1.0 + if rng.random() { size } else { -size }) as f32);
+            param.value = Tensor::from_f32(param.value.shape(), &moved.collect::<Vec<_>>()).unwrap();
+        }
+    }
+}
+
+/// The losses of ten steps and every number the networks hold after them.
+fn run(dtype: DType, device: &Device, nudged: Option<(f64, u64)>) -> Trace {
+    let (method, mut p) = pathways(dtype, device);
+    let views = views(4).to(device).unwrap();
+    let sgd = Sgd::default();
+    let mut losses = Vec::new();
+    for i in 0..STEPS {
+        if let Some((size, seed)) = nudged {
+            nudge(&mut p, size, seed, i);
+        }
+        let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
+        losses.push(method.step(&mut p, &views, &mut rng, 0.02, &sgd).unwrap().loss);
+    }
+    let state = all(&p)
+        .into_iter()
+        .flat_map(|params| params.iter().map(|(_, p)| (p.name.clone(), p.value.load().unwrap().to_vec())))
+        .collect();
+    Trace { losses, state }
+}
+
+/// Terms of the longest sums: the pixels of a filter's gradient in the stem of the motion network.
+const LONGEST: usize = 4 * 8 * 8 * 8;
+
+fn agrees(dtype: DType) {
+    // In bf16 results are rounded as they are stored, in both places alike unless the sums before differ.
+    let size = gamma(LONGEST, DType::F32) + if dtype == DType::BF16 { dtype.unit_roundoff() } else { 0.0 };
+    let cpu = run(dtype, &Device::Cpu, None);
+    let nudged: Vec<Trace> = (0..4).map(|seed| run(dtype, &Device::Cpu, Some((size, seed)))).collect();
+    let gpu = on_gpu(|device| run(dtype, device, None));
+    assert_within_nudges(&gpu, &cpu, &nudged);
+}
+
+#[test]
+fn ten_steps_agree_with_the_cpu_in_f32() {
+    agrees(DType::F32);
+}
+
+#[test]
+fn ten_steps_agree_with_the_cpu_in_bf16() {
+    agrees(DType::BF16);
+}
+
+/// After the first steps no memory is asked of the driver any more.
+#[test]
+fn a_step_allocates_nothing_after_warm_up() {
+    let sim = Sim::new(Order::Forward);
+    let (method, mut p) = pathways(DType::BF16, &sim.device());
+    let views = views(4).to(&sim.device()).unwrap();
+    let mut step = |i| {
+        let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
+        method.step(&mut p, &views, &mut rng, 0.02, &Sgd::default()).unwrap();
+        sim.gpu.usage()
+    };
+    (0..3).for_each(|i| {
+        step(i);
+    });
+    let (before, after) = (step(3), step(4));
+    assert_eq!(before.allocations, after.allocations);
+    assert_eq!(before.live, after.live, "a step leaves as much behind as it found");
+}
+
+/// Recorded once and repeated on new clips, rates and permutations: the same bits as step by step, queues included.
+#[test]
+fn a_recorded_step_repeats_itself() {
+    let sgd = Sgd::default();
+    let batch = |i: u64| {
+        let mut v = views(4);
+        v.rgb = v.rgb.map(|x| tubelet::ops::arith::apply_scale(&x, 1.0 + 0.1 * i as f32).unwrap());
+        v.owners = (0..4).map(|o| (o + i as u32) % VIDEOS as u32).collect();
+        v
+    };
+    let rate = |i: u64| 0.02 / (1 + i) as f32;
+    let rng = |i| stream(1, 0, i, Purpose::KeyShuffle);
+    let everything = |p: &Pathways| -> Vec<Vec<u32>> {
+        let numbers = |t: &Tensor| t.load().unwrap().iter().map(|v| v.to_bits()).collect();
+        let networks = [Some(&p.visual), p.motion.as_ref()].into_iter().flatten();
+        let mut all = Vec::new();
+        for network in networks {
+            all.push(numbers(network.queue().keys()));
+            all.push([network.queue().owners(), &[network.queue().at() as u32]].concat());
+            for params in [network.query(), network.key()] {
+                all.push(vec![params.batches as u32]);
+                all.extend(params.iter().map(|(_, p)| numbers(&p.value)));
+            }
+        }
+        all
+    };
+    for dtype in [DType::F32, DType::BF16] {
+        let (one, other) = (Sim::new(Order::Forward), Sim::new(Order::Forward));
+        let (method, mut p) = pathways(dtype, &one.device());
+        let want: Vec<u32> = (0..6)
+            .map(|i| method.step(&mut p, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
+            .collect();
+        let (_, mut q) = pathways(dtype, &other.device());
+        let mut got: Vec<u32> = (0..1)
+            .map(|i| method.step(&mut q, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
+            .collect();
+        let (mut recorded, report) = method.record(&mut q, &batch(1), &mut rng(1), rate(1), &sgd).unwrap();
+        got.push(report.loss.to_bits());
+        let before = other.gpu.usage();
+        for i in 2..6 {
+            got.push(recorded.step(&mut q, &batch(i), &mut rng(i), rate(i)).unwrap().loss.to_bits());
+        }
+        assert_eq!(got, want);
+        assert_eq!(everything(&p), everything(&q));
+        assert_eq!((before.allocations, before.live), (other.gpu.usage().allocations, other.gpu.usage().live));
+        assert!(recorded.bytes() > 0);
+    }
+}
