@@ -3,17 +3,17 @@
 #include "conv3d.cuh"
 #include "mma.cuh"
 
-// The pixel (n t h w) of a row of the depth, and how far the next block of 32 is away.
-__device__ __forceinline__ void advance_pixel(Pixel& q, const Pixel& by, const Divisor (&grid)[3]) {
+// Adds two pixels, whose coordinates are those of their windows: multiples of the stride. Carries at `end`.
+__device__ __forceinline__ void advance(Pixel& q, const Pixel& by, const Pixel& end, const int (&stride)[3]) {
     q.w += by.w;
-    int carry = q.w >= (int)grid[2].by;
-    q.w -= carry ? grid[2].by : 0;
-    q.h += by.h + carry;
-    carry = q.h >= (int)grid[1].by;
-    q.h -= carry ? grid[1].by : 0;
-    q.t += by.t + carry;
-    carry = q.t >= (int)grid[0].by;
-    q.t -= carry ? grid[0].by : 0;
+    int carry = q.w >= end.w;
+    q.w -= carry ? end.w : 0;
+    q.h += by.h + (carry ? stride[1] : 0);
+    carry = q.h >= end.h;
+    q.h -= carry ? end.h : 0;
+    q.t += by.t + (carry ? stride[0] : 0);
+    carry = q.t >= end.t;
+    q.t -= carry ? end.t : 0;
     q.n += by.n + carry;
 }
 
@@ -23,9 +23,9 @@ template <int BM, int BN, int WM, int WN, int STAGES, int V>
 struct Filters {
     static constexpr int WARPS_M = BM / WM, THREADS = WARPS_M * (BN / WN) * 32;
     static constexpr int A_BYTES = BM * 64, STAGE = A_BYTES + BN * 64;
-    static constexpr int A_COPIES = BM / 8, A_STRIDE = THREADS / A_COPIES, A_ROWS = 32 / A_STRIDE;
-    static constexpr int B_COPIES = BN / V, B_STRIDE = THREADS / B_COPIES, B_ROWS = 32 / B_STRIDE;
-    static_assert(A_ROWS * A_STRIDE == 32 && B_ROWS * B_STRIDE == 32, "copies must tile the tiles");
+    // A row of either tile is copied by ACROSS threads, each several times.
+    static constexpr int ACROSS = THREADS / 32, A_EACH = BM / 8 / ACROSS, B_EACH = BN / V / ACROSS;
+    static_assert(A_EACH * ACROSS * 8 == BM && B_EACH * ACROSS * V == BN, "copies must tile the tiles");
 
     static __device__ __forceinline__ void run(const u16* __restrict__ x, const u16* __restrict__ dy,
                                                float* __restrict__ part, const Conv& p) {
@@ -37,48 +37,48 @@ struct Filters {
         const int width = walk.taps[0] * walk.taps[1] * walk.taps[2] * p.c_row;
         const int first = blockIdx.y * p.split, end = min(first + p.split, walk.rows);
 
-        // dy: this thread copies eight filters of some pixels.
-        const int a_copy = tid % A_COPIES, a_row = tid / A_COPIES;
-        const bool a_ok = m0 + a_copy * 8 < p.k_row;
-        int a_at = (first + a_row) * p.k_row + m0 + a_copy * 8;
-
-        // x: this thread copies V channels of one tap, for some pixels.
-        const int b_copy = tid % B_COPIES, b_row = tid / B_COPIES;
-        const int column = n0 + b_copy * V;
-        const int tap_at = column / p.c_row;
-        Depth d;
-        d.c = column - tap_at * p.c_row;
-        d.t = tap_at / (walk.taps[1] * walk.taps[2]);
-        d.h = tap_at / walk.taps[2] % walk.taps[1];
-        d.w = tap_at % walk.taps[2];
-        const Tap tap = tap_of(walk, d, p.c_row);
-        Pixel q[B_ROWS];
+        // This thread copies, of one pixel in 32, every ACROSS-th chunk: eight filters of dy, V channels of a tap of x.
+        const int across = tid % ACROSS, a_row = copied_row<THREADS, 16>(tid), b_row = copied_row<THREADS, V * 2>(tid);
+        int a_at = (first + a_row) * p.k_row + m0, deep = first;
+        Tap tap[B_EACH];
 #pragma unroll
-        for (int i = 0; i < B_ROWS; i++) q[i] = pixel_of(first + b_row + i * B_STRIDE, walk.grid);
-        const Pixel step = pixel_of(32, walk.grid);
-        const int t0 = walk.offset[0] + tap.t, h0 = walk.offset[1] + tap.h, w0 = walk.offset[2] + tap.w;
-        int deep = first;
+        for (int i = 0; i < B_EACH; i++) {
+            const int column = n0 + (across + i * ACROSS) * V, place = column / p.c_row;
+            Depth d;
+            d.c = column - place * p.c_row;
+            d.t = place / (walk.taps[1] * walk.taps[2]);
+            d.h = place / walk.taps[2] % walk.taps[1];
+            d.w = place % walk.taps[2];
+            tap[i] = tap_of(walk, d, p.c_row);
+            // The padding is taken off here, once.
+            tap[i].t += walk.offset[0], tap[i].h += walk.offset[1], tap[i].w += walk.offset[2];
+            tap[i].at = ((tap[i].t * walk.extent[1] + tap[i].h) * walk.extent[2] + tap[i].w) * p.c_row + d.c;
+        }
+        auto window = [&](Pixel q) { return Pixel{q.n, q.t * walk.mul[0], q.h * walk.mul[1], q.w * walk.mul[2]}; };
+        Pixel q = window(pixel_of(first + b_row, walk.grid));
+        const Pixel step = window(pixel_of(32, walk.grid));
+        const Pixel over = window({0, (int)walk.grid[0].by, (int)walk.grid[1].by, (int)walk.grid[2].by});
 
         auto load = [&](int stage) {
             const u32 a = shared + stage * STAGE, b = a + A_BYTES;
 #pragma unroll
-            for (int i = 0; i < A_ROWS; i++) {
-                const bool ok = a_ok && deep + a_row + i * A_STRIDE < end;
-                copy_async<16>(a + wide_row<BM>(a_row + i * A_STRIDE, a_copy),
-                               dy + (ok ? (u32)(a_at + i * A_STRIDE * p.k_row) : 0u), ok);
+            for (int i = 0; i < A_EACH; i++) {
+                const int chunk = across + i * ACROSS;
+                copy_async<16>(a + wide_row<BM>(a_row, chunk), dy + (u32)(a_at + chunk * 8),
+                               deep + a_row < end && m0 + chunk * 8 < p.k_row);
             }
             a_at += 32 * p.k_row;
+            const int at = ((q.n * walk.extent[0] + q.t) * walk.extent[1] + q.h) * walk.extent[2] + q.w;
+            const Row row = {q.t, q.h, q.w, at * p.c_row};
+            const bool row_ok = deep + b_row < end;
 #pragma unroll
-            for (int i = 0; i < B_ROWS; i++) {
-                const int t = q[i].t * walk.mul[0] + t0, h = q[i].h * walk.mul[1] + h0, w = q[i].w * walk.mul[2] + w0;
-                const bool ok = tap.ok && deep + b_row + i * B_STRIDE < end && (u32)t < (u32)walk.extent[0] &&
-                                (u32)h < (u32)walk.extent[1] && (u32)w < (u32)walk.extent[2];
-                const int at = (((q[i].n * walk.extent[0] + t) * walk.extent[1] + h) * walk.extent[2] + w) * p.c_row;
-                const u32 chunk = V == 8 ? b_copy : b_copy >> 1, within = V == 8 ? 0 : (b_copy & 1) * 8;
-                copy_async<V * 2>(b + wide_row<BN>(b_row + i * B_STRIDE, chunk) + within,
-                                  x + (ok ? (u32)(at + d.c) : 0u), ok);
-                advance_pixel(q[i], step, walk.grid);
+            for (int i = 0; i < B_EACH; i++) {
+                const u32 copy = across + i * ACROSS;
+                const u32 chunk = V == 8 ? copy : copy >> 1, within = V == 8 ? 0 : (copy & 1) * 8;
+                copy_async<V * 2>(b + wide_row<BN>(b_row, chunk) + within, x + (u32)(row.at + tap[i].at),
+                                  row_ok && inside(walk, row, tap[i]));
             }
+            advance(q, step, over, walk.mul);
             deep += 32;
         };
 
@@ -90,6 +90,7 @@ struct Filters {
             copy_commit();
         }
         const int wm = warp % WARPS_M * WM, wn = warp / WARPS_M * WN;
+        const Warp<WM, WN, BM, BN, true, true> piece(wm, wn, lane);
         int at = 0, next = STAGES - 1;
 #pragma unroll 1
         for (int block = 0; block < blocks; block++) {
@@ -98,7 +99,7 @@ struct Filters {
             if (block + STAGES - 1 < blocks) load(next);
             copy_commit();
             const u32 a = shared + at * STAGE;
-            multiply_32<WM, WN, BM, BN, true, true>(acc, a, a + A_BYTES, wm, wn, lane);
+            piece.multiply(acc, a, a + A_BYTES);
             at = at + 1 == STAGES ? 0 : at + 1;
             next = next + 1 == STAGES ? 0 : next + 1;
         }

@@ -28,9 +28,9 @@ struct Gather {
     static constexpr int SHARED = STAGES * STAGE;
     // Copies of V channels: how many fill one row of a tile, and how many of them one thread makes.
     static constexpr int A_COPIES = 32 / V, A_STRIDE = THREADS / A_COPIES, A_ROWS = BM / A_STRIDE;
-    static constexpr int B_COPIES = BACKWARD ? BN / 8 : A_COPIES, B_STRIDE = THREADS / B_COPIES;
-    static constexpr int B_ROWS = (BACKWARD ? 32 : BN) / B_STRIDE;
-    static_assert(A_ROWS * A_STRIDE == BM && B_ROWS * B_STRIDE == (BACKWARD ? 32 : BN), "copies must tile the tiles");
+    // fprop: as for A. dgrad: a thread copies chunks of one of the 32 rows.
+    static constexpr int B_STRIDE = BACKWARD ? THREADS / 32 : A_STRIDE, B_EACH = (BACKWARD ? BN / 8 : BN) / B_STRIDE;
+    static_assert(A_ROWS * A_STRIDE == BM && B_EACH * B_STRIDE == (BACKWARD ? BN / 8 : BN), "copies must tile the tiles");
     static_assert(BM * (BN * 2 + 16) <= SHARED, "the result is staged where the operands were");
 
     // `m0 m_end`: rows of this block; `n0`: its first column. `from`: the gathered grid; `filters` `k taps c_row`.
@@ -52,14 +52,10 @@ struct Gather {
         Depth a_at = depth_of(a_copy * V, walk.taps, channels);
 
         // fprop reads filters along the depth: rows are k. dgrad reads them across: rows are (tap, k), columns c.
-        const int b_copy = tid % B_COPIES, b_row = tid / B_COPIES;
+        const int b_copy = BACKWARD ? tid % B_STRIDE : a_copy, b_row = BACKWARD ? copied_row<THREADS, 16>(tid) : a_row;
         const int taps = p.kernel[0] * p.kernel[1] * p.kernel[2];
         int b_deep = b_copy * V;
-        Depth b_at[BACKWARD ? B_ROWS : 1];
-        if (BACKWARD) {
-#pragma unroll
-            for (int i = 0; i < B_ROWS; i++) b_at[i] = depth_of(b_row + i * B_STRIDE, walk.taps, channels);
-        }
+        Depth b_at = depth_of(b_row, walk.taps, channels);
 
         auto load = [&](int stage) {
             const u32 a = shared + stage * STAGE, b = a + A_BYTES;
@@ -68,30 +64,29 @@ struct Gather {
             for (int i = 0; i < A_ROWS; i++) {
                 const bool ok = inside(walk, row[i], tap);
                 const u32 chunk = V == 8 ? a_copy : a_copy >> 1, within = V == 8 ? 0 : (a_copy & 1) * 8;
-                copy_async<V * 2>(a + deep_row(a_row + i * A_STRIDE, chunk) + within,
-                                  from + (ok ? (u32)(row[i].at + tap.at) : 0u), ok);
+                copy_async<V * 2>(a + deep_row(a_row + i * A_STRIDE, chunk) + within, from + (u32)(row[i].at + tap.at), ok);
             }
             advance(a_at, step, walk.taps, channels);
             if (BACKWARD) {
-                const int column = n0 + b_copy * 8;
+                const int tap_at = walk.filter_first + b_at.t * walk.filter_step[0] + b_at.h * walk.filter_step[1] +
+                                   b_at.w * walk.filter_step[2];
+                const int at = (b_at.c * taps + tap_at) * p.c_row + n0;
+                const bool row_ok = b_at.t < walk.taps[0] && b_at.c < p.k;
 #pragma unroll
-                for (int i = 0; i < B_ROWS; i++) {
-                    const Depth& d = b_at[i];
-                    const bool ok = d.t < walk.taps[0] && d.c < p.k && column < p.c_row;
-                    const int tap_at = walk.filter_first + d.t * walk.filter_step[0] + d.h * walk.filter_step[1] +
-                                       d.w * walk.filter_step[2];
-                    copy_async<16>(b + wide_row<BN>(b_row + i * B_STRIDE, b_copy),
-                                   filters + (ok ? (u32)((d.c * taps + tap_at) * p.c_row + column) : 0u), ok);
-                    advance(b_at[i], step, walk.taps, channels);
+                for (int i = 0; i < B_EACH; i++) {
+                    const int chunk = b_copy + i * B_STRIDE;
+                    copy_async<16>(b + wide_row<BN>(b_row, chunk), filters + (u32)(at + chunk * 8),
+                                   row_ok && n0 + chunk * 8 < p.c_row);
                 }
+                advance(b_at, step, walk.taps, channels);
             } else {
 #pragma unroll
-                for (int i = 0; i < B_ROWS; i++) {
+                for (int i = 0; i < B_EACH; i++) {
                     const int column = n0 + b_row + i * B_STRIDE;
                     const bool ok = column < p.k && b_deep < depth;
                     const u32 chunk = V == 8 ? b_copy : b_copy >> 1, within = V == 8 ? 0 : (b_copy & 1) * 8;
                     copy_async<V * 2>(b + deep_row(b_row + i * B_STRIDE, chunk) + within,
-                                      filters + (ok ? (u32)(column * depth + b_deep) : 0u), ok);
+                                      filters + (u32)(column * depth + b_deep), ok);
                 }
                 b_deep += 32;
             }
@@ -103,7 +98,7 @@ struct Gather {
             if (s < blocks) load(s);
             copy_commit();
         }
-        const int wm = warp % WARPS_M * WM, wn = warp / WARPS_M * WN;
+        const Warp<WM, WN, BM, BN, false, BACKWARD> part(warp % WARPS_M * WM, warp / WARPS_M * WN, lane);
         int at = 0, next = STAGES - 1;
 #pragma unroll 1
         for (int block = 0; block < blocks; block++) {
@@ -113,7 +108,7 @@ struct Gather {
             if (block + STAGES - 1 < blocks) load(next);
             copy_commit();
             const u32 a = shared + at * STAGE;
-            multiply_32<WM, WN, BM, BN, false, BACKWARD>(acc, a, a + A_BYTES, wm, wn, lane);
+            part.multiply(acc, a, a + A_BYTES);
             at = at + 1 == STAGES ? 0 : at + 1;
             next = next + 1 == STAGES ? 0 : next + 1;
         }

@@ -5,7 +5,7 @@
 // The address of `p` inside the shared window, as `ldmatrix` and `cp.async` want it.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// BYTES (8 or 16) bytes, or zeros where `!ok`; `src` is then not read, but must still be aligned.
+// BYTES (8 or 16) bytes, or zeros where `!ok`: nothing is read then, wherever `src` points, but it must be aligned.
 template <int BYTES>
 __device__ __forceinline__ void copy_async(u32 dst, const void* src, bool ok) {
     const int n = ok ? BYTES : 0;

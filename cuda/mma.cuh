@@ -36,38 +36,75 @@ __device__ __forceinline__ u32 wide_row(int row, int chunk) {
     return row * (WIDTH * 2) + ((chunk ^ (row & 7)) << 4);
 }
 
-// One warp's part of a product over a depth of 32: WM x WN of c, from `a` and `b` in shared memory.
-// A_TURNED and B_TURNED: the tile lies as [depth][columns] (wide rows of AW, BW columns), otherwise as [rows][depth].
+// How THREADS threads share the copies into 32 wide rows: each row by THREADS/32 of them (8, or 4), which copy BYTES (16,
+// or 8) side by side again and again. Rows that are written at once have their chunks in different bank groups.
+template <int THREADS, int BYTES>
+__device__ __forceinline__ int copied_row(int tid) {
+    static_assert(THREADS == 256 || THREADS == 128, "eight or four threads a row");
+    if (THREADS == 256) return tid >> 3;
+    return (tid >> 5) * 8 + (BYTES == 16 ? ((tid >> 3) & 3) + ((tid >> 2) & 1) * 4 : ((tid >> 2) & 3) * 2 + ((tid >> 4) & 1));
+}
+
+// One warp's part of products over blocks of 32 of the depth: WM x WN sums, of two tiles in shared memory, from row m0 of
+// the first and n0 of the second (multiples of WM and WN). A_TURNED and B_TURNED: the tile lies as [depth][columns] (wide
+// rows of AW, BW columns), otherwise as [rows][depth]. Where a lane reads inside of a tile is found once.
 template <int WM, int WN, int AW, int BW, bool A_TURNED, bool B_TURNED>
-__device__ __forceinline__ void multiply_32(float (&acc)[WM / 16][WN / 8][4], u32 a, u32 b, int m0, int n0, int lane) {
-    const int row8 = lane & 7, half = (lane >> 3) & 1, quarter = lane >> 4;
+struct Warp {
+    // Swizzled chunks differ by one bit between the two halves of the depth of a deep tile, and by the bits of `2 i`
+    // between the 16 columns of a wide one; everything else is a constant distance.
+    u32 a_at[A_TURNED ? WM / 16 : 2], b_at[B_TURNED ? WN / 16 : 2];
+
+    __device__ __forceinline__ Warp(int m0, int n0, int lane) {
+        const int row8 = lane & 7, half = (lane >> 3) & 1, quarter = lane >> 4;
+        if (A_TURNED) {
+            // Matrices: (rows 0-7, depth 0-7), (rows 8-15, depth 0-7), (rows 0-7, depth 8-15), (8-15, 8-15).
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
-        u32 af[WM / 16][4], bf[WN / 16][4];
-#pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
-            if (A_TURNED) {
-                // Matrices: (rows 0-7, depth 0-7), (rows 8-15, depth 0-7), (rows 0-7, depth 8-15), (8-15, 8-15).
-                load_matrix_turned(af[i], a + wide_row<AW>(k * 16 + quarter * 8 + row8, (m0 >> 3) + i * 2 + half));
-            } else {
-                load_matrix(af[i], a + deep_row(m0 + i * 16 + (lane & 15), k * 2 + quarter));
+            for (int i = 0; i < WM / 16; i++) {
+                a_at[i] = wide_row<AW>(quarter * 8 + row8, (m0 >> 3) + half) ^ (i * 32);
             }
+        } else {
+            a_at[0] = deep_row(m0 + (lane & 15), quarter);
+            a_at[1] = a_at[0] ^ 32;
         }
-#pragma unroll
-        for (int j = 0; j < WN / 16; j++) {
+        if (B_TURNED) {
             // Matrices: (columns 0-7, depth 0-7), (0-7, 8-15), (columns 8-15, depth 0-7), (8-15, 8-15).
-            if (B_TURNED) {
-                load_matrix_turned(bf[j], b + wide_row<BW>(k * 16 + half * 8 + row8, (n0 >> 3) + j * 2 + quarter));
-            } else {
-                load_matrix(bf[j], b + deep_row(n0 + j * 16 + quarter * 8 + row8, k * 2 + half));
+#pragma unroll
+            for (int j = 0; j < WN / 16; j++) {
+                b_at[j] = wide_row<BW>(half * 8 + row8, (n0 >> 3) + quarter) ^ (j * 32);
             }
+        } else {
+            b_at[0] = deep_row(n0 + quarter * 8 + row8, half);
+            b_at[1] = b_at[0] ^ 32;
         }
+    }
+
+    __device__ __forceinline__ void multiply(float (&acc)[WM / 16][WN / 8][4], u32 a, u32 b) const {
 #pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
+        for (int k = 0; k < 2; k++) {
+            u32 af[WM / 16][4], bf[WN / 16][4];
 #pragma unroll
-            for (int j = 0; j < WN / 8; j++) {
-                mma_bf16(acc[i][j], af[i], bf[j / 2][(j & 1) * 2], bf[j / 2][(j & 1) * 2 + 1]);
+            for (int i = 0; i < WM / 16; i++) {
+                if (A_TURNED) {
+                    load_matrix_turned(af[i], a + a_at[A_TURNED ? i : 0] + k * 16 * AW * 2);
+                } else {
+                    load_matrix(af[i], a + a_at[A_TURNED ? 0 : k] + i * 1024);
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < WN / 16; j++) {
+                if (B_TURNED) {
+                    load_matrix_turned(bf[j], b + b_at[B_TURNED ? j : 0] + k * 16 * BW * 2);
+                } else {
+                    load_matrix(bf[j], b + b_at[B_TURNED ? 0 : k] + j * 1024);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < WM / 16; i++) {
+#pragma unroll
+                for (int j = 0; j < WN / 8; j++) {
+                    mma_bf16(acc[i][j], af[i], bf[j / 2][(j & 1) * 2], bf[j / 2][(j & 1) * 2 + 1]);
+                }
             }
         }
     }
-}
+};

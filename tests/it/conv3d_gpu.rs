@@ -2,8 +2,9 @@
 //! random ragged shapes, and the sums that fused launches leave.
 
 use crate::close::assert_bounded;
-use crate::sim::on_gpu;
+use crate::sim::{Sim, on_gpu};
 use proptest::prelude::*;
+use ptxsim::Order;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tubelet::ops::conv3d::cases::SMALL;
@@ -230,5 +231,72 @@ fn a_chain_of_gradients_in_one_launch() {
             assert_bounded("sums", &got, &want, DType::F32);
             got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
         });
+    }
+}
+
+/// What a launch of one tile may cost, in the simulator: bank conflicts none, sectors those that its bytes fill, and
+/// instructions as committed here. Whoever makes a kernel leaner lowers its number.
+struct Cost {
+    layer: &'static str,
+    pass: Pass,
+    tile: usize,
+    entry: &'static str,
+    /// Warp instructions, at most, for each of the tensor cores'.
+    instructions: f64,
+}
+
+/// Hot layers cut small: the same channels and taps, fewer pixels.
+fn hot(layer: &str) -> Conv3d {
+    let (x, k, kernel, stride) = match layer {
+        "r3d-64" => ([1, 3, 14, 14, 64], 64, [3, 3, 3], [1, 1, 1]),
+        "r21d-1t" => ([1, 4, 12, 12, 144], 64, [3, 1, 1], [1, 1, 1]),
+        "slow-2c" => ([1, 2, 16, 16, 64], 256, [1, 1, 1], [1, 1, 1]),
+        "slow-3b-down" => ([1, 2, 16, 16, 128], 128, [1, 3, 3], [1, 2, 2]),
+        "slow-stem" => ([1, 2, 32, 32, 3], 64, [1, 7, 7], [1, 2, 2]),
+        _ => unreachable!("a layer of this table"),
+    };
+    let g = Geometry::new(Window::same(kernel).strided(stride));
+    Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap()
+}
+
+const COSTS: &[Cost] = &[
+    Cost { layer: "r3d-64", pass: Pass::Fprop, tile: 1, entry: "conv3d_fprop_128x64_bf16", instructions: 99.0 },
+    Cost { layer: "r3d-64", pass: Pass::Dgrad, tile: 1, entry: "conv3d_dgrad_64x64_bf16", instructions: 99.0 },
+    Cost { layer: "r3d-64", pass: Pass::Wgrad, tile: 1, entry: "conv3d_wgrad_64x64_bf16", instructions: 99.0 },
+    Cost { layer: "r21d-1t", pass: Pass::Fprop, tile: 2, entry: "conv3d_fprop_64x64_bf16", instructions: 99.0 },
+    Cost { layer: "r21d-1t", pass: Pass::Wgrad, tile: 1, entry: "conv3d_wgrad_64x64_bf16", instructions: 99.0 },
+    Cost { layer: "slow-2c", pass: Pass::Fprop, tile: 0, entry: "conv3d_fprop_128x128_bf16", instructions: 99.0 },
+    Cost { layer: "slow-3b-down", pass: Pass::Fprop, tile: 0, entry: "conv3d_fprop_128x128_bf16", instructions: 99.0 },
+    Cost { layer: "slow-3b-down", pass: Pass::Dgrad, tile: 0, entry: "conv3d_dgrad_128x128_bf16", instructions: 99.0 },
+    Cost { layer: "slow-3b-down", pass: Pass::Wgrad, tile: 0, entry: "conv3d_wgrad_128x128_bf16", instructions: 99.0 },
+    Cost { layer: "slow-stem", pass: Pass::Fprop, tile: 0, entry: "conv3d_fprop_stem_bf16", instructions: 99.0 },
+    Cost { layer: "slow-stem", pass: Pass::Wgrad, tile: 0, entry: "conv3d_wgrad_stem_bf16", instructions: 99.0 },
+];
+
+#[test]
+fn hot_layers_cost_what_is_committed() {
+    for c in COSTS {
+        let p = hot(c.layer);
+        let sim = Sim::new(Order::Forward);
+        let device = sim.device();
+        let r = &mut random(13);
+        let [a, b] = match c.pass {
+            Pass::Fprop => [p.x_shape(), p.w_shape()],
+            Pass::Dgrad => [p.y_shape(), p.w_shape()],
+            Pass::Wgrad => [p.x_shape(), p.y_shape()],
+        };
+        let [a, b] = [a, b].map(|s| reals(r, s, DType::BF16).to(&device).unwrap());
+        on_tile(&p, c.pass, c.tile, [&a, &b]).unwrap().expect("a tile of the table");
+        let all = sim.machine.totals();
+        let n = all.get(c.entry).unwrap_or_else(|| panic!("{}: {} was not launched", c.layer, c.entry));
+        let sectors = (n.global_sectors_loaded + n.global_sectors_stored) as f64 / n.ideal_sectors as f64;
+        let instructions = n.warp_instructions as f64 / n.tensor_instructions as f64;
+        println!(
+            "{:13} {:28} {instructions:6.2} instructions a product, {sectors:.3} of the sectors",
+            c.layer, c.entry
+        );
+        assert_eq!(n.bank_conflict_cycles, 0, "{} {}: lanes meet in a bank", c.layer, c.entry);
+        assert!(sectors <= 1.15, "{} {}: {sectors:.3} of the fewest sectors", c.layer, c.entry);
+        assert!(instructions <= c.instructions, "{} {}: {instructions:.2} instructions a product", c.layer, c.entry);
     }
 }
