@@ -32,7 +32,8 @@ struct Conv {
     int tap_every[3], tap_move[3];
     // Extents of the grids of rows: fprop and wgrad the output; dgrad the residues with one row more, then the others.
     Divisor grid[3][2];
-    // Tiles over the columns of the result (all passes), and over the rows of one group of statistics (fprop).
+    // Tiles over the columns of the result (all passes), and over the rows of one group of statistics; the size of such
+    // a group, in rows (fprop) or samples (dgrad).
     int column_tiles, group_tiles, group_rows;
     // wgrad: pixels of one split.
     int split;

@@ -9,9 +9,12 @@ __device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __r
     extern __shared__ __align__(128) unsigned char shared[];
     const Walk walk = walk_backward(p, blockIdx.y);
     const int tile = blockIdx.x / p.column_tiles, n0 = (blockIdx.x - tile * p.column_tiles) * BN;
-    const int m0 = tile * BM, m_end = min(m0 + BM, walk.rows);
-    float* row = sums + ((size_t)blockIdx.y * (gridDim.x / p.column_tiles) + tile) * 2 * p.c;
-    if (m0 >= walk.rows) {
+    // Tiles end with their group of samples. The statistics of a group lie together, of all its classes.
+    const int group = tile / p.group_tiles, within = tile - group * p.group_tiles;
+    const int group_rows = p.group_rows * (int)(walk.grid[0].by * walk.grid[1].by * walk.grid[2].by);
+    const int m0 = group * group_rows + within * BM, m_end = min(m0 + BM, (group + 1) * group_rows);
+    float* row = sums + ((size_t)(group * gridDim.y + blockIdx.y) * p.group_tiles + within) * 2 * p.c;
+    if (m0 >= m_end) {
         // Classes differ by a few rows, the grid has room for the largest. A tile without rows sums to nothing.
         if (chain.mask) {
             for (int i = threadIdx.x; i < 2 * BN; i += G::THREADS) {
@@ -25,7 +28,7 @@ __device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __r
     G::stage(shared, acc);
     auto place = [&](int m) { return scattered(p, walk, m); };
     if (chain.mask) {
-        G::chain(shared, dx, row, chain, m0, m_end, n0, p.c, place);
+        G::chain(shared, dx, row, chain, group, m0, m_end, n0, p.c, place);
     } else {
         G::store(shared, dx, m0, m_end, n0, p.c, place);
     }
@@ -33,8 +36,8 @@ __device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __r
 
 // The gradient for `x` (`n t h w c`) from `dy` (`n to ho wo k_row`) and `w` (`k kt kh kw c_row`), rows of multiples of
 // 8 channels. Where `mask` is not null, dx is first multiplied by the derivative of the ReLU whose output `mask` is, and
-// row `class * tiles + tile` of `sums` (`classes tiles 2 c`) receives Σ dx and Σ dx · (normed - mean) · inv_std.
-// Grid: tiles of pixels of the largest class times `column_tiles`; y counts the residue classes of the stride.
+// the rows of `sums` (`groups classes tiles 2 c`) receive Σ dx and Σ dx · (normed - mean) · inv_std of each tile.
+// Grid: tiles of pixels of the largest class, of each group of samples, times `column_tiles`; y counts the residue classes of the stride.
 // Launched by `ops::conv3d::cuda`, which chooses the tile (pixels x channels).
 #define DGRAD(NAME, BM, BN, WM, WN, STAGES, BLOCKS)                                                                  \
     extern "C" __global__ void __launch_bounds__(Gather<BM, BN, WM, WN, STAGES, 8, true>::THREADS, BLOCKS)            \

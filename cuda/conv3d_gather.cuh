@@ -17,7 +17,7 @@ __device__ __forceinline__ u32 staged(int row, int column) {
 struct Chain {
     const u16* mask;       // dx is kept where this is positive, and 0 elsewhere: the derivative of a ReLU by its output
     const u16* normed;     // input of the batch norm before that ReLU
-    const float* mean;     // of `normed`, per channel
+    const float* mean;     // of `normed`, per group of samples and channel
     const float* inv_std;
 };
 
@@ -205,7 +205,8 @@ struct Gather {
     // `row[2][width]`, xhat = (normed - mean) · inv_std. `width` is a multiple of 8.
     template <class Place>
     static __device__ __forceinline__ void chain(unsigned char* shared, u16* __restrict__ to, float* __restrict__ row,
-                                                 const Chain& with, int m0, int m_end, int n0, int width, Place place) {
+                                                 const Chain& with, int group, int m0, int m_end, int n0, int width,
+                                                 Place place) {
         constexpr int PARTS = THREADS / (BN / 8);
         const int rows = min(BM, m_end - m0);
         const int c = threadIdx.x % (BN / 8) * 8, part = threadIdx.x / (BN / 8);
@@ -213,8 +214,8 @@ struct Gather {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             sum[i] = dot[i] = 0.f;
-            mean[i] = n0 + c < width ? with.mean[n0 + c + i] : 0.f;
-            inv[i] = n0 + c < width ? with.inv_std[n0 + c + i] : 0.f;
+            mean[i] = n0 + c < width ? with.mean[group * width + n0 + c + i] : 0.f;
+            inv[i] = n0 + c < width ? with.inv_std[group * width + n0 + c + i] : 0.f;
         }
         if (n0 + c < width) {
 #pragma unroll 1

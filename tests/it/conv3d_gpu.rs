@@ -200,10 +200,11 @@ fn statistics_leave_with_the_result() {
 
 #[test]
 fn a_chain_of_gradients_in_one_launch() {
-    for (x, k, kernel, stride) in [
-        ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1]),
-        ([1, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2]),
-        ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2]),
+    for (x, k, kernel, stride, parts) in [
+        ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1], 1),
+        ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),
+        ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2], 1),
+        ([4, 2, 9, 5, 8], 8, [3, 1, 1], [1, 1, 1], 2),
     ] {
         let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();
@@ -211,7 +212,7 @@ fn a_chain_of_gradients_in_one_launch() {
             let r = &mut random(6);
             let [relu, normed] = [0; 2].map(|_| reals(r, p.x_shape(), DType::BF16));
             let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
-            let [mean, inv_std] = [0; 2].map(|_| reals(r, [c], DType::F32));
+            let [mean, inv_std] = [0; 2].map(|_| reals(r, [parts * c], DType::F32));
             let [rd, nd, wd, yd, md, id] = [&relu, &normed, &w, &dy, &mean, &inv_std].map(|t| t.to(device).unwrap());
             let before = Before { relu: &rd, normed: &nd, mean: &md, inv_std: &id };
             let (dz, sums) = dgrad_chain(&yd, &wd, &g, &before).unwrap().expect("a GPU has this launch");
@@ -223,10 +224,12 @@ fn a_chain_of_gradients_in_one_launch() {
             }
             assert_bounded("dz", &dz.load().unwrap(), &want, DType::BF16);
             let (dz, normed, mean, inv_std) = (wide(&dz), wide(&normed), wide(&mean), wide(&inv_std));
-            let want = statistics(1, c, |_, c0| {
-                let xhat = |i: usize| (normed[i] - mean[c0]) * inv_std[c0];
-                (c0..dz.len()).step_by(c).map(|i| [dz[i], dz[i] * xhat(i)]).collect()
+            let rows = dz.len() / c / parts;
+            let want = statistics(parts, c, |part, c0| {
+                let xhat = |i: usize| (normed[i] - mean[part * c + c0]) * inv_std[part * c + c0];
+                (0..rows).map(|r| (part * rows + r) * c + c0).map(|i| [dz[i], dz[i] * xhat(i)]).collect()
             });
+            assert_eq!(sums.dims(), [parts, 2, c]);
             let got = sums.load().unwrap();
             assert_bounded("sums", &got, &want, DType::F32);
             got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
@@ -234,15 +237,15 @@ fn a_chain_of_gradients_in_one_launch() {
     }
 }
 
-/// What a launch of one tile may cost, in the simulator: bank conflicts none, sectors those that its bytes fill, and
-/// instructions as committed here. Whoever makes a kernel leaner lowers its number.
-struct Cost {
-    layer: &'static str,
-    pass: Pass,
-    tile: usize,
-    entry: &'static str,
-    /// Warp instructions, at most, for each of the tensor cores'.
+/// What a launch of one tile may cost, in the simulator: no bank conflicts, and sectors and instructions as committed
+/// here. Whoever makes a kernel leaner lowers its numbers.
+struct Cost(&'static str, Pass, usize, &'static str, Limits);
+
+struct Limits {
+    /// Warp instructions of PTX for each of the tensor cores'.
     instructions: f64,
+    /// Sectors moved against the fewest that hold each request's bytes.
+    sectors: f64,
 }
 
 /// Hot layers cut small: the same channels and taps, fewer pixels.
@@ -259,44 +262,46 @@ fn hot(layer: &str) -> Conv3d {
     Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap()
 }
 
+const fn at_most(instructions: f64, sectors: f64) -> Limits {
+    Limits { instructions, sectors }
+}
+
+/// Layer, pass, tile, its kernel, its limits. A stem's windows begin at any eight bytes, so that they meet one sector more.
 const COSTS: &[Cost] = &[
-    Cost { layer: "r3d-64", pass: Pass::Fprop, tile: 1, entry: "conv3d_fprop_128x64_bf16", instructions: 99.0 },
-    Cost { layer: "r3d-64", pass: Pass::Dgrad, tile: 1, entry: "conv3d_dgrad_64x64_bf16", instructions: 99.0 },
-    Cost { layer: "r3d-64", pass: Pass::Wgrad, tile: 1, entry: "conv3d_wgrad_64x64_bf16", instructions: 99.0 },
-    Cost { layer: "r21d-1t", pass: Pass::Fprop, tile: 2, entry: "conv3d_fprop_64x64_bf16", instructions: 99.0 },
-    Cost { layer: "r21d-1t", pass: Pass::Wgrad, tile: 1, entry: "conv3d_wgrad_64x64_bf16", instructions: 99.0 },
-    Cost { layer: "slow-2c", pass: Pass::Fprop, tile: 0, entry: "conv3d_fprop_128x128_bf16", instructions: 99.0 },
-    Cost { layer: "slow-3b-down", pass: Pass::Fprop, tile: 0, entry: "conv3d_fprop_128x128_bf16", instructions: 99.0 },
-    Cost { layer: "slow-3b-down", pass: Pass::Dgrad, tile: 0, entry: "conv3d_dgrad_128x128_bf16", instructions: 99.0 },
-    Cost { layer: "slow-3b-down", pass: Pass::Wgrad, tile: 0, entry: "conv3d_wgrad_128x128_bf16", instructions: 99.0 },
-    Cost { layer: "slow-stem", pass: Pass::Fprop, tile: 0, entry: "conv3d_fprop_stem_bf16", instructions: 99.0 },
-    Cost { layer: "slow-stem", pass: Pass::Wgrad, tile: 0, entry: "conv3d_wgrad_stem_bf16", instructions: 99.0 },
+    Cost("r3d-64", Pass::Fprop, 1, "conv3d_fprop_128x64_bf16", at_most(6.51, 1.001)),
+    Cost("r3d-64", Pass::Dgrad, 1, "conv3d_dgrad_64x64_bf16", at_most(10.8, 1.001)),
+    Cost("r3d-64", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.42, 1.001)),
+    Cost("r21d-1t", Pass::Fprop, 2, "conv3d_fprop_64x64_bf16", at_most(10.8, 1.001)),
+    Cost("r21d-1t", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.69, 1.001)),
+    Cost("slow-2c", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(14.89, 1.001)),
+    Cost("slow-3b-down", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(5.71, 1.001)),
+    Cost("slow-3b-down", Pass::Dgrad, 0, "conv3d_dgrad_128x128_bf16", at_most(9.6, 1.001)),
+    Cost("slow-3b-down", Pass::Wgrad, 0, "conv3d_wgrad_128x128_bf16", at_most(10.72, 1.001)),
+    Cost("slow-stem", Pass::Fprop, 0, "conv3d_fprop_stem_bf16", at_most(16.87, 1.27)),
+    Cost("slow-stem", Pass::Wgrad, 0, "conv3d_wgrad_stem_bf16", at_most(40.0, 1.6)),
 ];
 
 #[test]
 fn hot_layers_cost_what_is_committed() {
-    for c in COSTS {
-        let p = hot(c.layer);
+    for Cost(layer, pass, tile, entry, limits) in COSTS {
+        let p = hot(layer);
         let sim = Sim::new(Order::Forward);
         let device = sim.device();
         let r = &mut random(13);
-        let [a, b] = match c.pass {
+        let [a, b] = match pass {
             Pass::Fprop => [p.x_shape(), p.w_shape()],
             Pass::Dgrad => [p.y_shape(), p.w_shape()],
             Pass::Wgrad => [p.x_shape(), p.y_shape()],
         };
         let [a, b] = [a, b].map(|s| reals(r, s, DType::BF16).to(&device).unwrap());
-        on_tile(&p, c.pass, c.tile, [&a, &b]).unwrap().expect("a tile of the table");
+        on_tile(&p, *pass, *tile, [&a, &b]).unwrap().expect("a tile of the table");
         let all = sim.machine.totals();
-        let n = all.get(c.entry).unwrap_or_else(|| panic!("{}: {} was not launched", c.layer, c.entry));
+        let n = all.get(*entry).unwrap_or_else(|| panic!("{layer}: {entry} was not launched"));
         let sectors = (n.global_sectors_loaded + n.global_sectors_stored) as f64 / n.ideal_sectors as f64;
         let instructions = n.warp_instructions as f64 / n.tensor_instructions as f64;
-        println!(
-            "{:13} {:28} {instructions:6.2} instructions a product, {sectors:.3} of the sectors",
-            c.layer, c.entry
-        );
-        assert_eq!(n.bank_conflict_cycles, 0, "{} {}: lanes meet in a bank", c.layer, c.entry);
-        assert!(sectors <= 1.15, "{} {}: {sectors:.3} of the fewest sectors", c.layer, c.entry);
-        assert!(instructions <= c.instructions, "{} {}: {instructions:.2} instructions a product", c.layer, c.entry);
+        println!("{layer:13} {entry:28} {instructions:6.2} instructions a product, {sectors:.3} of the sectors");
+        assert_eq!(n.bank_conflict_cycles, 0, "{layer} {entry}: lanes meet in a bank");
+        assert!(sectors <= limits.sectors, "{layer} {entry}: {sectors:.3} of the fewest sectors");
+        assert!(instructions <= limits.instructions, "{layer} {entry}: {instructions:.2} instructions a product");
     }
 }

@@ -43,14 +43,14 @@ pub struct Before<'a> {
     pub relu: &'a Tensor,
     /// The input of the batch norm, of the same shape.
     pub normed: &'a Tensor,
-    /// Mean per channel, f32.
+    /// Mean, f32, of each of some number of equal contiguous parts of the samples and each channel: `[parts · c]`.
     pub mean: &'a Tensor,
-    /// Inverse deviation per channel, f32.
+    /// Inverse deviation, likewise.
     pub inv_std: &'a Tensor,
 }
 
-/// The gradient `dz` before the rectifier (that of [`super::dgrad`] where `relu > 0`, else 0), and per channel `Σ dz` and
-/// `Σ dz · (normed - mean) · inv_std`, `[2 c]`: the gradients of the batch norm's `beta` and `gamma`, and all that its
+/// The gradient `dz` before the rectifier (that of [`super::dgrad`] where `relu > 0`, else 0), and per part and channel
+/// `Σ dz` and `Σ dz · (normed - mean) · inv_std`, `[parts 2 c]`: the gradients of the batch norm's `beta` and `gamma`, and all that its
 /// own backward pass has to know. For a multiple of eight channels.
 ///
 /// # Errors
@@ -65,8 +65,13 @@ pub fn dgrad_chain(dy: &Tensor, w: &Tensor, g: &Geometry, before: &Before) -> Re
     if before.normed.shape() != p.x_shape() {
         return Err(Error::shape(op, "normed", p.x_shape(), before.normed.shape()));
     }
-    expect_channels(op, "mean", before.mean, p.c)?;
-    expect_channels(op, "inv_std", before.inv_std, p.c)?;
+    let numbers = before.mean.shape().len();
+    if p.c == 0 || numbers == 0 || !numbers.is_multiple_of(p.c) || !p.n.is_multiple_of(numbers / p.c) {
+        let want = format!("[parts · {}], where parts divides the {} samples", p.c, p.n);
+        return Err(Error::shape(op, "mean", want, before.mean.shape()));
+    }
+    expect_channels(op, "mean", before.mean, numbers)?;
+    expect_channels(op, "inv_std", before.inv_std, numbers)?;
     let Place::Gpu(gpu) = place else { return Ok(None) };
     if !on_tensor_cores(&p, [dy, w]) || !p.c.is_multiple_of(8) {
         return Ok(None);
@@ -86,5 +91,5 @@ fn expect_channels(op: &'static str, arg: &'static str, t: &Tensor, channels: us
     if t.shape() == Shape::from([channels]) {
         return Ok(());
     }
-    Err(Error::shape(op, arg, format!("[{channels}], one a channel"), t.shape()))
+    Err(Error::shape(op, arg, format!("[{channels}]"), t.shape()))
 }

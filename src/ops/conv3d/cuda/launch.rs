@@ -174,7 +174,8 @@ pub(in crate::ops::conv3d) struct Forwards {
     pub statistics: Option<(In, Out)>,
 }
 
-/// What dgrad does to `dx` before it is stored, for a plan with statistics: all arrays of its shape, or one f32 a channel.
+/// What dgrad does to `dx` before it is stored, for a plan with statistics: all arrays of its shape, or one f32 for
+/// each group of samples and channel.
 pub(in crate::ops::conv3d) struct Chain {
     /// The output of the ReLU before the convolution.
     pub mask: In,
@@ -182,6 +183,6 @@ pub(in crate::ops::conv3d) struct Chain {
     pub normed: In,
     pub mean: In,
     pub inv_std: In,
-    /// Where Σ dx and Σ dx · (normed - mean) · inv_std go, `2 c`.
+    /// Where Σ dx and Σ dx · (normed - mean) · inv_std go, `groups 2 c`.
     pub sums: Out,
 }

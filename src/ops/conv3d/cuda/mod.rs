@@ -116,7 +116,8 @@ pub(super) fn fprop_statistics(
 /// [`super::fused::dgrad_chain`], where it is one launch: bf16 without groups, a multiple of eight channels.
 pub(super) fn dgrad_chain(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor, before: &Before) -> Result<(Tensor, Tensor)> {
     let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
-    let mut sums = Tensor::on_gpu(gpu, DType::F32, [2, p.c])?;
+    let parts = before.mean.shape().len() / p.c;
+    let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.c])?;
     let chain = Chain {
         mask: before.relu.input(),
         normed: before.normed.input(),
@@ -125,7 +126,7 @@ pub(super) fn dgrad_chain(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor, before
         sums: sums.output(),
     };
     let to = dx.output();
-    let plan = Plan::with_statistics(p, Pass::Dgrad, DType::BF16, 1)?;
+    let plan = Plan::with_statistics(p, Pass::Dgrad, DType::BF16, parts)?;
     with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&chain)))?;
     Ok((dx, sums))
 }

@@ -78,7 +78,7 @@ impl Plan {
     }
 
     /// The same for a pass that leaves statistics, over `groups` equal parts of the samples: tiles then end with their
-    /// part, so that none holds pixels of two. Not on the exact path; dgrad has one group.
+    /// part, so that none holds pixels of two. Not on the exact path.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -113,7 +113,7 @@ impl Plan {
         let classes: usize = if pass == Pass::Dgrad { p.geometry.window.stride.iter().product() } else { 1 };
         let (rows, columns) = match pass {
             Pass::Fprop => (pixels / groups, p.k_group()),
-            Pass::Dgrad => (p.n * largest_class(p).iter().product::<usize>(), p.c_group()),
+            Pass::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
             Pass::Wgrad => (p.k_group(), taps * c_row_group),
         };
         let tiles = match (path, pass) {
@@ -137,7 +137,8 @@ impl Plan {
             1
         };
         (conv.c_row, conv.k_row, conv.column_tiles) = (c_row as u32, k_row as u32, column_tiles as u32);
-        (conv.group_tiles, conv.group_rows) = (row_tiles as u32, rows as u32);
+        let group_rows = if pass == Pass::Dgrad { p.n / groups } else { rows };
+        (conv.group_tiles, conv.group_rows) = (row_tiles as u32, group_rows as u32);
 
         let padded = [(c_row != p.c && !exact).then_some(c_row), (k_row != p.k && !exact).then_some(k_row)];
         let sums_after = splits > 1 || (pass == Pass::Wgrad && padded[0].is_some());
@@ -151,7 +152,7 @@ impl Plan {
         let part = match (pass, statistics) {
             (Pass::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
             (Pass::Fprop, Some(_)) => groups * row_tiles * 2 * p.k * 4,
-            (Pass::Dgrad, Some(_)) => classes * row_tiles * 2 * p.c * 4,
+            (Pass::Dgrad, Some(_)) => groups * classes * row_tiles * 2 * p.c * 4,
             _ => 0,
         };
         for (what, elements) in [
@@ -195,4 +196,91 @@ fn split(pixels: usize, tiles: usize) -> (usize, usize) {
     let wanted = (2 * PROCESSORS).div_ceil(tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
     let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
     (size, pixels.div_ceil(size).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Geometry;
+    use super::*;
+    use crate::shape::Window;
+    use proptest::prelude::*;
+
+    /// The range of tile number `tile` over `extent`, in tiles of `size`.
+    fn range(tile: usize, size: usize, extent: usize) -> std::ops::Range<usize> {
+        (tile * size).min(extent)..((tile + 1) * size).min(extent)
+    }
+
+    /// How often each element of the kernel's result is written, as the kernels place their blocks. wgrad writes one
+    /// result for each split, and takes the pixels of each once.
+    fn written(p: &Conv3d, pass: Pass, plan: &Plan) -> Vec<u32> {
+        let [bm, bn] = plan.tile;
+        let [tiles, second, groups] = plan.spread.grid.map(|v| v as usize);
+        let (conv, stride) = (&plan.conv, p.geometry.window.stride);
+        let width = p.taps() * if plan.path == Path::Exact { p.c_group() } else { conv.c_row as usize };
+        let (size, columns) = match pass {
+            Pass::Fprop => (p.y_shape().len(), p.k_group()),
+            Pass::Dgrad => (p.x_shape().len(), p.c_group()),
+            Pass::Wgrad => (plan.splits * p.k * width, width),
+        };
+        let mut counts = vec![0; size];
+        for (x, y, z) in (0..tiles * second * groups).map(|i| (i % tiles, i / tiles % second, i / tiles / second)) {
+            let (tile, column) = (x / conv.column_tiles as usize, x % conv.column_tiles as usize);
+            let (part, within) = (tile / conv.group_tiles as usize, tile % conv.group_tiles as usize);
+            let residue = [y / (stride[1] * stride[2]), y / stride[2] % stride[1], y % stride[2]];
+            let class = [0, 1, 2].map(|a| (p.input[a] + stride[a] - 1 - residue[a]) / stride[a]);
+            let rows = match pass {
+                Pass::Fprop => conv.group_rows as usize,
+                Pass::Dgrad => conv.group_rows as usize * class.iter().product::<usize>(),
+                Pass::Wgrad => p.k_group(),
+            };
+            for m in range(within, bm, rows).map(|m| part * rows + m) {
+                let row = match pass {
+                    Pass::Fprop => m * p.k,
+                    Pass::Wgrad => (y * p.k + z * p.k_group() + m) * width,
+                    Pass::Dgrad => {
+                        let at = [m / class[2] / class[1] % class[0], m / class[2] % class[1], m % class[2]];
+                        let at = [0, 1, 2].map(|a| at[a] * stride[a] + residue[a]);
+                        let n = m / class.iter().product::<usize>();
+                        (((n * p.input[0] + at[0]) * p.input[1] + at[1]) * p.input[2] + at[2]) * p.c
+                    }
+                };
+                let group = if pass == Pass::Wgrad { 0 } else { z * columns };
+                range(column, bn, columns).for_each(|n| counts[row + group + n] += 1);
+            }
+        }
+        counts
+    }
+
+    fn problems() -> impl Strategy<Value = Conv3d> {
+        let axis = || (1usize..=21, 1usize..=3, 1usize..=4, 0usize..=3, 1usize..=2);
+        let channels = (1usize..=4, 1usize..=3, 1usize..=140, 1usize..=140);
+        (channels, axis(), axis(), axis()).prop_filter_map("the filter fits", |((n, groups, cg, kg), t, h, w)| {
+            let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
+            let (x, f) = ([n, t.0, h.0, w.0, cg * groups], [kg * groups, t.1, h.1, w.1, cg]);
+            Conv3d::new("conv3d", x.into(), f.into(), &Geometry { window, groups }).ok()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_element_is_written_once(p in problems()) {
+            for pass in [Pass::Fprop, Pass::Dgrad, Pass::Wgrad] {
+                let mut plans = vec![Plan::new(&p, pass, DType::F32).unwrap(), Plan::new(&p, pass, DType::BF16).unwrap()];
+                plans.extend((0..3).filter_map(|tile| Plan::with_tile(&p, pass, DType::BF16, tile).unwrap()));
+                if pass != Pass::Wgrad && p.geometry.groups == 1 {
+                    plans.push(Plan::with_statistics(&p, pass, DType::BF16, p.n).unwrap());
+                }
+                for plan in plans {
+                    prop_assert!(written(&p, pass, &plan).iter().all(|&n| n == 1), "{:?} of {:?}: {:?}", pass, p, plan);
+                    let pixels = p.n * p.out.iter().product::<usize>();
+                    if pass == Pass::Wgrad {
+                        let split = plan.conv.split as usize;
+                        prop_assert!(plan.splits * split >= pixels && (plan.splits - 1) * split < pixels);
+                    }
+                }
+            }
+        }
+    }
 }
