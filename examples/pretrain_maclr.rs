@@ -16,6 +16,7 @@ use tubelet::flow::motion::MotionInput;
 use tubelet::nn::{Params, Trunk};
 use tubelet::ssl::maclr::CrossPositive;
 use tubelet::tensor::DType;
+use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 use tubelet::train::pretrain::{Load, Scores, Settings, pretrain, steps_per_epoch};
@@ -319,5 +320,8 @@ fn run(args: &Args) -> Result<()> {
         .set("probe_top1_random_init", done.before.probe)
         .set("knn_top1", done.after.knn)
         .set("knn_top1_random_init", done.before.knn);
+    if let Device::Cuda(gpu) = &device {
+        summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
+    }
     summary.finish(&out)
 }

@@ -4,6 +4,18 @@
 //! this project's tests, by a simulator that executes the very same PTX on the CPU. [`Gpu`] is a driver with what every
 //! user of one needs: recycled memory, modules loaded once, and typed kernels ([`Kernel`]).
 //!
+//! ```
+//! use tubelet::tensor::{Device, Tensor};
+//! let (device, reason) = Device::auto(); // the first GPU, or the CPU and why
+//! let x = Tensor::full([3], 2.0).to(&device)?;
+//! let y = tubelet::ops::arith::apply_scale(&x, 0.5)?; // computed where x is
+//! assert_eq!(y.load()?[..], [1.0; 3]);
+//! if let Device::Cuda(gpu) = &device {
+//!     println!("{}: at most {} bytes were in use", gpu.name(), gpu.usage().peak);
+//! }
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
+//!
 //! Work is ordered: everything given to one [`Gpu`] happens in the order it was given, on one stream.
 
 #[cfg(feature = "cuda")]

@@ -7,6 +7,19 @@
 //! with `o` and `a` standing for three coordinates each, and `x` read as 0 outside of its extents. The map is linear
 //! in `x` and in `w`; [`fprop`] applies it, [`dgrad`] and [`wgrad`] are its adjoints in each argument, so that
 //! `⟨fprop(x, w), dy⟩ = ⟨x, dgrad(dy, w)⟩ = ⟨w, wgrad(x, dy)⟩`. See `docs/math/conv3d.md`.
+//!
+//! ```
+//! use tubelet::{ops::conv3d, shape::Window, tensor::{Device, Tensor}};
+//! let (device, _) = Device::auto(); // the first GPU, or the CPU
+//! let clip = Tensor::full([1, 4, 8, 8, 3], 1.0).to(&device)?;
+//! let filters = Tensor::full([16, 3, 3, 3, 3], 0.5).to(&device)?;
+//! let y = conv3d::fprop(&clip, &filters, &Window::same([3, 3, 3]).strided([1, 2, 2]).into())?;
+//! assert_eq!(y.dims(), [1, 4, 4, 4, 16]);
+//! assert_eq!(y.load()?[16 * 4 * 5 + 16], 0.5 * 3.0 * 27.0); // inside, every tap sees the clip
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
+//!
+//! On memory of your own: [`raw`].
 
 pub mod cases;
 mod cpu;

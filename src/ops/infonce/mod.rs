@@ -17,6 +17,20 @@
 //! **Range.** The running maximum makes every exponent at most 0 whatever the vectors and the temperature. For unit
 //! vectors the fixed maximum `1/τ` would do, but it underflows for small temperatures and is wrong for other vectors,
 //! and keeping the true one costs less than a hundredth of the time.
+//!
+//! ```
+//! use tubelet::{ops::{infonce, l2_norm}, tensor::{Device, Tensor}};
+//! let (device, _) = Device::auto(); // the first GPU, or the CPU
+//! let codes = |n: usize, turn: usize| -> tubelet::error::Result<Tensor> {
+//!     let any: Vec<f32> = (0..n * 16).map(|i| ((i * 37 + turn) % 101) as f32 - 50.0).collect();
+//!     l2_norm::forward(&Tensor::from_f32([n, 16], &any)?.to(&device)?)
+//! };
+//! let (q, queue) = (codes(4, 0)?, codes(256, 7)?);
+//! let (scores, dq) = infonce::forward_backward(&q, &q, &queue, 0.1)?; // each query is its own positive
+//! assert!(scores.loss > 0.0 && scores.positive > 1.0 / 257.0);
+//! assert_eq!(dq.dims(), [4, 16]);
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
 
 pub mod cases;
 mod cpu;

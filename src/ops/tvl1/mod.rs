@@ -2,6 +2,19 @@
 //! `DualTVL1OpticalFlow`: a pyramid, warps by cubic interpolation, and on each warp an alternation of a pointwise
 //! threshold and a dual projection, with a median filter in between. `docs/math/tvl1.md` gives the formulae and the
 //! three places where this differs from OpenCV's arithmetic.
+//!
+//! ```
+//! use tubelet::{ops::tvl1, tensor::{Device, Tensor}};
+//! let (device, _) = Device::auto(); // the first GPU, or the CPU
+//! let waves = |shift: f32| -> tubelet::error::Result<Tensor> {
+//!     let pixel = |i: usize| 128.0 + 90.0 * (0.3 * ((i % 40) as f32 - shift)).sin() * (0.4 * (i / 40) as f32).cos();
+//!     Tensor::from_f32([1, 32, 40], &(0..32 * 40).map(pixel).collect::<Vec<_>>())?.to(&device)
+//! };
+//! let flow = tvl1::flow_batch(&waves(0.0)?, &waves(1.0)?, &tvl1::Tvl1::default())?; // pairs 2 h w
+//! assert_eq!(flow.dims(), [1, 2, 32, 40]);
+//! assert!((flow.load()?[16 * 40 + 20] - 1.0).abs() < 0.1, "one pixel to the right");
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
 
 pub mod cases;
 mod cpu;
