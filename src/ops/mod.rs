@@ -46,6 +46,7 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
         infonce::cuda::kernels(),
         l2_norm::cuda::kernels(),
         matmul::cuda::kernels(),
+        motion_map::cuda::kernels(),
         pool3d::cuda::kernels(),
         reduce::cuda::kernels(),
         relu::cuda::kernels(),

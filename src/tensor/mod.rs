@@ -6,6 +6,7 @@
 mod buffer;
 mod cuda;
 mod element;
+mod frames;
 mod gpu;
 mod integers;
 mod ring;
@@ -13,6 +14,7 @@ mod ring;
 pub(crate) use buffer::Buffer;
 pub(crate) use cuda::kernels;
 pub(crate) use element::Element;
+pub use frames::Frames;
 pub(crate) use gpu::Place;
 pub use integers::Integers;
 pub(crate) use ring::Ring;

@@ -24,6 +24,7 @@ mod losses;
 mod maclr;
 mod matmul_gpu;
 mod motion;
+mod motion_map_gpu;
 mod networks;
 mod no_gpu;
 mod pool3d;

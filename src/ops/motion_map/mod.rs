@@ -3,9 +3,12 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 pub mod reference;
 
+use crate::error::{Error, Result};
 use crate::flow::Flow;
+use crate::tensor::{DType, Frames, Place, Tensor};
 
 /// Edges of a flow field, `h w`, 0 to 1: `E = √((Gx∗u)² + (Gy∗u)² + (Gx∗v)² + (Gy∗v)²)` with the 3x3 Sobel kernels (not
 /// normalised: a step of one pixel answers 4), the border repeated, then `min(E, clamp) / clamp`. A panning camera
@@ -27,4 +30,73 @@ pub fn scaled_flow(flow: &Flow, clamp: f32) -> Vec<f32> {
 /// decides how many pixels come out.
 pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
     cpu::frame_difference(this, next)
+}
+
+/// [`flow_edges`] of each of the fields `[n 2 h w]`, where they are: `[n h w 1]` in `dtype`.
+///
+/// # Errors
+/// `Shape` when `flow` is no batch of fields with pixels, or there are more than 65535; `DType` when it is not f32; of a GPU
+/// `OutOfMemory` and `Driver`.
+pub fn flow_edges_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tensor> {
+    let clamp = clamp.max(f32::MIN_POSITIVE);
+    let extents = fields(flow)?;
+    match flow.place("flow_edges", &[])? {
+        Place::Cpu => each(flow, extents, 1, dtype, |flow| flow_edges(flow, clamp)),
+        Place::Gpu(gpu) => cuda::edges(gpu, flow, extents, clamp, dtype),
+    }
+}
+
+/// [`scaled_flow`] of each of the fields `[n 2 h w]`, where they are: `[n h w 2]` in `dtype`.
+///
+/// # Errors
+/// As [`flow_edges_batch`].
+pub fn scaled_flow_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tensor> {
+    let clamp = clamp.max(f32::MIN_POSITIVE);
+    let extents = fields(flow)?;
+    match flow.place("scaled_flow", &[])? {
+        Place::Cpu => each(flow, extents, 2, dtype, |flow| scaled_flow(flow, clamp)),
+        Place::Gpu(gpu) => cuda::scaled(gpu, flow, extents, clamp, dtype),
+    }
+}
+
+/// [`frame_difference`] of each frame on a GPU and the next: `[count-1 h w 1]` in `dtype`.
+///
+/// # Errors
+/// `Shape` when there are fewer than two frames, or more than 2^28 pixels in one; `OutOfMemory`; `Driver`.
+pub fn frame_differences(frames: &Frames, dtype: DType) -> Result<Tensor> {
+    let [count, h, w] = frames.dims();
+    if count < 2 || h * w > 1 << 28 {
+        let got = format!("{count} of {h}x{w}");
+        return Err(Error::shape("frame_difference", "frames", "at least two, of at most 2^28 pixels", got));
+    }
+    cuda::differences(frames, dtype)
+}
+
+/// `n h w` of a batch of fields.
+fn fields(flow: &Tensor) -> Result<[usize; 3]> {
+    flow.expect("motion_map", "flow", DType::F32)?;
+    match *flow.dims() {
+        [n, 2, h, w] if (1..=65535).contains(&n) && (1..=1 << 28).contains(&(h * w)) && h < 1 << 21 => Ok([n, h, w]),
+        _ => {
+            let rule = "[n 2 h w], at most 65535 fields of 1 to 2^28 pixels";
+            Err(Error::shape("motion_map", "flow", rule, flow.shape()))
+        }
+    }
+}
+
+/// The maps, of `channels` channels, of each field of a batch on the CPU.
+fn each(
+    flow: &Tensor,
+    [n, h, w]: [usize; 3],
+    channels: usize,
+    dtype: DType,
+    map: impl Fn(&Flow) -> Vec<f32>,
+) -> Result<Tensor> {
+    let all = flow.host();
+    Ok(Tensor::build_as(dtype, [n, h, w, channels], |out| {
+        for (out, field) in out.chunks_exact_mut(h * w * channels).zip(all.chunks_exact(2 * h * w)) {
+            let (u, v) = field.split_at(h * w);
+            out.copy_from_slice(&map(&Flow { h, w, u: u.to_vec(), v: v.to_vec() }));
+        }
+    }))
 }

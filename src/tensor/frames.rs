@@ -1,0 +1,56 @@
+//! Frames of a video on a GPU, as they were decoded.
+
+use crate::driver::{Gpu, In, Memory};
+use crate::error::{Error, Result};
+use std::sync::Arc;
+
+/// RGB frames `[count h w 3]` of bytes in a GPU's memory: what augmentation and frame differences start from there.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    memory: Arc<Memory>,
+    count: usize,
+    h: usize,
+    w: usize,
+}
+
+impl Frames {
+    /// Copies frames of `h w 3` bytes each to `gpu`, one behind the other.
+    ///
+    /// # Errors
+    /// `Shape` when there is none, or one has another length; of a GPU `OutOfMemory` and `Driver`.
+    pub fn upload(gpu: &Gpu, frames: &[&[u8]], h: usize, w: usize) -> Result<Frames> {
+        let bytes = h * w * 3;
+        if frames.is_empty() || bytes == 0 {
+            let got = format!("{} frames of {h}x{w}", frames.len());
+            return Err(Error::shape("frames", "frames", "at least one frame with pixels", got));
+        }
+        if let Some(frame) = frames.iter().find(|f| f.len() != bytes) {
+            return Err(Error::shape("frames", "frames", format!("h·w·3 = {bytes} bytes"), frame.len()));
+        }
+        let memory = gpu.alloc(frames.len() * bytes)?;
+        for (i, frame) in frames.iter().enumerate() {
+            gpu.driver().upload(memory.ptr() + (i * bytes) as u64, frame)?;
+        }
+        Ok(Frames { memory: Arc::new(memory), count: frames.len(), h, w })
+    }
+
+    /// The GPU they are on.
+    pub fn gpu(&self) -> &Gpu {
+        self.memory.gpu()
+    }
+
+    /// How many there are, and their extents: `count h w`.
+    pub fn dims(&self) -> [usize; 3] {
+        [self.count, self.h, self.w]
+    }
+
+    /// The device address of the first byte.
+    pub fn address(&self) -> u64 {
+        self.memory.ptr()
+    }
+
+    /// The bytes as what a kernel reads.
+    pub(crate) fn input(&self) -> In {
+        In(self.memory.ptr(), self.memory.bytes())
+    }
+}
