@@ -3,7 +3,7 @@
 //! An operation's `cuda.rs` declares its kernels as values: the module, the entries that share a list of parameters
 //! (number types, tiles), and that list as a type. A test compares every list with the `.entry` in the PTX.
 //!
-//! ```ignore
+//! ```text
 //! static MODULE: Module = Module::new("arith", include_str!("../../../ptx/arith.sm_80.ptx"));
 //! static SCALE: Kernel<(In, Out, f32, u32)> = Kernel::new(&MODULE, &["scale_f32", "scale_bf16"]);
 //! SCALE.launch(gpu, a.dtype().index(), Spread::cover(n, 256), (a.input(), y.output(), 2.0, n as u32))?;

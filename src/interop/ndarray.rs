@@ -36,3 +36,20 @@ impl Tensor {
             .expect("a tensor is contiguous and has its shape's length"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array, array};
+
+    #[test]
+    fn arrays_come_in_by_their_logical_order() {
+        let a = array![[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]];
+        let x = Tensor::try_from(a.t()).unwrap();
+        assert_eq!((x.dims(), x.f32().unwrap()), (&[3, 2][..], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0][..]));
+        assert_eq!(x.array().unwrap(), a.t().into_dyn());
+        let e = Tensor::try_from(Array::<f32, _>::zeros(vec![1; 6]).view()).unwrap_err();
+        assert_eq!(e.to_string(), "tensor: `array` must be of at most five axes, but it is 6");
+        assert!(x.cast(crate::tensor::DType::BF16).unwrap().array().is_err());
+    }
+}

@@ -3,7 +3,7 @@
 use super::checkpoint::State;
 use super::pretrain::{At, Method, Report};
 use super::views::{ClipPair, Part, ViewSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
@@ -125,7 +125,7 @@ impl Recipe {
         let pathway = |net: &Net, which: u64| {
             let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
             let (encoder, params) = new(net, self.head_hidden, self.code, seed ^ which << 32)?;
-            Ok::<_, Error>(Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)?)
+            Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
         };
         let mut motion_net = self.motion.clone();
         motion_net.in_channels = self.views.motion.channels();

@@ -71,7 +71,9 @@ fn no_driver_is_one_sentence_and_the_cpu_serves() {
     assert!(functions.len() > 30 && functions.contains(&"cuLaunchKernel"), "{functions:?}");
     let whole: Vec<&str> = functions.iter().copied().chain(["cuEventElapsedTime", "cuDeviceGetCount"]).collect();
     let partial: Vec<&str> = whole.iter().copied().filter(|f| *f != "cuLaunchKernel").collect();
-    let rows: [(&[&str], &[(&str, i32)], &str); 4] = [
+    /// Functions of the stub, those that return something odd, and what is said then.
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, i32)], &'a str);
+    let rows: [Row; 4] = [
         (&partial, &[("cuInit", 0)], "lacks cuLaunchKernel"),
         (&whole, &[("cuInit", 34)], "cuInit returned 34"),
         (&whole, &[("cuInit", 100)], "finds no device"),

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CStr, CString, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A device, its primary context, and a stream.
@@ -26,6 +27,8 @@ pub(super) struct Cuda {
     /// Whoever owns a borrowed stream, where it can be kept.
     _kept: Kept,
     made: Mutex<Made>,
+    /// Whether a graph is being recorded.
+    recording: AtomicBool,
 }
 
 /// An owner that is only held.
@@ -162,7 +165,18 @@ impl Cuda {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let (elapsed_time, made) = (found.elapsed_time, Mutex::default());
-        let cuda = Cuda { device, context, stream, owned, name, capability, elapsed_time, _kept: kept, made };
+        let cuda = Cuda {
+            device,
+            context,
+            stream,
+            owned,
+            name,
+            capability,
+            elapsed_time,
+            _kept: kept,
+            made,
+            recording: AtomicBool::new(false),
+        };
         if capability < (8, 0) {
             let (major, minor) = capability;
             let what = format!("{} has compute capability {major}.{minor}, and 8.0 is needed", cuda.name);
@@ -175,6 +189,14 @@ impl Cuda {
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         check("use the device's context", unsafe { sys::cuCtxSetCurrent(self.context) })
+    }
+
+    /// As [`Cuda::enter`], for what a graph could only repeat wrongly: memory of its own making, bytes of the host.
+    fn enter_outside_of_graphs(&self, action: &'static str) -> Result<()> {
+        if self.recording.load(Ordering::Relaxed) {
+            return Err(Error::driver(action, "a graph is being recorded, and this cannot be part of one"));
+        }
+        self.enter()
     }
 
     fn made(&self) -> std::sync::MutexGuard<'_, Made> {
@@ -192,7 +214,7 @@ impl Driver for Cuda {
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        self.enter()?;
+        self.enter_outside_of_graphs("allocate")?;
         let mut at = 0;
         // SAFETY: the result goes to a local.
         match unsafe { sys::cuMemAllocAsync(&mut at, bytes, self.stream) } {
@@ -211,13 +233,13 @@ impl Driver for Cuda {
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        self.enter()?;
+        self.enter_outside_of_graphs("upload")?;
         // SAFETY: the caller owns that much at `to`; from pageable memory the call returns with the source read.
         check("upload", unsafe { sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.stream) })
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        self.enter()?;
+        self.enter_outside_of_graphs("download")?;
         // SAFETY: the caller owns that much at `from`; the target outlives the wait.
         let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream) };
         check("download", copied)?;
@@ -349,11 +371,14 @@ impl Driver for Cuda {
         self.enter()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
-        check("start recording", unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) })
+        check("start recording", unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) })?;
+        self.recording.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn end_graph(&self) -> Result<GraphId> {
         self.enter()?;
+        self.recording.store(false, Ordering::Relaxed);
         let (mut graph, mut ready) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the results go to locals, kept until `self` goes.
         unsafe {
