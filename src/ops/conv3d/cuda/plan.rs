@@ -227,7 +227,7 @@ mod tests {
             let (tile, column) = (x / conv.column_tiles as usize, x % conv.column_tiles as usize);
             let (part, within) = (tile / conv.group_tiles as usize, tile % conv.group_tiles as usize);
             let residue = [y / (stride[1] * stride[2]), y / stride[2] % stride[1], y % stride[2]];
-            let class = [0, 1, 2].map(|a| (p.input[a] + stride[a] - 1 - residue[a]) / stride[a]);
+            let class = [0, 1, 2].map(|a| (p.input[a] + stride[a] - 1).saturating_sub(residue[a]) / stride[a]);
             let rows = match pass {
                 Pass::Fprop => conv.group_rows as usize,
                 Pass::Dgrad => conv.group_rows as usize * class.iter().product::<usize>(),
