@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 /// Every case.
 fn all() -> Vec<Case> {
     let steps = [DType::BF16, DType::F32].map(step::maclr);
-    cases::all(CLIPS).into_iter().chain(steps).collect()
+    cases::all(CLIPS).into_iter().chain([step::update()]).chain(steps).collect()
 }
 
 /// The list for the peer.

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tubelet::error::{Error, ErrorKind, Result};
-use tubelet::ops::{self, batch_norm::Stats, conv3d, infonce, l2_norm, linear, pool3d};
+use tubelet::flow::Gray;
+use tubelet::ops::{self, batch_norm::Stats, conv3d, infonce, l2_norm, linear, pool3d, tvl1};
 use tubelet::shape::Shape;
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
@@ -40,6 +41,7 @@ pub fn all(clips: usize) -> Vec<Case> {
         projections(dtype, &mut cases);
         contrast(dtype, &mut cases);
     }
+    flows(clips, &mut cases);
     cases
 }
 
@@ -264,5 +266,32 @@ fn contrast(dtype: DType, cases: &mut Vec<Case>) {
                 make: Box::new(make),
             });
         }
+    }
+}
+
+/// TV-L1 of a batch of pairs with OpenCV's defaults, which stop early; so no floor is stated.
+fn flows(pairs: usize, cases: &mut Vec<Case>) {
+    static ROWS: [tvl1::cases::Case; 8] = tvl1::cases::CASES;
+    for row in ROWS.iter().filter(|c| c.h >= 64) {
+        let make = move |device: &Device| -> Result<Work> {
+            let (a, b) = row.pair();
+            let batch = |image: &Gray| {
+                let all = image.data.repeat(pairs);
+                Tensor::from_f32([pairs, row.h, row.w], &all)?.to(device)
+            };
+            let (a, b) = (batch(&a)?, batch(&b)?);
+            Ok(Box::new(move || {
+                let (a, b) = (a.clone(), b.clone());
+                Ok(Box::new(move || Ok(tvl1::flow_batch(&a, &b, &tvl1::Tvl1::default())?.device())))
+            }))
+        };
+        cases.push(Case {
+            name: format!("tvl1/flow/{}x{pairs}/f32", row.name),
+            dtype: DType::F32,
+            problem: json!({"op": "tvl1", "pairs": pairs, "h": row.h, "w": row.w}),
+            flops: 0,
+            bytes: 0,
+            make: Box::new(make),
+        });
     }
 }

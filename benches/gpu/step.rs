@@ -1,13 +1,17 @@
-//! The whole training step of MaCLR with the paper's networks: both pathways, their keys, the queues, the update.
+//! The whole training step of MaCLR with the paper's networks: both pathways, their keys, the queues, the update; and the
+//! update alone.
 
 use super::cases::{Case, Work, random};
 use serde_json::json;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tubelet::error::Result;
+use tubelet::nn::{Classifier, Net};
+use tubelet::ops::sgd::{self, Rate, Sgd, Step, Weights};
 use tubelet::rng::{Purpose, stream};
+use tubelet::shape::Shape;
 use tubelet::ssl::maclr::{Maclr, Views};
-use tubelet::tensor::{DType, Device};
+use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
 
 /// Pairs of clips a step.
@@ -52,6 +56,52 @@ pub fn maclr(dtype: DType) -> Case {
         problem,
         flops: 0,
         bytes: 0,
+        make: Box::new(make),
+    }
+}
+
+/// SGD, moving average and bf16 copies of all weights of SlowOnly-R50.
+pub fn update() -> Case {
+    let (_, params) = Classifier::new(&Net::slow_r50(), 400, 1).expect("the network is valid; a test builds it");
+    let shapes: Vec<Shape> = params.trainable().map(|(_, p)| p.value.shape()).collect();
+    let len: usize = shapes.iter().map(|s| s.len()).sum();
+    let problem = json!({"op": "sgd", "shapes": shapes.iter().map(|s| s.dims().to_vec()).collect::<Vec<_>>()});
+    let make = move |device: &Device| -> Result<Work> {
+        let set = |dtype: DType, seed: u32| -> Result<Rc<RefCell<Vec<Tensor>>>> {
+            let all: Result<Vec<Tensor>> = shapes.iter().map(|s| random(*s, dtype, device, seed)).collect();
+            Ok(Rc::new(RefCell::new(all?)))
+        };
+        let full = [set(DType::F32, 1)?, set(DType::F32, 2)?, set(DType::F32, 3)?, set(DType::F32, 4)?];
+        let half = [set(DType::BF16, 5)?, set(DType::BF16, 6)?];
+        let device = device.clone();
+        Ok(Box::new(move || {
+            let (full, half, device) = (full.clone(), half.clone(), device.clone());
+            Ok(Box::new(move || {
+                let [w, grad, velocity, key] = full.each_ref().map(|set| set.borrow_mut());
+                let [half, key_half] = half.each_ref().map(|set| set.borrow_mut());
+                let (mut w, mut velocity, mut key, mut half, mut key_half) = (w, velocity, key, half, key_half);
+                let rest = velocity.iter_mut().zip(key.iter_mut()).zip(half.iter_mut().zip(key_half.iter_mut()));
+                let mut steps: Vec<Step> = (w.iter_mut().zip(grad.iter()).zip(rest))
+                    .map(|((w, g), ((v, key), (half, key_half)))| Step {
+                        w: Weights::Trained(w),
+                        update: Some((g, v, true)),
+                        key: Some(key),
+                        half: Some(half),
+                        key_half: Some(key_half),
+                    })
+                    .collect();
+                sgd::step_all(&Sgd::default(), Rate::Value(0.01), 0.999, None, &mut steps)?;
+                Ok(device)
+            }))
+        }))
+    };
+    Case {
+        name: "sgd/step_all/slow_r50/f32".into(),
+        dtype: DType::F32,
+        problem,
+        flops: 10 * len as u64,
+        // Four f32 read, three written, two bf16 written.
+        bytes: 32 * len as u64,
         make: Box::new(make),
     }
 }

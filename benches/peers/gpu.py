@@ -142,6 +142,22 @@ class Peer:
             out["compiled"] = self.clock(lambda: torch.autograd.grad(compiled(q, k, queue), q))
         return out
 
+    def sgd(self, p, dtype):
+        make = lambda dtype=dtype: [torch.rand(s, device=self.device, dtype=dtype) for s in p["shapes"]]
+        w, key, half, key_half = make(), make(), make(torch.bfloat16), make(torch.bfloat16)
+        for x, g in zip(w, make()):
+            x.requires_grad_(True).grad = g
+        sgd = torch.optim.SGD(w, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True)
+
+        def step():
+            sgd.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(key, w, 1e-3)
+                torch._foreach_copy_(half, w)
+                torch._foreach_copy_(key_half, key)
+
+        return {"eager": self.clock(step)}
+
     def maclr_step(self, p, dtype):
         """Both query networks with gradients, both key networks without, four terms, moving averages, SGD, the queues."""
         if self.dry:
@@ -257,6 +273,8 @@ def main():
         cases = [c for c in json.load(file) if a.filter in c["name"]]
     for case in cases:
         p = case["problem"]
+        if not hasattr(peer, p["op"]):  # PyTorch has no optical flow
+            continue
         torch.manual_seed(0)
         torch._dynamo.reset()
         try:
