@@ -1,11 +1,11 @@
 //! One training step, three places: the same code on the CPU, in the simulator and on a GPU.
 //!
 //! How far may two right implementations be apart after ten steps? Each pass of a layer is a set of sums, and a computed
-//! sum is the exact sum of terms changed by at most `γ` each (the usual backward error), which is the exact result of
-//! weights changed by at most `γ`. So the CPU's own run is repeated with weights nudged by `±γ` before each step, and two
+//! sum is the exact sum of terms changed by at most `γ` each (the backward error, with the bound that holds for roundings
+//! independent of each other), which is the exact result of weights changed by at most `γ`. So the CPU's own run is repeated with weights nudged by `±γ` before each step, and two
 //! implementations may differ by what such nudges do.
 
-use crate::close::{Trace, assert_within_nudges, gamma};
+use crate::close::{Trace, assert_within_nudges, beyond_nudges, likely_gamma};
 use crate::maclr::{VIDEOS, method, recipe, views};
 use crate::sim::{Sim, on_gpu};
 use ptxsim::Order;
@@ -18,6 +18,8 @@ use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
 
 const STEPS: u64 = 10;
+/// Small enough that ten steps do not blow a rounding up to the size of the weights.
+const RATE: f32 = 0.002;
 
 fn pathways(dtype: DType, device: &Device) -> (Maclr, Pathways) {
     let method = Maclr { dtype, ..method() };
@@ -45,16 +47,19 @@ fn nudge(p: &mut Pathways, size: f64, seed: u64, step: u64) {
 
 /// The losses of ten steps and every number the networks hold after them.
 fn run(dtype: DType, device: &Device, nudged: Option<(f64, u64)>) -> Trace {
+    run_with(&Sgd::default(), dtype, device, nudged)
+}
+
+fn run_with(sgd: &Sgd, dtype: DType, device: &Device, nudged: Option<(f64, u64)>) -> Trace {
     let (method, mut p) = pathways(dtype, device);
     let views = views(4).to(device).unwrap();
-    let sgd = Sgd::default();
     let mut losses = Vec::new();
     for i in 0..STEPS {
         if let Some((size, seed)) = nudged {
             nudge(&mut p, size, seed, i);
         }
         let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
-        losses.push(method.step(&mut p, &views, &mut rng, 0.02, &sgd).unwrap().loss);
+        losses.push(method.step(&mut p, &views, &mut rng, RATE, sgd).unwrap().loss);
     }
     let state = all(&p)
         .into_iter()
@@ -66,11 +71,16 @@ fn run(dtype: DType, device: &Device, nudged: Option<(f64, u64)>) -> Trace {
 /// Terms of the longest sums: the pixels of a filter's gradient in the stem of the motion network.
 const LONGEST: usize = 4 * 8 * 8 * 8;
 
-fn agrees(dtype: DType) {
+/// The CPU's run, and its runs with nudged weights.
+fn nudged(dtype: DType) -> (Trace, Vec<Trace>) {
     // In bf16 results are rounded as they are stored, in both places alike unless the sums before differ.
-    let size = gamma(LONGEST, DType::F32) + if dtype == DType::BF16 { dtype.unit_roundoff() } else { 0.0 };
-    let cpu = run(dtype, &Device::Cpu, None);
-    let nudged: Vec<Trace> = (0..4).map(|seed| run(dtype, &Device::Cpu, Some((size, seed)))).collect();
+    let size = likely_gamma(LONGEST) + if dtype == DType::BF16 { dtype.unit_roundoff() } else { 0.0 };
+    let one = |seed| run(dtype, &Device::Cpu, Some((size, seed)));
+    (run(dtype, &Device::Cpu, None), (0..4).map(one).collect())
+}
+
+fn agrees(dtype: DType) {
+    let (cpu, nudged) = nudged(dtype);
     let gpu = on_gpu(|device| run(dtype, device, None));
     assert_within_nudges(&gpu, &cpu, &nudged);
 }
@@ -83,6 +93,17 @@ fn ten_steps_agree_with_the_cpu_in_f32() {
 #[test]
 fn ten_steps_agree_with_the_cpu_in_bf16() {
     agrees(DType::BF16);
+}
+
+/// The bounds are tight enough to see a momentum that is a hundredth off, or in bf16 a tenth.
+#[test]
+fn a_step_that_is_wrong_is_noticed() {
+    for (dtype, momentum) in [(DType::F32, 0.891), (DType::BF16, 0.81)] {
+        let (cpu, nudged) = nudged(dtype);
+        let wrong = run_with(&Sgd { momentum, ..Sgd::default() }, dtype, &Device::Cpu, None);
+        let apart = beyond_nudges(&wrong, &cpu, &nudged).expect("it is noticed");
+        println!("{}: {apart}", dtype.name());
+    }
 }
 
 /// After the first steps no memory is asked of the driver any more.
