@@ -13,7 +13,8 @@ use support::args::{Common, end};
 use support::progress::Progress;
 use support::summary::Summary;
 use tubelet::flow::{Flow, Gray, color, flo};
-use tubelet::ops::tvl1::{self, Tvl1, Workspace};
+use tubelet::ops::tvl1::{self, Tvl1};
+use tubelet::tensor::Device;
 use tubelet::video::{Clip, Decode, Ffmpeg, folder};
 
 /// Computes TV-L1 optical flow: from one image to another, or from frame to frame of a video or a folder of frames.
@@ -142,8 +143,8 @@ fn run(args: &Args) -> Result<()> {
         .set("device", args.common.device_name(&device))
         .set("threads", rayon::current_num_threads());
     match args.input.as_slice() {
-        [a, b] => images(args, [a, b], &p, &out, &mut summary)?,
-        [video] => along(args, video, &p, &out, &mut summary)?,
+        [a, b] => images(args, [a, b], &p, &device, &out, &mut summary)?,
+        [video] => along(args, video, &p, &device, &out, &mut summary)?,
         _ => bail!("the input is two images, or one video or folder of frames"),
     }
     summary.set("out", out.display().to_string());
@@ -151,11 +152,14 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// The flow between two images.
-fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, out: &Path, summary: &mut Summary) -> Result<()> {
+fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path, summary: &mut Summary) -> Result<()> {
     let [a, b] = [gray(paths[0])?, gray(paths[1])?];
     let truth = args.epe.as_ref().map(flo::read).transpose()?;
     let began = Instant::now();
-    let flow = tvl1::flow(&a, &b, p)?;
+    let flow = match device {
+        Device::Cpu => tvl1::flow(&a, &b, p)?, // all threads on one pair
+        _ => tvl1::flow_pairs_on(device, &[(&a, &b)], p)?.remove(0),
+    };
     let seconds = began.elapsed().as_secs_f64();
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
@@ -168,7 +172,7 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, out: &Path, summary: &mut Su
 }
 
 /// The flow from frame to frame.
-fn along(args: &Args, path: &Path, p: &Tvl1, out: &Path, summary: &mut Summary) -> Result<()> {
+fn along(args: &Args, path: &Path, p: &Tvl1, device: &Device, out: &Path, summary: &mut Summary) -> Result<()> {
     let Video { short_side, max_frames, gap, every } = args.video;
     ensure!(args.epe.is_none(), "--epe compares the flow between two images, but one input came");
     ensure!(gap > 0 && every > 0, "--gap {gap} and --every {every} must be at least one frame");
@@ -182,15 +186,17 @@ fn along(args: &Args, path: &Path, p: &Tvl1, out: &Path, summary: &mut Summary) 
     let name = |t: usize, kind: &str| out.join(format!("flow_{t:05}.{kind}"));
     let progress = Progress::new("flow", "pairs", starts.len() as u64, 0);
     let began = Instant::now();
-    let radii: Vec<f32> = starts
-        .par_iter()
-        .map_init(Workspace::new, |workspace, &t| {
-            let flow = workspace.flow(&frame(&clip, t)?, &frame(&clip, t + gap)?, p)?;
+    let mut radii = Vec::new();
+    for some in starts.chunks(tvl1::PAIRS) {
+        let frames: Vec<_> =
+            some.iter().map(|&t| Ok((frame(&clip, t)?, frame(&clip, t + gap)?))).collect::<Result<_>>()?;
+        let pairs: Vec<_> = frames.iter().map(|(a, b)| (a, b)).collect();
+        for (&t, flow) in some.iter().zip(tvl1::flow_pairs_on(device, &pairs, p)?) {
             flo::write(name(t, "flo"), &flow)?;
-            progress.inc(1);
-            Ok(color::radius(&flow))
-        })
-        .collect::<Result<_>>()?;
+            radii.push(color::radius(&flow));
+        }
+        progress.inc(some.len() as u64);
+    }
     let seconds = began.elapsed().as_secs_f64();
     progress.finish();
     let largest = radii.into_iter().fold(0.0, f32::max);

@@ -206,3 +206,20 @@ fn tvl1_can_be_recorded() {
     graph.replay().unwrap();
     assert_eq!(data(&flow), want);
 }
+
+#[test]
+fn pairs_of_pictures_go_through_a_device() {
+    let pairs: Vec<(Gray, Gray)> = (0..2).map(|i| pair(20, 24, i)).collect();
+    let of: Vec<(&Gray, &Gray)> = pairs.iter().map(|(a, b)| (a, b)).collect();
+    let p = brief();
+    on_gpu(|device| {
+        let flows = tvl1::flow_pairs_on(device, &of, &p).unwrap();
+        let whole: Vec<f32> = flows.iter().flat_map(|f| [&f.u[..], &f.v[..]].concat()).collect();
+        assert_eq!(whole, on(device, &batch(&pairs), &p), "{device}");
+        let other = pair(22, 24, 3);
+        let e = tvl1::flow_pairs_on(device, &[of[0], (&other.0, &other.1)], &p).unwrap_err();
+        assert!(e.to_string().contains("all of 20 x 24 pixels"), "{e}");
+        flows.len()
+    });
+    assert_eq!(tvl1::flow_pairs_on(&Device::Cpu, &of, &p).unwrap(), tvl1::flow_pairs(&of, &p).unwrap());
+}

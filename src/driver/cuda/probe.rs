@@ -78,7 +78,7 @@ fn look() -> Result<Found, String> {
     // SAFETY (of this block): the symbols have these types in every version of the driver's interface.
     unsafe {
         let incomplete = |symbol: &str| {
-            format!("{name} lacks {symbol}: it is a stub or older than CUDA 12; install NVIDIA's driver 525 or newer")
+            format!("{name} lacks {symbol}: it is a stub or older than CUDA 12; install NVIDIA's driver 550 or newer")
         };
         if let Some(lacking) = NEEDED.iter().find(|s| library.get::<*const ()>(s.as_bytes()).is_err()) {
             return Err(incomplete(lacking));

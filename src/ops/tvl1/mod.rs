@@ -31,7 +31,7 @@ pub use cuda::{Plan, PlannedLevel, Pointers, launch};
 
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
-use crate::tensor::{DType, Place, Tensor};
+use crate::tensor::{DType, Device, Place, Tensor};
 use rayon::prelude::*;
 
 /// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
@@ -177,6 +177,39 @@ pub fn flow_pairs(pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
     let flows = pairs.par_iter().map_init(Workspace::new, |memory, (a, b)| memory.flow(a, b, p));
     flows.collect::<Vec<_>>().into_iter().collect()
 }
+
+/// The flows of pairs of one size on `device`, at most [`PAIRS`] at a time on a GPU. On the CPU as [`flow_pairs`].
+///
+/// # Errors
+/// As [`flow`], by the order of the pairs; on a GPU also `Shape` when the pairs differ in size, `OutOfMemory` and `Driver`.
+pub fn flow_pairs_on(device: &Device, pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
+    let (Device::Cuda(_), Some((first, _))) = (device, pairs.first()) else { return flow_pairs(pairs, p) };
+    let (h, w) = (first.h, first.w);
+    let mut flows = Vec::with_capacity(pairs.len());
+    for some in pairs.chunks(PAIRS) {
+        for (a, b) in some {
+            check(a, b, p)?;
+            if (a.h, a.w) != (h, w) {
+                return Err(Error::shape(
+                    "tvl1",
+                    "pairs",
+                    format!("all of {h} x {w} pixels"),
+                    format!("{} x {}", a.h, a.w),
+                ));
+            }
+        }
+        let stack = |of: fn(&(&Gray, &Gray)) -> Vec<f32>| {
+            Tensor::from_f32([some.len(), h, w], &some.iter().flat_map(of).collect::<Vec<f32>>())?.to(device)
+        };
+        let flow = flow_batch(&stack(|(a, _)| a.data.clone())?, &stack(|(_, b)| b.data.clone())?, p)?;
+        let split = |uv: &[f32]| Flow { h, w, u: uv[..h * w].to_vec(), v: uv[h * w..].to_vec() };
+        flows.extend(flow.load()?.chunks_exact(2 * h * w).map(split));
+    }
+    Ok(flows)
+}
+
+/// Pairs that [`flow_pairs_on`] has a GPU compute at once.
+pub const PAIRS: usize = 16;
 
 /// The flows of a batch where its images are: from `a [pairs h w]` to `b`, `[pairs 2 h w]` (u, then v). On the CPU as
 /// [`flow_pairs`]. On a GPU nothing waits for the host, pairs stop for themselves, and pixels are not checked: a pair with one
