@@ -21,11 +21,16 @@ pub(super) fn grey(planes: &mut [f32]) {
     for_each_pixel(planes, |[r, g, b]| [grey_of([*r, *g, *b]); 3]);
 }
 
+/// Weights of a blur's neighbours and of its middle.
+pub(super) fn blur_weights(sigma: f32) -> [f32; 2] {
+    let tail = (-0.5 / (sigma * sigma)).exp();
+    [tail / (1.0 + 2.0 * tail), 1.0 / (1.0 + 2.0 * tail)]
+}
+
 /// 3x3 Gaussian blur of one plane of `side` columns, borders reflected without repeating the edge (`-1` reads `1`).
 /// `scratch` has the plane's length.
 pub(super) fn blur(plane: &mut [f32], side: usize, sigma: f32, scratch: &mut [f32]) {
-    let tail = (-0.5 / (sigma * sigma)).exp();
-    let (outer, inner) = (tail / (1.0 + 2.0 * tail), 1.0 / (1.0 + 2.0 * tail));
+    let [outer, inner] = blur_weights(sigma);
     let reflected = 1.min(side - 1);
     for (y, x) in scratch.chunks_exact_mut(side).zip(plane.chunks_exact(side)) {
         for i in 1..side.saturating_sub(1) {

@@ -8,9 +8,11 @@
 //! the probabilities of jitter, grey and blur are not published for pre-training, so those of MoCo v2 stand in.
 
 mod color;
+mod cuda;
 mod draw;
 mod resize;
 
+pub use cuda::{Clip, Layout, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_rgb};
 pub use draw::{Adjust, AugmentSpec, Crop, Draw, Jitter};
 
 use crate::error::{Error, Result};
@@ -127,6 +129,13 @@ pub fn apply_motion<T: Copy + Into<f32>>(
 
 /// The sampling positions of `draw` in frames of `h w`, the flip folded into the columns.
 fn axes(draw: &Draw, h: usize, w: usize, side: usize) -> Result<(Axis, Axis)> {
+    check(draw, h, w, side)?;
+    let [top, left, height, width] = draw.crop_in(h, w);
+    Ok((Axis::new(top, height, h, side, false), Axis::new(left, width, w, side, draw.flip)))
+}
+
+/// Refuses extents of 0 and crops that leave the frame.
+fn check(draw: &Draw, h: usize, w: usize, side: usize) -> Result<()> {
     if h == 0 || w == 0 || side == 0 {
         let extents = format!("{h} x {w} to {side} x {side}");
         return Err(Error::param("augment", "extents", extents, "every extent must be at least 1"));
@@ -137,8 +146,7 @@ fn axes(draw: &Draw, h: usize, w: usize, side: usize) -> Result<(Axis, Axis)> {
         let rule = format!("it must be a box of at least one pixel inside the frame of {frame_h} x {frame_w}");
         return Err(Error::param("augment", "crop", format!("{:?}", draw.crop), rule));
     }
-    let [top, left, height, width] = draw.crop_in(h, w);
-    Ok((Axis::new(top, height, h, side, false), Axis::new(left, width, w, side, draw.flip)))
+    Ok(())
 }
 
 fn expect_len(arg: &'static str, letters: &str, want: usize, got: usize) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What the library believes of its kernels, held against the PTX it ships.
 
 use std::collections::{BTreeMap, BTreeSet};
+use tubelet::augment;
 use tubelet::driver::Parameter;
 use tubelet::ops;
 
@@ -36,7 +37,7 @@ fn entries(ptx: &str) -> BTreeMap<&str, Vec<Parameter>> {
 
 #[test]
 fn declared_kernels_are_those_of_the_ptx() {
-    let declared = ops::kernels();
+    let declared = [ops::kernels(), augment::kernels()].concat();
     let mut modules: BTreeMap<&str, (&str, BTreeSet<&str>)> = BTreeMap::new();
     for kernel in &declared {
         let found = entries(kernel.ptx);
@@ -59,7 +60,7 @@ const NOT_OF_THE_LIBRARY: [&str; 2] = ["classes", "peaks"];
 /// Every committed module is declared by somebody.
 #[test]
 fn every_module_is_used() {
-    let ours = ops::kernels();
+    let ours = [ops::kernels(), augment::kernels()].concat();
     let declared: BTreeSet<&str> = ours.iter().map(|k| k.module).chain(NOT_OF_THE_LIBRARY).collect();
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx");
     let shipped: BTreeSet<String> = std::fs::read_dir(folder)

@@ -39,6 +39,7 @@ const OTHER_BENCHES: &[(&str, &str)] = &[
 const OTHER_FAMILIES: &[(&str, &str)] = &[
     ("rows", "rows of a tensor in another order"),
     ("queue", "keys into the ring of negatives"),
+    ("augment", "clips to the input of a network"),
     ("peaks", "what the hardware reaches: a copy, multiply-adds, matrix products"),
     ("classes", "one kernel for each class of instruction, for comparing the simulator with hardware"),
 ];
@@ -62,7 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/flow/", &["error", "flow", "ops"]),
     // The packed cache keeps motion beside the frames it was computed from.
     ("src/video/", &["error", "rng", "flow", "ops", "video"]),
-    ("src/augment/", &["error", "augment"]),
+    ("src/augment/", &["error", "driver", "tensor", "augment"]),
     ("src/nn/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn"]),
     ("src/ssl/", &["error", "shape", "rng", "driver", "tensor", "tape", "ops", "nn", "ssl"]),
     ("src/eval/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "video", "augment", "eval"]),

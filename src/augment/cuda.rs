@@ -1,0 +1,252 @@
+//! Augmentation on a GPU: RGB clips from bytes to the input of a network in one pass over them, after one more for the mean
+//! grey of each frame where a clip's contrast is jittered; motion clips in one.
+
+use super::color::blur_weights;
+use super::{Adjust, Draw, MotionKind, check};
+use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Scratch, Spread};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Frames, Place, Tensor};
+
+static MODULE: Module = Module::new("augment", include_str!("../../ptx/augment.sm_80.ptx"));
+
+static MEAN: Kernel<(In, In, Scratch, Pod<Extents>)> = Kernel::new(&MODULE, &["augment_mean_u8"]);
+/// By the number type of the result.
+static RGB: Kernel<(In, In, In, Out, Pod<Extents>)> = Kernel::new(&MODULE, &["augment_rgb_f32", "augment_rgb_bf16"]);
+static MOTION: Kernel<(In, In, In, Out, Pod<Extents>, u32)> =
+    Kernel::new(&MODULE, &["augment_motion_f32", "augment_motion_bf16"]);
+
+/// The kernels of augmentation, as declared: what a test compares with the PTX.
+#[doc(hidden)]
+pub fn kernels() -> Vec<Declared> {
+    vec![MEAN.declared(), RGB.declared(), MOTION.declared()]
+}
+
+/// Threads of a block.
+const BLOCK: u32 = 256;
+/// Pixels of a tile of the pass for the mean, on each side.
+const MEAN_TILE: usize = 32;
+/// Pixels of a tile of the result, across and down.
+const TILE: [usize; 2] = [32, 16];
+
+/// A clip's augmentation as the kernels take it: what [`Draw`] says, for frames of known extents. Plain memory, to be copied
+/// to a device as it is.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Clip {
+    crop: [f64; 4],
+    /// Brightness, contrast, saturation, hue.
+    factors: [f32; 4],
+    blur: [f32; 2],
+    mean: [f32; 3],
+    inverse_std: [f32; 3],
+    order: u32,
+    flags: u32,
+}
+
+impl Clip {
+    /// The description of `draw` for frames of `h w` and a result of `side`.
+    ///
+    /// # Errors
+    /// `Param` when an extent is 0, the crop leaves the frame, or the jitter has an operation twice.
+    pub fn new(draw: &Draw, h: usize, w: usize, side: usize) -> Result<Clip> {
+        check(draw, h, w, side)?;
+        let (mut flags, mut order, mut factors) = (u32::from(draw.flip), 0, [1.0, 1.0, 1.0, 0.0]);
+        if let Some(j) = &draw.jitter {
+            for (i, adjust) in j.order.iter().enumerate() {
+                if j.order[..i].contains(adjust) {
+                    let rule = "each of the four operations comes once";
+                    return Err(Error::param("augment", "order", format!("{:?}", j.order), rule));
+                }
+                let number = match adjust {
+                    Adjust::Brightness => 0,
+                    Adjust::Contrast => 1,
+                    Adjust::Saturation => 2,
+                    Adjust::Hue => 3,
+                };
+                order |= number << (4 * i);
+            }
+            factors = [j.brightness, j.contrast, j.saturation, j.hue];
+            flags |= 2;
+        }
+        flags |= 4 * u32::from(draw.grey) + 8 * u32::from(draw.blur.is_some());
+        let blur = draw.blur.map_or([0.0, 1.0], blur_weights);
+        Ok(Clip {
+            crop: draw.crop_in(h, w),
+            factors,
+            blur: [blur[1], blur[0]],
+            mean: draw.mean,
+            inverse_std: draw.std.map(|s| 1.0 / s),
+            order,
+            flags,
+        })
+    }
+}
+
+/// The extents as the kernels take them.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Extents {
+    t: u32,
+    h: u32,
+    w: u32,
+    side: u32,
+    chunks: u32,
+}
+
+/// Extents of a batch of clips and their result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Clips.
+    pub clips: usize,
+    /// Frames of a clip.
+    pub t: usize,
+    /// Rows of a frame.
+    pub h: usize,
+    /// Columns of a frame.
+    pub w: usize,
+    /// Side of the result.
+    pub side: usize,
+    /// Number type of the result.
+    pub dtype: DType,
+}
+
+impl Layout {
+    fn chunks(&self) -> usize {
+        self.side.div_ceil(MEAN_TILE).pow(2)
+    }
+
+    /// Bytes of working memory that [`launch_rgb`] needs.
+    pub fn workspace(&self) -> usize {
+        4 * self.clips * self.t * self.chunks()
+    }
+
+    fn extents(&self) -> Pod<Extents> {
+        let [t, h, w, side, chunks] = [self.t, self.h, self.w, self.side, self.chunks()].map(|x| x as u32);
+        Pod(Extents { t, h, w, side, chunks })
+    }
+
+    fn check(&self) -> Result<()> {
+        let frames = self.clips * self.t;
+        if frames == 0 || frames > 65535 || self.h * self.w > 1 << 28 || !(1..=1 << 14).contains(&self.side) {
+            let rule = "1 to 65535 frames of at most 2^28 pixels, and a side of at most 16384";
+            return Err(Error::param("augment", "layout", format!("{self:?}"), rule));
+        }
+        Ok(())
+    }
+
+    /// Blocks over the tiles of all frames.
+    fn tiles(&self) -> Spread {
+        let [across, down] = TILE.map(|tile| self.side.div_ceil(tile) as u32);
+        Spread { grid: [across, down, (self.clips * self.t) as u32], ..Spread::line(1, BLOCK) }
+    }
+}
+
+/// Device addresses of a batch's arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointers {
+    /// RGB frames `[clips t h w 3]` of bytes.
+    pub frames: u64,
+    /// A [`Clip`] for each clip, aligned to 8 bytes.
+    pub clips: u64,
+    /// Result `[clips t side side 3]`, aligned to 4 bytes, written.
+    pub out: u64,
+    /// [`Layout::workspace`] bytes, aligned to 4.
+    pub workspace: u64,
+}
+
+/// Appends the augmentation of RGB clips to the work of `gpu`.
+///
+/// # Safety
+/// The addresses are valid on `gpu`'s device for the layout's extents until the work is done, and the descriptions at `clips`
+/// were made for these extents.
+///
+/// # Errors
+/// `Param` when there is nothing to do, or too much for one launch; `Driver`.
+pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
+    layout.check()?;
+    let frames = layout.clips * layout.t;
+    let input = In(at.frames, frames * layout.h * layout.w * 3);
+    let clips = In(at.clips, layout.clips * size_of::<Clip>());
+    let bytes = layout.workspace();
+    let mean = Spread { grid: [layout.chunks() as u32, frames as u32, 1], ..Spread::line(1, BLOCK) };
+    MEAN.launch(gpu, 0, mean, (input, clips, Scratch(at.workspace, bytes), layout.extents()))?;
+    let out = Out(at.out, frames * layout.side * layout.side * 3 * layout.dtype.size());
+    let args = (input, clips, In(at.workspace, bytes), out, layout.extents());
+    RGB.launch(gpu, layout.dtype.index(), layout.tiles(), args)
+}
+
+/// Applies a draw to each of the clips that `frames` holds one behind the other, on their GPU: `[n t s s 3]` in `dtype`, with
+/// `n` the number of draws. As [`super::apply_rgb`] on the CPU, up to rounding.
+///
+/// # Errors
+/// `Shape` when the frames do not divide into so many clips; `Param` as [`super::apply_rgb`], when the jitter of a draw has an
+/// operation twice, or there is too much for one launch; `OutOfMemory`; `Driver`.
+pub fn apply_rgb_batch(frames: &Frames, draws: &[Draw], side: usize, dtype: DType) -> Result<Tensor> {
+    let [count, h, w] = frames.dims();
+    if draws.is_empty() || !count.is_multiple_of(draws.len()) {
+        let rule = format!("a multiple of {} clips", draws.len());
+        return Err(Error::shape("augment", "frames", rule, format!("{count} frames")));
+    }
+    let layout = Layout { clips: draws.len(), t: count / draws.len(), h, w, side, dtype };
+    layout.check()?;
+    let gpu = frames.gpu();
+    let clips = upload(gpu, draws, [h, w], side)?;
+    let work = gpu.alloc(layout.workspace())?;
+    let mut out = Tensor::on_gpu(gpu, dtype, [draws.len(), layout.t, side, side, 3])?;
+    let at = Pointers { frames: frames.address(), clips: clips.ptr(), out: out.output().0, workspace: work.ptr() };
+    // SAFETY: the memory has the layout's extents and is kept until the work's turn has come.
+    unsafe { launch_rgb(gpu, &layout, &at)? };
+    Ok(out)
+}
+
+/// Crops and flips motion clips `[n t h w c]` (f32, on a GPU) by the draws of their RGB clips: `[n t s s c]` in `dtype`. As
+/// [`super::apply_motion`] on the CPU, up to rounding.
+///
+/// # Errors
+/// `Shape` when `maps` has not five extents, of `n` as many as draws; `DType` when it is not f32; `Device` when it is on no
+/// GPU; `Param` as [`super::apply_motion`] or when there is too much for one launch; `OutOfMemory`; `Driver`.
+pub fn apply_motion_batch(
+    maps: &Tensor,
+    kind: MotionKind,
+    draws: &[Draw],
+    side: usize,
+    dtype: DType,
+) -> Result<Tensor> {
+    let &[n, t, h, w, c] = maps.dims() else {
+        return Err(Error::shape("augment", "maps", "[n t h w c]", maps.shape()));
+    };
+    if n != draws.len() {
+        return Err(Error::shape("augment", "maps", format!("{} clips", draws.len()), maps.shape()));
+    }
+    if c == 0 || (kind == MotionKind::Flow && c != 2) {
+        let rule = "a motion clip has at least one channel, and flow exactly two (u, v)";
+        return Err(Error::param("augment", "channels", c, rule));
+    }
+    maps.expect("augment", "maps", DType::F32)?;
+    let Place::Gpu(gpu) = maps.place("augment", &[])? else {
+        return Err(Error::device("augment", "maps", "a GPU", maps.device()));
+    };
+    let layout = Layout { clips: n, t, h, w, side, dtype };
+    layout.check()?;
+    let clips = upload(gpu, draws, [h, w], side)?;
+    let gain = |draw: &Draw| [0, 1].map(|channel| kind.gain(channel, draw.crop_in(h, w), side, draw.flip));
+    let gains: Vec<[f32; 2]> = draws.iter().map(gain).collect();
+    let gains = copy(gpu, bytemuck::cast_slice(&gains))?;
+    let mut out = Tensor::on_gpu(gpu, dtype, [n, t, side, side, c])?;
+    let grid = [(side * side * c).div_ceil(BLOCK as usize) as u32, (n * t) as u32, 1];
+    let (clips, gains) = (In(clips.ptr(), clips.bytes()), In(gains.ptr(), gains.bytes()));
+    let args = (maps.input(), clips, gains, out.output(), layout.extents(), c as u32);
+    MOTION.launch(gpu, dtype.index(), Spread { grid, ..Spread::line(1, BLOCK) }, args)?;
+    Ok(out)
+}
+
+fn upload(gpu: &Gpu, draws: &[Draw], [h, w]: [usize; 2], side: usize) -> Result<Memory> {
+    let clips = draws.iter().map(|draw| Clip::new(draw, h, w, side)).collect::<Result<Vec<Clip>>>()?;
+    copy(gpu, bytemuck::cast_slice(&clips))
+}
+
+fn copy(gpu: &Gpu, bytes: &[u8]) -> Result<Memory> {
+    let memory = gpu.alloc(bytes.len())?;
+    gpu.driver().upload(memory.ptr(), bytes)?;
+    Ok(memory)
+}
