@@ -110,6 +110,24 @@ fn memory_is_recycled() {
     assert_eq!(sim.gpu.usage().held, sim.gpu.usage().live);
 }
 
+/// Memory that waits in the pool serves other sizes before a device counts as full; then it is one sentence, and what
+/// there was is still there.
+#[test]
+fn a_full_device_is_one_sentence() {
+    let sim = Sim::with_memory(Order::Forward, 11_000);
+    let device = sim.device();
+    let kept = Tensor::full_on(&device, [512], 3.0).unwrap();
+    drop(Tensor::zeros_on(&device, [1536]).unwrap());
+    let other = Tensor::zeros_on(&device, [1900]).unwrap(); // the waiting 6 kB are given back for it
+    assert_eq!(sim.gpu.usage().held, 2048 + 8192);
+    let e = Tensor::zeros_on(&device, [1000]).unwrap_err();
+    let said = "the simulator has no 4096 bytes left (10240 are in use); make the batch or the clips smaller";
+    assert_eq!((e.to_string().as_str(), sim.gpu.usage().live), (said, 10240));
+    drop(other);
+    assert_eq!(Tensor::zeros_on(&device, [1000]).unwrap().load().unwrap()[..], [0.0; 1000]);
+    assert_eq!(kept.load().unwrap()[..], [3.0; 512]);
+}
+
 /// A graph does its launches again, on the same addresses, which nobody else gets meanwhile.
 #[test]
 fn a_graph_repeats_its_work() {

@@ -3,6 +3,7 @@
 //! A fault of a kernel is an error of its launch, so a test that unwraps has proven that there is none.
 
 use ptxsim::{Config, Machine, Order};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tubelet::driver::{Access, Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId};
 use tubelet::error::{ErrorKind, Result};
@@ -19,9 +20,15 @@ pub struct Sim {
 impl Sim {
     /// One whose warps and blocks run in this order.
     pub fn new(order: Order) -> Sim {
+        Self::with_memory(order, usize::MAX)
+    }
+
+    /// One with this much memory.
+    pub fn with_memory(order: Order, bytes: usize) -> Sim {
         let config = Config { order, ..Config::default() };
         let machine = Arc::new(Machine::new(config));
-        Sim { gpu: Gpu::new(SimDriver { machine: machine.clone(), loaded: Mutex::default() }), machine }
+        let loaded = Mutex::new(Loaded { left: bytes, ..Loaded::default() });
+        Sim { gpu: Gpu::new(SimDriver { machine: machine.clone(), loaded }), machine }
     }
 
     /// As a device for tensors.
@@ -55,6 +62,9 @@ struct Loaded {
     graphs: Vec<Vec<Recorded>>,
     recording: Option<Vec<Recorded>>,
     events: u64,
+    /// Bytes not given out, and those that were by their address.
+    left: usize,
+    given: HashMap<u64, usize>,
 }
 
 /// Work noted in a graph.
@@ -143,11 +153,20 @@ impl Driver for SimDriver {
             let what = "memory was asked for while a graph is recorded".into();
             return Err(ErrorKind::Driver { action: "allocate", what }.into());
         }
-        self.machine.alloc(bytes as u64).map_err(refused("allocate"))
+        let mut loaded = self.loaded();
+        let Some(left) = loaded.left.checked_sub(bytes) else {
+            return Err(ErrorKind::OutOfMemory { device: self.name(), asked: bytes, live: 0 }.into());
+        };
+        let ptr = self.machine.alloc(bytes as u64).map_err(refused("allocate"))?;
+        loaded.left = left;
+        loaded.given.insert(ptr, bytes);
+        Ok(ptr)
     }
 
     fn free(&self, ptr: u64) {
         self.machine.free(ptr).expect("what is freed was allocated");
+        let mut loaded = self.loaded();
+        loaded.left += loaded.given.remove(&ptr).expect("it was given out");
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
