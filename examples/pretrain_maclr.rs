@@ -75,6 +75,9 @@ struct Args {
     /// Weight decay (none on normalisations)
     #[arg(long)]
     weight_decay: Option<f32>,
+    /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
+    #[arg(long)]
+    graph: bool,
     /// Number type of activations: f32 or bf16
     #[arg(long, default_value = "f32")]
     precision: String,
@@ -274,6 +277,9 @@ fn run(args: &Args) -> Result<()> {
         probe_every: args.probe_every,
     };
     let mut method = MaclrRun::new(&recipe, videos, args.common.seed, &device)?;
+    if args.graph {
+        method = method.recorded();
+    }
     let mut evaluate = |trunk: &Trunk, params: &Params| -> tubelet::error::Result<Scores> {
         let [dims, _] = recipe.views.dims();
         let of = |loader: &Loader, labels: &[usize]| {

@@ -8,7 +8,7 @@ use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
-use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
+use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Recorded, Views};
 use crate::ssl::pathway::{Pathway, check_queue};
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
@@ -158,6 +158,17 @@ pub struct MaclrRun {
     method: Maclr,
     pathways: Pathways,
     device: Device,
+    graph: Graph,
+}
+
+/// How steps are given to a GPU.
+enum Graph {
+    /// One operation after the other.
+    Off,
+    /// Recorded with the second step from here.
+    Wanted { steps: u64 },
+    /// Recorded.
+    Recorded(Box<Recorded>),
 }
 
 impl MaclrRun {
@@ -167,7 +178,16 @@ impl MaclrRun {
     /// As [`Recipe::pathways`].
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         let pathways = recipe.pathways(videos, seed, device)?;
-        Ok(MaclrRun { method: recipe.method.clone(), pathways, device: device.clone() })
+        Ok(MaclrRun { method: recipe.method.clone(), pathways, device: device.clone(), graph: Graph::Off })
+    }
+
+    /// The same run with its step recorded as a graph once it has been taken, and repeated from then on: the same bits, in
+    /// one launch a step. It has no effect on the CPU.
+    pub fn recorded(mut self) -> MaclrRun {
+        if self.device != Device::Cpu {
+            self.graph = Graph::Wanted { steps: 0 };
+        }
+        self
     }
 }
 
@@ -185,7 +205,20 @@ impl Method for MaclrRun {
     fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
         let views = collate(&batch)?;
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
-        let seen = self.method.step(&mut self.pathways, &views, &mut rng, lr, sgd)?;
+        let (method, p) = (&self.method, &mut self.pathways);
+        let seen = match &mut self.graph {
+            Graph::Recorded(step) => step.step(p, &views, &mut rng, lr)?,
+            Graph::Wanted { steps: 1 } => {
+                let (step, seen) = method.record(p, &views, &mut rng, lr, sgd)?;
+                self.graph = Graph::Recorded(Box::new(step));
+                seen
+            }
+            Graph::Wanted { steps } => {
+                *steps += 1;
+                method.step(p, &views, &mut rng, lr, sgd)?
+            }
+            Graph::Off => method.step(p, &views, &mut rng, lr, sgd)?,
+        };
         let mut parts = Vec::new();
         for t in &seen.terms {
             let [loss, accuracy] = match t.name {
@@ -231,6 +264,9 @@ impl Method for MaclrRun {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
+        if !matches!(self.graph, Graph::Off) {
+            self.graph = Graph::Wanted { steps: 0 }; // a recording knows the old addresses
+        }
         let Pathways { visual, motion } = &mut self.pathways;
         for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_mut())] {
             let Some(pathway) = pathway else { continue };

@@ -6,6 +6,7 @@
 //! implementations may differ by what such nudges do.
 
 use crate::close::{Trace, assert_within_nudges, beyond_nudges, likely_gamma};
+use crate::grad::noise;
 use crate::maclr::{VIDEOS, method, recipe, views};
 use crate::sim::{Sim, on_gpu};
 use ptxsim::Order;
@@ -15,7 +16,10 @@ use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::maclr::{Maclr, Pathways};
 use tubelet::tensor::{DType, Device, Tensor};
-use tubelet::train::maclr::Recipe;
+use tubelet::train::checkpoint::State;
+use tubelet::train::maclr::{MaclrRun, Recipe};
+use tubelet::train::pretrain::{At, Method};
+use tubelet::train::views::{ClipPair, Part};
 
 const STEPS: u64 = 10;
 /// Small enough that ten steps do not blow a rounding up to the size of the weights.
@@ -123,6 +127,37 @@ fn a_step_allocates_nothing_after_warm_up() {
     let (before, after) = (step(3), step(4));
     assert_eq!(before.allocations, after.allocations);
     assert_eq!(before.live, after.live, "a step leaves as much behind as it found");
+}
+
+/// A run of the training loop's method with its step recorded, restored in between, is the run without.
+#[test]
+fn a_recorded_run_is_the_run() {
+    let sample = |video: u32, step: u64| {
+        let part = |dims: [usize; 4], seed: u64| {
+            let data = noise(seed + 10 * u64::from(video) + 1000 * step, &dims).load().unwrap().into_owned();
+            Part { dims, data }
+        };
+        let (rgb, motion) = ([4, 16, 16, 3], [8, 16, 16, 1]);
+        ClipPair { video, rgb: [part(rgb, 1), part(rgb, 2)], motion: Some([part(motion, 3), part(motion, 4)]) }
+    };
+    let run = |recorded: bool| {
+        let sim = Sim::new(Order::Forward);
+        let new = || MaclrRun::new(&recipe(), VIDEOS, 1, &sim.device()).unwrap();
+        let mut method = if recorded { new().recorded() } else { new() };
+        let mut losses = Vec::new();
+        for step in 0..7 {
+            if step == 4 {
+                let mut state = State::default();
+                method.save(&mut state);
+                method.restore(&state).unwrap();
+            }
+            let batch = (0..4).map(|i| sample((i + step as u32) % VIDEOS as u32, step)).collect();
+            let at = At { seed: 1, epoch: 0, step };
+            losses.push(method.step(batch, at, 0.01, &Sgd::default()).unwrap().loss.to_bits());
+        }
+        losses
+    };
+    assert_eq!(run(true), run(false));
 }
 
 /// Recorded once and repeated on new clips, rates and permutations: the same bits as step by step, queues included.
