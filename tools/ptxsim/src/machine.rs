@@ -37,7 +37,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { order: Order::Forward, threads: 0, max_instructions: 1 << 40, races: true }
+        Config { order: Order::Forward, threads: 0, max_instructions: 1 << 34, races: true }
     }
 }
 

@@ -23,6 +23,13 @@ fn zeros(bytes: u64) -> Box<[AtomicU64]> {
     unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
 }
 
+/// So many zeros, which cost nothing until they are touched.
+pub(crate) fn marks(n: usize) -> Box<[AtomicU16]> {
+    let zeros = vec![0u16; n].into_boxed_slice();
+    // SAFETY: `AtomicU16` has the size and bit validity of `u16`.
+    unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [AtomicU16]) }
+}
+
 macro_rules! atomic {
     ($words:expr, $off:expr, $T:ident) => {
         // SAFETY: callers check that the access lies inside the allocation and is aligned to its size; the words are aligned

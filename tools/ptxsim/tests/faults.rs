@@ -146,6 +146,16 @@ fn races_between_blocks() {
         st.global.u32 [%rd7], %r1; ld.global.u32 %r5, [FROM];";
     fault!(run, &body.replace("FROM", "%rd4"), Fault::Race(Space::Global, _));
     run.go(&body.replace("FROM", "%rd7")).unwrap();
+    // A region may begin between words; blocks that write side by side do not meet.
+    let d = Device::text(
+        &kernel(
+            "mov.u32 %r3, %ctaid.x; mul.wide.u32 %rd6, %r3, 4; add.s64 %rd7, %rd2, %rd6; st.global.u32 [%rd7+2], %r3;",
+        ),
+        Order::Forward,
+    );
+    let (a, b) = (d.u32s(&[0]), d.empty(64));
+    let part = Param::Pointer(Region { ptr: b.ptr + 2, bytes: 34, access: ReadWrite });
+    d.launch("k", [8, 1, 1], [1, 1, 1], 0, &[a.p(Read), part, int(0)]).unwrap();
     // Atomics may meet.
     let (out, _) = run.go("red.global.add.u32 [%rd4], 1;").unwrap();
     assert_eq!(out[..32], [4; 32]);

@@ -320,6 +320,10 @@ fn approximations_are_rounded_correctly() {
     });
     check("div.approx.f32 D, A, B;", F, &[F, F], |a, b, _| bits(f(a) / f(b)));
     check("sqrt.approx.f32 D, A;", F, &[F], |a, _, _| bits(f(a).sqrt()));
+    check("rcp.approx.ftz.f64 D, A;", D, &[D], |a, _, _| {
+        let v = 1.0 / d(a);
+        dbits(f64::from_bits(v.to_bits() & !0xffff_ffff)) & if v.is_nan() { !0 } else { !0xffff_ffff }
+    });
     for op in ["ex2.approx.ftz.f32", "rsqrt.approx.f32", "tanh.approx.f32"] {
         let a = ptxsim::accuracy::accuracy(op).unwrap();
         assert!(a.relative > 0.0 && a.relative < 1e-3, "{op}");

@@ -59,9 +59,12 @@ impl Decoder<'_> {
             Rsqrt | Sin | Cos | Ex2 | Lg2 | Tanh => approx && round.is_none(),
             _ => !approx && round.is_none(),
         };
+        // f64 has `.ftz` in approximations only, and no other f64 approximation.
+        let wide = ty == Type::F64 && (ftz || approx) && !(matches!(kind, Rcp | Rsqrt) && approx);
         let ext = matches!(kind, Sin | Cos | Lg2) && ty != Type::F32 || matches!(kind, Tanh | Ex2) && ty == Type::F64;
         if !fits
             || ext
+            || wide
             || (nan && !matches!(kind, Min | Max))
             || (relu && !half)
             || (half && round.is_some_and(|r| r != Round::Near))

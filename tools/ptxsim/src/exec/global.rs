@@ -108,7 +108,7 @@ impl Block<'_> {
         }
         let off = addr - r.buffer.base();
         if let Some(tags) = &r.tags
-            && !tags.touch(addr - r.lo, n, self.tag, how)
+            && !tags.touch(addr - (r.lo & !15), n, self.tag, how)
         {
             let m = "another block of the launch has stored or loaded these bytes";
             return Err(Box::new(Fault::Race(Space::Global, site(lane, Some(addr), m))));

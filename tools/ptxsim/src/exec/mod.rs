@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 use crate::counters::Counters;
 use crate::fault::{Fault, Site};
 use crate::machine::{Access, Order};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, marks};
 use crate::module::Entry;
 use crate::shared::Shared;
 use barrier::Barrier;
@@ -47,9 +47,9 @@ pub(crate) struct Tags {
 
 impl Tags {
     pub fn new(bytes: u64, granule: u32) -> Tags {
-        let n = bytes.div_ceil(1 << granule) as usize + 1;
-        let zeros = || (0..n).map(|_| AtomicU16::new(0)).collect();
-        Tags { writes: zeros(), reads: zeros(), granule }
+        // Granules are counted from the multiple of 16 before the region's first byte.
+        let n = (bytes + 16).div_ceil(1 << granule) as usize;
+        Tags { writes: marks(n), reads: marks(n), granule }
     }
 }
 

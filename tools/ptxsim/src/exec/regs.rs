@@ -67,35 +67,38 @@ impl Regs {
         let n: [usize; 3] = std::array::from_fn(|f| e.registers[f] + e.constants[f].len());
         let mut r = Regs {
             p: vec![0; n[0]],
-            pdef: vec![0; n[0]],
+            pdef: vec![!0; n[0]],
             w: vec![[0; 32]; n[1]],
-            wdef: vec![0; n[1]],
+            wdef: vec![!0; n[1]],
             x: vec![[0; 32]; n[2]],
-            xdef: vec![0; n[2]],
+            xdef: vec![!0; n[2]],
             own: e.registers,
         };
         r.p[0] = !0;
+        r.fill(e, |c, _| if let Constant::Value(v) = c { Some(v) } else { None });
         r
     }
 
-    /// Makes all registers unwritten, and fills in the constants of a block.
-    pub fn reset(&mut self, e: &Entry, place: &Place) {
-        let first = RESERVED as usize;
-        for (def, own) in [(&mut self.pdef, self.own[0]), (&mut self.wdef, self.own[1]), (&mut self.xdef, self.own[2])]
-        {
-            def.fill(!0);
-            def[first..own].fill(0);
-        }
+    /// Puts constants into their slots.
+    fn fill(&mut self, e: &Entry, value: impl Fn(Constant, u32) -> Option<u64>) {
         for (f, file) in [File::P, File::W, File::X].into_iter().enumerate() {
             for (k, c) in e.constants[f].iter().enumerate() {
+                if value(*c, 0).is_none() {
+                    continue;
+                }
                 let slot = Slot { file, bits: 64, i: (self.own[f] + k) as u16 };
-                let v = std::array::from_fn(|l| match c {
-                    Constant::Value(v) => *v,
-                    Constant::Special(s) => place.special(*s, l as u32),
-                });
-                self.put(slot, !0, &v, !0);
+                self.put(slot, !0, &std::array::from_fn(|l| value(*c, l as u32).unwrap_or(0)), !0);
             }
         }
+    }
+
+    /// Makes all registers unwritten, and fills in the special registers of a block.
+    pub fn reset(&mut self, e: &Entry, place: &Place) {
+        let first = RESERVED as usize;
+        self.pdef[first..self.own[0]].fill(0);
+        self.wdef[first..self.own[1]].fill(0);
+        self.xdef[first..self.own[2]].fill(0);
+        self.fill(e, |c, l| if let Constant::Special(s) = c { Some(place.special(s, l)) } else { None });
     }
 
     /// Values of all lanes, zero-extended.

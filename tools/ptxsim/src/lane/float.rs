@@ -164,6 +164,8 @@ impl FloatOp {
                 redirect(v, tail, self.round)
             }
         };
+        // The approximations of f64 leave the lower half of the word zero.
+        let r = if self.ftz { f64::from_bits(r.to_bits() & !0xffff_ffff) } else { r };
         if r.is_nan() && !matches!(self.kind, Neg | Abs | CopySign) { f64::from_bits(0x7fff_ffff_ffff_ffff) } else { r }
     }
 
