@@ -97,7 +97,7 @@ const ORDER: [Adjust; 4] = [Adjust::Saturation, Adjust::Contrast, Adjust::Bright
 
 /// Each operation alone and all together, sides that divide nothing and a single pixel, in one batch of clips that differ.
 #[test]
-fn clips_on_a_gpu_are_those_of_the_cpu() {
+pub fn clips_on_a_gpu_are_those_of_the_cpu() {
     let (h, w) = (21, 26);
     let draws = [
         plain(h, w),
@@ -132,7 +132,7 @@ fn random_draws() {
 }
 
 #[test]
-fn motion_follows_its_clip_on_a_gpu() {
+pub fn motion_follows_its_clip_on_a_gpu() {
     let (n, t, h, w, side) = (2, 3, 14, 18, 11);
     let draws = [plain(28, 36), Draw { flip: true, ..plain(28, 36) }];
     for (kind, c) in [(MotionKind::Map, 1), (MotionKind::Map, 3), (MotionKind::Flow, 2)] {

@@ -113,7 +113,7 @@ fn cases_meet_the_definition() {
 }
 
 #[test]
-fn cases_meet_the_definition_on_a_device() {
+pub fn cases_meet_the_definition_on_a_device() {
     let bf16 = |kind: Kind| Kind { dtype: DType::BF16, ..kind };
     on_gpu(|device| {
         let mut seen = Vec::new();
@@ -122,8 +122,8 @@ fn cases_meet_the_definition_on_a_device() {
                 seen.push(check(device, case.name, case.rows, kind, 0.0));
             }
         }
-        // Channels that are whole vectors, in one tile and in several, in one chunk and in several.
-        for (groups, rows, c) in [(2, 700, 16), (1, 9, 136), (3, 300, 64)] {
+        // Channels that are whole vectors, in one tile and in several, in one chunk and in several; and that are not.
+        for (groups, rows, c) in [(2, 700, 16), (1, 9, 136), (3, 300, 64), (1, 40, 5)] {
             for kind in KINDS.into_iter().chain(KINDS.map(bf16)) {
                 seen.push(check(device, "wide", Rows { groups, rows, c }, kind, 0.0));
             }

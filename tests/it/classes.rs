@@ -250,7 +250,7 @@ fn steps(a: u32, b: u32) -> u32 {
 }
 
 #[test]
-fn a_class_computes_what_its_name_says_whatever_the_order_of_the_warps() {
+pub fn a_class_computes_what_its_name_says_whatever_the_order_of_the_warps() {
     let (forward, reverse) = (Sim::new(Order::Forward), Sim::new(Order::Reverse));
     for class in CLASSES {
         let inputs = class.inputs();

@@ -65,12 +65,12 @@ fn check_table(third: usize) {
 }
 
 #[test]
-fn table_first() {
+pub fn table_first() {
     check_table(0);
 }
 
 #[test]
-fn table_second() {
+pub fn table_second() {
     check_table(1);
 }
 
@@ -88,7 +88,7 @@ fn two_number_types_meet_in_f32() {
 
 /// Every tile of every pass, also where the plan would take a smaller one.
 #[test]
-fn every_tile() {
+pub fn every_tile() {
     let window = |kernel, stride| Geometry::new(Window::same(kernel).strided(stride));
     for (name, x, k, kernel, stride) in [
         ("dense", [1, 3, 9, 10, 24], 136, [1, 3, 3], [1, 1, 1]),
@@ -166,7 +166,7 @@ fn statistics(rows: usize, channels: usize, terms: impl Fn(usize, usize) -> Vec<
 }
 
 #[test]
-fn statistics_leave_with_the_result() {
+pub fn statistics_leave_with_the_result() {
     let geometry = |kernel| Geometry::new(Window::same(kernel));
     for (x, k, kernel) in [
         ([2, 3, 5, 7, 16], 24, [1, 3, 3]),
@@ -199,7 +199,7 @@ fn statistics_leave_with_the_result() {
 }
 
 #[test]
-fn a_chain_of_gradients_in_one_launch() {
+pub fn a_chain_of_gradients_in_one_launch() {
     for (x, k, kernel, stride, parts) in [
         ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1], 1),
         ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),

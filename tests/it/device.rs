@@ -32,7 +32,7 @@ fn numbers_come_back_as_they_went() {
 }
 
 #[test]
-fn arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit() {
+pub fn arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit() {
     on_gpu(|device| {
         let mut seen = Vec::new();
         for case in CASES {
@@ -53,7 +53,7 @@ fn arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit() {
 }
 
 #[test]
-fn conversion_scaling_and_rows_on_a_device() {
+pub fn conversion_scaling_and_rows_on_a_device() {
     on_gpu(|device| {
         for len in [1, 7, 1003, 4096] {
             for dtype in DTYPES {

@@ -149,7 +149,7 @@ fn infonce_on_a_gpu_meets_its_reference() {
 /// Each kernel: both widths and both tiles of the tensor cores, plain arithmetic with every mixture of number types, rows and
 /// keys that divide nothing.
 #[test]
-fn every_kernel_of_infonce_meets_the_reference() {
+pub fn every_kernel_of_infonce_meets_the_reference() {
     for (n, d, m) in [(3, 64, 65), (64, 128, 257), (70, 40, 130), (130, 128, 300), (65, 104, 64)] {
         check(&format!("tensor cores {n} {d} {m}"), &Problem::new(n, d, m, 0.1, BF16));
     }

@@ -26,7 +26,7 @@ fn rounded(value: Vec<f64>, terms: usize) -> Bounded<f64> {
 }
 
 #[test]
-fn functions_on_a_device() {
+pub fn functions_on_a_device() {
     on_gpu(|device| {
         let mut seen = Vec::new();
         for f in [Unary::Exp, Unary::Ln, Unary::Sqrt, Unary::Recip] {
@@ -57,7 +57,7 @@ fn functions_on_a_device() {
 }
 
 #[test]
-fn the_rectifier_on_a_device() {
+pub fn the_rectifier_on_a_device() {
     on_gpu(|device| {
         for len in [1, 1003, 4096 + 7] {
             for (dx, dy) in [(0, 0), (1, 1), (0, 1), (1, 0)] {
@@ -95,13 +95,14 @@ fn sums(device: &Device, what: &str, from: &[usize], to: &[usize]) -> Vec<Vec<u3
 }
 
 #[test]
-fn sums_on_a_device() {
+pub fn sums_on_a_device() {
     on_gpu(|device| {
         let table = reduce::cases::CASES.iter().map(|c| (c.name, c.from, c.to));
-        let more: [(&str, &[usize], &[usize]); 6] = [
+        let more: [(&str, &[usize], &[usize]); 7] = [
             ("wide channels", &[37, 64], &[1, 64]),
             ("wide groups", &[3, 301, 24], &[3, 1, 24]),
             ("long rows", &[5, 1024], &[5, 1]),
+            ("long ragged rows", &[2, 1031], &[2, 1]),
             ("many chunks", &[9000, 8], &[1, 8]),
             ("apart and wide", &[3, 4, 5, 16], &[1, 4, 1, 16]),
             ("nothing", &[0, 4], &[1, 4]),
@@ -121,7 +122,7 @@ proptest! {
 }
 
 #[test]
-fn unit_rows_on_a_device() {
+pub fn unit_rows_on_a_device() {
     on_gpu(|device| {
         let mut seen = Vec::new();
         let table = l2_norm::cases::CASES.iter().map(|c| (c.name, c.n, c.d));
@@ -147,7 +148,35 @@ fn unit_rows_on_a_device() {
 }
 
 #[test]
-fn a_queue_on_a_device_holds_what_one_on_the_cpu_holds() {
+pub fn unit_rows_have_gradients_of_gradients_on_a_device() {
+    for (dtype, rel) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+        for d in [16, 12, 7] {
+            let twice = |device: &Device| {
+                // The second row is zero, and divided by the floor.
+                let mut values = data(&noise(1, &[3, d]));
+                values[d..2 * d].fill(0.0);
+                let there = |x: Tensor| x.cast(dtype).unwrap().to(device).unwrap();
+                let t = Tape::new();
+                let x = t.leaf(there(Tensor::from_f32([3, d], &values).unwrap()));
+                let w = Var::constant(there(noise(2, &[3, d])));
+                let inner = |a: &Var, b: &Var| ops::sum_to(&t, &ops::mul(&t, a, b)?, [1, 1].into());
+                let once = || t.grad(&inner(&ops::l2_norm(&t, &x)?, &w)?, &[&x], Mode::Keep);
+                let first = once().unwrap().remove(0).unwrap();
+                let second = t.grad(&inner(&first, &w).unwrap(), &[&x], Mode::Free).unwrap().remove(0).unwrap();
+                [data(first.value()), data(second.value())]
+            };
+            let here = twice(&Device::Cpu);
+            for (order, (there, here)) in on_gpu(twice).iter().zip(&here).enumerate() {
+                // Beside the row of zeros, whose gradient is as large as the floor is small.
+                let whole = |v: &[f32]| [&v[..d], &v[2 * d..]].concat();
+                assert_norm(&format!("{dtype:?} {d}: gradient {order}"), &whole(there), &whole(here), rel);
+            }
+        }
+    }
+}
+
+#[test]
+pub fn a_queue_on_a_device_holds_what_one_on_the_cpu_holds() {
     on_gpu(|device| {
         for d in [8, 5] {
             let mut here = Queue::new(7, d).unwrap();

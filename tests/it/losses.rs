@@ -305,7 +305,7 @@ fn cross_entropy_meets_its_reference() {
 }
 
 #[test]
-fn cross_entropy_on_a_device() {
+pub fn cross_entropy_on_a_device() {
     on_gpu(|device| {
         for c in cross_entropy::cases::CASES {
             check_cross_entropy(device, c.name, c.n.min(70), c.c);

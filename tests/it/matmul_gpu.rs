@@ -28,7 +28,7 @@ const TYPES: [(DType, DType, DType); 5] = {
 };
 
 #[test]
-fn products() {
+pub fn products() {
     let small = matmul::cases::CASES.iter().filter(|c| c.flops() < 1_000_000);
     let table = small.map(|c| (c.extents, c.ta, c.tb));
     let more = [(false, false), (false, true), (true, false), (true, true)].map(|(ta, tb)| ([40, 72, 50], ta, tb));
@@ -49,7 +49,7 @@ fn products() {
 }
 
 #[test]
-fn affine_layers() {
+pub fn affine_layers() {
     for c in linear::cases::CASES.iter().filter(|c| c.flops() < 5_000_000) {
         let [n, i, o] = c.extents;
         for dtype in [DType::F32, DType::BF16] {

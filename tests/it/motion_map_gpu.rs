@@ -26,7 +26,7 @@ fn joined(all: Vec<Bounded<f64>>) -> Bounded<f64> {
 }
 
 #[test]
-fn maps_of_flow_meet_the_definition_on_a_gpu() {
+pub fn maps_of_flow_meet_the_definition_on_a_gpu() {
     let ragged = [(33, 65), (70, 130)];
     let sizes = CASES.iter().map(|c| (c.h, c.w)).filter(|(h, w)| h * w < 10_000).chain(ragged);
     for (h, w) in sizes {
@@ -60,7 +60,7 @@ fn maps_of_flow_meet_the_definition_on_a_gpu() {
 }
 
 #[test]
-fn frame_differences_meet_the_definition_on_a_gpu() {
+pub fn frame_differences_meet_the_definition_on_a_gpu() {
     for (count, h, w) in [(2, 1, 1), (3, 5, 7), (11, 6, 10), (9, 16, 20)] {
         let all = frames(count, h, w);
         let want = joined(all.windows(2).map(|f| reference::frame_difference(&f[0], &f[1])).collect());

@@ -57,7 +57,7 @@ fn cases_meet_the_definition() {
 }
 
 #[test]
-fn cases_meet_the_definition_on_a_device() {
+pub fn cases_meet_the_definition_on_a_device() {
     on_gpu(|device| {
         for c in CASES.iter().filter(|c| c.flops() < 100_000) {
             check(device, c.name, &c.x, c.kernel, &c.window);

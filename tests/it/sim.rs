@@ -25,10 +25,13 @@ impl Sim {
 
     /// One with this much memory.
     pub fn with_memory(order: Order, bytes: usize) -> Sim {
-        let config = Config { order, ..Config::default() };
+        // A mistake on purpose may loop for ever.
+        let max_instructions =
+            if crate::seeded_faults::seeded() { 1 << 26 } else { Config::default().max_instructions };
+        let config = Config { order, max_instructions, ..Config::default() };
         let machine = Arc::new(Machine::new(config));
         let loaded = Mutex::new(Loaded { left: bytes, ..Loaded::default() });
-        Sim { gpu: Gpu::new(SimDriver { machine: machine.clone(), loaded }), machine }
+        Sim { gpu: Gpu::new(SimDriver { machine: machine.clone(), order, loaded }), machine }
     }
 
     /// As a device for tensors.
@@ -52,6 +55,7 @@ pub fn on_gpu<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -> T
 
 struct SimDriver {
     machine: Arc<Machine>,
+    order: Order,
     loaded: Mutex<Loaded>,
 }
 
@@ -133,7 +137,9 @@ impl SimDriver {
                     params: &params,
                     extra: reached,
                 };
-                self.machine.launch(&module, &entry, &launch).map(|_| ()).map_err(refused("launch a kernel"))
+                self.machine.launch(&module, &entry, &launch).map_err(refused("launch a kernel"))?;
+                crate::executed::note(&entry, self.order);
+                Ok(())
             }
         }
     }
@@ -201,8 +207,10 @@ impl Driver for SimDriver {
     }
 
     fn load(&self, ptx: &'static str) -> Result<ModuleId> {
-        let module =
-            self.machine.load(ptx).map_err(|e| ErrorKind::Driver { action: "load a module", what: e.to_string() })?;
+        let module = self
+            .machine
+            .load(&crate::seeded_faults::edited(ptx))
+            .map_err(|e| ErrorKind::Driver { action: "load a module", what: e.to_string() })?;
         let mut loaded = self.loaded();
         loaded.modules.push(module);
         Ok(ModuleId(loaded.modules.len() as u64 - 1))

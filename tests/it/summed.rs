@@ -42,7 +42,7 @@ fn check(device: &Device) -> Vec<u32> {
 }
 
 #[test]
-fn sums_taken_elsewhere_give_the_same_statistics() {
+pub fn sums_taken_elsewhere_give_the_same_statistics() {
     check(&Device::Cpu);
     on_gpu(check);
 }

@@ -59,7 +59,7 @@ fn brief() -> Tvl1 {
 
 /// One level and several, rows of whole sectors and not, one tile and several, every window of the median.
 #[test]
-fn tvl1_on_a_gpu_meets_the_definition() {
+pub fn tvl1_on_a_gpu_meets_the_definition() {
     let shapes = [(3, 3, 5), (20, 24, 3), (33, 40, 1), (48, 64, 5), (17, 90, 3), (70, 21, 5)];
     for (h, w, median) in shapes {
         let p = Tvl1 { median, ..brief() };

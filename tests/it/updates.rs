@@ -100,7 +100,7 @@ fn sgd_refuses_and_leaves_everything() {
 
 /// Everything of a step and of what follows it: one tensor at a time on the CPU, all at once on a device, the same bits.
 #[test]
-fn updates_on_a_device_are_those_of_the_cpu_to_the_bit() {
+pub fn updates_on_a_device_are_those_of_the_cpu_to_the_bit() {
     let lens = [1, 5, 4096, 16_384, 16_385, 40_003, 64];
     on_gpu(|device| {
         let there = |t: &Tensor| t.to(device).unwrap();

@@ -1,0 +1,122 @@
+//! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
+
+use crate::{
+    augment_gpu, batch_norm, classes, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu, motion_map_gpu,
+    pool3d, summed, tvl1_gpu, updates,
+};
+use ptxsim::{Access::*, Config, Launch, Machine, Order, Param, Region};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+thread_local! {
+    /// Entries that ran to their end, with the orders in which they did.
+    static EXECUTED: RefCell<BTreeMap<String, BTreeSet<&'static str>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Notes a launch without a fault.
+pub fn note(entry: &str, order: Order) {
+    let order = match order {
+        Order::Forward => "forward",
+        Order::Reverse => "reverse",
+        Order::Shuffled(_) => "shuffled",
+    };
+    EXECUTED.with_borrow_mut(|e| e.entry(entry.to_owned()).or_default().insert(order));
+}
+
+/// Tests that hold kernels against their references. Between them they launch everything.
+const TESTS: &[fn()] = &[
+    augment_gpu::clips_on_a_gpu_are_those_of_the_cpu,
+    augment_gpu::motion_follows_its_clip_on_a_gpu,
+    batch_norm::cases_meet_the_definition_on_a_device,
+    classes::a_class_computes_what_its_name_says_whatever_the_order_of_the_warps,
+    conv3d_gpu::a_chain_of_gradients_in_one_launch,
+    conv3d_gpu::every_tile,
+    conv3d_gpu::statistics_leave_with_the_result,
+    conv3d_gpu::table_first,
+    conv3d_gpu::table_second,
+    device::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
+    device::conversion_scaling_and_rows_on_a_device,
+    infonce_gpu::every_kernel_of_infonce_meets_the_reference,
+    layers_gpu::a_queue_on_a_device_holds_what_one_on_the_cpu_holds,
+    layers_gpu::functions_on_a_device,
+    layers_gpu::sums_on_a_device,
+    layers_gpu::the_rectifier_on_a_device,
+    layers_gpu::unit_rows_have_gradients_of_gradients_on_a_device,
+    layers_gpu::unit_rows_on_a_device,
+    losses::cross_entropy_on_a_device,
+    matmul_gpu::affine_layers,
+    matmul_gpu::products,
+    motion_map_gpu::frame_differences_meet_the_definition_on_a_gpu,
+    motion_map_gpu::maps_of_flow_meet_the_definition_on_a_gpu,
+    pool3d::cases_meet_the_definition_on_a_device,
+    summed::sums_taken_elsewhere_give_the_same_statistics,
+    tvl1_gpu::tvl1_on_a_gpu_meets_the_definition,
+    updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit,
+];
+
+/// Kernels that no operation launches: those that only measure (a copy, and arithmetic whose sums are written), and copies of
+/// one value in bf16.
+fn alone(order: Order) {
+    let machine = Machine::new(Config { order, ..Config::default() });
+    let peaks = machine.load(include_str!("../../ptx/peaks.sm_80.ptx")).unwrap();
+    let cast = machine.load(include_str!("../../ptx/cast.sm_80.ptx")).unwrap();
+    let launch = |module: &ptxsim::Module, entry: &str, bytes: u64, params: &[Param], to: Region| {
+        let launch = Launch { grid: [2, 1, 1], block: [256, 1, 1], shared: 0, params, extra: &[] };
+        machine.launch(module, entry, &launch).unwrap_or_else(|f| panic!("{f}"));
+        note(entry, order);
+        let mut out = vec![0; bytes as usize];
+        machine.read(to.ptr, &mut out).unwrap();
+        out
+    };
+    let to = Region { ptr: machine.alloc(2002).unwrap(), bytes: 2002, access: Write };
+    let (value, n) = (1.005f32.to_ne_bytes(), 1001u32.to_ne_bytes());
+    let filled =
+        launch(&cast, "cast_fill_bf16", 2002, &[Param::Pointer(to), Param::Bytes(&value), Param::Bytes(&n)], to);
+    assert!(filled.chunks(2).all(|v| v == half::bf16::from_f32(1.005).to_ne_bytes()));
+    let run = |entry: &str, from: Option<Region>, bytes: u64, n: u32| {
+        let to = Region { ptr: machine.alloc(bytes).unwrap(), bytes, access: Write };
+        let n = n.to_ne_bytes();
+        let params: Vec<Param> = from.into_iter().chain([to]).map(Param::Pointer).chain([Param::Bytes(&n)]).collect();
+        launch(&peaks, entry, bytes, &params, to)
+    };
+    let bytes: Vec<u8> = (0..32000).map(|i| (i % 251) as u8).collect();
+    let from = Region { ptr: machine.alloc(32000).unwrap(), bytes: 32000, access: Read };
+    machine.write(from.ptr, &bytes).unwrap();
+    assert_eq!(run("peaks_copy_f32", Some(from), 32000, 2000), bytes);
+    run("peaks_fma_f32", None, 2048, 3);
+    run("peaks_mma_bf16", None, 2048, 3);
+}
+
+#[test]
+fn every_entry_is_executed() {
+    // Who counts launches is the simulator.
+    if std::env::var_os("TUBELET_TEST_DEVICE").is_some() {
+        return;
+    }
+    TESTS.iter().for_each(|test| test());
+    alone(Order::Forward);
+    alone(Order::Reverse);
+    let executed = EXECUTED.take();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx");
+    let mut missing = vec![];
+    let mut all = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|e| e == "ptx") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for entry in text.split(".visible .entry ").skip(1).filter_map(|e| e.split('(').next()) {
+                all += 1;
+                let orders = executed.get(entry.trim()).cloned().unwrap_or_default();
+                if !(orders.contains("forward") && orders.contains("reverse")) {
+                    missing.push(format!("{entry}: {orders:?}"));
+                }
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "{} of {all} entries are not executed in both orders:\n{}",
+        missing.len(),
+        missing.join("\n")
+    );
+}
