@@ -4,6 +4,11 @@
 //! colour jitter, grey, blur, normalisation. A motion clip over the same time span takes the same [`Draw`]: it is
 //! cropped and flipped with its RGB clip ([`apply_motion`]) and knows no colours.
 //!
+//! On a GPU ([`apply_rgb_batch`], [`apply_motion_batch`]) everything from the bytes to the normalised result is one pass. What
+//! cannot be in it is the mean grey that contrast blends with: where a clip has jitter, a launch before it samples the
+//! frame too and leaves sums of tiles, added up in order. Positions are computed in `f64` on both devices, hence the same
+//! pixels are read; values differ by roundings alone (`tests/it/augment_gpu.rs` derives how many).
+//!
 //! Sources of the numbers: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code;
 //! the probabilities of jitter, grey and blur are not published for pre-training, so those of MoCo v2 stand in.
 

@@ -156,6 +156,20 @@ impl Swept {
 /// temperature at least 0.025 and `d` at most 128. With bf16 queries and queue, tensor cores compute it, and the weights of the
 /// keys in the gradient are rounded to bf16.
 ///
+/// ```
+/// use tubelet::ops::infonce::{Owners, Term, sweep};
+/// use tubelet::tensor::{Device, Tensor};
+///
+/// # fn main() -> tubelet::error::Result<()> {
+/// let device = Device::Cpu; // or a GPU: the call is the same
+/// let q = Tensor::from_f32([1, 2], &[1.0, 0.0])?.to(&device)?;
+/// let queue = Tensor::from_f32([2, 2], &[0.0, 1.0, -1.0, 0.0])?.to(&device)?;
+/// let swept = sweep(&[Term { q: &q, k: &q }], &queue, Owners::Unknown, 0.1, true)?.remove(0);
+/// assert!(swept.scores()?.loss < 1e-4 && swept.dq.is_some());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// As [`forward_masked`]; `Shape` when the terms differ in shape; `Device` when not all lies in one place; of a GPU `Param`
 /// as said above, `OutOfMemory` and `Driver`.

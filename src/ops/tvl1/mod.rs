@@ -215,6 +215,21 @@ pub const PAIRS: usize = 16;
 /// [`flow_pairs`]. On a GPU nothing waits for the host, pairs stop for themselves, and pixels are not checked: a pair with one
 /// that is not a number gets a flow without meaning.
 ///
+/// ```
+/// use tubelet::ops::tvl1::{Tvl1, flow_batch};
+/// use tubelet::tensor::{Device, Tensor};
+///
+/// # fn main() -> tubelet::error::Result<()> {
+/// let device = Device::Cpu; // or a GPU: the call is the same
+/// let wave: Vec<f32> = (0..2 * 16 * 16).map(|i| 127.5 + 100.0 * (0.5 * (i % 16) as f32).sin()).collect();
+/// let (a, b) = (Tensor::from_f32([2, 16, 16], &wave)?, Tensor::from_f32([2, 16, 16], &wave)?);
+/// let flow = flow_batch(&a.to(&device)?, &b.to(&device)?, &Tvl1::default())?;
+/// assert_eq!(flow.dims(), [2, 2, 16, 16]);
+/// assert!(flow.load()?.iter().all(|v| v.abs() < 1e-3), "nothing moved");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Shape` when the images differ in shape or are smaller than 3x3; `DType` when they are not f32; `Param` when a parameter is
 /// out of range, or on the CPU a pixel; `Device` when `b` is elsewhere; of a GPU `OutOfMemory` and `Driver`.
