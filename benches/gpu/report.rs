@@ -80,7 +80,7 @@ fn outcome(log: &str) -> Value {
 
 /// The lines that the comparison of instruction classes prints.
 fn class_lines(log: &str) -> Vec<String> {
-    log.lines().filter_map(|l| l.trim().strip_prefix("class ")).map(str::to_owned).collect()
+    log.lines().filter_map(|l| l.split_once("class ")).map(|(_, rest)| rest.to_owned()).collect()
 }
 
 /// Geometric mean of the ratios of each operation, pass and number type.

@@ -1,7 +1,7 @@
 //! The order of the house, checked: names that belong together match, layers call downwards only, every table of cases
 //! is used by a test, tolerances are derived in one place, files stay small.
 
-use crate::device::families;
+use crate::device::{Family, families};
 use crate::source::{Source, entries, read};
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -246,17 +246,22 @@ fn lengths(files: &[Source]) -> Vec<String> {
     long.map(|f| format!("{} has {} lines, more than {LONGEST}", f.path, f.lines.len())).collect()
 }
 
-/// Each family of kernels is named for an operation (`op` or `op_part`; or listed in [`OTHER_FAMILIES`]), and the
-/// files are as short as the others.
+/// Each family of kernels is named for an operation (`op` or `op_part`; or listed in [`OTHER_FAMILIES`]), each
+/// header is included by one, and the files are as short as the others.
 fn device_code(root: &Path, ops: &[String]) -> Result<Vec<String>> {
     let mut found = Vec::new();
+    let mut included = BTreeSet::new();
     for name in families(root)? {
+        included.extend(Family::read(root, &name)?.headers.into_iter().map(|(header, _)| header));
         let part_of = |op: &String| name.strip_prefix(op.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('_'));
         if !ops.iter().any(part_of) && !OTHER_FAMILIES.iter().any(|(family, _)| *family == name) {
             found.push(format!("cuda/{name}.cu is named for no operation of src/ops"));
         }
     }
     for (file, _) in entries(root, "cuda")? {
+        if file.ends_with(".cuh") && !included.contains(&file) {
+            found.push(format!("cuda/{file} is included by no kernel"));
+        }
         let lines = std::fs::read_to_string(root.join("cuda").join(&file))?.lines().count();
         if lines > LONGEST {
             found.push(format!("cuda/{file} has {lines} lines, more than {LONGEST}"));
