@@ -54,7 +54,7 @@ fn record(folder: &Path) -> Value {
         "peaks": ours["peaks"],
         "checks": tests,
         "instruction_classes": read("classes.txt").map(|text| class_lines(&text)),
-        "training_step": parsed("step.json"),
+        "training_run": parsed("training.json"),
         "geomean_ratio": geomeans(&our_rows),
         "cases": our_rows,
     })
@@ -119,5 +119,5 @@ fn print_table(record: &Value) {
         );
     }
     println!("geometric means, peer / ours: {}", record["geomean_ratio"]);
-    println!("training step: {}", record["training_step"]);
+    println!("training run: {}", record["training_run"]);
 }

@@ -63,9 +63,10 @@ else
     echo "== peer: python3 has no PyTorch with a GPU; passed over"
 fi
 
-# (f) Training, whole.
+# (f) Kernels on a stream of somebody else's, and training, whole.
+part embedded 300 bin/embed_kernel --device cuda:0 --out "$out/embedded"
 part training 1800 bin/pretrain_maclr --device cuda:0 --out "$out/training"
-tail -n 1 "$out/training.txt" >"$out/step.json"
+tail -n 1 "$out/training.txt" >"$out/training.json"
 
 bin/gpu --report "$out" | tee "$out/table.txt"
 exit $bad
