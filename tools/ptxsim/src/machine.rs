@@ -85,7 +85,8 @@ pub struct Launch<'a> {
     pub shared: u32,
     /// One per parameter of the entry.
     pub params: &'a [Param<'a>],
-    /// Memory that is reached in other ways than a parameter, such as through tables of pointers.
+    /// Memory that is reached in other ways than a parameter, such as through tables of pointers. What is stored to may
+    /// overlap no other region, here or among the parameters.
     pub extra: &'a [Region],
 }
 
@@ -240,6 +241,7 @@ impl Machine {
         let order = state.order.unwrap_or(self.config.order);
         let blocks = l.grid.iter().map(|&g| g as u64).product::<u64>();
         let races = self.config.races;
+        check_overlaps(e, l)?;
         let mut regions = Vec::new();
         let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
         for r in pointers.chain(l.extra).filter(|r| r.bytes > 0) {
@@ -317,6 +319,24 @@ fn check_geometry(e: &Entry, l: &Launch) -> Result<(), Fault> {
     let total = e.static_shared as u64 + l.shared as u64;
     if total > MAX_SHARED as u64 {
         return bad(format!("{total} bytes of shared memory where a block has at most {MAX_SHARED}"));
+    }
+    Ok(())
+}
+
+/// Memory that is stored to may not be given a second time in another way: kernels take their pointers to be apart, and what
+/// such a launch computes would depend on its order.
+fn check_overlaps(e: &Entry, l: &Launch) -> Result<(), Fault> {
+    let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
+    let all: Vec<&Region> = pointers.chain(l.extra).filter(|r| r.bytes > 0).collect();
+    for a in all.iter().filter(|r| r.access != Access::Read) {
+        let meets = |b: &&&Region| a.ptr < b.ptr + b.bytes && b.ptr < a.ptr + a.bytes && a != *b;
+        if let Some(b) = all.iter().find(meets) {
+            let m = format!(
+                "{}: {:?} memory at {:#x} overlaps {:?} memory at {:#x}",
+                e.name, a.access, a.ptr, b.access, b.ptr
+            );
+            return Err(Fault::Launch(m));
+        }
     }
     Ok(())
 }

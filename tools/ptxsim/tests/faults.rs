@@ -51,8 +51,9 @@ fn uninitialised_memory() {
     let f = d.launch("k", [1; 3], [32, 1, 1], 0, &[a.p(Read), b.p(ReadWrite), int(0)]).unwrap_err();
     assert!(matches!(&f, Fault::Uninitialised(Space::Global, s) if s.lane == 31), "{f}");
     // What is given for writing or as scratch is forgotten.
+    let c = d.bytes(&[0; 256]);
     for access in [Write, Scratch] {
-        let f = d.launch("k", [1; 3], [16, 1, 1], 0, &[b.p(access), b.p(ReadWrite), int(0)]).unwrap_err();
+        let f = d.launch("k", [1; 3], [16, 1, 1], 0, &[b.p(access), c.p(ReadWrite), int(0)]).unwrap_err();
         assert!(matches!(f, Fault::Uninitialised(..)), "{f}");
     }
     fault!(warp(), "ld.shared.u32 %r3, [s];", Fault::Uninitialised(Space::Shared, _));
@@ -225,6 +226,11 @@ fn bad_launches() {
     bad([1; 3], [32, 1, 1], 0, &[p, p]);
     bad([1; 3], [32, 1, 1], 0, &[p, p, p]);
     bad([1; 3], [32, 1, 1], 0, &[p, p, Param::Bytes(&[0; 8])]);
+    // What is written may not be given twice, but what is only read may.
+    let q = d.bytes(&[0; 64]);
+    bad([1; 3], [32, 1, 1], 0, &[q.p(Read), q.p(ReadWrite), int(0)]);
+    let tail = Param::Pointer(Region { ptr: q.ptr + 60, bytes: 4, access: Write });
+    bad([1; 3], [32, 1, 1], 0, &[q.p(Scratch), tail, int(0)]);
     assert!(matches!(d.launch("other", [1; 3], [1; 3], 0, &[]), Err(Fault::Launch(_))));
     d.launch("k", [1; 3], [64, 1, 1], 0, &[p, p, int(0)]).unwrap();
 }

@@ -278,3 +278,122 @@ fn body(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
             )
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::Class;
+    use crate::exec::Mix;
+    use crate::ins::{Op, Slot};
+
+    /// Registers of random bits, in which any lane may be unwritten.
+    fn registers(mix: &mut Mix) -> Regs {
+        let mut r = Regs::empty([8, 8, 8]);
+        for i in 0..8 {
+            (r.p[i], r.pdef[i]) = (mix.next() as u32, mix.next() as u32);
+            (r.wdef[i], r.xdef[i]) = (mix.next() as u32, mix.next() as u32);
+            for l in 0..32 {
+                r.x[i][l] = mix.next();
+                // Shift counts and floats near each other, as well as anything.
+                r.w[i][l] = match mix.next() % 3 {
+                    0 => mix.next() as u32 & 63,
+                    1 => (mix.next() as i32 as f32 / 1e7).to_bits(),
+                    _ => mix.next() as u32,
+                };
+            }
+        }
+        r
+    }
+
+    #[test]
+    fn vectors_change_nothing_and_lanes_that_do_not_run_stay() {
+        use Hot::*;
+        let modes = [Round::Near, Round::Zero, Round::Down, Round::Up];
+        let relations =
+            [Relation::Eq, Relation::Ne, Relation::Lt, Relation::Le, Relation::Gt, Relation::Ge, Relation::Nan];
+        let mut all = vec![
+            Mov32,
+            Add32,
+            Sub32,
+            Mul32,
+            Mad32,
+            And32,
+            Or32,
+            Xor32,
+            Not32,
+            Neg32,
+            Shl32,
+            ShrU32,
+            ShrS32,
+            MinS32,
+            MaxS32,
+            MinU32,
+            MaxU32,
+            MulHiU32,
+            Bfe32,
+            Select32,
+            FAdd,
+            FSub,
+            FMul,
+            FFma,
+            FDiv,
+            FRcp,
+            FSqrt,
+            FMin,
+            FMax,
+            FNeg,
+            FAbs,
+            S32ToF32,
+            U32ToF32,
+            F32ToBf16,
+            F32ToBf16x2,
+            Pack16,
+            Unpack16,
+            Narrow,
+            Mov64,
+            Add64,
+            Sub64,
+            And64,
+            Or64,
+            Shl64,
+            MulWideS32,
+            MulWideU32,
+            MadWideS32,
+            MadWideU32,
+            WidenU,
+            WidenS,
+        ];
+        all.extend(modes.iter().flat_map(|m| [F32ToS32(*m), F32ToF32(*m)]));
+        all.extend(relations.iter().flat_map(|r| [CompareS32(*r), CompareU32(*r), CompareS64(*r), CompareU64(*r)]));
+        all.extend(relations.iter().flat_map(|r| [CompareF32(*r, false), CompareF32(*r, true)]));
+        let mut mix = Mix(1);
+        for h in all {
+            for round in 0..50 {
+                let mask = if round == 0 { !0 } else { mix.next() as u32 };
+                let slot = |file, i| Slot { file, bits: 32, i };
+                let file = match h {
+                    CompareS32(_) | CompareU32(_) | CompareS64(_) | CompareU64(_) | CompareF32(..) => File::P,
+                    Mov64 | Add64 | Sub64 | And64 | Or64 | Shl64 | MulWideS32 | MulWideU32 | MadWideS32
+                    | MadWideU32 | WidenU | WidenS => File::X,
+                    _ => File::W,
+                };
+                let [a, b, c] = [2, 3, 4].map(|i| slot(File::W, i));
+                let d = slot(file, if round % 2 == 0 { 5 } else { 2 });
+                let (op, class) = (Op::Hot(h), Class::Move);
+                let ins = Ins { op, guard: 0, negate: 0, d, a, b, c, e: Slot::NONE, class, line: 0, rank: 0 };
+                let before = registers(&mut mix);
+                let (mut one, mut other) = (before.clone(), before.clone());
+                run(&mut one, h, &ins, mask);
+                body(&mut other, h, &ins, mask);
+                assert_eq!((&one.w, &one.x, &one.p), (&other.w, &other.x, &other.p), "{h:?}");
+                assert_eq!((&one.wdef, &one.xdef, &one.pdef), (&other.wdef, &other.xdef, &other.pdef), "{h:?}");
+                for i in 0..8 {
+                    for l in (0..32).filter(|l| mask >> l & 1 == 0) {
+                        assert_eq!((one.w[i][l], one.x[i][l]), (before.w[i][l], before.x[i][l]), "{h:?}");
+                    }
+                    assert_eq!((one.p[i] ^ before.p[i]) & !mask, 0, "{h:?}");
+                }
+            }
+        }
+    }
+}

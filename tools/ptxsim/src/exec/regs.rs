@@ -14,6 +14,7 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
 
 /// Every file keeps values and masks of the lanes that were written. Definedness follows the data: a value computed from an
 /// unwritten register is unwritten itself, and it is a fault only where it decides an address or a branch or leaves the thread.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Regs {
     pub p: Vec<u32>,
     pub pdef: Vec<u32>,
@@ -63,6 +64,21 @@ impl Place {
 }
 
 impl Regs {
+    /// So many registers of each file, unwritten.
+    #[cfg(test)]
+    pub fn empty(n: [usize; 3]) -> Regs {
+        let [p, w, x] = n;
+        Regs {
+            p: vec![0; p],
+            pdef: vec![0; p],
+            w: vec![[0; 32]; w],
+            wdef: vec![0; w],
+            x: vec![[0; 32]; x],
+            xdef: vec![0; x],
+            own: n,
+        }
+    }
+
     pub fn new(e: &Entry) -> Regs {
         let n: [usize; 3] = std::array::from_fn(|f| e.registers[f] + e.constants[f].len());
         let mut r = Regs {

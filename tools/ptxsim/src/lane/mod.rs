@@ -1,4 +1,5 @@
 //! What instructions compute for one lane.
 
+pub(crate) mod bits;
 pub(crate) mod float;
 pub(crate) mod format;
