@@ -36,10 +36,10 @@ struct Block {
 template <int W> __device__ __forceinline__ void spread(float value, float (&v)[W], float *space, unsigned shift) {
     __syncthreads();
     if (threadIdx.x < TILE) {
-        space[threadIdx.x] = value;
+        space[slot<W>(threadIdx.x)] = value;
     }
     __syncthreads();
-    load<W>(space + (threadIdx.x & ((1u << shift) - 1)) * W, v);
+    get<W>(space, threadIdx.x & ((1u << shift) - 1), v);
 }
 
 /// The channel whose parameters this thread fetches for its block, and whether there is one.
@@ -52,7 +52,7 @@ template <int W> __device__ __forceinline__ bool fetches(const Block &block, con
 /// block reads, one a thread: of at least 1/64 of the chunk, so that little cancels.
 template <class T, int W>
 __device__ __forceinline__ void sums(const T *__restrict__ x, float *__restrict__ parts, const Plan &p) {
-    __shared__ __align__(16) float space[2 * WARPS * TILE], shared[TILE];
+    __shared__ __align__(16) float space[2 * WARPS * ROOM], shared[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
     const T *from = x + (u64)block.group * p.rows * p.c + lane.channel;
@@ -124,7 +124,7 @@ template <class T, int W, bool RESIDUAL>
 __device__ __forceinline__ void apply(const T *__restrict__ x, const float *__restrict__ mean, const float *__restrict__ rstd,
                                       const float *__restrict__ gamma, const float *__restrict__ beta,
                                       const T *__restrict__ residual, T *__restrict__ y, const Plan &p, unsigned relu) {
-    __shared__ __align__(16) float space[TILE];
+    __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
     Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
@@ -161,7 +161,7 @@ __device__ __forceinline__ void grad_sums(const T *__restrict__ x, const T *__re
                                           const float *__restrict__ mean, const float *__restrict__ rstd,
                                           const float *__restrict__ gamma, const float *__restrict__ beta, T *__restrict__ dz,
                                           float *__restrict__ parts, const Plan &p) {
-    __shared__ __align__(16) float space[2 * WARPS * TILE];
+    __shared__ __align__(16) float space[2 * WARPS * ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
     Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
@@ -208,7 +208,7 @@ __device__ __forceinline__ void grad(const T *__restrict__ x, const T *__restric
                                      const float *__restrict__ rstd, const float *__restrict__ gamma,
                                      const float *__restrict__ beta, const float *__restrict__ slopes, T *__restrict__ dx,
                                      const Plan &p) {
-    __shared__ __align__(16) float space[TILE];
+    __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
     Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);

@@ -26,7 +26,7 @@ struct Place {
 /// The number of place `t h w` within a sample.
 __device__ __forceinline__ u32 number(const u32 (&extent)[3], u32 t, u32 h, u32 w) { return (t * extent[1] + h) * extent[2] + w; }
 
-/// Calls `f(number of the place under the tap)` for the taps of an output's window that fall inside the input, in order.
+/// Calls `f(place, tap)` by their numbers for the taps of an output's window that fall inside the input, in order.
 template <class F> __device__ __forceinline__ void for_taps(const Pool &p, const Place &o, F &f) {
     for (u32 a = 0; a < p.kernel[0]; ++a) {
         u32 t = o.at[0] * p.stride[0] + a * p.dilation[0] - p.pad[0];
@@ -41,7 +41,7 @@ template <class F> __device__ __forceinline__ void for_taps(const Pool &p, const
             for (u32 d = 0; d < p.kernel[2]; ++d) {
                 u32 w = o.at[2] * p.stride[2] + d * p.dilation[2] - p.pad[2];
                 if (w < p.input[2]) {
-                    f.tap(number(p.input, t, h, w));
+                    f.tap(number(p.input, t, h, w), number(p.kernel, a, b, d));
                 }
             }
         }
@@ -60,16 +60,19 @@ struct Over {
     }
 
     __device__ __forceinline__ bool touches(u32 o) const { return dilation == 1 || (at - o * stride) % dilation == 0; }
+
+    /// The tap by which output o, which touches, does.
+    __device__ __forceinline__ u32 tap(u32 o) const { return dilation == 1 ? at - o * stride : (at - o * stride) / dilation; }
 };
 
-/// Calls `f(number of the output)` for the outputs whose windows touch a place of the input, in order.
+/// Calls `f(output, tap)` by their numbers for the outputs whose windows touch a place of the input, in order.
 template <class F> __device__ __forceinline__ void for_windows(const Pool &p, const Place &i, F &f) {
     Over t(p, i, 0), h(p, i, 1), w(p, i, 2);
     for (u32 a = t.first; a < t.end; ++a) {
         for (u32 b = h.first; b < h.end && t.touches(a); ++b) {
             for (u32 d = w.first; d < w.end && h.touches(b); ++d) {
                 if (w.touches(d)) {
-                    f.tap(number(p.out, a, b, d));
+                    f.tap(number(p.out, a, b, d), number(p.kernel, t.tap(a), h.tap(b), w.tap(d)));
                 }
             }
         }
@@ -81,30 +84,39 @@ template <class T> __device__ __forceinline__ T *sample(T *of, const Pool &p, co
     return of + (u64)at.n * extent[0] * extent[1] * extent[2] * p.c + at.channel;
 }
 
-template <int W> __device__ __forceinline__ void load_numbers(const u32 *__restrict__ from, u32 (&v)[W]) {
+/// A tap's number as it is stored: two bytes, so that those of a thread are as long as its bf16.
+typedef unsigned short Tap;
+
+template <int W> __device__ __forceinline__ void load_taps(const Tap *__restrict__ from, u32 (&v)[W]) {
     if constexpr (W == 1) {
         v[0] = *from;
     } else {
+        u32 pairs[W / 2];
+        if constexpr (W == 4) {
+            uint2 q = *reinterpret_cast<const uint2 *>(from);
+            pairs[0] = q.x, pairs[1] = q.y;
+        } else {
+            uint4 q = *reinterpret_cast<const uint4 *>(from);
+            pairs[0] = q.x, pairs[1] = q.y, pairs[2] = q.z, pairs[3] = q.w;
+        }
 #pragma unroll
-        for (int k = 0; k < W; k += 4) {
-            uint4 q = *reinterpret_cast<const uint4 *>(from + k);
-            v[k] = q.x, v[k + 1] = q.y, v[k + 2] = q.z, v[k + 3] = q.w;
+        for (int k = 0; k < W; ++k) {
+            v[k] = pairs[k / 2] >> k % 2 * 16 & 0xffff;
         }
     }
 }
 
-template <int W> __device__ __forceinline__ void store_numbers(u32 *to, const u32 (&v)[W]) {
+template <int W> __device__ __forceinline__ void store_taps(Tap *to, const u32 (&v)[W]) {
     if constexpr (W == 1) {
-        *to = v[0];
+        *to = (Tap)v[0];
+    } else if constexpr (W == 4) {
+        *reinterpret_cast<uint2 *>(to) = make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
     } else {
-#pragma unroll
-        for (int k = 0; k < W; k += 4) {
-            *reinterpret_cast<uint4 *>(to + k) = make_uint4(v[k], v[k + 1], v[k + 2], v[k + 3]);
-        }
+        *reinterpret_cast<uint4 *>(to) = make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
     }
 }
 
-/// The largest so far, and where it was. A NaN wins once and then stays: nothing compares greater than it.
+/// The largest so far, and the tap it was under. A NaN wins once and then stays: nothing compares greater than it.
 template <class T, int W> struct Largest {
     const T *__restrict__ x;
     u32 c;
@@ -112,14 +124,14 @@ template <class T, int W> struct Largest {
     float best[W];
     u32 at[W];
 
-    __device__ __forceinline__ void tap(u32 place) {
+    __device__ __forceinline__ void tap(u32 place, u32 tap) {
         float v[W];
         load<W>(x + (u64)place * c, v);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
             bool wins = first || v[k] > best[k] || (v[k] != v[k] && best[k] == best[k]);
             best[k] = wins ? v[k] : best[k];
-            at[k] = wins ? place : at[k];
+            at[k] = wins ? tap : at[k];
         }
         first = false;
     }
@@ -131,7 +143,7 @@ template <class T, int W> struct Total {
     u32 c;
     float sum[W];
 
-    __device__ __forceinline__ void tap(u32 place) {
+    __device__ __forceinline__ void tap(u32 place, u32) {
         float v[W];
         load<W>(x + (u64)place * c, v);
 #pragma unroll
@@ -141,61 +153,64 @@ template <class T, int W> struct Total {
     }
 };
 
-/// The sum over those windows whose maximum was found at `place`.
+/// The sum over those windows whose maximum was found here.
 template <class T, int W> struct Chosen {
     const T *__restrict__ dy;
-    const u32 *__restrict__ at;
-    u32 c, place;
+    const Tap *__restrict__ at;
+    u32 c;
     float sum[W];
 
-    __device__ __forceinline__ void tap(u32 o) {
+    __device__ __forceinline__ void tap(u32 o, u32 tap) {
         float v[W];
         u32 found[W];
         load<W>(dy + (u64)o * c, v);
-        load_numbers<W>(at + (u64)o * c, found);
+        load_taps<W>(at + (u64)o * c, found);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            sum[k] += found[k] == place ? v[k] : 0.0f;
+            sum[k] += found[k] == tap ? v[k] : 0.0f;
         }
     }
 };
 
 template <class T, int W>
-__device__ __forceinline__ void largest(const T *__restrict__ x, T *__restrict__ y, u32 *__restrict__ at, const Pool &p, u32 n) {
+__device__ __forceinline__ void largest(const T *__restrict__ x, T *__restrict__ y, Tap *__restrict__ at, const Pool &p, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
         Place o(i, p.c / W, p.out, W);
         Largest<T, W> f = {sample(x, p, p.input, o), p.c, true, {}, {}};
         for_taps(p, o, f);
         store<W>(y + (u64)i * W, f.best);
-        store_numbers<W>(at + (u64)i * W, f.at);
+        store_taps<W>(at + (u64)i * W, f.at);
     }
 }
 
 template <class T, int W>
-__device__ __forceinline__ void unpool(const T *__restrict__ dy, const u32 *__restrict__ at, T *__restrict__ dx, const Pool &p, u32 n) {
+__device__ __forceinline__ void unpool(const T *__restrict__ dy, const Tap *__restrict__ at, T *__restrict__ dx, const Pool &p, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
         Place o(i, p.c / W, p.input, W);
-        u32 place = number(p.input, o.at[0], o.at[1], o.at[2]);
-        Chosen<T, W> f = {sample(dy, p, p.out, o), sample(at, p, p.out, o), p.c, place, {}};
+        Chosen<T, W> f = {sample(dy, p, p.out, o), sample(at, p, p.out, o), p.c, {}};
         for_windows(p, o, f);
         store<W>(dx + (u64)i * W, f.sum);
     }
 }
 
 template <class T, int W>
-__device__ __forceinline__ void gather(const T *__restrict__ x, const u32 *__restrict__ at, T *__restrict__ y, const Pool &p, u32 n) {
+__device__ __forceinline__ void gather(const T *__restrict__ x, const Tap *__restrict__ at, T *__restrict__ y, const Pool &p, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
         Place o(i, p.c / W, p.out, W);
         const T *from = sample(x, p, p.input, o);
         u32 found[W];
         float v[W];
-        load_numbers<W>(at + (u64)i * W, found);
+        load_taps<W>(at + (u64)i * W, found);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            v[k] = widen(from[(u64)found[k] * p.c + k]);
+            u32 a = found[k] / p.kernel[2], d = found[k] % p.kernel[2];
+            u32 t = o.at[0] * p.stride[0] + a / p.kernel[1] * p.dilation[0] - p.pad[0];
+            u32 h = o.at[1] * p.stride[1] + a % p.kernel[1] * p.dilation[1] - p.pad[1];
+            u32 w = o.at[2] * p.stride[2] + d * p.dilation[2] - p.pad[2];
+            v[k] = widen(from[(u64)number(p.input, t, h, w) * p.c + k]);
         }
         store<W>(y + (u64)i * W, v);
     }
@@ -236,22 +251,22 @@ __device__ __forceinline__ void share(const T *__restrict__ dy, T *__restrict__ 
 }
 
 /// All grids: a block for every 256 of the n threads, each with W channels of a place of the result (wide: c is a
-/// multiple of 16 bytes). `at` holds, per element of a result, the number of the place of its maximum in its sample.
+/// multiple of 16 bytes). `at` holds, per element of a result, the number of the tap its maximum was under.
 ///
 /// max: y and at from x; unpool: dx from dy and at; gather: the elements of x at the chosen places; avg: means of windows,
 /// padding counted as zeros, `factor` being 1 over the kernel's size; avg_back: its adjoint; global_back: dy[n c] over
 /// `places` repeated to them. Launched by `ops::pool3d`.
 #define POOLS(NAME, T, W)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        pool3d_max_##NAME(const T *__restrict__ x, T *__restrict__ y, u32 *__restrict__ at, Pool p, u32 n) {           \
+        pool3d_max_##NAME(const T *__restrict__ x, T *__restrict__ y, Tap *__restrict__ at, Pool p, u32 n) {           \
         largest<T, W>(x, y, at, p, n);                                                                                 \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        pool3d_unpool_##NAME(const T *__restrict__ dy, const u32 *__restrict__ at, T *__restrict__ dx, Pool p, u32 n) { \
+        pool3d_unpool_##NAME(const T *__restrict__ dy, const Tap *__restrict__ at, T *__restrict__ dx, Pool p, u32 n) { \
         unpool<T, W>(dy, at, dx, p, n);                                                                                \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        pool3d_gather_##NAME(const T *__restrict__ x, const u32 *__restrict__ at, T *__restrict__ y, Pool p, u32 n) {  \
+        pool3d_gather_##NAME(const T *__restrict__ x, const Tap *__restrict__ at, T *__restrict__ y, Pool p, u32 n) {  \
         gather<T, W>(x, at, y, p, n);                                                                                  \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \

@@ -10,7 +10,7 @@
 template <class X, class Y, int W>
 __device__ __forceinline__ void columns(const X *__restrict__ x, Y *__restrict__ y, unsigned rows, unsigned c,
                                         unsigned span, unsigned chunks, unsigned tiles, unsigned shift, float factor) {
-    __shared__ __align__(16) float space[WARPS * TILE];
+    __shared__ __align__(16) float space[WARPS * ROOM];
     unsigned tile = blockIdx.x % tiles, part = blockIdx.x / tiles, chunk = part % chunks;
     Lane lane = lane_of<W>(tile, shift);
     const X *from = x + (u64)(part / chunks) * rows * c;

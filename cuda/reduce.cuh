@@ -1,6 +1,8 @@
 // Sums across the threads of a warp and of a block, always in the same order.
 #pragma once
 
+#include "elements.cuh"
+
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 /// The sum over groups of 2^shift neighbouring lanes, in each lane of the group; all lanes of the warp take part.
@@ -35,6 +37,38 @@ __device__ __forceinline__ float max_warp(float v) {
 constexpr unsigned LANES = 256;
 constexpr unsigned WARPS = LANES / 32;
 constexpr unsigned TILE = 64;
+/// Floats of shared memory for a row of a block's channels.
+constexpr unsigned ROOM = TILE + 16;
+
+/// Where a block's channel lies in such a row. Eight channels of a thread lie in two halves apart, so that the sixteen
+/// bytes of neighbouring threads meet in no bank, and neither do neighbouring channels.
+template <int W> __device__ __forceinline__ unsigned slot(unsigned channel) {
+    return W == 8 ? (channel >> 3) * 4 + (channel & 3) + (channel & 4) * 12 : channel;
+}
+
+/// The W channels of the thread that is `across` threads from the left.
+template <int W> __device__ __forceinline__ void put(float *row, unsigned across, const float (&v)[W]) {
+    if constexpr (W == 8) {
+        store<4>(row + across * 4, {v[0], v[1], v[2], v[3]});
+        store<4>(row + 48 + across * 4, {v[4], v[5], v[6], v[7]});
+    } else {
+        store<W>(row + across * W, v);
+    }
+}
+
+template <int W> __device__ __forceinline__ void get(const float *row, unsigned across, float (&v)[W]) {
+    if constexpr (W == 8) {
+        float low[4], high[4];
+        load<4>(row + across * 4, low);
+        load<4>(row + 48 + across * 4, high);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            v[k] = low[k], v[k + 4] = high[k];
+        }
+    } else {
+        load<W>(row + across * W, v);
+    }
+}
 
 /// Which channels and which row of a block a thread works on.
 struct Lane {
@@ -47,10 +81,6 @@ template <int W> __device__ __forceinline__ Lane lane_of(unsigned tile, unsigned
     unsigned across = threadIdx.x & ((1u << shift) - 1);
     return {((tile << shift) + across) * W, threadIdx.x >> shift, LANES >> shift};
 }
-
-/// The channel whose sum `sum_rows` returns to this thread, counted from the block's first; only threads below
-/// `W << shift` have one.
-__device__ __forceinline__ unsigned owned() { return threadIdx.x; }
 
 /// Sums S values of W channels over the rows of a block: rows of a warp by exchange, warps through `space`, in order.
 /// Thread i < (W << shift) gets the S sums of channel i of the block, the others zeros. Every thread calls it; `space`
@@ -70,8 +100,7 @@ __device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], floa
     if (lane >> shift == 0) {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
-            float *to = space + (warp * S + s) * TILE + lane * W;
-            store<W>(to, v[s]);
+            put<W>(space + (warp * S + s) * ROOM, lane, v[s]);
         }
     }
     __syncthreads();
@@ -81,7 +110,7 @@ __device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], floa
         if (threadIdx.x < width) {
 #pragma unroll
             for (unsigned w = 0; w < WARPS; ++w) {
-                sum[s] += space[(w * S + s) * TILE + threadIdx.x];
+                sum[s] += space[(w * S + s) * ROOM + slot<W>(threadIdx.x)];
             }
         }
     }

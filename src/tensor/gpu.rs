@@ -70,6 +70,10 @@ impl Tensor {
     /// A tensor of arbitrary content, for a kernel that writes it whole.
     pub(crate) fn on_gpu(gpu: &Gpu, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
+        // Kernels count elements in 32 bits.
+        if shape.len() > 1 << 31 {
+            return Err(Error::shape("tensor", "shape", "of at most 2³¹ elements on a GPU", shape));
+        }
         let memory = gpu.alloc(shape.len() * dtype.size())?;
         Ok(Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) })
     }

@@ -12,6 +12,9 @@ use ptxsim::{Counters, Order};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tubelet::ops::unary::{self, Unary};
+use tubelet::ops::{arith, reduce, relu, sgd};
+use tubelet::tensor::{DType, Tensor};
 
 /// Cases of `benches/gpu`, at the tables' own batch.
 const CHOSEN: &[&str] = &[
@@ -35,7 +38,49 @@ const CHOSEN: &[&str] = &[
     "l2_norm/fwd/codes/f32",
     "l2_norm/bwd/codes/f32",
     "infonce/fwd_bwd/paper-256/bf16",
+    "pool3d/max_fwd/stem/bf16",
+    "pool3d/max_bwd/stem/bf16",
 ];
+
+/// Work that is counted though no peer is timed on it: its name, and what makes its inputs.
+fn elementwise() -> Vec<(&'static str, cases::Make)> {
+    fn make(dtype: DType, run: impl Fn(&Tensor) -> tubelet::error::Result<Tensor> + Copy + 'static) -> cases::Make {
+        Box::new(move |device| {
+            let x = cases::random([4096, 64], dtype, device, 1)?;
+            Ok(Box::new(move || {
+                let x = x.clone();
+                Ok(Box::new(move || Ok(run(&x)?.device())))
+            }))
+        })
+    }
+    let sum = |to: [usize; 2]| move |x: &Tensor| reduce::apply_sum_to(x, to.into());
+    let descent = |x: &Tensor| {
+        let fresh = |dtype: DType| arith::apply_scale(x, 0.5)?.cast(dtype);
+        let [mut w, mut v, mut key] = [fresh(DType::F32)?, fresh(DType::F32)?, fresh(DType::F32)?];
+        let [mut half, mut key_half] = [fresh(DType::BF16)?, fresh(DType::BF16)?];
+        let step = sgd::Step {
+            w: sgd::Weights::Trained(&mut w),
+            update: Some((x, &mut v, true)),
+            key: Some(&mut key),
+            half: Some(&mut half),
+            key_half: Some(&mut key_half),
+        };
+        sgd::step_all(&sgd::Sgd::default(), sgd::Rate::Value(0.1), 0.99, None, &mut [step])?;
+        Ok(w)
+    };
+    vec![
+        ("unary/exp/256k/f32", make(DType::F32, |x| unary::apply(Unary::Exp, x))),
+        ("unary/exp/256k/bf16", make(DType::BF16, |x| unary::apply(Unary::Exp, x))),
+        ("relu/fwd/256k/bf16", make(DType::BF16, relu::apply)),
+        ("relu/bwd/256k/bf16", make(DType::BF16, |x| relu::apply_mask(x, x))),
+        ("cast/narrow/256k/f32", make(DType::F32, |x| x.cast(DType::BF16))),
+        ("cast/widen/256k/bf16", make(DType::BF16, |x| x.cast(DType::F32))),
+        ("reduce/all/256k/f32", make(DType::F32, sum([1, 1]))),
+        ("reduce/channels/256k/bf16", make(DType::BF16, sum([1, 64]))),
+        ("reduce/rows/256k/bf16", make(DType::BF16, sum([4096, 1]))),
+        ("sgd/all/256k/f32", make(DType::F32, descent)),
+    ]
+}
 
 /// What is kept of the counters of an entry, over the launches of a case.
 fn kept(c: &Counters) -> Value {
@@ -55,9 +100,10 @@ fn counted() -> BTreeMap<&'static str, Vec<Value>> {
     let kernels = tubelet::ops::kernels();
     let family = |entry: &str| kernels.iter().find(|k| k.entries.contains(&entry)).map(|k| k.module);
     let mut rows: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
-    for case in cases::all(1).iter().filter(|c| CHOSEN.contains(&c.name.as_str())) {
+    let chosen = cases::all(1).into_iter().filter(|c| CHOSEN.contains(&c.name.as_str())).map(|c| (c.name, c.make));
+    for (case, make) in chosen.chain(elementwise().into_iter().map(|(name, make)| (name.into(), make))) {
         let sim = Sim::new(Order::Forward);
-        let mut work = (case.make)(&sim.device()).unwrap();
+        let mut work = make(&sim.device()).unwrap();
         let timed = work().unwrap();
         let before = sim.machine.totals(); // of the inputs and, for a backward pass, of the forward pass
         timed().unwrap();
@@ -65,7 +111,7 @@ fn counted() -> BTreeMap<&'static str, Vec<Value>> {
             let c = without(&all, before.get(&entry));
             if c.warp_instructions > 0 {
                 let family = family(&entry).unwrap_or_else(|| panic!("{entry} belongs to no module"));
-                let row = json!({"kernel": entry, "case": case.name, "counters": kept(&c)});
+                let row = json!({"kernel": entry, "case": case, "counters": kept(&c)});
                 rows.entry(family).or_default().push(row);
             }
         }

@@ -37,7 +37,7 @@ impl Pool {
     }
 
     /// The input coordinate under `tap` of output `o`; the tap must be one of [`Pool::taps`].
-    fn under(&self, axis: usize, o: usize, tap: usize) -> usize {
+    pub(super) fn under(&self, axis: usize, o: usize, tap: usize) -> usize {
         o * self.window.stride[axis] + tap * self.window.dilation[axis] - self.window.pad[axis]
     }
 

@@ -2,7 +2,7 @@
 
 use super::Pool;
 use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Spread};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::launch::{BLOCK, wide};
 use crate::ops::reduce::cuda::middle;
 use crate::shape::Shape;
@@ -82,7 +82,11 @@ fn factor(p: &Pool) -> f32 {
 
 pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
     let mut y = Tensor::on_gpu(gpu, x.dtype(), p.out_shape())?;
-    let at = gpu.alloc(4 * p.out_shape().len())?;
+    let taps = p.kernel.iter().product::<usize>();
+    if taps > 1 << 16 {
+        return Err(Error::param("max_pool", "kernel", taps, "a GPU takes at most 65536 taps"));
+    }
+    let at = gpu.alloc(2 * p.out_shape().len())?;
     if at.bytes() > 0 {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let (target, places) = (y.output(), Out(at.ptr(), at.bytes()));
@@ -91,13 +95,20 @@ pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
     Ok((y, at))
 }
 
-/// The positions, on the host.
-pub(super) fn positions(at: &Memory) -> Result<Vec<u32>> {
-    let mut host = vec![0u32; at.bytes() / 4];
-    if !host.is_empty() {
-        at.gpu().driver().download(at.ptr(), bytemuck::cast_slice_mut(&mut host))?;
+/// The positions, on the host, by the taps that the kernels store.
+pub(super) fn positions(p: &Pool, at: &Memory) -> Result<Vec<u32>> {
+    let mut taps = vec![0u16; at.bytes() / 2];
+    if !taps.is_empty() {
+        at.gpu().driver().download(at.ptr(), bytemuck::cast_slice_mut(&mut taps))?;
     }
-    Ok(host)
+    let ([to, ho, wo], [_, kh, kw], [_, h, w]) = (p.out, p.kernel, p.input);
+    let position = |(i, &tap): (usize, &u16)| {
+        let (o, tap) = (i / p.c, usize::from(tap));
+        let under = |axis, o, tap| p.under(axis, o, tap);
+        let t = under(0, o / (ho * wo) % to, tap / (kh * kw));
+        ((t * h + under(1, o / wo % ho, tap / kw % kh)) * w + under(2, o % wo, tap % kw)) as u32
+    };
+    Ok(taps.iter().enumerate().map(position).collect())
 }
 
 pub(super) fn unpool(gpu: &Gpu, p: &Pool, dy: &Tensor, at: &Memory) -> Result<Tensor> {

@@ -81,10 +81,12 @@ pub struct Choice {
     at: Positions,
 }
 
-/// Per element of the result, the position `(t·H + h)·W + w` in its sample.
+/// Per element of the result, where its maximum was.
 #[derive(Clone, Debug)]
 enum Positions {
+    /// The position `(t·H + h)·W + w` in its sample.
     Cpu(Arc<Vec<u32>>),
+    /// The number of the tap, 16 bits.
     Gpu(Arc<Memory>),
 }
 
@@ -101,7 +103,7 @@ impl Choice {
     pub fn positions(&self) -> Result<Cow<'_, [u32]>> {
         match &self.at {
             Positions::Cpu(at) => Ok(Cow::Borrowed(at)),
-            Positions::Gpu(memory) => cuda::positions(memory).map(Cow::Owned),
+            Positions::Gpu(memory) => cuda::positions(&self.pool, memory).map(Cow::Owned),
         }
     }
 
