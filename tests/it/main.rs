@@ -29,6 +29,7 @@ mod motion;
 mod motion_map_gpu;
 mod networks;
 mod no_gpu;
+mod peaks;
 mod pool3d;
 mod ptx;
 mod queue;
