@@ -2,7 +2,7 @@
 //!
 //! [`Driver`] is implemented by the CUDA driver behind the feature `cuda` (found at run time, no toolkit, no link) and, in
 //! this project's tests, by a simulator that executes the very same PTX on the CPU. [`Gpu`] is a driver with what every
-//! user of one needs: recycled memory, modules loaded once, and typed kernels ([`Kernel`]).
+//! user of one needs: recycled memory, modules loaded once, and typed kernels (`Kernel`).
 //!
 //! ```
 //! use tubelet::tensor::{Device, Tensor};
