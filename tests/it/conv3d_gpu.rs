@@ -269,20 +269,21 @@ const fn at_most(instructions: f64, sectors: f64) -> Limits {
 /// Layer, pass, tile, its kernel, its limits. A stem's windows begin at any eight bytes, so that they meet one sector more.
 const COSTS: &[Cost] = &[
     Cost("r3d-64", Pass::Fprop, 1, "conv3d_fprop_128x64_bf16", at_most(6.51, 1.001)),
-    Cost("r3d-64", Pass::Dgrad, 1, "conv3d_dgrad_64x64_bf16", at_most(10.8, 1.001)),
+    Cost("r3d-64", Pass::Dgrad, 1, "conv3d_dgrad_64x64_bf16", at_most(10.61, 1.001)),
     Cost("r3d-64", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.42, 1.001)),
     Cost("r21d-1t", Pass::Fprop, 2, "conv3d_fprop_64x64_bf16", at_most(10.8, 1.001)),
     Cost("r21d-1t", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.69, 1.001)),
     Cost("slow-2c", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(14.89, 1.001)),
     Cost("slow-3b-down", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(5.71, 1.001)),
-    Cost("slow-3b-down", Pass::Dgrad, 0, "conv3d_dgrad_128x128_bf16", at_most(9.6, 1.001)),
+    Cost("slow-3b-down", Pass::Dgrad, 0, "conv3d_dgrad_128x128_bf16", at_most(9.44, 1.001)),
     Cost("slow-3b-down", Pass::Wgrad, 0, "conv3d_wgrad_128x128_bf16", at_most(10.72, 1.001)),
     Cost("slow-stem", Pass::Fprop, 0, "conv3d_fprop_stem_bf16", at_most(16.87, 1.27)),
-    Cost("slow-stem", Pass::Wgrad, 0, "conv3d_wgrad_stem_bf16", at_most(40.0, 1.6)),
+    Cost("slow-stem", Pass::Wgrad, 0, "conv3d_wgrad_stem_bf16", at_most(14.63, 1.15)),
 ];
 
 #[test]
 fn hot_layers_cost_what_is_committed() {
+    let mut above = Vec::new();
     for Cost(layer, pass, tile, entry, limits) in COSTS {
         let p = hot(layer);
         let sim = Sim::new(Order::Forward);
@@ -300,8 +301,14 @@ fn hot_layers_cost_what_is_committed() {
         let sectors = (n.global_sectors_loaded + n.global_sectors_stored) as f64 / n.ideal_sectors as f64;
         let instructions = n.warp_instructions as f64 / n.tensor_instructions as f64;
         println!("{layer:13} {entry:28} {instructions:6.2} instructions a product, {sectors:.3} of the sectors");
-        assert_eq!(n.bank_conflict_cycles, 0, "{layer} {entry}: lanes meet in a bank");
-        assert!(sectors <= limits.sectors, "{layer} {entry}: {sectors:.3} of the fewest sectors");
-        assert!(instructions <= limits.instructions, "{layer} {entry}: {instructions:.2} instructions a product");
+        let over = n.bank_conflict_cycles > 0 || sectors > limits.sectors || instructions > limits.instructions;
+        if over {
+            let conflicts = n.bank_conflict_cycles;
+            above.push(format!(
+                "{layer} {entry}: {instructions:.2} instructions a product, {sectors:.3} of the fewest sectors, \
+                 {conflicts} cycles of bank conflicts"
+            ));
+        }
     }
+    assert!(above.is_empty(), "{}", above.join("\n"));
 }
