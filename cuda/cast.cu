@@ -43,8 +43,3 @@ extern "C" __global__ void __launch_bounds__(256) cast_widen_f32(const bf16 *__r
 extern "C" __global__ void __launch_bounds__(256) cast_fill_f32(float *__restrict__ y, float value, unsigned n) {
     for_elements<WIDE<float>>(n, Fill<float>{y, value});
 }
-
-/// As `cast_fill_f32`, the value rounded.
-extern "C" __global__ void __launch_bounds__(256) cast_fill_bf16(bf16 *__restrict__ y, float value, unsigned n) {
-    for_elements<WIDE<bf16>>(n, Fill<bf16>{y, value});
-}

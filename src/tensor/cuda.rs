@@ -10,7 +10,7 @@ static ROWS: Module = Module::new("rows", include_str!("../../ptx/rows.sm_80.ptx
 
 /// By the number type of the result.
 static CONVERT: Kernel<(In, Out, u32)> = Kernel::new(&CAST, &["cast_widen_f32", "cast_narrow_bf16"]);
-static FILL: Kernel<(Out, f32, u32)> = Kernel::new(&CAST, &["cast_fill_f32", "cast_fill_bf16"]);
+static FILL: Kernel<(Out, f32, u32)> = Kernel::new(&CAST, &["cast_fill_f32"]);
 static GATHER: Kernel<(In, In, Out, u32)> =
     Kernel::new(&ROWS, &["rows_gather_f32", "rows_gather_bf16", "rows_gather_wide_f32", "rows_gather_wide_bf16"]);
 
@@ -48,15 +48,15 @@ pub(super) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Sets every element of `x`, which is on a GPU and nobody else's.
+/// Sets every element of `x`, which is f32, on a GPU and nobody else's.
 pub(super) fn fill(x: &mut Tensor, value: f32) -> Result<()> {
-    let (gpu, n, dtype) = (x.memory().gpu().clone(), x.shape().len(), x.dtype());
+    let (gpu, n) = (x.memory().gpu().clone(), x.shape().len());
     if n == 0 {
         return Ok(());
     }
-    let threads = n.div_ceil(16 / dtype.size());
+    let threads = n.div_ceil(16 / DType::F32.size());
     let target = x.output();
-    FILL.launch(&gpu, dtype.index(), Spread::cover(threads, BLOCK), (target, value, n as u32))
+    FILL.launch(&gpu, 0, Spread::cover(threads, BLOCK), (target, value, n as u32))
 }
 
 /// The rows `index` of `x`, which is on a GPU; the indices have been checked.
