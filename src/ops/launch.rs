@@ -95,6 +95,18 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+        /// By the arithmetic of `for_elements` in the kernels.
+        #[test]
+        fn elements_are_worked_on_once(n in 1usize..20_000, bf16: bool) {
+            let dtype = if bf16 { DType::BF16 } else { DType::F32 };
+            let (spread, width, mut seen) = (elements(n, dtype), wide(dtype), vec![0; n]);
+            for thread in 0..(spread.grid[0] * spread.block[0]) as usize {
+                seen[n.min(thread * width)..n.min((thread + 1) * width)].iter_mut().for_each(|s| *s += 1);
+            }
+            prop_assert!(seen.iter().all(|s| *s == 1));
+            prop_assert!((spread.grid[0] - 1) as usize * BLOCK as usize * width < n, "no block is idle");
+        }
+
         #[test]
         fn columns_read_each_element_once(groups in 1usize..4, rows in 1usize..3000, c in 1usize..150, bf16: bool) {
             let p = Columns::new(groups, rows, c, if bf16 { DType::BF16 } else { DType::F32 });

@@ -4,6 +4,7 @@
 
 use ptxsim::{Config, Machine, Order};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tubelet::driver::{Access, Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId};
 use tubelet::error::{ErrorKind, Result};
@@ -15,6 +16,8 @@ pub struct Sim {
     pub gpu: Gpu,
     /// What executes.
     pub machine: Arc<Machine>,
+    /// How often the host has waited.
+    pub waits: Arc<AtomicU64>,
 }
 
 impl Sim {
@@ -31,7 +34,9 @@ impl Sim {
         let config = Config { order, max_instructions, ..Config::default() };
         let machine = Arc::new(Machine::new(config));
         let loaded = Mutex::new(Loaded { left: bytes, ..Loaded::default() });
-        Sim { gpu: Gpu::new(SimDriver { machine: machine.clone(), order, loaded }), machine }
+        let waits = Arc::new(AtomicU64::new(0));
+        let driver = SimDriver { machine: machine.clone(), order, loaded, waits: waits.clone() };
+        Sim { gpu: Gpu::new(driver), machine, waits }
     }
 
     /// As a device for tensors.
@@ -57,6 +62,7 @@ struct SimDriver {
     machine: Arc<Machine>,
     order: Order,
     loaded: Mutex<Loaded>,
+    waits: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -188,6 +194,7 @@ impl Driver for SimDriver {
             let what = "a download waits, and a graph being recorded does nothing".into();
             return Err(ErrorKind::Driver { action: "download", what }.into());
         }
+        self.waits.fetch_add(1, Ordering::Relaxed);
         self.machine.read(from, bytes).map_err(refused("download"))
     }
 
@@ -232,6 +239,7 @@ impl Driver for SimDriver {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::maclr::{VIDEOS, method, recipe, views};
 use crate::sim::{Sim, on_gpu};
 use ptxsim::Order;
 use rand::RngExt;
+use std::sync::atomic::Ordering::Relaxed;
 use tubelet::nn::Params;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
@@ -110,23 +111,24 @@ fn a_step_that_is_wrong_is_noticed() {
     }
 }
 
-/// After the first steps no memory is asked of the driver any more.
+/// After the first steps no memory is asked of the driver any more, and the host waits once a step.
 #[test]
-fn a_step_allocates_nothing_after_warm_up() {
+fn a_step_allocates_nothing_and_waits_once() {
     let sim = Sim::new(Order::Forward);
     let (method, mut p) = pathways(DType::BF16, &sim.device());
     let views = views(4).to(&sim.device()).unwrap();
     let mut step = |i| {
         let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
         method.step(&mut p, &views, &mut rng, 0.02, &Sgd::default()).unwrap();
-        sim.gpu.usage()
+        (sim.gpu.usage(), sim.waits.load(Relaxed))
     };
     (0..3).for_each(|i| {
         step(i);
     });
     let (before, after) = (step(3), step(4));
-    assert_eq!(before.allocations, after.allocations);
-    assert_eq!(before.live, after.live, "a step leaves as much behind as it found");
+    assert_eq!(before.0.allocations, after.0.allocations);
+    assert_eq!(before.0.live, after.0.live, "a step leaves as much behind as it found");
+    assert_eq!(after.1 - before.1, 1, "for its report");
 }
 
 /// A run of the training loop's method with its step recorded, restored in between, is the run without.

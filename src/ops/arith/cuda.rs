@@ -4,8 +4,9 @@
 use super::{Arith, cpu};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
+use crate::ops::launch::{BLOCK, elements};
 use crate::shape::Shape;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 static MODULE: Module = Module::new("arith", include_str!("../../../ptx/arith.sm_80.ptx"));
 
@@ -22,9 +23,6 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![SAME.declared(), REPEATED.declared(), SCALE.declared()]
 }
 
-/// Threads of a block.
-const BLOCK: u32 = 256;
-
 /// The joined axes as the kernel takes them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -32,11 +30,6 @@ struct Axes {
     extent: [u32; 5],
     a: [u32; 5],
     b: [u32; 5],
-}
-
-/// Blocks for `n` elements, sixteen bytes a thread.
-fn wide(n: usize, dtype: DType) -> Spread {
-    Spread::cover(n.div_ceil(16 / dtype.size()), BLOCK)
 }
 
 pub(super) fn apply(gpu: &Gpu, op: Arith, a: &Tensor, b: &Tensor, out: Shape) -> Result<Tensor> {
@@ -48,7 +41,7 @@ pub(super) fn apply(gpu: &Gpu, op: Arith, a: &Tensor, b: &Tensor, out: Shape) ->
     let (which, op) = (2 * a.dtype().index() + b.dtype().index(), op as u32);
     let target = y.output();
     if a.shape() == b.shape() {
-        SAME.launch(gpu, which, wide(n, a.dtype()), (a.input(), b.input(), target, op, n as u32))?;
+        SAME.launch(gpu, which, elements(n, a.dtype()), (a.input(), b.input(), target, op, n as u32))?;
         return Ok(y);
     }
     let mut axes = Axes { extent: [1; 5], a: [0; 5], b: [0; 5] };
@@ -64,7 +57,7 @@ pub(super) fn scale(gpu: &Gpu, a: &Tensor, factor: f32) -> Result<Tensor> {
     let mut y = Tensor::on_gpu(gpu, a.dtype(), a.shape())?;
     if n > 0 {
         let target = y.output();
-        SCALE.launch(gpu, a.dtype().index(), wide(n, a.dtype()), (a.input(), target, factor, n as u32))?;
+        SCALE.launch(gpu, a.dtype().index(), elements(n, a.dtype()), (a.input(), target, factor, n as u32))?;
     }
     Ok(y)
 }
