@@ -13,6 +13,7 @@ use tubelet::shape::Shape;
 use tubelet::ssl::maclr::{Maclr, Views};
 use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
+use tubelet::train::recipe::Training;
 
 /// Pairs of clips a step.
 const BATCH: usize = 32;
@@ -20,7 +21,7 @@ const BATCH: usize = 32;
 /// The step in one number type. A step is not one kernel, so no floor is stated for its arithmetic and bytes.
 pub fn maclr(dtype: DType) -> Case {
     let recipe = Recipe::paper().expect("the preset is valid; a test builds it");
-    let (v, queue) = (recipe.views.clone(), recipe.queue_cap);
+    let (v, queue) = (recipe.training.views.clone(), recipe.training.queue_cap);
     let rgb = [BATCH, v.frames, v.side, v.side, 3];
     let motion = [BATCH, v.motion_frames, v.side, v.side, v.motion.channels()];
     let problem = json!({
@@ -32,7 +33,11 @@ pub fn maclr(dtype: DType) -> Case {
     });
     let make = move |device: &Device| -> Result<Work> {
         let method = Maclr { dtype, groups: 1, ..recipe.method.clone() };
-        let recipe = Recipe { method: method.clone(), queue: Some(queue), ..recipe.clone() };
+        let recipe = Recipe {
+            method: method.clone(),
+            training: Training { queue: Some(queue), ..recipe.training.clone() },
+            ..recipe.clone()
+        };
         let pathways = Rc::new(RefCell::new(recipe.pathways(queue, 1, device)?));
         let clips = |shape, seed| random(shape, DType::F32, device, seed);
         let views = Rc::new(Views {
@@ -40,7 +45,7 @@ pub fn maclr(dtype: DType) -> Case {
             motion: Some([clips(motion, 3)?, clips(motion, 4)?]),
             owners: (0..BATCH as u32).collect(),
         });
-        let (device, sgd) = (device.clone(), recipe.sgd);
+        let (device, sgd) = (device.clone(), recipe.training.sgd);
         Ok(Box::new(move || {
             let (pathways, views, method, device) = (pathways.clone(), views.clone(), method.clone(), device.clone());
             Ok(Box::new(move || {

@@ -2,7 +2,7 @@
 //! (He et al. 2020, MoCo; `maclr.md` section 2.3).
 
 use super::queue::Queue;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{Encoder, Mode, ParamId, Params, Pass};
 use crate::ops::{ema, sgd};
 use crate::tape::{Tape, Var};
@@ -193,23 +193,4 @@ impl Pathway {
     pub fn enqueue(&mut self, keys: &Tensor, owners: &Integers) -> Result<()> {
         self.queue.push(keys, owners)
     }
-}
-
-/// Refuses a queue that would hold a video's own earlier keys among its negatives.
-///
-/// # Errors
-/// `Param` when `queue` exceeds `videos`.
-pub fn check_queue(queue: usize, videos: usize) -> Result<()> {
-    if queue > videos {
-        return Err(Error::param(
-            "queue",
-            "length",
-            queue,
-            format!(
-                "there are {videos} training videos: a longer queue still holds a clip's own earlier keys, which would \
-                 be its negatives; choose at most {videos}"
-            ),
-        ));
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::checkpoint::State;
 use super::pretrain::{At, Method, Report};
+use super::recipe::Training;
 use super::views::{ClipPair, Part, ViewSpec};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
@@ -9,7 +10,7 @@ use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Recorded, Views};
-use crate::ssl::pathway::{Pathway, check_queue};
+use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
 
@@ -28,24 +29,8 @@ pub struct Recipe {
     pub code: usize,
     /// Losses and momentum.
     pub method: Maclr,
-    /// Keys a queue holds; `None` for as many whole batches as there are videos, at most [`Recipe::queue_cap`].
-    pub queue: Option<usize>,
-    /// The longest automatic queue.
-    pub queue_cap: usize,
-    /// Clips and their augmentation.
-    pub views: ViewSpec,
-    /// Passes over the videos.
-    pub epochs: u64,
-    /// Videos a step.
-    pub batch: usize,
-    /// Learning rate after the warm-up.
-    pub lr: f32,
-    /// Epochs of linear warm-up.
-    pub warmup_epochs: f64,
-    /// The optimiser.
-    pub sgd: Sgd,
-    /// Uniform clips a video whose features are averaged for the probe.
-    pub probe_clips: usize,
+    /// Clips, queue, epochs and rate.
+    pub training: Training,
 }
 
 impl Recipe {
@@ -54,7 +39,8 @@ impl Recipe {
     pub fn tiny() -> Recipe {
         let views =
             ViewSpec { stride: 2, motion: MotionInput::Flow, motion_clamp: 2.0, motion_frames: 8, ..ViewSpec::small() };
-        Recipe { views, probe_clips: 3, ..Self::small() }
+        let small = Self::small();
+        Recipe { training: Training { views, probe_clips: 3, ..small.training }, ..small }
     }
 
     /// For a few hundred real videos on two cores: minutes.
@@ -72,15 +58,7 @@ impl Recipe {
                 in_batch: true,
                 ..Maclr::default()
             },
-            queue: None,
-            queue_cap: 256,
-            views: ViewSpec::small(),
-            epochs: 60,
-            batch: 32,
-            lr: 0.03,
-            warmup_epochs: 1.0,
-            sgd: Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 },
-            probe_clips: 4,
+            training: Training::small(),
         }
     }
 
@@ -93,42 +71,34 @@ impl Recipe {
             head_norm: false,
             code: 128,
             method: Maclr { groups: 4, ..Maclr::default() },
-            queue: None,
-            queue_cap: 65536,
-            views: ViewSpec::paper(),
-            epochs: 200,
-            batch: 64,
-            lr: 0.1,
-            warmup_epochs: 35.0,
-            sgd: Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 },
-            probe_clips: 10,
+            training: Training {
+                views: ViewSpec::paper(),
+                queue: None,
+                queue_cap: 65536,
+                epochs: 200,
+                batch: 64,
+                lr: 0.1,
+                lr_floor: 0.0,
+                warmup_epochs: 35.0,
+                sgd: Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 },
+                probe_clips: 10,
+            },
         })
-    }
-
-    /// The length of the queues for `videos` training videos.
-    ///
-    /// # Errors
-    /// `Param` when [`Recipe::queue`] asks for more than there are videos.
-    pub fn queue_length(&self, videos: usize) -> Result<usize> {
-        match self.queue {
-            Some(queue) => check_queue(queue, videos).map(|()| queue),
-            None => Ok((videos.min(self.queue_cap) / self.batch).max(1) * self.batch),
-        }
     }
 
     /// The two pathways at their start, on `device`. Their first weights do not depend on it.
     ///
     /// # Errors
-    /// As [`Recipe::queue_length`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and `Driver`.
+    /// As [`Training::queue_length`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and `Driver`.
     pub fn pathways(&self, videos: usize, seed: u64, device: &Device) -> Result<Pathways> {
-        let queue = self.queue_length(videos)?;
+        let queue = self.training.queue_length(videos, 1)?;
         let pathway = |net: &Net, which: u64| {
             let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
             let (encoder, params) = new(net, self.head_hidden, self.code, seed ^ which << 32)?;
             Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
         };
         let mut motion_net = self.motion.clone();
-        motion_net.in_channels = self.views.motion.channels();
+        motion_net.in_channels = self.training.views.motion.channels();
         let motion = self.method.uses_motion().then(|| pathway(&motion_net, 1)).transpose()?;
         Ok(Pathways { visual: pathway(&self.visual, 0)?, motion })
     }
@@ -206,30 +176,19 @@ impl Method for MaclrRun {
         let views = collate(&batch)?;
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let (method, p) = (&self.method, &mut self.pathways);
-        let seen = match &mut self.graph {
-            Graph::Recorded(step) => step.step(p, &views, &mut rng, lr)?,
+        match &mut self.graph {
+            Graph::Recorded(step) => step.step(p, &views, &mut rng, lr),
             Graph::Wanted { steps: 1 } => {
-                let (step, seen) = method.record(p, &views, &mut rng, lr, sgd)?;
+                let (step, report) = method.record(p, &views, &mut rng, lr, sgd)?;
                 self.graph = Graph::Recorded(Box::new(step));
-                seen
+                Ok(report)
             }
             Graph::Wanted { steps } => {
                 *steps += 1;
-                method.step(p, &views, &mut rng, lr, sgd)?
+                method.step(p, &views, &mut rng, lr, sgd)
             }
-            Graph::Off => method.step(p, &views, &mut rng, lr, sgd)?,
-        };
-        let mut parts = Vec::new();
-        for t in &seen.terms {
-            let [loss, accuracy] = match t.name {
-                "vv" => ["loss_vv", "accuracy_vv"],
-                "mm" => ["loss_mm", "accuracy_mm"],
-                "vm" => ["loss_vm", "accuracy_vm"],
-                _ => ["loss_mv", "accuracy_mv"],
-            };
-            parts.extend([(loss, t.loss), (accuracy, t.accuracy)]);
+            Graph::Off => method.step(p, &views, &mut rng, lr, sgd),
         }
-        Ok(Report { loss: seen.loss, parts })
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {

@@ -5,5 +5,6 @@ pub mod folder;
 pub mod maclr;
 pub mod metrics;
 pub mod pretrain;
+pub mod recipe;
 pub mod schedule;
 pub mod views;

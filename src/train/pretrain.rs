@@ -8,21 +8,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::nn::{Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
+pub use crate::ssl::report::Report;
 use crate::video::prefetch::Prefetch;
 use rand::seq::SliceRandom;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// What a step reports: the loss and each of its named parts.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The loss that was minimised.
-    pub loss: f32,
-    /// Named parts, e.g. `("loss_vv", 3.1)`, in a fixed order.
-    pub parts: Vec<(&'static str, f32)>,
-}
 
 /// Where in the run a step stands: the key of its random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

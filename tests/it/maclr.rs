@@ -13,11 +13,13 @@ use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::SmallR3d;
 use tubelet::ops::{sgd::Sgd, tvl1};
 use tubelet::rng::{Purpose, stream};
-use tubelet::ssl::maclr::{CrossPositive, Maclr, Report as Seen, Views};
+use tubelet::ssl::maclr::{CrossPositive, Maclr, Views};
+use tubelet::ssl::report::Report as Seen;
 use tubelet::tensor::{Device, Tensor};
 use tubelet::train::folder::Folder;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 use tubelet::train::pretrain::{At, Observer, Outcome, Report, Scores, Settings, pretrain};
+use tubelet::train::recipe::Training;
 use tubelet::train::schedule::Schedule;
 use tubelet::train::views::{Loader, ViewSpec};
 use tubelet::video::cache::Builder;
@@ -46,12 +48,13 @@ pub fn recipe() -> Recipe {
         motion: net(1, 2),
         head_hidden: 8,
         code: 4,
-        epochs: 3,
-        batch: 4,
-        views,
-        probe_clips: 1,
+        training: Training { views, epochs: 3, batch: 4, probe_clips: 1, ..Training::small() },
         ..Recipe::small()
     }
+}
+
+fn with(training: Training) -> Recipe {
+    Recipe { training, ..recipe() }
 }
 
 /// Clips `n t h w c`: each video has its own brightness in each part of the frame, alike in both of its clips.
@@ -79,6 +82,11 @@ fn steps(method: &Maclr, views: &Views, count: u64) -> Vec<Seen> {
     (0..count).map(step).collect()
 }
 
+/// The losses among a report's parts.
+fn losses(seen: &Seen) -> impl Iterator<Item = (&'static str, f32)> {
+    seen.parts.iter().filter(|(name, _)| name.starts_with("loss_")).copied()
+}
+
 pub fn method() -> Maclr {
     Maclr { momentum: 0.9, in_batch: true, w_vv: 0.5, ..Maclr::default() }
 }
@@ -99,14 +107,16 @@ fn every_preset_builds_its_networks() {
 #[test]
 fn four_videos_are_learned_by_heart() {
     let seen = steps(&method(), &views(4), 100);
-    let names: Vec<&str> = seen[0].terms.iter().map(|t| t.name).collect();
-    assert_eq!(names, ["vv", "mm", "vm", "mv"]);
+    assert_eq!(
+        losses(&seen[0]).map(|(name, _)| name).collect::<Vec<_>>(),
+        ["loss_vv", "loss_mm", "loss_vm", "loss_mv"]
+    );
     let best = seen.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap();
     assert!(best.loss < 0.3 * seen[1].loss, "{} from {}", best.loss, seen[1].loss);
-    assert!(best.terms.iter().all(|t| t.accuracy == 1.0), "{best:?}");
+    assert!(["vv", "mm", "vm", "mv"].iter().all(|t| best.part(&format!("accuracy_{t}")) == Some(1.0)), "{best:?}");
     let weights = [0.5, 1.0, 1.0, 1.0];
     for s in &seen {
-        let sum: f32 = s.terms.iter().zip(weights).map(|(t, w)| t.loss * w).sum();
+        let sum: f32 = losses(s).zip(weights).map(|((_, loss), w)| loss * w).sum();
         crate::close::assert_norm("the loss is the sum of its terms", &[s.loss], &[sum], 1e-6);
     }
 }
@@ -128,9 +138,9 @@ fn terms_switch_off_one_by_one() {
     let rgb = Views { motion: None, ..views(4) };
     let alone = Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..method() };
     let seen = steps(&alone, &rgb, 2);
-    assert_eq!(seen[1].terms.iter().map(|t| t.name).collect::<Vec<_>>(), ["vv"]);
+    assert_eq!(losses(&seen[1]).map(|(name, _)| name).collect::<Vec<_>>(), ["loss_vv"]);
     let seen = steps(&Maclr { w_vv: 0.0, w_mv: 0.0, symmetric: true, ..method() }, &all, 2);
-    assert_eq!(seen[1].terms.iter().map(|t| t.name).collect::<Vec<_>>(), ["mm", "vm"]);
+    assert_eq!(losses(&seen[1]).map(|(name, _)| name).collect::<Vec<_>>(), ["loss_mm", "loss_vm"]);
     let mut pathways = recipe().pathways(VIDEOS, 1, &Device::Cpu).unwrap();
     let mut rng = stream(1, 0, 0, Purpose::KeyShuffle);
     let mut step = |m: &Maclr, v: &Views| m.step(&mut pathways, v, &mut rng, 0.1, &Sgd::default()).unwrap_err();
@@ -141,10 +151,10 @@ fn terms_switch_off_one_by_one() {
 
 #[test]
 fn a_queue_longer_than_the_data_is_refused() {
-    let recipe = Recipe { queue: Some(VIDEOS + 1), ..recipe() };
-    let e = recipe.pathways(VIDEOS, 0, &Device::Cpu).err().unwrap().to_string();
+    let long = with(Training { queue: Some(VIDEOS + 1), ..recipe().training });
+    let e = long.pathways(VIDEOS, 0, &Device::Cpu).err().unwrap().to_string();
     assert!(e.contains("13") && e.contains("12 training videos") && e.contains("negatives"), "{e}");
-    assert_eq!(Recipe { queue: None, ..recipe }.queue_length(VIDEOS).unwrap(), 12);
+    assert_eq!(recipe().training.queue_length(VIDEOS, 1).unwrap(), 12);
 }
 
 // ---- the loop
@@ -180,7 +190,7 @@ fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<
         ..Default::default()
     };
     let splits = Splits::procedural(&spec)?;
-    let tvl1 = recipe.views.flow.clone();
+    let tvl1 = recipe.training.views.flow.clone();
     let flow = |a: &_, b: &_| tvl1::flow(a, b, &tvl1);
     let loader = |data, motion: bool| -> Result<Loader, Error> {
         let with = Builder {
@@ -191,12 +201,12 @@ fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<
             stop: &stop,
             progress: &|_| {},
         };
-        let (cache, _) = Cache::build(&dir.join("cache"), data, &recipe.views.cache(motion), &with)?;
-        Ok(Loader { videos: cache.usable(), cache, spec: recipe.views.clone(), seed: 5, motion })
+        let (cache, _) = Cache::build(&dir.join("cache"), data, &recipe.training.views.cache(motion), &with)?;
+        Ok(Loader { videos: cache.usable(), cache, spec: recipe.training.views.clone(), seed: 5, motion })
     };
     let (train, test) = (loader(&splits.train, true)?, loader(&splits.test, false)?);
     let mut evaluate = |trunk: &_, params: &_| {
-        let [dims, _] = recipe.views.dims();
+        let [dims, _] = recipe.training.views.dims();
         let of = |l: &Loader, labels: Vec<usize>| {
             let mut clips = |v| Ok(l.uniform(v, 1)?.into_iter().map(|c| c.data).collect());
             extract(trunk, params, &labels, dims, &mut clips)
@@ -204,14 +214,14 @@ fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<
         let (train, test) = (of(&train, splits.train.labels())?, of(&test, splits.test.labels())?);
         Ok(Scores { probe: probe(&train, &test, 0.03)?.top1, knn: knn(&train, &test, 1)?.top1 })
     };
-    let per_epoch = (VIDEOS / recipe.batch.max(1)) as u64;
-    let steps = per_epoch * recipe.epochs;
+    let per_epoch = (VIDEOS / recipe.training.batch.max(1)) as u64;
+    let steps = per_epoch * recipe.training.epochs;
     let settings = Settings {
         seed: 5,
-        epochs: recipe.epochs,
-        batch: recipe.batch,
-        schedule: Schedule { base: recipe.lr, warmup_from: 0.0, warmup: 2, steps, floor: 0.0 },
-        sgd: recipe.sgd,
+        epochs: recipe.training.epochs,
+        batch: recipe.training.batch,
+        schedule: Schedule { base: recipe.training.lr, warmup_from: 0.0, warmup: 2, steps, floor: 0.0 },
+        sgd: recipe.training.sgd,
         workers: 2,
         probe_every: 0,
     };
@@ -266,7 +276,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path(), &recipe(), Some(3)).unwrap_err();
     let kept = checkpoint(dir.path());
-    let wild = Recipe { lr: f32::MAX, ..recipe() };
+    let wild = with(Training { lr: f32::MAX, ..recipe().training });
     let e = run(dir.path(), &wild, None).unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::NotFinite { name: "loss", step: 4.., .. }), "{e}");
     assert!(kept == checkpoint(dir.path()), "the last good checkpoint changed");
@@ -275,7 +285,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
 #[test]
 fn a_batch_larger_than_the_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let e = run(dir.path(), &Recipe { batch: 13, ..recipe() }, None).unwrap_err().to_string();
+    let e = run(dir.path(), &with(Training { batch: 13, ..recipe().training }), None).unwrap_err().to_string();
     assert!(e.contains("13") && e.contains("12 videos"), "{e}");
 }
 

@@ -14,7 +14,7 @@ mod record;
 mod step;
 
 pub use record::Recorded;
-pub use step::{Inputs, Seen};
+pub use step::Inputs;
 
 use super::pathway::Pathway;
 use crate::error::{Error, Result};
@@ -109,26 +109,6 @@ impl Views {
     }
 }
 
-/// What a step saw.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The weighted sum of the terms.
-    pub loss: f32,
-    /// Each term with weight above 0: its name, its loss, and how often its positive beat all negatives.
-    pub terms: Vec<Term>,
-}
-
-/// One InfoNCE term of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Term {
-    /// `vv`, `mm`, `vm` or `mv`.
-    pub name: &'static str,
-    /// Its mean loss.
-    pub loss: f32,
-    /// Part of the queries whose positive beat every negative.
-    pub accuracy: f32,
-}
-
 /// The two pathways in training. `motion` is `None` when no term uses it.
 pub struct Pathways {
     /// RGB.
@@ -159,18 +139,6 @@ impl Maclr {
         match self.cross_positive {
             CrossPositive::OtherClip => a,
             CrossPositive::SameClip => 1 - a,
-        }
-    }
-}
-
-impl Report {
-    fn add(&mut self, name: &'static str, loss: f32, accuracy: f32) {
-        match self.terms.iter_mut().find(|t| t.name == name) {
-            Some(t) => {
-                t.loss += loss;
-                t.accuracy += accuracy;
-            }
-            None => self.terms.push(Term { name, loss, accuracy }),
         }
     }
 }

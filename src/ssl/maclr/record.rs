@@ -1,11 +1,12 @@
 //! A step recorded once and repeated: one launch instead of some hundreds.
 
-use super::step::{Inputs, Seen};
-use super::{Maclr, Pathways, Report, Views};
+use super::step::Inputs;
+use super::{Maclr, Pathways, Views};
 use crate::driver::Graph;
 use crate::error::{Error, Result};
 use crate::ops::sgd::Sgd;
 use crate::ssl::pathway::Pathway;
+use crate::ssl::report::{Report, Seen};
 use crate::tensor::{Device, Tensor};
 use rand::Rng;
 

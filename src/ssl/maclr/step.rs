@@ -1,12 +1,13 @@
 //! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
 
-use super::{Maclr, Pathways, Report, Views};
+use super::{Maclr, Pathways, Views};
 use crate::error::{Error, Result};
-use crate::nn::ParamId;
 use crate::ops::infonce::{Loss, Mask, Owners};
 use crate::ops::{self, sgd::Sgd};
+use crate::ssl::backward::gradients;
 use crate::ssl::pathway::{Order, Pathway};
-use crate::tape::{Mode, Tape, Var};
+use crate::ssl::report::{Part, Report, Seen};
+use crate::tape::{Tape, Var};
 use crate::tensor::{Integers, Tensor};
 use rand::Rng;
 
@@ -19,30 +20,6 @@ pub struct Inputs {
     pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
     pub(super) lr: Tensor,
-}
-
-/// What a step saw, where it was computed.
-pub struct Seen {
-    /// The loss, then the loss and accuracy of each term.
-    numbers: Tensor,
-    /// The name of each term, and its part of the report.
-    terms: Vec<(&'static str, f32)>,
-}
-
-impl Seen {
-    /// The numbers; waits for a GPU.
-    ///
-    /// # Errors
-    /// Of a GPU, `Driver`.
-    pub fn read(&self) -> Result<Report> {
-        let numbers = self.numbers.load()?;
-        let mut report = Report { loss: numbers[0], terms: Vec::new() };
-        // A term is its loss, the probability of its positive (not reported), and its accuracy.
-        for ((name, part), seen) in self.terms.iter().zip(numbers[1..].chunks_exact(3)) {
-            report.add(name, seen[0] * part, seen[2] * part);
-        }
-        Ok(report)
-    }
 }
 
 impl Maclr {
@@ -100,7 +77,7 @@ impl Maclr {
             enqueue(p, &keys, &inputs.views.owners)?;
         }
         let tape = Tape::new();
-        let (mut total, mut terms, mut seen): (Option<Var>, _, _) = (None, Vec::new(), Vec::new());
+        let (mut total, mut parts, mut seen): (Option<Var>, _, _) = (None, Vec::new(), Vec::new());
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
         for (&a, keys) in directions.iter().zip(&keys) {
             let (q_v, leaves) = p.visual.queries(&tape, &inputs.views.rgb[a], self.groups, self.dtype)?;
@@ -121,15 +98,16 @@ impl Maclr {
                     Some(sum) => ops::add(&tape, &sum, &weighted)?,
                     None => weighted,
                 });
-                terms.push((name, part));
+                // An InfoNCE term's numbers: the loss, the probability of the positive (not reported), the accuracy.
+                let [of_loss, of_accuracy] = names(name);
+                parts.extend([Part::Value(of_loss, part), Part::Silent, Part::Value(of_accuracy, part)]);
                 seen.extend([loss.loss.value().clone(), loss.stats]);
             }
         }
         let Some(total) = total else {
             return Err(Error::param("maclr", "weights", "0 0 0 0", "at least one term needs a weight above 0"));
         };
-        let numbers: Vec<&Tensor> = std::iter::once(total.value()).chain(&seen).collect();
-        let seen = Seen { numbers: Tensor::collect(&numbers)?, terms };
+        let seen = Seen::new(total.value(), &seen, parts)?;
         let grads = gradients(&tape, &total, [&visual_leaves, &motion_leaves])?;
         drop((visual_leaves, motion_leaves, tape));
         let [visual, motion] = grads;
@@ -211,24 +189,12 @@ fn enqueue(p: &mut Pathways, keys: &[Keys], owners: &Integers) -> Result<()> {
     Ok(())
 }
 
-/// One backward walk for both networks; where a network ran twice (symmetric form), its gradients are added.
-fn gradients(tape: &Tape, total: &Var, leaves: [&[Vec<(ParamId, Var)>]; 2]) -> Result<[Vec<(ParamId, Tensor)>; 2]> {
-    let all: Vec<&Var> = leaves.iter().flat_map(|network| network.iter().flatten()).map(|(_, v)| v).collect();
-    let mut grads = tape.grad(total, &all, Mode::Free)?.into_iter();
-    let mut out = [Vec::new(), Vec::new()];
-    for (network, out) in leaves.iter().zip(&mut out) {
-        for run in network.iter() {
-            for (i, (id, leaf)) in run.iter().enumerate() {
-                let g = match grads.next().flatten() {
-                    Some(g) => g.value().clone(),
-                    None => Tensor::zeros_on(&leaf.value().device(), leaf.shape())?,
-                };
-                match out.get_mut(i) {
-                    Some((_, sum)) => *sum = ops::arith::apply(ops::arith::Arith::Add, sum, &g)?,
-                    None => out.push((*id, g)),
-                }
-            }
-        }
+/// A term's loss and accuracy in a report.
+fn names(term: &str) -> [&'static str; 2] {
+    match term {
+        "vv" => ["loss_vv", "accuracy_vv"],
+        "mm" => ["loss_mm", "accuracy_mm"],
+        "vm" => ["loss_vm", "accuracy_vm"],
+        _ => ["loss_mv", "accuracy_mv"],
     }
-    Ok(out)
 }

@@ -1,0 +1,306 @@
+//! What pre-training examples share: their options, and the way from videos to a summary, whatever the method.
+
+use super::args::Common;
+use super::run::{Show, loader, stop_flag};
+use super::summary::Summary;
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tubelet::eval::{features::extract, knn::knn, probe::probe};
+use tubelet::nn::{Params, Trunk};
+use tubelet::tensor::{DType, Device};
+use tubelet::train::folder::Folder;
+use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
+use tubelet::train::recipe::Training;
+use tubelet::train::views::Loader;
+use tubelet::video::{Dataset, ProceduralSpec, Short, Splits};
+
+/// Weight of the probe's penalty: scikit-learn's `C = 0.1` at 340 training videos. The same for every run; it was chosen
+/// among 0.01, 0.1 and 1 with the scores of the gestures' test videos in sight (`docs/experiments.md`).
+const PROBE_L2: f64 = 0.03;
+
+/// Where a recipe starts from.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Preset {
+    /// Procedural clips, under three minutes on two cores
+    Tiny,
+    /// A few hundred real videos, minutes on two cores
+    Small,
+    /// The paper's networks and sizes: for a machine that can
+    Paper,
+}
+
+/// Options of every method.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Videos: a folder in UCF101's layout, of class folders or frame folders, or a `path label` list; without it,
+    /// procedural clips
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// With a list as --data: the list of test videos
+    #[arg(long, value_name = "LIST")]
+    pub test: Option<PathBuf>,
+    /// Where to start from [default: tiny without --data, small with]
+    #[arg(long)]
+    preset: Option<Preset>,
+    #[command(flatten)]
+    pub common: Common,
+    /// Decoded frames and flow are kept here, for any run to use again
+    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
+    pub cache: PathBuf,
+
+    /// Passes over the training videos
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Videos a step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Learning rate after the warm-up
+    #[arg(long)]
+    lr: Option<f32>,
+    /// Epochs of linear warm-up
+    #[arg(long)]
+    warmup_epochs: Option<f64>,
+    /// Weight decay (none on normalisations)
+    #[arg(long)]
+    weight_decay: Option<f32>,
+    /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
+    #[arg(long)]
+    pub graph: bool,
+    /// Number type of activations: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    precision: String,
+    /// Temperature of the losses
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Keys in each queue, at most as many as an epoch makes
+    #[arg(long)]
+    queue: Option<usize>,
+    /// Momentum of the key networks
+    #[arg(long)]
+    pub ema: Option<f32>,
+    /// Parts of the batch with batch statistics of their own
+    #[arg(long)]
+    pub bn_groups: Option<usize>,
+    /// Do not permute the key batch
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Keep a video's own earlier keys among its negatives
+    #[arg(long)]
+    pub keep_own: bool,
+
+    /// Frames of an RGB clip
+    #[arg(long)]
+    frames: Option<usize>,
+    /// Frames of the video from one frame of an RGB clip to the next
+    #[arg(long)]
+    stride: Option<usize>,
+    /// Side of the clips, pixels
+    #[arg(long)]
+    side: Option<usize>,
+    /// Refuse videos shorter than a clip instead of repeating their frames
+    #[arg(long)]
+    refuse_short: bool,
+    /// Never mirror clips: for data in which direction matters (always so for procedural clips)
+    #[arg(long)]
+    no_flip: bool,
+
+    /// Clips a video whose features are averaged for the probe
+    #[arg(long)]
+    probe_clips: Option<usize>,
+    /// Epochs between probes during training, 0 for only before and after
+    #[arg(long, default_value_t = 0)]
+    probe_every: u64,
+}
+
+/// Sets `field` where the option was given.
+pub fn set<T: Copy>(field: &mut T, option: Option<T>) {
+    *field = option.unwrap_or(*field);
+}
+
+impl Options {
+    /// The preset asked for, or the one that suits the data.
+    pub fn preset(&self) -> Preset {
+        self.preset.unwrap_or(if self.data.is_some() { Preset::Small } else { Preset::Tiny })
+    }
+
+    /// The number type of activations.
+    pub fn dtype(&self) -> Result<DType> {
+        match self.precision.as_str() {
+            "f32" => Ok(DType::F32),
+            "bf16" => Ok(DType::BF16),
+            other => bail!("--precision is f32 or bf16, not {other}"),
+        }
+    }
+
+    /// Changes what was asked to be changed.
+    pub fn apply(&self, t: &mut Training) {
+        set(&mut t.epochs, self.epochs);
+        set(&mut t.batch, self.batch);
+        set(&mut t.lr, self.lr);
+        set(&mut t.warmup_epochs, self.warmup_epochs);
+        set(&mut t.sgd.weight_decay, self.weight_decay);
+        set(&mut t.probe_clips, self.probe_clips);
+        t.queue = self.queue.or(t.queue);
+        set(&mut t.views.frames, self.frames);
+        set(&mut t.views.stride, self.stride);
+        set(&mut t.views.side, self.side);
+        if self.refuse_short {
+            t.views.short = Short::Refuse;
+        }
+        if self.no_flip || self.data.is_none() {
+            t.views.augment.flip = 0.0;
+        }
+    }
+}
+
+/// A run with its folder open and its videos in the cache.
+pub struct Run<'a> {
+    options: &'a Options,
+    training: &'a Training,
+    folder: Folder,
+    stop: Arc<AtomicBool>,
+    /// Where everything is written.
+    pub out: PathBuf,
+    /// Where it computes.
+    pub device: Device,
+    /// The videos.
+    pub splits: Splits,
+    /// Clips of the training videos.
+    pub train: Loader,
+    /// Clips of the test videos.
+    pub test: Loader,
+    skipped: usize,
+    short: usize,
+}
+
+impl<'a> Run<'a> {
+    /// Opens the folder `--out` of the example called `example`, ties it to the `recipe` (all of it, as text), and brings
+    /// the videos into the cache, with flow where `motion` says so, for training videos and for test videos.
+    pub fn open(
+        example: &str,
+        options: &'a Options,
+        training: &'a Training,
+        recipe: &impl std::fmt::Debug,
+        motion: [bool; 2],
+    ) -> Result<Run<'a>> {
+        let device = options.common.start()?;
+        let out = options.common.out(example);
+        let folder = Folder::open(&out)?;
+        let stop = stop_flag()?;
+        let seed = options.common.seed;
+        let splits = match &options.data {
+            Some(path) => Splits::open(path, options.test.as_deref())?,
+            None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
+        };
+        for warning in splits.train.warnings.iter().chain(&splits.test.warnings) {
+            eprintln!("warning: {warning}");
+        }
+        steps_per_epoch(splits.train.len(), training.batch)?;
+        folder.settle(&serde_json::json!({
+            "data": options.data.as_deref().map_or("procedural".into(), Path::to_string_lossy),
+            "seed": seed,
+            "recipe": format!("{recipe:?}"),
+            "probe_every": options.probe_every,
+        }))?;
+        let views = &training.views;
+        let (train, failed_train) = loader(&options.cache, &splits.train, views, motion[0], seed, &stop)?;
+        let (test, failed_test) = loader(&options.cache, &splits.test, views, motion[1], seed, &stop)?;
+        let short = train.short()? + test.short()?;
+        if short > 0 {
+            let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
+            eprintln!("warning: {short} videos are shorter than a clip; {shown}");
+        }
+        let skipped = failed_train + failed_test;
+        Ok(Run { options, training, folder, stop, out, device, splits, train, test, skipped, short })
+    }
+
+    /// Training videos.
+    pub fn videos(&self) -> usize {
+        self.train.videos.len()
+    }
+
+    /// The length of a queue that gets `keys` keys a video; says so where that is less than the preset would have.
+    pub fn queue(&self, keys: usize) -> Result<usize> {
+        let (videos, cap) = (self.videos(), self.training.queue_cap);
+        let queue = self.training.queue_length(videos, keys)?;
+        if self.training.queue.is_none() && queue < cap {
+            println!("queues hold {queue} keys: a longer one would hold keys of {videos} videos twice");
+        }
+        Ok(queue)
+    }
+
+    /// Trains `method` on what `load` makes of the training videos, from the folder's checkpoint where there is one, and
+    /// draws the curves.
+    pub fn pretrain<M: Method>(&self, method: &mut M, load: Arc<Load<M::Sample>>) -> Result<Outcome> {
+        let videos = self.videos();
+        let per_epoch = steps_per_epoch(videos, self.training.batch)?;
+        let settings = Settings {
+            seed: self.options.common.seed,
+            epochs: self.training.epochs,
+            batch: self.training.batch,
+            schedule: self.training.schedule(per_epoch),
+            sgd: self.training.sgd,
+            workers: rayon::current_num_threads(),
+            probe_every: self.options.probe_every,
+        };
+        let labels = |data: &Dataset, loader: &Loader| -> Vec<usize> {
+            loader.videos.iter().map(|&i| data.items[i].label).collect()
+        };
+        let train_labels = labels(&self.splits.train, &self.train);
+        let test_labels = labels(&self.splits.test, &self.test);
+        let mut evaluate = |trunk: &Trunk, params: &Params| -> tubelet::error::Result<Scores> {
+            let [dims, _] = self.training.views.dims();
+            let of = |loader: &Loader, labels: &[usize]| {
+                let mut clips = |video: usize| {
+                    let clips = loader.uniform(video, self.training.probe_clips)?;
+                    Ok(clips.into_iter().map(|c| c.data).collect())
+                };
+                extract(trunk, params, labels, dims, &mut clips)
+            };
+            let (train, test) = (of(&self.train, &train_labels)?, of(&self.test, &test_labels)?);
+            Ok(Scores { probe: probe(&train, &test, PROBE_L2)?.top1, knn: knn(&train, &test, 1)?.top1 })
+        };
+        let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs);
+        let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
+        show.curves(done.before)?;
+        Ok(done)
+    }
+
+    /// What every method's summary has. `clips` are those a method sees of each video and step.
+    pub fn summary(&self, method: &str, clips: u64, queue: usize, done: &Outcome) -> Summary {
+        let mut summary = Summary::default();
+        let (options, batch) = (self.options, self.training.batch);
+        summary
+            .set("method", method)
+            .set("data", options.data.as_ref().map_or("procedural".to_owned(), |p| p.display().to_string()))
+            .set("layout", self.splits.layout.as_str())
+            .set("device", options.common.device_name(&self.device))
+            .set("precision", options.precision.as_str())
+            .set("seed", options.common.seed)
+            .set("threads", rayon::current_num_threads())
+            .set("videos_train", self.videos())
+            .set("videos_test", self.test.videos.len())
+            .set("videos_skipped", self.skipped)
+            .set("videos_short", self.short)
+            .set("classes", self.splits.train.classes.len())
+            .set("epochs", self.training.epochs)
+            .set("steps", done.steps)
+            .set("batch", batch)
+            .set("queue", queue)
+            .set("clips_per_second", (done.steps * clips * batch as u64) as f64 / done.train_seconds)
+            .set("seconds", done.train_seconds)
+            .set("loss_first", done.loss_first)
+            .set("loss_last", done.loss_last)
+            .set("probe_top1", done.after.probe)
+            .set("probe_top1_random_init", done.before.probe)
+            .set("knn_top1", done.after.knn)
+            .set("knn_top1_random_init", done.before.knn);
+        if let Device::Cuda(gpu) = &self.device {
+            summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
+        }
+        summary
+    }
+}

@@ -1,0 +1,79 @@
+//! What a step saw: numbers left where they were computed, until somebody reads them all at once.
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// What a step reports: the loss and its named parts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The loss that was minimised.
+    pub loss: f32,
+    /// Named parts, e.g. `("loss_vv", 3.1)`, in a fixed order.
+    pub parts: Vec<(&'static str, f32)>,
+}
+
+impl Report {
+    /// The part called `name`.
+    pub fn part(&self, name: &str) -> Option<f32> {
+        self.parts.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+}
+
+/// What numbers mean, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    /// One number, times a factor. Parts of one name are added.
+    Value(&'static str, f32),
+    /// One number that is not reported.
+    Silent,
+    /// So many numbers, of which the share below 0 is reported.
+    Below(&'static str, usize),
+}
+
+/// A step's numbers, where they were computed.
+pub struct Seen {
+    /// The loss, then the parts.
+    numbers: Tensor,
+    parts: Vec<Part>,
+}
+
+impl Seen {
+    /// The loss, and other tensors that hold, one after the other, what `parts` say.
+    pub(super) fn new(loss: &Tensor, tensors: &[Tensor], parts: Vec<Part>) -> Result<Seen> {
+        let all: Vec<&Tensor> = std::iter::once(loss).chain(tensors).collect();
+        Ok(Seen { numbers: Tensor::collect(&all)?, parts })
+    }
+
+    /// The numbers; waits for a GPU.
+    ///
+    /// # Errors
+    /// Of a GPU, `Driver`.
+    pub fn read(&self) -> Result<Report> {
+        let numbers = self.numbers.load()?;
+        let mut rest = numbers.iter();
+        let mut next =
+            || rest.next().copied().ok_or_else(|| Error::param("report", "numbers", numbers.len(), "more are named"));
+        let mut report = Report { loss: next()?, parts: Vec::new() };
+        for part in &self.parts {
+            let (name, value) = match *part {
+                Part::Value(name, factor) => (name, next()? * factor),
+                Part::Below(name, n) => {
+                    let mut below = 0;
+                    for _ in 0..n {
+                        below += usize::from(next()? < 0.0);
+                    }
+                    (name, below as f32 / n as f32)
+                }
+                Part::Silent => {
+                    next()?;
+                    continue;
+                }
+            };
+            match report.parts.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, sum)) => *sum += value,
+                None => report.parts.push((name, value)),
+            }
+        }
+        Ok(report)
+    }
+}
