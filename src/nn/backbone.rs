@@ -3,6 +3,7 @@
 use super::block::{Block, ConvNorm};
 use super::build::Builder;
 use super::nets::{Net, Pool};
+use super::params::Params;
 use super::pass::Pass;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -40,6 +41,27 @@ impl Trunk {
     /// Channels of its features.
     pub fn features_dim(&self) -> usize {
         self.features
+    }
+
+    /// Names of what a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output before
+    /// the normalisation) and blocks (their output after the last ReLU). `params` are any this trunk was made with.
+    pub fn modules(&self, params: &Params) -> Vec<String> {
+        let stem = self.stem.iter().map(|c| c.module(params).to_owned());
+        stem.chain(self.blocks.iter().flat_map(|b| b.modules(params))).collect()
+    }
+
+    /// Refuses a name that is none of [`Trunk::modules`].
+    ///
+    /// # Errors
+    /// `Param` with the last of those names.
+    pub fn check_module(&self, params: &Params, name: &str) -> Result<()> {
+        let modules = self.modules(params);
+        if modules.iter().any(|m| m == name) {
+            return Ok(());
+        }
+        let last = modules[modules.len().saturating_sub(4)..].join(", ");
+        let rule = format!("the network has no such module; of its {} modules the last are {last}", modules.len());
+        Err(Error::param("network", "module", name, rule))
     }
 
     /// The last feature map `[n to ho wo c]` of clips `x[n t h w c]`. Clips in another number type than the pass

@@ -3,6 +3,7 @@
 use super::build::Builder;
 use super::conv::Conv;
 use super::norm::Norm;
+use super::params::Params;
 use super::pass::{Mode, Pass};
 use crate::error::Result;
 use crate::tape::Var;
@@ -37,6 +38,11 @@ impl ConvNorm {
         }
     }
 
+    /// The convolution's name.
+    pub(super) fn module<'p>(&self, params: &'p Params) -> &'p str {
+        params[self.conv.weight()].module()
+    }
+
     /// `norm(conv(x)) + residual`, then ReLU if `relu`; `x[n t h w c]` to `[n to ho wo k]`.
     ///
     /// # Errors
@@ -65,6 +71,7 @@ enum Shortcut {
 /// Basic, bottleneck and (2+1)D blocks differ only in their steps.
 #[derive(Clone, Debug)]
 pub struct Block {
+    name: String,
     path: Vec<ConvNorm>,
     last: ConvNorm,
     shortcut: Shortcut,
@@ -72,6 +79,8 @@ pub struct Block {
 
 /// What a block is made from.
 pub(super) struct Plan {
+    /// Its name.
+    pub name: String,
     /// The path but its last step.
     pub path: Vec<(Names, Step)>,
     /// The last step of the path.
@@ -101,7 +110,8 @@ impl Block {
             .iter()
             .map(|(names, step)| ConvNorm::new(b, names, std::mem::replace(&mut c, step.out), *step, 1.0))
             .collect();
-        Block { path, last: ConvNorm::new(b, last_names, c, *last, plan.last_scale), shortcut }
+        let last = ConvNorm::new(b, last_names, c, *last, plan.last_scale);
+        Block { name: plan.name.clone(), path, last, shortcut }
     }
 
     /// `x[n t h w c]` to `[n to ho wo k]`.
@@ -113,13 +123,25 @@ impl Block {
         for step in &self.path {
             y = step.forward(pass, &y, None, true)?;
         }
-        match &self.shortcut {
+        let y = match &self.shortcut {
             Shortcut::None => self.last.forward(pass, &y, None, true),
             Shortcut::Identity => self.last.forward(pass, &y, Some(x), true),
             Shortcut::Projection(p) => {
                 let residual = p.forward(pass, x, None, false)?;
                 self.last.forward(pass, &y, Some(&residual), true)
             }
-        }
+        }?;
+        pass.passed_block(&self.name, &y);
+        Ok(y)
+    }
+
+    /// Names of what can be tapped in it, in the order of the forward pass: its convolutions, then itself.
+    pub(super) fn modules(&self, params: &Params) -> Vec<String> {
+        let projection = match &self.shortcut {
+            Shortcut::Projection(p) => Some(p),
+            _ => None,
+        };
+        let convs = self.path.iter().chain(projection).chain([&self.last]);
+        convs.map(|c| c.module(params).to_owned()).chain([self.name.clone()]).collect()
     }
 }

@@ -25,13 +25,20 @@ impl Conv {
         Conv { weight, geometry: Geometry { window: Window::same(kernel).strided(stride), groups: 1 } }
     }
 
+    /// The filters, which give the layer its name ([`super::Param::module`]).
+    pub fn weight(&self) -> ParamId {
+        self.weight
+    }
+
     /// `x[n t h w c]` to `[n to ho wo k]`.
     ///
     /// # Errors
     /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let w = pass.var(self.weight)?;
-        conv3d::conv3d(pass.tape(), x, &w, &self.geometry)
+        let y = conv3d::conv3d(pass.tape(), x, &w, &self.geometry)?;
+        pass.passed_conv(self.weight, &y);
+        Ok(y)
     }
 
     /// The same for a following normalisation with the running mean `near`: its sums too, over each of `groups` parts of
@@ -47,6 +54,8 @@ impl Conv {
         groups: usize,
     ) -> Result<(Var, Option<Sums>)> {
         let w = pass.var(self.weight)?;
-        conv3d::conv3d_summed(pass.tape(), x, &w, &self.geometry, near, groups)
+        let (y, sums) = conv3d::conv3d_summed(pass.tape(), x, &w, &self.geometry, near, groups)?;
+        pass.passed_conv(self.weight, &y);
+        Ok((y, sums))
     }
 }

@@ -13,24 +13,26 @@ use crate::tensor::DType;
 
 /// Standard deviation of the first weights of linear layers (maclr.md 2.1).
 const DEVIATION: f64 = 0.01;
+/// Name of MaCLR's head.
+const NAME: &str = "head.projection";
 
 /// `x W' + b`.
 #[derive(Clone, Debug)]
-struct Linear {
+pub(super) struct Linear {
     weight: ParamId,
     bias: ParamId,
 }
 
 impl Linear {
     /// From `i` to `o` numbers, weights drawn with standard deviation `deviation`.
-    fn new(b: &mut Builder, name: &str, i: usize, o: usize, deviation: f64) -> Self {
+    pub(super) fn new(b: &mut Builder, name: &str, i: usize, o: usize, deviation: f64) -> Self {
         Linear {
             weight: b.linear_weight(&format!("{name}.weight"), [o, i], deviation),
             bias: b.constant(&format!("{name}.bias"), o, 0.0, Role::Bias),
         }
     }
 
-    fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+    pub(super) fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let (w, b) = (pass.var(self.weight)?, pass.var(self.bias)?);
         ops::linear(pass.tape(), x, &w, Some(&b))
     }
@@ -48,22 +50,29 @@ pub struct ProjectionHead {
 impl ProjectionHead {
     /// From `features` over `hidden` to `code` numbers, with the names `head.projection.0` and `head.projection.2`.
     pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        ProjectionHead {
-            hidden: Linear::new(b, "head.projection.0", features, hidden, DEVIATION),
-            norm: None,
-            code: Linear::new(b, "head.projection.2", hidden, code, DEVIATION),
-        }
+        Self::named(b, NAME, [features, hidden, code], [DEVIATION; 2], false)
     }
 
     /// The same with batch normalisation between the linear layer and the ReLU, as `head.projection.1`, and weights drawn
     /// with standard deviation `1 / √inputs`. Codes have unit length, so weights as small as MaCLR's make first steps as
     /// large: small networks then spend their first epochs with nearly equal codes.
     pub fn normalised(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        let deviation = |inputs: usize| 1.0 / (inputs as f64).sqrt();
+        Self::named(b, NAME, [features, hidden, code], [features, hidden].map(|i| (i as f64).powf(-0.5)), true)
+    }
+
+    /// `features`, `hidden` and `code` with the names `name.0`, `.1` (where `normalised`) and `.2`; the `deviations` of the
+    /// first weights of the two linear layers.
+    pub(super) fn named(
+        b: &mut Builder,
+        name: &str,
+        [features, hidden, code]: [usize; 3],
+        deviations: [f64; 2],
+        normalised: bool,
+    ) -> Self {
         ProjectionHead {
-            hidden: Linear::new(b, "head.projection.0", features, hidden, deviation(features)),
-            norm: Some(Norm::new(b, "head.projection.1", hidden, 1.0)),
-            code: Linear::new(b, "head.projection.2", hidden, code, deviation(hidden)),
+            hidden: Linear::new(b, &format!("{name}.0"), features, hidden, deviations[0]),
+            norm: normalised.then(|| Norm::new(b, &format!("{name}.1"), hidden, 1.0)),
+            code: Linear::new(b, &format!("{name}.2"), hidden, code, deviations[1]),
         }
     }
 

@@ -108,6 +108,15 @@ impl Naming {
         }
     }
 
+    /// The name of a block.
+    fn block(self, stage: usize, block: usize) -> String {
+        match self {
+            Naming::Torchvision => format!("layer{}.{block}", stage + 1),
+            Naming::PytorchVideo => format!("blocks.{}.res_blocks.{block}", stage + 1),
+            Naming::SlowFast { pathway } => format!("s{}.pathway{pathway}_res{block}", stage + 2),
+        }
+    }
+
     /// The name of the linear classifier.
     pub fn classifier(self) -> &'static str {
         match self {
@@ -238,6 +247,7 @@ impl Net {
         let residual = !matches!(kind, Kind::Whole { residual: false, .. });
         let name = |i| self.naming.step(kind, stage, block, i);
         Plan {
+            name: self.naming.block(stage, block),
             last: (name(path.len()), last),
             path: path.into_iter().enumerate().map(|(i, step)| (name(i), step)).collect(),
             shortcut: residual.then(|| self.naming.shortcut(stage, block)),

@@ -46,6 +46,13 @@ pub struct Param {
     pub role: Role,
 }
 
+impl Param {
+    /// The name of the layer it belongs to: its own without the last part.
+    pub fn module(&self) -> &str {
+        self.name.rsplit_once('.').map_or("", |(module, _)| module)
+    }
+}
+
 /// Where a parameter stands in the [`Params`] it was made with, and in every clone of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(usize);

@@ -30,6 +30,13 @@ pub struct Pass<'a> {
     mode: Mode,
     dtype: DType,
     vars: Vec<Option<Use>>,
+    tap: Option<Tap>,
+}
+
+/// A module whose output is asked for.
+struct Tap {
+    module: String,
+    output: Option<Var>,
 }
 
 /// A parameter in use.
@@ -43,7 +50,7 @@ impl<'a> Pass<'a> {
     /// A pass in f32.
     pub fn new(tape: &'a Tape, params: &'a mut Params, mode: Mode) -> Self {
         let vars = params.iter().map(|_| None).collect();
-        Pass { tape, params, mode, dtype: DType::F32, vars }
+        Pass { tape, params, mode, dtype: DType::F32, vars, tap: None }
     }
 
     /// The same pass computing in `dtype`. In bf16 activations and the weights of convolutions and linear layers are
@@ -51,6 +58,19 @@ impl<'a> Pass<'a> {
     pub fn with_dtype(mut self, dtype: DType) -> Self {
         self.dtype = dtype;
         self
+    }
+
+    /// The same pass, remembering the output of `module`: one of [`super::Trunk::modules`]. A name that is none of them
+    /// is never reached.
+    pub fn tapping(mut self, module: &str) -> Self {
+        self.tap = Some(Tap { module: module.to_owned(), output: None });
+        self
+    }
+
+    /// The output of the module that is [tapped](Pass::tapping): the very value that flowed on, so gradients for it exist
+    /// wherever the tape recorded. `None` before it was reached; of several inputs through one pass, the last one's.
+    pub fn tapped(&self) -> Option<Var> {
+        self.tap.as_ref()?.output.clone()
     }
 
     /// The tape.
@@ -98,6 +118,26 @@ impl<'a> Pass<'a> {
     pub fn leaves(&self) -> Vec<(ParamId, Var)> {
         let used = self.params.iter().zip(&self.vars).filter_map(|((id, _), var)| Some((id, &var.as_ref()?.leaf)));
         used.filter(|(_, leaf)| leaf.has_grad()).map(|(id, leaf)| (id, leaf.clone())).collect()
+    }
+
+    /// Notes `y` as the output of the convolution with these filters.
+    pub(super) fn passed_conv(&mut self, weight: ParamId, y: &Var) {
+        if self.tap.as_ref().is_some_and(|tap| self.params[weight].module() == tap.module) {
+            self.passed(y);
+        }
+    }
+
+    /// Notes `y` as the output of the block of this name.
+    pub(super) fn passed_block(&mut self, name: &str, y: &Var) {
+        if self.tap.as_ref().is_some_and(|tap| name == tap.module) {
+            self.passed(y);
+        }
+    }
+
+    fn passed(&mut self, y: &Var) {
+        if let Some(tap) = &mut self.tap {
+            tap.output = Some(y.clone());
+        }
     }
 
     /// Counts one batch, in training mode.

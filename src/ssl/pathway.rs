@@ -3,7 +3,7 @@
 
 use super::queue::Queue;
 use crate::error::Result;
-use crate::nn::{Encoder, Mode, ParamId, Params, Pass};
+use crate::nn::{Codes, Encoder, MclEncoder, Mode, ParamId, Params, Pass, Trunk};
 use crate::ops::{ema, sgd};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Integers, Tensor};
@@ -55,21 +55,41 @@ pub(crate) struct Notes {
     at: usize,
 }
 
-/// Query network, key network and queue of one modality, with the optimiser's velocity.
-pub struct Pathway {
-    encoder: Encoder,
+/// What queries come with: the codes, and what the loss or the optimiser asks the tape for.
+pub struct Queries<C> {
+    /// The codes, recorded.
+    pub codes: C,
+    /// The output of the tapped module, where one was asked for.
+    pub tapped: Option<Var>,
+    /// The leaves whose gradients train the network.
+    pub leaves: Vec<(ParamId, Var)>,
+}
+
+/// Keys of MCL's three heads, `[n d]` each.
+pub struct KeyCodes {
+    /// Of the head that is contrasted with other videos.
+    pub inter: Tensor,
+    /// Of the head that is contrasted within the video.
+    pub intra: Tensor,
+    /// Of the head that tells the order.
+    pub order: Tensor,
+}
+
+/// Query network, key network and queue of one modality, with the optimiser's velocity. `E` is the networks' structure.
+pub struct Pathway<E = Encoder> {
+    encoder: E,
     query: Params,
     key: Params,
     velocity: Params,
     queue: Queue,
 }
 
-impl Pathway {
+impl<E> Pathway<E> {
     /// A pathway whose key network starts as a copy of the query network, all of it where that network is.
     ///
     /// # Errors
     /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
-    pub fn new(encoder: Encoder, query: Params, queue: Queue) -> Result<Pathway> {
+    pub fn new(encoder: E, query: Params, queue: Queue) -> Result<Pathway<E>> {
         let mut velocity = query.clone();
         for (_, p) in velocity.iter_mut() {
             p.value = Tensor::zeros_on(&p.value.device(), p.value.shape())?;
@@ -78,7 +98,7 @@ impl Pathway {
     }
 
     /// The network's structure.
-    pub fn encoder(&self) -> &Encoder {
+    pub fn encoder(&self) -> &E {
         &self.encoder
     }
 
@@ -119,35 +139,6 @@ impl Pathway {
     pub fn follow(&mut self, m: f32) -> Result<()> {
         let pairs = self.key.iter_mut().zip(self.query.iter()).filter(|(_, (_, q))| q.role.trains());
         ema::update_all(pairs.map(|((_, k), (_, q))| (&mut k.value, &q.value)), m)
-    }
-
-    /// Keys `n d` of the clips `x`, constants. With `shuffle`, the batch is permuted before the network and back after,
-    /// so that the groups whose batch statistics a key shares are not those of its query (MoCo's shuffling BN).
-    ///
-    /// # Errors
-    /// What the network's operations return.
-    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, dtype: DType) -> Result<Tensor> {
-        let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
-        let x = shuffle.map_or_else(|| Ok(x.clone()), |order| x.rows_by(&order.there))?;
-        let k = self.encoder.forward(&mut pass, &Var::constant(x))?.value().cast(DType::F32)?;
-        shuffle.map_or(Ok(k.clone()), |order| k.rows_by(&order.back))
-    }
-
-    /// Queries `n d` of the clips `x`, recorded on `tape`, with the leaves whose gradients train the network.
-    ///
-    /// # Errors
-    /// What the network's operations return.
-    pub fn queries(
-        &mut self,
-        tape: &Tape,
-        x: &Tensor,
-        groups: usize,
-        dtype: DType,
-    ) -> Result<(Var, Vec<(ParamId, Var)>)> {
-        let mut pass = Pass::new(tape, &mut self.query, Mode::Train { groups }).with_dtype(dtype);
-        let q = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
-        Ok((q, pass.leaves()))
     }
 
     /// One step of stochastic gradient descent on the query network, of the rate in the scalar `lr`. Where `loss` is not
@@ -193,4 +184,87 @@ impl Pathway {
     pub fn enqueue(&mut self, keys: &Tensor, owners: &Integers) -> Result<()> {
         self.queue.push(keys, owners)
     }
+}
+
+impl Pathway {
+    /// Keys `n d` of the clips `x`, constants. With `shuffle`, the batch is permuted before the network and back after,
+    /// so that the groups whose batch statistics a key shares are not those of its query (MoCo's shuffling BN).
+    ///
+    /// # Errors
+    /// What the network's operations return.
+    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, dtype: DType) -> Result<Tensor> {
+        let tape = Tape::no_grad();
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
+        let k = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
+        back(&k, shuffle)
+    }
+
+    /// Queries `n d` of the clips `x`, recorded on `tape`, with the output of the module `tap`
+    /// ([`Trunk::modules`]) where one is named. [`Mode::Eval`] freezes the normalisations and still trains.
+    ///
+    /// # Errors
+    /// `Param` when there is no module `tap`; what the network's operations return.
+    pub fn queries(
+        &mut self,
+        tape: &Tape,
+        x: &Tensor,
+        mode: Mode,
+        dtype: DType,
+        tap: Option<&str>,
+    ) -> Result<Queries<Var>> {
+        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_dtype(dtype);
+        let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
+        Ok(Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() })
+    }
+}
+
+impl Pathway<MclEncoder> {
+    /// Keys of the clips `x`, constants; the rest as for one head.
+    ///
+    /// # Errors
+    /// What the network's operations return.
+    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, dtype: DType) -> Result<KeyCodes> {
+        let tape = Tape::no_grad();
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
+        let Codes { inter, intra, order } = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
+        Ok(KeyCodes { inter: back(&inter, shuffle)?, intra: back(&intra, shuffle)?, order: back(&order, shuffle)? })
+    }
+
+    /// Queries of the clips `x`, as for one head; and what `also` makes of them in the same pass (the answers of the order
+    /// classifier), so that its parameters are among the leaves.
+    ///
+    /// # Errors
+    /// `Param` when there is no module `tap`; what the network's operations and `also` return.
+    pub fn queries<T>(
+        &mut self,
+        tape: &Tape,
+        x: &Tensor,
+        mode: Mode,
+        dtype: DType,
+        tap: Option<&str>,
+        also: impl FnOnce(&MclEncoder, &mut Pass, &Codes) -> Result<T>,
+    ) -> Result<(Queries<Codes>, T)> {
+        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_dtype(dtype);
+        let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
+        let more = also(&self.encoder, &mut pass, &codes)?;
+        Ok((Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() }, more))
+    }
+}
+
+/// The clips as the key network sees them.
+fn there(x: &Tensor, shuffle: Option<&Order>) -> Result<Var> {
+    shuffle.map_or_else(|| Ok(x.clone()), |order| x.rows_by(&order.there)).map(Var::constant)
+}
+
+/// The codes it made of them, in the order of the batch.
+fn back(code: &Var, shuffle: Option<&Order>) -> Result<Tensor> {
+    let k = code.value().cast(DType::F32)?;
+    shuffle.map_or(Ok(k.clone()), |order| k.rows_by(&order.back))
+}
+
+/// A pass of a query network; a name that is no module is refused before anything is computed.
+fn pass<'a>(trunk: &Trunk, tape: &'a Tape, params: &'a mut Params, mode: Mode, tap: Option<&str>) -> Result<Pass<'a>> {
+    let Some(module) = tap else { return Ok(Pass::new(tape, params, mode)) };
+    trunk.check_module(params, module)?;
+    Ok(Pass::new(tape, params, mode).tapping(module))
 }

@@ -25,6 +25,7 @@ mod layers_gpu;
 mod losses;
 mod maclr;
 mod matmul_gpu;
+mod mcl_net;
 mod motion;
 mod motion_map_gpu;
 mod networks;

@@ -27,7 +27,7 @@ fn fill(name: &str, count: usize) -> Vec<f64> {
     (0..count as u64).map(mix).collect()
 }
 
-fn fill_params(params: &mut Params) {
+pub fn fill_params(params: &mut Params) {
     for (_, p) in params.iter_mut() {
         let shape = p.value.shape();
         let fan_in = shape.len() / shape.dims()[0];
@@ -43,7 +43,7 @@ fn fill_params(params: &mut Params) {
     }
 }
 
-fn tensor(name: &str, shape: impl Into<Shape>) -> Tensor {
+pub fn tensor(name: &str, shape: impl Into<Shape>) -> Tensor {
     let shape = shape.into();
     let data: Vec<f32> = fill(name, shape.len()).iter().map(|v| *v as f32).collect();
     Tensor::from_f32(shape, &data).unwrap()
@@ -122,7 +122,7 @@ fn parity(name: &str, mut params: Params, [t, h, w]: [usize; 3], forward: impl F
     assert_eq!(params.batches, 1);
 }
 
-fn trunk(net: &Net) -> (Trunk, Params) {
+pub fn trunk(net: &Net) -> (Trunk, Params) {
     let mut b = Builder::new(1);
     let trunk = Trunk::new(net, &mut b);
     (trunk, b.finish())
@@ -180,7 +180,7 @@ fn r3d_18_agrees_with_torchvision() {
     parity("r3d_18", params, [8, 32, 32], |p, x| net.forward(p, x).unwrap());
 }
 
-fn tiny() -> SmallR3d {
+pub fn tiny() -> SmallR3d {
     SmallR3d {
         widths: vec![8, 16],
         blocks: vec![1, 1],

@@ -2,10 +2,11 @@
 
 use super::{Maclr, Pathways, Views};
 use crate::error::{Error, Result};
+use crate::nn;
 use crate::ops::infonce::{Loss, Mask, Owners};
 use crate::ops::{self, sgd::Sgd};
 use crate::ssl::backward::gradients;
-use crate::ssl::pathway::{Order, Pathway};
+use crate::ssl::pathway::{Order, Pathway, Queries};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Integers, Tensor};
@@ -79,15 +80,17 @@ impl Maclr {
         let tape = Tape::new();
         let (mut total, mut parts, mut seen): (Option<Var>, _, _) = (None, Vec::new(), Vec::new());
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
+        let mode = nn::Mode::Train { groups: self.groups };
         for (&a, keys) in directions.iter().zip(&keys) {
-            let (q_v, leaves) = p.visual.queries(&tape, &inputs.views.rgb[a], self.groups, self.dtype)?;
+            let x = &inputs.views.rgb[a];
+            let Queries { codes: q_v, leaves, .. } = p.visual.queries(&tape, x, mode, self.dtype, None)?;
             visual_leaves.push(leaves);
             let q_m = match (&mut p.motion, self.motion(&inputs.views)?) {
                 (Some(pathway), Some(motion)) => {
                     let x = &motion[self.motion_query(a)];
-                    let (q_m, leaves) = pathway.queries(&tape, x, self.groups, self.dtype)?;
+                    let Queries { codes, leaves, .. } = pathway.queries(&tape, x, mode, self.dtype, None)?;
                     motion_leaves.push(leaves);
-                    Some(q_m)
+                    Some(codes)
                 }
                 _ => None,
             };

@@ -1,0 +1,126 @@
+//! MCL's network: a trunk under three heads, and a classifier of the order of clips (mcl.md 2.3).
+
+use super::backbone::Trunk;
+use super::build::Builder;
+use super::head::{Linear, ProjectionHead};
+use super::nets::Net;
+use super::params::Params;
+use super::pass::Pass;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::shape::Shape;
+use crate::tape::Var;
+use crate::tensor::{DType, Tensor};
+
+/// What the three heads are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadSpec {
+    /// Numbers between the two linear layers. The release has as many as features.
+    pub hidden: usize,
+    /// Numbers of a code.
+    pub code: usize,
+    /// Whether batch normalisation stands before the ReLU, as networks from random weights want it
+    /// ([`ProjectionHead::normalised`]); the release has none.
+    pub normalised: bool,
+}
+
+/// The codes of clips: three of them, rows of unit length, f32 in every precision.
+#[derive(Clone)]
+pub struct Codes {
+    /// `[n d]`, contrasted with the clips of other videos.
+    pub inter: Var,
+    /// `[n d]`, contrasted with other clips of the same video.
+    pub intra: Var,
+    /// `[n d]`, from which the order of clips is told.
+    pub order: Var,
+}
+
+/// A trunk with MCL's heads `inter`, `intra` and `order`, and the classifier that tells from three clips' order codes
+/// whether the query came first. Parameters have the names of MCL's release, the trunk's those of its [`Net`].
+#[derive(Clone, Debug)]
+pub struct MclEncoder {
+    /// Clips to features.
+    pub trunk: Trunk,
+    inter: ProjectionHead,
+    intra: ProjectionHead,
+    order: ProjectionHead,
+    classifier: Linear,
+}
+
+/// Answers of the order classifier: the query lies after both keys, or before them.
+const ORDERS: usize = 2;
+
+impl MclEncoder {
+    /// The encoder and its first parameters, drawn from `seed`. Weights of linear layers are normal of deviation
+    /// `1 / √(3 inputs)`, that of PyTorch's uniform ones, or `1 / √inputs` in normalised heads; addends are 0.
+    ///
+    /// # Errors
+    /// `Param` when `hidden` or `code` is 0.
+    pub fn new(net: &Net, heads: HeadSpec, seed: u64) -> Result<(MclEncoder, Params)> {
+        let HeadSpec { hidden, code, normalised } = heads;
+        if hidden == 0 || code == 0 {
+            let value = format!("({hidden}, {code})");
+            return Err(Error::param("mcl heads", "(hidden, code)", value, "both must be at least 1"));
+        }
+        let mut b = Builder::new(seed);
+        let trunk = Trunk::new(net, &mut b);
+        let features = trunk.features_dim();
+        let deviation = |inputs: usize, share: f64| (share * inputs as f64).powf(-0.5);
+        let deviations = [features, hidden].map(|i| deviation(i, if normalised { 1.0 } else { 3.0 }));
+        let mut head = |name| ProjectionHead::named(&mut b, name, [features, hidden, code], deviations, normalised);
+        let (inter, intra) = (head("nce_inter_head.head"), head("nce_intra_head.head"));
+        let order = head("order_head.head");
+        // The release spells it so.
+        let classifier = Linear::new(&mut b, "order_classfier.fc", 3 * code, ORDERS, deviation(3 * code, 3.0));
+        Ok((MclEncoder { trunk, inter, intra, order, classifier }, b.finish()))
+    }
+
+    /// Clips `x[n t h w c]` to their codes.
+    ///
+    /// # Errors
+    /// As [`Trunk::forward_map`].
+    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Codes> {
+        let features = self.trunk.forward(pass, x)?;
+        Ok(Codes {
+            inter: self.inter.forward(pass, &features)?,
+            intra: self.intra.forward(pass, &features)?,
+            order: self.order.forward(pass, &features)?,
+        })
+    }
+
+    /// Which order clips with these `[n d]` order codes are in: `[n 2]`, one number for each order bit of mcl.md 1.4 (0: the
+    /// query after both keys, 1: before). The three codes side by side, to unit length, through a linear layer; keys are
+    /// constants.
+    ///
+    /// # Errors
+    /// `Shape` when the codes are not of one shape, or of another length than the heads'.
+    pub fn classify(&self, pass: &mut Pass, q_order: &Var, k2: &Tensor, k3: &Tensor) -> Result<Var> {
+        let t = pass.tape();
+        let [n, d] = q_order.shape().matrix("order classifier", "q_order")?;
+        for (name, k) in [("k2", k2), ("k3", k3)] {
+            if k.shape() != q_order.shape() {
+                return Err(Error::shape("order classifier", name, q_order.shape(), k.shape()));
+            }
+        }
+        let device = q_order.value().device();
+        let number = |v: f32| Tensor::full_on(&device, [1], v);
+        let (zero, one) = (number(0.0)?, number(1.0)?);
+        let mut all: Option<Var> = None;
+        let codes = [q_order.clone(), Var::constant(k2.clone()), Var::constant(k3.clone())];
+        for (i, code) in codes.iter().enumerate() {
+            // Ones at place `i` of three, put together where the codes are: a recorded step uploads nothing.
+            let at: Vec<&Tensor> = (0..3).map(|j| if i == j { &one } else { &zero }).collect();
+            let at = Var::constant(Tensor::collect(&at)?.reshape([1, 3, 1])?);
+            let placed = ops::mul(t, &ops::reshape(t, code, Shape::from([n, 1, d]))?, &at)?;
+            all = Some(match all {
+                Some(sum) => ops::add(t, &sum, &placed)?,
+                None => placed,
+            });
+        }
+        let Some(all) = all else { unreachable!("three codes") };
+        let side_by_side = ops::reshape(t, &all, Shape::from([n, 3 * d]))?;
+        let unit = ops::cast(t, &ops::l2_norm(t, &side_by_side)?, pass.dtype())?;
+        let logits = self.classifier.forward(pass, &unit)?;
+        ops::cast(t, &logits, DType::F32)
+    }
+}
