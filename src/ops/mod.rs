@@ -22,6 +22,7 @@ pub mod pool3d;
 pub mod relu;
 
 // Losses.
+pub mod alignment;
 pub mod cross_entropy;
 pub mod infonce;
 
@@ -57,6 +58,7 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
     .concat()
 }
 
+pub use alignment::{channel_map, map_alignment};
 pub use arith::{add, div, mul, scale, sub};
 pub use batch_norm::batch_norm;
 pub use cast::cast;

@@ -1,5 +1,6 @@
 //! Integration tests, one binary: each module is a room of the house.
 
+mod alignment;
 mod augment;
 mod augment_gpu;
 mod batch_norm;

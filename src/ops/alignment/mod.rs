@@ -1,0 +1,256 @@
+//! What MCL aligns with motion (mcl.md 3.4): the map of gradients, and its cosine losses against a target.
+//!
+//! ```text
+//! map      m[n t h w] = Σ_c w[n t c] · f[n t h w c]        w[n t c] = mean over h w of g[n t h w c]
+//! losses   L = 1/n Σ_n  a·(1 - S_st) + b·(1 - S_s) + c·(1 - S_t)
+//!          S_st = Σ_t softmax_t(Σ_hw Y) · cos(P[t], Y[t])   S_s = cos(mean_t P, mean_t Y)   S_t = cos(Σ_hw P, Σ_hw Y)
+//! ```
+//! The map is bilinear and its adjoints are of the same kind, so three operations are closed under differentiation, as a
+//! convolution's are. The losses have a fused gradient and a fused derivative of it. `docs/math/alignment.md` has the
+//! derivations.
+//!
+//! Everything is f32: gradients of a mean over positions are small, and their products smaller (a bf16 network casts
+//! first). The losses are formed in f64, so that no square of a tiny map vanishes.
+
+pub mod cases;
+mod cpu;
+mod grad;
+pub mod reference;
+
+pub use grad::{Loss, channel_map, map_alignment};
+
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use crate::tensor::{DType, Place, Tensor};
+
+/// Vectors no longer than this are divided by it instead of by their length, as PyTorch's `F.normalize` does.
+pub const EPS: f32 = 1e-12;
+
+/// With [`Cosines::centred`], vectors whose deviation from their mean is no longer than this part of their length are flat:
+/// what is left is the rounding of what they were made of, and has no direction.
+pub const FLAT: f64 = 1.0 / (1 << 20) as f64;
+
+/// Weights of the three terms; 0 switches one off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Terms {
+    /// Of `1 - S_st`: each frame's map, the frames weighed by how much moves in them.
+    pub spatio_temporal: f32,
+    /// Of `1 - S_s`: the mean map.
+    pub spatial: f32,
+    /// Of `1 - S_t`: the sums of the frames.
+    pub temporal: f32,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms { spatio_temporal: 1.0, spatial: 1.0, temporal: 1.0 }
+    }
+}
+
+/// What the softmax over frames is taken of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetNorm {
+    /// The sums of the target as they are. They are in the hundreds, so one frame usually gets all of the weight: what the
+    /// release does.
+    Raw,
+    /// The sums of the target over its mean over `t h w`: the weights do not depend on the target's unit.
+    #[default]
+    Mean,
+}
+
+/// How maps are compared with targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cosines {
+    /// Weights of the terms.
+    pub terms: Terms,
+    /// What the softmax over frames is taken of.
+    pub target_norm: TargetNorm,
+    /// Whether each cosine is of vectors less their means (a correlation), so that a flat map earns nothing.
+    pub centred: bool,
+}
+
+impl Cosines {
+    /// Refuses weights that are no weights.
+    ///
+    /// # Errors
+    /// `Param` when a weight is negative or not finite.
+    pub fn check(&self) -> Result<()> {
+        let Terms { spatio_temporal, spatial, temporal } = self.terms;
+        for (name, weight) in [("spatio_temporal", spatio_temporal), ("spatial", spatial), ("temporal", temporal)] {
+            if !(weight.is_finite() && weight >= 0.0) {
+                return Err(Error::param("map_alignment", name, weight, "a weight is finite and at least 0"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The map of `g` and `f`, both `n t h w c` of f32: `m[n t h w] = Σ_c w[n t c] f[n t h w c]` with `w` the mean of `g` over
+/// `h w`. MCL's released form has `f = g`, the gradient of a similarity; Grad-CAM has the features for `f`.
+///
+/// # Errors
+/// `Shape` when `g` is not `n t h w c` with elements or `f` is not of its shape; `DType` for other numbers than f32;
+/// `Device` when they live apart.
+pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
+    let p = Map::new("g", g)?;
+    p.expect("f", f, g.shape())?;
+    match g.place(MAP, &[("f", f)])? {
+        Place::Cpu => Ok(Tensor::build(p.cells(), |m| cpu::map::fwd(&p, &g.host(), &f.host(), m))),
+        Place::Gpu(_) => Err(elsewhere(MAP, "g", g)),
+    }
+}
+
+/// The gradient of [`map_fwd`] for `f`, given that of the map, `d` of `n t h w`: `w[n t c] d[n t h w]`, with the weights of
+/// `g` (`n t h w c`).
+///
+/// # Errors
+/// As [`map_fwd`].
+pub fn map_bwd_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
+    let p = Map::new("g", g)?;
+    p.expect("d", d, p.cells())?;
+    match g.place(MAP, &[("d", d)])? {
+        Place::Cpu => Ok(Tensor::build(g.shape(), |df| cpu::map::bwd_f(&p, &g.host(), &d.host(), df))),
+        Place::Gpu(_) => Err(elsewhere(MAP, "g", g)),
+    }
+}
+
+/// The gradient of [`map_fwd`] for `g`, given that of the map, `d` of `n t h w`: the mean over `h w` of `d f`, at every
+/// position (`n t h w c`, as `f`).
+///
+/// # Errors
+/// As [`map_fwd`].
+pub fn map_bwd_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
+    let p = Map::new("f", f)?;
+    p.expect("d", d, p.cells())?;
+    match f.place(MAP, &[("d", d)])? {
+        Place::Cpu => Ok(Tensor::build(f.shape(), |dg| cpu::map::bwd_g(&p, &d.host(), &f.host(), dg))),
+        Place::Gpu(_) => Err(elsewhere(MAP, "f", f)),
+    }
+}
+
+const MAP: &str = "channel_map";
+const ALIGN: &str = "map_alignment";
+
+fn elsewhere(op: &'static str, arg: &'static str, x: &Tensor) -> Error {
+    Error::device(op, arg, crate::tensor::Device::Cpu, x.device())
+}
+
+/// The extents of a channel map.
+#[derive(Clone, Copy, Debug)]
+struct Map {
+    /// `n t h w`
+    dims: [usize; 4],
+    /// Channels.
+    c: usize,
+}
+
+impl Map {
+    fn new(arg: &'static str, x: &Tensor) -> Result<Map> {
+        let [n, t, h, w, c] = x.shape().nthwc(MAP, arg)?;
+        x.expect(MAP, arg, DType::F32)?;
+        if x.shape().is_empty() {
+            return Err(Error::shape(MAP, arg, "n t h w c with elements", x.shape()));
+        }
+        Ok(Map { dims: [n, t, h, w], c })
+    }
+
+    fn cells(&self) -> Shape {
+        Shape::from(self.dims)
+    }
+
+    /// Positions of a frame.
+    fn area(&self) -> usize {
+        self.dims[2] * self.dims[3]
+    }
+
+    fn expect(&self, arg: &'static str, x: &Tensor, shape: Shape) -> Result<()> {
+        if x.shape() != shape {
+            return Err(Error::shape(MAP, arg, shape, x.shape()));
+        }
+        x.expect(MAP, arg, DType::F32)
+    }
+}
+
+/// The extents of maps: samples, frames, cells of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    n: usize,
+    t: usize,
+    area: usize,
+}
+
+/// The loss of maps `p` against targets `y`, both `n t h w` of f32: a scalar; and `[4]`: the means over `n` of `1 - S_st`,
+/// `1 - S_s`, `1 - S_t` whatever their weights, and of the plain cosine of all `t h w` of `p` with those of `y`.
+///
+/// A frame or sample without motion in `y` has cosine 0, and no gradient.
+///
+/// # Errors
+/// `Shape` when `p` is not `n t h w` with elements or `y` not of its shape; `DType` for other numbers than f32; `Param`, see
+/// [`Cosines::check`]; `Device` when they live apart.
+pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
+    let grid = grid(p, &[("y", y)], how)?;
+    match p.place(ALIGN, &[("y", y)])? {
+        Place::Cpu => {
+            let [loss, stats @ ..] = cpu::cosines::fwd(&grid, &p.host(), &y.host(), how);
+            Ok((Tensor::scalar(loss), Tensor::from_f32([4], &stats)?))
+        }
+        Place::Gpu(_) => Err(elsewhere(ALIGN, "p", p)),
+    }
+}
+
+/// The gradient of [`align_fwd`]'s loss for `p`, times the one number `dy`: `n t h w`.
+///
+/// # Errors
+/// As [`align_fwd`], and `Shape` when `dy` is not one number.
+pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
+    let grid = grid(p, &[("y", y)], how)?;
+    one_number(dy)?;
+    match p.place(ALIGN, &[("y", y), ("dy", dy)])? {
+        Place::Cpu => {
+            let dy = dy.item()?;
+            Ok(Tensor::build(p.shape(), |dp| cpu::cosines::bwd(&grid, &p.host(), &y.host(), how, dy, dp)))
+        }
+        Place::Gpu(_) => Err(elsewhere(ALIGN, "p", p)),
+    }
+}
+
+/// The derivative of [`align_bwd`] for `p` along `u` (`n t h w`): the loss's Hessian, which is symmetric, times `u` and
+/// `dy`.
+///
+/// # Errors
+/// As [`align_bwd`].
+pub fn align_bwd2(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &Tensor) -> Result<Tensor> {
+    let grid = grid(p, &[("y", y), ("u", u)], how)?;
+    one_number(dy)?;
+    match p.place(ALIGN, &[("y", y), ("dy", dy), ("u", u)])? {
+        Place::Cpu => {
+            let dy = dy.item()?;
+            let fill = |out: &mut [f32]| cpu::cosines::bwd2(&grid, &p.host(), &y.host(), how, dy, &u.host(), out);
+            Ok(Tensor::build(p.shape(), fill))
+        }
+        Place::Gpu(_) => Err(elsewhere(ALIGN, "p", p)),
+    }
+}
+
+fn grid(p: &Tensor, others: &[(&'static str, &Tensor)], how: &Cosines) -> Result<Grid> {
+    how.check()?;
+    let &[n, t, h, w] = p.dims() else { return Err(Error::shape(ALIGN, "p", "n t h w", p.shape())) };
+    p.expect(ALIGN, "p", DType::F32)?;
+    if p.shape().is_empty() {
+        return Err(Error::shape(ALIGN, "p", "n t h w with elements", p.shape()));
+    }
+    for (arg, x) in others {
+        if x.shape() != p.shape() {
+            return Err(Error::shape(ALIGN, arg, p.shape(), x.shape()));
+        }
+        x.expect(ALIGN, arg, DType::F32)?;
+    }
+    Ok(Grid { n, t, area: h * w })
+}
+
+fn one_number(dy: &Tensor) -> Result<()> {
+    if dy.shape().len() != 1 {
+        return Err(Error::shape(ALIGN, "dy", "one number", dy.shape()));
+    }
+    dy.expect(ALIGN, "dy", DType::F32)
+}
