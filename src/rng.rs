@@ -27,6 +27,8 @@ pub enum Purpose {
     Procedural = 7,
     /// Classifier of the probe.
     Probe = 8,
+    /// Crops that follow the motion.
+    Tubelet = 10,
     /// Tests and benches.
     Test = 9,
 }

@@ -194,14 +194,20 @@ impl Draw {
 }
 
 impl Crop {
+    /// Height and width of a box of random area and aspect, where it fits a frame `h w`.
+    pub(super) fn size(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Option<[usize; 2]> {
+        let [narrow, wide] = spec.aspect;
+        let area = (h * w) as f32 * (spec.area[0] + (spec.area[1] - spec.area[0]) * rng.random::<f32>());
+        let aspect = (narrow.ln() + (wide.ln() - narrow.ln()) * rng.random::<f32>()).exp();
+        let (height, width) = ((area / aspect).sqrt().round() as usize, (area * aspect).sqrt().round() as usize);
+        ((1..=h).contains(&height) && (1..=w).contains(&width)).then_some([height, width])
+    }
+
     /// Ten tries at a box of random area and aspect; if none fits, the largest centred box of an allowed aspect.
     fn sample(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Crop {
         let [narrow, wide] = spec.aspect;
         for _ in 0..10 {
-            let area = (h * w) as f32 * (spec.area[0] + (spec.area[1] - spec.area[0]) * rng.random::<f32>());
-            let aspect = (narrow.ln() + (wide.ln() - narrow.ln()) * rng.random::<f32>()).exp();
-            let (height, width) = ((area / aspect).sqrt().round() as usize, (area * aspect).sqrt().round() as usize);
-            if (1..=h).contains(&height) && (1..=w).contains(&width) {
+            if let Some([height, width]) = Crop::size(rng, spec, h, w) {
                 let (y, x) = (rng.random_range(0..=h - height), rng.random_range(0..=w - width));
                 return Crop { y, x, h: height, w: width };
             }

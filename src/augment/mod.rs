@@ -16,9 +16,11 @@ mod color;
 mod cuda;
 mod draw;
 mod resize;
+mod tubelet;
 
 pub use cuda::{Clip, Layout, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_rgb};
 pub use draw::{Adjust, AugmentSpec, Crop, Draw, Jitter};
+pub use tubelet::Region;
 
 use crate::error::{Error, Result};
 use resize::{Axis, resize};

@@ -1,9 +1,11 @@
 //! Optical flow as plain values: grey images in, displacement fields out, and the files and pictures they travel in.
 //!
-//! The computation itself is [`crate::ops::tvl1`]; what a motion network sees of it is [`motion`].
+//! The computation itself is [`crate::ops::tvl1`]; what a motion network sees of it is [`motion`], where a video moves says
+//! [`maps`].
 
 pub mod color;
 pub mod flo;
+pub mod maps;
 pub mod motion;
 
 use crate::error::{Error, Result};

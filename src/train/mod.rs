@@ -1,6 +1,7 @@
 //! Running a method: the loop, its schedule, its files.
 
 pub mod checkpoint;
+pub mod focus;
 pub mod folder;
 pub mod maclr;
 pub mod metrics;

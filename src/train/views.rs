@@ -1,5 +1,6 @@
 //! From the cache to the network's input: two clips of a video, RGB and motion, cropped and coloured.
 
+use super::focus::Focus;
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
 use crate::error::Result;
 use crate::flow::motion::{MotionInput, map_of_flow};
@@ -40,6 +41,8 @@ pub struct ViewSpec {
     pub flow_every: usize,
     /// How flow is computed.
     pub flow: Tvl1,
+    /// Whether clips and crops follow the motion, and whether an alignment target comes with them.
+    pub focus: Focus,
 }
 
 impl ViewSpec {
@@ -71,6 +74,7 @@ impl ViewSpec {
             cache_side: 80,
             flow_every: 2,
             flow: Tvl1 { scales: 4, warps: 2, outer_iterations: 2, inner_iterations: 10, ..Tvl1::default() },
+            focus: Focus::default(),
         }
     }
 
@@ -92,12 +96,13 @@ impl ViewSpec {
             cache_side: 256,
             flow_every: 2,
             flow: Tvl1::default(),
+            focus: Focus::default(),
         }
     }
 
-    /// What the cache must hold for these views; without `motion`, frames alone.
+    /// What the cache must hold for these views; without `motion`, no more than [`ViewSpec::focus`] asks for.
     pub fn cache(&self, motion: bool) -> CacheSpec {
-        let flow = motion && self.motion.needs_flow();
+        let flow = motion && self.motion.needs_flow() || self.focus.needs_flow();
         CacheSpec {
             decode: Decode { short_side: Some(self.cache_side), ..Decode::default() },
             motion: flow.then(|| MotionSpec { settings: format!("{:?}", self.flow), every: self.flow_every, gap: 1 }),
@@ -110,7 +115,7 @@ impl ViewSpec {
         [[self.frames, self.side, self.side, 3], motion]
     }
 
-    fn clip(&self, fps: f64) -> ClipSpec {
+    pub(super) fn clip(&self, fps: f64) -> ClipSpec {
         ClipSpec { frames: self.frames, stride: self.stride as f64, fps: self.fps.unwrap_or(fps) }
     }
 }
@@ -133,6 +138,8 @@ pub struct ClipPair {
     pub rgb: [Part; 2],
     /// Both motion clips, where the method uses motion.
     pub motion: Option<[Part; 2]>,
+    /// Where each clip moves, `t h w 1`, on the grid of [`Focus::target`].
+    pub target: Option<[Part; 2]>,
 }
 
 /// Takes clips from cached videos.
@@ -166,23 +173,33 @@ impl Loader {
         Ok(short)
     }
 
-    /// The two clips of `video` in `epoch`.
+    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] they are favoured and cropped by motion, at distances
+    /// within [`ViewSpec::gap`] as ever; a motion clip follows the crop of its RGB clip.
     ///
     /// # Errors
     /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` of the cache.
     pub fn pair(&self, epoch: u64, video: usize) -> Result<ClipPair> {
         let view = self.cache.get(self.videos[video])?;
         let clip = self.spec.clip(view.fps());
+        let (focus, maps) = (&self.spec.focus, self.maps(&view)?);
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
-        let starts = clip.pair(view.len(), view.fps(), self.spec.gap, &mut rng);
+        let (len, fps, gap) = (view.len(), view.fps(), self.spec.gap);
+        let starts = if focus.sampling > 0.0 {
+            self.favour(maps.as_ref(), |favour| clip.favoured_pair(len, fps, gap, favour, &mut rng)).0
+        } else {
+            clip.pair(len, fps, gap, &mut rng)
+        };
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::Augment);
         let (h, w) = view.size();
-        let draws = [(); 2].map(|()| Draw::sample(&mut rng, &self.spec.augment, h, w));
+        let mut draws = [(); 2].map(|()| Draw::sample(&mut rng, &self.spec.augment, h, w));
+        self.crop(maps.as_ref(), epoch, video, &view, starts, &mut draws)?;
         let rgb = [0, 1].map(|i| self.rgb(&view, starts[i], &draws[i]));
         let other = usize::from(!self.spec.tied_crops);
         let motion = [0, 1].map(|i| self.motion.then(|| self.motion(&view, starts[i], &draws[i ^ other])).transpose());
-        let ([a, b], [c, d]) = (rgb, motion);
-        Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]) })
+        let target = [0, 1].map(|i| self.target(&view, starts[i], &draws[i]));
+        let ([a, b], [c, d], [e, f]) = (rgb, motion, target);
+        let both = |x: Option<Part>, y: Option<Part>| x.zip(y).map(|(x, y)| [x, y]);
+        Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: both(c?, d?), target: both(e?, f?) })
     }
 
     /// `n` clips of `video`, evenly spread, whole frames without augmentation: what a probe looks at.
@@ -198,7 +215,7 @@ impl Loader {
     }
 
     /// The RGB clip from frame `start` on.
-    fn rgb(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
+    pub(super) fn rgb(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let clip = self.spec.clip(view.fps());
         let frames = clip.indices(start, view.len(), view.fps(), self.spec.short)?;
         let (h, w) = view.size();

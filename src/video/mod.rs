@@ -17,6 +17,7 @@ mod pipe;
 pub mod prefetch;
 pub mod procedural;
 pub mod sample;
+mod triple;
 
 pub use cache::{Cache, CacheSpec, MotionSpec, View};
 pub use dataset::{Dataset, Item, Source, Split, Splits};
@@ -25,6 +26,7 @@ pub use ffmpeg::Ffmpeg;
 pub use prefetch::Prefetch;
 pub use procedural::ProceduralSpec;
 pub use sample::{ClipSpec, Gap, Short};
+pub use triple::{Favour, Triple};
 
 use crate::error::{Error, Result};
 

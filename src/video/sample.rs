@@ -72,7 +72,7 @@ impl ClipSpec {
     }
 
     /// Frames of a video between two of the clip.
-    fn step(&self, video_fps: f64) -> f64 {
+    pub(super) fn step(&self, video_fps: f64) -> f64 {
         self.stride * video_fps / self.fps
     }
 

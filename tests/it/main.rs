@@ -18,6 +18,7 @@ mod examples;
 mod executed;
 mod ffmpeg;
 mod flow;
+mod focus;
 mod grad;
 mod infonce_gpu;
 mod kernels;

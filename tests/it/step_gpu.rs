@@ -140,7 +140,12 @@ fn a_recorded_run_is_the_run() {
             Part { dims, data }
         };
         let (rgb, motion) = ([4, 16, 16, 3], [8, 16, 16, 1]);
-        ClipPair { video, rgb: [part(rgb, 1), part(rgb, 2)], motion: Some([part(motion, 3), part(motion, 4)]) }
+        ClipPair {
+            video,
+            rgb: [part(rgb, 1), part(rgb, 2)],
+            motion: Some([part(motion, 3), part(motion, 4)]),
+            target: None,
+        }
     };
     let run = |recorded: bool| {
         let sim = Sim::new(Order::Forward);

@@ -31,6 +31,31 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     out
 }
 
+/// Prewitt's kernels as they factor: summed down and differenced across, and the other way round, row by row.
+pub(super) fn motion_boundary(field: &[f32], h: usize, w: usize) -> Vec<f32> {
+    let mut out = vec![0.0f32; h * w];
+    if out.is_empty() {
+        return out;
+    }
+    let (mut sum, mut step) = (vec![0.0f32; w + 2], vec![0.0f32; w + 2]);
+    let row = |y: usize| &field[y * w..][..w];
+    for (y, out) in out.chunks_exact_mut(w).enumerate() {
+        let (up, here, down) = (row(y.saturating_sub(1)), row(y), row((y + 1).min(h - 1)));
+        for x in 0..w {
+            sum[x + 1] = up[x] + here[x] + down[x];
+            step[x + 1] = down[x] - up[x];
+        }
+        for line in [&mut sum, &mut step] {
+            (line[0], line[w + 1]) = (line[1], line[w]);
+        }
+        for (out, (s, d)) in out.iter_mut().zip(sum.windows(3).zip(step.windows(3))) {
+            let (gx, gy) = (s[2] - s[0], d[0] + d[1] + d[2]);
+            *out = (gx * gx + gy * gy).sqrt();
+        }
+    }
+    out
+}
+
 pub(super) fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
     let pixel = |(a, b): (&[u8], &[u8])| {
         let sum: u32 = a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();

@@ -1,5 +1,6 @@
 //! What a motion network sees: edges of the flow field, the flow itself, or differences of frames (the three inputs
-//! MaCLR compares; which one is chosen is [`crate::flow::motion`]'s).
+//! MaCLR compares; which one is chosen is [`crate::flow::motion`]'s). And the motion boundary, of which MCL makes its maps
+//! ([`crate::flow::maps`]).
 
 pub mod cases;
 mod cpu;
@@ -30,6 +31,15 @@ pub fn scaled_flow(flow: &Flow, clamp: f32) -> Vec<f32> {
 /// decides how many pixels come out.
 pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
     cpu::frame_difference(this, next)
+}
+
+/// The motion boundary of a flow field (`mcl.md` section 1.3), two planes `h w`: of `u` and of `v` each the magnitude
+/// `√((Kx∗c)² + (Ky∗c)²)` with Prewitt's kernels (`Kx` three rows of -1 0 1, `Ky` its transpose; not normalised: a step of one
+/// pixel answers 3), the border repeated. In the flow's unit; nothing is clamped. A panning camera leaves none.
+///
+/// The kernels are linear, so the boundary of several fields together is that of their sum.
+pub fn motion_boundary(flow: &Flow) -> [Vec<f32>; 2] {
+    [&flow.u, &flow.v].map(|field| cpu::motion_boundary(field, flow.h, flow.w))
 }
 
 /// [`flow_edges`] of each of the fields `[n 2 h w]`, where they are: `[n h w 1]` in `dtype`.

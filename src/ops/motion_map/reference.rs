@@ -38,6 +38,29 @@ pub fn flow_edges<F: Float>(u: &[F], v: &[F], h: usize, w: usize, clamp: F) -> B
     Bounded { value, magnitude, terms: 8 + 4 + 2 }
 }
 
+/// Motion boundary of one channel of a flow, `h w`: the magnitude of Prewitt's two responses, in the channel's unit.
+pub fn motion_boundary<F: Float>(field: &[F], h: usize, w: usize) -> Bounded<F> {
+    let (mut value, mut magnitude) = (Vec::with_capacity(h * w), Vec::with_capacity(h * w));
+    for y in 0..h {
+        for x in 0..w {
+            let ([mut gx, mut gy], [mut terms_x, mut terms_y]) = ([F::zero(); 2], [F::zero(); 2]);
+            for i in 0..3 {
+                for j in 0..3 {
+                    let (row, column) = ((y + i).saturating_sub(1).min(h - 1), (x + j).saturating_sub(1).min(w - 1));
+                    let number = |k: usize| F::from(k).unwrap_or_else(F::nan) - F::one();
+                    let (across, down) = (number(j) * field[row * w + column], number(i) * field[row * w + column]);
+                    (gx, gy) = (gx + across, gy + down);
+                    (terms_x, terms_y) = (terms_x + across.abs(), terms_y + down.abs());
+                }
+            }
+            value.push((gx * gx + gy * gy).sqrt());
+            magnitude.push((terms_x * terms_x + terms_y * terms_y).sqrt());
+        }
+    }
+    // Six additions of a response, its square and their sum, the root.
+    Bounded { value, magnitude, terms: 6 + 4 }
+}
+
 /// Mean over three channels of `|next - this| / 255`.
 pub fn frame_difference<F: Float>(this: &[u8], next: &[u8]) -> Bounded<F> {
     let number = |x: f64| F::from(x).unwrap_or_else(F::nan);

@@ -1,0 +1,244 @@
+//! Where and when a video moves (`mcl.md` section 1.3): maps for every moment, a score for every start of a clip, and the
+//! map that an alignment loss aims at. All three are means of the motion boundary ([`motion_boundary`]) of summed flow.
+//!
+//! **Units.** Values are in pixels of the flow's own resolution and are sums over the fields, not means. The released code
+//! works on flow of 6.375 levels a pixel, so its numbers are that many times these.
+//!
+//! **Flow at every k-th frame.** Windows and spans count frames of the video. With fields at every `k`-th frame only, a
+//! window of `n` frames holds the `max(1, round(n / k))` fields that begin within it, and is that many fewer terms. Every
+//! window of a video holds the same number, so that they compare; a video with fewer fields is one window.
+
+use super::Flow;
+use crate::error::{Error, Result};
+use crate::ops::motion_map::motion_boundary;
+
+/// Which maps and scores are made of a video's flow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MapSpec {
+    /// Frames of the video whose flow is summed for the map of a frame. The release takes 8 at UCF101's 25 frames a second
+    /// and 4 for Kinetics.
+    pub window: usize,
+    /// Cells of a map, down and across. Default 7 by 7.
+    pub grid: [usize; 2],
+    /// Share of the height above and below, and of the width on both sides, that is taken as motionless: flow at the border
+    /// is guessed. Default 8 / 224.
+    pub border: f64,
+    /// Frames, at [`MapSpec::fps`], that the score of a start sums over: those of a clip, 16 frames 2 apart being 32.
+    pub span: f64,
+    /// Frames a second that `span` counts in; `None` for the video's own.
+    pub fps: Option<f64>,
+}
+
+impl MapSpec {
+    /// Maps of the release, for clips over `span` frames at `fps` (`None`: each video's own rate).
+    pub fn new(span: f64, fps: Option<f64>) -> MapSpec {
+        MapSpec { window: 8, grid: [7, 7], border: 8.0 / 224.0, span, fps }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// `Param` naming the field that is out of range.
+    pub fn check(&self) -> Result<()> {
+        let bad = |name, value: String, rule: &str| Err(Error::param("motion maps", name, value, rule));
+        let [rows, cols] = self.grid;
+        if self.window == 0 {
+            return bad("window", "0".into(), "it must be at least 1 frame");
+        }
+        if !(1..=256).contains(&rows) || !(1..=256).contains(&cols) {
+            return bad("grid", format!("{rows} x {cols}"), "a map has 1 to 256 cells a side");
+        }
+        if !(0.0..0.5).contains(&self.border) {
+            return bad("border", self.border.to_string(), "it must be a share of a side below one half");
+        }
+        if !(self.span >= 1.0 && self.span.is_finite()) {
+            return bad("span", self.span.to_string(), "it must be at least 1 frame");
+        }
+        match self.fps {
+            Some(fps) if !(fps.is_finite() && fps > 0.0) => bad("fps", fps.to_string(), "it must be positive"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The flow of a video, as maps are made of it.
+pub struct Fields<'a, T> {
+    /// How many fields there are.
+    pub count: usize,
+    /// Rows and columns of each.
+    pub size: [usize; 2],
+    /// Frames of the video from the start of one to the start of the next.
+    pub every: usize,
+    /// Frames a second of the video.
+    pub fps: f64,
+    /// `u` and `v` of a field, each `h w`.
+    pub field: &'a dyn Fn(usize) -> [&'a [T]; 2],
+}
+
+/// Maps and scores of one video.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maps {
+    /// Cells of a map, down and across.
+    pub grid: [usize; 2],
+    /// Frames of the video from one map to the next, and from one scored start to the next.
+    pub every: usize,
+    /// Fields summed for a map.
+    pub summed: usize,
+    /// For each flow field the map of the window around it, `fields rows cols`: `(M_u + M_v) / 2`, the mean of each cell.
+    pub maps: Vec<f32>,
+    /// For each field that a whole clip can begin with, the mean of `(M_u + M_v) / 2` over the frame for the sum of the clip's
+    /// fields.
+    pub scores: Vec<f32>,
+}
+
+impl Maps {
+    /// Makes maps and scores. Sums run along: each field enters and leaves once, in `f64`. Fields of `f16` are multiples of
+    /// 2^-24 below 2^16, so that sums of up to 8192 of them are exact and a video at rest scores exactly 0.
+    ///
+    /// # Errors
+    /// `Param` when `spec` is out of range; `Shape` when there is no field, or one is empty.
+    pub fn new<T: Copy + Into<f64>>(spec: &MapSpec, fields: &Fields<'_, T>) -> Result<Maps> {
+        spec.check()?;
+        let [h, w] = fields.size;
+        if fields.count == 0 || h * w == 0 || fields.every == 0 {
+            let got = format!("{} fields of {h} x {w}, every {}", fields.count, fields.every);
+            return Err(Error::shape("motion maps", "flow", "at least one field with pixels", got));
+        }
+        let fields_in = |frames: f64| ((frames / fields.every as f64).round() as usize).clamp(1, fields.count);
+        let summed = fields_in(spec.window as f64);
+        let [rows, cols] = spec.grid;
+        let mut windows = Vec::new();
+        slide(fields, summed, |flow| {
+            let map = boundary_mean(flow, spec.border);
+            windows.extend(pooled(&map, [h, w], spec.grid));
+        });
+        let last = fields.count - summed;
+        let window = |m: usize| m.saturating_sub((summed - 1) / 2).min(last);
+        let maps =
+            (0..fields.count).flat_map(|m| &windows[window(m) * rows * cols..][..rows * cols]).copied().collect();
+        let frames = spec.span * spec.fps.map_or(1.0, |fps| fields.fps / fps);
+        let mut scores = Vec::new();
+        slide(fields, fields_in(frames), |flow| {
+            let map = boundary_mean(flow, spec.border);
+            scores.push((map.iter().map(|&v| f64::from(v)).sum::<f64>() / (h * w) as f64) as f32);
+        });
+        Ok(Maps { grid: spec.grid, every: fields.every, summed, maps, scores })
+    }
+
+    /// The map nearest to frame `t` of the video, `rows cols`.
+    pub fn map(&self, t: usize) -> &[f32] {
+        let cells = self.grid[0] * self.grid[1];
+        let last = (self.maps.len() / cells).saturating_sub(1);
+        &self.maps[((t + self.every / 2) / self.every).min(last) * cells..][..cells]
+    }
+
+    /// The mean of the maps nearest to `frames`, `rows cols`; zeros for none.
+    pub fn mean(&self, frames: &[usize]) -> Vec<f32> {
+        let mut sum = vec![0.0f64; self.grid[0] * self.grid[1]];
+        for &t in frames {
+            sum.iter_mut().zip(self.map(t)).for_each(|(s, &v)| *s += f64::from(v));
+        }
+        sum.into_iter().map(|s| (s / frames.len().max(1) as f64) as f32).collect()
+    }
+
+    /// The score of a clip that begins at frame `start`: that of the nearest start there is.
+    pub fn score(&self, start: usize) -> f32 {
+        let at = ((start + self.every / 2) / self.every).min(self.scores.len().saturating_sub(1));
+        self.scores.get(at).copied().unwrap_or(0.0)
+    }
+}
+
+/// Hands out the sum of every `length` consecutive fields, first to last.
+fn slide<T: Copy + Into<f64>>(fields: &Fields<'_, T>, length: usize, mut each: impl FnMut(&Flow)) {
+    let [h, w] = fields.size;
+    let mut sums = [vec![0.0f64; h * w], vec![0.0f64; h * w]];
+    let mut flow = Flow::zeros(h, w);
+    for m in 0..fields.count {
+        let enters = (fields.field)(m);
+        for (sum, plane) in sums.iter_mut().zip(enters) {
+            sum.iter_mut().zip(plane).for_each(|(s, &v)| *s += v.into());
+        }
+        if m + 1 < length {
+            continue;
+        }
+        for (plane, sum) in [&mut flow.u, &mut flow.v].into_iter().zip(&sums) {
+            plane.iter_mut().zip(sum).for_each(|(p, &s)| *p = s as f32);
+        }
+        each(&flow);
+        let leaves = (fields.field)(m + 1 - length);
+        for (sum, plane) in sums.iter_mut().zip(leaves) {
+            sum.iter_mut().zip(plane).for_each(|(s, &v)| *s -= v.into());
+        }
+    }
+}
+
+/// `(M_u + M_v) / 2` with a border of `share` of each side set to 0.
+fn boundary_mean(flow: &Flow, share: f64) -> Vec<f32> {
+    let (h, w) = (flow.h, flow.w);
+    let [mut map, v] = motion_boundary(flow);
+    map.iter_mut().zip(&v).for_each(|(a, b)| *a = 0.5 * (*a + b));
+    let [down, across] = [h, w].map(|n| (n as f64 * share).round() as usize);
+    for (y, row) in map.chunks_exact_mut(w).enumerate() {
+        if y < down || y + down >= h {
+            row.fill(0.0);
+        }
+        row[..across].fill(0.0);
+        row[w - across..].fill(0.0);
+    }
+    map
+}
+
+/// Means over the cells of a grid: cell `i` of `k` covers `⌊i n / k⌋` to `⌈(i + 1) n / k⌉` (PyTorch's adaptive average pool),
+/// which is a mean of blocks where `k` divides `n`. Sums have `f64`.
+fn pooled(map: &[f32], [h, w]: [usize; 2], [rows, cols]: [usize; 2]) -> Vec<f32> {
+    let cell = |i: usize, n: usize, k: usize| i * n / k..((i + 1) * n).div_ceil(k);
+    let mut out = Vec::with_capacity(rows * cols);
+    for r in 0..rows {
+        let ys = cell(r, h, rows);
+        for c in 0..cols {
+            let xs = cell(c, w, cols);
+            let line = |y: usize| map[y * w..][xs.clone()].iter().map(|&v| f64::from(v)).sum::<f64>();
+            out.push((ys.clone().map(line).sum::<f64>() / (ys.len() * xs.len()) as f64) as f32);
+        }
+    }
+    out
+}
+
+/// The alignment target of a clip's flow `n s s 2` (`u v` by turns, as `augment::apply_motion` leaves it), on a grid `t h w`:
+/// the fields in `t` groups, each group summed, `M_u + M_v` of the sum, its mean over each cell (`mcl.md` section 1.6; no border is
+/// zeroed). Groups are cut as cells are; where they overlap, a sum counts as if it had `n / t` fields.
+///
+/// # Errors
+/// `Shape` when `flow` has not the extents it says or none, `Param` when the grid has an extent of 0.
+pub fn target(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Result<Vec<f32>> {
+    let pixels = side * side;
+    if n * pixels == 0 || flow.len() != n * pixels * 2 {
+        let rule = format!("{n} x {side} x {side} x 2 numbers, none zero");
+        return Err(Error::shape("alignment target", "flow", rule, flow.len()));
+    }
+    if t * h * w == 0 {
+        return Err(Error::param(
+            "alignment target",
+            "grid",
+            format!("{t} x {h} x {w}"),
+            "every extent must be at least 1",
+        ));
+    }
+    let mut out = Vec::with_capacity(t * h * w);
+    for group in 0..t {
+        let range = group * n / t..((group + 1) * n).div_ceil(t);
+        let scale = n as f64 / (t * range.len()) as f64;
+        let mut sums = [vec![0.0f64; pixels], vec![0.0f64; pixels]];
+        for field in flow[range.start * pixels * 2..range.end * pixels * 2].chunks_exact(pixels * 2) {
+            for (i, at) in field.chunks_exact(2).enumerate() {
+                sums[0][i] += f64::from(at[0]);
+                sums[1][i] += f64::from(at[1]);
+            }
+        }
+        let [u, v] = sums.map(|sum| sum.into_iter().map(|s| (s * scale) as f32).collect());
+        let [mut map, other] = motion_boundary(&Flow { h: side, w: side, u, v });
+        map.iter_mut().zip(&other).for_each(|(a, b)| *a += b);
+        out.extend(pooled(&map, [side, side], [h, w]));
+    }
+    Ok(out)
+}

@@ -1,0 +1,247 @@
+//! Samples that follow the motion, as MCL takes them (`mcl.md` sections 1.4 to 1.7): which starts, which boxes, which target.
+//!
+//! What is random about a sample is a plain value, [`Chosen`], which [`Loader::quad`] then cuts out of the video.
+
+use super::views::{Loader, Part, ViewSpec};
+use crate::augment::{Draw, MotionKind, Region, apply_motion};
+use crate::error::{Error, Result};
+use crate::flow::maps::{Fields, MapSpec, Maps, target};
+use crate::rng::{self, Purpose};
+use crate::video::{Favour, View};
+use half::f16;
+
+/// Levels of a pixel in the flow of the released code.
+const LEVELS: f32 = 6.375;
+
+/// What MCL adds to the choice of clips. The default is all off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Focus {
+    /// Probability of choosing starts by motion; 0.7 in the release, 0 is off.
+    pub sampling: f64,
+    /// Whether crops keep what moves.
+    pub crop: bool,
+    /// The release's behaviour where it differs. A clip that does not move still forces a box, at the lower right; of starts
+    /// that tie the earliest are kept; a box that is missed by forty places is missed; in the target, flow keeps its numbers
+    /// when it is resized, in levels of 6.375 a pixel.
+    pub legacy: bool,
+    /// Grid `t h w` of the alignment target, where the method wants one.
+    pub target: Option<[usize; 3]>,
+    /// Frames whose flow makes the map of a frame ([`MapSpec::window`]).
+    pub window: usize,
+    /// Cells of a map, down and across.
+    pub grid: [usize; 2],
+    /// Share of each side that is taken as motionless ([`MapSpec::border`]).
+    pub border: f64,
+    /// A clip whose map has no cell above this does not move, and its crops are ordinary ones: pixels of the cached flow, for each
+    /// field that is summed. Not looked at with [`Focus::legacy`].
+    pub still: f32,
+}
+
+impl Default for Focus {
+    fn default() -> Self {
+        let MapSpec { window, grid, border, .. } = MapSpec::new(1.0, None);
+        Focus { sampling: 0.0, crop: false, legacy: false, target: None, window, grid, border, still: 0.01 }
+    }
+}
+
+impl Focus {
+    /// All of it: sampling with probability 0.7, crops, and a target on the grid `t h w`.
+    pub fn mcl(target: [usize; 3]) -> Focus {
+        Focus { sampling: 0.7, crop: true, target: Some(target), ..Focus::default() }
+    }
+
+    /// Whether a video's maps and scores are needed.
+    pub fn needs_maps(&self) -> bool {
+        self.sampling > 0.0 || self.crop
+    }
+
+    /// Whether the flow is needed.
+    pub fn needs_flow(&self) -> bool {
+        self.needs_maps() || self.target.is_some()
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// `Param` naming the field that is out of range.
+    pub fn check(&self) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.sampling) {
+            return Err(Error::param("focus", "sampling", self.sampling, "a probability lies between 0 and 1"));
+        }
+        if !(self.still >= 0.0 && self.still.is_finite()) {
+            return Err(Error::param("focus", "still", self.still, "it must be at least 0"));
+        }
+        if let Some([t, h, w]) = self.target.filter(|grid| grid.contains(&0)) {
+            let rule = "every extent of the target's grid must be at least 1";
+            return Err(Error::param("focus", "target", format!("{t} x {h} x {w}"), rule));
+        }
+        self.maps(1.0, None).check()
+    }
+
+    fn maps(&self, span: f64, fps: Option<f64>) -> MapSpec {
+        MapSpec { window: self.window, grid: self.grid, border: self.border, span, fps }
+    }
+}
+
+impl ViewSpec {
+    /// The maps and scores that [`ViewSpec::focus`] is made by.
+    pub fn maps(&self) -> MapSpec {
+        self.focus.maps((self.frames * self.stride) as f64, self.fps)
+    }
+}
+
+/// MCL's sample of a video (`mcl.md` section 1.7).
+#[derive(Clone, Debug)]
+pub struct Quad {
+    /// The video's number among the training videos.
+    pub video: u32,
+    /// The query, `t s s 3`.
+    pub query: Part,
+    /// The query's clip in another crop and other colours, and two other clips of the video.
+    pub keys: [Part; 3],
+    /// Where the query moves, `t h w 1`, on the grid [`Focus::target`].
+    pub target: Option<Part>,
+    /// Whether the query begins before the two other clips; otherwise after.
+    pub order: bool,
+}
+
+/// Everything that is random about a [`Quad`], and what it was chosen by. The four views are the query, the key of the same
+/// clip, and the two other keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// First frame of each view's clip.
+    pub starts: [f64; 4],
+    /// The frames of each view's clip.
+    pub frames: [Vec<usize>; 4],
+    /// Crop, flip and colours of each view.
+    pub draws: [Draw; 4],
+    /// Where each view's clip moves most, where that decided its crop.
+    pub regions: [Option<Region>; 4],
+    /// Whether the query begins before the two other clips; otherwise after.
+    pub order: bool,
+    /// Whether the starts were chosen by motion.
+    pub focused: bool,
+    /// The video's maps and scores, where sampling or crops follow the motion.
+    pub maps: Option<Maps>,
+}
+
+impl Loader {
+    /// MCL's sample of `video` in `epoch`: what [`Loader::chosen`] says, cut out.
+    ///
+    /// # Errors
+    /// As [`Loader::chosen`].
+    pub fn quad(&self, epoch: u64, video: usize) -> Result<Quad> {
+        let view = self.cache.get(self.videos[video])?;
+        let chosen = self.choose(&view, epoch, video)?;
+        let part = |i: usize| self.rgb(&view, chosen.starts[i], &chosen.draws[i]);
+        Ok(Quad {
+            video: video as u32,
+            query: part(0)?,
+            keys: [part(1)?, part(2)?, part(3)?],
+            target: self.target(&view, chosen.starts[0], &chosen.draws[0])?,
+            order: chosen.order,
+        })
+    }
+
+    /// What is drawn for the sample of `video` in `epoch`.
+    ///
+    /// # Errors
+    /// `Param` when [`ViewSpec::focus`] is out of range, the video is shorter than a clip and short videos are refused, or
+    /// flow is needed and the cache has none; `Io`, `Format` of the cache.
+    pub fn chosen(&self, epoch: u64, video: usize) -> Result<Chosen> {
+        self.choose(&self.cache.get(self.videos[video])?, epoch, video)
+    }
+
+    fn choose(&self, view: &View, epoch: u64, video: usize) -> Result<Chosen> {
+        let focus = &self.spec.focus;
+        focus.check()?;
+        let (clip, maps) = (self.spec.clip(view.fps()), self.maps(view)?);
+        let triple = self.favour(maps.as_ref(), |favour| {
+            let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
+            clip.triple(view.len(), view.fps(), favour, &mut rng)
+        });
+        let [query, second, third] = [triple.query, triple.keys[0], triple.keys[1]].map(|s| s as f64);
+        let starts = [query, query, second, third];
+        let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::Augment);
+        let (h, w) = view.size();
+        let mut draws = [(); 4].map(|()| Draw::sample(&mut rng, &self.spec.augment, h, w));
+        let regions = self.crop(maps.as_ref(), epoch, video, view, starts, &mut draws)?;
+        let frames = |i: usize| clip.indices(starts[i], view.len(), view.fps(), self.spec.short);
+        let frames = [frames(0)?, frames(1)?, frames(2)?, frames(3)?];
+        Ok(Chosen { starts, frames, draws, regions, order: triple.query_first, focused: triple.focused, maps })
+    }
+
+    /// The maps of a video, where they are needed.
+    pub(super) fn maps(&self, view: &View) -> Result<Option<Maps>> {
+        if !self.spec.focus.needs_maps() {
+            return Ok(None);
+        }
+        self.expect_flow(view)?;
+        let field = |m: usize| <[&[f16]; 2]>::from(view.flow(m));
+        let (size, every) = (view.flow_size().into(), view.field_frames(1).0);
+        let fields = Fields { count: view.fields(), size, every, fps: view.fps(), field: &field };
+        Maps::new(&self.spec.maps(), &fields).map(Some)
+    }
+
+    /// Calls `with` with how starts are chosen.
+    pub(super) fn favour<R>(&self, maps: Option<&Maps>, with: impl FnOnce(&Favour<'_>) -> R) -> R {
+        let score = |start: usize| maps.map_or(0.0, |maps| maps.score(start));
+        let focus = &self.spec.focus;
+        let probability = if maps.is_some() { focus.sampling } else { 0.0 };
+        with(&Favour { probability, score: &score, legacy: focus.legacy })
+    }
+
+    /// Puts crops that keep what moves into the draws of clips at `starts`. All else about the draws stays as it is, and so do the
+    /// crops of clips that do not move.
+    pub(super) fn crop<const N: usize>(
+        &self,
+        maps: Option<&Maps>,
+        epoch: u64,
+        video: usize,
+        view: &View,
+        starts: [f64; N],
+        draws: &mut [Draw; N],
+    ) -> Result<[Option<Region>; N]> {
+        let (focus, clip) = (&self.spec.focus, self.spec.clip(view.fps()));
+        let mut regions = [None; N];
+        let Some(maps) = maps.filter(|_| focus.crop) else { return Ok(regions) };
+        let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::Tubelet);
+        let still = focus.still * maps.summed as f32;
+        for i in 0..N {
+            let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
+            regions[i] = Region::of(&maps.mean(&frames), maps.grid, still, focus.legacy);
+            if let Some(region) = &regions[i] {
+                draws[i].crop = region.crop(&mut rng, &self.spec.augment, view.size().into(), focus.legacy);
+            }
+        }
+        Ok(regions)
+    }
+
+    /// The alignment target of the clip at `start`, cropped and flipped as its frames are, where one is wanted.
+    pub(super) fn target(&self, view: &View, start: f64, draw: &Draw) -> Result<Option<Part>> {
+        let (focus, side) = (&self.spec.focus, self.spec.side);
+        let Some([t, h, w]) = focus.target else { return Ok(None) };
+        self.expect_flow(view)?;
+        let clip = self.spec.clip(view.fps());
+        let frames = clip.indices(start, view.len(), view.fps(), self.spec.short)?;
+        let planes: Vec<&[f16]> =
+            frames.iter().flat_map(|&i| <[&[f16]; 2]>::from(view.flow(view.field_of(i)))).collect();
+        let kind = if focus.legacy { MotionKind::Map } else { MotionKind::Flow };
+        let mut flow = vec![0.0; frames.len() * side * side * 2];
+        apply_motion(&planes, 2, kind, view.flow_size().into(), draw, side, &mut flow)?;
+        let mut data = target(&flow, [frames.len(), side], [t, h, w])?;
+        if focus.legacy {
+            data.iter_mut().for_each(|v| *v *= LEVELS);
+        }
+        Ok(Some(Part { dims: [t, h, w, 1], data }))
+    }
+
+    fn expect_flow(&self, view: &View) -> Result<()> {
+        match view.fields() {
+            0 => {
+                Err(Error::param("focus", "fields", 0, "sampling, crops and targets by motion need a cache with flow"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

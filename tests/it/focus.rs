@@ -1,0 +1,439 @@
+//! Where and when a video moves, and what is chosen by it: maps, starts, crops, targets.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use proptest::prelude::*;
+use rand::RngExt;
+use tubelet::augment::{AugmentSpec, Crop, Region};
+use tubelet::error::Result;
+use tubelet::flow::maps::{Fields, MapSpec, Maps};
+use tubelet::flow::{Flow, Gray};
+use tubelet::ops::motion_map::{cases, motion_boundary, reference};
+use tubelet::rng::{Purpose, stream};
+use tubelet::tensor::DType;
+use tubelet::train::focus::Focus;
+use tubelet::train::views::{Loader, Part, ViewSpec};
+use tubelet::video::cache::Builder;
+use tubelet::video::{Cache, ClipSpec, Favour, Ffmpeg, Gap, Splits};
+
+use crate::close::{assert_bounded, assert_norm};
+
+fn random(h: usize, w: usize, seed: u64) -> Flow {
+    let mut rng = stream(seed, 0, 0, Purpose::Test);
+    let mut field = || (0..h * w).map(|_| rng.random_range(-4.0..4.0f32)).collect();
+    Flow { h, w, u: field(), v: field() }
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| v.into()).collect()
+}
+
+/// Maps of `flows` at every frame, 25 a second.
+fn maps(spec: &MapSpec, flows: &[Flow], every: usize) -> Maps {
+    let field = |m: usize| [&flows[m].u[..], &flows[m].v[..]];
+    let size = [flows[0].h, flows[0].w];
+    Maps::new(spec, &Fields { count: flows.len(), size, every, fps: 25.0, field: &field }).unwrap()
+}
+
+#[test]
+fn the_boundary_follows_the_definition() {
+    for case in &cases::CASES {
+        let flow = random(case.h, case.w, 1);
+        let got = motion_boundary(&flow);
+        for (got, plane) in got.iter().zip([&flow.u, &flow.v]) {
+            assert_bounded(case.name, got, &reference::motion_boundary(&wide(plane), case.h, case.w), DType::F32);
+        }
+    }
+    let step = Flow { h: 1, w: 4, u: vec![0.0, 0.0, 2.0, 2.0], v: vec![0.0; 4] };
+    assert_eq!(motion_boundary(&step), [vec![0.0, 6.0, 6.0, 0.0], vec![0.0; 4]]);
+}
+
+#[test]
+fn a_pan_has_no_map_and_no_score() {
+    let pan = |t: usize| Flow { h: 30, w: 40, u: vec![0.1 * t as f32; 1200], v: vec![-3.3; 1200] };
+    let maps = maps(&MapSpec::new(8.0, None), &(0..20).map(pan).collect::<Vec<_>>(), 1);
+    assert!(maps.maps.iter().chain(&maps.scores).all(|&v| v == 0.0));
+    assert_eq!((maps.maps.len(), maps.scores.len()), (20 * 49, 13));
+}
+
+#[test]
+fn a_disc_peaks_at_its_rim() {
+    // Radius 17 around (35, 35): rim cells are those at distance 1 to 2 of the cell in the middle.
+    let (n, radius) = (70, 17.0f32);
+    let inside = |i: usize| (((i / n) as f32 - 34.5).hypot((i % n) as f32 - 34.5) < radius) as u8;
+    let disc = Flow { h: n, w: n, u: (0..n * n).map(|i| 2.0 * f32::from(inside(i))).collect(), v: vec![0.0; n * n] };
+    let map = maps(&MapSpec::new(1.0, None), &[disc], 1).maps;
+    let ring = |i: usize| (i / 7).abs_diff(3).max((i % 7).abs_diff(3));
+    let mean = |r: usize| {
+        let of: Vec<f32> = (0..49).filter(|&i| ring(i) == r).map(|i| map[i]).collect();
+        of.iter().sum::<f32>() / of.len() as f32
+    };
+    assert_eq!((mean(0), mean(3)), (0.0, 0.0));
+    assert!(mean(1) > 0.0 && mean(2) > 0.0);
+    let peak = (0..49).max_by(|&a, &b| map[a].total_cmp(&map[b])).unwrap();
+    assert!((1..=2).contains(&ring(peak)), "{map:?}");
+}
+
+#[test]
+fn windows_hold_as_many_fields_whatever_the_frame_and_sums_do_not_drift() {
+    let flows: Vec<Flow> = (0..11).map(|i| random(9, 12, i)).collect();
+    let sum = |from: usize, count: usize| {
+        let mut sum = Flow::zeros(9, 12);
+        for flow in &flows[from..from + count] {
+            sum.u.iter_mut().zip(&flow.u).for_each(|(a, b)| *a += b);
+            sum.v.iter_mut().zip(&flow.v).for_each(|(a, b)| *a += b);
+        }
+        sum
+    };
+    let spec = MapSpec { window: 8, grid: [3, 4], border: 0.0, ..MapSpec::new(10.0, None) };
+    let two = maps(&spec, &flows, 2);
+    // Windows of 8 frames are 4 fields, spans of 10 are 5.
+    assert_eq!((two.summed, two.maps.len(), two.scores.len()), (4, 11 * 12, 7));
+    for (field, first) in [(0, 0), (1, 0), (2, 1), (6, 5), (8, 7), (10, 7)] {
+        let [u, v] = motion_boundary(&sum(first, 4));
+        let block = |r: usize, c: usize| {
+            let cells = (0..9).map(|i| (3 * r + i / 3) * 12 + 3 * c + i % 3);
+            cells.map(|i| 0.5 * (u[i] + v[i])).sum::<f32>() / 9.0
+        };
+        let want: Vec<f32> = (0..12).map(|i| block(i / 4, i % 4)).collect();
+        assert_norm("map", two.map(2 * field), &want, 1e-5);
+    }
+    for start in 0..7 {
+        let [u, v] = motion_boundary(&sum(start, 5));
+        let want = u.iter().chain(&v).sum::<f32>() / 216.0;
+        assert_norm("score", &[two.score(2 * start)], &[want], 1e-5);
+    }
+    assert_eq!([two.score(3), two.score(40)], [two.scores[2], two.scores[6]]);
+    // At half the rate, a span of 10 frames is 20 of the video.
+    let slow = maps(&MapSpec { fps: Some(12.5), ..spec.clone() }, &flows, 2);
+    assert_eq!(slow.scores.len(), 2);
+    // A video shorter than a window is one window.
+    let short = maps(&spec, &flows[..2], 1);
+    assert_eq!((short.maps.len(), short.scores.len()), (24, 1));
+    let borders = maps(&MapSpec { border: 0.25, ..spec }, &flows, 1);
+    assert!((0..12).all(|i| (borders.maps[i] == 0.0) == (i % 4 == 0 || i % 4 == 3)), "{:?}", &borders.maps[..12]);
+}
+
+#[test]
+fn map_settings_are_checked() {
+    let fine = MapSpec::new(32.0, Some(25.0));
+    assert!(fine.check().is_ok());
+    for (name, bad) in [
+        ("window", MapSpec { window: 0, ..fine.clone() }),
+        ("grid", MapSpec { grid: [0, 7], ..fine.clone() }),
+        ("border", MapSpec { border: 0.5, ..fine.clone() }),
+        ("span", MapSpec { span: f64::NAN, ..fine.clone() }),
+        ("fps", MapSpec { fps: Some(0.0), ..fine.clone() }),
+    ] {
+        assert!(bad.check().unwrap_err().to_string().contains(name));
+    }
+    assert!(Focus { sampling: 1.1, ..Focus::default() }.check().unwrap_err().to_string().contains("1.1"));
+    assert!(Focus { still: -1.0, ..Focus::default() }.check().is_err());
+    assert!(
+        Focus { target: Some([4, 0, 7]), ..Focus::default() }.check().unwrap_err().to_string().contains("4 x 0 x 7")
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// The query lies before both keys or after both, as the label says, and every clip is inside of its video where that is
+    /// long enough.
+    #[test]
+    fn the_order_label_always_matches(
+        len in 1usize..200, frames in 1usize..17, stride in 1usize..4, rate in 0usize..3, probability in 0usize..3,
+        legacy: bool, seed: u64,
+    ) {
+        let clip = ClipSpec { frames, stride: stride as f64, fps: [12.5, 25.0, 50.0][rate] };
+        let score = |s: usize| ((s * 7919 + seed as usize % 1000) % 13) as f32;
+        let favour = Favour { probability: [0.0, 0.7, 1.0][probability], score: &score, legacy };
+        let mut rng = stream(seed, 0, 0, Purpose::Test);
+        let span = clip.span(25.0);
+        for _ in 0..8 {
+            let t = clip.triple(len, 25.0, &favour, &mut rng);
+            let [a, b] = t.keys;
+            prop_assert!(a <= b && if t.query_first { t.query <= a } else { t.query >= b }, "{:?}", t);
+            prop_assert!(t.query.max(b) + span <= len.max(span), "{:?} of {}", t, len);
+            if len >= 2 * span {
+                let early = [len / 2 - span, 0][usize::from(!t.query_first)];
+                prop_assert!(if t.query_first { t.query <= early } else { b <= len / 2 - span }, "{:?}", t);
+                prop_assert!(if t.query_first { a + 1 >= len / 2 } else { t.query + 1 >= len / 2 }, "{:?}", t);
+            }
+        }
+    }
+
+    /// A crop covers what is asked for, or as much as its size can; always inside of the frame.
+    #[test]
+    fn crops_cover_what_moves_where_their_size_can(
+        h in 16usize..120, w in 16usize..120, cell in 0usize..49, seed: u64, least in 0.05f32..0.9,
+    ) {
+        let mut rng = stream(seed, 0, 0, Purpose::Test);
+        let mut map: Vec<f32> = (0..49).map(|_| rng.random_range(0.0..0.5)).collect();
+        // A blob of about four cells.
+        for (i, v) in map.iter_mut().enumerate() {
+            let apart = (i / 7).abs_diff(cell / 7) + (i % 7).abs_diff(cell % 7);
+            *v += 4.0 / (1 + apart * apart) as f32;
+        }
+        let spec = AugmentSpec { area: [least, 1.0], aspect: [0.75, 4.0 / 3.0], ..AugmentSpec::default() };
+        let Some(region) = Region::of(&map, [7, 7], 0.0, false) else { panic!("{map:?}") };
+        let Crop { y, x, h: rows, w: cols } = region.cells;
+        prop_assert!((y..y + rows).contains(&(cell / 7)) && (x..x + cols).contains(&(cell % 7)));
+        for _ in 0..4 {
+            let crop = region.crop(&mut rng, &spec, [h, w], false);
+            prop_assert!(crop.h > 0 && crop.w > 0 && crop.y + crop.h <= h && crop.x + crop.w <= w, "{:?}", crop);
+            let anywhere = (0..=h - crop.h).flat_map(|y| (0..=w - crop.w).map(move |x| Crop { y, x, ..crop }));
+            let most = anywhere.map(|c| region.covered(&c, h, w)).fold(0.0, f64::max);
+            let covered = region.covered(&crop, h, w);
+            prop_assert!(covered >= region.coverage.min(most) - 1e-9, "{covered} of {most}: {crop:?} for {region:?}");
+            let loose = region.crop(&mut rng, &spec, [h, w], true);
+            prop_assert!(loose.h > 0 && loose.w > 0 && loose.y + loose.h <= h && loose.x + loose.w <= w, "{:?}", loose);
+        }
+    }
+
+    /// Mirrored maps have mirrored regions, ties or not.
+    #[test]
+    fn regions_follow_a_mirror(map in prop::collection::vec(0u8..6, 49)) {
+        let map: Vec<f32> = map.into_iter().map(f32::from).collect();
+        let mirrored: Vec<f32> = (0..49).map(|i| map[i / 7 * 7 + 6 - i % 7]).collect();
+        let (a, b) = (Region::of(&map, [7, 7], 0.0, false), Region::of(&mirrored, [7, 7], 0.0, false));
+        let flip = |r: Region| Region { cells: Crop { x: 7 - r.cells.x - r.cells.w, ..r.cells }, ..r };
+        prop_assert_eq!(a.map(flip), b);
+    }
+}
+
+#[test]
+fn a_map_that_says_nothing_forces_no_box() {
+    let of = |map: &[f32], legacy| Region::of(map, [7, 7], 0.01, legacy);
+    for nothing in [vec![0.0; 49], vec![3.0; 49], vec![0.009; 49], vec![f32::NAN; 49]] {
+        assert_eq!(of(&nothing, false), None);
+    }
+    // The release: four cells at the lower right.
+    let forced = of(&[0.0; 49], true).unwrap();
+    assert_eq!((forced.cells, forced.coverage), (Crop { y: 6, x: 3, h: 1, w: 4 }, 0.9));
+    // Two cells that move in corners apart: a box too large to ask for.
+    let mut map = vec![0.0; 49];
+    (map[0], map[48]) = (1.0, 1.0);
+    assert_eq!(of(&map, false), None);
+    // Two neighbours, the rest tied at rest.
+    (map[48], map[1]) = (0.0, 2.0);
+    assert_eq!(of(&map, false).unwrap().cells, Crop { y: 0, x: 0, h: 1, w: 2 });
+    for (side, coverage) in [(2, Some(0.9)), (3, Some(0.7)), (4, None)] {
+        let mut map: Vec<f32> = (0..49).map(|i| i as f32 * 1e-3).collect();
+        (map[0], map[side - 1], map[(side - 1) * 7], map[(side - 1) * 8]) = (1.0, 2.0, 3.0, 4.0);
+        assert_eq!(of(&map, false).map(|r| r.coverage), coverage, "{side}");
+    }
+}
+
+#[test]
+fn motion_keeps_the_better_half_of_each_half() {
+    let clip = ClipSpec { frames: 4, stride: 1.0, fps: 25.0 };
+    // 40 frames: early starts 0..=15, late ones 19..=34.
+    let score = |s: usize| s as f32;
+    let draw = |legacy: bool, score: &dyn Fn(usize) -> f32, len: usize| {
+        let favour = Favour { probability: 1.0, score, legacy };
+        let mut rng = stream(3, 0, 0, Purpose::Test);
+        let mut seen: Vec<usize> = Vec::new();
+        for _ in 0..400 {
+            let t = clip.triple(len, 25.0, &favour, &mut rng);
+            seen.extend([t.query, t.keys[0], t.keys[1]]);
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    };
+    let late = |from: usize| (from..=34).collect::<Vec<_>>();
+    assert_eq!(draw(false, &score, 40), [(7..=15).collect(), late(26)].concat());
+    assert_eq!(draw(true, &score, 40), draw(false, &score, 40));
+    // Nothing moves: every start, or the earliest half.
+    assert_eq!(draw(false, &|_| 0.0, 40), [(0..=15).collect(), late(19)].concat());
+    assert_eq!(draw(true, &|_| 0.0, 40), [(0..=8).collect(), (19..=27).collect::<Vec<_>>()].concat());
+    // Twice the span, and one frame more.
+    assert_eq!([draw(false, &score, 8), draw(true, &score, 8)], [[0, 3], [0, 3]]);
+    assert_eq!([draw(false, &score, 9), draw(true, &score, 9)], [vec![0, 3, 4], vec![0, 3]]);
+    // Shorter than two clips, and than one.
+    assert_eq!(
+        [draw(false, &score, 7), draw(false, &score, 4), draw(false, &score, 1)],
+        [vec![0, 1, 2], vec![0], vec![0]]
+    );
+}
+
+#[test]
+fn pairs_are_favoured_within_their_gap() {
+    let clip = ClipSpec { frames: 4, stride: 1.0, fps: 25.0 };
+    let gap = Gap { min: 0.4, max: 0.8 };
+    let score = |s: usize| if (30..50).contains(&s) { 1.0 } else { 0.0 };
+    let pairs = |probability: f64| -> (usize, usize) {
+        let favour = Favour { probability, score: &score, legacy: false };
+        let mut rng = stream(3, 0, 0, Purpose::Test);
+        let drawn: Vec<_> = (0..200).map(|_| clip.favoured_pair(100, 25.0, gap, &favour, &mut rng)).collect();
+        assert!(drawn.iter().all(|([a, b], _)| (9.99..=20.01).contains(&(a - b).abs())));
+        let moves = |([a, b], _): &&([f64; 2], bool)| score(a.round() as usize) + score(b.round() as usize) == 2.0;
+        (drawn.iter().filter(|d| d.1).count(), drawn.iter().filter(moves).count())
+    };
+    // The better half of 97 starts holds ties at rest: all of it.
+    assert_eq!(pairs(0.0).0, 0);
+    let (chosen, moving) = pairs(1.0);
+    assert_eq!(chosen, 200);
+    assert!(moving < 60, "{moving}");
+    let half = |s: usize| if (20..70).contains(&s) { s as f32 } else { 0.0 };
+    let favour = Favour { probability: 1.0, score: &half, legacy: false };
+    let mut rng = stream(3, 0, 0, Purpose::Test);
+    let pairs: Vec<_> = (0..200).map(|_| clip.favoured_pair(100, 25.0, gap, &favour, &mut rng).0).collect();
+    assert!(pairs.iter().flatten().all(|s| (20.5..=70.5).contains(s)), "{pairs:?}");
+}
+
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+/// Not flow, but cheap: nothing where nothing changes, and mirrored where the frames are.
+fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
+    let of = |f: fn(f32, f32) -> f32| a.data.iter().zip(&b.data).map(|(x, y)| f(*x, *y)).collect();
+    Ok(Flow { h: a.h, w: a.w, u: of(|x, y| (y - x) / 16.0), v: of(|x, y| (y - x) * x / 4096.0) })
+}
+
+/// A loader of videos that are painted: `value(video, frame, row, column)`.
+fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(usize, usize, u32, u32) -> u8) -> Loader {
+    for (video, &length) in lengths.iter().enumerate() {
+        let folder = dir.join(format!("data/{}/{video}", ["a", "b"][video % 2]));
+        std::fs::create_dir_all(&folder).unwrap();
+        for t in 0..length {
+            let pixel = |x: u32, y: u32| image::Rgb([value(video, t, y, x), 30, 60]);
+            image::RgbImage::from_fn(32, 32, pixel).save(folder.join(format!("{t}.png"))).unwrap();
+        }
+    }
+    let list: String = (0..lengths.len()).map(|v| format!("data/{}/{v},{}\n", ["a", "b"][v % 2], v % 2)).collect();
+    std::fs::write(dir.join("list.csv"), list).unwrap();
+    let data = Splits::open(&dir.join("list.csv"), Some(&dir.join("list.csv"))).unwrap().train;
+    let with = Builder {
+        ffmpeg: Ffmpeg::default(),
+        flow: Some(&difference),
+        threads: 2,
+        verify: true,
+        stop: &GO_ON,
+        progress: &|_| {},
+    };
+    let (cache, report) = Cache::build(&dir.join("cache"), &data, &views.cache(false), &with).unwrap();
+    assert_eq!(report.failed.len(), 0, "{report:?}");
+    Loader { videos: cache.usable(), cache, spec: views.clone(), seed: 7, motion: false }
+}
+
+/// Small clips of frames of 32 pixels.
+fn views(focus: Focus) -> ViewSpec {
+    ViewSpec { frames: 4, stride: 2, side: 16, cache_side: 32, flow_every: 1, focus, ..ViewSpec::small() }
+}
+
+/// A square that wanders down and to the right over a slope.
+fn square(_: usize, t: usize, y: u32, x: u32) -> u8 {
+    let at = 3 + (t as u32 * 3) / 2 % 20;
+    let inside = (at..at + 7).contains(&x) && (4..11).contains(&y);
+    if inside { 220 } else { (20 + 3 * x + y) as u8 }
+}
+
+fn mirrored(part: &Part) -> Vec<f32> {
+    let [t, h, w, c] = part.dims;
+    let at = |i: usize| (i / (w * c) * w + w - 1 - i / c % w) * c + i % c;
+    (0..t * h * w * c).map(|i| part.data[at(i)]).collect()
+}
+
+#[test]
+fn samples_are_whole_and_the_same_for_a_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = loader(dir.path(), &views(Focus::mcl([2, 3, 5])), &[40, 40], square);
+    for (epoch, video) in [(0, 0), (0, 1), (5, 0)] {
+        let (quad, chosen) = (l.quad(epoch, video).unwrap(), l.chosen(epoch, video).unwrap());
+        assert_eq!((quad.video as usize, quad.order), (video, chosen.order));
+        assert!([&quad.query, &quad.keys[0], &quad.keys[2]].iter().all(|p| p.dims == [4, 16, 16, 3]));
+        let target = quad.target.as_ref().unwrap();
+        assert_eq!((target.dims, target.data.len()), ([2, 3, 5, 1], 30));
+        assert!(target.data.iter().all(|v| v.is_finite() && *v >= 0.0) && target.data.iter().any(|v| *v > 0.0));
+        assert_eq!(chosen.starts[0], chosen.starts[1]);
+        assert_ne!(chosen.draws[0], chosen.draws[1]);
+        for (region, draw) in chosen.regions.iter().zip(&chosen.draws) {
+            assert!(region.is_none_or(|r| r.covered(&draw.crop, 32, 32) > 0.0));
+        }
+        let again = l.quad(epoch, video).unwrap();
+        assert_eq!((again.query.data, again.target.unwrap().data), (quad.query.data, target.data.clone()));
+    }
+    assert!((0..20).any(|e| l.chosen(e, 0).unwrap().regions[0].is_some()));
+    assert!((0..20).any(|e| l.chosen(e, 0).unwrap().focused));
+    assert_ne!(l.chosen(0, 0).unwrap(), l.chosen(1, 0).unwrap());
+    // A pair for MaCLR's losses, with the targets of both clips.
+    let pair = l.pair(0, 0).unwrap();
+    assert!(pair.target.unwrap().iter().all(|t| t.dims == [2, 3, 5, 1]));
+}
+
+#[test]
+fn crops_alone_change_when_crops_follow_the_motion() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = loader(dir.path(), &views(Focus { crop: true, ..Focus::default() }), &[40, 40], square);
+    let off = Loader { spec: views(Focus::default()), ..on.clone() };
+    let mut changed = 0;
+    for epoch in 0..8 {
+        let (a, b) = (on.chosen(epoch, 0).unwrap(), off.chosen(epoch, 0).unwrap());
+        assert_eq!((a.starts, b.maps), (b.starts, None));
+        for ((a, b), region) in a.draws.iter().zip(&b.draws).zip(&a.regions) {
+            changed += usize::from(a.crop != b.crop);
+            assert_eq!(*a == *b, a.crop == b.crop);
+            assert!(region.is_some() || a == b);
+        }
+        assert_eq!(b.regions, [None; 4]);
+    }
+    assert!(changed > 10, "{changed}");
+}
+
+/// A flip mirrors the query and its target together, and a mirrored video has the mirrored target.
+#[test]
+fn targets_are_mirrored_with_their_clips() {
+    let whole = |flip: f32| ViewSpec {
+        augment: AugmentSpec {
+            area: [1.0; 2],
+            aspect: [1.0; 2],
+            flip,
+            jitter: 0.0,
+            blur: 0.0,
+            ..AugmentSpec::default()
+        },
+        ..views(Focus { target: Some([2, 4, 4]), ..Focus::default() })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let plain = loader(dir.path(), &whole(0.0), &[40, 40], |_, t, y, x| square(0, t, y, x));
+    let flipped = Loader { spec: whole(1.0), ..plain.clone() };
+    let other = tempfile::tempdir().unwrap();
+    let mirror = loader(other.path(), &whole(0.0), &[40, 40], |_, t, y, x| square(0, t, y, 31 - x));
+    for epoch in 0..4 {
+        let [a, b, c] = [&plain, &flipped, &mirror].map(|l| l.quad(epoch, 0).unwrap());
+        let target = |q: &tubelet::train::focus::Quad| q.target.clone().unwrap();
+        assert_ne!(target(&a).data, mirrored(&target(&a)), "the clip is not symmetric");
+        for q in [&b, &c] {
+            assert_norm("query", &q.query.data, &mirrored(&a.query), 1e-5);
+            assert_norm("target", &target(q).data, &mirrored(&target(&a)), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn still_and_short_videos_are_ordinary() {
+    let dir = tempfile::tempdir().unwrap();
+    // At rest; shorter than two clips of 8 frames; shorter than one; two frames.
+    let l = loader(dir.path(), &views(Focus::mcl([4, 4, 4])), &[40, 11, 5, 2], |video, t, y, x| {
+        square(0, if video == 0 { 0 } else { t }, 8 + y / 8, x)
+    });
+    let plain = Loader { spec: views(Focus { target: Some([4, 4, 4]), ..Focus::default() }), ..l.clone() };
+    let legacy = Loader { spec: views(Focus { legacy: true, ..Focus::mcl([4, 4, 4]) }), ..l.clone() };
+    for epoch in 0..10 {
+        for video in 0..4 {
+            let quad = l.quad(epoch, video).unwrap();
+            let parts = [&quad.query, &quad.keys[0], &quad.keys[1], &quad.keys[2], quad.target.as_ref().unwrap()];
+            assert!(parts.iter().all(|p| p.data.iter().all(|v| v.is_finite())), "{video}");
+        }
+        let (still, ordinary) = (l.chosen(epoch, 0).unwrap(), plain.chosen(epoch, 0).unwrap());
+        assert_eq!((&still.draws, still.regions), (&ordinary.draws, [None; 4]));
+        assert!(legacy.chosen(epoch, 0).unwrap().regions.iter().all(|r| r.is_some()));
+    }
+    let starts: Vec<f64> = (0..60).flat_map(|e| l.chosen(e, 0).unwrap().starts).collect();
+    // Late starts from 19 to 31, all of them.
+    let late = |s: f64| starts.contains(&s);
+    assert!((19..=30).all(|s| late(f64::from(s))));
+    let frames = Loader { spec: views(Focus { crop: true, ..Focus::default() }), ..l.clone() };
+    assert!(frames.quad(0, 0).unwrap().target.is_none());
+}
