@@ -1,6 +1,6 @@
 //! A network from clips to features.
 
-use super::block::{Block, ConvNorm};
+use super::block::{Block, ConvNorm, Grid};
 use super::build::Builder;
 use super::nets::{Net, Pool};
 use super::params::Params;
@@ -43,11 +43,31 @@ impl Trunk {
         self.features
     }
 
-    /// Names of what a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output before
-    /// the normalisation) and blocks (their output after the last ReLU). `params` are any this trunk was made with.
+    /// What a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output before the
+    /// normalisation) and blocks (their output after the last ReLU). `params` are any this trunk was made with.
     pub fn modules(&self, params: &Params) -> Vec<String> {
         let stem = self.stem.iter().map(|c| c.module(params).to_owned());
         stem.chain(self.blocks.iter().flat_map(|b| b.modules(params))).collect()
+    }
+
+    /// The same with what they compute for a clip of `t h w`: nothing is run. The last is the last feature map.
+    ///
+    /// # Errors
+    /// `Param` when a kernel does not fit.
+    pub fn grids(&self, params: &Params, clip: [usize; 3]) -> Result<Vec<Grid>> {
+        let (mut at, mut list) = (clip, Vec::new());
+        for conv in &self.stem {
+            let (extents, channels) = conv.grid(params, at)?;
+            list.push(Grid { module: conv.module(params).to_owned(), extents, channels });
+            at = extents;
+        }
+        if let Some(Pool { kernel, window }) = &self.pool {
+            at = window.out("max_pool", at, *kernel)?;
+        }
+        for block in &self.blocks {
+            at = block.grids(params, at, &mut list)?;
+        }
+        Ok(list)
     }
 
     /// Refuses a name that is none of [`Trunk::modules`].

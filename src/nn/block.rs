@@ -1,11 +1,11 @@
-//! The one block all networks are made of: convolutions each followed by a normalisation, with or without a shortcut.
+//! The one block all networks are made of: convolutions followed by normalisations, with or without a shortcut.
 
 use super::build::Builder;
 use super::conv::Conv;
 use super::norm::Norm;
 use super::params::Params;
 use super::pass::{Mode, Pass};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tape::Var;
 
 /// One convolution and its normalisation, as a row of a table.
@@ -13,20 +13,21 @@ use crate::tape::Var;
 pub struct Step {
     /// Output channels.
     pub out: usize,
-    /// Extents `kt kh kw`, odd.
+    /// Extents `kt kh kw`. Odd ones are padded to keep extents at stride 1; even ones are not padded at all.
     pub kernel: [usize; 3],
     /// Strides `t h w`.
     pub stride: [usize; 3],
 }
 
-/// Names of a convolution and of its normalisation.
-pub type Names = (String, String);
+/// Names of a convolution and of its normalisation; `None` where the next convolution follows at once.
+pub type Names = (String, Option<String>);
 
-/// Convolution, then normalisation (and what is fused into it).
+/// Convolution, then normalisation (and what is fused into it). Of two convolutions with one normalisation the first is
+/// a step of its own, without.
 #[derive(Clone, Debug)]
 pub struct ConvNorm {
     conv: Conv,
-    norm: Norm,
+    norm: Option<Norm>,
 }
 
 impl ConvNorm {
@@ -34,7 +35,7 @@ impl ConvNorm {
     pub fn new(b: &mut Builder, names: &Names, c: usize, step: Step, scale: f32) -> Self {
         ConvNorm {
             conv: Conv::new(b, &names.0, c, step.out, step.kernel, step.stride),
-            norm: Norm::new(b, &names.1, step.out, scale),
+            norm: names.1.as_ref().map(|name| Norm::new(b, name, step.out, scale)),
         }
     }
 
@@ -43,19 +44,26 @@ impl ConvNorm {
         params[self.conv.weight()].module()
     }
 
-    /// `norm(conv(x)) + residual`, then ReLU if `relu`; `x[n t h w c]` to `[n to ho wo k]`.
+    /// What it makes of extents `t h w`, and its channels.
+    pub(super) fn grid(&self, params: &Params, from: [usize; 3]) -> Result<([usize; 3], usize)> {
+        self.conv.grid(params, from)
+    }
+
+    /// `norm(conv(x)) + residual`, then ReLU if `relu`; `x[n t h w c]` to `[n to ho wo k]`. Without a normalisation it is
+    /// `conv(x)` alone.
     ///
     /// # Errors
     /// As [`Conv::forward`] and [`Norm::forward`].
     pub fn forward(&self, pass: &mut Pass, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
+        let Some(norm) = &self.norm else { return self.conv.forward(pass, x) };
         let Mode::Train { groups } = pass.mode() else {
             let y = self.conv.forward(pass, x)?;
-            return self.norm.forward(pass, &y, None, residual, relu);
+            return norm.forward(pass, &y, None, residual, relu);
         };
-        let near = pass.params()[self.norm.mean()].value.clone();
+        let near = pass.params()[norm.mean()].value.clone();
         let (y, sums) = self.conv.forward_summed(pass, x, &near, groups)?;
         drop(near); // the running mean is about to be changed in place
-        self.norm.forward(pass, &y, sums, residual, relu)
+        norm.forward(pass, &y, sums, residual, relu)
     }
 }
 
@@ -75,6 +83,17 @@ pub struct Block {
     path: Vec<ConvNorm>,
     last: ConvNorm,
     shortcut: Shortcut,
+}
+
+/// What a module computes for one clip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// The module's name.
+    pub module: String,
+    /// Its output's extents `t h w`.
+    pub extents: [usize; 3],
+    /// Its output's channels.
+    pub channels: usize,
 }
 
 /// What a block is made from.
@@ -143,5 +162,25 @@ impl Block {
         };
         let convs = self.path.iter().chain(projection).chain([&self.last]);
         convs.map(|c| c.module(params).to_owned()).chain([self.name.clone()]).collect()
+    }
+
+    /// Appends what can be tapped in it to `list`, in the order of the forward pass: its convolutions, then itself. From
+    /// extents `t h w` to its own.
+    pub(super) fn grids(&self, params: &Params, from: [usize; 3], list: &mut Vec<Grid>) -> Result<[usize; 3]> {
+        let mut put = |conv: &ConvNorm, from| {
+            let (extents, channels) = conv.grid(params, from)?;
+            list.push(Grid { module: conv.module(params).to_owned(), extents, channels });
+            Ok::<_, Error>((extents, channels))
+        };
+        let mut at = from;
+        for conv in &self.path {
+            at = put(conv, at)?.0;
+        }
+        if let Shortcut::Projection(conv) = &self.shortcut {
+            put(conv, from)?;
+        }
+        let (extents, channels) = put(&self.last, at)?;
+        list.push(Grid { module: self.name.clone(), extents, channels });
+        Ok(extents)
     }
 }

@@ -1,7 +1,7 @@
 //! Convolution layer.
 
 use super::build::Builder;
-use super::params::ParamId;
+use super::params::{ParamId, Params};
 use super::pass::Pass;
 use crate::error::Result;
 use crate::ops::batch_norm::Sums;
@@ -10,7 +10,8 @@ use crate::shape::Window;
 use crate::tape::Var;
 use crate::tensor::Tensor;
 
-/// A convolution without bias (a normalisation follows), padded so that stride 1 keeps odd kernels' extents.
+/// A convolution without bias (a normalisation follows), padded so that stride 1 keeps extents under an odd kernel. An even
+/// kernel has no middle: along its axis there is no padding.
 #[derive(Clone, Debug)]
 pub struct Conv {
     weight: ParamId,
@@ -21,13 +22,20 @@ impl Conv {
     /// From `c` channels to `k`, with the parameter `name.weight`.
     pub fn new(b: &mut Builder, name: &str, c: usize, k: usize, kernel: [usize; 3], stride: [usize; 3]) -> Self {
         let [kt, kh, kw] = kernel;
+        let pad = kernel.map(|k| if k % 2 == 1 { k / 2 } else { 0 });
         let weight = b.conv_weight(&format!("{name}.weight"), [k, kt, kh, kw, c]);
-        Conv { weight, geometry: Geometry { window: Window::same(kernel).strided(stride), groups: 1 } }
+        Conv { weight, geometry: Geometry { window: Window { stride, pad, dilation: [1; 3] }, groups: 1 } }
     }
 
     /// The filters, which give the layer its name ([`super::Param::module`]).
     pub fn weight(&self) -> ParamId {
         self.weight
+    }
+
+    /// What it makes of extents `t h w`, and its channels.
+    pub(super) fn grid(&self, params: &Params, from: [usize; 3]) -> Result<([usize; 3], usize)> {
+        let [k, kt, kh, kw, _] = params[self.weight].value.shape().nthwc("conv3d", "w")?;
+        Ok((self.geometry.window.out("conv3d", from, [kt, kh, kw])?, k))
     }
 
     /// `x[n t h w c]` to `[n to ho wo k]`.

@@ -16,7 +16,7 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 //!
-//! The five published networks and the small one are tables of stages, in [`nets`].
+//! The published networks and the small ones are tables of stages, in [`nets`].
 
 mod backbone;
 mod block;
@@ -26,16 +26,18 @@ mod head;
 mod mcl;
 pub mod nets;
 mod norm;
+mod p3d;
 mod params;
 mod pass;
 
 pub use backbone::Trunk;
-pub use block::{Block, ConvNorm, Step};
+pub use block::{Block, ConvNorm, Grid, Step};
 pub use build::Builder;
 pub use conv::Conv;
 pub use head::{Classifier, Encoder, ProjectionHead};
 pub use mcl::{Codes, HeadSpec, MclEncoder};
 pub use nets::{Net, SmallR3d};
 pub use norm::Norm;
+pub use p3d::P3d;
 pub use params::{Param, ParamId, Params, Role};
 pub use pass::{Mode, Pass};

@@ -15,6 +15,15 @@ pub enum Kind {
     /// Two (2+1)D convolutions, each `[1 3 3]` then `[kt 1 1]`, and a shortcut. The channels between,
     /// `27 c k / (9 c + 3 k)`, give the first the size of a 3x3x3 convolution; the second uses the same number.
     Factored,
+    /// A bottleneck whose middle has two factors: `[1 1 1]` to `inner` channels, then `[1 3 3]` carrying the stride in space
+    /// and directly behind it `[kt 1 1]` carrying that in time, `[1 1 1]` to the stage's, and a shortcut (P3D-A, Qiu et al. 2017;
+    /// mcl.md 2.1).
+    PseudoBottleneck {
+        /// Channels between.
+        inner: usize,
+    },
+    /// Two such pairs, `[1 3 3]` directly before `[kt 1 1]`, and a shortcut: P3D-A of 18 layers.
+    PseudoBasic,
     /// `convs` convolutions `[kt 3 3]`, the first carrying the stride, and perhaps a shortcut.
     Whole {
         /// Convolutions in a block, at least 1.
@@ -22,6 +31,17 @@ pub enum Kind {
         /// Whether there is a shortcut.
         residual: bool,
     },
+}
+
+impl Kind {
+    /// Whether no normalisation follows the block's convolution `step`: the next convolution does.
+    fn bare(self, step: usize) -> bool {
+        match self {
+            Kind::PseudoBottleneck { .. } => step == 1,
+            Kind::PseudoBasic => step.is_multiple_of(2),
+            _ => false,
+        }
+    }
 }
 
 /// Equal blocks, the first of which carries the stride.
@@ -52,20 +72,30 @@ pub enum Naming {
         /// 0 for RGB, 1 for motion.
         pathway: usize,
     },
+    /// torchvision's image ResNets, and MCL's release, which adds `_t` to the second of two factors: `conv1`, `bn1`,
+    /// `layer1.0.conv2`, `layer1.0.conv2_t`, `layer1.0.bn2`, `layer1.0.downsample.0`.
+    Image,
 }
 
 impl Naming {
     fn stem(self, step: usize) -> Names {
-        match self {
+        let (conv, norm) = match self {
             Naming::Torchvision => (format!("stem.{}", 3 * step), format!("stem.{}", 3 * step + 1)),
             Naming::PytorchVideo => ("blocks.0.conv".into(), "blocks.0.norm".into()),
             Naming::SlowFast { pathway } => {
                 (format!("s1.pathway{pathway}_stem.conv"), format!("s1.pathway{pathway}_stem.bn"))
             }
-        }
+            Naming::Image => (format!("conv{}", step + 1), format!("bn{}", step + 1)),
+        };
+        (conv, Some(norm))
     }
 
     fn step(self, kind: Kind, stage: usize, block: usize, step: usize) -> Names {
+        let (conv, norm) = self.conv_and_norm(kind, stage, block, step);
+        (conv, (!kind.bare(step)).then_some(norm))
+    }
+
+    fn conv_and_norm(self, kind: Kind, stage: usize, block: usize, step: usize) -> (String, String) {
         let letter = char::from(b'a' + (step % 26) as u8);
         match (self, kind) {
             (Naming::Torchvision, Kind::Factored) => {
@@ -88,12 +118,23 @@ impl Naming {
                 let branch = format!("s{}.pathway{pathway}_res{block}.branch2.{letter}", stage + 2);
                 (branch.clone(), branch + "_bn")
             }
+            (Naming::Image, kind) => {
+                let name = format!("layer{}.{block}", stage + 1);
+                // The place of the normalisation, and whether this is the second of two convolutions before it.
+                let (place, second) = match kind {
+                    Kind::PseudoBottleneck { .. } => ([1, 2, 2, 3][step % 4], step == 2),
+                    Kind::PseudoBasic => (step / 2 + 1, step % 2 == 1),
+                    _ => (step + 1, false),
+                };
+                let suffix = if second { "_t" } else { "" };
+                (format!("{name}.conv{place}{suffix}"), format!("{name}.bn{place}"))
+            }
         }
     }
 
     fn shortcut(self, stage: usize, block: usize) -> Names {
-        match self {
-            Naming::Torchvision => {
+        let (conv, norm) = match self {
+            Naming::Torchvision | Naming::Image => {
                 let name = format!("layer{}.{block}.downsample", stage + 1);
                 (format!("{name}.0"), format!("{name}.1"))
             }
@@ -105,13 +146,14 @@ impl Naming {
                 let name = format!("s{}.pathway{pathway}_res{block}.branch1", stage + 2);
                 (name.clone(), name + "_bn")
             }
-        }
+        };
+        (conv, Some(norm))
     }
 
     /// The name of a block.
     fn block(self, stage: usize, block: usize) -> String {
         match self {
-            Naming::Torchvision => format!("layer{}.{block}", stage + 1),
+            Naming::Torchvision | Naming::Image => format!("layer{}.{block}", stage + 1),
             Naming::PytorchVideo => format!("blocks.{}.res_blocks.{block}", stage + 1),
             Naming::SlowFast { pathway } => format!("s{}.pathway{pathway}_res{block}", stage + 2),
         }
@@ -120,7 +162,7 @@ impl Naming {
     /// The name of the linear classifier.
     pub fn classifier(self) -> &'static str {
         match self {
-            Naming::Torchvision => "fc",
+            Naming::Torchvision | Naming::Image => "fc",
             Naming::PytorchVideo => "blocks.5.proj",
             Naming::SlowFast { .. } => "head.projection",
         }
@@ -233,6 +275,15 @@ impl Net {
             Kind::Factored => {
                 let mid = 27 * c * out / (9 * c + 3 * out);
                 let path = vec![spatial(mid, [1, sh, sw]), temporal(out, [st, 1, 1]), spatial(mid, [1; 3])];
+                (path, temporal(out, [1; 3]))
+            }
+            Kind::PseudoBottleneck { inner } => {
+                let one = Step { out: inner, kernel: [1; 3], stride: [1; 3] };
+                let path = vec![one, spatial(inner, [1, sh, sw]), temporal(inner, [st, 1, 1])];
+                (path, Step { out, kernel: [1; 3], stride: [1; 3] })
+            }
+            Kind::PseudoBasic => {
+                let path = vec![spatial(out, [1, sh, sw]), temporal(out, [st, 1, 1]), spatial(out, [1; 3])];
                 (path, temporal(out, [1; 3]))
             }
             Kind::Whole { convs, .. } => {

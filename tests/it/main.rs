@@ -32,6 +32,7 @@ mod motion;
 mod motion_map_gpu;
 mod networks;
 mod no_gpu;
+mod p3d;
 mod peaks;
 mod pool3d;
 mod ptx;

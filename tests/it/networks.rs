@@ -49,15 +49,15 @@ pub fn tensor(name: &str, shape: impl Into<Shape>) -> Tensor {
     Tensor::from_f32(shape, &data).unwrap()
 }
 
-struct Goldens(Vec<u8>);
+pub struct Goldens(Vec<u8>);
 
 impl Goldens {
-    fn open() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/networks.safetensors");
-        Goldens(std::fs::read(path).unwrap())
+    pub fn open(file: &str) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+        Goldens(std::fs::read(format!("{folder}/{file}.safetensors")).unwrap())
     }
 
-    fn get(&self, key: &str) -> Vec<f32> {
+    pub fn get(&self, key: &str) -> Vec<f32> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         bytemuck::pod_collect_to_vec(file.tensor(key).unwrap_or_else(|e| panic!("{key}: {e}")).data())
     }
@@ -66,15 +66,26 @@ impl Goldens {
     /// order of summation may do worse where a batch statistic amplifies rounding, so 30 times that is allowed, and
     /// 1e-5 where PyTorch happened to be nearly exact.
     #[track_caller]
-    fn check(&self, key: &str, got: &[f32]) {
+    pub fn check(&self, key: &str, got: &[f32]) {
         let own = f64::from(self.get(&format!("{key}.error"))[0]);
         assert_norm(key, got, &self.get(key), (30.0 * own).max(1e-5));
     }
 }
 
 /// Compares output, running statistics, loss and gradients of a network with PyTorch's.
-fn parity(name: &str, mut params: Params, [t, h, w]: [usize; 3], forward: impl Fn(&mut Pass, &Var) -> Var) {
-    let goldens = Goldens::open();
+fn parity(name: &str, params: Params, clip: [usize; 3], forward: impl Fn(&mut Pass, &Var) -> Var) {
+    parity_in("networks", name, params, clip, forward);
+}
+
+/// The same with goldens in the file `file`.
+pub fn parity_in(
+    file: &str,
+    name: &str,
+    mut params: Params,
+    [t, h, w]: [usize; 3],
+    forward: impl Fn(&mut Pass, &Var) -> Var,
+) {
+    let goldens = Goldens::open(file);
     fill_params(&mut params);
     let x = Var::constant(tensor("x", [2, t, h, w, 3]));
 

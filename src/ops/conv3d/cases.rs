@@ -112,6 +112,15 @@ pub const SMALL: &[Case] = &[
         "even filters, unequal padding",
     ),
     custom("far", [1, 2, 3, 3, 4], 4, [1, 3, 3], [[1, 1, 1], [1, 4, 4], [1, 1, 1]], 1, "outputs that see only padding"),
+    custom(
+        "patches",
+        [1, 9, 11, 13, 3],
+        10,
+        [4, 7, 7],
+        [[4, 2, 2], [0, 3, 3], [1, 1, 1]],
+        1,
+        "MCL's stem: an even kernel steps over frames, and the last frame is left over",
+    ),
 ];
 
 /// Real layers, for benches.
@@ -139,6 +148,17 @@ pub const LAYERS: &[Case] = &[
     case("slow-5a", [1, 8, 7, 7, 2048], 512, [3, 1, 1], [1, 1, 1], "SlowOnly-R50 stage 5, reduce over time"),
     case("slow-5b", [1, 8, 7, 7, 512], 512, [1, 3, 3], [1, 1, 1], "SlowOnly-R50 stage 5, middle"),
     case("slow-5c", [1, 8, 7, 7, 512], 2048, [1, 1, 1], [1, 1, 1], "SlowOnly-R50 stage 5, expand"),
+    custom(
+        "p3d-stem",
+        [1, 16, 224, 224, 3],
+        64,
+        [4, 7, 7],
+        [[4, 2, 2], [0, 3, 3], [1, 1, 1]],
+        1,
+        "P3D-A stem: four frames to one",
+    ),
+    case("p3d-2t", [1, 4, 56, 56, 64], 64, [3, 1, 1], [1, 1, 1], "P3D-A stage 2 in time, as many channels as before"),
+    case("p3d-5t", [1, 4, 7, 7, 512], 512, [3, 1, 1], [1, 1, 1], "P3D-A stage 5 in time"),
     case("small-stem", [8, 8, 64, 64, 3], 16, [3, 3, 3], [1, 1, 1], "small R3D stem"),
     case("small-1", [8, 8, 64, 64, 16], 16, [3, 3, 3], [1, 1, 1], "small R3D, 16 channels"),
     case("small-2-down", [8, 8, 64, 64, 16], 32, [3, 3, 3], [2, 2, 2], "small R3D, 16 to 32 channels"),

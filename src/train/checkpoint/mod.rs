@@ -10,9 +10,11 @@
 //! One process at a time may use a folder; the run holds a lock on it.
 
 mod file;
+mod inflate;
 mod state;
 mod weights;
 
+pub use inflate::{ImageHead, Inflated, inflate};
 pub use state::{FORMAT, State};
 pub use weights::{Matching, from_pytorch, load_weights, save_weights, to_pytorch};
 

@@ -27,7 +27,7 @@ impl Matching<'_> {
     pub const PYTORCH: Matching<'static> =
         Matching { strip: &["module.", "encoder_q.", "backbone."], allow_extra: true };
 
-    fn name<'n>(&self, mut name: &'n str) -> &'n str {
+    pub(super) fn name<'n>(&self, mut name: &'n str) -> &'n str {
         while let Some(rest) = self.strip.iter().find_map(|p| name.strip_prefix(p)) {
             name = rest;
         }
@@ -188,14 +188,18 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
 
 /// In what a file differs from the networks it should fill.
 #[derive(Default)]
-struct Differences {
-    missing: Vec<String>,
+pub(super) struct Differences {
+    pub missing: Vec<String>,
     extra: Vec<String>,
-    shapes: Vec<String>,
+    pub shapes: Vec<String>,
 }
 
 impl Differences {
-    fn check(&self, path: &Path) -> Result<()> {
+    pub fn is_none(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty() && self.shapes.is_empty()
+    }
+
+    pub fn check(&self, path: &Path) -> Result<()> {
         let mut parts = Vec::new();
         for (list, what) in [(&self.missing, "missing"), (&self.extra, "too many"), (&self.shapes, "of another shape")]
         {
