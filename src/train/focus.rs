@@ -5,7 +5,7 @@
 use super::views::{Loader, Part, ViewSpec};
 use crate::augment::{Draw, MotionKind, Region, apply_motion};
 use crate::error::{Error, Result};
-use crate::flow::maps::{Fields, MapSpec, Maps, target};
+use crate::flow::maps::{MapSpec, Maps, target};
 use crate::rng::{self, Purpose};
 use crate::video::{Favour, View};
 use half::f16;
@@ -155,7 +155,7 @@ impl Loader {
     fn choose(&self, view: &View, epoch: u64, video: usize) -> Result<Chosen> {
         let focus = &self.spec.focus;
         focus.check()?;
-        let (clip, maps) = (self.spec.clip(view.fps()), self.maps(view)?);
+        let (clip, maps) = (self.spec.clip(view.fps()), self.maps(view, video)?);
         let triple = self.favour(maps.as_ref(), |favour| {
             let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
             clip.triple(view.len(), view.fps(), favour, &mut rng)
@@ -171,16 +171,16 @@ impl Loader {
         Ok(Chosen { starts, frames, draws, regions, order: triple.query_first, focused: triple.focused, maps })
     }
 
-    /// The maps of a video, where they are needed.
-    pub(super) fn maps(&self, view: &View) -> Result<Option<Maps>> {
+    /// The maps of a video, where they are needed: those of the cache, or made now where it was built without.
+    pub(super) fn maps(&self, view: &View, video: usize) -> Result<Option<Maps>> {
         if !self.spec.focus.needs_maps() {
             return Ok(None);
         }
         self.expect_flow(view)?;
-        let field = |m: usize| <[&[f16]; 2]>::from(view.flow(m));
-        let (size, every) = (view.flow_size().into(), view.field_frames(1).0);
-        let fields = Fields { count: view.fields(), size, every, fps: view.fps(), field: &field };
-        Maps::new(&self.spec.maps(), &fields).map(Some)
+        match self.cache.maps(self.videos[video])? {
+            Some(maps) => Ok(Some(maps)),
+            None => view.maps(&self.spec.maps()).map(Some),
+        }
     }
 
     /// Calls `with` with how starts are chosen.

@@ -7,7 +7,7 @@ use crate::flow::motion::{MotionInput, map_of_flow};
 use crate::ops::motion_map::frame_difference;
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
-use crate::video::{Cache, CacheSpec, ClipSpec, Decode, Gap, MotionSpec, Short, View};
+use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
 
 /// Which clips are taken from a video, and how they are shown to the networks.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct ViewSpec {
     pub flow_every: usize,
     /// How flow is computed.
     pub flow: Tvl1,
+    /// Whether it is, or was computed before.
+    pub flow_source: FlowSource,
     /// Whether clips and crops follow the motion, and whether an alignment target comes with them.
     pub focus: Focus,
 }
@@ -74,6 +76,7 @@ impl ViewSpec {
             cache_side: 80,
             flow_every: 2,
             flow: Tvl1 { scales: 4, warps: 2, outer_iterations: 2, inner_iterations: 10, ..Tvl1::default() },
+            flow_source: FlowSource::TvL1,
             focus: Focus::default(),
         }
     }
@@ -96,6 +99,7 @@ impl ViewSpec {
             cache_side: 256,
             flow_every: 2,
             flow: Tvl1::default(),
+            flow_source: FlowSource::TvL1,
             focus: Focus::default(),
         }
     }
@@ -105,7 +109,13 @@ impl ViewSpec {
         let flow = motion && self.motion.needs_flow() || self.focus.needs_flow();
         CacheSpec {
             decode: Decode { short_side: Some(self.cache_side), ..Decode::default() },
-            motion: flow.then(|| MotionSpec { settings: format!("{:?}", self.flow), every: self.flow_every, gap: 1 }),
+            motion: flow.then(|| MotionSpec {
+                settings: format!("{:?}", self.flow),
+                source: self.flow_source.clone(),
+                every: self.flow_every,
+                gap: 1,
+            }),
+            maps: self.focus.needs_maps().then(|| self.maps()),
         }
     }
 
@@ -181,7 +191,7 @@ impl Loader {
     pub fn pair(&self, epoch: u64, video: usize) -> Result<ClipPair> {
         let view = self.cache.get(self.videos[video])?;
         let clip = self.spec.clip(view.fps());
-        let (focus, maps) = (&self.spec.focus, self.maps(&view)?);
+        let (focus, maps) = (&self.spec.focus, self.maps(&view, video)?);
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
         let (len, fps, gap) = (view.len(), view.fps(), self.spec.gap);
         let starts = if focus.sampling > 0.0 {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use half::f16;
 
-use super::cache::{Builder, Cache, CacheSpec, MotionSpec, Progress, Report, file_of};
+use super::cache::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Progress, Report, file_of, maps_of};
 use super::dataset::fnv1a;
+use super::flow_folder::{self, Files};
 use super::packed::{self, Motion, View};
-use super::{Clip, Dataset, Source, decode};
+use super::{Clip, Dataset, Item, Source, decode, folder, maps};
 use crate::error::{Error, ErrorKind, Result};
-use crate::flow::Gray;
+use crate::flow::{Flow, Gray};
 
 /// One building of a cache.
 pub(super) struct Build<'a> {
@@ -32,6 +33,8 @@ enum State {
     Written,
     /// Not in the cache yet.
     Missing,
+    /// In the cache since before, its maps excepted.
+    Unmapped,
     /// Not to be had.
     Unreadable(Error),
 }
@@ -41,6 +44,8 @@ struct Job {
     index: usize,
     key: Vec<u8>,
     hash: u64,
+    /// The same of the file of its maps.
+    maps: Option<(Vec<u8>, u64)>,
     state: State,
 }
 
@@ -52,10 +57,13 @@ impl<'a> Build<'a> {
 
     pub(super) fn run(&self) -> Result<(Cache, Report)> {
         let mut jobs = self.each(self.data.len(), |i| Ok(self.look_up(i)))?;
-        let missing: Vec<usize> = (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing)).collect();
+        let missing: Vec<usize> =
+            (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing | State::Unmapped)).collect();
         if !missing.is_empty() {
-            let is_file = |&i: &usize| matches!(self.data.items[i].source, Source::File(_));
-            if missing.iter().any(is_file) {
+            let decoded = |&i: &usize| {
+                matches!(jobs[i].state, State::Missing) && matches!(self.data.items[i].source, Source::File(_))
+            };
+            if missing.iter().any(decoded) {
                 self.with.ffmpeg.version()?;
             }
             fs::create_dir_all(self.dir).map_err(Error::io("create", self.dir))?;
@@ -68,7 +76,7 @@ impl<'a> Build<'a> {
             // The names of the new files, too, must be on the disk.
             File::open(self.dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", self.dir))?;
         }
-        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()] };
+        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()], maps: vec![None; jobs.len()] };
         let mut report = Report::default();
         for job in &jobs {
             match &job.state {
@@ -78,9 +86,10 @@ impl<'a> Build<'a> {
                     report.failed.push((job.index, self.data.items[job.index].name.clone(), e.to_string()));
                     continue;
                 }
-                State::Missing => continue,
+                State::Missing | State::Unmapped => continue,
             }
             cache.names[job.index] = Some(job.hash);
+            cache.maps[job.index] = job.maps.as_ref().map(|(_, hash)| *hash);
         }
         match report.failed.first() {
             Some((_, name, why)) if report.failed.len() == jobs.len() => {
@@ -92,20 +101,31 @@ impl<'a> Build<'a> {
     }
 
     fn look_up(&self, index: usize) -> Job {
-        let (key, state) = match self.spec.key(&self.data.items[index].source, self.data) {
+        let (key, state) = match self.spec.key(&self.data.items[index], self.data) {
             Ok(key) => (key, State::Missing),
             Err(e) => (Vec::new(), State::Unreadable(e)),
         };
-        let mut job = Job { index, hash: fnv1a(&key), key, state };
+        let maps = self.spec.maps.as_ref().map(|spec| maps::key(&key, spec)).map(|key| (key.clone(), fnv1a(&key)));
+        let mut job = Job { index, hash: fnv1a(&key), key, maps, state };
+        if let State::Missing = job.state {
+            job.state = self.stands(&job);
+        }
         match job.state {
-            State::Missing if self.is_there(&job) => {
-                job.state = State::Found;
-                self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1));
-            }
+            State::Found => self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1)),
             State::Unreadable(_) => self.tell(|p| p.failed += 1),
             _ => {}
         }
         job
+    }
+
+    /// What of a video is there: found, unmapped or missing.
+    fn stands(&self, job: &Job) -> State {
+        let mapped = |(key, hash): &(Vec<u8>, u64)| maps::read(&maps_of(self.dir, *hash), *hash, Some(key)).is_ok();
+        match self.is_there(job) {
+            false => State::Missing,
+            true if job.maps.as_ref().is_none_or(mapped) => State::Found,
+            true => State::Unmapped,
+        }
     }
 
     /// Whether a whole and fitting file is there. One that is damaged, cut or stale is as good as none.
@@ -113,18 +133,40 @@ impl<'a> Build<'a> {
         View::open(&file_of(self.dir, job.hash), job.hash, Some(&job.key), self.with.verify).is_ok()
     }
 
-    /// Makes one file. `Ok(Unreadable)` is the video's fault, `Err` the cache's.
+    /// Makes a video's files. `Ok(Unreadable)` is the video's fault, `Err` the cache's.
     fn make(&self, job: &Job) -> Result<State> {
-        if self.is_there(job) {
-            self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1));
-            return Ok(State::Found);
+        let state = match self.stands(job) {
+            State::Found => {
+                self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1));
+                return Ok(State::Found);
+            }
+            State::Unmapped => State::Written,
+            _ => self.pack(job)?,
+        };
+        if let (State::Written, Some(spec), Some((key, hash))) = (&state, &self.spec.maps, &job.maps) {
+            let made = View::open(&file_of(self.dir, job.hash), job.hash, None, false)?.maps(spec);
+            match made {
+                Ok(made) => self.put(&maps_of(self.dir, *hash), job, |file| maps::write(file, key, *hash, &made))?,
+                Err(e) => {
+                    self.tell(|p| p.failed += 1);
+                    return Ok(State::Unreadable(e));
+                }
+            }
         }
+        if let State::Written = state {
+            self.tell(|p| p.done += 1);
+        }
+        Ok(state)
+    }
+
+    /// Decodes a video, flows it and writes its file.
+    fn pack(&self, job: &Job) -> Result<State> {
         let item = &self.data.items[job.index];
         let read = || -> Result<(Clip, Motion)> {
             let procedural = self.data.procedural.as_ref();
             let clip = decode::read(&item.source, procedural, &self.spec.decode, &self.with.ffmpeg)?;
             let motion = match &self.spec.motion {
-                Some(motion) => self.flow_of(&clip, motion, &item.name)?,
+                Some(motion) => self.flow_of(&clip, motion, item)?,
                 None => Motion { every: 1, gap: 1, h: 0, w: 0, planes: Vec::new() },
             };
             Ok((clip, motion))
@@ -137,25 +179,41 @@ impl<'a> Build<'a> {
                 return Ok(State::Unreadable(e));
             }
         };
-        let path = file_of(self.dir, job.hash);
-        let temporary = self.dir.join(format!("{:016x}.{}.tmp", job.hash, job.index));
-        let written = File::create(&temporary)
-            .and_then(|mut file| packed::write(&mut file, &job.key, job.hash, &clip, &motion))
-            .and_then(|()| fs::rename(&temporary, &path));
-        if let Err(e) = written {
-            // What matters is the first error; the next building cleans up too.
-            let _ = fs::remove_file(&temporary);
-            return Err(Error::io("write", &path)(e));
-        }
-        self.tell(|p| p.done += 1);
+        self.put(&file_of(self.dir, job.hash), job, |file| packed::write(file, &job.key, job.hash, &clip, &motion))?;
         Ok(State::Written)
     }
 
+    /// Writes a file of `job` under another name and gives it its own when it is whole.
+    fn put(&self, path: &Path, job: &Job, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+        let temporary = self.dir.join(format!("{:016x}.{}.tmp", job.hash, job.index));
+        let written =
+            File::create(&temporary).and_then(|mut file| write(&mut file)).and_then(|()| fs::rename(&temporary, path));
+        written.map_err(|e| {
+            // What matters is the first error; the next building cleans up too.
+            let _ = fs::remove_file(&temporary);
+            Error::io("write", path)(e)
+        })
+    }
+
     /// All flow fields of a clip.
-    fn flow_of(&self, clip: &Clip, spec: &MotionSpec, name: &str) -> Result<Motion> {
-        let (h, w) = (clip.h, clip.w);
-        let Some(flow) = self.with.flow else {
-            return Err(Error::param("cache", "flow", "none", "flow is to be kept, and nothing computes it"));
+    fn flow_of(&self, clip: &Clip, spec: &MotionSpec, item: &Item) -> Result<Motion> {
+        let (h, w, name) = (clip.h, clip.w, &item.name);
+        let field: Box<dyn Fn(usize) -> Result<Flow> + '_> = match &spec.source {
+            FlowSource::Folder(root) => {
+                let dir = flow_folder::find(root, name)?;
+                let (files, native) = (Files::list(&dir)?, self.native_size(item)?);
+                files.expect(&dir, clip.t, self.spec.decode.max_frames == Some(clip.t))?;
+                Box::new(move |t| files.read(t, [native, [h, w]]))
+            }
+            FlowSource::TvL1 => {
+                let Some(flow) = self.with.flow else {
+                    return Err(Error::param("cache", "flow", "none", "flow is to be kept, and nothing computes it"));
+                };
+                Box::new(move |t| {
+                    let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(clip.frame(i), h, w));
+                    flow(&from?, &to?)
+                })
+            }
         };
         if clip.t <= spec.gap {
             let what = format!("its {} frames are too few for flow to the frame {} later", clip.t, spec.gap);
@@ -167,8 +225,7 @@ impl<'a> Build<'a> {
             if self.with.stop.load(Ordering::Relaxed) {
                 return Err(self.stopped());
             }
-            let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(clip.frame(i), h, w));
-            let field = flow(&from?, &to?)?;
+            let field = field(t)?;
             if [field.u.len(), field.v.len()] != [h * w; 2] {
                 return Err(Error::shape("cache", "flow", format!("{h} x {w}"), format!("{} x {}", field.h, field.w)));
             }
@@ -176,6 +233,15 @@ impl<'a> Build<'a> {
             planes.extend(field.u.iter().chain(&field.v).map(narrow));
         }
         Ok(Motion { every: spec.every, gap: spec.gap, h, w, planes })
+    }
+
+    /// Height and width of a video before it is resized for the cache.
+    fn native_size(&self, item: &Item) -> Result<[usize; 2]> {
+        Ok(match &item.source {
+            Source::File(path) => self.with.ffmpeg.probe(path).map(|p| [p.h, p.w])?,
+            Source::Folder(path) => folder::dimensions(&folder::frames(path)?[0])?.into(),
+            Source::Procedural(_) => [self.data.procedural.as_ref().map_or(0, |spec| spec.side); 2],
+        })
     }
 
     /// Calls `job` for 0..n on worker threads, each with a rayon pool of one thread, so that parallel code inside does

@@ -1,7 +1,8 @@
 //! The cache: each video decoded, resized and flowed once, packed in one file that is mapped when it is used.
 //!
 //! A file is named by a hash of everything it depends on: the source's path, size and time of change, how it is
-//! decoded, how flow is computed, the version of the format. Changed inputs therefore lead to other files, never to
+//! decoded, how flow is computed or where it comes from, the version of the format. Maps of the motion are a file of their own,
+//! named by all of this and their settings. Changed inputs therefore lead to other files, never to
 //! old ones. Files are written under another name, synced and renamed: what has its final name is complete. Building
 //! can be stopped or killed at any moment and is taken up where it was.
 
@@ -13,8 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::build::Build;
 use super::dataset::fnv1a;
 pub use super::packed::View;
-use super::{ClipSpec, Dataset, Decode, Ffmpeg, Source, folder, packed, procedural};
+use super::{ClipSpec, Dataset, Decode, Ffmpeg, Item, Source, flow_folder, folder, maps, packed, procedural};
 use crate::error::{Error, Result};
+use crate::flow::maps::{MapSpec, Maps};
 use crate::flow::{Flow, Gray};
 
 /// What the cache holds.
@@ -24,14 +26,32 @@ pub struct CacheSpec {
     pub decode: Decode,
     /// Which flow is kept; `None` keeps frames only.
     pub motion: Option<MotionSpec>,
+    /// Which maps and scores are made of the flow; `None` makes none.
+    pub maps: Option<MapSpec>,
+}
+
+/// Where flow comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum FlowSource {
+    /// It is computed, by [`Builder::flow`].
+    #[default]
+    TvL1,
+    /// It was computed before: for each video, this folder has one of the video's name, with or without extension, of one field
+    /// less than the video has frames (or as many, the last one repeated). It holds `.flo` files, or 8-bit pictures `x_00001.jpg`
+    /// and `y_00001.jpg`, `flow_x_…` and `flow_y_…`, or folders `x` and `y` of them, in which 128 is rest and 6.375 levels
+    /// are a pixel. Fields are as large as the video, or as its frames in the cache. A video whose flow does not fit is
+    /// left out as an unreadable one is.
+    Folder(PathBuf),
 }
 
 /// Which flow fields the cache holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MotionSpec {
     /// Name and all parameters of the computation, e.g. the `Debug` text of its parameter struct: when it changes, the
-    /// flow is computed anew.
+    /// flow is computed anew. Flow from a folder has none.
     pub settings: String,
+    /// Where fields come from.
+    pub source: FlowSource,
     /// Fields start at every `every`-th frame.
     pub every: usize,
     /// Fields lead to the frame `gap` later.
@@ -45,7 +65,7 @@ pub type FlowFn<'a> = dyn Fn(&Gray, &Gray) -> Result<Flow> + Sync + 'a;
 pub struct Builder<'a> {
     /// Reads video files.
     pub ffmpeg: Ffmpeg,
-    /// Computes flow; needed with [`CacheSpec::motion`]. Runs in a rayon pool of one thread: videos, not rows, are
+    /// Computes flow; needed with [`FlowSource::TvL1`]. Runs in a rayon pool of one thread: videos, not rows, are
     /// what is done in parallel.
     pub flow: Option<&'a FlowFn<'a>>,
     /// Videos worked on at a time.
@@ -91,6 +111,8 @@ pub struct Cache {
     pub(super) dir: PathBuf,
     /// Name of each video's file; `None` where the video could not be read.
     pub(super) names: Vec<Option<u64>>,
+    /// Name of each video's file of maps, where there is one.
+    pub(super) maps: Vec<Option<u64>>,
 }
 
 impl Cache {
@@ -149,6 +171,15 @@ impl Cache {
         };
         View::open(&file_of(&self.dir, *hash), *hash, None, false)
     }
+
+    /// Maps and scores of video `i`; `None` where the cache was built without.
+    ///
+    /// # Errors
+    /// `Io` or `Format` when their file has gone or was damaged since.
+    pub fn maps(&self, i: usize) -> Result<Option<Maps>> {
+        let hash = self.maps.get(i).copied().flatten();
+        hash.map(|hash| maps::read(&maps_of(&self.dir, hash), hash, None)).transpose()
+    }
 }
 
 impl CacheSpec {
@@ -158,31 +189,32 @@ impl CacheSpec {
         match &self.motion {
             Some(m) if m.every == 0 => bad("every", "it must be at least 1 frame"),
             Some(m) if m.gap == 0 => bad("gap", "it must be at least 1 frame"),
-            Some(_) if with.flow.is_none() => bad("flow", "flow is to be kept, and nothing computes it"),
+            Some(m) if m.source == FlowSource::TvL1 && with.flow.is_none() => {
+                bad("flow", "flow is to be kept, and nothing computes it")
+            }
+            Some(m) if m.source != FlowSource::TvL1 && (m.gap != 1 || self.decode.fps.is_some()) => bad(
+                "flow",
+                "flow from a folder leads from each frame of the video to the next: gap 1, and the video's own rate",
+            ),
+            None if self.maps.is_some() => bad("maps", "maps are made of flow, and none is to be kept"),
             _ if with.threads == 0 => bad("threads", "it must be at least 1"),
-            _ => Ok(()),
+            _ => self.maps.as_ref().map_or(Ok(()), MapSpec::check),
         }
     }
 
     /// Everything a cached video depends on, as text.
-    pub(super) fn key(&self, source: &Source, data: &Dataset) -> Result<Vec<u8>> {
+    pub(super) fn key(&self, item: &Item, data: &Dataset) -> Result<Vec<u8>> {
         let mut key = format!("format {}\n", packed::VERSION).into_bytes();
-        match source {
+        match &item.source {
             Source::File(path) => {
                 let (path, meta) = found(path)?;
                 key.extend(format!("file {} bytes, changed {}, ", meta.len(), changed(&meta)).as_bytes());
                 key.extend(path.as_os_str().as_encoded_bytes());
             }
             Source::Folder(path) => {
-                let (mut frames, mut count) = (Vec::new(), 0);
-                for frame in folder::frames(path)? {
-                    let meta = fs::metadata(&frame).map_err(Error::io("read", &frame))?;
-                    frames.extend(frame.file_name().unwrap_or_default().as_encoded_bytes());
-                    frames.extend(format!("/{}/{}/", meta.len(), changed(&meta)).as_bytes());
-                    count += 1;
-                }
+                let frames = folder::frames(path)?;
+                let (count, hash) = (frames.len(), hash_of(&frames)?);
                 let (path, _) = found(path)?;
-                let hash = fnv1a(&frames);
                 key.extend(
                     format!("folder of {count} frames, {hash:016x}, {} fps, ", self.decode.folder_fps).as_bytes(),
                 );
@@ -195,9 +227,38 @@ impl CacheSpec {
         }
         let Decode { short_side, fps, max_frames, .. } = &self.decode;
         key.extend(format!("\nshort side {short_side:?}, fps {fps:?}, at most {max_frames:?} frames").as_bytes());
-        key.extend(format!("\nmotion {:?}\n", self.motion).as_bytes());
+        // The words of the first version of this program, so that its files are found.
+        let motion = |m: &MotionSpec, settings: &str| {
+            format!("Some(MotionSpec {{ settings: {settings:?}, every: {}, gap: {} }})", m.every, m.gap)
+        };
+        let motion = match &self.motion {
+            None => "None".to_owned(),
+            Some(m) => match &m.source {
+                FlowSource::TvL1 => motion(m, &m.settings),
+                FlowSource::Folder(root) => {
+                    let dir = flow_folder::find(root, &item.name)?;
+                    let files: Vec<PathBuf> = flow_folder::Files::list(&dir)?.paths().cloned().collect();
+                    let (dir, _) = found(&dir)?;
+                    let settings =
+                        format!("{} files, {:016x}, below {}", files.len(), hash_of(&files)?, dir.to_string_lossy());
+                    motion(m, &settings)
+                }
+            },
+        };
+        key.extend(format!("\nmotion {motion}\n").as_bytes());
         Ok(key)
     }
+}
+
+/// A hash of the files' names, sizes and times of change.
+fn hash_of(files: &[PathBuf]) -> Result<u64> {
+    let mut text = Vec::new();
+    for file in files {
+        let meta = fs::metadata(file).map_err(Error::io("read", file))?;
+        text.extend(file.file_name().unwrap_or_default().as_encoded_bytes());
+        text.extend(format!("/{}/{}/", meta.len(), changed(&meta)).as_bytes());
+    }
+    Ok(fnv1a(&text))
 }
 
 fn found(path: &Path) -> Result<(PathBuf, fs::Metadata)> {
@@ -214,4 +275,8 @@ fn changed(meta: &fs::Metadata) -> u128 {
 
 pub(super) fn file_of(dir: &Path, hash: u64) -> PathBuf {
     dir.join(format!("{hash:016x}.tbv"))
+}
+
+pub(super) fn maps_of(dir: &Path, hash: u64) -> PathBuf {
+    dir.join(format!("{hash:016x}.tbm"))
 }

@@ -27,8 +27,13 @@ pub fn frames(dir: &Path) -> Result<Vec<PathBuf>> {
     if found.is_empty() {
         return Err(Error::data(dir, "there is no .jpg or .png frame in this folder"));
     }
-    found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    sort(&mut found);
     Ok(found)
+}
+
+/// Sorts files in natural order.
+pub(super) fn sort(files: &mut [PathBuf]) {
+    files.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
 }
 
 /// Reads a folder of frames that were taken [`Decode::folder_fps`] times a second.
@@ -60,7 +65,7 @@ pub fn read(dir: &Path, how: &Decode) -> Result<Clip> {
     Clip::new(picked.len(), h, w, rgb, fps)
 }
 
-fn reader(file: &Path) -> Result<impl ImageDecoder> {
+pub(super) fn reader(file: &Path) -> Result<impl ImageDecoder> {
     let mut reader =
         ImageReader::open(file).and_then(ImageReader::with_guessed_format).map_err(Error::io("read", file))?;
     let mut limits = image::Limits::default();
@@ -71,11 +76,12 @@ fn reader(file: &Path) -> Result<impl ImageDecoder> {
     reader.into_decoder().map_err(|e| not_a_frame(file, e))
 }
 
-fn not_a_frame(file: &Path, why: impl std::fmt::Display) -> Error {
+pub(super) fn not_a_frame(file: &Path, why: impl std::fmt::Display) -> Error {
     Error::data(file, format!("this frame cannot be decoded: {why}"))
 }
 
-fn dimensions(file: &Path) -> Result<(usize, usize)> {
+/// Height and width of a frame, from its header.
+pub(super) fn dimensions(file: &Path) -> Result<(usize, usize)> {
     let (w, h) = reader(file)?.dimensions();
     Ok((h as usize, w as usize))
 }

@@ -29,6 +29,7 @@ use memmap2::Mmap;
 use super::Clip;
 use crate::error::{Error, Result};
 use crate::flow::Flow;
+use crate::flow::maps::{Fields, MapSpec, Maps};
 
 const _: () =
     assert!(cfg!(target_endian = "little"), "cache files are mapped as they are and hold little-endian numbers");
@@ -37,7 +38,7 @@ const MAGIC: &[u8; 8] = b"TBVIDEO\n";
 pub(super) const VERSION: u32 = 1;
 const FIXED: usize = 92;
 /// Keys hold a path and some settings.
-const MAX_KEY: usize = 64 << 10;
+pub(super) const MAX_KEY: usize = 64 << 10;
 
 /// Flow fields of a video, before they are packed.
 pub(super) struct Motion {
@@ -151,6 +152,16 @@ impl View {
         Flow { h: self.head.flow_h, w: self.head.flow_w, u: wide(u), v: wide(v) }
     }
 
+    /// Maps and scores, made of the flow.
+    ///
+    /// # Errors
+    /// Those of [`Maps::new`]: there must be flow.
+    pub fn maps(&self, spec: &MapSpec) -> Result<Maps> {
+        let field = |m: usize| <[&[f16]; 2]>::from(self.flow(m));
+        let Head { fields: count, flow_h, flow_w, every, fps, .. } = self.head;
+        Maps::new(spec, &Fields { count, size: [flow_h, flow_w], every, fps, field: &field })
+    }
+
     /// Maps `path` after checking its header and all sizes against its length. `key_hash` is what it must be made of;
     /// with `verify` the checksums of all pixels are checked too.
     pub(super) fn open(path: &Path, key_hash: u64, key: Option<&[u8]>, verify: bool) -> Result<Self> {
@@ -187,10 +198,10 @@ impl Head {
             return Err((8, format!("this cache file has format {}, this program reads {VERSION}", u32_at(8))));
         }
         let (length, key) = (size_at(12), size_at(88));
-        if key > MAX_KEY || length != header_length(key) || length > bytes.len() {
+        if key > MAX_KEY || length != header_length(FIXED, key) || length > bytes.len() {
             return bad(12, "the lengths in the header of this cache file do not fit");
         }
-        if header_sum(&bytes[..length]) != u64_at(80) {
+        if header_sum(&bytes[..length], 80) != u64_at(80) {
             return bad(80, "the header of this cache file is damaged");
         }
         let [t, h, w, fields, flow_h, flow_w] = std::array::from_fn(|i| size_at(16 + 4 * i));
@@ -229,14 +240,15 @@ impl Head {
     }
 }
 
-fn header_length(key: usize) -> usize {
-    (FIXED + key).next_multiple_of(64)
+/// Length of a header of `fixed` bytes and a key.
+pub(super) fn header_length(fixed: usize, key: usize) -> usize {
+    (fixed + key).next_multiple_of(64)
 }
 
-/// Checksum of a header with its own field taken as 0.
-fn header_sum(header: &[u8]) -> u64 {
+/// Checksum of a header with its own field, at `field`, taken as 0.
+pub(super) fn header_sum(header: &[u8], field: usize) -> u64 {
     let mut copy = header.to_vec();
-    copy[80..88].fill(0);
+    copy[field..field + 8].fill(0);
     sum(&copy)
 }
 
@@ -248,11 +260,11 @@ pub(super) fn write(file: &mut File, key: &[u8], key_hash: u64, clip: &Clip, mot
     if key.len() > MAX_KEY {
         return Err(std::io::Error::other("the settings are too long for a cache file"));
     }
-    let mut header = vec![0u8; header_length(key.len())];
+    let mut header = vec![0u8; header_length(FIXED, key.len())];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, MAGIC);
     put(8, &VERSION.to_le_bytes());
-    put(12, &small(header_length(key.len()))?.to_le_bytes());
+    put(12, &small(header_length(FIXED, key.len()))?.to_le_bytes());
     let (flow_h, flow_w) = if fields == 0 { (0, 0) } else { (motion.h, motion.w) };
     for (i, n) in [clip.t, clip.h, clip.w, fields, flow_h, flow_w].into_iter().enumerate() {
         put(16 + 4 * i, &small(n)?.to_le_bytes());
@@ -265,7 +277,7 @@ pub(super) fn write(file: &mut File, key: &[u8], key_hash: u64, clip: &Clip, mot
     put(72, &key_hash.to_le_bytes());
     put(88, &small(key.len())?.to_le_bytes());
     put(FIXED, key);
-    let checksum = header_sum(&header);
+    let checksum = header_sum(&header, 80);
     header[80..88].copy_from_slice(&checksum.to_le_bytes());
     let padding = (header.len() + clip.rgb.len()).next_multiple_of(64) - header.len() - clip.rgb.len();
     for part in [&header[..], &clip.rgb, &[0u8; 64][..padding], planes] {
@@ -275,7 +287,7 @@ pub(super) fn write(file: &mut File, key: &[u8], key_hash: u64, clip: &Clip, mot
 }
 
 /// Checksum over words of 8 bytes in four lanes; any change within one word changes it.
-fn sum(bytes: &[u8]) -> u64 {
+pub(super) fn sum(bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let step = |lane: u64, word: u64| ((lane ^ word).wrapping_mul(ODD)).rotate_left(29);
     let word = |b: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| b.get(i).copied().unwrap_or(0)));

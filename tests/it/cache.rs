@@ -12,7 +12,9 @@ use half::f16;
 use tubelet::error::{ErrorKind, Result};
 use tubelet::flow::{Flow, Gray};
 use tubelet::video::cache::{Builder, Progress, Report};
-use tubelet::video::{Cache, CacheSpec, ClipSpec, Dataset, Decode, Ffmpeg, MotionSpec, ProceduralSpec, Source, Splits};
+use tubelet::video::{
+    Cache, CacheSpec, ClipSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Source, Splits,
+};
 
 use crate::ffmpeg::ffmpeg;
 use crate::video::{put, shared_data};
@@ -26,7 +28,8 @@ fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
 fn spec() -> CacheSpec {
     CacheSpec {
         decode: Decode { short_side: Some(16), ..Default::default() },
-        motion: Some(MotionSpec { settings: "difference".into(), every: 2, gap: 1 }),
+        motion: Some(MotionSpec { settings: "difference".into(), source: FlowSource::TvL1, every: 2, gap: 1 }),
+        maps: None,
     }
 }
 
@@ -249,7 +252,7 @@ fn what_cannot_be_read_is_named() {
     for bad in [
         CacheSpec { motion: Some(MotionSpec { every: 0, ..spec().motion.unwrap() }), ..spec() },
         CacheSpec { motion: Some(MotionSpec { gap: 0, ..spec().motion.unwrap() }), ..spec() },
-        CacheSpec { decode: Decode { short_side: Some(0), ..Default::default() }, motion: None },
+        CacheSpec { decode: Decode { short_side: Some(0), ..Default::default() }, motion: None, maps: None },
     ] {
         assert!(matches!(build(&store, &data, &bad).unwrap_err().kind(), ErrorKind::Param { .. }));
     }

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
 use rand::RngExt;
+use safetensors::SafeTensors;
 use tubelet::augment::{AugmentSpec, Crop, Region};
 use tubelet::error::Result;
-use tubelet::flow::maps::{Fields, MapSpec, Maps};
+use tubelet::flow::maps::{Fields, MapSpec, Maps, target};
 use tubelet::flow::{Flow, Gray};
 use tubelet::ops::motion_map::{cases, motion_boundary, reference};
 use tubelet::rng::{Purpose, stream};
@@ -113,6 +114,38 @@ fn windows_hold_as_many_fields_whatever_the_frame_and_sums_do_not_drift() {
     assert_eq!((short.maps.len(), short.scores.len()), (24, 1));
     let borders = maps(&MapSpec { border: 0.25, ..spec }, &flows, 1);
     assert!((0..12).all(|i| (borders.maps[i] == 0.0) == (i % 4 == 0 || i % 4 == 3)), "{:?}", &borders.maps[..12]);
+}
+
+#[test]
+fn agrees_with_scipy_and_opencv() {
+    let file = SafeTensors::deserialize(include_bytes!("../fixtures/motion_map.safetensors")).unwrap();
+    let golden = |name: &str| -> Vec<f32> { bytemuck::pod_collect_to_vec(file.tensor(name).unwrap().data()) };
+    let (h, w, all) = (42, 28, golden("flow"));
+    let flows: Vec<Flow> = all
+        .chunks_exact(2 * h * w)
+        .map(|f| Flow { h, w, u: f[..h * w].to_vec(), v: f[h * w..].to_vec() })
+        .collect();
+    let sum = |plane: fn(&Flow) -> &[f32]| -> Vec<f32> {
+        (0..h * w).map(|i| flows[2..5].iter().map(|f| plane(f)[i]).sum()).collect()
+    };
+    let three = Flow { h, w, u: sum(|f| &f.u), v: sum(|f| &f.v) };
+    assert_norm("boundary", &motion_boundary(&three).concat(), &golden("boundary"), 1e-5);
+    let maps = maps(&MapSpec { window: 4, ..MapSpec::new(6.0, None) }, &flows, 1);
+    assert_norm("maps", &maps.maps, &golden("maps"), 1e-5);
+    assert_norm("scores", &maps.scores, &golden("scores"), 1e-5);
+    // The first eight fields' upper square, u and v by turns.
+    let square = |f: &Flow| (0..28 * 28).flat_map(|i| [f.u[i], f.v[i]]).collect::<Vec<_>>();
+    let clip: Vec<f32> = flows[..8].iter().flat_map(square).collect();
+    assert_norm("target", &target(&clip, [8, 28], [4, 7, 7]).unwrap(), &golden("target"), 1e-5);
+    // Groups that overlap count alike: twice the fields of a pan of 1 in eight, whatever the grid in time.
+    let edge = |i: usize| if i % 28 < 14 { 0.0 } else { 1.0 };
+    let step: Vec<f32> = (0..8 * 28 * 28).flat_map(|i| [edge(i), 0.0]).collect();
+    for t in [1, 3, 5, 8] {
+        let map = target(&step, [8, 28], [t, 1, 1]).unwrap();
+        assert_norm("groups", &map, &vec![8.0 / t as f32 * 3.0 * 2.0 / 28.0; t], 1e-5);
+    }
+    assert!(target(&step[1..], [8, 28], [4, 7, 7]).unwrap_err().to_string().contains("8 x 28 x 28 x 2"));
+    assert!(target(&step, [8, 28], [4, 0, 7]).unwrap_err().to_string().contains("4 x 0 x 7"));
 }
 
 #[test]
@@ -283,16 +316,16 @@ fn pairs_are_favoured_within_their_gap() {
     assert!(pairs.iter().flatten().all(|s| (20.5..=70.5).contains(s)), "{pairs:?}");
 }
 
-static GO_ON: AtomicBool = AtomicBool::new(false);
+pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// Not flow, but cheap: nothing where nothing changes, and mirrored where the frames are.
-fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
+pub fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
     let of = |f: fn(f32, f32) -> f32| a.data.iter().zip(&b.data).map(|(x, y)| f(*x, *y)).collect();
     Ok(Flow { h: a.h, w: a.w, u: of(|x, y| (y - x) / 16.0), v: of(|x, y| (y - x) * x / 4096.0) })
 }
 
 /// A loader of videos that are painted: `value(video, frame, row, column)`.
-fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(usize, usize, u32, u32) -> u8) -> Loader {
+pub fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(usize, usize, u32, u32) -> u8) -> Loader {
     for (video, &length) in lengths.iter().enumerate() {
         let folder = dir.join(format!("data/{}/{video}", ["a", "b"][video % 2]));
         std::fs::create_dir_all(&folder).unwrap();
@@ -318,12 +351,12 @@ fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(usize,
 }
 
 /// Small clips of frames of 32 pixels.
-fn views(focus: Focus) -> ViewSpec {
+pub fn views(focus: Focus) -> ViewSpec {
     ViewSpec { frames: 4, stride: 2, side: 16, cache_side: 32, flow_every: 1, focus, ..ViewSpec::small() }
 }
 
 /// A square that wanders down and to the right over a slope.
-fn square(_: usize, t: usize, y: u32, x: u32) -> u8 {
+pub fn square(_: usize, t: usize, y: u32, x: u32) -> u8 {
     let at = 3 + (t as u32 * 3) / 2 % 20;
     let inside = (at..at + 7).contains(&x) && (4..11).contains(&y);
     if inside { 220 } else { (20 + 3 * x + y) as u8 }

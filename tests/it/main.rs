@@ -26,6 +26,7 @@ mod layers;
 mod layers_gpu;
 mod losses;
 mod maclr;
+mod maps;
 mod matmul_gpu;
 mod mcl_net;
 mod motion;

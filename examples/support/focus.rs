@@ -1,0 +1,133 @@
+//! Pictures of what MCL's sampling chose: boxes over frames and motion maps, and where in a video the clips begin.
+
+use super::sheet::{self, Sample, Strip};
+use anyhow::{Context, Result};
+use image::imageops::{FilterType, resize};
+use image::{Rgb, RgbImage};
+use std::path::Path;
+use tubelet::augment::Crop;
+use tubelet::train::focus::Chosen;
+use tubelet::train::views::Loader;
+use tubelet::video::{Dataset, View};
+
+/// Videos on a sheet.
+const ROWS: usize = 6;
+/// Height in which boxes are drawn, in pixels.
+const SIDE: u32 = 192;
+/// Width of a line of a box.
+const LINE: u32 = 3;
+/// Query, its key, the two other keys.
+const COLOURS: [[u8; 3]; 4] = [[235, 60, 50], [250, 170, 40], [60, 130, 250], [40, 200, 150]];
+const NAMES: [&str; 4] = ["query", "its key", "second key", "third key"];
+const SCORE: [u8; 3] = [150, 156, 168];
+const KEPT: [u8; 3] = [225, 228, 234];
+
+/// Draws the first epoch's samples of six videos into the PNG `out`, from what [`Loader::chosen`] says: the query's frames and
+/// motion maps with the boxes of both of its views, the two other keys with theirs, and a time line, on which grey is the score of
+/// a clip that begins there and each bar the span of a clip.
+pub fn draw_focus(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
+    let every = (loader.videos.len() / ROWS).max(1);
+    let mut samples = Vec::new();
+    for video in (0..loader.videos.len()).step_by(every).take(ROWS) {
+        let (view, chosen) = (loader.cache.get(loader.videos[video])?, loader.chosen(0, video)?);
+        let how = if chosen.focused { "starts by motion" } else { "uniform starts" };
+        let order = if chosen.order { "query first" } else { "query last" };
+        let title = format!("{} ({order}, {how})", data.items[loader.videos[video]].name);
+        samples.push(Sample { title, strips: strips(loader, &view, &chosen)? });
+    }
+    sheet::draw(out, &samples)
+}
+
+fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
+    let (h, w) = view.size();
+    let frame = |t: usize| -> Result<RgbImage> {
+        let picture = RgbImage::from_raw(w as u32, h as u32, view.frame(t).to_vec());
+        let picture = picture.context("a frame has not the size it says")?;
+        Ok(resize(&picture, (w as u32 * SIDE) / h as u32, SIDE, FilterType::Triangle))
+    };
+    let boxed = |mut picture: RgbImage, views: &[usize]| {
+        for &i in views {
+            outline(&mut picture, &chosen.draws[i].crop, [h, w], COLOURS[i]);
+        }
+        picture
+    };
+    let clip = |label: &str, of: usize, views: &[usize]| -> Result<Strip> {
+        let frames = chosen.frames[of].iter().map(|&t| Ok(boxed(frame(t)?, views))).collect::<Result<_>>()?;
+        Strip::pictures(label, frames)
+    };
+    let mut strips = vec![clip("query, its key", 0, &[0, 1])?];
+    if let Some(maps) = &chosen.maps {
+        let peak = chosen.frames[0].iter().flat_map(|&t| maps.map(t)).fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
+        let heat = |t: usize| -> Result<RgbImage> {
+            Ok(boxed(heated(frame(t)?, maps.map(t), maps.grid, peak), &[0, 1]))
+        };
+        let frames = chosen.frames[0].iter().map(|&t| heat(t)).collect::<Result<_>>()?;
+        strips.push(Strip::pictures("motion map", frames)?);
+    }
+    for i in [2, 3] {
+        strips.push(clip(NAMES[i], i, &[i])?);
+    }
+    let shown = chosen.frames[0].len().min(sheet::SHOWN) as u32;
+    let width = shown * (w as u32 * SIDE / h as u32);
+    let span = loader.spec.frames as f64 * loader.spec.stride as f64 * view.fps() / loader.spec.fps.unwrap_or(view.fps());
+    strips.push(Strip::pictures("time line", vec![time_line(chosen, view.len(), span, width)])?);
+    Ok(strips)
+}
+
+/// Scores of the starts as grey columns, paler where a half ends, and the span of each clip as a bar.
+fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage {
+    let mut picture = RgbImage::from_pixel(width, SIDE, Rgb([255; 3]));
+    let at = |frame: f64| ((frame / frames as f64 * f64::from(width)) as u32).min(width);
+    let mut fill = |x: [u32; 2], y: [u32; 2], colour: [u8; 3]| {
+        for (y, x) in (y[0]..y[1].min(SIDE)).flat_map(|y| (x[0]..x[1].min(width)).map(move |x| (y, x))) {
+            picture.put_pixel(x, y, Rgb(colour));
+        }
+    };
+    // Scores above, a row for each clip below.
+    let (room, row) = (SIDE / 2, SIDE / 8);
+    fill([0, width], [room, room + 1], SCORE);
+    if let Some(maps) = &chosen.maps {
+        let peak = maps.scores.iter().fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
+        for (i, score) in maps.scores.iter().enumerate() {
+            let x = [i * maps.every, (i + 1) * maps.every].map(|t| at(t as f64));
+            fill(x, [room - (score / peak * room as f32) as u32, room], SCORE);
+        }
+    }
+    let half = at(frames as f64 / 2.0);
+    fill([half, half + 2], [0, SIDE], KEPT);
+    for (i, &start) in chosen.starts.iter().enumerate() {
+        let top = room + i as u32 * row;
+        fill([at(start), at(start + span).max(at(start) + 1)], [top + 4, top + row - 2], COLOURS[i]);
+        fill([at(start), at(start) + LINE], [0, top + 4], COLOURS[i]);
+    }
+    picture
+}
+
+/// The outline of a crop of a frame `h w`.
+fn outline(picture: &mut RgbImage, crop: &Crop, [h, w]: [usize; 2], colour: [u8; 3]) {
+    let (width, height) = picture.dimensions();
+    let [top, bottom] = [crop.y, crop.y + crop.h].map(|y| (y as u32 * height / h as u32).min(height));
+    let [left, right] = [crop.x, crop.x + crop.w].map(|x| (x as u32 * width / w as u32).min(width));
+    for y in top..bottom {
+        for x in left..right {
+            let inside = |v: u32, from: u32, to: u32| v >= from + LINE && v + LINE < to;
+            if !(inside(y, top, bottom) && inside(x, left, right)) {
+                picture.put_pixel(x, y, Rgb(colour));
+            }
+        }
+    }
+}
+
+/// A frame in grey with its map over it: nothing where there is none, yellow to red with the motion.
+fn heated(mut picture: RgbImage, map: &[f32], [rows, cols]: [usize; 2], peak: f32) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    for (x, y, pixel) in picture.enumerate_pixels_mut() {
+        let [r, g, b] = pixel.0.map(f32::from);
+        let grey = 0.6 * (0.299 * r + 0.587 * g + 0.114 * b);
+        let (row, col) = (y as usize * rows / height as usize, x as usize * cols / width as usize);
+        let heat = (map[row * cols + col] / peak).clamp(0.0, 1.0);
+        let colour = [255.0, 230.0 * (1.0 - heat), 0.0];
+        *pixel = Rgb(colour.map(|c| (grey + 0.85 * heat * (c - grey)) as u8));
+    }
+    picture
+}

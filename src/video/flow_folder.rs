@@ -1,0 +1,221 @@
+//! Flow that was computed elsewhere: for each video a folder of `.flo` files, or of pictures of its two components.
+//!
+//! The folder is found below a root by the video's name, with or without extension, and holds one of these, in natural order:
+//!
+//! - `.flo` files (Middlebury's); displacements they call unknown count as 0;
+//! - 8-bit pictures `x_00001.jpg` and `y_00001.jpg`, or `flow_x_…` and `flow_y_…` (`.png` as well);
+//! - two folders `x` and `y`, `u` and `v`, or `flow_x` and `flow_y` of such pictures.
+//!
+//! In a picture 128 is no motion and a pixel is 6.375 levels, so that 20 pixels are the most (`mcl.md` section 1.2; `denseflow
+//! -b 20` writes the same).
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use image::ImageDecoder;
+
+use super::folder;
+use crate::error::{Error, Result};
+use crate::flow::{Flow, flo};
+
+/// Levels of a picture for a pixel of displacement: 127.5 / 20.
+const LEVELS: f32 = 6.375;
+/// The level of no motion.
+const ZERO: f32 = 128.0;
+
+/// Names of the two components, as folders and, with `_`, as beginnings of file names.
+const NAMES: [[&str; 2]; 3] = [["x", "y"], ["flow_x", "flow_y"], ["u", "v"]];
+
+/// The files of one video's flow, in order.
+pub(super) enum Files {
+    Flo(Vec<PathBuf>),
+    Pictures([Vec<PathBuf>; 2]),
+}
+
+/// The folder below `root` with the flow of the video called `name`.
+pub(super) fn find(root: &Path, name: &str) -> Result<PathBuf> {
+    let parts: Vec<_> =
+        Path::new(name).components().filter(|c| matches!(c, Component::Normal(_))).map(|c| c.as_os_str()).collect();
+    let whole: PathBuf = parts.iter().collect();
+    let last_two: PathBuf = parts[parts.len().saturating_sub(2)..].iter().collect();
+    let candidates = [whole.clone(), whole.with_extension(""), last_two.clone(), last_two.with_extension("")];
+    let found = candidates.into_iter().map(|c| root.join(c)).find(|p| p.is_dir() && p != root);
+    found.ok_or_else(|| {
+        Error::data(root.join(whole), "there is no folder of this name, with or without extension, that holds the flow")
+    })
+}
+
+impl Files {
+    /// Lists the flow in `dir`.
+    pub(super) fn list(dir: &Path) -> Result<Files> {
+        let mut flo = Vec::new();
+        for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+            let path = entry.map_err(Error::io("read", dir))?.path();
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) {
+                flo.push(path);
+            }
+        }
+        if !flo.is_empty() {
+            folder::sort(&mut flo);
+            return Ok(Files::Flo(flo));
+        }
+        for names in NAMES {
+            if names.iter().all(|n| dir.join(n).is_dir()) {
+                let [x, y] = names.map(|n| folder::frames(&dir.join(n)));
+                return Files::pair(dir, [x?, y?], ["", ""]);
+            }
+        }
+        let pictures = folder::frames(dir).unwrap_or_default();
+        for names in NAMES {
+            let prefixes = names.map(|n| format!("{n}_"));
+            let with = |prefix: &str| -> Vec<PathBuf> {
+                pictures.iter().filter(|p| name_of(p).starts_with(prefix)).cloned().collect()
+            };
+            let [x, y] = [with(&prefixes[0]), with(&prefixes[1])];
+            if !(x.is_empty() && y.is_empty()) {
+                return Files::pair(dir, [x, y], [&prefixes[0], &prefixes[1]]);
+            }
+        }
+        let what = "there is no flow in this folder: neither .flo files nor pictures x_* and y_* or flow_x_* and flow_y_*, \
+                    nor folders x and y of pictures";
+        Err(Error::data(dir, what))
+    }
+
+    /// Pictures of both components, which must go by the same names after their prefixes.
+    fn pair(dir: &Path, [x, y]: [Vec<PathBuf>; 2], prefixes: [&str; 2]) -> Result<Files> {
+        if x.len() != y.len() {
+            let what =
+                format!("it holds {} pictures of the flow to the right and {} of that downwards", x.len(), y.len());
+            return Err(Error::data(dir, what));
+        }
+        let bare = |p: &Path, prefix: &str| name_of(p)[prefix.len()..].to_owned();
+        let odd = x.iter().zip(&y).find(|(a, b)| {
+            let [a, b] = [bare(a, prefixes[0]), bare(b, prefixes[1])];
+            Path::new(&a).with_extension("") != Path::new(&b).with_extension("")
+        });
+        match odd {
+            Some((a, b)) => Err(Error::data(dir, format!("{} and {} have different numbers", name_of(a), name_of(b)))),
+            None => Ok(Files::Pictures([x, y])),
+        }
+    }
+
+    /// All files.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        match self {
+            Files::Flo(files) => files.iter().chain(&[]),
+            Files::Pictures([x, y]) => x.iter().chain(y),
+        }
+    }
+
+    /// Number of fields.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Files::Flo(files) => files.len(),
+            Files::Pictures([x, _]) => x.len(),
+        }
+    }
+
+    /// Checks that there is a field for each of `frames` frames but the last; one more repeats the last. `cut` says that the
+    /// video goes on after them.
+    pub(super) fn expect(&self, dir: &Path, frames: usize, cut: bool) -> Result<()> {
+        let n = self.len();
+        if n + 1 == frames || n == frames || (cut && n > frames) {
+            return Ok(());
+        }
+        let what = format!(
+            "it holds {n} flow fields, and the video has {frames} frames: there must be {}, or {frames} with the last one \
+             repeated",
+            frames.saturating_sub(1)
+        );
+        Err(Error::data(dir, what))
+    }
+
+    /// Field `i`, of the extents `h w` of one of `sizes`, resized to the last of them with its displacements.
+    pub(super) fn read(&self, i: usize, sizes: [[usize; 2]; 2]) -> Result<Flow> {
+        let flow = match self {
+            Files::Flo(files) => {
+                let mut flow = flo::read(&files[i])?;
+                expect_size(&files[i], [flow.h, flow.w], sizes)?;
+                for at in 0..flow.u.len() {
+                    if !flow.is_known(at) {
+                        (flow.u[at], flow.v[at]) = (0.0, 0.0);
+                    }
+                }
+                flow
+            }
+            Files::Pictures([x, y]) => {
+                let ([h, w], u) = picture(&x[i], sizes)?;
+                let (other, v) = picture(&y[i], [[h, w]; 2])?;
+                debug_assert_eq!(other, [h, w]);
+                Flow { h, w, u, v }
+            }
+        };
+        Ok(resized(flow, sizes[1]))
+    }
+}
+
+fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// One component as displacements, with its extents `h w`, which are checked before its pixels are read.
+fn picture(file: &Path, sizes: [[usize; 2]; 2]) -> Result<([usize; 2], Vec<f32>)> {
+    let decoder = folder::reader(file)?;
+    let (w, h) = decoder.dimensions();
+    let size = [h as usize, w as usize];
+    expect_size(file, size, sizes)?;
+    let colour = decoder.color_type();
+    if colour.bytes_per_pixel() != colour.channel_count() {
+        return Err(Error::data(file, format!("a picture of flow has 8 bits a channel, this one is {colour:?}")));
+    }
+    let picture = image::DynamicImage::from_decoder(decoder).map_err(|e| folder::not_a_frame(file, e))?.into_luma8();
+    Ok((size, picture.into_raw().into_iter().map(|v| (f32::from(v) - ZERO) / LEVELS).collect()))
+}
+
+fn expect_size(file: &Path, [h, w]: [usize; 2], sizes: [[usize; 2]; 2]) -> Result<()> {
+    if sizes.contains(&[h, w]) {
+        return Ok(());
+    }
+    let [native, kept] = sizes.map(|[h, w]| format!("{w} x {h}"));
+    let or = if native == kept { String::new() } else { format!(" (or {kept}, as it is kept)") };
+    Err(Error::data(file, format!("this flow has {w} x {h} pixels, and its video {native}{or}")))
+}
+
+/// `flow` at `h w`, by a triangle filter as frames are resized, its displacements in pixels of the new size.
+fn resized(flow: Flow, [h, w]: [usize; 2]) -> Flow {
+    if [flow.h, flow.w] == [h, w] {
+        return flow;
+    }
+    let (down, across) = (weights(flow.h, h), weights(flow.w, w));
+    let plane = |data: &[f32], scale: f32| -> Vec<f32> {
+        let mut out = Vec::with_capacity(h * w);
+        for (first, rows) in &down {
+            let column = |x: usize| -> f32 {
+                rows.iter().enumerate().map(|(i, weight)| weight * data[(first + i) * flow.w + x]).sum()
+            };
+            let line: Vec<f32> = (0..flow.w).map(column).collect();
+            let cell = |(first, columns): &(usize, Vec<f32>)| -> f32 {
+                columns.iter().zip(&line[*first..]).map(|(weight, v)| weight * v).sum()
+            };
+            out.extend(across.iter().map(|taps| scale * cell(taps)));
+        }
+        out
+    };
+    let (u, v) = (plane(&flow.u, w as f32 / flow.w as f32), plane(&flow.v, h as f32 / flow.h as f32));
+    Flow { h, w, u, v }
+}
+
+/// For each of `to` pixels the first of `from` that it is made of, and their weights, which add up to 1.
+fn weights(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
+    let scale = from as f64 / to as f64;
+    let reach = scale.max(1.0);
+    let taps = |i: usize| {
+        let centre = (i as f64 + 0.5) * scale;
+        let first = (centre - reach).floor().max(0.0) as usize;
+        let last = ((centre + reach).ceil() as usize).min(from);
+        let weight = |j: usize| (1.0 - (j as f64 + 0.5 - centre).abs() / reach).max(0.0);
+        let sum: f64 = (first..last).map(weight).sum();
+        (first, (first..last).map(|j| (weight(j) / sum) as f32).collect())
+    };
+    (0..to).map(taps).collect()
+}
