@@ -58,9 +58,8 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     let mut strips = vec![clip("query, its key", 0, &[0, 1])?];
     if let Some(maps) = &chosen.maps {
         let peak = chosen.frames[0].iter().flat_map(|&t| maps.map(t)).fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
-        let heat = |t: usize| -> Result<RgbImage> {
-            Ok(boxed(heated(frame(t)?, maps.map(t), maps.grid, peak), &[0, 1]))
-        };
+        let heat =
+            |t: usize| -> Result<RgbImage> { Ok(boxed(heated(frame(t)?, maps.map(t), maps.grid, peak), &[0, 1])) };
         let frames = chosen.frames[0].iter().map(|&t| heat(t)).collect::<Result<_>>()?;
         strips.push(Strip::pictures("motion map", frames)?);
     }
@@ -69,7 +68,8 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     }
     let shown = chosen.frames[0].len().min(sheet::SHOWN) as u32;
     let width = shown * (w as u32 * SIDE / h as u32);
-    let span = loader.spec.frames as f64 * loader.spec.stride as f64 * view.fps() / loader.spec.fps.unwrap_or(view.fps());
+    let span =
+        loader.spec.frames as f64 * loader.spec.stride as f64 * view.fps() / loader.spec.fps.unwrap_or(view.fps());
     strips.push(Strip::pictures("time line", vec![time_line(chosen, view.len(), span, width)])?);
     Ok(strips)
 }

@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod curves;
+pub mod focus;
 pub mod pretrain;
 pub mod progress;
 pub mod run;

@@ -9,7 +9,7 @@ use std::path::Path;
 use tubelet::flow::{Flow, color};
 
 /// Frames shown of a strip, at most; of longer ones every so-manieth.
-const SHOWN: usize = 8;
+pub const SHOWN: usize = 8;
 /// Height of a frame on the sheet, in pixels.
 const SIDE: u32 = 96;
 const GAP: u32 = 4;
@@ -50,6 +50,16 @@ impl Strip {
     pub fn map(label: &str, maps: &[&[f32]], h: usize, w: usize) -> Result<Strip> {
         let grey = |map: &&[f32]| map.iter().flat_map(|v| [(v.clamp(0.0, 1.0) * 255.0).round() as u8; 3]).collect();
         Strip::build(label, maps.iter().map(grey), h, w)
+    }
+
+    /// Pictures of one size.
+    pub fn pictures(label: &str, frames: Vec<RgbImage>) -> Result<Strip> {
+        let size = frames.first().map(RgbImage::dimensions);
+        ensure!(
+            size.is_some() && frames.iter().all(|f| Some(f.dimensions()) == size && !f.is_empty()),
+            "strip `{label}` has no frames, or of several sizes"
+        );
+        Ok(Strip { label: label.to_owned(), frames })
     }
 
     fn build(label: &str, frames: impl Iterator<Item = Vec<u8>>, h: usize, w: usize) -> Result<Strip> {

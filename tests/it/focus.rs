@@ -121,10 +121,8 @@ fn agrees_with_scipy_and_opencv() {
     let file = SafeTensors::deserialize(include_bytes!("../fixtures/motion_map.safetensors")).unwrap();
     let golden = |name: &str| -> Vec<f32> { bytemuck::pod_collect_to_vec(file.tensor(name).unwrap().data()) };
     let (h, w, all) = (42, 28, golden("flow"));
-    let flows: Vec<Flow> = all
-        .chunks_exact(2 * h * w)
-        .map(|f| Flow { h, w, u: f[..h * w].to_vec(), v: f[h * w..].to_vec() })
-        .collect();
+    let flows: Vec<Flow> =
+        all.chunks_exact(2 * h * w).map(|f| Flow { h, w, u: f[..h * w].to_vec(), v: f[h * w..].to_vec() }).collect();
     let sum = |plane: fn(&Flow) -> &[f32]| -> Vec<f32> {
         (0..h * w).map(|i| flows[2..5].iter().map(|f| plane(f)[i]).sum()).collect()
     };
