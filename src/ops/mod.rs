@@ -39,6 +39,7 @@ pub mod tvl1;
 pub fn kernels() -> Vec<crate::driver::Declared> {
     [
         crate::tensor::kernels(),
+        alignment::cuda::kernels(),
         arith::cuda::kernels(),
         batch_norm::cuda::kernels(),
         conv3d::cuda::kernels(),

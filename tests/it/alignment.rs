@@ -289,7 +289,7 @@ fn a_map_in_proportion_to_its_target_loses_nothing() {
     let each = scaled(&y, |i| 1.0 + ((i / 15) % 4) as f32);
     let [_, frames, spatial, temporal, _] = figures(&each, &y, &Cosines::default());
     assert_near("frames", frames, 0.0, 1e-6);
-    assert!(spatial > 1e-3 && temporal > 1e-3, "the others notice: {spatial}, {temporal}");
+    assert!(spatial.min(temporal) > 1000.0 * frames.abs(), "the others notice: {spatial}, {temporal}");
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn lengths_do_not_matter() {
         for (p, dp) in wide(&p).chunks_exact(36).zip(wide(&dp).chunks_exact(36)) {
             let along: f64 = p.iter().zip(dp).map(|(p, d)| p * d).sum();
             let size: f64 = p.iter().zip(dp).map(|(p, d)| (p * d).abs()).sum();
-            assert!(along.abs() <= 1e-6 * size, "{how:?}: {along} of {size}");
+            assert_near(&format!("{how:?}: part along the map"), along / size.max(f64::MIN_POSITIVE), 0.0, 1e-6);
         }
     }
 }
@@ -351,7 +351,7 @@ fn lengths_do_not_matter() {
 fn a_flat_map_earns_nothing_where_centred() {
     let dims = [1, 4, 3, 3];
     let y = motion(dims);
-    let rounded = scaled(&Tensor::full(dims, 0.3), |i| 1.0 + (i % 3) as f32 * f32::EPSILON);
+    let rounded = scaled(&Tensor::full(dims, 0.3), |i| 1.0 + (i % 3) as f32 * 0.5f32.powi(22));
     for how in ways().into_iter().filter(|h| h.centred) {
         assert_eq!(figures(&rounded, &y, &how)[1..4], [1.0; 3]);
         let dp = alignment::align_bwd(&rounded, &y, &how, &Tensor::scalar(1.0)).unwrap();

@@ -1,8 +1,8 @@
 //! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
 
 use crate::{
-    augment_gpu, batch_norm, classes, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu, motion_map_gpu,
-    pool3d, summed, tvl1_gpu, updates,
+    alignment_gpu, augment_gpu, batch_norm, classes, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu,
+    motion_map_gpu, pool3d, summed, tvl1_gpu, updates,
 };
 use ptxsim::{Access::*, Config, Launch, Machine, Order, Param, Region};
 use std::cell::RefCell;
@@ -25,6 +25,8 @@ pub fn note(entry: &str, order: Order) {
 
 /// Tests that hold kernels against their references. Between them they launch everything.
 const TESTS: &[fn()] = &[
+    alignment_gpu::alignment_losses_on_a_device,
+    alignment_gpu::channel_maps_on_a_device,
     augment_gpu::clips_on_a_gpu_are_those_of_the_cpu,
     augment_gpu::motion_follows_its_clip_on_a_gpu,
     batch_norm::cases_meet_the_definition_on_a_device,

@@ -1,6 +1,7 @@
 //! Integration tests, one binary: each module is a room of the house.
 
 mod alignment;
+mod alignment_gpu;
 mod augment;
 mod augment_gpu;
 mod batch_norm;

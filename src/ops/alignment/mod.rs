@@ -14,6 +14,7 @@
 
 pub mod cases;
 mod cpu;
+pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
@@ -96,7 +97,7 @@ pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     p.expect("f", f, g.shape())?;
     match g.place(MAP, &[("f", f)])? {
         Place::Cpu => Ok(Tensor::build(p.cells(), |m| cpu::map::fwd(&p, &g.host(), &f.host(), m))),
-        Place::Gpu(_) => Err(elsewhere(MAP, "g", g)),
+        Place::Gpu(gpu) => cuda::map_fwd(gpu, &p, g, f),
     }
 }
 
@@ -110,7 +111,7 @@ pub fn map_bwd_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
     p.expect("d", d, p.cells())?;
     match g.place(MAP, &[("d", d)])? {
         Place::Cpu => Ok(Tensor::build(g.shape(), |df| cpu::map::bwd_f(&p, &g.host(), &d.host(), df))),
-        Place::Gpu(_) => Err(elsewhere(MAP, "g", g)),
+        Place::Gpu(gpu) => cuda::map_bwd_f(gpu, &p, g, d),
     }
 }
 
@@ -124,16 +125,12 @@ pub fn map_bwd_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
     p.expect("d", d, p.cells())?;
     match f.place(MAP, &[("d", d)])? {
         Place::Cpu => Ok(Tensor::build(f.shape(), |dg| cpu::map::bwd_g(&p, &d.host(), &f.host(), dg))),
-        Place::Gpu(_) => Err(elsewhere(MAP, "f", f)),
+        Place::Gpu(gpu) => cuda::map_bwd_g(gpu, &p, d, f),
     }
 }
 
 const MAP: &str = "channel_map";
 const ALIGN: &str = "map_alignment";
-
-fn elsewhere(op: &'static str, arg: &'static str, x: &Tensor) -> Error {
-    Error::device(op, arg, crate::tensor::Device::Cpu, x.device())
-}
 
 /// The extents of a channel map.
 #[derive(Clone, Copy, Debug)]
@@ -185,8 +182,8 @@ struct Grid {
 /// A frame or sample without motion in `y` has cosine 0, and no gradient.
 ///
 /// # Errors
-/// `Shape` when `p` is not `n t h w` with elements or `y` not of its shape; `DType` for other numbers than f32; `Param`, see
-/// [`Cosines::check`]; `Device` when they live apart.
+/// `Shape` when `p` is not `n t h w` with elements or `y` not of its shape (on a GPU also for more than 448 frames); `DType`
+/// for other numbers than f32; `Param`, see [`Cosines::check`]; `Device` when they live apart.
 pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
     let grid = grid(p, &[("y", y)], how)?;
     match p.place(ALIGN, &[("y", y)])? {
@@ -194,7 +191,7 @@ pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tenso
             let [loss, stats @ ..] = cpu::cosines::fwd(&grid, &p.host(), &y.host(), how);
             Ok((Tensor::scalar(loss), Tensor::from_f32([4], &stats)?))
         }
-        Place::Gpu(_) => Err(elsewhere(ALIGN, "p", p)),
+        Place::Gpu(gpu) => cuda::align_fwd(gpu, &grid, p, y, how),
     }
 }
 
@@ -210,7 +207,7 @@ pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<T
             let dy = dy.item()?;
             Ok(Tensor::build(p.shape(), |dp| cpu::cosines::bwd(&grid, &p.host(), &y.host(), how, dy, dp)))
         }
-        Place::Gpu(_) => Err(elsewhere(ALIGN, "p", p)),
+        Place::Gpu(gpu) => cuda::align_bwd(gpu, &grid, p, y, how, dy),
     }
 }
 
@@ -228,7 +225,7 @@ pub fn align_bwd2(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &Tensor
             let fill = |out: &mut [f32]| cpu::cosines::bwd2(&grid, &p.host(), &y.host(), how, dy, &u.host(), out);
             Ok(Tensor::build(p.shape(), fill))
         }
-        Place::Gpu(_) => Err(elsewhere(ALIGN, "p", p)),
+        Place::Gpu(gpu) => cuda::align_bwd2(gpu, &grid, p, y, how, dy, u),
     }
 }
 

@@ -1,0 +1,124 @@
+// Channel maps of gradients and their adjoints, in f32.
+//
+// Each pass reads features once, sixteen bytes a thread side by side over the channels, and is bound by that. A block of the
+// three passes over columns has a frame and up to 64 channels; it holds their means by the time it writes, so the two
+// adjoints are one launch each.
+#include "elements.cuh"
+#include "reduce.cuh"
+
+enum Pass { WEIGHTS, FOR_G, FOR_F };
+
+/// The means over a frame of `x`, times `d` for g; written as they are, at every position for g, times `d` there for f.
+template <int W, Pass PASS>
+__device__ __forceinline__ void columns(const float *__restrict__ x, const float *__restrict__ d, float *__restrict__ to,
+                                        u32 area, u32 c, u32 tiles, u32 shift) {
+    __shared__ __align__(16) float space[WARPS * ROOM];
+    u32 row = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+    Lane lane = lane_of<W>(tile, shift);
+    u64 first = (u64)row * area * c + lane.channel;
+    const float *factor = d + row * area;
+    float sum[1][W] = {}, total[1], v[W];
+    if (lane.channel < c) {
+#pragma unroll 4
+        for (u32 q = lane.row; q < area; q += lane.step) {
+            load<W>(x + first + (u64)q * c, v);
+            float by = PASS == FOR_G ? factor[q] : 1.0f;
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                sum[0][k] = PASS == FOR_G ? fmaf(v[k], by, sum[0][k]) : sum[0][k] + v[k];
+            }
+        }
+    }
+    sum_rows<1, W>(sum, total, space, shift);
+    float mean = total[0] / (float)area;
+    u32 width = W << shift;
+    if constexpr (PASS == WEIGHTS) {
+        u32 channel = tile * width + threadIdx.x;
+        if (threadIdx.x < width && channel < c) {
+            to[row * c + channel] = mean;
+        }
+    } else {
+        __syncthreads();
+        if (threadIdx.x < width) {
+            space[slot<W>(threadIdx.x)] = mean;
+        }
+        __syncthreads();
+        if (lane.channel < c) {
+            float w[W];
+            get<W>(space, threadIdx.x & ((1u << shift) - 1), w);
+#pragma unroll 4
+            for (u32 q = lane.row; q < area; q += lane.step) {
+                float by = PASS == FOR_F ? factor[q] : 1.0f;
+#pragma unroll
+                for (int k = 0; k < W; ++k) {
+                    v[k] = PASS == FOR_F ? w[k] * by : w[k];
+                }
+                store<W>(to + first + (u64)q * c, v);
+            }
+        }
+    }
+}
+
+/// A warp a cell.
+template <int W>
+__device__ __forceinline__ void map(const float *__restrict__ w, const float *__restrict__ f, float *__restrict__ m,
+                                    u32 cells, u32 area, u32 c) {
+    u32 cell = blockIdx.x * WARPS + threadIdx.x / 32;
+    if (cell >= cells) {
+        return; // the whole warp
+    }
+    const float *weights = w + cell / area * c, *from = f + (u64)cell * c;
+    float sum[W] = {}, a[W], b[W];
+#pragma unroll 4
+    for (u32 k = threadIdx.x % 32 * W; k < c; k += 32 * W) {
+        load<W>(weights + k, a);
+        load<W>(from + k, b);
+#pragma unroll
+        for (int i = 0; i < W; ++i) {
+            sum[i] = fmaf(a[i], b[i], sum[i]);
+        }
+    }
+    float all = 0.0f;
+#pragma unroll
+    for (int i = 0; i < W; ++i) {
+        all += sum[i];
+    }
+    all = sum_warp(all);
+    if (threadIdx.x % 32 == 0) {
+        m[cell] = all;
+    }
+}
+
+/// weights: `w[rows c]`, the means over the `area` positions of each frame of g. for_g: the mean over positions of d f, at
+/// each of them. for_f: the mean of g times d. Grid: a block of 256 for each of `tiles` runs of channels of every row;
+/// 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by `ops::alignment::{map_fwd, map_bwd_g,
+/// map_bwd_f}`.
+#define COLUMNS(NAME, W)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256) alignment_weights_##NAME(                                        \
+        const float *__restrict__ g, float *__restrict__ w, u32 area, u32 c, u32 tiles, u32 shift) {                   \
+        columns<W, WEIGHTS>(g, nullptr, w, area, c, tiles, shift);                                                     \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        alignment_for_g_##NAME(const float *__restrict__ f, const float *__restrict__ d, float *__restrict__ dg,       \
+                               u32 area, u32 c, u32 tiles, u32 shift) {                                                \
+        columns<W, FOR_G>(f, d, dg, area, c, tiles, shift);                                                            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        alignment_for_f_##NAME(const float *__restrict__ g, const float *__restrict__ d, float *__restrict__ df,       \
+                               u32 area, u32 c, u32 tiles, u32 shift) {                                                \
+        columns<W, FOR_F>(g, d, df, area, c, tiles, shift);                                                            \
+    }
+
+/// `m = Σ_c w f` for each of the cells. Grid: a block of 256 for every 8 cells. Wide: c is a multiple of 4. Launched by
+/// `ops::alignment::map_fwd`.
+#define MAP(NAME, W)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        alignment_map_##NAME(const float *__restrict__ w, const float *__restrict__ f, float *__restrict__ m,          \
+                             u32 cells, u32 area, u32 c) {                                                             \
+        map<W>(w, f, m, cells, area, c);                                                                               \
+    }
+
+COLUMNS(wide_f32, 4)
+COLUMNS(single_f32, 1)
+MAP(wide_f32, 4)
+MAP(single_f32, 1)
