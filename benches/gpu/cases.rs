@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tubelet::error::{Error, ErrorKind, Result};
 use tubelet::flow::Gray;
-use tubelet::ops::{self, batch_norm::Stats, conv3d, infonce, l2_norm, linear, pool3d, tvl1};
+use tubelet::ops::{self, alignment, batch_norm::Stats, conv3d, infonce, l2_norm, linear, pool3d, tvl1};
 use tubelet::shape::Shape;
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
@@ -41,6 +41,7 @@ pub fn all(clips: usize) -> Vec<Case> {
         projections(dtype, &mut cases);
         contrast(dtype, &mut cases);
     }
+    alignments(clips, &mut cases);
     flows(clips, &mut cases);
     cases
 }
@@ -266,6 +267,42 @@ fn contrast(dtype: DType, cases: &mut Vec<Case>) {
                 make: Box::new(make),
             });
         }
+    }
+}
+
+/// The released map of MCL, of a gradient with itself, and its losses; f32 only.
+fn alignments(clips: usize, cases: &mut Vec<Case>) {
+    let row = alignment::cases::CASES.iter().find(|c| c.name == "p3d-50").expect("a row of the table");
+    let (mut x, mut map) = (row.x, row.map());
+    x[0] *= clips;
+    map[0] *= clips;
+    let (features, cells) = (x.iter().product::<usize>(), map.iter().product::<usize>());
+    for pass in ["map_fwd", "map_bwd"] {
+        let inputs = move |device: &Device| Ok(vec![random(x, DType::F32, device, 1)?]);
+        cases.push(Case {
+            name: format!("alignment/{pass}/{}/f32", row.name),
+            dtype: DType::F32,
+            problem: json!({"op": "channel_map", "pass": pass, "x": x}),
+            flops: row.flops() * clips as u64,
+            // Backward: the gradient read for each of its two parts, these added up.
+            bytes: bytes(DType::F32, if pass == "map_fwd" { features } else { 3 * features } + cells),
+            make: recorded(inputs, pass == "map_bwd", |t, v| ops::channel_map(t, &v[0], &v[0])),
+        });
+    }
+    for pass in ["loss_fwd", "loss_bwd"] {
+        let inputs = move |device: &Device| Ok(vec![random(map, DType::F32, device, 1)?]);
+        let run = move |t: &Tape, v: &[Var]| {
+            // The map is its own target: what is timed does not depend on the numbers.
+            Ok(ops::map_alignment(t, &v[0], v[0].value(), &alignment::Cosines::default())?.loss)
+        };
+        cases.push(Case {
+            name: format!("alignment/{pass}/{}/f32", row.name),
+            dtype: DType::F32,
+            problem: json!({"op": "map_alignment", "pass": pass, "x": map}),
+            flops: 30 * cells as u64,
+            bytes: bytes(DType::F32, if pass == "loss_fwd" { 2 } else { 3 } * cells),
+            make: recorded(inputs, pass == "loss_bwd", run),
+        });
     }
 }
 

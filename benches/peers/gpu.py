@@ -116,6 +116,24 @@ class Peer:
         f = lambda x: F.max_pool3d(x, p["kernel"], p["stride"], p["pad"], p["dilation"])
         return self.forward_or_backward(f, [x], p["pass"] == "max_bwd")
 
+    def channel_map(self, p, dtype):
+        g = self.random(last(self.shrink(p["x"])), dtype, grad=True)
+        f = lambda g: (g.mean((3, 4), keepdim=True) * g).sum(1)
+        return self.forward_or_backward(f, [g], p["pass"] == "map_bwd")
+
+    def map_alignment(self, p, dtype):
+        m = self.random(tuple(p["x"]), dtype, grad=True)
+
+        def loss(m):
+            y = m.detach()
+            cos = lambda a, b: (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1)
+            weight = torch.softmax((y / y.mean((1, 2, 3), keepdim=True)).sum((2, 3)), 1)
+            frames = (weight * cos(m.flatten(2), y.flatten(2))).sum(1)
+            spatial = cos(m.mean(1).flatten(1), y.mean(1).flatten(1))
+            return (3 - frames - spatial - cos(m.sum((2, 3)), y.sum((2, 3)))).mean()
+
+        return self.forward_or_backward(loss, [m], p["pass"] == "loss_bwd")
+
     def linear(self, p, dtype):
         n, c, k = p["extents"]
         x, w = self.random((n, c), dtype, grad=True), self.random((k, c), dtype, grad=True)

@@ -2,6 +2,7 @@
 
 mod alignment;
 mod alignment_gpu;
+mod alignment_net;
 mod augment;
 mod augment_gpu;
 mod batch_norm;

@@ -1,7 +1,7 @@
 //! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
-use crate::{batch_norm, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu, pool3d, tvl1_gpu, updates};
+use crate::{alignment_gpu, batch_norm, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu, pool3d, tvl1_gpu, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -138,6 +138,7 @@ const CONV: &[fn()] = &[
 const PLAIN: &[fn()] = &[conv3d_gpu::table_first];
 const INFONCE: &[fn()] = &[infonce_gpu::every_kernel_of_infonce_meets_the_reference];
 const TVL1: &[fn()] = &[tvl1_gpu::tvl1_on_a_gpu_meets_the_definition];
+const ALIGN: &[fn()] = &[alignment_gpu::channel_maps_on_a_device, alignment_gpu::alignment_losses_on_a_device];
 const NORM: &[fn()] = &[batch_norm::cases_meet_the_definition_on_a_device];
 const LAYERS: &[fn()] = &[
     device::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
@@ -192,6 +193,8 @@ const MISTAKES: &[Mistake] = &[
     mistake("statistics are summed too early", "batch_norm_sums_wide_f32", ("bar.sync", 0), Drop, NORM),
     mistake("TV-L1's tile is read too early", "tvl1_iterate", ("bar.sync", 1), Drop, TVL1),
     mistake("the median's columns are read too early", "tvl1_median_3", ("bar.sync", 1), Drop, TVL1),
+    mistake("a frame's means are read too early", "alignment_for_g_wide_f32", ("bar.sync", 2), Drop, ALIGN),
+    mistake("a sample's frames are weighed too early", "alignment_losses_f32", ("bar.sync", 0), Drop, ALIGN),
     // Fragments, swizzles, layouts.
     mistake("swizzled on the way in, not on the way out", FPROP, ("xor.b32", 2), Replace("xor", "or"), CONV),
     mistake("another swizzle on the way in", FPROP, ("xor.b32", 0), Replace("xor", "or"), CONV),
@@ -219,6 +222,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("a store misses its place in shared memory", EXACT, ("st.shared.f32", 0), Offset(2), PLAIN),
     mistake("a part of the tile is never filled", EXACT, ("st.shared.f32", 1), Drop, PLAIN),
     mistake("the wrong stride of a transposed tile", "matmul_transpose_f32", ("st.shared", 1), Offset(-32), MATMUL),
+    mistake("a map is written a cell late", "alignment_map_wide_f32", ("st.global.f32", 0), Offset(4), ALIGN),
     // Lanes.
     mistake("half of the lanes named", "l2_norm_forward_wide_f32", (", -1;", 0), Replace("-1", "65535"), LAYERS),
     mistake("the wrong partner", "l2_norm_forward_wide_f32", (", 16;", 0), Replace("16", "8"), LAYERS),
@@ -242,6 +246,8 @@ const MISTAKES: &[Mistake] = &[
     mistake("gradients pass at zero", "relu_backward_f32", ("setp.gt.f32", 0), Replace("gt", "ge"), LAYERS),
     mistake("an average leans the other way", "ema_blend_f32", ("ld.global.nc.f32", 0), Offset(-4), UPDATES),
     mistake("the least of a window", "pool3d_max_wide_f32", ("setp.gt.f32", 0), Replace("gt", "lt"), POOL),
+    mistake("the curvature bends the other way", "alignment_curvature_f32", ("neg.f64", 0), Replace("neg", "abs"), ALIGN),
+    mistake("a gradient that leads uphill", "alignment_gradient_f32", ("neg.f64", 0), Replace("neg", "mov"), ALIGN),
     mistake("e to the wrong power", "cross_entropy_loss_wide_f32", ("ex2.approx", 0), Replace("ex2", "lg2"), LOSS),
 ];
 

@@ -1,0 +1,37 @@
+//! Channel maps with their gradients and alignment losses with both derivatives over the problem table: the released form,
+//! in which the map is of one gradient with itself.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rand::RngExt;
+use std::hint::black_box;
+use tubelet::ops::alignment::cases::{BATCH, CASES};
+use tubelet::ops::alignment::{Cosines, align_bwd, align_bwd2, align_fwd, map_bwd_f, map_bwd_g, map_fwd};
+use tubelet::rng::{Purpose, stream};
+use tubelet::shape::Shape;
+use tubelet::tensor::Tensor;
+
+fn noise(shape: impl Into<Shape>, which: u64) -> Tensor {
+    let (shape, mut rng) = (shape.into(), stream(0, 0, which, Purpose::Test));
+    let values: Vec<f32> = (0..shape.len()).map(|_| rng.random_range(0.0..1.0)).collect();
+    Tensor::from_f32(shape, &values).expect("as many numbers as the shape has")
+}
+
+fn alignment(c: &mut Criterion) {
+    let how = Cosines::default();
+    for case in CASES.iter().chain([&BATCH]) {
+        let (g, d) = (noise(case.x, 0), noise(case.map(), 1));
+        let (y, u, one) = (noise(case.map(), 2), noise(case.map(), 3), Tensor::scalar(1.0));
+        let mut group = c.benchmark_group("alignment");
+        group.sample_size(10).throughput(Throughput::Bytes(case.bytes()));
+        let name = |pass: &str| format!("{pass}/{}/f32/cpu", case.name);
+        group.bench_function(name("map_fwd"), |b| b.iter(|| black_box(map_fwd(&g, &g))));
+        group.bench_function(name("map_bwd"), |b| b.iter(|| black_box((map_bwd_f(&g, &d), map_bwd_g(&d, &g)))));
+        group.bench_function(name("loss"), |b| b.iter(|| black_box(align_fwd(&d, &y, &how))));
+        group.bench_function(name("loss_bwd"), |b| b.iter(|| black_box(align_bwd(&d, &y, &how, &one))));
+        group.bench_function(name("loss_bwd2"), |b| b.iter(|| black_box(align_bwd2(&d, &y, &how, &one, &u))));
+        group.finish();
+    }
+}
+
+criterion_group!(benches, alignment);
+criterion_main!(benches);
