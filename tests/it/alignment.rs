@@ -206,11 +206,11 @@ fn cosines_have_gradients_of_gradients_on_the_tape() {
     for how in ways() {
         let what = format!("{how:?}");
         let loss = |t: &Tape, v: &[Var]| -> Result<Var> { Ok(ops::map_alignment(t, &v[0], &y, &how)?.loss) };
-        assert_keep_is_free(&what, &[p.clone()], 0.0, loss);
+        assert_keep_is_free(&what, std::slice::from_ref(&p), 0.0, loss);
         let gradient = |v: &[Vec<f64>], dy: &[f64]| {
             vec![reference::align_grad([n, t, h * w], &v[0], &wide(&y), &how, dy[0]).value]
         };
-        assert_second_order(&what, &[p.clone()], loss, gradient);
+        assert_second_order(&what, std::slice::from_ref(&p), loss, gradient);
         // The fused second derivative is that of the loss in primitives, which is what a third order is made of.
         let second = |mode: Mode| {
             let t = Tape::new();
@@ -381,7 +381,7 @@ fn raw_sums_saturate() {
 fn nothing_finite_makes_a_nan() {
     let dims = [2, 3, 2, 2];
     let noise = |seed| data(&noise(seed, &dims));
-    let sparse = |v: f32, i: usize| if i % 5 == 0 { v } else { 0.0 };
+    let sparse = |v: f32, i: usize| if i.is_multiple_of(5) { v } else { 0.0 };
     for size in [0.0, f32::MIN_POSITIVE, 1e-30, 1e-12, 1.0, 1e30, f32::MAX / 4.0] {
         for target in [0.0, 1e-38, 1.0, 1e36] {
             let p: Vec<f32> = noise(1).iter().enumerate().map(|(i, v)| sparse(size * v.abs(), i)).collect();

@@ -112,7 +112,7 @@ fn definition(given: &Given, v: &[Vec<f64>], setting: Setting) -> f64 {
     let dz = l2_norm::reference::backward(&z, &key, CODE).value;
     let [dpooled, ..] = linear::reference::backward(extents, &pooled, &v[3], &dz);
     let dh = pool3d::reference::global_back(places, F[4], &dpooled.value);
-    let g = batch_norm::reference::bwd(&layer, &f, Some(&h), &dh.value).dx.value;
+    let g = batch_norm::reference::bwd(&layer, &f, Some(&h), &dh).dx.value;
     let m = alignment::reference::map(rows(F), &g, if setting.grad_cam { &f } else { &g }).value;
     let p: Vec<f64> = m.iter().map(|v| v.max(0.0)).collect();
     let grid = [F[0], F[1], F[2] * F[3]];
@@ -128,7 +128,12 @@ fn gradients_of_the_whole_loss_equal_its_differences() {
         let leaves = weights().map(|w| t.leaf(w));
         let (value, _) = loss(&t, &given, &leaves, setting).unwrap();
         let at = weights().each_ref().map(wide).to_vec();
-        assert_near(&format!("{setting:?}"), value.value().item().unwrap().into(), definition(&given, &at, setting), 1e-6);
+        assert_near(
+            &format!("{setting:?}"),
+            value.value().item().unwrap().into(),
+            definition(&given, &at, setting),
+            1e-6,
+        );
         let grads = t.grad(&value, &leaves.each_ref(), Mode::Free).unwrap();
         for (i, name) in ["filters", "gamma", "beta", "head", "offsets"].into_iter().enumerate() {
             let differences = (0..at[i].len()).map(|j| {

@@ -20,7 +20,6 @@ use tubelet::tensor::{DType, Tensor};
 const CHOSEN: &[&str] = &[
     "alignment/map_fwd/p3d-50/f32",
     "alignment/map_bwd/p3d-50/f32",
-    "alignment/loss_fwd/p3d-50/f32",
     "alignment/loss_bwd/p3d-50/f32",
     "conv3d/fprop/r21d-2s/bf16",
     "conv3d/dgrad/r21d-2s/bf16",

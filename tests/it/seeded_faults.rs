@@ -1,7 +1,10 @@
 //! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
-use crate::{alignment_gpu, batch_norm, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu, pool3d, tvl1_gpu, updates};
+use crate::{
+    alignment_gpu, batch_norm, conv3d_gpu, device, infonce_gpu, layers_gpu, losses, matmul_gpu, pool3d, tvl1_gpu,
+    updates,
+};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -246,7 +249,13 @@ const MISTAKES: &[Mistake] = &[
     mistake("gradients pass at zero", "relu_backward_f32", ("setp.gt.f32", 0), Replace("gt", "ge"), LAYERS),
     mistake("an average leans the other way", "ema_blend_f32", ("ld.global.nc.f32", 0), Offset(-4), UPDATES),
     mistake("the least of a window", "pool3d_max_wide_f32", ("setp.gt.f32", 0), Replace("gt", "lt"), POOL),
-    mistake("the curvature bends the other way", "alignment_curvature_f32", ("neg.f64", 0), Replace("neg", "abs"), ALIGN),
+    mistake(
+        "the curvature bends the other way",
+        "alignment_curvature_f32",
+        ("neg.f64", 0),
+        Replace("neg", "abs"),
+        ALIGN,
+    ),
     mistake("a gradient that leads uphill", "alignment_gradient_f32", ("neg.f64", 0), Replace("neg", "mov"), ALIGN),
     mistake("e to the wrong power", "cross_entropy_loss_wide_f32", ("ex2.approx", 0), Replace("ex2", "lg2"), LOSS),
 ];
