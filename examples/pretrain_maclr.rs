@@ -8,9 +8,11 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
+use support::motion::FocusOptions;
 use support::pretrain::{Options, Preset, Run, set};
 use support::run::draw_sheet;
 use tubelet::flow::motion::MotionInput;
+use tubelet::ssl::alignment::Alignment;
 use tubelet::ssl::maclr::CrossPositive;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 
@@ -22,6 +24,8 @@ use tubelet::train::maclr::{MaclrRun, Recipe};
 struct Args {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    focus: FocusOptions,
 
     /// Weight of the visual-visual term
     #[arg(long)]
@@ -86,7 +90,12 @@ impl Args {
         set(&mut views.motion_clamp, self.motion_clamp);
         set(&mut views.motion_frames, self.motion_frames);
         views.tied_crops &= !self.untied_crops;
-        Ok(r)
+        // What MCL adds is off unless asked for.
+        let off = Alignment { weight: 0.0, warm_weight: 0.0, ..Alignment::from_scratch("layer3.0") };
+        let mut alignment = r.method.alignment.take().unwrap_or(off);
+        self.focus.apply(&mut views.focus, &mut alignment)?;
+        r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
+        Ok(r.with_target()?)
     }
 }
 
@@ -95,9 +104,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    let device = args.options.common.start()?;
     let recipe = args.recipe()?;
     let with_motion = recipe.method.uses_motion();
-    let run = Run::open("pretrain_maclr", &args.options, &recipe.training, &recipe, [with_motion, false])?;
+    let run = Run::open("pretrain_maclr", &args.options, device, &recipe.training, &recipe, [with_motion, false])?;
     if with_motion {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
@@ -108,5 +118,8 @@ fn run(args: &Args) -> Result<()> {
     }
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.pair(epoch, video)))?;
-    run.summary("maclr", 2, queue, &done).finish(&run.out)
+    let [first, last] = run.first_and_last("loss_align")?;
+    let mut summary = run.summary("maclr", 2, queue, &done);
+    summary.set("alignment_first", first).set("alignment_last", last);
+    summary.finish(&run.out)
 }

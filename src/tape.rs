@@ -45,6 +45,8 @@ pub enum Mode {
     Free,
     /// Keep it, and record the gradients too, so that they can be differentiated.
     Keep,
+    /// Leave it as it is: the gradients are constants, and the recording can be walked again.
+    Peek,
 }
 
 struct Node {

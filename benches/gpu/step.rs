@@ -43,6 +43,7 @@ pub fn maclr(dtype: DType) -> Case {
         let views = Rc::new(Views {
             rgb: [clips(rgb, 1)?, clips(rgb, 2)?],
             motion: Some([clips(motion, 3)?, clips(motion, 4)?]),
+            targets: None,
             owners: (0..BATCH as u32).collect(),
         });
         let (device, sgd) = (device.clone(), recipe.training.sgd);

@@ -5,9 +5,11 @@
 pub mod args;
 pub mod curves;
 pub mod focus;
+pub mod motion;
 pub mod pretrain;
 pub mod progress;
 pub mod run;
+pub mod saliency;
 pub mod sheet;
 pub mod summary;
 

@@ -12,6 +12,7 @@ use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::{Params, Trunk};
 use tubelet::tensor::{DType, Device};
 use tubelet::train::folder::Folder;
+use tubelet::train::metrics::means;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
@@ -178,15 +179,16 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Opens the folder `--out` of the example called `example`, ties it to the `recipe` (all of it, as text), and brings
-    /// the videos into the cache, with flow where `motion` says so, for training videos and for test videos.
+    /// the videos into the cache, with flow where `motion` says so, for training videos and for test videos. `device` is what
+    /// the options started.
     pub fn open(
         example: &str,
         options: &'a Options,
+        device: Device,
         training: &'a Training,
         recipe: &impl std::fmt::Debug,
         motion: [bool; 2],
     ) -> Result<Run<'a>> {
-        let device = options.common.start()?;
         let out = options.common.out(example);
         let folder = Folder::open(&out)?;
         let stop = stop_flag()?;
@@ -267,6 +269,12 @@ impl<'a> Run<'a> {
         let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
         show.curves(done.before)?;
         Ok(done)
+    }
+
+    /// The mean of the number called `name` over the first epoch and over the last; none where it was not computed.
+    pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
+        let means = means(&self.out.join("metrics.jsonl"), name)?;
+        Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))
     }
 
     /// What every method's summary has. `clips` are those a method sees of each video and step.

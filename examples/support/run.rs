@@ -66,12 +66,9 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     let mut samples = Vec::new();
     for video in (0..loader.videos.len()).step_by(every).take(ROWS) {
         let pair = loader.pair(0, video)?;
-        let ([rgb, _], augment) = (&pair.rgb, &loader.spec.augment);
+        let [rgb, _] = &pair.rgb;
         let [_, h, w, _] = rgb.dims;
-        let byte = |(i, v): (usize, &f32)| {
-            ((v * augment.std[i % 3] + augment.mean[i % 3]) * 255.0).round().clamp(0.0, 255.0) as u8
-        };
-        let bytes: Vec<u8> = rgb.data.iter().enumerate().map(byte).collect();
+        let bytes = sheet::bytes(rgb, &loader.spec.augment);
         let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
         let mut strips = vec![Strip::rgb("visual input", &frames, h, w)?];
         if let Some([motion, _]) = &pair.motion {

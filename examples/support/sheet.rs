@@ -6,7 +6,9 @@ use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use plotters::prelude::*;
 use std::path::Path;
+use tubelet::augment::AugmentSpec;
 use tubelet::flow::{Flow, color};
+use tubelet::train::views::Part;
 
 /// Frames shown of a strip, at most; of longer ones every so-manieth.
 pub const SHOWN: usize = 8;
@@ -89,6 +91,14 @@ impl Strip {
     fn total_width(&self) -> u32 {
         self.frames.len().min(SHOWN) as u32 * (self.width() + GAP)
     }
+}
+
+/// The bytes `t h w 3` that a normalised clip was made from.
+pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
+    let byte = |(i, v): (usize, &f32)| {
+        ((v * augment.std[i % 3] + augment.mean[i % 3]) * 255.0).round().clamp(0.0, 255.0) as u8
+    };
+    clip.data.iter().enumerate().map(byte).collect()
 }
 
 /// Draws the samples one below the other into the PNG `out`.

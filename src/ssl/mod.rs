@@ -1,7 +1,9 @@
 //! Self-supervised methods: losses and the state they carry from step to step. No files, no clocks.
 
-mod backward;
+pub mod alignment;
 pub mod maclr;
+pub mod mcl;
+mod objective;
 pub mod pathway;
 pub mod queue;
 pub mod report;

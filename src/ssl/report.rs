@@ -26,8 +26,8 @@ pub(super) enum Part {
     Value(&'static str, f32),
     /// One number that is not reported.
     Silent,
-    /// So many numbers, of which the share below 0 is reported.
-    Below(&'static str, usize),
+    /// So many numbers, of which the share below 0 is reported, times a factor.
+    Below(&'static str, usize, f32),
 }
 
 /// A step's numbers, where they were computed.
@@ -57,12 +57,12 @@ impl Seen {
         for part in &self.parts {
             let (name, value) = match *part {
                 Part::Value(name, factor) => (name, next()? * factor),
-                Part::Below(name, n) => {
+                Part::Below(name, n, factor) => {
                     let mut below = 0;
                     for _ in 0..n {
                         below += usize::from(next()? < 0.0);
                     }
-                    (name, below as f32 / n as f32)
+                    (name, factor * below as f32 / n as f32)
                 }
                 Part::Silent => {
                     next()?;

@@ -1,9 +1,11 @@
 //! A MaCLR run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
 
+use super::batch::{stack, stack_maps};
 use super::checkpoint::State;
+use super::pathway;
 use super::pretrain::{At, Method, Report};
 use super::recipe::Training;
-use super::views::{ClipPair, Part, ViewSpec};
+use super::views::{ClipPair, ViewSpec};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
@@ -86,6 +88,18 @@ impl Recipe {
         })
     }
 
+    /// The same recipe with alignment targets on the grid of the module that is aligned, where one is.
+    ///
+    /// # Errors
+    /// `Param` when the visual network has no such module.
+    pub fn with_target(mut self) -> Result<Recipe> {
+        let Some(alignment) = &self.method.alignment else { return Ok(self) };
+        let (encoder, params) = Encoder::new(&self.visual, self.head_hidden, self.code, 0)?;
+        let [[t, h, w, _], _] = self.training.views.dims();
+        self.training.views.focus.target = alignment.grid(&encoder.trunk, &params, [t, h, w])?;
+        Ok(self)
+    }
+
     /// The two pathways at their start, on `device`. Their first weights do not depend on it.
     ///
     /// # Errors
@@ -106,7 +120,7 @@ impl Recipe {
 
 /// Stem and three residual stages of two 3x3x3 convolutions: 16, 32, 64, 128 channels. `stem_t` is the stem's temporal
 /// stride: a motion clip has twice the frames of an RGB clip.
-fn small_net(in_channels: usize, stem_t: usize) -> Net {
+pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
     let spec = SmallR3d {
         in_channels,
         widths: vec![16, 32, 64, 128],
@@ -211,14 +225,7 @@ impl Method for MaclrRun {
         let Pathways { visual, motion } = &self.pathways;
         for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_ref())] {
             let Some(pathway) = pathway else { continue };
-            for (network, params) in pathway.followers() {
-                state.put_params(&format!("{name}.{network}."), params);
-            }
-            let queue = pathway.queue();
-            state.tensors.insert(format!("{name}.queue"), queue.keys().clone());
-            state.counters.insert(format!("{name}.queue.at"), queue.at() as u64);
-            let owners: Vec<String> = queue.owners().iter().map(u32::to_string).collect();
-            state.texts.insert(format!("{name}.queue.owners"), owners.join(" "));
+            pathway::save(state, name, pathway);
         }
     }
 
@@ -229,15 +236,7 @@ impl Method for MaclrRun {
         let Pathways { visual, motion } = &mut self.pathways;
         for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_mut())] {
             let Some(pathway) = pathway else { continue };
-            let (networks, queue) = pathway.followers_mut();
-            for (network, params) in networks {
-                state.get_params(&format!("{name}.{network}."), params)?;
-            }
-            let keys = state.tensor(&format!("{name}.queue"), queue.keys().shape())?.to(&self.device)?;
-            let at = state.counter(&format!("{name}.queue.at"))? as usize;
-            let owners = state.texts.get(&format!("{name}.queue.owners")).map_or("", String::as_str);
-            let owners: Option<Vec<u32>> = owners.split_whitespace().map(|o| o.parse().ok()).collect();
-            *queue = Queue::restore(keys, owners.unwrap_or_default(), at)?;
+            pathway::restore(state, name, pathway)?;
         }
         Ok(())
     }
@@ -249,18 +248,13 @@ impl Method for MaclrRun {
 
 /// Samples side by side as a batch.
 fn collate(batch: &[ClipPair]) -> Result<Views> {
-    let stack = |part: &dyn Fn(&ClipPair) -> Option<&Part>| -> Result<Option<Tensor>> {
-        let parts: Option<Vec<_>> = batch.iter().map(part).collect();
-        let Some(parts) = parts.filter(|p| !p.is_empty()) else { return Ok(None) };
-        let [t, h, w, c] = parts[0].dims;
-        let data: Vec<f32> = parts.iter().flat_map(|p| p.data.iter().copied()).collect();
-        Tensor::from_f32([parts.len(), t, h, w, c], &data).map(Some)
-    };
-    let rgb = |i: usize| stack(&|p: &ClipPair| Some(&p.rgb[i])).transpose().unwrap_or_else(|| Ok(Tensor::zeros([0])));
-    let motion = |i: usize| stack(&|p: &ClipPair| p.motion.as_ref().map(|m| &m[i]));
+    let rgb = |i: usize| stack(batch.iter().map(|p| Some(&p.rgb[i]))).map(|x| x.unwrap_or_else(|| Tensor::zeros([0])));
+    let motion = |i: usize| stack(batch.iter().map(|p| p.motion.as_ref().map(|m| &m[i])));
+    let target = |i: usize| stack_maps(batch.iter().map(|p| p.target.as_ref().map(|t| &t[i])));
     Ok(Views {
         rgb: [rgb(0)?, rgb(1)?],
         motion: motion(0)?.zip(motion(1)?).map(|(a, b)| [a, b]),
+        targets: target(0)?.zip(target(1)?).map(|(a, b)| [a, b]),
         owners: Integers::new(batch.iter().map(|p| p.video).collect()),
     })
 }

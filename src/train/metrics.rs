@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one JSON object a line, appended as the run goes, cut back to the checkpoint when it is resumed.
 
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,18 +43,34 @@ impl Metrics {
         writeln!(self.file, "{line}").map_err(Error::io("write", &self.path))
     }
 
-    /// The `epoch` and `loss` of every step logged so far.
+    /// The mean over each epoch of the number called `name`, from the steps logged so far that have it; nothing for an
+    /// epoch without.
     ///
     /// # Errors
     /// `Io`.
-    pub fn losses(&self) -> Result<Vec<(u64, f64)>> {
-        let text = fs::read_to_string(&self.path).map_err(Error::io("read", &self.path))?;
-        let of = |line: &str| {
-            let v: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some((v.get("epoch")?.as_u64()?, v.get("loss")?.as_f64()?))
-        };
-        Ok(text.lines().filter_map(of).collect())
+    pub fn means(&self, name: &str) -> Result<BTreeMap<u64, f64>> {
+        means(&self.path, name)
     }
+}
+
+/// As [`Metrics::means`], of the log at `path`.
+///
+/// # Errors
+/// `Io`.
+pub fn means(path: &Path, name: &str) -> Result<BTreeMap<u64, f64>> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let mut epochs: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
+    for line in text.lines() {
+        let Ok(v) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let number = |name: &str| v.get(name);
+        let (Some(epoch), Some(x)) = (number("epoch").and_then(|e| e.as_u64()), number(name).and_then(|x| x.as_f64()))
+        else {
+            continue;
+        };
+        let (sum, count) = epochs.entry(epoch).or_default();
+        (*sum, *count) = (*sum + x, *count + 1);
+    }
+    Ok(epochs.into_iter().map(|(epoch, (sum, count))| (epoch, sum / count as f64)).collect())
 }
 
 #[cfg(test)]

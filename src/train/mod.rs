@@ -1,10 +1,13 @@
 //! Running a method: the loop, its schedule, its files.
 
+mod batch;
 pub mod checkpoint;
 pub mod focus;
 pub mod folder;
 pub mod maclr;
+pub mod mcl;
 pub mod metrics;
+mod pathway;
 pub mod pretrain;
 pub mod recipe;
 pub mod schedule;

@@ -244,11 +244,8 @@ pub fn pretrain<M: Method>(
     }
     drop(samples);
     let after = last_scores.unwrap_or(before); // `before` only for a run of no steps
-    let losses = metrics.losses()?;
-    let mean = |epoch: u64| {
-        let of: Vec<f64> = losses.iter().filter(|(e, _)| *e == epoch).map(|(_, l)| *l).collect();
-        of.iter().sum::<f64>() / of.len().max(1) as f64
-    };
+    let losses = metrics.means("loss")?;
+    let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
     Ok(Outcome {
         steps,
         loss_first: mean(0),

@@ -7,8 +7,9 @@
 
 use crate::close::{Trace, assert_within_nudges, beyond_nudges, likely_gamma};
 use crate::grad::noise;
-use crate::maclr::{VIDEOS, method, recipe, views};
+use crate::maclr::{method, recipe, views};
 use crate::sim::{Sim, on_gpu};
+use crate::whole_run::VIDEOS;
 use ptxsim::Order;
 use rand::RngExt;
 use std::sync::atomic::Ordering::Relaxed;

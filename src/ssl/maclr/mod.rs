@@ -16,6 +16,7 @@ mod step;
 pub use record::Recorded;
 pub use step::Inputs;
 
+use super::alignment::Alignment;
 use super::pathway::Pathway;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Integers, Tensor};
@@ -59,6 +60,9 @@ pub struct Maclr {
     /// Whether the keys of the batch's other videos are negatives too: they enter the queues before the losses, and each
     /// query's own is masked. Needs [`Maclr::mask_own`].
     pub in_batch: bool,
+    /// MCL's alignment loss on the visual queries, with a constant weight; off unless given. The similarity whose gradient
+    /// is aligned is that with the motion key where it is of the same clip, otherwise with the visual key.
+    pub alignment: Option<Alignment>,
     /// Number type of activations.
     pub dtype: DType,
 }
@@ -78,6 +82,7 @@ impl Default for Maclr {
             symmetric: false,
             mask_own: true,
             in_batch: false,
+            alignment: None,
             dtype: DType::F32,
         }
     }
@@ -90,6 +95,8 @@ pub struct Views {
     pub rgb: [Tensor; 2],
     /// Motion clips `n t h w c` of the same two spans; not read when no term uses motion.
     pub motion: Option<[Tensor; 2]>,
+    /// Motion of both RGB clips on the grid of the alignment's module, `n t h w`; not read without alignment.
+    pub targets: Option<[Tensor; 2]>,
     /// The videos' numbers, which own their keys in the queue.
     pub owners: Integers,
 }
@@ -104,6 +111,7 @@ impl Views {
         Ok(Views {
             rgb: pair(&self.rgb)?,
             motion: self.motion.as_ref().map(pair).transpose()?,
+            targets: self.targets.as_ref().map(pair).transpose()?,
             owners: self.owners.to(device)?,
         })
     }

@@ -83,7 +83,8 @@ impl Pathways {
 impl Inputs {
     /// The same inputs in memory that nobody else holds.
     fn apart(mut self) -> Result<Inputs> {
-        for x in self.views.rgb.iter_mut().chain(self.views.motion.iter_mut().flatten()) {
+        let Views { rgb, motion, targets, .. } = &mut self.views;
+        for x in rgb.iter_mut().chain(motion.iter_mut().flatten()).chain(targets.iter_mut().flatten()) {
             *x = x.apart()?;
         }
         self.views.owners = self.views.owners.apart()?;
@@ -100,6 +101,9 @@ impl Maclr {
         };
         put(&inputs.views.rgb, &views.rgb)?;
         if let (Some(to), Some(from)) = (&inputs.views.motion, self.motion(views)?) {
+            put(to, from)?;
+        }
+        if let (Some(to), Some(from)) = (&inputs.views.targets, &views.targets) {
             put(to, from)?;
         }
         let n = views.owners.len();

@@ -1,12 +1,13 @@
 //! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
 
-use super::{Maclr, Pathways, Views};
-use crate::error::{Error, Result};
-use crate::nn;
+use super::{CrossPositive, Maclr, Pathways, Views};
+use crate::error::Result;
+use crate::nn::Mode;
 use crate::ops::infonce::{Loss, Mask, Owners};
 use crate::ops::{self, sgd::Sgd};
-use crate::ssl::backward::gradients;
-use crate::ssl::pathway::{Order, Pathway, Queries};
+use crate::ssl::alignment::Alignment;
+use crate::ssl::objective::{Objective, gradients};
+use crate::ssl::pathway::{Order, Pathway};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Integers, Tensor};
@@ -78,39 +79,41 @@ impl Maclr {
             enqueue(p, &keys, &inputs.views.owners)?;
         }
         let tape = Tape::new();
-        let (mut total, mut parts, mut seen): (Option<Var>, _, _) = (None, Vec::new(), Vec::new());
+        let mut sum = Objective::new(&tape);
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
-        let mode = nn::Mode::Train { groups: self.groups };
+        let mode = Mode::Train { groups: self.groups };
+        let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
+        let tap = alignment.and_then(|of| of.tap());
         for (&a, keys) in directions.iter().zip(&keys) {
-            let x = &inputs.views.rgb[a];
-            let Queries { codes: q_v, leaves, .. } = p.visual.queries(&tape, x, mode, self.dtype, None)?;
-            visual_leaves.push(leaves);
+            let visual = p.visual.queries(&tape, &inputs.views.rgb[a], mode, self.dtype, tap)?;
+            let q_v = visual.codes;
+            visual_leaves.push(visual.leaves);
             let q_m = match (&mut p.motion, self.motion(&inputs.views)?) {
                 (Some(pathway), Some(motion)) => {
                     let x = &motion[self.motion_query(a)];
-                    let Queries { codes, leaves, .. } = pathway.queries(&tape, x, mode, self.dtype, None)?;
-                    motion_leaves.push(leaves);
-                    Some(codes)
+                    let queries = pathway.queries(&tape, x, mode, self.dtype, None)?;
+                    motion_leaves.push(queries.leaves);
+                    Some(queries.codes)
                 }
                 _ => None,
             };
             let part = 1.0 / directions.len() as f32;
             for (name, weight, loss) in self.terms(&tape, p, &q_v, q_m.as_ref(), keys, &inputs.masked)? {
-                let weighted = ops::scale(&tape, &loss.loss, weight * part)?;
-                total = Some(match total {
-                    Some(sum) => ops::add(&tape, &sum, &weighted)?,
-                    None => weighted,
-                });
+                sum.add(&ops::scale(&tape, &loss.loss, weight * part)?)?;
                 // An InfoNCE term's numbers: the loss, the probability of the positive (not reported), the accuracy.
                 let [of_loss, of_accuracy] = names(name);
-                parts.extend([Part::Value(of_loss, part), Part::Silent, Part::Value(of_accuracy, part)]);
-                seen.extend([loss.loss.value().clone(), loss.stats]);
+                let parts = [Part::Value(of_loss, part), Part::Silent, Part::Value(of_accuracy, part)];
+                sum.see([loss.loss.value().clone(), loss.stats], parts);
+            }
+            if let Some(of) = alignment {
+                let same = keys.motion.as_ref().filter(|_| self.cross_positive == CrossPositive::SameClip);
+                let (k, target) = (same.unwrap_or(&keys.visual), inputs.views.targets.as_ref().map(|t| &t[a]));
+                let loss = of.loss(&tape, &q_v, k, visual.tapped.as_ref(), target)?;
+                sum.add(&ops::scale(&tape, &loss.loss, of.weight * part)?)?;
+                sum.see([loss.loss.value().clone(), loss.stats], Alignment::parts(part));
             }
         }
-        let Some(total) = total else {
-            return Err(Error::param("maclr", "weights", "0 0 0 0", "at least one term needs a weight above 0"));
-        };
-        let seen = Seen::new(total.value(), &seen, parts)?;
+        let (total, seen) = sum.finish("maclr")?;
         let grads = gradients(&tape, &total, [&visual_leaves, &motion_leaves])?;
         drop((visual_leaves, motion_leaves, tape));
         let [visual, motion] = grads;

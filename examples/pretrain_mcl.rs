@@ -1,0 +1,94 @@
+//! Pre-trains a video network without labels by MCL, from video files (or procedural clips) to a probed representation.
+//!
+//! `cargo run --release --example pretrain_mcl` needs nothing else; `--data DIR` trains on real videos.
+
+mod support;
+
+use anyhow::Result;
+use clap::Parser;
+use std::process::ExitCode;
+use std::sync::Arc;
+use support::motion::FocusOptions;
+use support::pretrain::{Options, Preset, Run, set};
+use support::saliency;
+use tubelet::train::mcl::{KEYS, MclRun, Recipe};
+
+/// Pre-train on videos without labels (MCL), then probe the representation.
+///
+/// Options without a stated default take it from the preset.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    focus: FocusOptions,
+
+    /// Weight of the loss against other videos
+    #[arg(long)]
+    w_inter: Option<f32>,
+    /// Weight of the loss against other clips of the video
+    #[arg(long)]
+    w_intra: Option<f32>,
+    /// Weight of the order loss at the end of the run; it grows from 0
+    #[arg(long)]
+    w_order: Option<f32>,
+    /// Normalise the query network by running statistics, which then never change
+    #[arg(long)]
+    frozen_norm: bool,
+}
+
+impl Args {
+    fn recipe(&self) -> Result<Recipe> {
+        let mut r = match self.options.preset() {
+            Preset::Tiny => Recipe::tiny(),
+            Preset::Small => Recipe::small(),
+            Preset::Paper => Recipe::paper(),
+        };
+        self.options.apply(&mut r.training);
+        self.focus.apply(&mut r.training.views.focus, &mut r.method.alignment)?;
+        set(&mut r.method.w_inter, self.w_inter);
+        set(&mut r.method.w_intra, self.w_intra);
+        set(&mut r.method.w_order, self.w_order);
+        set(&mut r.method.temperature, self.options.temperature);
+        set(&mut r.method.temperature_intra, self.options.temperature);
+        set(&mut r.method.momentum, self.options.ema);
+        set(&mut r.method.groups, self.options.bn_groups);
+        r.method.shuffle_keys &= !self.options.no_shuffle;
+        r.method.mask_own &= !self.options.keep_own;
+        r.method.frozen_norm |= self.frozen_norm;
+        r.method.dtype = self.options.dtype()?;
+        Ok(r.with_target()?)
+    }
+}
+
+fn main() -> ExitCode {
+    support::args::end(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<()> {
+    let device = args.options.common.start()?;
+    let recipe = args.recipe()?;
+    recipe.method.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    let focus = &recipe.training.views.focus;
+    let run = Run::open("pretrain_mcl", &args.options, device, &recipe.training, &recipe, [focus.needs_flow(); 2])?;
+    let queue = run.queue(KEYS)?;
+    let mut method = MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let before =
+        saliency::look(&MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?, &run.test)?;
+    let train = run.train.clone();
+    let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.quad(epoch, video)))?;
+    let after = saliency::look(&method, &run.test)?;
+    let mut summary = run.summary("mcl", 1 + KEYS as u64, queue, &done);
+    if let (Some(before), Some(after)) = (before, after) {
+        saliency::draw(&run.out.join("saliency.png"), &before, &after, &run.test, &run.splits.test)?;
+        summary
+            .set("overlap_random_init", before.cosine)
+            .set("overlap", after.cosine)
+            .set("overlap_correlation_random_init", before.correlation)
+            .set("overlap_correlation", after.correlation);
+    }
+    let [first, last] = run.first_and_last("loss_align")?;
+    summary.set("alignment_first", first).set("alignment_last", last);
+    summary.finish(&run.out)
+}

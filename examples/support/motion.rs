@@ -1,0 +1,98 @@
+//! Options of what MCL adds to a method: clips and crops that follow motion, and the alignment loss.
+
+use super::pretrain::set;
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use tubelet::ops::alignment::{TargetNorm, Terms};
+use tubelet::ssl::alignment::{Alignment, Form};
+use tubelet::train::focus::Focus;
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// The options, for `#[command(flatten)]`.
+#[derive(clap::Args)]
+pub struct FocusOptions {
+    /// Clips whose start is chosen by motion, with probability 0.7
+    #[arg(long, value_name = "SWITCH")]
+    motion_sampling: Option<Switch>,
+    /// Crops that keep what moves
+    #[arg(long, value_name = "SWITCH")]
+    motion_crop: Option<Switch>,
+    /// Follow motion as the released code does, boxes for static clips included
+    #[arg(long)]
+    legacy_focus: bool,
+
+    /// Weight of the alignment loss
+    #[arg(long)]
+    w_align: Option<f32>,
+    /// Its weight during the warm-up epochs [default: as --w-align where that is given]
+    #[arg(long)]
+    w_align_warmup: Option<f32>,
+    /// What is aligned with motion: weight-gradient (the release's map), grad-cam, or magnitude (Grad-CAM with the sizes
+    /// of its weights)
+    #[arg(long)]
+    align_form: Option<Form>,
+    /// Take the map's channel weights for constants: nothing is differentiated twice
+    #[arg(long, value_name = "SWITCH")]
+    align_detached: Option<Switch>,
+    /// The module whose output is aligned, such as layer4.2.conv3 (a convolution) or layer3.0 (a block)
+    #[arg(long)]
+    align_module: Option<String>,
+    /// Terms of the alignment loss, any of space-time, space, time
+    #[arg(long, value_delimiter = ',', value_name = "TERMS")]
+    align_terms: Option<Vec<String>>,
+    /// Softmax over frames of the target as it is (raw, the release) or over its mean (mean)
+    #[arg(long, value_name = "NORM")]
+    target_norm: Option<String>,
+    /// Compare maps less their means, so that a flat map earns nothing
+    #[arg(long, value_name = "SWITCH")]
+    align_centred: Option<Switch>,
+}
+
+impl FocusOptions {
+    /// Changes what was asked to be changed.
+    pub fn apply(&self, focus: &mut Focus, alignment: &mut Alignment) -> Result<()> {
+        match self.motion_sampling {
+            Some(Switch::On) => focus.sampling = 0.7,
+            Some(Switch::Off) => focus.sampling = 0.0,
+            None => {}
+        }
+        set(&mut focus.crop, self.motion_crop.map(|s| s == Switch::On));
+        focus.legacy |= self.legacy_focus;
+        set(&mut alignment.weight, self.w_align);
+        set(&mut alignment.warm_weight, self.w_align_warmup.or(self.w_align));
+        set(&mut alignment.form, self.align_form);
+        set(&mut alignment.detached, self.align_detached.map(|s| s == Switch::On));
+        if let Some(module) = &self.align_module {
+            alignment.module.clone_from(module);
+        }
+        if let Some(names) = &self.align_terms {
+            let mut terms = Terms { spatio_temporal: 0.0, spatial: 0.0, temporal: 0.0 };
+            for name in names {
+                match name.as_str() {
+                    "space-time" => terms.spatio_temporal = 1.0,
+                    "space" => terms.spatial = 1.0,
+                    "time" => terms.temporal = 1.0,
+                    other => bail!("--align-terms takes space-time, space and time, not {other}"),
+                }
+            }
+            alignment.cosines.terms = terms;
+        }
+        alignment.cosines.target_norm = match self.target_norm.as_deref() {
+            None => alignment.cosines.target_norm,
+            Some("raw") => TargetNorm::Raw,
+            Some("mean") => TargetNorm::Mean,
+            Some(other) => bail!("--target-norm is raw or mean, not {other}"),
+        };
+        set(&mut alignment.cosines.centred, self.align_centred.map(|s| s == Switch::On));
+        for (option, weight) in [("--w-align", alignment.weight), ("--w-align-warmup", alignment.warm_weight)] {
+            ensure!(weight.is_finite() && weight >= 0.0, "{option} is a number from 0 on, not {weight}");
+        }
+        focus.check().context("the options of motion do not fit together")
+    }
+}

@@ -1,0 +1,90 @@
+//! Where a network's gradients are large on held-out clips, beside where things move.
+
+use super::sheet::{self, Sample, Strip};
+use anyhow::{Context, Result};
+use std::path::Path;
+use tubelet::ssl::alignment::overlap;
+use tubelet::train::focus::Quad;
+use tubelet::train::mcl::MclRun;
+use tubelet::train::views::Loader;
+use tubelet::video::Dataset;
+
+/// Clips looked at in one pass.
+const BATCH: usize = 16;
+/// Clips on the sheet.
+const ROWS: usize = 6;
+
+/// One look at the clips of a split.
+pub struct Look {
+    /// Mean over the clips of the cosine of gradient map and motion.
+    pub cosine: f64,
+    /// The same of both less their means: 0 for a map that says nothing, where the cosine of a flat map is large.
+    pub correlation: f64,
+    shown: Vec<Shown>,
+}
+
+/// A clip for the sheet.
+struct Shown {
+    video: usize,
+    quad: Quad,
+    map: Vec<f32>,
+}
+
+/// Looks at a clip of each video of the split; `None` where the run aligns nothing.
+pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
+    if loader.spec.focus.target.is_none() {
+        return Ok(None);
+    }
+    let videos = loader.videos.len();
+    let every = (videos / ROWS).max(1);
+    let (mut sums, mut shown) = ([0.0; 2], Vec::new());
+    for first in (0..videos).step_by(BATCH) {
+        let batch = (first..videos.min(first + BATCH)).map(|v| loader.quad(0, v)).collect::<Result<Vec<_>, _>>()?;
+        let maps = run.saliency(&batch)?;
+        let maps = maps.load()?;
+        let cells = maps.len() / batch.len();
+        for (i, (quad, map)) in batch.into_iter().zip(maps.chunks_exact(cells)).enumerate() {
+            let target = quad.target.as_ref().context("the loader gave no target")?;
+            for (sum, x) in sums.iter_mut().zip(overlap(map, &target.data)) {
+                *sum += x / videos as f64;
+            }
+            if (first + i).is_multiple_of(every) && shown.len() < ROWS {
+                shown.push(Shown { video: first + i, quad, map: map.to_vec() });
+            }
+        }
+    }
+    let [cosine, correlation] = sums;
+    Ok(Some(Look { cosine, correlation, shown }))
+}
+
+/// Draws clip, motion, and the gradient map before and after training, one above the other, of the same clips.
+pub fn draw(out: &Path, before: &Look, after: &Look, loader: &Loader, data: &Dataset) -> Result<()> {
+    let mut samples = Vec::new();
+    for (before, after) in before.shown.iter().zip(&after.shown) {
+        let quad = &after.quad;
+        let Some(target) = &quad.target else { continue };
+        let [t, h, w, _] = target.dims;
+        let [frames, side, ..] = quad.query.dims;
+        let bytes = sheet::bytes(&quad.query, &loader.spec.augment);
+        let clip: Vec<&[u8]> = bytes.chunks_exact(side * side * 3).collect();
+        // Of each group of frames that makes one map, the middle one.
+        let middle: Vec<&[u8]> = (0..t).map(|i| clip[(2 * i + 1) * frames / (2 * t)]).collect();
+        let strip = |label: &str, map: &[f32]| {
+            let most = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+            let scaled: Vec<f32> = map.iter().map(|v| v / most).collect();
+            let maps: Vec<&[f32]> = scaled.chunks_exact(h * w).collect();
+            Strip::map(label, &maps, h, w)
+        };
+        let item = &data.items[loader.videos[after.video]];
+        samples.push(Sample {
+            title: item.name.clone(),
+            strips: vec![
+                Strip::rgb("clip", &middle, side, side)?,
+                strip("motion", &target.data)?,
+                strip("gradient, before", &before.map)?,
+                strip("gradient, after", &after.map)?,
+            ],
+        });
+    }
+    sheet::draw(out, &samples)
+}

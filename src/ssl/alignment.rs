@@ -1,0 +1,195 @@
+//! The motion alignment loss (`mcl.md` section 3.4): the gradient of a similarity for a feature map shall be large where
+//! things move.
+//!
+//! With `F` the output of some module of the query network, `s = Σ_b q_b·k_b` and `G = ∂s/∂F`, the map is
+//! `P = ReLU(Σ_c w_c X_c)`. The loss compares `P` with a map of the motion. What `w` and `X` are is the [`Form`]. Unless
+//! [`Alignment::detached`], the loss is differentiated through the gradient `G`, hence twice through everything behind `F`.
+
+use super::report::Part;
+use crate::error::{Error, Result};
+use crate::nn::{Params, Trunk};
+use crate::ops::alignment::{Cosines, Loss};
+use crate::ops::{self, cast, channel_map, map_alignment, relu};
+use crate::shape::Shape;
+use crate::tape::{Mode, Tape, Var};
+use crate::tensor::{DType, Tensor};
+use std::fmt;
+use std::str::FromStr;
+
+/// What the map is made of; `g` is the mean of `G` over a frame's positions, one number a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `w = g`, `X = G`: MCL's released code.
+    WeightGradient,
+    /// `w = g`, `X = F`: Grad-CAM (Selvaraju et al. 2017). The loss then teaches the features where to be large, not only
+    /// how they are read.
+    GradCam,
+    /// `w = |g|`, `X = F`: ours. How much a channel matters, whichever way: with signs, a channel that speaks for one clip's
+    /// similarity and against another's is drawn towards motion and away from it at once.
+    Magnitude,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Form::WeightGradient => "weight-gradient",
+            Form::GradCam => "grad-cam",
+            Form::Magnitude => "magnitude",
+        })
+    }
+}
+
+impl FromStr for Form {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let known = [Form::WeightGradient, Form::GradCam, Form::Magnitude].into_iter().find(|f| f.to_string() == s);
+        known.ok_or_else(|| Error::param("alignment", "form", s, "it must be weight-gradient, grad-cam or magnitude"))
+    }
+}
+
+/// Settings of the alignment loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alignment {
+    /// Its weight λ after the warm-up; with 0 here and in `warm_weight` it is not computed.
+    pub weight: f32,
+    /// Its weight during the epochs of the learning rate's warm-up.
+    pub warm_weight: f32,
+    /// What the map is made of.
+    pub form: Form,
+    /// Whether the channel weights are constants. Nothing is then differentiated twice, and the loss teaches `X` alone.
+    pub detached: bool,
+    /// How map and target are compared.
+    pub cosines: Cosines,
+    /// The module whose output is `F`, one of [`crate::nn::Trunk::modules`].
+    pub module: String,
+}
+
+impl Alignment {
+    /// As MCL's release has it, on `module`: weight x gradient, λ = 2 during warm-up and 1 after, unscaled softmax.
+    pub fn released(module: &str) -> Alignment {
+        let cosines = Cosines { target_norm: ops::alignment::TargetNorm::Raw, ..Cosines::default() };
+        Alignment {
+            weight: 1.0,
+            warm_weight: 2.0,
+            form: Form::WeightGradient,
+            detached: false,
+            cosines,
+            module: module.to_owned(),
+        }
+    }
+
+    /// As networks that start from random weights learn best by it, on `module`: sizes of constant weights, λ = 10,
+    /// correlations in place of cosines (`docs/experiments.md`).
+    pub fn from_scratch(module: &str) -> Alignment {
+        let cosines = Cosines { centred: true, ..Cosines::default() };
+        let (form, module) = (Form::Magnitude, module.to_owned());
+        Alignment { weight: 10.0, warm_weight: 10.0, form, detached: true, cosines, module }
+    }
+
+    /// Whether it is computed at all.
+    pub fn is_on(&self) -> bool {
+        self.weight != 0.0 || self.warm_weight != 0.0
+    }
+
+    /// The module to tap, where the loss is on.
+    pub fn tap(&self) -> Option<&str> {
+        self.is_on().then_some(self.module.as_str())
+    }
+
+    /// The grid `t h w` of the module's output for clips of `t h w`; `None` where the loss is off.
+    ///
+    /// # Errors
+    /// `Param` when `trunk` has no such module, or such a clip is too small for it.
+    pub fn grid(&self, trunk: &Trunk, params: &Params, clip: [usize; 3]) -> Result<Option<[usize; 3]>> {
+        let Some(module) = self.tap() else { return Ok(None) };
+        trunk.check_module(params, module)?;
+        let grids = trunk.grids(params, clip)?;
+        Ok(grids.into_iter().find(|grid| grid.module == module).map(|grid| grid.extents))
+    }
+
+    fn unreached(&self) -> Error {
+        Error::param("alignment", "module", &self.module, "the network never reached it")
+    }
+
+    /// λ in `epoch` of a run with `warmup_epochs`.
+    pub fn weight_at(&self, epoch: u64, warmup_epochs: f64) -> f32 {
+        if (epoch as f64) < warmup_epochs { self.warm_weight } else { self.weight }
+    }
+
+    /// The map `P [n t h w]` of `f [n t h w c]` for the similarity of the unit codes `q [n d]` with `k`, recorded.
+    ///
+    /// # Errors
+    /// `NoSecondOrder` when an operation behind `f` cannot be differentiated twice; what the operations return.
+    pub fn map(&self, tape: &Tape, q: &Var, k: &Tensor, f: &Var) -> Result<Var> {
+        let similarity = ops::mul(tape, q, &Var::constant(k.clone()))?;
+        let s = ops::sum_to(tape, &similarity, Shape::new(&[1, 1]))?;
+        // The released form is made of the gradient alone: with constant weights there would still be one to go through.
+        let through = !self.detached || self.form == Form::WeightGradient;
+        let mode = if through { Mode::Keep } else { Mode::Peek };
+        let Some(g) = tape.grad(&s, &[f], mode)?.pop().flatten() else {
+            return Err(Error::param("alignment", "module", &self.module, "the codes do not depend on its output"));
+        };
+        let g = cast(tape, &g, DType::F32)?;
+        let f = cast(tape, f, DType::F32)?;
+        let weights = if self.detached { g.detach() } else { g.clone() };
+        let map = match self.form {
+            Form::WeightGradient => channel_map(tape, &weights, &g)?,
+            Form::GradCam => channel_map(tape, &weights, &f)?,
+            Form::Magnitude => channel_map(tape, &magnitude(tape, &weights)?, &f)?,
+        };
+        relu(tape, &map)
+    }
+
+    /// The loss of that map against the motion `target [n t h w]`.
+    ///
+    /// # Errors
+    /// As [`Alignment::map`]; `Param` when there is no target, `Shape` when it has not the extents of the module's output.
+    pub fn loss(&self, tape: &Tape, q: &Var, k: &Tensor, f: Option<&Var>, target: Option<&Tensor>) -> Result<Loss> {
+        let Some(f) = f else { return Err(self.unreached()) };
+        let Some(target) = target else {
+            return Err(Error::param(
+                "alignment",
+                "target",
+                "absent",
+                "a weight is above 0, so there must be motion to align with",
+            ));
+        };
+        let [n, t, h, w, _] = f.shape().nthwc("alignment", "f")?;
+        if target.dims() != [n, t, h, w] {
+            let rule = format!("[{n} {t} {h} {w}], the grid of {}", self.module);
+            return Err(Error::shape("alignment", "target", rule, target.shape()));
+        }
+        map_alignment(tape, &self.map(tape, q, k, f)?, target, &self.cosines)
+    }
+
+    /// What the loss's `stats` are in a report, with the loss before them.
+    pub(super) fn parts(part: f32) -> [Part; 5] {
+        let names = ["loss_align", "align_space_time", "align_space", "align_time", "align_cosine"];
+        names.map(|name| Part::Value(name, part))
+    }
+}
+
+/// `|mean of g over h w|`, at every position of `g [n t h w c]`.
+fn magnitude(tape: &Tape, g: &Var) -> Result<Var> {
+    let [n, t, h, w, c] = g.shape().nthwc("alignment", "g")?;
+    let mean = ops::scale(tape, &ops::sum_to(tape, g, Shape::from([n, t, 1, 1, c]))?, 1.0 / (h * w) as f32)?;
+    let size = ops::add(tape, &relu(tape, &mean)?, &relu(tape, &ops::scale(tape, &mean, -1.0)?)?)?;
+    ops::broadcast_to(tape, &size, g.shape())
+}
+
+/// How well a map `p` and a motion map `y` of as many cells agree: their cosine, and the cosine of both less their means
+/// (their correlation). A map that is flat has a large cosine with most others, and correlation 0.
+pub fn overlap(p: &[f32], y: &[f32]) -> [f64; 2] {
+    let cosine = |shift: [f64; 2]| {
+        let (mut py, mut pp, mut yy) = (0.0, 0.0, 0.0);
+        for (&p, &y) in p.iter().zip(y) {
+            let (p, y) = (f64::from(p) - shift[0], f64::from(y) - shift[1]);
+            (py, pp, yy) = (py + p * y, pp + p * p, yy + y * y);
+        }
+        let length = (pp * yy).sqrt();
+        if length > 0.0 { py / length } else { 0.0 }
+    };
+    let mean = |x: &[f32]| x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len().max(1) as f64;
+    [cosine([0.0; 2]), cosine([mean(p), mean(y)])]
+}

@@ -1,0 +1,237 @@
+//! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
+
+use super::{Mcl, Network, Rates, Views};
+use crate::error::{Error, Result};
+use crate::nn::{Codes, Mode, ParamId, Pass};
+use crate::ops::infonce::{Loss, Mask, Owners, infonce_terms};
+use crate::ops::{self, sgd::Sgd};
+use crate::shape::Shape;
+use crate::ssl::alignment::Alignment;
+use crate::ssl::objective::{Objective, gradients};
+use crate::ssl::pathway::{KeyCodes, Order, Queries};
+use crate::ssl::report::{Part, Report, Seen};
+use crate::tape::{Tape, Var};
+use crate::tensor::{Integers, Tensor};
+use rand::Rng;
+
+/// Everything a step reads besides the network and its queue, where those are.
+pub struct Inputs {
+    views: Views,
+    /// Whose keys are masked for each query: its owner's, or nobody's.
+    masked: Integers,
+    /// How the key batches are permuted.
+    orders: Vec<Order>,
+    /// The learning rate, a scalar.
+    lr: Tensor,
+    /// The weights of the order loss and of the alignment loss, scalars.
+    weights: [Tensor; 2],
+    /// Whether they are above 0: what is not is not computed.
+    wanted: [bool; 2],
+}
+
+/// The gradients of one step, and what goes into the queue after it.
+pub struct Gradients {
+    /// The loss, a scalar.
+    pub loss: Tensor,
+    /// Of the query network's parameters.
+    pub grads: Vec<(ParamId, Tensor)>,
+    /// What the step saw.
+    pub seen: Seen,
+    keys: [KeyCodes; 3],
+}
+
+impl Mcl {
+    /// One training step on `views`: the key network follows, keys, queries, the four losses against the queue as it is,
+    /// gradient descent, then the new keys enter the queue. `rng` permutes the key batches. A loss that is not finite
+    /// leaves the weights untouched and is returned in the report. Everything is computed where the network is.
+    ///
+    /// # Errors
+    /// `Param` when no loss has a weight, when there is no motion to align with, when the network has no module to align,
+    /// or the batch does not divide into `groups`; `Shape` when the motion has another grid than the module; what the
+    /// network's operations return.
+    pub fn step(&self, p: &mut Network, views: &Views, rng: &mut impl Rng, rates: Rates, sgd: &Sgd) -> Result<Report> {
+        let inputs = self.inputs(p, views, rng, rates)?;
+        self.run(p, &inputs, sgd)?.read()
+    }
+
+    /// What a step on `views` reads, brought to where the network is.
+    ///
+    /// # Errors
+    /// `Shape` when `order` is not `[n 1]`; of a GPU `OutOfMemory` and `Driver`.
+    pub fn inputs(&self, p: &Network, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<Inputs> {
+        let device = p.query().device();
+        let n = views.owners.len();
+        if views.order.dims() != [n, 1] {
+            return Err(Error::shape("mcl", "order", format!("[{n} 1]"), views.order.shape()));
+        }
+        let count = if self.shuffle_keys { views.keys.len() } else { 0 };
+        let orders = (0..count).map(|_| Order::shuffled(n, rng, &device)).collect::<Result<_>>()?;
+        let views = views.to(&device)?;
+        let nobody = || Integers::new(vec![Mask::NOBODY; n]).to(&device);
+        let masked = if self.mask_own { views.owners.clone() } else { nobody()? };
+        let scalar = |x: f32| Tensor::scalar(x).to(&device);
+        Ok(Inputs {
+            views,
+            masked,
+            orders,
+            lr: scalar(rates.lr)?,
+            weights: [scalar(rates.order)?, scalar(rates.alignment)?],
+            wanted: [rates.order != 0.0, rates.alignment != 0.0],
+        })
+    }
+
+    /// As [`Mcl::step`] on inputs that are in place.
+    ///
+    /// # Errors
+    /// As [`Mcl::step`].
+    pub fn run(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
+        p.follow(self.momentum)?;
+        let Gradients { loss, grads, seen, keys } = self.gradients(p, inputs)?;
+        p.descend(&grads, &inputs.lr, &loss, sgd)?;
+        if !self.keys_first() {
+            enqueue(p, &keys, &inputs.views.owners)?;
+        }
+        Ok(seen)
+    }
+
+    fn keys_first(&self) -> bool {
+        self.in_batch && self.mask_own
+    }
+
+    /// The losses and their gradients for the query network as it is; its weights stay. With [`Mcl::in_batch`] the keys
+    /// are in the queue afterwards.
+    ///
+    /// # Errors
+    /// As [`Mcl::step`].
+    pub fn gradients(&self, p: &mut Network, inputs: &Inputs) -> Result<Gradients> {
+        let views = &inputs.views;
+        let mut orders = inputs.orders.iter();
+        let mut key = |x: &Tensor| p.keys(x, self.groups, orders.next(), self.dtype);
+        let [a, b, c] = &views.keys;
+        let keys = [key(a)?, key(b)?, key(c)?];
+        if self.keys_first() {
+            enqueue(p, &keys, &views.owners)?;
+        }
+        let tape = Tape::new();
+        let [wants_order, wants_alignment] = inputs.wanted;
+        let tap = self.alignment.tap().filter(|_| wants_alignment);
+        let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { groups: self.groups } };
+        let [_, k2, k3] = &keys;
+        let (queries, answers) = p.queries(&tape, &views.query, mode, self.dtype, tap, |encoder, pass, q| {
+            wants_order.then(|| encoder.classify(pass, &q.order, &k2.order, &k3.order)).transpose()
+        })?;
+        let Queries { codes, tapped, leaves } = queries;
+        let mut sum = Objective::new(&tape);
+        self.inter(&mut sum, p, &codes, &keys, &inputs.masked)?;
+        self.intra(&mut sum, &codes, &keys)?;
+        if let Some(logits) = answers {
+            order(&mut sum, &logits, &views.order, &inputs.weights[0])?;
+        }
+        if wants_alignment {
+            let of = &self.alignment;
+            let loss = of.loss(&tape, &codes.inter, &keys[0].inter, tapped.as_ref(), views.target.as_ref())?;
+            let weighted = ops::mul(&tape, &loss.loss, &Var::constant(inputs.weights[1].clone()))?;
+            sum.add(&weighted)?;
+            sum.see([loss.loss.value().clone(), loss.stats], Alignment::parts(1.0));
+        }
+        drop((codes, tapped));
+        let (total, seen) = sum.finish("mcl")?;
+        let [grads] = gradients(&tape, &total, [&[leaves]])?;
+        Ok(Gradients { loss: total.value().clone(), grads, seen, keys })
+    }
+
+    /// The map of gradients `[n t h w]` of the query clips for their similarity with `k1`, by both networks as they are,
+    /// with running statistics.
+    ///
+    /// # Errors
+    /// `Param` when the alignment names no module of the network; what its operations return.
+    pub fn saliency(&self, p: &Network, views: &Views) -> Result<Tensor> {
+        let (tape, none) = (Tape::new(), Tape::no_grad());
+        let (mut query, mut key) = (p.query().clone(), p.key().clone());
+        let encoder = p.encoder();
+        encoder.trunk.check_module(&query, &self.alignment.module)?;
+        let mut pass = Pass::new(&none, &mut key, Mode::Eval).with_dtype(self.dtype);
+        let k = encoder.forward(&mut pass, &Var::constant(views.keys[0].clone()))?.inter;
+        let mut pass = Pass::new(&tape, &mut query, Mode::Eval).with_dtype(self.dtype).tapping(&self.alignment.module);
+        let q = encoder.forward(&mut pass, &Var::constant(views.query.clone()))?.inter;
+        let Some(f) = pass.tapped() else {
+            return Err(Error::param("alignment", "module", &self.alignment.module, "the network never reached it"));
+        };
+        Ok(self.alignment.map(&tape, &q, k.value(), &f)?.value().clone())
+    }
+
+    /// `q` against each of its keys and the queue: the mean of three InfoNCE losses, which share a sweep over the queue.
+    fn inter(
+        &self,
+        sum: &mut Objective,
+        p: &Network,
+        q: &Codes,
+        keys: &[KeyCodes; 3],
+        masked: &Integers,
+    ) -> Result<()> {
+        if self.w_inter == 0.0 {
+            return Ok(());
+        }
+        let queue = p.queue();
+        let owners = match (masked.memory(), queue.owners_there()) {
+            (Some(rows), Some(keys)) => Owners::Device { rows, keys },
+            _ => Owners::Host(Mask { rows: masked.values(), keys: queue.owners() }),
+        };
+        let pairs: Vec<(Var, Tensor)> = keys.iter().map(|k| (q.inter.clone(), k.inter.clone())).collect();
+        let part = 1.0 / keys.len() as f32;
+        for Loss { loss, stats } in infonce_terms(sum.tape, &pairs, queue.keys(), owners, self.temperature)? {
+            sum.add(&ops::scale(sum.tape, &loss, self.w_inter * part)?)?;
+            let parts = [Part::Value("loss_inter", part), Part::Silent, Part::Value("accuracy_inter", part)];
+            sum.see([loss.value().clone(), stats], parts);
+        }
+        Ok(())
+    }
+
+    /// `q` nearer to its own clip `k1` than to the video's other clips: the mean of two two-way losses.
+    fn intra(&self, sum: &mut Objective, q: &Codes, [k1, k2, k3]: &[KeyCodes; 3]) -> Result<()> {
+        if self.w_intra == 0.0 {
+            return Ok(());
+        }
+        let n = q.intra.shape().dims()[0];
+        for other in [k2, k3] {
+            let apart = ops::arith::apply(ops::arith::Arith::Sub, &other.intra, &k1.intra)?;
+            let wrong = ops::mul(sum.tape, &q.intra, &Var::constant(apart))?;
+            let wrong = ops::sum_to(sum.tape, &wrong, Shape::new(&[n, 1]))?;
+            let wrong = ops::scale(sum.tape, &wrong, 1.0 / self.temperature_intra)?;
+            let loss = two_way(sum.tape, &wrong)?;
+            sum.add(&ops::scale(sum.tape, &loss, self.w_intra * 0.5)?)?;
+            sum.see(
+                [loss.value().clone(), wrong.value().clone()],
+                [Part::Value("loss_intra", 0.5), Part::Below("accuracy_intra", n, 0.5)],
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The classifier's `logits [n 2]` against the `order` (`[n 1]`, ±1).
+fn order(sum: &mut Objective, logits: &Var, order: &Tensor, weight: &Tensor) -> Result<()> {
+    let n = order.dims()[0];
+    let device = logits.value().device();
+    // The second answer is "first": wrong by how far the other one is above it, or below it where the query comes last.
+    let apart = Tensor::from_f32([2, 1], &[1.0, -1.0])?.to(&device)?;
+    let apart = ops::matmul(sum.tape, logits, &Var::constant(apart), false, false)?;
+    let wrong = ops::mul(sum.tape, &apart, &Var::constant(order.clone()))?;
+    let loss = two_way(sum.tape, &wrong)?;
+    sum.add(&ops::mul(sum.tape, &loss, &Var::constant(weight.clone()))?)?;
+    let parts = [Part::Value("loss_order", 1.0), Part::Below("accuracy_order", n, 1.0)];
+    sum.see([loss.value().clone(), wrong.value().clone()], parts);
+    Ok(())
+}
+
+/// Mean cross-entropy of a choice between two, the wrong one's logit `z [n 1]` above the right one's: `ln(1 + exp z)`.
+fn two_way(tape: &Tape, z: &Var) -> Result<Var> {
+    let n = z.shape().dims()[0];
+    let wrong = Tensor::from_f32([1, 2], &[0.0, 1.0])?.to(&z.value().device())?;
+    let logits = ops::matmul(tape, z, &Var::constant(wrong), false, false)?;
+    ops::cross_entropy(tape, &logits, &vec![0; n])
+}
+
+fn enqueue(p: &mut Network, keys: &[KeyCodes; 3], owners: &Integers) -> Result<()> {
+    keys.iter().try_for_each(|k| p.enqueue(&k.inter, owners))
+}

@@ -1,0 +1,204 @@
+//! An MCL run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
+
+use super::batch::{stack, stack_maps};
+use super::checkpoint::State;
+use super::focus::{Focus, Quad};
+use super::pathway;
+use super::pretrain::{At, Method, Report};
+use super::recipe::Training;
+use super::views::ViewSpec;
+use crate::augment::AugmentSpec;
+use crate::error::Result;
+use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
+use crate::ops::sgd::Sgd;
+use crate::rng::{self, Purpose};
+use crate::ssl::alignment::Alignment;
+use crate::ssl::mcl::{Mcl, Network, Views};
+use crate::ssl::queue::Queue;
+use crate::tensor::{Device, Integers, Tensor};
+
+/// Keys a step makes of each video.
+pub const KEYS: usize = 3;
+
+/// Everything that defines a run but its data. Presets are starting points; every field may be changed.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The trunk.
+    pub net: Net,
+    /// The three heads.
+    pub heads: HeadSpec,
+    /// Losses and momentum.
+    pub method: Mcl,
+    /// Clips, queue, epochs and rate.
+    pub training: Training,
+}
+
+impl Recipe {
+    /// For procedural videos and a first look: under three minutes on two cores.
+    pub fn tiny() -> Recipe {
+        let small = Self::small();
+        let views = ViewSpec { stride: 2, ..small.training.views };
+        Recipe { training: Training { views, probe_clips: 3, ..small.training }, ..small }
+    }
+
+    /// For a few hundred real videos on two cores, from random weights: minutes. It departs from the release where that
+    /// did not learn (`docs/experiments.md`), above all in the alignment: [`Alignment::from_scratch`], one block below the top.
+    pub fn small() -> Recipe {
+        let alignment = Alignment::from_scratch("layer3.0");
+        let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
+        let views = ViewSpec { focus, ..ViewSpec::small() };
+        Recipe {
+            net: super::maclr::small_net(3, 1),
+            heads: HeadSpec { hidden: 128, code: 64, normalised: true },
+            method: Mcl { momentum: 0.99, in_batch: true, alignment, ..Mcl::released("") },
+            training: Training { views, queue_cap: 768, ..Training::small() },
+        }
+    }
+
+    /// The release's network and settings for UCF101 (`mcl.md` sections 1, 2, 4), from random weights: for a machine that
+    /// can.
+    pub fn paper() -> Recipe {
+        let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
+        let augment = AugmentSpec {
+            area: [0.2, 1.0],
+            aspect: [3.0 / 4.0, 4.0 / 3.0],
+            hue: 0.1,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            ..AugmentSpec::default()
+        };
+        let views = ViewSpec { frames: 16, stride: 2, fps: None, focus, augment, flow_every: 1, ..ViewSpec::paper() };
+        Recipe {
+            net: Net::p3d_a50(),
+            heads: HeadSpec { hidden: 2048, code: 128, normalised: false },
+            method: Mcl::released("layer4.2.conv3"),
+            training: Training {
+                views,
+                queue: None,
+                queue_cap: 131_072,
+                epochs: 200,
+                batch: 32,
+                lr: 0.01,
+                lr_floor: 1e-6,
+                warmup_epochs: 5.0,
+                sgd: Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 },
+                probe_clips: 20,
+            },
+        }
+    }
+
+    /// The grid `t h w` on which the network's gradients are aligned with motion; `None` where they are not.
+    ///
+    /// # Errors
+    /// `Param` when the network has no such module, or its sizes are impossible.
+    pub fn grid(&self) -> Result<Option<[usize; 3]>> {
+        let (encoder, params) = MclEncoder::new(&self.net, self.heads, 0)?;
+        let [[t, h, w, _], _] = self.training.views.dims();
+        self.method.alignment.grid(&encoder.trunk, &params, [t, h, w])
+    }
+
+    /// The same recipe with its target on the grid of the module that is aligned.
+    ///
+    /// # Errors
+    /// As [`Recipe::grid`].
+    pub fn with_target(mut self) -> Result<Recipe> {
+        self.training.views.focus.target = self.grid()?;
+        Ok(self)
+    }
+
+    /// The network at its start, on `device`. Its first weights do not depend on it.
+    ///
+    /// # Errors
+    /// As [`Training::queue_length`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and `Driver`.
+    pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<Network> {
+        let queue = self.training.queue_length(videos, KEYS)?;
+        let (encoder, params) = MclEncoder::new(&self.net, self.heads, seed)?;
+        Network::new(encoder, params.to(device)?, Queue::new(queue, self.heads.code)?.to(device)?)
+    }
+}
+
+/// An MCL run under way.
+pub struct MclRun {
+    method: Mcl,
+    network: Network,
+    epochs: u64,
+    warmup_epochs: f64,
+}
+
+impl MclRun {
+    /// The run's start on `device`.
+    ///
+    /// # Errors
+    /// As [`Recipe::network`].
+    pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
+        let network = recipe.network(videos, seed, device)?;
+        let (epochs, warmup_epochs) = (recipe.training.epochs, recipe.training.warmup_epochs);
+        Ok(MclRun { method: recipe.method.clone(), network, epochs, warmup_epochs })
+    }
+
+    /// The query network and what follows it.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The map of gradients `[n t h w]` of each sample's query clip for the similarity with its `k1`, by the networks as
+    /// they are, with running statistics; no number of the run changes.
+    ///
+    /// # Errors
+    /// As [`Mcl::saliency`].
+    pub fn saliency(&self, batch: &[Quad]) -> Result<Tensor> {
+        self.method.saliency(&self.network, &collate(batch)?)
+    }
+}
+
+/// Prefix of the network's names in a file of weights.
+const QUERY: &str = "encoder_q.";
+
+impl Method for MclRun {
+    type Sample = Quad;
+
+    fn name(&self) -> &'static str {
+        "mcl"
+    }
+
+    fn step(&mut self, batch: Vec<Quad>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
+        let views = collate(&batch)?;
+        let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
+        let rates = self.method.rates(lr, at.epoch, self.epochs, self.warmup_epochs);
+        self.method.step(&mut self.network, &views, &mut rng, rates, sgd)
+    }
+
+    fn networks(&self) -> Vec<(&'static str, &Params)> {
+        vec![(QUERY, self.network.query())]
+    }
+
+    fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)> {
+        vec![(QUERY, self.network.query_mut())]
+    }
+
+    fn save(&self, state: &mut State) {
+        pathway::save(state, "mcl", &self.network);
+    }
+
+    fn restore(&mut self, state: &State) -> Result<()> {
+        pathway::restore(state, "mcl", &mut self.network)
+    }
+
+    fn kept(&self) -> (&Trunk, &Params) {
+        (&self.network.encoder().trunk, self.network.query())
+    }
+}
+
+/// Samples side by side as a batch.
+fn collate(batch: &[Quad]) -> Result<Views> {
+    let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
+    let key = |i: usize| stack(batch.iter().map(|s| Some(&s.keys[i]))).map(clips);
+    let order: Vec<f32> = batch.iter().map(|s| if s.order { 1.0 } else { -1.0 }).collect();
+    Ok(Views {
+        query: stack(batch.iter().map(|s| Some(&s.query))).map(clips)?,
+        keys: [key(0)?, key(1)?, key(2)?],
+        target: stack_maps(batch.iter().map(|s| s.target.as_ref()))?,
+        order: Tensor::from_f32([batch.len(), 1], &order)?,
+        owners: Integers::new(batch.iter().map(|s| s.video).collect()),
+    })
+}
