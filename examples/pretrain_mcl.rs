@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
+use support::focus::draw_focus;
 use support::motion::FocusOptions;
 use support::pretrain::{Options, Preset, Run, set};
 use support::saliency;
@@ -72,6 +73,9 @@ fn run(args: &Args) -> Result<()> {
     recipe.method.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
     let focus = &recipe.training.views.focus;
     let run = Run::open("pretrain_mcl", &args.options, device, &recipe.training, &recipe, [focus.needs_flow(); 2])?;
+    if focus.needs_maps() {
+        draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
+    }
     let queue = run.queue(KEYS)?;
     let mut method = MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
     let before =
