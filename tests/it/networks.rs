@@ -14,7 +14,7 @@ use tubelet::tensor::{DType, Tensor};
 use tubelet::train::checkpoint::{from_pytorch, to_pytorch};
 
 /// Numbers in [-1, 1) from a hash of the name and the index, as the generator of the fixture computes them.
-fn fill(name: &str, count: usize) -> Vec<f64> {
+pub fn fill(name: &str, count: usize) -> Vec<f64> {
     let offset = 0xCBF29CE484222325u64;
     let h = name.bytes().fold(offset, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001B3));
     let mix = |i: u64| {
