@@ -18,14 +18,23 @@ fn example(name: &str) -> Option<PathBuf> {
 }
 
 fn pretrain(dir: &Path, args: &[&str]) -> Option<Output> {
-    let mut command = Command::new(example("pretrain_maclr")?);
+    started("pretrain_maclr", dir, args)
+}
+
+/// One epoch of a pre-training example with `args` in `dir`.
+fn started(name: &str, dir: &Path, args: &[&str]) -> Option<Output> {
+    let mut command = Command::new(example(name)?);
     command.current_dir(dir).args(["--epochs", "1", "--threads", "2"]).args(args);
     Some(command.output().unwrap())
 }
 
 /// Runs with `args` in `dir` and returns the one sentence of its failure.
 fn refused(dir: &Path, args: &[&str]) -> Option<String> {
-    let out = pretrain(dir, args)?;
+    refused_by("pretrain_maclr", dir, args)
+}
+
+fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
+    let out = started(name, dir, args)?;
     let errors = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success(), "{args:?} should have failed");
     assert!(!errors.contains("panicked"), "{errors}");
@@ -44,6 +53,100 @@ fn frames(dir: &Path, count: usize) {
     }
 }
 
+/// What every summary has.
+const NAMES: [&str; 14] = [
+    "method",
+    "data",
+    "device",
+    "precision",
+    "epochs",
+    "steps",
+    "clips_per_second",
+    "seconds",
+    "loss_first",
+    "loss_last",
+    "probe_top1",
+    "probe_top1_random_init",
+    "knn_top1",
+    "knn_top1_random_init",
+];
+
+/// The summary that a run printed last.
+fn summary(out: &Output) -> serde_json::Value {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_short_run_of_mcl_writes_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let small = ["--batch", "64", "--frames", "4", "--side", "16", "--out", "run", "--seed", "3"];
+    let Some(out) = started("pretrain_mcl", d, &small) else { return };
+    let line = summary(&out);
+    let aligned = ["alignment_first", "alignment_last", "overlap", "overlap_random_init"];
+    for name in NAMES.iter().chain(&aligned) {
+        assert!(line.get(name).is_some_and(|v| !v.is_null() && !v.is_object()), "{name} in {line}");
+    }
+    assert_eq!((line["method"].as_str(), line["steps"].as_u64()), (Some("mcl"), Some(3)));
+    for picture in ["curves.png", "focus.png", "saliency.png"] {
+        assert!(image::open(d.join("run").join(picture)).unwrap().width() > 100, "{picture}");
+    }
+    // Without all that MCL adds, no flow is needed and nothing is aligned.
+    let plain = ["--motion-sampling", "off", "--motion-crop", "off", "--w-align", "0", "--out", "plain"];
+    let line = summary(&started("pretrain_mcl", d, &[&small[..6], &plain].concat()).unwrap());
+    assert!(line["alignment_first"].is_null() && line["loss_last"].is_f64(), "{line}");
+    assert!(!d.join("plain/saliency.png").exists());
+    // The same additions to the other method.
+    let both = ["--motion-sampling", "on", "--motion-crop", "on", "--w-align", "10", "--out", "both"];
+    let line =
+        summary(&started("pretrain_maclr", d, &[&small[..6], &["--motion-frames", "4"], &both].concat()).unwrap());
+    assert!(line["alignment_last"].is_f64() && line["method"] == "maclr", "{line}");
+}
+
+#[test]
+fn what_mcl_cannot_use_gets_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |args: &[&str]| refused_by("pretrain_mcl", dir.path(), args);
+    let Some(e) = refused(&["--align-module", "layer7.0"]) else { return };
+    assert!(e.contains("layer7.0") && e.contains("no such module"), "{e}");
+    let e = refused(&["--queue", "577"]).unwrap();
+    assert!(e.contains("577") && e.contains("3 keys each") && e.contains("576"), "{e}");
+    for (option, value, known) in [
+        ("--align-form", "cam", "weight-gradient"),
+        ("--align-terms", "space,colour", "colour"),
+        ("--target-norm", "max", "raw or mean"),
+        ("--w-align", "-1", "from 0 on"),
+    ] {
+        let e = refused(&[&format!("{option}={value}")]).unwrap();
+        assert!(e.contains(known), "{e}");
+    }
+}
+
+#[test]
+fn frozen_normalisation_and_still_videos_are_warned_of_and_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for (class, grey) in [("a", 60), ("b", 180)] {
+        for video in 0..4 {
+            let home = d.join(format!("data/{class}/v_{class}_g{video}_c00"));
+            fs::create_dir_all(&home).unwrap();
+            for i in 0..12 {
+                image::RgbImage::from_pixel(16, 16, image::Rgb([grey; 3]))
+                    .save(home.join(format!("{i:03}.png")))
+                    .unwrap();
+            }
+        }
+    }
+    let run = ["--data", "data", "--batch", "2", "--frames", "4", "--stride", "1", "--side", "16", "--frozen-norm"];
+    let Some(out) = started("pretrain_mcl", d, &run) else { return };
+    let line = summary(&out);
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(errors.contains("frozen") && errors.contains("layer3.0"), "{errors}");
+    // Nothing moves: each of the three terms is 1, whatever the network does.
+    assert_eq!(line["alignment_last"].as_f64().map(|v| (v * 1e3).round()), Some(3000.0), "{line}");
+}
+
 #[test]
 fn a_short_run_writes_everything_and_is_not_repeated() {
     let dir = tempfile::tempdir().unwrap();
@@ -56,22 +159,7 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
     let file: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(dir.path().join("run/summary.json")).unwrap()).unwrap();
     assert_eq!(line, file);
-    for name in [
-        "method",
-        "data",
-        "device",
-        "precision",
-        "epochs",
-        "steps",
-        "clips_per_second",
-        "seconds",
-        "loss_first",
-        "loss_last",
-        "probe_top1",
-        "probe_top1_random_init",
-        "knn_top1",
-        "knn_top1_random_init",
-    ] {
+    for name in NAMES {
         assert!(line.get(name).is_some_and(|v| !v.is_null() && !v.is_object()), "{name} in {line}");
     }
     assert_eq!(

@@ -32,6 +32,7 @@ const WITHOUT: &[(&str, &str, &str)] = &[
 const OTHER_BENCHES: &[(&str, &str)] = &[
     ("augment", "clips to the input of a network"),
     ("gpu", "every operation on a GPU"),
+    ("mcl_step", "what the alignment loss costs a training step"),
     ("train_step", "whole training steps"),
 ];
 

@@ -1,0 +1,145 @@
+//! A whole MCL step with and without the alignment loss: what aligning costs, in time and in memory.
+//!
+//! Before Criterion's cases, which are timed one after the other, each network's steps are taken by turns and their best
+//! times compared: a noisy machine is noisy for all of them. Memory is the most that was allocated at a time.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tubelet::ops::sgd::Sgd;
+use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::alignment::{Alignment, Form};
+use tubelet::ssl::mcl::{Mcl, Network, Rates, Views};
+use tubelet::tensor::{Device, Integers, Tensor};
+use tubelet::train::mcl::Recipe;
+
+/// Counts what is allocated.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches no memory of the caller's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Relaxed) + layout.size();
+        MOST.fetch_max(now, Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One network under one way of aligning.
+struct Case {
+    name: String,
+    method: Mcl,
+    network: Network,
+    views: Views,
+    step: u64,
+}
+
+impl Case {
+    fn step(&mut self) {
+        let mut rng = stream(1, 0, self.step, Purpose::KeyShuffle);
+        self.step += 1;
+        let rates = Rates { lr: 0.01, order: 1.0, alignment: self.method.alignment.weight };
+        self.method.step(&mut self.network, &self.views, &mut rng, rates, &Sgd::default()).unwrap();
+    }
+}
+
+/// The network of `recipe` with `n` videos a step: without alignment, with the release's, with Grad-CAM's, with sizes.
+fn cases(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str) -> Vec<Case> {
+    let off = Alignment { weight: 0.0, warm_weight: 0.0, ..Alignment::released(last) };
+    let grad_cam = Alignment { form: Form::GradCam, ..Alignment::released(below) };
+    let ways = [
+        ("off", off),
+        ("released", Alignment::released(last)),
+        ("grad_cam", grad_cam),
+        ("magnitude", Alignment::from_scratch(below)),
+    ];
+    let [[t, h, w, c], _] = recipe.training.views.dims();
+    let case = |(way, alignment): (&str, Alignment)| {
+        let recipe = Recipe { method: Mcl { alignment, ..recipe.method.clone() }, ..recipe.clone() };
+        let clip = |seed: usize| {
+            let data: Vec<f32> = (0..n * t * h * w * c).map(|i| (i as f32 * 0.7 + seed as f32).sin()).collect();
+            Tensor::from_f32([n, t, h, w, c], &data).unwrap()
+        };
+        let target = recipe.grid().unwrap().map(|[t, h, w]| {
+            let data: Vec<f32> = (0..n * t * h * w).map(|i| (i as f32 * 0.3).sin().abs()).collect();
+            Tensor::from_f32([n, t, h, w], &data).unwrap()
+        });
+        let views = Views {
+            query: clip(0),
+            keys: [clip(1), clip(2), clip(3)],
+            target,
+            order: Tensor::from_f32([n, 1], &vec![1.0; n]).unwrap(),
+            owners: Integers::new((0..n as u32).collect()),
+        };
+        let network = recipe.network(256, 1, &Device::Cpu).unwrap();
+        let name = format!("{net}/{n}x{t}x{h}x{w}/{way}/f32/cpu");
+        Case { name, method: recipe.method, network, views, step: 0 }
+    };
+    ways.into_iter().map(case).collect()
+}
+
+fn small() -> Vec<Case> {
+    cases("mcl_small", &Recipe::small(), 32, "layer4.0.conv2.0", "layer3.0")
+}
+
+fn paper() -> Vec<Case> {
+    cases("mcl_p3d_a50", &Recipe::paper(), 1, "layer4.2.conv3", "layer4.0")
+}
+
+/// Best times by turns, and peaks of memory, as one line of JSON a case.
+fn by_turns(mut cases: Vec<Case>, rounds: usize) {
+    let mut best = vec![f64::INFINITY; cases.len()];
+    let mut peak = vec![0; cases.len()];
+    for round in 0..=rounds {
+        for (i, case) in cases.iter_mut().enumerate() {
+            let before = NOW.load(Relaxed);
+            MOST.store(before, Relaxed);
+            let began = Instant::now();
+            case.step();
+            // The first step fills caches and takes apart what query and key network share.
+            if round > 0 {
+                best[i] = best[i].min(began.elapsed().as_secs_f64());
+                peak[i] = MOST.load(Relaxed) - before;
+            }
+        }
+    }
+    for (case, (s, bytes)) in cases.iter().zip(best.iter().zip(&peak)) {
+        println!(
+            "{{\"case\":\"train_step/{}\",\"best_ms\":{:.1},\"of_off\":{:.3},\"peak_mib\":{:.1},\"peak_of_off\":{:.3}}}",
+            case.name,
+            1e3 * s,
+            s / best[0],
+            *bytes as f64 / (1 << 20) as f64,
+            *bytes as f64 / peak[0] as f64
+        );
+    }
+}
+
+fn mcl_step(c: &mut Criterion) {
+    by_turns(small(), 12);
+    by_turns(paper(), 2);
+    let mut group = c.benchmark_group("train_step");
+    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(5));
+    for mut case in small() {
+        group.throughput(Throughput::Elements(32));
+        group.bench_function(case.name.clone(), |bench| bench.iter(|| case.step()));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, mcl_step);
+criterion_main!(benches);
