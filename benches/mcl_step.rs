@@ -85,7 +85,7 @@ fn cases(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str) -> Vec<C
             order: Tensor::from_f32([n, 1], &vec![1.0; n]).unwrap(),
             owners: Integers::new((0..n as u32).collect()),
         };
-        let network = recipe.network(256, 1, &Device::Cpu).unwrap();
+        let (network, _) = recipe.network(256, 1, &Device::Cpu).unwrap();
         let name = format!("{net}/{n}x{t}x{h}x{w}/{way}/f32/cpu");
         Case { name, method: recipe.method, network, views, step: 0 }
     };

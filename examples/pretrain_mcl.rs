@@ -6,12 +6,14 @@ mod support;
 
 use anyhow::Result;
 use clap::Parser;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
 use support::pretrain::{Options, Preset, Run, set};
 use support::saliency;
+use tubelet::train::checkpoint::ImageHead;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
 
 /// Pre-train on videos without labels (MCL), then probe the representation.
@@ -24,6 +26,13 @@ struct Args {
     options: Options,
     #[command(flatten)]
     focus: FocusOptions,
+
+    /// Start the trunk from the weights of a 2D ResNet (safetensors; torchvision's or MoCo v2's names): preset paper
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// With --init: start the inter head from the file's head
+    #[arg(long, requires = "init")]
+    init_head: bool,
 
     /// Weight of the loss against other videos
     #[arg(long)]
@@ -59,6 +68,8 @@ impl Args {
         r.method.mask_own &= !self.options.keep_own;
         r.method.frozen_norm |= self.frozen_norm;
         r.method.dtype = self.options.dtype()?;
+        let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
+        r.init = self.init.clone().map(|path| (path, head));
         Ok(r.with_target()?)
     }
 }
@@ -93,6 +104,7 @@ fn run(args: &Args) -> Result<()> {
             .set("overlap_correlation", after.correlation);
     }
     let [first, last] = run.first_and_last("loss_align")?;
+    summary.set("init", args.init.as_ref().map_or("random".to_owned(), |path| path.display().to_string()));
     summary.set("alignment_first", first).set("alignment_last", last);
     summary.finish(&run.out)
 }

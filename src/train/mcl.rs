@@ -1,7 +1,7 @@
 //! An MCL run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
 
 use super::batch::{stack, stack_maps};
-use super::checkpoint::State;
+use super::checkpoint::{ImageHead, Inflated, State, inflate};
 use super::focus::{Focus, Quad};
 use super::pathway;
 use super::pretrain::{At, Method, Report};
@@ -16,6 +16,7 @@ use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
+use std::path::PathBuf;
 
 /// Keys a step makes of each video.
 pub const KEYS: usize = 3;
@@ -25,6 +26,9 @@ pub const KEYS: usize = 3;
 pub struct Recipe {
     /// The trunk.
     pub net: Net,
+    /// An image network's weights to start the trunk from ([`inflate`]), and what becomes of that file's head; without it
+    /// the trunk starts from random weights. Paper and release start from MoCo v2's on ImageNet.
+    pub init: Option<(PathBuf, ImageHead)>,
     /// The three heads.
     pub heads: HeadSpec,
     /// Losses and momentum.
@@ -49,6 +53,7 @@ impl Recipe {
         let views = ViewSpec { focus, ..ViewSpec::small() };
         Recipe {
             net: super::maclr::small_net(3, 1),
+            init: None,
             heads: HeadSpec { hidden: 128, code: 64, normalised: true },
             method: Mcl { momentum: 0.99, in_batch: true, alignment, ..Mcl::released("") },
             training: Training { views, queue_cap: 768, ..Training::small() },
@@ -70,6 +75,7 @@ impl Recipe {
         let views = ViewSpec { frames: 16, stride: 2, fps: None, focus, augment, flow_every: 1, ..ViewSpec::paper() };
         Recipe {
             net: Net::p3d_a50(),
+            init: None,
             heads: HeadSpec { hidden: 2048, code: 128, normalised: false },
             method: Mcl::released("layer4.2.conv3"),
             training: Training {
@@ -106,14 +112,18 @@ impl Recipe {
         Ok(self)
     }
 
-    /// The network at its start, on `device`. Its first weights do not depend on it.
+    /// The network at its start, on `device`, and what became of the file it started from. Its first weights do not depend
+    /// on the device.
     ///
     /// # Errors
-    /// As [`Training::queue_length`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and `Driver`.
-    pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<Network> {
+    /// As [`Training::queue_length`] and [`inflate`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and
+    /// `Driver`.
+    pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<(Network, Option<Inflated>)> {
         let queue = self.training.queue_length(videos, KEYS)?;
-        let (encoder, params) = MclEncoder::new(&self.net, self.heads, seed)?;
-        Network::new(encoder, params.to(device)?, Queue::new(queue, self.heads.code)?.to(device)?)
+        let (encoder, mut params) = MclEncoder::new(&self.net, self.heads, seed)?;
+        let inflated = self.init.as_ref().map(|(path, head)| inflate(path, &mut params, *head)).transpose()?;
+        let queue = Queue::new(queue, self.heads.code)?.to(device)?;
+        Ok((Network::new(encoder, params.to(device)?, queue)?, inflated))
     }
 }
 
@@ -121,6 +131,7 @@ impl Recipe {
 pub struct MclRun {
     method: Mcl,
     network: Network,
+    inflated: Option<Inflated>,
     epochs: u64,
     warmup_epochs: f64,
 }
@@ -131,9 +142,14 @@ impl MclRun {
     /// # Errors
     /// As [`Recipe::network`].
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
-        let network = recipe.network(videos, seed, device)?;
+        let (network, inflated) = recipe.network(videos, seed, device)?;
         let (epochs, warmup_epochs) = (recipe.training.epochs, recipe.training.warmup_epochs);
-        Ok(MclRun { method: recipe.method.clone(), network, epochs, warmup_epochs })
+        Ok(MclRun { method: recipe.method.clone(), network, inflated, epochs, warmup_epochs })
+    }
+
+    /// What the network took from [`Recipe::init`].
+    pub fn inflated(&self) -> Option<&Inflated> {
+        self.inflated.as_ref()
     }
 
     /// The query network and what follows it.

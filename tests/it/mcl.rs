@@ -37,6 +37,7 @@ pub fn recipe() -> Recipe {
     let alignment = Alignment { module: "layer2.0".into(), ..small.method.alignment.clone() };
     Recipe {
         net: spec.net().unwrap(),
+        init: None,
         heads: HeadSpec { hidden: 8, code: 4, normalised: true },
         method: Mcl { alignment, momentum: 0.9, ..small.method },
         training,
@@ -88,7 +89,7 @@ pub fn views(n: usize) -> Views {
 pub const RATES: Rates = Rates { lr: 0.02, order: 1.0, alignment: 1.0 };
 
 fn steps(method: &Mcl, views: &Views, rates: Rates, count: u64) -> Result<Vec<Report>, Error> {
-    let mut network = recipe().network(VIDEOS, 1, &Device::Cpu)?;
+    let mut network = recipe().network(VIDEOS, 1, &Device::Cpu)?.0;
     let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 };
     let step = |i| {
         let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
@@ -103,7 +104,7 @@ fn part(report: &Report, name: &str) -> f32 {
 
 #[test]
 fn every_preset_builds_its_network_and_knows_its_grid() {
-    let count = |recipe: &Recipe| recipe.network(100, 0, &Device::Cpu).unwrap().encoder().trunk.features_dim();
+    let count = |recipe: &Recipe| recipe.network(100, 0, &Device::Cpu).unwrap().0.encoder().trunk.features_dim();
     assert_eq!(count(&Recipe::tiny()), 128);
     assert_eq!(Recipe::small().grid().unwrap(), Some([4, 6, 6]));
     let paper = Recipe::paper();
@@ -175,7 +176,7 @@ fn rates_ramp_and_switch() {
 #[test]
 fn a_queue_gets_three_keys_a_sample() {
     let method = Mcl { in_batch: false, ..recipe().method };
-    let mut network = recipe().network(VIDEOS, 1, &Device::Cpu).unwrap();
+    let mut network = recipe().network(VIDEOS, 1, &Device::Cpu).unwrap().0;
     assert_eq!(network.queue().len(), 24);
     let mut rng = stream(1, 0, 0, Purpose::KeyShuffle);
     method.step(&mut network, &views(4), &mut rng, RATES, &Sgd::default()).unwrap();
@@ -217,7 +218,7 @@ fn frozen_normalisation_behind_the_target_is_warned_of() {
     let unaligned = Alignment { weight: 0.0, warm_weight: 0.0, ..frozen.alignment.clone() };
     assert!(Mcl { alignment: unaligned, ..frozen.clone() }.warnings().is_empty());
     // It is allowed, and its running statistics stay.
-    let mut network = recipe().network(VIDEOS, 1, &Device::Cpu).unwrap();
+    let mut network = recipe().network(VIDEOS, 1, &Device::Cpu).unwrap().0;
     let running = |network: &tubelet::ssl::mcl::Network| -> Vec<Vec<f32>> {
         let all = network.query().iter().filter(|(_, p)| !p.role.trains());
         all.map(|(_, p)| p.value.load().unwrap().to_vec()).collect()
@@ -235,7 +236,7 @@ fn every_form_gives_a_map_on_the_grid_and_change_nothing() {
         let recipe = recipe();
         let method = Mcl { alignment: Alignment { form, ..recipe.method.alignment.clone() }, ..recipe.method };
         let network = recipe.network(VIDEOS, 1, &Device::Cpu);
-        let network = network.unwrap();
+        let (network, _) = network.unwrap();
         let map = method.saliency(&network, &views(4)).unwrap();
         assert_eq!(map.dims(), [4, 2, 4, 4], "{form}");
         let map = map.load().unwrap();
