@@ -29,6 +29,8 @@ pub enum Purpose {
     Probe = 8,
     /// Crops that follow the motion.
     Tubelet = 10,
+    /// Flips of the flow alone, as the released code of MCL has them.
+    LegacyFlip = 11,
     /// Tests and benches.
     Test = 9,
 }

@@ -19,12 +19,13 @@ const LINE: u32 = 3;
 /// Query, its key, the two other keys.
 const COLOURS: [[u8; 3]; 4] = [[235, 60, 50], [250, 170, 40], [60, 130, 250], [40, 200, 150]];
 const NAMES: [&str; 4] = ["query", "its key", "second key", "third key"];
+const REGION: [u8; 3] = [255; 3];
 const SCORE: [u8; 3] = [150, 156, 168];
-const KEPT: [u8; 3] = [225, 228, 234];
+const HALF: [u8; 3] = [225, 228, 234];
 
 /// Draws the first epoch's samples of six videos into the PNG `out`, from what [`Loader::chosen`] says: the query's frames and
-/// motion maps with the boxes of both of its views, the two other keys with theirs, and a time line, on which grey is the score of
-/// a clip that begins there and each bar the span of a clip.
+/// motion maps with the boxes of both of its views (white: what moves most, and shall be covered), the two other keys with theirs,
+/// and a time line, on which grey is the score of a clip that begins there and each bar the span of a clip.
 pub fn draw_focus(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     let every = (loader.videos.len() / ROWS).max(1);
     let mut samples = Vec::new();
@@ -58,8 +59,13 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     let mut strips = vec![clip("query, its key", 0, &[0, 1])?];
     if let Some(maps) = &chosen.maps {
         let peak = chosen.frames[0].iter().flat_map(|&t| maps.map(t)).fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
-        let heat =
-            |t: usize| -> Result<RgbImage> { Ok(boxed(heated(frame(t)?, maps.map(t), maps.grid, peak), &[0, 1])) };
+        let heat = |t: usize| -> Result<RgbImage> {
+            let mut picture = heated(frame(t)?, maps.map(t), maps.grid, peak);
+            if let Some(region) = &chosen.regions[0] {
+                outline(&mut picture, &region.cells, region.grid, REGION);
+            }
+            Ok(boxed(picture, &[0, 1]))
+        };
         let frames = chosen.frames[0].iter().map(|&t| heat(t)).collect::<Result<_>>()?;
         strips.push(Strip::pictures("motion map", frames)?);
     }
@@ -74,7 +80,7 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     Ok(strips)
 }
 
-/// Scores of the starts as grey columns, paler where a half ends, and the span of each clip as a bar.
+/// Scores of the starts as grey columns, a paler line between the halves, and the span of each clip as a bar.
 fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage {
     let mut picture = RgbImage::from_pixel(width, SIDE, Rgb([255; 3]));
     let at = |frame: f64| ((frame / frames as f64 * f64::from(width)) as u32).min(width);
@@ -94,7 +100,7 @@ fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage 
         }
     }
     let half = at(frames as f64 / 2.0);
-    fill([half, half + 2], [0, SIDE], KEPT);
+    fill([half, half + 2], [0, SIDE], HALF);
     for (i, &start) in chosen.starts.iter().enumerate() {
         let top = room + i as u32 * row;
         fill([at(start), at(start + span).max(at(start) + 1)], [top + 4, top + row - 2], COLOURS[i]);
@@ -103,7 +109,7 @@ fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage 
     picture
 }
 
-/// The outline of a crop of a frame `h w`.
+/// The outline of a box in a frame of `h w`, pixels or cells.
 fn outline(picture: &mut RgbImage, crop: &Crop, [h, w]: [usize; 2], colour: [u8; 3]) {
     let (width, height) = picture.dimensions();
     let [top, bottom] = [crop.y, crop.y + crop.h].map(|y| (y as u32 * height / h as u32).min(height));

@@ -9,6 +9,7 @@ use crate::flow::maps::{MapSpec, Maps, target};
 use crate::rng::{self, Purpose};
 use crate::video::{Favour, View};
 use half::f16;
+use rand::RngExt;
 
 /// Levels of a pixel in the flow of the released code.
 const LEVELS: f32 = 6.375;
@@ -20,9 +21,10 @@ pub struct Focus {
     pub sampling: f64,
     /// Whether crops keep what moves.
     pub crop: bool,
-    /// The release's behaviour where it differs. A clip that does not move still forces a box, at the lower right; of starts
-    /// that tie the earliest are kept; a box that is missed by forty places is missed; in the target, flow keeps its numbers
-    /// when it is resized, in levels of 6.375 a pixel.
+    /// The released code's behaviour where it differs. A clip that does not move still forces a box, at the lower right; of
+    /// starts that tie the earliest are kept; a box that forty places miss is missed. In the target, flow keeps its numbers when
+    /// it is resized, in levels of 6.375 a pixel, and of a mirrored clip `u` and `v` are mirrored with probability one half each
+    /// (`mcl.md` section 8). What storing in 8 bits did to maps and flow is not reproduced.
     pub legacy: bool,
     /// Grid `t h w` of the alignment target, where the method wants one.
     pub target: Option<[usize; 3]>,
@@ -134,11 +136,13 @@ impl Loader {
         let view = self.cache.get(self.videos[video])?;
         let chosen = self.choose(&view, epoch, video)?;
         let part = |i: usize| self.rgb(&view, chosen.starts[i], &chosen.draws[i]);
+        let [start, ..] = chosen.starts;
+        let target = self.targets(epoch, video, &view, [start], &[chosen.draws[0].clone()])?;
         Ok(Quad {
             video: video as u32,
             query: part(0)?,
             keys: [part(1)?, part(2)?, part(3)?],
-            target: self.target(&view, chosen.starts[0], &chosen.draws[0])?,
+            target: target.map(|[target]| target),
             order: chosen.order,
         })
     }
@@ -217,23 +221,39 @@ impl Loader {
         Ok(regions)
     }
 
-    /// The alignment target of the clip at `start`, cropped and flipped as its frames are, where one is wanted.
-    pub(super) fn target(&self, view: &View, start: f64, draw: &Draw) -> Result<Option<Part>> {
-        let (focus, side) = (&self.spec.focus, self.spec.side);
+    /// The alignment targets of clips at `starts`, cropped and flipped as their frames are, where they are wanted.
+    pub(super) fn targets<const N: usize>(
+        &self,
+        epoch: u64,
+        video: usize,
+        view: &View,
+        starts: [f64; N],
+        draws: &[Draw; N],
+    ) -> Result<Option<[Part; N]>> {
+        let (focus, side, clip) = (&self.spec.focus, self.spec.side, self.spec.clip(view.fps()));
         let Some([t, h, w]) = focus.target else { return Ok(None) };
         self.expect_flow(view)?;
-        let clip = self.spec.clip(view.fps());
-        let frames = clip.indices(start, view.len(), view.fps(), self.spec.short)?;
-        let planes: Vec<&[f16]> =
-            frames.iter().flat_map(|&i| <[&[f16]; 2]>::from(view.flow(view.field_of(i)))).collect();
-        let kind = if focus.legacy { MotionKind::Map } else { MotionKind::Flow };
-        let mut flow = vec![0.0; frames.len() * side * side * 2];
-        apply_motion(&planes, 2, kind, view.flow_size().into(), draw, side, &mut flow)?;
-        let mut data = target(&flow, [frames.len(), side], [t, h, w])?;
-        if focus.legacy {
-            data.iter_mut().for_each(|v| *v *= LEVELS);
+        let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::LegacyFlip);
+        let mut parts = [(); N].map(|()| Part { dims: [t, h, w, 1], data: Vec::new() });
+        for i in 0..N {
+            let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
+            let planes: Vec<[&[f16]; 2]> = frames.iter().map(|&f| view.flow(view.field_of(f)).into()).collect();
+            let (size, n) = (view.flow_size().into(), frames.len());
+            let mut flow = vec![0.0; n * side * side * 2];
+            if focus.legacy {
+                let mut plane = vec![0.0; n * side * side];
+                for c in 0..2 {
+                    let draw = Draw { flip: draws[i].flip && rng.random(), ..draws[i].clone() };
+                    let planes: Vec<&[f16]> = planes.iter().map(|field| field[c]).collect();
+                    apply_motion(&planes, 1, MotionKind::Map, size, &draw, side, &mut plane)?;
+                    flow.chunks_exact_mut(2).zip(&plane).for_each(|(to, v)| to[c] = v * LEVELS);
+                }
+            } else {
+                apply_motion(planes.as_flattened(), 2, MotionKind::Flow, size, &draws[i], side, &mut flow)?;
+            }
+            parts[i].data = target(&flow, [n, side], [t, h, w])?;
         }
-        Ok(Some(Part { dims: [t, h, w, 1], data }))
+        Ok(Some(parts))
     }
 
     fn expect_flow(&self, view: &View) -> Result<()> {

@@ -206,10 +206,9 @@ impl Loader {
         let rgb = [0, 1].map(|i| self.rgb(&view, starts[i], &draws[i]));
         let other = usize::from(!self.spec.tied_crops);
         let motion = [0, 1].map(|i| self.motion.then(|| self.motion(&view, starts[i], &draws[i ^ other])).transpose());
-        let target = [0, 1].map(|i| self.target(&view, starts[i], &draws[i]));
-        let ([a, b], [c, d], [e, f]) = (rgb, motion, target);
-        let both = |x: Option<Part>, y: Option<Part>| x.zip(y).map(|(x, y)| [x, y]);
-        Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: both(c?, d?), target: both(e?, f?) })
+        let target = self.targets(epoch, video, &view, starts, &draws)?;
+        let ([a, b], [c, d]) = (rgb, motion);
+        Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]), target })
     }
 
     /// `n` clips of `video`, evenly spread, whole frames without augmentation: what a probe looks at.

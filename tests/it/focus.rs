@@ -442,6 +442,35 @@ fn targets_are_mirrored_with_their_clips() {
     }
 }
 
+/// The released code flips `u` and `v` of a mirrored clip by coins of their own, and keeps their numbers, in levels.
+#[test]
+fn legacy_targets_lose_their_clips_flip() {
+    let views = |flip: f32, legacy: bool| ViewSpec {
+        augment: AugmentSpec { area: [1.0; 2], aspect: [1.0; 2], flip, ..AugmentSpec::default() },
+        ..views(Focus { target: Some([1, 4, 4]), legacy, ..Focus::default() })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let plain = loader(dir.path(), &views(0.0, false), &[40, 40], square);
+    let [still, flipped] = [0.0, 1.0].map(|flip| Loader { spec: views(flip, true), ..plain.clone() });
+    let mut seen = [0; 3];
+    for epoch in 0..32 {
+        let [a, b, c] = [&plain, &still, &flipped].map(|l| l.quad(epoch, 0).unwrap().target.unwrap());
+        // Frames of 32 pixels became 16: displacements halve, unless they are left alone.
+        let levels = |v: &f32| 2.0 * 6.375 * v;
+        assert_norm("levels", &b.data, &a.data.iter().map(levels).collect::<Vec<_>>(), 1e-5);
+        let near = |x: &[f32]| c.data.iter().zip(x).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()));
+        seen[if near(&b.data) {
+            0
+        } else if near(&mirrored(&b)) {
+            1
+        } else {
+            2
+        }] += 1;
+    }
+    // A quarter, a quarter and a half of 32.
+    assert!(seen[0] >= 2 && seen[1] >= 2 && seen[2] >= 6, "{seen:?}");
+}
+
 #[test]
 fn still_and_short_videos_are_ordinary() {
     let dir = tempfile::tempdir().unwrap();

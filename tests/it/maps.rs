@@ -13,15 +13,21 @@ use tubelet::train::views::Loader;
 use tubelet::video::cache::{Builder, Report};
 use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
 
+use crate::ffmpeg::ffmpeg;
 use crate::focus::{GO_ON, difference, loader, square, views};
+use crate::video::shared_data;
 
 /// Builds without ffmpeg; `computed` says whether flow may be.
 fn build(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool) -> Result<(Cache, Report)> {
+    build_on(dir, data, spec, computed, 2)
+}
+
+fn build_on(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool, threads: usize) -> Result<(Cache, Report)> {
     let absent = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
     let with = Builder {
         ffmpeg: absent,
         flow: computed.then_some(&difference),
-        threads: 2,
+        threads,
         verify: true,
         stop: &GO_ON,
         progress: &|_| {},
@@ -79,6 +85,9 @@ fn maps_are_added_to_a_cache_that_has_none() {
         );
     }
     assert_eq!(counts(&spec(Some(with(8)))).1, [0, 4]);
+    let again = tempfile::tempdir().unwrap();
+    build_on(again.path(), &data, &spec(Some(with(8))), true, 1).unwrap();
+    assert_eq!(files(dir.path(), "tbm"), files(again.path(), "tbm"), "the same for any number of threads");
     // Other settings are other files; the flow stays.
     assert_eq!(counts(&spec(Some(with(4)))).1, [4, 0]);
     assert_eq!((files(dir.path(), "tbm").len(), &files(dir.path(), "tbv")), (8, &packed));
@@ -302,4 +311,44 @@ fn flow_that_does_not_fit_its_video_is_named_with_the_numbers() {
     far.motion.as_mut().unwrap().gap = 2;
     assert!(matches!(build(&root, &data, &far, false).unwrap_err().kind(), ErrorKind::Param { name: "flow", .. }));
     assert!(build(&root, &data, &spec(None), false).unwrap_err().to_string().contains("nothing computes it"));
+}
+
+/// A video file of 320 x 240, of which five frames are kept at an eighth of the size: its flow is as large as the video, and
+/// may go on after them.
+#[test]
+fn flow_of_a_video_file_is_as_large_as_the_video() {
+    let (Some(_), Some(shared)) = (ffmpeg(), shared_data()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let name = "v_BaseballPitch_g01_c01";
+    fs::copy(shared.join(format!("videos/{name}.avi")), put(&dir.path().join(format!("x/{name}.avi")))).unwrap();
+    fs::write(dir.path().join("list.csv"), format!("x/{name}.avi,0\n")).unwrap();
+    let list = dir.path().join("list.csv");
+    let data = Splits::open(&list, Some(&list)).unwrap().train;
+    let pan = |w: usize| Flow { h: 240, w, u: vec![8.0; 240 * w], v: vec![-4.0; 240 * w] };
+    let root = dir.path().join("flow");
+    let mut spec = from_folder(&root, 30);
+    spec.decode.max_frames = Some(5);
+    let build = || {
+        let with = Builder {
+            ffmpeg: Ffmpeg::default(),
+            flow: None,
+            threads: 1,
+            verify: true,
+            stop: &GO_ON,
+            progress: &|_| {},
+        };
+        Cache::build(&dir.path().join("store"), &data, &spec, &with)
+    };
+    for count in [4, 9] {
+        (0..count).for_each(|t| flo::write(put(&root.join(format!("x/{name}/{t}.flo"))), &pan(320)).unwrap());
+        let (cache, report) = build().unwrap();
+        assert_eq!(report.built, 1, "{count}");
+        let (view, flow) = (cache.get(0).unwrap(), cache.get(0).unwrap().flow_field(1));
+        assert_eq!((view.len(), view.fields(), view.size(), view.flow_size()), (5, 2, (30, 40), (30, 40)));
+        assert!(flow.u.iter().all(|u| (u - 1.0).abs() < 1e-3) && flow.v.iter().all(|v| (v + 0.5).abs() < 1e-3));
+        assert!(cache.maps(0).unwrap().unwrap().maps.iter().all(|v| *v < 1e-3));
+    }
+    flo::write(root.join(format!("x/{name}/2.flo")), &pan(300)).unwrap();
+    let error = build().unwrap_err().to_string();
+    assert!(error.contains("300 x 240") && error.contains("its video 320 x 240 (or 40 x 30"), "{error}");
 }
