@@ -51,6 +51,14 @@ pub fn assert_norm(what: &str, got: &[f32], want: &[f32], rel: f64) {
     assert!(err <= rel * size, "{what}: ‖difference‖ {err:.3e} exceeds {rel:.1e} of ‖golden‖ {size:.3e}");
 }
 
+/// Whether [`assert_norm`] would hold: for tests that count how often something does.
+pub fn is_norm(got: &[f32], want: &[f32], rel: f64) -> bool {
+    assert_eq!(got.len(), want.len(), "length");
+    let err: f64 = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    let size: f64 = want.iter().map(|b| f64::from(*b).powi(2)).sum();
+    err.sqrt() <= rel * size.sqrt()
+}
+
 /// Asserts `|got - want| ≤ rel·(1 + |want|)`: for single figures, such as a statistic or a law's constant.
 #[track_caller]
 pub fn assert_near(what: &str, got: f64, want: f64, rel: f64) {

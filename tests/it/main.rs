@@ -41,6 +41,7 @@ mod p3d;
 mod peaks;
 mod pool3d;
 mod ptx;
+mod quad;
 mod queue;
 mod seeded_faults;
 mod sim;

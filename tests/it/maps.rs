@@ -14,7 +14,7 @@ use tubelet::video::cache::{Builder, Report};
 use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
 
 use crate::ffmpeg::ffmpeg;
-use crate::focus::{GO_ON, difference, loader, square, views};
+use crate::quad::{GO_ON, difference, loader, square, views};
 use crate::video::shared_data;
 
 /// Builds without ffmpeg; `computed` says whether flow may be.
@@ -240,7 +240,7 @@ fn flow_is_taken_from_folders_of_every_kind() {
     assert_eq!(report.built, 3);
     let flow = cache.get(0).unwrap().flow_field(1);
     assert_eq!((flow.h, flow.w), (16, 16));
-    assert!(flow.u.iter().all(|u| (u - 1.5).abs() < 1e-3) && flow.v.iter().all(|v| (v + 0.5).abs() < 1e-3));
+    assert!(flow.u.iter().all(|u| *u == 1.5) && flow.v.iter().all(|v| *v == -0.5));
     assert!(cache.get(0).unwrap().flow_field(2).u.iter().all(|u| (0.0..1.51).contains(u)));
     (0..5).for_each(|t| flo::write(root.join(format!("data/a/0/f{t}.flo")), &field(t, [16, 16])).unwrap());
     let (cache, report) = build(&store, &data, &from_folder(&root, 16), false).unwrap();
@@ -345,8 +345,8 @@ fn flow_of_a_video_file_is_as_large_as_the_video() {
         assert_eq!(report.built, 1, "{count}");
         let (view, flow) = (cache.get(0).unwrap(), cache.get(0).unwrap().flow_field(1));
         assert_eq!((view.len(), view.fields(), view.size(), view.flow_size()), (5, 2, (30, 40), (30, 40)));
-        assert!(flow.u.iter().all(|u| (u - 1.0).abs() < 1e-3) && flow.v.iter().all(|v| (v + 0.5).abs() < 1e-3));
-        assert!(cache.maps(0).unwrap().unwrap().maps.iter().all(|v| *v < 1e-3));
+        assert!(flow.u.iter().all(|u| *u == 1.0) && flow.v.iter().all(|v| *v == -0.5));
+        assert!(cache.maps(0).unwrap().unwrap().maps.iter().all(|v| *v == 0.0));
     }
     flo::write(root.join(format!("x/{name}/2.flo")), &pan(300)).unwrap();
     let error = build().unwrap_err().to_string();
