@@ -5,8 +5,8 @@
 //! | room | takes | gives |
 //! |---|---|---|
 //! | [`video`] | files, folders of frames, procedures | clips of frames |
-//! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps |
-//! | [`augment`] | frames and maps | the input of a network, cropped, flipped, coloured |
+//! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps, where a video moves |
+//! | [`augment`] | frames and maps | the input of a network: cropped (where things move, if wanted), flipped, coloured |
 //! | [`tensor`], [`ops`] | numbers in `n t h w c` | numbers |
 //! | [`tape`] | recorded operations | gradients, and gradients of gradients |
 //! | [`nn`] | named parameters | networks |

@@ -14,20 +14,24 @@ const INK: RGBColor = RGBColor(40, 44, 52);
 const GRID: RGBColor = RGBColor(225, 228, 232);
 
 /// Name in the log, name in the legend, colour.
-const LOSSES: [(&str, &str, RGBColor); 5] = [
+const LOSSES: [(&str, &str, RGBColor); 9] = [
     ("loss", "all terms", INK),
     ("loss_vv", "visual to visual", RGBColor(31, 119, 180)),
     ("loss_mm", "motion to motion", RGBColor(230, 126, 34)),
     ("loss_vm", "visual to motion", RGBColor(39, 158, 94)),
     ("loss_mv", "motion to visual", RGBColor(176, 58, 140)),
+    ("loss_inter", "other videos", RGBColor(31, 119, 180)),
+    ("loss_intra", "other clips", RGBColor(230, 126, 34)),
+    ("loss_order", "order", RGBColor(176, 58, 140)),
+    ("loss_align", "alignment", RGBColor(39, 158, 94)),
 ];
 const ACCURACIES: [(&str, &str, RGBColor); 2] =
     [("probe_top1", "linear probe", RGBColor(31, 119, 180)), ("knn_top1", "k-NN", RGBColor(230, 126, 34))];
 
 type Points = Vec<(f64, f64)>;
 
-/// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of `loss`, `loss_vv`,
-/// `loss_mm`, `loss_vm`, `loss_mv`, `probe_top1`, `knn_top1`. `baselines` (such as the random network's accuracy) are
+/// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`],
+/// `probe_top1` and `knn_top1`. `baselines` (such as the random network's accuracy) are
 /// drawn as dashed lines with the colour of the accuracy of that name.
 pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
