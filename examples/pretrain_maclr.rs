@@ -27,10 +27,6 @@ struct Args {
     #[command(flatten)]
     focus: FocusOptions,
 
-    /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
-    #[arg(long)]
-    graph: bool,
-
     /// Weight of the visual-visual term
     #[arg(long)]
     w_vv: Option<f32>,
@@ -117,7 +113,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let queue = run.queue(1)?;
     let mut method = MaclrRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
-    if args.graph {
+    if args.options.graph {
         method = method.recorded();
     }
     let train = run.train.clone();

@@ -67,6 +67,9 @@ pub struct Options {
     /// Weight decay (none on normalisations)
     #[arg(long)]
     weight_decay: Option<f32>,
+    /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
+    #[arg(long)]
+    pub graph: bool,
     /// Number type of activations: f32 or bf16
     #[arg(long, default_value = "f32")]
     precision: String,

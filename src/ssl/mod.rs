@@ -6,4 +6,5 @@ pub mod mcl;
 mod objective;
 pub mod pathway;
 pub mod queue;
+pub mod record;
 pub mod report;

@@ -49,7 +49,8 @@ fn permutation(n: usize, rng: &mut impl Rng) -> (Vec<u32>, Vec<u32>) {
 }
 
 /// What the host counts of a pathway's steps: batches of the two networks, owners of the queue's keys, its next row.
-pub(crate) struct Notes {
+#[doc(hidden)]
+pub struct Notes {
     batches: [u64; 2],
     owners: Vec<u32>,
     at: usize,
@@ -170,11 +171,11 @@ impl<E> Pathway<E> {
         self.queue.rewind(notes.owners, notes.at);
     }
 
-    /// Counts a repeated step of `count` passes: batches seen, and keys of `owners` pushed.
-    pub(crate) fn note_step(&mut self, count: usize, owners: &[u32]) {
-        self.query.batches += count as u64;
-        self.key.batches += count as u64;
-        (0..count).for_each(|_| self.queue.advance(owners));
+    /// Counts a repeated step: batches that query and key network saw, and how often keys of `owners` were pushed.
+    pub(crate) fn note_step(&mut self, [query, key]: [usize; 2], pushed: usize, owners: &[u32]) {
+        self.query.batches += query as u64;
+        self.key.batches += key as u64;
+        (0..pushed).for_each(|_| self.queue.advance(owners));
     }
 
     /// Puts new keys `n d` into the queue.

@@ -2,6 +2,7 @@
 
 use super::batch::{stack, stack_maps};
 use super::checkpoint::State;
+use super::graph::Graph;
 use super::pathway;
 use super::pretrain::{At, Method, Report};
 use super::recipe::Training;
@@ -11,7 +12,7 @@ use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
-use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Recorded, Views};
+use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
@@ -142,17 +143,7 @@ pub struct MaclrRun {
     method: Maclr,
     pathways: Pathways,
     device: Device,
-    graph: Graph,
-}
-
-/// How steps are given to a GPU.
-enum Graph {
-    /// One operation after the other.
-    Off,
-    /// Recorded with the second step from here.
-    Wanted { steps: u64 },
-    /// Recorded.
-    Recorded(Box<Recorded>),
+    graph: Graph<Maclr>,
 }
 
 impl MaclrRun {
@@ -168,9 +159,7 @@ impl MaclrRun {
     /// The same run with its step recorded as a graph once it has been taken, and repeated from then on: the same bits, in
     /// one launch a step. It has no effect on the CPU.
     pub fn recorded(mut self) -> MaclrRun {
-        if self.device != Device::Cpu {
-            self.graph = Graph::Wanted { steps: 0 };
-        }
+        self.graph = Graph::wanted(&self.device);
         self
     }
 }
@@ -189,20 +178,7 @@ impl Method for MaclrRun {
     fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
         let views = collate(&batch)?;
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
-        let (method, p) = (&self.method, &mut self.pathways);
-        match &mut self.graph {
-            Graph::Recorded(step) => step.step(p, &views, &mut rng, lr),
-            Graph::Wanted { steps: 1 } => {
-                let (step, report) = method.record(p, &views, &mut rng, lr, sgd)?;
-                self.graph = Graph::Recorded(Box::new(step));
-                Ok(report)
-            }
-            Graph::Wanted { steps } => {
-                *steps += 1;
-                method.step(p, &views, &mut rng, lr, sgd)
-            }
-            Graph::Off => method.step(p, &views, &mut rng, lr, sgd),
-        }
+        self.graph.step(&self.method, &mut self.pathways, &views, &mut rng, lr, sgd)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -230,9 +206,7 @@ impl Method for MaclrRun {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        if !matches!(self.graph, Graph::Off) {
-            self.graph = Graph::Wanted { steps: 0 }; // a recording knows the old addresses
-        }
+        self.graph.forget();
         let Pathways { visual, motion } = &mut self.pathways;
         for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_mut())] {
             let Some(pathway) = pathway else { continue };

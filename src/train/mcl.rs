@@ -3,6 +3,7 @@
 use super::batch::{stack, stack_maps};
 use super::checkpoint::{ImageHead, Inflated, State, inflate};
 use super::focus::{Focus, Quad};
+use super::graph::Graph;
 use super::pathway;
 use super::pretrain::{At, Method, Report};
 use super::recipe::Training;
@@ -132,6 +133,9 @@ pub struct MclRun {
     method: Mcl,
     network: Network,
     inflated: Option<Inflated>,
+    graph: Graph<Mcl>,
+    /// Which losses the last step had.
+    rates: Option<[bool; 2]>,
     epochs: u64,
     warmup_epochs: f64,
 }
@@ -144,7 +148,22 @@ impl MclRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
         let (network, inflated) = recipe.network(videos, seed, device)?;
         let (epochs, warmup_epochs) = (recipe.training.epochs, recipe.training.warmup_epochs);
-        Ok(MclRun { method: recipe.method.clone(), network, inflated, epochs, warmup_epochs })
+        Ok(MclRun {
+            method: recipe.method.clone(),
+            network,
+            inflated,
+            graph: Graph::Off,
+            rates: None,
+            epochs,
+            warmup_epochs,
+        })
+    }
+
+    /// The same run with its step recorded as a graph once every loss has been taken, and repeated from then on: the same
+    /// bits, in one launch a step. It has no effect on the CPU.
+    pub fn recorded(mut self) -> MclRun {
+        self.graph = Graph::wanted(&self.network.query().device());
+        self
     }
 
     /// What the network took from [`Recipe::init`].
@@ -181,7 +200,10 @@ impl Method for MclRun {
         let views = collate(&batch)?;
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let rates = self.method.rates(lr, at.epoch, self.epochs, self.warmup_epochs);
-        self.method.step(&mut self.network, &views, &mut rng, rates, sgd)
+        if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
+            self.graph.forget(); // the recording has other losses
+        }
+        self.graph.step(&self.method, &mut self.network, &views, &mut rng, rates, sgd)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -197,6 +219,7 @@ impl Method for MclRun {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
+        self.graph.forget();
         pathway::restore(state, "mcl", &mut self.network)
     }
 

@@ -4,6 +4,7 @@ mod batch;
 pub mod checkpoint;
 pub mod focus;
 pub mod folder;
+mod graph;
 pub mod maclr;
 pub mod mcl;
 pub mod metrics;

@@ -17,6 +17,7 @@ use tubelet::nn::Params;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::maclr::{Maclr, Pathways};
+use tubelet::ssl::record::Recorded;
 use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::checkpoint::State;
 use tubelet::train::maclr::{MaclrRun, Recipe};
@@ -204,7 +205,7 @@ fn a_recorded_step_repeats_itself() {
         let mut got: Vec<u32> = (0..1)
             .map(|i| method.step(&mut q, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
             .collect();
-        let (mut recorded, report) = method.record(&mut q, &batch(1), &mut rng(1), rate(1), &sgd).unwrap();
+        let (mut recorded, report) = Recorded::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd).unwrap();
         got.push(report.loss.to_bits());
         let before = other.gpu.usage();
         for i in 2..6 {

@@ -29,25 +29,25 @@ pub(super) fn softmax(x: &[f32], c: usize, p: &mut [f32]) {
     });
 }
 
-pub(super) fn loss(x: &[f32], c: usize, labels: &[usize]) -> f32 {
+pub(super) fn loss(x: &[f32], c: usize, labels: &[u32]) -> f32 {
     let total: f64 = x
         .chunks_exact(c)
         .zip(labels)
         .map(|(row, &label)| {
             let (top, sum) = log_sum(row);
-            sum.ln() + (top - f64::from(row[label]))
+            sum.ln() + (top - f64::from(row[label as usize]))
         })
         .sum();
     (total / labels.len() as f64) as f32
 }
 
-pub(super) fn backward(x: &[f32], c: usize, labels: &[usize], dy: f32, dx: &mut [f32]) {
+pub(super) fn backward(x: &[f32], c: usize, labels: &[u32], dy: f32, dx: &mut [f32]) {
     let scale = f64::from(dy) / labels.len() as f64;
     by_rows(dx, c, |i, dx| {
         let row = &x[i * c..(i + 1) * c];
         let (top, sum) = log_sum(row);
         for (j, (dx, &x)) in dx.iter_mut().zip(row).enumerate() {
-            let hit = if j == labels[i] { 1.0 } else { 0.0 };
+            let hit = if j == labels[i] as usize { 1.0 } else { 0.0 };
             *dx = (scale * ((f64::from(x) - top).exp() / sum - hit)) as f32;
         }
     });

@@ -35,11 +35,6 @@ fn plan(x: &Tensor) -> (usize, Spread, [u32; 2]) {
     (which, Spread::line(n.div_ceil(BLOCK as usize / 32) as u32, BLOCK), [n as u32, c as u32])
 }
 
-/// The labels on the GPU.
-fn there(gpu: &Gpu, labels: &[usize]) -> Result<Integers> {
-    Integers::new(labels.iter().map(|&l| l as u32).collect()).to(&Device::Cuda(gpu.clone()))
-}
-
 pub(super) fn softmax(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
     let mut y = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
     if !x.shape().is_empty() {
@@ -51,18 +46,18 @@ pub(super) fn softmax(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
 }
 
 /// The mean loss, a scalar.
-pub(super) fn loss(gpu: &Gpu, x: &Tensor, labels: &[usize]) -> Result<Tensor> {
+pub(super) fn loss(gpu: &Gpu, x: &Tensor, labels: &Integers) -> Result<Tensor> {
     let (which, spread, [n, c]) = plan(x);
-    let labels = there(gpu, labels)?;
+    let labels = labels.to(&Device::Cuda(gpu.clone()))?;
     let mut losses = Tensor::on_gpu(gpu, DType::F32, [n as usize])?;
     let target = losses.output();
     LOSS.launch(gpu, which, spread, (x.input(), labels.input().expect("brought there"), target, n, c))?;
     middle(gpu, &losses, [1, n as usize, 1], DType::F32, 1.0 / n as f32)?.reshape([])
 }
 
-pub(super) fn backward(gpu: &Gpu, x: &Tensor, labels: &[usize], dy: &Tensor) -> Result<Tensor> {
+pub(super) fn backward(gpu: &Gpu, x: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Tensor> {
     let (which, spread, [n, c]) = plan(x);
-    let (labels, dy) = (there(gpu, labels)?, dy.cast(DType::F32)?);
+    let (labels, dy) = (labels.to(&Device::Cuda(gpu.clone()))?, dy.cast(DType::F32)?);
     let mut dx = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
     let target = dx.output();
     let args = (x.input(), labels.input().expect("brought there"), dy.input(), target, n, c);

@@ -1,11 +1,11 @@
 //! Softmax and cross-entropy on the tape.
 
-use super::{backward_by, loss, probabilities};
+use super::{backward_by, loss_of, numbers, probabilities};
 use crate::error::Result;
 use crate::ops::{mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Integers, Tensor};
 
 struct Softmax {
     x: Var,
@@ -35,7 +35,7 @@ pub fn softmax(t: &Tape, x: &Var) -> Result<Var> {
 
 struct CrossEntropy {
     logits: Var,
-    labels: Vec<usize>,
+    labels: Integers,
 }
 
 impl Op for CrossEntropy {
@@ -50,7 +50,7 @@ impl Op for CrossEntropy {
         }
         let [n, c] = logits.shape().matrix("cross_entropy", "logits")?;
         let mut onehot = vec![0.0; n * c];
-        self.labels.iter().enumerate().for_each(|(i, label)| onehot[i * c + label] = 1.0);
+        self.labels.values().iter().enumerate().for_each(|(i, &label)| onehot[i * c + label as usize] = 1.0);
         let onehot = Tensor::from_f32(logits.shape(), &onehot)?.to(&logits.device())?;
         let onehot = Var::constant(onehot);
         let error = sub(t, &softmax(t, &self.logits)?, &onehot)?;
@@ -64,6 +64,14 @@ impl Op for CrossEntropy {
 /// # Errors
 /// As [`super::forward`].
 pub fn cross_entropy(t: &Tape, logits: &Var, labels: &[usize]) -> Result<Var> {
-    let loss = loss(logits.value(), labels)?;
-    Ok(t.record(loss, &[logits], || CrossEntropy { logits: logits.clone(), labels: labels.to_vec() }))
+    cross_entropy_of(t, logits, &numbers(logits.value(), labels)?)
+}
+
+/// As [`cross_entropy`], of labels that may be where the logits are already: nothing is brought there then.
+///
+/// # Errors
+/// As [`super::forward`].
+pub fn cross_entropy_of(t: &Tape, logits: &Var, labels: &Integers) -> Result<Var> {
+    let loss = loss_of(logits.value(), labels)?;
+    Ok(t.record(loss, &[logits], || CrossEntropy { logits: logits.clone(), labels: labels.clone() }))
 }

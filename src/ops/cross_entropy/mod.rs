@@ -12,10 +12,10 @@ pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
-pub use grad::{cross_entropy, softmax};
+pub use grad::{cross_entropy, cross_entropy_of, softmax};
 
 use crate::error::{Error, Result};
-use crate::tensor::{Place, Tensor};
+use crate::tensor::{Integers, Place, Tensor};
 
 /// The rows of `x [n c]` as probabilities.
 ///
@@ -43,9 +43,17 @@ pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
 /// # Errors
 /// As [`forward`].
 pub fn loss(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
+    loss_of(logits, &numbers(logits, labels)?)
+}
+
+/// As [`loss`], of labels that may be where the logits are already.
+///
+/// # Errors
+/// As [`forward`].
+pub fn loss_of(logits: &Tensor, labels: &Integers) -> Result<Tensor> {
     let c = check(logits, labels)?;
     match logits.place("cross_entropy", &[])? {
-        Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host(), c, labels))),
+        Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host(), c, labels.values()))),
         Place::Gpu(gpu) => cuda::loss(gpu, logits, labels),
     }
 }
@@ -55,14 +63,14 @@ pub fn loss(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
 /// # Errors
 /// As [`forward`].
 pub fn backward(logits: &Tensor, labels: &[usize], dy: f32) -> Result<Tensor> {
-    backward_by(logits, labels, &Tensor::full_on(&logits.device(), [], dy)?)
+    backward_by(logits, &numbers(logits, labels)?, &Tensor::full_on(&logits.device(), [], dy)?)
 }
 
 /// The gradient of [`loss`] for the logits, given that of the loss, one number where the logits are.
 ///
 /// # Errors
 /// As [`forward`]; `Shape` when `dy` is not one number.
-pub fn backward_by(logits: &Tensor, labels: &[usize], dy: &Tensor) -> Result<Tensor> {
+pub fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Tensor> {
     let c = check(logits, labels)?;
     if dy.shape().len() != 1 {
         return Err(Error::shape("cross_entropy", "dy", "one number", dy.shape()));
@@ -70,14 +78,27 @@ pub fn backward_by(logits: &Tensor, labels: &[usize], dy: &Tensor) -> Result<Ten
     match logits.place("cross_entropy", &[("dy", dy)])? {
         Place::Cpu => {
             let dy = dy.item()?;
-            let fill = |dx: &mut [f32]| cpu::backward(&logits.host(), c, labels, dy, dx);
+            let fill = |dx: &mut [f32]| cpu::backward(&logits.host(), c, labels.values(), dy, dx);
             Ok(Tensor::build_as(logits.dtype(), logits.shape(), fill))
         }
         Place::Gpu(gpu) => cuda::backward(gpu, logits, labels, dy),
     }
 }
 
-fn check(logits: &Tensor, labels: &[usize]) -> Result<usize> {
+/// The labels as numbers, those included that are no class and too large for one.
+fn numbers(logits: &Tensor, labels: &[usize]) -> Result<Integers> {
+    let [_, c] = logits.shape().matrix("cross_entropy", "logits")?;
+    if let Some(label) = labels.iter().find(|&&l| l >= c && l > u32::MAX as usize) {
+        return Err(outside(label, c));
+    }
+    Ok(labels.iter().map(|&l| l as u32).collect())
+}
+
+fn outside(label: impl std::fmt::Display, c: usize) -> Error {
+    Error::param("cross_entropy", "label", label, format!("the logits have {c} classes, from 0"))
+}
+
+fn check(logits: &Tensor, labels: &Integers) -> Result<usize> {
     let [n, c] = logits.shape().matrix("cross_entropy", "logits")?;
     if n == 0 || c == 0 {
         return Err(Error::shape("cross_entropy", "logits", "[n c] with elements", logits.shape()));
@@ -85,8 +106,8 @@ fn check(logits: &Tensor, labels: &[usize]) -> Result<usize> {
     if labels.len() != n {
         return Err(Error::shape("cross_entropy", "labels", format!("{n} labels, one a row"), labels.len()));
     }
-    if let Some(label) = labels.iter().find(|&&l| l >= c) {
-        return Err(Error::param("cross_entropy", "label", label, format!("the logits have {c} classes, from 0")));
+    if let Some(label) = labels.values().iter().find(|&&l| l as usize >= c) {
+        return Err(outside(label, c));
     }
     Ok(c)
 }

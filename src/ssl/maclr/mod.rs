@@ -13,7 +13,6 @@
 mod record;
 mod step;
 
-pub use record::Recorded;
 pub use step::Inputs;
 
 use super::alignment::Alignment;

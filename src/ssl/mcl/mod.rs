@@ -13,6 +13,7 @@
 //!
 //! The first three are SeCo's (Yao et al. 2020) on clips.
 
+mod record;
 mod step;
 
 pub use step::{Gradients, Inputs};
@@ -133,6 +134,13 @@ pub struct Rates {
     pub order: f32,
     /// Weight of the alignment loss.
     pub alignment: f32,
+}
+
+impl Rates {
+    /// Whether the order loss and the alignment loss have a weight: what has none is not computed.
+    pub(crate) fn wanted(&self) -> [bool; 2] {
+        [self.order != 0.0, self.alignment != 0.0]
+    }
 }
 
 impl Mcl {

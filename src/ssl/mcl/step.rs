@@ -11,22 +11,49 @@ use crate::ssl::objective::{Objective, gradients};
 use crate::ssl::pathway::{KeyCodes, Order, Queries};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
-use crate::tensor::{Integers, Tensor};
+use crate::tensor::{Device, Integers, Tensor};
 use rand::Rng;
 
 /// Everything a step reads besides the network and its queue, where those are.
 pub struct Inputs {
-    views: Views,
+    pub(super) views: Views,
     /// Whose keys are masked for each query: its owner's, or nobody's.
-    masked: Integers,
+    pub(super) masked: Integers,
     /// How the key batches are permuted.
-    orders: Vec<Order>,
+    pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
-    lr: Tensor,
+    pub(super) lr: Tensor,
     /// The weights of the order loss and of the alignment loss, scalars.
-    weights: [Tensor; 2],
+    pub(super) weights: [Tensor; 2],
     /// Whether they are above 0: what is not is not computed.
-    wanted: [bool; 2],
+    pub(super) wanted: [bool; 2],
+    choice: Choice,
+}
+
+/// What a choice between two is made of, where the network is.
+struct Choice {
+    /// `[1 2]`: 0 1, a logit beside 0.
+    beside: Tensor,
+    /// `[2 1]`: 1 -1, the first logit less the second.
+    apart: Tensor,
+    /// The right answer of each sample: the first.
+    right: Integers,
+}
+
+impl Choice {
+    fn new(n: usize, device: &Device) -> Result<Choice> {
+        Ok(Choice {
+            beside: Tensor::from_f32([1, 2], &[0.0, 1.0])?.to(device)?,
+            apart: Tensor::from_f32([2, 1], &[1.0, -1.0])?.to(device)?,
+            right: Integers::new(vec![0; n]).to(device)?,
+        })
+    }
+
+    /// Mean cross-entropy where the wrong answer's logit is `z [n 1]` above the right one's: `ln(1 + exp z)`.
+    fn loss(&self, tape: &Tape, z: &Var) -> Result<Var> {
+        let logits = ops::matmul(tape, z, &Var::constant(self.beside.clone()), false, false)?;
+        ops::cross_entropy::cross_entropy_of(tape, &logits, &self.right)
+    }
 }
 
 /// The gradients of one step, and what goes into the queue after it.
@@ -76,7 +103,8 @@ impl Mcl {
             orders,
             lr: scalar(rates.lr)?,
             weights: [scalar(rates.order)?, scalar(rates.alignment)?],
-            wanted: [rates.order != 0.0, rates.alignment != 0.0],
+            wanted: rates.wanted(),
+            choice: Choice::new(n, &device)?,
         })
     }
 
@@ -123,9 +151,9 @@ impl Mcl {
         let Queries { codes, tapped, leaves } = queries;
         let mut sum = Objective::new(&tape);
         self.inter(&mut sum, p, &codes, &keys, &inputs.masked)?;
-        self.intra(&mut sum, &codes, &keys)?;
+        self.intra(&mut sum, &codes, &keys, &inputs.choice)?;
         if let Some(logits) = answers {
-            order(&mut sum, &logits, &views.order, &inputs.weights[0])?;
+            order(&mut sum, &logits, inputs)?;
         }
         if wants_alignment {
             let of = &self.alignment;
@@ -188,7 +216,7 @@ impl Mcl {
     }
 
     /// `q` nearer to its own clip `k1` than to the video's other clips: the mean of two two-way losses.
-    fn intra(&self, sum: &mut Objective, q: &Codes, [k1, k2, k3]: &[KeyCodes; 3]) -> Result<()> {
+    fn intra(&self, sum: &mut Objective, q: &Codes, [k1, k2, k3]: &[KeyCodes; 3], choice: &Choice) -> Result<()> {
         if self.w_intra == 0.0 {
             return Ok(());
         }
@@ -198,7 +226,7 @@ impl Mcl {
             let wrong = ops::mul(sum.tape, &q.intra, &Var::constant(apart))?;
             let wrong = ops::sum_to(sum.tape, &wrong, Shape::new(&[n, 1]))?;
             let wrong = ops::scale(sum.tape, &wrong, 1.0 / self.temperature_intra)?;
-            let loss = two_way(sum.tape, &wrong)?;
+            let loss = choice.loss(sum.tape, &wrong)?;
             sum.add(&ops::scale(sum.tape, &loss, self.w_intra * 0.5)?)?;
             sum.see(
                 [loss.value().clone(), wrong.value().clone()],
@@ -209,27 +237,17 @@ impl Mcl {
     }
 }
 
-/// The classifier's `logits [n 2]` against the `order` (`[n 1]`, ±1).
-fn order(sum: &mut Objective, logits: &Var, order: &Tensor, weight: &Tensor) -> Result<()> {
-    let n = order.dims()[0];
-    let device = logits.value().device();
+/// The classifier's `logits [n 2]` against the order (`[n 1]`, ±1).
+fn order(sum: &mut Objective, logits: &Var, inputs: &Inputs) -> Result<()> {
+    let (order, choice) = (&inputs.views.order, &inputs.choice);
     // The second answer is "first": wrong by how far the other one is above it, or below it where the query comes last.
-    let apart = Tensor::from_f32([2, 1], &[1.0, -1.0])?.to(&device)?;
-    let apart = ops::matmul(sum.tape, logits, &Var::constant(apart), false, false)?;
+    let apart = ops::matmul(sum.tape, logits, &Var::constant(choice.apart.clone()), false, false)?;
     let wrong = ops::mul(sum.tape, &apart, &Var::constant(order.clone()))?;
-    let loss = two_way(sum.tape, &wrong)?;
-    sum.add(&ops::mul(sum.tape, &loss, &Var::constant(weight.clone()))?)?;
-    let parts = [Part::Value("loss_order", 1.0), Part::Below("accuracy_order", n, 1.0)];
+    let loss = choice.loss(sum.tape, &wrong)?;
+    sum.add(&ops::mul(sum.tape, &loss, &Var::constant(inputs.weights[0].clone()))?)?;
+    let parts = [Part::Value("loss_order", 1.0), Part::Below("accuracy_order", order.dims()[0], 1.0)];
     sum.see([loss.value().clone(), wrong.value().clone()], parts);
     Ok(())
-}
-
-/// Mean cross-entropy of a choice between two, the wrong one's logit `z [n 1]` above the right one's: `ln(1 + exp z)`.
-fn two_way(tape: &Tape, z: &Var) -> Result<Var> {
-    let n = z.shape().dims()[0];
-    let wrong = Tensor::from_f32([1, 2], &[0.0, 1.0])?.to(&z.value().device())?;
-    let logits = ops::matmul(tape, z, &Var::constant(wrong), false, false)?;
-    ops::cross_entropy(tape, &logits, &vec![0; n])
 }
 
 fn enqueue(p: &mut Network, keys: &[KeyCodes; 3], owners: &Integers) -> Result<()> {

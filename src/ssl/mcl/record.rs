@@ -1,0 +1,80 @@
+//! MCL's step as something that can be recorded.
+
+use super::step::Inputs;
+use super::{Mcl, Network, Rates, Views};
+use crate::error::{Error, Result};
+use crate::ops::sgd::Sgd;
+use crate::ssl::pathway::Notes;
+use crate::ssl::record::{Step, overwrite};
+use crate::ssl::report::Seen;
+use crate::tensor::{Device, Tensor};
+use rand::Rng;
+
+impl Step for Mcl {
+    type Networks = Network;
+    type Views = Views;
+    type Rates = Rates;
+    type Inputs = Inputs;
+
+    fn inputs(&self, p: &Network, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<Inputs> {
+        self.inputs(p, views, rng, rates)
+    }
+
+    fn run(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
+        self.run(p, inputs, sgd)
+    }
+
+    fn apart(mut inputs: Inputs) -> Result<Inputs> {
+        let Views { query, keys, target, order, owners } = &mut inputs.views;
+        for x in [query, order].into_iter().chain(keys).chain(target) {
+            *x = x.apart()?;
+        }
+        *owners = owners.apart()?;
+        inputs.masked = inputs.masked.apart()?;
+        Ok(inputs)
+    }
+
+    /// A loss that was not wanted when the step was recorded is not in the recording.
+    fn refill(&self, inputs: &mut Inputs, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<()> {
+        let wanted = rates.wanted();
+        if let Some(i) = (0..wanted.len()).find(|&i| wanted[i] && !inputs.wanted[i]) {
+            let rule = "the step was recorded without that loss; record it anew";
+            return Err(Error::param("mcl", ["order", "alignment"][i], "a weight above 0", rule));
+        }
+        overwrite(&[inputs.views.query.clone()], &[views.query.clone()])?;
+        overwrite(&inputs.views.keys, &views.keys)?;
+        inputs.views.order.overwrite(&views.order)?;
+        if let (Some(to), Some(from)) = (&inputs.views.target, &views.target) {
+            to.overwrite(from)?;
+        }
+        let n = views.owners.len();
+        for order in &mut inputs.orders {
+            order.shuffle(n, rng)?;
+        }
+        inputs.views.owners.set(views.owners.values())?;
+        if self.mask_own {
+            inputs.masked.set(views.owners.values())?;
+        }
+        inputs.lr.overwrite(&Tensor::scalar(rates.lr))?;
+        let [order, alignment] = &inputs.weights;
+        order.overwrite(&Tensor::scalar(rates.order))?;
+        alignment.overwrite(&Tensor::scalar(rates.alignment))
+    }
+
+    fn device(p: &Network) -> Device {
+        p.query().device()
+    }
+
+    fn notes(p: &Network) -> Vec<Notes> {
+        vec![p.notes()]
+    }
+
+    fn set_notes(p: &mut Network, notes: Vec<Notes>) {
+        notes.into_iter().for_each(|notes| p.set_notes(notes));
+    }
+
+    fn note_step(&self, p: &mut Network, views: &Views) {
+        let keys = views.keys.len();
+        p.note_step([usize::from(!self.frozen_norm), keys], keys, views.owners.values());
+    }
+}

@@ -1,0 +1,59 @@
+//! How a run gives its steps to a GPU: one operation after the other, or recorded.
+
+use crate::error::Result;
+use crate::ops::sgd::Sgd;
+use crate::ssl::record::{Recorded, Step};
+use crate::ssl::report::Report;
+use crate::tensor::Device;
+use rand::Rng;
+
+/// How steps are given to a GPU.
+pub(super) enum Graph<M: Step> {
+    /// One operation after the other.
+    Off,
+    /// Recorded with the second step from here.
+    Wanted {
+        /// Steps taken since.
+        steps: u64,
+    },
+    /// Recorded.
+    Recorded(Box<Recorded<M>>),
+}
+
+impl<M: Step> Graph<M> {
+    /// Recorded where `device` can.
+    pub fn wanted(device: &Device) -> Self {
+        if *device == Device::Cpu { Graph::Off } else { Graph::Wanted { steps: 0 } }
+    }
+
+    /// What is recorded knows addresses that are no more.
+    pub fn forget(&mut self) {
+        if !matches!(self, Graph::Off) {
+            *self = Graph::Wanted { steps: 0 };
+        }
+    }
+
+    /// One step of `method`.
+    pub fn step(
+        &mut self,
+        method: &M,
+        p: &mut M::Networks,
+        views: &M::Views,
+        rng: &mut impl Rng,
+        rates: M::Rates,
+        sgd: &Sgd,
+    ) -> Result<Report> {
+        match self {
+            Graph::Recorded(step) => return step.step(p, views, rng, rates),
+            Graph::Wanted { steps: 1 } => {
+                let (step, report) = Recorded::new(method, p, views, rng, rates, sgd)?;
+                *self = Graph::Recorded(Box::new(step));
+                return Ok(report);
+            }
+            Graph::Wanted { steps } => *steps += 1,
+            Graph::Off => {}
+        }
+        let inputs = method.inputs(p, views, rng, rates)?;
+        method.run(p, &inputs, sgd)?.read()
+    }
+}
