@@ -2,7 +2,8 @@
 
 use crate::close::{assert_near, assert_norm};
 use crate::networks::{fill_params, tensor, tiny, trunk};
-use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, Params, Pass};
+use crate::sim::on_gpu;
+use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass};
 use tubelet::ops::{self, conv3d::Geometry};
 use tubelet::rng::{self, Purpose};
 use tubelet::shape::Window;
@@ -191,4 +192,34 @@ fn a_pathway_of_one_head_taps_too() {
     assert_eq!(q.tapped.unwrap().shape().dims(), [2, 4, 8, 8, 8]);
     let tape = Tape::new();
     assert!(p.queries(&tape, &x, Mode::Eval, DType::F32, None).unwrap().tapped.is_none());
+}
+
+/// P3D-A with heads and classifier as kernels: even filters over time, pairs of convolutions, and codes put side by side
+/// without an upload.
+#[test]
+fn a_gpu_computes_the_same_codes_and_answers() {
+    let net = P3d { width: 4, blocks: vec![1], ..P3d::default() }.net().unwrap();
+    let (encoder, mut params) = MclEncoder::new(&net, HEADS, 3).unwrap();
+    fill_params(&mut params);
+    let run = |device: &Device| {
+        let mut params = params.to(device).unwrap();
+        let tape = Tape::new();
+        let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 }).tapping("layer1.0.conv3");
+        let x = Var::constant(tensor("x", [2, 9, 16, 16, 3]).to(device).unwrap());
+        let codes = encoder.forward(&mut pass, &x).unwrap();
+        let keys = ["k2", "k3"].map(|name| tensor(name, [2, HEADS.code]).to(device).unwrap());
+        let logits = encoder.classify(&mut pass, &codes.order, &keys[0], &keys[1]).unwrap();
+        let leaves = pass.leaves();
+        let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
+        let dy = Var::constant(tensor("loss", logits.shape()).to(device).unwrap());
+        let grads = tape.grad_from(&logits, dy, &vars, tape::Mode::Free).unwrap();
+        let stem = load(grads[0].as_ref().unwrap().value());
+        let tapped = pass.tapped().unwrap();
+        [codes.inter.value(), logits.value(), tapped.value()].map(load).into_iter().chain([stem]).collect::<Vec<_>>()
+    };
+    let want = run(&Device::Cpu);
+    let got = on_gpu(run);
+    for (what, (got, want)) in ["codes", "answers", "tapped", "stem's gradient"].iter().zip(got.iter().zip(&want)) {
+        assert_norm(what, got, want, 1e-4);
+    }
 }

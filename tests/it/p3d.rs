@@ -1,7 +1,7 @@
 //! P3D-A: sizes, names, parity with PyTorch; and image networks inflated into it.
 //!
 //! Goldens: `tests/fixtures/p3d.safetensors`, and two files as users would hand them over, `image_resnet.safetensors` and
-//! `image_moco.safetensors`; made by `tests/fixtures/make/p3d.py`.
+//! `image_moco.safetensors`; made by the scripts of these names in `tests/fixtures/make`.
 
 use crate::close::assert_norm;
 use crate::networks::{Goldens, fill_params, parity_in, tensor, trunk};

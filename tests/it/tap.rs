@@ -82,7 +82,7 @@ fn gradients_of_gradients_pass_whole_blocks() {
         let size = |g: &[f32]| g.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         let largest = grads.iter().map(|(_, g)| size(g)).fold(0.0, f64::max);
         let mut seen = 0;
-        for (id, g) in grads.iter().filter(|(_, g)| size(g) > 1e-3 * largest) {
+        for (id, g) in grads.iter().filter(|(_, g)| size(g) > largest / 1000.0) {
             let value = params[*id].value.clone();
             let numbers = load(&value);
             let mut phi = |along: f64| {
@@ -137,7 +137,8 @@ fn with_frozen_statistics_the_released_loss_cannot_tell_positions_apart() {
         if spreads {
             assert!(spread > 0.1 * largest, "spread {spread:e} of {largest:e}");
         } else {
-            assert!(spread <= 1e-6 * largest.max(f32::MIN_POSITIVE), "spread {spread:e} of {largest:e}");
+            let part = f64::from(spread) / f64::from(largest.max(f32::MIN_POSITIVE));
+            assert_near("spread of the largest gradient", part, 0.0, 1e-6);
         }
     }
 }
