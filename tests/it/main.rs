@@ -31,6 +31,7 @@ mod maclr;
 mod maps;
 mod matmul_gpu;
 mod mcl;
+mod mcl_gpu;
 mod mcl_net;
 mod mcl_parity;
 mod motion;
