@@ -1,13 +1,4 @@
 //! Weights of an image network as the start of a network of clips (mcl.md 2.2).
-//!
-//! Read are safetensors files with torchvision's names (`conv1.weight`, `layer1.0.bn1.running_mean`, …), as they are or
-//! behind MoCo's prefix `module.encoder_q.`. From a file of PyTorch:
-//!
-//! ```python
-//! import torch, safetensors.torch as st
-//! state = torch.load("moco_v2_200ep_pretrain.pth.tar", map_location="cpu")["state_dict"]  # torchvision: without the key
-//! st.save_file({k: v.contiguous() for k, v in state.items()}, "moco.safetensors")
-//! ```
 
 use super::file::Reader;
 use super::weights::{Differences, Matching};
@@ -46,6 +37,15 @@ pub struct Inflated {
 /// - filters get an extent over time, zero but at the middle tap (of 4 taps: the second);
 /// - kernels over time behind them (`…_t.weight`) become the identity;
 /// - normalisations are copied with their running statistics.
+///
+/// Read are safetensors files with torchvision's names (`conv1.weight`, `layer1.0.bn1.running_mean`, …), as they are or
+/// behind MoCo's prefix `module.encoder_q.`; the key encoder and the queue beside it stay behind. From a file of PyTorch:
+///
+/// ```python
+/// import torch, safetensors.torch as st
+/// state = torch.load("moco_v2_200ep_pretrain.pth.tar", map_location="cpu")["state_dict"]  # torchvision: without the key
+/// st.save_file({k: v.contiguous() for k, v in state.items()}, "moco.safetensors")
+/// ```
 ///
 /// F32, F64, F16 and BF16 are accepted. Nothing is changed on error.
 ///
