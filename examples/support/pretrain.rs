@@ -16,7 +16,7 @@ use tubelet::train::metrics::means;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
-use tubelet::video::{Dataset, ProceduralSpec, Short, Splits};
+use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
 
 /// Weight of the probe's penalty: scikit-learn's `C = 0.1` at 340 training videos. The same for every run; it was chosen
 /// among 0.01, 0.1 and 1 with the scores of the gestures' test videos in sight (`docs/experiments.md`).
@@ -51,6 +51,10 @@ pub struct Options {
     /// Decoded frames and flow are kept here, for any run to use again
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
+    /// Flow that was computed before: below it a folder for each video, by its name, of .flo files or of pictures x_* and
+    /// y_* (128 is rest, 6.375 levels a pixel)
+    #[arg(long, value_name = "DIR")]
+    flow_dir: Option<PathBuf>,
 
     /// Passes over the training videos
     #[arg(long)]
@@ -148,6 +152,7 @@ impl Options {
         set(&mut t.views.frames, self.frames);
         set(&mut t.views.stride, self.stride);
         set(&mut t.views.side, self.side);
+        t.views.flow_source = self.flow_dir.clone().map_or(FlowSource::TvL1, FlowSource::Folder);
         if self.refuse_short {
             t.views.short = Short::Refuse;
         }
