@@ -34,6 +34,7 @@ mod mcl;
 mod mcl_gpu;
 mod mcl_net;
 mod mcl_parity;
+mod mcl_record;
 mod motion;
 mod motion_map_gpu;
 mod networks;
