@@ -41,7 +41,7 @@ impl Step for Mcl {
             let rule = "the step was recorded without that loss; record it anew";
             return Err(Error::param("mcl", ["order", "alignment"][i], "a weight above 0", rule));
         }
-        overwrite(&[inputs.views.query.clone()], &[views.query.clone()])?;
+        inputs.views.query.overwrite(&views.query)?;
         overwrite(&inputs.views.keys, &views.keys)?;
         inputs.views.order.overwrite(&views.order)?;
         if let (Some(to), Some(from)) = (&inputs.views.target, &views.target) {
