@@ -10,8 +10,6 @@ use tubelet::train::focus::Chosen;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, View};
 
-/// Videos on a sheet.
-const ROWS: usize = 6;
 /// Height in which boxes are drawn, in pixels.
 const SIDE: u32 = 192;
 /// Width of a line of a box.
@@ -27,9 +25,8 @@ const HALF: [u8; 3] = [225, 228, 234];
 /// motion maps with the boxes of both of its views (white: what moves most, and shall be covered), the two other keys with theirs,
 /// and a time line, on which grey is the score of a clip that begins there and each bar the span of a clip.
 pub fn draw_focus(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
-    let every = (loader.videos.len() / ROWS).max(1);
     let mut samples = Vec::new();
-    for video in (0..loader.videos.len()).step_by(every).take(ROWS) {
+    for video in sheet::shown(loader.videos.len()) {
         let (view, chosen) = (loader.cache.get(loader.videos[video])?, loader.chosen(0, video)?);
         let how = if chosen.focused { "starts by motion" } else { "uniform starts" };
         let order = if chosen.order { "query first" } else { "query last" };

@@ -61,10 +61,8 @@ pub fn loader(
 
 /// The first videos' first clips: what the visual and the motion network see, and the flow it comes from.
 pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
-    const ROWS: usize = 6;
-    let every = (loader.videos.len() / ROWS).max(1);
     let mut samples = Vec::new();
-    for video in (0..loader.videos.len()).step_by(every).take(ROWS) {
+    for video in sheet::shown(loader.videos.len()) {
         let pair = loader.pair(0, video)?;
         let [rgb, _] = &pair.rgb;
         let [_, h, w, _] = rgb.dims;

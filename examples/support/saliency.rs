@@ -11,8 +11,6 @@ use tubelet::video::Dataset;
 
 /// Clips looked at in one pass.
 const BATCH: usize = 16;
-/// Clips on the sheet.
-const ROWS: usize = 6;
 
 /// One look at the clips of a split.
 pub struct Look {
@@ -36,7 +34,6 @@ pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
         return Ok(None);
     }
     let videos = loader.videos.len();
-    let every = (videos / ROWS).max(1);
     let (mut sums, mut shown) = ([0.0; 2], Vec::new());
     for first in (0..videos).step_by(BATCH) {
         let batch = (first..videos.min(first + BATCH)).map(|v| loader.quad(0, v)).collect::<Result<Vec<_>, _>>()?;
@@ -48,7 +45,7 @@ pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
             for (sum, x) in sums.iter_mut().zip(overlap(map, &target.data)) {
                 *sum += x / videos as f64;
             }
-            if (first + i).is_multiple_of(every) && shown.len() < ROWS {
+            if sheet::shown(videos).any(|v| v == first + i) {
                 shown.push(Shown { video: first + i, quad, map: map.to_vec() });
             }
         }

@@ -93,6 +93,14 @@ impl Strip {
     }
 }
 
+/// Which of `videos` are shown: at most six, spread evenly, and not all of one class where classes take turns.
+pub fn shown(videos: usize) -> impl Iterator<Item = usize> {
+    const ROWS: usize = 6;
+    let even = (videos / ROWS).max(1);
+    let every = if (ROWS - 1) * (even + 1) < videos { even + 1 } else { even };
+    (0..videos).step_by(every).take(ROWS)
+}
+
 /// The bytes `t h w 3` that a normalised clip was made from.
 pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
     let byte = |(i, v): (usize, &f32)| {

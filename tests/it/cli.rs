@@ -38,9 +38,9 @@ fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
     let errors = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success(), "{args:?} should have failed");
     assert!(!errors.contains("panicked"), "{errors}");
-    let last = errors.lines().last().unwrap_or_default().to_owned();
-    assert!(last.starts_with("error: ") || last.contains("error"), "{errors}");
-    Some(last)
+    let sentence = errors.lines().rfind(|line| line.starts_with("error: "));
+    assert!(sentence.is_some(), "{errors}");
+    sentence.map(str::to_owned)
 }
 
 /// A folder of frames as a video: `count` grey pictures.
