@@ -1,5 +1,6 @@
 //! What `cargo xtask` does, as a library, so that the tests of the repository can ask the same questions.
 
+pub mod ablation;
 pub mod bundle;
 pub mod device;
 mod source;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
-use xtask::{bundle, tidy};
+use xtask::{ablation, bundle, tidy};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
@@ -15,6 +15,9 @@ const USAGE: &str = "usage: cargo xtask <command>
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
                     no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone
   kernels [--check] writes docs/kernels.md: registers, occupancy and instructions of every kernel; or compares it
+  ablation DIR [GESTURES]
+                    runs every row of the table in docs/experiments.md, three seeds each (an hour or two on two cores), and
+                    prints it; GESTURES is that data set's folder, without it procedural clips alone
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver";
 
 fn main() -> ExitCode {
@@ -27,6 +30,9 @@ fn main() -> ExitCode {
         Some(("kernels", [])) => kernels(root, false),
         Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
+        Some(("ablation", [folder, data @ ..])) if !folder.starts_with('-') && data.len() < 2 => {
+            ablate(root, folder.as_ref(), data.first().map(Path::new))
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -93,6 +99,12 @@ fn kernels(root: &Path, only_compare: bool) -> Result<ExitCode> {
     let same = fs::read_to_string(&path).is_ok_and(|old| kernels::page(root, &tools).is_ok_and(|new| new == old));
     let problem = (!same).then(|| format!("{PAGE} is not what the PTX gives: run `cargo xtask kernels`"));
     report(problem.as_slice(), &format!("{PAGE} is up to date"))
+}
+
+fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCode> {
+    fs::create_dir_all(folder)?;
+    println!("{}", ablation::run(root, &folder.canonicalize()?, gestures)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {
