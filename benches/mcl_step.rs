@@ -1,10 +1,12 @@
 //! A whole MCL step with and without the alignment loss: what aligning costs, in time and in memory.
 //!
 //! Before Criterion's cases, which are timed one after the other, each network's steps are taken by turns and their best
-//! times compared: a noisy machine is noisy for all of them. Memory is the most that was allocated at a time.
+//! times compared: a noisy machine is noisy for all of them. Memory is the most that a process of its own had allocated at a
+//! time over three steps, weights and clips included: within one process, buffers of one case would serve the next.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tubelet::ops::sgd::Sgd;
@@ -57,8 +59,11 @@ impl Case {
     }
 }
 
-/// The network of `recipe` with `n` videos a step: without alignment, with the release's, with Grad-CAM's, with sizes.
-fn cases(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str) -> Vec<Case> {
+/// The ways of aligning: not at all, the release's, Grad-CAM's, with sizes.
+const WAYS: usize = 4;
+
+/// The network of `recipe` with `n` videos a step, aligned in way `way`.
+fn case(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str, way: usize) -> Case {
     let off = Alignment { weight: 0.0, warm_weight: 0.0, ..Alignment::released(last) };
     let grad_cam = Alignment { form: Form::GradCam, ..Alignment::released(below) };
     let ways = [
@@ -67,74 +72,94 @@ fn cases(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str) -> Vec<C
         ("grad_cam", grad_cam),
         ("magnitude", Alignment::from_scratch(below)),
     ];
+    let (way, alignment) = ways[way].clone();
     let [[t, h, w, c], _] = recipe.training.views.dims();
-    let case = |(way, alignment): (&str, Alignment)| {
-        let recipe = Recipe { method: Mcl { alignment, ..recipe.method.clone() }, ..recipe.clone() };
-        let clip = |seed: usize| {
-            let data: Vec<f32> = (0..n * t * h * w * c).map(|i| (i as f32 * 0.7 + seed as f32).sin()).collect();
-            Tensor::from_f32([n, t, h, w, c], &data).unwrap()
-        };
-        let target = recipe.grid().unwrap().map(|[t, h, w]| {
-            let data: Vec<f32> = (0..n * t * h * w).map(|i| (i as f32 * 0.3).sin().abs()).collect();
-            Tensor::from_f32([n, t, h, w], &data).unwrap()
-        });
-        let views = Views {
-            query: clip(0),
-            keys: [clip(1), clip(2), clip(3)],
-            target,
-            order: Tensor::from_f32([n, 1], &vec![1.0; n]).unwrap(),
-            owners: Integers::new((0..n as u32).collect()),
-        };
-        let (network, _) = recipe.network(256, 1, &Device::Cpu).unwrap();
-        let name = format!("{net}/{n}x{t}x{h}x{w}/{way}/f32/cpu");
-        Case { name, method: recipe.method, network, views, step: 0 }
+    let recipe = Recipe { method: Mcl { alignment, ..recipe.method.clone() }, ..recipe.clone() };
+    let clip = |seed: usize| {
+        let data: Vec<f32> = (0..n * t * h * w * c).map(|i| (i as f32 * 0.7 + seed as f32).sin()).collect();
+        Tensor::from_f32([n, t, h, w, c], &data).unwrap()
     };
-    ways.into_iter().map(case).collect()
+    let target = recipe.grid().unwrap().map(|[t, h, w]| {
+        let data: Vec<f32> = (0..n * t * h * w).map(|i| (i as f32 * 0.3).sin().abs()).collect();
+        Tensor::from_f32([n, t, h, w], &data).unwrap()
+    });
+    let views = Views {
+        query: clip(0),
+        keys: [clip(1), clip(2), clip(3)],
+        target,
+        order: Tensor::from_f32([n, 1], &vec![1.0; n]).unwrap(),
+        owners: Integers::new((0..n as u32).collect()),
+    };
+    let (network, _) = recipe.network(256, 1, &Device::Cpu).unwrap();
+    let name = format!("{net}/{n}x{t}x{h}x{w}/{way}/f32/cpu");
+    Case { name, method: recipe.method, network, views, step: 0 }
 }
 
-fn small() -> Vec<Case> {
-    cases("mcl_small", &Recipe::small(), 32, "layer4.0.conv2.0", "layer3.0")
+fn small(way: usize) -> Case {
+    case("mcl_small", &Recipe::small(), 32, "layer4.0.conv2.0", "layer3.0", way)
 }
 
-fn paper() -> Vec<Case> {
-    cases("mcl_p3d_a50", &Recipe::paper(), 1, "layer4.2.conv3", "layer4.0")
+fn paper(way: usize) -> Case {
+    case("mcl_p3d_a50", &Recipe::paper(), 1, "layer4.2.conv3", "layer4.0", way)
 }
 
-/// Best times by turns, and peaks of memory, as one line of JSON a case.
-fn by_turns(mut cases: Vec<Case>, rounds: usize) {
-    let mut best = vec![f64::INFINITY; cases.len()];
-    let mut peak = vec![0; cases.len()];
+/// Set for a process that measures its memory: `network way`.
+const MEMORY_OF: &str = "TUBELET_MEMORY_OF";
+
+/// Three steps of what [`MEMORY_OF`] names, then the most that was allocated at a time, in bytes.
+fn measured(of: &str) {
+    let (net, way) = of.split_once(' ').expect("network and way");
+    let way = way.parse().expect("a number");
+    let mut case = if net == "small" { small(way) } else { paper(way) };
+    (0..3).for_each(|_| case.step());
+    println!("{}", MOST.load(Relaxed));
+}
+
+/// The bytes that a process of its own needs for it.
+fn memory(net: &str, way: usize) -> f64 {
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    let out = process.arg("--bench").env(MEMORY_OF, format!("{net} {way}")).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("no number of bytes in {text}"))
+}
+
+/// Best times by turns, and memory, as one line of JSON a case.
+fn by_turns(net: &str, make: fn(usize) -> Case, rounds: usize) {
+    let mut cases: Vec<Case> = (0..WAYS).map(make).collect();
+    let mut best = [f64::INFINITY; WAYS];
     for round in 0..=rounds {
-        for (i, case) in cases.iter_mut().enumerate() {
-            let before = NOW.load(Relaxed);
-            MOST.store(before, Relaxed);
+        for (case, best) in cases.iter_mut().zip(&mut best) {
             let began = Instant::now();
             case.step();
             // The first step fills caches and takes apart what query and key network share.
             if round > 0 {
-                best[i] = best[i].min(began.elapsed().as_secs_f64());
-                peak[i] = MOST.load(Relaxed) - before;
+                *best = best.min(began.elapsed().as_secs_f64());
             }
         }
     }
-    for (case, (s, bytes)) in cases.iter().zip(best.iter().zip(&peak)) {
+    let names: Vec<String> = cases.into_iter().map(|case| case.name).collect();
+    let bytes: Vec<f64> = (0..WAYS).map(|way| memory(net, way)).collect();
+    for ((name, s), bytes_) in names.iter().zip(best).zip(&bytes) {
         println!(
-            "{{\"case\":\"train_step/{}\",\"best_ms\":{:.1},\"of_off\":{:.3},\"peak_mib\":{:.1},\"peak_of_off\":{:.3}}}",
-            case.name,
+            "{{\"case\":\"train_step/{name}\",\"best_ms\":{:.1},\"of_off\":{:.3},\"peak_mib\":{:.1},\"peak_of_off\":{:.3}}}",
             1e3 * s,
             s / best[0],
-            *bytes as f64 / (1 << 20) as f64,
-            *bytes as f64 / peak[0] as f64
+            bytes_ / f64::from(1 << 20),
+            bytes_ / bytes[0]
         );
     }
 }
 
 fn mcl_step(c: &mut Criterion) {
-    by_turns(small(), 12);
-    by_turns(paper(), 2);
+    if let Ok(of) = std::env::var(MEMORY_OF) {
+        measured(&of);
+        std::process::exit(0);
+    }
+    by_turns("small", small, 12);
+    by_turns("paper", paper, 3);
     let mut group = c.benchmark_group("train_step");
     group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(5));
-    for mut case in small() {
+    for mut case in (0..WAYS).map(small) {
         group.throughput(Throughput::Elements(32));
         group.bench_function(case.name.clone(), |bench| bench.iter(|| case.step()));
     }
