@@ -108,6 +108,28 @@ fn a_recording_is_used_up_once() {
     assert_eq!(e.to_string(), "grad: y = a freed graph, but Mode::Free uses a recording up once");
 }
 
+/// What MCL does with constant channel weights: the gradient for a value in the middle, and then everything else.
+#[test]
+fn a_recording_that_is_peeked_at_stays_and_gives_constants() {
+    let inputs = chain_inputs();
+    let run = |peek: bool| {
+        let t = Tape::new();
+        let leaves = inputs.clone().map(|x| t.leaf(x));
+        let y = chain(&t, &leaves).unwrap();
+        let dy = Var::constant(noise(99, y.shape().dims()));
+        let peeked = peek.then(|| t.grad_from(&y, dy.clone(), &[&leaves[0]], Mode::Peek).unwrap().remove(0).unwrap());
+        assert!(t.is_recording());
+        let all: Vec<&Var> = leaves.iter().collect();
+        let grads: Vec<Var> = t.grad_from(&y, dy, &all, Mode::Free).unwrap().into_iter().flatten().collect();
+        if let Some(g) = peeked {
+            assert!(!g.has_grad(), "it is a constant");
+            assert_eq!(data(g.value()), data(grads[0].value()), "the fused passes of both walks are the same");
+        }
+        grads.iter().map(|g| data(g.value())).collect::<Vec<_>>()
+    };
+    assert_eq!(run(true), run(false));
+}
+
 #[test]
 fn gradients_of_many_numbers_need_their_own() {
     let t = Tape::new();
