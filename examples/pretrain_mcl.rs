@@ -89,8 +89,17 @@ fn run(args: &Args) -> Result<()> {
     }
     let queue = run.queue(KEYS)?;
     let mut method = MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
-    let before =
-        saliency::look(&MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?, &run.test)?;
+    if args.options.graph {
+        method = method.recorded();
+    }
+    if let Some(i) = method.inflated() {
+        let [copied, made, left] = [i.copied.len(), i.made.len(), i.left_over.len()];
+        println!(
+            "{copied} parameters from the file; {made} kernels over time begin as identities; {left} of its tensors unused"
+        );
+    }
+    // A run that is taken up again is restored later: here the network is at its start.
+    let before = saliency::look(&method, &run.test)?;
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.quad(epoch, video)))?;
     let after = saliency::look(&method, &run.test)?;

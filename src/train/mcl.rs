@@ -61,9 +61,8 @@ impl Recipe {
         }
     }
 
-    /// The release's network and settings for UCF101 (`mcl.md` sections 1, 2, 4), from random weights and without weight decay on
-    /// normalisations (the release has it on everything): for a machine that
-    /// can.
+    /// The release's network and settings for UCF101 (`mcl.md` sections 1, 2, 4), from random weights, and without weight
+    /// decay on normalisations, where the release has it on everything: for a machine that can.
     pub fn paper() -> Recipe {
         let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
         let augment = AugmentSpec {

@@ -208,8 +208,8 @@ fn spawn(dir: &Path) -> Child {
         .unwrap()
 }
 
-/// Twenty kills at random moments of cache building and training, four in each of five runs; each run then ends with
-/// the bits of one never killed, cache included.
+/// Kills at random moments of cache building and training, four in each of five runs, and in more of them where a busy
+/// machine let processes end before; each run then ends with the bits of one never killed, cache included.
 #[test]
 fn killed_at_random_moments_ends_with_the_same_bits() {
     let whole = tempfile::tempdir().unwrap();
@@ -224,12 +224,13 @@ fn killed_at_random_moments_ends_with_the_same_bits() {
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let mut rng = stream(seed, 0, 0, Purpose::Test);
     println!("moments of seed {seed}");
-    let mut kills = 0;
-    for _ in 0..5 {
+    let (mut kills, mut runs) = (0, 0);
+    while runs < 5 || (kills < 10 && runs < 15) {
+        runs += 1;
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..4 {
             let mut child = spawn(dir.path());
-            std::thread::sleep(Duration::from_secs_f64(rng.random_range(0.0..0.6) * length.as_secs_f64()));
+            std::thread::sleep(Duration::from_secs_f64(rng.random_range(0.0..0.4) * length.as_secs_f64()));
             kills += usize::from(child.try_wait().unwrap().is_none());
             child.kill().unwrap();
             child.wait().unwrap();
@@ -238,5 +239,5 @@ fn killed_at_random_moments_ends_with_the_same_bits() {
         assert!(checkpoint(whole.path()) == checkpoint(dir.path()), "checkpoints differ after kills");
         assert!(cached(whole.path()) == cached(dir.path()), "caches differ after kills");
     }
-    assert!(kills >= 5, "only {kills} of 20 processes were still running when they were to be killed");
+    assert!(kills >= 10, "only {kills} of {} processes were still running when they were to be killed", 4 * runs);
 }
