@@ -78,7 +78,7 @@ impl Args {
         r.method.shuffle_keys &= !self.options.no_shuffle;
         r.method.symmetric |= self.symmetric;
         r.method.mask_own &= !self.options.keep_own;
-        r.method.dtype = self.options.dtype()?;
+        r.method.precision = self.options.precision;
         r.method.cross_positive = match self.cross_positive.as_deref() {
             None => r.method.cross_positive,
             Some("other-clip") => CrossPositive::OtherClip,

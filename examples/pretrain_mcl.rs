@@ -67,7 +67,7 @@ impl Args {
         r.method.shuffle_keys &= !self.options.no_shuffle;
         r.method.mask_own &= !self.options.keep_own;
         r.method.frozen_norm |= self.frozen_norm;
-        r.method.dtype = self.options.dtype()?;
+        r.method.precision = self.options.precision;
         let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
         r.init = self.init.clone().map(|path| (path, head));
         Ok(r.with_target()?)

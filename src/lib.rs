@@ -14,11 +14,12 @@
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! Underneath: [`driver`], [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
+//! Underneath: [`driver`] (of GPUs), [`cpu`] (its instructions), [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
 
 #![warn(missing_docs)]
 
 pub mod augment;
+pub mod cpu;
 pub mod driver;
 pub mod error;
 pub mod eval;

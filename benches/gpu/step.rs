@@ -32,7 +32,7 @@ pub fn maclr(dtype: DType) -> Case {
         "motion_net": {"width": 8, "stem": [1, 2], "temporal": [1, 1, 1, 1]},
     });
     let make = move |device: &Device| -> Result<Work> {
-        let method = Maclr { dtype, groups: 1, ..recipe.method.clone() };
+        let method = Maclr { precision: dtype.into(), groups: 1, ..recipe.method.clone() };
         let recipe = Recipe {
             method: method.clone(),
             training: Training { queue: Some(queue), ..recipe.training.clone() },

@@ -3,14 +3,15 @@
 use super::args::Common;
 use super::run::{Show, loader, stop_flag};
 use super::summary::Summary;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
+use tubelet::nn::Precision;
 use tubelet::nn::{Params, Trunk};
-use tubelet::tensor::{DType, Device};
+use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::train::metrics::means;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
@@ -74,9 +75,9 @@ pub struct Options {
     /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
     #[arg(long)]
     pub graph: bool,
-    /// Number type of activations: f32 or bf16
-    #[arg(long, default_value = "f32")]
-    precision: String,
+    /// Numbers the networks compute in: f32, bf16, or f32 with products of bf16 parts (bf16x3, bf16x6)
+    #[arg(long, default_value_t = Precision::F32)]
+    pub precision: Precision,
     /// Temperature of the losses
     #[arg(long)]
     pub temperature: Option<f32>,
@@ -129,15 +130,6 @@ impl Options {
     /// The preset asked for, or the one that suits the data.
     pub fn preset(&self) -> Preset {
         self.preset.unwrap_or(if self.data.is_some() { Preset::Small } else { Preset::Tiny })
-    }
-
-    /// The number type of activations.
-    pub fn dtype(&self) -> Result<DType> {
-        match self.precision.as_str() {
-            "f32" => Ok(DType::F32),
-            "bf16" => Ok(DType::BF16),
-            other => bail!("--precision is f32 or bf16, not {other}"),
-        }
     }
 
     /// Changes what was asked to be changed.
@@ -291,7 +283,7 @@ impl<'a> Run<'a> {
             .set("data", options.data.as_ref().map_or("procedural".to_owned(), |p| p.display().to_string()))
             .set("layout", self.splits.layout.as_str())
             .set("device", options.common.device_name(&self.device))
-            .set("precision", options.precision.as_str())
+            .set("precision", options.precision.name())
             .set("seed", options.common.seed)
             .set("threads", rayon::current_num_threads())
             .set("videos_train", self.videos())

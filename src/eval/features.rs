@@ -4,7 +4,7 @@ use super::Features;
 use crate::error::Result;
 use crate::nn::{Mode, Params, Pass, Trunk};
 use crate::tape::{Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// Clips that go through the network at once.
 const BATCH: usize = 32;
@@ -34,7 +34,7 @@ pub fn extract(
         let data: Vec<f32> = waiting.iter().flat_map(|(_, clip)| clip.iter().copied()).collect();
         let x = Var::constant(Tensor::from_f32([waiting.len(), t, h, w, c], &data)?.to(&device)?);
         let tape = Tape::no_grad();
-        let y = trunk.forward(&mut Pass::new(&tape, &mut params, Mode::Eval).with_dtype(DType::F32), &x)?;
+        let y = trunk.forward(&mut Pass::new(&tape, &mut params, Mode::Eval), &x)?;
         for ((video, _), row) in waiting.iter().zip(y.value().load()?.chunks_exact(d)) {
             counts[*video] += 1;
             sums[video * d..(video + 1) * d].iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));

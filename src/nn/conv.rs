@@ -24,7 +24,7 @@ impl Conv {
         let [kt, kh, kw] = kernel;
         let pad = kernel.map(|k| if k % 2 == 1 { k / 2 } else { 0 });
         let weight = b.conv_weight(&format!("{name}.weight"), [k, kt, kh, kw, c]);
-        Conv { weight, geometry: Geometry { window: Window { stride, pad, dilation: [1; 3] }, groups: 1 } }
+        Conv { weight, geometry: Geometry::new(Window { stride, pad, dilation: [1; 3] }) }
     }
 
     /// The filters, which give the layer its name ([`super::Param::module`]).
@@ -44,7 +44,7 @@ impl Conv {
     /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let w = pass.var(self.weight)?;
-        let y = conv3d::conv3d(pass.tape(), x, &w, &self.geometry)?;
+        let y = conv3d::conv3d(pass.tape(), x, &w, &self.geometry.with(pass.products()))?;
         pass.passed_conv(self.weight, &y);
         Ok(y)
     }
@@ -62,7 +62,7 @@ impl Conv {
         groups: usize,
     ) -> Result<(Var, Option<Sums>)> {
         let w = pass.var(self.weight)?;
-        let (y, sums) = conv3d::conv3d_summed(pass.tape(), x, &w, &self.geometry, near, groups)?;
+        let (y, sums) = conv3d::conv3d_summed(pass.tape(), x, &w, &self.geometry.with(pass.products()), near, groups)?;
         pass.passed_conv(self.weight, &y);
         Ok((y, sums))
     }

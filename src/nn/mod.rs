@@ -29,6 +29,7 @@ mod norm;
 mod p3d;
 mod params;
 mod pass;
+mod precision;
 
 pub use backbone::Trunk;
 pub use block::{Block, ConvNorm, Grid, Step};
@@ -41,3 +42,4 @@ pub use norm::Norm;
 pub use p3d::P3d;
 pub use params::{Param, ParamId, Params, Role};
 pub use pass::{Mode, Pass};
+pub use precision::Precision;

@@ -1,8 +1,9 @@
 //! One use of a network: which tape, which numbers, which mode, which precision.
 
 use super::params::{ParamId, Params, Role};
+use super::precision::Precision;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, conv3d::Products};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -28,7 +29,7 @@ pub struct Pass<'a> {
     tape: &'a Tape,
     params: &'a mut Params,
     mode: Mode,
-    dtype: DType,
+    precision: Precision,
     vars: Vec<Option<Use>>,
     tap: Option<Tap>,
 }
@@ -50,13 +51,13 @@ impl<'a> Pass<'a> {
     /// A pass in f32.
     pub fn new(tape: &'a Tape, params: &'a mut Params, mode: Mode) -> Self {
         let vars = params.iter().map(|_| None).collect();
-        Pass { tape, params, mode, dtype: DType::F32, vars, tap: None }
+        Pass { tape, params, mode, precision: Precision::F32, vars, tap: None }
     }
 
-    /// The same pass computing in `dtype`. In bf16 activations and the weights of convolutions and linear layers are
-    /// rounded; scales, addends, statistics, sums, and the gradients of all parameters stay f32.
-    pub fn with_dtype(mut self, dtype: DType) -> Self {
-        self.dtype = dtype;
+    /// The same pass computing in `precision` (or a number type). In bf16 activations and the weights of convolutions and
+    /// linear layers are rounded; scales, addends, statistics, sums, and the gradients of all parameters stay f32.
+    pub fn with_precision(mut self, precision: impl Into<Precision>) -> Self {
+        self.precision = precision.into();
         self
     }
 
@@ -85,7 +86,12 @@ impl<'a> Pass<'a> {
 
     /// The number type of activations.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.precision.dtype()
+    }
+
+    /// How its convolutions form products of f32 numbers.
+    pub fn products(&self) -> Products {
+        self.precision.products()
     }
 
     /// The parameters.
@@ -107,7 +113,7 @@ impl<'a> Pass<'a> {
         let value = param.value.clone();
         let leaf = if constant { Var::constant(value) } else { self.tape.leaf(value) };
         let value = match param.role {
-            Role::ConvWeight | Role::LinearWeight => ops::cast(self.tape, &leaf, self.dtype)?,
+            Role::ConvWeight | Role::LinearWeight => ops::cast(self.tape, &leaf, self.dtype())?,
             _ => leaf.clone(),
         };
         self.vars[id.index()] = Some(Use { leaf, value: value.clone() });

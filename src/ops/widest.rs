@@ -7,15 +7,12 @@
 pub(crate) fn widest<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        if avx512 {
-            // SAFETY: the machine has these instructions, as just detected.
+        let isa = crate::cpu::Isa::best();
+        if isa >= crate::cpu::Isa::Avx512 {
+            // SAFETY: the machine has these instructions, as was detected.
             return unsafe { with_avx512(f) };
         }
-        if is_x86_feature_detected!("avx2") {
+        if isa == crate::cpu::Isa::Avx2 {
             // SAFETY: as above.
             return unsafe { with_avx2(f) };
         }

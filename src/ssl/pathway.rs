@@ -3,7 +3,7 @@
 
 use super::queue::Queue;
 use crate::error::Result;
-use crate::nn::{Codes, Encoder, MclEncoder, Mode, ParamId, Params, Pass, Trunk};
+use crate::nn::{Codes, Encoder, MclEncoder, Mode, ParamId, Params, Pass, Precision, Trunk};
 use crate::ops::{ema, sgd};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Integers, Tensor};
@@ -193,9 +193,9 @@ impl Pathway {
     ///
     /// # Errors
     /// What the network's operations return.
-    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, dtype: DType) -> Result<Tensor> {
+    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, precision: Precision) -> Result<Tensor> {
         let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_precision(precision);
         let k = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
         back(&k, shuffle)
     }
@@ -210,10 +210,10 @@ impl Pathway {
         tape: &Tape,
         x: &Tensor,
         mode: Mode,
-        dtype: DType,
+        precision: Precision,
         tap: Option<&str>,
     ) -> Result<Queries<Var>> {
-        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_dtype(dtype);
+        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_precision(precision);
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         Ok(Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() })
     }
@@ -224,9 +224,15 @@ impl Pathway<MclEncoder> {
     ///
     /// # Errors
     /// What the network's operations return.
-    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, dtype: DType) -> Result<KeyCodes> {
+    pub fn keys(
+        &mut self,
+        x: &Tensor,
+        groups: usize,
+        shuffle: Option<&Order>,
+        precision: Precision,
+    ) -> Result<KeyCodes> {
         let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_dtype(dtype);
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_precision(precision);
         let Codes { inter, intra, order } = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
         Ok(KeyCodes { inter: back(&inter, shuffle)?, intra: back(&intra, shuffle)?, order: back(&order, shuffle)? })
     }
@@ -241,11 +247,11 @@ impl Pathway<MclEncoder> {
         tape: &Tape,
         x: &Tensor,
         mode: Mode,
-        dtype: DType,
+        precision: Precision,
         tap: Option<&str>,
         also: impl FnOnce(&MclEncoder, &mut Pass, &Codes) -> Result<T>,
     ) -> Result<(Queries<Codes>, T)> {
-        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_dtype(dtype);
+        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_precision(precision);
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         let more = also(&self.encoder, &mut pass, &codes)?;
         Ok((Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() }, more))

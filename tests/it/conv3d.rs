@@ -4,10 +4,11 @@ use crate::close::{assert_bounded, assert_gradient, assert_norm};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tubelet::cpu::Isa;
 use tubelet::error::ErrorKind;
 use tubelet::ops;
 use tubelet::ops::conv3d::cases::SMALL;
-use tubelet::ops::conv3d::{Conv3d, Geometry, Isa, dgrad, dgrad_with, fprop, fprop_with, reference, wgrad, wgrad_with};
+use tubelet::ops::conv3d::{Conv3d, Geometry, dgrad, dgrad_with, fprop, fprop_with, reference, wgrad, wgrad_with};
 use tubelet::shape::{Shape, Window};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
@@ -60,7 +61,7 @@ fn check_exact(name: &str, p: &Conv3d) {
     let d = data(p, 1, integers);
     let (x, w, dy) = (d.x.f32().unwrap(), d.w.f32().unwrap(), d.dy.f32().unwrap());
     let want = [reference::fprop(p, x, w), reference::dgrad(p, dy, w), reference::wgrad(p, x, dy)];
-    for isa in Isa::available() {
+    for &isa in Isa::available() {
         for ((got, want), pass) in passes(isa, p, &d).iter().zip(&want).zip(["fprop", "dgrad", "wgrad"]) {
             let got = got.f32().unwrap();
             let wrong = got.iter().zip(&want.value).position(|(a, b)| a != b);
@@ -83,7 +84,7 @@ fn bounded_on_reals() {
         let d = data(&p, 2, reals);
         let (x, w, dy) = (wide(d.x.f32().unwrap()), wide(d.w.f32().unwrap()), wide(d.dy.f32().unwrap()));
         let want = [reference::fprop(&p, &x, &w), reference::dgrad(&p, &dy, &w), reference::wgrad(&p, &x, &dy)];
-        for isa in Isa::available() {
+        for &isa in Isa::available() {
             for ((got, want), pass) in passes(isa, &p, &d).iter().zip(&want).zip(["fprop", "dgrad", "wgrad"]) {
                 assert_bounded(&format!("{} {pass} {isa:?}", c.name), got.f32().unwrap(), want, DType::F32);
             }
@@ -132,7 +133,7 @@ fn any_problem() -> impl Strategy<Value = Conv3d> {
         |(n, groups, cg, kg, t, h, w)| {
             let (c, k) = if groups == 1 { (cg, kg) } else { (cg.min(6) * groups, kg.min(6) * groups) };
             let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
-            let geometry = Geometry { window, groups };
+            let geometry = Geometry { groups, ..Geometry::new(window) };
             let (x, f) = ([n, t.0, h.0, w.0, c], [k, t.1, h.1, w.1, c / groups]);
             Conv3d::new("conv3d", x.into(), f.into(), &geometry).ok()
         },
@@ -235,7 +236,7 @@ fn pytorch() {
         let numbers: Vec<usize> = get("geometry").f32().unwrap().iter().map(|&v| v as usize).collect();
         let three = |i: usize| [numbers[i], numbers[i + 1], numbers[i + 2]];
         let window = Window { stride: three(0), pad: three(3), dilation: three(6) };
-        let g = Geometry { window, groups: numbers[9] };
+        let g = Geometry { groups: numbers[9], ..Geometry::new(window) };
         let same = |what: &str, got: Tensor, want: Tensor| {
             assert_eq!(got.shape(), want.shape(), "{case} {what}");
             assert_norm(&format!("{case} {what}"), got.f32().unwrap(), want.f32().unwrap(), 1e-6);

@@ -131,7 +131,7 @@ fn any_problem() -> impl Strategy<Value = (Conv3d, DType)> {
         |((n, groups, cg, kg), t, h, w, half)| {
             let (c, k) = if groups == 1 { (cg, kg) } else { (cg.min(6) * groups, kg.min(6) * groups) };
             let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
-            let geometry = Geometry { window, groups };
+            let geometry = Geometry { groups, ..Geometry::new(window) };
             let (x, f) = ([n, t.0, h.0, w.0, c], [k, t.1, h.1, w.1, c / groups]);
             let p = Conv3d::new("conv3d", x.into(), f.into(), &geometry).ok()?;
             Some((p, if half { DType::BF16 } else { DType::F32 }))

@@ -3,14 +3,14 @@
 use crate::close::{assert_near, assert_norm};
 use crate::networks::{fill_params, tensor, tiny, trunk};
 use crate::sim::on_gpu;
-use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass};
+use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass, Precision};
 use tubelet::ops::{self, conv3d::Geometry};
 use tubelet::rng::{self, Purpose};
 use tubelet::shape::Window;
 use tubelet::ssl::pathway::{Order, Pathway};
 use tubelet::ssl::queue::Queue;
 use tubelet::tape::{self, Tape, Var};
-use tubelet::tensor::{DType, Device, Tensor};
+use tubelet::tensor::{Device, Tensor};
 
 const HEADS: HeadSpec = HeadSpec { hidden: 24, code: 8, normalised: false };
 
@@ -68,7 +68,7 @@ fn a_tap_gives_the_value_that_flows_on() {
             "stem.0" => {
                 let weight = pass.var(params_id(&pass, "stem.0.weight")).unwrap();
                 let window = Window::same([3, 5, 5]).strided([1, 2, 2]);
-                let y = ops::conv3d::fprop(x.value(), weight.value(), &Geometry { window, groups: 1 }).unwrap();
+                let y = ops::conv3d::fprop(x.value(), weight.value(), &Geometry::new(window)).unwrap();
                 assert_eq!(load(tapped.value()), load(&y));
             }
             "layer2.0" => {
@@ -144,12 +144,12 @@ fn the_classifier_sees_three_codes_side_by_side() {
 fn a_query_pass_knows_all_its_leaves() {
     let mut p = pathway();
     let x = tensor("x", [4, 4, 16, 16, 3]);
-    let keys = p.keys(&x, 1, None, DType::F32).unwrap();
+    let keys = p.keys(&x, 1, None, Precision::F32).unwrap();
     for mode in [Mode::Train { groups: 1 }, Mode::Eval] {
         let tape = Tape::new();
         let before = p.query().clone();
         let (q, logits) = p
-            .queries(&tape, &x, mode, DType::F32, Some("layer2.0.conv2.0"), |net, pass, q| {
+            .queries(&tape, &x, mode, Precision::F32, Some("layer2.0.conv2.0"), |net, pass, q| {
                 net.classify(pass, &q.order, &keys.order, &keys.order)
             })
             .unwrap();
@@ -164,7 +164,7 @@ fn a_query_pass_knows_all_its_leaves() {
         assert_eq!(moved, mode != Mode::Eval, "running statistics stand still in evaluation mode");
     }
     let tape = Tape::new();
-    let error = p.queries(&tape, &x, Mode::Eval, DType::F32, Some("layer2"), |_, _, _| Ok(())).err().unwrap();
+    let error = p.queries(&tape, &x, Mode::Eval, Precision::F32, Some("layer2"), |_, _, _| Ok(())).err().unwrap();
     assert!(error.to_string().contains("layer2.0"), "{error}");
 }
 
@@ -173,8 +173,8 @@ fn a_query_pass_knows_all_its_leaves() {
 fn permuted_keys_return_to_their_rows() {
     let x = tensor("x", [4, 4, 16, 16, 3]);
     let order = Order::shuffled(4, &mut rng::stream(1, 0, 0, Purpose::KeyShuffle), &Device::Cpu).unwrap();
-    let plain = pathway().keys(&x, 1, None, DType::F32).unwrap();
-    let permuted = pathway().keys(&x, 1, Some(&order), DType::F32).unwrap();
+    let plain = pathway().keys(&x, 1, None, Precision::F32).unwrap();
+    let permuted = pathway().keys(&x, 1, Some(&order), Precision::F32).unwrap();
     for (a, b) in [(&plain.inter, &permuted.inter), (&plain.intra, &permuted.intra), (&plain.order, &permuted.order)] {
         assert_norm("keys", &load(b), &load(a), 1e-5);
     }
@@ -188,10 +188,10 @@ fn a_pathway_of_one_head_taps_too() {
     let mut p = Pathway::new(net, params, Queue::new(6, 8).unwrap()).unwrap();
     let x = tensor("x", [2, 4, 16, 16, 3]);
     let tape = Tape::new();
-    let q = p.queries(&tape, &x, Mode::Train { groups: 1 }, DType::F32, Some("layer1.0")).unwrap();
+    let q = p.queries(&tape, &x, Mode::Train { groups: 1 }, Precision::F32, Some("layer1.0")).unwrap();
     assert_eq!(q.tapped.unwrap().shape().dims(), [2, 4, 8, 8, 8]);
     let tape = Tape::new();
-    assert!(p.queries(&tape, &x, Mode::Eval, DType::F32, None).unwrap().tapped.is_none());
+    assert!(p.queries(&tape, &x, Mode::Eval, Precision::F32, None).unwrap().tapped.is_none());
 }
 
 /// P3D-A with heads and classifier as kernels: even filters over time, pairs of convolutions, and codes put side by side

@@ -217,7 +217,7 @@ fn bf16_codes_stay_near_f32() {
     let x = Var::constant(tensor("x", [2, 8, 32, 32, 3]));
     let mut run = |dtype| {
         let tape = Tape::new();
-        let mut pass = Pass::new(&tape, &mut params, Mode::Eval).with_dtype(dtype);
+        let mut pass = Pass::new(&tape, &mut params, Mode::Eval).with_precision(dtype);
         let y = net.forward(&mut pass, &x).unwrap();
         assert_eq!(y.value().dtype(), DType::F32);
         let c = Var::constant(tensor("loss", y.shape()));

@@ -29,7 +29,7 @@ const STEPS: u64 = 10;
 const RATE: f32 = 0.002;
 
 fn pathways(dtype: DType, device: &Device) -> (Maclr, Pathways) {
-    let method = Maclr { dtype, ..method() };
+    let method = Maclr { precision: dtype.into(), ..method() };
     let recipe = Recipe { method: method.clone(), ..recipe() };
     (method, recipe.pathways(VIDEOS, 1, device).unwrap())
 }

@@ -52,7 +52,8 @@ const fn custom(
     groups: usize,
     why: &'static str,
 ) -> Case {
-    Case { name, x, k, kernel, geometry: Geometry { window: Window { stride, pad, dilation }, groups }, why }
+    let window = Window { stride, pad, dilation };
+    Case { name, x, k, kernel, geometry: Geometry { groups, ..Geometry::new(window) }, why }
 }
 
 /// Small rows, for tests: every path and every edge, in well under a second.

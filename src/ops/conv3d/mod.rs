@@ -29,10 +29,10 @@ mod grad;
 pub mod raw;
 pub mod reference;
 
-pub use cpu::Isa;
 pub use cuda::plan::Pass;
 pub use grad::{conv3d, conv3d_summed, dgrad_recorded, wgrad_recorded};
 
+use crate::cpu::Isa;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
 use crate::tensor::{Place, Tensor};
@@ -44,13 +44,37 @@ pub struct Geometry {
     pub window: Window,
     /// Channels fall into this many groups, each convolved by itself; 1 is the usual case, `c` is depthwise.
     pub groups: usize,
+    /// How products of f32 numbers are formed.
+    pub products: Products,
 }
 
 impl Geometry {
-    /// One group.
+    /// One group, products in f32.
     pub const fn new(window: Window) -> Self {
-        Geometry { window, groups: 1 }
+        Geometry { window, groups: 1, products: Products::F32 }
     }
+
+    /// The same with other products.
+    pub const fn with(self, products: Products) -> Self {
+        Geometry { products, ..self }
+    }
+}
+
+/// How products of f32 numbers are formed. A number `x` is the sum of parts `x0 + x1 + x2` in bf16, each the rounding of
+/// what those before it left: 8 bits of significand each. Tiles multiply bf16 many times faster than vectors multiply f32,
+/// and add in f32, so a few products of parts make a product of f32.
+///
+/// This is a wish: where a machine has no tiles (and on a GPU) products are f32, which is more exact. Tensors of bf16 have
+/// no parts; for them it means nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// In f32.
+    #[default]
+    F32,
+    /// `x0·y0 + x0·y1 + x1·y0`: what is left out is of the order 2⁻¹⁶ of a product.
+    Bf16x3,
+    /// Those and `x1·y1 + x0·y2 + x2·y0`: as exact as f32.
+    Bf16x6,
 }
 
 impl From<Window> for Geometry {
@@ -177,7 +201,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Te
 pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
     match x.place("conv3d", &[("w", w)])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), p.y_shape(), |y| cpu::fprop(isa, &p, &x.host(), &w.host(), y))),
+        Place::Cpu => Ok(cpu::fprop(isa, &p, x, w)),
         Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w, None),
     }
 }
@@ -188,7 +212,7 @@ pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
     check_dy("conv3d dgrad", &p, dy)?;
     match dy.place("conv3d dgrad", &[("w", w)])? {
-        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::dgrad(isa, &p, &dy.host(), &w.host(), dx))),
+        Place::Cpu => Ok(cpu::dgrad(isa, &p, dy, w)),
         Place::Gpu(gpu) => cuda::dgrad(gpu, &p, dy, w),
     }
 }
@@ -199,7 +223,7 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
     check_dy("conv3d wgrad", &p, dy)?;
     match x.place("conv3d wgrad", &[("dy", dy)])? {
-        Place::Cpu => Ok(Tensor::build(w_shape, |dw| cpu::wgrad(isa, &p, &x.host(), &dy.host(), dw))),
+        Place::Cpu => Ok(cpu::wgrad(isa, &p, x, dy)),
         Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
     }
 }

@@ -1,12 +1,13 @@
 //! The fast path: planes of whole vectors, one pass over memory an iteration, nothing allocated between pairs of one size.
 
-use super::lanes::Isa;
+use super::lanes;
 use super::median::Median;
 use super::plane::Plane;
 use super::pyramid::resize;
 use super::sweep::{Scalars, State};
 use super::warp::{Packed, Warp};
 use super::{Tvl1, coarser, levels};
+use crate::cpu::Isa;
 use crate::flow::{Flow, Gray};
 use rayon::prelude::*;
 
@@ -127,7 +128,7 @@ fn warp(isa: Isa, a: &Plane, b: &Packed, state: &mut State, bands: usize) {
     let State { u, gradient: [gx, gy], slope, rho, .. } = state;
     let rows = a.h.div_ceil(bands);
     let chunk = rows * a.stride;
-    let run = |first, gx, gy, slope, rho| isa.run(Warp { a, b, u, first, gradient: [gx, gy], slope, rho });
+    let run = |first, gx, gy, slope, rho| lanes::run(isa, Warp { a, b, u, first, gradient: [gx, gy], slope, rho });
     if bands == 1 {
         run(0, gx.body_mut(), gy.body_mut(), slope.body_mut(), rho.body_mut());
     } else {
@@ -142,7 +143,7 @@ fn warp(isa: Isa, a: &Plane, b: &Packed, state: &mut State, bands: usize) {
 fn median(isa: Isa, from: &Plane, size: usize, to: &mut Plane, bands: usize) {
     let rows = from.h.div_ceil(bands);
     let chunk = rows * from.stride;
-    let run = |first, to| isa.run(Median { from, size, first, to });
+    let run = |first, to| lanes::run(isa, Median { from, size, first, to });
     if bands == 1 {
         run(0, to.body_mut());
     } else {
@@ -165,7 +166,7 @@ mod tests {
             let (a, b) = case.pair();
             let wide = |x: &Gray| -> Vec<f64> { x.data.iter().map(|&v| v.into()).collect() };
             let (u, v) = reference::flow::<f64>(&wide(&a), &wide(&b), a.h, a.w, &p);
-            for isa in Isa::available() {
+            for &isa in Isa::available() {
                 let got = Memory::new(isa).flow(&a, &b, &p, 1);
                 let error = |i: usize| (f64::from(got.u[i]) - u[i]).hypot(f64::from(got.v[i]) - v[i]);
                 let mean = (0..u.len()).map(error).sum::<f64>() / u.len() as f64;

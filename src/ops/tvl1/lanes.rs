@@ -1,8 +1,9 @@
 //! Vectors of `f32`: one small trait, a shim for each instruction set, and the choice between them at run time.
 //!
-//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Kernel`]; [`Isa::run`] compiles it once for each
+//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Kernel`]; [`run`] compiles it once for each
 //! instruction set and picks the widest this processor has.
 
+use crate::cpu::Isa;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -40,45 +41,17 @@ pub(super) trait Kernel {
     unsafe fn run<V: Lanes>(self);
 }
 
-/// The instruction sets there are kernels for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Isa {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-impl Isa {
-    /// All that this processor has, the widest first.
-    pub(super) fn available() -> Vec<Isa> {
-        let mut found = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-                found.push(Isa::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                found.push(Isa::Avx2);
-            }
-        }
-        found.push(Isa::Portable);
-        found
-    }
-
-    /// Runs a kernel compiled for this instruction set.
-    #[inline]
-    pub(super) fn run<K: Kernel>(self, kernel: K) {
-        // SAFETY: a value of this type comes from `available`, which found the instruction set.
-        unsafe {
-            match self {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512(kernel),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => avx2(kernel),
-                Isa::Portable => kernel.run::<Wide>(),
-            }
+/// Runs a kernel compiled for the fastest of these instructions that the process may use.
+#[inline]
+pub(super) fn run<K: Kernel>(isa: Isa, kernel: K) {
+    // SAFETY: `or_less` gives what was detected.
+    unsafe {
+        match isa.or_less() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => avx512(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2(kernel),
+            _ => kernel.run::<Wide>(),
         }
     }
 }

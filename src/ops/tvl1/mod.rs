@@ -29,6 +29,7 @@ mod warp;
 
 pub use cuda::{Plan, PlannedLevel, Pointers, launch};
 
+use crate::cpu::Isa;
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
 use crate::tensor::{DType, Device, Place, Tensor};
@@ -133,7 +134,7 @@ fn levels(h: usize, w: usize, p: &Tvl1) -> usize {
 /// -65535 to 65535 or a parameter is out of range.
 pub fn flow(a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
     check(a, b, p)?;
-    let mut memory = cpu::Memory::new(lanes::Isa::available()[0]);
+    let mut memory = cpu::Memory::new(Isa::best());
     let threads = rayon::current_num_threads();
     if threads == 1 || a.data.len() < cpu::SHARED {
         return Ok(memory.flow(a, b, p, 1));
@@ -149,7 +150,7 @@ pub struct Workspace(cpu::Memory);
 impl Workspace {
     /// Empty; it grows with the first pair.
     pub fn new() -> Self {
-        Workspace(cpu::Memory::new(lanes::Isa::available()[0]))
+        Workspace(cpu::Memory::new(Isa::best()))
     }
 
     /// The flow from `a` to `b`, computed on the calling thread alone: the same bits as [`flow`].

@@ -1,8 +1,9 @@
 //! One iteration in one pass over memory: the primal step of row `y` and, as soon as it is known, the dual step of row
 //! `y - 1` above it, which is the last to need that row's flow.
 
-use super::lanes::{Isa, Kernel, Lanes};
+use super::lanes::{self, Kernel, Lanes};
 use super::plane::Plane;
+use crate::cpu::Isa;
 use rayon::prelude::*;
 
 /// What an iteration reads and changes.
@@ -80,11 +81,11 @@ impl State {
         let at = self.pointers();
         let bound = |i: usize| i * at.h / bands;
         if bands == 1 {
-            isa.run(Band { at, s, rows: (0, at.h) });
+            lanes::run(isa, Band { at, s, rows: (0, at.h) });
         } else {
-            (0..bands).into_par_iter().for_each(|i| isa.run(Band { at, s, rows: (bound(i), bound(i + 1)) }));
+            (0..bands).into_par_iter().for_each(|i| lanes::run(isa, Band { at, s, rows: (bound(i), bound(i + 1)) }));
             for i in 1..bands {
-                isa.run(Seam { at, s, below: bound(i) });
+                lanes::run(isa, Seam { at, s, below: bound(i) });
             }
         }
         self.change.iter().map(|&c| f64::from(c)).sum()

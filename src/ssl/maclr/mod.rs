@@ -18,7 +18,8 @@ pub use step::Inputs;
 use super::alignment::Alignment;
 use super::pathway::Pathway;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Device, Integers, Tensor};
+use crate::nn::Precision;
+use crate::tensor::{Device, Integers, Tensor};
 
 /// Which motion clip is the positive of an RGB query, and the other way round. Either way there are four forward passes:
 /// one key a modality serves the term within and the term across.
@@ -62,8 +63,8 @@ pub struct Maclr {
     /// MCL's alignment loss on the visual queries, with a constant weight; off unless given. The similarity whose gradient
     /// is aligned is that with the motion key where it is of the same clip, otherwise with the visual key.
     pub alignment: Option<Alignment>,
-    /// Number type of activations.
-    pub dtype: DType,
+    /// In which numbers the networks compute.
+    pub precision: Precision,
 }
 
 impl Default for Maclr {
@@ -82,7 +83,7 @@ impl Default for Maclr {
             mask_own: true,
             in_batch: false,
             alignment: None,
-            dtype: DType::F32,
+            precision: Precision::F32,
         }
     }
 }

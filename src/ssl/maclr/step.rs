@@ -85,13 +85,13 @@ impl Maclr {
         let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
         let tap = alignment.and_then(|of| of.tap());
         for (&a, keys) in directions.iter().zip(&keys) {
-            let visual = p.visual.queries(&tape, &inputs.views.rgb[a], mode, self.dtype, tap)?;
+            let visual = p.visual.queries(&tape, &inputs.views.rgb[a], mode, self.precision, tap)?;
             let q_v = visual.codes;
             visual_leaves.push(visual.leaves);
             let q_m = match (&mut p.motion, self.motion(&inputs.views)?) {
                 (Some(pathway), Some(motion)) => {
                     let x = &motion[self.motion_query(a)];
-                    let queries = pathway.queries(&tape, x, mode, self.dtype, None)?;
+                    let queries = pathway.queries(&tape, x, mode, self.precision, None)?;
                     motion_leaves.push(queries.leaves);
                     Some(queries.codes)
                 }
@@ -135,7 +135,7 @@ impl Maclr {
         a: usize,
         orders: &mut impl Iterator<Item = &'a Order>,
     ) -> Result<Keys> {
-        let mut one = |pathway: &mut Pathway, x: &Tensor| pathway.keys(x, self.groups, orders.next(), self.dtype);
+        let mut one = |pathway: &mut Pathway, x: &Tensor| pathway.keys(x, self.groups, orders.next(), self.precision);
         let visual = one(&mut p.visual, &views.rgb[1 - a])?;
         let motion = match (&mut p.motion, self.motion(views)?) {
             (Some(pathway), Some(clips)) => Some(one(pathway, &clips[1 - self.motion_query(a)])?),

@@ -21,8 +21,8 @@ pub use step::{Gradients, Inputs};
 use super::alignment::Alignment;
 use super::pathway::Pathway;
 use crate::error::Result;
-use crate::nn::MclEncoder;
-use crate::tensor::{DType, Device, Integers, Tensor};
+use crate::nn::{MclEncoder, Precision};
+use crate::tensor::{Device, Integers, Tensor};
 
 /// The method's settings. Defaults are those of the released code for UCF101 (`mcl.md` sections 2.4, 3, 4) where it has
 /// them.
@@ -55,8 +55,8 @@ pub struct Mcl {
     /// Whether the query network normalises by its running statistics, which then never change. The alignment loss loses
     /// its spatial effect behind such a normalisation (`mcl.md` section 3): see [`Mcl::warnings`].
     pub frozen_norm: bool,
-    /// Number type of activations.
-    pub dtype: DType,
+    /// In which numbers the networks compute.
+    pub precision: Precision,
 }
 
 impl Mcl {
@@ -75,7 +75,7 @@ impl Mcl {
             mask_own: true,
             in_batch: false,
             frozen_norm: false,
-            dtype: DType::F32,
+            precision: Precision::F32,
         }
     }
 

@@ -134,7 +134,7 @@ impl Mcl {
     pub fn gradients(&self, p: &mut Network, inputs: &Inputs) -> Result<Gradients> {
         let views = &inputs.views;
         let mut orders = inputs.orders.iter();
-        let mut key = |x: &Tensor| p.keys(x, self.groups, orders.next(), self.dtype);
+        let mut key = |x: &Tensor| p.keys(x, self.groups, orders.next(), self.precision);
         let [a, b, c] = &views.keys;
         let keys = [key(a)?, key(b)?, key(c)?];
         if self.keys_first() {
@@ -145,7 +145,7 @@ impl Mcl {
         let tap = self.alignment.tap().filter(|_| wants_alignment);
         let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { groups: self.groups } };
         let [_, k2, k3] = &keys;
-        let (queries, answers) = p.queries(&tape, &views.query, mode, self.dtype, tap, |encoder, pass, q| {
+        let (queries, answers) = p.queries(&tape, &views.query, mode, self.precision, tap, |encoder, pass, q| {
             wants_order.then(|| encoder.classify(pass, &q.order, &k2.order, &k3.order)).transpose()
         })?;
         let Queries { codes, tapped, leaves } = queries;
@@ -178,9 +178,10 @@ impl Mcl {
         let (mut query, mut key) = (p.query().clone(), p.key().clone());
         let encoder = p.encoder();
         encoder.trunk.check_module(&query, &self.alignment.module)?;
-        let mut pass = Pass::new(&none, &mut key, Mode::Eval).with_dtype(self.dtype);
+        let mut pass = Pass::new(&none, &mut key, Mode::Eval).with_precision(self.precision);
         let k = encoder.forward(&mut pass, &Var::constant(views.keys[0].clone()))?.inter;
-        let mut pass = Pass::new(&tape, &mut query, Mode::Eval).with_dtype(self.dtype).tapping(&self.alignment.module);
+        let mut pass =
+            Pass::new(&tape, &mut query, Mode::Eval).with_precision(self.precision).tapping(&self.alignment.module);
         let q = encoder.forward(&mut pass, &Var::constant(views.query.clone()))?.inter;
         let Some(f) = pass.tapped() else {
             return Err(Error::param("alignment", "module", &self.alignment.module, "the network never reached it"));

@@ -52,19 +52,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/rng.rs", &[]),
     ("src/shape.rs", &["error"]),
     ("src/driver/", &["error"]),
-    ("src/tensor/", &["error", "shape", "driver"]),
+    ("src/cpu/", &["cpu"]),
+    ("src/tensor/", &["error", "shape", "driver", "cpu"]),
     ("src/interop/", &["error", "shape", "driver", "tensor"]),
     // The tape adds gradients up, with the eager sum.
     ("src/tape.rs", &["error", "shape", "tensor", "ops"]),
     // Motion operations take and return pictures and flow fields.
-    ("src/ops/tvl1/", &["error", "driver", "tensor", "flow", "ops"]),
-    ("src/ops/motion_map/", &["error", "driver", "tensor", "flow", "ops"]),
+    ("src/ops/tvl1/", &["error", "driver", "cpu", "tensor", "flow", "ops"]),
+    ("src/ops/motion_map/", &["error", "driver", "cpu", "tensor", "flow", "ops"]),
     // `ops/*/grad.rs` sees the tape too: `may_use`.
-    ("src/ops/", &["error", "shape", "driver", "tensor", "ops"]),
+    ("src/ops/", &["error", "shape", "driver", "cpu", "tensor", "ops"]),
     ("src/flow/", &["error", "flow", "ops"]),
     // The packed cache keeps motion beside the frames it was computed from.
     ("src/video/", &["error", "rng", "flow", "ops", "video"]),
-    ("src/augment/", &["error", "driver", "tensor", "augment"]),
+    ("src/augment/", &["error", "driver", "cpu", "tensor", "augment"]),
     ("src/nn/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn"]),
     ("src/ssl/", &["error", "shape", "rng", "driver", "tensor", "tape", "ops", "nn", "ssl"]),
     ("src/eval/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "video", "augment", "eval"]),

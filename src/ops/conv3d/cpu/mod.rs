@@ -13,62 +13,41 @@ mod slide;
 mod transpose;
 
 use super::Conv3d;
+use crate::cpu::Isa;
+use crate::tensor::Tensor;
 use kernel::Kernels;
 use panels::{Panels, Strides};
 use plan::Plan;
-use std::sync::OnceLock;
 
-/// Which instructions the kernels use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
-    /// Whatever the compiler makes of plain loops.
-    Portable,
-    /// 256-bit vectors with fused multiply-add.
-    Avx2,
-    /// 512-bit vectors.
-    Avx512,
-}
-
-impl Isa {
-    /// All that this machine has, the fastest last.
-    pub fn available() -> Vec<Isa> {
-        #[allow(unused_mut, reason = "other machines have one")]
-        let mut all = vec![Isa::Portable];
+/// The kernels of an instruction set. Tiles know no f32, so beside them vectors do it.
+fn kernels(isa: Isa) -> &'static Kernels {
+    match isa.or_less() {
+        Isa::Portable => &kernel::PLAIN,
         #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                all.push(Isa::Avx2);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                all.push(Isa::Avx512);
-            }
-        }
-        all
-    }
-
-    /// The fastest this machine has.
-    pub fn best() -> Isa {
-        static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| *Isa::available().last().unwrap_or(&Isa::Portable))
-    }
-
-    /// Its kernels; those of [`Isa::best`] where the machine lacks its instructions.
-    fn kernels(self) -> &'static Kernels {
-        let isa = if Isa::available().contains(&self) { self } else { Isa::best() };
-        match isa {
-            Isa::Portable => &kernel::PLAIN,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &kernel::AVX2,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &kernel::AVX512,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => &kernel::PLAIN,
-        }
+        Isa::Avx2 => &kernel::AVX2,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => &kernel::AVX512,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => &kernel::PLAIN,
     }
 }
 
-pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32]) {
-    let k = isa.kernels();
+/// `y` in the number type of `x`; bf16 is widened.
+pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &Tensor, w: &Tensor) -> Tensor {
+    Tensor::build_as(x.dtype(), p.y_shape(), |y| fprop_f32(kernels(isa), p, &x.host(), &w.host(), y))
+}
+
+/// `dx` in the number type of `dy`; bf16 is widened.
+pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Tensor {
+    Tensor::build_as(dy.dtype(), p.x_shape(), |dx| dgrad_f32(kernels(isa), p, &dy.host(), &w.host(), dx))
+}
+
+/// `dw`, f32.
+pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
+    Tensor::build(p.w_shape(), |dw| wgrad_f32(kernels(isa), p, &x.host(), &dy.host(), dw))
+}
+
+fn fprop_f32(k: &Kernels, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32]) {
     let (plan, x) = Plan::fprop(p, x);
     let filter = p.taps() * p.c_group();
     let strides = Strides { group: p.k_group() * filter, channel: filter, tap: plan.run, run: 1 };
@@ -84,8 +63,7 @@ fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut 
     }
 }
 
-pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    let k = isa.kernels();
+fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     let [st, sh, sw] = p.geometry.window.stride;
     let [t, h, width] = p.input;
     let mut rests = Vec::new();
@@ -106,7 +84,7 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32])
     }
 }
 
-pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+fn wgrad_f32(k: &Kernels, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (plan, x) = Plan::fprop(p, x);
-    correlate::run(isa.kernels(), &plan, &x, dy, p.geometry.groups, p.k_group(), dw);
+    correlate::run(k, &plan, &x, dy, p.geometry.groups, p.k_group(), dw);
 }

@@ -257,7 +257,7 @@ mod tests {
         (channels, axis(), axis(), axis()).prop_filter_map("the filter fits", |((n, groups, cg, kg), t, h, w)| {
             let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
             let (x, f) = ([n, t.0, h.0, w.0, cg * groups], [kg * groups, t.1, h.1, w.1, cg]);
-            Conv3d::new("conv3d", x.into(), f.into(), &Geometry { window, groups }).ok()
+            Conv3d::new("conv3d", x.into(), f.into(), &Geometry { groups, ..Geometry::new(window) }).ok()
         })
     }
 

@@ -1,0 +1,152 @@
+//! What this processor can do: which instructions the CPU's kernels use.
+//!
+//! Chosen once, at the first question, by what the processor has (CPUID), what the operating system saves on a switch of
+//! tasks (XCR0), and, for the tiles of AMX, what the kernel lets this process use. `TUBELET_ISA` (`portable`, `avx2`,
+//! `avx512` or `amx`) sets an upper bound: for tests, and to compare.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// Which instructions kernels use; each has those before it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Whatever the compiler makes of plain loops.
+    Portable,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// 512-bit vectors, also of bytes and 16-bit numbers.
+    Avx512,
+    /// Tiles of bf16 multiplied into tiles of f32, with AVX-512 beside them.
+    Amx,
+}
+
+impl Isa {
+    /// All of them.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
+
+    /// All that this process may use, the fastest last. A bound set by `TUBELET_ISA` holds here too; a value that names
+    /// none of them is no bound.
+    pub fn available() -> &'static [Isa] {
+        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            let bound = std::env::var("TUBELET_ISA").ok().and_then(|name| name.parse().ok()).unwrap_or(Isa::Amx);
+            Isa::ALL.into_iter().filter(|&isa| isa <= bound && isa.detected()).collect()
+        })
+    }
+
+    /// The fastest that this process may use.
+    pub fn best() -> Isa {
+        *Isa::available().last().unwrap_or(&Isa::Portable)
+    }
+
+    /// This one where the process may use it, else the fastest below it.
+    pub fn or_less(self) -> Isa {
+        Isa::available().iter().copied().rfind(|&isa| isa <= self).unwrap_or(Isa::Portable)
+    }
+
+    /// `portable`, `avx2`, `avx512` or `amx`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn detected(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            Isa::Amx => Isa::Avx512.detected() && is_x86_feature_detected!("avx512bf16") && tiles_permitted(),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn detected(self) -> bool {
+        self == Isa::Portable
+    }
+}
+
+/// The name of an instruction set that is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownIsa(pub String);
+
+impl std::fmt::Display for UnknownIsa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is none of portable, avx2, avx512, amx", self.0)
+    }
+}
+
+impl std::error::Error for UnknownIsa {}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Isa, UnknownIsa> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}
+
+/// Whether the processor has tiles and products of bf16, the system saves them, and the kernel lets this process use them,
+/// which must be asked for once: their state is 8 KiB a thread.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn tiles_permitted() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    /// `arch_prctl`: let this process use a state component.
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    /// The state component of the tiles' data; that of their configuration is 17.
+    const XTILEDATA: libc::c_ulong = 18;
+
+    let has = |bits: u32, bit: u32| bits >> bit & 1 == 1;
+    let (basic, features) = (__cpuid(1), __cpuid_count(7, 0));
+    let (osxsave, amx_bf16, amx_tile) = (has(basic.ecx, 27), has(features.edx, 22), has(features.edx, 24));
+    if __cpuid(0).eax < 7 || !(osxsave && amx_bf16 && amx_tile) {
+        return false;
+    }
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: the instruction reads a register that exists, as OSXSAVE said.
+        unsafe { _xgetbv(0) }
+    }
+    // SAFETY: OSXSAVE was seen, which implies XSAVE.
+    let saved = unsafe { saved() };
+    if saved >> 17 & 3 != 3 {
+        return false;
+    }
+    // SAFETY: the call has no pointers, and only gives this process a permission.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
+}
+
+/// Other systems have other ways to ask, which nobody has tried.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn tiles_permitted() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.name().parse(), Ok(isa));
+        }
+        assert_eq!("sse".parse::<Isa>(), Err(UnknownIsa("sse".into())));
+    }
+
+    #[test]
+    fn less_is_always_available() {
+        assert_eq!(Isa::available().first(), Some(&Isa::Portable));
+        assert_eq!(Isa::Amx.or_less(), Isa::best());
+        assert_eq!(Isa::Portable.or_less(), Isa::Portable);
+    }
+}

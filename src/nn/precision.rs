@@ -1,0 +1,76 @@
+//! In which numbers a network computes.
+
+use crate::ops::conv3d::Products;
+use crate::tensor::DType;
+use std::fmt;
+use std::str::FromStr;
+
+/// The number type of activations, and how a convolution forms products of f32 numbers. Parameters, their gradients,
+/// statistics, sums and losses are f32 in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// Activations and the weights of convolutions and linear layers rounded to bf16.
+    Bf16,
+    /// f32 stored; convolutions with [`Products::Bf16x3`].
+    Bf16x3,
+    /// f32 stored; convolutions with [`Products::Bf16x6`].
+    Bf16x6,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::Bf16x3, Precision::Bf16x6];
+
+    /// The number type of activations.
+    pub fn dtype(self) -> DType {
+        if self == Precision::Bf16 { DType::BF16 } else { DType::F32 }
+    }
+
+    /// How a convolution forms products of f32 numbers.
+    pub fn products(self) -> Products {
+        match self {
+            Precision::F32 | Precision::Bf16 => Products::F32,
+            Precision::Bf16x3 => Products::Bf16x3,
+            Precision::Bf16x6 => Products::Bf16x6,
+        }
+    }
+
+    /// `f32`, `bf16`, `bf16x3` or `bf16x6`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Bf16x3 => "bf16x3",
+            Precision::Bf16x6 => "bf16x6",
+        }
+    }
+}
+
+impl From<DType> for Precision {
+    fn from(dtype: DType) -> Precision {
+        match dtype {
+            DType::F32 => Precision::F32,
+            DType::BF16 => Precision::Bf16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    /// # Errors
+    /// One sentence with the names there are.
+    fn from_str(name: &str) -> Result<Precision, String> {
+        let names = || Precision::ALL.map(Precision::name).join(", ");
+        Precision::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| format!("{name:?} is none of {}", names()))
+    }
+}
