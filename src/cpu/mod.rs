@@ -4,6 +4,8 @@
 //! tasks (XCR0), and, for the tiles of AMX, what the kernel lets this process use. `TUBELET_ISA` (`portable`, `avx2`,
 //! `avx512` or `amx`) sets an upper bound: for tests, and to compare.
 
+pub(crate) mod amx;
+
 use std::str::FromStr;
 use std::sync::OnceLock;
 

@@ -1,0 +1,410 @@
+//! Products of matrices of bf16 in the tile registers of AMX, accumulated in f32, and f32 numbers as sums of bf16 ones.
+//!
+//! A tile holds 16 rows of 64 bytes. One instruction adds to a tile of 16 × 16 f32 the product of 16 rows of 32 numbers
+//! with 32 rows of 16, the latter stored in pairs: row `r` of its tile holds, for each of the 16 columns, the numbers of
+//! rows `2r` and `2r + 1` beside each other. Subnormal numbers count as 0, operands and results alike.
+//!
+//! The compiler knows nothing of tiles, so none outlives a block of assembly here: [`multiply`] clears or loads its sums,
+//! goes over all steps, and stores them. Only the configuration stays, and [`Tiles`] holds it.
+
+#![allow(dead_code, reason = "convolutions will use all of it")]
+
+use half::bf16;
+use std::marker::PhantomData;
+
+/// Bytes of a full tile.
+pub(crate) const TILE: usize = 1024;
+
+/// Numbers of bf16 in a row of a full tile.
+pub(crate) const DEPTH: usize = 32;
+
+/// Rows of a tile, and its columns of f32.
+pub(crate) const SIDE: usize = 16;
+
+/// Where the operands of one step are, in bytes from where those of the call start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Step {
+    /// First row of the first tile of A.
+    pub a: isize,
+    /// First tile of B; the second follows it.
+    pub b: isize,
+}
+
+/// A block of products: `16·M` rows by `16·N` columns, summed over `steps`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product<'a> {
+    pub steps: &'a [Step],
+    /// Rows of A: `16·M` of them, `a_stride` bytes apart; the second 16 start `a_second` bytes behind the first.
+    pub a: *const u8,
+    pub a_stride: isize,
+    pub a_second: isize,
+    /// Tiles of B, each of as many rows of 64 bytes as the configuration says.
+    pub b: *const u8,
+    /// Bytes from the first tile of B to the second.
+    pub b_second: isize,
+    /// The sums: rows of f32, `c_stride` bytes apart.
+    pub c: *mut f32,
+    pub c_stride: isize,
+    /// Whether to start from 0; otherwise `c` is added to.
+    pub fresh: bool,
+}
+
+/// The configuration of this thread's tile registers, from creation to drop. No other may be made meanwhile on the same
+/// thread: do not enter rayon while holding one, since it may run a task that makes its own.
+pub(crate) struct Tiles {
+    /// Registers belong to a thread.
+    of: PhantomData<*const ()>,
+}
+
+impl Tiles {
+    /// Full tiles, but for `depth` numbers of bf16 in a row of A, and so `depth / 2` rows of B.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available; `depth` is even, at least 2 and at most [`DEPTH`]; this thread has no other.
+    pub unsafe fn new(depth: usize) -> Self {
+        debug_assert!(depth.is_multiple_of(2) && (2..=DEPTH).contains(&depth));
+        // SAFETY: as the caller vouches.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            x86::configure(depth)
+        };
+        Tiles { of: PhantomData }
+    }
+
+    /// `c (+)= Σ a·b`. A call's `M` and `N` are 1 or 2.
+    ///
+    /// # Safety
+    /// All rows that `p` names are readable, `c` writable, and the steps as deep as the configuration.
+    #[inline]
+    pub unsafe fn multiply<const M: usize, const N: usize>(&self, p: &Product) {
+        // SAFETY: as the caller vouches; `self` holds the configuration.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            match (M, N) {
+                (2, 2) => x86::multiply_2x2(p),
+                (2, 1) => x86::multiply_2x1(p),
+                (1, 2) => x86::multiply_1x2(p),
+                _ => x86::multiply_1x1(p),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("no tiles: {p:?}")
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: there is a configuration; tiles hold nothing between calls.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!("tilerelease", options(nostack, nomem))
+        };
+    }
+}
+
+/// Rounds to bf16, nearest even; subnormal numbers become 0.
+///
+/// # Safety
+/// `Isa::Amx` is available.
+pub(crate) unsafe fn round(x: &[f32], to: &mut [bf16]) {
+    // SAFETY: one plane, as the caller vouches.
+    unsafe { split(x, [to]) }
+}
+
+/// Numbers as sums of `P` bf16 ones, largest first: each is what is left rounded to the nearest, and so two leave about
+/// 2⁻¹⁷ of a number and three 2⁻²⁵. Numbers that are not finite stay so in the first, with 0 in the others; those too
+/// large to be rounded are cut instead.
+///
+/// # Safety
+/// `Isa::Amx` is available.
+pub(crate) unsafe fn split<const P: usize>(x: &[f32], planes: [&mut [bf16]; P]) {
+    debug_assert!(planes.iter().all(|p| p.len() == x.len()));
+    #[cfg(target_arch = "x86_64")]
+    {
+        let planes = planes.map(|p| p.as_mut_ptr());
+        // SAFETY: every plane is as long as `x`; the caller vouches for the instructions.
+        unsafe { x86::split(x.as_ptr(), planes, x.len()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no tiles: {x:?} {planes:?}")
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86 {
+    use super::{DEPTH, Product, SIDE};
+    use half::bf16;
+    use std::arch::asm;
+    use std::arch::x86_64::*;
+
+    #[repr(C, align(64))]
+    struct Config {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+
+    pub(super) unsafe fn configure(depth: usize) {
+        let mut c = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        // 0 to 3 are C, 4 and 5 are A, 6 and 7 are B.
+        c.row_bytes[..8].fill(64);
+        c.rows[..8].fill(SIDE as u8);
+        c.row_bytes[4..6].fill(2 * depth.min(DEPTH) as u16);
+        c.rows[6..8].fill(depth as u8 / 2);
+        // SAFETY: the configuration is valid, and 64 bytes long.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const c, options(nostack, readonly)) }
+    }
+
+    /// One form of the kernel: what it does with its tiles of C first and last, and in each step. `{ta}` and `{tb}` are
+    /// the addresses of the step's first tiles.
+    macro_rules! form {
+        ($name:ident, [$($zero:literal),+], [$($load:literal),+], [$($step:literal),+], [$($store:literal),+]) => {
+            /// Sums over all steps.
+            pub(super) unsafe fn $name(p: &Product) {
+                let steps = p.steps.as_ptr_range();
+                // SAFETY: the caller vouches for all rows; registers of tiles belong to this block alone.
+                unsafe {
+                    asm!(
+                        // Where the second 16 rows of the sums begin; the flags stay.
+                        "test {ta}, {ta}",
+                        "lea {ta}, [{cs} + {cs}]",
+                        "lea {ta}, [{ta} + {ta}]",
+                        "lea {ta}, [{c} + {ta} * 4]",
+                        "jnz 2f",
+                        $($load,)+
+                        "jmp 3f",
+                        "2:",
+                        $($zero,)+
+                        "3:",
+                        "cmp {s}, {end}",
+                        "je 5f",
+                        "4:",
+                        "mov {ta}, [{s}]",
+                        "mov {tb}, [{s} + 8]",
+                        "add {ta}, {a}",
+                        "add {tb}, {b}",
+                        "add {s}, 16",
+                        $($step,)+
+                        "cmp {s}, {end}",
+                        "jne 4b",
+                        "5:",
+                        "lea {ta}, [{cs} + {cs}]",
+                        "lea {ta}, [{ta} + {ta}]",
+                        "lea {ta}, [{c} + {ta} * 4]",
+                        $($store,)+
+                        s = inout(reg) steps.start => _,
+                        end = in(reg) steps.end,
+                        a = in(reg) p.a,
+                        a_stride = in(reg) p.a_stride,
+                        a2 = in(reg) p.a_second,
+                        b = in(reg) p.b,
+                        b2 = in(reg) p.b_second,
+                        row = in(reg) 64usize,
+                        c = in(reg) p.c,
+                        cs = in(reg) p.c_stride,
+                        ta = inout(reg) usize::from(p.fresh) => _,
+                        tb = out(reg) _,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            }
+        };
+    }
+
+    form!(
+        multiply_2x2,
+        ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+        [
+            "tileloadd tmm0, [{c} + {cs} * 1]",
+            "tileloadd tmm1, [{c} + {cs} * 1 + 64]",
+            "tileloadd tmm2, [{ta} + {cs} * 1]",
+            "tileloadd tmm3, [{ta} + {cs} * 1 + 64]"
+        ],
+        [
+            "tileloadd tmm6, [{tb} + {row} * 1]",
+            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
+            "add {tb}, {b2}",
+            "add {ta}, {a2}",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{tb} + {row} * 1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{ta} + {a_stride} * 1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7"
+        ],
+        [
+            "tilestored [{c} + {cs} * 1], tmm0",
+            "tilestored [{c} + {cs} * 1 + 64], tmm1",
+            "tilestored [{ta} + {cs} * 1], tmm2",
+            "tilestored [{ta} + {cs} * 1 + 64], tmm3"
+        ]
+    );
+
+    form!(
+        multiply_2x1,
+        ["tilezero tmm0", "tilezero tmm2"],
+        ["tileloadd tmm0, [{c} + {cs} * 1]", "tileloadd tmm2, [{ta} + {cs} * 1]"],
+        [
+            "tileloadd tmm6, [{tb} + {row} * 1]",
+            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
+            "add {tb}, {b2}",
+            "add {ta}, {a2}",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{ta} + {a_stride} * 1]",
+            "tdpbf16ps tmm2, tmm5, tmm6"
+        ],
+        ["tilestored [{c} + {cs} * 1], tmm0", "tilestored [{ta} + {cs} * 1], tmm2"]
+    );
+
+    form!(
+        multiply_1x2,
+        ["tilezero tmm0", "tilezero tmm1"],
+        ["tileloadd tmm0, [{c} + {cs} * 1]", "tileloadd tmm1, [{c} + {cs} * 1 + 64]"],
+        [
+            "tileloadd tmm6, [{tb} + {row} * 1]",
+            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
+            "add {tb}, {b2}",
+            "add {ta}, {a2}",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{tb} + {row} * 1]",
+            "tdpbf16ps tmm1, tmm4, tmm7"
+        ],
+        ["tilestored [{c} + {cs} * 1], tmm0", "tilestored [{c} + {cs} * 1 + 64], tmm1"]
+    );
+
+    form!(
+        multiply_1x1,
+        ["tilezero tmm0"],
+        ["tileloadd tmm0, [{c} + {cs} * 1]"],
+        [
+            "tileloadd tmm6, [{tb} + {row} * 1]",
+            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
+            "add {tb}, {b2}",
+            "add {ta}, {a2}",
+            "tdpbf16ps tmm0, tmm4, tmm6"
+        ],
+        ["tilestored [{c} + {cs} * 1], tmm0"]
+    );
+
+    /// The next plane of 16 numbers, and what it leaves of them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(crate) fn plane(x: __m512) -> (__m256i, __m512) {
+        let wide = |v: __m256i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)));
+        // SAFETY: both are 16 numbers of 16 bits.
+        let rounded: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) };
+        let rest = _mm512_sub_ps(x, wide(rounded));
+        // Infinite or no number: because `x` is, or because the rounding went beyond what is finite.
+        let wild = _mm512_fpclass_ps_mask::<0x99>(rest);
+        if wild == 0 {
+            return (rounded, rest);
+        }
+        let cut = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(x)));
+        let finite = _mm512_knot(_mm512_fpclass_ps_mask::<0x99>(x));
+        let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x); // a cut may make infinity of what is none
+        let chosen = _mm256_mask_mov_epi16(rounded, wild & number, cut);
+        let rest = _mm512_mask_sub_ps(rest, wild, x, wide(chosen));
+        (chosen, _mm512_maskz_mov_ps(finite, rest))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn split<const P: usize>(x: *const f32, planes: [*mut bf16; P], len: usize) {
+        for i in (0..len).step_by(16) {
+            let mask = ((1u32 << (len - i).min(16)) - 1) as __mmask16;
+            // SAFETY: lanes behind the end are masked.
+            let mut rest = unsafe { _mm512_maskz_loadu_ps(mask, x.add(i)) };
+            for to in planes {
+                let (number, left) = plane(rest);
+                // SAFETY: as above.
+                unsafe { _mm256_mask_storeu_epi16(to.add(i).cast(), mask, number) };
+                rest = left;
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::cpu::Isa;
+
+    fn product<const M: usize, const N: usize>(depth: usize, steps: usize) {
+        let number = |i: usize| bf16::from_f32((i * 7 % 13) as f32 - 6.0);
+        let a: Vec<bf16> = (0..SIDE * M * depth * steps).map(number).collect();
+        let b: Vec<bf16> = (0..SIDE * N * depth * steps).map(|i| number(3 * i + 1)).collect();
+        let (row, tile) = (2 * depth * steps, 2 * SIDE * depth);
+        let of_step = |s: usize| Step { a: (2 * depth * s) as isize, b: (N * tile * s) as isize };
+        let steps: Vec<Step> = (0..steps).map(of_step).collect();
+        let mut c = vec![1.0f32; SIDE * M * 32];
+        for fresh in [true, false] {
+            // SAFETY: the test asked; every row is inside of its array.
+            unsafe {
+                Tiles::new(depth).multiply::<M, N>(&Product {
+                    steps: &steps,
+                    a: a.as_ptr().cast(),
+                    a_stride: row as isize,
+                    a_second: (SIDE * row) as isize,
+                    b: b.as_ptr().cast(),
+                    b_second: tile as isize,
+                    c: c.as_mut_ptr(),
+                    c_stride: 128,
+                    fresh,
+                });
+            }
+        }
+        for (i, row) in c.chunks(32).enumerate() {
+            for (j, &got) in row.iter().enumerate().take(SIDE * N) {
+                let term = |e: usize| {
+                    let (s, d) = (e / depth, e % depth);
+                    let b = b[(s * N + j / SIDE) * SIDE * depth + d / 2 * 32 + j % SIDE * 2 + d % 2];
+                    a[i * depth * steps.len() + e].to_f32() as i32 * b.to_f32() as i32
+                };
+                let want = 2 * (0..depth * steps.len()).map(term).sum::<i32>();
+                assert_eq!(got as i32, want, "{M} x {N} tiles, {} steps of {depth}: row {i}, column {j}", steps.len());
+            }
+        }
+    }
+
+    #[test]
+    fn every_form_multiplies() {
+        if !Isa::available().contains(&Isa::Amx) {
+            return eprintln!("no tiles here");
+        }
+        for (depth, steps) in [(32, 5), (22, 1), (2, 3)] {
+            product::<2, 2>(depth, steps);
+            product::<2, 1>(depth, steps);
+            product::<1, 2>(depth, steps);
+            product::<1, 1>(depth, steps);
+        }
+    }
+
+    #[test]
+    fn parts_add_up() {
+        if !Isa::available().contains(&Isa::Amx) {
+            return eprintln!("no tiles here");
+        }
+        let mut x: Vec<f32> = (1..999).map(|i| (i as f32 * 0.37).sin() * 1.7f32.powi(i % 60 - 30)).collect();
+        x.extend([0.0, -0.0, f32::MAX, f32::MIN, 3.3e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
+        let mut parts = [(); 3].map(|()| vec![bf16::ZERO; x.len()]);
+        let [p0, p1, p2] = &mut parts;
+        // SAFETY: the test asked.
+        unsafe { split(&x, [p0, p1, p2]) };
+        for (i, &x) in x.iter().enumerate() {
+            let sum = |n: usize| parts[..n].iter().map(|p| p[i].to_f64()).sum::<f64>();
+            if x.is_finite() {
+                for (n, bits) in [(1, 8), (2, 16), (3, 23)] {
+                    let off = (sum(n) - f64::from(x)).abs();
+                    // A number cut instead of rounded loses one bit more.
+                    let bits = if x.abs() > 3.38e38 { bits - 1 } else { bits };
+                    assert!(off <= f64::from(x).abs() * 0.5f64.powi(bits), "{n} parts of {x:e} are {off:e} off");
+                }
+            } else {
+                assert_eq!((parts[0][i].to_f32().to_bits() >> 16, sum(2) == sum(1)), (x.to_bits() >> 16, !x.is_nan()));
+            }
+        }
+    }
+}
