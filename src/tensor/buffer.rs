@@ -1,34 +1,35 @@
-//! Memory of tensors: 64-byte aligned, recycled.
-//!
-//! A training step asks for the same sizes again and again. Fresh pages from the operating system cost more than
-//! many of our kernels, so freed buffers wait here for the next request of their size.
+//! Memory of tensors: 64-byte aligned, recycled, counted.
 
+use super::arena::{self, Block, Line};
+use crate::driver::Usage;
 use bytemuck::{Pod, Zeroable};
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// One cache line; the unit of allocation.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Blocks of fewer lines (16 KiB) are left to the allocator, which handles them without page faults.
+const MIN_POOLED: usize = 256;
 
-/// Freed blocks by their length in lines, and how many lines wait in all.
-struct Pool {
-    free: Option<HashMap<usize, Vec<Vec<Line>>>>,
-    waiting: usize,
+/// Bytes in use, and the most there have been since [`reset_peak`].
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) fn usage() -> Usage {
+    let (held, allocations) = arena::held();
+    let live = LIVE.load(Relaxed);
+    Usage { live, peak: PEAK.load(Relaxed), held: held.max(live), allocations }
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { free: None, waiting: 0 });
+pub(super) fn reset_peak() {
+    PEAK.store(LIVE.load(Relaxed), Relaxed);
+}
 
-/// At most this many lines wait (2 GiB); what is freed beyond goes back to the system.
-const MAX_WAITING: usize = 2 << 24;
-
-/// Blocks smaller than this (16 KiB) are left to the allocator, which handles them without page faults.
-const MIN_POOLED: usize = 256;
+enum Lines {
+    Few(Vec<Line>),
+    Many(Block),
+}
 
 /// A fixed number of plain elements, aligned to a cache line.
 pub(crate) struct Buffer<T: Pod> {
-    lines: Vec<Line>,
+    lines: Lines,
     len: usize,
     of: std::marker::PhantomData<T>,
 }
@@ -37,8 +38,9 @@ impl<T: Pod> Buffer<T> {
     /// `len` elements of arbitrary content: for results that are written whole.
     pub fn arbitrary(len: usize) -> Self {
         let n = (len * size_of::<T>()).div_ceil(64);
-        let recycled = (n >= MIN_POOLED).then(|| take(n)).flatten();
-        let lines = recycled.unwrap_or_else(|| vec![Line::zeroed(); n]);
+        let lines = if n < MIN_POOLED { Lines::Few(vec![Line::zeroed(); n]) } else { Lines::Many(Block::take(n)) };
+        let now = LIVE.fetch_add(n * 64, Relaxed) + n * 64;
+        PEAK.fetch_max(now, Relaxed);
         Buffer { lines, len, of: std::marker::PhantomData }
     }
 
@@ -54,20 +56,24 @@ impl<T: Pod> Buffer<T> {
         b
     }
 
+    fn lines(&self) -> &[Line] {
+        match &self.lines {
+            Lines::Few(lines) => lines,
+            Lines::Many(block) => block,
+        }
+    }
+
     pub fn as_slice(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(self.lines())[..self.len]
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        let lines: &mut [Line] = match &mut self.lines {
+            Lines::Few(lines) => lines,
+            Lines::Many(block) => block,
+        };
+        &mut bytemuck::cast_slice_mut(lines)[..self.len]
     }
-}
-
-fn take(n: usize) -> Option<Vec<Line>> {
-    let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
-    let got = pool.free.as_mut()?.get_mut(&n)?.pop()?;
-    pool.waiting -= n;
-    Some(got)
 }
 
 impl<T: Pod> Clone for Buffer<T> {
@@ -78,15 +84,6 @@ impl<T: Pod> Clone for Buffer<T> {
 
 impl<T: Pod> Drop for Buffer<T> {
     fn drop(&mut self) {
-        let n = self.lines.len();
-        if n < MIN_POOLED {
-            return;
-        }
-        let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
-        if pool.waiting + n <= MAX_WAITING {
-            pool.waiting += n;
-            let lines = std::mem::take(&mut self.lines);
-            pool.free.get_or_insert_default().entry(n).or_default().push(lines);
-        }
+        LIVE.fetch_sub(self.lines().len() * 64, Relaxed);
     }
 }

@@ -3,12 +3,14 @@
 //! Activations are `n t h w c`, filters `k kt kh kw c`. A tensor is cheap to clone (the memory is shared) and is
 //! written in place only by its single owner ([`Tensor::f32_mut`] copies otherwise).
 
+mod arena;
 mod buffer;
 mod cuda;
 mod element;
 mod frames;
 mod gpu;
 mod integers;
+pub mod memory;
 mod ring;
 
 pub(crate) use buffer::Buffer;
@@ -25,6 +27,7 @@ use crate::shape::Shape;
 use half::bf16;
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Number type of stored elements. Sums, statistics and losses are always formed in f32.
@@ -91,6 +94,23 @@ enum Storage {
     F32(Arc<Buffer<f32>>),
     BF16(Arc<Buffer<bf16>>),
     Gpu(DType, Arc<Memory>),
+}
+
+/// Elements as `f32`: where they are, or converted into a block that is recycled like a tensor's.
+pub(crate) enum Host<'a> {
+    There(&'a [f32]),
+    Widened(Buffer<f32>),
+}
+
+impl Deref for Host<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Host::There(all) => all,
+            Host::Widened(all) => all.as_slice(),
+        }
+    }
 }
 
 /// A contiguous array of numbers with a shape.
@@ -231,22 +251,23 @@ impl Tensor {
     /// `Driver` when the copy, or work before it, failed.
     pub fn load(&self) -> Result<Cow<'_, [f32]>> {
         match &self.storage {
-            Storage::F32(_) | Storage::BF16(_) => Ok(self.host()),
+            Storage::F32(b) => Ok(Cow::Borrowed(b.as_slice())),
+            Storage::BF16(_) => Ok(Cow::Owned(self.host().to_vec())),
             Storage::Gpu(..) => match self.to_cpu()?.storage {
                 Storage::F32(b) => Ok(Cow::Owned(b.as_slice().to_vec())),
-                storage => Ok(Cow::Owned(Tensor { shape: self.shape, storage }.host().into_owned())),
+                storage => Ok(Cow::Owned(Tensor { shape: self.shape, storage }.host().to_vec())),
             },
         }
     }
 
     /// The elements as `f32`, for the CPU's kernels: operations come here only after [`Tensor::place`] said so.
-    pub(crate) fn host(&self) -> Cow<'_, [f32]> {
+    pub(crate) fn host(&self) -> Host<'_> {
         match &self.storage {
-            Storage::F32(b) => Cow::Borrowed(b.as_slice()),
+            Storage::F32(b) => Host::There(b.as_slice()),
             Storage::BF16(b) => {
-                let mut out = vec![0.0; b.as_slice().len()];
-                element::widen_all(b.as_slice(), &mut out);
-                Cow::Owned(out)
+                let mut out = Buffer::arbitrary(b.as_slice().len());
+                element::widen_all(b.as_slice(), out.as_mut_slice());
+                Host::Widened(out)
             }
             Storage::Gpu(..) => unreachable!("an operation of the CPU was given a tensor on {}", self.device()),
         }

@@ -35,6 +35,7 @@ mod mcl_gpu;
 mod mcl_net;
 mod mcl_parity;
 mod mcl_record;
+mod memory;
 mod motion;
 mod motion_map_gpu;
 mod networks;

@@ -1,0 +1,134 @@
+//! Main memory of a training step: what it takes beyond what the tape must hold, measured in processes of their own, since
+//! the figures are those of a process.
+
+use std::process::Command;
+use tubelet::nn::nets::Kind;
+use tubelet::nn::{Classifier, Mode, Net, Params, Pass};
+use tubelet::ops::{self, sgd};
+use tubelet::tape::{self, Tape, Var};
+use tubelet::tensor::{DType, Tensor, memory};
+
+/// Runs the ignored test `name` of this file in a process of its own and returns what it printed.
+fn alone(name: &str) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("memory::{name}"), "--ignored", "--nocapture", "--test-threads", "1"]);
+    let out = command.output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    text
+}
+
+/// The network with an eighth of its channels.
+fn narrow(mut net: Net) -> Net {
+    net.stem.iter_mut().for_each(|s| s.out = s.out.div_ceil(8));
+    for stage in &mut net.stages {
+        stage.out /= 8;
+        match &mut stage.kind {
+            Kind::Bottleneck { inner } | Kind::PseudoBottleneck { inner } => *inner /= 8,
+            _ => {}
+        }
+    }
+    net
+}
+
+/// Bytes of a step: parameters, velocity and clips; gradients; what the tape held at the end of the forward pass; the most
+/// there was.
+struct Figures {
+    state: usize,
+    gradients: usize,
+    tape: usize,
+    peak: usize,
+}
+
+impl Figures {
+    /// The step's peak beyond state and gradients, in units of the tape.
+    fn share(&self) -> f64 {
+        (self.peak - self.state - self.gradients) as f64 / self.tape as f64
+    }
+}
+
+fn step(net: &Classifier, params: &mut Params, velocity: &mut [Tensor], x: &Var, dtype: DType) -> Figures {
+    let state = memory::usage().live;
+    let gradients = params.iter().filter(|(_, p)| p.role.trains()).map(|(_, p)| 4 * p.value.shape().len()).sum();
+    memory::reset_peak();
+    let tape = Tape::new();
+    let mut pass = Pass::new(&tape, params, Mode::Train { groups: 1 }).with_dtype(dtype);
+    let logits = net.forward(&mut pass, x).unwrap();
+    let labels: Vec<usize> = (0..x.shape().dims()[0]).collect();
+    let loss = ops::cross_entropy(&tape, &logits, &labels).unwrap();
+    let held = memory::usage().live - state;
+    let leaves = pass.leaves();
+    let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
+    let grads = tape.grad(&loss, &vars, tape::Mode::Free).unwrap();
+    let ids: Vec<_> = leaves.iter().map(|(id, _)| *id).collect();
+    drop((leaves, pass));
+    for (id, grad) in ids.into_iter().zip(grads) {
+        let decays = params[id].role.decays();
+        let (w, v) = (&mut params[id].value, &mut velocity[id.index()]);
+        sgd::step(&sgd::Sgd::default(), 0.01, w, grad.unwrap().value(), v, decays).unwrap();
+    }
+    Figures { state, gradients, tape: held, peak: memory::usage().peak }
+}
+
+/// Three steps of each network in both precisions; the figures of the last.
+fn figures(nets: &[(&str, Net, [usize; 4])], mut check: impl FnMut(&str, Figures)) {
+    for (name, net, [n, t, h, w]) in nets {
+        let (net, mut params) = Classifier::new(net, 16, 1).unwrap();
+        let mut velocity: Vec<Tensor> = params.iter().map(|(_, p)| Tensor::zeros(p.value.shape())).collect();
+        let data: Vec<f32> = (0..n * t * h * w * 3).map(|i| (i as f32 * 0.7).sin()).collect();
+        let x = Var::constant(Tensor::from_f32([*n, *t, *h, *w, 3], &data).unwrap());
+        for dtype in [DType::F32, DType::BF16] {
+            let mut last = None;
+            for _ in 0..3 {
+                last = Some(step(&net, &mut params, &mut velocity, &x, dtype));
+            }
+            let f = last.unwrap();
+            let [state, gradients, tape, peak, held] =
+                [f.state, f.gradients, f.tape, f.peak, memory::usage().held].map(|b| b as f64 / 1e6);
+            println!(
+                "{name} {n}x{t}x{h}x{w} {}: state {state:.1} MB, gradients {gradients:.1}, tape {tape:.1}, peak {peak:.1}, \
+                 held {held:.1}, resident {:.1}; {:.2} of the tape",
+                dtype.name(),
+                resident(),
+                f.share()
+            );
+            check(name, f);
+        }
+    }
+}
+
+/// The most memory this process had resident, in MB; 0 where the system does not say.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) / 1e3
+}
+
+#[test]
+fn a_training_step_needs_little_more_than_its_tape() {
+    println!("{}", alone("small_networks"));
+}
+
+#[test]
+#[ignore = "counts the memory of the whole process: a_training_step_needs_little_more_than_its_tape runs it"]
+fn small_networks() {
+    let nets = [
+        ("cvrl_r3d50", narrow(Net::cvrl_r3d50()), [2, 8, 64, 64]),
+        ("slow_r50", narrow(Net::slow_r50()), [2, 8, 64, 64]),
+        ("p3d_a50", narrow(Net::p3d_a50()), [2, 16, 64, 64]),
+        ("r2plus1d_18", narrow(Net::r2plus1d_18()), [2, 16, 32, 32]),
+    ];
+    figures(&nets, |name, f| assert!(f.share() <= 1.2, "{name}: {:.3} of what the tape holds", f.share()));
+}
+
+#[test]
+#[ignore = "minutes and gigabytes: the published networks at their size"]
+fn networks() {
+    let nets = [
+        ("cvrl_r3d50", Net::cvrl_r3d50(), [2, 8, 224, 224]),
+        ("slow_r50", Net::slow_r50(), [2, 8, 224, 224]),
+        ("p3d_a50", Net::p3d_a50(), [1, 16, 224, 224]),
+        ("r2plus1d_18", Net::r2plus1d_18(), [1, 16, 112, 112]),
+    ];
+    figures(&nets, |name, f| assert!(f.share() <= 1.2, "{name}: {:.3} of what the tape holds", f.share()));
+}
