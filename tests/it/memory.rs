@@ -3,10 +3,10 @@
 
 use std::process::Command;
 use tubelet::nn::nets::Kind;
-use tubelet::nn::{Classifier, Mode, Net, Params, Pass};
+use tubelet::nn::{Classifier, Mode, Net, Params, Pass, Precision};
 use tubelet::ops::{self, sgd};
 use tubelet::tape::{self, Tape, Var};
-use tubelet::tensor::{DType, Tensor, memory};
+use tubelet::tensor::{Tensor, memory};
 
 /// Runs the ignored test `name` of this file in a process of its own and returns what it printed.
 fn alone(name: &str) -> String {
@@ -47,12 +47,12 @@ impl Figures {
     }
 }
 
-fn step(net: &Classifier, params: &mut Params, velocity: &mut [Tensor], x: &Var, dtype: DType) -> Figures {
+fn step(net: &Classifier, params: &mut Params, velocity: &mut [Tensor], x: &Var, precision: Precision) -> Figures {
     let state = memory::usage().live;
     let gradients = params.iter().filter(|(_, p)| p.role.trains()).map(|(_, p)| 4 * p.value.shape().len()).sum();
     memory::reset_peak();
     let tape = Tape::new();
-    let mut pass = Pass::new(&tape, params, Mode::Train { groups: 1 }).with_dtype(dtype);
+    let mut pass = Pass::new(&tape, params, Mode::Train { groups: 1 }).with_precision(precision);
     let logits = net.forward(&mut pass, x).unwrap();
     let labels: Vec<usize> = (0..x.shape().dims()[0]).collect();
     let loss = ops::cross_entropy(&tape, &logits, &labels).unwrap();
@@ -77,10 +77,10 @@ fn figures(nets: &[(&str, Net, [usize; 4])], mut check: impl FnMut(&str, Figures
         let mut velocity: Vec<Tensor> = params.iter().map(|(_, p)| Tensor::zeros(p.value.shape())).collect();
         let data: Vec<f32> = (0..n * t * h * w * 3).map(|i| (i as f32 * 0.7).sin()).collect();
         let x = Var::constant(Tensor::from_f32([*n, *t, *h, *w, 3], &data).unwrap());
-        for dtype in [DType::F32, DType::BF16] {
+        for precision in [Precision::F32, Precision::Bf16] {
             let mut last = None;
             for _ in 0..3 {
-                last = Some(step(&net, &mut params, &mut velocity, &x, dtype));
+                last = Some(step(&net, &mut params, &mut velocity, &x, precision));
             }
             let f = last.unwrap();
             let [state, gradients, tape, peak, held] =
@@ -88,7 +88,7 @@ fn figures(nets: &[(&str, Net, [usize; 4])], mut check: impl FnMut(&str, Figures
             println!(
                 "{name} {n}x{t}x{h}x{w} {}: state {state:.1} MB, gradients {gradients:.1}, tape {tape:.1}, peak {peak:.1}, \
                  held {held:.1}, resident {:.1}; {:.2} of the tape",
-                dtype.name(),
+                precision.name(),
                 resident(),
                 f.share()
             );
