@@ -1,5 +1,6 @@
-//! One iteration in one pass over memory: the primal step of row `y` and, as soon as it is known, the dual step of row
-//! `y - 1` above it, which is the last to need that row's flow.
+//! One or several iterations in one pass over memory: the primal step of row `y` and, as soon as it is known, the dual
+//! step of row `y - 1` above it, which is the last to need that row's flow. A further iteration follows two rows behind:
+//! there the dual variables of the one before are complete, and still in the cache.
 
 use super::lanes::{self, Kernel, Lanes};
 use super::plane::Plane;
@@ -8,10 +9,10 @@ use rayon::prelude::*;
 
 /// What an iteration reads and changes.
 pub(super) struct State {
-    /// Flow: u, v.
-    pub u: [Plane; 2],
-    /// Dual variables: of u along x and y, of v along x and y.
-    pub dual: [Plane; 4],
+    /// What changes.
+    pub now: Fields,
+    /// As large, for what follows: a pass of several iterations leaves `now` as it was, to be gone back to.
+    pub next: Fields,
     /// Warped gradient along x and y.
     pub gradient: [Plane; 2],
     /// `-1 / max(|gradient|², ε)`.
@@ -22,9 +23,26 @@ pub(super) struct State {
     pub inside: Plane,
     /// One row of zeros: what is above the first.
     pub zero: Plane,
-    /// One number per row: the sum of squared changes of its flow.
+    /// One number per iteration of a pass and row: the sum of squared changes of its flow.
     pub change: Vec<f32>,
 }
+
+/// What an iteration changes.
+pub(super) struct Fields {
+    /// Flow: u, v.
+    pub u: [Plane; 2],
+    /// Dual variables: of u along x and y, of v along x and y.
+    pub dual: [Plane; 4],
+}
+
+/// Bytes of an image's planes up to which every iteration finds them in a core's cache.
+const CACHED: usize = 3 << 19;
+
+/// Bytes of the rows that the iterations of one pass have in the cache together.
+const HELD: usize = 3 << 18;
+
+/// Most iterations in one pass.
+const DEEPEST: usize = 16;
 
 /// The scalars of an iteration.
 #[derive(Clone, Copy)]
@@ -38,8 +56,9 @@ pub(super) struct Scalars {
 /// The planes as pointers to row 0, so that bands of rows can be given to threads.
 #[derive(Clone, Copy)]
 struct Pointers {
-    u: [*mut f32; 2],
-    dual: [*mut f32; 4],
+    /// Before the iteration, and after it; where they are the same memory it happens in place.
+    from: Moving,
+    to: Moving,
     gradient: [*const f32; 2],
     slope: *const f32,
     rho: *const f32,
@@ -50,25 +69,96 @@ struct Pointers {
     stride: usize,
 }
 
+/// [`Fields`] as pointers to row 0.
+#[derive(Clone, Copy)]
+struct Moving {
+    u: [*mut f32; 2],
+    dual: [*mut f32; 4],
+}
+
 // SAFETY: bands write disjoint rows and read no row another band writes in the same pass; see `iterate`.
 unsafe impl Send for Pointers {}
 // SAFETY: as above.
 unsafe impl Sync for Pointers {}
 
+impl Fields {
+    fn pointers(&mut self) -> Moving {
+        Moving { u: self.u.each_mut().map(Plane::pointer), dual: self.dual.each_mut().map(Plane::pointer) }
+    }
+}
+
 impl State {
     fn pointers(&mut self) -> Pointers {
+        let moving = self.now.pointers();
         Pointers {
-            u: self.u.each_mut().map(Plane::pointer),
-            dual: self.dual.each_mut().map(Plane::pointer),
+            from: moving,
+            to: moving,
             gradient: self.gradient.each_mut().map(|p| p.pointer().cast_const()),
             slope: self.slope.pointer(),
             rho: self.rho.pointer(),
             inside: self.inside.pointer(),
             zero: self.zero.pointer(),
             change: self.change.as_mut_ptr(),
-            h: self.u[0].h,
-            stride: self.u[0].stride,
+            h: self.now.u[0].h,
+            stride: self.now.u[0].stride,
         }
+    }
+
+    /// The sum of squared changes of the flow in iteration `i` of the last pass.
+    fn changed(&self, i: usize) -> f64 {
+        let h = self.now.u[0].h;
+        self.change[i * h..(i + 1) * h].iter().map(|&c| f64::from(c)).sum()
+    }
+
+    /// How many iterations are worth a pass on one thread: one where all planes stay in the cache anyway.
+    fn depth(&self) -> usize {
+        let row = 10 * size_of::<f32>() * self.now.u[0].stride;
+        if row * self.now.u[0].h <= CACHED { 1 } else { (HELD / (2 * row)).clamp(1, DEEPEST) }
+    }
+
+    /// Iterations until one changes the flow by no more than `stop` (the sum of squares over all pixels), at most `most`;
+    /// the last one's change. The numbers do not depend on `bands`, nor on how many iterations share a pass.
+    pub fn iterate_until(&mut self, isa: Isa, s: Scalars, bands: usize, stop: f64, most: usize) -> f64 {
+        let depth = if bands == 1 { self.depth() } else { 1 };
+        let (mut change, mut before) = (f64::INFINITY, f64::INFINITY);
+        let mut left = most;
+        while left > 0 && change > stop {
+            // Changes fall by about the same factor each time: how many it takes to the end, by the last two.
+            let factor = change / before;
+            let expected = match stop > 0.0 {
+                true if factor < 1.0 => ((stop / change).ln() / factor.ln()).ceil(),
+                true => 1.0,
+                false => f64::INFINITY,
+            };
+            let count = (expected.min(left as f64) as usize).clamp(1, depth);
+            if count == 1 {
+                (before, change) = (change, self.iterate(isa, s, bands));
+                left -= 1;
+                continue;
+            }
+            self.pass(isa, s, count);
+            let end = (0..count).find(|&i| self.changed(i) <= stop);
+            let done = end.map_or(count, |i| i + 1);
+            if done < count {
+                self.pass(isa, s, done); // it went too far: again from where it began
+            }
+            before = self.changed(done - 1 - usize::from(done > 1));
+            change = self.changed(done - 1);
+            std::mem::swap(&mut self.now, &mut self.next);
+            left -= done;
+        }
+        change
+    }
+
+    /// `count` iterations in one pass, from `now` to `next`.
+    fn pass(&mut self, isa: Isa, s: Scalars, count: usize) {
+        let h = self.now.u[0].h;
+        if self.change.len() < count * h {
+            self.change.resize(count * h, 0.0);
+        }
+        let mut first = self.pointers();
+        first.to = self.next.pointers();
+        lanes::run(isa, Wave { first, s, count });
     }
 
     /// One iteration over all rows, in `bands` parts that threads may take; returns the sum of squared changes of the
@@ -77,7 +167,7 @@ impl State {
     /// The last row of a band waits for the first of the next before its dual step, which is made up for at the end:
     /// so within the pass a band writes the flow of its own rows and the dual variables of all but the last of them,
     /// and reads of other rows only the dual variables of the one above its first, which nobody writes.
-    pub fn iterate(&mut self, isa: Isa, s: Scalars, bands: usize) -> f64 {
+    fn iterate(&mut self, isa: Isa, s: Scalars, bands: usize) -> f64 {
         let at = self.pointers();
         let bound = |i: usize| i * at.h / bands;
         if bands == 1 {
@@ -88,7 +178,7 @@ impl State {
                 lanes::run(isa, Seam { at, s, below: bound(i) });
             }
         }
-        self.change.iter().map(|&c| f64::from(c)).sum()
+        self.changed(0)
     }
 }
 
@@ -104,6 +194,39 @@ struct Seam {
     at: Pointers,
     s: Scalars,
     below: usize,
+}
+
+/// Several iterations, each two rows behind the one before; the first reads other memory than it writes.
+struct Wave {
+    first: Pointers,
+    s: Scalars,
+    count: usize,
+}
+
+impl Kernel for Wave {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let h = self.first.h;
+        for front in 0..=h + 2 * (self.count - 1) {
+            for i in 0..self.count {
+                let Some(y) = front.checked_sub(2 * i).filter(|&y| y <= h) else { continue };
+                let mut at = self.first;
+                // SAFETY: `change` has a number for every iteration and row; rows up to h, and the primal step only below
+                // it; the instruction set is the caller's promise.
+                unsafe {
+                    if i > 0 {
+                        at.from = at.to;
+                        at.change = at.change.add(i * h);
+                    }
+                    match y {
+                        0 => row::<V, true, false>(&at, self.s, y),
+                        y if y < h => row::<V, true, true>(&at, self.s, y),
+                        _ => row::<V, false, true>(&at, self.s, y),
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Kernel for Band {
@@ -148,13 +271,15 @@ unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: 
     // row stay within the plane's line of padding.
     unsafe {
         let above = y.saturating_sub(1) * stride;
-        let [u, u_up] = [last * stride, above].map(|o| at.u.map(|p| p.add(o)));
-        let dual = at.dual.map(|p| p.add(last * stride));
-        let dual_up = at.dual.map(|p| p.add(above));
+        let (here, up) = (last * stride, above);
+        let (u, dual) = (at.from.u.map(|p| p.add(here)), at.from.dual.map(|p| p.add(here)));
+        let dual_up = at.from.dual.map(|p| p.add(up));
+        let to_u = at.to.u.map(|p| p.add(here));
+        let (to_u_up, to_dual_up) = (at.to.u.map(|p| p.add(up)), at.to.dual.map(|p| p.add(up)));
         // The vertical dual variables above the row: those of the first row's upper neighbour are zero.
         let over = [1, 3].map(|k| if y > 0 { dual_up[k].cast_const() } else { at.zero });
-        let gradient = at.gradient.map(|p| p.add(last * stride));
-        let (slope, rho) = (at.slope.add(last * stride), at.rho.add(last * stride));
+        let gradient = at.gradient.map(|p| p.add(here));
+        let (slope, rho) = (at.slope.add(here), at.rho.add(here));
         let (theta, step, one) = (V::splat(s.theta), V::splat(s.step), V::splat(1.0));
         let (high, low) = (V::splat(s.threshold), V::splat(-s.threshold));
         let tiny = V::splat(1e-30);
@@ -162,7 +287,9 @@ unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: 
         let mut x = 0;
         while x < stride {
             let over = [V::load(over[0].add(x)), V::load(over[1].add(x))];
-            let mut now = [V::load(u[0].add(x)), V::load(u[1].add(x))];
+            // Below the last row the flow goes on as it is by now.
+            let flow = if PRIMAL { u } else { to_u };
+            let mut now = [V::load(flow[0].add(x)), V::load(flow[1].add(x))];
             if PRIMAL {
                 let g = [V::load(gradient[0].add(x)), V::load(gradient[1].add(x))];
                 let residual = g[1].mul_add(now[1], g[0].mul_add(now[0], V::load(rho.add(x))));
@@ -171,7 +298,7 @@ unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: 
                     let along = V::load(dual[2 * k].add(x)).sub(V::load(dual[2 * k].add(x).sub(1)));
                     let down = V::load(dual[2 * k + 1].add(x)).sub(over[k]);
                     let new = theta.mul_add(along.add(down), shrink.mul_add(g[k], now[k]));
-                    new.store(u[k].add(x));
+                    new.store(to_u[k].add(x));
                     let moved = new.sub(now[k]);
                     change = moved.mul_add(moved, change);
                     now[k] = new;
@@ -180,14 +307,14 @@ unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: 
             if DUAL {
                 let inside = V::load(at.inside.add(x));
                 for k in 0..2 {
-                    let here = V::load(u_up[k].add(x));
-                    let gx = V::load(u_up[k].add(x + 1)).sub(here).mul(inside);
+                    let here = V::load(to_u_up[k].add(x));
+                    let gx = V::load(to_u_up[k].add(x + 1)).sub(here).mul(inside);
                     let gy = now[k].sub(here);
                     let square = gx.mul_add(gx, gy.mul_add(gy, tiny));
                     let shrink = step.mul_add(square.mul(square.rsqrt()), one).recip();
-                    let (px, py) = (dual_up[2 * k].add(x), dual_up[2 * k + 1].add(x));
-                    step.mul_add(gx, V::load(px)).mul(shrink).store(px);
-                    step.mul_add(gy, over[k]).mul(shrink).store(py);
+                    let along = V::load(dual_up[2 * k].add(x));
+                    step.mul_add(gx, along).mul(shrink).store(to_dual_up[2 * k].add(x));
+                    step.mul_add(gy, over[k]).mul(shrink).store(to_dual_up[2 * k + 1].add(x));
                 }
             }
             x += V::N;
