@@ -5,6 +5,7 @@
 //! `avx512` or `amx`) sets an upper bound: for tests, and to compare.
 
 pub(crate) mod amx;
+pub(crate) mod simd;
 
 use std::str::FromStr;
 use std::sync::OnceLock;

@@ -1,7 +1,7 @@
 //! The few vector operations the kernels are written in, for each instruction set.
 
 /// A register of `LANES` numbers. The functions may be called only where the instruction set was detected.
-pub(super) trait Vector: Copy {
+pub(crate) trait Vector: Copy {
     const LANES: usize;
     /// Which lanes of a memory access count.
     type Mask: Copy;
@@ -20,7 +20,7 @@ pub(super) trait Vector: Copy {
 
 /// Eight numbers in plain Rust. Product and sum round separately: without the instruction a fused one is a call.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; 8]);
+pub(crate) struct Plain([f32; 8]);
 
 impl Vector for Plain {
     const LANES: usize = 8;
@@ -69,7 +69,7 @@ impl Vector for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -77,7 +77,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512(__m512);
+    pub(crate) struct Avx512(__m512);
 
     impl Vector for Avx512 {
         const LANES: usize = 16;
@@ -124,7 +124,7 @@ mod x86 {
     }
 
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256);
+    pub(crate) struct Avx2(__m256);
 
     impl Vector for Avx2 {
         const LANES: usize = 8;

@@ -8,12 +8,11 @@ mod gather;
 mod kernel;
 mod panels;
 mod plan;
-mod simd;
 mod slide;
 mod transpose;
 
 use super::Conv3d;
-use crate::cpu::Isa;
+use crate::cpu::{Isa, simd};
 use crate::tensor::Tensor;
 use kernel::Kernels;
 use panels::{Panels, Strides};
