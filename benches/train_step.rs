@@ -1,54 +1,35 @@
-//! A whole training step of two networks in f32: forward, cross-entropy, backward, SGD. Throughput is clips.
-//!
-//! `benches/peers/train_step.py` is the same in PyTorch. Both use two threads unless `RAYON_NUM_THREADS` (there: the
-//! first argument) says otherwise.
+//! A whole training step of five networks: forward, cross-entropy, backward, SGD, in each precision. Throughput is clips.
+//! `cargo xtask versus --only train_step` runs the same steps by turns with PyTorch's.
+
+#[path = "versus/nets.rs"]
+mod nets;
+#[path = "versus/step.rs"]
+mod step;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
-use tubelet::nn::{Classifier, Mode, Net, Params, Pass};
-use tubelet::ops::{self, sgd};
-use tubelet::tape::{self, Tape, Var};
+use step::Step;
+use tubelet::nn::Precision;
 use tubelet::tensor::Tensor;
 
-const CLASSES: usize = 400;
-
-/// Name, network, shape `n t h w` of a batch.
-fn cases() -> [(&'static str, Net, [usize; 4]); 2] {
-    [("r2plus1d_18", Net::r2plus1d_18(), [2, 16, 112, 112]), ("slow_r50", Net::slow_r50(), [2, 8, 224, 224])]
-}
-
-/// One step on one batch; the loss.
-fn step(net: &Classifier, params: &mut Params, velocity: &mut [Tensor], x: &Var, labels: &[usize]) -> f32 {
-    let tape = Tape::new();
-    let mut pass = Pass::new(&tape, params, Mode::Train { groups: 1 });
-    let logits = net.forward(&mut pass, x).unwrap();
-    let loss = ops::cross_entropy(&tape, &logits, labels).unwrap();
-    let leaves = pass.leaves();
-    let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
-    let grads = tape.grad(&loss, &vars, tape::Mode::Free).unwrap();
-    let ids: Vec<_> = leaves.iter().map(|(id, _)| *id).collect();
-    drop((leaves, pass)); // they hold the weights, which would be copied before the update
-    for (id, grad) in ids.into_iter().zip(grads) {
-        let decays = params[id].role.decays();
-        let (w, v) = (&mut params[id].value, &mut velocity[id.index()]);
-        sgd::step(&sgd::Sgd::default(), 0.01, w, grad.unwrap().value(), v, decays).unwrap();
-    }
-    loss.value().item().unwrap()
-}
+const CLIPS: usize = 2;
 
 fn train_step(c: &mut Criterion) {
     let mut group = c.benchmark_group("train_step");
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(25));
-    for (name, net, [n, t, h, w]) in cases() {
-        let (net, mut params) = Classifier::new(&net, CLASSES, 1).unwrap();
-        let mut velocity: Vec<Tensor> = params.iter().map(|(_, p)| Tensor::zeros(p.value.shape())).collect();
-        let data: Vec<f32> = (0..n * t * h * w * 3).map(|i| (i as f32 * 0.7).sin()).collect();
-        let x = Var::constant(Tensor::from_f32([n, t, h, w, 3], &data).unwrap());
-        let labels: Vec<usize> = (0..n).map(|i| i * 7 % CLASSES).collect();
-        group.throughput(Throughput::Elements(n as u64));
-        group.bench_function(format!("{name}/{n}x{t}x{h}x{w}/f32/cpu"), |bench| {
-            bench.iter(|| step(&net, &mut params, &mut velocity, &x, &labels));
-        });
+    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(15));
+    group.throughput(Throughput::Elements(CLIPS as u64));
+    for (name, net, [t, h, w]) in nets::nets() {
+        for precision in [Precision::F32, Precision::Bf16x3, Precision::Bf16] {
+            let mut step = None;
+            group.bench_function(format!("{name}/{CLIPS}x{t}x{h}x{w}/{precision}/cpu"), |bench| {
+                let step = step.get_or_insert_with(|| {
+                    let data: Vec<f32> = (0..CLIPS * t * h * w * 3).map(|i| (i as f32 * 0.7).sin()).collect();
+                    let clips = Tensor::from_f32([CLIPS, t, h, w, 3], &data).unwrap();
+                    Step::new(&net, clips, precision).unwrap()
+                });
+                bench.iter(|| step.run().unwrap());
+            });
+        }
     }
     group.finish();
 }

@@ -1,12 +1,12 @@
 //! A network from clips to features.
 
-use super::block::{Block, ConvNorm, Grid};
+use super::block::{Block, ConvNorm, Grid, Walk};
 use super::build::Builder;
 use super::nets::{Net, Pool};
 use super::params::Params;
 use super::pass::Pass;
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, conv3d::Conv3d};
 use crate::tape::Var;
 
 /// Stem, pool and stages of a [`Net`].
@@ -55,17 +55,31 @@ impl Trunk {
     /// # Errors
     /// `Param` when a kernel does not fit.
     pub fn grids(&self, params: &Params, clip: [usize; 3]) -> Result<Vec<Grid>> {
-        let (mut at, mut list) = (clip, Vec::new());
+        Ok(self.walk(params, 1, clip)?.into_iter().map(|(grid, _)| grid).collect())
+    }
+
+    /// Its convolutions in the order of the forward pass, with their names and extents for `n` clips of `t h w`: nothing is
+    /// run. Benches take their layers from here.
+    ///
+    /// # Errors
+    /// As [`Trunk::grids`].
+    pub fn convolutions(&self, params: &Params, n: usize, clip: [usize; 3]) -> Result<Vec<(String, Conv3d)>> {
+        let list = self.walk(params, n, clip)?;
+        Ok(list.into_iter().filter_map(|(grid, problem)| Some((grid.module, problem?))).collect())
+    }
+
+    fn walk(&self, params: &Params, n: usize, clip: [usize; 3]) -> Result<Walk> {
+        let (mut at, mut list) = (clip, Walk::new());
         for conv in &self.stem {
-            let (extents, channels) = conv.grid(params, at)?;
-            list.push(Grid { module: conv.module(params).to_owned(), extents, channels });
-            at = extents;
+            let problem = conv.problem(params, n, at)?;
+            list.push((Grid::of(conv.module(params), &problem), Some(problem)));
+            at = problem.out;
         }
         if let Some(Pool { kernel, window }) = &self.pool {
             at = window.out("max_pool", at, *kernel)?;
         }
         for block in &self.blocks {
-            at = block.grids(params, at, &mut list)?;
+            at = block.walk(params, n, at, &mut list)?;
         }
         Ok(list)
     }

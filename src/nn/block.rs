@@ -6,6 +6,7 @@ use super::norm::Norm;
 use super::params::Params;
 use super::pass::{Mode, Pass};
 use crate::error::{Error, Result};
+use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
 
 /// One convolution and its normalisation, as a row of a table.
@@ -44,9 +45,9 @@ impl ConvNorm {
         params[self.conv.weight()].module()
     }
 
-    /// What it makes of extents `t h w`, and its channels.
-    pub(super) fn grid(&self, params: &Params, from: [usize; 3]) -> Result<([usize; 3], usize)> {
-        self.conv.grid(params, from)
+    /// What its convolution computes for `n` clips that have come to extents `t h w`.
+    pub(super) fn problem(&self, params: &Params, n: usize, from: [usize; 3]) -> Result<Conv3d> {
+        self.conv.problem(params, n, from)
     }
 
     /// `norm(conv(x)) + residual`, then ReLU if `relu`; `x[n t h w c]` to `[n to ho wo k]`. Without a normalisation it is
@@ -95,6 +96,16 @@ pub struct Grid {
     /// Its output's channels.
     pub channels: usize,
 }
+
+impl Grid {
+    /// That of a convolution.
+    pub(super) fn of(module: &str, problem: &Conv3d) -> Self {
+        Grid { module: module.to_owned(), extents: problem.out, channels: problem.k }
+    }
+}
+
+/// Modules in the order of the forward pass; a convolution with what it computes.
+pub(super) type Walk = Vec<(Grid, Option<Conv3d>)>;
 
 /// What a block is made from.
 pub(super) struct Plan {
@@ -164,13 +175,13 @@ impl Block {
         convs.map(|c| c.module(params).to_owned()).chain([self.name.clone()]).collect()
     }
 
-    /// Appends what can be tapped in it to `list`, in the order of the forward pass: its convolutions, then itself. From
-    /// extents `t h w` to its own.
-    pub(super) fn grids(&self, params: &Params, from: [usize; 3], list: &mut Vec<Grid>) -> Result<[usize; 3]> {
+    /// Appends what can be tapped in it to `list`, in the order of the forward pass: its convolutions, each with what it
+    /// computes for `n` clips, then itself. From extents `t h w` to its own.
+    pub(super) fn walk(&self, params: &Params, n: usize, from: [usize; 3], list: &mut Walk) -> Result<[usize; 3]> {
         let mut put = |conv: &ConvNorm, from| {
-            let (extents, channels) = conv.grid(params, from)?;
-            list.push(Grid { module: conv.module(params).to_owned(), extents, channels });
-            Ok::<_, Error>((extents, channels))
+            let problem = conv.problem(params, n, from)?;
+            list.push((Grid::of(conv.module(params), &problem), Some(problem)));
+            Ok::<_, Error>((problem.out, problem.k))
         };
         let mut at = from;
         for conv in &self.path {
@@ -180,7 +191,7 @@ impl Block {
             put(conv, from)?;
         }
         let (extents, channels) = put(&self.last, at)?;
-        list.push(Grid { module: self.name.clone(), extents, channels });
+        list.push((Grid { module: self.name.clone(), extents, channels }, None));
         Ok(extents)
     }
 }

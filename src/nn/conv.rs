@@ -5,7 +5,7 @@ use super::params::{ParamId, Params};
 use super::pass::Pass;
 use crate::error::Result;
 use crate::ops::batch_norm::Sums;
-use crate::ops::conv3d::{self, Geometry};
+use crate::ops::conv3d::{self, Conv3d, Geometry};
 use crate::shape::Window;
 use crate::tape::Var;
 use crate::tensor::Tensor;
@@ -32,10 +32,11 @@ impl Conv {
         self.weight
     }
 
-    /// What it makes of extents `t h w`, and its channels.
-    pub(super) fn grid(&self, params: &Params, from: [usize; 3]) -> Result<([usize; 3], usize)> {
-        let [k, kt, kh, kw, _] = params[self.weight].value.shape().nthwc("conv3d", "w")?;
-        Ok((self.geometry.window.out("conv3d", from, [kt, kh, kw])?, k))
+    /// What it computes for `n` clips that have come to extents `t h w`.
+    pub(super) fn problem(&self, params: &Params, n: usize, [t, h, w]: [usize; 3]) -> Result<Conv3d> {
+        let filters = params[self.weight].value.shape();
+        let [.., c] = filters.nthwc("conv3d", "w")?;
+        Conv3d::new("conv3d", [n, t, h, w, c].into(), filters, &self.geometry)
     }
 
     /// `x[n t h w c]` to `[n to ho wo k]`.

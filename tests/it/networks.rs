@@ -155,6 +155,33 @@ fn parameter_counts() {
     assert_eq!(Encoder::new(&motion, 2048, 128, 1).unwrap().1.count() - 374_152, 788_608);
 }
 
+/// Products of a clip, in thousands of millions.
+fn giga_products(net: &Net, clip: [usize; 3]) -> f64 {
+    let (trunk, params) = trunk(net);
+    let convs = trunk.convolutions(&params, 1, clip).unwrap();
+    let modules = trunk.modules(&params);
+    assert!(convs.iter().all(|(name, _)| modules.contains(name)));
+    let grids = trunk.grids(&params, clip).unwrap();
+    for (name, p) in &convs {
+        let grid = grids.iter().find(|g| g.module == *name).unwrap();
+        assert_eq!((grid.extents, grid.channels), (p.out, p.k), "{name}");
+    }
+    convs.iter().map(|(_, p)| p.flops() as f64 * 0.5e-9).sum()
+}
+
+#[test]
+fn convolutions_are_the_published_ones() {
+    let rounded = |net: Net, clip| format!("{:.1}", giga_products(&net, clip));
+    // torchvision's documentation of its weights: 40.697 and 40.519, the classifier among them.
+    assert_eq!(rounded(Net::r3d_18(), [16, 112, 112]), "40.7");
+    assert_eq!(rounded(Net::r2plus1d_18(), [16, 112, 112]), "40.5");
+    // pytorchvideo's model zoo: 54.52 at 8x256x256.
+    assert_eq!(rounded(Net::slow_r50(), [8, 256, 256]), "54.5");
+    let two = trunk(&Net::r3d_18());
+    let of = |n| two.0.convolutions(&two.1, n, [16, 112, 112]).unwrap().iter().map(|(_, p)| p.flops()).sum::<u64>();
+    assert_eq!(of(2), 2 * of(1));
+}
+
 #[test]
 fn cvrl_r3d50_agrees_with_pytorch() {
     let (trunk, params) = trunk(&Net::cvrl_r3d50());

@@ -5,3 +5,4 @@ pub mod bundle;
 pub mod device;
 mod source;
 pub mod tidy;
+pub mod versus;

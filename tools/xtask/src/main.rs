@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
-use xtask::{ablation, bundle, tidy};
+use xtask::{ablation, bundle, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
@@ -18,6 +18,10 @@ const USAGE: &str = "usage: cargo xtask <command>
   ablation DIR [GESTURES]
                     runs every row of the table in docs/experiments.md, three seeds each (an hour or two on two cores), and
                     prints it; GESTURES is that data set's folder, without it procedural clips alone
+  versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
+                    --only TEXT (repeatable: cases with every TEXT in their names), --all (those of six products too),
+                    --rounds N (4), --seconds S of a turn (0.04), --threads N (2), --processor-time (for a busy machine,
+                    with --threads 1), --python PATH (python3), --json FILE, --record FILE
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver";
 
 fn main() -> ExitCode {
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
         Some(("kernels", [])) => kernels(root, false),
         Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
+        Some(("versus", options)) => compare(root, options),
         Some(("ablation", [folder, data @ ..])) if !folder.starts_with('-') && data.len() < 2 => {
             ablate(root, folder.as_ref(), data.first().map(Path::new))
         }
@@ -105,6 +110,16 @@ fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCod
     fs::create_dir_all(folder)?;
     println!("{}", ablation::run(root, &folder.canonicalize()?, gestures)?);
     Ok(ExitCode::SUCCESS)
+}
+
+fn compare(root: &Path, options: &[String]) -> Result<ExitCode> {
+    match versus::Options::parse(options) {
+        Ok(options) => versus::run(root, &options).map(|()| ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("{error:#}\n{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    }
 }
 
 fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {

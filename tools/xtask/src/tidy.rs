@@ -34,6 +34,7 @@ const OTHER_BENCHES: &[(&str, &str)] = &[
     ("gpu", "every operation on a GPU"),
     ("mcl_step", "what the alignment loss costs a training step"),
     ("train_step", "whole training steps"),
+    ("versus", "our side of `cargo xtask versus`"),
 ];
 
 /// Families of kernels that are not of one operation, and what they do.

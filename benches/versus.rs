@@ -1,0 +1,154 @@
+//! The side of `cargo xtask versus` that is ours: a process that answers requests, one JSON line each, so that our runs and
+//! a peer's can take turns within milliseconds. Alone it prints what each case takes and which share of a peak that is:
+//!
+//!     cargo bench --bench versus [-- TEXT..]      cases whose names contain every TEXT
+//!
+//! The share is that of the arithmetic (multiply-adds of f32 or products of bf16 matrices) or of a copy through memory,
+//! whichever bounds the case more; both are probed in this process.
+
+#[path = "versus/case.rs"]
+mod case;
+#[path = "versus/conv.rs"]
+mod conv;
+#[path = "versus/exact.rs"]
+mod exact;
+#[path = "versus/layers.rs"]
+mod layers;
+#[path = "versus/nets.rs"]
+mod nets;
+#[path = "versus/peaks.rs"]
+mod peaks;
+#[path = "versus/step.rs"]
+mod step;
+#[path = "versus/train.rs"]
+mod train;
+
+use case::{Case, Turn, Unit, Work, best};
+use peaks::Peaks;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::process::ExitCode;
+use tubelet::error::Result;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let convolutions = layers::convolutions();
+    let cases: Vec<Case> = [conv::cases(&convolutions), train::cases(&convolutions)].into_iter().flatten().collect();
+    if args.first().is_some_and(|a| a == "--serve") {
+        return serve(cases);
+    }
+    let peaks = Peaks::probe();
+    println!("{}", described(&peaks));
+    for case in cases.iter().filter(|c| !c.extra && args.iter().all(|text| c.name.contains(text))) {
+        if let Err(error) = alone(case, &peaks) {
+            println!("{}: {error}", case.name);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn described(peaks: &Peaks) -> String {
+    let giga = |n: f64| n * 1e-9;
+    let threads = rayon::current_num_threads();
+    format!(
+        "{threads} threads, f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, copy {:.1} GB/s",
+        giga(peaks.f32),
+        giga(peaks.bf16),
+        giga(peaks.copy)
+    )
+}
+
+fn alone(case: &Case, peaks: &Peaks) -> Result<()> {
+    let mut work = (case.make)()?;
+    let (ms, _) = best(&mut work.run, &Turn { seconds: 0.3, least: 4, processor: false })?;
+    println!("{:<72} {ms:>9.3} ms {:>4.0} %", case.name, 100.0 * floor_ms(case, peaks) / ms);
+    Ok(())
+}
+
+/// What arithmetic and memory allow.
+fn floor_ms(case: &Case, peaks: &Peaks) -> f64 {
+    let seconds = match case.unit {
+        Unit::F32 => case.flops as f64 / peaks.f32,
+        Unit::Bf16(products) => case.flops as f64 * f64::from(products) / peaks.bf16,
+    };
+    1e3 * seconds.max(case.bytes as f64 / peaks.copy)
+}
+
+/// Answers requests until there are no more.
+fn serve(cases: Vec<Case>) -> ExitCode {
+    let peaks = Peaks::probe();
+    let mut server = Server { cases, peaks, works: BTreeMap::new() };
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
+        let answer = serde_json::from_str(&line)
+            .map_err(|e| e.to_string())
+            .and_then(|request| server.answer(&request))
+            .unwrap_or_else(|error| json!({"error": error}));
+        if writeln!(out, "{answer}").and_then(|()| out.flush()).is_err() {
+            return ExitCode::FAILURE; // nobody listens any more
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+struct Server {
+    cases: Vec<Case>,
+    peaks: Peaks,
+    /// Operands by the case's name, until they are to be forgotten.
+    works: BTreeMap<String, Work>,
+}
+
+impl Server {
+    fn answer(&mut self, request: &Value) -> std::result::Result<Value, String> {
+        match request["do"].as_str() {
+            Some("list") => Ok(self.list()),
+            Some("forget") => {
+                self.works.clear();
+                Ok(json!({}))
+            }
+            Some("time") => {
+                let turn = Turn {
+                    seconds: request["seconds"].as_f64().unwrap_or(0.1),
+                    least: request["least"].as_u64().unwrap_or(2),
+                    processor: request["processor"].as_bool().unwrap_or(false),
+                };
+                let (ms, runs) = best(&mut self.work(request)?.run, &turn).map_err(|e| e.to_string())?;
+                Ok(json!({"ms": ms, "runs": runs}))
+            }
+            Some("check") => match &mut self.work(request)?.check {
+                Some(check) => check().map_err(|e| e.to_string()),
+                None => Ok(json!({})),
+            },
+            _ => Err(format!("no such request: {request}")),
+        }
+    }
+
+    fn list(&self) -> Value {
+        let peaks = &self.peaks;
+        let giga = |n: f64| (n * 1e-9).round();
+        let row = |case: &Case| {
+            json!({
+                "name": case.name, "problem": case.problem, "extra": case.extra, "gflop": case.flops as f64 * 1e-9,
+                "floor_ms": floor_ms(case, peaks),
+            })
+        };
+        json!({
+            "threads": rayon::current_num_threads(),
+            "peaks": {"f32_gflops": giga(peaks.f32), "bf16_gflops": giga(peaks.bf16), "copy_gb_per_s": giga(peaks.copy)},
+            "cases": self.cases.iter().map(row).collect::<Vec<_>>(),
+        })
+    }
+
+    /// The case's operands; made, and run once, where they are not there yet.
+    fn work(&mut self, request: &Value) -> std::result::Result<&mut Work, String> {
+        let name = request["case"].as_str().unwrap_or_default();
+        if !self.works.contains_key(name) {
+            let case = self.cases.iter().find(|c| c.name == name).ok_or(format!("no such case: {name}"))?;
+            let mut work = (case.make)().map_err(|e| e.to_string())?;
+            (work.run)().map_err(|e| e.to_string())?;
+            self.works.insert(name.to_owned(), work);
+        }
+        self.works.get_mut(name).ok_or(format!("no such case: {name}"))
+    }
+}

@@ -1,0 +1,106 @@
+//! What is timed, and how.
+
+use serde_json::Value;
+use std::time::Instant;
+use tubelet::error::Result;
+use tubelet::nn::Precision;
+use tubelet::shape::Shape;
+use tubelet::tensor::Tensor;
+
+/// The unit whose peak bounds a case.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Multiply-adds of f32.
+    F32,
+    /// Products of bf16 matrices, this many for each of the case.
+    Bf16(u32),
+}
+
+impl Unit {
+    /// What multiplies in convolutions of `precision`.
+    pub fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Unit::F32,
+            Precision::Bf16 => Unit::Bf16(1),
+            Precision::Bf16x3 => Unit::Bf16(3),
+            Precision::Bf16x6 => Unit::Bf16(6),
+        }
+    }
+}
+
+/// One row of the comparison.
+pub struct Case {
+    /// `<op>/<pass>/<case>/<dtype>/cpu`.
+    pub name: String,
+    /// All that a peer has to know; null where there is none.
+    pub problem: Value,
+    /// Floating-point operations, as anybody counts them.
+    pub flops: u64,
+    /// Bytes that must be read and written, each once.
+    pub bytes: u64,
+    /// Whether it is run only when asked for.
+    pub extra: bool,
+    /// What multiplies.
+    pub unit: Unit,
+    /// Makes the operands.
+    pub make: Box<dyn Fn() -> Result<Work>>,
+}
+
+/// A case with its operands.
+pub struct Work {
+    /// Runs it once.
+    pub run: Box<dyn FnMut() -> Result<()>>,
+    /// What else there is to say about its result (errors).
+    pub check: Option<Box<dyn FnMut() -> Result<Value>>>,
+}
+
+/// How long to run, by which clock.
+pub struct Turn {
+    /// At least so long.
+    pub seconds: f64,
+    /// At least so often.
+    pub least: u64,
+    /// Time of all processors spent on this process rather than of the wall.
+    pub processor: bool,
+}
+
+/// Milliseconds of the best run, and the number of runs.
+pub fn best(run: &mut dyn FnMut() -> Result<()>, turn: &Turn) -> Result<(f64, u64)> {
+    let begin = Instant::now();
+    let seconds = || if turn.processor { processor_seconds() } else { begin.elapsed().as_secs_f64() };
+    let (mut least, mut runs) = (f64::INFINITY, 0);
+    while runs < turn.least.max(1) || begin.elapsed().as_secs_f64() < turn.seconds {
+        let start = seconds();
+        run()?;
+        least = least.min(seconds() - start);
+        runs += 1;
+    }
+    Ok((1e3 * least, runs))
+}
+
+#[cfg(unix)]
+fn processor_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one `timespec`, which is there.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
+}
+
+#[cfg(not(unix))]
+fn processor_seconds() -> f64 {
+    f64::NAN
+}
+
+/// Numbers in -1..1 without a pattern, the same for the same `seed`.
+pub fn noise(shape: impl Into<Shape>, seed: u64) -> Tensor {
+    let shape = shape.into();
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let data: Vec<f32> = std::iter::repeat_with(&mut next).take(shape.len()).collect();
+    Tensor::from_f32(shape, &data).expect("as many numbers as the shape has")
+}

@@ -1,0 +1,148 @@
+//! What this machine's arithmetic units and memory do, probed in the process that is measured.
+
+use rayon::prelude::*;
+use std::hint::black_box;
+use std::time::Instant;
+use tubelet::cpu::Isa;
+
+/// Operations and bytes per second of all threads together, the best of several tries.
+#[derive(Clone, Copy)]
+pub struct Peaks {
+    /// Multiply-adds of f32, each counted twice.
+    pub f32: f64,
+    /// Products of bf16 matrices with sums in f32, likewise; that of f32 where the machine has no unit for them.
+    pub bf16: f64,
+    /// Bytes read and written by a copy that fits into no cache.
+    pub copy: f64,
+}
+
+impl Peaks {
+    /// Probes all three, in about a second.
+    pub fn probe() -> Self {
+        let f32 = best(400_000, |rounds| 2 * rounds * multiply_adds(rounds));
+        let bf16 = if Isa::best() == Isa::Amx { best(200_000, tiles::multiply) } else { f32 };
+        Peaks { f32, bf16, copy: copy() }
+    }
+}
+
+/// Operations per second; `probe` takes a number of rounds and returns the operations it did.
+fn best(rounds: usize, probe: impl Fn(usize) -> usize + Sync) -> f64 {
+    let run = || {
+        let start = Instant::now();
+        let done: usize = rayon::broadcast(|_| probe(black_box(rounds))).iter().sum();
+        done as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..10).map(|_| run()).fold(0.0, f64::max)
+}
+
+fn copy() -> f64 {
+    let from = vec![1u8; 128 << 20];
+    let mut to = from.clone();
+    let mut run = || {
+        let start = Instant::now();
+        to.par_chunks_mut(1 << 20).zip(from.par_chunks(1 << 20)).for_each(|(t, f)| t.copy_from_slice(f));
+        black_box(&mut to);
+        (2 * from.len()) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| run()).fold(0.0, f64::max)
+}
+
+/// Independent sums: enough to keep two pipelines of four steps busy.
+const SUMS: usize = 16;
+
+/// `rounds` fused multiply-adds in each of [`SUMS`] registers.
+#[cfg(target_arch = "x86_64")]
+mod chains {
+    use super::SUMS;
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    pub fn avx512(rounds: usize) -> f32 {
+        let factor = _mm512_set1_ps(0.999);
+        let mut sums = [factor; SUMS];
+        for _ in 0..rounds {
+            sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(*sum, factor, factor));
+        }
+        sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn avx2(rounds: usize) -> f32 {
+        let factor = _mm256_set1_ps(0.999);
+        let mut sums = [factor; SUMS];
+        for _ in 0..rounds {
+            sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(*sum, factor, factor));
+        }
+        sums.iter().map(|&sum| _mm256_cvtss_f32(sum)).sum()
+    }
+}
+
+/// Runs `rounds` of multiply-adds; how many numbers took part in each.
+fn multiply_adds(rounds: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if Isa::best() >= Isa::Avx512 {
+            // SAFETY: the process may use them.
+            black_box(unsafe { chains::avx512(rounds) });
+            return 16 * SUMS;
+        }
+        if Isa::best() >= Isa::Avx2 {
+            // SAFETY: the process may use them.
+            black_box(unsafe { chains::avx2(rounds) });
+            return 8 * SUMS;
+        }
+    }
+    let mut sums = [0.5f32; 4 * SUMS];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = *sum * 0.999 + 0.999);
+    }
+    black_box(sums);
+    4 * SUMS
+}
+
+#[cfg(target_arch = "x86_64")]
+mod tiles {
+    use std::arch::asm;
+
+    #[repr(C, align(64))]
+    struct Config([u8; 64]);
+
+    /// Four products of 16x32 by 32x16 a round, in four tiles of sums; the operations done. Only where the process may use [`Isa::Amx`](tubelet::cpu::Isa).
+    pub fn multiply(rounds: usize) -> usize {
+        let mut config = Config([0; 64]);
+        config.0[0] = 1;
+        for tile in 0..8 {
+            config.0[16 + 2 * tile] = 64;
+            config.0[48 + tile] = 16;
+        }
+        // SAFETY: the caller has seen that the process may. All tiles are configured, cleared, used and given back inside; memory is
+        // read at `config` alone.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {rounds}",
+                "jnz 2b",
+                "tilerelease",
+                config = in(reg) &config, rounds = inout(reg) rounds.max(1) => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+        4 * 2 * 16 * 16 * 32 * rounds
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod tiles {
+    pub fn multiply(_: usize) -> usize {
+        0
+    }
+}

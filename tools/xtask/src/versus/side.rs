@@ -1,0 +1,69 @@
+//! A process that answers a line for a line.
+
+use super::Options;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// One side of the comparison. It ends when this is dropped.
+pub struct Side {
+    name: &'static str,
+    child: Child,
+    to: Option<ChildStdin>,
+    from: Lines<BufReader<ChildStdout>>,
+}
+
+impl Side {
+    /// Builds and starts ours.
+    pub fn ours(root: &Path, threads: usize) -> Result<Self> {
+        let mut command = Command::new("cargo");
+        command.args(["bench", "--quiet", "--bench", "versus", "--", "--serve"]).current_dir(root);
+        command.env("RAYON_NUM_THREADS", threads.to_string());
+        Self::start("our side", &mut command)
+    }
+
+    /// Starts the peer; the versions that answer.
+    pub fn peer(root: &Path, options: &Options) -> Result<(Self, Value)> {
+        let python = options.python.display();
+        let mut command = Command::new(&options.python);
+        let threads = options.threads.to_string();
+        command.arg(root.join("benches/peers/versus.py")).args(["--threads", &threads]);
+        command.env("OMP_NUM_THREADS", &threads);
+        let advice = "name one with PyTorch by --python PATH";
+        let mut side =
+            Self::start("the peer", &mut command).with_context(|| format!("cannot run {python}: {advice}"))?;
+        let hello = side.answer().with_context(|| format!("{python} does not run the peer: {advice}"))?;
+        if let Some(error) = hello["error"].as_str() {
+            bail!("{python} has no PyTorch to compare with ({error}): {advice}");
+        }
+        Ok((side, hello))
+    }
+
+    fn start(name: &'static str, command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let to = child.stdin.take();
+        let from = child.stdout.take().context("the process has no output")?;
+        Ok(Side { name, child, to, from: BufReader::new(from).lines() })
+    }
+
+    /// The answer to `request`; one with a field `error` is an answer too.
+    pub fn ask(&mut self, request: &Value) -> Result<Value> {
+        let to = self.to.as_mut().context("the process has no input")?;
+        writeln!(to, "{request}").and_then(|()| to.flush()).with_context(|| format!("{} has ended", self.name))?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let line = self.from.next().with_context(|| format!("{} has ended", self.name))??;
+        serde_json::from_str(&line).with_context(|| format!("{} says {line:?}", self.name))
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        drop(self.to.take()); // the end of its requests: it ends by itself
+        let _ = self.child.wait();
+    }
+}
