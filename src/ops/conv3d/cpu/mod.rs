@@ -3,6 +3,8 @@
 //! One kernel ([`kernel::Gather`]) multiplies rows that lie where they lie with filters packed once per call; it serves
 //! fprop and, with the filters turned, dgrad. Another ([`kernel::Correlate`]) serves wgrad. [`plan`] says which rows.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod correlate;
 mod gather;
 mod kernel;
@@ -43,6 +45,13 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Tensor {
 
 /// `dw`, f32.
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
+    #[cfg(target_arch = "x86_64")]
+    if isa.or_less() == Isa::Amx
+        && let Some([x, dy]) = amx::correlate::operands(p, x, dy)
+    {
+        // SAFETY: the instructions are there, and the operands were checked to be of `p`.
+        return Tensor::build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, dy, dw) });
+    }
     Tensor::build(p.w_shape(), |dw| wgrad_f32(kernels(isa), p, &x.host(), &dy.host(), dw))
 }
 

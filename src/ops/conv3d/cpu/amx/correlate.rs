@@ -1,0 +1,470 @@
+//! wgrad in tiles: `dw[k, a, c] = Σ over positions of dy[k]·x[a, c]`, where the sum runs along what tiles call depth.
+//!
+//! One operand, the gradients, is turned over: a row of a tile is one filter's at 32 positions. The other, the inputs, is
+//! woven in pairs of positions. A tap along frames or rows is then another place to start reading, as long as it reads
+//! every position's input in the same order; the taps along a row would start between the pairs, so what they read is
+//! woven beside each other: the *columns* of a position are the numbers under all taps of a row. Filters fall into tiles
+//! of 16 rows, columns into tiles of 16, and a row of the result is a run of a filter's numbers as they are stored.
+//!
+//! A *band* is some rows of positions of one frame: few enough that both operands and all sums stay in the second-level
+//! cache, read again and again in stretches that the first-level cache holds. Bands go along time, so that a frame's
+//! inputs are woven once for all taps.
+
+use super::super::super::{Conv3d, Products};
+use super::correlate_pack::{turn, weave};
+use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
+use crate::tensor::{Buffer, Tensor};
+use half::bf16;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
+const STRETCH: usize = 11;
+
+/// Positions of a set, so that its sums are worth adding up, and how many sets there may be.
+const SET: usize = 4096;
+const SETS: usize = 16;
+
+/// Tasks to aim at, where positions are too few for as many sets.
+const TASKS: usize = 8;
+
+/// Bytes of the second-level cache for a task's sums and for a band.
+const SUMS: usize = 1 << 20;
+const BAND: usize = 5 << 17;
+
+/// An operand.
+#[derive(Clone, Copy)]
+pub(in super::super) enum Numbers<'a> {
+    Bf16(&'a [bf16]),
+    /// To be split into so many parts, 2 or 3.
+    F32(&'a [f32], usize),
+}
+
+impl Numbers<'_> {
+    fn parts(&self) -> usize {
+        match self {
+            Numbers::Bf16(_) => 1,
+            Numbers::F32(_, parts) => *parts,
+        }
+    }
+
+    /// The numbers from `first` on, as parts that are `pitch` apart.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available.
+    unsafe fn copy(&self, first: usize, len: usize, to: &mut [bf16], pitch: usize) {
+        match self {
+            Numbers::Bf16(all) => to[..len].copy_from_slice(&all[first..first + len]),
+            Numbers::F32(all, parts) => {
+                let (a, b) = to.split_at_mut(pitch);
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    if *parts == 2 {
+                        split(&all[first..first + len], [&mut a[..len], &mut b[..len]]);
+                    } else {
+                        let (b, c) = b.split_at_mut(pitch);
+                        split(&all[first..first + len], [&mut a[..len], &mut b[..len], &mut c[..len]]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The operands of wgrad, where tiles take them: both bf16, or both f32 and to be split.
+pub(in super::super) fn operands<'a>(p: &Conv3d, x: &'a Tensor, dy: &'a Tensor) -> Option<[Numbers<'a>; 2]> {
+    if p.geometry.groups > 1 {
+        return None;
+    }
+    if let (Ok(x), Ok(dy)) = (x.bf16(), dy.bf16()) {
+        return Some([x, dy].map(Numbers::Bf16));
+    }
+    let parts = match p.geometry.products {
+        Products::F32 => return None,
+        Products::Bf16x3 => 2,
+        Products::Bf16x6 => 3,
+    };
+    let (Ok(x), Ok(dy)) = (x.f32(), dy.f32()) else { return None };
+    Some([x, dy].map(|v| Numbers::F32(v, parts)))
+}
+
+/// Which part of the gradients meets which of the inputs, the smallest products first.
+fn products(parts: usize) -> &'static [(usize, usize)] {
+    match parts {
+        1 => &[(0, 0)],
+        2 => &[(1, 0), (0, 1), (0, 0)],
+        _ => &[(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)],
+    }
+}
+
+/// How the work is cut.
+#[derive(Debug)]
+struct Plan {
+    /// Numbers that lie in a row under the taps of a row, how many such pieces there are, and the numbers between them.
+    run: usize,
+    pieces: usize,
+    piece_step: usize,
+    /// Tiles of columns of a piece, and of all.
+    piece_columns: usize,
+    columns: usize,
+    /// Tiles of filters of a part.
+    part: usize,
+    /// Pairs of positions in a row.
+    pairs: usize,
+    /// Rows of positions of a band, and how many bands make a frame.
+    rows: usize,
+    bands: usize,
+    /// Input frames that a position's taps span.
+    ring: usize,
+    parts: usize,
+    sets: usize,
+}
+
+impl Plan {
+    fn new(p: &Conv3d, numbers: usize) -> Self {
+        let win = &p.geometry.window;
+        let [_, dh, dw] = win.dilation;
+        let merged = dw == 1;
+        let (run, pieces) = if merged { (p.kernel[2] * p.c, 1) } else { (p.c, p.kernel[2]) };
+        let piece_columns = run.div_ceil(SIDE);
+        let columns = pieces * piece_columns;
+        let filters = p.k.div_ceil(SIDE);
+        let [frames, height, width] = p.out;
+        let pairs = width.div_ceil(2);
+        let ring = (p.kernel[0] - 1) * win.dilation[0] + 1;
+
+        // Sums of one tile of filters, and how many parts of the filters that makes.
+        let taps = p.kernel[0] * p.kernel[1];
+        let of_filters = taps * columns.next_multiple_of(2) * TILE;
+        let sets = (p.n * frames * height * width / SET).clamp(1, SETS);
+        let parts = (filters * of_filters).div_ceil(SUMS).max(TASKS.div_ceil(sets)).clamp(1, filters.div_ceil(2));
+        let part = filters.div_ceil(parts).next_multiple_of(2).min(filters);
+        let parts = filters.div_ceil(part);
+
+        // The tallest band that fits, of those the one that wastes the least.
+        let bytes = |rows: usize| {
+            let inputs = ((rows - 1) * win.stride[1] + (p.kernel[1] - 1) * dh + 1) * pairs * columns * ring;
+            64 * numbers * (inputs + rows * pairs * part)
+        };
+        let cost = |rows: usize| {
+            let bands = height.div_ceil(rows);
+            let halo = ((p.kernel[1] - 1) * dh) as f64 / (rows * win.stride[1]) as f64;
+            let steps = bands * (rows * pairs).div_ceil(SIDE);
+            let weaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
+            (steps * 64 * part * columns * taps / 4) as f64 + weaving
+        };
+        let fits = (1..=height).filter(|&rows| rows == 1 || bytes(rows) <= BAND);
+        let rows = fits.min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(b.cmp(&a))).unwrap_or(1);
+        Plan {
+            run,
+            pieces,
+            piece_step: dw * p.c,
+            piece_columns,
+            columns,
+            part,
+            pairs,
+            rows,
+            bands: height.div_ceil(rows),
+            ring,
+            parts,
+            sets: sets.min(p.n * frames * height.div_ceil(rows)),
+        }
+    }
+
+    /// Numbers of the sums of a task: a block of 32 columns after the other, in each a row a filter.
+    fn sums(&self, taps: usize) -> usize {
+        taps * self.columns.div_ceil(2) * self.part * SIDE * 2 * SIDE
+    }
+}
+
+/// `dw` (`k kt kh kw c`, one group).
+///
+/// # Safety
+/// `Isa::Amx` is available; the operands are of `p`.
+pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
+    let taps = p.kernel[0] * p.kernel[1];
+    let plan = Plan::new(p, x.parts());
+    if dw.is_empty() || p.y_shape().is_empty() || x_is_empty(p) {
+        return dw.fill(0.0);
+    }
+    let size = plan.sums(taps);
+    let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.parts * size);
+    sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
+        // SAFETY: as the caller vouches.
+        unsafe { Task::new(p, &plan, x, dy, task % plan.parts).run(task / plan.parts, sums) }
+    });
+    let sums = sums.as_slice();
+    let filter = p.taps() * p.c;
+    dw.par_chunks_mut(SIDE * filter).enumerate().for_each(|(tile, dw)| {
+        let (part, tile) = (tile / plan.part, tile % plan.part);
+        for tap in 0..taps {
+            for column in 0..plan.columns {
+                let (piece, first) = (column / plan.piece_columns, column % plan.piece_columns * SIDE);
+                let to = tap * plan.pieces * plan.run + piece * plan.run + first;
+                let from = ((tap * plan.columns.div_ceil(2) + column / 2) * plan.part + tile) * 2 * SIDE * SIDE
+                    + column % 2 * SIDE;
+                for (row, dw) in dw.chunks_exact_mut(filter).enumerate() {
+                    let from = part * size + from + row * 2 * SIDE;
+                    let mut sum = [0.0; SIDE];
+                    sum.copy_from_slice(&sums[from..from + SIDE]);
+                    for set in 1..plan.sets {
+                        let other = &sums[set * plan.parts * size + from..][..SIDE];
+                        sum.iter_mut().zip(other).for_each(|(sum, v)| *sum += v);
+                    }
+                    let len = SIDE.min(plan.run - first);
+                    dw[to..to + len].copy_from_slice(&sum[..len]);
+                }
+            }
+        }
+    });
+}
+
+fn x_is_empty(p: &Conv3d) -> bool {
+    p.x_shape().is_empty()
+}
+
+/// Some filters' sums over some bands.
+struct Task<'a> {
+    p: &'a Conv3d,
+    plan: &'a Plan,
+    x: Numbers<'a>,
+    dy: Numbers<'a>,
+    /// Tiles of filters, and the filters.
+    tiles: usize,
+    filters: Range<usize>,
+    /// Gradients of a band, split, where they have to be.
+    parts: Vec<bf16>,
+    /// A row of inputs between zeros, in parts.
+    row: Vec<bf16>,
+    row_pitch: usize,
+    /// Gradients turned over: parts, tiles of filters, steps.
+    turned: Buffer<u8>,
+    /// Inputs woven: frames of the ring, parts, columns, rows by their remainder under the stride, pairs.
+    woven: Buffer<u8>,
+    column_pitch: usize,
+    /// Which band and frame of the input each place of the ring holds.
+    holds: Vec<Option<(usize, usize)>>,
+}
+
+impl<'a> Task<'a> {
+    fn new(p: &'a Conv3d, plan: &'a Plan, x: Numbers<'a>, dy: Numbers<'a>, part: usize) -> Self {
+        let win = &p.geometry.window;
+        let filters = part * plan.part * SIDE..((part + 1) * plan.part * SIDE).min(p.k);
+        let tiles = filters.len().div_ceil(SIDE);
+        let span = (p.out[2] - 1) * win.stride[2] + (p.kernel[2] - 1) * win.dilation[2] + 1;
+        let row_pitch = (span.max(p.input[2] + win.pad[2]) * p.c + 2 * SIDE).next_multiple_of(2 * SIDE);
+        let phases = win.stride[1].min(phase_rows(p, plan.rows));
+        let phase = phase_rows(p, plan.rows).div_ceil(win.stride[1]) * plan.pairs + SIDE;
+        let column_pitch = phases * phase * 64;
+        let steps = (plan.rows * plan.pairs).div_ceil(SIDE);
+        let split = matches!(dy, Numbers::F32(..));
+        Task {
+            p,
+            plan,
+            x,
+            dy,
+            tiles,
+            filters,
+            parts: vec![bf16::ZERO; if split { dy.parts() * plan.rows * p.out[2] * p.k } else { 0 }],
+            row: vec![bf16::ZERO; x.parts() * row_pitch],
+            row_pitch,
+            turned: Buffer::arbitrary(dy.parts() * tiles * steps * TILE),
+            woven: Buffer::zeroed(plan.ring * x.parts() * plan.columns * column_pitch),
+            column_pitch,
+            holds: vec![None; plan.ring],
+        }
+    }
+
+    /// # Safety
+    /// `Isa::Amx` is available.
+    unsafe fn run(&mut self, set: usize, sums: &mut [f32]) {
+        let (p, plan) = (self.p, self.plan);
+        let frames = p.out[0];
+        let all = p.n * plan.bands * frames;
+        let mut started = vec![false; p.kernel[0]];
+        let size = sums.len() / p.kernel[0];
+        // SAFETY: as the caller vouches; no other task runs on this thread meanwhile, as nothing here waits for one.
+        unsafe {
+            let tiles = Tiles::new(DEPTH);
+            for i in all * set / plan.sets..all * (set + 1) / plan.sets {
+                let (band, t) = (i / frames, i % frames);
+                let (n, first) = (band / plan.bands, band % plan.bands * plan.rows);
+                let rows = first..(first + plan.rows).min(p.out[1]);
+                let steps = (rows.len() * plan.pairs).div_ceil(SIDE);
+                let taps: Vec<(usize, usize)> = (0..p.kernel[0]).filter_map(|a| Some((a, self.frame(t, a)?))).collect();
+                if taps.is_empty() {
+                    continue;
+                }
+                self.turn(n, t, rows.clone(), steps);
+                for &(_, frame) in &taps {
+                    let place = frame % plan.ring;
+                    if self.holds[place] != Some((band, frame)) {
+                        self.weave(n, frame, rows.clone(), place);
+                        self.holds[place] = Some((band, frame));
+                    }
+                }
+                self.multiply(&tiles, &taps, steps, rows.len(), &started, sums);
+                taps.iter().for_each(|&(a, _)| started[a] = true);
+            }
+        }
+        for (sums, _) in sums.chunks_exact_mut(size).zip(started).filter(|(_, started)| !started) {
+            sums.fill(0.0);
+        }
+    }
+
+    /// The frame of the input that output frame `t` reads at tap `a`.
+    fn frame(&self, t: usize, a: usize) -> Option<usize> {
+        let win = &self.p.geometry.window;
+        let frame = (t * win.stride[0] + a * win.dilation[0]).checked_sub(win.pad[0])?;
+        (frame < self.p.input[0]).then_some(frame)
+    }
+
+    /// Turns the gradients of some rows over, zeros where a row or the last step has positions too many.
+    unsafe fn turn(&mut self, n: usize, t: usize, rows: Range<usize>, steps: usize) {
+        let (p, pairs) = (self.p, self.plan.pairs);
+        let width = p.out[2];
+        let first = ((n * p.out[0] + t) * p.out[1] + rows.start) * width * p.k;
+        let (mut pitch, len) = (0, rows.len() * width * p.k);
+        let base = match self.dy {
+            Numbers::Bf16(all) => &all[first..first + len],
+            Numbers::F32(..) => {
+                pitch = len;
+                // SAFETY: as the caller vouches.
+                unsafe { self.dy.copy(first, len, &mut self.parts, pitch) };
+                &self.parts[..]
+            }
+        };
+        let zeros = vec![bf16::ZERO; self.filters.len()];
+        for part in 0..self.dy.parts() {
+            for step in 0..steps {
+                let mut at = [zeros.as_ptr(); 2 * SIDE];
+                for (i, at) in at.iter_mut().enumerate() {
+                    let (row, q) = ((step * 2 * SIDE + i) / (2 * pairs), (step * 2 * SIDE + i) % (2 * pairs));
+                    if row < rows.len() && q < width {
+                        *at = base[part * pitch + (row * width + q) * p.k + self.filters.start..].as_ptr();
+                    }
+                }
+                let to = &mut self.turned.as_mut_slice()[(part * self.tiles * steps + step) * TILE..];
+                // SAFETY: each position has all filters; the array has a tile for each part, tile of filters and step.
+                unsafe { turn(&at, self.filters.len(), to.as_mut_ptr(), steps * TILE) };
+            }
+        }
+    }
+
+    /// Weaves what some rows of positions read of a frame.
+    unsafe fn weave(&mut self, n: usize, frame: usize, rows: Range<usize>, place: usize) {
+        let (p, plan) = (self.p, self.plan);
+        let [_, height, width] = p.input;
+        let win = &p.geometry.window;
+        let (stride, pad) = (win.stride[1], win.pad[1]);
+        let phase = self.phase(rows.len());
+        let from_row = win.pad[2] * p.c;
+        let woven = place * self.x.parts() * plan.columns * self.column_pitch;
+        for i in 0..phase_rows(p, rows.len()) {
+            let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
+            if let Some(input) = input {
+                let first = ((n * p.input[0] + frame) * height + input) * width * p.c;
+                // SAFETY: as the caller vouches.
+                unsafe { self.x.copy(first, width * p.c, &mut self.row[from_row..], self.row_pitch) };
+            }
+            let to = woven + (i % stride * phase + i / stride * plan.pairs) * 64;
+            for part in 0..self.x.parts() {
+                for piece in 0..plan.pieces {
+                    let first = part * plan.columns + piece * plan.piece_columns;
+                    let to = &mut self.woven.as_mut_slice()[to + first * self.column_pitch..];
+                    if input.is_none() {
+                        for column in 0..plan.piece_columns {
+                            to[column * self.column_pitch..][..plan.pairs * 64].fill(0);
+                        }
+                        continue;
+                    }
+                    let from = &self.row[part * self.row_pitch + piece * plan.piece_step..];
+                    let (step, columns) = (win.stride[2] * p.c, plan.piece_columns);
+                    // SAFETY: the row has all taps of all positions, and a tile's columns more.
+                    unsafe { weave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), self.column_pitch) };
+                }
+            }
+        }
+        // What the last step reads behind the last row meets zeros, and must be a number.
+        for column in 0..self.x.parts() * plan.columns {
+            for remainder in 0..stride.min(phase_rows(p, rows.len())) {
+                let last = (phase_rows(p, rows.len()) - remainder).div_ceil(stride) * plan.pairs;
+                let at = woven + column * self.column_pitch + (remainder * phase + last) * 64;
+                self.woven.as_mut_slice()[at..at + (phase - last) * 64].fill(0);
+            }
+        }
+    }
+
+    /// Pairs of all rows of one remainder.
+    fn phase(&self, rows: usize) -> usize {
+        phase_rows(self.p, rows).div_ceil(self.p.geometry.window.stride[1]) * self.plan.pairs + SIDE
+    }
+
+    /// Adds a band's products to the sums.
+    unsafe fn multiply(
+        &self,
+        tiles: &Tiles,
+        taps: &[(usize, usize)],
+        steps: usize,
+        rows: usize,
+        started: &[bool],
+        sums: &mut [f32],
+    ) {
+        let (p, plan) = (self.p, self.plan);
+        let win = &p.geometry.window;
+        let (phase, parts) = (self.phase(rows), self.x.parts());
+        let stretches = steps.div_ceil(STRETCH);
+        let mut list = Vec::with_capacity(STRETCH * 6);
+        for stretch in 0..stretches {
+            list.clear();
+            for &(dy, x) in products(parts) {
+                list.extend((steps * stretch / stretches..steps * (stretch + 1) / stretches).map(|step| Step {
+                    a: ((dy * self.tiles * steps + step) * TILE) as isize,
+                    b: (x * plan.columns * self.column_pitch + step * TILE) as isize,
+                }));
+            }
+            for tile in (0..self.tiles).step_by(2) {
+                for column in (0..plan.columns).step_by(2) {
+                    for &(a, frame) in taps {
+                        for b in 0..p.kernel[1] {
+                            let row = b * win.dilation[1];
+                            let from = ((frame % plan.ring) * parts * plan.columns + column) * self.column_pitch
+                                + (row % win.stride[1] * phase + row / win.stride[1] * plan.pairs) * 64;
+                            let to = (((a * p.kernel[1] + b) * plan.columns.div_ceil(2) + column / 2) * plan.part
+                                + tile)
+                                * 2
+                                * SIDE
+                                * SIDE;
+                            let product = Product {
+                                steps: &list,
+                                a: self.turned.as_slice()[tile * steps * TILE..].as_ptr(),
+                                a_stride: 64,
+                                a_second: (steps * TILE) as isize,
+                                b: self.woven.as_slice()[from..].as_ptr(),
+                                b_second: self.column_pitch as isize,
+                                c: sums[to..].as_mut_ptr(),
+                                c_stride: 8 * SIDE as isize,
+                                fresh: stretch == 0 && !started[a],
+                            };
+                            // SAFETY: the bands' arrays hold all steps of all tiles, and the sums all blocks.
+                            unsafe {
+                                match (tile + 1 < self.tiles, column + 1 < plan.columns) {
+                                    (true, true) => tiles.multiply::<2, 2>(&product),
+                                    (true, false) => tiles.multiply::<2, 1>(&product),
+                                    (false, true) => tiles.multiply::<1, 2>(&product),
+                                    (false, false) => tiles.multiply::<1, 1>(&product),
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the input that so many rows of positions span.
+fn phase_rows(p: &Conv3d, rows: usize) -> usize {
+    let win = &p.geometry.window;
+    (rows - 1) * win.stride[1] + (p.kernel[1] - 1) * win.dilation[1] + 1
+}

@@ -1,0 +1,91 @@
+//! What tiles of wgrad are made of: gradients turned over, so that a row holds one filter's at 32 positions, and inputs
+//! woven in pairs of positions, as the other operand wants them.
+
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// Filters turned over at a time: as many as fill 16 bytes.
+const GROUP: usize = 8;
+
+/// Tiles of the gradients at 32 positions: `filters` numbers from each of `rows`, sixteen filters a tile, tiles `pitch`
+/// bytes apart. Rows of filters that are none keep what they hold.
+///
+/// # Safety
+/// `Isa::Amx` is available; every row is readable, and `to` writable, that far.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn turn(rows: &[*const bf16; 32], filters: usize, to: *mut u8, pitch: usize) {
+    for first in (0..filters).step_by(GROUP) {
+        // SAFETY: sixteen filters a tile, eight rows of 64 bytes a group.
+        let to = unsafe { to.add(first / 16 * pitch + first % 16 * 64) };
+        if first + GROUP <= filters {
+            // SAFETY: eight numbers follow in every row.
+            unsafe { turn_group(&rows.map(|r| r.add(first).cast()), to) };
+        } else {
+            let mut rest = [[bf16::ZERO; GROUP]; 32];
+            for (rest, row) in rest.iter_mut().zip(rows) {
+                // SAFETY: so many are left.
+                unsafe { rest.as_mut_ptr().copy_from_nonoverlapping(row.add(first), filters - first) };
+            }
+            // SAFETY: the copies have eight.
+            unsafe { turn_group(&rest.each_ref().map(|r| r.as_ptr().cast()), to) };
+        }
+    }
+}
+
+/// Eight numbers from each of 32 rows, turned over. Lane `u` takes rows `8u` to `8u + 7`, so that no number has to change
+/// its lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn turn_group(rows: &[*const __m128i; 32], to: *mut u8) {
+    let four = |i: usize| {
+        // SAFETY: the caller vouches for 16 bytes of every row.
+        let lane = |u: usize| unsafe { _mm_loadu_si128(rows[8 * u + i]) };
+        let z = _mm512_castsi128_si512(lane(0));
+        let z = _mm512_inserti32x4::<1>(z, lane(1));
+        let z = _mm512_inserti32x4::<2>(z, lane(2));
+        _mm512_inserti32x4::<3>(z, lane(3))
+    };
+    let mut pairs = [_mm512_setzero_si512(); 8]; // filters 0 to 3 of four pairs of positions, then 4 to 7
+    for j in 0..4 {
+        let (a, b) = (four(2 * j), four(2 * j + 1));
+        (pairs[j], pairs[4 + j]) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+    }
+    for half in 0..2 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|j| pairs[4 * half + j]);
+        let fours = [
+            (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)),
+            (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)),
+        ];
+        for (i, (a, b)) in fours.into_iter().enumerate() {
+            // SAFETY: rows 4·half + 2·i and the next of eight.
+            unsafe {
+                let to = to.add((4 * half + 2 * i) * 64);
+                _mm512_storeu_si512(to.cast(), _mm512_unpacklo_epi64(a, b));
+                _mm512_storeu_si512(to.add(64).cast(), _mm512_unpackhi_epi64(a, b));
+            }
+        }
+    }
+}
+
+/// Numbers at `count` positions `step` numbers apart, woven in pairs of positions: sixteen columns of a pair are 64 bytes,
+/// the next pair's follow; the next sixteen columns begin `pitch` bytes later. A last position without a partner gets 0.
+///
+/// # Safety
+/// `Isa::Amx` is available; sixteen numbers are readable for every block and position, and `to` is writable.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn weave(from: *const bf16, step: usize, count: usize, blocks: usize, to: *mut u8, pitch: usize) {
+    for block in 0..blocks {
+        // SAFETY: the caller vouches for sixteen numbers here and 64 bytes there.
+        unsafe {
+            let (from, to) = (from.add(16 * block), to.add(block * pitch));
+            let at = |q: usize| _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.add(q * step).cast()));
+            for j in 0..count / 2 {
+                let pair = _mm512_or_si512(at(2 * j), _mm512_slli_epi32::<16>(at(2 * j + 1)));
+                _mm512_store_si512(to.add(64 * j).cast(), pair);
+            }
+            if count % 2 == 1 {
+                _mm512_store_si512(to.add(64 * (count / 2)).cast(), at(count - 1));
+            }
+        }
+    }
+}

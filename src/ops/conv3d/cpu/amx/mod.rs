@@ -1,0 +1,4 @@
+//! Convolutions in tiles of bf16.
+
+pub(super) mod correlate;
+mod correlate_pack;
