@@ -8,9 +8,11 @@
 //!
 //! A *band* is some rows of positions of one frame: few enough that both operands and all sums stay in the second-level
 //! cache, read again and again in stretches that the first-level cache holds. Bands go along time, so that a frame's
-//! inputs are woven once for all taps.
+//! inputs are woven once for all taps. Steps that reach behind a band read other inputs there, and zeros of gradients: an
+//! input that is no number spoils its channel under every tap, not only those that read it.
 
 use super::super::super::{Conv3d, Products};
+use super::correlate_flat;
 use super::correlate_pack::{turn, weave};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::{Buffer, Tensor};
@@ -19,18 +21,19 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
-const STRETCH: usize = 11;
+pub(super) const STRETCH: usize = 11;
 
-/// Positions of a set, so that its sums are worth adding up, and how many sets there may be.
-const SET: usize = 4096;
+/// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
+const SET: usize = 2048;
 const SETS: usize = 16;
+const ALL_SUMS: usize = 1 << 24;
 
-/// Tasks to aim at, where positions are too few for as many sets.
-const TASKS: usize = 8;
-
-/// Bytes of the second-level cache for a task's sums and for a band.
-const SUMS: usize = 1 << 20;
+/// Bytes of the second-level cache for the sums and for a band.
+const SUMS: usize = 15 << 17;
 const BAND: usize = 5 << 17;
+
+/// Fewer positions than this are not worth sets, where channels are as many as a block has columns.
+const FEW: usize = 1024;
 
 /// An operand.
 #[derive(Clone, Copy)]
@@ -41,7 +44,7 @@ pub(in super::super) enum Numbers<'a> {
 }
 
 impl Numbers<'_> {
-    fn parts(&self) -> usize {
+    pub(super) fn parts(&self) -> usize {
         match self {
             Numbers::Bf16(_) => 1,
             Numbers::F32(_, parts) => *parts,
@@ -89,13 +92,16 @@ pub(in super::super) fn operands<'a>(p: &Conv3d, x: &'a Tensor, dy: &'a Tensor) 
 }
 
 /// Which part of the gradients meets which of the inputs, the smallest products first.
-fn products(parts: usize) -> &'static [(usize, usize)] {
+pub(super) fn products(parts: usize) -> &'static [(usize, usize)] {
     match parts {
         1 => &[(0, 0)],
         2 => &[(1, 0), (0, 1), (0, 0)],
         _ => &[(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)],
     }
 }
+
+/// Columns of a block of the sums.
+const BLOCK: usize = 2 * SIDE;
 
 /// How the work is cut.
 #[derive(Debug)]
@@ -107,8 +113,8 @@ struct Plan {
     /// Tiles of columns of a piece, and of all.
     piece_columns: usize,
     columns: usize,
-    /// Tiles of filters of a part.
-    part: usize,
+    /// Tiles of filters.
+    filters: usize,
     /// Pairs of positions in a row.
     pairs: usize,
     /// Rows of positions of a band, and how many bands make a frame.
@@ -116,7 +122,6 @@ struct Plan {
     bands: usize,
     /// Input frames that a position's taps span.
     ring: usize,
-    parts: usize,
     sets: usize,
 }
 
@@ -133,25 +138,22 @@ impl Plan {
         let pairs = width.div_ceil(2);
         let ring = (p.kernel[0] - 1) * win.dilation[0] + 1;
 
-        // Sums of one tile of filters, and how many parts of the filters that makes.
         let taps = p.kernel[0] * p.kernel[1];
-        let of_filters = taps * columns.next_multiple_of(2) * TILE;
-        let sets = (p.n * frames * height * width / SET).clamp(1, SETS);
-        let parts = (filters * of_filters).div_ceil(SUMS).max(TASKS.div_ceil(sets)).clamp(1, filters.div_ceil(2));
-        let part = filters.div_ceil(parts).next_multiple_of(2).min(filters);
-        let parts = filters.div_ceil(part);
+        let sums = filters * taps * columns.next_multiple_of(2) * TILE;
+        let positions = p.n * frames * height * width;
+        let sets = (positions / SET).next_power_of_two().min(SETS).min(ALL_SUMS / sums).max(2);
 
         // The tallest band that fits, of those the one that wastes the least.
         let bytes = |rows: usize| {
             let inputs = ((rows - 1) * win.stride[1] + (p.kernel[1] - 1) * dh + 1) * pairs * columns * ring;
-            64 * numbers * (inputs + rows * pairs * part)
+            64 * numbers * (inputs + rows * pairs * filters)
         };
         let cost = |rows: usize| {
             let bands = height.div_ceil(rows);
             let halo = ((p.kernel[1] - 1) * dh) as f64 / (rows * win.stride[1]) as f64;
             let steps = bands * (rows * pairs).div_ceil(SIDE);
             let weaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
-            (steps * 64 * part * columns * taps / 4) as f64 + weaving
+            (steps * 64 * filters * columns * taps / 4) as f64 + weaving
         };
         let fits = (1..=height).filter(|&rows| rows == 1 || bytes(rows) <= BAND);
         let rows = fits.min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(b.cmp(&a))).unwrap_or(1);
@@ -161,19 +163,18 @@ impl Plan {
             piece_step: dw * p.c,
             piece_columns,
             columns,
-            part,
+            filters,
             pairs,
             rows,
             bands: height.div_ceil(rows),
             ring,
-            parts,
             sets: sets.min(p.n * frames * height.div_ceil(rows)),
         }
     }
 
     /// Numbers of the sums of a task: a block of 32 columns after the other, in each a row a filter.
     fn sums(&self, taps: usize) -> usize {
-        taps * self.columns.div_ceil(2) * self.part * SIDE * 2 * SIDE
+        taps * self.columns.div_ceil(2) * self.filters * SIDE * BLOCK
     }
 }
 
@@ -187,51 +188,63 @@ pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut
     if dw.is_empty() || p.y_shape().is_empty() || x_is_empty(p) {
         return dw.fill(0.0);
     }
-    let size = plan.sums(taps);
-    let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.parts * size);
-    sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
+    let many = 4 * plan.sums(taps) > SUMS || (p.y_shape().len() / p.k < FEW && p.c >= BLOCK);
+    if many {
         // SAFETY: as the caller vouches.
-        unsafe { Task::new(p, &plan, x, dy, task % plan.parts).run(task / plan.parts, sums) }
+        return unsafe { correlate_flat::run(p, x, dy, dw) };
+    }
+    let size = plan.sums(taps);
+    let mut sums = Buffer::<f32>::arbitrary(plan.sets * size);
+    sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(set, sums)| {
+        // SAFETY: as the caller vouches.
+        unsafe { Task::new(p, &plan, x, dy).run(set, sums) }
     });
     let sums = sums.as_slice();
-    let filter = p.taps() * p.c;
-    dw.par_chunks_mut(SIDE * filter).enumerate().for_each(|(tile, dw)| {
-        let (part, tile) = (tile / plan.part, tile % plan.part);
-        for tap in 0..taps {
-            for column in 0..plan.columns {
-                let (piece, first) = (column / plan.piece_columns, column % plan.piece_columns * SIDE);
-                let to = tap * plan.pieces * plan.run + piece * plan.run + first;
-                let from = ((tap * plan.columns.div_ceil(2) + column / 2) * plan.part + tile) * 2 * SIDE * SIDE
-                    + column % 2 * SIDE;
-                for (row, dw) in dw.chunks_exact_mut(filter).enumerate() {
-                    let from = part * size + from + row * 2 * SIDE;
-                    let mut sum = [0.0; SIDE];
-                    sum.copy_from_slice(&sums[from..from + SIDE]);
-                    for set in 1..plan.sets {
-                        let other = &sums[set * plan.parts * size + from..][..SIDE];
-                        sum.iter_mut().zip(other).for_each(|(sum, v)| *sum += v);
+    dw.par_chunks_mut(SIDE * p.taps() * p.c).enumerate().for_each(|(tile, dw)| {
+        let first = tile * SIDE * BLOCK;
+        for (row, dw) in dw.chunks_exact_mut(p.taps() * p.c).enumerate() {
+            let mut of_tap = first + row * BLOCK;
+            for dw in dw.chunks_exact_mut(plan.pieces * plan.run) {
+                for (piece, dw) in dw.chunks_exact_mut(plan.run).enumerate() {
+                    for (i, dw) in dw.chunks_mut(SIDE).enumerate() {
+                        let column = piece * plan.piece_columns + i;
+                        let from = of_tap + column / 2 * plan.filters * SIDE * BLOCK + column % 2 * SIDE;
+                        add_up(sums, from, size, dw);
                     }
-                    let len = SIDE.min(plan.run - first);
-                    dw[to..to + len].copy_from_slice(&sum[..len]);
                 }
+                of_tap += plan.columns.div_ceil(2) * plan.filters * SIDE * BLOCK;
             }
         }
     });
+}
+
+/// The sum of what all sets have at `from`, in order, `size` numbers apart.
+fn add_up(sums: &[f32], from: usize, size: usize, to: &mut [f32]) {
+    let mut sum = [0.0; SIDE];
+    sum.copy_from_slice(&sums[from..from + SIDE]);
+    let mut at = from + size;
+    while let Some(other) = sums.get(at..at + SIDE).and_then(<[f32]>::first_chunk::<SIDE>) {
+        for (sum, v) in sum.iter_mut().zip(other) {
+            *sum += v;
+        }
+        at += size;
+    }
+    match to.first_chunk_mut::<SIDE>() {
+        Some(to) => *to = sum,
+        None => to.copy_from_slice(&sum[..to.len()]),
+    }
 }
 
 fn x_is_empty(p: &Conv3d) -> bool {
     p.x_shape().is_empty()
 }
 
-/// Some filters' sums over some bands.
+/// The sums over some bands.
 struct Task<'a> {
     p: &'a Conv3d,
     plan: &'a Plan,
     x: Numbers<'a>,
     dy: Numbers<'a>,
-    /// Tiles of filters, and the filters.
-    tiles: usize,
-    filters: Range<usize>,
     /// Gradients of a band, split, where they have to be.
     parts: Vec<bf16>,
     /// A row of inputs between zeros, in parts.
@@ -247,10 +260,8 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(p: &'a Conv3d, plan: &'a Plan, x: Numbers<'a>, dy: Numbers<'a>, part: usize) -> Self {
+    fn new(p: &'a Conv3d, plan: &'a Plan, x: Numbers<'a>, dy: Numbers<'a>) -> Self {
         let win = &p.geometry.window;
-        let filters = part * plan.part * SIDE..((part + 1) * plan.part * SIDE).min(p.k);
-        let tiles = filters.len().div_ceil(SIDE);
         let span = (p.out[2] - 1) * win.stride[2] + (p.kernel[2] - 1) * win.dilation[2] + 1;
         let row_pitch = (span.max(p.input[2] + win.pad[2]) * p.c + 2 * SIDE).next_multiple_of(2 * SIDE);
         let phases = win.stride[1].min(phase_rows(p, plan.rows));
@@ -263,13 +274,11 @@ impl<'a> Task<'a> {
             plan,
             x,
             dy,
-            tiles,
-            filters,
             parts: vec![bf16::ZERO; if split { dy.parts() * plan.rows * p.out[2] * p.k } else { 0 }],
             row: vec![bf16::ZERO; x.parts() * row_pitch],
             row_pitch,
-            turned: Buffer::arbitrary(dy.parts() * tiles * steps * TILE),
-            woven: Buffer::zeroed(plan.ring * x.parts() * plan.columns * column_pitch),
+            turned: Buffer::arbitrary(dy.parts() * plan.filters * steps * TILE),
+            woven: Buffer::arbitrary(plan.ring * x.parts() * plan.columns * column_pitch),
             column_pitch,
             holds: vec![None; plan.ring],
         }
@@ -321,7 +330,7 @@ impl<'a> Task<'a> {
 
     /// Turns the gradients of some rows over, zeros where a row or the last step has positions too many.
     unsafe fn turn(&mut self, n: usize, t: usize, rows: Range<usize>, steps: usize) {
-        let (p, pairs) = (self.p, self.plan.pairs);
+        let (p, plan, pairs) = (self.p, self.plan, self.plan.pairs);
         let width = p.out[2];
         let first = ((n * p.out[0] + t) * p.out[1] + rows.start) * width * p.k;
         let (mut pitch, len) = (0, rows.len() * width * p.k);
@@ -334,19 +343,19 @@ impl<'a> Task<'a> {
                 &self.parts[..]
             }
         };
-        let zeros = vec![bf16::ZERO; self.filters.len()];
+        let zeros = vec![bf16::ZERO; p.k];
         for part in 0..self.dy.parts() {
             for step in 0..steps {
                 let mut at = [zeros.as_ptr(); 2 * SIDE];
                 for (i, at) in at.iter_mut().enumerate() {
                     let (row, q) = ((step * 2 * SIDE + i) / (2 * pairs), (step * 2 * SIDE + i) % (2 * pairs));
                     if row < rows.len() && q < width {
-                        *at = base[part * pitch + (row * width + q) * p.k + self.filters.start..].as_ptr();
+                        *at = base[part * pitch + (row * width + q) * p.k..].as_ptr();
                     }
                 }
-                let to = &mut self.turned.as_mut_slice()[(part * self.tiles * steps + step) * TILE..];
+                let to = &mut self.turned.as_mut_slice()[(part * plan.filters * steps + step) * TILE..];
                 // SAFETY: each position has all filters; the array has a tile for each part, tile of filters and step.
-                unsafe { turn(&at, self.filters.len(), to.as_mut_ptr(), steps * TILE) };
+                unsafe { turn(&at, p.k, to.as_mut_ptr(), steps * TILE) };
             }
         }
     }
@@ -359,14 +368,22 @@ impl<'a> Task<'a> {
         let (stride, pad) = (win.stride[1], win.pad[1]);
         let phase = self.phase(rows.len());
         let from_row = win.pad[2] * p.c;
+        // Whether tiles read no more than a row of the input has.
+        let whole = win.pad[2] == 0 && plan.run.is_multiple_of(SIDE);
         let woven = place * self.x.parts() * plan.columns * self.column_pitch;
         for i in 0..phase_rows(p, rows.len()) {
             let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
-            if let Some(input) = input {
-                let first = ((n * p.input[0] + frame) * height + input) * width * p.c;
-                // SAFETY: as the caller vouches.
-                unsafe { self.x.copy(first, width * p.c, &mut self.row[from_row..], self.row_pitch) };
-            }
+            let first = ((n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
+            let row = match self.x {
+                Numbers::Bf16(all) if whole => &all[first..first + width * p.c],
+                x => {
+                    if input.is_some() {
+                        // SAFETY: as the caller vouches.
+                        unsafe { x.copy(first, width * p.c, &mut self.row[from_row..], self.row_pitch) };
+                    }
+                    &self.row[..]
+                }
+            };
             let to = woven + (i % stride * phase + i / stride * plan.pairs) * 64;
             for part in 0..self.x.parts() {
                 for piece in 0..plan.pieces {
@@ -378,7 +395,7 @@ impl<'a> Task<'a> {
                         }
                         continue;
                     }
-                    let from = &self.row[part * self.row_pitch + piece * plan.piece_step..];
+                    let from = &row[part * self.row_pitch + piece * plan.piece_step..];
                     let (step, columns) = (win.stride[2] * p.c, plan.piece_columns);
                     // SAFETY: the row has all taps of all positions, and a tile's columns more.
                     unsafe { weave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), self.column_pitch) };
@@ -419,18 +436,18 @@ impl<'a> Task<'a> {
             list.clear();
             for &(dy, x) in products(parts) {
                 list.extend((steps * stretch / stretches..steps * (stretch + 1) / stretches).map(|step| Step {
-                    a: ((dy * self.tiles * steps + step) * TILE) as isize,
+                    a: ((dy * plan.filters * steps + step) * TILE) as isize,
                     b: (x * plan.columns * self.column_pitch + step * TILE) as isize,
                 }));
             }
-            for tile in (0..self.tiles).step_by(2) {
+            for tile in (0..plan.filters).step_by(2) {
                 for column in (0..plan.columns).step_by(2) {
                     for &(a, frame) in taps {
                         for b in 0..p.kernel[1] {
                             let row = b * win.dilation[1];
                             let from = ((frame % plan.ring) * parts * plan.columns + column) * self.column_pitch
                                 + (row % win.stride[1] * phase + row / win.stride[1] * plan.pairs) * 64;
-                            let to = (((a * p.kernel[1] + b) * plan.columns.div_ceil(2) + column / 2) * plan.part
+                            let to = (((a * p.kernel[1] + b) * plan.columns.div_ceil(2) + column / 2) * plan.filters
                                 + tile)
                                 * 2
                                 * SIDE
@@ -448,7 +465,7 @@ impl<'a> Task<'a> {
                             };
                             // SAFETY: the bands' arrays hold all steps of all tiles, and the sums all blocks.
                             unsafe {
-                                match (tile + 1 < self.tiles, column + 1 < plan.columns) {
+                                match (tile + 1 < plan.filters, column + 1 < plan.columns) {
                                     (true, true) => tiles.multiply::<2, 2>(&product),
                                     (true, false) => tiles.multiply::<2, 1>(&product),
                                     (false, true) => tiles.multiply::<1, 2>(&product),

@@ -1,6 +1,7 @@
 //! What tiles of wgrad are made of: gradients turned over, so that a row holds one filter's at 32 positions, and inputs
 //! woven in pairs of positions, as the other operand wants them.
 
+use crate::cpu::amx::x86::plane;
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -19,27 +20,31 @@ pub(super) unsafe fn turn(rows: &[*const bf16; 32], filters: usize, to: *mut u8,
         let to = unsafe { to.add(first / 16 * pitch + first % 16 * 64) };
         if first + GROUP <= filters {
             // SAFETY: eight numbers follow in every row.
-            unsafe { turn_group(&rows.map(|r| r.add(first).cast()), to) };
+            unsafe { turn_group(rows, first, to) };
         } else {
             let mut rest = [[bf16::ZERO; GROUP]; 32];
             for (rest, row) in rest.iter_mut().zip(rows) {
                 // SAFETY: so many are left.
                 unsafe { rest.as_mut_ptr().copy_from_nonoverlapping(row.add(first), filters - first) };
             }
+            let mut rows = *rows;
+            for (row, rest) in rows.iter_mut().zip(&rest) {
+                *row = rest.as_ptr();
+            }
             // SAFETY: the copies have eight.
-            unsafe { turn_group(&rest.each_ref().map(|r| r.as_ptr().cast()), to) };
+            unsafe { turn_group(&rows, 0, to) };
         }
     }
 }
 
-/// Eight numbers from each of 32 rows, turned over. Lane `u` takes rows `8u` to `8u + 7`, so that no number has to change
+/// Eight numbers from number `first` of each of 32 rows, turned over. Lane `u` takes rows `8u` to `8u + 7`, so that no number has to change
 /// its lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn turn_group(rows: &[*const __m128i; 32], to: *mut u8) {
+unsafe fn turn_group(rows: &[*const bf16; 32], first: usize, to: *mut u8) {
     let four = |i: usize| {
         // SAFETY: the caller vouches for 16 bytes of every row.
-        let lane = |u: usize| unsafe { _mm_loadu_si128(rows[8 * u + i]) };
+        let lane = |u: usize| unsafe { _mm_loadu_si128(rows[8 * u + i].add(first).cast()) };
         let z = _mm512_castsi128_si512(lane(0));
         let z = _mm512_inserti32x4::<1>(z, lane(1));
         let z = _mm512_inserti32x4::<2>(z, lane(2));
@@ -51,18 +56,16 @@ unsafe fn turn_group(rows: &[*const __m128i; 32], to: *mut u8) {
         (pairs[j], pairs[4 + j]) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
     }
     for half in 0..2 {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|j| pairs[4 * half + j]);
-        let fours = [
-            (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)),
-            (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)),
-        ];
-        for (i, (a, b)) in fours.into_iter().enumerate() {
-            // SAFETY: rows 4·half + 2·i and the next of eight.
-            unsafe {
-                let to = to.add((4 * half + 2 * i) * 64);
-                _mm512_storeu_si512(to.cast(), _mm512_unpacklo_epi64(a, b));
-                _mm512_storeu_si512(to.add(64).cast(), _mm512_unpackhi_epi64(a, b));
-            }
+        let [a, b, c, d] = [pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]];
+        let (first, second) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (third, fourth) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        // SAFETY: four of eight rows.
+        unsafe {
+            let to = to.add(4 * half * 64);
+            _mm512_storeu_si512(to.cast(), _mm512_unpacklo_epi64(first, second));
+            _mm512_storeu_si512(to.add(64).cast(), _mm512_unpackhi_epi64(first, second));
+            _mm512_storeu_si512(to.add(128).cast(), _mm512_unpacklo_epi64(third, fourth));
+            _mm512_storeu_si512(to.add(192).cast(), _mm512_unpackhi_epi64(third, fourth));
         }
     }
 }
@@ -85,6 +88,65 @@ pub(super) unsafe fn weave(from: *const bf16, step: usize, count: usize, blocks:
             }
             if count % 2 == 1 {
                 _mm512_store_si512(to.add(64 * (count / 2)).cast(), at(count - 1));
+            }
+        }
+    }
+}
+
+/// [`weave`] from `places`, an even number of them: `columns` numbers from each, zeros up to a whole tile.
+///
+/// # Safety
+/// As [`weave`], but that no more than `columns` numbers need be readable.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn weave_places(places: &[*const bf16], columns: usize, to: *mut u8, pitch: usize) {
+    let whole = columns / 16;
+    let mask = ((1u32 << (columns % 16)) - 1) as __mmask16;
+    // Pair by pair, since a place's numbers are neighbours.
+    for (j, pair) in places.chunks_exact(2).enumerate() {
+        // SAFETY: lanes behind the columns are masked; the caller vouches for 64 bytes of each sixteen.
+        unsafe {
+            let to = to.add(64 * j);
+            for block in 0..whole {
+                let at = |i: usize| _mm512_cvtepu16_epi32(_mm256_loadu_si256(pair[i].add(16 * block).cast()));
+                let pair = _mm512_or_si512(at(0), _mm512_slli_epi32::<16>(at(1)));
+                _mm512_store_si512(to.add(block * pitch).cast(), pair);
+            }
+            if mask != 0 {
+                let at =
+                    |i: usize| _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, pair[i].add(16 * whole).cast()));
+                let pair = _mm512_or_si512(at(0), _mm512_slli_epi32::<16>(at(1)));
+                _mm512_store_si512(to.add(whole * pitch).cast(), pair);
+            }
+        }
+    }
+}
+
+/// As [`weave_places`], numbers split into parts `part` bytes apart.
+///
+/// # Safety
+/// As [`weave_places`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn weave_split<const P: usize>(
+    places: &[*const f32],
+    columns: usize,
+    to: *mut u8,
+    pitch: usize,
+    part: usize,
+) {
+    for (j, pair) in places.chunks_exact(2).enumerate() {
+        for block in 0..columns.div_ceil(16) {
+            let mask = ((1u32 << (columns - 16 * block).min(16)) - 1) as __mmask16;
+            // SAFETY: lanes behind the columns are masked; the caller vouches for 64 bytes of each part.
+            unsafe {
+                let at = |i: usize| _mm512_maskz_loadu_ps(mask, pair[i].add(16 * block));
+                let mut rest = [at(0), at(1)];
+                for p in 0..P {
+                    let ((a, rest_a), (b, rest_b)) = (plane(rest[0]), plane(rest[1]));
+                    let pair =
+                        _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(b)));
+                    _mm512_store_si512(to.add(p * part + block * pitch + 64 * j).cast(), pair);
+                    rest = [rest_a, rest_b];
+                }
             }
         }
     }

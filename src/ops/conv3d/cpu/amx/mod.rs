@@ -1,4 +1,5 @@
 //! Convolutions in tiles of bf16.
 
 pub(super) mod correlate;
+mod correlate_flat;
 mod correlate_pack;

@@ -1,0 +1,314 @@
+//! wgrad in tiles where channels are many and positions few: deep layers, whose sums exceed a core's cache.
+//!
+//! Positions are taken one after the other, time outermost, without regard to rows, so no step is left half empty but the
+//! last. Gradients are turned over once, for all. Then each job has some filters, some channels and one tap to itself: it
+//! weaves what that tap reads at every position, multiplies, and writes what nobody else writes. A tap that reads outside
+//! of the clip at some frames leaves those out.
+
+use super::super::super::Conv3d;
+use super::correlate::{Numbers, STRETCH, products};
+use super::correlate_pack::{turn, weave_places, weave_split};
+use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
+use crate::tensor::Buffer;
+use half::bf16;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Steps whose operands are held at once.
+const HELD: usize = 50;
+
+/// Bytes of what a job weaves, so that it stays in the second-level cache.
+const WOVEN: usize = 3 << 18;
+
+/// Filters of a job, at most.
+const FILTERS: usize = 512;
+
+/// Filters and columns of a block of the sums.
+const BLOCK: usize = 2 * SIDE;
+
+/// Where jobs write.
+struct Target(*mut f32);
+
+// SAFETY: jobs write disjoint parts.
+unsafe impl Sync for Target {}
+
+/// `dw` (`k kt kh kw c`, one group).
+///
+/// # Safety
+/// `Isa::Amx` is available; the operands are of `p`, and not empty.
+pub(super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
+    let taps: Vec<Tap> = (0..p.taps()).map(|i| Tap::new(p, i)).collect();
+    if taps.iter().any(|tap| tap.frames.is_empty()) {
+        dw.fill(0.0);
+    }
+    let frame = p.n * p.out[1] * p.out[2];
+    let steps = (frame * p.out[0]).div_ceil(DEPTH);
+    let chunks = steps.div_ceil(HELD);
+    let parts = x.parts();
+
+    // Channels of a job: many, since gradients are read again for each lot; and filters.
+    let mut channels = 256.min(p.c.next_multiple_of(BLOCK));
+    while channels > BLOCK && channels * parts * HELD.min(steps) * 64 > WOVEN {
+        channels = (channels / 2).next_multiple_of(BLOCK);
+    }
+    let lots = p.c.div_ceil(channels);
+    let channels = p.c.div_ceil(lots).next_multiple_of(BLOCK);
+    let pairs = p.k.div_ceil(BLOCK);
+    let of_job = pairs.div_ceil(p.k.div_ceil(FILTERS));
+    let jobs = Jobs { lots, channels, pairs: of_job, of_filters: pairs.div_ceil(of_job) };
+
+    let mut turned = Buffer::<u8>::arbitrary(pairs * parts * steps.div_ceil(chunks) * 2 * TILE);
+    let target = Target(dw.as_mut_ptr());
+    for chunk in 0..chunks {
+        let held = steps * chunk / chunks..steps * (chunk + 1) / chunks;
+        let of_pair = parts * held.len() * 2 * TILE;
+        let turned = &mut turned.as_mut_slice()[..pairs * of_pair];
+        // SAFETY: as the caller vouches; jobs write disjoint parts of `dw`.
+        turned.par_chunks_mut(of_pair).enumerate().for_each(|(pair, to)| unsafe { turn_pair(p, dy, pair, &held, to) });
+        (0..taps.len() * jobs.lots * jobs.of_filters).into_par_iter().for_each(|job| unsafe {
+            let (tap, job) = (&taps[job / (jobs.lots * jobs.of_filters)], job % (jobs.lots * jobs.of_filters));
+            Job { p, tap, turned, held: held.clone() }.run(x, &jobs, job, &target);
+        });
+    }
+}
+
+/// A filter's tap.
+struct Tap {
+    /// Its place in the filter, on each axis.
+    at: [usize; 3],
+    index: usize,
+    /// Output frames at which it reads inside of the clip.
+    frames: Range<usize>,
+}
+
+impl Tap {
+    fn new(p: &Conv3d, index: usize) -> Self {
+        let [_, kh, kw] = p.kernel;
+        let at = [index / (kh * kw), index / kw % kh, index % kw];
+        let inside = |t: &usize| source(p, 0, *t, at[0]).is_some();
+        let first = (0..p.out[0]).find(inside).unwrap_or(0);
+        let last = (first..p.out[0]).take_while(inside).count();
+        Tap { at, index, frames: first..first + last }
+    }
+}
+
+/// The input that output `o` reads at `tap`, on one axis.
+fn source(p: &Conv3d, axis: usize, o: usize, tap: usize) -> Option<usize> {
+    let win = &p.geometry.window;
+    let i = (o * win.stride[axis] + tap * win.dilation[axis]).checked_sub(win.pad[axis])?;
+    (i < p.input[axis]).then_some(i)
+}
+
+/// Gradients of 32 filters at some steps turned over: parts, steps, two tiles.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn turn_pair(p: &Conv3d, dy: Numbers, pair: usize, held: &Range<usize>, to: &mut [u8]) {
+    let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
+    let frame = p.out[1] * p.out[2];
+    let zeros = [0.0f32; BLOCK];
+    let mut rows = [[[bf16::ZERO; BLOCK]; DEPTH]; 3];
+    for (i, step) in held.clone().enumerate() {
+        // Where each position's filters begin; behind the last, there are none.
+        let mut places = [None; DEPTH];
+        for (i, place) in places.iter_mut().enumerate() {
+            let q = step * DEPTH + i;
+            let (t, n) = (q / (frame * p.n), q / frame % p.n);
+            *place = (t < p.out[0]).then_some(((n * p.out[0] + t) * frame + q % frame) * p.k + filters.start);
+        }
+        let mut to = to[i * 2 * TILE..].as_mut_ptr();
+        for part in 0..dy.parts() {
+            let mut at = [zeros.as_ptr().cast::<bf16>(); DEPTH];
+            match dy {
+                Numbers::Bf16(all) => {
+                    at.iter_mut().zip(places).for_each(|(at, place)| {
+                        if let Some(place) = place {
+                            *at = all[place..].as_ptr();
+                        }
+                    });
+                }
+                Numbers::F32(all, parts) => {
+                    if part == 0 {
+                        let [a, b, c] = &mut rows;
+                        for (i, place) in places.iter().enumerate() {
+                            let from = place.map_or(&zeros[..filters.len()], |place| &all[place..][..filters.len()]);
+                            let [a, b, c] = [&mut a[i], &mut b[i], &mut c[i]].map(|r| &mut r[..filters.len()]);
+                            // SAFETY: as the caller vouches.
+                            unsafe { if parts == 2 { split(from, [a, b]) } else { split(from, [a, b, c]) } }
+                        }
+                    }
+                    at.iter_mut().zip(&rows[part]).for_each(|(at, row)| *at = row.as_ptr());
+                }
+            }
+            // SAFETY: every place has these filters, and each part and step two tiles.
+            unsafe {
+                turn(&at, filters.len(), to, TILE);
+                to = to.wrapping_add(held.len() * 2 * TILE);
+            }
+        }
+    }
+}
+
+/// How channels and filters are dealt out.
+struct Jobs {
+    lots: usize,
+    /// Channels of a lot.
+    channels: usize,
+    /// Pairs of tiles of filters.
+    pairs: usize,
+    of_filters: usize,
+}
+
+/// One tap's products over some steps.
+struct Job<'a> {
+    p: &'a Conv3d,
+    tap: &'a Tap,
+    turned: &'a [u8],
+    held: Range<usize>,
+}
+
+impl Job<'_> {
+    /// # Safety
+    /// As [`run`]; no other job has the same number.
+    unsafe fn run(&self, x: Numbers, jobs: &Jobs, job: usize, target: &Target) {
+        let (p, parts) = (self.p, x.parts());
+        let frame = p.n * p.out[1] * p.out[2];
+        // Steps at which this tap reads anything, of these and of all.
+        let all = self.tap.frames.start * frame / DEPTH..(self.tap.frames.end * frame).div_ceil(DEPTH);
+        let steps = all.start.max(self.held.start)..all.end.min(self.held.end);
+        if self.tap.frames.is_empty() || steps.is_empty() {
+            return;
+        }
+        let fresh = all.start >= self.held.start;
+        let lot = job / jobs.of_filters * jobs.channels;
+        let channels = lot..(lot + jobs.channels).min(p.c);
+        let pairs = job % jobs.of_filters * jobs.pairs;
+        let pairs = pairs..(pairs + jobs.pairs).min(p.k.div_ceil(BLOCK));
+
+        // A line more than the tiles of a column, lest all columns meet in the same places of the cache.
+        let pitch = steps.len() * TILE + 64;
+        let columns = channels.len().div_ceil(SIDE);
+        let mut woven = Buffer::<u8>::arbitrary(parts * columns * pitch);
+        // SAFETY: as the caller vouches; the array has so many columns of each part.
+        unsafe { self.weave(x, &channels, &steps, woven.as_mut_slice().as_mut_ptr(), pitch, columns * pitch) };
+
+        let blocks = columns.div_ceil(2);
+        let mut sums = Buffer::<f32>::arbitrary(blocks * BLOCK * BLOCK);
+        let of_pair = parts * self.held.len() * 2 * TILE;
+        let stretches = steps.len().div_ceil(STRETCH);
+        let cut = |stretch: usize| steps.len() * stretch / stretches;
+        let step = |(dy, x): (usize, usize), i: usize| Step {
+            a: ((dy * self.held.len() + steps.start - self.held.start + i) * 2 * TILE) as isize,
+            b: (x * columns * pitch + i * TILE) as isize,
+        };
+        let lists: Vec<Vec<Step>> = (0..stretches)
+            .map(|s| products(parts).iter().flat_map(|&pp| (cut(s)..cut(s + 1)).map(move |i| step(pp, i))).collect())
+            .collect();
+        for pair in pairs {
+            let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
+            // SAFETY: as the caller vouches; nothing here waits for other jobs.
+            let tiles = unsafe { Tiles::new(DEPTH) };
+            for (stretch, list) in lists.iter().enumerate() {
+                for (block, sums) in sums.as_mut_slice().chunks_exact_mut(BLOCK * BLOCK).enumerate() {
+                    let product = Product {
+                        steps: list,
+                        a: self.turned[pair * of_pair..].as_ptr(),
+                        a_stride: 64,
+                        a_second: TILE as isize,
+                        b: woven.as_slice()[2 * block * pitch..].as_ptr(),
+                        b_second: pitch as isize,
+                        c: sums.as_mut_ptr(),
+                        c_stride: 4 * BLOCK as isize,
+                        fresh: stretch == 0,
+                    };
+                    // SAFETY: both arrays have all steps, the sums 32 rows of 32.
+                    unsafe {
+                        match (filters.len() > SIDE, 2 * block + 1 < columns) {
+                            (true, true) => tiles.multiply::<2, 2>(&product),
+                            (true, false) => tiles.multiply::<2, 1>(&product),
+                            (false, true) => tiles.multiply::<1, 2>(&product),
+                            (false, false) => tiles.multiply::<1, 1>(&product),
+                        }
+                    }
+                }
+            }
+            drop(tiles);
+            for (row, filter) in filters.enumerate() {
+                let to = (filter * p.taps() + self.tap.index) * p.c + channels.start;
+                // SAFETY: these channels under this tap of this filter are this job's.
+                let to = unsafe { std::slice::from_raw_parts_mut(target.0.add(to), channels.len()) };
+                for (to, sums) in to.chunks_mut(BLOCK).zip(sums.as_slice().chunks_exact(BLOCK * BLOCK)) {
+                    let from = &sums[row * BLOCK..][..to.len()];
+                    if fresh {
+                        to.copy_from_slice(from);
+                    } else {
+                        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Weaves what the tap reads at some steps.
+    ///
+    /// # Safety
+    /// As [`run`]; `to` is writable so far.
+    unsafe fn weave(
+        &self,
+        x: Numbers,
+        channels: &Range<usize>,
+        steps: &Range<usize>,
+        to: *mut u8,
+        pitch: usize,
+        part: usize,
+    ) {
+        let len = channels.len();
+        let zeros = vec![0.0f32; len];
+        // SAFETY: the places have these channels.
+        unsafe {
+            match x {
+                Numbers::Bf16(x) => {
+                    let places = self.places(x, channels, steps, zeros.as_ptr().cast());
+                    weave_places(&places, len, to, pitch);
+                }
+                Numbers::F32(x, 2) => {
+                    weave_split::<2>(&self.places(x, channels, steps, zeros.as_ptr()), len, to, pitch, part);
+                }
+                Numbers::F32(x, _) => {
+                    weave_split::<3>(&self.places(x, channels, steps, zeros.as_ptr()), len, to, pitch, part);
+                }
+            }
+        }
+    }
+
+    /// Where the channels begin that the tap reads at every position of some steps.
+    fn places<T>(&self, x: &[T], channels: &Range<usize>, steps: &Range<usize>, zeros: *const T) -> Vec<*const T> {
+        let p = self.p;
+        let [height, width] = [p.out[1], p.out[2]];
+        let end = steps.end * DEPTH;
+        let mut q = steps.start * DEPTH;
+        let mut places = Vec::with_capacity(end - q);
+        while q < end {
+            let (row, first) = (q / width, q % width);
+            let (oh, n, t) = (row % height, row / height % p.n, row / height / p.n);
+            if t >= p.out[0] {
+                places.resize(places.len() + end - q, zeros);
+                break;
+            }
+            let last = width.min(first + end - q);
+            let rows = source(p, 0, t, self.tap.at[0]).zip(source(p, 1, oh, self.tap.at[1]));
+            if let Some((frame, row)) = rows {
+                let row = ((n * p.input[0] + frame) * p.input[1] + row) * p.input[2];
+                let place = |o: usize| {
+                    let at = source(p, 2, o, self.tap.at[2]).map(|i| &x[(row + i) * p.c + channels.start..]);
+                    at.map_or(zeros, |at| at.as_ptr())
+                };
+                places.extend((first..last).map(place));
+            } else {
+                places.resize(places.len() + last - first, zeros);
+            }
+            q += last - first;
+        }
+        places
+    }
+}
