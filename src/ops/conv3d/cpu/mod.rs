@@ -47,7 +47,7 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Tensor {
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
     #[cfg(target_arch = "x86_64")]
     if isa.or_less() == Isa::Amx
-        && let Some([x, dy]) = amx::correlate::operands(p, x, dy)
+        && let Some([x, dy]) = amx::correlate_operands::operands(p, x, dy)
     {
         // SAFETY: the instructions are there, and the operands were checked to be of `p`.
         return Tensor::build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, dy, dw) });

@@ -11,11 +11,12 @@
 //! inputs are woven once for all taps. Steps that reach behind a band read other inputs there, and zeros of gradients: an
 //! input that is no number spoils its channel under every tap, not only those that read it.
 
-use super::super::super::{Conv3d, Products};
+use super::super::super::Conv3d;
 use super::correlate_flat;
+use super::correlate_operands::{Numbers, products};
 use super::correlate_pack::{turn, weave};
-use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
-use crate::tensor::{Buffer, Tensor};
+use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
+use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -34,71 +35,6 @@ const BAND: usize = 5 << 17;
 
 /// Fewer positions than this are not worth sets, where channels are as many as a block has columns.
 const FEW: usize = 1024;
-
-/// An operand.
-#[derive(Clone, Copy)]
-pub(in super::super) enum Numbers<'a> {
-    Bf16(&'a [bf16]),
-    /// To be split into so many parts, 2 or 3.
-    F32(&'a [f32], usize),
-}
-
-impl Numbers<'_> {
-    pub(super) fn parts(&self) -> usize {
-        match self {
-            Numbers::Bf16(_) => 1,
-            Numbers::F32(_, parts) => *parts,
-        }
-    }
-
-    /// The numbers from `first` on, as parts that are `pitch` apart.
-    ///
-    /// # Safety
-    /// `Isa::Amx` is available.
-    unsafe fn copy(&self, first: usize, len: usize, to: &mut [bf16], pitch: usize) {
-        match self {
-            Numbers::Bf16(all) => to[..len].copy_from_slice(&all[first..first + len]),
-            Numbers::F32(all, parts) => {
-                let (a, b) = to.split_at_mut(pitch);
-                // SAFETY: as the caller vouches.
-                unsafe {
-                    if *parts == 2 {
-                        split(&all[first..first + len], [&mut a[..len], &mut b[..len]]);
-                    } else {
-                        let (b, c) = b.split_at_mut(pitch);
-                        split(&all[first..first + len], [&mut a[..len], &mut b[..len], &mut c[..len]]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The operands of wgrad, where tiles take them: both bf16, or both f32 and to be split.
-pub(in super::super) fn operands<'a>(p: &Conv3d, x: &'a Tensor, dy: &'a Tensor) -> Option<[Numbers<'a>; 2]> {
-    if p.geometry.groups > 1 {
-        return None;
-    }
-    if let (Ok(x), Ok(dy)) = (x.bf16(), dy.bf16()) {
-        return Some([x, dy].map(Numbers::Bf16));
-    }
-    let parts = match p.geometry.products {
-        Products::F32 => return None,
-        Products::Bf16x3 => 2,
-        Products::Bf16x6 => 3,
-    };
-    let (Ok(x), Ok(dy)) = (x.f32(), dy.f32()) else { return None };
-    Some([x, dy].map(|v| Numbers::F32(v, parts)))
-}
-
-/// Which part of the gradients meets which of the inputs, the smallest products first.
-pub(super) fn products(parts: usize) -> &'static [(usize, usize)] {
-    match parts {
-        1 => &[(0, 0)],
-        2 => &[(1, 0), (0, 1), (0, 0)],
-        _ => &[(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)],
-    }
-}
 
 /// Columns of a block of the sums.
 const BLOCK: usize = 2 * SIDE;

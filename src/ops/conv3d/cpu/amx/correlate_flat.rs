@@ -6,7 +6,8 @@
 //! of the clip at some frames leaves those out.
 
 use super::super::super::Conv3d;
-use super::correlate::{Numbers, STRETCH, products};
+use super::correlate::STRETCH;
+use super::correlate_operands::{Numbers, products};
 use super::correlate_pack::{turn, weave_places, weave_split};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::Buffer;

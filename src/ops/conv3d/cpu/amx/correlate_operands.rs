@@ -1,0 +1,71 @@
+//! What wgrad in tiles multiplies: numbers of bf16 as they are stored, or of f32 as sums of several.
+
+use super::super::super::{Conv3d, Products};
+use crate::cpu::amx::split;
+use crate::tensor::Tensor;
+use half::bf16;
+
+/// An operand.
+#[derive(Clone, Copy)]
+pub(in super::super) enum Numbers<'a> {
+    Bf16(&'a [bf16]),
+    /// To be split into so many parts, 2 or 3.
+    F32(&'a [f32], usize),
+}
+
+impl Numbers<'_> {
+    pub(super) fn parts(&self) -> usize {
+        match self {
+            Numbers::Bf16(_) => 1,
+            Numbers::F32(_, parts) => *parts,
+        }
+    }
+
+    /// The numbers from `first` on, as parts that are `pitch` apart.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available.
+    pub(super) unsafe fn copy(&self, first: usize, len: usize, to: &mut [bf16], pitch: usize) {
+        match self {
+            Numbers::Bf16(all) => to[..len].copy_from_slice(&all[first..first + len]),
+            Numbers::F32(all, parts) => {
+                let (a, b) = to.split_at_mut(pitch);
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    if *parts == 2 {
+                        split(&all[first..first + len], [&mut a[..len], &mut b[..len]]);
+                    } else {
+                        let (b, c) = b.split_at_mut(pitch);
+                        split(&all[first..first + len], [&mut a[..len], &mut b[..len], &mut c[..len]]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The operands of wgrad, where tiles take them: both bf16, or both f32 and to be split.
+pub(in super::super) fn operands<'a>(p: &Conv3d, x: &'a Tensor, dy: &'a Tensor) -> Option<[Numbers<'a>; 2]> {
+    if p.geometry.groups > 1 {
+        return None;
+    }
+    if let (Ok(x), Ok(dy)) = (x.bf16(), dy.bf16()) {
+        return Some([x, dy].map(Numbers::Bf16));
+    }
+    let parts = match p.geometry.products {
+        Products::F32 => return None,
+        Products::Bf16x3 => 2,
+        Products::Bf16x6 => 3,
+    };
+    let (Ok(x), Ok(dy)) = (x.f32(), dy.f32()) else { return None };
+    Some([x, dy].map(|v| Numbers::F32(v, parts)))
+}
+
+/// Which part of the gradients meets which of the inputs, the smallest products first.
+pub(super) fn products(parts: usize) -> &'static [(usize, usize)] {
+    match parts {
+        1 => &[(0, 0)],
+        2 => &[(1, 0), (0, 1), (0, 0)],
+        _ => &[(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)],
+    }
+}
