@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::Precision;
 use tubelet::nn::{Params, Trunk};
@@ -172,6 +173,7 @@ pub struct Run<'a> {
     pub test: Loader,
     skipped: usize,
     short: usize,
+    cache_seconds: f64,
 }
 
 impl<'a> Run<'a> {
@@ -204,16 +206,17 @@ impl<'a> Run<'a> {
             "recipe": format!("{recipe:?}"),
             "probe_every": options.probe_every,
         }))?;
-        let views = &training.views;
+        let (views, began) = (&training.views, Instant::now());
         let (train, failed_train) = loader(&options.cache, &splits.train, views, motion[0], seed, &stop)?;
         let (test, failed_test) = loader(&options.cache, &splits.test, views, motion[1], seed, &stop)?;
+        let cache_seconds = began.elapsed().as_secs_f64();
         let short = train.short()? + test.short()?;
         if short > 0 {
             let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
             eprintln!("warning: {short} videos are shorter than a clip; {shown}");
         }
         let skipped = failed_train + failed_test;
-        Ok(Run { options, training, folder, stop, out, device, splits, train, test, skipped, short })
+        Ok(Run { options, training, folder, stop, out, device, splits, train, test, skipped, short, cache_seconds })
     }
 
     /// Training videos.
@@ -297,6 +300,9 @@ impl<'a> Run<'a> {
             .set("queue", queue)
             .set("clips_per_second", (done.steps * clips * batch as u64) as f64 / done.train_seconds)
             .set("seconds", done.train_seconds)
+            .set("step_ms", 1e3 * done.step_seconds)
+            .set("loading_seconds", done.loading_seconds)
+            .set("cache_seconds", self.cache_seconds)
             .set("loss_first", done.loss_first)
             .set("loss_last", done.loss_last)
             .set("probe_top1", done.after.probe)

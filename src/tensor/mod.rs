@@ -25,6 +25,7 @@ use crate::driver::{Gpu, Memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shape::Shape;
 use half::bf16;
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
@@ -323,11 +324,12 @@ impl Tensor {
         let row: usize = rest.iter().product();
         let mut dims = self.shape.dims().to_vec();
         dims[0] = index.len();
-        fn gather<T: bytemuck::Pod>(from: &[T], row: usize, index: &[usize]) -> Arc<Buffer<T>> {
+        fn gather<T: bytemuck::Pod + Send + Sync>(from: &[T], row: usize, index: &[usize]) -> Arc<Buffer<T>> {
             let mut out = Buffer::arbitrary(index.len() * row);
-            for (to, &i) in out.as_mut_slice().chunks_exact_mut(row.max(1)).zip(index) {
-                to.copy_from_slice(&from[i * row..(i + 1) * row]);
-            }
+            // Short rows are not worth a thread of their own.
+            let some = (1 << 14) / row.max(1) + 1;
+            let rows = out.as_mut_slice().par_chunks_exact_mut(row.max(1)).with_min_len(some).zip(index);
+            rows.for_each(|(to, &i)| to.copy_from_slice(&from[i * row..(i + 1) * row]));
             Arc::new(out)
         }
         let storage = match &self.storage {

@@ -116,6 +116,11 @@ pub struct Outcome {
     pub after: Scores,
     /// Seconds of training (steps and loading, without probes), over all parts of an interrupted run.
     pub train_seconds: f64,
+    /// Seconds from the end of a step to the end of the next, loading included: the median over the run, or over its last
+    /// part where it was interrupted.
+    pub step_seconds: f64,
+    /// Seconds that its steps waited for their samples: what the loader costs beyond the time it shares with the steps.
+    pub loading_seconds: f64,
 }
 
 /// Steps of an epoch over `videos`.
@@ -189,11 +194,14 @@ pub fn pretrain<M: Method>(
         load(epoch, video)
     });
     let (mut clock, first) = (Instant::now(), step);
+    let (mut took, mut loading_seconds) = (Vec::new(), 0.0);
 
     while step < steps {
         let at = At { seed: settings.seed, epoch: step / per_epoch, step };
         let lr = settings.schedule.at(step);
+        let began = Instant::now();
         let batch = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
+        loading_seconds += began.elapsed().as_secs_f64();
         let report = method.step(batch, at, lr, &settings.sgd)?;
         if !report.loss.is_finite() {
             return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());
@@ -204,6 +212,7 @@ pub fn pretrain<M: Method>(
         }
         metrics.write(&line)?;
         step += 1;
+        took.push(began.elapsed().as_secs_f64());
         let seconds = clock.elapsed().as_secs_f64() - paused;
         observer.step(at, steps, &report, ((step - first) * settings.batch as u64) as f64 / seconds);
 
@@ -246,6 +255,7 @@ pub fn pretrain<M: Method>(
     let after = last_scores.unwrap_or(before); // `before` only for a run of no steps
     let losses = metrics.means("loss")?;
     let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
+    took.sort_by(f64::total_cmp);
     Ok(Outcome {
         steps,
         loss_first: mean(0),
@@ -253,6 +263,8 @@ pub fn pretrain<M: Method>(
         before,
         after,
         train_seconds: earlier,
+        step_seconds: took.get(took.len() / 2).copied().unwrap_or(f64::NAN),
+        loading_seconds,
     })
 }
 

@@ -24,6 +24,7 @@ use std::io::Write;
 use std::path::Path;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 
 use super::Clip;
@@ -147,7 +148,11 @@ impl View {
 
     /// Field `m` in f32.
     pub fn flow_field(&self, m: usize) -> Flow {
-        let wide = |plane: &[f16]| plane.iter().map(|x| x.to_f32()).collect();
+        let wide = |plane: &[f16]| {
+            let mut out = vec![0.0; plane.len()];
+            plane.convert_to_f32_slice(&mut out);
+            out
+        };
         let (u, v) = self.flow(m);
         Flow { h: self.head.flow_h, w: self.head.flow_w, u: wide(u), v: wide(v) }
     }

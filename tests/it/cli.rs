@@ -54,7 +54,7 @@ fn frames(dir: &Path, count: usize) {
 }
 
 /// What every summary has.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "method",
     "data",
     "device",
@@ -63,6 +63,9 @@ const NAMES: [&str; 14] = [
     "steps",
     "clips_per_second",
     "seconds",
+    "step_ms",
+    "loading_seconds",
+    "cache_seconds",
     "loss_first",
     "loss_last",
     "probe_top1",

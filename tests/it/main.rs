@@ -29,6 +29,7 @@ mod layers;
 mod layers_gpu;
 mod losses;
 mod maclr;
+mod maclr_parity;
 mod maps;
 mod matmul_gpu;
 mod mcl;

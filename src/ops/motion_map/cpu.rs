@@ -1,6 +1,7 @@
 //! Sobel's kernels as they factor: smoothed down and differenced across, and the other way round, row by row.
 
 use crate::flow::Flow;
+use crate::ops::widest::widest;
 
 pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     let (h, w) = (flow.h, flow.w);
@@ -10,24 +11,32 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     }
     // A row's columns smoothed and differenced, with the first and the last repeated.
     let (mut smooth, mut step) = (vec![0.0f32; w + 2], vec![0.0f32; w + 2]);
-    for field in [&flow.u, &flow.v] {
-        let row = |y: usize| &field[y * w..][..w];
-        for (y, out) in out.chunks_exact_mut(w).enumerate() {
-            let (up, here, down) = (row(y.saturating_sub(1)), row(y), row((y + 1).min(h - 1)));
-            for x in 0..w {
-                smooth[x + 1] = up[x] + 2.0 * here[x] + down[x];
-                step[x + 1] = down[x] - up[x];
+    widest(
+        #[inline(always)]
+        || {
+            for field in [&flow.u, &flow.v] {
+                let row = |y: usize| &field[y * w..][..w];
+                for (y, out) in out.chunks_exact_mut(w).enumerate() {
+                    let (up, here, down) = (row(y.saturating_sub(1)), row(y), row((y + 1).min(h - 1)));
+                    let (to_smooth, to_step) = (&mut smooth[1..=w], &mut step[1..=w]);
+                    for x in 0..w {
+                        to_smooth[x] = up[x] + 2.0 * here[x] + down[x];
+                        to_step[x] = down[x] - up[x];
+                    }
+                    for line in [&mut smooth, &mut step] {
+                        (line[0], line[w + 1]) = (line[1], line[w]);
+                    }
+                    let (left, right) = (&smooth[..w], &smooth[2..]);
+                    let (before, here, after) = (&step[..w], &step[1..=w], &step[2..]);
+                    for x in 0..w {
+                        let (gx, gy) = (right[x] - left[x], before[x] + 2.0 * here[x] + after[x]);
+                        out[x] += gx * gx + gy * gy;
+                    }
+                }
             }
-            for line in [&mut smooth, &mut step] {
-                (line[0], line[w + 1]) = (line[1], line[w]);
-            }
-            for (out, (s, d)) in out.iter_mut().zip(smooth.windows(3).zip(step.windows(3))) {
-                let (gx, gy) = (s[2] - s[0], d[0] + 2.0 * d[1] + d[2]);
-                *out += gx * gx + gy * gy;
-            }
-        }
-    }
-    out.iter_mut().for_each(|e| *e = e.sqrt().min(clamp) / clamp);
+            out.iter_mut().for_each(|e| *e = e.sqrt().min(clamp) / clamp);
+        },
+    );
     out
 }
 

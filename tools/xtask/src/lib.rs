@@ -3,6 +3,7 @@
 pub mod ablation;
 pub mod bundle;
 pub mod device;
+pub mod maclr;
 mod source;
 pub mod tidy;
 pub mod versus;

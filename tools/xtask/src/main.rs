@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
-use xtask::{ablation, bundle, tidy, versus};
+use xtask::{ablation, bundle, maclr, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
@@ -22,6 +22,10 @@ const USAGE: &str = "usage: cargo xtask <command>
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (those of six products too),
                     --rounds N (4), --seconds S of a turn (0.04), --threads N (2), --processor-time (for a busy machine,
                     with --threads 1), --python PATH (python3), --json FILE, --record FILE
+  versus-maclr DATA DIR [OPTION..]
+                    MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:
+                    --precision P (f32; repeatable: bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),
+                    --python PATH (python3), --json FILE
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver";
 
 fn main() -> ExitCode {
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
         Some(("versus", options)) => compare(root, options),
+        Some(("versus-maclr", args)) => compare_maclr(root, args),
         Some(("ablation", [folder, data @ ..])) if !folder.starts_with('-') && data.len() < 2 => {
             ablate(root, folder.as_ref(), data.first().map(Path::new))
         }
@@ -120,6 +125,11 @@ fn compare(root: &Path, options: &[String]) -> Result<ExitCode> {
             Ok(ExitCode::from(2))
         }
     }
+}
+
+fn compare_maclr(root: &Path, args: &[String]) -> Result<ExitCode> {
+    maclr::run(root, &maclr::Options::parse(args)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {
