@@ -20,6 +20,7 @@
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -36,6 +37,31 @@ pub trait Op {
     /// # Errors
     /// `NoSecondOrder` from operations that cannot be differentiated again while `t` records.
     fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>>;
+
+    /// [`Op::backward`] for operations that can do more than pass a share of the gradient on: `shares[i]` says what is known
+    /// of the gradient of input `i`.
+    ///
+    /// # Errors
+    /// As [`Op::backward`].
+    fn backward_share(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
+        let _ = shares;
+        self.backward(t, dy, needs)
+    }
+
+    /// What an operation on this one's result may use when it passes a gradient back to it.
+    fn known(&self) -> Option<&dyn Any> {
+        None
+    }
+}
+
+/// The gradient of an operation's input, as the walk knows it when the operation adds its share.
+#[derive(Default)]
+pub struct Share {
+    /// No other share follows, nobody asked for the gradient itself, and it is not recorded: only the operation that made
+    /// the input will see it.
+    pub last: bool,
+    /// The sum of the shares that came before. Whoever takes it returns the sum with its own.
+    pub so_far: Option<Var>,
 }
 
 /// What [`Tape::grad`] does with the recording.
@@ -63,12 +89,30 @@ struct Node {
 pub struct Var {
     value: Tensor,
     node: Option<Rc<Node>>,
+    /// What one operation tells another about a gradient.
+    note: Option<Rc<dyn Any>>,
 }
 
 impl Var {
     /// A value without gradient.
     pub fn constant(value: Tensor) -> Var {
-        Var { value, node: None }
+        Var { value, node: None, note: None }
+    }
+
+    /// A gradient with something that the operation it goes to can use. Where the tape adds to it, the note is lost.
+    pub(crate) fn noted(value: Tensor, note: impl Any) -> Var {
+        Var { value, node: None, note: Some(Rc::new(note)) }
+    }
+
+    /// The note of this type.
+    pub(crate) fn note<T: Any>(&self) -> Option<&T> {
+        self.note.as_ref()?.downcast_ref()
+    }
+
+    /// Asks the operation that made it, where that is on the tape and [knows](Op::known) a `T`.
+    pub(crate) fn ask<T: Any, R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
+        let op = self.node.as_ref()?.op.borrow();
+        op.as_ref()?.known()?.downcast_ref().map(f)
     }
 
     /// The value.
@@ -124,7 +168,7 @@ impl Tape {
     /// A value whose gradient will be asked for. On a tape that does not record it is a constant.
     pub fn leaf(&self, value: Tensor) -> Var {
         let node = self.is_recording().then(|| self.node(value.shape(), None, Vec::new()));
-        Var { value, node }
+        Var { value, node, note: None }
     }
 
     /// Puts the result `value` of an operation on the tape. `op` is called, to save what the backward pass needs, only
@@ -135,7 +179,7 @@ impl Tape {
         }
         let edges = inputs.iter().map(|v| v.node.clone()).collect();
         let node = self.node(value.shape(), Some(Box::new(op())), edges);
-        Var { value, node: Some(node) }
+        Var { value, node: Some(node), note: None }
     }
 
     /// The gradients of the scalar `y` for `xs`; `None` where `y` does not depend on one.
@@ -170,6 +214,11 @@ impl Tape {
         let order = relevant(root, &wanted);
         let on_path: HashMap<u64, ()> = order.iter().map(|n| (n.id, ())).collect();
         let mut grads: HashMap<u64, Var> = HashMap::from([(root.id, dy)]);
+        // How many shares of each node's gradient are still to come, if all operations pass one on.
+        let mut to_come: HashMap<u64, usize> = HashMap::new();
+        for input in order.iter().flat_map(|n| n.inputs.iter().flatten()) {
+            *to_come.entry(input.id).or_default() += 1;
+        }
 
         for node in order {
             let is_wanted = wanted.contains(&Some(node.id));
@@ -177,21 +226,34 @@ impl Tape {
                 continue; // a leaf: its gradient stays in the map
             }
             let Some(dy) = (if is_wanted { grads.get(&node.id).cloned() } else { grads.remove(&node.id) }) else {
+                node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
                 continue; // nothing flowed here
             };
             let needs: Vec<bool> =
                 node.inputs.iter().map(|i| i.as_ref().is_some_and(|i| on_path.contains_key(&i.id))).collect();
+            let share = |input: &Option<Rc<Node>>| {
+                let Some(id) = input.as_ref().map(|i| i.id) else { return Share::default() };
+                let last = to_come[&id] == 1 && mode != Mode::Keep && !wanted.contains(&Some(id));
+                Share { last, so_far: if last { grads.remove(&id) } else { None } }
+            };
+            let mut shares: Vec<Share> = node.inputs.iter().map(share).collect();
+            node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
             let passed = if needs.contains(&true) {
                 let op = node.op.borrow();
                 let Some(op) = op.as_ref() else {
                     return Err(Error::param("grad", "y", "a freed graph", "Mode::Free uses a recording up once"));
                 };
-                op.backward(self, &dy, &needs)?
+                op.backward_share(self, &dy, &needs, &mut shares)?
             } else {
                 Vec::new()
             };
             if mode == Mode::Free {
                 node.op.take();
+            }
+            for (input, so_far) in node.inputs.iter().zip(shares) {
+                if let (Some(input), Some(so_far)) = (input, so_far.so_far) {
+                    grads.insert(input.id, so_far); // not taken
+                }
             }
             for (input, d) in node.inputs.iter().zip(passed) {
                 let (Some(input), Some(d)) = (input, d) else { continue };
@@ -213,6 +275,11 @@ impl Tape {
     fn sum(&self, a: Var, b: Var) -> Result<Var> {
         crate::ops::add(self, &a, &b)
     }
+}
+
+/// One share less of a node's gradient is to come.
+fn came(to_come: &mut HashMap<u64, usize>, id: u64) {
+    to_come.entry(id).and_modify(|n| *n -= 1);
 }
 
 /// The nodes on paths from `root` to a wanted node, latest first.

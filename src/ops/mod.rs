@@ -1,6 +1,7 @@
 //! The list of operations. Each is a folder: `mod.rs` (parameters, checks, eager functions), `reference.rs` (the
 //! definition: plain loops in f32 and f64), `cpu.rs`, `grad.rs` (its place on the tape), `cases.rs` (its problem table).
 
+mod lanes;
 mod launch;
 pub mod reference;
 mod widest;

@@ -1,4 +1,4 @@
-//! The number types of tensors, for kernels that read and write a few elements at a time as f32.
+//! The number types of tensors, for kernels that work on them as they are stored.
 
 use super::Tensor;
 use crate::shape::Shape;
@@ -13,12 +13,6 @@ pub(crate) trait Element: Pod + Send + Sync {
 
     /// A tensor of this type written whole by `fill`, which finds arbitrary content.
     fn build(shape: Shape, fill: impl FnOnce(&mut [Self])) -> Tensor;
-
-    /// The elements as f32: where they are, or converted into `space`, which must be as long or longer.
-    fn read<'s>(from: &'s [Self], space: &'s mut [f32]) -> &'s [f32];
-
-    /// Has `fill` write f32 elements: in place, or into `space`, from which they are rounded to nearest even.
-    fn write(to: &mut [Self], space: &mut [f32], fill: impl FnOnce(&mut [f32]));
 }
 
 impl Element for f32 {
@@ -29,16 +23,6 @@ impl Element for f32 {
     fn build(shape: Shape, fill: impl FnOnce(&mut [f32])) -> Tensor {
         Tensor::build(shape, fill)
     }
-
-    #[inline(always)]
-    fn read<'s>(from: &'s [f32], _: &'s mut [f32]) -> &'s [f32] {
-        from
-    }
-
-    #[inline(always)]
-    fn write(to: &mut [f32], _: &mut [f32], fill: impl FnOnce(&mut [f32])) {
-        fill(to);
-    }
 }
 
 impl Element for bf16 {
@@ -48,20 +32,6 @@ impl Element for bf16 {
 
     fn build(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Tensor {
         Tensor::build_bf16(shape, fill)
-    }
-
-    #[inline(always)]
-    fn read<'s>(from: &'s [bf16], space: &'s mut [f32]) -> &'s [f32] {
-        let space = &mut space[..from.len()];
-        widen(from, space);
-        space
-    }
-
-    #[inline(always)]
-    fn write(to: &mut [bf16], space: &mut [f32], fill: impl FnOnce(&mut [f32])) {
-        let space = &mut space[..to.len()];
-        fill(space);
-        narrow(space, to);
     }
 }
 

@@ -286,6 +286,14 @@ impl Tensor {
         }
     }
 
+    /// As [`Tensor::f32_mut`], of a `bf16` tensor in main memory.
+    pub(crate) fn bf16_mut(&mut self) -> &mut [bf16] {
+        match &mut self.storage {
+            Storage::BF16(b) => Arc::make_mut(b).as_mut_slice(),
+            _ => unreachable!("the caller matched on the type"),
+        }
+    }
+
     /// The only element of a tensor that has one; from a GPU, this waits.
     ///
     /// # Errors

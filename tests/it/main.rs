@@ -22,6 +22,7 @@ mod executed;
 mod ffmpeg;
 mod flow;
 mod focus;
+mod fused;
 mod grad;
 mod infonce_gpu;
 mod kernels;

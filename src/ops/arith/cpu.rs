@@ -2,6 +2,7 @@
 //! a single number of the other.
 
 use super::Arith;
+use crate::ops::lanes::{Lanes, Map, Stored, map};
 use crate::ops::widest::widest;
 use crate::shape::Shape;
 use rayon::prelude::*;
@@ -82,10 +83,43 @@ pub(in crate::ops) fn run(
     });
 }
 
-pub(super) fn scale(a: &[f32], factor: f32, y: &mut [f32]) {
-    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| {
-        for (y, a) in y.iter_mut().zip(a) {
-            *y = factor * a;
+/// The same of arrays that are alike, as they are stored.
+pub(super) fn alike<T: Stored>(op: Arith, a: &[T], b: &[T], y: &mut [T]) {
+    match op {
+        Arith::Add => map([a, b], y, Add),
+        Arith::Sub => map([a, b], y, Sub),
+        Arith::Mul => map([a, b], y, Mul),
+        Arith::Div => map([a, b], y, Div),
+    }
+}
+
+/// The four as functions of vectors.
+macro_rules! of_vectors {
+    ($($name:ident $f:ident),*) => {$(
+        struct $name;
+
+        impl Map<2> for $name {
+            #[inline(always)]
+            unsafe fn at<V: Lanes>(&self, [a, b]: [V; 2]) -> V {
+                // SAFETY: the caller's promise.
+                unsafe { a.$f(b) }
+            }
         }
-    });
+    )*};
+}
+
+of_vectors!(Add add, Sub sub, Mul mul, Div div);
+
+struct Scale(f32);
+
+impl Map<1> for Scale {
+    #[inline(always)]
+    unsafe fn at<V: Lanes>(&self, [a]: [V; 1]) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::splat(self.0).mul(a) }
+    }
+}
+
+pub(super) fn scale<T: Stored>(a: &[T], factor: f32, y: &mut [T]) {
+    map([a], y, Scale(factor));
 }

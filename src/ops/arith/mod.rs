@@ -13,7 +13,8 @@ pub use grad::{add, div, mul, scale, sub};
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::{Place, Tensor};
+use crate::tensor::{DType, Element, Place, Tensor};
+use half::bf16;
 
 /// Which of the four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,10 @@ impl Arith {
 pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = broadcast_shape(op.name(), a.shape(), b.shape())?;
     match a.place(op.name(), &[("b", b)])? {
+        Place::Cpu if a.shape() == b.shape() && a.dtype() == b.dtype() => Ok(match a.dtype() {
+            DType::F32 => Tensor::build(out, |y| cpu::alike(op, f32::of(a), f32::of(b), y)),
+            DType::BF16 => Tensor::build_bf16(out, |y| cpu::alike(op, bf16::of(a), bf16::of(b), y)),
+        }),
         Place::Cpu => {
             Ok(Tensor::build_as(a.dtype(), out, |y| cpu::apply(op, &a.host(), a.shape(), &b.host(), b.shape(), out, y)))
         }
@@ -61,7 +66,10 @@ pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
 pub fn apply_scale(a: &Tensor, factor: f32) -> Result<Tensor> {
     match a.place("scale", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(a.dtype(), a.shape(), |y| cpu::scale(&a.host(), factor, y))),
+        Place::Cpu => Ok(match a.dtype() {
+            DType::F32 => Tensor::build(a.shape(), |y| cpu::scale(f32::of(a), factor, y)),
+            DType::BF16 => Tensor::build_bf16(a.shape(), |y| cpu::scale(bf16::of(a), factor, y)),
+        }),
         Place::Gpu(gpu) => cuda::scale(gpu, a, factor),
     }
 }

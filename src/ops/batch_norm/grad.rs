@@ -3,10 +3,12 @@
 
 use super::{Moments, Saved, Stats, bwd, fwd, normalise};
 use crate::error::Result;
+use crate::ops::conv3d::fused::Before;
 use crate::ops::{self, cast, mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
+use std::any::Any;
 
 /// What follows the normalisation.
 pub(super) struct Ends {
@@ -18,7 +20,14 @@ pub(super) struct Ends {
     pub y: Option<Tensor>,
 }
 
-struct BatchNorm {
+/// A gradient that the rectifier has let through, and per group and channel the sums of it and of its products with the
+/// normalised input, `[groups 2 c]`: whoever made it has done the first half of the layer's backward pass.
+pub(in crate::ops) struct PastRelu {
+    pub sums: Tensor,
+}
+
+/// The layer as it is recorded.
+pub(in crate::ops) struct BatchNorm {
     x: Var,
     gamma: Var,
     beta: Var,
@@ -36,13 +45,32 @@ impl Op for BatchNorm {
         if t.is_recording() {
             return self.composed(t, dy, needs);
         }
-        let g = bwd(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, &self.ends, dy.value())?;
+        let sums = dy.note::<PastRelu>().map(|past| &past.sums);
+        let g = bwd(self.x.value(), self.gamma.value(), self.beta.value(), &self.saved, &self.ends, dy.value(), sums)?;
         let grads = [Some(g.dx), Some(g.dgamma), Some(g.dbeta), g.dresidual];
         Ok(grads.into_iter().zip(needs).map(|(g, need)| g.filter(|_| *need).map(Var::constant)).collect())
+    }
+
+    fn known(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 
 impl BatchNorm {
+    /// The layer as a convolution on its result `y` sees it; `None` where there is no rectifier, where numbers are of other
+    /// types than the gradient's, and on a GPU, where the sums are merged from other parts.
+    pub fn before<'a>(&'a self, y: &'a Tensor, so_far: Option<&'a Tensor>, dtype: DType) -> Option<Before<'a>> {
+        let normed = self.x.value();
+        let alike = [y, normed].into_iter().chain(so_far).all(|t| t.dtype() == dtype);
+        let affine = [self.gamma.value(), self.beta.value()];
+        let f32s = affine.iter().all(|t| t.dtype() == DType::F32);
+        if !self.ends.relu || !alike || !f32s || normed.device() != Device::Cpu {
+            return None;
+        }
+        let again = self.ends.y.is_none().then_some(affine);
+        Some(Before { relu: y, normed, mean: &self.saved.mean, inv_std: &self.saved.rstd, again, so_far })
+    }
+
     /// The gradients in primitives, as functions of `x`, `gamma` and `dy`. Everything is `[groups rows c]`.
     fn composed(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let Saved { rows: p, of_batch, .. } = self.saved;

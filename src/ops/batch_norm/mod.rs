@@ -9,15 +9,18 @@ pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+pub(in crate::ops) mod lines;
 pub mod reference;
 
 pub use grad::batch_norm;
+pub(in crate::ops) use grad::{BatchNorm, PastRelu};
 
 use crate::error::{Error, Result};
+use crate::ops::lanes::Stored;
 use crate::shape::Shape;
 use crate::tensor::{DType, Element, Place, Tensor};
-use cpu::Mask;
 use half::bf16;
+use lines::Mask;
 
 /// Which mean and variance normalise.
 #[derive(Clone, Copy, Debug)]
@@ -227,57 +230,74 @@ fn normalise(
     if let Place::Gpu(gpu) = x.place("batch_norm", &[])? {
         return cuda::normalise(gpu, x, gamma, beta, saved, residual.as_ref(), relu);
     }
-    let affine = cpu::Affine::new(saved, &gamma.host(), &beta.host());
+    let layer = cpu::Layer::new(saved, &gamma.host(), &beta.host());
     Ok(match x.dtype() {
-        DType::F32 => normalise_as::<f32>(&affine, x, residual.as_ref(), relu),
-        DType::BF16 => normalise_as::<bf16>(&affine, x, residual.as_ref(), relu),
+        DType::F32 => normalise_as::<f32>(&layer, x, residual.as_ref(), relu),
+        DType::BF16 => normalise_as::<bf16>(&layer, x, residual.as_ref(), relu),
     })
 }
 
-fn normalise_as<T: Element>(affine: &cpu::Affine, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
-    T::build(x.shape(), |y| cpu::normalise(affine, T::of(x), residual.map(T::of), relu, y))
+fn normalise_as<T: Stored>(layer: &cpu::Layer, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+    T::build(x.shape(), |y| cpu::normalise(layer, T::of(x), residual.map(T::of), relu, y))
 }
 
-/// The gradients for the gradient `dy` of the result; `y` is that result where a rectifier followed a residual sum.
-fn bwd(x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, ends: &grad::Ends, dy: &Tensor) -> Result<Gradients> {
+/// The gradients for the gradient `dy` of the result. With `sums`, `[groups 2 c]`, `dy` has passed the rectifier, and they are
+/// the sums of it and of its products with the normalised input; only on the CPU.
+fn bwd(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    saved: &Saved,
+    ends: &grad::Ends,
+    dy: &Tensor,
+    sums: Option<&Tensor>,
+) -> Result<Gradients> {
     let dy = dy.cast(x.dtype())?;
     if let Place::Gpu(gpu) = x.place("batch_norm", &[("dy", &dy)])? {
         return cuda::bwd(gpu, x, gamma, beta, saved, ends, &dy);
     }
-    let affine = cpu::Affine::new(saved, &gamma.host(), &beta.host());
+    let layer = cpu::Layer::new(saved, &gamma.host(), &beta.host());
+    let sums = sums.map(|s| cpu::past_sums(saved, &s.host()));
     Ok(match x.dtype() {
-        DType::F32 => bwd_as::<f32>(&affine, x, gamma, saved, ends, &dy),
-        DType::BF16 => bwd_as::<bf16>(&affine, x, gamma, saved, ends, &dy),
+        DType::F32 => bwd_as::<f32>(&layer, x, gamma, saved, ends, &dy, sums),
+        DType::BF16 => bwd_as::<bf16>(&layer, x, gamma, saved, ends, &dy, sums),
     })
 }
 
-fn bwd_as<T: Element>(
-    affine: &cpu::Affine,
+fn bwd_as<T: Stored>(
+    layer: &cpu::Layer,
     x: &Tensor,
     gamma: &Tensor,
     saved: &Saved,
     ends: &grad::Ends,
     dy: &Tensor,
+    sums: Option<Vec<cpu::GradSums>>,
 ) -> Gradients {
-    let mask = match (ends.relu, &ends.y) {
+    let mask = match (ends.relu && sums.is_none(), &ends.y) {
         (false, _) => Mask::None,
         (true, None) => Mask::Recomputed,
         (true, Some(y)) => Mask::Result(T::of(y)),
     };
     let (xs, dys) = (T::of(x), T::of(dy));
-    let mut sums = Vec::new();
-    let dresidual = if ends.residual && ends.relu {
-        Some(T::build(dy.shape(), |dr| sums = cpu::grad_sums(affine, xs, dys, &mask, Some(dr))))
-    } else {
-        sums = cpu::grad_sums(affine, xs, dys, &mask, None);
-        ends.residual.then(|| dy.clone())
+    let (mut taken, masked) = (Vec::new(), !matches!(mask, Mask::None));
+    let dresidual = match (&sums, ends.residual) {
+        (_, false) => None,
+        (None, true) if masked => {
+            Some(T::build(dy.shape(), |dr| taken = cpu::grad_sums(layer, xs, dys, mask, Some(dr))))
+        }
+        _ => Some(dy.clone()),
+    };
+    let sums = match sums {
+        Some(sums) => sums,
+        None if taken.is_empty() => cpu::grad_sums(layer, xs, dys, mask, None),
+        None => taken,
     };
     let (dz, mask) = match &dresidual {
         Some(dr) => (T::of(dr), Mask::None), // the mask is already in it
         None => (dys, mask),
     };
     let slopes = cpu::Slopes::new(saved, &gamma.host(), &sums);
-    let dx = T::build(x.shape(), |dx| cpu::grad_x(affine, &slopes, xs, dz, &mask, dx));
+    let dx = T::build(x.shape(), |dx| cpu::grad_x(layer, &slopes, xs, dz, mask, dx));
     let (dgamma, dbeta) = cpu::grad_affine(saved, &sums);
     Gradients { dx, dgamma: vector(dgamma.into_iter()), dbeta: vector(dbeta.into_iter()), dresidual }
 }

@@ -1,11 +1,11 @@
 //! Convolution on the tape. It is bilinear, so the gradients of each pass are the other two.
 
-use super::fused::fprop_statistics;
+use super::fused::{dgrad_chain, fprop_summed};
 use super::{Geometry, dgrad, fprop, wgrad};
 use crate::error::Result;
-use crate::ops::batch_norm::Sums;
+use crate::ops::batch_norm::{BatchNorm, PastRelu, Sums};
 use crate::shape::Shape;
-use crate::tape::{Op, Tape, Var};
+use crate::tape::{Op, Share, Tape, Var};
 use crate::tensor::Tensor;
 
 struct Fprop {
@@ -24,6 +24,24 @@ impl Op for Fprop {
             needs[0].then(|| dgrad_recorded(t, dy, &self.w, self.x.shape(), &self.g)).transpose()?,
             needs[1].then(|| wgrad_recorded(t, &self.x, dy, self.w.shape(), &self.g)).transpose()?,
         ])
+    }
+
+    /// Where `x` comes from a batch norm with its rectifier, the gradient for `x` goes past that at once, with the sums the
+    /// batch norm's own backward pass begins with.
+    fn backward_share(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
+        if !needs[0] || !shares[0].last {
+            return self.backward(t, dy, needs);
+        }
+        let so_far = shares[0].so_far.as_ref().map(Var::value);
+        let chained = |layer: &BatchNorm| {
+            let Some(before) = layer.before(self.x.value(), so_far, dy.value().dtype()) else { return Ok(None) };
+            dgrad_chain(dy.value(), self.w.value(), &self.g, &before)
+        };
+        let Some((dz, sums)) = self.x.ask(chained).transpose()?.flatten() else { return self.backward(t, dy, needs) };
+        shares[0].so_far = None;
+        let mut grads = self.backward(t, dy, &[false, needs[1]])?;
+        grads[0] = Some(Var::noted(dz, PastRelu { sums }));
+        Ok(grads)
     }
 }
 
@@ -49,11 +67,11 @@ pub fn conv3d_summed(
     shift: &Tensor,
     groups: usize,
 ) -> Result<(Var, Option<Sums>)> {
-    match fprop_statistics(x.value(), w.value(), g, shift, groups)? {
+    match fprop_summed(x.value(), w.value(), g, shift, groups)? {
         None => Ok((conv3d(t, x, w, g)?, None)),
         Some((y, sums)) => {
             let y = t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g });
-            Ok((y, Some(Sums { shift: shift.clone(), sums })))
+            Ok((y, Some(sums)))
         }
     }
 }

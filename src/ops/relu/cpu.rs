@@ -1,22 +1,31 @@
 //! Straight through memory.
 
-use rayon::prelude::*;
+use crate::ops::lanes::{Lanes, Map, Stored, map};
 
-/// Elements a task takes at once.
-const CHUNK: usize = 1 << 15;
+struct Relu;
 
-pub(super) fn relu(x: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = if x <= 0.0 { 0.0 } else { x };
-        }
-    });
+impl Map<1> for Relu {
+    #[inline(always)]
+    unsafe fn at<V: Lanes>(&self, [x]: [V; 1]) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { x.rectified() }
+    }
 }
 
-pub(super) fn mask(dy: &[f32], y: &[f32], dx: &mut [f32]) {
-    dx.par_chunks_mut(CHUNK).zip(dy.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK)).for_each(|((dx, dy), y)| {
-        for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
-            *dx = if y > 0.0 { dy } else { 0.0 };
-        }
-    });
+pub(super) fn relu<T: Stored>(x: &[T], y: &mut [T]) {
+    map([x], y, Relu);
+}
+
+struct Mask;
+
+impl Map<2> for Mask {
+    #[inline(always)]
+    unsafe fn at<V: Lanes>(&self, [dy, y]: [V; 2]) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { dy.where_positive(y) }
+    }
+}
+
+pub(super) fn mask<T: Stored>(dy: &[T], y: &[T], dx: &mut [T]) {
+    map([dy, y], dx, Mask);
 }

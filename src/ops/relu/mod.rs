@@ -12,7 +12,8 @@ pub(crate) use grad::mask;
 pub use grad::relu;
 
 use crate::error::{Error, Result};
-use crate::tensor::{Place, Tensor};
+use crate::tensor::{DType, Element, Place, Tensor};
+use half::bf16;
 
 /// `max(x, 0)`, in the shape and number type of `x`.
 ///
@@ -20,7 +21,10 @@ use crate::tensor::{Place, Tensor};
 /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
 pub fn apply(x: &Tensor) -> Result<Tensor> {
     match x.place("relu", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::relu(&x.host(), y))),
+        Place::Cpu => Ok(match x.dtype() {
+            DType::F32 => Tensor::build(x.shape(), |y| cpu::relu(f32::of(x), y)),
+            DType::BF16 => Tensor::build_bf16(x.shape(), |y| cpu::relu(bf16::of(x), y)),
+        }),
         Place::Gpu(gpu) => cuda::relu(gpu, x),
     }
 }
@@ -34,7 +38,13 @@ pub fn apply_mask(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("relu", "dy", y.shape(), dy.shape()));
     }
     match dy.place("relu", &[("y", y)])? {
-        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), dy.shape(), |dx| cpu::mask(&dy.host(), &y.host(), dx))),
+        Place::Cpu => {
+            let y = y.cast(dy.dtype())?;
+            Ok(match dy.dtype() {
+                DType::F32 => Tensor::build(dy.shape(), |dx| cpu::mask(f32::of(dy), f32::of(&y), dx)),
+                DType::BF16 => Tensor::build_bf16(dy.shape(), |dx| cpu::mask(bf16::of(dy), bf16::of(&y), dx)),
+            })
+        }
         Place::Gpu(gpu) => cuda::mask(gpu, dy, y),
     }
 }

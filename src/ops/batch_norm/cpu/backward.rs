@@ -1,42 +1,10 @@
 //! The backward pass: two sums per channel, then the gradient of `x`.
 
-use super::{Affine, Line, fold};
+use super::{Layer, fold};
 use crate::ops::batch_norm::Saved;
-use crate::ops::widest::widest;
-use crate::tensor::Element;
+use crate::ops::batch_norm::lines::{Affine, Mask, Sums};
+use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use rayon::prelude::*;
-
-/// What the rectifier lets through.
-pub(in crate::ops::batch_norm) enum Mask<'a, T> {
-    /// Everything: there is none.
-    None,
-    /// Where the normalised value, computed again, is positive: cheaper than reading the result.
-    Recomputed,
-    /// Where this result is positive.
-    Result(&'a [T]),
-}
-
-impl<T: Element> Mask<'_, T> {
-    /// `dy` past the rectifier, written to `dz`, for a line that starts at element `at` of the whole.
-    #[inline(always)]
-    fn pass(&self, affine: Line, at: usize, x: &[f32], dy: &[f32], dz: &mut [f32], space: &mut [f32]) {
-        match self {
-            Mask::None => dz.copy_from_slice(dy),
-            Mask::Recomputed => {
-                affine.apply(x, dz);
-                for (dz, dy) in dz.iter_mut().zip(dy) {
-                    *dz = if *dz > 0.0 { *dy } else { 0.0 };
-                }
-            }
-            Mask::Result(y) => {
-                let y = T::read(&y[at..][..dz.len()], space);
-                for ((dz, dy), y) in dz.iter_mut().zip(dy).zip(y) {
-                    *dz = if *y > 0.0 { *dy } else { 0.0 };
-                }
-            }
-        }
-    }
-}
 
 /// Per group and channel: `Σ dz` and `Σ dz (x - mean)`, with `dz` the gradient past the rectifier.
 #[derive(Clone, Copy, Default)]
@@ -45,21 +13,31 @@ pub(in crate::ops::batch_norm) struct GradSums {
     dz_dev: f64,
 }
 
+/// The sums from those of `dz` and of its products with the normalised input, `[groups 2 c]`.
+pub(in crate::ops::batch_norm) fn past_sums(saved: &Saved, sums: &[f32]) -> Vec<GradSums> {
+    let c = saved.rows.c;
+    let one = |(i, rstd): (usize, &f32)| {
+        let at = i / c * 2 * c + i % c;
+        GradSums { dz: f64::from(sums[at]), dz_dev: f64::from(sums[at + c]) / f64::from(*rstd) }
+    };
+    saved.rstd.host().iter().enumerate().map(one).collect()
+}
+
 /// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, where it is wanted.
-pub(in crate::ops::batch_norm) fn grad_sums<T: Element>(
-    a: &Affine,
+pub(in crate::ops::batch_norm) fn grad_sums<T: Stored>(
+    layer: &Layer,
     x: &[T],
     dy: &[T],
-    mask: &Mask<T>,
+    mask: Mask<T>,
     out: Option<&mut [T]>,
 ) -> Vec<GradSums> {
-    let (p, c, chunks) = (&a.rows, a.rows.c, a.rows.chunks());
+    let (p, c, chunks) = (&layer.rows, layer.rows.c, layer.rows.chunks());
     let mut parts = vec![0.0; p.groups * chunks * 2 * c];
     let chunk = |i: usize, part: &mut [f32], out: Option<&mut [T]>| {
-        widest(
-            #[inline(always)]
-            || chunk_grad_sums(a, [x, dy], mask, [i / chunks, i % chunks], part, out),
-        );
+        let (g, k) = (i / chunks, i % chunks);
+        let mask = mask.from(g * p.group() + k * p.chunk());
+        let (affine, x, dy) = (layer.group(g), p.part(x, g, k), p.part(dy, g, k));
+        lanes::run(ChunkSums { affine, line: p.line(), x, dy, mask, part, out });
     };
     match out {
         None => parts.par_chunks_mut(2 * c).enumerate().for_each(|(i, part)| chunk(i, part, None)),
@@ -83,36 +61,34 @@ pub(in crate::ops::batch_norm) fn grad_sums<T: Element>(
     all
 }
 
-/// `[Σ dz, Σ dz (x - mean)]` of chunk `k` of group `g`, each `[c]`.
-#[inline(always)]
-fn chunk_grad_sums<T: Element>(
-    a: &Affine,
-    [x, dy]: [&[T]; 2],
-    mask: &Mask<T>,
-    [g, k]: [usize; 2],
-    part: &mut [f32],
-    mut out: Option<&mut [T]>,
-) {
-    let (p, line, affine) = (&a.rows, a.rows.line(), a.group(g));
-    let start = g * p.group() + k * p.chunk();
-    let mut work = vec![0.0; 6 * line];
-    let mut work = work.chunks_exact_mut(line);
-    let [sum, dev, xs, dys, dzs, ys] = std::array::from_fn(|_| work.next().expect("six lines"));
-    for (i, (x, dy)) in p.part(x, g, k).chunks(line).zip(p.part(dy, g, k).chunks(line)).enumerate() {
-        let (x, dy) = (T::read(x, xs), T::read(dy, dys));
-        let dz = &mut dzs[..dy.len()];
-        mask.pass(affine, start + i * line, x, dy, dz, ys);
-        for ((((s, d), z), x), m) in sum.iter_mut().zip(dev.iter_mut()).zip(dz.iter()).zip(x).zip(affine.mean) {
-            *s += z;
-            *d += z * (x - m);
+/// `[Σ dz, Σ dz (x - mean)]` of one chunk, each `[c]`.
+struct ChunkSums<'a, T> {
+    affine: Affine<'a>,
+    line: usize,
+    x: &'a [T],
+    dy: &'a [T],
+    mask: Mask<'a, T>,
+    part: &'a mut [f32],
+    out: Option<&'a mut [T]>,
+}
+
+impl<T: Stored> Kernel for ChunkSums<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let ChunkSums { affine, line, x, dy, mask, part, mut out } = self;
+        let mut work = vec![0.0; 2 * whole(line)];
+        let (one, two) = work.split_at_mut(whole(line));
+        let mut sums = Sums { one, two };
+        for (i, (x, dy)) in x.chunks(line).zip(dy.chunks(line)).enumerate() {
+            let out = out.as_deref_mut().map_or(std::ptr::null_mut(), |out| out[i * line..][..x.len()].as_mut_ptr());
+            let dy = [dy[..x.len()].as_ptr(), std::ptr::null()];
+            // SAFETY: both have the elements of `x`, as was just checked; the instruction set is the caller's promise.
+            unsafe { affine.grad_sums::<V, T>(x, dy, mask.from(i * line), out, &mut sums) };
         }
-        if let Some(out) = out.as_deref_mut() {
-            T::write(&mut out[i * line..][..dz.len()], ys, |out| out.copy_from_slice(dz));
-        }
+        let (row_sum, row_dev) = part.split_at_mut(part.len() / 2);
+        fold(&sums.one[..line], row_sum);
+        fold(&sums.two[..line], row_dev);
     }
-    let (row_sum, row_dev) = part.split_at_mut(p.c);
-    fold(sum, row_sum);
-    fold(dev, row_dev);
 }
 
 /// `dx = dz · a + (x - mean) · b + d` per group and channel.
@@ -140,43 +116,42 @@ impl Slopes {
     }
 }
 
-pub(in crate::ops::batch_norm) fn grad_x<T: Element>(
-    a: &Affine,
+pub(in crate::ops::batch_norm) fn grad_x<T: Stored>(
+    layer: &Layer,
     slopes: &Slopes,
     x: &[T],
     dy: &[T],
-    mask: &Mask<T>,
+    mask: Mask<T>,
     dx: &mut [T],
 ) {
-    let (p, line) = (&a.rows, a.rows.line());
+    let (p, line) = (&layer.rows, layer.rows.line());
     p.for_chunks(dx, |g, k, dx| {
-        let (affine, x, dy) = (a.group(g), p.part(x, g, k), p.part(dy, g, k));
-        let [sa, sb, sd] = [&slopes.a, &slopes.b, &slopes.d].map(|s| &s[g * line..(g + 1) * line]);
-        let start = g * p.group() + k * p.chunk();
-        widest(
-            #[inline(always)]
-            || {
-                let mut work = vec![0.0; 4 * line];
-                let mut work = work.chunks_exact_mut(line);
-                let [xs, dys, out, ys] = std::array::from_fn(|_| work.next().expect("four lines"));
-                for (i, ((x, dy), dx)) in x.chunks(line).zip(dy.chunks(line)).zip(dx.chunks_mut(line)).enumerate() {
-                    let (x, dy) = (T::read(x, xs), T::read(dy, dys));
-                    T::write(
-                        dx,
-                        out,
-                        #[inline(always)]
-                        |dx| {
-                            mask.pass(affine, start + i * line, x, dy, dx, ys);
-                            let slopes = sa.iter().zip(sb).zip(sd);
-                            for (((dx, x), m), ((a, b), d)) in dx.iter_mut().zip(x).zip(affine.mean).zip(slopes) {
-                                *dx = *dx * a + (x - m) * b + d;
-                            }
-                        },
-                    );
-                }
-            },
-        );
+        let slopes = [&slopes.a, &slopes.b, &slopes.d].map(|s| &s[g * line..(g + 1) * line]);
+        let mask = mask.from(g * p.group() + k * p.chunk());
+        lanes::run(Chunk { affine: layer.group(g), slopes, x: p.part(x, g, k), dy: p.part(dy, g, k), mask, dx });
     });
+}
+
+/// One chunk of the gradient of `x`.
+struct Chunk<'a, T> {
+    affine: Affine<'a>,
+    slopes: [&'a [f32]; 3],
+    x: &'a [T],
+    dy: &'a [T],
+    mask: Mask<'a, T>,
+    dx: &'a mut [T],
+}
+
+impl<T: Stored> Kernel for Chunk<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let line = self.slopes[0].len();
+        let lines = self.x.chunks(line).zip(self.dy.chunks(line)).zip(self.dx.chunks_mut(line));
+        for (i, ((x, dy), dx)) in lines.enumerate() {
+            // SAFETY: the instruction set is the caller's promise.
+            unsafe { self.affine.grad_x::<V, T>(self.slopes, x, dy, self.mask.from(i * line), dx) };
+        }
+    }
 }
 
 /// The gradients of `gamma` and `beta`, summed over the groups.

@@ -6,10 +6,11 @@
 
 mod backward;
 
-pub(super) use backward::{Mask, Slopes, grad_affine, grad_sums, grad_x};
+pub(super) use backward::{GradSums, Slopes, grad_affine, grad_sums, grad_x, past_sums};
 
+use super::lines::{Affine, Sums, statistics};
 use super::{Moments, Rows, Saved, vector};
-use crate::ops::widest::widest;
+use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use crate::tensor::Element;
 use rayon::prelude::*;
 
@@ -96,15 +97,11 @@ pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Stat> {
 /// Within a chunk, sums of `d = x - s` and of `d²` are formed in f32, where the shift `s` is the mean of the chunk's
 /// first line; across chunks they are merged in f64 by `M2 = Σ_k [m2_k + n_k (mean_k - mean)²]`, in which nothing
 /// cancels.
-pub(super) fn stats<T: Element>(p: &Rows, x: &[T]) -> Vec<Stat> {
+pub(super) fn stats<T: Stored>(p: &Rows, x: &[T]) -> Vec<Stat> {
     let (c, chunks) = (p.c, p.chunks());
     let mut parts = vec![0.0; p.groups * chunks * 3 * c];
     parts.par_chunks_mut(3 * c).enumerate().for_each(|(i, part)| {
-        let x = p.part(x, i / chunks, i % chunks);
-        widest(
-            #[inline(always)]
-            || chunk_sums(p, x, part),
-        );
+        lanes::run(ChunkSums { p, x: p.part(x, i / chunks, i % chunks), part });
     });
     let mut all = vec![Stat::default(); p.groups * c];
     for (all, parts) in all.chunks_exact_mut(c).zip(parts.chunks_exact(chunks * 3 * c)) {
@@ -133,32 +130,42 @@ pub(super) fn stats<T: Element>(p: &Rows, x: &[T]) -> Vec<Stat> {
 }
 
 /// `[shift, Σ d, Σ d²]` of one chunk, each `[c]`.
-#[inline(always)]
-fn chunk_sums<T: Element>(p: &Rows, x: &[T], part: &mut [f32]) {
-    let (c, line) = (p.c, p.line());
-    let (row_shift, row_sums) = part.split_at_mut(c);
-    let mut work = vec![0.0; 4 * line];
-    let (shift, rest) = work.split_at_mut(line);
-    let (sum, rest) = rest.split_at_mut(line);
-    let (square, space) = rest.split_at_mut(line);
+struct ChunkSums<'a, T> {
+    p: &'a Rows,
+    x: &'a [T],
+    part: &'a mut [f32],
+}
 
-    let first = T::read(&x[..line.min(x.len())], space);
-    fold(first, row_shift);
-    let rows = (first.len() / c) as f32;
-    row_shift.iter_mut().for_each(|s| *s /= rows);
-    shift.chunks_exact_mut(c).for_each(|s| s.copy_from_slice(row_shift));
+impl<T: Stored> Kernel for ChunkSums<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let ChunkSums { p, x, part } = self;
+        let (c, line) = (p.c, p.line());
+        let (row_shift, row_sums) = part.split_at_mut(c);
+        let mut work = vec![0.0; 3 * whole(line)];
+        let (shift, rest) = work.split_at_mut(whole(line));
+        let (one, two) = rest.split_at_mut(whole(line));
 
-    for x in x.chunks(line) {
-        let x = T::read(x, space);
-        for (((x, s), sum), square) in x.iter().zip(shift.iter()).zip(sum.iter_mut()).zip(square.iter_mut()) {
-            let d = x - s;
-            *sum += d;
-            *square += d * d;
+        let first = &x[..line.min(x.len())];
+        lanes::each(first.len(), |at, n| {
+            // SAFETY: `each` stays inside of both; the instruction set is the caller's promise.
+            unsafe { T::get::<V>(first.as_ptr().add(at), n).store(one.as_mut_ptr().add(at), n) }
+        });
+        fold(&one[..first.len()], row_shift);
+        one.fill(0.0);
+        let rows = (first.len() / c) as f32;
+        row_shift.iter_mut().for_each(|s| *s /= rows);
+        shift[..line].chunks_exact_mut(c).for_each(|s| s.copy_from_slice(row_shift));
+
+        let mut sums = Sums { one, two };
+        for x in x.chunks(line) {
+            // SAFETY: as above.
+            unsafe { statistics::<V, T>(x, shift, &mut sums) };
         }
+        let (row_sum, row_square) = row_sums.split_at_mut(c);
+        fold(&sums.one[..line], row_sum);
+        fold(&sums.two[..line], row_square);
     }
-    let (row_sum, row_square) = row_sums.split_at_mut(c);
-    fold(sum, row_sum);
-    fold(square, row_square);
 }
 
 /// The statistics of all groups together.
@@ -175,78 +182,54 @@ pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Moments {
     Moments { mean: vector(mean.into_iter()), var: vector(var.into_iter()) }
 }
 
-/// `z = (x - mean) · scale + shift` per group and channel. Subtracting first keeps the digits where the mean is large.
-pub(super) struct Affine {
+/// The layer's [`Affine`] of each group, a line of each.
+pub(super) struct Layer {
     rows: Rows,
     mean: Vec<f32>,
     scale: Vec<f32>,
     shift: Vec<f32>,
 }
 
-/// One group's part of [`Affine`], a line of each.
-#[derive(Clone, Copy)]
-struct Line<'a> {
-    mean: &'a [f32],
-    scale: &'a [f32],
-    shift: &'a [f32],
-}
-
-impl Affine {
+impl Layer {
     pub fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Self {
         let (rows, rstd) = (saved.rows, saved.rstd.host());
         let scale = rstd.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
         let shift = beta.iter().cycle().take(rows.groups * rows.c).copied();
         let mean = rows.tiled(saved.mean.host().iter().copied());
-        Affine { rows, mean, scale: rows.tiled(scale), shift: rows.tiled(shift) }
+        Layer { rows, mean, scale: rows.tiled(scale), shift: rows.tiled(shift) }
     }
 
-    fn group(&self, g: usize) -> Line<'_> {
+    fn group(&self, g: usize) -> Affine<'_> {
         let at = g * self.rows.line()..(g + 1) * self.rows.line();
-        Line { mean: &self.mean[at.clone()], scale: &self.scale[at.clone()], shift: &self.shift[at] }
+        Affine { mean: &self.mean[at.clone()], scale: &self.scale[at.clone()], shift: &self.shift[at] }
     }
 }
 
-impl Line<'_> {
-    /// `z` of some rows.
+pub(super) fn normalise<T: Stored>(layer: &Layer, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
+    let p = &layer.rows;
+    p.for_chunks(y, |g, k, y| {
+        let residual = residual.map(|r| p.part(r, g, k));
+        lanes::run(Normalise { affine: layer.group(g), line: p.line(), x: p.part(x, g, k), residual, relu, y });
+    });
+}
+
+/// One chunk of a result.
+struct Normalise<'a, T> {
+    affine: Affine<'a>,
+    line: usize,
+    x: &'a [T],
+    residual: Option<&'a [T]>,
+    relu: bool,
+    y: &'a mut [T],
+}
+
+impl<T: Stored> Kernel for Normalise<'_, T> {
     #[inline(always)]
-    fn apply(&self, x: &[f32], z: &mut [f32]) {
-        for ((((z, x), m), a), b) in z.iter_mut().zip(x).zip(self.mean).zip(self.scale).zip(self.shift) {
-            *z = (x - m) * a + b;
+    unsafe fn run<V: Lanes>(self) {
+        for (i, (x, y)) in self.x.chunks(self.line).zip(self.y.chunks_mut(self.line)).enumerate() {
+            let residual = self.residual.map(|r| &r[i * self.line..][..x.len()]);
+            // SAFETY: the instruction set is the caller's promise.
+            unsafe { self.affine.normalise::<V, T>(x, residual, self.relu, y) };
         }
     }
-}
-
-pub(super) fn normalise<T: Element>(a: &Affine, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
-    let (p, line) = (&a.rows, a.rows.line());
-    p.for_chunks(y, |g, k, y| {
-        let (affine, x, residual) = (a.group(g), p.part(x, g, k), residual.map(|r| p.part(r, g, k)));
-        widest(
-            #[inline(always)]
-            || {
-                let mut spaces = vec![0.0; 2 * line];
-                let (space, out) = spaces.split_at_mut(line);
-                for (i, (x, y)) in x.chunks(line).zip(y.chunks_mut(line)).enumerate() {
-                    let r = residual.map(|r| &r[i * line..][..x.len()]);
-                    T::write(
-                        y,
-                        out,
-                        #[inline(always)]
-                        |y| {
-                            affine.apply(T::read(x, space), y);
-                            if let Some(r) = r {
-                                for (y, r) in y.iter_mut().zip(T::read(r, space)) {
-                                    *y += r;
-                                }
-                            }
-                            if relu {
-                                for y in y {
-                                    *y = if *y <= 0.0 { 0.0 } else { *y };
-                                }
-                            }
-                        },
-                    );
-                }
-            },
-        );
-    });
 }

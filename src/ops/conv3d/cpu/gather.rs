@@ -1,5 +1,6 @@
 //! Products of filters with the rows each position gathers: fprop, and dgrad class by class.
 
+use super::epilogue::Epilogue;
 use super::kernel::{Gather, Kernels, Tap};
 use super::panels::{Out, Panels};
 use super::plan::Plan;
@@ -76,14 +77,23 @@ impl Tiles {
 }
 
 /// Writes every position of `plan` in `out`.
-pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32]) {
+pub(super) fn run(
+    k: &Kernels,
+    plan: &Plan,
+    panels: &Panels,
+    input: &[f32],
+    out: &mut [f32],
+    epilogue: &mut Epilogue<f32>,
+) {
     let positions = plan.positions();
     let zeros = vec![0.0; plan.pitch.max(plan.run)];
     let tasks = panels.tasks(positions.div_ceil(k.rows), k.rows);
     let out = Out::new(out);
+    let strips = epilogue.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |tiles, group, blocks| {
+        let (range, channels) = (tasks.range(&tiles), panels.span(group, &blocks));
         let positions = tiles.start * k.rows..(tiles.end * k.rows).min(positions);
-        let all = Tiles::new(k, plan, input, &zeros, out, positions);
+        let all = Tiles::new(k, plan, input, &zeros, out, positions.clone());
         let call = |b: usize, (taps, rows): &(Range<usize>, Range<usize>)| {
             let block = &panels.blocks[b];
             let a = Gather {
@@ -105,5 +115,8 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
         } else {
             blocks.for_each(|b| all.tiles.iter().for_each(|t| call(b, t)));
         }
+        // SAFETY: these positions and channels are this task's, and written.
+        unsafe { strips.finish(plan, range, positions, channels) };
     });
+    epilogue.end(strips);
 }

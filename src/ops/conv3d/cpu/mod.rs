@@ -6,6 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod correlate;
+mod epilogue;
 mod gather;
 mod kernel;
 mod panels;
@@ -14,8 +15,13 @@ mod slide;
 mod transpose;
 
 use super::Conv3d;
+use super::fused::Before;
 use crate::cpu::{Isa, simd};
-use crate::tensor::Tensor;
+use crate::ops::batch_norm::Sums;
+use crate::ops::batch_norm::lines::{Affine, Mask};
+use crate::ops::lanes::Stored;
+use crate::tensor::{DType, Tensor};
+use epilogue::{Chain, Epilogue};
 use kernel::Kernels;
 use panels::{Panels, Strides};
 use plan::Plan;
@@ -35,12 +41,78 @@ fn kernels(isa: Isa) -> &'static Kernels {
 
 /// `y` in the number type of `x`; bf16 is widened.
 pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &Tensor, w: &Tensor) -> Tensor {
-    Tensor::build_as(x.dtype(), p.y_shape(), |y| fprop_f32(kernels(isa), p, &x.host(), &w.host(), y))
+    let k = kernels(isa);
+    Tensor::build_as(x.dtype(), p.y_shape(), |y| fprop_f32(k, p, &x.host(), &w.host(), y, &mut Epilogue::none()))
+}
+
+/// [`fprop`] of f32, and sums over each of `parts` parts of the samples about `shift`, or about what was found to be the mean.
+/// `None` for bf16, which is rounded in a pass of its own.
+pub(super) fn fprop_statistics(
+    isa: Isa,
+    p: &Conv3d,
+    [x, w]: [&Tensor; 2],
+    shift: Option<&Tensor>,
+    parts: usize,
+) -> Option<(Tensor, Sums)> {
+    if x.dtype() != DType::F32 {
+        return None;
+    }
+    let mut epilogue = Epilogue::statistics(p, parts);
+    let y = Tensor::build(p.y_shape(), |y| fprop_f32(kernels(isa), p, &x.host(), &w.host(), y, &mut epilogue));
+    let shift = shift.cloned().unwrap_or_else(|| epilogue.near());
+    let sums = epilogue.about(&shift.host());
+    Some((y, Sums { shift, sums }))
 }
 
 /// `dx` in the number type of `dy`; bf16 is widened.
 pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Tensor {
-    Tensor::build_as(dy.dtype(), p.x_shape(), |dx| dgrad_f32(kernels(isa), p, &dy.host(), &w.host(), dx))
+    let k = kernels(isa);
+    Tensor::build_as(dy.dtype(), p.x_shape(), |dx| dgrad_f32(k, p, &dy.host(), &w.host(), dx, &mut Epilogue::none()))
+}
+
+/// [`dgrad`] with `before.so_far` added, past the rectifier, and `Σ dz` and `Σ dz · (normed - mean) · inv_std`, `[parts 2 c]`.
+/// The tensors of `before` have the type of `dy`, its arrays are f32.
+pub(super) fn dgrad_chain(
+    isa: Isa,
+    p: &Conv3d,
+    [dy, w]: [&Tensor; 2],
+    before: &Before,
+    parts: usize,
+) -> (Tensor, Tensor) {
+    match dy.dtype() {
+        DType::F32 => chained(p, before, parts, |epilogue| {
+            Tensor::build(p.x_shape(), |dx| dgrad_f32(kernels(isa), p, &dy.host(), &w.host(), dx, epilogue))
+        }),
+        DType::BF16 => chained(p, before, parts, |epilogue| {
+            let mut dx = dgrad(isa, p, dy, w);
+            epilogue.whole(dx.bf16_mut());
+            dx
+        }),
+    }
+}
+
+fn chained<T: Stored>(
+    p: &Conv3d,
+    before: &Before,
+    parts: usize,
+    dgrad: impl FnOnce(&mut Epilogue<T>) -> Tensor,
+) -> (Tensor, Tensor) {
+    let (mean, inv_std) = (before.mean.host(), before.inv_std.host());
+    let again = before.again.map(|[gamma, beta]| (gamma.host(), beta.host()));
+    let scale: Vec<f32> = match &again {
+        Some((gamma, _)) => inv_std.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g).collect(),
+        None => Vec::new(),
+    };
+    let shift = again.as_ref().map_or(&[][..], |(_, beta)| beta);
+    let chain = Chain {
+        so_far: before.so_far.map(T::of),
+        mask: if again.is_some() { Mask::Recomputed } else { Mask::Result(T::of(before.relu)) },
+        normed: T::of(before.normed),
+        affine: Affine { mean: &mean, scale: &scale, shift },
+    };
+    let mut epilogue = Epilogue::chain(p, chain, parts);
+    let dz = dgrad(&mut epilogue);
+    (dz, epilogue.sums(&inv_std))
 }
 
 /// `dw`, f32.
@@ -55,23 +127,23 @@ pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
     Tensor::build(p.w_shape(), |dw| wgrad_f32(kernels(isa), p, &x.host(), &dy.host(), dw))
 }
 
-fn fprop_f32(k: &Kernels, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32]) {
+fn fprop_f32(k: &Kernels, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32], epilogue: &mut Epilogue<f32>) {
     let (plan, x) = Plan::fprop(p, x);
     let filter = p.taps() * p.c_group();
     let strides = Strides { group: p.k_group() * filter, channel: filter, tap: plan.run, run: 1 };
     let panels = Panels::pack(k, &plan, w, p.geometry.groups, p.k_group(), strides);
-    products(k, &plan, &panels, &x, y);
+    products(k, &plan, &panels, &x, y, epilogue);
 }
 
-fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32]) {
+fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], epilogue: &mut Epilogue<f32>) {
     if plan.slides() {
-        slide::run(k, plan, panels, input, out);
+        slide::run(k, plan, panels, input, out, epilogue);
     } else {
-        gather::run(k, plan, panels, input, out);
+        gather::run(k, plan, panels, input, out, epilogue);
     }
 }
 
-fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32], epilogue: &mut Epilogue<f32>) {
     let [st, sh, sw] = p.geometry.window.stride;
     let [t, h, width] = p.input;
     let mut rests = Vec::new();
@@ -81,14 +153,20 @@ fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         }
     }
     let plans: Vec<Plan> = rests.iter().filter_map(|&rest| Plan::dgrad(p, rest)).collect();
-    if plans.len() < rests.len() {
+    let all = plans.len() == rests.len();
+    if !all {
         dx.fill(0.0); // no tap reaches some classes
     }
+    let mut none = Epilogue::none();
+    let (epilogue, after) = if all { (epilogue, None) } else { (&mut none, Some(epilogue)) };
     let (cg, filter) = (p.c_group(), p.taps() * p.c_group());
     for plan in &plans {
         let strides = Strides { group: p.k_group() * filter, channel: 1, tap: cg, run: filter };
         let panels = Panels::pack(k, plan, w, p.geometry.groups, cg, strides);
-        products(k, plan, &panels, dy, dx);
+        products(k, plan, &panels, dy, dx, epilogue);
+    }
+    if let Some(epilogue) = after {
+        epilogue.whole(dx); // those classes too
     }
 }
 

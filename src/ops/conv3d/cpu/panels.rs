@@ -91,6 +91,16 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
+    /// How many ranges of units there are.
+    pub fn ranges(&self) -> usize {
+        self.ranges
+    }
+
+    /// Which of them begins with these units.
+    pub fn range(&self, units: &Range<usize>) -> usize {
+        units.start / self.units_each
+    }
+
     /// Calls `f(units, group, blocks)` for all of it, in parallel.
     pub fn run(&self, panels: &Panels, f: impl Fn(Range<usize>, usize, Range<usize>) + Sync) {
         (0..self.ranges * panels.groups * self.parts).into_par_iter().with_max_len(1).for_each(|task| {
@@ -100,6 +110,15 @@ impl Tasks {
             let blocks = part * self.blocks_each..((part + 1) * self.blocks_each).min(panels.blocks.len());
             f(units, group, blocks);
         });
+    }
+}
+
+impl Panels {
+    /// The channels of some blocks of a group.
+    pub fn span(&self, group: usize, blocks: &Range<usize>) -> Range<usize> {
+        let end = self.blocks[..blocks.end].last().map_or(0, |b| b.first + b.len);
+        let start = self.blocks.get(blocks.start).map_or(end, |b| b.first);
+        group * self.channels + start.min(end)..group * self.channels + end
     }
 }
 

@@ -1,6 +1,7 @@
 //! Index arithmetic shared by the passes: which input a tap reads, where it is inside, and channel blocks.
 
 use super::super::Conv3d;
+use super::epilogue::Rows;
 use super::kernel::{Kernels, TAPS};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -118,7 +119,27 @@ impl Plan {
 
     /// Positions in all.
     pub fn positions(&self) -> usize {
-        self.n * self.axes.iter().map(|a| a.count).product::<usize>()
+        self.n * self.sample()
+    }
+
+    /// Positions of a sample.
+    pub fn sample(&self) -> usize {
+        self.axes.iter().map(|a| a.count).product()
+    }
+
+    /// Where the outputs of some positions lie.
+    pub fn rows(&self, positions: Range<usize>) -> impl Iterator<Item = Rows> {
+        let [t, h, w] = [0, 1, 2].map(|a| self.axes[a].count);
+        let dense = self.axes.iter().all(|a| a.out_step == 1 && a.count == a.out_extent);
+        let step = self.axes[2].out_step * self.out_pitch;
+        let mut next = positions.start;
+        std::iter::from_fn(move || {
+            let (first, left) = (next, positions.end.saturating_sub(next));
+            let count = if dense { left } else { left.min(w - first % w) };
+            next += count;
+            let [n, qt, qh, qw] = [first / (t * h * w), first / (h * w) % t, first / w % h, first % w];
+            (count > 0).then(|| Rows { first: self.output(n, [qt, qh, qw]), count, step })
+        })
     }
 
     /// The taps, one of each axis.

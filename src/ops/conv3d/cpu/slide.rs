@@ -1,11 +1,19 @@
 //! The same products as [`super::gather`], for plans whose taps along a row are three neighbours one input apart.
 
+use super::epilogue::Epilogue;
 use super::kernel::{Kernels, Slide, TAPS, Tap};
 use super::panels::{Out, Panels};
 use super::plan::Plan;
 
 /// Writes every position of `plan`, which slides, in `out`.
-pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32]) {
+pub(super) fn run(
+    k: &Kernels,
+    plan: &Plan,
+    panels: &Panels,
+    input: &[f32],
+    out: &mut [f32],
+    epilogue: &mut Epilogue<f32>,
+) {
     let [t, h, w] = &plan.axes;
     let zeros = vec![0.0; plan.run];
     // Of each three, the first tap.
@@ -13,7 +21,10 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
     let offsets: Vec<isize> = threes.iter().map(|&tap| plan.offset(tap)).collect();
     let tasks = panels.tasks(plan.n * t.count * h.count, w.count);
     let out = Out::new(out);
+    let strips = epilogue.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |rows, group, blocks| {
+        let (range, channels) = (tasks.range(&rows), panels.span(group, &blocks));
+        let positions = rows.start * w.count..rows.end * w.count;
         let mut taps = Vec::with_capacity(threes.len());
         let mut call = |row: usize, b: usize| {
             let (n, qt, qh) = (row / (t.count * h.count), row / h.count % t.count, row % h.count);
@@ -53,5 +64,8 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
         } else {
             blocks.for_each(|b| rows.clone().for_each(|row| call(row, b)));
         }
+        // SAFETY: these positions and channels are this task's, and written.
+        unsafe { strips.finish(plan, range, positions, channels) };
     });
+    epilogue.end(strips);
 }

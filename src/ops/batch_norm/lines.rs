@@ -1,0 +1,200 @@
+//! What batch normalisation does to a line of numbers, whole rows of `c` channels below each other: shared by the layer and
+//! by convolutions that do a part of its work on results still in the cache.
+
+use crate::ops::lanes::{LANES, Lanes, Stored, each, whole};
+
+/// Per element of a line, the layer's `z = (x - mean) · scale + shift`. Subtracting first keeps the digits where the mean is
+/// large.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Affine<'a> {
+    pub mean: &'a [f32],
+    pub scale: &'a [f32],
+    pub shift: &'a [f32],
+}
+
+/// What the rectifier lets through.
+#[derive(Clone, Copy)]
+pub(in crate::ops) enum Mask<'a, T> {
+    /// Everything: there is none.
+    None,
+    /// Where the normalised value, computed again, is positive: cheaper than reading the result.
+    Recomputed,
+    /// Where this result is positive.
+    Result(&'a [T]),
+}
+
+impl<'a, T> Mask<'a, T> {
+    /// That of the line that starts at element `at`.
+    #[inline(always)]
+    pub fn from(self, at: usize) -> Mask<'a, T> {
+        match self {
+            Mask::Result(y) => Mask::Result(&y[at..]),
+            other => other,
+        }
+    }
+
+    /// Whether it and the parameters have what a line needs.
+    fn covers(&self, affine: &Affine, len: usize) -> bool {
+        match self {
+            Mask::None => affine.covers(len, false),
+            Mask::Recomputed => affine.covers(len, true),
+            Mask::Result(y) => affine.covers(len, false) && y.len() >= len,
+        }
+    }
+}
+
+/// Two sums for each element of a line, to which lines are added: room for whole vectors.
+pub(in crate::ops) struct Sums<'a> {
+    pub one: &'a mut [f32],
+    pub two: &'a mut [f32],
+}
+
+impl Sums<'_> {
+    /// # Safety
+    /// As [`Lanes`]; `at` starts a vector inside.
+    #[inline(always)]
+    unsafe fn add<V: Lanes>(&mut self, at: usize, one: V, two: V) {
+        // SAFETY: the sums have room for whole vectors.
+        unsafe {
+            let (a, b) = (self.one.as_mut_ptr().add(at), self.two.as_mut_ptr().add(at));
+            V::load(a, LANES).add(one).store(a, LANES);
+            V::load(b, LANES).add(two).store(b, LANES);
+        }
+    }
+}
+
+/// Adds `x - shift` and its square.
+///
+/// # Safety
+/// The instruction set of `V` must be there.
+#[inline(always)]
+pub(in crate::ops) unsafe fn statistics<V: Lanes, T: Stored>(x: &[T], shift: &[f32], sums: &mut Sums) {
+    let room = whole(x.len());
+    assert!(shift.len() >= x.len() && sums.one.len() >= room && sums.two.len() >= room);
+    // SAFETY: `each` stays inside of lines that are long enough.
+    each(x.len(), |at, n| unsafe {
+        let d = T::get::<V>(x.as_ptr().add(at), n).sub(V::load(shift.as_ptr().add(at), n));
+        sums.add(at, d, d.mul(d));
+    });
+}
+
+impl Affine<'_> {
+    /// Whether there are parameters for a line, the scale and the addend where `z` is asked for.
+    fn covers(&self, len: usize, z: bool) -> bool {
+        self.mean.len() >= len && (!z || (self.scale.len() >= len && self.shift.len() >= len))
+    }
+
+    /// `x - mean`, and what it becomes.
+    ///
+    /// # Safety
+    /// As [`Lanes`], and the parameters have the elements.
+    #[inline(always)]
+    unsafe fn at<V: Lanes>(&self, x: V, at: usize, n: usize) -> (V, V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let d = x.sub(V::load(self.mean.as_ptr().add(at), n));
+            let z = d.mul(V::load(self.scale.as_ptr().add(at), n)).add(V::load(self.shift.as_ptr().add(at), n));
+            (d, z)
+        }
+    }
+
+    /// The result, with `residual` added and the rectifier applied where asked for.
+    ///
+    /// # Safety
+    /// The instruction set of `V` must be there.
+    #[inline(always)]
+    pub unsafe fn normalise<V: Lanes, T: Stored>(&self, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
+        let len = y.len();
+        assert!(x.len() == len && residual.is_none_or(|r| r.len() == len) && self.covers(len, true));
+        // SAFETY: `each` stays inside of lines that are long enough.
+        each(len, |at, n| unsafe {
+            let (_, mut z) = self.at::<V>(T::get(x.as_ptr().add(at), n), at, n);
+            if let Some(r) = residual {
+                z = z.add(T::get(r.as_ptr().add(at), n));
+            }
+            if relu {
+                z = z.rectified();
+            }
+            T::put(y.as_mut_ptr().add(at), z, n);
+        });
+    }
+
+    /// The gradient past the rectifier, `dz`, of `x - mean`.
+    ///
+    /// # Safety
+    /// As [`Lanes`], and all lines have the elements.
+    #[inline(always)]
+    unsafe fn pass<V: Lanes, T: Stored>(&self, x: V, dy: V, mask: Mask<T>, at: usize, n: usize) -> (V, V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match mask {
+                Mask::None => (x.sub(V::load(self.mean.as_ptr().add(at), n)), dy),
+                Mask::Recomputed => {
+                    let (d, z) = self.at(x, at, n);
+                    (d, dy.where_positive(z))
+                }
+                Mask::Result(y) => {
+                    let y = T::get::<V>(y.as_ptr().add(at), n);
+                    (x.sub(V::load(self.mean.as_ptr().add(at), n)), dy.where_positive(y))
+                }
+            }
+        }
+    }
+
+    /// Adds `dz` and `dz · (x - mean)`, where `dz` is the gradient past the rectifier. It is written to `out` where that is
+    /// not null, and then counts as it was rounded. `dy` is read where it lies, which may be `out`; `more`, where not null,
+    /// is added to it first.
+    ///
+    /// # Safety
+    /// The instruction set of `V` must be there; `dy`, and `more` and `out` where not null, have the elements of `x`.
+    #[inline(always)]
+    pub unsafe fn grad_sums<V: Lanes, T: Stored>(
+        &self,
+        x: &[T],
+        [dy, more]: [*const T; 2],
+        mask: Mask<T>,
+        out: *mut T,
+        sums: &mut Sums,
+    ) {
+        let (len, room) = (x.len(), whole(x.len()));
+        assert!(mask.covers(self, len) && sums.one.len() >= room && sums.two.len() >= room);
+        // SAFETY: `each` stays inside of lines that are long enough.
+        each(len, |at, n| unsafe {
+            let mut dz = T::get::<V>(dy.add(at), n);
+            if !more.is_null() {
+                dz = dz.add(T::get(more.add(at), n));
+            }
+            let (d, mut dz) = self.pass(T::get(x.as_ptr().add(at), n), dz, mask, at, n);
+            if !out.is_null() {
+                dz = T::put(out.add(at), dz, n);
+            }
+            sums.add(at, dz, dz.mul(d));
+        });
+    }
+
+    /// `dx = dz · a + (x - mean) · b + d`.
+    ///
+    /// # Safety
+    /// The instruction set of `V` must be there.
+    #[inline(always)]
+    pub unsafe fn grad_x<V: Lanes, T: Stored>(
+        &self,
+        [a, b, d]: [&[f32]; 3],
+        x: &[T],
+        dy: &[T],
+        mask: Mask<T>,
+        dx: &mut [T],
+    ) {
+        let len = dx.len();
+        assert!(
+            x.len() == len && dy.len() == len && mask.covers(self, len) && [a, b, d].iter().all(|s| s.len() >= len)
+        );
+        // SAFETY: `each` stays inside of lines that are long enough.
+        each(len, |at, n| unsafe {
+            let load = |v: &[f32]| V::load(v.as_ptr().add(at), n);
+            let (x, dy): (V, V) = (T::get(x.as_ptr().add(at), n), T::get(dy.as_ptr().add(at), n));
+            let (dev, dz) = self.pass(x, dy, mask, at, n);
+            T::put(dx.as_mut_ptr().add(at), dz.mul(load(a)).add(dev.mul(load(b))).add(load(d)), n);
+        });
+    }
+}

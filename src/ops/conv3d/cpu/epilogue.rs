@@ -1,0 +1,324 @@
+//! What is done with finished results while they are in a core's cache: sums for the batch norm that follows a convolution,
+//! or, of a gradient, what the rectifier and the batch norm before the convolution make of it.
+//!
+//! Work falls into *ranges* of positions, fixed by the shape alone. Each takes its sums in f32, and they are merged in order,
+//! in f64: the same bits for any number of threads. Sums for statistics are taken about the mean of a strip's first rows, and
+//! merged as means and sums of squared deviations, in which nothing cancels.
+
+use super::super::Conv3d;
+use super::plan::Plan;
+use crate::ops::batch_norm::lines::{Affine, Mask, Sums, statistics};
+use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What to do; results are of type `T`.
+#[derive(Clone, Copy)]
+enum Work<'a, T> {
+    None,
+    Statistics,
+    Chain(Chain<'a, T>),
+}
+
+/// What led to the input of a convolution whose gradient is formed: `relu(batch_norm(normed))`, and what other paths have
+/// brought to that gradient.
+#[derive(Clone, Copy)]
+pub(in crate::ops::conv3d) struct Chain<'a, T> {
+    /// Added to the gradient.
+    pub so_far: Option<&'a [T]>,
+    /// What the rectifier let through.
+    pub mask: Mask<'a, T>,
+    /// The batch norm's input.
+    pub normed: &'a [T],
+    /// Its mean and its scale (the latter for [`Mask::Recomputed`], else empty), `[parts c]`, and its addend `[c]`.
+    pub affine: Affine<'a>,
+}
+
+/// The work of one convolution, and the sums of what is done of it.
+pub(in crate::ops::conv3d) struct Epilogue<'a, T> {
+    work: Work<'a, T>,
+    parts: usize,
+    samples: usize,
+    c: usize,
+    /// `[parts 3 c]`, as [`Strips::sums`].
+    totals: Vec<f64>,
+}
+
+impl<'a, T: Stored> Epilogue<'a, T> {
+    /// None.
+    pub fn none() -> Self {
+        Epilogue { work: Work::None, parts: 1, samples: 0, c: 0, totals: Vec::new() }
+    }
+
+    fn new(work: Work<'a, T>, n: usize, parts: usize, c: usize) -> Self {
+        Epilogue { work, parts, samples: n / parts, c, totals: vec![0.0; parts * KEPT * c] }
+    }
+
+    /// Of the result of `p`, mean and sum of squared deviations per channel over each of `parts` equal contiguous parts of the
+    /// samples.
+    pub fn statistics(p: &Conv3d, parts: usize) -> Self {
+        Self::new(Work::Statistics, p.n, parts, p.k)
+    }
+
+    /// Of the gradient for the input of `p`: it is masked in place, and `Σ dz` and `Σ dz · (normed - mean)` are taken.
+    pub fn chain(p: &Conv3d, chain: Chain<'a, T>, parts: usize) -> Self {
+        Self::new(Work::Chain(chain), p.n, parts, p.c)
+    }
+
+    /// Room for the sums of a launch that divides the positions into `ranges`, and writes to `out`: contiguous, channels
+    /// innermost.
+    pub fn begin(&self, ranges: usize, out: *mut T) -> Strips<'a, T> {
+        let slots = if let Work::None = self.work { 0 } else { self.parts * ranges };
+        let mut sums = vec![0.0; slots * KEPT * self.c];
+        let to = sums.as_mut_ptr();
+        Strips { work: self.work, samples: self.samples, c: self.c, ranges, out, to, sums }
+    }
+
+    /// Merges what a launch has taken.
+    pub fn end(&mut self, strips: Strips<'a, T>) {
+        let (c, part) = (self.c, (KEPT * self.c).max(1));
+        let of_parts = strips.sums.chunks(strips.ranges.max(1) * part);
+        for (totals, sums) in self.totals.chunks_mut(part).zip(of_parts) {
+            for sums in sums.chunks_exact(part) {
+                (0..c).for_each(|ch| {
+                    let [n, a, b] = [0, 1, 2].map(|i| sums[i * c + ch]);
+                    merge(&self.work, totals, c, ch, [n, a, b]);
+                });
+            }
+        }
+    }
+
+    /// The same work for results that were written elsewhere, `n` samples of them: a pass over memory.
+    pub fn whole(&mut self, out: &mut [T]) {
+        if let Work::None = self.work {
+            return;
+        }
+        let positions = out.len() / self.c.max(1);
+        let each = (RANGE / self.c.max(1)).max(1);
+        let strips = self.begin(positions.div_ceil(each), out.as_mut_ptr());
+        let part = (positions / self.parts).max(1);
+        (0..strips.ranges).into_par_iter().for_each(|range| {
+            let (mut from, end) = (range * each, positions.min((range + 1) * each));
+            while from < end {
+                let (of, to) = (from / part, end.min((from / part + 1) * part));
+                let rows = Rows { first: from * self.c, count: to - from, step: self.c };
+                // SAFETY: the positions are inside, and no other task's.
+                unsafe { strips.strip(range, of, [rows].into_iter(), 0..self.c) };
+                from = to;
+            }
+        });
+        self.end(strips);
+    }
+
+    /// Of a chain, the sums `[parts 2 c]`, the second of each pair times `factor [parts c]`.
+    pub fn sums(&self, factor: &[f32]) -> Tensor {
+        self.pairs(|_, i, [_, dz, dz_dev]| [dz, dz_dev * f64::from(factor[i])])
+    }
+
+    /// Of statistics, a number near each channel's mean: that over all parts, `[c]`.
+    pub fn near(&self) -> Tensor {
+        let (c, parts) = (self.c, self.parts as f64);
+        Tensor::build([c], |out| {
+            for (ch, out) in out.iter_mut().enumerate() {
+                let means = self.totals.chunks_exact(KEPT * c).map(|of| of[c + ch]);
+                *out = (means.sum::<f64>() / parts) as f32;
+            }
+        })
+    }
+
+    /// Of statistics, `Σ (y - shift)` and `Σ (y - shift)²`, `[parts 2 c]`, with `shift [c]`.
+    pub fn about(&self, shift: &[f32]) -> Tensor {
+        self.pairs(|ch, _, [n, mean, m2]| {
+            let off = mean - f64::from(shift[ch]);
+            [n * off, m2 + n * off * off]
+        })
+    }
+
+    /// `[parts 2 c]` of `f(channel, part·c + channel, what was kept)`.
+    fn pairs(&self, f: impl Fn(usize, usize, [f64; KEPT]) -> [f64; 2]) -> Tensor {
+        let c = self.c;
+        Tensor::build([self.parts, 2, c], |out| {
+            for i in 0..self.parts * c {
+                let (part, ch) = (i / c, i % c);
+                let pair = f(ch, i, [0, 1, 2].map(|kept| self.totals[(part * KEPT + kept) * c + ch]));
+                pair.iter().zip(0..).for_each(|(v, which)| out[(part * 2 + which) * c + ch] = *v as f32);
+            }
+        })
+    }
+}
+
+/// Numbers kept of a channel: how many values, then their mean and sum of squared deviations, or `Σ dz` and
+/// `Σ dz · (normed - mean)`.
+const KEPT: usize = 3;
+
+/// Merges what was kept of channel `ch` into `all [3 c]`.
+#[inline(always)]
+fn merge<T>(work: &Work<T>, all: &mut [f64], c: usize, ch: usize, [n, a, b]: [f64; KEPT]) {
+    if n == 0.0 {
+        return;
+    }
+    let total = all[ch] + n;
+    match work {
+        Work::Statistics => {
+            let off = a - all[c + ch];
+            all[2 * c + ch] += b + off * off * all[ch] * n / total;
+            all[c + ch] += off * n / total;
+        }
+        _ => {
+            all[c + ch] += a;
+            all[2 * c + ch] += b;
+        }
+    }
+    all[ch] = total;
+}
+
+/// Elements of a range of [`Epilogue::whole`].
+const RANGE: usize = 1 << 15;
+
+/// Positions of one strip that lie at equal distances: where the first one's channels start in the array, how many there
+/// are, and how far apart.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops::conv3d) struct Rows {
+    pub first: usize,
+    pub count: usize,
+    pub step: usize,
+}
+
+/// Where the tasks of a launch leave finished results.
+pub(in crate::ops::conv3d) struct Strips<'a, T> {
+    work: Work<'a, T>,
+    /// Samples of a part.
+    samples: usize,
+    c: usize,
+    ranges: usize,
+    out: *mut T,
+    /// `[parts ranges 3 c]`, written through `to`.
+    sums: Vec<f64>,
+    to: *mut f64,
+}
+
+// SAFETY: tasks touch disjoint elements of `out` and disjoint sums: other ranges, or other channels of them.
+unsafe impl<T: Sync> Sync for Strips<'_, T> {}
+
+impl<T: Stored> Strips<'_, T> {
+    /// Does the work on some positions of `plan`, which all lie in `range`, and some channels.
+    ///
+    /// # Safety
+    /// They have been written, and are no other task's.
+    pub unsafe fn finish(&self, plan: &Plan, range: usize, positions: Range<usize>, channels: Range<usize>) {
+        if let Work::None = self.work {
+            return;
+        }
+        let part = self.samples * plan.sample();
+        let (mut from, end) = (positions.start, positions.end);
+        while from < end {
+            let (of, to) = (from / part, end.min((from / part + 1) * part));
+            // SAFETY: the caller's promise.
+            unsafe { self.strip(range, of, plan.rows(from..to), channels.clone()) };
+            from = to;
+        }
+    }
+
+    /// Does the work on the positions `rows` of `range` that belong to `part`, and some channels.
+    ///
+    /// # Safety
+    /// They have been written, and are no other task's.
+    pub unsafe fn strip(&self, range: usize, part: usize, rows: impl Iterator<Item = Rows>, channels: Range<usize>) {
+        let at = (part * self.ranges + range) * KEPT * self.c;
+        lanes::run(Strip { of: self, at, part, rows, channels });
+    }
+}
+
+struct Strip<'s, 'a, T, R> {
+    of: &'s Strips<'a, T>,
+    /// Where its sums are.
+    at: usize,
+    part: usize,
+    rows: R,
+    channels: Range<usize>,
+}
+
+impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let Strip { of: &Strips { work, c, out, to, .. }, at, part, rows, channels } = self;
+        let (len, room) = (channels.len(), whole(channels.len()));
+        let mut space = vec![0.0; 3 * room];
+        let (shift, space) = space.split_at_mut(room);
+        let (one, two) = space.split_at_mut(room);
+        let mut sums = Sums { one, two };
+        let mut count = 0;
+        let positions = rows.flat_map(|r| (0..r.count).map(move |i| r.first + i * r.step + channels.start));
+        match work {
+            Work::None => return,
+            Work::Statistics => {
+                let positions: Vec<usize> = positions.collect();
+                count = positions.len();
+                // SAFETY: a position is inside and written.
+                let row = |p: usize| unsafe { std::slice::from_raw_parts(out.add(p).cast_const(), len) };
+                let first = &positions[..count.min(NEAR)];
+                for p in first {
+                    // SAFETY: the instruction set is the caller's promise.
+                    unsafe { add_row::<V, T>(row(*p), shift) };
+                }
+                shift.iter_mut().for_each(|s| *s /= first.len().max(1) as f32);
+                for p in positions {
+                    // SAFETY: as above.
+                    unsafe { statistics::<V, T>(row(p), shift, &mut sums) };
+                }
+            }
+            Work::Chain(chain) => {
+                let of_part = part * c + channels.start..part * c + channels.end;
+                let affine = Affine {
+                    mean: &chain.affine.mean[of_part.clone()],
+                    scale: chain.affine.scale.get(of_part).unwrap_or(&[]),
+                    shift: chain.affine.shift.get(channels.clone()).unwrap_or(&[]),
+                };
+                for p in positions {
+                    let (x, more) =
+                        (&chain.normed[p..p + len], chain.so_far.map_or(std::ptr::null(), |s| s[p..].as_ptr()));
+                    // SAFETY: as above, and `so_far` has the shape of `out`.
+                    unsafe {
+                        let dz = out.add(p);
+                        affine.grad_sums::<V, T>(x, [dz, more], chain.mask.from(p), dz, &mut sums);
+                    }
+                    count += 1;
+                }
+            }
+        }
+        // SAFETY: the numbers kept of a range's channels are one task's; others' lie beside them, so there is no slice.
+        let kept = |i: usize| unsafe { to.add(at + i) };
+        let n = f64::from(count as u32);
+        for (ch, i) in channels.zip(0..) {
+            let (one, two) = (f64::from(sums.one[i]), f64::from(sums.two[i]));
+            let new = match work {
+                Work::Statistics => [n, f64::from(shift[i]) + one / n, (two - one * one / n).max(0.0)],
+                _ => [n, one, two],
+            };
+            // SAFETY: as above.
+            unsafe {
+                let mut all = [*kept(ch), *kept(c + ch), *kept(2 * c + ch)];
+                merge(&work, &mut all, 1, 0, new);
+                (*kept(ch), *kept(c + ch), *kept(2 * c + ch)) = (all[0], all[1], all[2]);
+            }
+        }
+    }
+}
+
+/// Rows of a strip whose mean its deviations are taken from.
+const NEAR: usize = 16;
+
+/// `to += row`
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn add_row<V: Lanes, T: Stored>(row: &[T], to: &mut [f32]) {
+    assert!(to.len() >= row.len());
+    // SAFETY: `each` stays inside of both.
+    lanes::each(row.len(), |at, n| unsafe {
+        let to = to.as_mut_ptr().add(at);
+        V::load(to, n).add(T::get(row.as_ptr().add(at), n)).store(to, n);
+    });
+}

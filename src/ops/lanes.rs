@@ -1,0 +1,401 @@
+//! Sixteen numbers at once, stored as f32 or bf16 and computed on as f32: what memory-bound kernels are written in.
+//!
+//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Kernel`]; [`run`] compiles it for AVX-512, AVX2 and
+//! plain loops, and picks the widest this machine has. There are sixteen lanes on every machine and no fused product,
+//! so the bits are the same on every machine.
+
+use crate::cpu::Isa;
+use crate::tensor::Element;
+use half::bf16;
+use rayon::prelude::*;
+
+/// Numbers in a vector.
+pub(in crate::ops) const LANES: usize = 16;
+
+/// Sixteen numbers. Every function may be called only where the instruction set was detected, with pointers to as many
+/// numbers as it moves: sixteen, or `n` where it takes that, in which case the other lanes are 0.
+pub(in crate::ops) trait Lanes: Copy {
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32, n: usize) -> Self;
+    unsafe fn store(self, p: *mut f32, n: usize);
+    unsafe fn load_half(p: *const bf16, n: usize) -> Self;
+    /// Rounds to nearest even.
+    unsafe fn store_half(self, p: *mut bf16, n: usize);
+    /// As [`Lanes::store_half`] rounds.
+    unsafe fn rounded(self) -> Self;
+    unsafe fn add(self, o: Self) -> Self;
+    unsafe fn sub(self, o: Self) -> Self;
+    unsafe fn mul(self, o: Self) -> Self;
+    unsafe fn div(self, o: Self) -> Self;
+    /// These numbers where those of `of` are positive, 0 elsewhere.
+    unsafe fn where_positive(self, of: Self) -> Self;
+    /// 0 for what is 0 or below; a NaN stays.
+    unsafe fn rectified(self) -> Self;
+}
+
+/// A stored number that vectors are read from and written to.
+pub(in crate::ops) trait Stored: Element {
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn get<V: Lanes>(p: *const Self, n: usize) -> V;
+    /// Returns the numbers as they were rounded.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn put<V: Lanes>(p: *mut Self, v: V, n: usize) -> V;
+}
+
+// SAFETY (both impls): the trait's conditions are those of `Lanes`.
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn get<V: Lanes>(p: *const f32, n: usize) -> V {
+        unsafe { V::load(p, n) }
+    }
+
+    #[inline(always)]
+    unsafe fn put<V: Lanes>(p: *mut f32, v: V, n: usize) -> V {
+        unsafe { v.store(p, n) };
+        v
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn get<V: Lanes>(p: *const bf16, n: usize) -> V {
+        unsafe { V::load_half(p, n) }
+    }
+
+    #[inline(always)]
+    unsafe fn put<V: Lanes>(p: *mut bf16, v: V, n: usize) -> V {
+        unsafe {
+            v.store_half(p, n);
+            v.rounded()
+        }
+    }
+}
+
+/// A computation written once for every instruction set.
+pub(in crate::ops) trait Kernel {
+    /// # Safety
+    /// The instruction set of `V` must be there. Must be `#[inline(always)]`, or it is compiled without that set.
+    unsafe fn run<V: Lanes>(self);
+}
+
+/// Runs a kernel with the widest instructions of this machine.
+#[inline]
+pub(in crate::ops) fn run(kernel: impl Kernel) {
+    match Isa::best() {
+        // SAFETY: the process may use these instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => unsafe { with_avx512(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { with_avx2(kernel) },
+        // SAFETY: plain loops need nothing.
+        _ => unsafe { kernel.run::<Plain>() },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn with_avx512(kernel: impl Kernel) {
+    // SAFETY: this function's own condition.
+    unsafe { kernel.run::<x86::Zmm>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn with_avx2(kernel: impl Kernel) {
+    // SAFETY: this function's own condition.
+    unsafe { kernel.run::<Plain>() }
+}
+
+/// Calls `f(at, n)` for each `n` numbers from `at` that make up `0..len`: sixteen, but for the last.
+#[inline(always)]
+pub(in crate::ops) fn each(len: usize, mut f: impl FnMut(usize, usize)) {
+    let whole = len / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        f(at, LANES);
+    }
+    if whole < len {
+        f(whole, len - whole);
+    }
+}
+
+/// A function of `N` numbers, of each sixteen at once.
+pub(in crate::ops) trait Map<const N: usize>: Sync {
+    /// # Safety
+    /// As [`Lanes`]. Must be `#[inline(always)]`.
+    unsafe fn at<V: Lanes>(&self, x: [V; N]) -> V;
+}
+
+/// Elements a task takes at once: enough to hide the cost of handing it out.
+const CHUNK: usize = 1 << 15;
+
+/// `y = f(x...)` element by element; all have the same length.
+pub(in crate::ops) fn map<T: Stored, const N: usize>(x: [&[T]; N], y: &mut [T], f: impl Map<N>) {
+    y.par_chunks_mut(CHUNK).enumerate().for_each(|(task, y)| {
+        let x = x.map(|x| &x[task * CHUNK..][..y.len()]);
+        run(Mapped { x, y, f: &f });
+    });
+}
+
+struct Mapped<'a, T, F, const N: usize> {
+    x: [&'a [T]; N],
+    y: &'a mut [T],
+    f: &'a F,
+}
+
+impl<T: Stored, F: Map<N>, const N: usize> Kernel for Mapped<'_, T, F, N> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        // SAFETY: all are as long as `y`; the instruction set is the caller's promise.
+        each(self.y.len(), |at, n| unsafe {
+            let x = self.x.map(|x| T::get::<V>(x.as_ptr().add(at), n));
+            T::put(self.y.as_mut_ptr().add(at), self.f.at(x), n);
+        });
+    }
+}
+
+/// `len` filled up to whole vectors.
+pub(in crate::ops) fn whole(len: usize) -> usize {
+    len.next_multiple_of(LANES)
+}
+
+/// In plain Rust; where AVX2 is there the compiler makes two registers of it.
+#[derive(Clone, Copy)]
+struct Plain([f32; LANES]);
+
+impl Plain {
+    #[inline(always)]
+    fn map(self, o: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Plain(std::array::from_fn(|i| f(self.0[i], o.0[i])))
+    }
+}
+
+/// Rounded to nearest even without branches; a NaN stays one.
+#[inline(always)]
+fn narrow(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+    (if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
+}
+
+// SAFETY (the whole block): the trait's conditions.
+impl Lanes for Plain {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Plain([x; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32, n: usize) -> Self {
+        if n == LANES {
+            return Plain(unsafe { p.cast::<[f32; LANES]>().read_unaligned() });
+        }
+        Plain(std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, n: usize) {
+        if n == LANES {
+            return unsafe { p.cast::<[f32; LANES]>().write_unaligned(self.0) };
+        }
+        self.0.iter().take(n).enumerate().for_each(|(i, v)| unsafe { *p.add(i) = *v });
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const bf16, n: usize) -> Self {
+        let mut bits = [0u16; LANES];
+        if n == LANES {
+            bits = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
+        } else {
+            bits.iter_mut().take(n).enumerate().for_each(|(i, b)| *b = unsafe { (*p.add(i)).to_bits() });
+        }
+        Plain(bits.map(|b| f32::from_bits(u32::from(b) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut bf16, n: usize) {
+        let bits = self.0.map(narrow);
+        if n == LANES {
+            return unsafe { p.cast::<[u16; LANES]>().write_unaligned(bits) };
+        }
+        bits.iter().take(n).enumerate().for_each(|(i, b)| unsafe { *p.add(i) = bf16::from_bits(*b) });
+    }
+    #[inline(always)]
+    unsafe fn rounded(self) -> Self {
+        Plain(self.0.map(|x| f32::from_bits(u32::from(narrow(x)) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        self.map(o, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        self.map(o, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        self.map(o, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        self.map(o, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn where_positive(self, of: Self) -> Self {
+        self.map(of, |a, of| if of > 0.0 { a } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn rectified(self) -> Self {
+        Plain(self.0.map(|x| if x <= 0.0 { 0.0 } else { x }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Lanes};
+    use half::bf16;
+    use std::arch::x86_64::*;
+
+    /// A register of AVX-512.
+    #[derive(Clone, Copy)]
+    pub(super) struct Zmm(__m512);
+
+    #[inline(always)]
+    fn first(n: usize) -> __mmask16 {
+        ((1u32 << n) - 1) as __mmask16
+    }
+
+    impl Zmm {
+        /// The bits of the numbers rounded to bf16, in 32 bits each.
+        #[inline(always)]
+        unsafe fn half_bits(self) -> __m512i {
+            // SAFETY: as the trait's functions.
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let high = _mm512_srli_epi32::<16>(bits);
+                let half = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+                let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40))
+            }
+        }
+    }
+
+    // SAFETY (the whole block): the trait's conditions are the intrinsics'.
+    impl Lanes for Zmm {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { Zmm(_mm512_set1_ps(x)) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32, n: usize) -> Self {
+            unsafe { Zmm(if n == LANES { _mm512_loadu_ps(p) } else { _mm512_maskz_loadu_ps(first(n), p) }) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, n: usize) {
+            unsafe { if n == LANES { _mm512_storeu_ps(p, self.0) } else { _mm512_mask_storeu_ps(p, first(n), self.0) } }
+        }
+        #[inline(always)]
+        unsafe fn load_half(p: *const bf16, n: usize) -> Self {
+            unsafe {
+                let p = p.cast();
+                let half = if n == LANES { _mm256_loadu_epi16(p) } else { _mm256_maskz_loadu_epi16(first(n), p) };
+                Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_half(self, p: *mut bf16, n: usize) {
+            unsafe {
+                let (p, half) = (p.cast(), _mm512_cvtepi32_epi16(self.half_bits()));
+                if n == LANES { _mm256_storeu_epi16(p, half) } else { _mm256_mask_storeu_epi16(p, first(n), half) }
+            }
+        }
+        #[inline(always)]
+        unsafe fn rounded(self) -> Self {
+            unsafe { Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(self.half_bits()))) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, o: Self) -> Self {
+            unsafe { Zmm(_mm512_add_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, o: Self) -> Self {
+            unsafe { Zmm(_mm512_sub_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, o: Self) -> Self {
+            unsafe { Zmm(_mm512_mul_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn div(self, o: Self) -> Self {
+            unsafe { Zmm(_mm512_div_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn where_positive(self, of: Self) -> Self {
+            unsafe {
+                let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(of.0, _mm512_setzero_ps());
+                Zmm(_mm512_maskz_mov_ps(positive, self.0))
+            }
+        }
+        #[inline(always)]
+        unsafe fn rectified(self) -> Self {
+            unsafe {
+                let stays = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, _mm512_setzero_ps());
+                Zmm(_mm512_maskz_mov_ps(stays, self.0))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything a vector can do, as bits.
+    struct All<'a>(&'a [f32], &'a mut Vec<u32>);
+
+    impl Kernel for All<'_> {
+        #[inline(always)]
+        unsafe fn run<V: Lanes>(self) {
+            let All(x, out) = self;
+            let mut halves = vec![bf16::ZERO; x.len()];
+            let mut put = |v: V, n: usize| {
+                let mut wide = [7.0; LANES];
+                // SAFETY: sixteen numbers have room.
+                unsafe { v.store(wide.as_mut_ptr(), n) };
+                out.extend(wide.iter().map(|v| v.to_bits()));
+            };
+            each(x.len(), |at, n| {
+                // SAFETY: `each` stays inside.
+                unsafe {
+                    let (a, b) = (V::load(x.as_ptr().add(at), n), V::splat(0.3));
+                    a.store_half(halves.as_mut_ptr().add(at), n);
+                    put(V::load_half(halves.as_ptr().add(at), n), LANES);
+                    [a.rounded(), a.add(b), a.sub(b), a.mul(a), b.div(a), b.where_positive(a), a.rectified()]
+                        .into_iter()
+                        .for_each(|v| put(v, n));
+                }
+            });
+            out.extend(halves.iter().map(|h| u32::from(h.to_bits())));
+        }
+    }
+
+    #[test]
+    fn all_instruction_sets_have_the_same_bits() {
+        let corners = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 1.00390625, 3.3e38];
+        let mut x: Vec<f32> = (0..300u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b1))).collect();
+        x.extend(corners);
+        for len in [1, 15, 16, 17, x.len()] {
+            let (mut here, mut plain) = (Vec::new(), Vec::new());
+            run(All(&x[x.len() - len..], &mut here));
+            // SAFETY: plain loops need nothing.
+            unsafe { All(&x[x.len() - len..], &mut plain).run::<Plain>() };
+            let same = here
+                .iter()
+                .zip(&plain)
+                .all(|(a, b)| a == b || (f32::from_bits(*a).is_nan() && f32::from_bits(*b).is_nan()));
+            assert!(same && here.len() == plain.len(), "{len} numbers");
+            let halves = x[x.len() - len..].iter().map(|x| u32::from(bf16::from_f32(*x).to_bits()));
+            assert!(halves.eq(here[here.len() - len..].iter().copied()), "{len} numbers rounded");
+        }
+    }
+}
