@@ -2,6 +2,8 @@
 //! precision: multiply-adds counted twice per second, and as a share of what this machine's arithmetic units do in the same
 //! process. `cargo xtask versus --only conv3d` runs the same layers by turns with PyTorch.
 
+#[path = "versus/clock.rs"]
+mod clock;
 #[path = "versus/layers.rs"]
 mod layers;
 #[path = "versus/nets.rs"]
@@ -34,7 +36,7 @@ fn layers() -> Vec<(String, Conv3d, &'static [&'static str])> {
 }
 
 fn conv3d(c: &mut Criterion) {
-    let peaks = peaks::Peaks::probe();
+    let peaks = peaks::Peaks::probe(clock::Clock::new(false));
     println!(
         "peak of f32 {:.0} GFLOP/s, of bf16 {:.0}, copy {:.1} GB/s",
         peaks.f32 * 1e-9,

@@ -6,14 +6,22 @@
 //! The share is that of the arithmetic (multiply-adds of f32 or products of bf16 matrices) or of a copy through memory,
 //! whichever bounds the case more; both are probed in this process.
 
+#[path = "versus/block.rs"]
+mod block;
 #[path = "versus/case.rs"]
 mod case;
+#[path = "versus/clock.rs"]
+mod clock;
 #[path = "versus/conv.rs"]
 mod conv;
 #[path = "versus/exact.rs"]
 mod exact;
+#[path = "versus/layer.rs"]
+mod layer;
 #[path = "versus/layers.rs"]
 mod layers;
+#[path = "versus/memory.rs"]
+mod memory;
 #[path = "versus/nets.rs"]
 mod nets;
 #[path = "versus/peaks.rs"]
@@ -22,8 +30,11 @@ mod peaks;
 mod step;
 #[path = "versus/train.rs"]
 mod train;
+#[path = "versus/video.rs"]
+mod video;
 
 use case::{Case, Turn, Unit, Work, best};
+use clock::Clock;
 use peaks::Peaks;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -33,19 +44,25 @@ use tubelet::error::Result;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let convolutions = layers::convolutions();
-    let cases: Vec<Case> = [conv::cases(&convolutions), train::cases(&convolutions)].into_iter().flatten().collect();
     if args.first().is_some_and(|a| a == "--serve") {
-        return serve(cases);
+        return serve(args.iter().any(|a| a == "--processor-time"));
     }
-    let peaks = Peaks::probe();
+    let peaks = Peaks::probe(Clock::new(false));
     println!("{}", described(&peaks));
-    for case in cases.iter().filter(|c| !c.extra && args.iter().all(|text| c.name.contains(text))) {
+    for case in all().iter().filter(|c| !c.extra && args.iter().all(|text| c.name.contains(text))) {
         if let Err(error) = alone(case, &peaks) {
             println!("{}: {error}", case.name);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Every case.
+fn all() -> Vec<Case> {
+    let convolutions = layers::convolutions();
+    let parts =
+        [conv::cases(&convolutions), block::cases(), layer::cases(), video::cases(), train::cases(&convolutions)];
+    parts.into_iter().flatten().collect()
 }
 
 fn described(peaks: &Peaks) -> String {
@@ -76,9 +93,9 @@ fn floor_ms(case: &Case, peaks: &Peaks) -> f64 {
 }
 
 /// Answers requests until there are no more.
-fn serve(cases: Vec<Case>) -> ExitCode {
-    let peaks = Peaks::probe();
-    let mut server = Server { cases, peaks, works: BTreeMap::new() };
+fn serve(processor: bool) -> ExitCode {
+    let peaks = Peaks::probe(Clock::new(processor));
+    let mut server = Server { cases: all(), peaks, processor, works: BTreeMap::new() };
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
         let answer = serde_json::from_str(&line)
@@ -95,6 +112,7 @@ fn serve(cases: Vec<Case>) -> ExitCode {
 struct Server {
     cases: Vec<Case>,
     peaks: Peaks,
+    processor: bool,
     /// Operands by the case's name, until they are to be forgotten.
     works: BTreeMap<String, Work>,
 }
@@ -111,7 +129,7 @@ impl Server {
                 let turn = Turn {
                     seconds: request["seconds"].as_f64().unwrap_or(0.1),
                     least: request["least"].as_u64().unwrap_or(2),
-                    processor: request["processor"].as_bool().unwrap_or(false),
+                    processor: self.processor,
                 };
                 let (ms, runs) = best(&mut self.work(request)?.run, &turn).map_err(|e| e.to_string())?;
                 Ok(json!({"ms": ms, "runs": runs}))

@@ -1,6 +1,6 @@
 """The side of `cargo xtask versus` that is not ours: PyTorch and OpenCV, answering one JSON line after the other.
 
-A request names what to do (`time`, `check`, `memory`, `forget`) and the problem; operands are made at its first request
+A request names what to do (`time`, `check`, `forget`) and the problem; operands are made at its first request
 and kept until they are to be forgotten. The first line printed says which versions answer. Activations and filters are
 channels_last_3d.
 """
@@ -38,21 +38,37 @@ class Peer:
         return took[form] | ({"form": form} if form else {})
 
     def check(self, request):
-        """What else there is to say about the result."""
-        return next(iter(self.forms.values())).check() if hasattr(next(iter(self.forms.values())), "check") else {}
-
-    def memory(self, request):
-        """MiB that one run needs beside its operands."""
+        """What else there is to say: errors of the result, or MiB that one run needs beside its operands."""
         run = next(iter(self.forms.values()))
-        status = lambda key: int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1])
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # the peak begins anew
-            before = status("VmRSS")
-            run()
-            return {"extra_mib": (status("VmHWM") - before) / 1024}
-        except OSError:
-            return {}
+        if hasattr(run, "check"):
+            return run.check()
+        return extra_memory(run) if hasattr(run, "memory") else {}
+
+
+def extra_memory(run):
+    status = lambda key: int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1])
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew
+    except OSError:
+        return {}
+    before = status("VmRSS")
+    run()
+    return {"extra_mib": (status("VmHWM") - before) / 1024}
+
+
+def versions():
+    import torch
+
+    found = {"pytorch": torch.__version__}
+    try:
+        import cv2
+
+        cv2.optflow.createOptFlow_DualTVL1()
+        found["opencv"] = cv2.__version__
+    except (ImportError, AttributeError):
+        pass  # its cases say so
+    return found
 
 
 def main():
@@ -66,7 +82,7 @@ def main():
         print(json.dumps({"error": str(error)}), flush=True)
         return
     torch.set_num_threads(a.threads)
-    print(json.dumps(problems.versions(a.threads)), flush=True)
+    print(json.dumps(versions()), flush=True)
     peers = {}
     for line in sys.stdin:
         request = json.loads(line)
@@ -80,7 +96,7 @@ def main():
                 with torch.no_grad():
                     if key not in peers:
                         torch.manual_seed(0)
-                        peers[key] = Peer(getattr(problems, problem["op"])(problem))
+                        peers[key] = Peer(getattr(problems, problem["op"])(problem | {"threads": a.threads}))
                     answer = getattr(peers[key], request["do"])(request)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

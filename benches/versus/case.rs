@@ -1,5 +1,6 @@
 //! What is timed, and how.
 
+use crate::clock::Clock;
 use serde_json::Value;
 use std::time::Instant;
 use tubelet::error::Result;
@@ -66,29 +67,15 @@ pub struct Turn {
 
 /// Milliseconds of the best run, and the number of runs.
 pub fn best(run: &mut dyn FnMut() -> Result<()>, turn: &Turn) -> Result<(f64, u64)> {
-    let begin = Instant::now();
-    let seconds = || if turn.processor { processor_seconds() } else { begin.elapsed().as_secs_f64() };
+    let (begin, clock) = (Instant::now(), Clock::new(turn.processor));
     let (mut least, mut runs) = (f64::INFINITY, 0);
     while runs < turn.least.max(1) || begin.elapsed().as_secs_f64() < turn.seconds {
-        let start = seconds();
+        let start = clock.seconds();
         run()?;
-        least = least.min(seconds() - start);
+        least = least.min(clock.seconds() - start);
         runs += 1;
     }
     Ok((1e3 * least, runs))
-}
-
-#[cfg(unix)]
-fn processor_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one `timespec`, which is there.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
-}
-
-#[cfg(not(unix))]
-fn processor_seconds() -> f64 {
-    f64::NAN
 }
 
 /// Numbers in -1..1 without a pattern, the same for the same `seed`.

@@ -1,8 +1,8 @@
 //! What this machine's arithmetic units and memory do, probed in the process that is measured.
 
+use crate::clock::Clock;
 use rayon::prelude::*;
 use std::hint::black_box;
-use std::time::Instant;
 use tubelet::cpu::Isa;
 
 /// Operations and bytes per second of all threads together, the best of several tries.
@@ -17,32 +17,33 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// Probes all three, in about a second.
-    pub fn probe() -> Self {
+    /// Probes all three, in about a second; per second of `clock`.
+    pub fn probe(clock: Clock) -> Self {
+        let best = |rounds, probe: fn(usize) -> usize| best(clock, rounds, probe);
         let f32 = best(400_000, |rounds| 2 * rounds * multiply_adds(rounds));
         let bf16 = if Isa::best() == Isa::Amx { best(200_000, tiles::multiply) } else { f32 };
-        Peaks { f32, bf16, copy: copy() }
+        Peaks { f32, bf16, copy: copy(clock) }
     }
 }
 
 /// Operations per second; `probe` takes a number of rounds and returns the operations it did.
-fn best(rounds: usize, probe: impl Fn(usize) -> usize + Sync) -> f64 {
+fn best(clock: Clock, rounds: usize, probe: fn(usize) -> usize) -> f64 {
     let run = || {
-        let start = Instant::now();
+        let start = clock.seconds();
         let done: usize = rayon::broadcast(|_| probe(black_box(rounds))).iter().sum();
-        done as f64 / start.elapsed().as_secs_f64()
+        done as f64 / (clock.seconds() - start)
     };
     (0..10).map(|_| run()).fold(0.0, f64::max)
 }
 
-fn copy() -> f64 {
+fn copy(clock: Clock) -> f64 {
     let from = vec![1u8; 128 << 20];
     let mut to = from.clone();
     let mut run = || {
-        let start = Instant::now();
+        let start = clock.seconds();
         to.par_chunks_mut(1 << 20).zip(from.par_chunks(1 << 20)).for_each(|(t, f)| t.copy_from_slice(f));
         black_box(&mut to);
-        (2 * from.len()) as f64 / start.elapsed().as_secs_f64()
+        (2 * from.len()) as f64 / (clock.seconds() - start)
     };
     (0..5).map(|_| run()).fold(0.0, f64::max)
 }

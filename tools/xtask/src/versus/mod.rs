@@ -22,7 +22,7 @@ const LONG: f64 = 150.0;
 /// # Errors
 /// When a side cannot be started or ends, when no case is left, when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let mut ours = Side::ours(root, options.threads)?;
+    let mut ours = Side::ours(root, options)?;
     let list = ours.ask(&json!({"do": "list"}))?;
     let (mut peer, versions) = Side::peer(root, options)?;
     let all = list["cases"].as_array().context("our side lists no cases")?;
@@ -60,6 +60,9 @@ fn group_of([ours, peer]: &mut [&mut Side; 2], group: &[&Value], options: &Optio
             let answer = peer.ask(&request(options, json!({"problem": problem}), theirs.ms))?;
             theirs.take(&answer);
         }
+    }
+    if !problem.is_null() && theirs.error.is_none() {
+        theirs.take(&peer.ask(&json!({"do": "check", "problem": problem}))?);
     }
     for row in &mut rows {
         let answer = ours.ask(&json!({"do": "check", "case": row.name}))?;

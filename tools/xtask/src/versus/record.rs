@@ -41,9 +41,9 @@ impl Row {
 
     /// Keeps the better time and the first error.
     pub fn take(&mut self, answer: &Value) {
-        let ms = answer["ms"].as_f64().unwrap_or(f64::INFINITY);
-        if ms < self.ms {
-            self.ms = ms;
+        let ms = answer["ms"].as_f64();
+        if ms.is_none_or(|ms| ms < self.ms) {
+            self.ms = self.ms.min(ms.unwrap_or(f64::INFINITY));
             self.extend(answer);
         }
         if let (None, Some(error)) = (&self.error, answer["error"].as_str()) {
@@ -53,7 +53,9 @@ impl Row {
 
     /// Keeps what else an answer says.
     pub fn extend(&mut self, answer: &Value) {
-        for (key, value) in answer.as_object().into_iter().flatten().filter(|(k, _)| !["ms", "runs"].contains(&&***k)) {
+        for (key, value) in
+            answer.as_object().into_iter().flatten().filter(|(k, _)| !["ms", "runs", "error"].contains(&&***k))
+        {
             self.more.insert(key.clone(), value.clone());
         }
     }
@@ -115,7 +117,7 @@ impl Row {
     /// The families whose means it counts for: its operation and number type, and the pass of a convolution.
     fn families(&self) -> Vec<String> {
         let parts: Vec<&str> = self.name.split('/').collect();
-        let [op, pass, .., numbers, _] = parts[..] else { return vec![] };
+        let [op, pass, .., numbers, _] = parts[..] else { return vec![parts[0].to_owned()] };
         let mut families = vec![format!("{op}/{numbers}")];
         if op == "conv3d" {
             families.push(format!("{op}/{pass}/{numbers}"));

@@ -17,10 +17,11 @@ pub struct Side {
 
 impl Side {
     /// Builds and starts ours.
-    pub fn ours(root: &Path, threads: usize) -> Result<Self> {
+    pub fn ours(root: &Path, options: &Options) -> Result<Self> {
         let mut command = Command::new("cargo");
         command.args(["bench", "--quiet", "--bench", "versus", "--", "--serve"]).current_dir(root);
-        command.env("RAYON_NUM_THREADS", threads.to_string());
+        command.args(options.processor_time.then_some("--processor-time"));
+        command.env("RAYON_NUM_THREADS", options.threads.to_string());
         Self::start("our side", &mut command)
     }
 
@@ -31,6 +32,9 @@ impl Side {
         let threads = options.threads.to_string();
         command.arg(root.join("benches/peers/versus.py")).args(["--threads", &threads]);
         command.env("OMP_NUM_THREADS", &threads);
+        if options.processor_time {
+            command.env("OMP_WAIT_POLICY", "passive"); // a thread that spins while it waits would count as work
+        }
         let advice = "name one with PyTorch by --python PATH";
         let mut side =
             Self::start("the peer", &mut command).with_context(|| format!("cannot run {python}: {advice}"))?;
