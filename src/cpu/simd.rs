@@ -18,6 +18,18 @@ pub(crate) trait Vector: Copy {
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
 }
 
+/// Asks for the cache line of `p`, which need not be readable.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every such machine has the instruction, and it touches nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Eight numbers in plain Rust. Product and sum round separately: without the instruction a fused one is a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain([f32; 8]);

@@ -1,196 +1,311 @@
 //! Products of the input with the gradient of the output, summed over positions: wgrad.
+//!
+//! A tile is some channels of one operand, taken one by one, times some vectors of channels of the other: those of the
+//! input, so that the tile's rows lie in `dw` as they are, unless the input has too few to fill vectors. Tasks take some
+//! positions, and of the tiles a rectangle; positions go by in chunks, whose operands are copied to where a tile reads
+//! them one after the other, and each chunk's tiles in stretches that stay in the first-level cache.
 
-use super::kernel::{Correlate, Kernels, Segment, TAPS, VECTORS};
+use super::kernel::{Correlate, Deal, Kernels, Pack, Segment, Side, VECTORS};
+use super::panels::Out;
 use super::plan::{AxisTap, Block, Plan, blocks};
+use super::simd::prefetch;
 use super::transpose::transpose;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Channels from which the gradients are copied in slices; sliding kernels, which read less, gain by it later.
-const MANY: usize = 32;
-const MANY_SLIDING: usize = 128;
+/// Positions of a stretch.
+const STRETCH: usize = 192;
 
-/// Pixels of a chunk that is copied: what one kernel call reads of their gradients stays in the first-level cache.
-const COPIED: usize = 64;
+/// Numbers of the operand taken one by one that a chunk may copy.
+const COPIED: usize = 1 << 17;
 
-/// Bytes of a chunk that is not: both arrays' stay in the second-level cache while all taps pass over them.
-const CACHED: usize = 3 << 18;
-
-/// Positions of a set, so that its sums are worth adding up.
-const SET: usize = 1024;
-
-/// Bytes all sums together may take.
-const SUMS: usize = 1 << 25;
+/// Positions of a set, so that its sums are worth adding up, and numbers all sets together may take.
+const SET: usize = 2048;
+const SUMS: usize = 1 << 22;
 
 /// Tasks to aim at.
-const TASKS: usize = 16;
+const TASKS: usize = 8;
 
-/// `dw` (`group channel tap run`) for `channels` outputs per group. Positions are cut into chunks, chunks into sets each
-/// with its own sums: how many depends on the extents alone, and the sets are added in order.
+/// Vectors and channels met with a copied number from which the copy pays.
+const WORTH: usize = 64;
+
+/// Which operand's channels fill the vectors, how the tiles are laid out, and who computes them.
+struct Division {
+    by_input: bool,
+    /// Channels taken one by one, and how many tiles they make.
+    singles: usize,
+    tiles: usize,
+    /// Channels in vectors.
+    blocks: Vec<Block>,
+    sets: usize,
+    /// Parts of the tiles and of the blocks.
+    tile_parts: usize,
+    block_parts: usize,
+}
+
+impl Division {
+    fn new(k: &Kernels, plan: &Plan, groups: usize, channels: usize, taps: usize) -> Self {
+        let by_input = plan.run >= 2 * k.lanes || plan.run >= channels;
+        let (singles, vectors) = if by_input { (channels, plan.run) } else { (plan.run, channels) };
+        let blocks = blocks(k, vectors, VECTORS);
+        let tiles = singles.div_ceil(k.rows);
+        let positions = plan.positions();
+        let sets = (positions / SET).min(SUMS / (groups * singles * vectors * taps).max(1)).clamp(1, TASKS);
+        let (mut tile_parts, mut block_parts) = (1, 1);
+        while sets * groups * tile_parts * block_parts < TASKS {
+            // Splitting one operand's channels has the other's copied once more.
+            let (of_tiles, of_blocks) = (tiles / tile_parts, blocks.len() / block_parts);
+            if of_blocks >= 2 && of_blocks * taps >= 8 && of_blocks * VECTORS * k.lanes * taps >= of_tiles * k.rows {
+                block_parts *= 2;
+            } else if of_tiles >= 8 {
+                tile_parts *= 2;
+            } else {
+                break;
+            }
+        }
+        Division { by_input, singles, tiles, blocks, sets, tile_parts, block_parts }
+    }
+}
+
+/// `dw` (`group channel tap run`) for `channels` outputs per group. How positions are cut depends on the extents alone, and
+/// the sets' sums are added in order.
 pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize, channels: usize, dw: &mut [f32]) {
-    // A sliding kernel takes three taps, `side` by side, at once; the first stands for them.
-    let (side, vectors) = if plan.slides() { (TAPS, 1) } else { (1, VECTORS) };
-    let taps: Vec<[&AxisTap; 3]> = plan.taps().step_by(side).collect();
-    let (blocks, run) = (blocks(k, channels, vectors), plan.run);
-    let w = &plan.axes[2];
-    let rows = plan.positions() / w.count.max(1);
-    let row_bytes = 4 * (w.extent * plan.pitch + w.count * plan.out_pitch);
-    let copied = channels >= if side == TAPS { MANY_SLIDING } else { MANY };
-    let of_chunk = if copied { COPIED / w.count.max(1) } else { CACHED / row_bytes.max(1) }.max(1);
-    let chunks = rows.div_ceil(of_chunk);
-
-    // An item is one tap, or three, of one group and block: `run` rows of whole vectors of each.
-    let item = run * side * vectors * k.lanes;
-    let items = taps.len() * groups * blocks.len();
-    if items * item == 0 || rows == 0 {
+    let taps: Vec<[&AxisTap; 3]> = plan.taps().collect();
+    if plan.positions() == 0 || dw.is_empty() {
         return dw.fill(0.0);
     }
-    let sets = (plan.positions() / SET).min(chunks).min(TASKS).min(SUMS / (4 * items * item)).max(1);
-    let of_part = items.div_ceil(TASKS.div_ceil(sets).min(items));
-    let parts = items.div_ceil(of_part);
-    let mut sums = Buffer::arbitrary(sets * parts * of_part * item);
-    sums.as_mut_slice().par_chunks_mut(of_part * item).enumerate().for_each(|(task, sums)| {
-        let (set, part) = (task / parts, task % parts);
-        let own = chunks * set / sets..chunks * (set + 1) / sets;
-        let (mut segments, mut slices) = (Vec::new(), Slices::default());
-        for chunk in own.clone() {
-            let rows = chunk * of_chunk..((chunk + 1) * of_chunk).min(rows);
-            let pixels = rows.start * w.count..rows.end * w.count;
-            if copied {
-                slices.start(pixels.clone(), groups * blocks.len(), vectors * k.lanes);
-            }
-            let mut collected = usize::MAX;
-            for (i, sum) in (part * of_part..items).zip(sums.chunks_exact_mut(item)) {
-                let (tap, group, b) = (i / (groups * blocks.len()), i / blocks.len() % groups, i % blocks.len());
-                if collected != tap {
-                    collect(plan, taps[tap], side == TAPS, rows.clone(), &mut segments);
-                    collected = tap;
-                }
-                let block = &blocks[b];
-                let (dy, dy_pixel) = if copied {
-                    let i = group * blocks.len() + b;
-                    (slices.get(i, dy, plan.out_pitch, group * channels, block), vectors * k.lanes)
-                } else {
-                    (&dy[pixels.start * plan.out_pitch + group * channels + block.first..], plan.out_pitch)
-                };
-                let kernels = if side == TAPS { k.correlate_sliding } else { k.correlate[block.vectors - 1] };
-                let tiles = run.div_ceil(kernels.len());
-                for tile in 0..tiles {
-                    let of_tile = run * tile / tiles..run * (tile + 1) / tiles;
-                    let a = Correlate {
-                        segments: &segments,
-                        x: x.as_ptr().wrapping_add(group * run + of_tile.start),
-                        dy: dy.as_ptr(),
-                        x_pixel: plan.pitch,
-                        x_step: w.step * plan.pitch,
-                        dy_pixel,
-                        pad: taps[tap][2].delta.unsigned_abs(),
-                        dy_count: w.count,
-                        out: sum[of_tile.start * side * block.vectors * k.lanes..].as_mut_ptr(),
-                        fresh: chunk == own.start,
-                        last: block.last,
-                    };
-                    // SAFETY: `collect` keeps to positions whose tap is inside of `x`, where `run` numbers follow, and
-                    // numbers them from the first of `dy`; the item has `run` rows. `k` belongs to this machine.
-                    unsafe { kernels[of_tile.len() - 1](&a) }
-                }
-            }
-        }
+    let d = Division::new(k, plan, groups, channels, taps.len());
+    let task = Task { k, plan, x, dy, channels, taps: &taps, d: &d };
+    // By input the first set's sums are the result; otherwise all have their own place and another order.
+    let own = d.sets - usize::from(d.by_input);
+    let mut sums = Buffer::arbitrary(own * dw.len());
+    let parts = groups * d.tile_parts * d.block_parts;
+    let len = dw.len();
+    let out = Out::new(dw);
+    let others = Out::new(sums.as_mut_slice());
+    (0..d.sets * parts).into_par_iter().with_max_len(1).for_each(|i| {
+        let (set, part) = (i / parts, i % parts);
+        let to = match set.checked_sub(usize::from(d.by_input)) {
+            Some(set) => others.at(set * len),
+            None => out.at(0),
+        };
+        task.run(set, part / (d.tile_parts * d.block_parts), part % (d.tile_parts * d.block_parts), to);
     });
-
-    let (sums, set) = (sums.as_slice(), parts * of_part * item);
-    let filter = taps.len() * side * run;
-    let add_up = |dw: &mut [f32], group: usize, b: usize| {
-        let (block, mut sum) = (&blocks[b], Vec::new());
-        let width = block.vectors * k.lanes;
-        for tap in 0..taps.len() {
-            let from = ((tap * groups + group) * blocks.len() + b) * item;
-            for first in (0..run).step_by(LINE) {
-                let rows = LINE.min(run - first);
-                let (from, len) = (from + first * side * width, rows * side * width);
-                sum.clear();
-                sum.extend_from_slice(&sums[from..][..len]);
-                for other in (1..sets).map(|s| &sums[s * set + from..]) {
-                    sum.iter_mut().zip(other).for_each(|(sum, v)| *sum += v);
+    let sums = sums.as_slice();
+    if d.by_input {
+        if own > 0 {
+            dw.par_chunks_mut(ADDED).enumerate().for_each(|(i, dw)| {
+                for other in sums.chunks_exact(len) {
+                    dw.iter_mut().zip(&other[i * ADDED..]).for_each(|(dw, v)| *dw += v);
                 }
-                for d in 0..side {
-                    let to = &mut dw[(tap * side + d) * run + first..];
-                    transpose(&sum[d * width..], side * width, to, filter, rows, block.len);
-                }
-            }
+            });
         }
-    };
-    dw.par_chunks_mut(channels * filter).enumerate().for_each(|(group, dw)| {
-        let of_blocks = dw.par_chunks_mut(vectors * k.lanes * filter).enumerate();
-        of_blocks.for_each(|(b, dw)| add_up(dw, group, b));
-    });
+        return;
+    }
+    let mut sum = Vec::new();
+    for (group, dw) in dw.chunks_exact_mut(channels * taps.len() * plan.run).enumerate() {
+        let first = group * dw.len();
+        sum.clear();
+        sum.extend_from_slice(&sums[first..first + dw.len()]);
+        for other in sums.chunks_exact(len).skip(1) {
+            sum.iter_mut().zip(&other[first..]).for_each(|(sum, v)| *sum += v);
+        }
+        transpose(&sum, channels, dw, taps.len() * plan.run, taps.len() * plan.run, channels);
+    }
 }
 
-/// Numbers in a cache line.
-const LINE: usize = 16;
+/// Numbers of the result added up at a time.
+const ADDED: usize = 1 << 14;
 
-/// The gradients of a chunk, one block of channels after the other: where a pixel's channels are many, those of one block
-/// are far from the next pixel's, and would meet in the same few places of the cache.
+struct Task<'a> {
+    k: &'a Kernels,
+    plan: &'a Plan,
+    x: &'a [f32],
+    dy: &'a [f32],
+    channels: usize,
+    taps: &'a [[&'a AxisTap; 3]],
+    d: &'a Division,
+}
+
+/// The pixels of a stretch at which a tap is inside. `a` are of the operand taken one by one, `b` of that in vectors;
+/// gradients count from the chunk's first, inputs from the array's.
 #[derive(Default)]
-struct Slices {
-    data: Vec<f32>,
-    pixels: Range<usize>,
-    width: usize,
-    done: Vec<bool>,
+struct Stretch {
+    plain: Vec<Segment>,
+    /// The same where `b` counts the pixels inside alone.
+    dense: Vec<Segment>,
 }
 
-impl Slices {
-    /// Makes room for `slices` slices of `width` numbers a pixel.
-    fn start(&mut self, pixels: Range<usize>, slices: usize, width: usize) {
-        (self.pixels, self.width) = (pixels, width);
-        self.data.resize(slices * self.pixels.len() * width, 0.0);
-        self.done.clear();
-        self.done.resize(slices, false);
-    }
+impl Task<'_> {
+    /// The sums of one set of positions over one part of a group's tiles, in the array `to`.
+    fn run(&self, set: usize, group: usize, part: usize, to: *mut f32) {
+        let Task { k, plan, d, taps, channels, .. } = *self;
+        let (tile_part, block_part) = (part / d.block_parts, part % d.block_parts);
+        let tiles = d.tiles * tile_part / d.tile_parts..d.tiles * (tile_part + 1) / d.tile_parts;
+        let blocks = d.blocks.len() * block_part / d.block_parts..d.blocks.len() * (block_part + 1) / d.block_parts;
+        let cuts: Vec<usize> = (tiles.start..=tiles.end).map(|i| d.singles * i / d.tiles).collect();
+        let (first, singles) = (cuts[0], cuts[tiles.len()] - cuts[0]);
+        let vectors: usize = d.blocks[blocks.clone()].iter().map(|b| b.len).sum();
+        let width = VECTORS * k.lanes;
 
-    /// Slice `i`, which is `block`, counted from channel `first` of pixels `pitch` numbers apart; made when first asked for.
-    fn get(&mut self, i: usize, dy: &[f32], pitch: usize, first: usize, block: &Block) -> &[f32] {
-        let slice = &mut self.data[i * self.pixels.len() * self.width..][..self.pixels.len() * self.width];
-        if !std::mem::replace(&mut self.done[i], true) {
-            for (pixel, to) in self.pixels.clone().zip(slice.chunks_exact_mut(self.width)) {
-                let from = &dy[pixel * pitch + first + block.first..];
-                for (to, from) in to.chunks_mut(LINE).zip(from[..block.len].chunks(LINE)) {
-                    match (from.first_chunk::<LINE>(), to.first_chunk_mut::<LINE>()) {
-                        (Some(from), Some(to)) => *to = *from,
-                        _ => to[..from.len()].copy_from_slice(from),
+        // Positions in rows: of this set, of a stretch, of a chunk. What is not copied goes by in stretches alone.
+        let w = plan.axes[2].count;
+        let rows = plan.positions() / w;
+        let rows = rows * set / d.sets..rows * (set + 1) / d.sets;
+        let of_stretch = (STRETCH / w).max(1);
+        let (deals, packs) = (d.by_input && vectors * taps.len() >= WORTH, d.by_input && singles >= WORTH);
+        let of_chunk = if deals { (COPIED / (singles * w)).max(1) } else { 1 }.next_multiple_of(of_stretch);
+        let pixels = of_chunk.min(rows.len()) * w;
+        let mut dealt = Buffer::<f32>::arbitrary(if deals { pixels * singles } else { 0 });
+        let mut packed = Buffer::<f32>::arbitrary(if packs { of_stretch * w * width } else { 0 });
+        let mut sums = Buffer::<f32>::arbitrary(tiles.len() * k.rows * width);
+        let (dealt, packed, sums) = (dealt.as_mut_slice(), packed.as_mut_slice(), sums.as_mut_slice());
+
+        let x = self.x.as_ptr().wrapping_add(group * plan.run);
+        let x = Side { at: x, pixel: plan.pitch, step: plan.axes[2].step * plan.pitch };
+        let mut stretches: Vec<Stretch> = Vec::new();
+        for chunk in rows.clone().step_by(of_chunk).map(|start| start..(start + of_chunk).min(rows.end)) {
+            let dy = &self.dy[chunk.start * w * plan.out_pitch + group * channels..];
+            let dy = Side { at: dy.as_ptr(), pixel: plan.out_pitch, step: plan.out_pitch };
+            let count = chunk.len().div_ceil(of_stretch);
+            stretches.resize_with(taps.len() * count, Stretch::default);
+            for (i, stretch) in stretches.iter_mut().enumerate() {
+                let from = chunk.start + i % count * of_stretch;
+                let rows = from..(from + of_stretch).min(chunk.end);
+                stretch.collect(plan, taps[i / count], chunk.start, rows, d.by_input);
+            }
+            if deals {
+                let (count, to) = (chunk.len() * w, dealt.as_mut_ptr());
+                let deal = Deal { from: dy.at, step: dy.step, count, cuts: &cuts, to, pixels };
+                // SAFETY: the chunk's pixels follow each other in `dy`, with this group's channels at each; there are no
+                // more of them than `pixels`, and as many numbers as `pixels` times the tiles' channels. `k` belongs to
+                // this machine.
+                unsafe { (k.deal)(&deal) }
+            }
+            let (a, b) = if d.by_input { (dy, x) } else { (x, dy) };
+            let all =
+                blocks.clone().flat_map(|b| stretches.iter().enumerate().map(move |(i, stretch)| (b, i, stretch)));
+            let mut all = all.peekable();
+            while let Some((index, i, stretch)) = all.next() {
+                let (block, tap, s) = (&d.blocks[index], i / count, i % count);
+                let mut b = Side { at: b.at.wrapping_add(block.first), ..b };
+                let mut segments = &stretch.plain;
+                let mut ahead = None;
+                if packs {
+                    let (to, width) = (packed.as_mut_ptr(), block.vectors * k.lanes);
+                    let pack = Pack { segments, from: b, to, width, last: block.last };
+                    // SAFETY: `collect` keeps to positions whose tap is inside of `x`, where `run` numbers follow, a block's
+                    // among them; a stretch has no more than there is room for. `k` belongs to this machine.
+                    unsafe { (k.pack[block.vectors - 1])(&pack) }
+                    (b, segments) = (Side { at: to, pixel: width, step: width }, &stretch.dense);
+                    ahead = all.peek().map(|(next, _, stretch)| {
+                        let side = Side { at: x.at.wrapping_add(d.blocks[*next].first), ..x };
+                        Ahead::new(side, &stretch.plain, tiles.len())
+                    });
+                }
+                // Where the result of this group and tap is, with rows so far apart.
+                let index = plan.index(taps[tap]);
+                let (result, step) = if d.by_input {
+                    ((group * channels * taps.len() + index) * plan.run, taps.len() * plan.run)
+                } else {
+                    ((group * taps.len() + index) * plan.run * channels, channels)
+                };
+                for (i, cut) in cuts.windows(2).enumerate() {
+                    if let Some(ahead) = &mut ahead {
+                        ahead.fetch();
                     }
+                    let len = cut[1] - cut[0];
+                    let a = if deals {
+                        Side { at: dealt[(cut[0] - first) * pixels..].as_ptr(), pixel: len, step: len }
+                    } else {
+                        Side { at: a.at.wrapping_add(cut[0]), ..a }
+                    };
+                    let (result, part) =
+                        (to.wrapping_add(result + cut[0] * step + block.first), &mut sums[i * k.rows * width..]);
+                    let (from, from_step) = match s {
+                        0 if chunk.start == rows.start => (std::ptr::null(), 0),
+                        0 => (result.cast_const(), step),
+                        _ => (part.as_ptr(), width),
+                    };
+                    let (to, to_step) = if s + 1 == count { (result, step) } else { (part.as_mut_ptr(), width) };
+                    let call = Correlate { segments, a, b, from, from_step, to, to_step, last: block.last };
+                    // SAFETY: the pixels of the segments are inside of both operands, as above or as copied, with the tile's
+                    // and the block's channels; `result` is this tile's of an array as large as `dw` to which no other
+                    // task writes these, and `sums` has room for each tile. `k` belongs to this machine.
+                    unsafe { k.correlate[block.vectors - 1][len - 1](&call) }
                 }
             }
         }
-        slice
     }
 }
 
-/// The pixels of some rows of positions at which `tap` is inside, as stretches that lie evenly spaced in both arrays; for
-/// a sliding kernel whole rows of both, paired. Gradients are numbered from the first row's first pixel.
-fn collect(plan: &Plan, tap: [&AxisTap; 3], sliding: bool, rows: Range<usize>, segments: &mut Vec<Segment>) {
-    let [t, h, w] = &plan.axes;
-    segments.clear();
-    let inside = tap[2].inside.clone();
-    for row in rows.clone() {
-        let (n, qt, qh) = (row / (t.count * h.count), row / h.count % t.count, row % h.count);
-        if !tap[0].inside.contains(&qt) || !tap[1].inside.contains(&qh) {
-            continue;
-        }
-        let dy = (row - rows.start) * w.count;
-        // The pixel at which the tap reads for position `q` of this row.
-        let x = |q: usize| plan.input(n, [qt, qh, q]).wrapping_add_signed(plan.offset(tap)) / plan.pitch;
-        if sliding {
-            // Position `pad` is the first whose first tap is inside, and reads the row's first pixel.
-            let pad = tap[2].delta.unsigned_abs();
-            segments.push(Segment { x: x(pad), dy, count: w.extent });
-        } else if !inside.is_empty() {
-            let (x, dy) = (x(inside.start), dy + inside.start);
-            match segments.last_mut() {
-                Some(s) if s.x + s.count * w.step == x && s.dy + s.count == dy => s.count += inside.len(),
-                _ => segments.push(Segment { x, dy, count: inside.len() }),
+/// Asks for the inputs that come next, some before each tile.
+struct Ahead<'a> {
+    side: Side,
+    segments: &'a [Segment],
+    segment: usize,
+    pixel: usize,
+    each: usize,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(side: Side, segments: &'a [Segment], tiles: usize) -> Self {
+        let pixels: usize = segments.iter().map(|s| s.count).sum();
+        Ahead { side, segments, segment: 0, pixel: 0, each: pixels.div_ceil(tiles) }
+    }
+
+    fn fetch(&mut self) {
+        let mut left = self.each;
+        while let Some(s) = self.segments.get(self.segment) {
+            let here = left.min(s.count - self.pixel);
+            let at = self.side.at.wrapping_add(s.b * self.side.pixel + self.pixel * self.side.step);
+            for i in 0..here {
+                let at = at.wrapping_add(i * self.side.step);
+                prefetch(at);
+                prefetch(at.wrapping_add(16));
             }
+            (left, self.pixel) = (left - here, self.pixel + here);
+            if left == 0 {
+                return;
+            }
+            (self.segment, self.pixel) = (self.segment + 1, 0);
+        }
+    }
+}
+
+impl Stretch {
+    /// The pixels of some rows of positions at which `tap` is inside. Gradients are numbered from row `first`'s first pixel.
+    fn collect(&mut self, plan: &Plan, tap: [&AxisTap; 3], first: usize, rows: Range<usize>, by_input: bool) {
+        let [t, h, w] = &plan.axes;
+        self.plain.clear();
+        self.dense.clear();
+        let inside = tap[2].inside.clone();
+        if inside.is_empty() {
+            return;
+        }
+        let mut seen = 0;
+        for row in rows {
+            let (n, qt, qh) = (row / (t.count * h.count), row / h.count % t.count, row % h.count);
+            if !tap[0].inside.contains(&qt) || !tap[1].inside.contains(&qh) {
+                continue;
+            }
+            let a = (row - first) * w.count + inside.start;
+            // The pixel at which the tap reads for the row's first position inside.
+            let b = plan.input(n, [qt, qh, inside.start]).wrapping_add_signed(plan.offset(tap)) / plan.pitch;
+            let count = inside.len();
+            match self.plain.last_mut() {
+                Some(s) if s.b + s.count * w.step == b && s.a + s.count == a => s.count += count,
+                _ => self.plain.push(Segment { a, b, count }),
+            }
+            match self.dense.last_mut() {
+                Some(s) if s.a + s.count == a => s.count += count,
+                _ => self.dense.push(Segment { a, b: seen, count }),
+            }
+            seen += count;
+        }
+        if !by_input {
+            self.plain.iter_mut().for_each(|s| std::mem::swap(&mut s.a, &mut s.b));
         }
     }
 }

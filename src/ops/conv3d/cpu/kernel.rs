@@ -67,34 +67,62 @@ pub(super) struct Slide<'a> {
 /// Pixels that follow each other in both arrays: the first of each, and how many.
 #[derive(Clone, Copy)]
 pub(super) struct Segment {
-    pub x: usize,
-    pub dy: usize,
+    pub a: usize,
+    pub b: usize,
     pub count: usize,
 }
 
-/// `out[m][..] += Σ over pixels of  x[pixel][m] · dy[pixel][..]`, or, sliding,
-/// `out[m][tap][..] += Σ over pixels of  x[pixel][m] · dy[pixel + pad - tap][..]` with each segment one row of `x`.
+/// One operand of a [`Correlate`]: where its pixel 0 is, numbers of a pixel, and between those that follow each other in
+/// a segment.
+#[derive(Clone, Copy)]
+pub(super) struct Side {
+    pub at: *const f32,
+    pub pixel: usize,
+    pub step: usize,
+}
+
+/// `to[m][..] = from[m][..] + Σ over pixels of  a[pixel][m] · b[pixel][..]`
 pub(super) struct Correlate<'a> {
     pub segments: &'a [Segment],
-    pub x: *const f32,
-    pub dy: *const f32,
-    /// Numbers of a pixel, and between those that follow each other in a segment.
-    pub x_pixel: usize,
-    pub x_step: usize,
-    pub dy_pixel: usize,
-    /// Sliding: padding before a row, and pixels in a row of `dy`.
-    pub pad: usize,
-    pub dy_count: usize,
-    /// `M` rows of whole vectors, to which the sums are added, or which they replace where it is `fresh`.
-    pub out: *mut f32,
-    pub fresh: bool,
+    pub a: Side,
+    pub b: Side,
+    /// `M` rows so far, so many numbers apart; 0 where it is null.
+    pub from: *const f32,
+    pub from_step: usize,
+    pub to: *mut f32,
+    pub to_step: usize,
     /// Channels in the last vector.
     pub last: usize,
+}
+
+/// Copies some vectors of each pixel of the segments' `b`, one after the other, `width` numbers apart.
+pub(super) struct Pack<'a> {
+    pub segments: &'a [Segment],
+    pub from: Side,
+    pub to: *mut f32,
+    pub width: usize,
+    /// Channels in the last vector; the others of a written vector are 0.
+    pub last: usize,
+}
+
+/// Deals the channels of `count` pixels, `step` numbers apart, out to tiles: those of a tile lie one pixel after the other,
+/// one tile after the other.
+pub(super) struct Deal<'a> {
+    pub from: *const f32,
+    pub step: usize,
+    pub count: usize,
+    /// First channel of each tile, and the end of the last; no more than a vector's apart.
+    pub cuts: &'a [usize],
+    /// Room for `pixels` pixels of each tile.
+    pub to: *mut f32,
+    pub pixels: usize,
 }
 
 pub(super) type GatherFn = unsafe fn(&Gather);
 pub(super) type SlideFn = unsafe fn(&Slide);
 pub(super) type CorrelateFn = unsafe fn(&Correlate);
+pub(super) type PackFn = unsafe fn(&Pack);
+pub(super) type DealFn = unsafe fn(&Deal);
 
 /// The kernels of one instruction set, by vectors - 1 and rows - 1.
 pub(super) struct Kernels {
@@ -103,8 +131,8 @@ pub(super) struct Kernels {
     pub gather: [&'static [GatherFn]; VECTORS],
     pub slide: [&'static [SlideFn]; VECTORS],
     pub correlate: [&'static [CorrelateFn]; VECTORS],
-    /// One vector at a time.
-    pub correlate_sliding: &'static [CorrelateFn],
+    pub pack: [PackFn; VECTORS],
+    pub deal: DealFn,
 }
 
 /// # Safety
@@ -143,35 +171,91 @@ unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
 }
 
 /// # Safety
-/// Every segment lies in both arrays with `M` and the tile's channels readable at each pixel, `out` holds the tile, and
-/// the machine has the instructions of `S`.
+/// Every segment lies in both arrays with `M` and the tile's channels readable at each pixel, `from` and `to` hold the
+/// tile, and the machine has the instructions of `S`.
 #[inline(always)]
 unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
     // SAFETY: the caller's promise.
     unsafe {
         let mask = S::first(a.last);
-        let at = |m: usize, v: usize| a.out.add((m * V + v) * S::LANES);
         let mut sum = [[S::zero(); V]; M];
-        if !a.fresh {
-            sum = std::array::from_fn(|m| std::array::from_fn(|v| S::load(at(m, v))));
+        if !a.from.is_null() {
+            let mut from = a.from;
+            for sum in &mut sum {
+                for (v, sum) in sum.iter_mut().enumerate() {
+                    let from = from.add(v * S::LANES);
+                    *sum = if v + 1 < V { S::load(from) } else { S::load_masked(from, mask) };
+                }
+                from = from.wrapping_add(a.from_step);
+            }
         }
         for s in a.segments {
-            let (mut x, mut dy) = (a.x.add(s.x * a.x_pixel), a.dy.add(s.dy * a.dy_pixel));
+            let (mut x, mut w) = (a.a.at.add(s.a * a.a.pixel), a.b.at.add(s.b * a.b.pixel));
             for _ in 0..s.count {
                 let b: [S; V] = std::array::from_fn(|v| {
-                    if v + 1 < V { S::load(dy.add(v * S::LANES)) } else { S::load_masked(dy.add(v * S::LANES), mask) }
+                    if v + 1 < V { S::load(w.add(v * S::LANES)) } else { S::load_masked(w.add(v * S::LANES), mask) }
                 });
                 for (m, sum) in sum.iter_mut().enumerate() {
                     let x = S::splat(*x.add(m));
                     sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = sum.plus_product(x, b));
                 }
-                x = x.add(a.x_step);
-                dy = dy.add(a.dy_pixel);
+                x = x.wrapping_add(a.a.step);
+                w = w.wrapping_add(a.b.step);
             }
         }
-        for (m, sum) in sum.iter().enumerate() {
+        let mut to = a.to;
+        for sum in &sum {
             for (v, sum) in sum.iter().enumerate() {
-                sum.store(at(m, v));
+                if v + 1 < V {
+                    sum.store(to.add(v * S::LANES));
+                } else {
+                    sum.store_masked(to.add(v * S::LANES), mask);
+                }
+            }
+            to = to.wrapping_add(a.to_step);
+        }
+    }
+}
+
+/// # Safety
+/// Every segment lies in `from` with the vectors' channels readable at each pixel, `to` has room for all pixels and a
+/// vector more, and the machine has the instructions of `S`.
+#[inline(always)]
+unsafe fn pack<S: Vector, const V: usize>(a: &Pack) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mask = S::first(a.last);
+        let mut to = a.to;
+        for s in a.segments {
+            let mut from = a.from.at.add(s.b * a.from.pixel);
+            for _ in 0..s.count {
+                for v in 0..V {
+                    let from = from.add(v * S::LANES);
+                    let value = if v + 1 < V { S::load(from) } else { S::load_masked(from, mask) };
+                    value.store(to.add(v * S::LANES));
+                }
+                from = from.wrapping_add(a.from.step);
+                to = to.add(a.width);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The channels are readable at every pixel, there is the room that [`Deal`] asks for, and the machine has the instructions
+/// of `S`.
+#[inline(always)]
+unsafe fn deal<S: Vector>(a: &Deal) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let first = *a.cuts.get_unchecked(0);
+        for i in 0..a.count {
+            let from = a.from.add(i * a.step);
+            for cut in a.cuts.windows(2) {
+                let (start, len) = (cut[0], cut[1] - cut[0]);
+                let to = a.to.add((start - first) * a.pixels + i * len);
+                let mask = S::first(len);
+                S::load_masked(from.add(start), mask).store_masked(to, mask);
             }
         }
     }
@@ -235,49 +319,10 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
 /// Most rows of a sliding tile.
 const MOST: usize = 24;
 
-/// # Safety
-/// Every segment lies in `x` with `M` numbers readable at each pixel and starts at a row of `dy` with `dy_count` pixels of
-/// the tile's channels, `out` holds the tile, and the machine has the instructions of `S`.
-#[inline(always)]
-unsafe fn correlate_sliding<S: Vector, const M: usize>(a: &Correlate) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mask = S::first(a.last);
-        let at = |m: usize, d: usize| a.out.add((m * TAPS + d) * S::LANES);
-        let mut sum = [[S::zero(); TAPS]; M];
-        if !a.fresh {
-            sum = std::array::from_fn(|m| std::array::from_fn(|d| S::load(at(m, d))));
-        }
-        for s in a.segments {
-            let mut x = a.x.add(s.x * a.x_pixel);
-            let dy = a.dy.add(s.dy * a.dy_pixel);
-            let load = |q: usize| {
-                if q < a.dy_count { S::load_masked(dy.add(q * a.dy_pixel), mask) } else { S::zero() }
-            };
-            let before = |back: usize| if a.pad >= back { load(a.pad - back) } else { S::zero() };
-            let (mut one, mut two) = (before(1), before(2));
-            for i in 0..s.count {
-                let b = [load(i + a.pad), one, two];
-                for (m, sum) in sum.iter_mut().enumerate() {
-                    let x = S::splat(*x.add(m));
-                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = sum.plus_product(x, b));
-                }
-                (one, two) = (b[0], one);
-                x = x.add(a.x_step);
-            }
-        }
-        for (m, sum) in sum.iter().enumerate() {
-            for (d, sum) in sum.iter().enumerate() {
-                sum.store(at(m, d));
-            }
-        }
-    }
-}
-
 /// The table of one instruction set: each kernel for every number of rows listed.
 macro_rules! kernels {
     ($name:ident, $module:ident, $vector:ty, $([$feature:meta])?, rows $($rows:literal)*,
-     slide $($one:literal)*, $($two:literal)*, correlate_sliding $($c:literal)*) => {
+     slide $($one:literal)*, $($two:literal)*) => {
         mod $module {
             use super::*;
             $(#[$feature])?
@@ -296,9 +341,14 @@ macro_rules! kernels {
                 unsafe { super::correlate::<$vector, M, V>(a) }
             }
             $(#[$feature])?
-            unsafe fn correlate_sliding<const M: usize>(a: &Correlate) {
+            unsafe fn pack<const V: usize>(a: &Pack) {
                 // SAFETY: as above.
-                unsafe { super::correlate_sliding::<$vector, M>(a) }
+                unsafe { super::pack::<$vector, V>(a) }
+            }
+            $(#[$feature])?
+            unsafe fn deal(a: &Deal) {
+                // SAFETY: as above.
+                unsafe { super::deal::<$vector>(a) }
             }
             pub(in super::super) static KERNELS: Kernels = Kernels {
                 lanes: <$vector>::LANES,
@@ -306,18 +356,18 @@ macro_rules! kernels {
                 gather: [&[$(gather::<$rows, 1>),*], &[$(gather::<$rows, 2>),*]],
                 slide: [&[$(slide::<$one, 1>),*], &[$(slide::<$two, 2>),*]],
                 correlate: [&[$(correlate::<$rows, 1>),*], &[$(correlate::<$rows, 2>),*]],
-                correlate_sliding: &[$(correlate_sliding::<$c>),*],
+                pack: [pack::<1>, pack::<2>],
+                deal,
             };
         }
         pub(super) use $module::KERNELS as $name;
     };
 }
 
-kernels!(PLAIN, plain, Plain, , rows 1 2 3, slide 1 2 3, 1 2, correlate_sliding 1);
+kernels!(PLAIN, plain, Plain, , rows 1 2 3, slide 1 2 3, 1 2);
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX2, avx2, Avx2, [target_feature(enable = "avx2,fma")], rows 1 2 3 4 5 6,
-    slide 1 2 3 4 5 6 7 8 9 10, 1 2 3 4, correlate_sliding 1 2 3);
+    slide 1 2 3 4 5 6 7 8 9 10, 1 2 3 4);
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX512, avx512, Avx512, [target_feature(enable = "avx512f")], rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14,
-    slide 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24, 1 2 3 4 5 6 7 8 9 10 11 12,
-    correlate_sliding 1 2 3 4 5 6 7 8);
+    slide 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24, 1 2 3 4 5 6 7 8 9 10 11 12);

@@ -20,7 +20,7 @@ use crate::cpu::{Isa, simd};
 use crate::ops::batch_norm::Sums;
 use crate::ops::batch_norm::lines::{Affine, Mask};
 use crate::ops::lanes::Stored;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{Buffer, DType, Tensor};
 use epilogue::{Chain, Epilogue};
 use kernel::Kernels;
 use panels::{Panels, Strides};
@@ -128,11 +128,12 @@ pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
 }
 
 fn fprop_f32(k: &Kernels, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32], epilogue: &mut Epilogue<f32>) {
-    let (plan, x) = Plan::fprop(p, x);
+    let (plan, own) = Plan::fprop(p, x);
+    let x = own.as_ref().map_or(x, Buffer::as_slice);
     let filter = p.taps() * p.c_group();
     let strides = Strides { group: p.k_group() * filter, channel: filter, tap: plan.run, run: 1 };
     let panels = Panels::pack(k, &plan, w, p.geometry.groups, p.k_group(), strides);
-    products(k, &plan, &panels, &x, y, epilogue);
+    products(k, &plan, &panels, x, y, epilogue);
 }
 
 fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], epilogue: &mut Epilogue<f32>) {
@@ -171,6 +172,7 @@ fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32], epi
 }
 
 fn wgrad_f32(k: &Kernels, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    let (plan, x) = Plan::fprop(p, x);
-    correlate::run(k, &plan, &x, dy, p.geometry.groups, p.k_group(), dw);
+    let (plan, own) = Plan::wgrad(p, x);
+    let x = own.as_ref().map_or(x, Buffer::as_slice);
+    correlate::run(k, &plan, x, dy, p.geometry.groups, p.k_group(), dw);
 }

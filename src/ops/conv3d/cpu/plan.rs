@@ -3,7 +3,8 @@
 use super::super::Conv3d;
 use super::epilogue::Rows;
 use super::kernel::{Kernels, TAPS};
-use std::borrow::Cow;
+use crate::tensor::Buffer;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// A tap on one axis.
@@ -86,23 +87,36 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What the outputs of `p` read, and the array they read it from. With few channels the taps along a row are merged
+    /// What the outputs of `p` read, and from which array, if not from `x`. With few channels the taps along a row are merged
     /// into one, whose run is all of their channels: neighbours in memory. That needs a row without holes, so the array is
     /// then a copy of `x` with its padding along rows written out.
-    pub fn fprop<'a>(p: &Conv3d, x: &'a [f32]) -> (Plan, Cow<'a, [f32]>) {
+    pub fn fprop(p: &Conv3d, x: &[f32]) -> (Plan, Option<Buffer<f32>>) {
+        let sliding = slide(&Axis::fprop(p.input[2], p.out[2], axis(p, 2)));
+        Plan::merged(p, x, if sliding { 0 } else { MERGED })
+    }
+
+    /// The same for the gradient by the filters, whose kernels do not slide: where neither side has channels enough for
+    /// two vectors, merged taps make them.
+    pub fn wgrad(p: &Conv3d, x: &[f32]) -> (Plan, Option<Buffer<f32>>) {
+        let narrow = p.k < 2 * MERGED && p.geometry.window.stride[2] == 1;
+        Plan::merged(p, x, if narrow { 2 * MERGED } else { MERGED })
+    }
+
+    /// With the taps along a row merged where there are fewer than `below` channels.
+    fn merged(p: &Conv3d, x: &[f32], below: usize) -> (Plan, Option<Buffer<f32>>) {
         let mut axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
         let run = p.c_group();
         let [_, _, w] = p.input;
         let pad = p.geometry.window.pad[2];
-        let few = p.geometry.groups == 1 && p.geometry.window.dilation[2] == 1 && p.kernel[2] > 1 && p.c < MERGED;
-        if !few || slide(&axes[2]) {
-            return (Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, Cow::Borrowed(x));
+        let few = p.geometry.groups == 1 && p.geometry.window.dilation[2] == 1 && p.kernel[2] > 1 && p.c < below;
+        if !few {
+            return (Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, None);
         }
         axes[2].extent = w + 2 * pad;
         axes[2].taps = vec![AxisTap { index: 0, delta: 0, inside: 0..p.out[2] }];
         let [kt, kh, kw] = p.kernel;
         let plan = Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
-        (plan, if pad == 0 { Cow::Borrowed(x) } else { Cow::Owned(padded(x, w * p.c, pad * p.c)) })
+        (plan, (pad > 0).then(|| padded(x, w * p.c, pad * p.c)))
     }
 
     /// What the inputs of `p` of one class of remainders gather from its outputs; `None` when nothing reaches them.
@@ -186,13 +200,15 @@ fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
 }
 
 /// Rows of `row` numbers, each with `pad` zeros before and after.
-fn padded(x: &[f32], row: usize, pad: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity((x.len() / row) * (row + 2 * pad));
-    for r in x.chunks_exact(row) {
-        out.resize(out.len() + pad, 0.0);
-        out.extend_from_slice(r);
-        out.resize(out.len() + pad, 0.0);
-    }
+fn padded(x: &[f32], row: usize, pad: usize) -> Buffer<f32> {
+    let row = row.max(1);
+    let mut out = Buffer::arbitrary(x.len() / row * (row + 2 * pad));
+    let rows = x.par_chunks_exact(row).zip(out.as_mut_slice().par_chunks_exact_mut(row + 2 * pad));
+    rows.with_min_len(64).for_each(|(from, to)| {
+        to[..pad].fill(0.0);
+        to[pad..pad + row].copy_from_slice(from);
+        to[pad + row..].fill(0.0);
+    });
     out
 }
 
