@@ -1,95 +1,100 @@
 //! One sweep over the queue: logits of a block of keys, their exponentials, and the keys they weigh.
 //!
-//! The queue is cut into at most [`PARTS`] parts of whole blocks, and each part is one task. The cut depends only on the
-//! length of the queue and the parts are joined in order, so the bits do not depend on the thread count.
+//! The queue is cut into parts of whole blocks, and each part is one task. The cut depends only on the shapes and the parts
+//! are joined in order, so the bits do not depend on the thread count.
 
-use super::{Problem, Scores, exp};
+use super::exp::{self, Tops};
+use super::kernel::{LANES, Product, Row};
+use super::{Mask, Problem, Scores};
+use crate::cpu::Isa;
 use crate::tensor::Tensor;
-use gemm::Parallelism;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Keys of a block: 256·128 f32 are 128 KiB and stay in the second-level cache while all queries meet them.
-const KEYS: usize = 256;
-/// Queries of a tile: its logits (256 KiB) stay there too.
-const QUERIES: usize = 256;
-/// At most so many tasks, and partial results.
-const PARTS: usize = 16;
+/// Keys of a block: as many as leave its logits for a panel of queries (12 KiB) and the panel itself in the first-level
+/// cache.
+const KEYS: usize = 96;
 
-/// For each query, what the keys of one part leave behind.
+/// Tasks, and partial results: as many as their gradients fit in a MiB, between these.
+const PARTS: [usize; 2] = [8, 64];
+
+/// What the keys of one part leave behind, for panels of queries.
 struct Part {
-    /// The largest logit.
-    top: Vec<f32>,
-    /// `Σ exp(l - top)`.
-    sum: Vec<f64>,
-    /// `Σ exp(l - top)·key`, `[n d]`; empty when no gradient is wanted.
-    weighted: Vec<f32>,
+    tops: Vec<Tops>,
+    /// `Σ exp(l - top)·key`: for each panel `d` rows; none when no gradient is wanted.
+    weighted: Vec<Row>,
 }
 
 /// The scores and, in `dq [n d]`, the gradient of the mean loss.
 pub(super) fn sweep(p: &Problem<'_>, q: &[f32], k: &[f32], queue: &Tensor, dq: Option<&mut [f32]>) -> Scores {
-    let blocks = p.m.div_ceil(KEYS);
-    let share = blocks.div_ceil(PARTS) * KEYS;
-    let wants_gradient = dq.is_some();
+    let panels = panels(p, q);
+    let [least, most] = PARTS;
+    let parts = ((1 << 20) / size_of_val(&panels[..])).clamp(least, most);
+    let share = p.m.div_ceil(KEYS).div_ceil(parts) * KEYS;
+    let gradient = dq.is_some();
     let parts: Vec<Part> = (0..p.m.div_ceil(share))
         .into_par_iter()
-        .map(|i| part(p, q, queue, i * share..((i + 1) * share).min(p.m), wants_gradient))
+        .map(|i| part(p, &panels, queue, i * share..((i + 1) * share).min(p.m), gradient))
         .collect();
+    drop(panels);
     join(p, q, k, &parts, dq)
 }
 
-fn part(p: &Problem<'_>, q: &[f32], queue: &Tensor, rows: std::ops::Range<usize>, gradient: bool) -> Part {
-    let (n, d) = (p.n, p.d);
+/// The queries over `tau`, side by side: for each panel of them `d` rows. Lanes without a query are 0.
+fn panels(p: &Problem<'_>, q: &[f32]) -> Vec<Row> {
+    let mut rows = vec![Row::ZERO; p.n.div_ceil(LANES) * p.d];
+    let scale = 1.0 / p.tau;
+    for (i, q) in q.chunks_exact(p.d).enumerate() {
+        for (row, q) in rows[i / LANES * p.d..].iter_mut().zip(q) {
+            row.0[i % LANES] = q * scale;
+        }
+    }
+    rows
+}
+
+fn part(p: &Problem<'_>, panels: &[Row], queue: &Tensor, rows: Range<usize>, gradient: bool) -> Part {
+    let (isa, d) = (Isa::best(), p.d);
     let mut part = Part {
-        top: vec![f32::NEG_INFINITY; n],
-        sum: vec![0.0; n],
-        weighted: if gradient { vec![0.0; n * d] } else { Vec::new() },
+        tops: vec![Tops::NONE; panels.len() / d],
+        weighted: vec![Row::ZERO; if gradient { panels.len() } else { 0 }],
     };
-    let mut logits = vec![0.0; QUERIES.min(n) * KEYS];
+    let mut logits = vec![Row::ZERO; KEYS];
     let mut converted = Vec::new();
     for from in rows.clone().step_by(KEYS) {
         let to = (from + KEYS).min(rows.end);
         let keys = block(queue, from * d..to * d, &mut converted);
-        let count = to - from;
-        for first in (0..n).step_by(QUERIES) {
-            let last = (first + QUERIES).min(n);
-            let logits = &mut logits[..(last - first) * KEYS];
-            if count < KEYS {
-                logits.fill(f32::NEG_INFINITY);
-            }
-            similarities(&q[first * d..last * d], keys, d, 1.0 / p.tau, logits);
-            for (row, logits) in (first..last).zip(logits.chunks_exact_mut(KEYS)) {
-                if let Some(mask) = &p.mask {
-                    mask.hide(row, from, &mut logits[..count]);
-                }
-                let top = exp::max(logits).max(part.top[row]);
-                if top == f32::NEG_INFINITY {
-                    // Every key so far is masked, and there is nothing to weigh; or they are NaN, which must show.
-                    if logits.iter().any(|l| l.is_nan()) {
-                        (part.top[row], part.sum[row]) = (0.0, f64::NAN);
-                    }
-                    logits.fill(0.0);
-                    continue;
-                }
-                if top > part.top[row] {
-                    let shrink = (part.top[row] - top).exp();
-                    part.sum[row] *= f64::from(shrink);
-                    if gradient {
-                        part.weighted[row * d..(row + 1) * d].iter_mut().for_each(|v| *v *= shrink);
-                    }
-                    part.top[row] = top;
-                }
-                part.sum[row] += f64::from(exp::exp(logits, top));
-            }
+        let logits = &mut logits[..to - from];
+        for (i, (panel, tops)) in panels.chunks_exact(d).zip(&mut part.tops).enumerate() {
+            Product { a: keys, row: d, step: 1, b: panel, c: logits, fresh: true }.run(isa);
+            hide(p, i * LANES, from, logits);
+            let factors = exp::weights(isa, logits, tops);
             if gradient {
-                weigh(logits, keys, d, &mut part.weighted[first * d..last * d]);
+                let weighted = &mut part.weighted[i * d..(i + 1) * d];
+                if let Some(factors) = factors {
+                    weighted.iter_mut().for_each(|row| row.0.iter_mut().zip(&factors.0).for_each(|(v, f)| *v *= f));
+                }
+                Product { a: keys, row: 1, step: d, b: logits, c: weighted, fresh: false }.run(isa);
             }
         }
     }
     part
 }
 
+/// Sets the logits of keys that do not count for a query to minus infinity. The panel's first query is `first`, the first
+/// row's key `from`.
+fn hide(p: &Problem<'_>, first: usize, from: usize, logits: &mut [Row]) {
+    let Some(mask) = &p.mask else { return };
+    let mut owners = [Mask::NOBODY; LANES];
+    owners.iter_mut().zip(&mask.rows[first..]).for_each(|(o, &row)| *o = row);
+    for (row, &key) in logits.iter_mut().zip(&mask.keys[from..]) {
+        for (l, &own) in row.0.iter_mut().zip(&owners) {
+            *l = if key == own || key == Mask::NOBODY { f32::NEG_INFINITY } else { *l };
+        }
+    }
+}
+
 /// The rows of the queue as f32; of a bf16 queue only this block is ever converted.
-fn block<'a>(queue: &'a Tensor, range: std::ops::Range<usize>, converted: &'a mut Vec<f32>) -> &'a [f32] {
+fn block<'a>(queue: &'a Tensor, range: Range<usize>, converted: &'a mut Vec<f32>) -> &'a [f32] {
     match (queue.f32(), queue.bf16()) {
         (Ok(all), _) => &all[range],
         (_, Ok(all)) => {
@@ -101,103 +106,60 @@ fn block<'a>(queue: &'a Tensor, range: std::ops::Range<usize>, converted: &'a mu
     }
 }
 
-/// `logits[i][j] = scale · q_i · key_j`, rows of `logits` being `KEYS` long.
-fn similarities(q: &[f32], keys: &[f32], d: usize, scale: f32, logits: &mut [f32]) {
-    let (rows, count) = (q.len() / d, keys.len() / d);
-    debug_assert!(logits.len() == rows * KEYS && count <= KEYS);
-    let d_stride = d as isize;
-    // SAFETY: the extents and strides address q [rows d], keys [count d] and logits [rows KEYS] inside their slices, and
-    // logits overlaps neither.
-    unsafe {
-        gemm::gemm(
-            rows,
-            count,
-            d,
-            logits.as_mut_ptr(),
-            1,
-            KEYS as isize,
-            false,
-            q.as_ptr(),
-            1,
-            d_stride,
-            keys.as_ptr(),
-            d_stride,
-            1,
-            0.0,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
+/// Joins the parts and the positives, a panel at a time.
+fn join(p: &Problem<'_>, q: &[f32], k: &[f32], parts: &[Part], dq: Option<&mut [f32]>) -> Scores {
+    let of_panel = LANES * p.d;
+    let mut chunks: Vec<Option<&mut [f32]>> = match dq {
+        Some(dq) => dq.chunks_mut(of_panel).map(Some).collect(),
+        None => q.chunks(of_panel).map(|_| None).collect(),
+    };
+    let of_panels: Vec<[f64; 3]> = chunks
+        .par_iter_mut()
+        .zip(q.par_chunks(of_panel).zip(k.par_chunks(of_panel)))
+        .enumerate()
+        .map(|(i, (dq, (q, k)))| join_panel(p, i, q, k, parts, dq.as_deref_mut()))
+        .collect();
+    let [loss, positive, nearest] = [0, 1, 2].map(|i| of_panels.iter().map(|s| s[i]).sum::<f64>() / p.n as f64);
+    Scores { loss: loss as f32, positive: positive as f32, accuracy: nearest as f32 }
 }
 
-/// `out_i += Σ_j weights[i][j] · key_j`, rows of `weights` being `KEYS` long.
-fn weigh(weights: &[f32], keys: &[f32], d: usize, out: &mut [f32]) {
-    let (rows, count) = (out.len() / d, keys.len() / d);
-    debug_assert!(weights.len() == rows * KEYS && count <= KEYS);
-    let d_stride = d as isize;
-    // SAFETY: the extents and strides address weights [rows KEYS], keys [count d] and out [rows d] inside their slices,
-    // and out overlaps neither.
-    unsafe {
-        gemm::gemm(
-            rows,
-            d,
-            count,
-            out.as_mut_ptr(),
-            1,
-            d_stride,
-            true,
-            weights.as_ptr(),
-            1,
-            KEYS as isize,
-            keys.as_ptr(),
-            1,
-            d_stride,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
-
-/// Joins the parts and the positives, in f64: `loss = ln(1 + S₋·exp(top - l₊))` keeps its digits when it is small.
-fn join(p: &Problem<'_>, q: &[f32], k: &[f32], parts: &[Part], mut dq: Option<&mut [f32]>) -> Scores {
-    let (n, d) = (p.n, p.d);
-    let scale = 1.0 / (n as f64 * f64::from(p.tau));
-    let (mut loss, mut positive, mut nearest) = (0.0, 0.0, 0usize);
-    for i in 0..n {
-        let (q, k) = (&q[i * d..(i + 1) * d], &k[i * d..(i + 1) * d]);
+/// Sums over the queries of panel `i` of loss, probability of the positive, and whether it is the nearest; all in f64:
+/// `loss = ln(1 + S₋·exp(top - l₊))` keeps its digits when it is small.
+fn join_panel(p: &Problem<'_>, i: usize, q: &[f32], k: &[f32], parts: &[Part], dq: Option<&mut [f32]>) -> [f64; 3] {
+    let d = p.d;
+    let scale = 1.0 / (p.n as f64 * f64::from(p.tau));
+    let mut sums = [0.0; 3];
+    // What a key's weight in the gradient is multiplied with: of the positive, and of each part.
+    let mut away = [0.0; LANES];
+    let mut factors = vec![[0.0f64; LANES]; parts.len()];
+    for (lane, (q, k)) in q.chunks_exact(d).zip(k.chunks_exact(d)).enumerate() {
         let l = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() / f64::from(p.tau);
-        let top = parts.iter().fold(f64::NEG_INFINITY, |t, part| t.max(f64::from(part.top[i])));
         // A part whose keys are all masked for this query has no largest logit and weighs nothing.
-        let seen = |part: &&Part| part.top[i] > f32::NEG_INFINITY;
-        let negatives: f64 =
-            parts.iter().filter(seen).map(|part| part.sum[i] * (f64::from(part.top[i]) - top).exp()).sum();
+        let seen = || {
+            let all = parts.iter().map(|part| (f64::from(part.tops[i].top.0[lane]), part.tops[i].sum[lane]));
+            all.enumerate().filter(|(_, (top, _))| *top > f64::NEG_INFINITY)
+        };
+        let top = seen().fold(f64::NEG_INFINITY, |t, (_, (top, _))| t.max(top));
+        let negatives: f64 = seen().map(|(_, (of_part, sum))| sum * (of_part - top).exp()).sum();
         // exp(l₊ - M) and Σ exp(l - M) with M the larger of l₊ and top.
         let (own, others) = if l > top { (1.0, negatives * (top - l).exp()) } else { ((l - top).exp(), negatives) };
         let total = own + others;
-        loss += if l > top { others.ln_1p() } else { total.ln() + top - l };
-        positive += own / total;
-        nearest += usize::from(l > top);
-        if let Some(dq) = &mut dq {
-            let dq = &mut dq[i * d..(i + 1) * d];
-            let away = -others / total * scale;
-            let mut sum: Vec<f64> = k.iter().map(|k| f64::from(*k) * away).collect();
-            let shift = if l > top { top - l } else { 0.0 };
-            for part in parts.iter().filter(seen) {
-                let factor = (f64::from(part.top[i]) - top + shift).exp() / total * scale;
-                for (s, w) in sum.iter_mut().zip(&part.weighted[i * d..(i + 1) * d]) {
-                    *s += f64::from(*w) * factor;
-                }
-            }
-            dq.iter_mut().zip(&sum).for_each(|(o, s)| *o = *s as f32);
-        }
+        sums[0] += if l > top { others.ln_1p() } else { total.ln() + top - l };
+        sums[1] += own / total;
+        sums[2] += f64::from(u8::from(l > top));
+        away[lane] = -others / total * scale;
+        let shift = if l > top { top - l } else { 0.0 };
+        seen().for_each(|(j, (of_part, _))| factors[j][lane] = (of_part - top + shift).exp() / total * scale);
     }
-    let n = n as f64;
-    Scores { loss: (loss / n) as f32, positive: (positive / n) as f32, accuracy: (nearest as f64 / n) as f32 }
+    let Some(dq) = dq else { return sums };
+    for c in 0..d {
+        let mut sum = [0.0f64; LANES];
+        k[c..].iter().step_by(d).zip(&away).zip(&mut sum).for_each(|((k, away), s)| *s = f64::from(*k) * away);
+        for (part, factors) in parts.iter().zip(&factors) {
+            let weighted = &part.weighted[i * d + c].0;
+            weighted.iter().zip(factors).zip(&mut sum).for_each(|((w, f), s)| *s += f64::from(*w) * f);
+        }
+        dq[c..].iter_mut().step_by(d).zip(&sum).for_each(|(o, s)| *o = *s as f32);
+    }
+    sums
 }

@@ -1,57 +1,89 @@
-//! `exp` over a row of logits, written so that the compiler turns it into vector instructions.
+//! Logits of a block of keys to exponentials: the largest, `exp`, and the sum, each query in a lane of its own. Plain loops,
+//! compiled for each instruction set.
 
-/// Logits of one row lie in a multiple of this many places.
-pub(super) const LANES: usize = 16;
+use super::kernel::{LANES, Row};
+use crate::cpu::Isa;
 
-/// The largest element. A NaN is passed over here and shows in the exponential.
-pub(super) fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for part in row.chunks_exact(LANES) {
-        for (l, v) in lanes.iter_mut().zip(part) {
-            *l = l.max(*v);
-        }
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+/// What a sweep knows of the queries of a panel.
+#[derive(Clone)]
+pub(super) struct Tops {
+    /// The largest logit so far; minus infinity where none counted.
+    pub top: Row,
+    /// `Σ exp(l - top)`.
+    pub sum: [f64; LANES],
 }
 
-/// Replaces every element `v` by `exp(v - top)`, where `top` is none smaller, and returns the sum.
-pub(super) fn exp(row: &mut [f32], top: f32) -> f32 {
+impl Tops {
+    pub(super) const NONE: Tops = Tops { top: Row([f32::NEG_INFINITY; LANES]), sum: [0.0; LANES] };
+}
+
+/// Takes the logits of a block of keys into `tops` and replaces them by `exp(l - top)`. Returns the factors of what was
+/// weighed before where a top has risen.
+pub(super) fn weights(isa: Isa, logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+        let isa = isa.or_less();
+        if isa >= Isa::Avx512 {
             // SAFETY: the processor has the instructions.
-            return unsafe { exp_avx512(row, top) };
+            return unsafe { weights_avx512(logits, tops) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has the instructions.
-            return unsafe { exp_avx2(row, top) };
+        if isa == Isa::Avx2 {
+            // SAFETY: as above.
+            return unsafe { weights_avx2(logits, tops) };
         }
     }
-    exp_lanes::<false>(row, top)
+    let _ = isa;
+    weights_of::<false>(logits, tops)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,fma")]
-fn exp_avx512(row: &mut [f32], top: f32) -> f32 {
-    exp_lanes::<true>(row, top)
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn weights_avx512(logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
+    weights_of::<true>(logits, tops)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn exp_avx2(row: &mut [f32], top: f32) -> f32 {
-    exp_lanes::<true>(row, top)
+fn weights_avx2(logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
+    weights_of::<true>(logits, tops)
 }
 
 #[inline(always)]
-fn exp_lanes<const FMA: bool>(row: &mut [f32], top: f32) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    for part in row.chunks_exact_mut(LANES) {
-        for (s, v) in sums.iter_mut().zip(part) {
-            *v = exp_one::<FMA>(*v - top);
-            *s += *v;
+fn weights_of<const FMA: bool>(logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
+    let before = tops.top;
+    for row in logits.iter() {
+        for (top, l) in tops.top.0.iter_mut().zip(&row.0) {
+            *top = if *l > *top { *l } else { *top }; // a NaN is passed over and shows in the exponential
         }
     }
-    sums.iter().sum()
+    let mut from = [0.0f32; LANES];
+    let (mut factors, mut risen) = (Row::ZERO, false);
+    for l in 0..LANES {
+        let top = tops.top.0[l];
+        // Where no key counted yet there is no largest logit, and any number will do.
+        from[l] = if top == f32::NEG_INFINITY { 0.0 } else { top };
+        risen |= top > before.0[l];
+        factors.0[l] =
+            exp_one::<FMA>(if before.0[l] == f32::NEG_INFINITY { before.0[l] } else { before.0[l] - from[l] });
+    }
+    let mut sums = [0.0f32; LANES];
+    for row in logits.iter_mut() {
+        for l in 0..LANES {
+            let weight = exp_one::<FMA>(row.0[l] - from[l]);
+            row.0[l] = weight;
+            sums[l] += weight;
+        }
+    }
+    for l in 0..LANES {
+        if risen && tops.top.0[l] > before.0[l] {
+            tops.sum[l] *= f64::from(factors.0[l]);
+        }
+        tops.sum[l] += f64::from(sums[l]);
+        if sums[l].is_nan() && tops.top.0[l] == f32::NEG_INFINITY {
+            tops.top.0[l] = 0.0; // it must show, also where nothing else counts
+        }
+    }
+    risen.then_some(factors)
 }
 
 /// `exp(x)` for `x ≤ 0`: `x = j·ln 2 + r` with an integer `j` and `|r| ≤ ln 2 / 2`, and Taylor's series of `exp(r)` to
@@ -83,24 +115,41 @@ mod tests {
 
     #[test]
     fn within_two_roundings_of_the_exponential() {
-        let inputs: Vec<f32> = (0..LANES * 4096).map(|i| -86.9 * i as f32 / (LANES * 4096) as f32).collect();
-        let mut row = inputs.clone();
-        exp(&mut row, 0.0);
-        for (got, x) in row.iter().zip(&inputs) {
-            let want = f64::from(*x).exp();
-            let ulps = (f64::from(*got) - want).abs() / (want * f64::from(f32::EPSILON));
-            assert!(ulps <= 2.0, "exp({x}): got {got}, want {want}, {ulps} roundings away");
+        for &isa in Isa::available() {
+            let inputs: Vec<Row> = (0..4096)
+                .map(|i| Row(std::array::from_fn(|l| -86.9 * (i * LANES + l) as f32 / (4096 * LANES) as f32)))
+                .collect();
+            let mut rows = inputs.clone();
+            let mut tops = Tops { top: Row::ZERO, ..Tops::NONE };
+            assert!(weights(isa, &mut rows, &mut tops).is_none(), "no logit is above the top");
+            for (got, x) in rows.iter().zip(&inputs).flat_map(|(r, x)| r.0.iter().zip(&x.0)) {
+                let want = f64::from(*x).exp();
+                let ulps = (f64::from(*got) - want).abs() / (want * f64::from(f32::EPSILON));
+                assert!(ulps <= 2.0, "exp({x}): got {got}, want {want}, {ulps} roundings away");
+            }
         }
     }
 
     #[test]
     fn ends_of_the_range() {
-        let mut row = [0.0f32; LANES];
-        row[..4].copy_from_slice(&[0.0, f32::NEG_INFINITY, f32::NAN, -88.0]);
-        row[4..].fill(f32::NEG_INFINITY);
-        assert_eq!(max(&row), 0.0);
-        exp(&mut row, 0.0);
-        assert_eq!((row[0], row[1], row[3]), (1.0, 0.0, 0.0));
-        assert!(row[2].is_nan());
+        for &isa in Isa::available() {
+            let mut first = Row([f32::NEG_INFINITY; LANES]);
+            first.0[..4].copy_from_slice(&[0.0, -1.0, f32::NAN, -88.0]);
+            let mut rows = [first, Row([f32::NEG_INFINITY; LANES])];
+            rows[1].0[3] = 0.0;
+            let mut tops = Tops::NONE;
+            let factors = weights(isa, &mut rows, &mut tops).expect("a top has risen");
+            assert_eq!(factors.0, [0.0; LANES], "nothing was weighed before");
+            assert_eq!(tops.top.0[..5], [0.0, -1.0, 0.0, 0.0, f32::NEG_INFINITY]);
+            assert_eq!((tops.sum[0], tops.sum[1], tops.sum[3], tops.sum[4]), (1.0, 1.0, 1.0, 0.0));
+            assert!(tops.sum[2].is_nan(), "a NaN shows");
+            assert_eq!((rows[0].0[3], rows[1].0[3], rows[1].0[0]), (0.0, 1.0, 0.0));
+            // A later block with a larger logit: what came before counts by e⁻¹.
+            let mut next = [Row([f32::NEG_INFINITY; LANES])];
+            next[0].0[1] = 0.0;
+            let factors = weights(isa, &mut next, &mut tops).expect("a top has risen");
+            assert!((f64::from(factors.0[1]) - (-1f64).exp()).abs() < 1e-7 && factors.0[0] == 1.0);
+            assert!((tops.sum[1] - 1.0 - f64::from(factors.0[1])).abs() < 1e-7);
+        }
     }
 }

@@ -9,10 +9,10 @@
 //! ```
 //! Keys are constants, as in MoCo and MaCLR: gradients reach the queries only.
 //!
-//! **Memory.** The `n × m` logits never exist. One sweep over the queue, 256 keys at a time, keeps for each query the
+//! **Memory.** The `n × m` logits never exist. One sweep over the queue, 96 keys at a time, keeps for each query the
 //! largest logit so far, the sum of exponentials relative to it, and (where a gradient will be wanted) the sum of keys
-//! weighted by them: at most 16 partial copies of `n·(d + 2)` numbers. The gradient is therefore ready when the loss is,
-//! and the backward pass is one scaling. The derivation is in `docs/math/infonce.md`.
+//! weighted by them: partial copies of `n·(d + 3)` numbers, 8 of them or as many as take a MiB. The gradient is therefore
+//! ready when the loss is, and the backward pass is one scaling. The derivation is in `docs/math/infonce.md`.
 //!
 //! **Range.** The running maximum makes every exponent at most 0 whatever the vectors and the temperature. For unit
 //! vectors the fixed maximum `1/τ` would do, but it underflows for small temperatures and is wrong for other vectors,
@@ -37,6 +37,7 @@ mod cpu;
 pub(super) mod cuda;
 mod exp;
 mod grad;
+mod kernel;
 pub mod reference;
 
 pub use cuda::{Layout, Plan, Pointers, TERMS, launch, launch_planned};
