@@ -6,6 +6,7 @@ use super::draw::{Adjust, Jitter};
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
 /// Applies one operation of the jitter; values are clamped to 0..1.
+#[inline(always)]
 pub(super) fn adjust(planes: &mut [f32], adjust: Adjust, jitter: &Jitter) {
     match adjust {
         Adjust::Brightness => blend(planes, jitter.brightness, 0.0),
@@ -17,6 +18,7 @@ pub(super) fn adjust(planes: &mut [f32], adjust: Adjust, jitter: &Jitter) {
 }
 
 /// Every pixel becomes its grey.
+#[inline(always)]
 pub(super) fn grey(planes: &mut [f32]) {
     for_each_pixel(planes, |[r, g, b]| [grey_of([*r, *g, *b]); 3]);
 }
@@ -29,6 +31,7 @@ pub(super) fn blur_weights(sigma: f32) -> [f32; 2] {
 
 /// 3x3 Gaussian blur of one plane of `side` columns, borders reflected without repeating the edge (`-1` reads `1`).
 /// `scratch` has the plane's length.
+#[inline(always)]
 pub(super) fn blur(plane: &mut [f32], side: usize, sigma: f32, scratch: &mut [f32]) {
     let [outer, inner] = blur_weights(sigma);
     let reflected = 1.min(side - 1);
@@ -50,11 +53,13 @@ pub(super) fn blur(plane: &mut [f32], side: usize, sigma: f32, scratch: &mut [f3
     }
 }
 
+#[inline(always)]
 fn grey_of([r, g, b]: [f32; 3]) -> f32 {
     GREY[0] * r + GREY[1] * g + GREY[2] * b
 }
 
 /// `factor · x + (1 - factor) · towards`, clamped.
+#[inline(always)]
 fn blend(planes: &mut [f32], factor: f32, towards: f32) {
     let rest = (1.0 - factor) * towards;
     for x in planes {
@@ -62,6 +67,7 @@ fn blend(planes: &mut [f32], factor: f32, towards: f32) {
     }
 }
 
+#[inline(always)]
 fn saturation(planes: &mut [f32], factor: f32) {
     for_each_pixel(planes, |[r, g, b]| {
         let rest = (1.0 - factor) * grey_of([*r, *g, *b]);
@@ -70,6 +76,7 @@ fn saturation(planes: &mut [f32], factor: f32) {
 }
 
 /// Mean grey of the frame: the weighted sum of the planes' means. Sixteen running sums, always in the same order.
+#[inline(always)]
 fn mean_grey(planes: &[f32]) -> f32 {
     let pixels = planes.len() / 3;
     let mut mean = 0.0;
@@ -88,6 +95,7 @@ fn mean_grey(planes: &[f32]) -> f32 {
 }
 
 /// Turns the hue by `turn` of the colour circle, as in the HSV hexagon: the pixel's largest and smallest value stay.
+#[inline(always)]
 fn hue(planes: &mut [f32], turn: f32) {
     for_each_pixel(planes, |[r, g, b]| {
         let (r, g, b) = (*r, *g, *b);
@@ -114,6 +122,7 @@ fn hue(planes: &mut [f32], turn: f32) {
 }
 
 /// Replaces each pixel of the three planes.
+#[inline(always)]
 fn for_each_pixel(planes: &mut [f32], f: impl Fn([&f32; 3]) -> [f32; 3]) {
     let pixels = planes.len() / 3;
     let (red, rest) = planes.split_at_mut(pixels);

@@ -22,6 +22,7 @@ pub use cuda::{Clip, Layout, Pointers, apply_motion_batch, apply_rgb_batch, kern
 pub use draw::{Adjust, AugmentSpec, Crop, Draw, Jitter};
 pub use tubelet::Region;
 
+use crate::cpu::widest::widest;
 use crate::error::{Error, Result};
 use resize::{Axis, resize};
 
@@ -66,7 +67,7 @@ pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: us
 
     let mut planes = vec![0.0; 3 * pixels];
     let mut scratch = vec![0.0; pixels];
-    for (frame, out) in frames.iter().zip(out.chunks_exact_mut(3 * pixels)) {
+    let one = |(frame, out): (&&[u8], &mut [f32])| {
         resize::<u8, 3>(frame, w, &rows, &cols, 1.0 / 255.0, |channel, at, v| planes[channel * pixels + at] = v);
         if let Some(jitter) = &draw.jitter {
             for adjust in jitter.order {
@@ -89,7 +90,11 @@ pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: us
             y[1] = (g - draw.mean[1]) * inverse[1];
             y[2] = (b - draw.mean[2]) * inverse[2];
         }
-    }
+    };
+    widest(
+        #[inline(always)]
+        || frames.iter().zip(out.chunks_exact_mut(3 * pixels)).for_each(one),
+    );
     Ok(())
 }
 
@@ -125,12 +130,16 @@ pub fn apply_motion<T: Copy + Into<f32>>(
     expect_len("out", "t·s·s·c", planes.len() * pixels, out.len())?;
     let (rows, cols) = axes(draw, h, w, out_side)?;
     let crop = draw.crop_in(h, w);
-    for (planes, out) in planes.chunks_exact(channels).zip(out.chunks_exact_mut(channels * pixels)) {
+    let one = |(planes, out): (&[&[T]], &mut [f32])| {
         for (channel, plane) in planes.iter().enumerate() {
             let gain = kind.gain(channel, crop, out_side, draw.flip);
             resize::<T, 1>(plane, w, &rows, &cols, gain, |_, at, v| out[at * channels + channel] = v);
         }
-    }
+    };
+    widest(
+        #[inline(always)]
+        || planes.chunks_exact(channels).zip(out.chunks_exact_mut(channels * pixels)).for_each(one),
+    );
     Ok(())
 }
 

@@ -35,6 +35,7 @@ impl Axis {
 /// Resizes `source` (`h w C`, rows of `w` pixels) and hands `gain` times each value to `put(channel, y·s + x, value)`.
 ///
 /// Each output row blends two source rows first (contiguous, so it vectorises) and picks its columns from the blend.
+#[inline(always)]
 pub(super) fn resize<T: Copy + Into<f32>, const C: usize>(
     source: &[T],
     w: usize,

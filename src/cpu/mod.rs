@@ -6,6 +6,7 @@
 
 pub(crate) mod amx;
 pub(crate) mod simd;
+pub(crate) mod widest;
 
 use std::str::FromStr;
 use std::sync::OnceLock;

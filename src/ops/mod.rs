@@ -4,7 +4,7 @@
 mod lanes;
 mod launch;
 pub mod reference;
-mod widest;
+use crate::cpu::widest;
 
 // Primitives: what gradients of gradients are made of.
 pub mod arith;

@@ -13,7 +13,7 @@ use crate::video::prefetch::Prefetch;
 use rand::seq::SliceRandom;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Where in the run a step stands: the key of its random numbers.
@@ -121,6 +121,8 @@ pub struct Outcome {
     pub step_seconds: f64,
     /// Seconds that its steps waited for their samples: what the loader costs beyond the time it shares with the steps.
     pub loading_seconds: f64,
+    /// Samples a second that the loader's threads make while they are at it, all together.
+    pub samples_per_second: f64,
 }
 
 /// Steps of an epoch over `videos`.
@@ -189,9 +191,14 @@ pub fn pretrain<M: Method>(
         })
         .skip(step as usize * settings.batch)
         .collect();
-    let mut samples = Prefetch::new(settings.workers, 3 * settings.batch, keys.len(), move |i| {
-        let (epoch, video) = keys[i];
-        load(epoch, video)
+    let (made, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let count = (made.clone(), busy.clone());
+    let mut samples = Prefetch::new(settings.workers, settings.batch + settings.workers, keys.len(), move |i| {
+        let ((epoch, video), begin) = (keys[i], Instant::now());
+        let sample = load(epoch, video);
+        count.0.fetch_add(1, Ordering::Relaxed);
+        count.1.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        sample
     });
     let (mut clock, first) = (Instant::now(), step);
     let (mut took, mut loading_seconds) = (Vec::new(), 0.0);
@@ -265,6 +272,8 @@ pub fn pretrain<M: Method>(
         train_seconds: earlier,
         step_seconds: took.get(took.len() / 2).copied().unwrap_or(f64::NAN),
         loading_seconds,
+        samples_per_second: made.load(Ordering::Relaxed) as f64 * settings.workers as f64
+            / (busy.load(Ordering::Relaxed) as f64 * 1e-9).max(1e-9),
     })
 }
 

@@ -7,12 +7,12 @@
 pub(crate) fn widest<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
-        let isa = crate::cpu::Isa::best();
-        if isa >= crate::cpu::Isa::Avx512 {
+        let isa = super::Isa::best();
+        if isa >= super::Isa::Avx512 {
             // SAFETY: the machine has these instructions, as was detected.
             return unsafe { with_avx512(f) };
         }
-        if isa == crate::cpu::Isa::Avx2 {
+        if isa == super::Isa::Avx2 {
             // SAFETY: as above.
             return unsafe { with_avx2(f) };
         }
