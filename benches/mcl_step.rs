@@ -1,45 +1,18 @@
 //! A whole MCL step with and without the alignment loss: what aligning costs, in time and in memory.
 //!
 //! Before Criterion's cases, which are timed one after the other, each network's steps are taken by turns and their best
-//! times compared: a noisy machine is noisy for all of them. Memory is the most that a process of its own had allocated at a
-//! time over three steps, weights and clips included: within one process, buffers of one case would serve the next.
+//! times compared: a noisy machine is noisy for all of them. Memory is the most that tensors used at a time
+//! over three steps in a process of its own, weights and clips included.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::alignment::{Alignment, Form};
 use tubelet::ssl::mcl::{Mcl, Network, Rates, Views};
-use tubelet::tensor::{Device, Integers, Tensor};
+use tubelet::tensor::{Device, Integers, Tensor, memory};
 use tubelet::train::mcl::Recipe;
-
-/// Counts what is allocated.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches no memory of the caller's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Relaxed) + layout.size();
-        MOST.fetch_max(now, Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// One network under one way of aligning.
 struct Case {
@@ -106,17 +79,17 @@ fn paper(way: usize) -> Case {
 /// Set for a process that measures its memory: `network way`.
 const MEMORY_OF: &str = "TUBELET_MEMORY_OF";
 
-/// Three steps of what [`MEMORY_OF`] names, then the most that was allocated at a time, in bytes.
+/// Three steps of what [`MEMORY_OF`] names, then the most that tensors used at a time, in bytes.
 fn measured(of: &str) {
     let (net, way) = of.split_once(' ').expect("network and way");
     let way = way.parse().expect("a number");
     let mut case = if net == "small" { small(way) } else { paper(way) };
     (0..3).for_each(|_| case.step());
-    println!("{}", MOST.load(Relaxed));
+    println!("{}", memory::usage().peak);
 }
 
 /// The bytes that a process of its own needs for it.
-fn memory(net: &str, way: usize) -> f64 {
+fn bytes_of(net: &str, way: usize) -> f64 {
     let mut process = Command::new(std::env::current_exe().unwrap());
     let out = process.arg("--bench").env(MEMORY_OF, format!("{net} {way}")).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout);
@@ -138,7 +111,7 @@ fn by_turns(net: &str, make: fn(usize) -> Case, rounds: usize) {
         }
     }
     let names: Vec<String> = cases.into_iter().map(|case| case.name).collect();
-    let bytes: Vec<f64> = (0..WAYS).map(|way| memory(net, way)).collect();
+    let bytes: Vec<f64> = (0..WAYS).map(|way| bytes_of(net, way)).collect();
     for ((name, s), bytes_) in names.iter().zip(best).zip(&bytes) {
         println!(
             "{{\"case\":\"train_step/{name}\",\"best_ms\":{:.1},\"of_off\":{:.3},\"peak_mib\":{:.1},\"peak_of_off\":{:.3}}}",

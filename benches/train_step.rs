@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
 use step::Step;
 use tubelet::nn::Precision;
-use tubelet::tensor::Tensor;
+use tubelet::tensor::{Tensor, memory};
 
 const CLIPS: usize = 2;
 
@@ -29,6 +29,13 @@ fn train_step(c: &mut Criterion) {
                 });
                 bench.iter(|| step.run().unwrap());
             });
+            // Not run where a filter leaves the case out.
+            if let Some(mut step) = step {
+                memory::reset_peak();
+                step.run().unwrap();
+                let [peak, held] = [memory::usage().peak, memory::usage().held].map(|bytes| bytes as f64 / 1e6);
+                println!("  memory: at most {peak:.0} MB in use by tensors, {held:.0} MB held");
+            }
         }
     }
     group.finish();
