@@ -112,7 +112,8 @@ fn run(args: &Args) -> Result<()> {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
     let queue = run.queue(1)?;
-    let mut method = MaclrRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let method = MaclrRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let mut method = method.recomputing(args.options.recompute);
     if args.options.graph {
         method = method.recorded();
     }

@@ -88,7 +88,8 @@ fn run(args: &Args) -> Result<()> {
         draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
     }
     let queue = run.queue(KEYS)?;
-    let mut method = MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let method = MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let mut method = method.recomputing(args.options.recompute);
     if args.options.graph {
         method = method.recorded();
     }

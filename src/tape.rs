@@ -159,6 +159,14 @@ impl Tape {
         self.recording.get()
     }
 
+    /// Runs `f` without recording what it computes.
+    pub(crate) fn unrecorded<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.recording.replace(false);
+        let result = f();
+        self.recording.set(before);
+        result
+    }
+
     fn node(&self, shape: Shape, op: Option<Box<dyn Op>>, inputs: Vec<Option<Rc<Node>>>) -> Rc<Node> {
         let id = self.next.get();
         self.next.set(id + 1);
@@ -199,19 +207,28 @@ impl Tape {
     /// # Errors
     /// As [`Tape::grad`], and `Shape` when `dy` has not the shape of `y`.
     pub fn grad_from(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
+        self.grad_within(y, dy, xs, mode, true)
+    }
+
+    /// Like [`Tape::grad_from`] with the `xs` taken for independent of each other: what they were made of is not looked at.
+    pub(crate) fn grad_between(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
+        self.grad_within(y, dy, xs, mode, false)
+    }
+
+    fn grad_within(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode, beyond: bool) -> Result<Vec<Option<Var>>> {
         if dy.shape() != y.shape() {
             return Err(Error::shape("grad", "dy", y.shape(), dy.shape()));
         }
         let before = self.recording.replace(mode == Mode::Keep);
-        let result = self.walk(y, dy, xs, mode);
+        let result = self.walk(y, dy, xs, mode, beyond);
         self.recording.set(before);
         result
     }
 
-    fn walk(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
+    fn walk(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode, beyond: bool) -> Result<Vec<Option<Var>>> {
         let Some(root) = &y.node else { return Ok(vec![None; xs.len()]) };
         let wanted: Vec<Option<u64>> = xs.iter().map(|v| v.node.as_ref().map(|n| n.id)).collect();
-        let order = relevant(root, &wanted);
+        let order = relevant(root, &wanted, beyond);
         let on_path: HashMap<u64, ()> = order.iter().map(|n| (n.id, ())).collect();
         let mut grads: HashMap<u64, Var> = HashMap::from([(root.id, dy)]);
         // How many shares of each node's gradient are still to come, if all operations pass one on.
@@ -222,8 +239,8 @@ impl Tape {
 
         for node in order {
             let is_wanted = wanted.contains(&Some(node.id));
-            if node.inputs.is_empty() {
-                continue; // a leaf: its gradient stays in the map
+            if node.inputs.is_empty() || is_wanted && !beyond {
+                continue; // a leaf, or as good as one: its gradient stays in the map
             }
             let Some(dy) = (if is_wanted { grads.get(&node.id).cloned() } else { grads.remove(&node.id) }) else {
                 node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
@@ -282,13 +299,15 @@ fn came(to_come: &mut HashMap<u64, usize>, id: u64) {
     to_come.entry(id).and_modify(|n| *n -= 1);
 }
 
-/// The nodes on paths from `root` to a wanted node, latest first.
-fn relevant(root: &Rc<Node>, wanted: &[Option<u64>]) -> Vec<Rc<Node>> {
+/// The nodes on paths from `root` to a wanted node, latest first. Wanted nodes are passed through only to others `beyond`.
+fn relevant(root: &Rc<Node>, wanted: &[Option<u64>], beyond: bool) -> Vec<Rc<Node>> {
     let mut seen: HashMap<u64, Rc<Node>> = HashMap::new();
     let mut stack = vec![root.clone()];
     while let Some(node) = stack.pop() {
         if let Entry::Vacant(place) = seen.entry(node.id) {
-            stack.extend(node.inputs.iter().flatten().cloned());
+            if beyond || !wanted.contains(&Some(node.id)) {
+                stack.extend(node.inputs.iter().flatten().cloned());
+            }
             place.insert(node);
         }
     }
@@ -296,7 +315,7 @@ fn relevant(root: &Rc<Node>, wanted: &[Option<u64>]) -> Vec<Rc<Node>> {
     all.sort_by_key(|n| n.id); // inputs come before what is made of them
     let mut leads: HashMap<u64, bool> = HashMap::new();
     all.retain(|n| {
-        let hit = wanted.contains(&Some(n.id)) || n.inputs.iter().flatten().any(|i| leads[&i.id]);
+        let hit = wanted.contains(&Some(n.id)) || n.inputs.iter().flatten().any(|i| leads.get(&i.id) == Some(&true));
         leads.insert(n.id, hit);
         hit
     });

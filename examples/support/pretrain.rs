@@ -12,7 +12,7 @@ use std::time::Instant;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::Precision;
 use tubelet::nn::{Params, Trunk};
-use tubelet::tensor::Device;
+use tubelet::tensor::{Device, memory};
 use tubelet::train::folder::Folder;
 use tubelet::train::metrics::means;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
@@ -76,6 +76,9 @@ pub struct Options {
     /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
     #[arg(long)]
     pub graph: bool,
+    /// Hold less memory and take longer: blocks run again in the backward pass. The numbers stay the same up to roundings
+    #[arg(long)]
+    pub recompute: bool,
     /// Numbers the networks compute in: f32, bf16, or f32 with products of bf16 parts (bf16x3, bf16x6)
     #[arg(long, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -153,6 +156,11 @@ impl Options {
             t.views.augment.flip = 0.0;
         }
     }
+}
+
+/// Bytes as megabytes.
+fn mega(bytes: usize) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// A run with its folder open and its videos in the cache.
@@ -265,9 +273,16 @@ impl<'a> Run<'a> {
             let (train, test) = (of(&self.train, &train_labels)?, of(&self.test, &test_labels)?);
             Ok(Scores { probe: probe(&train, &test, PROBE_L2)?.top1, knn: knn(&train, &test, 1)?.top1 })
         };
+        memory::reset_peak(); // what filled the cache is not the training's
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs);
         let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
         show.curves(done.before)?;
+        println!(
+            "loader: {:.0} videos/s while it is at it; steps waited {:.1} of {:.1} s for it",
+            done.samples_per_second, done.loading_seconds, done.train_seconds
+        );
+        let usage = self.device.usage();
+        println!("memory: at most {} in use by tensors, {} held", mega(usage.peak), mega(usage.held));
         Ok(done)
     }
 
@@ -303,6 +318,9 @@ impl<'a> Run<'a> {
             .set("step_ms", 1e3 * done.step_seconds)
             .set("loading_seconds", done.loading_seconds)
             .set("cache_seconds", self.cache_seconds)
+            .set("loader_videos_per_second", done.samples_per_second)
+            .set("recompute", options.recompute)
+            .set("memory_peak_bytes", self.device.usage().peak)
             .set("loss_first", done.loss_first)
             .set("loss_last", done.loss_last)
             .set("probe_top1", done.after.probe)

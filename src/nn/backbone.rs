@@ -3,20 +3,45 @@
 use super::block::{Block, ConvNorm, Grid, Walk};
 use super::build::Builder;
 use super::nets::{Net, Pool};
-use super::params::Params;
+use super::params::{ParamId, Params};
 use super::pass::Pass;
+use super::recompute::{self, Segment};
 use crate::error::{Error, Result};
 use crate::ops::{self, conv3d::Conv3d};
 use crate::tape::Var;
+use std::sync::Arc;
 
 /// Stem, pool and stages of a [`Net`].
 #[derive(Clone, Debug)]
 pub struct Trunk {
-    stem: Vec<ConvNorm>,
-    pool: Option<Pool>,
+    stem: Arc<Stem>,
     blocks: Vec<Block>,
     in_channels: usize,
     features: usize,
+}
+
+/// What comes before the blocks.
+#[derive(Debug)]
+struct Stem {
+    convs: Vec<ConvNorm>,
+    pool: Option<Pool>,
+}
+
+impl Segment for Stem {
+    fn run(&self, pass: &mut Pass, first: &Var, _: &Var) -> Result<Var> {
+        let mut y = first.clone();
+        for step in &self.convs {
+            y = step.forward(pass, &y, None, true)?;
+        }
+        match &self.pool {
+            Some(Pool { kernel, window }) => ops::max_pool(pass.tape(), &y, *kernel, window),
+            None => Ok(y),
+        }
+    }
+
+    fn ids(&self) -> Vec<ParamId> {
+        self.convs.iter().flat_map(ConvNorm::ids).collect()
+    }
 }
 
 impl Trunk {
@@ -35,7 +60,8 @@ impl Trunk {
                 c = stage.out;
             }
         }
-        Trunk { stem, pool: net.pool, blocks, in_channels: net.in_channels, features: c }
+        let stem = Arc::new(Stem { convs: stem, pool: net.pool });
+        Trunk { stem, blocks, in_channels: net.in_channels, features: c }
     }
 
     /// Channels of its features.
@@ -46,7 +72,7 @@ impl Trunk {
     /// What a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output before the
     /// normalisation) and blocks (their output after the last ReLU). `params` are any this trunk was made with.
     pub fn modules(&self, params: &Params) -> Vec<String> {
-        let stem = self.stem.iter().map(|c| c.module(params).to_owned());
+        let stem = self.stem.convs.iter().map(|c| c.module(params).to_owned());
         stem.chain(self.blocks.iter().flat_map(|b| b.modules(params))).collect()
     }
 
@@ -70,12 +96,12 @@ impl Trunk {
 
     fn walk(&self, params: &Params, n: usize, clip: [usize; 3]) -> Result<Walk> {
         let (mut at, mut list) = (clip, Walk::new());
-        for conv in &self.stem {
+        for conv in &self.stem.convs {
             let problem = conv.problem(params, n, at)?;
             list.push((Grid::of(conv.module(params), &problem), Some(problem)));
             at = problem.out;
         }
-        if let Some(Pool { kernel, window }) = &self.pool {
+        if let Some(Pool { kernel, window }) = &self.stem.pool {
             at = window.out("max_pool", at, *kernel)?;
         }
         for block in &self.blocks {
@@ -111,12 +137,11 @@ impl Trunk {
         }
         pass.count_batch();
         let mut y = ops::cast(pass.tape(), x, pass.dtype())?;
-        for step in &self.stem {
-            y = step.forward(pass, &y, None, true)?;
-        }
-        if let Some(Pool { kernel, window }) = &self.pool {
-            y = ops::max_pool(pass.tape(), &y, *kernel, window)?;
-        }
+        y = if !self.stem.convs.is_empty() && pass.recomputes(self.stem.convs.iter().map(ConvNorm::weight)) {
+            recompute::forward(&self.stem, pass, &y)
+        } else {
+            self.stem.run(pass, &y, &y)
+        }?;
         for block in &self.blocks {
             y = block.forward(pass, &y)?;
         }

@@ -3,11 +3,13 @@
 use super::build::Builder;
 use super::conv::Conv;
 use super::norm::Norm;
-use super::params::Params;
+use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
+use super::recompute::{self, Segment};
 use crate::error::{Error, Result};
 use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
+use std::sync::Arc;
 
 /// One convolution and its normalisation, as a row of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,16 @@ impl ConvNorm {
         self.conv.problem(params, n, from)
     }
 
+    /// Its filters.
+    pub(super) fn weight(&self) -> ParamId {
+        self.conv.weight()
+    }
+
+    /// All it reads of the parameters.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ParamId> {
+        [self.conv.weight()].into_iter().chain(self.norm.iter().flat_map(Norm::ids))
+    }
+
     /// `norm(conv(x)) + residual`, then ReLU if `relu`; `x[n t h w c]` to `[n to ho wo k]`. Without a normalisation it is
     /// `conv(x)` alone.
     ///
@@ -81,9 +93,46 @@ enum Shortcut {
 #[derive(Clone, Debug)]
 pub struct Block {
     name: String,
+    inside: Arc<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
     path: Vec<ConvNorm>,
     last: ConvNorm,
     shortcut: Shortcut,
+}
+
+impl Inside {
+    /// Its convolutions, in the order of the forward pass.
+    fn convs(&self) -> impl Iterator<Item = &ConvNorm> {
+        let projection = match &self.shortcut {
+            Shortcut::Projection(p) => Some(p),
+            _ => None,
+        };
+        self.path.iter().chain(projection).chain([&self.last])
+    }
+}
+
+impl Segment for Inside {
+    fn run(&self, pass: &mut Pass, first: &Var, last: &Var) -> Result<Var> {
+        let mut y = first.clone();
+        for step in &self.path {
+            y = step.forward(pass, &y, None, true)?;
+        }
+        match &self.shortcut {
+            Shortcut::None => self.last.forward(pass, &y, None, true),
+            Shortcut::Identity => self.last.forward(pass, &y, Some(last), true),
+            Shortcut::Projection(p) => {
+                let residual = p.forward(pass, last, None, false)?;
+                self.last.forward(pass, &y, Some(&residual), true)
+            }
+        }
+    }
+
+    fn ids(&self) -> Vec<ParamId> {
+        self.convs().flat_map(ConvNorm::ids).collect()
+    }
 }
 
 /// What a module computes for one clip.
@@ -141,7 +190,7 @@ impl Block {
             .map(|(names, step)| ConvNorm::new(b, names, std::mem::replace(&mut c, step.out), *step, 1.0))
             .collect();
         let last = ConvNorm::new(b, last_names, c, *last, plan.last_scale);
-        Block { name: plan.name.clone(), path, last, shortcut }
+        Block { name: plan.name.clone(), inside: Arc::new(Inside { path, last, shortcut }) }
     }
 
     /// `x[n t h w c]` to `[n to ho wo k]`.
@@ -149,17 +198,11 @@ impl Block {
     /// # Errors
     /// As [`ConvNorm::forward`].
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
-        let mut y = x.clone();
-        for step in &self.path {
-            y = step.forward(pass, &y, None, true)?;
-        }
-        let y = match &self.shortcut {
-            Shortcut::None => self.last.forward(pass, &y, None, true),
-            Shortcut::Identity => self.last.forward(pass, &y, Some(x), true),
-            Shortcut::Projection(p) => {
-                let residual = p.forward(pass, x, None, false)?;
-                self.last.forward(pass, &y, Some(&residual), true)
-            }
+        let inside = &self.inside;
+        let y = if pass.recomputes(inside.convs().map(ConvNorm::weight)) {
+            recompute::forward(inside, pass, x)
+        } else {
+            inside.run(pass, x, x)
         }?;
         pass.passed_block(&self.name, &y);
         Ok(y)
@@ -167,11 +210,7 @@ impl Block {
 
     /// Names of what can be tapped in it, in the order of the forward pass: its convolutions, then itself.
     pub(super) fn modules(&self, params: &Params) -> Vec<String> {
-        let projection = match &self.shortcut {
-            Shortcut::Projection(p) => Some(p),
-            _ => None,
-        };
-        let convs = self.path.iter().chain(projection).chain([&self.last]);
+        let convs = self.inside.convs();
         convs.map(|c| c.module(params).to_owned()).chain([self.name.clone()]).collect()
     }
 
@@ -184,13 +223,13 @@ impl Block {
             Ok::<_, Error>((problem.out, problem.k))
         };
         let mut at = from;
-        for conv in &self.path {
+        for conv in &self.inside.path {
             at = put(conv, at)?.0;
         }
-        if let Shortcut::Projection(conv) = &self.shortcut {
+        if let Shortcut::Projection(conv) = &self.inside.shortcut {
             put(conv, from)?;
         }
-        let (extents, channels) = put(&self.last, at)?;
+        let (extents, channels) = put(&self.inside.last, at)?;
         list.push((Grid { module: self.name.clone(), extents, channels }, None));
         Ok(extents)
     }

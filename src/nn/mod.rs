@@ -30,6 +30,7 @@ mod p3d;
 mod params;
 mod pass;
 mod precision;
+mod recompute;
 
 pub use backbone::Trunk;
 pub use block::{Block, ConvNorm, Grid, Step};

@@ -32,6 +32,11 @@ impl Norm {
         }
     }
 
+    /// Its entries.
+    pub(super) fn ids(&self) -> [ParamId; 4] {
+        [self.scale, self.shift, self.mean, self.var]
+    }
+
     /// The running mean.
     pub fn mean(&self) -> ParamId {
         self.mean

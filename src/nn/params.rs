@@ -80,6 +80,16 @@ impl Params {
         ParamId(self.list.len() - 1)
     }
 
+    /// `len` entries of which only those given hold something: for a second run of a part of a network.
+    pub(super) fn holding(len: usize, some: &[(ParamId, Tensor)]) -> Params {
+        let nothing = Param { name: String::new(), value: Tensor::zeros([0]), role: Role::RunningMean };
+        let mut list = vec![nothing; len];
+        for (id, value) in some {
+            list[id.0].value = value.clone();
+        }
+        Params { list, batches: 0 }
+    }
+
     /// How many entries, running statistics included.
     pub fn len(&self) -> usize {
         self.list.len()

@@ -32,6 +32,9 @@ pub struct Pass<'a> {
     precision: Precision,
     vars: Vec<Option<Use>>,
     tap: Option<Tap>,
+    recompute: bool,
+    /// Whether this run repeats one that has updated the running statistics.
+    again: bool,
 }
 
 /// A module whose output is asked for.
@@ -51,7 +54,7 @@ impl<'a> Pass<'a> {
     /// A pass in f32.
     pub fn new(tape: &'a Tape, params: &'a mut Params, mode: Mode) -> Self {
         let vars = params.iter().map(|_| None).collect();
-        Pass { tape, params, mode, precision: Precision::F32, vars, tap: None }
+        Pass { tape, params, mode, precision: Precision::F32, vars, tap: None, recompute: false, again: false }
     }
 
     /// The same pass computing in `precision` (or a number type). In bf16 activations and the weights of convolutions and
@@ -59,6 +62,50 @@ impl<'a> Pass<'a> {
     pub fn with_precision(mut self, precision: impl Into<Precision>) -> Self {
         self.precision = precision.into();
         self
+    }
+
+    /// The same pass holding less: blocks keep their input alone and run again in the backward pass, where `yes`. What is
+    /// computed in a block has the same bits, and running statistics are updated once; gradients that pass from one block to
+    /// the next differ by roundings. A block in which a convolution is [tapped](Pass::tapping) is kept as ever.
+    ///
+    /// ```
+    /// use tubelet::nn::{Encoder, Mode, Pass, SmallR3d};
+    /// use tubelet::tape::{self, Tape, Var};
+    /// use tubelet::{ops, shape::Shape, tensor::Tensor};
+    /// let (encoder, mut params) = Encoder::new(&SmallR3d::default().net()?, 64, 32, 7)?;
+    /// let (tape, clips) = (Tape::new(), Var::constant(Tensor::full([2, 8, 32, 32, 3], 0.5)));
+    /// let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 }).recomputing(true);
+    /// let codes = encoder.forward(&mut pass, &clips)?;
+    /// let loss = ops::sum_to(&tape, &codes, Shape::from([1, 1]))?;
+    /// let leaves = pass.leaves();
+    /// let grads = tape.grad(&loss, &leaves.iter().map(|(_, v)| v).collect::<Vec<_>>(), tape::Mode::Free)?;
+    /// assert!(grads.iter().all(Option::is_some));
+    /// # Ok::<(), tubelet::error::Error>(())
+    /// ```
+    pub fn recomputing(mut self, yes: bool) -> Self {
+        self.recompute = yes;
+        self
+    }
+
+    /// A run that repeats one: parameters are the variables `used`, and running statistics are not updated.
+    pub(super) fn again(
+        tape: &'a Tape,
+        params: &'a mut Params,
+        mode: Mode,
+        precision: Precision,
+        used: impl Iterator<Item = (ParamId, Var)>,
+    ) -> Self {
+        let mut pass = Pass { precision, again: true, ..Pass::new(tape, params, mode) };
+        for (id, value) in used {
+            pass.vars[id.index()] = Some(Use { leaf: value.clone(), value });
+        }
+        pass
+    }
+
+    /// Whether a part of the network with the convolutions of these filters is to be run again in the backward pass.
+    pub(super) fn recomputes(&self, mut weights: impl Iterator<Item = ParamId>) -> bool {
+        let tapped = |id: ParamId| self.tap.as_ref().is_some_and(|tap| self.params[id].module() == tap.module);
+        self.recompute && self.tape.is_recording() && self.mode != Mode::Frozen && !weights.any(tapped)
     }
 
     /// The same pass, remembering the output of `module`: one of [`super::Trunk::modules`]. A name that is none of them
@@ -87,6 +134,11 @@ impl<'a> Pass<'a> {
     /// The number type of activations.
     pub fn dtype(&self) -> DType {
         self.precision.dtype()
+    }
+
+    /// The precision.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// How its convolutions form products of f32 numbers.
@@ -155,6 +207,9 @@ impl<'a> Pass<'a> {
 
     /// `running = (1 - momentum) running + momentum new`, where they live.
     pub(super) fn update_running(&mut self, id: ParamId, new: &Tensor, momentum: f32) -> Result<()> {
+        if self.again {
+            return Ok(());
+        }
         ops::ema::blend(&mut self.params[id].value, new, 1.0 - momentum, momentum)
     }
 }

@@ -83,6 +83,7 @@ pub struct Pathway<E = Encoder> {
     key: Params,
     velocity: Params,
     queue: Queue,
+    recompute: bool,
 }
 
 impl<E> Pathway<E> {
@@ -95,7 +96,13 @@ impl<E> Pathway<E> {
         for (_, p) in velocity.iter_mut() {
             p.value = Tensor::zeros_on(&p.value.device(), p.value.shape())?;
         }
-        Ok(Pathway { encoder, key: query.clone(), query, velocity, queue })
+        Ok(Pathway { encoder, key: query.clone(), query, velocity, queue, recompute: false })
+    }
+
+    /// The same pathway; where `yes`, its queries hold less memory and take longer ([`Pass::recomputing`]).
+    pub fn recomputing(mut self, yes: bool) -> Self {
+        self.recompute = yes;
+        self
     }
 
     /// The network's structure.
@@ -213,7 +220,8 @@ impl Pathway {
         precision: Precision,
         tap: Option<&str>,
     ) -> Result<Queries<Var>> {
-        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_precision(precision);
+        let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
+        let mut pass = pass.with_precision(precision).recomputing(self.recompute);
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         Ok(Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() })
     }
@@ -251,7 +259,8 @@ impl Pathway<MclEncoder> {
         tap: Option<&str>,
         also: impl FnOnce(&MclEncoder, &mut Pass, &Codes) -> Result<T>,
     ) -> Result<(Queries<Codes>, T)> {
-        let mut pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?.with_precision(precision);
+        let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
+        let mut pass = pass.with_precision(precision).recomputing(self.recompute);
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         let more = also(&self.encoder, &mut pass, &codes)?;
         Ok((Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() }, more))

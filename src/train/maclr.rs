@@ -156,6 +156,14 @@ impl MaclrRun {
         Ok(MaclrRun { method: recipe.method.clone(), pathways, device: device.clone(), graph: Graph::Off })
     }
 
+    /// The same run, its step holding less memory and taking longer where `yes`: blocks of the query networks run again in
+    /// the backward pass ([`crate::nn::Pass::recomputing`]).
+    pub fn recomputing(mut self, yes: bool) -> MaclrRun {
+        self.pathways.visual = self.pathways.visual.recomputing(yes);
+        self.pathways.motion = self.pathways.motion.map(|motion| motion.recomputing(yes));
+        self
+    }
+
     /// The same run with its step recorded as a graph once it has been taken, and repeated from then on: the same bits, in
     /// one launch a step. It has no effect on the CPU.
     pub fn recorded(mut self) -> MaclrRun {
@@ -177,6 +185,7 @@ impl Method for MaclrRun {
 
     fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
         let views = collate(&batch)?;
+        drop(batch); // its numbers are in the views, and a step needs room
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         self.graph.step(&self.method, &mut self.pathways, &views, &mut rng, lr, sgd)
     }

@@ -159,6 +159,13 @@ impl MclRun {
         })
     }
 
+    /// The same run, its step holding less memory and taking longer where `yes`: blocks of the query network run again in the
+    /// backward pass ([`crate::nn::Pass::recomputing`]).
+    pub fn recomputing(mut self, yes: bool) -> MclRun {
+        self.network = self.network.recomputing(yes);
+        self
+    }
+
     /// The same run with its step recorded as a graph once every loss has been taken, and repeated from then on: the same
     /// bits, in one launch a step. It has no effect on the CPU.
     pub fn recorded(mut self) -> MclRun {
@@ -198,6 +205,7 @@ impl Method for MclRun {
 
     fn step(&mut self, batch: Vec<Quad>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
         let views = collate(&batch)?;
+        drop(batch); // its numbers are in the views, and a step needs room
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let rates = self.method.rates(lr, at.epoch, self.epochs, self.warmup_epochs);
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {

@@ -54,7 +54,9 @@ fn frames(dir: &Path, count: usize) {
 }
 
 /// What every summary has.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 19] = [
+    "recompute",
+    "memory_peak_bytes",
     "method",
     "data",
     "device",

@@ -49,6 +49,7 @@ mod pool3d;
 mod ptx;
 mod quad;
 mod queue;
+mod recompute;
 mod seeded_faults;
 mod sim;
 mod step_gpu;

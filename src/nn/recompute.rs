@@ -1,0 +1,99 @@
+//! Less memory for more time: what lies between two places of a network is computed again when its gradient is wanted.
+//!
+//! Sublinear memory (Chen et al. 2016, "Training deep nets with sublinear memory cost"): a segment's forward pass is not
+//! recorded, only its input is kept. The backward pass runs the segment a second time, on a tape of its own, asks that for
+//! the gradients, and lets it go. A training step then holds the inputs of all segments and the inside of one.
+//!
+//! The second run is the first, bit for bit: it normalises by the batch again, and what a segment reads besides its input
+//! and its parameters, the running statistics, is kept as it was. It updates nothing. Where the gradients are to be
+//! differentiated ([`tape::Mode::Keep`]), the second run is recorded on the caller's tape, which then holds it.
+
+use super::params::{ParamId, Params};
+use super::pass::{Mode, Pass};
+use super::precision::Precision;
+use crate::error::Result;
+use crate::ops::reshape;
+use crate::tape::{self, Op, Tape, Var};
+use crate::tensor::Tensor;
+use std::sync::Arc;
+
+/// A part of a network with one input and one output.
+pub(super) trait Segment {
+    /// Its output. The input comes twice, as the first thing that uses it and as the last: their gradients are added in the
+    /// order in which the tape would meet them.
+    fn run(&self, pass: &mut Pass, first: &Var, last: &Var) -> Result<Var>;
+
+    /// The parameters it reads, running statistics included.
+    fn ids(&self) -> Vec<ParamId>;
+}
+
+/// `segment` of `x`: recorded as one operation that runs it again in the backward pass.
+pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x: &Var) -> Result<Var> {
+    let (mut vars, mut kept) = (Vec::new(), Vec::new());
+    for id in segment.ids() {
+        let param = &pass.params()[id];
+        if param.role.trains() {
+            vars.push((id, pass.var(id)?));
+        } else {
+            // A copy: the update that follows shall change the statistics where they lie.
+            kept.push((id, param.value.apart()?));
+        }
+    }
+    let tape = pass.tape();
+    let y = tape.unrecorded(|| segment.run(pass, x, x))?.value().clone();
+    let inputs: Vec<&Var> = [x, x].into_iter().chain(vars.iter().map(|(_, v)| v)).collect();
+    Ok(tape.record(y, &inputs, || Again {
+        segment: segment.clone(),
+        x: x.clone(),
+        vars: vars.clone(),
+        kept,
+        entries: pass.params().len(),
+        mode: pass.mode(),
+        precision: pass.precision(),
+    }))
+}
+
+struct Again<S> {
+    segment: Arc<S>,
+    x: Var,
+    /// The parameters as the first run saw them.
+    vars: Vec<(ParamId, Var)>,
+    /// Running statistics as they were before it.
+    kept: Vec<(ParamId, Tensor)>,
+    /// Entries of the network's [`Params`].
+    entries: usize,
+    mode: Mode,
+    precision: Precision,
+}
+
+impl<S: Segment> Op for Again<S> {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        let own = Tape::new();
+        let keep = t.is_recording();
+        let tape = if keep { t } else { &own };
+        // On a tape of its own the inputs are leaves; on the caller's they stay what they are. Two names for `x` keep its
+        // two gradients apart.
+        let input = |v: &Var| match v.has_grad() {
+            false => Ok(v.clone()),
+            true if keep => reshape(t, v, v.shape()),
+            true => Ok(own.leaf(v.value().clone())),
+        };
+        let mut inputs = vec![input(&self.x)?, input(&self.x)?];
+        for (_, v) in &self.vars {
+            inputs.push(input(v)?);
+        }
+        let mut params = Params::holding(self.entries, &self.kept);
+        let used = self.vars.iter().map(|(id, _)| *id).zip(inputs[2..].iter().cloned());
+        let mut pass = Pass::again(tape, &mut params, self.mode, self.precision, used);
+        let y = self.segment.run(&mut pass, &inputs[0], &inputs[1])?;
+        drop(pass);
+        let wanted: Vec<&Var> = inputs.iter().zip(needs).filter(|(_, need)| **need).map(|(v, _)| v).collect();
+        let mode = if keep { tape::Mode::Keep } else { tape::Mode::Free };
+        let mut grads = tape.grad_between(&y, dy.clone(), &wanted, mode)?.into_iter();
+        Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
+    }
+}
