@@ -150,10 +150,14 @@ impl<T: Stored, F: Map<N>, const N: usize> Kernel for Mapped<'_, T, F, N> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         // SAFETY: all are as long as `y`; the instruction set is the caller's promise.
-        each(self.y.len(), |at, n| unsafe {
-            let x = self.x.map(|x| T::get::<V>(x.as_ptr().add(at), n));
-            T::put(self.y.as_mut_ptr().add(at), self.f.at(x), n);
-        });
+        each(
+            self.y.len(),
+            #[inline(always)]
+            |at, n| unsafe {
+                let x = self.x.map(|x| T::get::<V>(x.as_ptr().add(at), n));
+                T::put(self.y.as_mut_ptr().add(at), self.f.at(x), n);
+            },
+        );
     }
 }
 

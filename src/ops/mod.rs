@@ -4,7 +4,6 @@
 mod lanes;
 mod launch;
 pub mod reference;
-use crate::cpu::widest;
 
 // Primitives: what gradients of gradients are made of.
 pub mod arith;

@@ -1,6 +1,7 @@
 //! The number types of tensors, for kernels that work on them as they are stored.
 
 use super::Tensor;
+use crate::cpu::widest::widest;
 use crate::shape::Shape;
 use bytemuck::Pod;
 use half::bf16;
@@ -59,12 +60,22 @@ const CHUNK: usize = 1 << 15;
 
 /// [`widen`] by all cores.
 pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| widen(from, to));
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
+        widest(
+            #[inline(always)]
+            || widen(from, to),
+        );
+    });
 }
 
 /// [`narrow`] by all cores.
 pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| narrow(from, to));
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
+        widest(
+            #[inline(always)]
+            || narrow(from, to),
+        );
+    });
 }
 
 #[cfg(test)]

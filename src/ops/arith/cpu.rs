@@ -2,8 +2,8 @@
 //! a single number of the other.
 
 use super::Arith;
+use crate::cpu::widest::widest;
 use crate::ops::lanes::{Lanes, Map, Stored, map};
-use crate::ops::widest::widest;
 use crate::shape::Shape;
 use rayon::prelude::*;
 

@@ -72,10 +72,14 @@ pub(in crate::ops) unsafe fn statistics<V: Lanes, T: Stored>(x: &[T], shift: &[f
     let room = whole(x.len());
     assert!(shift.len() >= x.len() && sums.one.len() >= room && sums.two.len() >= room);
     // SAFETY: `each` stays inside of lines that are long enough.
-    each(x.len(), |at, n| unsafe {
-        let d = T::get::<V>(x.as_ptr().add(at), n).sub(V::load(shift.as_ptr().add(at), n));
-        sums.add(at, d, d.mul(d));
-    });
+    each(
+        x.len(),
+        #[inline(always)]
+        |at, n| unsafe {
+            let d = T::get::<V>(x.as_ptr().add(at), n).sub(V::load(shift.as_ptr().add(at), n));
+            sums.add(at, d, d.mul(d));
+        },
+    );
 }
 
 impl Affine<'_> {
@@ -107,16 +111,20 @@ impl Affine<'_> {
         let len = y.len();
         assert!(x.len() == len && residual.is_none_or(|r| r.len() == len) && self.covers(len, true));
         // SAFETY: `each` stays inside of lines that are long enough.
-        each(len, |at, n| unsafe {
-            let (_, mut z) = self.at::<V>(T::get(x.as_ptr().add(at), n), at, n);
-            if let Some(r) = residual {
-                z = z.add(T::get(r.as_ptr().add(at), n));
-            }
-            if relu {
-                z = z.rectified();
-            }
-            T::put(y.as_mut_ptr().add(at), z, n);
-        });
+        each(
+            len,
+            #[inline(always)]
+            |at, n| unsafe {
+                let (_, mut z) = self.at::<V>(T::get(x.as_ptr().add(at), n), at, n);
+                if let Some(r) = residual {
+                    z = z.add(T::get(r.as_ptr().add(at), n));
+                }
+                if relu {
+                    z = z.rectified();
+                }
+                T::put(y.as_mut_ptr().add(at), z, n);
+            },
+        );
     }
 
     /// The gradient past the rectifier, `dz`, of `x - mean`.
@@ -159,17 +167,21 @@ impl Affine<'_> {
         let (len, room) = (x.len(), whole(x.len()));
         assert!(mask.covers(self, len) && sums.one.len() >= room && sums.two.len() >= room);
         // SAFETY: `each` stays inside of lines that are long enough.
-        each(len, |at, n| unsafe {
-            let mut dz = T::get::<V>(dy.add(at), n);
-            if !more.is_null() {
-                dz = dz.add(T::get(more.add(at), n));
-            }
-            let (d, mut dz) = self.pass(T::get(x.as_ptr().add(at), n), dz, mask, at, n);
-            if !out.is_null() {
-                dz = T::put(out.add(at), dz, n);
-            }
-            sums.add(at, dz, dz.mul(d));
-        });
+        each(
+            len,
+            #[inline(always)]
+            |at, n| unsafe {
+                let mut dz = T::get::<V>(dy.add(at), n);
+                if !more.is_null() {
+                    dz = dz.add(T::get(more.add(at), n));
+                }
+                let (d, mut dz) = self.pass(T::get(x.as_ptr().add(at), n), dz, mask, at, n);
+                if !out.is_null() {
+                    dz = T::put(out.add(at), dz, n);
+                }
+                sums.add(at, dz, dz.mul(d));
+            },
+        );
     }
 
     /// `dx = dz · a + (x - mean) · b + d`.
@@ -190,11 +202,15 @@ impl Affine<'_> {
             x.len() == len && dy.len() == len && mask.covers(self, len) && [a, b, d].iter().all(|s| s.len() >= len)
         );
         // SAFETY: `each` stays inside of lines that are long enough.
-        each(len, |at, n| unsafe {
-            let load = |v: &[f32]| V::load(v.as_ptr().add(at), n);
-            let (x, dy): (V, V) = (T::get(x.as_ptr().add(at), n), T::get(dy.as_ptr().add(at), n));
-            let (dev, dz) = self.pass(x, dy, mask, at, n);
-            T::put(dx.as_mut_ptr().add(at), dz.mul(load(a)).add(dev.mul(load(b))).add(load(d)), n);
-        });
+        each(
+            len,
+            #[inline(always)]
+            |at, n| unsafe {
+                let load = |v: &[f32]| V::load(v.as_ptr().add(at), n);
+                let (x, dy): (V, V) = (T::get(x.as_ptr().add(at), n), T::get(dy.as_ptr().add(at), n));
+                let (dev, dz) = self.pass(x, dy, mask, at, n);
+                T::put(dx.as_mut_ptr().add(at), dz.mul(load(a)).add(dev.mul(load(b))).add(load(d)), n);
+            },
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Sobel's kernels as they factor: smoothed down and differenced across, and the other way round, row by row.
 
+use crate::cpu::widest::widest;
 use crate::flow::Flow;
-use crate::ops::widest::widest;
 
 pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     let (h, w) = (flow.h, flow.w);

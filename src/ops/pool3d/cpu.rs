@@ -1,29 +1,49 @@
 //! One task per row of an output (`w c`), channels innermost. Backward passes gather: each row of the input looks up
-//! the windows that cover it, so nothing is written twice and the order of additions is fixed.
+//! the windows that cover it, so nothing is written twice and the order of additions is fixed. Numbers are widened as they are
+//! read; sums of several windows form in a row of f32.
 
 use super::Pool;
-use crate::ops::widest::widest;
+use crate::ops::lanes::{self, Kernel, Lanes, Stored, each};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of one task are joined until they hold about this many elements.
 const TASK: usize = 1 << 13;
 
-/// Calls `f(n, t, h, row)` for every row `w c` of `out` with extents `t h w`.
-fn for_rows<T: Send>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl Fn(usize, usize, usize, &mut [T]) + Sync) {
+/// What is done for one row `w c` of an output.
+trait Rows<T>: Sync {
+    /// # Safety
+    /// The instruction set of `V` must be there. Must be `#[inline(always)]`.
+    unsafe fn row<V: Lanes>(&self, at: [usize; 3], row: &mut [T]);
+}
+
+/// Has `f` write every row `w c` of `out` with extents `t h w`; it is told `n`, `t` and `h`.
+fn for_rows<T: Stored>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl Rows<T>) {
+    struct Task<'a, T, F> {
+        rows: std::slice::ChunksExactMut<'a, T>,
+        first: usize,
+        extents: [usize; 2],
+        f: &'a F,
+    }
+
+    impl<T: Stored, F: Rows<T>> Kernel for Task<'_, T, F> {
+        #[inline(always)]
+        unsafe fn run<V: Lanes>(self) {
+            let [t, h] = self.extents;
+            for (r, row) in (self.first..).zip(self.rows) {
+                // SAFETY: the caller's promise.
+                unsafe { self.f.row::<V>([r / (t * h), r / h % t, r % h], row) };
+            }
+        }
+    }
+
     let row = w * c;
     if out.is_empty() {
         return;
     }
     let rows = (TASK / row).max(1);
     out.par_chunks_mut(rows * row).enumerate().for_each(|(task, chunk)| {
-        for (i, line) in chunk.chunks_exact_mut(row).enumerate() {
-            let r = task * rows + i;
-            widest(
-                #[inline(always)]
-                || f(r / (t * h), r / h % t, r % h, line),
-            );
-        }
+        lanes::run(Task { rows: chunk.chunks_exact_mut(row), first: task * rows, extents: [t, h], f: &f });
     });
 }
 
@@ -57,176 +77,319 @@ impl Pool {
     }
 }
 
-pub(super) fn max(p: &Pool, x: &[f32], y: &mut [f32], at: &mut [u32]) {
-    let row = p.out[2] * p.c;
-    if y.is_empty() {
-        return;
-    }
-    let rows = (TASK / row).max(1);
-    y.par_chunks_mut(rows * row).zip(at.par_chunks_mut(rows * row)).enumerate().for_each(|(task, (y, at))| {
-        for (i, (y, at)) in y.chunks_exact_mut(row).zip(at.chunks_exact_mut(row)).enumerate() {
-            let r = task * rows + i;
-            let (n, to, ho) = (r / (p.out[0] * p.out[1]), r / p.out[1] % p.out[0], r % p.out[1]);
-            widest(
-                #[inline(always)]
-                || max_row(p, x, [n, to, ho], y, at),
-            );
-        }
-    });
+/// Maxima and where they were found.
+struct Max<'a, T> {
+    p: &'a Pool,
+    x: &'a [T],
+    /// Where the places of the row at some output start; each task writes those of its own rows.
+    at: Places,
 }
 
-/// One row `w c` of the maxima and of their places.
-#[inline(always)]
-fn max_row(p: &Pool, x: &[f32], [n, to, ho]: [usize; 3], y: &mut [f32], at: &mut [u32]) {
-    let (c, [_, h, w]) = (p.c, p.input);
-    for (wo, (y, at)) in y.chunks_exact_mut(c).zip(at.chunks_exact_mut(c)).enumerate() {
-        let mut first = true;
-        for a in p.taps(0, to) {
-            for b in p.taps(1, ho) {
-                for d in p.taps(2, wo) {
-                    let (ti, hi, wi) = (p.under(0, to, a), p.under(1, ho, b), p.under(2, wo, d));
-                    let place = ((ti * h + hi) * w + wi) as u32;
-                    let x = &x[p.base(p.input, n, ti, hi, wi)..][..c];
-                    if first {
-                        y.copy_from_slice(x);
-                        at.fill(place);
-                        first = false;
-                        continue;
-                    }
-                    for ((y, at), &x) in y.iter_mut().zip(at.iter_mut()).zip(x) {
-                        // A NaN wins once and then stays: nothing compares greater than it.
-                        let wins = (x > *y) | (x.is_nan() & !y.is_nan());
-                        *y = if wins { x } else { *y };
-                        *at = if wins { place } else { *at };
-                    }
-                }
-            }
-        }
-    }
+#[derive(Clone, Copy)]
+struct Places(*mut u32);
+
+// SAFETY: tasks write the places of different rows.
+unsafe impl Send for Places {}
+// SAFETY: as above.
+unsafe impl Sync for Places {}
+
+pub(super) fn max<T: Stored>(p: &Pool, x: &[T], y: &mut [T], at: &mut [u32]) {
+    assert_eq!(y.len(), at.len());
+    for_rows(y, p.out, p.c, Max { p, x, at: Places(at.as_mut_ptr()) });
 }
 
-pub(super) fn unpool(p: &Pool, dy: &[f32], at: &[u32], dx: &mut [f32]) {
-    let (c, [_, h, w]) = (p.c, p.input);
-    for_rows(
-        dx,
-        p.input,
-        c,
-        #[inline(always)]
-        |n, ti, hi, row| {
-            row.fill(0.0);
-            for to in p.over(0, ti) {
-                for ho in p.over(1, hi) {
-                    for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
-                        let place = ((ti * h + hi) * w + wi) as u32;
-                        for wo in p.over(2, wi) {
-                            let o = p.base(p.out, n, to, ho, wo);
-                            for ((dx, &dy), &at) in dx.iter_mut().zip(&dy[o..][..c]).zip(&at[o..][..c]) {
-                                *dx += if at == place { dy } else { 0.0 };
-                            }
-                        }
-                    }
-                }
-            }
-        },
-    );
-}
-
-pub(super) fn gather(p: &Pool, x: &[f32], at: &[u32], y: &mut [f32]) {
-    let (c, sample) = (p.c, p.input.iter().product::<usize>() * p.c);
-    for_rows(
-        y,
-        p.out,
-        c,
-        #[inline(always)]
-        |n, to, ho, row| {
-            let o = p.base(p.out, n, to, ho, 0);
-            for (wo, y) in row.chunks_exact_mut(c).enumerate() {
-                for (ch, (y, &at)) in y.iter_mut().zip(&at[o + wo * c..][..c]).enumerate() {
-                    *y = x[n * sample + at as usize * c + ch];
-                }
-            }
-        },
-    );
-}
-
-pub(super) fn avg(p: &Pool, x: &[f32], y: &mut [f32]) {
-    let c = p.c;
-    let factor = 1.0 / p.kernel.iter().product::<usize>() as f32;
-    for_rows(
-        y,
-        p.out,
-        c,
-        #[inline(always)]
-        |n, to, ho, row| {
-            row.fill(0.0);
+impl<T: Stored> Rows<T> for Max<'_, T> {
+    #[inline(always)]
+    unsafe fn row<V: Lanes>(&self, [n, to, ho]: [usize; 3], row: &mut [T]) {
+        let (p, (c, [_, h, w])) = (self.p, (self.p.c, self.p.input));
+        let first = p.base(p.out, n, to, ho, 0);
+        // SAFETY: the places of this row, which no other task has.
+        let at = unsafe { std::slice::from_raw_parts_mut(self.at.0.add(first), row.len()) };
+        let mut best = vec![0.0; c];
+        for (wo, (y, at)) in row.chunks_exact_mut(c).zip(at.chunks_exact_mut(c)).enumerate() {
+            let mut first = true;
             for a in p.taps(0, to) {
                 for b in p.taps(1, ho) {
-                    let line = p.base(p.input, n, p.under(0, to, a), p.under(1, ho, b), 0);
-                    for (wo, y) in row.chunks_exact_mut(c).enumerate() {
-                        for d in p.taps(2, wo) {
-                            let x = &x[line + p.under(2, wo, d) * c..][..c];
-                            y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+                    for d in p.taps(2, wo) {
+                        let (ti, hi, wi) = (p.under(0, to, a), p.under(1, ho, b), p.under(2, wo, d));
+                        let place = ((ti * h + hi) * w + wi) as u32;
+                        let x = &self.x[p.base(p.input, n, ti, hi, wi)..][..c];
+                        if first {
+                            // SAFETY: both have `c` numbers; the instruction set is the caller's promise.
+                            unsafe { widen::<V, T>(x, &mut best) };
+                            at.fill(place);
+                            first = false;
+                            continue;
                         }
+                        let mut wide = [0.0; lanes::LANES];
+                        each(
+                            c,
+                            #[inline(always)]
+                            |i, len| {
+                                // SAFETY: `each` stays inside of `c` numbers.
+                                unsafe { T::get::<V>(x.as_ptr().add(i), len).store(wide.as_mut_ptr(), lanes::LANES) };
+                                for ((y, at), &x) in best[i..i + len].iter_mut().zip(&mut at[i..i + len]).zip(&wide) {
+                                    // A NaN wins once and then stays: nothing compares greater than it.
+                                    let wins = (x > *y) | (x.is_nan() & !y.is_nan());
+                                    *y = if wins { x } else { *y };
+                                    *at = if wins { place } else { *at };
+                                }
+                            },
+                        );
                     }
                 }
             }
-            row.iter_mut().for_each(|y| *y *= factor);
+            // SAFETY: as above.
+            unsafe { narrow::<V, T>(&best, 1.0, y) };
+        }
+    }
+}
+
+/// `to = from`
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn widen<V: Lanes, T: Stored>(from: &[T], to: &mut [f32]) {
+    assert!(to.len() >= from.len());
+    // SAFETY: `each` stays inside of both.
+    each(
+        from.len(),
+        #[inline(always)]
+        |at, n| unsafe { T::get::<V>(from.as_ptr().add(at), n).store(to.as_mut_ptr().add(at), n) },
+    );
+}
+
+/// `to += from`
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn add<V: Lanes, T: Stored>(from: &[T], to: &mut [f32]) {
+    assert!(to.len() >= from.len());
+    // SAFETY: `each` stays inside of both.
+    each(
+        from.len(),
+        #[inline(always)]
+        |at, n| unsafe {
+            let to = to.as_mut_ptr().add(at);
+            V::load(to, n).add(T::get(from.as_ptr().add(at), n)).store(to, n);
         },
     );
 }
 
-pub(super) fn avg_back(p: &Pool, dy: &[f32], dx: &mut [f32]) {
-    let c = p.c;
-    let factor = 1.0 / p.kernel.iter().product::<usize>() as f32;
-    for_rows(
-        dx,
-        p.input,
-        c,
+/// `to = factor · from`, rounded.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn narrow<V: Lanes, T: Stored>(from: &[f32], factor: f32, to: &mut [T]) {
+    assert!(from.len() >= to.len());
+    // SAFETY: `each` stays inside of both.
+    each(
+        to.len(),
         #[inline(always)]
-        |n, ti, hi, row| {
-            row.fill(0.0);
-            for to in p.over(0, ti) {
-                for ho in p.over(1, hi) {
-                    for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
-                        for wo in p.over(2, wi) {
-                            let dy = &dy[p.base(p.out, n, to, ho, wo)..][..c];
-                            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
-                        }
+        |at, n| unsafe {
+            T::put::<V>(to.as_mut_ptr().add(at), V::load(from.as_ptr().add(at), n).mul(V::splat(factor)), n);
+        },
+    );
+}
+
+struct Unpool<'a, T> {
+    p: &'a Pool,
+    dy: &'a [T],
+    at: &'a [u32],
+}
+
+pub(super) fn unpool<T: Stored>(p: &Pool, dy: &[T], at: &[u32], dx: &mut [T]) {
+    for_rows(dx, p.input, p.c, Unpool { p, dy, at });
+}
+
+impl<T: Stored> Rows<T> for Unpool<'_, T> {
+    #[inline(always)]
+    unsafe fn row<V: Lanes>(&self, [n, ti, hi]: [usize; 3], row: &mut [T]) {
+        let (p, (c, [_, h, w])) = (self.p, (self.p.c, self.p.input));
+        let mut sums = vec![0.0; row.len()];
+        for to in p.over(0, ti) {
+            for ho in p.over(1, hi) {
+                for (wi, dx) in sums.chunks_exact_mut(c).enumerate() {
+                    let place = ((ti * h + hi) * w + wi) as u32;
+                    for wo in p.over(2, wi) {
+                        let o = p.base(p.out, n, to, ho, wo);
+                        let (dy, at) = (&self.dy[o..][..c], &self.at[o..][..c]);
+                        let mut wide = [0.0; lanes::LANES];
+                        each(
+                            c,
+                            #[inline(always)]
+                            |i, len| {
+                                // SAFETY: `each` stays inside of `c` numbers.
+                                unsafe { T::get::<V>(dy.as_ptr().add(i), len).store(wide.as_mut_ptr(), lanes::LANES) };
+                                for ((dx, &dy), &at) in dx[i..i + len].iter_mut().zip(&wide).zip(&at[i..i + len]) {
+                                    *dx += if at == place { dy } else { 0.0 };
+                                }
+                            },
+                        );
                     }
                 }
             }
-            row.iter_mut().for_each(|dx| *dx *= factor);
-        },
-    );
+        }
+        // SAFETY: the instruction set is the caller's promise.
+        unsafe { narrow::<V, T>(&sums, 1.0, row) };
+    }
+}
+
+struct Gather<'a, T> {
+    p: &'a Pool,
+    x: &'a [T],
+    at: &'a [u32],
+}
+
+pub(super) fn gather<T: Stored>(p: &Pool, x: &[T], at: &[u32], y: &mut [T]) {
+    for_rows(y, p.out, p.c, Gather { p, x, at });
+}
+
+impl<T: Stored> Rows<T> for Gather<'_, T> {
+    #[inline(always)]
+    unsafe fn row<V: Lanes>(&self, [n, to, ho]: [usize; 3], row: &mut [T]) {
+        let (p, c) = (self.p, self.p.c);
+        let (o, sample) = (p.base(p.out, n, to, ho, 0), p.input.iter().product::<usize>() * c);
+        for (wo, y) in row.chunks_exact_mut(c).enumerate() {
+            for (ch, (y, &at)) in y.iter_mut().zip(&self.at[o + wo * c..][..c]).enumerate() {
+                *y = self.x[n * sample + at as usize * c + ch];
+            }
+        }
+    }
+}
+
+struct Avg<'a, T> {
+    p: &'a Pool,
+    x: &'a [T],
+}
+
+/// One part of a window's mean.
+fn share(p: &Pool) -> f32 {
+    1.0 / p.kernel.iter().product::<usize>() as f32
+}
+
+pub(super) fn avg<T: Stored>(p: &Pool, x: &[T], y: &mut [T]) {
+    for_rows(y, p.out, p.c, Avg { p, x });
+}
+
+impl<T: Stored> Rows<T> for Avg<'_, T> {
+    #[inline(always)]
+    unsafe fn row<V: Lanes>(&self, [n, to, ho]: [usize; 3], row: &mut [T]) {
+        let (p, c) = (self.p, self.p.c);
+        let mut sums = vec![0.0; row.len()];
+        for a in p.taps(0, to) {
+            for b in p.taps(1, ho) {
+                let line = p.base(p.input, n, p.under(0, to, a), p.under(1, ho, b), 0);
+                for (wo, y) in sums.chunks_exact_mut(c).enumerate() {
+                    for d in p.taps(2, wo) {
+                        // SAFETY: the instruction set is the caller's promise.
+                        unsafe { add::<V, T>(&self.x[line + p.under(2, wo, d) * c..][..c], y) };
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { narrow::<V, T>(&sums, share(p), row) };
+    }
+}
+
+struct AvgBack<'a, T> {
+    p: &'a Pool,
+    dy: &'a [T],
+}
+
+pub(super) fn avg_back<T: Stored>(p: &Pool, dy: &[T], dx: &mut [T]) {
+    for_rows(dx, p.input, p.c, AvgBack { p, dy });
+}
+
+impl<T: Stored> Rows<T> for AvgBack<'_, T> {
+    #[inline(always)]
+    unsafe fn row<V: Lanes>(&self, [n, ti, hi]: [usize; 3], row: &mut [T]) {
+        let (p, c) = (self.p, self.p.c);
+        let mut sums = vec![0.0; row.len()];
+        for to in p.over(0, ti) {
+            for ho in p.over(1, hi) {
+                for (wi, dx) in sums.chunks_exact_mut(c).enumerate() {
+                    for wo in p.over(2, wi) {
+                        // SAFETY: the instruction set is the caller's promise.
+                        unsafe { add::<V, T>(&self.dy[p.base(p.out, n, to, ho, wo)..][..c], dx) };
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { narrow::<V, T>(&sums, share(p), row) };
+    }
 }
 
 /// Places summed at once before their sum joins the total: bounds the error of long means.
 const BLOCK: usize = 64;
 
-pub(super) fn global(x: &[f32], places: usize, c: usize, y: &mut [f32]) {
+pub(super) fn global<T: Stored>(x: &[T], places: usize, c: usize, y: &mut [T]) {
+    struct Sample<'a, T> {
+        x: &'a [T],
+        y: &'a mut [T],
+        places: usize,
+    }
+
+    impl<T: Stored> Kernel for Sample<'_, T> {
+        #[inline(always)]
+        unsafe fn run<V: Lanes>(self) {
+            let c = self.y.len();
+            let mut space = vec![0.0; 2 * c];
+            let (total, part) = space.split_at_mut(c);
+            for block in self.x.chunks(BLOCK * c) {
+                part.fill(0.0);
+                for row in block.chunks_exact(c) {
+                    // SAFETY: the instruction set is the caller's promise.
+                    unsafe { add::<V, T>(row, part) };
+                }
+                total.iter_mut().zip(part.iter()).for_each(|(t, p)| *t += p);
+            }
+            total.iter_mut().for_each(|t| *t /= self.places as f32);
+            // SAFETY: as above.
+            unsafe { narrow::<V, T>(total, 1.0, self.y) };
+        }
+    }
+
     if y.is_empty() {
         return;
     }
-    y.par_chunks_mut(c).zip(x.par_chunks(places * c)).for_each(|(y, x)| {
-        y.fill(0.0);
-        let mut part = vec![0.0; c];
-        for block in x.chunks(BLOCK * c) {
-            part.fill(0.0);
-            for row in block.chunks_exact(c) {
-                part.iter_mut().zip(row).for_each(|(p, x)| *p += x);
-            }
-            y.iter_mut().zip(&part).for_each(|(y, p)| *y += p);
-        }
-        y.iter_mut().for_each(|y| *y /= places as f32);
-    });
+    y.par_chunks_mut(c).zip(x.par_chunks(places * c)).for_each(|(y, x)| lanes::run(Sample { x, y, places }));
 }
 
-pub(super) fn global_back(dy: &[f32], places: usize, c: usize, dx: &mut [f32]) {
+pub(super) fn global_back<T: Stored>(dy: &[T], places: usize, c: usize, dx: &mut [T]) {
+    struct Share<'a, T> {
+        dy: &'a [T],
+        share: &'a mut [T],
+        places: usize,
+    }
+
+    impl<T: Stored> Kernel for Share<'_, T> {
+        #[inline(always)]
+        unsafe fn run<V: Lanes>(self) {
+            let mut wide = vec![0.0; self.dy.len()];
+            // SAFETY: the instruction set is the caller's promise.
+            unsafe { widen::<V, T>(self.dy, &mut wide) };
+            wide.iter_mut().for_each(|v| *v /= self.places as f32);
+            // SAFETY: as above.
+            unsafe { narrow::<V, T>(&wide, 1.0, self.share) };
+        }
+    }
+
     if dx.is_empty() {
         return;
     }
-    dx.par_chunks_mut(places * c).zip(dy.par_chunks(c)).for_each(|(dx, dy)| {
-        let share: Vec<f32> = dy.iter().map(|dy| dy / places as f32).collect();
-        dx.chunks_exact_mut(c).for_each(|dx| dx.copy_from_slice(&share));
+    let mut shares = dy.to_vec();
+    lanes::run(Share { dy, share: &mut shares, places });
+    // Rows of one task, which may be of two samples.
+    let rows = (TASK / c).max(1);
+    dx.par_chunks_mut(rows * c).enumerate().for_each(|(task, dx)| {
+        for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
+            dx.copy_from_slice(&shares[(task * rows + i) / places * c..][..c]);
+        }
     });
 }

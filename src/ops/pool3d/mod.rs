@@ -16,7 +16,8 @@ pub use grad::{avg_pool, global_avg_pool, max_pool};
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
-use crate::tensor::{Device, Place, Tensor};
+use crate::tensor::{DType, Device, Element, Place, Tensor};
+use half::bf16;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -133,8 +134,10 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
     let (y, at) = match x.place("max_pool", &[])? {
         Place::Cpu => {
             let mut at = vec![0; pool.out_shape().len()];
-            let v = x.host();
-            let y = Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::max(&pool, &v, y, &mut at));
+            let y = match x.dtype() {
+                DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::max(&pool, f32::of(x), y, &mut at)),
+                DType::BF16 => Tensor::build_bf16(pool.out_shape(), |y| cpu::max(&pool, bf16::of(x), y, &mut at)),
+            };
             (y, Positions::Cpu(Arc::new(at)))
         }
         Place::Gpu(gpu) => {
@@ -153,7 +156,10 @@ pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("unpool", "dy", p.out_shape(), dy)?;
     match choice.place("unpool", "dy", dy)? {
-        At::Cpu(at) => Ok(Tensor::build_as(dy.dtype(), p.in_shape(), |dx| cpu::unpool(p, &dy.host(), at, dx))),
+        At::Cpu(at) => Ok(match dy.dtype() {
+            DType::F32 => Tensor::build(p.in_shape(), |dx| cpu::unpool(p, f32::of(dy), at, dx)),
+            DType::BF16 => Tensor::build_bf16(p.in_shape(), |dx| cpu::unpool(p, bf16::of(dy), at, dx)),
+        }),
         At::Gpu(gpu, at) => cuda::unpool(gpu, p, dy, at),
     }
 }
@@ -166,7 +172,10 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("gather", "x", p.in_shape(), x)?;
     match choice.place("gather", "x", x)? {
-        At::Cpu(at) => Ok(Tensor::build_as(x.dtype(), p.out_shape(), |y| cpu::gather(p, &x.host(), at, y))),
+        At::Cpu(at) => Ok(match x.dtype() {
+            DType::F32 => Tensor::build(p.out_shape(), |y| cpu::gather(p, f32::of(x), at, y)),
+            DType::BF16 => Tensor::build_bf16(p.out_shape(), |y| cpu::gather(p, bf16::of(x), at, y)),
+        }),
         At::Gpu(gpu, at) => cuda::gather(gpu, p, x, at),
     }
 }
@@ -178,7 +187,10 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
 pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
     match x.place("avg_pool", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), pool.out_shape(), |y| cpu::avg(&pool, &x.host(), y))),
+        Place::Cpu => Ok(match x.dtype() {
+            DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::avg(&pool, f32::of(x), y)),
+            DType::BF16 => Tensor::build_bf16(pool.out_shape(), |y| cpu::avg(&pool, bf16::of(x), y)),
+        }),
         Place::Gpu(gpu) => cuda::avg(gpu, &pool, x),
     }
 }
@@ -191,7 +203,10 @@ pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window)
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
     match dy.place("avg_pool", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::avg_back(&pool, &dy.host(), dx))),
+        Place::Cpu => Ok(match dy.dtype() {
+            DType::F32 => Tensor::build(x_shape, |dx| cpu::avg_back(&pool, f32::of(dy), dx)),
+            DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::avg_back(&pool, bf16::of(dy), dx)),
+        }),
         Place::Gpu(gpu) => cuda::avg_back(gpu, &pool, dy),
     }
 }
@@ -206,7 +221,10 @@ pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
     }
     match x.place("global_avg_pool", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), [n, c], |y| cpu::global(&x.host(), t * h * w, c, y))),
+        Place::Cpu => Ok(match x.dtype() {
+            DType::F32 => Tensor::build([n, c], |y| cpu::global(f32::of(x), t * h * w, c, y)),
+            DType::BF16 => Tensor::build_bf16([n, c].into(), |y| cpu::global(bf16::of(x), t * h * w, c, y)),
+        }),
         Place::Gpu(gpu) => cuda::global(gpu, x, [n, t * h * w, c]),
     }
 }
@@ -221,7 +239,10 @@ pub fn global_bwd(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
         return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));
     }
     match dy.place("global_avg_pool", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(dy.dtype(), x_shape, |dx| cpu::global_back(&dy.host(), t * h * w, c, dx))),
+        Place::Cpu => Ok(match dy.dtype() {
+            DType::F32 => Tensor::build(x_shape, |dx| cpu::global_back(f32::of(dy), t * h * w, c, dx)),
+            DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::global_back(bf16::of(dy), t * h * w, c, dx)),
+        }),
         Place::Gpu(gpu) => cuda::global_back(gpu, dy, x_shape, t * h * w),
     }
 }

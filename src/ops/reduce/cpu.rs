@@ -1,7 +1,7 @@
 //! Sums over one run of neighbouring axes (leading, middle, trailing or all) are blocked; other patterns index.
 
+use crate::cpu::widest::widest;
 use crate::ops::arith::{cpu::run, reference::offset};
-use crate::ops::widest::widest;
 use crate::shape::Shape;
 use rayon::prelude::*;
 

@@ -1,16 +1,171 @@
-//! One pass over the three arrays; elements are independent.
+//! One pass over memory for all that is done to a tensor, and one division of work for all tensors; elements are independent.
 
+use super::Sgd;
+use crate::ops::lanes::{self, Kernel, Lanes, each};
+use half::bf16;
 use rayon::prelude::*;
 
 /// Elements a task takes at once.
 const CHUNK: usize = 1 << 15;
 
-pub(super) fn step(momentum: f32, nesterov: bool, decay: f32, lr: f32, w: &mut [f32], grad: &[f32], v: &mut [f32]) {
-    w.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK)).for_each(|((w, v), grad)| {
-        for ((w, v), g) in w.iter_mut().zip(v).zip(grad) {
-            let g = g + decay * *w;
-            *v = momentum * *v + g;
-            *w -= lr * if nesterov { g + momentum * *v } else { *v };
+/// The arrays of one tensor's step, or parts of them, all of one length.
+pub(super) struct Arrays<'a> {
+    pub w: Weights<'a>,
+    /// What follows the weights.
+    pub key: Option<&'a mut [f32]>,
+    /// Receive them rounded.
+    pub half: Option<&'a mut [bf16]>,
+    pub key_half: Option<&'a mut [bf16]>,
+}
+
+pub(super) enum Weights<'a> {
+    Fixed(&'a [f32]),
+    /// With gradient and velocity, and the weight decay.
+    Trained(&'a mut [f32], &'a [f32], &'a mut [f32], f32),
+}
+
+/// The first `n` of an array that may be there, and the rest of it.
+fn cut<'a, T>(array: &mut Option<&'a mut [T]>, n: usize) -> Option<&'a mut [T]> {
+    let (first, rest) = array.take()?.split_at_mut(n);
+    *array = Some(rest);
+    Some(first)
+}
+
+impl<'a> Arrays<'a> {
+    fn len(&self) -> usize {
+        match &self.w {
+            Weights::Fixed(w) => w.len(),
+            Weights::Trained(w, ..) => w.len(),
         }
-    });
+    }
+
+    /// Parts of at most [`CHUNK`] elements.
+    fn cut(mut self, parts: &mut Vec<Arrays<'a>>) {
+        while self.len() > CHUNK {
+            let (w, rest) = match self.w {
+                Weights::Fixed(w) => (Weights::Fixed(&w[..CHUNK]), Weights::Fixed(&w[CHUNK..])),
+                Weights::Trained(w, g, v, decay) => {
+                    let ((w, w_rest), (v, v_rest)) = (w.split_at_mut(CHUNK), v.split_at_mut(CHUNK));
+                    let rest = Weights::Trained(w_rest, &g[CHUNK..], v_rest, decay);
+                    (Weights::Trained(w, &g[..CHUNK], v, decay), rest)
+                }
+            };
+            let (key, half) = (cut(&mut self.key, CHUNK), cut(&mut self.half, CHUNK));
+            parts.push(Arrays { w, key, half, key_half: cut(&mut self.key_half, CHUNK) });
+            self.w = rest;
+        }
+        parts.push(self);
+    }
+}
+
+/// The constants of a step.
+#[derive(Clone, Copy)]
+pub(super) struct Constants {
+    pub momentum: f32,
+    pub nesterov: bool,
+    pub lr: f32,
+    /// The share that keys keep.
+    pub keep: f32,
+}
+
+impl Constants {
+    pub fn new(p: &Sgd, lr: f32, keep: f32) -> Self {
+        Constants { momentum: p.momentum, nesterov: p.nesterov, lr, keep }
+    }
+}
+
+/// The steps of many tensors.
+pub(super) fn all<'a>(constants: Constants, tensors: impl Iterator<Item = Arrays<'a>>) {
+    let mut parts = Vec::new();
+    tensors.for_each(|tensor| tensor.cut(&mut parts));
+    parts.into_par_iter().for_each(|arrays| lanes::run(Part { constants, arrays }));
+}
+
+struct Part<'a> {
+    constants: Constants,
+    arrays: Arrays<'a>,
+}
+
+/// What is made of new weights; null where it is not wanted.
+struct Followers<V> {
+    keep: V,
+    fresh: V,
+    key: *mut f32,
+    half: *mut bf16,
+    key_half: *mut bf16,
+}
+
+impl<V: Lanes> Followers<V> {
+    /// # Safety
+    /// As [`Lanes`], of the arrays that are there.
+    #[inline(always)]
+    unsafe fn follow(&self, w: V, at: usize, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !self.half.is_null() {
+                w.store_half(self.half.add(at), n);
+            }
+            if !self.key.is_null() {
+                let key = self.key.add(at);
+                let k = self.keep.mul(V::load(key, n)).add(self.fresh.mul(w));
+                k.store(key, n);
+                if !self.key_half.is_null() {
+                    k.store_half(self.key_half.add(at), n);
+                }
+            }
+        }
+    }
+}
+
+/// Where an array of at least `len` elements is; null for one that is not there.
+fn pointer<T>(array: &mut Option<&mut [T]>, len: usize) -> *mut T {
+    array.as_mut().map_or(std::ptr::null_mut(), |a| a[..len].as_mut_ptr())
+}
+
+impl Kernel for Part<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let Part { constants: Constants { momentum, nesterov, lr, keep }, mut arrays } = self;
+        let len = arrays.len();
+        // SAFETY: `each` stays inside of arrays that are as long, as is checked before; the instruction set is the caller's
+        // promise.
+        unsafe {
+            let (momentum, lr) = (V::splat(momentum), V::splat(lr));
+            let after = Followers {
+                keep: V::splat(keep),
+                fresh: V::splat(1.0 - keep),
+                key: pointer(&mut arrays.key, len),
+                half: pointer(&mut arrays.half, len),
+                key_half: pointer(&mut arrays.key_half, len),
+            };
+            match &mut arrays.w {
+                Weights::Fixed(w) => {
+                    each(
+                        len,
+                        #[inline(always)]
+                        |at, n| after.follow(V::load(w.as_ptr().add(at), n), at, n),
+                    );
+                }
+                Weights::Trained(w, g, v, decay) => {
+                    let (g, v) = (&g[..len], &mut v[..len]);
+                    let decay = V::splat(*decay);
+                    each(
+                        len,
+                        #[inline(always)]
+                        |at, n| {
+                            let (w, v) = (w.as_mut_ptr().add(at), v.as_mut_ptr().add(at));
+                            let old = V::load(w, n);
+                            let g = V::load(g.as_ptr().add(at), n).add(decay.mul(old));
+                            let speed = momentum.mul(V::load(v, n)).add(g);
+                            speed.store(v, n);
+                            let along = if nesterov { g.add(momentum.mul(speed)) } else { speed };
+                            let new = old.sub(lr.mul(along));
+                            new.store(w, n);
+                            after.follow(new, at, n);
+                        },
+                    );
+                }
+            }
+        }
+    }
 }

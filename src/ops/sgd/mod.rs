@@ -15,7 +15,6 @@ pub mod reference;
 
 use crate::driver::Gpu;
 use crate::error::{Error, Result};
-use crate::ops::ema;
 use crate::tensor::{DType, Device, Place, Tensor};
 
 /// The optimiser's constants.
@@ -50,8 +49,9 @@ pub fn step(p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tens
     match on_gpu {
         Some(gpu) => cuda::step(&gpu, &p, lr, w, grad, velocity),
         None => {
-            let velocity = velocity.f32_mut()?;
-            cpu::step(p.momentum, p.nesterov, p.weight_decay, lr, w.f32_mut()?, grad.f32()?, velocity);
+            let w = cpu::Weights::Trained(w.f32_mut()?, grad.f32()?, velocity.f32_mut()?, p.weight_decay);
+            let arrays = cpu::Arrays { w, key: None, half: None, key_half: None };
+            cpu::all(cpu::Constants::new(&p, lr, 1.0), [arrays].into_iter());
             Ok(())
         }
     }
@@ -116,7 +116,8 @@ pub enum Rate<'a> {
 
 /// The steps of many tensors, with `m` the share that keys keep. On a GPU this is one launch for 512 tensors, and each
 /// array is read and written once. Where `guard`, a loss that lives where the weights do, is not finite, weights and
-/// velocities stay as they are; on a GPU nobody waits to see that.
+/// velocities stay as they are; on a GPU nobody waits to see that. On the CPU the numbers of all tensors are shared out at once, and each
+/// array is read and written once there too.
 ///
 /// # Errors
 /// As [`step`] and [`crate::ops::ema::update`], before anything is written; `Param` when a step has an update but its
@@ -147,8 +148,10 @@ pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut
         return cuda::all(&gpu, p, lr, [rate, guard], m, steps);
     }
     let lr = rate.map_or(Ok(lr), Tensor::item)?;
-    let still = guard.map_or(Ok(0.0), Tensor::item)?;
-    steps.iter_mut().try_for_each(|step| step.on_cpu(p, lr, m, still.is_finite()))
+    let moves = guard.map_or(Ok(0.0), Tensor::item)?.is_finite();
+    let arrays = steps.iter_mut().map(|step| step.arrays(p.weight_decay, moves)).collect::<Result<Vec<_>>>()?;
+    cpu::all(cpu::Constants::new(p, lr, m), arrays.into_iter());
+    Ok(())
 }
 
 fn check_step(s: &Step) -> Result<()> {
@@ -170,20 +173,21 @@ fn check_step(s: &Step) -> Result<()> {
 }
 
 impl Step<'_> {
-    fn on_cpu(&mut self, p: &Sgd, lr: f32, m: f32, moves: bool) -> Result<()> {
-        if let (Some((grad, velocity, decay)), Weights::Trained(w), true) = (&mut self.update, &mut self.w, moves) {
-            step(p, lr, w, grad, velocity, *decay)?;
-        }
-        if let Some(half) = &mut self.half {
-            **half = self.w.cast(DType::BF16)?;
-        }
-        if let Some(key) = &mut self.key {
-            ema::update(key, &self.w, m)?;
-            if let Some(half) = &mut self.key_half {
-                **half = key.cast(DType::BF16)?;
-            }
-        }
-        Ok(())
+    /// What the CPU works on; without the update where nothing moves.
+    fn arrays(&mut self, decay: f32, moves: bool) -> Result<cpu::Arrays<'_>> {
+        let w = match &mut self.w {
+            Weights::Trained(w) => match &mut self.update {
+                Some((grad, velocity, decays)) if moves => {
+                    let decay = if *decays { decay } else { 0.0 };
+                    cpu::Weights::Trained(w.f32_mut()?, grad.f32()?, velocity.f32_mut()?, decay)
+                }
+                _ => cpu::Weights::Fixed(w.f32()?),
+            },
+            Weights::Fixed(w) => cpu::Weights::Fixed(w.f32()?),
+        };
+        let key = self.key.as_deref_mut().map(Tensor::f32_mut).transpose()?;
+        let [half, key_half] = [&mut self.half, &mut self.key_half].map(|h| h.as_deref_mut().map(Tensor::bf16_mut));
+        Ok(cpu::Arrays { w, key, half, key_half })
     }
 }
 

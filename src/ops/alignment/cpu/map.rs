@@ -2,7 +2,7 @@
 //! is.
 
 use super::super::Map;
-use crate::ops::widest::widest;
+use crate::cpu::widest::widest;
 use rayon::prelude::*;
 
 /// Partial sums of a product of two runs.

@@ -147,10 +147,14 @@ impl<T: Stored> Kernel for ChunkSums<'_, T> {
         let (one, two) = rest.split_at_mut(whole(line));
 
         let first = &x[..line.min(x.len())];
-        lanes::each(first.len(), |at, n| {
-            // SAFETY: `each` stays inside of both; the instruction set is the caller's promise.
-            unsafe { T::get::<V>(first.as_ptr().add(at), n).store(one.as_mut_ptr().add(at), n) }
-        });
+        lanes::each(
+            first.len(),
+            #[inline(always)]
+            |at, n| {
+                // SAFETY: `each` stays inside of both; the instruction set is the caller's promise.
+                unsafe { T::get::<V>(first.as_ptr().add(at), n).store(one.as_mut_ptr().add(at), n) }
+            },
+        );
         fold(&one[..first.len()], row_shift);
         one.fill(0.0);
         let rows = (first.len() / c) as f32;

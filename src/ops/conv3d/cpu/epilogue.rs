@@ -317,8 +317,12 @@ const NEAR: usize = 16;
 unsafe fn add_row<V: Lanes, T: Stored>(row: &[T], to: &mut [f32]) {
     assert!(to.len() >= row.len());
     // SAFETY: `each` stays inside of both.
-    lanes::each(row.len(), |at, n| unsafe {
-        let to = to.as_mut_ptr().add(at);
-        V::load(to, n).add(T::get(row.as_ptr().add(at), n)).store(to, n);
-    });
+    lanes::each(
+        row.len(),
+        #[inline(always)]
+        |at, n| unsafe {
+            let to = to.as_mut_ptr().add(at);
+            V::load(to, n).add(T::get(row.as_ptr().add(at), n)).store(to, n);
+        },
+    );
 }
