@@ -12,6 +12,7 @@ mod classes;
 mod cli;
 mod close;
 mod conv3d;
+mod conv3d_amx;
 mod conv3d_amx_wgrad;
 mod conv3d_gpu;
 mod counters;

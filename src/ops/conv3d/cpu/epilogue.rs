@@ -66,6 +66,11 @@ impl<'a, T: Stored> Epilogue<'a, T> {
         Self::new(Work::Chain(chain), p.n, parts, p.c)
     }
 
+    /// Samples of a part; 0 where there is nothing to do.
+    pub fn part(&self) -> usize {
+        self.samples
+    }
+
     /// Room for the sums of a launch that divides the positions into `ranges`, and writes to `out`: contiguous, channels
     /// innermost.
     pub fn begin(&self, ranges: usize, out: *mut T) -> Strips<'a, T> {

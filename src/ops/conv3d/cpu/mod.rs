@@ -22,6 +22,7 @@ use crate::ops::batch_norm::lines::{Affine, Mask};
 use crate::ops::lanes::Stored;
 use crate::tensor::{Buffer, DType, Tensor};
 use epilogue::{Chain, Epilogue};
+use half::bf16;
 use kernel::Kernels;
 use panels::{Panels, Strides};
 use plan::Plan;
@@ -41,12 +42,19 @@ fn kernels(isa: Isa) -> &'static Kernels {
 
 /// `y` in the number type of `x`; bf16 is widened.
 pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &Tensor, w: &Tensor) -> Tensor {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(planes) = amx::planes(isa, p, [x, w]) {
+        return match x.dtype() {
+            DType::F32 => amx::fprop::<f32>(p, planes, x, w, &mut Epilogue::none()),
+            DType::BF16 => amx::fprop::<bf16>(p, planes, x, w, &mut Epilogue::none()),
+        };
+    }
     let k = kernels(isa);
     Tensor::build_as(x.dtype(), p.y_shape(), |y| fprop_f32(k, p, &x.host(), &w.host(), y, &mut Epilogue::none()))
 }
 
-/// [`fprop`] of f32, and sums over each of `parts` parts of the samples about `shift`, or about what was found to be the mean.
-/// `None` for bf16, which is rounded in a pass of its own.
+/// [`fprop`], and sums over each of `parts` parts of the samples about `shift`, or about what was found to be the mean.
+/// `None` for bf16 without tiles, which is rounded in a pass of its own.
 pub(super) fn fprop_statistics(
     isa: Isa,
     p: &Conv3d,
@@ -54,18 +62,43 @@ pub(super) fn fprop_statistics(
     shift: Option<&Tensor>,
     parts: usize,
 ) -> Option<(Tensor, Sums)> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(planes) = amx::planes(isa, p, [x, w]) {
+        return Some(match x.dtype() {
+            DType::F32 => summed(p, shift, parts, |e: &mut Epilogue<f32>| amx::fprop(p, planes, x, w, e)),
+            DType::BF16 => summed(p, shift, parts, |e: &mut Epilogue<bf16>| amx::fprop(p, planes, x, w, e)),
+        });
+    }
     if x.dtype() != DType::F32 {
         return None;
     }
+    Some(summed(p, shift, parts, |epilogue| {
+        Tensor::build(p.y_shape(), |y| fprop_f32(kernels(isa), p, &x.host(), &w.host(), y, epilogue))
+    }))
+}
+
+fn summed<T: Stored>(
+    p: &Conv3d,
+    shift: Option<&Tensor>,
+    parts: usize,
+    fprop: impl FnOnce(&mut Epilogue<T>) -> Tensor,
+) -> (Tensor, Sums) {
     let mut epilogue = Epilogue::statistics(p, parts);
-    let y = Tensor::build(p.y_shape(), |y| fprop_f32(kernels(isa), p, &x.host(), &w.host(), y, &mut epilogue));
+    let y = fprop(&mut epilogue);
     let shift = shift.cloned().unwrap_or_else(|| epilogue.near());
     let sums = epilogue.about(&shift.host());
-    Some((y, Sums { shift, sums }))
+    (y, Sums { shift, sums })
 }
 
 /// `dx` in the number type of `dy`; bf16 is widened.
 pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Tensor {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(planes) = amx::planes(isa, p, [dy, w]) {
+        return match dy.dtype() {
+            DType::F32 => amx::dgrad::<f32>(p, planes, dy, w, &mut Epilogue::none()),
+            DType::BF16 => amx::dgrad::<bf16>(p, planes, dy, w, &mut Epilogue::none()),
+        };
+    }
     let k = kernels(isa);
     Tensor::build_as(dy.dtype(), p.x_shape(), |dx| dgrad_f32(k, p, &dy.host(), &w.host(), dx, &mut Epilogue::none()))
 }
@@ -79,6 +112,13 @@ pub(super) fn dgrad_chain(
     before: &Before,
     parts: usize,
 ) -> (Tensor, Tensor) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(planes) = amx::planes(isa, p, [dy, w]) {
+        return match dy.dtype() {
+            DType::F32 => chained(p, before, parts, |e: &mut Epilogue<f32>| amx::dgrad(p, planes, dy, w, e)),
+            DType::BF16 => chained(p, before, parts, |e: &mut Epilogue<bf16>| amx::dgrad(p, planes, dy, w, e)),
+        };
+    }
     match dy.dtype() {
         DType::F32 => chained(p, before, parts, |epilogue| {
             Tensor::build(p.x_shape(), |dx| dgrad_f32(kernels(isa), p, &dy.host(), &w.host(), dx, epilogue))
@@ -144,7 +184,8 @@ fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut 
     }
 }
 
-fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32], epilogue: &mut Epilogue<f32>) {
+/// The classes of remainders of the inputs by the stride.
+fn rests(p: &Conv3d) -> Vec<[usize; 3]> {
     let [st, sh, sw] = p.geometry.window.stride;
     let [t, h, width] = p.input;
     let mut rests = Vec::new();
@@ -153,6 +194,11 @@ fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32], epi
             rests.extend((0..sw.min(width)).map(|d| [a, b, d]));
         }
     }
+    rests
+}
+
+fn dgrad_f32(k: &Kernels, p: &Conv3d, dy: &[f32], w: &[f32], dx: &mut [f32], epilogue: &mut Epilogue<f32>) {
+    let rests = rests(p);
     let plans: Vec<Plan> = rests.iter().filter_map(|&rest| Plan::dgrad(p, rest)).collect();
     let all = plans.len() == rests.len();
     if !all {

@@ -74,6 +74,7 @@ impl Axis {
 }
 
 /// Three axes, and the channels read at each position.
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub n: usize,
     pub axes: [Axis; 3],
@@ -117,6 +118,13 @@ impl Plan {
         let [kt, kh, kw] = p.kernel;
         let plan = Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
         (plan, (pad > 0).then(|| padded(x, w * p.c, pad * p.c)))
+    }
+
+    /// What the outputs of `p` read, every tap by itself.
+    #[cfg(target_arch = "x86_64")]
+    pub fn apart(p: &Conv3d) -> Plan {
+        let axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
+        Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: p.c_group(), kernel: p.kernel }
     }
 
     /// What the inputs of `p` of one class of remainders gather from its outputs; `None` when nothing reaches them.

@@ -1,0 +1,191 @@
+//! The number types that tensors are stored in, as the tiles' code reads and writes them.
+
+use crate::cpu::amx;
+use crate::ops::lanes::Stored;
+use half::bf16;
+
+/// Positions of a block of products, and channels.
+pub(super) const BLOCK: usize = 32;
+
+/// A stored number.
+pub(in crate::ops::conv3d) trait Number: Stored {
+    /// Whether it is what tiles read.
+    const STORED: bool;
+
+    /// `planes` parts of each number, the planes `pitch` apart.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available.
+    unsafe fn spread(from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
+
+    /// Writes the first `columns` of each row of sums ([`BLOCK`] wide) where `to` says, unless that is null.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available; there are as many rows as `to` has places, each of them null or good for `columns`.
+    unsafe fn store(sums: *const f32, to: &[*mut Self], columns: usize);
+}
+
+impl Number for bf16 {
+    const STORED: bool = true;
+
+    #[inline]
+    unsafe fn spread(from: &[bf16], to: &mut [bf16], _: usize, _: usize) {
+        to[..from.len()].copy_from_slice(from);
+    }
+
+    unsafe fn store(sums: *const f32, to: &[*mut bf16], columns: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe { x86::store_bf16(sums, to, columns) }
+    }
+}
+
+impl Number for f32 {
+    const STORED: bool = false;
+
+    unsafe fn spread(from: &[f32], to: &mut [bf16], pitch: usize, planes: usize) {
+        let len = from.len();
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match planes {
+                1 => amx::split(from, [&mut to[..len]]),
+                2 => {
+                    let (p0, p1) = to.split_at_mut(pitch);
+                    amx::split(from, [&mut p0[..len], &mut p1[..len]]);
+                }
+                _ => {
+                    let (p0, rest) = to.split_at_mut(pitch);
+                    let (p1, p2) = rest.split_at_mut(pitch);
+                    amx::split(from, [&mut p0[..len], &mut p1[..len], &mut p2[..len]]);
+                }
+            }
+        }
+    }
+
+    unsafe fn store(sums: *const f32, to: &[*mut f32], columns: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe { x86::store_f32(sums, to, columns) }
+    }
+}
+
+/// `count` pixels of `c` numbers, fewer than 32, to `pitch` apart, with zeros between.
+///
+/// # Safety
+/// `Isa::Amx` is available; both arrays have as many pixels.
+pub(super) unsafe fn widen_pixels(from: &[bf16], c: usize, to: &mut [bf16], pitch: usize, count: usize) {
+    debug_assert!(from.len() >= count * c && to.len() >= count * pitch);
+    // SAFETY: as the caller vouches.
+    unsafe { x86::widen_pixels(from.as_ptr(), c, to.as_mut_ptr(), pitch, count) }
+}
+
+/// The tile of B whose columns are the 16 rows of `from`, each of 32 numbers.
+///
+/// # Safety
+/// `Isa::Amx` is available; `to` has `depth·16` numbers.
+pub(super) unsafe fn turn(from: &[[bf16; BLOCK]; 16], to: &mut [bf16], depth: usize) {
+    debug_assert!(to.len() >= depth * 16);
+    // SAFETY: as the caller vouches.
+    unsafe { x86::turn(from, to.as_mut_ptr(), depth / 2) }
+}
+
+mod x86 {
+    use super::BLOCK;
+    use half::bf16;
+    use std::arch::x86_64::*;
+
+    fn first(n: usize) -> u32 {
+        if n >= 32 { u32::MAX } else { (1 << n) - 1 }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn store_bf16(sums: *const f32, to: &[*mut bf16], columns: usize) {
+        let mask = first(columns);
+        for (i, &to) in to.iter().enumerate() {
+            if !to.is_null() {
+                // SAFETY: the caller vouches for the row of sums, and for the place under the mask.
+                unsafe {
+                    let (low, high) = (_mm512_load_ps(sums.add(i * BLOCK)), _mm512_load_ps(sums.add(i * BLOCK + 16)));
+                    let row: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                    _mm512_mask_storeu_epi16(to.cast(), mask, row);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn store_f32(sums: *const f32, to: &[*mut f32], columns: usize) {
+        let mask = first(columns);
+        for (i, &to) in to.iter().enumerate() {
+            if !to.is_null() {
+                // SAFETY: as above.
+                unsafe {
+                    _mm512_mask_storeu_ps(to, mask as u16, _mm512_load_ps(sums.add(i * BLOCK)));
+                    _mm512_mask_storeu_ps(
+                        to.wrapping_add(16),
+                        (mask >> 16) as u16,
+                        _mm512_load_ps(sums.add(i * BLOCK + 16)),
+                    );
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn widen_pixels(from: *const bf16, c: usize, to: *mut bf16, pitch: usize, count: usize) {
+        // As many pixels as a vector has room for at once: number `i` of theirs is number `source[i]` of the input's.
+        let at_once = (32 / pitch).max(1);
+        let mut source = [0u16; 32];
+        let mut kept = 0u32;
+        for p in 0..at_once {
+            for ch in 0..c {
+                source[p * pitch + ch] = (p * c + ch) as u16;
+                kept |= 1 << (p * pitch + ch);
+            }
+        }
+        // SAFETY: 32 numbers of 16 bits.
+        let source = unsafe { _mm512_loadu_epi16(source.as_ptr().cast()) };
+        for p in (0..count).step_by(at_once) {
+            let pixels = at_once.min(count - p);
+            // SAFETY: the masks cover whole pixels that the caller vouches for.
+            unsafe {
+                let v = _mm512_maskz_loadu_epi16(first(pixels * c), from.add(p * c).cast());
+                let v = _mm512_maskz_permutexvar_epi16(kept, source, v);
+                _mm512_mask_storeu_epi16(to.add(p * pitch).cast(), first(pixels * pitch), v);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn turn(from: &[[bf16; BLOCK]; 16], to: *mut bf16, rows: usize) {
+        // Pairs of numbers are the elements: 16 rows of 16 become columns, by powers of two.
+        let mut a = [_mm512_setzero_si512(); 16];
+        for (a, row) in a.iter_mut().zip(from) {
+            // SAFETY: a row has 32 numbers of 16 bits.
+            *a = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+        }
+        let mut b = a;
+        for i in (0..16).step_by(2) {
+            b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+            b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+        }
+        for i in (0..16).step_by(4) {
+            a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+            a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+            a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+            a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+        }
+        // Now `a[4g + j]` holds in its lane `l` element `4l + j` of rows `4g..4g + 4`.
+        for j in 0..4 {
+            let low = [_mm512_shuffle_i32x4::<0x44>(a[j], a[4 + j]), _mm512_shuffle_i32x4::<0x44>(a[8 + j], a[12 + j])];
+            let high =
+                [_mm512_shuffle_i32x4::<0xee>(a[j], a[4 + j]), _mm512_shuffle_i32x4::<0xee>(a[8 + j], a[12 + j])];
+            b[j] = _mm512_shuffle_i32x4::<0x88>(low[0], low[1]);
+            b[4 + j] = _mm512_shuffle_i32x4::<0xdd>(low[0], low[1]);
+            b[8 + j] = _mm512_shuffle_i32x4::<0x88>(high[0], high[1]);
+            b[12 + j] = _mm512_shuffle_i32x4::<0xdd>(high[0], high[1]);
+        }
+        for (i, row) in b.iter().enumerate().take(rows) {
+            // SAFETY: the caller vouches for `rows` rows of 32 numbers.
+            unsafe { _mm512_storeu_si512(to.add(i * BLOCK).cast(), *row) };
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Products of slabs with panels: which positions and channels a task takes, and in what order.
+
+use super::super::epilogue::{Epilogue, Rows, Strips};
+use super::super::plan::Plan;
+use super::number::{BLOCK, Number};
+use super::panels::Class;
+use super::slab::{Layout, Unit, widest};
+use crate::cpu::amx::{Product, SIDE, Step, Tiles};
+use crate::tensor::Buffer;
+use half::bf16;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Bytes of a slab: with the filters beside it, it stays in the second-level cache.
+const SLAB: usize = 640 << 10;
+
+/// Bytes of the panels that a task reads again and again.
+const PANELS: usize = 768 << 10;
+
+/// Tasks to aim at.
+const TASKS: usize = 8;
+
+/// Where all tasks write, each its own positions and channels.
+struct Out<S>(*mut S);
+
+// SAFETY: tasks write disjoint elements: other positions, or other channels of them.
+unsafe impl<S> Sync for Out<S> {}
+
+/// One call's work, ready to be shared out.
+struct Job<'a, 'e, S> {
+    layout: Layout,
+    classes: Vec<Class>,
+    plans: Vec<Plan>,
+    /// Where each class's panels begin.
+    firsts: Vec<usize>,
+    panels: Buffer<bf16>,
+    x: &'a [S],
+    out: Out<S>,
+    k: usize,
+    strips: Strips<'e, S>,
+    /// Samples of a part of the sums.
+    samples: usize,
+}
+
+/// Writes every position of `plans`, which read `x` and divide `out` among them. `turned` says how the filters lie.
+pub(super) fn run<S: Number>(
+    plans: Vec<Plan>,
+    planes: usize,
+    [x, w]: [&[S]; 2],
+    turned: bool,
+    out: &mut [S],
+    epilogue: &mut Epilogue<S>,
+) {
+    let Some(&Plan { n, out_pitch: k, .. }) = plans.first() else { return };
+    let blocks = k.div_ceil(BLOCK);
+    let [t, h] = [0, 1].map(|a| widest(&plans, a));
+    let probe = Layout::new(&plans, planes, S::STORED, [t, h]);
+    let of_block: usize = plans.iter().map(|p| 2 * Class::new(p.clone(), &probe).panel()).sum();
+    let mut parts = (of_block * blocks).div_ceil(PANELS).min(blocks);
+    let size = sizes(&plans, planes, S::STORED, k);
+    let layout = Layout::new(&plans, planes, S::STORED, size);
+    let classes: Vec<Class> = plans.iter().map(|p| Class::new(p.clone(), &layout)).collect();
+    let mut units = Vec::new();
+    for n in 0..n {
+        for t0 in (0..t).step_by(size[0]) {
+            for h0 in (0..h).step_by(size[1]) {
+                units.push(Unit { n, t: t0..(t0 + size[0]).min(t), h: h0..(h0 + size[1]).min(h) });
+            }
+        }
+    }
+    parts = parts.max(TASKS.div_ceil(units.len())).min(blocks);
+
+    let mut firsts = Vec::new();
+    let mut len = 0;
+    for class in &classes {
+        firsts.push(len);
+        len += class.panel() * blocks;
+    }
+    let mut panels = Buffer::<bf16>::arbitrary(len);
+    {
+        let mut all = Vec::new();
+        let mut rest = panels.as_mut_slice();
+        for class in &classes {
+            for block in 0..blocks {
+                let (panel, behind) = rest.split_at_mut(class.panel());
+                all.push((class, block, panel));
+                rest = behind;
+            }
+        }
+        // SAFETY: this module is for `Isa::Amx` alone.
+        all.into_par_iter().for_each(|(class, block, panel)| unsafe { class.pack(w, turned, block, panel) });
+    }
+
+    let strips = epilogue.begin(units.len(), out.as_mut_ptr());
+    let samples = epilogue.part().max(1);
+    let job = Job { layout, classes, plans, firsts, panels, x, out: Out(out.as_mut_ptr()), k, strips, samples };
+    job.run(&units, parts, blocks);
+    epilogue.end(job.strips);
+}
+
+/// Frames and rows of a unit: few enough for the cache, enough for all threads, with little copied twice.
+fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
+    let [t, h, w] = [0, 1, 2].map(|a| widest(plans, a));
+    let n = plans[0].n;
+    let taps: usize = plans.iter().map(|p| p.taps().count()).sum();
+    // What copying a number costs, measured in what multiplying it does.
+    let copying = 250.0 / (taps * k) as f64;
+    let pieces = |all: usize| {
+        let mut sizes: Vec<usize> = (1..=all).map(|parts| all.div_ceil(parts)).collect();
+        sizes.dedup();
+        sizes
+    };
+    let mut best = (f64::INFINITY, [t, h]);
+    for &rows in &pieces(h) {
+        for &frames in &pieces(t) {
+            let layout = Layout::new(plans, planes, stored, [frames, rows]);
+            let last = (h - 1) % rows + 1;
+            if layout.direct && rows < h && last * w < SIDE {
+                continue; // a tile must find 16 positions
+            }
+            let bytes =
+                if layout.direct { 2 * (plans[0].pitch + k) * rows * w * frames.min(4) } else { 2 * layout.len() };
+            let units = n * t.div_ceil(frames) * h.div_ceil(rows);
+            let flat = if layout.gapless() { frames * rows * w } else { (rows - 1) * layout.across + w };
+            let useful = if layout.gapless() { frames * rows * w } else { rows * w };
+            let waste = flat.next_multiple_of(SIDE) as f64 / useful as f64;
+            let twice = layout.copied() as f64 / (frames * rows * w) as f64;
+            let uneven = units.next_multiple_of(TASKS) as f64 / units as f64;
+            let too_large = (bytes as f64 / SLAB as f64).max(1.0);
+            let cost = (waste + copying * twice) * uneven.min(2.0) * too_large + 1e-3 * units as f64 / n as f64;
+            if cost < best.0 {
+                best = (cost, [frames, rows]);
+            }
+        }
+    }
+    best.1
+}
+
+/// Positions computed together, and where they go.
+struct Positions<'a, S> {
+    /// The first position's number of the input.
+    base: *const bf16,
+    steps: &'a [Vec<Step>],
+    to: &'a [*mut S],
+    /// Positions from the first tile's to the second's; `None` where there is one tile.
+    second: Option<usize>,
+}
+
+impl<S: Number> Job<'_, '_, S> {
+    /// All units, with all blocks of channels.
+    fn run(&self, units: &[Unit], parts: usize, blocks: usize) {
+        let of_part = |part: usize| blocks * part / parts..blocks * (part + 1) / parts;
+        let len = self.layout.len();
+        if parts == 1 || len == 0 {
+            (0..parts * units.len()).into_par_iter().with_max_len(1).for_each(|task| {
+                let (part, unit) = (task / units.len(), &units[task % units.len()]);
+                let mut slab = Buffer::<bf16>::arbitrary(len);
+                // SAFETY: this module is for `Isa::Amx` alone.
+                unsafe {
+                    if len > 0 {
+                        self.layout.fill(&self.plans, unit, self.x, slab.as_mut_slice());
+                    }
+                    self.unit(task % units.len(), unit, slab.as_slice(), of_part(part));
+                }
+            });
+            return;
+        }
+        // Several tasks read each slab: all of them first.
+        let mut slabs = Buffer::<bf16>::arbitrary(len * units.len());
+        slabs.as_mut_slice().par_chunks_exact_mut(len).zip(units).for_each(|(slab, unit)| {
+            // SAFETY: as above.
+            unsafe { self.layout.fill(&self.plans, unit, self.x, slab) };
+        });
+        let slabs = slabs.as_slice();
+        (0..parts * units.len()).into_par_iter().with_max_len(1).for_each(|task| {
+            let (part, unit) = (task / units.len(), task % units.len());
+            // SAFETY: as above.
+            unsafe { self.unit(unit, &units[unit], &slabs[unit * len..][..len], of_part(part)) };
+        });
+    }
+
+    /// All positions of a unit in some blocks of channels.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available; `slab` was filled for `unit`, unless the layout is direct.
+    unsafe fn unit(&self, range: usize, unit: &Unit, slab: &[bf16], blocks: Range<usize>) {
+        let frames = self.layout.frames(&self.plans, unit);
+        let mut sums = Buffer::<f32>::arbitrary(blocks.len().max(2) * BLOCK * BLOCK);
+        for (class, &first) in self.classes.iter().zip(&self.firsts) {
+            let plan = &class.plan;
+            let [at, ah, aw] = &plan.axes;
+            let (qt, qh) = (unit.t.start..unit.t.end.min(at.count), unit.h.start..unit.h.end.min(ah.count));
+            if qt.is_empty() || qh.is_empty() || aw.count == 0 {
+                continue;
+            }
+            // SAFETY: as the caller vouches; nothing below enters rayon.
+            let tiles = unsafe { Tiles::new(class.depth) };
+            let panels = &self.panels.as_slice()[first..];
+            let inside = |q: usize| -> Vec<bool> { at.taps.iter().map(|t| t.inside.contains(&q)).collect() };
+            let whole = if self.layout.direct { ah.extent } else { self.layout.rows };
+            let flat = self.layout.gapless() && unit.h.len() == whole && at.step == 1;
+            let mut q = qt.start;
+            while q < qt.end {
+                let taps = inside(q);
+                let mut end = q + 1;
+                while end < qt.end && inside(end) == taps {
+                    end += 1;
+                }
+                let steps: Vec<Vec<Step>> =
+                    class.segments.iter().map(|s| class.steps(&self.layout, s, &taps)).collect();
+                let together = if flat { end - q } else { 1 };
+                for q in (q..end).step_by(together) {
+                    let base = if self.layout.direct {
+                        let first = (unit.n * at.extent + q * at.step) * self.layout.frame_pitch;
+                        let x: *const bf16 = self.x.as_ptr().cast(); // of that type, or the layout was not direct
+                        x.wrapping_add(first + unit.h.start * self.layout.row_pitch)
+                    } else {
+                        let frame = (q * at.step) as isize - frames.start as isize;
+                        slab.as_ptr().wrapping_offset(frame * self.layout.frame_pitch as isize)
+                    };
+                    let across = self.layout.across;
+                    let rows = if together == 1 { qh.len() } else { together * unit.h.len() };
+                    let count = (rows - 1) * across + aw.count;
+                    for f in (0..count).step_by(BLOCK) {
+                        // No tile of the input itself may end behind it.
+                        let latest = if self.layout.direct { count - SIDE } else { usize::MAX };
+                        let starts = [f, f + SIDE].map(|s| s.min(latest));
+                        let two = f + SIDE < count;
+                        let mut to = [std::ptr::null_mut(); BLOCK];
+                        for (i, to) in to.iter_mut().enumerate().take(if two { BLOCK } else { SIDE }) {
+                            let at = starts[i / SIDE] + i % SIDE;
+                            let (row, qw) = (at / across, at % across);
+                            let (frame, row) =
+                                if together == 1 { (0, row) } else { (row / unit.h.len(), row % unit.h.len()) };
+                            if at >= f + i / SIDE * SIDE && at < count && qw < aw.count && row < qh.len() {
+                                *to = self.out.0.wrapping_add(plan.output(unit.n, [q + frame, qh.start + row, qw]));
+                            }
+                        }
+                        let positions = Positions {
+                            base: base.wrapping_add(starts[0] * self.layout.step()),
+                            steps: &steps,
+                            to: &to[..if two { BLOCK } else { SIDE }],
+                            second: two.then(|| starts[1] - starts[0]),
+                        };
+                        debug_assert!(self.covers(class, &positions, slab));
+                        // SAFETY: every tap of these positions is in the slab or the input; they are no other task's.
+                        unsafe { self.block(class, &tiles, panels, &positions, blocks.clone(), sums.as_mut_slice()) };
+                    }
+                }
+                q = end;
+            }
+            // The class's results, while they are near.
+            let channels = blocks.start * BLOCK..(blocks.end * BLOCK).min(self.k);
+            let positions = qt.flat_map(|t| qh.clone().map(move |h| [t, h]));
+            let rows = positions.map(|[t, h]| Rows {
+                first: plan.output(unit.n, [t, h, 0]),
+                count: aw.count,
+                step: aw.out_step * plan.out_pitch,
+            });
+            // SAFETY: these positions and channels are this task's, and written.
+            unsafe { self.strips.strip(range, unit.n / self.samples, rows, channels) };
+        }
+    }
+
+    /// Whether all that tiles read is inside of the slab, or the input.
+    fn covers(&self, class: &Class, positions: &Positions<S>, slab: &[bf16]) -> bool {
+        let bytes = if self.layout.direct { bytemuck::cast_slice(self.x) } else { bytemuck::cast_slice::<_, u8>(slab) };
+        let bytes = bytes.as_ptr_range();
+        let first = positions.base.cast::<u8>();
+        let rows = positions.second.unwrap_or(0) + SIDE - 1;
+        positions.steps.iter().flatten().all(|step| {
+            let from = first.wrapping_offset(step.a);
+            let to = from.wrapping_add(2 * (rows * self.layout.step() + class.depth));
+            from >= bytes.start && to <= bytes.end && from <= to
+        })
+    }
+
+    /// Some positions in some blocks of channels.
+    unsafe fn block(
+        &self,
+        class: &Class,
+        tiles: &Tiles,
+        panels: &[bf16],
+        positions: &Positions<S>,
+        blocks: Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let step = 2 * self.layout.step();
+        let one = class.segments.len() == 1;
+        // While tiles multiply for one block, vectors store the one before.
+        let mut waiting: Option<(usize, *const f32)> = None;
+        let store = |(block, sums): (usize, *const f32)| {
+            let channel = block * BLOCK;
+            let to: [*mut S; BLOCK] = std::array::from_fn(|i| match positions.to.get(i) {
+                Some(to) if !to.is_null() => to.wrapping_add(channel),
+                _ => std::ptr::null_mut(),
+            });
+            // SAFETY: the places are this task's; a block's channels are no other block's.
+            unsafe { S::store(sums, &to[..positions.to.len()], (self.k - channel).min(BLOCK)) };
+        };
+        for (i, steps) in positions.steps.iter().enumerate() {
+            let last = i + 1 == positions.steps.len();
+            for block in blocks.clone() {
+                let slot = if one { block % 2 } else { block - blocks.start };
+                let c = sums[slot * BLOCK * BLOCK..].as_mut_ptr();
+                let p = Product {
+                    steps,
+                    a: positions.base.cast(),
+                    a_stride: step as isize,
+                    a_second: (positions.second.unwrap_or(0) * step) as isize,
+                    b: panels[block * class.panel()..].as_ptr().cast(),
+                    b_second: class.second(),
+                    c,
+                    c_stride: 4 * BLOCK as isize,
+                    fresh: i == 0,
+                };
+                let wide = self.k - block * BLOCK > SIDE;
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    match (positions.second.is_some(), wide) {
+                        (true, true) => tiles.multiply::<2, 2>(&p),
+                        (true, false) => tiles.multiply::<2, 1>(&p),
+                        (false, true) => tiles.multiply::<1, 2>(&p),
+                        (false, false) => tiles.multiply::<1, 1>(&p),
+                    }
+                }
+                if last {
+                    if let Some(before) = waiting.replace((block, c)) {
+                        store(before);
+                    }
+                }
+            }
+        }
+        if let Some(before) = waiting {
+            store(before);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The input as tiles read it: rows with their padding written out, in bf16, a band of rows of some frames at a time.
+//!
+//! In a *slab* every tap is a constant distance from a position, and neighbouring positions are equally far apart across
+//! the ends of rows, so that 16 positions are always the 16 rows of a tile. Where a filter steps over rows, those that share
+//! a remainder lie together. A position past the end of a row reads something too; nobody stores what comes of it.
+
+use super::super::plan::{Axis, Plan};
+use super::number::Number;
+use crate::cpu::amx::SIDE;
+use half::bf16;
+use std::ops::Range;
+
+/// Output positions computed from one slab: some frames and rows of one sample.
+#[derive(Clone, Debug)]
+pub(super) struct Unit {
+    pub n: usize,
+    pub t: Range<usize>,
+    pub h: Range<usize>,
+}
+
+/// How a slab is laid out. All distances are in numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Whether there is none: the input itself is laid out so.
+    pub direct: bool,
+    /// Parts of a number, each with an array of its own.
+    pub planes: usize,
+    pub plane_pitch: usize,
+    pub frame_pitch: usize,
+    pub row_pitch: usize,
+    pub pitch: usize,
+    /// Channels of a pixel, and as many as are read of it: an even number.
+    c: usize,
+    pub channels: usize,
+    /// Remainders of rows, by the step, that taps read.
+    phases: Vec<usize>,
+    /// Rows of one remainder in a frame.
+    pub rows: usize,
+    /// The first row of a slab, and the rows beyond the positions'.
+    h_first: isize,
+    h_more: usize,
+    h_step: usize,
+    /// Column `j` of a slab is column `every·j + w_first` of the input.
+    pub every: usize,
+    w_first: isize,
+    pub columns: usize,
+    /// Columns from one position to the next, and positions in a row, those past the end included.
+    pub column_step: usize,
+    pub across: usize,
+    extent: [usize; 3],
+    /// Frames of a slab.
+    frames: usize,
+}
+
+/// Bytes of a stride that is a multiple of this one fall on too few sets of the cache.
+const ALIASED: usize = 2048;
+
+impl Layout {
+    /// The layout that serves all `plans`, which read the same array, for units of up to `t` frames and `h` rows.
+    pub fn new(plans: &[Plan], planes: usize, stored: bool, [t, h]: [usize; 2]) -> Self {
+        let [at, ah, aw] = &plans[0].axes;
+        let c = plans[0].pitch;
+        let channels = c.next_multiple_of(2);
+        let deltas = |axis: usize| plans.iter().flat_map(move |p| p.axes[axis].taps.iter().map(|t| t.delta));
+        let of = |axis: usize| (deltas(axis).min().unwrap_or(0), deltas(axis).max().unwrap_or(0));
+        let (h_step, w_step) = (ah.step, aw.step);
+        let mut phases: Vec<usize> = deltas(1).map(|d| d.rem_euclid(h_step as isize) as usize).collect();
+        phases.sort_unstable();
+        phases.dedup();
+        let (h_min, h_max) = (of(1).0.div_euclid(h_step as isize), of(1).1.div_euclid(h_step as isize));
+        let h_more = (h_max - h_min) as usize;
+        let (w_min, w_max) = of(2);
+        // Where all taps read the same remainder, the columns between are left out.
+        let same = deltas(2).all(|d| (d - w_min).rem_euclid(w_step as isize) == 0);
+        let (every, column_step) = if same { (w_step, 1) } else { (1, w_step) };
+        let across = widest(plans, 2);
+        let columns = (across - 1) * column_step + (w_max - w_min) as usize / every + 1;
+        let columns = columns.next_multiple_of(column_step);
+
+        let plain = |a: &Axis| a.step == 1 && a.count == a.extent && a.taps.iter().all(|t| t.delta == 0);
+        let whole = plans.iter().all(|p| plain(&p.axes[1]) && plain(&p.axes[2]));
+        // An odd pixel of few channels cannot be read in pairs without its neighbour's.
+        let enough = ah.extent * aw.extent >= SIDE; // of one frame, for a tile
+        let direct =
+            stored && planes == 1 && whole && enough && (c >= 32 || c % 2 == 0) && !(2 * c).is_multiple_of(ALIASED);
+        let padded = !direct && channels.is_multiple_of(32) && (2 * channels).is_multiple_of(ALIASED / 2);
+        let pitch = if direct { c } else { channels + if padded { 32 } else { 0 } };
+        let rows = if direct { ah.extent } else { h + h_more };
+        let row_pitch = columns * pitch;
+        let frame_pitch = phases.len() * rows * row_pitch;
+        let (t_min, t_max) = of(0);
+        let frames = (t - 1) * at.step + (t_max - t_min) as usize + 1;
+        // Tiles read up to 31 positions past the last.
+        let plane_pitch = (frames * frame_pitch + 32 * column_step * pitch + 32).next_multiple_of(32);
+        let extent = [0, 1, 2].map(|a| plans[0].axes[a].extent);
+        let (h_first, w_first) = (h_min, w_min);
+        Layout {
+            direct,
+            planes,
+            plane_pitch,
+            frame_pitch,
+            row_pitch,
+            pitch,
+            c,
+            channels,
+            phases,
+            rows,
+            h_first,
+            h_more,
+            h_step,
+            every,
+            w_first,
+            columns,
+            column_step,
+            across: columns / column_step,
+            extent,
+            frames: frames.min(extent[0].max(1)),
+        }
+    }
+
+    /// Numbers of a slab, all planes.
+    pub fn len(&self) -> usize {
+        if self.direct { 0 } else { self.planes * self.plane_pitch }
+    }
+
+    /// Distance from one position to the next.
+    pub fn step(&self) -> usize {
+        self.column_step * self.pitch
+    }
+
+    /// Whether the positions of one frame end where those of the next begin.
+    pub fn gapless(&self) -> bool {
+        self.direct || (self.phases.len() == 1 && self.h_more == 0 && self.columns == self.across * self.column_step)
+    }
+
+    /// Pixels copied for a unit.
+    pub fn copied(&self) -> usize {
+        if self.direct { 0 } else { self.frames * self.phases.len() * self.rows * self.columns }
+    }
+
+    /// How far from a position's first number a row's tap and a column's are.
+    pub fn offset(&self, row: isize, column: isize) -> usize {
+        let (phase, m) =
+            (row.rem_euclid(self.h_step as isize) as usize, row.div_euclid(self.h_step as isize) - self.h_first);
+        let phase = self.phases.iter().position(|&p| p == phase).unwrap_or(0);
+        (phase * self.rows + m as usize) * self.row_pitch + (column - self.w_first) as usize / self.every * self.pitch
+    }
+
+    /// The input's frames that a unit reads.
+    pub fn frames(&self, plans: &[Plan], unit: &Unit) -> Range<usize> {
+        let (first, last) = (unit.t.start, unit.t.end - 1);
+        let all = || plans.iter().flat_map(|p| p.axes[0].taps.iter().map(|t| (p.axes[0].step, t.delta)));
+        let extent = self.extent[0] as isize;
+        let from = all().map(|(s, d)| (first * s) as isize + d).min().unwrap_or(0).clamp(0, extent) as usize;
+        let to = all().map(|(s, d)| (last * s) as isize + d + 1).max().unwrap_or(0).clamp(0, extent) as usize;
+        from..to.max(from)
+    }
+
+    /// Copies what `unit` reads.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available; `slab` has [`Layout::len`] numbers.
+    pub unsafe fn fill<S: Number>(&self, plans: &[Plan], unit: &Unit, x: &[S], slab: &mut [bf16]) {
+        let [t, h, w] = self.extent;
+        let frames = self.frames(plans, unit);
+        debug_assert!(frames.len() <= self.frames && slab.len() >= self.len());
+        // Columns of the input that there are: from `left` columns of the slab on, `inside` of them.
+        let left = (-self.w_first).max(0).unsigned_abs().div_ceil(self.every).min(self.columns);
+        let first = (left * self.every) as isize + self.w_first; // not negative
+        let inside = (w as isize - first).max(0).unsigned_abs().div_ceil(self.every).min(self.columns - left);
+        let mut row_parts: Vec<bf16> = Vec::new();
+        for f in frames.clone() {
+            let needed = |p: &Plan| {
+                let a = &p.axes[0];
+                a.taps.iter().any(|tap| {
+                    let q = f as isize - tap.delta;
+                    q >= 0 && q % a.step as isize == 0 && unit.t.contains(&(q as usize / a.step))
+                })
+            };
+            if !plans.iter().any(needed) {
+                continue;
+            }
+            for (phase, &rest) in self.phases.iter().enumerate() {
+                for j in 0..unit.h.len() + self.h_more {
+                    let row = ((unit.h.start + j) as isize + self.h_first) * self.h_step as isize + rest as isize;
+                    let to = (f - frames.start) * self.frame_pitch + (phase * self.rows + j) * self.row_pitch;
+                    let outside = row < 0 || row >= h as isize || inside == 0;
+                    for plane in 0..self.planes {
+                        let to = &mut slab[plane * self.plane_pitch + to..][..self.row_pitch];
+                        if outside {
+                            to.fill(bf16::ZERO);
+                        } else {
+                            to[..left * self.pitch].fill(bf16::ZERO);
+                            to[(left + inside) * self.pitch..].fill(bf16::ZERO);
+                        }
+                    }
+                    if outside {
+                        continue;
+                    }
+                    let from = (((unit.n * t + f) * h + row as usize) * w + first as usize) * self.c;
+                    let to = &mut slab[to + left * self.pitch..];
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.row(&x[from..], inside, to, &mut row_parts) };
+                }
+            }
+        }
+    }
+
+    /// Copies `inside` pixels, `every` apart, into all planes.
+    unsafe fn row<S: Number>(&self, from: &[S], inside: usize, to: &mut [bf16], parts: &mut Vec<bf16>) {
+        let (c, pitch) = (self.c, self.pitch);
+        if self.every == 1 && pitch == c {
+            // SAFETY: as the caller vouches.
+            return unsafe { S::spread(&from[..inside * c], to, self.plane_pitch, self.planes) };
+        }
+        if self.every > 1 || c >= 32 {
+            for i in 0..inside {
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    S::spread(&from[i * self.every * c..][..c], &mut to[i * pitch..], self.plane_pitch, self.planes)
+                };
+                for plane in 0..self.planes {
+                    to[plane * self.plane_pitch + i * pitch + c..][..self.channels - c].fill(bf16::ZERO);
+                }
+            }
+            return;
+        }
+        // Few channels, made even: all parts of the row first, then pixel by pixel.
+        let len = inside * c;
+        parts.resize(self.planes * len, bf16::ZERO);
+        // SAFETY: as the caller vouches.
+        unsafe { S::spread(&from[..len], parts, len, self.planes) };
+        for (plane, part) in parts.chunks_exact(len).enumerate() {
+            // SAFETY: as the caller vouches; `inside` pixels of either pitch are there.
+            unsafe { super::number::widen_pixels(part, c, &mut to[plane * self.plane_pitch..], pitch, inside) };
+        }
+    }
+}
+
+/// The greatest number of positions along an axis.
+pub(super) fn widest(plans: &[Plan], axis: usize) -> usize {
+    plans.iter().map(|p| p.axes[axis].count).max().unwrap_or(0)
+}
