@@ -14,7 +14,7 @@
 use super::super::super::Conv3d;
 use super::correlate_flat;
 use super::correlate_operands::{Numbers, products};
-use super::correlate_pack::{turn, weave};
+use super::correlate_pack::{Ahead, turn, weave};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
 use crate::tensor::Buffer;
 use half::bf16;
@@ -25,8 +25,8 @@ use std::ops::Range;
 pub(super) const STRETCH: usize = 11;
 
 /// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
-const SET: usize = 2048;
-const SETS: usize = 16;
+const SET: usize = 3072;
+const SETS: usize = 8;
 const ALL_SUMS: usize = 1 << 24;
 
 /// Bytes of the second-level cache for the sums and for a band.
@@ -175,6 +175,18 @@ fn x_is_empty(p: &Conv3d) -> bool {
     p.x_shape().is_empty()
 }
 
+/// A band in one frame.
+struct Item {
+    /// Bands are counted over all samples.
+    band: usize,
+    n: usize,
+    t: usize,
+    rows: Range<usize>,
+    steps: usize,
+    /// Taps along time that read inside of the clip, and the frames that they read.
+    taps: Vec<(usize, usize)>,
+}
+
 /// The sums over some bands.
 struct Task<'a> {
     p: &'a Conv3d,
@@ -231,30 +243,61 @@ impl<'a> Task<'a> {
         // SAFETY: as the caller vouches; no other task runs on this thread meanwhile, as nothing here waits for one.
         unsafe {
             let tiles = Tiles::new(DEPTH);
-            for i in all * set / plan.sets..all * (set + 1) / plan.sets {
-                let (band, t) = (i / frames, i % frames);
-                let (n, first) = (band / plan.bands, band % plan.bands * plan.rows);
-                let rows = first..(first + plan.rows).min(p.out[1]);
-                let steps = (rows.len() * plan.pairs).div_ceil(SIDE);
-                let taps: Vec<(usize, usize)> = (0..p.kernel[0]).filter_map(|a| Some((a, self.frame(t, a)?))).collect();
-                if taps.is_empty() {
+            let items = all * set / plan.sets..all * (set + 1) / plan.sets;
+            for i in items.clone() {
+                let item = self.item(i);
+                if item.taps.is_empty() {
                     continue;
                 }
-                self.turn(n, t, rows.clone(), steps);
-                for &(_, frame) in &taps {
+                self.turn(&item);
+                for &(_, frame) in &item.taps {
                     let place = frame % plan.ring;
-                    if self.holds[place] != Some((band, frame)) {
-                        self.weave(n, frame, rows.clone(), place);
-                        self.holds[place] = Some((band, frame));
+                    if self.holds[place] != Some((item.band, frame)) {
+                        self.weave(&item, frame, place);
+                        self.holds[place] = Some((item.band, frame));
                     }
                 }
-                self.multiply(&tiles, &taps, steps, rows.len(), &started, sums);
-                taps.iter().for_each(|&(a, _)| started[a] = true);
+                let next = items.contains(&(i + 1)).then(|| self.item(i + 1));
+                self.multiply(&tiles, &item, next, &started, sums);
+                item.taps.iter().for_each(|&(a, _)| started[a] = true);
             }
         }
         for (sums, _) in sums.chunks_exact_mut(size).zip(started).filter(|(_, started)| !started) {
             sums.fill(0.0);
         }
+    }
+
+    /// Band and frame number `i`.
+    fn item(&self, i: usize) -> Item {
+        let (p, plan) = (self.p, self.plan);
+        let (band, t) = (i / p.out[0], i % p.out[0]);
+        let first = band % plan.bands * plan.rows;
+        let rows = first..(first + plan.rows).min(p.out[1]);
+        let taps = (0..p.kernel[0]).filter_map(|a| Some((a, self.frame(t, a)?))).collect();
+        Item { band, n: band / plan.bands, t, steps: (rows.len() * plan.pairs).div_ceil(SIDE), rows, taps }
+    }
+
+    /// Where the gradients of an item are: the first, and how many.
+    fn gradients(&self, item: &Item) -> (usize, usize) {
+        let p = self.p;
+        let row = (item.n * p.out[0] + item.t) * p.out[1] + item.rows.start;
+        (row * p.out[2] * p.k, item.rows.len() * p.out[2] * p.k)
+    }
+
+    /// What an item reads that is not at hand.
+    fn places(&self, item: &Item) -> Vec<Range<*const u8>> {
+        let (p, win) = (self.p, &self.p.geometry.window);
+        let (first, len) = self.gradients(item);
+        let row = p.input[2] * p.c;
+        let end = (item.rows.start * win.stride[1] + phase_rows(p, item.rows.len())).saturating_sub(win.pad[1]);
+        let rows = (item.rows.start * win.stride[1]).saturating_sub(win.pad[1])..end.min(p.input[1]);
+        let absent =
+            item.taps.iter().filter(|(_, frame)| self.holds[frame % self.plan.ring] != Some((item.band, *frame)));
+        let inputs = absent.map(|(_, frame)| {
+            let first = (item.n * p.input[0] + frame) * p.input[1] + rows.start;
+            self.x.place(first * row, rows.len() * row)
+        });
+        std::iter::once(self.dy.place(first, len)).chain(inputs).filter(|place| !place.is_empty()).collect()
     }
 
     /// The frame of the input that output frame `t` reads at tap `a`.
@@ -265,11 +308,11 @@ impl<'a> Task<'a> {
     }
 
     /// Turns the gradients of some rows over, zeros where a row or the last step has positions too many.
-    unsafe fn turn(&mut self, n: usize, t: usize, rows: Range<usize>, steps: usize) {
+    unsafe fn turn(&mut self, item: &Item) {
         let (p, plan, pairs) = (self.p, self.plan, self.plan.pairs);
-        let width = p.out[2];
-        let first = ((n * p.out[0] + t) * p.out[1] + rows.start) * width * p.k;
-        let (mut pitch, len) = (0, rows.len() * width * p.k);
+        let (width, steps) = (p.out[2], item.steps);
+        let (first, len) = self.gradients(item);
+        let mut pitch = 0;
         let base = match self.dy {
             Numbers::Bf16(all) => &all[first..first + len],
             Numbers::F32(..) => {
@@ -285,7 +328,7 @@ impl<'a> Task<'a> {
                 let mut at = [zeros.as_ptr(); 2 * SIDE];
                 for (i, at) in at.iter_mut().enumerate() {
                     let (row, q) = ((step * 2 * SIDE + i) / (2 * pairs), (step * 2 * SIDE + i) % (2 * pairs));
-                    if row < rows.len() && q < width {
+                    if row < item.rows.len() && q < width {
                         *at = base[part * pitch + (row * width + q) * p.k..].as_ptr();
                     }
                 }
@@ -297,8 +340,8 @@ impl<'a> Task<'a> {
     }
 
     /// Weaves what some rows of positions read of a frame.
-    unsafe fn weave(&mut self, n: usize, frame: usize, rows: Range<usize>, place: usize) {
-        let (p, plan) = (self.p, self.plan);
+    unsafe fn weave(&mut self, item: &Item, frame: usize, place: usize) {
+        let (p, plan, rows) = (self.p, self.plan, item.rows.clone());
         let [_, height, width] = p.input;
         let win = &p.geometry.window;
         let (stride, pad) = (win.stride[1], win.pad[1]);
@@ -309,7 +352,7 @@ impl<'a> Task<'a> {
         let woven = place * self.x.parts() * plan.columns * self.column_pitch;
         for i in 0..phase_rows(p, rows.len()) {
             let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
-            let first = ((n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
+            let first = ((item.n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
             let row = match self.x {
                 Numbers::Bf16(all) if whole => &all[first..first + width * p.c],
                 x => {
@@ -354,20 +397,14 @@ impl<'a> Task<'a> {
     }
 
     /// Adds a band's products to the sums.
-    unsafe fn multiply(
-        &self,
-        tiles: &Tiles,
-        taps: &[(usize, usize)],
-        steps: usize,
-        rows: usize,
-        started: &[bool],
-        sums: &mut [f32],
-    ) {
-        let (p, plan) = (self.p, self.plan);
+    unsafe fn multiply(&self, tiles: &Tiles, item: &Item, next: Option<Item>, started: &[bool], sums: &mut [f32]) {
+        let (p, plan, steps, taps) = (self.p, self.plan, item.steps, &item.taps);
         let win = &p.geometry.window;
-        let (phase, parts) = (self.phase(rows), self.x.parts());
+        let (phase, parts) = (self.phase(item.rows.len()), self.x.parts());
         let stretches = steps.div_ceil(STRETCH);
         let mut list = Vec::with_capacity(STRETCH * 6);
+        let calls = stretches * plan.filters.div_ceil(2) * plan.columns.div_ceil(2) * taps.len() * p.kernel[1];
+        let mut ahead = next.map_or_else(Ahead::default, |next| Ahead::new(self.places(&next), calls));
         for stretch in 0..stretches {
             list.clear();
             for &(dy, x) in products(parts) {
@@ -399,6 +436,7 @@ impl<'a> Task<'a> {
                                 c_stride: 8 * SIDE as isize,
                                 fresh: stretch == 0 && !started[a],
                             };
+                            ahead.ask();
                             // SAFETY: the bands' arrays hold all steps of all tiles, and the sums all blocks.
                             unsafe {
                                 match (tile + 1 < plan.filters, column + 1 < plan.columns) {

@@ -4,6 +4,7 @@ use super::super::super::{Conv3d, Products};
 use crate::cpu::amx::split;
 use crate::tensor::Tensor;
 use half::bf16;
+use std::ops::Range;
 
 /// An operand.
 #[derive(Clone, Copy)]
@@ -18,6 +19,14 @@ impl Numbers<'_> {
         match self {
             Numbers::Bf16(_) => 1,
             Numbers::F32(_, parts) => *parts,
+        }
+    }
+
+    /// Where `len` numbers from `first` on are.
+    pub(super) fn place(&self, first: usize, len: usize) -> Range<*const u8> {
+        match self {
+            Numbers::Bf16(all) => bytemuck::cast_slice::<bf16, u8>(&all[first..first + len]).as_ptr_range(),
+            Numbers::F32(all, _) => bytemuck::cast_slice::<f32, u8>(&all[first..first + len]).as_ptr_range(),
         }
     }
 

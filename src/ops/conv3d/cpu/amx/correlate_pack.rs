@@ -4,6 +4,7 @@
 use crate::cpu::amx::x86::plane;
 use half::bf16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Filters turned over at a time: as many as fill 16 bytes.
 const GROUP: usize = 8;
@@ -77,17 +78,25 @@ unsafe fn turn_group(rows: &[*const bf16; 32], first: usize, to: *mut u8) {
 /// `Isa::Amx` is available; sixteen numbers are readable for every block and position, and `to` is writable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn weave(from: *const bf16, step: usize, count: usize, blocks: usize, to: *mut u8, pitch: usize) {
-    for block in 0..blocks {
+    // Pair by pair, since a position's numbers are neighbours.
+    for j in 0..count / 2 {
         // SAFETY: the caller vouches for sixteen numbers here and 64 bytes there.
         unsafe {
-            let (from, to) = (from.add(16 * block), to.add(block * pitch));
-            let at = |q: usize| _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.add(q * step).cast()));
-            for j in 0..count / 2 {
-                let pair = _mm512_or_si512(at(2 * j), _mm512_slli_epi32::<16>(at(2 * j + 1)));
-                _mm512_store_si512(to.add(64 * j).cast(), pair);
+            let (even, to) = (from.add(2 * j * step), to.add(64 * j));
+            let odd = even.add(step);
+            for block in 0..blocks {
+                let at = |v: *const bf16| _mm512_cvtepu16_epi32(_mm256_loadu_si256(v.add(16 * block).cast()));
+                let pair = _mm512_or_si512(at(even), _mm512_slli_epi32::<16>(at(odd)));
+                _mm512_store_si512(to.add(block * pitch).cast(), pair);
             }
-            if count % 2 == 1 {
-                _mm512_store_si512(to.add(64 * (count / 2)).cast(), at(count - 1));
+        }
+    }
+    if count % 2 == 1 {
+        for block in 0..blocks {
+            // SAFETY: as above.
+            unsafe {
+                let last = _mm256_loadu_si256(from.add((count - 1) * step + 16 * block).cast());
+                _mm512_store_si512(to.add(block * pitch + count / 2 * 64).cast(), _mm512_cvtepu16_epi32(last));
             }
         }
     }
@@ -151,3 +160,41 @@ pub(super) unsafe fn weave_split<const P: usize>(
         }
     }
 }
+
+/// What will be read soon, asked for a few lines at a time while tiles are busy.
+#[derive(Default)]
+pub(super) struct Ahead {
+    places: Vec<Range<*const u8>>,
+    /// Lines to ask for at a time.
+    lines: usize,
+}
+
+impl Ahead {
+    /// These places, in about so many times.
+    pub fn new(places: Vec<Range<*const u8>>, times: usize) -> Self {
+        let lines: usize = places.iter().map(|p| (p.end as usize - p.start as usize).div_ceil(LINE)).sum();
+        let lines = lines.div_ceil(times.max(1));
+        Ahead { places, lines: if lines <= ASKED { lines } else { 0 } }
+    }
+
+    /// Asks for the next lines.
+    #[inline]
+    pub fn ask(&mut self) {
+        for _ in 0..self.lines {
+            let Some(place) = self.places.last_mut() else { return };
+            // SAFETY: a hint; it reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(place.start.cast()) };
+            place.start = place.start.wrapping_add(LINE);
+            if place.start >= place.end {
+                self.places.pop();
+            }
+        }
+    }
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// Lines asked for at a time, at most: where a call would have to ask for more, memory is too slow for the arithmetic, and
+/// reads in order, which the processor foresees by itself, are better undisturbed.
+const ASKED: usize = 80;
