@@ -24,6 +24,8 @@ mod layers;
 mod memory;
 #[path = "versus/nets.rs"]
 mod nets;
+#[path = "versus/noise.rs"]
+mod noise;
 #[path = "versus/peaks.rs"]
 mod peaks;
 #[path = "versus/step.rs"]

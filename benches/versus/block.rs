@@ -1,6 +1,7 @@
 //! Whole blocks in training: convolutions with the normalisations, rectifiers and sums beside them, as they are fused.
 
-use crate::case::{Case, Unit, Work, noise};
+use crate::case::{Case, Unit, Work};
+use crate::noise::noise;
 use serde_json::json;
 use tubelet::error::Result;
 use tubelet::nn::nets::{Kind, Naming, Stage};

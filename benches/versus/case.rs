@@ -5,8 +5,6 @@ use serde_json::Value;
 use std::time::Instant;
 use tubelet::error::Result;
 use tubelet::nn::Precision;
-use tubelet::shape::Shape;
-use tubelet::tensor::Tensor;
 
 /// The unit whose peak bounds a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,18 +74,4 @@ pub fn best(run: &mut dyn FnMut() -> Result<()>, turn: &Turn) -> Result<(f64, u6
         runs += 1;
     }
     Ok((1e3 * least, runs))
-}
-
-/// Numbers in -1..1 without a pattern, the same for the same `seed`.
-pub fn noise(shape: impl Into<Shape>, seed: u64) -> Tensor {
-    let shape = shape.into();
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let data: Vec<f32> = std::iter::repeat_with(&mut next).take(shape.len()).collect();
-    Tensor::from_f32(shape, &data).expect("as many numbers as the shape has")
 }

@@ -1,8 +1,9 @@
 //! Convolutions: every distinct layer of the networks, three passes, each number type.
 
-use crate::case::{Case, Unit, Work, noise};
+use crate::case::{Case, Unit, Work};
 use crate::exact::relative_error;
 use crate::layers::{Layer, distinct};
+use crate::noise::noise;
 use serde_json::{Value, json};
 use std::hint::black_box;
 use tubelet::error::Result;

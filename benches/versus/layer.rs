@@ -1,7 +1,8 @@
 //! What stands between convolutions and behind them: normalisation, pools, the loss, the update of the weights.
 
-use crate::case::{Case, Unit, Work, noise};
+use crate::case::{Case, Unit, Work};
 use crate::memory::extra_mib;
+use crate::noise::noise;
 use serde_json::json;
 use std::hint::black_box;
 use tubelet::nn::{Builder, Net, Trunk};

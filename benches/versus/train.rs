@@ -1,7 +1,8 @@
 //! Training steps of the networks, two clips each.
 
-use crate::case::{Case, Unit, Work, noise};
+use crate::case::{Case, Unit, Work};
 use crate::nets::nets;
+use crate::noise::noise;
 use crate::step::Step;
 use serde_json::json;
 use tubelet::nn::{Net, Precision};

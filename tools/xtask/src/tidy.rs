@@ -33,6 +33,7 @@ const OTHER_BENCHES: &[(&str, &str)] = &[
     ("augment", "clips to the input of a network"),
     ("gpu", "every operation on a GPU"),
     ("mcl_step", "what the alignment loss costs a training step"),
+    ("scaling", "how the cost of a training step grows"),
     ("train_step", "whole training steps"),
     ("versus", "our side of `cargo xtask versus`"),
 ];

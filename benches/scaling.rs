@@ -1,0 +1,116 @@
+//! How the cost of a training step grows with clips, frames, side length and channels, on one thread and on two, in f32 and
+//! in bf16: R3D-18 of half the width on clips of 8x56x56, one of the four changed at a time.
+//!
+//!     cargo bench --bench scaling [-- DIR]        DIR receives scaling.json and scaling.png
+//!
+//! Each line has an exponent, fitted to the logarithms: 1 for clips and frames and 2 for side and channels is what the
+//! number of products says.
+
+#[path = "scaling/figure.rs"]
+mod figure;
+#[path = "versus/noise.rs"]
+mod noise;
+#[path = "versus/step.rs"]
+mod step;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use step::Step;
+use tubelet::nn::{Net, Precision};
+
+/// Clips, frames, side, channels of the first stage.
+const BASE: [usize; 4] = [2, 8, 56, 32];
+
+/// What changes, and its values.
+const AXES: [(&str, [usize; 4]); 4] = [
+    ("clips", [1, 2, 4, 8]),
+    ("frames", [4, 8, 16, 32]),
+    ("side length", [28, 56, 112, 224]),
+    ("channels", [16, 32, 64, 128]),
+];
+
+/// The lines of a panel.
+const LINES: [(Precision, usize); 4] =
+    [(Precision::F32, 1), (Precision::F32, 2), (Precision::Bf16, 1), (Precision::Bf16, 2)];
+
+/// One line: milliseconds a step at each value of an axis.
+pub struct Line {
+    /// The axis.
+    pub axis: &'static str,
+    /// The numbers it computes in.
+    pub precision: Precision,
+    /// Threads.
+    pub threads: usize,
+    /// Value and milliseconds.
+    pub points: Vec<(usize, f64)>,
+}
+
+impl Line {
+    /// The slope of the logarithms, by least squares.
+    pub fn exponent(&self) -> f64 {
+        let points: Vec<(f64, f64)> = self.points.iter().map(|&(x, ms)| ((x as f64).ln(), ms.ln())).collect();
+        let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
+        let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+        let (rise, run) =
+            points.iter().fold((0.0, 0.0), |(rise, run), p| (rise + (p.0 - x) * (p.1 - y), run + (p.0 - x).powi(2)));
+        rise / run
+    }
+
+    fn json(&self) -> Value {
+        let points: Vec<Value> = self.points.iter().map(|(x, ms)| json!([x, (ms * 100.0).round() / 100.0])).collect();
+        json!({
+            "axis": self.axis, "precision": self.precision.name(), "threads": self.threads, "value_and_ms": points,
+            "exponent": (self.exponent() * 1e3).round() / 1e3,
+        })
+    }
+}
+
+fn main() -> Result<()> {
+    let folder = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+    let mut lines = Vec::new();
+    for (i, (axis, values)) in AXES.into_iter().enumerate() {
+        for (precision, threads) in LINES {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            let at = |value| {
+                let mut extents = BASE;
+                extents[i] = value;
+                Ok((value, pool.install(|| step_ms(extents, precision))?))
+            };
+            let line = Line { axis, precision, threads, points: values.into_iter().map(at).collect::<Result<_>>()? };
+            let points: Vec<String> = line.points.iter().map(|(x, ms)| format!("{x}: {ms:.1} ms")).collect();
+            println!("{axis}, {precision}, {threads} threads: {}; exponent {:.2}", points.join(", "), line.exponent());
+            lines.push(line);
+        }
+    }
+    let Some(folder) = folder.as_deref().map(Path::new) else { return Ok(()) };
+    let [clips, frames, side, channels] = BASE;
+    let record = json!({
+        "how": "cargo bench --bench scaling; a training step of R3D-18 of another width, best of several, one extent changed at a time",
+        "base": {"clips": clips, "frames": frames, "side": side, "channels of the first stage": channels},
+        "lines": lines.iter().map(Line::json).collect::<Vec<_>>(),
+    });
+    let path = folder.join("scaling.json");
+    std::fs::write(&path, format!("{record:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    figure::draw(&AXES.map(|(axis, _)| axis), &lines, &folder.join("scaling.png"))
+}
+
+/// Milliseconds of a step, the best of several.
+fn step_ms([clips, frames, side, channels]: [usize; 4], precision: Precision) -> Result<f64> {
+    let mut net = Net::r3d_18();
+    net.stem[0].out = channels;
+    for (i, stage) in net.stages.iter_mut().enumerate() {
+        stage.out = channels << i;
+    }
+    let mut step = Step::new(&net, noise::noise([clips, frames, side, side, 3], 1), precision)?;
+    step.run()?; // buffers come into being
+    let (begin, mut best, mut runs) = (Instant::now(), Duration::MAX, 0);
+    while runs < 3 || begin.elapsed() < Duration::from_millis(250) {
+        let start = Instant::now();
+        step.run()?;
+        best = best.min(start.elapsed());
+        runs += 1;
+    }
+    Ok(best.as_secs_f64() * 1e3)
+}
