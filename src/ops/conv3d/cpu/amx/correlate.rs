@@ -15,6 +15,7 @@ use super::super::super::Conv3d;
 use super::correlate_flat;
 use super::correlate_operands::{Numbers, products};
 use super::correlate_pack::{Ahead, turn, weave};
+use super::correlate_plan::{BLOCK, Plan, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
 use crate::tensor::Buffer;
 use half::bf16;
@@ -24,120 +25,28 @@ use std::ops::Range;
 /// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
 pub(super) const STRETCH: usize = 11;
 
-/// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
-const SET: usize = 3072;
-const SETS: usize = 8;
-const ALL_SUMS: usize = 1 << 24;
-
-/// Bytes of the second-level cache for the sums and for a band.
-const SUMS: usize = 15 << 17;
-const BAND: usize = 5 << 17;
-
-/// Fewer positions than this are not worth sets, where channels are as many as a block has columns.
-const FEW: usize = 1024;
-
-/// Columns of a block of the sums.
-const BLOCK: usize = 2 * SIDE;
-
-/// How the work is cut.
-#[derive(Debug)]
-struct Plan {
-    /// Numbers that lie in a row under the taps of a row, how many such pieces there are, and the numbers between them.
-    run: usize,
-    pieces: usize,
-    piece_step: usize,
-    /// Tiles of columns of a piece, and of all.
-    piece_columns: usize,
-    columns: usize,
-    /// Tiles of filters.
-    filters: usize,
-    /// Pairs of positions in a row.
-    pairs: usize,
-    /// Rows of positions of a band, and how many bands make a frame.
-    rows: usize,
-    bands: usize,
-    /// Input frames that a position's taps span.
-    ring: usize,
-    sets: usize,
-}
-
-impl Plan {
-    fn new(p: &Conv3d, numbers: usize) -> Self {
-        let win = &p.geometry.window;
-        let [_, dh, dw] = win.dilation;
-        let merged = dw == 1;
-        let (run, pieces) = if merged { (p.kernel[2] * p.c, 1) } else { (p.c, p.kernel[2]) };
-        let piece_columns = run.div_ceil(SIDE);
-        let columns = pieces * piece_columns;
-        let filters = p.k.div_ceil(SIDE);
-        let [frames, height, width] = p.out;
-        let pairs = width.div_ceil(2);
-        let ring = (p.kernel[0] - 1) * win.dilation[0] + 1;
-
-        let taps = p.kernel[0] * p.kernel[1];
-        let sums = filters * taps * columns.next_multiple_of(2) * TILE;
-        let positions = p.n * frames * height * width;
-        let sets = (positions / SET).next_power_of_two().min(SETS).min(ALL_SUMS / sums).max(2);
-
-        // The tallest band that fits, of those the one that wastes the least.
-        let bytes = |rows: usize| {
-            let inputs = ((rows - 1) * win.stride[1] + (p.kernel[1] - 1) * dh + 1) * pairs * columns * ring;
-            64 * numbers * (inputs + rows * pairs * filters)
-        };
-        let cost = |rows: usize| {
-            let bands = height.div_ceil(rows);
-            let halo = ((p.kernel[1] - 1) * dh) as f64 / (rows * win.stride[1]) as f64;
-            let steps = bands * (rows * pairs).div_ceil(SIDE);
-            let weaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
-            (steps * 64 * filters * columns * taps / 4) as f64 + weaving
-        };
-        let fits = (1..=height).filter(|&rows| rows == 1 || bytes(rows) <= BAND);
-        let rows = fits.min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(b.cmp(&a))).unwrap_or(1);
-        Plan {
-            run,
-            pieces,
-            piece_step: dw * p.c,
-            piece_columns,
-            columns,
-            filters,
-            pairs,
-            rows,
-            bands: height.div_ceil(rows),
-            ring,
-            sets: sets.min(p.n * frames * height.div_ceil(rows)),
-        }
-    }
-
-    /// Numbers of the sums of a task: a block of 32 columns after the other, in each a row a filter.
-    fn sums(&self, taps: usize) -> usize {
-        taps * self.columns.div_ceil(2) * self.filters * SIDE * BLOCK
-    }
-}
-
 /// `dw` (`k kt kh kw c`, one group).
 ///
 /// # Safety
 /// `Isa::Amx` is available; the operands are of `p`.
 pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
-    let taps = p.kernel[0] * p.kernel[1];
-    let plan = Plan::new(p, x.parts());
-    if dw.is_empty() || p.y_shape().is_empty() || x_is_empty(p) {
+    if dw.is_empty() || p.y_shape().is_empty() || p.x_shape().is_empty() {
         return dw.fill(0.0);
     }
-    let many = 4 * plan.sums(taps) > SUMS || (p.y_shape().len() / p.k < FEW && p.c >= BLOCK);
-    if many {
+    let plan = Plan::new(p, x.parts());
+    if plan.flat {
         // SAFETY: as the caller vouches.
         return unsafe { correlate_flat::run(p, x, dy, dw) };
     }
-    let size = plan.sums(taps);
-    let mut sums = Buffer::<f32>::arbitrary(plan.sets * size);
-    sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(set, sums)| {
+    let size = plan.of_share;
+    let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.shares * size);
+    sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
         // SAFETY: as the caller vouches.
-        unsafe { Task::new(p, &plan, x, dy).run(set, sums) }
+        unsafe { Task::new(p, &plan, x, dy, task % plan.shares).run(task / plan.shares, sums) }
     });
     let sums = sums.as_slice();
     dw.par_chunks_mut(SIDE * p.taps() * p.c).enumerate().for_each(|(tile, dw)| {
-        let first = tile * SIDE * BLOCK;
+        let first = tile / plan.filters * size + tile % plan.filters * SIDE * BLOCK;
         for (row, dw) in dw.chunks_exact_mut(p.taps() * p.c).enumerate() {
             let mut of_tap = first + row * BLOCK;
             for dw in dw.chunks_exact_mut(plan.pieces * plan.run) {
@@ -145,7 +54,7 @@ pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut
                     for (i, dw) in dw.chunks_mut(SIDE).enumerate() {
                         let column = piece * plan.piece_columns + i;
                         let from = of_tap + column / 2 * plan.filters * SIDE * BLOCK + column % 2 * SIDE;
-                        add_up(sums, from, size, dw);
+                        add_up(sums, from, plan.shares * size, dw);
                     }
                 }
                 of_tap += plan.columns.div_ceil(2) * plan.filters * SIDE * BLOCK;
@@ -171,10 +80,6 @@ fn add_up(sums: &[f32], from: usize, size: usize, to: &mut [f32]) {
     }
 }
 
-fn x_is_empty(p: &Conv3d) -> bool {
-    p.x_shape().is_empty()
-}
-
 /// A band in one frame.
 struct Item {
     /// Bands are counted over all samples.
@@ -193,6 +98,9 @@ struct Task<'a> {
     plan: &'a Plan,
     x: Numbers<'a>,
     dy: Numbers<'a>,
+    /// A share of the filters, and how many tiles they take.
+    filters: Range<usize>,
+    tiles: usize,
     /// Gradients of a band, split, where they have to be.
     parts: Vec<bf16>,
     /// A row of inputs between zeros, in parts.
@@ -208,7 +116,7 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(p: &'a Conv3d, plan: &'a Plan, x: Numbers<'a>, dy: Numbers<'a>) -> Self {
+    fn new(p: &'a Conv3d, plan: &'a Plan, x: Numbers<'a>, dy: Numbers<'a>, share: usize) -> Self {
         let win = &p.geometry.window;
         let span = (p.out[2] - 1) * win.stride[2] + (p.kernel[2] - 1) * win.dilation[2] + 1;
         let row_pitch = (span.max(p.input[2] + win.pad[2]) * p.c + 2 * SIDE).next_multiple_of(2 * SIDE);
@@ -217,15 +125,19 @@ impl<'a> Task<'a> {
         let column_pitch = phases * phase * 64;
         let steps = (plan.rows * plan.pairs).div_ceil(SIDE);
         let split = matches!(dy, Numbers::F32(..));
+        let filters = share * plan.filters * SIDE..((share + 1) * plan.filters * SIDE).min(p.k);
+        let tiles = filters.len().div_ceil(SIDE);
         Task {
             p,
             plan,
             x,
             dy,
+            filters,
+            tiles,
             parts: vec![bf16::ZERO; if split { dy.parts() * plan.rows * p.out[2] * p.k } else { 0 }],
             row: vec![bf16::ZERO; x.parts() * row_pitch],
             row_pitch,
-            turned: Buffer::arbitrary(dy.parts() * plan.filters * steps * TILE),
+            turned: Buffer::arbitrary(dy.parts() * tiles * steps * TILE),
             woven: Buffer::arbitrary(plan.ring * x.parts() * plan.columns * column_pitch),
             column_pitch,
             holds: vec![None; plan.ring],
@@ -309,7 +221,7 @@ impl<'a> Task<'a> {
 
     /// Turns the gradients of some rows over, zeros where a row or the last step has positions too many.
     unsafe fn turn(&mut self, item: &Item) {
-        let (p, plan, pairs) = (self.p, self.plan, self.plan.pairs);
+        let (p, pairs) = (self.p, self.plan.pairs);
         let (width, steps) = (p.out[2], item.steps);
         let (first, len) = self.gradients(item);
         let mut pitch = 0;
@@ -322,19 +234,19 @@ impl<'a> Task<'a> {
                 &self.parts[..]
             }
         };
-        let zeros = vec![bf16::ZERO; p.k];
+        let zeros = vec![bf16::ZERO; self.filters.len()];
         for part in 0..self.dy.parts() {
             for step in 0..steps {
                 let mut at = [zeros.as_ptr(); 2 * SIDE];
                 for (i, at) in at.iter_mut().enumerate() {
                     let (row, q) = ((step * 2 * SIDE + i) / (2 * pairs), (step * 2 * SIDE + i) % (2 * pairs));
                     if row < item.rows.len() && q < width {
-                        *at = base[part * pitch + (row * width + q) * p.k..].as_ptr();
+                        *at = base[part * pitch + (row * width + q) * p.k + self.filters.start..].as_ptr();
                     }
                 }
-                let to = &mut self.turned.as_mut_slice()[(part * plan.filters * steps + step) * TILE..];
+                let to = &mut self.turned.as_mut_slice()[(part * self.tiles * steps + step) * TILE..];
                 // SAFETY: each position has all filters; the array has a tile for each part, tile of filters and step.
-                unsafe { turn(&at, p.k, to.as_mut_ptr(), steps * TILE) };
+                unsafe { turn(&at, self.filters.len(), to.as_mut_ptr(), steps * TILE) };
             }
         }
     }
@@ -403,17 +315,17 @@ impl<'a> Task<'a> {
         let (phase, parts) = (self.phase(item.rows.len()), self.x.parts());
         let stretches = steps.div_ceil(STRETCH);
         let mut list = Vec::with_capacity(STRETCH * 6);
-        let calls = stretches * plan.filters.div_ceil(2) * plan.columns.div_ceil(2) * taps.len() * p.kernel[1];
+        let calls = stretches * self.tiles.div_ceil(2) * plan.columns.div_ceil(2) * taps.len() * p.kernel[1];
         let mut ahead = next.map_or_else(Ahead::default, |next| Ahead::new(self.places(&next), calls));
         for stretch in 0..stretches {
             list.clear();
             for &(dy, x) in products(parts) {
                 list.extend((steps * stretch / stretches..steps * (stretch + 1) / stretches).map(|step| Step {
-                    a: ((dy * plan.filters * steps + step) * TILE) as isize,
+                    a: ((dy * self.tiles * steps + step) * TILE) as isize,
                     b: (x * plan.columns * self.column_pitch + step * TILE) as isize,
                 }));
             }
-            for tile in (0..plan.filters).step_by(2) {
+            for tile in (0..self.tiles).step_by(2) {
                 for column in (0..plan.columns).step_by(2) {
                     for &(a, frame) in taps {
                         for b in 0..p.kernel[1] {
@@ -439,7 +351,7 @@ impl<'a> Task<'a> {
                             ahead.ask();
                             // SAFETY: the bands' arrays hold all steps of all tiles, and the sums all blocks.
                             unsafe {
-                                match (tile + 1 < plan.filters, column + 1 < plan.columns) {
+                                match (tile + 1 < self.tiles, column + 1 < plan.columns) {
                                     (true, true) => tiles.multiply::<2, 2>(&product),
                                     (true, false) => tiles.multiply::<2, 1>(&product),
                                     (false, true) => tiles.multiply::<1, 2>(&product),
@@ -452,10 +364,4 @@ impl<'a> Task<'a> {
             }
         }
     }
-}
-
-/// Rows of the input that so many rows of positions span.
-fn phase_rows(p: &Conv3d, rows: usize) -> usize {
-    let win = &p.geometry.window;
-    (rows - 1) * win.stride[1] + (p.kernel[1] - 1) * win.dilation[1] + 1
 }

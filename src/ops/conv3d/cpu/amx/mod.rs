@@ -7,6 +7,7 @@ pub(super) mod correlate;
 mod correlate_flat;
 pub(super) mod correlate_operands;
 mod correlate_pack;
+mod correlate_plan;
 mod number;
 mod panels;
 mod product;

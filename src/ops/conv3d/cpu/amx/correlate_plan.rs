@@ -1,0 +1,107 @@
+//! How wgrad in tiles cuts its work into bands, shares and sets: by the extents alone.
+
+use super::super::super::Conv3d;
+use crate::cpu::amx::{SIDE, TILE};
+
+/// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
+const SET: usize = 3072;
+const SETS: usize = 8;
+const ALL_SUMS: usize = 1 << 24;
+
+/// Bytes of the second-level cache for the sums and for a band. Filters whose sums take more are dealt out, and inputs woven
+/// again for each share: not for too many.
+const SHARE: usize = 5 << 18;
+const SUMS: usize = 15 << 17;
+const BAND: usize = 5 << 17;
+
+/// Fewer positions than this are not worth sets, where channels are as many as a block has columns.
+const FEW: usize = 1024;
+
+/// Columns of a block of the sums.
+pub(super) const BLOCK: usize = 2 * SIDE;
+
+/// How the work is cut.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Numbers that lie in a row under the taps of a row, how many such pieces there are, and the numbers between them.
+    pub run: usize,
+    pub pieces: usize,
+    pub piece_step: usize,
+    /// Tiles of columns of a piece, and of all.
+    pub piece_columns: usize,
+    pub columns: usize,
+    /// Tiles of filters of a share, and how many shares there are.
+    pub filters: usize,
+    pub shares: usize,
+    /// Pairs of positions in a row.
+    pub pairs: usize,
+    /// Rows of positions of a band, and how many bands make a frame.
+    pub rows: usize,
+    pub bands: usize,
+    /// Input frames that a position's taps span.
+    pub ring: usize,
+    pub sets: usize,
+    /// Numbers of the sums of a share: taps, blocks of 32 columns, and in each a row a filter.
+    pub of_share: usize,
+    /// Whether sums are too many, or positions too few, for bands.
+    pub flat: bool,
+}
+
+impl Plan {
+    pub fn new(p: &Conv3d, numbers: usize) -> Self {
+        let win = &p.geometry.window;
+        let [_, dh, dw] = win.dilation;
+        let merged = dw == 1;
+        let (run, pieces) = if merged { (p.kernel[2] * p.c, 1) } else { (p.c, p.kernel[2]) };
+        let piece_columns = run.div_ceil(SIDE);
+        let columns = pieces * piece_columns;
+        let tiles = p.k.div_ceil(SIDE);
+        let [frames, height, width] = p.out;
+        let pairs = width.div_ceil(2);
+        let ring = (p.kernel[0] - 1) * win.dilation[0] + 1;
+
+        let taps = p.kernel[0] * p.kernel[1];
+        let of_tile = taps * columns.next_multiple_of(2) * TILE;
+        let sums = tiles * of_tile;
+        let filters = tiles.div_ceil(sums.div_ceil(SHARE)).next_multiple_of(2).min(tiles);
+        let positions = p.n * frames * height * width;
+        let sets = (positions / SET).next_power_of_two().min(SETS).min(ALL_SUMS / sums).max(2);
+
+        // The tallest band that fits, of those the one that wastes the least.
+        let bytes = |rows: usize| {
+            let inputs = ((rows - 1) * win.stride[1] + (p.kernel[1] - 1) * dh + 1) * pairs * columns * ring;
+            64 * numbers * (inputs + rows * pairs * filters)
+        };
+        let cost = |rows: usize| {
+            let bands = height.div_ceil(rows);
+            let halo = ((p.kernel[1] - 1) * dh) as f64 / (rows * win.stride[1]) as f64;
+            let steps = bands * (rows * pairs).div_ceil(SIDE);
+            let weaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
+            (steps * 64 * filters * columns * taps / 4) as f64 + weaving
+        };
+        let fits = (1..=height).filter(|&rows| rows == 1 || bytes(rows) <= BAND);
+        let rows = fits.min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(b.cmp(&a))).unwrap_or(1);
+        Plan {
+            run,
+            pieces,
+            piece_step: dw * p.c,
+            piece_columns,
+            columns,
+            filters,
+            shares: tiles.div_ceil(filters),
+            pairs,
+            rows,
+            bands: height.div_ceil(rows),
+            ring,
+            sets: sets.min(p.n * frames * height.div_ceil(rows)),
+            of_share: filters * of_tile / 4,
+            flat: sums > SUMS || (positions < FEW && p.c >= BLOCK),
+        }
+    }
+}
+
+/// Rows of the input that so many rows of positions span.
+pub(super) fn phase_rows(p: &Conv3d, rows: usize) -> usize {
+    let win = &p.geometry.window;
+    (rows - 1) * win.stride[1] + (p.kernel[1] - 1) * win.dilation[1] + 1
+}
