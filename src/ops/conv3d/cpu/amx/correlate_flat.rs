@@ -8,7 +8,7 @@
 use super::super::super::Conv3d;
 use super::correlate::STRETCH;
 use super::correlate_operands::{Numbers, products};
-use super::correlate_pack::{turn, weave_places, weave_split};
+use super::correlate_pack::{Ahead, turn, weave_places, weave_split};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::Buffer;
 use half::bf16;
@@ -143,7 +143,7 @@ unsafe fn turn_pair(p: &Conv3d, dy: Numbers, pair: usize, held: &Range<usize>, t
             }
             // SAFETY: every place has these filters, and each part and step two tiles.
             unsafe {
-                turn(&at, filters.len(), to, TILE);
+                turn(&at, at[0], filters.len(), to, TILE);
                 to = to.wrapping_add(held.len() * 2 * TILE);
             }
         }
@@ -207,6 +207,12 @@ impl Job<'_> {
             .collect();
         for pair in pairs {
             let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
+            // Where the results will go is far from the cache.
+            let places = filters.clone().map(|filter| {
+                let first = target.0.wrapping_add((filter * p.taps() + self.tap.index) * p.c + channels.start);
+                first.cast_const().cast()..first.wrapping_add(channels.len()).cast_const().cast()
+            });
+            let mut ahead = Ahead::new(places.collect(), stretches * blocks);
             // SAFETY: as the caller vouches; nothing here waits for other jobs.
             let tiles = unsafe { Tiles::new(DEPTH) };
             for (stretch, list) in lists.iter().enumerate() {
@@ -222,6 +228,7 @@ impl Job<'_> {
                         c_stride: 4 * BLOCK as isize,
                         fresh: stretch == 0,
                     };
+                    ahead.ask();
                     // SAFETY: both arrays have all steps, the sums 32 rows of 32.
                     unsafe {
                         match (filters.len() > SIDE, 2 * block + 1 < columns) {

@@ -10,13 +10,17 @@ use std::ops::Range;
 const GROUP: usize = 8;
 
 /// Tiles of the gradients at 32 positions: `filters` numbers from each of `rows`, sixteen filters a tile, tiles `pitch`
-/// bytes apart. Rows of filters that are none keep what they hold.
+/// bytes apart. Rows of filters that are none keep what they hold. Meanwhile as many bytes from `next` on are asked for.
 ///
 /// # Safety
 /// `Isa::Amx` is available; every row is readable, and `to` writable, that far.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn turn(rows: &[*const bf16; 32], filters: usize, to: *mut u8, pitch: usize) {
+pub(super) unsafe fn turn(rows: &[*const bf16; 32], next: *const bf16, filters: usize, to: *mut u8, pitch: usize) {
     for first in (0..filters).step_by(GROUP) {
+        for line in 0..GROUP {
+            // SAFETY: a hint; it reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(32 * (first + line)).cast()) };
+        }
         // SAFETY: sixteen filters a tile, eight rows of 64 bytes a group.
         let to = unsafe { to.add(first / 16 * pitch + first % 16 * 64) };
         if first + GROUP <= filters {
