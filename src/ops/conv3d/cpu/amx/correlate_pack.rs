@@ -18,8 +18,7 @@ const GROUP: usize = 8;
 pub(super) unsafe fn turn(rows: &[*const bf16; 32], next: *const bf16, filters: usize, to: *mut u8, pitch: usize) {
     for first in (0..filters).step_by(GROUP) {
         for line in 0..GROUP {
-            // SAFETY: a hint; it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(32 * (first + line)).cast()) };
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(32 * (first + line)).cast());
         }
         // SAFETY: sixteen filters a tile, eight rows of 64 bytes a group.
         let to = unsafe { to.add(first / 16 * pitch + first % 16 * 64) };
