@@ -1,7 +1,9 @@
 //! How the cost of a training step grows with clips, frames, side length and channels, on one thread and on two, in f32 and
 //! in bf16: R3D-18 of half the width on clips of 8x56x56, one of the four changed at a time.
 //!
-//!     cargo bench --bench scaling [-- DIR]        DIR receives scaling.json and scaling.png
+//!     cargo bench --bench scaling [-- [--quick] DIR]        DIR receives scaling.json and scaling.png
+//!
+//! `--quick` takes the two least values of each and all others least: to see that it works.
 //!
 //! Each line has an exponent, fitted to the logarithms: 1 for clips and frames and 2 for side and channels is what the
 //! number of products says.
@@ -69,23 +71,26 @@ impl Line {
 
 fn main() -> Result<()> {
     let folder = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+    let quick = std::env::args().any(|a| a == "--quick");
+    let base = if quick { AXES.map(|(_, values)| values[0]) } else { BASE };
     let mut lines = Vec::new();
     for (i, (axis, values)) in AXES.into_iter().enumerate() {
+        let values = &values[..if quick { 2 } else { values.len() }];
         for (precision, threads) in LINES {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            let at = |value| {
-                let mut extents = BASE;
+            let at = |&value| {
+                let mut extents = base;
                 extents[i] = value;
                 Ok((value, pool.install(|| step_ms(extents, precision))?))
             };
-            let line = Line { axis, precision, threads, points: values.into_iter().map(at).collect::<Result<_>>()? };
+            let line = Line { axis, precision, threads, points: values.iter().map(at).collect::<Result<_>>()? };
             let points: Vec<String> = line.points.iter().map(|(x, ms)| format!("{x}: {ms:.1} ms")).collect();
             println!("{axis}, {precision}, {threads} threads: {}; exponent {:.2}", points.join(", "), line.exponent());
             lines.push(line);
         }
     }
     let Some(folder) = folder.as_deref().map(Path::new) else { return Ok(()) };
-    let [clips, frames, side, channels] = BASE;
+    let [clips, frames, side, channels] = base;
     let record = json!({
         "how": "cargo bench --bench scaling; a training step of R3D-18 of another width, best of several, one extent changed at a time",
         "base": {"clips": clips, "frames": frames, "side": side, "channels of the first stage": channels},
@@ -106,7 +111,7 @@ fn step_ms([clips, frames, side, channels]: [usize; 4], precision: Precision) ->
     let mut step = Step::new(&net, noise::noise([clips, frames, side, side, 3], 1), precision)?;
     step.run()?; // buffers come into being
     let (begin, mut best, mut runs) = (Instant::now(), Duration::MAX, 0);
-    while runs < 3 || begin.elapsed() < Duration::from_millis(250) {
+    while runs < 2 || begin.elapsed() < Duration::from_millis(250) {
         let start = Instant::now();
         step.run()?;
         best = best.min(start.elapsed());
