@@ -45,6 +45,8 @@ use std::process::ExitCode;
 use tubelet::error::Result;
 
 fn main() -> ExitCode {
+    // This thread computes too, as a peer's does: a call is not the waking of a pool.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("nobody asked for the pool before");
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     if args.first().is_some_and(|a| a == "--serve") {
         return serve(args.iter().any(|a| a == "--processor-time"));

@@ -79,6 +79,13 @@ impl Isa {
     }
 }
 
+/// Runs `f` on a thread of rayon's current pool. There a parallel loop costs a microsecond: its own thread begins with the
+/// work while another is woken. Called from outside of the pool, every one of a training step's loops would wake the pool
+/// and wait for it.
+pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// The name of an instruction set that is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownIsa(pub String);

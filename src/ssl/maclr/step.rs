@@ -1,6 +1,7 @@
 //! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
 
 use super::{CrossPositive, Maclr, Pathways, Views};
+use crate::cpu::in_pool;
 use crate::error::Result;
 use crate::nn::Mode;
 use crate::ops::infonce::{Loss, Mask, Owners};
@@ -10,7 +11,7 @@ use crate::ssl::objective::{Objective, gradients};
 use crate::ssl::pathway::{Order, Pathway};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
-use crate::tensor::{Integers, Tensor};
+use crate::tensor::{Device, Integers, Tensor};
 use rand::Rng;
 
 /// Everything a step reads besides the networks and queues, where those are.
@@ -64,6 +65,13 @@ impl Maclr {
     /// # Errors
     /// As [`Maclr::step`].
     pub fn run(&self, p: &mut Pathways, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
+        match p.visual.query().device() {
+            Device::Cpu => in_pool(|| self.compute(p, inputs, sgd)),
+            _ => self.compute(p, inputs, sgd),
+        }
+    }
+
+    fn compute(&self, p: &mut Pathways, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
         p.visual.follow(self.momentum)?;
         if let Some(m) = &mut p.motion {
             m.follow(self.momentum)?;

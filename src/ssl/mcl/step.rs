@@ -1,6 +1,7 @@
 //! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
 
 use super::{Mcl, Network, Rates, Views};
+use crate::cpu::in_pool;
 use crate::error::{Error, Result};
 use crate::nn::{Codes, Mode, ParamId, Pass};
 use crate::ops::infonce::{Loss, Mask, Owners, infonce_terms};
@@ -113,6 +114,13 @@ impl Mcl {
     /// # Errors
     /// As [`Mcl::step`].
     pub fn run(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
+        match p.query().device() {
+            Device::Cpu => in_pool(|| self.compute(p, inputs, sgd)),
+            _ => self.compute(p, inputs, sgd),
+        }
+    }
+
+    fn compute(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
         p.follow(self.momentum)?;
         let Gradients { loss, grads, seen, keys } = self.gradients(p, inputs)?;
         p.descend(&grads, &inputs.lr, &loss, sgd)?;

@@ -69,7 +69,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/video/", &["error", "rng", "flow", "ops", "video"]),
     ("src/augment/", &["error", "driver", "cpu", "tensor", "augment"]),
     ("src/nn/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn"]),
-    ("src/ssl/", &["error", "shape", "rng", "driver", "tensor", "tape", "ops", "nn", "ssl"]),
+    ("src/ssl/", &["error", "shape", "rng", "driver", "cpu", "tensor", "tape", "ops", "nn", "ssl"]),
     ("src/eval/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "video", "augment", "eval"]),
     (
         "src/train/",
