@@ -81,6 +81,8 @@ fn exact_where_work_is_cut() {
         ("several sets and bands", [1, 3, 56, 56, 7], 19, [1, 3, 3], [1, 1, 1]),
         ("sets that begin within a clip", [2, 9, 28, 29, 9], 5, [3, 1, 1], [1, 1, 1]),
         ("strided in time, ring of three", [1, 9, 30, 30, 6], 8, [3, 3, 3], [2, 2, 2]),
+        ("a shortcut, strided", [1, 16, 30, 29, 20], 24, [1, 1, 1], [2, 2, 2]),
+        ("rows that no tap reads", [1, 4, 20, 21, 6], 8, [3, 1, 3], [2, 3, 2]),
         ("many filters", [1, 2, 7, 7, 20], 300, [3, 1, 1], [1, 1, 1]),
         ("many channels", [1, 2, 7, 7, 300], 40, [1, 3, 3], [1, 1, 1]),
         ("small frames, many samples", [9, 2, 6, 7, 17], 33, [3, 3, 3], [1, 1, 1]),

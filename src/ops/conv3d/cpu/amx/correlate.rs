@@ -263,16 +263,24 @@ impl<'a> Task<'a> {
         let from_row = win.pad[2] * p.c;
         // Whether tiles read no more than a row of the input has.
         let whole = win.pad[2] == 0 && plan.run.is_multiple_of(SIDE);
+        // Whether they read some pixels of a row only, which are then copied one by one.
+        let thin = !(whole && self.x.parts() == 1) && p.kernel[2] == 1 && win.stride[2] > 1 && win.pad[2] == 0;
+        let (copies, apart, len) = if thin { (p.out[2], win.stride[2] * p.c, p.c) } else { (1, 0, width * p.c) };
+        let step = if thin { p.c } else { win.stride[2] * p.c };
         let woven = place * self.x.parts() * plan.columns * self.column_pitch;
         for i in 0..phase_rows(p, rows.len()) {
+            if (0..p.kernel[1]).all(|b| b * win.dilation[1] % stride != i % stride) {
+                continue; // no tap reads rows of this remainder
+            }
             let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
             let first = ((item.n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
             let row = match self.x {
                 Numbers::Bf16(all) if whole => &all[first..first + width * p.c],
                 x => {
-                    if input.is_some() {
+                    for q in (0..copies).filter(|_| input.is_some()) {
+                        let to = &mut self.row[from_row + q * len..];
                         // SAFETY: as the caller vouches.
-                        unsafe { x.copy(first, width * p.c, &mut self.row[from_row..], self.row_pitch) };
+                        unsafe { x.copy(first + q * apart, len, to, self.row_pitch) };
                     }
                     &self.row[..]
                 }
@@ -289,9 +297,9 @@ impl<'a> Task<'a> {
                         continue;
                     }
                     let from = &row[part * self.row_pitch + piece * plan.piece_step..];
-                    let (step, columns) = (win.stride[2] * p.c, plan.piece_columns);
+                    let (columns, pitch) = (plan.piece_columns, self.column_pitch);
                     // SAFETY: the row has all taps of all positions, and a tile's columns more.
-                    unsafe { weave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), self.column_pitch) };
+                    unsafe { weave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), pitch) };
                 }
             }
         }
