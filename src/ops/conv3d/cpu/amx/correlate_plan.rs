@@ -73,9 +73,8 @@ impl Plan {
             64 * numbers * (inputs + rows * pairs * filters)
         };
         let cost = |rows: usize| {
-            let bands = height.div_ceil(rows);
             let halo = ((p.kernel[1] - 1) * dh) as f64 / (rows * win.stride[1]) as f64;
-            let steps = bands * (rows * pairs).div_ceil(SIDE);
+            let steps = height / rows * (rows * pairs).div_ceil(SIDE) + (height % rows * pairs).div_ceil(SIDE);
             let weaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
             (steps * 64 * filters * columns * taps / 4) as f64 + weaving
         };
