@@ -59,5 +59,6 @@ mod tap;
 mod tape;
 mod tvl1_gpu;
 mod updates;
+mod versus;
 mod video;
 mod whole_run;

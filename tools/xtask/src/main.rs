@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                     prints it; GESTURES is that data set's folder, without it procedural clips alone
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (those of six products too),
-                    --rounds N (4), --seconds S of a turn (0.04), --threads N (2; on one PyTorch takes slower f32
+                    --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
                     convolutions than oneDNN's), --processor-time (for a busy machine), --python PATH
                     (python3), --json FILE, --record FILE
   versus-maclr DATA DIR [OPTION..]

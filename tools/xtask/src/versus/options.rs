@@ -32,7 +32,7 @@ impl Default for Options {
             only: Vec::new(),
             all: false,
             rounds: 4,
-            seconds: 0.04,
+            seconds: 0.03,
             threads: 2,
             processor_time: false,
             python: "python3".into(),
