@@ -3,6 +3,7 @@
 use crate::cpu::amx;
 use crate::ops::lanes::Stored;
 use half::bf16;
+use std::ops::Range;
 
 /// Positions of a block of products, and channels.
 pub(super) const BLOCK: usize = 32;
@@ -18,11 +19,12 @@ pub(in crate::ops::conv3d) trait Number: Stored {
     /// `Isa::Amx` is available.
     unsafe fn spread(from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
 
-    /// Writes the first `columns` of each row of sums ([`BLOCK`] wide) where `to` says, unless that is null.
+    /// Writes the first `columns` of each row of sums ([`BLOCK`] wide) `channel` numbers behind where `to` says, unless that
+    /// is null.
     ///
     /// # Safety
     /// `Isa::Amx` is available; there are as many rows as `to` has places, each of them null or good for `columns`.
-    unsafe fn store(sums: *const f32, to: &[*mut Self], columns: usize);
+    unsafe fn store(sums: *const f32, to: &[*mut Self], channel: usize, columns: usize);
 }
 
 impl Number for bf16 {
@@ -33,9 +35,9 @@ impl Number for bf16 {
         to[..from.len()].copy_from_slice(from);
     }
 
-    unsafe fn store(sums: *const f32, to: &[*mut bf16], columns: usize) {
+    unsafe fn store(sums: *const f32, to: &[*mut bf16], channel: usize, columns: usize) {
         // SAFETY: as the caller vouches.
-        unsafe { x86::store_bf16(sums, to, columns) }
+        unsafe { x86::store_bf16(sums, to, channel, columns) }
     }
 }
 
@@ -61,9 +63,9 @@ impl Number for f32 {
         }
     }
 
-    unsafe fn store(sums: *const f32, to: &[*mut f32], columns: usize) {
+    unsafe fn store(sums: *const f32, to: &[*mut f32], channel: usize, columns: usize) {
         // SAFETY: as the caller vouches.
-        unsafe { x86::store_f32(sums, to, columns) }
+        unsafe { x86::store_f32(sums, to, channel, columns) }
     }
 }
 
@@ -77,27 +79,45 @@ pub(super) unsafe fn widen_pixels(from: &[bf16], c: usize, to: &mut [bf16], pitc
     unsafe { x86::widen_pixels(from.as_ptr(), c, to.as_mut_ptr(), pitch, count) }
 }
 
-/// The tile of B whose columns are the 16 rows of `from`, each of 32 numbers.
+/// The tile of B whose columns are rows of numbers in memory: `rows` of them, of which those from `numbers.start` on up to
+/// `numbers.end` are read, others being 0.
 ///
 /// # Safety
-/// `Isa::Amx` is available; `to` has `depth·16` numbers.
-pub(super) unsafe fn turn(from: &[[bf16; BLOCK]; 16], to: &mut [bf16], depth: usize) {
-    debug_assert!(to.len() >= depth * 16);
+/// `Isa::Amx` is available; those numbers of `rows ≤ 16` rows, `step` apart, are readable; `to` has `depth·16` numbers.
+pub(super) unsafe fn turn(
+    from: *const bf16,
+    step: usize,
+    rows: usize,
+    numbers: Range<usize>,
+    to: &mut [bf16],
+    depth: usize,
+) {
+    debug_assert!(to.len() >= depth * 16 && rows <= 16 && numbers.end <= BLOCK);
     // SAFETY: as the caller vouches.
-    unsafe { x86::turn(from, to.as_mut_ptr(), depth / 2) }
+    unsafe { x86::turn(from, step, rows, numbers, to.as_mut_ptr(), depth / 2) }
+}
+
+/// Two rows of up to 32 numbers in memory, or zeros where one is null, as a row of each of two tiles of B.
+///
+/// # Safety
+/// `Isa::Amx` is available; `columns` of each row are readable, and `to` has 32 numbers in two places, `second` apart.
+pub(super) unsafe fn pair(rows: [*const bf16; 2], columns: usize, to: *mut bf16, second: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { x86::pair(rows, columns, to, second) }
 }
 
 mod x86 {
     use super::BLOCK;
     use half::bf16;
     use std::arch::x86_64::*;
+    use std::ops::Range;
 
     fn first(n: usize) -> u32 {
         if n >= 32 { u32::MAX } else { (1 << n) - 1 }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn store_bf16(sums: *const f32, to: &[*mut bf16], columns: usize) {
+    pub(super) unsafe fn store_bf16(sums: *const f32, to: &[*mut bf16], channel: usize, columns: usize) {
         let mask = first(columns);
         for (i, &to) in to.iter().enumerate() {
             if !to.is_null() {
@@ -105,25 +125,22 @@ mod x86 {
                 unsafe {
                     let (low, high) = (_mm512_load_ps(sums.add(i * BLOCK)), _mm512_load_ps(sums.add(i * BLOCK + 16)));
                     let row: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                    _mm512_mask_storeu_epi16(to.cast(), mask, row);
+                    _mm512_mask_storeu_epi16(to.add(channel).cast(), mask, row);
                 }
             }
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn store_f32(sums: *const f32, to: &[*mut f32], columns: usize) {
+    pub(super) unsafe fn store_f32(sums: *const f32, to: &[*mut f32], channel: usize, columns: usize) {
         let mask = first(columns);
         for (i, &to) in to.iter().enumerate() {
             if !to.is_null() {
                 // SAFETY: as above.
                 unsafe {
-                    _mm512_mask_storeu_ps(to, mask as u16, _mm512_load_ps(sums.add(i * BLOCK)));
-                    _mm512_mask_storeu_ps(
-                        to.wrapping_add(16),
-                        (mask >> 16) as u16,
-                        _mm512_load_ps(sums.add(i * BLOCK + 16)),
-                    );
+                    let (row, to) = (sums.add(i * BLOCK), to.add(channel));
+                    _mm512_mask_storeu_ps(to, mask as u16, _mm512_load_ps(row));
+                    _mm512_mask_storeu_ps(to.wrapping_add(16), (mask >> 16) as u16, _mm512_load_ps(row.add(16)));
                 }
             }
         }
@@ -155,12 +172,20 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn turn(from: &[[bf16; BLOCK]; 16], to: *mut bf16, rows: usize) {
+    pub(super) unsafe fn turn(
+        from: *const bf16,
+        step: usize,
+        rows: usize,
+        numbers: Range<usize>,
+        to: *mut bf16,
+        depth: usize,
+    ) {
         // Pairs of numbers are the elements: 16 rows of 16 become columns, by powers of two.
         let mut a = [_mm512_setzero_si512(); 16];
-        for (a, row) in a.iter_mut().zip(from) {
-            // SAFETY: a row has 32 numbers of 16 bits.
-            *a = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+        let mask = first(numbers.end) & !first(numbers.start);
+        for (i, a) in a.iter_mut().enumerate().take(rows) {
+            // SAFETY: the caller vouches for the numbers under the mask.
+            *a = unsafe { _mm512_maskz_loadu_epi16(mask, from.wrapping_add(i * step).cast()) };
         }
         let mut b = a;
         for i in (0..16).step_by(2) {
@@ -183,9 +208,36 @@ mod x86 {
             b[8 + j] = _mm512_shuffle_i32x4::<0x88>(high[0], high[1]);
             b[12 + j] = _mm512_shuffle_i32x4::<0xdd>(high[0], high[1]);
         }
-        for (i, row) in b.iter().enumerate().take(rows) {
-            // SAFETY: the caller vouches for `rows` rows of 32 numbers.
+        for (i, row) in b.iter().enumerate().take(depth) {
+            // SAFETY: the caller vouches for `depth` rows of 32 numbers.
             unsafe { _mm512_storeu_si512(to.add(i * BLOCK).cast(), *row) };
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn pair(rows: [*const bf16; 2], columns: usize, to: *mut bf16, second: usize) {
+        const LOW: [u16; 32] = {
+            let mut of = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                of[i] = (i / 2 + i % 2 * 32) as u16;
+                i += 1;
+            }
+            of
+        };
+        let mask = first(columns);
+        let read = |row: *const bf16| match row.is_null() {
+            true => _mm512_setzero_si512(),
+            // SAFETY: the caller vouches for the numbers under the mask.
+            false => unsafe { _mm512_maskz_loadu_epi16(mask, row.cast()) },
+        };
+        let [a, b] = rows.map(read);
+        // SAFETY: the caller vouches for both places; an array has 32 numbers of 16 bits.
+        unsafe {
+            let low = _mm512_loadu_si512(LOW.as_ptr().cast());
+            let high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+            _mm512_storeu_si512(to.cast(), _mm512_permutex2var_epi16(a, low, b));
+            _mm512_storeu_si512(to.add(second).cast(), _mm512_permutex2var_epi16(a, high, b));
         }
     }
 }

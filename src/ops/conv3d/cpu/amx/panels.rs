@@ -1,7 +1,7 @@
 //! Filters as tiles: which numbers a step multiplies, and the panels of B in the order of the steps.
 
 use super::super::plan::Plan;
-use super::number::{BLOCK, Number, turn};
+use super::number::{self, BLOCK, Number};
 use super::slab::Layout;
 use crate::cpu::amx::{DEPTH, SIDE, Step};
 use half::bf16;
@@ -135,57 +135,79 @@ impl Class {
         let [_, kh, kw] = self.plan.kernel;
         let [at, ah, _] = &self.plan.axes;
         let pieces = panel.chunks_exact_mut(self.planes * 2 * self.tile());
+        let mut parts = vec![bf16::ZERO; self.planes * DEPTH * BLOCK];
+        let stored: Option<*const bf16> = S::STORED.then(|| w.as_ptr().cast());
         for (place, to) in self.places.iter().zip(pieces) {
             let run = &self.runs[place.run];
             let tap = (at.taps[place.t].index * kh + ah.taps[place.h].index) * kw;
             let start = self.start(place.piece);
             // Numbers before these are another piece's, too.
-            let fresh = place.piece * DEPTH..(start + self.depth).min(self.len);
-            for side in 0..2 {
-                let first = block * BLOCK + side * SIDE;
-                let columns = k.saturating_sub(first).min(SIDE);
-                if columns == 0 {
-                    continue;
-                }
-                let mut parts = [[[bf16::ZERO; BLOCK]; SIDE]; 3];
-                // Stretches of one tap's channels.
-                let mut e = fresh.start;
-                while e < fresh.end {
-                    let (of_run, channel) = (e / self.channels, e % self.channels);
-                    let end = fresh.end.min((of_run + 1) * self.channels);
-                    let count = (end - e).min(c.saturating_sub(channel));
-                    let tap = tap + run.taps[of_run];
-                    let flat = parts.as_flattened_mut().as_flattened_mut();
-                    if turned {
-                        for i in 0..count {
-                            let from = &w[((channel + i) * taps + tap) * k + first..][..columns];
-                            // Two rows of 16 make one of 32 here, so that pairs can be taken from it.
-                            let at = (e - start + i) * SIDE;
-                            // SAFETY: as the caller vouches.
-                            unsafe { S::spread(from, &mut flat[at..], SIDE * BLOCK, self.planes) };
-                        }
-                    } else {
-                        for j in 0..columns {
-                            let from = &w[((first + j) * taps + tap) * c + channel..][..count];
-                            // SAFETY: as the caller vouches.
-                            unsafe { S::spread(from, &mut flat[j * BLOCK + e - start..], SIDE * BLOCK, self.planes) };
-                        }
-                    }
-                    e = end;
-                }
-                for (plane, part) in parts.iter().enumerate().take(self.planes) {
-                    let to = &mut to[(plane * 2 + side) * self.tile()..][..self.tile()];
-                    if turned {
-                        let rows = part.as_flattened().chunks_exact(2 * SIDE);
-                        for (pair, to) in rows.zip(to.chunks_exact_mut(2 * SIDE)) {
-                            for j in 0..SIDE {
-                                (to[2 * j], to[2 * j + 1]) = (pair[j], pair[SIDE + j]);
+            let fresh = place.piece * DEPTH - start..(start + self.depth).min(self.len) - start;
+            // Where a number's filters begin, unless it fills up an odd pixel.
+            let at = |e: usize, row: usize| {
+                let (of_run, channel) = ((start + e) / self.channels, (start + e) % self.channels);
+                let (tap, own) = (tap + run.taps[of_run], channel < c);
+                let [outer, inner] = if turned { [channel, row] } else { [row, channel] };
+                own.then(|| (outer * taps + tap) * if turned { k } else { c } + inner)
+            };
+            let columns = (k - block * BLOCK).min(BLOCK);
+            if turned {
+                for plane in 0..self.planes {
+                    if stored.is_none() && plane == 0 {
+                        for e in fresh.clone() {
+                            if let Some(at) = at(e, block * BLOCK) {
+                                let to = &mut parts[e * BLOCK..];
+                                // SAFETY: as the caller vouches.
+                                unsafe { S::spread(&w[at..at + columns], to, DEPTH * BLOCK, self.planes) };
                             }
                         }
-                    } else {
-                        // SAFETY: as the caller vouches.
-                        unsafe { turn(part, to, self.depth) };
                     }
+                    let row = |e: usize| match (fresh.contains(&e).then(|| at(e, block * BLOCK)).flatten(), stored) {
+                        (None, _) => std::ptr::null(),
+                        (Some(at), Some(w)) => w.wrapping_add(at),
+                        (Some(_), None) => parts[(plane * DEPTH + e) * BLOCK..].as_ptr(),
+                    };
+                    for pair in 0..self.depth / 2 {
+                        let to = &mut to[plane * 2 * self.tile() + pair * BLOCK..][..self.tile() + BLOCK];
+                        // SAFETY: as the caller vouches; `columns` of a row are there.
+                        unsafe {
+                            number::pair([row(2 * pair), row(2 * pair + 1)], columns, to.as_mut_ptr(), self.tile())
+                        };
+                    }
+                }
+                continue;
+            }
+            for side in 0..columns.div_ceil(SIDE) {
+                let first = block * BLOCK + side * SIDE;
+                let rows = (columns - side * SIDE).min(SIDE);
+                let together = self.channels == c || run.taps.len() == 1;
+                if let (Some(w), true) = (stored, together) {
+                    let from = w.wrapping_add(at(fresh.start, first).unwrap_or(0)).wrapping_sub(fresh.start);
+                    let whole = fresh.start..fresh.end.min(if run.taps.len() == 1 { c - start } else { DEPTH });
+                    // SAFETY: as the caller vouches; a run's numbers lie together in a filter.
+                    unsafe { number::turn(from, taps * c, rows, whole, &mut to[side * self.tile()..], self.depth) };
+                    continue;
+                }
+                parts.fill(bf16::ZERO);
+                for j in 0..rows {
+                    let mut e = fresh.start;
+                    while e < fresh.end {
+                        // A stretch of one tap's channels.
+                        let end = fresh.end.min(((start + e) / self.channels + 1) * self.channels - start);
+                        if let Some(at) = at(e, first + j) {
+                            let count = (end - e).min(c - (start + e) % self.channels);
+                            let to = &mut parts[j * DEPTH + e..];
+                            // SAFETY: as the caller vouches.
+                            unsafe { S::spread(&w[at..at + count], to, DEPTH * BLOCK, self.planes) };
+                        }
+                        e = end;
+                    }
+                }
+                for plane in 0..self.planes {
+                    let from = parts[plane * DEPTH * BLOCK..].as_ptr();
+                    let to = &mut to[(plane * 2 + side) * self.tile()..];
+                    // SAFETY: as the caller vouches; there are 32 numbers for each of 32 rows.
+                    unsafe { number::turn(from, DEPTH, rows, 0..DEPTH, to, self.depth) };
                 }
             }
         }

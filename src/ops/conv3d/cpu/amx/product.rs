@@ -218,7 +218,7 @@ impl<S: Number> Job<'_, '_, S> {
                         let frame = (q * at.step) as isize - frames.start as isize;
                         slab.as_ptr().wrapping_offset(frame * self.layout.frame_pitch as isize)
                     };
-                    let across = self.layout.across;
+                    let (across, height) = (self.layout.across, unit.h.len());
                     let rows = if together == 1 { qh.len() } else { together * unit.h.len() };
                     let count = (rows - 1) * across + aw.count;
                     for f in (0..count).step_by(BLOCK) {
@@ -227,13 +227,34 @@ impl<S: Number> Job<'_, '_, S> {
                         let starts = [f, f + SIDE].map(|s| s.min(latest));
                         let two = f + SIDE < count;
                         let mut to = [std::ptr::null_mut(); BLOCK];
-                        for (i, to) in to.iter_mut().enumerate().take(if two { BLOCK } else { SIDE }) {
-                            let at = starts[i / SIDE] + i % SIDE;
-                            let (row, qw) = (at / across, at % across);
-                            let (frame, row) =
-                                if together == 1 { (0, row) } else { (row / unit.h.len(), row % unit.h.len()) };
-                            if at >= f + i / SIDE * SIDE && at < count && qw < aw.count && row < qh.len() {
-                                *to = self.out.0.wrapping_add(plan.output(unit.n, [q + frame, qh.start + row, qw]));
+                        for (tile, to) in to.chunks_exact_mut(SIDE).enumerate().take(1 + usize::from(two)) {
+                            let (mut row, mut qw) = (starts[tile] / across, starts[tile] % across);
+                            let mut left = count - starts[tile];
+                            // Positions before these are another tile's, too.
+                            let known = f + tile * SIDE - starts[tile];
+                            let mut line = std::ptr::null_mut();
+                            let mut at = usize::MAX;
+                            for (i, to) in to.iter_mut().enumerate() {
+                                if at != row {
+                                    at = row;
+                                    let (frame, row) =
+                                        if together == 1 { (0, row) } else { (row / height, row % height) };
+                                    let inside = row < qh.len() && q + frame < end;
+                                    line = match inside {
+                                        true => {
+                                            self.out.0.wrapping_add(plan.output(unit.n, [q + frame, qh.start + row, 0]))
+                                        }
+                                        false => std::ptr::null_mut(),
+                                    };
+                                }
+                                if i >= known && left > 0 && qw < aw.count && !line.is_null() {
+                                    *to = line.wrapping_add(qw * aw.out_step * plan.out_pitch);
+                                }
+                                left = left.saturating_sub(1);
+                                qw += 1;
+                                if qw == across {
+                                    (qw, row) = (0, row + 1);
+                                }
                             }
                         }
                         let positions = Positions {
@@ -291,12 +312,8 @@ impl<S: Number> Job<'_, '_, S> {
         let mut waiting: Option<(usize, *const f32)> = None;
         let store = |(block, sums): (usize, *const f32)| {
             let channel = block * BLOCK;
-            let to: [*mut S; BLOCK] = std::array::from_fn(|i| match positions.to.get(i) {
-                Some(to) if !to.is_null() => to.wrapping_add(channel),
-                _ => std::ptr::null_mut(),
-            });
             // SAFETY: the places are this task's; a block's channels are no other block's.
-            unsafe { S::store(sums, &to[..positions.to.len()], (self.k - channel).min(BLOCK)) };
+            unsafe { S::store(sums, positions.to, channel, (self.k - channel).min(BLOCK)) };
         };
         for (i, steps) in positions.steps.iter().enumerate() {
             let last = i + 1 == positions.steps.len();
