@@ -77,6 +77,34 @@ fn exact_on_integers() {
     }
 }
 
+/// What the small table does not reach in wgrad: several sets of positions, several chunks of a set, stretches of a chunk,
+/// operands copied and not, and each orientation of the tiles. `n t h w c`, `k`, the kernel's last two extents.
+const MANY_POSITIONS: [([usize; 5], usize, [usize; 2]); 4] = [
+    ([1, 2, 48, 48, 33], 70, [1, 3]), // both operands copied, the last chunk and the last block ragged
+    ([1, 2, 48, 48, 5], 40, [3, 3]),  // channels of the gradient in vectors
+    ([1, 2, 48, 48, 20], 18, [3, 3]), // taps of a sliding row merged
+    ([3, 2, 9, 10, 70], 300, [3, 1]), // many tiles: parts of them are tasks
+];
+
+#[test]
+fn wgrad_over_many_positions() {
+    for (x, k, [kh, kw]) in MANY_POSITIONS {
+        let g = Geometry::new(Window::same([1, kh, kw]));
+        let p = Conv3d::new("conv3d", x.into(), [k, 1, kh, kw, x[4]].into(), &g).unwrap();
+        let d = data(&p, 8, integers);
+        let want = reference::wgrad(&p, d.x.f32().unwrap(), d.dy.f32().unwrap());
+        for &isa in Isa::available() {
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| wgrad_with(isa, &d.x, &d.dy, p.w_shape(), &g).unwrap())
+            };
+            for threads in [1, 3] {
+                assert!(run(threads).f32().unwrap() == want.value, "{x:?} {isa:?} {threads} threads");
+            }
+        }
+    }
+}
+
 #[test]
 fn bounded_on_reals() {
     for c in SMALL {
