@@ -6,7 +6,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
-use super::simd::{Plain, Vector};
+use super::simd::{Plain, Vector, prefetch};
 use std::ops::Range;
 
 /// Most vectors in a tile.
@@ -241,6 +241,9 @@ unsafe fn pack<S: Vector, const V: usize>(a: &Pack) {
     }
 }
 
+/// Pixels that [`deal`] asks for before it comes to them: their channels are a part of many, so nobody else does.
+const AHEAD: usize = 4;
+
 /// # Safety
 /// The channels are readable at every pixel, there is the room that [`Deal`] asks for, and the machine has the instructions
 /// of `S`.
@@ -254,8 +257,9 @@ unsafe fn deal<S: Vector>(a: &Deal) {
             for cut in a.cuts.windows(2) {
                 let (start, len) = (cut[0], cut[1] - cut[0]);
                 let to = a.to.add((start - first) * a.pixels + i * len);
-                let mask = S::first(len);
-                S::load_masked(from.add(start), mask).store_masked(to, mask);
+                let (from, mask) = (from.add(start), S::first(len));
+                prefetch(from.wrapping_add(AHEAD * a.step));
+                S::load_masked(from, mask).store_masked(to, mask);
             }
         }
     }
