@@ -31,6 +31,16 @@ pub(in crate::ops) trait Lanes: Copy {
     unsafe fn where_positive(self, of: Self) -> Self;
     /// 0 for what is 0 or below; a NaN stays.
     unsafe fn rectified(self) -> Self;
+
+    /// Where sixteen numbers come from.
+    type Places: Copy;
+    unsafe fn places(place: u32) -> Self::Places;
+    unsafe fn store_places(at: Self::Places, p: *mut u32, n: usize);
+    /// The greater of these numbers, which are from `at`, and those of `x` from `place`, with their places. Of equals the first
+    /// stays, and a NaN beats every number.
+    unsafe fn greater(self, at: Self::Places, x: Self, place: u32) -> (Self, Self::Places);
+    /// These numbers where the places at `p` are `place`, 0 elsewhere.
+    unsafe fn where_from(self, p: *const u32, place: u32, n: usize) -> Self;
 }
 
 /// A stored number that vectors are read from and written to.
@@ -154,7 +164,10 @@ impl<T: Stored, F: Map<N>, const N: usize> Kernel for Mapped<'_, T, F, N> {
             self.y.len(),
             #[inline(always)]
             |at, n| unsafe {
-                let x = self.x.map(|x| T::get::<V>(x.as_ptr().add(at), n));
+                let mut x = [V::splat(0.0); N];
+                for (v, x) in x.iter_mut().zip(&self.x) {
+                    *v = T::get(x.as_ptr().add(at), n);
+                }
                 T::put(self.y.as_mut_ptr().add(at), self.f.at(x), n);
             },
         );
@@ -250,6 +263,31 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn rectified(self) -> Self {
         Plain(self.0.map(|x| if x <= 0.0 { 0.0 } else { x }))
+    }
+
+    type Places = [u32; LANES];
+    #[inline(always)]
+    unsafe fn places(place: u32) -> [u32; LANES] {
+        [place; LANES]
+    }
+    #[inline(always)]
+    unsafe fn store_places(at: [u32; LANES], p: *mut u32, n: usize) {
+        at.iter().take(n).enumerate().for_each(|(i, at)| unsafe { *p.add(i) = *at });
+    }
+    #[inline(always)]
+    unsafe fn greater(mut self, mut at: [u32; LANES], x: Self, place: u32) -> (Self, [u32; LANES]) {
+        for i in 0..LANES {
+            // A NaN wins once and then stays: nothing compares greater than it.
+            let wins = (x.0[i] > self.0[i]) | (x.0[i].is_nan() & !self.0[i].is_nan());
+            self.0[i] = if wins { x.0[i] } else { self.0[i] };
+            at[i] = if wins { place } else { at[i] };
+        }
+        (self, at)
+    }
+    #[inline(always)]
+    unsafe fn where_from(self, p: *const u32, place: u32, n: usize) -> Self {
+        let from = |i: usize| i < n && unsafe { *p.add(i) } == place;
+        Plain(std::array::from_fn(|i| if from(i) { self.0[i] } else { 0.0 }))
     }
 }
 
@@ -347,6 +385,36 @@ mod x86 {
                 Zmm(_mm512_maskz_mov_ps(stays, self.0))
             }
         }
+
+        type Places = __m512i;
+        #[inline(always)]
+        unsafe fn places(place: u32) -> __m512i {
+            unsafe { _mm512_set1_epi32(place as i32) }
+        }
+        #[inline(always)]
+        unsafe fn store_places(at: __m512i, p: *mut u32, n: usize) {
+            unsafe { _mm512_mask_storeu_epi32(p.cast(), first(n), at) }
+        }
+        #[inline(always)]
+        unsafe fn greater(self, at: __m512i, x: Self, place: u32) -> (Self, __m512i) {
+            unsafe {
+                let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x.0, self.0);
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x.0, x.0);
+                // A NaN wins once and then stays: nothing compares greater than it.
+                let first = _mm512_mask_cmp_ps_mask::<_CMP_ORD_Q>(nan, self.0, self.0);
+                let wins = above | first;
+                let at = _mm512_mask_mov_epi32(at, wins, _mm512_set1_epi32(place as i32));
+                (Zmm(_mm512_mask_mov_ps(self.0, wins, x.0)), at)
+            }
+        }
+        #[inline(always)]
+        unsafe fn where_from(self, p: *const u32, place: u32, n: usize) -> Self {
+            unsafe {
+                let at = _mm512_maskz_loadu_epi32(first(n), p.cast());
+                let from = _mm512_mask_cmpeq_epi32_mask(first(n), at, _mm512_set1_epi32(place as i32));
+                Zmm(_mm512_maskz_mov_ps(from, self.0))
+            }
+        }
     }
 }
 
@@ -361,7 +429,7 @@ mod tests {
         #[inline(always)]
         unsafe fn run<V: Lanes>(self) {
             let All(x, out) = self;
-            let mut halves = vec![bf16::ZERO; x.len()];
+            let (mut halves, mut out_places) = (vec![bf16::ZERO; x.len()], Vec::new());
             let mut put = |v: V, n: usize| {
                 let mut wide = [7.0; LANES];
                 // SAFETY: sixteen numbers have room.
@@ -377,8 +445,17 @@ mod tests {
                     [a.rounded(), a.add(b), a.sub(b), a.mul(a), b.div(a), b.where_positive(a), a.rectified()]
                         .into_iter()
                         .for_each(|v| put(v, n));
+                    let mut places = [5; LANES];
+                    let (most, at) = b.greater(V::places(3), a, 4);
+                    V::store_places(at, places.as_mut_ptr(), n);
+                    [most, a.greater(at, a, 6).0, a.where_from(places.as_ptr(), 4, n)]
+                        .into_iter()
+                        .for_each(|v| put(v, n));
+                    put(V::splat(0.0).where_from(places.as_ptr(), 4, n), n);
+                    out_places.extend(places);
                 }
             });
+            out.extend(out_places);
             out.extend(halves.iter().map(|h| u32::from(h.to_bits())));
         }
     }

@@ -105,42 +105,35 @@ impl<T: Stored> Rows<T> for Max<'_, T> {
         let first = p.base(p.out, n, to, ho, 0);
         // SAFETY: the places of this row, which no other task has.
         let at = unsafe { std::slice::from_raw_parts_mut(self.at.0.add(first), row.len()) };
-        let mut best = vec![0.0; c];
+        // Where the taps of a window read, and the places there.
+        let mut taps: Vec<(*const T, u32)> = Vec::new();
         for (wo, (y, at)) in row.chunks_exact_mut(c).zip(at.chunks_exact_mut(c)).enumerate() {
-            let mut first = true;
+            taps.clear();
             for a in p.taps(0, to) {
                 for b in p.taps(1, ho) {
                     for d in p.taps(2, wo) {
                         let (ti, hi, wi) = (p.under(0, to, a), p.under(1, ho, b), p.under(2, wo, d));
-                        let place = ((ti * h + hi) * w + wi) as u32;
                         let x = &self.x[p.base(p.input, n, ti, hi, wi)..][..c];
-                        if first {
-                            // SAFETY: both have `c` numbers; the instruction set is the caller's promise.
-                            unsafe { widen::<V, T>(x, &mut best) };
-                            at.fill(place);
-                            first = false;
-                            continue;
-                        }
-                        let mut wide = [0.0; lanes::LANES];
-                        each(
-                            c,
-                            #[inline(always)]
-                            |i, len| {
-                                // SAFETY: `each` stays inside of `c` numbers.
-                                unsafe { T::get::<V>(x.as_ptr().add(i), len).store(wide.as_mut_ptr(), lanes::LANES) };
-                                for ((y, at), &x) in best[i..i + len].iter_mut().zip(&mut at[i..i + len]).zip(&wide) {
-                                    // A NaN wins once and then stays: nothing compares greater than it.
-                                    let wins = (x > *y) | (x.is_nan() & !y.is_nan());
-                                    *y = if wins { x } else { *y };
-                                    *at = if wins { place } else { *at };
-                                }
-                            },
-                        );
+                        taps.push((x.as_ptr(), ((ti * h + hi) * w + wi) as u32));
                     }
                 }
             }
-            // SAFETY: as above.
-            unsafe { narrow::<V, T>(&best, 1.0, y) };
+            let Some((&(x, place), rest)) = taps.split_first() else { unreachable!("every window touches the input") };
+            each(
+                c,
+                #[inline(always)]
+                |i, n| {
+                    // SAFETY: all have `c` numbers, inside of which `each` stays; the instruction set is the caller's promise.
+                    unsafe {
+                        let (mut best, mut from) = (T::get::<V>(x.add(i), n), V::places(place));
+                        for &(x, place) in rest {
+                            (best, from) = best.greater(from, T::get::<V>(x.add(i), n), place);
+                        }
+                        T::put(y.as_mut_ptr().add(i), best, n);
+                        V::store_places(from, at.as_mut_ptr().add(i), n);
+                    }
+                },
+            );
         }
     }
 }
@@ -209,32 +202,33 @@ impl<T: Stored> Rows<T> for Unpool<'_, T> {
     #[inline(always)]
     unsafe fn row<V: Lanes>(&self, [n, ti, hi]: [usize; 3], row: &mut [T]) {
         let (p, (c, [_, h, w])) = (self.p, (self.p.c, self.p.input));
-        let mut sums = vec![0.0; row.len()];
-        for to in p.over(0, ti) {
-            for ho in p.over(1, hi) {
-                for (wi, dx) in sums.chunks_exact_mut(c).enumerate() {
-                    let place = ((ti * h + hi) * w + wi) as u32;
-                    for wo in p.over(2, wi) {
-                        let o = p.base(p.out, n, to, ho, wo);
-                        let (dy, at) = (&self.dy[o..][..c], &self.at[o..][..c]);
-                        let mut wide = [0.0; lanes::LANES];
-                        each(
-                            c,
-                            #[inline(always)]
-                            |i, len| {
-                                // SAFETY: `each` stays inside of `c` numbers.
-                                unsafe { T::get::<V>(dy.as_ptr().add(i), len).store(wide.as_mut_ptr(), lanes::LANES) };
-                                for ((dx, &dy), &at) in dx[i..i + len].iter_mut().zip(&wide).zip(&at[i..i + len]) {
-                                    *dx += if at == place { dy } else { 0.0 };
-                                }
-                            },
-                        );
-                    }
+        // The results whose windows cover a place.
+        let mut covers: Vec<usize> = Vec::new();
+        for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
+            covers.clear();
+            for to in p.over(0, ti) {
+                for ho in p.over(1, hi) {
+                    covers.extend(p.over(2, wi).map(|wo| p.base(p.out, n, to, ho, wo)));
                 }
             }
+            let place = ((ti * h + hi) * w + wi) as u32;
+            assert!(covers.iter().all(|o| o + c <= self.dy.len().min(self.at.len())));
+            each(
+                c,
+                #[inline(always)]
+                |i, n| {
+                    // SAFETY: all have `c` numbers, inside of which `each` stays; the instruction set is the caller's promise.
+                    unsafe {
+                        let mut sum = V::splat(0.0);
+                        for o in &covers {
+                            let dy = T::get::<V>(self.dy.as_ptr().add(o + i), n);
+                            sum = sum.add(dy.where_from(self.at.as_ptr().add(o + i), place, n));
+                        }
+                        T::put(dx.as_mut_ptr().add(i), sum, n);
+                    }
+                },
+            );
         }
-        // SAFETY: the instruction set is the caller's promise.
-        unsafe { narrow::<V, T>(&sums, 1.0, row) };
     }
 }
 

@@ -16,7 +16,7 @@ pub use grad::{avg_pool, global_avg_pool, max_pool};
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
-use crate::tensor::{DType, Device, Element, Place, Tensor};
+use crate::tensor::{Buffer, DType, Device, Element, Place, Tensor};
 use half::bf16;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -83,12 +83,21 @@ pub struct Choice {
 }
 
 /// Per element of the result, where its maximum was.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Positions {
     /// The position `(t·H + h)·W + w` in its sample.
-    Cpu(Arc<Vec<u32>>),
+    Cpu(Arc<Buffer<u32>>),
     /// The number of the tap, 16 bits.
     Gpu(Arc<Memory>),
+}
+
+impl std::fmt::Debug for Positions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Positions::Cpu(_) => "on the CPU",
+            Positions::Gpu(_) => "on a GPU",
+        })
+    }
 }
 
 impl Choice {
@@ -103,7 +112,7 @@ impl Choice {
     /// `Driver` when the copy from a GPU, or work before it, failed.
     pub fn positions(&self) -> Result<Cow<'_, [u32]>> {
         match &self.at {
-            Positions::Cpu(at) => Ok(Cow::Borrowed(at)),
+            Positions::Cpu(at) => Ok(Cow::Borrowed(at.as_slice())),
             Positions::Gpu(memory) => cuda::positions(&self.pool, memory).map(Cow::Owned),
         }
     }
@@ -111,7 +120,7 @@ impl Choice {
     /// The device and the positions for an operation on `x`, which must live where the choice was made.
     fn place<'a>(&'a self, op: &'static str, arg: &'static str, x: &'a Tensor) -> Result<At<'a>> {
         match (x.place(op, &[])?, &self.at) {
-            (Place::Cpu, Positions::Cpu(at)) => Ok(At::Cpu(at)),
+            (Place::Cpu, Positions::Cpu(at)) => Ok(At::Cpu(at.as_slice())),
             (Place::Gpu(gpu), Positions::Gpu(at)) if at.gpu() == gpu => Ok(At::Gpu(gpu, at)),
             (_, Positions::Cpu(_)) => Err(Error::device(op, arg, Device::Cpu, x.device())),
             (_, Positions::Gpu(at)) => Err(Error::device(op, arg, Device::Cuda(at.gpu().clone()), x.device())),
@@ -133,10 +142,12 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
     let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
     let (y, at) = match x.place("max_pool", &[])? {
         Place::Cpu => {
-            let mut at = vec![0; pool.out_shape().len()];
+            let mut at = Buffer::<u32>::arbitrary(pool.out_shape().len());
             let y = match x.dtype() {
-                DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::max(&pool, f32::of(x), y, &mut at)),
-                DType::BF16 => Tensor::build_bf16(pool.out_shape(), |y| cpu::max(&pool, bf16::of(x), y, &mut at)),
+                DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::max(&pool, f32::of(x), y, at.as_mut_slice())),
+                DType::BF16 => {
+                    Tensor::build_bf16(pool.out_shape(), |y| cpu::max(&pool, bf16::of(x), y, at.as_mut_slice()))
+                }
             };
             (y, Positions::Cpu(Arc::new(at)))
         }

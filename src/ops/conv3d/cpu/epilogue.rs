@@ -207,6 +207,12 @@ pub(in crate::ops::conv3d) struct Strips<'a, T> {
 unsafe impl<T: Sync> Sync for Strips<'_, T> {}
 
 impl<T: Stored> Strips<'_, T> {
+    /// Which part a sample belongs to.
+    #[allow(dead_code, reason = "for kernels with divisions of their own")]
+    pub fn part(&self, sample: usize) -> usize {
+        sample / self.samples.max(1)
+    }
+
     /// Does the work on some positions of `plan`, which all lie in `range`, and some channels.
     ///
     /// # Safety
