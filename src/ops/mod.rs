@@ -4,6 +4,8 @@
 mod lanes;
 mod launch;
 pub mod reference;
+#[cfg(target_arch = "x86_64")]
+mod zmm;
 
 // Primitives: what gradients of gradients are made of.
 pub mod arith;

@@ -94,7 +94,7 @@ impl<'a, T: Stored> Epilogue<'a, T> {
         }
     }
 
-    /// The same work for results that were written elsewhere, `n` samples of them: a pass over memory.
+    /// The same work for results that were written elsewhere: a pass over memory.
     pub fn whole(&mut self, out: &mut [T]) {
         if let Work::None = self.work {
             return;
@@ -207,12 +207,6 @@ pub(in crate::ops::conv3d) struct Strips<'a, T> {
 unsafe impl<T: Sync> Sync for Strips<'_, T> {}
 
 impl<T: Stored> Strips<'_, T> {
-    /// Which part a sample belongs to.
-    #[allow(dead_code, reason = "for kernels with divisions of their own")]
-    pub fn part(&self, sample: usize) -> usize {
-        sample / self.samples.max(1)
-    }
-
     /// Does the work on some positions of `plan`, which all lie in `range`, and some channels.
     ///
     /// # Safety
