@@ -24,13 +24,13 @@ use std::io::Write;
 use std::path::Path;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 
 use super::Clip;
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::flow::maps::{Fields, MapSpec, Maps};
+use crate::ops::motion_map::widened;
 
 const _: () =
     assert!(cfg!(target_endian = "little"), "cache files are mapped as they are and hold little-endian numbers");
@@ -148,13 +148,8 @@ impl View {
 
     /// Field `m` in f32.
     pub fn flow_field(&self, m: usize) -> Flow {
-        let wide = |plane: &[f16]| {
-            let mut out = vec![0.0; plane.len()];
-            plane.convert_to_f32_slice(&mut out);
-            out
-        };
         let (u, v) = self.flow(m);
-        Flow { h: self.head.flow_h, w: self.head.flow_w, u: wide(u), v: wide(v) }
+        Flow { h: self.head.flow_h, w: self.head.flow_w, u: widened(u), v: widened(v) }
     }
 
     /// Maps and scores, made of the flow.

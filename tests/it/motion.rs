@@ -32,6 +32,16 @@ fn edges_follow_the_definition() {
     }
 }
 
+/// Every number of 16 bits, small ones and infinite ones too.
+#[test]
+fn stored_flow_is_widened_exactly() {
+    let all: Vec<half::f16> = (0..=u16::MAX).map(half::f16::from_bits).collect();
+    for (wide, h) in motion_map::widened(&all).iter().zip(&all) {
+        let same = wide.to_bits() == h.to_f32().to_bits() || (wide.is_nan() && h.is_nan());
+        assert!(same, "{:04x} is {wide}", h.to_bits());
+    }
+}
+
 #[test]
 fn a_step_answers_four_times_its_height() {
     let mut flow = Flow::zeros(5, 6);

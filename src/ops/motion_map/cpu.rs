@@ -2,6 +2,7 @@
 
 use crate::cpu::widest::widest;
 use crate::flow::Flow;
+use half::f16;
 
 pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     let (h, w) = (flow.h, flow.w);
@@ -34,7 +35,31 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
                     }
                 }
             }
-            out.iter_mut().for_each(|e| *e = e.sqrt().min(clamp) / clamp);
+            // A closure of its own would be compiled for the least vectors.
+            for e in &mut out {
+                *e = e.sqrt().min(clamp) / clamp;
+            }
+        },
+    );
+    out
+}
+
+/// Numbers of 16 bits in 32.
+pub(super) fn widened(halves: &[f16]) -> Vec<f32> {
+    const BIAS: u32 = (127 - 15) << 23;
+    let halves: &[u16] = bytemuck::cast_slice(halves);
+    let mut out = vec![0.0f32; halves.len()];
+    widest(
+        #[inline(always)]
+        || {
+            for (y, &h) in out.iter_mut().zip(halves) {
+                let (bits, exponent) = (u32::from(h & 0x7fff), h & 0x7c00);
+                // Below the least exponent a number is so many 2^-24; above the largest it is infinite, or none.
+                let normal = (bits << 13) + if exponent == 0x7c00 { 2 * BIAS } else { BIAS };
+                let small = (bits as i32 as f32 * (0.5f32 / (1 << 23) as f32)).to_bits();
+                let size = if exponent == 0 { small } else { normal };
+                *y = f32::from_bits(size | u32::from(h & 0x8000) << 16);
+            }
         },
     );
     out

@@ -10,6 +10,7 @@ pub mod reference;
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::tensor::{DType, Frames, Place, Tensor};
+use half::f16;
 
 /// Edges of a flow field, `h w`, 0 to 1: `E = √((Gx∗u)² + (Gy∗u)² + (Gx∗v)² + (Gy∗v)²)` with the 3x3 Sobel kernels (not
 /// normalised: a step of one pixel answers 4), the border repeated, then `min(E, clamp) / clamp`. A panning camera
@@ -18,6 +19,11 @@ use crate::tensor::{DType, Frames, Place, Tensor};
 /// `clamp` is in pixels and should be positive: one that is not makes every edge a 1.
 pub fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     cpu::flow_edges(flow, clamp.max(f32::MIN_POSITIVE))
+}
+
+/// Flow of 16 bits a number, as a cache keeps it, in 32: exactly.
+pub fn widened(halves: &[f16]) -> Vec<f32> {
+    cpu::widened(halves)
 }
 
 /// `(u, v)` clamped to `±clamp` pixels and divided by it, `h w 2`, -1 to 1. `clamp` as in [`flow_edges`].
