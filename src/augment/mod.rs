@@ -67,33 +67,34 @@ pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: us
 
     let mut planes = vec![0.0; 3 * pixels];
     let mut scratch = vec![0.0; pixels];
-    let one = |(frame, out): (&&[u8], &mut [f32])| {
-        resize::<u8, 3>(frame, w, &rows, &cols, 1.0 / 255.0, |channel, at, v| planes[channel * pixels + at] = v);
-        if let Some(jitter) = &draw.jitter {
-            for adjust in jitter.order {
-                color::adjust(&mut planes, adjust, jitter);
-            }
-        }
-        if draw.grey {
-            color::grey(&mut planes);
-        }
-        if let Some(sigma) = draw.blur {
-            for plane in planes.chunks_exact_mut(pixels) {
-                color::blur(plane, out_side, sigma, &mut scratch);
-            }
-        }
-        let (red, rest) = planes.split_at(pixels);
-        let (green, blue) = rest.split_at(pixels);
-        let inverse = draw.std.map(|s| 1.0 / s);
-        for (((y, r), g), b) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
-            y[0] = (r - draw.mean[0]) * inverse[0];
-            y[1] = (g - draw.mean[1]) * inverse[1];
-            y[2] = (b - draw.mean[2]) * inverse[2];
-        }
-    };
     widest(
         #[inline(always)]
-        || frames.iter().zip(out.chunks_exact_mut(3 * pixels)).for_each(one),
+        || {
+            for (frame, out) in frames.iter().zip(out.chunks_exact_mut(3 * pixels)) {
+                resize::<u8, 3>(frame, w, &rows, &cols, 1.0 / 255.0, &mut planes, [pixels, 1]);
+                if let Some(jitter) = &draw.jitter {
+                    for adjust in jitter.order {
+                        color::adjust(&mut planes, adjust, jitter);
+                    }
+                }
+                if draw.grey {
+                    color::grey(&mut planes);
+                }
+                if let Some(sigma) = draw.blur {
+                    for plane in planes.chunks_exact_mut(pixels) {
+                        color::blur(plane, out_side, sigma, &mut scratch);
+                    }
+                }
+                let (red, rest) = planes.split_at(pixels);
+                let (green, blue) = rest.split_at(pixels);
+                let inverse = draw.std.map(|s| 1.0 / s);
+                for (((y, r), g), b) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
+                    y[0] = (r - draw.mean[0]) * inverse[0];
+                    y[1] = (g - draw.mean[1]) * inverse[1];
+                    y[2] = (b - draw.mean[2]) * inverse[2];
+                }
+            }
+        },
     );
     Ok(())
 }
@@ -130,15 +131,16 @@ pub fn apply_motion<T: Copy + Into<f32>>(
     expect_len("out", "t·s·s·c", planes.len() * pixels, out.len())?;
     let (rows, cols) = axes(draw, h, w, out_side)?;
     let crop = draw.crop_in(h, w);
-    let one = |(planes, out): (&[&[T]], &mut [f32])| {
-        for (channel, plane) in planes.iter().enumerate() {
-            let gain = kind.gain(channel, crop, out_side, draw.flip);
-            resize::<T, 1>(plane, w, &rows, &cols, gain, |_, at, v| out[at * channels + channel] = v);
-        }
-    };
     widest(
         #[inline(always)]
-        || planes.chunks_exact(channels).zip(out.chunks_exact_mut(channels * pixels)).for_each(one),
+        || {
+            for (planes, out) in planes.chunks_exact(channels).zip(out.chunks_exact_mut(channels * pixels)) {
+                for (channel, plane) in planes.iter().enumerate() {
+                    let gain = kind.gain(channel, crop, out_side, draw.flip);
+                    resize::<T, 1>(plane, w, &rows, &cols, gain, &mut out[channel..], [0, channels]);
+                }
+            }
+        },
     );
     Ok(())
 }

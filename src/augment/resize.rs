@@ -32,7 +32,11 @@ impl Axis {
     }
 }
 
-/// Resizes `source` (`h w C`, rows of `w` pixels) and hands `gain` times each value to `put(channel, y·s + x, value)`.
+/// Where results go: the place of a channel's first pixel is its number times the first, that of a pixel in it its number
+/// times the second.
+pub(super) type Steps = [usize; 2];
+
+/// Resizes `source` (`h w C`, rows of `w` pixels), times `gain`, into `out`.
 ///
 /// Each output row blends two source rows first (contiguous, so it vectorises) and picks its columns from the blend.
 #[inline(always)]
@@ -42,9 +46,11 @@ pub(super) fn resize<T: Copy + Into<f32>, const C: usize>(
     rows: &Axis,
     cols: &Axis,
     gain: f32,
-    mut put: impl FnMut(usize, usize, f32),
+    out: &mut [f32],
+    [of_channel, of_pixel]: Steps,
 ) {
     let (left, right) = cols.span();
+    let side = cols.taps.len();
     let mut line = vec![0.0f32; (right - left) * C];
     for (y, row) in rows.taps.iter().enumerate() {
         let above = &source[(row.first * w + left) * C..][..line.len()];
@@ -53,11 +59,20 @@ pub(super) fn resize<T: Copy + Into<f32>, const C: usize>(
             let (a, b): (f32, f32) = (a.into(), b.into());
             *l = (a + (b - a) * row.weight) * gain;
         }
-        for (x, col) in cols.taps.iter().enumerate() {
-            let first = &line[(col.first - left) * C..][..C];
-            let second = &line[(col.second - left) * C..][..C];
-            for c in 0..C {
-                put(c, y * cols.taps.len() + x, first[c] + (second[c] - first[c]) * col.weight);
+        for c in 0..C {
+            let pick = |col: &Tap| {
+                let (first, second) = (line[(col.first - left) * C + c], line[(col.second - left) * C + c]);
+                first + (second - first) * col.weight
+            };
+            let out = &mut out[c * of_channel + y * side * of_pixel..];
+            if of_pixel == 1 {
+                for (o, col) in out.iter_mut().zip(&cols.taps) {
+                    *o = pick(col);
+                }
+            } else {
+                for (o, col) in out.iter_mut().step_by(of_pixel).zip(&cols.taps) {
+                    *o = pick(col);
+                }
             }
         }
     }

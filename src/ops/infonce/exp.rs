@@ -49,6 +49,7 @@ fn weights_avx2(logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "a lane is an index of several arrays")]
 fn weights_of<const FMA: bool>(logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
     let before = tops.top;
     for row in logits.iter() {

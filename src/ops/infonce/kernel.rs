@@ -100,6 +100,7 @@ unsafe fn avx512<const R: usize>(a: *const f32, row: usize, step: usize, b: &[Ro
 /// # Safety
 /// The processor has the instructions of `V`; `a[r·row + k·step]` is readable for `r < R` and `k < b.len()`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows and vectors are numbered alike in several arrays")]
 unsafe fn tile<V: Vector, const R: usize, const N: usize>(
     a: *const f32,
     row: usize,
