@@ -87,6 +87,7 @@ unsafe fn square(from: *const f32, from_step: usize, to: *mut f32, to_step: usiz
             of[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
             of[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
         }
+        #[allow(clippy::needless_range_loop, reason = "iterators may not be inlined, as closures are not")]
         for j in 0..4 {
             let first = _mm512_shuffle_f32x4::<0x44>(of[0][j], of[1][j]);
             let first2 = _mm512_shuffle_f32x4::<0x44>(of[2][j], of[3][j]);
