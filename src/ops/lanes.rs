@@ -278,11 +278,11 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn greater(mut self, mut at: [u32; LANES], x: Self, place: u32) -> (Self, [u32; LANES]) {
-        for i in 0..LANES {
+        for ((most, at), x) in self.0.iter_mut().zip(&mut at).zip(x.0) {
             // A NaN wins once and then stays: nothing compares greater than it.
-            let wins = (x.0[i] > self.0[i]) | (x.0[i].is_nan() & !self.0[i].is_nan());
-            self.0[i] = if wins { x.0[i] } else { self.0[i] };
-            at[i] = if wins { place } else { at[i] };
+            let wins = (x > *most) | (x.is_nan() & !most.is_nan());
+            *most = if wins { x } else { *most };
+            *at = if wins { place } else { *at };
         }
         (self, at)
     }

@@ -22,9 +22,9 @@ const LONG: f64 = 150.0;
 /// # Errors
 /// When a side cannot be started or ends, when no case is left, when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
+    let (mut peer, versions) = Side::peer(root, options)?; // first: it is missing sooner than ours is built
     let mut ours = Side::ours(root, options)?;
     let list = ours.ask(&json!({"do": "list"}))?;
-    let (mut peer, versions) = Side::peer(root, options)?;
     let all = list["cases"].as_array().context("our side lists no cases")?;
     let kept = |c: &&Value| options.keeps(c["name"].as_str().unwrap_or_default(), c["extra"] == true);
     let cases: Vec<&Value> = all.iter().filter(kept).collect();
