@@ -337,7 +337,8 @@ mod tests {
 
     #[test]
     fn all_instruction_sets_have_the_same_bits() {
-        let corners = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 1.00390625, 3.3e38];
+        let corners =
+            [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 1.0 + 1.0 / 256.0, 3.3e38];
         let mut x: Vec<f32> = (0..300u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b1))).collect();
         x.extend(corners);
         for len in [1, 15, 16, 17, x.len()] {

@@ -341,10 +341,8 @@ impl<S: Number> Job<'_, '_, S> {
                         (false, false) => tiles.multiply::<1, 1>(&p),
                     }
                 }
-                if last {
-                    if let Some(before) = waiting.replace((block, c)) {
-                        store(before);
-                    }
+                if last && let Some(before) = waiting.replace((block, c)) {
+                    store(before);
                 }
             }
         }

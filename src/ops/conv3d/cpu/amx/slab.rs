@@ -81,8 +81,12 @@ impl Layout {
         let whole = plans.iter().all(|p| plain(&p.axes[1]) && plain(&p.axes[2]));
         // An odd pixel of few channels cannot be read in pairs without its neighbour's.
         let enough = ah.extent * aw.extent >= SIDE; // of one frame, for a tile
-        let direct =
-            stored && planes == 1 && whole && enough && (c >= 32 || c % 2 == 0) && !(2 * c).is_multiple_of(ALIASED);
+        let direct = stored
+            && planes == 1
+            && whole
+            && enough
+            && (c >= 32 || c.is_multiple_of(2))
+            && !(2 * c).is_multiple_of(ALIASED);
         let padded = !direct && channels.is_multiple_of(32) && (2 * channels).is_multiple_of(ALIASED / 2);
         let pitch = if direct { c } else { channels + if padded { 32 } else { 0 } };
         let rows = if direct { ah.extent } else { h + h_more };
