@@ -311,10 +311,15 @@ pub(crate) mod x86 {
         (chosen, _mm512_maskz_mov_ps(finite, rest))
     }
 
+    /// Numbers that [`split`] asks for ahead.
+    const AHEAD: usize = 512;
+
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     pub(super) unsafe fn split<const P: usize>(x: *const f32, planes: [*mut bf16; P], len: usize) {
         for i in (0..len).step_by(16) {
             let mask = ((1u32 << (len - i).min(16)) - 1) as __mmask16;
+            // What follows is mostly the next call's; a prefetch behind the end does nothing.
+            _mm_prefetch::<_MM_HINT_T0>(x.wrapping_add(i + AHEAD).cast());
             // SAFETY: lanes behind the end are masked.
             let mut rest = unsafe { _mm512_maskz_loadu_ps(mask, x.add(i)) };
             for to in planes {

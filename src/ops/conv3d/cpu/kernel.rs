@@ -135,6 +135,9 @@ pub(super) struct Kernels {
     pub deal: DealFn,
 }
 
+/// Rows of a panel that are asked for ahead. (Asking for the next tile's inputs cost more than it gained.)
+const PANEL_AHEAD: usize = 12;
+
 /// # Safety
 /// Every row of every tap has `run` readable numbers, the panel holds all taps' rows, `out` has `M` entries with room for
 /// the tile's channels, and the machine has the instructions of `S`.
@@ -149,6 +152,7 @@ unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
             let mut w = a.panel.add(tap.index * a.run * V * S::LANES);
             for r in 0..a.run {
                 let b: [S; V] = std::array::from_fn(|v| S::load(w.add(v * S::LANES)));
+                (0..V).for_each(|v| prefetch(w.wrapping_add((PANEL_AHEAD * V + v) * S::LANES)));
                 for (sum, row) in sum.iter_mut().zip(row) {
                     let x = S::splat(*row.add(r));
                     sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = sum.plus_product(x, b));
