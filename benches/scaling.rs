@@ -90,6 +90,7 @@ fn main() -> Result<()> {
         }
     }
     let Some(folder) = folder.as_deref().map(Path::new) else { return Ok(()) };
+    std::fs::create_dir_all(folder)?;
     let [clips, frames, side, channels] = base;
     let record = json!({
         "how": "cargo bench --bench scaling; a training step of R3D-18 of another width, best of several, one extent changed at a time",
