@@ -67,6 +67,7 @@ impl<'a, T: Stored> Epilogue<'a, T> {
     }
 
     /// Samples of a part; 0 where there is nothing to do.
+    #[cfg(target_arch = "x86_64")] // for tiles
     pub fn part(&self) -> usize {
         self.samples
     }

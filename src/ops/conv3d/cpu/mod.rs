@@ -22,6 +22,7 @@ use crate::ops::batch_norm::lines::{Affine, Mask};
 use crate::ops::lanes::Stored;
 use crate::tensor::{Buffer, DType, Tensor};
 use epilogue::{Chain, Epilogue};
+#[cfg(target_arch = "x86_64")]
 use half::bf16;
 use kernel::Kernels;
 use panels::{Panels, Strides};
