@@ -7,7 +7,7 @@
 //! The compiler knows nothing of tiles, so none outlives a block of assembly here: [`multiply`] clears or loads its sums,
 //! goes over all steps, and stores them. Only the configuration stays, and [`Tiles`] holds it.
 
-#![allow(dead_code, reason = "convolutions will use all of it")]
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
 
 use half::bf16;
 use std::marker::PhantomData;
@@ -101,15 +101,6 @@ impl Drop for Tiles {
             std::arch::asm!("tilerelease", options(nostack, nomem))
         };
     }
-}
-
-/// Rounds to bf16, nearest even; subnormal numbers become 0.
-///
-/// # Safety
-/// `Isa::Amx` is available.
-pub(crate) unsafe fn round(x: &[f32], to: &mut [bf16]) {
-    // SAFETY: one plane, as the caller vouches.
-    unsafe { split(x, [to]) }
 }
 
 /// Numbers as sums of `P` bf16 ones, largest first: each is what is left rounded to the nearest, and so two leave about

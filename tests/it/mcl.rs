@@ -122,7 +122,7 @@ fn the_losses_of_four_videos_fall() {
     }
     // Single steps of so small a batch go up and down.
     let accuracy = mean(&seen[140..], "accuracy_inter");
-    assert!(accuracy > 0.8, "{accuracy}");
+    assert!(accuracy > 0.9, "{accuracy}");
     let last = seen.last().unwrap();
     assert!(part(last, "align_cosine") > part(&seen[0], "align_cosine") + 0.1, "{:?} to {last:?}", seen[0]);
 }
