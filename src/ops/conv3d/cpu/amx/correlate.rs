@@ -13,7 +13,7 @@
 
 use super::super::super::Conv3d;
 use super::correlate_flat;
-use super::correlate_operands::{Numbers, products};
+use super::correlate_operands::Numbers;
 use super::correlate_pack::{Ahead, turn, weave};
 use super::correlate_plan::{BLOCK, Plan, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
@@ -324,17 +324,13 @@ impl<'a> Task<'a> {
         let win = &p.geometry.window;
         let (phase, parts) = (self.phase(item.rows.len()), self.x.parts());
         let stretches = steps.div_ceil(STRETCH);
-        let mut list = Vec::with_capacity(STRETCH * 6);
+        let mut list = Vec::with_capacity(STRETCH);
         let calls = stretches * self.tiles.div_ceil(2) * plan.columns.div_ceil(2) * taps.len() * p.kernel[1];
         let mut ahead = next.map_or_else(Ahead::default, |next| Ahead::new(self.places(&next), calls));
         for stretch in 0..stretches {
             list.clear();
-            for &(dy, x) in products(parts) {
-                list.extend((steps * stretch / stretches..steps * (stretch + 1) / stretches).map(|step| Step {
-                    a: ((dy * self.tiles * steps + step) * TILE) as isize,
-                    b: (x * plan.columns * self.column_pitch + step * TILE) as isize,
-                }));
-            }
+            let own = steps * stretch / stretches..steps * (stretch + 1) / stretches;
+            list.extend(own.map(|step| Step { a: (step * TILE) as isize, b: (step * TILE) as isize }));
             for tile in (0..self.tiles).step_by(2) {
                 for column in (0..plan.columns).step_by(2) {
                     for &(a, frame) in taps {
@@ -349,13 +345,15 @@ impl<'a> Task<'a> {
                                 * SIDE;
                             let product = Product {
                                 steps: &list,
+                                parts,
                                 a: self.turned.as_slice()[tile * steps * TILE..].as_ptr(),
                                 a_stride: 64,
                                 a_second: (steps * TILE) as isize,
+                                a_part: (self.tiles * steps * TILE) as isize,
                                 b: self.woven.as_slice()[from..].as_ptr(),
                                 b_second: self.column_pitch as isize,
+                                b_part: (plan.columns * self.column_pitch) as isize,
                                 c: sums[to..].as_mut_ptr(),
-                                c_stride: 8 * SIDE as isize,
                                 fresh: stretch == 0 && !started[a],
                             };
                             ahead.ask();

@@ -7,7 +7,7 @@
 
 use super::super::super::Conv3d;
 use super::correlate::STRETCH;
-use super::correlate_operands::{Numbers, products};
+use super::correlate_operands::Numbers;
 use super::correlate_pack::{Ahead, turn, weave_places, weave_split};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::Buffer;
@@ -198,13 +198,9 @@ impl Job<'_> {
         let of_pair = parts * self.held.len() * 2 * TILE;
         let stretches = steps.len().div_ceil(STRETCH);
         let cut = |stretch: usize| steps.len() * stretch / stretches;
-        let step = |(dy, x): (usize, usize), i: usize| Step {
-            a: ((dy * self.held.len() + steps.start - self.held.start + i) * 2 * TILE) as isize,
-            b: (x * columns * pitch + i * TILE) as isize,
-        };
-        let lists: Vec<Vec<Step>> = (0..stretches)
-            .map(|s| products(parts).iter().flat_map(|&pp| (cut(s)..cut(s + 1)).map(move |i| step(pp, i))).collect())
-            .collect();
+        let step =
+            |i: usize| Step { a: ((steps.start - self.held.start + i) * 2 * TILE) as isize, b: (i * TILE) as isize };
+        let lists: Vec<Vec<Step>> = (0..stretches).map(|s| (cut(s)..cut(s + 1)).map(step).collect()).collect();
         for pair in pairs {
             let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
             // Where the results will go is far from the cache.
@@ -219,13 +215,15 @@ impl Job<'_> {
                 for (block, sums) in sums.as_mut_slice().chunks_exact_mut(BLOCK * BLOCK).enumerate() {
                     let product = Product {
                         steps: list,
+                        parts,
                         a: self.turned[pair * of_pair..].as_ptr(),
                         a_stride: 64,
                         a_second: TILE as isize,
+                        a_part: (self.held.len() * 2 * TILE) as isize,
                         b: woven.as_slice()[2 * block * pitch..].as_ptr(),
                         b_second: pitch as isize,
+                        b_part: (columns * pitch) as isize,
                         c: sums.as_mut_ptr(),
-                        c_stride: 4 * BLOCK as isize,
                         fresh: stretch == 0,
                     };
                     ahead.ask();

@@ -69,12 +69,3 @@ pub(in super::super) fn operands<'a>(p: &Conv3d, x: &'a Tensor, dy: &'a Tensor) 
     let (Ok(x), Ok(dy)) = (x.f32(), dy.f32()) else { return None };
     Some([x, dy].map(|v| Numbers::F32(v, parts)))
 }
-
-/// Which part of the gradients meets which of the inputs, the smallest products first.
-pub(super) fn products(parts: usize) -> &'static [(usize, usize)] {
-    match parts {
-        1 => &[(0, 0)],
-        2 => &[(1, 0), (0, 1), (0, 0)],
-        _ => &[(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)],
-    }
-}

@@ -15,7 +15,7 @@ struct Run {
     taps: Vec<usize>,
 }
 
-/// A step of all parts: taps in time and along rows, run, and the piece of it.
+/// A step: taps in time and along rows, run, and the piece of it.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     t: usize,
@@ -41,15 +41,6 @@ pub(super) struct Class {
 
 /// Bytes of the input that one block's steps read: they stay in the first-level cache beside the panels passing by.
 const KEPT: usize = 28 << 10;
-
-/// Which parts of two numbers are multiplied, small products first.
-pub(super) fn products(planes: usize) -> &'static [[usize; 2]] {
-    match planes {
-        1 => &[[0, 0]],
-        2 => &[[0, 1], [1, 0], [0, 0]],
-        _ => &[[0, 2], [2, 0], [1, 1], [0, 1], [1, 0], [0, 0]],
-    }
-}
 
 impl Class {
     pub fn new(plan: Plan, layout: &Layout) -> Self {
@@ -114,12 +105,9 @@ impl Class {
         for (i, place) in segment.clone().zip(&self.places[segment.clone()]).filter(|(_, p)| inside[p.t]) {
             let [at, ah, _] = &self.plan.axes;
             let within = layout.offset(ah.taps[place.h].delta, self.runs[place.run].delta) + self.start(place.piece);
-            for &[of_x, of_w] in products(self.planes) {
-                let a = at.taps[place.t].delta * layout.frame_pitch as isize;
-                let a = 2 * (a + (within + of_x * layout.plane_pitch) as isize);
-                let b = 2 * (i * self.planes + of_w) * 2 * self.tile();
-                steps.push(Step { a, b: b as isize });
-            }
+            let a = 2 * (at.taps[place.t].delta * layout.frame_pitch as isize + within as isize);
+            let b = 2 * i * self.planes * 2 * self.tile();
+            steps.push(Step { a, b: b as isize });
         }
         steps
     }

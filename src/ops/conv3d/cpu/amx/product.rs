@@ -15,7 +15,7 @@ use std::ops::Range;
 const SLAB: usize = 640 << 10;
 
 /// Bytes of the panels that a task reads again and again.
-const PANELS: usize = 768 << 10;
+const PANELS: usize = 1024 << 10;
 
 /// Tasks to aim at.
 const TASKS: usize = 8;
@@ -289,8 +289,10 @@ impl<S: Number> Job<'_, '_, S> {
         let bytes = bytes.as_ptr_range();
         let first = positions.base.cast::<u8>();
         let rows = positions.second.unwrap_or(0) + SIDE - 1;
-        positions.steps.iter().flatten().all(|step| {
-            let from = first.wrapping_offset(step.a);
+        let parts = 0..self.layout.planes;
+        let mut all = positions.steps.iter().flatten().flat_map(|s| parts.clone().map(move |part| (s, part)));
+        all.all(|(step, part)| {
+            let from = first.wrapping_offset(step.a).wrapping_add(2 * part * self.layout.plane_pitch);
             let to = from.wrapping_add(2 * (rows * self.layout.step() + class.depth));
             from >= bytes.start && to <= bytes.end && from <= to
         })
@@ -322,13 +324,15 @@ impl<S: Number> Job<'_, '_, S> {
                 let c = sums[slot * BLOCK * BLOCK..].as_mut_ptr();
                 let p = Product {
                     steps,
+                    parts: self.layout.planes,
                     a: positions.base.cast(),
                     a_stride: step as isize,
                     a_second: (positions.second.unwrap_or(0) * step) as isize,
+                    a_part: 2 * self.layout.plane_pitch as isize,
                     b: panels[block * class.panel()..].as_ptr().cast(),
                     b_second: class.second(),
+                    b_part: 2 * class.second(),
                     c,
-                    c_stride: 4 * BLOCK as isize,
                     fresh: i == 0,
                 };
                 let wide = self.k - block * BLOCK > SIDE;

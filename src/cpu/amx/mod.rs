@@ -9,6 +9,9 @@
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
 
+#[cfg(target_arch = "x86_64")]
+mod kernel;
+
 use half::bf16;
 use std::marker::PhantomData;
 
@@ -32,20 +35,28 @@ pub(crate) struct Step {
 }
 
 /// A block of products: `16·M` rows by `16·N` columns, summed over `steps`.
+///
+/// Operands in 2 or 3 parts, the largest first, are multiplied part by part, but for the pairs whose products are smaller than
+/// what the parts leave out: 3 of 4, and 6 of 9.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a> {
     pub steps: &'a [Step],
+    /// 1, 2 or 3.
+    pub parts: usize,
     /// Rows of A: `16·M` of them, `a_stride` bytes apart; the second 16 start `a_second` bytes behind the first.
     pub a: *const u8,
     pub a_stride: isize,
     pub a_second: isize,
+    /// Bytes from one part of a tile to the next.
+    pub a_part: isize,
     /// Tiles of B, each of as many rows of 64 bytes as the configuration says.
     pub b: *const u8,
     /// Bytes from the first tile of B to the second.
     pub b_second: isize,
-    /// The sums: rows of f32, `c_stride` bytes apart.
+    /// Bytes from one part of a tile to the next.
+    pub b_part: isize,
+    /// The sums: rows of 32.
     pub c: *mut f32,
-    pub c_stride: isize,
     /// Whether to start from 0; otherwise `c` is added to.
     pub fresh: bool,
 }
@@ -67,7 +78,7 @@ impl Tiles {
         // SAFETY: as the caller vouches.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            x86::configure(depth)
+            kernel::configure(depth)
         };
         Tiles { of: PhantomData }
     }
@@ -75,17 +86,16 @@ impl Tiles {
     /// `c (+)= Σ a·b`. A call's `M` and `N` are 1 or 2.
     ///
     /// # Safety
-    /// All rows that `p` names are readable, `c` writable, and the steps as deep as the configuration.
+    /// All rows that `p` names are readable, in all parts, `c` writable, and the steps as deep as the configuration.
     #[inline]
     pub unsafe fn multiply<const M: usize, const N: usize>(&self, p: &Product) {
         // SAFETY: as the caller vouches; `self` holds the configuration.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            match (M, N) {
-                (2, 2) => x86::multiply_2x2(p),
-                (2, 1) => x86::multiply_2x1(p),
-                (1, 2) => x86::multiply_1x2(p),
-                _ => x86::multiply_1x1(p),
+            match p.parts {
+                1 => kernel::whole::<M, N>(p),
+                2 => kernel::in_two::<M, N>(p),
+                _ => kernel::in_three::<M, N>(p),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -123,163 +133,8 @@ pub(crate) unsafe fn split<const P: usize>(x: &[f32], planes: [&mut [bf16]; P]) 
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    use super::{DEPTH, Product, SIDE};
     use half::bf16;
-    use std::arch::asm;
     use std::arch::x86_64::*;
-
-    #[repr(C, align(64))]
-    struct Config {
-        palette: u8,
-        start_row: u8,
-        reserved: [u8; 14],
-        row_bytes: [u16; 16],
-        rows: [u8; 16],
-    }
-
-    pub(super) unsafe fn configure(depth: usize) {
-        let mut c = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        // 0 to 3 are C, 4 and 5 are A, 6 and 7 are B.
-        c.row_bytes[..8].fill(64);
-        c.rows[..8].fill(SIDE as u8);
-        c.row_bytes[4..6].fill(2 * depth.min(DEPTH) as u16);
-        c.rows[6..8].fill(depth as u8 / 2);
-        // SAFETY: the configuration is valid, and 64 bytes long.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const c, options(nostack, readonly)) }
-    }
-
-    /// One form of the kernel: what it does with its tiles of C first and last, and in each step. `{ta}` and `{tb}` are
-    /// the addresses of the step's first tiles.
-    macro_rules! form {
-        ($name:ident, [$($zero:literal),+], [$($load:literal),+], [$($step:literal),+], [$($store:literal),+]) => {
-            /// Sums over all steps.
-            pub(super) unsafe fn $name(p: &Product) {
-                let steps = p.steps.as_ptr_range();
-                // SAFETY: the caller vouches for all rows; registers of tiles belong to this block alone.
-                unsafe {
-                    asm!(
-                        // Where the second 16 rows of the sums begin; the flags stay.
-                        "test {ta}, {ta}",
-                        "lea {ta}, [{cs} + {cs}]",
-                        "lea {ta}, [{ta} + {ta}]",
-                        "lea {ta}, [{c} + {ta} * 4]",
-                        "jnz 2f",
-                        $($load,)+
-                        "jmp 3f",
-                        "2:",
-                        $($zero,)+
-                        "3:",
-                        "cmp {s}, {end}",
-                        "je 5f",
-                        "4:",
-                        "mov {ta}, [{s}]",
-                        "mov {tb}, [{s} + 8]",
-                        "add {ta}, {a}",
-                        "add {tb}, {b}",
-                        "add {s}, 16",
-                        $($step,)+
-                        "cmp {s}, {end}",
-                        "jne 4b",
-                        "5:",
-                        "lea {ta}, [{cs} + {cs}]",
-                        "lea {ta}, [{ta} + {ta}]",
-                        "lea {ta}, [{c} + {ta} * 4]",
-                        $($store,)+
-                        s = inout(reg) steps.start => _,
-                        end = in(reg) steps.end,
-                        a = in(reg) p.a,
-                        a_stride = in(reg) p.a_stride,
-                        a2 = in(reg) p.a_second,
-                        b = in(reg) p.b,
-                        b2 = in(reg) p.b_second,
-                        row = in(reg) 64usize,
-                        c = in(reg) p.c,
-                        cs = in(reg) p.c_stride,
-                        ta = inout(reg) usize::from(p.fresh) => _,
-                        tb = out(reg) _,
-                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                        options(nostack),
-                    );
-                }
-            }
-        };
-    }
-
-    form!(
-        multiply_2x2,
-        ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-        [
-            "tileloadd tmm0, [{c} + {cs} * 1]",
-            "tileloadd tmm1, [{c} + {cs} * 1 + 64]",
-            "tileloadd tmm2, [{ta} + {cs} * 1]",
-            "tileloadd tmm3, [{ta} + {cs} * 1 + 64]"
-        ],
-        [
-            "tileloadd tmm6, [{tb} + {row} * 1]",
-            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
-            "add {tb}, {b2}",
-            "add {ta}, {a2}",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{tb} + {row} * 1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{ta} + {a_stride} * 1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7"
-        ],
-        [
-            "tilestored [{c} + {cs} * 1], tmm0",
-            "tilestored [{c} + {cs} * 1 + 64], tmm1",
-            "tilestored [{ta} + {cs} * 1], tmm2",
-            "tilestored [{ta} + {cs} * 1 + 64], tmm3"
-        ]
-    );
-
-    form!(
-        multiply_2x1,
-        ["tilezero tmm0", "tilezero tmm2"],
-        ["tileloadd tmm0, [{c} + {cs} * 1]", "tileloadd tmm2, [{ta} + {cs} * 1]"],
-        [
-            "tileloadd tmm6, [{tb} + {row} * 1]",
-            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
-            "add {tb}, {b2}",
-            "add {ta}, {a2}",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{ta} + {a_stride} * 1]",
-            "tdpbf16ps tmm2, tmm5, tmm6"
-        ],
-        ["tilestored [{c} + {cs} * 1], tmm0", "tilestored [{ta} + {cs} * 1], tmm2"]
-    );
-
-    form!(
-        multiply_1x2,
-        ["tilezero tmm0", "tilezero tmm1"],
-        ["tileloadd tmm0, [{c} + {cs} * 1]", "tileloadd tmm1, [{c} + {cs} * 1 + 64]"],
-        [
-            "tileloadd tmm6, [{tb} + {row} * 1]",
-            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
-            "add {tb}, {b2}",
-            "add {ta}, {a2}",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{tb} + {row} * 1]",
-            "tdpbf16ps tmm1, tmm4, tmm7"
-        ],
-        ["tilestored [{c} + {cs} * 1], tmm0", "tilestored [{c} + {cs} * 1 + 64], tmm1"]
-    );
-
-    form!(
-        multiply_1x1,
-        ["tilezero tmm0"],
-        ["tileloadd tmm0, [{c} + {cs} * 1]"],
-        [
-            "tileloadd tmm6, [{tb} + {row} * 1]",
-            "tileloadd tmm4, [{ta} + {a_stride} * 1]",
-            "add {tb}, {b2}",
-            "add {ta}, {a2}",
-            "tdpbf16ps tmm0, tmm4, tmm6"
-        ],
-        ["tilestored [{c} + {cs} * 1], tmm0"]
-    );
 
     /// The next plane of 16 numbers, and what it leaves of them.
     #[inline]
@@ -328,39 +183,46 @@ mod tests {
     use super::*;
     use crate::cpu::Isa;
 
-    fn product<const M: usize, const N: usize>(depth: usize, steps: usize) {
+    fn product<const M: usize, const N: usize>(parts: usize, depth: usize, steps: usize) {
         let number = |i: usize| bf16::from_f32((i * 7 % 13) as f32 - 6.0);
-        let a: Vec<bf16> = (0..SIDE * M * depth * steps).map(number).collect();
-        let b: Vec<bf16> = (0..SIDE * N * depth * steps).map(|i| number(3 * i + 1)).collect();
-        let (row, tile) = (2 * depth * steps, 2 * SIDE * depth);
-        let of_step = |s: usize| Step { a: (2 * depth * s) as isize, b: (N * tile * s) as isize };
-        let steps: Vec<Step> = (0..steps).map(of_step).collect();
+        let (row, tile) = (depth * steps, SIDE * depth);
+        let (part_a, part_b) = (SIDE * M * row, N * tile * steps);
+        let a: Vec<bf16> = (0..part_a * parts).map(number).collect();
+        let b: Vec<bf16> = (0..part_b * parts).map(|i| number(3 * i + 1)).collect();
+        let of_step = |s: usize| Step { a: (2 * depth * s) as isize, b: (2 * N * tile * s) as isize };
+        let list: Vec<Step> = (0..steps).map(of_step).collect();
         let mut c = vec![1.0f32; SIDE * M * 32];
         for fresh in [true, false] {
             // SAFETY: the test asked; every row is inside of its array.
             unsafe {
                 Tiles::new(depth).multiply::<M, N>(&Product {
-                    steps: &steps,
+                    steps: &list,
+                    parts,
                     a: a.as_ptr().cast(),
-                    a_stride: row as isize,
-                    a_second: (SIDE * row) as isize,
+                    a_stride: 2 * row as isize,
+                    a_second: (2 * SIDE * row) as isize,
+                    a_part: 2 * part_a as isize,
                     b: b.as_ptr().cast(),
-                    b_second: tile as isize,
+                    b_second: 2 * tile as isize,
+                    b_part: 2 * part_b as isize,
                     c: c.as_mut_ptr(),
-                    c_stride: 128,
                     fresh,
                 });
             }
         }
-        for (i, row) in c.chunks(32).enumerate() {
-            for (j, &got) in row.iter().enumerate().take(SIDE * N) {
+        for (i, got) in c.chunks(32).enumerate() {
+            for (j, &got) in got.iter().enumerate().take(SIDE * N) {
                 let term = |e: usize| {
                     let (s, d) = (e / depth, e % depth);
-                    let b = b[(s * N + j / SIDE) * SIDE * depth + d / 2 * 32 + j % SIDE * 2 + d % 2];
-                    a[i * depth * steps.len() + e].to_f32() as i32 * b.to_f32() as i32
+                    let a = |part: usize| a[part * part_a + i * row + e].to_f32() as i32;
+                    let column = (s * N + j / SIDE) * tile + d / 2 * 32 + j % SIDE * 2 + d % 2;
+                    let b = |part: usize| b[part * part_b + column].to_f32() as i32;
+                    let pairs = (0..parts).flat_map(|of_a| (0..parts - of_a).map(move |of_b| (of_a, of_b)));
+                    pairs.map(|(of_a, of_b)| a(of_a) * b(of_b)).sum::<i32>()
                 };
-                let want = 2 * (0..depth * steps.len()).map(term).sum::<i32>();
-                assert_eq!(got as i32, want, "{M} x {N} tiles, {} steps of {depth}: row {i}, column {j}", steps.len());
+                let want = 2 * (0..row).map(term).sum::<i32>();
+                let what = format!("{M} x {N} tiles in {parts} parts, {steps} steps of {depth}");
+                assert_eq!(got as i32, want, "{what}: row {i}, column {j}");
             }
         }
     }
@@ -371,10 +233,12 @@ mod tests {
             return eprintln!("no tiles here");
         }
         for (depth, steps) in [(32, 5), (22, 1), (2, 3)] {
-            product::<2, 2>(depth, steps);
-            product::<2, 1>(depth, steps);
-            product::<1, 2>(depth, steps);
-            product::<1, 1>(depth, steps);
+            for parts in 1..=3 {
+                product::<2, 2>(parts, depth, steps);
+                product::<2, 1>(parts, depth, steps);
+                product::<1, 2>(parts, depth, steps);
+                product::<1, 1>(parts, depth, steps);
+            }
         }
     }
 
