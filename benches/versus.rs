@@ -2,6 +2,7 @@
 //! a peer's can take turns within milliseconds. Alone it prints what each case takes and which share of a peak that is:
 //!
 //!     cargo bench --bench versus [-- TEXT..]      cases whose names contain every TEXT
+//!     cargo bench --bench versus -- --all ..      six products of parts, too
 //!
 //! The share is that of the arithmetic (multiply-adds of f32 or products of bf16 matrices) or of a copy through memory,
 //! whichever bounds the case more; both are probed in this process.
@@ -53,7 +54,9 @@ fn main() -> ExitCode {
     }
     let peaks = Peaks::probe(Clock::new(false));
     println!("{}", described(&peaks));
-    for case in all().iter().filter(|c| !c.extra && args.iter().all(|text| c.name.contains(text))) {
+    let every = args.iter().any(|a| a == "--all");
+    let texts = args.iter().filter(|a| *a != "--all");
+    for case in all().iter().filter(|c| (every || !c.extra) && texts.clone().all(|text| c.name.contains(text))) {
         if let Err(error) = alone(case, &peaks) {
             println!("{}: {error}", case.name);
         }

@@ -19,7 +19,7 @@ impl Unit {
     /// What multiplies in convolutions of `precision`.
     pub fn of(precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Unit::F32,
+            Precision::F32 | Precision::Fma => Unit::F32,
             Precision::Bf16 => Unit::Bf16(1),
             Precision::Bf16x3 => Unit::Bf16(3),
             Precision::Bf16x6 => Unit::Bf16(6),

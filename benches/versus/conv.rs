@@ -11,8 +11,9 @@ use tubelet::nn::Precision;
 use tubelet::ops::conv3d::{Conv3d, dgrad, fprop, wgrad};
 use tubelet::tensor::{DType, Tensor};
 
-/// The last form of f32's products has the neighbours that share its peer before it.
-const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::Bf16x3, Precision::Bf16x6, Precision::Bf16];
+/// All forms of f32's products, which share a peer, are neighbours.
+const PRECISIONS: [Precision; 5] =
+    [Precision::F32, Precision::Fma, Precision::Bf16x3, Precision::Bf16x6, Precision::Bf16];
 
 /// The gradient by the clips is left out: training does not compute it, here or there.
 pub fn cases(of: &[(&'static str, Vec<(String, Conv3d)>)]) -> Vec<Case> {
@@ -35,7 +36,7 @@ fn case(layer: &Layer, pass: &'static str, precision: Precision) -> Case {
         problem: problem(layer, pass, dtype),
         flops: p.flops(),
         bytes: bytes(&p, pass, dtype),
-        extra: precision == Precision::Bf16x6,
+        extra: matches!(precision, Precision::Fma | Precision::Bf16x6),
         unit,
         make: Box::new(move || make(p, pass, dtype)),
     }

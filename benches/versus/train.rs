@@ -16,7 +16,7 @@ pub fn cases(of: &[(&str, Vec<(String, Conv3d)>)]) -> Vec<Case> {
     for ((name, net, clip), (_, convs)) in nets().into_iter().zip(of) {
         // Three passes of each; of the first, which reads the clips, two.
         let flops = convs.iter().enumerate().map(|(i, (_, p))| p.flops() * if i == 0 { 2 } else { 3 }).sum::<u64>();
-        let precisions = [Precision::F32, Precision::Bf16x3, Precision::Bf16x6, Precision::Bf16];
+        let precisions = [Precision::F32, Precision::Fma, Precision::Bf16x3, Precision::Bf16x6, Precision::Bf16];
         cases.extend(precisions.map(|p| case(name, &net, clip, p, flops * CLIPS as u64)));
     }
     cases
@@ -30,7 +30,7 @@ fn case(name: &'static str, net: &Net, [t, h, w]: [usize; 3], precision: Precisi
         problem: json!({"op": "train_step", "net": name, "x": shape, "dtype": precision.dtype().name()}),
         flops,
         bytes: 0,
-        extra: precision == Precision::Bf16x6,
+        extra: matches!(precision, Precision::Fma | Precision::Bf16x6),
         unit: Unit::of(precision),
         make: Box::new(move || {
             let mut step = Step::new(&net, noise(shape, 1), precision)?;

@@ -9,9 +9,11 @@ use std::str::FromStr;
 /// statistics, sums and losses are f32 in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// f32 throughout.
+    /// f32 throughout; convolutions with [`Products::F32`].
     #[default]
     F32,
+    /// The same with [`Products::Fma`].
+    Fma,
     /// Activations and the weights of convolutions and linear layers rounded to bf16.
     Bf16,
     /// f32 stored; convolutions with [`Products::Bf16x3`].
@@ -22,7 +24,8 @@ pub enum Precision {
 
 impl Precision {
     /// All of them.
-    pub const ALL: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::Bf16x3, Precision::Bf16x6];
+    pub const ALL: [Precision; 5] =
+        [Precision::F32, Precision::Fma, Precision::Bf16, Precision::Bf16x3, Precision::Bf16x6];
 
     /// The number type of activations.
     pub fn dtype(self) -> DType {
@@ -33,15 +36,17 @@ impl Precision {
     pub fn products(self) -> Products {
         match self {
             Precision::F32 | Precision::Bf16 => Products::F32,
+            Precision::Fma => Products::Fma,
             Precision::Bf16x3 => Products::Bf16x3,
             Precision::Bf16x6 => Products::Bf16x6,
         }
     }
 
-    /// `f32`, `bf16`, `bf16x3` or `bf16x6`.
+    /// `f32`, `fma`, `bf16`, `bf16x3` or `bf16x6`.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
+            Precision::Fma => "fma",
             Precision::Bf16 => "bf16",
             Precision::Bf16x3 => "bf16x3",
             Precision::Bf16x6 => "bf16x6",

@@ -64,13 +64,15 @@ impl Geometry {
 /// what those before it left: 8 bits of significand each. Tiles multiply bf16 many times faster than vectors multiply f32,
 /// and add in f32, so a few products of parts make a product of f32.
 ///
-/// This is a wish: where a machine has no tiles (and on a GPU) products are f32, which is more exact. Tensors of bf16 have
-/// no parts; for them it means nothing.
+/// This is a wish: where a machine has no tiles (and on a GPU) products are f32's own. Tensors of bf16 have no parts; for
+/// them it means nothing. Parts are no match for an infinite number, which gives NaN, or for subnormal ones, which count as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Products {
-    /// In f32.
+    /// As exact as f32, and as fast as can be: by multiply-adds, or like [`Products::Bf16x6`] where that is faster.
     #[default]
     F32,
+    /// By multiply-adds of f32 on every machine.
+    Fma,
     /// `x0·y0 + x0·y1 + x1·y0`: what is left out is of the order 2⁻¹⁶ of a product.
     Bf16x3,
     /// Those and `x1·y1 + x0·y2 + x2·y0`: as exact as f32.

@@ -21,6 +21,8 @@ use crate::ops::batch_norm::Sums;
 use crate::ops::batch_norm::lines::{Affine, Mask};
 use crate::ops::lanes::Stored;
 use crate::tensor::{Buffer, DType, Tensor};
+#[cfg(target_arch = "x86_64")]
+use amx::{choice::Pass, correlate_operands::Numbers};
 use epilogue::{Chain, Epilogue};
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
@@ -44,7 +46,7 @@ fn kernels(isa: Isa) -> &'static Kernels {
 /// `y` in the number type of `x`; bf16 is widened.
 pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &Tensor, w: &Tensor) -> Tensor {
     #[cfg(target_arch = "x86_64")]
-    if let Some(planes) = amx::planes(isa, p, [x, w]) {
+    if let Some(planes) = amx::choice::parts(isa, p, Pass::Fprop, [x, w]) {
         return match x.dtype() {
             DType::F32 => amx::fprop::<f32>(p, planes, x, w, &mut Epilogue::none()),
             DType::BF16 => amx::fprop::<bf16>(p, planes, x, w, &mut Epilogue::none()),
@@ -64,7 +66,7 @@ pub(super) fn fprop_statistics(
     parts: usize,
 ) -> Option<(Tensor, Sums)> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(planes) = amx::planes(isa, p, [x, w]) {
+    if let Some(planes) = amx::choice::parts(isa, p, Pass::Fprop, [x, w]) {
         return Some(match x.dtype() {
             DType::F32 => summed(p, shift, parts, |e: &mut Epilogue<f32>| amx::fprop(p, planes, x, w, e)),
             DType::BF16 => summed(p, shift, parts, |e: &mut Epilogue<bf16>| amx::fprop(p, planes, x, w, e)),
@@ -94,7 +96,7 @@ fn summed<T: Stored>(
 /// `dx` in the number type of `dy`; bf16 is widened.
 pub(super) fn dgrad(isa: Isa, p: &Conv3d, dy: &Tensor, w: &Tensor) -> Tensor {
     #[cfg(target_arch = "x86_64")]
-    if let Some(planes) = amx::planes(isa, p, [dy, w]) {
+    if let Some(planes) = amx::choice::parts(isa, p, Pass::Dgrad, [dy, w]) {
         return match dy.dtype() {
             DType::F32 => amx::dgrad::<f32>(p, planes, dy, w, &mut Epilogue::none()),
             DType::BF16 => amx::dgrad::<bf16>(p, planes, dy, w, &mut Epilogue::none()),
@@ -114,7 +116,7 @@ pub(super) fn dgrad_chain(
     parts: usize,
 ) -> (Tensor, Tensor) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(planes) = amx::planes(isa, p, [dy, w]) {
+    if let Some(planes) = amx::choice::parts(isa, p, Pass::Dgrad, [dy, w]) {
         return match dy.dtype() {
             DType::F32 => chained(p, before, parts, |e: &mut Epilogue<f32>| amx::dgrad(p, planes, dy, w, e)),
             DType::BF16 => chained(p, before, parts, |e: &mut Epilogue<bf16>| amx::dgrad(p, planes, dy, w, e)),
@@ -159,9 +161,8 @@ fn chained<T: Stored>(
 /// `dw`, f32.
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
     #[cfg(target_arch = "x86_64")]
-    if isa.or_less() == Isa::Amx
-        && let Some([x, dy]) = amx::correlate_operands::operands(p, x, dy)
-    {
+    if let Some(parts) = amx::choice::parts(isa, p, Pass::Wgrad, [x, dy]) {
+        let [x, dy] = [x, dy].map(|operand| Numbers::of(operand, parts));
         // SAFETY: the instructions are there, and the operands were checked to be of `p`.
         return Tensor::build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, dy, dw) });
     }

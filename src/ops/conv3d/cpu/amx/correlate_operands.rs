@@ -1,8 +1,8 @@
 //! What wgrad in tiles multiplies: numbers of bf16 as they are stored, or of f32 as sums of several.
 
-use super::super::super::{Conv3d, Products};
 use crate::cpu::amx::split;
-use crate::tensor::Tensor;
+
+use crate::tensor::{DType, Element, Tensor};
 use half::bf16;
 use std::ops::Range;
 
@@ -14,7 +14,15 @@ pub(in super::super) enum Numbers<'a> {
     F32(&'a [f32], usize),
 }
 
-impl Numbers<'_> {
+impl<'a> Numbers<'a> {
+    /// Those of a tensor in main memory.
+    pub(in super::super) fn of(tensor: &'a Tensor, parts: usize) -> Self {
+        match tensor.dtype() {
+            DType::BF16 => Numbers::Bf16(bf16::of(tensor)),
+            DType::F32 => Numbers::F32(f32::of(tensor), parts),
+        }
+    }
+
     pub(super) fn parts(&self) -> usize {
         match self {
             Numbers::Bf16(_) => 1,
@@ -51,21 +59,4 @@ impl Numbers<'_> {
             }
         }
     }
-}
-
-/// The operands of wgrad, where tiles take them: both bf16, or both f32 and to be split.
-pub(in super::super) fn operands<'a>(p: &Conv3d, x: &'a Tensor, dy: &'a Tensor) -> Option<[Numbers<'a>; 2]> {
-    if p.geometry.groups > 1 {
-        return None;
-    }
-    if let (Ok(x), Ok(dy)) = (x.bf16(), dy.bf16()) {
-        return Some([x, dy].map(Numbers::Bf16));
-    }
-    let parts = match p.geometry.products {
-        Products::F32 => return None,
-        Products::Bf16x3 => 2,
-        Products::Bf16x6 => 3,
-    };
-    let (Ok(x), Ok(dy)) = (x.f32(), dy.f32()) else { return None };
-    Some([x, dy].map(|v| Numbers::F32(v, parts)))
 }

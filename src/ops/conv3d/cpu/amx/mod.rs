@@ -3,6 +3,7 @@
 //! Of fprop, positions are the rows of tiles ([`slab`]), channels their columns ([`panels`]), and taps are steps of one sum
 //! ([`product`]). dgrad is, class of remainders by class, the same with turned filters. [`correlate`] is wgrad.
 
+pub(super) mod choice;
 pub(super) mod correlate;
 mod correlate_flat;
 pub(super) mod correlate_operands;
@@ -13,28 +14,13 @@ mod panels;
 mod product;
 mod slab;
 
-use super::super::{Conv3d, Products};
+use super::super::Conv3d;
 use super::epilogue::Epilogue;
 use super::plan::Plan;
-use crate::cpu::Isa;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use number::Number;
 
-/// In how many parts tiles take the numbers of these tensors; `None` where they do not multiply them.
-pub(super) fn planes(isa: Isa, p: &Conv3d, operands: [&Tensor; 2]) -> Option<usize> {
-    let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
-    if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any {
-        return None;
-    }
-    match (operands.map(Tensor::dtype), p.geometry.products) {
-        ([DType::BF16, DType::BF16], _) => Some(1),
-        ([DType::F32, DType::F32], Products::Bf16x3) => Some(2),
-        ([DType::F32, DType::F32], Products::Bf16x6) => Some(3),
-        _ => None,
-    }
-}
-
-/// `y` by as many parts as [`planes`] said, `x` and `w` being of type `S`.
+/// `y` by as many parts as [`choice::parts`] said, `x` and `w` being of type `S`.
 pub(super) fn fprop<S: Number>(
     p: &Conv3d,
     planes: usize,

@@ -1,0 +1,58 @@
+//! Whether tiles form a pass's products, and of how many parts.
+
+use super::super::super::{Conv3d, Products};
+use crate::cpu::Isa;
+use crate::cpu::amx::{DEPTH, SIDE};
+use crate::tensor::{DType, Tensor};
+
+/// A convolution's three passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Pass {
+    Fprop,
+    Dgrad,
+    Wgrad,
+}
+
+/// In how many parts tiles take the numbers of these tensors; `None` where they do not multiply them. Depends on the shape,
+/// the types and the processor alone.
+pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tensor; 2]) -> Option<usize> {
+    let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
+    if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any {
+        return None;
+    }
+    match operands.map(Tensor::dtype) {
+        [DType::BF16, DType::BF16] => Some(1),
+        [DType::F32, DType::F32] => match p.geometry.products {
+            Products::F32 => pays(p, pass).then_some(3),
+            Products::Fma => None,
+            Products::Bf16x3 => Some(2),
+            Products::Bf16x6 => Some(3),
+        },
+        _ => None,
+    }
+}
+
+/// Whether six products of parts in tiles are faster than multiply-adds of f32.
+///
+/// Both are costed in picoseconds, fitted to 155 passes of three networks (two cores with two 512-bit units each); only
+/// ratios matter. Tiles multiply faster, but numbers must be split first: those of an activation, where few channels
+/// come of them, and the filters, where few positions use them, cost more than is gained.
+fn pays(p: &Conv3d, pass: Pass) -> bool {
+    const MULTIPLY_ADD: f64 = 4.7;
+    let [inputs, outputs] = [p.input, p.out].map(|axes| (p.n * axes.iter().product::<usize>()) as f64);
+    let (c, k) = (p.c as f64, p.k as f64);
+    let filters = p.taps() as f64 * c * k;
+    // What tiles multiply: whole tiles of channels. The taps of few channels share a step.
+    let tiled = |contracted: usize, resulting: usize| {
+        let contracted = if contracted < DEPTH { contracted } else { contracted.next_multiple_of(DEPTH) };
+        outputs * (p.taps() * contracted * resulting.next_multiple_of(SIDE)) as f64
+    };
+    let tiles = match pass {
+        Pass::Fprop => 2.9 * tiled(p.c, p.k) + 115.0 * inputs * c + 1900.0 * filters,
+        Pass::Dgrad => 2.9 * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
+        // Here channels and filters are rows and columns, and a few of either fill no tile.
+        Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
+        Pass::Wgrad => 3.3 * outputs * filters + 100.0 * (inputs * c + outputs * k) + 250.0 * filters,
+    };
+    tiles < MULTIPLY_ADD * outputs * filters
+}
