@@ -39,8 +39,11 @@ pub(super) struct Class {
     planes: usize,
 }
 
-/// Bytes of the input that one block's steps read: they stay in the first-level cache beside the panels passing by.
-const KEPT: usize = 28 << 10;
+/// Bytes of the input that the steps of a segment read, so that they stay in the first-level cache while filters pass by.
+const KEPT: usize = 14 << 10;
+
+/// Steps that a segment has at least: its sums are loaded and stored again.
+const STEPS: usize = 18;
 
 impl Class {
     pub fn new(plan: Plan, layout: &Layout) -> Self {
@@ -60,8 +63,17 @@ impl Class {
         // What a piece of all taps reads of the pixels around a block: whole pixels apart, so its bytes are its own.
         let rows = BLOCK.div_ceil(layout.across) + ah.taps.len();
         let pixels = if ah.taps.len() == 1 { BLOCK } else { (rows * layout.across).min(BLOCK * ah.taps.len()) };
-        let of_piece = at.taps.len() * pixels * layout.column_step * 2 * DEPTH * layout.planes;
-        let at_once = (KEPT / of_piece).clamp(1, pieces);
+        let of_piece = at.taps.len() * pixels * layout.column_step * 2 * DEPTH;
+        // With several parts there are more products for what is loaded, and with taps beside each other neighbours read the
+        // same: there sums in memory cost more than the second-level cache, unless a piece is small.
+        let beside = ah.taps.len() * runs.len() > 1;
+        let strided = ah.step * aw.step > 1;
+        let at_once = if layout.planes > 1 || beside && (strided || of_piece > KEPT) {
+            pieces
+        } else {
+            let steps = at.taps.len() * ah.taps.len() * runs.len();
+            (KEPT / of_piece).max(STEPS.div_ceil(steps)).min(pieces)
+        };
         let groups = pieces.div_ceil(at_once);
         let (mut places, mut segments) = (Vec::new(), Vec::new());
         for group in 0..groups {
