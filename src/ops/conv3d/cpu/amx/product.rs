@@ -15,7 +15,7 @@ use std::ops::Range;
 const SLAB: usize = 640 << 10;
 
 /// Bytes of the panels that a task reads again and again.
-const PANELS: usize = 1024 << 10;
+const PANELS: usize = 1280 << 10;
 
 /// Tasks to aim at.
 const TASKS: usize = 8;
