@@ -1,6 +1,7 @@
 //! Whether tiles form a pass's products, and of how many parts.
 
 use super::super::super::{Conv3d, Products};
+use super::correlate_plan;
 use crate::cpu::Isa;
 use crate::cpu::amx::{DEPTH, SIDE};
 use crate::tensor::{DType, Tensor};
@@ -32,27 +33,40 @@ pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tens
     }
 }
 
-/// Whether six products of parts in tiles are faster than multiply-adds of f32.
+/// Whether six products of parts in tiles are clearly faster than multiply-adds of f32.
 ///
-/// Both are costed in picoseconds, fitted to 155 passes of three networks (two cores with two 512-bit units each); only
+/// Both are costed in picoseconds, fitted to the passes of five networks (two cores with two 512-bit units each); only
 /// ratios matter. Tiles multiply faster, but numbers must be split first: those of an activation, where few channels
 /// come of them, and the filters, where few positions use them, cost more than is gained.
 fn pays(p: &Conv3d, pass: Pass) -> bool {
-    const MULTIPLY_ADD: f64 = 4.7;
     let [inputs, outputs] = [p.input, p.out].map(|axes| (p.n * axes.iter().product::<usize>()) as f64);
-    let (c, k) = (p.c as f64, p.k as f64);
-    let filters = p.taps() as f64 * c * k;
-    // What tiles multiply: whole tiles of channels. The taps of few channels share a step.
-    let tiled = |contracted: usize, resulting: usize| {
-        let contracted = if contracted < DEPTH { contracted } else { contracted.next_multiple_of(DEPTH) };
-        outputs * (p.taps() * contracted * resulting.next_multiple_of(SIDE)) as f64
+    let (c, k, taps) = (p.c as f64, p.k as f64, p.taps() as f64);
+    let filters = taps * c * k;
+    // Multiply-adds come in vectors of results, two side by side.
+    let vectors = |results: usize| (results as f64).max(2.0 * SIDE as f64);
+    // Tiles multiply whole steps; of few channels, the taps of a row share one.
+    let steps = |contracted: usize| match contracted < DEPTH {
+        true => p.taps() / p.kernel[2] * (p.kernel[2] * contracted.next_multiple_of(2)).next_multiple_of(DEPTH),
+        false => p.taps() * contracted.next_multiple_of(DEPTH),
     };
-    let tiles = match pass {
-        Pass::Fprop => 2.9 * tiled(p.c, p.k) + 115.0 * inputs * c + 1900.0 * filters,
-        Pass::Dgrad => 2.9 * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
+    let tiled = |contracted: usize, results: usize| (steps(contracted) * results.next_multiple_of(SIDE)) as f64;
+    let (multiply_adds, tiles) = match pass {
+        Pass::Fprop => (
+            4.7 * outputs * taps * c * vectors(p.k),
+            2.9 * outputs * tiled(p.c, p.k) + 115.0 * inputs * c + 1900.0 * filters,
+        ),
+        Pass::Dgrad => (
+            4.7 * outputs * taps * k * vectors(p.c),
+            2.9 * outputs * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
+        ),
         // Here channels and filters are rows and columns, and a few of either fill no tile.
         Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
-        Pass::Wgrad => 3.3 * outputs * filters + 100.0 * (inputs * c + outputs * k) + 250.0 * filters,
+        Pass::Wgrad => (
+            4.7 * outputs * filters,
+            3.3 * correlate_plan::Plan::new(p, 3).stepped as f64 * filters
+                + 100.0 * (inputs * c + outputs * k)
+                + 250.0 * filters,
+        ),
     };
-    tiles < MULTIPLY_ADD * outputs * filters
+    tiles < 0.95 * multiply_adds
 }

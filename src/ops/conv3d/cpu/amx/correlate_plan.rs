@@ -1,7 +1,7 @@
 //! How wgrad in tiles cuts its work into bands, shares and sets: by the extents alone.
 
 use super::super::super::Conv3d;
-use crate::cpu::amx::{SIDE, TILE};
+use crate::cpu::amx::{DEPTH, SIDE, TILE};
 
 /// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
 const SET: usize = 3072;
@@ -43,8 +43,10 @@ pub(super) struct Plan {
     pub sets: usize,
     /// Numbers of the sums of a share: taps, blocks of 32 columns, and in each a row a filter.
     pub of_share: usize,
-    /// Whether sums are too many, or positions too few, for bands.
+    /// Whether sums are too many for bands, or positions too few, or rows so few and short that bands leave steps empty.
     pub flat: bool,
+    /// Positions of all steps, those that are none included.
+    pub stepped: usize,
 }
 
 impl Plan {
@@ -80,6 +82,9 @@ impl Plan {
         };
         let fits = (1..=height).filter(|&rows| rows == 1 || bytes(rows) <= BAND);
         let rows = fits.min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(b.cmp(&a))).unwrap_or(1);
+        let of_frame = height / rows * (rows * pairs).div_ceil(SIDE) + (height % rows * pairs).div_ceil(SIDE);
+        let banded = p.n * frames * of_frame * DEPTH;
+        let flat = sums > SUMS || p.c >= BLOCK && (positions < FEW || banded > 2 * positions);
         Plan {
             run,
             pieces,
@@ -94,7 +99,8 @@ impl Plan {
             ring,
             sets: sets.min(p.n * frames * height.div_ceil(rows)),
             of_share: filters * of_tile / 4,
-            flat: sums > SUMS || (positions < FEW && p.c >= BLOCK),
+            flat,
+            stepped: if flat { positions.next_multiple_of(DEPTH) } else { banded },
         }
     }
 }
