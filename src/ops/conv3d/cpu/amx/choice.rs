@@ -42,8 +42,8 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
     let [inputs, outputs] = [p.input, p.out].map(|axes| (p.n * axes.iter().product::<usize>()) as f64);
     let (c, k, taps) = (p.c as f64, p.k as f64, p.taps() as f64);
     let filters = taps * c * k;
-    // Multiply-adds come in vectors of results, two side by side.
-    let vectors = |results: usize| (results as f64).max(2.0 * SIDE as f64);
+    // Multiply-adds come in vectors of results, at least two side by side.
+    let vectors = |results: usize| results.next_multiple_of(SIDE).max(2 * SIDE) as f64;
     // Tiles multiply whole steps; of few channels, the taps of a row share one.
     let steps = |contracted: usize| match contracted < DEPTH {
         true => p.taps() / p.kernel[2] * (p.kernel[2] * contracted.next_multiple_of(2)).next_multiple_of(DEPTH),
@@ -53,18 +53,18 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
     let (multiply_adds, tiles) = match pass {
         Pass::Fprop => (
             4.7 * outputs * taps * c * vectors(p.k),
-            2.9 * outputs * tiled(p.c, p.k) + 115.0 * inputs * c + 1900.0 * filters,
+            2.7 * outputs * tiled(p.c, p.k) + 115.0 * inputs * c + 1000.0 * filters,
         ),
         Pass::Dgrad => (
             4.7 * outputs * taps * k * vectors(p.c),
-            2.9 * outputs * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
+            2.7 * outputs * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
         ),
         // Here channels and filters are rows and columns, and a few of either fill no tile.
         Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
         Pass::Wgrad => (
             4.7 * outputs * filters,
             3.3 * correlate_plan::Plan::new(p, 3).stepped as f64 * filters
-                + 100.0 * (inputs * c + outputs * k)
+                + 80.0 * (inputs * c + outputs * k)
                 + 250.0 * filters,
         ),
     };
