@@ -20,13 +20,13 @@ impl Peaks {
     /// Probes all three, in about a second; per second of `clock`.
     pub fn probe(clock: Clock) -> Self {
         let best = |rounds, probe: fn(usize) -> usize| best(clock, rounds, probe);
-        let f32 = best(400_000, |rounds| 2 * rounds * multiply_adds(rounds));
-        let bf16 = if Isa::best() == Isa::Amx { best(200_000, tiles::multiply) } else { f32 };
+        let f32 = best(4_000_000, |rounds| 2 * rounds * multiply_adds(rounds));
+        let bf16 = if Isa::best() == Isa::Amx { best(400_000, tiles::multiply) } else { f32 };
         Peaks { f32, bf16, copy: copy(clock) }
     }
 }
 
-/// Operations per second; `probe` takes a number of rounds and returns the operations it did.
+/// Operations per second; rounds enough for threads that woke on one core to be parted. `probe` takes a number of rounds and returns the operations it did.
 fn best(clock: Clock, rounds: usize, probe: fn(usize) -> usize) -> f64 {
     let run = || {
         let start = clock.seconds();

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tubelet::cpu::Isa;
 use tubelet::ops::conv3d::cases::SMALL;
-use tubelet::ops::conv3d::{Conv3d, Geometry, Products, dgrad, dgrad_with, fprop, fprop_with, reference};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Products, dgrad, dgrad_with, fprop, fprop_with, reference, wgrad_with};
 use tubelet::ops::reference::Bounded;
 use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Tensor};
@@ -208,13 +208,42 @@ fn what_is_not_finite_stays_where_it_is_seen() {
     }
 }
 
-/// What is promised of the two ways to form products of f32.
+/// f32 is by multiply-adds or by six products of parts, as [`Products::F32`] says: whole passes one way, and here, where it
+/// is known which is faster, that one.
+#[test]
+fn f32_goes_the_faster_way() {
+    let bits = |t: &Tensor| t.f32().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    for (shape, filters, faster) in [([2, 4, 28, 28, 64], 64, Products::Bf16x6), ([1, 2, 7, 7, 64], 64, Products::Fma)]
+    {
+        let p = resized("spatial", shape, filters);
+        let d = data(&p, real);
+        let [x, _, dy] = &d;
+        let all = |products| {
+            let [y, dx] = passes(&p, &d, products);
+            let dw = wgrad_with(Isa::Amx, x, dy, p.w_shape(), &p.geometry.with(products)).unwrap();
+            [y, dx, dw].map(|t| bits(&t))
+        };
+        let (chosen, other) =
+            (all(Products::F32), if faster == Products::Fma { Products::Bf16x6 } else { Products::Fma });
+        if !Isa::available().contains(&Isa::Amx) {
+            assert!(chosen == all(Products::Fma), "there are no tiles");
+            continue;
+        }
+        for ((pass, chosen), (same, different)) in
+            ["fprop", "dgrad", "wgrad"].iter().zip(&chosen).zip(all(faster).iter().zip(&all(other)))
+        {
+            assert!(chosen == same && chosen != different, "{pass} of {shape:?}: not by {faster:?}");
+        }
+    }
+}
+
+/// What is promised of the ways to form products of f32.
 #[test]
 fn parts_are_as_exact_as_promised() {
     let p = resized("spatial", [1, 2, 14, 14, 64], 64);
     let d = data(&p, real);
     let want = definition(&p, &d);
-    for (products, rel) in [(Products::Bf16x3, 1e-5), (Products::Bf16x6, 5e-7)] {
+    for (products, rel) in [(Products::Bf16x3, 1e-5), (Products::Bf16x6, 5e-7), (Products::Fma, 5e-7)] {
         let g = p.geometry.with(products);
         let got = [fprop(&d[0], &d[1], &g).unwrap(), dgrad(&d[2], &d[1], p.x_shape(), &g).unwrap()];
         for ((got, want), pass) in got.iter().zip(&want).zip(PASSES) {
