@@ -17,8 +17,9 @@ use std::ops::Range;
 /// Positions of a stretch.
 const STRETCH: usize = 192;
 
-/// Numbers of the operand taken one by one that a chunk may copy.
-const COPIED: usize = 1 << 17;
+/// Numbers that a chunk may have of either operand: the one taken one by one is copied whole, and through the other the blocks
+/// of vectors go one after another, so both should stay in the second-level cache.
+const CHUNK: usize = 1 << 16;
 
 /// Positions of a set, so that its sums are worth adding up, and numbers all sets together may take.
 const SET: usize = 2048;
@@ -155,7 +156,8 @@ impl Task<'_> {
         let rows = rows * set / d.sets..rows * (set + 1) / d.sets;
         let of_stretch = (STRETCH / w).max(1);
         let (deals, packs) = (d.by_input && vectors * taps.len() >= WORTH, d.by_input && singles >= WORTH);
-        let of_chunk = if deals { (COPIED / (singles * w)).max(1) } else { 1 }.next_multiple_of(of_stretch);
+        let of_chunk = if deals { (CHUNK / (singles.max(vectors) * w)).max(1) } else { 1 };
+        let of_chunk = of_chunk.next_multiple_of(of_stretch);
         let pixels = of_chunk.min(rows.len()) * w;
         let mut dealt = Buffer::<f32>::arbitrary(if deals { pixels * singles } else { 0 });
         let mut packed = Buffer::<f32>::arbitrary(if packs { of_stretch * w * width } else { 0 });

@@ -63,7 +63,7 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
         Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
         Pass::Wgrad => (
             4.7 * outputs * filters,
-            3.3 * correlate_plan::Plan::new(p, 3).stepped as f64 * filters
+            3.1 * correlate_plan::Plan::new(p, 3).stepped as f64 * filters
                 + 80.0 * (inputs * c + outputs * k)
                 + 250.0 * filters,
         ),
