@@ -2,7 +2,7 @@
 //! a peer's can take turns within milliseconds. Alone it prints what each case takes and which share of a peak that is:
 //!
 //!     cargo bench --bench versus [-- TEXT..]      cases whose names contain every TEXT
-//!     cargo bench --bench versus -- --all ..      six products of parts, too
+//!     cargo bench --bench versus -- --all ..      f32 by multiply-adds or six products of parts alone, too
 //!
 //! The share is that of the arithmetic (multiply-adds of f32 or products of bf16 matrices) or of a copy through memory,
 //! whichever bounds the case more; both are probed in this process.

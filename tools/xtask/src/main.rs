@@ -19,13 +19,13 @@ const USAGE: &str = "usage: cargo xtask <command>
                     runs every row of the table in docs/experiments.md, three seeds each (an hour or two on two cores), and
                     prints it; GESTURES is that data set's folder, without it procedural clips alone
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
-                    --only TEXT (repeatable: cases with every TEXT in their names), --all (those of six products too),
+                    --only TEXT (repeatable: cases with every TEXT in their names), --all (f32 by one means, too),
                     --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
                     convolutions than oneDNN's), --processor-time (for a busy machine), --python PATH
                     (python3), --json FILE, --record FILE
   versus-maclr DATA DIR [OPTION..]
                     MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:
-                    --precision P (f32; repeatable: bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),
+                    --precision P (f32; repeatable: fma, bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),
                     --python PATH (python3), --json FILE
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver";
 
