@@ -26,7 +26,8 @@ impl Peaks {
     }
 }
 
-/// Operations per second; rounds enough for threads that woke on one core to be parted. `probe` takes a number of rounds and returns the operations it did.
+/// Operations per second; `probe` takes a number of rounds and returns the operations it did. Rounds should last for
+/// milliseconds: threads that woke on one core are parted no sooner.
 fn best(clock: Clock, rounds: usize, probe: fn(usize) -> usize) -> f64 {
     let run = || {
         let start = clock.seconds();

@@ -1,7 +1,7 @@
 //! Whether tiles form a pass's products, and of how many parts.
 
 use super::super::super::{Conv3d, Products};
-use super::correlate_plan;
+use super::correlate_plan::Plan;
 use crate::cpu::Isa;
 use crate::cpu::amx::{DEPTH, SIDE};
 use crate::tensor::{DType, Tensor};
@@ -45,9 +45,13 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
     // Multiply-adds come in vectors of results, at least two side by side.
     let vectors = |results: usize| results.next_multiple_of(SIDE).max(2 * SIDE) as f64;
     // Tiles multiply whole steps; of few channels, the taps of a row share one.
-    let steps = |contracted: usize| match contracted < DEPTH {
-        true => p.taps() / p.kernel[2] * (p.kernel[2] * contracted.next_multiple_of(2)).next_multiple_of(DEPTH),
-        false => p.taps() * contracted.next_multiple_of(DEPTH),
+    let steps = |contracted: usize| {
+        if contracted < DEPTH {
+            let [kt, kh, kw] = p.kernel;
+            kt * kh * (kw * contracted.next_multiple_of(2)).next_multiple_of(DEPTH)
+        } else {
+            p.taps() * contracted.next_multiple_of(DEPTH)
+        }
     };
     let tiled = |contracted: usize, results: usize| (steps(contracted) * results.next_multiple_of(SIDE)) as f64;
     let (multiply_adds, tiles) = match pass {
@@ -63,9 +67,7 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
         Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
         Pass::Wgrad => (
             4.7 * outputs * filters,
-            3.1 * correlate_plan::Plan::new(p, 3).stepped as f64 * filters
-                + 80.0 * (inputs * c + outputs * k)
-                + 250.0 * filters,
+            3.1 * Plan::new(p, 3).stepped as f64 * filters + 80.0 * (inputs * c + outputs * k) + 250.0 * filters,
         ),
     };
     tiles < 0.95 * multiply_adds
