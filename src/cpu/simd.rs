@@ -20,7 +20,7 @@ pub(crate) trait Vector: Copy {
 
 /// Asks for the cache line of `p`, which need not be readable.
 #[inline(always)]
-pub(crate) fn prefetch(p: *const f32) {
+pub(crate) fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every such machine has the instruction, and it touches nothing.
     unsafe {

@@ -2,6 +2,7 @@
 
 use super::block::{Block, ConvNorm, Grid, Walk};
 use super::build::Builder;
+use super::conv::Activation;
 use super::nets::{Net, Pool};
 use super::params::{ParamId, Params};
 use super::pass::Pass;
@@ -29,18 +30,26 @@ struct Stem {
 
 impl Segment for Stem {
     fn run(&self, pass: &mut Pass, first: &Var, _: &Var) -> Result<Var> {
-        let mut y = first.clone();
-        for step in &self.convs {
-            y = step.forward(pass, &y, None, true)?;
+        let mut x = Activation::from(first);
+        let Some((last, inner)) = self.convs.split_last() else { return self.pooled(pass, first) };
+        for step in inner {
+            x = step.forward_inside(pass, &x)?;
         }
-        match &self.pool {
-            Some(Pool { kernel, window }) => ops::max_pool(pass.tape(), &y, *kernel, window),
-            None => Ok(y),
-        }
+        let y = last.forward(pass, &x, None, true)?;
+        self.pooled(pass, &y)
     }
 
     fn ids(&self) -> Vec<ParamId> {
         self.convs.iter().flat_map(ConvNorm::ids).collect()
+    }
+}
+
+impl Stem {
+    fn pooled(&self, pass: &mut Pass, y: &Var) -> Result<Var> {
+        match &self.pool {
+            Some(Pool { kernel, window }) => ops::max_pool(pass.tape(), y, *kernel, window),
+            None => Ok(y.clone()),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The one block all networks are made of: convolutions followed by normalisations, with or without a shortcut.
 
 use super::build::Builder;
-use super::conv::Conv;
+use super::conv::{Activation, Conv};
 use super::norm::Norm;
 use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
 use super::recompute::{self, Segment};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::Sums;
 use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
 use std::sync::Arc;
@@ -67,16 +68,35 @@ impl ConvNorm {
     ///
     /// # Errors
     /// As [`Conv::forward`] and [`Norm::forward`].
-    pub fn forward(&self, pass: &mut Pass, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
-        let Some(norm) = &self.norm else { return self.conv.forward(pass, x) };
-        let Mode::Train { groups } = pass.mode() else {
-            let y = self.conv.forward(pass, x)?;
-            return norm.forward(pass, &y, None, residual, relu);
-        };
-        let near = pass.params()[norm.mean()].value.clone();
-        let (y, sums) = self.conv.forward_summed(pass, x, &near, groups)?;
-        drop(near); // the running mean is about to be changed in place
-        norm.forward(pass, &y, sums, residual, relu)
+    pub fn forward(&self, pass: &mut Pass, x: &Activation, residual: Option<&Var>, relu: bool) -> Result<Var> {
+        let (y, sums) = self.convolve(pass, x)?;
+        match &self.norm {
+            Some(norm) => norm.forward(pass, &y, sums, residual, relu),
+            None => Ok(y),
+        }
+    }
+
+    /// `relu(norm(conv(x)))` for a convolution alone, which may normalise what it reads.
+    ///
+    /// # Errors
+    /// As [`ConvNorm::forward`].
+    pub fn forward_inside(&self, pass: &mut Pass, x: &Activation) -> Result<Activation> {
+        let (y, sums) = self.convolve(pass, x)?;
+        match &self.norm {
+            Some(norm) => Ok(Activation::Deferred(norm.defer(pass, &y, sums)?)),
+            None => Ok(Activation::Ready(y)),
+        }
+    }
+
+    /// The convolution, with sums where a normalisation by the batch follows.
+    fn convolve(&self, pass: &mut Pass, x: &Activation) -> Result<(Var, Option<Sums>)> {
+        match (&self.norm, pass.mode()) {
+            (Some(norm), Mode::Train { groups }) => {
+                let near = pass.params()[norm.mean()].value.clone();
+                self.conv.forward_summed(pass, x, &near, groups)
+            }
+            _ => Ok((self.conv.forward(pass, x)?, None)),
+        }
     }
 }
 
@@ -116,15 +136,15 @@ impl Inside {
 
 impl Segment for Inside {
     fn run(&self, pass: &mut Pass, first: &Var, last: &Var) -> Result<Var> {
-        let mut y = first.clone();
+        let mut y = Activation::from(first);
         for step in &self.path {
-            y = step.forward(pass, &y, None, true)?;
+            y = step.forward_inside(pass, &y)?;
         }
         match &self.shortcut {
             Shortcut::None => self.last.forward(pass, &y, None, true),
             Shortcut::Identity => self.last.forward(pass, &y, Some(last), true),
             Shortcut::Projection(p) => {
-                let residual = p.forward(pass, last, None, false)?;
+                let residual = p.forward(pass, &last.into(), None, false)?;
                 self.last.forward(pass, &y, Some(&residual), true)
             }
         }

@@ -4,11 +4,26 @@ use super::build::Builder;
 use super::params::{ParamId, Params};
 use super::pass::Pass;
 use crate::error::Result;
-use crate::ops::batch_norm::Sums;
+use crate::ops::batch_norm::{Deferred, Sums};
 use crate::ops::conv3d::{self, Conv3d, Geometry};
 use crate::shape::Window;
 use crate::tape::Var;
 use crate::tensor::Tensor;
+
+/// What a convolution reads.
+#[derive(Clone)]
+pub enum Activation {
+    /// These numbers.
+    Ready(Var),
+    /// A normalisation and ReLU that it may apply itself, so that their result need not be held.
+    Deferred(Deferred),
+}
+
+impl From<&Var> for Activation {
+    fn from(x: &Var) -> Self {
+        Activation::Ready(x.clone())
+    }
+}
 
 /// A convolution without bias (a normalisation follows), padded so that stride 1 keeps extents under an odd kernel. An even
 /// kernel has no middle: along its axis there is no padding.
@@ -43,11 +58,8 @@ impl Conv {
     ///
     /// # Errors
     /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
-    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
-        let w = pass.var(self.weight)?;
-        let y = conv3d::conv3d(pass.tape(), x, &w, &self.geometry.with(pass.products()))?;
-        pass.passed_conv(self.weight, &y);
-        Ok(y)
+    pub fn forward(&self, pass: &mut Pass, x: &Activation) -> Result<Var> {
+        Ok(self.run(pass, x, None)?.0)
     }
 
     /// The same for a following normalisation with the running mean `near`: its sums too, over each of `groups` parts of
@@ -58,12 +70,20 @@ impl Conv {
     pub fn forward_summed(
         &self,
         pass: &mut Pass,
-        x: &Var,
+        x: &Activation,
         near: &Tensor,
         groups: usize,
     ) -> Result<(Var, Option<Sums>)> {
-        let w = pass.var(self.weight)?;
-        let (y, sums) = conv3d::conv3d_summed(pass.tape(), x, &w, &self.geometry.with(pass.products()), near, groups)?;
+        self.run(pass, x, Some((near, groups)))
+    }
+
+    fn run(&self, pass: &mut Pass, x: &Activation, summed: Option<(&Tensor, usize)>) -> Result<(Var, Option<Sums>)> {
+        let (w, tape, g) = (pass.var(self.weight)?, pass.tape(), self.geometry.with(pass.products()));
+        let (y, sums) = match (x, summed) {
+            (Activation::Deferred(layer), summed) => conv3d::conv3d_after(tape, layer, &w, &g, summed)?,
+            (Activation::Ready(x), Some((near, groups))) => conv3d::conv3d_summed(tape, x, &w, &g, near, groups)?,
+            (Activation::Ready(x), None) => (conv3d::conv3d(tape, x, &w, &g)?, None),
+        };
         pass.passed_conv(self.weight, &y);
         Ok((y, sums))
     }

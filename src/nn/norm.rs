@@ -4,7 +4,7 @@ use super::build::Builder;
 use super::params::{ParamId, Role};
 use super::pass::{Mode, Pass};
 use crate::error::Result;
-use crate::ops::batch_norm::{Stats, Sums, batch_norm};
+use crate::ops::batch_norm::{Deferred, Moments, Stats, Sums, batch_norm, deferred};
 use crate::tape::Var;
 
 /// Added to variances (PyTorch's default, maclr.md 2.1).
@@ -57,21 +57,39 @@ impl Norm {
         relu: bool,
     ) -> Result<Var> {
         let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale)?, pass.var(self.shift)?);
-        if let Mode::Train { groups } = pass.mode() {
-            let stats = match &sums {
-                Some(sums) => Stats::Summed { groups, sums },
-                None => Stats::Batch { groups },
-            };
-            let (y, moments) = batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu)?;
-            drop(sums); // they hold the running mean, which is changed in place
-            if let Some(moments) = moments {
-                pass.update_running(self.mean, &moments.mean, MOMENTUM)?;
-                pass.update_running(self.var, &moments.var, MOMENTUM)?;
-            }
-            return Ok(y);
+        self.by(pass, sums, |stats| batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu))
+    }
+
+    /// [`Norm::forward`] with ReLU and without a residual, left to the convolution that reads the result.
+    ///
+    /// # Errors
+    /// As [`Norm::forward`].
+    pub fn defer(&self, pass: &mut Pass, x: &Var, sums: Option<Sums>) -> Result<Deferred> {
+        let (gamma, beta) = (pass.var(self.scale)?, pass.var(self.shift)?);
+        self.by(pass, sums, |stats| deferred(x, &gamma, &beta, stats, EPS))
+    }
+
+    /// What `layer` makes of the statistics that the pass normalises by, which it then learns about.
+    fn by<R>(
+        &self,
+        pass: &mut Pass,
+        sums: Option<Sums>,
+        layer: impl FnOnce(Stats) -> Result<(R, Option<Moments>)>,
+    ) -> Result<R> {
+        let Mode::Train { groups } = pass.mode() else {
+            let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
+            return Ok(layer(Stats::Fixed { mean, var })?.0);
+        };
+        let stats = match &sums {
+            Some(sums) => Stats::Summed { groups, sums },
+            None => Stats::Batch { groups },
+        };
+        let (result, moments) = layer(stats)?;
+        drop(sums); // they hold the running mean, which is changed in place
+        if let Some(moments) = moments {
+            pass.update_running(self.mean, &moments.mean, MOMENTUM)?;
+            pass.update_running(self.var, &moments.var, MOMENTUM)?;
         }
-        let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
-        let stats = Stats::Fixed { mean, var };
-        Ok(batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu)?.0)
+        Ok(result)
     }
 }

@@ -7,6 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::zmm::Zmm;
 use crate::cpu::Isa;
+use crate::cpu::simd::prefetch;
 use crate::tensor::Element;
 use half::bf16;
 use rayon::prelude::*;
@@ -121,6 +122,16 @@ unsafe fn with_avx2(kernel: impl Kernel) {
     // SAFETY: this function's own condition.
     unsafe { kernel.run::<Plain>() }
 }
+
+/// Asks for what follows soon behind a stored number: the processor foresees reads in order, but not far, and not beyond a
+/// page. Behind an end nothing happens.
+#[inline(always)]
+pub(in crate::ops) fn ahead<T>(p: *const T) {
+    prefetch(p.cast::<u8>().wrapping_add(AHEAD));
+}
+
+/// Bytes from what is read to what is asked for.
+const AHEAD: usize = 2048;
 
 /// Calls `f(at, n)` for each `n` numbers from `at` that make up `0..len`: sixteen, but for the last.
 #[inline(always)]

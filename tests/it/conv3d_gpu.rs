@@ -214,7 +214,7 @@ pub fn a_chain_of_gradients_in_one_launch() {
             let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
             let [mean, inv_std] = [0; 2].map(|_| reals(r, [parts * c], DType::F32));
             let [rd, nd, wd, yd, md, id] = [&relu, &normed, &w, &dy, &mean, &inv_std].map(|t| t.to(device).unwrap());
-            let before = Before { relu: &rd, normed: &nd, mean: &md, inv_std: &id, again: None, so_far: None };
+            let before = Before { relu: Some(&rd), normed: &nd, mean: &md, inv_std: &id, again: None, so_far: None };
             let (dz, sums) = dgrad_chain(&yd, &wd, &g, &before).unwrap().expect("a GPU has this launch");
             let mut want = reference::dgrad(&p, &wide(&dy), &wide(&w));
             for (i, on) in wide(&relu).iter().enumerate() {

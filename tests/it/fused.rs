@@ -99,7 +99,7 @@ impl Chain {
 
     fn before(&self, again: bool, so_far: bool) -> Before<'_> {
         Before {
-            relu: &self.relu,
+            relu: Some(&self.relu),
             normed: &self.normed,
             mean: &self.mean,
             inv_std: &self.inv_std,
@@ -264,6 +264,6 @@ fn arrays_that_do_not_fit_are_refused() {
     let e = dgrad_chain(&dy, &w, &g, &Before { again: Some([&chain.gamma, &dy]), ..chain.before(false, false) });
     assert!(e.unwrap_err().to_string().contains("`beta`"));
     let half = chain.relu.cast(DType::BF16).unwrap();
-    let e = dgrad_chain(&dy, &w, &g, &Before { relu: &half, ..chain.before(false, false) }).unwrap_err();
+    let e = dgrad_chain(&dy, &w, &g, &Before { relu: Some(&half), ..chain.before(false, false) }).unwrap_err();
     assert!(e.to_string().contains("`relu`"), "{e}");
 }

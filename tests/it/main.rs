@@ -15,6 +15,7 @@ mod conv3d;
 mod conv3d_amx;
 mod conv3d_amx_wgrad;
 mod conv3d_gpu;
+mod conv3d_normed;
 mod counters;
 mod device;
 mod eval;

@@ -1,16 +1,18 @@
 //! The layer on the tape: a fused kernel where the gradient is used up, a composition of primitives where it is to be
 //! differentiated again.
 
-use super::{Moments, Saved, Stats, bwd, fwd, normalise};
+use super::{Moments, Saved, Stats, bwd, fwd, normalise, statistics};
 use crate::error::Result;
-use crate::ops::conv3d::fused::Before;
+use crate::ops::conv3d::fused::{Before, Norm};
 use crate::ops::{self, cast, mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::{DType, Device, Tensor};
 use std::any::Any;
+use std::rc::Rc;
 
 /// What follows the normalisation.
+#[derive(Clone)]
 pub(super) struct Ends {
     /// Whether something was added.
     pub residual: bool,
@@ -27,6 +29,7 @@ pub(in crate::ops) struct PastRelu {
 }
 
 /// The layer as it is recorded.
+#[derive(Clone)]
 pub(in crate::ops) struct BatchNorm {
     x: Var,
     gamma: Var,
@@ -57,11 +60,11 @@ impl Op for BatchNorm {
 }
 
 impl BatchNorm {
-    /// The layer as a convolution on its result `y` sees it; `None` where there is no rectifier, where numbers are of other
+    /// The layer as a convolution on its result `y` sees it, which need not be there without a residual; `None` where there is no rectifier, where numbers are of other
     /// types than the gradient's, and on a GPU, where the sums are merged from other parts.
-    pub fn before<'a>(&'a self, y: &'a Tensor, so_far: Option<&'a Tensor>, dtype: DType) -> Option<Before<'a>> {
+    pub fn before<'a>(&'a self, y: Option<&'a Tensor>, so_far: Option<&'a Tensor>, dtype: DType) -> Option<Before<'a>> {
         let normed = self.x.value();
-        let alike = [y, normed].into_iter().chain(so_far).all(|t| t.dtype() == dtype);
+        let alike = [normed].into_iter().chain(y).chain(so_far).all(|t| t.dtype() == dtype);
         let affine = [self.gamma.value(), self.beta.value()];
         let f32s = affine.iter().all(|t| t.dtype() == DType::F32);
         if !self.ends.relu || !alike || !f32s || normed.device() != Device::Cpu {
@@ -124,6 +127,51 @@ impl BatchNorm {
         };
         ops::relu::mask(t, dy, &y)
     }
+}
+
+/// `relu((x - mean) / √(var + eps) · gamma + beta)` of which the statistics are known, but which is yet to be computed: a
+/// convolution that applies it to what it reads needs no memory for it
+/// ([`conv3d_after`](crate::ops::conv3d::conv3d_after)).
+#[derive(Clone)]
+pub struct Deferred(Rc<BatchNorm>);
+
+impl Deferred {
+    /// The result.
+    ///
+    /// # Errors
+    /// Of a GPU what its driver says.
+    pub fn apply(&self, t: &Tape) -> Result<Var> {
+        let BatchNorm { x, gamma, beta, saved, .. } = self.op();
+        let y = normalise(x.value(), gamma.value(), beta.value(), saved, None, true)?;
+        Ok(t.record(y, &self.inputs(), || self.op().clone()))
+    }
+
+    /// What it is a function of: `x`, `gamma` and `beta`.
+    pub(in crate::ops) fn inputs(&self) -> [&Var; 3] {
+        [&self.0.x, &self.0.gamma, &self.0.beta]
+    }
+
+    /// What would be recorded.
+    pub(in crate::ops) fn op(&self) -> &BatchNorm {
+        &self.0
+    }
+
+    /// Its numbers.
+    pub(in crate::ops) fn norm(&self) -> Norm<'_> {
+        let BatchNorm { gamma, beta, saved, .. } = self.op();
+        Norm { mean: &saved.mean, inv_std: &saved.rstd, gamma: gamma.value(), beta: beta.value() }
+    }
+}
+
+/// [`batch_norm`] with the rectifier and without a residual, left to whoever reads the result.
+///
+/// # Errors
+/// As [`batch_norm`].
+pub fn deferred(x: &Var, gamma: &Var, beta: &Var, stats: Stats, eps: f32) -> Result<(Deferred, Option<Moments>)> {
+    let (saved, moments) = statistics(x.value(), gamma.value(), beta.value(), stats, eps)?;
+    let ends = Ends { residual: false, relu: true, y: None };
+    let op = BatchNorm { x: x.clone(), gamma: gamma.clone(), beta: beta.clone(), saved, eps, ends };
+    Ok((Deferred(Rc::new(op)), moments))
 }
 
 /// `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)` with `x`, `residual` of `[n .. c]` and `gamma`, `beta`

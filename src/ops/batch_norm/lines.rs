@@ -1,7 +1,7 @@
 //! What batch normalisation does to a line of numbers, whole rows of `c` channels below each other: shared by the layer and
 //! by convolutions that do a part of its work on results still in the cache.
 
-use crate::ops::lanes::{LANES, Lanes, Stored, each, whole};
+use crate::ops::lanes::{LANES, Lanes, Stored, ahead, each, whole};
 
 /// Per element of a line, the layer's `z = (x - mean) · scale + shift`. Subtracting first keeps the digits where the mean is
 /// large.
@@ -83,6 +83,12 @@ pub(in crate::ops) unsafe fn statistics<V: Lanes, T: Stored>(x: &[T], shift: &[f
 }
 
 impl Affine<'_> {
+    /// Mean, scale and addend of the first `len` elements of a line.
+    #[cfg(target_arch = "x86_64")] // for tiles
+    pub fn numbers(&self, len: usize) -> [*const f32; 3] {
+        [self.mean, self.scale, self.shift].map(|v| v[..len].as_ptr())
+    }
+
     /// Whether there are parameters for a line, the scale and the addend where `z` is asked for.
     fn covers(&self, len: usize, z: bool) -> bool {
         self.mean.len() >= len && (!z || (self.scale.len() >= len && self.shift.len() >= len))
@@ -115,8 +121,10 @@ impl Affine<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
+                ahead(x.as_ptr().add(at));
                 let (_, mut z) = self.at::<V>(T::get(x.as_ptr().add(at), n), at, n);
                 if let Some(r) = residual {
+                    ahead(r.as_ptr().add(at));
                     z = z.add(T::get(r.as_ptr().add(at), n));
                 }
                 if relu {
@@ -171,8 +179,10 @@ impl Affine<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
+                ahead(x.as_ptr().add(at));
                 let mut dz = T::get::<V>(dy.add(at), n);
                 if !more.is_null() {
+                    ahead(more.add(at));
                     dz = dz.add(T::get(more.add(at), n));
                 }
                 let (d, mut dz) = self.pass(T::get(x.as_ptr().add(at), n), dz, mask, at, n);
@@ -206,6 +216,8 @@ impl Affine<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
+                ahead(x.as_ptr().add(at));
+                ahead(dy.as_ptr().add(at));
                 let load = |v: &[f32]| V::load(v.as_ptr().add(at), n);
                 let (x, dy): (V, V) = (T::get(x.as_ptr().add(at), n), T::get(dy.as_ptr().add(at), n));
                 let (dev, dz) = self.pass(x, dy, mask, at, n);

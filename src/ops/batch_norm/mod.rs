@@ -12,8 +12,9 @@ mod grad;
 pub(in crate::ops) mod lines;
 pub mod reference;
 
-pub use grad::batch_norm;
+pub(in crate::ops) use cpu::Layer;
 pub(in crate::ops) use grad::{BatchNorm, PastRelu};
+pub use grad::{Deferred, batch_norm, deferred};
 
 use crate::error::{Error, Result};
 use crate::ops::lanes::Stored;
@@ -134,6 +135,17 @@ pub fn fwd(
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<(Tensor, Saved, Option<Moments>)> {
+    if let Some(r) = residual.filter(|r| r.shape() != x.shape()) {
+        return Err(Error::shape("batch_norm", "residual", x.shape(), r.shape()));
+    }
+    x.place("batch_norm", residual.map(|r| ("residual", r)).as_slice())?;
+    let (saved, moments) = statistics(x, gamma, beta, stats, eps)?;
+    let y = normalise(x, gamma, beta, &saved, residual, relu)?;
+    Ok((y, saved, moments))
+}
+
+/// What [`fwd`] finds before it normalises, with its errors.
+fn statistics(x: &Tensor, gamma: &Tensor, beta: &Tensor, stats: Stats, eps: f32) -> Result<(Saved, Option<Moments>)> {
     let groups = match stats {
         Stats::Batch { groups } | Stats::Summed { groups, .. } => groups,
         Stats::Fixed { .. } => 1,
@@ -141,14 +153,10 @@ pub fn fwd(
     let rows = Rows::new(x.shape(), groups)?;
     expect_channels("gamma", gamma.shape(), rows.c)?;
     expect_channels("beta", beta.shape(), rows.c)?;
-    if let Some(r) = residual.filter(|r| r.shape() != x.shape()) {
-        return Err(Error::shape("batch_norm", "residual", x.shape(), r.shape()));
-    }
     if !(eps >= 0.0 && eps.is_finite()) {
         return Err(Error::param("batch_norm", "eps", eps, "it must be finite and not negative"));
     }
     let mut others = vec![("gamma", gamma), ("beta", beta)];
-    others.extend(residual.map(|r| ("residual", r)));
     if let Stats::Fixed { mean, var } = stats {
         others.extend([("mean", mean), ("var", var)]);
     }
@@ -156,7 +164,7 @@ pub fn fwd(
         others.extend([("shift", &sums.shift), ("sums", &sums.sums)]);
     }
     let place = x.place("batch_norm", &others)?;
-    let (saved, moments) = match stats {
+    Ok(match stats {
         Stats::Fixed { mean, var } => {
             for (arg, given) in [("mean", mean), ("var", var)] {
                 expect_channels(arg, given.shape(), rows.c)?;
@@ -193,9 +201,7 @@ pub fn fwd(
             };
             (Saved { rows, of_batch: true, mean, rstd }, Some(moments))
         }
-    };
-    let y = normalise(x, gamma, beta, &saved, residual, relu)?;
-    Ok((y, saved, moments))
+    })
 }
 
 /// Mean and `1/√(var + eps)` per group and channel, and the moments of the whole batch.
@@ -230,14 +236,14 @@ fn normalise(
     if let Place::Gpu(gpu) = x.place("batch_norm", &[])? {
         return cuda::normalise(gpu, x, gamma, beta, saved, residual.as_ref(), relu);
     }
-    let layer = cpu::Layer::new(saved, &gamma.host(), &beta.host());
+    let layer = Layer::new(saved, &gamma.host(), &beta.host());
     Ok(match x.dtype() {
         DType::F32 => normalise_as::<f32>(&layer, x, residual.as_ref(), relu),
         DType::BF16 => normalise_as::<bf16>(&layer, x, residual.as_ref(), relu),
     })
 }
 
-fn normalise_as<T: Stored>(layer: &cpu::Layer, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+fn normalise_as<T: Stored>(layer: &Layer, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
     T::build(x.shape(), |y| cpu::normalise(layer, T::of(x), residual.map(T::of), relu, y))
 }
 
@@ -256,7 +262,7 @@ fn bwd(
     if let Place::Gpu(gpu) = x.place("batch_norm", &[("dy", &dy)])? {
         return cuda::bwd(gpu, x, gamma, beta, saved, ends, &dy);
     }
-    let layer = cpu::Layer::new(saved, &gamma.host(), &beta.host());
+    let layer = Layer::new(saved, &gamma.host(), &beta.host());
     let sums = sums.map(|s| cpu::past_sums(saved, &s.host()));
     Ok(match x.dtype() {
         DType::F32 => bwd_as::<f32>(&layer, x, gamma, saved, ends, &dy, sums),
@@ -265,7 +271,7 @@ fn bwd(
 }
 
 fn bwd_as<T: Stored>(
-    layer: &cpu::Layer,
+    layer: &Layer,
     x: &Tensor,
     gamma: &Tensor,
     saved: &Saved,

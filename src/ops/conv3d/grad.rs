@@ -1,9 +1,9 @@
 //! Convolution on the tape. It is bilinear, so the gradients of each pass are the other two.
 
-use super::fused::{dgrad_chain, fprop_summed};
+use super::fused::{dgrad_chain, fprop_after, fprop_summed, wgrad_normed};
 use super::{Geometry, dgrad, fprop, wgrad};
 use crate::error::Result;
-use crate::ops::batch_norm::{BatchNorm, PastRelu, Sums};
+use crate::ops::batch_norm::{BatchNorm, Deferred, PastRelu, Sums};
 use crate::shape::Shape;
 use crate::tape::{Op, Share, Tape, Var};
 use crate::tensor::Tensor;
@@ -34,7 +34,7 @@ impl Op for Fprop {
         }
         let so_far = shares[0].so_far.as_ref().map(Var::value);
         let chained = |layer: &BatchNorm| {
-            let Some(before) = layer.before(self.x.value(), so_far, dy.value().dtype()) else { return Ok(None) };
+            let Some(before) = layer.before(Some(self.x.value()), so_far, dy.value().dtype()) else { return Ok(None) };
             dgrad_chain(dy.value(), self.w.value(), &self.g, &before)
         };
         let Some((dz, sums)) = self.x.ask(chained).transpose()?.flatten() else { return self.backward(t, dy, needs) };
@@ -73,6 +73,77 @@ pub fn conv3d_summed(
             let y = t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g });
             Ok((y, Some(sums)))
         }
+    }
+}
+
+/// A convolution of the result of `layer`, which nothing stores.
+struct After {
+    layer: Deferred,
+    w: Var,
+    g: Geometry,
+}
+
+impl Op for After {
+    fn name(&self) -> &'static str {
+        "conv3d after batch_norm"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        let [x, ..] = self.layer.inputs();
+        let (of_layer, of_w) = (&needs[..3], needs[3]);
+        let through = of_layer.contains(&true);
+        // As one chain where the gradients are not recorded.
+        if !t.is_recording()
+            && let Some(before) = self.layer.op().before(None, None, dy.value().dtype())
+        {
+            let (dy, w_shape) = (dy.value(), self.w.shape());
+            let dw = || wgrad_normed(x.value(), &self.layer.norm(), dy, w_shape, &self.g);
+            let dw = if of_w { dw()?.map(Var::constant) } else { None };
+            let chain = || dgrad_chain(dy, self.w.value(), &self.g, &before);
+            let past = if through { chain()? } else { None };
+            if (dw.is_some() || !of_w) && (past.is_some() || !through) {
+                let mut grads = match past {
+                    Some((dz, sums)) => self.layer.op().backward(t, &Var::noted(dz, PastRelu { sums }), of_layer)?,
+                    None => vec![None; 3],
+                };
+                grads.push(dw);
+                return Ok(grads);
+            }
+        }
+        let y = self.layer.apply(t)?;
+        let dw = of_w.then(|| wgrad_recorded(t, &y, dy, self.w.shape(), &self.g)).transpose()?;
+        let mut grads = if through {
+            self.layer.op().backward(t, &dgrad_recorded(t, dy, &self.w, y.shape(), &self.g)?, of_layer)?
+        } else {
+            vec![None; 3]
+        };
+        grads.push(dw);
+        Ok(grads)
+    }
+}
+
+/// The convolution of a batch norm's result that is yet to be computed. On the CPU the tape holds the batch norm's input
+/// alone, and tiles never store the result; on a GPU it is computed first. `summed`: the sums of
+/// a following batch norm too, as [`conv3d_summed`] takes them, by a number near each channel's mean and how many parts.
+///
+/// # Errors
+/// As [`conv3d_summed`], and [`Deferred::apply`].
+pub fn conv3d_after(
+    t: &Tape,
+    layer: &Deferred,
+    w: &Var,
+    g: &Geometry,
+    summed: Option<(&Tensor, usize)>,
+) -> Result<(Var, Option<Sums>)> {
+    let [x, gamma, beta] = layer.inputs();
+    if let Some((y, sums)) = fprop_after(x.value(), &layer.norm(), w.value(), g, summed.map(|(_, groups)| groups))? {
+        let op = || After { layer: layer.clone(), w: w.clone(), g: *g };
+        return Ok((t.record(y, &[x, gamma, beta, w], op), sums));
+    }
+    let x = layer.apply(t)?;
+    match summed {
+        Some((near, groups)) => conv3d_summed(t, &x, w, g, near, groups),
+        None => Ok((conv3d(t, &x, w, g)?, None)),
     }
 }
 

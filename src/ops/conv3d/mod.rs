@@ -30,7 +30,7 @@ pub mod raw;
 pub mod reference;
 
 pub use cuda::plan::Pass;
-pub use grad::{conv3d, conv3d_summed, dgrad_recorded, wgrad_recorded};
+pub use grad::{conv3d, conv3d_after, conv3d_summed, dgrad_recorded, wgrad_recorded};
 
 use crate::cpu::Isa;
 use crate::error::{Error, Result};
@@ -225,7 +225,7 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
     check_dy("conv3d wgrad", &p, dy)?;
     match x.place("conv3d wgrad", &[("dy", dy)])? {
-        Place::Cpu => Ok(cpu::wgrad(isa, &p, x, dy)),
+        Place::Cpu => Ok(cpu::wgrad(isa, &p, x, None, dy)),
         Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
     }
 }

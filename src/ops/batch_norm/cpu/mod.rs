@@ -11,7 +11,8 @@ pub(super) use backward::{GradSums, Slopes, grad_affine, grad_sums, grad_x, past
 use super::lines::{Affine, Sums, statistics};
 use super::{Moments, Rows, Saved, vector};
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
-use crate::tensor::Element;
+use crate::tensor::{DType, Element, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
 /// Elements of a line, at least, where the rows suffice.
@@ -187,7 +188,7 @@ pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Moments {
 }
 
 /// The layer's [`Affine`] of each group, a line of each.
-pub(super) struct Layer {
+pub(in crate::ops) struct Layer {
     rows: Rows,
     mean: Vec<f32>,
     scale: Vec<f32>,
@@ -195,12 +196,29 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Self {
-        let (rows, rstd) = (saved.rows, saved.rstd.host());
+    pub(in crate::ops::batch_norm) fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Self {
+        Self::of(saved.rows, [&saved.mean.host(), &saved.rstd.host()], [gamma, beta])
+    }
+
+    /// That of means and inverse deviations `[groups c]`, with `gamma` and `beta` `[c]`.
+    pub fn of(rows: Rows, [mean, rstd]: [&[f32]; 2], [gamma, beta]: [&[f32]; 2]) -> Self {
         let scale = rstd.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
         let shift = beta.iter().cycle().take(rows.groups * rows.c).copied();
-        let mean = rows.tiled(saved.mean.host().iter().copied());
-        Layer { rows, mean, scale: rows.tiled(scale), shift: rows.tiled(shift) }
+        Layer { rows, mean: rows.tiled(mean.iter().copied()), scale: rows.tiled(scale), shift: rows.tiled(shift) }
+    }
+
+    /// What it does to rows of the group in which element `at` is: to a line of them, which is as long as these.
+    #[cfg(target_arch = "x86_64")] // for tiles
+    pub fn line(&self, at: usize) -> Affine<'_> {
+        self.group(at / self.rows.group())
+    }
+
+    /// The rectified result, whole.
+    pub fn rectified(&self, x: &Tensor) -> Tensor {
+        match x.dtype() {
+            DType::F32 => f32::build(x.shape(), |y| normalise(self, f32::of(x), None, true, y)),
+            DType::BF16 => bf16::build(x.shape(), |y| normalise(self, bf16::of(x), None, true, y)),
+        }
     }
 
     fn group(&self, g: usize) -> Affine<'_> {

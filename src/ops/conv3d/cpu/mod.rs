@@ -17,12 +17,12 @@ mod transpose;
 use super::Conv3d;
 use super::fused::Before;
 use crate::cpu::{Isa, simd};
-use crate::ops::batch_norm::Sums;
 use crate::ops::batch_norm::lines::{Affine, Mask};
+use crate::ops::batch_norm::{Layer, Sums};
 use crate::ops::lanes::Stored;
 use crate::tensor::{Buffer, DType, Tensor};
 #[cfg(target_arch = "x86_64")]
-use amx::{choice::Pass, correlate_operands::Numbers};
+use amx::{Input, Number, choice::Pass, correlate_operands::Numbers};
 use epilogue::{Chain, Epilogue};
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
@@ -48,8 +48,8 @@ pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &Tensor, w: &Tensor) -> Tensor {
     #[cfg(target_arch = "x86_64")]
     if let Some(planes) = amx::choice::parts(isa, p, Pass::Fprop, [x, w]) {
         return match x.dtype() {
-            DType::F32 => amx::fprop::<f32>(p, planes, x, w, &mut Epilogue::none()),
-            DType::BF16 => amx::fprop::<bf16>(p, planes, x, w, &mut Epilogue::none()),
+            DType::F32 => amx::fprop::<f32>(p, planes, Input::of(x), w, &mut Epilogue::none()),
+            DType::BF16 => amx::fprop::<bf16>(p, planes, Input::of(x), w, &mut Epilogue::none()),
         };
     }
     let k = kernels(isa);
@@ -68,8 +68,8 @@ pub(super) fn fprop_statistics(
     #[cfg(target_arch = "x86_64")]
     if let Some(planes) = amx::choice::parts(isa, p, Pass::Fprop, [x, w]) {
         return Some(match x.dtype() {
-            DType::F32 => summed(p, shift, parts, |e: &mut Epilogue<f32>| amx::fprop(p, planes, x, w, e)),
-            DType::BF16 => summed(p, shift, parts, |e: &mut Epilogue<bf16>| amx::fprop(p, planes, x, w, e)),
+            DType::F32 => summed(p, shift, parts, |e: &mut Epilogue<f32>| amx::fprop(p, planes, Input::of(x), w, e)),
+            DType::BF16 => summed(p, shift, parts, |e: &mut Epilogue<bf16>| amx::fprop(p, planes, Input::of(x), w, e)),
         });
     }
     if x.dtype() != DType::F32 {
@@ -78,6 +78,44 @@ pub(super) fn fprop_statistics(
     Some(summed(p, shift, parts, |epilogue| {
         Tensor::build(p.y_shape(), |y| fprop_f32(kernels(isa), p, &x.host(), &w.host(), y, epilogue))
     }))
+}
+
+/// [`fprop`] of the rectified result of a layer on `x`, and sums over each of `parts` parts of the samples where they are
+/// asked for and [taken](fprop_statistics). Tiles read copies in the cache, which are made of the result; vectors read
+/// where it lies, so it is computed first, and dropped.
+pub(super) fn fprop_normed(
+    isa: Isa,
+    p: &Conv3d,
+    [x, w]: [&Tensor; 2],
+    layer: &Layer,
+    parts: Option<usize>,
+) -> (Tensor, Option<Sums>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(planes) = amx::choice::parts(isa, p, Pass::Fprop, [x, w]) {
+        return match x.dtype() {
+            DType::F32 => normed_in_tiles::<f32>(p, planes, Input::after(layer, x), w, parts),
+            DType::BF16 => normed_in_tiles::<bf16>(p, planes, Input::after(layer, x), w, parts),
+        };
+    }
+    let x = layer.rectified(x);
+    let summed = parts.and_then(|parts| fprop_statistics(isa, p, [&x, w], None, parts));
+    match summed {
+        Some((y, sums)) => (y, Some(sums)),
+        None => (fprop(isa, p, &x, w), None),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn normed_in_tiles<S: Number>(
+    p: &Conv3d,
+    planes: usize,
+    x: Input<S>,
+    w: &Tensor,
+    parts: Option<usize>,
+) -> (Tensor, Option<Sums>) {
+    let Some(parts) = parts else { return (amx::fprop(p, planes, x, w, &mut Epilogue::none()), None) };
+    let (y, sums) = summed(p, None, parts, |e: &mut Epilogue<S>| amx::fprop(p, planes, x, w, e));
+    (y, Some(sums))
 }
 
 fn summed<T: Stored>(
@@ -149,7 +187,10 @@ fn chained<T: Stored>(
     let shift = again.as_ref().map_or(&[][..], |(_, beta)| beta);
     let chain = Chain {
         so_far: before.so_far.map(T::of),
-        mask: if again.is_some() { Mask::Recomputed } else { Mask::Result(T::of(before.relu)) },
+        mask: match before.relu {
+            Some(relu) if again.is_none() => Mask::Result(T::of(relu)),
+            _ => Mask::Recomputed,
+        },
         normed: T::of(before.normed),
         affine: Affine { mean: &mean, scale: &scale, shift },
     };
@@ -158,14 +199,18 @@ fn chained<T: Stored>(
     (dz, epilogue.sums(&inv_std))
 }
 
-/// `dw`, f32.
-pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Tensor {
+/// `dw`, f32, where the convolution read `x`, or the result of a layer on it.
+pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, layer: Option<&Layer>, dy: &Tensor) -> Tensor {
     #[cfg(target_arch = "x86_64")]
     if let Some(parts) = amx::choice::parts(isa, p, Pass::Wgrad, [x, dy]) {
-        let [x, dy] = [x, dy].map(|operand| Numbers::of(operand, parts));
+        let applied = layer.filter(|_| !amx::correlate::applies(p, parts)).map(|layer| layer.rectified(x));
+        let layer = if applied.is_some() { None } else { layer };
+        let [x, dy] = [applied.as_ref().unwrap_or(x), dy].map(|operand| Numbers::of(operand, parts));
         // SAFETY: the instructions are there, and the operands were checked to be of `p`.
-        return Tensor::build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, dy, dw) });
+        return Tensor::build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, layer, dy, dw) });
     }
+    let applied = layer.map(|layer| layer.rectified(x));
+    let x = applied.as_ref().unwrap_or(x);
     Tensor::build(p.w_shape(), |dw| wgrad_f32(kernels(isa), p, &x.host(), &dy.host(), dw))
 }
 

@@ -114,12 +114,19 @@ pub(super) fn fprop_statistics(
 }
 
 /// [`super::fused::dgrad_chain`], where it is one launch: bf16 without groups, a multiple of eight channels.
-pub(super) fn dgrad_chain(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor, before: &Before) -> Result<(Tensor, Tensor)> {
+pub(super) fn dgrad_chain(
+    gpu: &Gpu,
+    p: &Conv3d,
+    dy: &Tensor,
+    w: &Tensor,
+    relu: &Tensor,
+    before: &Before,
+) -> Result<(Tensor, Tensor)> {
     let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
     let parts = before.mean.shape().len() / p.c;
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.c])?;
     let chain = Chain {
-        mask: before.relu.input(),
+        mask: relu.input(),
         normed: before.normed.input(),
         mean: before.mean.input(),
         inv_std: before.inv_std.input(),

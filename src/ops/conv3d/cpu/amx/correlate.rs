@@ -17,6 +17,7 @@ use super::correlate_operands::Numbers;
 use super::correlate_pack::{Ahead, turn, weave};
 use super::correlate_plan::{BLOCK, Plan, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
+use crate::ops::batch_norm::Layer;
 use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
@@ -25,11 +26,16 @@ use std::ops::Range;
 /// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
 pub(super) const STRETCH: usize = 11;
 
-/// `dw` (`k kt kh kw c`, one group).
+/// Whether [`run`] can apply a layer to the inputs that it weaves: where it weaves them once or little more often.
+pub(in super::super) fn applies(p: &Conv3d, parts: usize) -> bool {
+    !Plan::new(p, parts).flat
+}
+
+/// `dw` (`k kt kh kw c`, one group), where the convolution read `x`, or the result of a layer on it.
 ///
 /// # Safety
-/// `Isa::Amx` is available; the operands are of `p`.
-pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
+/// `Isa::Amx` is available; the operands are of `p`; there is a layer only where it [applies].
+pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, layer: Option<&Layer>, dy: Numbers, dw: &mut [f32]) {
     if dw.is_empty() || p.y_shape().is_empty() || p.x_shape().is_empty() {
         return dw.fill(0.0);
     }
@@ -42,7 +48,7 @@ pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut
     let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.shares * size);
     sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
         // SAFETY: as the caller vouches.
-        unsafe { Task::new(p, &plan, x, dy, task % plan.shares).run(task / plan.shares, sums) }
+        unsafe { Task::new(p, &plan, x, layer, dy, task % plan.shares).run(task / plan.shares, sums) }
     });
     let sums = sums.as_slice();
     dw.par_chunks_mut(SIDE * p.taps() * p.c).enumerate().for_each(|(tile, dw)| {
@@ -97,6 +103,7 @@ struct Task<'a> {
     p: &'a Conv3d,
     plan: &'a Plan,
     x: Numbers<'a>,
+    layer: Option<&'a Layer>,
     dy: Numbers<'a>,
     /// A share of the filters, and how many tiles they take.
     filters: Range<usize>,
@@ -116,7 +123,14 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(p: &'a Conv3d, plan: &'a Plan, x: Numbers<'a>, dy: Numbers<'a>, share: usize) -> Self {
+    fn new(
+        p: &'a Conv3d,
+        plan: &'a Plan,
+        x: Numbers<'a>,
+        layer: Option<&'a Layer>,
+        dy: Numbers<'a>,
+        share: usize,
+    ) -> Self {
         let win = &p.geometry.window;
         let span = (p.out[2] - 1) * win.stride[2] + (p.kernel[2] - 1) * win.dilation[2] + 1;
         let row_pitch = (span.max(p.input[2] + win.pad[2]) * p.c + 2 * SIDE).next_multiple_of(2 * SIDE);
@@ -131,6 +145,7 @@ impl<'a> Task<'a> {
             p,
             plan,
             x,
+            layer,
             dy,
             filters,
             tiles,
@@ -230,7 +245,7 @@ impl<'a> Task<'a> {
             Numbers::F32(..) => {
                 pitch = len;
                 // SAFETY: as the caller vouches.
-                unsafe { self.dy.copy(first, len, &mut self.parts, pitch) };
+                unsafe { self.dy.copy(first, len, None, &mut self.parts, pitch) };
                 &self.parts[..]
             }
         };
@@ -264,7 +279,10 @@ impl<'a> Task<'a> {
         // Whether tiles read no more than a row of the input has.
         let whole = win.pad[2] == 0 && plan.run.is_multiple_of(SIDE);
         // Whether they read some pixels of a row only, which are then copied one by one.
-        let thin = !(whole && self.x.parts() == 1) && p.kernel[2] == 1 && win.stride[2] > 1 && win.pad[2] == 0;
+        let thin = !(whole && self.x.parts() == 1 && self.layer.is_none())
+            && p.kernel[2] == 1
+            && win.stride[2] > 1
+            && win.pad[2] == 0;
         let (copies, apart, len) = if thin { (p.out[2], win.stride[2] * p.c, p.c) } else { (1, 0, width * p.c) };
         let step = if thin { p.c } else { win.stride[2] * p.c };
         let woven = place * self.x.parts() * plan.columns * self.column_pitch;
@@ -275,12 +293,12 @@ impl<'a> Task<'a> {
             let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
             let first = ((item.n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
             let row = match self.x {
-                Numbers::Bf16(all) if whole => &all[first..first + width * p.c],
+                Numbers::Bf16(all) if whole && self.layer.is_none() => &all[first..first + width * p.c],
                 x => {
                     for q in (0..copies).filter(|_| input.is_some()) {
                         let to = &mut self.row[from_row + q * len..];
                         // SAFETY: as the caller vouches.
-                        unsafe { x.copy(first + q * apart, len, to, self.row_pitch) };
+                        unsafe { x.copy(first + q * apart, len, self.layer, to, self.row_pitch) };
                     }
                     &self.row[..]
                 }
@@ -369,76 +387,6 @@ impl<'a> Task<'a> {
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-    use crate::cpu::Isa;
-    use crate::ops::conv3d::cases::SMALL;
-
-    /// Numbers whose last is followed, or whose first is preceded, by a page that nobody may touch.
-    struct Edge<T> {
-        map: *mut u8,
-        bytes: usize,
-        at: *mut T,
-        len: usize,
-    }
-
-    const PAGE: usize = 4096;
-
-    impl<T: Copy> Edge<T> {
-        fn new(values: &[T], at_end: bool) -> Self {
-            let inner = size_of_val(values).next_multiple_of(PAGE);
-            let bytes = inner + 2 * PAGE;
-            let (read, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            // SAFETY: fresh memory, of which all but the first and the last page may be used.
-            unsafe {
-                let map = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, private, -1, 0).cast::<u8>();
-                assert_eq!(libc::mprotect(map.add(PAGE).cast(), inner, read), 0);
-                let at = map.add(PAGE + if at_end { inner - size_of_val(values) } else { 0 }).cast::<T>();
-                at.copy_from_nonoverlapping(values.as_ptr(), values.len());
-                Edge { map, bytes, at, len: values.len() }
-            }
-        }
-
-        fn get(&mut self) -> &mut [T] {
-            // SAFETY: so many were written.
-            unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
-        }
-    }
-
-    impl<T> Drop for Edge<T> {
-        fn drop(&mut self) {
-            // SAFETY: mapped by `new`.
-            unsafe { libc::munmap(self.map.cast(), self.bytes) };
-        }
-    }
-
-    #[test]
-    fn nothing_outside_is_touched() {
-        if !Isa::available().contains(&Isa::Amx) {
-            return eprintln!("no tiles here");
-        }
-        for p in SMALL.iter().filter(|c| c.geometry.groups == 1).map(|c| c.problem()) {
-            let x: Vec<f32> = (0..p.x_shape().len()).map(|i| (i * 7 % 13) as f32 - 6.0).collect();
-            let dy: Vec<f32> = (0..p.y_shape().len()).map(|i| (i * 5 % 11) as f32 - 5.0).collect();
-            let [narrow_x, narrow_dy] = [&x, &dy].map(|v| v.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>());
-            for at_end in [false, true] {
-                let (mut x, mut dy) = (Edge::new(&x, at_end), Edge::new(&dy, at_end));
-                let (mut narrow_x, mut narrow_dy) = (Edge::new(&narrow_x, at_end), Edge::new(&narrow_dy, at_end));
-                let mut dw = [(); 3].map(|()| Edge::new(&vec![f32::NAN; p.w_shape().len()], at_end));
-                let [a, b, c] = &mut dw;
-                // SAFETY: the test asked; the operands are of `p`.
-                unsafe {
-                    run(&p, Numbers::Bf16(narrow_x.get()), Numbers::Bf16(narrow_dy.get()), a.get());
-                    run(&p, Numbers::F32(x.get(), 2), Numbers::F32(dy.get(), 2), b.get());
-                    run(&p, Numbers::F32(x.get(), 3), Numbers::F32(dy.get(), 3), c.get());
-                }
-                assert!(a.get() == b.get() && a.get() == c.get(), "{p:?}");
             }
         }
     }

@@ -1,7 +1,8 @@
 //! What wgrad in tiles multiplies: numbers of bf16 as they are stored, or of f32 as sums of several.
 
+use super::number::Number;
 use crate::cpu::amx::split;
-
+use crate::ops::batch_norm::Layer;
 use crate::tensor::{DType, Element, Tensor};
 use half::bf16;
 use std::ops::Range;
@@ -38,11 +39,30 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// The numbers from `first` on, as parts that are `pitch` apart.
+    /// The numbers from `first` on, as parts that are `pitch` apart. With a layer they are whole pixels of one sample, and its
+    /// result is copied.
     ///
     /// # Safety
     /// `Isa::Amx` is available.
-    pub(super) unsafe fn copy(&self, first: usize, len: usize, to: &mut [bf16], pitch: usize) {
+    pub(super) unsafe fn copy(&self, first: usize, len: usize, layer: Option<&Layer>, to: &mut [bf16], pitch: usize) {
+        if let Some(layer) = layer {
+            let line = layer.line(first);
+            for at in (0..len).step_by(line.mean.len()) {
+                let (first, len) = (first + at, line.mean.len().min(len - at));
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    match self {
+                        Numbers::Bf16(all) => {
+                            bf16::spread_after(&line, &all[first..first + len], &mut to[at..], pitch, 1)
+                        }
+                        Numbers::F32(all, parts) => {
+                            f32::spread_after(&line, &all[first..first + len], &mut to[at..], pitch, *parts)
+                        }
+                    }
+                }
+            }
+            return;
+        }
         match self {
             Numbers::Bf16(all) => to[..len].copy_from_slice(&all[first..first + len]),
             Numbers::F32(all, parts) => {

@@ -1,6 +1,7 @@
 //! The number types that tensors are stored in, as the tiles' code reads and writes them.
 
 use crate::cpu::amx;
+use crate::ops::batch_norm::lines::Affine;
 use crate::ops::lanes::Stored;
 use half::bf16;
 use std::ops::Range;
@@ -19,6 +20,12 @@ pub(in crate::ops::conv3d) trait Number: Stored {
     /// `Isa::Amx` is available.
     unsafe fn spread(from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
 
+    /// [`Number::spread`] of what a layer and its rectifier make of the numbers, a line or its beginning.
+    ///
+    /// # Safety
+    /// `Isa::Amx` is available.
+    unsafe fn spread_after(layer: &Affine, from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
+
     /// Writes the first `columns` of each row of sums ([`BLOCK`] wide) `channel` numbers behind where `to` says, unless that
     /// is null.
     ///
@@ -33,6 +40,13 @@ impl Number for bf16 {
     #[inline]
     unsafe fn spread(from: &[bf16], to: &mut [bf16], _: usize, _: usize) {
         to[..from.len()].copy_from_slice(from);
+    }
+
+    #[inline]
+    unsafe fn spread_after(layer: &Affine, from: &[bf16], to: &mut [bf16], _: usize, _: usize) {
+        let (len, numbers) = (from.len(), layer.numbers(from.len()));
+        // SAFETY: as the caller vouches; all are as long as `from`.
+        unsafe { x86::rectify(numbers, from.as_ptr(), to[..len].as_mut_ptr(), len) }
     }
 
     unsafe fn store(sums: *const f32, to: &[*mut bf16], channel: usize, columns: usize) {
@@ -59,6 +73,19 @@ impl Number for f32 {
                     let (p1, p2) = rest.split_at_mut(pitch);
                     amx::split(from, [&mut p0[..len], &mut p1[..len], &mut p2[..len]]);
                 }
+            }
+        }
+    }
+
+    unsafe fn spread_after(layer: &Affine, from: &[f32], to: &mut [bf16], pitch: usize, planes: usize) {
+        let (len, numbers) = (from.len(), layer.numbers(from.len()));
+        let to = to[..(planes - 1) * pitch + len].as_mut_ptr();
+        // SAFETY: as the caller vouches; all are as long as `from`.
+        unsafe {
+            match planes {
+                1 => x86::rectify_split::<1>(numbers, from.as_ptr(), to, pitch, len),
+                2 => x86::rectify_split::<2>(numbers, from.as_ptr(), to, pitch, len),
+                _ => x86::rectify_split::<3>(numbers, from.as_ptr(), to, pitch, len),
             }
         }
     }
@@ -106,14 +133,78 @@ pub(super) unsafe fn pair(rows: [*const bf16; 2], columns: usize, to: *mut bf16,
     unsafe { x86::pair(rows, columns, to, second) }
 }
 
-mod x86 {
+pub(super) mod x86 {
     use super::BLOCK;
+    use crate::cpu::amx::x86::plane;
+    use crate::ops::lanes::ahead;
     use half::bf16;
     use std::arch::x86_64::*;
     use std::ops::Range;
 
     fn first(n: usize) -> u32 {
         if n >= 32 { u32::MAX } else { (1 << n) - 1 }
+    }
+
+    /// `max(0, (x - mean) · scale + shift)`, rounded as everywhere; a NaN stays.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn rectified(x: __m512, [mean, scale, shift]: [__m512; 3]) -> __m512 {
+        let z = _mm512_add_ps(_mm512_mul_ps(_mm512_sub_ps(x, mean), scale), shift);
+        _mm512_max_ps(_mm512_setzero_ps(), z)
+    }
+
+    /// Numbers of bf16 as f32.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn wide(x: __m256i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
+    }
+
+    /// Subnormal results may become 0, as which tiles read them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn rectify(layer: [*const f32; 3], from: *const bf16, to: *mut bf16, len: usize) {
+        for at in (0..len).step_by(32) {
+            let mask = first(len - at);
+            ahead(from.wrapping_add(at));
+            let half = |at: usize, mask: u16| {
+                // SAFETY: the caller vouches for the numbers under the mask.
+                unsafe {
+                    let numbers = layer.map(|p| _mm512_maskz_loadu_ps(mask, p.wrapping_add(at)));
+                    rectified(wide(_mm256_maskz_loadu_epi16(mask, from.wrapping_add(at).cast())), numbers)
+                }
+            };
+            let (low, high) = (half(at, mask as u16), half(at + 16, (mask >> 16) as u16));
+            // SAFETY: as above; both are 32 numbers of 16 bits.
+            unsafe {
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_mask_storeu_epi16(to.add(at).cast(), mask, both);
+            }
+        }
+    }
+
+    /// In `P` parts, `pitch` apart.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn rectify_split<const P: usize>(
+        layer: [*const f32; 3],
+        from: *const f32,
+        to: *mut bf16,
+        pitch: usize,
+        len: usize,
+    ) {
+        for at in (0..len).step_by(16) {
+            let mask = first(len - at) as u16;
+            ahead(from.wrapping_add(at));
+            // SAFETY: the caller vouches for the numbers under the mask.
+            unsafe {
+                let numbers = layer.map(|p| _mm512_maskz_loadu_ps(mask, p.add(at)));
+                let mut rest = rectified(_mm512_maskz_loadu_ps(mask, from.add(at)), numbers);
+                for part in 0..P {
+                    let (rounded, left) = plane(rest);
+                    _mm256_mask_storeu_epi16(to.add(part * pitch + at).cast(), mask, rounded);
+                    rest = left;
+                }
+            }
+        }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]

@@ -2,6 +2,7 @@
 
 use super::super::epilogue::{Epilogue, Rows, Strips};
 use super::super::plan::Plan;
+use super::Input;
 use super::number::{BLOCK, Number};
 use super::panels::Class;
 use super::slab::{Layout, Unit, widest};
@@ -34,7 +35,7 @@ struct Job<'a, 'e, S> {
     /// Where each class's panels begin.
     firsts: Vec<usize>,
     panels: Buffer<bf16>,
-    x: &'a [S],
+    x: Input<'a, S>,
     out: Out<S>,
     k: usize,
     strips: Strips<'e, S>,
@@ -46,7 +47,8 @@ struct Job<'a, 'e, S> {
 pub(super) fn run<S: Number>(
     plans: Vec<Plan>,
     planes: usize,
-    [x, w]: [&[S]; 2],
+    x: Input<S>,
+    w: &[S],
     turned: bool,
     out: &mut [S],
     epilogue: &mut Epilogue<S>,
@@ -54,11 +56,11 @@ pub(super) fn run<S: Number>(
     let Some(&Plan { n, out_pitch: k, .. }) = plans.first() else { return };
     let blocks = k.div_ceil(BLOCK);
     let [t, h] = [0, 1].map(|a| widest(&plans, a));
-    let probe = Layout::new(&plans, planes, S::STORED, [t, h]);
+    let probe = Layout::new(&plans, planes, x.stored(), [t, h]);
     let of_block: usize = plans.iter().map(|p| 2 * Class::new(p.clone(), &probe).panel()).sum();
     let mut parts = (of_block * blocks).div_ceil(PANELS).min(blocks);
-    let size = sizes(&plans, planes, S::STORED, k);
-    let layout = Layout::new(&plans, planes, S::STORED, size);
+    let size = sizes(&plans, planes, x.stored(), k);
+    let layout = Layout::new(&plans, planes, x.stored(), size);
     let classes: Vec<Class> = plans.iter().map(|p| Class::new(p.clone(), &layout)).collect();
     let mut units = Vec::new();
     for n in 0..n {
@@ -158,7 +160,7 @@ impl<S: Number> Job<'_, '_, S> {
                 // SAFETY: this module is for `Isa::Amx` alone.
                 unsafe {
                     if len > 0 {
-                        self.layout.fill(&self.plans, unit, self.x, slab.as_mut_slice());
+                        self.layout.fill(&self.plans, unit, &self.x, slab.as_mut_slice());
                     }
                     self.unit(task % units.len(), unit, slab.as_slice(), of_part(part));
                 }
@@ -169,7 +171,7 @@ impl<S: Number> Job<'_, '_, S> {
         let mut slabs = Buffer::<bf16>::arbitrary(len * units.len());
         slabs.as_mut_slice().par_chunks_exact_mut(len).zip(units).for_each(|(slab, unit)| {
             // SAFETY: as above.
-            unsafe { self.layout.fill(&self.plans, unit, self.x, slab) };
+            unsafe { self.layout.fill(&self.plans, unit, &self.x, slab) };
         });
         let slabs = slabs.as_slice();
         (0..parts * units.len()).into_par_iter().with_max_len(1).for_each(|task| {
@@ -212,7 +214,7 @@ impl<S: Number> Job<'_, '_, S> {
                 for q in (q..end).step_by(together) {
                     let base = if self.layout.direct {
                         let first = (unit.n * at.extent + q * at.step) * self.layout.frame_pitch;
-                        let x: *const bf16 = self.x.as_ptr().cast(); // of that type, or the layout was not direct
+                        let x: *const bf16 = self.x.numbers.as_ptr().cast(); // of that type, or the layout was not direct
                         x.wrapping_add(first + unit.h.start * self.layout.row_pitch)
                     } else {
                         let frame = (q * at.step) as isize - frames.start as isize;
@@ -285,7 +287,8 @@ impl<S: Number> Job<'_, '_, S> {
 
     /// Whether all that tiles read is inside of the slab, or the input.
     fn covers(&self, class: &Class, positions: &Positions<S>, slab: &[bf16]) -> bool {
-        let bytes = if self.layout.direct { bytemuck::cast_slice(self.x) } else { bytemuck::cast_slice::<_, u8>(slab) };
+        let bytes =
+            if self.layout.direct { bytemuck::cast_slice(self.x.numbers) } else { bytemuck::cast_slice::<_, u8>(slab) };
         let bytes = bytes.as_ptr_range();
         let first = positions.base.cast::<u8>();
         let rows = positions.second.unwrap_or(0) + SIDE - 1;

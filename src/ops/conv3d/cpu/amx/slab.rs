@@ -5,6 +5,7 @@
 //! a remainder lie together. A position past the end of a row reads something too; nobody stores what comes of it.
 
 use super::super::plan::{Axis, Plan};
+use super::Input;
 use super::number::Number;
 use crate::cpu::amx::SIDE;
 use half::bf16;
@@ -164,7 +165,7 @@ impl Layout {
     ///
     /// # Safety
     /// `Isa::Amx` is available; `slab` has [`Layout::len`] numbers.
-    pub unsafe fn fill<S: Number>(&self, plans: &[Plan], unit: &Unit, x: &[S], slab: &mut [bf16]) {
+    pub unsafe fn fill<S: Number>(&self, plans: &[Plan], unit: &Unit, x: &Input<S>, slab: &mut [bf16]) {
         let [t, h, w] = self.extent;
         let frames = self.frames(plans, unit);
         debug_assert!(frames.len() <= self.frames && slab.len() >= self.len());
@@ -204,25 +205,23 @@ impl Layout {
                     let from = (((unit.n * t + f) * h + row as usize) * w + first as usize) * self.c;
                     let to = &mut slab[to + left * self.pitch..];
                     // SAFETY: as the caller vouches.
-                    unsafe { self.row(&x[from..], inside, to, &mut row_parts) };
+                    unsafe { self.row(x, from, inside, to, &mut row_parts) };
                 }
             }
         }
     }
 
-    /// Copies `inside` pixels, `every` apart, into all planes.
-    unsafe fn row<S: Number>(&self, from: &[S], inside: usize, to: &mut [bf16], parts: &mut Vec<bf16>) {
+    /// Copies `inside` pixels, `every` apart, the first at `from`, into all planes.
+    unsafe fn row<S: Number>(&self, x: &Input<S>, from: usize, inside: usize, to: &mut [bf16], parts: &mut Vec<bf16>) {
         let (c, pitch) = (self.c, self.pitch);
         if self.every == 1 && pitch == c {
             // SAFETY: as the caller vouches.
-            return unsafe { S::spread(&from[..inside * c], to, self.plane_pitch, self.planes) };
+            return unsafe { x.spread(from, inside * c, to, self.plane_pitch, self.planes) };
         }
         if self.every > 1 || c >= 32 {
             for i in 0..inside {
                 // SAFETY: as the caller vouches.
-                unsafe {
-                    S::spread(&from[i * self.every * c..][..c], &mut to[i * pitch..], self.plane_pitch, self.planes)
-                };
+                unsafe { x.spread(from + i * self.every * c, c, &mut to[i * pitch..], self.plane_pitch, self.planes) };
                 for plane in 0..self.planes {
                     to[plane * self.plane_pitch + i * pitch + c..][..self.channels - c].fill(bf16::ZERO);
                 }
@@ -233,7 +232,7 @@ impl Layout {
         let len = inside * c;
         parts.resize(self.planes * len, bf16::ZERO);
         // SAFETY: as the caller vouches.
-        unsafe { S::spread(&from[..len], parts, len, self.planes) };
+        unsafe { x.spread(from, len, parts, len, self.planes) };
         for (plane, part) in parts.chunks_exact(len).enumerate() {
             // SAFETY: as the caller vouches; `inside` pixels of either pitch are there.
             unsafe { super::number::widen_pixels(part, c, &mut to[plane * self.plane_pitch..], pitch, inside) };
