@@ -1,6 +1,10 @@
-//! The few vector operations the kernels are written in, for each instruction set.
+//! Vectors of `f32` as wide as the machine has them: one trait, a shim for each instruction set, and kernels compiled for
+//! each. Where the same bits are wanted on every machine, `ops::lanes` has sixteen lanes everywhere and fuses nothing.
 
-/// A register of `LANES` numbers. The functions may be called only where the instruction set was detected.
+use super::Isa;
+
+/// A register of `LANES` numbers. The functions may be called only where the instruction set was detected; memory need not
+/// be aligned to more than a number.
 pub(crate) trait Vector: Copy {
     const LANES: usize;
     /// Which lanes of a memory access count.
@@ -14,8 +18,41 @@ pub(crate) trait Vector: Copy {
     unsafe fn load_masked(p: *const f32, mask: Self::Mask) -> Self;
     unsafe fn store(self, p: *mut f32);
     unsafe fn store_masked(self, p: *mut f32, mask: Self::Mask);
-    /// `self + a·b`
-    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    unsafe fn add(self, o: Self) -> Self;
+    unsafe fn sub(self, o: Self) -> Self;
+    unsafe fn mul(self, o: Self) -> Self;
+    /// `self · a + b`, with one rounding where there is an instruction for it.
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    unsafe fn min(self, o: Self) -> Self;
+    unsafe fn max(self, o: Self) -> Self;
+    /// `1 / √self` within a few roundings, for normal numbers above zero.
+    unsafe fn rsqrt(self) -> Self;
+    /// `1 / self` within a few roundings, for normal numbers.
+    unsafe fn recip(self) -> Self;
+    /// The sum of the lanes, in an order fixed for the type.
+    unsafe fn sum(self) -> f32;
+}
+
+/// A computation written once for every instruction set.
+pub(crate) trait Kernel {
+    /// # Safety
+    /// The instruction set of `V` must be there. Must be `#[inline(always)]`, or it is compiled without that set.
+    unsafe fn run<V: Vector>(self);
+}
+
+/// Runs a kernel compiled for the fastest of these instructions that the process may use.
+#[inline]
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
+    // SAFETY: `or_less` gives what was detected.
+    unsafe {
+        match isa.or_less() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => x86::run_avx512(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::run_avx2(kernel),
+            _ => kernel.run::<Plain>(),
+        }
+    }
 }
 
 /// Asks for the cache line of `p`, which need not be readable.
@@ -30,9 +67,17 @@ pub(crate) fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
-/// Eight numbers in plain Rust. Product and sum round separately: without the instruction a fused one is a call.
+/// Eight numbers in plain Rust, for the compiler to map on whatever there is. Product and sum round separately: without the
+/// instruction a fused one is a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain([f32; 8]);
+
+impl Plain {
+    #[inline(always)]
+    fn zip(self, o: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Plain(std::array::from_fn(|i| f(self.0[i], o.0[i])))
+    }
+}
 
 impl Vector for Plain {
     const LANES: usize = 8;
@@ -51,7 +96,7 @@ impl Vector for Plain {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the caller vouches for 8 readable numbers.
+        // SAFETY: the caller vouches for 8 readable numbers; an array of f32 has the alignment of f32.
         Plain(unsafe { p.cast::<[f32; 8]>().read() })
     }
     #[inline(always)]
@@ -63,7 +108,7 @@ impl Vector for Plain {
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller vouches for 8 writable numbers.
+        // SAFETY: the caller vouches for 8 writable numbers, as for `load`.
         unsafe { p.cast::<[f32; 8]>().write(self.0) }
     }
     #[inline(always)]
@@ -72,11 +117,40 @@ impl Vector for Plain {
         self.0.iter().take(mask).enumerate().for_each(|(i, v)| unsafe { *p.add(i) = *v });
     }
     #[inline(always)]
-    unsafe fn plus_product(mut self, a: Self, b: Self) -> Self {
-        for i in 0..8 {
-            self.0[i] += a.0[i] * b.0[i];
-        }
-        self
+    unsafe fn add(self, o: Self) -> Self {
+        self.zip(o, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        self.zip(o, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        self.zip(o, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] * a.0[i] + b.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        self.zip(o, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        self.zip(o, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn rsqrt(self) -> Self {
+        Plain(self.0.map(|x| 1.0 / x.sqrt()))
+    }
+    #[inline(always)]
+    unsafe fn recip(self) -> Self {
+        Plain(self.0.map(|x| 1.0 / x))
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        self.0.iter().sum()
     }
 }
 
@@ -85,12 +159,36 @@ pub(crate) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{Kernel, Vector};
     use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f,fma")]
+    pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) {
+        // SAFETY: this function's own condition.
+        unsafe { kernel.run::<Avx512>() }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
+        // SAFETY: this function's own condition.
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    /// Writes the methods that are one instruction each.
+    macro_rules! one_instruction {
+        ($($name:ident ( $($arg:ident),* ) = $intrinsic:ident;)*) => {
+            $(#[inline(always)]
+            unsafe fn $name(self $(, $arg: Self)*) -> Self {
+                // SAFETY: the trait's callers detected the instructions.
+                unsafe { Self($intrinsic(self.0 $(, $arg.0)*)) }
+            })*
+        };
+    }
 
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(__m512);
 
+    // SAFETY (all blocks): the trait's callers detected the instructions and vouch for the memory.
     impl Vector for Avx512 {
         const LANES: usize = 16;
         type Mask = __mmask16;
@@ -100,86 +198,124 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn zero() -> Self {
-            // SAFETY: here and below, the trait's callers detected the instructions and vouch for the memory.
             Avx512(unsafe { _mm512_setzero_ps() })
         }
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
-            // SAFETY: as above.
             Avx512(unsafe { _mm512_set1_ps(v) })
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> Self {
-            // SAFETY: as above.
             Avx512(unsafe { _mm512_loadu_ps(p) })
         }
         #[inline(always)]
         unsafe fn load_masked(p: *const f32, mask: __mmask16) -> Self {
-            // SAFETY: as above.
             Avx512(unsafe { _mm512_maskz_loadu_ps(mask, p) })
         }
         #[inline(always)]
         unsafe fn store(self, p: *mut f32) {
-            // SAFETY: as above.
             unsafe { _mm512_storeu_ps(p, self.0) }
         }
         #[inline(always)]
         unsafe fn store_masked(self, p: *mut f32, mask: __mmask16) {
-            // SAFETY: as above.
             unsafe { _mm512_mask_storeu_ps(p, mask, self.0) }
         }
+        one_instruction! {
+            add(o) = _mm512_add_ps;
+            sub(o) = _mm512_sub_ps;
+            mul(o) = _mm512_mul_ps;
+            mul_add(a, b) = _mm512_fmadd_ps;
+            min(o) = _mm512_min_ps;
+            max(o) = _mm512_max_ps;
+        }
         #[inline(always)]
-        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: as above.
-            Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        unsafe fn rsqrt(self) -> Self {
+            // 14 bits from the table, doubled by one step of Newton: r (3/2 - x/2 r²).
+            unsafe {
+                let r = _mm512_rsqrt14_ps(self.0);
+                let half = _mm512_mul_ps(_mm512_mul_ps(self.0, _mm512_set1_ps(0.5)), r);
+                Avx512(_mm512_mul_ps(r, _mm512_fnmadd_ps(half, r, _mm512_set1_ps(1.5))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn recip(self) -> Self {
+            // 14 bits from the table, doubled by one step of Newton: r (2 - x r).
+            unsafe {
+                let r = _mm512_rcp14_ps(self.0);
+                Avx512(_mm512_mul_ps(r, _mm512_fnmadd_ps(self.0, r, _mm512_set1_ps(2.0))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            unsafe { _mm512_reduce_add_ps(self.0) }
         }
     }
 
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(__m256);
 
+    // SAFETY (all blocks): as above.
     impl Vector for Avx2 {
         const LANES: usize = 8;
         type Mask = __m256i;
         #[inline(always)]
         unsafe fn first(n: usize) -> __m256i {
-            // SAFETY: here and below, the trait's callers detected the instructions and vouch for the memory.
             unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
         }
         #[inline(always)]
         unsafe fn zero() -> Self {
-            // SAFETY: as above.
             Avx2(unsafe { _mm256_setzero_ps() })
         }
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
-            // SAFETY: as above.
             Avx2(unsafe { _mm256_set1_ps(v) })
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> Self {
-            // SAFETY: as above.
             Avx2(unsafe { _mm256_loadu_ps(p) })
         }
         #[inline(always)]
         unsafe fn load_masked(p: *const f32, mask: __m256i) -> Self {
-            // SAFETY: as above.
             Avx2(unsafe { _mm256_maskload_ps(p, mask) })
         }
         #[inline(always)]
         unsafe fn store(self, p: *mut f32) {
-            // SAFETY: as above.
             unsafe { _mm256_storeu_ps(p, self.0) }
         }
         #[inline(always)]
         unsafe fn store_masked(self, p: *mut f32, mask: __m256i) {
-            // SAFETY: as above.
             unsafe { _mm256_maskstore_ps(p, mask, self.0) }
         }
+        one_instruction! {
+            add(o) = _mm256_add_ps;
+            sub(o) = _mm256_sub_ps;
+            mul(o) = _mm256_mul_ps;
+            mul_add(a, b) = _mm256_fmadd_ps;
+            min(o) = _mm256_min_ps;
+            max(o) = _mm256_max_ps;
+        }
         #[inline(always)]
-        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: as above.
-            Avx2(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        unsafe fn rsqrt(self) -> Self {
+            // 12 bits from the table, doubled by one step of Newton.
+            unsafe {
+                let r = _mm256_rsqrt_ps(self.0);
+                let half = _mm256_mul_ps(_mm256_mul_ps(self.0, _mm256_set1_ps(0.5)), r);
+                Avx2(_mm256_mul_ps(r, _mm256_fnmadd_ps(half, r, _mm256_set1_ps(1.5))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn recip(self) -> Self {
+            // 12 bits from the table, doubled by one step of Newton.
+            unsafe {
+                let r = _mm256_rcp_ps(self.0);
+                Avx2(_mm256_mul_ps(r, _mm256_fnmadd_ps(self.0, r, _mm256_set1_ps(2.0))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            let mut lanes = [0.0; 8];
+            unsafe { self.store(lanes.as_mut_ptr()) };
+            lanes.iter().sum()
         }
     }
 }

@@ -33,7 +33,7 @@ impl Segment for Stem {
         let mut x = Activation::from(first);
         let Some((last, inner)) = self.convs.split_last() else { return self.pooled(pass, first) };
         for step in inner {
-            x = step.forward_inside(pass, &x)?;
+            x = step.forward_deferred(pass, &x)?;
         }
         let y = last.forward(pass, &x, None, true)?;
         self.pooled(pass, &y)

@@ -76,11 +76,11 @@ impl ConvNorm {
         }
     }
 
-    /// `relu(norm(conv(x)))` for a convolution alone, which may normalise what it reads.
+    /// `relu(norm(conv(x)))` for nothing but a convolution, which may normalise what it reads.
     ///
     /// # Errors
     /// As [`ConvNorm::forward`].
-    pub fn forward_inside(&self, pass: &mut Pass, x: &Activation) -> Result<Activation> {
+    pub fn forward_deferred(&self, pass: &mut Pass, x: &Activation) -> Result<Activation> {
         let (y, sums) = self.convolve(pass, x)?;
         match &self.norm {
             Some(norm) => Ok(Activation::Deferred(norm.defer(pass, &y, sums)?)),
@@ -138,7 +138,7 @@ impl Segment for Inside {
     fn run(&self, pass: &mut Pass, first: &Var, last: &Var) -> Result<Var> {
         let mut y = Activation::from(first);
         for step in &self.path {
-            y = step.forward_inside(pass, &y)?;
+            y = step.forward_deferred(pass, &y)?;
         }
         match &self.shortcut {
             Shortcut::None => self.last.forward(pass, &y, None, true),

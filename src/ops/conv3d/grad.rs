@@ -89,36 +89,38 @@ impl Op for After {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
-        let [x, ..] = self.layer.inputs();
-        let (of_layer, of_w) = (&needs[..3], needs[3]);
-        let through = of_layer.contains(&true);
-        // As one chain where the gradients are not recorded.
         if !t.is_recording()
-            && let Some(before) = self.layer.op().before(None, None, dy.value().dtype())
+            && let Some(grads) = self.chained(t, dy.value(), needs)?
         {
-            let (dy, w_shape) = (dy.value(), self.w.shape());
-            let dw = || wgrad_normed(x.value(), &self.layer.norm(), dy, w_shape, &self.g);
-            let dw = if of_w { dw()?.map(Var::constant) } else { None };
-            let chain = || dgrad_chain(dy, self.w.value(), &self.g, &before);
-            let past = if through { chain()? } else { None };
-            if (dw.is_some() || !of_w) && (past.is_some() || !through) {
-                let mut grads = match past {
-                    Some((dz, sums)) => self.layer.op().backward(t, &Var::noted(dz, PastRelu { sums }), of_layer)?,
-                    None => vec![None; 3],
-                };
-                grads.push(dw);
-                return Ok(grads);
-            }
+            return Ok(grads);
         }
-        let y = self.layer.apply(t)?;
-        let dw = of_w.then(|| wgrad_recorded(t, &y, dy, self.w.shape(), &self.g)).transpose()?;
-        let mut grads = if through {
-            self.layer.op().backward(t, &dgrad_recorded(t, dy, &self.w, y.shape(), &self.g)?, of_layer)?
-        } else {
-            vec![None; 3]
-        };
-        grads.push(dw);
+        let (layer, y) = (self.layer.op(), self.layer.apply(t)?);
+        let mut grads = vec![None; 3];
+        if needs[..3].contains(&true) {
+            grads = layer.backward(t, &dgrad_recorded(t, dy, &self.w, y.shape(), &self.g)?, &needs[..3])?;
+        }
+        grads.push(needs[3].then(|| wgrad_recorded(t, &y, dy, self.w.shape(), &self.g)).transpose()?);
         Ok(grads)
+    }
+}
+
+impl After {
+    /// The gradients, past the rectifier at once and without the layer's result. `None` where that cannot be.
+    fn chained(&self, t: &Tape, dy: &Tensor, needs: &[bool]) -> Result<Option<Vec<Option<Var>>>> {
+        let (layer, [x, ..]) = (self.layer.op(), self.layer.inputs());
+        let Some(before) = layer.before(None, None, dy.dtype()) else { return Ok(None) };
+        let mut grads = vec![None; 3];
+        if needs[..3].contains(&true) {
+            let Some((dz, sums)) = dgrad_chain(dy, self.w.value(), &self.g, &before)? else { return Ok(None) };
+            grads = layer.backward(t, &Var::noted(dz, PastRelu { sums }), &needs[..3])?;
+        }
+        let dw = || wgrad_normed(x.value(), &self.layer.norm(), dy, self.w.shape(), &self.g);
+        let dw = if needs[3] { dw()? } else { None };
+        if needs[3] && dw.is_none() {
+            return Ok(None);
+        }
+        grads.push(dw.map(Var::constant));
+        Ok(Some(grads))
     }
 }
 

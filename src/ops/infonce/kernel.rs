@@ -130,7 +130,7 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(
             for r in 0..R {
                 let factor = V::splat(*a.add(r * row));
                 for n in 0..N {
-                    sums[r][n] = sums[r][n].plus_product(factor, vectors[n]);
+                    sums[r][n] = factor.mul_add(vectors[n], sums[r][n]);
                 }
             }
         }

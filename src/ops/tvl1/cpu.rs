@@ -1,13 +1,12 @@
 //! The fast path: planes of whole vectors, at most one pass over memory an iteration, nothing allocated between pairs of one size.
 
-use super::lanes;
 use super::median::Median;
 use super::plane::Plane;
 use super::pyramid::resize;
 use super::sweep::{Fields, Scalars, State};
 use super::warp::{Packed, Warp};
 use super::{Tvl1, coarser, levels};
-use crate::cpu::Isa;
+use crate::cpu::{Isa, simd};
 use crate::flow::{Flow, Gray};
 use rayon::prelude::*;
 
@@ -124,7 +123,7 @@ fn warp(isa: Isa, a: &Plane, b: &Packed, state: &mut State, bands: usize) {
     let State { now: Fields { u, .. }, gradient: [gx, gy], slope, rho, .. } = state;
     let rows = a.h.div_ceil(bands);
     let chunk = rows * a.stride;
-    let run = |first, gx, gy, slope, rho| lanes::run(isa, Warp { a, b, u, first, gradient: [gx, gy], slope, rho });
+    let run = |first, gx, gy, slope, rho| simd::run(isa, Warp { a, b, u, first, gradient: [gx, gy], slope, rho });
     if bands == 1 {
         run(0, gx.body_mut(), gy.body_mut(), slope.body_mut(), rho.body_mut());
     } else {
@@ -139,7 +138,7 @@ fn warp(isa: Isa, a: &Plane, b: &Packed, state: &mut State, bands: usize) {
 fn median(isa: Isa, from: &Plane, size: usize, to: &mut Plane, bands: usize) {
     let rows = from.h.div_ceil(bands);
     let chunk = rows * from.stride;
-    let run = |first, to| lanes::run(isa, Median { from, size, first, to });
+    let run = |first, to| simd::run(isa, Median { from, size, first, to });
     if bands == 1 {
         run(0, to.body_mut());
     } else {

@@ -5,20 +5,20 @@
 //! antidiagonal (3x3) or the three middle ones (5x5); counting again leaves three numbers. The test below tries every
 //! arrangement of zeros and ones, which proves a network of minima and maxima (Knuth, volume 3, 5.3.4).
 
-use super::lanes::{Kernel, Lanes};
 use super::plane::{LINE, Plane};
+use crate::cpu::simd::{Kernel, Vector};
 
 /// What a network compares: numbers by lanes, or bits in its proof.
 trait Ordered: Copy {
     /// # Safety
-    /// As for [`Lanes`].
+    /// As for [`Vector`].
     unsafe fn low(self, o: Self) -> Self;
     /// # Safety
-    /// As for [`Lanes`].
+    /// As for [`Vector`].
     unsafe fn high(self, o: Self) -> Self;
 }
 
-impl<V: Lanes> Ordered for V {
+impl<V: Vector> Ordered for V {
     #[inline(always)]
     unsafe fn low(self, o: Self) -> Self {
         // SAFETY: the caller's promise.
@@ -86,7 +86,7 @@ pub(super) struct Median<'a> {
 
 impl Kernel for Median<'_> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) {
+    unsafe fn run<V: Vector>(self) {
         // SAFETY: the caller's promise.
         unsafe {
             match self.size {
@@ -98,7 +98,7 @@ impl Kernel for Median<'_> {
 }
 
 #[inline(always)]
-unsafe fn rows<V: Lanes, const K: usize>(from: &Plane, first: usize, to: &mut [f32]) {
+unsafe fn rows<V: Vector, const K: usize>(from: &Plane, first: usize, to: &mut [f32]) {
     let (r, w, stride) = (K / 2, from.w, from.stride);
     let width = stride + 2 * LINE;
     // The sorted columns, K numbers each, as K rows with a line before and behind for the repeated border.
@@ -117,7 +117,7 @@ unsafe fn rows<V: Lanes, const K: usize>(from: &Plane, first: usize, to: &mut [f
                     column.store(sorted.as_mut_ptr().add(k * width + LINE + x));
                 }
             }
-            x += V::N;
+            x += V::LANES;
         }
         for row in sorted.chunks_exact_mut(width) {
             let (left, right) = (row[LINE], row[LINE + w - 1]);
@@ -136,7 +136,7 @@ unsafe fn rows<V: Lanes, const K: usize>(from: &Plane, first: usize, to: &mut [f
                 }
                 middle(columns).store(to.as_mut_ptr().add(x));
             }
-            x += V::N;
+            x += V::LANES;
         }
         to[w..].fill(0.0);
     }

@@ -19,7 +19,6 @@
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
-mod lanes;
 mod median;
 mod plane;
 mod pyramid;

@@ -2,9 +2,9 @@
 //! step of row `y - 1` above it, which is the last to need that row's flow. A further iteration follows two rows behind:
 //! there the dual variables of the one before are complete, and still in the cache.
 
-use super::lanes::{self, Kernel, Lanes};
 use super::plane::Plane;
 use crate::cpu::Isa;
+use crate::cpu::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
 
 /// What an iteration reads and changes.
@@ -158,7 +158,7 @@ impl State {
         }
         let mut first = self.pointers();
         first.to = self.next.pointers();
-        lanes::run(isa, Wave { first, s, count });
+        simd::run(isa, Wave { first, s, count });
     }
 
     /// One iteration over all rows, in `bands` parts that threads may take; returns the sum of squared changes of the
@@ -171,11 +171,11 @@ impl State {
         let at = self.pointers();
         let bound = |i: usize| i * at.h / bands;
         if bands == 1 {
-            lanes::run(isa, Band { at, s, rows: (0, at.h) });
+            simd::run(isa, Band { at, s, rows: (0, at.h) });
         } else {
-            (0..bands).into_par_iter().for_each(|i| lanes::run(isa, Band { at, s, rows: (bound(i), bound(i + 1)) }));
+            (0..bands).into_par_iter().for_each(|i| simd::run(isa, Band { at, s, rows: (bound(i), bound(i + 1)) }));
             for i in 1..bands {
-                lanes::run(isa, Seam { at, s, below: bound(i) });
+                simd::run(isa, Seam { at, s, below: bound(i) });
             }
         }
         self.changed(0)
@@ -205,7 +205,7 @@ struct Wave {
 
 impl Kernel for Wave {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) {
+    unsafe fn run<V: Vector>(self) {
         let h = self.first.h;
         for front in 0..=h + 2 * (self.count - 1) {
             for i in 0..self.count {
@@ -231,7 +231,7 @@ impl Kernel for Wave {
 
 impl Kernel for Band {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) {
+    unsafe fn run<V: Vector>(self) {
         let (first, end) = self.rows;
         if first == end {
             return;
@@ -251,7 +251,7 @@ impl Kernel for Band {
 
 impl Kernel for Seam {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) {
+    unsafe fn run<V: Vector>(self) {
         // SAFETY: `below` is a row from 1 to h - 1; the instruction set is the caller's promise.
         unsafe { row::<V, false, true>(&self.at, self.s, self.below) }
     }
@@ -263,7 +263,7 @@ impl Kernel for Seam {
 /// The horizontal dual variable of the last pixel of a row is zero for ever (no gradient leads out of the image), and so is the
 /// padding: hence the number before a row's first is the zero the divergence asks for.
 #[inline(always)]
-unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: Scalars, y: usize) {
+unsafe fn row<V: Vector, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: Scalars, y: usize) {
     debug_assert!((PRIMAL && y < at.h || !PRIMAL && y <= at.h) && (!DUAL || y > 0));
     let stride = at.stride;
     let last = y.min(at.h - 1);
@@ -317,7 +317,7 @@ unsafe fn row<V: Lanes, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: 
                     step.mul_add(gy, over[k]).mul(shrink).store(to_dual_up[2 * k + 1].add(x));
                 }
             }
-            x += V::N;
+            x += V::LANES;
         }
         if PRIMAL {
             *at.change.add(y) = change.sum();

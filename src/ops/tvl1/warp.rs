@@ -3,8 +3,8 @@
 //! The image and the two gradients lie side by side, four numbers a pixel, so that the four neighbours of a row are one
 //! load of sixteen; a margin of zeros around them is what lies outside of the image.
 
-use super::lanes::{Kernel, Lanes};
 use super::plane::{LINE, Plane};
+use crate::cpu::simd::{Kernel, Vector};
 
 /// Pixels of zeros above and left of the image, and below and right of it: positions are held within three pixels
 /// before and two behind the image, where all sixteen neighbours are zero already.
@@ -73,7 +73,7 @@ fn place(at: f32, n: usize) -> (i32, f32) {
 
 impl Kernel for Warp<'_> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) {
+    unsafe fn run<V: Vector>(self) {
         let Warp { a, b, u, first, gradient: [gx, gy], slope, rho } = self;
         let stride = a.stride;
         for i in 0..rho.len() / stride {

@@ -155,7 +155,7 @@ unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
                 (0..V).for_each(|v| prefetch(w.wrapping_add((PANEL_AHEAD * V + v) * S::LANES)));
                 for (sum, row) in sum.iter_mut().zip(row) {
                     let x = S::splat(*row.add(r));
-                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = sum.plus_product(x, b));
+                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = x.mul_add(b, *sum));
                 }
                 w = w.add(V * S::LANES);
             }
@@ -201,7 +201,7 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
                 });
                 for (m, sum) in sum.iter_mut().enumerate() {
                     let x = S::splat(*x.add(m));
-                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = sum.plus_product(x, b));
+                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = x.mul_add(b, *sum));
                 }
                 x = x.wrapping_add(a.a.step);
                 w = w.wrapping_add(a.b.step);
@@ -302,7 +302,7 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
                     ($i:literal, $d:literal, $x:ident) => {
                         if $i >= $d && $i - $d < M {
                             let sum = &mut sum[usize::min($i - $d, M - 1)];
-                            sum.iter_mut().zip(b[$d]).for_each(|(sum, b)| *sum = sum.plus_product($x, b));
+                            sum.iter_mut().zip(b[$d]).for_each(|(sum, b)| *sum = $x.mul_add(b, *sum));
                         }
                     };
                 }

@@ -1,7 +1,6 @@
 //! What wgrad in tiles multiplies: numbers of bf16 as they are stored, or of f32 as sums of several.
 
-use super::number::Number;
-use crate::cpu::amx::split;
+use super::Input;
 use crate::ops::batch_norm::Layer;
 use crate::tensor::{DType, Element, Tensor};
 use half::bf16;
@@ -45,37 +44,11 @@ impl<'a> Numbers<'a> {
     /// # Safety
     /// `Isa::Amx` is available.
     pub(super) unsafe fn copy(&self, first: usize, len: usize, layer: Option<&Layer>, to: &mut [bf16], pitch: usize) {
-        if let Some(layer) = layer {
-            let line = layer.line(first);
-            for at in (0..len).step_by(line.mean.len()) {
-                let (first, len) = (first + at, line.mean.len().min(len - at));
-                // SAFETY: as the caller vouches.
-                unsafe {
-                    match self {
-                        Numbers::Bf16(all) => {
-                            bf16::spread_after(&line, &all[first..first + len], &mut to[at..], pitch, 1)
-                        }
-                        Numbers::F32(all, parts) => {
-                            f32::spread_after(&line, &all[first..first + len], &mut to[at..], pitch, *parts)
-                        }
-                    }
-                }
-            }
-            return;
-        }
-        match self {
-            Numbers::Bf16(all) => to[..len].copy_from_slice(&all[first..first + len]),
-            Numbers::F32(all, parts) => {
-                let (a, b) = to.split_at_mut(pitch);
-                // SAFETY: as the caller vouches.
-                unsafe {
-                    if *parts == 2 {
-                        split(&all[first..first + len], [&mut a[..len], &mut b[..len]]);
-                    } else {
-                        let (b, c) = b.split_at_mut(pitch);
-                        split(&all[first..first + len], [&mut a[..len], &mut b[..len], &mut c[..len]]);
-                    }
-                }
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match *self {
+                Numbers::Bf16(numbers) => Input { numbers, layer }.spread(first, len, to, pitch, 1),
+                Numbers::F32(numbers, parts) => Input { numbers, layer }.spread(first, len, to, pitch, parts),
             }
         }
     }
