@@ -153,6 +153,18 @@ fn a_deferred_normalisation_has_the_same_gradients_to_the_second_order() {
 }
 
 #[test]
+fn a_scale_that_is_not_f32_is_applied_first() {
+    let t = Tape::no_grad();
+    let [x, w] = [noise(1, &[2, 2, 5, 5, 16]), noise(2, &[8, 1, 3, 3, 16])].map(Var::constant);
+    let [gamma, beta] = [3, 4].map(|seed| Var::constant(noise(seed, &[16]).cast(DType::BF16).unwrap()));
+    let (stats, g) = (Stats::Batch { groups: 1 }, Geometry::new(Window::same([1, 3, 3])).with(Products::Bf16x3));
+    let (layer, _) = deferred(&x, &gamma, &beta, stats, 1e-5).unwrap();
+    let (y, _) = conv3d_after(&t, &layer, &w, &g, None).unwrap();
+    let (z, _) = batch_norm(&t, &x, &gamma, &beta, stats, 1e-5, None, true).unwrap();
+    assert_same("bf16 scale", y.value(), conv3d(&t, &z, &w, &g).unwrap().value());
+}
+
+#[test]
 fn a_frozen_filter_or_layer_gets_no_gradient() {
     let t = Tape::new();
     let (x, ones, zeros) = (noise(1, &[2, 2, 5, 5, 16]), Tensor::full([16], 1.0), Tensor::zeros([16]));

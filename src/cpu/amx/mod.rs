@@ -136,11 +136,17 @@ pub(crate) mod x86 {
     use half::bf16;
     use std::arch::x86_64::*;
 
+    /// Numbers of bf16 as f32.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn wide(v: __m256i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)))
+    }
+
     /// The next plane of 16 numbers, and what it leaves of them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     pub(crate) fn plane(x: __m512) -> (__m256i, __m512) {
-        let wide = |v: __m256i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)));
         // SAFETY: both are 16 numbers of 16 bits.
         let rounded: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) };
         let rest = _mm512_sub_ps(x, wide(rounded));

@@ -60,8 +60,9 @@ impl Op for BatchNorm {
 }
 
 impl BatchNorm {
-    /// The layer as a convolution on its result `y` sees it, which need not be there without a residual; `None` where there is no rectifier, where numbers are of other
-    /// types than the gradient's, and on a GPU, where the sums are merged from other parts.
+    /// The layer as a convolution on its result `y` sees it, which need not be there where nothing was added; `None` where
+    /// there is no rectifier, where numbers are of other types than the gradient's, and on a GPU, where the sums are merged
+    /// from other parts.
     pub fn before<'a>(&'a self, y: Option<&'a Tensor>, so_far: Option<&'a Tensor>, dtype: DType) -> Option<Before<'a>> {
         let normed = self.x.value();
         let alike = [normed].into_iter().chain(y).chain(so_far).all(|t| t.dtype() == dtype);

@@ -156,7 +156,8 @@ pub struct Before<'a> {
 /// own backward pass has to know. On a GPU for a multiple of eight channels, where `relu` is there.
 ///
 /// # Errors
-/// As [`super::dgrad`]; `Param` when both `relu` and `again` are missing; `Shape` when the arrays of `before` do not fit; `DType` when its tensors have not the type of `dy`.
+/// As [`super::dgrad`]; `Param` when both `relu` and `again` are missing; `Shape` when the arrays of `before` do not fit;
+/// `DType` when its tensors have not the type of `dy`.
 pub fn dgrad_chain(dy: &Tensor, w: &Tensor, g: &Geometry, before: &Before) -> Result<Option<(Tensor, Tensor)>> {
     let op = "conv3d dgrad chain";
     let p = Conv3d::new(op, before.normed.shape(), w.shape(), g)?;

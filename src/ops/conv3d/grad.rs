@@ -125,8 +125,8 @@ impl After {
 }
 
 /// The convolution of a batch norm's result that is yet to be computed. On the CPU the tape holds the batch norm's input
-/// alone, and tiles never store the result; on a GPU it is computed first. `summed`: the sums of
-/// a following batch norm too, as [`conv3d_summed`] takes them, by a number near each channel's mean and how many parts.
+/// alone, and tiles never store the result; on a GPU, and where `gamma` or `beta` is not f32, it is computed first. `summed`: the
+/// sums of a following batch norm too, as [`conv3d_summed`] takes them, by a number near each channel's mean and how many parts.
 ///
 /// # Errors
 /// As [`conv3d_summed`], and [`Deferred::apply`].
@@ -138,7 +138,10 @@ pub fn conv3d_after(
     summed: Option<(&Tensor, usize)>,
 ) -> Result<(Var, Option<Sums>)> {
     let [x, gamma, beta] = layer.inputs();
-    if let Some((y, sums)) = fprop_after(x.value(), &layer.norm(), w.value(), g, summed.map(|(_, groups)| groups))? {
+    // Where the backward pass will go past the rectifier at once.
+    if layer.op().before(None, None, x.value().dtype()).is_some()
+        && let Some((y, sums)) = fprop_after(x.value(), &layer.norm(), w.value(), g, summed.map(|(_, parts)| parts))?
+    {
         let op = || After { layer: layer.clone(), w: w.clone(), g: *g };
         return Ok((t.record(y, &[x, gamma, beta, w], op), sums));
     }

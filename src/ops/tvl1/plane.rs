@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Numbers in a cache line: every row is a multiple of this long.
+/// Numbers in a cache line: every row is a multiple of this long, and so whole vectors of any machine.
 pub(super) const LINE: usize = 16;
 
 #[repr(C, align(64))]

@@ -2,7 +2,7 @@
 //! step of row `y - 1` above it, which is the last to need that row's flow. A further iteration follows two rows behind:
 //! there the dual variables of the one before are complete, and still in the cache.
 
-use super::plane::Plane;
+use super::plane::{LINE, Plane};
 use crate::cpu::Isa;
 use crate::cpu::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
@@ -264,6 +264,7 @@ impl Kernel for Seam {
 /// padding: hence the number before a row's first is the zero the divergence asks for.
 #[inline(always)]
 unsafe fn row<V: Vector, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: Scalars, y: usize) {
+    const { assert!(LINE.is_multiple_of(V::LANES)) }
     debug_assert!((PRIMAL && y < at.h || !PRIMAL && y <= at.h) && (!DUAL || y > 0));
     let stride = at.stride;
     let last = y.min(at.h - 1);

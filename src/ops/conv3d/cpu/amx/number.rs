@@ -133,9 +133,9 @@ pub(super) unsafe fn pair(rows: [*const bf16; 2], columns: usize, to: *mut bf16,
     unsafe { x86::pair(rows, columns, to, second) }
 }
 
-pub(super) mod x86 {
+mod x86 {
     use super::BLOCK;
-    use crate::cpu::amx::x86::plane;
+    use crate::cpu::amx::x86::{plane, wide};
     use crate::ops::lanes::ahead;
     use half::bf16;
     use std::arch::x86_64::*;
@@ -148,16 +148,9 @@ pub(super) mod x86 {
     /// `max(0, (x - mean) · scale + shift)`, rounded as everywhere; a NaN stays.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(in super::super) fn rectified(x: __m512, [mean, scale, shift]: [__m512; 3]) -> __m512 {
+    fn rectified(x: __m512, [mean, scale, shift]: [__m512; 3]) -> __m512 {
         let z = _mm512_add_ps(_mm512_mul_ps(_mm512_sub_ps(x, mean), scale), shift);
         _mm512_max_ps(_mm512_setzero_ps(), z)
-    }
-
-    /// Numbers of bf16 as f32.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(in super::super) fn wide(x: __m256i) -> __m512 {
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
     }
 
     /// Subnormal results may become 0, as which tiles read them.
