@@ -256,10 +256,11 @@ impl Loader {
         Ok(Some(parts))
     }
 
-    fn expect_flow(&self, view: &View) -> Result<()> {
+    pub(super) fn expect_flow(&self, view: &View) -> Result<()> {
         match view.fields() {
             0 => {
-                Err(Error::param("focus", "fields", 0, "sampling, crops and targets by motion need a cache with flow"))
+                let rule = "motion inputs of flow, and sampling, crops and targets by motion, need a cache with flow";
+                Err(Error::param("cache", "fields", 0, rule))
             }
             _ => Ok(()),
         }

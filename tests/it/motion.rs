@@ -3,7 +3,7 @@
 use crate::close::assert_bounded;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
-use tubelet::flow::motion::{MotionInput, map_of_flow, repeat};
+use tubelet::flow::motion::{MotionInput, MotionMap};
 use tubelet::flow::{Flow, Gray, color, flo};
 use tubelet::ops::motion_map::{self, cases, reference};
 use tubelet::tensor::DType;
@@ -97,14 +97,20 @@ fn inputs_are_chosen_by_name() {
     let flow = eighths(4, 5, 3);
     for input in MotionInput::ALL {
         assert_eq!(input.to_string().parse::<MotionInput>().unwrap(), input);
-        let map = map_of_flow(input, &flow, 10.0);
+        let map = MotionMap::of_flow(input, &flow, 10.0);
         assert_eq!(map.is_some(), input.needs_flow());
         if let Some(map) = map {
-            assert_eq!(map.len(), 20 * input.channels());
+            assert_eq!((map.size(), map.planes().count()), ([4, 5], input.channels()));
+            assert!(map.planes().all(|plane| plane.len() == 20));
         }
     }
-    assert_eq!(map_of_flow(MotionInput::Flow, &flow, 1.0).unwrap()[1], flow.v[0].clamp(-1.0, 1.0));
-    assert_eq!(repeat(&[0.5, 1.0], 3), [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]);
+    // One plane after the other, `u` first: not by turns.
+    let map = MotionMap::of_flow(MotionInput::Flow, &flow, 1.0).unwrap();
+    for (plane, field) in map.planes().zip([&flow.u, &flow.v]) {
+        assert!(plane.iter().zip(field).all(|(p, f)| *p == f.clamp(-1.0, 1.0)));
+    }
+    let e = MotionMap::of_frames(&[0; 12], &[0; 11], [2, 2]).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::Shape { .. }), "{e}");
     let error = "optical-flow".parse::<MotionInput>().unwrap_err().to_string();
     assert!(error.contains("flow-edges"), "{error}");
 }
