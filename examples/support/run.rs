@@ -70,10 +70,7 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
         let mut strips = vec![Strip::rgb("visual input", &frames, h, w)?];
         if let Some([motion, _]) = &pair.motion {
-            let [_, h, w, c] = motion.dims;
-            let first: Vec<f32> = motion.data.iter().step_by(c).map(|v| v.abs()).collect();
-            let maps: Vec<&[f32]> = first.chunks_exact(h * w).step_by(2).collect();
-            strips.push(Strip::map("motion input", &maps, h, w)?);
+            strips.push(Strip::motion("motion input", motion)?);
         }
         if loader.spec.motion.needs_flow() {
             let view = loader.cache.get(loader.videos[video])?;
