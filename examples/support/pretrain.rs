@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// With a list as --data: the list of test videos
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", requires = "data")]
     pub test: Option<PathBuf>,
     /// Where to start from [default: tiny without --data, small with]
     #[arg(long)]
@@ -188,6 +188,14 @@ fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) 
     Ok(Value::Object(all))
 }
 
+/// Refuses a path that no folder can have, because it or one above it is a file.
+fn folder_to_be(option: &str, path: &Path) -> Result<()> {
+    let there = path.ancestors().find(|p| p.exists());
+    let file = there.filter(|p| !p.is_dir());
+    ensure!(file.is_none(), "{option} {}: {} is not a folder", path.display(), file.unwrap_or(path).display());
+    Ok(())
+}
+
 /// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
 /// meanwhile. What the networks hold comes on top and is not counted.
 fn check_memory(training: &Training, clips: usize) -> Result<()> {
@@ -278,6 +286,11 @@ impl<'a> Run<'a> {
         let (out, training) = (options.common.out(job.example), job.training);
         training.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
         check_memory(training, job.clips)?;
+        folder_to_be("--out", &out)?;
+        folder_to_be("--cache", &options.cache)?;
+        if let Some(flow) = &options.flow_dir {
+            ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());
+        }
         let seed = options.common.seed;
         let splits = match &options.data {
             Some(path) => Splits::open(path, options.test.as_deref())?,
@@ -290,8 +303,6 @@ impl<'a> Run<'a> {
         training.queue_length(splits.train.len(), job.keys)?;
         let settings = all_settings(options, job, &splits)?;
         if options.dry_run {
-            let place = out.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
-            ensure!(place.is_dir(), "--out {}: {} is not a folder", out.display(), place.display());
             let goes_on = Folder::compare(&out, &settings)?;
             let begins = if goes_on { "goes on" } else { "begins" };
             println!(
