@@ -1,6 +1,7 @@
 //! Shapes, and the one place with the output arithmetic of convolutions and pools.
 
 use crate::error::{Error, Result};
+use serde::Serialize;
 use std::fmt;
 
 /// Up to five extents, outermost first. Activations are `n t h w c`, filters `k kt kh kw c`; contiguous is what a
@@ -98,7 +99,7 @@ impl fmt::Debug for Shape {
 }
 
 /// How a window of a convolution or a pool moves, per axis `t h w`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Window {
     /// Steps between outputs.
     pub stride: [usize; 3],

@@ -10,12 +10,13 @@ use crate::rng::{self, Purpose};
 use crate::video::{Favour, View};
 use half::f16;
 use rand::RngExt;
+use serde::Serialize;
 
 /// Levels of a pixel in the flow of the released code.
 const LEVELS: f32 = 6.375;
 
 /// What MCL adds to the choice of clips. The default is all off.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Focus {
     /// Probability of choosing starts by motion; 0.7 in the release, 0 is off.
     pub sampling: f64,

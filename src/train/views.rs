@@ -7,9 +7,10 @@ use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
 use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
+use serde::Serialize;
 
 /// Which clips are taken from a video, and how they are shown to the networks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ViewSpec {
     /// Frames of an RGB clip.
     pub frames: usize,
@@ -41,6 +42,7 @@ pub struct ViewSpec {
     /// How flow is computed.
     pub flow: Tvl1,
     /// Whether it is, or was computed before.
+    #[serde(skip)] // a path, which need not be text
     pub flow_source: FlowSource,
     /// Whether clips and crops follow the motion, and whether an alignment target comes with them.
     pub focus: Focus,

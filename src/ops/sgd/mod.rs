@@ -16,9 +16,10 @@ pub mod reference;
 use crate::driver::Gpu;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Place, Tensor};
+use serde::Serialize;
 
 /// The optimiser's constants.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sgd {
     /// Share of the velocity kept at each step, in `[0, 1)`.
     pub momentum: f32,

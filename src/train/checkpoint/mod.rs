@@ -11,10 +11,12 @@
 
 mod file;
 mod inflate;
+mod start;
 mod state;
 mod weights;
 
 pub use inflate::{ImageHead, Inflated, inflate};
+pub use start::start_from;
 pub use state::{FORMAT, State};
 pub use weights::{Matching, from_pytorch, load_weights, save_weights, to_pytorch};
 
