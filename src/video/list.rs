@@ -191,7 +191,7 @@ fn ambiguous(list: &Path, number: u64, line: &str, a: &Reading, b: &Reading) -> 
 /// asked for only where several separators are possible.
 fn separator_of(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<Separator> {
     let readable =
-        |s: Separator| lines.iter().filter(|(_, line)| readings(line, s).is_ok_and(|r| !r.is_empty())).count();
+        |s: Separator| lines.iter().filter(|(_, line)| readings(line, s).map_or(true, |r| !r.is_empty())).count();
     let mut possible: Vec<(Separator, usize)> =
         Separator::ALL.into_iter().map(|s| (s, readable(s))).filter(|(_, n)| *n > 0).collect();
     if possible.len() < 2 {
@@ -324,10 +324,11 @@ fn quotes_first(line: &str, separator: char) -> String {
 
 /// All ways to read a line of words between blanks.
 fn between_blanks(line: &str) -> Vec<Reading> {
-    if let Some((path, label)) = line.strip_prefix('"').and_then(|rest| rest.split_once('"'))
-        && label.starts_with(char::is_whitespace)
-    {
-        return label_of(label).and_then(|label| Reading::new(path, label)).into_iter().collect();
+    if line.starts_with('"') {
+        let fields = fields(line, Separator::Blank).unwrap_or_default();
+        let mut fields = fields.into_iter().filter(|f| !f.is_empty());
+        let (path, rest) = (fields.next().unwrap_or_default(), fields.collect::<Vec<_>>().join(" "));
+        return label_of(&rest).and_then(|label| Reading::new(&path, label)).into_iter().collect();
     }
     let after: Vec<usize> = line.char_indices().filter(|(_, c)| c.is_whitespace()).map(|(i, _)| i).collect();
     let cuts = after.into_iter().filter(|&i| !line[..i].ends_with(char::is_whitespace));
@@ -352,7 +353,7 @@ fn between_blanks(line: &str) -> Vec<Reading> {
     found
 }
 
-/// The label in the rest of a line: `label`, `"label"`, or `frames label`. None where that names a video, which no label does.
+/// The label in the rest of a line: `label`, `"label"`, or `frames label`.
 fn label_of(rest: &str) -> Option<&str> {
     let rest = rest.trim();
     let label = match rest.split_once(char::is_whitespace) {
@@ -360,6 +361,7 @@ fn label_of(rest: &str) -> Option<&str> {
         _ => rest,
     };
     let label = label.strip_prefix('"').and_then(|l| l.strip_suffix('"')).unwrap_or(label);
+    // No label names a video.
     (!is_video(Path::new(label))).then_some(label)
 }
 
