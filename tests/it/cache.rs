@@ -363,7 +363,7 @@ fn real_videos_are_cached_and_broken_ones_named() {
         "x/v_BaseballPitch_g01_c01.avi,0\nx/empty.avi,0\ny/rotated_90.mov,1\ny/arm_wrestling.mp4,1\n",
     );
     let list = dir.path().join("list.csv");
-    let data = Splits::open(&list, Some(&list)).unwrap().train;
+    let data = Dataset::open(&list).unwrap();
     let spec = CacheSpec {
         decode: Decode { short_side: Some(32), fps: Some(15.0), max_frames: Some(50), ..Default::default() },
         ..spec()

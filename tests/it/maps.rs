@@ -100,7 +100,7 @@ fn samples_are_the_same_with_maps_from_the_cache_and_without() {
     let kept = loader(dir.path(), &views(Focus::mcl([2, 4, 4])), &[40, 33], square);
     let mut spec = kept.spec.cache(false);
     assert!(spec.maps.take().is_some());
-    let data = Splits::open(&dir.path().join("list.csv"), Some(&dir.path().join("list.csv"))).unwrap().train;
+    let data = Dataset::open(&dir.path().join("list.csv")).unwrap();
     let (cache, _) = build(&dir.path().join("cache"), &data, &spec, true).unwrap();
     let made = Loader { cache, ..kept.clone() };
     for video in 0..2 {
@@ -167,7 +167,7 @@ fn damaged_maps_are_named_and_made_again() {
 fn frames(dir: &Path) -> Dataset {
     let l = loader(dir, &views(Focus::default()), &[6, 6, 6], square);
     assert_eq!(l.videos.len(), 3);
-    Splits::open(&dir.join("list.csv"), Some(&dir.join("list.csv"))).unwrap().train
+    Dataset::open(&dir.join("list.csv")).unwrap()
 }
 
 /// A field of 32 x 32, or `h w`: eighths, the first field the slowest.
@@ -323,7 +323,7 @@ fn flow_of_a_video_file_is_as_large_as_the_video() {
     fs::copy(shared.join(format!("videos/{name}.avi")), put(&dir.path().join(format!("x/{name}.avi")))).unwrap();
     fs::write(dir.path().join("list.csv"), format!("x/{name}.avi,0\n")).unwrap();
     let list = dir.path().join("list.csv");
-    let data = Splits::open(&list, Some(&list)).unwrap().train;
+    let data = Dataset::open(&list).unwrap();
     let pan = |w: usize| Flow { h: 240, w, u: vec![8.0; 240 * w], v: vec![-4.0; 240 * w] };
     let root = dir.path().join("flow");
     let mut spec = from_folder(&root, 30);

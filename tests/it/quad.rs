@@ -9,7 +9,7 @@ use tubelet::flow::{Flow, Gray};
 use tubelet::train::focus::{Focus, Quad};
 use tubelet::train::views::{Loader, Part, ViewSpec};
 use tubelet::video::cache::Builder;
-use tubelet::video::{Cache, Ffmpeg, Splits};
+use tubelet::video::{Cache, Dataset, Ffmpeg};
 
 use crate::close::{assert_norm, is_norm};
 
@@ -33,7 +33,7 @@ pub fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(us
     }
     let list: String = (0..lengths.len()).map(|v| format!("data/{}/{v},{}\n", ["a", "b"][v % 2], v % 2)).collect();
     std::fs::write(dir.join("list.csv"), list).unwrap();
-    let data = Splits::open(&dir.join("list.csv"), Some(&dir.join("list.csv"))).unwrap().train;
+    let data = Dataset::open(&dir.join("list.csv")).unwrap();
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
         flow: Some(&difference),
