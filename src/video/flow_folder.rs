@@ -51,7 +51,7 @@ impl Files {
         let mut flo = Vec::new();
         for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let path = entry.map_err(Error::io("read", dir))?.path();
-            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) {
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) && !folder::is_hidden(&path) {
                 flo.push(path);
             }
         }
@@ -61,11 +61,11 @@ impl Files {
         }
         for names in NAMES {
             if names.iter().all(|n| dir.join(n).is_dir()) {
-                let [x, y] = names.map(|n| folder::frames(&dir.join(n)));
+                let [x, y] = names.map(|n| folder::pictures(&dir.join(n)));
                 return Files::pair(dir, [x?, y?], ["", ""]);
             }
         }
-        let pictures = folder::frames(dir).unwrap_or_default();
+        let pictures = folder::pictures(dir)?;
         for names in NAMES {
             let prefixes = names.map(|n| format!("{n}_"));
             let with = |prefix: &str| -> Vec<PathBuf> {
@@ -134,8 +134,9 @@ impl Files {
     pub(super) fn read(&self, i: usize, sizes: [[usize; 2]; 2]) -> Result<Flow> {
         let flow = match self {
             Files::Flo(files) => {
+                // Before its pixels are read.
+                expect_size(&files[i], flo::size(&files[i])?, sizes)?;
                 let mut flow = flo::read(&files[i])?;
-                expect_size(&files[i], [flow.h, flow.w], sizes)?;
                 for at in 0..flow.u.len() {
                     if !flow.is_known(at) {
                         (flow.u[at], flow.v[at]) = (0.0, 0.0);
