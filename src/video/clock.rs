@@ -5,6 +5,9 @@ const ROUNDING: f64 = 1.5e-3;
 /// Time stamps that go back by more seconds than this begin a new recording, which follows the old one.
 const SPLICE: f64 = 1.0;
 
+/// Stamps of so many seconds are none.
+const NO_TIME: f64 = 1e12;
+
 /// The time stamps of a stream's frames in the order they are decoded, as seconds since the first one. They never decrease.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
@@ -18,7 +21,7 @@ pub(super) struct Stamps {
 impl Stamps {
     /// Takes the stamp of the next frame, in seconds, where it has one. Its time.
     pub(super) fn push(&mut self, stamp: Option<f64>) -> f64 {
-        let stamp = stamp.filter(|s| s.is_finite());
+        let stamp = stamp.filter(|s| s.abs() < NO_TIME);
         let Some(&last) = self.times.last() else {
             self.first = Some(stamp.unwrap_or(0.0));
             self.times.push(0.0);

@@ -42,15 +42,14 @@ fn a_video_with_gaps_keeps_its_clock() {
     let Some((ffmpeg, few)) = fault("few.mkv") else { return };
     let clip = ffmpeg.decode(&few, &SMALL).unwrap();
     assert_eq!((clip.t, clip.fps), (100, 25.0));
-    let shows = shown(&clip);
     // One frame in thirteen is absent: its place shows the one before.
-    let want: Vec<usize> = (0..100).map(|i| if shows[i].abs_diff(i) > 0 { i - 1 } else { i }).collect();
-    assert_eq!(shows, want);
-    let repeated = (1..100).filter(|&i| shows[i] == shows[i - 1]).count();
-    assert_eq!(repeated, 8, "{shows:?}");
+    let want: Vec<usize> = (0..100).map(|i| if i % 13 == 6 { i - 1 } else { i }).collect();
+    near(&shown(&clip), &want, "few.mkv");
+    assert!((0..100).filter(|i| i % 13 == 6).all(|i| clip.frame(i) == clip.frame(i - 1)));
     // At half the rate: the same clock.
     let half = ffmpeg.decode(&few, &Decode { fps: Some(12.5), ..SMALL }).unwrap();
-    assert_eq!(shown(&half), (0..50).map(|i| want[2 * i]).collect::<Vec<_>>());
+    assert_eq!(half.t, 50);
+    assert!((0..50).all(|i| half.frame(i) == clip.frame(2 * i)));
 }
 
 #[test]
@@ -95,8 +94,8 @@ fn a_picture_that_starts_late_is_not_padded() {
     let Some(ffmpeg) = ffmpeg() else { return };
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let late =
-        format!("-f lavfi -i sine=duration=5 -itsoffset 1 {} -map 0:a -map 1:v -c:v mpeg4 -q:v 2", grey(50, "25"));
+    let Some(plain) = encode(dir, "plain.mp4", &format!("{} -c:v mpeg2video -q:v 2", grey(50, "25"))) else { return };
+    let late = format!("-f lavfi -i sine=duration=5 -itsoffset 1 -i {} -map 0:a -map 1:v -c:v copy", plain.display());
     for name in ["late.mkv", "late.mp4", "late.mov", "late.ts"] {
         let Some(path) = encode(dir, name, &late) else { continue };
         near(&shown(&ffmpeg.decode(&path, &SMALL).unwrap()), &(0..50).collect::<Vec<_>>(), name);
@@ -120,7 +119,9 @@ fn cuts_between_key_frames_are_whole_videos() {
         // An edit list begins at the frame asked for, other containers at the key frame before.
         let edited = name.ends_with("mp4") || name.ends_with("mov");
         assert!(if edited { shows[0].abs_diff(30) <= 1 } else { shows[0] <= 1 }, "{name}: {shows:?}");
-        near(&shows, &(shows[0]..shows[0] + shows.len()).collect::<Vec<_>>(), name);
+        // The last frames may lack what they are predicted from.
+        let sure = &shows[..shows.len() - 5];
+        near(sure, &(shows[0]..shows[0] + sure.len()).collect::<Vec<_>>(), name);
         assert!(shows.len() >= 49, "{name}: {shows:?}");
     }
 }
@@ -148,7 +149,7 @@ fn constant_rates_come_frame_by_frame_in_every_container() {
         ("25", 25.0),
         ("30", 30.0),
     ] {
-        let source = format!("-f lavfi -i color=gray:size=32x32:rate={rate},trim=end_frame=9000");
+        let source = format!("-f lavfi -i color=gray:size=32x32:rate={rate},trim=end_frame=4000");
         for (name, codec) in [
             ("long.mkv", "mpeg4"),
             ("long.webm", "libvpx -deadline realtime -cpu-used 8"),
@@ -163,7 +164,7 @@ fn constant_rates_come_frame_by_frame_in_every_container() {
             }
             let Some(path) = encode(dir.path(), name, &format!("{source} -c:v {codec}")) else { continue };
             let clip = ffmpeg.decode(&path, &tiny).unwrap_or_else(|e| panic!("{rate}: {e}"));
-            assert_eq!(clip.t, 9000, "{name} at {rate}");
+            assert_eq!(clip.t, 4000, "{name} at {rate}");
             assert!((clip.fps / fps - 1.0).abs() < 1e-4, "{name} at {rate}: {}", clip.fps);
         }
     }
@@ -185,11 +186,13 @@ fn a_phone_and_a_gif_of_variable_rate_keep_their_clock() {
         };
         let Some(path) = encode(dir, name, &format!("{source} {gap} {codec}")) else { continue };
         let clip = ffmpeg.decode(&path, &SMALL).unwrap();
-        let want: Vec<usize> = (0..90).map(|i| if i < 30 { i } else { 29.max(i - 30) }).collect();
-        assert!((clip.fps - if name.ends_with("gif") { 25.0 } else { 30.0 }).abs() < 0.1, "{name}: {}", clip.fps);
+        let gif = name.ends_with("gif");
+        assert!((clip.fps - if gif { 25.0 } else { 30.0 }).abs() < 0.1, "{name}: {}", clip.fps);
         let shows = shown(&clip);
-        let off = shows.iter().zip(&want).filter(|(g, w)| g.abs_diff(**w) > 1).count();
-        assert!(shows.len().abs_diff(90) <= 1 && off == 0, "{name}: {shows:?}");
+        // The last frame before the gap is on view in it. (The writer of `.gif` moves that frame, and has few greys.)
+        let want = |i: usize| if i < 30 { i } else { 29.max((60 + i).saturating_sub(shows.len())) };
+        let off = (0..shows.len()).filter(|&i| shows[i].abs_diff(want(i)) > if gif { 2 } else { 1 }).count();
+        assert!(shows.len().abs_diff(90) <= if gif { 2 } else { 0 } && off == 0, "{name}: {shows:?}");
     }
 }
 
