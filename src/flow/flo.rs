@@ -9,15 +9,7 @@ use std::path::Path;
 
 /// The first four bytes; as an `f32` they are 202021.25.
 const MAGIC: &[u8; 4] = b"PIEH";
-const HEADER: u64 = 12;
-
-/// Height and width of a `.flo` file, from its header and its length.
-///
-/// # Errors
-/// Those of [`read`].
-pub fn size(path: impl AsRef<Path>) -> Result<[usize; 2]> {
-    open(path.as_ref()).map(|(_, size)| size)
-}
+pub(crate) const HEADER: u64 = 12;
 
 /// Reads a `.flo` file. The size its header claims is held against the file's length before anything is allocated.
 ///
@@ -25,17 +17,6 @@ pub fn size(path: impl AsRef<Path>) -> Result<[usize; 2]> {
 /// `Io` when the file cannot be read; `Format` when it is not a whole `.flo` file.
 pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     let path = path.as_ref();
-    let (mut file, [h, w]) = open(path)?;
-    let mut bytes = vec![0u8; h * w * 8];
-    file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
-    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    let u = bytes.chunks_exact(8).map(|p| number(&p[..4])).collect();
-    let v = bytes.chunks_exact(8).map(|p| number(&p[4..])).collect();
-    Ok(Flow { h, w, u, v })
-}
-
-/// Opens a file and reads its header: what follows are the numbers of `h w` pixels and nothing else.
-fn open(path: &Path) -> Result<(File, [usize; 2])> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     if length < HEADER {
@@ -56,7 +37,13 @@ fn open(path: &Path) -> Result<(File, [usize; 2])> {
         let what = format!("{w}x{h} pixels take {claimed} bytes, but the file has {length}");
         return Err(Error::format(path, 4, what));
     }
-    Ok((file, [h as usize, w as usize]))
+    let (h, w) = (h as usize, w as usize);
+    let mut bytes = vec![0u8; h * w * 8];
+    file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
+    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    let u = bytes.chunks_exact(8).map(|p| number(&p[..4])).collect();
+    let v = bytes.chunks_exact(8).map(|p| number(&p[4..])).collect();
+    Ok(Flow { h, w, u, v })
 }
 
 /// Writes a `.flo` file.
