@@ -5,6 +5,8 @@ const ROUNDING: f64 = 1.5e-3;
 /// Time stamps that go back by more seconds than this begin a new recording, which follows the old one.
 const SPLICE: f64 = 1.0;
 
+/// Frames this many seconds apart and less tell nothing of the rate.
+const SHORTEST: f64 = 0.9e-3;
 /// Stamps of so many seconds are none.
 const NO_TIME: f64 = 1e12;
 
@@ -57,7 +59,7 @@ impl Stamps {
 
 /// How long most frames are shown: the mean of the distances close to their median. `None` where time stands still.
 fn usual_gap(times: &[f64]) -> Option<f64> {
-    let mut gaps: Vec<f64> = times.windows(2).map(|w| w[1] - w[0]).filter(|gap| *gap > 0.0).collect();
+    let mut gaps: Vec<f64> = times.windows(2).map(|w| w[1] - w[0]).filter(|gap| *gap >= SHORTEST).collect();
     if gaps.is_empty() {
         return None;
     }
@@ -114,7 +116,7 @@ pub(super) fn native(stamps: &Stamps, claimed: &[f64], early_first: bool) -> Opt
     match base {
         Some(base) if regular(base) => return by_frame(base),
         Some(base) if gaps_only(base) => {}
-        _ if regular(mean) => return by_frame(mean),
+        _ if mean * SHORTEST <= 1.0 && regular(mean) => return by_frame(mean),
         _ => {}
     }
     let fps = base.unwrap_or(1.0 / gap);
