@@ -123,3 +123,86 @@ pub(super) fn native(stamps: &Stamps, claimed: &[f64], early_first: bool) -> Opt
     let end = stamps.end(None);
     Some(Timing { fps, places: Some(times.iter().chain([&end]).map(|t| place(*t, fps)).collect()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RATES: [f64; 6] = [15.0, 24_000.0 / 1001.0, 25.0, 30_000.0 / 1001.0, 50.0, 60_000.0 / 1001.0];
+
+    fn stamps(stamps: impl IntoIterator<Item = f64>) -> Stamps {
+        let mut all = Stamps::default();
+        stamps.into_iter().for_each(|s| {
+            all.push(Some(s));
+        });
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn frames_stamped_to_the_millisecond_have_one_place_each(
+            rate in prop::sample::select(&RATES[..]), n in 1usize..3000, start in 0.0f64..9.0, cut in any::<bool>()
+        ) {
+            let round = |s: f64| if cut { (s * 1e3).floor() / 1e3 } else { (s * 1e3).round() / 1e3 };
+            let stamps = stamps((0..n).map(|k| round(start + k as f64 / rate)));
+            prop_assert_eq!(native(&stamps, &[rate, 2.0 * rate], false), Some(Timing { fps: rate, places: None }));
+            // Nor does it matter what the header says of the rate, or nothing.
+            if n > 1 {
+                let measured = native(&stamps, &[90.0], false).unwrap();
+                prop_assert!(measured.places.is_none() && (measured.fps / rate - 1.0).abs() * (n as f64) < 0.5);
+            }
+            // At this very rate, as a rate asked for, it is the same.
+            let places: Vec<usize> = stamps.times().iter().map(|t| place(*t, rate)).collect();
+            prop_assert_eq!(places, (0..n).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn each_place_shows_the_last_frame_whose_time_has_come(
+            rate in prop::sample::select(&RATES[..]), steps in prop::collection::vec(prop_oneof![6 => Just(1usize), 1 => 2usize..9], 8..90)
+        ) {
+            let at: Vec<usize> = std::iter::once(0).chain(steps.iter().scan(0, |at, s| { *at += s; Some(*at) })).collect();
+            let stamps = stamps(at.iter().map(|k| (*k as f64 / rate * 1e3).round() / 1e3));
+            let timing = native(&stamps, &[rate], false).unwrap();
+            prop_assert_eq!(timing.fps, rate);
+            let want: Vec<usize> = at.iter().copied().chain([at[at.len() - 1] + 1]).collect();
+            prop_assert_eq!(timing.places.unwrap_or_else(|| (0..want.len()).collect()), want);
+        }
+
+        #[test]
+        fn stamps_of_any_kind_give_times_that_never_decrease(
+            raw in prop::collection::vec(prop::option::of(any::<f64>()), 1..60), fps in 0.01f64..1000.0
+        ) {
+            let mut stamps = Stamps::default();
+            raw.iter().for_each(|s| { stamps.push(*s); });
+            prop_assert!(stamps.times().windows(2).all(|w| w[0] <= w[1] && w[1].is_finite()));
+            let timing = native(&stamps, &[fps], true).unwrap();
+            prop_assert!(timing.fps > 0.0 && timing.fps.is_finite());
+            prop_assert!(timing.places.is_none_or(|p| p[0] == 0 && p.len() == raw.len() + 1 && p.is_sorted()));
+        }
+    }
+
+    #[test]
+    fn what_was_spliced_in_goes_on_where_the_other_ended() {
+        let stamps = stamps((0..50).chain(0..50).map(|k| f64::from(k) / 25.0));
+        assert_eq!(native(&stamps, &[25.0], false), Some(Timing { fps: 25.0, places: None }));
+        assert!((stamps.end(None) - 4.0).abs() < 1e-9);
+    }
+
+    /// Film on video: frames are shown for two and three fields by turns, and all are kept.
+    #[test]
+    fn telecined_film_comes_frame_by_frame() {
+        let stamps = stamps((0..101).map(|k| f64::from(k * 5 / 2) / 60.0));
+        let timing = native(&stamps, &[30.0], false).unwrap();
+        assert!(timing.places.is_none() && (timing.fps - 24.0).abs() < 0.1, "{timing:?}");
+    }
+
+    #[test]
+    fn a_first_picture_that_is_early_counts_once_where_writers_do_that() {
+        let stamps = stamps((0..50).map(|k| f64::from(k + i32::from(k > 0)) / 25.0));
+        assert_eq!(native(&stamps, &[25.0], true).unwrap().places, None);
+        assert_eq!(native(&stamps, &[25.0], false).unwrap().places.unwrap()[..3], [0, 2, 3]);
+    }
+}

@@ -192,6 +192,11 @@ fn programs_that_misbehave_are_stopped() {
     assert!(text.contains("wrote nothing for"), "{text}");
     let times = "for t in 0 0.04 0.08 0.12; do echo \"[Parsed_showinfo_1 @ 0x55] [info] n: 0 pts: 0 pts_time:$t pos: 1\" >&2; done";
     assert_eq!(with(&format!("{times}; head -c 768 /dev/zero")).decode(&file, &how).unwrap().t, 4);
+    // Where the header tells no rate, the times do.
+    let silent = script(dir, "silent", &format!("echo '{}'", ANSWER.replace("25/1", "0/0")));
+    let clip =
+        Ffmpeg { probe: silent, ..with(&format!("{times}; head -c 768 /dev/zero")) }.decode(&file, &how).unwrap();
+    assert!((clip.t, (clip.fps - 25.0).abs() < 1e-9) == (4, true), "{} at {}", clip.t, clip.fps);
     let text = why(with("head -c 768 /dev/zero").decode(&file, &how));
     assert!(text.contains("does not tell the times"), "{text}");
     // What versions before 5.1 say to an option they do not know.
