@@ -64,7 +64,7 @@ impl<'a> Build<'a> {
                 matches!(jobs[i].state, State::Missing) && matches!(self.data.items[i].source, Source::File(_))
             };
             if missing.iter().any(decoded) {
-                self.with.ffmpeg.version()?;
+                self.with.ffmpeg.version_until(self.with.stop)?;
             }
             fs::create_dir_all(self.dir).map_err(Error::io("create", self.dir))?;
             let _lock = self.lock()?;
@@ -164,7 +164,8 @@ impl<'a> Build<'a> {
         let item = &self.data.items[job.index];
         let read = || -> Result<(Clip, Motion)> {
             let procedural = self.data.procedural.as_ref();
-            let clip = decode::read(&item.source, procedural, &self.spec.decode, &self.with.ffmpeg)?;
+            let with = self.with;
+            let clip = decode::read_until(&item.source, procedural, &self.spec.decode, &with.ffmpeg, with.stop)?;
             let motion = match &self.spec.motion {
                 Some(motion) => self.flow_of(&clip, motion, item)?,
                 None => Motion { every: 1, gap: 1, h: 0, w: 0, planes: Vec::new() },
@@ -173,7 +174,7 @@ impl<'a> Build<'a> {
         };
         let (clip, motion) = match read() {
             Ok(read) => read,
-            Err(e) if matches!(e.kind(), ErrorKind::Stopped { .. }) => return Err(e),
+            Err(e) if matches!(e.kind(), ErrorKind::Stopped { .. }) => return Err(self.stopped()),
             Err(e) => {
                 self.tell(|p| p.failed += 1);
                 return Ok(State::Unreadable(e));
@@ -238,7 +239,7 @@ impl<'a> Build<'a> {
     /// Height and width of a video before it is resized for the cache.
     fn native_size(&self, item: &Item) -> Result<[usize; 2]> {
         Ok(match &item.source {
-            Source::File(path) => self.with.ffmpeg.probe(path).map(|p| [p.h, p.w])?,
+            Source::File(path) => self.with.ffmpeg.probe_until(path, self.with.stop).map(|p| [p.h, p.w])?,
             Source::Folder(path) => folder::dimensions(&folder::frames(path)?[0])?.into(),
             Source::Procedural(_) => [self.data.procedural.as_ref().map_or(0, |spec| spec.side); 2],
         })

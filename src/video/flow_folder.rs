@@ -51,7 +51,7 @@ impl Files {
         let mut flo = Vec::new();
         for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let path = entry.map_err(Error::io("read", dir))?.path();
-            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) {
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) && !folder::is_hidden(&path) {
                 flo.push(path);
             }
         }
@@ -61,11 +61,11 @@ impl Files {
         }
         for names in NAMES {
             if names.iter().all(|n| dir.join(n).is_dir()) {
-                let [x, y] = names.map(|n| folder::frames(&dir.join(n)));
+                let [x, y] = names.map(|n| folder::pictures(&dir.join(n)));
                 return Files::pair(dir, [x?, y?], ["", ""]);
             }
         }
-        let pictures = folder::frames(dir).unwrap_or_default();
+        let pictures = folder::pictures(dir)?;
         for names in NAMES {
             let prefixes = names.map(|n| format!("{n}_"));
             let with = |prefix: &str| -> Vec<PathBuf> {
@@ -134,6 +134,7 @@ impl Files {
     pub(super) fn read(&self, i: usize, sizes: [[usize; 2]; 2]) -> Result<Flow> {
         let flow = match self {
             Files::Flo(files) => {
+                expect_length(&files[i], sizes)?;
                 let mut flow = flo::read(&files[i])?;
                 expect_size(&files[i], [flow.h, flow.w], sizes)?;
                 for at in 0..flow.u.len() {
@@ -170,6 +171,18 @@ fn picture(file: &Path, sizes: [[usize; 2]; 2]) -> Result<([usize; 2], Vec<f32>)
     }
     let picture = image::DynamicImage::from_decoder(decoder).map_err(|e| folder::not_a_frame(file, e))?.into_luma8();
     Ok((size, picture.into_raw().into_iter().map(|v| (f32::from(v) - ZERO) / LEVELS).collect()))
+}
+
+/// Refuses a `.flo` file that is longer than a field of any of `sizes`, before its pixels are read.
+fn expect_length(file: &Path, sizes: [[usize; 2]; 2]) -> Result<()> {
+    let length = fs::metadata(file).map_err(Error::io("read", file))?.len();
+    let most = sizes.map(|[h, w]| flo::HEADER + 8 * (h * w) as u64).into_iter().fold(0, u64::max);
+    if length <= most {
+        return Ok(());
+    }
+    let [h, w] = sizes[0];
+    let what = format!("this flow file has {length} bytes, and that of a video of {w} x {h} pixels at most {most}");
+    Err(Error::data(file, what))
 }
 
 fn expect_size(file: &Path, [h, w]: [usize; 2], sizes: [[usize; 2]; 2]) -> Result<()> {

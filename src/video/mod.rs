@@ -7,18 +7,24 @@
 
 mod build;
 pub mod cache;
+mod clock;
 pub mod dataset;
 mod decode;
 pub mod ffmpeg;
 mod flow_folder;
 pub mod folder;
+mod frames;
+mod jpeg;
 mod list;
 mod maps;
+mod messages;
 mod packed;
 mod pipe;
 pub mod prefetch;
+mod probe;
 pub mod procedural;
 pub mod sample;
+mod series;
 mod triple;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};
