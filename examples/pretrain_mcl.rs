@@ -4,7 +4,7 @@
 
 mod support;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ struct Args {
     focus: FocusOptions,
 
     /// With --init: start the inter head from the file's head
-    #[arg(long, requires = "init")]
+    #[arg(long)]
     init_head: bool,
 
     /// Weight of the loss against other videos
@@ -66,6 +66,8 @@ impl Args {
         r.method.mask_own &= !self.options.keep_own;
         r.method.frozen_norm |= self.frozen_norm;
         r.method.precision = self.options.precision;
+        let init = self.options.init.is_some();
+        ensure!(init || !self.init_head, "--init-head takes the head of the file of --init, which is absent");
         let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
         r.init = self.options.init.clone().map(|path| (path, head));
         r.check()?;

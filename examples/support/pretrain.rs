@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// With a list as --data: the list of test videos
-    #[arg(long, value_name = "LIST", requires = "data")]
+    #[arg(long, value_name = "LIST")]
     pub test: Option<PathBuf>,
     /// Where to start from [default: tiny without --data, small with]
     #[arg(long)]
@@ -286,6 +286,10 @@ impl<'a> Run<'a> {
         let (out, training) = (options.common.out(job.example), job.training);
         training.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
         check_memory(training, job.clips)?;
+        ensure!(
+            options.data.is_some() || options.test.is_none(),
+            "--test is a list beside that of --data, which is absent"
+        );
         folder_to_be("--out", &out)?;
         folder_to_be("--cache", &options.cache)?;
         if let Some(flow) = &options.flow_dir {

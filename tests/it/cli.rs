@@ -182,7 +182,8 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
     assert!(e.contains("--lr: begun with 0.03, now 0.5") && e.contains("--out") && e.len() < 300, "{e}");
     // Weights of that run start another, of this method; what it says of them is in its summary.
     let file = "run/checkpoints/step-3/weights.safetensors";
-    let again = pretrain(dir.path(), &[&small[..8], &["--init", file, "--out", "started"]].concat()).unwrap();
+    let again =
+        pretrain(dir.path(), &[&small[..8], &["--seed", "3", "--init", file, "--out", "started"]].concat()).unwrap();
     let line = summary(&again);
     assert!(String::from_utf8_lossy(&again.stdout).contains("parameters from the file"), "{line}");
     assert_eq!(

@@ -173,7 +173,10 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     run(dir.path(), &recipe(), Some(3)).unwrap_err();
     let kept = checkpoint(dir.path());
     let wild = with(Training { lr: f32::MAX, ..recipe().training });
-    let e = run(dir.path(), &wild, None).unwrap_err();
+    // No recipe may have that rate: the loop alone gets it.
+    assert!(wild.check().unwrap_err().to_string().contains("--lr"));
+    let method = MaclrRun::new(&recipe(), VIDEOS, SEED, &Device::Cpu).unwrap();
+    let e = whole_run::run(dir.path(), &wild.training, true, method, Loader::pair, None).unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::NotFinite { name: "loss", step: 4.., .. }), "{e}");
     assert!(kept == checkpoint(dir.path()), "the last good checkpoint changed");
 }

@@ -1,6 +1,6 @@
 //! Commands for people who work on tubelet: `cargo xtask <command>`.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -130,6 +130,9 @@ fn kernels(root: &Path, only_compare: bool) -> Result<ExitCode> {
 }
 
 fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCode> {
+    if let Some(data) = gestures {
+        ensure!(data.exists(), "there is no {}", data.display());
+    }
     fs::create_dir_all(folder)?;
     println!("{}", ablation::run(root, &folder.canonicalize()?, gestures)?);
     Ok(ExitCode::SUCCESS)
