@@ -44,7 +44,7 @@ impl Strip {
     /// Flow in Middlebury's colours; the fastest pixel of the clip has full colour.
     pub fn flow(label: &str, flows: &[Flow]) -> Result<Strip> {
         let fastest = flows.iter().map(color::radius).fold(0.0, f32::max);
-        let (h, w) = flows.first().map_or((0, 0), |f| (f.h, f.w));
+        let (h, w) = flows.first().map_or((0, 0), |f| (f.h(), f.w()));
         Strip::build(label, flows.iter().map(|f| color::image(f, fastest)), h, w)
     }
 

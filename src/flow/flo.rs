@@ -43,7 +43,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     let u = bytes.chunks_exact(8).map(|p| number(&p[..4])).collect();
     let v = bytes.chunks_exact(8).map(|p| number(&p[4..])).collect();
-    Ok(Flow { h, w, u, v })
+    Flow::new(h, w, u, v)
 }
 
 /// Writes a `.flo` file.
@@ -55,13 +55,13 @@ pub fn write(path: impl AsRef<Path>, flow: &Flow) -> Result<()> {
     let side = |name, n: usize| {
         i32::try_from(n).map_err(|_| Error::param("flo", name, n, format!("a .flo file holds at most {}", i32::MAX)))
     };
-    let (w, h) = (side("w", flow.w)?, side("h", flow.h)?);
+    let (w, h) = (side("w", flow.w())?, side("h", flow.h())?);
     let mut out = BufWriter::new(File::create(path).map_err(Error::io("create", path))?);
     let mut put = || {
         out.write_all(MAGIC)?;
         out.write_all(&w.to_le_bytes())?;
         out.write_all(&h.to_le_bytes())?;
-        for (u, v) in flow.u.iter().zip(&flow.v) {
+        for (u, v) in flow.u().iter().zip(flow.v()) {
             out.write_all(&u.to_le_bytes())?;
             out.write_all(&v.to_le_bytes())?;
         }

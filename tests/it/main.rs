@@ -30,6 +30,7 @@ mod infonce_gpu;
 mod kernels;
 mod layers;
 mod layers_gpu;
+mod limits;
 mod losses;
 mod maclr;
 mod maclr_parity;

@@ -30,7 +30,7 @@ pub fn widened(halves: &[f16]) -> Vec<f32> {
 pub fn scaled_flow(flow: &Flow, clamp: f32) -> Vec<f32> {
     let clamp = clamp.max(f32::MIN_POSITIVE);
     let scale = |x: f32| x.clamp(-clamp, clamp) / clamp;
-    flow.u.iter().zip(&flow.v).flat_map(|(&u, &v)| [scale(u), scale(v)]).collect()
+    flow.u().iter().zip(flow.v()).flat_map(|(&u, &v)| [scale(u), scale(v)]).collect()
 }
 
 /// Mean over the channels of `|next - this| / 255`, `h w`, 0 to 1, of two RGB frames `h w 3`. The shorter of the two
@@ -45,7 +45,7 @@ pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
 ///
 /// The kernels are linear, so the boundary of several fields together is that of their sum.
 pub fn motion_boundary(flow: &Flow) -> [Vec<f32>; 2] {
-    [&flow.u, &flow.v].map(|field| cpu::motion_boundary(field, flow.h, flow.w))
+    [flow.u(), flow.v()].map(|field| cpu::motion_boundary(field, flow.h(), flow.w()))
 }
 
 /// [`flow_edges`] of each of the fields `[n 2 h w]`, where they are: `[n h w 1]` in `dtype`.
@@ -108,11 +108,11 @@ fn each(
     dtype: DType,
     map: impl Fn(&Flow) -> Vec<f32>,
 ) -> Result<Tensor> {
-    let all = flow.host();
-    Ok(Tensor::build_as(dtype, [n, h, w, channels], |out| {
+    let all = flow.host()?;
+    Tensor::build_as(dtype, [n, h, w, channels], |out| {
         for (out, field) in out.chunks_exact_mut(h * w * channels).zip(all.chunks_exact(2 * h * w)) {
             let (u, v) = field.split_at(h * w);
-            out.copy_from_slice(&map(&Flow { h, w, u: u.to_vec(), v: v.to_vec() }));
+            out.copy_from_slice(&map(&Flow::new(h, w, u.to_vec(), v.to_vec()).expect("planes of h w")));
         }
-    }))
+    })
 }
