@@ -164,7 +164,7 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;
-    describe(summary, (flow.h, flow.w), 1, seconds, radius);
+    describe(summary, (flow.h(), flow.w()), 1, seconds, radius);
     if let Some(truth) = truth {
         summary.set("epe", flow.end_point_error(&truth)?);
     }
@@ -229,7 +229,7 @@ fn gray(path: &Path) -> Result<Gray> {
 }
 
 fn picture(path: &Path, flow: &Flow, radius: f32) -> Result<()> {
-    let (w, h) = (u32::try_from(flow.w)?, u32::try_from(flow.h)?);
+    let (w, h) = (u32::try_from(flow.w())?, u32::try_from(flow.h())?);
     image::save_buffer(path, &color::image(flow, radius), w, h, image::ColorType::Rgb8)
         .with_context(|| format!("cannot write {}", path.display()))
 }

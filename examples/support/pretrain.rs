@@ -92,7 +92,8 @@ pub struct Options {
     /// Hold less memory and take longer: blocks run again in the backward pass. The numbers stay the same up to roundings
     #[arg(long)]
     pub recompute: bool,
-    /// Numbers the networks compute in: f32 (fma: by multiply-adds alone), bf16, or f32 with products of bf16 parts (bf16x3, bf16x6)
+    /// Numbers the networks compute in: f32 (fma: by multiply-adds alone), bf16, or f32 with products of bf16 parts (bf16x3, bf16x6).
+    /// On a processor with AMX all but fma are exact for numbers from 2e-31 on in size; see docs/cpu.md
     #[arg(long, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Temperature of the losses

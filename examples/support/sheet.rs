@@ -50,14 +50,14 @@ impl Strip {
             return Strip::map(label, &frames.collect::<Vec<_>>(), h, w);
         }
         let plane = |frame: &[f32], c: usize| frame.iter().skip(c).step_by(2).copied().collect();
-        let flows = frames.map(|f| Flow { h, w, u: plane(f, 0), v: plane(f, 1) });
-        Strip::build(label, flows.map(|f| color::image(&f, 1.0)), h, w)
+        let flows = frames.map(|f| Flow::new(h, w, plane(f, 0), plane(f, 1))).collect::<Result<Vec<_>, _>>()?;
+        Strip::build(label, flows.iter().map(|f| color::image(f, 1.0)), h, w)
     }
 
     /// Flow in Middlebury's colours; the fastest pixel of the clip has full colour.
     pub fn flow(label: &str, flows: &[Flow]) -> Result<Strip> {
         let fastest = flows.iter().map(color::radius).fold(0.0, f32::max);
-        let (h, w) = flows.first().map_or((0, 0), |f| (f.h, f.w));
+        let (h, w) = flows.first().map_or((0, 0), |f| (f.h(), f.w()));
         Strip::build(label, flows.iter().map(|f| color::image(f, fastest)), h, w)
     }
 

@@ -57,25 +57,19 @@ pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
         v.extend(part[..n].iter().map(|p| number(p[1])));
         left -= n;
     }
-    Ok(Flow { h, w, u, v })
+    Flow::new(h, w, u, v)
 }
 
 /// Writes a `.flo` file. It appears whole under its name or not at all.
 ///
 /// # Errors
-/// `Shape` when the components do not hold `h·w` numbers each; `Param` when a side exceeds the format's `i32`; `Io` when the file
-/// cannot be written.
+/// `Param` when a side exceeds the format's `i32`; `Io` when the file cannot be written.
 pub fn write(path: impl AsRef<Path>, flow: &Flow) -> Result<()> {
     let path = path.as_ref();
-    for (name, plane) in [("u", &flow.u), ("v", &flow.v)] {
-        if Some(plane.len()) != flow.h.checked_mul(flow.w) {
-            return Err(Error::shape("flo", name, format!("{} x {} numbers", flow.h, flow.w), plane.len()));
-        }
-    }
     let side = |name, n: usize| {
         i32::try_from(n).map_err(|_| Error::param("flo", name, n, format!("a .flo file holds at most {}", i32::MAX)))
     };
-    let (w, h) = (side("w", flow.w)?, side("h", flow.h)?);
+    let (w, h) = (side("w", flow.w())?, side("h", flow.h())?);
     let mut name = path.as_os_str().to_owned();
     name.push(".writing");
     let temporary = PathBuf::from(name);
@@ -84,7 +78,7 @@ pub fn write(path: impl AsRef<Path>, flow: &Flow) -> Result<()> {
         out.write_all(MAGIC)?;
         out.write_all(&w.to_le_bytes())?;
         out.write_all(&h.to_le_bytes())?;
-        for (u, v) in flow.u.iter().zip(&flow.v) {
+        for (u, v) in flow.u().iter().zip(flow.v()) {
             out.write_all(&u.to_le_bytes())?;
             out.write_all(&v.to_le_bytes())?;
         }

@@ -83,7 +83,7 @@ impl MotionMap {
             MotionInput::Flow => motion_map::scaled_flow(flow, clamp).into(),
             MotionInput::FlowEdges => vec![motion_map::flow_edges(flow, clamp)],
         };
-        Some(MotionMap { planes, size: [flow.h, flow.w] })
+        Some(MotionMap { planes, size: [flow.h(), flow.w()] })
     }
 
     /// The difference of two frames `h w 3`, one channel.

@@ -170,7 +170,7 @@ pub struct Grid {
 impl Grid {
     /// That of a convolution.
     pub(super) fn of(module: &str, problem: &Conv3d) -> Self {
-        Grid { module: module.to_owned(), extents: problem.out, channels: problem.k }
+        Grid { module: module.to_owned(), extents: problem.out(), channels: problem.k() }
     }
 }
 
@@ -241,7 +241,7 @@ impl Block {
         let mut put = |conv: &ConvNorm, from| {
             let problem = conv.problem(params, n, from)?;
             list.push((Grid::of(conv.module(params), &problem), Some(problem)));
-            Ok::<_, Error>((problem.out, problem.k))
+            Ok::<_, Error>((problem.out(), problem.k()))
         };
         let mut at = from;
         for conv in &self.inside.path {

@@ -11,16 +11,16 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f32 throughout; convolutions with [`Products::F32`].
+    /// f32 throughout; convolutions with [`Products::F32`], which are as exact as f32 for numbers from 2⁻¹⁰² (2·10⁻³¹) on.
     #[default]
     F32,
-    /// The same with [`Products::Fma`].
+    /// The same with [`Products::Fma`], over the whole range of f32.
     Fma,
     /// Activations and the weights of convolutions and linear layers rounded to bf16.
     Bf16,
     /// f32 stored; convolutions with [`Products::Bf16x3`].
     Bf16x3,
-    /// f32 stored; convolutions with [`Products::Bf16x6`].
+    /// f32 stored; convolutions with [`Products::Bf16x6`], over the range of [`Precision::F32`].
     Bf16x6,
 }
 

@@ -17,10 +17,11 @@ pub(super) fn stack<'a>(parts: impl Iterator<Item = Option<&'a Part>>) -> Result
         return Err(Error::shape("batch", "clip", format!("[{t}, {h}, {w}, {c}], as the first one is"), got));
     }
     let shape = [parts.len(), t, h, w, c];
-    Ok(Some(Tensor::build(shape, |out| {
+    Tensor::build(shape, |out| {
         let clips = out.par_chunks_exact_mut(each.max(1)).zip(&parts);
         clips.for_each(|(clip, part)| clip.copy_from_slice(&part.data));
-    })))
+    })
+    .map(Some)
 }
 
 /// The one-channel maps of a batch as one tensor `n t h w`; `None` where a sample lacks its map.

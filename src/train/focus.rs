@@ -211,10 +211,10 @@ impl Loader {
         let mut regions = [None; N];
         let Some(maps) = maps.filter(|_| focus.crop) else { return Ok(regions) };
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::Tubelet);
-        let still = focus.still * maps.summed as f32;
+        let still = focus.still * maps.summed() as f32;
         for i in 0..N {
             let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
-            regions[i] = Region::of(&maps.mean(&frames), maps.grid, still, focus.legacy);
+            regions[i] = Region::of(&maps.mean(&frames), maps.grid(), still, focus.legacy);
             if let Some(region) = &regions[i] {
                 draws[i].crop = region.crop(&mut rng, &self.spec.augment, view.size().into(), focus.legacy);
             }

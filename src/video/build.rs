@@ -227,11 +227,16 @@ impl<'a> Build<'a> {
                 return Err(self.stopped());
             }
             let field = field(t)?;
-            if [field.u.len(), field.v.len()] != [h * w; 2] {
-                return Err(Error::shape("cache", "flow", format!("{h} x {w}"), format!("{} x {}", field.h, field.w)));
+            if [field.h(), field.w()] != [h, w] {
+                return Err(Error::shape(
+                    "cache",
+                    "flow",
+                    format!("{h} x {w}"),
+                    format!("{} x {}", field.h(), field.w()),
+                ));
             }
             let narrow = |x: &f32| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-            planes.extend(field.u.iter().chain(&field.v).map(narrow));
+            planes.extend(field.u().iter().chain(field.v()).map(narrow));
         }
         Ok(Motion { every: spec.every, gap: spec.gap, h, w, planes })
     }

@@ -136,10 +136,10 @@ impl Files {
             Files::Flo(files) => {
                 expect_length(&files[i], sizes)?;
                 let mut flow = flo::read(&files[i])?;
-                expect_size(&files[i], [flow.h, flow.w], sizes)?;
-                for at in 0..flow.u.len() {
+                expect_size(&files[i], [flow.h(), flow.w()], sizes)?;
+                for at in 0..flow.u().len() {
                     if !flow.is_known(at) {
-                        (flow.u[at], flow.v[at]) = (0.0, 0.0);
+                        flow.planes_mut().into_iter().for_each(|plane| plane[at] = 0.0);
                     }
                 }
                 flow
@@ -148,10 +148,10 @@ impl Files {
                 let ([h, w], u) = picture(&x[i], sizes)?;
                 let (other, v) = picture(&y[i], [[h, w]; 2])?;
                 debug_assert_eq!(other, [h, w]);
-                Flow { h, w, u, v }
+                Flow::new(h, w, u, v)?
             }
         };
-        Ok(resized(flow, sizes[1]))
+        resized(flow, sizes[1])
     }
 }
 
@@ -195,18 +195,18 @@ fn expect_size(file: &Path, [h, w]: [usize; 2], sizes: [[usize; 2]; 2]) -> Resul
 }
 
 /// `flow` at `h w`, by a triangle filter as frames are resized, its displacements in pixels of the new size.
-fn resized(flow: Flow, [h, w]: [usize; 2]) -> Flow {
-    if [flow.h, flow.w] == [h, w] {
-        return flow;
+fn resized(flow: Flow, [h, w]: [usize; 2]) -> Result<Flow> {
+    if [flow.h(), flow.w()] == [h, w] {
+        return Ok(flow);
     }
-    let (down, across) = (weights(flow.h, h), weights(flow.w, w));
+    let (down, across) = (weights(flow.h(), h), weights(flow.w(), w));
     let plane = |data: &[f32], scale: f32| -> Vec<f32> {
         let mut out = Vec::with_capacity(h * w);
         for (first, rows) in &down {
             let column = |x: usize| -> f32 {
-                rows.iter().enumerate().map(|(i, weight)| weight * data[(first + i) * flow.w + x]).sum()
+                rows.iter().enumerate().map(|(i, weight)| weight * data[(first + i) * flow.w() + x]).sum()
             };
-            let line: Vec<f32> = (0..flow.w).map(column).collect();
+            let line: Vec<f32> = (0..flow.w()).map(column).collect();
             let cell = |(first, columns): &(usize, Vec<f32>)| -> f32 {
                 columns.iter().zip(&line[*first..]).map(|(weight, v)| weight * v).sum()
             };
@@ -214,8 +214,8 @@ fn resized(flow: Flow, [h, w]: [usize; 2]) -> Flow {
         }
         out
     };
-    let (u, v) = (plane(&flow.u, w as f32 / flow.w as f32), plane(&flow.v, h as f32 / flow.h as f32));
-    Flow { h, w, u, v }
+    let (u, v) = (plane(flow.u(), w as f32 / flow.w() as f32), plane(flow.v(), h as f32 / flow.h() as f32));
+    Flow::new(h, w, u, v)
 }
 
 /// For each of `to` pixels the first of `from` that it is made of, and their weights, which add up to 1.

@@ -83,7 +83,7 @@ fn parse(bytes: &[u8], key_hash: u64, key: Option<&[u8]>) -> Result<Maps, (u64, 
     let number = |b: &[u8]| f32::from_le_bytes(std::array::from_fn(|i| b[i]));
     let mut maps: Vec<f32> = bytes[begin..].chunks_exact(4).map(number).collect();
     let scores = maps.split_off(split);
-    Ok(Maps { grid: [rows, cols], every, summed, maps, scores })
+    Maps::from_parts([rows, cols], every, summed, maps, scores).map_err(|e| (16, e.to_string()))
 }
 
 /// Writes maps to `file`, all of them, and waits until they are on the disk.
@@ -92,16 +92,16 @@ pub(super) fn write(file: &mut std::fs::File, key: &[u8], key_hash: u64, maps: &
     if key.len() > MAX_KEY {
         return Err(std::io::Error::other("the settings are too long for a file of maps"));
     }
-    let body: Vec<u8> = maps.maps.iter().chain(&maps.scores).flat_map(|v| v.to_le_bytes()).collect();
-    let [rows, cols] = maps.grid;
+    let body: Vec<u8> = maps.maps().iter().chain(maps.scores()).flat_map(|v| v.to_le_bytes()).collect();
+    let [rows, cols] = maps.grid();
     let mut header = vec![0u8; packed::header_length(FIXED, key.len())];
     let length = small(header.len())?;
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, MAGIC);
     put(8, &VERSION.to_le_bytes());
     put(12, &length.to_le_bytes());
-    let count = maps.maps.len() / (rows * cols).max(1);
-    for (i, n) in [count, rows, cols, maps.scores.len(), maps.every, maps.summed].into_iter().enumerate() {
+    let count = maps.maps().len() / (rows * cols).max(1);
+    for (i, n) in [count, rows, cols, maps.scores().len(), maps.every(), maps.summed()].into_iter().enumerate() {
         put(16 + 4 * i, &small(n)?.to_le_bytes());
     }
     put(40, &sum(&body).to_le_bytes());

@@ -149,7 +149,8 @@ impl View {
     /// Field `m` in f32.
     pub fn flow_field(&self, m: usize) -> Flow {
         let (u, v) = self.flow(m);
-        Flow { h: self.head.flow_h, w: self.head.flow_w, u: widened(u), v: widened(v) }
+        let Head { flow_h, flow_w, .. } = self.head;
+        Flow::new(flow_h, flow_w, widened(u), widened(v)).expect("planes of `flow_h flow_w`")
     }
 
     /// Maps and scores, made of the flow.

@@ -164,7 +164,7 @@ fn another_network_is_refused_and_nothing_changed() {
     assert!(message.contains("these are the weights of another network"), "{message}");
     assert!(message.contains("5 missing (first `layer2.1.conv1.0.weight`)"), "{message}");
     assert!(
-        message.contains("2 of another shape (first `head.projection.2.weight` is [5, 8] instead of [4, 8]"),
+        message.contains("2 of another shape (first `head.projection.2.weight` is [5, 8] instead of [4, 8])"),
         "{message}"
     );
     assert_same(&other, &before);

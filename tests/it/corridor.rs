@@ -68,10 +68,10 @@ fn middle(weigh: impl Iterator<Item = f32>, w: usize) -> Option<[f32; 2]> {
 
 /// The flow from `a` to `b`, known exactly: the square moves as its middle does, the ground rests.
 fn exact(a: &Gray, b: &Gray) -> Result<Flow> {
-    let middle = |g: &Gray| middle(g.data.iter().map(|v| f32::from(bright(v) as u8)), g.w);
+    let middle = |g: &Gray| middle(g.data().iter().map(|v| f32::from(bright(v) as u8)), g.w());
     let by = middle(a).zip(middle(b)).map_or([0.0; 2], |(a, b)| [b[0] - a[0], b[1] - a[1]]);
-    let plane = |by: f32| a.data.iter().map(|v| if bright(v) { by } else { 0.0 }).collect();
-    Ok(Flow { h: a.h, w: a.w, u: plane(by[0]), v: plane(by[1]) })
+    let plane = |by: f32| a.data().iter().map(|v| if bright(v) { by } else { 0.0 }).collect();
+    Flow::new(a.h(), a.w(), plane(by[0]), plane(by[1]))
 }
 
 /// Crops and flips of every kind, no colours: the square stays red.
@@ -344,7 +344,7 @@ fn each_form_of_the_cache_shows_the_same_square() {
             let flow = exact(&a, &b).unwrap();
             flo::write(files.join(format!("{t:05}.flo")), &flow).unwrap();
             // 6.375 levels a pixel around 128: as far as 8 bits hold it.
-            for (name, plane) in [("x", &flow.u), ("y", &flow.v)] {
+            for (name, plane) in [("x", flow.u()), ("y", flow.v())] {
                 let level = |v: &f32| (128.0 + 6.375 * v).round() as u8;
                 let bytes = plane.iter().map(level).collect();
                 let picture = image::GrayImage::from_raw(SIZE[1] as u32, SIZE[0] as u32, bytes).unwrap();
@@ -436,7 +436,7 @@ fn a_gpu_makes_the_same_clips_of_the_same_cache() {
     // The GPU takes a clip for each draw.
     let bytes: Vec<&[u8]> = [frames, frames].as_flattened().iter().map(|&t| view.frame(t)).collect();
     let fields: Vec<Flow> = frames.iter().map(|&t| view.flow_field(view.field_of(t))).collect();
-    let each: Vec<f32> = fields.iter().flat_map(|f| f.u.iter().chain(&f.v)).copied().collect();
+    let each: Vec<f32> = fields.iter().flat_map(|f| f.u().iter().chain(f.v())).copied().collect();
     let u = DType::F32.unit_roundoff();
     let rgb = on_gpu(|device| {
         let Device::Cuda(gpu) = device else { unreachable!() };

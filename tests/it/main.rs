@@ -35,6 +35,7 @@ mod kernels;
 mod layers;
 mod layers_gpu;
 mod leakage;
+mod limits;
 mod lists;
 mod losses;
 mod maclr;

@@ -17,8 +17,8 @@ pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// Not flow, but cheap: nothing where nothing changes, and mirrored where the frames are.
 pub fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
-    let of = |f: fn(f32, f32) -> f32| a.data.iter().zip(&b.data).map(|(x, y)| f(*x, *y)).collect();
-    Ok(Flow { h: a.h, w: a.w, u: of(|x, y| (y - x) / 16.0), v: of(|x, y| (y - x) * x / 4096.0) })
+    let of = |f: fn(f32, f32) -> f32| a.data().iter().zip(b.data()).map(|(x, y)| f(*x, *y)).collect();
+    Flow::new(a.h(), a.w(), of(|x, y| (y - x) / 16.0), of(|x, y| (y - x) * x / 4096.0))
 }
 
 /// A loader of videos that are painted: `value(video, frame, row, column)`.

@@ -29,7 +29,7 @@ pub fn widened(halves: &[f16]) -> Vec<f32> {
 /// `u` and `v` clamped to `±clamp` pixels and divided by it, -1 to 1, a plane `h w` each. `clamp` as in [`flow_edges`].
 pub fn scaled_flow(flow: &Flow, clamp: f32) -> [Vec<f32>; 2] {
     let clamp = clamp.max(f32::MIN_POSITIVE);
-    [&flow.u, &flow.v].map(|plane| plane.iter().map(|x| x.clamp(-clamp, clamp) / clamp).collect())
+    [flow.u(), flow.v()].map(|plane| plane.iter().map(|x| x.clamp(-clamp, clamp) / clamp).collect())
 }
 
 /// Mean over the channels of `|next - this| / 255`, `h w`, 0 to 1, of two RGB frames `h w 3`. The shorter of the two
@@ -44,7 +44,7 @@ pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
 ///
 /// The kernels are linear, so the boundary of several fields together is that of their sum.
 pub fn motion_boundary(flow: &Flow) -> [Vec<f32>; 2] {
-    [&flow.u, &flow.v].map(|field| cpu::motion_boundary(field, flow.h, flow.w))
+    [flow.u(), flow.v()].map(|field| cpu::motion_boundary(field, flow.h(), flow.w()))
 }
 
 /// [`flow_edges`] of each of the fields `[n 2 h w]`, where they are: `[n h w 1]` in `dtype`.
@@ -107,14 +107,14 @@ fn each<const C: usize>(
     dtype: DType,
     map: impl Fn(&Flow) -> [Vec<f32>; C],
 ) -> Result<Tensor> {
-    let all = flow.host();
-    Ok(Tensor::build_as(dtype, [n, h, w, C], |out| {
+    let all = flow.host()?;
+    Tensor::build_as(dtype, [n, h, w, C], |out| {
         for (out, field) in out.chunks_exact_mut(h * w * C).zip(all.chunks_exact(2 * h * w)) {
             let (u, v) = field.split_at(h * w);
-            let planes = map(&Flow { h, w, u: u.to_vec(), v: v.to_vec() });
+            let planes = map(&Flow::new(h, w, u.to_vec(), v.to_vec()).expect("planes of h w"));
             for (c, plane) in planes.iter().enumerate() {
                 out.iter_mut().skip(c).step_by(C).zip(plane).for_each(|(y, x)| *y = *x);
             }
         }
-    }))
+    })
 }

@@ -76,7 +76,7 @@ pub fn inflate(path: &Path, params: &mut Params, head: ImageHead) -> Result<Infl
                 plan.push((id, Source::File(full, info)));
             }
             Some((_, info)) => {
-                differences.shapes.push(format!("{name}` is {:?} instead of {:?}, `", info.shape, image_shape(p)));
+                differences.shapes.push(format!("`{name}` is {:?} instead of {:?}", info.shape, image_shape(p)));
             }
             None if p.name.ends_with("_t.weight") => {
                 done.made.push(p.name.clone());

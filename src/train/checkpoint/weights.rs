@@ -64,12 +64,12 @@ pub fn from_pytorch(role: Role, shape: Shape, data: &[f32]) -> Result<Tensor> {
     }
     let [_, kt, kh, kw, c] = filter(shape)?;
     let taps = kt * kh * kw;
-    Ok(Tensor::build(shape, |out| {
+    Tensor::build(shape, |out| {
         for (i, o) in out.iter_mut().enumerate() {
             let (filter, tap, channel) = (i / (c * taps), i / c % taps, i % c);
             *o = data[(filter * c + channel) * taps + tap];
         }
-    }))
+    })
 }
 
 fn filter(shape: Shape) -> Result<[usize; 5]> {
@@ -154,7 +154,7 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
             match unused.remove(&name) {
                 None => differences.missing.push(name),
                 Some((_, info)) if info.shape != want => {
-                    differences.shapes.push(format!("{name}` is {:?} instead of {want:?}, `", info.shape));
+                    differences.shapes.push(format!("`{name}` is {:?} instead of {want:?}", info.shape));
                 }
                 Some((full, info)) => plan.push((n, Some(id), full, info)),
             }
@@ -189,8 +189,10 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
 /// In what a file differs from the networks it should fill.
 #[derive(Default)]
 pub(super) struct Differences {
+    /// Names of tensors that the file lacks.
     pub missing: Vec<String>,
     extra: Vec<String>,
+    /// What is wrong with the shape of a tensor, as a sentence that begins with its name.
     pub shapes: Vec<String>,
 }
 
@@ -201,12 +203,11 @@ impl Differences {
 
     pub fn check(&self, path: &Path) -> Result<()> {
         let mut parts = Vec::new();
-        for (list, what) in [(&self.missing, "missing"), (&self.extra, "too many"), (&self.shapes, "of another shape")]
-        {
-            if let Some(first) = list.first() {
-                parts.push(format!("{} {what} (first `{first}`)", list.len()));
-            }
+        for (names, what) in [(&self.missing, "missing"), (&self.extra, "too many")] {
+            parts.extend(names.first().map(|first| format!("{} {what} (first `{first}`)", names.len())));
         }
+        let first = self.shapes.first();
+        parts.extend(first.map(|first| format!("{} of another shape (first {first})", self.shapes.len())));
         if parts.is_empty() {
             return Ok(());
         }
