@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dataset (which videos, which class)
-//!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames and flow, packed, mapped) ─→ sample ─→ prefetch
+//!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames, flow, maps: packed, mapped) ─→ sample ─→ prefetch
 //! ```
 
 mod build;
@@ -12,7 +12,10 @@ mod decode;
 pub mod ffmpeg;
 mod flow_folder;
 pub mod folder;
+mod inventory;
+mod key;
 mod list;
+mod lock;
 mod maps;
 mod packed;
 mod pipe;
@@ -20,6 +23,7 @@ pub mod prefetch;
 pub mod procedural;
 pub mod sample;
 mod triple;
+mod view;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};
 pub use dataset::{Dataset, Item, Source, Split, Splits};

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use half::f16;
 use tubelet::error::{ErrorKind, Result};
+use tubelet::flow::maps::MapSpec;
 use tubelet::flow::{Flow, Gray};
-use tubelet::video::cache::{Builder, Progress, Report};
+use tubelet::video::cache::{Builder, FlowFn, Kind, Progress, Report, list, remove, verify};
 use tubelet::video::{
     Cache, CacheSpec, ClipSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Source, Splits,
 };
@@ -46,16 +47,14 @@ fn build_with(
     spec: &CacheSpec,
     change: impl FnOnce(&mut Builder),
 ) -> Result<(Cache, Report)> {
-    let mut builder = Builder {
-        ffmpeg: Ffmpeg::default(),
-        flow: Some(&difference),
-        threads: 2,
-        verify: true,
-        stop: &GO_ON,
-        progress: &|_| {},
-    };
+    let mut builder = builder(&|_| {});
     change(&mut builder);
     Cache::build(dir, data, spec, &builder)
+}
+
+fn builder<'a>(progress: &'a (dyn Fn(Progress) + Sync)) -> Builder<'a> {
+    let (ffmpeg, flow): (_, Option<&FlowFn>) = (Ffmpeg::default(), Some(&difference));
+    Builder { ffmpeg, flow, threads: 2, verify: true, stop: &GO_ON, progress }
 }
 
 fn build(dir: &Path, data: &Dataset, spec: &CacheSpec) -> Result<(Cache, Report)> {
@@ -152,52 +151,154 @@ fn is_reused_and_rebuilt_when_anything_changes() {
     assert_eq!(cache.get(0).unwrap().frame(1)[0], 9);
 }
 
+/// Frames, flow and maps.
+fn all_kinds() -> CacheSpec {
+    CacheSpec { maps: Some(MapSpec::new(4.0, None)), ..spec() }
+}
+
 #[test]
-fn damaged_files_are_made_again() {
+fn one_cache_serves_every_need_and_decodes_once() {
+    let (data, all) = (videos(4), all_kinds());
+    let flow = CacheSpec { maps: None, ..all.clone() };
+    let rgb = CacheSpec { motion: None, ..flow.clone() };
+    let count = |dir: &Path| Kind::ALL.map(|kind| files(dir).keys().filter(|n| n.ends_with(kind.extension())).count());
+    // Each need after the others: what is made, and what is there then.
+    let orders = [
+        [(&rgb, [4, 0, 0], [4, 0, 0]), (&flow, [0, 4, 0], [4, 4, 0]), (&all, [0, 0, 4], [4, 4, 4])],
+        [(&all, [4, 4, 4], [4, 4, 4]), (&rgb, [0, 0, 0], [4, 4, 4]), (&flow, [0, 0, 0], [4, 4, 4])],
+        [(&flow, [4, 4, 0], [4, 4, 0]), (&all, [0, 0, 4], [4, 4, 4]), (&rgb, [0, 0, 0], [4, 4, 4])],
+    ];
+    let mut first = None;
+    for order in orders {
+        let dir = tempfile::tempdir().unwrap();
+        for (need, made, there) in order {
+            let (cache, report) = build(dir.path(), &data, need).unwrap();
+            assert_eq!([report.decoded, report.flowed, report.mapped], made);
+            assert_eq!((report.built + report.reused, report.built > 0), (4, made != [0; 3]));
+            assert_eq!(count(dir.path()), there);
+            assert_eq!(cache.get(3).unwrap().fields(), if need.motion.is_some() { 4 } else { 0 });
+            assert_eq!(cache.maps(3).unwrap().is_some(), need.maps.is_some());
+        }
+        let files = files(dir.path());
+        assert!(*first.get_or_insert_with(|| files.clone()) == files, "the bytes depend on the order of the needs");
+        // Other flow is added beside the same frames.
+        let mut other = flow.clone();
+        other.motion.as_mut().unwrap().every = 3;
+        let report = build(dir.path(), &data, &other).unwrap().1;
+        assert_eq!(([report.decoded, report.flowed], count(dir.path())), ([0, 4], [4, 8, 4]));
+    }
+}
+
+#[test]
+fn damaged_files_are_made_again_and_told() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(2), spec());
+    let (data, spec) = (videos(2), all_kinds());
     build(dir.path(), &data, &spec).unwrap();
     let whole = files(dir.path());
-    let (name, bytes) = whole.iter().next().unwrap();
-    let path = dir.path().join(name);
-    let changed = |at: usize, to: &[u8]| {
-        let mut copy = bytes.clone();
-        copy[at..at + to.len()].copy_from_slice(to);
-        copy
-    };
+    assert_eq!(whole.len(), 6);
     let huge = u32::MAX.to_le_bytes();
-    let damages = [
-        Vec::new(),
-        bytes[..50].to_vec(),
-        bytes[..bytes.len() - 1].to_vec(),
-        [bytes.as_slice(), &[0]].concat(),
-        changed(0, b"X"),
-        changed(8, &2u32.to_le_bytes()),
-        changed(12, &huge),
-        changed(16, &huge),
-        changed(24, &huge),
-        changed(28, &huge),
-        changed(88, &huge),
-        changed(40, &f64::NAN.to_le_bytes()),
-        changed(100, b"?"),
-        changed(bytes.len() - 2000, &[bytes[bytes.len() - 2000] ^ 1]),
-        changed(400, &[bytes[400] ^ 128]),
-    ];
-    for (i, damage) in damages.iter().enumerate() {
-        fs::write(&path, damage).unwrap();
-        let report = build(dir.path(), &data, &spec).unwrap().1;
-        assert_eq!((report.built, report.reused), (1, 1), "damage {i}");
-        assert_eq!(files(dir.path()), whole, "damage {i}");
+    for kind in Kind::ALL {
+        let (name, bytes) = whole.iter().find(|(name, _)| name.ends_with(kind.extension())).unwrap();
+        let (path, begin) = (dir.path().join(name), u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize);
+        let changed = |at: usize, to: &[u8]| {
+            let mut copy = bytes.clone();
+            copy[at..at + to.len()].copy_from_slice(to);
+            copy
+        };
+        let flipped = |at: usize, bit: u8| changed(at, &[bytes[at] ^ 1 << bit]);
+        let n = bytes.len();
+        let mut damages = vec![
+            Vec::new(),
+            bytes[..50].to_vec(),
+            bytes[..n - 1].to_vec(),
+            [bytes.as_slice(), &[0]].concat(),
+            changed(0, b"X"),
+            changed(8, &3u32.to_le_bytes()),
+            changed(12, &huge),
+            changed(16, &huge),
+            changed(24, &huge),
+            changed(28, &huge),
+            changed(40, &f64::NAN.to_le_bytes()),
+            changed(68, &huge),
+            changed(100, b"?"),
+            flipped(begin - 1, 0),
+        ];
+        damages.extend([48, 52, 56, 64].map(|at| flipped(at, 3)));
+        // Up to here it is found when the file is opened, whether it is verified or not.
+        let opened = damages.len();
+        damages.extend([flipped(begin, 0), flipped((begin + n) / 2, 7), flipped(n - 1, 0)]);
+        for (i, damage) in damages.iter().enumerate() {
+            fs::write(&path, damage).unwrap();
+            let (cache, report) = build(dir.path(), &data, &spec).unwrap();
+            assert_eq!((report.built, report.reused), (1, 1), "damage {i} of {name}");
+            let at_fault = Kind::ALL.map(|k| usize::from(k == kind));
+            assert_eq!([report.decoded, report.flowed, report.mapped], at_fault, "damage {i} of {name}");
+            assert!(report.damaged.iter().any(|what| what.contains(name.as_str())), "{:?}", report.damaged);
+            assert!(files(dir.path()) == whole, "damage {i} of {name}");
+            // Found when it is read, where the header or the length is at fault.
+            fs::write(&path, damage).unwrap();
+            let read = |v: usize| cache.get(v).map(|_| ()).and_then(|()| cache.maps(v).map(|_| ()));
+            let errors: Vec<_> = (0..2).filter_map(|v| read(v).err()).collect();
+            assert_eq!(errors.len(), usize::from(i < opened || kind == Kind::Maps), "damage {i} of {name}");
+            for e in errors {
+                assert!(matches!(e.kind(), ErrorKind::Format { .. } | ErrorKind::Io { .. }), "{e}");
+                assert!(e.to_string().contains(name.as_str()), "{e}");
+            }
+            build(dir.path(), &data, &spec).unwrap();
+        }
     }
-    // Found when it is read, where the header or the length is at fault.
-    let (cache, _) = build(dir.path(), &data, &spec).unwrap();
-    for damage in &damages[..13] {
-        fs::write(&path, damage).unwrap();
-        let errors: Vec<_> = (0..2).filter_map(|i| cache.get(i).err()).collect();
-        assert_eq!(errors.len(), 1);
-        assert!(matches!(errors[0].kind(), ErrorKind::Format { .. } | ErrorKind::Io { .. }), "{}", errors[0]);
-        assert!(errors[0].to_string().contains(name.as_str()));
-    }
+}
+
+/// Each is told in the moment it is found, so that a building that is stopped has told it too.
+#[test]
+fn damage_is_told_while_building() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, spec) = (videos(4), spec());
+    build(dir.path(), &data, &spec).unwrap();
+    let (name, bytes) = files(dir.path()).into_iter().find(|(name, _)| name.ends_with("tbv")).unwrap();
+    let mut damaged = bytes.clone();
+    *damaged.last_mut().unwrap() ^= 16;
+    fs::write(dir.path().join(&name), damaged).unwrap();
+    let told = Mutex::new(Vec::new());
+    let progress = |p: Progress| told.lock().unwrap().extend(p.damaged);
+    let with = builder(&progress);
+    let report = Cache::build(dir.path(), &data, &spec, &with).unwrap().1;
+    let told = told.lock().unwrap();
+    assert_eq!((told.len(), &*told, report.reused), (1, &report.damaged, 3));
+    assert!(told[0].contains(&name) && told[0].contains("frames"), "{told:?}");
+    assert_eq!([report.decoded, report.flowed], [1, 0], "the flow of the same frames stays");
+}
+
+#[test]
+fn flow_and_maps_of_other_frames_are_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of the same size and time whatever they show: to the key nothing changes.
+    let draw = |shade: u8| -> u64 {
+        let draw = |name: &str| {
+            let path = put(dir.path(), name, "");
+            image::RgbImage::from_pixel(20, 16, image::Rgb([shade; 3])).save(&path).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+            file.metadata().unwrap().len()
+        };
+        ["data/a/1.png", "data/a/2.png"].map(draw).iter().sum()
+    };
+    let size = draw(70);
+    let list_file = put(dir.path(), "data/list.csv", "a,0\na,1\n");
+    let data = Splits::open(&list_file, Some(&list_file)).unwrap().train;
+    let store = dir.path().join("store");
+    let (cache, _) = build(&store, &data, &all_kinds()).unwrap();
+    assert_eq!(draw(80), size, "the test needs two pictures of one size");
+    let frames: Vec<_> = fs::read_dir(&store).unwrap().map(|e| e.unwrap().path()).collect();
+    let frames = frames.iter().filter(|p| p.extension().is_some_and(|e| e == "tbv"));
+    frames.for_each(|path| fs::remove_file(path).unwrap());
+    let rgb = CacheSpec { motion: None, maps: None, ..spec() };
+    build(&store, &data, &rgb).unwrap();
+    let text = cache.get(0).unwrap_err().to_string();
+    assert!(text.contains("the frames this flow was made of have changed"), "{text}");
+    let (cache, report) = build(&store, &data, &all_kinds()).unwrap();
+    assert_eq!((report.decoded, report.flowed > 0), (0, true));
+    assert_eq!(cache.get(0).unwrap().flow(0).1[0].to_f32(), 80.0 / 64.0);
 }
 
 /// A hostile header that is consistent with its own checksum still has to fit the file.
@@ -207,13 +308,17 @@ fn sizes_are_checked_before_they_are_believed() {
     let (data, spec) = (videos(2), spec());
     let (cache, _) = build(dir.path(), &data, &spec).unwrap();
     for (name, bytes) in files(dir.path()) {
-        // The length of the key no longer fits the header's: everything else stays as it was.
-        for (at, value) in [(12, 64u32), (12, 0), (88, 0), (88, 1 << 20)] {
+        let begin = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        let huge = u32::MAX;
+        for (at, value) in [(12, 64u32), (12, 0), (68, 0), (68, 1 << 20), (16, huge), (20, huge), (24, huge), (16, 0)] {
             let mut copy = bytes.clone();
             copy[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            copy[64..68].fill(0);
+            let sum = crc32fast::hash(&copy[..begin]);
+            copy[64..68].copy_from_slice(&sum.to_le_bytes());
             fs::write(dir.path().join(&name), copy).unwrap();
             let found = (0..2).filter(|&i| cache.get(i).is_err()).count();
-            assert_eq!(found, 1);
+            assert_eq!(found, 1, "{value} at {at}");
         }
         fs::write(dir.path().join(&name), bytes).unwrap();
     }
@@ -228,20 +333,10 @@ fn what_cannot_be_read_is_named() {
     let store = dir.path().join("cache");
     let last = Mutex::new(Progress::default());
     let keep = |p: Progress| *last.lock().unwrap() = p;
-    let (cache, report) = {
-        let builder = Builder {
-            ffmpeg: Ffmpeg::default(),
-            flow: Some(&difference),
-            threads: 2,
-            verify: true,
-            stop: &GO_ON,
-            progress: &keep,
-        };
-        Cache::build(&store, &data, &spec(), &builder).unwrap()
-    };
+    let (cache, report) = Cache::build(&store, &data, &spec(), &builder(&keep)).unwrap();
     assert_eq!((report.built, report.failed.len()), (3, 1));
     assert_eq!((report.failed[0].0, report.failed[0].1.as_str()), (1, "x/gone"));
-    assert_eq!(*last.lock().unwrap(), Progress { done: 3, reused: 0, failed: 1, total: 4, waiting: false });
+    assert_eq!(*last.lock().unwrap(), Progress { done: 3, failed: 1, total: 4, ..Progress::default() });
     assert_eq!(cache.usable(), [0, 2, 3]);
     assert!(cache.get(1).unwrap_err().to_string().contains("3 of 4 videos"));
     // Too short for flow, and then nothing is left.
@@ -287,21 +382,14 @@ fn stops_when_asked_and_goes_on() {
         count.store(p.done, Ordering::Relaxed);
         stop.store(p.done >= 3, Ordering::Relaxed);
     };
-    let builder = Builder {
-        ffmpeg: Ffmpeg::default(),
-        flow: Some(&difference),
-        threads: 1,
-        verify: true,
-        stop: &stop,
-        progress: &progress,
-    };
+    let builder = Builder { threads: 1, stop: &stop, ..builder(&progress) };
     let error = Cache::build(dir.path(), &data, &spec, &builder).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Stopped { .. }));
     assert_eq!(count.load(Ordering::Relaxed), 3);
     put(dir.path(), "0123456789abcdef.5.tmp", "half a file");
     let report = build(dir.path(), &data, &spec).unwrap().1;
     assert_eq!((report.built, report.reused), (5, 3));
-    assert!(files(dir.path()).keys().all(|name| name.ends_with(".tbv")));
+    assert!(files(dir.path()).keys().all(|name| name.ends_with(".tbv") || name.ends_with(".tbf")));
 }
 
 #[test]
@@ -314,6 +402,151 @@ fn two_builders_share_a_folder() {
     });
     assert_eq!(reports[0].built + reports[1].built, 12);
     assert!(reports.iter().all(|r| r.built + r.reused == 12));
+}
+
+#[test]
+fn who_writes_into_the_cache_is_said_to_those_who_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, spec) = (videos(4), spec());
+    let lock = fs::File::create(dir.path().join(".lock")).unwrap();
+    lock.lock().unwrap();
+    // What the holder wrote, what a holder of the first version did not, and what nobody should print.
+    for (text, want) in [
+        ("4711 some_program\n", "process 4711 (some_program)"),
+        ("4711", "process 4711"),
+        ("", "another process"),
+        ("4711 bad\u{1b}[2J name\n", "process 4711"),
+        ("\0\0\0", "another process"),
+    ] {
+        fs::write(dir.path().join(".lock"), text).unwrap();
+        let (stop, told) = (AtomicBool::new(false), Mutex::new(None));
+        let progress = |p: Progress| {
+            if let Some(holder) = p.waiting {
+                *told.lock().unwrap() = Some(holder.to_string());
+                stop.store(true, Ordering::Relaxed);
+            }
+        };
+        let with = Builder { stop: &stop, ..builder(&progress) };
+        let e = Cache::build(dir.path(), &data, &spec, &with).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Stopped { .. }), "stopping works while it waits: {e}");
+        assert_eq!(told.lock().unwrap().as_deref(), Some(want));
+    }
+    lock.unlock().unwrap();
+
+    // One that builds writes who it is, and takes it back when it is done.
+    let waits = AtomicBool::new(false);
+    let slow = |a: &Gray, b: &Gray| {
+        while !waits.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        difference(a, b)
+    };
+    let told = Mutex::new(None);
+    let progress = |p: Progress| {
+        if let Some(holder) = p.waiting.filter(|holder| holder.pid.is_some()) {
+            *told.lock().unwrap() = Some(holder);
+            waits.store(true, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|s| {
+        s.spawn(|| Cache::build(dir.path(), &data, &spec, &Builder { flow: Some(&slow), ..builder(&|_| {}) }).unwrap());
+        while files(dir.path()).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let report = Cache::build(dir.path(), &data, &spec, &builder(&progress)).unwrap().1;
+        assert_eq!((report.built, report.reused), (0, 4));
+    });
+    let holder = told.lock().unwrap().take().unwrap();
+    assert_eq!(holder.pid, Some(std::process::id()));
+    let own = std::env::current_exe().unwrap();
+    assert_eq!(holder.program.as_deref(), own.file_name().and_then(|n| n.to_str()));
+    assert_eq!(fs::read_to_string(dir.path().join(".lock")).unwrap(), "");
+}
+
+#[test]
+fn what_nothing_will_use_again_is_listed_and_removed_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let picture = |name: &str, shade: u8| {
+        let path = put(dir.path(), name, "");
+        image::RgbImage::from_pixel(20, 16, image::Rgb([shade; 3])).save(path).unwrap();
+    };
+    for video in ["x/kept", "x/gone", "y/changed", "y/also_kept"] {
+        (0..3).for_each(|i| picture(&format!("data/{video}/{i}.png"), i * 30));
+    }
+    let list_file = "x/kept,0\nx/gone,0\ny/changed,1\ny/also_kept,1\n";
+    put(dir.path(), "data/list.csv", list_file);
+    let list_file = dir.path().join("data/list.csv");
+    let data = Splits::open(&list_file, Some(&list_file)).unwrap().train;
+    let (spec, procedural) = (all_kinds(), videos(2));
+    build(&store, &data, &spec).unwrap();
+    build(&store, &procedural, &spec).unwrap();
+    let entries = list(&store).unwrap();
+    assert_eq!(entries.len(), 18);
+    for e in &entries {
+        assert_eq!((&e.stale, e.bytes), (&None, fs::metadata(&e.path).unwrap().len()));
+        assert!(e.settings.starts_with("short side 16") && !e.source.is_empty(), "{e:?}");
+        verify(e).unwrap();
+    }
+    // A file of the first version, one half-written, and files of other people.
+    put(
+        &store,
+        "0123456789abcdef.tbv",
+        "TBVIDEO\n\x01\0\0\0 and so on: the first version had 92 bytes before the key ......................",
+    );
+    put(&store, "0123456789abcdef.3.tmp", "half");
+    put(&store, "notes.txt", "not ours");
+    put(&store, "holiday.tbv", "not ours");
+    fs::remove_dir_all(dir.path().join("data/x/gone")).unwrap();
+    picture("data/y/changed/1.png", 200);
+    // Frames without which flow and maps are of no use, and flow that is damaged, with its maps.
+    let of = |kind: Kind, video: &str| {
+        entries.iter().find(|e| e.kind == Some(kind) && e.source.contains(video)).unwrap().path.clone()
+    };
+    fs::remove_file(of(Kind::Frames, "also_kept")).unwrap();
+    let flow = of(Kind::Flow, "procedural video 1");
+    fs::write(&flow, &fs::read(&flow).unwrap()[1..]).unwrap();
+
+    let now = list(&store).unwrap();
+    let stale: Vec<_> = now.iter().filter(|e| e.stale.is_some()).collect();
+    let why = |text: &str| stale.iter().filter(|e| e.stale.as_ref().unwrap().contains(text)).count();
+    assert_eq!((why("its source cannot be read"), why("its source has changed")), (3, 3));
+    assert_eq!((why("has format 1"), why("not finished"), why("the frames it was made of are not there")), (1, 1, 1));
+    assert_eq!((why("this is no cache file of flow"), why("the flow it was made of are not there")), (1, 1));
+    assert_eq!((stale.len(), now.len()), (11, 19));
+    let stale: Vec<_> = stale.into_iter().cloned().collect();
+    let lock = fs::File::create(store.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let stop = AtomicBool::new(false);
+    let e = remove(&store, &stale, &stop, |_| stop.store(true, Ordering::Relaxed)).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::Stopped { .. }) && list(&store).unwrap().len() == 19, "{e}");
+    lock.unlock().unwrap();
+    remove(&store, &stale, &GO_ON, |_| unreachable!()).unwrap();
+    assert!(store.join("notes.txt").exists() && store.join("holiday.tbv").exists());
+    assert_eq!(list(&store).unwrap().iter().filter(|e| e.stale.is_none()).count(), 8);
+    let report = build(&store, &procedural, &spec).unwrap().1;
+    assert_eq!([report.decoded, report.flowed, report.mapped, report.reused], [0, 1, 1, 1]);
+    let report = build(&store, &data, &spec).unwrap().1;
+    // The maps that were there are those of the flow made again.
+    assert_eq!([report.decoded, report.flowed, report.mapped, report.failed.len()], [2, 2, 1, 1]);
+}
+
+/// What is damaged inside is stale to nobody until its numbers are looked at.
+#[test]
+fn a_flipped_bit_is_found_by_looking_through_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &videos(2), &all_kinds()).unwrap();
+    for (name, mut bytes) in files(dir.path()) {
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let entries = list(dir.path()).unwrap();
+    assert_eq!(entries.len(), 6);
+    for e in entries {
+        assert_eq!(e.stale, None);
+        let text = verify(&e).unwrap_err().to_string();
+        assert!(text.contains(&*e.path.to_string_lossy()) && text.contains("checksum"), "{text}");
+    }
 }
 
 const KILL_DIR: &str = "TUBELET_TEST_CACHE_DIR";
@@ -374,11 +607,18 @@ fn real_videos_are_cached_and_broken_ones_named() {
     assert!(report.failed[0].2.contains("empty.avi: the file is empty"));
     let view = cache.get(0).unwrap();
     assert_eq!((view.len(), view.size(), view.fps(), view.fields()), (50, (32, 43), 15.0, 25));
+    // Frames that were decoded for another need get their flow without ffmpeg.
+    let (bare, rgb) = (dir.path().join("bare"), CacheSpec { motion: None, ..spec.clone() });
+    let report = build(&bare, &data, &rgb).unwrap().1;
+    assert_eq!([report.decoded, report.flowed], [3, 0]);
     // Once made, it needs no ffmpeg; before, its absence is one error.
     let absent = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
     fs::remove_file(dir.path().join("x/empty.avi")).unwrap();
     let (_, report) = build_with(&store, &data, &spec, |b| b.ffmpeg = absent.clone()).unwrap();
     assert_eq!((report.reused, report.failed.len()), (3, 1));
+    let report = build_with(&bare, &data, &spec, |b| b.ffmpeg = absent.clone()).unwrap().1;
+    assert_eq!([report.decoded, report.flowed], [0, 3]);
+    assert_eq!(files(&bare), files(&store));
     let error = build_with(&dir.path().join("new"), &data, &spec, |b| b.ffmpeg = absent).unwrap_err();
     assert!(error.to_string().contains("apt-get install ffmpeg"), "{error}");
 }

@@ -7,6 +7,7 @@ mod augment;
 mod augment_gpu;
 mod batch_norm;
 mod cache;
+mod cache_program;
 mod checkpoint;
 mod classes;
 mod cli;
