@@ -58,9 +58,12 @@ pub struct Options {
     /// Check all options and the list of videos, print the settings and stop: nothing is decoded, nothing written
     #[arg(long)]
     dry_run: bool,
-    /// Decoded frames and flow are kept here, for any run to use again
+    /// Decoded frames and flow are kept here, for any run to use again; the example `cache` lists, checks and removes them
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
+    /// Do not compare what is in the cache with its checksums first: a second for some gigabytes, where the disk is fast
+    #[arg(long)]
+    no_verify: bool,
     /// Flow that was computed before: below it a folder for each video, by its name, of .flo files or of pictures x_* and
     /// y_* (128 is rest, 6.375 levels a pixel)
     #[arg(long, value_name = "DIR")]
@@ -275,7 +278,8 @@ pub struct Run<'a> {
     /// Clips of the test videos.
     pub test: Loader,
     skipped: usize,
-    short: usize,
+    /// Videos shorter than an RGB clip, and others that are shorter than a motion clip.
+    short: [usize; 2],
     cache_seconds: f64,
 }
 
@@ -320,13 +324,24 @@ impl<'a> Run<'a> {
         Folder::compare(&out, &settings)?;
         let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
-        let (train, failed_train) = loader(&options.cache, &splits.train, views, motion[0], seed, &stop)?;
-        let (test, failed_test) = loader(&options.cache, &splits.test, views, motion[1], seed, &stop)?;
+        let fill = |data, motion| loader(&options.cache, data, views, motion, seed, !options.no_verify, &stop);
+        let (train, failed_train) = fill(&splits.train, motion[0])?;
+        let (test, failed_test) = fill(&splits.test, motion[1])?;
         let cache_seconds = began.elapsed().as_secs_f64();
-        let short = train.short()? + test.short()?;
-        if short > 0 {
-            let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
-            eprintln!("warning: {short} videos are shorter than a clip; {shown}");
+        let [of_train, of_test] = [train.short()?, test.short()?];
+        let short = [0, 1].map(|i| of_train[i] + of_test[i]);
+        let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
+        let (frames, stride) = (views.frames, views.stride);
+        for (n, clip) in short.into_iter().zip([
+            format!("shorter than a clip of {frames} frames {stride} apart"),
+            format!(
+                "long enough for a clip of {frames} frames, and shorter than a motion clip of {}",
+                views.motion_frames
+            ),
+        ]) {
+            if n > 0 {
+                eprintln!("warning: {n} videos are {clip}; {shown}");
+            }
         }
         let skipped = failed_train + failed_test;
         Ok(Some(Run {
@@ -428,7 +443,8 @@ impl<'a> Run<'a> {
             .set("videos_train", self.videos())
             .set("videos_test", self.test.videos.len())
             .set("videos_skipped", self.skipped)
-            .set("videos_short", self.short)
+            .set("videos_short", self.short[0])
+            .set("videos_short_motion", self.short[1])
             .set("classes", self.splits.train.classes.len())
             .set("epochs", self.training.epochs)
             .set("steps", done.steps)

@@ -1,6 +1,6 @@
 //! The loop every method runs in: order of the videos, steps, checkpoints, metrics, stopping and going on.
 
-use super::checkpoint::{Checkpoints, State};
+use super::checkpoint::{Checkpoints, Resumed, State};
 use super::folder::Folder;
 use super::limits;
 use super::metrics::Metrics;
@@ -95,6 +95,11 @@ pub struct Scores {
 
 /// Told of what happens, to show it.
 pub trait Observer {
+    /// Before the first step, when the newest checkpoints could not be used: what is wrong with them, one sentence each, and the
+    /// step the run goes on from.
+    fn damaged(&mut self, what: &[String], step: u64) {
+        let _ = (what, step);
+    }
     /// After every step, with the videos trained a second so far.
     fn step(&mut self, at: At, steps: u64, report: &Report, videos_per_second: f64);
     /// After a probe; `epochs` have been trained.
@@ -211,12 +216,15 @@ pub fn pretrain<M: Method>(
     let steps = per_epoch.checked_mul(settings.epochs).ok_or_else(too_long)?;
     let all =
         steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
-    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 1)?;
+    // The one before the newest is there to go back to, should that be damaged.
+    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 2)?;
     let (mut last_scores, mut paused) = (None, 0.0);
-    let (mut step, before, mut earlier) = match checkpoints.latest()? {
-        Some(checkpoint) => {
-            let state = checkpoint.load(&mut method.networks_mut())?;
+    let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
+        Some(Resumed { checkpoint, state, damaged }) => {
             method.restore(&state)?;
+            if !damaged.is_empty() {
+                observer.damaged(&damaged, checkpoint.step);
+            }
             let scores = |probe, knn| Ok::<_, Error>(Scores { probe: state.real(probe)?, knn: state.real(knn)? });
             if checkpoint.step >= steps {
                 last_scores = Some(scores("probe_after", "knn_after")?);

@@ -169,17 +169,20 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// How many of the videos are shorter than a clip.
+    /// How many of the videos are shorter than an RGB clip, and how many others are shorter than a motion clip, which ends later
+    /// where it has more frames.
     ///
     /// # Errors
     /// `Io`, `Format` of the cache.
-    pub fn short(&self) -> Result<usize> {
-        let mut short = 0;
+    pub fn short(&self) -> Result<[usize; 2]> {
+        let mut short = [0; 2];
         for &i in &self.videos {
             let view = self.cache.get(i)?;
             let clip = self.spec.clip(view.fps());
+            let rgb = clip.exceeds(view.len(), view.fps());
             let motion = self.motion && clip.with_frames(self.spec.motion_frames).exceeds(view.len(), view.fps());
-            short += usize::from(clip.exceeds(view.len(), view.fps()) || motion);
+            short[0] += usize::from(rgb);
+            short[1] += usize::from(motion && !rgb);
         }
         Ok(short)
     }

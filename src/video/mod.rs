@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dataset (which videos, which class)
-//!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames and flow, packed, mapped) ─→ sample ─→ prefetch
+//!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames, flow, maps: packed, mapped) ─→ sample ─→ prefetch
 //! ```
 
 mod build;
@@ -14,8 +14,11 @@ pub mod ffmpeg;
 mod flow_folder;
 pub mod folder;
 mod frames;
+mod inventory;
 mod jpeg;
+mod key;
 mod list;
+mod lock;
 mod maps;
 mod messages;
 mod packed;
@@ -26,6 +29,7 @@ pub mod procedural;
 pub mod sample;
 mod series;
 mod triple;
+mod view;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};
 pub use dataset::{Dataset, Item, Source, Split, Splits};

