@@ -220,7 +220,7 @@ fn f32_goes_the_faster_way() {
         let [x, _, dy] = &d;
         let all = |products| {
             let [y, dx] = passes(&p, &d, products);
-            let dw = wgrad_with(Isa::Amx, x, dy, p.w_shape(), p.geometry().with(products)).unwrap();
+            let dw = wgrad_with(Isa::Amx, x, dy, p.w_shape(), &p.geometry().with(products)).unwrap();
             [y, dx, dw].map(|t| bits(&t))
         };
         let (chosen, other) =

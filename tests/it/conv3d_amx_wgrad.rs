@@ -40,7 +40,7 @@ fn operands(p: &Conv3d, seed: u64, draw: fn(&mut ChaCha8Rng, Shape) -> Tensor) -
 
 fn run(p: &Conv3d, [x, dy]: &[Tensor; 2], (dtype, products): (DType, Products)) -> Tensor {
     let (x, dy) = (x.cast(dtype).unwrap(), dy.cast(dtype).unwrap());
-    wgrad_with(Isa::Amx, &x, &dy, p.w_shape(), p.geometry().with(products)).unwrap()
+    wgrad_with(Isa::Amx, &x, &dy, p.w_shape(), &p.geometry().with(products)).unwrap()
 }
 
 fn wide(t: &Tensor) -> Vec<f64> {
