@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// The first four bytes; as an `f32` they are 202021.25.
 const MAGIC: &[u8; 4] = b"PIEH";
-pub(crate) const HEADER: u64 = 12;
+const HEADER: u64 = 12;
 
 /// Reads a `.flo` file. The size its header claims is held against the file's length before anything is allocated.
 ///
