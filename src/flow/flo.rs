@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The first four bytes; as an `f32` they are 202021.25.
 const MAGIC: &[u8; 4] = b"PIEH";
-pub(crate) const HEADER: u64 = 12;
+const HEADER: u64 = 12;
 /// More pixels than a frame may have: a gigabyte of flow.
 const MAX_PIXELS: u64 = 1 << 27;
 

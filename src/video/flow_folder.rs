@@ -23,6 +23,9 @@ const LEVELS: f32 = 6.375;
 /// The level of no motion.
 const ZERO: f32 = 128.0;
 
+/// Bytes of a `.flo` file before its pixels, of eight bytes each.
+const FLO_HEADER: u64 = 12;
+
 /// Names of the two components, as folders and, with `_`, as beginnings of file names.
 const NAMES: [[&str; 2]; 3] = [["x", "y"], ["flow_x", "flow_y"], ["u", "v"]];
 
@@ -176,7 +179,7 @@ fn picture(file: &Path, sizes: [[usize; 2]; 2]) -> Result<([usize; 2], Vec<f32>)
 /// Refuses a `.flo` file that is longer than a field of any of `sizes`, before its pixels are read.
 fn expect_length(file: &Path, sizes: [[usize; 2]; 2]) -> Result<()> {
     let length = fs::metadata(file).map_err(Error::io("read", file))?.len();
-    let most = sizes.map(|[h, w]| flo::HEADER + 8 * (h * w) as u64).into_iter().fold(0, u64::max);
+    let most = sizes.map(|[h, w]| FLO_HEADER + 8 * (h * w) as u64).into_iter().fold(0, u64::max);
     if length <= most {
         return Ok(());
     }

@@ -164,12 +164,15 @@ impl Stream {
         let start = number(container.start_time.as_deref()).unwrap_or(0.0);
         let late = number(self.start_time.as_deref()).map_or(0.0, |s| s - start);
         // `ffprobe` takes the duration of an `.avi` from the file's size; how many frames there were its header says.
-        let avi = container.format_name.as_deref() == Some("avi");
+        let format = container.format_name.as_deref().unwrap_or_default();
+        let avi = format == "avi";
         let counted = frames.filter(|_| avi).and_then(|n| Some(n as f64 / rates.first()?));
         let own = counted.or(seconds(&self.duration));
         // Matroska's tag says when the stream ends, not how long it is.
         let tagged = self.tags.duration.as_deref().and_then(clock_time).map(|end| end - start);
-        let whole = seconds(&container.duration);
+        // So does the header of these two.
+        let from_zero = format.starts_with("matroska") || format == "asf";
+        let whole = seconds(&container.duration).map(|s| if from_zero { s - start } else { s }).filter(|s| *s > 0.0);
         Ok(Probe {
             h,
             w,

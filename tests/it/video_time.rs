@@ -126,6 +126,29 @@ fn cuts_between_key_frames_are_whole_videos() {
     }
 }
 
+/// The picture begins long after the file, or the file long after zero: headers count from there.
+#[test]
+fn a_late_start_is_no_missing_end() {
+    let Some(ffmpeg) = ffmpeg() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let source =
+        format!("{} -f lavfi -i sine=duration=4 -map 0:v -map 1:a -c:v libx264 -g 40 -bf 0 -qp 4", grey(100, "25"));
+    let Some(whole) = encode(dir, "whole.mp4", &source) else { return };
+    for name in ["late.mkv", "late.mp4", "late.flv", "late.wmv"] {
+        // Sound from 0.4 s, the picture from its next key frame, at 1.6 s.
+        let cut = format!("-i {} -ss 0.4 -t 2 -c copy", whole.display());
+        let Some(path) = encode(dir, name, &cut) else { continue };
+        let shows = shown(&ffmpeg.decode(&path, &SMALL).unwrap_or_else(|e| panic!("{e}")));
+        near(&shows, &(40..40 + shows.len()).collect::<Vec<_>>(), name);
+        assert!((19..=25).contains(&shows.len()), "{name}: {shows:?}");
+        let Some(path) = encode(dir, name, &format!("-i {} -c copy -output_ts_offset 5", whole.display())) else {
+            continue;
+        };
+        near(&shown(&ffmpeg.decode(&path, &SMALL).unwrap()), &(0..100).collect::<Vec<_>>(), name);
+    }
+}
+
 #[test]
 fn a_stream_that_changes_its_size_is_read_to_the_end() {
     let Some((ffmpeg, adapt)) = fault("adapt.ts") else { return };
