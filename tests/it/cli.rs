@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The example's program beside this test's, where it was built.
-fn example(name: &str) -> Option<PathBuf> {
+pub fn example(name: &str) -> Option<PathBuf> {
     let here = std::env::current_exe().unwrap();
     let path = here.parent()?.parent()?.join("examples").join(name);
     if !path.is_file() {

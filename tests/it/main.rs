@@ -21,6 +21,7 @@ mod device;
 mod eval;
 mod examples;
 mod executed;
+mod extract;
 mod ffmpeg;
 mod flow;
 mod focus;
