@@ -16,6 +16,7 @@ mod conv3d_amx;
 mod conv3d_amx_wgrad;
 mod conv3d_gpu;
 mod conv3d_normed;
+mod corpus;
 mod counters;
 mod device;
 mod eval;
