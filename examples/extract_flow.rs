@@ -1,29 +1,34 @@
-//! TV-L1 optical flow between two images, or along a video: `.flo` files and pictures in Middlebury's colours.
+//! TV-L1 optical flow between two images, or along any number of videos: `.flo` files, and pictures in Middlebury's colours.
 
 mod support;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 use support::args::{Common, end};
-use support::progress::Progress;
+use support::extract::{Extract, picture, videos};
+use support::run::stop_flag;
 use support::summary::Summary;
-use tubelet::flow::{Flow, Gray, color, flo};
+use tubelet::flow::{Gray, color, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::tensor::Device;
-use tubelet::video::{Clip, Decode, Ffmpeg, folder};
+use tubelet::train::folder::Folder;
+use tubelet::video::Decode;
 
-/// Computes TV-L1 optical flow: from one image to another, or from frame to frame of a video or a folder of frames.
-/// Writes flow.flo and flow.png, or one of each per pair of frames (flow_00000.flo, ...), and summary.json.
+/// Computes TV-L1 optical flow from one image to another, or from frame to frame of videos.
+///
+/// Two images give flow.flo and flow.png. Videos give a folder each, by their names, with flow_00000.flo and so on: what
+/// --flow-dir of the pre-training examples takes (with --gap 1 and --every 1). A folder appears when it is whole, so the same
+/// command goes on where an earlier one was interrupted. The last thing written is summary.json.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Two images of one size, or one video file, or one folder of .jpg or .png frames
-    #[arg(required = true, num_args = 1..=2, value_name = "INPUT")]
+    /// Two images of one size; or any number of videos: files, folders of .jpg or .png frames, folders with either below
+    /// them, lists with a path (or a path and a label) on each line
+    #[arg(required = true, num_args = 1.., value_name = "INPUT")]
     input: Vec<PathBuf>,
 
     /// True flow of the two images: the mean end-point error in pixels goes into the summary as `epe`
@@ -45,9 +50,18 @@ struct Args {
 }
 
 #[derive(clap::Args)]
-#[command(next_help_heading = "Video")]
+#[command(next_help_heading = "Videos")]
 struct Video {
-    /// Resize so that the shorter side has this many pixels; 0 = as it is
+    /// Videos at a time; they share the threads
+    #[arg(long, value_name = "VIDEOS", default_value_t = 1)]
+    jobs: usize,
+
+    /// Draw a picture of each field too
+    #[arg(long)]
+    pictures: bool,
+
+    /// Resize so that the shorter side has this many pixels; 0 = as it is. Flow at the side at which a run keeps its frames is
+    /// taken as it is, flow at the video's own size is resized by the run
     #[arg(long, value_name = "PIXELS", default_value_t = 0)]
     short_side: usize,
 
@@ -130,25 +144,29 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = args.common.start()?;
     let p = args.tvl1.tvl1();
     p.check()?;
-    ensure!(args.radius >= 0.0, "--radius {} must be 0 or more pixels", args.radius);
+    ensure!(args.radius >= 0.0 && args.radius.is_finite(), "--radius {} must be 0 or more pixels", args.radius);
+    let Video { gap, every, jobs, .. } = args.video;
+    ensure!(gap > 0 && every > 0, "--gap {gap} and --every {every} must be at least one frame");
+    ensure!((1..=1024).contains(&jobs), "--jobs {jobs} must be 1 to 1024 videos");
+    let device = args.common.start()?;
     let out = args.common.out("extract_flow");
-    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
-
     let mut summary = Summary::default();
     summary
         .set("method", "tvl1")
         .set("device", args.common.device_name(&device))
         .set("threads", rayon::current_num_threads());
     match args.input.as_slice() {
-        [a, b] => images(args, [a, b], &p, &device, &out, &mut summary)?,
-        [video] => along(args, video, &p, &device, &out, &mut summary)?,
-        _ => bail!("the input is two images, or one video or folder of frames"),
+        [a, b] if is_image(a) && is_image(b) => images(args, [a, b], &p, &device, &out, &mut summary)?,
+        _ => return along(args, p, &device, &out, summary),
     }
     summary.set("out", out.display().to_string());
     summary.finish(&out)
+}
+
+fn is_image(path: &Path) -> bool {
+    path.is_file() && image::ImageFormat::from_path(path).is_ok_and(|format| format != image::ImageFormat::Gif)
 }
 
 /// The flow between two images.
@@ -161,75 +179,79 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
         _ => tvl1::flow_pairs_on(device, &[(&a, &b)], p)?.remove(0),
     };
     let seconds = began.elapsed().as_secs_f64();
+    let epe = truth.map(|truth| flow.end_point_error(&truth)).transpose()?;
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;
-    describe(summary, (flow.h(), flow.w()), 1, seconds, radius);
-    if let Some(truth) = truth {
-        summary.set("epe", flow.end_point_error(&truth)?);
+    summary.set("height", flow.h()).set("width", flow.w());
+    describe(summary, 1, seconds, radius);
+    if let Some(epe) = epe {
+        summary.set("epe", epe);
     }
     Ok(())
 }
 
-/// The flow from frame to frame.
-fn along(args: &Args, path: &Path, p: &Tvl1, device: &Device, out: &Path, summary: &mut Summary) -> Result<()> {
-    let Video { short_side, max_frames, gap, every } = args.video;
-    ensure!(args.epe.is_none(), "--epe compares the flow between two images, but one input came");
-    ensure!(gap > 0 && every > 0, "--gap {gap} and --every {every} must be at least one frame");
+/// The flow from frame to frame of videos.
+fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary) -> Result<()> {
+    let Video { short_side, max_frames, gap, every, jobs, pictures } = args.video;
+    ensure!(args.epe.is_none(), "--epe compares the flow between two images, but the input is not two images");
+    let videos = videos(&args.input)?;
     let some = |n: usize| (n > 0).then_some(n);
     let how = Decode { short_side: some(short_side), max_frames: some(max_frames), ..Decode::default() };
-    let clip = if path.is_dir() { folder::read(path, &how)? } else { Ffmpeg::default().decode(path, &how)? };
-    let starts: Vec<usize> = (0..clip.t.saturating_sub(gap)).step_by(every).collect();
-    ensure!(!starts.is_empty(), "{} has {} frames, too few for a gap of {gap}", path.display(), clip.t);
-
-    // The fastest pixel of all sets the colours, so pictures come after the last flow, from the files.
-    let name = |t: usize, kind: &str| out.join(format!("flow_{t:05}.{kind}"));
-    let progress = Progress::new("flow", "pairs", starts.len() as u64, 0);
-    let began = Instant::now();
-    let mut radii = Vec::new();
-    for some in starts.chunks(tvl1::PAIRS) {
-        let frames: Vec<_> =
-            some.iter().map(|&t| Ok((frame(&clip, t)?, frame(&clip, t + gap)?))).collect::<Result<_>>()?;
-        let pairs: Vec<_> = frames.iter().map(|(a, b)| (a, b)).collect();
-        for (&t, flow) in some.iter().zip(tvl1::flow_pairs_on(device, &pairs, p)?) {
-            flo::write(name(t, "flo"), &flow)?;
-            radii.push(color::radius(&flow));
-        }
-        progress.inc(some.len() as u64);
+    let folder = Folder::open(out)?;
+    // Everything that the fields depend on, by the names of the options.
+    folder.settle(&serde_json::json!({
+        "--short-side": short_side,
+        "--max-frames": max_frames,
+        "--gap": gap,
+        "--every": every,
+        "--tau": p.tau,
+        "--lambda": p.lambda,
+        "--theta": p.theta,
+        "--scales": p.scales,
+        "--scale-step": p.scale_step,
+        "--warps": p.warps,
+        "--epsilon": p.epsilon,
+        "--inner": p.inner_iterations,
+        "--outer": p.outer_iterations,
+        "--median": p.median,
+    }))?;
+    let (stop, began) = (stop_flag()?, Instant::now());
+    let extract = Extract {
+        out,
+        how,
+        gap,
+        every,
+        tvl1: p,
+        device,
+        pictures: pictures.then_some(args.radius),
+        jobs,
+        threads: rayon::current_num_threads(),
+        stop: &stop,
+    };
+    let done = extract.run(&videos)?;
+    summary.set("videos", videos.len()).set("videos_written", done.written).set("videos_there", done.there);
+    summary.set("videos_failed", done.failed.len()).set("jobs", jobs);
+    describe(&mut summary, done.pairs, began.elapsed().as_secs_f64(), done.largest);
+    if let (Some((t, h, w, fps)), [_]) = (done.last, videos.as_slice()) {
+        summary.set("frames", t).set("height", h).set("width", w).set("fps", fps);
     }
-    let seconds = began.elapsed().as_secs_f64();
-    progress.finish();
-    let largest = radii.into_iter().fold(0.0, f32::max);
-    let radius = if args.radius > 0.0 { args.radius } else { largest };
-    let progress = Progress::new("pictures", "pairs", starts.len() as u64, 0);
-    starts.par_iter().try_for_each(|&t| {
-        picture(&name(t, "png"), &flo::read(name(t, "flo"))?, radius)?;
-        progress.inc(1);
-        anyhow::Ok(())
-    })?;
-    progress.finish();
-    describe(summary, (clip.h, clip.w), starts.len(), seconds, largest);
-    summary.set("frames", clip.t).set("fps", clip.fps);
+    summary.set("out", out.display().to_string());
+    summary.finish(out)?;
+    if let Some((name, why)) = done.failed.first() {
+        bail!("{} of {} videos have no flow; the first, {}: {why}", done.failed.len(), videos.len(), name.display());
+    }
     Ok(())
 }
 
-fn describe(summary: &mut Summary, (h, w): (usize, usize), pairs: usize, seconds: f64, largest: f32) {
-    summary.set("height", h).set("width", w).set("pairs", pairs).set("seconds", seconds);
+fn describe(summary: &mut Summary, pairs: usize, seconds: f64, largest: f32) {
+    summary.set("pairs", pairs).set("seconds", seconds);
     summary.set("pairs_per_second", pairs as f64 / seconds.max(1e-9)).set("largest_motion", largest);
-}
-
-fn frame(clip: &Clip, t: usize) -> tubelet::error::Result<Gray> {
-    Gray::from_rgb(clip.frame(t), clip.h, clip.w)
 }
 
 fn gray(path: &Path) -> Result<Gray> {
     let picture = image::open(path).with_context(|| format!("cannot read {} as an image", path.display()))?.to_rgb8();
     let (w, h) = (picture.width() as usize, picture.height() as usize);
     Ok(Gray::from_rgb(picture.as_raw(), h, w)?)
-}
-
-fn picture(path: &Path, flow: &Flow, radius: f32) -> Result<()> {
-    let (w, h) = (u32::try_from(flow.w())?, u32::try_from(flow.h())?);
-    image::save_buffer(path, &color::image(flow, radius), w, h, image::ColorType::Rgb8)
-        .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -29,7 +29,7 @@ pub fn cases(of: &[(&'static str, Vec<(String, Conv3d)>)]) -> Vec<Case> {
 
 fn case(layer: &Layer, pass: &'static str, precision: Precision) -> Case {
     let geometry = layer.problem.geometry().with(precision.products());
-    let p = Conv3d { geometry, ..layer.problem };
+    let p = Conv3d::new("conv3d", layer.problem.x_shape(), layer.problem.w_shape(), &geometry).unwrap();
     let (dtype, unit) = (precision.dtype(), Unit::of(precision));
     Case {
         name: format!("conv3d/{pass}/{}/{precision}/cpu", layer.name),

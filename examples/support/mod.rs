@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod curves;
+pub mod extract;
 pub mod focus;
 pub mod motion;
 pub mod pretrain;

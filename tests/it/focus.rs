@@ -27,7 +27,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
 /// Maps of `flows` at every frame, 25 a second.
 fn maps(spec: &MapSpec, flows: &[Flow], every: usize) -> Maps {
     let field = |m: usize| [flows[m].u(), flows[m].v()];
-    let size = [flows[0].h, flows[0].w];
+    let size = [flows[0].h(), flows[0].w()];
     Maps::new(spec, &Fields { count: flows.len(), size, every, fps: 25.0, field: &field }).unwrap()
 }
 

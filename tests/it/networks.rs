@@ -164,7 +164,7 @@ fn giga_products(net: &Net, clip: [usize; 3]) -> f64 {
     let grids = trunk.grids(&params, clip).unwrap();
     for (name, p) in &convs {
         let grid = grids.iter().find(|g| g.module == *name).unwrap();
-        assert_eq!((grid.extents, grid.channels), (p.out, p.k), "{name}");
+        assert_eq!((grid.extents, grid.channels), (p.out(), p.k()), "{name}");
     }
     convs.iter().map(|(_, p)| p.flops() as f64 * 0.5e-9).sum()
 }

@@ -4,7 +4,7 @@ use crate::close::assert_near_as_f32;
 use crate::losses::data;
 use crate::sim::{Sim, on_gpu};
 use ptxsim::Order;
-use tubelet::flow::{Flow, Gray};
+use tubelet::flow::Gray;
 use tubelet::ops::tvl1::{self, Plan, Pointers, Tvl1, reference};
 use tubelet::tensor::{Device, Tensor};
 
@@ -25,7 +25,7 @@ fn pair(h: usize, w: usize, seed: usize) -> (Gray, Gray) {
 }
 
 fn batch(pairs: &[(Gray, Gray)]) -> [Tensor; 2] {
-    let (h, w) = (pairs[0].0.h, pairs[0].0.w);
+    let (h, w) = (pairs[0].0.h(), pairs[0].0.w());
     let stack = |pick: fn(&(Gray, Gray)) -> &Gray| {
         let all: Vec<f32> = pairs.iter().flat_map(|p| pick(p).data().iter().copied()).collect();
         Tensor::from_f32([pairs.len(), h, w], &all).unwrap()

@@ -11,11 +11,19 @@ type Result<T> = std::result::Result<T, ParseError>;
 struct Parser {
     t: Vec<Token>,
     i: usize,
+    /// How deep operands and initialisers nest here.
+    depth: usize,
 }
+
+/// Operands and initialisers nest no deeper: a guard of the stack.
+const DEPTH: usize = 16;
+/// No variable is larger, nor more strictly aligned.
+pub(crate) const MAX_BYTES: u64 = 1 << 26;
+const MAX_ALIGN: u64 = 4096;
 
 /// Parses a file.
 pub(crate) fn parse(src: &str) -> Result<File> {
-    let mut p = Parser { t: lex(src)?, i: 0 };
+    let mut p = Parser { t: lex(src)?, i: 0, depth: 0 };
     let mut file = File::default();
     while p.i < p.t.len() {
         p.module(&mut file)?;
@@ -75,6 +83,37 @@ impl Parser {
         }
     }
 
+    /// A whole number that fits.
+    fn small(&mut self, most: u64) -> Result<u64> {
+        let v = self.int()?;
+        if v > most { self.fail(format!("{v} is more than {most}")) } else { Ok(v) }
+    }
+
+    /// The value of `.align`.
+    fn align(&mut self) -> Result<u64> {
+        let v = self.small(MAX_ALIGN)?;
+        if v.is_power_of_two() { Ok(v) } else { self.fail(format!("an alignment of {v}")) }
+    }
+
+    /// What `parse` makes of something that may hold its like.
+    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth == DEPTH {
+            return self.fail(format!("operands nest deeper than {DEPTH}"));
+        }
+        self.depth += 1;
+        let parsed = parse(self);
+        self.depth -= 1;
+        parsed
+    }
+
+    /// Bytes of an array of `n` elements of `bytes`.
+    fn array(&self, bytes: u64, n: u64) -> Result<u64> {
+        match bytes.checked_mul(n).filter(|&all| all <= MAX_BYTES) {
+            Some(all) => Ok(all),
+            None => self.fail(format!("{n} elements of {bytes} bytes are more than {MAX_BYTES} bytes")),
+        }
+    }
+
     fn module(&mut self, file: &mut File) -> Result<()> {
         let (line, mut w) = (self.line(), self.word()?);
         let mut external = false;
@@ -126,7 +165,7 @@ impl Parser {
         let mut name = loop {
             let w = self.word()?;
             match w.as_str() {
-                ".align" => align = Some(self.int()?),
+                ".align" => align = Some(self.align()?),
                 ".v2" => lanes = 2,
                 ".v4" => lanes = 4,
                 _ => match w.strip_prefix('.') {
@@ -147,7 +186,7 @@ impl Parser {
                 } else {
                     let n = self.int()?;
                     self.expect(']')?;
-                    bytes = bytes.map(|b| b * n);
+                    bytes = bytes.map(|b| self.array(b, n)).transpose()?;
                 }
             }
             let mut init = Vec::new();
@@ -168,7 +207,7 @@ impl Parser {
     fn initialiser(&mut self, ty: Type, out: &mut Vec<u8>) -> Result<()> {
         if self.accept('{') {
             while !self.accept('}') {
-                self.initialiser(ty, out)?;
+                self.nested(|p| p.initialiser(ty, out))?;
                 self.accept(',');
             }
             return Ok(());
@@ -207,10 +246,11 @@ impl Parser {
     }
 
     fn triple(&mut self) -> Result<[u32; 3]> {
-        let mut v = [self.int()? as u32, 1, 1];
+        // Their product fits as well.
+        let mut v = [self.small(1024)? as u32, 1, 1];
         for x in &mut v[1..] {
             if self.accept(',') {
-                *x = self.int()? as u32;
+                *x = self.small(1024)? as u32;
             }
         }
         Ok(v)
@@ -223,7 +263,7 @@ impl Parser {
             let w = self.word()?;
             match w.as_str() {
                 ".param" | ".ptr" | ".global" => {}
-                ".align" => align = Some(self.int()?),
+                ".align" => align = Some(self.align()?),
                 _ => match w.strip_prefix('.') {
                     Some(t) => {
                         ty = Some(Type::parse(t).ok_or_else(|| ParseError::new(line, format!("unknown type `{w}`")))?)
@@ -235,7 +275,8 @@ impl Parser {
         let Some(ty) = ty else { return self.fail("a parameter without a type") };
         let mut bytes = ty.size() as u64;
         if self.accept('[') {
-            bytes *= self.int()?;
+            let n = self.int()?;
+            bytes = self.array(bytes, n)?;
             self.expect(']')?;
         }
         let align = align.unwrap_or(ty.size() as u64);
@@ -290,7 +331,7 @@ impl Parser {
                     self.expect(';')?;
                 }
                 ".loc" => {
-                    while self.line() == line && !self.is('}') {
+                    while self.i < self.t.len() && self.line() == line && !self.is('}') {
                         self.i += 1;
                     }
                 }
@@ -312,7 +353,7 @@ impl Parser {
             let name = self.word()?;
             let mut count = None;
             if self.accept('<') {
-                count = Some(self.int()? as u32);
+                count = Some(self.small(u64::from(u16::MAX))? as u32);
                 self.expect('>')?;
             }
             f.registers.push(Registers { scope, name, count, ty });
@@ -342,6 +383,10 @@ impl Parser {
     }
 
     fn simple(&mut self) -> Result<Arg> {
+        self.nested(Self::operand)
+    }
+
+    fn operand(&mut self) -> Result<Arg> {
         if self.accept('{') {
             let mut v = Vec::new();
             while !self.accept('}') {

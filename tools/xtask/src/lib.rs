@@ -2,7 +2,9 @@
 
 pub mod ablation;
 pub mod bundle;
+pub mod chaos;
 pub mod device;
+pub mod fuzz;
 pub mod maclr;
 mod source;
 pub mod tidy;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
-use xtask::{ablation, bundle, maclr, tidy, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
@@ -27,6 +27,12 @@ const USAGE: &str = "usage: cargo xtask <command>
                     MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:
                     --precision P (f32; repeatable: fma, bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),
                     --python PATH (python3), --json FILE
+  fuzz [TARGET..] [OPTION..]
+                    reads made-up files with every reader of files from outside, until one crashes or the time is over:
+                    --seconds N for each target (60), --jobs N targets at a time (1), --json FILE for the figures
+  chaos [OPTION..]  kills, pauses, starves and doubles pre-training runs at random moments and compares what they come to, bit
+                    for bit, with runs left alone: --kills N (100), --seed N (0), --programs DIR (examples that are built),
+                    --json FILE for the figures
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver
   --help            this page; so does any command with --help";
 
@@ -51,6 +57,14 @@ fn main() -> ExitCode {
         },
         Some(("versus-maclr", args)) => match maclr::Options::parse(args) {
             Ok(options) => maclr::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("fuzz", options)) => match fuzz::Options::parse(options) {
+            Ok(options) => fuzz::run(root, &options).map(passed),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("chaos", options)) => match chaos::Options::parse(options) {
+            Ok(options) => chaos::run(root, &options).map(passed),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("ablation", [folder, data @ ..])) if !folder.starts_with('-') && data.len() < 2 => {
@@ -136,6 +150,11 @@ fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCod
     fs::create_dir_all(folder)?;
     println!("{}", ablation::run(root, &folder.canonicalize()?, gestures)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code of a command that says whether all was well.
+fn passed(well: bool) -> ExitCode {
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {

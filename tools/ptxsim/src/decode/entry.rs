@@ -8,7 +8,7 @@ use crate::ParseError;
 use crate::ins::{Ins, Op};
 use crate::memory::Buffer;
 use crate::module::{Entry, Module, ParamType};
-use crate::parse::{Arg, File, Function, Variable, parse};
+use crate::parse::{Arg, File, Function, MAX_BYTES, Variable, parse};
 use crate::types::Space;
 
 /// Parses and checks a file. `place` gives memory of a size an address.
@@ -16,10 +16,12 @@ pub(crate) fn load(src: &str, mut place: impl FnMut(u64) -> Arc<Buffer>) -> Resu
     let file = parse(src)?;
     let mut symbols = HashMap::new();
     let mut variables = Vec::new();
+    let mut total = 0;
     for (list, writable) in [(&file.constant, false), (&file.global, true)] {
         for v in list {
             let bytes = v.bytes.filter(|_| !v.external);
             let bytes = bytes.ok_or_else(|| ParseError::new(v.line, format!("`{}` is defined elsewhere", v.name)))?;
+            total = limited(total + bytes, v)?;
             let buffer = place(bytes);
             let mut image = v.init.clone();
             // Variables without an initialiser are zero.
@@ -31,6 +33,14 @@ pub(crate) fn load(src: &str, mut place: impl FnMut(u64) -> Arc<Buffer>) -> Resu
     }
     let entries = file.functions.iter().map(|f| entry(&file, f, symbols.clone())).collect::<Result<_>>()?;
     Ok(Module { entries, version: file.version.clone(), target: file.target.clone(), variables })
+}
+
+/// `bytes`, unless variables up to `v` take more than there may be.
+fn limited(bytes: u64, v: &Variable) -> Result<u64> {
+    match bytes <= MAX_BYTES {
+        true => Ok(bytes),
+        false => Err(ParseError::new(v.line, format!("with `{}` variables take more than {MAX_BYTES} bytes", v.name))),
+    }
 }
 
 fn round_up(v: u64, to: u64) -> u64 {
@@ -48,7 +58,8 @@ fn layout<'a>(
     for v in vars {
         at = round_up(at, v.align);
         symbols.insert(v.name.clone(), (space, at));
-        at += v.bytes.ok_or_else(|| ParseError::new(v.line, format!("`{}` has no size", v.name)))?;
+        let bytes = v.bytes.ok_or_else(|| ParseError::new(v.line, format!("`{}` has no size", v.name)))?;
+        at = limited(at + bytes, v)?;
     }
     Ok(at)
 }
@@ -68,7 +79,7 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
             align: v.align as u32,
             offset: at as u32,
         });
-        at += size;
+        at = limited(at + size, v)?;
     }
     let names = |v: &&Variable| f.statements.iter().any(|s| s.args.iter().any(|a| mentions(a, &v.name)));
     let (fixed, open): (Vec<_>, Vec<_>) =
@@ -82,7 +93,10 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
     }
     let mut d = Decoder::new(f, symbols)?;
     let mut code = f.statements.iter().map(|s| d.statement(s)).collect::<Result<Vec<_>>>()?;
-    super::flow::rank(&mut code);
+    let full = (0..3).any(|file| usize::from(d.count[file]) + d.constants[file].len() > usize::from(u16::MAX));
+    if full || !super::flow::rank(&mut code) {
+        return Err(ParseError::new(f.line, format!("`{}` has too many registers, constants or branches", f.name)));
+    }
     Ok(Entry {
         name: f.name.clone(),
         line: f.line,

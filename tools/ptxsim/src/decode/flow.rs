@@ -94,12 +94,18 @@ impl Order<'_> {
     }
 }
 
-/// Ranks all instructions.
-pub(super) fn rank(code: &mut [Ins]) {
+/// Blocks are visited from one another: a guard of the stack.
+const MAX_BLOCKS: usize = 4096;
+
+/// Ranks all instructions; false where there are too many blocks.
+pub(super) fn rank(code: &mut [Ins]) -> bool {
     if code.is_empty() {
-        return;
+        return true;
     }
     let nodes = nodes(code);
+    if nodes.len() > MAX_BLOCKS {
+        return false;
+    }
     let mut o = Order { nodes: &nodes, found: vec![0; nodes.len()], count: 0, stack: vec![] };
     let mut out = vec![];
     o.visit(0, &mut out);
@@ -113,4 +119,5 @@ pub(super) fn rank(code: &mut [Ins]) {
             rank += 1;
         }
     }
+    true
 }

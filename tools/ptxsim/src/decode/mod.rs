@@ -172,7 +172,8 @@ impl<'a> Decoder<'a> {
             list.push(value);
             list.len() - 1
         });
-        Slot { file, bits, i: self.count[file as usize] + at as u16 }
+        // More than fit are found when all are known.
+        Slot { file, bits, i: self.count[file as usize].wrapping_add(at as u16) }
     }
 
     fn special(&self, name: &str) -> Option<Special> {

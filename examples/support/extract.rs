@@ -1,0 +1,316 @@
+//! Flow of many videos: finding them, and writing a folder of `.flo` files for each, whole or not at all.
+
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tubelet::flow::{Flow, Gray, color, flo};
+use tubelet::ops::tvl1::{self, Tvl1};
+use tubelet::tensor::Device;
+use tubelet::train::folder::write_atomic;
+use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, folder, read};
+
+use super::progress::Progress;
+
+/// Names that video files end with; others below a folder are left alone.
+const EXTENSIONS: [&str; 15] =
+    ["avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv", "ts", "mts", "gif"];
+/// Folders nest no deeper than this: a guard against loops of links.
+const DEPTH: usize = 8;
+/// What is not finished lies here, below the output folder.
+const WRITING: &str = ".writing";
+
+/// A video and the folder below the output folder that its flow goes to.
+#[derive(Debug, PartialEq)]
+pub struct Video {
+    pub source: Source,
+    pub name: PathBuf,
+}
+
+/// The videos that `inputs` lead to: video files, folders of frames, folders with such below them, and lists, of one path a
+/// line (relative to the list) or as a data set has them. Names are those by which `--flow-dir` finds them: the last two
+/// parts of the path (as it was given, or relative to the folder or list that was), without extension, or more of it where
+/// two videos would have one name.
+///
+/// # Errors
+/// What cannot be read; an input without videos; two videos of one path.
+pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
+    let mut found: Vec<(Source, PathBuf)> = Vec::new();
+    for input in inputs {
+        let before = found.len();
+        let meta = fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
+        if meta.is_dir() {
+            // Named relative to the folder; the folder itself, where it is a video, as it was given.
+            walk(input, input, 0, &mut found)?;
+            let itself = |name: &PathBuf| name.as_os_str().is_empty();
+            let whole = fs::canonicalize(input).with_context(|| format!("cannot read {}", input.display()))?;
+            for (_, name) in found[before..].iter_mut().filter(|(_, name)| itself(name)) {
+                *name = if input.file_name().is_some() { input } else { &whole }.clone();
+            }
+        } else if is_video(input) {
+            found.push((Source::File(input.clone()), input.clone()));
+        } else {
+            list(input, &mut found)?;
+        }
+        ensure!(found.len() > before, "{} has no videos: neither video files nor folders of frames", input.display());
+    }
+    let mut seen = BTreeSet::new();
+    found.retain(|(source, _)| seen.insert(path_of(source)));
+    named(found)
+}
+
+/// Adds what is below `folder`, named relative to `base`.
+fn walk(folder: &Path, base: &Path, depth: usize, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
+    ensure!(depth <= DEPTH, "{}: folders nest deeper than {DEPTH}", folder.display());
+    let why = || format!("cannot read {}", folder.display());
+    let entries = fs::read_dir(folder).with_context(why)?.map(|e| Ok(e?.path()));
+    let mut entries = entries.collect::<Result<Vec<_>>>().with_context(why)?;
+    entries.sort();
+    let name = |path: &Path| path.strip_prefix(base).unwrap_or(path).to_owned();
+    for path in entries {
+        if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
+        if path.is_dir() {
+            walk(&path, base, depth + 1, found)?;
+        } else if is_video(&path) {
+            let name = name(&path);
+            found.push((Source::File(path), name));
+        }
+    }
+    if folder::frames(folder).is_ok() {
+        found.push((Source::Folder(folder.to_owned()), name(folder)));
+    }
+    Ok(())
+}
+
+/// Adds what a list names: one path a line where all lines are paths, else the videos of a data set.
+fn list(list: &Path, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
+    let why = || format!("{} is no video, and cannot be read as a list", list.display());
+    ensure!(list.is_file(), "{} is neither a file nor a folder", list.display());
+    ensure!(fs::metadata(list)?.len() < 256 << 20, "{} is too long for a list of videos", list.display());
+    let base = list.parent().unwrap_or(Path::new(""));
+    let text = String::from_utf8(fs::read(list).with_context(why)?).with_context(why)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("# "));
+    let sources = lines.map(|line| {
+        let path = base.join(line);
+        let source = if path.is_dir() { Source::Folder(path.clone()) } else { Source::File(path.clone()) };
+        path.exists().then(|| (source, PathBuf::from(line)))
+    });
+    match sources.collect::<Option<Vec<_>>>() {
+        Some(sources) => found.extend(sources),
+        None => {
+            let splits = Splits::open(list, None).with_context(why)?;
+            found.extend(splits.train.items.into_iter().chain(splits.test.items).map(|i| (i.source, i.name.into())));
+        }
+    }
+    Ok(())
+}
+
+fn is_video(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.iter().any(|x| x.eq_ignore_ascii_case(e)))
+}
+
+fn path_of(source: &Source) -> PathBuf {
+    match source {
+        Source::File(path) | Source::Folder(path) => fs::canonicalize(path).unwrap_or(path.clone()),
+        Source::Procedural(i) => i.to_string().into(),
+    }
+}
+
+/// Gives each video the shortest name by which all differ.
+fn named(found: Vec<(Source, PathBuf)>) -> Result<Vec<Video>> {
+    let name = |(source, path): &(Source, PathBuf), parts: usize, extension: bool| -> PathBuf {
+        let all: Vec<_> = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+        let name: PathBuf = all[all.len().saturating_sub(parts)..].iter().collect();
+        if extension || matches!(source, Source::Folder(_)) { name } else { name.with_extension("") }
+    };
+    for (parts, extension) in [(2, false), (2, true), (usize::MAX, false), (usize::MAX, true)] {
+        let names: Vec<PathBuf> = found.iter().map(|video| name(video, parts, extension)).collect();
+        if names.iter().collect::<BTreeSet<_>>().len() == names.len() {
+            return Ok(found.into_iter().zip(names).map(|((source, _), name)| Video { source, name }).collect());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let twice = found.iter().map(|video| name(video, usize::MAX, true)).find(|name| !seen.insert(name.clone()));
+    let twice = twice.unwrap_or_default();
+    anyhow::bail!("two videos would both write to the folder {}: extract them one by one", twice.display())
+}
+
+/// What is done with each video.
+pub struct Extract<'a> {
+    pub out: &'a Path,
+    pub how: Decode,
+    /// From each frame to the one this many later, and the frames that are begun at.
+    pub gap: usize,
+    pub every: usize,
+    pub tvl1: Tvl1,
+    pub device: &'a Device,
+    /// Draw each field too; motion of this many pixels gets full colour, 0 for the fastest of the video.
+    pub pictures: Option<f32>,
+    /// Videos at a time, and threads for all of them.
+    pub jobs: usize,
+    pub threads: usize,
+    pub stop: &'a AtomicBool,
+}
+
+/// What came of all videos.
+#[derive(Default)]
+pub struct Done {
+    /// Videos whose flow was there, and those whose flow was written now.
+    pub there: usize,
+    pub written: usize,
+    /// Videos that have no flow, and why.
+    pub failed: Vec<(PathBuf, String)>,
+    /// Fields written now.
+    pub pairs: usize,
+    /// The fastest pixel of them.
+    pub largest: f32,
+    /// Frames, height, width and rate of the video written last.
+    pub last: Option<(usize, usize, usize, f64)>,
+}
+
+impl Extract<'_> {
+    /// Writes the flow of all videos. Those that have it are passed over; what is wrong with one does not keep the others.
+    ///
+    /// # Errors
+    /// When something cannot be written, or the flag to stop was set. What is whole stays.
+    pub fn run(&self, videos: &[Video]) -> Result<Done> {
+        let staging = self.out.join(WRITING);
+        let _ = fs::remove_dir_all(&staging); // what a killed process left; the folder is locked
+        let progress = Progress::new("flow", "videos", videos.len() as u64, 0);
+        let (next, ended, done) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(Done::default()));
+        let work = || -> Result<()> {
+            let threads = (self.threads / self.jobs).max(1);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            while !ended.load(Ordering::Relaxed) {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(video) = videos.get(i) else { return Ok(()) };
+                let one = pool.install(|| self.one(video, &staging.join(i.to_string()), &done));
+                ended.fetch_or(one.is_err(), Ordering::Relaxed);
+                if let Some(why) = one.with_context(|| format!("the flow of {}", video.name.display()))? {
+                    progress.say(&format!("no flow of {}: {why}", video.name.display()));
+                    done.lock().unwrap_or_else(|e| e.into_inner()).failed.push((video.name.clone(), why));
+                }
+                progress.inc(1);
+            }
+            Ok(())
+        };
+        let result = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.jobs.min(videos.len())).map(|_| scope.spawn(work)).collect();
+            let join = |w: std::thread::ScopedJoinHandle<Result<()>>| {
+                w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            workers.into_iter().map(join).fold(Ok(()), |first: Result<()>, next| first.and(next))
+        });
+        progress.finish();
+        let _ = fs::remove_dir_all(&staging); // nothing whole is in it
+        result?;
+        Ok(done.into_inner().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// One video, by way of the folder `staging`. `Some` is what is wrong with the video, an error what is with the output.
+    fn one(&self, video: &Video, staging: &Path, done: &Mutex<Done>) -> Result<Option<String>> {
+        let tell = |change: &dyn Fn(&mut Done)| change(&mut done.lock().unwrap_or_else(|e| e.into_inner()));
+        let home = self.out.join(&video.name);
+        if home.join(field_name(0, "flo")).is_file() {
+            tell(&|d| d.there += 1);
+            return Ok(None);
+        }
+        if home.exists() {
+            return Ok(Some(format!("{} is there and holds something else", home.display())));
+        }
+        self.go_on()?;
+        let clip = match read(&video.source, None, &self.how, &Ffmpeg::default()) {
+            Ok(clip) => clip,
+            Err(e) => return Ok(Some(e.to_string())),
+        };
+        let starts: Vec<usize> = (0..clip.t.saturating_sub(self.gap)).step_by(self.every).collect();
+        if starts.is_empty() {
+            return Ok(Some(format!("{} frames are too few for a gap of {}", clip.t, self.gap)));
+        }
+        create(staging)?;
+        let mut largest = 0.0f32;
+        for some in starts.chunks(tvl1::PAIRS) {
+            self.go_on()?;
+            let flows = match self.flows(&clip, some) {
+                Ok(flows) => flows,
+                Err(e) => {
+                    let _ = fs::remove_dir_all(staging); // of no use to anyone; the reason is
+                    return Ok(Some(e.to_string()));
+                }
+            };
+            for (&t, flow) in some.iter().zip(&flows) {
+                flo::write(staging.join(field_name(t, "flo")), flow)?;
+                largest = largest.max(color::radius(flow));
+            }
+        }
+        if let Some(radius) = self.pictures {
+            // The fastest pixel of all sets the colours, so pictures come after the last field, from the files.
+            let radius = if radius > 0.0 { radius } else { largest };
+            for &t in &starts {
+                self.go_on()?;
+                picture(&staging.join(field_name(t, "png")), &flo::read(staging.join(field_name(t, "flo")))?, radius)?;
+            }
+        }
+        sync(staging)?;
+        let parent = home.parent().unwrap_or(self.out);
+        create(parent)?;
+        fs::rename(staging, &home).with_context(|| format!("cannot write {}", home.display()))?;
+        sync(parent)?;
+        tell(&|d| {
+            d.written += 1;
+            d.pairs += starts.len();
+            d.largest = d.largest.max(largest);
+            d.last = Some((clip.t, clip.h, clip.w, clip.fps));
+        });
+        Ok(None)
+    }
+
+    fn flows(&self, clip: &Clip, starts: &[usize]) -> tubelet::error::Result<Vec<Flow>> {
+        let gray = |t: usize| Gray::from_rgb(clip.frame(t), clip.h, clip.w);
+        let frames =
+            starts.iter().map(|&t| Ok((gray(t)?, gray(t + self.gap)?))).collect::<tubelet::error::Result<Vec<_>>>()?;
+        tvl1::flow_pairs_on(self.device, &frames.iter().map(|(a, b)| (a, b)).collect::<Vec<_>>(), &self.tvl1)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        let place = self.out.display();
+        ensure!(
+            !self.stop.load(Ordering::Relaxed),
+            "stopped: the same command goes on with what {place} does not have"
+        );
+        Ok(())
+    }
+}
+
+/// A field is named by the frame it starts from.
+fn field_name(t: usize, kind: &str) -> String {
+    format!("flow_{t:05}.{kind}")
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// Makes names in `folder` outlive a loss of power.
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
+}
+
+/// Flow in Middlebury's colours as a PNG file, whole or not at all.
+pub fn picture(path: &Path, flow: &Flow, radius: f32) -> Result<()> {
+    let (w, h) = (u32::try_from(flow.w())?, u32::try_from(flow.h())?);
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::write_buffer_with_format(
+        &mut png,
+        &color::image(flow, radius),
+        w,
+        h,
+        image::ColorType::Rgb8,
+        image::ImageFormat::Png,
+    )?;
+    Ok(write_atomic(path, png.get_ref())?)
+}

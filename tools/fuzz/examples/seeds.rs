@@ -1,0 +1,97 @@
+//! Writes the seeds of the corpus: small files made by this project's own writers, and lists and PTX from the repository.
+//!
+//! `cd tools/fuzz && cargo run --example seeds -- DIR` fills `DIR/<target>`. Names say what is in them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tubelet::error::Result;
+use tubelet::flow::{Flow, flo};
+use tubelet::tensor::Tensor;
+use tubelet::train::checkpoint::{State, save_weights};
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from(std::env::args().nth(1).ok_or("usage: seeds DIR")?);
+    for (name, _) in fuzz::TARGETS {
+        fs::create_dir_all(root.join(name))?;
+    }
+    flow_files(&root.join("flo"))?;
+    checkpoints(&root)?;
+    lists(&root.join("lists"))?;
+    ptx(&root.join("ptx"))?;
+    Ok(())
+}
+
+/// One number of each kind in a field of two pixels, and a field of one.
+fn flow_files(dir: &Path) -> Result<()> {
+    let field = |h, w, u: &[f32]| Flow { h, w, u: u.to_vec(), v: u.iter().rev().copied().collect() };
+    flo::write(dir.join("two.flo"), &field(1, 2, &[0.5, -3.0]))?;
+    flo::write(dir.join("tall.flo"), &field(3, 1, &[f32::NAN, 1e10, f32::MIN_POSITIVE]))
+}
+
+/// Weights and a state of a network of a few numbers; weights as another program names them.
+fn checkpoints(root: &Path) -> Result<()> {
+    let network = fuzz::network();
+    let weights = root.join("checkpoint");
+    save_weights(&weights.join("own.safetensors"), &[("", &network)])?;
+    save_weights(&weights.join("moco.safetensors"), &[("module.encoder_q.", &network), ("queue.", &network)])?;
+    let mut image = tubelet::nn::Params::new();
+    for (_, p) in network.iter().filter(|(_, p)| !p.name.contains("_t.")) {
+        let dims = p.value.dims().to_vec();
+        let value = if let [k, 1, h, w, c] = dims[..] { Tensor::full([k, c, h, w], 0.5) } else { p.value.clone() };
+        let role = if value.dims().len() == 4 { tubelet::nn::Role::LinearWeight } else { p.role };
+        image.push(p.name.clone(), value, role);
+    }
+    save_weights(&weights.join("image.safetensors"), &[("", &image)])?;
+    let mut state = State::default();
+    state.tensors.insert("queue".into(), Tensor::full([2, 3], -0.75));
+    state.counters.insert("step".into(), 9);
+    state.reals.insert("probe".into(), 0.1);
+    state.texts.insert("method".into(), "maclr".into());
+    state.put_params("key.", &network);
+    state.save(&root.join("state/whole.safetensors"))?;
+    State::default().save(&root.join("state/empty.safetensors"))
+}
+
+/// What people write.
+fn lists(dir: &Path) -> io::Result<()> {
+    let texts = [
+        ("plain", "list\na/x.avi 0\na/y.avi 0\nb/v_B_g01_c01.mp4 1\nb/v_B_g02_c01.mp4 1\n"),
+        ("header", "list\npath,label\na/x.avi,walk\na/y.avi,run\n"),
+        ("quoted", "list\n\"c d/with blank.avi\",\"a, b\"\n\"e,f\",\"say \"\"x\"\"\"\na/x.avi,\"a, b\"\n"),
+        ("comment", "list\n# a comment\n\na/x.avi\twalk\na/y.avi\twalk\n"),
+        ("marks", "list\n\u{feff}a/x.avi 01\r\na/y.avi 1\r\n"),
+        ("frames", "list\ne,f 12 3\na/x.avi 90 3\na/y.avi 90 4\n"),
+        ("pair", "pair\na/x.avi 0\nb/v_B_g01_c01.mp4 1\n--\na/y.avi 0\nb/v_B_g02_c01.mp4 1\n"),
+        ("leak", "pair\na/x.avi 0\na/x.avi 1\n--\na/x.avi 0\n"),
+        ("absent", "list\na/x.avi 0\nnowhere.avi 0\n"),
+        ("ucf101", "ucf101\n1 a\n2 b\n--\na/x.avi 1\nb/v_B_g01_c01.mp4 2\n--\na/y.avi\nb/v_B_g02_c01.mp4\n"),
+        ("gap", "ucf101\n1 a\n3 b\n--\na/x.avi 1\n--\nb/v_B_g01_c01.mp4\n"),
+        ("other", "ucf101\n1 a\n2 b\n--\na/x.avi 2\n--\nx/y.avi\n"),
+    ];
+    texts.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
+}
+
+/// The smaller kernels that ship, one a file, and those of the simulator's own tests.
+fn ptx(dir: &Path) -> io::Result<()> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["../../ptx", "../ptxsim/tests/fixtures"] {
+        for entry in fs::read_dir(here.join(folder))? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != "ptx") {
+                continue;
+            }
+            let text = fs::read_to_string(&path)?;
+            let without_comments: Vec<&str> = text.lines().map(|l| l.split("//").next().unwrap_or(l)).collect();
+            let text = without_comments.join("\n");
+            let mut kernels = text.split(".visible .entry");
+            let head = kernels.next().unwrap_or_default();
+            for (i, kernel) in kernels.enumerate().filter(|(_, kernel)| kernel.len() < 9000) {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                fs::write(dir.join(format!("{stem}.{i}.ptx")), format!("{head}.visible .entry{kernel}"))?;
+            }
+        }
+    }
+    Ok(())
+}

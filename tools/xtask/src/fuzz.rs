@@ -1,0 +1,276 @@
+//! `cargo xtask fuzz`: the readers of `tools/fuzz` under libFuzzer, a table of what was run and found.
+//!
+//! What libFuzzer finds goes to `target/fuzz/found/<target>` and crashes to `target/fuzz/crashes/<target>`; the committed corpus
+//! is only read.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// What was asked for.
+#[derive(Debug, PartialEq)]
+pub struct Options {
+    /// Targets by name; none are all.
+    pub targets: Vec<String>,
+    /// Seconds for each.
+    pub seconds: u64,
+    /// Targets at a time.
+    pub jobs: usize,
+    /// Where the figures go as JSON.
+    pub json: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads `[TARGET..] [--seconds N] [--jobs N] [--json FILE]`.
+    ///
+    /// # Errors
+    /// One sentence for an option that is unknown or lacks its value.
+    pub fn parse(args: &[String]) -> Result<Options> {
+        let mut options = Options { targets: Vec::new(), seconds: 60, jobs: 1, json: None };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+            let number = |text: &String| match text.parse() {
+                Ok(n) if n > 0 => Ok(n),
+                _ => bail!("{arg} is a whole number from 1 on, not {text}"),
+            };
+            match arg.as_str() {
+                "--seconds" => options.seconds = number(value()?)?,
+                "--jobs" => options.jobs = number(value()?)? as usize,
+                "--json" => options.json = Some(value()?.into()),
+                _ if arg.starts_with('-') => bail!("fuzz has no option {arg}"),
+                target => options.targets.push(target.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// What a target came to.
+#[derive(Debug, Default, PartialEq)]
+struct Figures {
+    executions: u64,
+    /// Edges of the program reached, and features (edges with the number of times they were taken).
+    cov: u64,
+    ft: u64,
+    /// Inputs worth keeping.
+    corpus: u64,
+}
+
+/// Dictionaries of targets.
+const DICTIONARIES: [(&str, &str); 4] =
+    [("checkpoint", "safetensors"), ("state", "safetensors"), ("lists", "lists"), ("ptx", "ptx")];
+
+/// Builds the targets and runs them; whether there was no crash.
+///
+/// # Errors
+/// One sentence for what is missing; a target that does not build or start.
+pub fn run(root: &Path, options: &Options) -> Result<bool> {
+    let all = targets(root)?;
+    for target in &options.targets {
+        ensure!(all.contains(target), "there is no target {target}: the targets are {}", all.join(", "));
+    }
+    let chosen = if options.targets.is_empty() { all } else { options.targets.clone() };
+    require_tools()?;
+    let (home, crate_folder) = (root.join("target/fuzz"), root.join("tools/fuzz"));
+    for target in &chosen {
+        let mut build = nightly(&["fuzz", "build", "--fuzz-dir"]);
+        build.arg(&crate_folder).arg("--target-dir").arg(&home).arg(target).current_dir(&crate_folder);
+        ensure!(build.status()?.success(), "the fuzzing target {target} does not build");
+    }
+    // Files are written and read by the thousand each second.
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let scratch = parent.join(format!("tubelet-fuzz-{}", std::process::id()));
+    let queue = Mutex::new(chosen.iter());
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.min(chosen.len()) {
+            scope.spawn(|| {
+                while let Some(target) = { queue.lock().unwrap_or_else(|e| e.into_inner()).next() } {
+                    let outcome = fuzz(&home, &crate_folder, &scratch, target, options.seconds);
+                    done.lock().unwrap_or_else(|e| e.into_inner()).push((target, outcome));
+                }
+            });
+        }
+    });
+    let _ = fs::remove_dir_all(&scratch); // of no use to anyone, in memory
+    let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+    done.sort_by_key(|(target, _)| *target);
+    let (mut fine, mut record) = (true, Vec::new());
+    println!("| target | executions | CPU s | cov | ft | corpus | crashes |\n|---|---|---|---|---|---|---|");
+    for (target, outcome) in done {
+        let (figures, cpu, crashes) = outcome?;
+        fine &= crashes.is_empty();
+        let Figures { executions, cov, ft, corpus } = figures;
+        println!("| {target} | {executions} | {cpu:.0} | {cov} | {ft} | {corpus} | {} |", crashes.len());
+        crashes.iter().for_each(|file| eprintln!("{target} ends with {}", file.display()));
+        record.push(json!({
+            "target": target, "executions": executions, "cpu_seconds": cpu.round(), "cov": cov, "ft": ft,
+            "corpus": corpus, "crashes": crashes.len(),
+        }));
+    }
+    if let Some(file) = &options.json {
+        fs::write(file, format!("{:#}\n", Value::from(record)))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(fine)
+}
+
+/// The targets' names, sorted.
+fn targets(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root.join("tools/fuzz/fuzz_targets"))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// `cargo` of the nightly compiler.
+fn nightly(args: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo"]).args(args);
+    // What the `cargo` that started this program has set would choose its own compiler.
+    ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "LD_LIBRARY_PATH"].iter().for_each(|name| {
+        command.env_remove(name);
+    });
+    command
+}
+
+fn require_tools() -> Result<()> {
+    let answers = |args: &[&str]| nightly(args).output().is_ok_and(|out| out.status.success());
+    ensure!(
+        answers(&["--version"]),
+        "fuzzing needs a nightly compiler, and `rustup run nightly cargo` is not there: `rustup toolchain install nightly` gets it"
+    );
+    ensure!(
+        answers(&["fuzz", "--version"]),
+        "fuzzing needs cargo-fuzz, and it is not there: `cargo install --locked cargo-fuzz` gets it"
+    );
+    Ok(())
+}
+
+/// Runs a target for some seconds, or to its first crash: its figures, processor time, and what it crashed at.
+fn fuzz(
+    home: &Path,
+    crate_folder: &Path,
+    scratch: &Path,
+    target: &str,
+    seconds: u64,
+) -> Result<(Figures, f64, Vec<PathBuf>)> {
+    let temporary = scratch.join(target);
+    let (found, crashes) = (home.join("found").join(target), home.join("crashes").join(target));
+    for folder in [&temporary, &found, &crashes] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let log = home.join(format!("{target}.log"));
+    let program = home.join(format!("{}-unknown-linux-gnu/release/{target}", std::env::consts::ARCH));
+    let mut command = Command::new(&program);
+    command.args([&found, &crate_folder.join("corpus").join(target)]);
+    command.arg(format!("-max_total_time={seconds}"));
+    command.args(["-rss_limit_mb=2048", "-timeout=20", "-max_len=65536", "-print_final_stats=1"]);
+    command.arg(format!("-artifact_prefix={}/", crashes.display()));
+    if let Some((_, words)) = DICTIONARIES.iter().find(|(name, _)| *name == target) {
+        command.arg(format!("-dict={}", crate_folder.join(format!("dictionaries/{words}.dict")).display()));
+    }
+    command.env("TMPDIR", &temporary).env("ASAN_OPTIONS", "detect_odr_violation=0").stdout(File::create(&log)?);
+    command.stderr(File::options().append(true).open(&log)?);
+    println!("{target}: {seconds} s, {}", log.display());
+    let (before, began) = (files(&crashes)?, Instant::now());
+    let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let (status, cpu) = wait(child)?;
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let new: Vec<PathBuf> = files(&crashes)?.into_iter().filter(|file| !before.contains(file)).collect();
+    ensure!(
+        status.success() || !new.is_empty(),
+        "{target} ended with {status} after {:.0} s; {} says why",
+        began.elapsed().as_secs_f64(),
+        log.display()
+    );
+    Ok((figures(&text), cpu, new))
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
+/// Waits for a process: how it ended, and the processor time it took.
+fn wait(child: Child) -> Result<(ExitStatus, f64)> {
+    let mut status = 0;
+    // SAFETY: all-zero bytes are a valid `rusage`, which is numbers only.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers lead to values of this function, and the process is a child nobody else waits for.
+    while unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) } < 0 {
+        let error = std::io::Error::last_os_error();
+        ensure!(error.kind() == std::io::ErrorKind::Interrupted, "cannot wait for a process: {error}");
+    }
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
+    Ok((ExitStatus::from_raw(status), seconds(usage.ru_utime) + seconds(usage.ru_stime)))
+}
+
+/// The figures in what libFuzzer prints: `#8192 pulse cov: 61 ft: 102 corp: 11/1kb …`, and at the end its statistics.
+fn figures(log: &str) -> Figures {
+    let after = |line: &str, word: &str| -> Option<u64> {
+        let rest = line.split(word).nth(1)?.trim_start();
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    let mut figures = Figures::default();
+    for line in log.lines() {
+        if let (Some(cov), Some(ft)) = (after(line, "cov: "), after(line, "ft: ")) {
+            (figures.cov, figures.ft) = (cov, ft);
+            figures.corpus = after(line, "corp: ").unwrap_or(figures.corpus);
+            figures.executions = after(line, "#").unwrap_or(0).max(figures.executions);
+        }
+        figures.executions = after(line, "stat::number_of_executed_units:").unwrap_or(figures.executions);
+    }
+    figures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options> {
+        Options::parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_are_read_and_mistakes_named() {
+        let all = parse(&["flo", "--seconds", "5", "--jobs", "2", "ptx"]).unwrap();
+        assert_eq!((all.targets, all.seconds, all.jobs), (vec!["flo".to_owned(), "ptx".to_owned()], 5, 2));
+        for (args, words) in [
+            (&["--seconds"][..], "needs a value"),
+            (&["--jobs", "0"], "from 1 on, not 0"),
+            (&["--all"], "no option --all"),
+        ] {
+            let error = parse(args).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn figures_are_those_of_the_last_line_and_the_statistics() {
+        let log = "#2\tINITED cov: 3 ft: 4 corp: 1/1b exec/s: 0 rss: 27Mb\n\
+                   #8192\tpulse  cov: 61 ft: 102 corp: 11/1024b lim: 80 exec/s: 4096 rss: 30Mb\n\
+                   stat::number_of_executed_units: 9000\n";
+        assert_eq!(figures(log), Figures { executions: 9000, cov: 61, ft: 102, corpus: 11 });
+        assert_eq!(figures(&log[..log.len() - 40]).executions, 8192, "without statistics, as after a crash");
+    }
+
+    #[test]
+    fn every_target_has_a_corpus() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        for target in targets(root).unwrap() {
+            assert!(root.join("tools/fuzz/corpus").join(&target).is_dir(), "{target}");
+        }
+    }
+}
