@@ -295,8 +295,9 @@ mod range {
     fn from_the_stated_size_on_parts_keep_half_of_the_last_place() {
         let lost = |x: f32| (kept(x) - f64::from(x)).abs();
         let numbers = |exponent: i32| {
-            let last =
-                |i: i32| 2f32.powi(exponent) * (1.0 + (i * 977 % 8192) as f32 / 8192.0 + i as f32 * 2f32.powi(-23));
+            let last = move |i: i32| {
+                2f32.powi(exponent) * (1.0 + (i * 977 % 8192) as f32 / 8192.0 + i as f32 * 2f32.powi(-23))
+            };
             (0..512).map(last)
         };
         assert_eq!(Products::EXACT_FROM, 2f32.powi(-102));
