@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each example uses its part.
 
 pub mod args;
+pub mod checks;
 pub mod curves;
 pub mod extract;
 pub mod focus;

@@ -1,6 +1,7 @@
 //! What pre-training examples share: their options, and the way from videos to a summary, whatever the method.
 
 use super::args::{Common, within};
+use super::checks::{check_memory, folder_to_be};
 use super::run::{Show, loader, stop_flag};
 use super::settings;
 use super::summary::Summary;
@@ -8,7 +9,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -190,42 +191,6 @@ fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) 
     put("videos.train", splits.train.len().into());
     put("videos.test", splits.test.len().into());
     Ok(Value::Object(all))
-}
-
-/// Refuses a path that no folder can have, because it or one above it is a file.
-fn folder_to_be(option: &str, path: &Path) -> Result<()> {
-    let there = path.ancestors().find(|p| p.exists());
-    let file = there.filter(|p| !p.is_dir());
-    ensure!(file.is_none(), "{option} {}: {} is not a folder", path.display(), file.unwrap_or(path).display());
-    Ok(())
-}
-
-/// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
-/// meanwhile. What the networks hold comes on top and is not counted.
-fn check_memory(training: &Training, clips: usize) -> Result<()> {
-    let Some(total) = main_memory() else { return Ok(()) };
-    let [rgb, motion] = training.views.dims().map(|dims| dims.iter().product::<usize>());
-    let bytes = 2 * 4 * (training.batch * clips) as u128 * rgb.max(motion) as u128;
-    let giga = |bytes: u128| bytes as f64 * 1e-9;
-    ensure!(
-        bytes <= total,
-        "the clips of two steps are {:.1} GB, and this machine has {:.1} GB of memory: make --batch ({}), --side ({}), \
-         --frames ({}) or --motion-frames ({}) smaller",
-        giga(bytes),
-        giga(total),
-        training.batch,
-        training.views.side,
-        training.views.frames,
-        training.views.motion_frames
-    );
-    Ok(())
-}
-
-/// Bytes of main memory, where the system says so.
-fn main_memory() -> Option<u128> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u128>().ok().map(|kilo| kilo * 1024)
 }
 
 /// Says what a network took from `--init`.
