@@ -52,10 +52,7 @@ pub fn loader(
     if report.built > 0 {
         let [decoded, flowed, mapped] = [report.decoded, report.flowed, report.mapped];
         let name = data.split.name();
-        println!(
-            "{name} videos: {} found in the cache; {decoded} decoded, {flowed} flowed, {mapped} mapped now",
-            report.reused
-        );
+        println!("{name} videos: {decoded} decoded, {flowed} flowed, {mapped} mapped now; the rest was in the cache");
     }
     for (_, name, why) in &report.failed {
         eprintln!("skipped {name}: {why}");

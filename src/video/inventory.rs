@@ -93,17 +93,25 @@ fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<Str
     let mut stale = sources.entry(whole).or_insert_with(|| of(&frames.source)).clone();
     stale = stale.or_else(|| flow.as_ref().and_then(|key| key.flow.stale()));
     // Flow is of no use without its frames, nor are maps without their flow.
-    let made_of = match kind {
-        Kind::Frames => None,
-        Kind::Flow => Some((Kind::Frames, key::named(&frames))),
-        Kind::Maps => flow.as_ref().map(|flow| (Kind::Flow, key::named(flow))),
+    let of_frames = (Kind::Frames, key::named(&frames));
+    let ancestors = match (kind, &flow) {
+        (Kind::Flow, _) => vec![of_frames],
+        (Kind::Maps, Some(flow)) => vec![(Kind::Flow, key::named(flow)), of_frames],
+        _ => Vec::new(),
     };
-    if let (None, Some((kind, Ok(Named { hash, .. })))) = (&stale, made_of) {
-        match Mapped::open(&file_of(dir, kind, hash), kind, false) {
-            Ok(of) if of.head.sum == mapped.head.made_of => {}
-            Ok(_) => stale = Some(format!("the {} it was made of have changed", kind.name())),
-            Err(_) => stale = Some(format!("the {} it was made of are not there", kind.name())),
-        }
+    let mut made_of = mapped.head.made_of;
+    for (kind, key) in ancestors {
+        let Ok(Named { hash, .. }) = key else { continue };
+        let is = match Mapped::open(&file_of(dir, kind, hash), kind, false) {
+            Ok(of) if of.head.sum == made_of => {
+                made_of = of.head.made_of;
+                continue;
+            }
+            Ok(_) => "has changed",
+            Err(_) => "cannot be read",
+        };
+        stale = stale.or_else(|| Some(format!("the file of {} it was made of {is}", kind.name())));
+        break;
     }
     (entry.source, entry.settings, entry.stale) = (source, settings, stale);
 }

@@ -122,7 +122,8 @@ impl Keys {
 /// All settings of maps, as text.
 fn settings_of(spec: &MapSpec) -> String {
     let MapSpec { window, grid: [rows, cols], border, span, fps } = spec;
-    format!("window {window}, grid {rows} x {cols}, border {border}, span {span} at {fps:?} a second")
+    let rate = fps.map_or("the video's own rate".to_owned(), |fps| format!("{fps} a second"));
+    format!("window {window}, grid {rows} x {cols}, border {border}, span {span} frames at {rate}")
 }
 
 pub(super) fn named(key: &impl Serialize) -> Result<Named> {
