@@ -48,7 +48,7 @@ fn conv3d(c: &mut Criterion) {
     for (name, p, passes) in layers() {
         group.throughput(Throughput::Elements(p.flops()));
         for precision in [Precision::F32, Precision::Bf16x3, Precision::Bf16] {
-            let g = p.geometry.with(precision.products());
+            let g = p.geometry().with(precision.products());
             let products = if precision == Precision::Bf16x3 { 3.0 } else { 1.0 };
             let peak = if precision == Precision::F32 { peaks.f32 } else { peaks.bf16 / products };
             let mut operands = None;

@@ -70,6 +70,11 @@ impl Line {
 }
 
 fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if args.len() > 2 || args.iter().any(|a| a.starts_with('-') && a != "--quick") {
+        println!("cargo bench --bench scaling -- [--quick] [DIR]: DIR gets the record and the picture");
+        return Ok(());
+    }
     let folder = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     let quick = std::env::args().any(|a| a == "--quick");
     let base = if quick { AXES.map(|(_, values)| values[0]) } else { BASE };

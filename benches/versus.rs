@@ -52,6 +52,15 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|a| a == "--serve") {
         return serve(args.iter().any(|a| a == "--processor-time"));
     }
+    if let Some(other) = args.iter().find(|a| a.starts_with('-') && *a != "--all") {
+        let usage = "cargo bench --bench versus -- [--all] [TEXT..]: cases whose names contain every TEXT";
+        if ["--help", "-h"].contains(&other.as_str()) {
+            println!("{usage}");
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("error: there is no option {other}: {usage}");
+        return ExitCode::from(2);
+    }
     let peaks = Peaks::probe(Clock::new(false));
     println!("{}", described(&peaks));
     let every = args.iter().any(|a| a == "--all");

@@ -184,7 +184,7 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;
-    summary.set("height", flow.h).set("width", flow.w);
+    summary.set("height", flow.h()).set("width", flow.w());
     describe(summary, 1, seconds, radius);
     if let Some(epe) = epe {
         summary.set("epe", epe);

@@ -8,19 +8,21 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
+use support::args::within;
 use support::motion::FocusOptions;
-use support::pretrain::{Options, Preset, Run, set};
+use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::run::draw_sheet;
 use tubelet::flow::motion::MotionInput;
 use tubelet::ssl::alignment::Alignment;
 use tubelet::ssl::maclr::CrossPositive;
+use tubelet::train::limits;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 
 /// Pre-train on videos without labels (MaCLR), then probe the representation.
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, allow_negative_numbers = true)]
 struct Args {
     #[command(flatten)]
     options: Options,
@@ -28,16 +30,16 @@ struct Args {
     focus: FocusOptions,
 
     /// Weight of the visual-visual term
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_VV))]
     w_vv: Option<f32>,
     /// Weight of the motion-motion term
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_MM))]
     w_mm: Option<f32>,
     /// Weight of the term of visual queries against motion keys
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_VM))]
     w_vm: Option<f32>,
     /// Weight of the term of motion queries against visual keys
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_MV))]
     w_mv: Option<f32>,
     /// The cross-modal positive: other-clip or same-clip
     #[arg(long)]
@@ -50,10 +52,10 @@ struct Args {
     #[arg(long)]
     motion: Option<MotionInput>,
     /// Motion at which the motion input reaches 1, pixels per frame (edges: of Sobel's sums)
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::MOTION_CLAMP))]
     motion_clamp: Option<f32>,
     /// Frames of a motion clip, over the span of the RGB clip
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::MOTION_FRAMES))]
     motion_frames: Option<usize>,
     /// Crop each motion clip like the video's other RGB clip instead of like its own
     #[arg(long)]
@@ -95,6 +97,8 @@ impl Args {
         let mut alignment = r.method.alignment.take().unwrap_or(off);
         self.focus.apply(&mut views.focus, &mut alignment)?;
         r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
+        r.init = self.options.init.clone();
+        r.check()?;
         Ok(r.with_target()?)
     }
 }
@@ -107,7 +111,17 @@ fn run(args: &Args) -> Result<()> {
     let device = args.options.common.start()?;
     let recipe = args.recipe()?;
     let with_motion = recipe.method.uses_motion();
-    let run = Run::open("pretrain_maclr", &args.options, device, &recipe.training, &recipe, [with_motion, false])?;
+    recipe.check_init()?;
+    let job = Job {
+        example: "pretrain_maclr",
+        recipe: &recipe,
+        training: &recipe.training,
+        keys: 1,
+        clips: if with_motion { 4 } else { 2 },
+        init_head: false,
+        motion: [with_motion, false],
+    };
+    let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
     if with_motion {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
@@ -117,6 +131,7 @@ fn run(args: &Args) -> Result<()> {
     if args.options.graph {
         method = method.recorded();
     }
+    say_inflated(method.inflated());
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.pair(epoch, video)))?;
     let [first, last] = run.first_and_last("loss_align")?;

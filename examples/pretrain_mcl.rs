@@ -4,44 +4,42 @@
 
 mod support;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use support::args::within;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
-use support::pretrain::{Options, Preset, Run, set};
+use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::saliency;
 use tubelet::train::checkpoint::ImageHead;
+use tubelet::train::limits;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
 
 /// Pre-train on videos without labels (MCL), then probe the representation.
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, allow_negative_numbers = true)]
 struct Args {
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
     focus: FocusOptions,
 
-    /// Start the trunk from the weights of a 2D ResNet (safetensors; torchvision's or MoCo v2's names): preset paper
-    #[arg(long, value_name = "FILE")]
-    init: Option<PathBuf>,
     /// With --init: start the inter head from the file's head
-    #[arg(long, requires = "init")]
+    #[arg(long)]
     init_head: bool,
 
     /// Weight of the loss against other videos
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_INTER))]
     w_inter: Option<f32>,
     /// Weight of the loss against other clips of the video
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_INTRA))]
     w_intra: Option<f32>,
     /// Weight of the order loss at the end of the run; it grows from 0
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_ORDER))]
     w_order: Option<f32>,
     /// Normalise the query network by running statistics, which then never change
     #[arg(long)]
@@ -68,8 +66,11 @@ impl Args {
         r.method.mask_own &= !self.options.keep_own;
         r.method.frozen_norm |= self.frozen_norm;
         r.method.precision = self.options.precision;
+        let init = self.options.init.is_some();
+        ensure!(init || !self.init_head, "--init-head takes the head of the file of --init, which is absent");
         let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
-        r.init = self.init.clone().map(|path| (path, head));
+        r.init = self.options.init.clone().map(|path| (path, head));
+        r.check()?;
         Ok(r.with_target()?)
     }
 }
@@ -83,7 +84,17 @@ fn run(args: &Args) -> Result<()> {
     let recipe = args.recipe()?;
     recipe.method.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
     let focus = &recipe.training.views.focus;
-    let run = Run::open("pretrain_mcl", &args.options, device, &recipe.training, &recipe, [focus.needs_flow(); 2])?;
+    recipe.check_init()?;
+    let job = Job {
+        example: "pretrain_mcl",
+        recipe: &recipe,
+        training: &recipe.training,
+        keys: KEYS,
+        clips: 1 + KEYS,
+        init_head: args.init_head,
+        motion: [focus.needs_flow(); 2],
+    };
+    let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
     if focus.needs_maps() {
         draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
     }
@@ -93,12 +104,7 @@ fn run(args: &Args) -> Result<()> {
     if args.options.graph {
         method = method.recorded();
     }
-    if let Some(i) = method.inflated() {
-        let [copied, made, left] = [i.copied.len(), i.made.len(), i.left_over.len()];
-        println!(
-            "{copied} parameters from the file; {made} kernels over time begin as identities; {left} of its tensors unused"
-        );
-    }
+    say_inflated(method.inflated());
     // A run that is taken up again is restored later: here the network is at its start.
     let before = saliency::look(&method, &run.test)?;
     let train = run.train.clone();
@@ -114,7 +120,6 @@ fn run(args: &Args) -> Result<()> {
             .set("overlap_correlation", after.correlation);
     }
     let [first, last] = run.first_and_last("loss_align")?;
-    summary.set("init", args.init.as_ref().map_or("random".to_owned(), |path| path.display().to_string()));
     summary.set("alignment_first", first).set("alignment_last", last);
     summary.finish(&run.out)
 }

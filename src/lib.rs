@@ -14,7 +14,7 @@
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! Underneath: [`driver`] (of GPUs), [`cpu`] (its instructions), [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
+//! Underneath: [`driver`] (of GPUs), [`cpu`] (its instructions), [`files`], [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
 
 #![warn(missing_docs)]
 
@@ -23,6 +23,7 @@ pub mod cpu;
 pub mod driver;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod flow;
 pub mod interop;
 pub mod nn;

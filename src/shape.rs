@@ -1,10 +1,15 @@
-//! Shapes, and the one place with the output arithmetic of convolutions and pools.
+//! Shapes, the one place with the output arithmetic of convolutions and pools, and the limits that every number of a shape
+//! or a window keeps, so that no product of them overflows where it is used.
 
 use crate::error::{Error, Result};
+use serde::Serialize;
 use std::fmt;
 
 /// Up to five extents, outermost first. Activations are `n t h w c`, filters `k kt kh kw c`; contiguous is what a
 /// shape means, so there are no strides.
+///
+/// A shape may say anything: it is only numbers. Whatever makes a tensor, and every operation that takes a shape beside a
+/// tensor, checks it by [`Shape::check`], so the shape of a tensor always has few enough elements.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     dims: [usize; 5],
@@ -14,6 +19,10 @@ pub struct Shape {
 impl Shape {
     /// The most extents a shape has.
     pub const MAX_RANK: usize = 5;
+
+    /// The most elements a shape of a tensor has, where extents of 0 count as 1: 2⁴⁸ on machines of 64 bits. The extents of
+    /// such a shape can be multiplied in any order and by any small number without an overflow.
+    pub const MAX_LEN: usize = if usize::BITS >= 64 { 1 << (usize::BITS - 16) } else { 1 << 26 };
 
     /// A shape of at most five extents.
     ///
@@ -40,14 +49,32 @@ impl Shape {
         self.rank as usize
     }
 
-    /// Number of elements.
+    /// Number of elements. Where that is more than memory can address it is `usize::MAX`: no tensor has such a shape, and
+    /// [`Shape::checked_len`] tells.
     pub fn len(&self) -> usize {
-        self.dims().iter().product()
+        self.checked_len().unwrap_or(usize::MAX)
+    }
+
+    /// Number of elements of a shape that a tensor can have; `None` beyond [`Shape::MAX_LEN`].
+    pub fn checked_len(&self) -> Option<usize> {
+        let all = self.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+        (all <= Self::MAX_LEN).then(|| if self.dims().contains(&0) { 0 } else { all })
+    }
+
+    /// Refuses a shape that no tensor can have.
+    ///
+    /// # Errors
+    /// `Shape`, naming `op` and `arg`, when there are more than [`Shape::MAX_LEN`] elements, extents of 0 counted as 1.
+    pub fn check(self, op: &'static str, arg: &'static str) -> Result<Shape> {
+        match self.checked_len() {
+            Some(_) => Ok(self),
+            None => Err(Error::shape(op, arg, format!("of at most {} elements", Self::MAX_LEN), self)),
+        }
     }
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.dims().contains(&0)
     }
 
     /// The five extents `n t h w c` of an activation, or an error naming `op` and `arg`.
@@ -98,7 +125,7 @@ impl fmt::Debug for Shape {
 }
 
 /// How a window of a convolution or a pool moves, per axis `t h w`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Window {
     /// Steps between outputs.
     pub stride: [usize; 3],
@@ -109,6 +136,10 @@ pub struct Window {
 }
 
 impl Window {
+    /// No stride, padding, dilation or extent of a kernel is larger, nor an input with its padding longer than four times
+    /// this: coordinates then fit into 32 bits with a sign.
+    pub const MAX: usize = 1 << 24;
+
     /// Stride 1, no padding, no dilation.
     pub const UNIT: Window = Window { stride: [1; 3], pad: [0; 3], dilation: [1; 3] };
 
@@ -127,22 +158,27 @@ impl Window {
     /// `floor((extent + 2 pad - dilation (kernel - 1) - 1) / stride) + 1`.
     ///
     /// # Errors
-    /// `Param` when a stride, dilation or kernel extent is 0, or when the kernel is larger than the padded input.
+    /// `Param` when a stride, dilation or kernel extent is 0, one of the numbers is larger than [`Window::MAX`] (an input:
+    /// than twice that), or the kernel is larger than the padded input.
     pub fn out(&self, op: &'static str, input: [usize; 3], kernel: [usize; 3]) -> Result<[usize; 3]> {
+        let within = |name: &'static str, v: [usize; 3], least: usize, most: usize| match v {
+            v if v.iter().all(|v| (least..=most).contains(v)) => Ok(()),
+            [a, b, c] => {
+                let rule = format!("each must be from {least} to {most}");
+                Err(Error::param(op, name, format!("{a} {b} {c}"), rule))
+            }
+        };
+        within("stride", self.stride, 1, Self::MAX)?;
+        within("pad", self.pad, 0, Self::MAX)?;
+        within("dilation", self.dilation, 1, Self::MAX)?;
+        within("kernel", kernel, 1, Self::MAX)?;
+        within("input extents", input, 0, 2 * Self::MAX)?;
         let mut out = [0; 3];
         for (a, o) in out.iter_mut().enumerate() {
-            if self.stride[a] == 0 {
-                return Err(Error::param(op, "stride", "0", "every stride must be at least 1"));
-            }
-            if self.dilation[a] == 0 {
-                return Err(Error::param(op, "dilation", "0", "every dilation must be at least 1"));
-            }
-            if kernel[a] == 0 {
-                return Err(Error::param(op, "kernel", "0", "every kernel extent must be at least 1"));
-            }
-            let span = self.dilation[a] * (kernel[a] - 1) + 1;
+            // At most 2^26 for what fits; below 2^49 for what does not.
+            let span = self.dilation[a] as u64 * (kernel[a] as u64 - 1) + 1;
             let padded = input[a] + 2 * self.pad[a];
-            if padded < span {
+            if (padded as u64) < span {
                 return Err(Error::param(
                     op,
                     "kernel",
@@ -150,7 +186,7 @@ impl Window {
                     format!("it must fit into the input {input:?} padded by {:?}", self.pad),
                 ));
             }
-            *o = (padded - span) / self.stride[a] + 1;
+            *o = (padded - span as usize) / self.stride[a] + 1;
         }
         Ok(out)
     }

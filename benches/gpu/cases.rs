@@ -74,7 +74,7 @@ fn layers(clips: usize) -> impl Iterator<Item = conv3d::cases::Case> {
 fn convolutions(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
     for row in layers(clips) {
         let p = row.problem();
-        let (g, xs, ws, ys) = (p.geometry, p.x_shape(), p.w_shape(), p.y_shape());
+        let (g, xs, ws, ys) = (*p.geometry(), p.x_shape(), p.w_shape(), p.y_shape());
         let passes: &[&str] = if row.x[4] <= 3 { &["fprop", "wgrad"] } else { &["fprop", "dgrad", "wgrad"] };
         for &pass in passes {
             let make = move |device: &Device| -> Result<Work> {
@@ -313,7 +313,7 @@ fn flows(pairs: usize, cases: &mut Vec<Case>) {
         let make = move |device: &Device| -> Result<Work> {
             let (a, b) = row.pair();
             let batch = |image: &Gray| {
-                let all = image.data.repeat(pairs);
+                let all = image.data().repeat(pairs);
                 Tensor::from_f32([pairs, row.h, row.w], &all)?.to(device)
             };
             let (a, b) = (batch(&a)?, batch(&b)?);

@@ -29,9 +29,11 @@ struct Probe<'a> {
 impl Peaks {
     /// Measures for a fraction of a second.
     pub fn measure(gpu: &Gpu) -> Result<Peaks> {
-        let module = gpu.driver().load(PTX)?;
+        // SAFETY: no addresses are given to it.
+        let driver = unsafe { gpu.raw_driver() };
+        let module = driver.load(PTX)?;
         let probe = |entry: &str, blocks: u32| -> Result<Probe> {
-            let function = gpu.driver().function(module, entry, 0)?;
+            let function = driver.function(module, entry, 0)?;
             Ok(Probe { gpu, function, spread: Spread::line(blocks, BLOCK) })
         };
         Ok(Peaks {
@@ -49,7 +51,8 @@ const BLOCKS: u32 = 132 * 108;
 fn copy<'a>(gpu: &'a Gpu, probe: &impl Fn(&str, u32) -> Result<Probe<'a>>) -> Result<f64> {
     let bytes: usize = 1 << 30;
     let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
-    gpu.driver().clear(from.ptr(), bytes)?;
+    // SAFETY: that memory is as long, and used by nothing yet.
+    unsafe { gpu.raw_driver() }.clear(from.ptr(), bytes)?;
     let units = (bytes / 16) as u32;
     let probe = probe("peaks_copy_f32", units.div_ceil(4 * BLOCK))?;
     let args = [
@@ -78,7 +81,7 @@ impl Probe<'_> {
         for _ in 0..10 {
             let start = self.gpu.record()?;
             // SAFETY: the arguments are those of the entry in cuda/peaks.cu, over memory of the lengths they name.
-            unsafe { self.gpu.driver().launch(self.function, &launch)? };
+            unsafe { self.gpu.raw_driver().launch(self.function, &launch)? };
             let end = self.gpu.record()?;
             best = best.min(f64::from(self.gpu.elapsed_ms(start, end)?) * 1e-3);
         }

@@ -28,7 +28,7 @@ pub fn cases(of: &[(&'static str, Vec<(String, Conv3d)>)]) -> Vec<Case> {
 }
 
 fn case(layer: &Layer, pass: &'static str, precision: Precision) -> Case {
-    let geometry = layer.problem.geometry.with(precision.products());
+    let geometry = layer.problem.geometry().with(precision.products());
     let p = Conv3d { geometry, ..layer.problem };
     let (dtype, unit) = (precision.dtype(), Unit::of(precision));
     Case {
@@ -44,9 +44,9 @@ fn case(layer: &Layer, pass: &'static str, precision: Precision) -> Case {
 
 fn problem(layer: &Layer, pass: &str, dtype: DType) -> Value {
     let p = &layer.problem;
-    let window = &p.geometry.window;
+    let window = p.geometry().window;
     json!({
-        "op": "conv3d", "pass": pass, "dtype": dtype.name(), "x": p.x_shape().dims(), "k": p.k, "kernel": p.kernel,
+        "op": "conv3d", "pass": pass, "dtype": dtype.name(), "x": p.x_shape().dims(), "k": p.k(), "kernel": p.kernel(),
         "stride": window.stride, "pad": window.pad, "places": layer.places,
     })
 }
@@ -62,9 +62,9 @@ type Run = fn(&Conv3d, &Tensor, &Tensor) -> Result<Tensor>;
 fn make(p: Conv3d, pass: &'static str, dtype: DType) -> Result<Work> {
     let [x, w, dy] = [(p.x_shape(), 1), (p.w_shape(), 2), (p.y_shape(), 3)];
     let (run, a, b): (Run, _, _) = match pass {
-        "fprop" => (|p, x, w| fprop(x, w, &p.geometry), x, w),
-        "dgrad" => (|p, dy, w| dgrad(dy, w, p.x_shape(), &p.geometry), dy, w),
-        _ => (|p, x, dy| wgrad(x, dy, p.w_shape(), &p.geometry), x, dy),
+        "fprop" => (|p, x, w| fprop(x, w, p.geometry()), x, w),
+        "dgrad" => (|p, dy, w| dgrad(dy, w, p.x_shape(), p.geometry()), dy, w),
+        _ => (|p, x, dy| wgrad(x, dy, p.w_shape(), p.geometry()), x, dy),
     };
     let [a, b] = [a, b].map(|(shape, seed)| noise(shape, seed).cast(dtype));
     let (a, b) = (a?, b?);

@@ -45,17 +45,17 @@ struct Arrays {
 }
 
 fn arrays(p: &Conv3d) -> Arrays {
-    let ([t, h, w], [kt, kh, kw], [to, ho, wo]) = (p.input, p.kernel, p.out);
-    Arrays { x: [p.n, t, h, w, p.c], w: [p.k, kt, kh, kw, p.c_group()], y: [p.n, to, ho, wo, p.k] }
+    let ([t, h, w], [kt, kh, kw], [to, ho, wo]) = (p.input(), p.kernel(), p.out());
+    Arrays { x: [p.n(), t, h, w, p.c()], w: [p.k(), kt, kh, kw, p.c_group()], y: [p.n(), to, ho, wo, p.k()] }
 }
 
 /// The input that tap `tap` sees from output `out`; `None` in the padding.
 fn input(p: &Conv3d, out: [usize; 3], tap: [usize; 3]) -> Option<[usize; 3]> {
-    let window = &p.geometry.window;
+    let window = p.geometry().window;
     let mut at = [0; 3];
     for axis in 0..3 {
         let padded = out[axis] * window.stride[axis] + tap[axis] * window.dilation[axis];
-        at[axis] = padded.checked_sub(window.pad[axis]).filter(|&i| i < p.input[axis])?;
+        at[axis] = padded.checked_sub(window.pad[axis]).filter(|&i| i < p.input()[axis])?;
     }
     Some(at)
 }
@@ -73,7 +73,7 @@ fn fprop(p: &Conv3d, x: &[f32], w: &[f32], index: usize) -> f64 {
         let (x, w) = (&x[offset([n, t, h, u, first], s.x)..], &w[offset([k, tap[0], tap[1], tap[2], 0], s.w)..]);
         Some(dot(x, w, p.c_group()))
     };
-    every(p.kernel).filter_map(tap).sum()
+    every(p.kernel()).filter_map(tap).sum()
 }
 
 fn dot(a: &[f32], b: &[f32], len: usize) -> f64 {
@@ -81,7 +81,7 @@ fn dot(a: &[f32], b: &[f32], len: usize) -> f64 {
 }
 
 fn dgrad(p: &Conv3d, dy: &[f32], w: &[f32], index: usize) -> f64 {
-    let (s, window) = (arrays(p), &p.geometry.window);
+    let (s, window) = (arrays(p), p.geometry().window);
     let [n, t, h, u, c] = coordinates(index, s.x);
     let group = c / p.c_group();
     let tap = |tap: [usize; 3]| {
@@ -89,7 +89,7 @@ fn dgrad(p: &Conv3d, dy: &[f32], w: &[f32], index: usize) -> f64 {
         for (axis, at) in [t, h, u].into_iter().enumerate() {
             let steps = (at + window.pad[axis]).checked_sub(tap[axis] * window.dilation[axis])?;
             out[axis] = steps / window.stride[axis];
-            if steps % window.stride[axis] != 0 || out[axis] >= p.out[axis] {
+            if steps % window.stride[axis] != 0 || out[axis] >= p.out()[axis] {
                 return None;
             }
         }
@@ -100,7 +100,7 @@ fn dgrad(p: &Conv3d, dy: &[f32], w: &[f32], index: usize) -> f64 {
         };
         Some(channels.map(term).sum::<f64>())
     };
-    every(p.kernel).filter_map(tap).sum()
+    every(p.kernel()).filter_map(tap).sum()
 }
 
 fn wgrad(p: &Conv3d, x: &[f32], dy: &[f32], index: usize) -> f64 {
@@ -112,5 +112,5 @@ fn wgrad(p: &Conv3d, x: &[f32], dy: &[f32], index: usize) -> f64 {
         let (from, g) = ([n, t, h, u, c], [n, out[0], out[1], out[2], k]);
         Some(f64::from(x[offset(from, s.x)]) * f64::from(dy[offset(g, s.y)]))
     };
-    (0..p.n).flat_map(|n| every(p.out).filter_map(move |out| term(n, out))).sum()
+    (0..p.n()).flat_map(|n| every(p.out()).filter_map(move |out| term(n, out))).sum()
 }

@@ -43,16 +43,17 @@ fn flow(case: &'static tvl1::cases::Case, pairs: usize) -> Case {
 /// The displacement between the images of a case. What the second shows at `q` the first shows at `q - d(q)`, so the flow at
 /// `x` is the `d` of where it leads, found by going there a few times.
 fn truth(h: usize, w: usize) -> Flow {
-    let mut flow = Flow::zeros(h, w);
+    let (mut us, mut vs) = (Vec::with_capacity(h * w), Vec::with_capacity(h * w));
     for i in 0..h * w {
         let (y, x) = ((i / w) as f64, (i % w) as f64);
         let (mut u, mut v) = (0.0, 0.0);
         for _ in 0..20 {
             (u, v) = (2.0 * (6.0 * (y + v) / h as f64).sin(), 1.5 * (5.0 * (x + u) / w as f64).cos());
         }
-        (flow.u[i], flow.v[i]) = (u as f32, v as f32);
+        us.push(u as f32);
+        vs.push(v as f32);
     }
-    flow
+    Flow::new(h, w, us, vs).expect("a displacement for each pixel")
 }
 
 /// Crop, resize, flip, jitter, grey and blur of as many clips as there are threads.

@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use tubelet::cpu::Isa;
 use tubelet::tensor::Device;
+use tubelet::train::limits::{self, Limit, Number};
 
 /// Options every example has: `#[command(flatten)] common: Common`.
 #[derive(clap::Args, Clone, Debug)]
@@ -18,11 +20,11 @@ pub struct Common {
     pub device: DeviceChoice,
 
     /// Key of all random numbers; the same seed gives the same run
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
     pub seed: u64,
 
-    /// Threads of computation; 0 = as many as the machine has. The numbers that come out do not depend on it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Threads of computation, at most 1024; 0 = as many as the machine has. The numbers that come out do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<usize>(limits::THREADS))]
     pub threads: usize,
 }
 
@@ -34,10 +36,11 @@ impl Common {
 
     /// Starts the threads and opens the device. Call it once, before any computation.
     pub fn start(&self) -> Result<Device> {
+        Isa::bound().context("TUBELET_ISA")?;
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
             .build_global()
-            .with_context(|| format!("cannot start {} threads", self.threads))?;
+            .with_context(|| format!("--threads {}: they cannot be started", self.threads))?;
         match self.device {
             DeviceChoice::Auto => {
                 let (device, reason) = Device::auto();
@@ -59,6 +62,14 @@ impl Common {
             _ => "cuda:0".into(),
         }
     }
+}
+
+/// What clap reads a number by, `#[arg(value_parser = within::<f32>(limits::LR))]`: it is of the type `T`, within `limit`.
+pub fn within<T>(limit: Limit) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: Number + Send + Sync + 'static,
+{
+    move |text| limit.parse(text).map_err(|_| format!("it must be {limit}"))
 }
 
 /// The value of `--device`.

@@ -302,7 +302,7 @@ fn sync(folder: &Path) -> Result<()> {
 
 /// Flow in Middlebury's colours as a PNG file, whole or not at all.
 pub fn picture(path: &Path, flow: &Flow, radius: f32) -> Result<()> {
-    let (w, h) = (u32::try_from(flow.w)?, u32::try_from(flow.h)?);
+    let (w, h) = (u32::try_from(flow.w())?, u32::try_from(flow.h())?);
     let mut png = std::io::Cursor::new(Vec::new());
     image::write_buffer_with_format(
         &mut png,

@@ -57,7 +57,7 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     if let Some(maps) = &chosen.maps {
         let peak = chosen.frames[0].iter().flat_map(|&t| maps.map(t)).fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
         let heat = |t: usize| -> Result<RgbImage> {
-            let mut picture = heated(frame(t)?, maps.map(t), maps.grid, peak);
+            let mut picture = heated(frame(t)?, maps.map(t), maps.grid(), peak);
             if let Some(region) = &chosen.regions[0] {
                 outline(&mut picture, &region.cells, region.grid, REGION);
             }
@@ -90,9 +90,9 @@ fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage 
     let (room, row) = (SIDE / 2, SIDE / 8);
     fill([0, width], [room, room + 1], SCORE);
     if let Some(maps) = &chosen.maps {
-        let peak = maps.scores.iter().fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
-        for (i, score) in maps.scores.iter().enumerate() {
-            let x = [i * maps.every, (i + 1) * maps.every].map(|t| at(t as f64));
+        let peak = maps.scores().iter().fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
+        for (i, score) in maps.scores().iter().enumerate() {
+            let x = [i * maps.every(), (i + 1) * maps.every()].map(|t| at(t as f64));
             fill(x, [room - (score / peak * room as f32) as u32, room], SCORE);
         }
     }

@@ -11,6 +11,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod run;
 pub mod saliency;
+pub mod settings;
 pub mod sheet;
 pub mod summary;
 

@@ -1,11 +1,13 @@
 //! Options of what MCL adds to a method: clips and crops that follow motion, and the alignment loss.
 
+use super::args::within;
 use super::pretrain::set;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tubelet::ops::alignment::{TargetNorm, Terms};
 use tubelet::ssl::alignment::{Alignment, Form};
 use tubelet::train::focus::Focus;
+use tubelet::train::limits;
 
 /// On or off.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -28,10 +30,10 @@ pub struct FocusOptions {
     legacy_focus: bool,
 
     /// Weight of the alignment loss
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_ALIGN))]
     w_align: Option<f32>,
     /// Its weight during the warm-up epochs [default: as --w-align where that is given]
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::W_ALIGN_WARMUP))]
     w_align_warmup: Option<f32>,
     /// What is aligned with motion: weight-gradient (the release's map), grad-cam, or magnitude (Grad-CAM with the sizes
     /// of its weights)
@@ -90,9 +92,6 @@ impl FocusOptions {
             Some(other) => bail!("--target-norm is raw or mean, not {other}"),
         };
         set(&mut alignment.cosines.centred, self.align_centred.map(|s| s == Switch::On));
-        for (option, weight) in [("--w-align", alignment.weight), ("--w-align-warmup", alignment.warm_weight)] {
-            ensure!(weight.is_finite() && weight >= 0.0, "{option} is a number from 0 on, not {weight}");
-        }
         focus.check().context("the options of motion do not fit together")
     }
 }

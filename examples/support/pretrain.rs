@@ -1,10 +1,13 @@
 //! What pre-training examples share: their options, and the way from videos to a summary, whatever the method.
 
-use super::args::Common;
+use super::args::{Common, within};
 use super::run::{Show, loader, stop_flag};
+use super::settings;
 use super::summary::Summary;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +16,9 @@ use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::Precision;
 use tubelet::nn::{Params, Trunk};
 use tubelet::tensor::{Device, memory};
+use tubelet::train::checkpoint::Inflated;
 use tubelet::train::folder::Folder;
+use tubelet::train::limits;
 use tubelet::train::metrics::means;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
@@ -50,28 +55,39 @@ pub struct Options {
     preset: Option<Preset>,
     #[command(flatten)]
     pub common: Common,
-    /// Decoded frames and flow are kept here, for any run to use again
+    /// Check all options and the list of videos, print the settings and stop: nothing is decoded, nothing written
+    #[arg(long)]
+    dry_run: bool,
+    /// Decoded frames and flow are kept here, for any run to use again; the example `cache` lists, checks and removes them
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
+    /// Do not compare what is in the cache with its checksums first: a second for some gigabytes, where the disk is fast
+    #[arg(long)]
+    no_verify: bool,
     /// Flow that was computed before: below it a folder for each video, by its name, of .flo files or of pictures x_* and
     /// y_* (128 is rest, 6.375 levels a pixel)
     #[arg(long, value_name = "DIR")]
     flow_dir: Option<PathBuf>,
 
+    /// Start the network of frames from weights (safetensors): an image ResNet's by torchvision's or MoCo v2's names, or
+    /// those of a network with the same names, such as an earlier run's weights.safetensors
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+
     /// Passes over the training videos
-    #[arg(long)]
+    #[arg(long, value_parser = within::<u64>(limits::EPOCHS))]
     epochs: Option<u64>,
     /// Videos a step
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::BATCH))]
     batch: Option<usize>,
     /// Learning rate after the warm-up
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::LR))]
     lr: Option<f32>,
     /// Epochs of linear warm-up
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f64>(limits::WARMUP_EPOCHS))]
     warmup_epochs: Option<f64>,
     /// Weight decay (none on normalisations)
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::WEIGHT_DECAY))]
     weight_decay: Option<f32>,
     /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
     #[arg(long)]
@@ -79,20 +95,21 @@ pub struct Options {
     /// Hold less memory and take longer: blocks run again in the backward pass. The numbers stay the same up to roundings
     #[arg(long)]
     pub recompute: bool,
-    /// Numbers the networks compute in: f32 (fma: by multiply-adds alone), bf16, or f32 with products of bf16 parts (bf16x3, bf16x6)
+    /// Numbers the networks compute in: f32 (fma: by multiply-adds alone), bf16, or f32 with products of bf16 parts (bf16x3, bf16x6).
+    /// On a processor with AMX all but fma are exact for numbers from 2e-31 on in size; see docs/cpu.md
     #[arg(long, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Temperature of the losses
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::TEMPERATURE))]
     pub temperature: Option<f32>,
     /// Keys in each queue, at most as many as an epoch makes
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::QUEUE))]
     queue: Option<usize>,
     /// Momentum of the key networks
-    #[arg(long)]
+    #[arg(long, value_parser = within::<f32>(limits::EMA))]
     pub ema: Option<f32>,
     /// Parts of the batch with batch statistics of their own
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::BN_GROUPS))]
     pub bn_groups: Option<usize>,
     /// Do not permute the key batch
     #[arg(long)]
@@ -102,13 +119,13 @@ pub struct Options {
     pub keep_own: bool,
 
     /// Frames of an RGB clip
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::FRAMES))]
     frames: Option<usize>,
     /// Frames of the video from one frame of an RGB clip to the next
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::STRIDE))]
     stride: Option<usize>,
     /// Side of the clips, pixels
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::SIDE))]
     side: Option<usize>,
     /// Refuse videos shorter than a clip instead of repeating their frames
     #[arg(long)]
@@ -118,10 +135,10 @@ pub struct Options {
     no_flip: bool,
 
     /// Clips a video whose features are averaged for the probe
-    #[arg(long)]
+    #[arg(long, value_parser = within::<usize>(limits::PROBE_CLIPS))]
     probe_clips: Option<usize>,
     /// Epochs between probes during training, 0 for only before and after
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = within::<u64>(limits::PROBE_EVERY))]
     probe_every: u64,
 }
 
@@ -158,15 +175,96 @@ impl Options {
     }
 }
 
+/// Everything that a continued run must have in common with its beginning.
+fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) -> Result<Value> {
+    let mut all = settings::of_recipe(job.recipe)?;
+    let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
+    put("program", job.example.into());
+    put("--data", settings::path(options.data.as_deref()));
+    put("--test", settings::path(options.test.as_deref()));
+    put("--flow-dir", settings::path(options.flow_dir.as_deref()));
+    put("--init", settings::path(options.init.as_deref()));
+    put("--init-head", job.init_head.into());
+    put("--seed", options.common.seed.into());
+    put("--probe-every", options.probe_every.into());
+    put("videos.train", splits.train.len().into());
+    put("videos.test", splits.test.len().into());
+    Ok(Value::Object(all))
+}
+
+/// Refuses a path that no folder can have, because it or one above it is a file.
+fn folder_to_be(option: &str, path: &Path) -> Result<()> {
+    let there = path.ancestors().find(|p| p.exists());
+    let file = there.filter(|p| !p.is_dir());
+    ensure!(file.is_none(), "{option} {}: {} is not a folder", path.display(), file.unwrap_or(path).display());
+    Ok(())
+}
+
+/// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
+/// meanwhile. What the networks hold comes on top and is not counted.
+fn check_memory(training: &Training, clips: usize) -> Result<()> {
+    let Some(total) = main_memory() else { return Ok(()) };
+    let [rgb, motion] = training.views.dims().map(|dims| dims.iter().product::<usize>());
+    let bytes = 2 * 4 * (training.batch * clips) as u128 * rgb.max(motion) as u128;
+    let giga = |bytes: u128| bytes as f64 * 1e-9;
+    ensure!(
+        bytes <= total,
+        "the clips of two steps are {:.1} GB, and this machine has {:.1} GB of memory: make --batch ({}), --side ({}), \
+         --frames ({}) or --motion-frames ({}) smaller",
+        giga(bytes),
+        giga(total),
+        training.batch,
+        training.views.side,
+        training.views.frames,
+        training.views.motion_frames
+    );
+    Ok(())
+}
+
+/// Bytes of main memory, where the system says so.
+fn main_memory() -> Option<u128> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u128>().ok().map(|kilo| kilo * 1024)
+}
+
+/// Says what a network took from `--init`.
+pub fn say_inflated(inflated: Option<&Inflated>) {
+    let Some(i) = inflated else { return };
+    let [copied, made, left] = [i.copied.len(), i.made.len(), i.left_over.len()];
+    println!(
+        "{copied} parameters from the file; {made} kernels over time begin as identities; {left} of its tensors unused"
+    );
+}
+
 /// Bytes as megabytes.
 fn mega(bytes: usize) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// What an example wants to run.
+pub struct Job<'a, R> {
+    /// The example's name.
+    pub example: &'static str,
+    /// All settings.
+    pub recipe: &'a R,
+    /// Those of them that methods share.
+    pub training: &'a Training,
+    /// Keys a step makes of each video.
+    pub keys: usize,
+    /// Clips a step reads of each video.
+    pub clips: usize,
+    /// Whether the head of an image network in `--init` is taken, too.
+    pub init_head: bool,
+    /// Whether flow is needed, of training videos and of test videos.
+    pub motion: [bool; 2],
 }
 
 /// A run with its folder open and its videos in the cache.
 pub struct Run<'a> {
     options: &'a Options,
     training: &'a Training,
+    settings: Value,
     folder: Folder,
     stop: Arc<AtomicBool>,
     /// Where everything is written.
@@ -180,25 +278,28 @@ pub struct Run<'a> {
     /// Clips of the test videos.
     pub test: Loader,
     skipped: usize,
-    short: usize,
+    /// Videos shorter than an RGB clip, and others that are shorter than a motion clip.
+    short: [usize; 2],
     cache_seconds: f64,
 }
 
 impl<'a> Run<'a> {
-    /// Opens the folder `--out` of the example called `example`, ties it to the `recipe` (all of it, as text), and brings
-    /// the videos into the cache, with flow where `motion` says so, for training videos and for test videos. `device` is what
-    /// the options started.
-    pub fn open(
-        example: &str,
-        options: &'a Options,
-        device: Device,
-        training: &'a Training,
-        recipe: &impl std::fmt::Debug,
-        motion: [bool; 2],
-    ) -> Result<Run<'a>> {
-        let out = options.common.out(example);
-        let folder = Folder::open(&out)?;
-        let stop = stop_flag()?;
+    /// Reads the list of videos, checks everything that can be checked before one is decoded, opens the folder `--out`, and
+    /// brings the videos into the cache. `device` is what the options started. The settings are written when training begins,
+    /// so that nothing that is refused leaves a trace in the folder. Nothing is opened for a dry run, which ends here.
+    pub fn open<R: Serialize>(options: &'a Options, device: Device, job: &Job<'a, R>) -> Result<Option<Run<'a>>> {
+        let (out, training) = (options.common.out(job.example), job.training);
+        training.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+        check_memory(training, job.clips)?;
+        ensure!(
+            options.data.is_some() || options.test.is_none(),
+            "--test is a list beside that of --data, which is absent"
+        );
+        folder_to_be("--out", &out)?;
+        folder_to_be("--cache", &options.cache)?;
+        if let Some(flow) = &options.flow_dir {
+            ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());
+        }
         let seed = options.common.seed;
         let splits = match &options.data {
             Some(path) => Splits::open(path, options.test.as_deref())?,
@@ -208,23 +309,56 @@ impl<'a> Run<'a> {
             eprintln!("warning: {warning}");
         }
         steps_per_epoch(splits.train.len(), training.batch)?;
-        folder.settle(&serde_json::json!({
-            "data": options.data.as_deref().map_or("procedural".into(), Path::to_string_lossy),
-            "seed": seed,
-            "recipe": format!("{recipe:?}"),
-            "probe_every": options.probe_every,
-        }))?;
+        training.queue_length(splits.train.len(), job.keys)?;
+        let settings = all_settings(options, job, &splits)?;
+        if options.dry_run {
+            let goes_on = Folder::compare(&out, &settings)?;
+            let begins = if goes_on { "goes on" } else { "begins" };
+            println!(
+                "{settings:#}\nchecked: a run with these settings {begins} in {}; nothing was written",
+                out.display()
+            );
+            return Ok(None);
+        }
+        let folder = Folder::open(&out)?;
+        Folder::compare(&out, &settings)?;
+        let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
-        let (train, failed_train) = loader(&options.cache, &splits.train, views, motion[0], seed, &stop)?;
-        let (test, failed_test) = loader(&options.cache, &splits.test, views, motion[1], seed, &stop)?;
+        let fill = |data, motion| loader(&options.cache, data, views, motion, seed, !options.no_verify, &stop);
+        let (train, failed_train) = fill(&splits.train, motion[0])?;
+        let (test, failed_test) = fill(&splits.test, motion[1])?;
         let cache_seconds = began.elapsed().as_secs_f64();
-        let short = train.short()? + test.short()?;
-        if short > 0 {
-            let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
-            eprintln!("warning: {short} videos are shorter than a clip; {shown}");
+        let [of_train, of_test] = [train.short()?, test.short()?];
+        let short = [0, 1].map(|i| of_train[i] + of_test[i]);
+        let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
+        let (frames, stride) = (views.frames, views.stride);
+        for (n, clip) in short.into_iter().zip([
+            format!("shorter than a clip of {frames} frames {stride} apart"),
+            format!(
+                "long enough for a clip of {frames} frames, and shorter than a motion clip of {}",
+                views.motion_frames
+            ),
+        ]) {
+            if n > 0 {
+                eprintln!("warning: {n} videos are {clip}; {shown}");
+            }
         }
         let skipped = failed_train + failed_test;
-        Ok(Run { options, training, folder, stop, out, device, splits, train, test, skipped, short, cache_seconds })
+        Ok(Some(Run {
+            options,
+            training,
+            settings,
+            folder,
+            stop,
+            out,
+            device,
+            splits,
+            train,
+            test,
+            skipped,
+            short,
+            cache_seconds,
+        }))
     }
 
     /// Training videos.
@@ -247,6 +381,7 @@ impl<'a> Run<'a> {
     pub fn pretrain<M: Method>(&self, method: &mut M, load: Arc<Load<M::Sample>>) -> Result<Outcome> {
         let videos = self.videos();
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
+        self.folder.settle(&self.settings)?;
         let settings = Settings {
             seed: self.options.common.seed,
             epochs: self.training.epochs,
@@ -303,11 +438,13 @@ impl<'a> Run<'a> {
             .set("device", options.common.device_name(&self.device))
             .set("precision", options.precision.name())
             .set("seed", options.common.seed)
+            .set("init", options.init.as_ref().map_or("random".to_owned(), |p| p.display().to_string()))
             .set("threads", rayon::current_num_threads())
             .set("videos_train", self.videos())
             .set("videos_test", self.test.videos.len())
             .set("videos_skipped", self.skipped)
-            .set("videos_short", self.short)
+            .set("videos_short", self.short[0])
+            .set("videos_short_motion", self.short[1])
             .set("classes", self.splits.train.classes.len())
             .set("epochs", self.training.epochs)
             .set("steps", done.steps)

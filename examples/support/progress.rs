@@ -82,6 +82,14 @@ impl Progress {
         }
     }
 
+    /// A warning above the bar, on standard error.
+    pub fn warn(&self, text: &str) {
+        match &self.0 {
+            Form::Bar(bar) => bar.suspend(|| eprintln!("warning: {text}")),
+            Form::Lines { .. } => eprintln!("warning: {text}"),
+        }
+    }
+
     /// The work is over (or given up): the bar goes, one line stays.
     pub fn finish(self) {
         match &self.0 {

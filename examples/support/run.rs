@@ -5,12 +5,12 @@ use super::sheet::{Sample, Strip};
 use super::{curves, sheet};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use tubelet::ops::tvl1;
 use tubelet::train::pretrain::{At, Observer, Report, Scores};
 use tubelet::train::views::{Loader, ViewSpec};
-use tubelet::video::cache::{Builder, Progress as CacheProgress};
+use tubelet::video::cache::{Builder, Holder, Progress as CacheProgress};
 use tubelet::video::{Cache, Dataset, Ffmpeg};
 
 /// Set by SIGINT and SIGTERM; a second one ends the program at once.
@@ -23,40 +23,73 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Brings a split into the cache in folder `dir`, with flow if `motion`. What could not be read is named, and counted in
-/// the second result.
+/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, what is there already is compared with
+/// its checksums. What could not be read is named, and counted in the second result.
 pub fn loader(
     dir: &Path,
     data: &Dataset,
     views: &ViewSpec,
     motion: bool,
     seed: u64,
+    verify: bool,
     stop: &AtomicBool,
 ) -> Result<(Loader, usize)> {
     let bar = Progress::new(&format!("{} videos", data.split.name()), "videos", data.len() as u64, 0);
-    let (flow, seen) = (|a: &_, b: &_| tvl1::flow(a, b, &views.flow), std::sync::Mutex::new(0));
-    let progress = |p: CacheProgress| {
-        let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner());
-        let now = p.done + p.failed;
-        bar.inc(now.saturating_sub(*seen) as u64);
-        *seen = now.max(*seen);
-    };
+    let shown = Mutex::new(CacheShown::default());
+    let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
+    let progress = |p: CacheProgress| shown.lock().unwrap_or_else(|e| e.into_inner()).show(&bar, dir, p);
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
         flow: Some(&flow),
         threads: rayon::current_num_threads(),
-        verify: false,
+        verify,
         stop,
         progress: &progress,
     };
     let built = Cache::build(dir, data, &views.cache(motion), &with);
     bar.finish();
     let (cache, report) = built?;
+    if report.built > 0 {
+        let [decoded, flowed, mapped] = [report.decoded, report.flowed, report.mapped];
+        let name = data.split.name();
+        println!(
+            "{name} videos: {} found in the cache; {decoded} decoded, {flowed} flowed, {mapped} mapped now",
+            report.reused
+        );
+    }
     for (_, name, why) in &report.failed {
         eprintln!("skipped {name}: {why}");
     }
     let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion };
     Ok((loader, report.failed.len()))
+}
+
+/// What was shown of a cache's progress so far.
+#[derive(Default)]
+struct CacheShown {
+    done: usize,
+    waiting: Option<Holder>,
+}
+
+impl CacheShown {
+    fn show(&mut self, bar: &Progress, dir: &Path, p: CacheProgress) {
+        let now = p.done + p.failed;
+        bar.inc(now.saturating_sub(self.done) as u64);
+        self.done = now.max(self.done);
+        if let Some(what) = &p.damaged {
+            bar.warn(&format!("{what}; it is made again"));
+        }
+        if p.waiting != self.waiting {
+            match &p.waiting {
+                Some(holder) => {
+                    bar.say(&format!("waiting for {holder}, which is writing into the cache {}", dir.display()));
+                    bar.note(format!("waiting for {holder}"));
+                }
+                None => bar.note(String::new()),
+            }
+            self.waiting = p.waiting;
+        }
+    }
 }
 
 /// The first videos' first clips: what the visual and the motion network see, and the flow it comes from.
@@ -70,10 +103,7 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
         let mut strips = vec![Strip::rgb("visual input", &frames, h, w)?];
         if let Some([motion, _]) = &pair.motion {
-            let [_, h, w, c] = motion.dims;
-            let first: Vec<f32> = motion.data.iter().step_by(c).map(|v| v.abs()).collect();
-            let maps: Vec<&[f32]> = first.chunks_exact(h * w).step_by(2).collect();
-            strips.push(Strip::map("motion input", &maps, h, w)?);
+            strips.push(Strip::motion("motion input", motion)?);
         }
         if loader.spec.motion.needs_flow() {
             let view = loader.cache.get(loader.videos[video])?;
@@ -108,6 +138,11 @@ impl Show {
 }
 
 impl Observer for Show {
+    fn damaged(&mut self, what: &[String], step: u64) {
+        what.iter().for_each(|what| eprintln!("warning: {what}"));
+        eprintln!("warning: the run goes on from its checkpoint of step {step}");
+    }
+
     fn step(&mut self, at: At, steps: u64, report: &Report, _: f64) {
         let bar = self.bar.get_or_insert_with(|| Progress::new("training", "steps", self.total, at.step));
         bar.note(format!("loss {:.3}", report.loss));

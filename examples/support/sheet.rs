@@ -41,10 +41,23 @@ impl Strip {
         Strip::build(label, frames.iter().map(|f| f.to_vec()), h, w)
     }
 
+    /// What the motion network gets, `t h w c`, all of it: of flow both channels in Middlebury's colours, full where they reach 1;
+    /// of one channel its values as grey.
+    pub fn motion(label: &str, clip: &Part) -> Result<Strip> {
+        let [_, h, w, c] = clip.dims;
+        let frames = clip.data.chunks_exact(h * w * c);
+        if c == 1 {
+            return Strip::map(label, &frames.collect::<Vec<_>>(), h, w);
+        }
+        let plane = |frame: &[f32], c: usize| frame.iter().skip(c).step_by(2).copied().collect();
+        let flows = frames.map(|f| Flow::new(h, w, plane(f, 0), plane(f, 1))).collect::<Result<Vec<_>, _>>()?;
+        Strip::build(label, flows.iter().map(|f| color::image(f, 1.0)), h, w)
+    }
+
     /// Flow in Middlebury's colours; the fastest pixel of the clip has full colour.
     pub fn flow(label: &str, flows: &[Flow]) -> Result<Strip> {
         let fastest = flows.iter().map(color::radius).fold(0.0, f32::max);
-        let (h, w) = flows.first().map_or((0, 0), |f| (f.h, f.w));
+        let (h, w) = flows.first().map_or((0, 0), |f| (f.h(), f.w()));
         Strip::build(label, flows.iter().map(|f| color::image(f, fastest)), h, w)
     }
 

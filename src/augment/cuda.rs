@@ -126,8 +126,12 @@ impl Layout {
     }
 
     fn check(&self) -> Result<()> {
-        let frames = self.clips * self.t;
-        if frames == 0 || frames > 65535 || self.h * self.w > 1 << 28 || !(1..=1 << 14).contains(&self.side) {
+        let frames = self.clips.saturating_mul(self.t);
+        if frames == 0
+            || frames > 65535
+            || self.h.saturating_mul(self.w) > 1 << 28
+            || !(1..=1 << 14).contains(&self.side)
+        {
             let rule = "1 to 65535 frames of at most 2^28 pixels, and a side of at most 16384";
             return Err(Error::param("augment", "layout", format!("{self:?}"), rule));
         }

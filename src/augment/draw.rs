@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Result};
 use rand::{Rng, RngExt};
+use serde::Serialize;
 
 /// Probabilities and ranges of the augmentation. The defaults are those of MaCLR's pre-training.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AugmentSpec {
     /// Share of the frame's area that a crop takes, least and most. Default 0.3 to 1.
     pub area: [f32; 2],
@@ -82,7 +83,9 @@ impl AugmentSpec {
         }
         rule((0.0..=0.5).contains(&self.hue), "hue", self.hue.to_string(), "a turn of hue lies between 0 and 0.5")?;
         rule(self.mean.iter().all(|m| m.is_finite()), "mean", format!("{:?}", self.mean), "it must be finite")?;
-        rule(self.std.iter().all(|&s| s > 0.0), "std", format!("{:?}", self.std), "it must be above 0")
+        // The reciprocal must be a number, or what equals the mean would be none.
+        let divides = |s: &f32| *s >= f32::MIN_POSITIVE && s.is_finite();
+        rule(self.std.iter().all(divides), "std", format!("{:?}", self.std), "it must be finite and at least 1.2e-38")
     }
 }
 

@@ -58,11 +58,11 @@ impl MotionKind {
 /// `Shape` when a frame has not `h·w·3` bytes or `out` not `t·s·s·3` numbers; `Param` when `h`, `w` or `out_side` is 0,
 /// or the crop leaves the frame.
 pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: usize, out: &mut [f32]) -> Result<()> {
-    let pixels = out_side * out_side;
+    let pixels = out_side.saturating_mul(out_side);
     for frame in frames {
-        expect_len("frames", "h·w·3", h * w * 3, frame.len())?;
+        expect_len("frames", "h·w·3", product(&[h, w, 3]), frame.len())?;
     }
-    expect_len("out", "t·s·s·3", frames.len() * pixels * 3, out.len())?;
+    expect_len("out", "t·s·s·3", product(&[frames.len(), pixels, 3]), out.len())?;
     let (rows, cols) = axes(draw, h, w, out_side)?;
 
     let mut planes = vec![0.0; 3 * pixels];
@@ -125,10 +125,10 @@ pub fn apply_motion<T: Copy + Into<f32>>(
         return Err(Error::shape("augment", "planes", rule, format!("{} planes", planes.len())));
     }
     for plane in planes {
-        expect_len("planes", "h·w", h * w, plane.len())?;
+        expect_len("planes", "h·w", product(&[h, w]), plane.len())?;
     }
-    let pixels = out_side * out_side;
-    expect_len("out", "t·s·s·c", planes.len() * pixels, out.len())?;
+    let pixels = out_side.saturating_mul(out_side);
+    expect_len("out", "t·s·s·c", product(&[planes.len(), pixels]), out.len())?;
     let (rows, cols) = axes(draw, h, w, out_side)?;
     let crop = draw.crop_in(h, w);
     widest(
@@ -160,11 +160,17 @@ fn check(draw: &Draw, h: usize, w: usize, side: usize) -> Result<()> {
     }
     let Crop { y, x, h: height, w: width } = draw.crop;
     let [frame_h, frame_w] = draw.frame;
-    if height == 0 || width == 0 || y + height > frame_h || x + width > frame_w {
+    let inside = |from: usize, len: usize, all: usize| len > 0 && from.checked_add(len).is_some_and(|end| end <= all);
+    if !inside(y, height, frame_h) || !inside(x, width, frame_w) {
         let rule = format!("it must be a box of at least one pixel inside the frame of {frame_h} x {frame_w}");
         return Err(Error::param("augment", "crop", format!("{:?}", draw.crop), rule));
     }
     Ok(())
+}
+
+/// The product, or as much as there can be: no slice is that long.
+fn product(extents: &[usize]) -> usize {
+    extents.iter().fold(1, |n: usize, &d| n.saturating_mul(d))
 }
 
 fn expect_len(arg: &'static str, letters: &str, want: usize, got: usize) -> Result<()> {

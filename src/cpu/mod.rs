@@ -29,13 +29,22 @@ impl Isa {
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// All that this process may use, the fastest last. A bound set by `TUBELET_ISA` holds here too; a value that names
-    /// none of them is no bound.
+    /// none of them is no bound here: programs ask [`Isa::bound`] first.
     pub fn available() -> &'static [Isa] {
         static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
-            let bound = std::env::var("TUBELET_ISA").ok().and_then(|name| name.parse().ok()).unwrap_or(Isa::Amx);
+            let bound = Isa::bound().ok().flatten().unwrap_or(Isa::Amx);
             Isa::ALL.into_iter().filter(|&isa| isa <= bound && isa.detected()).collect()
         })
+    }
+
+    /// The bound that `TUBELET_ISA` sets, where it is set.
+    ///
+    /// # Errors
+    /// Its value, where that names no instruction set.
+    pub fn bound() -> Result<Option<Isa>, UnknownIsa> {
+        let name = std::env::var_os("TUBELET_ISA");
+        name.map(|name| name.to_string_lossy().parse()).transpose()
     }
 
     /// The fastest that this process may use.

@@ -185,7 +185,15 @@ impl Gpu {
     }
 
     /// The driver itself, to load and launch PTX of one's own in the same stream.
-    pub fn driver(&self) -> &dyn Driver {
+    ///
+    /// # Safety
+    /// Addresses given to it are those of memory of this device that is there for as many bytes as are moved, and that nobody
+    /// else uses out of the order of its stream; only memory that came from its [`Driver::alloc`] is freed, once.
+    pub unsafe fn raw_driver(&self) -> &dyn Driver {
+        self.driver()
+    }
+
+    pub(crate) fn driver(&self) -> &dyn Driver {
         &*self.0.driver
     }
 

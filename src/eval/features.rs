@@ -43,9 +43,12 @@ pub fn extract(
         Ok(())
     };
     for video in 0..labels.len() {
-        waiting.extend(clips(video)?.into_iter().map(|clip| (video, clip)));
-        if waiting.len() >= BATCH {
-            flush(&mut waiting)?;
+        // One at a time: a video may have more clips than the network should hold at once.
+        for clip in clips(video)? {
+            waiting.push((video, clip));
+            if waiting.len() == BATCH {
+                flush(&mut waiting)?;
+            }
         }
     }
     flush(&mut waiting)?;

@@ -6,8 +6,15 @@
 //! 1/n Σᵢ (-ln softmax(W xᵢ + b)[labelᵢ]) + l2/2 · ‖W‖²
 //! ```
 //! is minimised by L-BFGS in f64 until no element of the gradient is above 1e-7. The minimum is unique, so the result
-//! depends on no learning rate, seed or order. It is scikit-learn's `LogisticRegression(C)` on `StandardScaler`'s output
-//! with `C = 1 / (n·l2)`, where `n` counts the training samples; the offsets `b` are not penalised.
+//! depends on no learning rate, seed or order. The offsets `b` are not penalised.
+//!
+//! It is scikit-learn's `LogisticRegression(C)` on `StandardScaler`'s output with `C = 1 / (n·l2)`, where `n` counts the
+//! training samples: scikit-learn minimises `C·Σᵢ lossᵢ + ½‖W‖²`, which is the line above times `1 / l2`.
+//!
+//! **Two classes** have one row `w` of weights in scikit-learn, and the penalty is `l2/2 · ‖w‖²`. Of two rows the softmax sees
+//! their difference `w = W₁ - W₀` alone, and of all rows with that difference `W₁ = -W₀ = w/2` are the smallest, of
+//! `‖W‖² = ‖w‖²/2`. Two rows with the penalty `l2` are hence one row with half of it. People compare with scikit-learn, so with
+//! two classes the penalty here is `l2 · ‖W‖²`: its one row is `W₁ - W₀`, its offset `b₁ - b₀`, and both predict the same.
 
 use super::lbfgs::minimise;
 use super::product::{Matrix, product};
@@ -39,7 +46,8 @@ pub struct ProbeResult {
     pub classes: Vec<usize>,
     /// Test samples by true and predicted class, `[c c]` in the order of `classes`.
     pub confusion: Vec<usize>,
-    /// Weights on standardised features with the offset behind them, `[c d+1]`.
+    /// Weights on standardised features with the offset behind them, `[c d+1]`. Of two classes the rows are each other's
+    /// negative.
     pub weights: Vec<f64>,
 }
 
@@ -51,8 +59,8 @@ impl ProbeResult {
     }
 }
 
-/// Trains on `train`, scores on `test`. `l2` is the weight of the penalty, above 0: without it a separable problem has no
-/// minimum.
+/// Trains on `train`, scores on `test`. `l2` is the weight of the penalty as scikit-learn counts it (`C = 1 / (n·l2)`), above 0:
+/// without it a separable problem has no minimum.
 ///
 /// # Errors
 /// `Shape` when a set is empty or their features differ in length; `Param` when `l2` is not a positive number, there are
@@ -74,6 +82,7 @@ pub fn probe(train: &Features, test: &Features, l2: f64) -> Result<ProbeResult> 
     let (labels, test_labels) = (index(train), index(test));
 
     let (c, width) = (classes.len(), train.d() + 1);
+    let l2 = if c == 2 { 2.0 * l2 } else { l2 }; // one row's penalty, see above
     let problem = Problem { x: &x, labels: &labels, c, width, l2 };
     let end = minimise(vec![0.0; c * width], TOLERANCE, LIMIT, |w, g| problem.objective(w, g));
 

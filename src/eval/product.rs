@@ -28,7 +28,8 @@ impl<'a, T> Matrix<'a, T> {
 /// `out [m n] = a [m k] · b [k n]`, in f32 or f64.
 pub(super) fn product<T: Float + 'static>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T]) {
     let ([m, k], [k2, n]) = (a.extents, b.extents);
-    assert!(k == k2 && out.len() == m * n, "a product of [{m} {k}] and [{k2} {n}] into {} elements", out.len());
+    let fits = k == k2 && m.checked_mul(n) == Some(out.len());
+    assert!(fits, "a product of [{m} {k}] and [{k2} {n}] into {} elements", out.len());
     let [a_rows, a_cols] = a.strides.map(|s| s as isize);
     let [b_rows, b_cols] = b.strides.map(|s| s as isize);
     // SAFETY: `Matrix` keeps extents and strides inside of its slice, the extents agree (asserted), and `out`, borrowed

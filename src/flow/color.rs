@@ -22,23 +22,22 @@ fn wheel() -> Vec<[f32; 3]> {
     STEPS.iter().enumerate().flat_map(stretch).collect()
 }
 
-/// The largest known displacement of a flow in pixels, at least a tiny positive number: the natural `radius` of
-/// [`image()`].
+/// The largest known displacement of a flow in pixels, 0 where nothing moves: the natural `radius` of [`image()`].
 pub fn radius(flow: &Flow) -> f32 {
-    let known = (0..flow.u.len()).filter(|&i| flow.is_known(i));
-    known.map(|i| flow.u[i].hypot(flow.v[i])).fold(f32::MIN_POSITIVE, f32::max)
+    let known = (0..flow.u().len()).filter(|&i| flow.is_known(i));
+    known.map(|i| flow.u()[i].hypot(flow.v()[i])).fold(0.0, f32::max)
 }
 
 /// An RGB picture `h w 3`: white is rest, full colour a displacement of `radius` pixels, darker colours exceed it,
-/// black is unknown.
+/// black is unknown. With a radius of 0, everything that moves exceeds it.
 pub fn image(flow: &Flow, radius: f32) -> Vec<u8> {
-    let wheel = wheel();
+    let (wheel, radius) = (wheel(), radius.max(f32::MIN_POSITIVE));
     let pixel = |i: usize| -> [u8; 3] {
         if !flow.is_known(i) {
             return [0; 3];
         }
-        let (u, v) = (flow.u[i] / radius, flow.v[i] / radius);
-        let r = u.hypot(v);
+        let (u, v) = (flow.u()[i], flow.v()[i]);
+        let r = (u / radius).hypot(v / radius);
         let turn = (-v).atan2(-u) / PI; // -1 to 1, with red to the right
         let at = (turn + 1.0) / 2.0 * (wheel.len() - 1) as f32;
         let k = (at as usize).min(wheel.len() - 1);
@@ -49,5 +48,5 @@ pub fn image(flow: &Flow, radius: f32) -> Vec<u8> {
             (255.0 * shade) as u8
         })
     };
-    (0..flow.u.len()).flat_map(pixel).collect()
+    (0..flow.u().len()).flat_map(pixel).collect()
 }

@@ -3,22 +3,27 @@
 
 use super::Flow;
 use crate::error::{Error, Result};
-use std::fs::File;
-use std::io::{BufWriter, Read, Write};
-use std::path::Path;
+use crate::files;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
 
 /// The first four bytes; as an `f32` they are 202021.25.
 const MAGIC: &[u8; 4] = b"PIEH";
 const HEADER: u64 = 12;
+/// More pixels than a frame may have: a gigabyte of flow.
+const MAX_PIXELS: u64 = 1 << 27;
 
-/// Reads a `.flo` file. The size its header claims is held against the file's length before anything is allocated.
+/// Reads a `.flo` file of at most 2^27 pixels. The size its header claims is held against the file's length before anything is
+/// allocated.
 ///
 /// # Errors
-/// `Io` when the file cannot be read; `Format` when it is not a whole `.flo` file.
+/// `Io` when the file cannot be read or there is no memory for it; `Data` when it is no regular file; `Format` when it is not a
+/// whole `.flo` file, or too large.
 pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     let path = path.as_ref();
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    let (file, length) = files::open_regular(path, "a .flo file")?;
+    let mut file = BufReader::with_capacity(1 << 16, file);
     if length < HEADER {
         return Err(Error::format(path, length, format!("a .flo file starts with {HEADER} bytes of header")));
     }
@@ -37,16 +42,25 @@ pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
         let what = format!("{w}x{h} pixels take {claimed} bytes, but the file has {length}");
         return Err(Error::format(path, 4, what));
     }
+    if claimed > u128::from(HEADER + MAX_PIXELS * 8) {
+        return Err(Error::format(path, 4, format!("{w}x{h} pixels are more than the {MAX_PIXELS} a field may have")));
+    }
     let (h, w) = (h as usize, w as usize);
-    let mut bytes = vec![0u8; h * w * 8];
-    file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
-    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    let u = bytes.chunks_exact(8).map(|p| number(&p[..4])).collect();
-    let v = bytes.chunks_exact(8).map(|p| number(&p[4..])).collect();
-    Ok(Flow { h, w, u, v })
+    let (mut u, mut v) = (files::with_room(path, h * w)?, files::with_room(path, h * w)?);
+    let mut part = [[0f32; 2]; 1024];
+    let mut left = h * w;
+    while left > 0 {
+        let n = left.min(part.len());
+        file.read_exact(bytemuck::cast_slice_mut(&mut part[..n])).map_err(Error::io("read", path))?;
+        let number = |value: f32| f32::from_bits(u32::from_le(value.to_bits()));
+        u.extend(part[..n].iter().map(|p| number(p[0])));
+        v.extend(part[..n].iter().map(|p| number(p[1])));
+        left -= n;
+    }
+    Flow::new(h, w, u, v)
 }
 
-/// Writes a `.flo` file.
+/// Writes a `.flo` file. It appears whole under its name or not at all.
 ///
 /// # Errors
 /// `Param` when a side exceeds the format's `i32`; `Io` when the file cannot be written.
@@ -55,17 +69,24 @@ pub fn write(path: impl AsRef<Path>, flow: &Flow) -> Result<()> {
     let side = |name, n: usize| {
         i32::try_from(n).map_err(|_| Error::param("flo", name, n, format!("a .flo file holds at most {}", i32::MAX)))
     };
-    let (w, h) = (side("w", flow.w)?, side("h", flow.h)?);
-    let mut out = BufWriter::new(File::create(path).map_err(Error::io("create", path))?);
-    let mut put = || {
+    let (w, h) = (side("w", flow.w())?, side("h", flow.h())?);
+    let mut name = path.as_os_str().to_owned();
+    name.push(".writing");
+    let temporary = PathBuf::from(name);
+    let put = || {
+        let mut out = BufWriter::new(File::create(&temporary)?);
         out.write_all(MAGIC)?;
         out.write_all(&w.to_le_bytes())?;
         out.write_all(&h.to_le_bytes())?;
-        for (u, v) in flow.u.iter().zip(&flow.v) {
+        for (u, v) in flow.u().iter().zip(flow.v()) {
             out.write_all(&u.to_le_bytes())?;
             out.write_all(&v.to_le_bytes())?;
         }
-        out.flush()
+        out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        fs::rename(&temporary, path)
     };
-    put().map_err(Error::io("write", path))
+    put().map_err(|e| {
+        let _ = fs::remove_file(&temporary); // what could not be written is of no use; the reason is
+        Error::io("write", path)(e)
+    })
 }

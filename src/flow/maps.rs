@@ -11,6 +11,7 @@
 use super::Flow;
 use crate::error::{Error, Result};
 use crate::ops::motion_map::motion_boundary;
+use crate::shape::Shape;
 
 /// Which maps and scores are made of a video's flow.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,20 +76,14 @@ pub struct Fields<'a, T> {
     pub field: &'a dyn Fn(usize) -> [&'a [T]; 2],
 }
 
-/// Maps and scores of one video.
+/// Maps and scores of one video: at least one of each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Maps {
-    /// Cells of a map, down and across.
-    pub grid: [usize; 2],
-    /// Frames of the video from one map to the next, and from one scored start to the next.
-    pub every: usize,
-    /// Fields summed for a map.
-    pub summed: usize,
-    /// For each flow field the map of the window around it, `fields rows cols`: `(M_u + M_v) / 2`, the mean of each cell.
-    pub maps: Vec<f32>,
-    /// For each field that a whole clip can begin with, the mean of `(M_u + M_v) / 2` over the frame for the sum of the clip's
-    /// fields.
-    pub scores: Vec<f32>,
+    grid: [usize; 2],
+    every: usize,
+    summed: usize,
+    maps: Vec<f32>,
+    scores: Vec<f32>,
 }
 
 impl Maps {
@@ -96,13 +91,16 @@ impl Maps {
     /// 2^-24 below 2^16, so that sums of up to 8192 of them are exact and a video at rest scores exactly 0.
     ///
     /// # Errors
-    /// `Param` when `spec` is out of range; `Shape` when there is no field, or one is empty.
+    /// `Param` when `spec` is out of range; `Shape` when there is no field, or one is empty or has not the size that `fields`
+    /// says.
     pub fn new<T: Copy + Into<f64>>(spec: &MapSpec, fields: &Fields<'_, T>) -> Result<Maps> {
         spec.check()?;
         let [h, w] = fields.size;
-        if fields.count == 0 || h * w == 0 || fields.every == 0 {
+        let pixels = h.checked_mul(w).unwrap_or(usize::MAX);
+        let whole = |m: usize| (fields.field)(m).iter().all(|plane| plane.len() == pixels);
+        if fields.count == 0 || pixels == 0 || fields.every == 0 || !(0..fields.count).all(whole) {
             let got = format!("{} fields of {h} x {w}, every {}", fields.count, fields.every);
-            return Err(Error::shape("motion maps", "flow", "at least one field with pixels", got));
+            return Err(Error::shape("motion maps", "flow", "at least one field with pixels, and each of h x w", got));
         }
         let fields_in = |frames: f64| ((frames / fields.every as f64).round() as usize).clamp(1, fields.count);
         let summed = fields_in(spec.window as f64);
@@ -120,16 +118,60 @@ impl Maps {
         let mut scores = Vec::new();
         slide(fields, fields_in(frames), |flow| {
             let map = boundary_mean(flow, spec.border);
-            scores.push((map.iter().map(|&v| f64::from(v)).sum::<f64>() / (h * w) as f64) as f32);
+            scores.push((map.iter().map(|&v| f64::from(v)).sum::<f64>() / pixels as f64) as f32);
         });
-        Ok(Maps { grid: spec.grid, every: fields.every, summed, maps, scores })
+        Maps::from_parts(spec.grid, fields.every, summed, maps, scores)
+    }
+
+    /// Maps and scores made before: what the accessors of the same names gave.
+    ///
+    /// # Errors
+    /// `Shape` when `maps` are no whole number of maps with `rows cols` cells, at least one, or there is no score; `Param` when
+    /// `every` or `summed` is 0.
+    pub fn from_parts(grid: [usize; 2], every: usize, summed: usize, maps: Vec<f32>, scores: Vec<f32>) -> Result<Maps> {
+        let [rows, cols] = grid;
+        let cells = rows.checked_mul(cols).unwrap_or(0);
+        if cells == 0 || maps.is_empty() || !maps.len().is_multiple_of(cells) || scores.is_empty() {
+            let got = format!("{} numbers and {} scores", maps.len(), scores.len());
+            return Err(Error::shape("motion maps", "maps", format!("maps of {rows} x {cols} cells, and scores"), got));
+        }
+        if every == 0 || summed == 0 {
+            let value = format!("{every} frames and {summed} fields");
+            return Err(Error::param("motion maps", "every", value, "neither may be 0"));
+        }
+        Ok(Maps { grid, every, summed, maps, scores })
+    }
+
+    /// Cells of a map, down and across.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
+    }
+
+    /// Frames of the video from one map to the next, and from one scored start to the next.
+    pub fn every(&self) -> usize {
+        self.every
+    }
+
+    /// Fields summed for a map.
+    pub fn summed(&self) -> usize {
+        self.summed
+    }
+
+    /// For each flow field the map of the window around it, `fields rows cols`: `(M_u + M_v) / 2`, the mean of each cell.
+    pub fn maps(&self) -> &[f32] {
+        &self.maps
+    }
+
+    /// For each field that a whole clip can begin with, the mean of `(M_u + M_v) / 2` over the frame for the sum of the clip's
+    /// fields.
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
     }
 
     /// The map nearest to frame `t` of the video, `rows cols`.
     pub fn map(&self, t: usize) -> &[f32] {
         let cells = self.grid[0] * self.grid[1];
-        let last = (self.maps.len() / cells).saturating_sub(1);
-        &self.maps[((t + self.every / 2) / self.every).min(last) * cells..][..cells]
+        &self.maps[self.nearest(t, self.maps.len() / cells) * cells..][..cells]
     }
 
     /// The mean of the maps nearest to `frames`, `rows cols`; zeros for none.
@@ -143,8 +185,12 @@ impl Maps {
 
     /// The score of a clip that begins at frame `start`: that of the nearest start there is.
     pub fn score(&self, start: usize) -> f32 {
-        let at = ((start + self.every / 2) / self.every).min(self.scores.len().saturating_sub(1));
-        self.scores.get(at).copied().unwrap_or(0.0)
+        self.scores[self.nearest(start, self.scores.len())]
+    }
+
+    /// Which of `count` moments, `every` frames apart, is nearest to frame `t`.
+    fn nearest(&self, t: usize, count: usize) -> usize {
+        (t.saturating_add(self.every / 2) / self.every).min(count - 1)
     }
 }
 
@@ -161,7 +207,7 @@ fn slide<T: Copy + Into<f64>>(fields: &Fields<'_, T>, length: usize, mut each: i
         if m + 1 < length {
             continue;
         }
-        for (plane, sum) in [&mut flow.u, &mut flow.v].into_iter().zip(&sums) {
+        for (plane, sum) in flow.planes_mut().into_iter().zip(&sums) {
             plane.iter_mut().zip(sum).for_each(|(p, &s)| *p = s as f32);
         }
         each(&flow);
@@ -174,7 +220,7 @@ fn slide<T: Copy + Into<f64>>(fields: &Fields<'_, T>, length: usize, mut each: i
 
 /// `(M_u + M_v) / 2` with a border of `share` of each side set to 0.
 fn boundary_mean(flow: &Flow, share: f64) -> Vec<f32> {
-    let (h, w) = (flow.h, flow.w);
+    let (h, w) = (flow.h(), flow.w());
     let [mut map, v] = motion_boundary(flow);
     map.iter_mut().zip(&v).for_each(|(a, b)| *a = 0.5 * (*a + b));
     let [down, across] = [h, w].map(|n| (n as f64 * share).round() as usize);
@@ -209,22 +255,24 @@ fn pooled(map: &[f32], [h, w]: [usize; 2], [rows, cols]: [usize; 2]) -> Vec<f32>
 /// zeroed). Groups are cut as cells are; where they overlap, a sum counts as if it had `n / t` fields.
 ///
 /// # Errors
-/// `Shape` when `flow` has not the extents it says or none, `Param` when the grid has an extent of 0.
+/// `Shape` when `flow` has not the extents it says or none, `Param` when the grid has an extent of 0,
+/// or more than 2^24 cells.
 pub fn target(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Result<Vec<f32>> {
-    let pixels = side * side;
-    if n * pixels == 0 || flow.len() != n * pixels * 2 {
+    let (pixels, numbers) = (side.saturating_mul(side), Shape::new(&[n, side, side, 2]).checked_len());
+    if flow.is_empty() || numbers != Some(flow.len()) {
         let rule = format!("{n} x {side} x {side} x 2 numbers, none zero");
         return Err(Error::shape("alignment target", "flow", rule, flow.len()));
     }
-    if t * h * w == 0 {
+    let cells = Shape::new(&[t, h, w]).checked_len();
+    if !cells.is_some_and(|n| (1..=1 << 24).contains(&n)) {
         return Err(Error::param(
             "alignment target",
             "grid",
             format!("{t} x {h} x {w}"),
-            "every extent must be at least 1",
+            "every extent must be at least 1, and there may be 2^24 cells",
         ));
     }
-    let mut out = Vec::with_capacity(t * h * w);
+    let mut out = Vec::new();
     for group in 0..t {
         let range = group * n / t..((group + 1) * n).div_ceil(t);
         let scale = n as f64 / (t * range.len()) as f64;
@@ -236,7 +284,7 @@ pub fn target(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Res
             }
         }
         let [u, v] = sums.map(|sum| sum.into_iter().map(|s| (s * scale) as f32).collect());
-        let [mut map, other] = motion_boundary(&Flow { h: side, w: side, u, v });
+        let [mut map, other] = motion_boundary(&Flow::new(side, side, u, v)?);
         map.iter_mut().zip(&other).for_each(|(a, b)| *a += b);
         out.extend(pooled(&map, [side, side], [h, w]));
     }

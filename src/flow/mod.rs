@@ -13,18 +13,24 @@ use crate::error::{Error, Result};
 /// Displacements at or beyond this size mean "unknown" (the convention of Middlebury's `.flo` files).
 pub const UNKNOWN: f32 = 1e9;
 
-/// A grey image, `h w`, row by row, values 0 to 255.
+/// A grey image, `h w`, row by row, values 0 to 255. There are always `h w` of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gray {
-    /// Rows.
-    pub h: usize,
-    /// Columns.
-    pub w: usize,
-    /// `h w` intensities, 0 to 255.
-    pub data: Vec<f32>,
+    h: usize,
+    w: usize,
+    data: Vec<f32>,
 }
 
 impl Gray {
+    /// An image of `h` rows and `w` columns with these intensities, 0 to 255.
+    ///
+    /// # Errors
+    /// `Shape` when there are not `h w` of them.
+    pub fn new(h: usize, w: usize, data: Vec<f32>) -> Result<Gray> {
+        pixels("gray", "data", h, w, data.len())?;
+        Ok(Gray { h, w, data })
+    }
+
     /// Luma `0.299 r + 0.587 g + 0.114 b` (BT.601) of an image `h w 3`, not rounded.
     ///
     /// # Errors
@@ -36,30 +42,93 @@ impl Gray {
         let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
         Ok(Gray { h, w, data: rgb.chunks_exact(3).map(luma).collect() })
     }
+
+    /// Rows.
+    pub fn h(&self) -> usize {
+        self.h
+    }
+
+    /// Columns.
+    pub fn w(&self) -> usize {
+        self.w
+    }
+
+    /// The `h w` intensities.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+}
+
+/// Refuses any number of values but one for each of `h w` pixels.
+fn pixels(op: &'static str, arg: &'static str, h: usize, w: usize, values: usize) -> Result<()> {
+    if h.checked_mul(w) == Some(values) {
+        return Ok(());
+    }
+    Err(Error::shape(op, arg, format!("one number for each of {h}x{w} pixels"), format!("{values} numbers")))
 }
 
 /// A displacement for every pixel: what is at `(x, y)` of the first image is at `(x + u, y + v)` of the second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flow {
-    /// Rows.
-    pub h: usize,
-    /// Columns.
-    pub w: usize,
-    /// `h w` displacements to the right, in pixels per frame.
-    pub u: Vec<f32>,
-    /// `h w` displacements downwards, in pixels per frame.
-    pub v: Vec<f32>,
+    h: usize,
+    w: usize,
+    u: Vec<f32>,
+    v: Vec<f32>,
 }
 
 impl Flow {
-    /// No motion.
-    pub fn zeros(h: usize, w: usize) -> Flow {
-        Flow { h, w, u: vec![0.0; h * w], v: vec![0.0; h * w] }
+    /// The displacements to the right, `u`, and downwards, `v`, of `h` rows and `w` columns of pixels, in pixels per frame.
+    ///
+    /// # Errors
+    /// `Shape` when there are not `h w` of each.
+    pub fn new(h: usize, w: usize, u: Vec<f32>, v: Vec<f32>) -> Result<Flow> {
+        pixels("flow", "u", h, w, u.len())?;
+        pixels("flow", "v", h, w, v.len())?;
+        Ok(Flow { h, w, u, v })
     }
 
-    /// Whether pixel `i` carries a displacement: both components finite and below [`UNKNOWN`].
+    /// No motion.
+    ///
+    /// # Panics
+    /// Where memory does not hold `h w` pixels, like a vector of that length.
+    pub fn zeros(h: usize, w: usize) -> Flow {
+        let n = h.checked_mul(w).expect("a flow has fewer pixels than the address space has bytes");
+        Flow { h, w, u: vec![0.0; n], v: vec![0.0; n] }
+    }
+
+    /// Rows.
+    pub fn h(&self) -> usize {
+        self.h
+    }
+
+    /// Columns.
+    pub fn w(&self) -> usize {
+        self.w
+    }
+
+    /// The `h w` displacements to the right, in pixels per frame.
+    pub fn u(&self) -> &[f32] {
+        &self.u
+    }
+
+    /// The `h w` displacements downwards, in pixels per frame.
+    pub fn v(&self) -> &[f32] {
+        &self.v
+    }
+
+    /// Both planes, `u` and `v`, for writing.
+    pub fn planes_mut(&mut self) -> [&mut [f32]; 2] {
+        [&mut self.u, &mut self.v]
+    }
+
+    /// Both planes, `u` and `v`.
+    pub fn into_planes(self) -> [Vec<f32>; 2] {
+        [self.u, self.v]
+    }
+
+    /// Whether pixel `i` carries a displacement: both components finite and below [`UNKNOWN`]. A pixel outside does not.
     pub fn is_known(&self, i: usize) -> bool {
-        self.u[i].abs() < UNKNOWN && self.v[i].abs() < UNKNOWN
+        matches!((self.u.get(i), self.v.get(i)), (Some(u), Some(v)) if u.abs() < UNKNOWN && v.abs() < UNKNOWN)
     }
 
     /// Mean end-point error in pixels, `mean |(u, v) - (u, v)_truth|`, over the pixels `truth` knows.

@@ -3,13 +3,16 @@
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::ops::motion_map;
+use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// The motion network's input (MaCLR compares these three and settles on edges of the flow).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum MotionInput {
     /// `mean_rgb |I_{t+1} - I_t| / 255`, one channel; needs no flow.
+    #[serde(rename = "frame-diff")]
     FrameDifference,
     /// `(u, v)` clamped to `±clamp` pixels and divided by it, two channels. Mirroring the video must negate `u`.
     Flow,
@@ -30,7 +33,7 @@ impl MotionInput {
         }
     }
 
-    /// Channels of the map. A network of three input channels takes a map of one repeated ([`repeat`]).
+    /// Channels of the map.
     pub fn channels(self) -> usize {
         match self {
             MotionInput::FrameDifference | MotionInput::FlowEdges => 1,
@@ -64,16 +67,46 @@ impl FromStr for MotionInput {
     }
 }
 
-/// The map of a flow, `h w c` with `c` = [`MotionInput::channels`]; `None` where the input is not made of flow.
-pub fn map_of_flow(input: MotionInput, flow: &Flow, clamp: f32) -> Option<Vec<f32>> {
-    match input {
-        MotionInput::FrameDifference => None,
-        MotionInput::Flow => Some(motion_map::scaled_flow(flow, clamp)),
-        MotionInput::FlowEdges => Some(motion_map::flow_edges(flow, clamp)),
-    }
+/// What the motion network sees of one moment: a plane `h w` for each channel. A type of its own, since numbers in the
+/// order `h w c` of a tensor are as many and would pass for planes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MotionMap {
+    planes: Vec<Vec<f32>>,
+    size: [usize; 2],
 }
 
-/// Each pixel of a one-channel map `channels` times, `h w` to `h w channels`.
-pub fn repeat(map: &[f32], channels: usize) -> Vec<f32> {
-    map.iter().flat_map(|&x| std::iter::repeat_n(x, channels)).collect()
+impl MotionMap {
+    /// The map of a flow field; `None` where `input` is not made of flow. `clamp` is in pixels and above 0.
+    pub fn of_flow(input: MotionInput, flow: &Flow, clamp: f32) -> Option<MotionMap> {
+        let planes = match input {
+            MotionInput::FrameDifference => return None,
+            MotionInput::Flow => motion_map::scaled_flow(flow, clamp).into(),
+            MotionInput::FlowEdges => vec![motion_map::flow_edges(flow, clamp)],
+        };
+        Some(MotionMap { planes, size: [flow.h(), flow.w()] })
+    }
+
+    /// The difference of two frames `h w 3`, one channel.
+    ///
+    /// # Errors
+    /// `Shape` when a frame has not `3·h·w` bytes.
+    pub fn of_frames(this: &[u8], next: &[u8], [h, w]: [usize; 2]) -> Result<MotionMap> {
+        for frame in [this, next] {
+            if Some(frame.len()) != h.checked_mul(w).and_then(|n| n.checked_mul(3)) {
+                let got = format!("{} bytes", frame.len());
+                return Err(Error::shape("frame difference", "frames", format!("{h}x{w}x3 bytes"), got));
+            }
+        }
+        Ok(MotionMap { planes: vec![motion_map::frame_difference(this, next)], size: [h, w] })
+    }
+
+    /// The channels in their order (of flow: `u`, then `v`), each `h w`.
+    pub fn planes(&self) -> impl Iterator<Item = &[f32]> {
+        self.planes.iter().map(Vec::as_slice)
+    }
+
+    /// Rows and columns.
+    pub fn size(&self) -> [usize; 2] {
+        self.size
+    }
 }

@@ -51,7 +51,7 @@ impl Tensor {
         slice: &Arc<CudaSlice<T>>,
         shape: impl Into<Shape>,
     ) -> Result<Tensor> {
-        let shape = shape.into();
+        let shape = shape.into().check("share_cudarc", "shape")?;
         if shape.len() != slice.len() {
             let want = format!("{} elements for shape {shape}", shape.len());
             return Err(Error::shape("share_cudarc", "slice", want, slice.len()));

@@ -108,7 +108,7 @@ impl Trunk {
         for conv in &self.stem.convs {
             let problem = conv.problem(params, n, at)?;
             list.push((Grid::of(conv.module(params), &problem), Some(problem)));
-            at = problem.out;
+            at = problem.out();
         }
         if let Some(Pool { kernel, window }) = &self.stem.pool {
             at = window.out("max_pool", at, *kernel)?;

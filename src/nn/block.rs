@@ -10,10 +10,11 @@ use crate::error::{Error, Result};
 use crate::ops::batch_norm::Sums;
 use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// One convolution and its normalisation, as a row of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// Output channels.
     pub out: usize,
@@ -169,7 +170,7 @@ pub struct Grid {
 impl Grid {
     /// That of a convolution.
     pub(super) fn of(module: &str, problem: &Conv3d) -> Self {
-        Grid { module: module.to_owned(), extents: problem.out, channels: problem.k }
+        Grid { module: module.to_owned(), extents: problem.out(), channels: problem.k() }
     }
 }
 
@@ -240,7 +241,7 @@ impl Block {
         let mut put = |conv: &ConvNorm, from| {
             let problem = conv.problem(params, n, from)?;
             list.push((Grid::of(conv.module(params), &problem), Some(problem)));
-            Ok::<_, Error>((problem.out, problem.k))
+            Ok::<_, Error>((problem.out(), problem.k()))
         };
         let mut at = from;
         for conv in &self.inside.path {

@@ -28,6 +28,9 @@ impl Builder {
     }
 
     /// A filter `k kt kh kw c`: normal with variance `2 / (k kt kh kw)`, which keeps the size of gradients under ReLU.
+    ///
+    /// # Panics
+    /// Where main memory has no room for it, as [`Tensor::zeros`]; so do the functions below.
     pub fn conv_weight(&mut self, name: &str, shape: [usize; 5]) -> ParamId {
         let fan_out: usize = shape[..4].iter().product();
         self.normal(name, shape.into(), (2.0 / fan_out as f64).sqrt(), Role::ConvWeight)
@@ -52,7 +55,8 @@ impl Builder {
                     *o = (deviation * v) as f32;
                 }
             }
-        });
+        })
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
         self.params.push(name, value, role)
     }
 }

@@ -3,9 +3,11 @@
 use super::block::{Names, Plan, Step};
 use crate::error::{Error, Result};
 use crate::shape::Window;
+use serde::Serialize;
 
 /// What the blocks of a stage look like, from `c` channels to the stage's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// `[kt 1 1]` to `inner` channels, `[1 3 3]` carrying the stride, `[1 1 1]` to the stage's, and a shortcut.
     Bottleneck {
@@ -45,7 +47,7 @@ impl Kind {
 }
 
 /// Equal blocks, the first of which carries the stride.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     /// Form of its blocks.
     pub kind: Kind,
@@ -60,7 +62,8 @@ pub struct Stage {
 }
 
 /// Whose parameter names a network carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Naming {
     /// torchvision's video models: `stem.0`, `layer1.0.conv1.0.0`, `layer2.0.downsample.0`, `fc`.
     Torchvision,
@@ -170,7 +173,7 @@ impl Naming {
 }
 
 /// A max pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Pool {
     /// Extents `kt kh kw`.
     pub kernel: [usize; 3],
@@ -179,7 +182,7 @@ pub struct Pool {
 }
 
 /// A network up to its last feature map. Make a [`super::Trunk`] from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Net {
     /// Parameter names.
     pub naming: Naming,

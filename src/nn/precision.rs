@@ -2,23 +2,25 @@
 
 use crate::ops::conv3d::Products;
 use crate::tensor::DType;
+use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// The number type of activations, and how a convolution forms products of f32 numbers. Parameters, their gradients,
 /// statistics, sums and losses are f32 in all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f32 throughout; convolutions with [`Products::F32`].
+    /// f32 throughout; convolutions with [`Products::F32`], which are as exact as f32 for numbers from 2⁻¹⁰² (2·10⁻³¹) on.
     #[default]
     F32,
-    /// The same with [`Products::Fma`].
+    /// The same with [`Products::Fma`], over the whole range of f32.
     Fma,
     /// Activations and the weights of convolutions and linear layers rounded to bf16.
     Bf16,
     /// f32 stored; convolutions with [`Products::Bf16x3`].
     Bf16x3,
-    /// f32 stored; convolutions with [`Products::Bf16x6`].
+    /// f32 stored; convolutions with [`Products::Bf16x6`], over the range of [`Precision::F32`].
     Bf16x6,
 }
 

@@ -24,7 +24,7 @@ impl Queue {
     /// An empty queue for `keys` keys of length `d`.
     ///
     /// # Errors
-    /// `Param` when `keys` or `d` is 0.
+    /// `Param` when `keys` or `d` is 0; `Shape` or `OutOfMemory` when there are too many.
     pub fn new(keys: usize, d: usize) -> Result<Self> {
         if keys == 0 {
             return Err(Error::param("queue", "keys", keys, "a queue holds at least one key"));
@@ -32,7 +32,8 @@ impl Queue {
         if d == 0 {
             return Err(Error::param("queue", "d", d, "a key has at least one element"));
         }
-        Ok(Queue { keys: Tensor::zeros([keys, d]), owners: vec![Mask::NOBODY; keys], at: 0, ring: None })
+        let rows = Tensor::zeros_on(&Device::Cpu, [keys, d])?; // as many owners are no more bytes
+        Ok(Queue { keys: rows, owners: vec![Mask::NOBODY; keys], at: 0, ring: None })
     }
 
     /// A queue as a checkpoint holds it: its `keys [K d]`, their owners, and the row the next key goes `at`.
@@ -140,7 +141,7 @@ impl Queue {
                 self.ring = Some(ring);
             }
             None => {
-                let fresh = keys.host();
+                let fresh = keys.host()?;
                 let ring = self.keys.f32_mut()?;
                 for (i, row) in fresh.chunks_exact(d).enumerate().skip(last) {
                     let to = (self.at + i) % rows;

@@ -7,7 +7,7 @@
 //! ever alive at once. On Linux the pages are huge ones where the system permits.
 
 use bytemuck::{Pod, Zeroable};
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed};
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -37,17 +37,16 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// `lines` lines (at least one) of arbitrary content.
-    pub(super) fn take(lines: usize) -> Block {
+    /// `lines` lines (at least one) of arbitrary content; `None` where the system has no such memory.
+    pub(super) fn take(lines: usize) -> Option<Block> {
         let mut arena = ARENA.lock().unwrap_or_else(|e| e.into_inner());
-        let at = arena.iter_mut().find_map(|s| s.take(lines));
-        let at = at.unwrap_or_else(|| {
-            let mut stretch = Stretch::new(lines);
-            let at = stretch.take(lines).expect("a new stretch is as long as was asked for");
-            arena.push(stretch);
-            at
-        });
-        Block { at, lines }
+        if let Some(at) = arena.iter_mut().find_map(|s| s.take(lines)) {
+            return Some(Block { at, lines });
+        }
+        let mut stretch = Stretch::new(lines)?;
+        let at = stretch.take(lines).expect("a new stretch is as long as was asked for");
+        arena.push(stretch);
+        Some(Block { at, lines })
     }
 }
 
@@ -101,22 +100,21 @@ struct Stretch {
 unsafe impl Send for Stretch {}
 
 impl Stretch {
-    /// A stretch in which `least` lines have room.
-    fn new(least: usize) -> Stretch {
+    /// A stretch in which `least` lines have room; `None` where the system refuses that.
+    fn new(least: usize) -> Option<Stretch> {
         // The usual length, or where the system refuses that, just enough.
-        let mut tried = 0;
         for lines in [STRETCH.max(least), least] {
-            tried = (lines + HUGE) * size_of::<Line>();
-            let Ok(layout) = Layout::from_size_align(tried, align_of::<u64>()) else { continue };
+            let bytes = lines.checked_add(HUGE)?.checked_mul(size_of::<Line>())?;
+            let Ok(layout) = Layout::from_size_align(bytes, align_of::<u64>()) else { continue };
             // SAFETY: the layout has a size. It asks for no alignment, so that the zeros are fresh pages and not written.
             let Some(at) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { continue };
             let skip = at.as_ptr().align_offset(HUGE * size_of::<Line>());
             // SAFETY: there is one huge page more than the lines need, and skipping to its like stays below that.
             let base = unsafe { at.add(skip) }.cast::<Line>();
             advise(base, lines, Advice::Huge);
-            return Stretch { base, lines, free: BTreeMap::from([(0, lines)]), touched: 0 };
+            return Some(Stretch { base, lines, free: BTreeMap::from([(0, lines)]), touched: 0 });
         }
-        handle_alloc_error(Layout::from_size_align(tried, 1).unwrap_or(Layout::new::<Line>()))
+        None
     }
 
     fn contains(&self, at: NonNull<Line>) -> bool {
@@ -199,7 +197,7 @@ mod tests {
 
     #[test]
     fn stretches_are_cut_from_below_and_join_again() {
-        let mut s = Stretch::new(1);
+        let mut s = Stretch::new(1).unwrap();
         let at: Vec<_> = [3, 5, 2, 7].map(|n| s.take(n).unwrap()).into();
         assert_eq!(at.iter().map(|&p| s.offset(p)).collect::<Vec<_>>(), [0, 3, 8, 10]);
         assert!(at.iter().all(|&p| s.contains(p)));
@@ -214,8 +212,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_refuses_is_no_stretch() {
+        for lines in [usize::MAX, usize::MAX / 64, isize::MAX as usize / 64, 1 << 50] {
+            assert!(Stretch::new(lines).is_none(), "{lines}");
+        }
+    }
+
+    #[test]
     fn what_is_released_can_be_used_again() {
-        let mut s = Stretch::new(1);
+        let mut s = Stretch::new(1).unwrap();
         let at = s.take(1 << 12).unwrap();
         s.put(at, 1 << 12);
         s.release();
@@ -229,7 +234,7 @@ mod tests {
             .map(|id| {
                 std::thread::spawn(move || {
                     for round in 0..200usize {
-                        let mut blocks: Vec<Block> = (1..6).map(|i| Block::take(1 + round * i % 97)).collect();
+                        let mut blocks: Vec<Block> = (1..6).map(|i| Block::take(1 + round * i % 97).unwrap()).collect();
                         blocks.iter_mut().for_each(|b| b.fill(Line([id; 64])));
                         blocks.swap_remove(round % 5);
                         assert!(blocks.iter().flat_map(|b| b.iter()).all(|l| l.0 == [id; 64]));

@@ -2,6 +2,7 @@
 
 use super::arena::{self, Block, Line};
 use crate::driver::Usage;
+use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -36,24 +37,33 @@ pub(crate) struct Buffer<T: Pod> {
 
 impl<T: Pod> Buffer<T> {
     /// `len` elements of arbitrary content: for results that are written whole.
-    pub fn arbitrary(len: usize) -> Self {
-        let n = (len * size_of::<T>()).div_ceil(64);
-        let lines = if n < MIN_POOLED { Lines::Few(vec![Line::zeroed(); n]) } else { Lines::Many(Block::take(n)) };
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn arbitrary(len: usize) -> Result<Self> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let n = bytes.div_ceil(64);
+        let lines = match n {
+            ..MIN_POOLED => Lines::Few(vec![Line::zeroed(); n]),
+            _ => Lines::Many(Block::take(n).ok_or_else(|| Error::out_of_memory(bytes))?),
+        };
         let now = LIVE.fetch_add(n * 64, Relaxed) + n * 64;
         PEAK.fetch_max(now, Relaxed);
-        Buffer { lines, len, of: std::marker::PhantomData }
+        Ok(Buffer { lines, len, of: std::marker::PhantomData })
     }
 
-    pub fn zeroed(len: usize) -> Self {
-        let mut b = Self::arbitrary(len);
-        b.as_mut_slice().fill(T::zeroed());
-        b
+    /// As [`Buffer::arbitrary`], for what one thread works on besides, which is small beside the tensors of an operation.
+    ///
+    /// # Panics
+    /// Where there is no memory left.
+    pub fn workspace(len: usize) -> Self {
+        Self::arbitrary(len).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    pub fn from_slice(s: &[T]) -> Self {
-        let mut b = Self::arbitrary(s.len());
+    pub fn from_slice(s: &[T]) -> Result<Self> {
+        let mut b = Self::arbitrary(s.len())?;
         b.as_mut_slice().copy_from_slice(s);
-        b
+        Ok(b)
     }
 
     fn lines(&self) -> &[Line] {
@@ -73,12 +83,6 @@ impl<T: Pod> Buffer<T> {
             Lines::Many(block) => block,
         };
         &mut bytemuck::cast_slice_mut(lines)[..self.len]
-    }
-}
-
-impl<T: Pod> Clone for Buffer<T> {
-    fn clone(&self) -> Self {
-        Self::from_slice(self.as_slice())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Tensor;
 use crate::cpu::widest::widest;
+use crate::error::Result;
 use crate::shape::Shape;
 use bytemuck::Pod;
 use half::bf16;
@@ -9,11 +10,18 @@ use rayon::prelude::*;
 
 /// A stored number.
 pub(crate) trait Element: Pod + Send + Sync {
+    /// As [`Element::build`], where `fill` takes working space of its own and may find none.
+    fn try_build(shape: Shape, fill: impl FnOnce(&mut [Self]) -> Result<()>) -> Result<Tensor> {
+        let mut filled = Ok(());
+        let built = Self::build(shape, |out| filled = fill(out))?;
+        filled.map(|()| built)
+    }
+
     /// The elements of a tensor of this type.
     fn of(t: &Tensor) -> &[Self];
 
-    /// A tensor of this type written whole by `fill`, which finds arbitrary content.
-    fn build(shape: Shape, fill: impl FnOnce(&mut [Self])) -> Tensor;
+    /// A tensor of this type written whole by `fill`, which finds arbitrary content; or `Shape` or `OutOfMemory`.
+    fn build(shape: Shape, fill: impl FnOnce(&mut [Self])) -> Result<Tensor>;
 }
 
 impl Element for f32 {
@@ -21,7 +29,7 @@ impl Element for f32 {
         t.f32().expect("the caller matched on the type")
     }
 
-    fn build(shape: Shape, fill: impl FnOnce(&mut [f32])) -> Tensor {
+    fn build(shape: Shape, fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
         Tensor::build(shape, fill)
     }
 }
@@ -31,7 +39,7 @@ impl Element for bf16 {
         t.bf16().expect("the caller matched on the type")
     }
 
-    fn build(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Tensor {
+    fn build(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Result<Tensor> {
         Tensor::build_bf16(shape, fill)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::driver::{Gpu, In, Memory};
 use crate::error::{Error, Result};
+use crate::shape::Shape;
 use std::sync::Arc;
 
 /// RGB frames `[count h w 3]` of bytes in a GPU's memory: what augmentation and frame differences start from there.
@@ -19,10 +20,10 @@ impl Frames {
     /// # Errors
     /// `Shape` when there is none, or one has another length; of a GPU `OutOfMemory` and `Driver`.
     pub fn upload(gpu: &Gpu, frames: &[&[u8]], h: usize, w: usize) -> Result<Frames> {
-        let bytes = h * w * 3;
+        let bytes = Shape::from([frames.len(), h, w, 3]).checked_len().map_or(0, |_| h * w * 3);
         if frames.is_empty() || bytes == 0 {
             let got = format!("{} frames of {h}x{w}", frames.len());
-            return Err(Error::shape("frames", "frames", "at least one frame with pixels", got));
+            return Err(Error::shape("frames", "frames", "at least one frame with pixels that memory can hold", got));
         }
         if let Some(frame) = frames.iter().find(|f| f.len() != bytes) {
             return Err(Error::shape("frames", "frames", format!("h·w·3 = {bytes} bytes"), frame.len()));

@@ -1,6 +1,6 @@
 //! Tensors in a GPU's memory: how they come and go, and how operations see them.
 
-use super::{Buffer, DType, Device, Storage, Tensor, cuda};
+use super::{Buffer, DType, Device, Storage, Tensor, cuda, sole};
 use crate::driver::{Gpu, In, InOut, Memory, Out};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -69,7 +69,7 @@ impl Tensor {
 
     /// A tensor of arbitrary content, for a kernel that writes it whole.
     pub(crate) fn on_gpu(gpu: &Gpu, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+        let shape = shape.into().check("tensor", "shape")?;
         // Kernels count elements in 32 bits.
         if shape.len() > 1 << 31 {
             return Err(Error::shape("tensor", "shape", "of at most 2³¹ elements on a GPU", shape));
@@ -85,7 +85,7 @@ impl Tensor {
     /// clones live, and is used by nobody else in a way that is not ordered with `gpu`'s stream.
     pub unsafe fn borrow_gpu(gpu: &Gpu, ptr: u64, dtype: DType, shape: impl Into<Shape>) -> Tensor {
         let shape = shape.into();
-        let memory = gpu.borrow(ptr, shape.len() * dtype.size(), None);
+        let memory = gpu.borrow(ptr, shape.len().saturating_mul(dtype.size()), None);
         Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
     }
 
@@ -127,12 +127,12 @@ impl Tensor {
         };
         let storage = match dtype {
             DType::F32 => {
-                let mut b = Buffer::arbitrary(self.shape.len());
+                let mut b = Buffer::arbitrary(self.shape.len())?;
                 fetch(bytemuck::cast_slice_mut(b.as_mut_slice()));
                 Storage::F32(Arc::new(b))
             }
             DType::BF16 => {
-                let mut b = Buffer::arbitrary(self.shape.len());
+                let mut b = Buffer::arbitrary(self.shape.len())?;
                 fetch(bytemuck::cast_slice_mut(b.as_mut_slice()));
                 Storage::BF16(Arc::new(b))
             }
@@ -159,7 +159,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::to`].
     pub fn zeros_on(device: &Device, shape: impl Into<Shape>) -> Result<Tensor> {
-        let Device::Cuda(gpu) = device else { return Ok(Tensor::zeros(shape)) };
+        let Device::Cuda(gpu) = device else { return Tensor::build(shape, |out| out.fill(0.0)) };
         let to = Tensor::on_gpu(gpu, DType::F32, shape)?;
         if to.memory().bytes() > 0 {
             gpu.driver().clear(to.memory().ptr(), to.memory().bytes())?;
@@ -172,7 +172,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::to`].
     pub fn full_on(device: &Device, shape: impl Into<Shape>, value: f32) -> Result<Tensor> {
-        let Device::Cuda(gpu) = device else { return Ok(Tensor::full(shape, value)) };
+        let Device::Cuda(gpu) = device else { return Tensor::build(shape, |out| out.fill(value)) };
         let mut to = Tensor::on_gpu(gpu, DType::F32, shape)?;
         cuda::fill(&mut to, value)?;
         Ok(to)
@@ -191,8 +191,15 @@ impl Tensor {
         match first.place("collect", &[])? {
             Place::Gpu(gpu) => cuda::collect(gpu, parts),
             Place::Cpu => {
-                let all: Vec<f32> = parts.iter().flat_map(|p| p.host().to_vec()).collect();
-                Tensor::from_f32([all.len()], &all)
+                let total = parts.iter().fold(0usize, |n, p| n.saturating_add(p.shape().len()));
+                let hosts = parts.iter().map(|p| p.host()).collect::<Result<Vec<_>>>()?;
+                Tensor::build([total], |mut out| {
+                    for part in &hosts {
+                        let (to, rest) = std::mem::take(&mut out).split_at_mut(part.len());
+                        to.copy_from_slice(part);
+                        out = rest;
+                    }
+                })
             }
         }
     }
@@ -201,8 +208,8 @@ impl Tensor {
     pub(crate) fn apart(&self) -> Result<Tensor> {
         let mut copy = self.clone(); // shared for now, so the next line copies
         match &mut copy.storage {
-            Storage::F32(b) => _ = Arc::make_mut(b),
-            Storage::BF16(b) => _ = Arc::make_mut(b),
+            Storage::F32(b) => _ = sole(b)?,
+            Storage::BF16(b) => _ = sole(b)?,
             Storage::Gpu(..) => _ = copy.in_out()?,
         }
         Ok(copy)

@@ -125,26 +125,31 @@ impl Tensor {
     /// A tensor of `data`.
     ///
     /// # Errors
-    /// `Shape` when `data` does not have exactly `shape.len()` elements.
+    /// `Shape` when `data` does not have exactly `shape.len()` elements, or the shape is one that no tensor can have
+    /// ([`Shape::check`]); `OutOfMemory`.
     pub fn from_f32(shape: impl Into<Shape>, data: &[f32]) -> Result<Self> {
-        let shape = shape.into();
+        let shape = shape.into().check("tensor", "shape")?;
         if shape.len() != data.len() {
             let want = format!("{} elements for shape {shape}", shape.len());
             return Err(Error::shape("tensor", "data", want, data.len()));
         }
-        Ok(Tensor { shape, storage: Storage::F32(Arc::new(Buffer::from_slice(data))) })
+        Ok(Tensor { shape, storage: Storage::F32(Arc::new(Buffer::from_slice(data)?)) })
     }
 
     /// `f32` zeros.
+    ///
+    /// # Panics
+    /// Where main memory has no room for them, like a vector; [`Tensor::zeros_on`] returns an error then.
     pub fn zeros(shape: impl Into<Shape>) -> Self {
-        let shape = shape.into();
-        Tensor { shape, storage: Storage::F32(Arc::new(Buffer::zeroed(shape.len()))) }
+        Self::full(shape, 0.0)
     }
 
     /// `f32` copies of one value.
+    ///
+    /// # Panics
+    /// As [`Tensor::zeros`]; [`Tensor::full_on`] returns an error then.
     pub fn full(shape: impl Into<Shape>, value: f32) -> Self {
-        let shape = shape.into();
-        Self::build(shape, |out| out.fill(value))
+        Self::build(shape, |out| out.fill(value)).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// A tensor of no extents with one value.
@@ -153,29 +158,39 @@ impl Tensor {
     }
 
     /// An `f32` tensor written whole by `fill`, which finds arbitrary content.
-    pub(crate) fn build(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Self {
-        let shape = shape.into();
-        let mut buffer = Buffer::arbitrary(shape.len());
+    ///
+    /// # Errors
+    /// `Shape` when no tensor can have the shape; `OutOfMemory`.
+    pub(crate) fn build(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Self> {
+        let shape = shape.into().check("tensor", "shape")?;
+        let mut buffer = Buffer::arbitrary(shape.len())?;
         fill(buffer.as_mut_slice());
-        Tensor { shape, storage: Storage::F32(Arc::new(buffer)) }
+        Ok(Tensor { shape, storage: Storage::F32(Arc::new(buffer)) })
+    }
+
+    /// Like [`Tensor::build`], where `fill` takes working space of its own and may find none.
+    pub(crate) fn try_build(shape: Shape, fill: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Self> {
+        let mut filled = Ok(());
+        let built = Self::build(shape, |out| filled = fill(out))?;
+        filled.map(|()| built)
     }
 
     /// Like [`Tensor::build`], the result rounded to `dtype`: how an operation returns the type it was given.
-    pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Self {
-        let wide = Self::build(shape, fill);
+    pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Self> {
+        let wide = Self::build(shape, fill)?;
         match (&wide.storage, dtype) {
             (Storage::F32(b), DType::BF16) => {
                 Self::build_bf16(wide.shape, |out| element::narrow_all(b.as_slice(), out))
             }
-            _ => wide,
+            _ => Ok(wide),
         }
     }
 
     /// Like [`Tensor::build`], of `bf16`.
-    pub(crate) fn build_bf16(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Self {
-        let mut buffer = Buffer::arbitrary(shape.len());
+    pub(crate) fn build_bf16(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Result<Self> {
+        let mut buffer = Buffer::arbitrary(shape.check("tensor", "shape")?.len())?;
         fill(buffer.as_mut_slice());
-        Tensor { shape, storage: Storage::BF16(Arc::new(buffer)) }
+        Ok(Tensor { shape, storage: Storage::BF16(Arc::new(buffer)) })
     }
 
     /// The shape.
@@ -253,22 +268,23 @@ impl Tensor {
     pub fn load(&self) -> Result<Cow<'_, [f32]>> {
         match &self.storage {
             Storage::F32(b) => Ok(Cow::Borrowed(b.as_slice())),
-            Storage::BF16(_) => Ok(Cow::Owned(self.host().to_vec())),
+            Storage::BF16(_) => Ok(Cow::Owned(self.host()?.to_vec())),
             Storage::Gpu(..) => match self.to_cpu()?.storage {
                 Storage::F32(b) => Ok(Cow::Owned(b.as_slice().to_vec())),
-                storage => Ok(Cow::Owned(Tensor { shape: self.shape, storage }.host().to_vec())),
+                storage => Ok(Cow::Owned(Tensor { shape: self.shape, storage }.host()?.to_vec())),
             },
         }
     }
 
-    /// The elements as `f32`, for the CPU's kernels: operations come here only after [`Tensor::place`] said so.
-    pub(crate) fn host(&self) -> Host<'_> {
+    /// The elements as `f32`, for the CPU's kernels: operations come here only after [`Tensor::place`] said so. Or
+    /// `OutOfMemory`.
+    pub(crate) fn host(&self) -> Result<Host<'_>> {
         match &self.storage {
-            Storage::F32(b) => Host::There(b.as_slice()),
+            Storage::F32(b) => Ok(Host::There(b.as_slice())),
             Storage::BF16(b) => {
-                let mut out = Buffer::arbitrary(b.as_slice().len());
+                let mut out = Buffer::arbitrary(b.as_slice().len())?;
                 element::widen_all(b.as_slice(), out.as_mut_slice());
-                Host::Widened(out)
+                Ok(Host::Widened(out))
             }
             Storage::Gpu(..) => unreachable!("an operation of the CPU was given a tensor on {}", self.device()),
         }
@@ -277,19 +293,19 @@ impl Tensor {
     /// The elements for writing; they are copied first when other tensors share them.
     ///
     /// # Errors
-    /// `DType` when they are not `f32`; `Device` when they are not in main memory.
+    /// `DType` when they are not `f32`; `Device` when they are not in main memory; `OutOfMemory`.
     pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
         self.f32()?;
         match &mut self.storage {
-            Storage::F32(b) => Ok(Arc::make_mut(b).as_mut_slice()),
+            Storage::F32(b) => Ok(sole(b)?.as_mut_slice()),
             _ => unreachable!("refused above"),
         }
     }
 
     /// As [`Tensor::f32_mut`], of a `bf16` tensor in main memory.
-    pub(crate) fn bf16_mut(&mut self) -> &mut [bf16] {
+    pub(crate) fn bf16_mut(&mut self) -> Result<&mut [bf16]> {
         match &mut self.storage {
-            Storage::BF16(b) => Arc::make_mut(b).as_mut_slice(),
+            Storage::BF16(b) => Ok(sole(b)?.as_mut_slice()),
             _ => unreachable!("the caller matched on the type"),
         }
     }
@@ -310,7 +326,7 @@ impl Tensor {
     /// # Errors
     /// `Shape` when the number of elements differs.
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
-        let shape = shape.into();
+        let shape = shape.into().check("reshape", "shape")?;
         if shape.len() != self.shape.len() {
             let want = format!("{} elements", self.shape.len());
             return Err(Error::shape("reshape", "shape", want, shape));
@@ -332,20 +348,21 @@ impl Tensor {
         let row: usize = rest.iter().product();
         let mut dims = self.shape.dims().to_vec();
         dims[0] = index.len();
-        fn gather<T: bytemuck::Pod + Send + Sync>(from: &[T], row: usize, index: &[usize]) -> Arc<Buffer<T>> {
-            let mut out = Buffer::arbitrary(index.len() * row);
+        let shape = Shape::new(&dims).check("rows", "index")?;
+        fn gather<T: bytemuck::Pod + Send + Sync>(from: &[T], row: usize, index: &[usize]) -> Result<Arc<Buffer<T>>> {
+            let mut out = Buffer::arbitrary(index.len() * row)?;
             // Short rows are not worth a thread of their own.
             let some = (1 << 14) / row.max(1) + 1;
             let rows = out.as_mut_slice().par_chunks_exact_mut(row.max(1)).with_min_len(some).zip(index);
             rows.for_each(|(to, &i)| to.copy_from_slice(&from[i * row..(i + 1) * row]));
-            Arc::new(out)
+            Ok(Arc::new(out))
         }
         let storage = match &self.storage {
-            Storage::F32(b) => Storage::F32(gather(b.as_slice(), row, index)),
-            Storage::BF16(b) => Storage::BF16(gather(b.as_slice(), row, index)),
+            Storage::F32(b) => Storage::F32(gather(b.as_slice(), row, index)?),
+            Storage::BF16(b) => Storage::BF16(gather(b.as_slice(), row, index)?),
             Storage::Gpu(..) => return cuda::rows(self, index),
         };
-        Ok(Tensor { shape: Shape::new(&dims), storage })
+        Ok(Tensor { shape, storage })
     }
 
     /// As [`Tensor::rows`] for a permutation (which needs no check); nothing is uploaded where both are on one GPU.
@@ -359,25 +376,36 @@ impl Tensor {
     /// The same numbers in another type, rounded to nearest even. Free when the type is already that.
     ///
     /// # Errors
-    /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+    /// `OutOfMemory`; of a GPU also `Driver`.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
-        Ok(match (&self.storage, dtype) {
+        match (&self.storage, dtype) {
             (Storage::F32(b), DType::BF16) => {
                 Self::build_bf16(self.shape, |out| element::narrow_all(b.as_slice(), out))
             }
             (Storage::BF16(b), DType::F32) => Self::build(self.shape, |out| element::widen_all(b.as_slice(), out)),
-            (Storage::Gpu(from, _), _) if *from != dtype => return cuda::cast(self, dtype),
-            _ => self.clone(),
-        })
+            (Storage::Gpu(from, _), _) if *from != dtype => cuda::cast(self, dtype),
+            _ => Ok(self.clone()),
+        }
     }
+}
+
+/// The memory, copied first when other tensors share it.
+fn sole<T: bytemuck::Pod>(b: &mut Arc<Buffer<T>>) -> Result<&mut Buffer<T>> {
+    if Arc::get_mut(b).is_none() {
+        *b = Arc::new(Buffer::from_slice(b.as_slice())?);
+    }
+    Ok(Arc::get_mut(b).expect("nobody else holds what was just made"))
 }
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Storage::Gpu(..) = self.storage {
-            return write!(f, "Tensor {} {} on {}", self.dtype().name(), self.shape, self.device());
-        }
-        let head: Vec<f32> = self.host().iter().take(8).copied().collect();
+        let head: Vec<f32> = match &self.storage {
+            Storage::F32(b) => b.as_slice().iter().take(8).copied().collect(),
+            Storage::BF16(b) => b.as_slice().iter().take(8).map(|v| v.to_f32()).collect(),
+            Storage::Gpu(..) => {
+                return write!(f, "Tensor {} {} on {}", self.dtype().name(), self.shape, self.device());
+            }
+        };
         write!(f, "Tensor {} {} {head:?}", self.dtype().name(), self.shape)?;
         if self.shape.len() > head.len() { f.write_str("…") } else { Ok(()) }
     }

@@ -10,12 +10,13 @@ use crate::rng::{self, Purpose};
 use crate::video::{Favour, View};
 use half::f16;
 use rand::RngExt;
+use serde::Serialize;
 
 /// Levels of a pixel in the flow of the released code.
 const LEVELS: f32 = 6.375;
 
 /// What MCL adds to the choice of clips. The default is all off.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Focus {
     /// Probability of choosing starts by motion; 0.7 in the release, 0 is off.
     pub sampling: f64,
@@ -210,10 +211,10 @@ impl Loader {
         let mut regions = [None; N];
         let Some(maps) = maps.filter(|_| focus.crop) else { return Ok(regions) };
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::Tubelet);
-        let still = focus.still * maps.summed as f32;
+        let still = focus.still * maps.summed() as f32;
         for i in 0..N {
             let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
-            regions[i] = Region::of(&maps.mean(&frames), maps.grid, still, focus.legacy);
+            regions[i] = Region::of(&maps.mean(&frames), maps.grid(), still, focus.legacy);
             if let Some(region) = &regions[i] {
                 draws[i].crop = region.crop(&mut rng, &self.spec.augment, view.size().into(), focus.legacy);
             }
@@ -256,10 +257,11 @@ impl Loader {
         Ok(Some(parts))
     }
 
-    fn expect_flow(&self, view: &View) -> Result<()> {
+    pub(super) fn expect_flow(&self, view: &View) -> Result<()> {
         match view.fields() {
             0 => {
-                Err(Error::param("focus", "fields", 0, "sampling, crops and targets by motion need a cache with flow"))
+                let rule = "motion inputs of flow, and sampling, crops and targets by motion, need a cache with flow";
+                Err(Error::param("cache", "fields", 0, rule))
             }
             _ => Ok(()),
         }

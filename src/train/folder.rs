@@ -1,8 +1,9 @@
 //! The output folder of a run: held by one process, tied to one set of settings, its files written whole or not at all.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, Result};
+use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ impl Folder {
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             let mut text = String::new();
             let _ = lock.read_to_string(&mut text); // the holder's number is a courtesy; absent is fine
-            return Err(ErrorKind::Locked { path, holder: text.trim().parse().ok() }.into());
+            return Err(error::ErrorKind::Locked { path, holder: text.trim().parse().ok() }.into());
         }
         let write = |lock: &mut File| {
             lock.set_len(0)?;
@@ -49,51 +50,71 @@ impl Folder {
         &self.path
     }
 
-    /// Ties the folder to `settings`: written if the folder has none yet, compared otherwise.
+    /// Compares `settings` with those that the run in the folder `path` was begun with, and changes nothing; whether there
+    /// are any. Both are JSON objects, whose fields are named in errors as they are here.
     ///
     /// # Errors
-    /// `Param` naming the first setting that differs from those the folder was begun with; `Io`; `Format`.
-    pub fn settle(&self, settings: &serde_json::Value) -> Result<()> {
-        let path = self.path.join("settings.json");
-        let text = match fs::read_to_string(&path) {
+    /// `Data` naming each field that differs with both values; `Io`; `Format`.
+    pub fn compare(path: &Path, settings: &Value) -> Result<bool> {
+        let file = path.join(SETTINGS);
+        let text = match fs::read_to_string(&file) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let text = format!("{settings:#}\n");
-                return write_atomic(&path, text.as_bytes());
-            }
-            Err(e) => return Err(Error::io("read", &path)(e)),
+            Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => return Ok(false),
+            Err(e) => return Err(Error::io("read", &file)(e)),
         };
-        let begun: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| Error::format(&path, e.line() as u64, "is not valid JSON"))?;
-        match first_difference(&begun, settings, String::new()) {
-            None => Ok(()),
-            Some((name, old, new)) => Err(Error::param(
-                "run",
-                "settings",
-                format!("{name} {new}"),
-                format!(
-                    "{} was begun with {name} {old}: continue with the same settings, or choose another --out",
-                    self.path.display()
-                ),
-            )),
+        let begun: Value =
+            serde_json::from_str(&text).map_err(|e| Error::format(&file, e.line() as u64, "is not valid JSON"))?;
+        if begun.get("recipe").is_some_and(Value::is_string) {
+            let what = "an earlier version of this program began this run, and its settings cannot be compared with these: \
+                        choose another --out, or end the run with that version";
+            return Err(Error::data(path, what));
         }
+        let mut found = Vec::new();
+        differences(&begun, settings, String::new(), &mut found);
+        if found.is_empty() {
+            return Ok(true);
+        }
+        let more = found.len().saturating_sub(NAMED);
+        found.truncate(NAMED);
+        let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+        let what = format!(
+            "this run has other settings; continue with the same, or choose another --out: {}{more}",
+            found.join("; ")
+        );
+        Err(Error::data(path, what))
+    }
+
+    /// Ties the folder to `settings`: written if the folder has none yet, [compared](Folder::compare) otherwise. Call it
+    /// when nothing can refuse the run any more.
+    ///
+    /// # Errors
+    /// As [`Folder::compare`].
+    pub fn settle(&self, settings: &Value) -> Result<()> {
+        if Self::compare(&self.path, settings)? {
+            return Ok(());
+        }
+        write_atomic(&self.path.join(SETTINGS), format!("{settings:#}\n").as_bytes())
     }
 }
 
-/// Path and both values of the first leaf in which two JSON values differ.
-fn first_difference(
-    a: &serde_json::Value,
-    b: &serde_json::Value,
-    at: String,
-) -> Option<(String, serde_json::Value, serde_json::Value)> {
-    let (Some(x), Some(y)) = (a.as_object(), b.as_object()) else {
-        return (a != b).then(|| (at, a.clone(), b.clone()));
+/// The file with the settings a run was begun with.
+const SETTINGS: &str = "settings.json";
+/// At most so many settings that differ are named.
+const NAMED: usize = 8;
+
+/// The leaves in which two JSON values differ, with both values.
+fn differences(begun: &Value, now: &Value, at: String, found: &mut Vec<String>) {
+    let (Some(x), Some(y)) = (begun.as_object(), now.as_object()) else {
+        if begun != now {
+            let shown = |v: &Value| if v.is_null() { "nothing".to_owned() } else { v.to_string() };
+            found.push(format!("{at}: begun with {}, now {}", shown(begun), shown(now)));
+        }
+        return;
     };
-    let null = serde_json::Value::Null;
-    x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))).find_map(|k| {
-        let name = if at.is_empty() { k.clone() } else { format!("{at}.{k}") };
-        first_difference(x.get(k).unwrap_or(&null), y.get(k).unwrap_or(&null), name)
-    })
+    for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))) {
+        let name = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+        differences(x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), name, found);
+    }
 }
 
 /// Writes `bytes` under `path` so that a reader sees the old content or the new, never a part: temporary file in the
@@ -129,6 +150,7 @@ impl Drop for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn second_holder_is_refused_by_name() {
@@ -136,21 +158,56 @@ mod tests {
         let held = Folder::open(dir.path()).unwrap();
         // flock is per open file description, so a second open in one process conflicts as a second process would
         let e = Folder::open(dir.path()).unwrap_err();
-        assert!(matches!(e.kind(), ErrorKind::Locked { holder: Some(pid), .. } if *pid == std::process::id()), "{e}");
+        assert!(
+            matches!(e.kind(), error::ErrorKind::Locked { holder: Some(pid), .. } if *pid == std::process::id()),
+            "{e}"
+        );
         drop(held);
         Folder::open(dir.path()).unwrap();
     }
 
     #[test]
-    fn other_settings_are_refused_with_both_values() {
+    fn every_setting_that_differs_is_named_with_both_values() {
         let dir = tempfile::tempdir().unwrap();
+        let begun = json!({"--lr": 0.03, "method": {"queue": null, "parts": [1, 2]}, "--batch": 32});
+        assert!(!Folder::compare(dir.path(), &begun).unwrap());
         let folder = Folder::open(dir.path()).unwrap();
-        folder.settle(&serde_json::json!({"a": 1, "b": {"c": 2}})).unwrap();
-        folder.settle(&serde_json::json!({"a": 1, "b": {"c": 2}})).unwrap();
-        let e = folder.settle(&serde_json::json!({"a": 1, "b": {"c": 3}})).unwrap_err().to_string();
-        assert!(e.contains("b.c 3") && e.contains("b.c 2"), "{e}");
-        let e = folder.settle(&serde_json::json!({"b": {"c": 2}})).unwrap_err().to_string();
-        assert!(e.contains("a null") && e.contains("a 1"), "{e}");
+        folder.settle(&begun).unwrap();
+        folder.settle(&begun).unwrap();
+        assert!(Folder::compare(dir.path(), &begun).unwrap());
+        let other = json!({"--lr": 0.5, "method": {"queue": 8, "parts": [1, 3]}, "--epochs": 2});
+        let e = folder.settle(&other).unwrap_err().to_string();
+        for part in [
+            "--lr: begun with 0.03, now 0.5",
+            "method.queue: begun with nothing, now 8",
+            "method.parts: begun with [1,2], now [1,3]",
+            "--batch: begun with 32, now nothing",
+            "--epochs: begun with nothing, now 2",
+            "--out",
+        ] {
+            assert!(e.contains(part), "{part} in {e}");
+        }
+        // What has not been begun by the same settings stays as it was.
+        assert!(Folder::compare(dir.path(), &begun).unwrap());
+    }
+
+    #[test]
+    fn a_refusal_stays_a_sentence_however_much_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |n: i32| Value::from_iter((0..200).map(|i| (format!("field {i}"), json!(i + n))));
+        Folder::open(dir.path()).unwrap().settle(&of(0)).unwrap();
+        let e = Folder::compare(dir.path(), &of(1)).unwrap_err().to_string();
+        assert!(e.contains("and 192 more") && e.len() < 800, "{e}");
+    }
+
+    #[test]
+    fn settings_of_an_earlier_version_are_told_apart_in_one_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let old =
+            json!({"data": "procedural", "seed": 0, "recipe": format!("Recipe {{ {} }}", "field: 1, ".repeat(400))});
+        fs::write(dir.path().join(SETTINGS), old.to_string()).unwrap();
+        let e = Folder::compare(dir.path(), &json!({"--lr": 0.5})).unwrap_err().to_string();
+        assert!(e.contains("earlier version") && e.contains("--out") && e.len() < 400, "{e}");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A MaCLR run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
 
 use super::batch::{stack, stack_maps};
-use super::checkpoint::State;
+use super::checkpoint::{ImageHead, Inflated, State, start_from};
 use super::graph::Graph;
+use super::limits;
 use super::pathway;
 use super::pretrain::{At, Method, Report};
-use super::recipe::Training;
+use super::recipe::{Training, check_weights, fitting};
 use super::views::{ClipPair, ViewSpec};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
@@ -16,14 +17,19 @@ use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
+use serde::Serialize;
+use std::path::PathBuf;
 
 /// Everything that defines a run but its data. Presets are starting points; every field may be changed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Recipe {
     /// The visual trunk.
     pub visual: Net,
     /// The motion trunk; its input channels follow the motion input.
     pub motion: Net,
+    /// A file of weights to start the visual trunk from ([`start_from`]); without it the trunk starts from random weights.
+    #[serde(skip)] // a path, which need not be text
+    pub init: Option<PathBuf>,
     /// Hidden numbers of the projection heads.
     pub head_hidden: usize,
     /// Whether the heads have batch normalisation before their ReLU.
@@ -51,6 +57,7 @@ impl Recipe {
         Recipe {
             visual: small_net(3, 1),
             motion: small_net(1, 2),
+            init: None,
             head_hidden: 128,
             head_norm: true,
             code: 64,
@@ -70,6 +77,7 @@ impl Recipe {
         Ok(Recipe {
             visual: Net::cvrl_r3d50(),
             motion: Net::motion_r2d50(8)?,
+            init: None,
             head_hidden: 2048,
             head_norm: false,
             code: 128,
@@ -89,6 +97,56 @@ impl Recipe {
         })
     }
 
+    /// Checks every number, what must fit together, and that both networks take such clips: before anything is read or
+    /// decoded.
+    ///
+    /// # Errors
+    /// `Param` naming the option, or the field that no option sets, with its value and its range.
+    pub fn check(&self) -> Result<()> {
+        self.check_numbers()?;
+        let [[t, h, w, _], [motion_t, ..]] = self.training.views.dims();
+        fitting(&self.visual, [t, h, w], "--frames and --side")?;
+        if self.method.uses_motion() {
+            fitting(&self.motion, [motion_t, h, w], "--motion-frames and --side")?;
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let m = &self.method;
+        let [align, warm] = m.alignment.as_ref().map_or([0.0; 2], |a| [a.weight, a.warm_weight]);
+        let terms = [(limits::W_VV, m.w_vv), (limits::W_MM, m.w_mm), (limits::W_VM, m.w_vm), (limits::W_MV, m.w_mv)];
+        let [vv, mm, vm, mv] = terms;
+        check_weights(&[vv, mm, vm, mv, (limits::W_ALIGN, align)])?;
+        limits::W_ALIGN_WARMUP.check(warm)?;
+        limits::TEMPERATURE.check(m.temperature)?;
+        limits::EMA.check(m.momentum)?;
+        self.training.check()?;
+        self.training.check_groups(m.groups)
+    }
+
+    /// Reads [`Recipe::init`] into a network of the right kind, which is then dropped: what it would do, or why not.
+    ///
+    /// # Errors
+    /// As [`start_from`].
+    pub fn check_init(&self) -> Result<Option<Inflated>> {
+        Ok(self.init.is_some().then(|| self.visual_start(0)).transpose()?.and_then(|(.., inflated)| inflated))
+    }
+
+    /// The visual network with its first weights.
+    fn visual_start(&self, seed: u64) -> Result<(Encoder, Params, Option<Inflated>)> {
+        let (encoder, mut params) = self.encoder(&self.visual, seed)?;
+        let init = self.init.as_ref();
+        let start = init.map(|path| start_from(path, &self.visual, &mut params, ImageHead::Dropped));
+        let inflated = start.transpose()?;
+        Ok((encoder, params, inflated))
+    }
+
+    fn encoder(&self, net: &Net, seed: u64) -> Result<(Encoder, Params)> {
+        let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
+        new(net, self.head_hidden, self.code, seed)
+    }
+
     /// The same recipe with alignment targets on the grid of the module that is aligned, where one is.
     ///
     /// # Errors
@@ -104,18 +162,23 @@ impl Recipe {
     /// The two pathways at their start, on `device`. Their first weights do not depend on it.
     ///
     /// # Errors
-    /// As [`Training::queue_length`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and `Driver`.
+    /// As [`Training::queue_length`] and [`start_from`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and
+    /// `Driver`.
     pub fn pathways(&self, videos: usize, seed: u64, device: &Device) -> Result<Pathways> {
+        Ok(self.start(videos, seed, device)?.0)
+    }
+
+    /// The same, and what the visual network took from [`Recipe::init`].
+    fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Inflated>)> {
         let queue = self.training.queue_length(videos, 1)?;
-        let pathway = |net: &Net, which: u64| {
-            let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
-            let (encoder, params) = new(net, self.head_hidden, self.code, seed ^ which << 32)?;
+        let pathway = |(encoder, params): (Encoder, Params)| {
             Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
         };
-        let mut motion_net = self.motion.clone();
-        motion_net.in_channels = self.training.views.motion.channels();
-        let motion = self.method.uses_motion().then(|| pathway(&motion_net, 1)).transpose()?;
-        Ok(Pathways { visual: pathway(&self.visual, 0)?, motion })
+        let mut net = self.motion.clone();
+        net.in_channels = self.training.views.motion.channels();
+        let motion = self.method.uses_motion().then(|| pathway(self.encoder(&net, seed ^ 1 << 32)?)).transpose()?;
+        let (encoder, params, inflated) = self.visual_start(seed)?;
+        Ok((Pathways { visual: pathway((encoder, params))?, motion }, inflated))
     }
 }
 
@@ -142,6 +205,7 @@ pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
 pub struct MaclrRun {
     method: Maclr,
     pathways: Pathways,
+    inflated: Option<Inflated>,
     device: Device,
     graph: Graph<Maclr>,
 }
@@ -150,10 +214,16 @@ impl MaclrRun {
     /// The run's start on `device`.
     ///
     /// # Errors
-    /// As [`Recipe::pathways`].
+    /// As [`Recipe::pathways`]; `Param` of a number out of its [limit](limits).
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
-        let pathways = recipe.pathways(videos, seed, device)?;
-        Ok(MaclrRun { method: recipe.method.clone(), pathways, device: device.clone(), graph: Graph::Off })
+        recipe.check_numbers()?;
+        let (pathways, inflated) = recipe.start(videos, seed, device)?;
+        Ok(MaclrRun { method: recipe.method.clone(), pathways, inflated, device: device.clone(), graph: Graph::Off })
+    }
+
+    /// What the visual network took from [`Recipe::init`].
+    pub fn inflated(&self) -> Option<&Inflated> {
+        self.inflated.as_ref()
     }
 
     /// The same run, its step holding less memory and taking longer where `yes`: blocks of the query networks run again in

@@ -1,12 +1,13 @@
 //! An MCL run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
 
 use super::batch::{stack, stack_maps};
-use super::checkpoint::{ImageHead, Inflated, State, inflate};
+use super::checkpoint::{ImageHead, Inflated, State, start_from};
 use super::focus::{Focus, Quad};
 use super::graph::Graph;
+use super::limits;
 use super::pathway;
 use super::pretrain::{At, Method, Report};
-use super::recipe::Training;
+use super::recipe::{Training, check_weights, fitting};
 use super::views::ViewSpec;
 use crate::augment::AugmentSpec;
 use crate::error::Result;
@@ -17,18 +18,20 @@ use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// Keys a step makes of each video.
 pub const KEYS: usize = 3;
 
 /// Everything that defines a run but its data. Presets are starting points; every field may be changed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Recipe {
     /// The trunk.
     pub net: Net,
-    /// An image network's weights to start the trunk from ([`inflate`]), and what becomes of that file's head; without it
+    /// A file of weights to start the trunk from ([`start_from`]), and what becomes of an image network's head; without it
     /// the trunk starts from random weights. Paper and release start from MoCo v2's on ImageNet.
+    #[serde(skip)] // a path, which need not be text
     pub init: Option<(PathBuf, ImageHead)>,
     /// The three heads.
     pub heads: HeadSpec,
@@ -94,6 +97,46 @@ impl Recipe {
         }
     }
 
+    /// Checks every number, what must fit together, and that the network takes such clips: before anything is read or
+    /// decoded.
+    ///
+    /// # Errors
+    /// `Param` naming the option, or the field that no option sets, with its value and its range.
+    pub fn check(&self) -> Result<()> {
+        self.check_numbers()?;
+        let [[t, h, w, _], _] = self.training.views.dims();
+        fitting(&self.net, [t, h, w], "--frames and --side").map(|_| ())
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let m = &self.method;
+        let terms = [(limits::W_INTER, m.w_inter), (limits::W_INTRA, m.w_intra), (limits::W_ORDER, m.w_order)];
+        let [inter, intra, order] = terms;
+        check_weights(&[inter, intra, order, (limits::W_ALIGN, m.alignment.weight)])?;
+        limits::W_ALIGN_WARMUP.check(m.alignment.warm_weight)?;
+        limits::TEMPERATURE.check(m.temperature)?;
+        limits::TEMPERATURE.check(m.temperature_intra)?;
+        limits::EMA.check(m.momentum)?;
+        self.training.check()?;
+        self.training.check_groups(m.groups)
+    }
+
+    /// Reads [`Recipe::init`] into a network of the right kind, which is then dropped: what it would do, or why not.
+    ///
+    /// # Errors
+    /// As [`start_from`].
+    pub fn check_init(&self) -> Result<Option<Inflated>> {
+        Ok(self.init.is_some().then(|| self.first(0)).transpose()?.and_then(|(.., inflated)| inflated))
+    }
+
+    /// The encoder with its first weights.
+    fn first(&self, seed: u64) -> Result<(MclEncoder, Params, Option<Inflated>)> {
+        let (encoder, mut params) = MclEncoder::new(&self.net, self.heads, seed)?;
+        let start = self.init.as_ref().map(|(path, head)| start_from(path, &self.net, &mut params, *head));
+        let inflated = start.transpose()?;
+        Ok((encoder, params, inflated))
+    }
+
     /// The grid `t h w` on which the network's gradients are aligned with motion; `None` where they are not.
     ///
     /// # Errors
@@ -117,12 +160,11 @@ impl Recipe {
     /// on the device.
     ///
     /// # Errors
-    /// As [`Training::queue_length`] and [`inflate`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and
+    /// As [`Training::queue_length`] and [`start_from`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and
     /// `Driver`.
     pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<(Network, Option<Inflated>)> {
         let queue = self.training.queue_length(videos, KEYS)?;
-        let (encoder, mut params) = MclEncoder::new(&self.net, self.heads, seed)?;
-        let inflated = self.init.as_ref().map(|(path, head)| inflate(path, &mut params, *head)).transpose()?;
+        let (encoder, params, inflated) = self.first(seed)?;
         let queue = Queue::new(queue, self.heads.code)?.to(device)?;
         Ok((Network::new(encoder, params.to(device)?, queue)?, inflated))
     }
@@ -144,8 +186,9 @@ impl MclRun {
     /// The run's start on `device`.
     ///
     /// # Errors
-    /// As [`Recipe::network`].
+    /// As [`Recipe::network`]; `Param` of a number out of its [limit](limits).
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
+        recipe.check_numbers()?;
         let (network, inflated) = recipe.network(videos, seed, device)?;
         let (epochs, warmup_epochs) = (recipe.training.epochs, recipe.training.warmup_epochs);
         Ok(MclRun {

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod focus;
 pub mod folder;
 mod graph;
+pub mod limits;
 pub mod maclr;
 pub mod mcl;
 pub mod metrics;

@@ -1,7 +1,8 @@
 //! The loop every method runs in: order of the videos, steps, checkpoints, metrics, stopping and going on.
 
-use super::checkpoint::{Checkpoints, State};
+use super::checkpoint::{Checkpoints, Resumed, State};
 use super::folder::Folder;
+use super::limits;
 use super::metrics::Metrics;
 use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,8 +13,9 @@ pub use crate::ssl::report::Report;
 use crate::video::prefetch::Prefetch;
 use rand::seq::SliceRandom;
 use serde_json::json;
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Where in the run a step stands: the key of its random numbers.
@@ -93,6 +95,11 @@ pub struct Scores {
 
 /// Told of what happens, to show it.
 pub trait Observer {
+    /// Before the first step, when the newest checkpoints could not be used: what is wrong with them, one sentence each, and the
+    /// step the run goes on from.
+    fn damaged(&mut self, what: &[String], step: u64) {
+        let _ = (what, step);
+    }
     /// After every step, with the videos trained a second so far.
     fn step(&mut self, at: At, steps: u64, report: &Report, videos_per_second: f64);
     /// After a probe; `epochs` have been trained.
@@ -116,8 +123,8 @@ pub struct Outcome {
     pub after: Scores,
     /// Seconds of training (steps and loading, without probes), over all parts of an interrupted run.
     pub train_seconds: f64,
-    /// Seconds from the end of a step to the end of the next, loading included: the median over the run, or over its last
-    /// part where it was interrupted.
+    /// Seconds from the end of a step to the end of the next, loading included: the median over the last 65536 steps, or
+    /// over the run's last part where it was interrupted.
     pub step_seconds: f64,
     /// Seconds that its steps waited for their samples: what the loader costs beyond the time it shares with the steps.
     pub loading_seconds: f64,
@@ -131,18 +138,57 @@ pub struct Outcome {
 /// `Param` when a batch is larger than the data, or empty.
 pub fn steps_per_epoch(videos: usize, batch: usize) -> Result<u64> {
     if batch == 0 || batch > videos {
-        let rule = format!("a batch needs between 1 and {videos} videos, which is how many there are to train on");
-        return Err(Error::param("pretrain", "batch", batch, rule));
+        let rule = match videos {
+            0 | 1 => format!("there are {videos} videos to train on, and a step needs at least 2"),
+            _ => format!("there are {videos} videos to train on: choose a --batch from 2 to {videos}"),
+        };
+        return Err(Error::param("settings", limits::BATCH.option, batch, rule));
     }
     Ok((videos / batch) as u64)
 }
 
-/// The videos of an epoch in their order; the last `videos mod batch` of them are not used in this epoch.
-fn order(seed: u64, epoch: u64, videos: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..videos).collect();
-    order.shuffle(&mut rng::stream(seed, epoch, 0, Purpose::Order));
-    order
+/// The order of the videos over a run. An epoch is shuffled when a sample of it is first asked for, and [`Order::KEPT`] of
+/// them are in memory: those that the loader's threads are at.
+struct Order {
+    seed: u64,
+    videos: usize,
+    /// Samples of an epoch; the other videos are not used in it.
+    used: u64,
+    epochs: Mutex<VecDeque<(u64, Arc<[usize]>)>>,
 }
+
+impl Order {
+    const KEPT: usize = 2;
+
+    /// Of epochs of `per_epoch` steps of `batch` videos.
+    fn new(seed: u64, videos: usize, per_epoch: u64, batch: usize) -> Order {
+        Order { seed, videos, used: per_epoch * batch as u64, epochs: Mutex::default() }
+    }
+
+    /// Epoch and video of sample `i`, counted over the whole run.
+    fn at(&self, i: u64) -> (u64, usize) {
+        let epoch = i / self.used;
+        (epoch, self.epoch(epoch)[(i % self.used) as usize])
+    }
+
+    fn epoch(&self, epoch: u64) -> Arc<[usize]> {
+        // No code that can panic runs under the lock.
+        let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, order)) = epochs.iter().find(|(e, _)| *e == epoch) {
+            return order.clone();
+        }
+        let mut order: Vec<usize> = (0..self.videos).collect();
+        order.shuffle(&mut rng::stream(self.seed, epoch, 0, Purpose::Order));
+        if epochs.len() == Self::KEPT {
+            epochs.pop_front();
+        }
+        epochs.push_back((epoch, order.into()));
+        epochs[epochs.len() - 1].1.clone()
+    }
+}
+
+/// Steps whose times are kept for the median.
+const TIMED: usize = 1 << 16;
 
 /// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, from the folder's checkpoint if it
 /// has one. The same settings give the same bits, however often the run was interrupted.
@@ -162,13 +208,23 @@ pub fn pretrain<M: Method>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let per_epoch = steps_per_epoch(videos, settings.batch)?;
-    let steps = per_epoch * settings.epochs;
-    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 1)?;
+    let too_long = || {
+        let rule =
+            format!("a run has fewer than 2^63 samples, and an epoch has {per_epoch} steps of {}", settings.batch);
+        Error::param("settings", limits::EPOCHS.option, settings.epochs, rule)
+    };
+    let steps = per_epoch.checked_mul(settings.epochs).ok_or_else(too_long)?;
+    let all =
+        steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
+    // The one before the newest is there to go back to, should that be damaged.
+    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 2)?;
     let (mut last_scores, mut paused) = (None, 0.0);
-    let (mut step, before, mut earlier) = match checkpoints.latest()? {
-        Some(checkpoint) => {
-            let state = checkpoint.load(&mut method.networks_mut())?;
+    let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
+        Some(Resumed { checkpoint, state, damaged }) => {
             method.restore(&state)?;
+            if !damaged.is_empty() {
+                observer.damaged(&damaged, checkpoint.step);
+            }
             let scores = |probe, knn| Ok::<_, Error>(Scores { probe: state.real(probe)?, knn: state.real(knn)? });
             if checkpoint.step >= steps {
                 last_scores = Some(scores("probe_after", "knn_after")?);
@@ -184,24 +240,20 @@ pub fn pretrain<M: Method>(
         observer.scores(0, before);
     }
     let mut metrics = Metrics::resume(&folder.path().join("metrics.jsonl"), step)?;
-    let keys: Vec<(u64, usize)> = (0..settings.epochs)
-        .flat_map(|e| {
-            let used = per_epoch as usize * settings.batch;
-            order(settings.seed, e, videos).into_iter().take(used).map(move |v| (e, v))
-        })
-        .skip(step as usize * settings.batch)
-        .collect();
+    let order = Order::new(settings.seed, videos, per_epoch, settings.batch);
+    let done = (step as usize).saturating_mul(settings.batch);
     let (made, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let count = (made.clone(), busy.clone());
-    let mut samples = Prefetch::new(settings.workers, settings.batch + settings.workers, keys.len(), move |i| {
-        let ((epoch, video), begin) = (keys[i], Instant::now());
-        let sample = load(epoch, video);
-        count.0.fetch_add(1, Ordering::Relaxed);
-        count.1.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        sample
-    });
+    let mut samples =
+        Prefetch::new(settings.workers, settings.batch + settings.workers, all.saturating_sub(done), move |i| {
+            let ((epoch, video), begin) = (order.at((done + i) as u64), Instant::now());
+            let sample = load(epoch, video);
+            count.0.fetch_add(1, Ordering::Relaxed);
+            count.1.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            sample
+        });
     let (mut clock, first) = (Instant::now(), step);
-    let (mut took, mut loading_seconds) = (Vec::new(), 0.0);
+    let (mut took, mut loading_seconds) = (VecDeque::new(), 0.0);
 
     while step < steps {
         let at = At { seed: settings.seed, epoch: step / per_epoch, step };
@@ -219,7 +271,10 @@ pub fn pretrain<M: Method>(
         }
         metrics.write(&line)?;
         step += 1;
-        took.push(began.elapsed().as_secs_f64());
+        if took.len() == TIMED {
+            took.pop_front();
+        }
+        took.push_back(began.elapsed().as_secs_f64());
         let seconds = clock.elapsed().as_secs_f64() - paused;
         observer.step(at, steps, &report, ((step - first) * settings.batch as u64) as f64 / seconds);
 
@@ -262,7 +317,7 @@ pub fn pretrain<M: Method>(
     let after = last_scores.unwrap_or(before); // `before` only for a run of no steps
     let losses = metrics.means("loss")?;
     let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
-    took.sort_by(f64::total_cmp);
+    took.make_contiguous().sort_by(f64::total_cmp);
     Ok(Outcome {
         steps,
         loss_first: mean(0),
@@ -285,4 +340,53 @@ fn read_seconds(folder: &Folder) -> f64 {
 
 fn write_seconds(folder: &Folder, seconds: f64) -> Result<()> {
     super::folder::write_atomic(&folder.path().join("seconds"), format!("{seconds:.3}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order of a whole run, as it is defined: each epoch shuffled by its own stream, the rest of it left out.
+    fn whole(seed: u64, videos: usize, used: usize, epochs: u64) -> Vec<(u64, usize)> {
+        (0..epochs)
+            .flat_map(|epoch| {
+                let mut order: Vec<usize> = (0..videos).collect();
+                order.shuffle(&mut rng::stream(seed, epoch, 0, Purpose::Order));
+                order.into_iter().take(used).map(move |video| (epoch, video))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_epoch_at_a_time_is_the_order_of_the_whole_run() {
+        for (videos, batch) in [(1, 1), (7, 2), (12, 4), (5, 5)] {
+            let per_epoch = steps_per_epoch(videos, batch).unwrap();
+            let order = Order::new(3, videos, per_epoch, batch);
+            let want = whole(3, videos, per_epoch as usize * batch, 6);
+            let got: Vec<_> = (0..want.len() as u64).map(|i| order.at(i)).collect();
+            assert_eq!(got, want, "{videos} videos, batches of {batch}");
+            // Threads ask out of order, and a run is taken up in the middle.
+            for (i, want) in want.iter().enumerate().rev() {
+                assert_eq!(order.at(i as u64), *want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_of_any_length_holds_two_epochs() {
+        let (videos, epochs) = (10, 1_000_000_000_000);
+        let order = Order::new(0, videos, 5, 2);
+        for i in [0, 9, 10 * epochs / 2, 10 * epochs - 1] {
+            assert_eq!(order.at(i).0, i / 10);
+            assert!(order.epochs.lock().unwrap().len() <= Order::KEPT);
+        }
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_data_is_refused_with_the_largest_that_fits() {
+        let e = steps_per_epoch(6, 32).unwrap_err().to_string();
+        assert!(e.contains("--batch = 32") && e.contains("choose a --batch from 2 to 6"), "{e}");
+        assert!(steps_per_epoch(1, 2).unwrap_err().to_string().contains("at least 2"));
+        assert_eq!(steps_per_epoch(6, 6).unwrap(), 1);
+    }
 }

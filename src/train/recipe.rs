@@ -1,12 +1,15 @@
 //! What defines a run of any method: clips, queue, epochs, learning rate.
 
+use super::limits;
 use super::schedule::Schedule;
 use super::views::ViewSpec;
 use crate::error::{Error, Result};
+use crate::nn::{Builder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
+use serde::Serialize;
 
 /// The part of a recipe that methods share.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Training {
     /// Clips and their augmentation.
     pub views: ViewSpec,
@@ -47,13 +50,78 @@ impl Training {
         }
     }
 
+    /// Checks every number against its [limit](limits), and what must fit together: before anything is read or decoded.
+    ///
+    /// # Errors
+    /// `Param` naming the option, or the field that no option sets, with its value and its range.
+    pub fn check(&self) -> Result<()> {
+        limits::EPOCHS.check(self.epochs)?;
+        limits::BATCH.check(self.batch)?;
+        limits::LR.check(self.lr)?;
+        limits::WARMUP_EPOCHS.check(self.warmup_epochs)?;
+        limits::WEIGHT_DECAY.check(self.sgd.weight_decay)?;
+        limits::PROBE_CLIPS.check(self.probe_clips)?;
+        limits::QUEUE.check(self.queue.unwrap_or(self.queue_cap))?;
+        let field = |name, value: f32, fine: bool, rule: &str| {
+            if fine { Ok(()) } else { Err(Error::param("settings", name, value, rule)) }
+        };
+        let (floor, momentum) = (self.lr_floor, self.sgd.momentum);
+        field("lr_floor", floor, (0.0..=self.lr).contains(&floor), "it must lie between 0 and --lr")?;
+        field("sgd.momentum", momentum, (0.0..1.0).contains(&momentum), "it must be from 0 on and below 1")?;
+        check_views(&self.views)?;
+        let [rgb, motion] = self.views.dims();
+        self.check_size("--batch", self.batch, [rgb, motion])?;
+        self.check_size("--probe-clips", self.probe_clips, [rgb, rgb])
+    }
+
+    /// Refuses clips that `n` of would be more than [`MOST`] numbers; `option` sets `n`.
+    fn check_size(&self, option: &'static str, n: usize, clips: [[usize; 4]; 2]) -> Result<()> {
+        let names = ["--frames", "--motion-frames"];
+        for (frames, dims) in names.into_iter().zip(clips) {
+            let numbers = dims.iter().fold(n as u128, |all, &extent| all * extent as u128);
+            if numbers > MOST {
+                let [t, side, ..] = dims;
+                let rule = format!(
+                    "with {frames} {t} and --side {side} these clips are {:.1} GB at once, and at most {:.1} GB are \
+                     allowed: make one of the three smaller",
+                    numbers as f64 * 4e-9,
+                    MOST as f64 * 4e-9
+                );
+                return Err(Error::param("settings", option, n, rule));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a batch divides into `groups` parts, each with statistics of its own.
+    ///
+    /// # Errors
+    /// `Param` when it does not, or a part would be a single video.
+    pub fn check_groups(&self, groups: usize) -> Result<()> {
+        limits::BN_GROUPS.check(groups)?;
+        let batch = self.batch;
+        if batch % groups != 0 || batch / groups < 2 {
+            let rule = format!("--batch {batch} must divide into that many equal parts of at least 2 videos");
+            return Err(Error::param("settings", limits::BN_GROUPS.option, groups, rule));
+        }
+        Ok(())
+    }
+
+    /// What is allowed and probably not meant, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let (warm, epochs) = (self.warmup_epochs, self.epochs);
+        let long = warm > epochs as f64;
+        let text = || format!("the warm-up (--warmup-epochs {warm}) is longer than the run (--epochs {epochs})");
+        long.then(text).into_iter().collect()
+    }
+
     /// The length of a queue that gets `keys` keys of each of `videos` training videos an epoch.
     ///
     /// # Errors
     /// `Param` when [`Training::queue`] asks for more than an epoch has: a longer queue holds keys of a clip's own video
     /// that are more than an epoch old.
     pub fn queue_length(&self, videos: usize, keys: usize) -> Result<usize> {
-        let most = videos * keys;
+        let most = videos.saturating_mul(keys);
         match self.queue {
             Some(queue) if queue > most => {
                 let each = if keys == 1 { String::new() } else { format!(" with {keys} keys each") };
@@ -61,7 +129,7 @@ impl Training {
                     "there are {videos} training videos{each}: a longer queue still holds a clip's own earlier keys, which \
                      would be its negatives; choose at most {most}"
                 );
-                Err(Error::param("queue", "length", queue, rule))
+                Err(Error::param("settings", limits::QUEUE.option, queue, rule))
             }
             Some(queue) => Ok(queue),
             None => {
@@ -77,8 +145,59 @@ impl Training {
             base: self.lr,
             warmup_from: self.lr / 100.0,
             warmup: (self.warmup_epochs * per_epoch as f64).round() as u64,
-            steps: per_epoch * self.epochs,
+            steps: per_epoch.saturating_mul(self.epochs),
             floor: self.lr_floor,
         }
     }
+}
+
+/// The most numbers that clips computed at once may have: 8.6 GB of them.
+const MOST: u128 = 1 << 31;
+
+/// Checks the clips.
+fn check_views(views: &ViewSpec) -> Result<()> {
+    limits::FRAMES.check(views.frames)?;
+    limits::STRIDE.check(views.stride)?;
+    limits::SIDE.check(views.side)?;
+    limits::MOTION_FRAMES.check(views.motion_frames)?;
+    limits::MOTION_CLAMP.check(views.motion_clamp)?;
+    let bad = |name, value: String, rule: &str| Err(Error::param("settings", name, value, rule));
+    if !(8..=4096).contains(&views.cache_side) {
+        return bad("cache_side", views.cache_side.to_string(), "it must be from 8 to 4096 pixels");
+    }
+    if !(1..=1000).contains(&views.flow_every) {
+        return bad("flow_every", views.flow_every.to_string(), "it must be from 1 to 1000 frames");
+    }
+    if let Some(fps) = views.fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
+        return bad("fps", fps.to_string(), "it must be a positive number of frames a second");
+    }
+    let [min, max] = [views.gap.min, views.gap.max];
+    if !(0.0 <= min && min <= max && max.is_finite()) {
+        return bad("gap", format!("{min} to {max}"), "it must be an ascending range of seconds from 0 on");
+    }
+    views.flow.check()?;
+    views.augment.check()?;
+    views.focus.check()
+}
+
+/// Weights of losses, all of them within their limits and one of them above 0.
+pub(super) fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
+    weights.iter().try_for_each(|(limit, weight)| limit.check(*weight))?;
+    if weights.iter().all(|(_, weight)| *weight == 0.0) {
+        let names: Vec<&str> = weights.iter().map(|(limit, _)| limit.option).collect();
+        let rule = format!("one of {} must be above 0: without a loss there is nothing to learn", names.join(", "));
+        return Err(Error::param("settings", "the sum of all weights", 0, rule));
+    }
+    Ok(())
+}
+
+/// The trunk of `net` with its parameters, refused where clips of `t h w` are too small for it; `options` set them.
+pub(super) fn fitting(net: &Net, [t, h, w]: [usize; 3], options: &'static str) -> Result<(Trunk, Params)> {
+    let mut builder = Builder::new(0);
+    let trunk = Trunk::new(net, &mut builder);
+    let params = builder.finish();
+    trunk.grids(&params, [t, h, w]).map_err(|e| {
+        Error::param("settings", options, format!("{t} and {h}"), format!("the network takes no such clips ({e})"))
+    })?;
+    Ok((trunk, params))
 }

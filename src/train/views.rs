@@ -2,15 +2,15 @@
 
 use super::focus::Focus;
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
-use crate::error::Result;
-use crate::flow::motion::{MotionInput, map_of_flow};
-use crate::ops::motion_map::frame_difference;
+use crate::error::{Error, Result};
+use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
 use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
+use serde::Serialize;
 
 /// Which clips are taken from a video, and how they are shown to the networks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ViewSpec {
     /// Frames of an RGB clip.
     pub frames: usize,
@@ -42,6 +42,7 @@ pub struct ViewSpec {
     /// How flow is computed.
     pub flow: Tvl1,
     /// Whether it is, or was computed before.
+    #[serde(skip)] // a path, which need not be text
     pub flow_source: FlowSource,
     /// Whether clips and crops follow the motion, and whether an alignment target comes with them.
     pub focus: Focus,
@@ -168,17 +169,20 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// How many of the videos are shorter than a clip.
+    /// How many of the videos are shorter than an RGB clip, and how many others are shorter than a motion clip, which ends later
+    /// where it has more frames.
     ///
     /// # Errors
     /// `Io`, `Format` of the cache.
-    pub fn short(&self) -> Result<usize> {
-        let mut short = 0;
+    pub fn short(&self) -> Result<[usize; 2]> {
+        let mut short = [0; 2];
         for &i in &self.videos {
             let view = self.cache.get(i)?;
             let clip = self.spec.clip(view.fps());
+            let rgb = clip.exceeds(view.len(), view.fps());
             let motion = self.motion && clip.with_frames(self.spec.motion_frames).exceeds(view.len(), view.fps());
-            short += usize::from(clip.exceeds(view.len(), view.fps()) || motion);
+            short[0] += usize::from(rgb);
+            short[1] += usize::from(motion && !rgb);
         }
         Ok(short)
     }
@@ -211,7 +215,8 @@ impl Loader {
         Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]), target })
     }
 
-    /// `n` clips of `video`, evenly spread, whole frames without augmentation: what a probe looks at.
+    /// `n` clips of `video`, evenly spread, the largest square in the middle of the frames ([`Draw::centre`]) without
+    /// augmentation: what a probe looks at.
     ///
     /// # Errors
     /// As [`Loader::pair`].
@@ -241,23 +246,26 @@ impl Loader {
         let clip = spec.clip(view.fps()).with_frames(spec.motion_frames);
         let frames = clip.indices(start, view.len(), view.fps(), spec.short)?;
         let maps = frames.into_iter().map(|i| self.motion_map(view, i)).collect::<Result<Vec<_>>>()?;
-        let (h, w) = if spec.motion.needs_flow() { view.flow_size() } else { view.size() };
         let kind = if spec.motion == MotionInput::Flow { MotionKind::Flow } else { MotionKind::Map };
-        let planes: Vec<&[f32]> = maps.iter().flat_map(|m| m.chunks_exact(h * w)).collect();
+        let planes: Vec<&[f32]> = maps.iter().flat_map(MotionMap::planes).collect();
+        let size = maps.first().map_or([0; 2], MotionMap::size);
         let [_, dims] = spec.dims();
         let mut data = vec![0.0; dims.iter().product()];
-        apply_motion(&planes, dims[3], kind, [h, w], draw, spec.side, &mut data)?;
+        apply_motion(&planes, dims[3], kind, size, draw, spec.side, &mut data)?;
         Ok(Part { dims, data })
     }
 
-    /// The motion input's planes for frame `i`: from the flow field nearest before it, or from the frame and the next.
-    fn motion_map(&self, view: &View, i: usize) -> Result<Vec<f32>> {
+    /// The motion input at frame `i`: from the flow field that starts nearest to it, or from the frame and the next.
+    fn motion_map(&self, view: &View, i: usize) -> Result<MotionMap> {
         let spec = &self.spec;
-        if spec.motion.needs_flow() {
-            let flow = view.flow_field(view.field_of(i));
-            return Ok(map_of_flow(spec.motion, &flow, spec.motion_clamp).unwrap_or_default());
+        if !spec.motion.needs_flow() {
+            let this = i.min(view.len().saturating_sub(2));
+            let next = (this + 1).min(view.len() - 1);
+            return MotionMap::of_frames(view.frame(this), view.frame(next), view.size().into());
         }
-        let last = view.len().saturating_sub(2);
-        Ok(frame_difference(view.frame(i.min(last)), view.frame((i.min(last) + 1).min(view.len() - 1))))
+        self.expect_flow(view)?;
+        let flow = view.flow_field(view.field_of(i));
+        MotionMap::of_flow(spec.motion, &flow, spec.motion_clamp)
+            .ok_or_else(|| Error::param("motion", "input", spec.motion, "this input is not made of flow"))
     }
 }

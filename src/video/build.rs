@@ -4,15 +4,15 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use half::f16;
 
-use super::cache::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Progress, Report, file_of, maps_of};
-use super::dataset::fnv1a;
+use super::cache::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
 use super::flow_folder::{self, Files};
-use super::packed::{self, Motion, View};
-use super::{Clip, Dataset, Item, Source, decode, folder, maps};
+use super::key::{Keys, Named};
+use super::lock::Lock;
+use super::packed::{self, Content, Kind, Mapped};
+use super::{Dataset, Item, Source, decode, folder, maps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flow::{Flow, Gray};
 
@@ -23,51 +23,45 @@ pub(super) struct Build<'a> {
     spec: &'a CacheSpec,
     with: &'a Builder<'a>,
     progress: Mutex<Progress>,
+    damaged: Mutex<Vec<String>>,
 }
 
 /// Where a video stands.
 enum State {
-    /// In the cache since before.
-    Found,
-    /// In the cache now.
-    Written,
-    /// Not in the cache yet.
+    /// In the cache, with these kinds of files ([`Kind::ALL`]) made now.
+    Done([bool; 3]),
+    /// A file of it is not in the cache yet.
     Missing,
-    /// In the cache since before, its maps excepted.
-    Unmapped,
     /// Not to be had.
     Unreadable(Error),
 }
 
-/// A video, its place in the data set, what its file depends on and the hash that names it.
+/// A video and its place in the data set.
 struct Job {
     index: usize,
-    key: Vec<u8>,
-    hash: u64,
-    /// The same of the file of its maps.
-    maps: Option<(Vec<u8>, u64)>,
+    /// None where the source cannot be found.
+    keys: Option<Keys>,
+    /// Which files ([`Kind::ALL`]) are there, whole and fitting, or not wanted.
+    there: [bool; 3],
     state: State,
 }
 
 impl<'a> Build<'a> {
     pub(super) fn new(dir: &'a Path, data: &'a Dataset, spec: &'a CacheSpec, with: &'a Builder<'a>) -> Self {
         let progress = Mutex::new(Progress { total: data.len(), ..Default::default() });
-        Self { dir, data, spec, with, progress }
+        Self { dir, data, spec, with, progress, damaged: Mutex::default() }
     }
 
-    pub(super) fn run(&self) -> Result<(Cache, Report)> {
+    pub(super) fn run(self) -> Result<(Cache, Report)> {
         let mut jobs = self.each(self.data.len(), |i| Ok(self.look_up(i)))?;
-        let missing: Vec<usize> =
-            (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing | State::Unmapped)).collect();
+        let missing: Vec<usize> = (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing)).collect();
         if !missing.is_empty() {
-            let decoded = |&i: &usize| {
-                matches!(jobs[i].state, State::Missing) && matches!(self.data.items[i].source, Source::File(_))
-            };
-            if missing.iter().any(decoded) {
-                self.with.ffmpeg.version()?;
+            if missing.iter().any(|&i| self.needs_ffmpeg(&jobs[i])) {
+                self.with.ffmpeg.version_until(self.with.stop)?;
             }
             fs::create_dir_all(self.dir).map_err(Error::io("create", self.dir))?;
-            let _lock = self.lock()?;
+            let _lock = Lock::take(self.dir, self.with.stop, |holder| self.tell(|p| p.waiting = Some(holder)))?;
+            self.tell(|p| p.waiting = None);
             self.clean()?;
             let states = self.each(missing.len(), |n| self.make(&jobs[missing[n]]))?;
             for (i, state) in missing.into_iter().zip(states) {
@@ -76,21 +70,28 @@ impl<'a> Build<'a> {
             // The names of the new files, too, must be on the disk.
             File::open(self.dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", self.dir))?;
         }
-        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()], maps: vec![None; jobs.len()] };
+        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()] };
         let mut report = Report::default();
         for job in &jobs {
-            match &job.state {
-                State::Found => report.reused += 1,
-                State::Written => report.built += 1,
+            let made = match &job.state {
+                State::Done(made) => *made,
                 State::Unreadable(e) => {
                     report.failed.push((job.index, self.data.items[job.index].name.clone(), e.to_string()));
                     continue;
                 }
-                State::Missing | State::Unmapped => continue,
+                State::Missing => continue,
+            };
+            let count = if made.contains(&true) { &mut report.built } else { &mut report.reused };
+            *count += 1;
+            for (count, made) in [&mut report.decoded, &mut report.flowed, &mut report.mapped].into_iter().zip(made) {
+                *count += usize::from(made);
             }
-            cache.names[job.index] = Some(job.hash);
-            cache.maps[job.index] = job.maps.as_ref().map(|(_, hash)| *hash);
+            cache.names[job.index] = job.keys.as_ref().map(|keys| {
+                let hash = |key: &Option<Named>| key.as_ref().map(|key| key.hash);
+                Names { frames: keys.frames.hash, flow: hash(&keys.flow), maps: hash(&keys.maps) }
+            });
         }
+        report.damaged = self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
         match report.failed.first() {
             Some((_, name, why)) if report.failed.len() == jobs.len() => {
                 let what = format!("none of the {} videos can be read; the first, {name}: {why}", jobs.len());
@@ -100,94 +101,154 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// Whether making the files of `job` takes ffmpeg: frames are decoded, and flow from a folder is held against the size of
+    /// its video.
+    fn needs_ffmpeg(&self, job: &Job) -> bool {
+        let from_folder = self.spec.motion.as_ref().is_some_and(|m| m.source != FlowSource::TvL1);
+        let [frames, flow, _] = job.there;
+        matches!(self.data.items[job.index].source, Source::File(_)) && (!frames || (from_folder && !flow))
+    }
+
     fn look_up(&self, index: usize) -> Job {
-        let (key, state) = match self.spec.key(&self.data.items[index], self.data) {
-            Ok(key) => (key, State::Missing),
-            Err(e) => (Vec::new(), State::Unreadable(e)),
-        };
-        let maps = self.spec.maps.as_ref().map(|spec| maps::key(&key, spec)).map(|key| (key.clone(), fnv1a(&key)));
-        let mut job = Job { index, hash: fnv1a(&key), key, maps, state };
-        if let State::Missing = job.state {
-            job.state = self.stands(&job);
+        let mut job = Job { index, keys: None, there: [false; 3], state: State::Missing };
+        match Keys::of(&self.data.items[index], self.data, self.spec) {
+            Ok(keys) => job.there = self.there(job.keys.insert(keys)),
+            Err(e) => job.state = State::Unreadable(e),
+        }
+        if job.there == [true; 3] {
+            job.state = State::Done([false; 3]);
         }
         match job.state {
-            State::Found => self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1)),
+            State::Done(_) => self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1)),
             State::Unreadable(_) => self.tell(|p| p.failed += 1),
-            _ => {}
+            State::Missing => {}
         }
         job
     }
 
-    /// What of a video is there: found, unmapped or missing.
-    fn stands(&self, job: &Job) -> State {
-        let mapped = |(key, hash): &(Vec<u8>, u64)| maps::read(&maps_of(self.dir, *hash), *hash, Some(key)).is_ok();
-        match self.is_there(job) {
-            false => State::Missing,
-            true if job.maps.as_ref().is_none_or(mapped) => State::Found,
-            true => State::Unmapped,
-        }
-    }
-
-    /// Whether a whole and fitting file is there. One that is damaged, cut or stale is as good as none.
-    fn is_there(&self, job: &Job) -> bool {
-        View::open(&file_of(self.dir, job.hash), job.hash, Some(&job.key), self.with.verify).is_ok()
-    }
-
-    /// Makes a video's files. `Ok(Unreadable)` is the video's fault, `Err` the cache's.
-    fn make(&self, job: &Job) -> Result<State> {
-        let state = match self.stands(job) {
-            State::Found => {
-                self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1));
-                return Ok(State::Found);
-            }
-            State::Unmapped => State::Written,
-            _ => self.pack(job)?,
-        };
-        if let (State::Written, Some(spec), Some((key, hash))) = (&state, &self.spec.maps, &job.maps) {
-            let made = View::open(&file_of(self.dir, job.hash), job.hash, None, false)?.maps(spec);
-            match made {
-                Ok(made) => self.put(&maps_of(self.dir, *hash), job, |file| maps::write(file, key, *hash, &made))?,
+    /// Which of a video's files are there, whole and fitting, or not wanted. Tells of those that are damaged.
+    fn there(&self, keys: &Keys) -> [bool; 3] {
+        let mut sum = None;
+        Kind::ALL.map(|kind| {
+            let Some(key) = keys.get(kind) else { return true };
+            match self.open(kind, key, sum, self.with.verify) {
+                Ok(mapped) => {
+                    sum = Some(mapped.head.sum);
+                    true
+                }
                 Err(e) => {
-                    self.tell(|p| p.failed += 1);
-                    return Ok(State::Unreadable(e));
+                    let absent = matches!(e.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+                    if !absent {
+                        let what = e.to_string();
+                        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(what.clone());
+                        self.tell(|p| p.damaged = Some(what));
+                    }
+                    sum = None;
+                    false
                 }
             }
-        }
-        if let State::Written = state {
-            self.tell(|p| p.done += 1);
-        }
-        Ok(state)
+        })
     }
 
-    /// Decodes a video, flows it and writes its file.
-    fn pack(&self, job: &Job) -> Result<State> {
-        let item = &self.data.items[job.index];
-        let read = || -> Result<(Clip, Motion)> {
-            let procedural = self.data.procedural.as_ref();
-            let clip = decode::read(&item.source, procedural, &self.spec.decode, &self.with.ffmpeg)?;
-            let motion = match &self.spec.motion {
-                Some(motion) => self.flow_of(&clip, motion, item)?,
-                None => Motion { every: 1, gap: 1, h: 0, w: 0, planes: Vec::new() },
-            };
-            Ok((clip, motion))
-        };
-        let (clip, motion) = match read() {
-            Ok(read) => read,
-            Err(e) if matches!(e.kind(), ErrorKind::Stopped { .. }) => return Err(e),
-            Err(e) => {
-                self.tell(|p| p.failed += 1);
-                return Ok(State::Unreadable(e));
+    /// Opens a file that must be made as `key` says, of the numbers with the checksum `made_of` where that is known. One that is
+    /// damaged, cut or stale is as good as none.
+    fn open(&self, kind: Kind, key: &Named, made_of: Option<u32>, verify: bool) -> Result<Mapped> {
+        let path = file_of(self.dir, kind, key.hash);
+        let mapped = Mapped::open(&path, kind, verify || kind == Kind::Maps)?;
+        mapped.expect(&path, key, made_of)?;
+        Ok(mapped)
+    }
+
+    /// Makes those of a video's files that are not there. `Ok(Unreadable)` is the video's fault, `Err` the cache's.
+    fn make(&self, job: &Job) -> Result<State> {
+        let Some(keys) = &job.keys else { return Ok(State::Missing) };
+        let mut made = [false; 3];
+        // Another process may have made it while this one waited; what was looked at before is not looked through again.
+        let open =
+            |kind: Kind, key, made_of| self.open(kind, key, made_of, self.with.verify && !job.there[kind as usize]);
+        let frames = match open(Kind::Frames, &keys.frames, None) {
+            Ok(frames) => frames,
+            Err(_) => {
+                let item = &self.data.items[job.index];
+                let (procedural, with) = (self.data.procedural.as_ref(), self.with);
+                let clip = decode::read_until(&item.source, procedural, &self.spec.decode, &with.ffmpeg, with.stop);
+                let clip = match clip {
+                    Ok(clip) => clip,
+                    Err(e) => return self.unreadable(e),
+                };
+                let content = Content {
+                    extents: [clip.t, clip.h, clip.w, 0, 0, 0],
+                    fps: clip.fps,
+                    made_of: 0,
+                    numbers: &clip.rgb,
+                };
+                self.put(Kind::Frames, &keys.frames, job, |file, key| {
+                    packed::write(file, Kind::Frames, key, &content)
+                })?;
+                made[0] = true;
+                self.open(Kind::Frames, &keys.frames, None, false)?
             }
         };
-        self.put(&file_of(self.dir, job.hash), job, |file| packed::write(file, &job.key, job.hash, &clip, &motion))?;
-        Ok(State::Written)
+        let (sum, mut view) = (frames.head.sum, View::new(frames));
+        if let (Some(key), Some(spec)) = (&keys.flow, &self.spec.motion) {
+            let flow = match open(Kind::Flow, key, Some(sum)) {
+                Ok(flow) => flow,
+                Err(_) => {
+                    let planes = match self.flow_of(&view, spec, &self.data.items[job.index]) {
+                        Ok(planes) => planes,
+                        Err(e) => return self.unreadable(e),
+                    };
+                    let (h, w) = view.size();
+                    let content = Content {
+                        extents: [planes.len() / (2 * h * w), h, w, spec.every, spec.gap, 0],
+                        fps: view.fps(),
+                        made_of: sum,
+                        numbers: bytemuck::cast_slice(&planes),
+                    };
+                    self.put(Kind::Flow, key, job, |file, key| packed::write(file, Kind::Flow, key, &content))?;
+                    made[1] = true;
+                    self.open(Kind::Flow, key, Some(sum), false)?
+                }
+            };
+            let sum = flow.head.sum;
+            view.set_flow(flow, &file_of(self.dir, Kind::Flow, key.hash))?;
+            if let (Some(key), Some(spec)) = (&keys.maps, &self.spec.maps)
+                && open(Kind::Maps, key, Some(sum)).is_err()
+            {
+                let maps = match view.maps(spec) {
+                    Ok(maps) => maps,
+                    Err(e) => return self.unreadable(e),
+                };
+                self.put(Kind::Maps, key, job, |file, key| maps::write(file, key, sum, view.fps(), &maps))?;
+                made[2] = true;
+            }
+        }
+        self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + usize::from(made == [false; 3])));
+        Ok(State::Done(made))
+    }
+
+    /// A video that cannot be used, unless this building was stopped.
+    fn unreadable(&self, e: Error) -> Result<State> {
+        if matches!(e.kind(), ErrorKind::Stopped { .. }) {
+            return Err(self.stopped());
+        }
+        self.tell(|p| p.failed += 1);
+        Ok(State::Unreadable(e))
     }
 
     /// Writes a file of `job` under another name and gives it its own when it is whole.
-    fn put(&self, path: &Path, job: &Job, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-        let temporary = self.dir.join(format!("{:016x}.{}.tmp", job.hash, job.index));
-        let written =
-            File::create(&temporary).and_then(|mut file| write(&mut file)).and_then(|()| fs::rename(&temporary, path));
+    fn put(
+        &self,
+        kind: Kind,
+        key: &Named,
+        job: &Job,
+        write: impl FnOnce(&mut File, &Named) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let path = file_of(self.dir, kind, key.hash);
+        let temporary = self.dir.join(format!("{:016x}.{}.tmp", key.hash, job.index));
+        let written = File::create(&temporary)
+            .and_then(|mut file| write(&mut file, key))
+            .and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|e| {
             // What matters is the first error; the next building cleans up too.
             let _ = fs::remove_file(&temporary);
@@ -195,14 +256,14 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// All flow fields of a clip.
-    fn flow_of(&self, clip: &Clip, spec: &MotionSpec, item: &Item) -> Result<Motion> {
-        let (h, w, name) = (clip.h, clip.w, &item.name);
+    /// All flow fields of a video, for each u then v.
+    fn flow_of(&self, view: &View, spec: &MotionSpec, item: &Item) -> Result<Vec<f16>> {
+        let ((h, w), t, name) = (view.size(), view.len(), &item.name);
         let field: Box<dyn Fn(usize) -> Result<Flow> + '_> = match &spec.source {
             FlowSource::Folder(root) => {
                 let dir = flow_folder::find(root, name)?;
                 let (files, native) = (Files::list(&dir)?, self.native_size(item)?);
-                files.expect(&dir, clip.t, self.spec.decode.max_frames == Some(clip.t))?;
+                files.expect(&dir, t, self.spec.decode.max_frames == Some(t))?;
                 Box::new(move |t| files.read(t, [native, [h, w]]))
             }
             FlowSource::TvL1 => {
@@ -210,35 +271,40 @@ impl<'a> Build<'a> {
                     return Err(Error::param("cache", "flow", "none", "flow is to be kept, and nothing computes it"));
                 };
                 Box::new(move |t| {
-                    let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(clip.frame(i), h, w));
+                    let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(view.frame(i), h, w));
                     flow(&from?, &to?)
                 })
             }
         };
-        if clip.t <= spec.gap {
-            let what = format!("its {} frames are too few for flow to the frame {} later", clip.t, spec.gap);
+        if t <= spec.gap {
+            let what = format!("its {t} frames are too few for flow to the frame {} later", spec.gap);
             return Err(Error::data(name, what));
         }
-        let starts = (0..clip.t - spec.gap).step_by(spec.every);
+        let starts = (0..t - spec.gap).step_by(spec.every);
         let mut planes = Vec::with_capacity(starts.len() * 2 * h * w);
         for t in starts {
             if self.with.stop.load(Ordering::Relaxed) {
                 return Err(self.stopped());
             }
             let field = field(t)?;
-            if [field.u.len(), field.v.len()] != [h * w; 2] {
-                return Err(Error::shape("cache", "flow", format!("{h} x {w}"), format!("{} x {}", field.h, field.w)));
+            if [field.h(), field.w()] != [h, w] {
+                return Err(Error::shape(
+                    "cache",
+                    "flow",
+                    format!("{h} x {w}"),
+                    format!("{} x {}", field.h(), field.w()),
+                ));
             }
             let narrow = |x: &f32| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-            planes.extend(field.u.iter().chain(&field.v).map(narrow));
+            planes.extend(field.u().iter().chain(field.v()).map(narrow));
         }
-        Ok(Motion { every: spec.every, gap: spec.gap, h, w, planes })
+        Ok(planes)
     }
 
     /// Height and width of a video before it is resized for the cache.
     fn native_size(&self, item: &Item) -> Result<[usize; 2]> {
         Ok(match &item.source {
-            Source::File(path) => self.with.ffmpeg.probe(path).map(|p| [p.h, p.w])?,
+            Source::File(path) => self.with.ffmpeg.probe_until(path, self.with.stop).map(|p| [p.h, p.w])?,
             Source::Folder(path) => folder::dimensions(&folder::frames(path)?[0])?.into(),
             Source::Procedural(_) => [self.data.procedural.as_ref().map_or(0, |spec| spec.side); 2],
         })
@@ -281,26 +347,8 @@ impl<'a> Build<'a> {
     fn tell(&self, change: impl FnOnce(&mut Progress)) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut progress);
-        (self.with.progress)(*progress);
-    }
-
-    /// The right to write, held until dropped; waits while another process has it.
-    fn lock(&self) -> Result<File> {
-        let path = self.dir.join(".lock");
-        let file = File::options().create(true).append(true).open(&path).map_err(Error::io("create", &path))?;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
-                Err(fs::TryLockError::WouldBlock) if self.with.stop.load(Ordering::Relaxed) => {
-                    return Err(self.stopped());
-                }
-                Err(fs::TryLockError::WouldBlock) => self.tell(|p| p.waiting = true),
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        self.tell(|p| p.waiting = false);
-        Ok(file)
+        (self.with.progress)(progress.clone());
+        progress.damaged = None;
     }
 
     /// Removes what a killed process left half-written. Only the holder of the lock may.

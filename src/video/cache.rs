@@ -1,20 +1,24 @@
-//! The cache: each video decoded, resized and flowed once, packed in one file that is mapped when it is used.
+//! The cache: each video decoded, resized and flowed once, packed in files that are mapped when they are used.
 //!
-//! A file is named by a hash of everything it depends on: the source's path, size and time of change, how it is
-//! decoded, how flow is computed or where it comes from, the version of the format. Maps of the motion are a file of their own,
-//! named by all of this and their settings. Changed inputs therefore lead to other files, never to
-//! old ones. Files are written under another name, synced and renamed: what has its final name is complete. Building
-//! can be stopped or killed at any moment and is taken up where it was.
+//! A video has up to three files: its frames (`.tbv`), its flow (`.tbf`), maps and scores of its motion (`.tbm`). Each is named
+//! by a hash of everything it depends on: frames by the source's path, size and time of change and how it is decoded; flow by
+//! that and how it is computed or where it comes from; maps by all of this and their settings; and each by the version of the
+//! format. Changed inputs therefore lead to other files, never to old ones, and what is there serves every need: frames that
+//! were decoded for one purpose get their flow from the cache when another asks for it.
+//!
+//! Files are written under another name, synced and renamed: what has its final name is complete, and nothing is written into
+//! it again. Building can be stopped or killed at any moment and is taken up where it was. Each file has checksums; one that
+//! is damaged is made again. [`list`] says what is in a cache, and which of it nothing will use again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::build::Build;
-use super::dataset::fnv1a;
-pub use super::packed::View;
-use super::{ClipSpec, Dataset, Decode, Ffmpeg, Item, Source, flow_folder, folder, maps, packed, procedural};
+pub use super::inventory::{Entry, list, remove, verify};
+pub use super::lock::Holder;
+pub use super::packed::Kind;
+pub use super::view::View;
+use super::{ClipSpec, Dataset, Decode, Ffmpeg, maps};
 use crate::error::{Error, Result};
 use crate::flow::maps::{MapSpec, Maps};
 use crate::flow::{Flow, Gray};
@@ -70,37 +74,49 @@ pub struct Builder<'a> {
     pub flow: Option<&'a FlowFn<'a>>,
     /// Videos worked on at a time.
     pub threads: usize,
-    /// Whether the pixels of files that are there already are checked against their checksums (headers and sizes
-    /// always are).
+    /// Whether frames and flow that are there already are compared with their checksums (headers, sizes and maps always
+    /// are). What is damaged is made again. It reads every byte once, at some gigabytes a second and core where the disk
+    /// allows it.
     pub verify: bool,
     /// Set from elsewhere to stop.
     pub stop: &'a AtomicBool,
-    /// Told after each video, and now and then while another process is waited for; one call at a time.
+    /// Told after each video and of each damaged file, and now and then while another process is waited for; one call at a
+    /// time.
     pub progress: &'a (dyn Fn(Progress) + Sync),
 }
 
 /// How far building has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Videos that are in the cache.
     pub done: usize,
-    /// Of these, the ones that were there before.
+    /// Of these, the ones of which everything was there before.
     pub reused: usize,
     /// Videos that could not be read.
     pub failed: usize,
     /// All videos.
     pub total: usize,
-    /// Whether another process is building in this folder and is being waited for.
-    pub waiting: bool,
+    /// The process that is building in this folder, while it is being waited for.
+    pub waiting: Option<Holder>,
+    /// In the call that tells of it: a file that is damaged and how, in one sentence. It is made again.
+    pub damaged: Option<String>,
 }
 
 /// What building a cache came to.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Videos decoded now.
+    /// Videos of which something was made now.
     pub built: usize,
-    /// Videos that were there before.
+    /// Videos of which everything was there before.
     pub reused: usize,
+    /// Videos decoded now.
+    pub decoded: usize,
+    /// Videos whose flow was made now.
+    pub flowed: usize,
+    /// Videos whose maps were made now.
+    pub mapped: usize,
+    /// Files that were damaged and are made again, one sentence each.
+    pub damaged: Vec<String>,
     /// Videos that could not be read: index, name, reason. The data set keeps them; [`Cache::get`] refuses them.
     pub failed: Vec<(usize, String, String)>,
 }
@@ -109,10 +125,16 @@ pub struct Report {
 #[derive(Debug, Clone)]
 pub struct Cache {
     pub(super) dir: PathBuf,
-    /// Name of each video's file; `None` where the video could not be read.
-    pub(super) names: Vec<Option<u64>>,
-    /// Name of each video's file of maps, where there is one.
-    pub(super) maps: Vec<Option<u64>>,
+    /// The files of each video; `None` where the video could not be read.
+    pub(super) names: Vec<Option<Names>>,
+}
+
+/// Hashes that name a video's files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    pub frames: u64,
+    pub flow: Option<u64>,
+    pub maps: Option<u64>,
 }
 
 impl Cache {
@@ -159,17 +181,18 @@ impl Cache {
         Ok(short)
     }
 
-    /// Maps video `i`.
+    /// Maps video `i`. Headers and sizes are checked; the numbers are when the cache is built, with [`Builder::verify`].
     ///
     /// # Errors
-    /// `Param` when there is no video `i`, or it could not be read when the cache was built; `Io` or `Format` when its
-    /// file has gone or was damaged since.
+    /// `Param` when there is no video `i`, or it could not be read when the cache was built; `Io` or `Format` when a file of
+    /// it has gone or was damaged since.
     pub fn get(&self, i: usize) -> Result<View> {
-        let Some(Some(hash)) = self.names.get(i) else {
+        let Some(Some(names)) = self.names.get(i) else {
             let rule = format!("only {} of {} videos are in the cache", self.usable().len(), self.len());
             return Err(Error::param("cache", "video", i, rule));
         };
-        View::open(&file_of(&self.dir, *hash), *hash, None, false)
+        let file = |kind, hash| (file_of(&self.dir, kind, hash), hash);
+        View::open(file(Kind::Frames, names.frames), names.flow.map(|hash| file(Kind::Flow, hash)))
     }
 
     /// Maps and scores of video `i`; `None` where the cache was built without.
@@ -177,8 +200,8 @@ impl Cache {
     /// # Errors
     /// `Io` or `Format` when their file has gone or was damaged since.
     pub fn maps(&self, i: usize) -> Result<Option<Maps>> {
-        let hash = self.maps.get(i).copied().flatten();
-        hash.map(|hash| maps::read(&maps_of(&self.dir, hash), hash, None)).transpose()
+        let hash = self.names.get(i).copied().flatten().and_then(|names| names.maps);
+        hash.map(|hash| maps::read(&file_of(&self.dir, Kind::Maps, hash), hash)).transpose()
     }
 }
 
@@ -201,82 +224,9 @@ impl CacheSpec {
             _ => self.maps.as_ref().map_or(Ok(()), MapSpec::check),
         }
     }
-
-    /// Everything a cached video depends on, as text.
-    pub(super) fn key(&self, item: &Item, data: &Dataset) -> Result<Vec<u8>> {
-        let mut key = format!("format {}\n", packed::VERSION).into_bytes();
-        match &item.source {
-            Source::File(path) => {
-                let (path, meta) = found(path)?;
-                key.extend(format!("file {} bytes, changed {}, ", meta.len(), changed(&meta)).as_bytes());
-                key.extend(path.as_os_str().as_encoded_bytes());
-            }
-            Source::Folder(path) => {
-                let frames = folder::frames(path)?;
-                let (count, hash) = (frames.len(), hash_of(&frames)?);
-                let (path, _) = found(path)?;
-                key.extend(
-                    format!("folder of {count} frames, {hash:016x}, {} fps, ", self.decode.folder_fps).as_bytes(),
-                );
-                key.extend(path.as_os_str().as_encoded_bytes());
-            }
-            Source::Procedural(i) => {
-                let spec = data.procedural.as_ref().map(|s| (s.classes, s.frames, s.side, s.fps, s.seed));
-                key.extend(format!("procedural {} video {i} of {spec:?}", procedural::VERSION).as_bytes());
-            }
-        }
-        let Decode { short_side, fps, max_frames, .. } = &self.decode;
-        key.extend(format!("\nshort side {short_side:?}, fps {fps:?}, at most {max_frames:?} frames").as_bytes());
-        // The words of the first version of this program, so that its files are found.
-        let motion = |m: &MotionSpec, settings: &str| {
-            format!("Some(MotionSpec {{ settings: {settings:?}, every: {}, gap: {} }})", m.every, m.gap)
-        };
-        let motion = match &self.motion {
-            None => "None".to_owned(),
-            Some(m) => match &m.source {
-                FlowSource::TvL1 => motion(m, &m.settings),
-                FlowSource::Folder(root) => {
-                    let dir = flow_folder::find(root, &item.name)?;
-                    let files: Vec<PathBuf> = flow_folder::Files::list(&dir)?.paths().cloned().collect();
-                    let (dir, _) = found(&dir)?;
-                    let settings =
-                        format!("{} files, {:016x}, below {}", files.len(), hash_of(&files)?, dir.to_string_lossy());
-                    motion(m, &settings)
-                }
-            },
-        };
-        key.extend(format!("\nmotion {motion}\n").as_bytes());
-        Ok(key)
-    }
 }
 
-/// A hash of the files' names, sizes and times of change.
-fn hash_of(files: &[PathBuf]) -> Result<u64> {
-    let mut text = Vec::new();
-    for file in files {
-        let meta = fs::metadata(file).map_err(Error::io("read", file))?;
-        text.extend(file.file_name().unwrap_or_default().as_encoded_bytes());
-        text.extend(format!("/{}/{}/", meta.len(), changed(&meta)).as_bytes());
-    }
-    Ok(fnv1a(&text))
-}
-
-fn found(path: &Path) -> Result<(PathBuf, fs::Metadata)> {
-    let whole = fs::canonicalize(path).map_err(Error::io("read", path))?;
-    let meta = fs::metadata(&whole).map_err(Error::io("read", path))?;
-    Ok((whole, meta))
-}
-
-/// Nanoseconds between 1970 and the last change.
-fn changed(meta: &fs::Metadata) -> u128 {
-    let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
-}
-
-pub(super) fn file_of(dir: &Path, hash: u64) -> PathBuf {
-    dir.join(format!("{hash:016x}.tbv"))
-}
-
-pub(super) fn maps_of(dir: &Path, hash: u64) -> PathBuf {
-    dir.join(format!("{hash:016x}.tbm"))
+/// The file of `kind` that is named by `hash`.
+pub(super) fn file_of(dir: &Path, kind: Kind, hash: u64) -> PathBuf {
+    dir.join(format!("{hash:016x}.{}", kind.extension()))
 }

@@ -1,16 +1,21 @@
 //! What every way of reading a video has in common: the size, the rate and the limits asked for.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use super::{Clip, Ffmpeg, ProceduralSpec, Source, ffmpeg::MAX_SIDE, folder};
+use super::probe::MAX_SIDE;
+use super::{Clip, Ffmpeg, ProceduralSpec, Source, folder};
 use crate::error::{Error, Result};
+
+/// No frame has more pixels after resizing.
+const MAX_PIXELS: usize = 1 << 26;
 
 /// How to decode a video.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decode {
     /// Resize so that the shorter side has this many pixels, keeping the aspect; `None` keeps the size.
     pub short_side: Option<usize>,
-    /// Resample to this many frames per second, by nearest time; `None` keeps the rate.
+    /// Resample to this many frames per second: frame `i` is the one shown at `i / fps` seconds; `None` keeps the rate.
     pub fps: Option<f64>,
     /// Take at most this many frames from the beginning.
     pub max_frames: Option<usize>,
@@ -43,24 +48,32 @@ impl Decode {
         }
     }
 
-    /// Height and width after resizing.
-    pub(super) fn size(&self, h: usize, w: usize) -> (usize, usize) {
-        let Some(short) = self.short_side else { return (h, w) };
-        let long = |other: usize, shorter: usize| (other * short + shorter / 2) / shorter;
-        if h <= w { (short, long(w, h)) } else { (long(h, w), short) }
+    /// Height and width after resizing, with frames of at most [`Decode::max_bytes`].
+    ///
+    /// What is far longer than wide would become enormous with its short side scaled up, so both are bounded.
+    pub(super) fn size(&self, path: &Path, h: usize, w: usize) -> Result<(usize, usize)> {
+        let long = |other: usize, short: usize, shorter: usize| (other * short + shorter / 2) / shorter;
+        let (to_h, to_w) = match self.short_side {
+            None => (h, w),
+            Some(short) if h <= w => (short, long(w, short, h)),
+            Some(short) => (long(h, short, w), short),
+        };
+        if to_h.max(to_w) > MAX_SIDE || to_h * to_w > MAX_PIXELS {
+            let what = format!(
+                "its frames of {w} x {h} pixels would become {to_w} x {to_h}, and at most {MAX_SIDE} a side and \
+                 {MAX_PIXELS} in all are decoded"
+            );
+            return Err(Error::data(path, what));
+        }
+        if to_h * to_w * 3 > self.max_bytes { Err(self.too_large(path, to_h, to_w)) } else { Ok((to_h, to_w)) }
     }
 
-    /// Which of `n` frames at `native` frames per second to take.
+    /// Which of `n` frames at `native` frames per second to take: at each place the last one whose time has come.
     pub(super) fn pick(&self, n: usize, native: f64) -> Vec<usize> {
         let step = self.fps.map_or(1.0, |fps| native / fps);
-        let index = |i: usize| (i as f64 * step).round() as usize;
+        // Products like 3 · (1 / 3) must not fall short of the frame they mean.
+        let index = |i: usize| (i as f64 * step + 1e-6) as usize;
         (0..self.max_frames.unwrap_or(usize::MAX)).map(index).take_while(|&i| i < n).collect()
-    }
-
-    /// Bytes of a frame, at most [`Decode::max_bytes`].
-    pub(super) fn frame_bytes(&self, path: &Path, h: usize, w: usize) -> Result<usize> {
-        let bytes = h.checked_mul(w).and_then(|n| n.checked_mul(3)).filter(|&n| n <= self.max_bytes);
-        bytes.ok_or_else(|| self.too_large(path, h, w))
     }
 
     pub(super) fn too_large(&self, path: &Path, h: usize, w: usize) -> Error {
@@ -81,8 +94,19 @@ fn positive_rate(fps: f64) -> bool {
 /// # Errors
 /// Those of [`Ffmpeg::decode`], [`folder::read`] and [`ProceduralSpec::clip`].
 pub fn read(source: &Source, procedural: Option<&ProceduralSpec>, how: &Decode, ffmpeg: &Ffmpeg) -> Result<Clip> {
+    read_until(source, procedural, how, ffmpeg, &AtomicBool::new(false))
+}
+
+/// [`read`], where decoding of a video file is given up soon after `stop` was set.
+pub(super) fn read_until(
+    source: &Source,
+    procedural: Option<&ProceduralSpec>,
+    how: &Decode,
+    ffmpeg: &Ffmpeg,
+    stop: &AtomicBool,
+) -> Result<Clip> {
     match source {
-        Source::File(path) => ffmpeg.decode(path, how),
+        Source::File(path) => ffmpeg.decode_until(path, how, stop),
         Source::Folder(path) => folder::read(path, how),
         Source::Procedural(index) => {
             how.check()?;
@@ -90,8 +114,12 @@ pub fn read(source: &Source, procedural: Option<&ProceduralSpec>, how: &Decode, 
                 return Err(Error::param("read", "procedural", "none", "a procedural video needs its specification"));
             };
             let clip = spec.clip(*index)?;
-            let (h, w) = how.size(clip.h, clip.w);
+            let name = Path::new("procedural video");
+            let (h, w) = how.size(name, clip.h, clip.w)?;
             let picked = how.pick(clip.t, clip.fps);
+            if picked.len() > how.max_bytes / (h * w * 3) {
+                return Err(how.too_large(name, h, w));
+            }
             let mut rgb = Vec::with_capacity(picked.len() * h * w * 3);
             for &i in &picked {
                 let picture = image::RgbImage::from_raw(clip.w as u32, clip.h as u32, clip.frame(i).to_vec());

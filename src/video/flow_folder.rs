@@ -23,6 +23,9 @@ const LEVELS: f32 = 6.375;
 /// The level of no motion.
 const ZERO: f32 = 128.0;
 
+/// Bytes of a `.flo` file before its pixels, of eight bytes each.
+const FLO_HEADER: u64 = 12;
+
 /// Names of the two components, as folders and, with `_`, as beginnings of file names.
 const NAMES: [[&str; 2]; 3] = [["x", "y"], ["flow_x", "flow_y"], ["u", "v"]];
 
@@ -51,7 +54,7 @@ impl Files {
         let mut flo = Vec::new();
         for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let path = entry.map_err(Error::io("read", dir))?.path();
-            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) {
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo")) && !folder::is_hidden(&path) {
                 flo.push(path);
             }
         }
@@ -61,11 +64,11 @@ impl Files {
         }
         for names in NAMES {
             if names.iter().all(|n| dir.join(n).is_dir()) {
-                let [x, y] = names.map(|n| folder::frames(&dir.join(n)));
+                let [x, y] = names.map(|n| folder::pictures(&dir.join(n)));
                 return Files::pair(dir, [x?, y?], ["", ""]);
             }
         }
-        let pictures = folder::frames(dir).unwrap_or_default();
+        let pictures = folder::pictures(dir)?;
         for names in NAMES {
             let prefixes = names.map(|n| format!("{n}_"));
             let with = |prefix: &str| -> Vec<PathBuf> {
@@ -134,11 +137,12 @@ impl Files {
     pub(super) fn read(&self, i: usize, sizes: [[usize; 2]; 2]) -> Result<Flow> {
         let flow = match self {
             Files::Flo(files) => {
+                expect_length(&files[i], sizes)?;
                 let mut flow = flo::read(&files[i])?;
-                expect_size(&files[i], [flow.h, flow.w], sizes)?;
-                for at in 0..flow.u.len() {
+                expect_size(&files[i], [flow.h(), flow.w()], sizes)?;
+                for at in 0..flow.u().len() {
                     if !flow.is_known(at) {
-                        (flow.u[at], flow.v[at]) = (0.0, 0.0);
+                        flow.planes_mut().into_iter().for_each(|plane| plane[at] = 0.0);
                     }
                 }
                 flow
@@ -147,10 +151,10 @@ impl Files {
                 let ([h, w], u) = picture(&x[i], sizes)?;
                 let (other, v) = picture(&y[i], [[h, w]; 2])?;
                 debug_assert_eq!(other, [h, w]);
-                Flow { h, w, u, v }
+                Flow::new(h, w, u, v)?
             }
         };
-        Ok(resized(flow, sizes[1]))
+        resized(flow, sizes[1])
     }
 }
 
@@ -172,6 +176,18 @@ fn picture(file: &Path, sizes: [[usize; 2]; 2]) -> Result<([usize; 2], Vec<f32>)
     Ok((size, picture.into_raw().into_iter().map(|v| (f32::from(v) - ZERO) / LEVELS).collect()))
 }
 
+/// Refuses a `.flo` file that is longer than a field of any of `sizes`, before its pixels are read.
+fn expect_length(file: &Path, sizes: [[usize; 2]; 2]) -> Result<()> {
+    let length = fs::metadata(file).map_err(Error::io("read", file))?.len();
+    let most = sizes.map(|[h, w]| FLO_HEADER + 8 * (h * w) as u64).into_iter().fold(0, u64::max);
+    if length <= most {
+        return Ok(());
+    }
+    let [h, w] = sizes[0];
+    let what = format!("this flow file has {length} bytes, and that of a video of {w} x {h} pixels at most {most}");
+    Err(Error::data(file, what))
+}
+
 fn expect_size(file: &Path, [h, w]: [usize; 2], sizes: [[usize; 2]; 2]) -> Result<()> {
     if sizes.contains(&[h, w]) {
         return Ok(());
@@ -182,18 +198,18 @@ fn expect_size(file: &Path, [h, w]: [usize; 2], sizes: [[usize; 2]; 2]) -> Resul
 }
 
 /// `flow` at `h w`, by a triangle filter as frames are resized, its displacements in pixels of the new size.
-fn resized(flow: Flow, [h, w]: [usize; 2]) -> Flow {
-    if [flow.h, flow.w] == [h, w] {
-        return flow;
+fn resized(flow: Flow, [h, w]: [usize; 2]) -> Result<Flow> {
+    if [flow.h(), flow.w()] == [h, w] {
+        return Ok(flow);
     }
-    let (down, across) = (weights(flow.h, h), weights(flow.w, w));
+    let (down, across) = (weights(flow.h(), h), weights(flow.w(), w));
     let plane = |data: &[f32], scale: f32| -> Vec<f32> {
         let mut out = Vec::with_capacity(h * w);
         for (first, rows) in &down {
             let column = |x: usize| -> f32 {
-                rows.iter().enumerate().map(|(i, weight)| weight * data[(first + i) * flow.w + x]).sum()
+                rows.iter().enumerate().map(|(i, weight)| weight * data[(first + i) * flow.w() + x]).sum()
             };
-            let line: Vec<f32> = (0..flow.w).map(column).collect();
+            let line: Vec<f32> = (0..flow.w()).map(column).collect();
             let cell = |(first, columns): &(usize, Vec<f32>)| -> f32 {
                 columns.iter().zip(&line[*first..]).map(|(weight, v)| weight * v).sum()
             };
@@ -201,8 +217,8 @@ fn resized(flow: Flow, [h, w]: [usize; 2]) -> Flow {
         }
         out
     };
-    let (u, v) = (plane(&flow.u, w as f32 / flow.w as f32), plane(&flow.v, h as f32 / flow.h as f32));
-    Flow { h, w, u, v }
+    let (u, v) = (plane(flow.u(), w as f32 / flow.w() as f32), plane(flow.v(), h as f32 / flow.h() as f32));
+    Flow::new(h, w, u, v)
 }
 
 /// For each of `to` pixels the first of `from` that it is made of, and their weights, which add up to 1.

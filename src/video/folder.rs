@@ -1,34 +1,49 @@
-//! A folder of frames, `.jpg` or `.png`, as a video.
+//! A folder of frames, `.jpg` or `.png`, as a video. The orientation that EXIF data gives is obeyed, as a video's rotation is.
 
 use std::cmp::Ordering;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{ImageDecoder, ImageReader, RgbImage};
+use image::metadata::Orientation;
+use image::{ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
-use super::ffmpeg::MAX_SIDE;
-use super::{Clip, Decode, list};
+use super::probe::MAX_SIDE;
+use super::{Clip, Decode, jpeg, list, series};
 use crate::error::{Error, Result};
 
 /// A frame may take this much memory while it is decoded.
 const MAX_FRAME_BYTES: u64 = 1 << 30;
 
-/// The frames of a folder in natural order (`2.jpg` before `10.jpg`). Other files are left alone.
+/// The frames of a folder in natural order (`2.jpg` before `10.jpg`).
+///
+/// A folder may hold other pictures beside them: flow (`flow_x_…`, or `x_…` and `y_…`), masks, depth, thumbnails. The frames are
+/// those whose names differ in their numbers alone. Where several such series are left that are not known to be something
+/// else, one counts only if it has ten times as many pictures as the others. Hidden files are left alone.
 ///
 /// # Errors
-/// `Io` when the folder cannot be read, `Data` when there is no frame in it.
+/// `Io` when the folder cannot be read, `Data` when there is no frame in it, or when nothing tells which series the frames are.
 pub fn frames(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = series::frames(dir, pictures(dir)?)?;
+    sort(&mut found);
+    Ok(found)
+}
+
+/// All pictures of a folder, in natural order.
+pub(super) fn pictures(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
         let path = entry.map_err(Error::io("read", dir))?.path();
-        if list::is_frame(&path) && path.is_file() {
+        if list::is_frame(&path) && !is_hidden(&path) && path.is_file() {
             found.push(path);
         }
     }
-    if found.is_empty() {
-        return Err(Error::data(dir, "there is no .jpg or .png frame in this folder"));
-    }
     sort(&mut found);
     Ok(found)
+}
+
+/// Whether a file's name begins with a dot, as those do that macOS puts beside others (`._0001.jpg`).
+pub(super) fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// Sorts files in natural order.
@@ -47,8 +62,8 @@ pub fn read(dir: &Path, how: &Decode) -> Result<Clip> {
     let fps = how.fps.unwrap_or(how.folder_fps);
     let picked = how.pick(files.len(), how.folder_fps);
     let (h0, w0) = dimensions(&files[picked[0]])?;
-    let (h, w) = how.size(h0, w0);
-    let frame = how.frame_bytes(dir, h, w)?;
+    let (h, w) = how.size(dir, h0, w0)?;
+    let frame = h * w * 3;
     if picked.len() > how.max_bytes / frame {
         return Err(how.too_large(dir, h, w));
     }
@@ -65,9 +80,18 @@ pub fn read(dir: &Path, how: &Decode) -> Result<Clip> {
     Clip::new(picked.len(), h, w, rgb, fps)
 }
 
+/// A decoder of a picture, with the picture's whole file in memory.
 pub(super) fn reader(file: &Path) -> Result<impl ImageDecoder> {
-    let mut reader =
-        ImageReader::open(file).and_then(ImageReader::with_guessed_format).map_err(Error::io("read", file))?;
+    let length = std::fs::metadata(file).map_err(Error::io("read", file))?.len();
+    if length > MAX_FRAME_BYTES {
+        return Err(not_a_frame(file, format!("its {length} bytes are too many for one picture")));
+    }
+    let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
+    // The decoder of JPEG makes up what is missing.
+    if image::guess_format(&bytes).is_ok_and(|format| format == ImageFormat::Jpeg) && !jpeg::is_whole(&bytes) {
+        return Err(not_a_frame(file, "it is cut short: there is no end of the picture in it"));
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io("read", file))?;
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
     limits.max_image_height = Some(MAX_SIDE as u32);
@@ -80,22 +104,34 @@ pub(super) fn not_a_frame(file: &Path, why: impl std::fmt::Display) -> Error {
     Error::data(file, format!("this frame cannot be decoded: {why}"))
 }
 
-/// Height and width of a frame, from its header.
+/// Height and width of a frame as it is shown, from its header.
 pub(super) fn dimensions(file: &Path) -> Result<(usize, usize)> {
-    let (w, h) = reader(file)?.dimensions();
-    Ok((h as usize, w as usize))
+    upright(file, &mut reader(file)?).map(|([h, w], _)| (h, w))
+}
+
+/// Height and width of a picture as it is shown, and how to turn its pixels, which its EXIF data says.
+fn upright(file: &Path, decoder: &mut impl ImageDecoder) -> Result<([usize; 2], Orientation)> {
+    let (w, h) = decoder.dimensions();
+    let orientation = decoder.orientation().map_err(|e| not_a_frame(file, e))?;
+    let turned = matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
+    let (h, w) = if turned { (w, h) } else { (h, w) };
+    Ok(([h as usize, w as usize], orientation))
 }
 
 /// One frame of size `from` (checked before its pixels are read), resized `to`.
 fn decode(file: &Path, from: [usize; 2], to: [usize; 2]) -> Result<Vec<u8>> {
-    let decoder = reader(file)?;
-    let (w, h) = decoder.dimensions();
-    if [h as usize, w as usize] != from {
+    let mut decoder = reader(file)?;
+    let ([h, w], orientation) = upright(file, &mut decoder)?;
+    if [h, w] != from {
         let what = format!("this frame has {w} x {h} pixels, the first one has {} x {}", from[1], from[0]);
         return Err(Error::data(file, what));
     }
-    let picture = image::DynamicImage::from_decoder(decoder).map_err(|e| not_a_frame(file, e))?.into_rgb8();
-    Ok(resized(picture, to).into_raw())
+    let mut picture = image::DynamicImage::from_decoder(decoder).map_err(|e| not_a_frame(file, e))?;
+    picture.apply_orientation(orientation);
+    Ok(resized(picture.into_rgb8(), to).into_raw())
 }
 
 /// `picture` at `h w`, averaging over what a pixel covers.

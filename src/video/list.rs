@@ -1,18 +1,44 @@
-//! Reading the layouts a data set may have: lists and trees of folders.
+//! Lists of videos: lines of `path label`, in the forms that are in use.
+//!
+//! - Fields are separated by commas, tabs, semicolons or blanks, by the same in the whole list. The first three follow the rules
+//!   of CSV: a field that holds a separator is quoted, and a quote inside of quotes is doubled.
+//! - `path frames label`, with a number in the middle, is read too. The number is not used.
+//! - A first line of names (`path,label`, in any order, beside others) says which column is which.
+//! - Between blanks, a path ends with the extension of a video, and the label is all of the rest.
+//! - A comment is a line that begins with `# `. Other lines may begin with `#`: some videos do.
+//!
+//! Where a line can be read in two ways, the one whose file exists is meant. Where that does not decide, the list is refused
+//! with both readings.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::dataset::{Found, Labelled, Source};
 use crate::error::{Error, Result};
+use crate::files;
 
 const VIDEO_EXTENSIONS: [&str; 15] =
     ["avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv", "ts", "mts", "gif"];
 const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
-/// Folders nest no deeper than this (guards against loops of symbolic links).
-const MAX_DEPTH: usize = 8;
 /// Lists are no longer than this: a guard against naming a video as a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
+
+/// Names that columns have in the headers of lists, the better ones first.
+const PATHS: [&str; 13] = [
+    "path",
+    "video_path",
+    "clip_path",
+    "file_path",
+    "filepath",
+    "file",
+    "filename",
+    "file_name",
+    "video",
+    "video_name",
+    "clip",
+    "clip_name",
+    "name",
+];
+const LABELS: [&str; 9] =
+    ["label", "class", "class_name", "label_name", "category", "action", "target", "tag", "class_id"];
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.iter().any(|x| x.eq_ignore_ascii_case(e)))
@@ -23,271 +49,371 @@ pub(super) fn is_frame(path: &Path) -> bool {
     has_extension(path, &FRAME_EXTENSIONS)
 }
 
+/// Whether a file is a video by its name.
+pub(super) fn is_video(path: &Path) -> bool {
+    has_extension(path, &VIDEO_EXTENSIONS)
+}
+
 /// One line of a list.
-struct Line {
-    number: u64,
-    path: String,
-    label: Option<String>,
+pub(super) struct Line {
+    pub number: u64,
+    pub path: String,
+    pub label: String,
 }
 
-/// The lines of a list with their numbers from 1, without empty ones and `#` comments.
-fn read_lines(list: &Path) -> Result<Vec<(u64, String)>> {
-    let size = std::fs::metadata(list).map_err(Error::io("read", list))?.len();
-    if size > MAX_LIST_BYTES {
-        return Err(Error::format(list, 0, format!("{size} bytes are too many for a list of videos")));
+/// A list of `path label` lines, and what is odd about it.
+pub(super) struct List {
+    pub lines: Vec<Line>,
+    pub warnings: Vec<String>,
+}
+
+/// The lines of a list with their numbers from 1, without empty lines and comments.
+pub(super) fn lines_of(list: &Path) -> Result<Vec<(u64, String)>> {
+    let bytes = files::read_bounded(list, MAX_LIST_BYTES, "a list of videos")?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Error::format(list, 1, "this list is UTF-16 text, and must be UTF-8: save it as UTF-8"));
     }
-    let bytes = std::fs::read(list).map_err(Error::io("read", list))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::format(list, e.utf8_error().valid_up_to() as u64, "a list must be UTF-8 text"))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let (at, bytes) = (e.utf8_error().valid_up_to(), e.as_bytes());
+        let number = bytes[..at].iter().filter(|&&b| b == b'\n').count() as u64 + 1;
+        let what = format!("line {number} is not UTF-8 text, for its byte {:#04x}: save the list as UTF-8", bytes[at]);
+        Error::format(list, number, what)
+    })?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    Ok(lines
-        .map(|(i, line)| (i as u64 + 1, line.trim().to_owned()))
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .collect())
+    let said = lines.map(|(i, line)| (i as u64 + 1, line.trim())).filter(|(_, line)| {
+        let comment = line.starts_with("# ") || *line == "#";
+        !line.is_empty() && !comment
+    });
+    Ok(said.map(|(number, line)| (number, line.to_owned())).collect())
 }
 
-/// Splits `path label` at the last comma, tab or blank (in that order of preference), so that paths may hold blanks.
-fn split_label(line: &str) -> (&str, Option<&str>) {
-    for separator in [',', '\t', ' '] {
-        if let Some((path, label)) = line.rsplit_once(separator) {
-            let unquoted = path.trim().trim_matches('"');
-            return (unquoted, Some(label.trim().trim_matches('"')).filter(|l| !l.is_empty()));
+/// What separates the fields of a line.
+#[derive(Clone, Copy, PartialEq)]
+enum Separator {
+    Tab,
+    Comma,
+    Semicolon,
+    Blank,
+}
+
+impl Separator {
+    const ALL: [Separator; 4] = [Separator::Tab, Separator::Comma, Separator::Semicolon, Separator::Blank];
+
+    fn byte(self) -> u8 {
+        match self {
+            Separator::Tab => b'\t',
+            Separator::Comma => b',',
+            Separator::Semicolon => b';',
+            Separator::Blank => b' ',
         }
     }
-    (line, None)
-}
 
-fn read_list(list: &Path, label_required: bool) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    for (number, line) in read_lines(list)? {
-        let (path, label) = match split_label(&line) {
-            // Without a label, a blank belongs to the path.
-            (_, Some(label)) if !label_required && is_media_name(label) => (line.as_str(), None),
-            pair => pair,
-        };
-        if lines.is_empty() && path.eq_ignore_ascii_case("path") {
-            continue; // the header of a CSV file
+    fn name(self) -> &'static str {
+        match self {
+            Separator::Tab => "a tab",
+            Separator::Comma => "a comma",
+            Separator::Semicolon => "a semicolon",
+            Separator::Blank => "a blank",
         }
-        if path.is_empty() || (label_required && label.is_none()) {
-            return Err(Error::format(list, number, format!("line {number}, `{line}`, is not `path label`")));
+    }
+}
+
+/// One way to read a line.
+#[derive(Clone, PartialEq)]
+struct Reading {
+    path: String,
+    label: String,
+}
+
+impl Reading {
+    fn new(path: &str, label: &str) -> Option<Reading> {
+        let (path, label) = (path.trim(), label.trim());
+        (!path.is_empty() && !label.is_empty()).then(|| Reading { path: path.into(), label: label.into() })
+    }
+
+    fn is_video(&self) -> bool {
+        is_video(Path::new(&self.path))
+    }
+
+    /// Without blanks: one word each, as most lists have it.
+    fn is_plain(&self) -> bool {
+        !self.path.contains(char::is_whitespace) && !self.label.contains(char::is_whitespace)
+    }
+}
+
+/// What a line means under one separator.
+enum Meaning {
+    One(Reading),
+    /// Two readings, of which nothing tells the right one.
+    Two(Reading, Reading),
+    /// Why it means nothing.
+    Nothing(String),
+}
+
+/// Reads a list of `path label` lines. `exists` says whether a path of the list leads to something.
+pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
+    let all = lines_of(list)?;
+    let mut lines = &all[..];
+    if let Some((_, first)) = lines.first() {
+        match header(first) {
+            Some((Separator::Blank, _)) => lines = &lines[1..],
+            Some((separator, names)) => return by_columns(list, &lines[1..], separator, &names),
+            None => {}
         }
-        lines.push(Line { number, path: path.to_owned(), label: label.map(str::to_owned) });
     }
-    if lines.is_empty() {
-        return Err(Error::data(list, "the list names no video"));
-    }
-    Ok(lines)
-}
-
-fn is_media_name(name: &str) -> bool {
-    has_extension(Path::new(name), &VIDEO_EXTENSIONS)
-}
-
-/// One error for all absent files of a list: the first and how many.
-fn refuse_absent(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
-    match absent.first() {
-        None => Ok(()),
-        Some((line, first)) => Err(Error::data(
-            list,
-            format!("{} of the {total} videos it names are absent, the first is {first} in line {line}", absent.len()),
-        )),
-    }
-}
-
-/// The video a path leads to: a file, a folder of frames, or a folder of frames named like the file without its
-/// extension.
-fn source_at(path: &Path) -> Option<Source> {
-    if path.is_file() {
-        return Some(Source::File(path.to_owned()));
-    }
-    [path.to_owned(), path.with_extension("")].into_iter().find(|p| p.is_dir()).map(Source::Folder)
-}
-
-/// `train.csv` and `test.csv`, or the same with `.txt`.
-pub(super) fn named_pair(dir: &Path) -> Option<(PathBuf, PathBuf)> {
-    ["csv", "txt"]
-        .map(|e| (dir.join(format!("train.{e}")), dir.join(format!("test.{e}"))))
-        .into_iter()
-        .find(|(train, test)| train.is_file() && test.is_file())
-}
-
-/// `path label` lists; paths are relative to the list's folder. Labels are numbers or names.
-pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
-    let read = |list: &Path| -> Result<Vec<Labelled>> {
-        let lines = read_list(list, true)?;
-        let (total, base) = (lines.len(), list.parent().unwrap_or(Path::new("")));
-        let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
-        for line in lines {
-            match source_at(&base.join(&line.path)) {
-                Some(source) => {
-                    videos.push(Labelled { source, class: line.label.unwrap_or_default(), name: line.path });
-                }
-                None => absent.push((line.number, line.path)),
+    let separator = separator_of(list, lines, exists)?;
+    let mut out = Vec::with_capacity(lines.len());
+    for (number, line) in lines {
+        match meaning(line, separator, exists) {
+            Meaning::One(Reading { path, label }) => out.push(Line { number: *number, path, label }),
+            Meaning::Two(a, b) => return Err(ambiguous(list, *number, line, &a, &b)),
+            Meaning::Nothing(why) => {
+                return Err(Error::format(list, *number, format!("line {number}, `{line}`, {why}")));
             }
         }
-        refuse_absent(list, total, &absent)?;
-        Ok(videos)
-    };
-    let layout = match test {
-        Some(test) => format!("lists {} and {}", train.display(), test.display()),
-        None => format!("list {}", train.display()),
-    };
-    Ok(Found { classes: None, train: read(train)?, test: test.map(read).transpose()?, layout })
+    }
+    whole(list, List { lines: out, warnings: Vec::new() })
 }
 
-/// UCF101's three lists, the videos anywhere below `dir`, found by the last two parts of their path.
-pub(super) fn ucf101(dir: &Path) -> Result<Found> {
-    let classes = read_classes(&dir.join("classInd.txt"))?;
-    let mut places: HashMap<String, Vec<Source>> = HashMap::new();
-    let (mut files, mut frames) = (Vec::new(), Vec::new());
-    walk(dir, 0, &mut files, &mut frames)?;
-    for source in files.into_iter().map(Source::File).chain(frames.into_iter().map(Source::Folder)) {
-        let path = match &source {
-            Source::File(p) | Source::Folder(p) => p,
-            Source::Procedural(_) => continue,
-        };
-        places.entry(last_two(path)).or_default().push(source);
+fn whole(path: &Path, list: List) -> Result<List> {
+    if list.lines.is_empty() { Err(Error::data(path, "the list names no video")) } else { Ok(list) }
+}
+
+fn ambiguous(list: &Path, number: u64, line: &str, a: &Reading, b: &Reading) -> Error {
+    let what = format!(
+        "line {number}, `{line}`, can mean the video `{}` with the label `{}`, or `{}` with `{}`: put quotes around them",
+        a.path, a.label, b.path, b.label
+    );
+    Error::format(list, number, what)
+}
+
+/// The separator of a list: the one under which most paths exist, then under which most are videos by their names. Files are
+/// asked for only where several separators are possible.
+fn separator_of(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<Separator> {
+    let readable =
+        |s: Separator| lines.iter().filter(|(_, line)| readings(line, s).map_or(true, |r| !r.is_empty())).count();
+    let mut possible: Vec<(Separator, usize)> =
+        Separator::ALL.into_iter().map(|s| (s, readable(s))).filter(|(_, n)| *n > 0).collect();
+    if possible.len() < 2 {
+        return Ok(possible.first().map_or(Separator::Blank, |(s, _)| *s));
     }
-    let read = |list: &Path| -> Result<Vec<Labelled>> {
-        let lines = read_list(list, false)?;
-        let total = lines.len();
-        let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
-        for line in lines {
-            let name = last_two(Path::new(&line.path));
-            let class = ucf101_class(list, &line, &name, classes.as_deref())?;
-            let stem = last_two(&Path::new(&line.path).with_extension(""));
-            match places.get(&name).or_else(|| places.get(&stem)).map(Vec::as_slice) {
-                Some([source]) => videos.push(Labelled { source: source.clone(), class, name }),
-                Some(several) => {
-                    let what = format!("{name}, in line {} of the list, is there {} times", line.number, several.len());
-                    return Err(Error::data(dir, what));
-                }
-                None => absent.push((line.number, line.path)),
+    let count = |s: Separator, is: &dyn Fn(&Reading) -> bool| {
+        let one = |line: &str| matches!(meaning(line, s, exists), Meaning::One(reading) if is(&reading));
+        lines.iter().filter(|(_, line)| one(line)).count()
+    };
+    let criteria: [&dyn Fn(&Reading) -> bool; 2] = [&|r| exists(&r.path), &|r| r.is_video()];
+    for is in criteria {
+        let counts: Vec<usize> = possible.iter().map(|(s, _)| count(*s, is)).collect();
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let mut counts = counts.into_iter();
+        possible.retain(|_| counts.next() == Some(most));
+    }
+    // Then the one under which most lines can be read at all; of equals the first, if it means the same as the next.
+    let most = possible.iter().map(|(_, n)| *n).max().unwrap_or(0);
+    possible.retain(|(_, n)| *n == most);
+    if let [(a, n), (b, _), ..] = possible[..]
+        && n == lines.len()
+    {
+        for (number, line) in lines {
+            if let (Meaning::One(x), Meaning::One(y)) = (meaning(line, a, exists), meaning(line, b, exists))
+                && x != y
+            {
+                return Err(ambiguous(list, *number, line, &x, &y));
             }
         }
-        refuse_absent(list, total, &absent)?;
-        Ok(videos)
+    }
+    Ok(possible[0].0)
+}
+
+/// The reading whose file exists; where that does not decide, the one that is a video by its name; then the one of two words.
+fn meaning(line: &str, separator: Separator, exists: &dyn Fn(&str) -> bool) -> Meaning {
+    let mut left = match readings(line, separator) {
+        Ok(readings) => readings,
+        Err(meaning) => return meaning,
     };
-    Ok(Found {
-        train: read(&dir.join("trainlist01.txt"))?,
-        test: Some(read(&dir.join("testlist01.txt"))?),
-        classes,
-        layout: format!("UCF101 lists trainlist01.txt and testlist01.txt of {}", dir.display()),
+    let criteria: [&dyn Fn(&Reading) -> bool; 3] = [&|r| exists(&r.path), &|r| r.is_video(), &|r| r.is_plain()];
+    for is in criteria {
+        if left.len() < 2 {
+            break;
+        }
+        if left.iter().any(is) {
+            left.retain(is);
+        }
+    }
+    match &left[..] {
+        [] => Meaning::Nothing("is not `path label`".into()),
+        [one] => Meaning::One(one.clone()),
+        [a, b, ..] => Meaning::Two(a.clone(), b.clone()),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// All ways to read a line under a separator; what it means where that needs no choice.
+fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading>, Meaning> {
+    if separator == Separator::Blank {
+        return Ok(between_blanks(line));
+    }
+    if !line.contains(char::from(separator.byte())) {
+        return Ok(Vec::new());
+    }
+    let mut fields = fields(line, separator).map_err(Meaning::Nothing)?;
+    // Tables end in empty columns, and tabs are doubled to look well.
+    while fields.last().is_some_and(String::is_empty) {
+        fields.pop();
+    }
+    if separator == Separator::Tab {
+        fields.retain(|f| !f.is_empty());
+    }
+    match &fields[..] {
+        [] | [_] => Ok(Vec::new()),
+        [path, label] => Ok(Reading::new(path, label).into_iter().collect()),
+        [path, frames, label] if is_number(frames) => Ok(Reading::new(path, label).into_iter().collect()),
+        _ => {
+            // Unquoted: no rule says whether the name or the label holds the separator.
+            let at = char::from(separator.byte());
+            let cut = |pair: Option<(&str, &str)>| pair.and_then(|(path, label)| Reading::new(path, label));
+            Err(match (cut(line.rsplit_once(at)), cut(line.split_once(at))) {
+                (Some(a), Some(b)) if !line.contains('"') => Meaning::Two(a, b),
+                _ => Meaning::Nothing(format!("has {} fields: quote what holds {}", fields.len(), separator.name())),
+            })
+        }
+    }
+}
+
+/// The fields of a line by the rules of CSV, without the blanks around them.
+fn fields(line: &str, separator: Separator) -> std::result::Result<Vec<String>, String> {
+    // With a second record, a quote that does not end shows: it would hold that one too.
+    let text = format!("{}\n.\n", quotes_first(line, char::from(separator.byte())));
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .delimiter(separator.byte())
+        .buffer_capacity(text.len())
+        .from_reader(text.as_bytes());
+    let records: Vec<csv::StringRecord> = reader.records().filter_map(|r| r.ok()).collect();
+    match &records[..] {
+        [record, _] => Ok(record.iter().map(str::to_owned).collect()),
+        _ => Err("has a quote that does not end".to_owned()),
+    }
+}
+
+/// `a, "b, c"` as `a,"b, c"`: for CSV a quote after a blank is not one.
+fn quotes_first(line: &str, separator: char) -> String {
+    let (mut out, mut blanks) = (String::with_capacity(line.len()), String::new());
+    let (mut first, mut quoted, mut inside) = (true, false, false);
+    for c in line.chars() {
+        if first && c != separator && c.is_whitespace() {
+            blanks.push(c);
+            continue;
+        }
+        quoted = if first { c == '"' } else { quoted };
+        if !quoted {
+            out.push_str(&blanks);
+        }
+        blanks.clear();
+        inside ^= quoted && c == '"';
+        first = c == separator && !inside;
+        out.push(c);
+    }
+    out
+}
+
+/// All ways to read a line of words between blanks.
+fn between_blanks(line: &str) -> Vec<Reading> {
+    if line.starts_with('"') {
+        let fields = fields(line, Separator::Blank).unwrap_or_default();
+        let mut fields = fields.into_iter().filter(|f| !f.is_empty());
+        let (path, rest) = (fields.next().unwrap_or_default(), fields.collect::<Vec<_>>().join(" "));
+        return label_of(&rest).and_then(|label| Reading::new(&path, label)).into_iter().collect();
+    }
+    let after: Vec<usize> = line.char_indices().filter(|(_, c)| c.is_whitespace()).map(|(i, _)| i).collect();
+    let cuts = after.into_iter().filter(|&i| !line[..i].ends_with(char::is_whitespace));
+    let cuts: Vec<(&str, &str)> = cuts.map(|i| (&line[..i], line[i..].trim())).collect();
+    let read = |(path, rest): &(&str, &str)| label_of(rest).and_then(|label| Reading::new(path, label));
+    let of_videos: Vec<Reading> = cuts.iter().filter(|(path, _)| is_video(Path::new(path))).filter_map(read).collect();
+    if !of_videos.is_empty() {
+        return of_videos;
+    }
+    let mut found: Vec<Reading> = Vec::new();
+    // Folders of frames: the path is the first word, or all but the label.
+    for cut in cuts.first().into_iter().chain(cuts.iter().rev().take(2)) {
+        let one_word = |label: &str| !label.contains(char::is_whitespace);
+        let first = std::ptr::eq(cut, &cuts[0]);
+        if let Some(reading) = read(cut)
+            && (first || one_word(&reading.label))
+            && !found.contains(&reading)
+        {
+            found.push(reading);
+        }
+    }
+    found
+}
+
+/// The label in the rest of a line: `label`, `"label"`, or `frames label`.
+fn label_of(rest: &str) -> Option<&str> {
+    let rest = rest.trim();
+    let label = match rest.split_once(char::is_whitespace) {
+        Some((frames, label)) if is_number(frames) && !label.trim().contains(char::is_whitespace) => label.trim(),
+        _ => rest,
+    };
+    let label = label.strip_prefix('"').and_then(|l| l.strip_suffix('"')).unwrap_or(label);
+    // No label names a video.
+    (!is_video(Path::new(label))).then_some(label)
+}
+
+/// The names of the columns where a first line has them, and what separates them. Between blanks only `path label` is known.
+fn header(line: &str) -> Option<(Separator, Vec<String>)> {
+    Separator::ALL.into_iter().find_map(|separator| {
+        let fields = match separator {
+            Separator::Blank => line.split_whitespace().map(str::to_owned).collect(),
+            _ => fields(line, separator).ok()?,
+        };
+        let names: Vec<String> = fields.iter().map(|f| f.to_lowercase().replace([' ', '-'], "_")).collect();
+        let is = |known: &[&str], name: &String| known.contains(&name.as_str());
+        let found = match (separator, &names[..]) {
+            (Separator::Blank, [path, label]) => is(&PATHS, path) && is(&LABELS, label),
+            (Separator::Blank, _) => false,
+            _ => names.iter().any(|n| is(&PATHS, n)) && names.iter().any(|n| is(&LABELS, n)),
+        };
+        found.then_some((separator, names))
     })
 }
 
-/// The class of a line: by its number where there is one, else by its folder.
-fn ucf101_class(list: &Path, line: &Line, name: &str, classes: Option<&[String]>) -> Result<String> {
-    let folder = name.split_once('/').map(|(folder, _)| folder);
-    let bad = |what: String| Error::format(list, line.number, format!("line {}: {what}", line.number));
-    let by_number = match (&line.label, classes) {
-        (Some(label), Some(classes)) => {
-            let number = label.parse::<usize>().ok().and_then(|n| classes.get(n.wrapping_sub(1)));
-            Some(number.ok_or_else(|| bad(format!("class {label} is not one of 1 to {}", classes.len())))?)
-        }
-        _ => None,
+/// Reads lines below a header.
+fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separator, names: &[String]) -> Result<List> {
+    let best = |known: &[&str]| known.iter().find_map(|k| names.iter().position(|n| n == k));
+    let (Some(path_at), Some(label_at)) = (best(&PATHS), best(&LABELS)) else {
+        return Err(Error::data(list, "the header names no column of paths or none of labels"));
     };
-    match (by_number, folder) {
-        (Some(class), Some(folder)) if class != folder && classes.is_some_and(|c| c.iter().any(|x| x == folder)) => {
-            Err(bad(format!("the number says class {class}, the folder says {folder}")))
+    let mut out = Vec::with_capacity(lines.len());
+    for (number, line) in lines {
+        let bad = |why: String| Error::format(list, *number, format!("line {number}, `{line}`, {why}"));
+        let mut fields = fields(line, separator).map_err(bad)?;
+        while fields.len() > names.len() && fields.last().is_some_and(String::is_empty) {
+            fields.pop();
         }
-        (Some(class), _) => Ok(class.clone()),
-        (None, Some(folder)) => Ok(folder.to_owned()),
-        (None, None) => Err(bad(format!("`{}` has neither a class number nor a class folder", line.path))),
-    }
-}
-
-/// `classInd.txt`: `1 name` for each class, numbers from 1 without gaps. `None` when there is no such file.
-fn read_classes(path: &Path) -> Result<Option<Vec<String>>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let mut classes = Vec::new();
-    for (number, line) in read_lines(path)? {
-        let parsed =
-            line.split_once(char::is_whitespace).and_then(|(n, name)| Some((n.parse::<usize>().ok()?, name.trim())));
-        match parsed {
-            Some((n, name)) if n == classes.len() + 1 && !name.is_empty() => classes.push(name.to_owned()),
-            _ => {
-                let what = format!("line {number}, `{line}`, should be `{} name`", classes.len() + 1);
-                return Err(Error::format(path, number, what));
-            }
+        if fields.len() > names.len() {
+            let (n, m) = (fields.len(), names.len());
+            return Err(bad(format!("has {n} fields, the header {m}: quote what holds {}", separator.name())));
         }
-    }
-    Ok(Some(classes))
-}
-
-fn last_two(path: &Path) -> String {
-    let mut parts: Vec<_> = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect();
-    parts.reverse();
-    parts.join("/")
-}
-
-/// A tree of class folders, perhaps below `train` and `test` (or `val`).
-pub(super) fn folders(dir: &Path) -> Result<Found> {
-    let held = ["test", "val", "validation"].map(|n| dir.join(n)).into_iter().find(|p| p.is_dir());
-    if let (Some(test), true) = (held, dir.join("train").is_dir()) {
-        let layout = format!("class folders in {} and {}", dir.join("train").display(), test.display());
-        let (train, test) = (class_folders(&dir.join("train"))?, class_folders(&test)?);
-        return Ok(Found { classes: None, train, test: Some(test), layout });
-    }
-    let layout = format!("class folders in {}", dir.display());
-    Ok(Found { classes: None, train: class_folders(dir)?, test: None, layout })
-}
-
-fn class_folders(dir: &Path) -> Result<Vec<Labelled>> {
-    let (mut files, mut frames) = (Vec::new(), Vec::new());
-    walk(dir, 0, &mut files, &mut frames)?;
-    let mut videos = BTreeMap::new();
-    for source in files.into_iter().map(Source::File).chain(frames.into_iter().map(Source::Folder)) {
-        let path = match &source {
-            Source::File(p) | Source::Folder(p) => p.clone(),
-            Source::Procedural(_) => continue,
+        let field = |at: usize| fields.get(at).map(String::as_str).unwrap_or_default();
+        let Some(Reading { path, label }) = Reading::new(field(path_at), field(label_at)) else {
+            return Err(bad(format!("has no `{}` or no `{}`", names[path_at], names[label_at])));
         };
-        let parent = path.parent().filter(|p| *p != dir && path != dir).and_then(Path::file_name);
-        let Some(class) = parent.map(|p| p.to_string_lossy().into_owned()) else {
-            let what = format!("{} lies in no class folder; give a `path label` list instead", path.display());
-            return Err(Error::data(dir, what));
-        };
-        videos.insert(path.clone(), Labelled { source, class, name: last_two(&path) });
+        out.push(Line { number: *number, path, label });
     }
-    if videos.is_empty() {
-        let what = "there is no video in it: expected UCF101 lists, train.csv and test.csv, or folders named after \
-                    classes with video files or folders of frames";
-        return Err(Error::data(dir, what));
+    let unused: Vec<&str> = (0..names.len())
+        .filter(|&i| i != path_at && i != label_at && !names[i].is_empty())
+        .map(|i| names[i].as_str())
+        .collect();
+    let mut warnings = Vec::new();
+    if !unused.is_empty() {
+        let (list, unused) = (list.display(), unused.join(", "));
+        warnings.push(format!("{list}: `{}` and `{}` are used, not {unused}", names[path_at], names[label_at]));
     }
-    Ok(videos.into_values().collect())
-}
-
-/// All video files and all folders of frames below `dir`.
-fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, frames: &mut Vec<PathBuf>) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Error::data(dir, format!("folders nest deeper than {MAX_DEPTH}")));
-    }
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let entry = entry.map_err(Error::io("read", dir))?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(Error::io("read", dir))?);
-        // Frames come by the million: only links are followed to see what they are.
-        let is_dir = kind.is_dir() || (kind.is_symlink() && path.is_dir());
-        entries.push((path, is_dir));
-    }
-    entries.sort();
-    let mut has_frames = false;
-    for (path, is_dir) in entries {
-        if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")) {
-            continue;
-        }
-        if is_dir {
-            walk(&path, depth + 1, files, frames)?;
-        } else if has_extension(&path, &VIDEO_EXTENSIONS) {
-            files.push(path);
-        } else {
-            has_frames |= is_frame(&path);
-        }
-    }
-    if has_frames {
-        frames.push(dir.to_owned());
-    }
-    Ok(())
+    whole(list, List { lines: out, warnings })
 }

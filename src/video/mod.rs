@@ -2,24 +2,34 @@
 //!
 //! ```text
 //! dataset (which videos, which class)
-//!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames and flow, packed, mapped) ─→ sample ─→ prefetch
+//!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames, flow, maps: packed, mapped) ─→ sample ─→ prefetch
 //! ```
 
 mod build;
 pub mod cache;
+mod clock;
 pub mod dataset;
 mod decode;
 pub mod ffmpeg;
 mod flow_folder;
 pub mod folder;
+mod frames;
+mod inventory;
+mod jpeg;
+mod key;
 mod list;
+mod lock;
 mod maps;
+mod messages;
 mod packed;
 mod pipe;
 pub mod prefetch;
+mod probe;
 pub mod procedural;
 pub mod sample;
+mod series;
 mod triple;
+mod view;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};
 pub use dataset::{Dataset, Item, Source, Split, Splits};

@@ -1,9 +1,11 @@
 //! Running a program whose output is wanted and whose manners are not trusted: it may hang, flood or die.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a program left behind.
@@ -24,8 +26,29 @@ pub(super) enum Failure {
     Flood,
     /// The system failed us while reading.
     Read(io::Error),
+    /// The flag was set.
+    Stopped,
 }
 
+/// Something a program wrote.
+pub(super) enum Piece<'a> {
+    /// To its standard output.
+    Out(&'a [u8]),
+    /// To its standard error.
+    Message(&'a [u8]),
+}
+
+/// How long to bear with a program.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    /// It may write nothing to its standard output for this long.
+    pub silence: Duration,
+    /// Set from elsewhere to stop it.
+    pub stop: &'a AtomicBool,
+}
+
+/// The flag is looked at this often.
+const GLANCE: Duration = Duration::from_millis(100);
 const STDERR_KEPT: usize = 4096;
 
 /// A child in a process group of its own, killed with the whole group unless it was waited for.
@@ -45,38 +68,67 @@ impl Drop for Group {
     }
 }
 
-/// Runs `command` to its end, keeping at most `limit` bytes of its standard output (more is a [`Failure::Flood`]) and
-/// waiting at most `patience` between two pieces of it. Messages on standard error are read on, but do not count as
-/// a sign of life.
-pub(super) fn run(command: &mut Command, limit: usize, patience: Duration) -> Result<Output, Failure> {
+/// Starts `command` so that it ends when this process does, however that happens.
+fn spawn(command: &mut Command) -> io::Result<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut group = Group { child: command.spawn().map_err(Failure::Start)?, ended: false };
+    #[cfg(target_os = "linux")]
+    {
+        let parent = std::process::id();
+        let die_with_parent = move || {
+            // SAFETY: plain system calls that take no pointer.
+            let (refused, now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0, libc::getppid()) };
+            if refused {
+                return Err(io::Error::last_os_error());
+            }
+            // A parent that died before the call sends no signal: the child has another parent by then.
+            if now.cast_unsigned() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        };
+        // SAFETY: between fork and exec the closure makes system calls only; it neither allocates nor takes a lock
+        // (neither error allocates). The signal comes when the thread that forked ends, not the process. That is this
+        // thread, and it stays in `run` until the child has been waited for.
+        unsafe { command.pre_exec(die_with_parent) };
+    }
+    command.spawn()
+}
+
+/// Runs `command`, handing what it writes to `sink`, until it ends, or until `sink` breaks off (then it is killed, and
+/// there is no status). Messages on standard error do not count as a sign of life. Where both are there to be read, messages
+/// come first.
+pub(super) fn run(
+    command: &mut Command,
+    patience: Patience,
+    sink: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+) -> Result<Option<ExitStatus>, Failure> {
+    let stopped = || if patience.stop.load(Ordering::Relaxed) { Err(Failure::Stopped) } else { Ok(()) };
+    stopped()?;
+    let mut group = Group { child: spawn(command).map_err(Failure::Start)?, ended: false };
     let (mut out, mut err) = (group.child.stdout.take(), group.child.stderr.take());
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut buffer = vec![0u8; 1 << 16];
-    let mut deadline = Instant::now() + patience;
+    let mut deadline = Instant::now() + patience.silence;
     while out.is_some() || err.is_some() {
+        stopped()?;
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Failure::Silent);
         }
         let fds = [out.as_ref().map(AsRawFd::as_raw_fd), err.as_ref().map(AsRawFd::as_raw_fd)];
-        let [out_ready, err_ready] = wait_readable(fds, left).map_err(Failure::Read)?;
-        if out_ready {
-            let n = read_some(&mut out, &mut buffer).map_err(Failure::Read)?;
-            if stdout.len() + n > limit {
-                return Err(Failure::Flood);
-            }
-            stdout.extend_from_slice(&buffer[..n]);
-            deadline = Instant::now() + patience;
-        }
+        let [out_ready, err_ready] = wait_readable(fds, left.min(GLANCE)).map_err(Failure::Read)?;
         if err_ready {
             let n = read_some(&mut err, &mut buffer).map_err(Failure::Read)?;
-            stderr.extend_from_slice(&buffer[..n]);
-            stderr.drain(..stderr.len().saturating_sub(STDERR_KEPT));
+            if sink(Piece::Message(&buffer[..n])).is_break() {
+                return Ok(None);
+            }
+        }
+        if out_ready {
+            let n = read_some(&mut out, &mut buffer).map_err(Failure::Read)?;
+            if sink(Piece::Out(&buffer[..n])).is_break() {
+                return Ok(None);
+            }
+            deadline = Instant::now() + patience.silence;
         }
     }
     let status = loop {
+        stopped()?;
         match group.child.try_wait().map_err(Failure::Read)? {
             Some(status) => break status,
             None if Instant::now() >= deadline => return Err(Failure::Silent),
@@ -84,6 +136,24 @@ pub(super) fn run(command: &mut Command, limit: usize, patience: Duration) -> Re
         }
     };
     group.ended = true;
+    Ok(Some(status))
+}
+
+/// Runs `command` to its end, keeping at most `limit` bytes of its standard output (more is a [`Failure::Flood`]).
+pub(super) fn collect(command: &mut Command, limit: usize, patience: Patience) -> Result<Output, Failure> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let status = run(command, patience, &mut |piece| {
+        match piece {
+            Piece::Out(bytes) if stdout.len() + bytes.len() > limit => return ControlFlow::Break(()),
+            Piece::Out(bytes) => stdout.extend_from_slice(bytes),
+            Piece::Message(bytes) => {
+                stderr.extend_from_slice(bytes);
+                stderr.drain(..stderr.len().saturating_sub(STDERR_KEPT));
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    let status = status.ok_or(Failure::Flood)?;
     Ok(Output { stdout, stderr: String::from_utf8_lossy(&stderr).into_owned(), status })
 }
 

@@ -7,6 +7,7 @@ use rand::{Rng, RngExt};
 
 use super::Clip;
 use crate::error::{Error, Result};
+use serde::Serialize;
 
 /// The extent of a clip in time.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,7 +21,8 @@ pub struct ClipSpec {
 }
 
 /// What to do with a video that is shorter than the clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Short {
     /// An error.
     Refuse,
@@ -29,7 +31,7 @@ pub enum Short {
 }
 
 /// Distance in time of the two clips of a pair, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Gap {
     /// At least this, where the video is long enough; otherwise as far apart as it allows.
     pub min: f64,

@@ -418,7 +418,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(align(&g, &g, &how), "map_alignment: `p` must be n t h w, but it is [2 1 3 3 4]");
     let wrong = Cosines { terms: Terms { spatial: -1.0, ..Terms::default() }, ..how };
     let e = align(&m, &m, &wrong);
-    assert_eq!(e, "map_alignment: spatial = -1, but a weight is finite and at least 0");
+    assert_eq!(e, "map_alignment: spatial = -1, but a weight is at least 0 and at most 1e9");
     let two = Tensor::zeros([2]);
     let e = message(alignment::align_bwd(&m, &m, &how, &two));
     assert_eq!(e, "map_alignment: `dy` must be one number, but it is [2]");

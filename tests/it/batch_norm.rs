@@ -309,7 +309,8 @@ fn mistakes_are_errors() {
             kind(&x, &c, Stats::Batch { groups: 0 }, EPS, None),
             "batch_norm: groups = 0, but it must divide the batch of 4",
         ),
-        (kind(&x, &c, batch, -1.0, None), "batch_norm: eps = -1, but it must be finite and not negative"),
+        (kind(&x, &c, batch, -1.0, None), "batch_norm: eps = -1, but it must be finite and at least 1.2e-38"),
+        (kind(&x, &c, batch, 0.0, None), "batch_norm: eps = 0, but it must be finite and at least 1.2e-38"),
         (kind(&x, &c, batch, EPS, Some(&c)), "batch_norm: `residual` must be [4 2 3], but it is [3]"),
         (
             kind(&x, &c, Stats::Fixed { mean: &ones(&[1]), var: &ones(&[3]) }, EPS, None),

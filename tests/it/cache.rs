@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use half::f16;
 use tubelet::error::{ErrorKind, Result};
+use tubelet::flow::maps::MapSpec;
 use tubelet::flow::{Flow, Gray};
-use tubelet::video::cache::{Builder, Progress, Report};
+use tubelet::video::cache::{Builder, FlowFn, Kind, Progress, Report};
 use tubelet::video::{
     Cache, CacheSpec, ClipSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Source, Splits,
 };
@@ -21,11 +22,11 @@ use crate::video::{put, shared_data};
 
 /// Not flow, but cheap and different for every pair of images.
 fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
-    let u = a.data.iter().zip(&b.data).map(|(x, y)| (y - x) / 8.0).collect();
-    Ok(Flow { h: a.h, w: a.w, u, v: a.data.iter().map(|x| x / 64.0).collect() })
+    let u = a.data().iter().zip(b.data()).map(|(x, y)| (y - x) / 8.0).collect();
+    Flow::new(a.h(), a.w(), u, a.data().iter().map(|x| x / 64.0).collect())
 }
 
-fn spec() -> CacheSpec {
+pub fn spec() -> CacheSpec {
     CacheSpec {
         decode: Decode { short_side: Some(16), ..Default::default() },
         motion: Some(MotionSpec { settings: "difference".into(), source: FlowSource::TvL1, every: 2, gap: 1 }),
@@ -33,12 +34,12 @@ fn spec() -> CacheSpec {
     }
 }
 
-fn videos(n: usize) -> Dataset {
+pub fn videos(n: usize) -> Dataset {
     let spec = ProceduralSpec { classes: 2, videos_per_class: n / 2, frames: 9, side: 32, ..Default::default() };
     Splits::procedural(&spec).unwrap().train
 }
 
-static GO_ON: AtomicBool = AtomicBool::new(false);
+pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn build_with(
     dir: &Path,
@@ -46,24 +47,22 @@ fn build_with(
     spec: &CacheSpec,
     change: impl FnOnce(&mut Builder),
 ) -> Result<(Cache, Report)> {
-    let mut builder = Builder {
-        ffmpeg: Ffmpeg::default(),
-        flow: Some(&difference),
-        threads: 2,
-        verify: true,
-        stop: &GO_ON,
-        progress: &|_| {},
-    };
+    let mut builder = builder(&|_| {});
     change(&mut builder);
     Cache::build(dir, data, spec, &builder)
 }
 
-fn build(dir: &Path, data: &Dataset, spec: &CacheSpec) -> Result<(Cache, Report)> {
+pub fn builder<'a>(progress: &'a (dyn Fn(Progress) + Sync)) -> Builder<'a> {
+    let (ffmpeg, flow): (_, Option<&FlowFn>) = (Ffmpeg::default(), Some(&difference));
+    Builder { ffmpeg, flow, threads: 2, verify: true, stop: &GO_ON, progress }
+}
+
+pub fn build(dir: &Path, data: &Dataset, spec: &CacheSpec) -> Result<(Cache, Report)> {
     build_with(dir, data, spec, |_| {})
 }
 
 /// Names and contents of the cache's files.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let paths = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
     let packed = paths.filter(|p| p.extension().is_some_and(|e| e != "lock"));
     packed.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&p).unwrap())).collect()
@@ -92,9 +91,9 @@ fn gives_back_frames_and_flow() {
         let gray = |t: usize| Gray::from_rgb(clip.frame(t), clip.h, clip.w).unwrap();
         let want = difference(&gray(6), &gray(7)).unwrap();
         let (u, v) = view.flow(3);
-        assert!(u.iter().zip(&want.u).all(|(a, b)| *a == f16::from_f32(*b)));
-        assert!(v.iter().zip(&want.v).all(|(a, b)| *a == f16::from_f32(*b)));
-        assert_eq!(view.flow_field(3).u[17], u[17].to_f32());
+        assert!(u.iter().zip(want.u()).all(|(a, b)| *a == f16::from_f32(*b)));
+        assert!(v.iter().zip(want.v()).all(|(a, b)| *a == f16::from_f32(*b)));
+        assert_eq!(view.flow_field(3).u()[17], u[17].to_f32());
         assert!(view.clip(&[9], 25.0).is_err());
     }
     assert!(cache.get(6).is_err());
@@ -152,70 +151,41 @@ fn is_reused_and_rebuilt_when_anything_changes() {
     assert_eq!(cache.get(0).unwrap().frame(1)[0], 9);
 }
 
-#[test]
-fn damaged_files_are_made_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(2), spec());
-    build(dir.path(), &data, &spec).unwrap();
-    let whole = files(dir.path());
-    let (name, bytes) = whole.iter().next().unwrap();
-    let path = dir.path().join(name);
-    let changed = |at: usize, to: &[u8]| {
-        let mut copy = bytes.clone();
-        copy[at..at + to.len()].copy_from_slice(to);
-        copy
-    };
-    let huge = u32::MAX.to_le_bytes();
-    let damages = [
-        Vec::new(),
-        bytes[..50].to_vec(),
-        bytes[..bytes.len() - 1].to_vec(),
-        [bytes.as_slice(), &[0]].concat(),
-        changed(0, b"X"),
-        changed(8, &2u32.to_le_bytes()),
-        changed(12, &huge),
-        changed(16, &huge),
-        changed(24, &huge),
-        changed(28, &huge),
-        changed(88, &huge),
-        changed(40, &f64::NAN.to_le_bytes()),
-        changed(100, b"?"),
-        changed(bytes.len() - 2000, &[bytes[bytes.len() - 2000] ^ 1]),
-        changed(400, &[bytes[400] ^ 128]),
-    ];
-    for (i, damage) in damages.iter().enumerate() {
-        fs::write(&path, damage).unwrap();
-        let report = build(dir.path(), &data, &spec).unwrap().1;
-        assert_eq!((report.built, report.reused), (1, 1), "damage {i}");
-        assert_eq!(files(dir.path()), whole, "damage {i}");
-    }
-    // Found when it is read, where the header or the length is at fault.
-    let (cache, _) = build(dir.path(), &data, &spec).unwrap();
-    for damage in &damages[..13] {
-        fs::write(&path, damage).unwrap();
-        let errors: Vec<_> = (0..2).filter_map(|i| cache.get(i).err()).collect();
-        assert_eq!(errors.len(), 1);
-        assert!(matches!(errors[0].kind(), ErrorKind::Format { .. } | ErrorKind::Io { .. }), "{}", errors[0]);
-        assert!(errors[0].to_string().contains(name.as_str()));
-    }
+/// Frames, flow and maps.
+pub fn all_kinds() -> CacheSpec {
+    CacheSpec { maps: Some(MapSpec::new(4.0, None)), ..spec() }
 }
 
-/// A hostile header that is consistent with its own checksum still has to fit the file.
 #[test]
-fn sizes_are_checked_before_they_are_believed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(2), spec());
-    let (cache, _) = build(dir.path(), &data, &spec).unwrap();
-    for (name, bytes) in files(dir.path()) {
-        // The length of the key no longer fits the header's: everything else stays as it was.
-        for (at, value) in [(12, 64u32), (12, 0), (88, 0), (88, 1 << 20)] {
-            let mut copy = bytes.clone();
-            copy[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            fs::write(dir.path().join(&name), copy).unwrap();
-            let found = (0..2).filter(|&i| cache.get(i).is_err()).count();
-            assert_eq!(found, 1);
+fn one_cache_serves_every_need_and_decodes_once() {
+    let (data, all) = (videos(4), all_kinds());
+    let flow = CacheSpec { maps: None, ..all.clone() };
+    let rgb = CacheSpec { motion: None, ..flow.clone() };
+    let count = |dir: &Path| Kind::ALL.map(|kind| files(dir).keys().filter(|n| n.ends_with(kind.extension())).count());
+    // Each need after the others: what is made, and what is there then.
+    let orders = [
+        [(&rgb, [4, 0, 0], [4, 0, 0]), (&flow, [0, 4, 0], [4, 4, 0]), (&all, [0, 0, 4], [4, 4, 4])],
+        [(&all, [4, 4, 4], [4, 4, 4]), (&rgb, [0, 0, 0], [4, 4, 4]), (&flow, [0, 0, 0], [4, 4, 4])],
+        [(&flow, [4, 4, 0], [4, 4, 0]), (&all, [0, 0, 4], [4, 4, 4]), (&rgb, [0, 0, 0], [4, 4, 4])],
+    ];
+    let mut first = None;
+    for order in orders {
+        let dir = tempfile::tempdir().unwrap();
+        for (need, made, there) in order {
+            let (cache, report) = build(dir.path(), &data, need).unwrap();
+            assert_eq!([report.decoded, report.flowed, report.mapped], made);
+            assert_eq!((report.built + report.reused, report.built > 0), (4, made != [0; 3]));
+            assert_eq!(count(dir.path()), there);
+            assert_eq!(cache.get(3).unwrap().fields(), if need.motion.is_some() { 4 } else { 0 });
+            assert_eq!(cache.maps(3).unwrap().is_some(), need.maps.is_some());
         }
-        fs::write(dir.path().join(&name), bytes).unwrap();
+        let files = files(dir.path());
+        assert!(*first.get_or_insert_with(|| files.clone()) == files, "the bytes depend on the order of the needs");
+        // Other flow is added beside the same frames.
+        let mut other = flow.clone();
+        other.motion.as_mut().unwrap().every = 3;
+        let report = build(dir.path(), &data, &other).unwrap().1;
+        assert_eq!(([report.decoded, report.flowed], count(dir.path())), ([0, 4], [4, 8, 4]));
     }
 }
 
@@ -228,20 +198,10 @@ fn what_cannot_be_read_is_named() {
     let store = dir.path().join("cache");
     let last = Mutex::new(Progress::default());
     let keep = |p: Progress| *last.lock().unwrap() = p;
-    let (cache, report) = {
-        let builder = Builder {
-            ffmpeg: Ffmpeg::default(),
-            flow: Some(&difference),
-            threads: 2,
-            verify: true,
-            stop: &GO_ON,
-            progress: &keep,
-        };
-        Cache::build(&store, &data, &spec(), &builder).unwrap()
-    };
+    let (cache, report) = Cache::build(&store, &data, &spec(), &builder(&keep)).unwrap();
     assert_eq!((report.built, report.failed.len()), (3, 1));
     assert_eq!((report.failed[0].0, report.failed[0].1.as_str()), (1, "x/gone"));
-    assert_eq!(*last.lock().unwrap(), Progress { done: 3, reused: 0, failed: 1, total: 4, waiting: false });
+    assert_eq!(*last.lock().unwrap(), Progress { done: 3, failed: 1, total: 4, ..Progress::default() });
     assert_eq!(cache.usable(), [0, 2, 3]);
     assert!(cache.get(1).unwrap_err().to_string().contains("3 of 4 videos"));
     // Too short for flow, and then nothing is left.
@@ -287,21 +247,14 @@ fn stops_when_asked_and_goes_on() {
         count.store(p.done, Ordering::Relaxed);
         stop.store(p.done >= 3, Ordering::Relaxed);
     };
-    let builder = Builder {
-        ffmpeg: Ffmpeg::default(),
-        flow: Some(&difference),
-        threads: 1,
-        verify: true,
-        stop: &stop,
-        progress: &progress,
-    };
+    let builder = Builder { threads: 1, stop: &stop, ..builder(&progress) };
     let error = Cache::build(dir.path(), &data, &spec, &builder).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Stopped { .. }));
     assert_eq!(count.load(Ordering::Relaxed), 3);
     put(dir.path(), "0123456789abcdef.5.tmp", "half a file");
     let report = build(dir.path(), &data, &spec).unwrap().1;
     assert_eq!((report.built, report.reused), (5, 3));
-    assert!(files(dir.path()).keys().all(|name| name.ends_with(".tbv")));
+    assert!(files(dir.path()).keys().all(|name| name.ends_with(".tbv") || name.ends_with(".tbf")));
 }
 
 #[test]
@@ -314,6 +267,65 @@ fn two_builders_share_a_folder() {
     });
     assert_eq!(reports[0].built + reports[1].built, 12);
     assert!(reports.iter().all(|r| r.built + r.reused == 12));
+}
+
+#[test]
+fn who_writes_into_the_cache_is_said_to_those_who_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, spec) = (videos(4), spec());
+    let lock = fs::File::create(dir.path().join(".lock")).unwrap();
+    lock.lock().unwrap();
+    // What the holder wrote, what a holder of the first version did not, and what nobody should print.
+    for (text, want) in [
+        ("4711 some_program\n", "process 4711 (some_program)"),
+        ("4711", "process 4711"),
+        ("", "another process"),
+        ("4711 bad\u{1b}[2J name\n", "process 4711"),
+        ("\0\0\0", "another process"),
+    ] {
+        fs::write(dir.path().join(".lock"), text).unwrap();
+        let (stop, told) = (AtomicBool::new(false), Mutex::new(None));
+        let progress = |p: Progress| {
+            if let Some(holder) = p.waiting {
+                *told.lock().unwrap() = Some(holder.to_string());
+                stop.store(true, Ordering::Relaxed);
+            }
+        };
+        let with = Builder { stop: &stop, ..builder(&progress) };
+        let e = Cache::build(dir.path(), &data, &spec, &with).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Stopped { .. }), "stopping works while it waits: {e}");
+        assert_eq!(told.lock().unwrap().as_deref(), Some(want));
+    }
+    lock.unlock().unwrap();
+
+    // One that builds writes who it is, and takes it back when it is done.
+    let waits = AtomicBool::new(false);
+    let slow = |a: &Gray, b: &Gray| {
+        while !waits.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        difference(a, b)
+    };
+    let told = Mutex::new(None);
+    let progress = |p: Progress| {
+        if let Some(holder) = p.waiting.filter(|holder| holder.pid.is_some()) {
+            *told.lock().unwrap() = Some(holder);
+            waits.store(true, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|s| {
+        s.spawn(|| Cache::build(dir.path(), &data, &spec, &Builder { flow: Some(&slow), ..builder(&|_| {}) }).unwrap());
+        while files(dir.path()).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let report = Cache::build(dir.path(), &data, &spec, &builder(&progress)).unwrap().1;
+        assert_eq!((report.built, report.reused), (0, 4));
+    });
+    let holder = told.lock().unwrap().take().unwrap();
+    assert_eq!(holder.pid, Some(std::process::id()));
+    let own = std::env::current_exe().unwrap();
+    assert_eq!(holder.program.as_deref(), own.file_name().and_then(|n| n.to_str()));
+    assert_eq!(fs::read_to_string(dir.path().join(".lock")).unwrap(), "");
 }
 
 const KILL_DIR: &str = "TUBELET_TEST_CACHE_DIR";
@@ -363,7 +375,7 @@ fn real_videos_are_cached_and_broken_ones_named() {
         "x/v_BaseballPitch_g01_c01.avi,0\nx/empty.avi,0\ny/rotated_90.mov,1\ny/arm_wrestling.mp4,1\n",
     );
     let list = dir.path().join("list.csv");
-    let data = Splits::open(&list, Some(&list)).unwrap().train;
+    let data = Dataset::open(&list).unwrap();
     let spec = CacheSpec {
         decode: Decode { short_side: Some(32), fps: Some(15.0), max_frames: Some(50), ..Default::default() },
         ..spec()
@@ -374,11 +386,18 @@ fn real_videos_are_cached_and_broken_ones_named() {
     assert!(report.failed[0].2.contains("empty.avi: the file is empty"));
     let view = cache.get(0).unwrap();
     assert_eq!((view.len(), view.size(), view.fps(), view.fields()), (50, (32, 43), 15.0, 25));
+    // Frames that were decoded for another need get their flow without ffmpeg.
+    let (bare, rgb) = (dir.path().join("bare"), CacheSpec { motion: None, ..spec.clone() });
+    let report = build(&bare, &data, &rgb).unwrap().1;
+    assert_eq!([report.decoded, report.flowed], [3, 0]);
     // Once made, it needs no ffmpeg; before, its absence is one error.
     let absent = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
     fs::remove_file(dir.path().join("x/empty.avi")).unwrap();
     let (_, report) = build_with(&store, &data, &spec, |b| b.ffmpeg = absent.clone()).unwrap();
     assert_eq!((report.reused, report.failed.len()), (3, 1));
+    let report = build_with(&bare, &data, &spec, |b| b.ffmpeg = absent.clone()).unwrap().1;
+    assert_eq!([report.decoded, report.flowed], [0, 3]);
+    assert_eq!(files(&bare), files(&store));
     let error = build_with(&dir.path().join("new"), &data, &spec, |b| b.ffmpeg = absent).unwrap_err();
     assert!(error.to_string().contains("apt-get install ffmpeg"), "{error}");
 }

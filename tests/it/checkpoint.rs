@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use tubelet::nn::{Encoder, Params, Role, SmallR3d};
 use tubelet::shape::Shape;
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{Checkpoints, Matching, State, from_pytorch, load_weights, save_weights, to_pytorch};
+use tubelet::train::checkpoint::{
+    Checkpoint, Checkpoints, Matching, State, from_pytorch, load_weights, save_weights, to_pytorch,
+};
 
-fn params(seed: u64) -> Params {
+pub fn params(seed: u64) -> Params {
     let net = SmallR3d { widths: vec![4, 6], blocks: vec![0, 1], ..two_stages() }.net().unwrap();
     let mut params = Encoder::new(&net, 8, 5, seed).unwrap().1;
     params.batches = seed + 7;
@@ -18,7 +20,7 @@ fn two_stages() -> SmallR3d {
     SmallR3d { strides: vec![[1; 3], [2; 3]], temporal: vec![3, 3], ..SmallR3d::default() }
 }
 
-fn state(step: u64) -> State {
+pub fn state(step: u64) -> State {
     let mut s = State::default();
     s.tensors
         .insert("queue".into(), Tensor::from_f32([2, 3], &[1.0, -2.0, 0.5, f32::MIN_POSITIVE, 3e38, 0.1]).unwrap());
@@ -30,7 +32,7 @@ fn state(step: u64) -> State {
     s
 }
 
-fn assert_same(a: &Params, b: &Params) {
+pub fn assert_same(a: &Params, b: &Params) {
     assert_eq!((a.len(), a.batches), (b.len(), b.batches));
     for ((_, a), (_, b)) in a.iter().zip(b.iter()) {
         assert_eq!((&a.name, a.value.shape()), (&b.name, b.value.shape()));
@@ -38,7 +40,7 @@ fn assert_same(a: &Params, b: &Params) {
     }
 }
 
-fn error<T>(r: tubelet::error::Result<T>) -> String {
+pub fn error<T>(r: tubelet::error::Result<T>) -> String {
     r.err().expect("an error").to_string()
 }
 
@@ -164,7 +166,7 @@ fn another_network_is_refused_and_nothing_changed() {
     assert!(message.contains("these are the weights of another network"), "{message}");
     assert!(message.contains("5 missing (first `layer2.1.conv1.0.weight`)"), "{message}");
     assert!(
-        message.contains("2 of another shape (first `head.projection.2.weight` is [5, 8] instead of [4, 8]"),
+        message.contains("2 of another shape (first `head.projection.2.weight` is [5, 8] instead of [4, 8])"),
         "{message}"
     );
     assert_same(&other, &before);
@@ -218,17 +220,37 @@ fn values_that_are_not_finite_are_refused_both_ways() {
     assert!(message.contains("`stem.1.bias` holds NaN; nothing was written"), "{message}");
     assert!(!file.exists());
 
+    // Another program's file: without a checksum.
     save_weights(&file, &[("", &params(1))]).unwrap();
     let (header, mut data) = parts(&file);
     let end = data.len();
     data[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
-    join(&file, &header, &data);
+    join(&file, &header.replace("tubelet_crc32", "other_program"), &data);
     let message = error(load_weights(&file, &mut [("", &mut params(2))], &Matching::EXACT));
     assert!(message.contains("holds inf at place"), "{message}");
 
     let mut state = state(1);
     state.reals.insert("loss".into(), f64::NAN);
     assert!(error(state.save(&file)).contains("`loss` is NaN"));
+    // One that was written by a program that did not look, checksum and all.
+    state.reals.insert("loss".into(), 0.125);
+    state.save(&file).unwrap();
+    let (header, data) = parts(&file);
+    for number in ["NaN", "inf", "1e999", "x"] {
+        assert_eq!(header.matches("0.125").count(), 1);
+        write_summed(&file, &header.replace("0.125", number), &data);
+        let message = error(State::load(&file));
+        assert!(message.contains(&format!("`loss` is {number:?}")), "{message}");
+    }
+}
+
+/// As [`join`], with the checksum that belongs to it.
+fn write_summed(file: &Path, header: &str, data: &[u8]) {
+    let at = header.find(r#""tubelet_crc32":""#).unwrap() + 17;
+    let zeroed = format!("{}00000000{}", &header[..at], &header[at + 8..]);
+    join(file, &zeroed, data);
+    let sum = format!("{:08x}", crc32fast::hash(&fs::read(file).unwrap()));
+    join(file, &format!("{}{sum}{}", &header[..at], &header[at + 8..]), data);
 }
 
 #[test]
@@ -237,15 +259,20 @@ fn states_of_newer_formats_and_other_files_are_refused() {
     let file = dir.path().join("state.safetensors");
     state(1).save(&file).unwrap();
     let (header, data) = parts(&file);
-    join(&file, &header.replace(r#"\"format\":1"#, r#"\"format\":2"#), &data);
-    let message = error(State::load(&file));
-    assert!(message.contains("the state has format 2; this program reads up to 1"), "{message}");
+    for (format, age) in [(1, "an older"), (3, "a newer")] {
+        join(&file, &header.replace(r#"\"format\":2"#, &format!(r#"\"format\":{format}"#)), &data);
+        let message = error(State::load(&file));
+        assert!(message.contains(&format!("the state has format {format}, and this program reads 2")), "{message}");
+        assert!(message.contains(age), "{message}");
+    }
+    join(&file, &header.replace("tubelet_crc32", "tubelet_crc33"), &data);
+    assert!(error(State::load(&file)).contains("lost its checksum"));
     save_weights(&file, &[("", &params(1))]).unwrap();
     assert!(error(State::load(&file)).contains("this is not the state of a training run"));
     assert!(error(State::load(&dir.path().join("absent"))).contains("cannot read"));
 }
 
-fn folders(path: &Path) -> Vec<String> {
+pub fn folders(path: &Path) -> Vec<String> {
     let names = fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();

@@ -192,7 +192,8 @@ impl Class {
 
     /// Runs it on a GPU, simulated or not.
     fn run(&self, gpu: &Gpu, inputs: &[Vec<u32>; 3]) -> Vec<u32> {
-        let driver = gpu.driver();
+        // SAFETY: all addresses are those of memory allocated here.
+        let driver = unsafe { gpu.raw_driver() };
         let module = driver.load(PTX).unwrap();
         let function = driver.function(module, &format!("classes_{}", self.name), 0).unwrap();
         let memory = [0; 4].map(|_| gpu.alloc(4 * inputs[0].len()).unwrap());

@@ -1,6 +1,6 @@
 //! The examples as programs: what they write, and one sentence for everything that cannot be.
 //!
-//! `cargo test` builds the examples; `cargo test --test it` alone does not, and these tests then say that they did nothing.
+//! What they say of their options is in `options.rs`. `cargo test` builds the examples; `cargo test --test it` alone does not, and these tests then say that they did nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,18 +22,18 @@ fn pretrain(dir: &Path, args: &[&str]) -> Option<Output> {
 }
 
 /// One epoch of a pre-training example with `args` in `dir`.
-fn started(name: &str, dir: &Path, args: &[&str]) -> Option<Output> {
+pub fn started(name: &str, dir: &Path, args: &[&str]) -> Option<Output> {
     let mut command = Command::new(example(name)?);
     command.current_dir(dir).args(["--epochs", "1", "--threads", "2"]).args(args);
     Some(command.output().unwrap())
 }
 
 /// Runs with `args` in `dir` and returns the one sentence of its failure.
-fn refused(dir: &Path, args: &[&str]) -> Option<String> {
+pub fn refused(dir: &Path, args: &[&str]) -> Option<String> {
     refused_by("pretrain_maclr", dir, args)
 }
 
-fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
+pub fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
     let out = started(name, dir, args)?;
     let errors = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success(), "{args:?} should have failed");
@@ -44,7 +44,7 @@ fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
 }
 
 /// A folder of frames as a video: `count` grey pictures.
-fn frames(dir: &Path, count: usize) {
+pub fn frames(dir: &Path, count: usize) {
     fs::create_dir_all(dir).unwrap();
     for i in 0..count {
         image::RgbImage::from_pixel(16, 16, image::Rgb([(i * 9 % 256) as u8; 3]))
@@ -77,7 +77,7 @@ const NAMES: [&str; 19] = [
 ];
 
 /// The summary that a run printed last.
-fn summary(out: &Output) -> serde_json::Value {
+pub fn summary(out: &Output) -> serde_json::Value {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap()
 }
@@ -121,7 +121,7 @@ fn what_mcl_cannot_use_gets_one_sentence() {
         ("--align-form", "cam", "weight-gradient"),
         ("--align-terms", "space,colour", "colour"),
         ("--target-norm", "max", "raw or mean"),
-        ("--w-align", "-1", "from 0 on"),
+        ("--w-align", "-1", "from 0 to"),
     ] {
         let e = refused(&[&format!("{option}={value}")]).unwrap();
         assert!(e.contains(known), "{e}");
@@ -179,7 +179,17 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
         serde_json::from_str(String::from_utf8_lossy(&again.stdout).lines().last().unwrap()).unwrap();
     assert_eq!(repeated["probe_top1"], line["probe_top1"], "a finished run says the same again");
     let e = refused(dir.path(), &[&small[..], &["--lr", "0.5"]].concat()).unwrap();
-    assert!(e.contains("begun with") && e.contains("--out"), "{e}");
+    assert!(e.contains("--lr: begun with 0.03, now 0.5") && e.contains("--out") && e.len() < 300, "{e}");
+    // Weights of that run start another, of this method; what it says of them is in its summary.
+    let file = "run/checkpoints/step-3/weights.safetensors";
+    let again =
+        pretrain(dir.path(), &[&small[..8], &["--seed", "3", "--init", file, "--out", "started"]].concat()).unwrap();
+    let line = summary(&again);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("parameters from the file"), "{line}");
+    assert_eq!(
+        (line["init"].as_str(), line["probe_top1_random_init"].as_f64()),
+        (Some(file), repeated["probe_top1"].as_f64())
+    );
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn data(p: &Conv3d, seed: u64, draw: fn(&mut ChaCha8Rng, usize) -> Vec<f32>) -> 
 
 /// The three passes with chosen instructions.
 fn passes(isa: Isa, p: &Conv3d, d: &Data) -> [Tensor; 3] {
-    let g = &p.geometry;
+    let g = p.geometry();
     [
         fprop_with(isa, &d.x, &d.w, g).unwrap(),
         dgrad_with(isa, &d.dy, &d.w, p.x_shape(), g).unwrap(),
@@ -126,9 +126,9 @@ fn bf16_in_bf16_out() {
     let d = data(&p, 3, reals);
     let (x, w, dy) = (d.x.cast(DType::BF16).unwrap(), d.w.cast(DType::BF16).unwrap(), d.dy.cast(DType::BF16).unwrap());
     let (xs, ws, dys) = (wide(&x.load().unwrap()), wide(&w.load().unwrap()), wide(&dy.load().unwrap()));
-    let y = fprop(&x, &w, &p.geometry).unwrap();
-    let dx = dgrad(&dy, &w, p.x_shape(), &p.geometry).unwrap();
-    let dw = wgrad(&x, &dy, p.w_shape(), &p.geometry).unwrap();
+    let y = fprop(&x, &w, p.geometry()).unwrap();
+    let dx = dgrad(&dy, &w, p.x_shape(), p.geometry()).unwrap();
+    let dw = wgrad(&x, &dy, p.w_shape(), p.geometry()).unwrap();
     assert_eq!((y.dtype(), dx.dtype(), dw.dtype()), (DType::BF16, DType::BF16, DType::F32));
     assert_bounded("fprop", &y.load().unwrap(), &reference::fprop(&p, &xs, &ws), DType::BF16);
     assert_bounded("dgrad", &dx.load().unwrap(), &reference::dgrad(&p, &dys, &ws), DType::BF16);
@@ -182,7 +182,7 @@ proptest! {
 fn reference_gradients_are_difference_quotients() {
     for name in ["tiny", "dilated-strided", "grouped"] {
         let mut p = SMALL.iter().find(|c| c.name == name).unwrap().problem();
-        p.n = 1;
+        p.n() = 1;
         let d = data(&p, 5, reals);
         let (x, w, dy) = (wide(d.x.f32().unwrap()), wide(d.w.f32().unwrap()), wide(d.dy.f32().unwrap()));
         let value = |y: Vec<f64>| y.iter().zip(&dy).map(|(a, b)| a * b).sum::<f64>();
@@ -213,7 +213,7 @@ fn second_order() {
     let d = data(&p, 6, integers);
     let t = Tape::new();
     let (x, w, r) = (t.leaf(d.x.clone()), t.leaf(d.w.clone()), Var::constant(d.dy.clone()));
-    let y = ops::conv3d(&t, &x, &w, &p.geometry).unwrap();
+    let y = ops::conv3d(&t, &x, &w, p.geometry()).unwrap();
     let y2 = ops::mul(&t, &y, &y).unwrap();
     let sum = |v: &Var| ops::sum_to(&t, v, Shape::from([1; 5])).unwrap();
     let s = sum(&ops::mul(&t, &y2, &r).unwrap());

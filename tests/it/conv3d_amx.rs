@@ -45,7 +45,7 @@ fn definition(p: &Conv3d, [x, w, dy]: &[Tensor; 3]) -> [Bounded<f64>; 2] {
 
 /// fprop and dgrad on tiles.
 fn passes(p: &Conv3d, [x, w, dy]: &[Tensor; 3], products: Products) -> [Tensor; 2] {
-    let g = p.geometry.with(products);
+    let g = p.geometry().with(products);
     [fprop_with(Isa::Amx, x, w, &g).unwrap(), dgrad_with(Isa::Amx, dy, w, p.x_shape(), &g).unwrap()]
 }
 
@@ -220,7 +220,7 @@ fn f32_goes_the_faster_way() {
         let [x, _, dy] = &d;
         let all = |products| {
             let [y, dx] = passes(&p, &d, products);
-            let dw = wgrad_with(Isa::Amx, x, dy, p.w_shape(), &p.geometry.with(products)).unwrap();
+            let dw = wgrad_with(Isa::Amx, x, dy, p.w_shape(), &p.geometry().with(products)).unwrap();
             [y, dx, dw].map(|t| bits(&t))
         };
         let (chosen, other) =
@@ -244,11 +244,64 @@ fn parts_are_as_exact_as_promised() {
     let d = data(&p, real);
     let want = definition(&p, &d);
     for (products, rel) in [(Products::Bf16x3, 1e-5), (Products::Bf16x6, 5e-7), (Products::Fma, 5e-7)] {
-        let g = p.geometry.with(products);
+        let g = p.geometry().with(products);
         let got = [fprop(&d[0], &d[1], &g).unwrap(), dgrad(&d[2], &d[1], p.x_shape(), &g).unwrap()];
         for ((got, want), pass) in got.iter().zip(&want).zip(PASSES) {
             let want: Vec<f32> = want.value.iter().map(|&v| v as f32).collect();
             assert_norm(&format!("{pass} {products:?}"), got.f32().unwrap(), &want, rel);
+        }
+    }
+}
+
+/// Numbers of a size from `least` to twice that, of both signs.
+fn sized(seed: u64, shape: Shape, least: f32) -> Tensor {
+    let mut r = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = || least * r.random_range(1.0f32..2.0) * if r.random_bool(0.5) { 1.0 } else { -1.0 };
+    Tensor::from_f32(shape, &(0..shape.len()).map(|_| draw()).collect::<Vec<_>>()).unwrap()
+}
+
+/// The range that the ways to form products of f32 state: where machines have tiles the bound is theirs.
+#[test]
+fn numbers_of_the_stated_range_are_as_exact_as_f32() {
+    let p = resized("spatial", [1, 2, 14, 14, 64], 64);
+    let least = Products::EXACT_FROM;
+    assert_eq!(least, 2f32.powi(-102));
+    let [x, w, dy] = [sized(1, p.x_shape(), least), sized(2, p.w_shape(), 1.0), sized(3, p.y_shape(), least)];
+    let d = [x, w, dy];
+    let want = definition(&p, &d);
+    let dy = sized(4, p.y_shape(), 1.0);
+    let want_dw = reference::wgrad(&p, &wide(&d[0]), &wide(&dy));
+    let scaled = |v: &[f64]| v.iter().map(|v| (v / f64::from(least)) as f32).collect::<Vec<f32>>();
+    for products in [Products::F32, Products::Bf16x6, Products::Fma] {
+        let dw = wgrad_with(Isa::Amx, &d[0], &dy, p.w_shape(), &p.geometry().with(products)).unwrap();
+        let [y, dx] = passes(&p, &d, products);
+        for (pass, got, want) in [("fprop", y, &want[0]), ("dgrad", dx, &want[1]), ("wgrad", dw, &want_dw)] {
+            assert_norm(&format!("{pass} {products:?}"), &scaled(&wide(&got)), &scaled(&want.value), 5e-7);
+        }
+    }
+}
+
+/// Below that range a number, a product and a sum lose no more than 2⁻¹²⁶ each.
+#[test]
+fn smaller_numbers_lose_what_is_stated() {
+    if !Isa::available().contains(&Isa::Amx) {
+        eprintln!("no tiles here: what they lose is not seen");
+    }
+    let p = resized("spatial", [1, 2, 14, 14, 64], 64);
+    for least in [1e-33, 1e-35, 1e-37, 1e-38, 1e-40] {
+        for (dtype, products) in
+            [(DType::F32, Products::F32), (DType::F32, Products::Bf16x6), (DType::BF16, Products::F32)]
+        {
+            let d = [sized(1, p.x_shape(), least), sized(2, p.w_shape(), 1.0), sized(3, p.y_shape(), least)];
+            let d = d.map(|t| t.cast(dtype).unwrap());
+            for ((got, want), pass) in passes(&p, &d, products).iter().zip(&definition(&p, &d)).zip(PASSES) {
+                let lost = 2f64.powi(-126) * (1.0 + 2f64.powi(-8)) * (2.0 + 6.0) * (want.terms + 1) as f64;
+                let (sums, result) = (2.0 * gamma(want.terms, DType::F32), 2.0 * dtype.unit_roundoff());
+                let off = |(v, m): (&f64, &f64)| m * sums + v.abs() * result + lost;
+                let off: Vec<f64> = want.value.iter().zip(&want.magnitude).map(off).collect();
+                let what = format!("{pass} of {least:e} in {dtype:?} by {products:?}");
+                assert_within(&what, &got.load().unwrap(), &want.value, &off);
+            }
         }
     }
 }

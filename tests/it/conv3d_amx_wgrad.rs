@@ -40,7 +40,7 @@ fn operands(p: &Conv3d, seed: u64, draw: fn(&mut ChaCha8Rng, Shape) -> Tensor) -
 
 fn run(p: &Conv3d, [x, dy]: &[Tensor; 2], (dtype, products): (DType, Products)) -> Tensor {
     let (x, dy) = (x.cast(dtype).unwrap(), dy.cast(dtype).unwrap());
-    wgrad_with(Isa::Amx, &x, &dy, p.w_shape(), &p.geometry.with(products)).unwrap()
+    wgrad_with(Isa::Amx, &x, &dy, p.w_shape(), &p.geometry().with(products)).unwrap()
 }
 
 fn wide(t: &Tensor) -> Vec<f64> {
@@ -198,14 +198,14 @@ fn no_numbers_stay_where_they_belong() {
     for name in ["ragged", "spatial-strided", "dilated", "stem-5", "skipping", "deep"] {
         let p = small(name);
         let [x, dy] = operands(&p, 6, reals);
-        for i in [0, p.c + 1, x.shape().len() / 2, x.shape().len() - 1] {
+        for i in [0, p.c() + 1, x.shape().len() / 2, x.shape().len() - 1] {
             let mut bad = x.clone();
             bad.f32_mut().unwrap()[i] = f32::NAN;
             let want = reference::wgrad(&p, bad.f32().unwrap(), dy.f32().unwrap()).value;
             for form in FORMS {
                 let got = run(&p, &[bad.clone(), dy.clone()], form);
                 for (j, (got, want)) in got.f32().unwrap().iter().zip(&want).enumerate() {
-                    assert!(!got.is_nan() || j % p.c == i % p.c, "{name} {form:?}: x[{i}] spreads to {j}");
+                    assert!(!got.is_nan() || j % p.c() == i % p.c(), "{name} {form:?}: x[{i}] spreads to {j}");
                     assert!(got.is_nan() || !want.is_nan(), "{name} {form:?}: x[{i}] is lost at {j}");
                 }
             }
@@ -214,11 +214,11 @@ fn no_numbers_stay_where_they_belong() {
             let mut bad = dy.clone();
             bad.f32_mut().unwrap()[i] = f32::INFINITY;
             let want = reference::wgrad(&p, x.f32().unwrap(), bad.f32().unwrap()).value;
-            let filter = p.taps() * p.c;
+            let filter = p.taps() * p.c();
             for form in FORMS {
                 let got = run(&p, &[x.clone(), bad.clone()], form);
                 for (j, (got, want)) in got.f32().unwrap().iter().zip(&want).enumerate() {
-                    let own = j / filter == i % p.k;
+                    let own = j / filter == i % p.k();
                     assert!(got.is_finite() || own, "{name} {form:?}: dy[{i}] spreads to {j}");
                     assert!(!got.is_finite() || want.is_finite(), "{name} {form:?}: dy[{i}] is lost at {j}");
                 }

@@ -37,7 +37,7 @@ fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> 
     let (x, w, dy) = (reals(r, p.x_shape(), xt), reals(r, p.w_shape(), wt), reals(r, p.y_shape(), dyt));
     let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
     let [x, w, dy] = [&x, &w, &dy].map(|t| t.to(device).unwrap());
-    let (g, what) = (&p.geometry, |pass: &str| format!("{name} {pass} {xt:?} {wt:?} {dyt:?}"));
+    let (g, what) = (p.geometry(), |pass: &str| format!("{name} {pass} {xt:?} {wt:?} {dyt:?}"));
     let y = fprop(&x, &w, g).unwrap();
     let dx = dgrad(&dy, &w, p.x_shape(), g).unwrap();
     let dw = wgrad(&x, &dy, p.w_shape(), g).unwrap();

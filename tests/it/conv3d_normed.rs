@@ -15,9 +15,9 @@ struct Arrays([Tensor; 4]);
 
 impl Arrays {
     fn new(p: &Conv3d, parts: usize) -> Self {
-        let inv_std: Vec<f32> = data(&noise(14, &[parts * p.c])).iter().map(|v| v.abs() + 0.1).collect();
-        let inv_std = Tensor::from_f32([parts * p.c], &inv_std).unwrap();
-        Arrays([noise(13, &[parts * p.c]), inv_std, noise(15, &[p.c]), noise(16, &[p.c])])
+        let inv_std: Vec<f32> = data(&noise(14, &[parts * p.c()])).iter().map(|v| v.abs() + 0.1).collect();
+        let inv_std = Tensor::from_f32([parts * p.c()], &inv_std).unwrap();
+        Arrays([noise(13, &[parts * p.c()]), inv_std, noise(15, &[p.c()]), noise(16, &[p.c()])])
     }
 
     fn norm(&self) -> Norm<'_> {
@@ -28,9 +28,9 @@ impl Arrays {
     /// What it makes of `x`, in the type of `x`.
     fn apply(&self, p: &Conv3d, x: &Tensor) -> Tensor {
         let [mean, inv_std, gamma, beta] = [0, 1, 2, 3].map(|i| data(&self.0[i]));
-        let part = p.x_shape().len() / (mean.len() / p.c);
+        let part = p.x_shape().len() / (mean.len() / p.c());
         let one = |(i, v): (usize, &f32)| {
-            let (ch, at) = (i % p.c, i / part * p.c + i % p.c);
+            let (ch, at) = (i % p.c(), i / part * p.c() + i % p.c());
             let z = (v - mean[at]) * (inv_std[at] * gamma[ch]) + beta[ch];
             if z <= 0.0 { 0.0 } else { z } // not a number stays so
         };
@@ -60,7 +60,7 @@ fn a_normalised_input_has_the_bits_of_the_separate_operations() {
     for (i, case) in SMALL.iter().enumerate() {
         let p = case.problem();
         for (dtype, products) in FORMS {
-            let g = p.geometry.with(products);
+            let g = p.geometry().with(products);
             let mut x = noise(1, p.x_shape().dims());
             if i % 3 == 0 {
                 let mut v = data(&x);
@@ -69,7 +69,7 @@ fn a_normalised_input_has_the_bits_of_the_separate_operations() {
             }
             let [x, w] = [x, noise(2, p.w_shape().dims())].map(|t| t.cast(dtype).unwrap());
             let dy = noise(3, p.y_shape().dims()).cast(dtype).unwrap();
-            for parts in [1, p.n] {
+            for parts in [1, p.n()] {
                 let what = format!("{} {} {products:?} in {parts} parts", case.name, dtype.name());
                 let arrays = Arrays::new(&p, parts);
                 let applied = arrays.apply(&p, &x);

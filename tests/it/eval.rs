@@ -8,7 +8,15 @@ use tubelet::eval::{Features, knn::knn, probe::probe};
 use tubelet::rng::{Purpose, stream};
 
 fn golden(name: &str) -> Vec<f32> {
-    let all = SafeTensors::deserialize(include_bytes!("../fixtures/probe.safetensors")).unwrap();
+    read(include_bytes!("../fixtures/probe.safetensors"), name)
+}
+
+fn golden_two(name: &str) -> Vec<f32> {
+    read(include_bytes!("../fixtures/probe_two.safetensors"), name)
+}
+
+fn read(file: &[u8], name: &str) -> Vec<f32> {
+    let all = SafeTensors::deserialize(file).unwrap();
     let view = all.tensor(name).unwrap();
     view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
@@ -49,6 +57,23 @@ fn probe_equals_scikit_learn() {
     let per_class = r.per_class();
     assert_eq!(per_class.iter().map(|(n, _)| *n).collect::<Vec<_>>(), counts);
     assert_eq!(per_class.iter().map(|(_, right)| right).sum::<usize>(), right);
+}
+
+#[test]
+fn the_probe_of_two_classes_equals_scikit_learns_single_row() {
+    let index = |name| -> Vec<usize> { golden_two(name).into_iter().map(|v| v as usize).collect() };
+    let set = |x, y| Features::new(10, golden_two(x), index(y)).unwrap();
+    let (train, test) = (set("x", "y"), set("x_test", "y_test"));
+    let r = probe(&train, &test, f64::from(golden_two("l2")[0])).unwrap();
+    assert!(r.converged, "{} iterations", r.iterations);
+    let (first, second) = r.weights.split_at(11);
+    let row: Vec<f32> = first.iter().zip(second).map(|(a, b)| (b - a) as f32).collect();
+    assert_norm("weights", &row, &[golden_two("coef"), golden_two("intercept")].concat(), 1e-4);
+    let predicted = index("predicted");
+    let right = predicted.iter().zip(test.labels()).filter(|(p, l)| p == l).count();
+    assert_eq!(r.top1, right as f64 / test.len() as f64);
+    let ones = |labels: &[usize]| labels.iter().sum::<usize>();
+    assert_eq!(r.confusion[1] + r.confusion[3], ones(&predicted), "the same samples are called class 1");
 }
 
 #[test]

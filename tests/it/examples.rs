@@ -46,7 +46,7 @@ fn a_sheet_shows_frames_flow_and_maps() {
     let frame = |i: usize| -> Vec<u8> { (0..h * w * 3).map(|p| (p + 20 * i) as u8).collect() };
     let frames: Vec<Vec<u8>> = (0..t).map(frame).collect();
     let views: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
-    let flow = |i: usize| Flow { h, w, u: vec![i as f32; h * w], v: vec![-1.0; h * w] };
+    let flow = |i: usize| Flow::new(h, w, vec![i as f32; h * w], vec![-1.0; h * w]).unwrap();
     let flows: Vec<Flow> = (0..t).map(flow).collect();
     let map: Vec<f32> = (0..h * w).map(|i| i as f32 / (h * w) as f32).collect();
     let strips = vec![

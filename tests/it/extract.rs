@@ -137,7 +137,7 @@ fn flow_made_beforehand_is_the_flow_a_run_computes() {
                 // In the middle of the square: its way, in pixels of the size kept.
                 let (first, to_the_right) = (given.flow_field(0), item.name.contains("right"));
                 let at = 10 * 32 + 10;
-                let (along, across) = if to_the_right { (&first.u, &first.v) } else { (&first.v, &first.u) };
+                let (along, across) = if to_the_right { (first.u(), first.v()) } else { (first.v(), first.u()) };
                 assert!((0.4..1.2).contains(&along[at]) && across[at].abs() < 0.3, "{} {}", along[at], across[at]);
                 assert!(along[30 * 32 + 30].abs() < 0.3, "the ground stands");
             }

@@ -17,7 +17,7 @@ use crate::close::{assert_bounded, assert_norm};
 fn random(h: usize, w: usize, seed: u64) -> Flow {
     let mut rng = stream(seed, 0, 0, Purpose::Test);
     let mut field = || (0..h * w).map(|_| rng.random_range(-4.0..4.0f32)).collect();
-    Flow { h, w, u: field(), v: field() }
+    Flow::new(h, w, field(), field()).unwrap()
 }
 
 fn wide(x: &[f32]) -> Vec<f64> {
@@ -26,7 +26,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
 
 /// Maps of `flows` at every frame, 25 a second.
 fn maps(spec: &MapSpec, flows: &[Flow], every: usize) -> Maps {
-    let field = |m: usize| [&flows[m].u[..], &flows[m].v[..]];
+    let field = |m: usize| [flows[m].u(), flows[m].v()];
     let size = [flows[0].h, flows[0].w];
     Maps::new(spec, &Fields { count: flows.len(), size, every, fps: 25.0, field: &field }).unwrap()
 }
@@ -36,20 +36,20 @@ fn the_boundary_follows_the_definition() {
     for case in &cases::CASES {
         let flow = random(case.h, case.w, 1);
         let got = motion_boundary(&flow);
-        for (got, plane) in got.iter().zip([&flow.u, &flow.v]) {
+        for (got, plane) in got.iter().zip([flow.u(), flow.v()]) {
             assert_bounded(case.name, got, &reference::motion_boundary(&wide(plane), case.h, case.w), DType::F32);
         }
     }
-    let step = Flow { h: 1, w: 4, u: vec![0.0, 0.0, 2.0, 2.0], v: vec![0.0; 4] };
+    let step = Flow::new(1, 4, vec![0.0, 0.0, 2.0, 2.0], vec![0.0; 4]).unwrap();
     assert_eq!(motion_boundary(&step), [vec![0.0, 6.0, 6.0, 0.0], vec![0.0; 4]]);
 }
 
 #[test]
 fn a_pan_has_no_map_and_no_score() {
-    let pan = |t: usize| Flow { h: 30, w: 40, u: vec![0.1 * t as f32; 1200], v: vec![-3.3; 1200] };
+    let pan = |t: usize| Flow::new(30, 40, vec![0.1 * t as f32; 1200], vec![-3.3; 1200]).unwrap();
     let maps = maps(&MapSpec::new(8.0, None), &(0..20).map(pan).collect::<Vec<_>>(), 1);
-    assert!(maps.maps.iter().chain(&maps.scores).all(|&v| v == 0.0));
-    assert_eq!((maps.maps.len(), maps.scores.len()), (20 * 49, 13));
+    assert!(maps.maps().iter().chain(maps.scores()).all(|&v| v == 0.0));
+    assert_eq!((maps.maps().len(), maps.scores().len()), (20 * 49, 13));
 }
 
 #[test]
@@ -57,8 +57,8 @@ fn a_disc_peaks_at_its_rim() {
     // Radius 17 around (35, 35): rim cells are those at distance 1 to 2 of the cell in the middle.
     let (n, radius) = (70, 17.0f32);
     let inside = |i: usize| (((i / n) as f32 - 34.5).hypot((i % n) as f32 - 34.5) < radius) as u8;
-    let disc = Flow { h: n, w: n, u: (0..n * n).map(|i| 2.0 * f32::from(inside(i))).collect(), v: vec![0.0; n * n] };
-    let map = maps(&MapSpec::new(1.0, None), &[disc], 1).maps;
+    let disc = Flow::new(n, n, (0..n * n).map(|i| 2.0 * f32::from(inside(i))).collect(), vec![0.0; n * n]).unwrap();
+    let map = maps(&MapSpec::new(1.0, None), &[disc], 1).maps().to_vec();
     let ring = |i: usize| (i / 7).abs_diff(3).max((i % 7).abs_diff(3));
     let mean = |r: usize| {
         let of: Vec<f32> = (0..49).filter(|&i| ring(i) == r).map(|i| map[i]).collect();
@@ -76,15 +76,16 @@ fn windows_hold_as_many_fields_whatever_the_frame_and_sums_do_not_drift() {
     let sum = |from: usize, count: usize| {
         let mut sum = Flow::zeros(9, 12);
         for flow in &flows[from..from + count] {
-            sum.u.iter_mut().zip(&flow.u).for_each(|(a, b)| *a += b);
-            sum.v.iter_mut().zip(&flow.v).for_each(|(a, b)| *a += b);
+            for (sum, plane) in sum.planes_mut().into_iter().zip([flow.u(), flow.v()]) {
+                sum.iter_mut().zip(plane).for_each(|(a, b)| *a += b);
+            }
         }
         sum
     };
     let spec = MapSpec { window: 8, grid: [3, 4], border: 0.0, ..MapSpec::new(10.0, None) };
     let two = maps(&spec, &flows, 2);
     // Windows of 8 frames are 4 fields, spans of 10 are 5.
-    assert_eq!((two.summed, two.maps.len(), two.scores.len()), (4, 11 * 12, 7));
+    assert_eq!((two.summed(), two.maps().len(), two.scores().len()), (4, 11 * 12, 7));
     for (field, first) in [(0, 0), (1, 0), (2, 1), (6, 5), (8, 7), (10, 7)] {
         let [u, v] = motion_boundary(&sum(first, 4));
         let block = |r: usize, c: usize| {
@@ -99,15 +100,15 @@ fn windows_hold_as_many_fields_whatever_the_frame_and_sums_do_not_drift() {
         let want = u.iter().chain(&v).sum::<f32>() / 216.0;
         assert_norm("score", &[two.score(2 * start)], &[want], 1e-5);
     }
-    assert_eq!([two.score(3), two.score(40)], [two.scores[2], two.scores[6]]);
+    assert_eq!([two.score(3), two.score(40)], [two.scores()[2], two.scores()[6]]);
     // At half the rate, a span of 10 frames is 20 of the video.
     let slow = maps(&MapSpec { fps: Some(12.5), ..spec.clone() }, &flows, 2);
-    assert_eq!(slow.scores.len(), 2);
+    assert_eq!(slow.scores().len(), 2);
     // A video shorter than a window is one window.
     let short = maps(&spec, &flows[..2], 1);
-    assert_eq!((short.maps.len(), short.scores.len()), (24, 1));
+    assert_eq!((short.maps().len(), short.scores().len()), (24, 1));
     let borders = maps(&MapSpec { border: 0.25, ..spec }, &flows, 1);
-    assert!((0..12).all(|i| (borders.maps[i] == 0.0) == (i % 4 == 0 || i % 4 == 3)), "{:?}", &borders.maps[..12]);
+    assert!((0..12).all(|i| (borders.maps()[i] == 0.0) == (i % 4 == 0 || i % 4 == 3)), "{:?}", &borders.maps()[..12]);
 }
 
 #[test]
@@ -115,18 +116,20 @@ fn agrees_with_scipy_and_opencv() {
     let file = SafeTensors::deserialize(include_bytes!("../fixtures/motion_map.safetensors")).unwrap();
     let golden = |name: &str| -> Vec<f32> { bytemuck::pod_collect_to_vec(file.tensor(name).unwrap().data()) };
     let (h, w, all) = (42, 28, golden("flow"));
-    let flows: Vec<Flow> =
-        all.chunks_exact(2 * h * w).map(|f| Flow { h, w, u: f[..h * w].to_vec(), v: f[h * w..].to_vec() }).collect();
+    let flows: Vec<Flow> = all
+        .chunks_exact(2 * h * w)
+        .map(|f| Flow::new(h, w, f[..h * w].to_vec(), f[h * w..].to_vec()).unwrap())
+        .collect();
     let sum = |plane: fn(&Flow) -> &[f32]| -> Vec<f32> {
         (0..h * w).map(|i| flows[2..5].iter().map(|f| plane(f)[i]).sum()).collect()
     };
-    let three = Flow { h, w, u: sum(|f| &f.u), v: sum(|f| &f.v) };
+    let three = Flow::new(h, w, sum(|f| f.u()), sum(|f| f.v())).unwrap();
     assert_norm("boundary", &motion_boundary(&three).concat(), &golden("boundary"), 1e-5);
     let maps = maps(&MapSpec { window: 4, ..MapSpec::new(6.0, None) }, &flows, 1);
-    assert_norm("maps", &maps.maps, &golden("maps"), 1e-5);
-    assert_norm("scores", &maps.scores, &golden("scores"), 1e-5);
+    assert_norm("maps", maps.maps(), &golden("maps"), 1e-5);
+    assert_norm("scores", maps.scores(), &golden("scores"), 1e-5);
     // The first eight fields' upper square, u and v by turns.
-    let square = |f: &Flow| (0..28 * 28).flat_map(|i| [f.u[i], f.v[i]]).collect::<Vec<_>>();
+    let square = |f: &Flow| (0..28 * 28).flat_map(|i| [f.u()[i], f.v()[i]]).collect::<Vec<_>>();
     let clip: Vec<f32> = flows[..8].iter().flat_map(square).collect();
     assert_norm("target", &target(&clip, [8, 28], [4, 7, 7]).unwrap(), &golden("target"), 1e-5);
     // Groups that overlap count alike: twice the fields of a pan of 1 in eight, whatever the grid in time.

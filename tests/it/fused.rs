@@ -39,14 +39,14 @@ fn sums(parts: usize, c: usize, len: usize, of: impl Fn(usize, usize, usize) -> 
 fn statistics_leave_with_the_result() {
     for case in SMALL {
         let p = case.problem();
-        let (x, w, shift) = (noise(1, p.x_shape().dims()), noise(2, p.w_shape().dims()), noise(3, &[p.k]));
-        for parts in parts(p.n) {
-            let (y, got) = fprop_statistics(&x, &w, &p.geometry, &shift, parts).unwrap().expect("f32 on the CPU");
+        let (x, w, shift) = (noise(1, p.x_shape().dims()), noise(2, p.w_shape().dims()), noise(3, &[p.k()]));
+        for parts in parts(p.n()) {
+            let (y, got) = fprop_statistics(&x, &w, p.geometry(), &shift, parts).unwrap().expect("f32 on the CPU");
             let y = wide(&y);
             // Deviations from a mean found on the way, then from `shift`: terms of the size of both.
             let near = wide(&shift);
-            let (want, mut off) = sums(parts, p.k, y.len(), |_, ch, i| [y[i] - near[ch], (y[i] - near[ch]).powi(2)]);
-            let (_, size) = sums(parts, p.k, y.len(), |_, ch, i| {
+            let (want, mut off) = sums(parts, p.k(), y.len(), |_, ch, i| [y[i] - near[ch], (y[i] - near[ch]).powi(2)]);
+            let (_, size) = sums(parts, p.k(), y.len(), |_, ch, i| {
                 let size = y[i].abs() + near[ch].abs();
                 [size, 4.0 * size * size]
             });
@@ -89,10 +89,10 @@ impl Chain {
         Chain {
             relu: like_x(11),
             normed: like_x(12),
-            mean: noise(13, &[parts * p.c]),
-            inv_std: positive(14, &[parts * p.c]),
-            gamma: noise(15, &[p.c]),
-            beta: noise(16, &[p.c]),
+            mean: noise(13, &[parts * p.c()]),
+            inv_std: positive(14, &[parts * p.c()]),
+            gamma: noise(15, &[p.c()]),
+            beta: noise(16, &[p.c()]),
             so_far: like_x(17),
         }
     }
@@ -117,22 +117,23 @@ fn a_chain_of_gradients_is_the_separate_operations() {
         {
             let dy = noise(1, p.y_shape().dims()).cast(dtype).unwrap();
             let w = noise(2, p.w_shape().dims()).cast(dtype).unwrap();
-            for parts in parts(p.n) {
+            for parts in parts(p.n()) {
                 let chain = Chain::new(&p, parts, dtype);
                 let what = format!("{} {} in {parts} parts", case.name, dtype.name());
                 let before = chain.before(again, so_far);
-                let (dz, got) = dgrad_chain(&dy, &w, &p.geometry, &before).unwrap().expect("the CPU has it");
+                let (dz, got) = dgrad_chain(&dy, &w, p.geometry(), &before).unwrap().expect("the CPU has it");
                 let want = masked(&p, &chain, reference::dgrad(&p, &wide(&dy), &wide(&w)), again, so_far, dtype);
                 assert_bounded(&what, &data(&dz), &want, dtype);
 
                 let (dz, normed, mean, inv_std) =
                     (wide(&dz), wide(&chain.normed), wide(&chain.mean), wide(&chain.inv_std));
-                let hat =
-                    |part: usize, ch: usize, i: usize| (normed[i] - mean[part * p.c + ch]) * inv_std[part * p.c + ch];
-                let (want, mut off) = sums(parts, p.c, dz.len(), |part, ch, i| [dz[i], dz[i] * hat(part, ch, i)]);
+                let hat = |part: usize, ch: usize, i: usize| {
+                    (normed[i] - mean[part * p.c() + ch]) * inv_std[part * p.c() + ch]
+                };
+                let (want, mut off) = sums(parts, p.c(), dz.len(), |part, ch, i| [dz[i], dz[i] * hat(part, ch, i)]);
                 // `normed - mean` is rounded as it is formed.
-                let (_, more) = sums(parts, p.c, dz.len(), |part, ch, i| {
-                    let at = part * p.c + ch;
+                let (_, more) = sums(parts, p.c(), dz.len(), |part, ch, i| {
+                    let at = part * p.c() + ch;
                     [0.0, dz[i] * (normed[i].abs() + mean[at].abs()) * inv_std[at]]
                 });
                 off.iter_mut().zip(more).for_each(|(off, more)| *off += more);
@@ -146,9 +147,9 @@ fn a_chain_of_gradients_is_the_separate_operations() {
 fn masked(p: &Conv3d, chain: &Chain, mut want: Bounded<f64>, again: bool, so_far: bool, dtype: DType) -> Bounded<f64> {
     let (relu, normed, more) = (wide(&chain.relu), data(&chain.normed), wide(&chain.so_far));
     let [mean, inv_std, gamma, beta] = [&chain.mean, &chain.inv_std, &chain.gamma, &chain.beta].map(data);
-    let part = relu.len() / (mean.len() / p.c);
+    let part = relu.len() / (mean.len() / p.c());
     for i in 0..relu.len() {
-        let (ch, at) = (i % p.c, i / part * p.c + i % p.c);
+        let (ch, at) = (i % p.c(), i / part * p.c() + i % p.c());
         let on = match again {
             true => (normed[i] - mean[at]) * (inv_std[at] * gamma[ch]) + beta[ch] > 0.0,
             false => relu[i] > 0.0,

@@ -168,12 +168,20 @@ fn stopped_and_resumed_is_never_stopped() {
 }
 
 #[test]
+fn a_damaged_checkpoint_costs_steps_and_no_bit() {
+    whole_run::goes_back(|dir, after| run(dir, &recipe(), after));
+}
+
+#[test]
 fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path(), &recipe(), Some(3)).unwrap_err();
     let kept = checkpoint(dir.path());
     let wild = with(Training { lr: f32::MAX, ..recipe().training });
-    let e = run(dir.path(), &wild, None).unwrap_err();
+    // No recipe may have that rate: the loop alone gets it.
+    assert!(wild.check().unwrap_err().to_string().contains("--lr"));
+    let method = MaclrRun::new(&recipe(), VIDEOS, SEED, &Device::Cpu).unwrap();
+    let e = whole_run::run(dir.path(), &wild.training, true, method, Loader::pair, None).unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::NotFinite { name: "loss", step: 4.., .. }), "{e}");
     assert!(kept == checkpoint(dir.path()), "the last good checkpoint changed");
 }
@@ -218,7 +226,7 @@ fn killed_at_random_moments_ends_with_the_same_bits() {
     let length = began.elapsed();
     let cached = |dir: &Path| -> BTreeMap<_, _> {
         let files = std::fs::read_dir(dir.join("cache")).unwrap().map(|f| f.unwrap().path());
-        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv"));
+        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv" || e == "tbf"));
         packed.map(|p| (p.file_name().unwrap().to_owned(), std::fs::read(&p).unwrap())).collect()
     };
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;

@@ -3,7 +3,7 @@
 use crate::close::assert_bounded;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
-use tubelet::flow::motion::{MotionInput, map_of_flow, repeat};
+use tubelet::flow::motion::{MotionInput, MotionMap};
 use tubelet::flow::{Flow, Gray, color, flo};
 use tubelet::ops::motion_map::{self, cases, reference};
 use tubelet::tensor::DType;
@@ -14,7 +14,7 @@ fn eighths(h: usize, w: usize, seed: u64) -> Flow {
         let number = |i: u64| ((i + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as f32 / 8.0 - 2.0;
         (0..(h * w) as u64).map(number).collect()
     };
-    Flow { h, w, u: field(seed), v: field(seed + 7777) }
+    Flow::new(h, w, field(seed), field(seed + 7777)).unwrap()
 }
 
 fn wide(x: &[f32]) -> Vec<f64> {
@@ -26,7 +26,7 @@ fn edges_follow_the_definition() {
     for case in &cases::CASES {
         let flow = eighths(case.h, case.w, 1);
         for clamp in [10.0, 3.0] {
-            let want = reference::flow_edges(&wide(&flow.u), &wide(&flow.v), case.h, case.w, f64::from(clamp));
+            let want = reference::flow_edges(&wide(flow.u()), &wide(flow.v()), case.h, case.w, f64::from(clamp));
             assert_bounded(case.name, &motion_map::flow_edges(&flow, clamp), &want, DType::F32);
         }
     }
@@ -46,7 +46,7 @@ fn stored_flow_is_widened_exactly() {
 fn a_step_answers_four_times_its_height() {
     let mut flow = Flow::zeros(5, 6);
     for y in 0..5 {
-        flow.u[y * 6 + 3..(y + 1) * 6].fill(0.5);
+        flow.planes_mut()[0][y * 6 + 3..(y + 1) * 6].fill(0.5);
     }
     let edges = motion_map::flow_edges(&flow, 10.0);
     assert_eq!(edges[12..18], [0.0, 0.0, 0.2, 0.2, 0.0, 0.0]);
@@ -60,14 +60,14 @@ proptest! {
         let flow = eighths(h, w, seed);
         let edges = motion_map::flow_edges(&flow, 10.0);
         prop_assert!(edges.iter().all(|e| (0.0..=1.0).contains(e)));
-        let panned = Flow { u: flow.u.iter().map(|u| u + f32::from(pan)).collect(), ..flow.clone() };
+        let panned = Flow::new(h, w, flow.u().iter().map(|u| u + f32::from(pan)).collect(), flow.v().to_vec()).unwrap();
         prop_assert_eq!(&motion_map::flow_edges(&panned, 10.0), &edges);
         let mirror = |x: &[f32], sign: f32| -> Vec<f32> {
             x.chunks_exact(w).flat_map(|row| row.iter().rev().map(|v| sign * v).collect::<Vec<_>>()).collect()
         };
-        let mirrored = Flow { h, w, u: mirror(&flow.u, -1.0), v: mirror(&flow.v, 1.0) };
+        let mirrored = Flow::new(h, w, mirror(flow.u(), -1.0), mirror(flow.v(), 1.0)).unwrap();
         prop_assert_eq!(motion_map::flow_edges(&mirrored, 10.0), mirror(&edges, 1.0));
-        let pan = Flow { h, w, u: vec![f32::from(pan); h * w], v: vec![1.0; h * w] };
+        let pan = Flow::new(h, w, vec![f32::from(pan); h * w], vec![1.0; h * w]).unwrap();
         prop_assert_eq!(motion_map::flow_edges(&pan, 10.0), vec![0.0; h * w]);
     }
 
@@ -97,14 +97,20 @@ fn inputs_are_chosen_by_name() {
     let flow = eighths(4, 5, 3);
     for input in MotionInput::ALL {
         assert_eq!(input.to_string().parse::<MotionInput>().unwrap(), input);
-        let map = map_of_flow(input, &flow, 10.0);
+        let map = MotionMap::of_flow(input, &flow, 10.0);
         assert_eq!(map.is_some(), input.needs_flow());
         if let Some(map) = map {
-            assert_eq!(map.len(), 20 * input.channels());
+            assert_eq!((map.size(), map.planes().count()), ([4, 5], input.channels()));
+            assert!(map.planes().all(|plane| plane.len() == 20));
         }
     }
-    assert_eq!(map_of_flow(MotionInput::Flow, &flow, 1.0).unwrap()[1], flow.v[0].clamp(-1.0, 1.0));
-    assert_eq!(repeat(&[0.5, 1.0], 3), [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]);
+    // One plane after the other, `u` first: not by turns.
+    let map = MotionMap::of_flow(MotionInput::Flow, &flow, 1.0).unwrap();
+    for (plane, field) in map.planes().zip([flow.u(), flow.v()]) {
+        assert!(plane.iter().zip(field).all(|(p, f)| *p == f.clamp(-1.0, 1.0)));
+    }
+    let e = MotionMap::of_frames(&[0; 12], &[0; 11], [2, 2]).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::Shape { .. }), "{e}");
     let error = "optical-flow".parse::<MotionInput>().unwrap_err().to_string();
     assert!(error.contains("flow-edges"), "{error}");
 }
@@ -135,7 +141,7 @@ fn hostile_flo_files_are_refused_before_anything_is_allocated() {
 
 #[test]
 fn pictures_show_rest_as_white_direction_as_hue_and_the_unknown_as_black() {
-    let flow = Flow { h: 1, w: 5, u: vec![0.0, 2.0, -2.0, 0.0, 1e10], v: vec![0.0, 0.0, 0.0, 2.0, 0.0] };
+    let flow = Flow::new(1, 5, vec![0.0, 2.0, -2.0, 0.0, 1e10], vec![0.0, 0.0, 0.0, 2.0, 0.0]).unwrap();
     assert_eq!(color::radius(&flow), 2.0);
     let picture = color::image(&flow, color::radius(&flow));
     let pixel: Vec<&[u8]> = picture.chunks_exact(3).collect();
@@ -144,13 +150,16 @@ fn pictures_show_rest_as_white_direction_as_hue_and_the_unknown_as_black() {
     assert!(pixel[2][0] < 64 && pixel[2][2] > 128, "to the left: between cyan and blue, {:?}", pixel[2]);
     assert!(pixel[3][1] > 128 && pixel[3][2] < 64, "down: between yellow and green, {:?}", pixel[3]);
     assert_eq!(pixel[4], [0, 0, 0]);
-    assert_eq!(color::image(&Flow::zeros(2, 2), color::radius(&Flow::zeros(2, 2))), [255; 12]);
+    // Where nothing moves the largest motion is none, and everything is white; beside that radius all that moves is dark.
+    assert_eq!(color::radius(&Flow::zeros(2, 2)), 0.0);
+    assert_eq!(color::image(&Flow::zeros(2, 2), 0.0), [255; 12]);
+    assert_eq!(color::image(&Flow::new(1, 2, vec![1e-3, 0.0], vec![0.0; 2]).unwrap(), 0.0), [191, 0, 0, 255, 255, 255]);
 }
 
 #[test]
 fn luma_weighs_red_green_and_blue() {
     let gray = Gray::from_rgb(&[255, 255, 255, 0, 255, 0], 1, 2).unwrap();
-    assert_eq!(gray.data.iter().map(|v| v.round()).collect::<Vec<_>>(), [255.0, 150.0]);
+    assert_eq!(gray.data().iter().map(|v| v.round()).collect::<Vec<_>>(), [255.0, 150.0]);
     assert!(Gray::from_rgb(&[0; 5], 1, 2).is_err());
     assert!(Gray::from_rgb(&[0; 6], usize::MAX, 2).is_err());
 }

@@ -12,7 +12,8 @@ const BLOCK: u32 = 256;
 
 /// Runs an entry on `x` (where it reads any) and a number; what it wrote, `words` long.
 fn run(gpu: &Gpu, entry: &str, x: Option<&[u32]>, number: u32, words: usize, blocks: u32) -> Vec<u32> {
-    let driver = gpu.driver();
+    // SAFETY: all addresses are those of memory allocated here.
+    let driver = unsafe { gpu.raw_driver() };
     let function = driver.function(driver.load(PTX).unwrap(), entry, 0).unwrap();
     let (from, to) = (gpu.alloc(4 * x.map_or(1, <[u32]>::len)).unwrap(), gpu.alloc(4 * words).unwrap());
     let mut args = Vec::new();

@@ -9,7 +9,7 @@ use tubelet::flow::{Flow, Gray};
 use tubelet::train::focus::{Focus, Quad};
 use tubelet::train::views::{Loader, Part, ViewSpec};
 use tubelet::video::cache::Builder;
-use tubelet::video::{Cache, Ffmpeg, Splits};
+use tubelet::video::{Cache, Dataset, Ffmpeg};
 
 use crate::close::{assert_norm, is_norm};
 
@@ -17,8 +17,8 @@ pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// Not flow, but cheap: nothing where nothing changes, and mirrored where the frames are.
 pub fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
-    let of = |f: fn(f32, f32) -> f32| a.data.iter().zip(&b.data).map(|(x, y)| f(*x, *y)).collect();
-    Ok(Flow { h: a.h, w: a.w, u: of(|x, y| (y - x) / 16.0), v: of(|x, y| (y - x) * x / 4096.0) })
+    let of = |f: fn(f32, f32) -> f32| a.data().iter().zip(b.data()).map(|(x, y)| f(*x, *y)).collect();
+    Flow::new(a.h(), a.w(), of(|x, y| (y - x) / 16.0), of(|x, y| (y - x) * x / 4096.0))
 }
 
 /// A loader of videos that are painted: `value(video, frame, row, column)`.
@@ -33,7 +33,7 @@ pub fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(us
     }
     let list: String = (0..lengths.len()).map(|v| format!("data/{}/{v},{}\n", ["a", "b"][v % 2], v % 2)).collect();
     std::fs::write(dir.join("list.csv"), list).unwrap();
-    let data = Splits::open(&dir.join("list.csv"), Some(&dir.join("list.csv"))).unwrap().train;
+    let data = Dataset::open(&dir.join("list.csv")).unwrap();
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
         flow: Some(&difference),

@@ -16,18 +16,18 @@ fn pair(h: usize, w: usize, seed: usize) -> (Gray, Gray) {
         let (py, px) = ((y as f32 + dy).clamp(0.0, (h - 1) as f32), (x as f32 + dx).clamp(0.0, (w - 1) as f32));
         let (y0, x0) = (py as usize, px as usize);
         let (y1, x1, ty, tx) = ((y0 + 1).min(h - 1), (x0 + 1).min(w - 1), py - y0 as f32, px - x0 as f32);
-        let at = |y: usize, x: usize| a.data[y * w + x];
+        let at = |y: usize, x: usize| a.data()[y * w + x];
         let mix = |a: f32, b: f32, t: f32| a + (b - a) * t;
         mix(mix(at(y0, x0), at(y0, x1), tx), mix(at(y1, x0), at(y1, x1), tx), ty)
     };
-    let b = Gray { h, w, data: (0..h * w).map(|i| moved(i / w, i % w)).collect() };
+    let b = Gray::new(h, w, (0..h * w).map(|i| moved(i / w, i % w)).collect()).unwrap();
     (a, b)
 }
 
 fn batch(pairs: &[(Gray, Gray)]) -> [Tensor; 2] {
     let (h, w) = (pairs[0].0.h, pairs[0].0.w);
     let stack = |pick: fn(&(Gray, Gray)) -> &Gray| {
-        let all: Vec<f32> = pairs.iter().flat_map(|p| pick(p).data.iter().copied()).collect();
+        let all: Vec<f32> = pairs.iter().flat_map(|p| pick(p).data().iter().copied()).collect();
         Tensor::from_f32([pairs.len(), h, w], &all).unwrap()
     };
     [stack(|p| &p.0), stack(|p| &p.1)]
@@ -39,14 +39,14 @@ fn on(device: &Device, [a, b]: &[Tensor; 2], p: &Tvl1) -> Vec<f32> {
 
 /// The definition in both precisions, u and v one after the other.
 fn definition<F: num_traits::Float>((a, b): &(Gray, Gray), p: &Tvl1) -> [Vec<F>; 2] {
-    let wide = |x: &Gray| -> Vec<F> { x.data.iter().map(|&v| F::from(v).unwrap()).collect() };
-    let (u, v) = reference::flow(&wide(a), &wide(b), a.h, a.w, p);
+    let wide = |x: &Gray| -> Vec<F> { x.data().iter().map(|&v| F::from(v).unwrap()).collect() };
+    let (u, v) = reference::flow(&wide(a), &wide(b), a.h(), a.w(), p);
     [u, v]
 }
 
 #[track_caller]
 fn meets(what: &str, flow: &[f32], pairs: &[(Gray, Gray)], p: &Tvl1) {
-    for (flow, pair) in flow.chunks_exact(2 * pairs[0].0.data.len()).zip(pairs) {
+    for (flow, pair) in flow.chunks_exact(2 * pairs[0].0.data().len()).zip(pairs) {
         let (u, v) = flow.split_at(flow.len() / 2);
         let ([wu, wv], [su, sv]) = (definition::<f64>(pair, p), definition::<f32>(pair, p));
         assert_near_as_f32(what, [u, v], [&su, &sv], [&wu, &wv]);
@@ -76,7 +76,7 @@ fn a_batch_on_the_cpu_is_its_pairs() {
     let pairs: Vec<(Gray, Gray)> = (0..3).map(|i| pair(20, 24, i)).collect();
     let all = on(&Device::Cpu, &batch(&pairs), &brief());
     for (flow, (a, b)) in all.chunks_exact(2 * 20 * 24).zip(&pairs) {
-        let Flow { u, v, .. } = tvl1::flow(a, b, &brief()).unwrap();
+        let [u, v] = tvl1::flow(a, b, &brief()).unwrap().into_planes();
         assert_eq!(flow, [u, v].concat());
     }
 }
@@ -214,7 +214,7 @@ fn pairs_of_pictures_go_through_a_device() {
     let p = brief();
     on_gpu(|device| {
         let flows = tvl1::flow_pairs_on(device, &of, &p).unwrap();
-        let whole: Vec<f32> = flows.iter().flat_map(|f| [&f.u[..], &f.v[..]].concat()).collect();
+        let whole: Vec<f32> = flows.iter().flat_map(|f| [f.u(), f.v()].concat()).collect();
         assert_eq!(whole, on(device, &batch(&pairs), &p), "{device}");
         let other = pair(22, 24, 3);
         let e = tvl1::flow_pairs_on(device, &[of[0], (&other.0, &other.1)], &p).unwrap_err();

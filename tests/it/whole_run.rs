@@ -110,7 +110,7 @@ pub fn run<M: Method>(
     Ok((done, watch.losses))
 }
 
-/// Every file of the newest checkpoint, by name.
+/// Every file of the checkpoints, by name.
 pub fn checkpoint(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let home = dir.join("checkpoints");
@@ -122,6 +122,29 @@ pub fn checkpoint(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     assert!(!files.is_empty(), "no checkpoint in {}", home.display());
     files
+}
+
+/// With a damaged newest checkpoint, a run of nine steps in epochs of three goes back to the one before, and ends with the bits
+/// of one that was never stopped.
+pub fn goes_back(run: impl Fn(&Path, Option<u64>) -> Result<(Outcome, Vec<f32>), Error>) {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (done, losses) = run(whole.path(), None).unwrap();
+    run(parts.path(), Some(6)).unwrap_err();
+    let file = parts.path().join("checkpoints/step-00000006/weights.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let (again, rest) = run(parts.path(), None).unwrap();
+    assert_eq!(rest[..], losses[3..], "from the checkpoint of step 3");
+    assert_eq!((again.after, again.loss_first, again.loss_last), (done.after, done.loss_first, done.loss_last));
+    let aside = parts.path().join("checkpoints/damaged-step-00000006");
+    assert_eq!(
+        std::fs::read(aside.join("weights.safetensors")).unwrap(),
+        bytes,
+        "it is kept for whoever wants to know"
+    );
+    std::fs::remove_dir_all(aside).unwrap();
+    assert!(checkpoint(whole.path()) == checkpoint(parts.path()), "checkpoints differ");
 }
 
 /// Stopped twice and taken up again, a run of nine steps is one that was never stopped, bit for bit.

@@ -274,3 +274,41 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod range {
+    use crate::ops::conv3d::Products;
+    use half::bf16;
+
+    /// Three parts of a number as tiles take them, whatever the machine: those below 2⁻¹²⁶ are 0.
+    fn kept(x: f32) -> f64 {
+        let (mut rest, mut sum) = (x, 0.0);
+        for _ in 0..3 {
+            let part = bf16::from_f32(rest).to_f32();
+            rest -= part;
+            sum += f64::from(if part.abs() < f32::MIN_POSITIVE { 0.0 } else { part });
+        }
+        sum
+    }
+
+    #[test]
+    fn from_the_stated_size_on_parts_keep_half_of_the_last_place() {
+        let lost = |x: f32| (kept(x) - f64::from(x)).abs();
+        let numbers = |exponent: i32| {
+            let last = move |i: i32| {
+                2f32.powi(exponent) * (1.0 + (i * 977 % 8192) as f32 / 8192.0 + i as f32 * 2f32.powi(-23))
+            };
+            (0..512).map(last)
+        };
+        assert_eq!(Products::EXACT_FROM, 2f32.powi(-102));
+        for exponent in -102..=20 {
+            assert!(numbers(exponent).all(|x| lost(x) <= f64::from(x) * 2f64.powi(-24)), "2^{exponent}");
+        }
+        for exponent in -126..-102 {
+            assert!(numbers(exponent).all(|x| lost(x) <= 2f64.powi(-126) * (1.0 + 2f64.powi(-8))), "2^{exponent}");
+        }
+        // Four places below, numbers lose more than that already.
+        assert!(numbers(-106).any(|x| lost(x) > f64::from(x) * 2f64.powi(-24)));
+        assert_eq!(kept(1e-38), 0.0);
+    }
+}

@@ -23,6 +23,7 @@ pub use grad::{Loss, channel_map, map_alignment};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
+use serde::Serialize;
 
 /// Vectors no longer than this are divided by it instead of by their length, as PyTorch's `F.normalize` does.
 pub const EPS: f32 = 1e-12;
@@ -32,7 +33,7 @@ pub const EPS: f32 = 1e-12;
 pub const FLAT: f64 = 1.0 / (1 << 20) as f64;
 
 /// Weights of the three terms; 0 switches one off.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Terms {
     /// Of `1 - S_st`: each frame's map, the frames weighed by how much moves in them.
     pub spatio_temporal: f32,
@@ -49,7 +50,8 @@ impl Default for Terms {
 }
 
 /// What the softmax over frames is taken of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TargetNorm {
     /// The sums of the target as they are. They are in the hundreds, so one frame usually gets all of the weight: what the
     /// release does.
@@ -60,7 +62,7 @@ pub enum TargetNorm {
 }
 
 /// How maps are compared with targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cosines {
     /// Weights of the terms.
     pub terms: Terms,
@@ -70,16 +72,20 @@ pub struct Cosines {
     pub centred: bool,
 }
 
+/// The largest weight: sums of weighted terms, and their gradients, stay numbers of f32.
+const MOST_WEIGHT: f32 = 1e9;
+
 impl Cosines {
     /// Refuses weights that are no weights.
     ///
     /// # Errors
-    /// `Param` when a weight is negative or not finite.
+    /// `Param` when a weight is not from 0 to 10⁹.
     pub fn check(&self) -> Result<()> {
         let Terms { spatio_temporal, spatial, temporal } = self.terms;
         for (name, weight) in [("spatio_temporal", spatio_temporal), ("spatial", spatial), ("temporal", temporal)] {
-            if !(weight.is_finite() && weight >= 0.0) {
-                return Err(Error::param("map_alignment", name, weight, "a weight is finite and at least 0"));
+            if !(0.0..=MOST_WEIGHT).contains(&weight) {
+                let rule = format!("a weight is at least 0 and at most {MOST_WEIGHT:e}");
+                return Err(Error::param("map_alignment", name, weight, rule));
             }
         }
         Ok(())
@@ -96,7 +102,10 @@ pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     let p = Map::new("g", g)?;
     p.expect("f", f, g.shape())?;
     match g.place(MAP, &[("f", f)])? {
-        Place::Cpu => Ok(Tensor::build(p.cells(), |m| cpu::map::fwd(&p, &g.host(), &f.host(), m))),
+        Place::Cpu => {
+            let (gs, fs) = (g.host()?, f.host()?);
+            Tensor::build(p.cells(), |m| cpu::map::fwd(&p, &gs, &fs, m))
+        }
         Place::Gpu(gpu) => cuda::map_fwd(gpu, &p, g, f),
     }
 }
@@ -110,7 +119,10 @@ pub fn map_bwd_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
     let p = Map::new("g", g)?;
     p.expect("d", d, p.cells())?;
     match g.place(MAP, &[("d", d)])? {
-        Place::Cpu => Ok(Tensor::build(g.shape(), |df| cpu::map::bwd_f(&p, &g.host(), &d.host(), df))),
+        Place::Cpu => {
+            let (gs, ds) = (g.host()?, d.host()?);
+            Tensor::build(g.shape(), |df| cpu::map::bwd_f(&p, &gs, &ds, df))
+        }
         Place::Gpu(gpu) => cuda::map_bwd_f(gpu, &p, g, d),
     }
 }
@@ -124,7 +136,10 @@ pub fn map_bwd_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
     let p = Map::new("f", f)?;
     p.expect("d", d, p.cells())?;
     match f.place(MAP, &[("d", d)])? {
-        Place::Cpu => Ok(Tensor::build(f.shape(), |dg| cpu::map::bwd_g(&p, &d.host(), &f.host(), dg))),
+        Place::Cpu => {
+            let (ds, fs) = (d.host()?, f.host()?);
+            Tensor::build(f.shape(), |dg| cpu::map::bwd_g(&p, &ds, &fs, dg))
+        }
         Place::Gpu(gpu) => cuda::map_bwd_g(gpu, &p, d, f),
     }
 }
@@ -188,7 +203,7 @@ pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tenso
     let grid = grid(p, &[("y", y)], how)?;
     match p.place(ALIGN, &[("y", y)])? {
         Place::Cpu => {
-            let [loss, stats @ ..] = cpu::cosines::fwd(&grid, &p.host(), &y.host(), how);
+            let [loss, stats @ ..] = cpu::cosines::fwd(&grid, &p.host()?, &y.host()?, how);
             Ok((Tensor::scalar(loss), Tensor::from_f32([4], &stats)?))
         }
         Place::Gpu(gpu) => cuda::align_fwd(gpu, &grid, p, y, how),
@@ -205,7 +220,8 @@ pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<T
     match p.place(ALIGN, &[("y", y), ("dy", dy)])? {
         Place::Cpu => {
             let dy = dy.item()?;
-            Ok(Tensor::build(p.shape(), |dp| cpu::cosines::bwd(&grid, &p.host(), &y.host(), how, dy, dp)))
+            let (ps, ys) = (p.host()?, y.host()?);
+            Tensor::build(p.shape(), |dp| cpu::cosines::bwd(&grid, &ps, &ys, how, dy, dp))
         }
         Place::Gpu(gpu) => cuda::align_bwd(gpu, &grid, p, y, how, dy),
     }
@@ -222,8 +238,8 @@ pub fn align_bwd2(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &Tensor
     match p.place(ALIGN, &[("y", y), ("dy", dy), ("u", u)])? {
         Place::Cpu => {
             let dy = dy.item()?;
-            let fill = |out: &mut [f32]| cpu::cosines::bwd2(&grid, &p.host(), &y.host(), how, dy, &u.host(), out);
-            Ok(Tensor::build(p.shape(), fill))
+            let (ps, ys, us) = (p.host()?, y.host()?, u.host()?);
+            Tensor::build(p.shape(), |out| cpu::cosines::bwd2(&grid, &ps, &ys, how, dy, &us, out))
         }
         Place::Gpu(gpu) => cuda::align_bwd2(gpu, &grid, p, y, how, dy, u),
     }

@@ -44,17 +44,19 @@ impl Arith {
 /// `a ∘ b` with broadcasting; the result has the number type of `a`.
 ///
 /// # Errors
-/// `Shape` when the ranks differ, or when on some axis the extents differ and neither is 1; `Device` when `b` lives
+/// `Shape` when the ranks differ, when on some axis the extents differ and neither is 1, or when the result would be larger
+/// than any tensor; `OutOfMemory`; `Device` when `b` lives
 /// elsewhere than `a`.
 pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = broadcast_shape(op.name(), a.shape(), b.shape())?;
     match a.place(op.name(), &[("b", b)])? {
-        Place::Cpu if a.shape() == b.shape() && a.dtype() == b.dtype() => Ok(match a.dtype() {
+        Place::Cpu if a.shape() == b.shape() && a.dtype() == b.dtype() => match a.dtype() {
             DType::F32 => Tensor::build(out, |y| cpu::alike(op, f32::of(a), f32::of(b), y)),
             DType::BF16 => Tensor::build_bf16(out, |y| cpu::alike(op, bf16::of(a), bf16::of(b), y)),
-        }),
+        },
         Place::Cpu => {
-            Ok(Tensor::build_as(a.dtype(), out, |y| cpu::apply(op, &a.host(), a.shape(), &b.host(), b.shape(), out, y)))
+            let (av, bv) = (a.host()?, b.host()?);
+            Tensor::build_as(a.dtype(), out, |y| cpu::apply(op, &av, a.shape(), &bv, b.shape(), out, y))
         }
         Place::Gpu(gpu) => cuda::apply(gpu, op, a, b, out),
     }
@@ -63,13 +65,13 @@ pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// `factor · a`, in the number type of `a`.
 ///
 /// # Errors
-/// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+/// `OutOfMemory`; of a GPU also `Driver`.
 pub fn apply_scale(a: &Tensor, factor: f32) -> Result<Tensor> {
     match a.place("scale", &[])? {
-        Place::Cpu => Ok(match a.dtype() {
+        Place::Cpu => match a.dtype() {
             DType::F32 => Tensor::build(a.shape(), |y| cpu::scale(f32::of(a), factor, y)),
             DType::BF16 => Tensor::build_bf16(a.shape(), |y| cpu::scale(bf16::of(a), factor, y)),
-        }),
+        },
         Place::Gpu(gpu) => cuda::scale(gpu, a, factor),
     }
 }
@@ -86,5 +88,5 @@ fn broadcast_shape(op: &'static str, a: Shape, b: Shape) -> Result<Shape> {
         }
         out[i] = if x == 1 { y } else { x };
     }
-    Ok(Shape::new(&out[..a.rank()]))
+    Shape::new(&out[..a.rank()]).check(op, "a and b")
 }

@@ -124,7 +124,7 @@ pub struct Gradients {
 ///
 /// # Errors
 /// As [`Rows::new`]; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` has not the shape of
-/// `x`, or when statistics would be formed from a single value; `Param` when `eps` is negative or not finite; `DType` when
+/// `x`, or when statistics would be formed from a single value; `Param` when `eps` is below 1.2e-38 or not finite; `DType` when
 /// given statistics are not f32; `Device` when the tensors live apart.
 pub fn fwd(
     x: &Tensor,
@@ -153,8 +153,9 @@ fn statistics(x: &Tensor, gamma: &Tensor, beta: &Tensor, stats: Stats, eps: f32)
     let rows = Rows::new(x.shape(), groups)?;
     expect_channels("gamma", gamma.shape(), rows.c)?;
     expect_channels("beta", beta.shape(), rows.c)?;
-    if !(eps >= 0.0 && eps.is_finite()) {
-        return Err(Error::param("batch_norm", "eps", eps, "it must be finite and not negative"));
+    if !(eps >= f32::MIN_POSITIVE && eps.is_finite()) {
+        // A channel of one value has variance 0, and 0/√0 is no number.
+        return Err(Error::param("batch_norm", "eps", eps, "it must be finite and at least 1.2e-38"));
     }
     let mut others = vec![("gamma", gamma), ("beta", beta)];
     if let Stats::Fixed { mean, var } = stats {
@@ -171,7 +172,7 @@ fn statistics(x: &Tensor, gamma: &Tensor, beta: &Tensor, stats: Stats, eps: f32)
                 given.expect("batch_norm", arg, DType::F32)?;
             }
             let rstd = match place {
-                Place::Cpu => vector(var.host().iter().map(|v| 1.0 / (v + eps).sqrt())),
+                Place::Cpu => vector(var.host()?.iter().map(|v| 1.0 / (v + eps).sqrt()))?,
                 Place::Gpu(gpu) => cuda::rstd(gpu, var, eps)?,
             };
             (Saved { rows, of_batch: false, mean: mean.clone(), rstd }, None)
@@ -182,7 +183,7 @@ fn statistics(x: &Tensor, gamma: &Tensor, beta: &Tensor, stats: Stats, eps: f32)
         }
         Stats::Batch { .. } => {
             let (mean, rstd, moments) = match place {
-                Place::Cpu => cpu_statistics(&rows, x, eps),
+                Place::Cpu => cpu_statistics(&rows, x, eps)?,
                 Place::Gpu(gpu) => cuda::statistics(gpu, &rows, x, eps)?,
             };
             (Saved { rows, of_batch: true, mean, rstd }, Some(moments))
@@ -196,7 +197,10 @@ fn statistics(x: &Tensor, gamma: &Tensor, beta: &Tensor, stats: Stats, eps: f32)
             sums.shift.expect("batch_norm", "shift", DType::F32)?;
             sums.sums.expect("batch_norm", "sums", DType::F32)?;
             let (mean, rstd, moments) = match place {
-                Place::Cpu => of_sums(&rows, &cpu::from_sums(&rows, &sums.shift.host(), &sums.sums.host()), eps),
+                Place::Cpu => {
+                    let (shift, sums) = (sums.shift.host()?, sums.sums.host()?);
+                    of_sums(&rows, &cpu::from_sums(&rows, &shift, &sums), eps)?
+                }
                 Place::Gpu(gpu) => cuda::statistics_of(gpu, &rows, sums, eps)?,
             };
             (Saved { rows, of_batch: true, mean, rstd }, Some(moments))
@@ -205,7 +209,7 @@ fn statistics(x: &Tensor, gamma: &Tensor, beta: &Tensor, stats: Stats, eps: f32)
 }
 
 /// Mean and `1/√(var + eps)` per group and channel, and the moments of the whole batch.
-fn cpu_statistics(rows: &Rows, x: &Tensor, eps: f32) -> (Tensor, Tensor, Moments) {
+fn cpu_statistics(rows: &Rows, x: &Tensor, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
     let sums = match x.dtype() {
         DType::F32 => cpu::stats(rows, f32::of(x)),
         DType::BF16 => cpu::stats(rows, bf16::of(x)),
@@ -213,13 +217,13 @@ fn cpu_statistics(rows: &Rows, x: &Tensor, eps: f32) -> (Tensor, Tensor, Moments
     of_sums(rows, &sums, eps)
 }
 
-fn of_sums(rows: &Rows, sums: &[cpu::Stat], eps: f32) -> (Tensor, Tensor, Moments) {
+fn of_sums(rows: &Rows, sums: &[cpu::Stat], eps: f32) -> Result<(Tensor, Tensor, Moments)> {
     let rstd = sums.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32);
-    (vector(sums.iter().map(|s| s.mean as f32)), vector(rstd), cpu::moments(rows, sums))
+    Ok((vector(sums.iter().map(|s| s.mean as f32))?, vector(rstd)?, cpu::moments(rows, sums)?))
 }
 
 /// A tensor of one extent.
-fn vector(v: impl ExactSizeIterator<Item = f32>) -> Tensor {
+fn vector(v: impl ExactSizeIterator<Item = f32>) -> Result<Tensor> {
     Tensor::build([v.len()], |out| out.iter_mut().zip(v).for_each(|(o, v)| *o = v))
 }
 
@@ -236,14 +240,14 @@ fn normalise(
     if let Place::Gpu(gpu) = x.place("batch_norm", &[])? {
         return cuda::normalise(gpu, x, gamma, beta, saved, residual.as_ref(), relu);
     }
-    let layer = Layer::new(saved, &gamma.host(), &beta.host());
-    Ok(match x.dtype() {
+    let layer = Layer::new(saved, &gamma.host()?, &beta.host()?)?;
+    match x.dtype() {
         DType::F32 => normalise_as::<f32>(&layer, x, residual.as_ref(), relu),
         DType::BF16 => normalise_as::<bf16>(&layer, x, residual.as_ref(), relu),
-    })
+    }
 }
 
-fn normalise_as<T: Stored>(layer: &Layer, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+fn normalise_as<T: Stored>(layer: &Layer, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
     T::build(x.shape(), |y| cpu::normalise(layer, T::of(x), residual.map(T::of), relu, y))
 }
 
@@ -262,12 +266,12 @@ fn bwd(
     if let Place::Gpu(gpu) = x.place("batch_norm", &[("dy", &dy)])? {
         return cuda::bwd(gpu, x, gamma, beta, saved, ends, &dy);
     }
-    let layer = Layer::new(saved, &gamma.host(), &beta.host());
-    let sums = sums.map(|s| cpu::past_sums(saved, &s.host()));
-    Ok(match x.dtype() {
+    let layer = Layer::new(saved, &gamma.host()?, &beta.host()?)?;
+    let sums = sums.map(|s| cpu::past_sums(saved, &s.host()?)).transpose()?;
+    match x.dtype() {
         DType::F32 => bwd_as::<f32>(&layer, x, gamma, saved, ends, &dy, sums),
         DType::BF16 => bwd_as::<bf16>(&layer, x, gamma, saved, ends, &dy, sums),
-    })
+    }
 }
 
 fn bwd_as<T: Stored>(
@@ -278,7 +282,7 @@ fn bwd_as<T: Stored>(
     ends: &grad::Ends,
     dy: &Tensor,
     sums: Option<Vec<cpu::GradSums>>,
-) -> Gradients {
+) -> Result<Gradients> {
     let mask = match (ends.relu && sums.is_none(), &ends.y) {
         (false, _) => Mask::None,
         (true, None) => Mask::Recomputed,
@@ -289,7 +293,7 @@ fn bwd_as<T: Stored>(
     let dresidual = match (&sums, ends.residual) {
         (_, false) => None,
         (None, true) if masked => {
-            Some(T::build(dy.shape(), |dr| taken = cpu::grad_sums(layer, xs, dys, mask, Some(dr))))
+            Some(T::build(dy.shape(), |dr| taken = cpu::grad_sums(layer, xs, dys, mask, Some(dr)))?)
         }
         _ => Some(dy.clone()),
     };
@@ -302,10 +306,10 @@ fn bwd_as<T: Stored>(
         Some(dr) => (T::of(dr), Mask::None), // the mask is already in it
         None => (dys, mask),
     };
-    let slopes = cpu::Slopes::new(saved, &gamma.host(), &sums);
-    let dx = T::build(x.shape(), |dx| cpu::grad_x(layer, &slopes, xs, dz, mask, dx));
-    let (dgamma, dbeta) = cpu::grad_affine(saved, &sums);
-    Gradients { dx, dgamma: vector(dgamma.into_iter()), dbeta: vector(dbeta.into_iter()), dresidual }
+    let slopes = cpu::Slopes::new(saved, &gamma.host()?, &sums)?;
+    let dx = T::build(x.shape(), |dx| cpu::grad_x(layer, &slopes, xs, dz, mask, dx))?;
+    let (dgamma, dbeta) = cpu::grad_affine(saved, &sums)?;
+    Ok(Gradients { dx, dgamma: vector(dgamma.into_iter())?, dbeta: vector(dbeta.into_iter())?, dresidual })
 }
 
 fn expect_channels(arg: &'static str, got: Shape, c: usize) -> Result<()> {

@@ -32,7 +32,7 @@ pub fn fprop_statistics(
         return Err(Error::param(op, "parts", parts, format!("it must divide the {} samples", p.n)));
     }
     let Place::Gpu(gpu) = place else {
-        let taken = cpu::fprop_statistics(Isa::best(), &p, [x, w], Some(shift), parts);
+        let taken = cpu::fprop_statistics(Isa::best(), &p, [x, w], Some(shift), parts)?;
         return Ok(taken.map(|(y, sums)| (y, sums.sums)));
     };
     if !on_tensor_cores(&p, [x, w]) {
@@ -52,7 +52,7 @@ pub(super) fn fprop_summed(
     let p = Conv3d::new("conv3d statistics", x.shape(), w.shape(), g)?;
     let on_cpu = x.device() == Device::Cpu && w.device() == Device::Cpu;
     if on_cpu && parts > 0 && p.n.is_multiple_of(parts) {
-        return Ok(cpu::fprop_statistics(Isa::best(), &p, [x, w], None, parts));
+        return cpu::fprop_statistics(Isa::best(), &p, [x, w], None, parts);
     }
     let taken = fprop_statistics(x, w, g, near, parts)?;
     Ok(taken.map(|(y, sums)| (y, Sums { shift: near.clone(), sums })))
@@ -74,9 +74,10 @@ pub struct Norm<'a> {
 
 impl Norm<'_> {
     /// The layer for the input of `p`, on the CPU.
-    fn layer(&self, p: &Conv3d) -> Layer {
+    fn layer(&self, p: &Conv3d) -> Result<Layer> {
         let rows = Rows::new(p.x_shape(), self.mean.shape().len() / p.c).expect("checked with the arrays");
-        Layer::of(rows, [&self.mean.host(), &self.inv_std.host()], [&self.gamma.host(), &self.beta.host()])
+        let [mean, inv_std] = [self.mean.host()?, self.inv_std.host()?];
+        Ok(Layer::of(rows, [&mean, &inv_std], [&self.gamma.host()?, &self.beta.host()?]))
     }
 
     /// Checks it against the input of `p`, which is not empty.
@@ -117,7 +118,7 @@ pub(super) fn fprop_after(
         return Err(Error::param(op, "parts", parts, format!("it must divide the {} samples", p.n)));
     }
     let Place::Cpu = x.place(op, &[&[("w", w)], &norm.arrays()[..]].concat())? else { return Ok(None) };
-    Ok(Some(cpu::fprop_normed(Isa::best(), &p, [x, w], &norm.layer(&p), parts)))
+    cpu::fprop_normed(Isa::best(), &p, [x, w], &norm.layer(&p)?, parts).map(Some)
 }
 
 /// [`super::wgrad`] where the convolution read the normalised and rectified `x`. `None` on a GPU.
@@ -130,7 +131,7 @@ pub fn wgrad_normed(x: &Tensor, norm: &Norm, dy: &Tensor, w_shape: Shape, g: &Ge
     norm.check(op, &p, x)?;
     check_dy(op, &p, dy)?;
     let Place::Cpu = x.place(op, &[&[("dy", dy)], &norm.arrays()[..]].concat())? else { return Ok(None) };
-    Ok(Some(cpu::wgrad(Isa::best(), &p, x, Some(&norm.layer(&p)), dy)))
+    cpu::wgrad(Isa::best(), &p, x, Some(&norm.layer(&p)?), dy).map(Some)
 }
 
 /// What led to the input of a convolution: `relu = max(0, batch_norm(normed))`, whose statistics were `mean` and
@@ -182,7 +183,7 @@ pub fn dgrad_chain(dy: &Tensor, w: &Tensor, g: &Geometry, before: &Before) -> Re
         dy.place(op, &[(arg, t)])?;
     }
     let Place::Gpu(gpu) = place else {
-        return Ok(Some(cpu::dgrad_chain(Isa::best(), &p, [dy, w], before, parts)));
+        return cpu::dgrad_chain(Isa::best(), &p, [dy, w], before, parts).map(Some);
     };
     match before.relu {
         Some(relu) if on_tensor_cores(&p, [dy, w]) && p.c.is_multiple_of(8) && before.so_far.is_none() => {

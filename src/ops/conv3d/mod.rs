@@ -65,18 +65,30 @@ impl Geometry {
 /// and add in f32, so a few products of parts make a product of f32.
 ///
 /// This is a wish: where a machine has no tiles (and on a GPU) products are f32's own. Tensors of bf16 have no parts; for
-/// them it means nothing. Parts are no match for an infinite number, which gives NaN, or for subnormal ones, which count as 0.
+/// them it means nothing. Parts are no match for an infinite number, which gives NaN.
+///
+/// **Range.** Tiles take a part below [`f32::MIN_POSITIVE`], 2⁻¹²⁶, for 0, and so they do a sum. Of a number from
+/// [`Products::EXACT_FROM`] on nothing is lost that three parts would have kept; a smaller one is taken with an error of up to
+/// 2⁻¹²⁶ (6·10⁻⁴ of a number of 10⁻³⁵), and one below 2⁻¹²⁶ as 0, in tensors of bf16 too. Of products and their sums no more
+/// than their own part below 2⁻¹²⁶ is lost, term by term. [`Products::Fma`] has the whole range of f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Products {
-    /// As exact as f32, and as fast as can be: by multiply-adds, or like [`Products::Bf16x6`] where that is faster.
+    /// As exact as f32 for numbers from [`Products::EXACT_FROM`] on, and as fast as can be: by multiply-adds, or like
+    /// [`Products::Bf16x6`] where that is faster.
     #[default]
     F32,
     /// By multiply-adds of f32 on every machine.
     Fma,
     /// `x0·y0 + x0·y1 + x1·y0`: what is left out is of the order 2⁻¹⁶ of a product.
     Bf16x3,
-    /// Those and `x1·y1 + x0·y2 + x2·y0`: as exact as f32.
+    /// Those and `x1·y1 + x0·y2 + x2·y0`: as exact as f32 for numbers from [`Products::EXACT_FROM`] on.
     Bf16x6,
+}
+
+impl Products {
+    /// The least size of a number, 2⁻¹⁰² or 2·10⁻³¹, of which three parts in tiles keep as much as f32 does: what is below
+    /// 2⁻¹²⁶ of it, and lost, is less than 2⁻²⁴ of the number, half of its last place.
+    pub const EXACT_FROM: f32 = 1.0 / ((1u64 << 51) as f32 * (1u64 << 51) as f32);
 }
 
 impl From<Window> for Geometry {
@@ -89,30 +101,31 @@ impl From<Window> for Geometry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv3d {
     /// Samples.
-    pub n: usize,
+    n: usize,
     /// Input extents `t h w`.
-    pub input: [usize; 3],
+    input: [usize; 3],
     /// Input channels.
-    pub c: usize,
+    c: usize,
     /// Output channels.
-    pub k: usize,
+    k: usize,
     /// Filter extents `kt kh kw`.
-    pub kernel: [usize; 3],
+    kernel: [usize; 3],
     /// Output extents `to ho wo`.
-    pub out: [usize; 3],
+    out: [usize; 3],
     /// Stride, padding, dilation, groups.
-    pub geometry: Geometry,
+    geometry: Geometry,
 }
 
 impl Conv3d {
     /// The convolution of an input of shape `x` (`n t h w c`) with filters of shape `w` (`k kt kh kw c/groups`).
     ///
     /// # Errors
-    /// `Shape` when a rank is not 5 or the channels do not fit together; `Param` when the number of groups does not
-    /// divide both channel counts, a stride, dilation or filter extent is 0, or the filter exceeds the padded input.
+    /// `Shape` when a rank is not 5, the channels do not fit together, or one of the three arrays would be larger than any
+    /// tensor; `Param` when the number of groups does not divide both channel counts, the filter exceeds the padded input, or
+    /// a number of the window is out of range ([`Window::out`]).
     pub fn new(op: &'static str, x: Shape, w: Shape, geometry: &Geometry) -> Result<Self> {
-        let [n, t, h, width, c] = x.nthwc(op, "x")?;
-        if w.rank() != 5 {
+        let [n, t, h, width, c] = x.check(op, "x")?.nthwc(op, "x")?;
+        if w.check(op, "w")?.rank() != 5 {
             return Err(Error::shape(op, "w", "k kt kh kw c", w));
         }
         let &[k, kt, kh, kw, wc] = w.dims() else { unreachable!("the rank is 5") };
@@ -121,13 +134,50 @@ impl Conv3d {
             let rule = format!("it must divide the {c} input and the {k} output channels");
             return Err(Error::param(op, "groups", groups, rule));
         }
-        if wc * groups != c {
+        if wc.checked_mul(groups) != Some(c) {
             let want = format!("k kt kh kw {} for an input {x} in {groups} groups", c / groups);
             return Err(Error::shape(op, "w", want, w));
         }
         let (input, kernel) = ([t, h, width], [kt, kh, kw]);
         let out = geometry.window.out(op, input, kernel)?;
-        Ok(Conv3d { n, input, c, k, kernel, out, geometry: *geometry })
+        let p = Conv3d { n, input, c, k, kernel, out, geometry: *geometry };
+        p.y_shape().check(op, "y")?;
+        Ok(p)
+    }
+
+    /// Samples.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Input extents `t h w`.
+    pub fn input(&self) -> [usize; 3] {
+        self.input
+    }
+
+    /// Input channels.
+    pub fn c(&self) -> usize {
+        self.c
+    }
+
+    /// Output channels.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Filter extents `kt kh kw`.
+    pub fn kernel(&self) -> [usize; 3] {
+        self.kernel
+    }
+
+    /// Output extents `to ho wo`.
+    pub fn out(&self) -> [usize; 3] {
+        self.out
+    }
+
+    /// Stride, padding, dilation, groups.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// `n t h w c`.
@@ -148,6 +198,11 @@ impl Conv3d {
         [self.n, t, h, w, self.k].into()
     }
 
+    /// Whether one of the three arrays has no elements, so that the others are 0 and nothing has to be planned.
+    fn is_empty(&self) -> bool {
+        [self.x_shape(), self.w_shape(), self.y_shape()].iter().any(Shape::is_empty)
+    }
+
     /// Input channels of one group.
     pub fn c_group(&self) -> usize {
         self.c / self.geometry.groups
@@ -165,7 +220,7 @@ impl Conv3d {
 
     /// Floating-point operations of one pass, two for each product with a tap (taps over the padding included).
     pub fn flops(&self) -> u64 {
-        2 * (self.y_shape().len() * self.taps() * self.c_group()) as u64
+        [self.y_shape().len(), self.taps(), self.c_group()].into_iter().fold(2, |n: u64, v| n.saturating_mul(v as u64))
     }
 
     /// Bytes of the three arrays in f32, each touched once.
@@ -203,7 +258,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Te
 pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
     match x.place("conv3d", &[("w", w)])? {
-        Place::Cpu => Ok(cpu::fprop(isa, &p, x, w)),
+        Place::Cpu => cpu::fprop(isa, &p, x, w),
         Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w, None),
     }
 }
@@ -214,7 +269,7 @@ pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
     check_dy("conv3d dgrad", &p, dy)?;
     match dy.place("conv3d dgrad", &[("w", w)])? {
-        Place::Cpu => Ok(cpu::dgrad(isa, &p, dy, w)),
+        Place::Cpu => cpu::dgrad(isa, &p, dy, w),
         Place::Gpu(gpu) => cuda::dgrad(gpu, &p, dy, w),
     }
 }
@@ -225,7 +280,7 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
     check_dy("conv3d wgrad", &p, dy)?;
     match x.place("conv3d wgrad", &[("dy", dy)])? {
-        Place::Cpu => Ok(cpu::wgrad(isa, &p, x, None, dy)),
+        Place::Cpu => cpu::wgrad(isa, &p, x, None, dy),
         Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
     }
 }
@@ -234,6 +289,17 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
 /// where there is no such tile, and on the CPU. `inputs` are those of the pass, of one number type.
 #[doc(hidden)]
 pub fn on_tile(p: &Conv3d, pass: Pass, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
+    let shapes = match pass {
+        Pass::Fprop => [p.x_shape(), p.w_shape()],
+        Pass::Dgrad => [p.y_shape(), p.w_shape()],
+        Pass::Wgrad => [p.x_shape(), p.y_shape()],
+    };
+    for (input, shape) in inputs.iter().zip(shapes) {
+        input.expect("conv3d", "inputs", inputs[0].dtype())?;
+        if input.shape() != shape {
+            return Err(Error::shape("conv3d", "inputs", shape, input.shape()));
+        }
+    }
     match inputs[0].place("conv3d", &[("inputs", inputs[1])])? {
         Place::Cpu => Ok(None),
         Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs),

@@ -24,7 +24,10 @@ use crate::tensor::{Integers, Place, Tensor};
 pub fn probabilities(x: &Tensor) -> Result<Tensor> {
     let [_, c] = x.shape().matrix("softmax", "x")?;
     match x.place("softmax", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&x.host(), c, p))),
+        Place::Cpu => {
+            let xs = x.host()?;
+            Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&xs, c, p))
+        }
         Place::Gpu(gpu) => cuda::softmax(gpu, x),
     }
 }
@@ -53,7 +56,7 @@ pub fn loss(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
 pub fn loss_of(logits: &Tensor, labels: &Integers) -> Result<Tensor> {
     let c = check(logits, labels)?;
     match logits.place("cross_entropy", &[])? {
-        Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host(), c, labels.values()))),
+        Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host()?, c, labels.values()))),
         Place::Gpu(gpu) => cuda::loss(gpu, logits, labels),
     }
 }
@@ -78,8 +81,9 @@ pub fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Te
     match logits.place("cross_entropy", &[("dy", dy)])? {
         Place::Cpu => {
             let dy = dy.item()?;
-            let fill = |dx: &mut [f32]| cpu::backward(&logits.host(), c, labels.values(), dy, dx);
-            Ok(Tensor::build_as(logits.dtype(), logits.shape(), fill))
+            let all = logits.host()?;
+            let fill = |dx: &mut [f32]| cpu::backward(&all, c, labels.values(), dy, dx);
+            Tensor::build_as(logits.dtype(), logits.shape(), fill)
         }
         Place::Gpu(gpu) => cuda::backward(gpu, logits, labels, dy),
     }

@@ -186,8 +186,9 @@ impl Layout {
         if self.tau < COLDEST {
             return Err(Error::param("infonce", "tau", self.tau, format!("on a GPU it is at least {COLDEST}")));
         }
-        if self.terms * self.n > 1 << 20 || self.m > 1 << 28 {
-            let extents = format!("{} rows and {} keys", self.terms * self.n, self.m);
+        let rows = self.terms.saturating_mul(self.n);
+        if rows > 1 << 20 || self.m > 1 << 28 {
+            let extents = format!("{rows} rows and {} keys", self.m);
             return Err(Error::param("infonce", "extents", extents, "at most 2^20 rows and 2^28 keys go in one sweep"));
         }
         Ok(())

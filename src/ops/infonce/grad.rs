@@ -68,10 +68,11 @@ impl InfoNce {
         }
         let [n, d] = self.q.shape().matrix("infonce", "q")?;
         let [m, _] = self.queue.shape().matrix("infonce", "queue")?;
+        let (own, others) = (self.k.host()?, self.queue.host()?);
         let keys = Tensor::build([n + m, d], |all| {
-            all[..n * d].copy_from_slice(&self.k.host());
-            all[n * d..].copy_from_slice(&self.queue.host());
-        });
+            all[..n * d].copy_from_slice(&own);
+            all[n * d..].copy_from_slice(&others);
+        })?;
         let mask = self.owners.as_ref().map(|[rows, keys]| Mask { rows, keys });
         let hidden = Var::constant(Tensor::build([n, n + m], |rows| {
             rows.fill(0.0);
@@ -82,11 +83,11 @@ impl InfoNce {
                     mask.hide(i, 0, &mut row[n..]);
                 }
             }
-        }));
+        })?);
         let onehot = Var::constant(Tensor::build([n, n + m], |rows| {
             rows.fill(0.0);
             (0..n).for_each(|i| rows[i * (n + m) + i] = 1.0);
-        }));
+        })?);
         let keys = Var::constant(keys);
         let q = cast(t, &self.q, DType::F32)?;
         let logits = scale(t, &matmul(t, &q, &keys, false, true)?, 1.0 / self.tau)?;

@@ -46,7 +46,7 @@ pub use grad::{Loss, infonce, infonce_masked, infonce_terms};
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::{DType, Place, Tensor};
+use crate::tensor::{DType, Device, Place, Tensor};
 
 /// The loss of a batch as numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,8 +62,8 @@ pub struct Scores {
 /// The loss of `q [n d]` with positives `k [n d]` and negatives `queue [m d]` at temperature `tau`.
 ///
 /// # Errors
-/// `Shape` when an argument is not a matrix with rows, or the shapes do not agree; `Param` when `tau` is not a positive
-/// number.
+/// `Shape` when an argument is not a matrix with rows, or the shapes do not agree; `Param` when `tau` is not finite or
+/// below 2⁻⁶², where numbers made of it would not be.
 pub fn forward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Scores> {
     forward_masked(q, k, queue, None, tau)
 }
@@ -189,24 +189,25 @@ pub fn sweep(terms: &[Term<'_>], queue: &Tensor, owners: Owners<'_>, tau: f32, g
     match first.q.place("infonce", &[])? {
         Place::Cpu => {
             if let Owners::Device { rows, .. } = owners {
-                let there = crate::tensor::Device::Cuda(rows.gpu().clone());
-                return Err(Error::device("infonce", "owners", crate::tensor::Device::Cpu, there));
+                let there = Device::Cuda(rows.gpu().clone());
+                return Err(Error::device("infonce", "owners", Device::Cpu, there));
             }
-            Ok(terms.iter().map(|term| on_cpu(&p, term, queue, gradient)).collect())
+            terms.iter().map(|term| on_cpu(&p, term, queue, gradient)).collect()
         }
         Place::Gpu(gpu) => on_gpu(gpu, &p, terms, queue, owners, gradient),
     }
 }
 
-fn on_cpu(p: &Problem<'_>, term: &Term<'_>, queue: &Tensor, gradient: bool) -> Swept {
+fn on_cpu(p: &Problem<'_>, term: &Term<'_>, queue: &Tensor, gradient: bool) -> Result<Swept> {
     let mut scores = Scores { loss: 0.0, positive: 0.0, accuracy: 0.0 };
-    let (q, k) = (term.q.host(), term.k.host());
-    let dq = gradient.then(|| Tensor::build(term.q.shape(), |dq| scores = cpu::sweep(p, &q, &k, queue, Some(dq))));
+    let (q, k) = (term.q.host()?, term.k.host()?);
+    let mut sweep = |dq: Option<&mut [f32]>| scores = cpu::sweep(p, &q, &k, queue, dq);
+    let dq = gradient.then(|| Tensor::build(term.q.shape(), |dq| sweep(Some(dq)))).transpose()?;
     if dq.is_none() {
-        scores = cpu::sweep(p, &q, &k, queue, None);
+        sweep(None);
     }
-    let stats = Tensor::build([2], |s| s.copy_from_slice(&[scores.positive, scores.accuracy]));
-    Swept { loss: Tensor::full(Shape::new(&[]), scores.loss), stats, dq }
+    let stats = Tensor::build([2], |s| s.copy_from_slice(&[scores.positive, scores.accuracy]))?;
+    Ok(Swept { loss: Tensor::scalar(scores.loss), stats, dq })
 }
 
 fn on_gpu(
@@ -229,6 +230,9 @@ fn on_gpu(
     let owners = match (&copies, owners) {
         (Some([rows, keys]), _) => [rows.ptr(), keys.ptr()],
         (None, Owners::Device { rows, keys }) => {
+            if let Some(other) = [rows, keys].into_iter().map(Memory::gpu).find(|owners| *owners != gpu) {
+                return Err(Error::device("infonce", "owners", Device::Cuda(gpu.clone()), Device::Cuda(other.clone())));
+            }
             if rows.bytes() < 4 * p.n || keys.bytes() < 4 * p.m {
                 let got = format!("{} and {} bytes", rows.bytes(), keys.bytes());
                 return Err(Error::shape("infonce", "owners", format!("{} and {} numbers", p.n, p.m), got));
@@ -291,6 +295,10 @@ impl Mask<'_> {
     }
 }
 
+/// The least temperature. Unit vectors have logits of up to `1/τ` either way, whose differences reach `2/τ`, and the gradient
+/// of the gradient has terms of up to `4/τ²`: at `τ = 2⁻⁶²` that is `2¹²⁶`, and two such terms are still finite in f32.
+const LEAST_TAU: f32 = 1.0 / (1u64 << 62) as f32;
+
 /// Checked extents and the temperature.
 #[derive(Clone, Copy)]
 struct Problem<'a> {
@@ -314,8 +322,9 @@ impl<'a> Problem<'a> {
         if m == 0 || width != d {
             return Err(Error::shape("infonce", "queue", format!("[m {d}] with m at least 1"), queue.shape()));
         }
-        if !(tau > 0.0 && tau.is_finite()) {
-            return Err(Error::param("infonce", "tau", tau, "a temperature is finite and above 0"));
+        if !(tau >= LEAST_TAU && tau.is_finite()) {
+            let rule = format!("a temperature is finite and at least 2⁻⁶² ({LEAST_TAU:.1e})");
+            return Err(Error::param("infonce", "tau", format!("{tau:e}"), rule));
         }
         if let Some(mask) = &mask
             && (mask.rows.len() != n || mask.keys.len() != m)

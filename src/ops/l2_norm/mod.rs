@@ -24,7 +24,10 @@ pub const EPS: f32 = 1e-12;
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     let [_, d] = x.shape().matrix("l2_norm", "x")?;
     match x.place("l2_norm", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&x.host(), d, y))),
+        Place::Cpu => {
+            let xs = x.host()?;
+            Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&xs, d, y))
+        }
         Place::Gpu(gpu) => cuda::forward(gpu, x),
     }
 }
@@ -39,7 +42,10 @@ pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("l2_norm", "dy", x.shape(), dy.shape()));
     }
     match x.place("l2_norm", &[("dy", dy)])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&x.host(), &dy.host(), d, dx))),
+        Place::Cpu => {
+            let (xs, dys) = (x.host()?, dy.host()?);
+            Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&xs, &dys, d, dx))
+        }
         Place::Gpu(gpu) => cuda::backward(gpu, x, dy),
     }
 }
@@ -51,7 +57,7 @@ fn split(x: &Tensor) -> Result<(Tensor, Tensor)> {
     match x.place("l2_norm", &[])? {
         Place::Cpu => {
             let (mut unit, mut floor) = (vec![0.0; n], vec![EPS; n]);
-            for (i, row) in x.host().chunks_exact(d.max(1)).enumerate() {
+            for (i, row) in x.host()?.chunks_exact(d.max(1)).enumerate() {
                 if cpu::longer_than_eps(row) {
                     (unit[i], floor[i]) = (1.0, 0.0);
                 }

@@ -5,7 +5,8 @@ use gemm::Parallelism;
 /// `y[m n] += op(a)[m k] · op(b)[k n]`, row-major. The order of the additions does not depend on the thread count:
 /// threads share out tiles of `y`, never the inner extent.
 pub(super) fn add_product(y: &mut [f32], [m, k, n]: [usize; 3], a: &[f32], ta: bool, b: &[f32], tb: bool) {
-    assert!(y.len() == m * n && a.len() == m * k && b.len() == k * n, "checked by the caller");
+    let holds = |v: &[f32], rows: usize, columns: usize| rows.checked_mul(columns) == Some(v.len());
+    assert!(holds(y, m, n) && holds(a, m, k) && holds(b, k, n), "checked by the caller");
     if y.is_empty() || k == 0 {
         return;
     }

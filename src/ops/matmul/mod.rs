@@ -12,12 +12,13 @@ pub use grad::matmul;
 pub(crate) use grad::matmul_as;
 
 use crate::error::{Error, Result};
+use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 
 /// `op(a) · op(b)`; `ta`, `tb` say which of them is transposed first. The result has the number type of `a`.
 ///
 /// # Errors
-/// `Shape` when `a` or `b` is not a matrix, or the inner extents differ; `Device` when they live apart; of a GPU what its
+/// `Shape` when `a` or `b` is not a matrix, the inner extents differ, or the result would be larger than any tensor; `Device` when they live apart; of a GPU what its
 /// driver says.
 pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     apply_as(a.dtype(), a, b, ta, tb)
@@ -31,11 +32,11 @@ pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Res
     let [m, k, n] = extents(a, b, ta, tb)?;
     match a.place("matmul", &[("b", b)])? {
         Place::Cpu => {
-            let (av, bv) = (a.host(), b.host());
-            Ok(Tensor::build_as(dtype, [m, n], |y| {
+            let (av, bv) = (a.host()?, b.host()?);
+            Tensor::build_as(dtype, [m, n], |y| {
                 y.fill(0.0);
                 cpu::add_product(y, [m, k, n], &av, ta, &bv, tb);
-            }))
+            })
         }
         Place::Gpu(gpu) => cuda::apply(gpu, dtype, [m, k, n], (a, ta), (b, tb)),
     }
@@ -46,11 +47,11 @@ pub(super) fn apply_biased(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tens
     let [m, k, n] = extents(a, b, false, true)?;
     match a.place("matmul", &[("b", b), ("bias", bias)])? {
         Place::Cpu => {
-            let (av, bv, bias) = (a.host(), b.host(), bias.host());
-            Ok(Tensor::build_as(a.dtype(), [m, n], |y| {
+            let (av, bv, bias) = (a.host()?, b.host()?, bias.host()?);
+            Tensor::build_as(a.dtype(), [m, n], |y| {
                 y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(&bias));
                 cpu::add_product(y, [m, k, n], &av, false, &bv, true);
-            }))
+            })
         }
         Place::Gpu(gpu) => cuda::apply_biased(gpu, [m, k, n], a, b, bias),
     }
@@ -70,5 +71,6 @@ fn extents(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<[usize; 3]> {
             b.shape(),
         ));
     }
+    Shape::from([m, n]).check("matmul", "a · b")?;
     Ok([m, k, n])
 }

@@ -5,7 +5,7 @@ use crate::flow::Flow;
 use half::f16;
 
 pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
-    let (h, w) = (flow.h, flow.w);
+    let (h, w) = (flow.h(), flow.w());
     let mut out = vec![0.0f32; h * w];
     if out.is_empty() {
         return out;
@@ -15,7 +15,7 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     widest(
         #[inline(always)]
         || {
-            for field in [&flow.u, &flow.v] {
+            for field in [flow.u(), flow.v()] {
                 let row = |y: usize| &field[y * w..][..w];
                 for (y, out) in out.chunks_exact_mut(w).enumerate() {
                     let (up, here, down) = (row(y.saturating_sub(1)), row(y), row((y + 1).min(h - 1)));

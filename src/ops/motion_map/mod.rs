@@ -26,11 +26,10 @@ pub fn widened(halves: &[f16]) -> Vec<f32> {
     cpu::widened(halves)
 }
 
-/// `(u, v)` clamped to `±clamp` pixels and divided by it, `h w 2`, -1 to 1. `clamp` as in [`flow_edges`].
-pub fn scaled_flow(flow: &Flow, clamp: f32) -> Vec<f32> {
+/// `u` and `v` clamped to `±clamp` pixels and divided by it, -1 to 1, a plane `h w` each. `clamp` as in [`flow_edges`].
+pub fn scaled_flow(flow: &Flow, clamp: f32) -> [Vec<f32>; 2] {
     let clamp = clamp.max(f32::MIN_POSITIVE);
-    let scale = |x: f32| x.clamp(-clamp, clamp) / clamp;
-    flow.u.iter().zip(&flow.v).flat_map(|(&u, &v)| [scale(u), scale(v)]).collect()
+    [flow.u(), flow.v()].map(|plane| plane.iter().map(|x| x.clamp(-clamp, clamp) / clamp).collect())
 }
 
 /// Mean over the channels of `|next - this| / 255`, `h w`, 0 to 1, of two RGB frames `h w 3`. The shorter of the two
@@ -45,7 +44,7 @@ pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
 ///
 /// The kernels are linear, so the boundary of several fields together is that of their sum.
 pub fn motion_boundary(flow: &Flow) -> [Vec<f32>; 2] {
-    [&flow.u, &flow.v].map(|field| cpu::motion_boundary(field, flow.h, flow.w))
+    [flow.u(), flow.v()].map(|field| cpu::motion_boundary(field, flow.h(), flow.w()))
 }
 
 /// [`flow_edges`] of each of the fields `[n 2 h w]`, where they are: `[n h w 1]` in `dtype`.
@@ -57,12 +56,13 @@ pub fn flow_edges_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tenso
     let clamp = clamp.max(f32::MIN_POSITIVE);
     let extents = fields(flow)?;
     match flow.place("flow_edges", &[])? {
-        Place::Cpu => each(flow, extents, 1, dtype, |flow| flow_edges(flow, clamp)),
+        Place::Cpu => each(flow, extents, dtype, |flow| [flow_edges(flow, clamp)]),
         Place::Gpu(gpu) => cuda::edges(gpu, flow, extents, clamp, dtype),
     }
 }
 
-/// [`scaled_flow`] of each of the fields `[n 2 h w]`, where they are: `[n h w 2]` in `dtype`.
+/// [`scaled_flow`] of each of the fields `[n 2 h w]`, where they are: `[n h w 2]` in `dtype`, channels innermost as in every
+/// tensor.
 ///
 /// # Errors
 /// As [`flow_edges_batch`].
@@ -70,7 +70,7 @@ pub fn scaled_flow_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tens
     let clamp = clamp.max(f32::MIN_POSITIVE);
     let extents = fields(flow)?;
     match flow.place("scaled_flow", &[])? {
-        Place::Cpu => each(flow, extents, 2, dtype, |flow| scaled_flow(flow, clamp)),
+        Place::Cpu => each(flow, extents, dtype, |flow| scaled_flow(flow, clamp)),
         Place::Gpu(gpu) => cuda::scaled(gpu, flow, extents, clamp, dtype),
     }
 }
@@ -100,19 +100,21 @@ fn fields(flow: &Tensor) -> Result<[usize; 3]> {
     }
 }
 
-/// The maps, of `channels` channels, of each field of a batch on the CPU.
-fn each(
+/// The `C` planes that `map` makes of each field of a batch on the CPU, as channels: `[n h w C]`.
+fn each<const C: usize>(
     flow: &Tensor,
     [n, h, w]: [usize; 3],
-    channels: usize,
     dtype: DType,
-    map: impl Fn(&Flow) -> Vec<f32>,
+    map: impl Fn(&Flow) -> [Vec<f32>; C],
 ) -> Result<Tensor> {
-    let all = flow.host();
-    Ok(Tensor::build_as(dtype, [n, h, w, channels], |out| {
-        for (out, field) in out.chunks_exact_mut(h * w * channels).zip(all.chunks_exact(2 * h * w)) {
+    let all = flow.host()?;
+    Tensor::build_as(dtype, [n, h, w, C], |out| {
+        for (out, field) in out.chunks_exact_mut(h * w * C).zip(all.chunks_exact(2 * h * w)) {
             let (u, v) = field.split_at(h * w);
-            out.copy_from_slice(&map(&Flow { h, w, u: u.to_vec(), v: v.to_vec() }));
+            let planes = map(&Flow::new(h, w, u.to_vec(), v.to_vec()).expect("planes of h w"));
+            for (c, plane) in planes.iter().enumerate() {
+                out.iter_mut().skip(c).step_by(C).zip(plane).for_each(|(y, x)| *y = *x);
+            }
         }
-    }))
+    })
 }

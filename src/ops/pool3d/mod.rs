@@ -42,15 +42,19 @@ impl Pool {
     /// The extents of pooling `x` (`n t h w c`).
     ///
     /// # Errors
-    /// `Shape` when `x` is not `n t h w c`; `Param` when the kernel does not fit (see [`Window::out`]), when some window
+    /// `Shape` when `x` is not `n t h w c`, or it or the result is larger than any tensor; `Param` when the kernel does not fit (see [`Window::out`]), when some window
     /// touches nothing but padding, or when `t·h·w` exceeds 2³².
     pub fn new(op: &'static str, x: Shape, kernel: [usize; 3], window: &Window) -> Result<Self> {
-        let [n, t, h, w, c] = x.nthwc(op, "x")?;
+        let [n, t, h, w, c] = x.check(op, "x")?.nthwc(op, "x")?;
         let out = window.out(op, [t, h, w], kernel)?;
         if t * h * w > u32::MAX as usize {
             return Err(Error::param(op, "x", x, "t·h·w must be below 2³²"));
         }
+        if Shape::from(kernel).checked_len().is_none() {
+            return Err(Error::param(op, "kernel", format!("{kernel:?}"), "it has more taps than memory has places"));
+        }
         let pool = Pool { n, input: [t, h, w], out, c, kernel, window: *window };
+        pool.out_shape().check(op, "the result")?;
         if (0..3).any(|axis| (0..out[axis]).any(|o| pool.taps(axis, o).is_empty())) {
             let pad = format!("{:?}", window.pad);
             return Err(Error::param(op, "pad", pad, format!("every window of {kernel:?} must touch the input")));
@@ -142,13 +146,13 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
     let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
     let (y, at) = match x.place("max_pool", &[])? {
         Place::Cpu => {
-            let mut at = Buffer::<u32>::arbitrary(pool.out_shape().len());
+            let mut at = Buffer::<u32>::arbitrary(pool.out_shape().len())?;
             let y = match x.dtype() {
                 DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::max(&pool, f32::of(x), y, at.as_mut_slice())),
                 DType::BF16 => {
                     Tensor::build_bf16(pool.out_shape(), |y| cpu::max(&pool, bf16::of(x), y, at.as_mut_slice()))
                 }
-            };
+            }?;
             (y, Positions::Cpu(Arc::new(at)))
         }
         Place::Gpu(gpu) => {
@@ -167,10 +171,10 @@ pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("unpool", "dy", p.out_shape(), dy)?;
     match choice.place("unpool", "dy", dy)? {
-        At::Cpu(at) => Ok(match dy.dtype() {
+        At::Cpu(at) => match dy.dtype() {
             DType::F32 => Tensor::build(p.in_shape(), |dx| cpu::unpool(p, f32::of(dy), at, dx)),
             DType::BF16 => Tensor::build_bf16(p.in_shape(), |dx| cpu::unpool(p, bf16::of(dy), at, dx)),
-        }),
+        },
         At::Gpu(gpu, at) => cuda::unpool(gpu, p, dy, at),
     }
 }
@@ -183,10 +187,10 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("gather", "x", p.in_shape(), x)?;
     match choice.place("gather", "x", x)? {
-        At::Cpu(at) => Ok(match x.dtype() {
+        At::Cpu(at) => match x.dtype() {
             DType::F32 => Tensor::build(p.out_shape(), |y| cpu::gather(p, f32::of(x), at, y)),
             DType::BF16 => Tensor::build_bf16(p.out_shape(), |y| cpu::gather(p, bf16::of(x), at, y)),
-        }),
+        },
         At::Gpu(gpu, at) => cuda::gather(gpu, p, x, at),
     }
 }
@@ -198,10 +202,10 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
 pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
     match x.place("avg_pool", &[])? {
-        Place::Cpu => Ok(match x.dtype() {
+        Place::Cpu => match x.dtype() {
             DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::avg(&pool, f32::of(x), y)),
             DType::BF16 => Tensor::build_bf16(pool.out_shape(), |y| cpu::avg(&pool, bf16::of(x), y)),
-        }),
+        },
         Place::Gpu(gpu) => cuda::avg(gpu, &pool, x),
     }
 }
@@ -214,10 +218,10 @@ pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window)
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
     match dy.place("avg_pool", &[])? {
-        Place::Cpu => Ok(match dy.dtype() {
+        Place::Cpu => match dy.dtype() {
             DType::F32 => Tensor::build(x_shape, |dx| cpu::avg_back(&pool, f32::of(dy), dx)),
             DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::avg_back(&pool, bf16::of(dy), dx)),
-        }),
+        },
         Place::Gpu(gpu) => cuda::avg_back(gpu, &pool, dy),
     }
 }
@@ -228,14 +232,14 @@ pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window)
 /// `Shape` when `x` is not `n t h w c`, or `t h w` hold nothing.
 pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
     let [n, t, h, w, c] = x.shape().nthwc("global_avg_pool", "x")?;
-    if t * h * w == 0 {
+    if [t, h, w].contains(&0) {
         return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
     }
     match x.place("global_avg_pool", &[])? {
-        Place::Cpu => Ok(match x.dtype() {
+        Place::Cpu => match x.dtype() {
             DType::F32 => Tensor::build([n, c], |y| cpu::global(f32::of(x), t * h * w, c, y)),
             DType::BF16 => Tensor::build_bf16([n, c].into(), |y| cpu::global(bf16::of(x), t * h * w, c, y)),
-        }),
+        },
         Place::Gpu(gpu) => cuda::global(gpu, x, [n, t * h * w, c]),
     }
 }
@@ -245,15 +249,15 @@ pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// `Shape` when `x_shape` is not `n t h w c`, or `dy` not `n c`.
 pub fn global_bwd(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
-    let [n, t, h, w, c] = x_shape.nthwc("global_avg_pool", "x")?;
+    let [n, t, h, w, c] = x_shape.check("global_avg_pool", "x")?.nthwc("global_avg_pool", "x")?;
     if dy.dims() != [n, c] {
         return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));
     }
     match dy.place("global_avg_pool", &[])? {
-        Place::Cpu => Ok(match dy.dtype() {
+        Place::Cpu => match dy.dtype() {
             DType::F32 => Tensor::build(x_shape, |dx| cpu::global_back(f32::of(dy), t * h * w, c, dx)),
             DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::global_back(bf16::of(dy), t * h * w, c, dx)),
-        }),
+        },
         Place::Gpu(gpu) => cuda::global_back(gpu, dy, x_shape, t * h * w),
     }
 }

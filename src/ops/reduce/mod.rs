@@ -25,7 +25,10 @@ pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
         return Ok(a.clone());
     }
     match a.place("sum_to", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&a.host(), a.shape(), shape, y))),
+        Place::Cpu => {
+            let all = a.host()?;
+            Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&all, a.shape(), shape, y))
+        }
         Place::Gpu(gpu) => cuda::sum_to(gpu, a, shape),
     }
 }
@@ -33,14 +36,17 @@ pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
 /// `a` repeated to `shape`, of which each extent must equal its own or meet an extent of 1.
 ///
 /// # Errors
-/// `Shape` when the ranks differ, or an extent is neither equal nor 1.
+/// `Shape` when the ranks differ, an extent is neither equal nor 1, or the result would be larger than any tensor.
 pub fn apply_broadcast_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
-    check("broadcast_to", shape, a.shape())?;
+    check("broadcast_to", shape.check("broadcast_to", "shape")?, a.shape())?;
     if a.shape() == shape {
         return Ok(a.clone());
     }
     match a.place("broadcast_to", &[])? {
-        Place::Cpu => Ok(Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&a.host(), a.shape(), shape, y))),
+        Place::Cpu => {
+            let all = a.host()?;
+            Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&all, a.shape(), shape, y))
+        }
         Place::Gpu(gpu) => cuda::broadcast_to(gpu, a, shape),
     }
 }

@@ -18,13 +18,13 @@ use half::bf16;
 /// `max(x, 0)`, in the shape and number type of `x`.
 ///
 /// # Errors
-/// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+/// `OutOfMemory`; of a GPU also `Driver`.
 pub fn apply(x: &Tensor) -> Result<Tensor> {
     match x.place("relu", &[])? {
-        Place::Cpu => Ok(match x.dtype() {
+        Place::Cpu => match x.dtype() {
             DType::F32 => Tensor::build(x.shape(), |y| cpu::relu(f32::of(x), y)),
             DType::BF16 => Tensor::build_bf16(x.shape(), |y| cpu::relu(bf16::of(x), y)),
-        }),
+        },
         Place::Gpu(gpu) => cuda::relu(gpu, x),
     }
 }
@@ -40,10 +40,10 @@ pub fn apply_mask(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     match dy.place("relu", &[("y", y)])? {
         Place::Cpu => {
             let y = y.cast(dy.dtype())?;
-            Ok(match dy.dtype() {
+            match dy.dtype() {
                 DType::F32 => Tensor::build(dy.shape(), |dx| cpu::mask(f32::of(dy), f32::of(&y), dx)),
                 DType::BF16 => Tensor::build_bf16(dy.shape(), |dx| cpu::mask(bf16::of(dy), bf16::of(&y), dx)),
-            })
+            }
         }
         Place::Gpu(gpu) => cuda::mask(gpu, dy, y),
     }

@@ -16,9 +16,10 @@ pub mod reference;
 use crate::driver::Gpu;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Place, Tensor};
+use serde::Serialize;
 
 /// The optimiser's constants.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sgd {
     /// Share of the velocity kept at each step, in `[0, 1)`.
     pub momentum: f32,
@@ -148,6 +149,7 @@ pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut
         return cuda::all(&gpu, p, lr, [rate, guard], m, steps);
     }
     let lr = rate.map_or(Ok(lr), Tensor::item)?;
+    check(p, lr)?;
     let moves = guard.map_or(Ok(0.0), Tensor::item)?.is_finite();
     let arrays = steps.iter_mut().map(|step| step.arrays(p.weight_decay, moves)).collect::<Result<Vec<_>>>()?;
     cpu::all(cpu::Constants::new(p, lr, m), arrays.into_iter());
@@ -186,7 +188,8 @@ impl Step<'_> {
             Weights::Fixed(w) => cpu::Weights::Fixed(w.f32()?),
         };
         let key = self.key.as_deref_mut().map(Tensor::f32_mut).transpose()?;
-        let [half, key_half] = [&mut self.half, &mut self.key_half].map(|h| h.as_deref_mut().map(Tensor::bf16_mut));
+        let half = self.half.as_deref_mut().map(Tensor::bf16_mut).transpose()?;
+        let key_half = self.key_half.as_deref_mut().map(Tensor::bf16_mut).transpose()?;
         Ok(cpu::Arrays { w, key, half, key_half })
     }
 }

@@ -37,7 +37,7 @@ impl Case {
                 let (s, t) = (moved * (6.0 * y / h as f64).sin(), moved * (5.0 * x / w as f64).cos());
                 texture(x - 2.0 * s, y - 1.5 * t)
             };
-            Gray { h, w, data: (0..h * w).map(pixel).collect() }
+            Gray::new(h, w, (0..h * w).map(pixel).collect()).expect("a number for each pixel")
         };
         (image(0.0), image(1.0))
     }

@@ -47,12 +47,12 @@ impl Memory {
 
     /// The flow of a checked pair, rows of large levels shared between `threads` threads of the current pool.
     pub fn flow(&mut self, a: &Gray, b: &Gray, p: &Tvl1, threads: usize) -> Flow {
-        let count = levels(a.h, a.w, p);
+        let count = levels(a.h(), a.w(), p);
         while self.images.len() < count {
             self.images.push([Plane::new(0), Plane::new(1)]);
         }
         for (k, image) in [a, b].into_iter().enumerate() {
-            self.images[0][k].fill(image.h, image.w, &image.data);
+            self.images[0][k].fill(image.h(), image.w(), image.data());
             for level in 1..count {
                 let (finer, rest) = self.images.split_at_mut(level);
                 let finer = &finer[level - 1][k];
@@ -74,7 +74,7 @@ impl Memory {
             self.one_scale(level, p, if h * w < SHARED { 1 } else { threads.clamp(1, h) });
         }
         let [u, v] = self.state.now.u.each_ref().map(Plane::image);
-        Flow { h: a.h, w: a.w, u, v }
+        Flow::new(a.h(), a.w(), u, v).expect("planes have the size of the images")
     }
 
     fn one_scale(&mut self, level: usize, p: &Tvl1, bands: usize) {
@@ -159,11 +159,11 @@ mod tests {
         let p = Tvl1 { warps: 2, inner_iterations: 8, outer_iterations: 2, epsilon: 0.0, ..Tvl1::default() };
         for case in CASES.iter().filter(|c| c.h < 70) {
             let (a, b) = case.pair();
-            let wide = |x: &Gray| -> Vec<f64> { x.data.iter().map(|&v| v.into()).collect() };
-            let (u, v) = reference::flow::<f64>(&wide(&a), &wide(&b), a.h, a.w, &p);
+            let wide = |x: &Gray| -> Vec<f64> { x.data().iter().map(|&v| v.into()).collect() };
+            let (u, v) = reference::flow::<f64>(&wide(&a), &wide(&b), a.h(), a.w(), &p);
             for &isa in Isa::available() {
                 let got = Memory::new(isa).flow(&a, &b, &p, 1);
-                let error = |i: usize| (f64::from(got.u[i]) - u[i]).hypot(f64::from(got.v[i]) - v[i]);
+                let error = |i: usize| (f64::from(got.u()[i]) - u[i]).hypot(f64::from(got.v()[i]) - v[i]);
                 let mean = (0..u.len()).map(error).sum::<f64>() / u.len() as f64;
                 assert!(mean <= TOLERANCE, "{isa:?}, {}: {mean:e} pixels", case.name);
             }
@@ -178,7 +178,7 @@ mod tests {
             let at = |i: usize| ((i % w) as f32 - shift, (i / w) as f32 - 0.5 * shift);
             let gray =
                 |(x, y): (f32, f32)| 128.0 + 60.0 * (0.21 * x).sin() * (0.17 * y).cos() + 30.0 * (0.05 * x * y).sin();
-            Gray { h, w, data: (0..h * w).map(|i| gray(at(i))).collect() }
+            Gray::new(h, w, (0..h * w).map(|i| gray(at(i))).collect()).unwrap()
         };
         let (a, b) = (image(0.0), image(1.7));
         let until = Tvl1 { scales: 2, ..Tvl1::default() };
@@ -188,7 +188,7 @@ mod tests {
             let one = memory.flow(&a, &b, &p, 1);
             assert!(memory.state.change.len() > h, "no pass had more than one iteration");
             let two = Memory::new(Isa::best()).flow(&a, &b, &p, 2);
-            assert!(one.u == two.u && one.v == two.v, "epsilon {}", p.epsilon);
+            assert!(one == two, "epsilon {}", p.epsilon);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Pairs stop for themselves: each has a state on the device, which every launch of the solver reads and hands on. The
 //! state, and the changes it is decided from, exist twice, since a launch's blocks read what the last launch left.
 
-use super::{Tvl1, coarser, levels};
+use super::{Tvl1, coarser, levels, size_fits};
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module, Out, Pod, Scratch, Spread};
 use crate::error::{Error, Result};
 
@@ -142,8 +142,9 @@ impl Plan {
         if !(1..=24).contains(&per_load) {
             return Err(Error::param("tvl1", "iterations", per_load, "it must be from 1 to 24"));
         }
-        if h < 3 || w < 3 || h.saturating_mul(w) > 1 << 28 || h > 65535 || pairs == 0 || pairs > 16383 {
-            let rule = "1 to 16383 pairs of at least 3x3 and at most 2^28 pixels in at most 65535 rows";
+        if !size_fits(h, w) || h > 65535 || pairs == 0 || pairs > 16383 {
+            let rule =
+                "1 to 16383 pairs of at least 3x3 and at most 2^28 pixels, in at most 65535 rows and 2^22 columns";
             return Err(Error::shape("tvl1", "a", rule, format!("{pairs} of {h}x{w}")));
         }
         let mut bytes = 0;

@@ -33,12 +33,13 @@ use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
 use crate::tensor::{DType, Device, Place, Tensor};
 use rayon::prelude::*;
+use serde::Serialize;
 
 /// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
 const SMALLEST_LEVEL: usize = 16;
 
 /// Parameters. The default is that of OpenCV's `DualTVL1OpticalFlow` (whose `gamma`, zero by default, is left out).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tvl1 {
     /// Step of the dual update, above 0 and at most 1; beyond 0.25 it may not converge. Default 0.25.
     pub tau: f64,
@@ -129,13 +130,13 @@ fn levels(h: usize, w: usize, p: &Tvl1) -> usize {
 /// not depend on how many there are.
 ///
 /// # Errors
-/// `Shape` when the sizes differ, a side is below 3 or the image above 2^28 pixels; `Param` when a pixel is not a number from
+/// `Shape` when the sizes differ, a side is below 3 or above 2^22 pixels or the image above 2^28; `Param` when a pixel is not a number from
 /// -65535 to 65535 or a parameter is out of range.
 pub fn flow(a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
     check(a, b, p)?;
     let mut memory = cpu::Memory::new(Isa::best());
     let threads = rayon::current_num_threads();
-    if threads == 1 || a.data.len() < cpu::SHARED {
+    if threads == 1 || a.data().len() < cpu::SHARED {
         return Ok(memory.flow(a, b, p, 1));
     }
     // Inside of the pool handing out rows is cheap; `join` enters it.
@@ -184,26 +185,27 @@ pub fn flow_pairs(pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
 /// As [`flow`], by the order of the pairs; on a GPU also `Shape` when the pairs differ in size, `OutOfMemory` and `Driver`.
 pub fn flow_pairs_on(device: &Device, pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
     let (Device::Cuda(_), Some((first, _))) = (device, pairs.first()) else { return flow_pairs(pairs, p) };
-    let (h, w) = (first.h, first.w);
+    let (h, w) = (first.h(), first.w());
     let mut flows = Vec::with_capacity(pairs.len());
     for some in pairs.chunks(PAIRS) {
         for (a, b) in some {
             check(a, b, p)?;
-            if (a.h, a.w) != (h, w) {
+            if (a.h(), a.w()) != (h, w) {
                 return Err(Error::shape(
                     "tvl1",
                     "pairs",
                     format!("all of {h} x {w} pixels"),
-                    format!("{} x {}", a.h, a.w),
+                    format!("{} x {}", a.h(), a.w()),
                 ));
             }
         }
         let stack = |of: fn(&(&Gray, &Gray)) -> Vec<f32>| {
             Tensor::from_f32([some.len(), h, w], &some.iter().flat_map(of).collect::<Vec<f32>>())?.to(device)
         };
-        let flow = flow_batch(&stack(|(a, _)| a.data.clone())?, &stack(|(_, b)| b.data.clone())?, p)?;
-        let split = |uv: &[f32]| Flow { h, w, u: uv[..h * w].to_vec(), v: uv[h * w..].to_vec() };
-        flows.extend(flow.load()?.chunks_exact(2 * h * w).map(split));
+        let flow = flow_batch(&stack(|(a, _)| a.data().to_vec())?, &stack(|(_, b)| b.data().to_vec())?, p)?;
+        for uv in flow.load()?.chunks_exact(2 * h * w) {
+            flows.push(Flow::new(h, w, uv[..h * w].to_vec(), uv[h * w..].to_vec())?);
+        }
     }
     Ok(flows)
 }
@@ -244,18 +246,19 @@ pub fn flow_batch(a: &Tensor, b: &Tensor, p: &Tvl1) -> Result<Tensor> {
     b.expect("tvl1", "b", DType::F32)?;
     match a.place("tvl1", &[("b", b)])? {
         Place::Cpu => {
-            let images = |x: &Tensor| -> Vec<Gray> {
-                let cut = |i: usize| Gray { h, w, data: x.host()[i * h * w..(i + 1) * h * w].to_vec() };
+            let images = |x: &Tensor| -> Result<Vec<Gray>> {
+                let x = x.f32()?;
+                let cut = |i: usize| Gray::new(h, w, x[i * h * w..(i + 1) * h * w].to_vec());
                 (0..pairs).map(cut).collect()
             };
-            let (a, b) = (images(a), images(b));
+            let (a, b) = (images(a)?, images(b)?);
             let flows = flow_pairs(&a.iter().zip(&b).collect::<Vec<_>>(), p)?;
-            Ok(Tensor::build([pairs, 2, h, w], |out| {
+            Tensor::build([pairs, 2, h, w], |out| {
                 for (out, flow) in out.chunks_exact_mut(2 * h * w).zip(&flows) {
-                    out[..h * w].copy_from_slice(&flow.u);
-                    out[h * w..].copy_from_slice(&flow.v);
+                    out[..h * w].copy_from_slice(flow.u());
+                    out[h * w..].copy_from_slice(flow.v());
                 }
-            }))
+            })
         }
         Place::Gpu(gpu) => {
             let plan = Plan::new(pairs, h, w, p)?;
@@ -269,23 +272,27 @@ pub fn flow_batch(a: &Tensor, b: &Tensor, p: &Tvl1) -> Result<Tensor> {
     }
 }
 
+/// The images that are taken. Positions on a longer side are not exact in f32, with the room beside the image.
+const SIZES: &str = "at least 3x3, at most 2^22 pixels a side and 2^28 in all";
+
+fn size_fits(h: usize, w: usize) -> bool {
+    (3..=1 << 22).contains(&h) && (3..=1 << 22).contains(&w) && h * w <= 1 << 28
+}
+
 fn check(a: &Gray, b: &Gray, p: &Tvl1) -> Result<()> {
     p.check()?;
     for (arg, x) in [("a", a), ("b", b)] {
-        let size = format!("{}x{}", x.h, x.w);
-        if x.h < 3 || x.w < 3 || x.h.saturating_mul(x.w) > 1 << 28 {
-            return Err(Error::shape("tvl1", arg, "at least 3x3 and at most 2^28 pixels", size));
+        let size = format!("{}x{}", x.h(), x.w());
+        if !size_fits(x.h(), x.w()) {
+            return Err(Error::shape("tvl1", arg, SIZES, size));
         }
-        if x.data.len() != x.h * x.w {
-            return Err(Error::shape("tvl1", arg, format!("{size} pixels"), format!("{} numbers", x.data.len())));
-        }
-        if let Some(i) = x.data.iter().position(|v| v.is_nan() || v.abs() > 65535.0) {
-            let at = format!("{} at row {}, column {}", x.data[i], i / x.w, i % x.w);
+        if let Some(i) = x.data().iter().position(|v| v.is_nan() || v.abs() > 65535.0) {
+            let at = format!("{} at row {}, column {}", x.data()[i], i / x.w(), i % x.w());
             return Err(Error::param("tvl1", arg, at, "pixels are numbers, usually from 0 to 255"));
         }
     }
-    if (a.h, a.w) != (b.h, b.w) {
-        return Err(Error::shape("tvl1", "b", format!("{}x{} as a is", a.h, a.w), format!("{}x{}", b.h, b.w)));
+    if (a.h(), a.w()) != (b.h(), b.w()) {
+        return Err(Error::shape("tvl1", "b", format!("{}x{} as a is", a.h(), a.w()), format!("{}x{}", b.h(), b.w())));
     }
     Ok(())
 }

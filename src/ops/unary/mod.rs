@@ -40,10 +40,13 @@ impl Unary {
 /// IEEE arithmetic gives (NaN, infinities), not an error.
 ///
 /// # Errors
-/// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+/// `OutOfMemory`; of a GPU also `Driver`.
 pub fn apply(f: Unary, x: &Tensor) -> Result<Tensor> {
     match x.place(f.name(), &[])? {
-        Place::Cpu => Ok(Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &x.host(), y))),
+        Place::Cpu => {
+            let xs = x.host()?;
+            Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &xs, y))
+        }
         Place::Gpu(gpu) => cuda::apply(gpu, f, x),
     }
 }

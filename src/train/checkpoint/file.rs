@@ -1,20 +1,38 @@
 //! A safetensors file: writing one whole, and reading one that nobody vouches for.
+//!
+//! What is written has a checksum in its metadata, `"tubelet_crc32":"0123abcd"`: the CRC-32 of all bytes of the file, these
+//! eight digits taken as zeros. It finds every change of up to 32 neighbouring bits. Readers of the format pass it over.
 
 use super::sync_folder;
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Serialize;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Length of the header's length.
 const PREFIX: u64 = 8;
 /// The longest header the format allows.
 const MAX_HEADER: u64 = 100_000_000;
+/// The line of metadata with the checksum.
+const CHECKSUM: &str = "tubelet_crc32";
+/// What the digits of a checksum count as in the sum itself.
+const ZEROS: &str = "00000000";
+
+/// A header as it is written: names in alphabetical order, so that the bytes of a file depend on its content alone.
+#[derive(Serialize)]
+struct Header<'a> {
+    #[serde(rename = "__metadata__")]
+    notes: BTreeMap<&'a str, &'a str>,
+    #[serde(flatten)]
+    tensors: BTreeMap<&'a str, &'a TensorInfo>,
+}
 
 /// A tensor to be written.
 pub(super) struct Entry<'a> {
@@ -44,9 +62,9 @@ impl Data<'_> {
     }
 }
 
-/// Writes `entries` to a temporary file beside `path`, syncs it and renames it. `note` is the one line of metadata: with
-/// a single one the bytes of the file depend on its content alone.
-pub(super) fn write(path: &Path, entries: &BTreeMap<String, Entry>, note: (&str, String)) -> Result<()> {
+/// Writes `entries` to a temporary file beside `path`, syncs it and renames it. `note` is a line of metadata. Returns the file's
+/// checksum.
+pub(super) fn write(path: &Path, entries: &BTreeMap<String, Entry>, note: (&str, &str)) -> Result<String> {
     // Wider types first, then by name: the order of the format's own library, which keeps all data aligned.
     let mut order: Vec<(&String, &Entry)> = entries.iter().collect();
     order.sort_by_key(|(_, e)| std::cmp::Reverse(e.data.dtype()));
@@ -57,17 +75,24 @@ pub(super) fn write(path: &Path, entries: &BTreeMap<String, Entry>, note: (&str,
         let info = TensorInfo { dtype: e.data.dtype(), shape: e.shape.clone(), data_offsets: (begin, at) };
         ((*name).clone(), info)
     });
-    let metadata = Metadata::new(Some(HashMap::from([(note.0.to_owned(), note.1)])), infos.collect());
-    let header = metadata.map_err(|e| Error::data(path, e)).and_then(|m| {
-        let mut header = serde_json::to_vec(&m).map_err(|e| Error::data(path, e))?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        Ok(header)
-    })?;
+    let metadata = Metadata::new(None, infos.collect()).map_err(|e| Error::data(path, e))?;
+    let tensors = metadata.tensors();
+    let tensors = tensors.iter().map(|(name, info)| (name.as_str(), *info)).collect();
+    let header = Header { notes: BTreeMap::from([note, (CHECKSUM, ZEROS)]), tensors };
+    let mut header = serde_json::to_vec(&header).map_err(|e| Error::data(path, e))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let prefix = (header.len() as u64).to_le_bytes();
+    let mut sum = crc32fast::Hasher::new();
+    [&prefix[..], &header].into_iter().chain(order.iter().map(|(_, e)| e.data.bytes())).for_each(|b| sum.update(b));
+    let sum = format!("{:08x}", sum.finalize());
+    if let Some(digits) = digits_of(&header) {
+        header[digits].copy_from_slice(sum.as_bytes());
+    }
 
     let temporary = path.with_extension("safetensors.writing");
     let result = (|| {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&prefix)?;
         out.write_all(&header)?;
         for (_, entry) in &order {
             out.write_all(entry.data.bytes())?;
@@ -79,13 +104,22 @@ pub(super) fn write(path: &Path, entries: &BTreeMap<String, Entry>, note: (&str,
         let _ = fs::remove_file(&temporary); // what could not be written is of no use; the reason is
         Error::io("write", path)(e)
     })?;
-    sync_folder(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    sync_folder(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    Ok(sum)
+}
+
+/// Where in a header the digits of the checksum are. Texts in the metadata cannot look like it: their quotes are escaped.
+fn digits_of(header: &[u8]) -> Option<Range<usize>> {
+    let before = format!("\"{CHECKSUM}\":\"");
+    let begin = header.windows(before.len()).position(|w| w == before.as_bytes())? + before.len();
+    (header.get(begin + ZEROS.len()) == Some(&b'"')).then_some(begin..begin + ZEROS.len())
 }
 
 /// An opened file whose header has been checked against its size.
 pub(super) struct Reader {
     path: PathBuf,
     file: BufReader<File>,
+    header: Vec<u8>,
     data_begin: u64,
     metadata: Metadata,
 }
@@ -93,8 +127,12 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Reader> {
         let io = |e| Error::io("read", path)(e);
-        let mut file = File::open(path).map_err(io)?;
-        let size = file.metadata().map_err(io)?.len();
+        // Looked at first: opening a FIFO would wait for ever, and a device has no end.
+        let metadata = fs::metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::data(path, "weights and states are read from regular files"));
+        }
+        let (mut file, size) = (File::open(path).map_err(io)?, metadata.len());
         if size < PREFIX {
             return Err(Error::format(path, size, "the file is cut: it has no room for a safetensors header"));
         }
@@ -116,7 +154,36 @@ impl Reader {
             let what = format!("the file has {size} bytes where its header announces {expected}: it is cut or damaged");
             return Err(Error::format(path, size, what));
         }
-        Ok(Reader { path: path.to_owned(), file: BufReader::new(file), data_begin, metadata })
+        Ok(Reader { path: path.to_owned(), file: BufReader::new(file), header, data_begin, metadata })
+    }
+
+    /// Compares the whole file with its checksum, and returns that; `None` when another program wrote it, without one.
+    pub(super) fn verify(&mut self) -> Result<Option<String>> {
+        let Some(want) = self.note(CHECKSUM).map(str::to_owned) else { return Ok(None) };
+        let mut header = self.header.clone();
+        if let Some(digits) = digits_of(&header) {
+            header[digits].copy_from_slice(ZEROS.as_bytes());
+        }
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&(header.len() as u64).to_le_bytes());
+        sum.update(&header);
+        let read = (|| {
+            self.file.seek(SeekFrom::Start(self.data_begin))?;
+            let mut piece = vec![0; 1 << 20];
+            loop {
+                match self.file.read(&mut piece)? {
+                    0 => return Ok(()),
+                    n => sum.update(&piece[..n]),
+                }
+            }
+        })();
+        read.map_err(Error::io("read", &self.path))?;
+        let got = format!("{:08x}", sum.finalize());
+        if got != want {
+            let what = format!("the file is damaged: its bytes have the CRC-32 {got} instead of {want}");
+            return Err(Error::format(&self.path, self.data_begin, what));
+        }
+        Ok(Some(want))
     }
 
     /// A line of metadata.

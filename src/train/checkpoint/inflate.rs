@@ -50,10 +50,11 @@ pub struct Inflated {
 /// F32, F64, F16 and BF16 are accepted. Nothing is changed on error.
 ///
 /// # Errors
-/// `Io` when the file cannot be read; `Format` when it is cut, of another network (names or shapes), or holds a value that
+/// `Io` when the file cannot be read; `Format` when it is cut, damaged, of another network (names or shapes), or holds a value that
 /// is not finite; `Param` when `params` has no parameter with such names, or a head is asked for that it has not.
 pub fn inflate(path: &Path, params: &mut Params, head: ImageHead) -> Result<Inflated> {
     let mut file = Reader::open(path)?;
+    file.verify()?;
     let mut unused: BTreeMap<String, (String, TensorInfo)> = BTreeMap::new();
     for (full, info) in file.infos() {
         let name = Matching::PYTORCH.name(&full).to_owned();
@@ -76,7 +77,7 @@ pub fn inflate(path: &Path, params: &mut Params, head: ImageHead) -> Result<Infl
                 plan.push((id, Source::File(full, info)));
             }
             Some((_, info)) => {
-                differences.shapes.push(format!("{name}` is {:?} instead of {:?}, `", info.shape, image_shape(p)));
+                differences.shapes.push(format!("`{name}` is {:?} instead of {:?}", info.shape, image_shape(p)));
             }
             None if p.name.ends_with("_t.weight") => {
                 done.made.push(p.name.clone());

@@ -7,19 +7,27 @@
 //! [`Checkpoints::open`]. Where `step-N` already exists it is first renamed to `step-N.replaced`, which
 //! [`Checkpoints::latest`] takes only while there is no `step-N`.
 //!
+//! **What damage leaves.** Both files have checksums, and the state holds the step and the checksum of the weights it was saved
+//! with: a flipped bit, a cut file, files of two steps and a renamed folder are all noticed, and [`Checkpoints::resume`] goes
+//! back to the newest checkpoint that is whole. From there the run comes to the same bits.
+//!
 //! One process at a time may use a folder; the run holds a lock on it.
 
 mod file;
 mod inflate;
+mod start;
 mod state;
 mod weights;
 
 pub use inflate::{ImageHead, Inflated, inflate};
+pub use start::start_from;
 pub use state::{FORMAT, State};
 pub use weights::{Matching, from_pytorch, load_weights, save_weights, to_pytorch};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::nn::Params;
+use file::Reader;
+use state::Place;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -53,12 +61,41 @@ impl Checkpoint {
     /// Reads it back: the weights into `networks` (as named when saving) and the state. Nothing is changed on error.
     ///
     /// # Errors
-    /// As [`State::load`] and [`load_weights`].
+    /// As [`State::load`] and [`load_weights`]; `Format` when the folder has the name of another step than the one saved, or
+    /// its two files were not saved together.
     pub fn load(&self, networks: &mut [(&str, &mut Params)]) -> Result<State> {
-        let state = State::load(&self.state())?;
-        load_weights(&self.weights(), networks, &Matching::EXACT)?;
-        Ok(state)
+        let (state, weights) = (self.state(), self.weights());
+        let (loaded, place) = State::read(&state)?;
+        let Some(place) = place else {
+            return Err(Error::format(&state, 8, "this state was not saved in a checkpoint: it does not say its step"));
+        };
+        if place.step != self.step {
+            let what =
+                format!("this state was saved after step {}, not {}: the folder was renamed", place.step, self.step);
+            return Err(Error::format(&state, 8, what));
+        }
+        let mut file = Reader::open(&weights)?;
+        if file.verify()?.as_ref() != Some(&place.weights) {
+            return Err(Error::format(
+                &weights,
+                8,
+                "these are not the weights that were saved with the state beside them",
+            ));
+        }
+        weights::fill(file, &weights, networks, &Matching::EXACT)?;
+        Ok(loaded)
     }
+}
+
+/// What a run goes on from.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// The newest whole checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Its state.
+    pub state: State,
+    /// What was wrong with newer ones, one sentence each. Their folders are now called `damaged-step-N`.
+    pub damaged: Vec<String>,
 }
 
 impl Checkpoints {
@@ -84,6 +121,40 @@ impl Checkpoints {
     /// `Io` when the folder cannot be read.
     pub fn latest(&self) -> Result<Option<Checkpoint>> {
         Ok(self.list()?.pop())
+    }
+
+    /// Reads the newest checkpoint that is whole into `networks`; `None` where there is no checkpoint at all. Newer ones that are
+    /// damaged are set aside under other names, and told of in the result: they must not be taken for later steps of the run
+    /// that goes on before them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`] when no checkpoint is whole, of the newest (nothing is renamed then); `Io`.
+    pub fn resume(&self, networks: &mut [(&str, &mut Params)]) -> Result<Option<Resumed>> {
+        let mut damaged: Vec<(Checkpoint, Error)> = Vec::new();
+        for checkpoint in self.list()?.into_iter().rev() {
+            match checkpoint.load(networks) {
+                Ok(state) => {
+                    let mut told = Vec::new();
+                    for (checkpoint, e) in damaged {
+                        let aside = self.folder.join(format!("{DAMAGED}step-{:08}", checkpoint.step));
+                        if aside.exists() {
+                            self.remove(&aside)?;
+                        }
+                        fs::rename(&checkpoint.folder, &aside).map_err(Error::io("rename", &checkpoint.folder))?;
+                        told.push(format!("{e}; its folder is now {}", aside.display()));
+                    }
+                    return Ok(Some(Resumed { checkpoint, state, damaged: told }));
+                }
+                Err(e) if is_damage(&e) => damaged.push((checkpoint, e)),
+                Err(e) => return Err(e),
+            }
+        }
+        let Some((_, newest)) = damaged.into_iter().next() else { return Ok(None) };
+        let advice = "no earlier checkpoint can be used: put a good copy in its place, or begin anew in another folder";
+        Err(match newest.kind() {
+            ErrorKind::Format { path, offset, what } => Error::format(path, *offset, format!("{what}; {advice}")),
+            _ => Error::data(&self.folder, format!("{newest}; {advice}")),
+        })
     }
 
     /// Saves the state of a run after `step`: `networks` are prefixes and parameters, `("encoder_q.", &params)`. The
@@ -161,6 +232,16 @@ impl Checkpoints {
 const WRITING: &str = "writing-";
 const REMOVING: &str = "removing-";
 const REPLACED: &str = "replaced";
+const DAMAGED: &str = "damaged-";
+
+/// Whether a checkpoint's files are at fault, not the way to them.
+fn is_damage(e: &Error) -> bool {
+    match e.kind() {
+        ErrorKind::Format { .. } => true,
+        ErrorKind::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
 
 /// Both files, synced, in a folder made anew.
 fn write(to: &Checkpoint, networks: &[(&str, &Params)], state: &State) -> Result<()> {
@@ -168,8 +249,8 @@ fn write(to: &Checkpoint, networks: &[(&str, &Params)], state: &State) -> Result
         fs::remove_dir_all(&to.folder).map_err(Error::io("remove", &to.folder))?;
     }
     fs::create_dir(&to.folder).map_err(Error::io("create", &to.folder))?;
-    save_weights(&to.weights(), networks)?;
-    state.save(&to.state())
+    let weights = weights::write_weights(&to.weights(), networks)?;
+    state.write(&to.state(), Some(Place { step: to.step, weights }))
 }
 
 /// Names and paths of the folders in `folder`.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Version of the state file. Files of newer versions are refused.
-pub const FORMAT: u64 = 1;
+/// Version of the state file. Files of other versions are refused: the first had no checksums.
+pub const FORMAT: u64 = 2;
 
 /// The metadata line that holds [`Notes`].
 const KEY: &str = "tubelet_state";
@@ -28,10 +28,21 @@ pub struct State {
     pub texts: BTreeMap<String, String>,
 }
 
+/// What a state in a checkpoint belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// The step after which it was saved.
+    pub step: u64,
+    /// Checksum of the file of weights beside it.
+    pub weights: String,
+}
+
 /// What stands in the file's metadata, as JSON. Reals are texts because JSON readers round.
 #[derive(Serialize, Deserialize)]
 struct Notes {
     format: u64,
+    #[serde(default)]
+    place: Option<Place>,
     #[serde(default)]
     counters: BTreeMap<String, u64>,
     #[serde(default)]
@@ -103,6 +114,11 @@ impl State {
     /// # Errors
     /// `Data` when a value is not finite; `DType` when a tensor is not f32; `Io` when it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.write(path, None)
+    }
+
+    /// As [`State::save`], of a state that belongs to a checkpoint.
+    pub(super) fn write(&self, path: &Path, place: Option<Place>) -> Result<()> {
         if let Some((name, v)) = self.reals.iter().find(|(_, v)| !v.is_finite()) {
             return Err(Error::data(path, format!("`{name}` is {v}; nothing was written")));
         }
@@ -115,31 +131,42 @@ impl State {
         }
         let notes = Notes {
             format: FORMAT,
+            place,
             counters: self.counters.clone(),
             reals: self.reals.iter().map(|(k, v)| (k.clone(), format!("{v:?}"))).collect(),
             texts: self.texts.clone(),
         };
         let notes = serde_json::to_string(&notes).map_err(|e| Error::data(path, e))?;
-        file::write(path, &entries, (KEY, notes))
+        file::write(path, &entries, (KEY, &notes)).map(|_| ())
     }
 
     /// Reads a state written by [`State::save`].
     ///
     /// # Errors
-    /// `Io` when it cannot be read; `Format` when it is cut, not a state, of a newer format, or not finite.
+    /// `Io` when it cannot be read; `Format` when it is cut, damaged, not a state, of another format, or not finite.
     pub fn load(path: &Path) -> Result<State> {
+        State::read(path).map(|(state, _)| state)
+    }
+
+    /// As [`State::load`], with the checkpoint it belongs to.
+    pub(super) fn read(path: &Path) -> Result<(State, Option<Place>)> {
         let mut file = Reader::open(path)?;
         let damaged =
             |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the notes of the state do not hold: {e}"));
-        let Some(text) = file.note(KEY) else {
+        let Some(text) = file.note(KEY).map(str::to_owned) else {
             return Err(Error::format(path, 8, "this is not the state of a training run (it may be weights)"));
         };
-        let Version { format } = serde_json::from_str(text).map_err(|e| damaged(&e))?;
-        if format > FORMAT {
-            let what = format!("the state has format {format}; this program reads up to {FORMAT}: use a newer one");
+        let Version { format } = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
+        if format != FORMAT {
+            let age = if format > FORMAT { "a newer" } else { "an older" };
+            let what =
+                format!("the state has format {format}, and this program reads {FORMAT}: it is of {age} version");
             return Err(Error::format(path, 8, what));
         }
-        let notes: Notes = serde_json::from_str(text).map_err(|e| damaged(&e))?;
+        if file.verify()?.is_none() {
+            return Err(Error::format(path, 8, "the state has lost its checksum: the file is damaged"));
+        }
+        let notes: Notes = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
         let mut reals = BTreeMap::new();
         for (name, text) in notes.reals {
             let value = text.parse::<f64>().ok().filter(|v| v.is_finite());
@@ -158,7 +185,7 @@ impl State {
             let data = file.f32(&name, &info)?;
             tensors.insert(name, Tensor::from_f32(Shape::new(&info.shape), &data)?);
         }
-        Ok(State { tensors, counters: notes.counters, reals, texts: notes.texts })
+        Ok((State { tensors, counters: notes.counters, reals, texts: notes.texts }, notes.place))
     }
 }
 

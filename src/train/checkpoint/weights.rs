@@ -64,12 +64,12 @@ pub fn from_pytorch(role: Role, shape: Shape, data: &[f32]) -> Result<Tensor> {
     }
     let [_, kt, kh, kw, c] = filter(shape)?;
     let taps = kt * kh * kw;
-    Ok(Tensor::build(shape, |out| {
+    Tensor::build(shape, |out| {
         for (i, o) in out.iter_mut().enumerate() {
             let (filter, tap, channel) = (i / (c * taps), i / c % taps, i % c);
             *o = data[(filter * c + channel) * taps + tap];
         }
-    }))
+    })
 }
 
 fn filter(shape: Shape) -> Result<[usize; 5]> {
@@ -103,6 +103,11 @@ pub(super) fn check_finite(path: &Path, name: &str, data: &[f32]) -> Result<()> 
 /// # Errors
 /// `Data` when a value is not finite; `Param` when two tensors would have one name; `Io` when it cannot be written.
 pub fn save_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<()> {
+    write_weights(path, networks).map(|_| ())
+}
+
+/// As [`save_weights`]; returns the file's checksum.
+pub(super) fn write_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<String> {
     let mut entries = BTreeMap::new();
     let mut put = |name: String, entry| {
         let rule = "two networks need different prefixes";
@@ -123,17 +128,28 @@ pub fn save_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<()> {
             put(name, Entry { shape, data: Data::F32(data) })?;
         }
     }
-    file::write(path, &entries, ("format", "pt".into()))
+    file::write(path, &entries, ("format", "pt"))
 }
 
 /// Reads weights into `networks`, each with the prefix its names have in the file (after `matching` has stripped them).
 /// F32, F64, F16 and BF16 are accepted, the batch counts may be absent. Nothing is changed on error.
 ///
 /// # Errors
-/// `Io` when the file cannot be read; `Format` when it is cut, of another network (names or shapes), or holds a value
-/// that is not finite.
+/// `Io` when the file cannot be read; `Format` when it is cut, has not its checksum (files of other programs have none), is of
+/// another network (names or shapes), or holds a value that is not finite.
 pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching: &Matching) -> Result<()> {
     let mut file = Reader::open(path)?;
+    file.verify()?;
+    fill(file, path, networks, matching)
+}
+
+/// As [`load_weights`], of a file that was opened and compared with its checksum.
+pub(super) fn fill(
+    mut file: Reader,
+    path: &Path,
+    networks: &mut [(&str, &mut Params)],
+    matching: &Matching,
+) -> Result<()> {
     let mut unused: BTreeMap<String, (String, TensorInfo)> = BTreeMap::new();
     for (full, info) in file.infos() {
         let name = matching.name(&full).to_owned();
@@ -154,7 +170,7 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
             match unused.remove(&name) {
                 None => differences.missing.push(name),
                 Some((_, info)) if info.shape != want => {
-                    differences.shapes.push(format!("{name}` is {:?} instead of {want:?}, `", info.shape));
+                    differences.shapes.push(format!("`{name}` is {:?} instead of {want:?}", info.shape));
                 }
                 Some((full, info)) => plan.push((n, Some(id), full, info)),
             }
@@ -189,8 +205,10 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
 /// In what a file differs from the networks it should fill.
 #[derive(Default)]
 pub(super) struct Differences {
+    /// Names of tensors that the file lacks.
     pub missing: Vec<String>,
     extra: Vec<String>,
+    /// What is wrong with the shape of a tensor, as a sentence that begins with its name.
     pub shapes: Vec<String>,
 }
 
@@ -201,12 +219,11 @@ impl Differences {
 
     pub fn check(&self, path: &Path) -> Result<()> {
         let mut parts = Vec::new();
-        for (list, what) in [(&self.missing, "missing"), (&self.extra, "too many"), (&self.shapes, "of another shape")]
-        {
-            if let Some(first) = list.first() {
-                parts.push(format!("{} {what} (first `{first}`)", list.len()));
-            }
+        for (names, what) in [(&self.missing, "missing"), (&self.extra, "too many")] {
+            parts.extend(names.first().map(|first| format!("{} {what} (first `{first}`)", names.len())));
         }
+        let first = self.shapes.first();
+        parts.extend(first.map(|first| format!("{} of another shape (first {first})", self.shapes.len())));
         if parts.is_empty() {
             return Ok(());
         }

@@ -54,7 +54,8 @@ impl Options {
                 _ => bail!("{name} is {value}; it must be a number from 1 to 1000"),
             };
             match name.as_str() {
-                "--precision" => options.precisions.push(value.clone()),
+                "--precision" if PRECISIONS.contains(&value.as_str()) => options.precisions.push(value.clone()),
+                "--precision" => bail!("--precision is {value}; it must be one of {}", PRECISIONS.join(", ")),
                 "--epochs" => options.epochs = number()?,
                 "--rounds" => options.rounds = number()?,
                 "--threads" => options.threads = number()?,
@@ -69,6 +70,9 @@ impl Options {
         Ok(options)
     }
 }
+
+/// What `--precision` takes.
+const PRECISIONS: [&str; 5] = ["f32", "fma", "bf16", "bf16x3", "bf16x6"];
 
 /// A side's runs in one precision.
 #[derive(Default)]
@@ -91,6 +95,7 @@ impl Runs {
 /// # Errors
 /// When one side cannot be built or does not end well; when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
+    ensure!(options.data.exists(), "there is no {}", options.data.display());
     let build = ["build", "--quiet", "--release", "--example", "pretrain_maclr"];
     let built = Command::new("cargo").args(build).current_dir(root).status()?;
     ensure!(built.success(), "the example does not build");
@@ -191,9 +196,13 @@ mod tests {
         let options = parse("videos out --precision bf16x3 --precision bf16 --rounds 2").unwrap();
         assert_eq!((options.precisions.len(), options.rounds, options.epochs), (2, 2, 4));
         assert_eq!(parse("videos out").unwrap().precisions, ["f32"]);
-        for (line, word) in
-            [("videos", "DIR"), ("--rounds 2", "first"), ("a b --rounds 0", "1 to 1000"), ("a b --x 1", "--x")]
-        {
+        for (line, word) in [
+            ("videos", "DIR"),
+            ("--rounds 2", "first"),
+            ("a b --rounds 0", "1 to 1000"),
+            ("a b --x 1", "--x"),
+            ("a b --precision f31", "bf16x6"),
+        ] {
             assert!(parse(line).unwrap_err().to_string().contains(word), "{line}");
         }
     }

@@ -1,6 +1,6 @@
 //! Commands for people who work on tubelet: `cargo xtask <command>`.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,11 +33,17 @@ const USAGE: &str = "usage: cargo xtask <command>
   chaos [OPTION..]  kills, pauses, starves and doubles pre-training runs at random moments and compares what they come to, bit
                     for bit, with runs left alone: --kills N (100), --seed N (0), --programs DIR (examples that are built),
                     --json FILE for the figures
-  bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver";
+  bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver
+  --help            this page; so does any command with --help";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    // No command takes these as a value.
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let done = match args.split_first().map(|(command, rest)| (command.as_str(), rest)) {
         Some(("tidy", [])) => run_tidy(root),
         Some(("ptx", [flag, families @ ..])) if flag == "--check" => check(root, families),
@@ -45,17 +51,27 @@ fn main() -> ExitCode {
         Some(("kernels", [])) => kernels(root, false),
         Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
-        Some(("versus", options)) => compare(root, options),
-        Some(("versus-maclr", args)) => compare_maclr(root, args),
-        Some(("fuzz", options)) => decided(fuzz::Options::parse(options), |options| fuzz::run(root, options)),
-        Some(("chaos", options)) => decided(chaos::Options::parse(options), |options| chaos::run(root, options)),
+        Some(("versus", options)) => match versus::Options::parse(options) {
+            Ok(options) => versus::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("versus-maclr", args)) => match maclr::Options::parse(args) {
+            Ok(options) => maclr::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("fuzz", options)) => match fuzz::Options::parse(options) {
+            Ok(options) => fuzz::run(root, &options).map(decided),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("chaos", options)) => match chaos::Options::parse(options) {
+            Ok(options) => chaos::run(root, &options).map(decided),
+            Err(error) => return refused(&error.to_string()),
+        },
         Some(("ablation", [folder, data @ ..])) if !folder.starts_with('-') && data.len() < 2 => {
             ablate(root, folder.as_ref(), data.first().map(Path::new))
         }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ if args.is_empty() => return refused("a command is missing"),
+        _ => return refused(&format!("`{}` is no command, or has arguments it does not take", args.join(" "))),
     };
     match done {
         Ok(code) => code,
@@ -64,6 +80,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what is wrong with the arguments, and what there is.
+fn refused(why: &str) -> ExitCode {
+    eprintln!("error: {why}\n{USAGE}");
+    ExitCode::from(2)
 }
 
 fn run_tidy(root: &Path) -> Result<ExitCode> {
@@ -95,6 +117,7 @@ fn report(problems: &[String], fine: &str) -> Result<ExitCode> {
 }
 
 fn check(root: &Path, families: &[String]) -> Result<ExitCode> {
+    device::chosen(root, families)?;
     let mut problems = device::problems(root)?;
     let Some(tools) = Tools::find(root) else {
         println!("the pinned CUDA tools are absent, so hashes alone were compared; to install them: {INSTALL}");
@@ -121,35 +144,16 @@ fn kernels(root: &Path, only_compare: bool) -> Result<ExitCode> {
 }
 
 fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCode> {
+    if let Some(data) = gestures {
+        ensure!(data.exists(), "there is no {}", data.display());
+    }
     fs::create_dir_all(folder)?;
     println!("{}", ablation::run(root, &folder.canonicalize()?, gestures)?);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command that says whether all was well, or shows the usage for options it does not have.
-fn decided<O>(options: Result<O>, run: impl FnOnce(&O) -> Result<bool>) -> Result<ExitCode> {
-    match options {
-        Ok(options) => Ok(if run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        Err(error) => {
-            eprintln!("{error:#}\n{USAGE}");
-            Ok(ExitCode::from(2))
-        }
-    }
-}
-
-fn compare(root: &Path, options: &[String]) -> Result<ExitCode> {
-    match versus::Options::parse(options) {
-        Ok(options) => versus::run(root, &options).map(|()| ExitCode::SUCCESS),
-        Err(error) => {
-            eprintln!("{error:#}\n{USAGE}");
-            Ok(ExitCode::from(2))
-        }
-    }
-}
-
-fn compare_maclr(root: &Path, args: &[String]) -> Result<ExitCode> {
-    maclr::run(root, &maclr::Options::parse(args)?)?;
-    Ok(ExitCode::SUCCESS)
+fn decided(well: bool) -> ExitCode {
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {

@@ -51,6 +51,7 @@ const OTHER_FAMILIES: &[(&str, &str)] = &[
 /// matching row counts, so narrower paths come first.
 const LAYERS: &[(&str, &[&str])] = &[
     ("src/error.rs", &[]),
+    ("src/files.rs", &["error"]),
     ("src/rng.rs", &[]),
     ("src/shape.rs", &["error"]),
     ("src/driver/", &["error"]),
@@ -64,16 +65,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/ops/motion_map/", &["error", "driver", "cpu", "tensor", "flow", "ops"]),
     // `ops/*/grad.rs` sees the tape too: `may_use`.
     ("src/ops/", &["error", "shape", "driver", "cpu", "tensor", "ops"]),
-    ("src/flow/", &["error", "flow", "ops"]),
+    ("src/flow/", &["error", "files", "flow", "ops"]),
     // The packed cache keeps motion beside the frames it was computed from.
-    ("src/video/", &["error", "rng", "flow", "ops", "video"]),
+    ("src/video/", &["error", "files", "rng", "flow", "ops", "video"]),
     ("src/augment/", &["error", "driver", "cpu", "tensor", "augment"]),
     ("src/nn/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn"]),
     ("src/ssl/", &["error", "shape", "rng", "driver", "cpu", "tensor", "tape", "ops", "nn", "ssl"]),
     ("src/eval/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "video", "augment", "eval"]),
     (
         "src/train/",
-        &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "ssl", "video", "flow", "augment", "train"],
+        &["error", "files", "shape", "rng", "tensor", "tape", "ops", "nn", "ssl", "video", "flow", "augment", "train"],
     ),
     ("src/lib.rs", &[]),
 ];

@@ -1,6 +1,7 @@
 //! The backward pass: two sums per channel, then the gradient of `x`.
 
 use super::{Layer, fold};
+use crate::error::Result;
 use crate::ops::batch_norm::Saved;
 use crate::ops::batch_norm::lines::{Affine, Mask, Sums};
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
@@ -14,13 +15,13 @@ pub(in crate::ops::batch_norm) struct GradSums {
 }
 
 /// The sums from those of `dz` and of its products with the normalised input, `[groups 2 c]`.
-pub(in crate::ops::batch_norm) fn past_sums(saved: &Saved, sums: &[f32]) -> Vec<GradSums> {
+pub(in crate::ops::batch_norm) fn past_sums(saved: &Saved, sums: &[f32]) -> Result<Vec<GradSums>> {
     let c = saved.rows.c;
     let one = |(i, rstd): (usize, &f32)| {
         let at = i / c * 2 * c + i % c;
         GradSums { dz: f64::from(sums[at]), dz_dev: f64::from(sums[at + c]) / f64::from(*rstd) }
     };
-    saved.rstd.host().iter().enumerate().map(one).collect()
+    Ok(saved.rstd.host()?.iter().enumerate().map(one).collect())
 }
 
 /// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, where it is wanted.
@@ -99,20 +100,20 @@ pub(in crate::ops::batch_norm) struct Slopes {
 }
 
 impl Slopes {
-    pub fn new(saved: &Saved, gamma: &[f32], sums: &[GradSums]) -> Self {
+    pub fn new(saved: &Saved, gamma: &[f32], sums: &[GradSums]) -> Result<Self> {
         let p = &saved.rows;
         // Given statistics are constants: nothing flows through them.
         let share = if saved.of_batch { 1.0 / p.rows as f64 } else { 0.0 };
-        let rstd = saved.rstd.host();
+        let rstd = saved.rstd.host()?;
         let each = || {
             let scaled = rstd.iter().zip(gamma.iter().cycle()).zip(sums);
             scaled.map(|((r, g), s)| (f64::from(r * g), f64::from(*r), s))
         };
-        Slopes {
+        Ok(Slopes {
             a: p.tiled(each().map(|(a, _, _)| a as f32)),
             b: p.tiled(each().map(|(a, r, s)| (-a * r * r * s.dz_dev * share) as f32)),
             d: p.tiled(each().map(|(a, _, s)| (-a * s.dz * share) as f32)),
-        }
+        })
     }
 }
 
@@ -155,10 +156,10 @@ impl<T: Stored> Kernel for Chunk<'_, T> {
 }
 
 /// The gradients of `gamma` and `beta`, summed over the groups.
-pub(in crate::ops::batch_norm) fn grad_affine(saved: &Saved, sums: &[GradSums]) -> (Vec<f32>, Vec<f32>) {
-    let (c, rstd) = (saved.rows.c, saved.rstd.host());
+pub(in crate::ops::batch_norm) fn grad_affine(saved: &Saved, sums: &[GradSums]) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (c, rstd) = (saved.rows.c, saved.rstd.host()?);
     let total = |ch: usize, of: &dyn Fn(usize) -> f64| (ch..sums.len()).step_by(c).map(of).sum::<f64>() as f32;
     let dgamma = (0..c).map(|ch| total(ch, &|i| sums[i].dz_dev * f64::from(rstd[i]))).collect();
     let dbeta = (0..c).map(|ch| total(ch, &|i| sums[i].dz)).collect();
-    (dgamma, dbeta)
+    Ok((dgamma, dbeta))
 }

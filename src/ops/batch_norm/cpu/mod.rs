@@ -10,6 +10,7 @@ pub(super) use backward::{GradSums, Slopes, grad_affine, grad_sums, grad_x, past
 
 use super::lines::{Affine, Sums, statistics};
 use super::{Moments, Rows, Saved, vector};
+use crate::error::Result;
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use crate::tensor::{DType, Element, Tensor};
 use half::bf16;
@@ -174,7 +175,7 @@ impl<T: Stored> Kernel for ChunkSums<'_, T> {
 }
 
 /// The statistics of all groups together.
-pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Moments {
+pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Result<Moments> {
     let total = (p.groups * p.rows) as f64;
     let (mut mean, mut var) = (Vec::with_capacity(p.c), Vec::with_capacity(p.c));
     for ch in 0..p.c {
@@ -184,7 +185,7 @@ pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Moments {
         mean.push(m as f32);
         var.push((m2 / (total - 1.0)) as f32);
     }
-    Moments { mean: vector(mean.into_iter()), var: vector(var.into_iter()) }
+    Ok(Moments { mean: vector(mean.into_iter())?, var: vector(var.into_iter())? })
 }
 
 /// The layer's [`Affine`] of each group, a line of each.
@@ -196,8 +197,8 @@ pub(in crate::ops) struct Layer {
 }
 
 impl Layer {
-    pub(in crate::ops::batch_norm) fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Self {
-        Self::of(saved.rows, [&saved.mean.host(), &saved.rstd.host()], [gamma, beta])
+    pub(in crate::ops::batch_norm) fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Result<Self> {
+        Ok(Self::of(saved.rows, [&saved.mean.host()?, &saved.rstd.host()?], [gamma, beta]))
     }
 
     /// That of means and inverse deviations `[groups c]`, with `gamma` and `beta` `[c]`.
@@ -214,7 +215,7 @@ impl Layer {
     }
 
     /// The rectified result, whole.
-    pub fn rectified(&self, x: &Tensor) -> Tensor {
+    pub fn rectified(&self, x: &Tensor) -> Result<Tensor> {
         match x.dtype() {
             DType::F32 => f32::build(x.shape(), |y| normalise(self, f32::of(x), None, true, y)),
             DType::BF16 => bf16::build(x.shape(), |y| normalise(self, bf16::of(x), None, true, y)),

@@ -10,6 +10,7 @@ use super::panels::Out;
 use super::plan::{AxisTap, Block, Plan, blocks};
 use super::simd::prefetch;
 use super::transpose::transpose;
+use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -71,16 +72,25 @@ impl Division {
 
 /// `dw` (`group channel tap run`) for `channels` outputs per group. How positions are cut depends on the extents alone, and
 /// the sets' sums are added in order.
-pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize, channels: usize, dw: &mut [f32]) {
+pub(super) fn run(
+    k: &Kernels,
+    plan: &Plan,
+    x: &[f32],
+    dy: &[f32],
+    groups: usize,
+    channels: usize,
+    dw: &mut [f32],
+) -> Result<()> {
     let taps: Vec<[&AxisTap; 3]> = plan.taps().collect();
     if plan.positions() == 0 || dw.is_empty() {
-        return dw.fill(0.0);
+        dw.fill(0.0);
+        return Ok(());
     }
     let d = Division::new(k, plan, groups, channels, taps.len());
     let task = Task { k, plan, x, dy, channels, taps: &taps, d: &d };
     // By input the first set's sums are the result; otherwise all have their own place and another order.
     let own = d.sets - usize::from(d.by_input);
-    let mut sums = Buffer::arbitrary(own * dw.len());
+    let mut sums = Buffer::arbitrary(own * dw.len())?;
     let parts = groups * d.tile_parts * d.block_parts;
     let len = dw.len();
     let out = Out::new(dw);
@@ -102,7 +112,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
                 }
             });
         }
-        return;
+        return Ok(());
     }
     let mut sum = Vec::new();
     for (group, dw) in dw.chunks_exact_mut(channels * taps.len() * plan.run).enumerate() {
@@ -114,6 +124,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, x: &[f32], dy: &[f32], groups: usize
         }
         transpose(&sum, channels, dw, taps.len() * plan.run, taps.len() * plan.run, channels);
     }
+    Ok(())
 }
 
 /// Numbers of the result added up at a time.
@@ -159,9 +170,9 @@ impl Task<'_> {
         let of_chunk = if deals { (CHUNK / (singles.max(vectors) * w)).max(1) } else { 1 };
         let of_chunk = of_chunk.next_multiple_of(of_stretch);
         let pixels = of_chunk.min(rows.len()) * w;
-        let mut dealt = Buffer::<f32>::arbitrary(if deals { pixels * singles } else { 0 });
-        let mut packed = Buffer::<f32>::arbitrary(if packs { of_stretch * w * width } else { 0 });
-        let mut sums = Buffer::<f32>::arbitrary(tiles.len() * k.rows * width);
+        let mut dealt = Buffer::<f32>::workspace(if deals { pixels * singles } else { 0 });
+        let mut packed = Buffer::<f32>::workspace(if packs { of_stretch * w * width } else { 0 });
+        let mut sums = Buffer::<f32>::workspace(tiles.len() * k.rows * width);
         let (dealt, packed, sums) = (dealt.as_mut_slice(), packed.as_mut_slice(), sums.as_mut_slice());
 
         let x = self.x.as_ptr().wrapping_add(group * plan.run);

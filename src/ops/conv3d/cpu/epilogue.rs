@@ -7,6 +7,7 @@
 
 use super::super::Conv3d;
 use super::plan::Plan;
+use crate::error::Result;
 use crate::ops::batch_norm::lines::{Affine, Mask, Sums, statistics};
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use crate::tensor::Tensor;
@@ -118,12 +119,12 @@ impl<'a, T: Stored> Epilogue<'a, T> {
     }
 
     /// Of a chain, the sums `[parts 2 c]`, the second of each pair times `factor [parts c]`.
-    pub fn sums(&self, factor: &[f32]) -> Tensor {
+    pub fn sums(&self, factor: &[f32]) -> Result<Tensor> {
         self.pairs(|_, i, [_, dz, dz_dev]| [dz, dz_dev * f64::from(factor[i])])
     }
 
     /// Of statistics, a number near each channel's mean: that over all parts, `[c]`.
-    pub fn near(&self) -> Tensor {
+    pub fn near(&self) -> Result<Tensor> {
         let (c, parts) = (self.c, self.parts as f64);
         Tensor::build([c], |out| {
             for (ch, out) in out.iter_mut().enumerate() {
@@ -134,7 +135,7 @@ impl<'a, T: Stored> Epilogue<'a, T> {
     }
 
     /// Of statistics, `Σ (y - shift)` and `Σ (y - shift)²`, `[parts 2 c]`, with `shift [c]`.
-    pub fn about(&self, shift: &[f32]) -> Tensor {
+    pub fn about(&self, shift: &[f32]) -> Result<Tensor> {
         self.pairs(|ch, _, [n, mean, m2]| {
             let off = mean - f64::from(shift[ch]);
             [n * off, m2 + n * off * off]
@@ -142,7 +143,7 @@ impl<'a, T: Stored> Epilogue<'a, T> {
     }
 
     /// `[parts 2 c]` of `f(channel, part·c + channel, what was kept)`.
-    fn pairs(&self, f: impl Fn(usize, usize, [f64; KEPT]) -> [f64; 2]) -> Tensor {
+    fn pairs(&self, f: impl Fn(usize, usize, [f64; KEPT]) -> [f64; 2]) -> Result<Tensor> {
         let c = self.c;
         Tensor::build([self.parts, 2, c], |out| {
             for i in 0..self.parts * c {

@@ -3,6 +3,7 @@
 use super::kernel::{Kernels, TAPS, VECTORS};
 use super::plan::{Block, Plan, blocks};
 use super::transpose::transpose;
+use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -30,12 +31,12 @@ pub(super) struct Strides {
 
 impl Panels {
     /// The filters of `groups` groups of `channels` results each.
-    pub fn pack(k: &Kernels, plan: &Plan, w: &[f32], groups: usize, channels: usize, s: Strides) -> Self {
+    pub fn pack(k: &Kernels, plan: &Plan, w: &[f32], groups: usize, channels: usize, s: Strides) -> Result<Self> {
         let taps: Vec<usize> = plan.taps().map(|t| plan.index(t)).collect();
         let side = if plan.slides() { TAPS } else { 1 }; // taps side by side
         let (blocks, run) = (blocks(k, channels, VECTORS), plan.run);
         let len = taps.len() * run * VECTORS * k.lanes;
-        let mut data = Buffer::arbitrary(groups * blocks.len() * len);
+        let mut data = Buffer::arbitrary(groups * blocks.len() * len)?;
         data.as_mut_slice().par_chunks_mut(len.max(1)).enumerate().for_each(|(i, panel)| {
             let (group, block) = (i / blocks.len(), &blocks[i % blocks.len()]);
             let width = block.vectors * k.lanes;
@@ -59,7 +60,7 @@ impl Panels {
                 }
             }
         });
-        Panels { data, blocks, groups, channels, len }
+        Ok(Panels { data, blocks, groups, channels, len })
     }
 
     /// One block's filters.
@@ -70,7 +71,7 @@ impl Panels {
     /// How to share out `units` of work, each of so many positions, with every block of channels.
     pub fn tasks(&self, units: usize, positions: usize) -> Tasks {
         let small = self.data.as_slice().len() <= CACHED;
-        let cost = (2 * positions * self.len * self.blocks.len()).max(1);
+        let cost = positions.saturating_mul(2 * self.len * self.blocks.len()).max(1);
         // Large panels are read anew by every task, so a task should have many positions; parallelism is in the blocks.
         let units_each = if small { (TASK / cost).clamp(1, 32) } else { MANY.div_ceil(positions.max(1)) };
         let ranges = units.div_ceil(units_each);

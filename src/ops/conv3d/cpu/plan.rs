@@ -3,6 +3,7 @@
 use super::super::Conv3d;
 use super::epilogue::Rows;
 use super::kernel::{Kernels, TAPS};
+use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -91,33 +92,38 @@ impl Plan {
     /// What the outputs of `p` read, and from which array, if not from `x`. With few channels the taps along a row are merged
     /// into one, whose run is all of their channels: neighbours in memory. That needs a row without holes, so the array is
     /// then a copy of `x` with its padding along rows written out.
-    pub fn fprop(p: &Conv3d, x: &[f32]) -> (Plan, Option<Buffer<f32>>) {
+    pub fn fprop(p: &Conv3d, x: &[f32]) -> Result<(Plan, Option<Buffer<f32>>)> {
         let sliding = slide(&Axis::fprop(p.input[2], p.out[2], axis(p, 2)));
         Plan::merged(p, x, if sliding { 0 } else { MERGED })
     }
 
     /// The same for the gradient by the filters, whose kernels do not slide: where neither side has channels enough for
     /// two vectors, merged taps make them.
-    pub fn wgrad(p: &Conv3d, x: &[f32]) -> (Plan, Option<Buffer<f32>>) {
+    pub fn wgrad(p: &Conv3d, x: &[f32]) -> Result<(Plan, Option<Buffer<f32>>)> {
         let narrow = p.k < 2 * MERGED && p.geometry.window.stride[2] == 1;
         Plan::merged(p, x, if narrow { 2 * MERGED } else { MERGED })
     }
 
     /// With the taps along a row merged where there are fewer than `below` channels.
-    fn merged(p: &Conv3d, x: &[f32], below: usize) -> (Plan, Option<Buffer<f32>>) {
+    fn merged(p: &Conv3d, x: &[f32], below: usize) -> Result<(Plan, Option<Buffer<f32>>)> {
         let mut axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
         let run = p.c_group();
         let [_, _, w] = p.input;
         let pad = p.geometry.window.pad[2];
-        let few = p.geometry.groups == 1 && p.geometry.window.dilation[2] == 1 && p.kernel[2] > 1 && p.c < below;
+        let few = p.geometry.groups == 1
+            && pad <= MOST_PAD
+            && p.geometry.window.dilation[2] == 1
+            && p.kernel[2] > 1
+            && p.c < below;
         if !few {
-            return (Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, None);
+            return Ok((Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, None));
         }
         axes[2].extent = w + 2 * pad;
         axes[2].taps = vec![AxisTap { index: 0, delta: 0, inside: 0..p.out[2] }];
         let [kt, kh, kw] = p.kernel;
         let plan = Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
-        (plan, (pad > 0).then(|| padded(x, w * p.c, pad * p.c)))
+        let own = (pad > 0).then(|| padded(x, w * p.c, pad * p.c)).transpose()?;
+        Ok((plan, own))
     }
 
     /// What the outputs of `p` read, every tap by itself.
@@ -202,22 +208,25 @@ fn slide(w: &Axis) -> bool {
 /// Channels below which a row's taps are merged: a whole vector reads well enough by itself.
 const MERGED: usize = 16;
 
+/// Padding along rows up to which it is written out: more would make the copy large, however small the input.
+const MOST_PAD: usize = 64;
+
 fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
     let win = &p.geometry.window;
     [p.kernel[a], win.stride[a], win.pad[a], win.dilation[a]]
 }
 
 /// Rows of `row` numbers, each with `pad` zeros before and after.
-fn padded(x: &[f32], row: usize, pad: usize) -> Buffer<f32> {
+fn padded(x: &[f32], row: usize, pad: usize) -> Result<Buffer<f32>> {
     let row = row.max(1);
-    let mut out = Buffer::arbitrary(x.len() / row * (row + 2 * pad));
+    let mut out = Buffer::arbitrary(x.len() / row * (row + 2 * pad))?;
     let rows = x.par_chunks_exact(row).zip(out.as_mut_slice().par_chunks_exact_mut(row + 2 * pad));
     rows.with_min_len(64).for_each(|(from, to)| {
         to[..pad].fill(0.0);
         to[pad..pad + row].copy_from_slice(from);
         to[pad + row..].fill(0.0);
     });
-    out
+    Ok(out)
 }
 
 /// Channels of one group computed together, as many vectors as a tile has or, at the end, as few as do.

@@ -65,6 +65,9 @@ const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152, 1.0)];
 const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768, 1.0)];
 const EXACT: &[Tile] = &[Tile(64, 64, 128, 0, 1.0)];
 
+/// Blocks in the second direction of a launch, of which every class of remainders by the stride has one.
+const MOST_CLASSES: usize = 65535;
+
 /// Pixels of one split are a multiple of this, and at least eight times as many.
 const DEPTH: usize = 32;
 
@@ -72,7 +75,7 @@ impl Plan {
     /// How `pass` of `p` is computed on tensors of `dtype`.
     ///
     /// # Errors
-    /// `Param` when a tensor has 2³¹ elements or more.
+    /// `Param` when a tensor has 2³¹ elements or more, or strides are too large for dgrad.
     pub fn new(p: &Conv3d, pass: Pass, dtype: DType) -> Result<Plan> {
         Plan::cut(p, pass, dtype, None, None)
     }
@@ -110,7 +113,15 @@ impl Plan {
         };
         let (taps, pixels) = (p.taps(), p.n * p.out.iter().product::<usize>());
         let c_row_group = if exact { p.c_group() } else { c_row };
-        let classes: usize = if pass == Pass::Dgrad { p.geometry.window.stride.iter().product() } else { 1 };
+        let classes: usize = if pass == Pass::Dgrad {
+            p.geometry.window.stride.iter().fold(1, |n: usize, s| n.saturating_mul(*s))
+        } else {
+            1
+        };
+        if classes > MOST_CLASSES {
+            let stride = format!("{:?}", p.geometry.window.stride);
+            return Err(Error::param("conv3d", "stride", stride, "a GPU takes products of at most 65535"));
+        }
         let (rows, columns) = match pass {
             Pass::Fprop => (pixels / groups, p.k_group()),
             Pass::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),

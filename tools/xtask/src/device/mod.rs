@@ -12,7 +12,7 @@ mod occupancy;
 mod sass;
 mod tools;
 
-pub use build::build;
+pub use build::{build, chosen};
 pub use check::{Checked, check};
 pub use committed::problems;
 pub use family::{Family, Manifest, families};

@@ -18,7 +18,7 @@ pub(in super::super) enum Pass {
 /// the types and the processor alone.
 pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tensor; 2]) -> Option<usize> {
     let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
-    if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any {
+    if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any || !moderate(p) {
         return None;
     }
     match operands.map(Tensor::dtype) {
@@ -32,6 +32,18 @@ pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tens
         _ => None,
     }
 }
+
+/// Whether the window's numbers are of a size that copies with the padding written out are made for.
+fn moderate(p: &Conv3d) -> bool {
+    let window = &p.geometry.window;
+    (0..3).all(|a| {
+        window.pad[a].max(window.stride[a]).max(window.dilation[a] * (p.kernel[a] - 1)) <= MOST
+            && p.out[a] <= 2 * (p.input[a] + MOST)
+    })
+}
+
+/// The largest number of a window that tiles take.
+const MOST: usize = 1 << 10;
 
 /// Whether six products of parts in tiles are clearly faster than multiply-adds of f32.
 ///

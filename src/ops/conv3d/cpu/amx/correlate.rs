@@ -17,6 +17,7 @@ use super::correlate_operands::Numbers;
 use super::correlate_pack::{Ahead, turn, weave};
 use super::correlate_plan::{BLOCK, Plan, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
+use crate::error::Result;
 use crate::ops::batch_norm::Layer;
 use crate::tensor::Buffer;
 use half::bf16;
@@ -35,17 +36,25 @@ pub(in super::super) fn applies(p: &Conv3d, parts: usize) -> bool {
 ///
 /// # Safety
 /// `Isa::Amx` is available; the operands are of `p`; there is a layer only where it [applies].
-pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, layer: Option<&Layer>, dy: Numbers, dw: &mut [f32]) {
+pub(in super::super) unsafe fn run(
+    p: &Conv3d,
+    x: Numbers,
+    layer: Option<&Layer>,
+    dy: Numbers,
+    dw: &mut [f32],
+) -> Result<()> {
     if dw.is_empty() || p.y_shape().is_empty() || p.x_shape().is_empty() {
-        return dw.fill(0.0);
+        dw.fill(0.0);
+        return Ok(());
     }
     let plan = Plan::new(p, x.parts());
     if plan.flat {
         // SAFETY: as the caller vouches.
-        return unsafe { correlate_flat::run(p, x, dy, dw) };
+        unsafe { correlate_flat::run(p, x, dy, dw) };
+        return Ok(());
     }
     let size = plan.of_share;
-    let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.shares * size);
+    let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.shares * size)?;
     sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
         // SAFETY: as the caller vouches.
         unsafe { Task::new(p, &plan, x, layer, dy, task % plan.shares).run(task / plan.shares, sums) }
@@ -67,6 +76,7 @@ pub(in super::super) unsafe fn run(p: &Conv3d, x: Numbers, layer: Option<&Layer>
             }
         }
     });
+    Ok(())
 }
 
 /// The sum of what all sets have at `from`, in order, `size` numbers apart.
@@ -152,8 +162,8 @@ impl<'a> Task<'a> {
             parts: vec![bf16::ZERO; if split { dy.parts() * plan.rows * p.out[2] * p.k } else { 0 }],
             row: vec![bf16::ZERO; x.parts() * row_pitch],
             row_pitch,
-            turned: Buffer::arbitrary(dy.parts() * tiles * steps * TILE),
-            woven: Buffer::arbitrary(plan.ring * x.parts() * plan.columns * column_pitch),
+            turned: Buffer::workspace(dy.parts() * tiles * steps * TILE),
+            woven: Buffer::workspace(plan.ring * x.parts() * plan.columns * column_pitch),
             column_pitch,
             holds: vec![None; plan.ring],
         }

@@ -58,7 +58,7 @@ pub(super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
     let of_job = pairs.div_ceil(p.k.div_ceil(FILTERS));
     let jobs = Jobs { lots, channels, pairs: of_job, of_filters: pairs.div_ceil(of_job) };
 
-    let mut turned = Buffer::<u8>::arbitrary(pairs * parts * steps.div_ceil(chunks) * 2 * TILE);
+    let mut turned = Buffer::<u8>::workspace(pairs * parts * steps.div_ceil(chunks) * 2 * TILE);
     let target = Target(dw.as_mut_ptr());
     for chunk in 0..chunks {
         let held = steps * chunk / chunks..steps * (chunk + 1) / chunks;
@@ -189,12 +189,12 @@ impl Job<'_> {
         // A line more than the tiles of a column, lest all columns meet in the same places of the cache.
         let pitch = steps.len() * TILE + 64;
         let columns = channels.len().div_ceil(SIDE);
-        let mut woven = Buffer::<u8>::arbitrary(parts * columns * pitch);
+        let mut woven = Buffer::<u8>::workspace(parts * columns * pitch);
         // SAFETY: as the caller vouches; the array has so many columns of each part.
         unsafe { self.weave(x, &channels, &steps, woven.as_mut_slice().as_mut_ptr(), pitch, columns * pitch) };
 
         let blocks = columns.div_ceil(2);
-        let mut sums = Buffer::<f32>::arbitrary(blocks * BLOCK * BLOCK);
+        let mut sums = Buffer::<f32>::workspace(blocks * BLOCK * BLOCK);
         let of_pair = parts * self.held.len() * 2 * TILE;
         let stretches = steps.len().div_ceil(STRETCH);
         let cut = |stretch: usize| steps.len() * stretch / stretches;

@@ -61,9 +61,9 @@ fn nothing_outside_is_touched() {
             let [a, b, c] = &mut dw;
             // SAFETY: the test asked; the operands are of `p`.
             unsafe {
-                run(&p, Numbers::Bf16(narrow_x.get()), None, Numbers::Bf16(narrow_dy.get()), a.get());
-                run(&p, Numbers::F32(x.get(), 2), None, Numbers::F32(dy.get(), 2), b.get());
-                run(&p, Numbers::F32(x.get(), 3), None, Numbers::F32(dy.get(), 3), c.get());
+                run(&p, Numbers::Bf16(narrow_x.get()), None, Numbers::Bf16(narrow_dy.get()), a.get()).unwrap();
+                run(&p, Numbers::F32(x.get(), 2), None, Numbers::F32(dy.get(), 2), b.get()).unwrap();
+                run(&p, Numbers::F32(x.get(), 3), None, Numbers::F32(dy.get(), 3), c.get()).unwrap();
             }
             assert!(a.get() == b.get() && a.get() == c.get(), "{p:?}");
             if [1, 2, 3].iter().all(|&parts| applies(&p, parts)) {
@@ -73,9 +73,10 @@ fn nothing_outside_is_touched() {
                 let layer = Layer::of(Rows::new(p.x_shape(), 1).unwrap(), [&array, &array], [&array, &array]);
                 // SAFETY: as above.
                 unsafe {
-                    run(&p, Numbers::Bf16(narrow_x.get()), Some(&layer), Numbers::Bf16(narrow_dy.get()), a.get());
-                    run(&p, Numbers::F32(x.get(), 2), Some(&layer), Numbers::F32(dy.get(), 2), b.get());
-                    run(&p, Numbers::F32(x.get(), 3), Some(&layer), Numbers::F32(dy.get(), 3), c.get());
+                    run(&p, Numbers::Bf16(narrow_x.get()), Some(&layer), Numbers::Bf16(narrow_dy.get()), a.get())
+                        .unwrap();
+                    run(&p, Numbers::F32(x.get(), 2), Some(&layer), Numbers::F32(dy.get(), 2), b.get()).unwrap();
+                    run(&p, Numbers::F32(x.get(), 3), Some(&layer), Numbers::F32(dy.get(), 3), c.get()).unwrap();
                 }
                 assert!(a.get() == b.get() && a.get() == c.get(), "{p:?} after a layer");
             }

@@ -19,6 +19,7 @@ mod slab;
 use super::super::Conv3d;
 use super::epilogue::Epilogue;
 use super::plan::Plan;
+use crate::error::Result;
 use crate::ops::batch_norm::Layer;
 use crate::tensor::Tensor;
 use half::bf16;
@@ -70,8 +71,8 @@ pub(super) fn fprop<S: Number>(
     x: Input<S>,
     w: &Tensor,
     epilogue: &mut Epilogue<S>,
-) -> Tensor {
-    S::build(p.y_shape(), |y| product::run(vec![Plan::apart(p)], planes, x, S::of(w), false, y, epilogue))
+) -> Result<Tensor> {
+    S::try_build(p.y_shape(), |y| product::run(vec![Plan::apart(p)], planes, x, S::of(w), false, y, epilogue))
 }
 
 /// `dx`, likewise, `dy` and `w` being of type `S`.
@@ -81,17 +82,18 @@ pub(super) fn dgrad<S: Number>(
     dy: &Tensor,
     w: &Tensor,
     epilogue: &mut Epilogue<S>,
-) -> Tensor {
+) -> Result<Tensor> {
     let rests = super::rests(p);
     let plans: Vec<Plan> = rests.iter().filter_map(|&rest| Plan::dgrad(p, rest)).collect();
     let all = plans.len() == rests.len();
     let w = S::of(w);
-    S::build(p.x_shape(), |dx| {
+    S::try_build(p.x_shape(), |dx| {
         if all {
             return product::run(plans, planes, Input::of(dy), w, true, dx, epilogue);
         }
         dx.fill(S::zeroed()); // no tap reaches some classes
-        product::run(plans, planes, Input::of(dy), w, true, dx, &mut Epilogue::none());
+        product::run(plans, planes, Input::of(dy), w, true, dx, &mut Epilogue::none())?;
         epilogue.whole(dx); // those too
+        Ok(())
     })
 }

@@ -7,6 +7,7 @@ use super::number::{BLOCK, Number};
 use super::panels::Class;
 use super::slab::{Layout, Unit, widest};
 use crate::cpu::amx::{Product, SIDE, Step, Tiles};
+use crate::error::Result;
 use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
@@ -52,8 +53,8 @@ pub(super) fn run<S: Number>(
     turned: bool,
     out: &mut [S],
     epilogue: &mut Epilogue<S>,
-) {
-    let Some(&Plan { n, out_pitch: k, .. }) = plans.first() else { return };
+) -> Result<()> {
+    let Some(&Plan { n, out_pitch: k, .. }) = plans.first() else { return Ok(()) };
     let blocks = k.div_ceil(BLOCK);
     let [t, h] = [0, 1].map(|a| widest(&plans, a));
     let probe = Layout::new(&plans, planes, x.stored(), [t, h]);
@@ -78,7 +79,7 @@ pub(super) fn run<S: Number>(
         firsts.push(len);
         len += class.panel() * blocks;
     }
-    let mut panels = Buffer::<bf16>::arbitrary(len);
+    let mut panels = Buffer::<bf16>::arbitrary(len)?;
     {
         let mut all = Vec::new();
         let mut rest = panels.as_mut_slice();
@@ -98,6 +99,7 @@ pub(super) fn run<S: Number>(
     let job = Job { layout, classes, plans, firsts, panels, x, out: Out(out.as_mut_ptr()), k, strips, samples };
     job.run(&units, parts, blocks);
     epilogue.end(job.strips);
+    Ok(())
 }
 
 /// Frames and rows of a unit: few enough for the cache, enough for all threads, with little copied twice.
@@ -156,7 +158,7 @@ impl<S: Number> Job<'_, '_, S> {
         if parts == 1 || len == 0 {
             (0..parts * units.len()).into_par_iter().with_max_len(1).for_each(|task| {
                 let (part, unit) = (task / units.len(), &units[task % units.len()]);
-                let mut slab = Buffer::<bf16>::arbitrary(len);
+                let mut slab = Buffer::<bf16>::workspace(len);
                 // SAFETY: this module is for `Isa::Amx` alone.
                 unsafe {
                     if len > 0 {
@@ -168,7 +170,7 @@ impl<S: Number> Job<'_, '_, S> {
             return;
         }
         // Several tasks read each slab: all of them first.
-        let mut slabs = Buffer::<bf16>::arbitrary(len * units.len());
+        let mut slabs = Buffer::<bf16>::workspace(len * units.len());
         slabs.as_mut_slice().par_chunks_exact_mut(len).zip(units).for_each(|(slab, unit)| {
             // SAFETY: as above.
             unsafe { self.layout.fill(&self.plans, unit, &self.x, slab) };
@@ -187,7 +189,7 @@ impl<S: Number> Job<'_, '_, S> {
     /// `Isa::Amx` is available; `slab` was filled for `unit`, unless the layout is direct.
     unsafe fn unit(&self, range: usize, unit: &Unit, slab: &[bf16], blocks: Range<usize>) {
         let frames = self.layout.frames(&self.plans, unit);
-        let mut sums = Buffer::<f32>::arbitrary(blocks.len().max(2) * BLOCK * BLOCK);
+        let mut sums = Buffer::<f32>::workspace(blocks.len().max(2) * BLOCK * BLOCK);
         for (class, &first) in self.classes.iter().zip(&self.firsts) {
             let plan = &class.plan;
             let [at, ah, aw] = &plan.axes;

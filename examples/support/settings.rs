@@ -1,0 +1,110 @@
+//! The settings of a run as `settings.json` keeps them: one flat object, by the options' names where there is an option, by
+//! the place in the recipe elsewhere.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Places in a recipe and the options that set them.
+const OPTIONS: [(&str, &str); 35] = [
+    ("training.epochs", "--epochs"),
+    ("training.batch", "--batch"),
+    ("training.lr", "--lr"),
+    ("training.warmup_epochs", "--warmup-epochs"),
+    ("training.sgd.weight_decay", "--weight-decay"),
+    ("training.queue", "--queue"),
+    ("training.probe_clips", "--probe-clips"),
+    ("training.views.frames", "--frames"),
+    ("training.views.stride", "--stride"),
+    ("training.views.side", "--side"),
+    ("training.views.motion", "--motion"),
+    ("training.views.motion_clamp", "--motion-clamp"),
+    ("training.views.motion_frames", "--motion-frames"),
+    ("training.views.focus.sampling", "--motion-sampling"),
+    ("training.views.focus.crop", "--motion-crop"),
+    ("training.views.focus.legacy", "--legacy-focus"),
+    ("method.precision", "--precision"),
+    ("method.temperature", "--temperature"),
+    ("method.momentum", "--ema"),
+    ("method.groups", "--bn-groups"),
+    ("method.w_vv", "--w-vv"),
+    ("method.w_mm", "--w-mm"),
+    ("method.w_vm", "--w-vm"),
+    ("method.w_mv", "--w-mv"),
+    ("method.w_inter", "--w-inter"),
+    ("method.w_intra", "--w-intra"),
+    ("method.w_order", "--w-order"),
+    ("method.cross_positive", "--cross-positive"),
+    ("method.symmetric", "--symmetric"),
+    ("method.frozen_norm", "--frozen-norm"),
+    ("method.alignment.weight", "--w-align"),
+    ("method.alignment.warm_weight", "--w-align-warmup"),
+    ("method.alignment.form", "--align-form"),
+    ("method.alignment.module", "--align-module"),
+    ("method.alignment.cosines.target_norm", "--target-norm"),
+];
+
+/// The same for switches that put out what a recipe has.
+const SWITCHED_OFF: [(&str, &str); 3] = [
+    ("method.shuffle_keys", "--no-shuffle"),
+    ("method.mask_own", "--keep-own"),
+    ("training.views.tied_crops", "--untied-crops"),
+];
+
+/// The flat settings of `recipe`.
+pub fn of_recipe(recipe: &impl Serialize) -> Result<Map<String, Value>> {
+    // By way of text: there an f32 has the digits it was given, as a value those of the nearest f64.
+    let text = serde_json::to_string(recipe).context("the settings cannot be written")?;
+    let mut flat = Map::new();
+    flatten(serde_json::from_str(&text).context("the settings cannot be read again")?, String::new(), &mut flat);
+    Ok(flat)
+}
+
+fn flatten(value: Value, at: String, flat: &mut Map<String, Value>) {
+    let Value::Object(fields) = value else {
+        let (name, value) = named(at, value);
+        flat.insert(name, value);
+        return;
+    };
+    for (key, field) in fields {
+        flatten(field, if at.is_empty() { key } else { format!("{at}.{key}") }, flat);
+    }
+}
+
+fn named(place: String, value: Value) -> (String, Value) {
+    if let Some((_, option)) = OPTIONS.iter().find(|(p, _)| *p == place) {
+        return ((*option).to_owned(), value);
+    }
+    match (SWITCHED_OFF.iter().find(|(p, _)| *p == place), &value) {
+        (Some((_, option)), Value::Bool(on)) => ((*option).to_owned(), Value::Bool(!on)),
+        _ => (place, value),
+    }
+}
+
+/// A path as a setting; what of it is not text is shown as well as it can be.
+pub fn path(path: Option<&Path>) -> Value {
+    path.map_or(Value::Null, |p| p.to_string_lossy().into_owned().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tubelet::ssl::alignment::Alignment;
+    use tubelet::train::{maclr, mcl};
+
+    #[test]
+    fn settings_are_flat_and_go_by_the_options_names() {
+        let mut maclr = maclr::Recipe::small();
+        maclr.method.alignment = Some(Alignment::from_scratch("layer3.0"));
+        maclr.training.lr = 0.03;
+        let (maclr, mcl) = (of_recipe(&maclr).unwrap(), of_recipe(&mcl::Recipe::small()).unwrap());
+        for (_, option) in OPTIONS.iter().chain(&SWITCHED_OFF) {
+            assert!(maclr.contains_key(*option) || mcl.contains_key(*option), "{option}");
+        }
+        assert!(maclr.values().chain(mcl.values()).all(|v| !v.is_object()));
+        assert_eq!(maclr["--lr"].to_string(), "0.03");
+        assert_eq!((&maclr["--motion"], &maclr["--no-shuffle"]), (&"flow-edges".into(), &false.into()));
+        assert!(maclr.contains_key("training.views.flow.warps") && maclr.contains_key("visual.stages"));
+    }
+}

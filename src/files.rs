@@ -1,0 +1,147 @@
+//! Opening files that nobody vouches for: regular files only, of bounded size, with memory that is asked for before it is
+//! used.
+//!
+//! Whatever is opened by a name that comes from outside (lists, `.flo` files, frames, caches, checkpoints) goes through
+//! here: a FIFO would block the program for ever, a device has no end, and a sparse file costs its owner nothing.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Checks that `path` leads to a regular file, for those who give its name to another reader. `what` says what the file
+/// should be, with its article: `a list`.
+///
+/// # Errors
+/// `Io` when there is nothing at `path`, `Data` when it is a folder, a FIFO, a socket or a device.
+pub fn check_regular(path: impl AsRef<Path>, what: &str) -> Result<Metadata> {
+    let path = path.as_ref();
+    let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
+    refuse_irregular(path, what, &metadata)?;
+    Ok(metadata)
+}
+
+/// Opens the regular file at `path` for reading, and gives its length in bytes. `what` says what the file should be, with
+/// its article: `a list`. It never blocks, whatever is there.
+///
+/// # Errors
+/// Those of [`check_regular`]; `Io` when the file cannot be opened.
+pub fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, u64)> {
+    let path = path.as_ref();
+    // Looked at before it is opened, because opening some devices does something, and after, because names change.
+    check_regular(path, what)?;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).map_err(Error::io("open", path))?;
+    let metadata = file.metadata().map_err(Error::io("read", path))?;
+    refuse_irregular(path, what, &metadata)?;
+    Ok((file, metadata.len()))
+}
+
+/// The bytes of the regular file at `path`, of which there may be `max`. `what` says what the file should be, with its
+/// article: `a list`.
+///
+/// # Errors
+/// Those of [`open_regular`]; `Data` when the file is longer than `max` bytes; `Io` when it cannot be read or there is no
+/// memory for it.
+pub fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    let (file, length) = open_regular(path, what)?;
+    let too_long = |length: u64| Err(Error::data(path, format!("{length} bytes are too many for {what}")));
+    if length > max {
+        return too_long(length);
+    }
+    let mut bytes = with_room(path, length as usize)?;
+    // A file that grows while it is read does not outgrow the bound.
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > max {
+        return too_long(bytes.len() as u64);
+    }
+    Ok(bytes)
+}
+
+/// An empty vector with room for `n` values read from the file at `path`.
+///
+/// # Errors
+/// `Io` of the kind `OutOfMemory` where there is no memory for them.
+pub fn with_room<T>(path: impl AsRef<Path>, n: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(n).map_err(|_| {
+        let what = format!("there is no memory for {n} values of {} bytes", size_of::<T>());
+        Error::io("read", path)(io::Error::new(io::ErrorKind::OutOfMemory, what))
+    })?;
+    Ok(values)
+}
+
+fn refuse_irregular(path: &Path, what: &str, metadata: &Metadata) -> Result<()> {
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let is = if kind.is_dir() {
+        "a folder"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(Error::data(path, format!("{what} must be a regular file, but this is {is}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::UnixListener;
+
+    /// Would wait for a writer, read without end, or fail later with an error that names no file.
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let name = CString::new(fifo.as_os_str().as_bytes()).unwrap();
+        // SAFETY: the name is a C string that outlives the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let socket = dir.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        let cases = [
+            (fifo.as_path(), "a FIFO"),
+            (&link, "a FIFO"),
+            (&socket, "a socket"),
+            (dir.path(), "a folder"),
+            (Path::new("/dev/zero"), "a device"),
+            (Path::new("/dev/null"), "a device"),
+        ];
+        for (path, kind) in cases {
+            let error = read_bounded(path, 100, "a list").unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Data { .. }), "{error}");
+            let text = format!("{}: a list must be a regular file, but this is {kind}", path.display());
+            assert_eq!(error.to_string(), text);
+        }
+        let error = open_regular(dir.path().join("absent"), "a list").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn lengths_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list");
+        std::fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_bounded(&path, 5, "a list").unwrap(), b"12345");
+        let text = read_bounded(&path, 4, "a list").unwrap_err().to_string();
+        assert!(text.contains("5 bytes are too many for a list"), "{text}");
+        // Sparse: it takes no space on the disk and claims four terabytes.
+        File::create(&path).unwrap().set_len(4 << 40).unwrap();
+        assert!(read_bounded(&path, 1 << 20, "a list").is_err());
+        let error = with_room::<u64>(&path, usize::MAX / 8).unwrap_err();
+        assert!(error.to_string().contains("there is no memory for"), "{error}");
+    }
+}

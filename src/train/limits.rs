@@ -1,0 +1,234 @@
+//! What the settings of a run may be: one table, which command lines and recipes check their numbers against.
+//!
+//! ```
+//! use tubelet::train::limits;
+//! assert_eq!(limits::BATCH.parse::<usize>("64")?, 64);
+//! let e = limits::LR.parse::<f32>("nan").unwrap_err().to_string();
+//! assert_eq!(e, "settings: --lr = nan, but it must be a number above 0 and at most 1000");
+//! # Ok::<(), tubelet::error::Error>(())
+//! ```
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// What one setting may be. It is written as its rule: "a whole number of videos from 2 to 65536".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// The option of the examples that sets it, such as `--lr`.
+    pub option: &'static str,
+    /// The least value.
+    pub least: f64,
+    /// Whether the value must lie above [`Limit::least`].
+    pub above: bool,
+    /// The largest value.
+    pub most: f64,
+    /// Whether it is a whole number.
+    pub whole: bool,
+    /// What it counts or is measured in; empty for a plain number.
+    pub unit: &'static str,
+}
+
+const fn whole(option: &'static str, unit: &'static str, least: u64, most: u64) -> Limit {
+    Limit { option, least: least as f64, above: false, most: most as f64, whole: true, unit }
+}
+
+const fn real(option: &'static str, unit: &'static str, least: f64, most: f64) -> Limit {
+    Limit { option, least, above: false, most, whole: false, unit }
+}
+
+const fn above(option: &'static str, unit: &'static str, least: f64, most: f64) -> Limit {
+    Limit { above: true, ..real(option, unit, least, most) }
+}
+
+/// Key of all random numbers.
+pub const SEED: Limit = whole("--seed", "", 0, u64::MAX);
+/// Threads; 0 for as many as the machine has.
+pub const THREADS: Limit = whole("--threads", "threads", 0, 1024);
+/// Passes over the videos.
+pub const EPOCHS: Limit = whole("--epochs", "epochs", 1, 1_000_000_000);
+/// Videos a step. Of one video a normalisation over the batch makes nothing, and it has no other to be told from.
+pub const BATCH: Limit = whole("--batch", "videos", 2, 65_536);
+/// Learning rate.
+pub const LR: Limit = above("--lr", "", 0.0, 1000.0);
+/// Linear warm-up.
+pub const WARMUP_EPOCHS: Limit = real("--warmup-epochs", "epochs", 0.0, 1e9);
+/// Weight decay.
+pub const WEIGHT_DECAY: Limit = real("--weight-decay", "", 0.0, 1.0);
+/// Temperature of the losses: unit vectors divided by it stay far from what f32 can hold.
+pub const TEMPERATURE: Limit = real("--temperature", "", 0.001, 1000.0);
+/// Keys of a queue.
+pub const QUEUE: Limit = whole("--queue", "keys", 1, 1 << 24);
+/// Momentum of the key networks.
+pub const EMA: Limit = real("--ema", "", 0.0, 1.0);
+/// Parts of the batch with statistics of their own.
+pub const BN_GROUPS: Limit = whole("--bn-groups", "parts", 1, 32_768);
+/// Frames of an RGB clip.
+pub const FRAMES: Limit = whole("--frames", "frames", 1, 1024);
+/// Distance of two frames of a clip.
+pub const STRIDE: Limit = whole("--stride", "frames", 1, 1000);
+/// Side of the clips.
+pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
+/// Clips a video for the probe.
+pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
+/// Epochs between probes; 0 for none.
+pub const PROBE_EVERY: Limit = whole("--probe-every", "epochs", 0, 1_000_000_000);
+/// Weight of the visual-visual term.
+pub const W_VV: Limit = weight("--w-vv");
+/// Weight of the motion-motion term.
+pub const W_MM: Limit = weight("--w-mm");
+/// Weight of the term of visual queries against motion keys.
+pub const W_VM: Limit = weight("--w-vm");
+/// Weight of the term of motion queries against visual keys.
+pub const W_MV: Limit = weight("--w-mv");
+/// Weight of MCL's inter loss.
+pub const W_INTER: Limit = weight("--w-inter");
+/// Weight of MCL's intra loss.
+pub const W_INTRA: Limit = weight("--w-intra");
+/// Weight of MCL's order loss.
+pub const W_ORDER: Limit = weight("--w-order");
+/// Weight of the alignment loss.
+pub const W_ALIGN: Limit = weight("--w-align");
+/// The same during the warm-up.
+pub const W_ALIGN_WARMUP: Limit = weight("--w-align-warmup");
+/// Motion at which the motion input reaches 1.
+pub const MOTION_CLAMP: Limit = real("--motion-clamp", "pixels", 0.001, 10_000.0);
+/// Frames of a motion clip.
+pub const MOTION_FRAMES: Limit = whole("--motion-frames", "frames", 1, 1024);
+
+/// Weights of losses: none is negative, and sums of them stay far from what f32 can hold.
+const fn weight(option: &'static str) -> Limit {
+    real(option, "", 0.0, 1e6)
+}
+
+/// The whole table.
+pub const ALL: [Limit; 27] = [
+    SEED,
+    THREADS,
+    EPOCHS,
+    BATCH,
+    LR,
+    WARMUP_EPOCHS,
+    WEIGHT_DECAY,
+    TEMPERATURE,
+    QUEUE,
+    EMA,
+    BN_GROUPS,
+    FRAMES,
+    STRIDE,
+    SIDE,
+    PROBE_CLIPS,
+    PROBE_EVERY,
+    W_VV,
+    W_MM,
+    W_VM,
+    W_MV,
+    W_INTER,
+    W_INTRA,
+    W_ORDER,
+    W_ALIGN,
+    W_ALIGN_WARMUP,
+    MOTION_CLAMP,
+    MOTION_FRAMES,
+];
+
+/// Numbers a [`Limit`] judges.
+pub trait Number: Copy + FromStr + fmt::Display {
+    /// The number in f64; beyond 2^53 it is rounded.
+    fn real(self) -> f64;
+}
+
+macro_rules! numbers {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            fn real(self) -> f64 {
+                self as f64
+            }
+        }
+    )*};
+}
+numbers!(u64, usize, f32, f64);
+
+impl Limit {
+    /// Whether `value` is allowed.
+    pub fn allows(&self, value: impl Number) -> bool {
+        let v = value.real();
+        (v > self.least || !self.above && v == self.least) && v <= self.most && (!self.whole || v.trunc() == v)
+    }
+
+    /// Refuses a `value` out of the limit.
+    ///
+    /// # Errors
+    /// `Param` with the option, the value and the rule.
+    pub fn check(&self, value: impl Number) -> Result<()> {
+        if self.allows(value) { Ok(()) } else { Err(self.refused(value)) }
+    }
+
+    /// The number that `text` says.
+    ///
+    /// # Errors
+    /// As [`Limit::check`], also of a text that is no number.
+    pub fn parse<T: Number>(&self, text: &str) -> Result<T> {
+        let value: T = text.trim().parse().map_err(|_| self.refused(text))?;
+        self.check(value).map_err(|_| self.refused(text))?;
+        Ok(value)
+    }
+
+    fn refused(&self, value: impl fmt::Display) -> Error {
+        Error::param("settings", self.option, value, format!("it must be {self}"))
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limit { least, most, .. } = *self;
+        let of = if self.unit.is_empty() { String::new() } else { format!(" of {}", self.unit) };
+        match (self.whole, self.above) {
+            // The cast saturates: the largest u64 is not an f64.
+            (true, _) => write!(f, "a whole number{of} from {least} to {}", most as u64),
+            (false, true) => write!(f, "a number{of} above {least} and at most {most}"),
+            (false, false) => write!(f, "a number{of} from {least} to {most}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_number_is_allowed_between_the_bounds_and_nowhere_else(which in 0..ALL.len(), bits: u64, near in -2i64..=2) {
+            let limit = ALL[which];
+            let any = f64::from_bits(bits);
+            let close = [limit.least, limit.most].map(|bound| bound + near as f64 * if limit.whole { 1.0 } else { 1e-4 });
+            for v in [any, close[0], close[1]] {
+                let inside = v >= limit.least && v <= limit.most && !(limit.above && v == limit.least);
+                prop_assert_eq!(limit.allows(v), inside && (!limit.whole || v.fract() == 0.0), "{} {}", limit.option, v);
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_is_judged_in_the_type_it_is_kept_in() {
+        assert!(LR.parse::<f64>("1e-300").is_ok());
+        let e = LR.parse::<f32>("1e-300").unwrap_err().to_string(); // 0 in f32
+        assert!(e.contains("--lr = 1e-300") && e.contains("above 0 and at most 1000"), "{e}");
+        assert_eq!(SEED.parse::<u64>("18446744073709551615").unwrap(), u64::MAX);
+        let e = SEED.parse::<u64>("18446744073709551616").unwrap_err().to_string();
+        assert!(e.contains("a whole number from 0 to 18446744073709551615"), "{e}");
+        for text in ["nan", "inf", "-0.5", "", "1_000", "0x10"] {
+            assert!(W_VV.parse::<f32>(text).is_err() && BATCH.parse::<usize>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_option_stands_in_the_table_once() {
+        let mut names: Vec<_> = ALL.iter().map(|l| l.option).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        assert!(ALL.iter().all(|l| l.least < l.most && l.option.starts_with("--")));
+    }
+}

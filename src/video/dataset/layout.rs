@@ -1,0 +1,232 @@
+//! The layouts a data set may have, and which one a path leads to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::list;
+use super::public::{self, Set};
+use super::walk::{Tree, identity, looks_like_split, walk};
+use super::{Found, Labelled, Source};
+use crate::error::{Error, Result};
+use crate::files;
+
+/// The names of folders and lists of held-out videos, the first there is being used.
+const HELD_OUT: [&str; 3] = ["test", "val", "validation"];
+
+/// Finds out which layout there is, and reads it.
+pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
+    let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+    if !metadata.is_dir() {
+        // A list of a numbered split has its partner beside it.
+        return match (public::named(path), test) {
+            (Some(found), None) => found,
+            (Some(found), Some(test)) if public::is_partner(path, test) => found,
+            _ => plain(path, test),
+        };
+    }
+    if test.is_some() {
+        return Err(Error::data(path, "a test list was given, but this is a folder and not a training list"));
+    }
+    let root = if public::is_list_folder(path) { public::above(path)? } else { path.to_owned() };
+    if let Some(set) = Set::in_folder(path)? {
+        return set.read(&root, walk(&root)?);
+    }
+    if let Some((train, held)) = list_pair(path) {
+        let mut found = plain(&train, Some(&held))?;
+        found.warnings.extend(unused(direct_lists(path)?, &[&train, &held]));
+        return Ok(found);
+    }
+    if let Some(found) = folder_pair(path)? {
+        return Ok(found);
+    }
+    let mut tree = walk(path)?;
+    if let Some(set) = Set::below(&tree)? {
+        return set.read(path, tree);
+    }
+    for set in Set::beside(path)? {
+        if set.names_any(&tree)? {
+            return set.read(path, tree);
+        }
+        tree.warnings.push(format!("the lists in {} name no video of {}", set.folder.display(), path.display()));
+    }
+    let lists = std::mem::take(&mut tree.lists);
+    let (train, mut warnings) = class_folders(path, tree)?;
+    warnings.extend(unused(lists, &[]));
+    Ok(Found { classes: None, train, test: None, layout: format!("class folders in {}", path.display()), warnings })
+}
+
+/// `train.csv` and `test.csv` or `val.csv`, or the same with `.txt`.
+fn list_pair(dir: &Path) -> Option<(PathBuf, PathBuf)> {
+    ["csv", "txt"].into_iter().find_map(|kind| {
+        let list = |name: &str| Some(dir.join(name).with_extension(kind)).filter(|p| p.is_file());
+        Some((list("train")?, HELD_OUT.into_iter().find_map(list)?))
+    })
+}
+
+/// What to say about lists that are there and not `used`.
+pub(super) fn unused(lists: Vec<PathBuf>, used: &[&Path]) -> Option<String> {
+    let left: Vec<PathBuf> = lists.into_iter().filter(|l| !used.contains(&l.as_path())).collect();
+    let first = left.first()?.display();
+    Some(match left.len() {
+        1 => format!("{first} looks like a list of a split, and is not used"),
+        n => format!("{first} looks like a list of a split, and is not used; so it is with {} more", n - 1),
+    })
+}
+
+/// Lists in `dir` itself.
+fn direct_lists(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        if looks_like_split(Path::new(&entry.file_name())) && entry.path().is_file() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The video a path of a list leads to: a file, a folder of frames, or a folder of frames named like the file without its
+/// extension. `\` separates folders as `/` does, and a path that begins with `/` may begin at the list's folder.
+fn source_at(base: &Path, path: &str) -> Option<Source> {
+    let at = |path: &str| {
+        let path = base.join(path);
+        if path.is_file() {
+            return Some(Source::File(path));
+        }
+        [path.clone(), path.with_extension("")].into_iter().find(|p| p.is_dir()).map(Source::Folder)
+    };
+    let forward = || Some(path.replace('\\', "/")).filter(|p| p != path).and_then(|p| at(&p));
+    let below = || path.strip_prefix('/').filter(|p| !p.is_empty()).and_then(at);
+    at(path).or_else(forward).or_else(below)
+}
+
+/// Lists of `path label` lines.
+pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
+    let mut warnings = Vec::new();
+    let mut read = |path: &Path| -> Result<Vec<Labelled>> {
+        let base = path.parent().unwrap_or(Path::new(""));
+        let list = list::read(path, &|video| source_at(base, video).is_some())?;
+        warnings.extend(list.warnings);
+        let (total, path): (usize, Arc<Path>) = (list.lines.len(), path.into());
+        let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
+        for list::Line { number, path: name, label: class } in list.lines {
+            match source_at(base, &name) {
+                Some(source) => videos.push(Labelled { source, class, name, line: Some((path.clone(), number)) }),
+                None => {
+                    if base.join(&name).exists() {
+                        files::check_regular(base.join(&name), "a video")?;
+                    }
+                    absent.push((number, name));
+                }
+            }
+        }
+        refuse_absent(&path, total, &absent)?;
+        Ok(videos)
+    };
+    let layout = match test {
+        Some(test) => format!("lists {} and {}", train.display(), test.display()),
+        None => format!("list {}", train.display()),
+    };
+    if let Some(test) = test {
+        refuse_same(train, test)?;
+    }
+    let (train, test) = (read(train)?, test.map(read).transpose()?);
+    Ok(Found { classes: None, train, test, layout, warnings })
+}
+
+/// Refuses one list for both sides.
+fn refuse_same(train: &Path, test: &Path) -> Result<()> {
+    let [a, b] = [files::check_regular(train, "a list of videos")?, files::check_regular(test, "a list of videos")?];
+    if identity(&a) == identity(&b) {
+        let what = format!("this list is given for testing, and as {} for training: they must be two", train.display());
+        return Err(Error::data(test, what));
+    }
+    if a.len() == b.len() && list::lines_of(train)? == list::lines_of(test)? {
+        let what = format!("this list for testing says the same as {} for training", train.display());
+        return Err(Error::data(test, what));
+    }
+    Ok(())
+}
+
+/// One error for all absent files of a list: the first and how many.
+pub(super) fn refuse_absent(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
+    let Some((line, first)) = absent.first() else { return Ok(()) };
+    let hint = if first.starts_with('~') { "; in a list `~` does not stand for a folder" } else { "" };
+    let n = absent.len();
+    let what = format!("{n} of the {total} videos it names are absent, the first is {first} in line {line}{hint}");
+    Err(Error::data(list, what))
+}
+
+/// Class folders below `train` and `test` (or `val`).
+fn folder_pair(dir: &Path) -> Result<Option<Found>> {
+    let train = dir.join("train");
+    let held = HELD_OUT.map(|name| dir.join(name)).into_iter().find(|p| p.is_dir());
+    let Some(held) = held.filter(|_| train.is_dir()) else { return Ok(None) };
+    let mut warnings = Vec::new();
+    let mut read = |side: &Path| -> Result<Vec<Labelled>> {
+        let mut tree = walk(side)?;
+        warnings.extend(unused(std::mem::take(&mut tree.lists), &[]));
+        let (videos, odd) = class_folders(side, tree)?;
+        warnings.extend(odd);
+        Ok(videos)
+    };
+    let (videos, held_out) = (read(&train)?, read(&held)?);
+    warnings.extend(unused(direct_lists(dir)?, &[]));
+    let mut others = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let path = entry.map_err(Error::io("read", dir))?.path();
+        let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        if path.is_dir() && path != train && path != held && !hidden {
+            others.push(path.display().to_string());
+        }
+    }
+    if !others.is_empty() {
+        others.sort();
+        warnings.push(format!("beside train and {}, {} is not used", last(&held), others.join(", ")));
+    }
+    let layout = format!("class folders in {} and {}", train.display(), held.display());
+    Ok(Some(Found { classes: None, train: videos, test: Some(held_out), layout, warnings }))
+}
+
+/// The videos of a tree, of the classes that their folders name, and what is left out.
+fn class_folders(dir: &Path, tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
+    let mut warnings = tree.warnings;
+    let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
+    for source in tree.files.into_iter().map(Source::File).chain(tree.frames.into_iter().map(Source::Folder)) {
+        let path = match &source {
+            Source::File(p) | Source::Folder(p) => p.clone(),
+            Source::Procedural(_) => continue,
+        };
+        if path == dir && total > 1 {
+            warnings.push(format!("{} itself holds pictures, and they are left out", dir.display()));
+            continue;
+        }
+        let parent = path.parent().filter(|p| *p != dir && path != dir).and_then(Path::file_name);
+        let Some(class) = parent.map(|p| p.to_string_lossy().into_owned()) else {
+            let what = format!("{} lies in no class folder; give a `path label` list instead", path.display());
+            return Err(Error::data(dir, what));
+        };
+        videos.insert(path.clone(), Labelled { source, class, name: last_two(&path), line: None });
+    }
+    if videos.is_empty() {
+        let what = "there is no video in it: expected lists of UCF101 or HMDB51, train.csv and test.csv, or folders named \
+                    after classes with video files or folders of frames";
+        return Err(Error::data(dir, what));
+    }
+    Ok((videos.into_values().collect(), warnings))
+}
+
+/// The last part of a path.
+pub(super) fn last(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The last two parts of a path.
+pub(super) fn last_two(path: &Path) -> String {
+    let mut parts: Vec<_> = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect();
+    parts.reverse();
+    parts.join("/")
+}

@@ -1,0 +1,316 @@
+//! Data sets: which videos there are, of which class, for training and for testing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+mod layout;
+mod origin;
+mod public;
+mod twins;
+mod walk;
+
+use super::procedural::{MOTIONS, ProceduralSpec};
+use crate::error::{Error, Result};
+
+/// Where a video's frames come from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A video file, read by `ffmpeg`.
+    File(PathBuf),
+    /// A folder of JPEG or PNG frames.
+    Folder(PathBuf),
+    /// Video number so-and-so of [`Dataset::procedural`].
+    Procedural(usize),
+}
+
+/// One video of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Where its frames come from.
+    pub source: Source,
+    /// Index into [`Dataset::classes`].
+    pub label: usize,
+    /// A name for messages and pictures, e.g. `hover/v_hover_S6_c00.mp4`.
+    pub name: String,
+}
+
+/// Which part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// For training.
+    Train,
+    /// Held out.
+    Test,
+}
+
+impl Split {
+    /// `train` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Test => "test",
+        }
+    }
+}
+
+/// The videos of one split.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Names of the classes; labels index them. Both splits have the same.
+    pub classes: Vec<String>,
+    /// The videos, in the order of the list or sorted by path.
+    pub items: Vec<Item>,
+    /// Which split this is.
+    pub split: Split,
+    /// What the sources [`Source::Procedural`] refer to.
+    pub procedural: Option<ProceduralSpec>,
+    /// Oddities worth telling the user, one sentence each: classes with one video or none, videos that are there twice, clips
+    /// of one recording on both sides, what was found and is not used.
+    pub warnings: Vec<String>,
+}
+
+/// A training and a test set, and how they were found.
+#[derive(Debug, Clone)]
+pub struct Splits {
+    /// For training.
+    pub train: Dataset,
+    /// Held out.
+    pub test: Dataset,
+    /// One sentence for the summary: which layout was recognised and where the split comes from.
+    pub layout: String,
+}
+
+impl Dataset {
+    fn new(split: Split, classes: Vec<String>, items: Vec<Item>) -> Self {
+        let mut count = vec![0usize; classes.len()];
+        for item in &items {
+            count[item.label] += 1;
+        }
+        let warnings = count.iter().zip(&classes).filter_map(|(&n, class)| match n {
+            0 => Some(format!("class {class} has no {} video", split.name())),
+            1 => Some(format!("class {class} has a single {} video", split.name())),
+            _ => None,
+        });
+        Self { warnings: warnings.collect(), classes, items, split, procedural: None }
+    }
+
+    /// All videos of a list, as [`Splits::open`] reads it, none held out.
+    ///
+    /// # Errors
+    /// Those of [`Splits::open`].
+    pub fn open(list: &Path) -> Result<Self> {
+        let found = layout::plain(list, None)?;
+        Ok(Found { test: Some(Vec::new()), ..found }.into_splits(list)?.train)
+    }
+
+    /// Number of videos.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there is no video.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The label of each video.
+    pub fn labels(&self) -> Vec<usize> {
+        self.items.iter().map(|item| item.label).collect()
+    }
+}
+
+impl Splits {
+    /// Procedural videos; nothing is read.
+    ///
+    /// # Errors
+    /// `Param` when `spec` is out of range.
+    pub fn procedural(spec: &ProceduralSpec) -> Result<Self> {
+        spec.check()?;
+        let train = spec.classes * spec.videos_per_class;
+        let part = |split: Split, range: std::ops::Range<usize>| {
+            let classes: Vec<String> = MOTIONS[..spec.classes].iter().map(|m| (*m).to_owned()).collect();
+            let item = |i: usize| {
+                let label = spec.label(i);
+                Item { source: Source::Procedural(i), label, name: format!("{}/{i:05}", classes[label]) }
+            };
+            let items = range.map(item).collect();
+            Dataset { procedural: Some(spec.clone()), ..Dataset::new(split, classes, items) }
+        };
+        Ok(Self {
+            train: part(Split::Train, 0..train),
+            test: part(Split::Test, train..spec.videos()),
+            layout: format!("procedural videos of seed {}", spec.seed),
+        })
+    }
+
+    /// Reads a data set from `path`, whichever of these it is:
+    ///
+    /// 1. a list file for training, and `test` a second one for testing, of lines `path label`, with commas, tabs, semicolons or
+    ///    blanks between them (fields that hold one are quoted, as in CSV), or `path frames label`, or with a header that
+    ///    names its columns. Paths are relative to the list's folder. Without `test` a part of the videos is held out;
+    /// 2. a folder with `trainlist01.txt`, `testlist01.txt` and perhaps `classInd.txt` (UCF101's lists) in it, anywhere below
+    ///    it, or beside it in `ucfTrainTestlist`; the videos lie anywhere below. Split 01 is used; the list `trainlist02.txt`
+    ///    as `path` stands for split 02;
+    /// 3. the same with HMDB51's lists, `<class>_test_split1.txt` in `testTrainMulti_7030_splits`;
+    /// 4. a folder with `train.csv` and `test.csv` (or `val.csv`, or `.txt`) of lines as in 1;
+    /// 5. a folder with `train` and `test` (or `val`) folders of class folders;
+    /// 6. a folder of class folders, of which a part is held out.
+    ///
+    /// A video is a file or a folder of frames. Where all labels are numbers, they are compared as numbers: `1` and `01` are one
+    /// class; otherwise as text.
+    ///
+    /// What is held out is a quarter of the recordings of each class, by a hash of their names, so that clips of one recording
+    /// never sit on both sides. Names tell a recording by the rules of UCF101 (`…_g01_c02`), HMDB51
+    /// (`…_f_cm_np1_ba_bad_0`) and Kinetics (`id_000010_000020`), by `_c01`, `_part2` and the like, and by a number at the end
+    /// where that leaves several recordings in a class. Files with the same bytes stay together too.
+    ///
+    /// # Errors
+    /// `Io` when something cannot be read; `Format` with the line's number for a line that makes no sense or can mean two
+    /// things; `Data` when there is nothing to train on, a list names absent files (the first and their number), a file has
+    /// two labels, a file is for training and for testing, or no class of the test videos is one of the training videos.
+    pub fn open(path: &Path, test: Option<&Path>) -> Result<Self> {
+        layout::open(path, test)?.into_splits(path)
+    }
+}
+
+/// What a layout yields: videos with class names, before classes are numbered and videos held out.
+struct Found {
+    /// The classes' order where the layout gives one; otherwise they are sorted.
+    classes: Option<Vec<String>>,
+    train: Vec<Labelled>,
+    /// `None` when the layout has no test part.
+    test: Option<Vec<Labelled>>,
+    layout: String,
+    warnings: Vec<String>,
+}
+
+/// A video with the name of its class.
+#[derive(Debug, Clone)]
+struct Labelled {
+    source: Source,
+    class: String,
+    name: String,
+    /// The list that names it, and the line.
+    line: Option<(Arc<Path>, u64)>,
+}
+
+impl Labelled {
+    /// Where it is named: for messages.
+    fn place(&self) -> String {
+        match &self.line {
+            Some((list, line)) => format!("{} in line {line} of {}", self.name, list.display()),
+            None => self.name.clone(),
+        }
+    }
+}
+
+impl Found {
+    fn into_splits(self, path: &Path) -> Result<Splits> {
+        let Found { classes, mut train, mut test, mut layout, mut warnings } = self;
+        if train.is_empty() {
+            return Err(Error::data(path, "there is no training video"));
+        }
+        if classes.is_none() {
+            warnings.extend(number_classes(train.iter_mut().chain(test.iter_mut().flatten())));
+        }
+        let mut once = |videos: Vec<Labelled>| -> Result<Vec<Labelled>> {
+            let (videos, warning) = twins::once(path, videos)?;
+            warnings.extend(warning);
+            Ok(videos)
+        };
+        train = once(train)?;
+        test = test.map(once).transpose()?;
+        if let Some(test) = &test {
+            twins::refuse_shared(path, &train, test)?;
+        }
+        let same = twins::same_bytes(train.iter().chain(test.iter().flatten()));
+        warnings.extend(twins::warnings(&same, &train, test.as_deref().unwrap_or_default()));
+        let test = match test {
+            Some(test) => {
+                warnings.extend(origin::shared(&train, &test));
+                test
+            }
+            None => {
+                let pairs: Vec<_> = same.iter().flat_map(|set| set.windows(2).map(|w| (w[0], w[1]))).collect();
+                let (held, odd) = origin::hold_out(&train, &pairs);
+                warnings.extend(odd);
+                layout +=
+                    "; a quarter of the recordings of each class, by a hash of their names, is held out for testing";
+                let mut held = held.into_iter();
+                let (test, kept) = train.into_iter().partition(|_| held.next() == Some(true));
+                train = kept;
+                test
+            }
+        };
+        let known = |class: &String| train.iter().any(|v| v.class == *class);
+        if !test.is_empty() && !test.iter().any(|v| known(&v.class)) {
+            let (a, b) = (&train[0].class, &test[0].class);
+            let what = format!(
+                "no class of the test videos (the first is {b}) is one of the training videos (the first is {a})"
+            );
+            return Err(Error::data(path, what));
+        }
+        let classes = classes.unwrap_or_else(|| sorted_classes(train.iter().chain(&test)));
+        let number: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i)).collect();
+        let items = |videos: Vec<Labelled>| -> Result<Vec<Item>> {
+            let item = |v: Labelled| match number.get(v.class.as_str()) {
+                Some(&label) => Ok(Item { source: v.source, label, name: v.name }),
+                None => Err(Error::data(path, format!("{} has class {}, which classInd.txt lacks", v.name, v.class))),
+            };
+            videos.into_iter().map(item).collect()
+        };
+        let (train, test) = (items(train)?, items(test)?);
+        let mut train = Dataset::new(Split::Train, classes.clone(), train);
+        train.warnings.splice(0..0, warnings);
+        Ok(Splits { train, test: Dataset::new(Split::Test, classes, test), layout })
+    }
+}
+
+/// Where all classes are numbers, writes each in one way: `01` as `1`. Says where there were several, and where classes differ
+/// in spelling alone.
+fn number_classes<'a>(videos: impl Iterator<Item = &'a mut Labelled>) -> Option<String> {
+    let mut videos: Vec<&mut Labelled> = videos.collect();
+    let numbers: Option<Vec<u64>> = videos.iter().map(|v| v.class.parse().ok()).collect();
+    let plain: Vec<String> = match &numbers {
+        Some(numbers) => numbers.iter().map(u64::to_string).collect(),
+        None => {
+            let plain = |c: &str| c.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+            videos.iter().map(|v| plain(&v.class)).collect()
+        }
+    };
+    let mut spelling: BTreeMap<&str, &str> = BTreeMap::new();
+    let odd = videos.iter().zip(&plain).find_map(|(v, plain)| {
+        let first = *spelling.entry(plain).or_insert(&v.class);
+        (first != v.class).then(|| (first.to_owned(), v.class.clone()))
+    });
+    let warning = odd.map(|(a, b)| match numbers {
+        Some(_) => format!("the labels {a} and {b} are one class: all labels are numbers"),
+        None => format!("the classes `{a}` and `{b}` are two, and differ in spelling alone"),
+    });
+    if numbers.is_some() {
+        videos.iter_mut().zip(plain).for_each(|(v, plain)| v.class = plain);
+    }
+    warning
+}
+
+/// Class names in order: by value where all are numbers, else by spelling.
+fn sorted_classes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<String> {
+    let mut classes: Vec<String> = videos.map(|v| v.class.clone()).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    if classes.iter().all(|c| c.parse::<u64>().is_ok()) {
+        classes.sort_by_key(|c| c.parse::<u64>().ok());
+    }
+    classes
+}
+
+/// 64-bit FNV-1a: a hash that is the same on every machine and in every version.
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
+    fnv1a_on(bytes, 0xcbf2_9ce4_8422_2325)
+}
+
+/// The hash of what hashes to `before`, followed by `bytes`.
+fn fnv1a_on(bytes: &[u8], before: u64) -> u64 {
+    bytes.iter().fold(before, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}

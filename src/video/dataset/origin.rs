@@ -1,0 +1,316 @@
+//! Which videos are clips of one recording, by their names, and a split that keeps those together.
+//!
+//! Clips of one recording share a background and a person. With some for training and some for testing, a network that knows
+//! these is taken for one that knows the classes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::list;
+use super::{Labelled, fnv1a};
+
+/// How surely a name says where its video was cut from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// The whole name.
+    None,
+    /// A number at the end: of a clip, or of the video in its class.
+    Number,
+    /// A word that says clip, with a number: `_c01`, `_part2`.
+    Clip,
+    /// The naming of a public data set.
+    Public,
+}
+
+/// What a video was cut from, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The same for all clips of one recording.
+    pub key: String,
+    pub rule: Rule,
+}
+
+/// Words that number videos rather than name a recording.
+const GENERIC: [&str; 34] = [
+    "",
+    "v",
+    "vid",
+    "vids",
+    "video",
+    "videos",
+    "clip",
+    "clips",
+    "movie",
+    "mov",
+    "film",
+    "sample",
+    "seq",
+    "sequence",
+    "rec",
+    "record",
+    "recording",
+    "file",
+    "img",
+    "image",
+    "frame",
+    "frames",
+    "cam",
+    "camera",
+    "scene",
+    "shot",
+    "part",
+    "segment",
+    "seg",
+    "action",
+    "output",
+    "out",
+    "train",
+    "test",
+];
+
+/// Words that say clip when a number follows.
+const CLIP_WORDS: [&str; 11] =
+    ["c", "clip", "part", "seg", "segment", "scene", "shot", "chunk", "split", "cut", "piece"];
+
+/// The origin of the video called `name`, perhaps with folders before it, of class `class`.
+///
+/// | name | set | origin |
+/// |---|---|---|
+/// | `v_Name_g01_c02` | UCF101 | `v_Name_g01` |
+/// | `Film_action_f_cm_np1_ba_bad_0` | HMDB51 | `Film`, in all classes |
+/// | `id_000010_000020` | Kinetics | `id`, in all classes |
+/// | `x_c02`, `x_part2`, `x-Scene-002` | | `x` of its folder |
+/// | `x-0002`, `x_2`, `x (2)` | | `x` of its folder, unless most of the class goes by that name |
+fn origin(name: &str, class: &str) -> Origin {
+    let (folder, stem) = bare(name).rsplit_once('/').unwrap_or(("", bare(name)));
+    let within = |key: &str| if folder.is_empty() { key.to_owned() } else { format!("{folder}/{key}") };
+    if let Some(source) = hmdb51(stem, class, folder).or_else(|| kinetics(stem)) {
+        return Origin { key: source.to_owned(), rule: Rule::Public };
+    }
+    if let Some(group) = ucf101(stem) {
+        return Origin { key: within(group), rule: Rule::Public };
+    }
+    let class_folder = folder.rsplit('/').next().unwrap_or_default();
+    let names_it = |source: &str| {
+        let source = letters(source);
+        let without_v = source.strip_prefix('v').unwrap_or(&source);
+        let is_class = [class, class_folder].map(letters).iter().any(|c| *c == source || c == without_v);
+        !is_class && !GENERIC.contains(&source.as_str())
+    };
+    match numbered(stem) {
+        Some((source, rule)) if names_it(source) => Origin { key: within(source), rule },
+        _ => Origin { key: within(stem), rule: Rule::None },
+    }
+}
+
+/// `name` without the extension of a video.
+fn bare(name: &str) -> &str {
+    name.rsplit_once('.').map(|(bare, _)| bare).filter(|_| list::is_video(name.as_ref())).unwrap_or(name)
+}
+
+/// The letters of a text, in lower case.
+fn letters(text: &str) -> String {
+    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `v_Name_g01_c02` -> `v_Name_g01`.
+fn ucf101(stem: &str) -> Option<&str> {
+    let (group, clip) = stem.rsplit_once("_c")?;
+    let (_, number) = group.rsplit_once("_g")?;
+    (is_number(clip) && is_number(number)).then_some(group)
+}
+
+/// `Film_action_f_cm_np1_ba_bad_0` -> `Film`: what comes before the action, the visible part of the body, the camera's motion,
+/// the number of people, the side they are seen from, the quality and the number of the clip.
+fn hmdb51<'a>(stem: &'a str, class: &str, folder: &str) -> Option<&'a str> {
+    let mut parts = stem.rsplitn(7, '_');
+    let mut next = || parts.next();
+    let [number, quality, side, people, camera, body] = [next()?, next()?, next()?, next()?, next()?, next()?];
+    let named = is_number(number)
+        && ["goo", "med", "bad"].contains(&quality)
+        && ["fr", "ba", "le", "ri"].contains(&side)
+        && people.strip_prefix("np").is_some_and(is_number)
+        && ["cm", "nm"].contains(&camera)
+        && ["f", "h", "l", "u"].contains(&body);
+    let rest = next().filter(|_| named)?;
+    // Cut before the action, which is the class, or the folder's name where classes are numbers.
+    let actions = [class, folder.rsplit('/').next().unwrap_or_default()];
+    let cut = |action: &str| rest.strip_suffix(&action.replace(' ', "_"))?.strip_suffix('_');
+    Some(actions.iter().filter(|a| !a.is_empty()).find_map(|a| cut(a)).filter(|s| !s.is_empty()).unwrap_or(rest))
+}
+
+/// `id_000010_000020` -> `id`: the seconds that a clip was cut from, with six digits, or after the eleven characters of a
+/// YouTube id.
+fn kinetics(stem: &str) -> Option<&str> {
+    let (rest, end) = stem.rsplit_once('_')?;
+    let (id, start) = rest.rsplit_once('_')?;
+    let youtube = id.len() == 11 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let long = start.len() >= 6 && end.len() >= 6;
+    let (from, to) = (start.parse::<u64>().ok()?, end.parse::<u64>().ok()?);
+    (is_number(start) && is_number(end) && from < to && !id.is_empty() && (youtube || long)).then_some(id)
+}
+
+/// What comes before a number at the end of a name, and before the word before it where that says clip.
+fn numbered(stem: &str) -> Option<(&str, Rule)> {
+    const BETWEEN: [char; 4] = ['_', '-', ' ', '.'];
+    if let Some((source, number)) = stem.strip_suffix(')').and_then(|s| s.rsplit_once('(')) {
+        return is_number(number).then(|| (source.trim_end_matches(BETWEEN), Rule::Number));
+    }
+    let digits = stem.len() - stem.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let (before, number) = stem.split_at(stem.len() - digits);
+    if number.is_empty() {
+        return None;
+    }
+    let rest = before.trim_end_matches(BETWEEN);
+    let word_at = rest.rfind(BETWEEN).map_or(0, |i| i + 1);
+    let word = rest[word_at..].to_lowercase();
+    if word_at > 0 && CLIP_WORDS.contains(&word.as_str()) {
+        return Some((rest[..word_at].trim_end_matches(BETWEEN), Rule::Clip));
+    }
+    (rest.len() < before.len()).then_some((rest, Rule::Number))
+}
+
+/// The origins of videos, and what to tell the user about them.
+///
+/// A number at the end tells clips of a recording where a class has several recordings. Where nearly all videos of a class would
+/// be of one, they are its videos, numbered.
+pub(super) fn origins(videos: &[Labelled]) -> (Vec<Origin>, Vec<String>) {
+    let mut found: Vec<Origin> = videos.iter().map(|v| origin(&v.name, &v.class)).collect();
+    let mut sizes: BTreeMap<&str, (usize, BTreeMap<String, usize>)> = BTreeMap::new();
+    for (video, origin) in videos.iter().zip(&found) {
+        let (all, numbered) = sizes.entry(&video.class).or_default();
+        *all += 1;
+        if origin.rule == Rule::Number {
+            *numbered.entry(origin.key.clone()).or_default() += 1;
+        }
+    }
+    let mut apart: Vec<(&str, String, usize, usize)> = Vec::new();
+    for (class, (all, numbered)) in &sizes {
+        let most = numbered.iter().find(|&(_, &n)| n > 1 && 4 * n > 3 * all);
+        apart.extend(most.map(|(key, &n)| (*class, key.clone(), n, *all)));
+    }
+    let warnings = apart.first().map(|(class, key, n, all)| {
+        let classes = match apart.len() {
+            1 => String::new(),
+            more => format!(" (and so it is in {} other classes)", more - 1),
+        };
+        format!(
+            "{n} of the {all} videos of class {class} are called `{key}` and a number{classes}; they are taken for different \
+             recordings. If they are clips of one, give lists for training and testing"
+        )
+    });
+    let warnings = warnings.into_iter().collect();
+    for (video, origin) in videos.iter().zip(&mut found) {
+        let number = origin.rule == Rule::Number;
+        if number && apart.iter().any(|(class, key, ..)| *class == video.class && *key == origin.key) {
+            *origin = Origin { key: bare(&video.name).to_owned(), rule: Rule::None };
+        }
+    }
+    (found, warnings)
+}
+
+/// Holds out a quarter of the groups of each class, at least one and never all: those whose names hash lowest. `same` gives
+/// pairs of videos that belong to one group whatever their names. Returns which videos are held out, and what could not be done.
+pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<bool>, Vec<String>) {
+    let (origins, mut warnings) = origins(videos);
+    let mut groups = Groups::new(&origins);
+    same.iter().for_each(|&(a, b)| groups.join(a, b));
+    // The classes of each group, and how many groups each class has.
+    let mut classes_of: BTreeMap<(u64, String), BTreeSet<&str>> = BTreeMap::new();
+    let names: Vec<(u64, String)> = (0..videos.len())
+        .map(|i| {
+            let key = origins[groups.root(i)].key.clone();
+            (fnv1a(key.as_bytes()), key)
+        })
+        .collect();
+    for (video, name) in videos.iter().zip(&names) {
+        classes_of.entry(name.clone()).or_default().insert(&video.class);
+    }
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    classes_of.values().flatten().for_each(|class| *count.entry(class).or_default() += 1);
+    let wanted = |n: usize| ((n as f64 / 4.0).round().max(1.0) as usize).min(n - 1);
+    let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut chosen: BTreeSet<&(u64, String)> = BTreeSet::new();
+    // First groups of which no class has too many; then, for classes that got none, what leaves every class something to learn.
+    for needy in [false, true] {
+        for (name, classes) in &classes_of {
+            let of = |class: &&str| held.get(class).copied().unwrap_or(0);
+            let take = if needy {
+                classes.iter().any(|c| of(c) == 0) && classes.iter().all(|c| of(c) + 1 < count[c])
+            } else {
+                classes.iter().all(|c| of(c) < wanted(count[c]))
+            };
+            if take && chosen.insert(name) {
+                classes.iter().for_each(|class| *held.entry(class).or_default() += 1);
+            }
+        }
+    }
+    let videos_of = |class: &str| videos.iter().filter(|v| v.class == class).count();
+    let without: Vec<&str> = count.keys().copied().filter(|c| !held.contains_key(c) && videos_of(c) > 1).collect();
+    if let Some(class) = without.first() {
+        let why = if count[class] == 1 { "clips of one recording" } else { "clips of recordings in other classes too" };
+        let classes = match without.len() {
+            1 => String::new(),
+            more => format!(" (and so it is in {} other classes)", more - 1),
+        };
+        let n = videos_of(class);
+        warnings.push(format!("no video of class {class} is held out: its {n} are {why}, by their names{classes}"));
+    }
+    (names.iter().map(|name| chosen.contains(name)).collect(), warnings)
+}
+
+/// Test videos that were cut from a recording that training has, where their names are sure about it: how many, and the first
+/// with its like.
+pub(super) fn shared(train: &[Labelled], test: &[Labelled]) -> Option<String> {
+    let sure = |videos: &[Labelled]| -> Vec<Option<String>> {
+        let origin = videos.iter().map(|v| (&v.class, origin(&v.name, &v.class)));
+        // Within a class: splits of some sets are made class by class.
+        origin
+            .map(|(class, o)| {
+                matches!(o.rule, Rule::Public | Rule::Clip).then(|| format!("{class}\n{}", file_of(&o.key)))
+            })
+            .collect()
+    };
+    let (in_train, in_test) = (sure(train), sure(test));
+    let known: BTreeMap<&str, usize> =
+        in_train.iter().enumerate().rev().filter_map(|(i, key)| Some((key.as_deref()?, i))).collect();
+    let mut both = in_test.iter().enumerate().filter_map(|(i, key)| Some((i, *known.get(key.as_deref()?)?)));
+    let (i, j) = both.next()?;
+    let (n, a, b) = (1 + both.count(), &test[i].name, &train[j].name);
+    Some(format!(
+        "{n} test videos are clips of recordings that training has, by their names: the first is {a}, like {b}"
+    ))
+}
+
+/// The last part of a path: splits may lie in different folders.
+fn file_of(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or(key)
+}
+
+/// Sets of videos that are joined step by step.
+struct Groups(Vec<usize>);
+
+impl Groups {
+    /// Videos of one key are one group.
+    fn new(origins: &[Origin]) -> Groups {
+        let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+        Groups(origins.iter().enumerate().map(|(i, o)| *first.entry(&o.key).or_insert(i)).collect())
+    }
+
+    /// The first video of the group of `i`.
+    fn root(&mut self, mut i: usize) -> usize {
+        while self.0[i] != i {
+            self.0[i] = self.0[self.0[i]];
+            i = self.0[i];
+        }
+        i
+    }
+
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.0[a.max(b)] = a.min(b);
+    }
+}

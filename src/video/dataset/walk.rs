@@ -1,0 +1,158 @@
+//! What lies below a folder: video files, folders of frames, and lists.
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::super::list;
+use crate::error::{Error, Result};
+
+/// A tree has no more files and folders than this. Kinetics as frames has some 70 million.
+const MAX_ENTRIES: usize = 1 << 28;
+
+/// What tells two files or folders apart, whatever their names: device and inode.
+pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// What was found below a folder, sorted by path.
+#[derive(Default)]
+pub(super) struct Tree {
+    /// Video files.
+    pub files: Vec<PathBuf>,
+    /// Folders that hold pictures and no video files.
+    pub frames: Vec<PathBuf>,
+    /// Files that are lists of a split by their names.
+    pub lists: Vec<PathBuf>,
+    /// What was left out.
+    pub warnings: Vec<String>,
+}
+
+/// Walks the tree below `dir`. Each folder is entered once, however many links lead to it, and by its own name where it has one
+/// below `dir`. What begins with a dot is left alone.
+pub(super) fn walk(dir: &Path) -> Result<Tree> {
+    let mut walk =
+        Walk { entered: HashSet::new(), links: Vec::new(), entries: 0, odd: Odd::default(), tree: Tree::default() };
+    walk.below(dir.to_owned())?;
+    // Folders proper come first, and links to them lead nowhere new.
+    while !walk.links.is_empty() {
+        let mut links = std::mem::take(&mut walk.links);
+        links.sort();
+        for link in links {
+            walk.below(link)?;
+        }
+    }
+    let Walk { mut tree, odd, .. } = walk;
+    [&mut tree.files, &mut tree.frames, &mut tree.lists].into_iter().for_each(|paths| paths.sort());
+    tree.warnings = odd.warnings();
+    Ok(tree)
+}
+
+struct Walk {
+    entered: HashSet<(u64, u64)>,
+    /// Links to folders that are yet to be entered.
+    links: Vec<PathBuf>,
+    entries: usize,
+    odd: Odd,
+    tree: Tree,
+}
+
+/// What is left out: how often, and the first by name.
+#[derive(Default)]
+struct Odd {
+    again: Vec<PathBuf>,
+    irregular: Vec<PathBuf>,
+    pictures: Vec<PathBuf>,
+}
+
+impl Walk {
+    fn below(&mut self, top: PathBuf) -> Result<()> {
+        let mut folders = vec![top];
+        while let Some(folder) = folders.pop() {
+            let metadata = fs::metadata(&folder).map_err(Error::io("read", &folder))?;
+            if !self.entered.insert(identity(&metadata)) {
+                self.odd.again.push(folder);
+                continue;
+            }
+            let (mut pictures, before) = (false, self.tree.files.len());
+            for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+                let entry = entry.map_err(Error::io("read", &folder))?;
+                self.entries += 1;
+                if self.entries > MAX_ENTRIES {
+                    return Err(Error::data(folder, format!("there are more than {MAX_ENTRIES} files in this tree")));
+                }
+                let name = entry.file_name();
+                if name.as_encoded_bytes().starts_with(b".") {
+                    continue;
+                }
+                let kind = entry.file_type().map_err(Error::io("read", &folder))?;
+                // Frames come by the million: only links are followed to see what they are.
+                let name = Path::new(&name);
+                if kind.is_dir() {
+                    folders.push(entry.path());
+                } else if kind.is_symlink() && entry.path().is_dir() {
+                    self.links.push(entry.path());
+                } else if list::is_video(name) {
+                    let regular = kind.is_file() || (kind.is_symlink() && entry.path().is_file());
+                    (if regular { &mut self.tree.files } else { &mut self.odd.irregular }).push(entry.path());
+                } else if list::is_frame(name) {
+                    pictures = true;
+                } else if looks_like_split(name) {
+                    self.tree.lists.push(entry.path());
+                }
+            }
+            if pictures {
+                let beside = self.tree.files.len() > before;
+                (if beside { &mut self.odd.pictures } else { &mut self.tree.frames }).push(folder);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Odd {
+    fn warnings(self) -> Vec<String> {
+        let say = |mut paths: Vec<PathBuf>, what: &str| {
+            paths.sort();
+            let first = paths.first()?.display();
+            Some(match paths.len() {
+                1 => format!("{first} {what}"),
+                n => format!("{first} {what}; so it is with {} more", n - 1),
+            })
+        };
+        let all = [
+            say(self.again, "leads to a folder that was read under another name, and is left out"),
+            say(self.irregular, "is no regular file or a link to nothing, and is left out"),
+            say(self.pictures, "holds pictures beside videos, and they are not taken for a video's frames"),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+/// Whether a file may be a list of a split: `trainlist01.txt`, `val.csv`, `ucf101_train_split_1_videos.txt`.
+pub(super) fn looks_like_split(name: &Path) -> bool {
+    const KINDS: [&str; 5] = ["txt", "csv", "tsv", "lst", "json"];
+    const WORDS: [&str; 12] = [
+        "train",
+        "training",
+        "trainlist",
+        "test",
+        "testing",
+        "testlist",
+        "val",
+        "valid",
+        "validation",
+        "vallist",
+        "split",
+        "splits",
+    ];
+    let (Some(stem), Some(kind)) =
+        (name.file_stem().and_then(|s| s.to_str()), name.extension().and_then(|e| e.to_str()))
+    else {
+        return false;
+    };
+    let stem = stem.to_lowercase();
+    KINDS.iter().any(|k| k.eq_ignore_ascii_case(kind))
+        && stem.split(|c: char| !c.is_alphabetic()).any(|word| WORDS.contains(&word))
+}

@@ -1,0 +1,217 @@
+//! The frames of a video file as they come from `ffmpeg`, gathered to a clip of constant rate.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::clock::{Stamps, Timing, place};
+use super::messages::Messages;
+use super::pipe::Piece;
+use super::{Clip, Decode};
+use crate::error::{Error, Result};
+
+/// Why a clip was given up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trouble {
+    /// It would exceed [`Decode::max_bytes`].
+    Large,
+    /// More bytes came than this, which were asked for.
+    Flood(usize),
+}
+
+/// Frames whose times have not come yet. There are few: a frame's time is written before its pixels.
+const PENDING: usize = 64;
+
+/// Frames that are being gathered. At a rate that was asked for, those that no place shows are dropped at once.
+pub(super) struct Frames<'a> {
+    path: &'a Path,
+    how: &'a Decode,
+    size: (usize, usize),
+    /// Bytes of a frame.
+    frame: usize,
+    /// The most frames of the clip, and whether to stop there instead of refusing it.
+    most: usize,
+    cut: bool,
+    messages: Messages,
+    stamps: Stamps,
+    /// Bytes of frames whose times are not known yet, and of the last frame in part.
+    pending: Vec<u8>,
+    /// Number of frames that have been given their times.
+    timed: usize,
+    /// The frames; at a rate that was asked for, the clip as far as it is known.
+    rgb: Vec<u8>,
+    /// At a rate that was asked for, the last frame.
+    last: Vec<u8>,
+    bytes: usize,
+    trouble: Option<Trouble>,
+}
+
+impl<'a> Frames<'a> {
+    /// Frames of the size `h w`, at most as many as `how` allows.
+    pub(super) fn new(path: &'a Path, how: &'a Decode, size: (usize, usize)) -> Self {
+        let frame = size.0 * size.1 * 3;
+        let fits = how.max_bytes / frame;
+        let most = how.max_frames.unwrap_or(usize::MAX).min(fits);
+        Self {
+            path,
+            how,
+            size,
+            frame,
+            most,
+            cut: how.max_frames == Some(most),
+            messages: Messages::default(),
+            stamps: Stamps::default(),
+            pending: Vec::new(),
+            timed: 0,
+            rgb: Vec::new(),
+            last: Vec::new(),
+            bytes: 0,
+            trouble: None,
+        }
+    }
+
+    /// How many frames to ask for: one more than fits, to tell a clip that is too large from one that just fits. `None` for
+    /// as many as there are, where not all will be kept.
+    pub(super) fn wanted(&self) -> Option<usize> {
+        self.how.fps.is_none().then(|| if self.cut { self.most } else { self.most.saturating_add(1) })
+    }
+
+    /// Takes what `ffmpeg` wrote.
+    pub(super) fn take(&mut self, piece: Piece) -> ControlFlow<()> {
+        match piece {
+            Piece::Message(bytes) => {
+                let stamps = &mut self.stamps;
+                self.messages.take(bytes, |stamp| {
+                    stamps.push(stamp);
+                });
+            }
+            Piece::Out(bytes) => {
+                self.bytes = self.bytes.saturating_add(bytes.len());
+                self.pending.extend_from_slice(bytes);
+            }
+        }
+        let limit = match self.how.fps {
+            None if self.cut => self.most.saturating_mul(self.frame),
+            None => self.most.saturating_add(1).saturating_mul(self.frame),
+            Some(_) => usize::MAX,
+        };
+        if self.bytes > limit {
+            self.trouble = Some(Trouble::Flood(limit));
+            return ControlFlow::Break(());
+        }
+        self.sort_in()
+    }
+
+    /// Gives pending frames their times.
+    fn sort_in(&mut self) -> ControlFlow<()> {
+        let ready = (self.pending.len() / self.frame).min(self.stamps.times().len() - self.timed);
+        let pending = std::mem::take(&mut self.pending);
+        for pixels in pending.chunks_exact(self.frame).take(ready) {
+            let time = self.stamps.times()[self.timed];
+            self.timed += 1;
+            match self.how.fps {
+                None => self.rgb.extend_from_slice(pixels),
+                Some(fps) => {
+                    self.show_last(place(time, fps));
+                    self.last.clear();
+                    self.last.extend_from_slice(pixels);
+                }
+            }
+            if self.how.fps.is_none() && self.rgb.len() / self.frame > self.most {
+                self.trouble = Some(Trouble::Large);
+            }
+            if self.trouble.is_some() || (self.how.fps.is_some() && self.full()) {
+                return ControlFlow::Break(());
+            }
+        }
+        self.pending = pending;
+        self.pending.drain(..ready * self.frame);
+        let untimed = self.pending.len() / self.frame;
+        if self.how.fps.is_some() && untimed > PENDING && self.pending.len() > 1 << 20 {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// At a rate that was asked for: shows the last frame at all places before `end`.
+    fn show_last(&mut self, end: usize) {
+        let there = self.rgb.len() / self.frame;
+        let end = if self.cut { end.min(self.most) } else { end };
+        if end > self.most {
+            self.trouble = Some(Trouble::Large);
+        } else if !self.last.is_empty() {
+            (there..end).for_each(|_| self.rgb.extend_from_slice(&self.last));
+        }
+    }
+
+    /// Whether there are as many frames as were asked for.
+    pub(super) fn full(&self) -> bool {
+        self.cut && self.rgb.len() / self.frame >= self.most
+    }
+
+    /// Frames that came whole.
+    pub(super) fn whole(&self) -> usize {
+        self.timed + self.pending.len() / self.frame
+    }
+
+    /// Whether a part of a frame came.
+    pub(super) fn torn(&self) -> bool {
+        !self.pending.len().is_multiple_of(self.frame)
+    }
+
+    /// Whether frames came whose times did not.
+    pub(super) fn untimed(&self) -> bool {
+        self.pending.len() >= self.frame
+    }
+
+    pub(super) fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    pub(super) fn complained(&self) -> bool {
+        self.messages.complained()
+    }
+
+    pub(super) fn reason(&self) -> String {
+        self.messages.text()
+    }
+
+    /// The clip. `rate` is what the header says of the file's own.
+    pub(super) fn into_clip(mut self, timing: Timing, rate: Option<f64>) -> Result<Clip> {
+        let Timing { fps, places } = timing;
+        if self.how.fps.is_some() {
+            // A lone frame without a rate is shown once.
+            self.show_last(place(self.stamps.end(rate), fps).max(usize::from(self.timed == 1)));
+        }
+        let (frame, most) = (self.frame, self.most);
+        let total = places.as_ref().and_then(|p| p.last()).map_or(0, |&end| if self.cut { end.min(most) } else { end });
+        let (h, w) = self.size;
+        if self.trouble.is_some() {
+            return Err(self.how.too_large(self.path, h, w));
+        }
+        if total > most {
+            let what = format!(
+                "its time stamps span {:.0} s, {total} frames of {w} x {h} pixels at {fps:.3} a second, which exceed {} \
+                 bytes; a smaller side, fewer frames or fewer a second would do",
+                self.stamps.end(rate),
+                self.how.max_bytes
+            );
+            return Err(Error::data(self.path, what));
+        }
+        let rgb = match places {
+            None => self.rgb,
+            Some(places) => {
+                let mut rgb = Vec::with_capacity(total * frame);
+                for (pixels, place) in self.rgb.chunks_exact(frame).zip(places.windows(2)) {
+                    let copies = place[1].min(total).saturating_sub(place[0]);
+                    (0..copies).for_each(|_| rgb.extend_from_slice(pixels));
+                }
+                rgb
+            }
+        };
+        Clip::new(rgb.len() / frame, h, w, rgb, fps)
+    }
+}

@@ -1,0 +1,133 @@
+//! What is in a folder of the cache: which files, of which source and settings, and which of them nothing will use again.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::cache::file_of;
+use super::key::{self, FlowKey, FramesKey, MapsKey, Named, SourceKey};
+use super::lock::{Holder, Lock};
+use super::packed::{Kind, Mapped};
+use crate::error::{Error, Result};
+
+/// A file of the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// What it holds; `None` for what a killed process left half-written.
+    pub kind: Option<Kind>,
+    /// The video it was made of; empty where the file does not say.
+    pub source: String,
+    /// How it was made, as text; the same for all videos of a data set. Empty where the file does not say.
+    pub settings: String,
+    /// Why nothing will use it again; `None` where something may.
+    pub stale: Option<String>,
+}
+
+/// The files of the cache in `dir`, by kind, settings, source and path. Other files are left alone. Headers are read and sources
+/// looked at; the numbers are not ([`verify`] does that).
+///
+/// # Errors
+/// `Io` when the folder cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut sources = HashMap::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let path = entry.map_err(Error::io("read", dir))?.path();
+        let Some(kind) = kind_of(&path) else { continue };
+        // Files come and go while a cache is built.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if !metadata.is_file() {
+            continue;
+        }
+        let bytes = metadata.len();
+        let mut entry = Entry { path, bytes, kind, source: String::new(), settings: String::new(), stale: None };
+        match kind {
+            None => entry.stale = Some("it was not finished".into()),
+            Some(kind) => describe(&mut entry, kind, dir, &mut sources),
+        }
+        found.push(entry);
+    }
+    found.sort_by(|a, b| (a.kind, &a.settings, &a.source, &a.path).cmp(&(b.kind, &b.settings, &b.source, &b.path)));
+    Ok(found)
+}
+
+/// What the file's name says it is: `Some(None)` for one that was not finished, `None` for what is not the cache's.
+fn kind_of(path: &Path) -> Option<Option<Kind>> {
+    let name = path.file_name()?.to_str()?;
+    let (hash, rest) = name.split_once('.')?;
+    if hash.len() != 16 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    match Kind::ALL.into_iter().find(|kind| kind.extension() == rest) {
+        Some(kind) => Some(Some(kind)),
+        None => rest.ends_with(".tmp").then_some(None),
+    }
+}
+
+/// Fills in what the file itself says. `sources` remembers what was found out about each source.
+fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<String, Option<String>>) {
+    let mapped = match Mapped::open(&entry.path, kind, false) {
+        Ok(mapped) => mapped,
+        Err(e) => {
+            entry.stale = Some(e.to_string());
+            return;
+        }
+    };
+    let text = mapped.key();
+    let flow = match kind {
+        Kind::Frames => key::parse::<FramesKey>(text).map(|key| (key.to_string(), key, None)),
+        Kind::Flow => key::parse::<FlowKey>(text).map(|key| (key.to_string(), key.frames.clone(), Some(key))),
+        Kind::Maps => key::parse::<MapsKey>(text).map(|key| (key.to_string(), key.flow.frames.clone(), Some(key.flow))),
+    };
+    let Some((settings, frames, flow)) = flow else {
+        entry.stale = Some("it does not say what it was made of".into());
+        return;
+    };
+    let (source, of) = (frames.source.to_string(), |source: &SourceKey| source.stale());
+    let whole = format!("{:?}", frames.source);
+    let mut stale = sources.entry(whole).or_insert_with(|| of(&frames.source)).clone();
+    stale = stale.or_else(|| flow.as_ref().and_then(|key| key.flow.stale()));
+    // Flow is of no use without its frames, nor are maps without their flow.
+    let made_of = match kind {
+        Kind::Frames => None,
+        Kind::Flow => Some((Kind::Frames, key::named(&frames))),
+        Kind::Maps => flow.as_ref().map(|flow| (Kind::Flow, key::named(flow))),
+    };
+    if let (None, Some((kind, Ok(Named { hash, .. })))) = (&stale, made_of) {
+        match Mapped::open(&file_of(dir, kind, hash), kind, false) {
+            Ok(of) if of.head.sum == mapped.head.made_of => {}
+            Ok(_) => stale = Some(format!("the {} it was made of have changed", kind.name())),
+            Err(_) => stale = Some(format!("the {} it was made of are not there", kind.name())),
+        }
+    }
+    (entry.source, entry.settings, entry.stale) = (source, settings, stale);
+}
+
+/// Compares a file with all of its checksums.
+///
+/// # Errors
+/// `Format` naming the file and what is wrong with it, `Io` when it cannot be read.
+pub fn verify(entry: &Entry) -> Result<()> {
+    entry.kind.map_or(Ok(()), |kind| Mapped::open(&entry.path, kind, true).map(|_| ()))
+}
+
+/// Removes files of the cache in `dir` while nothing is built in it. `waiting` is told now and then which process is. Programs
+/// that have mapped a file keep it until they let it go.
+///
+/// # Errors
+/// `Stopped` when `stop` was set while another process was waited for; `Io` when a file cannot be removed.
+pub fn remove(dir: &Path, entries: &[Entry], stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Result<()> {
+    let _lock = Lock::take(dir, stop, waiting)?;
+    for entry in entries {
+        match fs::remove_file(&entry.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &entry.path)(e)),
+            _ => {}
+        }
+    }
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", dir))
+}

@@ -1,0 +1,289 @@
+//! What a file of the cache was made of and how: a key, kept in the file as JSON and hashed to the file's name. Changed
+//! inputs lead to other names, and from a key alone it can be told whether its source is still what it was.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::dataset::fnv1a;
+use super::packed::Kind;
+use super::{
+    CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, flow_folder, folder, packed, procedural,
+};
+use crate::error::{Error, Result};
+use crate::flow::maps::MapSpec;
+
+/// Everything a file of frames depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct FramesKey {
+    format: u32,
+    pub source: SourceKey,
+    short_side: Option<usize>,
+    fps: Option<f64>,
+    max_frames: Option<usize>,
+}
+
+/// Everything a file of flow depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct FlowKey {
+    pub frames: FramesKey,
+    pub flow: FlowFrom,
+    every: usize,
+    gap: usize,
+}
+
+/// Everything a file of maps depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct MapsKey {
+    pub flow: FlowKey,
+    maps: String,
+}
+
+/// The state of a video's source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum SourceKey {
+    File { path: Name, bytes: u64, changed: u64 },
+    Folder { path: Name, files: Files, fps: f64 },
+    Procedural { version: u32, video: usize, classes: usize, frames: usize, side: usize, fps: f64, seed: u64 },
+}
+
+/// Where flow comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum FlowFrom {
+    Computed(String),
+    Folder { path: Name, files: Files },
+}
+
+/// The number of files and a hash of their names, sizes and times of change.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Files {
+    count: usize,
+    hash: u64,
+}
+
+/// A path, which need not be UTF-8.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Name {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// A key as it stands in a file, and the hash that names the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub text: Vec<u8>,
+    pub hash: u64,
+}
+
+/// The keys of a video's files.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    pub frames: Named,
+    pub flow: Option<Named>,
+    pub maps: Option<Named>,
+}
+
+impl Keys {
+    /// The key of the file of `kind`, where there is to be one.
+    pub(super) fn get(&self, kind: Kind) -> Option<&Named> {
+        match kind {
+            Kind::Frames => Some(&self.frames),
+            Kind::Flow => self.flow.as_ref(),
+            Kind::Maps => self.maps.as_ref(),
+        }
+    }
+
+    /// The keys of the files that `spec` wants of `item`.
+    pub(super) fn of(item: &Item, data: &Dataset, spec: &CacheSpec) -> Result<Keys> {
+        let Decode { short_side, fps, max_frames, .. } = spec.decode;
+        let source = SourceKey::of(&item.source, data, spec.decode.folder_fps)?;
+        let frames = FramesKey { format: packed::VERSION, source, short_side, fps, max_frames };
+        let mut keys = Keys { frames: named(&frames)?, flow: None, maps: None };
+        let Some(MotionSpec { settings, source, every, gap }) = &spec.motion else { return Ok(keys) };
+        let flow = match source {
+            FlowSource::TvL1 => FlowFrom::Computed(settings.clone()),
+            FlowSource::Folder(root) => FlowFrom::folder(&flow_folder::find(root, &item.name)?)?,
+        };
+        let flow = FlowKey { frames, flow, every: *every, gap: *gap };
+        keys.flow = Some(named(&flow)?);
+        if let Some(spec) = &spec.maps {
+            keys.maps = Some(named(&MapsKey { flow, maps: settings_of(spec) })?);
+        }
+        Ok(keys)
+    }
+}
+
+/// All settings of maps, as text.
+fn settings_of(spec: &MapSpec) -> String {
+    let MapSpec { window, grid: [rows, cols], border, span, fps } = spec;
+    format!("window {window}, grid {rows} x {cols}, border {border}, span {span} at {fps:?} a second")
+}
+
+pub(super) fn named(key: &impl Serialize) -> Result<Named> {
+    let text = serde_json::to_vec(key).map_err(|e| Error::param("cache", "key", "not JSON", e))?;
+    if text.len() > packed::MAX_KEY {
+        let rule = format!("paths and settings may take {} bytes", packed::MAX_KEY);
+        return Err(Error::param("cache", "key", format!("{} bytes", text.len()), rule));
+    }
+    Ok(Named { hash: fnv1a(&text), text })
+}
+
+/// Reads a key that a file holds.
+pub(super) fn parse<K: DeserializeOwned>(text: &[u8]) -> Option<K> {
+    serde_json::from_slice(text).ok()
+}
+
+impl SourceKey {
+    fn of(source: &Source, data: &Dataset, folder_fps: f64) -> Result<SourceKey> {
+        match source {
+            Source::File(path) => SourceKey::file(path),
+            Source::Folder(path) => SourceKey::folder(path, folder_fps),
+            Source::Procedural(video) => {
+                let spec = data.procedural.clone().unwrap_or_default();
+                let procedural::ProceduralSpec { classes, frames, side, fps, seed, .. } = spec;
+                let (version, video) = (procedural::VERSION, *video);
+                Ok(SourceKey::Procedural { version, video, classes, frames, side, fps, seed })
+            }
+        }
+    }
+
+    fn file(path: &Path) -> Result<SourceKey> {
+        let path = whole(path)?;
+        let meta = fs::metadata(&path).map_err(Error::io("read", &path))?;
+        Ok(SourceKey::File { bytes: meta.len(), changed: changed(&meta), path: path.into() })
+    }
+
+    fn folder(path: &Path, fps: f64) -> Result<SourceKey> {
+        let files = Files::of(&folder::frames(path)?)?;
+        Ok(SourceKey::Folder { path: whole(path)?.into(), files, fps })
+    }
+
+    /// Why nothing that was made of this source will be used again; `None` where it may be.
+    pub(super) fn stale(&self) -> Option<String> {
+        let now = match self {
+            SourceKey::File { path, .. } => SourceKey::file(&path.path()),
+            SourceKey::Folder { path, fps, .. } => SourceKey::folder(&path.path(), *fps),
+            SourceKey::Procedural { version, .. } if *version == procedural::VERSION => return None,
+            SourceKey::Procedural { .. } => return Some("another version of this program made its source".into()),
+        };
+        differs(now.map(|now| now == *self), "its source")
+    }
+}
+
+impl FlowFrom {
+    fn folder(dir: &Path) -> Result<FlowFrom> {
+        let paths: Vec<PathBuf> = flow_folder::Files::list(dir)?.paths().cloned().collect();
+        Ok(FlowFrom::Folder { path: whole(dir)?.into(), files: Files::of(&paths)? })
+    }
+
+    /// As [`SourceKey::stale`].
+    pub(super) fn stale(&self) -> Option<String> {
+        let FlowFrom::Folder { path, .. } = self else { return None };
+        differs(FlowFrom::folder(&path.path()).map(|now| now == *self), "the folder its flow came from")
+    }
+}
+
+fn differs(same: Result<bool>, what: &str) -> Option<String> {
+    match same {
+        Ok(true) => None,
+        Ok(false) => Some(format!("{what} has changed")),
+        Err(e) => Some(format!("{what} cannot be read: {e}")),
+    }
+}
+
+impl Files {
+    fn of(files: &[PathBuf]) -> Result<Files> {
+        let mut text = Vec::new();
+        for file in files {
+            let meta = fs::metadata(file).map_err(Error::io("read", file))?;
+            text.extend(file.file_name().unwrap_or_default().as_encoded_bytes());
+            text.extend(format!("/{}/{}/", meta.len(), changed(&meta)).as_bytes());
+        }
+        Ok(Files { count: files.len(), hash: fnv1a(&text) })
+    }
+}
+
+impl Name {
+    fn path(&self) -> PathBuf {
+        match self {
+            Name::Text(text) => PathBuf::from(text),
+            Name::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes.clone())),
+        }
+    }
+}
+
+impl From<PathBuf> for Name {
+    fn from(path: PathBuf) -> Name {
+        match path.to_str() {
+            Some(text) => Name::Text(text.to_owned()),
+            None => Name::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+}
+
+impl std::fmt::Display for SourceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SourceKey::File { path, .. } | SourceKey::Folder { path, .. } => write!(f, "{}", path.path().display()),
+            SourceKey::Procedural { video, classes, seed, .. } => {
+                write!(f, "procedural video {video} ({classes} classes, seed {seed})")
+            }
+        }
+    }
+}
+
+/// The settings, without the source.
+impl std::fmt::Display for FramesKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.short_side {
+            Some(side) => write!(f, "short side {side}")?,
+            None => write!(f, "full size")?,
+        }
+        if let SourceKey::Folder { fps, .. } = &self.source {
+            write!(f, ", taken at {fps} a second")?;
+        }
+        if let Some(fps) = self.fps {
+            write!(f, ", {fps} frames a second")?;
+        }
+        if let Some(max) = self.max_frames {
+            write!(f, ", at most {max} frames")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; flow every {} frames to the {} later, ", self.frames, self.every, self.gap)?;
+        match &self.flow {
+            FlowFrom::Computed(settings) => write!(f, "{settings}"),
+            FlowFrom::Folder { path, .. } => {
+                // The folder of one video: its parent is what the videos of a data set have in common.
+                let path = path.path();
+                write!(f, "from {}", path.parent().unwrap_or(&path).display())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for MapsKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.flow, self.maps)
+    }
+}
+
+fn whole(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path).map_err(Error::io("read", path))
+}
+
+/// Nanoseconds between 1970 and the last change; 64 bits last until the year 2554.
+fn changed(meta: &fs::Metadata) -> u64 {
+    let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}

@@ -1,0 +1,101 @@
+//! The right to write into a folder of the cache: one process has it at a time, and those that wait are told which.
+
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The process that is writing into a cache, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: Option<u32>,
+    /// The name of its program.
+    pub program: Option<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pid, &self.program) {
+            (Some(pid), Some(program)) => write!(f, "process {pid} ({program})"),
+            (Some(pid), None) => write!(f, "process {pid}"),
+            _ => write!(f, "another process"),
+        }
+    }
+}
+
+impl Holder {
+    /// This process.
+    fn own() -> Holder {
+        let program = std::env::current_exe().ok();
+        let program = program.and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+        Holder { pid: Some(std::process::id()), program }
+    }
+
+    /// What a holder wrote into the file of the lock: its number and its program, on a line.
+    fn parse(text: &str) -> Holder {
+        let line = text.lines().next().unwrap_or_default();
+        let (pid, program) = line.split_once(' ').unwrap_or((line, ""));
+        // It is shown to people: what is not a plain name is left out.
+        let program = Some(program.to_owned()).filter(|p| !p.is_empty() && !p.contains(char::is_control));
+        Holder { pid: pid.parse().ok(), program }
+    }
+}
+
+/// The right to write, held until dropped.
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// Waits until this process has the right to write into `dir`. `waiting` is told now and then who has it.
+    ///
+    /// # Errors
+    /// `Stopped` when `stop` was set meanwhile, `Io` when the lock cannot be made.
+    pub(super) fn take(dir: &Path, stop: &AtomicBool, mut waiting: impl FnMut(Holder)) -> Result<Lock> {
+        let path = dir.join(".lock");
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).read(true).write(true).open(&path);
+        let mut file = file.map_err(Error::io("create", &path))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
+                Err(TryLockError::WouldBlock) if stop.load(Ordering::Relaxed) => {
+                    return Err(ErrorKind::Stopped { path: dir.to_owned() }.into());
+                }
+                Err(TryLockError::WouldBlock) => waiting(holder(&mut file)),
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let mut lock = Lock(file);
+        // A courtesy to those who wait: on a full disk the lock holds all the same.
+        let Holder { pid, program } = Holder::own();
+        let _ = lock.write(&format!("{} {}\n", pid.unwrap_or_default(), program.unwrap_or_default()));
+        Ok(lock)
+    }
+
+    fn write(&mut self, text: &str) -> std::io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.seek(SeekFrom::Start(0))?;
+        self.0.write_all(text.as_bytes())
+    }
+}
+
+impl Drop for Lock {
+    /// Closing would do, were it not for a program being started this very moment: until it runs, it holds copies of all
+    /// descriptors, and with them the lock.
+    fn drop(&mut self) {
+        let _ = self.write(""); // whoever holds it next writes its own
+        let _ = self.0.unlock();
+    }
+}
+
+/// Who wrote into the file of a lock.
+fn holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(1024).read_to_string(&mut text));
+    read.map_or_else(|_| Holder::default(), |_| Holder::parse(&text))
+}

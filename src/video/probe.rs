@@ -1,0 +1,215 @@
+//! What the headers of a video file say, by way of `ffprobe`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Deserialize;
+
+use super::pipe::Patience;
+use super::{Ffmpeg, ffmpeg};
+use crate::error::{Error, Result};
+
+/// What a file says about its first video stream. Nothing of it has been checked against the frames.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// Height in pixels as shown, after rotation.
+    pub h: usize,
+    /// Width in pixels as shown, after rotation.
+    pub w: usize,
+    /// Frames per second, where the container tells.
+    pub fps: Option<f64>,
+    /// Number of frames, where the container tells.
+    pub frames: Option<usize>,
+    /// Duration in seconds, where the container tells: of the stream itself, or else of the whole file.
+    pub seconds: Option<f64>,
+    /// All rates the container gives, the average first.
+    pub(super) rates: Vec<f64>,
+    /// Whether the container is AVI.
+    pub(super) avi: bool,
+    /// When the stream should end, in seconds since the file starts.
+    pub(super) end: Option<f64>,
+    /// When the file starts and should end, in seconds of its own clock.
+    pub(super) span: Option<[f64; 2]>,
+}
+
+/// No side of a video is longer.
+pub(super) const MAX_SIDE: usize = 16_384;
+/// More frames per second than this is a mistake of the container.
+const MAX_FPS: f64 = 1000.0;
+/// `ffprobe` writes less than this about the headers of any one file.
+pub(super) const PROBE_BYTES: usize = 1 << 20;
+/// And less than this about its packets: some millions.
+const PACKET_BYTES: usize = 256 << 20;
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    streams: Vec<Stream>,
+    #[serde(default)]
+    format: Container,
+}
+
+#[derive(Deserialize, Default)]
+struct Container {
+    format_name: Option<String>,
+    start_time: Option<String>,
+    duration: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Stream {
+    codec_type: Option<String>,
+    width: Option<i64>,
+    height: Option<i64>,
+    avg_frame_rate: Option<String>,
+    r_frame_rate: Option<String>,
+    nb_frames: Option<String>,
+    start_time: Option<String>,
+    duration: Option<String>,
+    #[serde(default)]
+    disposition: Disposition,
+    #[serde(default)]
+    tags: Tags,
+    #[serde(default)]
+    side_data_list: Vec<SideData>,
+}
+
+#[derive(Deserialize, Default)]
+struct Disposition {
+    #[serde(default)]
+    attached_pic: i64,
+}
+
+#[derive(Deserialize, Default)]
+struct Tags {
+    rotate: Option<String>,
+    #[serde(rename = "DURATION")]
+    duration: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SideData {
+    rotation: Option<f64>,
+}
+
+/// Reads a file's headers.
+pub(super) fn probe(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<Probe> {
+    let meta = std::fs::metadata(path).map_err(Error::io("read", path))?;
+    if !meta.is_file() {
+        return Err(Error::data(path, "this is not a file"));
+    }
+    if meta.len() == 0 {
+        return Err(Error::data(path, "the file is empty"));
+    }
+    let mut command = Command::new(&with.probe);
+    command.args(["-v", "error", "-protocol_whitelist", "file", "-of", "json", "-show_entries"]);
+    command.arg(
+        "stream=codec_type,width,height,avg_frame_rate,r_frame_rate,nb_frames,start_time,duration:\
+         stream_disposition=attached_pic:stream_tags=rotate,DURATION:stream_side_data=rotation:\
+         format=format_name,start_time,duration",
+    );
+    command.arg("-i").arg(file_url(path));
+    let output = ffmpeg::collect("ffprobe", &mut command, PROBE_BYTES, path, patience)?;
+    if !output.status.success() {
+        let why = ffmpeg::reason(&output.stderr, path);
+        return Err(Error::data(path, format!("ffprobe finds no video in it: {why}")));
+    }
+    let answer: Answer = serde_json::from_slice(&output.stdout)
+        .map_err(|e| Error::data(path, format!("ffprobe's answer about it is not understood: {e}")))?;
+    let is = |s: &Stream, kind: &str| s.codec_type.as_deref() == Some(kind);
+    match answer.streams.iter().find(|s| is(s, "video") && s.disposition.attached_pic == 0) {
+        Some(stream) => stream.probe(path, &answer.format),
+        None if answer.streams.iter().any(|s| is(s, "audio")) => {
+            Err(Error::data(path, "it holds sound but no moving picture"))
+        }
+        None => Err(Error::data(path, "it holds no video stream")),
+    }
+}
+
+/// When the last packet of any stream ends, in seconds of the file's clock. Nothing is decoded.
+pub(super) fn last_packet(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<f64> {
+    let mut command = Command::new(&with.probe);
+    command.args(["-v", "error", "-protocol_whitelist", "file", "-of", "compact=p=0:nk=0", "-show_entries"]);
+    command.arg("packet=pts_time,dts_time,duration_time").arg("-i").arg(file_url(path));
+    let output = ffmpeg::collect("ffprobe", &mut command, PACKET_BYTES, path, patience)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let end = |line: &str| {
+        let field = |name: &str| line.split('|').find_map(|f| number(f.strip_prefix(name)?.strip_prefix('=')));
+        Some(field("pts_time").or(field("dts_time"))? + field("duration_time").unwrap_or(0.0))
+    };
+    Ok(text.lines().filter_map(end).fold(f64::NEG_INFINITY, f64::max))
+}
+
+impl Stream {
+    fn probe(&self, path: &Path, container: &Container) -> Result<Probe> {
+        let side =
+            |value: Option<i64>| value.and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=MAX_SIDE).contains(v));
+        let (Some(mut w), Some(mut h)) = (side(self.width), side(self.height)) else {
+            let (w, h) = (self.width.unwrap_or(0), self.height.unwrap_or(0));
+            return Err(Error::data(path, format!("its size, {w} x {h} pixels, is not 1 to {MAX_SIDE} a side")));
+        };
+        let tagged = self.tags.rotate.as_deref().and_then(|r| r.parse::<f64>().ok());
+        let turned = self.side_data_list.iter().find_map(|s| s.rotation).or(tagged).unwrap_or(0.0);
+        if (turned / 90.0).round() as i64 % 2 != 0 {
+            (w, h) = (h, w);
+        }
+        let rates: Vec<f64> = [&self.avg_frame_rate, &self.r_frame_rate]
+            .into_iter()
+            .filter_map(|rate| fraction(rate.as_deref()?))
+            .filter(|fps| *fps > 0.0 && *fps <= MAX_FPS)
+            .collect();
+        let frames = self.nb_frames.as_deref().and_then(|n| n.parse::<usize>().ok()).filter(|&n| n > 0);
+        let seconds = |text: &Option<String>| number(text.as_deref()).filter(|s| *s > 0.0);
+        let start = number(container.start_time.as_deref()).unwrap_or(0.0);
+        let late = number(self.start_time.as_deref()).map_or(0.0, |s| s - start);
+        // `ffprobe` takes the duration of an `.avi` from the file's size; how many frames there were its header says.
+        let format = container.format_name.as_deref().unwrap_or_default();
+        let avi = format == "avi";
+        let counted = frames.filter(|_| avi).and_then(|n| Some(n as f64 / rates.first()?));
+        let own = counted.or(seconds(&self.duration));
+        // Matroska's tag says when the stream ends, not how long it is.
+        let tagged = self.tags.duration.as_deref().and_then(clock_time).map(|end| end - start);
+        // So does the header of these two.
+        let from_zero = format.starts_with("matroska") || format == "asf";
+        let whole = seconds(&container.duration).map(|s| if from_zero { s - start } else { s }).filter(|s| *s > 0.0);
+        Ok(Probe {
+            h,
+            w,
+            fps: rates.first().copied(),
+            frames,
+            seconds: own.or(tagged.map(|end| end - late)).or(whole),
+            rates,
+            avi,
+            end: tagged.or(own.map(|s| s + late)).or(whole),
+            span: whole.map(|s| [start, start + s]),
+        })
+    }
+}
+
+/// The value of `30000/1001`.
+fn fraction(text: &str) -> Option<f64> {
+    let (a, b) = text.split_once('/')?;
+    let (a, b): (u32, u32) = (a.parse().ok()?, b.parse().ok()?);
+    (b != 0).then(|| f64::from(a) / f64::from(b))
+}
+
+fn number(text: Option<&str>) -> Option<f64> {
+    text?.parse().ok().filter(|n: &f64| n.is_finite())
+}
+
+/// The seconds of `00:01:04.023000000`.
+fn clock_time(text: &str) -> Option<f64> {
+    let parts: Option<Vec<f64>> = text.split(':').map(|part| number(Some(part))).collect();
+    match parts?[..] {
+        [h, m, s] => Some(3600.0 * h + 60.0 * m + s).filter(|s| *s > 0.0),
+        _ => None,
+    }
+}
+
+/// `file:<path>`, so that no name is taken for an option or an address.
+pub(super) fn file_url(path: &Path) -> OsString {
+    let mut url = OsString::from("file:");
+    url.push(path);
+    url
+}
