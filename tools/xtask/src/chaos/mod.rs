@@ -226,6 +226,9 @@ impl Chaos {
                 Ok(Some((phase, event))) => {
                     killed += usize::from(event == Event::Kill);
                     said.push(format!("{} in {}", event.name(), phase.name()));
+                    if phase == Phase::End {
+                        break; // nothing but the end is left to hit
+                    }
                 }
                 Ok(None) => break, // it came to its end before anything happened
                 Err(e) => problems.push(format!("{e:#}")),
@@ -269,7 +272,8 @@ impl Chaos {
         let [pause, second] = [4, 6].map(|n| self.draw.one_in(n));
         let now = run.phase();
         let later: Vec<Phase> = PHASES.into_iter().filter(|p| *p >= now && reference.lengths.contains_key(p)).collect();
-        let wanted = later.get(self.draw.below(later.len() as u64) as usize).copied().unwrap_or(now);
+        // One of the next phases: a case shall be hit in many.
+        let wanted = later.get(self.draw.below(later.len().min(3) as u64) as usize).copied().unwrap_or(now);
         let length = reference.lengths.get(&wanted).copied().unwrap_or_default();
         let delay = Duration::from_micros(self.draw.below(length.as_micros() as u64));
         let naps = [10 + self.draw.below(150), self.draw.below(30)].map(Duration::from_millis);
