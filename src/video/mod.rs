@@ -29,6 +29,8 @@ pub mod procedural;
 pub mod sample;
 mod series;
 mod triple;
+#[doc(hidden)]
+pub mod untrusted;
 mod view;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};

@@ -5,11 +5,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use tubelet::error::Result;
-use tubelet::flow::{Flow, flo};
+use tubelet::flow::maps::MapSpec;
+use tubelet::flow::{Flow, Gray, flo};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::{State, save_weights};
+use tubelet::video::cache::Builder;
+use tubelet::video::{Cache, CacheSpec, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::args().nth(1).ok_or("usage: seeds DIR")?);
@@ -17,6 +21,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         fs::create_dir_all(root.join(name))?;
     }
     flow_files(&root.join("flo"))?;
+    cache_files(&root)?;
     checkpoints(&root)?;
     lists(&root.join("lists"))?;
     ptx(&root.join("ptx"))?;
@@ -25,9 +30,57 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
 /// One number of each kind in a field of two pixels, and a field of one.
 fn flow_files(dir: &Path) -> Result<()> {
-    let field = |h, w, u: &[f32]| Flow { h, w, u: u.to_vec(), v: u.iter().rev().copied().collect() };
-    flo::write(dir.join("two.flo"), &field(1, 2, &[0.5, -3.0]))?;
-    flo::write(dir.join("tall.flo"), &field(3, 1, &[f32::NAN, 1e10, f32::MIN_POSITIVE]))
+    let field = |h, w, u: &[f32]| Flow::new(h, w, u.to_vec(), u.iter().rev().copied().collect());
+    flo::write(dir.join("two.flo"), &field(1, 2, &[0.5, -3.0])?)?;
+    flo::write(dir.join("tall.flo"), &field(3, 1, &[f32::NAN, 1e10, f32::MIN_POSITIVE])?)
+}
+
+/// Videos of a few pixels, with flow and without, with maps and without.
+fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let flow = |a: &Gray, _: &Gray| Flow::new(a.h(), a.w(), vec![0.25; a.h() * a.w()], vec![-2.0; a.h() * a.w()]);
+    let (stop, temporary) = (AtomicBool::new(false), tempfile::tempdir()?);
+    let spec = ProceduralSpec {
+        classes: 2,
+        videos_per_class: 1,
+        test_per_class: 1,
+        frames: 6,
+        side: 16,
+        ..ProceduralSpec::default()
+    };
+    let videos = Splits::procedural(&spec)?.train;
+    let motion = MotionSpec { settings: "seeds".into(), source: FlowSource::TvL1, every: 2, gap: 1 };
+    let maps = MapSpec { window: 4, ..MapSpec::new(2.0, None) };
+    let decode = Decode { short_side: Some(8), ..Decode::default() };
+    for (name, motion, maps) in
+        [("frames", None, None), ("flow", Some(&motion), None), ("maps", Some(&motion), Some(maps))]
+    {
+        let with = Builder {
+            ffmpeg: Ffmpeg::default(),
+            flow: Some(&flow),
+            threads: 1,
+            verify: true,
+            stop: &stop,
+            progress: &|_| {},
+        };
+        let dir = temporary.path().join(name);
+        Cache::build(&dir, &videos, &CacheSpec { decode: decode.clone(), motion: motion.cloned(), maps }, &with)?;
+        for (i, entry) in fs::read_dir(&dir)?.enumerate() {
+            let path = entry?.path();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("tbm") => fs::write(root.join(format!("maps/{name}{i}.tbm")), fs::read(&path)?)?,
+                Some("tbv") => fs::write(root.join(format!("cache/{name}{i}.tbv")), fs::read(&path)?)?,
+                // Flow follows the frames of a video in one input; whose frames does not matter, as checksums are mended.
+                Some("tbf") => {
+                    let frames =
+                        fs::read_dir(&dir)?.find_map(|e| Some(e.ok()?.path()).filter(|p| p.extension()? == "tbv"));
+                    let frames = fs::read(frames.ok_or("flow without frames")?)?;
+                    fs::write(root.join(format!("cache/{name}{i}.tbf")), [frames, fs::read(&path)?].concat())?;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Weights and a state of a network of a few numbers; weights as another program names them.

@@ -12,14 +12,21 @@ use tubelet::flow::flo;
 use tubelet::nn::{Params, Role};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::{ImageHead, Matching, State, inflate, load_weights, save_weights};
-use tubelet::video::{Dataset, Splits};
+use tubelet::video::{Dataset, Splits, untrusted};
 
 /// Reads bytes as a file of one format.
 pub type Target = fn(&[u8]);
 
 /// All targets by name. Each has a folder `corpus/<name>`.
-pub const TARGETS: [(&str, Target); 5] =
-    [("checkpoint", checkpoint), ("flo", flo), ("lists", lists), ("ptx", ptx), ("state", state)];
+pub const TARGETS: [(&str, Target); 7] = [
+    ("cache", cache),
+    ("checkpoint", checkpoint),
+    ("flo", flo),
+    ("lists", lists),
+    ("maps", maps),
+    ("ptx", ptx),
+    ("state", state),
+];
 
 thread_local! {
     static HOME: TempDir = tempfile::tempdir().expect("a folder for temporary files");
@@ -32,6 +39,83 @@ fn with_file(name: &str, bytes: &[u8], read: impl FnOnce(&Path)) {
         fs::write(&path, bytes).expect("a temporary file");
         read(&path);
     });
+}
+
+/// Sets the checksums of a file of the cache to what they should be, and that of the numbers these were made of to `made_of`:
+/// a fuzzer does not find them by chance, and what stands behind them would never be read. Gives that of the numbers.
+fn mend(bytes: &mut [u8], made_of: u32) -> u32 {
+    let begin = bytes.get(12..16).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+    if !(72..=bytes.len()).contains(&begin) {
+        return 0;
+    }
+    let sum = crc32fast::hash(&bytes[begin..]);
+    for (at, value) in [(48, sum), (52, made_of), (64, 0)] {
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    let header = crc32fast::hash(&bytes[..begin]);
+    bytes[64..68].copy_from_slice(&header.to_le_bytes());
+    sum
+}
+
+/// The same for a safetensors file of this project: the eight digits of its checksum.
+fn mended_digits(bytes: &[u8]) -> Vec<u8> {
+    let (mut mended, mark) = (bytes.to_vec(), b"\"tubelet_crc32\":\"");
+    let Some(at) = bytes.windows(mark.len()).position(|w| w == mark).map(|at| at + mark.len()) else { return mended };
+    let Some(digits) = mended.get_mut(at..at + 8) else { return mended };
+    digits.copy_from_slice(b"00000000");
+    let sum = format!("{:08x}", crc32fast::hash(&mended));
+    mended[at..at + 8].copy_from_slice(sum.as_bytes());
+    mended
+}
+
+/// A video of the cache: the file of its frames, and the file of its flow from where a second `TBVFLOW` begins. Checksums are
+/// set right in a second try: no reader goes on where they are wrong.
+pub fn cache(bytes: &[u8]) {
+    let split = bytes.windows(8).position(|w| w == b"TBVFLOW\n").unwrap_or(bytes.len());
+    let (frames, flow) = bytes.split_at(split);
+    let (mut mended, mut mended_flow) = (frames.to_vec(), flow.to_vec());
+    let sum = mend(&mut mended, 0);
+    mend(&mut mended_flow, sum);
+    for (frames, flow) in [(frames, flow), (&mended, &mended_flow)] {
+        with_file("video.tbv", frames, |path| {
+            let flow_path = path.with_extension("tbf");
+            fs::write(&flow_path, flow).expect("a temporary file");
+            look_at(path, None);
+            look_at(path, Some(&flow_path));
+        });
+    }
+}
+
+/// Everything a video of the cache is asked for.
+fn look_at(frames: &Path, flow: Option<&Path>) {
+    let Ok(view) = untrusted::view(frames, flow) else { return };
+    let (h, w) = view.size();
+    let pixels: usize = (0..view.len()).map(|t| view.frame(t).len()).sum();
+    assert_eq!(pixels, view.len() * h * w * 3);
+    for m in 0..view.fields() {
+        let flow = view.flow_field(m);
+        assert_eq!([flow.u().len(), flow.v().len()], [flow.h() * flow.w(); 2]);
+    }
+    for t in 0..view.len().min(8) {
+        assert!(view.fields() == 0 || view.field_of(t) < view.fields());
+    }
+    view.clip(&[0, view.len() - 1], view.fps()).expect("frames that are there");
+}
+
+/// A file of maps and scores.
+pub fn maps(bytes: &[u8]) {
+    let mut mended = bytes.to_vec();
+    mend(&mut mended, 0);
+    for bytes in [bytes, &mended] {
+        with_file("video.tbm", bytes, |path| {
+            let Ok(maps) = untrusted::maps(path) else { return };
+            for t in [0, 1, 100, usize::MAX / 2] {
+                assert_eq!(maps.map(t).len(), maps.grid()[0] * maps.grid()[1]);
+                maps.score(t);
+            }
+            assert_eq!(maps.mean(&[0, 3, 1000]).len(), maps.grid()[0] * maps.grid()[1]);
+        });
+    }
 }
 
 /// Middlebury's flow.
@@ -58,6 +142,11 @@ pub fn network() -> Params {
 
 /// Weights: those of a checkpoint, those of another program, those of an image network.
 pub fn checkpoint(bytes: &[u8]) {
+    weights(bytes);
+    weights(&mended_digits(bytes));
+}
+
+fn weights(bytes: &[u8]) {
     with_file("weights.safetensors", bytes, |path| {
         for matching in [Matching::EXACT, Matching::PYTORCH] {
             let mut params = network();
@@ -82,6 +171,11 @@ fn assert_same(a: &Params, b: &Params) {
 
 /// The rest of a training run.
 pub fn state(bytes: &[u8]) {
+    rest(bytes);
+    rest(&mended_digits(bytes));
+}
+
+fn rest(bytes: &[u8]) {
     with_file("state.safetensors", bytes, |path| {
         let Ok(state) = State::load(path) else { return };
         let _ = state.get_params("key.", &mut network());
