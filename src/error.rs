@@ -181,12 +181,6 @@ impl Error {
         ErrorKind::Driver { action, what: what.to_string() }.into()
     }
 
-    /// Main memory has no `bytes` bytes left.
-    pub(crate) fn out_of_memory(bytes: usize) -> Self {
-        let live = crate::tensor::memory::usage().live;
-        ErrorKind::OutOfMemory { device: crate::tensor::Device::Cpu.to_string(), asked: bytes, live }.into()
-    }
-
     pub(crate) fn device(
         op: &'static str,
         arg: &'static str,

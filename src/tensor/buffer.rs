@@ -1,8 +1,9 @@
 //! Memory of tensors: 64-byte aligned, recycled, counted.
 
+use super::Device;
 use super::arena::{self, Block, Line};
 use crate::driver::Usage;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use bytemuck::{Pod, Zeroable};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -45,7 +46,7 @@ impl<T: Pod> Buffer<T> {
         let n = bytes.div_ceil(64);
         let lines = match n {
             ..MIN_POOLED => Lines::Few(vec![Line::zeroed(); n]),
-            _ => Lines::Many(Block::take(n).ok_or_else(|| Error::out_of_memory(bytes))?),
+            _ => Lines::Many(Block::take(n).ok_or_else(|| out_of_memory(bytes))?),
         };
         let now = LIVE.fetch_add(n * 64, Relaxed) + n * 64;
         PEAK.fetch_max(now, Relaxed);
@@ -90,4 +91,9 @@ impl<T: Pod> Drop for Buffer<T> {
     fn drop(&mut self) {
         LIVE.fetch_sub(self.lines().len() * 64, Relaxed);
     }
+}
+
+/// Main memory has no `bytes` bytes left.
+fn out_of_memory(asked: usize) -> Error {
+    ErrorKind::OutOfMemory { device: Device::Cpu.to_string(), asked, live: usage().live }.into()
 }

@@ -10,6 +10,7 @@ use image::{ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use super::probe::MAX_SIDE;
 use super::{Clip, Decode, jpeg, list, series};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A frame may take this much memory while it is decoded.
 const MAX_FRAME_BYTES: u64 = 1 << 30;
@@ -82,11 +83,7 @@ pub fn read(dir: &Path, how: &Decode) -> Result<Clip> {
 
 /// A decoder of a picture, with the picture's whole file in memory.
 pub(super) fn reader(file: &Path) -> Result<impl ImageDecoder> {
-    let length = std::fs::metadata(file).map_err(Error::io("read", file))?.len();
-    if length > MAX_FRAME_BYTES {
-        return Err(not_a_frame(file, format!("its {length} bytes are too many for one picture")));
-    }
-    let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
+    let bytes = files::read_bounded(file, MAX_FRAME_BYTES, "a frame")?;
     // The decoder of JPEG makes up what is missing.
     if image::guess_format(&bytes).is_ok_and(|format| format == ImageFormat::Jpeg) && !jpeg::is_whole(&bytes) {
         return Err(not_a_frame(file, "it is cut short: there is no end of the picture in it"));

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::key::Named;
 use super::packed::{self, Content, Head, Kind};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::flow::maps::Maps;
 
 /// No file of maps is longer: a day of video at 60 frames a second takes half of it.
@@ -14,11 +15,7 @@ const MAX_BYTES: u64 = 2 << 30;
 /// Reads the file at `path`, all checksums included. Its key must have the hash `key_hash`.
 pub(super) fn read(path: &Path, key_hash: u64) -> Result<Maps> {
     let format = |(offset, what)| Error::format(path, offset, what);
-    let length = packed::length(path)?;
-    if length > MAX_BYTES {
-        return Err(format((0, format!("{length} bytes are too many for the maps of a video"))));
-    }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read_bounded(path, MAX_BYTES, "the maps of a video")?;
     let (head, maps) = parse(&bytes).map_err(format)?;
     if head.key_hash != key_hash {
         return Err(format((56, "this cache file was made of something else".into())));

@@ -33,6 +33,7 @@ use memmap2::{Advice, Mmap};
 
 use super::key::Named;
 use crate::error::{Error, Result};
+use crate::files;
 
 const _: () =
     assert!(cfg!(target_endian = "little"), "cache files are mapped as they are and hold little-endian numbers");
@@ -177,8 +178,7 @@ impl Mapped {
     /// Maps `path` after checking its header and all sizes against its length; with `verify`, the numbers are compared with
     /// their checksum too.
     pub(super) fn open(path: &Path, kind: Kind, verify: bool) -> Result<Mapped> {
-        length(path)?;
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let (file, _) = files::open_regular(path, "a cache file")?;
         // SAFETY: cache files appear complete under their name by a rename and are never written in place after it;
         // replacing or removing one takes its name away and leaves this map as it is.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
@@ -212,15 +212,6 @@ impl Mapped {
             return Err(Error::format(path, 52, "what this cache file was made of has changed"));
         }
         Ok(())
-    }
-}
-
-/// The length of the file at `path`, which must be a regular one: opening a FIFO would wait for ever.
-pub(super) fn length(path: &Path) -> Result<u64> {
-    let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
-    match metadata.is_file() {
-        true => Ok(metadata.len()),
-        false => Err(Error::data(path, "a cache file must be a regular file")),
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::pipe::Patience;
 use super::{Ffmpeg, ffmpeg};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What a file says about its first video stream. Nothing of it has been checked against the frames.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,11 +96,7 @@ struct SideData {
 
 /// Reads a file's headers.
 pub(super) fn probe(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<Probe> {
-    let meta = std::fs::metadata(path).map_err(Error::io("read", path))?;
-    if !meta.is_file() {
-        return Err(Error::data(path, "this is not a file"));
-    }
-    if meta.len() == 0 {
+    if files::check_regular(path, "a video")?.len() == 0 {
         return Err(Error::data(path, "the file is empty"));
     }
     let mut command = Command::new(&with.probe);

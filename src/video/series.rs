@@ -83,6 +83,13 @@ fn name_of(path: &Path) -> Name {
     (name, extension)
 }
 
+/// Whether the name of a folder of pictures says nothing but flow, its components, masks, depth or thumbnails: `flow_x`, `y`.
+pub(super) fn is_folder_beside(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let mut own = words(&name).peekable();
+    own.peek().is_some() && own.all(|word| is_word_beside(word) || COMPONENTS.as_flattened().contains(&word))
+}
+
 fn shown((name, extension): &Name) -> String {
     if name.is_empty() { format!("names without numbers, .{extension}") } else { format!("{name}.{extension}") }
 }

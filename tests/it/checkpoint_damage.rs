@@ -138,7 +138,7 @@ fn only_regular_files_are_read() {
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().is_ok_and(|s| s.success()));
     for path in [&fifo, Path::new("/dev/zero"), dir.path()] {
         let message = error(load_weights(path, &mut [("", &mut params(1))], &Matching::EXACT));
-        assert!(message.contains("regular files"), "{message}");
-        assert!(error(State::load(path)).contains("regular files"));
+        assert!(message.contains("regular file"), "{message}");
+        assert!(error(State::load(path)).contains("regular file"));
     }
 }

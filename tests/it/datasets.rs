@@ -350,3 +350,28 @@ fn pictures_beside_videos_are_not_frames() {
     assert!(warnings.iter().any(|w| w.contains("x holds pictures beside videos")), "{warnings:?}");
     assert!(warnings.iter().any(|w| w.contains("itself holds pictures")), "{warnings:?}");
 }
+
+/// Flow, masks and depth in folders of their own, below the frames or beside them, are no videos; a class may be called so.
+#[test]
+fn folders_of_flow_beside_frames_are_no_videos() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = |path: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::new(8, 8).save(path).unwrap();
+    };
+    for class in ["walk", "cover"] {
+        for video in ["v_1", "cover_drive"] {
+            picture(&format!("{class}/{video}/img_00001.png"));
+            for beside in ["flow_x", "flow_y", "masks", "x", "y"] {
+                picture(&format!("{class}/{video}/{beside}/00001.png"));
+            }
+        }
+    }
+    let splits = Splits::open(dir.path(), None).unwrap();
+    let items = || splits.train.items.iter().chain(&splits.test.items);
+    assert_eq!(items().count(), 4, "{:?}", items().map(|i| &i.name).collect::<Vec<_>>());
+    assert!(items().all(|item| !item.name.contains("flow") && !item.name.contains("masks")));
+    let told = splits.train.warnings.join("; ");
+    assert!(told.contains("beside frames") && told.contains("19 more"), "{told}");
+}

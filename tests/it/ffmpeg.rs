@@ -133,7 +133,7 @@ fn broken_files_are_refused_by_name() {
     refused(&put(dir, "empty.mp4", ""), "the file is empty");
     refused(&put(dir, "text.mp4", &"This is no video at all.\n".repeat(40)), "no video");
     refused(&dir.join("absent.mp4"), "cannot read");
-    refused(dir, "not a file");
+    refused(dir, "this is a folder");
     if let Some(sound) = encode(dir, "sound.m4a", "-f lavfi -i sine=duration=1") {
         refused(&sound, "sound but no moving picture");
     }

@@ -67,6 +67,7 @@ mod queue;
 mod recompute;
 mod seeded_faults;
 mod sim;
+mod square;
 mod step_gpu;
 mod summed;
 mod tap;

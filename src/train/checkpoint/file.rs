@@ -5,6 +5,7 @@
 
 use super::sync_folder;
 use crate::error::{Error, Result};
+use crate::files;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -127,12 +128,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Reader> {
         let io = |e| Error::io("read", path)(e);
-        // Looked at first: opening a FIFO would wait for ever, and a device has no end.
-        let metadata = fs::metadata(path).map_err(io)?;
-        if !metadata.is_file() {
-            return Err(Error::data(path, "weights and states are read from regular files"));
-        }
-        let (mut file, size) = (File::open(path).map_err(io)?, metadata.len());
+        let (mut file, size) = files::open_regular(path, "a file of weights or of a run's state")?;
         if size < PREFIX {
             return Err(Error::format(path, size, "the file is cut: it has no room for a safetensors header"));
         }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::super::list;
+use super::super::series::is_folder_beside;
 use crate::error::{Error, Result};
 
 /// A tree has no more files and folders than this. Kinetics as frames has some 70 million.
@@ -43,10 +44,29 @@ pub(super) fn walk(dir: &Path) -> Result<Tree> {
             walk.below(link)?;
         }
     }
-    let Walk { mut tree, odd, .. } = walk;
+    let Walk { mut tree, mut odd, .. } = walk;
     [&mut tree.files, &mut tree.frames, &mut tree.lists].into_iter().for_each(|paths| paths.sort());
+    odd.beside = tree.leave_beside();
     tree.warnings = odd.warnings();
     Ok(tree)
+}
+
+impl Tree {
+    /// Takes folders of flow, masks or depth out of the folders of frames, where the frames they belong to are in the folder
+    /// above or in one beside, and returns them.
+    fn leave_beside(&mut self) -> Vec<PathBuf> {
+        let named_so = |folder: &Path| folder.file_name().and_then(|n| n.to_str()).is_some_and(is_folder_beside);
+        // Folders above, and those that have a folder of frames in them.
+        let with_frames: HashSet<PathBuf> = (self.frames.iter().filter(|folder| !named_so(folder)))
+            .flat_map(|folder| [Some(folder.as_path()), folder.parent()])
+            .flatten()
+            .map(Path::to_owned)
+            .collect();
+        let is_beside = |folder: &PathBuf| named_so(folder) && folder.parent().is_some_and(|p| with_frames.contains(p));
+        let (beside, frames) = std::mem::take(&mut self.frames).into_iter().partition(is_beside);
+        self.frames = frames;
+        beside
+    }
 }
 
 struct Walk {
@@ -64,6 +84,7 @@ struct Odd {
     again: Vec<PathBuf>,
     irregular: Vec<PathBuf>,
     pictures: Vec<PathBuf>,
+    beside: Vec<PathBuf>,
 }
 
 impl Walk {
@@ -124,6 +145,7 @@ impl Odd {
         let all = [
             say(self.again, "leads to a folder that was read under another name, and is left out"),
             say(self.irregular, "is no regular file or a link to nothing, and is left out"),
+            say(self.beside, "is a folder of flow, masks or depth beside frames by its name, and is no video"),
             say(self.pictures, "holds pictures beside videos, and they are not taken for a video's frames"),
         ];
         all.into_iter().flatten().collect()

@@ -65,7 +65,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/ops/motion_map/", &["error", "driver", "cpu", "tensor", "flow", "ops"]),
     // `ops/*/grad.rs` sees the tape too: `may_use`.
     ("src/ops/", &["error", "shape", "driver", "cpu", "tensor", "ops"]),
-    ("src/flow/", &["error", "files", "flow", "ops"]),
+    ("src/flow/", &["error", "files", "shape", "flow", "ops"]),
     // The packed cache keeps motion beside the frames it was computed from.
     ("src/video/", &["error", "files", "rng", "flow", "ops", "video"]),
     ("src/augment/", &["error", "driver", "cpu", "tensor", "augment"]),
