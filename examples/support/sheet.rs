@@ -41,8 +41,8 @@ impl Strip {
         Strip::build(label, frames.iter().map(|f| f.to_vec()), h, w)
     }
 
-    /// What the motion network gets, `t h w c`, all of it: of flow both channels in Middlebury's colours, full where they reach 1;
-    /// of one channel its values as grey.
+    /// What the motion network gets, `t h w c`, all of it: of flow both channels in Middlebury's colours, full where they reach
+    /// 1 and darker beyond; of one channel its values as grey.
     pub fn motion(label: &str, clip: &Part) -> Result<Strip> {
         let [_, h, w, c] = clip.dims;
         let frames = clip.data.chunks_exact(h * w * c);

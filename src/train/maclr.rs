@@ -49,7 +49,7 @@ impl Recipe {
         let views =
             ViewSpec { stride: 2, motion: MotionInput::Flow, motion_clamp: 2.0, motion_frames: 8, ..ViewSpec::small() };
         let small = Self::small();
-        Recipe { training: Training { views, probe_clips: 3, ..small.training }, ..small }
+        Recipe { training: Training { views, probe_clips: 3, epochs: 48, ..small.training }, ..small }
     }
 
     /// For a few hundred real videos on two cores: minutes.

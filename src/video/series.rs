@@ -86,8 +86,9 @@ fn name_of(path: &Path) -> Name {
 /// Whether the name of a folder of pictures says nothing but flow, its components, masks, depth or thumbnails: `flow_x`, `y`.
 pub(super) fn is_folder_beside(name: &str) -> bool {
     let name = name.to_lowercase();
-    let mut own = words(&name).peekable();
-    own.peek().is_some() && own.all(|word| is_word_beside(word) || COMPONENTS.as_flattened().contains(&word))
+    let is_component = |word: &str| COMPONENTS.as_flattened().contains(&word);
+    is_component(&name)
+        || words(&name).any(is_word_beside) && words(&name).all(|word| is_word_beside(word) || is_component(word))
 }
 
 fn shown((name, extension): &Name) -> String {

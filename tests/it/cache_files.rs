@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tubelet::error::ErrorKind;
 use tubelet::video::cache::{Kind, Progress, list, remove, verify};
-use tubelet::video::{Cache, CacheSpec, Splits};
+use tubelet::video::{Cache, CacheSpec, Dataset};
 
 use crate::cache::{GO_ON, all_kinds, build, builder, files, spec, videos};
 use crate::video::put;
@@ -107,7 +107,7 @@ fn flow_and_maps_of_other_frames_are_not_used() {
     };
     let size = draw(70);
     let list_file = put(dir.path(), "data/list.csv", "a,0\nb,1\n");
-    let data = Splits::open(&list_file, Some(&list_file)).unwrap().train;
+    let data = Dataset::open(&list_file).unwrap();
     let store = dir.path().join("store");
     let (cache, _) = build(&store, &data, &all_kinds()).unwrap();
     assert_eq!(draw(80), size, "the test needs two pictures of one size");
@@ -160,7 +160,7 @@ fn what_nothing_will_use_again_is_listed_and_removed_alone() {
     let list_file = "x/kept,0\nx/gone,0\ny/changed,1\ny/also_kept,1\n";
     put(dir.path(), "data/list.csv", list_file);
     let list_file = dir.path().join("data/list.csv");
-    let data = Splits::open(&list_file, Some(&list_file)).unwrap().train;
+    let data = Dataset::open(&list_file).unwrap();
     let (spec, procedural) = (all_kinds(), videos(2));
     build(&store, &data, &spec).unwrap();
     build(&store, &procedural, &spec).unwrap();

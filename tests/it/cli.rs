@@ -181,7 +181,7 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
     let e = refused(dir.path(), &[&small[..], &["--lr", "0.5"]].concat()).unwrap();
     assert!(e.contains("--lr: begun with 0.03, now 0.5") && e.contains("--out") && e.len() < 300, "{e}");
     // Weights of that run start another, of this method; what it says of them is in its summary.
-    let file = "run/checkpoints/step-3/weights.safetensors";
+    let file = "run/checkpoints/step-00000003/weights.safetensors";
     let again =
         pretrain(dir.path(), &[&small[..8], &["--seed", "3", "--init", file, "--out", "started"]].concat()).unwrap();
     let line = summary(&again);

