@@ -21,7 +21,8 @@ use tubelet::video::Decode;
 /// Computes TV-L1 optical flow from one image to another, or from frame to frame of videos.
 ///
 /// Two images give flow.flo and flow.png. Videos give a folder each, by their names, with flow_00000.flo and so on: what
-/// --flow-dir of the pre-training examples takes (with --gap 1 and --every 1). A folder appears when it is whole, so the same
+/// --flow-dir of the pre-training examples takes (with --gap 1 and --every 1), when both are given the same folder or lists,
+/// for names follow from them. A folder appears when it is whole, so the same
 /// command goes on where an earlier one was interrupted. The last thing written is summary.json.
 #[derive(Parser)]
 #[command(version)]

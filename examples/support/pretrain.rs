@@ -5,7 +5,7 @@ use super::checks::{check_memory, folder_to_be};
 use super::run::{Show, loader, stop_flag};
 use super::settings;
 use super::summary::Summary;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
@@ -267,7 +267,7 @@ impl<'a> Run<'a> {
         }
         let seed = options.common.seed;
         let splits = match &options.data {
-            Some(path) => Splits::open(path, options.test.as_deref())?,
+            Some(path) => Splits::open(path, options.test.as_deref()).context("--data")?,
             None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
         };
         for warning in splits.train.warnings.iter().chain(&splits.test.warnings) {
@@ -286,7 +286,9 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let folder = Folder::open(&out)?;
-        Folder::compare(&out, &settings)?;
+        if Folder::compare(&out, &settings)? {
+            println!("going on with the run in {}", out.display());
+        }
         let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
         let fill = |data, motion| loader(&options.cache, data, views, motion, seed, !options.no_verify, &stop);

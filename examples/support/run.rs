@@ -104,9 +104,9 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         }
         if loader.spec.motion.needs_flow() {
             let view = loader.cache.get(loader.videos[video])?;
-            let every = (view.fields() / 8).max(1);
-            let fields: Vec<_> = (0..view.fields()).step_by(every).take(8).map(|m| view.flow_field(m)).collect();
-            strips.push(Strip::flow("flow, whole video", &fields)?);
+            let frames = loader.motion_frames(&view, pair.starts[0])?;
+            let fields: Vec<_> = frames.into_iter().map(|t| view.flow_field(view.field_of(t))).collect();
+            strips.push(Strip::flow("flow, not cropped", &fields)?);
         }
         samples.push(Sample { title: data.items[loader.videos[video]].name.clone(), strips });
     }

@@ -69,6 +69,11 @@ impl Folder {
                         choose another --out, or end the run with that version";
             return Err(Error::data(path, what));
         }
+        if let (Some(by), Some(now)) = (begun["program"].as_str(), settings["program"].as_str())
+            && by != now
+        {
+            return Err(Error::data(path, format!("{by} began this run, not {now}: choose another --out")));
+        }
         let mut found = Vec::new();
         differences(&begun, settings, String::new(), &mut found);
         if found.is_empty() {

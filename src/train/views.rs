@@ -145,6 +145,8 @@ pub struct Part {
 pub struct ClipPair {
     /// The video's number among the training videos.
     pub video: u32,
+    /// First frame of both clips.
+    pub starts: [f64; 2],
     /// Both RGB clips.
     pub rgb: [Part; 2],
     /// Both motion clips, where the method uses motion.
@@ -212,7 +214,7 @@ impl Loader {
         let motion = [0, 1].map(|i| self.motion.then(|| self.motion(&view, starts[i], &draws[i ^ other])).transpose());
         let target = self.targets(epoch, video, &view, starts, &draws)?;
         let ([a, b], [c, d]) = (rgb, motion);
-        Ok(ClipPair { video: video as u32, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]), target })
+        Ok(ClipPair { video: video as u32, starts, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]), target })
     }
 
     /// `n` clips of `video`, evenly spread, the largest square in the middle of the frames ([`Draw::centre`]) without
@@ -240,11 +242,19 @@ impl Loader {
         Ok(Part { dims, data })
     }
 
+    /// The frames of a motion clip over the span of the RGB clip from frame `start` on.
+    ///
+    /// # Errors
+    /// `Param` when the video is shorter than the clip and short videos are refused.
+    pub fn motion_frames(&self, view: &View, start: f64) -> Result<Vec<usize>> {
+        let clip = self.spec.clip(view.fps()).with_frames(self.spec.motion_frames);
+        clip.indices(start, view.len(), view.fps(), self.spec.short)
+    }
+
     /// The motion clip over the same span.
     fn motion(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let spec = &self.spec;
-        let clip = spec.clip(view.fps()).with_frames(spec.motion_frames);
-        let frames = clip.indices(start, view.len(), view.fps(), spec.short)?;
+        let frames = self.motion_frames(view, start)?;
         let maps = frames.into_iter().map(|i| self.motion_map(view, i)).collect::<Result<Vec<_>>>()?;
         let kind = if spec.motion == MotionInput::Flow { MotionKind::Flow } else { MotionKind::Map };
         let planes: Vec<&[f32]> = maps.iter().flat_map(MotionMap::planes).collect();

@@ -3,14 +3,14 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 
 use super::cache::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
 use super::flow_folder::{self, Files};
 use super::key::{Keys, Named};
-use super::lock::Lock;
+use super::lock::{Lock, Use};
 use super::packed::{self, Content, Kind, Mapped};
 use super::{Dataset, Item, Source, decode, folder, maps};
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +53,7 @@ impl<'a> Build<'a> {
     }
 
     pub(super) fn run(self) -> Result<(Cache, Report)> {
+        let used = Use::of(self.dir);
         let mut jobs = self.each(self.data.len(), |i| Ok(self.look_up(i)))?;
         let missing: Vec<usize> = (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing)).collect();
         if !missing.is_empty() {
@@ -70,7 +71,8 @@ impl<'a> Build<'a> {
             // The names of the new files, too, must be on the disk.
             File::open(self.dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", self.dir))?;
         }
-        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()] };
+        let used = used.or_else(|| Use::of(self.dir)).map(Arc::new);
+        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()], used };
         let mut report = Report::default();
         for job in &jobs {
             let made = match &job.state {

@@ -11,11 +11,13 @@
 //! is damaged is made again. [`list`] says what is in a cache, and which of it nothing will use again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::build::Build;
 pub use super::inventory::{Entry, list, remove, verify};
 pub use super::lock::Holder;
+use super::lock::Use;
 pub use super::packed::Kind;
 pub use super::view::View;
 use super::{ClipSpec, Dataset, Decode, Ffmpeg, maps};
@@ -127,6 +129,9 @@ pub struct Cache {
     pub(super) dir: PathBuf,
     /// The files of each video; `None` where the video could not be read.
     pub(super) names: Vec<Option<Names>>,
+    /// Keeps the files from being removed, where that can be.
+    #[expect(dead_code, reason = "its lock is what counts")]
+    pub(super) used: Option<Arc<Use>>,
 }
 
 /// Hashes that name a video's files.

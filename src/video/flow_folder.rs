@@ -44,7 +44,9 @@ pub(super) fn find(root: &Path, name: &str) -> Result<PathBuf> {
     let candidates = [whole.clone(), whole.with_extension(""), last_two.clone(), last_two.with_extension("")];
     let found = candidates.into_iter().map(|c| root.join(c)).find(|p| p.is_dir() && p != root);
     found.ok_or_else(|| {
-        Error::data(root.join(whole), "there is no folder of this name, with or without extension, that holds the flow")
+        let what = "there is no folder of this name, with or without extension, that holds the video's flow; `extract_flow` names \
+                    folders so when it is given the same folder or lists as --data";
+        Error::data(root.join(whole), what)
     })
 }
 

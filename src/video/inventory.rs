@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::cache::file_of;
 use super::key::{self, FlowKey, FramesKey, MapsKey, Named, SourceKey};
-use super::lock::{Holder, Lock};
+use super::lock::{Holder, Lock, Use};
 use super::packed::{Kind, Mapped};
 use crate::error::{Error, Result};
 
@@ -128,9 +128,11 @@ pub fn verify(entry: &Entry) -> Result<()> {
 /// that have mapped a file keep it until they let it go.
 ///
 /// # Errors
-/// `Stopped` when `stop` was set while another process was waited for; `Io` when a file cannot be removed.
+/// `Locked` while a process trains on what is in it; `Stopped` when `stop` was set while another process was waited for; `Io`
+/// when a file cannot be removed.
 pub fn remove(dir: &Path, entries: &[Entry], stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Result<()> {
     let _lock = Lock::take(dir, stop, waiting)?;
+    let _nobody = Use::of_nobody(dir)?;
     for entry in entries {
         match fs::remove_file(&entry.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &entry.path)(e)),

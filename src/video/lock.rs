@@ -1,4 +1,5 @@
-//! The right to write into a folder of the cache: one process has it at a time, and those that wait are told which.
+//! The right to write into a folder of the cache: one process has it at a time, and those that wait are told which. And the
+//! mark of those that read what is in it, which nobody may then remove.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -44,6 +45,36 @@ impl Holder {
         let program = Some(program.to_owned()).filter(|p| !p.is_empty() && !p.contains(char::is_control));
         Holder { pid: pid.parse().ok(), program }
     }
+}
+
+/// The mark of a process that reads a cache, until it is dropped: nothing is removed from the cache meanwhile.
+#[derive(Debug)]
+pub(super) struct Use(#[expect(dead_code, reason = "its lock is what counts")] File);
+
+impl Use {
+    /// Marks `dir` as used; `None` where the mark cannot be made, as in a folder that is not there or may only be read.
+    pub(super) fn of(dir: &Path) -> Option<Use> {
+        let file = used(dir).ok()?;
+        file.lock_shared().ok()?;
+        Some(Use(file))
+    }
+
+    /// The right to remove files of `dir`, while no process uses them.
+    ///
+    /// # Errors
+    /// `Locked` while one does, `Io` when that cannot be asked.
+    pub(super) fn of_nobody(dir: &Path) -> Result<Use> {
+        let file = used(dir).map_err(Error::io("lock", dir))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Use(file)),
+            Err(TryLockError::WouldBlock) => Err(ErrorKind::Locked { path: dir.to_owned(), holder: None }.into()),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", dir)(e)),
+        }
+    }
+}
+
+fn used(dir: &Path) -> std::io::Result<File> {
+    File::options().create(true).truncate(false).read(true).write(true).open(dir.join(".used"))
 }
 
 /// The right to write, held until dropped.

@@ -233,3 +233,19 @@ fn a_flipped_bit_is_found_by_looking_through_the_cache() {
         assert!(text.contains(&*e.path.to_string_lossy()) && text.contains("checksum"), "{text}");
     }
 }
+
+/// A run that trains maps its files anew for each sample: they are not removed under it.
+#[test]
+fn nothing_is_removed_while_a_run_uses_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, _) = build(dir.path(), &videos(2), &all_kinds()).unwrap();
+    let entries = list(dir.path()).unwrap();
+    let same = cache.clone();
+    drop(cache);
+    let e = remove(dir.path(), &entries, &GO_ON, |_| unreachable!()).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::Locked { .. }), "{e}");
+    assert!(same.get(0).is_ok() && list(dir.path()).unwrap().len() == 6);
+    drop(same);
+    remove(dir.path(), &entries, &GO_ON, |_| unreachable!()).unwrap();
+    assert!(list(dir.path()).unwrap().is_empty());
+}

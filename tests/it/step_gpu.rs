@@ -144,6 +144,7 @@ fn a_recorded_run_is_the_run() {
         let (rgb, motion) = ([4, 16, 16, 3], [8, 16, 16, 1]);
         ClipPair {
             video,
+            starts: [0.0; 2],
             rgb: [part(rgb, 1), part(rgb, 2)],
             motion: Some([part(motion, 3), part(motion, 4)]),
             target: None,
