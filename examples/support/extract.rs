@@ -10,15 +10,11 @@ use tubelet::flow::{Flow, Gray, color, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::tensor::Device;
 use tubelet::train::folder::write_atomic;
-use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, folder, read};
+use tubelet::video::dataset::{is_video, videos_below};
+use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
 
 use super::progress::Progress;
 
-/// Names that video files end with; others below a folder are left alone.
-const EXTENSIONS: [&str; 15] =
-    ["avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv", "ts", "mts", "gif"];
-/// Folders nest no deeper than this: a guard against loops of links.
-const DEPTH: usize = 8;
 /// What is not finished lies here, below the output folder.
 const WRITING: &str = ".writing";
 
@@ -43,7 +39,10 @@ pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
         let meta = fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
         if meta.is_dir() {
             // Named relative to the folder; the folder itself, where it is a video, as it was given.
-            walk(input, input, 0, &mut found)?;
+            let (videos, warnings) = videos_below(input)?;
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            let relative = |path: PathBuf| path.strip_prefix(input).map_or(path.clone(), Path::to_owned);
+            found.extend(videos.into_iter().map(|(source, path)| (source, relative(path))));
             let itself = |name: &PathBuf| name.as_os_str().is_empty();
             let whole = fs::canonicalize(input).with_context(|| format!("cannot read {}", input.display()))?;
             for (_, name) in found[before..].iter_mut().filter(|(_, name)| itself(name)) {
@@ -59,31 +58,6 @@ pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
     let mut seen = BTreeSet::new();
     found.retain(|(source, _)| seen.insert(path_of(source)));
     named(found)
-}
-
-/// Adds what is below `folder`, named relative to `base`.
-fn walk(folder: &Path, base: &Path, depth: usize, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
-    ensure!(depth <= DEPTH, "{}: folders nest deeper than {DEPTH}", folder.display());
-    let why = || format!("cannot read {}", folder.display());
-    let entries = fs::read_dir(folder).with_context(why)?.map(|e| Ok(e?.path()));
-    let mut entries = entries.collect::<Result<Vec<_>>>().with_context(why)?;
-    entries.sort();
-    let name = |path: &Path| path.strip_prefix(base).unwrap_or(path).to_owned();
-    for path in entries {
-        if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")) {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, base, depth + 1, found)?;
-        } else if is_video(&path) {
-            let name = name(&path);
-            found.push((Source::File(path), name));
-        }
-    }
-    if folder::frames(folder).is_ok() {
-        found.push((Source::Folder(folder.to_owned()), name(folder)));
-    }
-    Ok(())
 }
 
 /// Adds what a list names: one path a line where all lines are paths, else the videos of a data set.
@@ -107,10 +81,6 @@ fn list(list: &Path, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_video(path: &Path) -> bool {
-    path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.iter().any(|x| x.eq_ignore_ascii_case(e)))
 }
 
 fn path_of(source: &Source) -> PathBuf {

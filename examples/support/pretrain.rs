@@ -273,6 +273,10 @@ impl<'a> Run<'a> {
         for warning in splits.train.warnings.iter().chain(&splits.test.warnings) {
             eprintln!("warning: {warning}");
         }
+        ensure!(
+            !splits.test.is_empty(),
+            "no video is held out to be tested on, for each class is one recording: give a list of test videos as --test"
+        );
         steps_per_epoch(splits.train.len(), training.batch)?;
         training.queue_length(splits.train.len(), job.keys)?;
         let settings = all_settings(options, job, &splits)?;

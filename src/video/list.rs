@@ -15,8 +15,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files;
 
-const VIDEO_EXTENSIONS: [&str; 15] =
-    ["avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv", "ts", "mts", "gif"];
+const VIDEO_EXTENSIONS: [&str; 24] = [
+    "avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv", "ts", "mts", "gif", "m2ts",
+    "m2v", "vob", "asf", "divx", "f4v", "3g2", "mxf", "mjpeg",
+];
 const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Lists are no longer than this: a guard against naming a video as a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;

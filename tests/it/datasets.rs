@@ -375,3 +375,31 @@ fn folders_of_flow_beside_frames_are_no_videos() {
     let told = splits.train.warnings.join("; ");
     assert!(told.contains("beside frames") && told.contains("19 more"), "{told}");
 }
+
+/// A folder of frames inside of a video's folder is not the class, and a poster above videos is no video.
+#[test]
+fn classes_are_above_videos_wherever_their_frames_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = |path: String| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::new(8, 8).save(path).unwrap();
+    };
+    for class in ["walk", "run"] {
+        for video in ["one", "two"] {
+            for inner in ["rgb", "flow_x"] {
+                picture(format!("set/{class}/{video}/{inner}/00001.png"));
+            }
+        }
+        picture(format!("set/{class}/three/00001.png"));
+        picture(format!("set/{class}/poster.png"));
+    }
+    picture("set/overview.jpg".into());
+    let splits = Splits::open(&dir.path().join("set"), None).unwrap();
+    let mut names: Vec<&str> = splits.train.items.iter().chain(&splits.test.items).map(|i| &*i.name).collect();
+    names.sort();
+    assert_eq!(names, ["run/one", "run/three", "run/two", "walk/one", "walk/three", "walk/two"]);
+    assert_eq!(splits.train.classes, ["run", "walk"]);
+    let told = splits.train.warnings.join("; ");
+    assert!(told.contains("beside videos") && told.contains("flow_x"), "{told}");
+}

@@ -75,6 +75,24 @@ fn clips_of_one_video_of_kinetics_stay_together_in_all_classes() {
     assert!(per_class(&sides.test).iter().all(|&n| n > 0));
 }
 
+/// A date and a time of day are no seconds of one video.
+#[test]
+fn videos_of_a_telephone_are_recordings_of_their_own() {
+    let name = |class: &str, i: usize| match i % 3 {
+        0 => format!("{class}/PXL_20230101_1430{i:02}121.mp4"),
+        1 => format!("{class}/VID_20230101_1430{i:02}.mp4"),
+        _ => format!("{class}/IMG_{:04}.MOV", 1200 + i),
+    };
+    let videos: Vec<String> = ["walk", "run"].iter().flat_map(|c| (0..12).map(|i| name(c, i))).collect();
+    let splits = split(&videos);
+    assert_eq!(
+        (per_class(&splits.train), per_class(&splits.test)),
+        (vec![9; 2], vec![3; 2]),
+        "{:?}",
+        splits.train.warnings
+    );
+}
+
 #[test]
 fn clips_named_by_a_word_or_a_number_stay_together() {
     let talks =

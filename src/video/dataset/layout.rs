@@ -192,14 +192,10 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
 }
 
 /// The videos of a tree, of the classes that their folders name, and what is left out.
-fn class_folders(dir: &Path, tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
-    let mut warnings = tree.warnings;
+fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
+    let mut warnings = std::mem::take(&mut tree.warnings);
     let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
-    for source in tree.files.into_iter().map(Source::File).chain(tree.frames.into_iter().map(Source::Folder)) {
-        let path = match &source {
-            Source::File(p) | Source::Folder(p) => p.clone(),
-            Source::Procedural(_) => continue,
-        };
+    for (source, path) in tree.videos(dir) {
         if path == dir && total > 1 {
             warnings.push(format!("{} itself holds pictures, and they are left out", dir.display()));
             continue;

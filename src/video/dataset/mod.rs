@@ -24,6 +24,25 @@ pub enum Source {
     Procedural(usize),
 }
 
+/// The videos below the folder `dir`, as in a data set of class folders: video files and folders of frames, in the order of
+/// their paths, each with the path that names it; then what was left out, a sentence each. The path is the video's own, or of
+/// frames in `class/video/frames` (or `rgb`, `img`, …) the folder above.
+///
+/// # Errors
+/// `Io` when a folder cannot be read, `Data` when there are too many files.
+pub fn videos_below(dir: &Path) -> Result<(Vec<(Source, PathBuf)>, Vec<String>)> {
+    let mut tree = walk::walk(dir)?;
+    let warnings = std::mem::take(&mut tree.warnings);
+    let mut videos = tree.videos(dir);
+    videos.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok((videos, warnings))
+}
+
+/// Whether a file is a video by the extension of its name.
+pub fn is_video(path: &Path) -> bool {
+    super::list::is_video(path)
+}
+
 /// One video of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {

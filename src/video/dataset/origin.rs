@@ -142,14 +142,14 @@ fn hmdb51<'a>(stem: &'a str, class: &str, folder: &str) -> Option<&'a str> {
     Some(actions.iter().filter(|a| !a.is_empty()).find_map(|a| cut(a)).filter(|s| !s.is_empty()).unwrap_or(rest))
 }
 
-/// `id_000010_000020` -> `id`: the seconds that a clip was cut from, with six digits, or after the eleven characters of a
-/// YouTube id.
+/// `id_000010_000020` -> `id`: the seconds that a clip was cut from, with six digits each and ten minutes apart at most (a date
+/// and a time of day are neither), or after the eleven characters of a YouTube id.
 fn kinetics(stem: &str) -> Option<&str> {
     let (rest, end) = stem.rsplit_once('_')?;
     let (id, start) = rest.rsplit_once('_')?;
     let youtube = id.len() == 11 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    let long = start.len() >= 6 && end.len() >= 6;
     let (from, to) = (start.parse::<u64>().ok()?, end.parse::<u64>().ok()?);
+    let long = [start.len(), end.len()] == [6; 2] && to.saturating_sub(from) <= 600;
     (is_number(start) && is_number(end) && from < to && !id.is_empty() && (youtube || long)).then_some(id)
 }
 

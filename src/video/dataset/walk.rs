@@ -1,16 +1,21 @@
 //! What lies below a folder: video files, folders of frames, and lists.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::super::dataset::Source;
 use super::super::list;
 use super::super::series::is_folder_beside;
 use crate::error::{Error, Result};
 
 /// A tree has no more files and folders than this. Kinetics as frames has some 70 million.
 const MAX_ENTRIES: usize = 1 << 28;
+
+/// Names of the folder of frames within a video's folder, beside others of flow or sound.
+const FRAMES: [&str; 12] =
+    ["rgb", "img", "imgs", "image", "images", "frame", "frames", "jpg", "jpeg", "png", "color", "colour"];
 
 /// What tells two files or folders apart, whatever their names: device and inode.
 pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
@@ -47,6 +52,7 @@ pub(super) fn walk(dir: &Path) -> Result<Tree> {
     let Walk { mut tree, mut odd, .. } = walk;
     [&mut tree.files, &mut tree.frames, &mut tree.lists].into_iter().for_each(|paths| paths.sort());
     odd.beside = tree.leave_beside();
+    odd.pictures.extend(tree.leave_above());
     tree.warnings = odd.warnings();
     Ok(tree)
 }
@@ -66,6 +72,41 @@ impl Tree {
         let (beside, frames) = std::mem::take(&mut self.frames).into_iter().partition(is_beside);
         self.frames = frames;
         beside
+    }
+}
+
+impl Tree {
+    /// Takes out folders with pictures that lie above two videos or more, and returns them: a poster among class folders is no
+    /// frame of a video.
+    fn leave_above(&mut self) -> Vec<PathBuf> {
+        let mut below: HashMap<&Path, usize> = self.frames.iter().map(|folder| (folder.as_path(), 0)).collect();
+        for path in self.files.iter().chain(&self.frames) {
+            for above in path.ancestors().skip(1) {
+                if let Some(n) = below.get_mut(above) {
+                    *n += 1;
+                }
+            }
+        }
+        let above: HashSet<PathBuf> = below.into_iter().filter(|(_, n)| *n > 1).map(|(p, _)| p.to_owned()).collect();
+        self.frames.retain(|folder| !above.contains(folder));
+        let mut above: Vec<PathBuf> = above.into_iter().collect();
+        above.sort();
+        above
+    }
+
+    /// All videos, each with the path that names it: its own, or of frames in `class/video/frames`, below `dir`, the folder
+    /// `class/video`.
+    pub(super) fn videos(self, dir: &Path) -> Vec<(Source, PathBuf)> {
+        let named = |folder: &PathBuf| {
+            let inner =
+                folder.file_name().and_then(|n| n.to_str()).is_some_and(|n| FRAMES.contains(&&*n.to_lowercase()));
+            let video = folder.parent().filter(|video| inner && *video != dir && video.parent() != Some(dir));
+            video.unwrap_or(folder).to_owned()
+        };
+        let files = self.files.into_iter().map(|path| (Source::File(path.clone()), path));
+        let frames: Vec<(Source, PathBuf)> =
+            self.frames.into_iter().map(|folder| (Source::Folder(folder.clone()), named(&folder))).collect();
+        files.chain(frames).collect()
     }
 }
 
