@@ -173,7 +173,9 @@ impl Extract<'_> {
             let join = |w: std::thread::ScopedJoinHandle<Result<()>>| {
                 w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            workers.into_iter().map(join).fold(Ok(()), |first: Result<()>, next| first.and(next))
+            // All are waited for, and the first error is told.
+            let ends: Vec<Result<()>> = workers.into_iter().map(join).collect();
+            ends.into_iter().collect::<Result<()>>()
         });
         progress.finish();
         let _ = fs::remove_dir_all(&staging); // nothing whole is in it

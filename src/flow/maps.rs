@@ -96,7 +96,7 @@ impl Maps {
     pub fn new<T: Copy + Into<f64>>(spec: &MapSpec, fields: &Fields<'_, T>) -> Result<Maps> {
         spec.check()?;
         let [h, w] = fields.size;
-        let pixels = h.checked_mul(w).unwrap_or(usize::MAX);
+        let pixels = h.saturating_mul(w);
         let whole = |m: usize| (fields.field)(m).iter().all(|plane| plane.len() == pixels);
         if fields.count == 0 || pixels == 0 || fields.every == 0 || !(0..fields.count).all(whole) {
             let got = format!("{} fields of {h} x {w}, every {}", fields.count, fields.every);

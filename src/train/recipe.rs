@@ -100,7 +100,7 @@ impl Training {
     pub fn check_groups(&self, groups: usize) -> Result<()> {
         limits::BN_GROUPS.check(groups)?;
         let batch = self.batch;
-        if batch % groups != 0 || batch / groups < 2 {
+        if !batch.is_multiple_of(groups) || batch / groups < 2 {
             let rule = format!("--batch {batch} must divide into that many equal parts of at least 2 videos");
             return Err(Error::param("settings", limits::BN_GROUPS.option, groups, rule));
         }

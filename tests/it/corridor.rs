@@ -138,11 +138,11 @@ fn computed_flow_reaches_the_network_with_its_signs() {
         }
         followed += 1;
         let at = |t: usize| middle(weights(&masks[t]), l.spec.side).unwrap();
-        for t in 0..4 {
+        for (t, mask) in masks.iter().enumerate() {
             for c in 0..2 {
                 let speed = (at(3)[c] - at(0)[c]) / 6.0;
                 let flow = plane(motion, t, c);
-                let inside: Vec<f32> = flow.iter().zip(&masks[t]).filter(|(_, m)| **m).map(|(v, _)| 8.0 * v).collect();
+                let inside: Vec<f32> = flow.iter().zip(mask).filter(|(_, m)| **m).map(|(v, _)| 8.0 * v).collect();
                 let mean = inside.iter().sum::<f32>() / inside.len() as f32;
                 // Small squares are smoothed, so less than the whole is found; u and v mixed would be a quarter at most.
                 assert!((0.3..1.5).contains(&(mean / speed)), "channel {c}: {mean}, not {speed}");

@@ -349,7 +349,7 @@ fn maps_have_the_numbers_they_say() {
     let maps = of([2, 3], 4, 1, 12, 2).unwrap();
     assert_eq!((maps.map(usize::MAX).len(), maps.score(usize::MAX)), (6, 1.0));
     // A field that is shorter than was said.
-    let short = vec![0.0f32; 5];
+    let short = [0.0f32; 5];
     let field = |_: usize| [&short[..], &short[..]];
     let fields = |size| Fields { count: 3, size, every: 1, fps: 25.0, field: &field };
     refused("fields", Maps::new(&MapSpec::new(2.0, None), &fields([2, 3])));
@@ -417,7 +417,7 @@ fn updates_refuse_numbers_that_spoil_the_weights() {
 fn crops_and_sides_out_of_range_are_errors() {
     use tubelet::augment::{AugmentSpec, Crop, Draw, MotionKind, apply_motion, apply_rgb};
     let good = Draw::centre(&AugmentSpec::default(), 4, 4);
-    let frame = vec![0u8; 48];
+    let frame = [0u8; 48];
     let mut out = vec![0.0; 12];
     for big in EDGES {
         for crop in [

@@ -124,7 +124,7 @@ pub fn weights(mask: &[bool]) -> impl Iterator<Item = f32> {
 
 /// Whether the square stands wholly within: no pixel of the rim is its.
 pub fn whole(mask: &[bool], w: usize) -> bool {
-    let rim = |i: usize| i < w || i >= mask.len() - w || i % w == 0 || i % w == w - 1;
+    let rim = |i: usize| i < w || i >= mask.len() - w || i.is_multiple_of(w) || i % w == w - 1;
     mask.contains(&true) && !(0..mask.len()).any(|i| mask[i] && rim(i))
 }
 

@@ -143,6 +143,8 @@ impl Checkpoints {
                         fs::rename(&checkpoint.folder, &aside).map_err(Error::io("rename", &checkpoint.folder))?;
                         told.push(format!("{e}; its folder is now {}", aside.display()));
                     }
+                    // A process that was killed behind its last checkpoint did not come to it.
+                    self.prune()?;
                     return Ok(Some(Resumed { checkpoint, state, damaged: told }));
                 }
                 Err(e) if is_damage(&e) => damaged.push((checkpoint, e)),

@@ -44,7 +44,7 @@ pub fn start_from(path: &Path, net: &Net, params: &mut Params, head: ImageHead) 
             let name = Matching::PYTORCH.name(name);
             !copied.contains(name) && !name.ends_with(".num_batches_tracked")
         };
-        let left_over = file.infos().into_iter().map(|(name, _)| name).filter(unused).collect();
+        let left_over = file.infos().into_keys().filter(unused).collect();
         Inflated { copied: copied.iter().cloned().collect(), left_over, ..Inflated::default() }
     };
     fill(params, &trunk)?;

@@ -24,13 +24,16 @@ pub enum Source {
     Procedural(usize),
 }
 
+/// A video, and the path that names it.
+pub type Named = (Source, PathBuf);
+
 /// The videos below the folder `dir`, as in a data set of class folders: video files and folders of frames, in the order of
 /// their paths, each with the path that names it; then what was left out, a sentence each. The path is the video's own, or of
 /// frames in `class/video/frames` (or `rgb`, `img`, …) the folder above.
 ///
 /// # Errors
 /// `Io` when a folder cannot be read, `Data` when there are too many files.
-pub fn videos_below(dir: &Path) -> Result<(Vec<(Source, PathBuf)>, Vec<String>)> {
+pub fn videos_below(dir: &Path) -> Result<(Vec<Named>, Vec<String>)> {
     let mut tree = walk::walk(dir)?;
     let warnings = std::mem::take(&mut tree.warnings);
     let mut videos = tree.videos(dir);

@@ -348,7 +348,7 @@ impl Chaos {
 
     /// A second process on the folder of one that is paused: it must be refused, and change nothing.
     fn second(&mut self, run: &Run, log: &Path) -> Result<()> {
-        let held = fs::read_to_string(run.out.join("lock")).is_ok_and(|holder| !holder.trim().is_empty());
+        let held = fs::File::open(run.out.join("lock")).is_ok_and(|file| file.try_lock().is_err());
         if !held {
             return Ok(()); // the first has not come to its folder
         }
