@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 /// A stored number.
 pub(crate) trait Element: Pod + Send + Sync {
-    /// As [`Element::build`], where `fill` takes working space of its own and may find none.
+    /// As [`Element::build`], where `fill` takes working space of its own and may find none. Only convolutions in tiles need it.
+    #[cfg(target_arch = "x86_64")]
     fn try_build(shape: Shape, fill: impl FnOnce(&mut [Self]) -> Result<()>) -> Result<Tensor> {
         let mut filled = Ok(());
         let built = Self::build(shape, |out| filled = fill(out))?;
