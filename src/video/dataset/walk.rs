@@ -52,7 +52,7 @@ pub(super) fn walk(dir: &Path) -> Result<Tree> {
     let Walk { mut tree, mut odd, .. } = walk;
     [&mut tree.files, &mut tree.frames, &mut tree.lists].into_iter().for_each(|paths| paths.sort());
     odd.beside = tree.leave_beside();
-    odd.pictures.extend(tree.leave_above());
+    odd.pictures.extend(tree.leave_above(dir));
     tree.warnings = odd.warnings();
     Ok(tree)
 }
@@ -76,9 +76,9 @@ impl Tree {
 }
 
 impl Tree {
-    /// Takes out folders with pictures that lie above two videos or more, and returns them: a poster among class folders is no
-    /// frame of a video.
-    fn leave_above(&mut self) -> Vec<PathBuf> {
+    /// Takes out folders below `dir` with pictures that lie above two videos or more, and returns them: a poster among class
+    /// folders is no frame of a video.
+    fn leave_above(&mut self, dir: &Path) -> Vec<PathBuf> {
         let mut below: HashMap<&Path, usize> = self.frames.iter().map(|folder| (folder.as_path(), 0)).collect();
         for path in self.files.iter().chain(&self.frames) {
             for above in path.ancestors().skip(1) {
@@ -87,7 +87,8 @@ impl Tree {
                 }
             }
         }
-        let above: HashSet<PathBuf> = below.into_iter().filter(|(_, n)| *n > 1).map(|(p, _)| p.to_owned()).collect();
+        let above = below.into_iter().filter(|(folder, n)| *n > 1 && *folder != dir);
+        let above: HashSet<PathBuf> = above.map(|(folder, _)| folder.to_owned()).collect();
         self.frames.retain(|folder| !above.contains(folder));
         let mut above: Vec<PathBuf> = above.into_iter().collect();
         above.sort();
