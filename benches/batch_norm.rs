@@ -15,7 +15,7 @@ fn waves(shape: [usize; 2]) -> Tensor {
 fn batch_norm(c: &mut Criterion) {
     for case in CASES.iter().filter(|c| c.len() >= 100_000) {
         let p = case.rows;
-        let shape = [p.groups * p.rows, p.c];
+        let shape = [p.parts * p.rows, p.c];
         let (gamma, beta) = (Tensor::full([p.c], 1.0), Tensor::full([p.c], 0.1));
         for dtype in [DType::F32, DType::BF16] {
             let (x, dy) = (waves(shape).cast(dtype).unwrap(), waves(shape).cast(dtype).unwrap());
@@ -29,7 +29,7 @@ fn batch_norm(c: &mut Criterion) {
                 let [x, g, b] = [&x, &gamma, &beta].map(|v| Var::constant(v.clone()));
                 group.bench_function(name(pass), |bench| {
                     bench.iter(|| {
-                        let stats = Stats::Batch { groups: p.groups };
+                        let stats = Stats::Batch { parts: p.parts };
                         ops::batch_norm(&t, &x, &g, &b, stats, 1e-5, residual.then_some(&x), relu).unwrap()
                     });
                 });
@@ -38,7 +38,7 @@ fn batch_norm(c: &mut Criterion) {
             group.throughput(Throughput::Bytes((case.bytes_backward() / 4 * width) as u64));
             let t = Tape::new();
             let [xv, g, b] = [&x, &gamma, &beta].map(|v| t.leaf(v.clone()));
-            let stats = Stats::Batch { groups: p.groups };
+            let stats = Stats::Batch { parts: p.parts };
             group.bench_function(name("bwd_relu"), |bench| {
                 bench.iter_batched(
                     || ops::batch_norm(&t, &xv, &g, &b, stats, 1e-5, None, true).unwrap().0,

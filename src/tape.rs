@@ -20,7 +20,6 @@
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -46,11 +45,6 @@ pub trait Op {
     fn backward_share(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
         let _ = shares;
         self.backward(t, dy, needs)
-    }
-
-    /// What an operation on this one's result may use when it passes a gradient back to it.
-    fn known(&self) -> Option<&dyn Any> {
-        None
     }
 }
 
@@ -89,30 +83,16 @@ struct Node {
 pub struct Var {
     value: Tensor,
     node: Option<Rc<Node>>,
-    /// What one operation tells another about a gradient.
-    note: Option<Rc<dyn Any>>,
 }
+
+/// A value's place on the tape without the value: where an operation passes a gradient to.
+#[derive(Clone)]
+pub(crate) struct Edge(Option<Rc<Node>>);
 
 impl Var {
     /// A value without gradient.
     pub fn constant(value: Tensor) -> Var {
-        Var { value, node: None, note: None }
-    }
-
-    /// A gradient with something that the operation it goes to can use. Where the tape adds to it, the note is lost.
-    pub(crate) fn noted(value: Tensor, note: impl Any) -> Var {
-        Var { value, node: None, note: Some(Rc::new(note)) }
-    }
-
-    /// The note of this type.
-    pub(crate) fn note<T: Any>(&self) -> Option<&T> {
-        self.note.as_ref()?.downcast_ref()
-    }
-
-    /// Asks the operation that made it, where that is on the tape and [knows](Op::known) a `T`.
-    pub(crate) fn ask<T: Any, R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
-        let op = self.node.as_ref()?.op.borrow();
-        op.as_ref()?.known()?.downcast_ref().map(f)
+        Var { value, node: None }
     }
 
     /// The value.
@@ -130,6 +110,11 @@ impl Var {
         self.node.is_some()
     }
 
+    /// Its place on the tape.
+    pub(crate) fn edge(&self) -> Edge {
+        Edge(self.node.clone())
+    }
+
     /// The same value as a constant: gradients stop here.
     pub fn detach(&self) -> Var {
         Var::constant(self.value.clone())
@@ -140,18 +125,16 @@ impl Var {
 pub struct Tape {
     recording: Cell<bool>,
     next: Cell<u64>,
+    add: Add,
 }
 
-impl Tape {
-    /// A tape that records.
-    #[allow(clippy::new_without_default, reason = "a tape is either recording or not; neither is a default")]
-    pub fn new() -> Self {
-        Tape { recording: Cell::new(true), next: Cell::new(0) }
-    }
+/// A recorded addition of two values of one shape.
+pub(crate) type Add = fn(&Tape, &Var, &Var) -> Result<Var>;
 
-    /// A tape that records nothing: every result is a constant, and activations are freed as soon as they are used.
-    pub fn no_grad() -> Self {
-        Tape { recording: Cell::new(false), next: Cell::new(0) }
+impl Tape {
+    /// A tape that adds gradients by `add` where two paths meet.
+    pub(crate) fn adding(add: Add, recording: bool) -> Self {
+        Tape { recording: Cell::new(recording), next: Cell::new(0), add }
     }
 
     /// Whether operations are being recorded.
@@ -176,18 +159,23 @@ impl Tape {
     /// A value whose gradient will be asked for. On a tape that does not record it is a constant.
     pub fn leaf(&self, value: Tensor) -> Var {
         let node = self.is_recording().then(|| self.node(value.shape(), None, Vec::new()));
-        Var { value, node, note: None }
+        Var { value, node }
     }
 
     /// Puts the result `value` of an operation on the tape. `op` is called, to save what the backward pass needs, only
     /// when the tape records and some input has a gradient.
     pub fn record<O: Op + 'static>(&self, value: Tensor, inputs: &[&Var], op: impl FnOnce() -> O) -> Var {
-        if !self.is_recording() || inputs.iter().all(|v| v.node.is_none()) {
+        self.record_on(value, inputs.iter().map(|v| v.edge()).collect(), op)
+    }
+
+    /// [`Tape::record`] where the inputs' values need not be at hand.
+    pub(crate) fn record_on<O: Op + 'static>(&self, value: Tensor, inputs: Vec<Edge>, op: impl FnOnce() -> O) -> Var {
+        if !self.is_recording() || inputs.iter().all(|v| v.0.is_none()) {
             return Var::constant(value);
         }
-        let edges = inputs.iter().map(|v| v.node.clone()).collect();
-        let node = self.node(value.shape(), Some(Box::new(op())), edges);
-        Var { value, node: Some(node), note: None }
+        let inputs = inputs.into_iter().map(|v| v.0).collect();
+        let node = self.node(value.shape(), Some(Box::new(op())), inputs);
+        Var { value, node: Some(node) }
     }
 
     /// The gradients of the scalar `y` for `xs`; `None` where `y` does not depend on one.
@@ -244,7 +232,10 @@ impl Tape {
             }
             let Some(dy) = (if is_wanted { grads.get(&node.id).cloned() } else { grads.remove(&node.id) }) else {
                 node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
-                continue; // nothing flowed here
+                if mode == Mode::Free {
+                    node.op.take();
+                }
+                continue; // nothing flowed here, or an operation behind it has passed it on already
             };
             let needs: Vec<bool> =
                 node.inputs.iter().map(|i| i.as_ref().is_some_and(|i| on_path.contains_key(&i.id))).collect();
@@ -279,18 +270,14 @@ impl Tape {
                 }
                 debug_assert_eq!(input.shape, d.shape(), "gradient shape");
                 let sum = match grads.remove(&input.id) {
-                    Some(have) => self.sum(have, d)?,
+                    // Where two paths meet, the tape adds: kernels overwrite, only the tape accumulates.
+                    Some(have) => (self.add)(self, &have, &d)?,
                     None => d,
                 };
                 grads.insert(input.id, sum);
             }
         }
         Ok(wanted.iter().map(|id| id.and_then(|id| grads.get(&id).cloned())).collect())
-    }
-
-    /// Where two paths meet, the tape adds: kernels overwrite, only the tape accumulates.
-    fn sum(&self, a: Var, b: Var) -> Result<Var> {
-        crate::ops::add(self, &a, &b)
     }
 }
 

@@ -164,7 +164,7 @@ fn norms(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
                 Ok(vec![random(shape, dtype, device, 1)?, gamma.clone(), gamma])
             };
             let run = |t: &Tape, v: &[Var]| {
-                Ok(ops::batch_norm(t, &v[0], &v[1], &v[2], Stats::Batch { groups: 1 }, 1e-5, None, true)?.0)
+                Ok(ops::batch_norm(t, &v[0], &v[1], &v[2], Stats::Batch { parts: 1 }, 1e-5, None, true)?.0)
             };
             cases.push(Case {
                 name: format!("batch_norm/{pass}/{}/{}", row.name, dtype.name()),

@@ -78,7 +78,7 @@ fn inner(kind: Kind) -> usize {
 fn once(trunk: &Trunk, params: &mut Params, x: &Tensor, dy: Option<&Tensor>, precision: Precision) -> Result<()> {
     let tape = Tape::new();
     let x = tape.leaf(x.clone());
-    let mut pass = Pass::new(&tape, params, Mode::Train { groups: 1 }).with_precision(precision);
+    let mut pass = Pass::new(&tape, params, Mode::Train { parts: 1 }).with_precision(precision);
     let y = trunk.forward_map(&mut pass, &x)?;
     if let Some(dy) = dy {
         let leaves = pass.leaves();

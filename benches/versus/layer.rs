@@ -55,7 +55,7 @@ fn batch_norm(pass: &'static str, x: [usize; 5], dtype: DType) -> Case {
             let run = move || {
                 let tape = Tape::new();
                 let [x, r, g, b] = [&x0, &residual, &gamma, &beta].map(|v| tape.leaf(v.clone()));
-                let stats = Stats::Batch { groups: 1 };
+                let stats = Stats::Batch { parts: 1 };
                 let (y, _) = ops::batch_norm(&tape, &x, &g, &b, stats, 1e-5, Some(&r), true)?;
                 if backward {
                     let dy = Var::constant(dy.clone());

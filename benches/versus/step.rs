@@ -31,7 +31,7 @@ impl Step {
     /// One step; the loss before it.
     pub fn run(&mut self) -> Result<f32> {
         let tape = Tape::new();
-        let mut pass = Pass::new(&tape, &mut self.params, Mode::Train { groups: 1 }).with_precision(self.precision);
+        let mut pass = Pass::new(&tape, &mut self.params, Mode::Train { parts: 1 }).with_precision(self.precision);
         let logits = self.net.forward(&mut pass, &self.x)?;
         let loss = ops::cross_entropy(&tape, &logits, &self.labels)?;
         let leaves = pass.leaves();

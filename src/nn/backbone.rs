@@ -2,13 +2,12 @@
 
 use super::block::{Block, ConvNorm, Grid, Walk};
 use super::build::Builder;
-use super::conv::Activation;
 use super::nets::{Net, Pool};
 use super::params::{ParamId, Params};
 use super::pass::Pass;
 use super::recompute::{self, Segment};
 use crate::error::{Error, Result};
-use crate::ops::{self, conv3d::Conv3d};
+use crate::ops::{self, Activation, conv3d::Conv3d};
 use crate::tape::Var;
 use std::sync::Arc;
 
@@ -29,27 +28,23 @@ struct Stem {
 }
 
 impl Segment for Stem {
-    fn run(&self, pass: &mut Pass, first: &Var, _: &Var) -> Result<Var> {
-        let mut x = Activation::from(first);
-        let Some((last, inner)) = self.convs.split_last() else { return self.pooled(pass, first) };
-        for step in inner {
-            x = step.forward_deferred(pass, &x)?;
+    fn run(&self, pass: &mut Pass, first: &Activation, _: &Activation) -> Result<Activation> {
+        let mut x = first.clone();
+        for step in &self.convs {
+            x = step.forward(pass, &x, None, true)?;
         }
-        let y = last.forward(pass, &x, None, true)?;
-        self.pooled(pass, &y)
+        let x = x.stored(pass.tape())?;
+        match &self.pool {
+            Some(Pool { kernel, window }) => {
+                let tape = pass.tape();
+                Ok((&ops::max_pool(tape, &x.value(tape)?, *kernel, window)?).into())
+            }
+            None => Ok(x),
+        }
     }
 
     fn ids(&self) -> Vec<ParamId> {
         self.convs.iter().flat_map(ConvNorm::ids).collect()
-    }
-}
-
-impl Stem {
-    fn pooled(&self, pass: &mut Pass, y: &Var) -> Result<Var> {
-        match &self.pool {
-            Some(Pool { kernel, window }) => ops::max_pool(pass.tape(), y, *kernel, window),
-            None => Ok(y.clone()),
-        }
     }
 }
 
@@ -145,16 +140,16 @@ impl Trunk {
             return Err(Error::shape("network", "x", format!("[n t h w {}]", self.in_channels), x.shape()));
         }
         pass.count_batch();
-        let mut y = ops::cast(pass.tape(), x, pass.dtype())?;
-        y = if !self.stem.convs.is_empty() && pass.recomputes(self.stem.convs.iter().map(ConvNorm::weight)) {
-            recompute::forward(&self.stem, pass, &y)
+        let x = Activation::from(&ops::cast(pass.tape(), x, pass.dtype())?);
+        let mut y = if !self.stem.convs.is_empty() && pass.recomputes(self.stem.convs.iter().map(ConvNorm::weight)) {
+            recompute::forward(&self.stem, pass, &x)
         } else {
-            self.stem.run(pass, &y, &y)
+            self.stem.run(pass, &x, &x)
         }?;
         for block in &self.blocks {
             y = block.forward(pass, &y)?;
         }
-        Ok(y)
+        y.value(pass.tape())
     }
 
     /// The features `[n c]` of clips `x[n t h w c]`, in the pass's number type: the last map averaged over `t h w`.

@@ -1,13 +1,14 @@
 //! The one block all networks are made of: convolutions followed by normalisations, with or without a shortcut.
 
 use super::build::Builder;
-use super::conv::{Activation, Conv};
+use super::conv::Conv;
 use super::norm::Norm;
 use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
 use super::recompute::{self, Segment};
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::Sums;
+use crate::ops::Activation;
+use crate::ops::batch_norm::Moments;
 use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
 use serde::Serialize;
@@ -69,32 +70,20 @@ impl ConvNorm {
     ///
     /// # Errors
     /// As [`Conv::forward`] and [`Norm::forward`].
-    pub fn forward(&self, pass: &mut Pass, x: &Activation, residual: Option<&Var>, relu: bool) -> Result<Var> {
-        let (y, sums) = self.convolve(pass, x)?;
+    pub fn forward(&self, pass: &mut Pass, x: &Activation, residual: Option<&Var>, relu: bool) -> Result<Activation> {
+        let (y, moments) = self.convolve(pass, x)?;
         match &self.norm {
-            Some(norm) => norm.forward(pass, &y, sums, residual, relu),
-            None => Ok(y),
+            Some(norm) => norm.forward(pass, &y, moments, residual, relu),
+            None => Ok((&y).into()),
         }
     }
 
-    /// `relu(norm(conv(x)))` for nothing but a convolution, which may normalise what it reads.
-    ///
-    /// # Errors
-    /// As [`ConvNorm::forward`].
-    pub fn forward_deferred(&self, pass: &mut Pass, x: &Activation) -> Result<Activation> {
-        let (y, sums) = self.convolve(pass, x)?;
-        match &self.norm {
-            Some(norm) => Ok(Activation::Deferred(norm.defer(pass, &y, sums)?)),
-            None => Ok(Activation::Ready(y)),
-        }
-    }
-
-    /// The convolution, with sums where a normalisation by the batch follows.
-    fn convolve(&self, pass: &mut Pass, x: &Activation) -> Result<(Var, Option<Sums>)> {
+    /// The convolution, with its result's moments where a normalisation by the batch follows.
+    fn convolve(&self, pass: &mut Pass, x: &Activation) -> Result<(Var, Option<Moments>)> {
         match (&self.norm, pass.mode()) {
-            (Some(norm), Mode::Train { groups }) => {
+            (Some(norm), Mode::Train { parts }) => {
                 let near = pass.params()[norm.mean()].value.clone();
-                self.conv.forward_summed(pass, x, &near, groups)
+                self.conv.forward_with_moments(pass, x, &near, parts)
             }
             _ => Ok((self.conv.forward(pass, x)?, None)),
         }
@@ -136,19 +125,19 @@ impl Inside {
 }
 
 impl Segment for Inside {
-    fn run(&self, pass: &mut Pass, first: &Var, last: &Var) -> Result<Var> {
-        let mut y = Activation::from(first);
+    fn run(&self, pass: &mut Pass, first: &Activation, last: &Activation) -> Result<Activation> {
+        let mut y = first.clone();
         for step in &self.path {
-            y = step.forward_deferred(pass, &y)?;
+            y = step.forward(pass, &y, None, true)?;
         }
-        match &self.shortcut {
-            Shortcut::None => self.last.forward(pass, &y, None, true),
-            Shortcut::Identity => self.last.forward(pass, &y, Some(last), true),
-            Shortcut::Projection(p) => {
-                let residual = p.forward(pass, &last.into(), None, false)?;
-                self.last.forward(pass, &y, Some(&residual), true)
-            }
-        }
+        let tape = pass.tape();
+        let residual = match &self.shortcut {
+            Shortcut::None => None,
+            Shortcut::Identity => Some(last.value(tape)?),
+            Shortcut::Projection(p) => Some(p.forward(pass, last, None, false)?.value(tape)?),
+        };
+        // The next block reads it twice.
+        self.last.forward(pass, &y, residual.as_ref(), true)?.stored(tape)
     }
 
     fn ids(&self) -> Vec<ParamId> {
@@ -214,18 +203,18 @@ impl Block {
         Block { name: plan.name.clone(), inside: Arc::new(Inside { path, last, shortcut }) }
     }
 
-    /// `x[n t h w c]` to `[n to ho wo k]`.
+    /// `x[n t h w c]` to `[n to ho wo k]`, in memory.
     ///
     /// # Errors
     /// As [`ConvNorm::forward`].
-    pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+    pub fn forward(&self, pass: &mut Pass, x: &Activation) -> Result<Activation> {
         let inside = &self.inside;
         let y = if pass.recomputes(inside.convs().map(ConvNorm::weight)) {
             recompute::forward(inside, pass, x)
         } else {
             inside.run(pass, x, x)
         }?;
-        pass.passed_block(&self.name, &y);
+        pass.passed_block(&self.name, &y.value(pass.tape())?);
         Ok(y)
     }
 

@@ -4,26 +4,12 @@ use super::build::Builder;
 use super::params::{ParamId, Params};
 use super::pass::Pass;
 use crate::error::Result;
-use crate::ops::batch_norm::{Deferred, Sums};
-use crate::ops::conv3d::{self, Conv3d, Geometry};
+use crate::ops::batch_norm::Moments;
+use crate::ops::conv3d::{Conv3d, Geometry, fusion::Epilogue};
+use crate::ops::{Activation, conv_norm};
 use crate::shape::Window;
 use crate::tape::Var;
 use crate::tensor::Tensor;
-
-/// What a convolution reads.
-#[derive(Clone)]
-pub enum Activation {
-    /// These numbers.
-    Ready(Var),
-    /// A normalisation and ReLU that it may apply itself, so that their result need not be held.
-    Deferred(Deferred),
-}
-
-impl From<&Var> for Activation {
-    fn from(x: &Var) -> Self {
-        Activation::Ready(x.clone())
-    }
-}
 
 /// A convolution without bias (a normalisation follows), padded so that stride 1 keeps extents under an odd kernel. An even
 /// kernel has no middle: along its axis there is no padding.
@@ -59,32 +45,28 @@ impl Conv {
     /// # Errors
     /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
     pub fn forward(&self, pass: &mut Pass, x: &Activation) -> Result<Var> {
-        Ok(self.run(pass, x, None)?.0)
+        Ok(self.run(pass, x, Epilogue::None)?.0)
     }
 
-    /// The same for a following normalisation with the running mean `near`: its sums too, over each of `groups` parts of
-    /// the batch, where the device takes them on the way.
+    /// The same for a following normalisation with the running mean `near`: the moments of the result too, over each of `parts`
+    /// parts of the batch.
     ///
     /// # Errors
-    /// As [`Conv::forward`]; `Param` when the groups do not divide the batch.
-    pub fn forward_summed(
+    /// As [`Conv::forward`]; `Param` when the parts do not divide the batch.
+    pub fn forward_with_moments(
         &self,
         pass: &mut Pass,
         x: &Activation,
         near: &Tensor,
-        groups: usize,
-    ) -> Result<(Var, Option<Sums>)> {
-        self.run(pass, x, Some((near, groups)))
+        parts: usize,
+    ) -> Result<(Var, Option<Moments>)> {
+        self.run(pass, x, Epilogue::Moments { parts, near })
     }
 
-    fn run(&self, pass: &mut Pass, x: &Activation, summed: Option<(&Tensor, usize)>) -> Result<(Var, Option<Sums>)> {
+    fn run(&self, pass: &mut Pass, x: &Activation, epilogue: Epilogue) -> Result<(Var, Option<Moments>)> {
         let (w, tape, g) = (pass.var(self.weight)?, pass.tape(), self.geometry.with(pass.products()));
-        let (y, sums) = match (x, summed) {
-            (Activation::Deferred(layer), summed) => conv3d::conv3d_after(tape, layer, &w, &g, summed)?,
-            (Activation::Ready(x), Some((near, groups))) => conv3d::conv3d_summed(tape, x, &w, &g, near, groups)?,
-            (Activation::Ready(x), None) => (conv3d::conv3d(tape, x, &w, &g)?, None),
-        };
+        let (y, moments) = conv_norm(tape, x, &w, &g, epilogue)?;
         pass.passed_conv(self.weight, &y);
-        Ok((y, sums))
+        Ok((y, moments))
     }
 }

@@ -84,7 +84,7 @@ impl ProjectionHead {
         let t = pass.tape();
         let hidden = self.hidden.forward(pass, x)?;
         let hidden = match &self.norm {
-            Some(norm) => norm.forward(pass, &hidden, None, None, true)?,
+            Some(norm) => norm.forward(pass, &hidden, None, None, true)?.value(t)?,
             None => ops::relu(t, &hidden)?,
         };
         let code = self.code.forward(pass, &hidden)?;

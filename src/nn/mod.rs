@@ -35,7 +35,7 @@ mod recompute;
 pub use backbone::Trunk;
 pub use block::{Block, ConvNorm, Grid, Step};
 pub use build::Builder;
-pub use conv::{Activation, Conv};
+pub use conv::Conv;
 pub use head::{Classifier, Encoder, ProjectionHead};
 pub use mcl::{Codes, HeadSpec, MclEncoder};
 pub use nets::{Net, SmallR3d};

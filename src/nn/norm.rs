@@ -4,7 +4,8 @@ use super::build::Builder;
 use super::params::{ParamId, Role};
 use super::pass::{Mode, Pass};
 use crate::error::Result;
-use crate::ops::batch_norm::{Deferred, Moments, Stats, Sums, batch_norm, deferred};
+use crate::ops::Activation;
+use crate::ops::batch_norm::{Moments, Stats};
 use crate::tape::Var;
 
 /// Added to variances (PyTorch's default, maclr.md 2.1).
@@ -43,53 +44,35 @@ impl Norm {
     }
 
     /// `norm(x) + residual`, then ReLU if `relu`, for `x[n .. c]` and `residual` of its shape. In training mode the
-    /// running statistics move by a tenth towards the batch's (variance: the unbiased one). `sums`: those over `x`, where
+    /// running statistics move by a tenth towards the batch's (variance: the unbiased one). `moments`: those of `x`, where
     /// whoever computed it took them.
     ///
     /// # Errors
-    /// `Shape` when channels or `residual` do not fit; `Param` when the groups do not divide the batch.
+    /// `Shape` when channels or `residual` do not fit; `Param` when the parts do not divide the batch.
     pub fn forward(
         &self,
         pass: &mut Pass,
         x: &Var,
-        sums: Option<Sums>,
+        moments: Option<Moments>,
         residual: Option<&Var>,
         relu: bool,
-    ) -> Result<Var> {
+    ) -> Result<Activation> {
         let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale)?, pass.var(self.shift)?);
-        self.by(pass, sums, |stats| batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu))
-    }
-
-    /// [`Norm::forward`] with ReLU and without a residual, left to the convolution that reads the result.
-    ///
-    /// # Errors
-    /// As [`Norm::forward`].
-    pub fn defer(&self, pass: &mut Pass, x: &Var, sums: Option<Sums>) -> Result<Deferred> {
-        let (gamma, beta) = (pass.var(self.scale)?, pass.var(self.shift)?);
-        self.by(pass, sums, |stats| deferred(x, &gamma, &beta, stats, EPS))
-    }
-
-    /// What `layer` makes of the statistics that the pass normalises by, which it then learns about.
-    fn by<R>(
-        &self,
-        pass: &mut Pass,
-        sums: Option<Sums>,
-        layer: impl FnOnce(Stats) -> Result<(R, Option<Moments>)>,
-    ) -> Result<R> {
-        let Mode::Train { groups } = pass.mode() else {
+        let layer = |stats| Activation::batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu);
+        let Mode::Train { parts } = pass.mode() else {
             let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
             return Ok(layer(Stats::Fixed { mean, var })?.0);
         };
-        let stats = match &sums {
-            Some(sums) => Stats::Summed { groups, sums },
-            None => Stats::Batch { groups },
+        let stats = match &moments {
+            Some(moments) => Stats::Moments(moments),
+            None => Stats::Batch { parts },
         };
-        let (result, moments) = layer(stats)?;
-        drop(sums); // they hold the running mean, which is changed in place
-        if let Some(moments) = moments {
-            pass.update_running(self.mean, &moments.mean, MOMENTUM)?;
-            pass.update_running(self.var, &moments.var, MOMENTUM)?;
+        let (y, batch) = layer(stats)?;
+        drop(moments); // they hold the running mean, which is changed in place
+        if let Some(batch) = batch {
+            pass.update_running(self.mean, &batch.mean, MOMENTUM)?;
+            pass.update_running(self.var, &batch.var, MOMENTUM)?;
         }
-        Ok(result)
+        Ok(y)
     }
 }

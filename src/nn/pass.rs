@@ -10,10 +10,10 @@ use crate::tensor::{DType, Tensor};
 /// How normalisations normalise, and whether parameters have gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// By the statistics of the batch, split into `groups` equal contiguous parts; running statistics are updated.
+    /// By the statistics of the batch, split into `parts` equal contiguous parts; running statistics are updated.
     Train {
         /// Parts of the batch normalised on their own; 1 is ordinary batch normalisation.
-        groups: usize,
+        parts: usize,
     },
     /// By the running statistics.
     Eval,
@@ -74,7 +74,7 @@ impl<'a> Pass<'a> {
     /// use tubelet::{ops, shape::Shape, tensor::Tensor};
     /// let (encoder, mut params) = Encoder::new(&SmallR3d::default().net()?, 64, 32, 7)?;
     /// let (tape, clips) = (Tape::new(), Var::constant(Tensor::full([2, 8, 32, 32, 3], 0.5)));
-    /// let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 }).recomputing(true);
+    /// let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 }).recomputing(true);
     /// let codes = encoder.forward(&mut pass, &clips)?;
     /// let loss = ops::sum_to(&tape, &codes, Shape::from([1, 1]))?;
     /// let leaves = pass.leaves();

@@ -12,7 +12,7 @@ use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
 use super::precision::Precision;
 use crate::error::Result;
-use crate::ops::reshape;
+use crate::ops::{Activation, reshape};
 use crate::tape::{self, Op, Tape, Var};
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use std::sync::Arc;
 pub(super) trait Segment {
     /// Its output. The input comes twice, as the first thing that uses it and as the last: their gradients are added in the
     /// order in which the tape would meet them.
-    fn run(&self, pass: &mut Pass, first: &Var, last: &Var) -> Result<Var>;
+    fn run(&self, pass: &mut Pass, first: &Activation, last: &Activation) -> Result<Activation>;
 
     /// The parameters it reads, running statistics included.
     fn ids(&self) -> Vec<ParamId>;
 }
 
 /// `segment` of `x`: recorded as one operation that runs it again in the backward pass.
-pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x: &Var) -> Result<Var> {
+pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x: &Activation) -> Result<Activation> {
     let (mut vars, mut kept) = (Vec::new(), Vec::new());
     for id in segment.ids() {
         let param = &pass.params()[id];
@@ -40,9 +40,10 @@ pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x
         }
     }
     let tape = pass.tape();
-    let y = tape.unrecorded(|| segment.run(pass, x, x))?.value().clone();
-    let inputs: Vec<&Var> = [x, x].into_iter().chain(vars.iter().map(|(_, v)| v)).collect();
-    Ok(tape.record(y, &inputs, || Again {
+    let x = x.value(tape)?;
+    let y = tape.unrecorded(|| segment.run(pass, &(&x).into(), &(&x).into())?.value(tape))?.value().clone();
+    let inputs: Vec<&Var> = [&x, &x].into_iter().chain(vars.iter().map(|(_, v)| v)).collect();
+    let y = tape.record(y, &inputs, || Again {
         segment: segment.clone(),
         x: x.clone(),
         vars: vars.clone(),
@@ -50,7 +51,8 @@ pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x
         entries: pass.params().len(),
         mode: pass.mode(),
         precision: pass.precision(),
-    }))
+    });
+    Ok((&y).into())
 }
 
 struct Again<S> {
@@ -89,7 +91,7 @@ impl<S: Segment> Op for Again<S> {
         let mut params = Params::holding(self.entries, &self.kept);
         let used = self.vars.iter().map(|(id, _)| *id).zip(inputs[2..].iter().cloned());
         let mut pass = Pass::again(tape, &mut params, self.mode, self.precision, used);
-        let y = self.segment.run(&mut pass, &inputs[0], &inputs[1])?;
+        let y = self.segment.run(&mut pass, &(&inputs[0]).into(), &(&inputs[1]).into())?.value(tape)?;
         drop(pass);
         let wanted: Vec<&Var> = inputs.iter().zip(needs).filter(|(_, need)| **need).map(|(v, _)| v).collect();
         let mode = if keep { tape::Mode::Keep } else { tape::Mode::Free };

@@ -18,6 +18,7 @@ pub mod unary;
 // Layers.
 pub mod batch_norm;
 pub mod conv3d;
+pub mod conv_norm;
 pub mod l2_norm;
 pub mod linear;
 pub mod pool3d;
@@ -65,6 +66,7 @@ pub use alignment::{channel_map, map_alignment};
 pub use arith::{add, div, mul, scale, sub};
 pub use batch_norm::batch_norm;
 pub use cast::cast;
+pub use conv_norm::{Activation, conv_norm};
 pub use conv3d::conv3d;
 pub use cross_entropy::{cross_entropy, softmax};
 pub use infonce::{infonce, infonce_masked, infonce_terms};

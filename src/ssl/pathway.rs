@@ -202,7 +202,7 @@ impl Pathway {
     /// What the network's operations return.
     pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, precision: Precision) -> Result<Tensor> {
         let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_precision(precision);
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { parts: groups }).with_precision(precision);
         let k = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
         back(&k, shuffle)
     }
@@ -240,7 +240,7 @@ impl Pathway<MclEncoder> {
         precision: Precision,
     ) -> Result<KeyCodes> {
         let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { groups }).with_precision(precision);
+        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { parts: groups }).with_precision(precision);
         let Codes { inter, intra, order } = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
         Ok(KeyCodes { inter: back(&inter, shuffle)?, intra: back(&intra, shuffle)?, order: back(&order, shuffle)? })
     }

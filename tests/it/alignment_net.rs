@@ -75,7 +75,7 @@ fn weights() -> [Tensor; 5] {
 fn loss(t: &Tape, given: &Given, v: &[Var], setting: Setting) -> Result<(Var, Var)> {
     let f = ops::conv3d(t, &Var::constant(given.x.clone()), &v[0], &geometry())?;
     let fixed = Stats::Fixed { mean: &given.mean, var: &given.var };
-    let stats = if setting.frozen { fixed } else { Stats::Batch { groups: 1 } };
+    let stats = if setting.frozen { fixed } else { Stats::Batch { parts: 1 } };
     let residual = Var::constant(given.residual.clone());
     let (h, _) = ops::batch_norm(t, &f, &v[1], &v[2], stats, EPS, Some(&residual), true)?;
     let q = ops::linear(t, &ops::global_avg_pool(t, &h)?, &v[3], Some(&v[4]))?;
@@ -94,13 +94,13 @@ fn definition(given: &Given, v: &[Vec<f64>], setting: Setting) -> f64 {
     let f = conv3d::reference::fprop(&problem, &wide(&given.x), &v[0]).value;
     let (mean, var) = (wide(&given.mean), wide(&given.var));
     let layer = Layer {
-        rows: Rows { groups: 1, rows: F[..4].iter().product(), c: F[4] },
+        rows: Rows { parts: 1, rows: F[..4].iter().product(), c: F[4] },
         gamma: &v[1],
         beta: &v[2],
         fixed: setting.frozen.then_some((&mean, &var)),
         eps: f64::from(EPS),
     };
-    let h = batch_norm::reference::fwd(&layer, &f, Some(&wide(&given.residual)), true).y.value;
+    let h = batch_norm::reference::forward(&layer, &f, Some(&wide(&given.residual)), true).y.value;
     let places: usize = F[1..4].iter().product();
     let pooled = pool3d::reference::global(F[0], places, F[4], &h).value;
     let extents = [F[0], F[4], CODE];
@@ -112,7 +112,7 @@ fn definition(given: &Given, v: &[Vec<f64>], setting: Setting) -> f64 {
     let dz = l2_norm::reference::backward(&z, &key, CODE).value;
     let [dpooled, ..] = linear::reference::backward(extents, &pooled, &v[3], &dz);
     let dh = pool3d::reference::global_back(places, F[4], &dpooled.value);
-    let g = batch_norm::reference::bwd(&layer, &f, Some(&h), &dh).dx.value;
+    let g = batch_norm::reference::backward(&layer, &f, Some(&h), &dh).dx.value;
     let m = alignment::reference::map(rows(F), &g, if setting.grad_cam { &f } else { &g }).value;
     let p: Vec<f64> = m.iter().map(|v| v.max(0.0)).collect();
     let grid = [F[0], F[1], F[2] * F[3]];
@@ -181,8 +181,8 @@ fn for_features(setting: Setting) -> (Vec<f32>, Vec<bool>) {
     let d = data(t.grad(&value, &[&f], Mode::Free).unwrap().remove(0).unwrap().value());
     let [gamma, beta] = [1, 2].map(|i| leaves[i].value().clone());
     let fixed = Stats::Fixed { mean: &given.mean, var: &given.var };
-    let stats = if setting.frozen { fixed } else { Stats::Batch { groups: 1 } };
-    let (h, ..) = batch_norm::fwd(f.value(), &gamma, &beta, stats, EPS, Some(&given.residual), true).unwrap();
+    let stats = if setting.frozen { fixed } else { Stats::Batch { parts: 1 } };
+    let (h, ..) = batch_norm::forward(f.value(), &gamma, &beta, stats, EPS, Some(&given.residual), true).unwrap();
     (d, data(&h).iter().map(|v| *v > 0.0).collect())
 }
 

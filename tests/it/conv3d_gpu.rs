@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use ptxsim::Order;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask};
 use tubelet::ops::conv3d::cases::SMALL;
-use tubelet::ops::conv3d::fused::{Before, dgrad_chain, fprop_statistics};
+use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
 use tubelet::ops::conv3d::{Conv3d, Geometry, Pass, dgrad, fprop, on_tile, reference, wgrad};
 use tubelet::ops::reference::Bounded;
 use tubelet::shape::{Shape, Window};
@@ -182,7 +183,10 @@ pub fn statistics_leave_with_the_result() {
                 let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
                 let shift = reals(r, [k], DType::F32);
                 let [xd, wd, sd] = [&x, &w, &shift].map(|t| t.to(device).unwrap());
-                let (y, sums) = fprop_statistics(&xd, &wd, &g, &sd, parts).unwrap().expect("a GPU has this launch");
+                let epilogue = Epilogue::Moments { parts, near: &sd };
+                let (y, moments) = fusion::fprop(&xd, &wd, &g, Prologue::None, epilogue).unwrap();
+                let moments = moments.unwrap();
+                let (_, sums) = moments.shifted().expect("a GPU takes them in one launch, about `near`");
                 assert_bounded("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
                 let (y, shift) = (wide(&y), wide(&shift));
                 let rows = y.len() / k / parts;
@@ -214,8 +218,11 @@ pub fn a_chain_of_gradients_in_one_launch() {
             let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
             let [mean, inv_std] = [0; 2].map(|_| reals(r, [parts * c], DType::F32));
             let [rd, nd, wd, yd, md, id] = [&relu, &normed, &w, &dy, &mean, &inv_std].map(|t| t.to(device).unwrap());
-            let before = Before { relu: Some(&rd), normed: &nd, mean: &md, inv_std: &id, again: None, so_far: None };
-            let (dz, sums) = dgrad_chain(&yd, &wd, &g, &before).unwrap().expect("a GPU has this launch");
+            let of_channel = Tensor::full([c], 1.0).to(device).unwrap();
+            let norm = Norm::new(&md, &id, &of_channel, &of_channel).unwrap();
+            let epilogue = GradEpilogue::NormRelu { x: &nd, norm: &norm, relu: ReluMask::FromResult(&rd), add: None };
+            let incoming = fusion::dgrad(&yd, &wd, p.x_shape(), &g, epilogue).unwrap();
+            let Incoming::PastRelu { dz, sums } = incoming else { panic!("a GPU has this launch") };
             let mut want = reference::dgrad(&p, &wide(&dy), &wide(&w));
             for (i, on) in wide(&relu).iter().enumerate() {
                 if *on <= 0.0 {

@@ -1,11 +1,11 @@
-//! Convolutions that normalise and rectify what they read: the bits of the separate operations.
+//! Prologues of convolutions, normalisation and ReLU of what they read: the bits of the separate operations.
 
 use crate::grad::{assert_same_on_any_threads, data, noise};
-use tubelet::ops;
-use tubelet::ops::batch_norm::{Moments, Stats, batch_norm, deferred};
+use tubelet::ops::batch_norm::{Norm, Stats, batch_norm};
 use tubelet::ops::conv3d::cases::SMALL;
-use tubelet::ops::conv3d::fused::{Norm, fprop_normed, wgrad_normed};
-use tubelet::ops::conv3d::{self, Conv3d, Geometry, Products, conv3d, conv3d_after};
+use tubelet::ops::conv3d::fusion::{self, Epilogue, Prologue};
+use tubelet::ops::conv3d::{self, Conv3d, Geometry, Products, conv3d};
+use tubelet::ops::{self, Activation, conv_norm};
 use tubelet::shape::{Shape, Window};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
@@ -20,9 +20,9 @@ impl Arrays {
         Arrays([noise(13, &[parts * p.c()]), inv_std, noise(15, &[p.c()]), noise(16, &[p.c()])])
     }
 
-    fn norm(&self) -> Norm<'_> {
+    fn norm(&self) -> Norm {
         let [mean, inv_std, gamma, beta] = &self.0;
-        Norm { mean, inv_std, gamma, beta }
+        Norm::new(mean, inv_std, gamma, beta).unwrap()
     }
 
     /// What it makes of `x`, in the type of `x`.
@@ -55,6 +55,14 @@ fn assert_same(what: &str, got: &Tensor, want: &Tensor) {
     assert!(differs.is_none(), "{what}: at {differs:?} of {}: {:?}", got.len(), differs.map(|i| (got[i], want[i])));
 }
 
+fn fprop_normed(x: &Tensor, norm: &Norm, w: &Tensor, g: &Geometry) -> Tensor {
+    fusion::fprop(x, w, g, Prologue::NormRelu(norm), Epilogue::None).unwrap().0
+}
+
+fn wgrad_normed(x: &Tensor, norm: &Norm, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Tensor {
+    fusion::wgrad(x, dy, w_shape, g, Prologue::NormRelu(norm)).unwrap()
+}
+
 #[test]
 fn a_normalised_input_has_the_bits_of_the_separate_operations() {
     for (i, case) in SMALL.iter().enumerate() {
@@ -73,9 +81,9 @@ fn a_normalised_input_has_the_bits_of_the_separate_operations() {
                 let what = format!("{} {} {products:?} in {parts} parts", case.name, dtype.name());
                 let arrays = Arrays::new(&p, parts);
                 let applied = arrays.apply(&p, &x);
-                let y = fprop_normed(&x, &arrays.norm(), &w, &g).unwrap().expect("the CPU has it");
+                let y = fprop_normed(&x, &arrays.norm(), &w, &g);
                 assert_same(&what, &y, &conv3d::fprop(&applied, &w, &g).unwrap());
-                let dw = wgrad_normed(&x, &arrays.norm(), &dy, p.w_shape(), &g).unwrap().expect("the CPU has it");
+                let dw = wgrad_normed(&x, &arrays.norm(), &dy, p.w_shape(), &g);
                 assert_same(&what, &dw, &conv3d::wgrad(&applied, &dy, p.w_shape(), &g).unwrap());
             }
         }
@@ -90,8 +98,8 @@ fn normalised_convolutions_do_not_depend_on_the_threads() {
         let (xs, w, dy) = (noise(1, &x), noise(2, p.w_shape().dims()), noise(3, p.y_shape().dims()));
         let arrays = Arrays::new(&p, 2);
         assert_same_on_any_threads("normalised convolutions", || {
-            let y = fprop_normed(&xs, &arrays.norm(), &w, &g).unwrap().unwrap();
-            let dw = wgrad_normed(&xs, &arrays.norm(), &dy, p.w_shape(), &g).unwrap().unwrap();
+            let y = fprop_normed(&xs, &arrays.norm(), &w, &g);
+            let dw = wgrad_normed(&xs, &arrays.norm(), &dy, p.w_shape(), &g);
             vec![y, dw]
         });
     }
@@ -109,17 +117,12 @@ fn recorded(defer: bool, (dtype, products): (DType, Products), stats: usize, mod
     let (mean, var) = (noise(5, &[20]), Tensor::full([20], 0.3));
     let stats = match stats {
         0 => Stats::Fixed { mean: &mean, var: &var },
-        groups => Stats::Batch { groups },
+        groups => Stats::Batch { parts: groups },
     };
-    let (y, moments): (Var, Option<Moments>) = if defer {
-        let (layer, moments) = deferred(&x, &gamma, &beta, stats, 1e-5).unwrap();
-        let near = Tensor::zeros([24]);
-        let (y, _) = conv3d_after(&t, &layer, &w, &g, Some((&near, 2))).unwrap();
-        (y, moments)
-    } else {
-        let (z, moments) = batch_norm(&t, &x, &gamma, &beta, stats, 1e-5, None, true).unwrap();
-        (conv3d(&t, &z, &w, &g).unwrap(), moments)
-    };
+    let (z, moments) = Activation::batch_norm(&t, &x, &gamma, &beta, stats, 1e-5, None, true).unwrap();
+    let z = if defer { z } else { z.stored(&t).unwrap() };
+    let near = Tensor::zeros([24]);
+    let (y, _) = conv_norm(&t, &z, &w, &g, Epilogue::Moments { parts: 2, near: &near }).unwrap();
     let dy = Var::constant(noise(6, y.shape().dims()).cast(dtype).unwrap());
     let of = [&x, &gamma, &beta, &w];
     let grads: Vec<Var> = t.grad_from(&y, dy, &of, mode).unwrap().into_iter().map(Option::unwrap).collect();
@@ -139,7 +142,7 @@ fn recorded(defer: bool, (dtype, products): (DType, Products), stats: usize, mod
 }
 
 #[test]
-fn a_deferred_normalisation_has_the_same_gradients_to_the_second_order() {
+fn a_normalisation_that_is_not_stored_has_the_same_gradients_to_the_second_order() {
     for form in FORMS {
         for (stats, mode) in [(0, Mode::Free), (1, Mode::Free), (2, Mode::Peek), (2, Mode::Keep), (0, Mode::Keep)] {
             let what = format!("{form:?} {stats} {mode:?}");
@@ -153,13 +156,13 @@ fn a_deferred_normalisation_has_the_same_gradients_to_the_second_order() {
 }
 
 #[test]
-fn a_scale_that_is_not_f32_is_applied_first() {
+fn a_scale_that_is_not_f32_gives_the_same() {
     let t = Tape::no_grad();
     let [x, w] = [noise(1, &[2, 2, 5, 5, 16]), noise(2, &[8, 1, 3, 3, 16])].map(Var::constant);
     let [gamma, beta] = [3, 4].map(|seed| Var::constant(noise(seed, &[16]).cast(DType::BF16).unwrap()));
-    let (stats, g) = (Stats::Batch { groups: 1 }, Geometry::new(Window::same([1, 3, 3])).with(Products::Bf16x3));
-    let (layer, _) = deferred(&x, &gamma, &beta, stats, 1e-5).unwrap();
-    let (y, _) = conv3d_after(&t, &layer, &w, &g, None).unwrap();
+    let (stats, g) = (Stats::Batch { parts: 1 }, Geometry::new(Window::same([1, 3, 3])).with(Products::Bf16x3));
+    let (deferred, _) = Activation::batch_norm(&t, &x, &gamma, &beta, stats, 1e-5, None, true).unwrap();
+    let (y, _) = conv_norm(&t, &deferred, &w, &g, Epilogue::None).unwrap();
     let (z, _) = batch_norm(&t, &x, &gamma, &beta, stats, 1e-5, None, true).unwrap();
     assert_same("bf16 scale", y.value(), conv3d(&t, &z, &w, &g).unwrap().value());
 }
@@ -174,9 +177,10 @@ fn a_frozen_filter_or_layer_gets_no_gradient() {
         let var = |v: &Tensor, trains: bool| if trains { t.leaf(v.clone()) } else { Var::constant(v.clone()) };
         let [x, gamma, beta] = [&x, &ones, &zeros].map(|v| var(v, layer_trains));
         let w = var(&w, !layer_trains);
-        let (layer, _) = deferred(&x, &gamma, &beta, Stats::Batch { groups: 1 }, 1e-5).unwrap();
-        let (y, sums) = conv3d_after(&t, &layer, &w, &g, None).unwrap();
-        assert!(sums.is_none());
+        let stats = Stats::Batch { parts: 1 };
+        let (layer, _) = Activation::batch_norm(&t, &x, &gamma, &beta, stats, 1e-5, None, true).unwrap();
+        let (y, moments) = conv_norm(&t, &layer, &w, &g, Epilogue::None).unwrap();
+        assert!(moments.is_none());
         let dy = Var::constant(noise(3, y.shape().dims()));
         let grads = t.grad_from(&y, dy, &[&x, &gamma, &beta, &w], Mode::Free).unwrap();
         let given: Vec<bool> = grads.iter().map(Option::is_some).collect();
@@ -185,23 +189,34 @@ fn a_frozen_filter_or_layer_gets_no_gradient() {
 }
 
 #[test]
-fn arrays_that_do_not_fit_are_refused() {
+fn numbers_that_do_not_fit_are_refused() {
     let g = Geometry::new(Window::same([1; 3]));
     let p = Conv3d::new("conv3d", [2, 2, 3, 3, 4].into(), [8, 1, 1, 1, 4].into(), &g).unwrap();
     let (x, w, dy) = (noise(1, p.x_shape().dims()), noise(2, p.w_shape().dims()), noise(3, p.y_shape().dims()));
     let (good, long, wrong) = (Arrays::new(&p, 2), noise(4, &[12]), noise(5, &[5]));
-    let bad = [
-        ("mean", Norm { mean: &long, inv_std: &long, ..good.norm() }), // three parts of two samples
-        ("inv_std", Norm { inv_std: &long, ..good.norm() }),
-        ("gamma", Norm { gamma: &wrong, ..good.norm() }),
-        ("beta", Norm { beta: &wrong, ..good.norm() }),
-    ];
-    for (arg, norm) in bad {
-        for e in [fprop_normed(&x, &norm, &w, &g).err(), wgrad_normed(&x, &norm, &dy, p.w_shape(), &g).err()] {
-            let e = e.expect(arg).to_string();
-            assert!(e.contains(&format!("`{arg}`")), "{e}");
+    let [mean, inv_std, gamma, beta] = &good.0;
+    for (arg, norm) in [
+        ("inv_std", Norm::new(mean, &long, gamma, beta)),
+        ("mean", Norm::new(&wrong, &wrong, gamma, beta)),
+        ("mean", Norm::new(mean, inv_std, &wrong, &wrong)),
+        ("beta", Norm::new(mean, inv_std, gamma, &wrong)),
+        ("gamma", Norm::new(mean, inv_std, &gamma.cast(DType::BF16).unwrap(), beta)),
+    ] {
+        let e = norm.expect_err(arg).to_string();
+        assert!(e.contains(&format!("`{arg}`")), "{e}");
+    }
+    let three = Norm::new(&long, &long, gamma, beta).unwrap(); // three parts of two samples
+    let five = Norm::new(&wrong, &wrong, &wrong, &wrong).unwrap();
+    for (words, norm) in [("parts = 3", three), ("`x` must be [n .. 5]", five)] {
+        let prologue = Prologue::NormRelu(&norm);
+        for e in [
+            fusion::fprop(&x, &w, &g, prologue, Epilogue::None).err(),
+            fusion::wgrad(&x, &dy, p.w_shape(), &g, prologue).err(),
+        ] {
+            let e = e.expect(words).to_string();
+            assert!(e.contains(words), "{e}");
         }
     }
-    let e = wgrad_normed(&x, &good.norm(), &x, p.w_shape(), &g).unwrap_err();
+    let e = fusion::wgrad(&x, &x, p.w_shape(), &g, Prologue::NormRelu(&good.norm())).unwrap_err();
     assert!(e.to_string().contains("`dy`"), "{e}");
 }

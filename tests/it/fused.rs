@@ -1,13 +1,13 @@
-//! Convolutions that do a part of their neighbours' work on the CPU: the same as the separate operations.
+//! Epilogues of convolutions on the CPU: the same as the separate operations.
 
 use crate::close::{assert_bounded, assert_norm, assert_within, gamma};
 use crate::grad::{assert_same_on_any_threads, data, noise, wide};
-use tubelet::ops;
-use tubelet::ops::batch_norm::{Stats, batch_norm};
+use tubelet::ops::batch_norm::{self, Incoming, Moments, Norm, ReluMask, Stats};
 use tubelet::ops::conv3d::cases::SMALL;
-use tubelet::ops::conv3d::fused::{Before, dgrad_chain, fprop_statistics};
-use tubelet::ops::conv3d::{Conv3d, Geometry, conv3d, conv3d_summed, reference};
+use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
+use tubelet::ops::conv3d::{Conv3d, Geometry, reference};
 use tubelet::ops::reference::Bounded;
+use tubelet::ops::{self, Activation, conv_norm};
 use tubelet::shape::{Shape, Window};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
@@ -35,41 +35,49 @@ fn sums(parts: usize, c: usize, len: usize, of: impl Fn(usize, usize, usize) -> 
     (value, off)
 }
 
+/// `y` with its moments over `parts` parts.
+fn with_moments(x: &Tensor, w: &Tensor, g: &Geometry, near: &Tensor, parts: usize) -> (Tensor, Moments) {
+    let epilogue = Epilogue::Moments { parts, near };
+    let (y, moments) = fusion::fprop(x, w, g, Prologue::None, epilogue).unwrap();
+    (y, moments.expect("they were asked for"))
+}
+
 #[test]
-fn statistics_leave_with_the_result() {
+fn moments_leave_with_the_result() {
     for case in SMALL {
         let p = case.problem();
-        let (x, w, shift) = (noise(1, p.x_shape().dims()), noise(2, p.w_shape().dims()), noise(3, &[p.k()]));
+        let (x, w, near) = (noise(1, p.x_shape().dims()), noise(2, p.w_shape().dims()), noise(3, &[p.k()]));
         for parts in parts(p.n()) {
-            let (y, got) = fprop_statistics(&x, &w, p.geometry(), &shift, parts).unwrap().expect("f32 on the CPU");
-            let y = wide(&y);
-            // Deviations from a mean found on the way, then from `shift`: terms of the size of both.
-            let near = wide(&shift);
+            let (y, moments) = with_moments(&x, &w, p.geometry(), &near, parts);
+            let (shift, got) = moments.shifted().expect("f32 on the CPU is fused");
+            let (y, near) = (wide(&y), wide(shift));
+            // Deviations from a mean found on the way, then from the shift: terms of the size of both.
             let (want, mut off) = sums(parts, p.k(), y.len(), |_, ch, i| [y[i] - near[ch], (y[i] - near[ch]).powi(2)]);
             let (_, size) = sums(parts, p.k(), y.len(), |_, ch, i| {
                 let size = y[i].abs() + near[ch].abs();
                 [size, 4.0 * size * size]
             });
             off.iter_mut().zip(size).for_each(|(off, size)| *off += size);
-            assert_within(&format!("{} in {parts} parts", case.name), &data(&got), &want, &off);
+            assert_within(&format!("{} in {parts} parts", case.name), &data(got), &want, &off);
         }
     }
 }
 
 #[test]
-fn bf16_is_left_to_the_separate_operations_or_rounded_first() {
+fn moments_of_bf16_are_those_of_the_rounded_result() {
     let (x, w) = (noise(1, &[2, 2, 5, 5, 19]).cast(DType::BF16).unwrap(), noise(2, &[33, 1, 1, 1, 19]));
-    let (w, shift, g) = (w.cast(DType::BF16).unwrap(), noise(3, &[33]), Geometry::new(Window::same([1; 3])));
-    if let Some((y, got)) = fprop_statistics(&x, &w, &g, &shift, 2).unwrap() {
-        let (y, near) = (wide(&y), wide(&shift));
-        let (want, size) = sums(2, 33, y.len(), |_, ch, i| [y[i] - near[ch], (y[i] - near[ch]).powi(2)]);
-        let off: Vec<f64> = size.iter().map(|s| 4.0 * s + 1e-4).collect();
-        assert_within("statistics of bf16", &data(&got), &want, &off);
-    }
+    let (w, near, g) = (w.cast(DType::BF16).unwrap(), noise(3, &[33]), Geometry::new(Window::same([1; 3])));
+    let (y, moments) = with_moments(&x, &w, &g, &near, 2);
+    let ([ones, zeros], own_pass) = ([1.0, 0.0].map(|v| Tensor::full([33], v)), Moments::of(&y, 2).unwrap());
+    let by = |moments| batch_norm::forward(&y, &ones, &zeros, Stats::Moments(moments), 1e-5, None, false).unwrap();
+    let ((_, got, of_got), (_, want, of_want)) = (by(&moments), by(&own_pass));
+    assert_norm("mean", &data(got.mean()), &data(want.mean()), 1e-5);
+    assert_norm("inv_std", &data(got.inv_std()), &data(want.inv_std()), 1e-5);
+    assert_norm("var", &data(&of_got.unwrap().var), &data(&of_want.unwrap().var), 1e-5);
 }
 
-/// A chain's tensors.
-struct Chain {
+/// What came before a convolution: `relu(batch_norm(normed))`.
+struct Before {
     relu: Tensor,
     normed: Tensor,
     mean: Tensor,
@@ -79,14 +87,14 @@ struct Chain {
     so_far: Tensor,
 }
 
-impl Chain {
-    fn new(p: &Conv3d, parts: usize, dtype: DType) -> Chain {
+impl Before {
+    fn new(p: &Conv3d, parts: usize, dtype: DType) -> Before {
         let like_x = |seed| noise(seed, p.x_shape().dims()).cast(dtype).unwrap();
         let positive = |seed, dims: &[usize]| {
             let v: Vec<f32> = data(&noise(seed, dims)).iter().map(|v| v.abs() + 0.1).collect();
             Tensor::from_f32(Shape::new(dims), &v).unwrap()
         };
-        Chain {
+        Before {
             relu: like_x(11),
             normed: like_x(12),
             mean: noise(13, &[parts * p.c()]),
@@ -97,20 +105,27 @@ impl Chain {
         }
     }
 
-    fn before(&self, again: bool, so_far: bool) -> Before<'_> {
-        Before {
-            relu: Some(&self.relu),
-            normed: &self.normed,
-            mean: &self.mean,
-            inv_std: &self.inv_std,
-            again: again.then_some([&self.gamma, &self.beta]),
-            so_far: so_far.then_some(&self.so_far),
+    fn norm(&self) -> Norm {
+        Norm::new(&self.mean, &self.inv_std, &self.gamma, &self.beta).unwrap()
+    }
+
+    /// dgrad past it, and the sums.
+    fn dgrad(&self, dy: &Tensor, w: &Tensor, g: &Geometry, again: bool, so_far: bool) -> (Tensor, Tensor) {
+        let epilogue = GradEpilogue::NormRelu {
+            x: &self.normed,
+            norm: &self.norm(),
+            relu: if again { ReluMask::FromInput } else { ReluMask::FromResult(&self.relu) },
+            add: so_far.then_some(&self.so_far),
+        };
+        match fusion::dgrad(dy, w, self.normed.shape(), g, epilogue).unwrap() {
+            Incoming::PastRelu { dz, sums } => (dz, sums),
+            Incoming::Result(_) => panic!("the CPU fuses it"),
         }
     }
 }
 
 #[test]
-fn a_chain_of_gradients_is_the_separate_operations() {
+fn a_gradient_past_relu_is_that_of_the_separate_operations() {
     for case in SMALL {
         let p = case.problem();
         for (dtype, again, so_far) in [(DType::F32, false, true), (DType::F32, true, false), (DType::BF16, true, true)]
@@ -118,10 +133,9 @@ fn a_chain_of_gradients_is_the_separate_operations() {
             let dy = noise(1, p.y_shape().dims()).cast(dtype).unwrap();
             let w = noise(2, p.w_shape().dims()).cast(dtype).unwrap();
             for parts in parts(p.n()) {
-                let chain = Chain::new(&p, parts, dtype);
+                let chain = Before::new(&p, parts, dtype);
                 let what = format!("{} {} in {parts} parts", case.name, dtype.name());
-                let before = chain.before(again, so_far);
-                let (dz, got) = dgrad_chain(&dy, &w, p.geometry(), &before).unwrap().expect("the CPU has it");
+                let (dz, got) = chain.dgrad(&dy, &w, p.geometry(), again, so_far);
                 let want = masked(&p, &chain, reference::dgrad(&p, &wide(&dy), &wide(&w)), again, so_far, dtype);
                 assert_bounded(&what, &data(&dz), &want, dtype);
 
@@ -144,7 +158,7 @@ fn a_chain_of_gradients_is_the_separate_operations() {
 }
 
 /// The gradient with what came before, where the rectifier lets it through.
-fn masked(p: &Conv3d, chain: &Chain, mut want: Bounded<f64>, again: bool, so_far: bool, dtype: DType) -> Bounded<f64> {
+fn masked(p: &Conv3d, chain: &Before, mut want: Bounded<f64>, again: bool, so_far: bool, dtype: DType) -> Bounded<f64> {
     let (relu, normed, more) = (wide(&chain.relu), data(&chain.normed), wide(&chain.so_far));
     let [mean, inv_std, gamma, beta] = [&chain.mean, &chain.inv_std, &chain.gamma, &chain.beta].map(data);
     let part = relu.len() / (mean.len() / p.c());
@@ -173,7 +187,7 @@ fn gamma_of(terms: usize) -> f64 {
 }
 
 #[test]
-fn sums_and_chains_do_not_depend_on_the_threads() {
+fn epilogues_do_not_depend_on_the_threads() {
     for (x, k, kernel, stride) in [
         ([2, 4, 20, 21, 20], 40, [1, 3, 3], [1; 3]),
         ([2, 5, 12, 13, 144], 64, [3, 1, 1], [1; 3]),
@@ -182,31 +196,35 @@ fn sums_and_chains_do_not_depend_on_the_threads() {
         let g = Geometry::new(Window::same(kernel).strided(stride));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
         let (xs, w, dy) = (noise(1, &x), noise(2, p.w_shape().dims()), noise(3, p.y_shape().dims()));
-        let (shift, chain) = (noise(4, &[k]), Chain::new(&p, 2, DType::F32));
+        let (near, chain) = (noise(4, &[k]), Before::new(&p, 2, DType::F32));
         assert_same_on_any_threads("fused convolutions", || {
-            let (y, statistics) = fprop_statistics(&xs, &w, &g, &shift, 2).unwrap().unwrap();
-            let (dz, sums) = dgrad_chain(&dy, &w, &g, &chain.before(true, true)).unwrap().unwrap();
-            vec![y, statistics, dz, sums]
+            let (y, moments) = with_moments(&xs, &w, &g, &near, 2);
+            let (dz, sums) = chain.dgrad(&dy, &w, &g, true, true);
+            let (shift, taken) = moments.shifted().expect("f32 on the CPU is fused");
+            vec![y, shift.clone(), taken.clone(), dz, sums]
         });
     }
 }
 
 /// Two residual blocks with a projection, as networks have them: the first block's result goes three ways.
 fn blocks(t: &Tape, x: &Var, v: &[Var]) -> (Var, Var) {
-    let bn = |y: &Var, i: usize, residual: Option<&Var>, relu: bool| {
-        batch_norm(t, y, &v[i], &v[i + 1], Stats::Batch { groups: 2 }, 1e-5, residual, relu).unwrap().0
+    let bn = |y: &(Var, Option<Moments>), i: usize, residual: Option<&Var>, relu: bool| {
+        let stats = y.1.as_ref().map_or(Stats::Batch { parts: 2 }, Stats::Moments);
+        Activation::batch_norm(t, &y.0, &v[i], &v[i + 1], stats, 1e-5, residual, relu).unwrap().0
     };
-    let conv = |x: &Var, i: usize, kernel, stride| {
+    let conv = |x: &Activation, i: usize, kernel, stride| {
         let g = Geometry::new(Window::same(kernel).strided(stride));
         let near = Tensor::zeros([v[i].shape().dims()[0]]);
-        conv3d_summed(t, x, &v[i], &g, &near, 2).unwrap().0
+        conv_norm(t, x, &v[i], &g, Epilogue::Moments { parts: 2, near: &near }).unwrap()
     };
-    let a = bn(&conv(x, 0, [1, 3, 3], [1; 3]), 1, None, true);
-    let b = bn(&conv(&a, 3, [3, 1, 1], [1; 3]), 4, Some(&a), true);
+    let value = |a: &Activation| a.value(t).unwrap();
+    let a = bn(&conv(&x.into(), 0, [1, 3, 3], [1; 3]), 1, None, true).stored(t).unwrap();
+    let b = bn(&conv(&a, 3, [3, 1, 1], [1; 3]), 4, Some(&value(&a)), true);
     let c = bn(&conv(&b, 6, [1; 3], [1; 3]), 7, None, true);
-    let d = bn(&conv3d(t, &b, &v[9], &Geometry::new(Window::same([1; 3]))).unwrap(), 10, None, false);
-    let e = bn(&conv(&c, 12, [1, 3, 3], [1; 3]), 13, Some(&d), true);
-    (b, ops::global_avg_pool(t, &e).unwrap())
+    let d = conv_norm(t, &b, &v[9], &Geometry::new(Window::same([1; 3])), Epilogue::None).unwrap();
+    let d = bn(&d, 10, None, false);
+    let e = bn(&conv(&c, 12, [1, 3, 3], [1; 3]), 13, Some(&value(&d)), true);
+    (value(&b), ops::global_avg_pool(t, &value(&e)).unwrap())
 }
 
 fn weights(dtype: DType) -> Vec<Tensor> {
@@ -254,17 +272,38 @@ fn a_gradient_that_is_asked_for_is_not_past_the_rectifier() {
 }
 
 #[test]
-fn arrays_that_do_not_fit_are_refused() {
+fn tensors_that_do_not_fit_are_refused() {
     let g = Geometry::new(Window::same([1; 3]));
     let p = Conv3d::new("conv3d", [2, 2, 3, 3, 4].into(), [8, 1, 1, 1, 4].into(), &g).unwrap();
-    let (dy, w) = (noise(1, p.y_shape().dims()), noise(2, p.w_shape().dims()));
-    let chain = Chain::new(&p, 1, DType::F32);
-    let short = noise(3, &[2, 2, 3, 2, 4]);
-    let e = dgrad_chain(&dy, &w, &g, &Before { so_far: Some(&short), ..chain.before(false, false) }).unwrap_err();
-    assert!(e.to_string().contains("`so_far`"), "{e}");
-    let e = dgrad_chain(&dy, &w, &g, &Before { again: Some([&chain.gamma, &dy]), ..chain.before(false, false) });
-    assert!(e.unwrap_err().to_string().contains("`beta`"));
-    let half = chain.relu.cast(DType::BF16).unwrap();
-    let e = dgrad_chain(&dy, &w, &g, &Before { relu: Some(&half), ..chain.before(false, false) }).unwrap_err();
-    assert!(e.to_string().contains("`relu`"), "{e}");
+    let (x, dy, w) = (noise(1, p.x_shape().dims()), noise(2, p.y_shape().dims()), noise(3, p.w_shape().dims()));
+    let chain = Before::new(&p, 1, DType::F32);
+    let (short, norm) = (noise(3, &[2, 2, 3, 2, 4]), chain.norm());
+    let good = |relu, add| GradEpilogue::NormRelu { x: &chain.normed, norm: &norm, relu, add };
+    let three = Norm::new(&noise(4, &[12]), &noise(5, &[12]), &chain.gamma, &chain.beta).unwrap();
+    let refused = [
+        ("`add` must be [2 2 3 3 4]", GradEpilogue::Add(&short)),
+        ("`add` must be [2 2 3 3 4]", good(ReluMask::FromInput, Some(&short))),
+        ("`relu` must be [2 2 3 3 4]", good(ReluMask::FromResult(&short), None)),
+        ("`x` must be", GradEpilogue::NormRelu { x: &short, norm: &norm, relu: ReluMask::FromInput, add: None }),
+        (
+            "parts = 3, but it must divide the batch of 2",
+            GradEpilogue::NormRelu { x: &chain.normed, norm: &three, relu: ReluMask::FromInput, add: None },
+        ),
+    ];
+    for (words, epilogue) in refused {
+        let e = fusion::dgrad(&dy, &w, p.x_shape(), &g, epilogue).unwrap_err().to_string();
+        assert!(e.contains(words), "{e}");
+    }
+    // What has another number type is composed, not refused.
+    let half = chain.normed.cast(DType::BF16).unwrap();
+    let epilogue = GradEpilogue::NormRelu { x: &half, norm: &norm, relu: ReluMask::FromInput, add: None };
+    assert!(matches!(fusion::dgrad(&dy, &w, p.x_shape(), &g, epilogue).unwrap(), Incoming::Result(_)));
+    let (near, wrong) = (noise(6, &[8]), noise(7, &[7]));
+    for (words, epilogue) in [
+        ("parts = 3, but it must divide the 2 samples", Epilogue::Moments { parts: 3, near: &near }),
+        ("`near` must be [8], but it is [7]", Epilogue::Moments { parts: 1, near: &wrong }),
+    ] {
+        let e = fusion::fprop(&x, &w, &g, Prologue::None, epilogue).unwrap_err().to_string();
+        assert!(e.contains(words), "{e}");
+    }
 }

@@ -209,13 +209,13 @@ fn network(device: &Device, dtype: DType, mode: Mode) -> Vec<Vec<f32>> {
     let [x, gamma, beta, residual] = &leaves;
     let loss = || {
         let [x, r] = [x, residual].map(|v| ops::cast(&t, v, dtype));
-        let stats = Stats::Batch { groups: 2 };
+        let stats = Stats::Batch { parts: 2 };
         let (y, _) = ops::batch_norm(&t, &x?, gamma, beta, stats, 1e-5, Some(&r?), true)?;
         let window = Window { stride: [1, 2, 2], pad: [0, 1, 1], dilation: [1; 3] };
         let y = ops::max_pool(&t, &y, [1, 3, 3], &window)?;
         let y = ops::avg_pool(&t, &y, [2, 1, 1], &Window::UNIT)?;
         let (y, _) =
-            ops::batch_norm(&t, &ops::relu(&t, &y)?, gamma, beta, Stats::Batch { groups: 1 }, 1e-5, None, true)?;
+            ops::batch_norm(&t, &ops::relu(&t, &y)?, gamma, beta, Stats::Batch { parts: 1 }, 1e-5, None, true)?;
         let y = ops::global_avg_pool(&t, &y)?;
         let y = ops::l2_norm(&t, &ops::cast(&t, &y, DType::F32)?)?;
         let z = ops::exp(&t, &ops::scale(&t, &y, 0.5)?)?;

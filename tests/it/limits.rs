@@ -261,8 +261,8 @@ proptest! {
                 continue;
             }
             let c = Tensor::full([from.last()], 1.0);
-            let stats = batch_norm::Stats::Batch { groups };
-            if let Ok((y, ..)) = batch_norm::fwd(&x, &c, &c, stats, 1e-5, None, true) {
+            let stats = batch_norm::Stats::Batch { parts: groups };
+            if let Ok((y, ..)) = batch_norm::forward(&x, &c, &c, stats, 1e-5, None, true) {
                 prop_assert!(y.load().unwrap().iter().all(|v| v.is_finite()));
             }
         }
@@ -417,10 +417,10 @@ fn updates_refuse_numbers_that_spoil_the_weights() {
     let x = Tensor::full([4, 3], 1.0);
     let c = Tensor::full([3], 1.0);
     for eps in [0.0, -0.0, f32::NAN, f32::INFINITY, 1e-40] {
-        refused("eps", batch_norm::fwd(&x, &c, &c, batch_norm::Stats::Batch { groups: 1 }, eps, None, false));
+        refused("eps", batch_norm::forward(&x, &c, &c, batch_norm::Stats::Batch { parts: 1 }, eps, None, false));
     }
     let (y, ..) =
-        batch_norm::fwd(&x, &c, &c, batch_norm::Stats::Batch { groups: 1 }, f32::MIN_POSITIVE, None, false).unwrap();
+        batch_norm::forward(&x, &c, &c, batch_norm::Stats::Batch { parts: 1 }, f32::MIN_POSITIVE, None, false).unwrap();
     assert_eq!(y.f32().unwrap(), [1.0; 12], "a channel of one value is beta");
 }
 

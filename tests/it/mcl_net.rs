@@ -117,7 +117,7 @@ fn the_classifier_sees_three_codes_side_by_side() {
     let (n, d) = (5, HEADS.code);
     let [q, k2, k3] = ["q", "k2", "k3"].map(|name| tensor(name, [n, d]));
     let tape = Tape::new();
-    let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 });
+    let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 });
     let query = tape.leaf(q.clone());
     let logits = net.classify(&mut pass, &query, &k2, &k3).unwrap();
     let [w, b] =
@@ -145,7 +145,7 @@ fn a_query_pass_knows_all_its_leaves() {
     let mut p = pathway();
     let x = tensor("x", [4, 4, 16, 16, 3]);
     let keys = p.keys(&x, 1, None, Precision::F32).unwrap();
-    for mode in [Mode::Train { groups: 1 }, Mode::Eval] {
+    for mode in [Mode::Train { parts: 1 }, Mode::Eval] {
         let tape = Tape::new();
         let before = p.query().clone();
         let (q, logits) = p
@@ -188,7 +188,7 @@ fn a_pathway_of_one_head_taps_too() {
     let mut p = Pathway::new(net, params, Queue::new(6, 8).unwrap()).unwrap();
     let x = tensor("x", [2, 4, 16, 16, 3]);
     let tape = Tape::new();
-    let q = p.queries(&tape, &x, Mode::Train { groups: 1 }, Precision::F32, Some("layer1.0")).unwrap();
+    let q = p.queries(&tape, &x, Mode::Train { parts: 1 }, Precision::F32, Some("layer1.0")).unwrap();
     assert_eq!(q.tapped.unwrap().shape().dims(), [2, 4, 8, 8, 8]);
     let tape = Tape::new();
     assert!(p.queries(&tape, &x, Mode::Eval, Precision::F32, None).unwrap().tapped.is_none());
@@ -204,7 +204,7 @@ fn a_gpu_computes_the_same_codes_and_answers() {
     let run = |device: &Device| {
         let mut params = params.to(device).unwrap();
         let tape = Tape::new();
-        let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 }).tapping("layer1.0.conv3");
+        let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 }).tapping("layer1.0.conv3");
         let x = Var::constant(tensor("x", [2, 9, 16, 16, 3]).to(device).unwrap());
         let codes = encoder.forward(&mut pass, &x).unwrap();
         let keys = ["k2", "k3"].map(|name| tensor(name, [2, HEADS.code]).to(device).unwrap());

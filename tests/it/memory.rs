@@ -76,7 +76,7 @@ fn step(
     let gradients = params.iter().filter(|(_, p)| p.role.trains()).map(|(_, p)| 4 * p.value.shape().len()).sum();
     memory::reset_peak();
     let tape = Tape::new();
-    let mut pass = Pass::new(&tape, params, Mode::Train { groups: 1 }).with_precision(precision).recomputing(recompute);
+    let mut pass = Pass::new(&tape, params, Mode::Train { parts: 1 }).with_precision(precision).recomputing(recompute);
     let logits = net.forward(&mut pass, x).unwrap();
     let labels: Vec<usize> = (0..x.shape().dims()[0]).collect();
     let loss = ops::cross_entropy(&tape, &logits, &labels).unwrap();
@@ -171,7 +171,7 @@ fn blocks_of_three_convolutions() {
     let activation = 4 * 2 * 4 * 16 * 16 * 16;
     for precision in [Precision::F32, Precision::Fma, Precision::Bf16x3, Precision::Bf16] {
         let (tape, before) = (Tape::new(), memory::usage().live);
-        let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 }).with_precision(precision);
+        let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 }).with_precision(precision);
         let _y = net.forward(&mut pass, &x).unwrap();
         let narrow = precision == Precision::Bf16;
         let held = (memory::usage().live - before) as f64 / (activation / if narrow { 2 } else { 1 }) as f64;

@@ -93,7 +93,7 @@ pub fn parity_in(
     goldens.check(&format!("{name}/eval"), &eval.value().load().unwrap());
 
     let tape = Tape::new();
-    let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 });
+    let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 });
     let y = forward(&mut pass, &x);
     goldens.check(&format!("{name}/train"), &y.value().load().unwrap());
     let c = Var::constant(tensor("loss", y.shape()));
@@ -289,7 +289,7 @@ fn training_mode_without_gradients_updates_running_statistics() {
     let query = params.clone();
     let x = Var::constant(tensor("x", [4, 4, 16, 16, 3]));
     let tape = Tape::no_grad();
-    let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 2 });
+    let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 2 });
     assert!(!net.forward(&mut pass, &x).unwrap().has_grad());
     assert!(pass.leaves().is_empty());
     for ((_, a), (_, b)) in params.iter().zip(query.iter()) {

@@ -144,7 +144,7 @@ fn an_inflated_network_sees_a_still_clip_as_its_image() {
         assert_norm(file, &features(&image, &mut flat, 1, Mode::Eval), &golden, 1e-6);
         for frames in [4, 8] {
             assert_norm(file, &features(&net, &mut params, frames, Mode::Eval), &golden, 1e-6);
-            let train = Mode::Train { groups: 1 };
+            let train = Mode::Train { parts: 1 };
             let want = features(&image, &mut flat.clone(), 1, train);
             assert_norm(file, &features(&net, &mut params.clone(), frames, train), &want, 1e-5);
         }

@@ -80,12 +80,12 @@ impl Left {
     }
 }
 
-const TRAIN: Mode = Mode::Train { groups: 1 };
+const TRAIN: Mode = Mode::Train { parts: 1 };
 
 /// A pool before a block and a mean after it: nothing is fused across its ends.
 #[test]
 fn the_second_run_of_a_block_is_the_first() {
-    for (bottleneck, stage) in [(true, Mode::Train { groups: 2 }), (false, TRAIN), (true, Mode::Eval)] {
+    for (bottleneck, stage) in [(true, Mode::Train { parts: 2 }), (false, TRAIN), (true, Mode::Eval)] {
         let net = P3d { width: 8, blocks: vec![1], bottleneck, ..P3d::default() }.net().unwrap();
         for precision in [Precision::F32, Precision::Bf16, Precision::Bf16x3] {
             let [kept, again] = [false, true].map(|recompute| run(&net, stage, precision, recompute, None));
@@ -115,7 +115,7 @@ fn recomputing_changes_a_network_by_roundings_alone() {
     for (name, net) in &nets {
         for (mode, precision, rel) in [
             (TRAIN, Precision::Bf16, 0.1),
-            (Mode::Train { groups: 2 }, Precision::F32, 1e-4),
+            (Mode::Train { parts: 2 }, Precision::F32, 1e-4),
             (Mode::Eval, Precision::F32, 1e-4),
             (Mode::Frozen, Precision::F32, 1e-4),
         ] {
@@ -136,7 +136,7 @@ fn nothing_is_kept_without_a_gradient() {
     let net = narrow(Net::slow_r50());
     let (encoder, mut params) = Encoder::new(&net, 16, 8, 1).unwrap();
     let tape = Tape::no_grad();
-    let mut pass = Pass::new(&tape, &mut params, Mode::Train { groups: 1 }).recomputing(true);
+    let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 }).recomputing(true);
     let codes = encoder.forward(&mut pass, &Var::constant(tensor("x", [2, 8, 32, 32, 3]))).unwrap();
     assert!(!codes.has_grad());
 }
@@ -146,7 +146,7 @@ fn nothing_is_kept_without_a_gradient() {
 fn a_second_run_is_differentiated_again() {
     let net = P3d { width: 4, blocks: vec![1, 1, 1], pool: false, ..P3d::default() }.net().unwrap();
     let heads = HeadSpec { hidden: 16, code: 8, normalised: false };
-    for (module, mode) in [("layer1.0", Mode::Train { groups: 1 }), ("layer2.0.conv3", Mode::Eval)] {
+    for (module, mode) in [("layer1.0", Mode::Train { parts: 1 }), ("layer2.0.conv3", Mode::Eval)] {
         let [kept, again] = [false, true].map(|recompute| {
             let (encoder, mut params) = MclEncoder::new(&net, heads, 1).unwrap();
             fill_params(&mut params);

@@ -1,9 +1,9 @@
-//! Batch norm from sums that the convolution before it took: the same numbers, one pass over memory less.
+//! Batch norm from moments that the convolution before it took: the same numbers, one pass over memory less.
 
 use crate::close::assert_norm;
 use crate::grad::{data, noise};
 use crate::sim::on_gpu;
-use tubelet::ops::batch_norm::{Stats, Sums, fwd};
+use tubelet::ops::batch_norm::{Moments, Stats, forward};
 use tubelet::tensor::{DType, Device, Tensor};
 
 /// The sums of `x [groups·rows c]` about `shift`, in f64.
@@ -25,11 +25,11 @@ fn check(device: &Device) -> Vec<u32> {
         let (n, c) = (6 * 35, 37);
         let x = noise(1, &[n, c]).cast(dtype).unwrap();
         let (shift, there) = (noise(2, &[c]), |t: &Tensor| t.to(device).unwrap());
-        let taken = Sums { shift: there(&shift), sums: there(&sums(&x, groups, &shift)) };
+        let taken = Moments::about(there(&shift), there(&sums(&x, groups, &shift))).unwrap();
         let (gamma, beta) = (there(&noise(3, &[c])), there(&noise(4, &[c])));
-        let run = |stats| fwd(&there(&x), &gamma, &beta, stats, 1e-5, None, true).unwrap();
-        let (y, _, moments) = run(Stats::Summed { groups, sums: &taken });
-        let (want, _, wanted) = run(Stats::Batch { groups });
+        let run = |stats| forward(&there(&x), &gamma, &beta, stats, 1e-5, None, true).unwrap();
+        let (y, _, moments) = run(Stats::Moments(&taken));
+        let (want, _, wanted) = run(Stats::Batch { parts: groups });
         let (moments, wanted) = (moments.unwrap(), wanted.unwrap());
         // Sums of 210 numbers that were rounded to f32 once, about a shift as large as the deviation.
         let close = if dtype == DType::F32 { 1e-6 } else { dtype.unit_roundoff() };
@@ -48,9 +48,16 @@ pub fn sums_taken_elsewhere_give_the_same_statistics() {
 }
 
 #[test]
-fn sums_of_another_shape_are_refused() {
+fn moments_that_do_not_fit_are_refused() {
     let (x, v) = (noise(1, &[8, 4]), noise(2, &[4]));
-    let taken = Sums { shift: v.clone(), sums: Tensor::zeros([1, 2, 4]) };
-    let e = fwd(&x, &v, &v, Stats::Summed { groups: 2, sums: &taken }, 1e-5, None, false).unwrap_err();
-    assert_eq!(e.to_string(), "batch_norm: `sums` must be [2 2 4], but it is [1 2 4]");
+    let e = Moments::about(v.clone(), Tensor::zeros([2, 2, 5])).unwrap_err();
+    assert_eq!(e.to_string(), "batch_norm: `sums` must be [parts 2 4], but it is [2 2 5]");
+    let refused = |moments: &Moments| forward(&x, &v, &v, Stats::Moments(moments), 1e-5, None, false).unwrap_err();
+    let e = refused(&Moments::about(v.clone(), Tensor::zeros([3, 2, 4])).unwrap());
+    assert_eq!(e.to_string(), "batch_norm: parts = 3, but it must divide the batch of 8");
+    // Those of another tensor: of other channels, or of more rows.
+    for other in [Moments::about(noise(3, &[5]), Tensor::zeros([2, 2, 5])), Moments::of(&noise(4, &[16, 4]), 2)] {
+        let e = refused(&other.unwrap()).to_string();
+        assert!(e.starts_with("batch_norm: `moments` must be those of [8 4]"), "{e}");
+    }
 }

@@ -29,7 +29,7 @@ fn network(shift: f32) -> (MclEncoder, Params) {
     // Running statistics near those of the batch, so that addends mean the same in both modes.
     for _ in 0..40 {
         let none = Tape::no_grad();
-        let mut pass = Pass::new(&none, &mut params, Mode::Train { groups: 1 });
+        let mut pass = Pass::new(&none, &mut params, Mode::Train { parts: 1 });
         encoder.forward(&mut pass, &clips()).unwrap();
     }
     (encoder, params)
@@ -72,7 +72,7 @@ fn probe(encoder: &MclEncoder, params: &mut Params, mode: Mode, module: &str) ->
 /// and without stride, normalisations, sums with shortcuts, the pool and the heads are all differentiated twice.
 #[test]
 fn gradients_of_gradients_pass_whole_blocks() {
-    let live = Mode::Train { groups: 1 };
+    let live = Mode::Train { parts: 1 };
     let block = "layer3.0.conv2.weight";
     let cases =
         [("layer2.0", live, block), ("layer2.0", Mode::Eval, block), ("layer1.0.conv3", live, "layer1.0.bn3.weight")];
@@ -108,7 +108,7 @@ fn gradients_of_gradients_pass_whole_blocks() {
 /// of the batch the released loss has one gradient for all active positions of a channel; with them it has not.
 #[test]
 fn with_frozen_statistics_the_released_loss_cannot_tell_positions_apart() {
-    for (mode, spreads) in [(Mode::Eval, false), (Mode::Train { groups: 1 }, true)] {
+    for (mode, spreads) in [(Mode::Eval, false), (Mode::Train { parts: 1 }, true)] {
         let (encoder, mut params) = network(0.3);
         let tape = Tape::new();
         let (g, f, _) = gradient_map(&tape, &encoder, &mut params, mode, "layer3.0.conv3");
@@ -146,7 +146,7 @@ fn with_frozen_statistics_the_released_loss_cannot_tell_positions_apart() {
 /// Reading the gradient once more does not change it: what `Keep` composes is what `Free` fuses.
 #[test]
 fn kept_gradients_are_the_free_ones() {
-    for mode in [Mode::Train { groups: 3 }, Mode::Eval] {
+    for mode in [Mode::Train { parts: 3 }, Mode::Eval] {
         let (encoder, mut params) = network(0.3);
         let tape = Tape::new();
         let mut pass = Pass::new(&tape, &mut params, mode).tapping("layer1.0");

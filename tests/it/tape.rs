@@ -23,7 +23,7 @@ fn chain_inputs() -> [Tensor; 5] {
 
 /// The tail of a network: normalise, rectify, pool, project, scale to unit length.
 fn chain(t: &Tape, v: &[Var]) -> Result<Var> {
-    let (h, _) = ops::batch_norm(t, &v[0], &v[1], &v[2], Stats::Batch { groups: 2 }, EPS, None, true)?;
+    let (h, _) = ops::batch_norm(t, &v[0], &v[1], &v[2], Stats::Batch { parts: 2 }, EPS, None, true)?;
     let h = ops::global_avg_pool(t, &ops::avg_pool(t, &h, KERNEL, &Window::UNIT)?)?;
     ops::l2_norm(t, &ops::linear(t, &h, &v[3], Some(&v[4]))?)
 }
@@ -32,13 +32,13 @@ fn chain(t: &Tape, v: &[Var]) -> Result<Var> {
 fn chain_gradient(v: &[Vec<f64>], dy: &[f64]) -> Vec<Vec<f64>> {
     let [n, .., c] = X;
     let layer = Layer {
-        rows: Rows { groups: 2, rows: X.iter().product::<usize>() / c / 2, c },
+        rows: Rows { parts: 2, rows: X.iter().product::<usize>() / c / 2, c },
         gamma: &v[1],
         beta: &v[2],
         fixed: None,
         eps: f64::from(EPS),
     };
-    let h = batch_norm::reference::fwd(&layer, &v[0], None, true).y.value;
+    let h = batch_norm::reference::forward(&layer, &v[0], None, true).y.value;
     let pool = Pool::new("pool", Shape::from(X), KERNEL, &Window::UNIT).unwrap();
     let p = pool3d::reference::avg(&pool, &h).value;
     let places = pool.out.iter().product();
@@ -49,7 +49,7 @@ fn chain_gradient(v: &[Vec<f64>], dy: &[f64]) -> Vec<Vec<f64>> {
     let [dq, dw, db] = linear::reference::backward([n, c, OUT], &q, &v[3], &dz);
     let dp = pool3d::reference::global_back(places, c, &dq.value);
     let dh = pool3d::reference::avg_back(&pool, &dp).value;
-    let d = batch_norm::reference::bwd(&layer, &v[0], Some(&h), &dh);
+    let d = batch_norm::reference::backward(&layer, &v[0], Some(&h), &dh);
     vec![d.dx.value, d.dgamma.value, d.dbeta.value, dw.value, db.value]
 }
 

@@ -50,6 +50,19 @@ fn binary(t: &Tape, op: Arith, a: &Var, b: &Var) -> Result<Var> {
     Ok(t.record(y, &[a, b], || Binary { op, a: a.clone(), b: b.clone() }))
 }
 
+impl Tape {
+    /// A tape that records.
+    #[allow(clippy::new_without_default, reason = "a tape is either recording or not; neither is a default")]
+    pub fn new() -> Self {
+        Tape::adding(add, true)
+    }
+
+    /// A tape that records nothing: every result is a constant, and activations are freed as soon as they are used.
+    pub fn no_grad() -> Self {
+        Tape::adding(add, false)
+    }
+}
+
 /// `a + b`, broadcasting.
 ///
 /// # Errors

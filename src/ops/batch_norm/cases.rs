@@ -16,7 +16,7 @@ pub struct Case {
 impl Case {
     /// Elements of `x`.
     pub fn len(&self) -> usize {
-        self.rows.groups * self.rows.rows * self.rows.c
+        self.rows.parts * self.rows.rows * self.rows.c
     }
 
     /// Whether there are none (there always are).
@@ -40,16 +40,16 @@ impl Case {
     }
 }
 
-const fn case(name: &'static str, [groups, rows, c]: [usize; 3], why: &'static str) -> Case {
-    Case { name, rows: Rows { groups, rows, c }, why }
+const fn case(name: &'static str, [parts, rows, c]: [usize; 3], why: &'static str) -> Case {
+    Case { name, rows: Rows { parts, rows, c }, why }
 }
 
 /// Small, ragged, and the layers of the networks.
 pub const CASES: &[Case] = &[
     case("pair", [1, 2, 1], "the smallest with a variance"),
     case("ragged", [1, 107, 13], "no extent is a multiple of a vector or a step"),
-    case("groups", [3, 35, 6], "sub-batches"),
-    case("chunks", [2, 1061, 45], "several chunks in each group, the last one short"),
+    case("parts", [3, 35, 6], "sub-batches"),
+    case("chunks", [2, 1061, 45], "several chunks in each part, the last one short"),
     case("wide", [1, 37, 2049], "rows longer than a chunk's share"),
     case("head", [1, 64, 2048], "behind a linear layer of a projection head"),
     case("stem", [1, 2 * 8 * 56 * 56, 64], "first layers: few channels, many rows"),

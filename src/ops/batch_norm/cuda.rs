@@ -1,7 +1,6 @@
 //! The layer on a GPU: sums, their merging, the result; and the same backward. Nothing comes back to the host.
 
-use super::grad::Ends;
-use super::{Gradients, Moments, Rows, Saved, Sums};
+use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
 use crate::ops::launch::{BLOCK, Columns};
@@ -34,14 +33,14 @@ macro_rules! entries {
     };
 }
 
-/// Mean, `1/√(var + eps)`, gamma, beta are the four inputs after x (and dy).
-type Layer = (In, In, In, In);
+/// Mean, `1/√(var + eps)`, gamma, beta: the four inputs after x (and dy).
+type Numbers = (In, In, In, In);
 
 static SUMS: Kernel<(In, Out, Pod<Plan>)> = Kernel::new(&MODULE, entries!("sums"));
 
 type Merge = (In, In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
 static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["batch_norm_merge_f32"]);
-static RSTD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_rstd_f32"]);
+static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_rstd_f32"]);
 
 type Apply = (In, In, In, In, In, Out, Pod<Plan>, u32);
 static APPLY: Kernel<Apply> = Kernel::new(&MODULE, entries!("apply"));
@@ -63,7 +62,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![
         SUMS.declared(),
         MERGE.declared(),
-        RSTD.declared(),
+        INV_STD.declared(),
         APPLY.declared(),
         ADD.declared(),
         GRAD_SUMS[0].declared(),
@@ -84,7 +83,7 @@ struct Pass {
 
 impl Pass {
     fn new(p: &Rows, dtype: DType) -> Pass {
-        let columns = Columns::new(p.groups, p.rows, p.c, dtype);
+        let columns = Columns::new(p.parts, p.rows, p.c, dtype);
         let Columns { rows, c, span, chunks, tiles, shift, .. } = columns;
         let [rows, c, span, chunks, tiles] = [rows, c, span, chunks, tiles].map(|v| v as u32);
         let which = 2 * dtype.index() + usize::from(columns.single());
@@ -111,67 +110,69 @@ fn merging(c: usize) -> Spread {
     Spread::line(c.div_ceil(32) as u32, BLOCK)
 }
 
-/// Mean and `1/√(var + eps)` per group and channel, and the moments of the whole batch.
-pub(super) fn statistics(gpu: &Gpu, p: &Rows, x: &Tensor, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
+/// Rows of a chunk, and for each chunk a number near the mean, the sum of what values exceed it by, and the sum of the squares
+/// of that: `[parts chunks 3 c]`.
+pub(super) fn chunk_sums(gpu: &Gpu, p: &Rows, x: &Tensor) -> Result<(usize, Tensor)> {
     let pass = Pass::new(p, x.dtype());
     let mut parts = pass.parts(gpu, 3)?;
     let target = parts.output();
     SUMS.launch(gpu, pass.which, pass.spread(), (x.input(), target, pass.plan))?;
-    merge(gpu, p, parts.input(), In(0, 0), pass.columns.span, eps)
+    Ok((pass.columns.span, parts))
 }
 
-/// The same from sums that somebody else has taken.
-pub(super) fn statistics_of(gpu: &Gpu, p: &Rows, s: &Sums, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
-    merge(gpu, p, s.sums.input(), s.shift.input(), p.rows, eps)
-}
-
-/// The same from sums of chunks of `span` rows, the last of a group shorter: `[groups chunks 3 c]` of a number near the
-/// mean, the sum of what values exceed it by, and the sum of the squares of that; the first of them is absent where
-/// `shift` has it.
-fn merge(gpu: &Gpu, p: &Rows, parts: In, shift: In, span: usize, eps: f32) -> Result<(Tensor, Tensor, Moments)> {
-    let (mut mean, mut rstd) = (vector(gpu, p.groups * p.c)?, vector(gpu, p.groups * p.c)?);
-    let mut moments = Moments { mean: vector(gpu, p.c)?, var: vector(gpu, p.c)? };
-    let targets = (mean.output(), rstd.output(), moments.mean.output(), moments.var.output());
-    let sizes = [p.groups, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
-    let [groups, rows, c, span, chunks] = sizes;
-    let args = (parts, shift, targets.0, targets.1, targets.2, targets.3, groups, rows, c, span, chunks, eps);
+/// Mean and `1/√(var + eps)` per part and channel, and the statistics of the whole batch, from sums of chunks of `span` rows,
+/// the last of a part shorter, as [`chunk_sums`] makes them; the first number of a chunk is absent where `shift` has it.
+pub(super) fn merge(
+    gpu: &Gpu,
+    p: &Rows,
+    sums: &Tensor,
+    shift: Option<&Tensor>,
+    span: usize,
+    eps: f32,
+) -> Result<(Tensor, Tensor, BatchStatistics)> {
+    let (mut mean, mut inv_std) = (vector(gpu, p.parts * p.c)?, vector(gpu, p.parts * p.c)?);
+    let mut batch = BatchStatistics { mean: vector(gpu, p.c)?, var: vector(gpu, p.c)? };
+    let targets = (mean.output(), inv_std.output(), batch.mean.output(), batch.var.output());
+    let sizes = [p.parts, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
+    let [parts, rows, c, span, chunks] = sizes;
+    let shift = shift.map_or(In(0, 0), Tensor::input);
+    let args = (sums.input(), shift, targets.0, targets.1, targets.2, targets.3, parts, rows, c, span, chunks, eps);
     MERGE.launch(gpu, 0, merging(p.c), args)?;
-    Ok((mean, rstd, moments))
+    Ok((mean, inv_std, batch))
 }
 
 /// `1/√(var + eps)` of given variances.
-pub(super) fn rstd(gpu: &Gpu, var: &Tensor, eps: f32) -> Result<Tensor> {
+pub(super) fn inv_std(gpu: &Gpu, var: &Tensor, eps: f32) -> Result<Tensor> {
     let c = var.shape().len();
-    let mut rstd = vector(gpu, c)?;
-    let target = rstd.output();
-    RSTD.launch(gpu, 0, Spread::cover(c, BLOCK), (var.input(), target, c as u32, eps))?;
-    Ok(rstd)
+    let mut inv_std = vector(gpu, c)?;
+    let target = inv_std.output();
+    INV_STD.launch(gpu, 0, Spread::cover(c, BLOCK), (var.input(), target, c as u32, eps))?;
+    Ok(inv_std)
 }
 
-fn layer(saved: &Saved, gamma: &Tensor, beta: &Tensor) -> Layer {
-    (saved.mean.input(), saved.rstd.input(), gamma.input(), beta.input())
+fn numbers(norm: &Norm) -> Numbers {
+    (norm.mean().input(), norm.inv_std().input(), norm.gamma().input(), norm.beta().input())
 }
 
-pub(super) fn normalise(
+/// [`Norm::apply`]; `residual` has the number type of `x`.
+pub(super) fn apply(
     gpu: &Gpu,
+    rows: &Rows,
     x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    saved: &Saved,
+    norm: &Norm,
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<Tensor> {
-    let (gamma, beta) = (gamma.cast(DType::F32)?, beta.cast(DType::F32)?);
-    let pass = Pass::new(&saved.rows, x.dtype());
-    let (mean, rstd, gamma, beta) = layer(saved, &gamma, &beta);
+    let pass = Pass::new(rows, x.dtype());
+    let (mean, inv_std, gamma, beta) = numbers(norm);
     let mut y = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
     let (target, relu, Pass { which, plan, .. }) = (y.output(), u32::from(relu), &pass);
     match residual {
         None => {
-            APPLY.launch(gpu, *which, pass.spread(), (x.input(), mean, rstd, gamma, beta, target, *plan, relu))?;
+            APPLY.launch(gpu, *which, pass.spread(), (x.input(), mean, inv_std, gamma, beta, target, *plan, relu))?;
         }
         Some(r) => {
-            let args = (x.input(), mean, rstd, gamma, beta, r.input(), target, *plan, relu);
+            let args = (x.input(), mean, inv_std, gamma, beta, r.input(), target, *plan, relu);
             ADD.launch(gpu, *which, pass.spread(), args)?;
         }
     }
@@ -179,50 +180,48 @@ pub(super) fn normalise(
 }
 
 /// The gradients; `dy` has the number type of `x`.
-pub(super) fn bwd(
+pub(super) fn backward(
     gpu: &Gpu,
+    p: &Rows,
     x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    saved: &Saved,
-    ends: &Ends,
+    norm: &Norm,
+    relu: ReluMask,
+    residual: bool,
     dy: &Tensor,
 ) -> Result<Gradients> {
-    let (gamma, beta) = (gamma.cast(DType::F32)?, beta.cast(DType::F32)?);
-    let p = &saved.rows;
     let pass = Pass::new(p, x.dtype());
     let (which, spread, plan) = (pass.which, pass.spread(), pass.plan);
-    let (mean, rstd, g, b) = layer(saved, &gamma, &beta);
+    let (mean, inv_std, g, b) = numbers(norm);
     let mut parts = pass.parts(gpu, 2)?;
     let target = parts.output();
-    // The rectifier's mask: none, had from x again, or that of the result, which is then the residual's gradient.
-    let (again, dz) = match &ends.y {
-        Some(y) if ends.relu => {
+    // The mask: none, had from x again, or that of the result; the masked gradient is then the residual's.
+    let (again, dz) = match relu {
+        ReluMask::FromResult(y) => {
             let y = y.cast(x.dtype())?;
             let mut dz = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
             let masked = dz.output();
-            let args = (x.input(), dy.input(), y.input(), mean, rstd, g, b, masked, target, plan);
+            let args = (x.input(), dy.input(), y.input(), mean, inv_std, g, b, masked, target, plan);
             GRAD_SUMS_RESULT.launch(gpu, which, spread, args)?;
             (0, Some(dz))
         }
         _ => {
-            let again = usize::from(ends.relu);
-            let args = (x.input(), dy.input(), mean, rstd, g, b, target, plan);
+            let again = usize::from(matches!(relu, ReluMask::FromInput));
+            let args = (x.input(), dy.input(), mean, inv_std, g, b, target, plan);
             GRAD_SUMS[again].launch(gpu, which, spread, args)?;
             (again, None)
         }
     };
-    let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.groups * p.c)?);
+    let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
     let targets = (slopes.output(), dgamma.output(), dbeta.output());
     // Given statistics are constants: nothing flows through them.
-    let share = if saved.of_batch { 1.0 / p.rows as f32 } else { 0.0 };
-    let [groups, c, chunks] = [p.groups, p.c, pass.columns.chunks].map(|v| v as u32);
-    let args = (parts.input(), rstd, g, targets.0, targets.1, targets.2, groups, c, chunks, share);
+    let share = if norm.of_batch() { 1.0 / p.rows as f32 } else { 0.0 };
+    let [count, c, chunks] = [p.parts, p.c, pass.columns.chunks].map(|v| v as u32);
+    let args = (parts.input(), inv_std, g, targets.0, targets.1, targets.2, count, c, chunks, share);
     GRAD_MERGE.launch(gpu, 0, merging(p.c), args)?;
 
     let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;
     let (from, target) = (dz.as_ref().unwrap_or(dy).input(), dx.output());
-    GRAD[again].launch(gpu, which, spread, (x.input(), from, mean, rstd, g, b, slopes.input(), target, plan))?;
-    let dresidual = ends.residual.then(|| dz.unwrap_or_else(|| dy.clone()));
+    GRAD[again].launch(gpu, which, spread, (x.input(), from, mean, inv_std, g, b, slopes.input(), target, plan))?;
+    let dresidual = residual.then(|| dz.unwrap_or_else(|| dy.clone()));
     Ok(Gradients { dx, dgamma, dbeta, dresidual })
 }

@@ -3,16 +3,16 @@
 
 use crate::ops::lanes::{LANES, Lanes, Stored, ahead, each, whole};
 
-/// Per element of a line, the layer's `z = (x - mean) · scale + shift`. Subtracting first keeps the digits where the mean is
-/// large.
+/// The numbers of a [`Norm`](super::Norm) for each element of a line: `z = (x - mean) · scale + shift`, where `scale` is
+/// `inv_std · gamma` and `shift` is `beta`. Subtracting first keeps the digits where the mean is large.
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Affine<'a> {
+pub(in crate::ops) struct Line<'a> {
     pub mean: &'a [f32],
     pub scale: &'a [f32],
     pub shift: &'a [f32],
 }
 
-/// What the rectifier lets through.
+/// What ReLU lets through.
 #[derive(Clone, Copy)]
 pub(in crate::ops) enum Mask<'a, T> {
     /// Everything: there is none.
@@ -34,22 +34,22 @@ impl<'a, T> Mask<'a, T> {
     }
 
     /// Whether it and the parameters have what a line needs.
-    fn covers(&self, affine: &Affine, len: usize) -> bool {
+    fn covers(&self, line: &Line, len: usize) -> bool {
         match self {
-            Mask::None => affine.covers(len, false),
-            Mask::Recomputed => affine.covers(len, true),
-            Mask::Result(y) => affine.covers(len, false) && y.len() >= len,
+            Mask::None => line.covers(len, false),
+            Mask::Recomputed => line.covers(len, true),
+            Mask::Result(y) => line.covers(len, false) && y.len() >= len,
         }
     }
 }
 
 /// Two sums for each element of a line, to which lines are added: room for whole vectors.
-pub(in crate::ops) struct Sums<'a> {
+pub(in crate::ops) struct Accumulators<'a> {
     pub one: &'a mut [f32],
     pub two: &'a mut [f32],
 }
 
-impl Sums<'_> {
+impl Accumulators<'_> {
     /// # Safety
     /// As [`Lanes`]; `at` starts a vector inside.
     #[inline(always)]
@@ -68,7 +68,7 @@ impl Sums<'_> {
 /// # Safety
 /// The instruction set of `V` must be there.
 #[inline(always)]
-pub(in crate::ops) unsafe fn statistics<V: Lanes, T: Stored>(x: &[T], shift: &[f32], sums: &mut Sums) {
+pub(in crate::ops) unsafe fn moments<V: Lanes, T: Stored>(x: &[T], shift: &[f32], sums: &mut Accumulators) {
     let room = whole(x.len());
     assert!(shift.len() >= x.len() && sums.one.len() >= room && sums.two.len() >= room);
     // SAFETY: `each` stays inside of lines that are long enough.
@@ -82,14 +82,14 @@ pub(in crate::ops) unsafe fn statistics<V: Lanes, T: Stored>(x: &[T], shift: &[f
     );
 }
 
-impl Affine<'_> {
-    /// Mean, scale and addend of the first `len` elements of a line.
+impl Line<'_> {
+    /// Mean, scale and shift of the first `len` elements of a line.
     #[cfg(target_arch = "x86_64")] // for tiles
     pub fn numbers(&self, len: usize) -> [*const f32; 3] {
         [self.mean, self.scale, self.shift].map(|v| v[..len].as_ptr())
     }
 
-    /// Whether there are parameters for a line, the scale and the addend where `z` is asked for.
+    /// Whether there are parameters for a line, the scale and the shift where `z` is asked for.
     fn covers(&self, len: usize, z: bool) -> bool {
         self.mean.len() >= len && (!z || (self.scale.len() >= len && self.shift.len() >= len))
     }
@@ -108,7 +108,7 @@ impl Affine<'_> {
         }
     }
 
-    /// The result, with `residual` added and the rectifier applied where asked for.
+    /// The result, with `residual` added and ReLU applied where asked for.
     ///
     /// # Safety
     /// The instruction set of `V` must be there.
@@ -135,7 +135,7 @@ impl Affine<'_> {
         );
     }
 
-    /// The gradient past the rectifier, `dz`, of `x - mean`.
+    /// The gradient past the ReLU, `dz`, of `x - mean`.
     ///
     /// # Safety
     /// As [`Lanes`], and all lines have the elements.
@@ -157,7 +157,7 @@ impl Affine<'_> {
         }
     }
 
-    /// Adds `dz` and `dz · (x - mean)`, where `dz` is the gradient past the rectifier. It is written to `out` where that is
+    /// Adds `dz` and `dz · (x - mean)`, where `dz` is the gradient past the ReLU. It is written to `out` where that is
     /// not null, and then counts as it was rounded. `dy` is read where it lies, which may be `out`; `more`, where not null,
     /// is added to it first.
     ///
@@ -170,7 +170,7 @@ impl Affine<'_> {
         [dy, more]: [*const T; 2],
         mask: Mask<T>,
         out: *mut T,
-        sums: &mut Sums,
+        sums: &mut Accumulators,
     ) {
         let (len, room) = (x.len(), whole(x.len()));
         assert!(mask.covers(self, len) && sums.one.len() >= room && sums.two.len() >= room);

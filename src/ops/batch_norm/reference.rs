@@ -9,9 +9,9 @@ use num_traits::Float;
 pub struct Forward<F> {
     /// `y`, in the shape of `x`.
     pub y: Bounded<F>,
-    /// Mean per group and channel.
+    /// Mean per part and channel.
     pub mean: Vec<F>,
-    /// Biased variance per group and channel.
+    /// Biased variance per part and channel.
     pub var: Vec<F>,
 }
 
@@ -31,7 +31,7 @@ pub struct Backward<F> {
 /// Roundings on the way of one value that are not part of a sum over rows.
 const STEPS: usize = 32;
 
-/// Index into per-group statistics of element `i`.
+/// Index into per-part statistics of element `i`.
 fn stat(p: &Rows, i: usize) -> usize {
     i / (p.rows * p.c) * p.c + i % p.c
 }
@@ -40,16 +40,16 @@ fn count<F: Float>(p: &Rows) -> F {
     F::from(p.rows).expect("a count")
 }
 
-/// Means over the rows of each group and channel.
+/// Means over the rows of each part and channel.
 fn means<F: Float>(p: &Rows, of: impl Fn(usize) -> F) -> Vec<F> {
-    let mut sums = vec![F::zero(); p.groups * p.c];
-    for i in 0..p.groups * p.rows * p.c {
+    let mut sums = vec![F::zero(); p.parts * p.c];
+    for i in 0..p.parts * p.rows * p.c {
         sums[stat(p, i)] = sums[stat(p, i)] + of(i);
     }
     sums.iter().map(|s| *s / count(p)).collect()
 }
 
-/// The statistics `(mean, var)` of the batch per group and channel, or the given ones.
+/// The statistics `(mean, var)` of the batch per part and channel, or the given ones.
 fn statistics<F: Float>(p: &Rows, x: &[F], fixed: Option<(&[F], &[F])>) -> (Vec<F>, Vec<F>) {
     if let Some((mean, var)) = fixed {
         return (mean.to_vec(), var.to_vec());
@@ -74,8 +74,8 @@ pub struct Layer<'a, F> {
     pub eps: F,
 }
 
-/// `y = relu((x - mean)/√(var + eps) · gamma + beta + residual)`, the rectifier where `relu`.
-pub fn fwd<F: Float>(layer: &Layer<F>, x: &[F], residual: Option<&[F]>, relu: bool) -> Forward<F> {
+/// `y = relu((x - mean)/√(var + eps) · gamma + beta + residual)`, ReLU where `relu`.
+pub fn forward<F: Float>(layer: &Layer<F>, x: &[F], residual: Option<&[F]>, relu: bool) -> Forward<F> {
     let Layer { rows: p, gamma, beta, fixed, eps } = *layer;
     let (mean, var) = statistics(&p, x, fixed);
     let size = sizes(&p, x, &mean);
@@ -92,22 +92,22 @@ pub fn fwd<F: Float>(layer: &Layer<F>, x: &[F], residual: Option<&[F]>, relu: bo
 }
 
 /// The gradients for `dy`; `y`, where given, is the rectified result, whose positive elements let it pass.
-pub fn bwd<F: Float>(layer: &Layer<F>, x: &[F], y: Option<&[F]>, dy: &[F]) -> Backward<F> {
+pub fn backward<F: Float>(layer: &Layer<F>, x: &[F], y: Option<&[F]>, dy: &[F]) -> Backward<F> {
     let Layer { rows: p, gamma, fixed, eps, .. } = *layer;
     let (mean, var) = statistics(&p, x, fixed);
     let size = sizes(&p, x, &mean);
-    let rstd: Vec<F> = var.iter().map(|v| (*v + eps).sqrt().recip()).collect();
+    let inv_std: Vec<F> = var.iter().map(|v| (*v + eps).sqrt().recip()).collect();
     let dz: Vec<F> =
         dy.iter().enumerate().map(|(i, d)| if y.is_some_and(|y| y[i] <= F::zero()) { F::zero() } else { *d }).collect();
-    let hat = |i: usize| (x[i] - mean[stat(&p, i)]) * rstd[stat(&p, i)];
-    let reach = |i: usize| (x[i].abs() + size[stat(&p, i)]) * rstd[stat(&p, i)]; // bounds |hat| and its rounding
+    let hat = |i: usize| (x[i] - mean[stat(&p, i)]) * inv_std[stat(&p, i)];
+    let reach = |i: usize| (x[i].abs() + size[stat(&p, i)]) * inv_std[stat(&p, i)]; // bounds |hat| and its rounding
     let (m_dz, m_dz_hat) = (means(&p, |i| dz[i]), means(&p, |i| dz[i] * hat(i)));
     let (s_dz, s_dz_hat) = (means(&p, |i| dz[i].abs()), means(&p, |i| dz[i].abs() * reach(i)));
 
     let mut dx = Bounded { value: Vec::new(), magnitude: Vec::new(), terms: p.rows + STEPS };
     for (i, &d) in dz.iter().enumerate() {
         let s = stat(&p, i);
-        let slope = gamma[i % p.c] * rstd[s];
+        let slope = gamma[i % p.c] * inv_std[s];
         let (along, size) = match fixed {
             Some(_) => (F::zero(), F::zero()),
             None => (m_dz[s] + hat(i) * m_dz_hat[s], s_dz[s] + reach(i) * s_dz_hat[s]),
@@ -122,12 +122,12 @@ pub fn bwd<F: Float>(layer: &Layer<F>, x: &[F], y: Option<&[F]>, dy: &[F]) -> Ba
     let sum = |value: &[F], size: &[F]| Bounded {
         value: total(value),
         magnitude: total(size),
-        terms: p.groups * p.rows + STEPS,
+        terms: p.parts * p.rows + STEPS,
     };
     Backward { dx, dgamma: sum(&m_dz_hat, &s_dz_hat), dbeta: sum(&m_dz, &s_dz), dresidual: dz }
 }
 
-/// Per group and channel, what bounds `|mean|` and the roundings of the sum it came from.
+/// Per part and channel, what bounds `|mean|` and the roundings of the sum it came from.
 fn sizes<F: Float>(p: &Rows, x: &[F], mean: &[F]) -> Vec<F> {
     means(p, |i| x[i].abs()).iter().enumerate().map(|(s, a)| a.max(mean[s % mean.len()].abs())).collect()
 }

@@ -19,23 +19,25 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 //!
-//! On memory of your own: [`raw`].
+//! On memory of your own: [`raw`]. With what networks put before and after the products: [`fusion`].
 
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
-pub mod fused;
+pub mod fusion;
 mod grad;
 pub mod raw;
 pub mod reference;
 
 pub use cuda::plan::Pass;
-pub use grad::{conv3d, conv3d_after, conv3d_summed, dgrad_recorded, wgrad_recorded};
+pub(in crate::ops) use grad::recorded;
+pub use grad::{conv3d, dgrad_recorded, wgrad_recorded};
 
 use crate::cpu::Isa;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
 use crate::tensor::{Place, Tensor};
+use fusion::{Epilogue, Prologue};
 
 /// How the filters move over the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -258,7 +260,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Te
 pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
     match x.place("conv3d", &[("w", w)])? {
-        Place::Cpu => cpu::fprop(isa, &p, x, w),
+        Place::Cpu => Ok(cpu::fprop(isa, &p, [x, w], Prologue::None, Epilogue::None)?.0),
         Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w, None),
     }
 }
@@ -269,7 +271,7 @@ pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
     check_dy("conv3d dgrad", &p, dy)?;
     match dy.place("conv3d dgrad", &[("w", w)])? {
-        Place::Cpu => cpu::dgrad(isa, &p, dy, w),
+        Place::Cpu => cpu::dgrad(isa, &p, [dy, w]),
         Place::Gpu(gpu) => cuda::dgrad(gpu, &p, dy, w),
     }
 }
@@ -280,7 +282,7 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
     check_dy("conv3d wgrad", &p, dy)?;
     match x.place("conv3d wgrad", &[("dy", dy)])? {
-        Place::Cpu => cpu::wgrad(isa, &p, x, None, dy),
+        Place::Cpu => cpu::wgrad(isa, &p, x, Prologue::None, dy),
         Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
     }
 }

@@ -89,7 +89,7 @@ impl Maclr {
         let tape = Tape::new();
         let mut sum = Objective::new(&tape);
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
-        let mode = Mode::Train { groups: self.groups };
+        let mode = Mode::Train { parts: self.groups };
         let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
         let tap = alignment.and_then(|of| of.tap());
         for (&a, keys) in directions.iter().zip(&keys) {

@@ -151,7 +151,7 @@ impl Mcl {
         let tape = Tape::new();
         let [wants_order, wants_alignment] = inputs.wanted;
         let tap = self.alignment.tap().filter(|_| wants_alignment);
-        let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { groups: self.groups } };
+        let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { parts: self.groups } };
         let [_, k2, k3] = &keys;
         let (queries, answers) = p.queries(&tape, &views.query, mode, self.precision, tap, |encoder, pass, q| {
             wants_order.then(|| encoder.classify(pass, &q.order, &k2.order, &k3.order)).transpose()

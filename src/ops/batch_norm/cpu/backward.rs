@@ -1,56 +1,56 @@
 //! The backward pass: two sums per channel, then the gradient of `x`.
 
-use super::{Layer, fold};
+use super::{Lines, fold};
 use crate::error::Result;
-use crate::ops::batch_norm::Saved;
-use crate::ops::batch_norm::lines::{Affine, Mask, Sums};
+use crate::ops::batch_norm::lines::{Accumulators, Line, Mask};
+use crate::ops::batch_norm::{Norm, Rows};
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use rayon::prelude::*;
 
-/// Per group and channel: `Σ dz` and `Σ dz (x - mean)`, with `dz` the gradient past the rectifier.
+/// Per part and channel: `Σ dz` and `Σ dz (x - mean)`, with `dz` the gradient past the ReLU.
 #[derive(Clone, Copy, Default)]
 pub(in crate::ops::batch_norm) struct GradSums {
     dz: f64,
     dz_dev: f64,
 }
 
-/// The sums from those of `dz` and of its products with the normalised input, `[groups 2 c]`.
-pub(in crate::ops::batch_norm) fn past_sums(saved: &Saved, sums: &[f32]) -> Result<Vec<GradSums>> {
-    let c = saved.rows.c;
-    let one = |(i, rstd): (usize, &f32)| {
+/// The sums from those of `dz` and of its products with the normalised input, `[parts 2 c]`.
+pub(in crate::ops::batch_norm) fn past_sums(norm: &Norm, sums: &[f32]) -> Result<Vec<GradSums>> {
+    let c = norm.channels();
+    let one = |(i, inv_std): (usize, &f32)| {
         let at = i / c * 2 * c + i % c;
-        GradSums { dz: f64::from(sums[at]), dz_dev: f64::from(sums[at + c]) / f64::from(*rstd) }
+        GradSums { dz: f64::from(sums[at]), dz_dev: f64::from(sums[at + c]) / f64::from(*inv_std) }
     };
-    Ok(saved.rstd.host()?.iter().enumerate().map(one).collect())
+    Ok(norm.inv_std().host()?.iter().enumerate().map(one).collect())
 }
 
 /// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, where it is wanted.
 pub(in crate::ops::batch_norm) fn grad_sums<T: Stored>(
-    layer: &Layer,
+    lines: &Lines,
     x: &[T],
     dy: &[T],
     mask: Mask<T>,
     out: Option<&mut [T]>,
 ) -> Vec<GradSums> {
-    let (p, c, chunks) = (&layer.rows, layer.rows.c, layer.rows.chunks());
-    let mut parts = vec![0.0; p.groups * chunks * 2 * c];
+    let (p, c, chunks) = (&lines.rows, lines.rows.c, lines.rows.chunks());
+    let mut parts = vec![0.0; p.parts * chunks * 2 * c];
     let chunk = |i: usize, part: &mut [f32], out: Option<&mut [T]>| {
         let (g, k) = (i / chunks, i % chunks);
-        let mask = mask.from(g * p.group() + k * p.chunk());
-        let (affine, x, dy) = (layer.group(g), p.part(x, g, k), p.part(dy, g, k));
-        lanes::run(ChunkSums { affine, line: p.line(), x, dy, mask, part, out });
+        let mask = mask.from(g * p.part() + k * p.chunk());
+        let (of, x, dy) = (lines.of_part(g), p.piece(x, g, k), p.piece(dy, g, k));
+        lanes::run(ChunkSums { of, line: p.line(), x, dy, mask, part, out });
     };
     match out {
         None => parts.par_chunks_mut(2 * c).enumerate().for_each(|(i, part)| chunk(i, part, None)),
         Some(out) => {
-            let groups = out.par_chunks_mut(p.group()).zip(parts.par_chunks_mut(chunks * 2 * c));
-            groups.enumerate().for_each(|(g, (out, parts))| {
+            let both = out.par_chunks_mut(p.part()).zip(parts.par_chunks_mut(chunks * 2 * c));
+            both.enumerate().for_each(|(g, (out, parts))| {
                 let pairs = out.par_chunks_mut(p.chunk()).zip(parts.par_chunks_mut(2 * c));
                 pairs.enumerate().for_each(|(k, (out, part))| chunk(g * chunks + k, part, Some(out)));
             });
         }
     }
-    let mut all = vec![GradSums::default(); p.groups * c];
+    let mut all = vec![GradSums::default(); p.parts * c];
     for (all, parts) in all.chunks_exact_mut(c).zip(parts.chunks_exact(chunks * 2 * c)) {
         for part in parts.chunks_exact(2 * c) {
             for (ch, s) in all.iter_mut().enumerate() {
@@ -64,7 +64,7 @@ pub(in crate::ops::batch_norm) fn grad_sums<T: Stored>(
 
 /// `[Σ dz, Σ dz (x - mean)]` of one chunk, each `[c]`.
 struct ChunkSums<'a, T> {
-    affine: Affine<'a>,
+    of: Line<'a>,
     line: usize,
     x: &'a [T],
     dy: &'a [T],
@@ -76,15 +76,15 @@ struct ChunkSums<'a, T> {
 impl<T: Stored> Kernel for ChunkSums<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
-        let ChunkSums { affine, line, x, dy, mask, part, mut out } = self;
+        let ChunkSums { of, line, x, dy, mask, part, mut out } = self;
         let mut work = vec![0.0; 2 * whole(line)];
         let (one, two) = work.split_at_mut(whole(line));
-        let mut sums = Sums { one, two };
+        let mut sums = Accumulators { one, two };
         for (i, (x, dy)) in x.chunks(line).zip(dy.chunks(line)).enumerate() {
             let out = out.as_deref_mut().map_or(std::ptr::null_mut(), |out| out[i * line..][..x.len()].as_mut_ptr());
             let dy = [dy[..x.len()].as_ptr(), std::ptr::null()];
             // SAFETY: both have the elements of `x`, as was just checked; the instruction set is the caller's promise.
-            unsafe { affine.grad_sums::<V, T>(x, dy, mask.from(i * line), out, &mut sums) };
+            unsafe { of.grad_sums::<V, T>(x, dy, mask.from(i * line), out, &mut sums) };
         }
         let (row_sum, row_dev) = part.split_at_mut(part.len() / 2);
         fold(&sums.one[..line], row_sum);
@@ -92,7 +92,7 @@ impl<T: Stored> Kernel for ChunkSums<'_, T> {
     }
 }
 
-/// `dx = dz · a + (x - mean) · b + d` per group and channel.
+/// `dx = dz · a + (x - mean) · b + d` per part and channel.
 pub(in crate::ops::batch_norm) struct Slopes {
     a: Vec<f32>,
     b: Vec<f32>,
@@ -100,13 +100,12 @@ pub(in crate::ops::batch_norm) struct Slopes {
 }
 
 impl Slopes {
-    pub fn new(saved: &Saved, gamma: &[f32], sums: &[GradSums]) -> Result<Self> {
-        let p = &saved.rows;
+    pub fn new(p: &Rows, norm: &Norm, sums: &[GradSums]) -> Result<Self> {
         // Given statistics are constants: nothing flows through them.
-        let share = if saved.of_batch { 1.0 / p.rows as f64 } else { 0.0 };
-        let rstd = saved.rstd.host()?;
+        let share = if norm.of_batch() { 1.0 / p.rows as f64 } else { 0.0 };
+        let (inv_std, gamma) = (norm.inv_std().host()?, norm.gamma().host()?);
         let each = || {
-            let scaled = rstd.iter().zip(gamma.iter().cycle()).zip(sums);
+            let scaled = inv_std.iter().zip(gamma.iter().cycle()).zip(sums);
             scaled.map(|((r, g), s)| (f64::from(r * g), f64::from(*r), s))
         };
         Ok(Slopes {
@@ -118,24 +117,24 @@ impl Slopes {
 }
 
 pub(in crate::ops::batch_norm) fn grad_x<T: Stored>(
-    layer: &Layer,
+    lines: &Lines,
     slopes: &Slopes,
     x: &[T],
     dy: &[T],
     mask: Mask<T>,
     dx: &mut [T],
 ) {
-    let (p, line) = (&layer.rows, layer.rows.line());
+    let (p, line) = (&lines.rows, lines.rows.line());
     p.for_chunks(dx, |g, k, dx| {
         let slopes = [&slopes.a, &slopes.b, &slopes.d].map(|s| &s[g * line..(g + 1) * line]);
-        let mask = mask.from(g * p.group() + k * p.chunk());
-        lanes::run(Chunk { affine: layer.group(g), slopes, x: p.part(x, g, k), dy: p.part(dy, g, k), mask, dx });
+        let mask = mask.from(g * p.part() + k * p.chunk());
+        lanes::run(Chunk { of: lines.of_part(g), slopes, x: p.piece(x, g, k), dy: p.piece(dy, g, k), mask, dx });
     });
 }
 
 /// One chunk of the gradient of `x`.
 struct Chunk<'a, T> {
-    affine: Affine<'a>,
+    of: Line<'a>,
     slopes: [&'a [f32]; 3],
     x: &'a [T],
     dy: &'a [T],
@@ -150,16 +149,16 @@ impl<T: Stored> Kernel for Chunk<'_, T> {
         let lines = self.x.chunks(line).zip(self.dy.chunks(line)).zip(self.dx.chunks_mut(line));
         for (i, ((x, dy), dx)) in lines.enumerate() {
             // SAFETY: the instruction set is the caller's promise.
-            unsafe { self.affine.grad_x::<V, T>(self.slopes, x, dy, self.mask.from(i * line), dx) };
+            unsafe { self.of.grad_x::<V, T>(self.slopes, x, dy, self.mask.from(i * line), dx) };
         }
     }
 }
 
-/// The gradients of `gamma` and `beta`, summed over the groups.
-pub(in crate::ops::batch_norm) fn grad_affine(saved: &Saved, sums: &[GradSums]) -> Result<(Vec<f32>, Vec<f32>)> {
-    let (c, rstd) = (saved.rows.c, saved.rstd.host()?);
+/// The gradients of `gamma` and `beta`, summed over the parts.
+pub(in crate::ops::batch_norm) fn grad_affine(norm: &Norm, sums: &[GradSums]) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (c, inv_std) = (norm.channels(), norm.inv_std().host()?);
     let total = |ch: usize, of: &dyn Fn(usize) -> f64| (ch..sums.len()).step_by(c).map(of).sum::<f64>() as f32;
-    let dgamma = (0..c).map(|ch| total(ch, &|i| sums[i].dz_dev * f64::from(rstd[i]))).collect();
+    let dgamma = (0..c).map(|ch| total(ch, &|i| sums[i].dz_dev * f64::from(inv_std[i]))).collect();
     let dbeta = (0..c).map(|ch| total(ch, &|i| sums[i].dz)).collect();
     Ok((dgamma, dbeta))
 }

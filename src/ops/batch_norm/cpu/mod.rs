@@ -6,14 +6,13 @@
 
 mod backward;
 
-pub(super) use backward::{GradSums, Slopes, grad_affine, grad_sums, grad_x, past_sums};
+pub(super) use backward::{Slopes, grad_affine, grad_sums, grad_x, past_sums};
 
-use super::lines::{Affine, Sums, statistics};
-use super::{Moments, Rows, Saved, vector};
+use super::lines::{Accumulators, Line, moments};
+use super::{BatchStatistics, Norm, Rows, vector};
 use crate::error::Result;
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
-use crate::tensor::{DType, Element, Tensor};
-use half::bf16;
+use crate::tensor::{Element, Tensor};
 use rayon::prelude::*;
 
 /// Elements of a line, at least, where the rows suffice.
@@ -38,30 +37,30 @@ impl Rows {
         self.line() * (LINES * LINE / self.line()).clamp(16, LINES)
     }
 
-    /// Elements of a group.
-    fn group(&self) -> usize {
+    /// Elements of a part.
+    fn part(&self) -> usize {
         self.rows * self.c
     }
 
-    /// Chunks of a group.
+    /// Chunks of a part.
     fn chunks(&self) -> usize {
-        self.group().div_ceil(self.chunk())
+        self.part().div_ceil(self.chunk())
     }
 
-    /// The elements of chunk `k` of group `g`.
-    fn part<'a, T>(&self, of: &'a [T], g: usize, k: usize) -> &'a [T] {
-        let of = &of[g * self.group()..][..self.group()];
+    /// The elements of chunk `k` of part `g`.
+    fn piece<'a, T>(&self, of: &'a [T], g: usize, k: usize) -> &'a [T] {
+        let of = &of[g * self.part()..][..self.part()];
         &of[k * self.chunk()..((k + 1) * self.chunk()).min(of.len())]
     }
 
-    /// Calls `f(g, k, out)` for each chunk `k` of each group `g` with its elements of `out`, which is shaped like `x`.
+    /// Calls `f(g, k, out)` for each chunk `k` of each part `g` with its elements of `out`, which is shaped like `x`.
     fn for_chunks<T: Element>(&self, out: &mut [T], f: impl Fn(usize, usize, &mut [T]) + Sync) {
-        out.par_chunks_mut(self.group()).enumerate().for_each(|(g, out)| {
+        out.par_chunks_mut(self.part()).enumerate().for_each(|(g, out)| {
             out.par_chunks_mut(self.chunk()).enumerate().for_each(|(k, out)| f(g, k, out));
         });
     }
 
-    /// `v[groups c]` repeated for each row of a line: `[groups line]`.
+    /// `v[parts c]` repeated for each row of a line: `[parts line]`.
     fn tiled(&self, v: impl Iterator<Item = f32>) -> Vec<f32> {
         let v: Vec<f32> = v.collect();
         v.chunks_exact(self.c).flat_map(|v| v.iter().cycle().take(self.line())).copied().collect()
@@ -76,40 +75,45 @@ fn fold(line: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Mean and sum of squared deviations of one channel of one group.
+/// Mean and sum of squared deviations of one channel of one part.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Stat {
+pub(super) struct Merged {
     pub mean: f64,
     pub m2: f64,
 }
 
-/// The statistics per group and channel from `sums [groups 2 c]` relative to `shift [c]`.
-pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Stat> {
-    let stat = |(i, near): (usize, &f32)| {
+/// What sums `[parts 2 c]` relative to `shift [c]` amount to, per part and channel.
+pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Merged> {
+    let merged = |(i, near): (usize, &f32)| {
         let at = i / p.c * 2 * p.c + i % p.c;
         let (sum, square) = (f64::from(sums[at]), f64::from(sums[at + p.c]));
         let per = sum / p.rows as f64;
-        Stat { mean: f64::from(*near) + per, m2: (square - sum * per).max(0.0) }
+        Merged { mean: f64::from(*near) + per, m2: (square - sum * per).max(0.0) }
     };
-    shift.iter().cycle().take(p.groups * p.c).enumerate().map(stat).collect()
+    shift.iter().cycle().take(p.parts * p.c).enumerate().map(merged).collect()
 }
 
-/// The statistics per group and channel.
-///
-/// Within a chunk, sums of `d = x - s` and of `d²` are formed in f32, where the shift `s` is the mean of the chunk's
-/// first line; across chunks they are merged in f64 by `M2 = Σ_k [m2_k + n_k (mean_k - mean)²]`, in which nothing
-/// cancels.
-pub(super) fn stats<T: Stored>(p: &Rows, x: &[T]) -> Vec<Stat> {
+/// Rows of a chunk, and for each chunk the sums of `d = x - s` and of `d²`, in f32, where the shift `s` is the mean of the
+/// chunk's first line: `[parts chunks 3 c]`.
+pub(super) fn chunk_sums<T: Stored>(p: &Rows, x: &[T]) -> Result<(usize, Tensor)> {
     let (c, chunks) = (p.c, p.chunks());
-    let mut parts = vec![0.0; p.groups * chunks * 3 * c];
-    parts.par_chunks_mut(3 * c).enumerate().for_each(|(i, part)| {
-        lanes::run(ChunkSums { p, x: p.part(x, i / chunks, i % chunks), part });
-    });
-    let mut all = vec![Stat::default(); p.groups * c];
-    for (all, parts) in all.chunks_exact_mut(c).zip(parts.chunks_exact(chunks * 3 * c)) {
-        // Of each chunk: its parts, its number of rows.
+    let sums = Tensor::build([p.parts, chunks, 3, c], |sums| {
+        sums.par_chunks_mut(3 * c).enumerate().for_each(|(i, sums)| {
+            lanes::run(ChunkSums { p, x: p.piece(x, i / chunks, i % chunks), sums });
+        });
+    })?;
+    Ok((p.chunk() / c, sums))
+}
+
+/// What [`chunk_sums`] amount to, per part and channel. Chunks are merged in f64 by `M2 = Σ_k [m2_k + n_k (mean_k - mean)²]`,
+/// in which nothing cancels.
+pub(super) fn merge_chunks(p: &Rows, sums: &[f32]) -> Vec<Merged> {
+    let (c, chunks) = (p.c, p.chunks());
+    let mut all = vec![Merged::default(); p.parts * c];
+    for (all, parts) in all.chunks_exact_mut(c).zip(sums.chunks_exact(chunks * 3 * c)) {
+        // Of each chunk: its sums, its number of rows.
         let each = || {
-            let count = |k: usize| (p.group() - k * p.chunk()).min(p.chunk()) / c;
+            let count = |k: usize| (p.part() - k * p.chunk()).min(p.chunk()) / c;
             parts.chunks_exact(3 * c).enumerate().map(move |(k, part)| (part, count(k) as f64))
         };
         for (part, n) in each() {
@@ -135,15 +139,15 @@ pub(super) fn stats<T: Stored>(p: &Rows, x: &[T]) -> Vec<Stat> {
 struct ChunkSums<'a, T> {
     p: &'a Rows,
     x: &'a [T],
-    part: &'a mut [f32],
+    sums: &'a mut [f32],
 }
 
 impl<T: Stored> Kernel for ChunkSums<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
-        let ChunkSums { p, x, part } = self;
+        let ChunkSums { p, x, sums: out } = self;
         let (c, line) = (p.c, p.line());
-        let (row_shift, row_sums) = part.split_at_mut(c);
+        let (row_shift, row_sums) = out.split_at_mut(c);
         let mut work = vec![0.0; 3 * whole(line)];
         let (shift, rest) = work.split_at_mut(whole(line));
         let (one, two) = rest.split_at_mut(whole(line));
@@ -163,10 +167,10 @@ impl<T: Stored> Kernel for ChunkSums<'_, T> {
         row_shift.iter_mut().for_each(|s| *s /= rows);
         shift[..line].chunks_exact_mut(c).for_each(|s| s.copy_from_slice(row_shift));
 
-        let mut sums = Sums { one, two };
+        let mut sums = Accumulators { one, two };
         for x in x.chunks(line) {
             // SAFETY: as above.
-            unsafe { statistics::<V, T>(x, shift, &mut sums) };
+            unsafe { moments::<V, T>(x, shift, &mut sums) };
         }
         let (row_sum, row_square) = row_sums.split_at_mut(c);
         fold(&sums.one[..line], row_sum);
@@ -174,71 +178,67 @@ impl<T: Stored> Kernel for ChunkSums<'_, T> {
     }
 }
 
-/// The statistics of all groups together.
-pub(super) fn moments(p: &Rows, sums: &[Stat]) -> Result<Moments> {
-    let total = (p.groups * p.rows) as f64;
+/// The statistics of all parts together.
+pub(super) fn whole_batch(p: &Rows, merged: &[Merged]) -> Result<BatchStatistics> {
+    let total = (p.parts * p.rows) as f64;
     let (mut mean, mut var) = (Vec::with_capacity(p.c), Vec::with_capacity(p.c));
     for ch in 0..p.c {
-        let of_groups = || sums.iter().skip(ch).step_by(p.c);
-        let m = of_groups().map(|s| s.mean).sum::<f64>() / p.groups as f64;
-        let m2: f64 = of_groups().map(|s| s.m2 + p.rows as f64 * (s.mean - m).powi(2)).sum();
+        let of_parts = || merged.iter().skip(ch).step_by(p.c);
+        let m = of_parts().map(|s| s.mean).sum::<f64>() / p.parts as f64;
+        let m2: f64 = of_parts().map(|s| s.m2 + p.rows as f64 * (s.mean - m).powi(2)).sum();
         mean.push(m as f32);
         var.push((m2 / (total - 1.0)) as f32);
     }
-    Ok(Moments { mean: vector(mean.into_iter())?, var: vector(var.into_iter())? })
+    Ok(BatchStatistics { mean: vector(mean.into_iter())?, var: vector(var.into_iter())? })
 }
 
-/// The layer's [`Affine`] of each group, a line of each.
-pub(in crate::ops) struct Layer {
+/// A [`Norm`] as vectors read it: the numbers of each part, repeated for each row of a line.
+pub(in crate::ops) struct Lines {
     rows: Rows,
     mean: Vec<f32>,
     scale: Vec<f32>,
     shift: Vec<f32>,
 }
 
-impl Layer {
-    pub(in crate::ops::batch_norm) fn new(saved: &Saved, gamma: &[f32], beta: &[f32]) -> Result<Self> {
-        Ok(Self::of(saved.rows, [&saved.mean.host()?, &saved.rstd.host()?], [gamma, beta]))
+impl Lines {
+    /// Those of `norm`, for an `x` that divides into `rows`.
+    pub fn new(rows: &Rows, norm: &Norm) -> Result<Self> {
+        let [mean, inv_std, gamma, beta] = [norm.mean(), norm.inv_std(), norm.gamma(), norm.beta()].map(Tensor::host);
+        let (mean, inv_std, gamma, beta) = (mean?, inv_std?, gamma?, beta?);
+        let scale = inv_std.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
+        let shift = beta.iter().cycle().take(rows.parts * rows.c).copied();
+        Ok(Lines {
+            rows: *rows,
+            mean: rows.tiled(mean.iter().copied()),
+            scale: rows.tiled(scale),
+            shift: rows.tiled(shift),
+        })
     }
 
-    /// That of means and inverse deviations `[groups c]`, with `gamma` and `beta` `[c]`.
-    pub fn of(rows: Rows, [mean, rstd]: [&[f32]; 2], [gamma, beta]: [&[f32]; 2]) -> Self {
-        let scale = rstd.iter().zip(gamma.iter().cycle()).map(|(r, g)| r * g);
-        let shift = beta.iter().cycle().take(rows.groups * rows.c).copied();
-        Layer { rows, mean: rows.tiled(mean.iter().copied()), scale: rows.tiled(scale), shift: rows.tiled(shift) }
-    }
-
-    /// What it does to rows of the group in which element `at` is: to a line of them, which is as long as these.
+    /// What it does to rows of the part in which element `at` is: to a line of them, which is as long as these.
     #[cfg(target_arch = "x86_64")] // for tiles
-    pub fn line(&self, at: usize) -> Affine<'_> {
-        self.group(at / self.rows.group())
+    pub fn line(&self, at: usize) -> Line<'_> {
+        self.of_part(at / self.rows.part())
     }
 
-    /// The rectified result, whole.
-    pub fn rectified(&self, x: &Tensor) -> Result<Tensor> {
-        match x.dtype() {
-            DType::F32 => f32::build(x.shape(), |y| normalise(self, f32::of(x), None, true, y)),
-            DType::BF16 => bf16::build(x.shape(), |y| normalise(self, bf16::of(x), None, true, y)),
-        }
-    }
-
-    fn group(&self, g: usize) -> Affine<'_> {
+    fn of_part(&self, g: usize) -> Line<'_> {
         let at = g * self.rows.line()..(g + 1) * self.rows.line();
-        Affine { mean: &self.mean[at.clone()], scale: &self.scale[at.clone()], shift: &self.shift[at] }
+        Line { mean: &self.mean[at.clone()], scale: &self.scale[at.clone()], shift: &self.shift[at] }
     }
-}
 
-pub(super) fn normalise<T: Stored>(layer: &Layer, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
-    let p = &layer.rows;
-    p.for_chunks(y, |g, k, y| {
-        let residual = residual.map(|r| p.part(r, g, k));
-        lanes::run(Normalise { affine: layer.group(g), line: p.line(), x: p.part(x, g, k), residual, relu, y });
-    });
+    /// The normalised `x`, with `residual` added and ReLU applied where asked for.
+    pub(super) fn normalise<T: Stored>(&self, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
+        let p = &self.rows;
+        p.for_chunks(y, |g, k, y| {
+            let residual = residual.map(|r| p.piece(r, g, k));
+            lanes::run(Normalise { of: self.of_part(g), line: p.line(), x: p.piece(x, g, k), residual, relu, y });
+        });
+    }
 }
 
 /// One chunk of a result.
 struct Normalise<'a, T> {
-    affine: Affine<'a>,
+    of: Line<'a>,
     line: usize,
     x: &'a [T],
     residual: Option<&'a [T]>,
@@ -252,7 +252,7 @@ impl<T: Stored> Kernel for Normalise<'_, T> {
         for (i, (x, y)) in self.x.chunks(self.line).zip(self.y.chunks_mut(self.line)).enumerate() {
             let residual = self.residual.map(|r| &r[i * self.line..][..x.len()]);
             // SAFETY: the instruction set is the caller's promise.
-            unsafe { self.affine.normalise::<V, T>(x, residual, self.relu, y) };
+            unsafe { self.of.normalise::<V, T>(x, residual, self.relu, y) };
         }
     }
 }

@@ -1,14 +1,15 @@
-//! What is done with finished results while they are in a core's cache: sums for the batch norm that follows a convolution,
-//! or, of a gradient, what the rectifier and the batch norm before the convolution make of it.
+//! How the CPU carries an epilogue out, on results that are still in a core's cache: the moments for the batch norm that follows
+//! a convolution, or, of a gradient, what ReLU and the batch norm before the convolution make of it.
 //!
 //! Work falls into *ranges* of positions, fixed by the shape alone. Each takes its sums in f32, and they are merged in order,
-//! in f64: the same bits for any number of threads. Sums for statistics are taken about the mean of a strip's first rows, and
+//! in f64: the same bits for any number of threads. Moments are taken about the mean of a strip's first rows, and
 //! merged as means and sums of squared deviations, in which nothing cancels.
 
 use super::super::Conv3d;
-use super::plan::Plan;
+use super::plan::{Plan, Rows};
 use crate::error::Result;
-use crate::ops::batch_norm::lines::{Affine, Mask, Sums, statistics};
+use crate::ops::batch_norm::Moments;
+use crate::ops::batch_norm::lines::{Accumulators, Line, Mask, moments};
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
@@ -18,26 +19,25 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 enum Work<'a, T> {
     None,
-    Statistics,
-    Chain(Chain<'a, T>),
+    Moments,
+    NormRelu(NormRelu<'a, T>),
 }
 
-/// What led to the input of a convolution whose gradient is formed: `relu(batch_norm(normed))`, and what other paths have
-/// brought to that gradient.
+/// What ReLU and the batch norm before a convolution make of its input's gradient, and what other paths have brought to it.
 #[derive(Clone, Copy)]
-pub(in crate::ops::conv3d) struct Chain<'a, T> {
+pub(in crate::ops::conv3d) struct NormRelu<'a, T> {
     /// Added to the gradient.
-    pub so_far: Option<&'a [T]>,
-    /// What the rectifier let through.
+    pub add: Option<&'a [T]>,
+    /// What ReLU let through.
     pub mask: Mask<'a, T>,
     /// The batch norm's input.
-    pub normed: &'a [T],
-    /// Its mean and its scale (the latter for [`Mask::Recomputed`], else empty), `[parts c]`, and its addend `[c]`.
-    pub affine: Affine<'a>,
+    pub x: &'a [T],
+    /// Its mean and scale, `[parts c]`, and its shift `[c]`.
+    pub line: Line<'a>,
 }
 
 /// The work of one convolution, and the sums of what is done of it.
-pub(in crate::ops::conv3d) struct Epilogue<'a, T> {
+pub(in crate::ops::conv3d) struct Finish<'a, T> {
     work: Work<'a, T>,
     parts: usize,
     samples: usize,
@@ -46,25 +46,25 @@ pub(in crate::ops::conv3d) struct Epilogue<'a, T> {
     totals: Vec<f64>,
 }
 
-impl<'a, T: Stored> Epilogue<'a, T> {
+impl<'a, T: Stored> Finish<'a, T> {
     /// None.
     pub fn none() -> Self {
-        Epilogue { work: Work::None, parts: 1, samples: 0, c: 0, totals: Vec::new() }
+        Finish { work: Work::None, parts: 1, samples: 0, c: 0, totals: Vec::new() }
     }
 
     fn new(work: Work<'a, T>, n: usize, parts: usize, c: usize) -> Self {
-        Epilogue { work, parts, samples: n / parts, c, totals: vec![0.0; parts * KEPT * c] }
+        Finish { work, parts, samples: n / parts, c, totals: vec![0.0; parts * KEPT * c] }
     }
 
     /// Of the result of `p`, mean and sum of squared deviations per channel over each of `parts` equal contiguous parts of the
     /// samples.
-    pub fn statistics(p: &Conv3d, parts: usize) -> Self {
-        Self::new(Work::Statistics, p.n, parts, p.k)
+    pub fn moments(p: &Conv3d, parts: usize) -> Self {
+        Self::new(Work::Moments, p.n, parts, p.k)
     }
 
-    /// Of the gradient for the input of `p`: it is masked in place, and `Σ dz` and `Σ dz · (normed - mean)` are taken.
-    pub fn chain(p: &Conv3d, chain: Chain<'a, T>, parts: usize) -> Self {
-        Self::new(Work::Chain(chain), p.n, parts, p.c)
+    /// Of the gradient for the input of `p`: it is masked in place, and `Σ dz` and `Σ dz · (x - mean)` are taken.
+    pub fn norm_relu(p: &Conv3d, work: NormRelu<'a, T>, parts: usize) -> Self {
+        Self::new(Work::NormRelu(work), p.n, parts, p.c)
     }
 
     /// Samples of a part; 0 where there is nothing to do.
@@ -118,13 +118,21 @@ impl<'a, T: Stored> Epilogue<'a, T> {
         self.end(strips);
     }
 
-    /// Of a chain, the sums `[parts 2 c]`, the second of each pair times `factor [parts c]`.
+    /// Of a gradient past ReLU, the sums `[parts 2 c]`, the second of each pair times `factor [parts c]`.
     pub fn sums(&self, factor: &[f32]) -> Result<Tensor> {
         self.pairs(|_, i, [_, dz, dz_dev]| [dz, dz_dev * f64::from(factor[i])])
     }
 
-    /// Of statistics, a number near each channel's mean: that over all parts, `[c]`.
-    pub fn near(&self) -> Result<Tensor> {
+    /// The moments, where they are what was to be done, about each channel's mean over all parts.
+    pub fn taken_moments(&self) -> Result<Option<Moments>> {
+        let Work::Moments = self.work else { return Ok(None) };
+        let shift = self.near()?;
+        let sums = self.about(&shift.host()?)?;
+        Moments::about(shift, sums).map(Some)
+    }
+
+    /// A number near each channel's mean: that over all parts, `[c]`.
+    fn near(&self) -> Result<Tensor> {
         let (c, parts) = (self.c, self.parts as f64);
         Tensor::build([c], |out| {
             for (ch, out) in out.iter_mut().enumerate() {
@@ -134,8 +142,8 @@ impl<'a, T: Stored> Epilogue<'a, T> {
         })
     }
 
-    /// Of statistics, `Σ (y - shift)` and `Σ (y - shift)²`, `[parts 2 c]`, with `shift [c]`.
-    pub fn about(&self, shift: &[f32]) -> Result<Tensor> {
+    /// `Σ (y - shift)` and `Σ (y - shift)²`, `[parts 2 c]`, with `shift [c]`.
+    fn about(&self, shift: &[f32]) -> Result<Tensor> {
         self.pairs(|ch, _, [n, mean, m2]| {
             let off = mean - f64::from(shift[ch]);
             [n * off, m2 + n * off * off]
@@ -156,7 +164,7 @@ impl<'a, T: Stored> Epilogue<'a, T> {
 }
 
 /// Numbers kept of a channel: how many values, then their mean and sum of squared deviations, or `Σ dz` and
-/// `Σ dz · (normed - mean)`.
+/// `Σ dz · (x - mean)`.
 const KEPT: usize = 3;
 
 /// Merges what was kept of channel `ch` into `all [3 c]`.
@@ -167,7 +175,7 @@ fn merge<T>(work: &Work<T>, all: &mut [f64], c: usize, ch: usize, [n, a, b]: [f6
     }
     let total = all[ch] + n;
     match work {
-        Work::Statistics => {
+        Work::Moments => {
             let off = a - all[c + ch];
             all[2 * c + ch] += b + off * off * all[ch] * n / total;
             all[c + ch] += off * n / total;
@@ -180,17 +188,8 @@ fn merge<T>(work: &Work<T>, all: &mut [f64], c: usize, ch: usize, [n, a, b]: [f6
     all[ch] = total;
 }
 
-/// Elements of a range of [`Epilogue::whole`].
+/// Elements of a range of [`Finish::whole`].
 const RANGE: usize = 1 << 15;
-
-/// Positions of one strip that lie at equal distances: where the first one's channels start in the array, how many there
-/// are, and how far apart.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::ops::conv3d) struct Rows {
-    pub first: usize,
-    pub count: usize,
-    pub step: usize,
-}
 
 /// Where the tasks of a launch leave finished results.
 pub(in crate::ops::conv3d) struct Strips<'a, T> {
@@ -254,12 +253,12 @@ impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
         let mut space = vec![0.0; 3 * room];
         let (shift, space) = space.split_at_mut(room);
         let (one, two) = space.split_at_mut(room);
-        let mut sums = Sums { one, two };
+        let mut sums = Accumulators { one, two };
         let mut count = 0;
         let positions = rows.flat_map(|r| (0..r.count).map(move |i| r.first + i * r.step + channels.start));
         match work {
             Work::None => return,
-            Work::Statistics => {
+            Work::Moments => {
                 let positions: Vec<usize> = positions.collect();
                 count = positions.len();
                 // SAFETY: a position is inside and written.
@@ -272,23 +271,22 @@ impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
                 shift.iter_mut().for_each(|s| *s /= first.len().max(1) as f32);
                 for p in positions {
                     // SAFETY: as above.
-                    unsafe { statistics::<V, T>(row(p), shift, &mut sums) };
+                    unsafe { moments::<V, T>(row(p), shift, &mut sums) };
                 }
             }
-            Work::Chain(chain) => {
+            Work::NormRelu(work) => {
                 let of_part = part * c + channels.start..part * c + channels.end;
-                let affine = Affine {
-                    mean: &chain.affine.mean[of_part.clone()],
-                    scale: chain.affine.scale.get(of_part).unwrap_or(&[]),
-                    shift: chain.affine.shift.get(channels.clone()).unwrap_or(&[]),
+                let line = Line {
+                    mean: &work.line.mean[of_part.clone()],
+                    scale: &work.line.scale[of_part],
+                    shift: &work.line.shift[channels.clone()],
                 };
                 for p in positions {
-                    let (x, more) =
-                        (&chain.normed[p..p + len], chain.so_far.map_or(std::ptr::null(), |s| s[p..].as_ptr()));
-                    // SAFETY: as above, and `so_far` has the shape of `out`.
+                    let (x, add) = (&work.x[p..p + len], work.add.map_or(std::ptr::null(), |s| s[p..].as_ptr()));
+                    // SAFETY: as above, and `add` has the shape of `out`.
                     unsafe {
                         let dz = out.add(p);
-                        affine.grad_sums::<V, T>(x, [dz, more], chain.mask.from(p), dz, &mut sums);
+                        line.grad_sums::<V, T>(x, [dz, add], work.mask.from(p), dz, &mut sums);
                     }
                     count += 1;
                 }
@@ -300,7 +298,7 @@ impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
         for (ch, i) in channels.zip(0..) {
             let (one, two) = (f64::from(sums.one[i]), f64::from(sums.two[i]));
             let new = match work {
-                Work::Statistics => [n, f64::from(shift[i]) + one / n, (two - one * one / n).max(0.0)],
+                Work::Moments => [n, f64::from(shift[i]) + one / n, (two - one * one / n).max(0.0)],
                 _ => [n, one, two],
             };
             // SAFETY: as above.

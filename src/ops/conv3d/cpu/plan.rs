@@ -1,12 +1,22 @@
 //! Index arithmetic shared by the passes: which input a tap reads, where it is inside, and channel blocks.
 
 use super::super::Conv3d;
-use super::epilogue::Rows;
-use super::kernel::{Kernels, TAPS};
 use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Neighbouring taps along a row of which a sliding kernel makes one pass.
+pub(super) const TAPS: usize = 3;
+
+/// Positions of one strip that lie at equal distances: where the first one's channels start in the array, how many there
+/// are, and how far apart.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops::conv3d) struct Rows {
+    pub first: usize,
+    pub count: usize,
+    pub step: usize,
+}
 
 /// A tap on one axis.
 #[derive(Clone, Debug)]
@@ -229,22 +239,15 @@ fn padded(x: &[f32], row: usize, pad: usize) -> Result<Buffer<f32>> {
     Ok(out)
 }
 
-/// Channels of one group computed together, as many vectors as a tile has or, at the end, as few as do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Block {
-    pub first: usize,
-    pub len: usize,
-    pub vectors: usize,
-    /// Channels in the last vector.
-    pub last: usize,
-}
-
-/// `channels` cut into blocks of at most so many vectors.
-pub(super) fn blocks(k: &Kernels, channels: usize, vectors: usize) -> Vec<Block> {
-    let block = |first: usize| {
-        let len = (channels - first).min(vectors * k.lanes);
-        let vectors = len.div_ceil(k.lanes);
-        Block { first, len, vectors, last: len - (vectors - 1) * k.lanes }
-    };
-    (0..channels).step_by(vectors * k.lanes).map(block).collect()
+/// The residue classes of the input positions modulo the stride: dgrad is a convolution of its own for each.
+pub(super) fn residue_classes(p: &Conv3d) -> Vec<[usize; 3]> {
+    let [st, sh, sw] = p.geometry.window.stride;
+    let [t, h, width] = p.input;
+    let mut classes = Vec::new();
+    for a in 0..st.min(t) {
+        for b in 0..sh.min(h) {
+            classes.extend((0..sw.min(width)).map(|d| [a, b, d]));
+        }
+    }
+    classes
 }

@@ -122,7 +122,7 @@ impl Work<'_> {
     }
 
     /// `dx` from `dy` and `w`; `chain`: what follows at once, not on the exact path.
-    pub fn dgrad(&self, dy: In, w: In, dx: Out, chain: Option<&Chain>) -> Result<()> {
+    pub fn dgrad(&self, dy: In, w: In, dx: Out, chain: Option<&NormRelu>) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let conv = Pod(plan.conv);
         if plan.path == Path::Exact {
@@ -176,7 +176,7 @@ pub(in crate::ops::conv3d) struct Forwards {
 
 /// What dgrad does to `dx` before it is stored, for a plan with statistics: all arrays of its shape, or one f32 for
 /// each group of samples and channel.
-pub(in crate::ops::conv3d) struct Chain {
+pub(in crate::ops::conv3d) struct NormRelu {
     /// The output of the ReLU before the convolution.
     pub mask: In,
     /// The input of the batch norm before that.

@@ -11,11 +11,11 @@ mod problem;
 pub(in crate::ops) use launch::kernels;
 
 use super::Conv3d;
-use super::fused::Before;
 use crate::driver::{Gpu, Memory};
 use crate::error::Result;
+use crate::ops::batch_norm::Norm;
 use crate::tensor::{DType, Tensor};
-use launch::Chain;
+use launch::NormRelu;
 pub(super) use launch::{Forwards, Work};
 use plan::Pass;
 pub(super) use plan::Plan;
@@ -97,43 +97,42 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> R
     Ok(dw)
 }
 
-/// [`super::fused::fprop_statistics`], where it is one launch: bf16 without groups.
-pub(super) fn fprop_statistics(
+/// `y`, and `Σ (y - near)` and `Σ (y - near)²` per channel over each of `parts` parts of the samples, `[parts 2 k]`, in one launch:
+/// bf16 without groups.
+pub(super) fn fprop_moments(
     gpu: &Gpu,
     p: &Conv3d,
-    [x, w, shift]: [&Tensor; 3],
+    [x, w, near]: [&Tensor; 3],
     parts: usize,
 ) -> Result<(Tensor, Tensor)> {
     let mut y = Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?;
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.k])?;
-    let (to, statistics) = (y.output(), (shift.input(), sums.output()));
+    let (to, moments) = (y.output(), (near.input(), sums.output()));
     let plan = Plan::with_statistics(p, Pass::Fprop, DType::BF16, parts)?;
-    let f = Forwards { bias: None, statistics: Some(statistics) };
+    let f = Forwards { bias: None, statistics: Some(moments) };
     with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
     Ok((y, sums))
 }
 
-/// [`super::fused::dgrad_chain`], where it is one launch: bf16 without groups, a multiple of eight channels.
-pub(super) fn dgrad_chain(
+/// The gradient past the ReLU whose result is `y`, and the sums of the batch norm of `x` before it, `[parts 2 c]`, in one launch: bf16
+/// without groups, a multiple of eight channels.
+pub(super) fn dgrad_norm_relu(
     gpu: &Gpu,
     p: &Conv3d,
-    dy: &Tensor,
-    w: &Tensor,
-    relu: &Tensor,
-    before: &Before,
+    [dy, w, x, y]: [&Tensor; 4],
+    norm: &Norm,
 ) -> Result<(Tensor, Tensor)> {
     let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
-    let parts = before.mean.shape().len() / p.c;
-    let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.c])?;
-    let chain = Chain {
-        mask: relu.input(),
-        normed: before.normed.input(),
-        mean: before.mean.input(),
-        inv_std: before.inv_std.input(),
+    let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), 2, p.c])?;
+    let epilogue = NormRelu {
+        mask: y.input(),
+        normed: x.input(),
+        mean: norm.mean().input(),
+        inv_std: norm.inv_std().input(),
         sums: sums.output(),
     };
     let to = dx.output();
-    let plan = Plan::with_statistics(p, Pass::Dgrad, DType::BF16, parts)?;
-    with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&chain)))?;
+    let plan = Plan::with_statistics(p, Pass::Dgrad, DType::BF16, norm.parts())?;
+    with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&epilogue)))?;
     Ok((dx, sums))
 }

@@ -18,7 +18,7 @@ use super::correlate_pack::{Ahead, turn, weave};
 use super::correlate_plan::{BLOCK, Plan, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
 use crate::error::Result;
-use crate::ops::batch_norm::Layer;
+use crate::ops::batch_norm::Lines;
 use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
@@ -27,19 +27,19 @@ use std::ops::Range;
 /// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
 pub(super) const STRETCH: usize = 11;
 
-/// Whether [`run`] can apply a layer to the inputs that it weaves: where it weaves them once or little more often.
+/// Whether [`run`] can apply a prologue to the inputs that it weaves: where it weaves them once or little more often.
 pub(in super::super) fn applies(p: &Conv3d, parts: usize) -> bool {
     !Plan::new(p, parts).flat
 }
 
-/// `dw` (`k kt kh kw c`, one group), where the convolution read `x`, or the result of a layer on it.
+/// `dw` (`k kt kh kw c`, one group), where the convolution read `x`, or what a prologue made of it.
 ///
 /// # Safety
-/// `Isa::Amx` is available; the operands are of `p`; there is a layer only where it [applies].
+/// `Isa::Amx` is available; the operands are of `p`; there is a prologue only where it [applies].
 pub(in super::super) unsafe fn run(
     p: &Conv3d,
     x: Numbers,
-    layer: Option<&Layer>,
+    prologue: Option<&Lines>,
     dy: Numbers,
     dw: &mut [f32],
 ) -> Result<()> {
@@ -57,7 +57,7 @@ pub(in super::super) unsafe fn run(
     let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.shares * size)?;
     sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
         // SAFETY: as the caller vouches.
-        unsafe { Task::new(p, &plan, x, layer, dy, task % plan.shares).run(task / plan.shares, sums) }
+        unsafe { Task::new(p, &plan, x, prologue, dy, task % plan.shares).run(task / plan.shares, sums) }
     });
     let sums = sums.as_slice();
     dw.par_chunks_mut(SIDE * p.taps() * p.c).enumerate().for_each(|(tile, dw)| {
@@ -113,7 +113,7 @@ struct Task<'a> {
     p: &'a Conv3d,
     plan: &'a Plan,
     x: Numbers<'a>,
-    layer: Option<&'a Layer>,
+    prologue: Option<&'a Lines>,
     dy: Numbers<'a>,
     /// A share of the filters, and how many tiles they take.
     filters: Range<usize>,
@@ -137,7 +137,7 @@ impl<'a> Task<'a> {
         p: &'a Conv3d,
         plan: &'a Plan,
         x: Numbers<'a>,
-        layer: Option<&'a Layer>,
+        prologue: Option<&'a Lines>,
         dy: Numbers<'a>,
         share: usize,
     ) -> Self {
@@ -155,7 +155,7 @@ impl<'a> Task<'a> {
             p,
             plan,
             x,
-            layer,
+            prologue,
             dy,
             filters,
             tiles,
@@ -289,7 +289,7 @@ impl<'a> Task<'a> {
         // Whether tiles read no more than a row of the input has.
         let whole = win.pad[2] == 0 && plan.run.is_multiple_of(SIDE);
         // Whether they read some pixels of a row only, which are then copied one by one.
-        let thin = !(whole && self.x.parts() == 1 && self.layer.is_none())
+        let thin = !(whole && self.x.parts() == 1 && self.prologue.is_none())
             && p.kernel[2] == 1
             && win.stride[2] > 1
             && win.pad[2] == 0;
@@ -303,12 +303,12 @@ impl<'a> Task<'a> {
             let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
             let first = ((item.n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
             let row = match self.x {
-                Numbers::Bf16(all) if whole && self.layer.is_none() => &all[first..first + width * p.c],
+                Numbers::Bf16(all) if whole && self.prologue.is_none() => &all[first..first + width * p.c],
                 x => {
                     for q in (0..copies).filter(|_| input.is_some()) {
                         let to = &mut self.row[from_row + q * len..];
                         // SAFETY: as the caller vouches.
-                        unsafe { x.copy(first + q * apart, len, self.layer, to, self.row_pitch) };
+                        unsafe { x.copy(first + q * apart, len, self.prologue, to, self.row_pitch) };
                     }
                     &self.row[..]
                 }

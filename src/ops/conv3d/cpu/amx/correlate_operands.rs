@@ -1,7 +1,7 @@
 //! What wgrad in tiles multiplies: numbers of bf16 as they are stored, or of f32 as sums of several.
 
 use super::Input;
-use crate::ops::batch_norm::Layer;
+use crate::ops::batch_norm::Lines;
 use crate::tensor::{DType, Element, Tensor};
 use half::bf16;
 use std::ops::Range;
@@ -38,17 +38,24 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// The numbers from `first` on, as parts that are `pitch` apart. With a layer they are whole pixels of one sample, and its
+    /// The numbers from `first` on, as parts that are `pitch` apart. With a prologue they are whole pixels of one sample, and its
     /// result is copied.
     ///
     /// # Safety
     /// `Isa::Amx` is available.
-    pub(super) unsafe fn copy(&self, first: usize, len: usize, layer: Option<&Layer>, to: &mut [bf16], pitch: usize) {
+    pub(super) unsafe fn copy(
+        &self,
+        first: usize,
+        len: usize,
+        prologue: Option<&Lines>,
+        to: &mut [bf16],
+        pitch: usize,
+    ) {
         // SAFETY: as the caller vouches.
         unsafe {
             match *self {
-                Numbers::Bf16(numbers) => Input { numbers, layer }.spread(first, len, to, pitch, 1),
-                Numbers::F32(numbers, parts) => Input { numbers, layer }.spread(first, len, to, pitch, parts),
+                Numbers::Bf16(numbers) => Input { numbers, prologue }.spread(first, len, to, pitch, 1),
+                Numbers::F32(numbers, parts) => Input { numbers, prologue }.spread(first, len, to, pitch, parts),
             }
         }
     }

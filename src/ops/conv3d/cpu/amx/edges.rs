@@ -3,8 +3,9 @@
 use super::correlate::{applies, run};
 use super::correlate_operands::Numbers;
 use crate::cpu::Isa;
-use crate::ops::batch_norm::{Layer, Rows};
+use crate::ops::batch_norm::{Lines, Norm};
 use crate::ops::conv3d::cases::SMALL;
+use crate::tensor::Tensor;
 use half::bf16;
 
 /// Numbers whose last is followed, or whose first is preceded, by a page that nobody may touch.
@@ -67,18 +68,20 @@ fn nothing_outside_is_touched() {
             }
             assert!(a.get() == b.get() && a.get() == c.get(), "{p:?}");
             if [1, 2, 3].iter().all(|&parts| applies(&p, parts)) {
-                // A layer of small whole numbers, so that all forms are exact.
+                // A prologue of small whole numbers, so that all forms are exact.
                 let number = |i: usize| (i % 3) as f32;
                 let array: Vec<f32> = (0..p.c).map(number).collect();
-                let layer = Layer::of(Rows::new(p.x_shape(), 1).unwrap(), [&array, &array], [&array, &array]);
+                let array = Tensor::from_f32([p.c], &array).unwrap();
+                let norm = Norm::new(&array, &array, &array, &array).unwrap();
+                let lines = Lines::new(&norm.rows(p.x_shape()).unwrap(), &norm).unwrap();
                 // SAFETY: as above.
                 unsafe {
-                    run(&p, Numbers::Bf16(narrow_x.get()), Some(&layer), Numbers::Bf16(narrow_dy.get()), a.get())
+                    run(&p, Numbers::Bf16(narrow_x.get()), Some(&lines), Numbers::Bf16(narrow_dy.get()), a.get())
                         .unwrap();
-                    run(&p, Numbers::F32(x.get(), 2), Some(&layer), Numbers::F32(dy.get(), 2), b.get()).unwrap();
-                    run(&p, Numbers::F32(x.get(), 3), Some(&layer), Numbers::F32(dy.get(), 3), c.get()).unwrap();
+                    run(&p, Numbers::F32(x.get(), 2), Some(&lines), Numbers::F32(dy.get(), 2), b.get()).unwrap();
+                    run(&p, Numbers::F32(x.get(), 3), Some(&lines), Numbers::F32(dy.get(), 3), c.get()).unwrap();
                 }
-                assert!(a.get() == b.get() && a.get() == c.get(), "{p:?} after a layer");
+                assert!(a.get() == b.get() && a.get() == c.get(), "{p:?} after a prologue");
             }
         }
     }

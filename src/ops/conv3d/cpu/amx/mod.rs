@@ -1,7 +1,7 @@
 //! The CPU path on tiles: bf16 tensors, and f32 ones whose products are formed from bf16 parts.
 //!
 //! Of fprop, positions are the rows of tiles ([`slab`]), channels their columns ([`panels`]), and taps are steps of one sum
-//! ([`product`]). dgrad is, class of remainders by class, the same with turned filters. [`correlate`] is wgrad.
+//! ([`product`]). dgrad is the same with turned filters, one residue class modulo the stride after another. [`correlate`] is wgrad.
 
 pub(super) mod choice;
 pub(super) mod correlate;
@@ -17,33 +17,29 @@ mod product;
 mod slab;
 
 use super::super::Conv3d;
-use super::epilogue::Epilogue;
-use super::plan::Plan;
+use super::epilogue::Finish;
+use super::plan::{Plan, residue_classes};
 use crate::error::Result;
-use crate::ops::batch_norm::Layer;
+use crate::ops::batch_norm::Lines;
 use crate::tensor::Tensor;
 use half::bf16;
 pub(super) use number::Number;
 
-/// What a convolution reads: these numbers, or the rectified result of a layer on them, which only its copies in the cache
-/// will be.
+/// What a convolution reads: these numbers, or what its prologue, normalisation and ReLU, makes of them. The latter is nowhere
+/// in memory but in copies in the cache.
 pub(super) struct Input<'a, S> {
     numbers: &'a [S],
-    layer: Option<&'a Layer>,
+    prologue: Option<&'a Lines>,
 }
 
 impl<'a, S: Number> Input<'a, S> {
-    pub fn of(x: &'a Tensor) -> Self {
-        Input { numbers: S::of(x), layer: None }
-    }
-
-    pub fn after(layer: &'a Layer, x: &'a Tensor) -> Self {
-        Input { numbers: S::of(x), layer: Some(layer) }
+    pub fn new(x: &'a Tensor, prologue: Option<&'a Lines>) -> Self {
+        Input { numbers: S::of(x), prologue }
     }
 
     /// Whether tiles can read them where they lie.
     fn stored(&self) -> bool {
-        S::STORED && self.layer.is_none()
+        S::STORED && self.prologue.is_none()
     }
 
     /// Parts of whole pixels of one sample: `len` numbers from `first` on, as [`Number::spread`].
@@ -52,11 +48,11 @@ impl<'a, S: Number> Input<'a, S> {
     /// `Isa::Amx` is available.
     unsafe fn spread(&self, first: usize, len: usize, to: &mut [bf16], pitch: usize, planes: usize) {
         let numbers = &self.numbers[first..first + len];
-        let Some(layer) = self.layer else {
+        let Some(prologue) = self.prologue else {
             // SAFETY: as the caller vouches.
             return unsafe { S::spread(numbers, to, pitch, planes) };
         };
-        let line = layer.line(first);
+        let line = prologue.line(first);
         for (i, numbers) in numbers.chunks(line.mean.len()).enumerate() {
             // SAFETY: as the caller vouches.
             unsafe { S::spread_after(&line, numbers, &mut to[i * line.mean.len()..], pitch, planes) };
@@ -70,9 +66,9 @@ pub(super) fn fprop<S: Number>(
     planes: usize,
     x: Input<S>,
     w: &Tensor,
-    epilogue: &mut Epilogue<S>,
+    finish: &mut Finish<S>,
 ) -> Result<Tensor> {
-    S::try_build(p.y_shape(), |y| product::run(vec![Plan::apart(p)], planes, x, S::of(w), false, y, epilogue))
+    S::try_build(p.y_shape(), |y| product::run(vec![Plan::apart(p)], planes, x, S::of(w), false, y, finish))
 }
 
 /// `dx`, likewise, `dy` and `w` being of type `S`.
@@ -81,19 +77,19 @@ pub(super) fn dgrad<S: Number>(
     planes: usize,
     dy: &Tensor,
     w: &Tensor,
-    epilogue: &mut Epilogue<S>,
+    finish: &mut Finish<S>,
 ) -> Result<Tensor> {
-    let rests = super::rests(p);
-    let plans: Vec<Plan> = rests.iter().filter_map(|&rest| Plan::dgrad(p, rest)).collect();
-    let all = plans.len() == rests.len();
+    let classes = residue_classes(p);
+    let plans: Vec<Plan> = classes.iter().filter_map(|&class| Plan::dgrad(p, class)).collect();
+    let all = plans.len() == classes.len();
     let w = S::of(w);
     S::try_build(p.x_shape(), |dx| {
         if all {
-            return product::run(plans, planes, Input::of(dy), w, true, dx, epilogue);
+            return product::run(plans, planes, Input::new(dy, None), w, true, dx, finish);
         }
         dx.fill(S::zeroed()); // no tap reaches some classes
-        product::run(plans, planes, Input::of(dy), w, true, dx, &mut Epilogue::none())?;
-        epilogue.whole(dx); // those too
+        product::run(plans, planes, Input::new(dy, None), w, true, dx, &mut Finish::none())?;
+        finish.whole(dx); // those too
         Ok(())
     })
 }

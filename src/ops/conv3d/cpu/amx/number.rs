@@ -1,7 +1,7 @@
 //! The number types that tensors are stored in, as the tiles' code reads and writes them.
 
 use crate::cpu::amx;
-use crate::ops::batch_norm::lines::Affine;
+use crate::ops::batch_norm::lines::Line;
 use crate::ops::lanes::Stored;
 use half::bf16;
 use std::ops::Range;
@@ -20,11 +20,11 @@ pub(in crate::ops::conv3d) trait Number: Stored {
     /// `Isa::Amx` is available.
     unsafe fn spread(from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
 
-    /// [`Number::spread`] of what a layer and its rectifier make of the numbers, a line or its beginning.
+    /// [`Number::spread`] of what a normalisation and ReLU make of the numbers, a line or its beginning.
     ///
     /// # Safety
     /// `Isa::Amx` is available.
-    unsafe fn spread_after(layer: &Affine, from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
+    unsafe fn spread_after(line: &Line, from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
 
     /// Writes the first `columns` of each row of sums ([`BLOCK`] wide) `channel` numbers behind where `to` says, unless that
     /// is null.
@@ -43,8 +43,8 @@ impl Number for bf16 {
     }
 
     #[inline]
-    unsafe fn spread_after(layer: &Affine, from: &[bf16], to: &mut [bf16], _: usize, _: usize) {
-        let (len, numbers) = (from.len(), layer.numbers(from.len()));
+    unsafe fn spread_after(line: &Line, from: &[bf16], to: &mut [bf16], _: usize, _: usize) {
+        let (len, numbers) = (from.len(), line.numbers(from.len()));
         // SAFETY: as the caller vouches; all are as long as `from`.
         unsafe { x86::rectify(numbers, from.as_ptr(), to[..len].as_mut_ptr(), len) }
     }
@@ -77,8 +77,8 @@ impl Number for f32 {
         }
     }
 
-    unsafe fn spread_after(layer: &Affine, from: &[f32], to: &mut [bf16], pitch: usize, planes: usize) {
-        let (len, numbers) = (from.len(), layer.numbers(from.len()));
+    unsafe fn spread_after(line: &Line, from: &[f32], to: &mut [bf16], pitch: usize, planes: usize) {
+        let (len, numbers) = (from.len(), line.numbers(from.len()));
         let to = to[..(planes - 1) * pitch + len].as_mut_ptr();
         // SAFETY: as the caller vouches; all are as long as `from`.
         unsafe {
@@ -155,14 +155,14 @@ mod x86 {
 
     /// Subnormal results may become 0, as which tiles read them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn rectify(layer: [*const f32; 3], from: *const bf16, to: *mut bf16, len: usize) {
+    pub(super) unsafe fn rectify(line: [*const f32; 3], from: *const bf16, to: *mut bf16, len: usize) {
         for at in (0..len).step_by(32) {
             let mask = first(len - at);
             ahead(from.wrapping_add(at));
             let half = |at: usize, mask: u16| {
                 // SAFETY: the caller vouches for the numbers under the mask.
                 unsafe {
-                    let numbers = layer.map(|p| _mm512_maskz_loadu_ps(mask, p.wrapping_add(at)));
+                    let numbers = line.map(|p| _mm512_maskz_loadu_ps(mask, p.wrapping_add(at)));
                     rectified(wide(_mm256_maskz_loadu_epi16(mask, from.wrapping_add(at).cast())), numbers)
                 }
             };
@@ -178,7 +178,7 @@ mod x86 {
     /// In `P` parts, `pitch` apart.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     pub(super) unsafe fn rectify_split<const P: usize>(
-        layer: [*const f32; 3],
+        line: [*const f32; 3],
         from: *const f32,
         to: *mut bf16,
         pitch: usize,
@@ -189,7 +189,7 @@ mod x86 {
             ahead(from.wrapping_add(at));
             // SAFETY: the caller vouches for the numbers under the mask.
             unsafe {
-                let numbers = layer.map(|p| _mm512_maskz_loadu_ps(mask, p.add(at)));
+                let numbers = line.map(|p| _mm512_maskz_loadu_ps(mask, p.add(at)));
                 let mut rest = rectified(_mm512_maskz_loadu_ps(mask, from.add(at)), numbers);
                 for part in 0..P {
                     let (rounded, left) = plane(rest);

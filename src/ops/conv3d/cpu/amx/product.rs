@@ -1,7 +1,7 @@
 //! Products of slabs with panels: which positions and channels a task takes, and in what order.
 
-use super::super::epilogue::{Epilogue, Rows, Strips};
-use super::super::plan::Plan;
+use super::super::epilogue::{Finish, Strips};
+use super::super::plan::{Plan, Rows};
 use super::Input;
 use super::number::{BLOCK, Number};
 use super::panels::Class;
@@ -52,7 +52,7 @@ pub(super) fn run<S: Number>(
     w: &[S],
     turned: bool,
     out: &mut [S],
-    epilogue: &mut Epilogue<S>,
+    finish: &mut Finish<S>,
 ) -> Result<()> {
     let Some(&Plan { n, out_pitch: k, .. }) = plans.first() else { return Ok(()) };
     let blocks = k.div_ceil(BLOCK);
@@ -94,11 +94,11 @@ pub(super) fn run<S: Number>(
         all.into_par_iter().for_each(|(class, block, panel)| unsafe { class.pack(w, turned, block, panel) });
     }
 
-    let strips = epilogue.begin(units.len(), out.as_mut_ptr());
-    let samples = epilogue.part().max(1);
+    let strips = finish.begin(units.len(), out.as_mut_ptr());
+    let samples = finish.part().max(1);
     let job = Job { layout, classes, plans, firsts, panels, x, out: Out(out.as_mut_ptr()), k, strips, samples };
     job.run(&units, parts, blocks);
-    epilogue.end(job.strips);
+    finish.end(job.strips);
     Ok(())
 }
 

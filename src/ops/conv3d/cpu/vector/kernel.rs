@@ -4,9 +4,10 @@
 //! number once: with 14 by 2 that is 28 fused multiply-adds for 16 loads. Where a filter has three neighbouring taps along
 //! a row, the sliding forms use each number loaded for all three: 72 multiply-adds for 20 loads with 12 by 2.
 
+use super::super::plan::TAPS;
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
-use super::simd::{Plain, Vector, prefetch};
+use crate::cpu::simd::{Avx2, Avx512};
+use crate::cpu::simd::{Plain, Vector, prefetch};
 use std::ops::Range;
 
 /// Most vectors in a tile.
@@ -39,9 +40,6 @@ pub(super) struct Gather<'a> {
     /// Channels in the last vector.
     pub last: usize,
 }
-
-/// Taps of a sliding kernel.
-pub(super) const TAPS: usize = 3;
 
 /// [`Gather`] for neighbouring positions of one row, whose taps come in threes that read neighbouring inputs: output `m`
 /// reads the inputs `m`, `m + 1` and `m + 2` of the `M + 2` the tile sees.

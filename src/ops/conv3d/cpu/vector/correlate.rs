@@ -5,11 +5,11 @@
 //! positions, and of the tiles a rectangle; positions go by in chunks, whose operands are copied to where a tile reads
 //! them one after the other, and each chunk's tiles in stretches that stay in the first-level cache.
 
+use super::super::plan::{AxisTap, Plan};
 use super::kernel::{Correlate, Deal, Kernels, Pack, Segment, Side, VECTORS};
-use super::panels::Out;
-use super::plan::{AxisTap, Block, Plan, blocks};
-use super::simd::prefetch;
+use super::panels::{Block, Out, blocks};
 use super::transpose::transpose;
+use crate::cpu::simd::prefetch;
 use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;

@@ -1,9 +1,9 @@
 //! Products of filters with the rows each position gathers: fprop, and dgrad class by class.
 
-use super::epilogue::Epilogue;
+use super::super::epilogue::Finish;
+use super::super::plan::Plan;
 use super::kernel::{Gather, Kernels, Tap};
 use super::panels::{Out, Panels};
-use super::plan::Plan;
 use std::ops::Range;
 
 /// The kernel calls for some positions, without the filters.
@@ -77,19 +77,12 @@ impl Tiles {
 }
 
 /// Writes every position of `plan` in `out`.
-pub(super) fn run(
-    k: &Kernels,
-    plan: &Plan,
-    panels: &Panels,
-    input: &[f32],
-    out: &mut [f32],
-    epilogue: &mut Epilogue<f32>,
-) {
+pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
     let positions = plan.positions();
     let zeros = vec![0.0; plan.pitch.max(plan.run)];
     let tasks = panels.tasks(positions.div_ceil(k.rows), k.rows);
     let out = Out::new(out);
-    let strips = epilogue.begin(tasks.ranges(), out.at(0));
+    let strips = finish.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |tiles, group, blocks| {
         let (range, channels) = (tasks.range(&tiles), panels.span(group, &blocks));
         let positions = tiles.start * k.rows..(tiles.end * k.rows).min(positions);
@@ -118,5 +111,5 @@ pub(super) fn run(
         // SAFETY: these positions and channels are this task's, and written.
         unsafe { strips.finish(plan, range, positions, channels) };
     });
-    epilogue.end(strips);
+    finish.end(strips);
 }

@@ -1,7 +1,7 @@
 //! Filters packed for the kernels, and how their products are shared out among tasks.
 
-use super::kernel::{Kernels, TAPS, VECTORS};
-use super::plan::{Block, Plan, blocks};
+use super::super::plan::{Plan, TAPS};
+use super::kernel::{Kernels, VECTORS};
 use super::transpose::transpose;
 use crate::error::Result;
 use crate::tensor::Buffer;
@@ -151,3 +151,23 @@ const TASK: usize = 1 << 22;
 
 /// Positions of a task whose panels do not stay in the cache.
 const MANY: usize = 336;
+
+/// Channels of one group computed together, as many vectors as a tile has or, at the end, as few as do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    pub first: usize,
+    pub len: usize,
+    pub vectors: usize,
+    /// Channels in the last vector.
+    pub last: usize,
+}
+
+/// `channels` cut into blocks of at most so many vectors.
+pub(super) fn blocks(k: &Kernels, channels: usize, vectors: usize) -> Vec<Block> {
+    let block = |first: usize| {
+        let len = (channels - first).min(vectors * k.lanes);
+        let vectors = len.div_ceil(k.lanes);
+        Block { first, len, vectors, last: len - (vectors - 1) * k.lanes }
+    };
+    (0..channels).step_by(vectors * k.lanes).map(block).collect()
+}

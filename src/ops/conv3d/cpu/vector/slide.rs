@@ -1,19 +1,12 @@
 //! The same products as [`super::gather`], for plans whose taps along a row are three neighbours one input apart.
 
-use super::epilogue::Epilogue;
-use super::kernel::{Kernels, Slide, TAPS, Tap};
+use super::super::epilogue::Finish;
+use super::super::plan::{Plan, TAPS};
+use super::kernel::{Kernels, Slide, Tap};
 use super::panels::{Out, Panels};
-use super::plan::Plan;
 
 /// Writes every position of `plan`, which slides, in `out`.
-pub(super) fn run(
-    k: &Kernels,
-    plan: &Plan,
-    panels: &Panels,
-    input: &[f32],
-    out: &mut [f32],
-    epilogue: &mut Epilogue<f32>,
-) {
+pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
     let [t, h, w] = &plan.axes;
     let zeros = vec![0.0; plan.run];
     // Of each three, the first tap.
@@ -21,7 +14,7 @@ pub(super) fn run(
     let offsets: Vec<isize> = threes.iter().map(|&tap| plan.offset(tap)).collect();
     let tasks = panels.tasks(plan.n * t.count * h.count, w.count);
     let out = Out::new(out);
-    let strips = epilogue.begin(tasks.ranges(), out.at(0));
+    let strips = finish.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |rows, group, blocks| {
         let (range, channels) = (tasks.range(&rows), panels.span(group, &blocks));
         let positions = rows.start * w.count..rows.end * w.count;
@@ -67,5 +60,5 @@ pub(super) fn run(
         // SAFETY: these positions and channels are this task's, and written.
         unsafe { strips.finish(plan, range, positions, channels) };
     });
-    epilogue.end(strips);
+    finish.end(strips);
 }

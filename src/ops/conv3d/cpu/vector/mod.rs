@@ -1,0 +1,105 @@
+//! f32 by multiply-adds of vectors, on every machine. bf16 is widened, computed in f32 and rounded once.
+//!
+//! One kernel ([`kernel::Gather`]) multiplies rows that lie where they lie with filters packed once per call; it serves fprop
+//! and, with the filters turned, dgrad. [`kernel::Slide`] is its form for three neighbouring taps. Another
+//! ([`kernel::Correlate`]) serves wgrad. [`super::plan`] says which rows.
+
+mod correlate;
+mod gather;
+mod kernel;
+mod panels;
+mod slide;
+mod transpose;
+
+use super::super::Conv3d;
+use super::epilogue::Finish;
+use super::plan::{Plan, residue_classes};
+use crate::cpu::Isa;
+use crate::error::Result;
+use crate::tensor::Buffer;
+use kernel::Kernels;
+use panels::{Panels, Strides};
+
+/// The kernels of an instruction set. Tiles know no f32, so beside them vectors do it.
+fn kernels(isa: Isa) -> &'static Kernels {
+    match isa.or_less() {
+        Isa::Portable => &kernel::PLAIN,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &kernel::AVX2,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => &kernel::AVX512,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => &kernel::PLAIN,
+    }
+}
+
+/// `y`.
+pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32], finish: &mut Finish<f32>) -> Result<()> {
+    if p.is_empty() {
+        y.fill(0.0);
+        finish.whole(y);
+        return Ok(());
+    }
+    let k = kernels(isa);
+    let (plan, own) = Plan::fprop(p, x)?;
+    let x = own.as_ref().map_or(x, Buffer::as_slice);
+    let filter = p.taps() * p.c_group();
+    let strides = Strides { group: p.k_group() * filter, channel: filter, tap: plan.run, run: 1 };
+    let panels = Panels::pack(k, &plan, w, p.geometry.groups, p.k_group(), strides)?;
+    products(k, &plan, &panels, x, y, finish);
+    Ok(())
+}
+
+fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
+    if plan.slides() {
+        slide::run(k, plan, panels, input, out, finish);
+    } else {
+        gather::run(k, plan, panels, input, out, finish);
+    }
+}
+
+/// `dx`.
+pub(super) fn dgrad(
+    isa: Isa,
+    p: &Conv3d,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    finish: &mut Finish<f32>,
+) -> Result<()> {
+    if p.is_empty() {
+        dx.fill(0.0);
+        finish.whole(dx);
+        return Ok(());
+    }
+    let k = kernels(isa);
+    let classes = residue_classes(p);
+    let plans: Vec<Plan> = classes.iter().filter_map(|&class| Plan::dgrad(p, class)).collect();
+    let all = plans.len() == classes.len();
+    if !all {
+        dx.fill(0.0); // no tap reaches some classes
+    }
+    let mut none = Finish::none();
+    let (finish, after) = if all { (finish, None) } else { (&mut none, Some(finish)) };
+    let (cg, filter) = (p.c_group(), p.taps() * p.c_group());
+    for plan in &plans {
+        let strides = Strides { group: p.k_group() * filter, channel: 1, tap: cg, run: filter };
+        let panels = Panels::pack(k, plan, w, p.geometry.groups, cg, strides)?;
+        products(k, plan, &panels, dy, dx, finish);
+    }
+    if let Some(finish) = after {
+        finish.whole(dx); // those classes too
+    }
+    Ok(())
+}
+
+/// `dw`.
+pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<()> {
+    if p.is_empty() {
+        dw.fill(0.0);
+        return Ok(());
+    }
+    let (plan, own) = Plan::wgrad(p, x)?;
+    let x = own.as_ref().map_or(x, Buffer::as_slice);
+    correlate::run(kernels(isa), &plan, x, dy, p.geometry.groups, p.k_group(), dw)
+}

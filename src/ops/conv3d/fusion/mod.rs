@@ -1,0 +1,139 @@
+//! What a convolution can do beside its products, as values: the contract between networks and devices.
+//!
+//! | pass | prologue | mainloop | epilogue |
+//! |---|---|---|---|
+//! | [`fprop`] | nothing; normalise and ReLU what it reads | products of `x` and `w` | nothing; [`Moments`] of the result |
+//! | [`dgrad`] | nothing | products of `dy` and `w` | nothing; add; add, ReLU's mask, and the two sums of the batch norm before it |
+//! | [`wgrad`] | nothing; normalise and ReLU what it reads | products of `x` and `dy` | nothing |
+//!
+//! Each device fuses what it can, and this file composes the rest from separate passes with the same bits. Fused are
+//!
+//! - on the CPU: all of it. The prologue where AMX tiles multiply: they read copies in the cache, which are made normalised. (Vectors
+//!   read `x` where it lies, so there the normalised `x` is computed first and dropped after.) The moments of a bf16 result
+//!   without tiles are taken in a pass of their own.
+//! - on a GPU: moments, of bf16 without groups; dgrad's mask and sums, of bf16 without groups, a multiple of eight channels, nothing to
+//!   add, and the mask from the result.
+
+mod contract;
+
+pub use contract::{Epilogue, GradEpilogue, Prologue};
+
+use super::{Conv3d, Geometry, check_dy, cpu, cuda};
+use crate::cpu::Isa;
+use crate::error::{Error, Result};
+use crate::ops::arith::{self, Arith};
+use crate::ops::batch_norm::{Incoming, Moments, ReluMask};
+use crate::shape::Shape;
+use crate::tensor::{DType, Place, Tensor};
+
+/// [`super::fprop`] with a prologue and an epilogue: `y`, and its moments where they are asked for.
+///
+/// # Errors
+/// As [`super::fprop`]; `Shape` when the numbers of the prologue do not fit `x`, or `near` is not `[k]`; `Param` when the parts
+/// of either do not divide the samples.
+pub fn fprop(
+    x: &Tensor,
+    w: &Tensor,
+    g: &Geometry,
+    prologue: Prologue,
+    epilogue: Epilogue,
+) -> Result<(Tensor, Option<Moments>)> {
+    let op = "conv3d";
+    let p = Conv3d::new(op, x.shape(), w.shape(), g)?;
+    prologue.check(x)?;
+    let mut others = vec![("w", w)];
+    if let Epilogue::Moments { parts, near } = epilogue {
+        if parts == 0 || !p.n.is_multiple_of(parts) {
+            return Err(Error::param(op, "parts", parts, format!("it must divide the {} samples", p.n)));
+        }
+        near.expect(op, "near", DType::F32)?;
+        if near.dims() != [p.k] {
+            return Err(Error::shape(op, "near", format!("[{}]", p.k), near.shape()));
+        }
+        others.push(("near", near));
+    }
+    let Place::Gpu(gpu) = x.place(op, &others)? else { return cpu::fprop(Isa::best(), &p, [x, w], prologue, epilogue) };
+    let normed = prologue.apply(x)?;
+    let x = normed.as_ref().unwrap_or(x);
+    match epilogue {
+        Epilogue::None => Ok((cuda::fprop(gpu, &p, x, w, None)?, None)),
+        Epilogue::Moments { parts, near } if on_tensor_cores(&p, [x, w]) => {
+            let (y, sums) = cuda::fprop_moments(gpu, &p, [x, w, near], parts)?;
+            Ok((y, Some(Moments::about(near.clone(), sums)?)))
+        }
+        Epilogue::Moments { parts, .. } => {
+            let y = cuda::fprop(gpu, &p, x, w, None)?;
+            let moments = Moments::of(&y, parts)?;
+            Ok((y, Some(moments)))
+        }
+    }
+}
+
+/// [`super::dgrad`] with an epilogue: the gradient for what the convolution read, or past the ReLU before it.
+///
+/// # Errors
+/// As [`super::dgrad`]; `Shape` when the tensors of the epilogue do not fit the input; `Device` when they live elsewhere.
+pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: GradEpilogue) -> Result<Incoming> {
+    let op = "conv3d dgrad";
+    let p = Conv3d::new(op, x_shape, w.shape(), g)?;
+    check_dy(op, &p, dy)?;
+    let (x, norm, relu, add) = match epilogue {
+        GradEpilogue::None => (None, None, ReluMask::None, None),
+        GradEpilogue::Add(add) => (None, None, ReluMask::None, Some(add)),
+        GradEpilogue::NormRelu { x, norm, relu, add } => (Some(x), Some(norm), relu, add),
+    };
+    let like_input: Vec<_> =
+        [("x", x), ("relu", relu.result()), ("add", add)].into_iter().filter_map(|(arg, t)| Some((arg, t?))).collect();
+    if let Some((arg, t)) = like_input.iter().find(|(_, t)| t.shape() != p.x_shape()) {
+        return Err(Error::shape(op, arg, p.x_shape(), t.shape()));
+    }
+    let mut others = vec![("w", w)];
+    others.extend(&like_input);
+    if let Some(norm) = norm {
+        norm.rows(p.x_shape())?;
+        others.extend(norm.arrays());
+    }
+    let place = dy.place(op, &others)?;
+    let alike = like_input.iter().all(|(_, t)| t.dtype() == dy.dtype());
+    if let Some((x, norm)) = x.zip(norm).filter(|_| alike) {
+        match (place, relu) {
+            (Place::Cpu, _) => return cpu::dgrad_norm_relu(Isa::best(), &p, [dy, w], x, add, norm, relu),
+            (Place::Gpu(gpu), ReluMask::FromResult(y))
+                if add.is_none() && p.c.is_multiple_of(8) && on_tensor_cores(&p, [dy, w]) =>
+            {
+                let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x, y], norm)?;
+                return Ok(Incoming::PastRelu { dz, sums });
+            }
+            _ => {}
+        }
+    }
+    let dx = super::dgrad(dy, w, x_shape, g)?;
+    Ok(Incoming::Result(match add {
+        Some(add) => arith::apply(Arith::Add, add, &dx)?,
+        None => dx,
+    }))
+}
+
+/// [`super::wgrad`] with a prologue, that of the forward pass: `x` is what it was applied to.
+///
+/// # Errors
+/// As [`super::wgrad`]; `Shape` or `Param` when the numbers of the prologue do not fit `x`.
+pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry, prologue: Prologue) -> Result<Tensor> {
+    let op = "conv3d wgrad";
+    let p = Conv3d::new(op, x.shape(), w_shape, g)?;
+    prologue.check(x)?;
+    check_dy(op, &p, dy)?;
+    match x.place(op, &[("dy", dy)])? {
+        Place::Cpu => cpu::wgrad(Isa::best(), &p, x, prologue, dy),
+        Place::Gpu(gpu) => match prologue.apply(x)? {
+            Some(normed) => cuda::wgrad(gpu, &p, &normed, dy),
+            None => cuda::wgrad(gpu, &p, x, dy),
+        },
+    }
+}
+
+/// Whether a GPU gives these operands to its tensor cores.
+fn on_tensor_cores(p: &Conv3d, operands: [&Tensor; 2]) -> bool {
+    let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
+    any && p.geometry.groups == 1 && operands.iter().all(|t| t.dtype() == DType::BF16)
+}

@@ -1,0 +1,209 @@
+//! The recorded operation: gradients go through the convolution and, where nothing else is to come, through the batch norm
+//! before it at once.
+
+use crate::error::Result;
+use crate::ops::batch_norm::{self, BatchNorm, BatchStatistics, Moments, ReluMask, Stats};
+use crate::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
+use crate::ops::conv3d::{self, Geometry, dgrad_recorded, wgrad_recorded};
+use crate::shape::Shape;
+use crate::tape::{Op, Share, Tape, Var};
+use crate::tensor::{Device, Tensor};
+use std::rc::Rc;
+
+/// What a convolution reads: a value, or the result of a batch norm with ReLU.
+#[derive(Clone)]
+pub struct Activation(Source);
+
+#[derive(Clone)]
+enum Source {
+    Value(Var),
+    /// The layer, and its result where that is in memory.
+    Normed(Rc<BatchNorm>, Option<Var>),
+}
+
+impl From<&Var> for Activation {
+    fn from(x: &Var) -> Self {
+        Activation(Source::Value(x.clone()))
+    }
+}
+
+impl Activation {
+    /// The result of [`batch_norm`](batch_norm::batch_norm()) with its arguments, and the statistics of the whole batch. With
+    /// ReLU and without a residual it is left to the convolution that reads it, where a device's kernels can apply it
+    /// themselves (the CPU's).
+    ///
+    /// # Errors
+    /// As [`batch_norm`](batch_norm::batch_norm()).
+    #[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
+    pub fn batch_norm(
+        t: &Tape,
+        x: &Var,
+        gamma: &Var,
+        beta: &Var,
+        stats: Stats,
+        eps: f32,
+        residual: Option<&Var>,
+        relu: bool,
+    ) -> Result<(Activation, Option<BatchStatistics>)> {
+        if relu && residual.is_none() && x.value().device() == Device::Cpu {
+            let (layer, batch) = batch_norm::deferred(x, gamma, beta, stats, eps)?;
+            return Ok((Activation(Source::Normed(layer, None)), batch));
+        }
+        let (layer, y, batch) = batch_norm::normalised(x, gamma, beta, stats, eps, residual, relu)?;
+        let y = layer.record(t, y);
+        Ok((Activation::of_layer(layer, y), batch))
+    }
+
+    /// The value; where it is not in memory it is computed, each time.
+    ///
+    /// # Errors
+    /// Of a GPU what its driver says.
+    pub fn value(&self, t: &Tape) -> Result<Var> {
+        match &self.0 {
+            Source::Value(y) | Source::Normed(_, Some(y)) => Ok(y.clone()),
+            Source::Normed(layer, None) => layer.apply(t),
+        }
+    }
+
+    /// The same with its value in memory, for more than one reader.
+    ///
+    /// # Errors
+    /// As [`Activation::value`].
+    pub fn stored(self, t: &Tape) -> Result<Activation> {
+        match self.0 {
+            Source::Normed(layer, None) => {
+                let y = layer.apply(t)?;
+                Ok(Activation::of_layer(layer, y))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// The result `y` of `layer`, both on the tape.
+    fn of_layer(layer: Rc<BatchNorm>, y: Var) -> Activation {
+        // Without a gradient nothing goes back, and the layer would keep its input alive.
+        let relu = !matches!(layer.mask(), ReluMask::None);
+        Activation(if relu && y.has_grad() { Source::Normed(layer, Some(y)) } else { Source::Value(y) })
+    }
+
+    /// The value's shape.
+    pub fn shape(&self) -> Shape {
+        match &self.0 {
+            Source::Value(y) => y.shape(),
+            Source::Normed(layer, _) => layer.x().shape(),
+        }
+    }
+}
+
+/// The convolution of `x [n t h w c]` with `w [k kt kh kw c/groups]`: `[n to ho wo k]`. Beside it the moments of the result where
+/// `epilogue` asks for them.
+///
+/// # Errors
+/// As [`fusion::fprop`].
+pub fn conv_norm(
+    t: &Tape,
+    x: &Activation,
+    w: &Var,
+    g: &Geometry,
+    epilogue: Epilogue,
+) -> Result<(Var, Option<Moments>)> {
+    let (layer, value) = match &x.0 {
+        Source::Value(x) => {
+            let (y, moments) = fusion::fprop(x.value(), w.value(), g, Prologue::None, epilogue)?;
+            return Ok((conv3d::recorded(t, y, x, w, g), moments));
+        }
+        Source::Normed(layer, value) => (layer, value),
+    };
+    let (read, prologue) = match value {
+        Some(value) => (value, Prologue::None),
+        None => (layer.x(), Prologue::NormRelu(layer.norm())),
+    };
+    let (y, moments) = fusion::fprop(read.value(), w.value(), g, prologue, epilogue)?;
+    let inputs = value.iter().chain([w]).map(Var::edge).chain(layer.inputs()).collect();
+    let op = || ConvNorm { layer: layer.clone(), value: value.clone(), w: w.clone(), g: *g };
+    Ok((t.record_on(y, inputs, op), moments))
+}
+
+/// Inputs: the layer's result where it is in memory, the filters, what the layer is a function of.
+struct ConvNorm {
+    layer: Rc<BatchNorm>,
+    value: Option<Var>,
+    w: Var,
+    g: Geometry,
+}
+
+impl Op for ConvNorm {
+    fn name(&self) -> &'static str {
+        "conv_norm"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        self.backward_share(t, dy, needs, &mut [])
+    }
+
+    fn backward_share(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
+        match &self.value {
+            None => self.of_deferred(t, dy, needs),
+            Some(y) => self.of_value(t, y, dy, needs, shares),
+        }
+    }
+}
+
+impl ConvNorm {
+    /// The gradients where the layer's result is nowhere in memory: nothing else reads it.
+    fn of_deferred(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        let (&need_w, layer) = needs.split_first().expect("filters are an input");
+        let (mut dw, mut grads) = (None, vec![None; layer.len()]);
+        if !t.is_recording() {
+            if layer.contains(&true) {
+                grads = self.through(dy.value(), None, layer)?;
+            }
+            if need_w {
+                let (x, prologue) = (self.layer.x().value(), Prologue::NormRelu(self.layer.norm()));
+                dw = Some(Var::constant(fusion::wgrad(x, dy.value(), self.w.shape(), &self.g, prologue)?));
+            }
+        } else {
+            let y = self.layer.apply(t)?;
+            if layer.contains(&true) {
+                let dy = dgrad_recorded(t, dy, &self.w, y.shape(), &self.g)?;
+                grads = self.layer.backward(t, &dy, layer)?;
+            }
+            if need_w {
+                dw = Some(wgrad_recorded(t, &y, dy, self.w.shape(), &self.g)?);
+            }
+        }
+        grads.insert(0, dw);
+        Ok(grads)
+    }
+
+    /// The gradients where others may read the layer's result `y` too. Whose share is the last adds those before, and takes the
+    /// sum through the layer; then the layer itself, which comes later in the walk, has nothing left to do.
+    fn of_value(&self, t: &Tape, y: &Var, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
+        let mut grads = vec![None; needs.len()];
+        match shares.first_mut() {
+            Some(share) if share.last && needs[0] => {
+                let so_far = share.so_far.take();
+                let through = self.through(dy.value(), so_far.as_ref().map(Var::value), &needs[2..])?;
+                grads[2..].clone_from_slice(&through);
+            }
+            _ if needs[0] => grads[0] = Some(dgrad_recorded(t, dy, &self.w, y.shape(), &self.g)?),
+            _ => {}
+        }
+        if needs[1] {
+            grads[1] = Some(wgrad_recorded(t, y, dy, self.w.shape(), &self.g)?);
+        }
+        Ok(grads)
+    }
+
+    /// The gradients of the layer's inputs: dgrad, what came before added, and the layer's backward pass.
+    fn through(&self, dy: &Tensor, so_far: Option<&Tensor>, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        let x = self.layer.x().value();
+        let epilogue = match x.device() {
+            Device::Cpu => GradEpilogue::NormRelu { x, norm: self.layer.norm(), relu: self.layer.mask(), add: so_far },
+            // A GPU's batch norm takes its sums itself.
+            _ => so_far.map_or(GradEpilogue::None, GradEpilogue::Add),
+        };
+        let dy = fusion::dgrad(dy, self.w.value(), x.shape(), &self.g, epilogue)?;
+        self.layer.backward_from(&dy, needs)
+    }
+}
