@@ -404,7 +404,7 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         let _ = self.synchronize();
         let made = std::mem::take(&mut *self.made());
-        // SAFETY: each was made by this value, its users are done, and nobody can name it any more.
+        // SAFETY: each was created by this value, its users are done, and no handle to it remains.
         unsafe {
             for (graph, ready) in made.graphs {
                 sys::cuGraphExecDestroy(ready);
