@@ -1,6 +1,6 @@
-//! Says what is in the cache of decoded videos, checks it, and removes what nothing will use again.
+//! Lists and verifies the cache of decoded videos, and removes files that nothing will use again.
 //!
-//! `cargo run --release --example cache -- list` needs nothing else.
+//! `cargo run --release --example cache -- list` needs no other options.
 
 mod support;
 
@@ -20,28 +20,28 @@ use tubelet::video::cache::{self, Entry};
 struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The folder given to other examples as --cache
+    /// The folder passed to other examples as --cache
     #[arg(long, global = true, value_name = "DIR", default_value = "runs/cache")]
     cache: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Say how many files there are of each kind and settings, how large they are, and which are stale: their source is gone
-    /// or has changed, they were made by another version, or they are damaged
+    /// List number and size of files by kind and settings, and which are stale: their source is gone or has changed,
+    /// they are of another version, or they are damaged
     List {
-        /// Say it of every file
+        /// List every file
         #[arg(long)]
         files: bool,
     },
-    /// Compare every file with its checksums
+    /// Verify the checksums of every file
     Verify,
-    /// Say which files would be removed and how much that is: stale ones, and those asked for
+    /// List the files that would be removed and their size: stale ones, and those selected by --matching
     Prune {
         /// Remove them
         #[arg(long)]
         yes: bool,
-        /// Also those whose kind, settings or source, as `list --files` says them, contain this text
+        /// Also those whose kind, settings or source, as printed by `list --files`, contain this text
         #[arg(long, value_name = "TEXT")]
         matching: Option<String>,
         /// All files of the cache
@@ -91,7 +91,7 @@ fn kind(entry: &Entry) -> &'static str {
     entry.kind.map_or("unfinished", |kind| kind.name())
 }
 
-/// All that is known of a file.
+/// All known information about a file.
 fn line(entry: &Entry) -> String {
     let mut line = format!("{} {}: {}", kind(entry), entry.path.display(), megabytes([entry]));
     for part in [&entry.source, &entry.settings] {

@@ -1,5 +1,5 @@
-//! Three kernels inside a program of yours: a convolution, optical flow and InfoNCE, on your own cudarc stream where there
-//! is a GPU, on the CPU where there is none. No toolkit, no framework, no build step.
+//! Three kernels in a program of your own: a convolution, optical flow and InfoNCE, on your own cudarc stream if there
+//! is a GPU, otherwise on the CPU. No toolkit, no framework, no build step.
 //!
 //! `cargo run --release --example embed_kernel`
 
@@ -21,11 +21,11 @@ struct Args {
     common: Common,
 }
 
-/// The part to copy: it computes wherever its tensors are, in order on their stream, and waits for nothing.
+/// The part to copy: it runs on the device of its tensors, in order on their stream, without host synchronisation.
 fn kernels(clip: &Tensor, filters: &Tensor, frames: [&Tensor; 2], codes: [&Tensor; 3]) -> Result<[Tensor; 3]> {
     // n t h w c with k kt kh kw c, stride 1 2 2, padded: n t h/2 w/2 k
     let y = conv3d::fprop(clip, filters, &Window::same([3, 3, 3]).strided([1, 2, 2]).into())?;
-    // two stacks of grey pictures, n h w: n 2 h w, displacements to the right and down in pixels
+    // two stacks of grey images, n h w: n 2 h w, displacements to the right and down in pixels
     let flow = tvl1::flow_batch(frames[0], frames[1], &tvl1::Tvl1::default())?;
     // queries, their keys, and a queue of other keys, rows of unit length
     let [q, k, queue] = codes;
@@ -34,7 +34,7 @@ fn kernels(clip: &Tensor, filters: &Tensor, frames: [&Tensor; 2], codes: [&Tenso
     Ok([y, flow, swept.loss])
 }
 
-/// Any numbers: a picture of waves that moves, and codes on a circle.
+/// Example data: a moving wave pattern, and unit codes.
 struct Data {
     clip: Vec<f32>,
     filters: Vec<f32>,
@@ -82,7 +82,7 @@ fn on_cpu(data: &Data) -> Result<[Vec<f32>; 3]> {
     Ok([results[0].f32()?.to_vec(), results[1].f32()?.to_vec(), results[2].f32()?.to_vec()])
 }
 
-/// On device `ordinal`, with memory and a stream that cudarc made.
+/// On device `ordinal`, with memory and a stream created by cudarc.
 #[cfg(feature = "cuda")]
 fn on_cudarc(data: &Data, ordinal: usize) -> Result<[Vec<f32>; 3]> {
     use cudarc::driver::CudaContext;

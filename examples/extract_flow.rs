@@ -1,4 +1,5 @@
-//! TV-L1 optical flow between two images, or along any number of videos: `.flo` files, and pictures in Middlebury's colours.
+//! TV-L1 optical flow between two images, or along any number of videos: `.flo` files, and images in Middlebury's
+//! colours.
 
 mod support;
 
@@ -18,25 +19,25 @@ use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::video::Decode;
 
-/// Computes TV-L1 optical flow from one image to another, or from frame to frame of videos.
+/// Computes TV-L1 optical flow between two images, or between the frames of videos.
 ///
-/// Two images give flow.flo and flow.png. Videos give a folder each, by their names, with flow_00000.flo and so on: what
-/// --flow-dir of the pre-training examples takes (with --gap 1 and --every 1), when both are given the same folder or lists,
-/// for names follow from them. A folder appears when it is whole, so the same
-/// command goes on where an earlier one was interrupted. The last thing written is summary.json.
+/// Two images give flow.flo and flow.png. Videos give one folder each, named after the video, with flow_00000.flo and
+/// so on: the input of --flow-dir of the pre-training examples (with --gap 1 and --every 1), if both get the same
+/// folder or lists, because names follow from them. A folder appears when it is complete, so the same command resumes
+/// after an interruption. The last file written is summary.json.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Two images of one size; or any number of videos: files, folders of .jpg or .png frames, folders with either below
-    /// them, lists with a path (or a path and a label) on each line
+    /// Two images of equal size; or any number of videos: files, folders of .jpg or .png frames, folders that contain
+    /// either, lists with a path (or a path and a label) per line
     #[arg(required = true, num_args = 1.., value_name = "INPUT")]
     input: Vec<PathBuf>,
 
-    /// True flow of the two images: the mean end-point error in pixels goes into the summary as `epe`
+    /// Ground-truth flow of the two images: the mean end-point error in pixels is written to the summary as `epe`
     #[arg(long, value_name = "TRUTH.flo")]
     epe: Option<PathBuf>,
 
-    /// Motion in pixels that gets full colour; 0 = the largest there is
+    /// Motion in pixels drawn with full saturation; 0 = the largest motion
     #[arg(long, value_name = "PIXELS", default_value_t = 0.0)]
     radius: f32,
 
@@ -53,16 +54,16 @@ struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Videos")]
 struct Video {
-    /// Videos at a time; they share the threads
+    /// Videos processed in parallel; they share the threads
     #[arg(long, value_name = "VIDEOS", default_value_t = 1)]
     jobs: usize,
 
-    /// Draw a picture of each field too
+    /// Also write an image of each field
     #[arg(long)]
     pictures: bool,
 
-    /// Resize so that the shorter side has this many pixels; 0 = as it is. Flow at the side at which a run keeps its frames is
-    /// taken as it is, flow at the video's own size is resized by the run
+    /// Resize so that the shorter side has this many pixels; 0 = no resize. A run uses flow as it is if it has the size
+    /// of the run's cached frames, and resizes flow of the video's own size
     #[arg(long, value_name = "PIXELS", default_value_t = 0)]
     short_side: usize,
 
@@ -70,11 +71,11 @@ struct Video {
     #[arg(long, value_name = "FRAMES", default_value_t = 0)]
     max_frames: usize,
 
-    /// From each frame to the one this many frames later
+    /// Distance in frames between the two images of a field
     #[arg(long, value_name = "FRAMES", default_value_t = 1)]
     gap: usize,
 
-    /// Start at every how many-th frame
+    /// Start a field at every n-th frame
     #[arg(long, value_name = "FRAMES", default_value_t = 1)]
     every: usize,
 }
@@ -82,31 +83,31 @@ struct Video {
 #[derive(clap::Args)]
 #[command(next_help_heading = "TV-L1 (defaults of OpenCV's DualTVL1OpticalFlow)")]
 struct Parameters {
-    /// Step of the dual update, no unit
+    /// Step size of the dual update
     #[arg(long, default_value_t = Tvl1::default().tau)]
     tau: f64,
 
-    /// Weight of equal brightness (0 to 255) against smoothness; smaller is smoother
+    /// Weight of the data term (intensities 0 to 255) against smoothness; smaller is smoother
     #[arg(long, default_value_t = Tvl1::default().lambda)]
     lambda: f64,
 
-    /// Tightness of the coupling between the two halves of an iteration
+    /// Strength of the coupling between the two fields of an iteration
     #[arg(long, default_value_t = Tvl1::default().theta)]
     theta: f64,
 
-    /// Levels of the pyramid at most
+    /// Maximum number of pyramid levels
     #[arg(long, value_name = "LEVELS", default_value_t = Tvl1::default().scales)]
     scales: usize,
 
-    /// Size of a level relative to the next finer one
+    /// Size of a pyramid level relative to the next finer one
     #[arg(long, value_name = "RATIO", default_value_t = Tvl1::default().scale_step)]
     scale_step: f64,
 
-    /// Warps on each level
+    /// Warps per level
     #[arg(long, default_value_t = Tvl1::default().warps)]
     warps: usize,
 
-    /// A warp ends when the flow changes by at most this in an iteration (root mean square), in pixels
+    /// A warp ends when an iteration changes the flow by at most this (root mean square), in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = Tvl1::default().epsilon)]
     epsilon: f64,
 
@@ -114,7 +115,7 @@ struct Parameters {
     #[arg(long, value_name = "N", default_value_t = Tvl1::default().inner_iterations)]
     inner: usize,
 
-    /// Median filters on each warp
+    /// Median filters per warp
     #[arg(long, value_name = "N", default_value_t = Tvl1::default().outer_iterations)]
     outer: usize,
 
@@ -193,7 +194,7 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
     Ok(())
 }
 
-/// The flow from frame to frame of videos.
+/// The flow between the frames of videos.
 fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary) -> Result<()> {
     let Video { short_side, max_frames, gap, every, jobs, pictures } = args.video;
     ensure!(args.epe.is_none(), "--epe compares the flow between two images, but the input is not two images");
@@ -201,7 +202,7 @@ fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary
     let some = |n: usize| (n > 0).then_some(n);
     let how = Decode { short_side: some(short_side), max_frames: some(max_frames), ..Decode::default() };
     let folder = Folder::open(out)?;
-    // Everything that the fields depend on, by the names of the options.
+    // All settings that the fields depend on, by option name.
     folder.settle(&serde_json::json!({
         "--short-side": short_side,
         "--max-frames": max_frames,

@@ -1,6 +1,7 @@
-//! Pre-trains a video network without labels by MaCLR, from video files (or procedural clips) to a probed representation.
+//! Pre-trains a video network without labels with MaCLR, from video files (or procedural clips) to an evaluated
+//! representation.
 //!
-//! `cargo run --release --example pretrain_maclr` needs nothing else; `--data DIR` trains on real videos.
+//! `cargo run --release --example pretrain_maclr` needs no other options; `--data DIR` trains on real videos.
 
 mod support;
 
@@ -18,7 +19,7 @@ use tubelet::ssl::maclr::CrossPositive;
 use tubelet::train::limits;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 
-/// Pre-train on videos without labels (MaCLR), then probe the representation.
+/// Pre-train on videos without labels (MaCLR), then evaluate the features with a linear probe.
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
@@ -35,10 +36,10 @@ struct Args {
     /// Weight of the motion-motion term
     #[arg(long, value_parser = within::<f32>(limits::W_MM))]
     w_mm: Option<f32>,
-    /// Weight of the term of visual queries against motion keys
+    /// Weight of the term with visual queries and motion keys
     #[arg(long, value_parser = within::<f32>(limits::W_VM))]
     w_vm: Option<f32>,
-    /// Weight of the term of motion queries against visual keys
+    /// Weight of the term with motion queries and visual keys
     #[arg(long, value_parser = within::<f32>(limits::W_MV))]
     w_mv: Option<f32>,
     /// The cross-modal positive: other-clip or same-clip
@@ -48,10 +49,10 @@ struct Args {
     #[arg(long)]
     symmetric: bool,
 
-    /// What the motion network sees: frame-diff, flow or flow-edges
+    /// Input of the motion network: frame-diff, flow or flow-edges
     #[arg(long)]
     motion: Option<MotionInput>,
-    /// Motion at which the motion input reaches 1, pixels per frame (edges: of Sobel's sums)
+    /// Motion at which the motion input saturates at 1, pixels per frame (edges: of Sobel sums)
     #[arg(long, value_parser = within::<f32>(limits::MOTION_CLAMP))]
     motion_clamp: Option<f32>,
     /// Frames of a motion clip, over the span of the RGB clip
@@ -92,7 +93,7 @@ impl Args {
         set(&mut views.motion_clamp, self.motion_clamp);
         set(&mut views.motion_frames, self.motion_frames);
         views.tied_crops &= !self.untied_crops;
-        // What MCL adds is off unless asked for.
+        // MCL's additions are off by default.
         let off = Alignment { weight: 0.0, warm_weight: 0.0, ..Alignment::from_scratch("layer3.0") };
         let mut alignment = r.method.alignment.take().unwrap_or(off);
         self.focus.apply(&mut views.focus, &mut alignment)?;

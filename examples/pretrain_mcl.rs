@@ -1,6 +1,7 @@
-//! Pre-trains a video network without labels by MCL, from video files (or procedural clips) to a probed representation.
+//! Pre-trains a video network without labels with MCL, from video files (or procedural clips) to an evaluated
+//! representation.
 //!
-//! `cargo run --release --example pretrain_mcl` needs nothing else; `--data DIR` trains on real videos.
+//! `cargo run --release --example pretrain_mcl` needs no other options; `--data DIR` trains on real videos.
 
 mod support;
 
@@ -17,7 +18,7 @@ use tubelet::train::checkpoint::ImageHead;
 use tubelet::train::limits;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
 
-/// Pre-train on videos without labels (MCL), then probe the representation.
+/// Pre-train on videos without labels (MCL), then evaluate the features with a linear probe.
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
@@ -28,17 +29,17 @@ struct Args {
     #[command(flatten)]
     focus: FocusOptions,
 
-    /// With --init: start the inter head from the file's head
+    /// With --init: initialise the inter head from the file's projection head
     #[arg(long)]
     init_head: bool,
 
-    /// Weight of the loss against other videos
+    /// Weight of the inter loss (against other videos)
     #[arg(long, value_parser = within::<f32>(limits::W_INTER))]
     w_inter: Option<f32>,
-    /// Weight of the loss against other clips of the video
+    /// Weight of the intra loss (against other clips of the video)
     #[arg(long, value_parser = within::<f32>(limits::W_INTRA))]
     w_intra: Option<f32>,
-    /// Weight of the order loss at the end of the run; it grows from 0
+    /// Weight of the order loss at the end of the run; it increases from 0
     #[arg(long, value_parser = within::<f32>(limits::W_ORDER))]
     w_order: Option<f32>,
     /// Normalise the query network by running statistics, which then never change
@@ -105,7 +106,7 @@ fn run(args: &Args) -> Result<()> {
         method = method.recorded();
     }
     say_inflated(method.inflated());
-    // A run that is taken up again is restored later: here the network is at its start.
+    // A resumed run is restored later: here the network has its initial weights.
     let before = saliency::look(&method, &run.test)?;
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.quad(epoch, video)))?;

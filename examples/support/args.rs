@@ -1,4 +1,4 @@
-//! Options every example has, and how every example ends.
+//! Options of all examples, and how all examples end.
 
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -8,22 +8,22 @@ use tubelet::cpu::Isa;
 use tubelet::tensor::Device;
 use tubelet::train::limits::{self, Limit, Number};
 
-/// Options every example has: `#[command(flatten)] common: Common`.
+/// Options of all examples: `#[command(flatten)] common: Common`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Common {
-    /// Folder for everything that is written [default: runs/<example>]
+    /// Folder for all output [default: runs/<example>]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Where to compute: auto (the GPU where there is one this build can use), cpu, or cuda:N
+    /// Device: auto (a GPU if there is a usable one), cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Key of all random numbers; the same seed gives the same run
+    /// Seed of all random numbers; the same seed gives the same run
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
     pub seed: u64,
 
-    /// Threads of computation, at most 1024; 0 = as many as the machine has. The numbers that come out do not depend on it
+    /// Number of threads, at most 1024; 0 = all of the machine. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<usize>(limits::THREADS))]
     pub threads: usize,
 }
@@ -64,7 +64,7 @@ impl Common {
     }
 }
 
-/// What clap reads a number by, `#[arg(value_parser = within::<f32>(limits::LR))]`: it is of the type `T`, within `limit`.
+/// A clap value parser, `#[arg(value_parser = within::<f32>(limits::LR))]`, for numbers of type `T` within `limit`.
 pub fn within<T>(limit: Limit) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: Number + Send + Sync + 'static,
@@ -75,7 +75,7 @@ where
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU where there is one, else the CPU.
+    /// A GPU if there is one, otherwise the CPU.
     Auto,
     /// The CPU.
     Cpu,
@@ -105,7 +105,7 @@ pub fn end(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A cause that the sentence before it already tells is not told again.
+            // Skip a cause that is already part of the preceding message.
             let mut text = String::new();
             for cause in error.chain().map(|c| c.to_string()) {
                 if !text.ends_with(&cause) {

@@ -1,10 +1,10 @@
-//! What of this machine must suit a run before it begins: its folders and its memory.
+//! Checks of the machine before a run starts: folders and memory.
 
 use anyhow::{Result, ensure};
 use std::path::Path;
 use tubelet::train::recipe::Training;
 
-/// Refuses a path that no folder can have, because it or one above it is a file.
+/// Refuses a path that cannot become a folder, because it or one of its parents is a file.
 pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
     let there = path.ancestors().find(|p| p.exists());
     let file = there.filter(|p| !p.is_dir());
@@ -12,8 +12,8 @@ pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
-/// meanwhile. What the networks hold comes on top and is not counted.
+/// Refuses clips that do not fit in main memory: those of one step, `clips` of each video, and as many again, which are
+/// prefetched. Memory of the networks is not included.
 pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     let Some(total) = main_memory() else { return Ok(()) };
     let [rgb, motion] = training.views.dims().map(|dims| dims.iter().product::<usize>());
@@ -33,7 +33,7 @@ pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of main memory, where the system says so.
+/// Bytes of main memory, if the system reports it.
 fn main_memory() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -31,8 +31,8 @@ const ACCURACIES: [(&str, &str, RGBColor); 2] =
 type Points = Vec<(f64, f64)>;
 
 /// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`],
-/// `probe_top1` and `knn_top1`. `baselines` (such as the random network's accuracy) are
-/// drawn as dashed lines with the colour of the accuracy of that name.
+/// `probe_top1` and `knn_top1`. `baselines` (such as the random network's accuracy) are drawn as dashed lines in the
+/// colour of the accuracy of that name.
 pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
     let (losses, accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
@@ -69,14 +69,14 @@ struct Curve {
     points: Points,
 }
 
-/// A level drawn across the panel.
+/// A horizontal line across the panel.
 struct Baseline {
     label: String,
     color: RGBColor,
     value: f64,
 }
 
-/// For each name its values over epochs. A line cut off by a killed run is passed over, and of a step logged twice the
+/// For each name its values over epochs. A line truncated by a killed run is skipped, and for a step logged twice the
 /// later line counts.
 fn series(text: &str, names: &[(&str, &str, RGBColor)]) -> Vec<Points> {
     let lines: Vec<Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
@@ -90,7 +90,7 @@ fn series(text: &str, names: &[(&str, &str, RGBColor)]) -> Vec<Points> {
     names.iter().map(|(name, ..)| values(name)).collect()
 }
 
-/// One panel: the points faintly where they are many, and their running mean over them.
+/// One panel: the points, drawn faintly if there are many, and their running mean.
 fn panel<DB: DrawingBackend>(
     area: &DrawingArea<DB, plotters::coord::Shift>,
     title: &str,

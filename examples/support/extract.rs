@@ -1,4 +1,4 @@
-//! Flow of many videos: finding them, and writing a folder of `.flo` files for each, whole or not at all.
+//! Flow of many videos: finds them, and writes a folder of `.flo` files for each, atomically.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
@@ -15,30 +15,30 @@ use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
 
 use super::progress::Progress;
 
-/// What is not finished lies here, below the output folder.
+/// Folder for unfinished results, below the output folder.
 const WRITING: &str = ".writing";
 
-/// A video and the folder below the output folder that its flow goes to.
+/// A video, and the folder for its flow below the output folder.
 #[derive(Debug, PartialEq)]
 pub struct Video {
     pub source: Source,
     pub name: PathBuf,
 }
 
-/// The videos that `inputs` lead to: video files, folders of frames, folders with such below them, and lists, of one path a
-/// line (relative to the list) or as a data set has them. Names are those by which `--flow-dir` finds them: the last two
-/// parts of the path (as it was given, or relative to the folder or list that was), without extension, or more of it where
-/// two videos would have one name.
+/// The videos found through `inputs`: video files, folders of frames, folders that contain such, and lists with one
+/// path per line (relative to the list) or in a data set's format. Names are those by which `--flow-dir` finds them:
+/// the last two components of the path (as given, or relative to the given folder or list), without extension, or more
+/// of it if two videos would have the same name.
 ///
 /// # Errors
-/// What cannot be read; an input without videos; two videos of one path.
+/// Unreadable inputs; an input without videos; two videos with the same path.
 pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
     let mut found: Vec<(Source, PathBuf)> = Vec::new();
     for input in inputs {
         let before = found.len();
         let meta = fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
         if meta.is_dir() {
-            // Named relative to the folder; the folder itself, where it is a video, as it was given.
+            // Named relative to the folder; if the folder is a video itself, as given.
             let (videos, warnings) = videos_below(input)?;
             warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             let relative = |path: PathBuf| path.strip_prefix(input).map_or(path.clone(), Path::to_owned);
@@ -60,7 +60,7 @@ pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
     named(found)
 }
 
-/// Adds what a list names: one path a line where all lines are paths, else the videos of a data set.
+/// Adds the videos of a list: one path per line if all lines are paths, otherwise the videos of a data set.
 fn list(list: &Path, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
     let why = || format!("{} is no video, and cannot be read as a list", list.display());
     ensure!(list.is_file(), "{} is neither a file nor a folder", list.display());
@@ -90,7 +90,7 @@ fn path_of(source: &Source) -> PathBuf {
     }
 }
 
-/// Gives each video the shortest name by which all differ.
+/// Gives each video the shortest name that makes all names different.
 fn named(found: Vec<(Source, PathBuf)>) -> Result<Vec<Video>> {
     let name = |(source, path): &(Source, PathBuf), parts: usize, extension: bool| -> PathBuf {
         let all: Vec<_> = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
@@ -109,44 +109,44 @@ fn named(found: Vec<(Source, PathBuf)>) -> Result<Vec<Video>> {
     anyhow::bail!("two videos would both write to the folder {}: extract them one by one", twice.display())
 }
 
-/// What is done with each video.
+/// Settings for each video.
 pub struct Extract<'a> {
     pub out: &'a Path,
     pub how: Decode,
-    /// From each frame to the one this many later, and the frames that are begun at.
+    /// Distance in frames between the images of a field, and the frames at which fields start.
     pub gap: usize,
     pub every: usize,
     pub tvl1: Tvl1,
     pub device: &'a Device,
-    /// Draw each field too; motion of this many pixels gets full colour, 0 for the fastest of the video.
+    /// Also draw each field; motion of this many pixels has full saturation, 0 for the maximum of the video.
     pub pictures: Option<f32>,
-    /// Videos at a time, and threads for all of them.
+    /// Videos in parallel, and threads for all of them.
     pub jobs: usize,
     pub threads: usize,
     pub stop: &'a AtomicBool,
 }
 
-/// What came of all videos.
+/// Result for all videos.
 #[derive(Default)]
 pub struct Done {
-    /// Videos whose flow was there, and those whose flow was written now.
+    /// Videos whose flow existed, and those whose flow was written now.
     pub there: usize,
     pub written: usize,
-    /// Videos that have no flow, and why.
+    /// Videos without flow, and why.
     pub failed: Vec<(PathBuf, String)>,
     /// Fields written now.
     pub pairs: usize,
-    /// The fastest pixel of them.
+    /// The largest displacement among them.
     pub largest: f32,
-    /// Frames, height, width and rate of the video written last.
+    /// Frames, height, width and rate of the last video written.
     pub last: Option<(usize, usize, usize, f64)>,
 }
 
 impl Extract<'_> {
-    /// Writes the flow of all videos. Those that have it are passed over; what is wrong with one does not keep the others.
+    /// Writes the flow of all videos. Existing flow is skipped; an error in one video does not affect the others.
     ///
     /// # Errors
-    /// When something cannot be written, or the flag to stop was set. What is whole stays.
+    /// When something cannot be written, or the stop flag was set. Complete results stay.
     pub fn run(&self, videos: &[Video]) -> Result<Done> {
         let staging = self.out.join(WRITING);
         let _ = fs::remove_dir_all(&staging); // what a killed process left; the folder is locked
@@ -173,7 +173,7 @@ impl Extract<'_> {
             let join = |w: std::thread::ScopedJoinHandle<Result<()>>| {
                 w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            // All are waited for, and the first error is told.
+            // All threads are joined, and the first error is returned.
             let ends: Vec<Result<()>> = workers.into_iter().map(join).collect();
             ends.into_iter().collect::<Result<()>>()
         });
@@ -183,7 +183,7 @@ impl Extract<'_> {
         Ok(done.into_inner().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// One video, by way of the folder `staging`. `Some` is what is wrong with the video, an error what is with the output.
+    /// One video, through the folder `staging`. `Some` is an error of the video, an `Err` one of the output.
     fn one(&self, video: &Video, staging: &Path, done: &Mutex<Done>) -> Result<Option<String>> {
         let tell = |change: &dyn Fn(&mut Done)| change(&mut done.lock().unwrap_or_else(|e| e.into_inner()));
         let home = self.out.join(&video.name);
@@ -220,7 +220,7 @@ impl Extract<'_> {
             }
         }
         if let Some(radius) = self.pictures {
-            // The fastest pixel of all sets the colours, so pictures come after the last field, from the files.
+            // Colours are scaled by the largest displacement, so images are drawn after the last field, from the files.
             let radius = if radius > 0.0 { radius } else { largest };
             for &t in &starts {
                 self.go_on()?;
@@ -258,7 +258,7 @@ impl Extract<'_> {
     }
 }
 
-/// A field is named by the frame it starts from.
+/// A field is named after its first frame.
 fn field_name(t: usize, kind: &str) -> String {
     format!("flow_{t:05}.{kind}")
 }
@@ -267,12 +267,12 @@ fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
-/// Makes names in `folder` outlive a loss of power.
+/// Syncs `folder`, so that its entries survive a power failure.
 fn sync(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
 }
 
-/// Flow in Middlebury's colours as a PNG file, whole or not at all.
+/// Writes flow in Middlebury's colours as a PNG file, atomically.
 pub fn picture(path: &Path, flow: &Flow, radius: f32) -> Result<()> {
     let (w, h) = (u32::try_from(flow.w())?, u32::try_from(flow.h())?);
     let mut png = std::io::Cursor::new(Vec::new());

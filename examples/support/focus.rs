@@ -1,4 +1,4 @@
-//! Pictures of what MCL's sampling chose: boxes over frames and motion maps, and where in a video the clips begin.
+//! Images of what MCL's sampling chose: boxes over frames and motion maps, and the positions of clips in the video.
 
 use super::sheet::{self, Sample, Strip};
 use anyhow::{Context, Result};
@@ -10,9 +10,9 @@ use tubelet::train::focus::Chosen;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, View};
 
-/// Height in which boxes are drawn, in pixels.
+/// Height of the images with boxes, in pixels.
 const SIDE: u32 = 192;
-/// Width of a line of a box.
+/// Line width of a box.
 const LINE: u32 = 3;
 /// Query, its key, the two other keys.
 const COLOURS: [[u8; 3]; 4] = [[235, 60, 50], [250, 170, 40], [60, 130, 250], [40, 200, 150]];
@@ -21,9 +21,9 @@ const REGION: [u8; 3] = [255; 3];
 const SCORE: [u8; 3] = [150, 156, 168];
 const HALF: [u8; 3] = [225, 228, 234];
 
-/// Draws the first epoch's samples of six videos into the PNG `out`, from what [`Loader::chosen`] says: the query's frames and
-/// motion maps with the boxes of both of its views (white: what moves most, and shall be covered), the two other keys with theirs,
-/// and a time line, on which grey is the score of a clip that begins there and each bar the span of a clip.
+/// Draws the first epoch's samples of six videos into the PNG `out`, from [`Loader::chosen`]: the query's frames and
+/// motion maps with the boxes of both of its views (white: the region of most motion, which the crop should cover), the
+/// two other keys with theirs, and a time line with the score of each start in grey and the span of each clip as a bar.
 pub fn draw_focus(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     let mut samples = Vec::new();
     for video in sheet::shown(loader.videos.len()) {
@@ -77,7 +77,7 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     Ok(strips)
 }
 
-/// Scores of the starts as grey columns, a paler line between the halves, and the span of each clip as a bar.
+/// Scores of the starts as grey columns, a lighter line between the halves, and the span of each clip as a bar.
 fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage {
     let mut picture = RgbImage::from_pixel(width, SIDE, Rgb([255; 3]));
     let at = |frame: f64| ((frame / frames as f64 * f64::from(width)) as u32).min(width);
@@ -86,7 +86,7 @@ fn time_line(chosen: &Chosen, frames: usize, span: f64, width: u32) -> RgbImage 
             picture.put_pixel(x, y, Rgb(colour));
         }
     };
-    // Scores above, a row for each clip below.
+    // Scores at the top, one row per clip below.
     let (room, row) = (SIDE / 2, SIDE / 8);
     fill([0, width], [room, room + 1], SCORE);
     if let Some(maps) = &chosen.maps {
@@ -121,7 +121,7 @@ fn outline(picture: &mut RgbImage, crop: &Crop, [h, w]: [usize; 2], colour: [u8;
     }
 }
 
-/// A frame in grey with its map over it: nothing where there is none, yellow to red with the motion.
+/// A grey frame with its map over it: transparent without motion, yellow to red with motion.
 fn heated(mut picture: RgbImage, map: &[f32], [rows, cols]: [usize; 2], peak: f32) -> RgbImage {
     let (width, height) = picture.dimensions();
     for (x, y, pixel) in picture.enumerate_pixels_mut() {

@@ -1,4 +1,4 @@
-//! What the examples share: options, progress, the summary, pictures. Include it with `mod support;`.
+//! Shared code of the examples: options, progress, summary, images. Include it with `mod support;`.
 
 #![allow(dead_code)] // Each example uses its part.
 
@@ -19,10 +19,10 @@ pub mod summary;
 use plotters::style::{FontStyle, register_font};
 use std::sync::OnceLock;
 
-/// The name of the built-in font (DejaVu Sans), so that pictures need no font of the system.
+/// Name of the built-in font (DejaVu Sans), so that images need no system font.
 pub const FONT: &str = "dejavu";
 
-/// Registers [`FONT`]; the first call does the work.
+/// Registers [`FONT`] at the first call.
 pub fn font() -> anyhow::Result<()> {
     static DONE: OnceLock<bool> = OnceLock::new();
     let done = *DONE.get_or_init(|| register_font(FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok());

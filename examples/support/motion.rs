@@ -1,4 +1,4 @@
-//! Options of what MCL adds to a method: clips and crops that follow motion, and the alignment loss.
+//! Options for MCL's additions to a method: clips and crops chosen by motion, and the alignment loss.
 
 use super::args::within;
 use super::pretrain::set;
@@ -19,27 +19,27 @@ pub enum Switch {
 /// The options, for `#[command(flatten)]`.
 #[derive(clap::Args)]
 pub struct FocusOptions {
-    /// Clips whose start is chosen by motion, with probability 0.7
+    /// Choose clip starts by motion, with probability 0.7
     #[arg(long, value_name = "SWITCH")]
     motion_sampling: Option<Switch>,
-    /// Crops that keep what moves
+    /// Crops that keep motion
     #[arg(long, value_name = "SWITCH")]
     motion_crop: Option<Switch>,
-    /// Follow motion as the released code does, boxes for static clips included
+    /// Reproduce the released code's motion sampling and crops, including boxes for motionless clips
     #[arg(long)]
     legacy_focus: bool,
 
     /// Weight of the alignment loss
     #[arg(long, value_parser = within::<f32>(limits::W_ALIGN))]
     w_align: Option<f32>,
-    /// Its weight during the warm-up epochs [default: as --w-align where that is given]
+    /// Its weight during the warm-up epochs [default: as --w-align if that is given]
     #[arg(long, value_parser = within::<f32>(limits::W_ALIGN_WARMUP))]
     w_align_warmup: Option<f32>,
-    /// What is aligned with motion: weight-gradient (the release's map), grad-cam, or magnitude (Grad-CAM with the sizes
-    /// of its weights)
+    /// Form of the alignment map: weight-gradient (the release's), grad-cam, or magnitude (Grad-CAM with magnitudes of
+    /// its weights)
     #[arg(long)]
     align_form: Option<Form>,
-    /// Take the map's channel weights for constants: nothing is differentiated twice
+    /// Treat the map's channel weights as constants: nothing is differentiated twice
     #[arg(long, value_name = "SWITCH")]
     align_detached: Option<Switch>,
     /// The module whose output is aligned, such as layer4.2.conv3 (a convolution) or layer3.0 (a block)
@@ -48,16 +48,16 @@ pub struct FocusOptions {
     /// Terms of the alignment loss, any of space-time, space, time
     #[arg(long, value_delimiter = ',', value_name = "TERMS")]
     align_terms: Option<Vec<String>>,
-    /// Softmax over frames of the target as it is (raw, the release) or over its mean (mean)
+    /// Softmax over frames of the target's sums: unscaled (raw, the release) or divided by their mean (mean)
     #[arg(long, value_name = "NORM")]
     target_norm: Option<String>,
-    /// Compare maps less their means, so that a flat map earns nothing
+    /// Subtract the means of both maps before comparing them, so that a flat map scores 0
     #[arg(long, value_name = "SWITCH")]
     align_centred: Option<Switch>,
 }
 
 impl FocusOptions {
-    /// Changes what was asked to be changed.
+    /// Applies the given options.
     pub fn apply(&self, focus: &mut Focus, alignment: &mut Alignment) -> Result<()> {
         match self.motion_sampling {
             Some(Switch::On) => focus.sampling = 0.7,

@@ -1,4 +1,4 @@
-//! What pre-training examples share: their options, and the way from videos to a summary, whatever the method.
+//! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
 use super::args::{Common, within};
 use super::checks::{check_memory, folder_to_be};
@@ -26,22 +26,22 @@ use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
 
-/// Weight of the probe's penalty: scikit-learn's `C = 0.1` at 340 training videos. The same for every run; it was chosen
+/// Weight of the probe's penalty: scikit-learn's `C = 0.1` for 340 training videos. The same for every run; chosen
 /// among 0.01, 0.1 and 1 with the scores of the gestures' test videos in sight (`docs/experiments.md`).
 const PROBE_L2: f64 = 0.03;
 
-/// Where a recipe starts from.
+/// Presets of a recipe.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Preset {
     /// Procedural clips, under three minutes on two cores
     Tiny,
     /// A few hundred real videos, minutes on two cores
     Small,
-    /// The paper's networks and sizes: for a machine that can
+    /// The paper's networks and sizes, for machines that can run them
     Paper,
 }
 
-/// Options of every method.
+/// Options of all methods.
 #[derive(clap::Args)]
 pub struct Options {
     /// Videos: a folder in UCF101's layout, of class folders or frame folders, or a `path label` list; without it,
@@ -51,34 +51,34 @@ pub struct Options {
     /// With a list as --data: the list of test videos
     #[arg(long, value_name = "LIST")]
     pub test: Option<PathBuf>,
-    /// Where to start from [default: tiny without --data, small with]
+    /// Preset [default: tiny without --data, small with]
     #[arg(long)]
     preset: Option<Preset>,
     #[command(flatten)]
     pub common: Common,
-    /// Check all options and the list of videos, print the settings and stop: nothing is decoded, nothing written
+    /// Check all options and the list of videos, print the settings and stop: nothing is decoded or written
     #[arg(long)]
     dry_run: bool,
-    /// Decoded frames and flow are kept here, for any run to use again; the example `cache` lists, checks and removes them
+    /// Folder for decoded frames and flow, shared between runs; the example `cache` lists, verifies and removes them
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
-    /// Do not compare what is in the cache with its checksums first: a second for some gigabytes, where the disk is fast
+    /// Skip verifying the checksums of cached data at the start: saves a second per some gigabytes, on a fast disk
     #[arg(long)]
     no_verify: bool,
-    /// Flow that was computed before: below it a folder for each video, by its name, of .flo files or of pictures x_* and
-    /// y_* (128 is rest, 6.375 levels a pixel)
+    /// Use flow computed elsewhere: a folder per video below this one, by its name, with .flo files or images x_* and
+    /// y_* (128 is no motion, 6.375 levels per pixel)
     #[arg(long, value_name = "DIR")]
     flow_dir: Option<PathBuf>,
 
-    /// Start the network of frames from weights (safetensors): an image ResNet's by torchvision's or MoCo v2's names, or
-    /// those of a network with the same names, such as an earlier run's weights.safetensors
+    /// Initialise the RGB network from weights (safetensors): of an image ResNet with torchvision's or MoCo v2's names,
+    /// or of a network with the same names, such as an earlier run's weights.safetensors
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 
     /// Passes over the training videos
     #[arg(long, value_parser = within::<u64>(limits::EPOCHS))]
     epochs: Option<u64>,
-    /// Videos a step
+    /// Videos per step
     #[arg(long, value_parser = within::<usize>(limits::BATCH))]
     batch: Option<usize>,
     /// Learning rate after the warm-up
@@ -90,39 +90,39 @@ pub struct Options {
     /// Weight decay (none on normalisations)
     #[arg(long, value_parser = within::<f32>(limits::WEIGHT_DECAY))]
     weight_decay: Option<f32>,
-    /// Record a GPU's training step as a graph and repeat it: the same numbers, in one launch a step
+    /// Record a GPU's training step as a CUDA graph and replay it: the same numbers, one launch per step
     #[arg(long)]
     pub graph: bool,
-    /// Hold less memory and take longer: blocks run again in the backward pass. The numbers stay the same up to roundings
+    /// Use less memory and more time: recompute blocks in the backward pass. Results are equal up to rounding
     #[arg(long)]
     pub recompute: bool,
-    /// Numbers the networks compute in: f32 (fma: by multiply-adds alone), bf16, or f32 with products of bf16 parts (bf16x3, bf16x6).
-    /// On a processor with AMX all but fma are exact for numbers from 2e-31 on in size; see docs/cpu.md
+    /// Precision of the networks: f32 (fma: multiply-adds only), bf16, or f32 with products of bf16 parts (bf16x3,
+    /// bf16x6). On a processor with AMX all but fma are exact for magnitudes from 2e-31 on; see docs/cpu.md
     #[arg(long, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Temperature of the losses
     #[arg(long, value_parser = within::<f32>(limits::TEMPERATURE))]
     pub temperature: Option<f32>,
-    /// Keys in each queue, at most as many as an epoch makes
+    /// Keys in each queue, at most as many as one epoch produces
     #[arg(long, value_parser = within::<usize>(limits::QUEUE))]
     queue: Option<usize>,
     /// Momentum of the key networks
     #[arg(long, value_parser = within::<f32>(limits::EMA))]
     pub ema: Option<f32>,
-    /// Parts of the batch with batch statistics of their own
+    /// Number of groups of the batch with separate batch statistics
     #[arg(long, value_parser = within::<usize>(limits::BN_GROUPS))]
     pub bn_groups: Option<usize>,
     /// Do not permute the key batch
     #[arg(long)]
     pub no_shuffle: bool,
-    /// Keep a video's own earlier keys among its negatives
+    /// Do not mask a video's own earlier keys among its negatives
     #[arg(long)]
     pub keep_own: bool,
 
     /// Frames of an RGB clip
     #[arg(long, value_parser = within::<usize>(limits::FRAMES))]
     frames: Option<usize>,
-    /// Frames of the video from one frame of an RGB clip to the next
+    /// Distance between frames of an RGB clip, in frames of the video
     #[arg(long, value_parser = within::<usize>(limits::STRIDE))]
     stride: Option<usize>,
     /// Side of the clips, pixels
@@ -131,30 +131,30 @@ pub struct Options {
     /// Refuse videos shorter than a clip instead of repeating their frames
     #[arg(long)]
     refuse_short: bool,
-    /// Never mirror clips: for data in which direction matters (always so for procedural clips)
+    /// Never flip clips: for data in which direction matters (always so for procedural clips)
     #[arg(long)]
     no_flip: bool,
 
-    /// Clips a video whose features are averaged for the probe
+    /// Clips per video whose features are averaged for the probe
     #[arg(long, value_parser = within::<usize>(limits::PROBE_CLIPS))]
     probe_clips: Option<usize>,
-    /// Epochs between probes during training, 0 for only before and after
+    /// Epochs between probes during training; 0 probes only before and after
     #[arg(long, default_value_t = 0, value_parser = within::<u64>(limits::PROBE_EVERY))]
     probe_every: u64,
 }
 
-/// Sets `field` where the option was given.
+/// Sets `field` if the option was given.
 pub fn set<T: Copy>(field: &mut T, option: Option<T>) {
     *field = option.unwrap_or(*field);
 }
 
 impl Options {
-    /// The preset asked for, or the one that suits the data.
+    /// The given preset, or the default for the data.
     pub fn preset(&self) -> Preset {
         self.preset.unwrap_or(if self.data.is_some() { Preset::Small } else { Preset::Tiny })
     }
 
-    /// Changes what was asked to be changed.
+    /// Applies the given options.
     pub fn apply(&self, t: &mut Training) {
         set(&mut t.epochs, self.epochs);
         set(&mut t.batch, self.batch);
@@ -176,7 +176,7 @@ impl Options {
     }
 }
 
-/// Everything that a continued run must have in common with its beginning.
+/// All settings that a resumed run must share with its start.
 fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) -> Result<Value> {
     let mut all = settings::of_recipe(job.recipe)?;
     let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
@@ -193,7 +193,7 @@ fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) 
     Ok(Value::Object(all))
 }
 
-/// Says what a network took from `--init`.
+/// Prints what a network took from `--init`.
 pub fn say_inflated(inflated: Option<&Inflated>) {
     let Some(i) = inflated else { return };
     let [copied, made, left] = [i.copied.len(), i.made.len(), i.left_over.len()];
@@ -207,34 +207,34 @@ fn mega(bytes: usize) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// What an example wants to run.
+/// What an example runs.
 pub struct Job<'a, R> {
-    /// The example's name.
+    /// Name of the example.
     pub example: &'static str,
     /// All settings.
     pub recipe: &'a R,
-    /// Those of them that methods share.
+    /// The settings that methods share.
     pub training: &'a Training,
-    /// Keys a step makes of each video.
+    /// Keys per video and step.
     pub keys: usize,
-    /// Clips a step reads of each video.
+    /// Clips per video and step.
     pub clips: usize,
-    /// Whether the head of an image network in `--init` is taken, too.
+    /// Whether the head of an image network in `--init` is used, too.
     pub init_head: bool,
-    /// Whether flow is needed, of training videos and of test videos.
+    /// Whether flow is needed, for training videos and for test videos.
     pub motion: [bool; 2],
 }
 
-/// A run with its folder open and its videos in the cache.
+/// A run with its output folder opened and its videos in the cache.
 pub struct Run<'a> {
     options: &'a Options,
     training: &'a Training,
     settings: Value,
     folder: Folder,
     stop: Arc<AtomicBool>,
-    /// Where everything is written.
+    /// Output folder.
     pub out: PathBuf,
-    /// Where it computes.
+    /// Device.
     pub device: Device,
     /// The videos.
     pub splits: Splits,
@@ -243,15 +243,15 @@ pub struct Run<'a> {
     /// Clips of the test videos.
     pub test: Loader,
     skipped: usize,
-    /// Videos shorter than an RGB clip, and others that are shorter than a motion clip.
+    /// Videos shorter than an RGB clip, and others shorter than a motion clip.
     short: [usize; 2],
     cache_seconds: f64,
 }
 
 impl<'a> Run<'a> {
-    /// Reads the list of videos, checks everything that can be checked before one is decoded, opens the folder `--out`, and
-    /// brings the videos into the cache. `device` is what the options started. The settings are written when training begins,
-    /// so that nothing that is refused leaves a trace in the folder. Nothing is opened for a dry run, which ends here.
+    /// Reads the list of videos, checks everything that can be checked before decoding, opens the folder `--out`, and
+    /// fills the cache. `device` comes from the options. Settings are written when training starts, so that a refused
+    /// run leaves nothing in the folder. A dry run ends here and opens nothing.
     pub fn open<R: Serialize>(options: &'a Options, device: Device, job: &Job<'a, R>) -> Result<Option<Run<'a>>> {
         let (out, training) = (options.common.out(job.example), job.training);
         training.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
@@ -337,7 +337,7 @@ impl<'a> Run<'a> {
         self.train.videos.len()
     }
 
-    /// The length of a queue that gets `keys` keys a video; says so where that is less than the preset would have.
+    /// The length of a queue that gets `keys` keys per video; prints a note if that is less than the preset's.
     pub fn queue(&self, keys: usize) -> Result<usize> {
         let (videos, cap) = (self.videos(), self.training.queue_cap);
         let queue = self.training.queue_length(videos, keys)?;
@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
         Ok(queue)
     }
 
-    /// Trains `method` on what `load` makes of the training videos, from the folder's checkpoint where there is one, and
+    /// Trains `method` on what `load` makes of the training videos, from the folder's checkpoint if there is one, and
     /// draws the curves.
     pub fn pretrain<M: Method>(&self, method: &mut M, load: Arc<Load<M::Sample>>) -> Result<Outcome> {
         let videos = self.videos();
@@ -392,13 +392,13 @@ impl<'a> Run<'a> {
         Ok(done)
     }
 
-    /// The mean of the number called `name` over the first epoch and over the last; none where it was not computed.
+    /// The mean of the number called `name` over the first epoch and over the last; none if it was not computed.
     pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
         let means = means(&self.out.join("metrics.jsonl"), name)?;
         Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))
     }
 
-    /// What every method's summary has. `clips` are those a method sees of each video and step.
+    /// Entries of the summary common to all methods. `clips` is the number of clips per video and step.
     pub fn summary(&self, method: &str, clips: u64, queue: usize, done: &Outcome) -> Summary {
         let mut summary = Summary::default();
         let (options, batch) = (self.options, self.training.batch);

@@ -1,14 +1,14 @@
-//! Progress: a bar with rate and time left on a terminal, a plain line every few seconds elsewhere.
+//! Progress: a bar with rate and remaining time on a terminal, otherwise a plain line every few seconds.
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stdout};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Between two plain lines.
+/// Interval between plain lines.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The progress of one piece of work. It may be shared between threads.
+/// Progress of one task. It may be shared between threads.
 pub struct Progress(Form);
 
 enum Form {
@@ -17,9 +17,9 @@ enum Form {
 }
 
 struct State {
-    /// Units done, those of an earlier run included.
+    /// Units done, including those of an earlier run.
     done: u64,
-    /// Units that were done before this run began.
+    /// Units done before this run started.
     before: u64,
     began: Instant,
     last: Instant,
@@ -27,8 +27,8 @@ struct State {
 }
 
 impl Progress {
-    /// Work called `label` of `total` units, counted in `unit` (`clips`, `steps`, `videos`), of which `before` were done by
-    /// an earlier run. It is shown on standard output.
+    /// A task called `label` of `total` units, counted in `unit` (`clips`, `steps`, `videos`), of which `before` were
+    /// done by an earlier run. Shown on standard output.
     pub fn new(label: &str, unit: &str, total: u64, before: u64) -> Progress {
         if stdout().is_terminal() {
             let style = ProgressStyle::with_template(
@@ -74,7 +74,7 @@ impl Progress {
         }
     }
 
-    /// A line of its own that stays, above the bar.
+    /// Prints a permanent line above the bar.
     pub fn say(&self, text: &str) {
         match &self.0 {
             Form::Bar(bar) => bar.suspend(|| println!("{text}")),
@@ -82,7 +82,7 @@ impl Progress {
         }
     }
 
-    /// A warning above the bar, on standard error.
+    /// Prints a warning above the bar, on standard error.
     pub fn warn(&self, text: &str) {
         match &self.0 {
             Form::Bar(bar) => bar.suspend(|| eprintln!("warning: {text}")),
@@ -90,7 +90,7 @@ impl Progress {
         }
     }
 
-    /// The work is over (or given up): the bar goes, one line stays.
+    /// Ends the task (finished or aborted): the bar disappears, one line stays.
     pub fn finish(self) {
         match &self.0 {
             Form::Bar(bar) => {

@@ -1,4 +1,5 @@
-//! What pre-training examples share: stopping by signals, filling the cache, the sheet of clips, showing a run.
+//! Shared code of the pre-training examples: stopping on signals, filling the cache, the contact sheet, displaying a
+//! run.
 
 use super::progress::Progress;
 use super::sheet::{Sample, Strip};
@@ -23,8 +24,8 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, what is there already is compared with
-/// its checksums. What could not be read is named, and counted in the second result.
+/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, the checksums of existing files
+/// are verified. Unreadable videos are printed, and counted in the second result.
 pub fn loader(
     dir: &Path,
     data: &Dataset,
@@ -61,7 +62,7 @@ pub fn loader(
     Ok((loader, report.failed.len()))
 }
 
-/// What was shown of a cache's progress so far.
+/// Progress of a cache that was displayed so far.
 #[derive(Default)]
 struct CacheShown {
     done: usize,
@@ -89,7 +90,7 @@ impl CacheShown {
     }
 }
 
-/// The first videos' first clips: what the visual and the motion network see, and the flow it comes from.
+/// The first clips of the first videos: the inputs of the visual and the motion network, and the flow.
 pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     let mut samples = Vec::new();
     for video in sheet::shown(loader.videos.len()) {
@@ -113,7 +114,7 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     sheet::draw(out, &samples)
 }
 
-/// Shows a run on the terminal and as curves.
+/// Displays a run on the terminal and as curves.
 pub struct Show {
     out: PathBuf,
     bar: Option<Progress>,

@@ -1,4 +1,4 @@
-//! Where a network's gradients are large on held-out clips, beside where things move.
+//! Gradient maps of a network on held-out clips, beside the motion maps.
 
 use super::sheet::{self, Sample, Strip};
 use anyhow::{Context, Result};
@@ -9,26 +9,26 @@ use tubelet::train::mcl::MclRun;
 use tubelet::train::views::Loader;
 use tubelet::video::Dataset;
 
-/// Clips looked at in one pass.
+/// Clips per pass.
 const BATCH: usize = 16;
 
-/// One look at the clips of a split.
+/// Measurements on the clips of a split.
 pub struct Look {
-    /// Mean over the clips of the cosine of gradient map and motion.
+    /// Mean over the clips of the cosine of gradient map and motion map.
     pub cosine: f64,
-    /// The same of both less their means: 0 for a map that says nothing, where the cosine of a flat map is large.
+    /// Mean correlation of the same: 0 for an uninformative map, where the cosine of a flat map is large.
     pub correlation: f64,
     shown: Vec<Shown>,
 }
 
-/// A clip for the sheet.
+/// A clip for the contact sheet.
 struct Shown {
     video: usize,
     quad: Quad,
     map: Vec<f32>,
 }
 
-/// Looks at a clip of each video of the split; `None` where the run aligns nothing.
+/// Measures one clip of each video of the split; `None` if the run has no alignment.
 pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
     if loader.spec.focus.target.is_none() {
         return Ok(None);
@@ -54,7 +54,7 @@ pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
     Ok(Some(Look { cosine, correlation, shown }))
 }
 
-/// Draws clip, motion, and the gradient map before and after training, one above the other, of the same clips.
+/// Draws clip, motion, and the gradient map before and after training, one above the other, for the same clips.
 pub fn draw(out: &Path, before: &Look, after: &Look, loader: &Loader, data: &Dataset) -> Result<()> {
     let mut samples = Vec::new();
     for (before, after) in before.shown.iter().zip(&after.shown) {
@@ -64,7 +64,7 @@ pub fn draw(out: &Path, before: &Look, after: &Look, loader: &Loader, data: &Dat
         let [frames, side, ..] = quad.query.dims;
         let bytes = sheet::bytes(&quad.query, &loader.spec.augment);
         let clip: Vec<&[u8]> = bytes.chunks_exact(side * side * 3).collect();
-        // Of each group of frames that makes one map, the middle one.
+        // The middle frame of each group that corresponds to one map.
         let middle: Vec<&[u8]> = (0..t).map(|i| clip[(2 * i + 1) * frames / (2 * t)]).collect();
         let strip = |label: &str, map: &[f32]| {
             let most = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);

@@ -1,12 +1,12 @@
-//! The settings of a run as `settings.json` keeps them: one flat object, by the options' names where there is an option, by
-//! the place in the recipe elsewhere.
+//! The settings of a run in `settings.json`: one flat object, keyed by option name if there is an option, otherwise by
+//! the field's path in the recipe.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Places in a recipe and the options that set them.
+/// Fields of a recipe and the options that set them.
 const OPTIONS: [(&str, &str); 35] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
@@ -45,7 +45,7 @@ const OPTIONS: [(&str, &str); 35] = [
     ("method.alignment.cosines.target_norm", "--target-norm"),
 ];
 
-/// The same for switches that put out what a recipe has.
+/// The same for switches that turn off something in a recipe.
 const SWITCHED_OFF: [(&str, &str); 3] = [
     ("method.shuffle_keys", "--no-shuffle"),
     ("method.mask_own", "--keep-own"),
@@ -54,7 +54,7 @@ const SWITCHED_OFF: [(&str, &str); 3] = [
 
 /// The flat settings of `recipe`.
 pub fn of_recipe(recipe: &impl Serialize) -> Result<Map<String, Value>> {
-    // By way of text: there an f32 has the digits it was given, as a value those of the nearest f64.
+    // Through text: an f32 then has the digits it was given, instead of those of the nearest f64.
     let text = serde_json::to_string(recipe).context("the settings cannot be written")?;
     let mut flat = Map::new();
     flatten(serde_json::from_str(&text).context("the settings cannot be read again")?, String::new(), &mut flat);
@@ -82,7 +82,7 @@ fn named(place: String, value: Value) -> (String, Value) {
     }
 }
 
-/// A path as a setting; what of it is not text is shown as well as it can be.
+/// A path as a setting; non-UTF-8 parts are shown as well as possible.
 pub fn path(path: Option<&Path>) -> Value {
     path.map_or(Value::Null, |p| p.to_string_lossy().into_owned().into())
 }

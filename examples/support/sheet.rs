@@ -1,4 +1,4 @@
-//! Contact sheets: clips as strips of frames, left to right, with what was computed from them beneath.
+//! Contact sheets: clips as strips of frames from left to right, with the inputs computed from them below.
 
 use super::{FONT, font};
 use anyhow::{Result, ensure};
@@ -10,26 +10,26 @@ use tubelet::augment::AugmentSpec;
 use tubelet::flow::{Flow, color};
 use tubelet::train::views::Part;
 
-/// Frames shown of a strip, at most; of longer ones every so-manieth.
+/// Maximum number of frames per strip; longer strips are subsampled.
 pub const SHOWN: usize = 8;
 /// Height of a frame on the sheet, in pixels.
 const SIDE: u32 = 96;
 const GAP: u32 = 4;
 const MARGIN: u32 = 16;
-/// Width of the column with the strips' names.
+/// Width of the column with the names of the strips.
 const NAMES: u32 = 124;
 const TITLE: u32 = 26;
 const INK: RGBColor = RGBColor(40, 44, 52);
 
 /// One clip and its strips.
 pub struct Sample {
-    /// Written above the strips, such as the class and the name of the video.
+    /// Title above the strips, such as the class and the name of the video.
     pub title: String,
     /// From top to bottom.
     pub strips: Vec<Strip>,
 }
 
-/// Pictures of one size over the time span of the clip.
+/// Images of equal size over the time span of the clip.
 pub struct Strip {
     label: String,
     frames: Vec<RgbImage>,
@@ -41,8 +41,8 @@ impl Strip {
         Strip::build(label, frames.iter().map(|f| f.to_vec()), h, w)
     }
 
-    /// What the motion network gets, `t h w c`, all of it: of flow both channels in Middlebury's colours, full where they reach
-    /// 1 and darker beyond; of one channel its values as grey.
+    /// The complete input of the motion network, `t h w c`: for flow both channels in Middlebury's colours, saturated
+    /// where they reach 1 and darker beyond; for one channel its values in grey.
     pub fn motion(label: &str, clip: &Part) -> Result<Strip> {
         let [_, h, w, c] = clip.dims;
         let frames = clip.data.chunks_exact(h * w * c);
@@ -54,7 +54,7 @@ impl Strip {
         Strip::build(label, flows.iter().map(|f| color::image(f, 1.0)), h, w)
     }
 
-    /// Flow in Middlebury's colours; the fastest pixel of the clip has full colour.
+    /// Flow in Middlebury's colours; the largest displacement of the clip has full saturation.
     pub fn flow(label: &str, flows: &[Flow]) -> Result<Strip> {
         let fastest = flows.iter().map(color::radius).fold(0.0, f32::max);
         let (h, w) = flows.first().map_or((0, 0), |f| (f.h(), f.w()));
@@ -67,7 +67,7 @@ impl Strip {
         Strip::build(label, maps.iter().map(grey), h, w)
     }
 
-    /// Pictures of one size.
+    /// Images of equal size.
     pub fn pictures(label: &str, frames: Vec<RgbImage>) -> Result<Strip> {
         let size = frames.first().map(RgbImage::dimensions);
         ensure!(
@@ -85,7 +85,7 @@ impl Strip {
         Ok(Strip { label: label.to_owned(), frames })
     }
 
-    /// The frames on the sheet: at most [`SHOWN`], evenly over the strip, [`SIDE`] high.
+    /// The frames on the sheet: at most [`SHOWN`], spread evenly over the strip, [`SIDE`] high.
     fn shown(&self) -> impl Iterator<Item = RgbImage> {
         let (count, width) = (self.frames.len().min(SHOWN), self.width());
         (0..count).map(move |i| {
@@ -106,7 +106,7 @@ impl Strip {
     }
 }
 
-/// Which of `videos` are shown: at most six, spread evenly, and not all of one class where classes take turns.
+/// Which of `videos` are shown: at most six, spread evenly, and of different classes if classes alternate.
 pub fn shown(videos: usize) -> impl Iterator<Item = usize> {
     const ROWS: usize = 6;
     let even = (videos / ROWS).max(1);
@@ -114,7 +114,7 @@ pub fn shown(videos: usize) -> impl Iterator<Item = usize> {
     (0..videos).step_by(every).take(ROWS)
 }
 
-/// The bytes `t h w 3` that a normalised clip was made from.
+/// The bytes `t h w 3` from which a normalised clip was made.
 pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
     let byte = |(i, v): (usize, &f32)| {
         ((v * augment.std[i % 3] + augment.mean[i % 3]) * 255.0).round().clamp(0.0, 255.0) as u8

@@ -1,4 +1,4 @@
-//! `summary.json`: one flat object, written when everything else has been, and printed as the last line.
+//! `summary.json`: one flat object, written after all other files, and printed as the last line.
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ use std::path::Path;
 pub struct Summary(Map<String, Value>);
 
 impl Summary {
-    /// Sets `name`. A value is a number, a text, a truth value or null (what a NaN becomes); it must not be nested.
+    /// Sets `name`. A value is a number, a string, a boolean or null (for NaN); it must not be nested.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
         let value = value.into();
         debug_assert!(!value.is_object() && !value.is_array(), "the summary is flat");

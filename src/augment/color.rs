@@ -1,11 +1,11 @@
-//! Colour operations on a frame held as three planes (R, G, B) of values in 0..1.
+//! Colour operations on a frame stored as three planes (R, G, B) of values in 0..1.
 
 use super::draw::{Adjust, Jitter};
 
 /// Weights of R, G and B in grey (ITU-R BT.601).
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// Applies one operation of the jitter; values are clamped to 0..1.
+/// Applies one operation of the colour jitter; values are clamped to 0..1.
 #[inline(always)]
 pub(super) fn adjust(planes: &mut [f32], adjust: Adjust, jitter: &Jitter) {
     match adjust {
@@ -17,13 +17,13 @@ pub(super) fn adjust(planes: &mut [f32], adjust: Adjust, jitter: &Jitter) {
     }
 }
 
-/// Every pixel becomes its grey.
+/// Converts to greyscale.
 #[inline(always)]
 pub(super) fn grey(planes: &mut [f32]) {
     for_each_pixel(planes, |[r, g, b]| [grey_of([*r, *g, *b]); 3]);
 }
 
-/// Weights of a blur's neighbours and of its middle.
+/// Kernel weights of the neighbours and of the centre.
 pub(super) fn blur_weights(sigma: f32) -> [f32; 2] {
     let tail = (-0.5 / (sigma * sigma)).exp();
     [tail / (1.0 + 2.0 * tail), 1.0 / (1.0 + 2.0 * tail)]
@@ -75,7 +75,7 @@ fn saturation(planes: &mut [f32], factor: f32) {
     });
 }
 
-/// Mean grey of the frame: the weighted sum of the planes' means. Sixteen running sums, always in the same order.
+/// Mean grey of the frame: the weighted sum of the planes' means. Sixteen partial sums, always in the same order.
 #[inline(always)]
 fn mean_grey(planes: &[f32]) -> f32 {
     let pixels = planes.len() / 3;
@@ -94,7 +94,7 @@ fn mean_grey(planes: &[f32]) -> f32 {
     mean
 }
 
-/// Turns the hue by `turn` of the colour circle, as in the HSV hexagon: the pixel's largest and smallest value stay.
+/// Rotates the hue by `turn` of the colour circle in the HSV hexagon; the largest and smallest value of a pixel stay.
 #[inline(always)]
 fn hue(planes: &mut [f32], turn: f32) {
     for_each_pixel(planes, |[r, g, b]| {
@@ -111,7 +111,7 @@ fn hue(planes: &mut [f32], turn: f32) {
         } else {
             (r - g) / chroma + 4.0
         };
-        // A channel falls from `most` to `least` with its distance from the pixel's place on the circle of six.
+        // A channel falls from `most` to `least` with its distance from the pixel's hue on the hexagon.
         let channel = |centre: f32| {
             let away = (sixth + 6.0 * turn - centre).rem_euclid(6.0);
             let away = away.min(6.0 - away);

@@ -1,5 +1,5 @@
-//! Augmentation on a GPU: RGB clips from bytes to the input of a network in one pass over them, after one more for the mean
-//! grey of each frame where a clip's contrast is jittered; motion clips in one.
+//! Augmentation on a GPU: RGB clips from bytes to network input in one pass, preceded by one pass for the mean grey of
+//! each frame if contrast is jittered; motion clips in one pass.
 
 use super::color::blur_weights;
 use super::{Adjust, Draw, MotionKind, check};
@@ -10,26 +10,26 @@ use crate::tensor::{DType, Frames, Place, Tensor};
 static MODULE: Module = Module::new("augment", include_str!("../../ptx/augment.sm_80.ptx"));
 
 static MEAN: Kernel<(In, In, Scratch, Pod<Extents>)> = Kernel::new(&MODULE, &["augment_mean_u8"]);
-/// By the number type of the result.
+/// Indexed by the data type of the result.
 static RGB: Kernel<(In, In, In, Out, Pod<Extents>)> = Kernel::new(&MODULE, &["augment_rgb_f32", "augment_rgb_bf16"]);
 static MOTION: Kernel<(In, In, In, Out, Pod<Extents>, u32)> =
     Kernel::new(&MODULE, &["augment_motion_f32", "augment_motion_bf16"]);
 
-/// The kernels of augmentation, as declared: what a test compares with the PTX.
+/// The kernel declarations of augmentation, which a test compares with the PTX.
 #[doc(hidden)]
 pub fn kernels() -> Vec<Declared> {
     vec![MEAN.declared(), RGB.declared(), MOTION.declared()]
 }
 
-/// Threads of a block.
+/// Threads per block.
 const BLOCK: u32 = 256;
-/// Pixels of a tile of the pass for the mean, on each side.
+/// Side of a tile in the pass for the mean, in pixels.
 const MEAN_TILE: usize = 32;
-/// Pixels of a tile of the result, across and down.
+/// Tile of the result, width and height in pixels.
 const TILE: [usize; 2] = [32, 16];
 
-/// A clip's augmentation as the kernels take it: what [`Draw`] says, for frames of known extents. Plain memory, to be copied
-/// to a device as it is.
+/// A clip's augmentation in the form the kernels take: the values of [`Draw`] for frames of known extents. Plain data,
+/// to be copied to a device.
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Clip {
@@ -82,7 +82,7 @@ impl Clip {
     }
 }
 
-/// The extents as the kernels take them.
+/// The extents in the form the kernels take.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Extents {
@@ -93,12 +93,12 @@ struct Extents {
     chunks: u32,
 }
 
-/// Extents of a batch of clips and their result.
+/// Extents of a batch of clips and of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Clips.
+    /// Number of clips.
     pub clips: usize,
-    /// Frames of a clip.
+    /// Frames per clip.
     pub t: usize,
     /// Rows of a frame.
     pub h: usize,
@@ -138,27 +138,27 @@ impl Layout {
         Ok(())
     }
 
-    /// Blocks over the tiles of all frames.
+    /// Grid over the tiles of all frames.
     fn tiles(&self) -> Spread {
         let [across, down] = TILE.map(|tile| self.side.div_ceil(tile) as u32);
         Spread { grid: [across, down, (self.clips * self.t) as u32], ..Spread::line(1, BLOCK) }
     }
 }
 
-/// Device addresses of a batch's arguments.
+/// Device addresses of the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointers {
     /// RGB frames `[clips t h w 3]` of bytes.
     pub frames: u64,
     /// A [`Clip`] for each clip, aligned to 8 bytes.
     pub clips: u64,
-    /// Result `[clips t side side 3]`, aligned to 4 bytes, written.
+    /// Result `[clips t side side 3]`, aligned to 4 bytes, overwritten.
     pub out: u64,
     /// [`Layout::workspace`] bytes, aligned to 4.
     pub workspace: u64,
 }
 
-/// Appends the augmentation of RGB clips to the work of `gpu`.
+/// Submits the augmentation of RGB clips to `gpu`.
 ///
 /// # Safety
 /// The addresses are valid on `gpu`'s device for the layout's extents until the work is done, and the descriptions at `clips`
@@ -179,8 +179,8 @@ pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()
     RGB.launch(gpu, layout.dtype.index(), layout.tiles(), args)
 }
 
-/// Applies a draw to each of the clips that `frames` holds one behind the other, on their GPU: `[n t s s 3]` in `dtype`, with
-/// `n` the number of draws. As [`super::apply_rgb`] on the CPU, up to rounding.
+/// Applies one draw to each of the clips concatenated in `frames`, on their GPU: `[n t s s 3]` in `dtype`, with `n` the
+/// number of draws. Like [`super::apply_rgb`] on the CPU, up to rounding.
 ///
 /// # Errors
 /// `Shape` when the frames do not divide into so many clips; `Param` as [`super::apply_rgb`], when the jitter of a draw has an
@@ -198,13 +198,13 @@ pub fn apply_rgb_batch(frames: &Frames, draws: &[Draw], side: usize, dtype: DTyp
     let work = gpu.alloc(layout.workspace())?;
     let mut out = Tensor::on_gpu(gpu, dtype, [draws.len(), layout.t, side, side, 3])?;
     let at = Pointers { frames: frames.address(), clips: clips.ptr(), out: out.output().0, workspace: work.ptr() };
-    // SAFETY: the memory has the layout's extents and is kept until the work's turn has come.
+    // SAFETY: the memory has the layout's extents and is kept until the work has been executed.
     unsafe { launch_rgb(gpu, &layout, &at)? };
     Ok(out)
 }
 
-/// Crops and flips motion clips `[n t h w c]` (f32, on a GPU) by the draws of their RGB clips: `[n t s s c]` in `dtype`. As
-/// [`super::apply_motion`] on the CPU, up to rounding.
+/// Crops and flips motion clips `[n t h w c]` (f32, on a GPU) by the draws of their RGB clips: `[n t s s c]` in
+/// `dtype`. Like [`super::apply_motion`] on the CPU, up to rounding.
 ///
 /// # Errors
 /// `Shape` when `maps` has not five extents, of `n` as many as draws; `DType` when it is not f32; `Device` when it is on no

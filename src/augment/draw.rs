@@ -1,4 +1,4 @@
-//! What may be drawn for a clip, and one such draw.
+//! The random parameters of augmentation: their distributions, and one draw.
 
 use crate::error::{Error, Result};
 use rand::{Rng, RngExt};
@@ -7,11 +7,11 @@ use serde::Serialize;
 /// Probabilities and ranges of the augmentation. The defaults are those of MaCLR's pre-training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AugmentSpec {
-    /// Share of the frame's area that a crop takes, least and most. Default 0.3 to 1.
+    /// Area of a crop as a share of the frame, minimum and maximum. Default 0.3 to 1.
     pub area: [f32; 2],
-    /// Width over height of a crop, least and most, drawn uniformly in its logarithm. Default 0.5 to 2.
+    /// Aspect ratio of a crop (width over height), minimum and maximum, log-uniform. Default 0.5 to 2.
     pub aspect: [f32; 2],
-    /// Probability of a horizontal flip. Default 0.5; 0 where the direction of motion carries meaning.
+    /// Probability of a horizontal flip. Default 0.5; use 0 if the direction of motion carries meaning.
     pub flip: f32,
     /// Probability of colour jitter. Default 0.8 (MoCo v2; not published for MaCLR).
     pub jitter: f32,
@@ -21,17 +21,17 @@ pub struct AugmentSpec {
     pub contrast: f32,
     /// Strength of saturation, as for brightness. Default 0.4.
     pub saturation: f32,
-    /// Largest turn of hue, in turns of the colour circle (0 to 0.5). Default 0: MaCLR leaves hue alone.
+    /// Largest hue rotation, in turns of the colour circle (0 to 0.5). Default 0: MaCLR does not change hue.
     pub hue: f32,
-    /// Probability of dropping colour. Default 0.2 (MoCo v2; not published for MaCLR).
+    /// Probability of greyscale. Default 0.2 (MoCo v2; not published for MaCLR).
     pub grey: f32,
     /// Probability of a 3x3 Gaussian blur. Default 0.5 (MoCo v2; not published for MaCLR).
     pub blur: f32,
-    /// Standard deviation of the blur in pixels of the result, least and most. Default 0.1 to 2.
+    /// Standard deviation of the blur in pixels of the result, minimum and maximum. Default 0.1 to 2.
     pub blur_sigma: [f32; 2],
     /// Mean subtracted from each channel (R G B) of values in 0..1. Default 0.45.
     pub mean: [f32; 3],
-    /// What each channel is divided by afterwards. Default 0.225.
+    /// Divisor of each channel after that. Default 0.225.
     pub std: [f32; 3],
 }
 
@@ -83,7 +83,7 @@ impl AugmentSpec {
         }
         rule((0.0..=0.5).contains(&self.hue), "hue", self.hue.to_string(), "a turn of hue lies between 0 and 0.5")?;
         rule(self.mean.iter().all(|m| m.is_finite()), "mean", format!("{:?}", self.mean), "it must be finite")?;
-        // The reciprocal must be a number, or what equals the mean would be none.
+        // The reciprocal must be finite, otherwise a value equal to the mean would give NaN.
         let divides = |s: &f32| *s >= f32::MIN_POSITIVE && s.is_finite();
         rule(self.std.iter().all(divides), "std", format!("{:?}", self.std), "it must be finite and at least 1.2e-38")
     }
@@ -102,7 +102,7 @@ pub struct Crop {
     pub w: usize,
 }
 
-/// One colour operation of the jitter.
+/// One operation of the colour jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjust {
     /// `factor · x`
@@ -111,11 +111,11 @@ pub enum Adjust {
     Contrast,
     /// `factor · x + (1 - factor) · grey of the pixel`
     Saturation,
-    /// Hue turned in the HSV hexagon.
+    /// Hue rotation in the HSV hexagon.
     Hue,
 }
 
-/// The colour operations of a clip, in their order, and their factors.
+/// The colour operations of a clip, their order and factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Jitter {
     /// The order in which they are applied.
@@ -126,35 +126,35 @@ pub struct Jitter {
     pub contrast: f32,
     /// Factor of saturation (1 changes nothing, 0 is grey).
     pub saturation: f32,
-    /// Turn of hue in turns (0 changes nothing).
+    /// Hue rotation in turns (0 changes nothing).
     pub hue: f32,
 }
 
-/// Everything that is random about one clip's augmentation.
+/// All random parameters of one clip's augmentation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
     /// Extents `h w` of the frames the draw was made for.
     pub frame: [usize; 2],
     /// The part of the frame that is kept.
     pub crop: Crop,
-    /// Whether left and right change places.
+    /// Whether the clip is flipped horizontally.
     pub flip: bool,
-    /// Colour jitter, where the clip has it.
+    /// Colour jitter, if the clip has it.
     pub jitter: Option<Jitter>,
-    /// Whether colour is dropped.
+    /// Whether the clip is converted to greyscale.
     pub grey: bool,
-    /// Standard deviation of the blur, where the clip has it.
+    /// Standard deviation of the blur, if the clip has it.
     pub blur: Option<f32>,
     /// Mean subtracted from each channel.
     pub mean: [f32; 3],
-    /// What each channel is divided by afterwards.
+    /// Divisor of each channel.
     pub std: [f32; 3],
 }
 
 impl Draw {
-    /// Draws for a clip of `h w` frames. A probability set to 0 leaves all other draws as they were.
+    /// Draws parameters for a clip of `h w` frames. Setting a probability to 0 does not change the other draws.
     pub fn sample(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Draw {
-        // Every number is drawn whether it is used or not; the crop, whose tries vary, comes last.
+        // Every number is drawn whether it is used or not; the crop, with a variable number of attempts, comes last.
         let mut uniform = |[least, most]: [f32; 2]| least + (most - least) * rng.random::<f32>();
         let mut chance = |p: f32| uniform([0.0, 1.0]) < p;
         let flip = chance(spec.flip);
@@ -181,7 +181,7 @@ impl Draw {
         }
     }
 
-    /// The draw of evaluation: the largest square in the middle of the frame, nothing else changed.
+    /// Parameters for evaluation: the largest centred square of the frame, nothing else changed.
     pub fn centre(spec: &AugmentSpec, h: usize, w: usize) -> Draw {
         let side = h.min(w);
         let crop = Crop { y: (h - side) / 2, x: (w - side) / 2, h: side, w: side };
@@ -197,7 +197,7 @@ impl Draw {
 }
 
 impl Crop {
-    /// Height and width of a box of random area and aspect, where it fits a frame `h w`.
+    /// Height and width of a box of random area and aspect ratio, if it fits in a frame `h w`.
     pub(super) fn size(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Option<[usize; 2]> {
         let [narrow, wide] = spec.aspect;
         let area = (h * w) as f32 * (spec.area[0] + (spec.area[1] - spec.area[0]) * rng.random::<f32>());
@@ -206,7 +206,8 @@ impl Crop {
         ((1..=h).contains(&height) && (1..=w).contains(&width)).then_some([height, width])
     }
 
-    /// Ten tries at a box of random area and aspect; if none fits, the largest centred box of an allowed aspect.
+    /// Ten attempts at a box of random area and aspect ratio; if none fits, the largest centred box of an allowed
+    /// aspect ratio.
     fn sample(rng: &mut impl Rng, spec: &AugmentSpec, h: usize, w: usize) -> Crop {
         let [narrow, wide] = spec.aspect;
         for _ in 0..10 {

@@ -1,16 +1,17 @@
-//! Augmentation of clips: everything random is drawn once per clip, as a [`Draw`], and applied alike to all its frames.
+//! Augmentation of clips: all random parameters are drawn once per clip, as a [`Draw`], and applied to all its frames.
 //!
-//! The order is that of MaCLR's released code: crop of random area and aspect resized to a square, horizontal flip,
-//! colour jitter, grey, blur, normalisation. A motion clip over the same time span takes the same [`Draw`]: it is
-//! cropped and flipped with its RGB clip ([`apply_motion`]) and knows no colours.
+//! The order is that of MaCLR's released code (`docs/papers/maclr.md` section 2.5): crop of random area and aspect
+//! ratio, resized to a square, horizontal flip, colour jitter, greyscale, blur, normalisation. A motion clip of the
+//! same time span uses the same [`Draw`]: it is cropped and flipped with its RGB clip ([`apply_motion`]), without
+//! colour operations.
 //!
-//! On a GPU ([`apply_rgb_batch`], [`apply_motion_batch`]) everything from the bytes to the normalised result is one pass. What
-//! cannot be in it is the mean grey that contrast blends with: where a clip has jitter, a launch before it samples the
-//! frame too and leaves sums of tiles, added up in order. Positions are computed in `f64` on both devices, hence the same
-//! pixels are read; values differ by roundings alone (`tests/it/augment_gpu.rs` derives how many).
+//! On a GPU ([`apply_rgb_batch`], [`apply_motion_batch`]) everything from bytes to the normalised result is one pass,
+//! except the mean grey needed for contrast: if a clip has jitter, a launch before it samples the frame too and writes
+//! sums of tiles, which are added in order. Positions are computed in `f64` on both devices, so the same pixels are
+//! read; values differ only by rounding (`tests/it/augment_gpu.rs` derives the bound).
 //!
-//! Sources of the numbers: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code;
-//! the probabilities of jitter, grey and blur are not published for pre-training, so those of MoCo v2 stand in.
+//! Sources of the constants: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code.
+//! The probabilities of jitter, greyscale and blur are not published for pre-training, so those of MoCo v2 are used.
 
 mod color;
 mod cuda;
@@ -26,13 +27,13 @@ use crate::cpu::widest::widest;
 use crate::error::{Error, Result};
 use resize::{Axis, resize};
 
-/// What the planes of a motion clip hold, which decides how they follow a crop and a flip.
+/// Content of the planes of a motion clip, which determines the effect of a crop and a flip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MotionKind {
-    /// Unsigned maps without direction (flow edges, frame difference), any number of channels: values are kept.
+    /// Unsigned maps without direction (flow edges, frame difference), any number of channels: values are unchanged.
     Map,
-    /// Optical flow, two channels `u v` in pixels per frame: a flip changes the sign of `u`, and both grow with the
-    /// resize (`u` by `out_side / crop width`, `v` by `out_side / crop height`), so that they stay pixels of the result.
+    /// Optical flow, two channels `u v` in pixels per frame: a flip negates `u`, and both scale with the resize (`u` by
+    /// `out_side / crop width`, `v` by `out_side / crop height`), so that they are in pixels of the result.
     Flow,
 }
 
@@ -50,8 +51,8 @@ impl MotionKind {
 
 /// Applies `draw` to an RGB clip: `t` frames of `h w 3` bytes become `out`, `t s s 3` with `s = out_side`, normalised.
 ///
-/// Crop and resize are bilinear in PyTorch's `align_corners = false` sense, without anti-aliasing (as the released code
-/// does); a crop is never read beyond its own edge. Values are kept in 0..1 after each colour operation. Contrast blends
+/// Crop and resize are bilinear as in PyTorch with `align_corners = false`, without anti-aliasing (like the released
+/// code); nothing outside the crop is read. Values are clamped to 0..1 after each colour operation. Contrast blends
 /// with the mean grey of each frame.
 ///
 /// # Errors
@@ -100,9 +101,9 @@ pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: us
 }
 
 /// Applies crop and flip of `draw` to a motion clip: `planes` are its `t·c` planes of `h w` (frame by frame, channels
-/// within), `out` is `t s s c` with `s = out_side`. A map shown to a three-channel network is the same plane thrice.
+/// inside), `out` is `t s s c` with `s = out_side`. For a network with three channels, pass the same plane three times.
 ///
-/// The extents may differ from those the draw was made for (motion kept at half size, say); the crop is scaled.
+/// The extents may differ from those of the draw (for example motion stored at half size); the crop is scaled.
 ///
 /// # Errors
 /// `Shape` when `planes` are not a multiple of `channels`, a plane has not `h·w` values or `out` not `t·s·s·c`;
@@ -145,7 +146,7 @@ pub fn apply_motion<T: Copy + Into<f32>>(
     Ok(())
 }
 
-/// The sampling positions of `draw` in frames of `h w`, the flip folded into the columns.
+/// The sampling positions of `draw` in frames of `h w`, with the flip applied to the columns.
 fn axes(draw: &Draw, h: usize, w: usize, side: usize) -> Result<(Axis, Axis)> {
     check(draw, h, w, side)?;
     let [top, left, height, width] = draw.crop_in(h, w);
@@ -168,7 +169,7 @@ fn check(draw: &Draw, h: usize, w: usize, side: usize) -> Result<()> {
     Ok(())
 }
 
-/// The product, or as much as there can be: no slice is that long.
+/// The product, saturating: no slice is that long.
 fn product(extents: &[usize]) -> usize {
     extents.iter().fold(1, |n: usize, &d| n.saturating_mul(d))
 }

@@ -12,8 +12,9 @@ struct Tap {
 }
 
 impl Axis {
-    /// Positions of `out` samples over `origin .. origin + extent` of an axis of `source` pixels, last to first when
-    /// `reversed`. Pixel centres lie at halves (`align_corners = false`); the ends are clamped to the crop's own pixels.
+    /// Positions of `out` samples over `origin .. origin + extent` of an axis of `source` pixels, in reverse order if
+    /// `reversed`. Pixel centres are at half-integers (`align_corners = false`); the ends are clamped to the crop's own
+    /// pixels.
     pub(super) fn new(origin: f64, extent: f64, source: usize, out: usize, reversed: bool) -> Axis {
         let tap = |i: usize| {
             let within = ((i as f64 + 0.5) * extent / out as f64 - 0.5).clamp(0.0, (extent - 1.0).max(0.0));
@@ -32,8 +33,7 @@ impl Axis {
     }
 }
 
-/// Where results go: the place of a channel's first pixel is its number times the first, that of a pixel in it its number
-/// times the second.
+/// Strides of the result: the first per channel, the second per pixel.
 pub(super) type Steps = [usize; 2];
 
 /// Resizes `source` (`h w C`, rows of `w` pixels), times `gain`, into `out`.

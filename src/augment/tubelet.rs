@@ -1,34 +1,36 @@
-//! A crop that keeps what moves: one box for all frames of a clip, chosen by its motion map (`mcl.md` section 1.5).
+//! A crop that keeps motion: one box for all frames of a clip, chosen by its motion map (`docs/papers/mcl.md` section
+//! 1.5).
 
 use super::{AugmentSpec, Crop};
 use rand::{Rng, RngExt};
 
-/// Share of a map's cells that count as moving.
+/// Fraction of a map's cells that count as moving.
 const TOP: f64 = 0.1;
-/// Sizes tried.
+/// Number of sizes tried.
 const SIZES: usize = 20;
-/// Positions tried for a size.
+/// Number of positions tried per size.
 const PLACES: usize = 40;
 
-/// The part of a frame that moves most: the bounding box of the map's top tenth of cells.
+/// The part of a frame with the most motion: the bounding box of the map's top tenth of cells.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Region {
     /// The box, in cells.
     pub cells: Crop,
-    /// Cells of the map, down and across.
+    /// Cells of the map, rows and columns.
     pub grid: [usize; 2],
-    /// Share of the box that a crop shall cover, the product of the shares of its height and its width: 0.9, 0.8 or 0.7,
-    /// less for a larger box.
+    /// Coverage of the box required of a crop, the product of the covered fractions of height and width: 0.9, 0.8 or
+    /// 0.7, less for a larger box.
     pub coverage: f64,
 }
 
 impl Region {
-    /// The region of `map`, `rows cols`; `None` where there is nothing to keep: the box has more than 12 of 49 cells, or the
-    /// map says nothing. It does not when its peak is not above `still`, or when the cells of the top tenth are no larger than
-    /// those after them; of a tie at the end of the top tenth no cell counts, so that a mirrored map has the mirrored region.
+    /// The region of `map`, `rows cols`; `None` if there is nothing to keep: the box has more than 12 of 49 cells, or
+    /// the map is not informative. That is the case if its maximum is not above `still`, or if the cells of the top
+    /// tenth are no larger than those after them; if the end of the top tenth is tied, none of the tied cells counts,
+    /// so that a mirrored map has the mirrored region.
     ///
-    /// With `legacy`, as in the released code: `still` is not looked at and of equal cells the last count, so that a
-    /// map of zeros has a region, four cells at the right of the bottom.
+    /// With `legacy`, as in the released code: `still` is ignored, and of equal cells the last ones count, so that a
+    /// map of zeros has a region of four cells at the bottom right.
     pub fn of(map: &[f32], grid: [usize; 2], still: f32, legacy: bool) -> Option<Region> {
         let [rows, cols] = grid;
         let cells = rows * cols;
@@ -42,7 +44,7 @@ impl Region {
         if !legacy {
             let next = order.get(top).map_or(f32::NEG_INFINITY, |&i| map[i]);
             let above = order.iter().take_while(|&&i| map[i] > next).count().min(top);
-            // `>` is false for a map that is not a number.
+            // `>` is false for NaN.
             let moves = map[order[0]] > still;
             chosen = if moves { &order[..above] } else { &[] };
         }
@@ -68,7 +70,7 @@ impl Region {
         [[y as f64 * down, (y + h) as f64 * down], [x as f64 * across, (x + w) as f64 * across]]
     }
 
-    /// The share of the region that `crop` covers in a frame `h w`: of its height times of its width.
+    /// The fraction of the region that `crop` covers in a frame `h w`: of its height times of its width.
     pub fn covered(&self, crop: &Crop, h: usize, w: usize) -> f64 {
         let [rows, cols] = self.pixels(h, w);
         let share = |[from, to]: [f64; 2], start: usize, length: usize| {
@@ -78,10 +80,11 @@ impl Region {
         share(rows, crop.y, crop.h) * share(cols, crop.x, crop.w)
     }
 
-    /// A random crop of a frame `h w` that covers the region: a size of random area and aspect as for any crop (twenty tries), at
-    /// the first of forty random places that covers enough. If none does, it is centred on the region as far as the frame
-    /// allows, which covers as much as that size can; with `legacy`, the best of the forty places. If no size fits, a corner of the
-    /// region and a random one beyond the opposite corner make the crop.
+    /// A random crop of a frame `h w` that covers the region: a size of random area and aspect ratio as for any crop
+    /// (twenty attempts), at the first of forty random positions with enough coverage. If there is none, the crop is
+    /// centred on the region as far as the frame permits, which is the best coverage for that size; with `legacy`, the
+    /// best of the forty positions. If no size fits, the crop extends from a corner of the region to a random point
+    /// beyond the opposite corner.
     pub fn crop(&self, rng: &mut impl Rng, spec: &AugmentSpec, [h, w]: [usize; 2], legacy: bool) -> Crop {
         for _ in 0..SIZES {
             if let Some([height, width]) = Crop::size(rng, spec, h, w) {

@@ -1,4 +1,4 @@
-//! A driver with recycled memory and modules loaded once.
+//! A driver with a memory pool and a cache of loaded modules.
 
 use super::kernel::Module;
 use super::memory::{Memory, Pool, block_for};
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A GPU and one stream of work on it. Cloning shares both.
+/// A GPU and one stream on it. Clones share both.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
 
@@ -22,21 +22,21 @@ struct Inner {
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<&'static str, ModuleId>,
-    /// Entry points, with the dynamic shared memory each was allowed.
+    /// Entry points, with the dynamic shared memory each was granted.
     functions: HashMap<&'static str, (FunctionId, u32)>,
 }
 
-/// Recorded work that can be done again, at the cost of one launch. See [`Gpu::graph`].
+/// A recorded graph that can be replayed with one launch. See [`Gpu::graph`].
 #[derive(Debug)]
 pub struct Graph {
     gpu: Gpu,
     id: GraphId,
-    /// Memory that only the graph's own launches use.
+    /// Memory used only by the graph's own launches.
     used: Vec<Memory>,
 }
 
 impl Graph {
-    /// Does everything it holds, once more.
+    /// Replays the graph once.
     ///
     /// # Errors
     /// `Driver`.
@@ -44,27 +44,27 @@ impl Graph {
         self.gpu.driver().replay(self.id)
     }
 
-    /// Bytes it keeps for its launches.
+    /// Bytes the graph keeps for its launches.
     pub fn bytes(&self) -> usize {
         self.used.iter().map(Memory::bytes).sum()
     }
 }
 
-/// What a [`Gpu`] holds, in bytes.
+/// Memory of a [`Gpu`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// In use now.
     pub live: usize,
-    /// The most that was in use at once.
+    /// Peak of what was in use.
     pub peak: usize,
-    /// Taken from the driver: in use or waiting to be used again.
+    /// Allocated from the driver: in use, or free in the pool.
     pub held: usize,
-    /// How often the driver was asked for memory. It stands still once a training step repeats itself.
+    /// Number of allocations from the driver. It stays constant once training steps repeat.
     pub allocations: u64,
 }
 
 impl Gpu {
-    /// A GPU by its driver.
+    /// A GPU on a driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
         Gpu(Arc::new(Inner { driver: Box::new(driver), pool: Mutex::default(), loaded: Mutex::default() }))
     }
@@ -79,10 +79,10 @@ impl Gpu {
         self.0.driver.compute_capability()
     }
 
-    /// Memory of arbitrary content.
+    /// Uninitialised memory.
     ///
     /// # Errors
-    /// `OutOfMemory` when the device has not that much left, even after all waiting blocks were given back; `Driver`.
+    /// `OutOfMemory` when the device has not that much left, even after all free blocks were returned to it; `Driver`.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
         if bytes == 0 {
             return Ok(Memory::borrowed(self.clone(), 0, 0, None));
@@ -105,7 +105,7 @@ impl Gpu {
         Ok(Memory::owned(self.clone(), ptr, bytes, block))
     }
 
-    /// Memory of a caller, who keeps it alive (or `owner` does) and in order with this GPU's stream.
+    /// Memory of the caller, who keeps it alive (or `owner` does) and orders accesses to it with this GPU's stream.
     pub(crate) fn borrow(&self, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Memory {
         Memory::borrowed(self.clone(), ptr, bytes, owner)
     }
@@ -124,16 +124,16 @@ impl Gpu {
         self.pool().give(ptr, block);
     }
 
-    /// What is in use and held.
+    /// Memory in use and held.
     pub fn usage(&self) -> Usage {
         let p = self.pool();
         Usage { live: p.live, peak: p.peak, held: p.held, allocations: p.allocations }
     }
 
-    /// Gives waiting blocks back to the driver. Graphs recorded before must not be replayed after.
+    /// Returns free blocks to the driver. Graphs recorded before must not be replayed afterwards.
     ///
     /// # Errors
-    /// `Driver` of work that failed before.
+    /// `Driver`, also for earlier work that failed.
     pub fn trim(&self) -> Result<()> {
         self.synchronize()?;
         let blocks = self.pool().drain();
@@ -141,7 +141,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Waits until everything given so far is done.
+    /// Synchronises: waits until all work submitted so far is done.
     ///
     /// # Errors
     /// `Driver`, also for an earlier launch that failed.
@@ -149,7 +149,7 @@ impl Gpu {
         self.0.driver.synchronize()
     }
 
-    /// Marks this point in the order of work.
+    /// Records an event in the stream.
     ///
     /// # Errors
     /// `Driver`.
@@ -157,7 +157,7 @@ impl Gpu {
         self.0.driver.record()
     }
 
-    /// Milliseconds between two marks; waits for the later one.
+    /// Milliseconds between two events; waits for the later one.
     ///
     /// # Errors
     /// `Driver`.
@@ -165,11 +165,11 @@ impl Gpu {
         self.0.driver.elapsed_ms(from, to)
     }
 
-    /// Records what `work` gives to this GPU instead of doing it. Run the same work once before: modules must be loaded
-    /// and memory must wait in the pool, for neither can be had while recording.
+    /// Records the work that `work` submits instead of executing it. Run the same work once before: modules must be loaded
+    /// and memory must be available in the pool, because neither is possible while recording.
     ///
-    /// The graph repeats the same addresses. It keeps the memory that `work` used in between; what `work` reads from
-    /// outside and what it leaves behind is the caller's to keep alive.
+    /// The graph uses the same addresses on every replay. It keeps the temporary memory of `work`; the caller keeps alive what
+    /// `work` reads from outside and the results it leaves.
     ///
     /// # Errors
     /// What `work` returns; `Driver` when something in it cannot be recorded.
@@ -184,11 +184,11 @@ impl Gpu {
         Ok(Graph { gpu: self.clone(), id: id?, used })
     }
 
-    /// The driver itself, to load and launch PTX of one's own in the same stream.
+    /// The driver itself, to load and launch other PTX in the same stream.
     ///
     /// # Safety
-    /// Addresses given to it are those of memory of this device that is there for as many bytes as are moved, and that nobody
-    /// else uses out of the order of its stream; only memory that came from its [`Driver::alloc`] is freed, once.
+    /// Addresses passed to it are valid memory of this device for the number of bytes moved, and nobody else accesses them
+    /// without ordering by its stream; only memory from its [`Driver::alloc`] is freed, once.
     pub unsafe fn raw_driver(&self) -> &dyn Driver {
         self.driver()
     }
@@ -197,7 +197,7 @@ impl Gpu {
         &*self.0.driver
     }
 
-    /// An entry point of a module, loaded at its first use.
+    /// An entry point of a module, loaded at first use.
     pub(super) fn function(&self, module: &Module, entry: &'static str, shared: u32) -> Result<FunctionId> {
         let mut loaded = self.0.loaded.lock().unwrap_or_else(|e| e.into_inner());
         match loaded.functions.get(entry) {
@@ -219,7 +219,7 @@ impl Gpu {
 
     pub(super) fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {
         // SAFETY: kernels are launched through `Kernel`, whose arguments have the types of the entry's parameters (a
-        // test compares both), with regions that live tensors own; that the kernels stay inside is proven in the
+        // test compares both), with regions owned by live tensors; that the kernels stay inside them is verified in the
         // simulator.
         unsafe { self.0.driver.launch(function, launch) }
     }

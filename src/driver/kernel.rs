@@ -1,7 +1,7 @@
 //! Kernels with typed parameters.
 //!
-//! An operation's `cuda.rs` declares its kernels as values: the module, the entries that share a list of parameters
-//! (number types, tiles), and that list as a type. A test compares every list with the `.entry` in the PTX.
+//! An operation's `cuda.rs` declares its kernels as statics: the module, the entries that share a parameter list (one per
+//! data type or tile size), and that list as a type. A test compares every list with the `.entry` in the PTX.
 //!
 //! ```text
 //! static MODULE: Module = Module::new("arith", include_str!("../../../ptx/arith.sm_80.ptx"));
@@ -13,11 +13,11 @@ use super::{Access, Arg, Gpu, Launch, Region, Spread};
 use crate::error::Result;
 use std::marker::PhantomData;
 
-/// A file of PTX inside this library.
+/// A PTX module embedded in this library.
 pub struct Module {
     /// The operation it belongs to.
     pub name: &'static str,
-    /// Its text.
+    /// PTX source.
     pub ptx: &'static str,
 }
 
@@ -27,7 +27,7 @@ impl Module {
     }
 }
 
-/// What a parameter is in the PTX.
+/// Type of a parameter in the PTX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parameter {
     /// `.u64`: a device pointer.
@@ -45,20 +45,20 @@ pub enum Parameter {
     },
 }
 
-/// A kernel as declared: to be compared with the PTX.
+/// A kernel declaration, for comparison with the PTX.
 #[derive(Clone, Copy)]
 pub struct Declared {
-    /// The module's name.
+    /// Name of the module.
     pub module: &'static str,
-    /// The module's text.
+    /// PTX source of the module.
     pub ptx: &'static str,
-    /// The entries of one parameter list.
+    /// The entries that share the parameter list.
     pub entries: &'static [&'static str],
-    /// The list.
+    /// The parameter list.
     pub parameters: &'static [Parameter],
 }
 
-/// Entries of one module that share a list of parameters `A`.
+/// Entries of one module that share a parameter list `A`.
 pub struct Kernel<A> {
     module: &'static Module,
     entries: &'static [&'static str],
@@ -74,36 +74,36 @@ impl<A: Args> Kernel<A> {
         Declared { module: self.module.name, ptx: self.module.ptx, entries: self.entries, parameters: A::PARAMETERS }
     }
 
-    /// Appends a launch of entry number `which` to the work of `gpu`.
+    /// Submits a launch of entry number `which` to `gpu`.
     pub fn launch(&self, gpu: &Gpu, which: usize, spread: Spread, args: A) -> Result<()> {
         self.launch_reaching(gpu, which, spread, args, &[])
     }
 
-    /// As [`Kernel::launch`], for a kernel that also follows pointers out of tables.
+    /// Like [`Kernel::launch`], for a kernel that also follows pointers stored in tables.
     pub fn launch_reaching(&self, gpu: &Gpu, which: usize, spread: Spread, args: A, reached: &[Region]) -> Result<()> {
         let function = gpu.function(self.module, self.entries[which], spread.shared)?;
         args.with(|args| gpu.launch(function, &Launch { spread, args, reached }))
     }
 }
 
-/// A pointer to what the kernel only reads.
+/// A pointer to memory the kernel only reads.
 #[derive(Clone, Copy)]
 pub struct In(pub u64, pub usize);
-/// A pointer to what the kernel overwrites whole.
+/// A pointer to memory the kernel overwrites completely.
 #[derive(Clone, Copy)]
 pub struct Out(pub u64, pub usize);
-/// A pointer to what the kernel updates.
+/// A pointer to memory the kernel updates.
 #[derive(Clone, Copy)]
 pub struct InOut(pub u64, pub usize);
-/// A pointer to working space.
+/// A pointer to scratch memory.
 #[derive(Clone, Copy)]
 pub struct Scratch(pub u64, pub usize);
 
-/// A plain struct by value, with the layout of its C twin.
+/// A plain struct passed by value, with the layout of its C counterpart.
 #[derive(Clone, Copy)]
 pub struct Pod<T: bytemuck::Pod>(pub T);
 
-/// One argument and its parameter.
+/// One argument and its parameter type.
 pub trait Argument {
     const PARAMETER: Parameter;
     fn arg(&self) -> Arg<'_>;
@@ -143,7 +143,7 @@ impl<T: bytemuck::Pod> Argument for Pod<T> {
     }
 }
 
-/// A list of arguments.
+/// An argument list.
 pub trait Args {
     const PARAMETERS: &'static [Parameter];
     fn with<R>(&self, f: impl FnOnce(&[Arg]) -> R) -> R;

@@ -1,8 +1,8 @@
-//! Device memory: owned blocks that return to their [`Gpu`] when dropped, and borrowed addresses of a caller.
+//! Device memory: owned blocks that return to the pool of their [`Gpu`] when dropped, and borrowed addresses of a caller.
 //!
-//! A training step asks for the same sizes again and again, and `cuMemAlloc` waits for the device. So freed blocks wait
-//! here for the next request of their size class. This is sound without waiting because all work of a [`Gpu`] is on one
-//! stream: what uses the block next runs after what used it before. A graph keeps its addresses for the same reason.
+//! A training step requests the same sizes again and again, and `cuMemAlloc` synchronises with the device. Freed blocks are
+//! therefore kept for the next request of their size class. This needs no synchronisation, because all work of a [`Gpu`] is on
+//! one stream: the next user of a block runs after the previous one. For the same reason a graph can keep its addresses.
 
 use super::gpu::Gpu;
 use std::any::Any;
@@ -15,9 +15,9 @@ pub struct Memory {
     gpu: Gpu,
     ptr: u64,
     bytes: usize,
-    /// The length of the block it lies in; `None` for memory of somebody else.
+    /// Size of the underlying block; `None` for memory of a caller.
     block: Option<usize>,
-    /// Whoever owns memory of somebody else, where it can be kept.
+    /// Owner of borrowed memory, where it can be kept.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -26,7 +26,7 @@ impl Memory {
         Memory { gpu, ptr, bytes, block: Some(block), _kept: None }
     }
 
-    /// Memory that belongs to somebody else and outlives this, or to `owner`.
+    /// Borrowed memory that outlives this value, or that `owner` keeps alive.
     pub(super) fn borrowed(gpu: Gpu, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
         Memory { gpu, ptr, bytes, block: None, _kept: owner }
     }
@@ -36,7 +36,7 @@ impl Memory {
         &self.gpu
     }
 
-    /// Device address; 0 where there are no bytes.
+    /// Device address; 0 for empty memory.
     pub fn ptr(&self) -> u64 {
         self.ptr
     }
@@ -61,20 +61,20 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// Freed blocks by length, and the counts.
+/// Free blocks by size, and the counters.
 #[derive(Default)]
 pub(super) struct Pool {
     free: BTreeMap<usize, Vec<u64>>,
     pub live: usize,
     pub peak: usize,
     pub held: usize,
-    /// Requests served by the driver, not by a waiting block.
+    /// Requests served by the driver instead of the pool.
     pub allocations: u64,
-    /// Blocks handed out since a recording began: a graph will use their addresses again.
+    /// Blocks handed out since recording started: the graph will use their addresses again.
     recorded: Option<BTreeSet<(usize, u64)>>,
 }
 
-/// The length of the block that serves a request: at most an eighth more, so that few classes serve all sizes.
+/// Size class of a request: at most an eighth larger, so that few classes serve all sizes.
 pub(super) fn block_for(bytes: usize) -> usize {
     let unit = (bytes.next_power_of_two() / 8).max(256);
     bytes.div_ceil(unit) * unit
@@ -94,7 +94,7 @@ impl Pool {
         self.recorded = Some(BTreeSet::new());
     }
 
-    /// The blocks handed out since and given back: they leave the pool, for the graph will write there again.
+    /// Blocks handed out since recording started and freed again: they leave the pool, because the graph will write to them.
     pub fn end_recording(&mut self) -> Vec<(u64, usize)> {
         let mut kept = Vec::new();
         for (block, ptr) in self.recorded.take().unwrap_or_default() {
@@ -117,7 +117,7 @@ impl Pool {
         self.free.entry(block).or_default().push(ptr);
     }
 
-    /// All waiting blocks, which are forgotten.
+    /// Removes and returns all free blocks.
     pub fn drain(&mut self) -> Vec<u64> {
         let all = std::mem::take(&mut self.free);
         self.held -= all.iter().map(|(block, ptrs)| block * ptrs.len()).sum::<usize>();

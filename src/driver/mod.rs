@@ -1,8 +1,8 @@
-//! The seam between operations and a GPU: what an operation needs of a device, and nothing more.
+//! The interface between operations and a GPU: only what an operation needs of a device.
 //!
-//! [`Driver`] is implemented by the CUDA driver behind the feature `cuda` (found at run time, no toolkit, no link) and, in
-//! this project's tests, by a simulator that executes the very same PTX on the CPU. [`Gpu`] is a driver with what every
-//! user of one needs: recycled memory, modules loaded once, and typed kernels (`Kernel`).
+//! [`Driver`] is implemented by the CUDA driver (feature `cuda`; opened at run time, so no toolkit and no linking) and, in this
+//! project's tests, by a simulator that executes the same PTX on the CPU. [`Gpu`] adds what every user of a driver needs: a
+//! memory pool, loaded modules, and typed kernels (`Kernel`).
 //!
 //! ```
 //! use tubelet::tensor::{Device, Tensor};
@@ -16,7 +16,7 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 //!
-//! Work is ordered: everything given to one [`Gpu`] happens in the order it was given, on one stream.
+//! All work of one [`Gpu`] is submitted to one stream and executed in order.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -31,28 +31,28 @@ pub use memory::Memory;
 
 use crate::error::Result;
 
-/// What a launch does with a span of device memory. The simulator holds the kernel to it.
+/// How a launch accesses a region of device memory. The simulator enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Only loads.
+    /// Read only.
     Read,
-    /// Every byte is stored; what was there before is never loaded.
+    /// Write only: every byte is stored, and the previous content is never loaded.
     Write,
-    /// Loads and stores of content that was there before.
+    /// Loads and stores; the previous content matters.
     ReadWrite,
-    /// Space for the launch's own use: content arbitrary before, not looked at after unless handed on as
-    /// [`Access::Read`], and not necessarily written whole.
+    /// Scratch memory: uninitialised before the launch, unused afterwards unless passed on as [`Access::Read`], and not
+    /// necessarily written completely.
     Scratch,
 }
 
-/// A span of device memory that a launch may touch.
+/// A region of device memory that a launch may access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// Device address.
     pub ptr: u64,
     /// Length in bytes.
     pub bytes: usize,
-    /// What the launch does with it.
+    /// Kind of access.
     pub access: Access,
 }
 
@@ -61,83 +61,83 @@ pub struct Region {
 pub enum Arg<'a> {
     /// A device pointer.
     Pointer(Region),
-    /// A number or a plain struct, by its bytes.
+    /// A number or a plain struct, as bytes.
     Value(&'a [u8]),
 }
 
-/// How a kernel is spread: blocks, threads of a block, dynamic shared memory.
+/// Launch configuration: grid, block, dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spread {
-    /// Blocks along x, y, z.
+    /// Blocks in x, y, z.
     pub grid: [u32; 3],
-    /// Threads of a block along x, y, z.
+    /// Threads per block in x, y, z.
     pub block: [u32; 3],
-    /// Dynamic shared memory of a block, in bytes.
+    /// Dynamic shared memory per block, in bytes.
     pub shared: u32,
 }
 
 impl Spread {
-    /// `blocks` blocks of `threads` threads along x, without dynamic shared memory.
+    /// `blocks` blocks of `threads` threads in x, without dynamic shared memory.
     pub fn line(blocks: u32, threads: u32) -> Self {
         Spread { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
     }
 
-    /// As many blocks of `threads` threads as cover `items` items one by one; at least one.
+    /// Enough blocks of `threads` threads for one thread per item; at least one.
     pub fn cover(items: usize, threads: u32) -> Self {
         Self::line(items.div_ceil(threads as usize).max(1) as u32, threads)
     }
 
-    /// The same with `bytes` of dynamic shared memory a block.
+    /// The same with `bytes` of dynamic shared memory per block.
     pub fn with_shared(self, bytes: u32) -> Self {
         Spread { shared: bytes, ..self }
     }
 }
 
-/// One launch: everything the driver is told.
+/// One launch, as passed to the driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
-    /// Blocks and threads.
+    /// Grid and block.
     pub spread: Spread,
     /// The arguments in the order of the kernel's parameters.
     pub args: &'a [Arg<'a>],
-    /// Memory the kernel reaches through pointers that are not arguments (tables of pointers).
+    /// Memory the kernel accesses through pointers that are not arguments (pointer tables).
     pub reached: &'a [Region],
 }
 
-/// A loaded module, as its driver numbers it.
+/// Handle of a loaded module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u64);
 
-/// An entry point of a module, as its driver numbers it.
+/// Handle of an entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionId(pub u64);
 
-/// A point in the order of work, as its driver numbers it.
+/// Handle of an event in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventId(pub u64);
 
-/// A recorded sequence of launches that can be repeated, as its driver numbers it.
+/// Handle of a recorded graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub u64);
 
-/// What an operation needs of a device. All work goes into one stream, in order.
+/// What an operation needs of a device. All work is submitted to one stream, in order.
 ///
-/// Addresses are plain `u64`, so implementations for any binding of the CUDA driver are short.
+/// Addresses are plain `u64`, so that an implementation for any CUDA binding is short.
 pub trait Driver: Send + Sync {
-    /// The device's name, for people.
+    /// Name of the device, for display.
     fn name(&self) -> String;
 
     /// Compute capability, major and minor.
     fn compute_capability(&self) -> (u32, u32);
 
-    /// `bytes` (above 0) of device memory, aligned to 256 bytes, of arbitrary content.
+    /// Allocates `bytes` (above 0) of uninitialised device memory, aligned to 256 bytes.
     ///
     /// # Errors
     /// `OutOfMemory`; `Driver`.
     fn alloc(&self, bytes: usize) -> Result<u64>;
 
-    /// Gives memory of [`Driver::alloc`] back once the work given so far is done. Called from destructors, so a failure
-    /// has nobody to tell and is dropped.
+    /// Frees memory of [`Driver::alloc`] once the work submitted so far is done. Called from destructors, so an error cannot be
+    /// reported and is ignored.
     fn free(&self, ptr: u64);
 
     /// Copies `bytes` to the device; they may be dropped when this returns.
@@ -146,7 +146,7 @@ pub trait Driver: Send + Sync {
     /// `Driver`.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Waits for the work given so far and copies from the device.
+    /// Waits for the work submitted so far and copies from the device.
     ///
     /// # Errors
     /// `Driver`, also for an earlier launch that failed.
@@ -164,52 +164,52 @@ pub trait Driver: Send + Sync {
     /// `Driver`.
     fn clear(&self, ptr: u64, bytes: usize) -> Result<()>;
 
-    /// Told that the content of this memory is of no further use, which lets a checking driver notice who reads it all
-    /// the same.
+    /// Tells the driver that the content of this memory is no longer needed. A checking driver can then detect reads of
+    /// it.
     fn forget(&self, ptr: u64, bytes: usize) {
         let _ = (ptr, bytes);
     }
 
-    /// Loads a module of PTX.
+    /// Loads a PTX module.
     ///
     /// # Errors
     /// `Driver` with the driver's log.
     fn load(&self, ptx: &'static str) -> Result<ModuleId>;
 
-    /// An entry point of a module, allowed `shared` bytes of dynamic shared memory from now on.
+    /// An entry point of a module, granted `shared` bytes of dynamic shared memory.
     ///
     /// # Errors
     /// `Driver` when the module has no such entry, or the device not that much shared memory.
     fn function(&self, module: ModuleId, entry: &str, shared: u32) -> Result<FunctionId>;
 
-    /// Appends a launch to the work.
+    /// Submits a launch.
     ///
     /// # Safety
-    /// The arguments fit the entry's parameters, and the kernel touches only the regions named.
+    /// The arguments match the entry's parameters, and the kernel accesses only the named regions.
     ///
     /// # Errors
     /// `Driver`.
     unsafe fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()>;
 
-    /// Waits until everything given so far is done.
+    /// Waits until all work submitted so far is done.
     ///
     /// # Errors
     /// `Driver`, also for an earlier launch that failed.
     fn synchronize(&self) -> Result<()>;
 
-    /// Marks this point in the order of work.
+    /// Records an event in the stream.
     ///
     /// # Errors
     /// `Driver`.
     fn record(&self) -> Result<EventId>;
 
-    /// Milliseconds between two marks; waits for the later one.
+    /// Milliseconds between two events; waits for the later one.
     ///
     /// # Errors
     /// `Driver`.
     fn elapsed_ms(&self, from: EventId, to: EventId) -> Result<f32>;
 
-    /// Starts recording: what is given from now on is noted, not done.
+    /// Starts recording: work submitted from now on is recorded and not executed.
     ///
     /// # Errors
     /// `Driver`, also where the stream cannot be recorded.
@@ -218,10 +218,10 @@ pub trait Driver: Send + Sync {
     /// Ends recording.
     ///
     /// # Errors
-    /// `Driver`, also when something was given meanwhile that cannot be recorded (allocation, download).
+    /// `Driver`, also when something was submitted that cannot be recorded (allocation, download).
     fn end_graph(&self) -> Result<GraphId>;
 
-    /// Does everything a graph holds, once more.
+    /// Replays a graph once.
     ///
     /// # Errors
     /// `Driver`.

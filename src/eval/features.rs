@@ -1,4 +1,4 @@
-//! Features of videos from a frozen trunk: what probes and neighbours look at.
+//! Features of videos from a frozen trunk, for the linear probe and nearest neighbours.
 
 use super::Features;
 use crate::error::Result;
@@ -6,11 +6,11 @@ use crate::nn::{Mode, Params, Pass, Trunk};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// Clips that go through the network at once.
+/// Clips per forward pass.
 const BATCH: usize = 32;
 
-/// One row of features a video: the trunk's features, by its running statistics, averaged over the clips that
-/// `clips(video)` gives (each `t h w c` numbers of extents `dims`).
+/// One row of features per video: the trunk's features, with running statistics, averaged over the clips returned by
+/// `clips(video)` (each `t h w c` numbers of extents `dims`).
 ///
 /// # Errors
 /// What `clips` and the network return; as [`Features::new`].
@@ -43,7 +43,7 @@ pub fn extract(
         Ok(())
     };
     for video in 0..labels.len() {
-        // One at a time: a video may have more clips than the network should hold at once.
+        // One video at a time: a video may have more clips than one pass should hold.
         for clip in clips(video)? {
             waiting.push((video, clip));
             if waiting.len() == BATCH {

@@ -1,4 +1,4 @@
-//! Nearest neighbours by the cosine of the angle between features.
+//! Nearest neighbours by cosine similarity of features.
 
 use super::product::{Matrix, product};
 use super::{Features, check_pair, classes};
@@ -7,24 +7,24 @@ use crate::ops::l2_norm;
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 
-/// Test samples whose similarities are in memory at once, for each task.
+/// Test samples per task whose similarities are in memory at once.
 const ROWS: usize = 64;
 
 /// With several neighbours each votes `exp(cosine / TEMPERATURE)` for its class (Wu et al., *Unsupervised Feature
 /// Learning via Non-Parametric Instance Discrimination*, section 3.4).
 pub const TEMPERATURE: f64 = 0.07;
 
-/// How well the nearest training samples tell the class.
+/// Result of nearest-neighbour classification.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnnResult {
-    /// Share of the test samples whose neighbours elect their class.
+    /// Accuracy on the test samples.
     pub top1: f64,
-    /// The class elected for each test sample.
+    /// Predicted class of each test sample.
     pub predicted: Vec<usize>,
 }
 
-/// Classifies each sample of `test` by its `k` nearest of `train`: `k = 1` is retrieval's top-1. Equal similarities go to
-/// the earlier training sample, equal votes to the smaller class. Features are not standardised.
+/// Classifies each sample of `test` by its `k` nearest of `train`; `k = 1` is top-1 retrieval. Among equal similarities
+/// the earlier training sample wins, among equal votes the smaller class. Features are not standardised.
 ///
 /// # Errors
 /// `Shape` when a set is empty or their features differ in length; `Param` when `k` is 0 or more than there are training

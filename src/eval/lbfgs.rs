@@ -3,14 +3,14 @@
 
 use std::collections::VecDeque;
 
-/// Pairs of steps and gradient changes remembered.
+/// Number of stored pairs of steps and gradient changes.
 const MEMORY: usize = 12;
-/// Share of the predicted decrease that a step must bring.
+/// Required fraction of the predicted decrease (sufficient decrease condition).
 const DECREASE: f64 = 1e-4;
-/// Share of the slope that may be left after a step.
+/// Largest fraction of the slope that may remain after a step (curvature condition).
 const SLOPE: f64 = 0.9;
 
-/// Where the search ended.
+/// Result of the minimisation.
 pub(super) struct Minimum {
     pub x: Vec<f64>,
     pub value: f64,
@@ -19,7 +19,7 @@ pub(super) struct Minimum {
     pub iterations: usize,
 }
 
-/// A step `s`, the change of gradient `y` it brought, and `1 / s·y`.
+/// A step `s`, the gradient change `y`, and `1 / s·y`.
 struct Pair {
     s: Vec<f64>,
     y: Vec<f64>,
@@ -34,8 +34,8 @@ fn largest(g: &[f64]) -> f64 {
     g.iter().fold(0.0, |m: f64, v| m.max(v.abs()))
 }
 
-/// Goes down from `x` until no element of the gradient is above `tolerance`, for at most `limit` iterations or until
-/// rounding lets no step go down any more. `f(x, g)` writes the gradient to `g` and returns the value.
+/// Minimises from `x` until no element of the gradient is above `tolerance`, for at most `limit` iterations or until
+/// rounding prevents any further decrease. `f(x, g)` writes the gradient to `g` and returns the value.
 pub(super) fn minimise(
     mut x: Vec<f64>,
     tolerance: f64,
@@ -50,7 +50,7 @@ pub(super) fn minimise(
     while iterations < limit && largest(&g) > tolerance {
         let direction = descent(&memory, &g);
         let slope = dot(&direction, &g);
-        // The first direction is the bare gradient, whose length says nothing about the step.
+        // The first direction is the negative gradient, whose length is unrelated to a good step length.
         let first = if memory.is_empty() { 1.0 / dot(&g, &g).sqrt().max(1.0) } else { 1.0 };
         let (mut low, mut high, mut step) = (0.0, f64::INFINITY, first);
         let mut found = false;
@@ -87,7 +87,7 @@ pub(super) fn minimise(
     Minimum { x, value, gradient: largest(&g), iterations }
 }
 
-/// Minus the gradient, times the inverse Hessian that the remembered pairs speak of.
+/// Minus the gradient, times the approximate inverse Hessian of the stored pairs.
 fn descent(memory: &VecDeque<Pair>, g: &[f64]) -> Vec<f64> {
     let mut d: Vec<f64> = g.iter().map(|v| -v).collect();
     let mut along = Vec::with_capacity(memory.len());

@@ -1,7 +1,7 @@
-//! What frozen features are worth: a linear probe and nearest neighbours.
+//! Evaluation of frozen features: a linear probe and nearest neighbours.
 //!
-//! Features come from a trunk in eval mode, one row a video (averaged over its clips). Both protocols learn from one set
-//! of videos and are scored on another; neither changes a feature.
+//! Features come from a trunk in evaluation mode, one row per video (averaged over its clips). Both protocols train on
+//! one set of videos and are scored on another; neither changes the features.
 //!
 //! ```
 //! use tubelet::eval::{Features, knn::knn, probe::probe};
@@ -20,7 +20,7 @@ mod product;
 
 use crate::error::{Error, Result};
 
-/// Rows of features with the class of each.
+/// Rows of features with their classes.
 #[derive(Clone, Debug)]
 pub struct Features {
     d: usize,
@@ -74,7 +74,7 @@ impl Features {
     }
 }
 
-/// What both protocols demand of their two sets: elements on both sides, and of equal length.
+/// Requirements of both protocols on the two sets: not empty, and of equal feature length.
 fn check_pair(op: &'static str, train: &Features, test: &Features) -> Result<()> {
     if train.is_empty() {
         return Err(Error::shape(op, "train", "at least one sample", "empty"));

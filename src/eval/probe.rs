@@ -6,15 +6,16 @@
 //! 1/n Σᵢ (-ln softmax(W xᵢ + b)[labelᵢ]) + l2/2 · ‖W‖²
 //! ```
 //! is minimised by L-BFGS in f64 until no element of the gradient is above 1e-7. The minimum is unique, so the result
-//! depends on no learning rate, seed or order. The offsets `b` are not penalised.
+//! does not depend on a learning rate, a seed or the order of samples. The offsets `b` are not penalised.
 //!
-//! It is scikit-learn's `LogisticRegression(C)` on `StandardScaler`'s output with `C = 1 / (n·l2)`, where `n` counts the
-//! training samples: scikit-learn minimises `C·Σᵢ lossᵢ + ½‖W‖²`, which is the line above times `1 / l2`.
+//! It equals scikit-learn's `LogisticRegression(C)` on the output of `StandardScaler` with `C = 1 / (n·l2)`, where `n`
+//! is the number of training samples: scikit-learn minimises `C·Σᵢ lossᵢ + ½‖W‖²`, which is the above times `1 / l2`.
 //!
-//! **Two classes** have one row `w` of weights in scikit-learn, and the penalty is `l2/2 · ‖w‖²`. Of two rows the softmax sees
-//! their difference `w = W₁ - W₀` alone, and of all rows with that difference `W₁ = -W₀ = w/2` are the smallest, of
-//! `‖W‖² = ‖w‖²/2`. Two rows with the penalty `l2` are hence one row with half of it. People compare with scikit-learn, so with
-//! two classes the penalty here is `l2 · ‖W‖²`: its one row is `W₁ - W₀`, its offset `b₁ - b₀`, and both predict the same.
+//! **Two classes.** scikit-learn uses one row `w` of weights with the penalty `l2/2 · ‖w‖²`. With two rows, the softmax
+//! depends only on their difference `w = W₁ - W₀`, and among all rows with that difference `W₁ = -W₀ = w/2` have the
+//! smallest norm, `‖W‖² = ‖w‖²/2`. Two rows with the penalty `l2` therefore correspond to one row with half of it. To
+//! agree with scikit-learn, the penalty for two classes is `l2 · ‖W‖²` here: its single row is `W₁ - W₀`, its offset
+//! `b₁ - b₀`, and both give the same predictions.
 
 use super::lbfgs::minimise;
 use super::product::{Matrix, product};
@@ -22,19 +23,19 @@ use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
-/// No element of the gradient is above this at the end.
+/// Convergence: no element of the gradient is above this.
 const TOLERANCE: f64 = 1e-7;
-/// Iterations after which the search ends as it is.
+/// Maximum number of iterations.
 const LIMIT: usize = 2000;
-/// At most so many tasks, whatever the thread count.
+/// Maximum number of tasks, for any number of threads.
 const PARTS: usize = 16;
 
-/// How well a linear classifier does on frozen features.
+/// Result of the linear probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeResult {
-    /// Share of the test samples classified rightly.
+    /// Accuracy on the test samples.
     pub top1: f64,
-    /// The same for the training samples.
+    /// Accuracy on the training samples.
     pub train_top1: f64,
     /// Iterations of the optimiser.
     pub iterations: usize,
@@ -46,21 +47,21 @@ pub struct ProbeResult {
     pub classes: Vec<usize>,
     /// Test samples by true and predicted class, `[c c]` in the order of `classes`.
     pub confusion: Vec<usize>,
-    /// Weights on standardised features with the offset behind them, `[c d+1]`. Of two classes the rows are each other's
-    /// negative.
+    /// Weights on standardised features followed by the offset, `[c d+1]`. For two classes, one row is the negative of
+    /// the other.
     pub weights: Vec<f64>,
 }
 
 impl ProbeResult {
-    /// For each class of [`ProbeResult::classes`], how many test samples it has and how many were classified rightly.
+    /// For each class of [`ProbeResult::classes`], the number of test samples and of correct ones.
     pub fn per_class(&self) -> Vec<(usize, usize)> {
         let c = self.classes.len();
         self.confusion.chunks_exact(c).enumerate().map(|(i, row)| (row.iter().sum(), row[i])).collect()
     }
 }
 
-/// Trains on `train`, scores on `test`. `l2` is the weight of the penalty as scikit-learn counts it (`C = 1 / (n·l2)`), above 0:
-/// without it a separable problem has no minimum.
+/// Trains on `train`, scores on `test`. `l2` is the weight of the penalty in scikit-learn's convention
+/// (`C = 1 / (n·l2)`), above 0: without it a separable problem has no minimum.
 ///
 /// # Errors
 /// `Shape` when a set is empty or their features differ in length; `Param` when `l2` is not a positive number, there are
@@ -122,12 +123,13 @@ impl Scaler {
                 *s += (f64::from(v) - m).powi(2) / n;
             }
         }
-        // A feature that varies by no more than the rounding of its mean is constant: it is left at 0, not blown up.
+        // A feature that varies by no more than the rounding of its mean is constant: it becomes 0 and is not
+        // amplified.
         let factor = |(s, m): (&f64, &f64)| if s.sqrt() > 1e-9 * m.abs() { 1.0 / s.sqrt() } else { 0.0 };
         Scaler { factor: square.iter().zip(&mean).map(factor).collect(), mean }
     }
 
-    /// Standardised rows, each with a 1 behind for the offset.
+    /// Standardised rows, each followed by a 1 for the offset.
     fn rows(&self, f: &Features) -> Vec<f64> {
         let mut rows = Vec::with_capacity(f.len() * (f.d() + 1));
         for row in f.values().chunks_exact(f.d()) {

@@ -1,9 +1,9 @@
-//! One matrix product, on the calling thread.
+//! A matrix product on the calling thread.
 
 use gemm::Parallelism;
 use num_traits::Float;
 
-/// A matrix in memory: element `(i, j)` stands at `i·rows + j·cols`.
+/// A matrix in memory: element `(i, j)` is at `i·rows + j·cols`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a, T> {
     data: &'a [T],
@@ -32,7 +32,7 @@ pub(super) fn product<T: Float + 'static>(a: Matrix<'_, T>, b: Matrix<'_, T>, ou
     assert!(fits, "a product of [{m} {k}] and [{k2} {n}] into {} elements", out.len());
     let [a_rows, a_cols] = a.strides.map(|s| s as isize);
     let [b_rows, b_cols] = b.strides.map(|s| s as isize);
-    // SAFETY: `Matrix` keeps extents and strides inside of its slice, the extents agree (asserted), and `out`, borrowed
+    // SAFETY: `Matrix` keeps extents and strides inside its slice, the extents agree (asserted), and `out`, borrowed
     // mutably, overlaps neither.
     unsafe {
         gemm::gemm(

@@ -1,4 +1,4 @@
-//! Flow as a picture in Middlebury's colours: hue is direction, saturation is speed (Baker et al., *A Database and
+//! Flow as an image in Middlebury's colours: hue is direction, saturation is speed (Baker et al., *A Database and
 //! Evaluation Methodology for Optical Flow*, IJCV 2011).
 
 use super::Flow;
@@ -7,7 +7,7 @@ use std::f32::consts::PI;
 /// Steps between neighbouring corners of the wheel: red, yellow, green, cyan, blue, magenta and back to red.
 const STEPS: [usize; 6] = [15, 6, 4, 11, 13, 6];
 
-/// The corner each stretch starts at, as (r, g, b) in 0 to 1, and the one it runs to is the next.
+/// The corner at which each segment starts, as (r, g, b) in 0 to 1; it ends at the next one.
 const CORNERS: [[f32; 3]; 7] =
     [[1., 0., 0.], [1., 1., 0.], [0., 1., 0.], [0., 1., 1.], [0., 0., 1.], [1., 0., 1.], [1., 0., 0.]];
 
@@ -22,14 +22,14 @@ fn wheel() -> Vec<[f32; 3]> {
     STEPS.iter().enumerate().flat_map(stretch).collect()
 }
 
-/// The largest known displacement of a flow in pixels, 0 where nothing moves: the natural `radius` of [`image()`].
+/// The largest known displacement of a flow in pixels, 0 without motion: the default `radius` for [`image()`].
 pub fn radius(flow: &Flow) -> f32 {
     let known = (0..flow.u().len()).filter(|&i| flow.is_known(i));
     known.map(|i| flow.u()[i].hypot(flow.v()[i])).fold(0.0, f32::max)
 }
 
-/// An RGB picture `h w 3`: white is rest, full colour a displacement of `radius` pixels, darker colours exceed it,
-/// black is unknown. With a radius of 0, everything that moves exceeds it.
+/// An RGB image `h w 3`: white is no motion, full saturation a displacement of `radius` pixels, darker colours exceed
+/// it, black is unknown. With a radius of 0, all motion exceeds it.
 pub fn image(flow: &Flow, radius: f32) -> Vec<u8> {
     let (wheel, radius) = (wheel(), radius.max(f32::MIN_POSITIVE));
     let pixel = |i: usize| -> [u8; 3] {

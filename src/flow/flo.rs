@@ -1,5 +1,5 @@
-//! Middlebury's `.flo`: the bytes `PIEH`, width and height as little-endian `i32`, then `h w 2` little-endian `f32`
-//! (u, v by turns).
+//! Middlebury's `.flo`: the bytes `PIEH`, width and height as little-endian `i32`, then `h w 2` little-endian `f32` (u
+//! and v interleaved).
 
 use super::Flow;
 use crate::error::{Error, Result};
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 /// The first four bytes; as an `f32` they are 202021.25.
 const MAGIC: &[u8; 4] = b"PIEH";
 const HEADER: u64 = 12;
-/// More pixels than a frame may have: a gigabyte of flow.
+/// Upper limit on the number of pixels: a gigabyte of flow.
 const MAX_PIXELS: u64 = 1 << 27;
 
-/// Reads a `.flo` file of at most 2^27 pixels. The size its header claims is held against the file's length before anything is
-/// allocated.
+/// Reads a `.flo` file of at most 2^27 pixels. The size in its header is compared with the file's length before
+/// anything is allocated.
 ///
 /// # Errors
 /// `Io` when the file cannot be read or there is no memory for it; `Data` when it is no regular file; `Format` when it is not a
@@ -60,7 +60,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     Flow::new(h, w, u, v)
 }
 
-/// Writes a `.flo` file. It appears whole under its name or not at all.
+/// Writes a `.flo` file atomically: it appears complete under its name or not at all.
 ///
 /// # Errors
 /// `Param` when a side exceeds the format's `i32`; `Io` when the file cannot be written.

@@ -1,37 +1,39 @@
-//! Where and when a video moves (`mcl.md` section 1.3): maps for every moment, a score for every start of a clip, and the
-//! map that an alignment loss aims at. All three are means of the motion boundary ([`motion_boundary`]) of summed flow.
+//! Where and when a video moves (`docs/papers/mcl.md` section 1.3): motion maps over time, a score for every start of a
+//! clip, and the target map of the alignment loss. All three are means of the motion boundary ([`motion_boundary`]) of
+//! summed flow.
 //!
-//! **Units.** Values are in pixels of the flow's own resolution and are sums over the fields, not means. The released code
-//! works on flow of 6.375 levels a pixel, so its numbers are that many times these.
+//! **Units.** Values are in pixels at the resolution of the flow, and are sums over the fields, not means. The released
+//! code uses flow of 6.375 levels per pixel, so its values are larger by that factor.
 //!
-//! **Flow at every k-th frame.** Windows and spans count frames of the video. With fields at every `k`-th frame only, a
-//! window of `n` frames holds the `max(1, round(n / k))` fields that begin within it, and is that many fewer terms. Every
-//! window of a video holds the same number, so that they compare; a video with fewer fields is one window.
+//! **Flow at every k-th frame.** Windows and spans are counted in frames of the video. With fields at every `k`-th
+//! frame only, a window of `n` frames contains the `max(1, round(n / k))` fields that start within it, and sums fewer
+//! terms accordingly. All windows of a video contain the same number of fields, so that they are comparable; a video
+//! with fewer fields is one window.
 
 use super::Flow;
 use crate::error::{Error, Result};
 use crate::ops::motion_map::motion_boundary;
 use crate::shape::Shape;
 
-/// Which maps and scores are made of a video's flow.
+/// Parameters of the maps and scores of a video's flow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MapSpec {
-    /// Frames of the video whose flow is summed for the map of a frame. The release takes 8 at UCF101's 25 frames a second
-    /// and 4 for Kinetics.
+    /// Frames of the video whose flow is summed for the map of a frame. The release uses 8 at UCF101's 25 frames per
+    /// second and 4 for Kinetics.
     pub window: usize,
-    /// Cells of a map, down and across. Default 7 by 7.
+    /// Cells of a map, rows and columns. Default 7 by 7.
     pub grid: [usize; 2],
-    /// Share of the height above and below, and of the width on both sides, that is taken as motionless: flow at the border
-    /// is guessed. Default 8 / 224.
+    /// Fraction of the height at the top and bottom, and of the width at both sides, that is set to 0, because flow at
+    /// the border is unreliable. Default 8 / 224.
     pub border: f64,
-    /// Frames, at [`MapSpec::fps`], that the score of a start sums over: those of a clip, 16 frames 2 apart being 32.
+    /// Frames, at [`MapSpec::fps`], over which the score of a start sums: the span of a clip, 32 for 16 frames 2 apart.
     pub span: f64,
-    /// Frames a second that `span` counts in; `None` for the video's own.
+    /// Frames per second in which `span` is counted; `None` for the video's own rate.
     pub fps: Option<f64>,
 }
 
 impl MapSpec {
-    /// Maps of the release, for clips over `span` frames at `fps` (`None`: each video's own rate).
+    /// The release's maps, for clips over `span` frames at `fps` (`None`: each video's own rate).
     pub fn new(span: f64, fps: Option<f64>) -> MapSpec {
         MapSpec { window: 8, grid: [7, 7], border: 8.0 / 224.0, span, fps }
     }
@@ -62,15 +64,15 @@ impl MapSpec {
     }
 }
 
-/// The flow of a video, as maps are made of it.
+/// The flow of a video, as input for maps.
 pub struct Fields<'a, T> {
-    /// How many fields there are.
+    /// Number of fields.
     pub count: usize,
     /// Rows and columns of each.
     pub size: [usize; 2],
-    /// Frames of the video from the start of one to the start of the next.
+    /// Frames of the video between the starts of two fields.
     pub every: usize,
-    /// Frames a second of the video.
+    /// Frames per second of the video.
     pub fps: f64,
     /// `u` and `v` of a field, each `h w`.
     pub field: &'a dyn Fn(usize) -> [&'a [T]; 2],
@@ -87,8 +89,9 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Makes maps and scores. Sums run along: each field enters and leaves once, in `f64`. Fields of `f16` are multiples of
-    /// 2^-24 below 2^16, so that sums of up to 8192 of them are exact and a video at rest scores exactly 0.
+    /// Computes maps and scores with running sums in `f64`: each field is added and subtracted once. Fields of `f16`
+    /// are multiples of 2^-24 below 2^16, so sums of up to 8192 of them are exact and a motionless video scores exactly
+    /// 0.
     ///
     /// # Errors
     /// `Param` when `spec` is out of range; `Shape` when there is no field, or one is empty or has not the size that `fields`
@@ -123,7 +126,7 @@ impl Maps {
         Maps::from_parts(spec.grid, fields.every, summed, maps, scores)
     }
 
-    /// Maps and scores made before: what the accessors of the same names gave.
+    /// Maps and scores computed earlier, as returned by the accessors of the same names.
     ///
     /// # Errors
     /// `Shape` when `maps` are no whole number of maps with `rows cols` cells, at least one, or there is no score; `Param` when
@@ -142,28 +145,29 @@ impl Maps {
         Ok(Maps { grid, every, summed, maps, scores })
     }
 
-    /// Cells of a map, down and across.
+    /// Cells of a map, rows and columns.
     pub fn grid(&self) -> [usize; 2] {
         self.grid
     }
 
-    /// Frames of the video from one map to the next, and from one scored start to the next.
+    /// Frames of the video between maps, and between scored starts.
     pub fn every(&self) -> usize {
         self.every
     }
 
-    /// Fields summed for a map.
+    /// Number of fields summed for a map.
     pub fn summed(&self) -> usize {
         self.summed
     }
 
-    /// For each flow field the map of the window around it, `fields rows cols`: `(M_u + M_v) / 2`, the mean of each cell.
+    /// For each flow field the map of the window around it, `fields rows cols`: `(M_u + M_v) / 2`, averaged over each
+    /// cell.
     pub fn maps(&self) -> &[f32] {
         &self.maps
     }
 
-    /// For each field that a whole clip can begin with, the mean of `(M_u + M_v) / 2` over the frame for the sum of the clip's
-    /// fields.
+    /// For each field at which a complete clip can start, the mean over the frame of `(M_u + M_v) / 2` of the sum of
+    /// the clip's fields.
     pub fn scores(&self) -> &[f32] {
         &self.scores
     }
@@ -183,7 +187,7 @@ impl Maps {
         sum.into_iter().map(|s| (s / frames.len().max(1) as f64) as f32).collect()
     }
 
-    /// The score of a clip that begins at frame `start`: that of the nearest start there is.
+    /// The score of a clip that starts at frame `start`: that of the nearest scored start.
     pub fn score(&self, start: usize) -> f32 {
         self.scores[self.nearest(start, self.scores.len())]
     }
@@ -194,7 +198,7 @@ impl Maps {
     }
 }
 
-/// Hands out the sum of every `length` consecutive fields, first to last.
+/// Calls back with the sum of every `length` consecutive fields, first to last.
 fn slide<T: Copy + Into<f64>>(fields: &Fields<'_, T>, length: usize, mut each: impl FnMut(&Flow)) {
     let [h, w] = fields.size;
     let mut sums = [vec![0.0f64; h * w], vec![0.0f64; h * w]];
@@ -234,8 +238,8 @@ fn boundary_mean(flow: &Flow, share: f64) -> Vec<f32> {
     map
 }
 
-/// Means over the cells of a grid: cell `i` of `k` covers `⌊i n / k⌋` to `⌈(i + 1) n / k⌉` (PyTorch's adaptive average pool),
-/// which is a mean of blocks where `k` divides `n`. Sums have `f64`.
+/// Means over the cells of a grid: cell `i` of `k` covers `⌊i n / k⌋` to `⌈(i + 1) n / k⌉` (PyTorch's adaptive average
+/// pooling), which is a block mean if `k` divides `n`. Sums are in `f64`.
 fn pooled(map: &[f32], [h, w]: [usize; 2], [rows, cols]: [usize; 2]) -> Vec<f32> {
     let cell = |i: usize, n: usize, k: usize| i * n / k..((i + 1) * n).div_ceil(k);
     let mut out = Vec::with_capacity(rows * cols);
@@ -250,9 +254,10 @@ fn pooled(map: &[f32], [h, w]: [usize; 2], [rows, cols]: [usize; 2]) -> Vec<f32>
     out
 }
 
-/// The alignment target of a clip's flow `n s s 2` (`u v` by turns, as `augment::apply_motion` leaves it), on a grid `t h w`:
-/// the fields in `t` groups, each group summed, `M_u + M_v` of the sum, its mean over each cell (`mcl.md` section 1.6; no border is
-/// zeroed). Groups are cut as cells are; where they overlap, a sum counts as if it had `n / t` fields.
+/// The alignment target of a clip's flow `n s s 2` (`u v` interleaved, as written by `augment::apply_motion`), on a
+/// grid `t h w`: the fields in `t` groups, each group summed, `M_u + M_v` of the sum, averaged over each cell
+/// (`docs/papers/mcl.md` section 1.6; no border is set to 0). Groups are divided like cells; where they overlap, a sum
+/// is scaled as if it had `n / t` fields.
 ///
 /// # Errors
 /// `Shape` when `flow` has not the extents it says or none, `Param` when the grid has an extent of 0,

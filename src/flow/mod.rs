@@ -1,7 +1,7 @@
-//! Optical flow as plain values: grey images in, displacement fields out, and the files and pictures they travel in.
+//! Optical flow: grey images as input, displacement fields as output, and their file formats and visualisation.
 //!
-//! The computation itself is [`crate::ops::tvl1`]; what a motion network sees of it is [`motion`], where a video moves says
-//! [`maps`].
+//! The computation itself is in [`crate::ops::tvl1`]. [`motion`] converts flow to the input of a motion network, and
+//! [`maps`] computes where a video moves.
 
 pub mod color;
 pub mod flo;
@@ -10,10 +10,10 @@ pub mod motion;
 
 use crate::error::{Error, Result};
 
-/// Displacements at or beyond this size mean "unknown" (the convention of Middlebury's `.flo` files).
+/// Displacements of this size or larger mean "unknown" (the convention of Middlebury's `.flo` files).
 pub const UNKNOWN: f32 = 1e9;
 
-/// A grey image, `h w`, row by row, values 0 to 255. There are always `h w` of them.
+/// A grey image, `h w`, row by row, values 0 to 255, always with `h w` values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gray {
     h: usize,
@@ -59,7 +59,7 @@ impl Gray {
     }
 }
 
-/// Refuses any number of values but one for each of `h w` pixels.
+/// Checks that there is one value for each of `h w` pixels.
 fn pixels(op: &'static str, arg: &'static str, h: usize, w: usize, values: usize) -> Result<()> {
     if h.checked_mul(w) == Some(values) {
         return Ok(());
@@ -67,7 +67,7 @@ fn pixels(op: &'static str, arg: &'static str, h: usize, w: usize, values: usize
     Err(Error::shape(op, arg, format!("one number for each of {h}x{w} pixels"), format!("{values} numbers")))
 }
 
-/// A displacement for every pixel: what is at `(x, y)` of the first image is at `(x + u, y + v)` of the second.
+/// A displacement for every pixel: the point at `(x, y)` of the first image is at `(x + u, y + v)` of the second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flow {
     h: usize,
@@ -126,12 +126,12 @@ impl Flow {
         [self.u, self.v]
     }
 
-    /// Whether pixel `i` carries a displacement: both components finite and below [`UNKNOWN`]. A pixel outside does not.
+    /// Whether pixel `i` has a displacement: both components finite and below [`UNKNOWN`]. False outside the image.
     pub fn is_known(&self, i: usize) -> bool {
         matches!((self.u.get(i), self.v.get(i)), (Some(u), Some(v)) if u.abs() < UNKNOWN && v.abs() < UNKNOWN)
     }
 
-    /// Mean end-point error in pixels, `mean |(u, v) - (u, v)_truth|`, over the pixels `truth` knows.
+    /// Mean end-point error in pixels, `mean |(u, v) - (u, v)_truth|`, over the pixels known in `truth`.
     ///
     /// # Errors
     /// `Shape` when the sizes differ or `truth` knows no pixel.

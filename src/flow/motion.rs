@@ -1,4 +1,4 @@
-//! The choice of what the motion network sees.
+//! The input of the motion network.
 
 use crate::error::{Error, Result};
 use crate::flow::Flow;
@@ -7,24 +7,24 @@ use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// The motion network's input (MaCLR compares these three and settles on edges of the flow).
+/// Kind of input of the motion network (`docs/papers/maclr.md` section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MotionInput {
     /// `mean_rgb |I_{t+1} - I_t| / 255`, one channel; needs no flow.
     #[serde(rename = "frame-diff")]
     FrameDifference,
-    /// `(u, v)` clamped to `±clamp` pixels and divided by it, two channels. Mirroring the video must negate `u`.
+    /// `(u, v)` clamped to `±clamp` pixels and divided by it, two channels. Flipping the video must negate `u`.
     Flow,
-    /// Sobel edges of the flow, clamped, one channel: blind to a panning camera and to mirroring.
+    /// Sobel edges of the flow, clamped, one channel: invariant to a panning camera, and equivariant to flips.
     FlowEdges,
 }
 
 impl MotionInput {
-    /// All, in the order of the paper.
+    /// All variants, in the order of the paper.
     pub const ALL: [MotionInput; 3] = [MotionInput::FrameDifference, MotionInput::Flow, MotionInput::FlowEdges];
 
-    /// The name on a command line: `frame-diff`, `flow` or `flow-edges`.
+    /// The name on the command line: `frame-diff`, `flow` or `flow-edges`.
     pub fn name(self) -> &'static str {
         match self {
             MotionInput::FrameDifference => "frame-diff",
@@ -33,7 +33,7 @@ impl MotionInput {
         }
     }
 
-    /// Channels of the map.
+    /// Number of channels.
     pub fn channels(self) -> usize {
         match self {
             MotionInput::FrameDifference | MotionInput::FlowEdges => 1,
@@ -41,12 +41,12 @@ impl MotionInput {
         }
     }
 
-    /// The clamp in pixels that suits the input: 10 for edges (Sobel sums) as for flow; a frame difference has none.
+    /// The default clamp in pixels: 10 for edges (Sobel sums) and for flow; a frame difference has none.
     pub fn default_clamp(self) -> f32 {
         10.0
     }
 
-    /// Whether flow has to be computed for it.
+    /// Whether it is computed from flow.
     pub fn needs_flow(self) -> bool {
         self != MotionInput::FrameDifference
     }
@@ -67,8 +67,8 @@ impl FromStr for MotionInput {
     }
 }
 
-/// What the motion network sees of one moment: a plane `h w` for each channel. A type of its own, since numbers in the
-/// order `h w c` of a tensor are as many and would pass for planes.
+/// Motion input at one moment: a plane `h w` per channel. A separate type, because data in the order `h w c` has the
+/// same length and could be mistaken for planes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MotionMap {
     planes: Vec<Vec<f32>>,
@@ -76,7 +76,7 @@ pub struct MotionMap {
 }
 
 impl MotionMap {
-    /// The map of a flow field; `None` where `input` is not made of flow. `clamp` is in pixels and above 0.
+    /// The map of a flow field; `None` if `input` is not computed from flow. `clamp` is in pixels and above 0.
     pub fn of_flow(input: MotionInput, flow: &Flow, clamp: f32) -> Option<MotionMap> {
         let planes = match input {
             MotionInput::FrameDifference => return None,
@@ -100,7 +100,7 @@ impl MotionMap {
         Ok(MotionMap { planes: vec![motion_map::frame_difference(this, next)], size: [h, w] })
     }
 
-    /// The channels in their order (of flow: `u`, then `v`), each `h w`.
+    /// The channels in order (for flow: `u`, then `v`), each `h w`.
     pub fn planes(&self) -> impl Iterator<Item = &[f32]> {
         self.planes.iter().map(Vec::as_slice)
     }

@@ -1,9 +1,10 @@
-//! The motion alignment loss (`mcl.md` section 3.4): the gradient of a similarity for a feature map shall be large where
-//! things move.
+//! The motion alignment loss (`docs/papers/mcl.md` section 3.4): the gradient of a similarity with respect to a feature
+//! map should be large where things move.
 //!
 //! With `F` the output of some module of the query network, `s = Σ_b q_b·k_b` and `G = ∂s/∂F`, the map is
-//! `P = ReLU(Σ_c w_c X_c)`. The loss compares `P` with a map of the motion. What `w` and `X` are is the [`Form`]. Unless
-//! [`Alignment::detached`], the loss is differentiated through the gradient `G`, hence twice through everything behind `F`.
+//! `P = ReLU(Σ_c w_c X_c)`. The loss compares `P` with a map of the motion. The [`Form`] defines `w` and `X`. Unless
+//! [`Alignment::detached`] is set, the loss is differentiated through the gradient `G`, hence twice through everything
+//! after `F`.
 
 use super::report::Part;
 use crate::error::{Error, Result};
@@ -17,17 +18,18 @@ use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// What the map is made of; `g` is the mean of `G` over a frame's positions, one number a channel.
+/// Definition of the map; `g` is the mean of `G` over the positions of a frame, one number per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// `w = g`, `X = G`: MCL's released code.
     WeightGradient,
-    /// `w = g`, `X = F`: Grad-CAM (Selvaraju et al. 2017). The loss then teaches the features where to be large, not only
-    /// how they are read.
+    /// `w = g`, `X = F`: Grad-CAM (Selvaraju et al. 2017). The loss then trains where the features are large, and not
+    /// only how they are weighted.
     GradCam,
-    /// `w = |g|`, `X = F`: ours. How much a channel matters, whichever way: with signs, a channel that speaks for one clip's
-    /// similarity and against another's is drawn towards motion and away from it at once.
+    /// `w = |g|`, `X = F`: our variant, the importance of a channel regardless of sign. With signs, a channel that
+    /// increases one clip's similarity and decreases another's is pulled towards motion and away from it at the same
+    /// time.
     Magnitude,
 }
 
@@ -53,22 +55,23 @@ impl FromStr for Form {
 /// Settings of the alignment loss.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Alignment {
-    /// Its weight λ after the warm-up; with 0 here and in `warm_weight` it is not computed.
+    /// Weight λ after the warm-up; if this and `warm_weight` are 0, the loss is not computed.
     pub weight: f32,
-    /// Its weight during the epochs of the learning rate's warm-up.
+    /// Weight during the warm-up epochs of the learning rate.
     pub warm_weight: f32,
-    /// What the map is made of.
+    /// Definition of the map.
     pub form: Form,
-    /// Whether the channel weights are constants. Nothing is then differentiated twice, and the loss teaches `X` alone.
+    /// Whether the channel weights are constants. Then nothing is differentiated twice, and the loss trains only `X`.
     pub detached: bool,
-    /// How map and target are compared.
+    /// Comparison of map and target.
     pub cosines: Cosines,
     /// The module whose output is `F`, one of [`crate::nn::Trunk::modules`].
     pub module: String,
 }
 
 impl Alignment {
-    /// As MCL's release has it, on `module`: weight x gradient, λ = 2 during warm-up and 1 after, unscaled softmax.
+    /// The settings of MCL's release, on `module`: weight times gradient, λ = 2 during warm-up and 1 after, unscaled
+    /// softmax.
     pub fn released(module: &str) -> Alignment {
         let cosines = Cosines { target_norm: ops::alignment::TargetNorm::Raw, ..Cosines::default() };
         Alignment {
@@ -81,28 +84,28 @@ impl Alignment {
         }
     }
 
-    /// As networks that start from random weights learn best by it, on `module`: sizes of constant weights, λ = 10,
-    /// correlations in place of cosines (`docs/experiments.md`).
+    /// The settings that work best for networks with random initial weights, on `module`: magnitudes of constant
+    /// weights, λ = 10, correlations instead of cosines (`docs/experiments.md`).
     pub fn from_scratch(module: &str) -> Alignment {
         let cosines = Cosines { centred: true, ..Cosines::default() };
         let (form, module) = (Form::Magnitude, module.to_owned());
         Alignment { weight: 10.0, warm_weight: 10.0, form, detached: true, cosines, module }
     }
 
-    /// Whether it is computed at all.
+    /// Whether the loss is computed.
     pub fn is_on(&self) -> bool {
         self.weight != 0.0 || self.warm_weight != 0.0
     }
 
-    /// The module to tap, where the loss is on.
+    /// The module to tap, if the loss is on.
     pub fn tap(&self) -> Option<&str> {
         self.is_on().then_some(self.module.as_str())
     }
 
-    /// The grid `t h w` of the module's output for clips of `t h w`; `None` where the loss is off.
+    /// The grid `t h w` of the module's output for clips of `t h w`; `None` if the loss is off.
     ///
     /// # Errors
-    /// `Param` when `trunk` has no such module, or such a clip is too small for it.
+    /// `Param` when `trunk` has no such module, or the clip is too small for it.
     pub fn grid(&self, trunk: &Trunk, params: &Params, clip: [usize; 3]) -> Result<Option<[usize; 3]>> {
         let Some(module) = self.tap() else { return Ok(None) };
         trunk.check_module(params, module)?;
@@ -119,14 +122,15 @@ impl Alignment {
         if (epoch as f64) < warmup_epochs { self.warm_weight } else { self.weight }
     }
 
-    /// The map `P [n t h w]` of `f [n t h w c]` for the similarity of the unit codes `q [n d]` with `k`, recorded.
+    /// The map `P [n t h w]` of `f [n t h w c]` for the similarity of the unit codes `q [n d]` and `k`, recorded.
     ///
     /// # Errors
-    /// `NoSecondOrder` when an operation behind `f` cannot be differentiated twice; what the operations return.
+    /// `NoSecondOrder` when an operation after `f` is not twice differentiable; errors of the operations.
     pub fn map(&self, tape: &Tape, q: &Var, k: &Tensor, f: &Var) -> Result<Var> {
         let similarity = ops::mul(tape, q, &Var::constant(k.clone()))?;
         let s = ops::sum_to(tape, &similarity, Shape::new(&[1, 1]))?;
-        // The released form is made of the gradient alone: with constant weights there would still be one to go through.
+        // The released form consists of the gradient alone: even with constant weights it is differentiated through a
+        // gradient.
         let through = !self.detached || self.form == Form::WeightGradient;
         let mode = if through { Mode::Keep } else { Mode::Peek };
         let Some(g) = tape.grad(&s, &[f], mode)?.pop().flatten() else {
@@ -146,7 +150,8 @@ impl Alignment {
     /// The loss of that map against the motion `target [n t h w]`.
     ///
     /// # Errors
-    /// As [`Alignment::map`]; `Param` when there is no target, `Shape` when it has not the extents of the module's output.
+    /// Those of [`Alignment::map`]; `Param` when there is no target, `Shape` when its extents differ from the module's
+    /// output.
     pub fn loss(&self, tape: &Tape, q: &Var, k: &Tensor, f: Option<&Var>, target: Option<&Tensor>) -> Result<Loss> {
         let Some(f) = f else { return Err(self.unreached()) };
         let Some(target) = target else {
@@ -165,7 +170,7 @@ impl Alignment {
         map_alignment(tape, &self.map(tape, q, k, f)?, target, &self.cosines)
     }
 
-    /// What the loss's `stats` are in a report, with the loss before them.
+    /// Report entries of the loss's `stats`, preceded by the loss.
     pub(super) fn parts(part: f32) -> [Part; 5] {
         let names = ["loss_align", "align_space_time", "align_space", "align_time", "align_cosine"];
         names.map(|name| Part::Value(name, part))
@@ -180,8 +185,8 @@ fn magnitude(tape: &Tape, g: &Var) -> Result<Var> {
     ops::broadcast_to(tape, &size, g.shape())
 }
 
-/// How well a map `p` and a motion map `y` of as many cells agree: their cosine, and the cosine of both less their means
-/// (their correlation). A map that is flat has a large cosine with most others, and correlation 0.
+/// Agreement of a map `p` and a motion map `y` with the same number of cells: their cosine, and their correlation (the
+/// cosine after subtracting the means). A flat map has a large cosine with most others, and correlation 0.
 pub fn overlap(p: &[f32], y: &[f32]) -> [f64; 2] {
     let cosine = |shift: [f64; 2]| {
         let (mut py, mut pp, mut yy) = (0.0, 0.0, 0.0);

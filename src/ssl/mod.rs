@@ -1,4 +1,4 @@
-//! Self-supervised methods: losses and the state they carry from step to step. No files, no clocks.
+//! Self-supervised methods: losses and the state they keep between steps. No file access, no clocks.
 
 pub mod alignment;
 pub mod maclr;

@@ -1,4 +1,4 @@
-//! A loss as it comes together, and the way from it to the gradients of networks.
+//! Accumulates the terms of a loss, and computes the gradients of several networks from it.
 
 use super::report::{Part, Seen};
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::ops::arith::{Arith, apply};
 use crate::tape::{Mode, Tape, Var};
 use crate::tensor::Tensor;
 
-/// The sum of a step's losses, and what is to be seen of them.
+/// The sum of a step's losses, and what is reported about them.
 pub(super) struct Objective<'t> {
     pub tape: &'t Tape,
     total: Option<Var>,
@@ -30,13 +30,13 @@ impl<'t> Objective<'t> {
         Ok(())
     }
 
-    /// Tensors to be read at the step's end, and what their numbers are.
+    /// Adds tensors to be read at the end of the step, and the meaning of their numbers.
     pub fn see<const T: usize, const P: usize>(&mut self, seen: [Tensor; T], parts: [Part; P]) {
         self.seen.extend(seen);
         self.parts.extend(parts);
     }
 
-    /// The sum and what is to be seen.
+    /// The sum and the report.
     pub fn finish(self, method: &'static str) -> Result<(Var, Seen)> {
         let Some(total) = self.total else {
             return Err(Error::param(method, "weights", "all 0", "at least one term needs a weight above 0"));
@@ -46,11 +46,11 @@ impl<'t> Objective<'t> {
     }
 }
 
-/// The leaves of one forward pass.
+/// The parameters (tape leaves) of one forward pass.
 pub(super) type Leaves = Vec<(ParamId, Var)>;
 
-/// One backward walk for all `networks`, each given by the leaves of its passes: where a network ran several times, its
-/// gradients are added.
+/// One backward pass for all `networks`, each given by the leaves of its forward passes: if a network ran several
+/// times, its gradients are added.
 pub(super) fn gradients<const N: usize>(
     tape: &Tape,
     total: &Var,

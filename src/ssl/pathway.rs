@@ -1,5 +1,5 @@
-//! One modality of a momentum-contrast method: query encoder, its slowly following key encoder, and a queue of past keys
-//! (He et al. 2020, MoCo; `maclr.md` section 2.3).
+//! One modality of a momentum-contrast method: query encoder, key encoder (its exponential moving average), and a queue
+//! of past keys (He et al. 2020, MoCo; `docs/papers/maclr.md` section 2.3).
 
 use super::queue::Queue;
 use crate::error::Result;
@@ -11,26 +11,26 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use std::collections::HashMap;
 
-/// A permutation of a batch, and the way back.
+/// A permutation of a batch, and its inverse.
 pub struct Order {
     there: Integers,
     back: Integers,
 }
 
 impl Order {
-    /// A random one of `n` rows that are on `device`.
+    /// A random permutation of `n` rows on `device`.
     ///
     /// # Errors
-    /// Of a GPU `OutOfMemory` and `Driver`.
+    /// On a GPU `OutOfMemory` and `Driver`.
     pub fn shuffled(n: usize, rng: &mut impl Rng, device: &Device) -> Result<Order> {
         let (there, back) = permutation(n, rng);
         Ok(Order { there: Integers::new(there).to(device)?, back: Integers::new(back).to(device)? })
     }
 
-    /// Another random one of as many rows, in the same memory.
+    /// Draws another permutation of the same size into the same memory.
     ///
     /// # Errors
-    /// `Shape` when `n` is another number; of a GPU `Driver`.
+    /// `Shape` when `n` differs; on a GPU `Driver`.
     pub(crate) fn shuffle(&mut self, n: usize, rng: &mut impl Rng) -> Result<()> {
         let (there, back) = permutation(n, rng);
         self.there.set(&there)?;
@@ -48,7 +48,7 @@ fn permutation(n: usize, rng: &mut impl Rng) -> (Vec<u32>, Vec<u32>) {
     (there, back)
 }
 
-/// What the host counts of a pathway's steps: batches of the two networks, owners of the queue's keys, its next row.
+/// Host-side state of a pathway: batch counts of the two networks, owners of the queue's keys, next row of the queue.
 #[doc(hidden)]
 pub struct Notes {
     batches: [u64; 2],
@@ -56,11 +56,11 @@ pub struct Notes {
     at: usize,
 }
 
-/// What queries come with: the codes, and what the loss or the optimiser asks the tape for.
+/// Query codes, with what the loss or the optimiser needs from the tape.
 pub struct Queries<C> {
     /// The codes, recorded.
     pub codes: C,
-    /// The output of the tapped module, where one was asked for.
+    /// The output of the tapped module, if one was requested.
     pub tapped: Option<Var>,
     /// The leaves whose gradients train the network.
     pub leaves: Vec<(ParamId, Var)>,
@@ -68,15 +68,15 @@ pub struct Queries<C> {
 
 /// Keys of MCL's three heads, `[n d]` each.
 pub struct KeyCodes {
-    /// Of the head that is contrasted with other videos.
+    /// Codes of the head that is contrasted with other videos.
     pub inter: Tensor,
-    /// Of the head that is contrasted within the video.
+    /// Codes of the head that is contrasted within the video.
     pub intra: Tensor,
-    /// Of the head that tells the order.
+    /// Codes of the head that determines the order.
     pub order: Tensor,
 }
 
-/// Query network, key network and queue of one modality, with the optimiser's velocity. `E` is the networks' structure.
+/// Query network, key network and queue of one modality, with the optimiser's velocity. `E` is the network structure.
 pub struct Pathway<E = Encoder> {
     encoder: E,
     query: Params,
@@ -87,10 +87,10 @@ pub struct Pathway<E = Encoder> {
 }
 
 impl<E> Pathway<E> {
-    /// A pathway whose key network starts as a copy of the query network, all of it where that network is.
+    /// A pathway whose key network is initialised as a copy of the query network, on the same device.
     ///
     /// # Errors
-    /// None on the CPU; of a GPU `OutOfMemory` and `Driver`.
+    /// None on the CPU; on a GPU `OutOfMemory` and `Driver`.
     pub fn new(encoder: E, query: Params, queue: Queue) -> Result<Pathway<E>> {
         let mut velocity = query.clone();
         for (_, p) in velocity.iter_mut() {
@@ -99,18 +99,18 @@ impl<E> Pathway<E> {
         Ok(Pathway { encoder, key: query.clone(), query, velocity, queue, recompute: false })
     }
 
-    /// The same pathway; where `yes`, its queries hold less memory and take longer ([`Pass::recomputing`]).
+    /// The same pathway; if `yes`, its queries use less memory and more time ([`Pass::recomputing`]).
     pub fn recomputing(mut self, yes: bool) -> Self {
         self.recompute = yes;
         self
     }
 
-    /// The network's structure.
+    /// The network structure.
     pub fn encoder(&self) -> &E {
         &self.encoder
     }
 
-    /// Weights of the query network: what is kept after pre-training.
+    /// Weights of the query network, which are kept after pre-training.
     pub fn query(&self) -> &Params {
         &self.query
     }
@@ -130,30 +130,30 @@ impl<E> Pathway<E> {
         &mut self.query
     }
 
-    /// What a checkpoint must hold besides the query network and the queue: the key network, and the velocity.
+    /// State for a checkpoint, in addition to the query network and the queue: the key network, and the velocity.
     pub fn followers(&self) -> [(&'static str, &Params); 2] {
         [("encoder_k", &self.key), ("velocity", &self.velocity)]
     }
 
-    /// The same and the queue, for restoring.
+    /// The same state and the queue, for restoring.
     pub fn followers_mut(&mut self) -> ([(&'static str, &mut Params); 2], &mut Queue) {
         ([("encoder_k", &mut self.key), ("velocity", &mut self.velocity)], &mut self.queue)
     }
 
-    /// Lets the key network follow: `key = m·key + (1 - m)·query` for weights; running statistics are its own.
+    /// Updates the key network: `key = m·key + (1 - m)·query` for weights; it keeps running statistics of its own.
     ///
     /// # Errors
-    /// `Shape`, never in practice: both networks have one structure.
+    /// `Shape`, never in practice: both networks have the same structure.
     pub fn follow(&mut self, m: f32) -> Result<()> {
         let pairs = self.key.iter_mut().zip(self.query.iter()).filter(|(_, (_, q))| q.role.trains());
         ema::update_all(pairs.map(|((_, k), (_, q))| (&mut k.value, &q.value)), m)
     }
 
-    /// One step of stochastic gradient descent on the query network, of the rate in the scalar `lr`. Where `loss` is not
-    /// finite everything stays as it is.
+    /// One step of stochastic gradient descent on the query network, with the rate in the scalar `lr`. If `loss` is not
+    /// finite nothing changes.
     ///
     /// # Errors
-    /// `Shape` when a gradient has not its weight's shape.
+    /// `Shape` when a gradient does not have the shape of its weight.
     pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: &Tensor, loss: &Tensor, sgd: &sgd::Sgd) -> Result<()> {
         let grads: HashMap<ParamId, &Tensor> = grads.iter().map(|(id, grad)| (*id, grad)).collect();
         let mut steps = Vec::with_capacity(grads.len());
@@ -166,40 +166,41 @@ impl<E> Pathway<E> {
         sgd::step_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
     }
 
-    /// What the host counts of the steps so far.
+    /// The host-side state after the steps so far.
     pub(crate) fn notes(&self) -> Notes {
         let (owners, at) = (self.queue.owners().to_vec(), self.queue.at());
         Notes { batches: [self.query.batches, self.key.batches], owners, at }
     }
 
-    /// Sets those counts back.
+    /// Restores that state.
     pub(crate) fn set_notes(&mut self, notes: Notes) {
         [self.query.batches, self.key.batches] = notes.batches;
         self.queue.rewind(notes.owners, notes.at);
     }
 
-    /// Counts a repeated step: batches that query and key network saw, and how often keys of `owners` were pushed.
+    /// Updates it for a replayed step: batches that query and key network saw, and how often keys of `owners` were
+    /// enqueued.
     pub(crate) fn note_step(&mut self, [query, key]: [usize; 2], pushed: usize, owners: &[u32]) {
         self.query.batches += query as u64;
         self.key.batches += key as u64;
         (0..pushed).for_each(|_| self.queue.advance(owners));
     }
 
-    /// Puts new keys `n d` into the queue.
+    /// Enqueues new keys `n d`.
     ///
     /// # Errors
-    /// `Shape` when `d` is not the queue's.
+    /// `Shape` when `d` differs from the queue's.
     pub fn enqueue(&mut self, keys: &Tensor, owners: &Integers) -> Result<()> {
         self.queue.push(keys, owners)
     }
 }
 
 impl Pathway {
-    /// Keys `n d` of the clips `x`, constants. With `shuffle`, the batch is permuted before the network and back after,
-    /// so that the groups whose batch statistics a key shares are not those of its query (MoCo's shuffling BN).
+    /// Keys `n d` of the clips `x`, as constants. With `shuffle`, the batch is permuted before the network and back
+    /// after it, so that the batch-statistics groups of a key differ from those of its query (MoCo's shuffled BN).
     ///
     /// # Errors
-    /// What the network's operations return.
+    /// Errors of the network's operations.
     pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, precision: Precision) -> Result<Tensor> {
         let tape = Tape::no_grad();
         let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { parts: groups }).with_precision(precision);
@@ -207,11 +208,11 @@ impl Pathway {
         back(&k, shuffle)
     }
 
-    /// Queries `n d` of the clips `x`, recorded on `tape`, with the output of the module `tap`
-    /// ([`Trunk::modules`]) where one is named. [`Mode::Eval`] freezes the normalisations and still trains.
+    /// Queries `n d` of the clips `x`, recorded on `tape`, with the output of the module `tap` ([`Trunk::modules`]) if
+    /// one is named. [`Mode::Eval`] freezes the normalisations and still trains.
     ///
     /// # Errors
-    /// `Param` when there is no module `tap`; what the network's operations return.
+    /// `Param` when there is no module `tap`; errors of the network's operations.
     pub fn queries(
         &mut self,
         tape: &Tape,
@@ -228,10 +229,10 @@ impl Pathway {
 }
 
 impl Pathway<MclEncoder> {
-    /// Keys of the clips `x`, constants; the rest as for one head.
+    /// Keys of the clips `x`, as constants; otherwise as for one head.
     ///
     /// # Errors
-    /// What the network's operations return.
+    /// Errors of the network's operations.
     pub fn keys(
         &mut self,
         x: &Tensor,
@@ -245,11 +246,11 @@ impl Pathway<MclEncoder> {
         Ok(KeyCodes { inter: back(&inter, shuffle)?, intra: back(&intra, shuffle)?, order: back(&order, shuffle)? })
     }
 
-    /// Queries of the clips `x`, as for one head; and what `also` makes of them in the same pass (the answers of the order
-    /// classifier), so that its parameters are among the leaves.
+    /// Queries of the clips `x`, as for one head, and the result of `also` computed from them in the same pass (the
+    /// logits of the order classifier), so that its parameters are among the leaves.
     ///
     /// # Errors
-    /// `Param` when there is no module `tap`; what the network's operations and `also` return.
+    /// `Param` when there is no module `tap`; errors of the network's operations and of `also`.
     pub fn queries<T>(
         &mut self,
         tape: &Tape,
@@ -267,18 +268,18 @@ impl Pathway<MclEncoder> {
     }
 }
 
-/// The clips as the key network sees them.
+/// The clips in the order the key network sees.
 fn there(x: &Tensor, shuffle: Option<&Order>) -> Result<Var> {
     shuffle.map_or_else(|| Ok(x.clone()), |order| x.rows_by(&order.there)).map(Var::constant)
 }
 
-/// The codes it made of them, in the order of the batch.
+/// Its codes, in the original order of the batch.
 fn back(code: &Var, shuffle: Option<&Order>) -> Result<Tensor> {
     let k = code.value().cast(DType::F32)?;
     shuffle.map_or(Ok(k.clone()), |order| k.rows_by(&order.back))
 }
 
-/// A pass of a query network; a name that is no module is refused before anything is computed.
+/// A forward pass of a query network; a name that is not a module is refused before anything is computed.
 fn pass<'a>(trunk: &Trunk, tape: &'a Tape, params: &'a mut Params, mode: Mode, tap: Option<&str>) -> Result<Pass<'a>> {
     let Some(module) = tap else { return Ok(Pass::new(tape, params, mode)) };
     trunk.check_module(params, module)?;

@@ -1,4 +1,4 @@
-//! The queue of negatives: the keys of recent batches, oldest replaced first (MoCo, algorithm 1).
+//! The queue of negatives: keys of recent batches, the oldest replaced first (MoCo, algorithm 1).
 
 use crate::driver::Memory;
 use crate::error::{Error, Result};
@@ -6,17 +6,17 @@ use crate::ops::infonce::Mask;
 use crate::tensor::{DType, Device, Integers, Place, Ring, Tensor};
 use std::sync::Arc;
 
-/// `K` keys of length `d` in a ring, each with the number of the video it came from.
+/// A ring buffer of `K` keys of length `d`, each with the number of the video it came from.
 ///
-/// It starts empty: places without a key are [`Mask::NOBODY`]'s and no query's negatives. MoCo fills it with random unit
-/// vectors instead, which rewards a network that gives every clip the same code, since no random
-/// vector is near that.
+/// It starts empty: slots without a key belong to [`Mask::NOBODY`] and are masked for every query. MoCo fills it with
+/// random unit vectors instead, which rewards a network that gives every clip the same code, since no random vector is
+/// near that code.
 #[derive(Clone, Debug)]
 pub struct Queue {
     keys: Tensor,
     owners: Vec<u32>,
     at: usize,
-    /// What the GPU of the keys knows of them; made when it is first wanted, and again for a queue that was cloned.
+    /// GPU state of the queue; created when first needed, and again for a cloned queue.
     ring: Option<Arc<Ring>>,
 }
 
@@ -36,11 +36,11 @@ impl Queue {
         Ok(Queue { keys: rows, owners: vec![Mask::NOBODY; keys], at: 0, ring: None })
     }
 
-    /// A queue as a checkpoint holds it: its `keys [K d]`, their owners, and the row the next key goes `at`.
+    /// A queue from a checkpoint: its `keys [K d]`, their owners, and the row `at` of the next key.
     ///
     /// # Errors
-    /// `Shape` when `keys` is not a matrix with rows or has not one owner each; `DType` when it is not f32; `Param` when
-    /// `at` is not a row.
+    /// `Shape` when `keys` is not a matrix with rows or does not have one owner each; `DType` when it is not f32;
+    /// `Param` when `at` is not a row.
     pub fn restore(keys: Tensor, owners: Vec<u32>, at: usize) -> Result<Self> {
         let [rows, d] = keys.shape().matrix("queue", "keys")?;
         if rows == 0 || d == 0 {
@@ -59,7 +59,7 @@ impl Queue {
     /// The same queue on `device`.
     ///
     /// # Errors
-    /// As [`Tensor::to`].
+    /// Those of [`Tensor::to`].
     pub fn to(&self, device: &Device) -> Result<Self> {
         Ok(Queue { keys: self.keys.to(device)?, ring: None, ..self.clone() })
     }
@@ -69,12 +69,12 @@ impl Queue {
         &self.keys
     }
 
-    /// How many keys it holds, `K`.
+    /// Capacity `K`.
     pub fn len(&self) -> usize {
         self.keys.dims()[0]
     }
 
-    /// Whether it holds no keys: never.
+    /// Whether the capacity is 0: never.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -84,27 +84,27 @@ impl Queue {
         self.at
     }
 
-    /// The video each key came from, [`Mask::NOBODY`] for places without a key.
+    /// The video each key came from; [`Mask::NOBODY`] for slots without a key.
     pub fn owners(&self) -> &[u32] {
         &self.owners
     }
 
-    /// How many rows hold keys.
+    /// Number of slots that hold keys.
     pub fn filled(&self) -> usize {
         self.owners.iter().filter(|&&o| o != Mask::NOBODY).count()
     }
 
-    /// The owners where the keys are, once a key has been pushed there.
+    /// The owners on the device of the keys, once a key has been enqueued there.
     pub(crate) fn owners_there(&self) -> Option<&Memory> {
         self.ring.as_ref().map(|ring| ring.owners())
     }
 
-    /// Sets back what the host knows, where a push was only recorded.
+    /// Restores the host-side state, after an enqueue that was only recorded.
     pub(crate) fn rewind(&mut self, owners: Vec<u32>, at: usize) {
         (self.owners, self.at) = (owners, at);
     }
 
-    /// Notes that keys of `owners` were pushed.
+    /// Updates the host-side state for enqueued keys of `owners`.
     pub(crate) fn advance(&mut self, owners: &[u32]) {
         let (rows, n) = (self.len(), owners.len());
         for (i, owner) in owners.iter().enumerate().skip(n.saturating_sub(rows)) {
@@ -113,12 +113,12 @@ impl Queue {
         self.at = (self.at + n) % rows;
     }
 
-    /// Replaces the oldest keys by `keys [n d]` of `owners`, row 0 first, going round at the end. Of more than `K` rows
-    /// the last `K` stay. Nothing is copied but the rows, unless somebody else still holds the tensor of [`Queue::keys`].
+    /// Replaces the oldest keys by `keys [n d]` of `owners`, row 0 first, wrapping around at the end. Of more than `K`
+    /// rows the last `K` remain. Only these rows are copied, unless the tensor of [`Queue::keys`] is still shared.
     ///
     /// # Errors
-    /// `Shape` when `keys` is not a matrix of rows of length `d`, or has not one owner each; `Device` when they live
-    /// elsewhere; of a GPU `OutOfMemory` and `Driver`.
+    /// `Shape` when `keys` is not a matrix of rows of length `d`, or does not have one owner each; `Device` when they
+    /// are on another device; on a GPU `OutOfMemory` and `Driver`.
     pub fn push(&mut self, keys: &Tensor, owners: &Integers) -> Result<()> {
         let [rows, d] = self.keys.shape().matrix("queue", "keys")?;
         let [n, width] = keys.shape().matrix("queue", "keys")?;

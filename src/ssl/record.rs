@@ -1,4 +1,4 @@
-//! A step recorded once and repeated: one launch instead of some hundreds.
+//! A training step recorded as a graph and replayed: one launch instead of some hundreds.
 
 use super::pathway::Notes;
 use super::report::{Report, Seen};
@@ -8,21 +8,21 @@ use crate::ops::sgd::Sgd;
 use crate::tensor::{Device, Tensor};
 use rand::Rng;
 
-/// A method's step, taken apart into what it reads and what it does.
+/// A method's step, separated into its inputs and its computation.
 pub trait Step: Clone {
     /// Networks and queues.
     type Networks;
     /// A batch.
     type Views;
-    /// What changes from step to step besides: the learning rate, perhaps more.
+    /// Other values that change from step to step: the learning rate, possibly more.
     type Rates;
-    /// Everything that a step reads besides the networks, where those are.
+    /// Everything a step reads besides the networks, on their device.
     type Inputs;
 
-    /// What a step on `views` reads, brought to where the networks are. `rng` permutes the key batches.
+    /// The inputs of a step on `views`, moved to the device of the networks. `rng` permutes the key batches.
     ///
     /// # Errors
-    /// `Param` and `Shape` of views that do not fit the method; of a GPU `OutOfMemory` and `Driver`.
+    /// `Param` and `Shape` of views that do not match the method; on a GPU `OutOfMemory` and `Driver`.
     fn inputs(
         &self,
         p: &Self::Networks,
@@ -31,17 +31,17 @@ pub trait Step: Clone {
         rates: Self::Rates,
     ) -> Result<Self::Inputs>;
 
-    /// A step on inputs that are in place. Nothing is uploaded, and nothing waited for.
+    /// A step on inputs that are on the device. There are no uploads and no host synchronisation.
     ///
     /// # Errors
-    /// As the method's `step`.
+    /// Those of the method's `step`.
     fn run(&self, p: &mut Self::Networks, inputs: &Self::Inputs, sgd: &Sgd) -> Result<Seen>;
 
-    /// The same inputs in memory that nobody else holds.
+    /// The same inputs in memory that is not shared.
     #[doc(hidden)]
     fn apart(inputs: Self::Inputs) -> Result<Self::Inputs>;
 
-    /// New inputs in the places of the old ones; `rng` is asked as [`Step::inputs`] asks it.
+    /// Writes new inputs over the old ones; draws from `rng` like [`Step::inputs`].
     #[doc(hidden)]
     fn refill(
         &self,
@@ -51,25 +51,25 @@ pub trait Step: Clone {
         rates: Self::Rates,
     ) -> Result<()>;
 
-    /// Where the networks are.
+    /// Device of the networks.
     #[doc(hidden)]
     fn device(p: &Self::Networks) -> Device;
 
-    /// What the host counts of the steps so far.
+    /// The host-side state after the steps so far.
     #[doc(hidden)]
     fn notes(p: &Self::Networks) -> Vec<Notes>;
 
-    /// Sets those counts back.
+    /// Restores that state.
     #[doc(hidden)]
     fn set_notes(p: &mut Self::Networks, notes: Vec<Notes>);
 
-    /// Counts a repeated step.
+    /// Updates it for a replayed step.
     #[doc(hidden)]
     fn note_step(&self, p: &mut Self::Networks, views: &Self::Views);
 }
 
-/// A step on a GPU that repeats itself on new inputs. It holds the networks' addresses, so the networks it was recorded
-/// with must not be restored, moved or replaced meanwhile; each call gets them to keep their counts.
+/// A step on a GPU that is replayed on new inputs. It holds the networks' addresses, so the networks it was recorded
+/// with must not be restored, moved or replaced meanwhile; each call receives them to update their host-side state.
 pub struct Recorded<M: Step> {
     method: M,
     graph: Graph,
@@ -78,12 +78,12 @@ pub struct Recorded<M: Step> {
 }
 
 impl<M: Step> Recorded<M> {
-    /// Takes a step, and records another. Take an ordinary one before, so that what the networks share at their start has
-    /// been taken apart.
+    /// Runs one step, and records another. Run an ordinary step before, so that memory shared between the networks
+    /// initially has been separated.
     ///
     /// # Errors
-    /// As the method's step; `Device` when the networks are on no GPU; `Driver` when something cannot be recorded. After
-    /// an error the networks may hold half a step and must be restored.
+    /// Those of the method's step; `Device` when the networks are not on a GPU; `Driver` when something cannot be
+    /// recorded. After an error the networks may be half updated and must be restored.
     pub fn new(
         method: &M,
         p: &mut M::Networks,
@@ -95,12 +95,12 @@ impl<M: Step> Recorded<M> {
         let Device::Cuda(gpu) = M::device(p) else {
             return Err(Error::device("record", "networks", "a GPU", Device::Cpu));
         };
-        // Memory of the graph's own: the caller's views may go, and are not written over.
+        // Memory owned by the graph: the caller's views may be freed, and are not overwritten.
         let inputs = M::apart(method.inputs(p, views, rng, rates)?)?;
-        // The step itself. It loads every kernel and leaves the memory that the recording will ask for: neither can be had
+        // A real step. It loads every kernel and leaves the memory that recording will request: neither is possible
         // while recording.
         let report = method.run(p, &inputs, sgd)?.read()?;
-        // The recording does nothing on the GPU, but it counts on the host.
+        // Recording does nothing on the GPU, but it updates the host-side state.
         let notes = M::notes(p);
         let mut seen = None;
         let graph = gpu.graph(|| {
@@ -112,10 +112,10 @@ impl<M: Step> Recorded<M> {
         Ok((Recorded { method: method.clone(), graph, inputs, seen }, report))
     }
 
-    /// As the method's step, by repeating the recording: on views of the same shapes, and the same networks.
+    /// The method's step, by replaying the graph: on views of the same shapes, and the same networks.
     ///
     /// # Errors
-    /// As the method's step; `Shape` when the views have other shapes.
+    /// Those of the method's step; `Shape` when the views have other shapes.
     pub fn step(
         &mut self,
         p: &mut M::Networks,
@@ -129,13 +129,13 @@ impl<M: Step> Recorded<M> {
         self.seen.read()
     }
 
-    /// Bytes that the recording keeps for its launches.
+    /// Bytes that the graph keeps for its launches.
     pub fn bytes(&self) -> usize {
         self.graph.bytes()
     }
 }
 
-/// New numbers in the places of the old ones.
+/// Writes new values over the old ones.
 pub(super) fn overwrite<const N: usize>(to: &[Tensor; N], from: &[Tensor; N]) -> Result<()> {
     to.iter().zip(from).try_for_each(|(to, from)| to.overwrite(from))
 }

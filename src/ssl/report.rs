@@ -1,4 +1,4 @@
-//! What a step saw: numbers left where they were computed, until somebody reads them all at once.
+//! The report of a step: values stay on their device until all of them are read at once.
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 pub struct Report {
     /// The loss that was minimised.
     pub loss: f32,
-    /// Named parts, e.g. `("loss_vv", 3.1)`, in a fixed order.
+    /// Named parts, e.g. `("loss_vv", 3.1)`, in fixed order.
     pub parts: Vec<(&'static str, f32)>,
 }
 
@@ -19,18 +19,18 @@ impl Report {
     }
 }
 
-/// What numbers mean, one after the other.
+/// Meaning of consecutive numbers.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
-    /// One number, times a factor. Parts of one name are added.
+    /// One number, times a factor. Parts with the same name are added.
     Value(&'static str, f32),
     /// One number that is not reported.
     Silent,
-    /// So many numbers, of which the share below 0 is reported, times a factor.
+    /// This many numbers, of which the fraction below 0 is reported, times a factor.
     Below(&'static str, usize, f32),
 }
 
-/// A step's numbers, where they were computed.
+/// The numbers of a step, on the device that computed them.
 pub struct Seen {
     /// The loss, then the parts.
     numbers: Tensor,
@@ -38,16 +38,16 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The loss, and other tensors that hold, one after the other, what `parts` say.
+    /// The loss, and other tensors whose consecutive numbers have the meaning in `parts`.
     pub(super) fn new(loss: &Tensor, tensors: &[Tensor], parts: Vec<Part>) -> Result<Seen> {
         let all: Vec<&Tensor> = std::iter::once(loss).chain(tensors).collect();
         Ok(Seen { numbers: Tensor::collect(&all)?, parts })
     }
 
-    /// The numbers; waits for a GPU.
+    /// Reads the numbers; synchronises with a GPU.
     ///
     /// # Errors
-    /// Of a GPU, `Driver`.
+    /// On a GPU, `Driver`.
     pub fn read(&self) -> Result<Report> {
         let numbers = self.numbers.load()?;
         let mut rest = numbers.iter();

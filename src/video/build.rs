@@ -16,7 +16,7 @@ use super::{Dataset, Item, Source, decode, folder, maps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flow::{Flow, Gray};
 
-/// One building of a cache.
+/// One run of building a cache.
 pub(super) struct Build<'a> {
     dir: &'a Path,
     data: &'a Dataset,
@@ -26,13 +26,13 @@ pub(super) struct Build<'a> {
     damaged: Mutex<Vec<String>>,
 }
 
-/// Where a video stands.
+/// State of a video.
 enum State {
-    /// In the cache, with these kinds of files ([`Kind::ALL`]) made now.
+    /// In the cache, with these kinds of files ([`Kind::ALL`]) created now.
     Done([bool; 3]),
     /// A file of it is not in the cache yet.
     Missing,
-    /// Not to be had.
+    /// Cannot be read.
     Unreadable(Error),
 }
 
@@ -41,7 +41,7 @@ struct Job {
     index: usize,
     /// None where the source cannot be found.
     keys: Option<Keys>,
-    /// Which files ([`Kind::ALL`]) are there, whole and fitting, or not wanted.
+    /// Which files ([`Kind::ALL`]) exist intact and match, or are not needed.
     there: [bool; 3],
     state: State,
 }
@@ -68,7 +68,7 @@ impl<'a> Build<'a> {
             for (i, state) in missing.into_iter().zip(states) {
                 jobs[i].state = state;
             }
-            // The names of the new files, too, must be on the disk.
+            // The directory entries of the new files must be synced, too.
             File::open(self.dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", self.dir))?;
         }
         let used = used.or_else(|| Use::of(self.dir)).map(Arc::new);
@@ -103,8 +103,8 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Whether making the files of `job` takes ffmpeg: frames are decoded, and flow from a folder is held against the size of
-    /// its video.
+    /// Whether creating the files of `job` needs ffmpeg: frames are decoded, and flow from a folder is compared with
+    /// the size of its video.
     fn needs_ffmpeg(&self, job: &Job) -> bool {
         let from_folder = self.spec.motion.as_ref().is_some_and(|m| m.source != FlowSource::TvL1);
         let [frames, flow, _] = job.there;
@@ -128,7 +128,7 @@ impl<'a> Build<'a> {
         job
     }
 
-    /// Which of a video's files are there, whole and fitting, or not wanted. Tells of those that are damaged.
+    /// Which of a video's files exist intact and match, or are not needed. Reports damaged ones.
     fn there(&self, keys: &Keys) -> [bool; 3] {
         let mut sum = None;
         Kind::ALL.map(|kind| {
@@ -152,8 +152,8 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Opens a file that must be made as `key` says, of the numbers with the checksum `made_of` where that is known. One that is
-    /// damaged, cut or stale is as good as none.
+    /// Opens a file that must have been created as `key` says, from data with the checksum `made_of` if known. A
+    /// damaged, truncated or stale file counts as missing.
     fn open(&self, kind: Kind, key: &Named, made_of: Option<u32>, verify: bool) -> Result<Mapped> {
         let path = file_of(self.dir, kind, key.hash);
         let mapped = Mapped::open(&path, kind, verify || kind == Kind::Maps)?;
@@ -161,11 +161,12 @@ impl<'a> Build<'a> {
         Ok(mapped)
     }
 
-    /// Makes those of a video's files that are not there. `Ok(Unreadable)` is the video's fault, `Err` the cache's.
+    /// Creates those of a video's files that are missing. `Ok(Unreadable)` is an error of the video, `Err` one of the
+    /// cache.
     fn make(&self, job: &Job) -> Result<State> {
         let Some(keys) = &job.keys else { return Ok(State::Missing) };
         let mut made = [false; 3];
-        // Another process may have made it while this one waited; what was looked at before is not looked through again.
+        // Another process may have created it while this one waited; files verified before are not verified again.
         let open =
             |kind: Kind, key, made_of| self.open(kind, key, made_of, self.with.verify && !job.there[kind as usize]);
         let frames = match open(Kind::Frames, &keys.frames, None) {
@@ -229,7 +230,7 @@ impl<'a> Build<'a> {
         Ok(State::Done(made))
     }
 
-    /// A video that cannot be used, unless this building was stopped.
+    /// A video that cannot be used, unless building was stopped.
     fn unreadable(&self, e: Error) -> Result<State> {
         if matches!(e.kind(), ErrorKind::Stopped { .. }) {
             return Err(self.stopped());
@@ -238,7 +239,7 @@ impl<'a> Build<'a> {
         Ok(State::Unreadable(e))
     }
 
-    /// Writes a file of `job` under another name and gives it its own when it is whole.
+    /// Writes a file of `job` under a temporary name and renames it when it is complete.
     fn put(
         &self,
         kind: Kind,
@@ -252,7 +253,7 @@ impl<'a> Build<'a> {
             .and_then(|mut file| write(&mut file, key))
             .and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|e| {
-            // What matters is the first error; the next building cleans up too.
+            // The first error is the one to report; the next build cleans up as well.
             let _ = fs::remove_file(&temporary);
             Error::io("write", path)(e)
         })
@@ -313,7 +314,7 @@ impl<'a> Build<'a> {
     }
 
     /// Calls `job` for 0..n on worker threads, each with a rayon pool of one thread, so that parallel code inside does
-    /// not pick up other videos while it waits. The first error, or the flag, ends it.
+    /// not steal work of other videos while it waits. The first error, or the flag, ends it.
     fn each<T: Send>(&self, n: usize, job: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let slots: Mutex<Vec<Option<Result<T>>>> = Mutex::new((0..n).map(|_| None).collect());
@@ -345,7 +346,7 @@ impl<'a> Build<'a> {
         ErrorKind::Stopped { path: self.dir.to_owned() }.into()
     }
 
-    /// Changes the counts and passes them on.
+    /// Updates the counts and reports them.
     fn tell(&self, change: impl FnOnce(&mut Progress)) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut progress);
@@ -353,7 +354,7 @@ impl<'a> Build<'a> {
         progress.damaged = None;
     }
 
-    /// Removes what a killed process left half-written. Only the holder of the lock may.
+    /// Removes partial files of a killed process. Only the holder of the lock may do so.
     fn clean(&self) -> Result<()> {
         for entry in fs::read_dir(self.dir).map_err(Error::io("read", self.dir))? {
             let path = entry.map_err(Error::io("read", self.dir))?.path();

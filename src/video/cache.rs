@@ -1,14 +1,15 @@
-//! The cache: each video decoded, resized and flowed once, packed in files that are mapped when they are used.
+//! The cache: each video is decoded, resized and its flow computed once, in packed files that are memory-mapped for
+//! use.
 //!
-//! A video has up to three files: its frames (`.tbv`), its flow (`.tbf`), maps and scores of its motion (`.tbm`). Each is named
-//! by a hash of everything it depends on: frames by the source's path, size and time of change and how it is decoded; flow by
-//! that and how it is computed or where it comes from; maps by all of this and their settings; and each by the version of the
-//! format. Changed inputs therefore lead to other files, never to old ones, and what is there serves every need: frames that
-//! were decoded for one purpose get their flow from the cache when another asks for it.
+//! A video has up to three files: frames (`.tbv`), flow (`.tbf`), motion maps and scores (`.tbm`). Each is named by a
+//! hash of everything it depends on. For frames, that is path, size and modification time of the source and the
+//! decoding settings; for flow, additionally how it is computed or where it comes from; for maps, additionally their
+//! settings; and for all, the format version. Changed inputs therefore lead to other files, never to old ones. Existing
+//! files serve every run: frames decoded for one run get their flow from the cache when another run needs it.
 //!
-//! Files are written under another name, synced and renamed: what has its final name is complete, and nothing is written into
-//! it again. Building can be stopped or killed at any moment and is taken up where it was. Each file has checksums; one that
-//! is damaged is made again. [`list`] says what is in a cache, and which of it nothing will use again.
+//! Files are written under a temporary name, synced and renamed: a file with its final name is complete and is never
+//! modified. Building can be stopped or killed at any time and resumes where it was. Each file has checksums; a damaged
+//! file is created again. [`list`] lists the content of a cache, and which files nothing will use again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,94 +31,94 @@ use crate::flow::{Flow, Gray};
 pub struct CacheSpec {
     /// How videos are decoded.
     pub decode: Decode,
-    /// Which flow is kept; `None` keeps frames only.
+    /// Which flow is stored; `None` stores frames only.
     pub motion: Option<MotionSpec>,
-    /// Which maps and scores are made of the flow; `None` makes none.
+    /// Which motion maps and scores are computed from the flow; `None` for none.
     pub maps: Option<MapSpec>,
 }
 
-/// Where flow comes from.
+/// Source of flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum FlowSource {
-    /// It is computed, by [`Builder::flow`].
+    /// Computed by [`Builder::flow`].
     #[default]
     TvL1,
-    /// It was computed before: for each video, this folder has one of the video's name, with or without extension, of one field
-    /// less than the video has frames (or as many, the last one repeated). It holds `.flo` files, or 8-bit pictures `x_00001.jpg`
-    /// and `y_00001.jpg`, `flow_x_…` and `flow_y_…`, or folders `x` and `y` of them, in which 128 is rest and 6.375 levels
-    /// are a pixel. Fields are as large as the video, or as its frames in the cache. A video whose flow does not fit is
-    /// left out as an unreadable one is.
+    /// Computed elsewhere: for each video, this folder has a subfolder with the video's name, with or without
+    /// extension, with one field less than the video has frames (or as many, the last one repeated). It holds `.flo`
+    /// files, or 8-bit images `x_00001.jpg` and `y_00001.jpg`, `flow_x_…` and `flow_y_…`, or folders `x` and `y` of
+    /// them, in which 128 is no motion and 6.375 levels are a pixel. Fields have the size of the video or of its cached
+    /// frames. A video whose flow does not match is skipped like an unreadable one.
     Folder(PathBuf),
 }
 
-/// Which flow fields the cache holds.
+/// Which flow fields the cache stores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MotionSpec {
-    /// Name and all parameters of the computation, e.g. the `Debug` text of its parameter struct: when it changes, the
-    /// flow is computed anew. Flow from a folder has none.
+    /// Name and all parameters of the computation, e.g. the `Debug` text of its parameter struct: when it changes, flow
+    /// is computed again. Flow from a folder has none.
     pub settings: String,
-    /// Where fields come from.
+    /// Source of the fields.
     pub source: FlowSource,
     /// Fields start at every `every`-th frame.
     pub every: usize,
-    /// Fields lead to the frame `gap` later.
+    /// Fields point to the frame `gap` later.
     pub gap: usize,
 }
 
 /// Computes the flow from one image to another.
 pub type FlowFn<'a> = dyn Fn(&Gray, &Gray) -> Result<Flow> + Sync + 'a;
 
-/// What building a cache works with.
+/// What building a cache needs.
 pub struct Builder<'a> {
     /// Reads video files.
     pub ffmpeg: Ffmpeg,
-    /// Computes flow; needed with [`FlowSource::TvL1`]. Runs in a rayon pool of one thread: videos, not rows, are
-    /// what is done in parallel.
+    /// Computes flow; required with [`FlowSource::TvL1`]. Runs in a rayon pool of one thread: work is parallel over
+    /// videos, not over rows.
     pub flow: Option<&'a FlowFn<'a>>,
-    /// Videos worked on at a time.
+    /// Number of videos processed in parallel.
     pub threads: usize,
-    /// Whether frames and flow that are there already are compared with their checksums (headers, sizes and maps always
-    /// are). What is damaged is made again. It reads every byte once, at some gigabytes a second and core where the disk
-    /// allows it.
+    /// Whether existing frames and flow are verified with their checksums (headers, sizes and maps always are). Damaged
+    /// files are created again. Verification reads every byte once, at some gigabytes per second and core if the disk
+    /// is fast enough.
     pub verify: bool,
-    /// Set from elsewhere to stop.
+    /// Stop flag, set from another thread.
     pub stop: &'a AtomicBool,
-    /// Told after each video and of each damaged file, and now and then while another process is waited for; one call at a
-    /// time.
+    /// Called after each video, for each damaged file, and periodically while waiting for another process; one call at
+    /// a time.
     pub progress: &'a (dyn Fn(Progress) + Sync),
 }
 
-/// How far building has come.
+/// Progress of building.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Videos that are in the cache.
     pub done: usize,
-    /// Of these, the ones of which everything was there before.
+    /// Of these, the ones that were complete before.
     pub reused: usize,
     /// Videos that could not be read.
     pub failed: usize,
     /// All videos.
     pub total: usize,
-    /// The process that is building in this folder, while it is being waited for.
+    /// The process that is building in this folder, while waiting for it.
     pub waiting: Option<Holder>,
-    /// In the call that tells of it: a file that is damaged and how, in one sentence. It is made again.
+    /// Set in the call that reports a damaged file: which file and how, in one sentence. It is created again.
     pub damaged: Option<String>,
 }
 
-/// What building a cache came to.
+/// Result of building a cache.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Videos of which something was made now.
+    /// Videos for which something was created now.
     pub built: usize,
-    /// Videos of which everything was there before.
+    /// Videos that were complete before.
     pub reused: usize,
     /// Videos decoded now.
     pub decoded: usize,
-    /// Videos whose flow was made now.
+    /// Videos whose flow was created now.
     pub flowed: usize,
-    /// Videos whose maps were made now.
+    /// Videos whose maps were created now.
     pub mapped: usize,
-    /// Files that were damaged and are made again, one sentence each.
+    /// Files that were damaged and created again, one sentence each.
     pub damaged: Vec<String>,
     /// Videos that could not be read: index, name, reason. The data set keeps them; [`Cache::get`] refuses them.
     pub failed: Vec<(usize, String, String)>,
@@ -129,12 +130,12 @@ pub struct Cache {
     pub(super) dir: PathBuf,
     /// The files of each video; `None` where the video could not be read.
     pub(super) names: Vec<Option<Names>>,
-    /// Keeps the files from being removed, where that can be.
+    /// Prevents the files from being removed, where possible.
     #[expect(dead_code, reason = "its lock is what counts")]
     pub(super) used: Option<Arc<Use>>,
 }
 
-/// Hashes that name a video's files.
+/// Hashes that name the files of a video.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names {
     pub frames: u64,
@@ -169,8 +170,8 @@ impl Cache {
         (0..self.len()).filter(|&i| self.names[i].is_some()).collect()
     }
 
-    /// Indices of the videos that are shorter than the clip: what [`super::Short::Refuse`] would refuse and
-    /// [`super::Short::Repeat`] would begin again.
+    /// Indices of the videos that are shorter than the clip, which [`super::Short::Refuse`] would refuse and
+    /// [`super::Short::Repeat`] would repeat.
     ///
     /// # Errors
     /// Those of [`Cache::get`].
@@ -186,11 +187,12 @@ impl Cache {
         Ok(short)
     }
 
-    /// Maps video `i`. Headers and sizes are checked; the numbers are when the cache is built, with [`Builder::verify`].
+    /// Maps video `i` into memory. Headers and sizes are checked; the data is verified when building, with
+    /// [`Builder::verify`].
     ///
     /// # Errors
-    /// `Param` when there is no video `i`, or it could not be read when the cache was built; `Io` or `Format` when a file of
-    /// it has gone or was damaged since.
+    /// `Param` when there is no video `i`, or it could not be read when the cache was built; `Io` or `Format` when one
+    /// of its files was removed or damaged since.
     pub fn get(&self, i: usize) -> Result<View> {
         let Some(Some(names)) = self.names.get(i) else {
             let rule = format!("only {} of {} videos are in the cache", self.usable().len(), self.len());
@@ -200,10 +202,10 @@ impl Cache {
         View::open(file(Kind::Frames, names.frames), names.flow.map(|hash| file(Kind::Flow, hash)))
     }
 
-    /// Maps and scores of video `i`; `None` where the cache was built without.
+    /// Maps and scores of video `i`; `None` if the cache was built without.
     ///
     /// # Errors
-    /// `Io` or `Format` when their file has gone or was damaged since.
+    /// `Io` or `Format` when their file was removed or damaged since.
     pub fn maps(&self, i: usize) -> Result<Option<Maps>> {
         let hash = self.names.get(i).copied().flatten().and_then(|names| names.maps);
         hash.map(|hash| maps::read(&file_of(&self.dir, Kind::Maps, hash), hash)).transpose()

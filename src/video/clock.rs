@@ -1,27 +1,27 @@
-//! From the time stamps of frames to a clip of constant rate: which frame is shown at which place.
+//! Time stamps of frames to a clip of constant frame rate: which frame is shown at which output position.
 
-/// Containers round time stamps to a millisecond or so: a frame this many seconds late is still in time.
+/// Containers round time stamps to about a millisecond: a frame late by this many seconds is still on time.
 const ROUNDING: f64 = 1.5e-3;
-/// Time stamps that go back by more seconds than this begin a new recording, which follows the old one.
+/// Time stamps that jump back by more seconds than this start a new recording, which follows the old one.
 const SPLICE: f64 = 1.0;
 
-/// Frames this many seconds apart and less tell nothing of the rate.
+/// Frames this many seconds apart or less say nothing about the rate.
 const SHORTEST: f64 = 0.9e-3;
-/// Stamps of so many seconds are none.
+/// Time stamps of this many seconds or more are invalid.
 const NO_TIME: f64 = 1e12;
 
-/// The time stamps of a stream's frames in the order they are decoded, as seconds since the first one. They never decrease.
+/// Time stamps of a stream's frames in decoding order, in seconds since the first one. They never decrease.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
-    /// The first stamp as it was.
+    /// The first time stamp, unmodified.
     first: Option<f64>,
-    /// Added to stamps, so that a recording that was spliced in goes on where the one before it ended.
+    /// Offset added to time stamps, so that a spliced recording continues where the one before it ended.
     offset: f64,
     times: Vec<f64>,
 }
 
 impl Stamps {
-    /// Takes the stamp of the next frame, in seconds, where it has one. Its time.
+    /// Adds the time stamp of the next frame, in seconds, if it has one. Returns its time.
     pub(super) fn push(&mut self, stamp: Option<f64>) -> f64 {
         let stamp = stamp.filter(|s| s.abs() < NO_TIME);
         let Some(&last) = self.times.last() else {
@@ -40,24 +40,24 @@ impl Stamps {
         time
     }
 
-    /// Seconds since the first frame, one a frame.
+    /// Seconds since the first frame, one per frame.
     pub(super) fn times(&self) -> &[f64] {
         &self.times
     }
 
-    /// The time of the first frame as its container has it.
+    /// Time of the first frame in the container's clock.
     pub(super) fn first(&self) -> f64 {
         self.first.unwrap_or(0.0)
     }
 
-    /// When the last frame has been shown as long as most are. A lone frame is shown for one period of `rate`.
+    /// When the last frame has been shown for the usual duration. A single frame is shown for one period of `rate`.
     pub(super) fn end(&self, rate: Option<f64>) -> f64 {
         let gap = usual_gap(&self.times).or(rate.map(|r| 1.0 / r)).unwrap_or(0.0);
         self.times.last().map_or(0.0, |t| t + gap)
     }
 }
 
-/// How long most frames are shown: the mean of the distances close to their median. `None` where time stands still.
+/// Usual duration of a frame: the mean of the distances close to their median. `None` if time does not advance.
 fn usual_gap(times: &[f64]) -> Option<f64> {
     let mut gaps: Vec<f64> = times.windows(2).map(|w| w[1] - w[0]).filter(|gap| *gap >= SHORTEST).collect();
     if gaps.is_empty() {
@@ -70,43 +70,43 @@ fn usual_gap(times: &[f64]) -> Option<f64> {
     Some(gaps.iter().sum::<f64>() / gaps.len() as f64)
 }
 
-/// The first place of a clip of `fps` frames a second at which a frame of `time` seconds can be shown: the places are
-/// at 0, 1/fps, 2/fps, and so on.
+/// The first output position of a clip of `fps` frames per second at which a frame of `time` seconds can be shown;
+/// positions are at 0, 1/fps, 2/fps, and so on.
 pub(super) fn place(time: f64, fps: f64) -> usize {
     let late = ROUNDING.min(0.25 / fps);
     ((time - late) * fps).ceil().max(0.0) as usize
 }
 
-/// How the frames of a stream become a clip of constant rate.
+/// Mapping of a stream's frames to a clip of constant rate.
 #[derive(Debug, PartialEq)]
 pub(super) struct Timing {
-    /// Frames a second.
+    /// Frames per second.
     pub fps: f64,
-    /// The place at which each frame is shown first, and at the end that of a frame after the last. `None` when each
-    /// frame has one place.
+    /// First output position of each frame, and at the end that of a frame after the last. `None` if each frame has
+    /// exactly one position.
     pub places: Option<Vec<usize>>,
 }
 
-/// The timing of a whole stream at its own rate. `claimed` are the rates that its header gives, the more likely first;
-/// they are believed where time stamps agree. `None` when nothing tells the rate.
+/// The timing of a whole stream at its own rate. `claimed` are the rates in its header, the more likely first; they are
+/// used if time stamps agree with them. `None` if nothing determines the rate.
 ///
-/// A stream each of whose frames lies within half a period of its place is taken frame by frame. The frames of any other are
-/// repeated and left out, so that each place shows the last frame whose time has come.
+/// A stream in which each frame is within half a period of its position is taken frame by frame. Otherwise frames are
+/// repeated and dropped, so that each position shows the last frame whose time has come.
 ///
-/// In an `.avi` with sound the first picture may be a period early (its writer puts an empty frame behind it, to make up for
-/// the delay of the sound). With `early_first` such a stream is taken frame by frame too.
+/// In an `.avi` with sound the first frame may be one period early (its writer inserts an empty frame after it, to
+/// compensate for the delay of the sound). With `early_first` such a stream is taken frame by frame too.
 pub(super) fn native(stamps: &Stamps, claimed: &[f64], early_first: bool) -> Option<Timing> {
     let times = stamps.times();
     let Some(gap) = usual_gap(times) else {
         return claimed.first().map(|&fps| Timing { fps, places: None });
     };
-    // Of the header's rates the one nearest to what most frames have, where it is near.
+    // The header's rate nearest to the usual frame rate, if it is near.
     let distance = |rate: f64| (rate * gap - 1.0).abs();
     let steps = (times.len() - 1) as f64;
     let near = |rate: &f64| distance(*rate) <= 0.02 + ROUNDING * rate / steps;
     let base = claimed.iter().copied().filter(near).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
     let mean = steps / times[times.len() - 1];
-    // Whether all frames lie near their places, those after the first moved by `late` places.
+    // Whether all frames are near their positions, those after the first shifted by `late` positions.
     let lie = |fps: f64, late: f64| {
         times.iter().enumerate().skip(late as usize).all(|(k, t)| (t * fps - late - k as f64).abs() < 0.5)
     };
@@ -149,12 +149,12 @@ mod tests {
             let round = |s: f64| if cut { (s * 1e3).floor() / 1e3 } else { (s * 1e3).round() / 1e3 };
             let stamps = stamps((0..n).map(|k| round(start + k as f64 / rate)));
             prop_assert_eq!(native(&stamps, &[rate, 2.0 * rate], false), Some(Timing { fps: rate, places: None }));
-            // Nor does it matter what the header says of the rate, or nothing.
+            // A wrong or missing rate in the header does not matter.
             if n > 1 {
                 let measured = native(&stamps, &[90.0], false).unwrap();
                 prop_assert!(measured.places.is_none() && (measured.fps / rate - 1.0).abs() * (n as f64) < 0.5);
             }
-            // At this very rate, as a rate asked for, it is the same.
+            // Requesting exactly this rate gives the same.
             let places: Vec<usize> = stamps.times().iter().map(|t| place(*t, rate)).collect();
             prop_assert_eq!(places, (0..n).collect::<Vec<_>>());
         }
@@ -191,7 +191,7 @@ mod tests {
         assert!((stamps.end(None) - 4.0).abs() < 1e-9);
     }
 
-    /// Film on video: frames are shown for two and three fields by turns, and all are kept.
+    /// Film on video (telecine): frames are shown for two and three fields alternately, and all are kept.
     #[test]
     fn telecined_film_comes_frame_by_frame() {
         let stamps = stamps((0..101).map(|k| f64::from(k * 5 / 2) / 60.0));

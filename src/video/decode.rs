@@ -1,4 +1,4 @@
-//! What every way of reading a video has in common: the size, the rate and the limits asked for.
+//! Settings common to all ways of reading a video: size, rate and limits.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -19,9 +19,9 @@ pub struct Decode {
     pub fps: Option<f64>,
     /// Take at most this many frames from the beginning.
     pub max_frames: Option<usize>,
-    /// Frames per second of a folder of frames, which does not say.
+    /// Frames per second of a folder of frames, which does not state it.
     pub folder_fps: f64,
-    /// A clip of more bytes is refused.
+    /// Clips of more bytes are refused.
     pub max_bytes: usize,
 }
 
@@ -50,7 +50,7 @@ impl Decode {
 
     /// Height and width after resizing, with frames of at most [`Decode::max_bytes`].
     ///
-    /// What is far longer than wide would become enormous with its short side scaled up, so both are bounded.
+    /// A very long and narrow video would become enormous when its short side is scaled up, so both are bounded.
     pub(super) fn size(&self, path: &Path, h: usize, w: usize) -> Result<(usize, usize)> {
         let long = |other: usize, short: usize, shorter: usize| (other * short + shorter / 2) / shorter;
         let (to_h, to_w) = match self.short_side {
@@ -68,10 +68,11 @@ impl Decode {
         if to_h * to_w * 3 > self.max_bytes { Err(self.too_large(path, to_h, to_w)) } else { Ok((to_h, to_w)) }
     }
 
-    /// Which of `n` frames at `native` frames per second to take: at each place the last one whose time has come.
+    /// Which of `n` frames at `native` frames per second to take: at each output position the last one whose time has
+    /// come.
     pub(super) fn pick(&self, n: usize, native: f64) -> Vec<usize> {
         let step = self.fps.map_or(1.0, |fps| native / fps);
-        // Products like 3 · (1 / 3) must not fall short of the frame they mean.
+        // Products like 3 · (1 / 3) must not fall short of the intended frame.
         let index = |i: usize| (i as f64 * step + 1e-6) as usize;
         (0..self.max_frames.unwrap_or(usize::MAX)).map(index).take_while(|&i| i < n).collect()
     }
@@ -97,7 +98,7 @@ pub fn read(source: &Source, procedural: Option<&ProceduralSpec>, how: &Decode, 
     read_until(source, procedural, how, ffmpeg, &AtomicBool::new(false))
 }
 
-/// [`read`], where decoding of a video file is given up soon after `stop` was set.
+/// Like [`read`], but decoding of a video file is aborted soon after `stop` was set.
 pub(super) fn read_until(
     source: &Source,
     procedural: Option<&ProceduralSpec>,

@@ -1,13 +1,13 @@
-//! Video files, through the programs `ffprobe` and `ffmpeg` and a pipe: every codec they know, and nothing a decoder
-//! may do takes this process down.
+//! Video files, read through the programs `ffprobe` and `ffmpeg` and a pipe: all codecs they support, and a decoder
+//! crash does not affect this process.
 //!
-//! **Time.** A decoded clip always has a constant rate: frame `i` is the one shown at `i / fps` seconds, counted from the
-//! first picture. Time stamps say when a frame is shown; what a header says of the rate is believed where they agree. Without a
-//! rate asked for, a video each of whose frames lies within half a period of its place comes out frame by frame as it is. In
-//! any other, frames are repeated where there are gaps and left out where there are too many.
+//! **Time.** A decoded clip always has a constant rate: frame `i` is the one shown at `i / fps` seconds, counted from
+//! the first frame. Time stamps determine when a frame is shown; the rate in the header is used if time stamps agree
+//! with it. If no rate is requested, a video in which each frame is within half a period of its position is returned
+//! frame by frame. In any other video, frames are repeated in gaps and dropped where there are too many.
 //!
-//! **Size.** Rotation metadata is obeyed; pixels are taken as square. A video whose size changes on the way is scaled to the
-//! size of its beginning.
+//! **Size.** Rotation metadata is applied; pixels are assumed to be square. A video whose size changes is scaled to its
+//! initial size.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ use super::probe::{self, PROBE_BYTES, file_url};
 use super::{Clip, Decode};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where the two programs are and how patient to be with them.
+/// Paths and time limits of the two programs.
 #[derive(Debug, Clone)]
 pub struct Ffmpeg {
     /// `ffmpeg`, looked up on the search path unless it is a path.
@@ -40,7 +40,7 @@ impl Default for Ffmpeg {
     }
 }
 
-/// Never set.
+/// A stop flag that is never set.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 impl Ffmpeg {
@@ -52,7 +52,7 @@ impl Ffmpeg {
         self.version_until(&GO_ON)
     }
 
-    /// [`Ffmpeg::version`], given up soon after `stop` was set.
+    /// Like [`Ffmpeg::version`], aborted soon after `stop` was set.
     pub(super) fn version_until(&self, stop: &AtomicBool) -> Result<String> {
         let mut first = String::new();
         for (name, program) in [("ffprobe", &self.probe), ("ffmpeg", &self.program)] {
@@ -74,7 +74,7 @@ impl Ffmpeg {
         self.probe_until(path, &GO_ON)
     }
 
-    /// [`Ffmpeg::probe`], given up soon after `stop` was set.
+    /// Like [`Ffmpeg::probe`], aborted soon after `stop` was set.
     pub(super) fn probe_until(&self, path: &Path, stop: &AtomicBool) -> Result<Probe> {
         probe::probe(self, path, self.patience(stop))
     }
@@ -82,23 +82,24 @@ impl Ffmpeg {
     /// Decodes a file.
     ///
     /// # Errors
-    /// Those of [`Ffmpeg::probe`]; `Data` also when no frame can be decoded, when the file is cut short or damaged so that
-    /// a tenth is missing, when neither header nor time stamps tell the rate, or when the clip would exceed
-    /// [`Decode::max_bytes`] or the sizes a clip may have; `Program` when `ffmpeg` is absent, hangs or writes more than it
-    /// was asked for.
+    /// Those of [`Ffmpeg::probe`]; `Data` also when no frame can be decoded, when the file is truncated or damaged so
+    /// that a tenth is missing, when neither header nor time stamps determine the rate, or when the clip would exceed
+    /// [`Decode::max_bytes`] or the limits of a clip's size; `Program` when `ffmpeg` is absent, hangs or writes more
+    /// than requested.
     pub fn decode(&self, path: &Path, how: &Decode) -> Result<Clip> {
         self.decode_until(path, how, &GO_ON)
     }
 
-    /// [`Ffmpeg::decode`], given up within a fraction of a second after `stop` was set, whatever the programs are at.
+    /// Like [`Ffmpeg::decode`], aborted within a fraction of a second after `stop` was set, in any state of the
+    /// programs.
     ///
     /// # Errors
-    /// Those of [`Ffmpeg::decode`]; `Stopped` when it was given up.
+    /// Those of [`Ffmpeg::decode`]; `Stopped` when it was aborted.
     pub fn decode_until(&self, path: &Path, how: &Decode, stop: &AtomicBool) -> Result<Clip> {
         how.check()?;
         let probe = self.probe_until(path, stop)?;
         let size = how.size(path, probe.h, probe.w)?;
-        // How to ask for frames as they are: since version 5.1, and before.
+        // Options for unmodified frame timing: since version 5.1, and before.
         let mut frames = Frames::new(path, how, size);
         let mut ended = self.run(path, how, size, "-fps_mode", &mut frames, stop)?;
         if ended == Some(false) && frames.reason().contains("Unrecognized option") {
@@ -131,7 +132,7 @@ impl Ffmpeg {
         frames.into_clip(timing, probe.fps)
     }
 
-    /// Runs `ffmpeg`. Whether it ended well; `None` when more was not wanted.
+    /// Runs `ffmpeg`. Whether it ended successfully; `None` when the reader stopped it.
     fn run(
         &self,
         path: &Path,
@@ -161,8 +162,9 @@ impl Ffmpeg {
         }
     }
 
-    /// Refuses a file that ends long before its headers say. Sound may last longer than the picture, and a file cut from a
-    /// longer one may promise too much: where the decoder had no complaint, it is enough that any stream goes on to the end.
+    /// Refuses a file that ends long before the duration in its headers. Sound may be longer than the picture, and a
+    /// file cut from a longer one may state too long a duration: if the decoder reported no error, it is enough that
+    /// any stream reaches the end.
     fn expect_end(&self, path: &Path, frames: &Frames, probe: &Probe, fps: f64, stop: &AtomicBool) -> Result<()> {
         let Some(end) = probe.end else { return Ok(()) };
         let frames_in = |seconds: f64| (seconds * fps).round();
@@ -187,7 +189,7 @@ impl Ffmpeg {
     }
 }
 
-/// Runs one of the programs for the little it writes.
+/// Runs one of the programs, with little output.
 pub(super) fn collect(
     name: &'static str,
     command: &mut Command,
@@ -195,7 +197,7 @@ pub(super) fn collect(
     file: &Path,
     patience: Patience,
 ) -> Result<pipe::Output> {
-    // FFREPORT makes both programs write files of their own.
+    // FFREPORT makes both programs write log files.
     command.env_remove("FFREPORT");
     pipe::collect(command, limit, patience).map_err(|failure| failed(name, file, limit, patience, failure))
 }
@@ -216,7 +218,7 @@ fn failed(name: &'static str, file: &Path, limit: usize, patience: Patience, fai
     Error::program(name, what)
 }
 
-/// The first complaint in a program's messages, without the file's name and without addresses in memory.
+/// The first error in a program's messages, without the file's name and without memory addresses.
 pub(super) fn reason(stderr: &str, path: &Path) -> String {
     let name = path.display().to_string();
     let complaint = |line: &str| {

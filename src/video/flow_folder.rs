@@ -1,13 +1,14 @@
-//! Flow that was computed elsewhere: for each video a folder of `.flo` files, or of pictures of its two components.
+//! Flow computed elsewhere: for each video a folder of `.flo` files, or of images of its two components.
 //!
-//! The folder is found below a root by the video's name, with or without extension, and holds one of these, in natural order:
+//! The folder is found below a root by the video's name, with or without extension, and holds one of these, in natural
+//! order:
 //!
-//! - `.flo` files (Middlebury's); displacements they call unknown count as 0;
-//! - 8-bit pictures `x_00001.jpg` and `y_00001.jpg`, or `flow_x_…` and `flow_y_…` (`.png` as well);
-//! - two folders `x` and `y`, `u` and `v`, or `flow_x` and `flow_y` of such pictures.
+//! - `.flo` files (Middlebury's); displacements marked as unknown count as 0;
+//! - 8-bit images `x_00001.jpg` and `y_00001.jpg`, or `flow_x_…` and `flow_y_…` (also `.png`);
+//! - two folders `x` and `y`, `u` and `v`, or `flow_x` and `flow_y` of such images.
 //!
-//! In a picture 128 is no motion and a pixel is 6.375 levels, so that 20 pixels are the most (`mcl.md` section 1.2; `denseflow
-//! -b 20` writes the same).
+//! In an image, 128 is no motion and one pixel is 6.375 levels, so that the range is 20 pixels (`docs/papers/mcl.md`
+//! section 1.2; `denseflow -b 20` writes the same).
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -18,15 +19,15 @@ use super::folder;
 use crate::error::{Error, Result};
 use crate::flow::{Flow, flo};
 
-/// Levels of a picture for a pixel of displacement: 127.5 / 20.
+/// Image levels per pixel of displacement: 127.5 / 20.
 const LEVELS: f32 = 6.375;
 /// The level of no motion.
 const ZERO: f32 = 128.0;
 
-/// Bytes of a `.flo` file before its pixels, of eight bytes each.
+/// Bytes of a `.flo` file before its pixels, which have eight bytes each.
 const FLO_HEADER: u64 = 12;
 
-/// Names of the two components, as folders and, with `_`, as beginnings of file names.
+/// Names of the two components: folder names and, with `_`, prefixes of file names.
 const NAMES: [[&str; 2]; 3] = [["x", "y"], ["flow_x", "flow_y"], ["u", "v"]];
 
 /// The files of one video's flow, in order.
@@ -86,7 +87,7 @@ impl Files {
         Err(Error::data(dir, what))
     }
 
-    /// Pictures of both components, which must go by the same names after their prefixes.
+    /// Images of both components, whose names must be equal after the prefixes.
     fn pair(dir: &Path, [x, y]: [Vec<PathBuf>; 2], prefixes: [&str; 2]) -> Result<Files> {
         if x.len() != y.len() {
             let what =
@@ -120,8 +121,8 @@ impl Files {
         }
     }
 
-    /// Checks that there is a field for each of `frames` frames but the last; one more repeats the last. `cut` says that the
-    /// video goes on after them.
+    /// Checks that there is a field for each of `frames` frames except the last; one more repeats the last. `cut` says
+    /// that the video continues after them.
     pub(super) fn expect(&self, dir: &Path, frames: usize, cut: bool) -> Result<()> {
         let n = self.len();
         if n + 1 == frames || n == frames || (cut && n > frames) {
@@ -135,7 +136,7 @@ impl Files {
         Err(Error::data(dir, what))
     }
 
-    /// Field `i`, of the extents `h w` of one of `sizes`, resized to the last of them with its displacements.
+    /// Field `i`, with the extents `h w` of one of `sizes`, resized to the last of them, displacements included.
     pub(super) fn read(&self, i: usize, sizes: [[usize; 2]; 2]) -> Result<Flow> {
         let flow = match self {
             Files::Flo(files) => {
@@ -199,7 +200,7 @@ fn expect_size(file: &Path, [h, w]: [usize; 2], sizes: [[usize; 2]; 2]) -> Resul
     Err(Error::data(file, format!("this flow has {w} x {h} pixels, and its video {native}{or}")))
 }
 
-/// `flow` at `h w`, by a triangle filter as frames are resized, its displacements in pixels of the new size.
+/// `flow` at `h w`, with the triangle filter used for frames, displacements in pixels of the new size.
 fn resized(flow: Flow, [h, w]: [usize; 2]) -> Result<Flow> {
     if [flow.h(), flow.w()] == [h, w] {
         return Ok(flow);
@@ -223,7 +224,7 @@ fn resized(flow: Flow, [h, w]: [usize; 2]) -> Result<Flow> {
     Flow::new(h, w, u, v)
 }
 
-/// For each of `to` pixels the first of `from` that it is made of, and their weights, which add up to 1.
+/// For each of `to` pixels the first contributing pixel of `from`, and the weights, which sum to 1.
 fn weights(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
     let scale = from as f64 / to as f64;
     let reach = scale.max(1.0);

@@ -1,4 +1,4 @@
-//! A folder of frames, `.jpg` or `.png`, as a video. The orientation that EXIF data gives is obeyed, as a video's rotation is.
+//! A folder of `.jpg` or `.png` frames as a video. EXIF orientation is applied, like the rotation of a video.
 
 use std::cmp::Ordering;
 use std::io::Cursor;
@@ -12,17 +12,18 @@ use super::{Clip, Decode, jpeg, list, series};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A frame may take this much memory while it is decoded.
+/// Limit on the memory for decoding a frame.
 const MAX_FRAME_BYTES: u64 = 1 << 30;
 
 /// The frames of a folder in natural order (`2.jpg` before `10.jpg`).
 ///
-/// A folder may hold other pictures beside them: flow (`flow_x_…`, or `x_…` and `y_…`), masks, depth, thumbnails. The frames are
-/// those whose names differ in their numbers alone. Where several such series are left that are not known to be something
-/// else, one counts only if it has ten times as many pictures as the others. Hidden files are left alone.
+/// A folder may hold other images beside them: flow (`flow_x_…`, or `x_…` and `y_…`), masks, depth, thumbnails. The
+/// frames are the images whose names differ only in their numbers. If several such series remain that are not known to
+/// be something else, one counts only if it has ten times as many images as the others. Hidden files are ignored.
 ///
 /// # Errors
-/// `Io` when the folder cannot be read, `Data` when there is no frame in it, or when nothing tells which series the frames are.
+/// `Io` when the folder cannot be read, `Data` when it contains no frame, or when it is ambiguous which series the
+/// frames are.
 pub fn frames(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = series::frames(dir, pictures(dir)?)?;
     sort(&mut found);
@@ -42,7 +43,7 @@ pub(super) fn pictures(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file's name begins with a dot, as those do that macOS puts beside others (`._0001.jpg`).
+/// Whether a file name starts with a dot, like those macOS creates beside others (`._0001.jpg`).
 pub(super) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
@@ -52,7 +53,7 @@ pub(super) fn sort(files: &mut [PathBuf]) {
     files.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
 }
 
-/// Reads a folder of frames that were taken [`Decode::folder_fps`] times a second.
+/// Reads a folder of frames that were recorded at [`Decode::folder_fps`].
 ///
 /// # Errors
 /// Those of [`frames`]; `Data` naming the frame that cannot be decoded, or whose size differs from the first one's, or
@@ -81,10 +82,10 @@ pub fn read(dir: &Path, how: &Decode) -> Result<Clip> {
     Clip::new(picked.len(), h, w, rgb, fps)
 }
 
-/// A decoder of a picture, with the picture's whole file in memory.
+/// An image decoder, with the complete file in memory.
 pub(super) fn reader(file: &Path) -> Result<impl ImageDecoder> {
     let bytes = files::read_bounded(file, MAX_FRAME_BYTES, "a frame")?;
-    // The decoder of JPEG makes up what is missing.
+    // The JPEG decoder would fill in missing data.
     if image::guess_format(&bytes).is_ok_and(|format| format == ImageFormat::Jpeg) && !jpeg::is_whole(&bytes) {
         return Err(not_a_frame(file, "it is cut short: there is no end of the picture in it"));
     }
@@ -106,7 +107,7 @@ pub(super) fn dimensions(file: &Path) -> Result<(usize, usize)> {
     upright(file, &mut reader(file)?).map(|([h, w], _)| (h, w))
 }
 
-/// Height and width of a picture as it is shown, and how to turn its pixels, which its EXIF data says.
+/// Height and width of an image as displayed, and the orientation from its EXIF data.
 fn upright(file: &Path, decoder: &mut impl ImageDecoder) -> Result<([usize; 2], Orientation)> {
     let (w, h) = decoder.dimensions();
     let orientation = decoder.orientation().map_err(|e| not_a_frame(file, e))?;
@@ -131,7 +132,7 @@ fn decode(file: &Path, from: [usize; 2], to: [usize; 2]) -> Result<Vec<u8>> {
     Ok(resized(picture.into_rgb8(), to).into_raw())
 }
 
-/// `picture` at `h w`, averaging over what a pixel covers.
+/// `picture` at `h w`, with area averaging.
 pub(super) fn resized(picture: RgbImage, [h, w]: [usize; 2]) -> RgbImage {
     if (picture.height() as usize, picture.width() as usize) == (h, w) {
         return picture;

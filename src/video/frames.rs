@@ -1,4 +1,4 @@
-//! The frames of a video file as they come from `ffmpeg`, gathered to a clip of constant rate.
+//! Collects the frames of a video file from `ffmpeg` into a clip of constant rate.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,37 +9,37 @@ use super::pipe::Piece;
 use super::{Clip, Decode};
 use crate::error::{Error, Result};
 
-/// Why a clip was given up.
+/// Why reading was aborted.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trouble {
     /// It would exceed [`Decode::max_bytes`].
     Large,
-    /// More bytes came than this, which were asked for.
+    /// More bytes arrived than this, which were requested.
     Flood(usize),
 }
 
-/// Frames whose times have not come yet. There are few: a frame's time is written before its pixels.
+/// Limit on frames without time stamps. There are few: a frame's time is written before its pixels.
 const PENDING: usize = 64;
 
-/// Frames that are being gathered. At a rate that was asked for, those that no place shows are dropped at once.
+/// Frames being collected. With a requested rate, frames that are shown at no position are dropped at once.
 pub(super) struct Frames<'a> {
     path: &'a Path,
     how: &'a Decode,
     size: (usize, usize),
-    /// Bytes of a frame.
+    /// Bytes per frame.
     frame: usize,
-    /// The most frames of the clip, and whether to stop there instead of refusing it.
+    /// Maximum number of frames, and whether to stop there instead of refusing the clip.
     most: usize,
     cut: bool,
     messages: Messages,
     stamps: Stamps,
-    /// Bytes of frames whose times are not known yet, and of the last frame in part.
+    /// Bytes of frames whose times are not known yet, including an incomplete last frame.
     pending: Vec<u8>,
-    /// Number of frames that have been given their times.
+    /// Number of frames that have times.
     timed: usize,
-    /// The frames; at a rate that was asked for, the clip as far as it is known.
+    /// The frames; with a requested rate, the clip as far as it is known.
     rgb: Vec<u8>,
-    /// At a rate that was asked for, the last frame.
+    /// With a requested rate, the last frame.
     last: Vec<u8>,
     bytes: usize,
     trouble: Option<Trouble>,
@@ -69,13 +69,13 @@ impl<'a> Frames<'a> {
         }
     }
 
-    /// How many frames to ask for: one more than fits, to tell a clip that is too large from one that just fits. `None` for
-    /// as many as there are, where not all will be kept.
+    /// How many frames to request: one more than fits, to distinguish a clip that is too large from one that just fits.
+    /// `None` for all frames, where not all of them will be kept.
     pub(super) fn wanted(&self) -> Option<usize> {
         self.how.fps.is_none().then(|| if self.cut { self.most } else { self.most.saturating_add(1) })
     }
 
-    /// Takes what `ffmpeg` wrote.
+    /// Adds output of `ffmpeg`.
     pub(super) fn take(&mut self, piece: Piece) -> ControlFlow<()> {
         match piece {
             Piece::Message(bytes) => {
@@ -101,7 +101,7 @@ impl<'a> Frames<'a> {
         self.sort_in()
     }
 
-    /// Gives pending frames their times.
+    /// Assigns times to pending frames.
     fn sort_in(&mut self) -> ControlFlow<()> {
         let ready = (self.pending.len() / self.frame).min(self.stamps.times().len() - self.timed);
         let pending = std::mem::take(&mut self.pending);
@@ -132,7 +132,7 @@ impl<'a> Frames<'a> {
         ControlFlow::Continue(())
     }
 
-    /// At a rate that was asked for: shows the last frame at all places before `end`.
+    /// With a requested rate: shows the last frame at all positions before `end`.
     fn show_last(&mut self, end: usize) {
         let there = self.rgb.len() / self.frame;
         let end = if self.cut { end.min(self.most) } else { end };
@@ -143,22 +143,22 @@ impl<'a> Frames<'a> {
         }
     }
 
-    /// Whether there are as many frames as were asked for.
+    /// Whether there are as many frames as requested.
     pub(super) fn full(&self) -> bool {
         self.cut && self.rgb.len() / self.frame >= self.most
     }
 
-    /// Frames that came whole.
+    /// Complete frames received.
     pub(super) fn whole(&self) -> usize {
         self.timed + self.pending.len() / self.frame
     }
 
-    /// Whether a part of a frame came.
+    /// Whether an incomplete frame was received.
     pub(super) fn torn(&self) -> bool {
         !self.pending.len().is_multiple_of(self.frame)
     }
 
-    /// Whether frames came whose times did not.
+    /// Whether frames were received without their times.
     pub(super) fn untimed(&self) -> bool {
         self.pending.len() >= self.frame
     }
@@ -179,11 +179,11 @@ impl<'a> Frames<'a> {
         self.messages.text()
     }
 
-    /// The clip. `rate` is what the header says of the file's own.
+    /// The clip. `rate` is the rate in the file's header.
     pub(super) fn into_clip(mut self, timing: Timing, rate: Option<f64>) -> Result<Clip> {
         let Timing { fps, places } = timing;
         if self.how.fps.is_some() {
-            // A lone frame without a rate is shown once.
+            // A single frame without a rate is shown once.
             self.show_last(place(self.stamps.end(rate), fps).max(usize::from(self.timed == 1)));
         }
         let (frame, most) = (self.frame, self.most);

@@ -1,4 +1,5 @@
-//! What is in a folder of the cache: which files, of which source and settings, and which of them nothing will use again.
+//! Lists the content of a cache folder: which files, from which source and settings, and which ones nothing will use
+//! again.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -14,22 +15,22 @@ use crate::error::{Error, Result};
 /// A file of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is.
+    /// Path.
     pub path: PathBuf,
-    /// Its length.
+    /// Size in bytes.
     pub bytes: u64,
-    /// What it holds; `None` for what a killed process left half-written.
+    /// Kind of content; `None` for partial files of a killed process.
     pub kind: Option<Kind>,
-    /// The video it was made of; empty where the file does not say.
+    /// The source video; empty if the file does not state it.
     pub source: String,
-    /// How it was made, as text; the same for all videos of a data set. Empty where the file does not say.
+    /// Settings, as text; the same for all videos of a data set. Empty if the file does not state them.
     pub settings: String,
-    /// Why nothing will use it again; `None` where something may.
+    /// Why nothing will use it again; `None` if something may.
     pub stale: Option<String>,
 }
 
-/// The files of the cache in `dir`, by kind, settings, source and path. Other files are left alone. Headers are read and sources
-/// looked at; the numbers are not ([`verify`] does that).
+/// The files of the cache in `dir`, sorted by kind, settings, source and path. Other files are ignored. Headers are
+/// read and sources are checked; the data is not ([`verify`] does that).
 ///
 /// # Errors
 /// `Io` when the folder cannot be read.
@@ -39,7 +40,7 @@ pub fn list(dir: &Path) -> Result<Vec<Entry>> {
     for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
         let path = entry.map_err(Error::io("read", dir))?.path();
         let Some(kind) = kind_of(&path) else { continue };
-        // Files come and go while a cache is built.
+        // Files appear and disappear while a cache is being built.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if !metadata.is_file() {
             continue;
@@ -56,7 +57,7 @@ pub fn list(dir: &Path) -> Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// What the file's name says it is: `Some(None)` for one that was not finished, `None` for what is not the cache's.
+/// The kind of file by its name: `Some(None)` for a partial file, `None` for files that do not belong to the cache.
 fn kind_of(path: &Path) -> Option<Option<Kind>> {
     let name = path.file_name()?.to_str()?;
     let (hash, rest) = name.split_once('.')?;
@@ -69,7 +70,7 @@ fn kind_of(path: &Path) -> Option<Option<Kind>> {
     }
 }
 
-/// Fills in what the file itself says. `sources` remembers what was found out about each source.
+/// Fills in what the file itself states. `sources` remembers the result for each source.
 fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<String, Option<String>>) {
     let mapped = match Mapped::open(&entry.path, kind, false) {
         Ok(mapped) => mapped,
@@ -92,7 +93,7 @@ fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<Str
     let whole = format!("{:?}", frames.source);
     let mut stale = sources.entry(whole).or_insert_with(|| of(&frames.source)).clone();
     stale = stale.or_else(|| flow.as_ref().and_then(|key| key.flow.stale()));
-    // Flow is of no use without its frames, nor are maps without their flow.
+    // Flow cannot be used without its frames, nor maps without their flow.
     let of_frames = (Kind::Frames, key::named(&frames));
     let ancestors = match (kind, &flow) {
         (Kind::Flow, _) => vec![of_frames],
@@ -116,19 +117,19 @@ fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<Str
     (entry.source, entry.settings, entry.stale) = (source, settings, stale);
 }
 
-/// Compares a file with all of its checksums.
+/// Verifies all checksums of a file.
 ///
 /// # Errors
-/// `Format` naming the file and what is wrong with it, `Io` when it cannot be read.
+/// `Format` naming the file and the problem, `Io` when it cannot be read.
 pub fn verify(entry: &Entry) -> Result<()> {
     entry.kind.map_or(Ok(()), |kind| Mapped::open(&entry.path, kind, true).map(|_| ()))
 }
 
-/// Removes files of the cache in `dir` while nothing is built in it. `waiting` is told now and then which process is. Programs
-/// that have mapped a file keep it until they let it go.
+/// Removes files of the cache in `dir` while no process builds in it. `waiting` is called periodically with the process
+/// being waited for. Programs that have mapped a file keep it until they unmap it.
 ///
 /// # Errors
-/// `Locked` while a process trains on what is in it; `Stopped` when `stop` was set while another process was waited for; `Io`
+/// `Locked` while a process trains on the cache; `Stopped` when `stop` was set while waiting for another process; `Io`
 /// when a file cannot be removed.
 pub fn remove(dir: &Path, entries: &[Entry], stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Result<()> {
     let _lock = Lock::take(dir, stop, waiting)?;

@@ -1,5 +1,5 @@
-//! What a file of the cache was made of and how: a key, kept in the file as JSON and hashed to the file's name. Changed
-//! inputs lead to other names, and from a key alone it can be told whether its source is still what it was.
+//! The key of a cache file: its source and settings, stored in the file as JSON and hashed into the file's name.
+//! Changed inputs lead to other names, and a key is enough to check whether its source is unchanged.
 
 use std::ffi::OsString;
 use std::fs;
@@ -52,14 +52,14 @@ pub(super) enum SourceKey {
     Procedural { version: u32, video: usize, classes: usize, frames: usize, side: usize, fps: f64, seed: u64 },
 }
 
-/// Where flow comes from.
+/// Source of flow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum FlowFrom {
     Computed(String),
     Folder { path: Name, files: Files },
 }
 
-/// The number of files and a hash of their names, sizes and times of change.
+/// The number of files and a hash of their names, sizes and modification times.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Files {
     count: usize,
@@ -74,7 +74,7 @@ pub(super) enum Name {
     Bytes(Vec<u8>),
 }
 
-/// A key as it stands in a file, and the hash that names the file.
+/// A key as stored in a file, and the hash that names the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub text: Vec<u8>,
@@ -90,7 +90,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// The key of the file of `kind`, where there is to be one.
+    /// The key of the file of `kind`, if there is one.
     pub(super) fn get(&self, kind: Kind) -> Option<&Named> {
         match kind {
             Kind::Frames => Some(&self.frames),
@@ -135,7 +135,7 @@ pub(super) fn named(key: &impl Serialize) -> Result<Named> {
     Ok(Named { hash: fnv1a(&text), text })
 }
 
-/// Reads a key that a file holds.
+/// Parses a key stored in a file.
 pub(super) fn parse<K: DeserializeOwned>(text: &[u8]) -> Option<K> {
     serde_json::from_slice(text).ok()
 }
@@ -165,7 +165,7 @@ impl SourceKey {
         Ok(SourceKey::Folder { path: whole(path)?.into(), files, fps })
     }
 
-    /// Why nothing that was made of this source will be used again; `None` where it may be.
+    /// Why nothing made from this source will be used again; `None` if it may be.
     pub(super) fn stale(&self) -> Option<String> {
         let now = match self {
             SourceKey::File { path, .. } => SourceKey::file(&path.path()),
@@ -183,7 +183,7 @@ impl FlowFrom {
         Ok(FlowFrom::Folder { path: whole(dir)?.into(), files: Files::of(&paths)? })
     }
 
-    /// As [`SourceKey::stale`].
+    /// Like [`SourceKey::stale`].
     pub(super) fn stale(&self) -> Option<String> {
         let FlowFrom::Folder { path, .. } = self else { return None };
         differs(FlowFrom::folder(&path.path()).map(|now| now == *self), "the folder its flow came from")
@@ -265,7 +265,7 @@ impl std::fmt::Display for FlowKey {
         match &self.flow {
             FlowFrom::Computed(settings) => write!(f, "{settings}"),
             FlowFrom::Folder { path, .. } => {
-                // The folder of one video: its parent is what the videos of a data set have in common.
+                // The folder of one video: its parent is common to the videos of a data set.
                 let path = path.path();
                 write!(f, "from {}", path.parent().unwrap_or(&path).display())
             }
@@ -283,7 +283,7 @@ fn whole(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).map_err(Error::io("read", path))
 }
 
-/// Nanoseconds between 1970 and the last change; 64 bits last until the year 2554.
+/// Nanoseconds between 1970 and the last modification; 64 bits last until the year 2554.
 fn changed(meta: &fs::Metadata) -> u64 {
     let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)

@@ -1,13 +1,13 @@
-//! Lists of videos: lines of `path label`, in the forms that are in use.
+//! Lists of videos: lines of `path label`, in the formats in common use.
 //!
-//! - Fields are separated by commas, tabs, semicolons or blanks, by the same in the whole list. The first three follow the rules
-//!   of CSV: a field that holds a separator is quoted, and a quote inside of quotes is doubled.
-//! - `path frames label`, with a number in the middle, is read too. The number is not used.
-//! - A first line of names (`path,label`, in any order, beside others) says which column is which.
-//! - Between blanks, a path ends with the extension of a video, and the label is all of the rest.
-//! - A comment is a line that begins with `# `. Other lines may begin with `#`: some videos do.
+//! - Fields are separated by commas, tabs, semicolons or blanks, the same in the whole list. The first three follow the
+//!   rules of CSV: a field that contains a separator is quoted, and a quote inside quotes is doubled.
+//! - `path frames label`, with a number in the middle, is accepted too. The number is not used.
+//! - A header line (`path,label`, in any order, possibly with others) says which column is which.
+//! - With blanks, a path ends with a video's extension, and the rest is the label.
+//! - A comment is a line that starts with `# `. Other lines may start with `#`, as some video names do.
 //!
-//! Where a line can be read in two ways, the one whose file exists is meant. Where that does not decide, the list is refused
+//! If a line can be read in two ways, the one whose file exists is used. If that does not decide, the list is refused
 //! with both readings.
 
 use std::path::Path;
@@ -20,10 +20,10 @@ const VIDEO_EXTENSIONS: [&str; 24] = [
     "m2v", "vob", "asf", "divx", "f4v", "3g2", "mxf", "mjpeg",
 ];
 const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
-/// Lists are no longer than this: a guard against naming a video as a list.
+/// Maximum length of a list: a guard against passing a video as a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
 
-/// Names that columns have in the headers of lists, the better ones first.
+/// Column names in the headers of lists, preferred ones first.
 const PATHS: [&str; 13] = [
     "path",
     "video_path",
@@ -63,7 +63,7 @@ pub(super) struct Line {
     pub label: String,
 }
 
-/// A list of `path label` lines, and what is odd about it.
+/// A list of `path label` lines, and what is unusual about it.
 pub(super) struct List {
     pub lines: Vec<Line>,
     pub warnings: Vec<String>,
@@ -120,7 +120,7 @@ impl Separator {
     }
 }
 
-/// One way to read a line.
+/// One interpretation of a line.
 #[derive(Clone, PartialEq)]
 struct Reading {
     path: String,
@@ -137,18 +137,18 @@ impl Reading {
         is_video(Path::new(&self.path))
     }
 
-    /// Without blanks: one word each, as most lists have it.
+    /// Without blanks: one word each, as in most lists.
     fn is_plain(&self) -> bool {
         !self.path.contains(char::is_whitespace) && !self.label.contains(char::is_whitespace)
     }
 }
 
-/// What a line means under one separator.
+/// Interpretation of a line with one separator.
 enum Meaning {
     One(Reading),
-    /// Two readings, of which nothing tells the right one.
+    /// Two interpretations, and nothing decides between them.
     Two(Reading, Reading),
-    /// Why it means nothing.
+    /// Why there is no interpretation.
     Nothing(String),
 }
 
@@ -189,8 +189,8 @@ fn ambiguous(list: &Path, number: u64, line: &str, a: &Reading, b: &Reading) -> 
     Error::format(list, number, what)
 }
 
-/// The separator of a list: the one under which most paths exist, then under which most are videos by their names. Files are
-/// asked for only where several separators are possible.
+/// The separator of a list: the one with which most paths exist, then with which most are videos by their names. The
+/// file system is queried only if several separators are possible.
 fn separator_of(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<Separator> {
     let readable =
         |s: Separator| lines.iter().filter(|(_, line)| readings(line, s).map_or(true, |r| !r.is_empty())).count();
@@ -210,7 +210,8 @@ fn separator_of(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> b
         let mut counts = counts.into_iter();
         possible.retain(|_| counts.next() == Some(most));
     }
-    // Then the one under which most lines can be read at all; of equals the first, if it means the same as the next.
+    // Then the one with which most lines can be parsed; among equals the first, if it gives the same result as the
+    // next.
     let most = possible.iter().map(|(_, n)| *n).max().unwrap_or(0);
     possible.retain(|(_, n)| *n == most);
     if let [(a, n), (b, _), ..] = possible[..]
@@ -227,7 +228,8 @@ fn separator_of(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> b
     Ok(possible[0].0)
 }
 
-/// The reading whose file exists; where that does not decide, the one that is a video by its name; then the one of two words.
+/// The interpretation whose file exists; if that does not decide, the one that is a video by its name; then the one of
+/// two words.
 fn meaning(line: &str, separator: Separator, exists: &dyn Fn(&str) -> bool) -> Meaning {
     let mut left = match readings(line, separator) {
         Ok(readings) => readings,
@@ -253,7 +255,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// All ways to read a line under a separator; what it means where that needs no choice.
+/// All interpretations of a line with a separator, or the result if there is no choice.
 fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading>, Meaning> {
     if separator == Separator::Blank {
         return Ok(between_blanks(line));
@@ -262,7 +264,7 @@ fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading
         return Ok(Vec::new());
     }
     let mut fields = fields(line, separator).map_err(Meaning::Nothing)?;
-    // Tables end in empty columns, and tabs are doubled to look well.
+    // Tables may end in empty columns, and tabs are doubled for alignment.
     while fields.last().is_some_and(String::is_empty) {
         fields.pop();
     }
@@ -274,7 +276,7 @@ fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading
         [path, label] => Ok(Reading::new(path, label).into_iter().collect()),
         [path, frames, label] if is_number(frames) => Ok(Reading::new(path, label).into_iter().collect()),
         _ => {
-            // Unquoted: no rule says whether the name or the label holds the separator.
+            // Unquoted: it is undefined whether the name or the label contains the separator.
             let at = char::from(separator.byte());
             let cut = |pair: Option<(&str, &str)>| pair.and_then(|(path, label)| Reading::new(path, label));
             Err(match (cut(line.rsplit_once(at)), cut(line.split_once(at))) {
@@ -285,14 +287,14 @@ fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading
     }
 }
 
-/// The fields of a line by the rules of CSV, without the blanks around them.
+/// The fields of a line by the rules of CSV, without surrounding blanks.
 fn fields(line: &str, separator: Separator) -> std::result::Result<Vec<String>, String> {
     let at = char::from(separator.byte());
     if !line.contains('"') {
-        // The same without a reader for each line, of which there may be hundreds of thousands.
+        // The same without creating a reader per line, since there may be hundreds of thousands.
         return Ok(line.split(at).map(|field| field.trim().to_owned()).collect());
     }
-    // With a second record, a quote that does not end shows: it would hold that one too.
+    // A second record reveals an unterminated quote, which would contain that record too.
     let text = format!("{}\n.\n", quotes_first(line, at));
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -308,7 +310,7 @@ fn fields(line: &str, separator: Separator) -> std::result::Result<Vec<String>, 
     }
 }
 
-/// `a, "b, c"` as `a,"b, c"`: for CSV a quote after a blank is not one.
+/// `a, "b, c"` as `a,"b, c"`: in CSV, a quote after a blank does not start a quoted field.
 fn quotes_first(line: &str, separator: char) -> String {
     let (mut out, mut blanks) = (String::with_capacity(line.len()), String::new());
     let (mut first, mut quoted, mut inside) = (true, false, false);
@@ -329,7 +331,7 @@ fn quotes_first(line: &str, separator: char) -> String {
     out
 }
 
-/// All ways to read a line of words between blanks.
+/// All interpretations of a line of words between blanks.
 fn between_blanks(line: &str) -> Vec<Reading> {
     if line.starts_with('"') {
         let fields = fields(line, Separator::Blank).unwrap_or_default();
@@ -368,11 +370,11 @@ fn label_of(rest: &str) -> Option<&str> {
         _ => rest,
     };
     let label = label.strip_prefix('"').and_then(|l| l.strip_suffix('"')).unwrap_or(label);
-    // No label names a video.
+    // A label does not name a video.
     (!is_video(Path::new(label))).then_some(label)
 }
 
-/// The names of the columns where a first line has them, and what separates them. Between blanks only `path label` is known.
+/// The column names of a header line, if it is one, and its separator. With blanks only `path label` is recognised.
 fn header(line: &str) -> Option<(Separator, Vec<String>)> {
     Separator::ALL.into_iter().find_map(|separator| {
         let fields = match separator {

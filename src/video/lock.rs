@@ -1,5 +1,5 @@
-//! The right to write into a folder of the cache: one process has it at a time, and those that wait are told which. And the
-//! mark of those that read what is in it, which nobody may then remove.
+//! The write lock of a cache folder: one process holds it at a time, and waiting processes are told which one. And the
+//! shared lock of the readers, whose files must not be removed.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The process that is writing into a cache, as far as it is known.
+/// The process that is writing to a cache, as far as known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Process id.
     pub pid: Option<u32>,
-    /// The name of its program.
+    /// Name of the program.
     pub program: Option<String>,
 }
 
@@ -37,32 +37,32 @@ impl Holder {
         Holder { pid: Some(std::process::id()), program }
     }
 
-    /// What a holder wrote into the file of the lock: its number and its program, on a line.
+    /// Parses what a holder wrote to the lock file: process id and program, on one line.
     fn parse(text: &str) -> Holder {
         let line = text.lines().next().unwrap_or_default();
         let (pid, program) = line.split_once(' ').unwrap_or((line, ""));
-        // It is shown to people: what is not a plain name is left out.
+        // It is displayed, so anything that is not a plain name is removed.
         let program = Some(program.to_owned()).filter(|p| !p.is_empty() && !p.contains(char::is_control));
         Holder { pid: pid.parse().ok(), program }
     }
 }
 
-/// The mark of a process that reads a cache, until it is dropped: nothing is removed from the cache meanwhile.
+/// Shared lock of a process that reads a cache, held until dropped: nothing is removed from the cache meanwhile.
 #[derive(Debug)]
 pub(super) struct Use(#[expect(dead_code, reason = "its lock is what counts")] File);
 
 impl Use {
-    /// Marks `dir` as used; `None` where the mark cannot be made, as in a folder that is not there or may only be read.
+    /// Marks `dir` as in use; `None` if that is not possible, as in a missing or read-only folder.
     pub(super) fn of(dir: &Path) -> Option<Use> {
         let file = used(dir).ok()?;
         file.lock_shared().ok()?;
         Some(Use(file))
     }
 
-    /// The right to remove files of `dir`, while no process uses them.
+    /// Exclusive lock for removing files of `dir`, while no process uses them.
     ///
     /// # Errors
-    /// `Locked` while one does, `Io` when that cannot be asked.
+    /// `Locked` if a process uses them, `Io` if that cannot be determined.
     pub(super) fn of_nobody(dir: &Path) -> Result<Use> {
         let file = used(dir).map_err(Error::io("lock", dir))?;
         match file.try_lock() {
@@ -77,14 +77,15 @@ fn used(dir: &Path) -> std::io::Result<File> {
     File::options().create(true).truncate(false).read(true).write(true).open(dir.join(".used"))
 }
 
-/// The right to write, held until dropped.
+/// The write lock, held until dropped.
 pub(super) struct Lock(File);
 
 impl Lock {
-    /// Waits until this process has the right to write into `dir`. `waiting` is told now and then who has it.
+    /// Waits until this process holds the write lock of `dir`. `waiting` is called periodically with the current
+    /// holder.
     ///
     /// # Errors
-    /// `Stopped` when `stop` was set meanwhile, `Io` when the lock cannot be made.
+    /// `Stopped` when `stop` was set meanwhile, `Io` when the lock cannot be created.
     pub(super) fn take(dir: &Path, stop: &AtomicBool, mut waiting: impl FnMut(Holder)) -> Result<Lock> {
         let path = dir.join(".lock");
         let mut options = File::options();
@@ -102,7 +103,7 @@ impl Lock {
             std::thread::sleep(Duration::from_millis(200));
         }
         let mut lock = Lock(file);
-        // A courtesy to those who wait: on a full disk the lock holds all the same.
+        // Information for waiting processes: on a full disk the lock holds nevertheless.
         let Holder { pid, program } = Holder::own();
         let _ = lock.write(&format!("{} {}\n", pid.unwrap_or_default(), program.unwrap_or_default()));
         Ok(lock)
@@ -116,7 +117,7 @@ impl Lock {
 }
 
 impl Drop for Lock {
-    /// Closing would do, were it not for a program being started this very moment: until it runs, it holds copies of all
+    /// Closing would suffice, unless a program is being started at this moment: until its exec, it holds copies of all
     /// descriptors, and with them the lock.
     fn drop(&mut self) {
         let _ = self.write(""); // whoever holds it next writes its own
@@ -124,7 +125,7 @@ impl Drop for Lock {
     }
 }
 
-/// Who wrote into the file of a lock.
+/// The process that wrote to a lock file.
 fn holder(file: &mut File) -> Holder {
     let mut text = String::new();
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(1024).read_to_string(&mut text));

@@ -1,5 +1,5 @@
-//! Maps and scores of a video as a file of the cache of their own: they change with settings of sampling, which shall not cost
-//! the flow again.
+//! Motion maps and scores of a video, in a cache file of their own: they change with the sampling settings, and that
+//! should not require computing flow again.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::flow::maps::Maps;
 
-/// No file of maps is longer: a day of video at 60 frames a second takes half of it.
+/// Maximum size of a maps file: one day of video at 60 frames per second takes half of it.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// Reads the file at `path`, all checksums included. Its key must have the hash `key_hash`.
+/// Reads the file at `path` and verifies all checksums. Its key must have the hash `key_hash`.
 pub(super) fn read(path: &Path, key_hash: u64) -> Result<Maps> {
     let format = |(offset, what)| Error::format(path, offset, what);
     let bytes = files::read_bounded(path, MAX_BYTES, "the maps of a video")?;
@@ -23,7 +23,7 @@ pub(super) fn read(path: &Path, key_hash: u64) -> Result<Maps> {
     Ok(maps)
 }
 
-/// Reads a file with these bytes, all checksums included. The error has the offset where it was noticed.
+/// Parses a file with these bytes and verifies all checksums. The error has the offset where it was detected.
 pub(super) fn parse(bytes: &[u8]) -> Result<(Head, Maps), (u64, String)> {
     let head = Head::parse(Kind::Maps, bytes)?;
     head.verify(Kind::Maps, bytes)?;
@@ -34,7 +34,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Head, Maps), (u64, String)> {
     Ok((head, maps))
 }
 
-/// Writes maps of flow with checksum `made_of` to `file`, all of them, and waits until they are on the disk.
+/// Writes maps of flow with checksum `made_of` to `file` and waits until they are on disk.
 pub(super) fn write(file: &mut std::fs::File, key: &Named, made_of: u32, fps: f64, maps: &Maps) -> std::io::Result<()> {
     let [rows, cols] = maps.grid();
     let count = maps.maps().len() / (rows * cols).max(1);

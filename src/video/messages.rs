@@ -1,23 +1,23 @@
-//! What `ffmpeg` says on its standard error: the times of frames, and complaints.
+//! Parser for the standard error of `ffmpeg`: time stamps of frames, and error messages.
 
-/// Reads messages of `ffmpeg -v repeat+level+info` as they come.
+/// Parses messages of `ffmpeg -v repeat+level+info` incrementally.
 #[derive(Default)]
 pub(super) struct Messages {
-    /// The beginning of a line that has not ended.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
-    /// The first complaint, without addresses in memory.
+    /// The first error message, without memory addresses.
     complaint: Option<String>,
-    /// The first line that is neither a message of a known kind nor a time.
+    /// The first line that is neither a known kind of message nor a time stamp.
     other: Option<String>,
 }
 
-/// Of a longer line the rest is left out.
+/// Longer lines are truncated.
 const LINE: usize = 1024;
-/// How lines of the filter that tells times begin.
+/// Prefix of the lines of the filter that prints times.
 const TIMES: &[u8] = b"[Parsed_showinfo_";
 
 impl Messages {
-    /// Takes what was written, and hands the time of each frame, where it has one, to `time`.
+    /// Adds output, and passes the time of each frame, if it has one, to `time`.
     pub(super) fn take(&mut self, bytes: &[u8], mut time: impl FnMut(Option<f64>)) {
         for part in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
             let (text, ended) = match part.split_last() {
@@ -41,7 +41,7 @@ impl Messages {
             }
             return;
         }
-        // The last step only complains that times do not increase, which are not what it is given frames for.
+        // The last step only reports non-monotonic time stamps, which do not matter here.
         if text.trim().is_empty() || text.starts_with("[rawvideo @") || text.contains("[info]") {
             return;
         }
@@ -55,12 +55,12 @@ impl Messages {
         }
     }
 
-    /// Whether the decoder complained of the file.
+    /// Whether the decoder reported an error in the file.
     pub(super) fn complained(&self) -> bool {
         self.complaint.is_some()
     }
 
-    /// The lines to look for a reason in, the likeliest first.
+    /// The lines that may contain the reason of a failure, the most likely first.
     pub(super) fn text(&self) -> String {
         let unended = String::from_utf8_lossy(&self.line);
         [self.complaint.as_deref(), self.other.as_deref(), Some(&unended)]

@@ -1,4 +1,4 @@
-//! Video in: from files, folders of frames or nothing at all to [`Clip`]s, data sets and clip sampling.
+//! Video input: files, folders of frames or procedural generation to [`Clip`]s, data sets and clip sampling.
 //!
 //! ```text
 //! dataset (which videos, which class)
@@ -44,7 +44,7 @@ pub use triple::{Favour, Triple};
 
 use crate::error::{Error, Result};
 
-/// A stretch of video in memory: `t h w 3`, 8-bit RGB, frame `i` shown at `i / fps` seconds.
+/// A piece of video in memory: `t h w 3`, 8-bit RGB, frame `i` shown at `i / fps` seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clip {
     /// Number of frames.

@@ -1,5 +1,5 @@
-//! Files of the cache: a header that says what is in the file and what it was made of, then the numbers themselves, read by
-//! mapping them into memory.
+//! The files of the cache: a header that describes the content and its source, then the data, which is read through a
+//! memory map.
 //!
 //! Little-endian throughout:
 //!
@@ -7,23 +7,23 @@
 //! |---|---|---|
 //! | 0 | 8 bytes | `TBVIDEO\n` frames, `TBVFLOW\n` flow, `TBVMAPS\n` maps |
 //! | 8 | u32 | version of the format |
-//! | 12 | u32 | length of the header in bytes, a multiple of 64: where the numbers begin |
+//! | 12 | u32 | length of the header in bytes, a multiple of 64: offset of the data |
 //! | 16 | u32 x 6 | extents |
 //! | | | frames: t, h, w, 0, 0, 0 |
-//! | | | flow: fields n, h, w; a field every k-th frame, to the frame this many later; 0 |
-//! | | | maps: their number, rows and columns, number of scores; frames from one to the next; fields summed for each |
+//! | | | flow: fields n, h, w; distance k between the first frames of fields; frames from the first to the second image; 0 |
+//! | | | maps: count, rows and columns, number of scores; frames between maps; fields summed per map |
 //! | 40 | f64 | frames per second |
-//! | 48 | u32 | CRC-32 of the numbers |
-//! | 52 | u32 | CRC-32 of the numbers this was made of: of the frames for flow, of the flow for maps; 0 for frames |
+//! | 48 | u32 | CRC-32 of the data |
+//! | 52 | u32 | CRC-32 of the source data: of the frames for flow, of the flow for maps; 0 for frames |
 //! | 56 | u64 | hash of the key |
-//! | 64 | u32 | CRC-32 of the header, this field taken as 0 |
-//! | 68 | u32 | length of the key, the text that says what the file was made of and how |
+//! | 64 | u32 | CRC-32 of the header, with this field as 0 |
+//! | 68 | u32 | length of the key, the text that describes source and settings |
 //! | 72 | bytes | the key, then zeros |
 //! | header length | u8 | frames: `t h w 3` |
-//! | | f16 | flow: for each field the plane of u (`h w`), then of v, pixels over the gap |
+//! | | f16 | flow: for each field the plane of u (`h w`), then of v, in pixels |
 //! | | f32 | maps, then scores |
 //!
-//! The checksums (CRC-32 as in zip and PNG) find every change of up to 32 neighbouring bits.
+//! The checksums (CRC-32 as in zip and PNG) detect every change of up to 32 adjacent bits.
 
 use std::fs::File;
 use std::io::Write;
@@ -38,27 +38,27 @@ use crate::files;
 const _: () =
     assert!(cfg!(target_endian = "little"), "cache files are mapped as they are and hold little-endian numbers");
 
-/// Raised when the layout of a file changes, or when a source is decoded or flowed to other numbers than before.
+/// Increased when a file's layout changes, or when decoding or flow computation gives other data than before.
 pub(super) const VERSION: u32 = 2;
 const FIXED: usize = 72;
-/// Where the header's own checksum is.
+/// Offset of the header's own checksum.
 const HEADER_SUM: usize = 64;
-/// Keys hold paths and some settings.
+/// Keys contain paths and some settings.
 pub(super) const MAX_KEY: usize = 64 << 10;
 
-/// What a file holds.
+/// Kind of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// The frames of a video (`.tbv`).
     Frames,
     /// Its flow (`.tbf`).
     Flow,
-    /// Maps and scores of its motion (`.tbm`).
+    /// Its motion maps and scores (`.tbm`).
     Maps,
 }
 
 impl Kind {
-    /// All kinds, in the order in which they are made.
+    /// All kinds, in the order in which they are created.
     pub const ALL: [Kind; 3] = [Kind::Frames, Kind::Flow, Kind::Maps];
 
     fn magic(self) -> &'static [u8; 8] {
@@ -87,7 +87,7 @@ impl Kind {
         }
     }
 
-    /// Bytes of the numbers of these extents; `None` where no file can have them.
+    /// Bytes of data with these extents; `None` if no file can have them.
     fn bytes(self, extents: [usize; 6]) -> Option<usize> {
         let ([a, b, c, d, e, f], some) = (extents, |n: &[usize]| n.iter().all(|&n| n > 0));
         let elements = a.checked_mul(b)?.checked_mul(c).filter(|&n| n > 0)?;
@@ -100,24 +100,24 @@ impl Kind {
     }
 }
 
-/// A header that was checked against the length of its file.
+/// A header whose sizes were checked against the length of its file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Head {
     pub extents: [usize; 6],
     pub fps: f64,
-    /// Checksum of the numbers.
+    /// Checksum of the data.
     pub sum: u32,
-    /// Checksum of the numbers these were made of.
+    /// Checksum of the source data.
     pub made_of: u32,
     pub key_hash: u64,
     key_length: usize,
-    /// Where the numbers begin.
+    /// Offset of the data.
     begin: usize,
 }
 
 impl Head {
-    /// Reads and checks the header of a file of `kind` with these bytes. Nothing in it is believed before the lengths add up to
-    /// that of the file. The error has the offset where it was noticed.
+    /// Parses and checks the header of a file of `kind` with these bytes. Its content is used only after the lengths
+    /// were found to add up to that of the file. The error has the offset where it was detected.
     pub(super) fn parse(kind: Kind, bytes: &[u8]) -> Result<Head, (u64, String)> {
         let bad = |offset: usize, what: String| Err((offset as u64, what));
         if bytes.len() < FIXED || &bytes[..8] != kind.magic() {
@@ -150,12 +150,12 @@ impl Head {
         &bytes[FIXED..FIXED + self.key_length]
     }
 
-    /// The numbers in the file with these bytes.
+    /// The data in the file with these bytes.
     pub(super) fn numbers<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[self.begin..]
     }
 
-    /// Compares the numbers with their checksum.
+    /// Verifies the checksum of the data.
     pub(super) fn verify(&self, kind: Kind, bytes: &[u8]) -> Result<(), (u64, String)> {
         if crc32fast::hash(self.numbers(bytes)) != self.sum {
             return Err((
@@ -175,17 +175,17 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
-    /// Maps `path` after checking its header and all sizes against its length; with `verify`, the numbers are compared with
-    /// their checksum too.
+    /// Maps `path` after checking its header and all sizes against its length; with `verify`, the checksum of the data
+    /// is verified too.
     pub(super) fn open(path: &Path, kind: Kind, verify: bool) -> Result<Mapped> {
         let (file, _) = files::open_regular(path, "a cache file")?;
-        // SAFETY: cache files appear complete under their name by a rename and are never written in place after it;
-        // replacing or removing one takes its name away and leaves this map as it is.
+        // SAFETY: cache files appear complete by a rename and are never modified; replacing or removing one unlinks its
+        // name and leaves this mapping intact.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let format = |(offset, what)| Error::format(path, offset, what);
         let head = Head::parse(kind, &map).map_err(format)?;
         if verify {
-            // Only advice: what comes of it does not matter.
+            // Advice only: an error does not matter.
             let _ = map.advise(Advice::Sequential);
             head.verify(kind, &map).map_err(format)?;
             let _ = map.advise(Advice::Normal);
@@ -193,7 +193,7 @@ impl Mapped {
         Ok(Mapped { map, head })
     }
 
-    /// The numbers.
+    /// The data.
     pub(super) fn numbers(&self) -> &[u8] {
         self.head.numbers(&self.map)
     }
@@ -203,7 +203,7 @@ impl Mapped {
         self.head.key(&self.map)
     }
 
-    /// Refuses a file that is not what `key` names, or was not made of the numbers with checksum `made_of`, where given.
+    /// Refuses a file that does not match `key`, or whose source data does not have checksum `made_of`, if given.
     pub(super) fn expect(&self, path: &Path, key: &Named, made_of: Option<u32>) -> Result<()> {
         if self.head.key_hash != key.hash || self.key() != key.text {
             return Err(Error::format(path, 56, "this cache file was made of something else"));
@@ -215,16 +215,16 @@ impl Mapped {
     }
 }
 
-/// What is written into a file.
+/// Content to write to a file.
 pub(super) struct Content<'a> {
     pub extents: [usize; 6],
     pub fps: f64,
-    /// Checksum of the numbers these were made of.
+    /// Checksum of the source data.
     pub made_of: u32,
     pub numbers: &'a [u8],
 }
 
-/// Writes all of a file and waits until it is on the disk.
+/// Writes a complete file and waits until it is on disk.
 pub(super) fn write(file: &mut File, kind: Kind, key: &Named, content: &Content) -> std::io::Result<()> {
     let small = |n: usize| u32::try_from(n).map_err(|_| std::io::Error::other("too large for a cache file"));
     if key.text.len() > MAX_KEY || kind.bytes(content.extents) != Some(content.numbers.len()) {
@@ -257,7 +257,7 @@ fn header_length(key: usize) -> usize {
     (FIXED + key).next_multiple_of(64)
 }
 
-/// Checksum of a header with its own field taken as 0.
+/// Checksum of a header with its own field as 0.
 fn header_sum(header: &[u8]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
     sum.update(&header[..HEADER_SUM]);

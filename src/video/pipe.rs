@@ -1,4 +1,4 @@
-//! Running a program whose output is wanted and whose manners are not trusted: it may hang, flood or die.
+//! Runs an external program that is not trusted to behave: it may hang, flood its output, or crash.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What a program left behind.
+/// Result of a program.
 pub(super) struct Output {
     pub stdout: Vec<u8>,
     /// The last 4 KiB of its messages.
@@ -16,21 +16,21 @@ pub(super) struct Output {
     pub status: ExitStatus,
 }
 
-/// Why there is no output. The program and all its children are gone by the time this is returned.
+/// Why there is no output. The program and all its children have ended when this is returned.
 pub(super) enum Failure {
     /// It could not be started.
     Start(io::Error),
-    /// It wrote nothing to its standard output, nor ended, for the whole time allowed.
+    /// It neither ended nor wrote to its standard output within the time limit.
     Silent,
     /// It wrote more than the limit.
     Flood,
-    /// The system failed us while reading.
+    /// A system error while reading.
     Read(io::Error),
-    /// The flag was set.
+    /// The stop flag was set.
     Stopped,
 }
 
-/// Something a program wrote.
+/// Output of a program.
 pub(super) enum Piece<'a> {
     /// To its standard output.
     Out(&'a [u8]),
@@ -38,20 +38,20 @@ pub(super) enum Piece<'a> {
     Message(&'a [u8]),
 }
 
-/// How long to bear with a program.
+/// Limits for a program.
 #[derive(Clone, Copy)]
 pub(super) struct Patience<'a> {
-    /// It may write nothing to its standard output for this long.
+    /// Longest time without output on its standard output.
     pub silence: Duration,
-    /// Set from elsewhere to stop it.
+    /// Stop flag, set from another thread.
     pub stop: &'a AtomicBool,
 }
 
-/// The flag is looked at this often.
+/// Interval at which the flag is checked.
 const GLANCE: Duration = Duration::from_millis(100);
 const STDERR_KEPT: usize = 4096;
 
-/// A child in a process group of its own, killed with the whole group unless it was waited for.
+/// A child in its own process group, which is killed as a whole unless the child was waited for.
 struct Group {
     child: Child,
     ended: bool,
@@ -60,40 +60,39 @@ struct Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.ended {
-            // SAFETY: plain system call. The child has not been waited for, so its process id, which is also its
-            // group's, cannot have been given to another process.
+            // SAFETY: plain system call. The child has not been waited for, so its process id, which is also that of
+            // the group, cannot have been reused.
             unsafe { libc::kill(-(self.child.id() as libc::pid_t), libc::SIGKILL) };
             let _ = self.child.wait();
         }
     }
 }
 
-/// Starts `command` so that it ends when this process does, however that happens.
+/// Starts `command` so that it ends when this process ends, for whatever reason.
 fn spawn(command: &mut Command) -> io::Result<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     #[cfg(target_os = "linux")]
     {
         let parent = std::process::id();
         let die_with_parent = move || {
-            // SAFETY: plain system calls that take no pointer.
+            // SAFETY: plain system calls without pointer arguments.
             let (refused, now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0, libc::getppid()) };
             if refused {
                 return Err(io::Error::last_os_error());
             }
-            // A parent that died before the call sends no signal: the child has another parent by then.
+            // If the parent died before the call there is no signal: the child has another parent by then.
             if now.cast_unsigned() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         };
-        // SAFETY: between fork and exec the closure makes system calls only; it neither allocates nor takes a lock
-        // (neither error allocates). The signal comes when the thread that forked ends, not the process. That is this
-        // thread, and it stays in `run` until the child has been waited for.
+        // SAFETY: between fork and exec the closure only makes system calls; it neither allocates nor locks (nor do its
+        // errors). The signal is sent when the forking thread ends, not the process. That is this thread, and it stays
+        // in `run` until the child has been waited for.
         unsafe { command.pre_exec(die_with_parent) };
     }
     command.spawn()
 }
 
-/// Runs `command`, handing what it writes to `sink`, until it ends, or until `sink` breaks off (then it is killed, and
-/// there is no status). Messages on standard error do not count as a sign of life. Where both are there to be read, messages
-/// come first.
+/// Runs `command` and passes its output to `sink`, until it ends or `sink` stops (then it is killed, and there is no
+/// status). Messages on standard error do not reset the time limit. If both streams are readable, messages come first.
 pub(super) fn run(
     command: &mut Command,
     patience: Patience,
@@ -139,7 +138,7 @@ pub(super) fn run(
     Ok(Some(status))
 }
 
-/// Runs `command` to its end, keeping at most `limit` bytes of its standard output (more is a [`Failure::Flood`]).
+/// Runs `command` to its end, with at most `limit` bytes of standard output (more is a [`Failure::Flood`]).
 pub(super) fn collect(command: &mut Command, limit: usize, patience: Patience) -> Result<Output, Failure> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let status = run(command, patience, &mut |piece| {
@@ -157,7 +156,7 @@ pub(super) fn collect(command: &mut Command, limit: usize, patience: Patience) -
     Ok(Output { stdout, stderr: String::from_utf8_lossy(&stderr).into_owned(), status })
 }
 
-/// Reads what is there; at the end of the stream, `stream` becomes `None`.
+/// Reads what is available; at the end of the stream, `stream` becomes `None`.
 fn read_some(stream: &mut Option<impl Read>, buffer: &mut [u8]) -> io::Result<usize> {
     let Some(reader) = stream else { return Ok(0) };
     match reader.read(buffer) {
@@ -170,12 +169,12 @@ fn read_some(stream: &mut Option<impl Read>, buffer: &mut [u8]) -> io::Result<us
     }
 }
 
-/// Waits until one of two streams can be read (or has ended).
+/// Waits until one of two streams is readable (or has ended).
 fn wait_readable(fds: [Option<RawFd>; 2], at_most: Duration) -> io::Result<[bool; 2]> {
-    // A negative descriptor is one `poll` leaves out.
+    // `poll` ignores negative descriptors.
     let mut polled = fds.map(|fd| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 });
     let milliseconds = at_most.as_millis().clamp(1, 1 << 30) as libc::c_int;
-    // SAFETY: `polled` is an array of two valid `pollfd`s that lives through the call.
+    // SAFETY: `polled` is an array of two valid `pollfd`s that outlives the call.
     let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, milliseconds) };
     if ready < 0 {
         let error = io::Error::last_os_error();

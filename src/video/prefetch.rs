@@ -1,4 +1,4 @@
-//! Making items ahead of time on worker threads and handing them out in order.
+//! Produces items ahead of time on worker threads and returns them in order.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,10 +7,11 @@ use std::thread::JoinHandle;
 
 use crate::error::Result;
 
-/// An iterator over `make(0), make(1), …, make(n - 1)`, made by worker threads at most `depth` ahead of the consumer.
+/// An iterator over `make(0), make(1), …, make(n - 1)`, produced by worker threads at most `depth` ahead of the
+/// consumer.
 ///
-/// Order and values depend neither on the number of threads nor on their speed. An error is handed out in its item's
-/// place and the items after it follow. Dropping the iterator waits for the items being made and leaves the rest.
+/// Order and values depend neither on the number of threads nor on their speed. An error is returned in its item's
+/// place and the following items continue. Dropping the iterator waits for the items in progress and skips the rest.
 pub struct Prefetch<T> {
     shared: Arc<Shared<T>>,
     workers: Vec<JoinHandle<()>>,
@@ -18,33 +19,33 @@ pub struct Prefetch<T> {
 
 struct Shared<T> {
     state: Mutex<State<T>>,
-    /// Told when an item is ready.
+    /// Signalled when an item is ready.
     ready: Condvar,
-    /// Told when there is room for another item, or nothing more is wanted.
+    /// Signalled when there is room for another item, or the consumer is gone.
     room: Condvar,
 }
 
 struct State<T> {
     total: usize,
     depth: usize,
-    /// The next item to make.
+    /// The next item to produce.
     next: usize,
-    /// The next item to hand out.
+    /// The next item to return.
     deliver: usize,
-    /// Made and not handed out; a panic of `make` is carried to the consumer.
+    /// Produced and not yet returned; a panic of `make` is passed on to the consumer.
     made: BTreeMap<usize, std::thread::Result<Result<T>>>,
     closed: bool,
 }
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // No code that can panic runs under the lock.
+        // No code that can panic runs while holding the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// Starts making `total` items on `threads` threads (at least one), at most `depth` (at least one) ahead.
+    /// Starts producing `total` items on `threads` threads (at least one), at most `depth` (at least one) ahead.
     pub fn new(
         threads: usize,
         depth: usize,

@@ -1,4 +1,4 @@
-//! What the headers of a video file say, by way of `ffprobe`.
+//! Headers of a video file, read with `ffprobe`.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -11,34 +11,34 @@ use super::{Ffmpeg, ffmpeg};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// What a file says about its first video stream. Nothing of it has been checked against the frames.
+/// What a file states about its first video stream. Nothing is checked against the frames.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
-    /// Height in pixels as shown, after rotation.
+    /// Height in pixels as displayed, after rotation.
     pub h: usize,
-    /// Width in pixels as shown, after rotation.
+    /// Width in pixels as displayed, after rotation.
     pub w: usize,
-    /// Frames per second, where the container tells.
+    /// Frames per second, if the container states it.
     pub fps: Option<f64>,
-    /// Number of frames, where the container tells.
+    /// Number of frames, if the container states it.
     pub frames: Option<usize>,
-    /// Duration in seconds, where the container tells: of the stream itself, or else of the whole file.
+    /// Duration in seconds, if the container states it: of the stream, or else of the whole file.
     pub seconds: Option<f64>,
-    /// All rates the container gives, the average first.
+    /// All rates the container states, the average first.
     pub(super) rates: Vec<f64>,
     /// Whether the container is AVI.
     pub(super) avi: bool,
-    /// When the stream should end, in seconds since the file starts.
+    /// Expected end of the stream, in seconds since the start of the file.
     pub(super) end: Option<f64>,
-    /// When the file starts and should end, in seconds of its own clock.
+    /// Start and expected end of the file, in seconds of its own clock.
     pub(super) span: Option<[f64; 2]>,
 }
 
-/// No side of a video is longer.
+/// Maximum side of a video.
 pub(super) const MAX_SIDE: usize = 16_384;
-/// More frames per second than this is a mistake of the container.
+/// Higher frame rates are errors of the container.
 const MAX_FPS: f64 = 1000.0;
-/// `ffprobe` writes less than this about the headers of any one file.
+/// `ffprobe` prints less than this about the headers of any file.
 pub(super) const PROBE_BYTES: usize = 1 << 20;
 /// And less than this about its packets: some millions.
 const PACKET_BYTES: usize = 256 << 20;
@@ -124,7 +124,7 @@ pub(super) fn probe(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<Pr
     }
 }
 
-/// When the last packet of any stream ends, in seconds of the file's clock. Nothing is decoded.
+/// End of the last packet of any stream, in seconds of the file's clock. Nothing is decoded.
 pub(super) fn last_packet(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<f64> {
     let mut command = Command::new(&with.probe);
     command.args(["-v", "error", "-protocol_whitelist", "file", "-of", "compact=p=0:nk=0", "-show_entries"]);
@@ -160,14 +160,14 @@ impl Stream {
         let seconds = |text: &Option<String>| number(text.as_deref()).filter(|s| *s > 0.0);
         let start = number(container.start_time.as_deref()).unwrap_or(0.0);
         let late = number(self.start_time.as_deref()).map_or(0.0, |s| s - start);
-        // `ffprobe` takes the duration of an `.avi` from the file's size; how many frames there were its header says.
+        // `ffprobe` derives the duration of an `.avi` from the file's size; its header states the number of frames.
         let format = container.format_name.as_deref().unwrap_or_default();
         let avi = format == "avi";
         let counted = frames.filter(|_| avi).and_then(|n| Some(n as f64 / rates.first()?));
         let own = counted.or(seconds(&self.duration));
-        // Matroska's tag says when the stream ends, not how long it is.
+        // Matroska's tag is the end of the stream, not its duration.
         let tagged = self.tags.duration.as_deref().and_then(clock_time).map(|end| end - start);
-        // So does the header of these two.
+        // So is the header of these two.
         let from_zero = format.starts_with("matroska") || format == "asf";
         let whole = seconds(&container.duration).map(|s| if from_zero { s - start } else { s }).filter(|s| *s > 0.0);
         Ok(Probe {
@@ -204,7 +204,7 @@ fn clock_time(text: &str) -> Option<f64> {
     }
 }
 
-/// `file:<path>`, so that no name is taken for an option or an address.
+/// `file:<path>`, so that a name is not mistaken for an option or a URL.
 pub(super) fn file_url(path: &Path) -> OsString {
     let mut url = OsString::from("file:");
     url.push(path);

@@ -1,10 +1,10 @@
-//! Procedural videos: a few textured things over a textured background. The class is how the things move; how everything
-//! looks, where it starts and how the background drifts is drawn from the same distribution for every class.
+//! Procedural videos: a few textured objects over a textured background. The class is the kind of motion; appearance,
+//! initial position and background drift are drawn from the same distribution for every class.
 //!
-//! The picture is a torus, so a thing that leaves on the left comes in on the right: it is always in view and its
-//! position says nothing about its direction. Sizes are drawn so that growing and shrinking things have, over time,
-//! the sizes of all others. Everything moves by fractions of a pixel with bilinear sampling and soft outlines, so
-//! that optical flow sees what was meant.
+//! The image is periodic (a torus), so an object that leaves on the left comes in on the right: it is always visible,
+//! and its position says nothing about its direction. Sizes are drawn so that growing and shrinking objects have, over
+//! time, the same sizes as all others. Everything moves by fractions of a pixel with bilinear sampling and soft
+//! outlines, so that optical flow can recover the intended motion.
 
 use std::f32::consts::{PI, TAU};
 
@@ -14,11 +14,11 @@ use super::Clip;
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, stream};
 
-/// Changes whenever the same specification comes to give other pixels.
+/// Increased when the same specification gives other pixels.
 pub(super) const VERSION: u32 = 3;
 
-/// Things in a video. All move in the way of their class, each at its own pace: with several, where a thing stands says
-/// less about the video than how things move.
+/// Objects per video. All move in the manner of their class, each at its own speed: with several, an object's position
+/// says less about the video than its motion.
 const THINGS: usize = 3;
 
 /// The motions, in the order of class numbers. A horizontal flip exchanges left with right and clockwise with
@@ -38,7 +38,7 @@ pub const MOTIONS: [&str; 12] = [
     "circle_counter_clockwise",
 ];
 
-/// What procedural videos to make. Video `i` has class `i % classes` and depends on `(seed, i)` and the sizes alone.
+/// Specification of procedural videos. Video `i` has class `i % classes` and depends only on `(seed, i)` and the sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProceduralSpec {
     /// Number of classes, 2 to 12: the first ones of [`MOTIONS`].
@@ -51,9 +51,9 @@ pub struct ProceduralSpec {
     pub frames: usize,
     /// Height and width in pixels.
     pub side: usize,
-    /// Frames per second. It only labels the frames: motion is drawn per frame.
+    /// Frames per second. It only labels the frames: motion is defined per frame.
     pub fps: f64,
-    /// Seed of looks and motions.
+    /// Seed of appearance and motion.
     pub seed: u64,
 }
 
@@ -115,30 +115,30 @@ impl ProceduralSpec {
     }
 }
 
-/// Everything random about one video.
+/// All random parameters of one video.
 struct Scene {
     side: f32,
     background: Texture,
     /// Drift of the background in pixels per frame, x and y.
     pan: [f32; 2],
-    /// Later ones hide earlier ones.
+    /// Later ones occlude earlier ones.
     things: Vec<Thing>,
 }
 
-/// One thing and how it moves.
+/// One object and its motion.
 struct Thing {
     motion: &'static str,
     frames: usize,
-    /// Colours of the thing over its own square of [-1.25, 1.25] radii.
+    /// Texture of the object over its own square of [-1.25, 1.25] radii.
     skin: Texture,
     shape: Shape,
-    /// Middle of the path, pixels.
+    /// Centre of the path, pixels.
     centre: [f32; 2],
     /// Middle of its range of sizes, pixels.
     radius: f32,
-    /// Natural logarithm of last over first size, for things that change size.
+    /// Natural logarithm of the ratio of last to first size, for objects that change size.
     log_growth: f32,
-    /// Where in that range a thing stays that does not change size, 0..1.
+    /// Constant position in that range, 0..1, for objects that do not change size.
     size_at: f32,
     angle: f32,
     /// Pixels per frame.
@@ -158,10 +158,10 @@ impl Scene {
         let mut rng = stream(spec.seed, 0, index as u64, Purpose::Procedural);
         let side = spec.side as f32;
         let mut between = |lo: f32, hi: f32| lo + (hi - lo) * rng.random::<f32>();
-        // Every class makes every draw, in this order, so that the class decides nothing about the look.
+        // Every class makes all draws in this order, so that the class does not influence the appearance.
         let pan_speed = between(0.0, 0.005) * side;
         let pan_angle = between(0.0, TAU);
-        // Things are brighter than what they move over, so that finding them is no part of the task.
+        // Objects are brighter than the background, so that finding them is not part of the task.
         let base: [f32; 3] = std::array::from_fn(|_| between(0.05, 0.3));
         let other = base.map(|c| (c + between(-0.2, 0.2)).clamp(0.0, 1.0));
         let background = Texture::draw(spec.side, 5, [base, other], Pattern::None, &mut between);
@@ -170,7 +170,7 @@ impl Scene {
         Self { side, background, pan: [pan_speed * pan_angle.cos(), pan_speed * pan_angle.sin()], things }
     }
 
-    /// Paints frame `i` into `out`, `side side 3`.
+    /// Renders frame `i` into `out`, `side side 3`.
     fn render(&self, i: usize, out: &mut [u8]) {
         let n = self.side as usize;
         let drift = [self.pan[0] * i as f32, self.pan[1] * i as f32];
@@ -192,14 +192,14 @@ impl Scene {
     }
 }
 
-/// A thing in one frame.
+/// An object in one frame.
 struct Pose<'a> {
     thing: &'a Thing,
     centre: [f32; 2],
     radius: f32,
     sin: f32,
     cos: f32,
-    /// Square of the distance beyond which nothing is painted.
+    /// Squared distance beyond which nothing is drawn.
     reach: f32,
 }
 
@@ -210,7 +210,7 @@ impl<'a> Pose<'a> {
         Self { thing, centre: [x, y], radius, sin, cos, reach: (Shape::REACH * radius + 1.0).powi(2) }
     }
 
-    /// Blends the thing into the `colour` of the pixel that lies `dx dy` from its centre.
+    /// Blends the object into the `colour` of the pixel at `dx dy` from its centre.
     fn paint(&self, dx: f32, dy: f32, colour: &mut [f32; 3]) {
         if dx * dx + dy * dy >= self.reach {
             return;
@@ -294,7 +294,7 @@ fn wrapped(d: f32, side: f32) -> f32 {
     d - side * (d / side).round()
 }
 
-/// Outline of a thing of radius 1.
+/// Outline of an object of radius 1.
 #[derive(Clone, Copy)]
 enum Shape {
     Disc,
@@ -307,10 +307,10 @@ enum Shape {
 
 impl Shape {
     const ALL: [Shape; 6] = [Shape::Disc, Shape::Square, Shape::Triangle, Shape::Cross, Shape::Ring, Shape::Ellipse];
-    /// No outline reaches farther than this from the centre.
+    /// No outline extends farther than this from the centre.
     const REACH: f32 = 1.25;
 
-    /// Signed distance to the outline (near enough to it to soften the edge), negative inside.
+    /// Signed distance to the outline (accurate enough near it to soften the edge), negative inside.
     fn distance(self, [x, y]: [f32; 2]) -> f32 {
         let length = x.hypot(y);
         let slab = |a: f32, b: f32| (x.abs() - a).max(y.abs() - b);
@@ -332,14 +332,14 @@ enum Pattern {
     Checks,
 }
 
-/// A periodic colour picture, `side side`, values 0..1.
+/// A periodic colour texture, `side side`, values 0..1.
 struct Texture {
     side: usize,
     colour: Vec<[f32; 3]>,
 }
 
 impl Texture {
-    /// Noise of three octaves (`cells`, twice, four times as many cells a side) with a pattern, blending two colours.
+    /// Noise of three octaves (`cells`, twice, four times as many cells per side) with a pattern, blending two colours.
     fn draw(
         side: usize,
         cells: usize,
@@ -357,7 +357,7 @@ impl Texture {
                 *value += weight * mix(x, y, |x, y| [lattice[y * n + x]])[0];
             }
         }
-        // A pattern has 3 to 5 whole periods a side, so the texture stays periodic.
+        // A pattern has 3 to 5 whole periods per side, so the texture stays periodic.
         let bands = between(3.0, 6.0).floor();
         for (i, value) in blend.iter_mut().enumerate() {
             let wave = |p: usize| (TAU * bands * p as f32 / side as f32).sin();
@@ -379,14 +379,14 @@ impl Texture {
     }
 }
 
-/// The two neighbours of `x` on a circle of `n` points, and the share of the second.
+/// The two neighbours of `x` on a circle of `n` points, and the weight of the second.
 fn taps(x: f32, n: usize) -> (usize, usize, f32) {
     let below = x.floor();
     let i = (below as i64).rem_euclid(n as i64) as usize;
     (i, if i + 1 == n { 0 } else { i + 1 }, x - below)
 }
 
-/// Bilinear mixture of the four values around a point.
+/// Bilinear interpolation of the four values around a point.
 fn mix<const C: usize>(
     (x0, x1, fx): (usize, usize, f32),
     (y0, y1, fy): (usize, usize, f32),

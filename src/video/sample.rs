@@ -1,6 +1,6 @@
-//! Where in a video the clips lie: by time, deterministically.
+//! Positions of clips in a video, in time, deterministically.
 //!
-//! A clip of `frames` frames, `stride` frames of a video of `fps` frames per second apart, begins at `start`; its
+//! A clip of `frames` frames, `stride` frames of a video of `fps` frames per second apart, starts at `start`; its
 //! `i`-th frame is `round(start + i · stride · video_fps / fps)` of the video.
 
 use rand::{Rng, RngExt};
@@ -9,14 +9,14 @@ use super::Clip;
 use crate::error::{Error, Result};
 use serde::Serialize;
 
-/// The extent of a clip in time.
+/// Temporal extent of a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClipSpec {
     /// Number of frames.
     pub frames: usize,
-    /// Distance of two frames, in frames of a video of `fps`.
+    /// Distance between two frames, in frames of a video of `fps`.
     pub stride: f64,
-    /// Frames per second by which `stride` counts.
+    /// Frames per second in which `stride` is counted.
     pub fps: f64,
 }
 
@@ -26,14 +26,14 @@ pub struct ClipSpec {
 pub enum Short {
     /// An error.
     Refuse,
-    /// Begin again with the first frame after the last, as often as it takes.
+    /// Continue with the first frame after the last, as often as needed.
     Repeat,
 }
 
-/// Distance in time of the two clips of a pair, in seconds.
+/// Distance in time between the two clips of a pair, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Gap {
-    /// At least this, where the video is long enough; otherwise as far apart as it allows.
+    /// At least this, if the video is long enough; otherwise as far apart as possible.
     pub min: f64,
     /// At most this.
     pub max: f64,
@@ -63,17 +63,17 @@ impl ClipSpec {
         Ok(())
     }
 
-    /// Length in seconds, the last frame's own share included.
+    /// Length in seconds, including the duration of the last frame.
     pub fn seconds(&self) -> f64 {
         self.frames as f64 * self.stride / self.fps
     }
 
-    /// The same stretch of time in `frames` frames.
+    /// The same time span with `frames` frames.
     pub fn with_frames(&self, frames: usize) -> Self {
         Self { frames, stride: self.stride * self.frames as f64 / frames.max(1) as f64, fps: self.fps }
     }
 
-    /// Frames of a video between two of the clip.
+    /// Frames of the video between two frames of the clip.
     pub(super) fn step(&self, video_fps: f64) -> f64 {
         self.stride * video_fps / self.fps
     }
@@ -112,12 +112,12 @@ impl ClipSpec {
         rng.random::<f64>() * self.last_start(len, video_fps)
     }
 
-    /// Two starts, uniform among all pairs (in either order) whose distance is within `gap`; where the video is too
-    /// short for that, as far apart as it allows.
+    /// Two starts, uniform among all pairs (in either order) whose distance is within `gap`; if the video is too short
+    /// for that, as far apart as possible.
     pub fn pair(&self, len: usize, video_fps: f64, gap: Gap, rng: &mut impl Rng) -> [f64; 2] {
         let room = self.last_start(len, video_fps);
         let (min, max) = ((gap.min * video_fps).clamp(0.0, room), (gap.max * video_fps).clamp(0.0, room));
-        // Pairs at distance d have room - d places, so the distance has that density between min and max.
+        // Pairs at distance d have room - d positions, so the distance has that density between min and max.
         let (most, least) = ((room - min).powi(2), (room - max.max(min)).powi(2));
         let [draw, place, order] = [rng.random::<f64>(), rng.random::<f64>(), rng.random::<f64>()];
         let places = (least + (most - least) * draw).sqrt();
@@ -125,7 +125,7 @@ impl ClipSpec {
         if order < 0.5 { [early, late] } else { [late, early] }
     }
 
-    /// `n` starts spread evenly over the video, for evaluation; a single one sits in the middle.
+    /// `n` starts spread evenly over the video, for evaluation; a single one is in the middle.
     pub fn uniform(&self, n: usize, len: usize, video_fps: f64) -> Vec<f64> {
         let room = self.last_start(len, video_fps);
         let at = |i: usize| if n == 1 { 0.5 } else { i as f64 / (n - 1) as f64 };

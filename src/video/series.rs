@@ -1,11 +1,11 @@
-//! Which pictures of a folder are the frames of the video.
+//! Determines which images of a folder are the frames of the video.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Beginnings of words in the names of pictures that lie beside frames and are none.
+/// Prefixes of words in the names of images that are stored beside frames but are none.
 const BESIDE: [&str; 17] = [
     "flow",
     "optflow",
@@ -25,12 +25,12 @@ const BESIDE: [&str; 17] = [
     "poster",
     "cover",
 ];
-/// Letters that name the two components of flow.
+/// Letters for the two components of flow.
 const COMPONENTS: [[&str; 2]; 2] = [["x", "y"], ["u", "v"]];
-/// A series counts as the frames when it has this many times as many pictures as all others together.
+/// A series counts as the frames if it has this many times as many images as all others together.
 const CLEARLY: usize = 10;
 
-/// Pictures whose names differ in their numbers alone: the name with `#` for each number, and the extension.
+/// Images whose names differ only in their numbers: the name with `#` for each number, and the extension.
 type Name = (String, String);
 
 /// Of the `pictures` in `dir` those that are frames, in their order.
@@ -83,7 +83,7 @@ fn name_of(path: &Path) -> Name {
     (name, extension)
 }
 
-/// Whether the name of a folder of pictures says nothing but flow, its components, masks, depth or thumbnails: `flow_x`, `y`.
+/// Whether the name of an image folder only means flow, its components, masks, depth or thumbnails: `flow_x`, `y`.
 pub(super) fn is_folder_beside(name: &str) -> bool {
     let name = name.to_lowercase();
     let is_component = |word: &str| COMPONENTS.as_flattened().contains(&word);
@@ -103,7 +103,7 @@ fn is_word_beside(word: &str) -> bool {
     BESIDE.iter().any(|beginning| word.starts_with(beginning))
 }
 
-/// Whether a series is known to be something else than frames by its name, or by the other component of flow beside it.
+/// Whether a series is known not to be frames, by its name or because the other component of flow is beside it.
 fn is_beside(name: &Name, all: &[Name]) -> bool {
     let mut own = words(&name.0);
     if words(&name.0).any(is_word_beside) {

@@ -1,21 +1,21 @@
-//! Starts of clips that follow the motion (`mcl.md` section 1.4): a query before or after two keys, and pairs, among the starts
-//! that move more than the others of their video.
+//! Motion-focused clip starts (`docs/papers/mcl.md` section 1.4): a query before or after two keys, and pairs, among
+//! the starts with more motion than the others of their video.
 //!
-//! Starts are whole frames of the video, counted from 0 (the release counts from 1). The span of a clip, `L`, is in frames of
+//! Starts are frames of the video, counted from 0 (the release counts from 1). The span of a clip, `L`, is in frames of
 //! the video too, so that the rules hold at any rate.
 
 use rand::{Rng, RngExt};
 
 use super::{ClipSpec, Gap};
 
-/// Where the clips of a sample begin.
+/// Starts of the clips of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Triple {
     /// First frame of the query.
     pub query: usize,
     /// First frames of the two other clips, ascending; they may be the same.
     pub keys: [usize; 2],
-    /// Whether the query begins no later than both keys; otherwise it begins no earlier than both.
+    /// Whether the query starts no later than both keys; otherwise it starts no earlier than both.
     pub query_first: bool,
     /// Whether the starts were chosen by motion.
     pub focused: bool,
@@ -25,37 +25,38 @@ pub struct Triple {
 pub struct Favour<'a> {
     /// Probability of choosing by motion.
     pub probability: f64,
-    /// How much moves in the clip that begins at a frame.
+    /// Motion score of the clip that starts at a frame.
     pub score: &'a dyn Fn(usize) -> f32,
-    /// Of starts that tie for the last places, the earliest are kept, as in the released code, and not all.
+    /// Of starts that tie for the last places, keep the earliest, as in the released code, and not all.
     pub legacy: bool,
 }
 
-/// Pairs drawn before the best of them is taken.
+/// Number of pairs drawn before the best of them is taken.
 const PAIRS: usize = 40;
 
-/// Frames, first and last.
+/// First and last frame.
 type Range = [usize; 2];
 
 impl ClipSpec {
-    /// Frames of a video that the clip spans, the last frame's own share included: 32 for 16 frames 2 apart.
+    /// Frames of a video that the clip spans, including the distance after the last frame: 32 for 16 frames 2 apart.
     pub fn span(&self, video_fps: f64) -> usize {
         ((self.frames as f64 * self.step(video_fps)).round() as usize).max(1)
     }
 
-    /// A query and two keys from a video of `len` frames. The order is a coin's. With `D` frames and a span of `L`, starts
-    /// from 0:
+    /// A query and two keys from a video of `len` frames. The order is random with equal probability. With `D` frames,
+    /// a span of `L`, and starts counted from 0:
     ///
-    /// - the early clips begin in `0 ..= D/2 - L`, the late ones in `D/2 - 1 ..= D - L - 1`, uniformly;
-    /// - where motion chooses, both ranges end one frame earlier, and of either the best `⌊n/2⌋ + 1` of its `n` starts are
-    ///   kept, with all that equal the last of them. Where one of these ranges is empty (`2L` or `2L + 1` frames) the plain
-    ///   ones stand in; in the release starts 0 and `L - 1`, which are in them;
-    /// - a video shorter than `2L` gives three starts in `0 ..= D - L - 1`, sorted, and one no longer than a span three times 0.
+    /// - early clips start in `0 ..= D/2 - L`, late ones in `D/2 - 1 ..= D - L - 1`, uniformly;
+    /// - if motion decides, both ranges end one frame earlier, and in each range the best `⌊n/2⌋ + 1` of its `n` starts
+    ///   are kept, with all that tie with the last of them. If one of these ranges is empty (`2L` or `2L + 1` frames)
+    ///   the plain ranges are used; the release uses starts 0 and `L - 1`, which are in them;
+    /// - a video shorter than `2L` gives three sorted starts in `0 ..= D - L - 1`, and one no longer than a span gives
+    ///   0 three times.
     ///
-    /// The query is early and both keys are late, or the other way round.
+    /// The query is early and both keys are late, or vice versa.
     pub fn triple(&self, len: usize, video_fps: f64, favour: &Favour<'_>, rng: &mut impl Rng) -> Triple {
         let span = self.span(video_fps);
-        // Every number is drawn whether it is used or not.
+        // Every number is drawn whether it is used or not, so that options do not shift the random stream.
         let query_first = rng.random::<f64>() < 0.5;
         let mut focused = rng.random::<f64>() < favour.probability;
         let draws: [f64; 3] = [(); 3].map(|()| rng.random());
@@ -84,9 +85,9 @@ impl ClipSpec {
         Triple { query: mine[at(draws[0], mine.len())], keys, query_first, focused }
     }
 
-    /// Two starts as [`ClipSpec::pair`] draws them, and whether motion chose them: with [`Favour::probability`], the first of forty
-    /// such pairs of which both starts are among the better half of the video's ([`ClipSpec::triple`]'s rule for one range), or
-    /// the one whose lesser start moves most if none is.
+    /// Two starts as drawn by [`ClipSpec::pair`], and whether motion chose them: with [`Favour::probability`], the
+    /// first of forty such pairs in which both starts are in the better half of the video's ([`ClipSpec::triple`]'s
+    /// rule for one range), or, if there is none, the one whose lower score is largest.
     pub fn favoured_pair(
         &self,
         len: usize,
@@ -116,7 +117,8 @@ impl ClipSpec {
 }
 
 impl Favour<'_> {
-    /// The better half of the starts of a range: the first `⌊n/2⌋ + 1` by score, and what ties with the last of them.
+    /// The better half of the starts of a range: the first `⌊n/2⌋ + 1` by score, and all that tie with the last of
+    /// them.
     fn keep(&self, [first, last]: Range) -> Vec<usize> {
         let mut starts: Vec<(usize, f32)> = (first..=last).map(|s| (s, (self.score)(s))).collect();
         starts.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -1,5 +1,5 @@
-//! The readers of the cache's files as functions of files alone, for fuzzing and for the test of its corpus (`tools/fuzz`).
-//! This is no part of the interface.
+//! The readers of cache files as functions of the files alone, for fuzzing and for the test of its corpus
+//! (`tools/fuzz`). Not part of the public interface.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::view::View;
 use crate::error::Result;
 use crate::flow::maps::Maps;
 
-/// The frames of a video, with the flow beside them where there is any, whatever they were made of, all checksums included.
+/// The frames of a video, with flow if there is any, from any source, with all checksums verified.
 ///
 /// # Errors
 /// `Io`, `Data` and `Format`.
@@ -21,7 +21,7 @@ pub fn view(frames: &Path, flow: Option<&Path>) -> Result<View> {
     Ok(view)
 }
 
-/// A file of maps, whatever it was made of.
+/// A maps file, from any source.
 ///
 /// # Errors
 /// `Io`, `Data` and `Format`.

@@ -1,4 +1,4 @@
-//! A video of the cache: its frames and, beside them, its flow.
+//! A video in the cache: its frames and, if present, its flow.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,8 @@ use crate::flow::Flow;
 use crate::flow::maps::{Fields, MapSpec, Maps};
 use crate::ops::motion_map::widened;
 
-/// A mapped video of the cache. Pixels and flow are slices of the maps: nothing is copied, and no file stays open.
+/// A memory-mapped video of the cache. Pixels and flow are slices of the mapping: nothing is copied, and no file stays
+/// open.
 #[derive(Debug)]
 pub struct View {
     frames: Mapped,
@@ -24,7 +25,7 @@ impl View {
         self.frames.head.extents[0]
     }
 
-    /// Never: a video has a frame.
+    /// Always false: a video has at least one frame.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -61,7 +62,7 @@ impl View {
         Clip::new(indices.len(), h, w, rgb, fps)
     }
 
-    /// Fields, their height and width, frames from one to the next, and over how many frames each leads: zeros without flow.
+    /// Fields, their height and width, frames between fields, and frames each field spans: zeros without flow.
     fn motion(&self) -> [usize; 5] {
         self.flow.as_ref().map_or([0; 5], |flow| {
             let [fields, h, w, every, gap, _] = flow.head.extents;
@@ -86,18 +87,18 @@ impl View {
         ((t + every / 2) / every.max(1)).min(fields.saturating_sub(1))
     }
 
-    /// Frame that field `m` starts from, and the one it leads to.
+    /// The two frames between which field `m` is the flow.
     pub fn field_frames(&self, m: usize) -> (usize, usize) {
         let [_, _, _, every, gap] = self.motion();
         (m * every, m * every + gap)
     }
 
-    /// Displacements u and v of field `m`, each `h w`, in pixels over the gap. Panics where `m >= fields()`.
+    /// Displacements u and v of field `m`, each `h w`, in pixels. Panics where `m >= fields()`.
     pub fn flow(&self, m: usize) -> (&[f16], &[f16]) {
         let [fields, h, w, ..] = self.motion();
         let numbers = self.flow.as_ref().map_or(&[][..], Mapped::numbers);
         assert!(m < fields, "flow field {m} of {fields}");
-        // Aligned: the map begins at a page and the numbers at a multiple of 64.
+        // Aligned: the mapping starts at a page and the data at a multiple of 64.
         let field: &[f16] = bytemuck::cast_slice(&numbers[m * h * w * 4..][..h * w * 4]);
         field.split_at(h * w)
     }
@@ -118,8 +119,8 @@ impl View {
         Maps::new(spec, &Fields { count, size: [h, w], every, fps: self.fps(), field: &field })
     }
 
-    /// Maps the file of frames at `frames`, and that of flow at `flow`, without looking at their numbers. Each comes with the
-    /// hash of its key.
+    /// Maps the file of frames at `frames`, and that of flow at `flow`, without verifying their data. Each comes with
+    /// the hash of its key.
     pub(super) fn open(frames: (PathBuf, u64), flow: Option<(PathBuf, u64)>) -> Result<View> {
         let open = |(path, hash): (PathBuf, u64), kind| {
             let mapped = Mapped::open(&path, kind, false)?;
@@ -136,7 +137,7 @@ impl View {
         Ok(view)
     }
 
-    /// Frames alone.
+    /// Frames only.
     pub(super) fn new(frames: Mapped) -> View {
         View { frames, flow: None }
     }

@@ -1,7 +1,7 @@
-//! A convolution of tubelet inside a program that drives the GPU with `cust`: its context, its memory, its stream. tubelet
-//! knows nothing of cust; a raw stream and device addresses are all that pass between them.
+//! A convolution of tubelet in a program that uses the GPU through `cust`: with its context, memory and stream. tubelet
+//! does not depend on cust; only a raw stream and device addresses are passed.
 //!
-//! cust links `libcuda`, so this starts only where a driver is installed. Build it with `cargo build --release` there;
+//! cust links `libcuda`, so this runs only where a driver is installed. Build it with `cargo build --release` there;
 //! `DOCS_RS=1 cargo check` checks it anywhere.
 
 use anyhow::{Context, Result};
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let _context = cust::quick_init().context("cust cannot start")?;
     let stream = Stream::new(StreamFlags::NON_BLOCKING, None)?;
 
-    // One clip of 4 frames of 16 x 16 with 8 channels innermost, and 16 filters of 3 x 3 x 3.
+    // One clip of 4 frames of 16 x 16 with 8 channels, and 16 filters of 3 x 3 x 3.
     let geometry = Geometry::new(Window::same([3, 3, 3]));
     let (x_shape, w_shape) = ([1, 4, 16, 16, 8], [16, 3, 3, 3, 8]);
     let problem = Conv3d::new("conv3d", x_shape.into(), w_shape.into(), &geometry)?;
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
 
     // SAFETY: the stream outlives `gpu`; it belongs to the primary context, which cust and tubelet share.
     let gpu = unsafe { Gpu::on_stream(stream.as_inner().cast()) }?;
-    // SAFETY: the buffers have the lengths of the problem, and are waited for before they go.
+    // SAFETY: the buffers have the lengths of the problem, and are synchronised before they are dropped.
     unsafe {
         let [x, w, y, space] = [
             x.as_device_ptr().as_raw(),

@@ -1,7 +1,7 @@
-//! The CUDA driver. cudarc declares its functions; which of them exist is asked before ([`probe`]).
+//! The CUDA driver. cudarc declares its functions; [`probe`] checks first which of them exist.
 //!
-//! Everything goes into one stream of the device's primary context, the one that cudarc, cust and the CUDA runtime use,
-//! so tensors and a caller's memory can meet in one kernel.
+//! Everything is submitted to one stream of the device's primary context, the context that cudarc, cust and the CUDA runtime
+//! use, so a kernel can access tensors and a caller's memory alike.
 
 mod probe;
 
@@ -19,22 +19,22 @@ pub(super) struct Cuda {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    /// Whether context and stream were taken by this value, which gives them back; else they are a caller's.
+    /// Whether this value acquired context and stream, and has to release them; otherwise they are the caller's.
     owned: bool,
     name: String,
     capability: (u32, u32),
     elapsed_time: probe::ElapsedTime,
-    /// Whoever owns a borrowed stream, where it can be kept.
+    /// Owner of a borrowed stream, where it can be kept.
     _kept: Kept,
     made: Mutex<Made>,
     /// Whether a graph is being recorded.
     recording: AtomicBool,
 }
 
-/// An owner that is only held.
+/// An owner that is only kept alive.
 pub(crate) type Kept = Option<Arc<dyn std::any::Any + Send + Sync>>;
 
-/// What was made and is destroyed with the driver.
+/// Objects that are destroyed with the driver.
 #[derive(Default)]
 struct Made {
     modules: Vec<sys::CUmodule>,
@@ -44,7 +44,7 @@ struct Made {
 
 // SAFETY: the driver's functions may be called from any thread; each call here first makes the context current.
 unsafe impl Send for Cuda {}
-// SAFETY: as above; what this value itself changes is behind a lock.
+// SAFETY: as above; the mutable state of this value is behind a lock.
 unsafe impl Sync for Cuda {}
 
 impl Gpu {
@@ -65,7 +65,7 @@ impl Gpu {
     }
 
     /// The device and stream of a caller: `stream` is a `CUstream` of the device's primary context, as cudarc, cust and
-    /// the CUDA runtime make them. Everything is given to that stream; nothing waits for it but downloads.
+    /// the CUDA runtime create them. Everything is submitted to that stream; only downloads synchronise with it.
     ///
     /// # Safety
     /// `stream` is a live stream, and stays so for as long as the result and every tensor on it.
@@ -90,7 +90,7 @@ impl Gpu {
     }
 }
 
-/// The driver's own words for a result that is not success.
+/// The driver's message for a result other than success.
 fn check(action: &'static str, result: CUresult) -> Result<()> {
     if result == CUresult::CUDA_SUCCESS {
         return Ok(());
@@ -100,9 +100,9 @@ fn check(action: &'static str, result: CUresult) -> Result<()> {
 
 fn words(result: CUresult) -> String {
     let mut text = ptr::null();
-    // SAFETY: the probe has found the function; the text it gives is static.
+    // SAFETY: the probe has found the function; the text it returns is static.
     let known = unsafe { sys::cuGetErrorString(result, &mut text) } == CUresult::CUDA_SUCCESS && !text.is_null();
-    // SAFETY: a C string of the driver's.
+    // SAFETY: a C string of the driver.
     let text = if known { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() } else { String::new() };
     format!("{text} (code {})", result as u32)
 }
@@ -120,7 +120,7 @@ impl Cuda {
             check("find the device", sys::cuDeviceGet(&mut device, ordinal as i32))?;
             check("take the device's context", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
             check("use the device's context", sys::cuCtxSetCurrent(context))?;
-            // 1: not ordered with the null stream, which others may use.
+            // 1: not synchronised with the null stream, which others may use.
             check("make a stream", sys::cuStreamCreate(&mut stream, 1))?;
         }
         Self::new(found, device, context, stream, true, None)
@@ -185,13 +185,13 @@ impl Cuda {
         Ok(cuda)
     }
 
-    /// Makes the context this thread's, as every call of the driver needs.
+    /// Makes the context current on this thread, as every call of the driver requires.
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         check("use the device's context", unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
-    /// As [`Cuda::enter`], for what a graph could only repeat wrongly: memory of its own making, bytes of the host.
+    /// Like [`Cuda::enter`], for operations a graph could not replay correctly: allocations, host memory.
     fn enter_outside_of_graphs(&self, action: &'static str) -> Result<()> {
         if self.recording.load(Ordering::Relaxed) {
             return Err(Error::driver(action, "a graph is being recorded, and this cannot be part of one"));
@@ -227,7 +227,7 @@ impl Driver for Cuda {
 
     fn free(&self, at: u64) {
         if self.enter().is_ok() {
-            // SAFETY: the block came from `alloc`, and its users come before on the stream.
+            // SAFETY: the block came from `alloc`, and its users precede this in the stream.
             let _ = unsafe { sys::cuMemFreeAsync(at, self.stream) };
         }
     }
@@ -264,10 +264,10 @@ impl Driver for Cuda {
         let text = CString::new(ptx).map_err(|_| Error::driver("load a module", "its text holds a zero byte"))?;
         let mut log = vec![0u8; 16 << 10];
         let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-        // Options that are numbers go by value in the pointer's place.
+        // Numeric options are passed by value in place of the pointer.
         let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(log.len())];
         let mut module = ptr::null_mut();
-        // SAFETY: text, options and log outlive the call, and their lengths are given.
+        // SAFETY: text, options and log outlive the call, and their lengths are passed.
         let result = unsafe {
             sys::cuModuleLoadDataEx(
                 &mut module,
@@ -295,7 +295,7 @@ impl Driver for Cuda {
         unsafe {
             let found = sys::cuModuleGetFunction(&mut function, module.0 as sys::CUmodule, name.as_ptr());
             check("find a kernel", found)?;
-            // Above this a kernel must be told that it may have more.
+            // Above this size a kernel must be granted dynamic shared memory explicitly.
             if shared > 48 << 10 {
                 let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 let allowed = sys::cuFuncSetAttribute(function, dynamic, shared as i32);
@@ -404,7 +404,7 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         let _ = self.synchronize();
         let made = std::mem::take(&mut *self.made());
-        // SAFETY: each was made by this value, its users are done, and nobody can name it any more.
+        // SAFETY: each was created by this value, its users are done, and no handle to it remains.
         unsafe {
             for (graph, ready) in made.graphs {
                 sys::cuGraphExecDestroy(ready);

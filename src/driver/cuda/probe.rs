@@ -1,5 +1,5 @@
-//! Is there a driver, is it whole, and has it a device? Asked before cudarc is touched, which would panic in each of
-//! these situations: no library, a stub or a partial library, one too old, and one without a device.
+//! Checks for a usable driver and device before cudarc is used. cudarc would panic in each of these cases: no library, a stub
+//! or incomplete library, one that is too old, or no device.
 
 use crate::error::{ErrorKind, Result};
 use libloading::Library;
@@ -43,7 +43,7 @@ const NEEDED: &[&str] = &[
     "cuEventDestroy_v2",
 ];
 
-/// `cuEventElapsedTime`, which cudarc's newest declarations name otherwise than drivers before 12.8 do.
+/// `cuEventElapsedTime`, for which cudarc's newest declarations use another name than drivers before 12.8.
 pub type ElapsedTime = unsafe extern "C" fn(*mut f32, *mut std::ffi::c_void, *mut std::ffi::c_void) -> c_int;
 
 /// A driver that can be used.
@@ -56,7 +56,7 @@ pub struct Found {
 /// `CUDA_ERROR_NO_DEVICE`.
 const NO_DEVICE: c_int = 100;
 
-/// The driver, looked for once a process.
+/// The driver, probed once per process.
 ///
 /// # Errors
 /// `NoDriver`, in one sentence.
@@ -68,12 +68,12 @@ pub fn probe() -> Result<Found> {
 
 fn look() -> Result<Found, String> {
     let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so", "libcuda.so.1"] };
-    // SAFETY: the driver's library has initialisers made to be run by any process that loads it.
+    // SAFETY: the initialisers of the driver's library may run in any process that loads it.
     let found = names.iter().find_map(|name| Some((*name, unsafe { Library::new(*name) }.ok()?)));
     let Some((name, library)) = found else {
         return Err(format!("there is no {} on this machine; install NVIDIA's driver, or use the CPU", names[0]));
     };
-    // Never unloaded: cudarc finds the same library, and the driver does not like to go.
+    // Never unloaded: cudarc opens the same library, and unloading the driver is not safe.
     let library: &'static Library = Box::leak(Box::new(library));
     // SAFETY (of this block): the symbols have these types in every version of the driver's interface.
     unsafe {

@@ -1,7 +1,8 @@
-//! MaCLR: contrast RGB clips with motion clips of the same video (Xiao, Tighe, Modolo, ECCV 2022; `maclr.md` section 4).
+//! MaCLR: contrasts RGB clips with motion clips of the same video (Xiao, Tighe, Modolo, ECCV 2022;
+//! `docs/papers/maclr.md` section 4).
 //!
 //! With `q_v, q_m` the queries of the visual and the motion network for one clip of a video, `k_v, k_m` the keys for
-//! another, and a queue of past keys for each modality, the loss has four InfoNCE terms:
+//! another, and a queue of past keys per modality, the loss has four InfoNCE terms:
 //!
 //! | term | query | positive | negatives |
 //! |---|---|---|---|
@@ -22,19 +23,19 @@ use crate::nn::Precision;
 use crate::tensor::{Device, Integers, Tensor};
 use serde::Serialize;
 
-/// Which motion clip is the positive of an RGB query, and the other way round. Either way there are four forward passes:
-/// one key a modality serves the term within and the term across.
+/// Which motion clip is the positive of an RGB query, and vice versa. In both cases there are four forward passes: one
+/// key per modality is used by the term within the modality and by the cross-modal term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CrossPositive {
-    /// The other clip of the pair: both queries look at the first clip, both keys at the second.
+    /// The other clip of the pair: both queries come from the first clip, both keys from the second.
     OtherClip,
-    /// The clip of the same moment: the visual query and the motion key look at the first clip, the motion query and the
-    /// visual key at the second. The terms within a modality still join two different clips.
+    /// The clip of the same moment: the visual query and the motion key come from the first clip, the motion query and
+    /// the visual key from the second. The terms within a modality still contrast two different clips.
     SameClip,
 }
 
-/// The method's settings. Defaults are those of the released code (`maclr.md` sections 2.3 and 4).
+/// Settings of the method. The defaults are those of the released code (`docs/papers/maclr.md` sections 2.3 and 4).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Maclr {
     /// Weight of visual-visual.
@@ -49,23 +50,23 @@ pub struct Maclr {
     pub temperature: f32,
     /// Momentum `m` of the key networks.
     pub momentum: f32,
-    /// Parts of the batch with batch statistics of their own.
+    /// Number of groups of the batch with separate batch statistics.
     pub groups: usize,
     /// Whether the key batch is permuted before its forward pass.
     pub shuffle_keys: bool,
     /// The positive of the cross-modal terms.
     pub cross_positive: CrossPositive,
-    /// Whether both clips serve as query, each against the key of the other: twice the work, twice the signal.
+    /// Whether both clips are used as query, each against the key of the other: twice the work and twice the terms.
     pub symmetric: bool,
-    /// Whether earlier keys of a query's own video are left out of its negatives.
+    /// Whether earlier keys of a query's own video are masked.
     pub mask_own: bool,
-    /// Whether the keys of the batch's other videos are negatives too: they enter the queues before the losses, and each
-    /// query's own is masked. Needs [`Maclr::mask_own`].
+    /// Whether the keys of the batch's other videos are negatives too: they are enqueued before the losses, and each
+    /// query's own key is masked. Requires [`Maclr::mask_own`].
     pub in_batch: bool,
-    /// MCL's alignment loss on the visual queries, with a constant weight; off unless given. The similarity whose gradient
-    /// is aligned is that with the motion key where it is of the same clip, otherwise with the visual key.
+    /// MCL's alignment loss on the visual queries, with a constant weight; off by default. The aligned similarity is
+    /// that with the motion key if it is of the same clip, otherwise with the visual key.
     pub alignment: Option<Alignment>,
-    /// In which numbers the networks compute.
+    /// Precision of the networks.
     pub precision: Precision,
 }
 
@@ -97,9 +98,9 @@ pub struct Views {
     pub rgb: [Tensor; 2],
     /// Motion clips `n t h w c` of the same two spans; not read when no term uses motion.
     pub motion: Option<[Tensor; 2]>,
-    /// Motion of both RGB clips on the grid of the alignment's module, `n t h w`; not read without alignment.
+    /// Motion of both RGB clips on the grid of the aligned module, `n t h w`; not read without alignment.
     pub targets: Option<[Tensor; 2]>,
-    /// The videos' numbers, which own their keys in the queue.
+    /// Numbers of the videos, the owners of their keys in the queue.
     pub owners: Integers,
 }
 
@@ -107,7 +108,7 @@ impl Views {
     /// The same clips on `device`.
     ///
     /// # Errors
-    /// As [`Tensor::to`].
+    /// Those of [`Tensor::to`].
     pub fn to(&self, device: &Device) -> Result<Views> {
         let pair = |[a, b]: &[Tensor; 2]| Ok::<_, Error>([a.to(device)?, b.to(device)?]);
         Ok(Views {
@@ -119,7 +120,7 @@ impl Views {
     }
 }
 
-/// The two pathways in training. `motion` is `None` when no term uses it.
+/// The two pathways during training. `motion` is `None` if no term uses it.
 pub struct Pathways {
     /// RGB.
     pub visual: Pathway,
@@ -128,7 +129,7 @@ pub struct Pathways {
 }
 
 impl Maclr {
-    /// Whether any term needs the motion pathway.
+    /// Whether any term uses the motion pathway.
     pub fn uses_motion(&self) -> bool {
         self.w_mm != 0.0 || self.w_vm != 0.0 || self.w_mv != 0.0
     }
@@ -143,8 +144,8 @@ impl Maclr {
         }
     }
 
-    /// The clip at which the motion query looks when the visual query looks at clip `a`; the motion key looks at the
-    /// other.
+    /// The clip of the motion query when the visual query comes from clip `a`; the motion key comes from the other
+    /// clip.
     fn motion_query(&self, a: usize) -> usize {
         match self.cross_positive {
             CrossPositive::OtherClip => a,

@@ -1,4 +1,4 @@
-//! MaCLR's step as something that can be recorded.
+//! MaCLR's step in a form that can be recorded.
 
 use super::step::Inputs;
 use super::{Maclr, Pathways, Views};

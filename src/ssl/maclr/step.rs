@@ -1,4 +1,4 @@
-//! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
+//! A training step. Once its inputs are on the device it does not synchronise with the host until its report is read.
 
 use super::{CrossPositive, Maclr, Pathways, Views};
 use crate::cpu::in_pool;
@@ -14,34 +14,35 @@ use crate::tape::{Tape, Var};
 use crate::tensor::{Device, Integers, Tensor};
 use rand::Rng;
 
-/// Everything a step reads besides the networks and queues, where those are.
+/// Everything a step reads besides the networks and queues, on their device.
 pub struct Inputs {
     pub(super) views: Views,
-    /// Whose keys are masked for each query: its owner's, or nobody's.
+    /// Whose keys are masked for each query: those of its own video, or none.
     pub(super) masked: Integers,
-    /// How the key batches are permuted, one direction after the other, the visual one first.
+    /// Permutations of the key batches, one direction after the other, the visual one first.
     pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
     pub(super) lr: Tensor,
 }
 
 impl Maclr {
-    /// One training step on `views`: key networks follow, keys, queries, losses against the queues as they are, gradient
-    /// descent with rate `lr`, then the new keys enter the queues. `rng` permutes the key batch. A loss that is not
-    /// finite leaves the weights untouched and is returned in the report. Everything is computed where the networks are.
+    /// One training step on `views`: update of the key networks, keys, queries, losses against the queues as they are,
+    /// gradient descent with rate `lr`, then the new keys are enqueued. `rng` permutes the key batch. If the loss is
+    /// not finite, the weights are unchanged and the loss is returned in the report. Everything runs on the device of
+    /// the networks.
     ///
     /// # Errors
-    /// `Param` when a term needs motion and there is none, or the batch does not divide into `groups`; what the
-    /// networks' operations return.
+    /// `Param` when a term needs motion and there is none, or the batch is not divisible by `groups`; errors of the
+    /// networks' operations.
     pub fn step(&self, p: &mut Pathways, views: &Views, rng: &mut impl Rng, lr: f32, sgd: &Sgd) -> Result<Report> {
         let inputs = self.inputs(p, views, rng, lr)?;
         self.run(p, &inputs, sgd)?.read()
     }
 
-    /// What a step on `views` reads, brought to where the networks are.
+    /// The inputs of a step on `views`, moved to the device of the networks.
     ///
     /// # Errors
-    /// `Param` when a term needs motion and there is none; of a GPU `OutOfMemory` and `Driver`.
+    /// `Param` when a term needs motion and there is none; on a GPU `OutOfMemory` and `Driver`.
     pub fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32) -> Result<Inputs> {
         let device = p.visual.query().device();
         let networks = 1 + usize::from(p.motion.is_some() && self.motion(views)?.is_some());
@@ -55,15 +56,15 @@ impl Maclr {
         Ok(Inputs { views, masked, orders, lr })
     }
 
-    /// The clips that serve as queries; each is one pass of the step.
+    /// The clips used as queries; each is one pass of the step.
     pub(super) fn directions(&self) -> &'static [usize] {
         if self.symmetric { &[0, 1] } else { &[0] }
     }
 
-    /// As [`Maclr::step`] on inputs that are in place. Nothing is uploaded, and nothing waited for.
+    /// Like [`Maclr::step`] on inputs that are on the device. There are no uploads and no host synchronisation.
     ///
     /// # Errors
-    /// As [`Maclr::step`].
+    /// Those of [`Maclr::step`].
     pub fn run(&self, p: &mut Pathways, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
         match p.visual.query().device() {
             Device::Cpu => in_pool(|| self.compute(p, inputs, sgd)),
@@ -76,7 +77,7 @@ impl Maclr {
         if let Some(m) = &mut p.motion {
             m.follow(self.momentum)?;
         }
-        // Sub-passes of the symmetric form share this step's key networks and queues.
+        // The passes of the symmetric form share the key networks and queues of this step.
         let directions = self.directions();
         let (mut keys, mut orders) = (Vec::new(), inputs.orders.iter());
         for &a in directions {
@@ -135,7 +136,7 @@ impl Maclr {
         Ok(seen)
     }
 
-    /// The keys for the queries of clip `a`.
+    /// The keys for queries of clip `a`.
     fn keys<'a>(
         &self,
         p: &mut Pathways,
@@ -152,7 +153,7 @@ impl Maclr {
         Ok(Keys { visual, motion })
     }
 
-    /// The terms with weight above 0. Those against one queue share a sweep over it.
+    /// The terms with weight above 0. Terms with the same queue share one pass over it.
     fn terms(
         &self,
         tape: &Tape,
@@ -180,7 +181,7 @@ impl Maclr {
             let losses = ops::infonce::infonce_terms(tape, &pairs, queue.keys(), owners, self.temperature)?;
             found.extend(terms.iter().zip(losses).map(|((name, weight, ..), loss)| (*name, *weight, loss)));
         }
-        // Within before across, as the paper lists them.
+        // Terms within a modality before cross-modal ones, as in the paper.
         let place = |name: &str| ["vv", "mm", "vm", "mv"].iter().position(|n| *n == name);
         found.sort_by_key(|(name, ..)| place(name));
         Ok(found)
@@ -203,7 +204,7 @@ fn enqueue(p: &mut Pathways, keys: &[Keys], owners: &Integers) -> Result<()> {
     Ok(())
 }
 
-/// A term's loss and accuracy in a report.
+/// Report entries of a term: loss and accuracy.
 fn names(term: &str) -> [&'static str; 2] {
     match term {
         "vv" => ["loss_vv", "accuracy_vv"],

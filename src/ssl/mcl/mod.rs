@@ -1,17 +1,17 @@
-//! MCL: contrast clips that show motion, and align the network's gradients with it (Li, Zhang, Qiu, Yao, Liu, Mei, ICCV
-//! 2021; `mcl.md` section 3).
+//! MCL: contrasts clips chosen by motion, and aligns the network's gradients with motion (Li, Zhang, Qiu, Yao, Liu,
+//! Mei, ICCV 2021; `docs/papers/mcl.md` section 3).
 //!
-//! Of each video the step sees a query clip `q`, another view `k1` of the same clip, and two other clips `k2 k3`. The loss
-//! has four parts:
+//! The step uses four clips of each video: a query clip `q`, another view `k1` of the same clip, and two other clips
+//! `k2 k3`. The loss has four parts:
 //!
-//! | part | what is told apart |
+//! | part | objective |
 //! |---|---|
-//! | inter | each of `k1 k2 k3` from earlier keys of other videos, for `q` |
-//! | intra | `k1` from `k2`, and from `k3`, for `q` |
-//! | order | whether `q` comes before `k2` and `k3` or after them |
-//! | alignment | the map of the gradient of `q·k1` against a map of the motion ([`super::alignment`]) |
+//! | inter | `q` near each of `k1 k2 k3`, far from earlier keys of other videos |
+//! | intra | `q` nearer to `k1` than to `k2`, and to `k3` |
+//! | order | classify whether `q` comes before `k2` and `k3` or after them |
+//! | alignment | the map of the gradient of `q·k1` matches a map of the motion ([`super::alignment`]) |
 //!
-//! The first three are SeCo's (Yao et al. 2020) on clips.
+//! The first three are those of SeCo (Yao et al. 2020), applied to clips.
 
 mod record;
 mod step;
@@ -25,8 +25,8 @@ use crate::nn::{MclEncoder, Precision};
 use crate::tensor::{Device, Integers, Tensor};
 use serde::Serialize;
 
-/// The method's settings. Defaults are those of the released code for UCF101 (`mcl.md` sections 2.4, 3, 4) where it has
-/// them.
+/// Settings of the method. The defaults are those of the released code for UCF101 (`docs/papers/mcl.md` sections 2.4,
+/// 3, 4) where it has them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Mcl {
     /// Weight of the inter loss.
@@ -44,24 +44,24 @@ pub struct Mcl {
     pub temperature_intra: f32,
     /// Momentum `m` of the key network.
     pub momentum: f32,
-    /// Parts of the batch with batch statistics of their own.
+    /// Number of groups of the batch with separate batch statistics.
     pub groups: usize,
     /// Whether each key batch is permuted before its forward pass.
     pub shuffle_keys: bool,
-    /// Whether earlier keys of a query's own video are left out of its negatives. The release keeps them.
+    /// Whether earlier keys of a query's own video are masked. The release does not mask them.
     pub mask_own: bool,
-    /// Whether the keys of the batch's other videos are negatives too: they enter the queue before the losses, and each
-    /// query's own are masked. Needs [`Mcl::mask_own`].
+    /// Whether the keys of the batch's other videos are negatives too: they are enqueued before the losses, and each
+    /// query's own keys are masked. Requires [`Mcl::mask_own`].
     pub in_batch: bool,
-    /// Whether the query network normalises by its running statistics, which then never change. The alignment loss loses
-    /// its spatial effect behind such a normalisation (`mcl.md` section 3): see [`Mcl::warnings`].
+    /// Whether the query network normalises by its running statistics, which then never change. The alignment loss
+    /// loses its spatial effect behind such a normalisation (`docs/papers/mcl.md` section 3.4): see [`Mcl::warnings`].
     pub frozen_norm: bool,
-    /// In which numbers the networks compute.
+    /// Precision of the networks.
     pub precision: Precision,
 }
 
 impl Mcl {
-    /// The release's settings with the alignment on `module`.
+    /// The settings of the release, with the alignment on `module`.
     pub fn released(module: &str) -> Mcl {
         Mcl {
             w_inter: 1.0,
@@ -80,7 +80,7 @@ impl Mcl {
         }
     }
 
-    /// What is allowed and probably not meant, a sentence each.
+    /// Warnings about permitted but probably unintended settings, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.frozen_norm && self.alignment.is_on() {
@@ -101,11 +101,11 @@ pub struct Views {
     pub query: Tensor,
     /// `k1` (another view of the query's clip), `k2` and `k3` (other clips, the earlier first), `n t h w c` each.
     pub keys: [Tensor; 3],
-    /// Motion of the query clips on the grid of the alignment's module, `n t h w`; not read when its weight is 0.
+    /// Motion of the query clips on the grid of the aligned module, `n t h w`; not read if its weight is 0.
     pub target: Option<Tensor>,
     /// `[n 1]`: 1 where the query comes before `k2` and `k3`, -1 where it comes after them.
     pub order: Tensor,
-    /// The videos' numbers, which own their keys in the queue.
+    /// Numbers of the videos, the owners of their keys in the queue.
     pub owners: Integers,
 }
 
@@ -113,7 +113,7 @@ impl Views {
     /// The same clips on `device`.
     ///
     /// # Errors
-    /// As [`Tensor::to`].
+    /// Those of [`Tensor::to`].
     pub fn to(&self, device: &Device) -> Result<Views> {
         let [a, b, c] = &self.keys;
         Ok(Views {
@@ -126,7 +126,7 @@ impl Views {
     }
 }
 
-/// What changes over a run.
+/// Values that change during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     /// Learning rate.
@@ -138,19 +138,19 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Whether the order loss and the alignment loss have a weight: what has none is not computed.
+    /// Whether the order loss and the alignment loss have non-zero weights; otherwise they are not computed.
     pub(crate) fn wanted(&self) -> [bool; 2] {
         [self.order != 0.0, self.alignment != 0.0]
     }
 }
 
 impl Mcl {
-    /// The rates of `epoch` of a run of `epochs`, `warmup_epochs` of them warming up, at learning rate `lr`.
+    /// The rates in `epoch` of a run of `epochs` with `warmup_epochs` of warm-up, at learning rate `lr`.
     pub fn rates(&self, lr: f32, epoch: u64, epochs: u64, warmup_epochs: f64) -> Rates {
         let order = self.w_order * epoch as f32 / epochs.max(1) as f32;
         Rates { lr, order, alignment: self.alignment.weight_at(epoch, warmup_epochs) }
     }
 }
 
-/// The one pathway in training.
+/// The pathway during training.
 pub type Network = Pathway<MclEncoder>;

@@ -1,4 +1,4 @@
-//! MCL's step as something that can be recorded.
+//! MCL's step in a form that can be recorded.
 
 use super::step::Inputs;
 use super::{Mcl, Network, Rates, Views};
@@ -34,7 +34,7 @@ impl Step for Mcl {
         Ok(inputs)
     }
 
-    /// A loss that was not wanted when the step was recorded is not in the recording.
+    /// A loss that was off when the step was recorded is not in the graph.
     fn refill(&self, inputs: &mut Inputs, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<()> {
         let wanted = rates.wanted();
         if let Some(i) = (0..wanted.len()).find(|&i| wanted[i] && !inputs.wanted[i]) {

@@ -1,4 +1,4 @@
-//! A step of training: given everything it reads, it waits for nothing. What it saw is read at its end, at once.
+//! A training step. Once its inputs are on the device it does not synchronise with the host until its report is read.
 
 use super::{Mcl, Network, Rates, Views};
 use crate::cpu::in_pool;
@@ -15,29 +15,29 @@ use crate::tape::{Tape, Var};
 use crate::tensor::{Device, Integers, Tensor};
 use rand::Rng;
 
-/// Everything a step reads besides the network and its queue, where those are.
+/// Everything a step reads besides the network and its queue, on their device.
 pub struct Inputs {
     pub(super) views: Views,
-    /// Whose keys are masked for each query: its owner's, or nobody's.
+    /// Whose keys are masked for each query: those of its own video, or none.
     pub(super) masked: Integers,
-    /// How the key batches are permuted.
+    /// Permutations of the key batches.
     pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
     pub(super) lr: Tensor,
     /// The weights of the order loss and of the alignment loss, scalars.
     pub(super) weights: [Tensor; 2],
-    /// Whether they are above 0: what is not is not computed.
+    /// Whether they are above 0; otherwise the loss is not computed.
     pub(super) wanted: [bool; 2],
     choice: Choice,
 }
 
-/// What a choice between two is made of, where the network is.
+/// Constants of a two-way classification, on the device of the network.
 struct Choice {
     /// `[1 2]`: 0 1, a logit beside 0.
     beside: Tensor,
-    /// `[2 1]`: 1 -1, the first logit less the second.
+    /// `[2 1]`: 1 -1, the first logit minus the second.
     apart: Tensor,
-    /// The right answer of each sample: the first.
+    /// The correct class of each sample: the first.
     right: Integers,
 }
 
@@ -50,42 +50,42 @@ impl Choice {
         })
     }
 
-    /// Mean cross-entropy where the wrong answer's logit is `z [n 1]` above the right one's: `ln(1 + exp z)`.
+    /// Mean cross-entropy with the logit of the wrong class `z [n 1]` above the correct one's: `ln(1 + exp z)`.
     fn loss(&self, tape: &Tape, z: &Var) -> Result<Var> {
         let logits = ops::matmul(tape, z, &Var::constant(self.beside.clone()), false, false)?;
         ops::cross_entropy::cross_entropy_of(tape, &logits, &self.right)
     }
 }
 
-/// The gradients of one step, and what goes into the queue after it.
+/// The gradients of one step, and the keys to enqueue after it.
 pub struct Gradients {
     /// The loss, a scalar.
     pub loss: Tensor,
     /// Of the query network's parameters.
     pub grads: Vec<(ParamId, Tensor)>,
-    /// What the step saw.
+    /// The report.
     pub seen: Seen,
     keys: [KeyCodes; 3],
 }
 
 impl Mcl {
-    /// One training step on `views`: the key network follows, keys, queries, the four losses against the queue as it is,
-    /// gradient descent, then the new keys enter the queue. `rng` permutes the key batches. A loss that is not finite
-    /// leaves the weights untouched and is returned in the report. Everything is computed where the network is.
+    /// One training step on `views`: update of the key network, keys, queries, the four losses against the queue as it
+    /// is, gradient descent, then the new keys are enqueued. `rng` permutes the key batches. If the loss is not finite,
+    /// the weights are unchanged and the loss is returned in the report. Everything runs on the device of the network.
     ///
     /// # Errors
-    /// `Param` when no loss has a weight, when there is no motion to align with, when the network has no module to align,
-    /// or the batch does not divide into `groups`; `Shape` when the motion has another grid than the module; what the
-    /// network's operations return.
+    /// `Param` when no loss has a weight, when there is no motion to align with, when the network has no module to
+    /// align, or the batch is not divisible by `groups`; `Shape` when the grid of the motion differs from the module's;
+    /// errors of the network's operations.
     pub fn step(&self, p: &mut Network, views: &Views, rng: &mut impl Rng, rates: Rates, sgd: &Sgd) -> Result<Report> {
         let inputs = self.inputs(p, views, rng, rates)?;
         self.run(p, &inputs, sgd)?.read()
     }
 
-    /// What a step on `views` reads, brought to where the network is.
+    /// The inputs of a step on `views`, moved to the device of the network.
     ///
     /// # Errors
-    /// `Shape` when `order` is not `[n 1]`; of a GPU `OutOfMemory` and `Driver`.
+    /// `Shape` when `order` is not `[n 1]`; on a GPU `OutOfMemory` and `Driver`.
     pub fn inputs(&self, p: &Network, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<Inputs> {
         let device = p.query().device();
         let n = views.owners.len();
@@ -109,10 +109,10 @@ impl Mcl {
         })
     }
 
-    /// As [`Mcl::step`] on inputs that are in place.
+    /// Like [`Mcl::step`] on inputs that are on the device.
     ///
     /// # Errors
-    /// As [`Mcl::step`].
+    /// Those of [`Mcl::step`].
     pub fn run(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
         match p.query().device() {
             Device::Cpu => in_pool(|| self.compute(p, inputs, sgd)),
@@ -134,11 +134,11 @@ impl Mcl {
         self.in_batch && self.mask_own
     }
 
-    /// The losses and their gradients for the query network as it is; its weights stay. With [`Mcl::in_batch`] the keys
-    /// are in the queue afterwards.
+    /// The losses and their gradients for the query network; its weights do not change. With [`Mcl::in_batch`] the keys
+    /// have been enqueued afterwards.
     ///
     /// # Errors
-    /// As [`Mcl::step`].
+    /// Those of [`Mcl::step`].
     pub fn gradients(&self, p: &mut Network, inputs: &Inputs) -> Result<Gradients> {
         let views = &inputs.views;
         let mut orders = inputs.orders.iter();
@@ -176,11 +176,11 @@ impl Mcl {
         Ok(Gradients { loss: total.value().clone(), grads, seen, keys })
     }
 
-    /// The map of gradients `[n t h w]` of the query clips for their similarity with `k1`, by both networks as they are,
-    /// with running statistics.
+    /// The map of gradients `[n t h w]` of the query clips for their similarity with `k1`, by the current networks with
+    /// running statistics.
     ///
     /// # Errors
-    /// `Param` when the alignment names no module of the network; what its operations return.
+    /// `Param` when the alignment names no module of the network; errors of its operations.
     pub fn saliency(&self, p: &Network, views: &Views) -> Result<Tensor> {
         let (tape, none) = (Tape::new(), Tape::no_grad());
         let (mut query, mut key) = (p.query().clone(), p.key().clone());
@@ -197,7 +197,8 @@ impl Mcl {
         Ok(self.alignment.map(&tape, &q, k.value(), &f)?.value().clone())
     }
 
-    /// `q` against each of its keys and the queue: the mean of three InfoNCE losses, which share a sweep over the queue.
+    /// `q` against each of its keys and the queue: the mean of three InfoNCE losses, which share one pass over the
+    /// queue.
     fn inter(
         &self,
         sum: &mut Objective,
@@ -249,7 +250,8 @@ impl Mcl {
 /// The classifier's `logits [n 2]` against the order (`[n 1]`, ±1).
 fn order(sum: &mut Objective, logits: &Var, inputs: &Inputs) -> Result<()> {
     let (order, choice) = (&inputs.views.order, &inputs.choice);
-    // The second answer is "first": wrong by how far the other one is above it, or below it where the query comes last.
+    // The second class is "first": the margin of the wrong logit is the first minus the second, negated if the query
+    // comes last.
     let apart = ops::matmul(sum.tape, logits, &Var::constant(choice.apart.clone()), false, false)?;
     let wrong = ops::mul(sum.tape, &apart, &Var::constant(order.clone()))?;
     let loss = choice.loss(sum.tape, &wrong)?;

@@ -1,4 +1,4 @@
-//! The layouts a data set may have, and which one a path leads to.
+//! The supported layouts of a data set, and detection of the layout of a path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,14 +12,14 @@ use super::{Found, Labelled, Source};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// The names of folders and lists of held-out videos, the first there is being used.
+/// Names of folders and lists of held-out videos; the first that exists is used.
 const HELD_OUT: [&str; 3] = ["test", "val", "validation"];
 
-/// Finds out which layout there is, and reads it.
+/// Detects the layout and reads it.
 pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
     let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
     if !metadata.is_dir() {
-        // A list of a numbered split has its partner beside it.
+        // The other list of a numbered split is beside it.
         return match (public::named(path), test) {
             (Some(found), None) => found,
             (Some(found), Some(test)) if public::is_partner(path, test) => found,
@@ -65,7 +65,7 @@ fn list_pair(dir: &Path) -> Option<(PathBuf, PathBuf)> {
     })
 }
 
-/// What to say about lists that are there and not `used`.
+/// Messages about lists that exist and are not `used`.
 pub(super) fn unused(lists: Vec<PathBuf>, used: &[&Path]) -> Option<String> {
     let left: Vec<PathBuf> = lists.into_iter().filter(|l| !used.contains(&l.as_path())).collect();
     let first = left.first()?.display();
@@ -88,8 +88,8 @@ fn direct_lists(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The video a path of a list leads to: a file, a folder of frames, or a folder of frames named like the file without its
-/// extension. `\` separates folders as `/` does, and a path that begins with `/` may begin at the list's folder.
+/// The video of a path in a list: a file, a folder of frames, or a folder of frames named like the file without its
+/// extension. `\` separates folders like `/`, and a path that starts with `/` may start at the list's folder.
 fn source_at(base: &Path, path: &str) -> Option<Source> {
     let at = |path: &str| {
         let path = base.join(path);
@@ -137,7 +137,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
     Ok(Found { classes: None, train, test, layout, warnings })
 }
 
-/// Refuses one list for both sides.
+/// Refuses one list for both splits.
 fn refuse_same(train: &Path, test: &Path) -> Result<()> {
     let [a, b] = [files::check_regular(train, "a list of videos")?, files::check_regular(test, "a list of videos")?];
     if identity(&a) == identity(&b) {
@@ -151,7 +151,7 @@ fn refuse_same(train: &Path, test: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One error for all absent files of a list: the first and how many.
+/// One error for all missing files of a list: the first and how many.
 pub(super) fn refuse_absent(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
     let Some((line, first)) = absent.first() else { return Ok(()) };
     let hint = if first.starts_with('~') { "; in a list `~` does not stand for a folder" } else { "" };
@@ -191,7 +191,7 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
     Ok(Some(Found { classes: None, train: videos, test: Some(held_out), layout, warnings }))
 }
 
-/// The videos of a tree, of the classes that their folders name, and what is left out.
+/// The videos of a tree whose folders name their classes, and what is skipped.
 fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
     let mut warnings = std::mem::take(&mut tree.warnings);
     let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
@@ -215,12 +215,12 @@ fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<Strin
     Ok((videos.into_values().collect(), warnings))
 }
 
-/// The last part of a path.
+/// The last component of a path.
 pub(super) fn last(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The last two parts of a path.
+/// The last two components of a path.
 pub(super) fn last_two(path: &Path) -> String {
     let mut parts: Vec<_> = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect();
     parts.reverse();

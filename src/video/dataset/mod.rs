@@ -1,4 +1,4 @@
-//! Data sets: which videos there are, of which class, for training and for testing.
+//! Data sets: videos with their classes, for training and for testing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,23 @@ mod walk;
 use super::procedural::{MOTIONS, ProceduralSpec};
 use crate::error::{Error, Result};
 
-/// Where a video's frames come from.
+/// Source of a video's frames.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A video file, read by `ffmpeg`.
     File(PathBuf),
     /// A folder of JPEG or PNG frames.
     Folder(PathBuf),
-    /// Video number so-and-so of [`Dataset::procedural`].
+    /// The video of this number in [`Dataset::procedural`].
     Procedural(usize),
 }
 
 /// A video, and the path that names it.
 pub type Named = (Source, PathBuf);
 
-/// The videos below the folder `dir`, as in a data set of class folders: video files and folders of frames, in the order of
-/// their paths, each with the path that names it; then what was left out, a sentence each. The path is the video's own, or of
-/// frames in `class/video/frames` (or `rgb`, `img`, …) the folder above.
+/// The videos below the folder `dir`, as in a data set of class folders: video files and folders of frames, in the
+/// order of their paths, each with the path that names it; then what was skipped, one sentence each. The path is the
+/// video's own, or for frames in `class/video/frames` (or `rgb`, `img`, …) the folder above.
 ///
 /// # Errors
 /// `Io` when a folder cannot be read, `Data` when there are too many files.
@@ -41,7 +41,7 @@ pub fn videos_below(dir: &Path) -> Result<(Vec<Named>, Vec<String>)> {
     Ok((videos, warnings))
 }
 
-/// Whether a file is a video by the extension of its name.
+/// Whether a file is a video, by its extension.
 pub fn is_video(path: &Path) -> bool {
     super::list::is_video(path)
 }
@@ -49,15 +49,15 @@ pub fn is_video(path: &Path) -> bool {
 /// One video of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Where its frames come from.
+    /// Source of its frames.
     pub source: Source,
     /// Index into [`Dataset::classes`].
     pub label: usize,
-    /// A name for messages and pictures, e.g. `hover/v_hover_S6_c00.mp4`.
+    /// A name for messages and images, e.g. `hover/v_hover_S6_c00.mp4`.
     pub name: String,
 }
 
-/// Which part of the data.
+/// Part of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     /// For training.
@@ -79,27 +79,27 @@ impl Split {
 /// The videos of one split.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// Names of the classes; labels index them. Both splits have the same.
+    /// Names of the classes, indexed by labels. Both splits have the same.
     pub classes: Vec<String>,
     /// The videos, in the order of the list or sorted by path.
     pub items: Vec<Item>,
     /// Which split this is.
     pub split: Split,
-    /// What the sources [`Source::Procedural`] refer to.
+    /// The procedural videos that sources [`Source::Procedural`] refer to.
     pub procedural: Option<ProceduralSpec>,
-    /// Oddities worth telling the user, one sentence each: classes with one video or none, videos that are there twice, clips
-    /// of one recording on both sides, what was found and is not used.
+    /// Messages for the user, one sentence each: classes with one video or none, duplicate videos, clips of one
+    /// recording in both splits, files that were found and are not used.
     pub warnings: Vec<String>,
 }
 
-/// A training and a test set, and how they were found.
+/// A training and a test set, with their origin.
 #[derive(Debug, Clone)]
 pub struct Splits {
     /// For training.
     pub train: Dataset,
     /// Held out.
     pub test: Dataset,
-    /// One sentence for the summary: which layout was recognised and where the split comes from.
+    /// One sentence for the summary: the detected layout and the origin of the split.
     pub layout: String,
 }
 
@@ -117,7 +117,7 @@ impl Dataset {
         Self { warnings: warnings.collect(), classes, items, split, procedural: None }
     }
 
-    /// All videos of a list, as [`Splits::open`] reads it, none held out.
+    /// All videos of a list, parsed like [`Splits::open`], without a split.
     ///
     /// # Errors
     /// Those of [`Splits::open`].
@@ -166,7 +166,7 @@ impl Splits {
         })
     }
 
-    /// Reads a data set from `path`, whichever of these it is:
+    /// Reads a data set from `path`, which is one of these:
     ///
     /// 1. a list file for training, and `test` a second one for testing, of lines `path label`, with commas, tabs, semicolons or
     ///    blanks between them (fields that hold one are quoted, as in CSV), or `path frames label`, or with a header that
@@ -179,26 +179,26 @@ impl Splits {
     /// 5. a folder with `train` and `test` (or `val`) folders of class folders;
     /// 6. a folder of class folders, of which a part is held out.
     ///
-    /// A video is a file or a folder of frames. Where all labels are numbers, they are compared as numbers: `1` and `01` are one
-    /// class; otherwise as text.
+    /// A video is a file or a folder of frames. If all labels are numbers, they are compared as numbers (`1` and `01`
+    /// are one class), otherwise as text.
     ///
-    /// What is held out is a quarter of the recordings of each class, by a hash of their names, so that clips of one recording
-    /// never sit on both sides. Names tell a recording by the rules of UCF101 (`…_g01_c02`), HMDB51
-    /// (`…_f_cm_np1_ba_bad_0`) and Kinetics (`id_000010_000020`), by `_c01`, `_part2` and the like, and by a number at the end
-    /// where that leaves several recordings in a class. Files with the same bytes stay together too.
+    /// A quarter of the recordings of each class is held out, by a hash of their names, so that clips of one recording
+    /// are never in both splits. Names identify a recording by the rules of UCF101 (`…_g01_c02`), HMDB51
+    /// (`…_f_cm_np1_ba_bad_0`) and Kinetics (`id_000010_000020`), by `_c01`, `_part2` and similar, and by a number at
+    /// the end if that leaves several recordings in a class. Files with the same bytes stay together too.
     ///
     /// # Errors
-    /// `Io` when something cannot be read; `Format` with the line's number for a line that makes no sense or can mean two
-    /// things; `Data` when there is nothing to train on, a list names absent files (the first and their number), a file has
-    /// two labels, a file is for training and for testing, or no class of the test videos is one of the training videos.
+    /// `Io` when something cannot be read; `Format` with the line number for an invalid or ambiguous line; `Data` when
+    /// there is nothing to train on, a list names missing files (the first and their number), a file has two labels, a
+    /// file is in both splits, or no class of the test videos is one of the training videos.
     pub fn open(path: &Path, test: Option<&Path>) -> Result<Self> {
         layout::open(path, test)?.into_splits(path)
     }
 }
 
-/// What a layout yields: videos with class names, before classes are numbered and videos held out.
+/// Result of reading a layout: videos with class names, before classes are numbered and videos held out.
 struct Found {
-    /// The classes' order where the layout gives one; otherwise they are sorted.
+    /// Order of the classes if the layout gives one; otherwise they are sorted.
     classes: Option<Vec<String>>,
     train: Vec<Labelled>,
     /// `None` when the layout has no test part.
@@ -218,7 +218,7 @@ struct Labelled {
 }
 
 impl Labelled {
-    /// Where it is named: for messages.
+    /// Where it is named, for messages.
     fn place(&self) -> String {
         match &self.line {
             Some((list, line)) => format!("{} in line {line} of {}", self.name, list.display()),
@@ -289,8 +289,8 @@ impl Found {
     }
 }
 
-/// Where all classes are numbers, writes each in one way: `01` as `1`. Says where there were several, and where classes differ
-/// in spelling alone.
+/// If all classes are numbers, normalises their spelling: `01` to `1`. Reports if there were several, and if classes
+/// differ only in spelling.
 fn number_classes<'a>(videos: impl Iterator<Item = &'a mut Labelled>) -> Option<String> {
     let mut videos: Vec<&mut Labelled> = videos.collect();
     let numbers: Option<Vec<u64>> = videos.iter().map(|v| v.class.parse().ok()).collect();
@@ -316,7 +316,7 @@ fn number_classes<'a>(videos: impl Iterator<Item = &'a mut Labelled>) -> Option<
     warning
 }
 
-/// Class names in order: by value where all are numbers, else by spelling.
+/// Class names in order: by value if all are numbers, otherwise as text.
 fn sorted_classes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<String> {
     let mut classes: Vec<String> = videos.map(|v| v.class.clone()).collect();
     classes.sort_unstable();
@@ -332,7 +332,7 @@ pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     fnv1a_on(bytes, 0xcbf2_9ce4_8422_2325)
 }
 
-/// The hash of what hashes to `before`, followed by `bytes`.
+/// Continues the hash `before` with `bytes`.
 fn fnv1a_on(bytes: &[u8], before: u64) -> u64 {
     bytes.iter().fold(before, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

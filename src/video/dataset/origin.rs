@@ -1,27 +1,28 @@
-//! Which videos are clips of one recording, by their names, and a split that keeps those together.
+//! Determines which videos are clips of one recording, by their names, and splits a data set so that they stay
+//! together.
 //!
-//! Clips of one recording share a background and a person. With some for training and some for testing, a network that knows
-//! these is taken for one that knows the classes.
+//! Clips of one recording share a background and a person. If some of them are in the training set and some in the test
+//! set, a network that recognises these appears to recognise the classes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::list;
 use super::{Labelled, fnv1a};
 
-/// How surely a name says where its video was cut from.
+/// How certain a name is about the recording of its video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     /// The whole name.
     None,
     /// A number at the end: of a clip, or of the video in its class.
     Number,
-    /// A word that says clip, with a number: `_c01`, `_part2`.
+    /// A word that means clip, with a number: `_c01`, `_part2`.
     Clip,
-    /// The naming of a public data set.
+    /// The naming scheme of a public data set.
     Public,
 }
 
-/// What a video was cut from, by its name.
+/// The recording of a video, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     /// The same for all clips of one recording.
@@ -29,7 +30,7 @@ pub(super) struct Origin {
     pub rule: Rule,
 }
 
-/// Words that number videos rather than name a recording.
+/// Words that number videos and do not name a recording.
 const GENERIC: [&str; 34] = [
     "",
     "v",
@@ -67,7 +68,7 @@ const GENERIC: [&str; 34] = [
     "test",
 ];
 
-/// Words that say clip when a number follows.
+/// Words that mean clip if a number follows.
 const CLIP_WORDS: [&str; 11] =
     ["c", "clip", "part", "seg", "segment", "scene", "shot", "chunk", "split", "cut", "piece"];
 
@@ -123,8 +124,8 @@ fn ucf101(stem: &str) -> Option<&str> {
     (is_number(clip) && is_number(number)).then_some(group)
 }
 
-/// `Film_action_f_cm_np1_ba_bad_0` -> `Film`: what comes before the action, the visible part of the body, the camera's motion,
-/// the number of people, the side they are seen from, the quality and the number of the clip.
+/// `Film_action_f_cm_np1_ba_bad_0` -> `Film`: the part before the action, the visible part of the body, the camera
+/// motion, the number of people, the viewpoint, the quality and the number of the clip.
 fn hmdb51<'a>(stem: &'a str, class: &str, folder: &str) -> Option<&'a str> {
     let mut parts = stem.rsplitn(7, '_');
     let mut next = || parts.next();
@@ -136,14 +137,14 @@ fn hmdb51<'a>(stem: &'a str, class: &str, folder: &str) -> Option<&'a str> {
         && ["cm", "nm"].contains(&camera)
         && ["f", "h", "l", "u"].contains(&body);
     let rest = next().filter(|_| named)?;
-    // Cut before the action, which is the class, or the folder's name where classes are numbers.
+    // Cut before the action, which is the class, or the folder's name if classes are numbers.
     let actions = [class, folder.rsplit('/').next().unwrap_or_default()];
     let cut = |action: &str| rest.strip_suffix(&action.replace(' ', "_"))?.strip_suffix('_');
     Some(actions.iter().filter(|a| !a.is_empty()).find_map(|a| cut(a)).filter(|s| !s.is_empty()).unwrap_or(rest))
 }
 
-/// `id_000010_000020` -> `id`: the seconds that a clip was cut from, with six digits each and ten minutes apart at most (a date
-/// and a time of day are neither), or after the eleven characters of a YouTube id.
+/// `id_000010_000020` -> `id`: start and end of the clip in seconds, with six digits each and at most ten minutes apart
+/// (which excludes a date and a time of day), or after the eleven characters of a YouTube id.
 fn kinetics(stem: &str) -> Option<&str> {
     let (rest, end) = stem.rsplit_once('_')?;
     let (id, start) = rest.rsplit_once('_')?;
@@ -153,7 +154,7 @@ fn kinetics(stem: &str) -> Option<&str> {
     (is_number(start) && is_number(end) && from < to && !id.is_empty() && (youtube || long)).then_some(id)
 }
 
-/// What comes before a number at the end of a name, and before the word before it where that says clip.
+/// The part before a number at the end of a name, and before the preceding word if that means clip.
 fn numbered(stem: &str) -> Option<(&str, Rule)> {
     const BETWEEN: [char; 4] = ['_', '-', ' ', '.'];
     if let Some((source, number)) = stem.strip_suffix(')').and_then(|s| s.rsplit_once('(')) {
@@ -173,10 +174,10 @@ fn numbered(stem: &str) -> Option<(&str, Rule)> {
     (rest.len() < before.len()).then_some((rest, Rule::Number))
 }
 
-/// The origins of videos, and what to tell the user about them.
+/// The origins of videos, and messages to the user about them.
 ///
-/// A number at the end tells clips of a recording where a class has several recordings. Where nearly all videos of a class would
-/// be of one, they are its videos, numbered.
+/// A number at the end identifies clips of a recording if the class has several recordings. If nearly all videos of a
+/// class would belong to one recording, the number counts the class's videos instead.
 pub(super) fn origins(videos: &[Labelled]) -> (Vec<Origin>, Vec<String>) {
     let mut found: Vec<Origin> = videos.iter().map(|v| origin(&v.name, &v.class)).collect();
     let mut sizes: BTreeMap<&str, (usize, BTreeMap<String, usize>)> = BTreeMap::new();
@@ -212,8 +213,9 @@ pub(super) fn origins(videos: &[Labelled]) -> (Vec<Origin>, Vec<String>) {
     (found, warnings)
 }
 
-/// Holds out a quarter of the groups of each class, at least one and never all: those whose names hash lowest. `same` gives
-/// pairs of videos that belong to one group whatever their names. Returns which videos are held out, and what could not be done.
+/// Holds out a quarter of the groups of each class, at least one and never all: those with the lowest hashes of their
+/// names. `same` gives pairs of videos that belong to one group whatever their names. Returns which videos are held
+/// out, and what was not possible.
 pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<bool>, Vec<String>) {
     let (origins, mut warnings) = origins(videos);
     let mut groups = Groups::new(&origins);
@@ -234,7 +236,8 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
     let wanted = |n: usize| ((n as f64 / 4.0).round().max(1.0) as usize).min(n - 1);
     let mut held: BTreeMap<&str, usize> = BTreeMap::new();
     let mut chosen: BTreeSet<&(u64, String)> = BTreeSet::new();
-    // First groups of which no class has too many; then, for classes that got none, what leaves every class something to learn.
+    // First groups that do not exceed any class's share; then, for classes without any, groups that leave every class
+    // something to train on.
     for needy in [false, true] {
         for (name, classes) in &classes_of {
             let of = |class: &&str| held.get(class).copied().unwrap_or(0);
@@ -262,12 +265,12 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
     (names.iter().map(|name| chosen.contains(name)).collect(), warnings)
 }
 
-/// Test videos that were cut from a recording that training has, where their names are sure about it: how many, and the first
-/// with its like.
+/// Test videos from a recording that is also in the training set, if their names are certain about it: how many, and
+/// the first with its counterpart.
 pub(super) fn shared(train: &[Labelled], test: &[Labelled]) -> Option<String> {
     let sure = |videos: &[Labelled]| -> Vec<Option<String>> {
         let origin = videos.iter().map(|v| (&v.class, origin(&v.name, &v.class)));
-        // Within a class: splits of some sets are made class by class.
+        // Within a class: the splits of some data sets are made class by class.
         origin
             .map(|(class, o)| {
                 matches!(o.rule, Rule::Public | Rule::Clip).then(|| format!("{class}\n{}", file_of(&o.key)))
@@ -285,16 +288,16 @@ pub(super) fn shared(train: &[Labelled], test: &[Labelled]) -> Option<String> {
     ))
 }
 
-/// The last part of a path: splits may lie in different folders.
+/// The last component of a path: splits may be in different folders.
 fn file_of(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or(key)
 }
 
-/// Sets of videos that are joined step by step.
+/// Disjoint sets of videos that are merged step by step (union-find).
 struct Groups(Vec<usize>);
 
 impl Groups {
-    /// Videos of one key are one group.
+    /// Merges the videos with the same key.
     fn new(origins: &[Origin]) -> Groups {
         let mut first: BTreeMap<&str, usize> = BTreeMap::new();
         Groups(origins.iter().enumerate().map(|(i, o)| *first.entry(&o.key).or_insert(i)).collect())

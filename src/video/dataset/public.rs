@@ -1,4 +1,4 @@
-//! Lists that come with public data sets: UCF101's and HMDB51's, of several numbered splits each.
+//! Lists of public data sets: UCF101's and HMDB51's, with several numbered splits each.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,11 +11,11 @@ use super::walk::{Tree, identity, walk};
 use super::{Found, Labelled, Source};
 use crate::error::{Error, Result};
 
-/// The folders that the lists come in.
+/// Names of the folders of these lists.
 const FOLDERS: [&str; 3] =
     ["ucfTrainTestlist", "testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits"];
 
-/// Whether a folder is one that public lists come in, with the videos beside it.
+/// Whether a folder has the name of a folder of public lists, with the videos beside it.
 pub(super) fn is_list_folder(folder: &Path) -> bool {
     FOLDERS.iter().any(|name| folder.ends_with(name))
 }
@@ -34,7 +34,7 @@ enum Kind {
     Hmdb51,
 }
 
-/// A folder of such lists, and the split that is used.
+/// A folder of such lists, and the split in use.
 pub(super) struct Set {
     pub folder: PathBuf,
     kind: Kind,
@@ -58,7 +58,7 @@ fn class_and_number(name: &str) -> Option<(&str, &str)> {
     (!class.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some((class, number))
 }
 
-/// Whether `test` is the list of testing of the split of which `train` is that of training.
+/// Whether `test` is the test list of the split whose training list is `train`.
 pub(super) fn is_partner(train: &Path, test: &Path) -> bool {
     let (a, b) = (last(train), last(test));
     train.parent() == test.parent()
@@ -66,7 +66,7 @@ pub(super) fn is_partner(train: &Path, test: &Path) -> bool {
         && number_of(&a, "trainlist") == number_of(&b, "testlist")
 }
 
-/// The split that one of its lists stands for, where it is named like one and its partner is there.
+/// The split of one of its lists, if it has such a name and the other list exists.
 pub(super) fn named(list: &Path) -> Option<Result<Found>> {
     let (name, folder) = (last(list), list.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
     let (kind, number) = match (number_of(&name, "trainlist"), class_and_number(&name)) {
@@ -91,7 +91,7 @@ impl Set {
         Set::of(folder, &names)
     }
 
-    /// The lists in a folder of a tree, the one nearest to its top.
+    /// The lists in a folder of a tree, the one nearest to the root.
     pub(super) fn below(tree: &Tree) -> Result<Option<Set>> {
         let mut folders: Vec<&Path> = tree.lists.iter().filter_map(|l| l.parent()).collect();
         folders.sort_by_key(|f| (f.components().count(), *f));
@@ -248,7 +248,7 @@ impl Set {
     }
 }
 
-/// Classes where they are numbered, videos for training and for testing, and how many are for neither.
+/// Classes if they are numbered, videos for training and for testing, and the number of unused ones.
 type Parts = (Option<Vec<String>>, Vec<Labelled>, Vec<Labelled>, usize);
 
 impl Kind {
@@ -264,7 +264,7 @@ fn lacks(folder: &Path, there: &str, absent: &str) -> Error {
     Error::data(folder, format!("{there} is there and {absent} is not: a split has both"))
 }
 
-/// A path, and the number behind it where there is one. Paths may hold blanks.
+/// A path, and the number after it if there is one. Paths may contain blanks.
 fn path_and_number(line: &str) -> (&str, Option<&str>) {
     match line.rsplit_once([',', '\t', ' ']) {
         Some((path, number)) if list::is_video(path.trim().as_ref()) || number.bytes().all(|b| b.is_ascii_digit()) => {
@@ -274,10 +274,10 @@ fn path_and_number(line: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The videos of a tree by the last two parts of their paths.
+/// The videos of a tree by the last two components of their paths.
 struct Places {
     whole: HashMap<String, Vec<Source>>,
-    /// Without extension: lists of files are used for folders of frames and for files of another kind too.
+    /// Without extension: lists of files are also used for folders of frames and for files of another type.
     bare: HashMap<String, Vec<Source>>,
 }
 
@@ -339,7 +339,7 @@ impl<'a> Named<'a> {
         Ok(())
     }
 
-    /// All videos, of which there must be one.
+    /// All videos, at least one.
     fn all(self) -> Result<Vec<Labelled>> {
         if self.total == 0 {
             return Err(Error::data(&self.list, "the list names no video"));
@@ -353,7 +353,7 @@ impl<'a> Named<'a> {
     }
 }
 
-/// The class of a line: by its number where there is one, else by its folder.
+/// The class of a line: by its number if there is one, otherwise by its folder.
 fn ucf101_class(
     list: &Path,
     number: u64,

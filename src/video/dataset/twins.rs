@@ -1,4 +1,4 @@
-//! Videos that are there twice: the same file by two names, and other files with the same bytes.
+//! Duplicate videos: the same file under two names, and different files with the same bytes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,15 +12,15 @@ use super::{Labelled, Source, fnv1a, fnv1a_on};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Files of the same length are first compared by this many bytes from their middle.
+/// Files of the same length are first compared by this many bytes in the middle.
 const SAMPLE: usize = 4096;
-/// Of files whose samples are the same, no more bytes than this are read in all.
+/// Limit on the bytes read in total from files whose samples are equal.
 const MAX_COMPARED: u64 = 4 << 30;
 
-/// Videos of one split: each file once. Says which lines were left out.
+/// Videos of one split, each file once. Reports which lines were dropped.
 ///
 /// # Errors
-/// `Data` when a file has two labels, with both places.
+/// `Data` when a file has two labels, with both locations.
 pub(super) fn once(path: &Path, videos: Vec<Labelled>) -> Result<(Vec<Labelled>, Option<String>)> {
     let mut seen: HashMap<(u64, u64), usize> = HashMap::new();
     let (mut out, mut again): (Vec<Labelled>, Vec<(usize, Labelled)>) = (Vec::with_capacity(videos.len()), Vec::new());
@@ -44,7 +44,7 @@ pub(super) fn once(path: &Path, videos: Vec<Labelled>) -> Result<(Vec<Labelled>,
     Ok((out, warning))
 }
 
-/// Refuses a file that is on both sides.
+/// Refuses a file that is in both splits.
 pub(super) fn refuse_shared(path: &Path, train: &[Labelled], test: &[Labelled]) -> Result<()> {
     let known: HashMap<_, _> = train.iter().filter_map(|v| Some((video_identity(v)?, v))).collect();
     let mut both = test.iter().filter_map(|v| Some((v, *known.get(&video_identity(v)?)?)));
@@ -66,8 +66,9 @@ fn video_identity(video: &Labelled) -> Option<(u64, u64)> {
     }
 }
 
-/// Sets of files with the same bytes, each of two or more, as indices in ascending order. Only files of the same length are
-/// opened; folders of frames are not compared. What cannot be read counts as different: it is reported when it is decoded.
+/// Sets of files with the same bytes, each of two or more, as indices in ascending order. Only files of equal length
+/// are opened; folders of frames are not compared. Unreadable files count as different: they are reported when they are
+/// decoded.
 pub(super) fn same_bytes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<Vec<usize>> {
     let mut by_length: BTreeMap<u64, Vec<(usize, &Path)>> = BTreeMap::new();
     for (i, video) in videos.enumerate() {
@@ -107,7 +108,7 @@ pub(super) fn same_bytes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<
 
 type Alike<'a> = (u64, usize, &'a Path);
 
-/// The sets of two and more files of the same length and hash, by length.
+/// Sets of two or more files with the same length and hash, by length.
 fn grouped<'a>(files: &[Alike<'a>], hash: impl Fn(u64, &Path) -> Option<u64> + Sync) -> Vec<Vec<Alike<'a>>> {
     let hashes: Vec<Option<u64>> = files.par_iter().map(|(length, _, path)| hash(*length, path)).collect();
     let mut sets: BTreeMap<(u64, u64), Vec<Alike>> = BTreeMap::new();
@@ -119,7 +120,7 @@ fn grouped<'a>(files: &[Alike<'a>], hash: impl Fn(u64, &Path) -> Option<u64> + S
     sets.into_values().filter(|set| set.len() > 1).collect()
 }
 
-/// A hash of `n` bytes of a file from `start` on, or of those that there are.
+/// A hash of up to `n` bytes of a file from `start`.
 fn hash(path: &Path, start: u64, n: u64) -> Option<u64> {
     let (mut file, _) = files::open_regular(path, "a video").ok()?;
     file.seek(SeekFrom::Start(start)).ok()?;
@@ -132,7 +133,7 @@ fn hash(path: &Path, start: u64, n: u64) -> Option<u64> {
     }
 }
 
-/// What to say about sets of the same bytes among `train` and then `test` videos.
+/// Messages about duplicates among `train` and then `test` videos.
 pub(super) fn warnings(sets: &[Vec<usize>], train: &[Labelled], test: &[Labelled]) -> Vec<String> {
     let video = |i: usize| train.get(i).unwrap_or_else(|| &test[i - train.len()]);
     let (mut across, mut classes, mut within) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What lies below a folder: video files, folders of frames, and lists.
+//! Searches a folder for video files, folders of frames, and lists.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
@@ -10,38 +10,38 @@ use super::super::list;
 use super::super::series::is_folder_beside;
 use crate::error::{Error, Result};
 
-/// A tree has no more files and folders than this. Kinetics as frames has some 70 million.
+/// Limit on files and folders of a tree. Kinetics as frames has some 70 million.
 const MAX_ENTRIES: usize = 1 << 28;
 
-/// Names of the folder of frames within a video's folder, beside others of flow or sound.
+/// Names of the folder of frames within a video's folder, beside others with flow or sound.
 const FRAMES: [&str; 12] =
     ["rgb", "img", "imgs", "image", "images", "frame", "frames", "jpg", "jpeg", "png", "color", "colour"];
 
-/// What tells two files or folders apart, whatever their names: device and inode.
+/// Identity of a file or folder, independent of its names: device and inode.
 pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// What was found below a folder, sorted by path.
+/// Content of a folder, sorted by path.
 #[derive(Default)]
 pub(super) struct Tree {
     /// Video files.
     pub files: Vec<PathBuf>,
-    /// Folders that hold pictures and no video files.
+    /// Folders that contain images and no video files.
     pub frames: Vec<PathBuf>,
-    /// Files that are lists of a split by their names.
+    /// Files that are lists of a split, by their names.
     pub lists: Vec<PathBuf>,
-    /// What was left out.
+    /// What was skipped.
     pub warnings: Vec<String>,
 }
 
-/// Walks the tree below `dir`. Each folder is entered once, however many links lead to it, and by its own name where it has one
-/// below `dir`. What begins with a dot is left alone.
+/// Searches the tree below `dir`. Each folder is entered once, however many links lead to it, and under its own name if
+/// it has one below `dir`. Names that start with a dot are ignored.
 pub(super) fn walk(dir: &Path) -> Result<Tree> {
     let mut walk =
         Walk { entered: HashSet::new(), links: Vec::new(), entries: 0, odd: Odd::default(), tree: Tree::default() };
     walk.below(dir.to_owned())?;
-    // Folders proper come first, and links to them lead nowhere new.
+    // Real folders first, so that links to them lead to nothing new.
     while !walk.links.is_empty() {
         let mut links = std::mem::take(&mut walk.links);
         links.sort();
@@ -58,11 +58,11 @@ pub(super) fn walk(dir: &Path) -> Result<Tree> {
 }
 
 impl Tree {
-    /// Takes folders of flow, masks or depth out of the folders of frames, where the frames they belong to are in the folder
-    /// above or in one beside, and returns them.
+    /// Removes folders of flow, masks or depth from the folders of frames, if the frames they belong to are in the
+    /// parent folder or in a sibling, and returns them.
     fn leave_beside(&mut self) -> Vec<PathBuf> {
         let named_so = |folder: &Path| folder.file_name().and_then(|n| n.to_str()).is_some_and(is_folder_beside);
-        // Folders above, and those that have a folder of frames in them.
+        // Parent folders, and those that contain a folder of frames.
         let with_frames: HashSet<PathBuf> = (self.frames.iter().filter(|folder| !named_so(folder)))
             .flat_map(|folder| [Some(folder.as_path()), folder.parent()])
             .flatten()
@@ -76,8 +76,8 @@ impl Tree {
 }
 
 impl Tree {
-    /// Takes out folders below `dir` with pictures that lie above two videos or more, and returns them: a poster among class
-    /// folders is no frame of a video.
+    /// Removes folders below `dir` with images that are above two videos or more, and returns them: a poster among
+    /// class folders is not a frame of a video.
     fn leave_above(&mut self, dir: &Path) -> Vec<PathBuf> {
         let mut below: HashMap<&Path, usize> = self.frames.iter().map(|folder| (folder.as_path(), 0)).collect();
         for path in self.files.iter().chain(&self.frames) {
@@ -95,8 +95,8 @@ impl Tree {
         above
     }
 
-    /// All videos, each with the path that names it: its own, or of frames in `class/video/frames`, below `dir`, the folder
-    /// `class/video`.
+    /// All videos, each with the path that names it: its own, or for frames in `class/video/frames`, below `dir`, the
+    /// folder `class/video`.
     pub(super) fn videos(self, dir: &Path) -> Vec<(Source, PathBuf)> {
         let named = |folder: &PathBuf| {
             let inner =
@@ -113,14 +113,14 @@ impl Tree {
 
 struct Walk {
     entered: HashSet<(u64, u64)>,
-    /// Links to folders that are yet to be entered.
+    /// Links to folders not yet entered.
     links: Vec<PathBuf>,
     entries: usize,
     odd: Odd,
     tree: Tree,
 }
 
-/// What is left out: how often, and the first by name.
+/// What was skipped: how often, and the first by name.
 #[derive(Default)]
 struct Odd {
     again: Vec<PathBuf>,
@@ -150,7 +150,7 @@ impl Walk {
                     continue;
                 }
                 let kind = entry.file_type().map_err(Error::io("read", &folder))?;
-                // Frames come by the million: only links are followed to see what they are.
+                // There may be millions of frames: only links are resolved to see what they are.
                 let name = Path::new(&name);
                 if kind.is_dir() {
                     folders.push(entry.path());
