@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 use rand::{Rng, RngExt};
-use serde::Serialize;
 
 /// Probabilities and ranges of the augmentation. The defaults are those of MaCLR's pre-training.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct AugmentSpec {
     /// Share of the frame's area that a crop takes, least and most. Default 0.3 to 1.
     pub area: [f32; 2],

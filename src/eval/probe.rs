@@ -17,9 +17,9 @@
 //! two classes the penalty here is `l2 · ‖W‖²`: its one row is `W₁ - W₀`, its offset `b₁ - b₀`, and both predict the same.
 
 use super::lbfgs::minimise;
-use super::product::{Matrix, product};
 use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};
+use crate::ops::matmul::product::{Matrix, product};
 use rayon::prelude::*;
 
 /// No element of the gradient is above this at the end.

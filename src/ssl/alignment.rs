@@ -13,13 +13,13 @@ use crate::ops::{self, cast, channel_map, map_alignment, relu};
 use crate::shape::Shape;
 use crate::tape::{Mode, Tape, Var};
 use crate::tensor::{DType, Tensor};
-use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// What the map is made of; `g` is the mean of `G` over a frame's positions, one number a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Form {
     /// `w = g`, `X = G`: MCL's released code.
     WeightGradient,
@@ -51,7 +51,8 @@ impl FromStr for Form {
 }
 
 /// Settings of the alignment loss.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Alignment {
     /// Its weight λ after the warm-up; with 0 here and in `warm_weight` it is not computed.
     pub weight: f32,

@@ -20,12 +20,12 @@ use super::pathway::Pathway;
 use crate::error::{Error, Result};
 use crate::nn::Precision;
 use crate::tensor::{Device, Integers, Tensor};
-use serde::Serialize;
 
 /// Which motion clip is the positive of an RGB query, and the other way round. Either way there are four forward passes:
 /// one key a modality serves the term within and the term across.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum CrossPositive {
     /// The other clip of the pair: both queries look at the first clip, both keys at the second.
     OtherClip,
@@ -35,7 +35,8 @@ pub enum CrossPositive {
 }
 
 /// The method's settings. Defaults are those of the released code (`maclr.md` sections 2.3 and 4).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Maclr {
     /// Weight of visual-visual.
     pub w_vv: f32,
