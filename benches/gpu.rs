@@ -9,6 +9,8 @@
 
 #[path = "gpu/cases.rs"]
 mod cases;
+#[path = "scaling/home.rs"]
+mod home;
 #[path = "gpu/peaks.rs"]
 mod peaks;
 #[path = "gpu/report.rs"]
@@ -33,6 +35,10 @@ const CLIPS: usize = 16;
 const FLUSH: usize = 512 << 20;
 
 fn main() -> ExitCode {
+    if let Err(error) = home::go() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--cases", ..] => {

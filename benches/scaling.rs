@@ -10,6 +10,8 @@
 
 #[path = "scaling/figure.rs"]
 mod figure;
+#[path = "scaling/home.rs"]
+mod home;
 #[path = "versus/noise.rs"]
 mod noise;
 #[path = "versus/step.rs"]
@@ -75,6 +77,7 @@ fn main() -> Result<()> {
         println!("cargo bench --bench scaling -- [--quick] [DIR]: DIR gets the record and the picture");
         return Ok(());
     }
+    home::go()?;
     let folder = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     let quick = std::env::args().any(|a| a == "--quick");
     let base = if quick { AXES.map(|(_, values)| values[0]) } else { BASE };

@@ -172,6 +172,7 @@ impl Error {
         ErrorKind::Data { path: path.as_ref().to_owned(), what: what.to_string() }.into()
     }
 
+    #[cfg(feature = "video")]
     pub(crate) fn program(program: &'static str, what: impl fmt::Display) -> Self {
         ErrorKind::Program { program, what: what.to_string() }.into()
     }

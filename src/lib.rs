@@ -15,6 +15,9 @@
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
 //! Underneath: [`driver`] (of GPUs), [`cpu`] (its instructions), [`files`], [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
+//!
+//! `video`, `train` and `eval` are there by the features `video` and `train`, GPUs by `cuda`; all are on by default. What is left without features needs no
+//! decoder and no serialisation.
 
 #![warn(missing_docs)]
 
@@ -22,6 +25,7 @@ pub mod augment;
 pub mod cpu;
 pub mod driver;
 pub mod error;
+#[cfg(feature = "train")]
 pub mod eval;
 pub mod files;
 pub mod flow;
@@ -33,7 +37,9 @@ pub mod shape;
 pub mod ssl;
 pub mod tape;
 pub mod tensor;
+#[cfg(feature = "train")]
 pub mod train;
+#[cfg(feature = "video")]
 pub mod video;
 
 /// The examples of the README are compiled and run.

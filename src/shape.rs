@@ -2,7 +2,6 @@
 //! or a window keeps, so that no product of them overflows where it is used.
 
 use crate::error::{Error, Result};
-use serde::Serialize;
 use std::fmt;
 
 /// Up to five extents, outermost first. Activations are `n t h w c`, filters `k kt kh kw c`; contiguous is what a
@@ -125,7 +124,8 @@ impl fmt::Debug for Shape {
 }
 
 /// How a window of a convolution or a pool moves, per axis `t h w`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Window {
     /// Steps between outputs.
     pub stride: [usize; 3],

@@ -16,14 +16,18 @@ const GRID: RGBColor = RGBColor(225, 228, 232);
 pub fn draw(axes: &[&str], lines: &[Line], out: &Path) -> Result<()> {
     let font = plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     ensure!(font.is_ok(), "the built-in font cannot be read");
-    let picture = BitMapBackend::new(out, SIZE).into_drawing_area();
-    let drawn = || -> Result<(), Box<dyn std::error::Error>> {
+    let mut bytes = vec![0; 3 * SIZE.0 as usize * SIZE.1 as usize];
+    let mut drawn = || -> Result<(), Box<dyn std::error::Error>> {
+        let picture = BitMapBackend::with_buffer(&mut bytes, SIZE).into_drawing_area();
         picture.fill(&WHITE)?;
         for (area, axis) in picture.split_evenly((2, 2)).iter().zip(axes) {
             let here: Vec<&Line> = lines.iter().filter(|l| l.axis == *axis).collect();
             panel(area, axis, &here)?;
         }
-        Ok(picture.present()?)
+        picture.present()?;
+        drop(picture);
+        let (rgb, png) = (image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
+        Ok(image::save_buffer_with_format(out, &bytes, SIZE.0, SIZE.1, rgb, png)?)
     };
     drawn().map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
 }

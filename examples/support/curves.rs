@@ -1,6 +1,6 @@
 //! `curves.png`: the losses of a run and the accuracy of its features, over epochs, from `metrics.jsonl`.
 
-use super::{FONT, font};
+use super::{FONT, paint};
 use anyhow::{Context, Result, ensure};
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
@@ -37,9 +37,7 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()>
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
     let (losses, accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
     ensure!(losses.iter().any(|l| !l.is_empty()), "{} holds no losses to draw", metrics.display());
-    font()?;
-    let picture = BitMapBackend::new(out, SIZE).into_drawing_area();
-    let drawn = || -> Result<(), Box<dyn std::error::Error>> {
+    paint(out, SIZE, |picture| {
         picture.fill(&WHITE)?;
         let (left, right) = picture.split_horizontally(SIZE.0 / 2);
         let named = |names: &[(&'static str, &'static str, RGBColor)], points: Vec<Points>| {
@@ -58,9 +56,8 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()>
             })
             .collect();
         panel(&right, "top-1 accuracy on held-out videos", &named(&ACCURACIES, accuracies), &dashed)?;
-        Ok(picture.present()?)
-    };
-    drawn().map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
+        Ok(())
+    })
 }
 
 struct Curve {

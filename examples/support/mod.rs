@@ -16,7 +16,10 @@ pub mod settings;
 pub mod sheet;
 pub mod summary;
 
+use plotters::coord::Shift;
+use plotters::prelude::{BitMapBackend, DrawingArea, IntoDrawingArea};
 use plotters::style::{FontStyle, register_font};
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// Name of the built-in font (DejaVu Sans), so that images need no system font.
@@ -28,4 +31,25 @@ pub fn font() -> anyhow::Result<()> {
     let done = *DONE.get_or_init(|| register_font(FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok());
     anyhow::ensure!(done, "the built-in font cannot be read");
     Ok(())
+}
+
+/// What drawing gives.
+pub type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// Draws a picture of this width and height into the PNG `out`.
+pub fn paint(
+    out: &Path,
+    size: (u32, u32),
+    draw: impl FnOnce(&DrawingArea<BitMapBackend, Shift>) -> Drawn,
+) -> anyhow::Result<()> {
+    font()?;
+    let mut bytes = vec![0; 3 * size.0 as usize * size.1 as usize];
+    let area = BitMapBackend::with_buffer(&mut bytes, size).into_drawing_area();
+    let drawn = draw(&area).and_then(|()| Ok(area.present()?));
+    drop(area);
+    let png = image::ImageFormat::Png;
+    let saved = drawn.and_then(|()| {
+        Ok(image::save_buffer_with_format(out, &bytes, size.0, size.1, image::ExtendedColorType::Rgb8, png)?)
+    });
+    saved.map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
 }

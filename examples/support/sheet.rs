@@ -1,6 +1,6 @@
 //! Contact sheets: clips as strips of frames from left to right, with the inputs computed from them below.
 
-use super::{FONT, font};
+use super::{FONT, paint};
 use anyhow::{Result, ensure};
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
@@ -125,13 +125,11 @@ pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
 /// Draws the samples one below the other into the PNG `out`.
 pub fn draw(out: &Path, samples: &[Sample]) -> Result<()> {
     ensure!(!samples.is_empty(), "a sheet needs at least one clip");
-    font()?;
     let strips = || samples.iter().flat_map(|s| &s.strips);
     let width = 2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0);
     let height = 2 * MARGIN + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
-    let picture = BitMapBackend::new(out, (width, height)).into_drawing_area();
     let text = |size: i32| (FONT, size).into_font().color(&INK);
-    let drawn = || -> Result<(), Box<dyn std::error::Error>> {
+    paint(out, (width, height), |picture| {
         picture.fill(&WHITE)?;
         let mut y = MARGIN;
         for sample in samples {
@@ -152,7 +150,6 @@ pub fn draw(out: &Path, samples: &[Sample]) -> Result<()> {
             }
             y += GAP;
         }
-        Ok(picture.present()?)
-    };
-    drawn().map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
+        Ok(())
+    })
 }

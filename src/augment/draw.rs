@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 use rand::{Rng, RngExt};
-use serde::Serialize;
 
 /// Probabilities and ranges of the augmentation. The defaults are those of MaCLR's pre-training.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct AugmentSpec {
     /// Area of a crop as a share of the frame, minimum and maximum. Default 0.3 to 1.
     pub area: [f32; 2],

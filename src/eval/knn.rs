@@ -1,9 +1,9 @@
 //! Nearest neighbours by cosine similarity of features.
 
-use super::product::{Matrix, product};
 use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};
 use crate::ops::l2_norm;
+use crate::ops::matmul::product::{Matrix, product};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 

@@ -16,7 +16,6 @@ pub mod features;
 pub mod knn;
 mod lbfgs;
 pub mod probe;
-mod product;
 
 use crate::error::{Error, Result};
 

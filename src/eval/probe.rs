@@ -18,9 +18,9 @@
 //! `b₁ - b₀`, and both give the same predictions.
 
 use super::lbfgs::minimise;
-use super::product::{Matrix, product};
 use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};
+use crate::ops::matmul::product::{Matrix, product};
 use rayon::prelude::*;
 
 /// Convergence: no element of the gradient is above this.

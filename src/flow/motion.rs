@@ -3,16 +3,16 @@
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::ops::motion_map;
-use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// Kind of input of the motion network (`docs/papers/maclr.md` section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum MotionInput {
     /// `mean_rgb |I_{t+1} - I_t| / 255`, one channel; needs no flow.
-    #[serde(rename = "frame-diff")]
+    #[cfg_attr(feature = "serde", serde(rename = "frame-diff"))]
     FrameDifference,
     /// `(u, v)` clamped to `±clamp` pixels and divided by it, two channels. Flipping the video must negate `u`.
     Flow,

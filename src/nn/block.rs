@@ -11,11 +11,11 @@ use crate::ops::Activation;
 use crate::ops::batch_norm::Moments;
 use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
-use serde::Serialize;
 use std::sync::Arc;
 
 /// One convolution and its normalisation, as a row of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Step {
     /// Output channels.
     pub out: usize,

@@ -11,10 +11,10 @@ use crate::ops;
 use crate::shape::Shape;
 use crate::tape::Var;
 use crate::tensor::{DType, Tensor};
-use serde::Serialize;
 
 /// What the three heads are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct HeadSpec {
     /// Numbers between the two linear layers. The release has as many as features.
     pub hidden: usize,

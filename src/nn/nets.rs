@@ -3,11 +3,11 @@
 use super::block::{Names, Plan, Step};
 use crate::error::{Error, Result};
 use crate::shape::Window;
-use serde::Serialize;
 
 /// What the blocks of a stage look like, from `c` channels to the stage's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Kind {
     /// `[kt 1 1]` to `inner` channels, `[1 3 3]` carrying the stride, `[1 1 1]` to the stage's, and a shortcut.
     Bottleneck {
@@ -47,7 +47,8 @@ impl Kind {
 }
 
 /// Equal blocks, the first of which carries the stride.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stage {
     /// Form of its blocks.
     pub kind: Kind,
@@ -62,8 +63,9 @@ pub struct Stage {
 }
 
 /// Whose parameter names a network carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Naming {
     /// torchvision's video models: `stem.0`, `layer1.0.conv1.0.0`, `layer2.0.downsample.0`, `fc`.
     Torchvision,
@@ -173,7 +175,8 @@ impl Naming {
 }
 
 /// A max pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Pool {
     /// Extents `kt kh kw`.
     pub kernel: [usize; 3],
@@ -182,7 +185,8 @@ pub struct Pool {
 }
 
 /// A network up to its last feature map. Make a [`super::Trunk`] from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Net {
     /// Parameter names.
     pub naming: Naming,

@@ -2,14 +2,14 @@
 
 use crate::ops::conv3d::Products;
 use crate::tensor::DType;
-use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// The number type of activations, and how a convolution forms products of f32 numbers. Parameters, their gradients,
 /// statistics, sums and losses are f32 in all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Precision {
     /// f32 throughout; convolutions with [`Products::F32`], which are as exact as f32 for numbers from 2⁻¹⁰² (2·10⁻³¹) on.
     #[default]

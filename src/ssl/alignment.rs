@@ -14,13 +14,13 @@ use crate::ops::{self, cast, channel_map, map_alignment, relu};
 use crate::shape::Shape;
 use crate::tape::{Mode, Tape, Var};
 use crate::tensor::{DType, Tensor};
-use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// Definition of the map; `g` is the mean of `G` over the positions of a frame, one number per channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Form {
     /// `w = g`, `X = G`: MCL's released code.
     WeightGradient,
@@ -53,7 +53,8 @@ impl FromStr for Form {
 }
 
 /// Settings of the alignment loss.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Alignment {
     /// Weight λ after the warm-up; if this and `warm_weight` are 0, the loss is not computed.
     pub weight: f32,

@@ -20,7 +20,13 @@ pub(super) struct Line([u8; 64]);
 
 /// Lines of a stretch, unless a single block needs more. Only what is written to becomes memory of the process, so on
 /// 64-bit systems that reserve lazily a stretch may be long.
-const STRETCH: usize = if cfg!(all(unix, target_pointer_width = "64")) { 1 << 24 } else { 1 << 20 };
+const STRETCH: usize = if cfg!(miri) {
+    1 << 10
+} else if cfg!(all(unix, target_pointer_width = "64")) {
+    1 << 24
+} else {
+    1 << 20
+};
 
 /// Lines of a huge page, at whose multiples a stretch begins.
 const HUGE: usize = 1 << 15;
@@ -39,6 +45,23 @@ unsafe impl Sync for Block {}
 impl Block {
     /// `lines` lines (at least one) of arbitrary content; `None` where the system has no such memory.
     pub(super) fn take(lines: usize) -> Option<Block> {
+        #[cfg(any(miri, tubelet_sanitize))]
+        return Block::alone(lines);
+        #[cfg(not(any(miri, tubelet_sanitize)))]
+        Block::shared(lines)
+    }
+
+    /// From the allocator itself: with `cfg(tubelet_sanitize)` (`cargo xtask sanitize`) a sanitizer sees where each begins and
+    /// ends.
+    #[cfg(any(miri, tubelet_sanitize))]
+    fn alone(lines: usize) -> Option<Block> {
+        let layout = Layout::array::<Line>(lines).ok()?;
+        // SAFETY: there is at least one line, so the layout has a size.
+        NonNull::new(unsafe { alloc_zeroed(layout) }.cast()).map(|at| Block { at, lines })
+    }
+
+    #[cfg(not(any(miri, tubelet_sanitize)))]
+    fn shared(lines: usize) -> Option<Block> {
         let mut arena = ARENA.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(at) = arena.iter_mut().find_map(|s| s.take(lines)) {
             return Some(Block { at, lines });
@@ -68,6 +91,19 @@ impl DerefMut for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        #[cfg(any(miri, tubelet_sanitize))]
+        if let Ok(layout) = Layout::array::<Line>(self.lines) {
+            // SAFETY: that is how it was allocated, and nobody else has it.
+            unsafe { std::alloc::dealloc(self.at.as_ptr().cast(), layout) };
+        }
+        #[cfg(not(any(miri, tubelet_sanitize)))]
+        self.give_back();
+    }
+}
+
+impl Block {
+    #[cfg(not(any(miri, tubelet_sanitize)))]
+    fn give_back(&mut self) {
         let mut arena = ARENA.lock().unwrap_or_else(|e| e.into_inner());
         let stretch = arena.iter_mut().find(|s| s.contains(self.at));
         stretch.expect("stretches are never given up").put(self.at, self.lines);
@@ -173,7 +209,7 @@ enum Advice {
 }
 
 /// Advice the system may ignore.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 fn advise(at: NonNull<Line>, lines: usize, advice: Advice) {
     const PAGE: usize = 1 << 16; // the largest in use
     let (from, to) = (at.addr().get(), at.addr().get() + lines * size_of::<Line>());
@@ -188,7 +224,7 @@ fn advise(at: NonNull<Line>, lines: usize, advice: Advice) {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), miri))]
 fn advise(_: NonNull<Line>, _: usize, _: Advice) {}
 
 #[cfg(test)]

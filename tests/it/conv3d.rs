@@ -252,8 +252,8 @@ fn same_bits_for_any_thread_count() {
 /// Three passes of PyTorch, formed in double precision and rounded once.
 #[test]
 fn pytorch() {
-    let bytes = std::fs::read("tests/fixtures/conv3d.safetensors").unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let bytes = include_bytes!("../fixtures/conv3d.safetensors");
+    let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
     let load = |name: String| {
         let view = file.tensor(&name).unwrap();
         let data: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();

@@ -5,11 +5,11 @@
 mod targets;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The files of a target, in the order of their names.
 fn corpus(target: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/fuzz/corpus").join(target);
+    let folder = crate::root().join("tools/fuzz/corpus").join(target);
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
@@ -29,7 +29,7 @@ fn every_file_of_the_corpus_is_read_or_refused() {
 
 #[test]
 fn every_folder_of_the_corpus_has_its_target_and_all_are_small() {
-    let mut folders: Vec<String> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/fuzz/corpus"))
+    let mut folders: Vec<String> = fs::read_dir(crate::root().join("tools/fuzz/corpus"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();

@@ -11,7 +11,7 @@ use crate::sim::Sim;
 use ptxsim::{Counters, Order};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tubelet::ops::unary::{self, Unary};
 use tubelet::ops::{arith, reduce, relu, sgd};
 use tubelet::tensor::{DType, Tensor};
@@ -140,7 +140,7 @@ fn without(all: &Counters, before: Option<&Counters>) -> Counters {
 }
 
 fn file(family: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/counters/{family}.json"))
+    crate::root().join(format!("docs/counters/{family}.json"))
 }
 
 #[test]

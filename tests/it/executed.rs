@@ -89,7 +89,7 @@ fn every_entry_is_executed() {
     alone(Order::Forward);
     alone(Order::Reverse);
     let executed = EXECUTED.take();
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx");
+    let folder = crate::root().join("ptx");
     let mut missing = vec![];
     let mut all = 0;
     for file in std::fs::read_dir(folder).unwrap() {

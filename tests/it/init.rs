@@ -1,7 +1,7 @@
 //! Networks that start from a file of weights, whatever names they have themselves.
 
 use crate::networks::{fill_params, trunk};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tubelet::error::ErrorKind;
 use tubelet::nn::nets::Naming;
 use tubelet::nn::{Encoder, Net, P3d, Params};
@@ -11,7 +11,7 @@ use tubelet::train::maclr::Recipe;
 
 /// Weights of a small image ResNet, by torchvision's names.
 fn image() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image_resnet.safetensors")
+    crate::root().join("tests/fixtures/image_resnet.safetensors")
 }
 
 fn net() -> Net {

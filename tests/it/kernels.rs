@@ -62,7 +62,7 @@ const NOT_OF_THE_LIBRARY: [&str; 2] = ["classes", "peaks"];
 fn every_module_is_used() {
     let ours = [ops::kernels(), augment::kernels()].concat();
     let declared: BTreeSet<&str> = ours.iter().map(|k| k.module).chain(NOT_OF_THE_LIBRARY).collect();
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx");
+    let folder = crate::root().join("ptx");
     let shipped: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()
         .filter_map(|f| Some(f.unwrap().file_name().to_str()?.strip_suffix(".sm_80.ptx")?.to_owned()))

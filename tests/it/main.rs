@@ -1,5 +1,7 @@
 //! Integration tests, one binary: each module is a room of the house.
 
+use std::path::Path;
+
 mod alignment;
 mod alignment_gpu;
 mod alignment_net;
@@ -78,3 +80,8 @@ mod versus;
 mod video;
 mod video_time;
 mod whole_run;
+
+/// The folder of the repository.
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}

@@ -53,8 +53,7 @@ pub struct Goldens(Vec<u8>);
 
 impl Goldens {
     pub fn open(file: &str) -> Self {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-        Goldens(std::fs::read(format!("{folder}/{file}.safetensors")).unwrap())
+        Goldens(std::fs::read(crate::root().join(format!("tests/fixtures/{file}.safetensors"))).unwrap())
     }
 
     pub fn get(&self, key: &str) -> Vec<f32> {

@@ -116,7 +116,7 @@ fn impossible_networks_are_refused() {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures")).join(format!("{name}.safetensors"))
+    crate::root().join(format!("tests/fixtures/{name}.safetensors"))
 }
 
 /// Features of two images, each shown for `frames` frames.

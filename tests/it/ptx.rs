@@ -1,10 +1,8 @@
 //! The committed device code belongs to its sources. No compiler is needed to see that.
 
-use std::path::Path;
-
 #[test]
 fn the_committed_ptx_is_that_of_the_sources() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     if !root.join("Cargo.toml").is_file() {
         println!("passed over: the sources are not on this machine");
         return;

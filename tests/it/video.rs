@@ -14,7 +14,7 @@ use tubelet::video::{
 
 /// The folder of real data beside the checkout, or a printed line that it is absent.
 pub fn shared_data() -> Option<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let dir = crate::root().join("../shared/data");
     if !dir.is_dir() {
         println!("skipped: {} is absent", dir.display());
         return None;

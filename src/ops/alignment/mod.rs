@@ -23,7 +23,6 @@ pub use grad::{Loss, channel_map, map_alignment};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
-use serde::Serialize;
 
 /// Vectors no longer than this are divided by it instead of by their length, as PyTorch's `F.normalize` does.
 pub const EPS: f32 = 1e-12;
@@ -33,7 +32,8 @@ pub const EPS: f32 = 1e-12;
 pub const FLAT: f64 = 1.0 / (1 << 20) as f64;
 
 /// Weights of the three terms; 0 switches one off.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Terms {
     /// Of `1 - S_st`: each frame's map, the frames weighed by how much moves in them.
     pub spatio_temporal: f32,
@@ -50,8 +50,9 @@ impl Default for Terms {
 }
 
 /// What the softmax over frames is taken of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum TargetNorm {
     /// The sums of the target as they are. They are in the hundreds, so one frame usually gets all of the weight: what the
     /// release does.
@@ -62,7 +63,8 @@ pub enum TargetNorm {
 }
 
 /// How maps are compared with targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Cosines {
     /// Weights of the terms.
     pub terms: Terms,

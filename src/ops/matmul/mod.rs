@@ -6,6 +6,7 @@ pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+pub(crate) mod product;
 pub mod reference;
 
 pub use grad::matmul;

@@ -16,10 +16,10 @@ pub mod reference;
 use crate::driver::Gpu;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Place, Tensor};
-use serde::Serialize;
 
 /// The optimiser's constants.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Sgd {
     /// Share of the velocity kept at each step, in `[0, 1)`.
     pub momentum: f32,

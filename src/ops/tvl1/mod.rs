@@ -33,13 +33,13 @@ use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
 use crate::tensor::{DType, Device, Place, Tensor};
 use rayon::prelude::*;
-use serde::Serialize;
 
 /// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
 const SMALLEST_LEVEL: usize = 16;
 
 /// Parameters. The default is that of OpenCV's `DualTVL1OpticalFlow` (whose `gamma`, zero by default, is left out).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Tvl1 {
     /// Step of the dual update, above 0 and at most 1; beyond 0.25 it may not converge. Default 0.25.
     pub tau: f64,

@@ -21,12 +21,12 @@ use super::pathway::Pathway;
 use crate::error::{Error, Result};
 use crate::nn::Precision;
 use crate::tensor::{Device, Integers, Tensor};
-use serde::Serialize;
 
 /// Which motion clip is the positive of an RGB query, and vice versa. In both cases there are four forward passes: one
 /// key per modality is used by the term within the modality and by the cross-modal term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum CrossPositive {
     /// The other clip of the pair: both queries come from the first clip, both keys from the second.
     OtherClip,
@@ -36,7 +36,8 @@ pub enum CrossPositive {
 }
 
 /// Settings of the method. The defaults are those of the released code (`docs/papers/maclr.md` sections 2.3 and 4).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Maclr {
     /// Weight of visual-visual.
     pub w_vv: f32,

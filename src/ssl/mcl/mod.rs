@@ -23,11 +23,11 @@ use super::pathway::Pathway;
 use crate::error::Result;
 use crate::nn::{MclEncoder, Precision};
 use crate::tensor::{Device, Integers, Tensor};
-use serde::Serialize;
 
 /// Settings of the method. The defaults are those of the released code for UCF101 (`docs/papers/mcl.md` sections 2.4,
 /// 3, 4) where it has them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Mcl {
     /// Weight of the inter loss.
     pub w_inter: f32,

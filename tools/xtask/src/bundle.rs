@@ -18,9 +18,9 @@ const RUN: &str = include_str!("run.sh");
 
 /// What cargo is asked to build: the tests, the one bench that needs a GPU, the examples.
 const BUILDS: [&[&str]; 3] = [
-    &["test", "--release", "--no-run", "--test", "it"],
-    &["bench", "--no-run", "--bench", "gpu"],
-    &["build", "--release", "--examples"],
+    &["test", "--package", "tubelet-tests", "--release", "--no-run", "--test", "it"],
+    &["bench", "--package", "tubelet-benches", "--no-run", "--bench", "gpu"],
+    &["build", "--package", "tubelet", "--release", "--examples"],
 ];
 
 /// Builds and writes the bundle; says what is in it.
@@ -80,7 +80,7 @@ fn built(root: &Path, command: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let (verb, rest) = command.split_first().context("a build has a verb")?;
     let mut cargo = Command::new(cargo);
-    cargo.current_dir(root).arg(verb).args(["--package", "tubelet", "--features", "cuda"]).args(rest);
+    cargo.current_dir(root).arg(verb).args(rest);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().context("cannot run cargo")?;
     if !output.status.success() {

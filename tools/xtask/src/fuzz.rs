@@ -3,6 +3,7 @@
 //! What libFuzzer finds goes to `target/fuzz/found/<target>` and crashes to `target/fuzz/crashes/<target>`; the committed corpus
 //! is only read.
 
+use crate::nightly;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -79,7 +80,7 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
     require_tools()?;
     let (home, crate_folder) = (root.join("target/fuzz"), root.join("tools/fuzz"));
     for target in &chosen {
-        let mut build = nightly(&["fuzz", "build", "--fuzz-dir"]);
+        let mut build = nightly::cargo(&["fuzz", "build", "--fuzz-dir"]);
         build.arg(&crate_folder).arg("--target-dir").arg(&home).arg(target).current_dir(&crate_folder);
         ensure!(build.status()?.success(), "the fuzzing target {target} does not build");
     }
@@ -133,25 +134,10 @@ fn targets(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// `cargo` of the nightly compiler.
-fn nightly(args: &[&str]) -> Command {
-    let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo"]).args(args);
-    // What the `cargo` that started this program has set would choose its own compiler.
-    ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "LD_LIBRARY_PATH"].iter().for_each(|name| {
-        command.env_remove(name);
-    });
-    command
-}
-
 fn require_tools() -> Result<()> {
-    let answers = |args: &[&str]| nightly(args).output().is_ok_and(|out| out.status.success());
+    nightly::require("fuzzing")?;
     ensure!(
-        answers(&["--version"]),
-        "fuzzing needs a nightly compiler, and `rustup run nightly cargo` is not there: `rustup toolchain install nightly` gets it"
-    );
-    ensure!(
-        answers(&["fuzz", "--version"]),
+        nightly::has(&["fuzz", "--version"]),
         "fuzzing needs cargo-fuzz, and it is not there: `cargo install --locked cargo-fuzz` gets it"
     );
     Ok(())

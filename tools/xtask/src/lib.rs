@@ -6,6 +6,8 @@ pub mod chaos;
 pub mod device;
 pub mod fuzz;
 pub mod maclr;
+mod nightly;
+pub mod sanitize;
 mod source;
 pub mod tidy;
 pub mod versus;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
 use xtask::device::{self, INSTALL, Tools};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, tidy, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
@@ -33,6 +33,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   chaos [OPTION..]  kills, pauses, starves and doubles pre-training runs at random moments and compares what they come to, bit
                     for bit, with runs left alone: --kills N (100), --seed N (0), --programs DIR (examples that are built),
                     --json FILE for the figures
+  sanitize [miri|address] [TEST..]
+                    the library's unit tests under Miri, and the tests of the CPU's kernels under the address sanitizer; it
+                    needs a nightly compiler, with its parts miri and rust-src for Miri
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver
   --help            this page; so does any command with --help";
 
@@ -61,6 +64,10 @@ fn main() -> ExitCode {
         },
         Some(("fuzz", options)) => match fuzz::Options::parse(options) {
             Ok(options) => fuzz::run(root, &options).map(passed),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("sanitize", options)) => match sanitize::Options::parse(options) {
+            Ok(options) => sanitize::run(root, &options).map(passed),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("chaos", options)) => match chaos::Options::parse(options) {

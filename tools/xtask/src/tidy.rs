@@ -139,9 +139,9 @@ fn uses_cases(file: &Source, op: &str) -> bool {
         || code.split(&group).skip(1).any(|rest| rest.split(';').next().unwrap_or("").contains("cases"))
 }
 
-/// Each bench is named for an operation (or listed in [`OTHER_BENCHES`]) and registered in `Cargo.toml`.
+/// Each bench is named for an operation (or listed in [`OTHER_BENCHES`]) and registered in `benches/Cargo.toml`.
 fn benches(root: &Path, files: &[Source], ops: &[String]) -> Result<Vec<String>> {
-    let manifest = std::fs::read_to_string(root.join("Cargo.toml"))?;
+    let manifest = std::fs::read_to_string(root.join("benches/Cargo.toml"))?;
     let registered: BTreeSet<&str> = manifest
         .split("[[bench]]")
         .skip(1)
@@ -160,7 +160,7 @@ fn benches(root: &Path, files: &[Source], ops: &[String]) -> Result<Vec<String>>
         .map(|stem| format!("benches/{stem}.rs is named for no operation of src/ops"))
         .collect();
     for stem in stems.symmetric_difference(&registered) {
-        found.push(format!("bench {stem}: the file and its [[bench]] section in Cargo.toml do not match"));
+        found.push(format!("bench {stem}: the file and its [[bench]] section in benches/Cargo.toml do not match"));
     }
     Ok(found)
 }

@@ -1,0 +1,138 @@
+//! `cargo xtask sanitize`: tests under Miri, which checks every access of what it interprets, and under the address sanitizer,
+//! which checks those of the vector kernels at nearly their full speed.
+
+use crate::nightly;
+use anyhow::{Result, bail, ensure};
+use std::path::Path;
+use std::process::Command;
+
+/// What was asked for.
+#[derive(Debug, PartialEq)]
+pub struct Options {
+    miri: bool,
+    address: bool,
+    /// Tests by parts of their names; none are those below.
+    filters: Vec<String>,
+}
+
+/// Unit tests that Miri passes over: most check plans of launches, safe arithmetic over millions of elements, by drawing them.
+const NOT_IN_MIRI: [&str; 1] = ["cuda::"];
+
+/// Rooms of the tests with kernels for the CPU.
+const KERNELS: [&str; 12] = [
+    "conv3d::",
+    "conv3d_amx::",
+    "conv3d_amx_wgrad::",
+    "conv3d_normed::",
+    "fused::",
+    "batch_norm::",
+    "pool3d::",
+    "losses::",
+    "alignment::",
+    "flow::",
+    "updates::",
+    "augment::",
+];
+
+impl Options {
+    /// Reads `[miri|address] [TEST..]`.
+    ///
+    /// # Errors
+    /// One sentence for an option, of which there are none, or for tests without a tool.
+    pub fn parse(args: &[String]) -> Result<Options> {
+        if let Some(option) = args.iter().find(|a| a.starts_with('-')) {
+            bail!("sanitize has no option {option}");
+        }
+        let (miri, address) = match args.first().map(String::as_str) {
+            None => (true, true),
+            Some("miri") => (true, false),
+            Some("address") => (false, true),
+            Some(other) => bail!("sanitize knows miri and address, not {other}"),
+        };
+        Ok(Options { miri, address, filters: args.iter().skip(1).cloned().collect() })
+    }
+}
+
+/// Runs the tests; whether all passed.
+///
+/// # Errors
+/// One sentence for what is missing.
+pub fn run(root: &Path, options: &Options) -> Result<bool> {
+    nightly::require("a sanitizer")?;
+    let mut fine = true;
+    if options.miri {
+        ensure!(
+            nightly::has(&["miri", "--version"]),
+            "Miri is not there: `rustup component add --toolchain nightly miri rust-src` gets it"
+        );
+        fine &= passes(&mut miri(root, &options.filters))?;
+    }
+    if options.address {
+        ensure!(
+            cfg!(all(target_arch = "x86_64", target_os = "linux")),
+            "the address sanitizer is set up for x86_64-unknown-linux-gnu alone"
+        );
+        fine &= passes(&mut address(root, &options.filters))?;
+    }
+    Ok(fine)
+}
+
+/// Unit tests of the library, interpreted. Miri knows no CPUID, so kernels take their portable form.
+fn miri(root: &Path, filters: &[String]) -> Command {
+    let mut command = nightly::cargo(&["miri", "test", "--locked", "--package", "tubelet", "--lib"]);
+    command.args(["--no-default-features", "--features", "train", "--target-dir", "target/miri", "--"]);
+    command.args(filters).args(NOT_IN_MIRI.iter().flat_map(|name| ["--skip", name])).current_dir(root);
+    command.env("TUBELET_ISA", "portable");
+    // Files are read and written; threads of rayon and memory of statics outlive the tests.
+    command.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-ignore-leaks");
+    command
+}
+
+/// Tests of the CPU's kernels with every access checked. Each buffer is allocated alone, so that its end is seen.
+fn address(root: &Path, filters: &[String]) -> Command {
+    let mut command = nightly::cargo(&["test", "--locked", "--package", "tubelet-tests", "--test", "it"]);
+    // With a target named, build scripts and macros are built without the sanitizer.
+    command.args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/sanitize", "--"]);
+    match filters {
+        [] => command.args(KERNELS),
+        named => command.args(named),
+    };
+    command.args(["--skip", "_gpu::"]).current_dir(root);
+    command.env("RUSTFLAGS", "-Zsanitizer=address --cfg tubelet_sanitize");
+    // What statics hold is no leak.
+    command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1");
+    command
+}
+
+fn passes(command: &mut Command) -> Result<bool> {
+    let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+    println!("{}", arguments.join(" "));
+    Ok(command.status()?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tools_are_chosen_and_mistakes_named() {
+        let parse = |args: &[&str]| Options::parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
+        let chosen = |args: &[&str]| parse(args).map(|o| (o.miri, o.address, o.filters.len())).unwrap();
+        assert_eq!(chosen(&[]), (true, true, 0));
+        assert_eq!(chosen(&["miri", "arena"]), (true, false, 1));
+        assert_eq!(chosen(&["address"]), (false, true, 0));
+        for (args, words) in [(&["--all"][..], "no option --all"), (&["memory"], "not memory")] {
+            let error = parse(args).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_rooms_named_are_there() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        for room in KERNELS {
+            let file = root.join(format!("tests/it/{}.rs", room.trim_end_matches("::")));
+            assert!(file.is_file(), "{}", file.display());
+        }
+    }
+}
