@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 use support::args::{Common, DeviceChoice, end};
+use support::output::say_aside;
 use support::summary::Summary;
 use tubelet::ops::{conv3d, infonce, tvl1};
 use tubelet::shape::Window;
@@ -122,7 +123,7 @@ fn run(args: &Args) -> Result<()> {
         DeviceChoice::Auto => match on_cudarc(&data, 0) {
             Ok(results) => ("cuda:0".to_owned(), Some(results)),
             Err(reason) => {
-                eprintln!("computing on the CPU: {reason}");
+                say_aside(format_args!("computing on the CPU: {reason}"));
                 ("cpu".to_owned(), None)
             }
         },

@@ -4,15 +4,19 @@
 
 mod support;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::args::within;
+use support::checks::init_is_no_folder;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
+use support::output::warn;
+use support::presets::table;
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::saliency;
+use support::settings::of_recipe;
 use tubelet::train::checkpoint::ImageHead;
 use tubelet::train::limits;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
@@ -21,7 +25,7 @@ use tubelet::train::mcl::{KEYS, MclRun, Recipe};
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
-#[command(version, allow_negative_numbers = true)]
+#[command(version, allow_negative_numbers = true, after_help = presets())]
 struct Args {
     #[command(flatten)]
     options: Options,
@@ -44,6 +48,13 @@ struct Args {
     /// Normalise the query network by running statistics, which then never change
     #[arg(long)]
     frozen_norm: bool,
+}
+
+/// What the presets set, for `--help`.
+fn presets() -> String {
+    let all = [("tiny", Recipe::tiny()), ("small", Recipe::small()), ("paper", Recipe::paper())];
+    let settings = all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe).ok()?)));
+    table(&settings.collect::<Vec<_>>())
 }
 
 impl Args {
@@ -71,7 +82,7 @@ impl Args {
         let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
         r.init = self.options.init.clone().map(|path| (path, head));
         r.check()?;
-        Ok(r.with_target()?)
+        r.with_target().context("--align-module")
     }
 }
 
@@ -82,9 +93,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let device = args.options.common.start()?;
     let recipe = args.recipe()?;
-    recipe.method.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    recipe.method.warnings().iter().for_each(warn);
     let focus = &recipe.training.views.focus;
-    recipe.check_init()?;
+    init_is_no_folder(args.options.init.as_deref())?;
+    recipe.check_init().context("--init")?;
     let job = Job {
         example: "pretrain_mcl",
         recipe: &recipe,
@@ -93,6 +105,7 @@ fn run(args: &Args) -> Result<()> {
         clips: 1 + KEYS,
         init_head: args.init_head,
         motion: [focus.needs_flow(); 2],
+        motion_clips: false,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
     if focus.needs_maps() {
@@ -114,9 +127,9 @@ fn run(args: &Args) -> Result<()> {
     if let (Some(before), Some(after)) = (before, after) {
         saliency::draw(&run.out.join("saliency.png"), &before, &after, &run.test, &run.splits.test)?;
         summary
-            .set("overlap_random_init", before.cosine)
+            .set(&run.before("overlap"), before.cosine)
             .set("overlap", after.cosine)
-            .set("overlap_correlation_random_init", before.correlation)
+            .set(&run.before("overlap_correlation"), before.correlation)
             .set("overlap_correlation", after.correlation);
     }
     let [first, last] = run.first_and_last("loss_align")?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Places in a recipe and the options that set them.
-const OPTIONS: [(&str, &str); 35] = [
+pub const OPTIONS: [(&str, &str); 35] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.lr", "--lr"),
@@ -46,7 +46,7 @@ const OPTIONS: [(&str, &str); 35] = [
 ];
 
 /// The same for switches that put out what a recipe has.
-const SWITCHED_OFF: [(&str, &str); 3] = [
+pub const SWITCHED_OFF: [(&str, &str); 3] = [
     ("method.shuffle_keys", "--no-shuffle"),
     ("method.mask_own", "--keep-own"),
     ("training.views.tied_crops", "--untied-crops"),

@@ -19,6 +19,9 @@ const MARGIN: u32 = 16;
 /// Width of the column with the strips' names.
 const NAMES: u32 = 124;
 const TITLE: u32 = 26;
+/// Width of a colour in the key, and of a letter beside it, rather more than it has.
+const SWATCH: u32 = 22;
+const LETTER: u32 = 8;
 const INK: RGBColor = RGBColor(40, 44, 52);
 
 /// One clip and its strips.
@@ -122,18 +125,59 @@ pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
     clip.data.iter().enumerate().map(byte).collect()
 }
 
-/// Draws the samples one below the other into the PNG `out`.
-pub fn draw(out: &Path, samples: &[Sample]) -> Result<()> {
+/// What a colour on the sheet stands for.
+pub struct Key {
+    /// Red, green, blue.
+    pub colour: [u8; 3],
+    /// Whether it is the colour of the outline of a box.
+    pub outline: bool,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// Lines of a key of so many pixels: for each entry its line and where it begins.
+fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
+    let (mut line, mut x) = (0, MARGIN);
+    key.iter()
+        .map(|entry| {
+            let own = SWATCH + GAP + LETTER * entry.meaning.chars().count() as u32 + MARGIN;
+            if x + own > width && x > MARGIN {
+                (line, x) = (line + 1, MARGIN);
+            }
+            let at = (line, x);
+            x += own;
+            at
+        })
+        .collect()
+}
+
+/// Draws the samples one below the other into the PNG `out`, below a `key` of colours where there is any.
+pub fn draw(out: &Path, key: &[Key], samples: &[Sample]) -> Result<()> {
     ensure!(!samples.is_empty(), "a sheet needs at least one clip");
     font()?;
     let strips = || samples.iter().flat_map(|s| &s.strips);
     let width = 2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0);
-    let height = 2 * MARGIN + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
+    let places = arranged(key, width);
+    let above = places.last().map_or(0, |(line, _)| (line + 1) * TITLE);
+    let height = 2 * MARGIN + above + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
     let picture = BitMapBackend::new(out, (width, height)).into_drawing_area();
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     let drawn = || -> Result<(), Box<dyn std::error::Error>> {
         picture.fill(&WHITE)?;
-        let mut y = MARGIN;
+        let ground = RGBColor(120, 124, 132);
+        for (entry, (line, x)) in key.iter().zip(&places) {
+            let (x, y) = (*x as i32, (MARGIN + line * TITLE) as i32);
+            let [r, g, b] = entry.colour;
+            let swatch = [(x, y + 2), (x + SWATCH as i32, y + 16)];
+            if entry.outline {
+                picture.draw(&Rectangle::new(swatch, ground.filled()))?;
+                picture.draw(&Rectangle::new(swatch, RGBColor(r, g, b).stroke_width(3)))?;
+            } else {
+                picture.draw(&Rectangle::new(swatch, RGBColor(r, g, b).filled()))?;
+            }
+            picture.draw(&Text::new(entry.meaning, (x + (SWATCH + GAP) as i32, y + 2), text(13)))?;
+        }
+        let mut y = MARGIN + above;
         for sample in samples {
             picture.draw(&Text::new(sample.title.as_str(), (MARGIN as i32, y as i32 + 4), text(16)))?;
             y += TITLE;
