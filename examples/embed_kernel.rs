@@ -5,7 +5,7 @@
 
 mod support;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use std::process::ExitCode;
 use support::args::{Common, DeviceChoice, end};
@@ -129,7 +129,7 @@ fn run(args: &Args) -> Result<()> {
         },
     };
     let out = args.common.out("embed_kernel");
-    std::fs::create_dir_all(&out)?;
+    std::fs::create_dir_all(&out).with_context(|| format!("--out {}", out.display()))?;
     let mut summary = Summary::default();
     let [y, flow, loss] = gpu.as_ref().unwrap_or(&cpu);
     summary.set("device", device).set("y_first", y[0]).set("loss", loss[0]);

@@ -193,7 +193,7 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
     };
     let seconds = began.elapsed().as_secs_f64();
     let epe = truth.map(|truth| flow.end_point_error(&truth)).transpose().context("--epe")?;
-    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;

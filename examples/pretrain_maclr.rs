@@ -11,7 +11,7 @@ use std::sync::Arc;
 use support::args::within;
 use support::checks::init_is_no_folder;
 use support::motion::FocusOptions;
-use support::presets::table;
+use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::run::draw_sheet;
 use support::settings::of_recipe;
@@ -25,7 +25,7 @@ use tubelet::train::maclr::{MaclrRun, Recipe};
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
-#[command(version, allow_negative_numbers = true, after_help = presets())]
+#[command(version, allow_negative_numbers = true)]
 struct Args {
     #[command(flatten)]
     options: Options,
@@ -66,10 +66,9 @@ struct Args {
 }
 
 /// What the presets set, for `--help`.
-fn presets() -> String {
+fn presets() -> Vec<Values> {
     let all = [("tiny", Ok(Recipe::tiny())), ("small", Ok(Recipe::small())), ("paper", Recipe::paper())];
-    let settings = all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe.ok()?).ok()?)));
-    table(&settings.collect::<Vec<_>>())
+    all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe.ok()?).ok()?))).collect()
 }
 
 impl Args {
@@ -114,7 +113,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::end(run(&presets::parse(&presets())))
 }
 
 fn run(args: &Args) -> Result<()> {

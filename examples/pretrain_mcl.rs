@@ -13,7 +13,7 @@ use support::checks::init_is_no_folder;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
 use support::output::warn;
-use support::presets::table;
+use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::saliency;
 use support::settings::of_recipe;
@@ -25,7 +25,7 @@ use tubelet::train::mcl::{KEYS, MclRun, Recipe};
 ///
 /// Options without a stated default take it from the preset.
 #[derive(Parser)]
-#[command(version, allow_negative_numbers = true, after_help = presets())]
+#[command(version, allow_negative_numbers = true)]
 struct Args {
     #[command(flatten)]
     options: Options,
@@ -51,10 +51,9 @@ struct Args {
 }
 
 /// What the presets set, for `--help`.
-fn presets() -> String {
+fn presets() -> Vec<Values> {
     let all = [("tiny", Recipe::tiny()), ("small", Recipe::small()), ("paper", Recipe::paper())];
-    let settings = all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe).ok()?)));
-    table(&settings.collect::<Vec<_>>())
+    all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe).ok()?))).collect()
 }
 
 impl Args {
@@ -87,7 +86,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::end(run(&presets::parse(&presets())))
 }
 
 fn run(args: &Args) -> Result<()> {

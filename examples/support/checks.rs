@@ -1,13 +1,17 @@
 //! What of this machine and of the videos must suit a run before it begins: its files, its memory, how long the videos are.
 
 use super::output::{say_aside, warn};
+use super::pretrain::Job;
+use super::run::foresee;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use tubelet::error::ErrorKind;
+use tubelet::files::check_writable;
+use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
-use tubelet::video::{Dataset, Short, Splits};
+use tubelet::video::{Dataset, FlowSource, Short, Splits};
 
 /// Videos that a dry run names of those that cannot be used.
 const NAMED: usize = 5;
@@ -54,7 +58,7 @@ fn weights_in(dir: &Path) -> Option<PathBuf> {
 }
 
 /// Says which videos of `data` a run would leave out; how many are left.
-pub fn left(data: &Dataset, seen: &Foreseen) -> usize {
+fn left(data: &Dataset, seen: &Foreseen) -> usize {
     for (_, name, why) in seen.failed.iter().take(NAMED) {
         say_aside(format_args!("would be skipped: {name}: {why}"));
     }
@@ -103,6 +107,23 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
     Ok(short)
 }
 
+/// Refuses what the run would refuse after its lists are read and before a video is decoded, and says what it would leave out.
+pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
+    let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
+    let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
+    for (data, flow, motion) in parts {
+        let seen = foresee(cache, data, views, flow)?;
+        usable.push(left(data, &seen));
+        for (item, length) in data.items.iter().zip(seen.lengths) {
+            lengths.extend(length.map(|(frames, fps)| Length { name: &item.name, frames, fps, motion }));
+        }
+    }
+    steps_per_epoch(usable[0], job.training.batch)?;
+    job.training.queue_length(usable[0], job.keys)?;
+    short(views, lengths.into_iter())?;
+    Ok(())
+}
+
 /// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
 /// meanwhile. What the networks hold comes on top and is not counted.
 pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
@@ -124,10 +145,16 @@ pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     Ok(())
 }
 
-/// Names `--cache` in an error about the folder of the cache.
-pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path) -> Result<T> {
+/// Names `--cache` in an error about the folder of the cache, and `--flow-dir` in one that tells of flow from there.
+pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, flow: &FlowSource) -> Result<T> {
+    if let (Err(e), FlowSource::Folder(root)) = (&result, flow)
+        && e.to_string().contains(&root.display().to_string())
+    {
+        return result.with_context(|| format!("--flow-dir {}", root.display()));
+    }
     let about_it = |e: &tubelet::error::Error| match e.kind() {
         ErrorKind::Io { path, .. } => path.starts_with(cache) || cache.starts_with(path),
+        ErrorKind::Data { path, .. } => path == cache && check_writable(cache).is_err(),
         _ => false,
     };
     match result {

@@ -1,9 +1,9 @@
 //! What pre-training examples share: their options, and the way from videos to a summary, whatever the method.
 
 use super::args::{Common, within};
-use super::checks::{Length, check_memory, folder_to_be, left, lists, short};
+use super::checks::{Length, check_memory, dry_run, folder_to_be, lists, short};
 use super::output::{say, warn};
-use super::run::{Show, foresee, loader};
+use super::run::{Show, loader};
 use super::settings;
 use super::stop::stop_flag;
 use super::summary::Summary;
@@ -229,23 +229,6 @@ pub struct Job<'a, R> {
     pub motion_clips: bool,
 }
 
-/// Refuses what the run would refuse after its lists are read and before a video is decoded, and says what it would leave out.
-fn dry_run<R>(options: &Options, job: &Job<R>, splits: &Splits) -> Result<()> {
-    let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
-    let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
-    for (data, flow, motion) in parts {
-        let seen = foresee(&options.cache, data, views, flow)?;
-        usable.push(left(data, &seen));
-        for (item, length) in data.items.iter().zip(seen.lengths) {
-            lengths.extend(length.map(|(frames, fps)| Length { name: &item.name, frames, fps, motion }));
-        }
-    }
-    steps_per_epoch(usable[0], job.training.batch)?;
-    job.training.queue_length(usable[0], job.keys)?;
-    short(views, lengths.into_iter())?;
-    Ok(())
-}
-
 /// A run with its folder open and its videos in the cache.
 pub struct Run<'a> {
     options: &'a Options,
@@ -300,7 +283,7 @@ impl<'a> Run<'a> {
         training.queue_length(splits.train.len(), job.keys)?;
         let settings = all_settings(options, job, &splits)?;
         if options.dry_run {
-            dry_run(options, job, &splits)?;
+            dry_run(&options.cache, job, &splits)?;
             let goes_on = Folder::compare(&out, &settings).context("--out")?;
             let (begins, out) = (if goes_on { "goes on" } else { "begins" }, out.display());
             say(format_args!(

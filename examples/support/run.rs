@@ -40,7 +40,7 @@ pub fn loader(
     };
     let built = Cache::build(dir, data, &views.cache(motion), &with);
     bar.finish();
-    let (cache, report) = of_cache(built, dir)?;
+    let (cache, report) = of_cache(built, dir, &views.flow_source)?;
     if report.built > 0 {
         let [decoded, flowed, mapped] = [report.decoded, report.flowed, report.mapped];
         let name = data.split.name();
@@ -66,7 +66,7 @@ pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Re
         stop: &AtomicBool::new(false),
         progress: &|_| {},
     };
-    of_cache(Cache::foresee(dir, data, &views.cache(motion), &with), dir)
+    of_cache(Cache::foresee(dir, data, &views.cache(motion), &with), dir, &views.flow_source)
 }
 
 /// What was shown of a cache's progress so far.

@@ -57,7 +57,10 @@ fn a_run_says_who_writes_into_its_cache_and_can_be_stopped_meanwhile() {
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143), "{errors}");
-    assert!(errors.contains("stopped as asked: nothing was changed in store") && !errors.contains("error:"), "{errors}");
+    assert!(
+        errors.contains("stopped as asked: nothing was changed in store") && !errors.contains("error:"),
+        "{errors}"
+    );
 }
 
 #[test]

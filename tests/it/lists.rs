@@ -252,7 +252,10 @@ fn a_list_of_kinetics_names_videos_by_what_they_were_cut_from() {
     let told = data.warnings.iter().any(|w| w.contains("1 of the 2 videos") && w.contains(names[1]));
     assert!(data.len() == 1 && told, "{:?}", data.warnings);
     let e = refusal(&text, &["other.mp4"]);
-    assert!(e.contains("none of the 2 videos") && e.contains(names[0]) && e.contains("youtube_id_start_end.mp4"), "{e}");
+    assert!(
+        e.contains("none of the 2 videos") && e.contains(names[0]) && e.contains("youtube_id_start_end.mp4"),
+        "{e}"
+    );
     let e = refusal("youtube_id,time_start,time_end,split\n---QUuC4vJs,84,94,test\n", &names);
     assert!(e.contains("Kinetics without `label`") && e.contains("path label"), "{e}");
     let e = refusal(format!("{header}wave,---QUuC4vJs,soon,94,train\n"), &names);

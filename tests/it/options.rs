@@ -228,6 +228,7 @@ fn the_help_shows_what_the_presets_set() {
             let line = table.lines().find(|line| line.trim().starts_with(&format!("{option} "))).expect(option);
             line.split_whitespace().map(str::to_owned).collect()
         };
+        assert_eq!(table.contains("--motion-clamp"), help.contains("--motion-clamp <"), "{table}");
         assert_eq!(row("preset")[1..], ["tiny", "small", "paper"]);
         assert_eq!(row("--epochs")[1..], epochs.map(|n| n.to_string()));
         for option in ["--batch", "--lr", "--queue", "--frames", "--stride", "--side", "--temperature", "--w-align"] {
