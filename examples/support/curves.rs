@@ -165,7 +165,7 @@ where
         } else {
             legend.draw(&PathElement::new(line, style))?;
         }
-        legend.draw(&Text::new(label, (x + 34, y - 7), text(14)))?;
+        legend.draw(&Text::new(label, (x + 34, y - 5), text(14)))?;
     }
     Ok(())
 }

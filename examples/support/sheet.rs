@@ -21,7 +21,7 @@ const NAMES: u32 = 124;
 const TITLE: u32 = 26;
 /// Width of a colour in the key, and of a letter beside it, rather more than it has.
 const SWATCH: u32 = 22;
-const LETTER: u32 = 8;
+const LETTER: u32 = 7;
 const INK: RGBColor = RGBColor(40, 44, 52);
 
 /// One clip and its strips.
@@ -135,20 +135,12 @@ pub struct Key {
     pub meaning: &'static str,
 }
 
-/// Lines of a key of so many pixels: for each entry its line and where it begins.
+/// Where the entries of a key stand, in columns as wide as the longest needs, `width` pixels in all: line, and where it begins.
 fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
-    let (mut line, mut x) = (0, MARGIN);
-    key.iter()
-        .map(|entry| {
-            let own = SWATCH + GAP + LETTER * entry.meaning.chars().count() as u32 + MARGIN;
-            if x + own > width && x > MARGIN {
-                (line, x) = (line + 1, MARGIN);
-            }
-            let at = (line, x);
-            x += own;
-            at
-        })
-        .collect()
+    let letters = key.iter().map(|entry| entry.meaning.chars().count()).max().unwrap_or(0) as u32;
+    let column = SWATCH + GAP + LETTER * letters + MARGIN;
+    let columns = (width.saturating_sub(MARGIN) / column).max(1);
+    (0..key.len() as u32).map(|i| (i / columns, MARGIN + i % columns * column)).collect()
 }
 
 /// Draws the samples one below the other into the PNG `out`, below a `key` of colours where there is any.
@@ -164,14 +156,15 @@ pub fn draw(out: &Path, key: &[Key], samples: &[Sample]) -> Result<()> {
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     let drawn = || -> Result<(), Box<dyn std::error::Error>> {
         picture.fill(&WHITE)?;
-        let ground = RGBColor(120, 124, 132);
+        let ground = RGBColor(60, 64, 72);
         for (entry, (line, x)) in key.iter().zip(&places) {
             let (x, y) = (*x as i32, (MARGIN + line * TITLE) as i32);
             let [r, g, b] = entry.colour;
-            let swatch = [(x, y + 2), (x + SWATCH as i32, y + 16)];
+            let swatch = [(x, y + 1), (x + SWATCH as i32, y + 17)];
+            let inner = [(x + 4, y + 4), (x + SWATCH as i32 - 4, y + 14)];
             if entry.outline {
                 picture.draw(&Rectangle::new(swatch, ground.filled()))?;
-                picture.draw(&Rectangle::new(swatch, RGBColor(r, g, b).stroke_width(3)))?;
+                picture.draw(&Rectangle::new(inner, RGBColor(r, g, b).stroke_width(2)))?;
             } else {
                 picture.draw(&Rectangle::new(swatch, RGBColor(r, g, b).filled()))?;
             }
