@@ -4,14 +4,16 @@
 
 mod support;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use support::output::say;
 use support::progress::Progress;
-use support::run::stop_flag;
+use support::stop::stop_flag;
+use tubelet::error::ErrorKind;
 use tubelet::video::cache::{self, Entry};
 
 /// List, check or prune the cache of decoded videos.
@@ -55,10 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let entries = cache::list(&args.cache)?;
+    let entries = cache::list(&args.cache).context("--cache")?;
     match &args.action {
         Action::List { files } => list(&entries, *files),
-        Action::Verify => verify(&entries)?,
+        Action::Verify => verify(&args.cache, &entries)?,
         Action::Prune { yes, matching, all } => {
             let asked = |e: &Entry| *all || matching.as_ref().is_some_and(|text| line(e).contains(text.as_str()));
             let chosen: Vec<Entry> = entries.iter().filter(|e| e.stale.is_some() || asked(e)).cloned().collect();
@@ -69,13 +71,13 @@ fn run(args: &Args) -> Result<()> {
                 let mut told = None;
                 cache::remove(&args.cache, &chosen, &stop, |holder| {
                     if told.as_ref() != Some(&holder) {
-                        println!("waiting for {holder}, which is writing into the cache");
+                        say(format_args!("waiting for {holder}, which is writing into the cache"));
                         told = Some(holder);
                     }
                 })?;
-                println!("removed {count} files, {size}");
+                say(format_args!("removed {count} files, {size}"));
             } else {
-                println!("{count} of {} files, {size}, would be removed; --yes removes them", entries.len());
+                say(format_args!("{count} of {} files, {size}, would be removed; --yes removes them", entries.len()));
             }
         }
     }
@@ -107,7 +109,7 @@ fn line(entry: &Entry) -> String {
 
 fn list(entries: &[Entry], files: bool) {
     if files {
-        entries.iter().for_each(|e| println!("{}", line(e)));
+        entries.iter().for_each(|e| say(line(e)));
         return;
     }
     let mut groups: BTreeMap<(&str, &str), Vec<&Entry>> = BTreeMap::new();
@@ -115,16 +117,20 @@ fn list(entries: &[Entry], files: bool) {
         groups.entry((kind(e), e.settings.as_str())).or_default().push(e);
     }
     for ((kind, settings), group) in &groups {
-        println!("{} files of {kind}, {}: {settings}", group.len(), megabytes(group.iter().copied()));
+        say(format_args!("{} files of {kind}, {}: {settings}", group.len(), megabytes(group.iter().copied())));
     }
     let stale: Vec<&Entry> = entries.iter().filter(|e| e.stale.is_some()).collect();
-    println!("{} files, {}", entries.len(), megabytes(entries));
+    say(format_args!("{} files, {}", entries.len(), megabytes(entries)));
     if !stale.is_empty() {
-        println!("{} of these, {}, are stale: `prune` says why and removes them", stale.len(), megabytes(stale));
+        say(format_args!(
+            "{} of these, {}, are stale: `prune` says why and removes them",
+            stale.len(),
+            megabytes(stale)
+        ));
     }
 }
 
-fn verify(entries: &[Entry]) -> Result<()> {
+fn verify(dir: &Path, entries: &[Entry]) -> Result<()> {
     let (stop, bar) = (stop_flag()?, Progress::new("checking", "files", entries.len() as u64, 0));
     let (next, bad) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -146,11 +152,16 @@ fn verify(entries: &[Entry]) -> Result<()> {
     bar.finish();
     let bad = bad.into_inner();
     if stop.load(Ordering::Relaxed) {
-        bail!("stopped as asked, not all files were looked at");
+        let looked = next.into_inner().min(entries.len());
+        let what = format!(
+            "not all of the {} files were looked at, and {bad} of these {looked} cannot be used",
+            entries.len()
+        );
+        return Err(tubelet::error::Error::from(ErrorKind::Stopped { path: dir.to_owned(), what }).into());
     }
     if bad > 0 {
         bail!("{bad} of {} files cannot be used; the next run that needs them makes them again", entries.len());
     }
-    println!("{} files are whole, {}", entries.len(), megabytes(entries));
+    say(format_args!("{} files are whole, {}", entries.len(), megabytes(entries)));
     Ok(())
 }

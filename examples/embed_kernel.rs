@@ -5,10 +5,11 @@
 
 mod support;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use std::process::ExitCode;
 use support::args::{Common, DeviceChoice, end};
+use support::output::say_aside;
 use support::summary::Summary;
 use tubelet::ops::{conv3d, infonce, tvl1};
 use tubelet::shape::Window;
@@ -122,13 +123,13 @@ fn run(args: &Args) -> Result<()> {
         DeviceChoice::Auto => match on_cudarc(&data, 0) {
             Ok(results) => ("cuda:0".to_owned(), Some(results)),
             Err(reason) => {
-                eprintln!("computing on the CPU: {reason}");
+                say_aside(format_args!("computing on the CPU: {reason}"));
                 ("cpu".to_owned(), None)
             }
         },
     };
     let out = args.common.out("embed_kernel");
-    std::fs::create_dir_all(&out)?;
+    std::fs::create_dir_all(&out).with_context(|| format!("--out {}", out.display()))?;
     let mut summary = Summary::default();
     let [y, flow, loss] = gpu.as_ref().unwrap_or(&cpu);
     summary.set("device", device).set("y_first", y[0]).set("loss", loss[0]);

@@ -11,8 +11,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 use support::args::{Common, end};
 use support::extract::{Extract, picture, videos};
-use support::run::stop_flag;
+use support::stop::stop_flag;
 use support::summary::Summary;
+use tubelet::error::ErrorKind;
 use tubelet::flow::{Gray, color, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::tensor::Device;
@@ -147,7 +148,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let p = args.tvl1.tvl1();
-    p.check()?;
+    named(p.check())?;
     ensure!(args.radius >= 0.0 && args.radius.is_finite(), "--radius {} must be 0 or more pixels", args.radius);
     let Video { gap, every, jobs, .. } = args.video;
     ensure!(gap > 0 && every > 0, "--gap {gap} and --every {every} must be at least one frame");
@@ -167,6 +168,17 @@ fn run(args: &Args) -> Result<()> {
     summary.finish(&out)
 }
 
+/// The error of a parameter by the name of its option.
+fn named(result: tubelet::error::Result<()>) -> Result<()> {
+    result.map_err(|e| match e.kind() {
+        ErrorKind::Param { name, value, rule, .. } => {
+            let option = name.trim_end_matches("_iterations").replace('_', "-");
+            anyhow::anyhow!("--{option} {value}: {rule}")
+        }
+        _ => e.into(),
+    })
+}
+
 fn is_image(path: &Path) -> bool {
     path.is_file() && image::ImageFormat::from_path(path).is_ok_and(|format| format != image::ImageFormat::Gif)
 }
@@ -174,15 +186,15 @@ fn is_image(path: &Path) -> bool {
 /// The flow between two images.
 fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path, summary: &mut Summary) -> Result<()> {
     let [a, b] = [gray(paths[0])?, gray(paths[1])?];
-    let truth = args.epe.as_ref().map(flo::read).transpose()?;
+    let truth = args.epe.as_ref().map(flo::read).transpose().context("--epe")?;
     let began = Instant::now();
     let flow = match device {
         Device::Cpu => tvl1::flow(&a, &b, p)?, // all threads on one pair
         _ => tvl1::flow_pairs_on(device, &[(&a, &b)], p)?.remove(0),
     };
     let seconds = began.elapsed().as_secs_f64();
-    let epe = truth.map(|truth| flow.end_point_error(&truth)).transpose()?;
-    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let epe = truth.map(|truth| flow.end_point_error(&truth)).transpose().context("--epe")?;
+    fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;
@@ -201,8 +213,8 @@ fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary
     let videos = videos(&args.input)?;
     let some = |n: usize| (n > 0).then_some(n);
     let how = Decode { short_side: some(short_side), max_frames: some(max_frames), ..Decode::default() };
-    let folder = Folder::open(out)?;
-    // All settings that the fields depend on, by option name.
+    let folder = Folder::open(out).context("--out")?;
+    // Everything that the fields depend on, by the names of the options.
     folder.settle(&serde_json::json!({
         "--short-side": short_side,
         "--max-frames": max_frames,

@@ -5,14 +5,17 @@
 
 mod support;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::args::within;
+use support::checks::init_is_no_folder;
 use support::motion::FocusOptions;
+use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::run::draw_sheet;
+use support::settings::of_recipe;
 use tubelet::flow::motion::MotionInput;
 use tubelet::ssl::alignment::Alignment;
 use tubelet::ssl::maclr::CrossPositive;
@@ -63,6 +66,12 @@ struct Args {
     untied_crops: bool,
 }
 
+/// What the presets set, for `--help`.
+fn presets() -> Vec<Values> {
+    let all = [("tiny", Ok(Recipe::tiny())), ("small", Ok(Recipe::small())), ("paper", Recipe::paper())];
+    all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe.ok()?).ok()?))).collect()
+}
+
 impl Args {
     fn recipe(&self) -> Result<Recipe> {
         let mut r = match self.options.preset() {
@@ -100,19 +109,20 @@ impl Args {
         r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
         r.init = self.options.init.clone();
         r.check()?;
-        Ok(r.with_target()?)
+        r.with_target().context("--align-module")
     }
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::end(run(&presets::parse(&presets())))
 }
 
 fn run(args: &Args) -> Result<()> {
     let device = args.options.common.start()?;
     let recipe = args.recipe()?;
     let with_motion = recipe.method.uses_motion();
-    recipe.check_init()?;
+    init_is_no_folder(args.options.init.as_deref())?;
+    recipe.check_init().context("--init")?;
     let job = Job {
         example: "pretrain_maclr",
         recipe: &recipe,
@@ -121,6 +131,7 @@ fn run(args: &Args) -> Result<()> {
         clips: if with_motion { 4 } else { 2 },
         init_head: false,
         motion: [with_motion, false],
+        motion_clips: with_motion,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
     if with_motion {

@@ -5,15 +5,19 @@
 
 mod support;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::args::within;
+use support::checks::init_is_no_folder;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
+use support::output::warn;
+use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::saliency;
+use support::settings::of_recipe;
 use tubelet::train::checkpoint::ImageHead;
 use tubelet::train::limits;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
@@ -47,6 +51,12 @@ struct Args {
     frozen_norm: bool,
 }
 
+/// What the presets set, for `--help`.
+fn presets() -> Vec<Values> {
+    let all = [("tiny", Recipe::tiny()), ("small", Recipe::small()), ("paper", Recipe::paper())];
+    all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe).ok()?))).collect()
+}
+
 impl Args {
     fn recipe(&self) -> Result<Recipe> {
         let mut r = match self.options.preset() {
@@ -72,20 +82,21 @@ impl Args {
         let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
         r.init = self.options.init.clone().map(|path| (path, head));
         r.check()?;
-        Ok(r.with_target()?)
+        r.with_target().context("--align-module")
     }
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::end(run(&presets::parse(&presets())))
 }
 
 fn run(args: &Args) -> Result<()> {
     let device = args.options.common.start()?;
     let recipe = args.recipe()?;
-    recipe.method.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    recipe.method.warnings().iter().for_each(warn);
     let focus = &recipe.training.views.focus;
-    recipe.check_init()?;
+    init_is_no_folder(args.options.init.as_deref())?;
+    recipe.check_init().context("--init")?;
     let job = Job {
         example: "pretrain_mcl",
         recipe: &recipe,
@@ -94,6 +105,7 @@ fn run(args: &Args) -> Result<()> {
         clips: 1 + KEYS,
         init_head: args.init_head,
         motion: [focus.needs_flow(); 2],
+        motion_clips: false,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
     if focus.needs_maps() {
@@ -115,9 +127,9 @@ fn run(args: &Args) -> Result<()> {
     if let (Some(before), Some(after)) = (before, after) {
         saliency::draw(&run.out.join("saliency.png"), &before, &after, &run.test, &run.splits.test)?;
         summary
-            .set("overlap_random_init", before.cosine)
+            .set(&run.before("overlap"), before.cosine)
             .set("overlap", after.cosine)
-            .set("overlap_correlation_random_init", before.correlation)
+            .set(&run.before("overlap_correlation"), before.correlation)
             .set("overlap_correlation", after.correlation);
     }
     let [first, last] = run.first_and_last("loss_align")?;

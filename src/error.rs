@@ -133,10 +133,12 @@ pub enum ErrorKind {
         /// Where it is.
         got: String,
     },
-    /// The run was asked to stop and did, with everything saved.
+    /// The work was asked to stop and did.
     Stopped {
-        /// Where the run can be taken up again.
+        /// The folder or file of the work.
         path: PathBuf,
+        /// What is kept of it, and how it is taken up again.
+        what: String,
     },
 }
 
@@ -189,6 +191,10 @@ impl Error {
         got: impl fmt::Display,
     ) -> Self {
         ErrorKind::Device { op, arg, expected: expected.to_string(), got: got.to_string() }.into()
+    }
+
+    pub(crate) fn stopped(path: impl AsRef<Path>, what: impl fmt::Display) -> Self {
+        ErrorKind::Stopped { path: path.as_ref().to_owned(), what: what.to_string() }.into()
     }
 
     /// For `map_err`: `std::fs::read(p).map_err(Error::io("read", p))`.
@@ -244,9 +250,7 @@ impl fmt::Display for Error {
             ErrorKind::Device { op, arg, expected, got } => {
                 write!(f, "{op}: `{arg}` must be on {expected}, but it is on {got}")
             }
-            ErrorKind::Stopped { path } => {
-                write!(f, "stopped as asked; the same command continues from {}", path.display())
-            }
+            ErrorKind::Stopped { what, .. } => write!(f, "stopped as asked: {what}"),
         }
     }
 }

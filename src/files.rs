@@ -4,8 +4,10 @@
 //! Whatever is opened by a name that comes from outside (lists, `.flo` files, frames, caches, checkpoints) goes through
 //! here: a FIFO would block the program for ever, a device has no end, and a sparse file costs its owner nothing.
 
+use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -21,6 +23,50 @@ pub fn check_regular(path: impl AsRef<Path>, what: &str) -> Result<Metadata> {
     let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
     refuse_irregular(path, what, &metadata)?;
     Ok(metadata)
+}
+
+/// Checks that the folder `dir` can be made where it is not there yet, and files written into it. Nothing is created.
+///
+/// # Errors
+/// `Data` when something that is no folder is in the way, or the file system takes no folders; `Io` with the system's reason.
+pub fn check_writable(dir: impl AsRef<Path>) -> Result<()> {
+    let dir = dir.as_ref();
+    let here = |p| if p == Path::new("") { Path::new(".") } else { p };
+    // A link to nothing is there, too: no folder can have its name.
+    let there = dir.ancestors().map(here).find(|p| p.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return Err(Error::data(there, "this is not a folder"));
+    }
+    let Ok(name) = CString::new(there.as_os_str().as_bytes()) else {
+        return Err(Error::data(dir, "no path holds a zero byte"));
+    };
+    // SAFETY: `access` reads the text of `name`, which ends in zero and outlives the call.
+    if unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } != 0 {
+        return Err(Error::io("write into", there)(io::Error::last_os_error()));
+    }
+    if is_of_the_kernel(&name) {
+        let what = format!("{} belongs to the system's own files, and nothing can be written there", there.display());
+        return Err(Error::data(dir, what));
+    }
+    Ok(())
+}
+
+/// Whether a folder shows what the kernel knows, as `/proc` does. To the super-user `access` says that it can be written.
+#[cfg(target_os = "linux")]
+fn is_of_the_kernel(folder: &std::ffi::CStr) -> bool {
+    /// Marks of proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, devpts.
+    const KERNEL: [i64; 8] =
+        [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0x1cd1];
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `statfs` reads the text of `folder`, which ends in zero, and fills `found` where it returns 0.
+    let known = unsafe { libc::statfs(folder.as_ptr(), found.as_mut_ptr()) } == 0;
+    // SAFETY: it was filled.
+    known && KERNEL.contains(&(unsafe { found.assume_init() }.f_type as i64))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_of_the_kernel(_: &std::ffi::CStr) -> bool {
+    false
 }
 
 /// Opens the regular file at `path` for reading, and gives its length in bytes. `what` says what the file should be, with

@@ -1,5 +1,7 @@
 //! Options of all examples, and how all examples end.
 
+use super::output::{lost, say_aside};
+use super::stop::stopped;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +47,7 @@ impl Common {
             DeviceChoice::Auto => {
                 let (device, reason) = Device::auto();
                 if let Some(reason) = reason {
-                    eprintln!("computing on the CPU: {reason}");
+                    say_aside(format_args!("computing on the CPU: {reason}"));
                 }
                 Ok(device)
             }
@@ -100,12 +102,23 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Ends the program: success, or the error as one sentence on standard error. `fn main() -> ExitCode { end(run()) }`
+/// Ends the program: success, or the error as one sentence on standard error. A program that was stopped by a signal says what is
+/// kept, and ends with the status that tells which one it was. `fn main() -> ExitCode { end(run()) }`
 pub fn end(result: Result<()>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match lost() {
+            None => ExitCode::SUCCESS,
+            Some(why) => {
+                say_aside(format_args!("error: standard output cannot be written: {why}"));
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
-            // Skip a cause that is already part of the preceding message.
+            if let Some((text, status)) = stopped(&error) {
+                say_aside(text);
+                return ExitCode::from(status);
+            }
+            // A cause that the sentence before it already tells is not told again.
             let mut text = String::new();
             for cause in error.chain().map(|c| c.to_string()) {
                 if !text.ends_with(&cause) {
@@ -113,7 +126,7 @@ pub fn end(result: Result<()>) -> ExitCode {
                     text += &cause;
                 }
             }
-            eprintln!("error: {text}");
+            say_aside(format_args!("error: {text}"));
             ExitCode::FAILURE
         }
     }

@@ -1,8 +1,20 @@
-//! Checks of the machine before a run starts: folders and memory.
+//! What of this machine and of the videos must suit a run before it begins: its files, its memory, how long the videos are.
 
-use anyhow::{Result, ensure};
-use std::path::Path;
+use super::output::{say_aside, warn};
+use super::pretrain::Job;
+use super::run::foresee;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use tubelet::error::ErrorKind;
+use tubelet::files::check_writable;
+use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::train::recipe::Training;
+use tubelet::train::views::ViewSpec;
+use tubelet::video::cache::Foreseen;
+use tubelet::video::{Dataset, FlowSource, Short, Splits};
+
+/// Videos that a dry run names of those that cannot be used.
+const NAMED: usize = 5;
 
 /// Refuses a path that cannot become a folder, because it or one of its parents is a file.
 pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
@@ -12,8 +24,108 @@ pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses clips that do not fit in main memory: those of one step, `clips` of each video, and as many again, which are
-/// prefetched. Memory of the networks is not included.
+/// Reads the lists of `--data` and `--test`. An error names the option that gave the file it is about.
+pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
+    Splits::open(data, test).map_err(|e| {
+        let (ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. }) = e.kind()
+        else {
+            return anyhow::Error::new(e).context("--data");
+        };
+        let option = if test == Some(path) { "--test" } else { "--data" };
+        anyhow::Error::new(e).context(option)
+    })
+}
+
+/// Refuses a folder as `--init`, and says which file in it would do.
+pub fn init_is_no_folder(init: Option<&Path>) -> Result<()> {
+    let Some(dir) = init.filter(|path| path.is_dir()) else { return Ok(()) };
+    let what = format!("--init {}: this is a folder, and a file of weights is wanted", dir.display());
+    match weights_in(dir) {
+        Some(file) => bail!("{what}: give {}", file.display()),
+        None => bail!("{what}, such as an earlier run's checkpoints/step-*/weights.safetensors"),
+    }
+}
+
+/// The weights in the folder of a checkpoint, or in the newest one of a run's.
+fn weights_in(dir: &Path) -> Option<PathBuf> {
+    let file = |dir: &Path| Some(dir.join("weights.safetensors")).filter(|file| file.is_file());
+    let newest = |dir: &Path| -> Option<PathBuf> {
+        let folders = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let steps = folders.filter(|p| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"step-")));
+        steps.filter_map(|step| file(&step)).max()
+    };
+    file(dir).or_else(|| newest(dir)).or_else(|| newest(&dir.join("checkpoints")))
+}
+
+/// Says which videos of `data` a run would leave out; how many are left.
+fn left(data: &Dataset, seen: &Foreseen) -> usize {
+    for (_, name, why) in seen.failed.iter().take(NAMED) {
+        say_aside(format_args!("would be skipped: {name}: {why}"));
+    }
+    let more = seen.failed.len().saturating_sub(NAMED);
+    if more > 0 {
+        say_aside(format_args!("would be skipped: {more} more {} videos", data.split.name()));
+    }
+    data.len() - seen.failed.len()
+}
+
+/// A video whose length is known.
+pub struct Length<'a> {
+    pub name: &'a str,
+    pub frames: usize,
+    pub fps: f64,
+    /// Whether a motion clip is taken from it.
+    pub motion: bool,
+}
+
+/// How many videos are shorter than an RGB clip, and how many others are shorter than a motion clip: says so, or refuses them
+/// where `--refuse-short` was given.
+pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> Result<[usize; 2]> {
+    let (mut short, mut first) = ([0; 2], [None, None]);
+    for video in videos {
+        let [rgb, motion] = views.short(video.frames, video.fps);
+        for (i, is) in [rgb, motion && video.motion].into_iter().enumerate().filter(|(_, is)| *is) {
+            short[i] += usize::from(is);
+            first[i].get_or_insert((video.name, video.frames));
+        }
+    }
+    let clips = [
+        format!("shorter than a clip of --frames {} --stride {}", views.frames, views.stride),
+        format!(
+            "long enough for a clip of {} frames, and shorter than a motion clip of --motion-frames {}",
+            views.frames, views.motion_frames
+        ),
+    ];
+    for ((n, clip), first) in short.into_iter().zip(clips).zip(first) {
+        let Some((name, frames)) = first else { continue };
+        let are = if n == 1 { "1 video is".to_owned() } else { format!("{n} videos are") };
+        if views.short == Short::Refuse {
+            bail!("--refuse-short: {are} {clip}; the first, {name}, has {frames} frames");
+        }
+        warn(format_args!("{are} {clip}; their frames are repeated"));
+    }
+    Ok(short)
+}
+
+/// Refuses what the run would refuse after its lists are read and before a video is decoded, and says what it would leave out.
+pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
+    let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
+    let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
+    for (data, flow, motion) in parts {
+        let seen = foresee(cache, data, views, flow)?;
+        usable.push(left(data, &seen));
+        for (item, length) in data.items.iter().zip(seen.lengths) {
+            lengths.extend(length.map(|(frames, fps)| Length { name: &item.name, frames, fps, motion }));
+        }
+    }
+    steps_per_epoch(usable[0], job.training.batch)?;
+    job.training.queue_length(usable[0], job.keys)?;
+    short(views, lengths.into_iter())?;
+    Ok(())
+}
+
+/// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
+/// meanwhile. What the networks hold comes on top and is not counted.
 pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     let Some(total) = main_memory() else { return Ok(()) };
     let [rgb, motion] = training.views.dims().map(|dims| dims.iter().product::<usize>());
@@ -33,7 +145,25 @@ pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of main memory, if the system reports it.
+/// Names `--cache` in an error about the folder of the cache, and `--flow-dir` in one that tells of flow from there.
+pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, flow: &FlowSource) -> Result<T> {
+    if let (Err(e), FlowSource::Folder(root)) = (&result, flow)
+        && e.to_string().contains(&root.display().to_string())
+    {
+        return result.with_context(|| format!("--flow-dir {}", root.display()));
+    }
+    let about_it = |e: &tubelet::error::Error| match e.kind() {
+        ErrorKind::Io { path, .. } => path.starts_with(cache) || cache.starts_with(path),
+        ErrorKind::Data { path, .. } => path == cache && check_writable(cache).is_err(),
+        _ => false,
+    };
+    match result {
+        Err(e) if about_it(&e) => Err(e).with_context(|| format!("--cache {}", cache.display())),
+        other => Ok(other?),
+    }
+}
+
+/// Bytes of main memory, where the system says so.
 fn main_memory() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

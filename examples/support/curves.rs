@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-const SIZE: (u32, u32) = (1200, 480);
+const SIZE: (u32, u32) = (1200, 540);
+/// Height of a line of a legend, and how many entries it has.
+const LINE: u32 = 20;
+const ENTRIES: usize = 2;
 const INK: RGBColor = RGBColor(40, 44, 52);
 const GRID: RGBColor = RGBColor(225, 228, 232);
 
@@ -31,9 +34,9 @@ const ACCURACIES: [(&str, &str, RGBColor); 2] =
 type Points = Vec<(f64, f64)>;
 
 /// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`],
-/// `probe_top1` and `knn_top1`. `baselines` (such as the random network's accuracy) are drawn as dashed lines in the
-/// colour of the accuracy of that name.
-pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()> {
+/// `probe_top1` and `knn_top1`. `baselines`, the accuracy before training, are drawn as dashed lines with the colour of the accuracy
+/// of that name; `start` says of what, such as `random network`.
+pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
     let (losses, accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
     ensure!(losses.iter().any(|l| !l.is_empty()), "{} holds no losses to draw", metrics.display());
@@ -52,7 +55,7 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], out: &Path) -> Result<()>
             .iter()
             .filter_map(|(name, value)| {
                 let (_, label, color) = ACCURACIES.iter().find(|(key, ..)| key == name)?;
-                Some(Baseline { label: format!("{label}, random network"), color: *color, value: *value })
+                Some(Baseline { label: format!("{label}, {start}"), color: *color, value: *value })
             })
             .collect();
         panel(&right, "top-1 accuracy on held-out videos", &named(&ACCURACIES, accuracies), &dashed)?;
@@ -102,7 +105,15 @@ where
     let top = all().map(|p| p.1).chain(dashed.iter().map(|d| d.value)).fold(0.0f64, f64::max);
     let top = if top > 0.0 { top * 1.08 } else { 1.0 };
     let text = |size: i32| (FONT, size).into_font().color(&INK);
-    let mut chart = ChartBuilder::on(area)
+    // The legend has a place of its own below the plot, where it covers no line.
+    let shown = curves.iter().filter(|c| !c.points.is_empty());
+    let lines =
+        shown.clone().map(|c| (c.label, c.color, false)).chain(dashed.iter().map(|d| (&*d.label, d.color, true)));
+    let entries: Vec<(&str, RGBColor, bool)> = lines.collect();
+    let (width, height) = area.dim_in_pixel();
+    let below = LINE * entries.len().div_ceil(ENTRIES) as u32 + LINE / 2;
+    let (plot, legend) = area.split_vertically(height.saturating_sub(below));
+    let mut chart = ChartBuilder::on(&plot)
         .margin(14)
         .margin_right(24)
         .caption(title, text(20))
@@ -119,7 +130,7 @@ where
         .x_label_formatter(&|x| tick(*x, epochs))
         .y_label_formatter(&|y| tick(*y, top))
         .draw()?;
-    for curve in curves.iter().filter(|c| !c.points.is_empty()) {
+    for curve in shown {
         let color = curve.color;
         let many = curve.points.len() > 100;
         let smooth = if many {
@@ -131,29 +142,27 @@ where
         if smooth.len() <= 40 {
             chart.draw_series(smooth.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
         }
-        chart
-            .draw_series(LineSeries::new(smooth, color.stroke_width(2)))?
-            .label(curve.label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(LineSeries::new(smooth, color.stroke_width(2)))?;
     }
-    for Baseline { label, color, value } in dashed {
+    for Baseline { color, value, .. } in dashed {
         let (line, color) = ([(0.0, *value), (epochs, *value)], *color);
-        chart
-            .draw_series(DashedLineSeries::new(line, 7, 5, color.stroke_width(2)))?
-            .label(label.as_str())
-            .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 18, y)], 4, 3, color.stroke_width(2)));
+        chart.draw_series(DashedLineSeries::new(line, 7, 5, color.stroke_width(2)))?;
     }
-    if all().next().is_some() || !dashed.is_empty() {
-        chart
-            .configure_series_labels()
-            .position(if title == "loss" { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerRight })
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID)
-            .label_font(text(14))
-            .draw()?;
-    } else {
-        let (w, h) = area.dim_in_pixel();
-        area.draw(&Text::new("not measured in this run", (w as i32 / 2 - 80, h as i32 / 2), text(16)))?;
+    if entries.is_empty() {
+        let at = (width as i32 / 2 - 80, height as i32 / 2);
+        area.draw(&Text::new("not measured in this run", at, text(16)))?;
+    }
+    // The first column begins where the plot does.
+    let (left, column) = (62, (width as i32 - 62 - 14) / ENTRIES as i32);
+    for (i, (label, color, dashed)) in entries.into_iter().enumerate() {
+        let (x, y) = (left + (i % ENTRIES) as i32 * column, (i / ENTRIES) as i32 * LINE as i32 + 10);
+        let (line, style) = ([(x, y), (x + 26, y)], color.stroke_width(2));
+        if dashed {
+            legend.draw(&DashedPathElement::new(line, 6, 4, style))?;
+        } else {
+            legend.draw(&PathElement::new(line, style))?;
+        }
+        legend.draw(&Text::new(label, (x + 34, y - 5), text(14)))?;
     }
     Ok(())
 }

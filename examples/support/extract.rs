@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tubelet::error::ErrorKind;
 use tubelet::flow::{Flow, Gray, color, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::tensor::Device;
@@ -13,6 +14,7 @@ use tubelet::train::folder::write_atomic;
 use tubelet::video::dataset::{is_video, videos_below};
 use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
 
+use super::output::warn;
 use super::progress::Progress;
 
 /// Folder for unfinished results, below the output folder.
@@ -40,7 +42,7 @@ pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
         if meta.is_dir() {
             // Named relative to the folder; if the folder is a video itself, as given.
             let (videos, warnings) = videos_below(input)?;
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            warnings.iter().for_each(warn);
             let relative = |path: PathBuf| path.strip_prefix(input).map_or(path.clone(), Path::to_owned);
             found.extend(videos.into_iter().map(|(source, path)| (source, relative(path))));
             let itself = |name: &PathBuf| name.as_os_str().is_empty();
@@ -249,12 +251,11 @@ impl Extract<'_> {
     }
 
     fn go_on(&self) -> Result<()> {
-        let place = self.out.display();
-        ensure!(
-            !self.stop.load(Ordering::Relaxed),
-            "stopped: the same command goes on with what {place} does not have"
-        );
-        Ok(())
+        if !self.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let what = format!("the same command goes on with what {} does not have", self.out.display());
+        Err(tubelet::error::Error::from(ErrorKind::Stopped { path: self.out.to_owned(), what }).into())
     }
 }
 

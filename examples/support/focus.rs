@@ -1,6 +1,6 @@
 //! Images of what MCL's sampling chose: boxes over frames and motion maps, and the positions of clips in the video.
 
-use super::sheet::{self, Sample, Strip};
+use super::sheet::{self, Key, Sample, Strip};
 use anyhow::{Context, Result};
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
@@ -20,6 +20,24 @@ const NAMES: [&str; 4] = ["query", "its key", "second key", "third key"];
 const REGION: [u8; 3] = [255; 3];
 const SCORE: [u8; 3] = [150, 156, 168];
 const HALF: [u8; 3] = [225, 228, 234];
+/// Motion of half of the most.
+const HEAT: [u8; 3] = [255, 115, 0];
+
+/// What the colours stand for.
+fn key() -> Vec<Key> {
+    let of = |colour, outline, meaning| Key { colour, outline, meaning };
+    let [query, its_key, second, third] = COLOURS;
+    vec![
+        of(query, true, "crop of the query; its span on the time line"),
+        of(its_key, true, "crop of its key, another view of the same clip"),
+        of(second, true, "crop of the second key, another clip of the video"),
+        of(third, true, "crop of the third key, another clip"),
+        of(REGION, true, "what moves most: crops shall cover it"),
+        of(HEAT, false, "motion, yellow to red where it is more"),
+        of(SCORE, false, "time line: how much a clip moves that begins there"),
+        of(HALF, false, "time line: the middle of the video"),
+    ]
+}
 
 /// Draws the first epoch's samples of six videos into the PNG `out`, from [`Loader::chosen`]: the query's frames and
 /// motion maps with the boxes of both of its views (white: the region of most motion, which the crop should cover), the
@@ -33,7 +51,7 @@ pub fn draw_focus(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         let title = format!("{} ({order}, {how})", data.items[loader.videos[video]].name);
         samples.push(Sample { title, strips: strips(loader, &view, &chosen)? });
     }
-    sheet::draw(out, &samples)
+    sheet::draw(out, &key(), &samples)
 }
 
 fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {

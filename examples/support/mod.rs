@@ -8,12 +8,15 @@ pub mod curves;
 pub mod extract;
 pub mod focus;
 pub mod motion;
+pub mod output;
+pub mod presets;
 pub mod pretrain;
 pub mod progress;
 pub mod run;
 pub mod saliency;
 pub mod settings;
 pub mod sheet;
+pub mod stop;
 pub mod summary;
 
 use plotters::coord::Shift;

@@ -92,6 +92,6 @@ impl FocusOptions {
             Some(other) => bail!("--target-norm is raw or mean, not {other}"),
         };
         set(&mut alignment.cosines.centred, self.align_centred.map(|s| s == Switch::On));
-        focus.check().context("the options of motion do not fit together")
+        focus.check().context("--motion-sampling, --motion-crop and --legacy-focus")
     }
 }

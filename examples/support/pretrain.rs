@@ -1,9 +1,11 @@
 //! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
 use super::args::{Common, within};
-use super::checks::{check_memory, folder_to_be};
-use super::run::{Show, loader, stop_flag};
+use super::checks::{Length, check_memory, dry_run, folder_to_be, lists, short};
+use super::output::{say, warn};
+use super::run::{Show, loader};
 use super::settings;
+use super::stop::stop_flag;
 use super::summary::Summary;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -197,9 +199,9 @@ fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) 
 pub fn say_inflated(inflated: Option<&Inflated>) {
     let Some(i) = inflated else { return };
     let [copied, made, left] = [i.copied.len(), i.made.len(), i.left_over.len()];
-    println!(
+    say(format_args!(
         "{copied} parameters from the file; {made} kernels over time begin as identities; {left} of its tensors unused"
-    );
+    ));
 }
 
 /// Bytes as megabytes.
@@ -223,6 +225,8 @@ pub struct Job<'a, R> {
     pub init_head: bool,
     /// Whether flow is needed, for training videos and for test videos.
     pub motion: [bool; 2],
+    /// Whether clips of motion are taken from the training videos.
+    pub motion_clips: bool,
 }
 
 /// A run with its output folder opened and its videos in the cache.
@@ -254,25 +258,23 @@ impl<'a> Run<'a> {
     /// run leaves nothing in the folder. A dry run ends here and opens nothing.
     pub fn open<R: Serialize>(options: &'a Options, device: Device, job: &Job<'a, R>) -> Result<Option<Run<'a>>> {
         let (out, training) = (options.common.out(job.example), job.training);
-        training.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+        training.warnings().iter().for_each(warn);
         check_memory(training, job.clips)?;
         ensure!(
             options.data.is_some() || options.test.is_none(),
             "--test is a list beside that of --data, which is absent"
         );
-        folder_to_be("--out", &out)?;
+        Folder::check(&out).with_context(|| format!("--out {}", out.display()))?;
         folder_to_be("--cache", &options.cache)?;
         if let Some(flow) = &options.flow_dir {
             ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());
         }
         let seed = options.common.seed;
         let splits = match &options.data {
-            Some(path) => Splits::open(path, options.test.as_deref()).context("--data")?,
+            Some(path) => lists(path, options.test.as_deref())?,
             None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
         };
-        for warning in splits.train.warnings.iter().chain(&splits.test.warnings) {
-            eprintln!("warning: {warning}");
-        }
+        splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
         ensure!(
             !splits.test.is_empty(),
             "no video is held out to be tested on, for each class is one recording: give a list of test videos as --test"
@@ -281,17 +283,17 @@ impl<'a> Run<'a> {
         training.queue_length(splits.train.len(), job.keys)?;
         let settings = all_settings(options, job, &splits)?;
         if options.dry_run {
-            let goes_on = Folder::compare(&out, &settings)?;
-            let begins = if goes_on { "goes on" } else { "begins" };
-            println!(
-                "{settings:#}\nchecked: a run with these settings {begins} in {}; nothing was written",
-                out.display()
-            );
+            dry_run(&options.cache, job, &splits)?;
+            let goes_on = Folder::compare(&out, &settings).context("--out")?;
+            let (begins, out) = (if goes_on { "goes on" } else { "begins" }, out.display());
+            say(format_args!(
+                "{settings:#}\nchecked: a run with these settings {begins} in {out}; nothing was written"
+            ));
             return Ok(None);
         }
-        let folder = Folder::open(&out)?;
-        if Folder::compare(&out, &settings)? {
-            println!("going on with the run in {}", out.display());
+        let folder = Folder::open(&out).context("--out")?;
+        if Folder::compare(&out, &settings).context("--out")? {
+            say(format_args!("going on with the run in {}", out.display()));
         }
         let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
@@ -299,21 +301,13 @@ impl<'a> Run<'a> {
         let (train, failed_train) = fill(&splits.train, motion[0])?;
         let (test, failed_test) = fill(&splits.test, motion[1])?;
         let cache_seconds = began.elapsed().as_secs_f64();
-        let [of_train, of_test] = [train.short()?, test.short()?];
-        let short = [0, 1].map(|i| of_train[i] + of_test[i]);
-        let shown = if views.short == Short::Repeat { "their frames are repeated" } else { "they are refused" };
-        let (frames, stride) = (views.frames, views.stride);
-        for (n, clip) in short.into_iter().zip([
-            format!("shorter than a clip of {frames} frames {stride} apart"),
-            format!(
-                "long enough for a clip of {frames} frames, and shorter than a motion clip of {}",
-                views.motion_frames
-            ),
-        ]) {
-            if n > 0 {
-                eprintln!("warning: {n} videos are {clip}; {shown}");
+        let mut lengths = Vec::new();
+        for (loader, data, motion) in [(&train, &splits.train, job.motion_clips), (&test, &splits.test, false)] {
+            for ((frames, fps), &i) in loader.lengths()?.into_iter().zip(&loader.videos) {
+                lengths.push(Length { name: &data.items[i].name, frames, fps, motion });
             }
         }
+        let short = short(views, lengths.into_iter())?;
         let skipped = failed_train + failed_test;
         Ok(Some(Run {
             options,
@@ -342,7 +336,7 @@ impl<'a> Run<'a> {
         let (videos, cap) = (self.videos(), self.training.queue_cap);
         let queue = self.training.queue_length(videos, keys)?;
         if self.training.queue.is_none() && queue < cap {
-            println!("queues hold {queue} keys: a longer one would hold keys of {videos} videos twice");
+            say(format_args!("queues hold {queue} keys: a longer one would hold keys of {videos} videos twice"));
         }
         Ok(queue)
     }
@@ -380,19 +374,29 @@ impl<'a> Run<'a> {
             Ok(Scores { probe: probe(&train, &test, PROBE_L2)?.top1, knn: knn(&train, &test, 1)?.top1 })
         };
         memory::reset_peak(); // what filled the cache is not the training's
-        let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs);
+        let start = if self.options.init.is_some() { "at the start" } else { "random network" };
+        let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
         let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
-        show.curves(done.before)?;
-        println!(
+        show.curves(done.before);
+        if show.taken() == 0 {
+            say("all steps of this run had been taken before: nothing was trained now");
+            return Ok(done);
+        }
+        say(format_args!(
             "loader: {:.0} videos/s while it is at it; steps waited {:.1} of {:.1} s for it",
             done.samples_per_second, done.loading_seconds, done.train_seconds
-        );
+        ));
         let usage = self.device.usage();
-        println!("memory: at most {} in use by tensors, {} held", mega(usage.peak), mega(usage.held));
+        say(format_args!("memory: at most {} in use by tensors, {} held", mega(usage.peak), mega(usage.held)));
         Ok(done)
     }
 
-    /// The mean of the number called `name` over the first epoch and over the last; none if it was not computed.
+    /// The name in the summary of what `of` was before training: the network was random, or that of `--init`.
+    pub fn before(&self, of: &str) -> String {
+        format!("{of}_{}", if self.options.init.is_some() { "init" } else { "random_init" })
+    }
+
+    /// The mean of the number called `name` over the first epoch and over the last; none where it was not computed.
     pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
         let means = means(&self.out.join("metrics.jsonl"), name)?;
         Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))
@@ -432,9 +436,9 @@ impl<'a> Run<'a> {
             .set("loss_first", done.loss_first)
             .set("loss_last", done.loss_last)
             .set("probe_top1", done.after.probe)
-            .set("probe_top1_random_init", done.before.probe)
+            .set(&self.before("probe_top1"), done.before.probe)
             .set("knn_top1", done.after.knn)
-            .set("knn_top1_random_init", done.before.knn);
+            .set(&self.before("knn_top1"), done.before.knn);
         if let Device::Cuda(gpu) = &self.device {
             summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
         }

@@ -1,5 +1,6 @@
 //! Progress: a bar with rate and remaining time on a terminal, otherwise a plain line every few seconds.
 
+use super::output::{say, warn};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stdout};
 use std::sync::Mutex;
@@ -60,7 +61,7 @@ impl Progress {
                 state.done += n;
                 if state.last.elapsed() >= EVERY {
                     state.last = Instant::now();
-                    println!("{}", state.line(label, unit, *total));
+                    say(state.line(label, unit, *total));
                 }
             }
         }
@@ -77,16 +78,16 @@ impl Progress {
     /// Prints a permanent line above the bar.
     pub fn say(&self, text: &str) {
         match &self.0 {
-            Form::Bar(bar) => bar.suspend(|| println!("{text}")),
-            Form::Lines { .. } => println!("{text}"),
+            Form::Bar(bar) => bar.suspend(|| say(text)),
+            Form::Lines { .. } => say(text),
         }
     }
 
     /// Prints a warning above the bar, on standard error.
     pub fn warn(&self, text: &str) {
         match &self.0 {
-            Form::Bar(bar) => bar.suspend(|| eprintln!("warning: {text}")),
-            Form::Lines { .. } => eprintln!("warning: {text}"),
+            Form::Bar(bar) => bar.suspend(|| warn(text)),
+            Form::Lines { .. } => warn(text),
         }
     }
 
@@ -96,10 +97,10 @@ impl Progress {
             Form::Bar(bar) => {
                 let (done, seconds) = (bar.position(), bar.elapsed());
                 bar.finish_and_clear();
-                println!("{}: {done} in {}", bar.prefix(), HumanDuration(seconds));
+                say(format_args!("{}: {done} in {}", bar.prefix(), HumanDuration(seconds)));
             }
             Form::Lines { label, unit, total, state } => {
-                println!("{}", state.lock().unwrap_or_else(|p| p.into_inner()).line(label, unit, *total));
+                say(state.lock().unwrap_or_else(|p| p.into_inner()).line(label, unit, *total));
             }
         }
     }

@@ -1,31 +1,22 @@
-//! Shared code of the pre-training examples: stopping on signals, filling the cache, the contact sheet, displaying a
-//! run.
+//! What pre-training examples share: filling the cache, the sheet of clips, showing a run.
 
+use super::checks::of_cache;
+use super::output::{say, say_aside, warn};
 use super::progress::Progress;
 use super::sheet::{Sample, Strip};
 use super::{curves, sheet};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use tubelet::ops::tvl1;
 use tubelet::train::pretrain::{At, Observer, Report, Scores};
 use tubelet::train::views::{Loader, ViewSpec};
-use tubelet::video::cache::{Builder, Holder, Progress as CacheProgress};
+use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress};
 use tubelet::video::{Cache, Dataset, Ffmpeg};
 
-/// Set by SIGINT and SIGTERM; a second one ends the program at once.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in signal_hook::consts::TERM_SIGNALS {
-        signal_hook::flag::register_conditional_shutdown(*signal, 130, stop.clone())?;
-        signal_hook::flag::register(*signal, stop.clone())?;
-    }
-    Ok(stop)
-}
-
-/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, the checksums of existing files
-/// are verified. Unreadable videos are printed, and counted in the second result.
+/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, what is there already is compared with
+/// its checksums. What could not be read is named, and counted in the second result.
 pub fn loader(
     dir: &Path,
     data: &Dataset,
@@ -49,20 +40,36 @@ pub fn loader(
     };
     let built = Cache::build(dir, data, &views.cache(motion), &with);
     bar.finish();
-    let (cache, report) = built?;
+    let (cache, report) = of_cache(built, dir, &views.flow_source)?;
     if report.built > 0 {
         let [decoded, flowed, mapped] = [report.decoded, report.flowed, report.mapped];
         let name = data.split.name();
-        println!("{name} videos: {decoded} decoded, {flowed} flowed, {mapped} mapped now; the rest was in the cache");
+        say(format_args!(
+            "{name} videos: {decoded} decoded, {flowed} flowed, {mapped} mapped now; the rest was in the cache"
+        ));
     }
     for (_, name, why) in &report.failed {
-        eprintln!("skipped {name}: {why}");
+        say_aside(format_args!("skipped {name}: {why}"));
     }
     let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion };
     Ok((loader, report.failed.len()))
 }
 
-/// Progress of a cache that was displayed so far.
+/// What [`loader`] would meet before it decodes a video; nothing is created.
+pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Result<Foreseen> {
+    let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
+    let with = Builder {
+        ffmpeg: Ffmpeg::default(),
+        flow: Some(&flow),
+        threads: rayon::current_num_threads(),
+        verify: false,
+        stop: &AtomicBool::new(false),
+        progress: &|_| {},
+    };
+    of_cache(Cache::foresee(dir, data, &views.cache(motion), &with), dir, &views.flow_source)
+}
+
+/// What was shown of a cache's progress so far.
 #[derive(Default)]
 struct CacheShown {
     done: usize,
@@ -111,7 +118,7 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         }
         samples.push(Sample { title: data.items[loader.videos[video]].name.clone(), strips });
     }
-    sheet::draw(out, &samples)
+    sheet::draw(out, &[], &samples)
 }
 
 /// Displays a run on the terminal and as curves.
@@ -120,30 +127,48 @@ pub struct Show {
     bar: Option<Progress>,
     before: Option<Scores>,
     total: u64,
+    /// What the network is before the first step, in the curves' words.
+    start: &'static str,
+    /// Steps taken now.
+    taken: u64,
 }
 
 impl Show {
-    /// A run of `total` steps that writes to the folder `out`.
-    pub fn new(out: PathBuf, total: u64) -> Self {
-        Show { out, bar: None, before: None, total }
+    /// A run of `total` steps that writes to the folder `out`; `start` is what the network is before it, such as `random network`.
+    pub fn new(out: PathBuf, total: u64, start: &'static str) -> Self {
+        Show { out, bar: None, before: None, total, start, taken: 0 }
     }
 
-    /// Draws `curves.png`, with the scores of the untrained network as dashed lines.
-    pub fn curves(&self, before: Scores) -> Result<()> {
+    /// Steps taken since the program began.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Draws `curves.png`, with the scores before training as dashed lines. Where there is nothing to draw, that is said: no run
+    /// fails for it.
+    pub fn curves(&self, before: Scores) {
         let baselines = [("probe_top1", before.probe), ("knn_top1", before.knn)];
-        curves::draw(&self.out.join("metrics.jsonl"), &baselines, &self.out.join("curves.png"))
+        let (log, picture) = (self.out.join("metrics.jsonl"), self.out.join("curves.png"));
+        if let Err(e) = curves::draw(&log, &baselines, self.start, &picture) {
+            warn(format_args!("no curves: {e:#}"));
+        }
     }
 }
 
 impl Observer for Show {
     fn damaged(&mut self, what: &[String], step: u64) {
-        what.iter().for_each(|what| eprintln!("warning: {what}"));
-        eprintln!("warning: the run goes on from its checkpoint of step {step}");
+        what.iter().for_each(warn);
+        warn(format_args!("the run goes on from its checkpoint of step {step}"));
+    }
+
+    fn lost(&mut self, what: &str) {
+        warn(what);
     }
 
     fn step(&mut self, at: At, steps: u64, report: &Report, _: f64) {
         let bar = self.bar.get_or_insert_with(|| Progress::new("training", "steps", self.total, at.step));
         bar.note(format!("loss {:.3}", report.loss));
+        self.taken += 1;
         bar.inc(1);
         if at.step + 1 == steps
             && let Some(bar) = self.bar.take()
@@ -157,15 +182,13 @@ impl Observer for Show {
         let text = format!("after {epochs} epochs: linear probe {:.3}, 1-NN {:.3}", scores.probe, scores.knn);
         match &self.bar {
             Some(bar) => bar.say(&text),
-            None => println!("{text}"),
+            None => say(text),
         }
     }
 
     fn epoch(&mut self, _: u64) {
-        if let Some(before) = self.before
-            && let Err(e) = self.curves(before)
-        {
-            eprintln!("warning: no curves: {e:#}");
+        if let Some(before) = self.before {
+            self.curves(before);
         }
     }
 }

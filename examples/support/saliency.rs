@@ -83,5 +83,5 @@ pub fn draw(out: &Path, before: &Look, after: &Look, loader: &Loader, data: &Dat
             ],
         });
     }
-    sheet::draw(out, &samples)
+    sheet::draw(out, &[], &samples)
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Fields of a recipe and the options that set them.
-const OPTIONS: [(&str, &str); 35] = [
+/// Places in a recipe and the options that set them.
+pub const OPTIONS: [(&str, &str); 35] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.lr", "--lr"),
@@ -45,8 +45,8 @@ const OPTIONS: [(&str, &str); 35] = [
     ("method.alignment.cosines.target_norm", "--target-norm"),
 ];
 
-/// The same for switches that turn off something in a recipe.
-const SWITCHED_OFF: [(&str, &str); 3] = [
+/// The same for switches that put out what a recipe has.
+pub const SWITCHED_OFF: [(&str, &str); 3] = [
     ("method.shuffle_keys", "--no-shuffle"),
     ("method.mask_own", "--keep-own"),
     ("training.views.tied_crops", "--untied-crops"),

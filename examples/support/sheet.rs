@@ -19,6 +19,9 @@ const MARGIN: u32 = 16;
 /// Width of the column with the names of the strips.
 const NAMES: u32 = 124;
 const TITLE: u32 = 26;
+/// Width of a colour in the key, and of a letter beside it, rather more than it has.
+const SWATCH: u32 = 22;
+const LETTER: u32 = 7;
 const INK: RGBColor = RGBColor(40, 44, 52);
 
 /// One clip and its strips.
@@ -122,16 +125,50 @@ pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
     clip.data.iter().enumerate().map(byte).collect()
 }
 
-/// Draws the samples one below the other into the PNG `out`.
-pub fn draw(out: &Path, samples: &[Sample]) -> Result<()> {
+/// What a colour on the sheet stands for.
+pub struct Key {
+    /// Red, green, blue.
+    pub colour: [u8; 3],
+    /// Whether it is the colour of the outline of a box.
+    pub outline: bool,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// Where the entries of a key stand, in columns as wide as the longest needs, `width` pixels in all: line, and where it begins.
+fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
+    let letters = key.iter().map(|entry| entry.meaning.chars().count()).max().unwrap_or(0) as u32;
+    let column = SWATCH + GAP + LETTER * letters + MARGIN;
+    let columns = (width.saturating_sub(MARGIN) / column).max(1);
+    (0..key.len() as u32).map(|i| (i / columns, MARGIN + i % columns * column)).collect()
+}
+
+/// Draws the samples one below the other into the PNG `out`, below a `key` of colours where there is any.
+pub fn draw(out: &Path, key: &[Key], samples: &[Sample]) -> Result<()> {
     ensure!(!samples.is_empty(), "a sheet needs at least one clip");
     let strips = || samples.iter().flat_map(|s| &s.strips);
     let width = 2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0);
-    let height = 2 * MARGIN + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
+    let places = arranged(key, width);
+    let above = places.last().map_or(0, |(line, _)| (line + 1) * TITLE);
+    let height = 2 * MARGIN + above + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     paint(out, (width, height), |picture| {
         picture.fill(&WHITE)?;
-        let mut y = MARGIN;
+        let ground = RGBColor(60, 64, 72);
+        for (entry, (line, x)) in key.iter().zip(&places) {
+            let (x, y) = (*x as i32, (MARGIN + line * TITLE) as i32);
+            let [r, g, b] = entry.colour;
+            let swatch = [(x, y + 1), (x + SWATCH as i32, y + 17)];
+            let inner = [(x + 4, y + 4), (x + SWATCH as i32 - 4, y + 14)];
+            if entry.outline {
+                picture.draw(&Rectangle::new(swatch, ground.filled()))?;
+                picture.draw(&Rectangle::new(inner, RGBColor(r, g, b).stroke_width(2)))?;
+            } else {
+                picture.draw(&Rectangle::new(swatch, RGBColor(r, g, b).filled()))?;
+            }
+            picture.draw(&Text::new(entry.meaning, (x + (SWATCH + GAP) as i32, y + 2), text(13)))?;
+        }
+        let mut y = MARGIN + above;
         for sample in samples {
             picture.draw(&Text::new(sample.title.as_str(), (MARGIN as i32, y as i32 + 4), text(16)))?;
             y += TITLE;

@@ -1,5 +1,6 @@
 //! `summary.json`: one flat object, written after all other files, and printed as the last line.
 
+use super::output::say;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::fs::{self, File};
@@ -30,7 +31,7 @@ impl Summary {
             fs::rename(&temporary, &path)
         };
         write().with_context(|| format!("cannot write {}", path.display()))?;
-        println!("{line}");
+        say(line);
         Ok(())
     }
 }

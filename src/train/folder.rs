@@ -1,8 +1,9 @@
 //! The output folder of a run: held by one process, tied to one set of settings, its files written whole or not at all.
 
 use crate::error::{self, Error, Result};
+use crate::files;
 use serde_json::Value;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ impl Folder {
     pub fn open(path: impl AsRef<Path>) -> Result<Folder> {
         let path = path.as_ref().to_owned();
         fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -32,9 +33,7 @@ impl Folder {
             .map_err(Error::io("write", &lock_path))?;
         // SAFETY: flock takes a descriptor that `lock` keeps open, and touches no memory of ours.
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let mut text = String::new();
-            let _ = lock.read_to_string(&mut text); // the holder's number is a courtesy; absent is fine
-            return Err(error::ErrorKind::Locked { path, holder: text.trim().parse().ok() }.into());
+            return Err(held(&path, &mut lock));
         }
         let write = |lock: &mut File| {
             lock.set_len(0)?;
@@ -43,6 +42,25 @@ impl Folder {
         };
         write(&mut lock).map_err(Error::io("write", &lock_path))?;
         Ok(Folder { path, lock })
+    }
+
+    /// Checks that [`Folder::open`] would succeed now, and creates nothing.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; `Data` when something that is no folder is in the way.
+    pub fn check(path: &Path) -> Result<()> {
+        files::check_writable(path)?;
+        let lock_path = path.join(LOCK);
+        let mut lock = match OpenOptions::new().read(true).write(true).open(&lock_path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("write", &lock_path)(e)),
+        };
+        // Shared, and given back at once with the file: who looks does not keep others from looking.
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(held(path, &mut lock)),
+            _ => Ok(()),
+        }
     }
 
     /// The folder's path.
@@ -102,6 +120,15 @@ impl Folder {
     }
 }
 
+/// The error for a folder that another process holds, whose number is in the file `lock`.
+fn held(path: &Path, lock: &mut File) -> Error {
+    let mut text = String::new();
+    let _ = lock.read_to_string(&mut text); // the holder's number is a courtesy; absent is fine
+    error::ErrorKind::Locked { path: path.to_owned(), holder: text.trim().parse().ok() }.into()
+}
+
+/// The file that the process which holds the folder has locked.
+const LOCK: &str = "lock";
 /// The file with the settings a run was begun with.
 const SETTINGS: &str = "settings.json";
 /// At most so many settings that differ are named.
@@ -163,12 +190,24 @@ mod tests {
         let held = Folder::open(dir.path()).unwrap();
         // flock is per open file description, so a second open in one process conflicts as a second process would
         let e = Folder::open(dir.path()).unwrap_err();
-        assert!(
-            matches!(e.kind(), error::ErrorKind::Locked { holder: Some(pid), .. } if *pid == std::process::id()),
-            "{e}"
-        );
+        let by_us = |e: &Error| matches!(e.kind(), error::ErrorKind::Locked { holder: Some(pid), .. } if *pid == std::process::id());
+        assert!(by_us(&e) && by_us(&Folder::check(dir.path()).unwrap_err()), "{e}");
         drop(held);
+        Folder::check(dir.path()).unwrap();
         Folder::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused_and_nothing_created() {
+        let dir = tempfile::tempdir().unwrap();
+        Folder::check(&dir.path().join("a/b")).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
+        for path in [dir.path().join("file/run"), dir.path().join("link"), PathBuf::from("/proc/x/y")] {
+            let e = Folder::check(&path).unwrap_err().to_string();
+            assert!(Folder::open(&path).is_err() && (e.contains("not a folder") || e.contains("/proc")), "{e}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::graph::Graph;
 use super::limits;
 use super::pathway;
 use super::pretrain::{At, Method, Report};
-use super::recipe::{Training, check_weights, fitting};
+use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::{ClipPair, ViewSpec};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
@@ -114,15 +114,11 @@ impl Recipe {
 
     fn check_numbers(&self) -> Result<()> {
         let m = &self.method;
-        let [align, warm] = m.alignment.as_ref().map_or([0.0; 2], |a| [a.weight, a.warm_weight]);
-        let terms = [(limits::W_VV, m.w_vv), (limits::W_MM, m.w_mm), (limits::W_VM, m.w_vm), (limits::W_MV, m.w_mv)];
-        let [vv, mm, vm, mv] = terms;
-        check_weights(&[vv, mm, vm, mv, (limits::W_ALIGN, align)])?;
-        limits::W_ALIGN_WARMUP.check(warm)?;
-        limits::TEMPERATURE.check(m.temperature)?;
-        limits::EMA.check(m.momentum)?;
-        self.training.check()?;
-        self.training.check_groups(m.groups)
+        let alignment = m.alignment.as_ref().map_or([0.0; 2], |a| [a.weight, a.warm_weight]);
+        let weights = [(limits::W_VV, m.w_vv), (limits::W_MM, m.w_mm), (limits::W_VM, m.w_vm), (limits::W_MV, m.w_mv)];
+        let (weights, temperatures) = (&weights, &[m.temperature]);
+        let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
+        numbers.check(&self.training)
     }
 
     /// Reads [`Recipe::init`] into a network of the right kind, which is then dropped: what it would do, or why not.

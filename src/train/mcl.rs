@@ -7,7 +7,7 @@ use super::graph::Graph;
 use super::limits;
 use super::pathway;
 use super::pretrain::{At, Method, Report};
-use super::recipe::{Training, check_weights, fitting};
+use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::ViewSpec;
 use crate::augment::AugmentSpec;
 use crate::error::Result;
@@ -110,15 +110,11 @@ impl Recipe {
 
     fn check_numbers(&self) -> Result<()> {
         let m = &self.method;
-        let terms = [(limits::W_INTER, m.w_inter), (limits::W_INTRA, m.w_intra), (limits::W_ORDER, m.w_order)];
-        let [inter, intra, order] = terms;
-        check_weights(&[inter, intra, order, (limits::W_ALIGN, m.alignment.weight)])?;
-        limits::W_ALIGN_WARMUP.check(m.alignment.warm_weight)?;
-        limits::TEMPERATURE.check(m.temperature)?;
-        limits::TEMPERATURE.check(m.temperature_intra)?;
-        limits::EMA.check(m.momentum)?;
-        self.training.check()?;
-        self.training.check_groups(m.groups)
+        let alignment = [m.alignment.weight, m.alignment.warm_weight];
+        let weights = &[(limits::W_INTER, m.w_inter), (limits::W_INTRA, m.w_intra), (limits::W_ORDER, m.w_order)];
+        let temperatures = &[m.temperature, m.temperature_intra];
+        let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
+        numbers.check(&self.training)
     }
 
     /// Reads [`Recipe::init`] into a network of the right kind, which is then dropped: what it would do, or why not.

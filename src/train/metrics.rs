@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one JSON object a line, appended as the run goes, cut back to the checkpoint when it is resumed.
 
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    lacking: Option<String>,
 }
 
 impl Metrics {
@@ -20,19 +21,39 @@ impl Metrics {
     /// # Errors
     /// `Io`.
     pub fn resume(path: &Path, step: u64) -> Result<Metrics> {
-        let old = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let old = match fs::read(path) {
+            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()), // a line that is no text is no JSON either
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io("read", path)(e)),
         };
-        let before = |line: &&str| {
-            serde_json::from_str::<serde_json::Value>(line)
-                .is_ok_and(|v| v.get("step").and_then(|s| s.as_u64()).is_some_and(|s| s < step))
-        };
-        let kept: String = old.lines().filter(before).flat_map(|l| [l, "\n"]).collect();
+        let (mut kept, mut steps) = (String::new(), BTreeSet::new());
+        for line in old.iter().flat_map(|text| text.lines()) {
+            let Ok(v) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let Some(at) = v.get("step").and_then(|s| s.as_u64()).filter(|s| *s < step) else { continue };
+            kept.extend([line, "\n"]);
+            if v.get("loss").is_some() {
+                steps.insert(at);
+            }
+        }
+        let lost = step - steps.len() as u64;
+        let lacking = (lost > 0).then(|| {
+            let first = (0..step).find(|s| !steps.contains(s)).unwrap_or(0);
+            let what = match old {
+                None => format!("is gone, and with it the metrics of the {step} steps before the checkpoint"),
+                Some(_) => {
+                    format!("lacks {lost} of the {step} steps before the checkpoint, the first of them step {first}")
+                }
+            };
+            format!("{} {what}: the run goes on, and its curves and mean losses are made without them", path.display())
+        });
         super::folder::write_atomic(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path).map_err(Error::io("write", path))?;
-        Ok(Metrics { path: path.to_owned(), file })
+        Ok(Metrics { path: path.to_owned(), file, lacking })
+    }
+
+    /// What was not there of the steps before the one that the log was resumed at, in a sentence; `None` where nothing was lost.
+    pub fn lacking(&self) -> Option<&str> {
+        self.lacking.as_deref()
     }
 
     /// Appends one object.
@@ -83,11 +104,32 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let mut m = Metrics::resume(&path, 0).unwrap();
         for step in 0..5 {
-            m.write(&serde_json::json!({"step": step})).unwrap();
+            m.write(&serde_json::json!({"loss": 1.5, "step": step})).unwrap();
         }
+        m.write(&serde_json::json!({"probe_top1": 0.5, "step": 4})).unwrap();
         drop(m);
         fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"step\": 3, \"lo").unwrap();
-        Metrics::resume(&path, 3).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":0}\n{\"step\":1}\n{\"step\":2}\n");
+        let whole = fs::read_to_string(&path).unwrap();
+        assert_eq!(Metrics::resume(&path, 3).unwrap().lacking(), None);
+        let line = |step: u64| format!("{{\"loss\":1.5,\"step\":{step}}}\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), [0, 1, 2].map(line).concat());
+        // Cut in the middle of a line, without a line, of bytes that are no text, and gone.
+        let cut = whole.lines().take(5).map(|l| l.len() + 1).sum::<usize>() - 4;
+        let lacks = |bytes: Option<&[u8]>| {
+            match bytes {
+                Some(bytes) => fs::write(&path, bytes).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            let said = Metrics::resume(&path, 5).unwrap().lacking().map(str::to_owned).unwrap_or_default();
+            assert!(said.starts_with(&path.display().to_string()), "{said}");
+            said
+        };
+        assert!(
+            lacks(Some(&whole.as_bytes()[..cut]))
+                .contains("lacks 1 of the 5 steps before the checkpoint, the first of them step 4")
+        );
+        assert!(lacks(Some(line(3).as_bytes())).contains("lacks 4 of the 5"));
+        assert!(lacks(Some(b"\xff\xfe\n")).contains("lacks 5 of the 5"));
+        assert!(lacks(None).contains("is gone"));
     }
 }

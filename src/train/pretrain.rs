@@ -100,6 +100,10 @@ pub trait Observer {
     fn damaged(&mut self, what: &[String], step: u64) {
         let _ = (what, step);
     }
+    /// Before the first step: something was lost that the training does not depend on, in a sentence.
+    fn lost(&mut self, what: &str) {
+        let _ = what;
+    }
     /// After every step, with the videos trained a second so far.
     fn step(&mut self, at: At, steps: u64, report: &Report, videos_per_second: f64);
     /// After a probe; `epochs` have been trained.
@@ -194,7 +198,7 @@ const TIMED: usize = 1 << 16;
 /// has one. The same settings give the same bits, however often the run was interrupted.
 ///
 /// # Errors
-/// `Stopped` when `stop` was set (after saving); `NotFinite` when the loss is (the last checkpoint stays); `Param` when
+/// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is (the last checkpoint stays); `Param` when
 /// the batch does not fit the data; `Io`, `Format` of the files; what loading and the method return.
 #[allow(clippy::too_many_arguments, reason = "each is a different room of the house")]
 pub fn pretrain<M: Method>(
@@ -240,6 +244,9 @@ pub fn pretrain<M: Method>(
         observer.scores(0, before);
     }
     let mut metrics = Metrics::resume(&folder.path().join("metrics.jsonl"), step)?;
+    if let Some(what) = metrics.lacking() {
+        observer.lost(what);
+    }
     let order = Order::new(settings.seed, videos, per_epoch, settings.batch);
     let done = (step as usize).saturating_mul(settings.batch);
     let (made, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -309,7 +316,10 @@ pub fn pretrain<M: Method>(
             }
             (clock, paused) = (Instant::now(), 0.0);
             if asked && step < steps {
-                return Err(ErrorKind::Stopped { path: folder.path().to_owned() }.into());
+                let home = folder.path().display();
+                let what =
+                    format!("{step} of {steps} steps are saved in {home}, and the same command goes on from there");
+                return Err(Error::stopped(folder.path(), what));
             }
         }
     }

@@ -180,8 +180,35 @@ fn check_views(views: &ViewSpec) -> Result<()> {
     views.focus.check()
 }
 
+/// The numbers of a method that [`Training`] does not have.
+pub(super) struct MethodNumbers<'a> {
+    /// Weights of the losses but the alignment.
+    pub weights: &'a [(limits::Limit, f32)],
+    /// Weight of the alignment, and that during the warm-up.
+    pub alignment: [f32; 2],
+    /// All temperatures.
+    pub temperatures: &'a [f32],
+    /// Momentum of the key networks.
+    pub momentum: f32,
+    /// Parts of the batch with statistics of their own.
+    pub groups: usize,
+}
+
+impl MethodNumbers<'_> {
+    /// Checks these and `training` against their [limits], and what must fit together.
+    pub fn check(&self, training: &Training) -> Result<()> {
+        let [align, warm] = self.alignment;
+        check_weights(&[self.weights, &[(limits::W_ALIGN, align)]].concat())?;
+        limits::W_ALIGN_WARMUP.check(warm)?;
+        self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
+        limits::EMA.check(self.momentum)?;
+        training.check()?;
+        training.check_groups(self.groups)
+    }
+}
+
 /// Weights of losses, all of them within their limits and one of them above 0.
-pub(super) fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
+fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
     weights.iter().try_for_each(|(limit, weight)| limit.check(*weight))?;
     if weights.iter().all(|(_, weight)| *weight == 0.0) {
         let names: Vec<&str> = weights.iter().map(|(limit, _)| limit.option).collect();

@@ -126,6 +126,14 @@ impl ViewSpec {
         [[self.frames, self.side, self.side, 3], motion]
     }
 
+    /// Whether a video of `frames` frames, of which there are `fps` a second, is shorter than an RGB clip, and whether it is
+    /// shorter than a motion clip alone, which ends later where it has more frames.
+    pub fn short(&self, frames: usize, fps: f64) -> [bool; 2] {
+        let clip = self.clip(fps);
+        let rgb = clip.exceeds(frames, fps);
+        [rgb, !rgb && clip.with_frames(self.motion_frames).exceeds(frames, fps)]
+    }
+
     pub(super) fn clip(&self, fps: f64) -> ClipSpec {
         ClipSpec { frames: self.frames, stride: self.stride as f64, fps: self.fps.unwrap_or(fps) }
     }
@@ -171,22 +179,12 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// How many of the videos are shorter than an RGB clip, and how many others are shorter than a motion clip, which ends later
-    /// where it has more frames.
+    /// Frames and rate of each of the videos.
     ///
     /// # Errors
     /// `Io`, `Format` of the cache.
-    pub fn short(&self) -> Result<[usize; 2]> {
-        let mut short = [0; 2];
-        for &i in &self.videos {
-            let view = self.cache.get(i)?;
-            let clip = self.spec.clip(view.fps());
-            let rgb = clip.exceeds(view.len(), view.fps());
-            let motion = self.motion && clip.with_frames(self.spec.motion_frames).exceeds(view.len(), view.fps());
-            short[0] += usize::from(rgb);
-            short[1] += usize::from(motion && !rgb);
-        }
-        Ok(short)
+    pub fn lengths(&self) -> Result<Vec<(usize, f64)>> {
+        self.videos.iter().map(|&i| self.cache.get(i).map(|view| (view.len(), view.fps()))).collect()
     }
 
     /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] they are favoured and cropped by motion, at distances

@@ -18,17 +18,17 @@ use crate::flow::{Flow, Gray};
 
 /// One run of building a cache.
 pub(super) struct Build<'a> {
-    dir: &'a Path,
-    data: &'a Dataset,
-    spec: &'a CacheSpec,
-    with: &'a Builder<'a>,
+    pub dir: &'a Path,
+    pub data: &'a Dataset,
+    pub spec: &'a CacheSpec,
+    pub with: &'a Builder<'a>,
     progress: Mutex<Progress>,
     damaged: Mutex<Vec<String>>,
 }
 
-/// State of a video.
-enum State {
-    /// In the cache, with these kinds of files ([`Kind::ALL`]) created now.
+/// Where a video stands.
+pub(super) enum State {
+    /// In the cache, with these kinds of files ([`Kind::ALL`]) made now.
     Done([bool; 3]),
     /// A file of it is not in the cache yet.
     Missing,
@@ -37,13 +37,13 @@ enum State {
 }
 
 /// A video and its place in the data set.
-struct Job {
-    index: usize,
+pub(super) struct Job {
+    pub index: usize,
     /// None where the source cannot be found.
-    keys: Option<Keys>,
-    /// Which files ([`Kind::ALL`]) exist intact and match, or are not needed.
-    there: [bool; 3],
-    state: State,
+    pub keys: Option<Keys>,
+    /// Which files ([`Kind::ALL`]) are there, whole and fitting, or not wanted.
+    pub there: [bool; 3],
+    pub state: State,
 }
 
 impl<'a> Build<'a> {
@@ -93,25 +93,31 @@ impl<'a> Build<'a> {
                 Names { frames: keys.frames.hash, flow: hash(&keys.flow), maps: hash(&keys.maps) }
             });
         }
+        self.refuse_none_left(&report.failed)?;
         report.damaged = self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match report.failed.first() {
-            Some((_, name, why)) if report.failed.len() == jobs.len() => {
-                let what = format!("none of the {} videos can be read; the first, {name}: {why}", jobs.len());
+        Ok((cache, report))
+    }
+
+    /// Refuses a data set of which every video has failed.
+    pub(super) fn refuse_none_left(&self, failed: &[(usize, String, String)]) -> Result<()> {
+        match failed.first() {
+            Some((_, name, why)) if failed.len() == self.data.len() => {
+                let what = format!("none of the {} videos can be used; the first, {name}: {why}", failed.len());
                 Err(Error::data(self.dir, what))
             }
-            _ => Ok((cache, report)),
+            _ => Ok(()),
         }
     }
 
-    /// Whether creating the files of `job` needs ffmpeg: frames are decoded, and flow from a folder is compared with
-    /// the size of its video.
-    fn needs_ffmpeg(&self, job: &Job) -> bool {
+    /// Whether making the files of `job` takes ffmpeg: frames are decoded, and flow from a folder is held against the size of
+    /// its video.
+    pub(super) fn needs_ffmpeg(&self, job: &Job) -> bool {
         let from_folder = self.spec.motion.as_ref().is_some_and(|m| m.source != FlowSource::TvL1);
         let [frames, flow, _] = job.there;
         matches!(self.data.items[job.index].source, Source::File(_)) && (!frames || (from_folder && !flow))
     }
 
-    fn look_up(&self, index: usize) -> Job {
+    pub(super) fn look_up(&self, index: usize) -> Job {
         let mut job = Job { index, keys: None, there: [false; 3], state: State::Missing };
         match Keys::of(&self.data.items[index], self.data, self.spec) {
             Ok(keys) => job.there = self.there(job.keys.insert(keys)),
@@ -279,10 +285,7 @@ impl<'a> Build<'a> {
                 })
             }
         };
-        if t <= spec.gap {
-            let what = format!("its {t} frames are too few for flow to the frame {} later", spec.gap);
-            return Err(Error::data(name, what));
-        }
+        spec.check_length(name, t)?;
         let starts = (0..t - spec.gap).step_by(spec.every);
         let mut planes = Vec::with_capacity(starts.len() * 2 * h * w);
         for t in starts {
@@ -314,8 +317,8 @@ impl<'a> Build<'a> {
     }
 
     /// Calls `job` for 0..n on worker threads, each with a rayon pool of one thread, so that parallel code inside does
-    /// not steal work of other videos while it waits. The first error, or the flag, ends it.
-    fn each<T: Send>(&self, n: usize, job: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    /// not pick up other videos while it waits. The first error, or the flag, ends it.
+    pub(super) fn each<T: Send>(&self, n: usize, job: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let slots: Mutex<Vec<Option<Result<T>>>> = Mutex::new((0..n).map(|_| None).collect());
         let work = || -> std::result::Result<(), rayon::ThreadPoolBuildError> {
@@ -343,7 +346,12 @@ impl<'a> Build<'a> {
     }
 
     fn stopped(&self) -> Error {
-        ErrorKind::Stopped { path: self.dir.to_owned() }.into()
+        let (done, total) = (self.progress.lock().unwrap_or_else(PoisonError::into_inner).done, self.data.len());
+        let (split, dir) = (self.data.split.name(), self.dir.display());
+        let what = format!(
+            "{done} of {total} {split} videos are in the cache {dir}, and the same command goes on with the others"
+        );
+        Error::stopped(self.dir, what)
     }
 
     /// Updates the counts and reports them.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::build::Build;
+pub use super::foresee::Foreseen;
 pub use super::inventory::{Entry, list, remove, verify};
 pub use super::lock::Holder;
 use super::lock::Use;
@@ -155,6 +156,16 @@ impl Cache {
         Build::new(dir, data, spec, with).run()
     }
 
+    /// What [`Cache::build`] would meet before it decodes a video: which videos cannot be used, and how long others are, as far
+    /// as that can be known. Nothing is created.
+    ///
+    /// # Errors
+    /// Those of [`Cache::build`] that it would return before it decodes a video.
+    pub fn foresee(dir: &Path, data: &Dataset, spec: &CacheSpec, with: &Builder) -> Result<Foreseen> {
+        spec.check(with)?;
+        Build::new(dir, data, spec, with).foresee()
+    }
+
     /// Number of videos, unreadable ones included: indices are those of the data set.
     pub fn len(&self) -> usize {
         self.names.len()
@@ -209,6 +220,17 @@ impl Cache {
     pub fn maps(&self, i: usize) -> Result<Option<Maps>> {
         let hash = self.names.get(i).copied().flatten().and_then(|names| names.maps);
         hash.map(|hash| maps::read(&file_of(&self.dir, Kind::Maps, hash), hash)).transpose()
+    }
+}
+
+impl MotionSpec {
+    /// Refuses a video, called `name`, whose `frames` frames are too few for one field.
+    pub(super) fn check_length(&self, name: &str, frames: usize) -> Result<()> {
+        if frames > self.gap {
+            return Ok(());
+        }
+        let what = format!("its {frames} frames are too few for flow to the frame {} later", self.gap);
+        Err(Error::data(name, what))
     }
 }
 

@@ -20,7 +20,7 @@ use super::pipe::{self, Failure, Patience};
 pub use super::probe::Probe;
 use super::probe::{self, PROBE_BYTES, file_url};
 use super::{Clip, Decode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Paths and time limits of the two programs.
 #[derive(Debug, Clone)]
@@ -205,7 +205,7 @@ pub(super) fn collect(
 fn failed(name: &'static str, file: &Path, limit: usize, patience: Patience, failure: Failure) -> Error {
     let (path, timeout) = (file.display(), patience.silence.as_secs_f64());
     let what = match failure {
-        Failure::Stopped => return ErrorKind::Stopped { path: file.to_owned() }.into(),
+        Failure::Stopped => return Error::stopped(file, format!("nothing is kept of {}", file.display())),
         Failure::Start(e) => format!(
             "cannot be started ({e}), and video files need it; `apt-get install ffmpeg` brings ffmpeg and ffprobe"
         ),

@@ -263,7 +263,7 @@ impl std::fmt::Display for FlowKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}; flow every {} frames to the {} later, ", self.frames, self.every, self.gap)?;
         match &self.flow {
-            FlowFrom::Computed(settings) => write!(f, "{settings}"),
+            FlowFrom::Computed(settings) => f.write_str(&in_words(settings)),
             FlowFrom::Folder { path, .. } => {
                 // The folder of one video: its parent is common to the videos of a data set.
                 let path = path.path();
@@ -271,6 +271,21 @@ impl std::fmt::Display for FlowKey {
             }
         }
     }
+}
+
+/// Settings of a computation as people read them. What a key holds is the `Debug` text of a structure, `Name { a: 1, b_c: 2 }`,
+/// which must stay as it is, for it names files.
+fn in_words(settings: &str) -> String {
+    let parts = settings.split_once('{').zip(settings.trim_end().strip_suffix('}'));
+    let Some(((name, _), body)) = parts else { return settings.to_owned() };
+    let body = &body[name.len() + 1..];
+    let name = if name.trim() == "Tvl1" { "TV-L1" } else { name.trim() };
+    let fields: Vec<String> = body
+        .split(',')
+        .filter_map(|field| field.split_once(':'))
+        .map(|(field, value)| format!("{} {}", field.trim().replace('_', " "), value.trim()))
+        .collect();
+    if fields.is_empty() { name.to_owned() } else { format!("{name} with {}", fields.join(", ")) }
 }
 
 impl std::fmt::Display for MapsKey {
@@ -287,4 +302,21 @@ fn whole(path: &Path) -> Result<PathBuf> {
 fn changed(meta: &fs::Metadata) -> u64 {
     let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+    use crate::ops::tvl1::Tvl1;
+
+    #[test]
+    fn settings_are_told_in_words() {
+        let said = in_words(&format!("{:?}", Tvl1::default()));
+        assert!(said.starts_with("TV-L1 with tau 0.25, lambda 0.15, ") && said.contains("scale step 0.8"), "{said}");
+        assert!(!said.contains(['{', '}', ':', '_']), "{said}");
+        for other in ["by hand", "a: 1, b: 2", "", "}", "{", "} {", "é{ü: 1}"] {
+            let _ = in_words(other); // whatever a key holds is shown
+        }
+        assert_eq!((in_words("by hand"), in_words("Rest { }")), ("by hand".to_owned(), "Rest".to_owned()));
+    }
 }

@@ -1,17 +1,20 @@
 //! Lists of videos: lines of `path label`, in the formats in common use.
 //!
-//! - Fields are separated by commas, tabs, semicolons or blanks, the same in the whole list. The first three follow the
-//!   rules of CSV: a field that contains a separator is quoted, and a quote inside quotes is doubled.
-//! - `path frames label`, with a number in the middle, is accepted too. The number is not used.
-//! - A header line (`path,label`, in any order, possibly with others) says which column is which.
-//! - With blanks, a path ends with a video's extension, and the rest is the label.
-//! - A comment is a line that starts with `# `. Other lines may start with `#`, as some video names do.
+//! - Fields are separated by commas, tabs, semicolons or blanks, by the same in the whole list. The first three follow the rules
+//!   of CSV: a field that holds a separator is quoted, and a quote inside of quotes is doubled.
+//! - `path frames label`, with a number in the middle, is read too. The number is not used.
+//! - A first line of names (`path,label`, in any order, beside others) says which column is which.
+//! - The header of Kinetics (`label,youtube_id,time_start,time_end,split`) names videos by what they were cut from: a line means
+//!   `<youtube_id>_<start>_<end>.mp4`, the seconds with six digits, wherever it is below the list's folder.
+//! - Between blanks, a path ends with the extension of a video, and the label is all of the rest.
+//! - A comment is a line that begins with `# `. Other lines may begin with `#`: some videos do.
 //!
 //! If a line can be read in two ways, the one whose file exists is used. If that does not decide, the list is refused
 //! with both readings.
 
 use std::path::Path;
 
+use super::columns::{by_columns, header, refuse_nameless};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -22,25 +25,6 @@ const VIDEO_EXTENSIONS: [&str; 24] = [
 const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Maximum length of a list: a guard against passing a video as a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
-
-/// Column names in the headers of lists, preferred ones first.
-const PATHS: [&str; 13] = [
-    "path",
-    "video_path",
-    "clip_path",
-    "file_path",
-    "filepath",
-    "file",
-    "filename",
-    "file_name",
-    "video",
-    "video_name",
-    "clip",
-    "clip_name",
-    "name",
-];
-const LABELS: [&str; 9] =
-    ["label", "class", "class_name", "label_name", "category", "action", "target", "tag", "class_id"];
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.iter().any(|x| x.eq_ignore_ascii_case(e)))
@@ -67,6 +51,8 @@ pub(super) struct Line {
 pub(super) struct List {
     pub lines: Vec<Line>,
     pub warnings: Vec<String>,
+    /// Whether paths are names of files, which may lie anywhere below the list's folder.
+    pub cut: bool,
 }
 
 /// The lines of a list with their numbers from 1, without empty lines and comments.
@@ -91,7 +77,7 @@ pub(super) fn lines_of(list: &Path) -> Result<Vec<(u64, String)>> {
 
 /// What separates the fields of a line.
 #[derive(Clone, Copy, PartialEq)]
-enum Separator {
+pub(super) enum Separator {
     Tab,
     Comma,
     Semicolon,
@@ -99,7 +85,7 @@ enum Separator {
 }
 
 impl Separator {
-    const ALL: [Separator; 4] = [Separator::Tab, Separator::Comma, Separator::Semicolon, Separator::Blank];
+    pub(super) const ALL: [Separator; 4] = [Separator::Tab, Separator::Comma, Separator::Semicolon, Separator::Blank];
 
     fn byte(self) -> u8 {
         match self {
@@ -110,7 +96,7 @@ impl Separator {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Separator::Tab => "a tab",
             Separator::Comma => "a comma",
@@ -122,13 +108,13 @@ impl Separator {
 
 /// One interpretation of a line.
 #[derive(Clone, PartialEq)]
-struct Reading {
-    path: String,
-    label: String,
+pub(super) struct Reading {
+    pub path: String,
+    pub label: String,
 }
 
 impl Reading {
-    fn new(path: &str, label: &str) -> Option<Reading> {
+    pub(super) fn new(path: &str, label: &str) -> Option<Reading> {
         let (path, label) = (path.trim(), label.trim());
         (!path.is_empty() && !label.is_empty()).then(|| Reading { path: path.into(), label: label.into() })
     }
@@ -160,7 +146,7 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
         match header(first) {
             Some((Separator::Blank, _)) => lines = &lines[1..],
             Some((separator, names)) => return by_columns(list, &lines[1..], separator, &names),
-            None => {}
+            None => refuse_nameless(list, first)?,
         }
     }
     let separator = separator_of(list, lines, exists)?;
@@ -174,10 +160,10 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
             }
         }
     }
-    whole(list, List { lines: out, warnings: Vec::new() })
+    whole(list, List { lines: out, warnings: Vec::new(), cut: false })
 }
 
-fn whole(path: &Path, list: List) -> Result<List> {
+pub(super) fn whole(path: &Path, list: List) -> Result<List> {
     if list.lines.is_empty() { Err(Error::data(path, "the list names no video")) } else { Ok(list) }
 }
 
@@ -287,8 +273,8 @@ fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading
     }
 }
 
-/// The fields of a line by the rules of CSV, without surrounding blanks.
-fn fields(line: &str, separator: Separator) -> std::result::Result<Vec<String>, String> {
+/// The fields of a line by the rules of CSV, without the blanks around them.
+pub(super) fn fields(line: &str, separator: Separator) -> std::result::Result<Vec<String>, String> {
     let at = char::from(separator.byte());
     if !line.contains('"') {
         // The same without creating a reader per line, since there may be hundreds of thousands.
@@ -372,57 +358,4 @@ fn label_of(rest: &str) -> Option<&str> {
     let label = label.strip_prefix('"').and_then(|l| l.strip_suffix('"')).unwrap_or(label);
     // A label does not name a video.
     (!is_video(Path::new(label))).then_some(label)
-}
-
-/// The column names of a header line, if it is one, and its separator. With blanks only `path label` is recognised.
-fn header(line: &str) -> Option<(Separator, Vec<String>)> {
-    Separator::ALL.into_iter().find_map(|separator| {
-        let fields = match separator {
-            Separator::Blank => line.split_whitespace().map(str::to_owned).collect(),
-            _ => fields(line, separator).ok()?,
-        };
-        let names: Vec<String> = fields.iter().map(|f| f.to_lowercase().replace([' ', '-'], "_")).collect();
-        let is = |known: &[&str], name: &String| known.contains(&name.as_str());
-        let found = match (separator, &names[..]) {
-            (Separator::Blank, [path, label]) => is(&PATHS, path) && is(&LABELS, label),
-            (Separator::Blank, _) => false,
-            _ => names.iter().any(|n| is(&PATHS, n)) && names.iter().any(|n| is(&LABELS, n)),
-        };
-        found.then_some((separator, names))
-    })
-}
-
-/// Reads lines below a header.
-fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separator, names: &[String]) -> Result<List> {
-    let best = |known: &[&str]| known.iter().find_map(|k| names.iter().position(|n| n == k));
-    let (Some(path_at), Some(label_at)) = (best(&PATHS), best(&LABELS)) else {
-        return Err(Error::data(list, "the header names no column of paths or none of labels"));
-    };
-    let mut out = Vec::with_capacity(lines.len());
-    for (number, line) in lines {
-        let bad = |why: String| Error::format(list, *number, format!("line {number}, `{line}`, {why}"));
-        let mut fields = fields(line, separator).map_err(bad)?;
-        while fields.len() > names.len() && fields.last().is_some_and(String::is_empty) {
-            fields.pop();
-        }
-        if fields.len() > names.len() {
-            let (n, m) = (fields.len(), names.len());
-            return Err(bad(format!("has {n} fields, the header {m}: quote what holds {}", separator.name())));
-        }
-        let field = |at: usize| fields.get(at).map(String::as_str).unwrap_or_default();
-        let Some(Reading { path, label }) = Reading::new(field(path_at), field(label_at)) else {
-            return Err(bad(format!("has no `{}` or no `{}`", names[path_at], names[label_at])));
-        };
-        out.push(Line { number: *number, path, label });
-    }
-    let unused: Vec<&str> = (0..names.len())
-        .filter(|&i| i != path_at && i != label_at && !names[i].is_empty())
-        .map(|i| names[i].as_str())
-        .collect();
-    let mut warnings = Vec::new();
-    if !unused.is_empty() {
-        let (list, unused) = (list.display(), unused.join(", "));
-        warnings.push(format!("{list}: `{}` and `{}` are used, not {unused}", names[path_at], names[label_at]));
-    }
-    whole(list, List { lines: out, warnings })
 }

@@ -96,7 +96,9 @@ impl Lock {
                 Ok(()) => break,
                 Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
                 Err(TryLockError::WouldBlock) if stop.load(Ordering::Relaxed) => {
-                    return Err(ErrorKind::Stopped { path: dir.to_owned() }.into());
+                    let what =
+                        format!("nothing was changed in {}, which another process is writing into", dir.display());
+                    return Err(Error::stopped(dir, what));
                 }
                 Err(TryLockError::WouldBlock) => waiting(holder(&mut file)),
             }

@@ -8,11 +8,13 @@
 mod build;
 pub mod cache;
 mod clock;
+mod columns;
 pub mod dataset;
 mod decode;
 pub mod ffmpeg;
 mod flow_folder;
 pub mod folder;
+mod foresee;
 mod frames;
 mod inventory;
 mod jpeg;

@@ -178,6 +178,13 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
     let repeated: serde_json::Value =
         serde_json::from_str(String::from_utf8_lossy(&again.stdout).lines().last().unwrap()).unwrap();
     assert_eq!(repeated["probe_top1"], line["probe_top1"], "a finished run says the same again");
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(said.contains("nothing was trained now") && !said.contains("loader:"), "{said}");
+    // Nothing of the training depends on its metrics.
+    fs::remove_file(dir.path().join("run/metrics.jsonl")).unwrap();
+    let without = pretrain(dir.path(), &small).unwrap();
+    let errors = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(without.status.success() && errors.contains("warning: run/metrics.jsonl is gone"), "{errors}");
     let e = refused(dir.path(), &[&small[..], &["--lr", "0.5"]].concat()).unwrap();
     assert!(e.contains("--lr: begun with 0.03, now 0.5") && e.contains("--out") && e.len() < 300, "{e}");
     // Weights of that run start another, of this method; what it says of them is in its summary.
@@ -187,9 +194,70 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
     let line = summary(&again);
     assert!(String::from_utf8_lossy(&again.stdout).contains("parameters from the file"), "{line}");
     assert_eq!(
-        (line["init"].as_str(), line["probe_top1_random_init"].as_f64()),
+        (line["init"].as_str(), line["probe_top1_init"].as_f64()),
         (Some(file), repeated["probe_top1"].as_f64())
     );
+    assert!(line.get("probe_top1_random_init").is_none() && line["knn_top1_init"].is_f64(), "{line}");
+    let e = refused(dir.path(), &["--init", "run"]).unwrap();
+    assert!(e.contains("--init run: this is a folder") && e.contains(file), "{e}");
+}
+
+/// A pipe that nobody reads.
+fn closed() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+#[test]
+fn programs_end_without_a_word_where_nobody_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    frames(&d.join("video"), 4);
+    fs::create_dir(d.join("store")).unwrap();
+    let cases: [(&str, &[&str]); 6] = [
+        ("cache", &["list", "--cache", "store"]),
+        ("extract_flow", &["video", "--out", "flow"]),
+        ("embed_kernel", &["--device", "cpu", "--out", "kernel"]),
+        ("pretrain_maclr", &["--dry-run"]),
+        ("pretrain_mcl", &["--dry-run"]),
+        ("pretrain_mcl", &["--help"]),
+    ];
+    for (name, args) in cases {
+        let Some(program) = example(name) else { return };
+        let out = Command::new(&program).current_dir(d).args(args).stdout(closed()).output().unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success() && !errors.contains("panicked"), "{name} {args:?}: {} {errors}", out.status);
+        // Nor where nobody reads what goes wrong.
+        let status = Command::new(&program).current_dir(d).arg("--none").stderr(closed()).status().unwrap();
+        assert_eq!(status.code(), Some(2), "{name}");
+    }
+}
+
+/// Whoever reads the progress may leave: the run goes on. Stopped by a signal, it says what is saved.
+#[test]
+fn a_run_that_is_stopped_says_what_is_saved_and_by_which_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let Some(program) = example("pretrain_mcl") else { return };
+    for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+        let mut command = Command::new(&program);
+        command.current_dir(d).args(["--epochs", "5000", "--threads", "2", "--batch", "64", "--frames", "4"]);
+        command.args(["--side", "16", "--out", "run"]).stdout(closed()).stderr(std::process::Stdio::piped());
+        let child = command.spawn().unwrap();
+        let log = d.join("run/metrics.jsonl");
+        let steps = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+        let before = steps();
+        let begun = std::time::Instant::now();
+        while steps() <= before && begun.elapsed().as_secs() < 300 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let out = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(status), "{errors}");
+        let last = errors.lines().last().unwrap_or_default();
+        assert!(last.starts_with("stopped as asked: ") && last.contains("steps are saved in run"), "{errors}");
+        assert!(!errors.contains("error:") && d.join("run/checkpoints").is_dir(), "{errors}");
+    }
 }
 
 #[test]

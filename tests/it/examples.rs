@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use support::sheet::{Sample, Strip};
+use support::sheet::{Key, Sample, Strip};
 use support::{curves, sheet, summary::Summary};
 use tubelet::flow::Flow;
 
@@ -28,14 +28,24 @@ fn curves_are_drawn_from_a_log_cut_short() {
         }
     }
     fs::write(&log, text + "{\"epoch\":9,\"st").unwrap();
-    curves::draw(&log, &[("probe_top1", 0.17)], &out).unwrap();
+    curves::draw(&log, &[("probe_top1", 0.17)], "random network", &out).unwrap();
     let picture = image::open(&out).unwrap().to_rgb8();
-    assert_eq!(picture.dimensions(), (1200, 480));
+    assert_eq!(picture.dimensions(), (1200, 540));
     let dark = |x0: u32, x1: u32| (x0..x1).any(|x| (0..480).any(|y| picture.get_pixel(x, y).0[0] < 80));
     assert!(dark(0, 600) && dark(600, 1200), "both halves carry ink");
 
+    // The key lies below the plot: a line along its upper edge is seen in every column, for its whole length.
+    let level: String =
+        (0..60).map(|step| format!("{{\"epoch\":{step},\"step\":{step},\"loss\":2.0,\"loss_vv\":1.0}}\n")).collect();
+    fs::write(&log, level).unwrap();
+    curves::draw(&log, &[], "random network", &out).unwrap();
+    let picture = image::open(&out).unwrap().to_rgb8();
+    let ink = |x: u32| (45..480).any(|y| picture.get_pixel(x, y).0.iter().all(|&v| v < 80));
+    let columns: Vec<u32> = (90..560).filter(|&x| !ink(x)).collect();
+    assert!(columns.is_empty(), "nothing to be seen of the line at {columns:?}");
+
     fs::write(&log, "{\"epoch\":0,\"step\":0,\"lr\":0.1}\n").unwrap();
-    assert!(curves::draw(&log, &[], &out).unwrap_err().to_string().contains("no losses"));
+    assert!(curves::draw(&log, &[], "", &out).unwrap_err().to_string().contains("no losses"));
 }
 
 #[test]
@@ -54,9 +64,16 @@ fn a_sheet_shows_frames_flow_and_maps() {
         Strip::flow("flow", &flows).unwrap(),
         Strip::map("flow edges", &[map.as_slice(); 3], h, w).unwrap(),
     ];
-    sheet::draw(&out, &[Sample { title: "class, video".into(), strips }]).unwrap();
+    sheet::draw(&out, &[], &[Sample { title: "class, video".into(), strips }]).unwrap();
     let picture = image::open(&out).unwrap().to_rgb8();
     assert!(picture.width() > 8 * 96 && picture.height() > 3 * 96);
+    let sample = Sample { title: "video".into(), strips: vec![Strip::rgb("frames", &views, h, w).unwrap()] };
+    let key = [true, false].map(|outline| Key { colour: [235, 60, 50], outline, meaning: "what red means" });
+    let heights = [&key[..], &[]].map(|key| {
+        sheet::draw(&out, key, std::slice::from_ref(&sample)).unwrap();
+        image::open(&out).unwrap().height()
+    });
+    assert!(heights[0] > heights[1], "the key has a place of its own: {heights:?}");
     assert!(Strip::rgb("short", &[&frames[0][1..]], h, w).is_err());
     assert!(Strip::flow("none", &[]).is_err());
 }

@@ -179,6 +179,27 @@ fn a_class_of_one_recording_is_told() {
     assert_eq!((per_class(&splits.train), per_class(&splits.test)), (vec![6, 12], vec![2, 0]));
 }
 
+/// It is said of names only what names say.
+#[test]
+fn a_class_of_equal_files_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["ann", "bob", "cid", "dan", "eve", "fay", "gil", "hal"] {
+        put(dir.path(), &format!("clap/{name}.mp4"), name);
+        put(dir.path(), &format!("wave/{name}.mp4"), "the same");
+    }
+    let told = |dir: &Path| {
+        let warnings = Splits::open(dir, None).unwrap().train.warnings;
+        let held = warnings.iter().find(|w| w.contains("is held out")).cloned();
+        held.unwrap_or_else(|| panic!("{warnings:?}"))
+    };
+    let said = told(dir.path());
+    assert!(said.contains("its 8 are clips of one recording, for their bytes are equal"), "{said}");
+    put(dir.path(), "wave/ann_part1.mp4", "the same");
+    put(dir.path(), "wave/ann_part2.mp4", "other");
+    let said = told(dir.path());
+    assert!(said.contains("its 10 are clips of one recording, by their names and by equal bytes"), "{said}");
+}
+
 /// A folder with videos of other bytes, and a way to open two lists in it.
 fn lists(dir: &Path, train: &str, test: &str) -> Result<Splits, String> {
     for name in ["a.mp4", "b.mp4", "c.mp4", "d.mp4"] {

@@ -191,7 +191,7 @@ proptest! {
         let Ok(p) = Conv3d::new("conv3d", x, f, &g) else { return Ok(()) };
         prop_assert!(p.flops() > 0 || x.is_empty() || f.is_empty() || p.y_shape().is_empty());
         let numbers = |shape: Shape, seed| numbers(shape, seed).cast(if bf16 { DType::BF16 } else { DType::F32 }).unwrap();
-        // What the definition walks over, also where a batch is empty.
+        // What the definition walks over: all places and taps, also where there are no channels.
         let places = product(p.out()).max(product(p.input()));
         let terms = p.y_shape().len().max(places).saturating_mul(product(p.kernel()));
         if !small(&[x, f, p.y_shape()]) || terms > 16 * SMALL {

@@ -230,3 +230,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_list_of_kinetics_names_videos_by_what_they_were_cut_from() {
+    let header = "label,youtube_id,time_start,time_end,split\n";
+    let text = format!("{header}clap hands,---QUuC4vJs,84,94,train\n\"wave\",0wR5jVB-WPk,417.0,427.0,train\n");
+    let names = ["---QUuC4vJs_000084_000094.mp4", "0wR5jVB-WPk_000417_000427.mp4"];
+    let want = pairs(&[(names[0], "clap hands"), (names[1], "wave")]);
+    let below = ["train/clap hands", "train"].map(|folder| folder.to_owned() + "/");
+    let elsewhere: Vec<String> = below.iter().zip(names).map(|(folder, name)| folder.clone() + name).collect();
+    assert_eq!(listed(&text, &names).unwrap(), want);
+    assert_eq!(listed(&text, &elsewhere.iter().map(String::as_str).collect::<Vec<_>>()).unwrap(), want);
+    // Frames of a video, and another extension.
+    let other = ["x/---QUuC4vJs_000084_000094/0001.jpg", "0wR5jVB-WPk_000417_000427.mkv"];
+    assert_eq!(listed(&text, &other).unwrap(), want);
+    // Some are always gone: that is told. Where all are, the naming is.
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), names[0], "a");
+    fs::write(dir.path().join("train.csv"), &text).unwrap();
+    let data = Dataset::open(&dir.path().join("train.csv")).unwrap();
+    let told = data.warnings.iter().any(|w| w.contains("1 of the 2 videos") && w.contains(names[1]));
+    assert!(data.len() == 1 && told, "{:?}", data.warnings);
+    let e = refusal(&text, &["other.mp4"]);
+    assert!(
+        e.contains("none of the 2 videos") && e.contains(names[0]) && e.contains("youtube_id_start_end.mp4"),
+        "{e}"
+    );
+    let e = refusal("youtube_id,time_start,time_end,split\n---QUuC4vJs,84,94,test\n", &names);
+    assert!(e.contains("Kinetics without `label`") && e.contains("path label"), "{e}");
+    let e = refusal(format!("{header}wave,---QUuC4vJs,soon,94,train\n"), &names);
+    assert!(e.contains("line 2") && e.contains("whole seconds"), "{e}");
+}

@@ -32,19 +32,31 @@ pub fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(us
         }
     }
     let list: String = (0..lengths.len()).map(|v| format!("data/{}/{v},{}\n", ["a", "b"][v % 2], v % 2)).collect();
-    std::fs::write(dir.join("list.csv"), list).unwrap();
-    let data = Dataset::open(&dir.join("list.csv")).unwrap();
+    cached(dir, views, &list, difference, false)
+}
+
+/// The videos of the list `text` in the folder `dir`, cached in it, with the motion network's clips where `motion` says so.
+pub fn cached(
+    dir: &Path,
+    views: &ViewSpec,
+    text: &str,
+    flow: fn(&Gray, &Gray) -> Result<Flow>,
+    motion: bool,
+) -> Loader {
+    let list = dir.join("list.csv");
+    std::fs::write(&list, text).unwrap();
+    let data = Dataset::open(&list).unwrap();
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
-        flow: Some(&difference),
+        flow: Some(&flow),
         threads: 2,
         verify: true,
         stop: &GO_ON,
         progress: &|_| {},
     };
-    let (cache, report) = Cache::build(&dir.join("cache"), &data, &views.cache(false), &with).unwrap();
+    let (cache, report) = Cache::build(&dir.join("cache"), &data, &views.cache(motion), &with).unwrap();
     assert_eq!(report.failed.len(), 0, "{report:?}");
-    Loader { videos: cache.usable(), cache, spec: views.clone(), seed: 7, motion: false }
+    Loader { videos: cache.usable(), cache, spec: views.clone(), seed: 7, motion }
 }
 
 /// Small clips of frames of 32 pixels.

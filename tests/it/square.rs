@@ -7,10 +7,9 @@ use tubelet::error::Result;
 use tubelet::flow::motion::MotionInput;
 use tubelet::flow::{Flow, Gray};
 use tubelet::train::views::{Loader, Part, ViewSpec};
-use tubelet::video::cache::Builder;
-use tubelet::video::{Cache, Dataset, Ffmpeg, Gap};
+use tubelet::video::Gap;
 
-use crate::quad::GO_ON;
+use crate::quad::cached;
 
 /// Rows and columns of the frames: they differ, so that one cannot pass for the other.
 pub const SIZE: [usize; 2] = [48, 64];
@@ -91,20 +90,8 @@ pub fn write_frames(dir: &Path) {
 
 /// The videos `data/a/0` and `data/b/1` of `dir` with `suffix`, cached.
 pub fn loader(dir: &Path, views: &ViewSpec, suffix: &str, flow: fn(&Gray, &Gray) -> Result<Flow>) -> Loader {
-    let list = dir.join("list.csv");
-    std::fs::write(&list, format!("data/a/0{suffix},0\ndata/b/1{suffix},1\n")).unwrap();
-    let data = Dataset::open(&list).unwrap();
-    let with = Builder {
-        ffmpeg: Ffmpeg::default(),
-        flow: Some(&flow),
-        threads: 2,
-        verify: true,
-        stop: &GO_ON,
-        progress: &|_| {},
-    };
-    let (cache, report) = Cache::build(&dir.join("cache"), &data, &views.cache(true), &with).unwrap();
-    assert_eq!(report.failed.len(), 0, "{report:?}");
-    Loader { videos: cache.usable(), cache, spec: views.clone(), seed: 11, motion: true }
+    let loader = cached(dir, views, &format!("data/a/0{suffix},0\ndata/b/1{suffix},1\n"), flow, true);
+    Loader { seed: 11, ..loader }
 }
 
 /// Frame `t` of a clip, channel `c`, `h w`.

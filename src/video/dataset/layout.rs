@@ -1,6 +1,6 @@
 //! The supported layouts of a data set, and detection of the layout of a path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,8 +112,9 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
         warnings.extend(list.warnings);
         let (total, path): (usize, Arc<Path>) = (list.lines.len(), path.into());
         let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
+        let below = if list.cut { by_stem(base)? } else { HashMap::new() };
         for list::Line { number, path: name, label: class } in list.lines {
-            match source_at(base, &name) {
+            match source_at(base, &name).or_else(|| below.get(stem(Path::new(&name))).cloned()) {
                 Some(source) => videos.push(Labelled { source, class, name, line: Some((path.clone(), number)) }),
                 None => {
                     if base.join(&name).exists() {
@@ -123,7 +124,13 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
                 }
             }
         }
-        refuse_absent(&path, total, &absent)?;
+        if list.cut && !videos.is_empty() {
+            warnings.extend(absent_of_cut(&path, total, &absent));
+        } else if list.cut {
+            refuse_absent_of_cut(&path, total, &absent)?;
+        } else {
+            refuse_absent(&path, total, &absent)?;
+        }
         Ok(videos)
     };
     let layout = match test {
@@ -137,7 +144,41 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
     Ok(Found { classes: None, train, test, layout, warnings })
 }
 
-/// Refuses one list for both splits.
+/// The videos below a folder by their names without extensions, of several the first by its path.
+fn by_stem(base: &Path) -> Result<HashMap<String, Source>> {
+    let base = if base == Path::new("") { Path::new(".") } else { base };
+    let mut videos = walk(base)?.videos(base);
+    videos.sort_by(|a, b| b.1.cmp(&a.1));
+    Ok(videos.into_iter().map(|(source, path)| (stem(&path).to_owned(), source)).collect())
+}
+
+/// A file's name without the extension of a video.
+fn stem(path: &Path) -> &str {
+    let name = if list::is_video(path) { path.file_stem() } else { path.file_name() };
+    name.and_then(|n| n.to_str()).unwrap_or_default()
+}
+
+/// What to say of videos that a list names by what they were cut from, and that are not there: nobody has all of them any more.
+fn absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Option<String> {
+    let (line, first) = absent.first()?;
+    let (n, list) = (absent.len(), list.display());
+    Some(format!(
+        "{n} of the {total} videos that {list} names are absent and left out, the first is {first} in line {line}"
+    ))
+}
+
+/// Refuses such a list where none of its videos is there.
+fn refuse_absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
+    let Some((line, first)) = absent.first() else { return Ok(()) };
+    let what = format!(
+        "none of the {total} videos it names is below its folder, the first is {first} in line {line}: a list with Kinetics' \
+         columns means files called youtube_id_start_end.mp4, the seconds with six digits; of other names write lines of \
+         `path label`"
+    );
+    Err(Error::data(list, what))
+}
+
+/// Refuses one list for both sides.
 fn refuse_same(train: &Path, test: &Path) -> Result<()> {
     let [a, b] = [files::check_regular(train, "a list of videos")?, files::check_regular(test, "a list of videos")?];
     if identity(&a) == identity(&b) {

@@ -219,7 +219,17 @@ pub(super) fn origins(videos: &[Labelled]) -> (Vec<Origin>, Vec<String>) {
 pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<bool>, Vec<String>) {
     let (origins, mut warnings) = origins(videos);
     let mut groups = Groups::new(&origins);
-    same.iter().for_each(|&(a, b)| groups.join(a, b));
+    // Videos that are of one group by their names, and those that equal bytes alone put into the group of another.
+    let mut alike: BTreeMap<&str, usize> = BTreeMap::new();
+    origins.iter().for_each(|o| *alike.entry(&o.key).or_default() += 1);
+    let by_name: Vec<bool> = origins.iter().map(|o| alike[o.key.as_str()] > 1).collect();
+    let mut by_bytes = vec![false; videos.len()];
+    for &(a, b) in same {
+        if origins[a].key != origins[b].key {
+            (by_bytes[a], by_bytes[b]) = (true, true);
+        }
+        groups.join(a, b);
+    }
     // The classes of each group, and how many groups each class has.
     let mut classes_of: BTreeMap<(u64, String), BTreeSet<&str>> = BTreeMap::new();
     let names: Vec<(u64, String)> = (0..videos.len())
@@ -260,7 +270,13 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
             more => format!(" (and so it is in {} other classes)", more - 1),
         };
         let n = videos_of(class);
-        warnings.push(format!("no video of class {class} is held out: its {n} are {why}, by their names{classes}"));
+        let any = |of: &[bool]| videos.iter().zip(of).any(|(v, &is)| is && v.class == *class);
+        let by = match (any(&by_name), any(&by_bytes)) {
+            (true, true) => "by their names and by equal bytes",
+            (false, true) => "for their bytes are equal",
+            _ => "by their names",
+        };
+        warnings.push(format!("no video of class {class} is held out: its {n} are {why}, {by}{classes}"));
     }
     (names.iter().map(|name| chosen.contains(name)).collect(), warnings)
 }

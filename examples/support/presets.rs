@@ -1,0 +1,61 @@
+//! The presets' values as `--help` shows them.
+
+use super::settings::{OPTIONS, SWITCHED_OFF};
+use clap::Parser;
+use serde_json::{Map, Value};
+
+/// Places in a recipe that no option goes by in `settings.json`, and the options that set them.
+const MORE: [(&str, &str); 2] =
+    [("method.alignment.detached", "--align-detached"), ("method.alignment.cosines.centred", "--align-centred")];
+
+/// A preset: its name, and its settings as [`super::settings::of_recipe`] has them.
+pub type Preset = (&'static str, Map<String, Value>);
+
+/// Reads the command line; the help ends with what `presets` set of the program's options.
+pub fn parse<A: Parser>(presets: &[Preset]) -> A {
+    let command = A::command();
+    let known: Vec<String> = command.get_arguments().filter_map(|a| Some(format!("--{}", a.get_long()?))).collect();
+    let matches = command.after_help(table(presets, &known)).get_matches();
+    A::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
+}
+
+/// What each of `presets` sets of the options `known`.
+fn table(presets: &[Preset], known: &[String]) -> String {
+    let mut rows =
+        vec![std::iter::once("preset").chain(presets.iter().map(|(name, _)| *name)).map(str::to_owned).collect()];
+    let places = OPTIONS.iter().chain(&SWITCHED_OFF).chain(&MORE);
+    for (place, option) in places.filter(|(_, option)| known.iter().any(|k| k == option)) {
+        let values: Vec<Option<String>> = presets.iter().map(|(_, of)| value(of, place, option)).collect();
+        if values.iter().any(Option::is_some) {
+            let shown = values.into_iter().map(|v| v.unwrap_or_else(|| "-".to_owned()));
+            rows.push(std::iter::once((*option).to_owned()).chain(shown).collect::<Vec<String>>());
+        }
+    }
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..=presets.len()).map(width).collect();
+    let line = |row: &Vec<String>| -> String {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("  {cell:width$}"));
+        cells.collect::<String>().trim_end().to_owned()
+    };
+    let lines: Vec<String> = rows.iter().map(line).collect();
+    format!("What the presets set (--preset):\n{}", lines.join("\n"))
+}
+
+/// What a preset sets an option to.
+fn value(of: &Map<String, Value>, place: &str, option: &str) -> Option<String> {
+    let value = of.get(option).or_else(|| of.get(place));
+    if option == "--w-align" && of.get("method.alignment").is_some_and(Value::is_null) {
+        return Some("0".to_owned());
+    }
+    match value? {
+        Value::Null if option == "--queue" => {
+            Some(of.get("training.queue_cap").map_or("auto".to_owned(), |cap| format!("at most {cap}")))
+        }
+        Value::Number(chance) if option == "--motion-sampling" => {
+            Some(if chance.as_f64() > Some(0.0) { "on" } else { "off" }.to_owned())
+        }
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
+        other => Some(other.to_string()),
+    }
+}

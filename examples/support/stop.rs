@@ -1,0 +1,31 @@
+//! Stopping by signals.
+
+use anyhow::{Error, Result};
+use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::flag::{register, register_conditional_shutdown, register_usize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use tubelet::error::ErrorKind;
+
+/// The number of the signal that asked to stop.
+static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+
+/// Set by SIGINT, SIGTERM and SIGQUIT; a second one ends the program at once.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let (stop, which) = (Arc::new(AtomicBool::new(false)), SIGNAL.get_or_init(Arc::default));
+    for &signal in TERM_SIGNALS {
+        register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
+        register_usize(signal, which.clone(), signal as usize)?;
+        register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+/// What a program that was stopped says, and its exit status, as a shell has it for a program that a signal ended: 130 for
+/// SIGINT, 143 for SIGTERM. `None` where `error` is a failure.
+pub fn stopped(error: &Error) -> Option<(String, u8)> {
+    let cause = error.chain().filter_map(|cause| cause.downcast_ref::<tubelet::error::Error>());
+    let text = cause.filter(|e| matches!(e.kind(), ErrorKind::Stopped { .. })).last()?.to_string();
+    let signal = SIGNAL.get().map_or(0, |signal| signal.load(Ordering::Relaxed));
+    Some((text, 128 + u8::try_from(signal).ok().filter(|s| (1..128).contains(s)).unwrap_or(2)))
+}
