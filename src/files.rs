@@ -60,8 +60,14 @@ fn is_of_the_kernel(folder: &std::ffi::CStr) -> bool {
     let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `statfs` reads the text of `folder`, which ends in zero, and fills `found` where it returns 0.
     let known = unsafe { libc::statfs(folder.as_ptr(), found.as_mut_ptr()) } == 0;
+    if !known {
+        return false;
+    }
     // SAFETY: it was filled.
-    known && KERNEL.contains(&(unsafe { found.assume_init() }.f_type as i64))
+    let found = unsafe { found.assume_init() };
+    #[allow(clippy::unnecessary_cast, reason = "its type is another on other systems")]
+    let mark = found.f_type as i64;
+    KERNEL.contains(&mark)
 }
 
 #[cfg(not(target_os = "linux"))]
