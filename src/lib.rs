@@ -1,8 +1,8 @@
 //! Kernels and a small training stack for learning video representations from motion.
 //!
-//! Data walks one corridor, room by room; each takes and returns plain values and can be used alone.
+//! Data passes through these modules from top to bottom. Each takes and returns plain values and can be used alone.
 //!
-//! | room | takes | gives |
+//! | module | takes | gives |
 //! |---|---|---|
 //! | [`video`] | files, folders of frames, procedures | clips of frames |
 //! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps, where a video moves |
@@ -14,12 +14,16 @@
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! Underneath: [`driver`] (of GPUs), [`cpu`] (its instructions), [`files`], [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
+//! Below them: [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`], [`rng`]. [`interop`] adapts arrays and streams of
+//! other crates.
 //!
-//! `video`, `train` and `eval` are there by the features `video` and `train`, GPUs by `cuda`; all are on by default. What is left without features needs no
-//! decoder and no serialisation.
+//! The modules `video`, `train` and `eval` belong to the features `video` and `train`, GPU support to `cuda`. All are on by default.
 
 #![warn(missing_docs)]
+
+pub use error::{Error, Result};
+pub use tape::{Mode, Tape, Var};
+pub use tensor::{DType, Device, Tensor};
 
 pub mod augment;
 pub mod cpu;
