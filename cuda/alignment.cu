@@ -3,8 +3,8 @@
 // Each pass reads features once, sixteen bytes a thread side by side over the channels, and is bound by that. A block of the
 // three passes over columns has a frame and up to 64 channels; it holds their means by the time it writes, so the two
 // adjoints are one launch each.
-#include "elements.cuh"
-#include "reduce.cuh"
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
 enum Pass { WEIGHTS, FOR_G, FOR_F };
 

@@ -1,7 +1,7 @@
 // The cosine losses of maps against targets, with the first and second derivative: a block a sample, in f64, since the maps
 // are tiny numbers and few of them.
-#include "elements.cuh"
-#include "reduce.cuh"
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
 /// Vectors no longer than this are divided by it.
 constexpr double EPS = 1e-12f;

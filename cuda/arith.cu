@@ -1,5 +1,5 @@
 // a + b, a - b, a * b, a / b with extents of 1 repeated, and factor * a. Launched by ops/arith.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// Up to five joined axes, innermost first: extent, and the step of each argument along it (0 where it is repeated).
 /// The layout of ops::arith::cuda::Axes.

@@ -1,7 +1,7 @@
 // Augmentation of RGB clips: crop, resize, flip, colour jitter, grey, blur and normalisation, from bytes to the input of a network
 // in one pass; before it, where contrast is jittered, one pass for the mean grey of each frame. And crop, resize and flip
 // of motion maps. Launched by augment.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// What one clip's augmentation is; the layout of augment::cuda::Clip.
 struct Clip {

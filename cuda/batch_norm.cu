@@ -6,8 +6,8 @@
 //
 // The grid of the four: `tiles · chunks · groups` blocks of 256. Wide kernels move 16 bytes a thread and need c to be a
 // multiple of that; single ones move an element.
-#include "elements.cuh"
-#include "reduce.cuh"
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
 /// How a pass is spread over x: the layout of ops::batch_norm::cuda::Plan.
 struct Plan {

@@ -1,5 +1,5 @@
 // The same numbers in another type, and tensors of one number. Each byte is moved once.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// Elements a thread converts: 16 bytes on the f32 side, so that a warp's requests have no gaps on either side.
 constexpr int QUAD = 4;

@@ -1,7 +1,7 @@
 // One kernel for each class of instruction that this library's kernels are made of: `y` of `a`, `b` and `c`, word by word
 // or warp by warp. The same inputs go through the simulator and through hardware, and tests/it/classes.rs compares.
 // Launched there alone.
-#include "mma.cuh"
+#include "common/mma.cuh"
 
 constexpr u32 THREADS = 128;
 

@@ -4,9 +4,9 @@
 // of an exponential does not grow with its argument: with u = 2^-24 it is 5 u (expf: 2 units in the last place, 4 u). A sum
 // of c of them is off by (c + 4) u, a probability by (c + 10) u, relatively; the sum's logarithm by (c + 4) u absolutely and
 // by 2 u of itself.
-#include "elements.cuh"
-#include "reduce.cuh"
-#include "row.cuh"
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
+#include "common/row.cuh"
 
 /// A row of logits: up to 128 (wide bf16: 256) are held.
 template <class T, int W> using Logits = Row<T, W, W == 8 ? 8 : 4>;

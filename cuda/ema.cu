@@ -1,5 +1,5 @@
 // The moving average of a key network, one tensor: 16 bytes a thread, each byte moved once.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 struct Blend {
     float *key;

@@ -1,6 +1,6 @@
 // The sweep of InfoNCE without tensor cores, and what both sweeps share.
 #pragma once
-#include "mma.cuh"
+#include "common/mma.cuh"
 
 #define INFINITY_F __int_as_float(0x7f800000)
 // The owner of a place in the queue that holds no key.

@@ -1,8 +1,8 @@
 // Rows scaled to unit length, and the gradient. A warp a row, sums in f64 as the operation promises: a row's squares
 // neither overflow nor vanish. Rows of up to 512 elements are read once and held in registers.
-#include "elements.cuh"
-#include "reduce.cuh"
-#include "row.cuh"
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
+#include "common/row.cuh"
 
 /// Elements of a row that a lane holds.
 constexpr int HELD = 16;

@@ -1,5 +1,5 @@
 // The transpose of a matrix. Products themselves are convolutions with one tap: `ops::matmul::cuda` says which.
-#include "bf16.cuh"
+#include "common/bf16.cuh"
 
 // to[c, r] = from[r, c] for `rows` x `columns` elements. A block turns 32 x 32 of them in shared memory, 256 threads
 // reading and writing four rows each; rows one word longer than 32 keep either direction free of bank conflicts.

@@ -1,5 +1,5 @@
 // What a motion network sees, from flow fields or frames, as f32 or bf16. Launched by ops/motion_map.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 #define TILE_W 64
 #define TILE_H 32

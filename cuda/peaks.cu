@@ -1,5 +1,5 @@
 // What the hardware reaches, for benches to state their results as shares of it. Launched by benches/gpu/peaks.rs.
-#include "mma.cuh"
+#include "common/mma.cuh"
 
 // Threads of a block.
 constexpr u32 THREADS = 256;

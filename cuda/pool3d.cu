@@ -2,7 +2,7 @@
 //
 // Backward passes gather: each place of the input looks up the windows that cover it, so nothing is written twice and
 // the order of additions is fixed.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// The extents of a pool, axes t h w: the layout of ops::pool3d::cuda::Extents.
 struct Pool {

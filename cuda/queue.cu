@@ -1,5 +1,5 @@
 // The ring of keys: new ones replace the oldest. Each byte is moved once.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// Row blockIdx.x of the last `gridDim.x` of `keys [n d]`, and its owner, to their place in a ring of `capacity` rows
 /// whose next row is `*at`. `skip` rows of keys come before the first that is kept.

@@ -2,8 +2,8 @@
 //
 // A long sum is taken in two launches: blocks sum parts of it ("chunks") into f32, and the same kernel sums the parts.
 // Which element is added when depends on the shape alone. `factor` multiplies each sum: 1, or 1/n for a mean.
-#include "elements.cuh"
-#include "reduce.cuh"
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
 /// `y[o, chunk, c] = factor · sum of x[o, r, c] over the rows r of the chunk`. Block: one tile of at most 64 channels of
 /// one chunk of one o.

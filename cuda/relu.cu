@@ -1,5 +1,5 @@
 // The rectifier and the mask its gradients pass through: 16 bytes of input a thread, each byte moved once.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 template <class T> struct Forward {
     const T *__restrict__ x;

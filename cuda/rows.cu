@@ -1,5 +1,5 @@
 // Rows of a matrix taken in another order. Launched by tensor::cuda.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// to[i] = from[index[i]], rows of `row` elements; grid x covers a row, grid y the rows. `W` elements a thread when rows
 /// are a multiple of sixteen bytes long.

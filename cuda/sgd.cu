@@ -1,7 +1,7 @@
 // Stochastic gradient descent with momentum, the moving average of a key network, and copies in bf16: one tensor, or
 // all tensors of a network in one launch. Each byte is moved once. Products and sums round as on the CPU, one by one, so
 // that both give the same bits.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// The optimiser's constants: the layout of ops::sgd::cuda::Constants.
 struct Constants {

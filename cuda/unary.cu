@@ -2,7 +2,7 @@
 //
 // Errors, in units in the last place of an f32: exp 2, ln 1 (the bounds NVIDIA states for expf and logf over the whole
 // range), square root and reciprocal correctly rounded. Rounding to bf16, where that is stored, comes on top.
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 struct Exp {
     static __device__ __forceinline__ float of(float v) { return expf(v); }

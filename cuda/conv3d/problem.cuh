@@ -9,7 +9,7 @@
 // dgrad: inputs of one residue modulo the stride form a dense grid q of their own; only every `tap_every`-th tap meets
 // them, and it meets the outputs at q + offset + j * step with a negative step. Residues without taps get 0.
 #pragma once
-#include "bf16.cuh"
+#include "common/bf16.cuh"
 
 // Division of numbers below 2^31 by a fixed one, as a product. The host finds `mul` and `shift`.
 struct Divisor {
@@ -20,7 +20,7 @@ __device__ __forceinline__ u32 quotient(u32 n, const Divisor& d) {
     return d.by == 1 ? n : __umulhi(n, d.mul) >> d.shift;
 }
 
-// Mirrored by `launch::Conv` on the host, field for field. All extents are below 2^31, and so is every element offset.
+// Mirrored by `problem::Conv` on the host, field for field. All extents are below 2^31, and so is every element offset.
 struct Conv {
     int n;
     int in[3], out[3], kernel[3], stride[3], pad[3], dilation[3];

@@ -1,4 +1,4 @@
 // Convolution of f32 tensors in f32 arithmetic.
-#include "conv3d_exact.cuh"
+#include "conv3d/exact.cuh"
 
 EXACT(float, f32)

@@ -4,8 +4,8 @@
 // STAGES in flight. Both depend on the channels of a row being a multiple of V (8, or 4 for stems): one copy then never
 // leaves its tap. The depth is walked densely: a block of 32 may hold several taps or end inside of one.
 #pragma once
-#include "conv3d.cuh"
-#include "mma.cuh"
+#include "conv3d/problem.cuh"
+#include "common/mma.cuh"
 
 // The result of a block leaves through shared memory, in rows padded by 16 bytes: no bank conflicts either way.
 template <int BN>

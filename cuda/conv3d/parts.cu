@@ -1,5 +1,5 @@
 // The small kernels around the products of a convolution: copies of rows, and sums of what blocks left.
-#include "conv3d.cuh"
+#include "conv3d/problem.cuh"
 
 // Rows of `from` channels copied to rows of `to`, a multiple of 4, and padded with zeros. A thread writes eight bytes.
 // Launched by `ops::conv3d::cuda` where channels are no multiple of 8. Grid-stride.

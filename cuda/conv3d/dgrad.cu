@@ -1,5 +1,5 @@
 // The gradient of a convolution by its input on tensor cores, bf16 in and out.
-#include "conv3d_gather.cuh"
+#include "conv3d/gather.cuh"
 
 // dx[m, c] = Σ over (tap, k) of dy[where tap reaches m, k] · w[k, tap, c], for one residue class of pixels.
 template <int BM, int BN, int WM, int WN, int STAGES>

@@ -1,6 +1,6 @@
 // Asynchronous copies from global to shared memory.
 #pragma once
-#include "bf16.cuh"
+#include "common/bf16.cuh"
 
 // The address of `p` inside the shared window, as `ldmatrix` and `cp.async` want it.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }

@@ -5,7 +5,7 @@
 // fprop (pixel, k, (tap, c)); dgrad (pixel of a residue class, c, (tap, k)); wgrad (k, (tap, c), pixel). Each group of
 // channels is a product of its own.
 #pragma once
-#include "conv3d.cuh"
+#include "conv3d/problem.cuh"
 
 enum Pass { FPROP, DGRAD, WGRAD };
 

@@ -1,5 +1,5 @@
 // Convolution forwards on tensor cores, bf16 in and out, and the sums over its result that a batch norm needs.
-#include "conv3d_gather.cuh"
+#include "conv3d/gather.cuh"
 
 // Convolution of `x` (`n t h w c_row`) with `w` (`k kt kh kw c_row`); `y` is `n to ho wo k`. `bias`,
 // one number a filter, may be null. Where `sums` is not null, row `tile` of it (`tiles 2 k`) receives Σ (y - shift) and

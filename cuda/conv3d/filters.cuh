@@ -1,7 +1,7 @@
 // wgrad on tensor cores: the template behind its tiles.
 #pragma once
-#include "conv3d.cuh"
-#include "mma.cuh"
+#include "conv3d/problem.cuh"
+#include "common/mma.cuh"
 
 // Adds two pixels, whose coordinates are those of their windows: multiples of the stride. Carries at `end`.
 __device__ __forceinline__ void advance(Pixel& q, const Pixel& by, const Pixel& end, const int (&stride)[3]) {

@@ -1,7 +1,7 @@
 // Rows of a matrix, a warp a row: read once and held in registers as far as they go.
 #pragma once
 
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 /// One row, spread over a warp: lane l works on W elements from every (l + 32 k) W on, and holds the first HELD of them.
 template <class T, int W, int HELD> struct Row {

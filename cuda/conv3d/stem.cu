@@ -1,6 +1,6 @@
 // Networks' first convolutions: rows of four channels, so that a 16-byte chunk of the depth holds two taps.
-#include "conv3d_filters.cuh"
-#include "conv3d_gather.cuh"
+#include "conv3d/filters.cuh"
+#include "conv3d/gather.cuh"
 
 // shared: conv3d_fprop_stem_bf16 49152
 // shared: conv3d_wgrad_stem_bf16 32768

@@ -1,7 +1,7 @@
 // Sums across the threads of a warp and of a block, always in the same order.
 #pragma once
 
-#include "elements.cuh"
+#include "common/elements.cuh"
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 

@@ -1,6 +1,6 @@
 // Warp-wide bf16 products with f32 sums, and the layouts of shared memory they read without bank conflicts.
 #pragma once
-#include "copy.cuh"
+#include "common/copy.cuh"
 
 // Four 8x8 matrices of bf16; lane `l` gives the address of row `l % 8` of matrix `l / 8`.
 __device__ __forceinline__ void load_matrix(u32 (&r)[4], u32 address) {

@@ -1,5 +1,5 @@
 // The gradient of a convolution by its filters on tensor cores: bf16 in, f32 out.
-#include "conv3d_filters.cuh"
+#include "conv3d/filters.cuh"
 
 // `part[s, k, (tap, c)] = Σ over the pixels of split s of dy[pixel, k] · x[pixel under tap, c]`: x is `n t h w c_row`, dy
 // is `n to ho wo k_row`, with rows of multiples of 8 channels (x: 4 in the `_stem` form); part is `splits k taps c_row`.
