@@ -75,8 +75,8 @@ __device__ __forceinline__ void load_tile(float* to, int count, int d, Row row) 
 #pragma unroll 1
         for (int i = threadIdx.x; i < ROWS * D; i += 128) {
             const int r = i / D, c = i % D;
-            float v = 0.f;
-            if (r < count && c < d) v = BF16 ? bf16_to_f32(((const u16*)row(r))[c]) : ((const float*)row(r))[c];
+            float v = 0.0f;
+            if (r < count && c < d) v = BF16 ? to_f32(((const bf16*)row(r))[c]) : ((const float*)row(r))[c];
             to[r * (D + 4) + c] = v;
         }
     }
@@ -86,7 +86,7 @@ __device__ __forceinline__ void load_tile(float* to, int count, int d, Row row) 
 template <int D, bool BF16>
 __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
     constexpr int ROWS = 64, KEYS = 32, PITCH = D + 4, COLUMNS = D / 64;
-    extern __shared__ __align__(128) unsigned char shared[];
+    extern __shared__ __align__(128) u8 shared[];
     float* tile_q = (float*)shared;
     float* tile_k = tile_q + ROWS * PITCH;
     float* weights = tile_k + 2 * KEYS * PITCH;
@@ -112,18 +112,18 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
     u32 own[4];
     float sum[4], top[4], acc[8][4 * COLUMNS];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; ++i) {
         own[i] = owner_of_row(p, row0 + ty + i * 16);
-        sum[i] = 0.f;
+        sum[i] = 0.0f;
         top[i] = -INFINITY_F;
     }
 #pragma unroll
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; ++i)
 #pragma unroll
-        for (int j = 0; j < 4 * COLUMNS; j++) acc[i][j] = 0.f;
+        for (int j = 0; j < 4 * COLUMNS; ++j) acc[i][j] = 0.0f;
 
 #pragma unroll 1
-    for (int step = 0; step < steps; step++) {
+    for (int step = 0; step < steps; ++step) {
         copy_wait<0>();
         __syncthreads();
         if (step + 1 < steps) load(step + 1);
@@ -131,31 +131,32 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
         const float* keys = tile_k + (step & 1) * KEYS * PITCH;
         float s[4][4];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4; ++i)
 #pragma unroll
-            for (int j = 0; j < 4; j++) s[i][j] = 0.f;
+            for (int j = 0; j < 4; ++j) s[i][j] = 0.0f;
         // Columns of zeros behind d need not be met.
 #pragma unroll 2
         for (int c = 0; c < p.d; c += 4) {
             float4 a[4], b[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < 4; ++i) {
                 a[i] = *(const float4*)(tile_q + (ty + i * 16) * PITCH + c);
                 b[i] = *(const float4*)(keys + (tx + i * 8) * PITCH + c);
             }
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < 4; ++i)
 #pragma unroll
-                for (int j = 0; j < 4; j++)
-                    s[i][j] = fmaf(a[i].w, b[j].w, fmaf(a[i].z, b[j].z, fmaf(a[i].y, b[j].y, fmaf(a[i].x, b[j].x, s[i][j]))));
+                for (int j = 0; j < 4; ++j)
+                    s[i][j] =
+                        fmaf(a[i].w, b[j].w, fmaf(a[i].z, b[j].z, fmaf(a[i].y, b[j].y, fmaf(a[i].x, b[j].x, s[i][j]))));
         }
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < 4; ++j) {
             const u32 key = owners[(step & 1) * KEYS + tx + j * 8];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < 4; ++i) {
                 const bool hidden = key == own[i] || key == NOBODY;
-                const float x = hidden ? 0.f : exp2_approx(fmaf(s[i][j], p.scale, -p.scale));
+                const float x = hidden ? 0.0f : exp2_approx(fmaf(s[i][j], p.scale, -p.scale));
                 top[i] = hidden ? top[i] : fmaxf(top[i], s[i][j]);
                 sum[i] += x;
                 weights[(tx + j * 8) * (ROWS + 4) + ty + i * 16] = x;
@@ -166,15 +167,15 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
         const float* column = keys + tid % 16 * 4;
         const float* weight = weights + tid / 16 * 8;
 #pragma unroll 4
-        for (int k = 0; k < KEYS; k++) {
+        for (int k = 0; k < KEYS; ++k) {
             float w[8];
             *(float4*)w = *(const float4*)(weight + k * (ROWS + 4));
             *(float4*)(w + 4) = *(const float4*)(weight + k * (ROWS + 4) + 4);
 #pragma unroll
-            for (int h = 0; h < COLUMNS; h++) {
+            for (int h = 0; h < COLUMNS; ++h) {
                 const float4 v = *(const float4*)(column + k * PITCH + h * 64);
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
+                for (int i = 0; i < 8; ++i) {
                     acc[i][h * 4] = fmaf(w[i], v.x, acc[i][h * 4]);
                     acc[i][h * 4 + 1] = fmaf(w[i], v.y, acc[i][h * 4 + 1]);
                     acc[i][h * 4 + 2] = fmaf(w[i], v.z, acc[i][h * 4 + 2]);
@@ -186,7 +187,7 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
     copy_wait<0>();
 
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; ++i) {
         const int r = row0 + ty + i * 16;
         float total = sum[i], most = top[i];
 #pragma unroll
@@ -198,18 +199,20 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
     }
     if (!p.weighted) return;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; ++i) {
         const int r = row0 + tid / 16 * 8 + i;
         if (r >= p.rows) continue;
         float* out = p.weighted + (size_t)(blockIdx.y * p.rows + r) * p.d;
 #pragma unroll
-        for (int h = 0; h < COLUMNS; h++) {
+        for (int h = 0; h < COLUMNS; ++h) {
             const int c = h * 64 + tid % 16 * 4;
             if (p.d % 4 == 0) {
-                if (c < p.d) *(float4*)(out + c) = make_float4(acc[i][h * 4], acc[i][h * 4 + 1], acc[i][h * 4 + 2], acc[i][h * 4 + 3]);
+                if (c < p.d)
+                    *(float4*)(out + c) =
+                        make_float4(acc[i][h * 4], acc[i][h * 4 + 1], acc[i][h * 4 + 2], acc[i][h * 4 + 3]);
             } else {
 #pragma unroll
-                for (int e = 0; e < 4; e++)
+                for (int e = 0; e < 4; ++e)
                     if (c + e < p.d) out[c + e] = acc[i][h * 4 + e];
             }
         }

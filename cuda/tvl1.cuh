@@ -1,7 +1,6 @@
 // What the kernels of TV-L1 share: a pair's state from launch to launch, the layout of a level, and sorting.
 #pragma once
-
-typedef unsigned int u32;
+#include "common/types.cuh"
 
 // Iterations of a launch at most: a lane of a warp looks at each.
 #define MOST 32
@@ -21,10 +20,18 @@ typedef unsigned int u32;
 __device__ __forceinline__ u32 pack_state(u32 phase, u32 flow, u32 dual, u32 count) {
     return phase | flow << 2 | dual << 3 | count << 4;
 }
-__device__ __forceinline__ u32 phase(u32 s) { return s & 3; }
-__device__ __forceinline__ u32 flow_copy(u32 s) { return s >> 2 & 1; }
-__device__ __forceinline__ u32 dual_copy(u32 s) { return s >> 3 & 1; }
-__device__ __forceinline__ u32 count_of(u32 s) { return s >> 4; }
+__device__ __forceinline__ u32 phase(u32 s) {
+    return s & 3;
+}
+__device__ __forceinline__ u32 flow_copy(u32 s) {
+    return s >> 2 & 1;
+}
+__device__ __forceinline__ u32 dual_copy(u32 s) {
+    return s >> 3 & 1;
+}
+__device__ __forceinline__ u32 count_of(u32 s) {
+    return s >> 4;
+}
 
 // Arguments of tvl1_resample, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its planes
 // from one pair to the next; source pixels per target pixel; the factor.
@@ -57,11 +64,11 @@ __device__ __forceinline__ u32 resolve(u32 state, const float* change, int pair,
     const u32 count = count_of(state);
     if (phase(state) != RUNNING || count == 0) return state;
     if (threadIdx.x < 32) {
-        float sum = 0.f;
+        float sum = 0.0f;
         if (threadIdx.x < count) {
             const float* c = change + (size_t)pair * e.tiles * MOST + threadIdx.x;
 #pragma unroll 4
-            for (int i = 0; i < e.tiles; i++) sum += c[i * MOST];
+            for (int i = 0; i < e.tiles; ++i) sum += c[i * MOST];
         }
         const u32 met = __ballot_sync(~0u, threadIdx.x < count && sum <= e.stop);
         if (threadIdx.x == 0) {

@@ -17,11 +17,13 @@ struct Recip {
     static __device__ __forceinline__ float of(float v) { return 1.0f / v; }
 };
 
-template <class F, class T> struct Map {
-    const T *__restrict__ x;
-    T *__restrict__ y;
+template <class F, class T>
+struct Map {
+    const T* __restrict__ x;
+    T* __restrict__ y;
 
-    template <int W> __device__ __forceinline__ void at(unsigned i) const {
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
         float v[W];
         load<W>(x + i, v);
 #pragma unroll
@@ -32,10 +34,10 @@ template <class F, class T> struct Map {
     }
 };
 
-/// `y = f(x)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::unary::apply`.
+// `y = f(x)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::unary::apply`.
 #define UNARY(NAME, F, T, SUFFIX)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        unary_##NAME##_##SUFFIX(const T *__restrict__ x, T *__restrict__ y, unsigned n) {                              \
+        unary_##NAME##_##SUFFIX(const T* __restrict__ x, T* __restrict__ y, u32 n) {                                   \
         for_elements<WIDE<T>>(n, Map<F, T>{x, y});                                                                     \
     }
 

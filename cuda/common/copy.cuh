@@ -1,9 +1,11 @@
 // Asynchronous copies from global to shared memory.
 #pragma once
-#include "common/bf16.cuh"
+#include "common/types.cuh"
 
 // The address of `p` inside the shared window, as `ldmatrix` and `cp.async` want it.
-__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ u32 shared_address(const void* p) {
+    return (u32)__cvta_generic_to_shared(p);
+}
 
 // BYTES (8 or 16) bytes, or zeros where `!ok`: nothing is read then, wherever `src` points, but it must be aligned.
 template <int BYTES>
@@ -17,7 +19,9 @@ __device__ __forceinline__ void copy_async(u32 dst, const void* src, bool ok) {
     }
 }
 
-__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void copy_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 // Returns when at most N of this thread's groups are still under way.
 template <int N>

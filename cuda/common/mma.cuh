@@ -28,7 +28,9 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b
 
 // A tile of 32 deep rows (64 bytes, four 16-byte chunks): byte offset of a chunk. Eight neighbouring rows of one chunk,
 // which is what a matrix load reads, lie in eight different bank groups; so do the four chunks of two rows.
-__device__ __forceinline__ u32 deep_row(int row, int chunk) { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); }
+__device__ __forceinline__ u32 deep_row(int row, int chunk) {
+    return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4);
+}
 
 // A tile whose rows hold WIDTH neighbouring columns (64 or more): byte offset of a chunk of eight columns.
 template <int WIDTH>
@@ -42,7 +44,8 @@ template <int THREADS, int BYTES>
 __device__ __forceinline__ int copied_row(int tid) {
     static_assert(THREADS == 256 || THREADS == 128, "eight or four threads a row");
     if (THREADS == 256) return tid >> 3;
-    return (tid >> 5) * 8 + (BYTES == 16 ? ((tid >> 3) & 3) + ((tid >> 2) & 1) * 4 : ((tid >> 2) & 3) * 2 + ((tid >> 4) & 1));
+    return (tid >> 5) * 8 +
+           (BYTES == 16 ? ((tid >> 3) & 3) + ((tid >> 2) & 1) * 4 : ((tid >> 2) & 3) * 2 + ((tid >> 4) & 1));
 }
 
 // One warp's part of products over blocks of 32 of the depth: WM x WN sums, of two tiles in shared memory, from row m0 of
@@ -59,7 +62,7 @@ struct Warp {
         if (A_TURNED) {
             // Matrices: (rows 0-7, depth 0-7), (rows 8-15, depth 0-7), (rows 0-7, depth 8-15), (8-15, 8-15).
 #pragma unroll
-            for (int i = 0; i < WM / 16; i++) {
+            for (int i = 0; i < WM / 16; ++i) {
                 a_at[i] = wide_row<AW>(quarter * 8 + row8, (m0 >> 3) + half) ^ (i * 32);
             }
         } else {
@@ -69,7 +72,7 @@ struct Warp {
         if (B_TURNED) {
             // Matrices: (columns 0-7, depth 0-7), (0-7, 8-15), (columns 8-15, depth 0-7), (8-15, 8-15).
 #pragma unroll
-            for (int j = 0; j < WN / 16; j++) {
+            for (int j = 0; j < WN / 16; ++j) {
                 b_at[j] = wide_row<BW>(half * 8 + row8, (n0 >> 3) + quarter) ^ (j * 32);
             }
         } else {
@@ -80,10 +83,10 @@ struct Warp {
 
     __device__ __forceinline__ void multiply(float (&acc)[WM / 16][WN / 8][4], u32 a, u32 b) const {
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 2; ++k) {
             u32 af[WM / 16][4], bf[WN / 16][4];
 #pragma unroll
-            for (int i = 0; i < WM / 16; i++) {
+            for (int i = 0; i < WM / 16; ++i) {
                 if (A_TURNED) {
                     load_matrix_turned(af[i], a + a_at[A_TURNED ? i : 0] + k * 16 * AW * 2);
                 } else {
@@ -91,7 +94,7 @@ struct Warp {
                 }
             }
 #pragma unroll
-            for (int j = 0; j < WN / 16; j++) {
+            for (int j = 0; j < WN / 16; ++j) {
                 if (B_TURNED) {
                     load_matrix_turned(bf[j], b + b_at[B_TURNED ? j : 0] + k * 16 * BW * 2);
                 } else {
@@ -99,9 +102,9 @@ struct Warp {
                 }
             }
 #pragma unroll
-            for (int i = 0; i < WM / 16; i++) {
+            for (int i = 0; i < WM / 16; ++i) {
 #pragma unroll
-                for (int j = 0; j < WN / 8; j++) {
+                for (int j = 0; j < WN / 8; ++j) {
                     mma_bf16(acc[i][j], af[i], bf[j / 2][(j & 1) * 2], bf[j / 2][(j & 1) * 2 + 1]);
                 }
             }

@@ -3,18 +3,20 @@
 
 #include "common/elements.cuh"
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
+constexpr u32 ALL_LANES = 0xffffffffu;
 
-/// The sum over groups of 2^shift neighbouring lanes, in each lane of the group; all lanes of the warp take part.
-template <class T> __device__ __forceinline__ T sum_group(T v, unsigned shift) {
-    for (unsigned mask = 1u << shift >> 1; mask != 0; mask >>= 1) {
+// The sum over groups of 2^shift neighbouring lanes, in each lane of the group; all lanes of the warp take part.
+template <class T>
+__device__ __forceinline__ T sum_group(T v, u32 shift) {
+    for (u32 mask = 1u << shift >> 1; mask != 0; mask >>= 1) {
         v += __shfl_xor_sync(ALL_LANES, v, mask);
     }
     return v;
 }
 
-/// The sum over a warp, in each lane.
-template <class T> __device__ __forceinline__ T sum_warp(T v) {
+// The sum over a warp, in each lane.
+template <class T>
+__device__ __forceinline__ T sum_warp(T v) {
 #pragma unroll
     for (int mask = 16; mask != 0; mask >>= 1) {
         v += __shfl_xor_sync(ALL_LANES, v, mask);
@@ -22,7 +24,7 @@ template <class T> __device__ __forceinline__ T sum_warp(T v) {
     return v;
 }
 
-/// The largest over a warp, in each lane. A NaN loses against any number.
+// The largest over a warp, in each lane. A NaN loses against any number.
 __device__ __forceinline__ float max_warp(float v) {
 #pragma unroll
     for (int mask = 16; mask != 0; mask >>= 1) {
@@ -34,20 +36,22 @@ __device__ __forceinline__ float max_warp(float v) {
 // A block over a matrix of rows and channels: 256 threads, of which 2^shift lie side by side along the channels, each on
 // W neighbours, and the others below them: 256 >> shift rows at once. A block is at most TILE channels wide.
 
-constexpr unsigned LANES = 256;
-constexpr unsigned WARPS = LANES / 32;
-constexpr unsigned TILE = 64;
-/// Floats of shared memory for a row of a block's channels.
-constexpr unsigned ROOM = TILE + 16;
+constexpr u32 LANES = 256;
+constexpr u32 WARPS = LANES / 32;
+constexpr u32 TILE = 64;
+// Floats of shared memory for a row of a block's channels.
+constexpr u32 ROOM = TILE + 16;
 
-/// Where a block's channel lies in such a row. Eight channels of a thread lie in two halves apart, so that the sixteen
-/// bytes of neighbouring threads meet in no bank, and neither do neighbouring channels.
-template <int W> __device__ __forceinline__ unsigned slot(unsigned channel) {
+// Where a block's channel lies in such a row. Eight channels of a thread lie in two halves apart, so that the sixteen
+// bytes of neighbouring threads meet in no bank, and neither do neighbouring channels.
+template <int W>
+__device__ __forceinline__ u32 slot(u32 channel) {
     return W == 8 ? (channel >> 3) * 4 + (channel & 3) + (channel & 4) * 12 : channel;
 }
 
-/// The W channels of the thread that is `across` threads from the left.
-template <int W> __device__ __forceinline__ void put(float *row, unsigned across, const float (&v)[W]) {
+// The W channels of the thread that is `across` threads from the left.
+template <int W>
+__device__ __forceinline__ void put(float* row, u32 across, const float (&v)[W]) {
     if constexpr (W == 8) {
         store<4>(row + across * 4, {v[0], v[1], v[2], v[3]});
         store<4>(row + 48 + across * 4, {v[4], v[5], v[6], v[7]});
@@ -56,7 +60,8 @@ template <int W> __device__ __forceinline__ void put(float *row, unsigned across
     }
 }
 
-template <int W> __device__ __forceinline__ void get(const float *row, unsigned across, float (&v)[W]) {
+template <int W>
+__device__ __forceinline__ void get(const float* row, u32 across, float (&v)[W]) {
     if constexpr (W == 8) {
         float low[4], high[4];
         load<4>(row + across * 4, low);
@@ -70,33 +75,34 @@ template <int W> __device__ __forceinline__ void get(const float *row, unsigned 
     }
 }
 
-/// Which channels and which row of a block a thread works on.
+// Which channels and which row of a block a thread works on.
 struct Lane {
-    unsigned channel; // first of its W
-    unsigned row;     // of the rows the block reads at once
-    unsigned step;    // how many those are
+    u32 channel;  // first of its W
+    u32 row;      // of the rows the block reads at once
+    u32 step;     // how many those are
 };
 
-template <int W> __device__ __forceinline__ Lane lane_of(unsigned tile, unsigned shift) {
-    unsigned across = threadIdx.x & ((1u << shift) - 1);
+template <int W>
+__device__ __forceinline__ Lane lane_of(u32 tile, u32 shift) {
+    u32 across = threadIdx.x & ((1u << shift) - 1);
     return {((tile << shift) + across) * W, threadIdx.x >> shift, LANES >> shift};
 }
 
-/// Sums S values of W channels over the rows of a block: rows of a warp by exchange, warps through `space`, in order.
-/// Thread i < (W << shift) gets the S sums of channel i of the block, the others zeros. Every thread calls it; `space`
-/// may be used again after the next barrier.
+// Sums S values of W channels over the rows of a block: rows of a warp by exchange, warps through `space`, in order.
+// Thread i < (W << shift) gets the S sums of channel i of the block, the others zeros. Every thread calls it; `space`
+// may be used again after the next barrier.
 template <int S, int W>
-__device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], float *space, unsigned shift) {
+__device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], float* space, u32 shift) {
 #pragma unroll
     for (int s = 0; s < S; ++s) {
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            for (unsigned mask = 16; mask >> shift != 0; mask >>= 1) {
+            for (u32 mask = 16; mask >> shift != 0; mask >>= 1) {
                 v[s][k] += __shfl_xor_sync(ALL_LANES, v[s][k], mask);
             }
         }
     }
-    unsigned width = W << shift, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    u32 width = W << shift, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     if (lane >> shift == 0) {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
@@ -109,7 +115,7 @@ __device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], floa
         sum[s] = 0.0f;
         if (threadIdx.x < width) {
 #pragma unroll
-            for (unsigned w = 0; w < WARPS; ++w) {
+            for (u32 w = 0; w < WARPS; ++w) {
                 sum[s] += space[(w * S + s) * ROOM + slot<W>(threadIdx.x)];
             }
         }

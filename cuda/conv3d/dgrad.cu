@@ -3,10 +3,10 @@
 
 // dx[m, c] = Σ over (tap, k) of dy[where tap reaches m, k] · w[k, tap, c], for one residue class of pixels.
 template <int BM, int BN, int WM, int WN, int STAGES>
-__device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __restrict__ w, u16* __restrict__ dx,
+__device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* __restrict__ w, bf16* __restrict__ dx,
                                       float* __restrict__ sums, const Chain& chain, const Conv& p) {
     using G = Gather<BM, BN, WM, WN, STAGES, 8, true>;
-    extern __shared__ __align__(128) unsigned char shared[];
+    extern __shared__ __align__(128) u8 shared[];
     const Walk walk = walk_backward(p, blockIdx.y);
     const int tile = blockIdx.x / p.column_tiles, n0 = (blockIdx.x - tile * p.column_tiles) * BN;
     // Tiles end with their group of samples. The statistics of a group lie together, of all its classes.
@@ -18,7 +18,7 @@ __device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __r
         // Classes differ by a few rows, the grid has room for the largest. A tile without rows sums to nothing.
         if (chain.mask) {
             for (int i = threadIdx.x; i < 2 * BN; i += G::THREADS) {
-                if (n0 + i % BN < p.c) row[i / BN * p.c + n0 + i % BN] = 0.f;
+                if (n0 + i % BN < p.c) row[i / BN * p.c + n0 + i % BN] = 0.0f;
             }
         }
         return;
@@ -39,12 +39,12 @@ __device__ __forceinline__ void dgrad(const u16* __restrict__ dy, const u16* __r
 // the rows of `sums` (`groups classes tiles 2 c`) receive Σ dx and Σ dx · (normed - mean) · inv_std of each tile.
 // Grid: tiles of pixels of the largest class, of each group of samples, times `column_tiles`; y counts the residue classes of the stride.
 // Launched by `ops::conv3d::cuda`, which chooses the tile (pixels x channels).
-#define DGRAD(NAME, BM, BN, WM, WN, STAGES, BLOCKS)                                                                  \
-    extern "C" __global__ void __launch_bounds__(Gather<BM, BN, WM, WN, STAGES, 8, true>::THREADS, BLOCKS)            \
-        NAME(const u16* __restrict__ dy, const u16* __restrict__ w, u16* __restrict__ dx, float* __restrict__ sums,  \
-             const u16* __restrict__ mask, const u16* __restrict__ normed, const float* __restrict__ mean,           \
-             const float* __restrict__ inv_std, const Conv p) {                                                      \
-        dgrad<BM, BN, WM, WN, STAGES>(dy, w, dx, sums, Chain{mask, normed, mean, inv_std}, p);                        \
+#define DGRAD(NAME, BM, BN, WM, WN, STAGES, BLOCKS)                                                                    \
+    extern "C" __global__ void __launch_bounds__(Gather<BM, BN, WM, WN, STAGES, 8, true>::THREADS, BLOCKS)             \
+        NAME(const bf16* __restrict__ dy, const bf16* __restrict__ w, bf16* __restrict__ dx, float* __restrict__ sums, \
+             const bf16* __restrict__ mask, const bf16* __restrict__ normed, const float* __restrict__ mean,           \
+             const float* __restrict__ inv_std, const Conv p) {                                                        \
+        dgrad<BM, BN, WM, WN, STAGES>(dy, w, dx, sums, Chain{mask, normed, mean, inv_std}, p);                         \
     }
 
 // shared: conv3d_dgrad_128x128_bf16 49152

@@ -1,7 +1,7 @@
 // wgrad on tensor cores: the template behind its tiles.
 #pragma once
-#include "conv3d/problem.cuh"
 #include "common/mma.cuh"
+#include "conv3d/problem.cuh"
 
 // Adds two pixels, whose coordinates are those of their windows: multiples of the stride. Carries at `end`.
 __device__ __forceinline__ void advance(Pixel& q, const Pixel& by, const Pixel& end, const int (&stride)[3]) {
@@ -27,9 +27,9 @@ struct Filters {
     static constexpr int ACROSS = THREADS / 32, A_EACH = BM / 8 / ACROSS, B_EACH = BN / V / ACROSS;
     static_assert(A_EACH * ACROSS * 8 == BM && B_EACH * ACROSS * V == BN, "copies must tile the tiles");
 
-    static __device__ __forceinline__ void run(const u16* __restrict__ x, const u16* __restrict__ dy,
+    static __device__ __forceinline__ void run(const bf16* __restrict__ x, const bf16* __restrict__ dy,
                                                float* __restrict__ part, const Conv& p) {
-        extern __shared__ __align__(128) unsigned char memory[];
+        extern __shared__ __align__(128) u8 memory[];
         const u32 shared = shared_address(memory);
         const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
         const int tile = blockIdx.x / p.column_tiles, n0 = (blockIdx.x - tile * p.column_tiles) * BN, m0 = tile * BM;
@@ -42,7 +42,7 @@ struct Filters {
         int a_at = (first + a_row) * p.k_row + m0, deep = first;
         Tap tap[B_EACH];
 #pragma unroll
-        for (int i = 0; i < B_EACH; i++) {
+        for (int i = 0; i < B_EACH; ++i) {
             const int column = n0 + (across + i * ACROSS) * V, place = column / p.c_row;
             Depth d;
             d.c = column - place * p.c_row;
@@ -62,7 +62,7 @@ struct Filters {
         auto load = [&](int stage) {
             const u32 a = shared + stage * STAGE, b = a + A_BYTES;
 #pragma unroll
-            for (int i = 0; i < A_EACH; i++) {
+            for (int i = 0; i < A_EACH; ++i) {
                 const int chunk = across + i * ACROSS;
                 copy_async<16>(a + wide_row<BM>(a_row, chunk), dy + (u32)(a_at + chunk * 8),
                                deep + a_row < end && m0 + chunk * 8 < p.k_row);
@@ -72,7 +72,7 @@ struct Filters {
             const Row row = {q.t, q.h, q.w, at * p.c_row};
             const bool row_ok = deep + b_row < end;
 #pragma unroll
-            for (int i = 0; i < B_EACH; i++) {
+            for (int i = 0; i < B_EACH; ++i) {
                 const u32 copy = across + i * ACROSS;
                 const u32 chunk = V == 8 ? copy : copy >> 1, within = V == 8 ? 0 : (copy & 1) * 8;
                 copy_async<V * 2>(b + wide_row<BN>(b_row, chunk) + within, x + (u32)(row.at + tap[i].at),
@@ -85,7 +85,7 @@ struct Filters {
         float acc[WM / 16][WN / 8][4] = {};
         const int blocks = (end - first + 31) >> 5;
 #pragma unroll 1
-        for (int s = 0; s < STAGES - 1; s++) {
+        for (int s = 0; s < STAGES - 1; ++s) {
             if (s < blocks) load(s);
             copy_commit();
         }
@@ -93,7 +93,7 @@ struct Filters {
         const Warp<WM, WN, BM, BN, true, true> piece(wm, wn, lane);
         int at = 0, next = STAGES - 1;
 #pragma unroll 1
-        for (int block = 0; block < blocks; block++) {
+        for (int block = 0; block < blocks; ++block) {
             copy_wait<STAGES - 2>();
             __syncthreads();
             if (block + STAGES - 1 < blocks) load(next);
@@ -107,12 +107,12 @@ struct Filters {
         // Four lanes write 32 neighbouring bytes. `width` is a multiple of 4, so pairs never straddle its end.
         part += (size_t)blockIdx.y * p.k * width;
 #pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
+        for (int i = 0; i < WM / 16; ++i) {
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
+            for (int half = 0; half < 2; ++half) {
                 const int m = m0 + wm + i * 16 + half * 8 + (lane >> 2);
 #pragma unroll
-                for (int j = 0; j < WN / 8; j++) {
+                for (int j = 0; j < WN / 8; ++j) {
                     const int n = n0 + wn + j * 8 + (lane & 3) * 2;
                     if (m < p.k && n < width) {
                         *(float2*)(part + (u32)(m * width + n)) =

@@ -6,11 +6,11 @@
 // Σ (y - shift)² of the rounded y per channel.
 // Grid: tiles of pixels times `column_tiles`. `c_row` is a multiple of 8, or 4 in the `_stem` form.
 // Launched by `ops::conv3d::cuda`, which chooses the tile (pixels x filters).
-#define FPROP(NAME, BM, BN, WM, WN, STAGES, V, BLOCKS)                                                               \
-    extern "C" __global__ void __launch_bounds__(Gather<BM, BN, WM, WN, STAGES, V, false>::THREADS, BLOCKS)           \
-        NAME(const u16* __restrict__ x, const u16* __restrict__ w, const float* __restrict__ bias,                   \
-             u16* __restrict__ y, float* __restrict__ sums, const float* __restrict__ shift, const Conv p) {         \
-        fprop<BM, BN, WM, WN, STAGES, V>(x, w, bias, y, sums, shift, p);                                              \
+#define FPROP(NAME, BM, BN, WM, WN, STAGES, V, BLOCKS)                                                                 \
+    extern "C" __global__ void __launch_bounds__(Gather<BM, BN, WM, WN, STAGES, V, false>::THREADS, BLOCKS)            \
+        NAME(const bf16* __restrict__ x, const bf16* __restrict__ w, const float* __restrict__ bias,                   \
+             bf16* __restrict__ y, float* __restrict__ sums, const float* __restrict__ shift, const Conv p) {          \
+        fprop<BM, BN, WM, WN, STAGES, V>(x, w, bias, y, sums, shift, p);                                               \
     }
 
 // shared: conv3d_fprop_128x128_bf16 49152

@@ -3,46 +3,45 @@
 
 // Rows of `from` channels copied to rows of `to`, a multiple of 4, and padded with zeros. A thread writes eight bytes.
 // Launched by `ops::conv3d::cuda` where channels are no multiple of 8. Grid-stride.
-extern "C" __global__ void __launch_bounds__(256) conv3d_parts_pad_bf16(const u16* __restrict__ src,
-                                                                        u16* __restrict__ dst, int rows, int from,
-                                                                        const Divisor quads) {
+extern "C" __global__ void __launch_bounds__(256)
+    conv3d_parts_pad_bf16(const bf16* __restrict__ src, bf16* __restrict__ dst, int rows, int from,
+                          const Divisor quads) {
     const int count = rows * (int)quads.by;
     for (int i = blockIdx.x * 256 + threadIdx.x; i < count; i += gridDim.x * 256) {
         const int row = (int)quotient((u32)i, quads), c = (i - row * (int)quads.by) * 4;
-        const u16* at = src + (u32)(row * from + c);
+        const bf16* at = src + (u32)(row * from + c);
         u32 v[4];
 #pragma unroll
-        for (int j = 0; j < 4; j++) v[j] = c + j < from ? at[j] : 0;
+        for (int j = 0; j < 4; ++j) v[j] = c + j < from ? at[j].bits : 0;
         *(uint2*)(dst + (size_t)i * 4) = make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
     }
 }
 
 // dw[row, c] = Σ over splits, in order, of part[split, row, c]; rows of `part` hold `c_row >= c` channels.
 // One thread per element of dw. Launched by `ops::conv3d::cuda` after the products of either path.
-extern "C" __global__ void __launch_bounds__(256) conv3d_parts_splits_f32(const float* __restrict__ part,
-                                                                          float* __restrict__ dw, int splits, int rows,
-                                                                          int c, int c_row) {
+extern "C" __global__ void __launch_bounds__(256)
+    conv3d_parts_splits_f32(const float* __restrict__ part, float* __restrict__ dw, int splits, int rows, int c,
+                            int c_row) {
     const int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= rows * c) return;
     const int row = i / c;
     const float* from = part + (u32)(row * c_row + i - row * c);
     const size_t apart = (size_t)rows * c_row;
-    float sum = 0.f;
+    float sum = 0.0f;
 #pragma unroll 4
-    for (int s = 0; s < splits; s++) sum += from[s * apart];
+    for (int s = 0; s < splits; ++s) sum += from[s * apart];
     dw[i] = sum;
 }
 
 // sums[group, j] = Σ over the tiles of a group, in a fixed order, of part[tile, j]; j counts both statistics of every
 // channel. A block takes 32 columns, each summed by eight threads that take every eighth tile; y counts groups.
 // Launched by `ops::conv3d::cuda` after a product that left statistics.
-extern "C" __global__ void __launch_bounds__(256) conv3d_parts_statistics_f32(const float* __restrict__ part,
-                                                                              float* __restrict__ sums, int tiles,
-                                                                              int columns) {
+extern "C" __global__ void __launch_bounds__(256)
+    conv3d_parts_statistics_f32(const float* __restrict__ part, float* __restrict__ sums, int tiles, int columns) {
     __shared__ float parts[8][32];
     const int lane = threadIdx.x & 31, eighth = threadIdx.x >> 5, j = blockIdx.x * 32 + lane;
     const float* from = part + (size_t)blockIdx.y * tiles * columns + j;
-    float sum = 0.f;
+    float sum = 0.0f;
     if (j < columns) {
 #pragma unroll 4
         for (int t = eighth; t < tiles; t += 8) sum += from[(size_t)t * columns];
@@ -50,9 +49,9 @@ extern "C" __global__ void __launch_bounds__(256) conv3d_parts_statistics_f32(co
     parts[eighth][lane] = sum;
     __syncthreads();
     if (eighth == 0 && j < columns) {
-        float total = 0.f;
+        float total = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 8; i++) total += parts[i][lane];
+        for (int i = 0; i < 8; ++i) total += parts[i][lane];
         sums[(u32)(blockIdx.y * columns + j)] = total;
     }
 }

@@ -9,7 +9,7 @@
 // dgrad: inputs of one residue modulo the stride form a dense grid q of their own; only every `tap_every`-th tap meets
 // them, and it meets the outputs at q + offset + j * step with a negative step. Residues without taps get 0.
 #pragma once
-#include "common/bf16.cuh"
+#include "common/types.cuh"
 
 // Division of numbers below 2^31 by a fixed one, as a product. The host finds `mul` and `shift`.
 struct Divisor {
@@ -41,18 +41,18 @@ struct Conv {
 
 // The affine map above, for the pass and residue of this block.
 struct Walk {
-    int rows;                                    // pixels of the grid of rows
-    Divisor grid[3];                             // extents of that grid
-    int mul[3], offset[3], step[3], taps[3];     // per axis
-    int extent[3];                               // of the gathered grid
-    int filter_first, filter_step[3];            // taps in the filter: of tap (0,0,0), and per tap of each axis
-    int residue[3];                              // dgrad: the first input of the class, per axis
+    int rows;                                 // pixels of the grid of rows
+    Divisor grid[3];                          // extents of that grid
+    int mul[3], offset[3], step[3], taps[3];  // per axis
+    int extent[3];                            // of the gathered grid
+    int filter_first, filter_step[3];         // taps in the filter: of tap (0,0,0), and per tap of each axis
+    int residue[3];                           // dgrad: the first input of the class, per axis
 };
 
 __device__ __forceinline__ Walk walk_forward(const Conv& p) {
     Walk w;
 #pragma unroll
-    for (int a = 0; a < 3; a++) {
+    for (int a = 0; a < 3; ++a) {
         w.grid[a] = p.grid[a][0];
         w.mul[a] = p.stride[a];
         w.offset[a] = -p.pad[a];
@@ -75,7 +75,7 @@ __device__ __forceinline__ Walk walk_backward(const Conv& p, int z) {
     const int residue[3] = {z / (p.stride[1] * p.stride[2]), z / p.stride[2] % p.stride[1], z % p.stride[2]};
     int first[3];
 #pragma unroll
-    for (int a = 0; a < 3; a++) {
+    for (int a = 0; a < 3; ++a) {
         const int s = p.stride[a], r = residue[a];
         w.grid[a] = p.grid[a][r < p.in[a] % s ? 0 : 1];
         w.mul[a] = 1;

@@ -6,10 +6,10 @@
 // Grid: tiles of filters times `column_tiles`; y counts the splits. With one split and no padded channels `part` is the
 // gradient itself, otherwise `conv3d_parts_splits_f32` follows.
 // Launched by `ops::conv3d::cuda`, which chooses the tile (filters x columns).
-#define WGRAD(NAME, BM, BN, WM, WN, STAGES, V, BLOCKS)                                                               \
-    extern "C" __global__ void __launch_bounds__(Filters<BM, BN, WM, WN, STAGES, V>::THREADS, BLOCKS)                 \
-        NAME(const u16* __restrict__ x, const u16* __restrict__ dy, float* __restrict__ part, const Conv p) {        \
-        Filters<BM, BN, WM, WN, STAGES, V>::run(x, dy, part, p);                                                     \
+#define WGRAD(NAME, BM, BN, WM, WN, STAGES, V, BLOCKS)                                                                 \
+    extern "C" __global__ void __launch_bounds__(Filters<BM, BN, WM, WN, STAGES, V>::THREADS, BLOCKS)                  \
+        NAME(const bf16* __restrict__ x, const bf16* __restrict__ dy, float* __restrict__ part, const Conv p) {        \
+        Filters<BM, BN, WM, WN, STAGES, V>::run(x, dy, part, p);                                                       \
     }
 
 // shared: conv3d_wgrad_128x128_bf16 49152

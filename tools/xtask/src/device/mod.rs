@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod committed;
 mod family;
+mod format;
 pub mod kernels;
 mod listing;
 mod nvrtc;
@@ -17,6 +18,7 @@ pub use build::{build, chosen};
 pub use check::{Checked, check};
 pub use committed::problems;
 pub use family::{Family, Manifest, families, files};
+pub use format::{Formatted, formatted};
 pub use tools::{INSTALL, Tools};
 
 use sha2::{Digest, Sha256};
