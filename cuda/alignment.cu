@@ -1,8 +1,12 @@
-// Channel maps of gradients and their adjoints, in f32.
+// Channel maps of the alignment losses and the adjoints of the map, in f32. Features are `[rows area c]`: frames,
+// positions, channels.
 //
-// Each pass reads features once, sixteen bytes a thread side by side over the channels, and is bound by that. A block of the
-// three passes over columns has a frame and up to 64 channels; it holds their means by the time it writes, so the two
-// adjoints are one launch each.
+// weights: `w [rows c]`, the mean of g over the positions of each frame. map: `m [rows area]`, the dot product of w and
+// f at each position. for_g and for_f: the adjoints of the map for g and f.
+//
+// Grid of weights, for_g and for_f: one block of 256 for each frame and tile of at most 64 channels. The block has the
+// means of its channels before it writes, so each adjoint is one launch. Grid of map: one warp a position. All are
+// memory-bound and read each feature once, 16 bytes a thread. Launched by `ops::alignment::cuda`.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 
@@ -89,10 +93,10 @@ __device__ __forceinline__ void map(const float* __restrict__ w, const float* __
     }
 }
 
-// weights: `w[rows c]`, the means over the `area` positions of each frame of g. for_g: the mean over positions of d f, at
-// each of them. for_f: the mean of g times d. Grid: a block of 256 for each of `tiles` runs of channels of every row;
-// 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by `ops::alignment::{map_fwd, map_bwd_g,
-// map_bwd_f}`.
+// weights: `w[rows c]`, the means over the `area` positions of each frame of g. for_g: the mean over positions of d f,
+// at each of them. for_f: the mean of g times d. Grid: a block of 256 for each of `tiles` runs of channels of every
+// row; 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by `ops::alignment::{map_fwd,
+// map_bwd_g, map_bwd_f}`.
 #define COLUMNS(NAME, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256) alignment_weights_##NAME(                                        \
         const float* __restrict__ g, float* __restrict__ w, u32 area, u32 c, u32 tiles, u32 shift) {                   \

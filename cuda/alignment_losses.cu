@@ -1,22 +1,23 @@
-// The cosine losses of maps against targets, with the first and second derivative: a block a sample, in f64, since the maps
-// are tiny numbers and few of them.
+// The cosine losses of maps against targets with their first and second derivatives. Maps are `[n t area]`: samples,
+// frames, positions. One block of 256 a sample. In f64: the maps are small, and so is their number. Launched by
+// `ops::alignment::cuda`.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 
-// Vectors no longer than this are divided by it.
+// A vector whose length is below this is divided by this.
 constexpr double EPS = 1e-12f;
 
-// Centred vectors no longer than this part of what they were are flat.
+// A centred vector is flat (its cosine and gradient are 0) if its length is at most this fraction of the length before.
 constexpr double FLAT = 1.0 / (1 << 20);
 
-// Extents and switches, as the host fills them in.
+// Extents and options; the same struct as `ops::alignment::cuda::Plan`.
 struct Plan {
     u32 n, t, area;
     u32 raw, centred;
     float weight[3];  // spatio-temporal, spatial, temporal
 };
 
-// Sums over the threads that work together on a vector.
+// Sums over the threads that share a vector: a warp, or a block.
 struct Warp {
     __device__ __forceinline__ u32 first() const { return threadIdx.x % 32; }
     __device__ __forceinline__ u32 step() const { return 32; }
@@ -67,7 +68,7 @@ struct Cosine {
     u32 curved;
 };
 
-// What the second derivative needs to know of the whole direction.
+// What the second derivative needs of the direction as a whole.
 struct Along {
     double mean, a, slope;
 };
@@ -149,7 +150,7 @@ __device__ __forceinline__ double curvature(const Cosine& k, const Pair& v, doub
     return k.curved ? change : 0.0;
 }
 
-// `exp(x)` for x up to 0, to 4 units of f32, whose range it goes beyond.
+// `exp(x)` for x <= 0 with an error of 4 ulp of f32, but the range of f64.
 __device__ __forceinline__ double power(double x) {
     float k = rintf((float)fmax(x, -700.0) * 1.44269504f);
     float rest = (float)fma((double)k, -0.693147180559945309, fmax(x, -700.0));
@@ -189,7 +190,7 @@ struct Sample {
         return {sum.p / plan.t, sum.y / plan.t};
     }
 
-    // By all threads of the block, which may use the frames at once.
+    // Called by all threads of the block. The frames in smem are complete when it returns.
     __device__ __forceinline__ Sample(const Plan& plan, const float* p, const float* y, Frame* frames, double* space)
         : plan(plan),
           p(p + (u64)blockIdx.x * plan.t * plan.area),
@@ -234,8 +235,9 @@ struct Sample {
     __shared__ double space[5 * WARPS];                                                                                \
     Frame* frames = reinterpret_cast<Frame*>(cosines);
 
-// For each sample the weighted loss, `1 - S_st`, `1 - S_s`, `1 - S_t` and the plain cosine: `each[n 5]`. Grid: a block of
-// 256 for each of the n samples, with a `Frame` of shared memory for each frame. Launched by `ops::alignment::align_fwd`.
+// For each sample the weighted loss, `1 - S_st`, `1 - S_s`, `1 - S_t` and the plain cosine: `each[n 5]`. Grid: a block
+// of 256 for each of the n samples, with a `Frame` of shared memory for each frame. Launched by
+// `ops::alignment::align_fwd`.
 // shared: alignment_losses_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
     alignment_losses_f32(const float* __restrict__ p, const float* __restrict__ y, float* __restrict__ each,

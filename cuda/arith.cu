@@ -1,4 +1,6 @@
-// a + b, a - b, a * b, a / b with extents of 1 repeated, and factor * a. Launched by ops/arith.
+// a + b, a - b, a * b, a / b with broadcasting, and factor * a. `same` kernels: equal shapes, 16 bytes of `a` a thread.
+// `repeated` kernels: up to five axes with a stride for each argument, one element a thread. Grid: blocks of 256
+// threads over the elements of y. Launched by `ops::arith::cuda`.
 #include "common/elements.cuh"
 
 // Up to five joined axes, innermost first: extent, and the step of each argument along it (0 where it is repeated).
@@ -7,7 +9,7 @@ struct Axes {
     u32 extent[5], a[5], b[5];
 };
 
-// One of the four; the branch is the same for all threads.
+// One of the four operations; the branch is uniform over the grid.
 __device__ __forceinline__ float combine(u32 op, float p, float q) {
     switch (op) {
     case 0: return p + q;

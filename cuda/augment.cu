@@ -1,9 +1,10 @@
-// Augmentation of RGB clips: crop, resize, flip, colour jitter, grey, blur and normalisation, from bytes to the input of a network
-// in one pass; before it, where contrast is jittered, one pass for the mean grey of each frame. And crop, resize and flip
-// of motion maps. Launched by augment.
+// Augmentation of RGB clips from u8 frames `[clips t h w 3]` to the input of a network `[clips t side side 3]` in one
+// pass: crop, resize, flip, colour jitter, greyscale, blur, normalisation. Where contrast is jittered, a first pass
+// sums the grey of each frame. Also crop, resize and flip of motion maps. Blocks of 256 threads; the grid is stated at
+// each kernel. Launched by `augment::cuda`.
 #include "common/elements.cuh"
 
-// What one clip's augmentation is; the layout of augment::cuda::Clip.
+// The augmentation of one clip; the same struct as `augment::cuda::Clip`.
 struct Clip {
     // Top, left, height and width of the crop, in pixels of the frames.
     double crop[4];
@@ -25,7 +26,7 @@ struct Clip {
 #define SATURATION 2u
 #define HUE 3u
 
-// Extents of a launch; the layout of augment::cuda::Extents.
+// Extents of a launch; the same struct as `augment::cuda::Extents`.
 struct Extents {
     // Frames of a clip, their extents, the side of the result, blocks of a frame in the pass for the mean.
     int t, h, w, side, chunks;
@@ -37,8 +38,8 @@ struct Tap {
     float weight;
 };
 
-// Sample i of `out` over `origin .. origin + extent` of an axis of `source` pixels, as on the CPU: in f64, pixel centres at
-// halves, held within the crop's own pixels.
+// Sample i of `out` over `origin .. origin + extent` of an axis of `source` pixels, as on the CPU: in f64, pixel
+// centres at halves, held within the crop's own pixels.
 __device__ __forceinline__ Tap tap(int i, int out, double origin, double extent, int source) {
     double within = __dadd_rn(__ddiv_rn(__dmul_rn((double)i + 0.5, extent), (double)out), -0.5);
     double last = extent - 1.0 > 0.0 ? extent - 1.0 : 0.0;
@@ -49,7 +50,8 @@ __device__ __forceinline__ Tap tap(int i, int out, double origin, double extent,
     return {first, min(first + 1, source - 1), (float)(at - (double)first)};
 }
 
-// The taps of samples `x0 + j` (columns, from last to first where flipped) and `y0 + j` (rows), reflected at the border.
+// The taps of samples `x0 + j` (columns, from last to first where flipped) and `y0 + j` (rows), reflected at the
+// border.
 template <int WIDE, int HIGH>
 __device__ __forceinline__ void make_taps(Tap* columns, Tap* rows, const Clip& clip, const Extents& e, int x0, int y0) {
     for (int i = threadIdx.x; i < WIDE + HIGH; i += BLOCK) {
@@ -195,9 +197,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 #define TILE_W 32
 #define TILE_H 16
 
-// Everything else: a tile of 32 x 16 pixels of the result, with one more on each side for the blur, is sampled and coloured in
-// shared memory, blurred across and down, normalised, and written in whole rows, `[clips t side side 3]`. Grid: tiles
-// across, tiles down, frames of all clips.
+// Everything else: a tile of 32 x 16 pixels of the result, with one more on each side for the blur, is sampled and
+// coloured in shared memory, blurred across and down, normalised, and written in whole rows, `[clips t side side 3]`.
+// Grid: tiles across, tiles down, frames of all clips.
 template <class T>
 __device__ __forceinline__ void rgb(const u8* __restrict__ frames, const Clip* __restrict__ clips,
                                     const float* __restrict__ sums, T* __restrict__ to, const Extents& e) {
@@ -271,8 +273,9 @@ __device__ __forceinline__ void rgb(const u8* __restrict__ frames, const Clip* _
     }
 }
 
-// Crop, resize and flip of maps `[clips t h w c]`, times a gain for each channel (for flow in pixels), to `[clips t side side c]`.
-// `gains` is `[clips 2]`: of channel 0, and of the others. Grid: 256 numbers of the result's frame, frames of all clips.
+// Crop, resize and flip of maps `[clips t h w c]`, times a gain for each channel (for flow in pixels), to `[clips t
+// side side c]`. `gains` is `[clips 2]`: of channel 0, and of the others. Grid: 256 numbers of the result's frame,
+// frames of all clips.
 template <class T>
 __device__ __forceinline__ void motion(const float* __restrict__ maps, const Clip* __restrict__ clips,
                                        const float2* __restrict__ gains, T* __restrict__ to, const Extents& e,

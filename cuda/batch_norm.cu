@@ -1,15 +1,15 @@
 // Batch normalisation over the innermost axis, forward and backward; docs/math/batch_norm.md derives both.
 //
-// `x [groups rows c]`. Four steps go over the tensors, blocks of at most 64 channels by `span` rows ("chunks"): sums of
-// the forward pass, the result, sums of the backward pass, the gradient. Between them two small kernels merge the sums
-// of the chunks in f64, in order. The first sums may come from elsewhere, such as the convolution that made x.
+// `x` is `[groups rows c]`. Four kernels read the tensors: the sums of the forward pass, its result, the sums of the
+// backward pass, the gradient. Each block sums a chunk of `span` rows, and two small kernels add the chunks in order,
+// in f64. The forward sums may come from the convolution that produced x instead.
 //
-// The grid of the four: `tiles · chunks · groups` blocks of 256. Wide kernels move 16 bytes a thread and need c to be a
-// multiple of that; single ones move an element.
+// Grid of the four: `tiles * chunks * groups` blocks of 256, at most 64 channels each. `wide` kernels access 16 bytes a
+// thread and need c to be a multiple of that; `single` ones access one element. Launched by `ops::batch_norm::cuda`.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 
-// How a pass is spread over x: the layout of ops::batch_norm::cuda::Plan.
+// How a pass is divided over the grid; the same struct as `ops::batch_norm::cuda::Plan`.
 struct Plan {
     u32 rows;    // of a group
     u32 c;       // channels
@@ -32,7 +32,8 @@ struct Block {
     }
 };
 
-// The parameters of a block's channels, from global memory to W registers a thread, by way of `space`.
+// Distributes the parameters of a block's channels, one in each of the first threads, to W registers of every thread
+// through `space` (smem).
 template <int W>
 __device__ __forceinline__ void spread(float value, float (&v)[W], float* space, u32 shift) {
     __syncthreads();
@@ -50,8 +51,8 @@ __device__ __forceinline__ bool fetches(const Block& block, const Plan& p, u32& 
     return threadIdx.x < W << p.shift && channel < p.c;
 }
 
-// `[shift, Σ(x - shift), Σ(x - shift)²]` of each channel of a chunk, where the shift is the mean of the first rows the
-// block reads, one a thread: of at least 1/64 of the chunk, so that little cancels.
+// `[shift, Σ(x - shift), Σ(x - shift)²]` of each channel of a chunk. The shift is the mean of the first row of each
+// thread, at least 1/64 of the chunk, which keeps cancellation small.
 template <class T, int W>
 __device__ __forceinline__ void sums(const T* __restrict__ x, float* __restrict__ parts, const Plan& p) {
     __shared__ __align__(16) float space[2 * WARPS * ROOM], shared[ROOM];
@@ -122,7 +123,7 @@ __device__ __forceinline__ Affine<W> affine(const Block& block, const float* __r
     return a;
 }
 
-// `y = relu((x - mean) · rstd · gamma + beta + residual)`, the residual and the rectifier where they are wanted.
+// `y = relu((x - mean) · rstd · gamma + beta + residual)`; the residual (RESIDUAL) and the ReLU (`relu`) are optional.
 template <class T, int W, bool RESIDUAL>
 __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __restrict__ mean,
                                       const float* __restrict__ rstd, const float* __restrict__ gamma,
@@ -156,10 +157,10 @@ __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __re
     }
 }
 
-// What the rectifier lets through: everything, what is positive when computed again, or where y is positive.
+// The mask of the ReLU: none, recomputed from x, or read from y.
 enum Mask { PLAIN, AGAIN, RESULT };
 
-// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, with dz the gradient past the rectifier. RESULT writes dz.
+// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, where dz is dy times the mask. RESULT also writes dz.
 template <class T, int W, Mask MASK>
 __device__ __forceinline__ void grad_sums(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y,
                                           const float* __restrict__ mean, const float* __restrict__ rstd,
@@ -243,7 +244,7 @@ __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restric
     }
 }
 
-// Chunks of sums that threads of the merging kernels take turns at: a block is 32 channels wide.
+// The merging kernels have 32 channels a block, and TURNS threads a channel, each of which takes every TURNS-th chunk.
 constexpr u32 TURNS = 8;
 
 // The sum of `v` over the turns, in their order, in every thread of the channel.
@@ -260,10 +261,9 @@ __device__ __forceinline__ double merge(double v, double* space) {
     return sum;
 }
 
-// Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each of
-// `span` rows but the last of a group, in f64: `mean` and `rstd
-// [groups c]`, and of all groups together `all_mean`, and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32
-// channels. Launched by `ops::batch_norm::fwd`.
+// Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each
+// of `span` rows but the last of a group, in f64: `mean` and `rstd [groups c]`, and of all groups together `all_mean`,
+// and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32 channels. Launched by `ops::batch_norm::fwd`.
 extern "C" __global__ void __launch_bounds__(256, 1)
     batch_norm_merge_f32(const float* __restrict__ parts, const float* __restrict__ shift, float* __restrict__ mean,
                          float* __restrict__ rstd, float* __restrict__ all_mean, float* __restrict__ all_var,
@@ -383,7 +383,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         grad_sums<T, W, RESULT>(x, dy, y, mean, rstd, gamma, beta, dz, parts, p);                                      \
     }
 
-// dx; `again` masks dy by the rectifier. Launched by the backward pass.
+// dx; `again` masks dy by the ReLU. Launched by the backward pass.
 #define GRAD(NAME, T, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         batch_norm_grad_plain_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                         \

@@ -1,4 +1,5 @@
-// The same numbers in another type, and tensors of one number. Each byte is moved once.
+// Conversions between f32 and bf16, and fills. Grid: blocks of 256 threads over the elements. Launched by
+// `tensor::cuda`.
 #include "common/elements.cuh"
 
 // Elements a thread converts: 16 bytes on the f32 side, so that a warp's requests have no gaps on either side.

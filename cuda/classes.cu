@@ -1,6 +1,5 @@
-// One kernel for each class of instruction that this library's kernels are made of: `y` of `a`, `b` and `c`, word by word
-// or warp by warp. The same inputs go through the simulator and through hardware, and tests/it/classes.rs compares.
-// Launched there alone.
+// One kernel for each class of instruction that the kernels of this crate use. `y` is computed from `a`, `b` and `c`,
+// one word a thread or by warps. tests/it/classes.rs launches them in the simulator and on hardware, and compares.
 #include "common/mma.cuh"
 
 constexpr u32 THREADS = 128;
@@ -105,7 +104,8 @@ OF_WORDS(shuffle, __shfl_xor_sync(~0u, p, 5) ^ (__shfl_down_sync(~0u, q, 3) * 3)
 OF_WORDS(vote, __ballot_sync(~0u, p & 1) ^ (__any_sync(~0u, q == r) ? 1u : 0u) ^ (__all_sync(~0u, q != r) ? 2u : 0u))
 OF_WORDS(barrier_count, __syncthreads_count(p & 1) * 2 + (__syncthreads_or(q == 0) ? 1 : 0))
 
-// Four words a thread, read back as matrix fragments: plain into the first half of `y`'s words, transposed into the second.
+// Four words a thread, read back as matrix fragments: plain into the first half of `y`'s words, transposed into the
+// second.
 KERNEL(matrix) {
     __shared__ __align__(16) u32 tile[THREADS * 4];
     const u32 i = thread(), lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -113,8 +113,8 @@ KERNEL(matrix) {
     for (u32 k = 0; k < 4; ++k) tile[threadIdx.x * 4 + k] = a[i * 4 + k] ^ b[i] ^ c[i];
     __syncthreads();
     u32 plain[4], turned[4];
-    load_matrix(plain, shared_address(tile + warp * 128 + lane * 4));
-    load_matrix_turned(turned, shared_address(tile + warp * 128 + lane * 4));
+    ldmatrix(plain, smem_address(tile + warp * 128 + lane * 4));
+    ldmatrix_transposed(turned, smem_address(tile + warp * 128 + lane * 4));
 #pragma unroll
     for (u32 k = 0; k < 4; ++k) y[i * 4 + k] = plain[k] + 3 * turned[k];
 }
@@ -123,11 +123,11 @@ KERNEL(matrix) {
 KERNEL(copy) {
     __shared__ __align__(16) u32 tile[THREADS * 4];
     const u32 i = thread(), bytes = c[i] % 17;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(tile + threadIdx.x * 4)),
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(tile + threadIdx.x * 4)),
                  "l"(a + i * 4), "r"(bytes)
                  : "memory");
-    copy_commit();
-    copy_wait<0>();
+    cp_async_commit();
+    cp_async_wait<0>();
 #pragma unroll
     for (u32 k = 0; k < 4; ++k) y[i * 4 + k] = tile[threadIdx.x * 4 + k] ^ b[i];
 }

@@ -1,14 +1,15 @@
-// Softmax, and the cross-entropy of logits against labels: a warp a row of c logits, read once as far as registers go.
+// Softmax, and the cross-entropy of logits `[n c]` against labels. One warp a row, blocks of 256. A row is read once if
+// it fits in the registers of a warp. Launched by `ops::cross_entropy::cuda`.
 //
-// All in f32. Differences from the largest logit are taken exactly, as a number and its rounding error, so that the error
-// of an exponential does not grow with its argument: with u = 2^-24 it is 5 u (expf: 2 units in the last place, 4 u). A sum
-// of c of them is off by (c + 4) u, a probability by (c + 10) u, relatively; the sum's logarithm by (c + 4) u absolutely and
-// by 2 u of itself.
+// All in f32. The difference from the largest logit is kept as a number and its rounding error, so the relative error
+// of an exponential does not grow with its argument: with u = 2^-24 it is 5 u (of expf: 2 ulp, 4 u). A sum of c
+// exponentials has the relative error (c + 4) u, a probability (c + 10) u. The logarithm of the sum has the absolute
+// error (c + 4) u plus 2 u of itself.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 #include "common/row.cuh"
 
-// A row of logits: up to 128 (wide bf16: 256) are held.
+// A row of logits, of which up to 128 (wide bf16: 256) are kept in registers.
 template <class T, int W>
 using Logits = Row<T, W, W == 8 ? 8 : 4>;
 
@@ -126,7 +127,8 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const u32* __r
     }
 }
 
-// `y`, the rows of `x [n c]` as probabilities. Grid: a block of 256 for every 8 rows. Wide: c is a multiple of 16 bytes.
+// `y`, the rows of `x [n c]` as probabilities. Grid: a block of 256 for every 8 rows. Wide: c is a multiple of 16
+// bytes.
 // Launched by `ops::cross_entropy::probabilities`.
 #define SOFTMAX(NAME, T, W)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \

@@ -1,4 +1,5 @@
-// The moving average of a key network, one tensor: 16 bytes a thread, each byte moved once.
+// The moving average of a key network for one tensor. Grid: blocks of 256 threads, 16 bytes a thread. Launched by
+// `ops::ema::cuda`.
 #include "common/elements.cuh"
 
 struct Blend {

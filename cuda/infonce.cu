@@ -1,9 +1,11 @@
-// InfoNCE against a queue: one sweep over the queue for all terms that share it.
+// InfoNCE against a queue `[m d]`: one sweep over the queue for all terms that share it. Launched by
+// `ops::infonce::cuda`.
 //
-// Rows are the queries of up to four terms, one behind the other: row r is query r % n of term r / n. A block holds a tile
-// of rows and walks over one part of the queue, a tile of keys at a time: logits, their exponentials relative to the fixed
-// maximum 1/tau (rows are of unit length, so no logit is larger), and the keys they weigh. What a part leaves behind for a
-// row is a sum, the largest similarity and `d` weighted numbers; `infonce_finish` joins the parts in order.
+// Rows are the queries of up to four terms, concatenated: row r is query r % n of term r / n. Grid of a sweep: x =
+// tiles of rows, y = parts of the queue (split-K). A block iterates over its part, a tile of keys at a time, and
+// accumulates the exponentials of the logits and the keys weighted by them. The fixed maximum of a logit is 1/tau,
+// since rows have unit length. For each row and part it writes a sum, the largest similarity and `d` weighted sums;
+// `infonce_finish` adds the parts in order.
 //
 // Exponentials are ex2.approx (relative error at most 2^-22) of `fma(similarity, log2(e)/tau, -log2(e)/tau)`.
 
@@ -16,7 +18,7 @@ template <int D, int MT, int WARPS>
 __device__ __forceinline__ void sweep_mma(const Sweep& p) {
     constexpr int ROWS = 16 * MT * WARPS, KEYS = 64, STAGES = 2, CHUNKS = D / 8, THREADS = 32 * WARPS;
     extern __shared__ __align__(128) u8 shared[];
-    const u32 tile_q = shared_address(shared), tile_k = tile_q + ROWS * D * 2;
+    const u32 tile_q = smem_address(shared), tile_k = tile_q + ROWS * D * 2;
     u32* owners = (u32*)(shared + (ROWS + STAGES * KEYS) * D * 2);
     const int lane = threadIdx.x & 31, first = (threadIdx.x >> 5) * 16 * MT, row0 = blockIdx.x * ROWS;
     const int begin = blockIdx.y * p.share, end = min(begin + p.share, p.m), chunks = p.d / 8;
@@ -30,7 +32,7 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
             const int r = i / CHUNKS, c = i % CHUNKS;
             const bool inside = from + r < end && c < chunks;
             const char* src = (const char*)p.queue + (inside ? ((size_t)(from + r) * p.d + c * 8) * 2 : 0);
-            copy_async<16>(to + wide_row<D>(r, c), src, inside);
+            cp_async<16>(to + swizzle_row<D>(r, c), src, inside);
         }
         load_owners<KEYS>(p, owners + (step % STAGES) * KEYS, from, end);
     };
@@ -39,10 +41,10 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
     for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const int r = i / CHUNKS, c = i % CHUNKS;
         const bool inside = row0 + r < p.rows && c < chunks;
-        copy_async<16>(tile_q + wide_row<D>(r, c), query(p, inside ? row0 + r : 0, 2) + (inside ? c * 16 : 0), inside);
+        cp_async<16>(tile_q + swizzle_row<D>(r, c), query(p, inside ? row0 + r : 0, 2) + (inside ? c * 16 : 0), inside);
     }
     load(0);
-    copy_commit();
+    cp_async_commit();
 
     // Fragment rows of this thread: lane / 4 and eight further, in each of the MT tiles.
     u32 own[MT][2];
@@ -63,10 +65,10 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
 
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-        copy_wait<0>();
+        cp_async_wait<0>();
         __syncthreads();
         if (step + 1 < steps) load(step + 1);
-        copy_commit();
+        cp_async_commit();
         const u32 keys = tile_k + (step % STAGES) * KEYS * D * 2;
 #pragma unroll 1
         for (int part = 0; part < KEYS; part += 32) {
@@ -82,11 +84,11 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
                 u32 a[MT][4], b[2][4];
 #pragma unroll
                 for (int i = 0; i < MT; ++i)
-                    load_matrix(a[i], tile_q + wide_row<D>(first + i * 16 + (lane & 15), c + (lane >> 4)));
+                    ldmatrix(a[i], tile_q + swizzle_row<D>(first + i * 16 + (lane & 15), c + (lane >> 4)));
 #pragma unroll
                 for (int j = 0; j < 2; ++j)
-                    load_matrix(b[j],
-                                keys + wide_row<D>(part + j * 16 + (lane & 7) + (lane >> 4) * 8, c + (lane >> 3 & 1)));
+                    ldmatrix(b[j],
+                             keys + swizzle_row<D>(part + j * 16 + (lane & 7) + (lane >> 4) * 8, c + (lane >> 3 & 1)));
 #pragma unroll
                 for (int i = 0; i < MT; ++i)
 #pragma unroll
@@ -120,7 +122,7 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
 #pragma unroll
                 for (int c = 0; c < CHUNKS; c += 2) {
                     u32 b[4];
-                    load_matrix_turned(b, keys + wide_row<D>(part + k * 16 + (lane & 15), c + (lane >> 4)));
+                    ldmatrix_transposed(b, keys + swizzle_row<D>(part + k * 16 + (lane & 15), c + (lane >> 4)));
 #pragma unroll
                     for (int i = 0; i < MT; ++i) {
                         mma_bf16(acc[i][c], a[i], b[0], b[1]);
@@ -130,7 +132,7 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
             }
         }
     }
-    copy_wait<0>();
+    cp_async_wait<0>();
 
 #pragma unroll
     for (int i = 0; i < MT; ++i)
@@ -164,7 +166,7 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
         BODY;                                                                                                          \
     }
 
-// What ops/infonce/cuda.rs launches them with, dynamic:
+// Dynamic shared memory of the launches:
 // shared: infonce_sweep_r64_d64_bf16 25088
 // shared: infonce_sweep_r64_d128_bf16 49664
 // shared: infonce_sweep_r256_d64_bf16 49664
@@ -176,8 +178,8 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
 // shared: infonce_finish 0
 // shared: infonce_mean 0
 
-// Grid: tiles of rows, parts of the queue. Tensor cores: bf16 queries and queue, 64 or 256 rows a block, d a multiple of 8
-// up to 64 or 128.
+// Grid: tiles of rows, parts of the queue. Tensor cores: bf16 queries and queue, 64 or 256 rows a block, d a multiple
+// of 8 up to 64 or 128.
 SWEEP(infonce_sweep_r64_d64_bf16, 128, 3, (sweep_mma<64, 1, 4>(p)))
 SWEEP(infonce_sweep_r64_d128_bf16, 128, 2, (sweep_mma<128, 1, 4>(p)))
 SWEEP(infonce_sweep_r256_d64_bf16, 256, 1, (sweep_mma<64, 2, 8>(p)))
@@ -190,7 +192,7 @@ SWEEP(infonce_ffma_d128_bf16, 128, 2, (sweep_ffma<128, true>(p)))
 
 // ---- joining the parts
 
-// The numbers of the join; the same in src/ops/infonce/cuda.rs.
+// The extents of `infonce_finish`; the same struct as in `ops::infonce::cuda`.
 struct Joined {
     // As in Extents.
     int n, rows, d;
@@ -208,8 +210,9 @@ __device__ __forceinline__ float element(const void* x, size_t i, bool is_bf16) 
 // One warp a row, four rows a block: joins the parts in order, adds the positive, and writes the row's loss, the
 // probability of its positive and whether that is nearest (with a zero behind), and its gradient.
 //
-// With S the sum over the negatives and o the positive's exponential, the loss is ln(1 + S/o): taken as log1p(S/o) where
-// the positive outweighs the rest, so that a small loss keeps its digits, and as ln S - ln o + log1p(o/S) elsewhere.
+// With S the sum over the negatives and o the positive's exponential, the loss is ln(1 + S/o): taken as log1p(S/o)
+// where the positive outweighs the rest, so that a small loss keeps its digits, and as ln S - ln o + log1p(o/S)
+// elsewhere.
 extern "C" __global__ void __launch_bounds__(128)
     infonce_finish(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,
                    const void* __restrict__ q3, const void* __restrict__ k0, const void* __restrict__ k1,
@@ -267,8 +270,8 @@ extern "C" __global__ void __launch_bounds__(128)
     }
 }
 
-// One block a term: the mean of its rows' scores. `loss` is one number; `stats` the mean probability of the positive and
-// the share of rows whose positive is nearest.
+// One block a term: the mean of its rows' scores. `loss` is one number; `stats` the mean probability of the positive
+// and the share of rows whose positive is nearest.
 extern "C" __global__ void __launch_bounds__(256)
     infonce_mean(const float4* __restrict__ scores, float* __restrict__ loss0, float* __restrict__ loss1,
                  float* __restrict__ loss2, float* __restrict__ loss3, float* __restrict__ stats0,

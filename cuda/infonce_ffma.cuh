@@ -1,9 +1,9 @@
-// The sweep of InfoNCE without tensor cores, and what both sweeps share.
+// The InfoNCE sweep with FFMA, without tensor cores, and what both sweeps share; `infonce.cu` has the grid and layouts.
 #pragma once
 #include "common/mma.cuh"
 
 #define INFINITY_F __int_as_float(0x7f800000)
-// The owner of a place in the queue that holds no key.
+// The owner of an empty slot of the queue.
 #define NOBODY 0xffffffffu
 
 // 2^x with a relative error of at most 2^-22; results below the smallest normal number are 0.
@@ -13,7 +13,7 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-// The numbers of a sweep; the same in src/ops/infonce/cuda.rs.
+// The extents of a sweep; the same struct as in `ops::infonce::cuda`.
 struct Extents {
     // Queries of a term, rows of all terms, length of a code, keys, keys of a part.
     int n, rows, d, m, share;
@@ -45,7 +45,7 @@ __device__ __forceinline__ u32 owner_of_row(const Sweep& p, int r) {
     return p.row_owners && r < p.rows ? p.row_owners[r % p.n] : NOBODY;
 }
 
-// Puts the owners of a tile of keys into shared memory; places behind the end of the part are nobody's.
+// Loads the owners of a tile of keys into smem; keys past the end of the part have the owner NOBODY.
 template <int KEYS>
 __device__ __forceinline__ void load_owners(const Sweep& p, u32* to, int from, int end) {
     const int key = from + (int)threadIdx.x;
@@ -54,8 +54,8 @@ __device__ __forceinline__ void load_owners(const Sweep& p, u32* to, int from, i
 
 // ---- plain f32 arithmetic: any number types, any d
 
-// Loads a tile of ROWS rows of D numbers as f32 with zeros behind column d and behind `count` rows. `row(r)` is where row
-// r starts. 128 threads; rows of shared memory are D + 4 numbers apart.
+// Loads a tile of ROWS rows of D numbers as f32 with zeros behind column d and behind `count` rows. `row(r)` is where
+// row r starts. 128 threads; rows of shared memory are D + 4 numbers apart.
 template <int D, int ROWS, bool BF16, typename Row>
 __device__ __forceinline__ void load_tile(float* to, int count, int d, Row row) {
     if (d % 4 == 0) {
@@ -68,7 +68,7 @@ __device__ __forceinline__ void load_tile(float* to, int count, int d, Row row) 
                 const uint2 v = inside ? *(const uint2*)(row(r) + c * 2) : make_uint2(0, 0);
                 *(float4*)out = make_float4(bf16_lo(v.x), bf16_hi(v.x), bf16_lo(v.y), bf16_hi(v.y));
             } else {
-                copy_async<16>(shared_address(out), inside ? row(r) + c * 4 : row(0), inside);
+                cp_async<16>(smem_address(out), inside ? row(r) + c * 4 : row(0), inside);
             }
         }
     } else {
@@ -107,7 +107,7 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
     else
         load_tile<D, ROWS, false>(tile_q, rows, p.d, [&](int r) { return query(p, row0 + r, 4); });
     load(0);
-    copy_commit();
+    cp_async_commit();
 
     u32 own[4];
     float sum[4], top[4], acc[8][4 * COLUMNS];
@@ -124,10 +124,10 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
 
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-        copy_wait<0>();
+        cp_async_wait<0>();
         __syncthreads();
         if (step + 1 < steps) load(step + 1);
-        copy_commit();
+        cp_async_commit();
         const float* keys = tile_k + (step & 1) * KEYS * PITCH;
         float s[4][4];
 #pragma unroll
@@ -184,7 +184,7 @@ __device__ __forceinline__ void sweep_ffma(const Sweep& p) {
             }
         }
     }
-    copy_wait<0>();
+    cp_async_wait<0>();
 
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

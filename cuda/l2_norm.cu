@@ -1,5 +1,6 @@
-// Rows scaled to unit length, and the gradient. A warp a row, sums in f64 as the operation promises: a row's squares
-// neither overflow nor vanish. Rows of up to 512 elements are read once and held in registers.
+// Rows of `x [n d]` scaled to unit length, and the gradient. One warp a row, blocks of 256. Sums are in f64, so that
+// squares neither overflow nor underflow. Rows of up to 512 elements are read once and kept in registers. Launched by
+// `ops::l2_norm::cuda`.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 #include "common/row.cuh"

@@ -1,4 +1,5 @@
-// The transpose of a matrix. Products themselves are convolutions with one tap: `ops::matmul::cuda` says which.
+// The transpose of a matrix. Matrix products themselves are convolutions with one tap. Grid: one block of 256 threads
+// for each tile of 32 x 32. Launched by `ops::matmul::cuda`.
 #include "common/types.cuh"
 
 // to[c, r] = from[r, c] for `rows` x `columns` elements. A block turns 32 x 32 of them in shared memory, 256 threads

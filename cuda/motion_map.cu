@@ -1,12 +1,13 @@
-// What a motion network sees, from flow fields or frames, as f32 or bf16. Launched by ops/motion_map.
+// Motion maps of flow fields `[n 2 h w]` or frames `[t h w 3]`, as f32 or bf16. Blocks of 256 threads; the grid is
+// stated at each kernel. Launched by `ops::motion_map::cuda`.
 #include "common/elements.cuh"
 
 #define TILE_W 64
 #define TILE_H 32
 
-// Edges of flow fields [n 2 h w]: the root of the sum of the squares of Sobel's responses of both components, the border
-// repeated, at most `clamp`, divided by it. A block makes 64 x 32 pixels, so that little is read twice. Grid: tiles across,
-// tiles down, fields.
+// Edges of flow fields [n 2 h w]: the root of the sum of the squares of Sobel's responses of both components, the
+// border repeated, at most `clamp`, divided by it. A block makes 64 x 32 pixels, so that little is read twice. Grid:
+// tiles across, tiles down, fields.
 template <class T>
 __device__ __forceinline__ void edges(const float* __restrict__ flow, T* __restrict__ to, int h, int w, float clamp) {
     __shared__ float field[2][TILE_H + 2][TILE_W + 2];
@@ -67,9 +68,9 @@ __device__ __forceinline__ int apart(u32 a, u32 b, int byte) {
 // Frames that a thread of the difference goes through.
 #define FRAMES 8
 
-// The mean difference of each pixel of RGB frames [t h w 3] to the same one a frame on, of 255, [t-1 h w]. A thread keeps
-// its pixels while it goes through up to eight frames, so that they are read once; it has PIXELS of them: four, as three
-// words, where frames are whole words, else one. Grid: pixels of a frame, runs of frames.
+// The mean difference of each pixel of RGB frames [t h w 3] to the same one a frame on, of 255, [t-1 h w]. A thread
+// keeps its pixels while it goes through up to eight frames, so that they are read once; it has PIXELS of them: four,
+// as three words, where frames are whole words, else one. Grid: pixels of a frame, runs of frames.
 template <class T, int PIXELS>
 __device__ __forceinline__ void difference(const u8* __restrict__ frames, T* __restrict__ to, u32 pixels, u32 count) {
     constexpr int PARTS = 3;

@@ -1,4 +1,5 @@
-// What the hardware reaches, for benches to state their results as shares of it. Launched by benches/gpu/peaks.rs.
+// Kernels that measure the peak rates of a GPU (copy, FFMA, tensor cores), against which benches state their results.
+// Blocks of 256 threads. Launched by benches/gpu/peaks.rs.
 #include "common/mma.cuh"
 
 // Threads of a block.
@@ -20,8 +21,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Multiply-adds in sixteen registers that do not wait for each other, `rounds` of each; one sum a thread goes to `y` so that
-// nothing is left out. The factors keep the numbers near one.
+// Multiply-adds in sixteen registers that do not wait for each other, `rounds` of each; one sum a thread goes to `y` so
+// that nothing is left out. The factors keep the numbers near one.
 extern "C" __global__ void __launch_bounds__(THREADS) peaks_fma_f32(float* __restrict__ y, u32 rounds) {
     float sums[16];
 #pragma unroll

@@ -1,16 +1,17 @@
-// Pools over t h w, channels innermost: a thread for sixteen bytes of channels (or one channel) of one place.
+// Max and average pools over t h w, channels innermost: `n t h w c`. Grid: blocks of 256 threads over the result; a
+// thread has 16 bytes of channels (`wide`) or one channel (`single`) of one position. Launched by `ops::pool3d::cuda`.
 //
-// Backward passes gather: each place of the input looks up the windows that cover it, so nothing is written twice and
+// Backward passes gather: each position of the input finds the windows that contain it. Nothing is written twice, and
 // the order of additions is fixed.
 #include "common/elements.cuh"
 
-// The extents of a pool, axes t h w: the layout of ops::pool3d::cuda::Extents.
+// The extents of a pool, axes t h w; the same struct as `ops::pool3d::cuda::Extents`.
 struct Pool {
     u32 n, c;
     u32 input[3], out[3], kernel[3], stride[3], pad[3], dilation[3];
 };
 
-// What a thread works on: channels from `channel` on, of place `t h w` of sample `n`.
+// The item of a thread: W channels from `channel` on, at position `t h w` of sample `n`.
 struct Place {
     u32 channel, n, at[3];
 
@@ -23,12 +24,13 @@ struct Place {
     }
 };
 
-// The number of place `t h w` within a sample.
+// The index of position `t h w` within a sample.
 __device__ __forceinline__ u32 number(const u32 (&extent)[3], u32 t, u32 h, u32 w) {
     return (t * extent[1] + h) * extent[2] + w;
 }
 
-// Calls `f(place, tap)` by their numbers for the taps of an output's window that fall inside the input, in order.
+// Calls `f.tap(position, tap)` with their indices for the taps of an output's window that are inside the input, in
+// order.
 template <class F>
 __device__ __forceinline__ void for_taps(const Pool& p, const Place& o, F& f) {
     for (u32 a = 0; a < p.kernel[0]; ++a) {
@@ -51,7 +53,7 @@ __device__ __forceinline__ void for_taps(const Pool& p, const Place& o, F& f) {
     }
 }
 
-// The outputs whose windows may touch an input coordinate: from `first` to before `end`.
+// Along one axis, the outputs `first .. end` whose windows may contain an input coordinate.
 struct Over {
     u32 at, first, end, stride, dilation;
 
@@ -64,13 +66,14 @@ struct Over {
 
     __device__ __forceinline__ bool touches(u32 o) const { return dilation == 1 || (at - o * stride) % dilation == 0; }
 
-    // The tap by which output o, which touches, does.
+    // The tap of output o that is at the coordinate, for an output that touches it.
     __device__ __forceinline__ u32 tap(u32 o) const {
         return dilation == 1 ? at - o * stride : (at - o * stride) / dilation;
     }
 };
 
-// Calls `f(output, tap)` by their numbers for the outputs whose windows touch a place of the input, in order.
+// Calls `f.tap(output, tap)` with their indices for the outputs whose windows contain a position of the input, in
+// order.
 template <class F>
 __device__ __forceinline__ void for_windows(const Pool& p, const Place& i, F& f) {
     Over t(p, i, 0), h(p, i, 1), w(p, i, 2);
@@ -91,7 +94,7 @@ __device__ __forceinline__ T* sample(T* of, const Pool& p, const u32 (&extent)[3
     return of + (u64)at.n * extent[0] * extent[1] * extent[2] * p.c + at.channel;
 }
 
-// A tap's number as it is stored: two bytes, so that those of a thread are as long as its bf16.
+// The stored index of a tap: two bytes, the size of a bf16.
 typedef u16 Tap;
 
 template <int W>
@@ -126,7 +129,7 @@ __device__ __forceinline__ void store_taps(Tap* to, const u32 (&v)[W]) {
     }
 }
 
-// The largest so far, and the tap it was under. A NaN wins once and then stays: nothing compares greater than it.
+// The maximum so far and its tap. A NaN replaces any number and is not replaced.
 template <class T, int W>
 struct Largest {
     const T* __restrict__ x;
@@ -148,7 +151,7 @@ struct Largest {
     }
 };
 
-// The sum of what lies under the taps or windows.
+// The sum over the taps or windows.
 template <class T, int W>
 struct Total {
     const T* __restrict__ x;
@@ -165,7 +168,7 @@ struct Total {
     }
 };
 
-// The sum over those windows whose maximum was found here.
+// The sum over the windows whose maximum is at this position.
 template <class T, int W>
 struct Chosen {
     const T* __restrict__ dy;
@@ -232,13 +235,16 @@ __device__ __forceinline__ void gather(const T* __restrict__ x, const Tap* __res
     }
 }
 
-template <class T, int W, bool BACK>
+enum Pass { FORWARD, BACKWARD };
+
+// The mean over windows, or its adjoint.
+template <class T, int W, Pass PASS>
 __device__ __forceinline__ void mean(const T* __restrict__ x, T* __restrict__ y, const Pool& p, float factor, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
-        Place o(i, p.c / W, BACK ? p.input : p.out, W);
-        Total<T, W> f = {sample(x, p, BACK ? p.out : p.input, o), p.c, {}};
-        if constexpr (BACK) {
+        Place o(i, p.c / W, PASS == BACKWARD ? p.input : p.out, W);
+        Total<T, W> f = {sample(x, p, PASS == BACKWARD ? p.out : p.input, o), p.c, {}};
+        if constexpr (PASS == BACKWARD) {
             for_windows(p, o, f);
         } else {
             for_taps(p, o, f);
@@ -269,9 +275,9 @@ __device__ __forceinline__ void share(const T* __restrict__ dy, T* __restrict__ 
 // All grids: a block for every 256 of the n threads, each with W channels of a place of the result (wide: c is a
 // multiple of 16 bytes). `at` holds, per element of a result, the number of the tap its maximum was under.
 //
-// max: y and at from x; unpool: dx from dy and at; gather: the elements of x at the chosen places; avg: means of windows,
-// padding counted as zeros, `factor` being 1 over the kernel's size; avg_back: its adjoint; global_back: dy[n c] over
-// `places` repeated to them. Launched by `ops::pool3d`.
+// max: y and at from x; unpool: dx from dy and at; gather: the elements of x at the chosen places; avg: means of
+// windows, padding counted as zeros, `factor` being 1 over the kernel's size; avg_back: its adjoint; global_back: dy[n
+// c] over `places` repeated to them. Launched by `ops::pool3d`.
 #define POOLS(NAME, T, W)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         pool3d_max_##NAME(const T* __restrict__ x, T* __restrict__ y, Tap* __restrict__ at, Pool p, u32 n) {           \
@@ -287,11 +293,11 @@ __device__ __forceinline__ void share(const T* __restrict__ dy, T* __restrict__ 
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         pool3d_avg_##NAME(const T* __restrict__ x, T* __restrict__ y, Pool p, float factor, u32 n) {                   \
-        mean<T, W, false>(x, y, p, factor, n);                                                                         \
+        mean<T, W, FORWARD>(x, y, p, factor, n);                                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         pool3d_avg_back_##NAME(const T* __restrict__ dy, T* __restrict__ dx, Pool p, float factor, u32 n) {            \
-        mean<T, W, true>(dy, dx, p, factor, n);                                                                        \
+        mean<T, W, BACKWARD>(dy, dx, p, factor, n);                                                                    \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         pool3d_global_back_##NAME(const T* __restrict__ dy, T* __restrict__ dx, u32 places, u32 c, u32 n) {            \

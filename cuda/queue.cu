@@ -1,4 +1,5 @@
-// The ring of keys: new ones replace the oldest. Each byte is moved once.
+// The ring buffer of keys `[capacity d]`: new keys replace the oldest. One block of 256 threads a row. Launched by
+// `ssl::queue`.
 #include "common/elements.cuh"
 
 // Row blockIdx.x of the last `gridDim.x` of `keys [n d]`, and its owner, to their place in a ring of `capacity` rows
@@ -18,8 +19,8 @@ __device__ __forceinline__ void push(const float* __restrict__ keys, const u32* 
     }
 }
 
-// New keys into the ring. Grid: a block of 256 for each row that is kept. `at` is left as it is: `queue_advance_u32` moves
-// it after all blocks have read it. Wide: d is a multiple of 4. Launched by `ssl::queue::Queue::push`.
+// New keys into the ring. Grid: a block of 256 for each row that is kept. `at` is left as it is: `queue_advance_u32`
+// moves it after all blocks have read it. Wide: d is a multiple of 4. Launched by `ssl::queue::Queue::push`.
 extern "C" __global__ void __launch_bounds__(256)
     queue_push_wide_f32(const float* __restrict__ keys, const u32* __restrict__ owners, const u32* __restrict__ at,
                         float* __restrict__ ring, u32* __restrict__ ring_owners, u32 d, u32 capacity, u32 skip) {

@@ -1,9 +1,20 @@
-// Sums over neighbouring axes, and repetition along axes.
+// Sums over neighbouring axes, and broadcasting. Launched by `ops::reduce::cuda`; the sums over columns also by
+// `ops::pool3d`.
 //
-// A long sum is taken in two launches: blocks sum parts of it ("chunks") into f32, and the same kernel sums the parts.
-// Which element is added when depends on the shape alone. `factor` multiplies each sum: 1, or 1/n for a mean.
+// `columns`: the middle axis of `[o rows c]`, at most 64 channels a block. `rows`: the last axis of `[o len]`, 2^shift
+// threads a row. Blocks of 256. A long sum takes two launches: blocks sum chunks of it into f32, and the same kernel
+// sums the chunks. The order of additions depends on the shape alone. `factor` multiplies each sum: 1, or 1/n for a
+// mean.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
+
+template <int W>
+__device__ __forceinline__ void add(float (&v)[W], const float (&a)[W]) {
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+        v[k] += a[k];
+    }
+}
 
 // `y[o, chunk, c] = factor · sum of x[o, r, c] over the rows r of the chunk`. Block: one tile of at most 64 channels of
 // one chunk of one o.
@@ -21,10 +32,7 @@ __device__ __forceinline__ void columns(const X* __restrict__ x, Y* __restrict__
         for (u32 r = chunk * span + lane.row; r < end; r += lane.step) {
             float a[W];
             load<W>(from + (u64)r * c + lane.channel, a);
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                v[0][k] += a[k];
-            }
+            add(v[0], a);
         }
     }
     sum_rows<1, W>(v, sum, space, shift);
@@ -56,10 +64,7 @@ __device__ __forceinline__ void rows(const X* __restrict__ x, Y* __restrict__ y,
                     a[k] = i + k < end ? to_f32(from[i + k]) : 0.0f;
                 }
             }
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                v[k] += a[k];
-            }
+            add(v, a);
         }
     }
 #pragma unroll
@@ -95,16 +100,8 @@ __device__ __forceinline__ void rows(const X* __restrict__ x, Y* __restrict__ y,
         columns<X, Y, W>(x, y, rows, c, span, chunks, tiles, shift, factor);                                           \
     }
 
-COLUMNS(wide_f32, float, float, 4)
-COLUMNS(single_f32, float, float, 1)
-COLUMNS(wide_part_bf16, bf16, float, 8)
-COLUMNS(single_part_bf16, bf16, float, 1)
-COLUMNS(wide_last_bf16, float, bf16, 4)
-COLUMNS(single_last_bf16, float, bf16, 1)
-COLUMNS(wide_bf16, bf16, bf16, 8)
-COLUMNS(single_bf16, bf16, bf16, 1)
-
-// Sums over the end of `x [o len]`. Grid: `chunks` blocks of 256 for every `256 >> shift` rows. Launched by `ops::reduce`.
+// Sums over the end of `x [o len]`. Grid: `chunks` blocks of 256 for every `256 >> shift` rows. Launched by
+// `ops::reduce`.
 #define ROWS(NAME, X, Y, W)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         reduce_rows_##NAME(const X* __restrict__ x, Y* __restrict__ y, u32 outer, u32 len, u32 span, u32 chunks,       \
@@ -112,14 +109,19 @@ COLUMNS(single_bf16, bf16, bf16, 1)
         rows<X, Y, W>(x, y, outer, len, span, chunks, shift, factor);                                                  \
     }
 
-ROWS(wide_f32, float, float, 4)
-ROWS(single_f32, float, float, 1)
-ROWS(wide_part_bf16, bf16, float, 8)
-ROWS(single_part_bf16, bf16, float, 1)
-ROWS(wide_last_bf16, float, bf16, 4)
-ROWS(single_last_bf16, float, bf16, 1)
-ROWS(wide_bf16, bf16, bf16, 8)
-ROWS(single_bf16, bf16, bf16, 1)
+// `part`: chunks of a bf16 tensor into f32; `last`: f32 chunks into a bf16 sum.
+#define ALL(SUMS)                                                                                                      \
+    SUMS(wide_f32, float, float, 4)                                                                                    \
+    SUMS(single_f32, float, float, 1)                                                                                  \
+    SUMS(wide_part_bf16, bf16, float, 8)                                                                               \
+    SUMS(single_part_bf16, bf16, float, 1)                                                                             \
+    SUMS(wide_last_bf16, float, bf16, 4)                                                                               \
+    SUMS(single_last_bf16, float, bf16, 1)                                                                             \
+    SUMS(wide_bf16, bf16, bf16, 8)                                                                                     \
+    SUMS(single_bf16, bf16, bf16, 1)
+
+ALL(COLUMNS)
+ALL(ROWS)
 
 // Extents and strides of at most five axes, innermost first; a stride of 0 repeats.
 struct Axes {

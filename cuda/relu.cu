@@ -1,4 +1,4 @@
-// The rectifier and the mask its gradients pass through: 16 bytes of input a thread, each byte moved once.
+// ReLU and its gradient. Grid: blocks of 256 threads, 16 bytes a thread. Launched by `ops::relu::cuda`.
 #include "common/elements.cuh"
 
 template <class T>

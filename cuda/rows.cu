@@ -1,4 +1,4 @@
-// Rows of a matrix taken in another order. Launched by tensor::cuda.
+// Rows of a matrix gathered by index, and small arrays concatenated. Blocks of 256 threads. Launched by `tensor::cuda`.
 #include "common/elements.cuh"
 
 // to[i] = from[index[i]], rows of `row` elements; grid x covers a row, grid y the rows. `W` elements a thread when rows

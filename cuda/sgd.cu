@@ -1,6 +1,6 @@
-// Stochastic gradient descent with momentum, the moving average of a key network, and copies in bf16: one tensor, or
-// all tensors of a network in one launch. Each byte is moved once. Products and sums round as on the CPU, one by one, so
-// that both give the same bits.
+// SGD with momentum, the moving average of a key network, and bf16 copies of weights: for one tensor, or for all
+// tensors of a network in one launch. Blocks of 256 threads. Products and sums are rounded one by one, as on the CPU,
+// so that both give the same bits. Launched by `ops::sgd::cuda`.
 #include "common/elements.cuh"
 
 // The optimiser's constants: the layout of ops::sgd::cuda::Constants.
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(256)
     for_elements<WIDE<float>>(n, Step{w, grad, v, p});
 }
 
-// Tensors of one launch, at most.
+// Most tensors of one launch.
 constexpr int MOST = 512;
 // Elements that a block works on.
 constexpr u32 CHUNK = 16384;
@@ -67,7 +67,7 @@ struct Table {
     u32 count;
 };
 
-// The last tensor that starts at or before a block.
+// The tensor that a block belongs to: the last that starts at or before it.
 __device__ __forceinline__ u32 tensor_of(const Table& t, u32 block) {
     u32 first = 0, end = t.count;
     while (end - first > 1) {
@@ -123,13 +123,14 @@ struct Update {
     }
 };
 
-// Whether a number is one: neither NaN nor infinite.
+// Whether a number is neither NaN nor infinite.
 __device__ __forceinline__ bool finite(float v) {
     return (__float_as_uint(v) & 0x7f800000u) != 0x7f800000u;
 }
 
-// A step on all weights with a gradient (none where `*guard`, a loss, is not finite), then `key = keep·key + fresh·w` and the roundings, where they are wanted. The
-// learning rate is `*rate` where that is not null, and nothing guards where `guard` is null. Grid: a block of 256 for every 16384 elements of each tensor.
+// A step on all weights with a gradient, then `key = keep·key + fresh·w` and the bf16 copies, each where its pointer is
+// not null. The learning rate is `*rate`, or `p.lr` where `rate` is null. No step is taken where `*guard`, a loss, is
+// not finite; `guard` may be null. Grid: a block of 256 for every 16384 elements of each tensor.
 // Launched by `ops::sgd::step_all` and `ops::ema::update_all`.
 extern "C" __global__ void __launch_bounds__(256)
     sgd_all_f32(const __grid_constant__ Table t, const float* __restrict__ rate, const float* __restrict__ guard,

@@ -1,29 +1,31 @@
-// TV-L1 optical flow for a batch of pairs: pyramid, warps, iterations in overlapping tiles, medians. Launched by ops/tvl1.
+// TV-L1 optical flow for a batch of pairs: pyramid, warps and medians; `tvl1_iterate.cu` has the iterations. The grid
+// is stated at each kernel. Launched by `ops::tvl1::cuda`.
 //
-// Nothing waits for the host: each pair carries a state of its own from launch to launch, and a pair whose warp has
-// converged lets launches pass. Planes of the solver have rows of `pitch` numbers, a multiple of eight; the padding is zero.
+// No launch waits for the host. Each pair has a state in gmem that is passed from launch to launch; kernels return at
+// once for a pair whose warp has converged. Rows of the solver's planes have `pitch` elements, a multiple of 8, padded
+// with zeros.
 //
-// The flow and its dual variables exist twice, since a tile reads beyond its own pixels: a launch reads one copy and writes
-// the other. That is also what makes the early stop exact. A launch runs several iterations and leaves the change of each;
-// if the next one finds that an earlier of them met the criterion, the copy before is still there, and just those
-// iterations are run again, from it.
+// Flow and dual variables are double-buffered, since a tile reads pixels of its neighbours: a launch reads one copy and
+// writes the other. This also makes early stopping exact. A launch runs several iterations and writes the change of
+// each. If the next launch finds that the criterion was met before the last of them, it repeats the iterations up to
+// there from the other copy.
 
 #include "tvl1.cuh"
 
 // ---- the pyramid
 
-// The two neighbours of target pixel i on an axis of `from` pixels and the weight of the second; `ratio` source pixels per
-// target pixel, between pixel centres. In f64, as on the CPU: the same neighbours.
+// The two neighbours of target pixel i on an axis of `from` pixels and the weight of the second; `ratio` source pixels
+// per target pixel, between pixel centres. In f64, as on the CPU: the same neighbours.
 __device__ __forceinline__ void tap(int i, int from, double ratio, int& low, int& high, float& weight) {
     double at = __dadd_rn(__dmul_rn((double)i + 0.5, ratio), -0.5);
-    at = at<0.0 ? 0.0 : at>(double)(from - 1) ? (double)(from - 1) : at;
+    at = at < 0.0 ? 0.0 : (at > (double)(from - 1) ? (double)(from - 1) : at);
     low = (int)at;
     high = min(low + 1, from - 1);
     weight = (float)(at - (double)low);
 }
 
-// Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a block),
-// rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
+// Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a
+// block), rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
 extern "C" __global__ void __launch_bounds__(128)
     tvl1_resample(const float* __restrict__ from, float* __restrict__ to, const u32* __restrict__ state, Resample e) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, plane = blockIdx.z;
@@ -49,8 +51,8 @@ extern "C" __global__ void __launch_bounds__(128)
 
 // ---- warps
 
-// An image with its gradient side by side, (b, db/dx, db/dy, 0) for each pixel: central differences, halved one-sided ones
-// at the border. Grid: pixels of a row (128 a block), rows, pairs.
+// An image with its gradient side by side, (b, db/dx, db/dy, 0) for each pixel: central differences, halved one-sided
+// ones at the border. Grid: pixels of a row (128 a block), rows, pairs.
 extern "C" __global__ void __launch_bounds__(128)
     tvl1_gradient(const float* __restrict__ image, float4* __restrict__ packed, int h, int w) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y;
@@ -71,9 +73,9 @@ __device__ __forceinline__ void cubic(float t, float (&w)[4]) {
 }
 
 // The second image and its gradient at (x + u, y + v), by cubic convolution, zero outside; from them what an iteration
-// needs: the gradient, -1/max(|gradient|^2, eps) and b - gradient . (u, v) - a. Starts a warp for each pair: its state runs
-// from where the last warp ended. On a fresh level the dual variables are zeroed too, and where there is no coarser level
-// the flow. Grid: pixels of a row with its padding (128 a block), rows, pairs.
+// needs: the gradient, -1/max(|gradient|^2, eps) and b - gradient . (u, v) - a. Starts a warp for each pair: its state
+// runs from where the last warp ended. On a fresh level the dual variables are zeroed too, and where there is no
+// coarser level the flow. Grid: pixels of a row with its padding (128 a block), rows, pairs.
 extern "C" __global__ void __launch_bounds__(128)
     tvl1_warp(const float* __restrict__ a, const float4* __restrict__ packed, float* __restrict__ flow,
               float* __restrict__ dual, float* __restrict__ fixed, const u32* __restrict__ state,
@@ -127,8 +129,8 @@ extern "C" __global__ void __launch_bounds__(128)
 // ---- medians
 
 // Median of the flow over K x K pixels, the border repeated, from each running pair's present copy into its other one.
-// Columns are sorted once for the windows that share them (ops/tvl1/median.rs proves the network). Grid: tiles of 32 x 8
-// pixels, pairs times two components.
+// Columns are sorted once for the windows that share them (ops/tvl1/median.rs proves the network). Grid: tiles of 32 x
+// 8 pixels, pairs times two components.
 template <int K>
 __device__ __forceinline__ void median(float* flow, const u32* state, u32* next, const float* change, const Level& e) {
     constexpr int R = K / 2, WIDE = 32 + 2 * R;
@@ -159,8 +161,8 @@ __device__ __forceinline__ void median(float* flow, const u32* state, u32* next,
     __syncthreads();
     const int tx = tid % 32, ty = tid / 32, x = x0 + tx, y = y0 + ty;
     if (x >= e.pitch || y >= e.h) return;
-    // Rank k of each column, sorted along the row: rows and columns of the matrix are then in order, and only its middle
-    // antidiagonals can hold the median.
+    // Rank k of each column, sorted along the row: rows and columns of the matrix are then in order, and only its
+    // middle antidiagonals can hold the median.
     float rows[K][K], main[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {

@@ -1,10 +1,10 @@
-// The iterations of TV-L1, several for each time the planes are read. Launched by ops/tvl1.
+// The iterations of TV-L1, several for each time the planes are read. Grid: x = tiles, y = pairs. Launched by
+// `ops::tvl1::cuda`.
 //
-// A tile is 64 x 64 pixels: sixteen warps of four rows each, a lane two neighbouring columns, everything an iteration needs
-// in registers. Neighbours to the left and right come by shuffles, the rows above and below a warp's own through shared
-// memory. A result reaches one pixel further with each iteration, so after `count` of them the pixels nearer than that to
-// an edge that is not the image's are wrong and are not written: tiles overlap by twice `halo >= count`, a multiple of four, so
-// that tiles, pairs of columns and whole sectors begin together.
+// A block has a tile of 64 x 64 pixels in registers: sixteen warps of four rows, two neighbouring columns a lane.
+// Horizontal neighbours are exchanged by shuffles, vertical ones between warps through smem. The dependence on
+// neighbours grows by one pixel an iteration, so pixels within `count` of a tile's edge (not the image's) are wrong and
+// are not written. Tiles overlap by twice `halo >= count`, a multiple of 4, so that tiles start at whole sectors.
 
 #include "tvl1.cuh"
 
@@ -27,8 +27,8 @@ __device__ __forceinline__ float reciprocal(float x) {
 }
 
 // `most` iterations of every running pair (or those to be run again, or none where the pair is done), from the present
-// copies of flow and dual variables into the other ones (the other way round when run again); the sums of squared changes of
-// each. Grid: tiles, pairs.
+// copies of flow and dual variables into the other ones (the other way round when run again); the sums of squared
+// changes of each. Grid: tiles, pairs.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     tvl1_iterate(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed,
                  const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change,
@@ -56,8 +56,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     const int y_from = ty == 0 ? 0 : above + e.halo,
               y_to = (ty + 1) * e.tiles_x == e.tiles ? e.h : above + SIDE - e.halo;
 
-    // In one register: which of the thread's rows the tile writes, which have nothing below them in the image, and which
-    // of its columns nothing to their right.
+    // In one register: which of the thread's rows the tile writes, which have nothing below them in the image, and
+    // which of its columns nothing to their right.
     u32 flags = x + 1 >= e.w - 1 ? 2u << 8 : 0;
     if (x >= e.w - 1) flags |= 1u << 8;
 #pragma unroll
@@ -93,8 +93,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
-        // The primal step. Left of and above the image the dual variables are zero; in tiles further in, what stands there
-        // is wrong anyway.
+        // The primal step. Left of and above the image the dual variables are zero; in tiles further in, what stands
+        // there is wrong anyway.
         float moved = 0.0f;
         float2 over[2];
 #pragma unroll
@@ -130,8 +130,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         if (lane == 0) sums[i][warp] = moved;
         __syncthreads();
 
-        // The dual step: forward differences, zero across the image's last column and row. Below the tile's last row the flow goes
-        // on unchanged, which is wrong or does not matter.
+        // The dual step: forward differences, zero across the image's last column and row. Below the tile's last row
+        // the flow goes on unchanged, which is wrong or does not matter.
         float2 under[2];
 #pragma unroll
         for (int k = 0; k < 2; ++k)

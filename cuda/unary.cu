@@ -1,7 +1,8 @@
-// Functions of one number, element by element: 16 bytes of input a thread, each byte moved once.
+// exp, ln, square root and reciprocal, element by element. Grid: blocks of 256 threads, 16 bytes of x a thread.
+// Launched by `ops::unary::cuda`.
 //
-// Errors, in units in the last place of an f32: exp 2, ln 1 (the bounds NVIDIA states for expf and logf over the whole
-// range), square root and reciprocal correctly rounded. Rounding to bf16, where that is stored, comes on top.
+// Errors in ulp of f32: exp 2, ln 1 (NVIDIA's bounds for expf and logf); square root and reciprocal are correctly
+// rounded. Rounding to bf16 is added where that is stored.
 #include "common/elements.cuh"
 
 struct Exp {

@@ -1,4 +1,4 @@
-// Sums across the threads of a warp and of a block, always in the same order.
+// Sums across the threads of a warp and of a block, in a fixed order.
 #pragma once
 
 #include "common/elements.cuh"
@@ -24,7 +24,7 @@ __device__ __forceinline__ T sum_warp(T v) {
     return v;
 }
 
-// The largest over a warp, in each lane. A NaN loses against any number.
+// The maximum over a warp, in each lane. NaNs are ignored where there is a number.
 __device__ __forceinline__ float max_warp(float v) {
 #pragma unroll
     for (int mask = 16; mask != 0; mask >>= 1) {
@@ -33,23 +33,23 @@ __device__ __forceinline__ float max_warp(float v) {
     return v;
 }
 
-// A block over a matrix of rows and channels: 256 threads, of which 2^shift lie side by side along the channels, each on
-// W neighbours, and the others below them: 256 >> shift rows at once. A block is at most TILE channels wide.
+// A block of 256 threads on a matrix of rows and channels: 2^shift threads along the channels, W channels each, times
+// 256 >> shift rows at once. A block has at most TILE channels.
 
 constexpr u32 LANES = 256;
 constexpr u32 WARPS = LANES / 32;
 constexpr u32 TILE = 64;
-// Floats of shared memory for a row of a block's channels.
+// Floats of smem for one row of a block's channels.
 constexpr u32 ROOM = TILE + 16;
 
-// Where a block's channel lies in such a row. Eight channels of a thread lie in two halves apart, so that the sixteen
-// bytes of neighbouring threads meet in no bank, and neither do neighbouring channels.
+// The place of a channel in such a row. With W = 8, the two halves of a thread's channels are stored apart, which
+// avoids bank conflicts of both 16-byte accesses by threads and accesses by channel.
 template <int W>
 __device__ __forceinline__ u32 slot(u32 channel) {
     return W == 8 ? (channel >> 3) * 4 + (channel & 3) + (channel & 4) * 12 : channel;
 }
 
-// The W channels of the thread that is `across` threads from the left.
+// Stores (`put`) and loads (`get`) the W channels of thread `across` along the channels.
 template <int W>
 __device__ __forceinline__ void put(float* row, u32 across, const float (&v)[W]) {
     if constexpr (W == 8) {
@@ -75,7 +75,7 @@ __device__ __forceinline__ void get(const float* row, u32 across, float (&v)[W])
     }
 }
 
-// Which channels and which row of a block a thread works on.
+// The channels and the first row of a thread.
 struct Lane {
     u32 channel;  // first of its W
     u32 row;      // of the rows the block reads at once
@@ -88,9 +88,9 @@ __device__ __forceinline__ Lane lane_of(u32 tile, u32 shift) {
     return {((tile << shift) + across) * W, threadIdx.x >> shift, LANES >> shift};
 }
 
-// Sums S values of W channels over the rows of a block: rows of a warp by exchange, warps through `space`, in order.
-// Thread i < (W << shift) gets the S sums of channel i of the block, the others zeros. Every thread calls it; `space`
-// may be used again after the next barrier.
+// Sums S values of W channels over the rows of a block: within a warp by shuffles, across warps through `space` (smem),
+// in order. Thread i < (W << shift) gets the S sums of channel i of the block, the others zeros. All threads call it;
+// `space` may be reused after the next barrier.
 template <int S, int W>
 __device__ __forceinline__ void sum_rows(float (&v)[S][W], float (&sum)[S], float* space, u32 shift) {
 #pragma unroll

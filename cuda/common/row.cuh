@@ -1,4 +1,4 @@
-// Rows of a matrix, a warp a row: read once and held in registers as far as they go.
+// Rows of a matrix, one warp a row: read once, and kept in registers as far as they fit.
 #pragma once
 
 #include "common/elements.cuh"

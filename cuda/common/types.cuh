@@ -1,4 +1,5 @@
-// Fixed-width integers, the storage type bf16, and conversions between stored numbers and f32. No CUDA header is needed.
+// Fixed-width integers, the storage type bf16, and conversions between stored numbers and f32. No CUDA header is
+// needed.
 //
 // Arithmetic is always f32 (or f64); f32 and bf16 are types of storage. Rounding to bf16 is to nearest, ties to even.
 #pragma once

@@ -1,8 +1,9 @@
-// The small kernels around the products of a convolution: copies of rows, and sums of what blocks left.
+// The small kernels before and after the implicit GEMMs of a convolution: padding of channels, the sum of the splits of
+// split-K, and the sum of the statistics of tiles. Blocks of 256 threads. Launched by `ops::conv3d::cuda`.
 #include "conv3d/problem.cuh"
 
-// Rows of `from` channels copied to rows of `to`, a multiple of 4, and padded with zeros. A thread writes eight bytes.
-// Launched by `ops::conv3d::cuda` where channels are no multiple of 8. Grid-stride.
+// Copies rows of `from` channels to rows of `4 * quads.by` channels, padded with zeros. Grid-stride, 8 bytes a thread.
+// Launched where the channels are no multiple of 8.
 extern "C" __global__ void __launch_bounds__(256)
     conv3d_parts_pad_bf16(const bf16* __restrict__ src, bf16* __restrict__ dst, int rows, int from,
                           const Divisor quads) {
@@ -17,8 +18,8 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// dw[row, c] = Σ over splits, in order, of part[split, row, c]; rows of `part` hold `c_row >= c` channels.
-// One thread per element of dw. Launched by `ops::conv3d::cuda` after the products of either path.
+// dw[row, c] = Σ over splits, in order, of part[split, row, c]; rows of `part` have `c_row >= c` channels. One thread
+// per element of dw. Launched after any wgrad with splits or padded channels.
 extern "C" __global__ void __launch_bounds__(256)
     conv3d_parts_splits_f32(const float* __restrict__ part, float* __restrict__ dw, int splits, int rows, int c,
                             int c_row) {
@@ -34,8 +35,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // sums[group, j] = Σ over the tiles of a group, in a fixed order, of part[tile, j]; j counts both statistics of every
-// channel. A block takes 32 columns, each summed by eight threads that take every eighth tile; y counts groups.
-// Launched by `ops::conv3d::cuda` after a product that left statistics.
+// channel. Grid: x = 32 columns a block, eight threads each, which take every eighth tile; y = groups. Launched after
+// an fprop or dgrad that wrote statistics.
 extern "C" __global__ void __launch_bounds__(256)
     conv3d_parts_statistics_f32(const float* __restrict__ part, float* __restrict__ sums, int tiles, int columns) {
     __shared__ float parts[8][32];

@@ -1,17 +1,20 @@
-// What every convolution kernel shares: the problem as the host hands it over, and the walk over taps and channels.
+// The convolution problem as the host passes it, and the implicit GEMM that fprop, dgrad and wgrad make of it.
 //
-// fprop, dgrad and wgrad all gather: a row of the product is a pixel of one grid, a column of the depth is (tap,
-// channel), and what is multiplied lies at an affine place of another grid. Per axis, for row coordinate q and tap j:
+// All three passes gather. A row of the implicit GEMM is a pixel of one grid, its dimension K counts (tap, channel),
+// and the operand is an affine place of another grid. (wgrad: the rows are K, and K the columns.) Per axis, for the
+// row's coordinate q and tap j:
 //
-//     coordinate = q * mul + offset + j * step          (a product with 0 where that lies outside of [0, extent))
+//     coordinate = q * mul + offset + j * step          (the operand is 0 where that is outside [0, extent))
 //
-// fprop: q is an output, mul the stride, offset the padding, step the dilation, and the gathered grid the input.
-// dgrad: inputs of one residue modulo the stride form a dense grid q of their own; only every `tap_every`-th tap meets
-// them, and it meets the outputs at q + offset + j * step with a negative step. Residues without taps get 0.
+// fprop: q is an output, mul the stride, offset minus the padding, step the dilation; the gathered grid is the input.
+// dgrad: inputs of one residue modulo the stride form a dense grid q of their own. Only every `tap_every`-th tap
+// reaches them, and it reaches the outputs at q + offset + j * step with a negative step. Inputs no tap reaches get 0.
+//
+// "K" is the summed dimension of the GEMM, `k` the filters of the convolution.
 #pragma once
 #include "common/types.cuh"
 
-// Division of numbers below 2^31 by a fixed one, as a product. The host finds `mul` and `shift`.
+// Division of numbers below 2^31 by a constant `by`, as a multiplication. The host computes `mul` and `shift`.
 struct Divisor {
     u32 by, mul, shift;
 };
@@ -20,7 +23,8 @@ __device__ __forceinline__ u32 quotient(u32 n, const Divisor& d) {
     return d.by == 1 ? n : __umulhi(n, d.mul) >> d.shift;
 }
 
-// Mirrored by `problem::Conv` on the host, field for field. All extents are below 2^31, and so is every element offset.
+// The same struct as `ops::conv3d::cuda::problem::Conv` on the host, field for field. All extents and element offsets
+// are below 2^31.
 struct Conv {
     int n;
     int in[3], out[3], kernel[3], stride[3], pad[3], dilation[3];
@@ -28,9 +32,10 @@ struct Conv {
     int c, k, c_group, k_group;
     // Channels of the rows that the tensor-core kernels read: as stored, or of a copy padded with zeros.
     int c_row, k_row;
-    // dgrad: taps that meet one residue are this far apart, and move the output coordinate by `tap_move`.
+    // dgrad: the distance of the taps that reach one residue class, and the distance of the outputs they reach it from.
     int tap_every[3], tap_move[3];
-    // Extents of the grids of rows: fprop and wgrad the output; dgrad the residues with one row more, then the others.
+    // Extents of the grid of rows. fprop, wgrad: the output, twice. dgrad: of residues with one more input, and of the
+    // others.
     Divisor grid[3][2];
     // Tiles over the columns of the result (all passes), and over the rows of one group of statistics; the size of such
     // a group, in rows (fprop) or samples (dgrad).
@@ -39,8 +44,8 @@ struct Conv {
     int split;
 };
 
-// The affine map above, for the pass and residue of this block.
-struct Walk {
+// The affine map above, for the pass and the residue class of this block.
+struct GatherMap {
     int rows;                                 // pixels of the grid of rows
     Divisor grid[3];                          // extents of that grid
     int mul[3], offset[3], step[3], taps[3];  // per axis
@@ -49,53 +54,53 @@ struct Walk {
     int residue[3];                           // dgrad: the first input of the class, per axis
 };
 
-__device__ __forceinline__ Walk walk_forward(const Conv& p) {
-    Walk w;
+__device__ __forceinline__ GatherMap gather_map_fprop(const Conv& p) {
+    GatherMap map;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-        w.grid[a] = p.grid[a][0];
-        w.mul[a] = p.stride[a];
-        w.offset[a] = -p.pad[a];
-        w.step[a] = p.dilation[a];
-        w.taps[a] = p.kernel[a];
-        w.extent[a] = p.in[a];
-        w.residue[a] = 0;
+        map.grid[a] = p.grid[a][0];
+        map.mul[a] = p.stride[a];
+        map.offset[a] = -p.pad[a];
+        map.step[a] = p.dilation[a];
+        map.taps[a] = p.kernel[a];
+        map.extent[a] = p.in[a];
+        map.residue[a] = 0;
     }
-    w.rows = p.n * (int)(w.grid[0].by * w.grid[1].by * w.grid[2].by);
-    w.filter_first = 0;
-    w.filter_step[0] = p.kernel[1] * p.kernel[2];
-    w.filter_step[1] = p.kernel[2];
-    w.filter_step[2] = 1;
-    return w;
+    map.rows = p.n * (int)(map.grid[0].by * map.grid[1].by * map.grid[2].by);
+    map.filter_first = 0;
+    map.filter_step[0] = p.kernel[1] * p.kernel[2];
+    map.filter_step[1] = p.kernel[2];
+    map.filter_step[2] = 1;
+    return map;
 }
 
-// The dense problem of residue class `z`, which counts residues `t h w`, the last fastest.
-__device__ __forceinline__ Walk walk_backward(const Conv& p, int z) {
-    Walk w;
+// dgrad: the map of residue class `z`, which counts the residues of `t h w`, w fastest.
+__device__ __forceinline__ GatherMap gather_map_dgrad(const Conv& p, int z) {
+    GatherMap map;
     const int residue[3] = {z / (p.stride[1] * p.stride[2]), z / p.stride[2] % p.stride[1], z % p.stride[2]};
     int first[3];
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
         const int s = p.stride[a], r = residue[a];
-        w.grid[a] = p.grid[a][r < p.in[a] % s ? 0 : 1];
-        w.mul[a] = 1;
-        w.extent[a] = p.out[a];
-        w.residue[a] = r;
+        map.grid[a] = p.grid[a][r < p.in[a] % s ? 0 : 1];
+        map.mul[a] = 1;
+        map.extent[a] = p.out[a];
+        map.residue[a] = r;
         // The first tap with (r + pad - tap * dilation) divisible by the stride, if one of the period has that.
         int tap = 0;
         while (tap < p.tap_every[a] && (r + p.pad[a] - tap * p.dilation[a]) % s != 0) tap++;
         const bool meets = tap < p.tap_every[a] && tap < p.kernel[a];
-        w.taps[a] = meets ? (p.kernel[a] - tap + p.tap_every[a] - 1) / p.tap_every[a] : 0;
-        w.offset[a] = meets ? (r + p.pad[a] - tap * p.dilation[a]) / s : 0;
-        w.step[a] = -p.tap_move[a];
+        map.taps[a] = meets ? (p.kernel[a] - tap + p.tap_every[a] - 1) / p.tap_every[a] : 0;
+        map.offset[a] = meets ? (r + p.pad[a] - tap * p.dilation[a]) / s : 0;
+        map.step[a] = -p.tap_move[a];
         first[a] = meets ? tap : 0;
     }
-    w.rows = p.n * (int)(w.grid[0].by * w.grid[1].by * w.grid[2].by);
-    w.filter_first = (first[0] * p.kernel[1] + first[1]) * p.kernel[2] + first[2];
-    w.filter_step[0] = p.tap_every[0] * p.kernel[1] * p.kernel[2];
-    w.filter_step[1] = p.tap_every[1] * p.kernel[2];
-    w.filter_step[2] = p.tap_every[2];
-    return w;
+    map.rows = p.n * (int)(map.grid[0].by * map.grid[1].by * map.grid[2].by);
+    map.filter_first = (first[0] * p.kernel[1] + first[1]) * p.kernel[2] + first[2];
+    map.filter_step[0] = p.tap_every[0] * p.kernel[1] * p.kernel[2];
+    map.filter_step[1] = p.tap_every[1] * p.kernel[2];
+    map.filter_step[2] = p.tap_every[2];
+    return map;
 }
 
 // The grid coordinates of row `m`: samples, then `t h w`.
@@ -115,31 +120,31 @@ __device__ __forceinline__ Pixel pixel_of(int m, const Divisor (&grid)[3]) {
     return q;
 }
 
-// Where the window of a row lies in the gathered grid: coordinates under tap 0, and the element offset of its first
-// channel there (which may be negative). A row that does not exist lies outside under every tap.
-struct Row {
+// The window of a row in the gathered grid: the coordinates of tap 0, and the element offset of channel 0 there (which
+// may be negative). A row past the end is outside the grid for every tap.
+struct Window {
     int t, h, w, at;
 };
 
-__device__ __forceinline__ Row row_of(const Walk& w, int m, int channels) {
-    Row r;
-    const Pixel q = pixel_of(m < w.rows ? m : 0, w.grid);
-    r.t = q.t * w.mul[0] + w.offset[0];
-    r.h = q.h * w.mul[1] + w.offset[1];
-    r.w = q.w * w.mul[2] + w.offset[2];
-    r.at = (((q.n * w.extent[0] + r.t) * w.extent[1] + r.h) * w.extent[2] + r.w) * channels;
-    if (m >= w.rows) r.t = -(1 << 30);
+__device__ __forceinline__ Window window_of(const GatherMap& map, int m, int channels) {
+    Window r;
+    const Pixel q = pixel_of(m < map.rows ? m : 0, map.grid);
+    r.t = q.t * map.mul[0] + map.offset[0];
+    r.h = q.h * map.mul[1] + map.offset[1];
+    r.w = q.w * map.mul[2] + map.offset[2];
+    r.at = (((q.n * map.extent[0] + r.t) * map.extent[1] + r.h) * map.extent[2] + r.w) * channels;
+    if (m >= map.rows) r.t = -(1 << 30);
     return r;
 }
 
-// A place in the depth (taps t h w, channels of one tap), written as four digits.
-struct Depth {
+// An index along K as four digits: tap t h w, and channel within the tap.
+struct KIndex {
     int t, h, w, c;
 };
 
-__device__ __forceinline__ Depth depth_of(int i, const int (&taps)[3], int channels) {
-    Depth d = {0, 0, 0, i};
-    // Few steps: `i` is less than one block of the depth.
+__device__ __forceinline__ KIndex k_index_of(int i, const int (&taps)[3], int channels) {
+    KIndex d = {0, 0, 0, i};
+    // Few iterations: `i` is less than the K of one block.
     while (d.c >= channels) {
         d.c -= channels;
         if (++d.w == taps[2]) {
@@ -150,8 +155,19 @@ __device__ __forceinline__ Depth depth_of(int i, const int (&taps)[3], int chann
     return d;
 }
 
-// Adds with carries; the walk is over once `t` reaches its end.
-__device__ __forceinline__ void advance(Depth& d, const Depth& by, const int (&taps)[3], int channels) {
+// The same for any `i`, by division.
+__device__ __forceinline__ KIndex column_index_of(int i, const int (&taps)[3], int channels) {
+    const int tap = i / channels;
+    KIndex d;
+    d.c = i - tap * channels;
+    d.t = tap / (taps[1] * taps[2]);
+    d.h = tap / taps[2] % taps[1];
+    d.w = tap % taps[2];
+    return d;
+}
+
+// Adds with carries. K has ended when `t` reaches `taps[0]`.
+__device__ __forceinline__ void advance(KIndex& d, const KIndex& by, const int (&taps)[3], int channels) {
     d.c += by.c;
     int carry = d.c >= channels;
     d.c -= carry ? channels : 0;
@@ -164,30 +180,30 @@ __device__ __forceinline__ void advance(Depth& d, const Depth& by, const int (&t
     d.t += by.t + carry;
 }
 
-// A place in the depth as the gather needs it: coordinates and elements away from a row's tap 0, channel included.
+// An index along K as a distance from tap 0 of a window: coordinates, and elements including the channel.
 struct Tap {
     int t, h, w, at;
     bool ok;
 };
 
-__device__ __forceinline__ Tap tap_of(const Walk& w, const Depth& d, int channels) {
+__device__ __forceinline__ Tap tap_of(const GatherMap& map, const KIndex& d, int channels) {
     Tap p;
-    p.t = d.t * w.step[0];
-    p.h = d.h * w.step[1];
-    p.w = d.w * w.step[2];
-    p.at = ((p.t * w.extent[1] + p.h) * w.extent[2] + p.w) * channels + d.c;
-    p.ok = d.t < w.taps[0];
+    p.t = d.t * map.step[0];
+    p.h = d.h * map.step[1];
+    p.w = d.w * map.step[2];
+    p.at = ((p.t * map.extent[1] + p.h) * map.extent[2] + p.w) * channels + d.c;
+    p.ok = d.t < map.taps[0];
     return p;
 }
 
-__device__ __forceinline__ bool inside(const Walk& w, const Row& r, const Tap& p) {
-    return p.ok && (u32)(r.t + p.t) < (u32)w.extent[0] && (u32)(r.h + p.h) < (u32)w.extent[1] &&
-           (u32)(r.w + p.w) < (u32)w.extent[2];
+__device__ __forceinline__ bool inside(const GatherMap& map, const Window& r, const Tap& p) {
+    return p.ok && (u32)(r.t + p.t) < (u32)map.extent[0] && (u32)(r.h + p.h) < (u32)map.extent[1] &&
+           (u32)(r.w + p.w) < (u32)map.extent[2];
 }
 
-// dgrad: the pixel of the input that row `m` of a residue class stands for.
-__device__ __forceinline__ int scattered(const Conv& p, const Walk& w, int m) {
-    const Pixel q = pixel_of(m, w.grid);
-    const int t = q.t * p.stride[0] + w.residue[0], h = q.h * p.stride[1] + w.residue[1];
-    return ((q.n * p.in[0] + t) * p.in[1] + h) * p.in[2] + q.w * p.stride[2] + w.residue[2];
+// dgrad: the pixel of the input that is row `m` of a residue class.
+__device__ __forceinline__ int input_pixel(const Conv& p, const GatherMap& map, int m) {
+    const Pixel q = pixel_of(m, map.grid);
+    const int t = q.t * p.stride[0] + map.residue[0], h = q.h * p.stride[1] + map.residue[1];
+    return ((q.n * p.in[0] + t) * p.in[1] + h) * p.in[2] + q.w * p.stride[2] + map.residue[2];
 }

@@ -88,7 +88,8 @@ impl Family {
         let file = |file: &str| {
             fs::read_to_string(root.join("cuda").join(file)).with_context(|| format!("cannot read cuda/{file}"))
         };
-        let path = sources(root)?.remove(name).with_context(|| format!("no source in cuda/ is of the family {name}"))?;
+        let path =
+            sources(root)?.remove(name).with_context(|| format!("no source in cuda/ is of the family {name}"))?;
         let source = file(&path)?;
         let mut headers = BTreeMap::new();
         let mut wanted: Vec<(String, String)> = included(&source).map(|h| (h, path.clone())).collect();
