@@ -32,7 +32,7 @@ fn key() -> Vec<Key> {
         of(its_key, true, "crop of its key, another view of the same clip"),
         of(second, true, "crop of the second key, another clip of the video"),
         of(third, true, "crop of the third key, another clip"),
-        of(REGION, true, "what moves most: crops shall cover it"),
+        of(REGION, true, "most motion: crops must cover it"),
         of(HEAT, false, "motion, yellow to red where it is more"),
         of(SCORE, false, "time line: how much a clip moves that begins there"),
         of(HALF, false, "time line: the middle of the video"),
