@@ -1,7 +1,7 @@
 //! Vector code of batch norm on one *line*: several consecutive rows of `c` channels. Shared by batch norm itself and
 //! by convolutions that do a part of its work on results still in the cache.
 
-use crate::ops::lanes::{LANES, Lanes, Stored, ahead, each, whole};
+use crate::ops::lanes::{LANES, Lanes, Stored, each, prefetch_ahead, whole};
 
 /// The numbers of a [`Norm`](super::Norm) for each element of a line: `z = (x - mean) · scale + shift`, where `scale` is
 /// `inv_std · gamma` and `shift` is `beta`. Subtracting first keeps the digits where the mean is large.
@@ -121,10 +121,10 @@ impl Line<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
-                ahead(x.as_ptr().add(at));
+                prefetch_ahead(x.as_ptr().add(at));
                 let (_, mut z) = self.at::<V>(T::get(x.as_ptr().add(at), n), at, n);
                 if let Some(r) = residual {
-                    ahead(r.as_ptr().add(at));
+                    prefetch_ahead(r.as_ptr().add(at));
                     z = z.add(T::get(r.as_ptr().add(at), n));
                 }
                 if relu {
@@ -179,10 +179,10 @@ impl Line<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
-                ahead(x.as_ptr().add(at));
+                prefetch_ahead(x.as_ptr().add(at));
                 let mut dz = T::get::<V>(dy.add(at), n);
                 if !more.is_null() {
-                    ahead(more.add(at));
+                    prefetch_ahead(more.add(at));
                     dz = dz.add(T::get(more.add(at), n));
                 }
                 let (d, mut dz) = self.pass(T::get(x.as_ptr().add(at), n), dz, mask, at, n);
@@ -216,8 +216,8 @@ impl Line<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
-                ahead(x.as_ptr().add(at));
-                ahead(dy.as_ptr().add(at));
+                prefetch_ahead(x.as_ptr().add(at));
+                prefetch_ahead(dy.as_ptr().add(at));
                 let load = |v: &[f32]| V::load(v.as_ptr().add(at), n);
                 let (x, dy): (V, V) = (T::get(x.as_ptr().add(at), n), T::get(dy.as_ptr().add(at), n));
                 let (dev, dz) = self.pass(x, dy, mask, at, n);
