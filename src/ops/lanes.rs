@@ -33,7 +33,7 @@ pub(in crate::ops) trait Lanes: Copy {
     /// These numbers where those of `of` are positive, 0 elsewhere.
     unsafe fn where_positive(self, of: Self) -> Self;
     /// ReLU: 0 where the number is at most 0; NaN is propagated.
-    unsafe fn rectified(self) -> Self;
+    unsafe fn relu(self) -> Self;
 
     /// An index per lane: where each number comes from.
     type Places: Copy;
@@ -275,7 +275,7 @@ impl Lanes for Plain {
         self.map(of, |a, of| if of > 0.0 { a } else { 0.0 })
     }
     #[inline(always)]
-    unsafe fn rectified(self) -> Self {
+    unsafe fn relu(self) -> Self {
         Plain(self.0.map(|x| if x <= 0.0 { 0.0 } else { x }))
     }
 
@@ -329,7 +329,7 @@ mod tests {
                     let (a, b) = (V::load(x.as_ptr().add(at), n), V::splat(0.3));
                     a.store_half(halves.as_mut_ptr().add(at), n);
                     put(V::load_half(halves.as_ptr().add(at), n), LANES);
-                    [a.rounded(), a.add(b), a.sub(b), a.mul(a), b.div(a), b.where_positive(a), a.rectified()]
+                    [a.rounded(), a.add(b), a.sub(b), a.mul(a), b.div(a), b.where_positive(a), a.relu()]
                         .into_iter()
                         .for_each(|v| put(v, n));
                     let mut places = [5; LANES];

@@ -128,7 +128,7 @@ impl Line<'_> {
                     z = z.add(T::get(r.as_ptr().add(at), n));
                 }
                 if relu {
-                    z = z.rectified();
+                    z = z.relu();
                 }
                 T::put(y.as_mut_ptr().add(at), z, n);
             },
