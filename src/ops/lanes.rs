@@ -126,7 +126,7 @@ unsafe fn with_avx2(kernel: impl Kernel) {
 /// Prefetches a little ahead of `p` in a sequential read: the hardware prefetcher does not run far ahead, and stops at
 /// page boundaries. Addresses past the end are harmless.
 #[inline(always)]
-pub(in crate::ops) fn ahead<T>(p: *const T) {
+pub(in crate::ops) fn prefetch_ahead<T>(p: *const T) {
     prefetch(p.cast::<u8>().wrapping_add(AHEAD));
 }
 
