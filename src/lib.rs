@@ -1,23 +1,24 @@
 //! Kernels and a small training stack for learning video representations from motion.
 //!
-//! Data walks one corridor, room by room; each takes and returns plain values and can be used alone.
+//! Data passes through these modules in this order. Each takes and returns plain values, and can be used alone.
 //!
-//! | room | takes | gives |
+//! | module | takes | returns |
 //! |---|---|---|
 //! | [`video`] | files, folders of frames, procedures | clips of frames |
 //! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps, where a video moves |
-//! | [`augment`] | frames and maps | the input of a network: cropped (where things move, if wanted), flipped, coloured |
+//! | [`augment`] | frames and maps | the input of a network: cropped (optionally where things move), flipped, with changed colours |
 //! | [`tensor`], [`ops`] | numbers in `n t h w c` | numbers |
-//! | [`tape`] | recorded operations | gradients, and gradients of gradients |
+//! | [`tape`] | recorded operations | gradients of any order |
 //! | [`nn`] | named parameters | networks |
 //! | [`ssl`] | two networks' codes, queues of negatives | a loss |
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! Underneath: [`driver`] (of GPUs), [`cpu`] (its instructions), [`files`], [`error`], [`shape`], [`rng`]. Beside it: [`interop`], for arrays and streams of other crates.
+//! They are built on [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`] and [`rng`].
+//! [`interop`] converts arrays and streams of other crates.
 //!
-//! `video`, `train` and `eval` are there by the features `video` and `train`, GPUs by `cuda`; all are on by default. What is left without features needs no
-//! decoder and no serialisation.
+//! The features `video` and `train` enable `video`, `train` and `eval`, and `cuda` enables GPUs; all are on by default.
+//! Without features the crate depends on no decoder and no serialisation.
 
 #![warn(missing_docs)]
 
@@ -42,7 +43,7 @@ pub mod train;
 #[cfg(feature = "video")]
 pub mod video;
 
-/// The examples of the README are compiled and run.
+/// The examples in the README are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
