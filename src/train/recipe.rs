@@ -67,7 +67,7 @@ impl Training {
             if fine { Ok(()) } else { Err(Error::param("settings", name, value, rule)) }
         };
         let (floor, momentum) = (self.lr_floor, self.sgd.momentum);
-        field("lr_floor", floor, (0.0..=self.lr).contains(&floor), "it must lie between 0 and --lr")?;
+        field("lr_floor", floor, (0.0..=self.lr).contains(&floor), "it must be from 0 to --lr")?;
         field("sgd.momentum", momentum, (0.0..1.0).contains(&momentum), "it must be from 0 on and below 1")?;
         check_views(&self.views)?;
         let [rgb, motion] = self.views.dims();

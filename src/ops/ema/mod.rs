@@ -17,7 +17,7 @@ use crate::tensor::{DType, Place, Tensor};
 /// they are on different devices.
 pub fn update(key: &mut Tensor, query: &Tensor, m: f32) -> Result<()> {
     if !(0.0..=1.0).contains(&m) {
-        return Err(Error::param("ema", "m", m, "the share that is kept lies in [0, 1]"));
+        return Err(Error::param("ema", "m", m, "it must be from 0 to 1"));
     }
     blend(key, query, m, 1.0 - m)
 }

@@ -131,7 +131,7 @@ pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut
     };
     check(p, lr)?;
     if !(0.0..=1.0).contains(&m) {
-        return Err(Error::param("sgd", "m", m, "the share that is kept lies in [0, 1]"));
+        return Err(Error::param("sgd", "m", m, "it must be from 0 to 1"));
     }
     let Some(first) = steps.first() else { return Ok(()) };
     let device = first.w.device();
@@ -200,7 +200,7 @@ fn check(p: &Sgd, lr: f32) -> Result<()> {
         return Err(Error::param("sgd", "lr", lr, "a learning rate is finite and at least 0"));
     }
     if !(0.0..1.0).contains(&p.momentum) {
-        return Err(Error::param("sgd", "momentum", p.momentum, "momentum lies in [0, 1)"));
+        return Err(Error::param("sgd", "momentum", p.momentum, "it must be at least 0 and below 1"));
     }
     if !(p.weight_decay >= 0.0 && p.weight_decay.is_finite()) {
         return Err(Error::param("sgd", "weight_decay", p.weight_decay, "weight decay is finite and at least 0"));

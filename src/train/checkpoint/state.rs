@@ -153,7 +153,7 @@ impl State {
     pub(super) fn read(path: &Path) -> Result<(State, Option<Place>)> {
         let mut file = Reader::open(path)?;
         let damaged =
-            |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the notes of the state do not hold: {e}"));
+            |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the metadata of the state is invalid: {e}"));
         let Some(text) = file.note(KEY).map(str::to_owned) else {
             return Err(Error::format(path, 8, "this is not the state of a training run (it may be weights)"));
         };
