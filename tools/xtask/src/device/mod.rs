@@ -1,4 +1,4 @@
-//! Device code: `cuda/<family>.cu` compiled to `ptx/<family>.sm_80.ptx`, and the manifest that says from what.
+//! Device code: `cuda/<family>.cu` is compiled to `ptx/<family>.sm_80.ptx`, with a manifest of the inputs.
 
 mod assemble;
 mod build;
