@@ -1,22 +1,26 @@
-// Channel maps of gradients and their adjoints, in f32.
+// Channel maps of the alignment losses and the adjoints of the map, in f32. Features are `[rows area c]`: frames,
+// positions, channels.
 //
-// Each pass reads features once, sixteen bytes a thread side by side over the channels, and is bound by that. A block of the
-// three passes over columns has a frame and up to 64 channels; it holds their means by the time it writes, so the two
-// adjoints are one launch each.
-#include "elements.cuh"
-#include "reduce.cuh"
+// weights: `w [rows c]`, the mean of g over the positions of each frame. map: `m [rows area]`, the dot product of w and
+// f at each position. for_g and for_f: the adjoints of the map for g and f.
+//
+// Grid of weights, for_g and for_f: one block of 256 for each frame and tile of at most 64 channels. The block has the
+// means of its channels before it writes, so each adjoint is one launch. Grid of map: one warp a position. All are
+// memory-bound and read each feature once, 16 bytes a thread. Launched by `ops::alignment::cuda`.
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
 enum Pass { WEIGHTS, FOR_G, FOR_F };
 
-/// The means over a frame of `x`, times `d` for g; written as they are, at every position for g, times `d` there for f.
+// The means over a frame of `x`, times `d` for g; written as they are, at every position for g, times `d` there for f.
 template <int W, Pass PASS>
-__device__ __forceinline__ void columns(const float *__restrict__ x, const float *__restrict__ d, float *__restrict__ to,
-                                        u32 area, u32 c, u32 tiles, u32 shift) {
+__device__ __forceinline__ void columns(const float* __restrict__ x, const float* __restrict__ d,
+                                        float* __restrict__ to, u32 area, u32 c, u32 tiles, u32 shift) {
     __shared__ __align__(16) float space[WARPS * ROOM];
     u32 row = blockIdx.x / tiles, tile = blockIdx.x % tiles;
     Lane lane = lane_of<W>(tile, shift);
     u64 first = (u64)row * area * c + lane.channel;
-    const float *factor = d + row * area;
+    const float* factor = d + row * area;
     float sum[1][W] = {}, total[1], v[W];
     if (lane.channel < c) {
 #pragma unroll 4
@@ -59,13 +63,13 @@ __device__ __forceinline__ void columns(const float *__restrict__ x, const float
     }
 }
 
-/// A warp a cell.
+// A warp a cell.
 template <int W>
-__device__ __forceinline__ void map(const float *__restrict__ w, const float *__restrict__ f, float *__restrict__ m,
+__device__ __forceinline__ void map(const float* __restrict__ w, const float* __restrict__ f, float* __restrict__ m,
                                     u32 cells, u32 area, u32 c) {
     u32 cell = blockIdx.x * WARPS + threadIdx.x / 32;
     if (cell >= cells) {
-        return; // the whole warp
+        return;  // the whole warp
     }
     const float *weights = w + cell / area * c, *from = f + (u64)cell * c;
     float sum[W] = {}, a[W], b[W];
@@ -89,32 +93,31 @@ __device__ __forceinline__ void map(const float *__restrict__ w, const float *__
     }
 }
 
-/// weights: `w[rows c]`, the means over the `area` positions of each frame of g. for_g: the mean over positions of d f, at
-/// each of them. for_f: the mean of g times d. Grid: a block of 256 for each of `tiles` runs of channels of every row;
-/// 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by `ops::alignment::{map_fwd, map_bwd_g,
-/// map_bwd_f}`.
+// weights: `w[rows c]`, the means over the `area` positions of each frame of g. for_g: the mean over positions of d f,
+// at each of them. for_f: the mean of g times d. Grid: a block of 256 for each of `tiles` runs of channels of every
+// row; 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by `ops::alignment::{map_fwd,
+// map_bwd_g, map_bwd_f}`.
 #define COLUMNS(NAME, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256) alignment_weights_##NAME(                                        \
-        const float *__restrict__ g, float *__restrict__ w, u32 area, u32 c, u32 tiles, u32 shift) {                   \
+        const float* __restrict__ g, float* __restrict__ w, u32 area, u32 c, u32 tiles, u32 shift) {                   \
         columns<W, WEIGHTS>(g, nullptr, w, area, c, tiles, shift);                                                     \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        alignment_for_g_##NAME(const float *__restrict__ f, const float *__restrict__ d, float *__restrict__ dg,       \
+        alignment_for_g_##NAME(const float* __restrict__ f, const float* __restrict__ d, float* __restrict__ dg,       \
                                u32 area, u32 c, u32 tiles, u32 shift) {                                                \
         columns<W, FOR_G>(f, d, dg, area, c, tiles, shift);                                                            \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        alignment_for_f_##NAME(const float *__restrict__ g, const float *__restrict__ d, float *__restrict__ df,       \
+        alignment_for_f_##NAME(const float* __restrict__ g, const float* __restrict__ d, float* __restrict__ df,       \
                                u32 area, u32 c, u32 tiles, u32 shift) {                                                \
         columns<W, FOR_F>(g, d, df, area, c, tiles, shift);                                                            \
     }
 
-/// `m = Σ_c w f` for each of the cells. Grid: a block of 256 for every 8 cells. Wide: c is a multiple of 4. Launched by
-/// `ops::alignment::map_fwd`.
+// `m = Σ_c w f` for each of the cells. Grid: a block of 256 for every 8 cells. Wide: c is a multiple of 4. Launched by
+// `ops::alignment::map_fwd`.
 #define MAP(NAME, W)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        alignment_map_##NAME(const float *__restrict__ w, const float *__restrict__ f, float *__restrict__ m,          \
-                             u32 cells, u32 area, u32 c) {                                                             \
+    extern "C" __global__ void __launch_bounds__(256) alignment_map_##NAME(                                            \
+        const float* __restrict__ w, const float* __restrict__ f, float* __restrict__ m, u32 cells, u32 area, u32 c) { \
         map<W>(w, f, m, cells, area, c);                                                                               \
     }
 

@@ -1,26 +1,28 @@
-// The cosine losses of maps against targets, with the first and second derivative: a block a sample, in f64, since the maps
-// are tiny numbers and few of them.
-#include "elements.cuh"
-#include "reduce.cuh"
+// The cosine losses of maps against targets with their first and second derivatives. Maps are `[n t area]`: samples,
+// frames, positions. One block of 256 a sample. In f64: the maps are small, and so is their number. Launched by
+// `ops::alignment::cuda`.
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
-/// Vectors no longer than this are divided by it.
+// A vector whose length is below this is divided by this.
 constexpr double EPS = 1e-12f;
 
-/// Centred vectors no longer than this part of what they were are flat.
+// A centred vector is flat (its cosine and gradient are 0) if its length is at most this fraction of the length before.
 constexpr double FLAT = 1.0 / (1 << 20);
 
-/// Extents and switches, as the host fills them in.
+// Extents and options; the same struct as `ops::alignment::cuda::Plan`.
 struct Plan {
     u32 n, t, area;
     u32 raw, centred;
-    float weight[3]; // spatio-temporal, spatial, temporal
+    float weight[3];  // spatio-temporal, spatial, temporal
 };
 
-/// Sums over the threads that work together on a vector.
+// Sums over the threads that share a vector: a warp, or a block.
 struct Warp {
     __device__ __forceinline__ u32 first() const { return threadIdx.x % 32; }
     __device__ __forceinline__ u32 step() const { return 32; }
-    template <int K> __device__ __forceinline__ void sum(double (&v)[K]) const {
+    template <int K>
+    __device__ __forceinline__ void sum(double (&v)[K]) const {
 #pragma unroll
         for (int k = 0; k < K; ++k) {
             v[k] = sum_warp(v[k]);
@@ -29,12 +31,13 @@ struct Warp {
 };
 
 struct Block {
-    double *space; // WARPS of every sum
+    double* space;  // WARPS of every sum
     __device__ __forceinline__ u32 first() const { return threadIdx.x; }
     __device__ __forceinline__ u32 step() const { return LANES; }
-    template <int K> __device__ __forceinline__ void sum(double (&v)[K]) const {
+    template <int K>
+    __device__ __forceinline__ void sum(double (&v)[K]) const {
         Warp().sum(v);
-        __syncthreads(); // who still reads the sums before
+        __syncthreads();  // who still reads the sums before
         if (threadIdx.x % 32 == 0) {
 #pragma unroll
             for (int k = 0; k < K; ++k) {
@@ -53,31 +56,31 @@ struct Block {
     }
 };
 
-/// An element of the map's vector and of the target's.
+// An element of the map's vector and of the target's.
 struct Pair {
     double p, y;
 };
 
-/// The cosine of a vector with a constant one, and what its derivatives need; src/ops/alignment/cpu/cosines.rs.
+// The cosine of a vector with a constant one, and what its derivatives need; src/ops/alignment/cpu/cosines.rs.
 struct Cosine {
     Pair shift, scale;
     double cos;
     u32 curved;
 };
 
-/// What the second derivative needs to know of the whole direction.
+// What the second derivative needs of the direction as a whole.
 struct Along {
     double mean, a, slope;
 };
 
-/// One over the length of a vector, at most 1/ε; 0 where it is flat.
+// One over the length of a vector, at most 1/ε; 0 where it is flat.
 __device__ __forceinline__ double one_over(double length, double whole, u32 centred) {
     return centred && length <= FLAT * whole ? 0.0 : 1.0 / fmax(length, EPS);
 }
 
-/// The cosine of the vectors whose elements are `pair(i)`, and their sums. In every thread of the group.
+// The cosine of the vectors whose elements are `pair(i)`, and their sums. In every thread of the group.
 template <class G, class F>
-__device__ __forceinline__ Cosine cosine(const G &group, u32 count, u32 centred, const F &pair, Pair &sums) {
+__device__ __forceinline__ Cosine cosine(const G& group, u32 count, u32 centred, const F& pair, Pair& sums) {
     double sum[2] = {};
 #pragma unroll 1
     for (u32 i = group.first(); i < count; i += group.step()) {
@@ -103,19 +106,21 @@ __device__ __forceinline__ Cosine cosine(const G &group, u32 count, u32 centred,
     return k;
 }
 
-/// The map's element at unit length.
-__device__ __forceinline__ double unit(const Cosine &k, const Pair &v) { return (v.p - k.shift.p) * k.scale.p; }
+// The map's element at unit length.
+__device__ __forceinline__ double unit(const Cosine& k, const Pair& v) {
+    return (v.p - k.shift.p) * k.scale.p;
+}
 
-/// The slope of the cosine for the map's element.
-__device__ __forceinline__ double slope(const Cosine &k, const Pair &v) {
+// The slope of the cosine for the map's element.
+__device__ __forceinline__ double slope(const Cosine& k, const Pair& v) {
     double bent = k.curved ? k.cos * unit(k, v) : 0.0;
     return ((v.y - k.shift.y) * k.scale.y - bent) * k.scale.p;
 }
 
-/// Of the direction whose elements are `u(i)`. In every thread of the group; `total` is the sum of the elements.
+// Of the direction whose elements are `u(i)`. In every thread of the group; `total` is the sum of the elements.
 template <class G, class F, class U>
-__device__ __forceinline__ Along along(const G &group, const Cosine &k, u32 count, u32 centred, const F &pair, const U &u,
-                                       double &total) {
+__device__ __forceinline__ Along along(const G& group, const Cosine& k, u32 count, u32 centred, const F& pair,
+                                       const U& u, double& total) {
     double sum[1] = {};
 #pragma unroll 1
     for (u32 i = group.first(); i < count; i += group.step()) {
@@ -137,15 +142,15 @@ __device__ __forceinline__ Along along(const G &group, const Cosine &k, u32 coun
     return to;
 }
 
-/// The change of the slope along a direction whose element here is `u`.
-__device__ __forceinline__ double curvature(const Cosine &k, const Pair &v, double u, const Along &to) {
+// The change of the slope along a direction whose element here is `u`.
+__device__ __forceinline__ double curvature(const Cosine& k, const Pair& v, double u, const Along& to) {
     double a = unit(k, v);
     double across = k.cos * (u - to.mean - a * to.a) * k.scale.p;
     double change = -(a * to.slope + slope(k, v) * to.a + across) * k.scale.p;
     return k.curved ? change : 0.0;
 }
 
-/// `exp(x)` for x up to 0, to 4 units of f32, whose range it goes beyond.
+// `exp(x)` for x <= 0 with an error of 4 ulp of f32, but the range of f64.
 __device__ __forceinline__ double power(double x) {
     float k = rintf((float)fmax(x, -700.0) * 1.44269504f);
     float rest = (float)fma((double)k, -0.693147180559945309, fmax(x, -700.0));
@@ -153,28 +158,28 @@ __device__ __forceinline__ double power(double x) {
     return x < -700.0 ? 0.0 : e;
 }
 
-/// A frame, in shared memory.
+// A frame, in shared memory.
 struct Frame {
     Cosine k;
     Pair sums;
-    double weight; // times the same number for all frames
+    double weight;  // times the same number for all frames
     Along to;
-    double u; // the sum of the direction
+    double u;  // the sum of the direction
 };
 
-/// A sample: its map and its target, and its cosines.
+// A sample: its map and its target, and its cosines.
 struct Sample {
-    const Plan &plan;
+    const Plan& plan;
     const float *p, *y;
-    Frame *frames;
+    Frame* frames;
     Cosine spatial, temporal;
-    double share; // makes weights of `Frame::weight`
+    double share;  // makes weights of `Frame::weight`
 
     __device__ __forceinline__ Pair at(u32 t, u32 i) const {
         return {(double)p[t * plan.area + i], (double)y[t * plan.area + i]};
     }
 
-    /// The mean over the frames.
+    // The mean over the frames.
     __device__ __forceinline__ Pair mean(u32 i) const {
         Pair sum = {0.0, 0.0};
 #pragma unroll 1
@@ -185,9 +190,12 @@ struct Sample {
         return {sum.p / plan.t, sum.y / plan.t};
     }
 
-    /// By all threads of the block, which may use the frames at once.
-    __device__ __forceinline__ Sample(const Plan &plan, const float *p, const float *y, Frame *frames, double *space)
-        : plan(plan), p(p + (u64)blockIdx.x * plan.t * plan.area), y(y + (u64)blockIdx.x * plan.t * plan.area), frames(frames) {
+    // Called by all threads of the block. The frames in smem are complete when it returns.
+    __device__ __forceinline__ Sample(const Plan& plan, const float* p, const float* y, Frame* frames, double* space)
+        : plan(plan),
+          p(p + (u64)blockIdx.x * plan.t * plan.area),
+          y(y + (u64)blockIdx.x * plan.t * plan.area),
+          frames(frames) {
         Block block = {space};
 #pragma unroll 1
         for (u32 t = threadIdx.x / 32; t < plan.t; t += WARPS) {
@@ -223,15 +231,17 @@ struct Sample {
 };
 
 #define SHARED                                                                                                         \
-    extern __shared__ __align__(16) unsigned char cosines[];                                                           \
+    extern __shared__ __align__(16) u8 cosines[];                                                                      \
     __shared__ double space[5 * WARPS];                                                                                \
-    Frame *frames = reinterpret_cast<Frame *>(cosines);
+    Frame* frames = reinterpret_cast<Frame*>(cosines);
 
-/// For each sample the weighted loss, `1 - S_st`, `1 - S_s`, `1 - S_t` and the plain cosine: `each[n 5]`. Grid: a block of
-/// 256 for each of the n samples, with a `Frame` of shared memory for each frame. Launched by `ops::alignment::align_fwd`.
+// For each sample the weighted loss, `1 - S_st`, `1 - S_s`, `1 - S_t` and the plain cosine: `each[n 5]`. Grid: a block
+// of 256 for each of the n samples, with a `Frame` of shared memory for each frame. Launched by
+// `ops::alignment::align_fwd`.
 // shared: alignment_losses_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
-    alignment_losses_f32(const float *__restrict__ p, const float *__restrict__ y, float *__restrict__ each, Plan plan) {
+    alignment_losses_f32(const float* __restrict__ p, const float* __restrict__ y, float* __restrict__ each,
+                         Plan plan) {
     SHARED
     Sample s(plan, p, y, frames, space);
     Pair unused;
@@ -243,15 +253,15 @@ extern "C" __global__ void __launch_bounds__(256, 1)
             st += frames[t].weight * s.share * frames[t].k.cos;
         }
         double a = 1.0 - st, b = 1.0 - s.spatial.cos, c = 1.0 - s.temporal.cos;
-        float *to = each + blockIdx.x * 5;
+        float* to = each + blockIdx.x * 5;
         to[0] = (float)(plan.weight[0] * a + plan.weight[1] * b + plan.weight[2] * c);
         to[1] = (float)a, to[2] = (float)b, to[3] = (float)c, to[4] = (float)plain.cos;
     }
 }
 
-/// The means over the n samples: `loss[1]` and `stats[4]`. Grid: a block of 32. Launched by `ops::alignment::align_fwd`.
+// The means over the n samples: `loss[1]` and `stats[4]`. Grid: a block of 32. Launched by `ops::alignment::align_fwd`.
 extern "C" __global__ void __launch_bounds__(32)
-    alignment_merge_f32(const float *__restrict__ each, float *__restrict__ loss, float *__restrict__ stats, u32 n) {
+    alignment_merge_f32(const float* __restrict__ each, float* __restrict__ loss, float* __restrict__ stats, u32 n) {
     u32 i = threadIdx.x;
     if (i < 5) {
         double sum = 0.0;
@@ -263,16 +273,16 @@ extern "C" __global__ void __launch_bounds__(32)
     }
 }
 
-/// The gradient of the loss for p, times `*dy`. Grid and shared memory as of the losses. Launched by
-/// `ops::alignment::align_bwd`.
+// The gradient of the loss for p, times `*dy`. Grid and shared memory as of the losses. Launched by
+// `ops::alignment::align_bwd`.
 // shared: alignment_gradient_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
-    alignment_gradient_f32(const float *__restrict__ p, const float *__restrict__ y, const float *__restrict__ dy,
-                           float *__restrict__ dp, Plan plan) {
+    alignment_gradient_f32(const float* __restrict__ p, const float* __restrict__ y, const float* __restrict__ dy,
+                           float* __restrict__ dp, Plan plan) {
     SHARED
     Sample s(plan, p, y, frames, space);
     double scale = -(double)*dy / plan.n;
-    float *to = dp + (u64)blockIdx.x * plan.t * plan.area;
+    float* to = dp + (u64)blockIdx.x * plan.t * plan.area;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < plan.area; i += LANES) {
         double cell = plan.weight[1] * slope(s.spatial, s.mean(i)) / plan.t;
@@ -285,16 +295,16 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     }
 }
 
-/// The derivative of the gradient along u, times `*dy`. Grid and shared memory as of the losses. Launched by
-/// `ops::alignment::align_bwd2`.
+// The derivative of the gradient along u, times `*dy`. Grid and shared memory as of the losses. Launched by
+// `ops::alignment::align_bwd2`.
 // shared: alignment_curvature_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
-    alignment_curvature_f32(const float *__restrict__ p, const float *__restrict__ y, const float *__restrict__ dy,
-                            const float *__restrict__ u, float *__restrict__ out, Plan plan) {
+    alignment_curvature_f32(const float* __restrict__ p, const float* __restrict__ y, const float* __restrict__ dy,
+                            const float* __restrict__ u, float* __restrict__ out, Plan plan) {
     SHARED
     Sample s(plan, p, y, frames, space);
     u64 first = (u64)blockIdx.x * plan.t * plan.area;
-    const float *from = u + first;
+    const float* from = u + first;
 #pragma unroll 1
     for (u32 t = threadIdx.x / 32; t < plan.t; t += WARPS) {
         double total;
@@ -317,16 +327,18 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     Block block = {space};
     double unused;
     Along cells = along(block, s.spatial, plan.area, plan.centred, [&](u32 i) { return s.mean(i); }, mean, unused);
-    Along sums = along(block, s.temporal, plan.t, plan.centred, [&](u32 t) { return frames[t].sums; },
-                       [&](u32 t) { return frames[t].u; }, unused);
+    Along sums = along(
+        block, s.temporal, plan.t, plan.centred, [&](u32 t) { return frames[t].sums; },
+        [&](u32 t) { return frames[t].u; }, unused);
     double scale = -(double)*dy / plan.n;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < plan.area; i += LANES) {
         double cell = plan.weight[1] * curvature(s.spatial, s.mean(i), mean(i), cells) / plan.t;
 #pragma unroll 1
         for (u32 t = 0; t < plan.t; ++t) {
-            const Frame &f = frames[t];
-            double frame = plan.weight[0] * (f.weight * s.share) * curvature(f.k, s.at(t, i), from[t * plan.area + i], f.to);
+            const Frame& f = frames[t];
+            double frame =
+                plan.weight[0] * (f.weight * s.share) * curvature(f.k, s.at(t, i), from[t * plan.area + i], f.to);
             double whole = plan.weight[2] * curvature(s.temporal, f.sums, f.u, sums);
             out[first + t * plan.area + i] = (float)(scale * (frame + cell + whole));
         }

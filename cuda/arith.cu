@@ -1,14 +1,16 @@
-// a + b, a - b, a * b, a / b with extents of 1 repeated, and factor * a. Launched by ops/arith.
-#include "elements.cuh"
+// a + b, a - b, a * b, a / b with broadcasting, and factor * a. `same` kernels: equal shapes, 16 bytes of `a` a thread.
+// `repeated` kernels: up to five axes with a stride for each argument, one element a thread. Grid: blocks of 256
+// threads over the elements of y. Launched by `ops::arith::cuda`.
+#include "common/elements.cuh"
 
-/// Up to five joined axes, innermost first: extent, and the step of each argument along it (0 where it is repeated).
-/// The layout of ops::arith::cuda::Axes.
+// Up to five joined axes, innermost first: extent, and the step of each argument along it (0 where it is repeated).
+// The layout of ops::arith::cuda::Axes.
 struct Axes {
-    unsigned extent[5], a[5], b[5];
+    u32 extent[5], a[5], b[5];
 };
 
-/// One of the four; the branch is the same for all threads.
-__device__ __forceinline__ float combine(unsigned op, float p, float q) {
+// One of the four operations; the branch is uniform over the grid.
+__device__ __forceinline__ float combine(u32 op, float p, float q) {
     switch (op) {
     case 0: return p + q;
     case 1: return p - q;
@@ -17,14 +19,16 @@ __device__ __forceinline__ float combine(unsigned op, float p, float q) {
     }
 }
 
-/// Same shapes: both arguments run along.
-template <class T, class U> struct Same {
-    const T *__restrict__ a;
-    const U *__restrict__ b;
-    T *__restrict__ y;
-    unsigned op;
+// Same shapes: both arguments run along.
+template <class T, class U>
+struct Same {
+    const T* __restrict__ a;
+    const U* __restrict__ b;
+    T* __restrict__ y;
+    u32 op;
 
-    template <int W> __device__ __forceinline__ void at(unsigned i) const {
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
         float p[W], q[W];
         load<W>(a + i, p);
         load<W>(b + i, q);
@@ -36,28 +40,31 @@ template <class T, class U> struct Same {
     }
 };
 
-/// Any shapes: one element a thread.
+// Any shapes: one element a thread.
 template <class T, class U>
-__device__ __forceinline__ void repeated(const T *__restrict__ a, const U *__restrict__ b, T *__restrict__ y, Axes axes, unsigned op, unsigned n) {
-    unsigned i = blockIdx.x * BLOCK + threadIdx.x;
+__device__ __forceinline__ void repeated(const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, Axes axes,
+                                         u32 op, u32 n) {
+    u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= n) {
         return;
     }
-    unsigned at_a = 0, at_b = 0, left = i;
+    u32 at_a = 0, at_b = 0, left = i;
 #pragma unroll
     for (int axis = 0; axis < 5; ++axis) {
-        unsigned extent = axes.extent[axis], index = left % extent;
+        u32 extent = axes.extent[axis], index = left % extent;
         at_a += index * axes.a[axis], at_b += index * axes.b[axis], left /= extent;
     }
-    y[i] = narrow<T>(combine(op, widen(a[at_a]), widen(b[at_b])));
+    y[i] = from_f32<T>(combine(op, to_f32(a[at_a]), to_f32(b[at_b])));
 }
 
-template <class T> struct Scale {
-    const T *__restrict__ a;
-    T *__restrict__ y;
+template <class T>
+struct Scale {
+    const T* __restrict__ a;
+    T* __restrict__ y;
     float factor;
 
-    template <int W> __device__ __forceinline__ void at(unsigned i) const {
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
         float v[W];
         load<W>(a + i, v);
 #pragma unroll
@@ -70,11 +77,11 @@ template <class T> struct Scale {
 
 #define ARITH(NAME, T, U)                                                                                              \
     extern "C" __global__ void __launch_bounds__(BLOCK)                                                                \
-        arith_same_##NAME(const T *__restrict__ a, const U *__restrict__ b, T *__restrict__ y, unsigned op, unsigned n) { \
-        for_elements<WIDE<T>>(n, Same<T, U>{a, b, y, op});                                                                                          \
+        arith_same_##NAME(const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, u32 op, u32 n) {        \
+        for_elements<WIDE<T>>(n, Same<T, U>{a, b, y, op});                                                             \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(BLOCK) arith_repeated_##NAME(                                         \
-        const T *__restrict__ a, const U *__restrict__ b, T *__restrict__ y, Axes axes, unsigned op, unsigned n) {     \
+        const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, Axes axes, u32 op, u32 n) {               \
         repeated(a, b, y, axes, op, n);                                                                                \
     }
 
@@ -84,11 +91,11 @@ ARITH(f32_bf16, float, bf16)
 ARITH(bf16_f32, bf16, float)
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    scale_f32(const float *__restrict__ a, float *__restrict__ y, float factor, unsigned n) {
+    scale_f32(const float* __restrict__ a, float* __restrict__ y, float factor, u32 n) {
     for_elements<WIDE<float>>(n, Scale<float>{a, y, factor});
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    scale_bf16(const bf16 *__restrict__ a, bf16 *__restrict__ y, float factor, unsigned n) {
+    scale_bf16(const bf16* __restrict__ a, bf16* __restrict__ y, float factor, u32 n) {
     for_elements<WIDE<bf16>>(n, Scale<bf16>{a, y, factor});
 }

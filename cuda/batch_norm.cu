@@ -1,39 +1,41 @@
 // Batch normalisation over the innermost axis, forward and backward; docs/math/batch_norm.md derives both.
 //
-// `x [groups rows c]`. Four steps go over the tensors, blocks of at most 64 channels by `span` rows ("chunks"): sums of
-// the forward pass, the result, sums of the backward pass, the gradient. Between them two small kernels merge the sums
-// of the chunks in f64, in order. The first sums may come from elsewhere, such as the convolution that made x.
+// `x` is `[groups rows c]`. Four kernels read the tensors: the sums of the forward pass, its result, the sums of the
+// backward pass, the gradient. Each block sums a chunk of `span` rows, and two small kernels add the chunks in order,
+// in f64. The forward sums may come from the convolution that produced x instead.
 //
-// The grid of the four: `tiles · chunks · groups` blocks of 256. Wide kernels move 16 bytes a thread and need c to be a
-// multiple of that; single ones move an element.
-#include "elements.cuh"
-#include "reduce.cuh"
+// Grid of the four: `tiles * chunks * groups` blocks of 256, at most 64 channels each. `wide` kernels access 16 bytes a
+// thread and need c to be a multiple of that; `single` ones access one element. Launched by `ops::batch_norm::cuda`.
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
-/// How a pass is spread over x: the layout of ops::batch_norm::cuda::Plan.
+// How a pass is divided over the grid; the same struct as `ops::batch_norm::cuda::Plan`.
 struct Plan {
-    unsigned rows;   // of a group
-    unsigned c;      // channels
-    unsigned span;   // rows of a chunk
-    unsigned chunks; // of a group
-    unsigned tiles;  // of channels
-    unsigned shift;  // 2^shift threads lie side by side along the channels of a tile
+    u32 rows;    // of a group
+    u32 c;       // channels
+    u32 span;    // rows of a chunk
+    u32 chunks;  // of a group
+    u32 tiles;   // of channels
+    u32 shift;   // 2^shift threads lie side by side along the channels of a tile
 };
 
-/// What a block of 256 works on.
+// What a block of 256 works on.
 struct Block {
-    unsigned tile, chunk, group;
-    unsigned begin, end; // rows of the group
+    u32 tile, chunk, group;
+    u32 begin, end;  // rows of the group
 
-    __device__ __forceinline__ Block(const Plan &p) {
+    __device__ __forceinline__ Block(const Plan& p) {
         tile = blockIdx.x % p.tiles;
-        unsigned part = blockIdx.x / p.tiles;
+        u32 part = blockIdx.x / p.tiles;
         chunk = part % p.chunks, group = part / p.chunks;
         begin = chunk * p.span, end = min(p.rows, begin + p.span);
     }
 };
 
-/// The parameters of a block's channels, from global memory to W registers a thread, by way of `space`.
-template <int W> __device__ __forceinline__ void spread(float value, float (&v)[W], float *space, unsigned shift) {
+// Distributes the parameters of a block's channels, one in each of the first threads, to W registers of every thread
+// through `space` (smem).
+template <int W>
+__device__ __forceinline__ void spread(float value, float (&v)[W], float* space, u32 shift) {
     __syncthreads();
     if (threadIdx.x < TILE) {
         space[slot<W>(threadIdx.x)] = value;
@@ -42,20 +44,21 @@ template <int W> __device__ __forceinline__ void spread(float value, float (&v)[
     get<W>(space, threadIdx.x & ((1u << shift) - 1), v);
 }
 
-/// The channel whose parameters this thread fetches for its block, and whether there is one.
-template <int W> __device__ __forceinline__ bool fetches(const Block &block, const Plan &p, unsigned &channel) {
+// The channel whose parameters this thread fetches for its block, and whether there is one.
+template <int W>
+__device__ __forceinline__ bool fetches(const Block& block, const Plan& p, u32& channel) {
     channel = (block.tile << p.shift) * W + threadIdx.x;
     return threadIdx.x < W << p.shift && channel < p.c;
 }
 
-/// `[shift, Σ(x - shift), Σ(x - shift)²]` of each channel of a chunk, where the shift is the mean of the first rows the
-/// block reads, one a thread: of at least 1/64 of the chunk, so that little cancels.
+// `[shift, Σ(x - shift), Σ(x - shift)²]` of each channel of a chunk. The shift is the mean of the first row of each
+// thread, at least 1/64 of the chunk, which keeps cancellation small.
 template <class T, int W>
-__device__ __forceinline__ void sums(const T *__restrict__ x, float *__restrict__ parts, const Plan &p) {
+__device__ __forceinline__ void sums(const T* __restrict__ x, float* __restrict__ parts, const Plan& p) {
     __shared__ __align__(16) float space[2 * WARPS * ROOM], shared[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
-    const T *from = x + (u64)block.group * p.rows * p.c + lane.channel;
+    const T* from = x + (u64)block.group * p.rows * p.c + lane.channel;
     bool mine = lane.channel < p.c && block.begin + lane.row < block.end;
     float first[1][W] = {}, offset[W], total[1], v[2][W] = {}, sum[2];
     if (mine) {
@@ -76,7 +79,7 @@ __device__ __forceinline__ void sums(const T *__restrict__ x, float *__restrict_
             v[0][k] = e, v[1][k] = e * e;
         }
 #pragma unroll 4
-        for (unsigned r = block.begin + lane.row + lane.step; r < block.end; r += lane.step) {
+        for (u32 r = block.begin + lane.row + lane.step; r < block.end; r += lane.step) {
             float a[W];
             load<W>(from + (u64)r * p.c, a);
 #pragma unroll
@@ -87,25 +90,26 @@ __device__ __forceinline__ void sums(const T *__restrict__ x, float *__restrict_
         }
     }
     sum_rows<2, W>(v, sum, space, p.shift);
-    unsigned channel;
+    u32 channel;
     if (fetches<W>(block, p, channel)) {
-        float *to = parts + (u64)(block.group * p.chunks + block.chunk) * 3 * p.c + channel;
+        float* to = parts + (u64)(block.group * p.chunks + block.chunk) * 3 * p.c + channel;
         to[0] = mean, to[p.c] = sum[0], to[2 * p.c] = sum[1];
     }
 }
 
-/// Per group and channel `z = (x - mean) · scale + beta`, of W channels.
-template <int W> struct Affine {
+// Per group and channel `z = (x - mean) · scale + beta`, of W channels.
+template <int W>
+struct Affine {
     float mean[W], scale[W], beta[W];
 
     __device__ __forceinline__ float of(float x, int k) const { return fmaf(x - mean[k], scale[k], beta[k]); }
 };
 
 template <int W>
-__device__ __forceinline__ Affine<W> affine(const Block &block, const float *__restrict__ mean, const float *__restrict__ rstd,
-                                            const float *__restrict__ gamma, const float *__restrict__ beta, const Plan &p,
-                                            float *space) {
-    unsigned channel;
+__device__ __forceinline__ Affine<W> affine(const Block& block, const float* __restrict__ mean,
+                                            const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                            const float* __restrict__ beta, const Plan& p, float* space) {
+    u32 channel;
     float m = 0.0f, s = 0.0f, b = 0.0f;
     if (fetches<W>(block, p, channel)) {
         m = mean[block.group * p.c + channel];
@@ -119,11 +123,12 @@ __device__ __forceinline__ Affine<W> affine(const Block &block, const float *__r
     return a;
 }
 
-/// `y = relu((x - mean) · rstd · gamma + beta + residual)`, the residual and the rectifier where they are wanted.
+// `y = relu((x - mean) · rstd · gamma + beta + residual)`; the residual (RESIDUAL) and the ReLU (`relu`) are optional.
 template <class T, int W, bool RESIDUAL>
-__device__ __forceinline__ void apply(const T *__restrict__ x, const float *__restrict__ mean, const float *__restrict__ rstd,
-                                      const float *__restrict__ gamma, const float *__restrict__ beta,
-                                      const T *__restrict__ residual, T *__restrict__ y, const Plan &p, unsigned relu) {
+__device__ __forceinline__ void apply(const T* __restrict__ x, const float* __restrict__ mean,
+                                      const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                      const float* __restrict__ beta, const T* __restrict__ residual, T* __restrict__ y,
+                                      const Plan& p, u32 relu) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -133,7 +138,7 @@ __device__ __forceinline__ void apply(const T *__restrict__ x, const float *__re
     }
     u64 base = (u64)block.group * p.rows * p.c + lane.channel;
 #pragma unroll 2
-    for (unsigned r = block.begin + lane.row; r < block.end; r += lane.step) {
+    for (u32 r = block.begin + lane.row; r < block.end; r += lane.step) {
         u64 i = base + (u64)r * p.c;
         float v[W], add[W];
         load<W>(x + i, v);
@@ -152,15 +157,15 @@ __device__ __forceinline__ void apply(const T *__restrict__ x, const float *__re
     }
 }
 
-/// What the rectifier lets through: everything, what is positive when computed again, or where y is positive.
+// The mask of the ReLU: none, recomputed from x, or read from y.
 enum Mask { PLAIN, AGAIN, RESULT };
 
-/// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, with dz the gradient past the rectifier. RESULT writes dz.
+// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, where dz is dy times the mask. RESULT also writes dz.
 template <class T, int W, Mask MASK>
-__device__ __forceinline__ void grad_sums(const T *__restrict__ x, const T *__restrict__ dy, const T *__restrict__ y,
-                                          const float *__restrict__ mean, const float *__restrict__ rstd,
-                                          const float *__restrict__ gamma, const float *__restrict__ beta, T *__restrict__ dz,
-                                          float *__restrict__ parts, const Plan &p) {
+__device__ __forceinline__ void grad_sums(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y,
+                                          const float* __restrict__ mean, const float* __restrict__ rstd,
+                                          const float* __restrict__ gamma, const float* __restrict__ beta,
+                                          T* __restrict__ dz, float* __restrict__ parts, const Plan& p) {
     __shared__ __align__(16) float space[2 * WARPS * ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -169,7 +174,7 @@ __device__ __forceinline__ void grad_sums(const T *__restrict__ x, const T *__re
     u64 base = (u64)block.group * p.rows * p.c + lane.channel;
     if (lane.channel < p.c) {
 #pragma unroll 2
-        for (unsigned r = block.begin + lane.row; r < block.end; r += lane.step) {
+        for (u32 r = block.begin + lane.row; r < block.end; r += lane.step) {
             u64 i = base + (u64)r * p.c;
             float a[W], g[W], result[W];
             load<W>(x + i, a);
@@ -193,28 +198,28 @@ __device__ __forceinline__ void grad_sums(const T *__restrict__ x, const T *__re
             }
         }
     }
-    __syncthreads(); // the parameters are read
+    __syncthreads();  // the parameters are read
     sum_rows<2, W>(v, sum, space, p.shift);
-    unsigned channel;
+    u32 channel;
     if (fetches<W>(block, p, channel)) {
-        float *to = parts + (u64)(block.group * p.chunks + block.chunk) * 2 * p.c + channel;
+        float* to = parts + (u64)(block.group * p.chunks + block.chunk) * 2 * p.c + channel;
         to[0] = sum[0], to[p.c] = sum[1];
     }
 }
 
-/// `dx = dz · scale + (x - mean) · b + d`, with `slopes [groups 2 c]` the b and d.
+// `dx = dz · scale + (x - mean) · b + d`, with `slopes [groups 2 c]` the b and d.
 template <class T, int W, Mask MASK>
-__device__ __forceinline__ void grad(const T *__restrict__ x, const T *__restrict__ dy, const float *__restrict__ mean,
-                                     const float *__restrict__ rstd, const float *__restrict__ gamma,
-                                     const float *__restrict__ beta, const float *__restrict__ slopes, T *__restrict__ dx,
-                                     const Plan &p) {
+__device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restrict__ dy, const float* __restrict__ mean,
+                                     const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                     const float* __restrict__ beta, const float* __restrict__ slopes,
+                                     T* __restrict__ dx, const Plan& p) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
     Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
-    unsigned channel;
+    u32 channel;
     bool fetching = fetches<W>(block, p, channel);
-    const float *slope = slopes + block.group * 2 * p.c + channel;
+    const float* slope = slopes + block.group * 2 * p.c + channel;
     float b[W], d[W];
     spread<W>(fetching ? slope[0] : 0.0f, b, space, p.shift);
     spread<W>(fetching ? slope[p.c] : 0.0f, d, space, p.shift);
@@ -223,7 +228,7 @@ __device__ __forceinline__ void grad(const T *__restrict__ x, const T *__restric
     }
     u64 base = (u64)block.group * p.rows * p.c + lane.channel;
 #pragma unroll 2
-    for (unsigned r = block.begin + lane.row; r < block.end; r += lane.step) {
+    for (u32 r = block.begin + lane.row; r < block.end; r += lane.step) {
         u64 i = base + (u64)r * p.c;
         float a[W], g[W];
         load<W>(x + i, a);
@@ -239,48 +244,47 @@ __device__ __forceinline__ void grad(const T *__restrict__ x, const T *__restric
     }
 }
 
-/// Chunks of sums that threads of the merging kernels take turns at: a block is 32 channels wide.
-constexpr unsigned TURNS = 8;
+// The merging kernels have 32 channels a block, and TURNS threads a channel, each of which takes every TURNS-th chunk.
+constexpr u32 TURNS = 8;
 
-/// The sum of `v` over the turns, in their order, in every thread of the channel.
-__device__ __forceinline__ double merge(double v, double *space) {
-    unsigned across = threadIdx.x % 32, turn = threadIdx.x / 32;
+// The sum of `v` over the turns, in their order, in every thread of the channel.
+__device__ __forceinline__ double merge(double v, double* space) {
+    u32 across = threadIdx.x % 32, turn = threadIdx.x / 32;
     __syncthreads();
     space[turn * 32 + across] = v;
     __syncthreads();
     double sum = 0.0;
 #pragma unroll
-    for (unsigned t = 0; t < TURNS; ++t) {
+    for (u32 t = 0; t < TURNS; ++t) {
         sum += space[t * 32 + across];
     }
     return sum;
 }
 
-/// Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each of
-/// `span` rows but the last of a group, in f64: `mean` and `rstd
-/// [groups c]`, and of all groups together `all_mean`, and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32
-/// channels. Launched by `ops::batch_norm::fwd`.
+// Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each
+// of `span` rows but the last of a group, in f64: `mean` and `rstd [groups c]`, and of all groups together `all_mean`,
+// and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32 channels. Launched by `ops::batch_norm::fwd`.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_merge_f32(const float *__restrict__ parts, const float *__restrict__ shift, float *__restrict__ mean, float *__restrict__ rstd,
-                         float *__restrict__ all_mean, float *__restrict__ all_var, unsigned groups, unsigned rows, unsigned c,
-                         unsigned span, unsigned chunks, float eps) {
+    batch_norm_merge_f32(const float* __restrict__ parts, const float* __restrict__ shift, float* __restrict__ mean,
+                         float* __restrict__ rstd, float* __restrict__ all_mean, float* __restrict__ all_var,
+                         u32 groups, u32 rows, u32 c, u32 span, u32 chunks, float eps) {
     __shared__ double space[TURNS * 32];
-    unsigned channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
+    u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
     bool mine = channel < c;
-    double center = 0.0, square = 0.0; // of the groups so far
-    unsigned lines = shift != nullptr ? 2 : 3, first = lines - 2; // of a part, and the first that is a sum
-    for (unsigned g = 0; g < groups; ++g) {
-        const float *of = parts + (u64)g * chunks * lines * c + channel;
+    double center = 0.0, square = 0.0;                        // of the groups so far
+    u32 lines = shift != nullptr ? 2 : 3, first = lines - 2;  // of a part, and the first that is a sum
+    for (u32 g = 0; g < groups; ++g) {
+        const float* of = parts + (u64)g * chunks * lines * c + channel;
         double sum = 0.0;
-        for (unsigned k = turn; mine && k < chunks; k += TURNS) {
-            const float *part = of + (u64)k * lines * c;
+        for (u32 k = turn; mine && k < chunks; k += TURNS) {
+            const float* part = of + (u64)k * lines * c;
             double n = (double)min(span, rows - k * span), base = (double)(first != 0 ? part[0] : shift[channel]);
             sum += base * n + (double)part[first * c];
         }
         double m = merge(sum, space) / (double)rows;
         sum = 0.0;
-        for (unsigned k = turn; mine && k < chunks; k += TURNS) {
-            const float *part = of + (u64)k * lines * c;
+        for (u32 k = turn; mine && k < chunks; k += TURNS) {
+            const float* part = of + (u64)k * lines * c;
             double n = (double)min(span, rows - k * span), base = (double)(first != 0 ? part[0] : shift[channel]);
             double s = (double)part[first * c], per = s / n, off = base + per - m;
             sum += fmax((double)part[(first + 1) * c] - s * per, 0.0) + n * off * off;
@@ -300,31 +304,31 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     }
 }
 
-/// `rstd = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
-/// `ops::batch_norm::fwd`.
+// `rstd = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
+// `ops::batch_norm::fwd`.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_rstd_f32(const float *__restrict__ var, float *__restrict__ rstd, unsigned c, float eps) {
-    unsigned channel = blockIdx.x * 256 + threadIdx.x;
+    batch_norm_rstd_f32(const float* __restrict__ var, float* __restrict__ rstd, u32 c, float eps) {
+    u32 channel = blockIdx.x * 256 + threadIdx.x;
     if (channel < c) {
         rstd[channel] = 1.0f / sqrtf(var[channel] + eps);
     }
 }
 
-/// Merges `parts [groups chunks 2 c]` in f64: `slopes [groups 2 c]` for the gradient of x, `dgamma` and `dbeta [c]`.
-/// `share` is 1 over the rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`.
-/// Launched by the backward pass.
+// Merges `parts [groups chunks 2 c]` in f64: `slopes [groups 2 c]` for the gradient of x, `dgamma` and `dbeta [c]`.
+// `share` is 1 over the rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`.
+// Launched by the backward pass.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_grad_merge_f32(const float *__restrict__ parts, const float *__restrict__ rstd, const float *__restrict__ gamma,
-                              float *__restrict__ slopes, float *__restrict__ dgamma, float *__restrict__ dbeta, unsigned groups,
-                              unsigned c, unsigned chunks, float share) {
+    batch_norm_grad_merge_f32(const float* __restrict__ parts, const float* __restrict__ rstd,
+                              const float* __restrict__ gamma, float* __restrict__ slopes, float* __restrict__ dgamma,
+                              float* __restrict__ dbeta, u32 groups, u32 c, u32 chunks, float share) {
     __shared__ double space[TURNS * 32];
-    unsigned channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
+    u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
     bool mine = channel < c;
     double all_dz = 0.0, all_hat = 0.0;
-    for (unsigned g = 0; g < groups; ++g) {
+    for (u32 g = 0; g < groups; ++g) {
         double dz = 0.0, dev = 0.0;
-        for (unsigned k = turn; mine && k < chunks; k += TURNS) {
-            const float *part = parts + (u64)(g * chunks + k) * 2 * c + channel;
+        for (u32 k = turn; mine && k < chunks; k += TURNS) {
+            const float* part = parts + (u64)(g * chunks + k) * 2 * c + channel;
             dz += (double)part[0], dev += (double)part[c];
         }
         dz = merge(dz, space), dev = merge(dev, space);
@@ -342,54 +346,54 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 
 #define LAYER                                                                                                          \
-    const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ gamma,                   \
-        const float *__restrict__ beta
+    const float* __restrict__ mean, const float* __restrict__ rstd, const float* __restrict__ gamma,                   \
+        const float* __restrict__ beta
 
-/// `parts [groups chunks 3 c]` of x. Launched by `ops::batch_norm::fwd`.
+// `parts [groups chunks 3 c]` of x. Launched by `ops::batch_norm::fwd`.
 #define SUMS(NAME, T, W)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        batch_norm_sums_##NAME(const T *__restrict__ x, float *__restrict__ parts, Plan p) {                            \
-        sums<T, W>(x, parts, p);                                                     \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        batch_norm_sums_##NAME(const T* __restrict__ x, float* __restrict__ parts, Plan p) {                           \
+        sums<T, W>(x, parts, p);                                                                                       \
     }
 
-/// y from x; `apply` without, `add` with a residual. Launched by `ops::batch_norm::fwd`.
+// y from x; `apply` without, `add` with a residual. Launched by `ops::batch_norm::fwd`.
 #define APPLY(NAME, T, W)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        batch_norm_apply_##NAME(const T *__restrict__ x, LAYER, T *__restrict__ y, Plan p, unsigned relu) {             \
-        apply<T, W, false>(x, mean, rstd, gamma, beta, nullptr, y, p, relu);         \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        batch_norm_apply_##NAME(const T* __restrict__ x, LAYER, T* __restrict__ y, Plan p, u32 relu) {                 \
+        apply<T, W, false>(x, mean, rstd, gamma, beta, nullptr, y, p, relu);                                           \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_add_##NAME(                                           \
-        const T *__restrict__ x, LAYER, const T *__restrict__ residual, T *__restrict__ y, Plan p, unsigned relu) {     \
-        apply<T, W, true>(x, mean, rstd, gamma, beta, residual, y, p, relu);         \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_add_##NAME(                                        \
+        const T* __restrict__ x, LAYER, const T* __restrict__ residual, T* __restrict__ y, Plan p, u32 relu) {         \
+        apply<T, W, true>(x, mean, rstd, gamma, beta, residual, y, p, relu);                                           \
     }
 
-/// `parts [groups chunks 2 c]` of the backward pass; `result` also writes dz. Launched by the backward pass.
+// `parts [groups chunks 2 c]` of the backward pass; `result` also writes dz. Launched by the backward pass.
 #define GRAD_SUMS(NAME, T, W)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_plain_##NAME(                               \
-        const T *__restrict__ x, const T *__restrict__ dy, LAYER, float *__restrict__ parts, Plan p) {                  \
-        grad_sums<T, W, PLAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                                                                                 \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_plain_##NAME(                            \
+        const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Plan p) {                 \
+        grad_sums<T, W, PLAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                            \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_again_##NAME(                               \
-        const T *__restrict__ x, const T *__restrict__ dy, LAYER, float *__restrict__ parts, Plan p) {                  \
-        grad_sums<T, W, AGAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                                                                                 \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_again_##NAME(                            \
+        const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Plan p) {                 \
+        grad_sums<T, W, AGAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                            \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        batch_norm_grad_sums_result_##NAME(const T *__restrict__ x, const T *__restrict__ dy, const T *__restrict__ y, \
-                                           LAYER, T *__restrict__ dz, float *__restrict__ parts, Plan p) {              \
-        grad_sums<T, W, RESULT>(x, dy, y, mean, rstd, gamma, beta, dz, parts, p);    \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        batch_norm_grad_sums_result_##NAME(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y, \
+                                           LAYER, T* __restrict__ dz, float* __restrict__ parts, Plan p) {             \
+        grad_sums<T, W, RESULT>(x, dy, y, mean, rstd, gamma, beta, dz, parts, p);                                      \
     }
 
-/// dx; `again` masks dy by the rectifier. Launched by the backward pass.
+// dx; `again` masks dy by the ReLU. Launched by the backward pass.
 #define GRAD(NAME, T, W)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        batch_norm_grad_plain_##NAME(const T *__restrict__ x, const T *__restrict__ dy, LAYER,                         \
-                                     const float *__restrict__ slopes, T *__restrict__ dx, Plan p) {                    \
-        grad<T, W, PLAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);            \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        batch_norm_grad_plain_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                         \
+                                     const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {                   \
+        grad<T, W, PLAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);                                              \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                  \
-        batch_norm_grad_again_##NAME(const T *__restrict__ x, const T *__restrict__ dy, LAYER,                         \
-                                     const float *__restrict__ slopes, T *__restrict__ dx, Plan p) {                    \
-        grad<T, W, AGAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);            \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        batch_norm_grad_again_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                         \
+                                     const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {                   \
+        grad<T, W, AGAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);                                              \
     }
 
 #define ALL(NAME, T, W)                                                                                                \

@@ -1,15 +1,16 @@
-// One kernel for each class of instruction that this library's kernels are made of: `y` of `a`, `b` and `c`, word by word
-// or warp by warp. The same inputs go through the simulator and through hardware, and tests/it/classes.rs compares.
-// Launched there alone.
-#include "mma.cuh"
+// One kernel for each class of instruction that the kernels of this crate use. `y` is computed from `a`, `b` and `c`,
+// one word a thread or by warps. tests/it/classes.rs launches them in the simulator and on hardware, and compares.
+#include "common/mma.cuh"
 
 constexpr u32 THREADS = 128;
 
 #define KERNEL(NAME)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        classes_##NAME(const u32* __restrict__ a, const u32* __restrict__ b, const u32* __restrict__ c, u32* __restrict__ y)
+    extern "C" __global__ void __launch_bounds__(THREADS) classes_##NAME(                                              \
+        const u32* __restrict__ a, const u32* __restrict__ b, const u32* __restrict__ c, u32* __restrict__ y)
 
-__device__ __forceinline__ u32 thread() { return blockIdx.x * THREADS + threadIdx.x; }
+__device__ __forceinline__ u32 thread() {
+    return blockIdx.x * THREADS + threadIdx.x;
+}
 
 // A word a thread; `p`, `q` and `r` are its three inputs as f32.
 #define OF_FLOATS(NAME, EXPRESSION)                                                                                    \
@@ -68,7 +69,7 @@ OF_WORDS(from_signed, __float_as_uint(__int2float_rn((int)p)))
 OF_WORDS(from_unsigned, __float_as_uint(__uint2float_rn(p)))
 
 OF_WORDS(multiply_high, __umulhi(p, q))
-OF_WORDS(multiply_add, p * q + r)
+OF_WORDS(multiply_add, p* q + r)
 OF_WORDS(wide, ((u64)p * q + r) >> 20)
 OF_WORDS(divide, p / (q | 1) + p % (r | 1))
 OF_WORDS(divide_signed, (u32)((int)p / (int)((q >> 8) + 2)) + (u32)((int)p % (int)((r >> 8) + 2)))
@@ -98,37 +99,37 @@ __device__ __forceinline__ u32 fields(u32 p, u32 q, u32 r) {
 OF_WORDS(field, fields(p, q, r))
 
 // Words of other lanes.
-OF_WORDS(shuffle,
-         __shfl_xor_sync(~0u, p, 5) ^ (__shfl_down_sync(~0u, q, 3) * 3) ^ (__shfl_up_sync(~0u, r, 2, 16) * 5) ^
-             (__shfl_sync(~0u, p, (int)(q & 31)) * 7))
+OF_WORDS(shuffle, __shfl_xor_sync(~0u, p, 5) ^ (__shfl_down_sync(~0u, q, 3) * 3) ^ (__shfl_up_sync(~0u, r, 2, 16) * 5) ^
+                      (__shfl_sync(~0u, p, (int)(q & 31)) * 7))
 OF_WORDS(vote, __ballot_sync(~0u, p & 1) ^ (__any_sync(~0u, q == r) ? 1u : 0u) ^ (__all_sync(~0u, q != r) ? 2u : 0u))
 OF_WORDS(barrier_count, __syncthreads_count(p & 1) * 2 + (__syncthreads_or(q == 0) ? 1 : 0))
 
-// Four words a thread, read back as matrix fragments: plain into the first half of `y`'s words, transposed into the second.
+// Four words a thread, read back as matrix fragments: plain into the first half of `y`'s words, transposed into the
+// second.
 KERNEL(matrix) {
     __shared__ __align__(16) u32 tile[THREADS * 4];
     const u32 i = thread(), lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) tile[threadIdx.x * 4 + k] = a[i * 4 + k] ^ b[i] ^ c[i];
+    for (u32 k = 0; k < 4; ++k) tile[threadIdx.x * 4 + k] = a[i * 4 + k] ^ b[i] ^ c[i];
     __syncthreads();
     u32 plain[4], turned[4];
-    load_matrix(plain, shared_address(tile + warp * 128 + lane * 4));
-    load_matrix_turned(turned, shared_address(tile + warp * 128 + lane * 4));
+    ldmatrix(plain, smem_address(tile + warp * 128 + lane * 4));
+    ldmatrix_transposed(turned, smem_address(tile + warp * 128 + lane * 4));
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) y[i * 4 + k] = plain[k] + 3 * turned[k];
+    for (u32 k = 0; k < 4; ++k) y[i * 4 + k] = plain[k] + 3 * turned[k];
 }
 
 // Sixteen bytes a thread, of which the first c % 17 are copied and the others become zero.
 KERNEL(copy) {
     __shared__ __align__(16) u32 tile[THREADS * 4];
     const u32 i = thread(), bytes = c[i] % 17;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(tile + threadIdx.x * 4)), "l"(a + i * 4),
-                 "r"(bytes)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(tile + threadIdx.x * 4)),
+                 "l"(a + i * 4), "r"(bytes)
                  : "memory");
-    copy_commit();
-    copy_wait<0>();
+    cp_async_commit();
+    cp_async_wait<0>();
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) y[i * 4 + k] = tile[threadIdx.x * 4 + k] ^ b[i];
+    for (u32 k = 0; k < 4; ++k) y[i * 4 + k] = tile[threadIdx.x * 4 + k] ^ b[i];
 }
 
 // A warp's product 16x8x16 of bf16 with f32 sums: a, b and the sums as fragments of four, two of four, and four words.
@@ -137,10 +138,10 @@ KERNEL(mma_bf16) {
     u32 fragment[4];
     float sums[4];
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) fragment[k] = a[i * 4 + k], sums[k] = __uint_as_float(c[i * 4 + k]);
+    for (u32 k = 0; k < 4; ++k) fragment[k] = a[i * 4 + k], sums[k] = __uint_as_float(c[i * 4 + k]);
     mma_bf16(sums, fragment, b[i * 4], b[i * 4 + 1]);
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) y[i * 4 + k] = __float_as_uint(sums[k]);
+    for (u32 k = 0; k < 4; ++k) y[i * 4 + k] = __float_as_uint(sums[k]);
 }
 
 // The same, 16x8x8, of f32 of which the unit keeps ten bits of significand.
@@ -149,10 +150,11 @@ KERNEL(mma_tf32) {
     u32 f[4];
     float s[4];
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) f[k] = a[i * 4 + k], s[k] = __uint_as_float(c[i * 4 + k]);
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
-                 : "r"(f[0]), "r"(f[1]), "r"(f[2]), "r"(f[3]), "r"(b[i * 4]), "r"(b[i * 4 + 1]));
+    for (u32 k = 0; k < 4; ++k) f[k] = a[i * 4 + k], s[k] = __uint_as_float(c[i * 4 + k]);
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+        : "r"(f[0]), "r"(f[1]), "r"(f[2]), "r"(f[3]), "r"(b[i * 4]), "r"(b[i * 4 + 1]));
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) y[i * 4 + k] = __float_as_uint(s[k]);
+    for (u32 k = 0; k < 4; ++k) y[i * 4 + k] = __float_as_uint(s[k]);
 }

@@ -1,9 +1,11 @@
-// InfoNCE against a queue: one sweep over the queue for all terms that share it.
+// InfoNCE against a queue `[m d]`: one sweep over the queue for all terms that share it. Launched by
+// `ops::infonce::cuda`.
 //
-// Rows are the queries of up to four terms, one behind the other: row r is query r % n of term r / n. A block holds a tile
-// of rows and walks over one part of the queue, a tile of keys at a time: logits, their exponentials relative to the fixed
-// maximum 1/tau (rows are of unit length, so no logit is larger), and the keys they weigh. What a part leaves behind for a
-// row is a sum, the largest similarity and `d` weighted numbers; `infonce_finish` joins the parts in order.
+// Rows are the queries of up to four terms, concatenated: row r is query r % n of term r / n. Grid of a sweep: x =
+// tiles of rows, y = parts of the queue (split-K). A block iterates over its part, a tile of keys at a time, and
+// accumulates the exponentials of the logits and the keys weighted by them. The fixed maximum of a logit is 1/tau,
+// since rows have unit length. For each row and part it writes a sum, the largest similarity and `d` weighted sums;
+// `infonce_finish` adds the parts in order.
 //
 // Exponentials are ex2.approx (relative error at most 2^-22) of `fma(similarity, log2(e)/tau, -log2(e)/tau)`.
 
@@ -15,8 +17,8 @@
 template <int D, int MT, int WARPS>
 __device__ __forceinline__ void sweep_mma(const Sweep& p) {
     constexpr int ROWS = 16 * MT * WARPS, KEYS = 64, STAGES = 2, CHUNKS = D / 8, THREADS = 32 * WARPS;
-    extern __shared__ __align__(128) unsigned char shared[];
-    const u32 tile_q = shared_address(shared), tile_k = tile_q + ROWS * D * 2;
+    extern __shared__ __align__(128) u8 shared[];
+    const u32 tile_q = smem_address(shared), tile_k = tile_q + ROWS * D * 2;
     u32* owners = (u32*)(shared + (ROWS + STAGES * KEYS) * D * 2);
     const int lane = threadIdx.x & 31, first = (threadIdx.x >> 5) * 16 * MT, row0 = blockIdx.x * ROWS;
     const int begin = blockIdx.y * p.share, end = min(begin + p.share, p.m), chunks = p.d / 8;
@@ -30,7 +32,7 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
             const int r = i / CHUNKS, c = i % CHUNKS;
             const bool inside = from + r < end && c < chunks;
             const char* src = (const char*)p.queue + (inside ? ((size_t)(from + r) * p.d + c * 8) * 2 : 0);
-            copy_async<16>(to + wide_row<D>(r, c), src, inside);
+            cp_async<16>(to + swizzle_row<D>(r, c), src, inside);
         }
         load_owners<KEYS>(p, owners + (step % STAGES) * KEYS, from, end);
     };
@@ -39,69 +41,70 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
     for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const int r = i / CHUNKS, c = i % CHUNKS;
         const bool inside = row0 + r < p.rows && c < chunks;
-        copy_async<16>(tile_q + wide_row<D>(r, c), query(p, inside ? row0 + r : 0, 2) + (inside ? c * 16 : 0), inside);
+        cp_async<16>(tile_q + swizzle_row<D>(r, c), query(p, inside ? row0 + r : 0, 2) + (inside ? c * 16 : 0), inside);
     }
     load(0);
-    copy_commit();
+    cp_async_commit();
 
     // Fragment rows of this thread: lane / 4 and eight further, in each of the MT tiles.
     u32 own[MT][2];
     float sum[MT][2], top[MT][2], acc[MT][D / 8][4];
 #pragma unroll
-    for (int i = 0; i < MT; i++) {
+    for (int i = 0; i < MT; ++i) {
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
+        for (int h = 0; h < 2; ++h) {
             own[i][h] = owner_of_row(p, row0 + first + i * 16 + h * 8 + lane / 4);
-            sum[i][h] = 0.f;
+            sum[i][h] = 0.0f;
             top[i][h] = -INFINITY_F;
         }
 #pragma unroll
-        for (int j = 0; j < D / 8; j++)
+        for (int j = 0; j < D / 8; ++j)
 #pragma unroll
-            for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
+            for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.0f;
     }
 
 #pragma unroll 1
-    for (int step = 0; step < steps; step++) {
-        copy_wait<0>();
+    for (int step = 0; step < steps; ++step) {
+        cp_async_wait<0>();
         __syncthreads();
         if (step + 1 < steps) load(step + 1);
-        copy_commit();
+        cp_async_commit();
         const u32 keys = tile_k + (step % STAGES) * KEYS * D * 2;
 #pragma unroll 1
         for (int part = 0; part < KEYS; part += 32) {
             float s[MT][4][4];
 #pragma unroll
-            for (int i = 0; i < MT; i++)
+            for (int i = 0; i < MT; ++i)
 #pragma unroll
-                for (int j = 0; j < 4; j++)
+                for (int j = 0; j < 4; ++j)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) s[i][j][e] = 0.f;
+                    for (int e = 0; e < 4; ++e) s[i][j][e] = 0.0f;
 #pragma unroll 4
             for (int c = 0; c < CHUNKS; c += 2) {
                 u32 a[MT][4], b[2][4];
 #pragma unroll
-                for (int i = 0; i < MT; i++)
-                    load_matrix(a[i], tile_q + wide_row<D>(first + i * 16 + (lane & 15), c + (lane >> 4)));
+                for (int i = 0; i < MT; ++i)
+                    ldmatrix(a[i], tile_q + swizzle_row<D>(first + i * 16 + (lane & 15), c + (lane >> 4)));
 #pragma unroll
-                for (int j = 0; j < 2; j++)
-                    load_matrix(b[j], keys + wide_row<D>(part + j * 16 + (lane & 7) + (lane >> 4) * 8, c + (lane >> 3 & 1)));
+                for (int j = 0; j < 2; ++j)
+                    ldmatrix(b[j],
+                             keys + swizzle_row<D>(part + j * 16 + (lane & 7) + (lane >> 4) * 8, c + (lane >> 3 & 1)));
 #pragma unroll
-                for (int i = 0; i < MT; i++)
+                for (int i = 0; i < MT; ++i)
 #pragma unroll
-                    for (int j = 0; j < 4; j++) mma_bf16(s[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                    for (int j = 0; j < 4; ++j) mma_bf16(s[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
             }
             const u32* tile_owners = owners + (step % STAGES) * KEYS + part;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < 4; ++j) {
                 const uint2 owner = *(const uint2*)(tile_owners + j * 8 + (lane & 3) * 2);
 #pragma unroll
-                for (int i = 0; i < MT; i++)
+                for (int i = 0; i < MT; ++i)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
+                    for (int e = 0; e < 4; ++e) {
                         const u32 key = e % 2 ? owner.y : owner.x;
                         const bool hidden = key == own[i][e / 2] || key == NOBODY;
-                        const float v = s[i][j][e], x = hidden ? 0.f : exp2_approx(fmaf(v, p.scale, -p.scale));
+                        const float v = s[i][j][e], x = hidden ? 0.0f : exp2_approx(fmaf(v, p.scale, -p.scale));
                         top[i][e / 2] = hidden ? top[i][e / 2] : fmaxf(top[i][e / 2], v);
                         sum[i][e / 2] += x;
                         s[i][j][e] = x;
@@ -109,19 +112,19 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
             }
             if (!p.weighted) continue;
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
+            for (int k = 0; k < 2; ++k) {
                 u32 a[MT][4];
 #pragma unroll
-                for (int i = 0; i < MT; i++)
+                for (int i = 0; i < MT; ++i)
 #pragma unroll
-                    for (int e = 0; e < 4; e++)
+                    for (int e = 0; e < 4; ++e)
                         a[i][e] = pack_bf16(s[i][2 * k + e / 2][e % 2 * 2], s[i][2 * k + e / 2][e % 2 * 2 + 1]);
 #pragma unroll
                 for (int c = 0; c < CHUNKS; c += 2) {
                     u32 b[4];
-                    load_matrix_turned(b, keys + wide_row<D>(part + k * 16 + (lane & 15), c + (lane >> 4)));
+                    ldmatrix_transposed(b, keys + swizzle_row<D>(part + k * 16 + (lane & 15), c + (lane >> 4)));
 #pragma unroll
-                    for (int i = 0; i < MT; i++) {
+                    for (int i = 0; i < MT; ++i) {
                         mma_bf16(acc[i][c], a[i], b[0], b[1]);
                         mma_bf16(acc[i][c + 1], a[i], b[2], b[3]);
                     }
@@ -129,12 +132,12 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
             }
         }
     }
-    copy_wait<0>();
+    cp_async_wait<0>();
 
 #pragma unroll
-    for (int i = 0; i < MT; i++)
+    for (int i = 0; i < MT; ++i)
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
+        for (int h = 0; h < 2; ++h) {
             const int r = row0 + first + i * 16 + h * 8 + lane / 4;
             float total = sum[i][h], most = top[i][h];
 #pragma unroll
@@ -147,23 +150,23 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
             if ((lane & 3) == 0) p.sums[at] = make_float2(total, most);
             if (!p.weighted) continue;
 #pragma unroll
-            for (int j = 0; j < D / 8; j++)
+            for (int j = 0; j < D / 8; ++j)
                 if (j < chunks)
                     *(float2*)(p.weighted + (size_t)at * p.d + j * 8 + (lane & 3) * 2) =
                         make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
         }
 }
 
-#define SWEEP(NAME, THREADS, BLOCKS, BODY)                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                    \
-        NAME(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,                  \
-             const void* __restrict__ q3, const void* __restrict__ queue, const u32* __restrict__ row_owners,        \
+#define SWEEP(NAME, THREADS, BLOCKS, BODY)                                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                      \
+        NAME(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,                    \
+             const void* __restrict__ q3, const void* __restrict__ queue, const u32* __restrict__ row_owners,          \
              const u32* __restrict__ key_owners, float* __restrict__ weighted, float2* __restrict__ sums, Extents e) { \
-        Sweep p = {e, {q0, q1, q2, q3}, queue, row_owners, key_owners, weighted, sums};                              \
-        BODY;                                                                                                        \
+        Sweep p = {e, {q0, q1, q2, q3}, queue, row_owners, key_owners, weighted, sums};                                \
+        BODY;                                                                                                          \
     }
 
-// What ops/infonce/cuda.rs launches them with, dynamic:
+// Dynamic shared memory of the launches:
 // shared: infonce_sweep_r64_d64_bf16 25088
 // shared: infonce_sweep_r64_d128_bf16 49664
 // shared: infonce_sweep_r256_d64_bf16 49664
@@ -175,8 +178,8 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
 // shared: infonce_finish 0
 // shared: infonce_mean 0
 
-// Grid: tiles of rows, parts of the queue. Tensor cores: bf16 queries and queue, 64 or 256 rows a block, d a multiple of 8
-// up to 64 or 128.
+// Grid: tiles of rows, parts of the queue. Tensor cores: bf16 queries and queue, 64 or 256 rows a block, d a multiple
+// of 8 up to 64 or 128.
 SWEEP(infonce_sweep_r64_d64_bf16, 128, 3, (sweep_mma<64, 1, 4>(p)))
 SWEEP(infonce_sweep_r64_d128_bf16, 128, 2, (sweep_mma<128, 1, 4>(p)))
 SWEEP(infonce_sweep_r256_d64_bf16, 256, 1, (sweep_mma<64, 2, 8>(p)))
@@ -189,7 +192,7 @@ SWEEP(infonce_ffma_d128_bf16, 128, 2, (sweep_ffma<128, true>(p)))
 
 // ---- joining the parts
 
-// The numbers of the join; the same in src/ops/infonce/cuda.rs.
+// The extents of `infonce_finish`; the same struct as in `ops::infonce::cuda`.
 struct Joined {
     // As in Extents.
     int n, rows, d;
@@ -200,20 +203,22 @@ struct Joined {
     float inverse_tau;
 };
 
-__device__ __forceinline__ float element(const void* x, size_t i, bool bf16) {
-    return bf16 ? bf16_to_f32(((const u16*)x)[i]) : ((const float*)x)[i];
+__device__ __forceinline__ float element(const void* x, size_t i, bool is_bf16) {
+    return is_bf16 ? to_f32(((const bf16*)x)[i]) : ((const float*)x)[i];
 }
 
 // One warp a row, four rows a block: joins the parts in order, adds the positive, and writes the row's loss, the
 // probability of its positive and whether that is nearest (with a zero behind), and its gradient.
 //
-// With S the sum over the negatives and o the positive's exponential, the loss is ln(1 + S/o): taken as log1p(S/o) where
-// the positive outweighs the rest, so that a small loss keeps its digits, and as ln S - ln o + log1p(o/S) elsewhere.
-extern "C" __global__ void __launch_bounds__(128) infonce_finish(
-    const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2, const void* __restrict__ q3,
-    const void* __restrict__ k0, const void* __restrict__ k1, const void* __restrict__ k2, const void* __restrict__ k3,
-    const float* __restrict__ weighted, const float2* __restrict__ sums, float4* __restrict__ scores,
-    float* __restrict__ dq0, float* __restrict__ dq1, float* __restrict__ dq2, float* __restrict__ dq3, Joined e) {
+// With S the sum over the negatives and o the positive's exponential, the loss is ln(1 + S/o): taken as log1p(S/o)
+// where the positive outweighs the rest, so that a small loss keeps its digits, and as ln S - ln o + log1p(o/S)
+// elsewhere.
+extern "C" __global__ void __launch_bounds__(128)
+    infonce_finish(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,
+                   const void* __restrict__ q3, const void* __restrict__ k0, const void* __restrict__ k1,
+                   const void* __restrict__ k2, const void* __restrict__ k3, const float* __restrict__ weighted,
+                   const float2* __restrict__ sums, float4* __restrict__ scores, float* __restrict__ dq0,
+                   float* __restrict__ dq1, float* __restrict__ dq2, float* __restrict__ dq3, Joined e) {
     const int n = e.n, rows = e.rows, d = e.d, parts = e.parts;
     const bool q_bf16 = e.q_bf16, k_bf16 = e.k_bf16;
     const float inverse_tau = e.inverse_tau;
@@ -224,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(128) infonce_finish(
     const void* k = term == 0 ? k0 : term == 1 ? k1 : term == 2 ? k2 : k3;
     float* dq = term == 0 ? dq0 : term == 1 ? dq1 : term == 2 ? dq2 : dq3;
 
-    float dot = 0.f, sum = 0.f, top = -INFINITY_F;
+    float dot = 0.0f, sum = 0.0f, top = -INFINITY_F;
     for (int c = lane; c < d; c += 32)
         dot = fmaf(element(q, (size_t)i * d + c, q_bf16), element(k, (size_t)i * d + c, k_bf16), dot);
     for (int j = lane; j < parts; j += 32) {
@@ -239,42 +244,42 @@ extern "C" __global__ void __launch_bounds__(128) infonce_finish(
         top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
     }
     // The positive's logit less the fixed maximum.
-    const float below = (dot - 1.f) * inverse_tau, own = expf(below);
+    const float below = (dot - 1.0f) * inverse_tau, own = expf(below);
     float loss, positive, others;
     if (sum <= own) {
         const float ratio = sum / own;
         loss = log1pf(ratio);
-        positive = 1.f / (1.f + ratio);
-        others = ratio / (1.f + ratio);
+        positive = 1.0f / (1.0f + ratio);
+        others = ratio / (1.0f + ratio);
     } else {
         const float ratio = own / sum;
         loss = logf(sum) - below + log1pf(ratio);
-        positive = ratio / (1.f + ratio);
-        others = 1.f / (1.f + ratio);
+        positive = ratio / (1.0f + ratio);
+        others = 1.0f / (1.0f + ratio);
     }
-    if (lane == 0) scores[r] = make_float4(loss, positive, dot > top ? 1.f : 0.f, 0.f);
+    if (lane == 0) scores[r] = make_float4(loss, positive, dot > top ? 1.0f : 0.0f, 0.0f);
     if (!dq) return;
     const float scale = inverse_tau / (float)n, total = sum + own;
     for (int c = lane; c < d; c += 32) {
         const float* w = weighted + (size_t)r * d + c;
         const size_t part = (size_t)rows * d;
-        float a = 0.f;
+        float a = 0.0f;
 #pragma unroll 4
-        for (int j = 0; j < parts; j++) a += w[j * part];
+        for (int j = 0; j < parts; ++j) a += w[j * part];
         dq[(size_t)i * d + c] = scale * (a / total - others * element(k, (size_t)i * d + c, k_bf16));
     }
 }
 
-// One block a term: the mean of its rows' scores. `loss` is one number; `stats` the mean probability of the positive and
-// the share of rows whose positive is nearest.
-extern "C" __global__ void __launch_bounds__(256) infonce_mean(
-    const float4* __restrict__ scores, float* __restrict__ loss0, float* __restrict__ loss1, float* __restrict__ loss2,
-    float* __restrict__ loss3, float* __restrict__ stats0, float* __restrict__ stats1, float* __restrict__ stats2,
-    float* __restrict__ stats3, int n) {
+// One block a term: the mean of its rows' scores. `loss` is one number; `stats` the mean probability of the positive
+// and the share of rows whose positive is nearest.
+extern "C" __global__ void __launch_bounds__(256)
+    infonce_mean(const float4* __restrict__ scores, float* __restrict__ loss0, float* __restrict__ loss1,
+                 float* __restrict__ loss2, float* __restrict__ loss3, float* __restrict__ stats0,
+                 float* __restrict__ stats1, float* __restrict__ stats2, float* __restrict__ stats3, int n) {
     __shared__ float3 shared[256];
     const int term = blockIdx.x;
     const float4* rows = scores + (size_t)term * n;
-    float3 sum = make_float3(0.f, 0.f, 0.f);
+    float3 sum = make_float3(0.0f, 0.0f, 0.0f);
     for (int i = threadIdx.x; i < n; i += 256) {
         const float4 v = rows[i];
         sum = make_float3(sum.x + v.x, sum.y + v.y, sum.z + v.z);

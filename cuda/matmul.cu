@@ -1,5 +1,6 @@
-// The transpose of a matrix. Products themselves are convolutions with one tap: `ops::matmul::cuda` says which.
-#include "bf16.cuh"
+// The transpose of a matrix. Matrix products themselves are convolutions with one tap. Grid: one block of 256 threads
+// for each tile of 32 x 32. Launched by `ops::matmul::cuda`.
+#include "common/types.cuh"
 
 // to[c, r] = from[r, c] for `rows` x `columns` elements. A block turns 32 x 32 of them in shared memory, 256 threads
 // reading and writing four rows each; rows one word longer than 32 keep either direction free of bank conflicts.
@@ -23,12 +24,12 @@ __device__ __forceinline__ void transpose(const T* __restrict__ from, T* __restr
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) matmul_transpose_f32(const float* __restrict__ from,
-                                                                       float* __restrict__ to, int rows, int columns) {
+extern "C" __global__ void __launch_bounds__(256)
+    matmul_transpose_f32(const float* __restrict__ from, float* __restrict__ to, int rows, int columns) {
     transpose(from, to, rows, columns);
 }
 
-extern "C" __global__ void __launch_bounds__(256) matmul_transpose_bf16(const u16* __restrict__ from,
-                                                                        u16* __restrict__ to, int rows, int columns) {
+extern "C" __global__ void __launch_bounds__(256)
+    matmul_transpose_bf16(const bf16* __restrict__ from, bf16* __restrict__ to, int rows, int columns) {
     transpose(from, to, rows, columns);
 }

@@ -1,5 +1,6 @@
-// What the hardware reaches, for benches to state their results as shares of it. Launched by benches/gpu/peaks.rs.
-#include "mma.cuh"
+// Kernels that measure the peak rates of a GPU (copy, FFMA, tensor cores), against which benches state their results.
+// Blocks of 256 threads. Launched by benches/gpu/peaks.rs.
+#include "common/mma.cuh"
 
 // Threads of a block.
 constexpr u32 THREADS = 256;
@@ -11,30 +12,30 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const u32 first = blockIdx.x * (4 * THREADS) + threadIdx.x;
     float4 v[4];
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) {
+    for (u32 k = 0; k < 4; ++k) {
         if (first + k * THREADS < n) v[k] = x[first + k * THREADS];
     }
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) {
+    for (u32 k = 0; k < 4; ++k) {
         if (first + k * THREADS < n) y[first + k * THREADS] = v[k];
     }
 }
 
-// Multiply-adds in sixteen registers that do not wait for each other, `rounds` of each; one sum a thread goes to `y` so that
-// nothing is left out. The factors keep the numbers near one.
+// Multiply-adds in sixteen registers that do not wait for each other, `rounds` of each; one sum a thread goes to `y` so
+// that nothing is left out. The factors keep the numbers near one.
 extern "C" __global__ void __launch_bounds__(THREADS) peaks_fma_f32(float* __restrict__ y, u32 rounds) {
     float sums[16];
 #pragma unroll
-    for (int k = 0; k < 16; k++) sums[k] = 1.0f + 0.01f * k;
+    for (int k = 0; k < 16; ++k) sums[k] = 1.0f + 0.01f * k;
     const float factor = 0.999f + 1e-7f * threadIdx.x, term = 1e-3f;
 #pragma unroll 1
-    for (u32 r = 0; r < rounds; r++) {
+    for (u32 r = 0; r < rounds; ++r) {
 #pragma unroll
-        for (int k = 0; k < 16; k++) sums[k] = __fmaf_rn(sums[k], factor, term);
+        for (int k = 0; k < 16; ++k) sums[k] = __fmaf_rn(sums[k], factor, term);
     }
     float total = 0.0f;
 #pragma unroll
-    for (int k = 0; k < 16; k++) total += sums[k];
+    for (int k = 0; k < 16; ++k) total += sums[k];
     y[blockIdx.x * THREADS + threadIdx.x] = total;
 }
 
@@ -44,19 +45,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) peaks_mma_bf16(float* __re
     float sums[8][4] = {};
     u32 a[4], b[2];
 #pragma unroll
-    for (u32 k = 0; k < 4; k++) {
+    for (u32 k = 0; k < 4; ++k) {
         // Pairs of bf16 in [-1, -0.5) and [0.5, 1): any significand, exponent of a half.
         a[k] = ((threadIdx.x * 2654435761u + k * 40503u) & 0x007f007fu) | 0xbf003f00u;
     }
 #pragma unroll
-    for (u32 k = 0; k < 2; k++) b[k] = ((threadIdx.x * 2246822519u + k * 30011u) & 0x007f007fu) | 0x3f00bf00u;
+    for (u32 k = 0; k < 2; ++k) b[k] = ((threadIdx.x * 2246822519u + k * 30011u) & 0x007f007fu) | 0x3f00bf00u;
 #pragma unroll 1
-    for (u32 r = 0; r < rounds; r++) {
+    for (u32 r = 0; r < rounds; ++r) {
 #pragma unroll
-        for (int k = 0; k < 8; k++) mma_bf16(sums[k], a, b[0], b[1]);
+        for (int k = 0; k < 8; ++k) mma_bf16(sums[k], a, b[0], b[1]);
     }
     float total = 0.0f;
 #pragma unroll
-    for (int k = 0; k < 8; k++) total += sums[k][0] + sums[k][1] + sums[k][2] + sums[k][3];
+    for (int k = 0; k < 8; ++k) total += sums[k][0] + sums[k][1] + sums[k][2] + sums[k][3];
     y[blockIdx.x * THREADS + threadIdx.x] = total;
 }

@@ -1,65 +1,70 @@
-// Sums over neighbouring axes, and repetition along axes.
+// Sums over neighbouring axes, and broadcasting. Launched by `ops::reduce::cuda`; the sums over columns also by
+// `ops::pool3d`.
 //
-// A long sum is taken in two launches: blocks sum parts of it ("chunks") into f32, and the same kernel sums the parts.
-// Which element is added when depends on the shape alone. `factor` multiplies each sum: 1, or 1/n for a mean.
-#include "elements.cuh"
-#include "reduce.cuh"
+// `columns`: the middle axis of `[o rows c]`, at most 64 channels a block. `rows`: the last axis of `[o len]`, 2^shift
+// threads a row. Blocks of 256. A long sum takes two launches: blocks sum chunks of it into f32, and the same kernel
+// sums the chunks. The order of additions depends on the shape alone. `factor` multiplies each sum: 1, or 1/n for a
+// mean.
+#include "common/elements.cuh"
+#include "common/reduce.cuh"
 
-/// `y[o, chunk, c] = factor · sum of x[o, r, c] over the rows r of the chunk`. Block: one tile of at most 64 channels of
-/// one chunk of one o.
-template <class X, class Y, int W>
-__device__ __forceinline__ void columns(const X *__restrict__ x, Y *__restrict__ y, unsigned rows, unsigned c,
-                                        unsigned span, unsigned chunks, unsigned tiles, unsigned shift, float factor) {
-    __shared__ __align__(16) float space[WARPS * ROOM];
-    unsigned tile = blockIdx.x % tiles, part = blockIdx.x / tiles, chunk = part % chunks;
-    Lane lane = lane_of<W>(tile, shift);
-    const X *from = x + (u64)(part / chunks) * rows * c;
-    unsigned end = min(rows, (chunk + 1) * span);
-    float v[1][W] = {}, sum[1];
-    if (lane.channel < c) {
-#pragma unroll 4
-        for (unsigned r = chunk * span + lane.row; r < end; r += lane.step) {
-            float a[W];
-            load<W>(from + (u64)r * c + lane.channel, a);
+template <int W>
+__device__ __forceinline__ void add(float (&v)[W], const float (&a)[W]) {
 #pragma unroll
-            for (int k = 0; k < W; ++k) {
-                v[0][k] += a[k];
-            }
-        }
-    }
-    sum_rows<1, W>(v, sum, space, shift);
-    unsigned channel = (tile << shift) * W + threadIdx.x;
-    if (threadIdx.x < W << shift && channel < c) {
-        y[(u64)part * c + channel] = narrow<Y>(sum[0] * factor);
+    for (int k = 0; k < W; ++k) {
+        v[k] += a[k];
     }
 }
 
-/// `y[o, chunk] = factor · sum of x[o, i] over the elements i of the chunk`: 2^shift threads a row, 256 a block.
+// `y[o, chunk, c] = factor · sum of x[o, r, c] over the rows r of the chunk`. Block: one tile of at most 64 channels of
+// one chunk of one o.
 template <class X, class Y, int W>
-__device__ __forceinline__ void rows(const X *__restrict__ x, Y *__restrict__ y, unsigned outer, unsigned len,
-                                     unsigned span, unsigned chunks, unsigned shift, float factor) {
+__device__ __forceinline__ void columns(const X* __restrict__ x, Y* __restrict__ y, u32 rows, u32 c, u32 span,
+                                        u32 chunks, u32 tiles, u32 shift, float factor) {
+    __shared__ __align__(16) float space[WARPS * ROOM];
+    u32 tile = blockIdx.x % tiles, part = blockIdx.x / tiles, chunk = part % chunks;
+    Lane lane = lane_of<W>(tile, shift);
+    const X* from = x + (u64)(part / chunks) * rows * c;
+    u32 end = min(rows, (chunk + 1) * span);
+    float v[1][W] = {}, sum[1];
+    if (lane.channel < c) {
+#pragma unroll 4
+        for (u32 r = chunk * span + lane.row; r < end; r += lane.step) {
+            float a[W];
+            load<W>(from + (u64)r * c + lane.channel, a);
+            add(v[0], a);
+        }
+    }
+    sum_rows<1, W>(v, sum, space, shift);
+    u32 channel = (tile << shift) * W + threadIdx.x;
+    if (threadIdx.x < W << shift && channel < c) {
+        y[(u64)part * c + channel] = from_f32<Y>(sum[0] * factor);
+    }
+}
+
+// `y[o, chunk] = factor · sum of x[o, i] over the elements i of the chunk`: 2^shift threads a row, 256 a block.
+template <class X, class Y, int W>
+__device__ __forceinline__ void rows(const X* __restrict__ x, Y* __restrict__ y, u32 outer, u32 len, u32 span,
+                                     u32 chunks, u32 shift, float factor) {
     __shared__ float space[WARPS];
-    unsigned lane = threadIdx.x & ((1u << shift) - 1), chunk = blockIdx.x % chunks;
-    unsigned row = blockIdx.x / chunks * (LANES >> shift) + (threadIdx.x >> shift);
+    u32 lane = threadIdx.x & ((1u << shift) - 1), chunk = blockIdx.x % chunks;
+    u32 row = blockIdx.x / chunks * (LANES >> shift) + (threadIdx.x >> shift);
     float v[W] = {};
     if (row < outer) {
-        const X *from = x + (u64)row * len;
-        unsigned end = min(len, (chunk + 1) * span);
+        const X* from = x + (u64)row * len;
+        u32 end = min(len, (chunk + 1) * span);
 #pragma unroll 2
-        for (unsigned i = chunk * span + lane * W; i < end; i += W << shift) {
+        for (u32 i = chunk * span + lane * W; i < end; i += W << shift) {
             float a[W] = {};
             if (end - i >= W) {
                 load<W>(from + i, a);
             } else {
 #pragma unroll
                 for (int k = 0; k < W; ++k) {
-                    a[k] = i + k < end ? widen(from[i + k]) : 0.0f;
+                    a[k] = i + k < end ? to_f32(from[i + k]) : 0.0f;
                 }
             }
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                v[k] += a[k];
-            }
+            add(v, a);
         }
     }
 #pragma unroll
@@ -75,65 +80,64 @@ __device__ __forceinline__ void rows(const X *__restrict__ x, Y *__restrict__ y,
             space[threadIdx.x / 32] = sum;
         }
         __syncthreads();
-        unsigned first = threadIdx.x >> 5;
+        u32 first = threadIdx.x >> 5;
         sum = 0.0f;
-        for (unsigned w = 0; w < 1u << (shift - 5) && lane == 0; ++w) {
+        for (u32 w = 0; w < 1u << (shift - 5) && lane == 0; ++w) {
             sum += space[first + w];
         }
     }
     if (lane == 0 && row < outer) {
-        y[row * chunks + chunk] = narrow<Y>(sum * factor);
+        y[row * chunks + chunk] = from_f32<Y>(sum * factor);
     }
 }
 
-/// Sums over the middle of `x [o rows c]`. Grid: `tiles · chunks · o` blocks of 256. Launched by `ops::reduce` and
-/// `ops::pool3d::global_fwd`.
+// Sums over the middle of `x [o rows c]`. Grid: `tiles · chunks · o` blocks of 256. Launched by `ops::reduce` and
+// `ops::pool3d::global_fwd`.
 #define COLUMNS(NAME, X, Y, W)                                                                                         \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        reduce_columns_##NAME(const X *__restrict__ x, Y *__restrict__ y, unsigned rows, unsigned c, unsigned span,    \
-                              unsigned chunks, unsigned tiles, unsigned shift, float factor) {                         \
+        reduce_columns_##NAME(const X* __restrict__ x, Y* __restrict__ y, u32 rows, u32 c, u32 span, u32 chunks,       \
+                              u32 tiles, u32 shift, float factor) {                                                    \
         columns<X, Y, W>(x, y, rows, c, span, chunks, tiles, shift, factor);                                           \
     }
 
-COLUMNS(wide_f32, float, float, 4)
-COLUMNS(single_f32, float, float, 1)
-COLUMNS(wide_part_bf16, bf16, float, 8)
-COLUMNS(single_part_bf16, bf16, float, 1)
-COLUMNS(wide_last_bf16, float, bf16, 4)
-COLUMNS(single_last_bf16, float, bf16, 1)
-COLUMNS(wide_bf16, bf16, bf16, 8)
-COLUMNS(single_bf16, bf16, bf16, 1)
-
-/// Sums over the end of `x [o len]`. Grid: `chunks` blocks of 256 for every `256 >> shift` rows. Launched by `ops::reduce`.
+// Sums over the end of `x [o len]`. Grid: `chunks` blocks of 256 for every `256 >> shift` rows. Launched by
+// `ops::reduce`.
 #define ROWS(NAME, X, Y, W)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        reduce_rows_##NAME(const X *__restrict__ x, Y *__restrict__ y, unsigned outer, unsigned len, unsigned span,    \
-                           unsigned chunks, unsigned shift, float factor) {                                            \
+        reduce_rows_##NAME(const X* __restrict__ x, Y* __restrict__ y, u32 outer, u32 len, u32 span, u32 chunks,       \
+                           u32 shift, float factor) {                                                                  \
         rows<X, Y, W>(x, y, outer, len, span, chunks, shift, factor);                                                  \
     }
 
-ROWS(wide_f32, float, float, 4)
-ROWS(single_f32, float, float, 1)
-ROWS(wide_part_bf16, bf16, float, 8)
-ROWS(single_part_bf16, bf16, float, 1)
-ROWS(wide_last_bf16, float, bf16, 4)
-ROWS(single_last_bf16, float, bf16, 1)
-ROWS(wide_bf16, bf16, bf16, 8)
-ROWS(single_bf16, bf16, bf16, 1)
+// `part`: chunks of a bf16 tensor into f32; `last`: f32 chunks into a bf16 sum.
+#define ALL(SUMS)                                                                                                      \
+    SUMS(wide_f32, float, float, 4)                                                                                    \
+    SUMS(single_f32, float, float, 1)                                                                                  \
+    SUMS(wide_part_bf16, bf16, float, 8)                                                                               \
+    SUMS(single_part_bf16, bf16, float, 1)                                                                             \
+    SUMS(wide_last_bf16, float, bf16, 4)                                                                               \
+    SUMS(single_last_bf16, float, bf16, 1)                                                                             \
+    SUMS(wide_bf16, bf16, bf16, 8)                                                                                     \
+    SUMS(single_bf16, bf16, bf16, 1)
 
-/// Extents and strides of at most five axes, innermost first; a stride of 0 repeats.
+ALL(COLUMNS)
+ALL(ROWS)
+
+// Extents and strides of at most five axes, innermost first; a stride of 0 repeats.
 struct Axes {
-    unsigned extent[5];
-    unsigned stride[5];
+    u32 extent[5];
+    u32 stride[5];
 };
 
-template <class T> struct Repeat {
-    const T *__restrict__ x;
-    T *__restrict__ y;
-    const Axes &axes;
+template <class T>
+struct Repeat {
+    const T* __restrict__ x;
+    T* __restrict__ y;
+    const Axes& axes;
 
-    template <int W> __device__ __forceinline__ void at(unsigned i) const {
-        unsigned digit[5], from = 0, rest = i;
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
+        u32 digit[5], from = 0, rest = i;
 #pragma unroll
         for (int a = 0; a < 5; ++a) {
             digit[a] = rest % axes.extent[a];
@@ -142,9 +146,9 @@ template <class T> struct Repeat {
         }
         float v[W];
         if (W > 1 && axes.stride[0] == 1 && axes.extent[0] % W == 0) {
-            load<W>(x + from, v); // the run is whole, and so aligned on both sides
+            load<W>(x + from, v);  // the run is whole, and so aligned on both sides
         } else if (W > 1 && axes.stride[0] == 0 && axes.extent[0] % W == 0) {
-            float one = widen(x[from]);
+            float one = to_f32(x[from]);
 #pragma unroll
             for (int k = 0; k < W; ++k) {
                 v[k] = one;
@@ -152,7 +156,7 @@ template <class T> struct Repeat {
         } else {
 #pragma unroll
             for (int k = 0; k < W; ++k) {
-                v[k] = widen(x[from]);
+                v[k] = to_f32(x[from]);
                 // One step further, carried over the axes.
                 bool carry = true;
 #pragma unroll
@@ -168,15 +172,15 @@ template <class T> struct Repeat {
     }
 };
 
-/// `y[i] = x[..]` with x repeated along the axes of stride 0, n elements of y. Grid: a block for every 256 threads of 16
-/// bytes. Launched by `ops::reduce::apply_broadcast_to`.
+// `y[i] = x[..]` with x repeated along the axes of stride 0, n elements of y. Grid: a block for every 256 threads of 16
+// bytes. Launched by `ops::reduce::apply_broadcast_to`.
 extern "C" __global__ void __launch_bounds__(256)
-    reduce_repeat_f32(const float *__restrict__ x, float *__restrict__ y, Axes axes, unsigned n) {
+    reduce_repeat_f32(const float* __restrict__ x, float* __restrict__ y, Axes axes, u32 n) {
     for_elements<WIDE<float>>(n, Repeat<float>{x, y, axes});
 }
 
-/// As `reduce_repeat_f32`.
+// As `reduce_repeat_f32`.
 extern "C" __global__ void __launch_bounds__(256)
-    reduce_repeat_bf16(const bf16 *__restrict__ x, bf16 *__restrict__ y, Axes axes, unsigned n) {
+    reduce_repeat_bf16(const bf16* __restrict__ x, bf16* __restrict__ y, Axes axes, u32 n) {
     for_elements<WIDE<bf16>>(n, Repeat<bf16>{x, y, axes});
 }

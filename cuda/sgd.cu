@@ -1,30 +1,33 @@
-// Stochastic gradient descent with momentum, the moving average of a key network, and copies in bf16: one tensor, or
-// all tensors of a network in one launch. Each byte is moved once. Products and sums round as on the CPU, one by one, so
-// that both give the same bits.
-#include "elements.cuh"
+// SGD with momentum, the moving average of a key network, and bf16 copies of weights: for one tensor, or for all
+// tensors of a network in one launch. Blocks of 256 threads. Products and sums are rounded one by one, as on the CPU,
+// so that both give the same bits. Launched by `ops::sgd::cuda`.
+#include "common/elements.cuh"
 
-/// The optimiser's constants: the layout of ops::sgd::cuda::Constants.
+// The optimiser's constants: the layout of ops::sgd::cuda::Constants.
 struct Constants {
     float momentum, decay, lr, keep, fresh;
     u32 nesterov;
 };
 
-__device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
+__device__ __forceinline__ float multiply_add(float a, float b, float c) {
+    return __fadd_rn(__fmul_rn(a, b), c);
+}
 
-/// `v = momentum·v + g`, `w -= lr·(g + momentum·v)` or `lr·v`, where `g = grad + decay·w`.
-__device__ __forceinline__ void descend(const Constants &p, float decay, float lr, float &w, float &v, float g) {
+// `v = momentum·v + g`, `w -= lr·(g + momentum·v)` or `lr·v`, where `g = grad + decay·w`.
+__device__ __forceinline__ void descend(const Constants& p, float decay, float lr, float& w, float& v, float g) {
     g = __fadd_rn(g, __fmul_rn(decay, w));
     v = multiply_add(p.momentum, v, g);
     w = __fsub_rn(w, __fmul_rn(lr, p.nesterov != 0 ? multiply_add(p.momentum, v, g) : v));
 }
 
 struct Step {
-    float *w;
-    const float *__restrict__ grad;
-    float *v;
-    const Constants &p;
+    float* w;
+    const float* __restrict__ grad;
+    float* v;
+    const Constants& p;
 
-    template <int W> __device__ __forceinline__ void at(unsigned i) const {
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
         float x[W], g[W], u[W];
         load<W>(w + i, x);
         load<W>(grad + i, g);
@@ -38,34 +41,34 @@ struct Step {
     }
 };
 
-/// One step on n weights in place. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::sgd::step`.
+// One step on n weights in place. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::sgd::step`.
 extern "C" __global__ void __launch_bounds__(256)
-    sgd_step_f32(float *w, const float *__restrict__ grad, float *v, Constants p, unsigned n) {
+    sgd_step_f32(float* w, const float* __restrict__ grad, float* v, Constants p, u32 n) {
     for_elements<WIDE<float>>(n, Step{w, grad, v, p});
 }
 
-/// Tensors of one launch, at most.
+// Most tensors of one launch.
 constexpr int MOST = 512;
-/// Elements that a block works on.
+// Elements that a block works on.
 constexpr u32 CHUNK = 16384;
 
-/// All tensors: the layout of ops::sgd::cuda::Table. What is absent is null. It travels in the kernel's parameters, so
-/// that a recorded graph holds it.
+// All tensors: the layout of ops::sgd::cuda::Table. What is absent is null. It travels in the kernel's parameters, so
+// that a recorded graph holds it.
 struct Table {
-    float *w[MOST];          // weights
-    const float *grad[MOST]; // their gradients; where null, weights stay
-    float *v[MOST];          // velocities, where there are gradients
-    float *key[MOST];        // what follows the weights
-    bf16 *half[MOST];        // the weights rounded
-    bf16 *key_half[MOST];    // what follows, rounded
-    u32 start[MOST];         // the first block of each
-    u32 len[MOST];           // elements of each
-    u32 decays[MOST / 32];   // bits: whether weight decay applies
+    float* w[MOST];           // weights
+    const float* grad[MOST];  // their gradients; where null, weights stay
+    float* v[MOST];           // velocities, where there are gradients
+    float* key[MOST];         // what follows the weights
+    bf16* half[MOST];         // the weights rounded
+    bf16* key_half[MOST];     // what follows, rounded
+    u32 start[MOST];          // the first block of each
+    u32 len[MOST];            // elements of each
+    u32 decays[MOST / 32];    // bits: whether weight decay applies
     u32 count;
 };
 
-/// The last tensor that starts at or before a block.
-__device__ __forceinline__ u32 tensor_of(const Table &t, u32 block) {
+// The tensor that a block belongs to: the last that starts at or before it.
+__device__ __forceinline__ u32 tensor_of(const Table& t, u32 block) {
     u32 first = 0, end = t.count;
     while (end - first > 1) {
         u32 middle = (first + end) / 2;
@@ -78,16 +81,17 @@ __device__ __forceinline__ u32 tensor_of(const Table &t, u32 block) {
     return first;
 }
 
-/// What a block does to its chunk.
+// What a block does to its chunk.
 struct Update {
-    float *w;
-    const float *__restrict__ grad;
+    float* w;
+    const float* __restrict__ grad;
     float *v, *key;
     bf16 *half, *key_half;
     float decay, lr;
-    const Constants &p;
+    const Constants& p;
 
-    template <int W> __device__ __forceinline__ void at(u32 i) const {
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
         float x[W];
         load<W>(w + i, x);
         if (grad != nullptr) {
@@ -119,14 +123,18 @@ struct Update {
     }
 };
 
-/// Whether a number is one: neither NaN nor infinite.
-__device__ __forceinline__ bool finite(float v) { return (__float_as_uint(v) & 0x7f800000u) != 0x7f800000u; }
+// Whether a number is neither NaN nor infinite.
+__device__ __forceinline__ bool finite(float v) {
+    return (__float_as_uint(v) & 0x7f800000u) != 0x7f800000u;
+}
 
-/// A step on all weights with a gradient (none where `*guard`, a loss, is not finite), then `key = keep·key + fresh·w` and the roundings, where they are wanted. The
-/// learning rate is `*rate` where that is not null, and nothing guards where `guard` is null. Grid: a block of 256 for every 16384 elements of each tensor.
-/// Launched by `ops::sgd::step_all` and `ops::ema::update_all`.
+// A step on all weights with a gradient, then `key = keep·key + fresh·w` and the bf16 copies, each where its pointer is
+// not null. The learning rate is `*rate`, or `p.lr` where `rate` is null. No step is taken where `*guard`, a loss, is
+// not finite; `guard` may be null. Grid: a block of 256 for every 16384 elements of each tensor.
+// Launched by `ops::sgd::step_all` and `ops::ema::update_all`.
 extern "C" __global__ void __launch_bounds__(256)
-    sgd_all_f32(const __grid_constant__ Table t, const float *__restrict__ rate, const float *__restrict__ guard, Constants p) {
+    sgd_all_f32(const __grid_constant__ Table t, const float* __restrict__ rate, const float* __restrict__ guard,
+                Constants p) {
     u32 i = tensor_of(t, blockIdx.x), begin = (blockIdx.x - t.start[i]) * CHUNK, end = min(begin + CHUNK, t.len[i]);
     float decay = t.decays[i / 32] >> i % 32 & 1 ? p.decay : 0.0f, lr = rate != nullptr ? *rate : p.lr;
     bool still = guard != nullptr && !finite(*guard);
@@ -138,6 +146,6 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 #pragma unroll 1
     for (; at < end; ++at) {
-        f.at<1>(at); // the thread that meets the end
+        f.at<1>(at);  // the thread that meets the end
     }
 }

@@ -1,38 +1,41 @@
-// TV-L1 optical flow for a batch of pairs: pyramid, warps, iterations in overlapping tiles, medians. Launched by ops/tvl1.
+// TV-L1 optical flow for a batch of pairs: pyramid, warps and medians; `tvl1_iterate.cu` has the iterations. The grid
+// is stated at each kernel. Launched by `ops::tvl1::cuda`.
 //
-// Nothing waits for the host: each pair carries a state of its own from launch to launch, and a pair whose warp has
-// converged lets launches pass. Planes of the solver have rows of `pitch` numbers, a multiple of eight; the padding is zero.
+// No launch waits for the host. Each pair has a state in gmem that is passed from launch to launch; kernels return at
+// once for a pair whose warp has converged. Rows of the solver's planes have `pitch` elements, a multiple of 8, padded
+// with zeros.
 //
-// The flow and its dual variables exist twice, since a tile reads beyond its own pixels: a launch reads one copy and writes
-// the other. That is also what makes the early stop exact. A launch runs several iterations and leaves the change of each;
-// if the next one finds that an earlier of them met the criterion, the copy before is still there, and just those
-// iterations are run again, from it.
+// Flow and dual variables are double-buffered, since a tile reads pixels of its neighbours: a launch reads one copy and
+// writes the other. This also makes early stopping exact. A launch runs several iterations and writes the change of
+// each. If the next launch finds that the criterion was met before the last of them, it repeats the iterations up to
+// there from the other copy.
 
 #include "tvl1.cuh"
 
 // ---- the pyramid
 
-// The two neighbours of target pixel i on an axis of `from` pixels and the weight of the second; `ratio` source pixels per
-// target pixel, between pixel centres. In f64, as on the CPU: the same neighbours.
+// The two neighbours of target pixel i on an axis of `from` pixels and the weight of the second; `ratio` source pixels
+// per target pixel, between pixel centres. In f64, as on the CPU: the same neighbours.
 __device__ __forceinline__ void tap(int i, int from, double ratio, int& low, int& high, float& weight) {
     double at = __dadd_rn(__dmul_rn((double)i + 0.5, ratio), -0.5);
-    at = at < 0.0 ? 0.0 : at > (double)(from - 1) ? (double)(from - 1) : at;
+    at = at < 0.0 ? 0.0 : (at > (double)(from - 1) ? (double)(from - 1) : at);
     low = (int)at;
     high = min(low + 1, from - 1);
     weight = (float)(at - (double)low);
 }
 
-// Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a block),
-// rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
+// Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a
+// block), rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
 extern "C" __global__ void __launch_bounds__(128)
     tvl1_resample(const float* __restrict__ from, float* __restrict__ to, const u32* __restrict__ state, Resample e) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, plane = blockIdx.z;
     if (x >= e.to_pitch) return;
-    float v = 0.f;
+    float v = 0.0f;
     if (x < e.to_w) {
         const int pair = plane / e.planes;
         const int copy = state ? flow_copy(state[pair]) : 0;
-        const float* source = from + (size_t)((pair * (state ? 2 : 1) + copy) * e.planes + plane % e.planes) * e.h * e.pitch;
+        const float* source =
+            from + (size_t)((pair * (state ? 2 : 1) + copy) * e.planes + plane % e.planes) * e.h * e.pitch;
         int x0, x1, y0, y1;
         float tx, ty;
         tap(x, e.w, e.ratio_x, x0, x1, tx);
@@ -42,13 +45,14 @@ extern "C" __global__ void __launch_bounds__(128)
         const float left = e.gain * (a0 + (below[x0] - a0) * ty), right = e.gain * (a1 + (below[x1] - a1) * ty);
         v = left + (right - left) * tx;
     }
-    to[((size_t)(plane / e.planes) * e.to_step + plane % e.planes) * e.to_h * e.to_pitch + (size_t)y * e.to_pitch + x] = v;
+    to[((size_t)(plane / e.planes) * e.to_step + plane % e.planes) * e.to_h * e.to_pitch + (size_t)y * e.to_pitch + x] =
+        v;
 }
 
 // ---- warps
 
-// An image with its gradient side by side, (b, db/dx, db/dy, 0) for each pixel: central differences, halved one-sided ones
-// at the border. Grid: pixels of a row (128 a block), rows, pairs.
+// An image with its gradient side by side, (b, db/dx, db/dy, 0) for each pixel: central differences, halved one-sided
+// ones at the border. Grid: pixels of a row (128 a block), rows, pairs.
 extern "C" __global__ void __launch_bounds__(128)
     tvl1_gradient(const float* __restrict__ image, float4* __restrict__ packed, int h, int w) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y;
@@ -56,25 +60,26 @@ extern "C" __global__ void __launch_bounds__(128)
     const float* b = image + (size_t)blockIdx.z * h * w;
     const float along = b[y * w + min(x + 1, w - 1)] - b[y * w + max(x - 1, 0)];
     const float down = b[min(y + 1, h - 1) * w + x] - b[max(y - 1, 0) * w + x];
-    packed[((size_t)blockIdx.z * h + y) * w + x] = make_float4(b[y * w + x], 0.5f * along, 0.5f * down, 0.f);
+    packed[((size_t)blockIdx.z * h + y) * w + x] = make_float4(b[y * w + x], 0.5f * along, 0.5f * down, 0.0f);
 }
 
 // The four weights at distance t behind the second neighbour: cubic convolution with slope -3/4.
 __device__ __forceinline__ void cubic(float t, float (&w)[4]) {
-    const float a = -0.75f, s = 1.f - t, far = 1.f + t, end = 2.f - t;
-    w[0] = ((a * far - 5.f * a) * far + 8.f * a) * far - 4.f * a;
-    w[1] = ((a + 2.f) * t - (a + 3.f)) * t * t + 1.f;
-    w[2] = ((a + 2.f) * s - (a + 3.f)) * s * s + 1.f;
-    w[3] = ((a * end - 5.f * a) * end + 8.f * a) * end - 4.f * a;
+    const float a = -0.75f, s = 1.0f - t, far = 1.0f + t, end = 2.0f - t;
+    w[0] = ((a * far - 5.0f * a) * far + 8.0f * a) * far - 4.0f * a;
+    w[1] = ((a + 2.0f) * t - (a + 3.0f)) * t * t + 1.0f;
+    w[2] = ((a + 2.0f) * s - (a + 3.0f)) * s * s + 1.0f;
+    w[3] = ((a * end - 5.0f * a) * end + 8.0f * a) * end - 4.0f * a;
 }
 
 // The second image and its gradient at (x + u, y + v), by cubic convolution, zero outside; from them what an iteration
-// needs: the gradient, -1/max(|gradient|^2, eps) and b - gradient . (u, v) - a. Starts a warp for each pair: its state runs
-// from where the last warp ended. On a fresh level the dual variables are zeroed too, and where there is no coarser level
-// the flow. Grid: pixels of a row with its padding (128 a block), rows, pairs.
+// needs: the gradient, -1/max(|gradient|^2, eps) and b - gradient . (u, v) - a. Starts a warp for each pair: its state
+// runs from where the last warp ended. On a fresh level the dual variables are zeroed too, and where there is no
+// coarser level the flow. Grid: pixels of a row with its padding (128 a block), rows, pairs.
 extern "C" __global__ void __launch_bounds__(128)
-    tvl1_warp(const float* __restrict__ a, const float4* __restrict__ packed, float* __restrict__ flow, float* __restrict__ dual,
-              float* __restrict__ fixed, const u32* __restrict__ state, u32* __restrict__ next, Level e, int start) {
+    tvl1_warp(const float* __restrict__ a, const float4* __restrict__ packed, float* __restrict__ flow,
+              float* __restrict__ dual, float* __restrict__ fixed, const u32* __restrict__ state,
+              u32* __restrict__ next, Level e, int start) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, pair = blockIdx.z;
     if (x >= e.pitch) return;
     const size_t size = (size_t)e.h * e.pitch, at = (size_t)y * e.pitch + x;
@@ -85,27 +90,28 @@ extern "C" __global__ void __launch_bounds__(128)
     if (start != GO_ON) {
         float* p = dual + (size_t)pair * 8 * size + at;
 #pragma unroll
-        for (int i = 0; i < 4; i++) p[i * size] = 0.f;
+        for (int i = 0; i < 4; ++i) p[i * size] = 0.0f;
     }
-    if (start == FROM_REST) u[0] = u[size] = 0.f;
+    if (start == FROM_REST) u[0] = u[size] = 0.0f;
     if (x >= e.w) {
-        *gx = *gy = *slope = *rho = 0.f;
+        *gx = *gy = *slope = *rho = 0.0f;
         return;
     }
-    const float du = start == FROM_REST ? 0.f : u[0], dv = start == FROM_REST ? 0.f : u[size];
+    const float du = start == FROM_REST ? 0.0f : u[0], dv = start == FROM_REST ? 0.0f : u[size];
     // Three pixels outside every neighbour is zero already.
-    const float px = fminf(fmaxf((float)x + du, -3.f), (float)e.w + 2.f), py = fminf(fmaxf((float)y + dv, -3.f), (float)e.h + 2.f);
+    const float px = fminf(fmaxf((float)x + du, -3.0f), (float)e.w + 2.0f),
+                py = fminf(fmaxf((float)y + dv, -3.0f), (float)e.h + 2.0f);
     const float fx = floorf(px), fy = floorf(py);
     const int x0 = (int)fx - 1, y0 = (int)fy - 1;
-    float wx[4], wy[4], sum[3] = {0.f, 0.f, 0.f};
+    float wx[4], wy[4], sum[3] = {0.0f, 0.0f, 0.0f};
     cubic(px - fx, wx);
     cubic(py - fy, wy);
     const float4* b = packed + (size_t)pair * e.h * e.w;
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < 4; ++j) {
         if ((u32)(y0 + j) >= (u32)e.h) continue;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 4; ++i) {
             if ((u32)(x0 + i) >= (u32)e.w) continue;
             const float4 v = b[(y0 + j) * e.w + x0 + i];
             const float weight = wx[i] * wy[j];
@@ -116,15 +122,15 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     *gx = sum[1];
     *gy = sum[2];
-    *slope = -1.f / fmaxf(sum[1] * sum[1] + sum[2] * sum[2], 1.1920929e-7f);
+    *slope = -1.0f / fmaxf(sum[1] * sum[1] + sum[2] * sum[2], 1.1920929e-7f);
     *rho = sum[0] - sum[1] * du - sum[2] * dv - a[((size_t)pair * e.h + y) * e.w + x];
 }
 
 // ---- medians
 
 // Median of the flow over K x K pixels, the border repeated, from each running pair's present copy into its other one.
-// Columns are sorted once for the windows that share them (ops/tvl1/median.rs proves the network). Grid: tiles of 32 x 8
-// pixels, pairs times two components.
+// Columns are sorted once for the windows that share them (ops/tvl1/median.rs proves the network). Grid: tiles of 32 x
+// 8 pixels, pairs times two components.
 template <int K>
 __device__ __forceinline__ void median(float* flow, const u32* state, u32* next, const float* change, const Level& e) {
     constexpr int R = K / 2, WIDE = 32 + 2 * R;
@@ -147,25 +153,25 @@ __device__ __forceinline__ void median(float* flow, const u32* state, u32* next,
         const int x = i % WIDE, y = i / WIDE;
         float v[K];
 #pragma unroll
-        for (int k = 0; k < K; k++) v[k] = pixels[y + k][x];
+        for (int k = 0; k < K; ++k) v[k] = pixels[y + k][x];
         sort(v);
 #pragma unroll
-        for (int k = 0; k < K; k++) columns[k][y][x] = v[k];
+        for (int k = 0; k < K; ++k) columns[k][y][x] = v[k];
     }
     __syncthreads();
     const int tx = tid % 32, ty = tid / 32, x = x0 + tx, y = y0 + ty;
     if (x >= e.pitch || y >= e.h) return;
-    // Rank k of each column, sorted along the row: rows and columns of the matrix are then in order, and only its middle
-    // antidiagonals can hold the median.
+    // Rank k of each column, sorted along the row: rows and columns of the matrix are then in order, and only its
+    // middle antidiagonals can hold the median.
     float rows[K][K], main[K];
 #pragma unroll
-    for (int k = 0; k < K; k++) {
+    for (int k = 0; k < K; ++k) {
 #pragma unroll
-        for (int i = 0; i < K; i++) rows[k][i] = columns[k][ty][tx + i];
+        for (int i = 0; i < K; ++i) rows[k][i] = columns[k][ty][tx + i];
         sort(rows[k]);
     }
 #pragma unroll
-    for (int k = 0; k < K; k++) main[k] = rows[k][K - 1 - k];
+    for (int k = 0; k < K; ++k) main[k] = rows[k][K - 1 - k];
     sort(main);
     float middle = main[K / 2];
     if constexpr (K == 5) {
@@ -174,15 +180,17 @@ __device__ __forceinline__ void median(float* flow, const u32* state, u32* next,
         sort(last);
         middle = last[1];
     }
-    to[y * e.pitch + x] = x < e.w ? middle : 0.f;
+    to[y * e.pitch + x] = x < e.w ? middle : 0.0f;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    tvl1_median_3(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change, Level e) {
+    tvl1_median_3(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
+                  const float* __restrict__ change, Level e) {
     median<3>(flow, state, next, change, e);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    tvl1_median_5(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change, Level e) {
+    tvl1_median_5(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
+                  const float* __restrict__ change, Level e) {
     median<5>(flow, state, next, change, e);
 }

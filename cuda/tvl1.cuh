@@ -1,33 +1,40 @@
-// What the kernels of TV-L1 share: a pair's state from launch to launch, the layout of a level, and sorting.
+// What the TV-L1 kernels share: the state of a pair, the extents of a pyramid level, and sorting networks.
 #pragma once
+#include "common/types.cuh"
 
-typedef unsigned int u32;
-
-// Iterations of a launch at most: a lane of a warp looks at each.
+// Most iterations of a launch: one for each lane of a warp.
 #define MOST 32
 
-// Phases of a pair within a warp: iterating; some iterations of the last launch to be run again, from the copy before; done.
+// Phases of a pair within a warp: iterating; repeating iterations of the last launch from the previous copy; done.
 #define RUNNING 0u
 #define AGAIN 1u
 #define DONE 2u
 
-// How a warp starts: from where the last one on the level ended, from a coarser level's flow, from no flow.
+// What a warp starts from: the result of the previous warp on the level, the flow of the coarser level, or zero.
 #define GO_ON 0
 #define FROM_COARSER 1
 #define FROM_REST 2
 
-// A pair's state in one word: the phase, which copies of the flow and of the dual variables are the present ones, and the
-// iterations of the last launch (RUNNING) or to be run again (AGAIN).
+// A pair's state in one word: the phase, which copies of the flow and of the dual variables are the present ones, and
+// the iterations of the last launch (RUNNING) or to be run again (AGAIN).
 __device__ __forceinline__ u32 pack_state(u32 phase, u32 flow, u32 dual, u32 count) {
     return phase | flow << 2 | dual << 3 | count << 4;
 }
-__device__ __forceinline__ u32 phase(u32 s) { return s & 3; }
-__device__ __forceinline__ u32 flow_copy(u32 s) { return s >> 2 & 1; }
-__device__ __forceinline__ u32 dual_copy(u32 s) { return s >> 3 & 1; }
-__device__ __forceinline__ u32 count_of(u32 s) { return s >> 4; }
+__device__ __forceinline__ u32 phase(u32 s) {
+    return s & 3;
+}
+__device__ __forceinline__ u32 flow_copy(u32 s) {
+    return s >> 2 & 1;
+}
+__device__ __forceinline__ u32 dual_copy(u32 s) {
+    return s >> 3 & 1;
+}
+__device__ __forceinline__ u32 count_of(u32 s) {
+    return s >> 4;
+}
 
-// Arguments of tvl1_resample, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its planes
-// from one pair to the next; source pixels per target pixel; the factor.
+// Arguments of tvl1_resample, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its
+// planes from one pair to the next; source pixels per target pixel; the factor.
 struct Resample {
     double ratio_x, ratio_y;
     int planes, h, w, pitch;
@@ -57,11 +64,11 @@ __device__ __forceinline__ u32 resolve(u32 state, const float* change, int pair,
     const u32 count = count_of(state);
     if (phase(state) != RUNNING || count == 0) return state;
     if (threadIdx.x < 32) {
-        float sum = 0.f;
+        float sum = 0.0f;
         if (threadIdx.x < count) {
             const float* c = change + (size_t)pair * e.tiles * MOST + threadIdx.x;
 #pragma unroll 4
-            for (int i = 0; i < e.tiles; i++) sum += c[i * MOST];
+            for (int i = 0; i < e.tiles; ++i) sum += c[i * MOST];
         }
         const u32 met = __ballot_sync(~0u, threadIdx.x < count && sum <= e.stop);
         if (threadIdx.x == 0) {

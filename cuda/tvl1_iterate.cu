@@ -1,10 +1,10 @@
-// The iterations of TV-L1, several for each time the planes are read. Launched by ops/tvl1.
+// The iterations of TV-L1, several for each time the planes are read. Grid: x = tiles, y = pairs. Launched by
+// `ops::tvl1::cuda`.
 //
-// A tile is 64 x 64 pixels: sixteen warps of four rows each, a lane two neighbouring columns, everything an iteration needs
-// in registers. Neighbours to the left and right come by shuffles, the rows above and below a warp's own through shared
-// memory. A result reaches one pixel further with each iteration, so after `count` of them the pixels nearer than that to
-// an edge that is not the image's are wrong and are not written: tiles overlap by twice `halo >= count`, a multiple of four, so
-// that tiles, pairs of columns and whole sectors begin together.
+// A block has a tile of 64 x 64 pixels in registers: sixteen warps of four rows, two neighbouring columns a lane.
+// Horizontal neighbours are exchanged by shuffles, vertical ones between warps through smem. The dependence on
+// neighbours grows by one pixel an iteration, so pixels within `count` of a tile's edge (not the image's) are wrong and
+// are not written. Tiles overlap by twice `halo >= count`, a multiple of 4, so that tiles start at whole sectors.
 
 #include "tvl1.cuh"
 
@@ -27,11 +27,12 @@ __device__ __forceinline__ float reciprocal(float x) {
 }
 
 // `most` iterations of every running pair (or those to be run again, or none where the pair is done), from the present
-// copies of flow and dual variables into the other ones (the other way round when run again); the sums of squared changes of
-// each. Grid: tiles, pairs.
+// copies of flow and dual variables into the other ones (the other way round when run again); the sums of squared
+// changes of each. Grid: tiles, pairs.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
-    tvl1_iterate(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed, const u32* __restrict__ state,
-                 u32* __restrict__ next, const float* __restrict__ change, float* __restrict__ next_change, Level e, int most) {
+    tvl1_iterate(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed,
+                 const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change,
+                 float* __restrict__ next_change, Level e, int most) {
     // The flow of each warp's first row, for the warp above; vertical dual variables of its last, for the warp below.
     __shared__ float2 top[WARPS][2][32], bottom[WARPS][2][32];
     __shared__ float sums[MOST][WARPS + 1];
@@ -52,22 +53,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     const int x = left + 2 * lane, y = above + warp * ROWS;
     // What the tile writes: up to the image's edges, elsewhere less the halo.
     const int x_from = tx == 0 ? 0 : left + e.halo, x_to = tx + 1 == e.tiles_x ? e.pitch : left + SIDE - e.halo;
-    const int y_from = ty == 0 ? 0 : above + e.halo, y_to = (ty + 1) * e.tiles_x == e.tiles ? e.h : above + SIDE - e.halo;
+    const int y_from = ty == 0 ? 0 : above + e.halo,
+              y_to = (ty + 1) * e.tiles_x == e.tiles ? e.h : above + SIDE - e.halo;
 
-    // In one register: which of the thread's rows the tile writes, which have nothing below them in the image, and which
-    // of its columns nothing to their right.
+    // In one register: which of the thread's rows the tile writes, which have nothing below them in the image, and
+    // which of its columns nothing to their right.
     u32 flags = x + 1 >= e.w - 1 ? 2u << 8 : 0;
     if (x >= e.w - 1) flags |= 1u << 8;
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < ROWS; ++r) {
         if (x >= x_from && x < x_to && y + r >= y_from && y + r < y_to) flags |= 1u << r;
         if (y + r >= e.h - 1) flags |= 16u << r;
     }
 
     float u[2][ROWS][2], p[4][ROWS][2], g[2][ROWS][2], slope[ROWS][2], rho[ROWS][2];
-    auto fetch = [&](float (&v)[2], const float* plane, int r) {
+    auto fetch = [&](float(&v)[2], const float* plane, int r) {
         const bool inside = x < e.pitch && y + r < e.h;
-        const float2 q = inside ? *(const float2*)(plane + (y + r) * e.pitch + x) : make_float2(0.f, 0.f);
+        const float2 q = inside ? *(const float2*)(plane + (y + r) * e.pitch + x) : make_float2(0.0f, 0.0f);
         v[0] = q.x, v[1] = q.y;
     };
     {
@@ -75,42 +77,43 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         const float* ps = dual + (size_t)(pair * 2 + from_p) * 4 * size;
         const float* fs = fixed + (size_t)pair * 4 * size;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-            for (int k = 0; k < 2; k++) fetch(u[k][r], us + k * size, r), fetch(g[k][r], fs + k * size, r);
+            for (int k = 0; k < 2; ++k) fetch(u[k][r], us + k * size, r), fetch(g[k][r], fs + k * size, r);
 #pragma unroll
-            for (int k = 0; k < 4; k++) fetch(p[k][r], ps + k * size, r);
+            for (int k = 0; k < 4; ++k) fetch(p[k][r], ps + k * size, r);
             fetch(slope[r], fs + 2 * size, r);
             fetch(rho[r], fs + 3 * size, r);
         }
     }
 #pragma unroll
-    for (int k = 0; k < 2; k++) bottom[warp][k][lane] = make_float2(p[2 * k + 1][ROWS - 1][0], p[2 * k + 1][ROWS - 1][1]);
+    for (int k = 0; k < 2; ++k)
+        bottom[warp][k][lane] = make_float2(p[2 * k + 1][ROWS - 1][0], p[2 * k + 1][ROWS - 1][1]);
     __syncthreads();
 
 #pragma unroll 1
-    for (int i = 0; i < count; i++) {
-        // The primal step. Left of and above the image the dual variables are zero; in tiles further in, what stands there
-        // is wrong anyway.
-        float moved = 0.f;
+    for (int i = 0; i < count; ++i) {
+        // The primal step. Left of and above the image the dual variables are zero; in tiles further in, what stands
+        // there is wrong anyway.
+        float moved = 0.0f;
         float2 over[2];
 #pragma unroll
-        for (int k = 0; k < 2; k++) over[k] = warp > 0 ? bottom[warp - 1][k][lane] : make_float2(0.f, 0.f);
+        for (int k = 0; k < 2; ++k) over[k] = warp > 0 ? bottom[warp - 1][k][lane] : make_float2(0.0f, 0.0f);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < ROWS; ++r) {
             float shift[2];
 #pragma unroll
-            for (int c = 0; c < 2; c++) {
+            for (int c = 0; c < 2; ++c) {
                 const float residual = fmaf(g[1][r][c], u[1][r][c], fmaf(g[0][r][c], u[0][r][c], rho[r][c]));
                 shift[c] = fmaxf(fminf(residual * slope[r][c], e.threshold), -e.threshold);
             }
             const bool counts = flags & 1u << r;
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
+            for (int k = 0; k < 2; ++k) {
                 float before = __shfl_up_sync(~0u, p[2 * k][r][1], 1);
-                if (lane == 0) before = 0.f;
+                if (lane == 0) before = 0.0f;
 #pragma unroll
-                for (int c = 0; c < 2; c++) {
+                for (int c = 0; c < 2; ++c) {
                     const float along = p[2 * k][r][c] - (c == 0 ? before : p[2 * k][r][0]);
                     const float up = r == 0 ? (c == 0 ? over[k].x : over[k].y) : p[2 * k + 1][r > 0 ? r - 1 : 0][c];
                     const float down = p[2 * k + 1][r][c] - up;
@@ -121,48 +124,49 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
             }
         }
 #pragma unroll
-        for (int k = 0; k < 2; k++) top[warp][k][lane] = make_float2(u[k][0][0], u[k][0][1]);
+        for (int k = 0; k < 2; ++k) top[warp][k][lane] = make_float2(u[k][0][0], u[k][0][1]);
 #pragma unroll
         for (int o = 16; o > 0; o /= 2) moved += __shfl_xor_sync(~0u, moved, o);
         if (lane == 0) sums[i][warp] = moved;
         __syncthreads();
 
-        // The dual step: forward differences, zero across the image's last column and row. Below the tile's last row the flow goes
-        // on unchanged, which is wrong or does not matter.
+        // The dual step: forward differences, zero across the image's last column and row. Below the tile's last row
+        // the flow goes on unchanged, which is wrong or does not matter.
         float2 under[2];
 #pragma unroll
-        for (int k = 0; k < 2; k++)
+        for (int k = 0; k < 2; ++k)
             under[k] = warp + 1 < WARPS ? top[warp + 1][k][lane] : make_float2(u[k][ROWS - 1][0], u[k][ROWS - 1][1]);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < ROWS; ++r) {
             float gx[2][2], gy[2][2];
             const bool last_row = flags & 16u << r;
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
+            for (int k = 0; k < 2; ++k) {
                 const float after = __shfl_down_sync(~0u, u[k][r][0], 1);
 #pragma unroll
-                for (int c = 0; c < 2; c++) {
+                for (int c = 0; c < 2; ++c) {
                     const float right = c == 0 ? u[k][r][1] : after;
-                    const float below = r + 1 < ROWS ? u[k][r + 1 < ROWS ? r + 1 : 0][c] : (c == 0 ? under[k].x : under[k].y);
-                    gx[k][c] = flags & 256u << c ? 0.f : right - u[k][r][c];
-                    gy[k][c] = last_row ? 0.f : below - u[k][r][c];
+                    const float below =
+                        r + 1 < ROWS ? u[k][r + 1 < ROWS ? r + 1 : 0][c] : (c == 0 ? under[k].x : under[k].y);
+                    gx[k][c] = flags & 256u << c ? 0.0f : right - u[k][r][c];
+                    gy[k][c] = last_row ? 0.0f : below - u[k][r][c];
                 }
             }
 #pragma unroll
-            for (int c = 0; c < 2; c++) {
+            for (int c = 0; c < 2; ++c) {
                 // One reciprocal for both: 1/a = b · 1/(ab).
-                const float a = fmaf(e.step, root(fmaf(gx[0][c], gx[0][c], gy[0][c] * gy[0][c])), 1.f);
-                const float b = fmaf(e.step, root(fmaf(gx[1][c], gx[1][c], gy[1][c] * gy[1][c])), 1.f);
+                const float a = fmaf(e.step, root(fmaf(gx[0][c], gx[0][c], gy[0][c] * gy[0][c])), 1.0f);
+                const float b = fmaf(e.step, root(fmaf(gx[1][c], gx[1][c], gy[1][c] * gy[1][c])), 1.0f);
                 const float both = reciprocal(a * b), shrink[2] = {b * both, a * both};
 #pragma unroll
-                for (int k = 0; k < 2; k++) {
+                for (int k = 0; k < 2; ++k) {
                     p[2 * k][r][c] = fmaf(e.step, gx[k][c], p[2 * k][r][c]) * shrink[k];
                     p[2 * k + 1][r][c] = fmaf(e.step, gy[k][c], p[2 * k + 1][r][c]) * shrink[k];
                 }
             }
         }
 #pragma unroll
-        for (int k = 0; k < 2; k++)
+        for (int k = 0; k < 2; ++k)
             bottom[warp][k][lane] = make_float2(p[2 * k + 1][ROWS - 1][0], p[2 * k + 1][ROWS - 1][1]);
         __syncthreads();
     }
@@ -170,18 +174,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     float* us = flow + (size_t)(pair * 2 + (from_u ^ 1)) * 2 * size;
     float* ps = dual + (size_t)(pair * 2 + (from_p ^ 1)) * 4 * size;
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < ROWS; ++r) {
         if (!(flags & 1u << r)) continue;
         const int at = (y + r) * e.pitch + x;
 #pragma unroll
-        for (int k = 0; k < 2; k++) *(float2*)(us + k * size + at) = make_float2(u[k][r][0], u[k][r][1]);
+        for (int k = 0; k < 2; ++k) *(float2*)(us + k * size + at) = make_float2(u[k][r][0], u[k][r][1]);
 #pragma unroll
-        for (int k = 0; k < 4; k++) *(float2*)(ps + k * size + at) = make_float2(p[k][r][0], p[k][r][1]);
+        for (int k = 0; k < 4; ++k) *(float2*)(ps + k * size + at) = make_float2(p[k][r][0], p[k][r][1]);
     }
     if (run && threadIdx.x < count) {
-        float sum = 0.f;
+        float sum = 0.0f;
 #pragma unroll
-        for (int i = 0; i < WARPS; i++) sum += sums[threadIdx.x][i];
+        for (int i = 0; i < WARPS; ++i) sum += sums[threadIdx.x][i];
         next_change[((size_t)pair * e.tiles + tile) * MOST + threadIdx.x] = sum;
     }
 }

@@ -1,8 +1,9 @@
-// Functions of one number, element by element: 16 bytes of input a thread, each byte moved once.
+// exp, ln, square root and reciprocal, element by element. Grid: blocks of 256 threads, 16 bytes of x a thread.
+// Launched by `ops::unary::cuda`.
 //
-// Errors, in units in the last place of an f32: exp 2, ln 1 (the bounds NVIDIA states for expf and logf over the whole
-// range), square root and reciprocal correctly rounded. Rounding to bf16, where that is stored, comes on top.
-#include "elements.cuh"
+// Errors in ulp of f32: exp 2, ln 1 (NVIDIA's bounds for expf and logf); square root and reciprocal are correctly
+// rounded. Rounding to bf16 is added where that is stored.
+#include "common/elements.cuh"
 
 struct Exp {
     static __device__ __forceinline__ float of(float v) { return expf(v); }
@@ -17,11 +18,13 @@ struct Recip {
     static __device__ __forceinline__ float of(float v) { return 1.0f / v; }
 };
 
-template <class F, class T> struct Map {
-    const T *__restrict__ x;
-    T *__restrict__ y;
+template <class F, class T>
+struct Map {
+    const T* __restrict__ x;
+    T* __restrict__ y;
 
-    template <int W> __device__ __forceinline__ void at(unsigned i) const {
+    template <int W>
+    __device__ __forceinline__ void at(u32 i) const {
         float v[W];
         load<W>(x + i, v);
 #pragma unroll
@@ -32,10 +35,10 @@ template <class F, class T> struct Map {
     }
 };
 
-/// `y = f(x)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::unary::apply`.
+// `y = f(x)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::unary::apply`.
 #define UNARY(NAME, F, T, SUFFIX)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        unary_##NAME##_##SUFFIX(const T *__restrict__ x, T *__restrict__ y, unsigned n) {                              \
+        unary_##NAME##_##SUFFIX(const T* __restrict__ x, T* __restrict__ y, u32 n) {                                   \
         for_elements<WIDE<T>>(n, Map<F, T>{x, y});                                                                     \
     }
 

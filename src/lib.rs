@@ -1,6 +1,6 @@
 //! Kernels and a small training stack for learning video representations from motion.
 //!
-//! Data passes through these modules in this order. Each takes and returns plain values, and can be used alone.
+//! Data passes through these modules from top to bottom. Each takes and returns plain values, and can be used alone.
 //!
 //! | module | takes | returns |
 //! |---|---|---|
@@ -14,13 +14,17 @@
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! They are built on [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`] and [`rng`].
-//! [`interop`] converts arrays and streams of other crates.
+//! Below them: [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`], [`rng`]. [`interop`] adapts
+//! arrays and streams of other crates.
 //!
-//! The features `video` and `train` enable `video`, `train` and `eval`, and `cuda` enables GPUs; all are on by default.
-//! Without features the crate depends on no decoder and no serialisation.
+//! The modules `video`, `train` and `eval` belong to the features `video` and `train`, GPU support to `cuda`. All are on
+//! by default.
 
 #![warn(missing_docs)]
+
+pub use error::{Error, Result};
+pub use tape::{Mode, Tape, Var};
+pub use tensor::{DType, Device, Tensor};
 
 pub mod augment;
 pub mod cpu;

@@ -137,9 +137,10 @@ impl Trunk {
     /// `Shape` when the clips do not have the network's channels; `Param` when they are too small for a kernel, or the
     /// parts of the pass do not divide their number.
     pub fn forward_map(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
-        let [.., c] = x.shape().nthwc("network", "x")?;
+        let [_, t, _, _, c] = x.shape().nthwc("network", "x")?;
         if c != self.in_channels {
-            return Err(Error::shape("network", "x", format!("[n t h w {}]", self.in_channels), x.shape()));
+            let hint = if t == self.in_channels { ", channels last (these look like n c t h w)" } else { "" };
+            return Err(Error::shape("network", "x", format!("[n t h w {}]{hint}", self.in_channels), x.shape()));
         }
         pass.count_batch();
         let x = Activation::from(&ops::cast(pass.tape(), x, pass.dtype())?);

@@ -75,7 +75,7 @@ pub use l2_norm::l2_norm;
 pub use linear::linear;
 pub use matmul::matmul;
 pub use pool3d::{avg_pool, global_avg_pool, max_pool};
-pub use reduce::{broadcast_to, sum_to};
+pub use reduce::{broadcast_to, mean, sum, sum_to};
 pub use relu::relu;
 pub use reshape::reshape;
 pub use unary::{exp, ln, recip, sqrt};

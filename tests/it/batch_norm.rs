@@ -318,7 +318,7 @@ fn mistakes_are_errors() {
         ),
         (
             kind(&ones(&[1, 3]), &c, batch, EPS, None),
-            "batch_norm: `x` must be more than one value per channel and group to form statistics, but it is [1 3]",
+            "batch_norm: `x` must be more than one value per channel and part to form statistics, but it is [1 3]",
         ),
         (
             kind(&c, &c, batch, EPS, None),

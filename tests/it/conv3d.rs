@@ -289,6 +289,12 @@ fn bad_arguments_name_their_values() {
         message(fprop(&x, &Tensor::zeros([5, 3, 3, 3, 7]), &g)),
         "conv3d: `w` must be k kt kh kw 6 for an input [1 4 8 8 6] in 1 groups, but it is [5 3 3 3 7]"
     );
+    let channels_first = x.reshape([1, 6, 4, 8, 8]).unwrap();
+    assert_eq!(
+        message(fprop(&channels_first, &w, &g)),
+        "conv3d: `w` must be k kt kh kw 8 for an input [1 6 4 8 8] in 1 groups (is the input n c t h w? It must be n t h w c), \
+         but it is [5 3 3 3 6]"
+    );
     assert_eq!(
         message(fprop(&x, &w, &Geometry { groups: 4, ..g })),
         "conv3d: groups = 4, but it must divide the 6 input and the 5 output channels"

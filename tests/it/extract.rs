@@ -219,8 +219,10 @@ fn a_signal_stops_it_and_leaves_whole_videos_only() {
         std::thread::yield_now();
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let e = error(&child.wait_with_output().unwrap());
-    assert!(e.contains("stopped: the same command goes on"), "{e}");
+    let out = child.wait_with_output().unwrap();
+    let e = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(130), "{e}");
+    assert!(e.lines().last().is_some_and(|last| last.starts_with("stopped as asked: ")), "{e}");
     assert!(!d.join("flow/.writing").exists() && !d.join("flow/a").exists() && !d.join("flow/summary.json").exists());
 }
 

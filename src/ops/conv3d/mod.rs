@@ -139,7 +139,9 @@ impl Conv3d {
             return Err(Error::param(op, "groups", groups, rule));
         }
         if wc.checked_mul(groups) != Some(c) {
-            let want = format!("k kt kh kw {} for an input {x} in {groups} groups", c / groups);
+            let hint =
+                if wc.checked_mul(groups) == Some(t) { " (is the input n c t h w? It must be n t h w c)" } else { "" };
+            let want = format!("k kt kh kw {} for an input {x} in {groups} groups{hint}", c / groups);
             return Err(Error::shape(op, "w", want, w));
         }
         let (input, kernel) = ([t, h, width], [kt, kh, kw]);

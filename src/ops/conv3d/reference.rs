@@ -6,6 +6,9 @@ use num_traits::Float;
 
 /// Calls `f(i, j, l)` for every product `x[i] · w[j]` that is a term of `y[l]`.
 fn each_term(p: &Conv3d, mut f: impl FnMut(usize, usize, usize)) {
+    if p.is_empty() {
+        return; // without channels there are no terms, however many positions there are
+    }
     let [to, ho, wo] = p.out;
     let [kt, kh, kw] = p.kernel;
     let [t, h, w] = p.input;

@@ -7,6 +7,9 @@ use num_traits::Float;
 /// Calls `f(output index, input index, input position)` for every tap that is inside the input, in window order;
 /// indices are of channel 0.
 fn for_taps(p: &Pool, mut f: impl FnMut(usize, usize, usize)) {
+    if p.c == 0 {
+        return; // without channels there is nothing to do, however many positions there are
+    }
     let ([t, h, w], [to, ho, wo], [kt, kh, kw]) = (p.input, p.out, p.kernel);
     let (s, pad, d) = (p.window.stride, p.window.pad, p.window.dilation);
     let place = |axis: usize, o: usize, k: usize| (o * s[axis] + k * d[axis]).checked_sub(pad[axis]);

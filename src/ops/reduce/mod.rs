@@ -9,7 +9,7 @@ pub(super) mod cuda;
 mod grad;
 pub mod reference;
 
-pub use grad::{broadcast_to, sum_to};
+pub use grad::{broadcast_to, mean, sum, sum_to};
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;

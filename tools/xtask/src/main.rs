@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::kernels::{self, PAGE};
-use xtask::device::{self, INSTALL, Tools};
+use xtask::device::{self, Formatted, INSTALL, Tools};
 use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks that the house is in order (names, layers, cases, sizes)
-  ptx [FAMILY..]    compiles cuda/*.cu into ptx/, with the pinned compiler
+  ptx [FAMILY..]    compiles cuda/ into ptx/, with the pinned compiler
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
                     no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone
@@ -98,6 +98,10 @@ fn refused(why: &str) -> ExitCode {
 fn run_tidy(root: &Path) -> Result<ExitCode> {
     let mut problems = tidy::problems(root)?;
     problems.extend(device::problems(root)?);
+    match device::formatted(root)? {
+        Formatted::Compared(found) => problems.extend(found),
+        Formatted::Skipped(why) => println!("{why}"),
+    }
     report(&problems, "tidy")
 }
 

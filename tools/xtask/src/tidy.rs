@@ -1,7 +1,7 @@
 //! The order of the house, checked: names that belong together match, layers call downwards only, every table of cases
 //! is used by a test, tolerances are derived in one place, files stay small.
 
-use crate::device::{Family, families};
+use crate::device::{Family, families, files as device_files};
 use crate::source::{Source, entries, read};
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -262,10 +262,10 @@ fn device_code(root: &Path, ops: &[String]) -> Result<Vec<String>> {
         included.extend(Family::read(root, &name)?.headers.into_iter().map(|(header, _)| header));
         let part_of = |op: &String| name.strip_prefix(op.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('_'));
         if !ops.iter().any(part_of) && !OTHER_FAMILIES.iter().any(|(family, _)| *family == name) {
-            found.push(format!("cuda/{name}.cu is named for no operation of src/ops"));
+            found.push(format!("the family {name} in cuda/ is named for no operation of src/ops"));
         }
     }
-    for (file, _) in entries(root, "cuda")? {
+    for file in device_files(root)? {
         if file.ends_with(".cuh") && !included.contains(&file) {
             found.push(format!("cuda/{file} is included by no kernel"));
         }

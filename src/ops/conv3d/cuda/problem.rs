@@ -1,4 +1,4 @@
-//! A convolution as the kernels take it: `struct Conv` of `cuda/conv3d.cuh`, field by field.
+//! A convolution as the kernels take it: `struct Conv` of `cuda/conv3d/problem.cuh`, field by field.
 
 use super::super::Conv3d;
 use bytemuck::{Pod, Zeroable};

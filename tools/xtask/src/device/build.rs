@@ -32,15 +32,14 @@ pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
 pub fn chosen(root: &Path, names: &[String]) -> Result<Vec<String>> {
     let all = families(root)?;
     for name in names {
-        ensure!(all.contains(name), "there is no cuda/{name}.cu");
+        ensure!(all.contains(name), "no source in cuda/ is of the family {name}");
     }
     Ok(if names.is_empty() { all } else { names.to_vec() })
 }
 
 /// The PTX of a family, compiled with the pinned compiler. Warnings are appended to `said`.
 pub fn compile(compiler: &Nvrtc, family: &Family, said: &mut Vec<String>) -> Result<String> {
-    let name = family.file();
-    let unit = Unit { name: &name, source: &family.source, headers: &family.headers, options: &OPTIONS };
+    let unit = Unit { name: &family.file, source: &family.source, headers: &family.headers, options: &OPTIONS };
     let compiled = compiler.compile(&unit)?;
     if !compiled.log.is_empty() {
         said.push(compiled.log);

@@ -22,7 +22,7 @@ pub fn problems(root: &Path) -> Result<Vec<String>> {
     for (file, _) in entries(root, "ptx")? {
         let stem = file.strip_suffix(".sm_80.ptx").or_else(|| file.strip_suffix(".sm_80.json"));
         if !stem.is_some_and(|stem| names.iter().any(|name| name == stem)) {
-            found.push(format!("ptx/{file} belongs to no cuda/*.cu: run `cargo xtask ptx`"));
+            found.push(format!("ptx/{file} belongs to no source in cuda/: run `cargo xtask ptx`"));
         }
     }
     Ok(found)
@@ -32,7 +32,7 @@ fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
     let path = ptx_path(name);
     let run = format!("run `cargo xtask ptx {name}`");
     let (Ok(ptx), true) = (fs::read_to_string(root.join(&path)), root.join(manifest_path(name)).is_file()) else {
-        return Ok(vec![format!("cuda/{name}.cu has not been compiled: {run}")]);
+        return Ok(vec![format!("the family {name} has not been compiled: {run}")]);
     };
     let manifest = read_manifest(root, name)?;
     let family = Family::read(root, name)?;
@@ -58,7 +58,7 @@ fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
     let dynamic = listing::dynamic_shared(&ptx);
     for entry in listing::parse(&ptx) {
         if dynamic.iter().any(|array| entry.body.contains(array)) && !manifest.shared.contains_key(entry.name) {
-            let (file, entry) = (family.file(), entry.name);
+            let (file, entry) = (&family.file, entry.name);
             found.push(format!(
                 "cuda/{file} does not say how much shared memory {entry} is launched with: // shared: {entry} <bytes>"
             ));

@@ -1,4 +1,4 @@
-//! A family: one `cuda/<name>.cu`, the headers it includes, its PTX, and the manifest with the hashes of all.
+//! A family: one source under `cuda/`, the headers it includes, its PTX, and the manifest with the hashes of all.
 
 use super::{listing, sha256};
 use crate::source::entries;
@@ -13,9 +13,11 @@ pub const OPTIONS: [&str; 3] = ["--gpu-architecture=compute_80", "--std=c++17", 
 
 /// The sources of a family.
 pub struct Family {
-    pub name: String,
+    /// The path of its source from `cuda/`.
+    pub file: String,
     pub source: String,
-    /// Headers that the source includes, directly or indirectly: names and texts, sorted by name.
+    /// Headers that the source includes, directly or indirectly: paths from `cuda/` and texts, sorted by path. An include
+    /// always names the path from `cuda/`.
     pub headers: Vec<(String, String)>,
 }
 
@@ -45,10 +47,32 @@ pub struct Allowed {
     pub reason: String,
 }
 
-/// The names of all families: the stems of `cuda/*.cu`.
+/// The files under `cuda/`, by their paths from there, in order.
+pub fn files(root: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for (name, is_folder) in entries(root, &format!("cuda/{folder}"))? {
+            if is_folder {
+                folders.push(format!("{folder}{name}/"));
+            } else {
+                found.push(format!("{folder}{name}"));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The sources by family: `relu.cu` is the family `relu`, `conv3d/fprop.cu` the family `conv3d_fprop`.
+fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
+    let files = files(root)?.into_iter();
+    Ok(files.filter_map(|file| Some((file.strip_suffix(".cu")?.replace('/', "_"), file))).collect())
+}
+
+/// The names of all families, in order.
 pub fn families(root: &Path) -> Result<Vec<String>> {
-    let names = entries(root, "cuda")?;
-    Ok(names.iter().filter_map(|(name, _)| name.strip_suffix(".cu")).map(str::to_owned).collect())
+    Ok(sources(root)?.into_keys().collect())
 }
 
 impl Manifest {
@@ -64,9 +88,11 @@ impl Family {
         let file = |file: &str| {
             fs::read_to_string(root.join("cuda").join(file)).with_context(|| format!("cannot read cuda/{file}"))
         };
-        let source = file(&format!("{name}.cu"))?;
+        let path =
+            sources(root)?.remove(name).with_context(|| format!("no source in cuda/ is of the family {name}"))?;
+        let source = file(&path)?;
         let mut headers = BTreeMap::new();
-        let mut wanted: Vec<(String, String)> = included(&source).map(|h| (h, format!("{name}.cu"))).collect();
+        let mut wanted: Vec<(String, String)> = included(&source).map(|h| (h, path.clone())).collect();
         while let Some((header, by)) = wanted.pop() {
             if headers.contains_key(&header) {
                 continue;
@@ -75,18 +101,13 @@ impl Family {
             wanted.extend(included(&text).map(|h| (h, header.clone())));
             headers.insert(header, text);
         }
-        Ok(Family { name: name.to_owned(), source, headers: headers.into_iter().collect() })
-    }
-
-    /// The file name of its source, as passed to the compiler.
-    pub fn file(&self) -> String {
-        format!("{}.cu", self.name)
+        Ok(Family { file: path, source, headers: headers.into_iter().collect() })
     }
 
     /// The sha256 of each of its files, by path.
     pub fn hashes(&self) -> BTreeMap<String, String> {
         let headers = self.headers.iter().map(|(name, text)| (format!("cuda/{name}"), sha256(text.as_bytes())));
-        headers.chain([(format!("cuda/{}", self.file()), sha256(self.source.as_bytes()))]).collect()
+        headers.chain([(format!("cuda/{}", self.file), sha256(self.source.as_bytes()))]).collect()
     }
 
     /// The manifest for this source and its compiled `ptx`.
@@ -104,7 +125,7 @@ impl Family {
         let named = manifest.shared.keys().chain(manifest.allowed.iter().map(|a| &a.entry));
         for name in named {
             if !manifest.entries.contains(name) {
-                bail!("cuda/{} says something of the kernel {name}, which it does not define", self.file());
+                bail!("cuda/{} says something of the kernel {name}, which it does not define", self.file);
             }
         }
         Ok(manifest)
@@ -116,7 +137,7 @@ impl Family {
         for (number, rest) in self.directives("// shared:") {
             let pair = rest.split_once(' ').and_then(|(entry, bytes)| Some((entry, bytes.trim().parse().ok()?)));
             let Some((entry, bytes)) = pair else {
-                bail!("cuda/{}:{number}: expected // shared: <entry> <bytes>", self.file());
+                bail!("cuda/{}:{number}: expected // shared: <entry> <bytes>", self.file);
             };
             found.insert(entry.to_owned(), bytes);
         }
@@ -130,7 +151,7 @@ impl Family {
             let parts = rest.split_once(": ").and_then(|(head, reason)| Some((head.split_once(' ')?, reason)));
             let Some(((entry, what), reason)) = parts.filter(|((_, what), _)| EXCEPTIONS.contains(&what.trim())) else {
                 let what = EXCEPTIONS.join("|");
-                bail!("cuda/{}:{number}: expected // allow: <entry> {what}: <reason>", self.file());
+                bail!("cuda/{}:{number}: expected // allow: <entry> {what}: <reason>", self.file);
             };
             let [entry, what, reason] = [entry, what, reason].map(|s| s.trim().to_owned());
             found.push(Allowed { entry, what, reason });
@@ -178,7 +199,7 @@ mod tests {
     use super::*;
 
     fn family(source: &str) -> Family {
-        Family { name: "toy".into(), source: source.into(), headers: Vec::new() }
+        Family { file: "toy.cu".into(), source: source.into(), headers: Vec::new() }
     }
 
     const PTX: &str = ".visible .entry k(\n)\n{\nret;\n}\n";
@@ -186,8 +207,8 @@ mod tests {
     #[test]
     fn includes_are_found_however_they_are_spaced() {
         let found: Vec<String> =
-            included("#include \"a.cuh\"\n  # include \"b.cuh\" // why\n#include <c>\n// x").collect();
-        assert_eq!(found, ["a.cuh", "b.cuh"]);
+            included("#include \"a.cuh\"\n  # include \"b/c.cuh\" // why\n#include <d>\n// x").collect();
+        assert_eq!(found, ["a.cuh", "b/c.cuh"]);
     }
 
     #[test]

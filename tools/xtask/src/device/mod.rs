@@ -1,10 +1,12 @@
-//! Device code: `cuda/<family>.cu` is compiled to `ptx/<family>.sm_80.ptx`, with a manifest of the inputs.
+//! Device code: the sources under `cuda/` are compiled to `ptx/<family>.sm_80.ptx`, with a manifest of the inputs.
+//! The family of a source is its path from `cuda/`, with `_` for `/`.
 
 mod assemble;
 mod build;
 mod check;
 mod committed;
 mod family;
+mod format;
 pub mod kernels;
 mod listing;
 mod nvrtc;
@@ -15,7 +17,8 @@ mod tools;
 pub use build::{build, chosen};
 pub use check::{Checked, check};
 pub use committed::problems;
-pub use family::{Family, Manifest, families};
+pub use family::{Family, Manifest, families, files};
+pub use format::{Formatted, formatted};
 pub use tools::{INSTALL, Tools};
 
 use sha2::{Digest, Sha256};

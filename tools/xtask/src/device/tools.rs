@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The commands that install the tools.
 pub const INSTALL: &str = "python3 -m venv .cuda && .cuda/bin/pip install --no-cache-dir --no-deps --require-hashes \
@@ -13,6 +14,9 @@ pub const INSTALL: &str = "python3 -m venv .cuda && .cuda/bin/pip install --no-c
 
 /// The compiler whose output is committed.
 pub const COMPILER: &str = "NVRTC 12.4.127";
+
+/// The release of clang-format that `cuda-tools.txt` pins. Another one may format differently.
+const CLANG_FORMAT: &str = "19.1.7";
 
 /// The libraries that are loaded into this process, and their sha256.
 const PINNED: [(&str, &str); 2] = [
@@ -24,6 +28,15 @@ const PINNED: [(&str, &str); 2] = [
 pub struct Tools(PathBuf);
 
 impl Tools {
+    /// clang-format of the pinned release, if `cuda-tools.txt` is installed: in `$TUBELET_CUDA_TOOLS` if that is set,
+    /// otherwise in `.cuda`.
+    pub fn clang_format(root: &Path) -> Option<PathBuf> {
+        let base = env::var_os("TUBELET_CUDA_TOOLS").map_or_else(|| root.join(".cuda"), PathBuf::from);
+        let program = base.join("bin/clang-format");
+        let output = Command::new(&program).arg("--version").output().ok()?;
+        String::from_utf8_lossy(&output.stdout).contains(CLANG_FORMAT).then_some(program)
+    }
+
     /// Finds the tools: in `$TUBELET_CUDA_TOOLS` if that is set, otherwise in `.cuda` of the repository. `None` if they
     /// are not there.
     pub fn find(root: &Path) -> Option<Tools> {

@@ -1,0 +1,164 @@
+// The epilogue of fprop and dgrad: the tile is rounded to bf16 into smem, then stored in whole rows, with what the next
+// operation needs of it.
+#pragma once
+#include "conv3d/mainloop.cuh"
+
+// dgrad with the ReLU and batch norm before it. All tensors have the shape of dx; `mask` is null where there are none.
+struct Chain {
+    const bf16* mask;    // the ReLU's output: dx is kept where it is positive and 0 elsewhere
+    const bf16* normed;  // the batch norm's input
+    const float* mean;   // of `normed`, per group of samples and channel
+    const float* inv_std;
+};
+
+template <class T>
+struct Epilogue {
+    using Accumulators = typename T::Accumulators;
+    // Rows of the tile in smem are padded by 16 bytes, which avoids bank conflicts in both directions.
+    static constexpr int PITCH = T::N * 2 + 16;
+    static_assert(T::M * PITCH <= T::SMEM_BYTES, "the tile takes the place of the operands");
+
+    static __device__ __forceinline__ u32 staged(int row, int column) { return row * PITCH + column * 2; }
+
+    // Adds the bias of each column; `bias` may be null, and there are `k` columns in all.
+    static __device__ __forceinline__ void add_bias(Accumulators& acc, const float* __restrict__ bias, int n0, int k) {
+        if (!bias) return;
+        const int c = n0 + T::warp_n() + (threadIdx.x & 3) * 2;
+#pragma unroll
+        for (int j = 0; j < T::WARP_N / 8; ++j) {
+            const float lo = c + j * 8 < k ? bias[c + j * 8] : 0.0f,
+                        hi = c + j * 8 + 1 < k ? bias[c + j * 8 + 1] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < T::WARP_M / 16; ++i) {
+                acc.at[i][j][0] += lo, acc.at[i][j][1] += hi;
+                acc.at[i][j][2] += lo, acc.at[i][j][3] += hi;
+            }
+        }
+    }
+
+    // Rounds the accumulators to bf16 into smem. The operands there are no longer needed by any warp afterwards.
+    static __device__ __forceinline__ void stage(u8* smem, const Accumulators& acc) {
+        cp_async_wait<0>();
+        __syncthreads();
+        const int lane = threadIdx.x & 31, r = T::warp_m() + (lane >> 2), c = T::warp_n() + (lane & 3) * 2;
+#pragma unroll
+        for (int i = 0; i < T::WARP_M / 16; ++i) {
+#pragma unroll
+            for (int j = 0; j < T::WARP_N / 8; ++j) {
+                const float(&v)[4] = acc.at[i][j];
+                *(u32*)(smem + staged(r + i * 16, c + j * 8)) = pack_bf16(v[0], v[1]);
+                *(u32*)(smem + staged(r + i * 16 + 8, c + j * 8)) = pack_bf16(v[2], v[3]);
+            }
+        }
+        __syncthreads();
+    }
+
+    // Stores the staged rows `m0 .. m_end`. Row m of the GEMM is row `place(m)` of `to`, whose rows have `width`
+    // columns.
+    template <class Place>
+    static __device__ __forceinline__ void store(const u8* smem, bf16* __restrict__ to, int m0, int m_end, int n0,
+                                                 int width, Place place) {
+        const int rows = min(T::M, m_end - m0), columns = min(T::N, width - n0);
+        if (width % 8 == 0) {
+            constexpr int CHUNKS = T::N / 8;
+            const int column = threadIdx.x % CHUNKS * 8;
+#pragma unroll 2
+            for (int r = threadIdx.x / CHUNKS; r < rows; r += T::THREADS / CHUNKS) {
+                if (column < columns) {
+                    *(uint4*)(to + (u32)(place(m0 + r) * width + n0 + column)) =
+                        *(const uint4*)(smem + staged(r, column));
+                }
+            }
+        } else {
+            // Rows are not aligned to 16 bytes: a warp writes a row, one element a lane.
+            for (int r = threadIdx.x >> 5; r < rows; r += T::THREADS / 32) {
+                const u32 at = (u32)(place(m0 + r) * width + n0);
+                for (int c = threadIdx.x & 31; c < columns; c += 32) {
+                    to[at + c] = *(const bf16*)(smem + staged(r, c));
+                }
+            }
+        }
+    }
+
+    // `row[2][width]` = the sums of PARTS partial sums in smem, `[PARTS][2][N]`, in order.
+    template <int PARTS>
+    static __device__ __forceinline__ void sum_parts(const float* parts, float* __restrict__ row, int n0, int width) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < 2 * T::N; i += T::THREADS) {
+            const int which = i / T::N, column = i % T::N;
+            float sum = 0.0f;
+#pragma unroll
+            for (int k = 0; k < PARTS; ++k) sum += parts[(k * 2 + which) * T::N + column];
+            if (n0 + column < width) row[which * width + n0 + column] = sum;
+        }
+    }
+
+    // Column sums of the staged tile, `row[2][width]`: Σ (y - shift) and Σ (y - shift)² over its `rows` rows, in a
+    // fixed order. A thread sums two columns over every PARTS-th row.
+    static __device__ __forceinline__ void column_sums(u8* smem, float* __restrict__ row,
+                                                       const float* __restrict__ shift, int rows, int n0, int width) {
+        constexpr int PARTS = T::THREADS / (T::N / 2);
+        const int c = threadIdx.x % (T::N / 2) * 2, part = threadIdx.x / (T::N / 2);
+        const float s0 = n0 + c < width ? shift[n0 + c] : 0.0f, s1 = n0 + c + 1 < width ? shift[n0 + c + 1] : 0.0f;
+        float a0 = 0.0f, a1 = 0.0f, q0 = 0.0f, q1 = 0.0f;
+#pragma unroll 4
+        for (int r = part; r < rows; r += PARTS) {
+            const u32 y = *(const u32*)(smem + staged(r, c));
+            const float y0 = bf16_lo(y) - s0, y1 = bf16_hi(y) - s1;
+            a0 += y0, a1 += y1;
+            q0 = fmaf(y0, y0, q0), q1 = fmaf(y1, y1, q1);
+        }
+        __syncthreads();
+        float* parts = (float*)smem;
+        *(float2*)(parts + (part * 2) * T::N + c) = make_float2(a0, a1);
+        *(float2*)(parts + (part * 2 + 1) * T::N + c) = make_float2(q0, q1);
+        sum_parts<PARTS>(parts, row, n0, width);
+    }
+
+    // dgrad with a chain: masks the staged rows, stores them, and writes their column sums to `row[2][width]`:
+    // Σ dz and Σ dz · (normed - mean) · inv_std. `width` is a multiple of 8.
+    template <class Place>
+    static __device__ __forceinline__ void chain(u8* smem, bf16* __restrict__ to, float* __restrict__ row,
+                                                 const Chain& with, int group, int m0, int m_end, int n0, int width,
+                                                 Place place) {
+        constexpr int PARTS = T::THREADS / (T::N / 8);
+        const int rows = min(T::M, m_end - m0);
+        const int c = threadIdx.x % (T::N / 8) * 8, part = threadIdx.x / (T::N / 8);
+        float sum[8], dot[8], mean[8], inv[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            sum[i] = dot[i] = 0.0f;
+            mean[i] = n0 + c < width ? with.mean[group * width + n0 + c + i] : 0.0f;
+            inv[i] = n0 + c < width ? with.inv_std[group * width + n0 + c + i] : 0.0f;
+        }
+        if (n0 + c < width) {
+#pragma unroll 1
+            for (int r = part; r < rows; r += PARTS) {
+                const u32 at = (u32)(place(m0 + r) * width + n0 + c);
+                const uint4 g4 = *(const uint4*)(smem + staged(r, c));
+                const uint4 y4 = *(const uint4*)(with.mask + at), z4 = *(const uint4*)(with.normed + at);
+                const u32 g[4] = {g4.x, g4.y, g4.z, g4.w}, y[4] = {y4.x, y4.y, y4.z, y4.w};
+                const u32 z[4] = {z4.x, z4.y, z4.z, z4.w};
+                u32 out[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const bool lo = bf16_lo(y[i]) > 0.0f, hi = bf16_hi(y[i]) > 0.0f;
+                    out[i] = g[i] & ((lo ? 0xffffu : 0u) | (hi ? 0xffff0000u : 0u));
+                    const float d0 = bf16_lo(out[i]), d1 = bf16_hi(out[i]);
+                    sum[2 * i] += d0, sum[2 * i + 1] += d1;
+                    dot[2 * i] = fmaf(d0, (bf16_lo(z[i]) - mean[2 * i]) * inv[2 * i], dot[2 * i]);
+                    dot[2 * i + 1] = fmaf(d1, (bf16_hi(z[i]) - mean[2 * i + 1]) * inv[2 * i + 1], dot[2 * i + 1]);
+                }
+                *(uint4*)(to + at) = make_uint4(out[0], out[1], out[2], out[3]);
+            }
+        }
+        __syncthreads();
+        float* parts = (float*)smem;
+#pragma unroll
+        for (int i = 0; i < 8; i += 4) {
+            *(float4*)(parts + (part * 2) * T::N + c + i) = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
+            *(float4*)(parts + (part * 2 + 1) * T::N + c + i) = make_float4(dot[i], dot[i + 1], dot[i + 2], dot[i + 3]);
+        }
+        sum_parts<PARTS>(parts, row, n0, width);
+    }
+};

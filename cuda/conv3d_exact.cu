@@ -1,4 +1,0 @@
-// Convolution of f32 tensors in f32 arithmetic.
-#include "conv3d_exact.cuh"
-
-EXACT(float, f32)

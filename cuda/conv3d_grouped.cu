@@ -1,4 +1,0 @@
-// Convolution of bf16 tensors in f32 arithmetic: the path of groups, which tensor cores have no use for when narrow.
-#include "conv3d_exact.cuh"
-
-EXACT(u16, bf16)
