@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`video`] | files, folders of frames, procedures | clips of frames |
 //! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps, where a video moves |
-//! | [`augment`] | frames and maps | the input of a network: cropped (optionally where things move), flipped, with changed colours |
+//! | [`augment`] | frames and maps | the input of a network: cropped (optionally where things move), flipped, recoloured |
 //! | [`tensor`], [`ops`] | numbers in `n t h w c` | numbers |
 //! | [`tape`] | recorded operations | gradients of any order |
 //! | [`nn`] | named parameters | networks |
