@@ -1,5 +1,5 @@
-//! Channel maps with their gradients and alignment losses with both derivatives over the problem table: the released form,
-//! in which the map is of one gradient with itself.
+//! Channel maps with their gradients, and alignment losses with both derivatives, over the problem table: the released
+//! form, in which both arguments of the map are the same gradient.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::RngExt;

@@ -1,11 +1,11 @@
-//! Augmentation of a clip on one thread, frames and motion, with everything switched on.
+//! Augmentation of a clip on one thread, frames and motion, with everything enabled.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use tubelet::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
 use tubelet::rng::{Purpose, stream};
 
-/// Name, frames of RGB, maps of motion, source `h w`, side of the result.
+/// Name, RGB frames, motion maps, source `h w`, side of the result.
 const CASES: [(&str, usize, usize, [usize; 2], usize); 2] =
     [("small", 8, 16, [128, 128], 64), ("paper", 8, 16, [256, 340], 224)];
 

@@ -1,4 +1,4 @@
-//! Batch normalisation against the memory's speed: `copy` in the same run is what a pass over memory costs.
+//! Batch norm compared with the speed of memory: `copy` in the same run is the cost of a pass over memory.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -6,7 +6,7 @@ use tubelet::ops::{self, batch_norm::Stats, batch_norm::cases::CASES};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
 
-/// Numbers of both signs, so that a rectifier has work.
+/// Numbers of both signs, so that ReLU has an effect.
 fn waves(shape: [usize; 2]) -> Tensor {
     let data: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i as f32 * 0.7).sin()).collect();
     Tensor::from_f32(shape, &data).unwrap()

@@ -1,6 +1,6 @@
-//! The three passes over the distinct convolutions of five networks and over the layers of the small ones, in each
-//! precision: multiply-adds counted twice per second, and as a share of what this machine's arithmetic units do in the same
-//! process. `cargo xtask versus --only conv3d` runs the same layers by turns with PyTorch.
+//! The three passes of the distinct convolutions of five networks and of the layers of the small ones, in each
+//! precision: operations per second (a multiply-add counts as two), and the fraction of the peak that is measured in
+//! the same process. `cargo xtask versus --only conv3d` compares the same layers with PyTorch.
 
 #[path = "versus/clock.rs"]
 mod clock;
@@ -24,7 +24,7 @@ fn waves(shape: Shape, precision: Precision) -> Tensor {
     Tensor::from_f32(shape, &data).and_then(|t| t.cast(precision.dtype())).unwrap()
 }
 
-/// Name, problem, and the passes that training runs.
+/// Name, problem, and the passes that training needs.
 fn layers() -> Vec<(String, Conv3d, &'static [&'static str])> {
     const PASSES: &[&str] = &["fprop", "wgrad", "dgrad"];
     let networks = layers::distinct(&layers::convolutions()).into_iter().map(|l| {

@@ -1,11 +1,11 @@
-//! Every operation on a GPU, timed with the device's own events, its second-level cache emptied before each run, as a
-//! share of what a copy and what multiply-adds reach on the same device.
+//! Every operation on a GPU, timed with the device's events, with its L2 cache flushed before each run, as a fraction
+//! of the peaks of a copy and of multiply-adds measured on the same device.
 //!
-//!     cargo bench --bench gpu [FILTER]            Criterion, where there is a GPU
+//!     cargo bench --bench gpu [FILTER]            Criterion, if there is a GPU
 //!     cargo bench --bench gpu -- --cases          the list of cases, for benches/peers/gpu.py
-//!     cargo bench --bench gpu -- --report DIR     what `run.sh` of a bundle left in DIR, as a table and a record
+//!     cargo bench --bench gpu -- --report DIR     the results that `run.sh` of a bundle wrote to DIR, as a table and a record
 //!
-//! `TUBELET_GPU_RECORD=FILE` keeps the figures as JSON besides.
+//! `TUBELET_GPU_RECORD=FILE` also writes the results as JSON.
 
 #[path = "gpu/cases.rs"]
 mod cases;
@@ -28,10 +28,10 @@ use tubelet::driver::Gpu;
 use tubelet::error::Result;
 use tubelet::tensor::{DType, Device, Tensor};
 
-/// Clips at once; the tables are for one or two.
+/// Clips per batch; the tables are for one or two.
 const CLIPS: usize = 16;
 
-/// Bytes written to push everything out of the second-level cache; also time for the host to run ahead.
+/// Bytes written to flush the L2 cache, which also gives the host time to enqueue the next run.
 const FLUSH: usize = 512 << 20;
 
 fn main() -> ExitCode {
@@ -71,12 +71,12 @@ fn all() -> Vec<Case> {
     cases::all(CLIPS).into_iter().chain([step::update()]).chain(steps).collect()
 }
 
-/// The list for the peer.
+/// The list of cases for the peer.
 fn listed() -> Value {
     all().iter().map(|c| json!({"name": c.name, "dtype": c.dtype.name(), "problem": c.problem})).collect()
 }
 
-/// Names the GPU, or ends with 3 and the reason why there is none.
+/// Prints the name of the GPU, or exits with status 3 and the reason why there is none.
 fn probe() -> ExitCode {
     match Gpu::cuda(0) {
         Ok(gpu) => {
@@ -118,7 +118,7 @@ fn run(gpu: &Gpu) -> Result<()> {
     Ok(())
 }
 
-/// Times a case; `None` where the filter leaves it out.
+/// Times a case; `None` if the filter excludes it.
 fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Option<Value> {
     let device = Device::Cuda(gpu.clone());
     let mut work: Option<Result<Work>> = None;
@@ -139,7 +139,7 @@ fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Opt
                     }
                     Err(error) => {
                         failed = Some(error);
-                        return Duration::from_millis(1) * count as u32; // Criterion wants a time
+                        return Duration::from_millis(1) * count as u32; // Criterion needs a time
                     }
                 }
             }
@@ -162,12 +162,12 @@ fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Opt
     }))
 }
 
-/// A share for the record; none of what has no stated work.
+/// A share for the record; `None` for cases without stated work.
 fn share(share: f64) -> Option<f64> {
     (share > 0.0).then(|| (share * 1e4).round() * 1e-4)
 }
 
-/// Milliseconds of one run between two events, the cache cold.
+/// Milliseconds of one run between two events, with a cold cache.
 fn once(gpu: &Gpu, work: &mut Work) -> Result<f32> {
     let timed = work()?;
     drop(Tensor::zeros_on(&Device::Cuda(gpu.clone()), [FLUSH / 4])?);

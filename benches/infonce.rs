@@ -1,4 +1,4 @@
-//! InfoNCE over the problem table: the loss alone, and the loss with its gradient (one sweep over the queue).
+//! InfoNCE over the problem table: the loss alone, and the loss with its gradient (one pass over the queue).
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::RngExt;

@@ -1,8 +1,8 @@
-//! A whole MCL step with and without the alignment loss: what aligning costs, in time and in memory.
+//! A complete MCL step with and without the alignment loss: the cost of the alignment in time and memory.
 //!
-//! Before Criterion's cases, which are timed one after the other, each network's steps are taken by turns and their best
-//! times compared: a noisy machine is noisy for all of them. Memory is the most that tensors used at a time
-//! over three steps in a process of its own, weights and clips included.
+//! Before Criterion's cases, which are timed one after another, the steps of each network's variants are alternated and
+//! their best times compared, so that other load on the machine affects all of them. Memory is the peak use by tensors
+//! during three steps in a separate process, including weights and clips.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::process::Command;
@@ -14,7 +14,7 @@ use tubelet::ssl::mcl::{Mcl, Network, Rates, Views};
 use tubelet::tensor::{Device, Integers, Tensor, memory};
 use tubelet::train::mcl::Recipe;
 
-/// One network under one way of aligning.
+/// One network with one kind of alignment.
 struct Case {
     name: String,
     method: Mcl,
@@ -32,10 +32,10 @@ impl Case {
     }
 }
 
-/// The ways of aligning: not at all, the release's, Grad-CAM's, with sizes.
+/// Kinds of alignment: none, the release's, Grad-CAM's, with magnitudes.
 const WAYS: usize = 4;
 
-/// The network of `recipe` with `n` videos a step, aligned in way `way`.
+/// The network of `recipe` with `n` videos per step and alignment kind `way`.
 fn case(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str, way: usize) -> Case {
     let off = Alignment { weight: 0.0, warm_weight: 0.0, ..Alignment::released(last) };
     let grad_cam = Alignment { form: Form::GradCam, ..Alignment::released(below) };
@@ -79,7 +79,7 @@ fn paper(way: usize) -> Case {
 /// Set for a process that measures its memory: `network way`.
 const MEMORY_OF: &str = "TUBELET_MEMORY_OF";
 
-/// Three steps of what [`MEMORY_OF`] names, then the most that tensors used at a time, in bytes.
+/// Runs three steps of the case named by [`MEMORY_OF`], then returns the peak memory use by tensors in bytes.
 fn measured(of: &str) {
     let (net, way) = of.split_once(' ').expect("network and way");
     let way = way.parse().expect("a number");
@@ -88,7 +88,7 @@ fn measured(of: &str) {
     println!("{}", memory::usage().peak);
 }
 
-/// The bytes that a process of its own needs for it.
+/// The bytes that a separate process needs for it.
 fn bytes_of(net: &str, way: usize) -> f64 {
     let mut process = Command::new(std::env::current_exe().unwrap());
     let out = process.arg("--bench").env(MEMORY_OF, format!("{net} {way}")).output().unwrap();
@@ -96,7 +96,7 @@ fn bytes_of(net: &str, way: usize) -> f64 {
     text.trim().parse().unwrap_or_else(|_| panic!("no number of bytes in {text}"))
 }
 
-/// Best times by turns, and memory, as one line of JSON a case.
+/// Best times of alternating steps, and memory, as one line of JSON per case.
 fn by_turns(net: &str, make: fn(usize) -> Case, rounds: usize) {
     let mut cases: Vec<Case> = (0..WAYS).map(make).collect();
     let mut best = [f64::INFINITY; WAYS];
@@ -104,7 +104,7 @@ fn by_turns(net: &str, make: fn(usize) -> Case, rounds: usize) {
         for (case, best) in cases.iter_mut().zip(&mut best) {
             let began = Instant::now();
             case.step();
-            // The first step fills caches and takes apart what query and key network share.
+            // The first step fills caches and separates what query and key network share.
             if round > 0 {
                 *best = best.min(began.elapsed().as_secs_f64());
             }

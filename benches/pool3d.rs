@@ -1,4 +1,4 @@
-//! Pools against the memory's speed: `copy` in the same run is what a pass over the input costs.
+//! Pools compared with the speed of memory: `copy` in the same run is the cost of a pass over the input.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
@@ -7,7 +7,7 @@ use tubelet::ops::pool3d::{self, cases::CASES};
 use tubelet::shape::Shape;
 use tubelet::tensor::Tensor;
 
-/// Numbers of both signs, without order.
+/// Numbers of both signs, unordered.
 fn waves(shape: &[usize]) -> Tensor {
     let shape = Shape::new(shape);
     let data: Vec<f32> = (0..shape.len()).map(|i| (i as f32 * 0.7).sin()).collect();

@@ -1,12 +1,12 @@
-//! How the cost of a training step grows with clips, frames, side length and channels, on one thread and on two, in f32 and
-//! in bf16: R3D-18 of half the width on clips of 8x56x56, one of the four changed at a time.
+//! How the cost of a training step grows with clips, frames, side length and channels, with one and two threads, in f32
+//! and bf16: R3D-18 of half the width on clips of 8x56x56, with one of the four changed at a time.
 //!
 //!     cargo bench --bench scaling [-- [--quick] DIR]        DIR receives scaling.json and scaling.png
 //!
-//! `--quick` takes the two least values of each and all others least: to see that it works.
+//! `--quick` uses the two smallest values of each, and the smallest of all others: a quick test.
 //!
-//! Each line has an exponent, fitted to the logarithms: 1 for clips and frames and 2 for side and channels is what the
-//! number of products says.
+//! Each line has an exponent, fitted to the logarithms. In proportion to the number of products, it would be 1 for
+//! clips and frames and 2 for side and channels.
 
 #[path = "scaling/figure.rs"]
 mod figure;
@@ -27,7 +27,7 @@ use tubelet::nn::{Net, Precision};
 /// Clips, frames, side, channels of the first stage.
 const BASE: [usize; 4] = [2, 8, 56, 32];
 
-/// What changes, and its values.
+/// The extents to change, and their values.
 const AXES: [(&str, [usize; 4]); 4] = [
     ("clips", [1, 2, 4, 8]),
     ("frames", [4, 8, 16, 32]),
@@ -39,11 +39,11 @@ const AXES: [(&str, [usize; 4]); 4] = [
 const LINES: [(Precision, usize); 4] =
     [(Precision::F32, 1), (Precision::F32, 2), (Precision::Bf16, 1), (Precision::Bf16, 2)];
 
-/// One line: milliseconds a step at each value of an axis.
+/// One line: milliseconds per step at each value of an axis.
 pub struct Line {
     /// The axis.
     pub axis: &'static str,
-    /// The numbers it computes in.
+    /// The precision of the network.
     pub precision: Precision,
     /// Threads.
     pub threads: usize,
@@ -110,7 +110,7 @@ fn main() -> Result<()> {
     figure::draw(&AXES.map(|(axis, _)| axis), &lines, &folder.join("scaling.png"))
 }
 
-/// Milliseconds of a step, the best of several.
+/// Milliseconds per step, the best of several.
 fn step_ms([clips, frames, side, channels]: [usize; 4], precision: Precision) -> Result<f64> {
     let mut net = Net::r3d_18();
     net.stem[0].out = channels;
@@ -118,7 +118,7 @@ fn step_ms([clips, frames, side, channels]: [usize; 4], precision: Precision) ->
         stage.out = channels << i;
     }
     let mut step = Step::new(&net, noise::noise([clips, frames, side, side, 3], 1), precision)?;
-    step.run()?; // buffers come into being
+    step.run()?; // allocates the buffers
     let (begin, mut best, mut runs) = (Instant::now(), Duration::MAX, 0);
     while runs < 2 || begin.elapsed() < Duration::from_millis(250) {
         let start = Instant::now();

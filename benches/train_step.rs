@@ -1,5 +1,5 @@
-//! A whole training step of five networks: forward, cross-entropy, backward, SGD, in each precision. Throughput is clips.
-//! `cargo xtask versus --only train_step` runs the same steps by turns with PyTorch's.
+//! A complete training step of five networks: forward, cross-entropy, backward, SGD, in each precision. Throughput is
+//! in clips. `cargo xtask versus --only train_step` compares the same steps with PyTorch's.
 
 #[path = "versus/nets.rs"]
 mod nets;
@@ -29,7 +29,7 @@ fn train_step(c: &mut Criterion) {
                 });
                 bench.iter(|| step.run().unwrap());
             });
-            // Not run where a filter leaves the case out.
+            // Not created if a filter excludes the case.
             if let Some(mut step) = step {
                 memory::reset_peak();
                 step.run().unwrap();

@@ -1,7 +1,7 @@
 //! TV-L1 flow with default parameters: `pair` is one pair on one thread, `pair_rows` one pair with its rows shared
-//! between all threads, `pairs` as many pairs as there are threads, each on its own (divide by their number for a pair).
-//! `RAYON_NUM_THREADS` sets the number; `cargo xtask versus --only tvl1` runs OpenCV on the same
-//! images by turns.
+//! between all threads, `pairs` as many pairs as there are threads, one on each (divide by their number for the time
+//! per pair). `RAYON_NUM_THREADS` sets the number; `cargo xtask versus --only tvl1` compares with OpenCV on the same
+//! images.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tubelet::ops::tvl1::{self, Tvl1, Workspace, cases::CASES};

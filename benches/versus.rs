@@ -1,11 +1,12 @@
-//! The side of `cargo xtask versus` that is ours: a process that answers requests, one JSON line each, so that our runs and
-//! a peer's can take turns within milliseconds. Alone it prints what each case takes and which share of a peak that is:
+//! This crate's side of `cargo xtask versus`: a process that answers requests, one JSON line each, so that its runs and
+//! a peer's can alternate within milliseconds. Started alone it prints the time of each case and its fraction of a
+//! peak:
 //!
 //!     cargo bench --bench versus [-- TEXT..]      cases whose names contain every TEXT
-//!     cargo bench --bench versus -- --all ..      f32 by multiply-adds or six products of parts alone, too
+//!     cargo bench --bench versus -- --all ..      also f32 with only multiply-adds, or only six products of bf16 terms
 //!
-//! The share is that of the arithmetic (multiply-adds of f32 or products of bf16 matrices) or of a copy through memory,
-//! whichever bounds the case more; both are probed in this process.
+//! The peak is that of arithmetic (f32 multiply-adds or bf16 matrix products) or of a copy through memory, whichever
+//! bounds the case more; both are measured in this process.
 
 #[path = "versus/block.rs"]
 mod block;
@@ -46,7 +47,7 @@ use std::process::ExitCode;
 use tubelet::error::Result;
 
 fn main() -> ExitCode {
-    // This thread computes too, as a peer's does: a call is not the waking of a pool.
+    // This thread is part of the pool, as in the peer, so that a call does not have to wake the pool.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("nobody asked for the pool before");
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     if args.first().is_some_and(|a| a == "--serve") {
@@ -99,7 +100,7 @@ fn alone(case: &Case, peaks: &Peaks) -> Result<()> {
     Ok(())
 }
 
-/// What arithmetic and memory allow.
+/// The minimum time by the peaks of arithmetic and memory.
 fn floor_ms(case: &Case, peaks: &Peaks) -> f64 {
     let seconds = match case.unit {
         Unit::F32 => case.flops as f64 / peaks.f32,
@@ -108,7 +109,7 @@ fn floor_ms(case: &Case, peaks: &Peaks) -> f64 {
     1e3 * seconds.max(case.bytes as f64 / peaks.copy)
 }
 
-/// Answers requests until there are no more.
+/// Answers requests until its input is closed.
 fn serve(processor: bool) -> ExitCode {
     let peaks = Peaks::probe(Clock::new(processor));
     let mut server = Server { cases: all(), peaks, processor, works: BTreeMap::new() };
@@ -119,7 +120,7 @@ fn serve(processor: bool) -> ExitCode {
             .and_then(|request| server.answer(&request))
             .unwrap_or_else(|error| json!({"error": error}));
         if writeln!(out, "{answer}").and_then(|()| out.flush()).is_err() {
-            return ExitCode::FAILURE; // nobody listens any more
+            return ExitCode::FAILURE; // the reader has closed its end
         }
     }
     ExitCode::SUCCESS
@@ -129,7 +130,7 @@ struct Server {
     cases: Vec<Case>,
     peaks: Peaks,
     processor: bool,
-    /// Operands by the case's name, until they are to be forgotten.
+    /// Operands by the case's name, until they are dropped on request.
     works: BTreeMap<String, Work>,
 }
 
@@ -174,7 +175,7 @@ impl Server {
         })
     }
 
-    /// The case's operands; made, and run once, where they are not there yet.
+    /// The case's operands, created and run once if they do not exist yet.
     fn work(&mut self, request: &Value) -> std::result::Result<&mut Work, String> {
         let name = request["case"].as_str().unwrap_or_default();
         if !self.works.contains_key(name) {

@@ -92,7 +92,7 @@ fn on_cudarc(data: &Data, ordinal: usize) -> Result<[Vec<f32>; 3]> {
 
     Gpu::count()?; // an error where there is no driver; cudarc would panic
     let stream = CudaContext::new(ordinal)?.new_stream()?;
-    let gpu = Gpu::on_cudarc(&stream)?; // your stream: everything below is given to it
+    let gpu = Gpu::on_cudarc(&stream)?; // your stream: all work below is enqueued on it
     let share = |host: &[f32], shape: &[usize]| -> Result<Tensor> {
         let slice = Arc::new(stream.clone_htod(host)?); // your memory: the tensor shares it
         Ok(Tensor::share_cudarc(&gpu, &stream, &slice, tubelet::shape::Shape::new(shape))?)

@@ -1,6 +1,6 @@
-//! The one error type. It is pointer-sized, opaque, and its [`ErrorKind`] says which sort of mistake was made.
+//! The error type. It is pointer-sized and opaque; its [`ErrorKind`] says what went wrong.
 //!
-//! Every message is a full sentence with the values in it, so that an example can print it as it is.
+//! Every message is a complete sentence with the values in it, so that a program can print it as it is.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error of this crate. Match on [`Error::kind`].
 pub struct Error(Box<ErrorKind>);
 
-/// What went wrong, with the values needed to mend it.
+/// What went wrong, with the values needed to fix it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument of an operation has a shape it cannot have.
+    /// An argument of an operation has an invalid shape.
     Shape {
         /// The operation, e.g. `conv3d`.
         op: &'static str,
@@ -23,21 +23,21 @@ pub enum ErrorKind {
         arg: &'static str,
         /// The rule, in words or letters.
         expected: String,
-        /// The shape that came.
+        /// The shape that was passed.
         got: String,
     },
-    /// A parameter is outside of what the operation accepts.
+    /// A parameter is outside the range that the operation accepts.
     Param {
         /// The operation or option group.
         op: &'static str,
         /// The parameter's name.
         name: &'static str,
-        /// The value that came.
+        /// The value that was passed.
         value: String,
         /// The rule it breaks.
         rule: String,
     },
-    /// An argument has a number type the operation does not take.
+    /// An argument has a data type that the operation does not support.
     DType {
         /// The operation.
         op: &'static str,
@@ -45,15 +45,15 @@ pub enum ErrorKind {
         arg: &'static str,
         /// The types accepted.
         expected: &'static str,
-        /// The type that came.
+        /// The type that was passed.
         got: &'static str,
     },
-    /// A gradient of this operation's gradient was asked for and is not defined.
+    /// A second-order gradient of this operation was requested, but is not defined.
     NoSecondOrder {
         /// The operation.
         op: &'static str,
     },
-    /// A file does not hold what its format demands.
+    /// A file does not conform to its format.
     Format {
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum ErrorKind {
         /// What is wrong there.
         what: String,
     },
-    /// The operating system refused something.
+    /// A system call failed.
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -71,18 +71,18 @@ pub enum ErrorKind {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// An outside program (`ffmpeg`, `ffprobe`) is absent, failed or hung.
+    /// An external program (`ffmpeg`, `ffprobe`) is missing, failed or hung.
     Program {
         /// The program.
         program: &'static str,
         /// What happened and what to do about it.
         what: String,
     },
-    /// The data set cannot serve what was asked of it.
+    /// The data set cannot provide what was requested.
     Data {
         /// The folder, list or clip.
         path: PathBuf,
-        /// Why, and what would do.
+        /// Why, and what would help.
         what: String,
     },
     /// A number that must be finite is not.
@@ -94,50 +94,50 @@ pub enum ErrorKind {
         /// The value.
         value: f64,
     },
-    /// Another process holds the folder.
+    /// Another process has locked the folder.
     Locked {
         /// The folder.
         path: PathBuf,
-        /// Process id of the holder, where known.
+        /// Process id of that process, if known.
         holder: Option<u32>,
     },
-    /// There is no GPU to be had: no driver, one too old, or no device.
+    /// No GPU can be used: there is no driver, it is too old, or there is no device.
     NoDriver {
         /// What was looked for, what was found, and what to do.
         what: String,
     },
-    /// The driver refused something, or an earlier launch failed.
+    /// The driver reported an error, or an earlier launch failed.
     Driver {
         /// What was being done, e.g. `load a module`.
         action: &'static str,
-        /// The driver's reason, with its compiler's log where there is one.
+        /// The driver's reason, with its compiler's log if there is one.
         what: String,
     },
     /// The device has no memory left.
     OutOfMemory {
         /// The device.
         device: String,
-        /// Bytes asked for.
+        /// Bytes requested.
         asked: usize,
         /// Bytes in use by this process's tensors.
         live: usize,
     },
-    /// An argument lives on another device than the first one, or on one that the operation cannot use.
+    /// An argument is on another device than the first one, or on one that the operation does not support.
     Device {
         /// The operation.
         op: &'static str,
         /// The argument.
         arg: &'static str,
-        /// Where it must be.
+        /// The device where it must be.
         expected: String,
-        /// Where it is.
+        /// The device where it is.
         got: String,
     },
-    /// The work was asked to stop and did.
+    /// The work was interrupted on request.
     Stopped {
         /// The folder or file of the work.
         path: PathBuf,
-        /// What is kept of it, and how it is taken up again.
+        /// What was saved, and how to resume it.
         what: String,
     },
 }

@@ -1,8 +1,7 @@
-//! Opening files that nobody vouches for: regular files only, of bounded size, with memory that is asked for before it is
-//! used.
+//! Opening untrusted files: regular files only, of bounded size, with memory that is allocated fallibly.
 //!
-//! Whatever is opened by a name that comes from outside (lists, `.flo` files, frames, caches, checkpoints) goes through
-//! here: a FIFO would block the program for ever, a device has no end, and a sparse file costs its owner nothing.
+//! Every file whose name comes from outside (lists, `.flo` files, frames, caches, checkpoints) is opened here: a FIFO
+//! would block the program for ever, a device has no end, and a sparse file can claim any size.
 
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
@@ -13,7 +12,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Checks that `path` leads to a regular file, for those who give its name to another reader. `what` says what the file
+/// Checks that `path` leads to a regular file, before its name is passed to another reader. `what` says what the file
 /// should be, with its article: `a list`.
 ///
 /// # Errors
@@ -25,14 +24,15 @@ pub fn check_regular(path: impl AsRef<Path>, what: &str) -> Result<Metadata> {
     Ok(metadata)
 }
 
-/// Checks that the folder `dir` can be made where it is not there yet, and files written into it. Nothing is created.
+/// Checks that the folder `dir` exists or can be created, and that files can be written into it. Nothing is created.
 ///
 /// # Errors
-/// `Data` when something that is no folder is in the way, or the file system takes no folders; `Io` with the system's reason.
+/// `Data` when something that is not a folder is in the way, or the file system does not allow folders; `Io` with the
+/// system's reason.
 pub fn check_writable(dir: impl AsRef<Path>) -> Result<()> {
     let dir = dir.as_ref();
     let here = |p| if p == Path::new("") { Path::new(".") } else { p };
-    // A link to nothing is there, too: no folder can have its name.
+    // A dangling link exists, too: no folder can be created with its name.
     let there = dir.ancestors().map(here).find(|p| p.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
     if !there.is_dir() {
         return Err(Error::data(there, "this is not a folder"));
@@ -40,7 +40,7 @@ pub fn check_writable(dir: impl AsRef<Path>) -> Result<()> {
     let Ok(name) = CString::new(there.as_os_str().as_bytes()) else {
         return Err(Error::data(dir, "no path holds a zero byte"));
     };
-    // SAFETY: `access` reads the text of `name`, which ends in zero and outlives the call.
+    // SAFETY: `access` reads the string `name`, which is zero-terminated and outlives the call.
     if unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } != 0 {
         return Err(Error::io("write into", there)(io::Error::last_os_error()));
     }
@@ -51,14 +51,15 @@ pub fn check_writable(dir: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a folder shows what the kernel knows, as `/proc` does. To the super-user `access` says that it can be written.
+/// Whether a folder is on a pseudo file system of the kernel, such as `/proc`. For the super-user `access` reports
+/// those as writable.
 #[cfg(target_os = "linux")]
 fn is_of_the_kernel(folder: &std::ffi::CStr) -> bool {
-    /// Marks of proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, devpts.
+    /// Magic numbers of proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, devpts.
     const KERNEL: [i64; 8] =
         [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0x1cd1];
     let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: `statfs` reads the text of `folder`, which ends in zero, and fills `found` where it returns 0.
+    // SAFETY: `statfs` reads the string `folder`, which is zero-terminated, and fills `found` if it returns 0.
     let known = unsafe { libc::statfs(folder.as_ptr(), found.as_mut_ptr()) } == 0;
     if !known {
         return false;
@@ -75,14 +76,15 @@ fn is_of_the_kernel(_: &std::ffi::CStr) -> bool {
     false
 }
 
-/// Opens the regular file at `path` for reading, and gives its length in bytes. `what` says what the file should be, with
-/// its article: `a list`. It never blocks, whatever is there.
+/// Opens the regular file at `path` for reading, and returns its length in bytes. `what` says what the file should be,
+/// with its article: `a list`. It never blocks, whatever is at `path`.
 ///
 /// # Errors
-/// Those of [`check_regular`]; `Io` when the file cannot be opened.
+/// As [`check_regular`]; `Io` when the file cannot be opened.
 pub fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, u64)> {
     let path = path.as_ref();
-    // Looked at before it is opened, because opening some devices does something, and after, because names change.
+    // Checked before it is opened, because opening some devices has effects, and afterwards, because the name may
+    // meanwhile lead to another file.
     check_regular(path, what)?;
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
@@ -92,11 +94,11 @@ pub fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// The bytes of the regular file at `path`, of which there may be `max`. `what` says what the file should be, with its
+/// The contents of the regular file at `path`, of at most `max` bytes. `what` says what the file should be, with its
 /// article: `a list`.
 ///
 /// # Errors
-/// Those of [`open_regular`]; `Data` when the file is longer than `max` bytes; `Io` when it cannot be read or there is no
+/// As [`open_regular`]; `Data` when the file is longer than `max` bytes; `Io` when it cannot be read or there is no
 /// memory for it.
 pub fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<u8>> {
     let path = path.as_ref();
@@ -106,7 +108,7 @@ pub fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<
         return too_long(length);
     }
     let mut bytes = with_room(path, length as usize)?;
-    // A file that grows while it is read does not outgrow the bound.
+    // The limit also holds for a file that grows while it is read.
     file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     if bytes.len() as u64 > max {
         return too_long(bytes.len() as u64);
@@ -114,7 +116,7 @@ pub fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<
     Ok(bytes)
 }
 
-/// An empty vector with room for `n` values read from the file at `path`.
+/// An empty vector with capacity for `n` values read from the file at `path`.
 ///
 /// # Errors
 /// `Io` of the kind `OutOfMemory` where there is no memory for them.
@@ -152,7 +154,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::UnixListener;
 
-    /// Would wait for a writer, read without end, or fail later with an error that names no file.
+    /// Any of these would block, be read without end, or fail later with an error that does not name the file.
     #[test]
     fn only_regular_files_are_opened() {
         let dir = tempfile::tempdir().unwrap();
@@ -190,7 +192,7 @@ mod tests {
         assert_eq!(read_bounded(&path, 5, "a list").unwrap(), b"12345");
         let text = read_bounded(&path, 4, "a list").unwrap_err().to_string();
         assert!(text.contains("5 bytes are too many for a list"), "{text}");
-        // Sparse: it takes no space on the disk and claims four terabytes.
+        // A sparse file: it takes no space on the disk and claims four terabytes.
         File::create(&path).unwrap().set_len(4 << 40).unwrap();
         assert!(read_bounded(&path, 1 << 20, "a list").is_err());
         let error = with_room::<u64>(&path, usize::MAX / 8).unwrap_err();

@@ -1,23 +1,24 @@
 //! Kernels and a small training stack for learning video representations from motion.
 //!
-//! Data passes through these modules from top to bottom. Each takes and returns plain values and can be used alone.
+//! Data passes through these modules from top to bottom. Each takes and returns plain values, and can be used alone.
 //!
-//! | module | takes | gives |
+//! | module | takes | returns |
 //! |---|---|---|
 //! | [`video`] | files, folders of frames, procedures | clips of frames |
 //! | [`flow`] with [`ops::tvl1`], [`ops::motion_map`] | pairs of frames | optical flow, motion maps, where a video moves |
-//! | [`augment`] | frames and maps | the input of a network: cropped (where things move, if wanted), flipped, coloured |
+//! | [`augment`] | frames and maps | the input of a network: cropped (optionally where things move), flipped, recoloured |
 //! | [`tensor`], [`ops`] | numbers in `n t h w c` | numbers |
-//! | [`tape`] | recorded operations | gradients, and gradients of gradients |
+//! | [`tape`] | recorded operations | gradients of any order |
 //! | [`nn`] | named parameters | networks |
 //! | [`ssl`] | two networks' codes, queues of negatives | a loss |
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
-//! Below them: [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`], [`rng`]. [`interop`] adapts arrays and streams of
-//! other crates.
+//! Below them: [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`], [`rng`]. [`interop`] adapts
+//! arrays and streams of other crates.
 //!
-//! The modules `video`, `train` and `eval` belong to the features `video` and `train`, GPU support to `cuda`. All are on by default.
+//! The modules `video`, `train` and `eval` belong to the features `video` and `train`, GPU support to `cuda`. All are on
+//! by default.
 
 #![warn(missing_docs)]
 
@@ -46,7 +47,7 @@ pub mod train;
 #[cfg(feature = "video")]
 pub mod video;
 
-/// The examples of the README are compiled and run.
+/// The examples in the README are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

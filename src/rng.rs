@@ -1,6 +1,6 @@
 //! Random numbers keyed by what they are for: `(seed, epoch, sample, purpose)`.
 //!
-//! There is no global state. The same key gives the same numbers whatever the thread count, the order of loading,
+//! There is no global state. The same key gives the same numbers whatever the number of threads, the order of loading,
 //! or where a run was interrupted.
 
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +15,7 @@ pub enum Purpose {
     Init = 1,
     /// Order of the samples of an epoch.
     Order = 2,
-    /// Where in a video the clips lie.
+    /// Where in a video clips are sampled.
     ClipSampling = 3,
     /// Crop, flip, colour.
     Augment = 4,
@@ -29,7 +29,7 @@ pub enum Purpose {
     Probe = 8,
     /// Crops that follow the motion.
     Tubelet = 10,
-    /// Flips of the flow alone, as the released code of MCL has them.
+    /// Flips of the flow alone, as in the released code of MCL.
     LegacyFlip = 11,
     /// Tests and benches.
     Test = 9,

@@ -1,14 +1,14 @@
-//! Shapes, the one place with the output arithmetic of convolutions and pools, and the limits that every number of a shape
-//! or a window keeps, so that no product of them overflows where it is used.
+//! Shapes, the output arithmetic of convolutions and pools, and the limits of all numbers of a shape or a window, which
+//! ensure that no product of them overflows.
 
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// Up to five extents, outermost first. Activations are `n t h w c`, filters `k kt kh kw c`; contiguous is what a
-/// shape means, so there are no strides.
+/// Up to five extents, outermost first. Activations are `n t h w c`, filters `k kt kh kw c`. Tensors are contiguous, so
+/// there are no strides.
 ///
-/// A shape may say anything: it is only numbers. Whatever makes a tensor, and every operation that takes a shape beside a
-/// tensor, checks it by [`Shape::check`], so the shape of a tensor always has few enough elements.
+/// A shape can have any extents. Constructors of tensors, and operations that take a shape as an argument, check it
+/// with [`Shape::check`], so the shape of a tensor is always within the limits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     dims: [usize; 5],
@@ -16,17 +16,17 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The most extents a shape has.
+    /// The maximum number of extents.
     pub const MAX_RANK: usize = 5;
 
-    /// The most elements a shape of a tensor has, where extents of 0 count as 1: 2⁴⁸ on machines of 64 bits. The extents of
-    /// such a shape can be multiplied in any order and by any small number without an overflow.
+    /// The maximum number of elements of a tensor, where extents of 0 count as 1: 2⁴⁸ on 64-bit machines. The extents
+    /// of such a shape can be multiplied in any order and by any small number without overflow.
     pub const MAX_LEN: usize = if usize::BITS >= 64 { 1 << (usize::BITS - 16) } else { 1 << 26 };
 
     /// A shape of at most five extents.
     ///
     /// # Panics
-    /// With more than five extents: that is a mistake in the program, not in its input.
+    /// With more than five extents, which is a bug in the program, not in its input.
     pub const fn new(d: &[usize]) -> Self {
         assert!(d.len() <= 5, "a shape has at most five extents");
         let mut dims = [1; 5];
@@ -48,8 +48,8 @@ impl Shape {
         self.rank as usize
     }
 
-    /// Number of elements. Where that is more than memory can address it is `usize::MAX`: no tensor has such a shape, and
-    /// [`Shape::checked_len`] tells.
+    /// Number of elements. If that exceeds what memory can address it is `usize::MAX`: no tensor has such a shape, and
+    /// [`Shape::checked_len`] returns `None`.
     pub fn len(&self) -> usize {
         self.checked_len().unwrap_or(usize::MAX)
     }
@@ -60,7 +60,7 @@ impl Shape {
         (all <= Self::MAX_LEN).then(|| if self.dims().contains(&0) { 0 } else { all })
     }
 
-    /// Refuses a shape that no tensor can have.
+    /// Checks that a tensor can have this shape.
     ///
     /// # Errors
     /// `Shape`, naming `op` and `arg`, when there are more than [`Shape::MAX_LEN`] elements, extents of 0 counted as 1.
@@ -92,7 +92,7 @@ impl Shape {
         Ok([self.dims[0], self.dims[1]])
     }
 
-    /// The innermost extent (channels), 1 for a scalar.
+    /// The innermost extent (channels); 1 for a scalar.
     pub fn last(&self) -> usize {
         self.dims().last().copied().unwrap_or(1)
     }
@@ -123,27 +123,27 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// How a window of a convolution or a pool moves, per axis `t h w`.
+/// Stride, padding and dilation of a convolution or a pool, per axis `t h w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Window {
-    /// Steps between outputs.
+    /// Distance between outputs.
     pub stride: [usize; 3],
-    /// Zeros (for a maximum: minus infinities) put before and after each axis.
+    /// Zeros (for a maximum: minus infinities) added before and after each axis.
     pub pad: [usize; 3],
-    /// Steps between taps.
+    /// Distance between taps.
     pub dilation: [usize; 3],
 }
 
 impl Window {
-    /// No stride, padding, dilation or extent of a kernel is larger, nor an input with its padding longer than four times
-    /// this: coordinates then fit into 32 bits with a sign.
+    /// The maximum stride, padding, dilation and extent of a kernel. An input with its padding is at most four times as
+    /// long: coordinates then fit into signed 32-bit integers.
     pub const MAX: usize = 1 << 24;
 
     /// Stride 1, no padding, no dilation.
     pub const UNIT: Window = Window { stride: [1; 3], pad: [0; 3], dilation: [1; 3] };
 
-    /// Stride 1 and the padding that keeps the extents under an odd `kernel`.
+    /// Stride 1 and the padding with which an odd `kernel` keeps the extents.
     pub const fn same(kernel: [usize; 3]) -> Self {
         Window { stride: [1; 3], pad: [kernel[0] / 2, kernel[1] / 2, kernel[2] / 2], dilation: [1; 3] }
     }
@@ -158,8 +158,8 @@ impl Window {
     /// `floor((extent + 2 pad - dilation (kernel - 1) - 1) / stride) + 1`.
     ///
     /// # Errors
-    /// `Param` when a stride, dilation or kernel extent is 0, one of the numbers is larger than [`Window::MAX`] (an input:
-    /// than twice that), or the kernel is larger than the padded input.
+    /// `Param` when a stride, dilation or kernel extent is 0, one of the numbers is larger than [`Window::MAX`] (for an
+    /// input: than twice that), or the kernel is larger than the padded input.
     pub fn out(&self, op: &'static str, input: [usize; 3], kernel: [usize; 3]) -> Result<[usize; 3]> {
         let within = |name: &'static str, v: [usize; 3], least: usize, most: usize| match v {
             v if v.iter().all(|v| (least..=most).contains(v)) => Ok(()),

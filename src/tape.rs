@@ -1,10 +1,13 @@
-//! Automatic differentiation: a tape of named operations whose gradients are written in recorded operations.
+//! Automatic differentiation: a tape of named operations whose gradients are themselves composed of recorded
+//! operations.
 //!
-//! Because [`Op::backward`] is itself recorded under [`Mode::Keep`], a gradient has a gradient, to any order.
-//! Under [`Mode::Free`] nothing new is recorded, and what each operation saved is dropped as the walk passes it.
+//! Because [`Op::backward`] is itself recorded under [`Mode::Keep`], gradients can be differentiated to any order.
+//! Under [`Mode::Free`] nothing new is recorded, and what each operation saved is dropped as soon as the backward pass
+//! has used it.
 //!
-//! A [`Var`] is a value and, where gradients are wanted, the node it came from. A node holds what its operation saved
-//! and the nodes of its inputs, never its own value: memory lives exactly as long as somebody will read it.
+//! A [`Var`] is a value and, if it has a gradient, the node of the operation that computed it. A node holds what its
+//! operation saved and the nodes of its inputs, but not its own value: memory is held only as long as something will
+//! read it.
 //!
 //! ```
 //! use tubelet::{ops, tape::{Mode, Tape}, tensor::Tensor};
@@ -25,20 +28,20 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
-/// One recorded operation: what it saved, and how a gradient passes through it.
+/// One recorded operation: what it saved, and its backward pass.
 pub trait Op {
     /// The operation's name, for errors and listings.
     fn name(&self) -> &'static str;
 
-    /// The gradients of its inputs given that of its output, written in recorded operations. `needs[i]` says whether
-    /// input `i` wants one; for the others `None` is right and cheaper.
+    /// The gradients by its inputs given that by its output, composed of recorded operations. `needs[i]` says whether
+    /// that by input `i` is needed; for the others `None` is correct and cheaper.
     ///
     /// # Errors
     /// `NoSecondOrder` from operations that cannot be differentiated again while `t` records.
     fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>>;
 
-    /// [`Op::backward`] for operations that can do more than pass a share of the gradient on: `shares[i]` says what is known
-    /// of the gradient of input `i`.
+    /// [`Op::backward`] for operations that can do more than return their contribution to a gradient: `shares[i]` says
+    /// what is known of the gradient by input `i`.
     ///
     /// # Errors
     /// As [`Op::backward`].
@@ -48,49 +51,49 @@ pub trait Op {
     }
 }
 
-/// The gradient of an operation's input, as the walk knows it when the operation adds its share.
+/// The state of the gradient by an operation's input, when the operation contributes its share.
 #[derive(Default)]
 pub struct Share {
-    /// No other share follows, nobody asked for the gradient itself, and it is not recorded: only the operation that made
-    /// the input will see it.
+    /// No other share follows, the gradient itself was not requested, and it is not recorded: only the operation that
+    /// computed the input will read it.
     pub last: bool,
-    /// The sum of the shares that came before. Whoever takes it returns the sum with its own.
+    /// The sum of the shares so far. An operation that takes it returns the sum including its own share.
     pub so_far: Option<Var>,
 }
 
 /// What [`Tape::grad`] does with the recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Use it up: saved tensors are dropped as the walk passes, and the gradients are constants.
+    /// Consume it: saved tensors are dropped as the backward pass uses them, and the gradients are constants.
     Free,
     /// Keep it, and record the gradients too, so that they can be differentiated.
     Keep,
-    /// Leave it as it is: the gradients are constants, and the recording can be walked again.
+    /// Keep it: the gradients are constants, and the recording can be used again.
     Peek,
 }
 
 struct Node {
     id: u64,
     shape: Shape,
-    /// `None` for leaves, and for operations used up by [`Mode::Free`].
+    /// `None` for leaves, and for operations consumed by [`Mode::Free`].
     op: RefCell<Option<Box<dyn Op>>>,
-    /// Nodes of the inputs, `None` where an input is a constant. Leaves have none.
+    /// Nodes of the inputs, `None` for constants. Leaves have no inputs.
     inputs: Vec<Option<Rc<Node>>>,
 }
 
-/// A value, with its place on the tape where it has one.
+/// A value, with its node on the tape if it has a gradient.
 #[derive(Clone)]
 pub struct Var {
     value: Tensor,
     node: Option<Rc<Node>>,
 }
 
-/// A value's place on the tape without the value: where an operation passes a gradient to.
+/// A value's node without the value: the target of a gradient.
 #[derive(Clone)]
 pub(crate) struct Edge(Option<Rc<Node>>);
 
 impl Var {
-    /// A value without gradient.
+    /// A value without a gradient.
     pub fn constant(value: Tensor) -> Var {
         Var { value, node: None }
     }
@@ -105,34 +108,34 @@ impl Var {
         self.value.shape()
     }
 
-    /// Whether gradients pass through it.
+    /// Whether it has a gradient.
     pub fn has_grad(&self) -> bool {
         self.node.is_some()
     }
 
-    /// Its place on the tape.
+    /// Its node on the tape.
     pub(crate) fn edge(&self) -> Edge {
         Edge(self.node.clone())
     }
 
-    /// The same value as a constant: gradients stop here.
+    /// The same value as a constant, at which gradients stop.
     pub fn detach(&self) -> Var {
         Var::constant(self.value.clone())
     }
 }
 
-/// Records operations, or does not.
+/// Records operations, or only computes them.
 pub struct Tape {
     recording: Cell<bool>,
     next: Cell<u64>,
     add: Add,
 }
 
-/// A recorded addition of two values of one shape.
+/// A recorded addition of two values of the same shape.
 pub(crate) type Add = fn(&Tape, &Var, &Var) -> Result<Var>;
 
 impl Tape {
-    /// A tape that adds gradients by `add` where two paths meet.
+    /// A tape that uses `add` to add up the gradients of several paths.
     pub(crate) fn adding(add: Add, recording: bool) -> Self {
         Tape { recording: Cell::new(recording), next: Cell::new(0), add }
     }
@@ -156,19 +159,19 @@ impl Tape {
         Rc::new(Node { id, shape, op: RefCell::new(op), inputs })
     }
 
-    /// A value whose gradient will be asked for. On a tape that does not record it is a constant.
+    /// A value whose gradient can be requested. On a tape that does not record it is a constant.
     pub fn leaf(&self, value: Tensor) -> Var {
         let node = self.is_recording().then(|| self.node(value.shape(), None, Vec::new()));
         Var { value, node }
     }
 
-    /// Puts the result `value` of an operation on the tape. `op` is called, to save what the backward pass needs, only
-    /// when the tape records and some input has a gradient.
+    /// Records the result `value` of an operation. `op` is called, to save what the backward pass needs, only if the
+    /// tape records and some input has a gradient.
     pub fn record<O: Op + 'static>(&self, value: Tensor, inputs: &[&Var], op: impl FnOnce() -> O) -> Var {
         self.record_on(value, inputs.iter().map(|v| v.edge()).collect(), op)
     }
 
-    /// [`Tape::record`] where the inputs' values need not be at hand.
+    /// [`Tape::record`] for inputs whose values need not be available.
     pub(crate) fn record_on<O: Op + 'static>(&self, value: Tensor, inputs: Vec<Edge>, op: impl FnOnce() -> O) -> Var {
         if !self.is_recording() || inputs.iter().all(|v| v.0.is_none()) {
             return Var::constant(value);
@@ -178,11 +181,11 @@ impl Tape {
         Var { value, node: Some(node) }
     }
 
-    /// The gradients of the scalar `y` for `xs`; `None` where `y` does not depend on one.
+    /// The gradients of the scalar `y` by `xs`; `None` for those that `y` does not depend on.
     ///
     /// # Errors
-    /// `Shape` when `y` has more than one element; `Param` when part of the recording was used up by an earlier
-    /// [`Mode::Free`]; whatever an operation's backward pass returns.
+    /// `Shape` when `y` has more than one element; `Param` when part of the recording was consumed by an earlier
+    /// [`Mode::Free`]; errors of the operations' backward passes.
     pub fn grad(&self, y: &Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
         if y.shape().len() != 1 {
             return Err(Error::shape("grad", "y", "one element", y.shape()));
@@ -190,15 +193,16 @@ impl Tape {
         self.grad_from(y, Var::constant(Tensor::full_on(&y.value().device(), y.shape(), 1.0)?), xs, mode)
     }
 
-    /// Like [`Tape::grad`] for a `y` of any shape, given the gradient `dy` of something for `y`.
+    /// Like [`Tape::grad`] for a `y` of any shape, given `dy`, the gradient of something by `y`.
     ///
     /// # Errors
-    /// As [`Tape::grad`], and `Shape` when `dy` has not the shape of `y`.
+    /// As [`Tape::grad`], and `Shape` when `dy` does not have the shape of `y`.
     pub fn grad_from(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
         self.grad_within(y, dy, xs, mode, true)
     }
 
-    /// Like [`Tape::grad_from`] with the `xs` taken for independent of each other: what they were made of is not looked at.
+    /// Like [`Tape::grad_from`] with the `xs` treated as independent: gradients are not propagated through one `x` to
+    /// another.
     pub(crate) fn grad_between(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
         self.grad_within(y, dy, xs, mode, false)
     }
@@ -219,7 +223,7 @@ impl Tape {
         let order = relevant(root, &wanted, beyond);
         let on_path: HashMap<u64, ()> = order.iter().map(|n| (n.id, ())).collect();
         let mut grads: HashMap<u64, Var> = HashMap::from([(root.id, dy)]);
-        // How many shares of each node's gradient are still to come, if all operations pass one on.
+        // How many shares of each node's gradient are still to come, if every operation returns one.
         let mut to_come: HashMap<u64, usize> = HashMap::new();
         for input in order.iter().flat_map(|n| n.inputs.iter().flatten()) {
             *to_come.entry(input.id).or_default() += 1;
@@ -228,14 +232,14 @@ impl Tape {
         for node in order {
             let is_wanted = wanted.contains(&Some(node.id));
             if node.inputs.is_empty() || is_wanted && !beyond {
-                continue; // a leaf, or as good as one: its gradient stays in the map
+                continue; // a leaf, or treated as one: its gradient stays in the map
             }
             let Some(dy) = (if is_wanted { grads.get(&node.id).cloned() } else { grads.remove(&node.id) }) else {
                 node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
                 if mode == Mode::Free {
                     node.op.take();
                 }
-                continue; // nothing flowed here, or an operation behind it has passed it on already
+                continue; // no gradient reached it, or an operation after it has already propagated it
             };
             let needs: Vec<bool> =
                 node.inputs.iter().map(|i| i.as_ref().is_some_and(|i| on_path.contains_key(&i.id))).collect();
@@ -270,7 +274,7 @@ impl Tape {
                 }
                 debug_assert_eq!(input.shape, d.shape(), "gradient shape");
                 let sum = match grads.remove(&input.id) {
-                    // Where two paths meet, the tape adds: kernels overwrite, only the tape accumulates.
+                    // Where several paths meet, the tape adds: kernels overwrite, only the tape accumulates.
                     Some(have) => (self.add)(self, &have, &d)?,
                     None => d,
                 };
@@ -281,12 +285,13 @@ impl Tape {
     }
 }
 
-/// One share less of a node's gradient is to come.
+/// Counts down the shares of a node's gradient that are still to come.
 fn came(to_come: &mut HashMap<u64, usize>, id: u64) {
     to_come.entry(id).and_modify(|n| *n -= 1);
 }
 
-/// The nodes on paths from `root` to a wanted node, latest first. Wanted nodes are passed through only to others `beyond`.
+/// The nodes on paths from `root` to a wanted node, latest first. Wanted nodes are passed through to others only if
+/// `beyond`.
 fn relevant(root: &Rc<Node>, wanted: &[Option<u64>], beyond: bool) -> Vec<Rc<Node>> {
     let mut seen: HashMap<u64, Rc<Node>> = HashMap::new();
     let mut stack = vec![root.clone()];
@@ -299,7 +304,7 @@ fn relevant(root: &Rc<Node>, wanted: &[Option<u64>], beyond: bool) -> Vec<Rc<Nod
         }
     }
     let mut all: Vec<Rc<Node>> = seen.into_values().collect();
-    all.sort_by_key(|n| n.id); // inputs come before what is made of them
+    all.sort_by_key(|n| n.id); // inputs come before the results computed from them
     let mut leads: HashMap<u64, bool> = HashMap::new();
     all.retain(|n| {
         let hit = wanted.contains(&Some(n.id)) || n.inputs.iter().flatten().any(|i| leads.get(&i.id) == Some(&true));

@@ -1,5 +1,5 @@
-//! What is timed: the tables of the operations, at the batch of a training step on a GPU, and batch norm over the output of
-//! every layer. The simulator counts what some of them do (tests/it/counters.rs).
+//! The cases: the tables of the operations, at the batch size of a training step on a GPU, and batch norm over the
+//! output of every layer. For some of them the simulator counts memory accesses (tests/it/counters.rs).
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -15,23 +15,23 @@ pub struct Case {
     /// `<op>/<pass>/<case>/<dtype>`.
     pub name: String,
     pub dtype: DType,
-    /// What the peer needs to build the same.
+    /// Description for the peer to build the same case.
     pub problem: Value,
     pub flops: u64,
-    /// The fewest bytes that must move.
+    /// Minimum memory traffic in bytes.
     pub bytes: u64,
-    /// Puts the inputs on a device.
+    /// Creates the inputs on a device.
     pub make: Make,
 }
 
-/// Makes the inputs.
+/// Creates the inputs.
 pub type Make = Box<dyn Fn(&Device) -> Result<Work>>;
-/// Prepares one run, untimed; what it returns is timed.
+/// Prepares one run, untimed; the returned function is timed.
 pub type Work = Box<dyn FnMut() -> Result<Timed>>;
-/// Says where the result is.
+/// Runs, and returns the device of the result.
 pub type Timed = Box<dyn FnOnce() -> Result<Device>>;
 
-/// Every case but whole steps, the tables' batches times `clips`.
+/// Every case except complete steps, with the tables' batches multiplied by `clips`.
 pub fn all(clips: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [DType::BF16, DType::F32] {
@@ -46,7 +46,7 @@ pub fn all(clips: usize) -> Vec<Case> {
     cases
 }
 
-/// Numbers in [-1, 1) without a pattern: equal or small operands would draw less power, and run faster.
+/// Random numbers in [-1, 1): with equal or small operands the GPU would use less power, and run faster.
 pub fn random(shape: impl Into<Shape>, dtype: DType, device: &Device, seed: u32) -> Result<Tensor> {
     let shape = shape.into();
     let hash = |i: usize| {
@@ -62,7 +62,7 @@ fn bytes(dtype: DType, elements: usize) -> u64 {
     (elements * dtype.size()) as u64
 }
 
-/// The layers of the table at our batch.
+/// The layers of the table with the GPU's batch size.
 fn layers(clips: usize) -> impl Iterator<Item = conv3d::cases::Case> {
     conv3d::cases::LAYERS.iter().map(move |case| {
         let mut case = *case;
@@ -110,7 +110,7 @@ fn convolutions(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
     }
 }
 
-/// A recorded operation of some tensors, forward or with its backward pass timed.
+/// A recorded operation of some tensors, where either the forward or the backward pass is timed.
 fn recorded(
     inputs: impl Fn(&Device) -> Result<Vec<Tensor>> + 'static,
     backward: bool,
@@ -157,7 +157,8 @@ fn norms(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
         if !seen.insert((shape.len(), c)) {
             continue;
         }
-        // Forward: once for the statistics, once to apply them, once to write. Backward: `x` and `dy` twice, `dx` once.
+        // Forward: read once for the statistics, once to apply them, written once. Backward: `x` and `dy` twice, `dx`
+        // once.
         for (pass, passes) in [("fwd_relu", 3), ("bwd_relu", 5)] {
             let inputs = move |device: &Device| {
                 let gamma = Tensor::full([c], 1.0).to(device)?;
@@ -202,7 +203,7 @@ fn pools(dtype: DType, clips: usize, cases: &mut Vec<Case>) {
     }
 }
 
-/// The end of a projection head.
+/// The last layer of a projection head.
 fn projections(dtype: DType, cases: &mut Vec<Case>) {
     for row in linear::cases::CASES.iter().filter(|c| c.name == "project") {
         let [n, c, k] = row.extents;
@@ -235,7 +236,7 @@ fn projections(dtype: DType, cases: &mut Vec<Case>) {
     }
 }
 
-/// InfoNCE, codes and queue of `dtype`, at the paper's size and at those of larger batches.
+/// InfoNCE, with codes and queue of `dtype`, at the paper's size and at larger batch sizes.
 fn contrast(dtype: DType, cases: &mut Vec<Case>) {
     for row in infonce::cases::CASES.iter().filter(|c| c.m >= 65536) {
         for n in [row.n, 2 * row.n, 4 * row.n] {
@@ -270,7 +271,7 @@ fn contrast(dtype: DType, cases: &mut Vec<Case>) {
     }
 }
 
-/// The released map of MCL, of a gradient with itself, and its losses; f32 only.
+/// MCL's released map of a gradient with itself, and its losses; f32 only.
 fn alignments(clips: usize, cases: &mut Vec<Case>) {
     let row = alignment::cases::CASES.iter().find(|c| c.name == "p3d-50").expect("a row of the table");
     let (mut x, mut map) = (row.x, row.map());
@@ -284,7 +285,7 @@ fn alignments(clips: usize, cases: &mut Vec<Case>) {
             dtype: DType::F32,
             problem: json!({"op": "channel_map", "pass": pass, "x": x}),
             flops: row.flops() * clips as u64,
-            // Backward: the gradient read for each of its two parts, these added up.
+            // Backward: the gradient is read for each of its two contributions, which are then added.
             bytes: bytes(DType::F32, if pass == "map_fwd" { features } else { 3 * features } + cells),
             make: recorded(inputs, pass == "map_bwd", |t, v| ops::channel_map(t, &v[0], &v[0])),
         });
@@ -292,7 +293,7 @@ fn alignments(clips: usize, cases: &mut Vec<Case>) {
     for pass in ["loss_fwd", "loss_bwd"] {
         let inputs = move |device: &Device| Ok(vec![random(map, DType::F32, device, 1)?]);
         let run = move |t: &Tape, v: &[Var]| {
-            // The map is its own target: what is timed does not depend on the numbers.
+            // The map is its own target, since the time does not depend on the numbers.
             Ok(ops::map_alignment(t, &v[0], v[0].value(), &alignment::Cosines::default())?.loss)
         };
         cases.push(Case {
@@ -306,7 +307,7 @@ fn alignments(clips: usize, cases: &mut Vec<Case>) {
     }
 }
 
-/// TV-L1 of a batch of pairs with OpenCV's defaults, which stop early; so no floor is stated.
+/// TV-L1 of a batch of pairs with OpenCV's defaults, with early stopping; so no minimum work is stated.
 fn flows(pairs: usize, cases: &mut Vec<Case>) {
     static ROWS: [tvl1::cases::Case; 8] = tvl1::cases::CASES;
     for row in ROWS.iter().filter(|c| c.h >= 64) {

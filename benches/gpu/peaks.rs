@@ -1,25 +1,25 @@
-//! What this GPU reaches, measured with three kernels of `cuda/peaks.cu`: the denominators of every share.
+//! The peaks of this GPU, measured with three kernels of `cuda/peaks.cu`: the denominators of every share.
 
 use tubelet::driver::{Access, Arg, FunctionId, Gpu, Launch, Region, Spread};
 use tubelet::error::Result;
 
 const PTX: &str = include_str!("../../ptx/peaks.sm_80.ptx");
 
-/// Threads of a block.
+/// Threads per block.
 const BLOCK: u32 = 256;
 
-/// Per second.
+/// Rates per second.
 #[derive(Clone, Copy, Debug)]
 pub struct Peaks {
     /// Bytes read and written by a copy.
     pub copy: f64,
     /// Operations of f32 multiply-adds, two each.
     pub f32: f64,
-    /// Operations of warp products of bf16 (`mma.sync`), two a multiply-add.
+    /// Operations of bf16 matrix products (`mma.sync`), two per multiply-add.
     pub bf16: f64,
 }
 
-/// A kernel with the memory it works on.
+/// A kernel and its buffers.
 struct Probe<'a> {
     gpu: &'a Gpu,
     function: FunctionId,
@@ -29,7 +29,7 @@ struct Probe<'a> {
 impl Peaks {
     /// Measures for a fraction of a second.
     pub fn measure(gpu: &Gpu) -> Result<Peaks> {
-        // SAFETY: no addresses are given to it.
+        // SAFETY: no addresses are passed to it.
         let driver = unsafe { gpu.raw_driver() };
         let module = driver.load(PTX)?;
         let probe = |entry: &str, blocks: u32| -> Result<Probe> {
@@ -39,19 +39,19 @@ impl Peaks {
         Ok(Peaks {
             copy: copy(gpu, &probe)?,
             f32: arithmetic(gpu, &probe("peaks_fma_f32", BLOCKS)?, 2 * 16 * u64::from(BLOCK))?,
-            // Eight products of 16x8x16 a warp and round.
+            // Eight products of 16x8x16 per warp and iteration.
             bf16: arithmetic(gpu, &probe("peaks_mma_bf16", BLOCKS)?, 2 * 8 * 16 * 8 * 16 * u64::from(BLOCK / 32))?,
         })
     }
 }
 
-/// Enough blocks for any GPU, a multiple of many counts of multiprocessors.
+/// Enough blocks for any GPU; a multiple of many numbers of multiprocessors.
 const BLOCKS: u32 = 132 * 108;
 
 fn copy<'a>(gpu: &'a Gpu, probe: &impl Fn(&str, u32) -> Result<Probe<'a>>) -> Result<f64> {
     let bytes: usize = 1 << 30;
     let (from, to) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
-    // SAFETY: that memory is as long, and used by nothing yet.
+    // SAFETY: the memory has that length, and is not in use.
     unsafe { gpu.raw_driver() }.clear(from.ptr(), bytes)?;
     let units = (bytes / 16) as u32;
     let probe = probe("peaks_copy_f32", units.div_ceil(4 * BLOCK))?;

@@ -1,5 +1,5 @@
-//! What `run.sh` of a bundle left in a folder, as one table and one record: our figures beside the peer's, and what the
-//! tests said. Each part may be absent; the record then says so.
+//! Combines the results that `run.sh` of a bundle wrote to a folder into one table and one record: times of this crate
+//! and of the peer, and the results of the tests. Each part may be missing, which the record then says.
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ fn record(folder: &Path) -> Value {
     })
 }
 
-/// How the test harness ended, over all its runs in a log.
+/// The results of the test harness, over all its runs in a log.
 fn outcome(log: &str) -> Value {
     let count = |line: &str, word: &str| -> u64 {
         let before = line.split(word).next().unwrap_or("");
@@ -78,12 +78,12 @@ fn outcome(log: &str) -> Value {
     json!({"passed": passed, "failed": failed, "failures": failures, "sanitizer": faults})
 }
 
-/// The lines that the comparison of instruction classes prints.
+/// The lines printed by the comparison of instruction classes.
 fn class_lines(log: &str) -> Vec<String> {
     log.lines().filter_map(|l| l.split_once("class ")).map(|(_, rest)| rest.to_owned()).collect()
 }
 
-/// Geometric mean of the ratios of each operation, pass and number type.
+/// Geometric mean of the ratios, by operation, pass and data type.
 fn geomeans(rows: &BTreeMap<String, Value>) -> Value {
     let mut sums: BTreeMap<String, (f64, u32)> = BTreeMap::new();
     for (name, row) in rows {

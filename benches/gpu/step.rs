@@ -1,5 +1,5 @@
-//! The whole training step of MaCLR with the paper's networks: both pathways, their keys, the queues, the update; and the
-//! update alone.
+//! The complete training step of MaCLR with the paper's networks (both pathways, their key networks, queues and
+//! updates), and the update alone.
 
 use super::cases::{Case, Work, random};
 use serde_json::json;
@@ -15,10 +15,10 @@ use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
 use tubelet::train::recipe::Training;
 
-/// Pairs of clips a step.
+/// Pairs of clips per step.
 const BATCH: usize = 32;
 
-/// The step in one number type. A step is not one kernel, so no floor is stated for its arithmetic and bytes.
+/// The step in one data type. A step is not a single kernel, so no minimum work is stated.
 pub fn maclr(dtype: DType) -> Case {
     let recipe = Recipe::paper().expect("the preset is valid; a test builds it");
     let (v, queue) = (recipe.training.views.clone(), recipe.training.queue_cap);
@@ -106,7 +106,7 @@ pub fn update() -> Case {
         dtype: DType::F32,
         problem,
         flops: 10 * len as u64,
-        // Four f32 read, three written, two bf16 written.
+        // Four f32 arrays read, three written, two bf16 arrays written.
         bytes: 32 * len as u64,
         make: Box::new(make),
     }

@@ -1,4 +1,4 @@
-//! One panel an extent, both axes in logarithms.
+//! The figure: one panel per extent, with logarithmic axes.
 
 use super::Line;
 use anyhow::{Result, ensure};
@@ -12,7 +12,7 @@ const FONT: &str = "dejavu";
 const INK: RGBColor = RGBColor(40, 44, 52);
 const GRID: RGBColor = RGBColor(225, 228, 232);
 
-/// Draws `lines` into `out`, a panel for each of `axes`.
+/// Draws `lines` into `out`, one panel for each of `axes`.
 pub fn draw(axes: &[&str], lines: &[Line], out: &Path) -> Result<()> {
     let font = plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     ensure!(font.is_ok(), "the built-in font cannot be read");
@@ -37,7 +37,7 @@ type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
 fn panel(area: &DrawingArea<BitMapBackend, Shift>, axis: &str, lines: &[&Line]) -> Drawn<()> {
     let all = || lines.iter().flat_map(|l| &l.points);
     let first = all().map(|p| p.0).min().unwrap_or(1) as f64;
-    // Doublings of the extent; decades of milliseconds.
+    // Doublings of the extent; powers of ten of milliseconds.
     let place = |&(x, ms): &(usize, f64)| ((x as f64 / first).log2(), ms.log10());
     let right = all().map(|p| place(p).0).fold(1.0, f64::max);
     let ends = all().map(|p| place(p).1).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), y| (a.min(y), b.max(y)));
@@ -82,7 +82,7 @@ fn panel(area: &DrawingArea<BitMapBackend, Shift>, axis: &str, lines: &[&Line]) 
     Ok(())
 }
 
-/// Two digits are enough.
+/// Rounds to two digits.
 fn milliseconds(ms: f64) -> String {
     let unit = 10f64.powf(ms.log10().floor() - 1.0);
     let rounded = (ms / unit).round() * unit;

@@ -1,4 +1,4 @@
-//! Whole blocks in training: convolutions with the normalisations, rectifiers and sums beside them, as they are fused.
+//! Complete blocks in training: convolutions with the normalisations, ReLUs and sums that are fused with them.
 
 use crate::case::{Case, Unit, Work};
 use crate::noise::noise;
@@ -9,7 +9,7 @@ use tubelet::nn::{Builder, Mode, Net, Params, Pass, Precision, Trunk};
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::Tensor;
 
-/// Blocks with an identity as shortcut: name, form, temporal extent, input `n t h w c`.
+/// Blocks with an identity shortcut: name, kind, temporal extent, input `n t h w c`.
 const BLOCKS: [(&str, Kind, usize, [usize; 5]); 5] = [
     ("slow_r50-2", Kind::Bottleneck { inner: 64 }, 1, [2, 8, 56, 56, 256]),
     ("slow_r50-4", Kind::Bottleneck { inner: 256 }, 3, [2, 8, 14, 14, 1024]),
@@ -18,7 +18,7 @@ const BLOCKS: [(&str, Kind, usize, [usize; 5]); 5] = [
     ("r3d_18-2", Kind::Whole { convs: 2, residual: true }, 3, [2, 8, 28, 28, 128]),
 ];
 
-/// Forward as for training, and forward and backward (gradients of input and parameters).
+/// Forward in training mode, and forward and backward (gradients by input and parameters).
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, kind, temporal, x) in BLOCKS {
@@ -67,7 +67,7 @@ fn case(name: &str, pass: &str, kind: Kind, temporal: usize, x: [usize; 5], prec
     }
 }
 
-/// Channels inside of a bottleneck; 0 of a block that is none.
+/// Inner channels of a bottleneck; 0 for other blocks.
 fn inner(kind: Kind) -> usize {
     match kind {
         Kind::Bottleneck { inner } | Kind::PseudoBottleneck { inner } => inner,

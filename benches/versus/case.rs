@@ -1,4 +1,4 @@
-//! What is timed, and how.
+//! Cases, and how they are timed.
 
 use crate::clock::Clock;
 use serde_json::Value;
@@ -9,14 +9,14 @@ use tubelet::nn::Precision;
 /// The unit whose peak bounds a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Multiply-adds of f32.
+    /// f32 multiply-adds.
     F32,
-    /// Products of bf16 matrices, this many for each of the case.
+    /// bf16 matrix products, this many for each product of the case.
     Bf16(u32),
 }
 
 impl Unit {
-    /// What multiplies in convolutions of `precision`.
+    /// The unit used by convolutions of `precision`.
     pub fn of(precision: Precision) -> Self {
         match precision {
             Precision::F32 | Precision::Fma => Unit::F32,
@@ -31,17 +31,17 @@ impl Unit {
 pub struct Case {
     /// `<op>/<pass>/<case>/<dtype>/cpu`.
     pub name: String,
-    /// All that a peer has to know; null where there is none.
+    /// Description for the peer; null if there is no peer.
     pub problem: Value,
-    /// Floating-point operations, as anybody counts them.
+    /// Floating-point operations, by the usual count.
     pub flops: u64,
-    /// Bytes that must be read and written, each once.
+    /// Minimum memory traffic in bytes.
     pub bytes: u64,
-    /// Whether it is run only when asked for.
+    /// Whether it is run only on request.
     pub extra: bool,
-    /// What multiplies.
+    /// The unit used.
     pub unit: Unit,
-    /// Makes the operands.
+    /// Creates the operands.
     pub make: Box<dyn Fn() -> Result<Work>>,
 }
 
@@ -49,17 +49,17 @@ pub struct Case {
 pub struct Work {
     /// Runs it once.
     pub run: Box<dyn FnMut() -> Result<()>>,
-    /// What else there is to say about its result (errors).
+    /// Additional measurements of its result (errors).
     pub check: Option<Box<dyn FnMut() -> Result<Value>>>,
 }
 
 /// How long to run, by which clock.
 pub struct Turn {
-    /// At least so long.
+    /// Minimum number of seconds.
     pub seconds: f64,
-    /// At least so often.
+    /// Minimum number of runs.
     pub least: u64,
-    /// Time of all processors spent on this process rather than of the wall.
+    /// Whether to measure the processor time of this process instead of wall time.
     pub processor: bool,
 }
 

@@ -1,9 +1,9 @@
-//! Which time is taken.
+//! The clock used for timing.
 
 use std::time::Instant;
 
-/// The wall's time, or that which all processors spent on this process: on a machine that does other work too, the second
-/// still means something, on one thread.
+/// Wall time, or the processor time of this process: on a machine with other load, the latter is still meaningful, for
+/// a single thread.
 #[derive(Clone, Copy)]
 pub struct Clock {
     begin: Instant,
@@ -11,12 +11,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts one.
+    /// Starts a clock.
     pub fn new(processor: bool) -> Self {
         Clock { begin: Instant::now(), processor }
     }
 
-    /// Seconds since some moment.
+    /// Seconds since an arbitrary moment.
     pub fn seconds(&self) -> f64 {
         if self.processor { processor_seconds() } else { self.begin.elapsed().as_secs_f64() }
     }
@@ -25,7 +25,7 @@ impl Clock {
 #[cfg(unix)]
 fn processor_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one `timespec`, which is there.
+    // SAFETY: writes one `timespec`, which is a local variable.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
 }

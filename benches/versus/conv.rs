@@ -1,4 +1,4 @@
-//! Convolutions: every distinct layer of the networks, three passes, each number type.
+//! Convolutions: every distinct layer of the networks, three passes, all precisions.
 
 use crate::case::{Case, Unit, Work};
 use crate::exact::relative_error;
@@ -11,11 +11,11 @@ use tubelet::nn::Precision;
 use tubelet::ops::conv3d::{Conv3d, dgrad, fprop, wgrad};
 use tubelet::tensor::{DType, Tensor};
 
-/// All forms of f32's products, which share a peer, are neighbours.
+/// Precisions that store f32, and so share a peer, are adjacent.
 const PRECISIONS: [Precision; 5] =
     [Precision::F32, Precision::Fma, Precision::Bf16x3, Precision::Bf16x6, Precision::Bf16];
 
-/// The gradient by the clips is left out: training does not compute it, here or there.
+/// The gradient by the clips is omitted: training does not compute it, in this crate or in the peer.
 pub fn cases(of: &[(&'static str, Vec<(String, Conv3d)>)]) -> Vec<Case> {
     let mut cases = Vec::new();
     for layer in distinct(of) {
@@ -51,7 +51,7 @@ fn problem(layer: &Layer, pass: &str, dtype: DType) -> Value {
     })
 }
 
-/// Each array once; the gradient of the filters is f32.
+/// Each array once; the gradient by the filters is f32.
 fn bytes(p: &Conv3d, pass: &str, dtype: DType) -> u64 {
     let w = if pass == "wgrad" { 4 } else { dtype.size() };
     (dtype.size() * (p.x_shape().len() + p.y_shape().len()) + w * p.w_shape().len()) as u64

@@ -1,16 +1,16 @@
-//! How far a convolution is from what it would be without rounding, at a few of its outputs.
+//! The error of a convolution relative to the exact result, at some of its outputs.
 
 use tubelet::ops::conv3d::Conv3d;
 
-/// Outputs that are looked at: enough for a norm.
+/// Number of outputs to compare: enough for a norm.
 const SAMPLES: usize = 64;
 
-/// `‖got - exact‖ / ‖exact‖` over outputs spread over `got`, the result of `pass` of the arrays `a` and `b`: `x w` of fprop,
-/// `dy w` of dgrad, `x dy` of wgrad. Exact is a sum in f64.
+/// `‖got - exact‖ / ‖exact‖` over outputs distributed over `got`, the result of `pass` on the arrays `a` and `b`: `x w`
+/// for fprop, `dy w` for dgrad, `x dy` for wgrad. The exact result is a sum in f64.
 pub fn relative_error(p: &Conv3d, pass: &str, [a, b]: [&[f32]; 2], got: &[f32]) -> f64 {
     let (mut off, mut all) = (0.0, 0.0);
     for sample in 0..SAMPLES.min(got.len()) {
-        // A stride that is no multiple of any extent.
+        // A stride that is not a multiple of any extent.
         let index = (sample * 7_368_787 + 12_345) % got.len();
         let exact = match pass {
             "fprop" => fprop(p, a, b, index),
@@ -33,7 +33,7 @@ fn coordinates<const N: usize>(mut index: usize, extents: [usize; N]) -> [usize;
     at
 }
 
-/// Where in `extents` that is.
+/// The index of coordinates in an array of `extents`.
 fn offset<const N: usize>(at: [usize; N], extents: [usize; N]) -> usize {
     at.iter().zip(extents).fold(0, |sum, (i, extent)| sum * extent + i)
 }
@@ -49,7 +49,7 @@ fn arrays(p: &Conv3d) -> Arrays {
     Arrays { x: [p.n(), t, h, w, p.c()], w: [p.k(), kt, kh, kw, p.c_group()], y: [p.n(), to, ho, wo, p.k()] }
 }
 
-/// The input that tap `tap` sees from output `out`; `None` in the padding.
+/// The input coordinates of tap `tap` for output `out`; `None` in the padding.
 fn input(p: &Conv3d, out: [usize; 3], tap: [usize; 3]) -> Option<[usize; 3]> {
     let window = p.geometry().window;
     let mut at = [0; 3];

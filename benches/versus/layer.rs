@@ -1,4 +1,4 @@
-//! What stands between convolutions and behind them: normalisation, pools, the loss, the update of the weights.
+//! Other layers: normalisation, pools, the loss, the update of the weights.
 
 use crate::case::{Case, Unit, Work};
 use crate::memory::extra_mib;
@@ -34,7 +34,7 @@ fn extents(x: [usize; 5]) -> String {
     x.map(|e| e.to_string()).join("x")
 }
 
-/// With a residual and a rectifier, as at the end of a block.
+/// With a residual and ReLU, as at the end of a block.
 fn batch_norm(pass: &'static str, x: [usize; 5], dtype: DType) -> Case {
     let numbers = x.iter().product::<usize>() as u64;
     let backward = pass == "fwd_bwd";
@@ -105,7 +105,7 @@ fn global_pool(x: [usize; 5], dtype: DType) -> Case {
     }
 }
 
-/// InfoNCE against a queue with the gradient of the queries, and the memory it needs.
+/// InfoNCE with a queue and the gradient by the queries, and the memory it needs.
 fn loss(n: usize, queue: usize, d: usize) -> Case {
     const TAU: f32 = 0.1;
     Case {
@@ -126,7 +126,7 @@ fn loss(n: usize, queue: usize, d: usize) -> Case {
     }
 }
 
-/// SGD with momentum on all weights of R(2+1)D-18, and the moving average that follows them.
+/// SGD with momentum on all weights of R(2+1)D-18, and the moving average of the key network.
 fn update() -> Case {
     let net = Net::r2plus1d_18();
     let mut builder = Builder::new(1);

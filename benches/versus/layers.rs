@@ -1,4 +1,4 @@
-//! The convolutions of the five networks, each distinct one once, for one clip.
+//! The distinct convolutions of the five networks, for one clip.
 
 use crate::nets::nets;
 use rayon::prelude::*;
@@ -7,13 +7,13 @@ use tubelet::ops::conv3d::Conv3d;
 
 /// A convolution, and where it occurs.
 pub struct Layer {
-    /// Network and module, of its first place.
+    /// Network and module of its first occurrence.
     pub name: String,
     /// Its extents.
     pub problem: Conv3d,
-    /// Places in all five networks.
+    /// Number of occurrences in all five networks.
     pub places: usize,
-    /// Whether it reads clips, whose gradient training does not need.
+    /// Whether its input is the clips, whose gradient training does not need.
     pub stem: bool,
 }
 
@@ -27,7 +27,7 @@ pub fn convolutions() -> Vec<(&'static str, Vec<(String, Conv3d)>)> {
     nets().into_par_iter().map(of).collect()
 }
 
-/// Every distinct one, in the order of the networks.
+/// The distinct convolutions, in the order of the networks.
 pub fn distinct(of: &[(&'static str, Vec<(String, Conv3d)>)]) -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
     for (net, all) in of {

@@ -1,13 +1,13 @@
-//! What a run needs beside its operands.
+//! Additional memory used by a run.
 
 use std::fs;
 use tubelet::error::Result;
 use tubelet::tensor::memory;
 
-/// MiB that `run` took at most: by which the process grew, or, where it uses what the process held already, by which
-/// tensors did. `None` where the system does not tell.
+/// Peak MiB that `run` needed: the growth of the process or, if it reused memory that the process held already, of its
+/// tensors. `None` if the system does not report it.
 pub fn extra_mib(run: &mut dyn FnMut() -> Result<()>) -> Result<Option<f64>> {
-    // The peak begins anew: Linux' way to ask for that.
+    // Resets the peak (on Linux).
     if fs::write("/proc/self/clear_refs", "5").is_err() {
         return Ok(None);
     }

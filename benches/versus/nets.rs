@@ -1,8 +1,8 @@
-//! The five networks that are measured.
+//! The five networks of the comparison.
 
 use tubelet::nn::Net;
 
-/// Their names and the clips `t h w` they are trained on.
+/// Their names and the size `t h w` of the clips they are trained on.
 pub fn nets() -> [(&'static str, Net, [usize; 3]); 5] {
     [
         ("r2plus1d_18", Net::r2plus1d_18(), [16, 112, 112]),

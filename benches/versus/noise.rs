@@ -1,9 +1,9 @@
-//! Operands.
+//! Random operands.
 
 use tubelet::shape::Shape;
 use tubelet::tensor::Tensor;
 
-/// Numbers in -1..1 without a pattern, the same for the same `seed`.
+/// Random numbers in -1..1, the same for the same `seed`.
 pub fn noise(shape: impl Into<Shape>, seed: u64) -> Tensor {
     let shape = shape.into();
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

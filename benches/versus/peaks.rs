@@ -1,23 +1,23 @@
-//! What this machine's arithmetic units and memory do, probed in the process that is measured.
+//! Peaks of this machine's arithmetic units and memory, measured in the process of the benchmark.
 
 use crate::clock::Clock;
 use rayon::prelude::*;
 use std::hint::black_box;
 use tubelet::cpu::Isa;
 
-/// Operations and bytes per second of all threads together, the best of several tries.
+/// Operations and bytes per second of all threads together, the best of several measurements.
 #[derive(Clone, Copy)]
 pub struct Peaks {
-    /// Multiply-adds of f32, each counted twice.
+    /// f32 multiply-adds, each counted twice.
     pub f32: f64,
-    /// Products of bf16 matrices with sums in f32, likewise; that of f32 where the machine has no unit for them.
+    /// bf16 matrix products accumulated in f32, likewise; that of f32 if the machine has no unit for them.
     pub bf16: f64,
-    /// Bytes read and written by a copy that fits into no cache.
+    /// Bytes read and written by a copy that exceeds all caches.
     pub copy: f64,
 }
 
 impl Peaks {
-    /// Probes all three, in about a second; per second of `clock`.
+    /// Measures all three, in about a second; per second of `clock`.
     pub fn probe(clock: Clock) -> Self {
         let best = |rounds, probe: fn(usize) -> usize| best(clock, rounds, probe);
         let f32 = best(4_000_000, |rounds| 2 * rounds * multiply_adds(rounds));
@@ -26,8 +26,8 @@ impl Peaks {
     }
 }
 
-/// Operations per second; `probe` takes a number of rounds and returns the operations it did. Rounds should last for
-/// milliseconds: threads that woke on one core are parted no sooner.
+/// Operations per second; `probe` takes a number of rounds and returns the operations it did. A measurement should take
+/// milliseconds: threads that start on the same core are not moved apart sooner.
 fn best(clock: Clock, rounds: usize, probe: fn(usize) -> usize) -> f64 {
     let run = || {
         let start = clock.seconds();
@@ -49,7 +49,7 @@ fn copy(clock: Clock) -> f64 {
     (0..5).map(|_| run()).fold(0.0, f64::max)
 }
 
-/// Independent sums: enough to keep two pipelines of four steps busy.
+/// Independent sums: enough to fill two pipelines of latency four.
 const SUMS: usize = 16;
 
 /// `rounds` fused multiply-adds in each of [`SUMS`] registers.
@@ -79,17 +79,17 @@ mod chains {
     }
 }
 
-/// Runs `rounds` of multiply-adds; how many numbers took part in each.
+/// Runs `rounds` of multiply-adds; returns the number of multiply-adds per round.
 fn multiply_adds(rounds: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     {
         if Isa::best() >= Isa::Avx512 {
-            // SAFETY: the process may use them.
+            // SAFETY: the process may use these instructions.
             black_box(unsafe { chains::avx512(rounds) });
             return 16 * SUMS;
         }
         if Isa::best() >= Isa::Avx2 {
-            // SAFETY: the process may use them.
+            // SAFETY: the process may use these instructions.
             black_box(unsafe { chains::avx2(rounds) });
             return 8 * SUMS;
         }
@@ -109,7 +109,8 @@ mod tiles {
     #[repr(C, align(64))]
     struct Config([u8; 64]);
 
-    /// Four products of 16x32 by 32x16 a round, in four tiles of sums; the operations done. Only where the process may use [`Isa::Amx`](tubelet::cpu::Isa).
+    /// Four products of 16x32 by 32x16 per round, into four tiles of sums; returns the operations done. Only where the
+    /// process may use [`Isa::Amx`](tubelet::cpu::Isa).
     pub fn multiply(rounds: usize) -> usize {
         let mut config = Config([0; 64]);
         config.0[0] = 1;
@@ -117,8 +118,8 @@ mod tiles {
             config.0[16 + 2 * tile] = 64;
             config.0[48 + tile] = 16;
         }
-        // SAFETY: the caller has seen that the process may. All tiles are configured, cleared, used and given back inside; memory is
-        // read at `config` alone.
+        // SAFETY: the caller has checked that the process may use AMX. All tiles are configured, cleared, used and
+        // released inside; only the memory at `config` is read.
         unsafe {
             asm!(
                 "ldtilecfg [{config}]",

@@ -1,4 +1,4 @@
-//! Whole training steps: forward, cross-entropy, backward, SGD.
+//! Complete training steps: forward, cross-entropy, backward, SGD.
 
 use tubelet::error::Result;
 use tubelet::nn::{Classifier, Mode, Net, Params, Pass, Precision};
@@ -8,7 +8,7 @@ use tubelet::tensor::Tensor;
 
 const CLASSES: usize = 400;
 
-/// A network, what its updates need, and one batch.
+/// A network, its optimiser state, and one batch.
 pub struct Step {
     net: Classifier,
     params: Params,
@@ -19,7 +19,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// `net` as it is drawn at first, and `clips`, `n t h w 3`.
+    /// `net` with its initial weights, and `clips`, `n t h w 3`.
     pub fn new(net: &Net, clips: Tensor, precision: Precision) -> Result<Self> {
         let n = clips.dims()[0];
         let (net, params) = Classifier::new(net, CLASSES, 1)?;
@@ -28,7 +28,7 @@ impl Step {
         Ok(Step { net, params, velocity, x: Var::constant(clips), labels, precision })
     }
 
-    /// One step; the loss before it.
+    /// Runs one step; returns the loss before its update.
     pub fn run(&mut self) -> Result<f32> {
         let tape = Tape::new();
         let mut pass = Pass::new(&tape, &mut self.params, Mode::Train { parts: 1 }).with_precision(self.precision);
@@ -38,7 +38,7 @@ impl Step {
         let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
         let grads = tape.grad(&loss, &vars, tape::Mode::Free)?;
         let ids: Vec<_> = leaves.iter().map(|(id, _)| *id).collect();
-        drop((leaves, pass)); // they hold the weights, which would be copied before the update
+        drop((leaves, pass)); // they share the weights, which would be copied before the update
         for (id, grad) in ids.into_iter().zip(grads) {
             let Some(grad) = grad else { continue };
             let decays = self.params[id].role.decays();

@@ -1,4 +1,4 @@
-//! Training steps of the networks, two clips each.
+//! Training steps of the networks, with two clips.
 
 use crate::case::{Case, Unit, Work};
 use crate::nets::nets;
@@ -10,11 +10,11 @@ use tubelet::ops::conv3d::Conv3d;
 
 const CLIPS: usize = 2;
 
-/// Every network in every precision; one that shares its peer behind that of f32. `of` are their convolutions for one clip.
+/// Every network in every precision; those that share a peer are adjacent. `of` are the convolutions for one clip.
 pub fn cases(of: &[(&str, Vec<(String, Conv3d)>)]) -> Vec<Case> {
     let mut cases = Vec::new();
     for ((name, net, clip), (_, convs)) in nets().into_iter().zip(of) {
-        // Three passes of each; of the first, which reads the clips, two.
+        // Three passes of each convolution, but two of the first, which reads the clips.
         let flops = convs.iter().enumerate().map(|(i, (_, p))| p.flops() * if i == 0 { 2 } else { 3 }).sum::<u64>();
         let precisions = [Precision::F32, Precision::Fma, Precision::Bf16x3, Precision::Bf16x6, Precision::Bf16];
         cases.extend(precisions.map(|p| case(name, &net, clip, p, flops * CLIPS as u64)));

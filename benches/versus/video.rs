@@ -1,4 +1,4 @@
-//! What comes before the network: optical flow and augmentation.
+//! Data preparation: optical flow and augmentation.
 
 use crate::case::{Case, Unit, Work};
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use tubelet::flow::Flow;
 use tubelet::ops::tvl1::{self, Tvl1, cases::CASES};
 use tubelet::rng::{Purpose, stream};
 
-/// Flow of one pair on all threads and of a pair a thread; clips augmented, one a thread.
+/// Flow of one pair on all threads, and of one pair per thread; augmentation of one clip per thread.
 pub fn cases() -> Vec<Case> {
     let sizes = CASES.iter().filter(|c| c.h >= 112);
     let flows = sizes.flat_map(|c| [flow(c, 1), flow(c, rayon::current_num_threads())]);
@@ -40,8 +40,8 @@ fn flow(case: &'static tvl1::cases::Case, pairs: usize) -> Case {
     }
 }
 
-/// The displacement between the images of a case. What the second shows at `q` the first shows at `q - d(q)`, so the flow at
-/// `x` is the `d` of where it leads, found by going there a few times.
+/// The displacement between the images of a case. The second image at `q` equals the first at `q - d(q)`, so the flow
+/// at `x` is `d` at the point that `x` moves to, which is found by fixed-point iteration.
 fn truth(h: usize, w: usize) -> Flow {
     let (mut us, mut vs) = (Vec::with_capacity(h * w), Vec::with_capacity(h * w));
     for i in 0..h * w {

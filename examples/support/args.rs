@@ -81,7 +81,7 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this number.
+    /// The GPU with this number.
     Cuda(usize),
 }
 
@@ -102,8 +102,8 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Ends the program: success, or the error as one sentence on standard error. A program that was stopped by a signal says what is
-/// kept, and ends with the status that tells which one it was. `fn main() -> ExitCode { end(run()) }`
+/// Ends the program: success, or the error as one sentence on standard error. A program that was stopped by a signal
+/// reports what was saved, and exits with a status that identifies the signal. `fn main() -> ExitCode { end(run()) }`
 pub fn end(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => match lost() {
@@ -118,7 +118,7 @@ pub fn end(result: Result<()>) -> ExitCode {
                 say_aside(text);
                 return ExitCode::from(status);
             }
-            // A cause that the sentence before it already tells is not told again.
+            // A cause that is already contained in the previous sentence is not repeated.
             let mut text = String::new();
             for cause in error.chain().map(|c| c.to_string()) {
                 if !text.ends_with(&cause) {

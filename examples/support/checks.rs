@@ -1,4 +1,4 @@
-//! What of this machine and of the videos must suit a run before it begins: its files, its memory, how long the videos are.
+//! Checks before a run starts: its files, the machine's memory, the lengths of the videos.
 
 use super::output::{say_aside, warn};
 use super::pretrain::Job;
@@ -13,7 +13,7 @@ use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
 use tubelet::video::{Dataset, FlowSource, Short, Splits};
 
-/// Videos that a dry run names of those that cannot be used.
+/// Maximum number of unusable videos that a dry run names.
 const NAMED: usize = 5;
 
 /// Refuses a path that cannot become a folder, because it or one of its parents is a file.
@@ -24,7 +24,7 @@ pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads the lists of `--data` and `--test`. An error names the option that gave the file it is about.
+/// Reads the lists of `--data` and `--test`. Errors name the option that specified the file.
 pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
     Splits::open(data, test).map_err(|e| {
         let (ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. }) = e.kind()
@@ -36,7 +36,7 @@ pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
     })
 }
 
-/// Refuses a folder as `--init`, and says which file in it would do.
+/// Refuses a folder as `--init`, and suggests a file in it.
 pub fn init_is_no_folder(init: Option<&Path>) -> Result<()> {
     let Some(dir) = init.filter(|path| path.is_dir()) else { return Ok(()) };
     let what = format!("--init {}: this is a folder, and a file of weights is wanted", dir.display());
@@ -46,7 +46,7 @@ pub fn init_is_no_folder(init: Option<&Path>) -> Result<()> {
     }
 }
 
-/// The weights in the folder of a checkpoint, or in the newest one of a run's.
+/// The weights in the folder of a checkpoint, or in the newest checkpoint of a run's folder.
 fn weights_in(dir: &Path) -> Option<PathBuf> {
     let file = |dir: &Path| Some(dir.join("weights.safetensors")).filter(|file| file.is_file());
     let newest = |dir: &Path| -> Option<PathBuf> {
@@ -57,7 +57,7 @@ fn weights_in(dir: &Path) -> Option<PathBuf> {
     file(dir).or_else(|| newest(dir)).or_else(|| newest(&dir.join("checkpoints")))
 }
 
-/// Says which videos of `data` a run would leave out; how many are left.
+/// Prints which videos of `data` a run would skip; returns how many are left.
 fn left(data: &Dataset, seen: &Foreseen) -> usize {
     for (_, name, why) in seen.failed.iter().take(NAMED) {
         say_aside(format_args!("would be skipped: {name}: {why}"));
@@ -69,17 +69,17 @@ fn left(data: &Dataset, seen: &Foreseen) -> usize {
     data.len() - seen.failed.len()
 }
 
-/// A video whose length is known.
+/// A video with its length.
 pub struct Length<'a> {
     pub name: &'a str,
     pub frames: usize,
     pub fps: f64,
-    /// Whether a motion clip is taken from it.
+    /// Whether motion clips are sampled from it.
     pub motion: bool,
 }
 
-/// How many videos are shorter than an RGB clip, and how many others are shorter than a motion clip: says so, or refuses them
-/// where `--refuse-short` was given.
+/// How many videos are shorter than an RGB clip, and how many others are shorter than a motion clip. Prints a warning,
+/// or refuses them if `--refuse-short` was given.
 pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> Result<[usize; 2]> {
     let (mut short, mut first) = ([0; 2], [None, None]);
     for video in videos {
@@ -107,7 +107,8 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
     Ok(short)
 }
 
-/// Refuses what the run would refuse after its lists are read and before a video is decoded, and says what it would leave out.
+/// Refuses what the run would refuse after reading its lists and before decoding a video, and prints what it would
+/// skip.
 pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
     let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
     let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
@@ -124,8 +125,8 @@ pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
     Ok(())
 }
 
-/// Refuses clips that main memory cannot hold: those of a step, `clips` of each video, and as many again, which are prepared
-/// meanwhile. What the networks hold comes on top and is not counted.
+/// Refuses clips that do not fit into main memory: those of a step, `clips` per video, and as many again that are
+/// prepared meanwhile. Memory for the networks is not included.
 pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     let Some(total) = main_memory() else { return Ok(()) };
     let [rgb, motion] = training.views.dims().map(|dims| dims.iter().product::<usize>());
@@ -145,7 +146,7 @@ pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     Ok(())
 }
 
-/// Names `--cache` in an error about the folder of the cache, and `--flow-dir` in one that tells of flow from there.
+/// Adds `--cache` to an error about the cache folder, and `--flow-dir` to one about flow from that folder.
 pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, flow: &FlowSource) -> Result<T> {
     if let (Err(e), FlowSource::Folder(root)) = (&result, flow)
         && e.to_string().contains(&root.display().to_string())
@@ -163,7 +164,7 @@ pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, flow: &FlowS
     }
 }
 
-/// Bytes of main memory, where the system says so.
+/// Bytes of main memory, if the system reports it.
 fn main_memory() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 const SIZE: (u32, u32) = (1200, 540);
-/// Height of a line of a legend, and how many entries it has.
+/// Height of a line in a legend, and number of entries per line.
 const LINE: u32 = 20;
 const ENTRIES: usize = 2;
 const INK: RGBColor = RGBColor(40, 44, 52);
@@ -34,8 +34,8 @@ const ACCURACIES: [(&str, &str, RGBColor); 2] =
 type Points = Vec<(f64, f64)>;
 
 /// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`],
-/// `probe_top1` and `knn_top1`. `baselines`, the accuracy before training, are drawn as dashed lines with the colour of the accuracy
-/// of that name; `start` says of what, such as `random network`.
+/// `probe_top1` and `knn_top1`. `baselines`, accuracies before training, are drawn as dashed lines in the colour of the
+/// accuracy of that name; `start` describes the network before training, such as `random network`.
 pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
     let (losses, accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
@@ -105,7 +105,7 @@ where
     let top = all().map(|p| p.1).chain(dashed.iter().map(|d| d.value)).fold(0.0f64, f64::max);
     let top = if top > 0.0 { top * 1.08 } else { 1.0 };
     let text = |size: i32| (FONT, size).into_font().color(&INK);
-    // The legend has a place of its own below the plot, where it covers no line.
+    // The legend is below the plot, where it covers no line.
     let shown = curves.iter().filter(|c| !c.points.is_empty());
     let lines =
         shown.clone().map(|c| (c.label, c.color, false)).chain(dashed.iter().map(|d| (&*d.label, d.color, true)));

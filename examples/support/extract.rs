@@ -151,7 +151,7 @@ impl Extract<'_> {
     /// When something cannot be written, or the stop flag was set. Complete results stay.
     pub fn run(&self, videos: &[Video]) -> Result<Done> {
         let staging = self.out.join(WRITING);
-        let _ = fs::remove_dir_all(&staging); // what a killed process left; the folder is locked
+        let _ = fs::remove_dir_all(&staging); // of a killed process; the folder is locked
         let progress = Progress::new("flow", "videos", videos.len() as u64, 0);
         let (next, ended, done) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(Done::default()));
         let work = || -> Result<()> {
@@ -180,7 +180,7 @@ impl Extract<'_> {
             ends.into_iter().collect::<Result<()>>()
         });
         progress.finish();
-        let _ = fs::remove_dir_all(&staging); // nothing whole is in it
+        let _ = fs::remove_dir_all(&staging); // only unfinished results
         result?;
         Ok(done.into_inner().unwrap_or_else(|e| e.into_inner()))
     }
@@ -212,7 +212,7 @@ impl Extract<'_> {
             let flows = match self.flows(&clip, some) {
                 Ok(flows) => flows,
                 Err(e) => {
-                    let _ = fs::remove_dir_all(staging); // of no use to anyone; the reason is
+                    let _ = fs::remove_dir_all(staging); // ignore a second error; the first is returned
                     return Ok(Some(e.to_string()));
                 }
             };

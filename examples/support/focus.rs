@@ -20,10 +20,10 @@ const NAMES: [&str; 4] = ["query", "its key", "second key", "third key"];
 const REGION: [u8; 3] = [255; 3];
 const SCORE: [u8; 3] = [150, 156, 168];
 const HALF: [u8; 3] = [225, 228, 234];
-/// Motion of half of the most.
+/// The colour of half of the maximum motion.
 const HEAT: [u8; 3] = [255, 115, 0];
 
-/// What the colours stand for.
+/// The meaning of the colours.
 fn key() -> Vec<Key> {
     let of = |colour, outline, meaning| Key { colour, outline, meaning };
     let [query, its_key, second, third] = COLOURS;

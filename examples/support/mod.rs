@@ -36,7 +36,7 @@ pub fn font() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What drawing gives.
+/// The result of drawing.
 pub type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Draws a picture of this width and height into the PNG `out`.

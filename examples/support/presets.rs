@@ -4,14 +4,14 @@ use super::settings::{OPTIONS, SWITCHED_OFF};
 use clap::Parser;
 use serde_json::{Map, Value};
 
-/// Places in a recipe that no option goes by in `settings.json`, and the options that set them.
+/// Paths in a recipe that are not option names in `settings.json`, and the options that set them.
 const MORE: [(&str, &str); 2] =
     [("method.alignment.detached", "--align-detached"), ("method.alignment.cosines.centred", "--align-centred")];
 
-/// A preset: its name, and its settings as [`super::settings::of_recipe`] has them.
+/// A preset: its name, and its settings as returned by [`super::settings::of_recipe`].
 pub type Preset = (&'static str, Map<String, Value>);
 
-/// Reads the command line; the help ends with what `presets` set of the program's options.
+/// Parses the command line; the help ends with the values that `presets` set for the program's options.
 pub fn parse<A: Parser>(presets: &[Preset]) -> A {
     let command = A::command();
     let known: Vec<String> = command.get_arguments().filter_map(|a| Some(format!("--{}", a.get_long()?))).collect();
@@ -19,7 +19,7 @@ pub fn parse<A: Parser>(presets: &[Preset]) -> A {
     A::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
 }
 
-/// What each of `presets` sets of the options `known`.
+/// A table of the values that `presets` set for the options `known`.
 fn table(presets: &[Preset], known: &[String]) -> String {
     let mut rows =
         vec![std::iter::once("preset").chain(presets.iter().map(|(name, _)| *name)).map(str::to_owned).collect()];
@@ -41,7 +41,7 @@ fn table(presets: &[Preset], known: &[String]) -> String {
     format!("What the presets set (--preset):\n{}", lines.join("\n"))
 }
 
-/// What a preset sets an option to.
+/// The value that a preset sets for an option.
 fn value(of: &Map<String, Value>, place: &str, option: &str) -> Option<String> {
     let value = of.get(option).or_else(|| of.get(place));
     if option == "--w-align" && of.get("method.alignment").is_some_and(Value::is_null) {

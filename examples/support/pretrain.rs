@@ -341,8 +341,8 @@ impl<'a> Run<'a> {
         Ok(queue)
     }
 
-    /// Trains `method` on what `load` makes of the training videos, from the folder's checkpoint if there is one, and
-    /// draws the curves.
+    /// Trains `method` on the samples that `load` makes from the training videos, from the folder's checkpoint if there
+    /// is one, and draws the curves.
     pub fn pretrain<M: Method>(&self, method: &mut M, load: Arc<Load<M::Sample>>) -> Result<Outcome> {
         let videos = self.videos();
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
@@ -373,7 +373,7 @@ impl<'a> Run<'a> {
             let (train, test) = (of(&self.train, &train_labels)?, of(&self.test, &test_labels)?);
             Ok(Scores { probe: probe(&train, &test, PROBE_L2)?.top1, knn: knn(&train, &test, 1)?.top1 })
         };
-        memory::reset_peak(); // what filled the cache is not the training's
+        memory::reset_peak(); // exclude the memory used for filling the cache
         let start = if self.options.init.is_some() { "at the start" } else { "random network" };
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
         let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
@@ -391,12 +391,13 @@ impl<'a> Run<'a> {
         Ok(done)
     }
 
-    /// The name in the summary of what `of` was before training: the network was random, or that of `--init`.
+    /// The name in the summary of the value of `of` before training, when the network was random or initialised by
+    /// `--init`.
     pub fn before(&self, of: &str) -> String {
         format!("{of}_{}", if self.options.init.is_some() { "init" } else { "random_init" })
     }
 
-    /// The mean of the number called `name` over the first epoch and over the last; none where it was not computed.
+    /// The mean of the number called `name` over the first epoch and over the last; `None` where it was not computed.
     pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
         let means = means(&self.out.join("metrics.jsonl"), name)?;
         Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))

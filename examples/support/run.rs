@@ -1,4 +1,4 @@
-//! What pre-training examples share: filling the cache, the sheet of clips, showing a run.
+//! Shared code of the pre-training examples: filling the cache, the sheet of clips, displaying a run.
 
 use super::checks::of_cache;
 use super::output::{say, say_aside, warn};
@@ -15,8 +15,8 @@ use tubelet::train::views::{Loader, ViewSpec};
 use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress};
 use tubelet::video::{Cache, Dataset, Ffmpeg};
 
-/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, what is there already is compared with
-/// its checksums. What could not be read is named, and counted in the second result.
+/// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, existing files are compared
+/// with their checksums. Videos that cannot be read are named, and counted in the second result.
 pub fn loader(
     dir: &Path,
     data: &Dataset,
@@ -55,7 +55,7 @@ pub fn loader(
     Ok((loader, report.failed.len()))
 }
 
-/// What [`loader`] would meet before it decodes a video; nothing is created.
+/// The problems that [`loader`] would find before it decodes a video; nothing is created.
 pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Result<Foreseen> {
     let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
     let with = Builder {
@@ -69,7 +69,7 @@ pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Re
     of_cache(Cache::foresee(dir, data, &views.cache(motion), &with), dir, &views.flow_source)
 }
 
-/// What was shown of a cache's progress so far.
+/// The progress of a cache that was displayed so far.
 #[derive(Default)]
 struct CacheShown {
     done: usize,
@@ -127,25 +127,26 @@ pub struct Show {
     bar: Option<Progress>,
     before: Option<Scores>,
     total: u64,
-    /// What the network is before the first step, in the curves' words.
+    /// A description of the network before the first step, for the curves.
     start: &'static str,
-    /// Steps taken now.
+    /// Steps taken in this session.
     taken: u64,
 }
 
 impl Show {
-    /// A run of `total` steps that writes to the folder `out`; `start` is what the network is before it, such as `random network`.
+    /// A run of `total` steps that writes to the folder `out`; `start` describes the network before it, such as `random
+    /// network`.
     pub fn new(out: PathBuf, total: u64, start: &'static str) -> Self {
         Show { out, bar: None, before: None, total, start, taken: 0 }
     }
 
-    /// Steps taken since the program began.
+    /// Steps taken since the program started.
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Draws `curves.png`, with the scores before training as dashed lines. Where there is nothing to draw, that is said: no run
-    /// fails for it.
+    /// Draws `curves.png`, with the scores before training as dashed lines. If they cannot be drawn, a warning is
+    /// printed: a run does not fail because of them.
     pub fn curves(&self, before: Scores) {
         let baselines = [("probe_top1", before.probe), ("knn_top1", before.knn)];
         let (log, picture) = (self.out.join("metrics.jsonl"), self.out.join("curves.png"));

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Places in a recipe and the options that set them.
+/// Paths in a recipe, and the options that set them.
 pub const OPTIONS: [(&str, &str); 35] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
@@ -45,7 +45,7 @@ pub const OPTIONS: [(&str, &str); 35] = [
     ("method.alignment.cosines.target_norm", "--target-norm"),
 ];
 
-/// The same for switches that put out what a recipe has.
+/// The same for switches that disable something in a recipe.
 pub const SWITCHED_OFF: [(&str, &str); 3] = [
     ("method.shuffle_keys", "--no-shuffle"),
     ("method.mask_own", "--keep-own"),
@@ -54,7 +54,7 @@ pub const SWITCHED_OFF: [(&str, &str); 3] = [
 
 /// The flat settings of `recipe`.
 pub fn of_recipe(recipe: &impl Serialize) -> Result<Map<String, Value>> {
-    // Through text: an f32 then has the digits it was given, instead of those of the nearest f64.
+    // By way of text, so that an f32 keeps the digits it was given, instead of those of the nearest f64.
     let text = serde_json::to_string(recipe).context("the settings cannot be written")?;
     let mut flat = Map::new();
     flatten(serde_json::from_str(&text).context("the settings cannot be read again")?, String::new(), &mut flat);

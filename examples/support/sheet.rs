@@ -19,7 +19,7 @@ const MARGIN: u32 = 16;
 /// Width of the column with the names of the strips.
 const NAMES: u32 = 124;
 const TITLE: u32 = 26;
-/// Width of a colour in the key, and of a letter beside it, rather more than it has.
+/// Width of a colour in the key, and of a letter beside it (an upper bound).
 const SWATCH: u32 = 22;
 const LETTER: u32 = 7;
 const INK: RGBColor = RGBColor(40, 44, 52);
@@ -125,7 +125,7 @@ pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
     clip.data.iter().enumerate().map(byte).collect()
 }
 
-/// What a colour on the sheet stands for.
+/// A colour on the sheet and its meaning.
 pub struct Key {
     /// Red, green, blue.
     pub colour: [u8; 3],
@@ -135,7 +135,8 @@ pub struct Key {
     pub meaning: &'static str,
 }
 
-/// Where the entries of a key stand, in columns as wide as the longest needs, `width` pixels in all: line, and where it begins.
+/// Positions of the entries of a key: line and left edge. Columns are as wide as the longest entry, in `width` pixels
+/// in all.
 fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
     let letters = key.iter().map(|entry| entry.meaning.chars().count()).max().unwrap_or(0) as u32;
     let column = SWATCH + GAP + LETTER * letters + MARGIN;
@@ -143,7 +144,7 @@ fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
     (0..key.len() as u32).map(|i| (i / columns, MARGIN + i % columns * column)).collect()
 }
 
-/// Draws the samples one below the other into the PNG `out`, below a `key` of colours where there is any.
+/// Draws the samples one below the other into the PNG `out`, below a `key` of colours if there is one.
 pub fn draw(out: &Path, key: &[Key], samples: &[Sample]) -> Result<()> {
     ensure!(!samples.is_empty(), "a sheet needs at least one clip");
     let strips = || samples.iter().flat_map(|s| &s.strips);

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use tubelet::error::ErrorKind;
 
-/// The number of the signal that asked to stop.
+/// The number of the signal that requested the stop.
 static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// Set by SIGINT, SIGTERM and SIGQUIT; a second one ends the program at once.
+/// Set by SIGINT, SIGTERM and SIGQUIT; a second signal ends the program at once.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let (stop, which) = (Arc::new(AtomicBool::new(false)), SIGNAL.get_or_init(Arc::default));
     for &signal in TERM_SIGNALS {
@@ -21,8 +21,8 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// What a program that was stopped says, and its exit status, as a shell has it for a program that a signal ended: 130 for
-/// SIGINT, 143 for SIGTERM. `None` where `error` is a failure.
+/// The message of a program that was stopped, and its exit status, as a shell reports it for a program terminated by
+/// the signal: 130 for SIGINT, 143 for SIGTERM. `None` if `error` is a failure.
 pub fn stopped(error: &Error) -> Option<(String, u8)> {
     let cause = error.chain().filter_map(|cause| cause.downcast_ref::<tubelet::error::Error>());
     let text = cause.filter(|e| matches!(e.kind(), ErrorKind::Stopped { .. })).last()?.to_string();

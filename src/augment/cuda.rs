@@ -106,7 +106,7 @@ pub struct Layout {
     pub w: usize,
     /// Side of the result.
     pub side: usize,
-    /// Number type of the result.
+    /// Data type of the result.
     pub dtype: DType,
 }
 

@@ -75,13 +75,13 @@ impl AugmentSpec {
         rule(ordered(self.aspect), "aspect", show(self.aspect), "it must be an ascending range above 0")?;
         rule(ordered(self.blur_sigma), "blur_sigma", show(self.blur_sigma), "it must be an ascending range above 0")?;
         for (name, p) in [("flip", self.flip), ("jitter", self.jitter), ("grey", self.grey), ("blur", self.blur)] {
-            rule((0.0..=1.0).contains(&p), name, p.to_string(), "a probability lies between 0 and 1")?;
+            rule((0.0..=1.0).contains(&p), name, p.to_string(), "a probability is from 0 to 1")?;
         }
         let strengths = [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)];
         for (name, s) in strengths {
-            rule((0.0..=1.0).contains(&s), name, s.to_string(), "a strength lies between 0 and 1")?;
+            rule((0.0..=1.0).contains(&s), name, s.to_string(), "a strength is from 0 to 1")?;
         }
-        rule((0.0..=0.5).contains(&self.hue), "hue", self.hue.to_string(), "a turn of hue lies between 0 and 0.5")?;
+        rule((0.0..=0.5).contains(&self.hue), "hue", self.hue.to_string(), "a shift of hue is from 0 to 0.5")?;
         rule(self.mean.iter().all(|m| m.is_finite()), "mean", format!("{:?}", self.mean), "it must be finite")?;
         // The reciprocal must be finite, otherwise a value equal to the mean would give NaN.
         let divides = |s: &f32| *s >= f32::MIN_POSITIVE && s.is_finite();

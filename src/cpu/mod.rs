@@ -1,8 +1,8 @@
-//! What this processor can do: which instructions the CPU's kernels use.
+//! Which instruction sets the CPU kernels use.
 //!
-//! Chosen once, at the first question, by what the processor has (CPUID), what the operating system saves on a switch of
-//! tasks (XCR0), and, for the tiles of AMX, what the kernel lets this process use. `TUBELET_ISA` (`portable`, `avx2`,
-//! `avx512` or `amx`) sets an upper bound: for tests, and to compare.
+//! Determined once, on first use, from what the processor has (CPUID), what the operating system saves on a context
+//! switch (XCR0), and, for the tiles of AMX, what the kernel permits this process to use. `TUBELET_ISA` (`portable`,
+//! `avx2`, `avx512` or `amx`) sets an upper bound, for tests and comparisons.
 
 pub(crate) mod amx;
 pub(crate) mod simd;
@@ -11,25 +11,25 @@ pub(crate) mod widest;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-/// Which instructions kernels use; each has those before it, too.
+/// Instruction sets that kernels are written for; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// Whatever the compiler makes of plain loops.
+    /// Plain loops, as the compiler translates them.
     Portable,
     /// 256-bit vectors with fused multiply-add.
     Avx2,
     /// 512-bit vectors, also of bytes and 16-bit numbers.
     Avx512,
-    /// Tiles of bf16 multiplied into tiles of f32, with AVX-512 beside them.
+    /// Tiles of bf16 multiplied into tiles of f32, in addition to AVX-512.
     Amx,
 }
 
 impl Isa {
-    /// All of them.
+    /// All instruction sets.
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
-    /// All that this process may use, the fastest last. A bound set by `TUBELET_ISA` holds here too; a value that names
-    /// none of them is no bound here: programs ask [`Isa::bound`] first.
+    /// All that this process may use, the fastest last, up to the bound set by `TUBELET_ISA`. An invalid value sets no
+    /// bound here: programs check [`Isa::bound`] first.
     pub fn available() -> &'static [Isa] {
         static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
@@ -38,10 +38,10 @@ impl Isa {
         })
     }
 
-    /// The bound that `TUBELET_ISA` sets, where it is set.
+    /// The bound that `TUBELET_ISA` sets, if it is set.
     ///
     /// # Errors
-    /// Its value, where that names no instruction set.
+    /// Its value, if that does not name an instruction set.
     pub fn bound() -> Result<Option<Isa>, UnknownIsa> {
         let name = std::env::var_os("TUBELET_ISA");
         name.map(|name| name.to_string_lossy().parse()).transpose()
@@ -52,7 +52,7 @@ impl Isa {
         *Isa::available().last().unwrap_or(&Isa::Portable)
     }
 
-    /// This one where the process may use it, else the fastest below it.
+    /// This one if the process may use it, else the fastest below it.
     pub fn or_less(self) -> Isa {
         Isa::available().iter().copied().rfind(|&isa| isa <= self).unwrap_or(Isa::Portable)
     }
@@ -88,14 +88,14 @@ impl Isa {
     }
 }
 
-/// Runs `f` on a thread of rayon's current pool. There a parallel loop costs a microsecond: its own thread begins with the
-/// work while another is woken. Called from outside of the pool, every one of a training step's loops would wake the pool
-/// and wait for it.
+/// Runs `f` on a thread of rayon's current pool. There a parallel loop costs a microsecond: the calling thread starts
+/// with the work while another is woken. Called from outside the pool, every loop of a training step would wake the
+/// pool and wait for it.
 pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
 
-/// The name of an instruction set that is none.
+/// A name that is not an instruction set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownIsa(pub String);
 
@@ -115,14 +115,14 @@ impl FromStr for Isa {
     }
 }
 
-/// Whether the processor has tiles and products of bf16, the system saves them, and the kernel lets this process use them,
-/// which must be asked for once: their state is 8 KiB a thread.
+/// Whether the processor has tiles and bf16 products, the system saves them, and the kernel permits this process to use
+/// them. The permission has to be requested once, because the state takes 8 KiB per thread.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn tiles_permitted() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
-    /// `arch_prctl`: let this process use a state component.
+    /// `arch_prctl`: request permission for a state component.
     const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
-    /// The state component of the tiles' data; that of their configuration is 17.
+    /// The state component of the tiles' data; component 17 is their configuration.
     const XTILEDATA: libc::c_ulong = 18;
 
     let has = |bits: u32, bit: u32| bits >> bit & 1 == 1;
@@ -133,10 +133,10 @@ fn tiles_permitted() -> bool {
     }
     #[target_feature(enable = "xsave")]
     fn saved() -> u64 {
-        // SAFETY: the instruction reads a register that exists, as OSXSAVE said.
+        // SAFETY: the instruction reads a register that exists, according to OSXSAVE.
         unsafe { _xgetbv(0) }
     }
-    // SAFETY: OSXSAVE was seen, which implies XSAVE.
+    // SAFETY: OSXSAVE was checked, which implies XSAVE.
     let saved = unsafe { saved() };
     if saved >> 17 & 3 != 3 {
         return false;
@@ -145,7 +145,7 @@ fn tiles_permitted() -> bool {
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
 }
 
-/// Other systems have other ways to ask, which nobody has tried.
+/// Other systems have other ways to request the permission, which have not been tried.
 #[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
 fn tiles_permitted() -> bool {
     false

@@ -1,49 +1,50 @@
-//! Vectors of `f32` as wide as the machine has them: one trait, a shim for each instruction set, and kernels compiled for
-//! each. Where the same bits are wanted on every machine, `ops::lanes` has sixteen lanes everywhere and fuses nothing.
+//! Vectors of `f32` as wide as the machine supports: one trait, an implementation for each instruction set, and kernels
+//! compiled for each. For code that must have the same bits on every machine, `ops::lanes` has sixteen lanes everywhere
+//! and no fused multiply-add.
 
 use super::Isa;
 
-/// A register of `LANES` numbers. The functions may be called only where the instruction set was detected; memory need not
-/// be aligned to more than a number.
+/// A register of `LANES` numbers. The functions may be called only where the instruction set was detected; memory need
+/// only be aligned to a number.
 pub(crate) trait Vector: Copy {
     const LANES: usize;
-    /// Which lanes of a memory access count.
+    /// Which lanes of a memory access are active.
     type Mask: Copy;
     /// The first `n` lanes, `n ≤ LANES`.
     unsafe fn first(n: usize) -> Self::Mask;
     unsafe fn zero() -> Self;
     unsafe fn splat(v: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
-    /// Lanes outside of the mask are 0 and their memory is not touched.
+    /// Lanes outside of the mask are 0, and their memory is not accessed.
     unsafe fn load_masked(p: *const f32, mask: Self::Mask) -> Self;
     unsafe fn store(self, p: *mut f32);
     unsafe fn store_masked(self, p: *mut f32, mask: Self::Mask);
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
     unsafe fn mul(self, o: Self) -> Self;
-    /// `self · a + b`, with one rounding where there is an instruction for it.
+    /// `self · a + b`, rounded once where there is an instruction for it.
     unsafe fn mul_add(self, a: Self, b: Self) -> Self;
     unsafe fn min(self, o: Self) -> Self;
     unsafe fn max(self, o: Self) -> Self;
-    /// `1 / √self` within a few roundings, for normal numbers above zero.
+    /// `1 / √self` up to a few roundings, for normal numbers above zero.
     unsafe fn rsqrt(self) -> Self;
-    /// `1 / self` within a few roundings, for normal numbers.
+    /// `1 / self` up to a few roundings, for normal numbers.
     unsafe fn recip(self) -> Self;
     /// The sum of the lanes, in an order fixed for the type.
     unsafe fn sum(self) -> f32;
 }
 
-/// A computation written once for every instruction set.
+/// A computation written once for all instruction sets.
 pub(crate) trait Kernel {
     /// # Safety
-    /// The instruction set of `V` must be there. Must be `#[inline(always)]`, or it is compiled without that set.
+    /// The instruction set of `V` must be available. Must be `#[inline(always)]`, or it is compiled without that set.
     unsafe fn run<V: Vector>(self);
 }
 
-/// Runs a kernel compiled for the fastest of these instructions that the process may use.
+/// Runs a kernel compiled for the fastest instruction set up to `isa` that the process may use.
 #[inline]
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
-    // SAFETY: `or_less` gives what was detected.
+    // SAFETY: `or_less` returns what was detected.
     unsafe {
         match isa.or_less() {
             #[cfg(target_arch = "x86_64")]
@@ -55,11 +56,11 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
     }
 }
 
-/// Asks for the cache line of `p`, which need not be readable.
+/// Prefetches the cache line of `p`, which need not be readable.
 #[inline(always)]
 pub(crate) fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every such machine has the instruction, and it touches nothing.
+    // SAFETY: every x86-64 machine has the instruction, and it accesses no memory in the sense of the language.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
     }
@@ -67,8 +68,8 @@ pub(crate) fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
-/// Eight numbers in plain Rust, for the compiler to map on whatever there is. Product and sum round separately: without the
-/// instruction a fused one is a call.
+/// Eight numbers in plain Rust, for the compiler to vectorise. Product and sum are rounded separately: without the
+/// instruction, a fused multiply-add is a function call.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain([f32; 8]);
 
@@ -174,7 +175,7 @@ mod x86 {
         unsafe { kernel.run::<Avx2>() }
     }
 
-    /// Writes the methods that are one instruction each.
+    /// Defines the methods that are one instruction each.
     macro_rules! one_instruction {
         ($($name:ident ( $($arg:ident),* ) = $intrinsic:ident;)*) => {
             $(#[inline(always)]
@@ -230,7 +231,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn rsqrt(self) -> Self {
-            // 14 bits from the table, doubled by one step of Newton: r (3/2 - x/2 r²).
+            // 14 bits from the table, doubled by one Newton step: r (3/2 - x/2 r²).
             unsafe {
                 let r = _mm512_rsqrt14_ps(self.0);
                 let half = _mm512_mul_ps(_mm512_mul_ps(self.0, _mm512_set1_ps(0.5)), r);
@@ -239,7 +240,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn recip(self) -> Self {
-            // 14 bits from the table, doubled by one step of Newton: r (2 - x r).
+            // 14 bits from the table, doubled by one Newton step: r (2 - x r).
             unsafe {
                 let r = _mm512_rcp14_ps(self.0);
                 Avx512(_mm512_mul_ps(r, _mm512_fnmadd_ps(self.0, r, _mm512_set1_ps(2.0))))
@@ -296,7 +297,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn rsqrt(self) -> Self {
-            // 12 bits from the table, doubled by one step of Newton.
+            // 12 bits from the table, doubled by one Newton step.
             unsafe {
                 let r = _mm256_rsqrt_ps(self.0);
                 let half = _mm256_mul_ps(_mm256_mul_ps(self.0, _mm256_set1_ps(0.5)), r);
@@ -305,7 +306,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn recip(self) -> Self {
-            // 12 bits from the table, doubled by one step of Newton.
+            // 12 bits from the table, doubled by one Newton step.
             unsafe {
                 let r = _mm256_rcp_ps(self.0);
                 Avx2(_mm256_mul_ps(r, _mm256_fnmadd_ps(self.0, r, _mm256_set1_ps(2.0))))

@@ -1,8 +1,7 @@
-//! Plain loops compiled for the widest vectors the machine has.
+//! Plain loops compiled for the widest vectors of the machine.
 
-/// Runs `f`, which must be an `#[inline(always)]` closure of plain loops, compiled for AVX-512 or AVX2 where there is
-/// one. The compiler never fuses a product and a sum that the source keeps apart, so the bits are the same on every
-/// machine.
+/// Runs `f`, which must be an `#[inline(always)]` closure of plain loops, compiled for AVX-512 or AVX2 if available.
+/// The compiler does not fuse separate products and sums, so the bits are the same on every machine.
 #[inline(always)]
 pub(crate) fn widest<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]

@@ -187,8 +187,8 @@ impl Gpu {
     /// The driver itself, to load and launch other PTX in the same stream.
     ///
     /// # Safety
-    /// Addresses passed to it are valid memory of this device for the number of bytes moved, and nobody else accesses them
-    /// without ordering by its stream; only memory from its [`Driver::alloc`] is freed, once.
+    /// Addresses passed to it are valid memory of this device for the number of bytes moved, and are not accessed by
+    /// others without ordering by its stream; only memory from its [`Driver::alloc`] is freed, once.
     pub unsafe fn raw_driver(&self) -> &dyn Driver {
         self.driver()
     }

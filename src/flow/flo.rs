@@ -18,8 +18,8 @@ const MAX_PIXELS: u64 = 1 << 27;
 /// anything is allocated.
 ///
 /// # Errors
-/// `Io` when the file cannot be read or there is no memory for it; `Data` when it is no regular file; `Format` when it is not a
-/// whole `.flo` file, or too large.
+/// `Io` when the file cannot be read or there is no memory for it; `Data` when it is not a regular file; `Format` when
+/// it is not a complete `.flo` file, or too large.
 pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     let path = path.as_ref();
     let (file, length) = files::open_regular(path, "a .flo file")?;

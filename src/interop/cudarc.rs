@@ -7,9 +7,9 @@ use crate::tensor::{DType, Tensor};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use std::sync::Arc;
 
-/// An element of a cudarc slice that is a number of a tensor: `f32`, and `u16` for the bits of bf16.
+/// An element type of a cudarc slice that tensors support: `f32`, and `u16` for the bits of bf16.
 pub trait Stored: DeviceRepr + Send + Sync + 'static {
-    /// The number type.
+    /// The data type of the tensor.
     const DTYPE: DType;
 }
 

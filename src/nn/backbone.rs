@@ -20,7 +20,7 @@ pub struct Trunk {
     features: usize,
 }
 
-/// What comes before the blocks.
+/// The convolutions and the pool before the blocks.
 #[derive(Debug)]
 struct Stem {
     convs: Vec<ConvNorm>,
@@ -49,7 +49,7 @@ impl Segment for Stem {
 }
 
 impl Trunk {
-    /// Builds what the table `net` says.
+    /// Builds the network described by the table `net`.
     pub fn new(net: &Net, b: &mut Builder) -> Self {
         let mut c = net.in_channels;
         let mut stem = Vec::new();
@@ -68,19 +68,21 @@ impl Trunk {
         Trunk { stem, blocks, in_channels: net.in_channels, features: c }
     }
 
-    /// Channels of its features.
+    /// Number of its features.
     pub fn features_dim(&self) -> usize {
         self.features
     }
 
-    /// What a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output before the
-    /// normalisation) and blocks (their output after the last ReLU). `params` are any this trunk was made with.
+    /// The modules that a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output
+    /// before the normalisation) and blocks (their output after the last ReLU). `params` are any that this trunk was
+    /// built with.
     pub fn modules(&self, params: &Params) -> Vec<String> {
         let stem = self.stem.convs.iter().map(|c| c.module(params).to_owned());
         stem.chain(self.blocks.iter().flat_map(|b| b.modules(params))).collect()
     }
 
-    /// The same with what they compute for a clip of `t h w`: nothing is run. The last is the last feature map.
+    /// The same with the extents that they compute for a clip of `t h w`, without running anything. The last one is the
+    /// last feature map.
     ///
     /// # Errors
     /// `Param` when a kernel does not fit.
@@ -88,8 +90,8 @@ impl Trunk {
         Ok(self.walk(params, 1, clip)?.into_iter().map(|(grid, _)| grid).collect())
     }
 
-    /// Its convolutions in the order of the forward pass, with their names and extents for `n` clips of `t h w`: nothing is
-    /// run. Benches take their layers from here.
+    /// Its convolutions in the order of the forward pass, with their names and extents for `n` clips of `t h w`,
+    /// without running anything. Benches take their layers from here.
     ///
     /// # Errors
     /// As [`Trunk::grids`].
@@ -114,10 +116,10 @@ impl Trunk {
         Ok(list)
     }
 
-    /// Refuses a name that is none of [`Trunk::modules`].
+    /// Checks that `name` is one of [`Trunk::modules`].
     ///
     /// # Errors
-    /// `Param` with the last of those names.
+    /// `Param` with the last of those names if it is not.
     pub fn check_module(&self, params: &Params, name: &str) -> Result<()> {
         let modules = self.modules(params);
         if modules.iter().any(|m| m == name) {
@@ -128,12 +130,12 @@ impl Trunk {
         Err(Error::param("network", "module", name, rule))
     }
 
-    /// The last feature map `[n to ho wo c]` of clips `x[n t h w c]`. Clips in another number type than the pass
-    /// computes in are rounded to it.
+    /// The last feature map `[n to ho wo c]` of clips `x[n t h w c]`. Clips of another data type are rounded to that of
+    /// the pass.
     ///
     /// # Errors
-    /// `Shape` when the clips have other channels than the network; `Param` when they are too small for a kernel, or
-    /// the groups of the pass do not divide their number.
+    /// `Shape` when the clips do not have the network's channels; `Param` when they are too small for a kernel, or the
+    /// parts of the pass do not divide their number.
     pub fn forward_map(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let [_, t, _, _, c] = x.shape().nthwc("network", "x")?;
         if c != self.in_channels {
@@ -153,7 +155,7 @@ impl Trunk {
         y.value(pass.tape())
     }
 
-    /// The features `[n c]` of clips `x[n t h w c]`, in the pass's number type: the last map averaged over `t h w`.
+    /// The features `[n c]` of clips `x[n t h w c]`, in the data type of the pass: the last map averaged over `t h w`.
     ///
     /// # Errors
     /// As [`Trunk::forward_map`].

@@ -1,4 +1,4 @@
-//! The one block all networks are made of: convolutions followed by normalisations, with or without a shortcut.
+//! The block that all networks are made of: convolutions followed by normalisations, with or without a shortcut.
 
 use super::build::Builder;
 use super::conv::Conv;
@@ -19,17 +19,17 @@ use std::sync::Arc;
 pub struct Step {
     /// Output channels.
     pub out: usize,
-    /// Extents `kt kh kw`. Odd ones are padded to keep extents at stride 1; even ones are not padded at all.
+    /// Extents `kt kh kw`. Odd ones are padded to keep extents at stride 1; even ones are not padded.
     pub kernel: [usize; 3],
     /// Strides `t h w`.
     pub stride: [usize; 3],
 }
 
-/// Names of a convolution and of its normalisation; `None` where the next convolution follows at once.
+/// Names of a convolution and of its normalisation; `None` where the next convolution follows directly.
 pub type Names = (String, Option<String>);
 
-/// Convolution, then normalisation (and what is fused into it). Of two convolutions with one normalisation the first is
-/// a step of its own, without.
+/// A convolution, then a normalisation (and what is fused into it). Where two convolutions share one normalisation, the
+/// first is a step without one.
 #[derive(Clone, Debug)]
 pub struct ConvNorm {
     conv: Conv,
@@ -37,7 +37,7 @@ pub struct ConvNorm {
 }
 
 impl ConvNorm {
-    /// From `c` channels by `step`; `scale` is the first scale of the normalisation.
+    /// A step from `c` channels; `scale` is the initial scale of the normalisation.
     pub fn new(b: &mut Builder, names: &Names, c: usize, step: Step, scale: f32) -> Self {
         ConvNorm {
             conv: Conv::new(b, &names.0, c, step.out, step.kernel, step.stride),
@@ -50,7 +50,7 @@ impl ConvNorm {
         params[self.conv.weight()].module()
     }
 
-    /// What its convolution computes for `n` clips that have come to extents `t h w`.
+    /// The extents of its convolution for `n` clips, where its input has extents `t h w`.
     pub(super) fn problem(&self, params: &Params, n: usize, from: [usize; 3]) -> Result<Conv3d> {
         self.conv.problem(params, n, from)
     }
@@ -60,7 +60,7 @@ impl ConvNorm {
         self.conv.weight()
     }
 
-    /// All it reads of the parameters.
+    /// All parameters it reads.
     pub(super) fn ids(&self) -> impl Iterator<Item = ParamId> {
         [self.conv.weight()].into_iter().chain(self.norm.iter().flat_map(Norm::ids))
     }
@@ -78,7 +78,7 @@ impl ConvNorm {
         }
     }
 
-    /// The convolution, with its result's moments where a normalisation by the batch follows.
+    /// The convolution, with the moments of its result if a normalisation by batch statistics follows.
     fn convolve(&self, pass: &mut Pass, x: &Activation) -> Result<(Var, Option<Moments>)> {
         match (&self.norm, pass.mode()) {
             (Some(norm), Mode::Train { parts }) => {
@@ -98,8 +98,8 @@ enum Shortcut {
     Projection(ConvNorm),
 }
 
-/// A path of [`ConvNorm`]s with ReLU after each; before the last ReLU the shortcut, where there is one, is added.
-/// Basic, bottleneck and (2+1)D blocks differ only in their steps.
+/// A path of [`ConvNorm`]s with ReLU after each; the shortcut, if there is one, is added before the last ReLU. Basic,
+/// bottleneck and (2+1)D blocks differ only in their steps.
 #[derive(Clone, Debug)]
 pub struct Block {
     name: String,
@@ -145,43 +145,43 @@ impl Segment for Inside {
     }
 }
 
-/// What a module computes for one clip.
+/// The output of a module for one clip.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grid {
     /// The module's name.
     pub module: String,
-    /// Its output's extents `t h w`.
+    /// Output extents `t h w`.
     pub extents: [usize; 3],
-    /// Its output's channels.
+    /// Output channels.
     pub channels: usize,
 }
 
 impl Grid {
-    /// That of a convolution.
+    /// The output of a convolution.
     pub(super) fn of(module: &str, problem: &Conv3d) -> Self {
         Grid { module: module.to_owned(), extents: problem.out(), channels: problem.k() }
     }
 }
 
-/// Modules in the order of the forward pass; a convolution with what it computes.
+/// Modules in the order of the forward pass; convolutions with their extents.
 pub(super) type Walk = Vec<(Grid, Option<Conv3d>)>;
 
-/// What a block is made from.
+/// Description of a block.
 pub(super) struct Plan {
     /// Its name.
     pub name: String,
-    /// The path but its last step.
+    /// The path without its last step.
     pub path: Vec<(Names, Step)>,
     /// The last step of the path.
     pub last: (Names, Step),
     /// Names of the projection; `None` for a block without shortcut.
     pub shortcut: Option<Names>,
-    /// First scale of the last normalisation: 0 makes the block begin as its shortcut.
+    /// Initial scale of the last normalisation: with 0 the block is initially its shortcut alone.
     pub last_scale: f32,
 }
 
 impl Block {
-    /// From `c` channels by `plan`.
+    /// A block from `c` channels, as described by `plan`.
     pub(super) fn new(b: &mut Builder, c: usize, plan: &Plan) -> Self {
         let Plan { path, last: (last_names, last), .. } = plan;
         let steps = path.iter().map(|(_, step)| step).chain([last]);
@@ -203,7 +203,7 @@ impl Block {
         Block { name: plan.name.clone(), inside: Arc::new(Inside { path, last, shortcut }) }
     }
 
-    /// `x[n t h w c]` to `[n to ho wo k]`, in memory.
+    /// `x[n t h w c]` to `[n to ho wo k]`, with the result computed and stored.
     ///
     /// # Errors
     /// As [`ConvNorm::forward`].
@@ -218,14 +218,14 @@ impl Block {
         Ok(y)
     }
 
-    /// Names of what can be tapped in it, in the order of the forward pass: its convolutions, then itself.
+    /// Names of the modules in it that can be tapped, in the order of the forward pass: its convolutions, then itself.
     pub(super) fn modules(&self, params: &Params) -> Vec<String> {
         let convs = self.inside.convs();
         convs.map(|c| c.module(params).to_owned()).chain([self.name.clone()]).collect()
     }
 
-    /// Appends what can be tapped in it to `list`, in the order of the forward pass: its convolutions, each with what it
-    /// computes for `n` clips, then itself. From extents `t h w` to its own.
+    /// Appends the modules in it that can be tapped to `list`, in the order of the forward pass: its convolutions, each
+    /// with its extents for `n` clips, then itself. Takes the input's extents `t h w` and returns the output's.
     pub(super) fn walk(&self, params: &Params, n: usize, from: [usize; 3], list: &mut Walk) -> Result<[usize; 3]> {
         let mut put = |conv: &ConvNorm, from| {
             let problem = conv.problem(params, n, from)?;

@@ -1,4 +1,4 @@
-//! Making a network's parameters, with their first values.
+//! Creation of a network's parameters, with their initial values.
 
 use super::params::{ParamId, Params, Role};
 use crate::rng::{self, Purpose};
@@ -7,30 +7,32 @@ use crate::tensor::Tensor;
 use rand::Rng;
 use std::f64::consts::TAU;
 
-/// Collects the parameters of a network while its structure is made.
+/// Collects the parameters of a network while its structure is built.
 ///
-/// First values (maclr.md 2.1): convolutions Kaiming normal over fan-out, linear layers normal, scales 1, all addends 0. Each parameter draws from its own stream, keyed by the seed and its place, so that a layer appended
-/// behind changes nothing before it.
+/// Initial values (`docs/papers/maclr.md` section 2.1): convolutions Kaiming normal over fan-out, linear layers normal,
+/// scales 1, biases and shifts 0. Each parameter is drawn from its own random stream, keyed by the seed and its index,
+/// so that layers appended at the end change nothing before them.
 pub struct Builder {
     params: Params,
     seed: u64,
 }
 
 impl Builder {
-    /// Nothing made yet. Two networks that should start differently need two seeds.
+    /// A builder without parameters. Networks that should have different initial values need different seeds.
     pub fn new(seed: u64) -> Self {
         Builder { params: Params::new(), seed }
     }
 
-    /// Everything made.
+    /// All parameters created.
     pub fn finish(self) -> Params {
         self.params
     }
 
-    /// A filter `k kt kh kw c`: normal with variance `2 / (k kt kh kw)`, which keeps the size of gradients under ReLU.
+    /// A filter `k kt kh kw c`: normal with variance `2 / (k kt kh kw)`, which preserves the magnitude of gradients
+    /// under ReLU.
     ///
     /// # Panics
-    /// Where main memory has no room for it, as [`Tensor::zeros`]; so do the functions below.
+    /// When main memory has no space for it, as [`Tensor::zeros`]; so do the functions below.
     pub fn conv_weight(&mut self, name: &str, shape: [usize; 5]) -> ParamId {
         let fan_out: usize = shape[..4].iter().product();
         self.normal(name, shape.into(), (2.0 / fan_out as f64).sqrt(), Role::ConvWeight)
@@ -63,7 +65,7 @@ impl Builder {
 
 /// Two independent standard normal numbers (Box and Muller 1958).
 fn normal_pair(rng: &mut impl Rng) -> (f64, f64) {
-    // In (0, 1]: the logarithm of 0 is never asked for.
+    // In (0, 1], so that the logarithm is finite.
     let mut uniform = || ((rng.next_u64() >> 11) + 1) as f64 * 2f64.powi(-53);
     let radius = (-2.0 * uniform().ln()).sqrt();
     let (sin, cos) = (TAU * uniform()).sin_cos();

@@ -1,4 +1,4 @@
-//! Convolution layer.
+//! The convolution layer.
 
 use super::build::Builder;
 use super::params::{ParamId, Params};
@@ -11,8 +11,8 @@ use crate::shape::Window;
 use crate::tape::Var;
 use crate::tensor::Tensor;
 
-/// A convolution without bias (a normalisation follows), padded so that stride 1 keeps extents under an odd kernel. An even
-/// kernel has no middle: along its axis there is no padding.
+/// A convolution without bias (a normalisation follows), padded so that with stride 1 an odd kernel keeps the extents.
+/// On axes where the kernel is even, there is no padding.
 #[derive(Clone, Debug)]
 pub struct Conv {
     weight: ParamId,
@@ -28,12 +28,12 @@ impl Conv {
         Conv { weight, geometry: Geometry::new(Window { stride, pad, dilation: [1; 3] }) }
     }
 
-    /// The filters, which give the layer its name ([`super::Param::module`]).
+    /// The filters, whose name is also the layer's ([`super::Param::module`]).
     pub fn weight(&self) -> ParamId {
         self.weight
     }
 
-    /// What it computes for `n` clips that have come to extents `t h w`.
+    /// The extents of the convolution for `n` clips, where its input has extents `t h w`.
     pub(super) fn problem(&self, params: &Params, n: usize, [t, h, w]: [usize; 3]) -> Result<Conv3d> {
         let filters = params[self.weight].value.shape();
         let [.., c] = filters.nthwc("conv3d", "w")?;
@@ -48,8 +48,8 @@ impl Conv {
         Ok(self.run(pass, x, Epilogue::None)?.0)
     }
 
-    /// The same for a following normalisation with the running mean `near`: the moments of the result too, over each of `parts`
-    /// parts of the batch.
+    /// The same for a convolution that is followed by a normalisation with the running mean `near`: also returns the
+    /// moments of the result, over each of `parts` parts of the batch.
     ///
     /// # Errors
     /// As [`Conv::forward`]; `Param` when the parts do not divide the batch.

@@ -1,4 +1,4 @@
-//! What stands on a trunk: a projection to unit codes, or a classifier.
+//! What follows a trunk: a projection to codes of unit length, or a classifier.
 
 use super::backbone::Trunk;
 use super::build::Builder;
@@ -11,7 +11,7 @@ use crate::ops;
 use crate::tape::Var;
 use crate::tensor::DType;
 
-/// Standard deviation of the first weights of linear layers (maclr.md 2.1).
+/// Standard deviation of the initial weights of linear layers (`docs/papers/maclr.md` section 2.1).
 const DEVIATION: f64 = 0.01;
 /// Name of MaCLR's head.
 const NAME: &str = "head.projection";
@@ -24,7 +24,7 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// From `i` to `o` numbers, weights drawn with standard deviation `deviation`.
+    /// A layer from `i` to `o` numbers, with weights of standard deviation `deviation`.
     pub(super) fn new(b: &mut Builder, name: &str, i: usize, o: usize, deviation: f64) -> Self {
         Linear {
             weight: b.linear_weight(&format!("{name}.weight"), [o, i], deviation),
@@ -38,8 +38,9 @@ impl Linear {
     }
 }
 
-/// MaCLR's head (maclr.md 2.2): linear, ReLU, linear, each row to unit length; biases, no normalisation between. Small
-/// networks trained from scratch do better with batch normalisation before the ReLU ([`ProjectionHead::normalised`]).
+/// MaCLR's head (`docs/papers/maclr.md` section 2.2): linear, ReLU, linear, then each row scaled to unit length; with
+/// biases, without normalisation in between. Small networks trained from scratch do better with batch norm before the
+/// ReLU ([`ProjectionHead::normalised`]).
 #[derive(Clone, Debug)]
 pub struct ProjectionHead {
     hidden: Linear,
@@ -48,20 +49,21 @@ pub struct ProjectionHead {
 }
 
 impl ProjectionHead {
-    /// From `features` over `hidden` to `code` numbers, with the names `head.projection.0` and `head.projection.2`.
+    /// A head from `features` by way of `hidden` to `code` numbers, with the names `head.projection.0` and
+    /// `head.projection.2`.
     pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
         Self::named(b, NAME, [features, hidden, code], [DEVIATION; 2], false)
     }
 
-    /// The same with batch normalisation between the linear layer and the ReLU, as `head.projection.1`, and weights drawn
-    /// with standard deviation `1 / √inputs`. Codes have unit length, so weights as small as MaCLR's make first steps as
-    /// large: small networks then spend their first epochs with nearly equal codes.
+    /// The same with batch norm between the linear layer and the ReLU, as `head.projection.1`, and weights of standard
+    /// deviation `1 / √inputs`. Codes have unit length, so the smaller MaCLR's weights are, the larger its first steps
+    /// are in relation to them: small networks then spend their first epochs with nearly equal codes.
     pub fn normalised(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
         Self::named(b, NAME, [features, hidden, code], [features, hidden].map(|i| (i as f64).powf(-0.5)), true)
     }
 
-    /// `features`, `hidden` and `code` with the names `name.0`, `.1` (where `normalised`) and `.2`; the `deviations` of the
-    /// first weights of the two linear layers.
+    /// A head of `features`, `hidden` and `code` numbers with the names `name.0`, `.1` (if `normalised`) and `.2`;
+    /// `deviations` are the standard deviations of the initial weights of its two linear layers.
     pub(super) fn named(
         b: &mut Builder,
         name: &str,
@@ -92,7 +94,7 @@ impl ProjectionHead {
     }
 }
 
-/// A trunk with a projection head: one pathway of MaCLR, for queries and keys alike.
+/// A trunk with a projection head: one pathway of MaCLR, for queries and for keys.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// Clips to features.
@@ -102,7 +104,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// The encoder and its first parameters, drawn from `seed`.
+    /// The encoder and its initial parameters, drawn from `seed`.
     ///
     /// # Errors
     /// `Param` when `hidden` or `code` is 0.
@@ -154,7 +156,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// The classifier and its first parameters, drawn from `seed`.
+    /// The classifier and its initial parameters, drawn from `seed`.
     ///
     /// # Errors
     /// `Param` when `classes` is 0.
@@ -168,7 +170,7 @@ impl Classifier {
         Ok((Classifier { trunk, linear }, b.finish()))
     }
 
-    /// Clips `x[n t h w c]` to one number a class, `[n classes]`, f32 in every precision.
+    /// Clips `x[n t h w c]` to one logit per class, `[n classes]`, f32 in every precision.
     ///
     /// # Errors
     /// As [`Trunk::forward_map`].

@@ -1,4 +1,4 @@
-//! MCL's network: a trunk under three heads, and a classifier of the order of clips (mcl.md 2.3).
+//! MCL's network: a trunk with three heads, and a classifier of the order of clips (`docs/papers/mcl.md` section 2.3).
 
 use super::backbone::Trunk;
 use super::build::Builder;
@@ -12,32 +12,33 @@ use crate::shape::Shape;
 use crate::tape::Var;
 use crate::tensor::{DType, Tensor};
 
-/// What the three heads are.
+/// Description of the three heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct HeadSpec {
-    /// Numbers between the two linear layers. The release has as many as features.
+    /// Width of the hidden layer. The release uses the number of features.
     pub hidden: usize,
-    /// Numbers of a code.
+    /// Length of a code.
     pub code: usize,
-    /// Whether batch normalisation stands before the ReLU, as networks from random weights want it
+    /// Whether there is batch norm before the ReLU, which networks with random initial weights need
     /// ([`ProjectionHead::normalised`]); the release has none.
     pub normalised: bool,
 }
 
-/// The codes of clips: three of them, rows of unit length, f32 in every precision.
+/// The three codes of each clip, rows of unit length, f32 in every precision.
 #[derive(Clone)]
 pub struct Codes {
     /// `[n d]`, contrasted with the clips of other videos.
     pub inter: Var,
     /// `[n d]`, contrasted with other clips of the same video.
     pub intra: Var,
-    /// `[n d]`, from which the order of clips is told.
+    /// `[n d]`, from which the order of clips is predicted.
     pub order: Var,
 }
 
-/// A trunk with MCL's heads `inter`, `intra` and `order`, and the classifier that tells from three clips' order codes
-/// whether the query came first. Parameters have the names of MCL's release, the trunk's those of its [`Net`].
+/// A trunk with MCL's heads `inter`, `intra` and `order`, and the classifier that predicts from the order codes of
+/// three clips whether the query came first. Parameters have the names of MCL's release, those of the trunk the names
+/// of its [`Net`].
 #[derive(Clone, Debug)]
 pub struct MclEncoder {
     /// Clips to features.
@@ -48,12 +49,13 @@ pub struct MclEncoder {
     classifier: Linear,
 }
 
-/// Answers of the order classifier: the query lies after both keys, or before them.
+/// Classes of the order classifier: the query is after both keys, or before them.
 const ORDERS: usize = 2;
 
 impl MclEncoder {
-    /// The encoder and its first parameters, drawn from `seed`. Weights of linear layers are normal of deviation
-    /// `1 / √(3 inputs)`, that of PyTorch's uniform ones, or `1 / √inputs` in normalised heads; addends are 0.
+    /// The encoder and its initial parameters, drawn from `seed`. Weights of linear layers are normal with standard
+    /// deviation `1 / √(3 inputs)`, that of PyTorch's uniform initialisation, or `1 / √inputs` in normalised heads;
+    /// biases are 0.
     ///
     /// # Errors
     /// `Param` when `hidden` or `code` is 0.
@@ -71,7 +73,7 @@ impl MclEncoder {
         let mut head = |name| ProjectionHead::named(&mut b, name, [features, hidden, code], deviations, normalised);
         let (inter, intra) = (head("nce_inter_head.head"), head("nce_intra_head.head"));
         let order = head("order_head.head");
-        // The release spells it so.
+        // The release spells it this way.
         let classifier = Linear::new(&mut b, "order_classfier.fc", 3 * code, ORDERS, deviation(3 * code, 3.0));
         Ok((MclEncoder { trunk, inter, intra, order, classifier }, b.finish()))
     }
@@ -89,12 +91,12 @@ impl MclEncoder {
         })
     }
 
-    /// Which order clips with these `[n d]` order codes are in: `[n 2]`, one number for each order bit of mcl.md 1.4 (0: the
-    /// query after both keys, 1: before). The three codes side by side, to unit length, through a linear layer; keys are
-    /// constants.
+    /// Logits for the order of clips with these `[n d]` order codes: `[n 2]`, one per value of the order bit of
+    /// `docs/papers/mcl.md` section 1.4 (0: the query after both keys, 1: before). The three codes are concatenated,
+    /// scaled to unit length, and passed through a linear layer; keys are constants.
     ///
     /// # Errors
-    /// `Shape` when the codes are not of one shape, or of another length than the heads'.
+    /// `Shape` when the codes differ in shape, or do not have the heads' length.
     pub fn classify(&self, pass: &mut Pass, q_order: &Var, k2: &Tensor, k3: &Tensor) -> Result<Var> {
         let t = pass.tape();
         let [n, d] = q_order.shape().matrix("order classifier", "q_order")?;
@@ -109,7 +111,8 @@ impl MclEncoder {
         let mut all: Option<Var> = None;
         let codes = [q_order.clone(), Var::constant(k2.clone()), Var::constant(k3.clone())];
         for (i, code) in codes.iter().enumerate() {
-            // Ones at place `i` of three, put together where the codes are: a recorded step uploads nothing.
+            // One at position `i` of three, assembled on the device of the codes, so that a recorded step uploads
+            // nothing.
             let at: Vec<&Tensor> = (0..3).map(|j| if i == j { &one } else { &zero }).collect();
             let at = Var::constant(Tensor::collect(&at)?.reshape([1, 3, 1])?);
             let placed = ops::mul(t, &ops::reshape(t, code, Shape::from([n, 1, d]))?, &at)?;

@@ -1,8 +1,8 @@
-//! Networks: parameters, and immutable layers that say where in them they look.
+//! Networks: parameters, and immutable layers that refer to them by id.
 //!
-//! A network is two things. Its *structure* ([`Trunk`], [`Encoder`], [`Classifier`]) holds kernel extents, strides and
-//! [`ParamId`]s and never changes; its [`Params`] are the named numbers. A query and a key encoder are one structure
-//! with two [`Params`]. A [`Pass`] puts the two together with a tape for one forward pass:
+//! A network consists of two things. Its *structure* ([`Trunk`], [`Encoder`], [`Classifier`]) holds kernel extents,
+//! strides and [`ParamId`]s and never changes; its [`Params`] are the named numbers. A query encoder and a key encoder
+//! are one structure with two [`Params`]. A [`Pass`] combines structure, parameters and a tape for one forward pass:
 //!
 //! ```
 //! use tubelet::nn::{Encoder, Mode, Pass, SmallR3d};

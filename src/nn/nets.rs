@@ -1,34 +1,34 @@
-//! The networks, as tables: a stem, perhaps a pool, and stages of equal blocks.
+//! The networks, as tables: a stem, an optional pool, and stages of equal blocks.
 
 use super::block::{Names, Plan, Step};
 use crate::error::{Error, Result};
 use crate::shape::Window;
 
-/// What the blocks of a stage look like, from `c` channels to the stage's.
+/// The kind of blocks in a stage, from `c` channels to the stage's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Kind {
-    /// `[kt 1 1]` to `inner` channels, `[1 3 3]` carrying the stride, `[1 1 1]` to the stage's, and a shortcut.
+    /// `[kt 1 1]` to `inner` channels, `[1 3 3]` with the stride, `[1 1 1]` to the stage's channels, and a shortcut.
     Bottleneck {
-        /// Channels between.
+        /// Channels of the inner convolutions.
         inner: usize,
     },
-    /// Two (2+1)D convolutions, each `[1 3 3]` then `[kt 1 1]`, and a shortcut. The channels between,
-    /// `27 c k / (9 c + 3 k)`, give the first the size of a 3x3x3 convolution; the second uses the same number.
+    /// Two (2+1)D convolutions, each `[1 3 3]` then `[kt 1 1]`, and a shortcut. Their intermediate channels, `27 c k /
+    /// (9 c + 3 k)`, give the first as many parameters as a 3x3x3 convolution; the second uses the same number.
     Factored,
-    /// A bottleneck whose middle has two factors: `[1 1 1]` to `inner` channels, then `[1 3 3]` carrying the stride in space
-    /// and directly behind it `[kt 1 1]` carrying that in time, `[1 1 1]` to the stage's, and a shortcut (P3D-A, Qiu et al. 2017;
-    /// mcl.md 2.1).
+    /// A bottleneck whose middle is factored: `[1 1 1]` to `inner` channels, then `[1 3 3]` with the spatial stride,
+    /// directly followed by `[kt 1 1]` with the temporal stride, `[1 1 1]` to the stage's channels, and a shortcut
+    /// (P3D-A, Qiu et al. 2017; `docs/papers/mcl.md` section 2.1).
     PseudoBottleneck {
-        /// Channels between.
+        /// Channels of the inner convolutions.
         inner: usize,
     },
-    /// Two such pairs, `[1 3 3]` directly before `[kt 1 1]`, and a shortcut: P3D-A of 18 layers.
+    /// Two such pairs, `[1 3 3]` directly followed by `[kt 1 1]`, and a shortcut: P3D-A of 18 layers.
     PseudoBasic,
-    /// `convs` convolutions `[kt 3 3]`, the first carrying the stride, and perhaps a shortcut.
+    /// `convs` convolutions `[kt 3 3]`, the first with the stride, and optionally a shortcut.
     Whole {
-        /// Convolutions in a block, at least 1.
+        /// Convolutions per block, at least 1.
         convs: usize,
         /// Whether there is a shortcut.
         residual: bool,
@@ -36,7 +36,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether no normalisation follows the block's convolution `step`: the next convolution does.
+    /// Whether the block's convolution `step` is followed directly by the next convolution, without a normalisation.
     fn bare(self, step: usize) -> bool {
         match self {
             Kind::PseudoBottleneck { .. } => step == 1,
@@ -46,11 +46,11 @@ impl Kind {
     }
 }
 
-/// Equal blocks, the first of which carries the stride.
+/// Equal blocks, the first of which has the stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stage {
-    /// Form of its blocks.
+    /// Kind of its blocks.
     pub kind: Kind,
     /// Number of blocks.
     pub count: usize,
@@ -62,7 +62,7 @@ pub struct Stage {
     pub stride: [usize; 3],
 }
 
-/// Whose parameter names a network carries.
+/// Whose parameter names a network uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
@@ -71,13 +71,13 @@ pub enum Naming {
     Torchvision,
     /// pytorchvideo: `blocks.0.conv`, `blocks.1.res_blocks.0.branch2.conv_a`, `blocks.5.proj`.
     PytorchVideo,
-    /// SlowFast, from which MaCLR's code comes: `s1.pathway0_stem.conv`, `s2.pathway0_res0.branch2.a`,
+    /// SlowFast, on which MaCLR's code is based: `s1.pathway0_stem.conv`, `s2.pathway0_res0.branch2.a`,
     /// `s2.pathway0_res0.branch1_bn`, `head.projection`. MaCLR's motion network is pathway 1.
     SlowFast {
         /// 0 for RGB, 1 for motion.
         pathway: usize,
     },
-    /// torchvision's image ResNets, and MCL's release, which adds `_t` to the second of two factors: `conv1`, `bn1`,
+    /// torchvision's image ResNets, and MCL's release, which appends `_t` to the second of two factors: `conv1`, `bn1`,
     /// `layer1.0.conv2`, `layer1.0.conv2_t`, `layer1.0.bn2`, `layer1.0.downsample.0`.
     Image,
 }
@@ -125,7 +125,7 @@ impl Naming {
             }
             (Naming::Image, kind) => {
                 let name = format!("layer{}.{block}", stage + 1);
-                // The place of the normalisation, and whether this is the second of two convolutions before it.
+                // Index of the normalisation, and whether this is the second of two convolutions before it.
                 let (place, second) = match kind {
                     Kind::PseudoBottleneck { .. } => ([1, 2, 2, 3][step % 4], step == 2),
                     Kind::PseudoBasic => (step / 2 + 1, step % 2 == 1),
@@ -180,11 +180,11 @@ impl Naming {
 pub struct Pool {
     /// Extents `kt kh kw`.
     pub kernel: [usize; 3],
-    /// How it moves.
+    /// Stride, padding and dilation.
     pub window: Window,
 }
 
-/// A network up to its last feature map. Make a [`super::Trunk`] from it.
+/// A network up to its last feature map. Build a [`super::Trunk`] from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Net {
@@ -194,23 +194,24 @@ pub struct Net {
     pub in_channels: usize,
     /// Convolutions before the stages, each with normalisation and ReLU.
     pub stem: Vec<Step>,
-    /// What follows the stem.
+    /// The pool after the stem.
     pub pool: Option<Pool>,
     /// The stages.
     pub stages: Vec<Stage>,
-    /// Whether the last normalisation of each block with a shortcut starts with scale 0 (maclr.md 2.1), so that blocks
-    /// begin as their shortcuts.
+    /// Whether the last normalisation of each block with a shortcut starts with scale 0 (`docs/papers/maclr.md` section
+    /// 2.1), so that blocks are initially their shortcuts.
     pub zero_last_scale: bool,
 }
 
 impl Net {
-    /// MaCLR's visual trunk, "dense_slow" = CVRL's R3D-50 (maclr.md 2.1): 31,672,128 parameters, 2048 features.
+    /// MaCLR's visual trunk, "dense_slow" = CVRL's R3D-50 (`docs/papers/maclr.md` section 2.1): 31,672,128 parameters,
+    /// 2048 features.
     pub fn cvrl_r3d50() -> Net {
         Net { zero_last_scale: true, ..resnet50(Naming::SlowFast { pathway: 0 }, 1, [5, 2], [1, 1, 3, 3]) }
     }
 
-    /// MaCLR's motion trunk, a ResNet-50 of 2D kernels and `1 / width_div` of the width (maclr.md 3.2): at 8, 374,152
-    /// parameters and 256 features.
+    /// MaCLR's motion trunk, a ResNet-50 of 2D kernels and `1 / width_div` of the width (`docs/papers/maclr.md` section
+    /// 3.2): at 8, 374,152 parameters and 256 features.
     ///
     /// # Errors
     /// `Param` unless `width_div` divides 64.
@@ -218,8 +219,8 @@ impl Net {
         Self::motion(width_div, [1, 2], [1; 4])
     }
 
-    /// The 3D variant of [`Net::motion_r2d50`], all kernels of extent 3 and the stem of 5 (maclr.md 3.2,
-    /// `video_flow_3d`): at 8, 514,152 parameters.
+    /// The 3D variant of [`Net::motion_r2d50`], with kernels of temporal extent 3, and 5 in the stem
+    /// (`docs/papers/maclr.md` section 3.2, `video_flow_3d`): at 8, 514,152 parameters.
     ///
     /// # Errors
     /// As [`Net::motion_r2d50`].
@@ -266,7 +267,7 @@ impl Net {
         self.stem.iter().enumerate().map(|(i, step)| (self.naming.stem(i), *step))
     }
 
-    /// How block `block` of stage `stage` is made from `c` channels.
+    /// The description of block `block` of stage `stage`, from `c` channels.
     pub(super) fn plan(&self, stage: usize, block: usize, c: usize) -> Plan {
         let Stage { kind, out, temporal: kt, stride, .. } = self.stages[stage];
         let stride = if block == 0 { stride } else { [1; 3] };
@@ -275,7 +276,8 @@ impl Net {
         let temporal = |out, s| Step { out, kernel: [kt, 1, 1], stride: s };
         let (path, last) = match kind {
             Kind::Bottleneck { inner } => {
-                // A temporal stride belongs to the kernel with a temporal extent, a spatial one to that with a spatial.
+                // A temporal stride belongs to the kernel with a temporal extent, a spatial one to the kernel with a
+                // spatial extent.
                 let path = vec![temporal(inner, [st, 1, 1]), spatial(inner, [1, sh, sw])];
                 (path, Step { out, kernel: [1; 3], stride: [1; 3] })
             }
@@ -314,7 +316,7 @@ impl Net {
     }
 }
 
-/// A ResNet-50; `stem` is its kernel's temporal extent and stride.
+/// A ResNet-50; `stem` is the temporal extent and stride of its kernel.
 fn resnet50(naming: Naming, width_div: usize, [kt, st]: [usize; 2], temporal: [usize; 4]) -> Net {
     let width = 64 / width_div;
     let stage = |i: usize, count| Stage {
@@ -347,17 +349,17 @@ fn resnet18(stem: Vec<Step>, kind: Kind) -> Net {
     }
 }
 
-/// A small 3D network for processors, for RGB and motion alike: a stem, then stages of `[kt 3 3]` convolutions, each
-/// convolution with normalisation and ReLU. Names are torchvision's.
+/// A small 3D network for CPUs, for RGB and motion: a stem, then stages of `[kt 3 3]` convolutions, each convolution
+/// with normalisation and ReLU. Names are torchvision's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmallR3d {
     /// Channels of the input: 3 for RGB, 1 or 3 for motion.
     pub in_channels: usize,
-    /// Channels of each stage; the stem has those of the first.
+    /// Channels of each stage; the stem has as many as the first.
     pub widths: Vec<usize>,
-    /// Blocks of each stage; 0 in the first leaves it to the stem alone.
+    /// Blocks per stage; with 0 in the first, the stem takes its place.
     pub blocks: Vec<usize>,
-    /// Convolutions in a block.
+    /// Convolutions per block.
     pub convs: usize,
     /// Whether blocks have shortcuts.
     pub residual: bool,
@@ -372,7 +374,7 @@ pub struct SmallR3d {
 }
 
 impl Default for SmallR3d {
-    /// Channels 16, 32, 64 on RGB, one 3x3x3 convolution a stage, all extents halved by every stage after the first.
+    /// Channels 16, 32, 64 on RGB, one 3x3x3 convolution per stage, all extents halved by every stage after the first.
     fn default() -> Self {
         SmallR3d {
             in_channels: 3,
@@ -389,10 +391,10 @@ impl Default for SmallR3d {
 }
 
 impl SmallR3d {
-    /// As a table.
+    /// The network as a table.
     ///
     /// # Errors
-    /// `Param` when there is no stage, when the lists differ in length, or when a count or extent cannot be.
+    /// `Param` when there is no stage, when the lists differ in length, or when a count or extent is out of range.
     pub fn net(&self) -> Result<Net> {
         let fail = |name, value: String, rule| Err(Error::param("small network", name, value, rule));
         let stages = self.widths.len();

@@ -1,4 +1,4 @@
-//! Batch normalisation layer.
+//! The batch norm layer.
 
 use super::build::Builder;
 use super::params::{ParamId, Role};
@@ -8,12 +8,12 @@ use crate::ops::Activation;
 use crate::ops::batch_norm::{Moments, Stats};
 use crate::tape::Var;
 
-/// Added to variances (PyTorch's default, maclr.md 2.1).
+/// Added to variances (PyTorch's default, `docs/papers/maclr.md` section 2.1).
 const EPS: f32 = 1e-5;
-/// Share of the newest batch in the running statistics (PyTorch's default, maclr.md 2.1).
+/// Weight of the newest batch in the running statistics (PyTorch's default, `docs/papers/maclr.md` section 2.1).
 const MOMENTUM: f32 = 0.1;
 
-/// Batch normalisation, with what follows it in a residual network fused: adding the shortcut, and ReLU.
+/// Batch norm, fused with what follows it in a residual network: adding the shortcut, and ReLU.
 #[derive(Clone, Debug)]
 pub struct Norm {
     scale: ParamId,
@@ -23,7 +23,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Over `channels`, with the parameters `name.{weight,bias,running_mean,running_var}` and first scales `scale`.
+    /// Over `channels`, with the parameters `name.{weight,bias,running_mean,running_var}` and initial scales `scale`.
     pub fn new(b: &mut Builder, name: &str, channels: usize, scale: f32) -> Self {
         Norm {
             scale: b.constant(&format!("{name}.weight"), channels, scale, Role::NormScale),
@@ -33,7 +33,7 @@ impl Norm {
         }
     }
 
-    /// Its entries.
+    /// Its parameters and running statistics.
     pub(super) fn ids(&self) -> [ParamId; 4] {
         [self.scale, self.shift, self.mean, self.var]
     }
@@ -43,9 +43,9 @@ impl Norm {
         self.mean
     }
 
-    /// `norm(x) + residual`, then ReLU if `relu`, for `x[n .. c]` and `residual` of its shape. In training mode the
-    /// running statistics move by a tenth towards the batch's (variance: the unbiased one). `moments`: those of `x`, where
-    /// whoever computed it took them.
+    /// `norm(x) + residual`, then ReLU if `relu`, for `x[n .. c]` and a `residual` of its shape. In training mode the
+    /// running statistics are updated with the batch's at a weight of 0.1 (the variance with the unbiased one).
+    /// `moments` are those of `x`, if they were taken when `x` was computed.
     ///
     /// # Errors
     /// `Shape` when channels or `residual` do not fit; `Param` when the parts do not divide the batch.
@@ -68,7 +68,7 @@ impl Norm {
             None => Stats::Batch { parts },
         };
         let (y, batch) = layer(stats)?;
-        drop(moments); // they hold the running mean, which is changed in place
+        drop(moments); // they share the running mean, which would be copied before it is updated
         if let Some(batch) = batch {
             pass.update_running(self.mean, &batch.mean, MOMENTUM)?;
             pass.update_running(self.var, &batch.var, MOMENTUM)?;

@@ -1,24 +1,25 @@
-//! P3D-A, MCL's network: an image ResNet whose 3x3 kernels have a kernel over time behind them (mcl.md 2.1).
+//! P3D-A, MCL's network: an image ResNet whose 3x3 kernels are followed by kernels over time (`docs/papers/mcl.md`
+//! section 2.1).
 
 use super::block::Step;
 use super::nets::{Kind, Naming, Net, Pool, Stage};
 use crate::error::{Error, Result};
 use crate::shape::Window;
 
-/// A P3D-A network of any width and depth, and the image network it inflates from.
+/// A P3D-A network of any width and depth, and the image network whose weights it can be inflated from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct P3d {
-    /// Channels of the stem and of the first stage, doubled by each stage after it: 64 in the published ones.
+    /// Channels of the stem and of the first stage, doubled by each stage after it: 64 in the published networks.
     pub width: usize,
-    /// Blocks of each stage; all but the first stage halve rows and columns.
+    /// Blocks per stage; all stages but the first halve rows and columns.
     pub blocks: Vec<usize>,
-    /// Whether blocks are bottlenecks, with four times the channels at their end, or basic.
+    /// Whether blocks are bottlenecks, with four times the channels at their end, or basic blocks.
     pub bottleneck: bool,
-    /// Frames that the stem makes into one: extent and stride of its kernel over time. The published ones have 4.
+    /// Frames that the stem combines into one: temporal extent and stride of its kernel. 4 in the published networks.
     pub stem_frames: usize,
-    /// Extent of the stem's kernel in space, odd; its stride is 2.
+    /// Spatial extent of the stem's kernel, odd; its stride is 2.
     pub stem_side: usize,
-    /// Whether a maximum over 3x3 of stride 2 follows the stem.
+    /// Whether a 3x3 max pool of stride 2 follows the stem.
     pub pool: bool,
 }
 
@@ -30,10 +31,10 @@ impl Default for P3d {
 }
 
 impl P3d {
-    /// As a table.
+    /// The network as a table.
     ///
     /// # Errors
-    /// `Param` when a number cannot be.
+    /// `Param` when a number is out of range.
     pub fn net(&self) -> Result<Net> {
         self.check()?;
         Ok(self.table([self.stem_frames; 2], 3, |inner| match inner {
@@ -42,9 +43,9 @@ impl P3d {
         }))
     }
 
-    /// The image network of this width and depth, as a network of clips whose kernels see one frame each: what
-    /// [`crate::train::checkpoint::inflate`] reads is weights of this network. torchvision's `resnet50` and `resnet18` where
-    /// the numbers are the published ones.
+    /// The image network of this width and depth, as a network of clips whose kernels have temporal extent 1.
+    /// [`crate::train::checkpoint::inflate`] reads weights of this network. With the published numbers it is
+    /// torchvision's `resnet50` or `resnet18`.
     ///
     /// # Errors
     /// As [`P3d::net`].
@@ -95,7 +96,8 @@ impl P3d {
 }
 
 impl Net {
-    /// MCL's network, P3D-A of 50 layers (mcl.md 2.1): 27,308,672 parameters, 2048 features, a quarter of the clip's frames.
+    /// MCL's network, P3D-A of 50 layers (`docs/papers/mcl.md` section 2.1): 27,308,672 parameters, 2048 features, a
+    /// quarter of the clip's frames.
     pub fn p3d_a50() -> Net {
         P3d::default().net().expect("the published numbers are valid; a test builds it")
     }

@@ -1,21 +1,22 @@
-//! The named numbers of one network.
+//! The named parameters of one network.
 
 use crate::error::Result;
 use crate::tensor::{Device, Tensor};
 use std::ops::{Index, IndexMut};
 
-/// What a parameter is to its layer: this decides its first value, its weight decay, and its layout in a file.
+/// The role of a parameter in its layer, which determines its initial value, its weight decay, and its layout in a
+/// file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Filter of a convolution, `k kt kh kw c`.
     ConvWeight,
     /// Matrix of a linear layer, `o i`.
     LinearWeight,
-    /// Addend of a linear layer, `o`.
+    /// Bias of a linear layer, `o`.
     Bias,
     /// Scale of a normalisation (PyTorch: `weight`), `c`.
     NormScale,
-    /// Addend of a normalisation (PyTorch: `bias`), `c`.
+    /// Shift of a normalisation (PyTorch: `bias`), `c`.
     NormShift,
     /// Moving average of a normalisation's means, `c`.
     RunningMean,
@@ -24,12 +25,13 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether gradients change it; the running statistics are changed by passes in training mode instead.
+    /// Whether it is trained by gradients; running statistics are updated by passes in training mode instead.
     pub fn trains(self) -> bool {
         !matches!(self, Role::RunningMean | Role::RunningVar)
     }
 
-    /// Whether weight decay applies: to everything that trains but normalisations (maclr.md 5, BN weight decay 0).
+    /// Whether weight decay applies: to everything that is trained except normalisations (`docs/papers/maclr.md`
+    /// section 5, BN weight decay 0).
     pub fn decays(self) -> bool {
         matches!(self, Role::ConvWeight | Role::LinearWeight | Role::Bias)
     }
@@ -42,23 +44,23 @@ pub struct Param {
     pub name: String,
     /// Its value, f32.
     pub value: Tensor,
-    /// What it is.
+    /// Its role.
     pub role: Role,
 }
 
 impl Param {
-    /// The name of the layer it belongs to: its own without the last part.
+    /// The name of the layer it belongs to: its own name without the last component.
     pub fn module(&self) -> &str {
         self.name.rsplit_once('.').map_or("", |(module, _)| module)
     }
 }
 
-/// Where a parameter stands in the [`Params`] it was made with, and in every clone of them.
+/// Index of a parameter in the [`Params`] it was created with, and in every clone of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(usize);
 
-/// All parameters and running statistics of one network, in the order they were made. Cloning shares the memory until
-/// one side writes.
+/// All parameters and running statistics of one network, in the order in which they were created. Clones share memory
+/// until one of them is written.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
     list: Vec<Param>,
@@ -67,12 +69,12 @@ pub struct Params {
 }
 
 impl Params {
-    /// None yet.
+    /// No parameters yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Appends one. Names must differ from each other; a file could not hold both otherwise.
+    /// Appends one. Names must be unique, since a file is keyed by them.
     pub fn push(&mut self, name: impl Into<String>, value: Tensor, role: Role) -> ParamId {
         let name = name.into();
         debug_assert!(self.find(&name).is_none(), "two parameters are called {name}");
@@ -80,7 +82,7 @@ impl Params {
         ParamId(self.list.len() - 1)
     }
 
-    /// `len` entries of which only those given hold something: for a second run of a part of a network.
+    /// `len` entries of which only the given ones have values: for a second run of a part of a network.
     pub(super) fn holding(len: usize, some: &[(ParamId, Tensor)]) -> Params {
         let nothing = Param { name: String::new(), value: Tensor::zeros([0]), role: Role::RunningMean };
         let mut list = vec![nothing; len];
@@ -90,12 +92,12 @@ impl Params {
         Params { list, batches: 0 }
     }
 
-    /// How many entries, running statistics included.
+    /// Number of entries, including running statistics.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -115,12 +117,12 @@ impl Params {
         self.list.iter_mut().enumerate().map(|(i, p)| (ParamId(i), p))
     }
 
-    /// The entries that gradients change.
+    /// The entries that are trained by gradients.
     pub fn trainable(&self) -> impl Iterator<Item = (ParamId, &Param)> {
         self.iter().filter(|(_, p)| p.role.trains())
     }
 
-    /// Where the parameters live; the CPU when there are none.
+    /// The device of the parameters; the CPU when there are none.
     pub fn device(&self) -> Device {
         self.list.first().map_or(Device::Cpu, |p| p.value.device())
     }
@@ -137,14 +139,14 @@ impl Params {
         Ok(moved)
     }
 
-    /// How many numbers gradients change: what papers call the number of parameters.
+    /// The number of trained numbers, which papers call the number of parameters.
     pub fn count(&self) -> usize {
         self.trainable().map(|(_, p)| p.value.shape().len()).sum()
     }
 }
 
 impl ParamId {
-    /// Its place in the order, for tables kept beside [`Params`] (momentum, …).
+    /// Its index, for arrays parallel to [`Params`] (momentum, …).
     pub fn index(self) -> usize {
         self.0
     }

@@ -1,4 +1,4 @@
-//! One use of a network: which tape, which numbers, which mode, which precision.
+//! One use of a network: with which tape, parameters, mode and precision.
 
 use super::params::{ParamId, Params, Role};
 use super::precision::Precision;
@@ -7,24 +7,24 @@ use crate::ops::{self, conv3d::Products};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-/// How normalisations normalise, and whether parameters have gradients.
+/// Which statistics normalisations use, and whether parameters have gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// By the statistics of the batch, split into `parts` equal contiguous parts; running statistics are updated.
+    /// Those of the batch, divided into `parts` equal contiguous parts; running statistics are updated.
     Train {
-        /// Parts of the batch normalised on their own; 1 is ordinary batch normalisation.
+        /// Parts of the batch with statistics of their own; 1 is ordinary batch norm.
         parts: usize,
     },
-    /// By the running statistics.
+    /// The running statistics.
     Eval,
-    /// By the running statistics, and the parameters are constants: a frozen trunk under a probe.
+    /// The running statistics, and the parameters are constants: a frozen trunk under a probe.
     Frozen,
 }
 
 /// One use of a network's [`Params`] on a tape. Each parameter becomes one leaf however often a layer runs, so several
-/// inputs may go through one pass and their gradients add up.
+/// inputs may go through one pass, and their gradients are added.
 ///
-/// Drop the pass and its leaves before the weights are updated: a value still held by somebody is copied by the update.
+/// Drop the pass and its leaves before updating the weights: a value that is still shared is copied by the update.
 pub struct Pass<'a> {
     tape: &'a Tape,
     params: &'a mut Params,
@@ -33,11 +33,11 @@ pub struct Pass<'a> {
     vars: Vec<Option<Use>>,
     tap: Option<Tap>,
     recompute: bool,
-    /// Whether this run repeats one that has updated the running statistics.
+    /// Whether this run repeats one that has already updated the running statistics.
     again: bool,
 }
 
-/// A module whose output is asked for.
+/// The module whose output is requested.
 struct Tap {
     module: String,
     output: Option<Var>,
@@ -46,7 +46,7 @@ struct Tap {
 /// A parameter in use.
 struct Use {
     leaf: Var,
-    /// The leaf in the pass's number type.
+    /// The leaf in the data type of the pass.
     value: Var,
 }
 
@@ -57,16 +57,17 @@ impl<'a> Pass<'a> {
         Pass { tape, params, mode, precision: Precision::F32, vars, tap: None, recompute: false, again: false }
     }
 
-    /// The same pass computing in `precision` (or a number type). In bf16 activations and the weights of convolutions and
-    /// linear layers are rounded; scales, addends, statistics, sums, and the gradients of all parameters stay f32.
+    /// The same pass computing in `precision` (or a data type). In bf16, activations and the weights of convolutions
+    /// and linear layers are rounded; scales, shifts, biases, statistics, sums, and the gradients of all parameters
+    /// stay f32.
     pub fn with_precision(mut self, precision: impl Into<Precision>) -> Self {
         self.precision = precision.into();
         self
     }
 
-    /// The same pass holding less: blocks keep their input alone and run again in the backward pass, where `yes`. What is
-    /// computed in a block has the same bits, and running statistics are updated once; gradients that pass from one block to
-    /// the next differ by roundings. A block in which a convolution is [tapped](Pass::tapping) is kept as ever.
+    /// If `yes`, the same pass with less memory: blocks keep only their input and run again in the backward pass. What
+    /// is computed inside a block has the same bits, and running statistics are updated once; gradients between blocks
+    /// differ by roundings. Blocks with a [tapped](Pass::tapping) convolution are not recomputed.
     ///
     /// ```
     /// use tubelet::nn::{Encoder, Mode, Pass, SmallR3d};
@@ -87,7 +88,7 @@ impl<'a> Pass<'a> {
         self
     }
 
-    /// A run that repeats one: parameters are the variables `used`, and running statistics are not updated.
+    /// A second run of a part: parameters are the variables `used`, and running statistics are not updated.
     pub(super) fn again(
         tape: &'a Tape,
         params: &'a mut Params,
@@ -108,15 +109,15 @@ impl<'a> Pass<'a> {
         self.recompute && self.tape.is_recording() && self.mode != Mode::Frozen && !weights.any(tapped)
     }
 
-    /// The same pass, remembering the output of `module`: one of [`super::Trunk::modules`]. A name that is none of them
-    /// is never reached.
+    /// The same pass, keeping the output of `module`: one of [`super::Trunk::modules`]. For any other name nothing is
+    /// kept.
     pub fn tapping(mut self, module: &str) -> Self {
         self.tap = Some(Tap { module: module.to_owned(), output: None });
         self
     }
 
-    /// The output of the module that is [tapped](Pass::tapping): the very value that flowed on, so gradients for it exist
-    /// wherever the tape recorded. `None` before it was reached; of several inputs through one pass, the last one's.
+    /// The output of the [tapped](Pass::tapping) module: the same variable that the next module reads, so it has a
+    /// gradient if the tape records. `None` before the module has run; after several inputs, the output for the last.
     pub fn tapped(&self) -> Option<Var> {
         self.tap.as_ref()?.output.clone()
     }
@@ -131,7 +132,7 @@ impl<'a> Pass<'a> {
         self.mode
     }
 
-    /// The number type of activations.
+    /// The data type of activations.
     pub fn dtype(&self) -> DType {
         self.precision.dtype()
     }
@@ -141,7 +142,7 @@ impl<'a> Pass<'a> {
         self.precision
     }
 
-    /// How its convolutions form products of f32 numbers.
+    /// How its convolutions compute products of f32 numbers.
     pub fn products(&self) -> Products {
         self.precision.products()
     }
@@ -151,8 +152,8 @@ impl<'a> Pass<'a> {
         self.params
     }
 
-    /// A parameter as a leaf of the tape (a constant where the mode or the tape says so); weights rounded to the pass's
-    /// number type.
+    /// A parameter as a leaf of the tape (or a constant, depending on the mode and the tape), with weights rounded to
+    /// the data type of the pass.
     ///
     /// # Errors
     /// As [`crate::tensor::Tensor::cast`].
@@ -172,20 +173,20 @@ impl<'a> Pass<'a> {
         Ok(value)
     }
 
-    /// The parameters used so far that have a gradient, in order: what to ask [`Tape::grad`] for.
+    /// The parameters used so far that have a gradient, in order: the variables for [`Tape::grad`].
     pub fn leaves(&self) -> Vec<(ParamId, Var)> {
         let used = self.params.iter().zip(&self.vars).filter_map(|((id, _), var)| Some((id, &var.as_ref()?.leaf)));
         used.filter(|(_, leaf)| leaf.has_grad()).map(|(id, leaf)| (id, leaf.clone())).collect()
     }
 
-    /// Notes `y` as the output of the convolution with these filters.
+    /// Keeps `y` if the convolution with these filters is tapped.
     pub(super) fn passed_conv(&mut self, weight: ParamId, y: &Var) {
         if self.tap.as_ref().is_some_and(|tap| self.params[weight].module() == tap.module) {
             self.passed(y);
         }
     }
 
-    /// Notes `y` as the output of the block of this name.
+    /// Keeps `y` if the block of this name is tapped.
     pub(super) fn passed_block(&mut self, name: &str, y: &Var) {
         if self.tap.as_ref().is_some_and(|tap| name == tap.module) {
             self.passed(y);
@@ -205,7 +206,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `running = (1 - momentum) running + momentum new`, where they live.
+    /// `running = (1 - momentum) running + momentum new`, in place.
     pub(super) fn update_running(&mut self, id: ParamId, new: &Tensor, momentum: f32) -> Result<()> {
         if self.again {
             return Ok(());

@@ -1,26 +1,26 @@
-//! In which numbers a network computes.
+//! The precision in which a network computes.
 
 use crate::ops::conv3d::Products;
 use crate::tensor::DType;
 use std::fmt;
 use std::str::FromStr;
 
-/// The number type of activations, and how a convolution forms products of f32 numbers. Parameters, their gradients,
+/// The data type of activations, and how convolutions compute products of f32 numbers. Parameters, their gradients,
 /// statistics, sums and losses are f32 in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Precision {
-    /// f32 throughout; convolutions with [`Products::F32`], which are as exact as f32 for numbers from 2⁻¹⁰² (2·10⁻³¹) on.
+    /// f32 throughout; convolutions with [`Products::F32`], as exact as f32 for numbers from 2⁻¹⁰² (2·10⁻³¹) on.
     #[default]
     F32,
-    /// The same with [`Products::Fma`], over the whole range of f32.
+    /// The same with [`Products::Fma`], over the full range of f32.
     Fma,
     /// Activations and the weights of convolutions and linear layers rounded to bf16.
     Bf16,
-    /// f32 stored; convolutions with [`Products::Bf16x3`].
+    /// Stored in f32; convolutions with [`Products::Bf16x3`].
     Bf16x3,
-    /// f32 stored; convolutions with [`Products::Bf16x6`], over the range of [`Precision::F32`].
+    /// Stored in f32; convolutions with [`Products::Bf16x6`], over the range of [`Precision::F32`].
     Bf16x6,
 }
 
@@ -29,12 +29,12 @@ impl Precision {
     pub const ALL: [Precision; 5] =
         [Precision::F32, Precision::Fma, Precision::Bf16, Precision::Bf16x3, Precision::Bf16x6];
 
-    /// The number type of activations.
+    /// The data type of activations.
     pub fn dtype(self) -> DType {
         if self == Precision::Bf16 { DType::BF16 } else { DType::F32 }
     }
 
-    /// How a convolution forms products of f32 numbers.
+    /// How convolutions compute products of f32 numbers.
     pub fn products(self) -> Products {
         match self {
             Precision::F32 | Precision::Bf16 => Products::F32,
@@ -75,7 +75,7 @@ impl FromStr for Precision {
     type Err = String;
 
     /// # Errors
-    /// One sentence with the names there are.
+    /// One sentence with the valid names.
     fn from_str(name: &str) -> Result<Precision, String> {
         let names = || Precision::ALL.map(Precision::name).join(", ");
         Precision::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| format!("{name:?} is none of {}", names()))

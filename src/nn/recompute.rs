@@ -1,12 +1,14 @@
-//! Less memory for more time: what lies between two places of a network is computed again when its gradient is wanted.
+//! Activation checkpointing: less memory for more time, by recomputing activations when their gradients are needed.
 //!
-//! Sublinear memory (Chen et al. 2016, "Training deep nets with sublinear memory cost"): a segment's forward pass is not
-//! recorded, only its input is kept. The backward pass runs the segment a second time, on a tape of its own, asks that for
-//! the gradients, and lets it go. A training step then holds the inputs of all segments and the inside of one.
+//! Sublinear memory (Chen et al. 2016, "Training deep nets with sublinear memory cost"): the forward pass of a segment
+//! is not recorded; only its input is kept. The backward pass runs the segment a second time on a separate tape, takes
+//! the gradients from that tape, and drops it. A training step then holds the inputs of all segments and the
+//! activations of one.
 //!
-//! The second run is the first, bit for bit: it normalises by the batch again, and what a segment reads besides its input
-//! and its parameters, the running statistics, is kept as it was. It updates nothing. Where the gradients are to be
-//! differentiated ([`tape::Mode::Keep`]), the second run is recorded on the caller's tape, which then holds it.
+//! The second run has the same bits as the first: it normalises by the batch again, and the running statistics, which a
+//! segment reads besides its input and parameters, are kept as they were. It updates nothing. Where the gradients are
+//! to be differentiated ([`tape::Mode::Keep`]), the second run is recorded on the caller's tape, which then holds its
+//! activations.
 
 use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
@@ -19,15 +21,15 @@ use std::sync::Arc;
 
 /// A part of a network with one input and one output.
 pub(super) trait Segment {
-    /// Its output. The input comes twice, as the first thing that uses it and as the last: their gradients are added in the
-    /// order in which the tape would meet them.
+    /// Computes its output. The input is passed twice, for its first and for its last use, so that their gradients are
+    /// added in the order in which the tape would add them.
     fn run(&self, pass: &mut Pass, first: &Activation, last: &Activation) -> Result<Activation>;
 
-    /// The parameters it reads, running statistics included.
+    /// The parameters it reads, including running statistics.
     fn ids(&self) -> Vec<ParamId>;
 }
 
-/// `segment` of `x`: recorded as one operation that runs it again in the backward pass.
+/// Runs `segment` on `x`, recorded as one operation that runs it again in the backward pass.
 pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x: &Activation) -> Result<Activation> {
     let (mut vars, mut kept) = (Vec::new(), Vec::new());
     for id in segment.ids() {
@@ -35,7 +37,7 @@ pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x
         if param.role.trains() {
             vars.push((id, pass.var(id)?));
         } else {
-            // A copy: the update that follows shall change the statistics where they lie.
+            // A copy, because the statistics are updated in place afterwards.
             kept.push((id, param.value.apart()?));
         }
     }
@@ -58,11 +60,11 @@ pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x
 struct Again<S> {
     segment: Arc<S>,
     x: Var,
-    /// The parameters as the first run saw them.
+    /// The parameters as they were in the first run.
     vars: Vec<(ParamId, Var)>,
-    /// Running statistics as they were before it.
+    /// Running statistics as they were before the first run.
     kept: Vec<(ParamId, Tensor)>,
-    /// Entries of the network's [`Params`].
+    /// Number of entries of the network's [`Params`].
     entries: usize,
     mode: Mode,
     precision: Precision,
@@ -77,8 +79,8 @@ impl<S: Segment> Op for Again<S> {
         let own = Tape::new();
         let keep = t.is_recording();
         let tape = if keep { t } else { &own };
-        // On a tape of its own the inputs are leaves; on the caller's they stay what they are. Two names for `x` keep its
-        // two gradients apart.
+        // On a separate tape the inputs are leaves; on the caller's tape they are used directly. Two variables for `x`
+        // keep its two gradients apart.
         let input = |v: &Var| match v.has_grad() {
             false => Ok(v.clone()),
             true if keep => reshape(t, v, v.shape()),

@@ -1,8 +1,8 @@
-//! Sixteen numbers at once, stored as f32 or bf16 and computed on as f32: what memory-bound kernels are written in.
+//! Vectors of sixteen numbers, stored as f32 or bf16 and computed in f32, for memory-bound kernels.
 //!
-//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Kernel`]; [`run`] compiles it for AVX-512, AVX2 and
-//! plain loops, and picks the widest this machine has. There are sixteen lanes on every machine and no fused product,
-//! so the bits are the same on every machine.
+//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Kernel`]; [`run`] compiles it for AVX-512,
+//! AVX2 and plain loops, and selects the widest that this machine has. There are sixteen lanes and no fused
+//! multiply-add on every machine, so the bits are the same on every machine.
 
 #[cfg(target_arch = "x86_64")]
 use super::zmm::Zmm;
@@ -15,8 +15,8 @@ use rayon::prelude::*;
 /// Numbers in a vector.
 pub(in crate::ops) const LANES: usize = 16;
 
-/// Sixteen numbers. Every function may be called only where the instruction set was detected, with pointers to as many
-/// numbers as it moves: sixteen, or `n` where it takes that, in which case the other lanes are 0.
+/// A vector of sixteen numbers. Every function may be called only where the instruction set was detected, with pointers
+/// to as many numbers as it accesses: sixteen, or `n` where it takes that, in which case the other lanes are 0.
 pub(in crate::ops) trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32, n: usize) -> Self;
@@ -24,7 +24,7 @@ pub(in crate::ops) trait Lanes: Copy {
     unsafe fn load_half(p: *const bf16, n: usize) -> Self;
     /// Rounds to nearest even.
     unsafe fn store_half(self, p: *mut bf16, n: usize);
-    /// As [`Lanes::store_half`] rounds.
+    /// Rounds to bf16 as [`Lanes::store_half`] does.
     unsafe fn rounded(self) -> Self;
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
@@ -32,26 +32,26 @@ pub(in crate::ops) trait Lanes: Copy {
     unsafe fn div(self, o: Self) -> Self;
     /// These numbers where those of `of` are positive, 0 elsewhere.
     unsafe fn where_positive(self, of: Self) -> Self;
-    /// 0 for what is 0 or below; a NaN stays.
-    unsafe fn rectified(self) -> Self;
+    /// ReLU: 0 where the number is at most 0; NaN is propagated.
+    unsafe fn relu(self) -> Self;
 
-    /// Where sixteen numbers come from.
+    /// An index per lane: where each number comes from.
     type Places: Copy;
     unsafe fn places(place: u32) -> Self::Places;
     unsafe fn store_places(at: Self::Places, p: *mut u32, n: usize);
-    /// The greater of these numbers, which are from `at`, and those of `x` from `place`, with their places. Of equals the first
-    /// stays, and a NaN beats every number.
+    /// The larger of these numbers, whose indices are `at`, and those of `x`, whose index is `place`, with their
+    /// indices. Of equal numbers the first is kept, and NaN wins over every number.
     unsafe fn greater(self, at: Self::Places, x: Self, place: u32) -> (Self, Self::Places);
-    /// These numbers where the places at `p` are `place`, 0 elsewhere.
+    /// These numbers where the indices at `p` equal `place`, 0 elsewhere.
     unsafe fn where_from(self, p: *const u32, place: u32, n: usize) -> Self;
 }
 
-/// A stored number that vectors are read from and written to.
+/// A data type that vectors are loaded from and stored to.
 pub(in crate::ops) trait Stored: Element {
     /// # Safety
     /// As [`Lanes`].
     unsafe fn get<V: Lanes>(p: *const Self, n: usize) -> V;
-    /// Returns the numbers as they were rounded.
+    /// Returns the numbers after rounding.
     ///
     /// # Safety
     /// As [`Lanes`].
@@ -87,14 +87,14 @@ impl Stored for bf16 {
     }
 }
 
-/// A computation written once for every instruction set.
+/// A computation written once for all instruction sets.
 pub(in crate::ops) trait Kernel {
     /// # Safety
-    /// The instruction set of `V` must be there. Must be `#[inline(always)]`, or it is compiled without that set.
+    /// The instruction set of `V` must be available. Must be `#[inline(always)]`, or it is compiled without that set.
     unsafe fn run<V: Lanes>(self);
 }
 
-/// Runs a kernel with the widest instructions of this machine.
+/// Runs a kernel with the widest instruction set of this machine.
 #[inline]
 pub(in crate::ops) fn run(kernel: impl Kernel) {
     match Isa::best() {
@@ -104,7 +104,7 @@ pub(in crate::ops) fn run(kernel: impl Kernel) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { with_avx2(kernel) },
-        // SAFETY: plain loops need nothing.
+        // SAFETY: plain loops have no requirements.
         _ => unsafe { kernel.run::<Plain>() },
     }
 }
@@ -123,17 +123,18 @@ unsafe fn with_avx2(kernel: impl Kernel) {
     unsafe { kernel.run::<Plain>() }
 }
 
-/// Asks for what follows soon behind a stored number: the processor foresees reads in order, but not far, and not beyond a
-/// page. Behind an end nothing happens.
+/// Prefetches a little ahead of `p` in a sequential read: the hardware prefetcher does not run far ahead, and stops at
+/// page boundaries. Addresses past the end are harmless.
 #[inline(always)]
-pub(in crate::ops) fn ahead<T>(p: *const T) {
+pub(in crate::ops) fn prefetch_ahead<T>(p: *const T) {
     prefetch(p.cast::<u8>().wrapping_add(AHEAD));
 }
 
-/// Bytes from what is read to what is asked for.
+/// Distance from the address being read to the one prefetched, in bytes.
 const AHEAD: usize = 2048;
 
-/// Calls `f(at, n)` for each `n` numbers from `at` that make up `0..len`: sixteen, but for the last.
+/// Calls `f(at, n)` for consecutive ranges of `n` numbers from `at` that cover `0..len`: sixteen each, but for the
+/// last.
 #[inline(always)]
 pub(in crate::ops) fn each(len: usize, mut f: impl FnMut(usize, usize)) {
     let whole = len / LANES * LANES;
@@ -145,17 +146,17 @@ pub(in crate::ops) fn each(len: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// A function of `N` numbers, of each sixteen at once.
+/// A function of `N` numbers, applied to sixteen at once.
 pub(in crate::ops) trait Map<const N: usize>: Sync {
     /// # Safety
     /// As [`Lanes`]. Must be `#[inline(always)]`.
     unsafe fn at<V: Lanes>(&self, x: [V; N]) -> V;
 }
 
-/// Elements a task takes at once: enough to hide the cost of handing it out.
+/// Elements per task: enough to hide the cost of scheduling it.
 const CHUNK: usize = 1 << 15;
 
-/// `y = f(x...)` element by element; all have the same length.
+/// `y = f(x...)` element by element; all slices have the same length.
 pub(in crate::ops) fn map<T: Stored, const N: usize>(x: [&[T]; N], y: &mut [T], f: impl Map<N>) {
     y.par_chunks_mut(CHUNK).enumerate().for_each(|(task, y)| {
         let x = x.map(|x| &x[task * CHUNK..][..y.len()]);
@@ -187,12 +188,12 @@ impl<T: Stored, F: Map<N>, const N: usize> Kernel for Mapped<'_, T, F, N> {
     }
 }
 
-/// `len` filled up to whole vectors.
+/// `len` rounded up to whole vectors.
 pub(in crate::ops) fn whole(len: usize) -> usize {
     len.next_multiple_of(LANES)
 }
 
-/// In plain Rust; where AVX2 is there the compiler makes two registers of it.
+/// In plain Rust; with AVX2 the compiler uses two registers for it.
 #[derive(Clone, Copy)]
 struct Plain([f32; LANES]);
 
@@ -203,7 +204,7 @@ impl Plain {
     }
 }
 
-/// Rounded to nearest even without branches; a NaN stays one.
+/// Rounds to nearest even without branches; NaN is propagated.
 #[inline(always)]
 fn narrow(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -274,7 +275,7 @@ impl Lanes for Plain {
         self.map(of, |a, of| if of > 0.0 { a } else { 0.0 })
     }
     #[inline(always)]
-    unsafe fn rectified(self) -> Self {
+    unsafe fn relu(self) -> Self {
         Plain(self.0.map(|x| if x <= 0.0 { 0.0 } else { x }))
     }
 
@@ -290,7 +291,7 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn greater(mut self, mut at: [u32; LANES], x: Self, place: u32) -> (Self, [u32; LANES]) {
         for ((most, at), x) in self.0.iter_mut().zip(&mut at).zip(x.0) {
-            // A NaN wins once and then stays: nothing compares greater than it.
+            // NaN wins once and is then kept: nothing compares greater than it.
             let wins = (x > *most) | (x.is_nan() & !most.is_nan());
             *most = if wins { x } else { *most };
             *at = if wins { place } else { *at };
@@ -308,7 +309,7 @@ impl Lanes for Plain {
 mod tests {
     use super::*;
 
-    /// Everything a vector can do, as bits.
+    /// All operations of a vector, as bits.
     struct All<'a>(&'a [f32], &'a mut Vec<u32>);
 
     impl Kernel for All<'_> {
@@ -318,7 +319,7 @@ mod tests {
             let (mut halves, mut out_places) = (vec![bf16::ZERO; x.len()], Vec::new());
             let mut put = |v: V, n: usize| {
                 let mut wide = [7.0; LANES];
-                // SAFETY: sixteen numbers have room.
+                // SAFETY: there is space for sixteen numbers.
                 unsafe { v.store(wide.as_mut_ptr(), n) };
                 out.extend(wide.iter().map(|v| v.to_bits()));
             };
@@ -328,7 +329,7 @@ mod tests {
                     let (a, b) = (V::load(x.as_ptr().add(at), n), V::splat(0.3));
                     a.store_half(halves.as_mut_ptr().add(at), n);
                     put(V::load_half(halves.as_ptr().add(at), n), LANES);
-                    [a.rounded(), a.add(b), a.sub(b), a.mul(a), b.div(a), b.where_positive(a), a.rectified()]
+                    [a.rounded(), a.add(b), a.sub(b), a.mul(a), b.div(a), b.where_positive(a), a.relu()]
                         .into_iter()
                         .for_each(|v| put(v, n));
                     let mut places = [5; LANES];
@@ -355,7 +356,7 @@ mod tests {
         for len in [1, 15, 16, 17, x.len()] {
             let (mut here, mut plain) = (Vec::new(), Vec::new());
             run(All(&x[x.len() - len..], &mut here));
-            // SAFETY: plain loops need nothing.
+            // SAFETY: plain loops have no requirements.
             unsafe { All(&x[x.len() - len..], &mut plain).run::<Plain>() };
             let same = here
                 .iter()

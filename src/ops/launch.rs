@@ -1,53 +1,54 @@
-//! Launch plans that several operations share: pure functions of the shape, so that the order of every sum is too.
+//! Launch plans shared by several operations: pure functions of the shape, which therefore fixes the order of every
+//! sum.
 
 use crate::driver::Spread;
 use crate::tensor::DType;
 
-/// Threads of a block.
+/// Threads per block.
 pub(super) const BLOCK: u32 = 256;
 
-/// Elements of a type in sixteen bytes: what a thread moves at once.
+/// Elements of a type in sixteen bytes, which a thread accesses at once.
 pub(super) fn wide(dtype: DType) -> usize {
     16 / dtype.size()
 }
 
-/// Blocks for `n` elements, sixteen bytes a thread.
+/// Blocks for `n` elements, sixteen bytes per thread.
 pub(super) fn elements(n: usize, dtype: DType) -> Spread {
     Spread::cover(n.div_ceil(wide(dtype)), BLOCK)
 }
 
-/// Blocks wanted at least, where there is work for them: a few for each of the largest devices' processors.
+/// Minimum number of blocks, where there is work for them: a few per multiprocessor of the largest devices.
 const BLOCKS: usize = 512;
 
-/// Passes over a matrix of `groups · rows` rows of `c` channels by blocks of 256 threads, of which `2^shift` lie along the
-/// channels on `width` neighbours each, and the others below them.
+/// Passes over a matrix of `groups · rows` rows of `c` channels by blocks of 256 threads: `2^shift` threads along the
+/// channels, each handling `width` adjacent channels, and the remaining threads along the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Columns {
-    /// Parts of the rows that are worked on by themselves.
+    /// Parts of the rows that are processed separately.
     pub groups: usize,
-    /// Rows of a group.
+    /// Rows per group.
     pub rows: usize,
     /// Channels.
     pub c: usize,
-    /// Channels a thread works on: sixteen bytes where the channels are a multiple of that, else 1.
+    /// Channels per thread: sixteen bytes where the number of channels is a multiple of that, else 1.
     pub width: usize,
-    /// Logarithm of the threads along the channels.
+    /// Logarithm of the number of threads along the channels.
     pub shift: u32,
-    /// Blocks side by side that cover the channels.
+    /// Number of blocks that cover the channels.
     pub tiles: usize,
-    /// Rows of a chunk: what a block works on.
+    /// Rows per chunk, which one block processes.
     pub span: usize,
-    /// Chunks of a group.
+    /// Chunks per group.
     pub chunks: usize,
 }
 
 impl Columns {
-    /// The plan for extents above 0. A block reads between 4 and 64 times as many rows as it has threads below each
-    /// other, the fewer the fewer blocks there are.
+    /// The plan for extents above 0. A block reads between 4 and 64 times as many rows as it has threads along the
+    /// rows; fewer where there are fewer blocks.
     pub fn new(groups: usize, rows: usize, c: usize, dtype: DType) -> Columns {
         let width = if c.is_multiple_of(wide(dtype)) { wide(dtype) } else { 1 };
         let across = c / width;
-        // 128 bytes side by side fill a cache line; single elements take a warp's width.
+        // 128 adjacent bytes fill a cache line; single elements take the width of a warp.
         let shift = across.next_power_of_two().trailing_zeros().min(if width > 1 { 3 } else { 5 });
         let tiles = across.div_ceil(1 << shift);
         let step = BLOCK as usize >> shift;
@@ -57,7 +58,7 @@ impl Columns {
         Columns { groups, rows, c, width, shift, tiles, span, chunks: rows.div_ceil(span) }
     }
 
-    /// Whether threads move single elements.
+    /// Whether threads access single elements.
     pub fn single(&self) -> bool {
         self.width == 1
     }
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How often each element is read, by the arithmetic of `Block` and `lane_of` in the kernels.
+    /// How often each element is read, by the index arithmetic of `Block` and `lane_of` in the kernels.
     fn reads(p: &Columns) -> Vec<u32> {
         let mut seen = vec![0; p.groups * p.rows * p.c];
         for block in 0..p.spread().grid[0] as usize {
@@ -95,7 +96,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
-        /// By the arithmetic of `for_elements` in the kernels.
+        /// By the index arithmetic of `for_elements` in the kernels.
         #[test]
         fn elements_are_worked_on_once(n in 1usize..20_000, bf16: bool) {
             let dtype = if bf16 { DType::BF16 } else { DType::F32 };

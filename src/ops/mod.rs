@@ -1,5 +1,6 @@
-//! The list of operations. Each is a folder: `mod.rs` (parameters, checks, eager functions), `reference.rs` (the
-//! definition: plain loops in f32 and f64), `cpu.rs`, `grad.rs` (its place on the tape), `cases.rs` (its problem table).
+//! The operations, one folder each: `mod.rs` (parameters, checks, eager functions), `reference.rs` (the definition:
+//! plain loops in f32 and f64), `cpu.rs`, `cuda.rs`, `grad.rs` (recording on the tape), `cases.rs` (the table of
+//! problems for tests and benches).
 
 mod lanes;
 mod launch;
@@ -7,7 +8,7 @@ pub mod reference;
 #[cfg(target_arch = "x86_64")]
 mod zmm;
 
-// Primitives: what gradients of gradients are made of.
+// Primitives, of which second-order gradients are composed.
 pub mod arith;
 pub mod cast;
 pub mod matmul;
@@ -37,7 +38,7 @@ pub mod sgd;
 pub mod motion_map;
 pub mod tvl1;
 
-/// Every kernel that this library may launch, as declared: what a test compares with the PTX.
+/// Every kernel that this library may launch, as declared, for comparison with the PTX in a test.
 #[doc(hidden)]
 pub fn kernels() -> Vec<crate::driver::Declared> {
     [

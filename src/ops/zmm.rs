@@ -1,10 +1,10 @@
-//! The vectors of [`super::lanes`] for AVX-512.
+//! The AVX-512 implementation of [`super::lanes`].
 
 use super::lanes::{LANES, Lanes};
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// A register of AVX-512.
+/// An AVX-512 register.
 #[derive(Clone, Copy)]
 pub(super) struct Zmm(__m512);
 
@@ -86,7 +86,7 @@ impl Lanes for Zmm {
         }
     }
     #[inline(always)]
-    unsafe fn rectified(self) -> Self {
+    unsafe fn relu(self) -> Self {
         unsafe {
             let stays = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, _mm512_setzero_ps());
             Zmm(_mm512_maskz_mov_ps(stays, self.0))
@@ -107,7 +107,7 @@ impl Lanes for Zmm {
         unsafe {
             let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x.0, self.0);
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x.0, x.0);
-            // A NaN wins once and then stays: nothing compares greater than it.
+            // NaN wins once and is then kept: nothing compares greater than it.
             let first = _mm512_mask_cmp_ps_mask::<_CMP_ORD_Q>(nan, self.0, self.0);
             let wins = above | first;
             let at = _mm512_mask_mov_epi32(at, wins, _mm512_set1_epi32(place as i32));

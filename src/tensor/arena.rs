@@ -1,10 +1,11 @@
-//! Where buffers lie: large stretches of address space, cut into blocks that are joined again when they are freed.
+//! The allocator of tensors' buffers: large stretches of address space, divided into blocks that are merged again when
+//! freed.
 //!
-//! A training step asks for the same sizes again and again, and fresh pages from the operating system cost more than many
-//! of our kernels. Blocks that waited for the next request of exactly their size would keep the sum over all sizes of the
-//! most that each ever needed: the forward pass fills the large ones, the backward pass frees them in an order of its
-//! own. Here a free stretch serves any size, the lowest address first, so that the process holds little more than what was
-//! ever alive at once. On Linux the pages are huge ones where the system permits.
+//! A training step allocates the same sizes again and again, and fresh pages from the operating system cost more than
+//! many kernels. With a free list per exact size, the process would hold the sum, over all sizes, of the peak of each:
+//! the forward pass allocates the large blocks, and the backward pass frees them in another order. Here a free range
+//! serves any size, lowest address first, so that the process holds little more than the peak of what was allocated at
+//! once. On Linux the pages are huge ones where the system permits.
 
 use bytemuck::{Pod, Zeroable};
 use std::alloc::{Layout, alloc_zeroed};
@@ -18,8 +19,8 @@ use std::sync::Mutex;
 #[repr(C, align(64))]
 pub(super) struct Line([u8; 64]);
 
-/// Lines of a stretch, unless a single block needs more. Only what is written to becomes memory of the process, so on
-/// 64-bit systems that reserve lazily a stretch may be long.
+/// Lines per stretch, unless a single block needs more. Only pages that are written become resident, so on 64-bit
+/// systems that reserve lazily a stretch may be long.
 const STRETCH: usize = if cfg!(miri) {
     1 << 10
 } else if cfg!(all(unix, target_pointer_width = "64")) {
@@ -28,7 +29,7 @@ const STRETCH: usize = if cfg!(miri) {
     1 << 20
 };
 
-/// Lines of a huge page, at whose multiples a stretch begins.
+/// Lines of a huge page, to which a stretch is aligned.
 const HUGE: usize = 1 << 15;
 
 /// Lines that belong to one owner.
@@ -37,13 +38,13 @@ pub(super) struct Block {
     lines: usize,
 }
 
-// SAFETY: a block is the only access to its lines, like the box of a slice.
+// SAFETY: a block has exclusive access to its lines, like a boxed slice.
 unsafe impl Send for Block {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// `lines` lines (at least one) of arbitrary content; `None` where the system has no such memory.
+    /// `lines` lines (at least one) of arbitrary content; `None` if the system has no memory.
     pub(super) fn take(lines: usize) -> Option<Block> {
         #[cfg(any(miri, tubelet_sanitize))]
         return Block::alone(lines);
@@ -51,8 +52,8 @@ impl Block {
         Block::shared(lines)
     }
 
-    /// From the allocator itself: with `cfg(tubelet_sanitize)` (`cargo xtask sanitize`) a sanitizer sees where each begins and
-    /// ends.
+    /// From the system allocator: with `cfg(tubelet_sanitize)` (`cargo xtask sanitize`) a sanitizer then knows the
+    /// bounds of each block.
     #[cfg(any(miri, tubelet_sanitize))]
     fn alone(lines: usize) -> Option<Block> {
         let layout = Layout::array::<Line>(lines).ok()?;
@@ -77,7 +78,7 @@ impl Deref for Block {
     type Target = [Line];
 
     fn deref(&self) -> &[Line] {
-        // SAFETY: the lines are allocated, initialised (with zeros at first), and this block's alone.
+        // SAFETY: the lines are allocated, initialised (initially with zeros), and belong to this block alone.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.lines) }
     }
 }
@@ -93,7 +94,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         #[cfg(any(miri, tubelet_sanitize))]
         if let Ok(layout) = Layout::array::<Line>(self.lines) {
-            // SAFETY: that is how it was allocated, and nobody else has it.
+            // SAFETY: it was allocated with this layout, and this block owns it.
             unsafe { std::alloc::dealloc(self.at.as_ptr().cast(), layout) };
         }
         #[cfg(not(any(miri, tubelet_sanitize)))]
@@ -112,13 +113,13 @@ impl Block {
 
 static ARENA: Mutex<Vec<Stretch>> = Mutex::new(Vec::new());
 
-/// Bytes the process holds for blocks, in use or waiting, and how many stretches there are.
+/// Bytes the process holds for blocks, in use or free, and the number of stretches.
 pub(super) fn held() -> (usize, u64) {
     let arena = ARENA.lock().unwrap_or_else(|e| e.into_inner());
     (arena.iter().map(|s| s.touched * size_of::<Line>()).sum(), arena.len() as u64)
 }
 
-/// Gives the memory of what waits back to the system, where it takes it.
+/// Returns the memory of free blocks to the system, where it accepts it.
 pub(super) fn release() {
     ARENA.lock().unwrap_or_else(|e| e.into_inner()).iter_mut().for_each(Stretch::release);
 }
@@ -126,26 +127,28 @@ pub(super) fn release() {
 struct Stretch {
     base: NonNull<Line>,
     lines: usize,
-    /// Free lines: where they begin, and how many they are. No two of them touch.
+    /// Free ranges of lines: start and length. No two of them are adjacent.
     free: BTreeMap<usize, usize>,
-    /// Lines from this one on were never used.
+    /// Lines from this one on have never been used.
     touched: usize,
 }
 
-// SAFETY: the pointer is an address for computing those of blocks; the stretch itself reads and writes nothing there.
+// SAFETY: the pointer is only used to compute the addresses of blocks; the stretch itself does not access the memory.
 unsafe impl Send for Stretch {}
 
 impl Stretch {
-    /// A stretch in which `least` lines have room; `None` where the system refuses that.
+    /// A stretch with space for `least` lines; `None` if the system refuses.
     fn new(least: usize) -> Option<Stretch> {
-        // The usual length, or where the system refuses that, just enough.
+        // The usual length or, if the system refuses that, just enough.
         for lines in [STRETCH.max(least), least] {
             let bytes = lines.checked_add(HUGE)?.checked_mul(size_of::<Line>())?;
             let Ok(layout) = Layout::from_size_align(bytes, align_of::<u64>()) else { continue };
-            // SAFETY: the layout has a size. It asks for no alignment, so that the zeros are fresh pages and not written.
+            // SAFETY: the layout has a size. It requests no alignment, so that the zeros are fresh pages instead of
+            // being written.
             let Some(at) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { continue };
             let skip = at.as_ptr().align_offset(HUGE * size_of::<Line>());
-            // SAFETY: there is one huge page more than the lines need, and skipping to its like stays below that.
+            // SAFETY: there is one huge page more than the lines need, and aligning to a huge page skips less than
+            // that.
             let base = unsafe { at.add(skip) }.cast::<Line>();
             advise(base, lines, Advice::Huge);
             return Some(Stretch { base, lines, free: BTreeMap::from([(0, lines)]), touched: 0 });
@@ -168,7 +171,7 @@ impl Stretch {
             self.free.insert(from + lines, room - lines);
         }
         self.touched = self.touched.max(from + lines);
-        // SAFETY: free lines lie within the stretch.
+        // SAFETY: free lines are within the stretch.
         Some(unsafe { self.base.add(from) })
     }
 
@@ -189,7 +192,7 @@ impl Stretch {
         for (&from, &room) in &self.free {
             let to = (from + room).min(self.touched);
             if from < to {
-                // SAFETY: free lines lie within the stretch.
+                // SAFETY: free lines are within the stretch.
                 advise(unsafe { self.base.add(from) }, to - from, Advice::Unused);
             }
         }
@@ -202,13 +205,13 @@ impl Stretch {
 }
 
 enum Advice {
-    /// Huge pages are welcome.
+    /// Use huge pages.
     Huge,
-    /// The content of whole pages is not needed any more: they become zeros.
+    /// The content of complete pages is no longer needed: they become zeros.
     Unused,
 }
 
-/// Advice the system may ignore.
+/// Advice that the system may ignore.
 #[cfg(all(target_os = "linux", not(miri)))]
 fn advise(at: NonNull<Line>, lines: usize, advice: Advice) {
     const PAGE: usize = 1 << 16; // the largest in use
@@ -219,7 +222,7 @@ fn advise(at: NonNull<Line>, lines: usize, advice: Advice) {
             Advice::Huge => libc::MADV_HUGEPAGE,
             Advice::Unused => libc::MADV_DONTNEED,
         };
-        // SAFETY: whole pages of free lines, to which no block points; they stay mapped, and read as zeros.
+        // SAFETY: complete pages of free lines, to which no block points; they stay mapped, and read as zeros.
         unsafe { libc::madvise(at.as_ptr().cast::<u8>().add(first - from).cast(), last - first, what) };
     }
 }
@@ -239,7 +242,7 @@ mod tests {
         assert!(at.iter().all(|&p| s.contains(p)));
         s.put(at[1], 5);
         s.put(at[3], 7);
-        s.put(at[2], 2); // joins both its neighbours and the rest
+        s.put(at[2], 2); // is merged with both its neighbours and the unused end
         assert_eq!(s.free.iter().map(|(f, n)| (*f, *n)).collect::<Vec<_>>(), [(3, s.lines - 3)]);
         assert_eq!((s.take(14).map(|p| s.offset(p)), s.touched), (Some(3), 17));
         s.put(at[0], 3);

@@ -7,10 +7,10 @@ use crate::error::{Error, ErrorKind, Result};
 use bytemuck::{Pod, Zeroable};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Blocks of fewer lines (16 KiB) are left to the allocator, which handles them without page faults.
+/// Blocks of fewer lines (16 KiB) are left to the system allocator, which handles them without page faults.
 const MIN_POOLED: usize = 256;
 
-/// Bytes in use, and the most there have been since [`reset_peak`].
+/// Bytes in use, and their maximum since [`reset_peak`].
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,7 +37,7 @@ pub(crate) struct Buffer<T: Pod> {
 }
 
 impl<T: Pod> Buffer<T> {
-    /// `len` elements of arbitrary content: for results that are written whole.
+    /// `len` elements of arbitrary content, for results whose every element is written.
     ///
     /// # Errors
     /// `OutOfMemory`.
@@ -53,10 +53,11 @@ impl<T: Pod> Buffer<T> {
         Ok(Buffer { lines, len, of: std::marker::PhantomData })
     }
 
-    /// As [`Buffer::arbitrary`], for what one thread works on besides, which is small beside the tensors of an operation.
+    /// As [`Buffer::arbitrary`], for a thread's temporary arrays, which are small compared with the tensors of an
+    /// operation.
     ///
     /// # Panics
-    /// Where there is no memory left.
+    /// When there is no memory left.
     pub fn workspace(len: usize) -> Self {
         Self::arbitrary(len).unwrap_or_else(|e| panic!("{e}"))
     }
@@ -93,7 +94,7 @@ impl<T: Pod> Drop for Buffer<T> {
     }
 }
 
-/// Main memory has no `bytes` bytes left.
+/// The error for an allocation of `asked` bytes.
 fn out_of_memory(asked: usize) -> Error {
     ErrorKind::OutOfMemory { device: Device::Cpu.to_string(), asked, live: usage().live }.into()
 }

@@ -1,4 +1,4 @@
-//! Conversion and choice of rows on a GPU.
+//! Conversion, filling, and selection of rows on a GPU.
 
 use super::{DType, Integers, Tensor};
 use crate::driver::{Access, Declared, Gpu, In, Kernel, Module, Out, Pod, Region, Spread};
@@ -8,7 +8,7 @@ use crate::shape::Shape;
 static CAST: Module = Module::new("cast", include_str!("../../ptx/cast.sm_80.ptx"));
 static ROWS: Module = Module::new("rows", include_str!("../../ptx/rows.sm_80.ptx"));
 
-/// By the number type of the result.
+/// Indexed by the data type of the result.
 static CONVERT: Kernel<(In, Out, u32)> = Kernel::new(&CAST, &["cast_widen_f32", "cast_narrow_bf16"]);
 static FILL: Kernel<(Out, f32, u32)> = Kernel::new(&CAST, &["cast_fill_f32"]);
 static GATHER: Kernel<(In, In, Out, u32)> =
@@ -16,7 +16,7 @@ static GATHER: Kernel<(In, In, Out, u32)> =
 
 static COLLECT: Kernel<(Pod<Parts>, Out)> = Kernel::new(&ROWS, &["rows_collect_f32"]);
 
-/// Arrays and where each starts in the result.
+/// Arrays and the index in the result where each starts.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Parts {
@@ -34,10 +34,10 @@ pub(crate) fn kernels() -> Vec<Declared> {
     [own, super::ring::kernels()].concat()
 }
 
-/// Threads of a block.
+/// Threads per block.
 const BLOCK: u32 = 256;
 
-/// `x`, which is on a GPU, in the other number type.
+/// `x`, which is on a GPU, in the other data type.
 pub(super) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let (gpu, n) = (x.memory().gpu(), x.shape().len());
     let mut y = Tensor::on_gpu(gpu, dtype, x.shape())?;
@@ -48,7 +48,7 @@ pub(super) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Sets every element of `x`, which is f32, on a GPU and nobody else's.
+/// Sets every element of `x`, which must be f32, on a GPU and not shared.
 pub(super) fn fill(x: &mut Tensor, value: f32) -> Result<()> {
     let (gpu, n) = (x.memory().gpu().clone(), x.shape().len());
     if n == 0 {
@@ -59,13 +59,13 @@ pub(super) fn fill(x: &mut Tensor, value: f32) -> Result<()> {
     FILL.launch(&gpu, 0, Spread::cover(threads, BLOCK), (target, value, n as u32))
 }
 
-/// The rows `index` of `x`, which is on a GPU; the indices have been checked.
+/// The rows `index` of `x`, which is on a GPU; the indices were checked.
 pub(super) fn rows(x: &Tensor, index: &[usize]) -> Result<Tensor> {
     let index = Integers::new(index.iter().map(|&i| i as u32).collect()).to(&x.device())?;
     rows_by(x, index.input().expect("it was just brought there"), index.len())
 }
 
-/// The rows of `x` by `n` checked indices on its GPU.
+/// The rows of `x` given by `n` checked indices on its GPU.
 pub(super) fn rows_by(x: &Tensor, order: In, n: usize) -> Result<Tensor> {
     let gpu = x.memory().gpu();
     let row: usize = x.dims()[1..].iter().product();
@@ -84,7 +84,7 @@ pub(super) fn rows_by(x: &Tensor, order: In, n: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// The elements of `parts`, f32 on `gpu`, one after another.
+/// The elements of `parts`, f32 on `gpu`, concatenated.
 pub(super) fn collect(gpu: &Gpu, parts: &[&Tensor]) -> Result<Tensor> {
     let total: usize = parts.iter().map(|p| p.shape().len()).sum();
     let mut to = Tensor::on_gpu(gpu, DType::F32, [total])?;

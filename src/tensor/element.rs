@@ -1,4 +1,4 @@
-//! The number types of tensors, for kernels that work on them as they are stored.
+//! The data types of tensors, for kernels that read them as they are stored.
 
 use super::Tensor;
 use crate::cpu::widest::widest;
@@ -8,9 +8,9 @@ use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
 
-/// A stored number.
+/// The type of a stored element.
 pub(crate) trait Element: Pod + Send + Sync {
-    /// As [`Element::build`], where `fill` takes working space of its own and may find none. Only convolutions in tiles need it.
+    /// As [`Element::build`], where `fill` allocates working space, which may fail. Only the AMX convolutions need it.
     #[cfg(target_arch = "x86_64")]
     fn try_build(shape: Shape, fill: impl FnOnce(&mut [Self]) -> Result<()>) -> Result<Tensor> {
         let mut filled = Ok(());
@@ -21,7 +21,8 @@ pub(crate) trait Element: Pod + Send + Sync {
     /// The elements of a tensor of this type.
     fn of(t: &Tensor) -> &[Self];
 
-    /// A tensor of this type written whole by `fill`, which finds arbitrary content; or `Shape` or `OutOfMemory`.
+    /// A tensor of this type whose elements, initially arbitrary, are all written by `fill`. Errors: `Shape` or
+    /// `OutOfMemory`.
     fn build(shape: Shape, fill: impl FnOnce(&mut [Self])) -> Result<Tensor>;
 }
 
@@ -45,7 +46,8 @@ impl Element for bf16 {
     }
 }
 
-/// bf16 to f32, exactly. Without the branches of a conversion one by one, so that it becomes vector instructions.
+/// bf16 to f32, exactly. Written without the branches of the `half` crate's scalar conversion, so that it is
+/// vectorised.
 #[inline(always)]
 fn widen(from: &[bf16], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
@@ -53,7 +55,7 @@ fn widen(from: &[bf16], to: &mut [f32]) {
     }
 }
 
-/// f32 to bf16, rounded to nearest even; a NaN stays one.
+/// f32 to bf16, rounded to nearest even; NaN is propagated.
 #[inline(always)]
 fn narrow(from: &[f32], to: &mut [bf16]) {
     for (to, from) in to.iter_mut().zip(from) {
@@ -64,10 +66,10 @@ fn narrow(from: &[f32], to: &mut [bf16]) {
     }
 }
 
-/// Elements a task converts at once.
+/// Elements per task.
 const CHUNK: usize = 1 << 15;
 
-/// [`widen`] by all cores.
+/// [`widen`] on all cores.
 pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         widest(
@@ -77,7 +79,7 @@ pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
     });
 }
 
-/// [`narrow`] by all cores.
+/// [`narrow`] on all cores.
 pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         widest(
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn conversions_are_those_of_the_half_crate() {
-        // Every bf16, and every f32 whose low half is a corner of rounding.
+        // Every bf16, and f32 numbers for all edge cases of rounding the low half.
         let all: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
         let mut wide = vec![0.0; all.len()];
         widen(&all, &mut wide);

@@ -1,11 +1,11 @@
-//! Frames of a video on a GPU, as they were decoded.
+//! Decoded frames of a video on a GPU.
 
 use crate::driver::{Gpu, In, Memory};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use std::sync::Arc;
 
-/// RGB frames `[count h w 3]` of bytes in a GPU's memory: what augmentation and frame differences start from there.
+/// RGB frames `[count h w 3]` of bytes in a GPU's memory: the input of augmentation and frame differences on a GPU.
 #[derive(Clone, Debug)]
 pub struct Frames {
     memory: Arc<Memory>,
@@ -15,10 +15,10 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Copies frames of `h w 3` bytes each to `gpu`, one behind the other.
+    /// Copies frames of `h w 3` bytes each to `gpu`, contiguously.
     ///
     /// # Errors
-    /// `Shape` when there is none, or one has another length; of a GPU `OutOfMemory` and `Driver`.
+    /// `Shape` when there are no frames, or one has another length; on a GPU `OutOfMemory` and `Driver`.
     pub fn upload(gpu: &Gpu, frames: &[&[u8]], h: usize, w: usize) -> Result<Frames> {
         let bytes = Shape::from([frames.len(), h, w, 3]).checked_len().map_or(0, |_| h * w * 3);
         if frames.is_empty() || bytes == 0 {
@@ -35,12 +35,12 @@ impl Frames {
         Ok(Frames { memory: Arc::new(memory), count: frames.len(), h, w })
     }
 
-    /// The GPU they are on.
+    /// The GPU whose memory holds them.
     pub fn gpu(&self) -> &Gpu {
         self.memory.gpu()
     }
 
-    /// How many there are, and their extents: `count h w`.
+    /// Their number and extents: `count h w`.
     pub fn dims(&self) -> [usize; 3] {
         [self.count, self.h, self.w]
     }
@@ -50,7 +50,7 @@ impl Frames {
         self.memory.ptr()
     }
 
-    /// The bytes as what a kernel reads.
+    /// The bytes as a kernel's input.
     pub(crate) fn input(&self) -> In {
         In(self.memory.ptr(), self.memory.bytes())
     }

@@ -1,4 +1,4 @@
-//! Tensors in a GPU's memory: how they come and go, and how operations see them.
+//! Tensors in a GPU's memory: creating, copying and passing them to kernels.
 
 use super::{Buffer, DType, Device, Storage, Tensor, cuda, sole};
 use crate::driver::{Gpu, In, InOut, Memory, Out};
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::shape::Shape;
 use std::sync::Arc;
 
-/// Where an operation runs: what its `match` is over.
+/// Where an operation runs, for it to `match` on.
 pub(crate) enum Place<'a> {
     Cpu,
     Gpu(&'a Gpu),
@@ -28,7 +28,7 @@ impl Device {
         }
     }
 
-    /// The first GPU where there is one, else the CPU with the reason.
+    /// The first GPU if there is one, else the CPU with the reason.
     pub fn auto() -> (Device, Option<Error>) {
         match Device::cuda(0) {
             Ok(gpu) => (gpu, None),
@@ -36,10 +36,10 @@ impl Device {
         }
     }
 
-    /// Waits until everything given to this device is done.
+    /// Waits until all work given to this device is done.
     ///
     /// # Errors
-    /// `Driver` of work that failed.
+    /// `Driver` for work that failed.
     pub fn synchronize(&self) -> Result<()> {
         match self {
             Device::Cpu => Ok(()),
@@ -49,7 +49,7 @@ impl Device {
 }
 
 impl Tensor {
-    /// Where an operation on this tensor runs. All of `others` (named for the message) must live there too.
+    /// Where an operation on this tensor runs. All of `others` (with names for the error message) must be there too.
     pub(crate) fn place(&self, op: &'static str, others: &[(&'static str, &Tensor)]) -> Result<Place<'_>> {
         for (arg, other) in others {
             if self.gpu() != other.gpu() {
@@ -59,7 +59,7 @@ impl Tensor {
         Ok(self.gpu().map_or(Place::Cpu, Place::Gpu))
     }
 
-    /// The GPU it lives on.
+    /// The GPU it is on.
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &self.storage {
             Storage::F32(_) | Storage::BF16(_) => None,
@@ -67,7 +67,7 @@ impl Tensor {
         }
     }
 
-    /// A tensor of arbitrary content, for a kernel that writes it whole.
+    /// A tensor of arbitrary content, for a kernel that writes every element.
     pub(crate) fn on_gpu(gpu: &Gpu, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into().check("tensor", "shape")?;
         // Kernels count elements in 32 bits.
@@ -78,11 +78,11 @@ impl Tensor {
         Ok(Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) })
     }
 
-    /// A tensor over memory of a caller: `shape` numbers of type `dtype` from device address `ptr` on, without a copy.
+    /// A tensor over the caller's memory: `shape` numbers of type `dtype` from device address `ptr` on, without a copy.
     ///
     /// # Safety
     /// The memory is that long, aligned to 16 bytes, on `gpu`'s device, stays valid for as long as this tensor and its
-    /// clones live, and is used by nobody else in a way that is not ordered with `gpu`'s stream.
+    /// clones exist, and is not used in any way that is not ordered with `gpu`'s stream.
     pub unsafe fn borrow_gpu(gpu: &Gpu, ptr: u64, dtype: DType, shape: impl Into<Shape>) -> Tensor {
         let shape = shape.into();
         let memory = gpu.borrow(ptr, shape.len().saturating_mul(dtype.size()), None);
@@ -102,7 +102,7 @@ impl Tensor {
         Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
     }
 
-    /// This tensor on `device`: shared where it is there already, copied otherwise. To the CPU, this waits.
+    /// This tensor on `device`: shared if it is there already, otherwise copied. A copy to the CPU synchronises.
     ///
     /// # Errors
     /// `OutOfMemory` and `Driver` of the GPUs involved.
@@ -178,10 +178,10 @@ impl Tensor {
         Ok(to)
     }
 
-    /// The elements of `parts`, all f32 and on one device, one after another: one download for many small results.
+    /// The elements of `parts`, all f32 and on one device, concatenated: one download for many small results.
     ///
     /// # Errors
-    /// `DType`, `Device`; of a GPU `OutOfMemory` and `Driver`.
+    /// `DType`, `Device`; on a GPU `OutOfMemory` and `Driver`.
     pub fn collect(parts: &[&Tensor]) -> Result<Tensor> {
         let Some(first) = parts.first() else { return Ok(Tensor::zeros([0])) };
         for part in parts {
@@ -204,7 +204,7 @@ impl Tensor {
         }
     }
 
-    /// This tensor in memory that nobody else holds.
+    /// This tensor in memory that is not shared.
     pub(crate) fn apart(&self) -> Result<Tensor> {
         let mut copy = self.clone(); // shared for now, so the next line copies
         match &mut copy.storage {
@@ -215,7 +215,8 @@ impl Tensor {
         Ok(copy)
     }
 
-    /// Writes the elements of `from` where these are, for whoever shares them too: how a recorded graph gets new inputs.
+    /// Overwrites the elements with those of `from` in place, also for tensors that share them: how a recorded graph
+    /// gets new inputs.
     pub(crate) fn overwrite(&self, from: &Tensor) -> Result<()> {
         if from.shape() != self.shape {
             return Err(Error::shape("overwrite", "from", self.shape, from.shape()));
@@ -243,18 +244,18 @@ impl Tensor {
         self.gpu().map(|_| self.memory().ptr())
     }
 
-    /// The elements as what a kernel reads.
+    /// The elements as a kernel's input.
     pub(crate) fn input(&self) -> In {
         In(self.memory().ptr(), self.memory().bytes())
     }
 
-    /// The elements as what a kernel overwrites whole. Only for a tensor nobody else holds yet.
+    /// The elements as a kernel's output, all of which it writes. Only for a tensor that is not shared.
     pub(crate) fn output(&mut self) -> Out {
         debug_assert!(self.is_sole());
         Out(self.memory().ptr(), self.memory().bytes())
     }
 
-    /// The elements as what a kernel updates; they are copied first when other tensors share them.
+    /// The elements as a kernel's input and output; they are copied first if other tensors share them.
     pub(crate) fn in_out(&mut self) -> Result<InOut> {
         if !self.is_sole() {
             let copy = Tensor::on_gpu(self.memory().gpu(), self.dtype(), self.shape)?;

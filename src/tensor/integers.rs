@@ -1,11 +1,11 @@
-//! Whole numbers beside tensors: whose keys these are, in which order to take rows.
+//! Integers used with tensors: owners of keys, orders of rows.
 
 use super::Device;
 use crate::driver::{In, Memory};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
-/// A list of whole numbers, known in main memory and, after [`Integers::to`], on a GPU too.
+/// A list of integers in main memory and, after [`Integers::to`], on a GPU too.
 #[derive(Clone, Debug)]
 pub struct Integers {
     values: Vec<u32>,
@@ -13,15 +13,15 @@ pub struct Integers {
 }
 
 impl Integers {
-    /// These numbers, in main memory.
+    /// These integers, in main memory.
     pub fn new(values: Vec<u32>) -> Self {
         Integers { values, there: None }
     }
 
-    /// The same numbers for `device`, copied there unless they are there already.
+    /// The same integers for `device`, copied there if they are not there already.
     ///
     /// # Errors
-    /// Of a GPU `OutOfMemory` and `Driver`.
+    /// On a GPU `OutOfMemory` and `Driver`.
     pub fn to(&self, device: &Device) -> Result<Self> {
         let Device::Cuda(gpu) = device else { return Ok(Self::new(self.values.clone())) };
         if self.there.as_ref().is_some_and(|m| m.gpu() == gpu) {
@@ -33,16 +33,16 @@ impl Integers {
         Ok(there)
     }
 
-    /// The same numbers in memory that nobody else holds.
+    /// The same integers in memory that is not shared.
     pub(crate) fn apart(&self) -> Result<Self> {
         let device = self.there.as_ref().map_or(Device::Cpu, |m| Device::Cuda(m.gpu().clone()));
         Self::new(self.values.clone()).to(&device)
     }
 
-    /// Other numbers, as many, in the same memory: a recorded graph then reads the new ones.
+    /// Replaces them by as many others, in the same memory: a recorded graph then reads the new ones.
     ///
     /// # Errors
-    /// `Shape` when their number differs; of a GPU `Driver`.
+    /// `Shape` when their number differs; on a GPU `Driver`.
     pub fn set(&mut self, values: &[u32]) -> Result<()> {
         if values.len() != self.values.len() {
             return Err(Error::shape("integers", "values", format!("{} numbers", self.values.len()), values.len()));
@@ -58,12 +58,12 @@ impl Integers {
         }
     }
 
-    /// The numbers.
+    /// The integers.
     pub fn values(&self) -> &[u32] {
         &self.values
     }
 
-    /// How many.
+    /// Their number.
     pub fn len(&self) -> usize {
         self.values.len()
     }
@@ -78,7 +78,7 @@ impl Integers {
         self.there.as_deref()
     }
 
-    /// The numbers as what a kernel reads.
+    /// The integers as a kernel's input.
     pub(crate) fn input(&self) -> Option<In> {
         self.there.as_ref().map(|m| In(m.ptr(), m.bytes()))
     }

@@ -1,4 +1,4 @@
-//! Main memory that tensors take: how much, the most there was, and how to give it back.
+//! Main memory used by tensors: how much, its peak, and how to return it to the system.
 //!
 //! ```
 //! use tubelet::tensor::{Tensor, memory};
@@ -11,30 +11,30 @@
 //! memory::release();
 //! ```
 //!
-//! The figures are those of the process: tensors of all threads count. What kernels use besides counts too where it is
-//! kept in the same recycled blocks, as everything is whose size grows with a tensor.
+//! The figures are those of the process, for tensors of all threads. Temporary arrays of kernels are included if they
+//! are allocated from the same recycled blocks, as all arrays are whose size grows with a tensor.
 
 use super::{Device, buffer};
 pub use crate::driver::Usage;
 
-/// Bytes in use by tensors in main memory, the most since [`reset_peak`], and what the process holds for them.
+/// Bytes in use by tensors in main memory, the maximum since [`reset_peak`], and what the process holds for them.
 pub fn usage() -> Usage {
     buffer::usage()
 }
 
-/// Lets [`Usage::peak`] begin anew, at what is in use now.
+/// Resets [`Usage::peak`] to what is in use now.
 pub fn reset_peak() {
     buffer::reset_peak();
 }
 
-/// Gives memory that waits to be used again back to the system. A training step asks for the same sizes as the one before
-/// and needs no such call; it is for a program that goes on to something else.
+/// Returns free blocks to the system. A training step allocates the same sizes as the one before and needs no such
+/// call; it is for programs that continue with something else.
 pub fn release() {
     super::arena::release();
 }
 
 impl Device {
-    /// Bytes in use there by tensors of this process, the most that there were, and what is held.
+    /// Bytes in use by tensors of this process on the device, their maximum, and what is held.
     pub fn usage(&self) -> Usage {
         match self {
             Device::Cpu => usage(),

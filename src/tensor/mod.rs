@@ -1,7 +1,7 @@
-//! Tensors: a shape, a number type, and shared contiguous memory.
+//! Tensors: a shape, a data type, and shared contiguous memory.
 //!
-//! Activations are `n t h w c`, filters `k kt kh kw c`. A tensor is cheap to clone (the memory is shared) and is
-//! written in place only by its single owner ([`Tensor::f32_mut`] copies otherwise).
+//! Activations are `n t h w c`, filters `k kt kh kw c`. Cloning a tensor is cheap (the memory is shared); it is written
+//! in place only if it is not shared ([`Tensor::f32_mut`] copies otherwise).
 
 mod arena;
 mod buffer;
@@ -31,7 +31,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Number type of stored elements. Sums, statistics and losses are always formed in f32.
+/// Data type of stored elements. Sums, statistics and losses are always computed in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE single precision.
@@ -49,7 +49,7 @@ impl DType {
         }
     }
 
-    /// Bytes of an element.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
@@ -57,7 +57,7 @@ impl DType {
         }
     }
 
-    /// Its place in a kernel's list of entries: f32 first, then bf16.
+    /// Its index in a kernel's list of entries: f32 first, then bf16.
     pub(crate) fn index(self) -> usize {
         self as usize
     }
@@ -71,13 +71,13 @@ impl DType {
     }
 }
 
-/// Where a tensor lives.
+/// The device of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
-    /// Main memory, computed by all cores.
+    /// Main memory; operations run on all cores.
     Cpu,
-    /// A GPU's memory, computed there.
+    /// A GPU's memory; operations run on that GPU.
     Cuda(Gpu),
 }
 
@@ -97,7 +97,7 @@ enum Storage {
     Gpu(DType, Arc<Memory>),
 }
 
-/// Elements as `f32`: where they are, or converted into a block that is recycled like a tensor's.
+/// Elements as `f32`: borrowed, or converted into a recycled block like a tensor's.
 pub(crate) enum Host<'a> {
     There(&'a [f32]),
     Widened(Buffer<f32>),
@@ -122,10 +122,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of `data`.
+    /// A tensor with the elements `data`.
     ///
     /// # Errors
-    /// `Shape` when `data` does not have exactly `shape.len()` elements, or the shape is one that no tensor can have
+    /// `Shape` when `data` does not have exactly `shape.len()` elements, or the shape exceeds the limits of tensors
     /// ([`Shape::check`]); `OutOfMemory`.
     pub fn from_f32(shape: impl Into<Shape>, data: &[f32]) -> Result<Self> {
         let shape = shape.into().check("tensor", "shape")?;
@@ -139,7 +139,7 @@ impl Tensor {
     /// `f32` zeros.
     ///
     /// # Panics
-    /// Where main memory has no room for them, like a vector; [`Tensor::zeros_on`] returns an error then.
+    /// When main memory has no space for them, like a `Vec`; [`Tensor::zeros_on`] returns an error instead.
     pub fn zeros(shape: impl Into<Shape>) -> Self {
         Self::full(shape, 0.0)
     }
@@ -147,20 +147,20 @@ impl Tensor {
     /// `f32` copies of one value.
     ///
     /// # Panics
-    /// As [`Tensor::zeros`]; [`Tensor::full_on`] returns an error then.
+    /// As [`Tensor::zeros`]; [`Tensor::full_on`] returns an error instead.
     pub fn full(shape: impl Into<Shape>, value: f32) -> Self {
         Self::build(shape, |out| out.fill(value)).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// A tensor of no extents with one value.
+    /// A tensor of rank 0 with one value.
     pub fn scalar(value: f32) -> Self {
         Self::full([], value)
     }
 
-    /// An `f32` tensor written whole by `fill`, which finds arbitrary content.
+    /// An `f32` tensor whose elements, initially arbitrary, are all written by `fill`.
     ///
     /// # Errors
-    /// `Shape` when no tensor can have the shape; `OutOfMemory`.
+    /// `Shape` when the shape exceeds the limits of tensors; `OutOfMemory`.
     pub(crate) fn build(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Self> {
         let shape = shape.into().check("tensor", "shape")?;
         let mut buffer = Buffer::arbitrary(shape.len())?;
@@ -168,14 +168,14 @@ impl Tensor {
         Ok(Tensor { shape, storage: Storage::F32(Arc::new(buffer)) })
     }
 
-    /// Like [`Tensor::build`], where `fill` takes working space of its own and may find none.
+    /// Like [`Tensor::build`], where `fill` allocates working space, which may fail.
     pub(crate) fn try_build(shape: Shape, fill: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Self> {
         let mut filled = Ok(());
         let built = Self::build(shape, |out| filled = fill(out))?;
         filled.map(|()| built)
     }
 
-    /// Like [`Tensor::build`], the result rounded to `dtype`: how an operation returns the type it was given.
+    /// Like [`Tensor::build`], with the result rounded to `dtype`, so that operations return the type they were given.
     pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Self> {
         let wide = Self::build(shape, fill)?;
         match (&wide.storage, dtype) {
@@ -203,7 +203,7 @@ impl Tensor {
         self.shape.dims()
     }
 
-    /// The number type.
+    /// The data type.
     pub fn dtype(&self) -> DType {
         match self.storage {
             Storage::F32(_) => DType::F32,
@@ -212,7 +212,7 @@ impl Tensor {
         }
     }
 
-    /// Where it lives.
+    /// The device of its memory.
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::F32(_) | Storage::BF16(_) => Device::Cpu,
@@ -248,7 +248,7 @@ impl Tensor {
         Error::device("tensor", "self", Device::Cpu, self.device())
     }
 
-    /// Refuses another number type.
+    /// Checks the data type.
     pub(crate) fn expect(&self, op: &'static str, arg: &'static str, dtype: DType) -> Result<()> {
         if self.dtype() == dtype {
             return Ok(());
@@ -260,11 +260,11 @@ impl Tensor {
         ErrorKind::DType { op: "tensor", arg: "self", expected, got: self.dtype().name() }.into()
     }
 
-    /// The elements as `f32`: borrowed where they are, converted where they are `bf16`, and copied from a GPU, which
-    /// waits for it.
+    /// The elements as `f32`: borrowed if they are `f32`, converted from `bf16`, or copied from a GPU, with which this
+    /// synchronises.
     ///
     /// # Errors
-    /// `Driver` when the copy, or work before it, failed.
+    /// `Driver` when the copy, or earlier work, failed.
     pub fn load(&self) -> Result<Cow<'_, [f32]>> {
         match &self.storage {
             Storage::F32(b) => Ok(Cow::Borrowed(b.as_slice())),
@@ -276,8 +276,7 @@ impl Tensor {
         }
     }
 
-    /// The elements as `f32`, for the CPU's kernels: operations come here only after [`Tensor::place`] said so. Or
-    /// `OutOfMemory`.
+    /// The elements as `f32`, for CPU kernels: only after [`Tensor::place`] returned the CPU. Error: `OutOfMemory`.
     pub(crate) fn host(&self) -> Result<Host<'_>> {
         match &self.storage {
             Storage::F32(b) => Ok(Host::There(b.as_slice())),
@@ -290,7 +289,7 @@ impl Tensor {
         }
     }
 
-    /// The elements for writing; they are copied first when other tensors share them.
+    /// The elements for writing; they are copied first if other tensors share them.
     ///
     /// # Errors
     /// `DType` when they are not `f32`; `Device` when they are not in main memory; `OutOfMemory`.
@@ -310,7 +309,7 @@ impl Tensor {
         }
     }
 
-    /// The only element of a tensor that has one; from a GPU, this waits.
+    /// The only element of a tensor with one element; synchronises with a GPU.
     ///
     /// # Errors
     /// `Shape` when there is not exactly one; as [`Tensor::load`].
@@ -321,7 +320,7 @@ impl Tensor {
         }
     }
 
-    /// The same memory under another shape.
+    /// The same memory in another shape.
     ///
     /// # Errors
     /// `Shape` when the number of elements differs.
@@ -334,10 +333,10 @@ impl Tensor {
         Ok(Tensor { shape, storage: self.storage.clone() })
     }
 
-    /// The rows `index` of the outermost extent, in that order.
+    /// The rows `index` along the outermost axis, in that order.
     ///
     /// # Errors
-    /// `Param` when an index is not a row; `Shape` when there is no extent; of a GPU what its driver says.
+    /// `Param` when an index is out of range; `Shape` for rank 0; on a GPU errors of its driver.
     pub fn rows(&self, index: &[usize]) -> Result<Self> {
         let Some((&n, rest)) = self.dims().split_first() else {
             return Err(Error::shape("rows", "self", "at least one extent", self.shape));
@@ -351,7 +350,7 @@ impl Tensor {
         let shape = Shape::new(&dims).check("rows", "index")?;
         fn gather<T: bytemuck::Pod + Send + Sync>(from: &[T], row: usize, index: &[usize]) -> Result<Arc<Buffer<T>>> {
             let mut out = Buffer::arbitrary(index.len() * row)?;
-            // Short rows are not worth a thread of their own.
+            // Short rows are not worth a task of their own.
             let some = (1 << 14) / row.max(1) + 1;
             let rows = out.as_mut_slice().par_chunks_exact_mut(row.max(1)).with_min_len(some).zip(index);
             rows.for_each(|(to, &i)| to.copy_from_slice(&from[i * row..(i + 1) * row]));
@@ -365,7 +364,7 @@ impl Tensor {
         Ok(Tensor { shape, storage })
     }
 
-    /// As [`Tensor::rows`] for a permutation (which needs no check); nothing is uploaded where both are on one GPU.
+    /// As [`Tensor::rows`] for a permutation (which needs no check); nothing is uploaded if both are on the same GPU.
     pub(crate) fn rows_by(&self, index: &Integers) -> Result<Self> {
         match (&self.storage, index.input()) {
             (Storage::Gpu(..), Some(order)) => cuda::rows_by(self, order, index.len()),
@@ -373,10 +372,10 @@ impl Tensor {
         }
     }
 
-    /// The same numbers in another type, rounded to nearest even. Free when the type is already that.
+    /// The same values in another data type, rounded to nearest even. Free if that is the type already.
     ///
     /// # Errors
-    /// `OutOfMemory`; of a GPU also `Driver`.
+    /// `OutOfMemory`; on a GPU also `Driver`.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
         match (&self.storage, dtype) {
             (Storage::F32(b), DType::BF16) => {
@@ -389,7 +388,7 @@ impl Tensor {
     }
 }
 
-/// The memory, copied first when other tensors share it.
+/// The memory, copied first if other tensors share it.
 fn sole<T: bytemuck::Pod>(b: &mut Arc<Buffer<T>>) -> Result<&mut Buffer<T>> {
     if Arc::get_mut(b).is_none() {
         *b = Arc::new(Buffer::from_slice(b.as_slice())?);

@@ -1,5 +1,5 @@
-//! A ring of rows on a GPU: new rows replace the oldest. The next row's number and the rows' owners live there too, so that
-//! pushing needs nothing of the host but the new owners.
+//! A ring buffer of rows on a GPU: new rows replace the oldest. The index of the next row and the owners of the rows
+//! are on the GPU too, so that pushing needs nothing from the host but the new owners.
 
 use super::{DType, Integers, Tensor};
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Memory, Module, Spread};
@@ -8,7 +8,7 @@ use crate::error::Result;
 static MODULE: Module = Module::new("queue", include_str!("../../ptx/queue.sm_80.ptx"));
 
 type Push = (In, In, In, InOut, InOut, u32, u32, u32);
-/// By whether threads move single elements.
+/// Indexed by whether threads access single elements.
 static PUSH: Kernel<Push> = Kernel::new(&MODULE, &["queue_push_wide_f32", "queue_push_single_f32"]);
 static ADVANCE: Kernel<(InOut, u32, u32)> = Kernel::new(&MODULE, &["queue_advance_u32"]);
 
@@ -16,7 +16,7 @@ pub(super) fn kernels() -> Vec<Declared> {
     vec![PUSH.declared(), ADVANCE.declared()]
 }
 
-/// What a ring's GPU knows of it besides its rows.
+/// The state of a ring buffer on its GPU, apart from its rows.
 #[derive(Debug)]
 pub(crate) struct Ring {
     owners: Memory,
@@ -24,18 +24,17 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Of a ring whose rows have these owners, and whose next row goes `at`.
+    /// A ring buffer whose rows have these owners, and whose next row is written at index `at`.
     pub fn new(gpu: &Gpu, owners: &[u32], at: usize) -> Result<Ring> {
         Ok(Ring { owners: numbers(gpu, owners)?, at: numbers(gpu, &[at as u32])? })
     }
 
-    /// The rows' owners.
+    /// The owners of the rows.
     pub fn owners(&self) -> &Memory {
         &self.owners
     }
 
-    /// The rows `fresh [n d]` of `owners` into `rows [K d]`, which are f32; of more than `K` the last
-    /// `K`.
+    /// Writes the rows `fresh [n d]` of `owners` into `rows [K d]`, which are f32; of more than `K` only the last `K`.
     pub fn push(&self, rows: &mut Tensor, fresh: &Tensor, owners: &Integers) -> Result<()> {
         let (capacity, d, n) = (rows.dims()[0], rows.dims()[1], fresh.dims()[0]);
         if n == 0 {

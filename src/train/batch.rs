@@ -1,12 +1,12 @@
-//! Samples side by side.
+//! Collating samples into batches.
 
 use super::views::Part;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 
-/// The clips of a batch as one tensor `n t h w c`; `None` where a sample lacks its clip, or there is no sample. It is all
-/// that the step does of the loader's work, so every thread copies some samples.
+/// The clips of a batch as one tensor `n t h w c`; `None` if a sample lacks its clip, or there is no sample. This copy
+/// is the only part of loading that runs in the training step, so it is done by all threads.
 pub(super) fn stack<'a>(parts: impl Iterator<Item = Option<&'a Part>>) -> Result<Option<Tensor>> {
     let parts: Option<Vec<&Part>> = parts.collect();
     let Some(parts) = parts.filter(|p| !p.is_empty()) else { return Ok(None) };
@@ -24,7 +24,7 @@ pub(super) fn stack<'a>(parts: impl Iterator<Item = Option<&'a Part>>) -> Result
     .map(Some)
 }
 
-/// The one-channel maps of a batch as one tensor `n t h w`; `None` where a sample lacks its map.
+/// The one-channel maps of a batch as one tensor `n t h w`; `None` if a sample lacks its map.
 pub(super) fn stack_maps<'a>(parts: impl Iterator<Item = Option<&'a Part>>) -> Result<Option<Tensor>> {
     let Some(maps) = stack(parts)? else { return Ok(None) };
     match maps.shape().nthwc("maps", "x")? {
@@ -47,7 +47,7 @@ mod tests {
         assert!(stack([Some(&a), None].into_iter()).unwrap().is_none());
         let other = Part { dims: [2, 3, 1, 1], data: vec![0.0; 6] };
         assert!(stack([Some(&a), Some(&other)].into_iter()).is_err());
-        // The same numbers by other axes are no clip of this batch.
+        // As many numbers with other extents do not fit this batch.
         let turned = Part { dims: [2, 1, 3, 2], ..part(0) };
         assert!(stack([Some(&a), Some(&turned)].into_iter()).is_err());
         let map = Part { dims: [2, 3, 2, 1], data: vec![0.5; 12] };

@@ -1,6 +1,7 @@
-//! Samples that follow the motion, as MCL takes them (`mcl.md` sections 1.4 to 1.7): which starts, which boxes, which target.
+//! Sampling that follows motion, as in MCL (`docs/papers/mcl.md` sections 1.4 to 1.7): starts of clips, crop boxes,
+//! alignment targets.
 //!
-//! What is random about a sample is a plain value, [`Chosen`], which [`Loader::quad`] then cuts out of the video.
+//! All random choices of a sample are a plain value, [`Chosen`], which [`Loader::quad`] then applies to the video.
 
 use super::views::{Loader, Part, ViewSpec};
 use crate::augment::{Draw, MotionKind, Region, apply_motion};
@@ -12,31 +13,32 @@ use half::f16;
 use rand::RngExt;
 use serde::Serialize;
 
-/// Levels of a pixel in the flow of the released code.
+/// Grey levels per pixel of displacement in the flow of the released code.
 const LEVELS: f32 = 6.375;
 
-/// What MCL adds to the choice of clips. The default is all off.
+/// MCL's options for the choice of clips. By default all are off.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Focus {
-    /// Probability of choosing starts by motion; 0.7 in the release, 0 is off.
+    /// Probability of choosing starts by motion; 0.7 in the release, 0 for never.
     pub sampling: f64,
-    /// Whether crops keep what moves.
+    /// Whether crops must contain what moves.
     pub crop: bool,
-    /// The released code's behaviour where it differs. A clip that does not move still forces a box, at the lower right; of
-    /// starts that tie the earliest are kept; a box that forty places miss is missed. In the target, flow keeps its numbers when
-    /// it is resized, in levels of 6.375 a pixel, and of a mirrored clip `u` and `v` are mirrored with probability one half each
-    /// (`mcl.md` section 8). What storing in 8 bits did to maps and flow is not reproduced.
+    /// The released code's behaviour where it differs. A clip without motion still constrains the crop to a box, at the
+    /// lower right; of starts with equal scores the earliest are kept; if none of forty random positions of a crop
+    /// covers the box, the best of them is used. In the target, flow is not rescaled when it is resized, and is in
+    /// levels of 6.375 per pixel; in mirrored clips `u` and `v` are each mirrored with probability one half
+    /// (`docs/papers/mcl.md` section 8). The effect of storing maps and flow in 8 bits is not reproduced.
     pub legacy: bool,
-    /// Grid `t h w` of the alignment target, where the method wants one.
+    /// Grid `t h w` of the alignment target, if the method needs one.
     pub target: Option<[usize; 3]>,
-    /// Frames whose flow makes the map of a frame ([`MapSpec::window`]).
+    /// Number of frames whose flow is combined into the map of a frame ([`MapSpec::window`]).
     pub window: usize,
-    /// Cells of a map, down and across.
+    /// Cells of a map, vertically and horizontally.
     pub grid: [usize; 2],
-    /// Share of each side that is taken as motionless ([`MapSpec::border`]).
+    /// Fraction of each side at the border that is treated as motionless ([`MapSpec::border`]).
     pub border: f64,
-    /// A clip whose map has no cell above this does not move, and its crops are ordinary ones: pixels of the cached flow, for each
-    /// field that is summed. Not looked at with [`Focus::legacy`].
+    /// A clip whose map has no cell above this threshold counts as motionless, and its crops are ordinary ones. In
+    /// pixels of the cached flow, per field that is summed. Not used with [`Focus::legacy`].
     pub still: f32,
 }
 
@@ -48,7 +50,7 @@ impl Default for Focus {
 }
 
 impl Focus {
-    /// All of it: sampling with probability 0.7, crops, and a target on the grid `t h w`.
+    /// All options: sampling with probability 0.7, crops, and a target on the grid `t h w`.
     pub fn mcl(target: [usize; 3]) -> Focus {
         Focus { sampling: 0.7, crop: true, target: Some(target), ..Focus::default() }
     }
@@ -69,7 +71,7 @@ impl Focus {
     /// `Param` naming the field that is out of range.
     pub fn check(&self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.sampling) {
-            return Err(Error::param("focus", "sampling", self.sampling, "a probability lies between 0 and 1"));
+            return Err(Error::param("focus", "sampling", self.sampling, "a probability is from 0 to 1"));
         }
         if !(self.still >= 0.0 && self.still.is_finite()) {
             return Err(Error::param("focus", "still", self.still, "it must be at least 0"));
@@ -87,28 +89,28 @@ impl Focus {
 }
 
 impl ViewSpec {
-    /// The maps and scores that [`ViewSpec::focus`] is made by.
+    /// The maps and scores that [`ViewSpec::focus`] requires.
     pub fn maps(&self) -> MapSpec {
         self.focus.maps((self.frames * self.stride) as f64, self.fps)
     }
 }
 
-/// MCL's sample of a video (`mcl.md` section 1.7).
+/// MCL's sample of a video (`docs/papers/mcl.md` section 1.7).
 #[derive(Clone, Debug)]
 pub struct Quad {
-    /// The video's number among the training videos.
+    /// The video's index among the training videos.
     pub video: u32,
     /// The query, `t s s 3`.
     pub query: Part,
-    /// The query's clip in another crop and other colours, and two other clips of the video.
+    /// The query's clip with another crop and other colours, and two other clips of the video.
     pub keys: [Part; 3],
     /// Where the query moves, `t h w 1`, on the grid [`Focus::target`].
     pub target: Option<Part>,
-    /// Whether the query begins before the two other clips; otherwise after.
+    /// Whether the query begins before the two other clips, or after them.
     pub order: bool,
 }
 
-/// Everything that is random about a [`Quad`], and what it was chosen by. The four views are the query, the key of the same
+/// All random choices of a [`Quad`], and what they were based on. The four views are the query, the key of the same
 /// clip, and the two other keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chosen {
@@ -118,18 +120,18 @@ pub struct Chosen {
     pub frames: [Vec<usize>; 4],
     /// Crop, flip and colours of each view.
     pub draws: [Draw; 4],
-    /// Where each view's clip moves most, where that decided its crop.
+    /// The region of each view's clip that moves most, if its crop was chosen by it.
     pub regions: [Option<Region>; 4],
-    /// Whether the query begins before the two other clips; otherwise after.
+    /// Whether the query begins before the two other clips, or after them.
     pub order: bool,
     /// Whether the starts were chosen by motion.
     pub focused: bool,
-    /// The video's maps and scores, where sampling or crops follow the motion.
+    /// The video's maps and scores, if sampling or crops follow the motion.
     pub maps: Option<Maps>,
 }
 
 impl Loader {
-    /// MCL's sample of `video` in `epoch`: what [`Loader::chosen`] says, cut out.
+    /// MCL's sample of `video` in `epoch`, according to [`Loader::chosen`].
     ///
     /// # Errors
     /// As [`Loader::chosen`].
@@ -148,11 +150,11 @@ impl Loader {
         })
     }
 
-    /// What is drawn for the sample of `video` in `epoch`.
+    /// The random choices for the sample of `video` in `epoch`.
     ///
     /// # Errors
-    /// `Param` when [`ViewSpec::focus`] is out of range, the video is shorter than a clip and short videos are refused, or
-    /// flow is needed and the cache has none; `Io`, `Format` of the cache.
+    /// `Param` when [`ViewSpec::focus`] is out of range, the video is shorter than a clip and short videos are refused,
+    /// or flow is needed and the cache has none; `Io`, `Format` for the cache.
     pub fn chosen(&self, epoch: u64, video: usize) -> Result<Chosen> {
         self.choose(&self.cache.get(self.videos[video])?, epoch, video)
     }
@@ -176,7 +178,7 @@ impl Loader {
         Ok(Chosen { starts, frames, draws, regions, order: triple.query_first, focused: triple.focused, maps })
     }
 
-    /// The maps of a video, where they are needed: those of the cache, or made now where it was built without.
+    /// The maps of a video, if they are needed: from the cache, or computed now if it was built without them.
     pub(super) fn maps(&self, view: &View, video: usize) -> Result<Option<Maps>> {
         if !self.spec.focus.needs_maps() {
             return Ok(None);
@@ -188,7 +190,7 @@ impl Loader {
         }
     }
 
-    /// Calls `with` with how starts are chosen.
+    /// Calls `with` with the rule by which starts are chosen.
     pub(super) fn favour<R>(&self, maps: Option<&Maps>, with: impl FnOnce(&Favour<'_>) -> R) -> R {
         let score = |start: usize| maps.map_or(0.0, |maps| maps.score(start));
         let focus = &self.spec.focus;
@@ -196,8 +198,8 @@ impl Loader {
         with(&Favour { probability, score: &score, legacy: focus.legacy })
     }
 
-    /// Puts crops that keep what moves into the draws of clips at `starts`. All else about the draws stays as it is, and so do the
-    /// crops of clips that do not move.
+    /// Replaces the crops in the draws of clips at `starts` by crops that contain what moves. Everything else about the
+    /// draws is unchanged, and so are the crops of motionless clips.
     pub(super) fn crop<const N: usize>(
         &self,
         maps: Option<&Maps>,
@@ -222,7 +224,7 @@ impl Loader {
         Ok(regions)
     }
 
-    /// The alignment targets of clips at `starts`, cropped and flipped as their frames are, where they are wanted.
+    /// The alignment targets of clips at `starts`, cropped and flipped like their frames, if the method needs them.
     pub(super) fn targets<const N: usize>(
         &self,
         epoch: u64,

@@ -1,4 +1,4 @@
-//! The output folder of a run: held by one process, tied to one set of settings, its files written whole or not at all.
+//! The output folder of a run: locked by one process, bound to one set of settings, with files written atomically.
 
 use crate::error::{self, Error, Result};
 use crate::files;
@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// A run's folder, locked for as long as this value lives.
+/// A run's folder, locked as long as this value exists.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -16,7 +16,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Creates the folder where needed and locks it.
+    /// Creates the folder if needed and locks it.
     ///
     /// # Errors
     /// `Locked` while another process holds it; `Io` when it cannot be created or written.
@@ -31,7 +31,7 @@ impl Folder {
             .truncate(false)
             .open(&lock_path)
             .map_err(Error::io("write", &lock_path))?;
-        // SAFETY: flock takes a descriptor that `lock` keeps open, and touches no memory of ours.
+        // SAFETY: flock takes a descriptor that `lock` keeps open, and accesses no memory of this process.
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(held(&path, &mut lock));
         }
@@ -47,7 +47,7 @@ impl Folder {
     /// Checks that [`Folder::open`] would succeed now, and creates nothing.
     ///
     /// # Errors
-    /// As [`Folder::open`]; `Data` when something that is no folder is in the way.
+    /// As [`Folder::open`]; `Data` when something that is not a folder is in the way.
     pub fn check(path: &Path) -> Result<()> {
         files::check_writable(path)?;
         let lock_path = path.join(LOCK);
@@ -56,7 +56,7 @@ impl Folder {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Error::io("write", &lock_path)(e)),
         };
-        // Shared, and given back at once with the file: who looks does not keep others from looking.
+        // A shared lock, released at once with the file, so that several checks do not block each other.
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Err(held(path, &mut lock)),
             _ => Ok(()),
@@ -68,8 +68,8 @@ impl Folder {
         &self.path
     }
 
-    /// Compares `settings` with those that the run in the folder `path` was begun with, and changes nothing; whether there
-    /// are any. Both are JSON objects, whose fields are named in errors as they are here.
+    /// Compares `settings` with those that the run in the folder `path` was started with, without changing anything;
+    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here.
     ///
     /// # Errors
     /// `Data` naming each field that differs with both values; `Io`; `Format`.
@@ -107,8 +107,8 @@ impl Folder {
         Err(Error::data(path, what))
     }
 
-    /// Ties the folder to `settings`: written if the folder has none yet, [compared](Folder::compare) otherwise. Call it
-    /// when nothing can refuse the run any more.
+    /// Binds the folder to `settings`: they are written if the folder has none yet, and [compared](Folder::compare)
+    /// otherwise. Call it when nothing else can prevent the run from starting.
     ///
     /// # Errors
     /// As [`Folder::compare`].
@@ -120,18 +120,18 @@ impl Folder {
     }
 }
 
-/// The error for a folder that another process holds, whose number is in the file `lock`.
+/// The error for a folder that another process has locked, whose process id is in the file `lock`.
 fn held(path: &Path, lock: &mut File) -> Error {
     let mut text = String::new();
-    let _ = lock.read_to_string(&mut text); // the holder's number is a courtesy; absent is fine
+    let _ = lock.read_to_string(&mut text); // the process id is optional
     error::ErrorKind::Locked { path: path.to_owned(), holder: text.trim().parse().ok() }.into()
 }
 
-/// The file that the process which holds the folder has locked.
+/// The file that is locked by the process using the folder.
 const LOCK: &str = "lock";
-/// The file with the settings a run was begun with.
+/// The file with the settings a run was started with.
 const SETTINGS: &str = "settings.json";
-/// At most so many settings that differ are named.
+/// Maximum number of differing settings named in an error.
 const NAMED: usize = 8;
 
 /// The leaves in which two JSON values differ, with both values.
@@ -149,8 +149,8 @@ fn differences(begun: &Value, now: &Value, at: String, found: &mut Vec<String>) 
     }
 }
 
-/// Writes `bytes` under `path` so that a reader sees the old content or the new, never a part: temporary file in the
-/// same folder, synced, renamed.
+/// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part: a temporary file in the
+/// same folder, synced, then renamed.
 ///
 /// # Errors
 /// `Io`; the temporary file is removed then.
@@ -165,16 +165,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&temporary, path)
     };
     write().map_err(|e| {
-        let _ = fs::remove_file(&temporary); // the first error is the one to tell
+        let _ = fs::remove_file(&temporary); // return the first error
         Error::io("write", path)(e)
     })
 }
 
 impl Drop for Folder {
-    /// Closing would do, were it not for a program being started this very moment: until it runs, it holds copies of all
-    /// descriptors, and with them the lock.
+    /// Closing the file is not enough if a child process is being started at this moment: until its `exec` it holds
+    /// copies of all descriptors, and thereby the lock.
     fn drop(&mut self) {
-        // SAFETY: as in `open`; a failure leaves the lock to the closing of the descriptor.
+        // SAFETY: as in `open`; if it fails, closing the descriptor releases the lock.
         unsafe { libc::flock(self.lock.as_raw_fd(), libc::LOCK_UN) };
     }
 }
@@ -231,7 +231,7 @@ mod tests {
         ] {
             assert!(e.contains(part), "{part} in {e}");
         }
-        // What has not been begun by the same settings stays as it was.
+        // Comparing other settings leaves the folder unchanged.
         assert!(Folder::compare(dir.path(), &begun).unwrap());
     }
 

@@ -1,4 +1,4 @@
-//! How a run gives its steps to a GPU: one operation after the other, or recorded.
+//! How a run launches its steps on a GPU: one operation after another, or as a recorded graph.
 
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
@@ -7,13 +7,13 @@ use crate::ssl::report::Report;
 use crate::tensor::Device;
 use rand::Rng;
 
-/// How steps are given to a GPU.
+/// How steps are launched.
 pub(super) enum Graph<M: Step> {
-    /// One operation after the other.
+    /// One operation after another.
     Off,
-    /// Recorded with the second step from here.
+    /// To be recorded in the second step from now.
     Wanted {
-        /// Steps taken since.
+        /// Steps taken since then.
         steps: u64,
     },
     /// Recorded.
@@ -21,12 +21,12 @@ pub(super) enum Graph<M: Step> {
 }
 
 impl<M: Step> Graph<M> {
-    /// Recorded where `device` can.
+    /// To be recorded, if `device` supports it.
     pub fn wanted(device: &Device) -> Self {
         if *device == Device::Cpu { Graph::Off } else { Graph::Wanted { steps: 0 } }
     }
 
-    /// What is recorded knows addresses that are no more.
+    /// Discards a recording, whose device addresses are no longer valid.
     pub fn forget(&mut self) {
         if !matches!(self, Graph::Off) {
             *self = Graph::Wanted { steps: 0 };

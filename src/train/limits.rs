@@ -1,4 +1,4 @@
-//! What the settings of a run may be: one table, which command lines and recipes check their numbers against.
+//! The allowed ranges of a run's settings: one table, against which command lines and recipes check their numbers.
 //!
 //! ```
 //! use tubelet::train::limits;
@@ -12,20 +12,20 @@ use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// What one setting may be. It is written as its rule: "a whole number of videos from 2 to 65536".
+/// The allowed range of one setting. It is displayed as its rule: "a whole number of videos from 2 to 65536".
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
     /// The option of the examples that sets it, such as `--lr`.
     pub option: &'static str,
-    /// The least value.
+    /// The minimum.
     pub least: f64,
-    /// Whether the value must lie above [`Limit::least`].
+    /// Whether the minimum itself is excluded.
     pub above: bool,
-    /// The largest value.
+    /// The maximum.
     pub most: f64,
-    /// Whether it is a whole number.
+    /// Whether it must be an integer.
     pub whole: bool,
-    /// What it counts or is measured in; empty for a plain number.
+    /// Its unit; empty for a plain number.
     pub unit: &'static str,
 }
 
@@ -41,13 +41,13 @@ const fn above(option: &'static str, unit: &'static str, least: f64, most: f64) 
     Limit { above: true, ..real(option, unit, least, most) }
 }
 
-/// Key of all random numbers.
+/// Seed of all random numbers.
 pub const SEED: Limit = whole("--seed", "", 0, u64::MAX);
-/// Threads; 0 for as many as the machine has.
+/// Threads; 0 for the number of the machine's cores.
 pub const THREADS: Limit = whole("--threads", "threads", 0, 1024);
 /// Passes over the videos.
 pub const EPOCHS: Limit = whole("--epochs", "epochs", 1, 1_000_000_000);
-/// Videos a step. Of one video a normalisation over the batch makes nothing, and it has no other to be told from.
+/// Videos per step. With one video, batch norm has no variance and there are no other videos to contrast it with.
 pub const BATCH: Limit = whole("--batch", "videos", 2, 65_536);
 /// Learning rate.
 pub const LR: Limit = above("--lr", "", 0.0, 1000.0);
@@ -55,9 +55,9 @@ pub const LR: Limit = above("--lr", "", 0.0, 1000.0);
 pub const WARMUP_EPOCHS: Limit = real("--warmup-epochs", "epochs", 0.0, 1e9);
 /// Weight decay.
 pub const WEIGHT_DECAY: Limit = real("--weight-decay", "", 0.0, 1.0);
-/// Temperature of the losses: unit vectors divided by it stay far from what f32 can hold.
+/// Temperature of the losses: dot products of unit vectors divided by it stay well within the range of f32.
 pub const TEMPERATURE: Limit = real("--temperature", "", 0.001, 1000.0);
-/// Keys of a queue.
+/// Keys in a queue.
 pub const QUEUE: Limit = whole("--queue", "keys", 1, 1 << 24);
 /// Momentum of the key networks.
 pub const EMA: Limit = real("--ema", "", 0.0, 1.0);
@@ -65,11 +65,11 @@ pub const EMA: Limit = real("--ema", "", 0.0, 1.0);
 pub const BN_GROUPS: Limit = whole("--bn-groups", "parts", 1, 32_768);
 /// Frames of an RGB clip.
 pub const FRAMES: Limit = whole("--frames", "frames", 1, 1024);
-/// Distance of two frames of a clip.
+/// Distance between consecutive frames of a clip.
 pub const STRIDE: Limit = whole("--stride", "frames", 1, 1000);
 /// Side of the clips.
 pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
-/// Clips a video for the probe.
+/// Clips per video for the probe.
 pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
 /// Epochs between probes; 0 for none.
 pub const PROBE_EVERY: Limit = whole("--probe-every", "epochs", 0, 1_000_000_000);
@@ -91,17 +91,17 @@ pub const W_ORDER: Limit = weight("--w-order");
 pub const W_ALIGN: Limit = weight("--w-align");
 /// The same during the warm-up.
 pub const W_ALIGN_WARMUP: Limit = weight("--w-align-warmup");
-/// Motion at which the motion input reaches 1.
+/// Magnitude of motion at which the motion input reaches 1.
 pub const MOTION_CLAMP: Limit = real("--motion-clamp", "pixels", 0.001, 10_000.0);
 /// Frames of a motion clip.
 pub const MOTION_FRAMES: Limit = whole("--motion-frames", "frames", 1, 1024);
 
-/// Weights of losses: none is negative, and sums of them stay far from what f32 can hold.
+/// Weights of losses are not negative, and sums of them stay well within the range of f32.
 const fn weight(option: &'static str) -> Limit {
     real(option, "", 0.0, 1e6)
 }
 
-/// The whole table.
+/// All limits.
 pub const ALL: [Limit; 27] = [
     SEED,
     THREADS,
@@ -132,9 +132,9 @@ pub const ALL: [Limit; 27] = [
     MOTION_FRAMES,
 ];
 
-/// Numbers a [`Limit`] judges.
+/// Types of number that a [`Limit`] can check.
 pub trait Number: Copy + FromStr + fmt::Display {
-    /// The number in f64; beyond 2^53 it is rounded.
+    /// The number in f64; integers above 2^53 are rounded.
     fn real(self) -> f64;
 }
 
@@ -156,18 +156,18 @@ impl Limit {
         (v > self.least || !self.above && v == self.least) && v <= self.most && (!self.whole || v.trunc() == v)
     }
 
-    /// Refuses a `value` out of the limit.
+    /// Checks that `value` is allowed.
     ///
     /// # Errors
-    /// `Param` with the option, the value and the rule.
+    /// `Param` with the option, the value and the rule if it is not.
     pub fn check(&self, value: impl Number) -> Result<()> {
         if self.allows(value) { Ok(()) } else { Err(self.refused(value)) }
     }
 
-    /// The number that `text` says.
+    /// Parses `text`.
     ///
     /// # Errors
-    /// As [`Limit::check`], also of a text that is no number.
+    /// As [`Limit::check`], also for a text that is not a number.
     pub fn parse<T: Number>(&self, text: &str) -> Result<T> {
         let value: T = text.trim().parse().map_err(|_| self.refused(text))?;
         self.check(value).map_err(|_| self.refused(text))?;
@@ -184,7 +184,7 @@ impl fmt::Display for Limit {
         let Limit { least, most, .. } = *self;
         let of = if self.unit.is_empty() { String::new() } else { format!(" of {}", self.unit) };
         match (self.whole, self.above) {
-            // The cast saturates: the largest u64 is not an f64.
+            // The cast saturates: the largest u64 is not exact in f64.
             (true, _) => write!(f, "a whole number{of} from {least} to {}", most as u64),
             (false, true) => write!(f, "a number{of} above {least} and at most {most}"),
             (false, false) => write!(f, "a number{of} from {least} to {most}"),

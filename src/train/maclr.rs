@@ -1,4 +1,5 @@
-//! A MaCLR run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
+//! A MaCLR run: its settings as a plain struct, presets, and the implementation of the [loop](super::pretrain)'s
+//! method.
 
 use super::batch::{stack, stack_maps};
 use super::checkpoint::{ImageHead, Inflated, State, start_from};
@@ -20,31 +21,31 @@ use crate::tensor::{Device, Integers, Tensor};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Everything that defines a run but its data. Presets are starting points; every field may be changed.
+/// Everything that defines a run except its data. Presets are starting points; every field may be changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recipe {
     /// The visual trunk.
     pub visual: Net,
-    /// The motion trunk; its input channels follow the motion input.
+    /// The motion trunk; its input channels are determined by the motion input.
     pub motion: Net,
-    /// A file of weights to start the visual trunk from ([`start_from`]); without it the trunk starts from random weights.
-    #[serde(skip)] // a path, which need not be text
+    /// A file of weights to initialise the visual trunk from ([`start_from`]); otherwise its weights are random.
+    #[serde(skip)] // a path, which may not be valid Unicode
     pub init: Option<PathBuf>,
-    /// Hidden numbers of the projection heads.
+    /// Width of the hidden layers of the projection heads.
     pub head_hidden: usize,
-    /// Whether the heads have batch normalisation before their ReLU.
+    /// Whether the heads have batch norm before their ReLU.
     pub head_norm: bool,
     /// Length of the codes.
     pub code: usize,
     /// Losses and momentum.
     pub method: Maclr,
-    /// Clips, queue, epochs and rate.
+    /// Clips, queue, epochs and learning rate.
     pub training: Training,
 }
 
 impl Recipe {
-    /// For procedural videos and a first look: under three minutes on two cores. Their classes are directions, so the
-    /// motion network sees flow itself: edges of flow look alike both ways.
+    /// For procedural videos and first experiments: under three minutes on two cores. Their classes are directions, so
+    /// the motion network's input is the flow itself: edges of flow look the same for opposite directions.
     pub fn tiny() -> Recipe {
         let views =
             ViewSpec { stride: 2, motion: MotionInput::Flow, motion_clamp: 2.0, motion_frames: 8, ..ViewSpec::small() };
@@ -52,7 +53,7 @@ impl Recipe {
         Recipe { training: Training { views, probe_clips: 3, epochs: 48, ..small.training }, ..small }
     }
 
-    /// For a few hundred real videos on two cores: minutes.
+    /// For a few hundred real videos on two cores: takes minutes.
     pub fn small() -> Recipe {
         Recipe {
             visual: small_net(3, 1),
@@ -72,7 +73,7 @@ impl Recipe {
         }
     }
 
-    /// The paper's networks and sizes (`maclr.md` sections 2, 3, 9): for a machine that can.
+    /// The paper's networks and sizes (`docs/papers/maclr.md` sections 2, 3, 9), for a machine with enough memory.
     pub fn paper() -> Result<Recipe> {
         Ok(Recipe {
             visual: Net::cvrl_r3d50(),
@@ -97,11 +98,11 @@ impl Recipe {
         })
     }
 
-    /// Checks every number, what must fit together, and that both networks take such clips: before anything is read or
-    /// decoded.
+    /// Checks every number, the constraints between them, and that both networks accept clips of this size, before
+    /// anything is read or decoded.
     ///
     /// # Errors
-    /// `Param` naming the option, or the field that no option sets, with its value and its range.
+    /// `Param` naming the option, or the field if no option sets it, with its value and its range.
     pub fn check(&self) -> Result<()> {
         self.check_numbers()?;
         let [[t, h, w, _], [motion_t, ..]] = self.training.views.dims();
@@ -121,7 +122,7 @@ impl Recipe {
         numbers.check(&self.training)
     }
 
-    /// Reads [`Recipe::init`] into a network of the right kind, which is then dropped: what it would do, or why not.
+    /// Loads [`Recipe::init`] into a temporary network of the right kind, to report what it would do or why it cannot.
     ///
     /// # Errors
     /// As [`start_from`].
@@ -129,7 +130,7 @@ impl Recipe {
         Ok(self.init.is_some().then(|| self.visual_start(0)).transpose()?.and_then(|(.., inflated)| inflated))
     }
 
-    /// The visual network with its first weights.
+    /// The visual network with its initial weights.
     fn visual_start(&self, seed: u64) -> Result<(Encoder, Params, Option<Inflated>)> {
         let (encoder, mut params) = self.encoder(&self.visual, seed)?;
         let init = self.init.as_ref();
@@ -143,7 +144,7 @@ impl Recipe {
         new(net, self.head_hidden, self.code, seed)
     }
 
-    /// The same recipe with alignment targets on the grid of the module that is aligned, where one is.
+    /// The same recipe with alignment targets on the grid of the aligned module, if there is one.
     ///
     /// # Errors
     /// `Param` when the visual network has no such module.
@@ -155,16 +156,16 @@ impl Recipe {
         Ok(self)
     }
 
-    /// The two pathways at their start, on `device`. Their first weights do not depend on it.
+    /// The two pathways in their initial state, on `device`. Their initial weights do not depend on it.
     ///
     /// # Errors
-    /// As [`Training::queue_length`] and [`start_from`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and
+    /// As [`Training::queue_length`] and [`start_from`]; `Param` for invalid network sizes; on a GPU `OutOfMemory` and
     /// `Driver`.
     pub fn pathways(&self, videos: usize, seed: u64, device: &Device) -> Result<Pathways> {
         Ok(self.start(videos, seed, device)?.0)
     }
 
-    /// The same, and what the visual network took from [`Recipe::init`].
+    /// The same, and what the visual network loaded from [`Recipe::init`].
     fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Inflated>)> {
         let queue = self.training.queue_length(videos, 1)?;
         let pathway = |(encoder, params): (Encoder, Params)| {
@@ -178,8 +179,8 @@ impl Recipe {
     }
 }
 
-/// Stem and three residual stages of two 3x3x3 convolutions: 16, 32, 64, 128 channels. `stem_t` is the stem's temporal
-/// stride: a motion clip has twice the frames of an RGB clip.
+/// A stem and three residual stages of two 3x3x3 convolutions: 16, 32, 64, 128 channels. `stem_t` is the stem's
+/// temporal stride: a motion clip has twice the frames of an RGB clip.
 pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
     let spec = SmallR3d {
         in_channels,
@@ -193,11 +194,11 @@ pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
         temporal: vec![3; 4],
     };
     let net = spec.net().expect("the preset's extents are valid; a test builds every preset");
-    // So shallow a network learns nothing temporal for long when its blocks start as their 1x1x1 shortcuts.
+    // In so shallow a network, blocks that start as their 1x1x1 shortcuts take long to learn anything temporal.
     Net { zero_last_scale: false, ..net }
 }
 
-/// A MaCLR run under way.
+/// A MaCLR run in progress.
 pub struct MaclrRun {
     method: Maclr,
     pathways: Pathways,
@@ -207,22 +208,22 @@ pub struct MaclrRun {
 }
 
 impl MaclrRun {
-    /// The run's start on `device`.
+    /// The run in its initial state on `device`.
     ///
     /// # Errors
-    /// As [`Recipe::pathways`]; `Param` of a number out of its [limit](limits).
+    /// As [`Recipe::pathways`]; `Param` for a number outside its [limit](limits).
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
         Ok(MaclrRun { method: recipe.method.clone(), pathways, inflated, device: device.clone(), graph: Graph::Off })
     }
 
-    /// What the visual network took from [`Recipe::init`].
+    /// What the visual network loaded from [`Recipe::init`].
     pub fn inflated(&self) -> Option<&Inflated> {
         self.inflated.as_ref()
     }
 
-    /// The same run, its step holding less memory and taking longer where `yes`: blocks of the query networks run again in
+    /// If `yes`, the same run with steps that need less memory and more time: blocks of the query networks run again in
     /// the backward pass ([`crate::nn::Pass::recomputing`]).
     pub fn recomputing(mut self, yes: bool) -> MaclrRun {
         self.pathways.visual = self.pathways.visual.recomputing(yes);
@@ -230,15 +231,15 @@ impl MaclrRun {
         self
     }
 
-    /// The same run with its step recorded as a graph once it has been taken, and repeated from then on: the same bits, in
-    /// one launch a step. It has no effect on the CPU.
+    /// The same run with its step recorded as a graph after it has run once, and replayed from then on: the same bits,
+    /// in one launch per step. It has no effect on the CPU.
     pub fn recorded(mut self) -> MaclrRun {
         self.graph = Graph::wanted(&self.device);
         self
     }
 }
 
-/// Prefixes of the networks' names in a file of weights: those of MaCLR's release for the visual network.
+/// Prefixes of the networks' names in a weights file: for the visual network those of MaCLR's release.
 const VISUAL: &str = "encoder_q.";
 const MOTION: &str = "motion.encoder_q.";
 
@@ -251,7 +252,7 @@ impl Method for MaclrRun {
 
     fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
         let views = collate(&batch)?;
-        drop(batch); // its numbers are in the views, and a step needs room
+        drop(batch); // the views hold copies, and a step needs the memory
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         self.graph.step(&self.method, &mut self.pathways, &views, &mut rng, lr, sgd)
     }
@@ -295,7 +296,7 @@ impl Method for MaclrRun {
     }
 }
 
-/// Samples side by side as a batch.
+/// Collates samples into a batch.
 fn collate(batch: &[ClipPair]) -> Result<Views> {
     let rgb = |i: usize| stack(batch.iter().map(|p| Some(&p.rgb[i]))).map(|x| x.unwrap_or_else(|| Tensor::zeros([0])));
     let motion = |i: usize| stack(batch.iter().map(|p| p.motion.as_ref().map(|m| &m[i])));

@@ -1,4 +1,4 @@
-//! An MCL run: the settings in one plain struct, its presets, and the method's side of the [loop](super::pretrain).
+//! An MCL run: its settings as a plain struct, presets, and the implementation of the [loop](super::pretrain)'s method.
 
 use super::batch::{stack, stack_maps};
 use super::checkpoint::{ImageHead, Inflated, State, start_from};
@@ -21,36 +21,37 @@ use crate::tensor::{Device, Integers, Tensor};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Keys a step makes of each video.
+/// Keys per video and step.
 pub const KEYS: usize = 3;
 
-/// Everything that defines a run but its data. Presets are starting points; every field may be changed.
+/// Everything that defines a run except its data. Presets are starting points; every field may be changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recipe {
     /// The trunk.
     pub net: Net,
-    /// A file of weights to start the trunk from ([`start_from`]), and what becomes of an image network's head; without it
-    /// the trunk starts from random weights. Paper and release start from MoCo v2's on ImageNet.
-    #[serde(skip)] // a path, which need not be text
+    /// A file of weights to initialise the trunk from ([`start_from`]), and what to do with an image network's head;
+    /// otherwise the trunk's weights are random. Paper and release start from MoCo v2's weights for ImageNet.
+    #[serde(skip)] // a path, which may not be valid Unicode
     pub init: Option<(PathBuf, ImageHead)>,
     /// The three heads.
     pub heads: HeadSpec,
     /// Losses and momentum.
     pub method: Mcl,
-    /// Clips, queue, epochs and rate.
+    /// Clips, queue, epochs and learning rate.
     pub training: Training,
 }
 
 impl Recipe {
-    /// For procedural videos and a first look: under three minutes on two cores.
+    /// For procedural videos and first experiments: under three minutes on two cores.
     pub fn tiny() -> Recipe {
         let small = Self::small();
         let views = ViewSpec { stride: 2, ..small.training.views };
         Recipe { training: Training { views, probe_clips: 3, ..small.training }, ..small }
     }
 
-    /// For a few hundred real videos on two cores, from random weights: minutes. It departs from the release where that
-    /// did not learn (`docs/experiments.md`), above all in the alignment: [`Alignment::from_scratch`], one block below the top.
+    /// For a few hundred real videos on two cores, from random weights: takes minutes. It departs from the release
+    /// where that did not learn (`docs/experiments.md`), above all in the alignment: [`Alignment::from_scratch`], one
+    /// block below the top.
     pub fn small() -> Recipe {
         let alignment = Alignment::from_scratch("layer3.0");
         let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
@@ -64,8 +65,8 @@ impl Recipe {
         }
     }
 
-    /// The release's network and settings for UCF101 (`mcl.md` sections 1, 2, 4), from random weights, and without weight
-    /// decay on normalisations, where the release has it on everything: for a machine that can.
+    /// The release's network and settings for UCF101 (`docs/papers/mcl.md` sections 1, 2, 4), from random weights, for
+    /// a machine with enough memory. Unlike in the release, there is no weight decay on normalisations.
     pub fn paper() -> Recipe {
         let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
         let augment = AugmentSpec {
@@ -97,11 +98,11 @@ impl Recipe {
         }
     }
 
-    /// Checks every number, what must fit together, and that the network takes such clips: before anything is read or
-    /// decoded.
+    /// Checks every number, the constraints between them, and that the network accepts clips of this size, before
+    /// anything is read or decoded.
     ///
     /// # Errors
-    /// `Param` naming the option, or the field that no option sets, with its value and its range.
+    /// `Param` naming the option, or the field if no option sets it, with its value and its range.
     pub fn check(&self) -> Result<()> {
         self.check_numbers()?;
         let [[t, h, w, _], _] = self.training.views.dims();
@@ -117,7 +118,7 @@ impl Recipe {
         numbers.check(&self.training)
     }
 
-    /// Reads [`Recipe::init`] into a network of the right kind, which is then dropped: what it would do, or why not.
+    /// Loads [`Recipe::init`] into a temporary network of the right kind, to report what it would do or why it cannot.
     ///
     /// # Errors
     /// As [`start_from`].
@@ -125,7 +126,7 @@ impl Recipe {
         Ok(self.init.is_some().then(|| self.first(0)).transpose()?.and_then(|(.., inflated)| inflated))
     }
 
-    /// The encoder with its first weights.
+    /// The encoder with its initial weights.
     fn first(&self, seed: u64) -> Result<(MclEncoder, Params, Option<Inflated>)> {
         let (encoder, mut params) = MclEncoder::new(&self.net, self.heads, seed)?;
         let start = self.init.as_ref().map(|(path, head)| start_from(path, &self.net, &mut params, *head));
@@ -133,17 +134,17 @@ impl Recipe {
         Ok((encoder, params, inflated))
     }
 
-    /// The grid `t h w` on which the network's gradients are aligned with motion; `None` where they are not.
+    /// The grid `t h w` on which the network's gradients are aligned with motion; `None` without alignment.
     ///
     /// # Errors
-    /// `Param` when the network has no such module, or its sizes are impossible.
+    /// `Param` when the network has no such module, or its sizes are invalid.
     pub fn grid(&self) -> Result<Option<[usize; 3]>> {
         let (encoder, params) = MclEncoder::new(&self.net, self.heads, 0)?;
         let [[t, h, w, _], _] = self.training.views.dims();
         self.method.alignment.grid(&encoder.trunk, &params, [t, h, w])
     }
 
-    /// The same recipe with its target on the grid of the module that is aligned.
+    /// The same recipe with its target on the grid of the aligned module.
     ///
     /// # Errors
     /// As [`Recipe::grid`].
@@ -152,11 +153,11 @@ impl Recipe {
         Ok(self)
     }
 
-    /// The network at its start, on `device`, and what became of the file it started from. Its first weights do not depend
-    /// on the device.
+    /// The network in its initial state, on `device`, and what was loaded from the file. Its initial weights do not
+    /// depend on the device.
     ///
     /// # Errors
-    /// As [`Training::queue_length`] and [`start_from`]; `Param` of impossible network sizes; of a GPU `OutOfMemory` and
+    /// As [`Training::queue_length`] and [`start_from`]; `Param` for invalid network sizes; on a GPU `OutOfMemory` and
     /// `Driver`.
     pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<(Network, Option<Inflated>)> {
         let queue = self.training.queue_length(videos, KEYS)?;
@@ -166,23 +167,23 @@ impl Recipe {
     }
 }
 
-/// An MCL run under way.
+/// An MCL run in progress.
 pub struct MclRun {
     method: Mcl,
     network: Network,
     inflated: Option<Inflated>,
     graph: Graph<Mcl>,
-    /// Which losses the last step had.
+    /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
     epochs: u64,
     warmup_epochs: f64,
 }
 
 impl MclRun {
-    /// The run's start on `device`.
+    /// The run in its initial state on `device`.
     ///
     /// # Errors
-    /// As [`Recipe::network`]; `Param` of a number out of its [limit](limits).
+    /// As [`Recipe::network`]; `Param` for a number outside its [limit](limits).
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
         recipe.check_numbers()?;
         let (network, inflated) = recipe.network(videos, seed, device)?;
@@ -198,32 +199,32 @@ impl MclRun {
         })
     }
 
-    /// The same run, its step holding less memory and taking longer where `yes`: blocks of the query network run again in the
-    /// backward pass ([`crate::nn::Pass::recomputing`]).
+    /// If `yes`, the same run with steps that need less memory and more time: blocks of the query network run again in
+    /// the backward pass ([`crate::nn::Pass::recomputing`]).
     pub fn recomputing(mut self, yes: bool) -> MclRun {
         self.network = self.network.recomputing(yes);
         self
     }
 
-    /// The same run with its step recorded as a graph once every loss has been taken, and repeated from then on: the same
-    /// bits, in one launch a step. It has no effect on the CPU.
+    /// The same run with its step recorded as a graph after every loss has been active once, and replayed from then on:
+    /// the same bits, in one launch per step. It has no effect on the CPU.
     pub fn recorded(mut self) -> MclRun {
         self.graph = Graph::wanted(&self.network.query().device());
         self
     }
 
-    /// What the network took from [`Recipe::init`].
+    /// What the network loaded from [`Recipe::init`].
     pub fn inflated(&self) -> Option<&Inflated> {
         self.inflated.as_ref()
     }
 
-    /// The query network and what follows it.
+    /// The query network and its key network.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// The map of gradients `[n t h w]` of each sample's query clip for the similarity with its `k1`, by the networks as
-    /// they are, with running statistics; no number of the run changes.
+    /// The gradient map `[n t h w]` of each sample's query clip, of the similarity with its `k1`, by the current
+    /// networks with running statistics. The run's state is not changed.
     ///
     /// # Errors
     /// As [`Mcl::saliency`].
@@ -232,7 +233,7 @@ impl MclRun {
     }
 }
 
-/// Prefix of the network's names in a file of weights.
+/// Prefix of the network's names in a weights file.
 const QUERY: &str = "encoder_q.";
 
 impl Method for MclRun {
@@ -244,7 +245,7 @@ impl Method for MclRun {
 
     fn step(&mut self, batch: Vec<Quad>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
         let views = collate(&batch)?;
-        drop(batch); // its numbers are in the views, and a step needs room
+        drop(batch); // the views hold copies, and a step needs the memory
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let rates = self.method.rates(lr, at.epoch, self.epochs, self.warmup_epochs);
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
@@ -275,7 +276,7 @@ impl Method for MclRun {
     }
 }
 
-/// Samples side by side as a batch.
+/// Collates samples into a batch.
 fn collate(batch: &[Quad]) -> Result<Views> {
     let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
     let key = |i: usize| stack(batch.iter().map(|s| Some(&s.keys[i]))).map(clips);

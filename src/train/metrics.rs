@@ -1,4 +1,5 @@
-//! `metrics.jsonl`: one JSON object a line, appended as the run goes, cut back to the checkpoint when it is resumed.
+//! `metrics.jsonl`: one JSON object per line, appended during the run, and cut back to the checkpoint when it is
+//! resumed.
 
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,14 +16,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `path`, keeping only the lines whose `step` lies before `step`: those after belong to work that a killed
-    /// run had not saved and that will be done again. A last line cut by the kill is dropped too.
+    /// Opens `path`, keeping only the lines whose `step` is before `step`: later ones belong to work that was not saved
+    /// before an interruption, and that will be done again. An incomplete last line is dropped too.
     ///
     /// # Errors
     /// `Io`.
     pub fn resume(path: &Path, step: u64) -> Result<Metrics> {
         let old = match fs::read(path) {
-            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()), // a line that is no text is no JSON either
+            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()), // a line that is not UTF-8 is not JSON either
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io("read", path)(e)),
         };
@@ -51,7 +52,8 @@ impl Metrics {
         Ok(Metrics { path: path.to_owned(), file, lacking })
     }
 
-    /// What was not there of the steps before the one that the log was resumed at, in a sentence; `None` where nothing was lost.
+    /// Which lines are missing of the steps before the one at which the log was resumed, in a sentence; `None` if none
+    /// are.
     pub fn lacking(&self) -> Option<&str> {
         self.lacking.as_deref()
     }
@@ -64,8 +66,8 @@ impl Metrics {
         writeln!(self.file, "{line}").map_err(Error::io("write", &self.path))
     }
 
-    /// The mean over each epoch of the number called `name`, from the steps logged so far that have it; nothing for an
-    /// epoch without.
+    /// The mean over each epoch of the number called `name`, over the logged steps that have it; no entry for an epoch
+    /// without any.
     ///
     /// # Errors
     /// `Io`.
@@ -113,7 +115,7 @@ mod tests {
         assert_eq!(Metrics::resume(&path, 3).unwrap().lacking(), None);
         let line = |step: u64| format!("{{\"loss\":1.5,\"step\":{step}}}\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), [0, 1, 2].map(line).concat());
-        // Cut in the middle of a line, without a line, of bytes that are no text, and gone.
+        // Truncated in the middle of a line, with a line missing, not UTF-8, and deleted.
         let cut = whole.lines().take(5).map(|l| l.len() + 1).sum::<usize>() - 4;
         let lacks = |bytes: Option<&[u8]>| {
             match bytes {

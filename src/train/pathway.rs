@@ -1,11 +1,11 @@
-//! A pathway in a checkpoint: its key network, velocity and queue. The query network is among the weights.
+//! A pathway in a checkpoint: its key network, velocity and queue. The query network is in the file of weights.
 
 use super::checkpoint::State;
 use crate::error::Result;
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 
-/// Puts what a later step of the pathway called `name` depends on into `state`.
+/// Adds everything that later steps of the pathway called `name` depend on to `state`.
 pub(super) fn save<E>(state: &mut State, name: &str, pathway: &Pathway<E>) {
     for (network, params) in pathway.followers() {
         state.put_params(&format!("{name}.{network}."), params);
@@ -17,7 +17,7 @@ pub(super) fn save<E>(state: &mut State, name: &str, pathway: &Pathway<E>) {
     state.texts.insert(format!("{name}.queue.owners"), owners.join(" "));
 }
 
-/// Takes it back, to where the pathway's networks are.
+/// Restores it, on the device of the pathway's networks.
 ///
 /// # Errors
 /// `Data` when something is missing or of another shape.

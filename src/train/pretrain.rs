@@ -1,4 +1,4 @@
-//! The loop every method runs in: order of the videos, steps, checkpoints, metrics, stopping and going on.
+//! The training loop of all methods: order of the videos, steps, checkpoints, metrics, interruption and resumption.
 
 use super::checkpoint::{Checkpoints, Resumed, State};
 use super::folder::Folder;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Where in the run a step stands: the key of its random numbers.
+/// A step's place in the run, which is the key of its random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
     /// Seed of the run.
@@ -29,40 +29,40 @@ pub struct At {
     pub step: u64,
 }
 
-/// What a method brings to the loop.
+/// What a method implements for the loop.
 pub trait Method {
-    /// What the loader makes of one video.
+    /// A training sample of one video.
     type Sample: Send + 'static;
 
     /// The method's name, as in `summary.json`.
     fn name(&self) -> &'static str;
 
-    /// One optimiser step with learning rate `lr`. A loss that is not finite must leave the weights as they were.
+    /// One optimiser step with learning rate `lr`. If the loss is not finite, the weights must be left unchanged.
     ///
     /// # Errors
-    /// What the method's operations return.
+    /// Errors of the method's operations.
     fn step(&mut self, batch: Vec<Self::Sample>, at: At, lr: f32, sgd: &Sgd) -> Result<Report>;
 
-    /// The trained networks by the prefix of their names: the weights other programs read.
+    /// The trained networks with the prefixes of their names: the weights that other programs read.
     fn networks(&self) -> Vec<(&'static str, &Params)>;
 
     /// The same, for restoring.
     fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)>;
 
-    /// Puts everything else that a later step depends on into `state`.
+    /// Adds everything else that later steps depend on to `state`.
     fn save(&self, state: &mut State);
 
-    /// Takes that back from `state`.
+    /// Restores that from `state`.
     ///
     /// # Errors
     /// `Data` when something is missing or of another shape.
     fn restore(&mut self, state: &State) -> Result<()>;
 
-    /// The network that is kept after pre-training, and probed.
+    /// The network that is kept after pre-training, and evaluated by the probe.
     fn kept(&self) -> (&Trunk, &Params);
 }
 
-/// Makes a sample of one video. Called from several threads; the same `(epoch, video)` always gives the same sample.
+/// Loads a sample of one video. Called from several threads; the same `(epoch, video)` always gives the same sample.
 pub type Load<S> = dyn Fn(u64, usize) -> Result<S> + Send + Sync;
 
 /// Settings of the loop.
@@ -72,7 +72,7 @@ pub struct Settings {
     pub seed: u64,
     /// Passes over the videos.
     pub epochs: u64,
-    /// Videos a step. What is left of an epoch after full batches waits for the next epoch's order.
+    /// Videos per step. Videos that do not fill a batch at the end of an epoch are not used in it.
     pub batch: usize,
     /// Learning rate.
     pub schedule: Schedule,
@@ -93,26 +93,26 @@ pub struct Scores {
     pub knn: f64,
 }
 
-/// Told of what happens, to show it.
+/// Receives the events of a run, to display them.
 pub trait Observer {
-    /// Before the first step, when the newest checkpoints could not be used: what is wrong with them, one sentence each, and the
-    /// step the run goes on from.
+    /// Called before the first step, if the newest checkpoints could not be used: what is wrong with them, one sentence
+    /// each, and the step from which the run resumes.
     fn damaged(&mut self, what: &[String], step: u64) {
         let _ = (what, step);
     }
-    /// Before the first step: something was lost that the training does not depend on, in a sentence.
+    /// Called before the first step, if something was lost that the training does not depend on, in a sentence.
     fn lost(&mut self, what: &str) {
         let _ = what;
     }
-    /// After every step, with the videos trained a second so far.
+    /// Called after every step, with the videos trained per second so far.
     fn step(&mut self, at: At, steps: u64, report: &Report, videos_per_second: f64);
-    /// After a probe; `epochs` have been trained.
+    /// Called after a probe; `epochs` have been trained.
     fn scores(&mut self, epochs: u64, scores: Scores);
-    /// After an epoch, when its checkpoint and its metrics are on disk.
+    /// Called after an epoch, when its checkpoint and its metrics are on disk.
     fn epoch(&mut self, epochs: u64);
 }
 
-/// What a finished run knows of itself.
+/// Results and statistics of a completed run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Optimiser steps.
@@ -125,18 +125,18 @@ pub struct Outcome {
     pub before: Scores,
     /// Scores of the trained network.
     pub after: Scores,
-    /// Seconds of training (steps and loading, without probes), over all parts of an interrupted run.
+    /// Seconds of training (steps and loading, without probes), over all sessions of an interrupted run.
     pub train_seconds: f64,
-    /// Seconds from the end of a step to the end of the next, loading included: the median over the last 65536 steps, or
-    /// over the run's last part where it was interrupted.
+    /// Seconds from the end of a step to the end of the next, including loading: the median over the last 65536 steps
+    /// since the run was started or last resumed.
     pub step_seconds: f64,
-    /// Seconds that its steps waited for their samples: what the loader costs beyond the time it shares with the steps.
+    /// Seconds that its steps waited for their samples: the cost of loading that does not overlap with the steps.
     pub loading_seconds: f64,
-    /// Samples a second that the loader's threads make while they are at it, all together.
+    /// Samples per second that all loader threads together prepare while they are busy.
     pub samples_per_second: f64,
 }
 
-/// Steps of an epoch over `videos`.
+/// Steps per epoch with `videos` videos.
 ///
 /// # Errors
 /// `Param` when a batch is larger than the data, or empty.
@@ -151,12 +151,12 @@ pub fn steps_per_epoch(videos: usize, batch: usize) -> Result<u64> {
     Ok((videos / batch) as u64)
 }
 
-/// The order of the videos over a run. An epoch is shuffled when a sample of it is first asked for, and [`Order::KEPT`] of
-/// them are in memory: those that the loader's threads are at.
+/// The order of the videos over a run. An epoch is shuffled when one of its samples is first requested, and
+/// [`Order::KEPT`] epochs are kept in memory: those that the loader's threads are working on.
 struct Order {
     seed: u64,
     videos: usize,
-    /// Samples of an epoch; the other videos are not used in it.
+    /// Samples per epoch; the remaining videos are not used in it.
     used: u64,
     epochs: Mutex<VecDeque<(u64, Arc<[usize]>)>>,
 }
@@ -164,7 +164,7 @@ struct Order {
 impl Order {
     const KEPT: usize = 2;
 
-    /// Of epochs of `per_epoch` steps of `batch` videos.
+    /// The order for epochs of `per_epoch` steps of `batch` videos.
     fn new(seed: u64, videos: usize, per_epoch: u64, batch: usize) -> Order {
         Order { seed, videos, used: per_epoch * batch as u64, epochs: Mutex::default() }
     }
@@ -191,16 +191,17 @@ impl Order {
     }
 }
 
-/// Steps whose times are kept for the median.
+/// Number of steps whose times are kept for the median.
 const TIMED: usize = 1 << 16;
 
-/// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, from the folder's checkpoint if it
-/// has one. The same settings give the same bits, however often the run was interrupted.
+/// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, resuming from the folder's
+/// checkpoint if there is one. The same settings give the same bits, however often the run is interrupted.
 ///
 /// # Errors
-/// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is (the last checkpoint stays); `Param` when
-/// the batch does not fit the data; `Io`, `Format` of the files; what loading and the method return.
-#[allow(clippy::too_many_arguments, reason = "each is a different room of the house")]
+/// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is
+/// not finite (the last checkpoint is kept); `Param` when the batch does not fit the data; `Io`, `Format` for the
+/// files; errors of loading and of the method.
+#[allow(clippy::too_many_arguments, reason = "each is an independent component")]
 pub fn pretrain<M: Method>(
     method: &mut M,
     load: Arc<Load<M::Sample>>,
@@ -220,7 +221,7 @@ pub fn pretrain<M: Method>(
     let steps = per_epoch.checked_mul(settings.epochs).ok_or_else(too_long)?;
     let all =
         steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
-    // The one before the newest is there to go back to, should that be damaged.
+    // The second newest is kept to go back to, in case the newest is damaged.
     let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 2)?;
     let (mut last_scores, mut paused) = (None, 0.0);
     let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
@@ -324,7 +325,7 @@ pub fn pretrain<M: Method>(
         }
     }
     drop(samples);
-    let after = last_scores.unwrap_or(before); // `before` only for a run of no steps
+    let after = last_scores.unwrap_or(before); // `before` only for a run without steps
     let losses = metrics.means("loss")?;
     let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
     took.make_contiguous().sort_by(f64::total_cmp);
@@ -342,8 +343,8 @@ pub fn pretrain<M: Method>(
     })
 }
 
-/// Training seconds so far. They are kept beside the checkpoint, not in it: the checkpoint's bits depend on the
-/// settings alone. A missing or torn file costs only the statistics.
+/// Training seconds so far. They are stored next to the checkpoint, not in it, because the checkpoint's bits depend on
+/// the settings alone. If the file is missing or damaged, only the statistics are wrong.
 fn read_seconds(folder: &Folder) -> f64 {
     std::fs::read_to_string(folder.path().join("seconds")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0.0)
 }
@@ -356,7 +357,8 @@ fn write_seconds(folder: &Folder, seconds: f64) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The order of a whole run, as it is defined: each epoch shuffled by its own stream, the rest of it left out.
+    /// The order of a complete run by its definition: each epoch shuffled by its own stream, with the remaining videos
+    /// left out.
     fn whole(seed: u64, videos: usize, used: usize, epochs: u64) -> Vec<(u64, usize)> {
         (0..epochs)
             .flat_map(|epoch| {
@@ -375,7 +377,7 @@ mod tests {
             let want = whole(3, videos, per_epoch as usize * batch, 6);
             let got: Vec<_> = (0..want.len() as u64).map(|i| order.at(i)).collect();
             assert_eq!(got, want, "{videos} videos, batches of {batch}");
-            // Threads ask out of order, and a run is taken up in the middle.
+            // Threads request samples out of order, and a run may be resumed in the middle.
             for (i, want) in want.iter().enumerate().rev() {
                 assert_eq!(order.at(i as u64), *want);
             }

@@ -1,4 +1,4 @@
-//! What defines a run of any method: clips, queue, epochs, learning rate.
+//! The settings of a run of any method: clips, queue, epochs, learning rate.
 
 use super::limits;
 use super::schedule::Schedule;
@@ -8,20 +8,20 @@ use crate::nn::{Builder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use serde::Serialize;
 
-/// The part of a recipe that methods share.
+/// The settings that all methods share.
 #[derive(Clone, Debug, Serialize)]
 pub struct Training {
     /// Clips and their augmentation.
     pub views: ViewSpec,
-    /// Keys a queue holds; `None` for as many whole steps as there are keys in an epoch, at most [`Training::queue_cap`].
+    /// Keys in a queue; `None` for all the keys of the complete steps of an epoch, at most [`Training::queue_cap`].
     pub queue: Option<usize>,
-    /// The longest automatic queue.
+    /// The maximum length of an automatic queue.
     pub queue_cap: usize,
     /// Passes over the videos.
     pub epochs: u64,
-    /// Videos a step.
+    /// Videos per step.
     pub batch: usize,
-    /// Learning rate after the warm-up, which begins at a hundredth of it.
+    /// Learning rate after the warm-up, which starts at a hundredth of it.
     pub lr: f32,
     /// Learning rate at the end.
     pub lr_floor: f32,
@@ -29,12 +29,12 @@ pub struct Training {
     pub warmup_epochs: f64,
     /// The optimiser.
     pub sgd: Sgd,
-    /// Uniform clips a video whose features are averaged for the probe.
+    /// Number of uniformly spaced clips per video whose features are averaged for the probe.
     pub probe_clips: usize,
 }
 
 impl Training {
-    /// For a few hundred short videos on two cores: minutes.
+    /// For a few hundred short videos on two cores: takes minutes.
     pub fn small() -> Training {
         Training {
             views: ViewSpec::small(),
@@ -50,10 +50,11 @@ impl Training {
         }
     }
 
-    /// Checks every number against its [limit](limits), and what must fit together: before anything is read or decoded.
+    /// Checks every number against its [limit](limits), and the constraints between them, before anything is read or
+    /// decoded.
     ///
     /// # Errors
-    /// `Param` naming the option, or the field that no option sets, with its value and its range.
+    /// `Param` naming the option, or the field if no option sets it, with its value and its range.
     pub fn check(&self) -> Result<()> {
         limits::EPOCHS.check(self.epochs)?;
         limits::BATCH.check(self.batch)?;
@@ -66,7 +67,7 @@ impl Training {
             if fine { Ok(()) } else { Err(Error::param("settings", name, value, rule)) }
         };
         let (floor, momentum) = (self.lr_floor, self.sgd.momentum);
-        field("lr_floor", floor, (0.0..=self.lr).contains(&floor), "it must lie between 0 and --lr")?;
+        field("lr_floor", floor, (0.0..=self.lr).contains(&floor), "it must be from 0 to --lr")?;
         field("sgd.momentum", momentum, (0.0..1.0).contains(&momentum), "it must be from 0 on and below 1")?;
         check_views(&self.views)?;
         let [rgb, motion] = self.views.dims();
@@ -74,7 +75,7 @@ impl Training {
         self.check_size("--probe-clips", self.probe_clips, [rgb, rgb])
     }
 
-    /// Refuses clips that `n` of would be more than [`MOST`] numbers; `option` sets `n`.
+    /// Refuses settings with which `n` clips exceed [`MOST`] numbers; `option` sets `n`.
     fn check_size(&self, option: &'static str, n: usize, clips: [[usize; 4]; 2]) -> Result<()> {
         let names = ["--frames", "--motion-frames"];
         for (frames, dims) in names.into_iter().zip(clips) {
@@ -96,7 +97,7 @@ impl Training {
     /// Checks that a batch divides into `groups` parts, each with statistics of its own.
     ///
     /// # Errors
-    /// `Param` when it does not, or a part would be a single video.
+    /// `Param` when it does not, or a part would have a single video.
     pub fn check_groups(&self, groups: usize) -> Result<()> {
         limits::BN_GROUPS.check(groups)?;
         let batch = self.batch;
@@ -107,7 +108,7 @@ impl Training {
         Ok(())
     }
 
-    /// What is allowed and probably not meant, a sentence each.
+    /// Settings that are allowed but probably not intended, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let (warm, epochs) = (self.warmup_epochs, self.epochs);
         let long = warm > epochs as f64;
@@ -115,11 +116,11 @@ impl Training {
         long.then(text).into_iter().collect()
     }
 
-    /// The length of a queue that gets `keys` keys of each of `videos` training videos an epoch.
+    /// The length of a queue that receives `keys` keys per training video and epoch, for `videos` videos.
     ///
     /// # Errors
-    /// `Param` when [`Training::queue`] asks for more than an epoch has: a longer queue holds keys of a clip's own video
-    /// that are more than an epoch old.
+    /// `Param` when [`Training::queue`] exceeds the number of keys in an epoch: a longer queue would contain keys of a
+    /// clip's own video that are more than an epoch old.
     pub fn queue_length(&self, videos: usize, keys: usize) -> Result<usize> {
         let most = videos.saturating_mul(keys);
         match self.queue {
@@ -151,10 +152,10 @@ impl Training {
     }
 }
 
-/// The most numbers that clips computed at once may have: 8.6 GB of them.
+/// The maximum of numbers in clips that are computed at once: 8.6 GB of them.
 const MOST: u128 = 1 << 31;
 
-/// Checks the clips.
+/// Checks the settings of clips.
 fn check_views(views: &ViewSpec) -> Result<()> {
     limits::FRAMES.check(views.frames)?;
     limits::STRIDE.check(views.stride)?;
@@ -180,11 +181,11 @@ fn check_views(views: &ViewSpec) -> Result<()> {
     views.focus.check()
 }
 
-/// The numbers of a method that [`Training`] does not have.
+/// The numbers of a method that are not in [`Training`].
 pub(super) struct MethodNumbers<'a> {
-    /// Weights of the losses but the alignment.
+    /// Weights of the losses except the alignment.
     pub weights: &'a [(limits::Limit, f32)],
-    /// Weight of the alignment, and that during the warm-up.
+    /// Weight of the alignment loss, and its weight during the warm-up.
     pub alignment: [f32; 2],
     /// All temperatures.
     pub temperatures: &'a [f32],
@@ -195,7 +196,7 @@ pub(super) struct MethodNumbers<'a> {
 }
 
 impl MethodNumbers<'_> {
-    /// Checks these and `training` against their [limits], and what must fit together.
+    /// Checks these numbers and `training` against their [limits], and the constraints between them.
     pub fn check(&self, training: &Training) -> Result<()> {
         let [align, warm] = self.alignment;
         check_weights(&[self.weights, &[(limits::W_ALIGN, align)]].concat())?;
@@ -207,7 +208,7 @@ impl MethodNumbers<'_> {
     }
 }
 
-/// Weights of losses, all of them within their limits and one of them above 0.
+/// Checks the weights of losses: all within their limits and at least one above 0.
 fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
     weights.iter().try_for_each(|(limit, weight)| limit.check(*weight))?;
     if weights.iter().all(|(_, weight)| *weight == 0.0) {
@@ -218,7 +219,7 @@ fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
     Ok(())
 }
 
-/// The trunk of `net` with its parameters, refused where clips of `t h w` are too small for it; `options` set them.
+/// The trunk of `net` with its parameters, or an error if clips of `t h w` are too small for it; `options` set them.
 pub(super) fn fitting(net: &Net, [t, h, w]: [usize; 3], options: &'static str) -> Result<(Trunk, Params)> {
     let mut builder = Builder::new(0);
     let trunk = Trunk::new(net, &mut builder);

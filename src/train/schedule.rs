@@ -1,15 +1,16 @@
-//! Learning rate over a run: linear warm-up, then half a cosine (`maclr.md` section 5; Loshchilov & Hutter 2017).
+//! Learning rate over a run: linear warm-up, then half a cosine (`docs/papers/maclr.md` section 5; Loshchilov & Hutter
+//! 2017).
 
 /// Learning rate as a function of the optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     /// The rate after the warm-up.
     pub base: f32,
-    /// The rate at step 0, when there is a warm-up.
+    /// The rate at step 0, if there is a warm-up.
     pub warmup_from: f32,
     /// Steps of linear warm-up; 0 for none.
     pub warmup: u64,
-    /// All steps of the run, the warm-up included.
+    /// Number of steps of the run, including the warm-up.
     pub steps: u64,
     /// The rate at the end.
     pub floor: f32,

@@ -1,4 +1,4 @@
-//! From the cache to the network's input: two clips of a video, RGB and motion, cropped and coloured.
+//! From the cache to a network's input: two clips of a video, RGB and motion, cropped and with changed colours.
 
 use super::focus::Focus;
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
@@ -9,14 +9,14 @@ use crate::rng::{self, Purpose};
 use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
 use serde::Serialize;
 
-/// Which clips are taken from a video, and how they are shown to the networks.
+/// Which clips are sampled from a video, and how they are augmented.
 #[derive(Clone, Debug, Serialize)]
 pub struct ViewSpec {
     /// Frames of an RGB clip.
     pub frames: usize,
-    /// Frames of the video, at [`ViewSpec::fps`], from one frame of an RGB clip to the next.
+    /// Distance between consecutive frames of an RGB clip, in frames of the video at [`ViewSpec::fps`].
     pub stride: usize,
-    /// Frames a second the strides count in; `None` for the video's own.
+    /// Frame rate in which strides are counted; `None` for the video's own.
     pub fps: Option<f64>,
     /// Seconds between the starts of a video's two clips.
     pub gap: Gap,
@@ -26,35 +26,37 @@ pub struct ViewSpec {
     pub side: usize,
     /// Crop, flip and colour.
     pub augment: AugmentSpec,
-    /// Whether a motion clip shares crop and flip with the RGB clip of its moment (`maclr.md` section 3.2), or takes those
-    /// of the video's other clip. Crops that differ leave less to tell one video from another than what moves in it.
+    /// Whether a motion clip shares crop and flip with the RGB clip of the same time (`docs/papers/maclr.md` section
+    /// 3.2), or uses those of the video's other clip. With different crops, videos can be told apart by little else
+    /// than what moves in them.
     pub tied_crops: bool,
-    /// What the motion network sees.
+    /// The input of the motion network.
     pub motion: MotionInput,
-    /// Motion at which the motion input reaches 1, in pixels per frame of the cache (edges: of Sobel's sums).
+    /// Magnitude of motion at which the motion input reaches 1, in pixels per frame of the cache (edges: of Sobel's
+    /// sums).
     pub motion_clamp: f32,
-    /// Frames of a motion clip, over the span of the RGB clip.
+    /// Frames of a motion clip, over the same time span as the RGB clip.
     pub motion_frames: usize,
     /// Short side of the cached frames, in pixels.
     pub cache_side: usize,
-    /// Every how many frames a flow field is kept.
+    /// A flow field is kept for every so many frames.
     pub flow_every: usize,
-    /// How flow is computed.
+    /// Parameters of the optical flow.
     pub flow: Tvl1,
-    /// Whether it is, or was computed before.
-    #[serde(skip)] // a path, which need not be text
+    /// Whether flow is computed, or read from existing files.
+    #[serde(skip)] // a path, which may not be valid Unicode
     pub flow_source: FlowSource,
-    /// Whether clips and crops follow the motion, and whether an alignment target comes with them.
+    /// Whether clips and crops follow the motion, and whether there is an alignment target.
     pub focus: Focus,
 }
 
 impl ViewSpec {
-    /// Small clips for processors: 8 RGB frames 4 apart and 16 motion frames over the same span, from frames of 80
+    /// Small clips for CPUs: 8 RGB frames at a stride of 4 and 16 motion frames over the same span, from frames of 80
     /// pixels with flow between every other pair.
     ///
-    /// The flow is TV-L1 with fewer iterations than OpenCV's default: at this size edges look the same, and a data set
-    /// is flowed in a fraction of the time. Edges of flow between frames of 80 pixels rarely exceed a few pixels, so
-    /// they are clamped at 1 rather than at the 10 of full-size frames.
+    /// The flow is TV-L1 with fewer iterations than OpenCV's default: at this size edges look the same, and the flow of
+    /// a data set takes a fraction of the time. Edges of flow between frames of 80 pixels rarely exceed a few pixels,
+    /// so they are clamped at 1 instead of the 10 for full-size frames.
     pub fn small() -> ViewSpec {
         ViewSpec {
             frames: 8,
@@ -82,8 +84,8 @@ impl ViewSpec {
         }
     }
 
-    /// The paper's views (`maclr.md` sections 2.4, 3.1, 3.2): 8 frames 8 apart at 30 a second, 224 pixels, 16 motion
-    /// frames, edges of TV-L1 flow clamped at 10.
+    /// The paper's views (`docs/papers/maclr.md` sections 2.4, 3.1, 3.2): 8 frames at a stride of 8 at 30 per second,
+    /// 224 pixels, 16 motion frames, edges of TV-L1 flow clamped at 10.
     pub fn paper() -> ViewSpec {
         ViewSpec {
             frames: 8,
@@ -105,7 +107,7 @@ impl ViewSpec {
         }
     }
 
-    /// What the cache must hold for these views; without `motion`, no more than [`ViewSpec::focus`] asks for.
+    /// What the cache must contain for these views; without `motion`, only what [`ViewSpec::focus`] needs.
     pub fn cache(&self, motion: bool) -> CacheSpec {
         let flow = motion && self.motion.needs_flow() || self.focus.needs_flow();
         CacheSpec {
@@ -126,8 +128,8 @@ impl ViewSpec {
         [[self.frames, self.side, self.side, 3], motion]
     }
 
-    /// Whether a video of `frames` frames, of which there are `fps` a second, is shorter than an RGB clip, and whether it is
-    /// shorter than a motion clip alone, which ends later where it has more frames.
+    /// For a video of `frames` frames at `fps` per second: whether it is shorter than an RGB clip, and whether it is
+    /// only shorter than a motion clip, which ends later if it has more frames.
     pub fn short(&self, frames: usize, fps: f64) -> [bool; 2] {
         let clip = self.clip(fps);
         let rgb = clip.exceeds(frames, fps);
@@ -139,59 +141,59 @@ impl ViewSpec {
     }
 }
 
-/// A clip as the network reads it.
+/// A clip as a network's input.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Extents `t h w c`.
     pub dims: [usize; 4],
-    /// The numbers.
+    /// The values.
     pub data: Vec<f32>,
 }
 
 /// Two clips of a video.
 #[derive(Clone, Debug)]
 pub struct ClipPair {
-    /// The video's number among the training videos.
+    /// The video's index among the training videos.
     pub video: u32,
-    /// First frame of both clips.
+    /// First frame of each clip.
     pub starts: [f64; 2],
     /// Both RGB clips.
     pub rgb: [Part; 2],
-    /// Both motion clips, where the method uses motion.
+    /// Both motion clips, if the method uses motion.
     pub motion: Option<[Part; 2]>,
     /// Where each clip moves, `t h w 1`, on the grid of [`Focus::target`].
     pub target: Option<[Part; 2]>,
 }
 
-/// Takes clips from cached videos.
+/// Samples clips from cached videos.
 #[derive(Clone, Debug)]
 pub struct Loader {
     /// The videos.
     pub cache: Cache,
-    /// Which of them belong to this split, by their number in the cache.
+    /// Indices in the cache of the videos that belong to this split.
     pub videos: Vec<usize>,
     /// Which clips.
     pub spec: ViewSpec,
-    /// Seed of the draws.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Whether motion clips are wanted.
+    /// Whether motion clips are needed.
     pub motion: bool,
 }
 
 impl Loader {
-    /// Frames and rate of each of the videos.
+    /// Number of frames and frame rate of each of the videos.
     ///
     /// # Errors
-    /// `Io`, `Format` of the cache.
+    /// `Io`, `Format` for the cache.
     pub fn lengths(&self) -> Result<Vec<(usize, f64)>> {
         self.videos.iter().map(|&i| self.cache.get(i).map(|view| (view.len(), view.fps()))).collect()
     }
 
-    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] they are favoured and cropped by motion, at distances
-    /// within [`ViewSpec::gap`] as ever; a motion clip follows the crop of its RGB clip.
+    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] their starts and crops follow the motion, still at
+    /// distances within [`ViewSpec::gap`]; a motion clip follows the crop of its RGB clip.
     ///
     /// # Errors
-    /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` of the cache.
+    /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` for the cache.
     pub fn pair(&self, epoch: u64, video: usize) -> Result<ClipPair> {
         let view = self.cache.get(self.videos[video])?;
         let clip = self.spec.clip(view.fps());
@@ -215,8 +217,8 @@ impl Loader {
         Ok(ClipPair { video: video as u32, starts, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]), target })
     }
 
-    /// `n` clips of `video`, evenly spread, the largest square in the middle of the frames ([`Draw::centre`]) without
-    /// augmentation: what a probe looks at.
+    /// `n` clips of `video`, evenly spaced, cropped to the largest square in the middle of the frames
+    /// ([`Draw::centre`]), without augmentation: the input of a probe.
     ///
     /// # Errors
     /// As [`Loader::pair`].
@@ -228,7 +230,7 @@ impl Loader {
         starts.into_iter().map(|start| self.rgb(&view, start, &draw)).collect()
     }
 
-    /// The RGB clip from frame `start` on.
+    /// The RGB clip that starts at frame `start`.
     pub(super) fn rgb(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let clip = self.spec.clip(view.fps());
         let frames = clip.indices(start, view.len(), view.fps(), self.spec.short)?;
@@ -240,7 +242,7 @@ impl Loader {
         Ok(Part { dims, data })
     }
 
-    /// The frames of a motion clip over the span of the RGB clip from frame `start` on.
+    /// The frames of a motion clip over the span of the RGB clip that starts at frame `start`.
     ///
     /// # Errors
     /// `Param` when the video is shorter than the clip and short videos are refused.
@@ -249,7 +251,7 @@ impl Loader {
         clip.indices(start, view.len(), view.fps(), self.spec.short)
     }
 
-    /// The motion clip over the same span.
+    /// The motion clip over that span.
     fn motion(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let spec = &self.spec;
         let frames = self.motion_frames(view, start)?;
@@ -263,7 +265,8 @@ impl Loader {
         Ok(Part { dims, data })
     }
 
-    /// The motion input at frame `i`: from the flow field that starts nearest to it, or from the frame and the next.
+    /// The motion input at frame `i`: from the flow field that starts nearest to it, or from the frame and its
+    /// successor.
     fn motion_map(&self, view: &View, i: usize) -> Result<MotionMap> {
         let spec = &self.spec;
         if !spec.motion.needs_flow() {

@@ -26,7 +26,7 @@ pub(super) struct Build<'a> {
     damaged: Mutex<Vec<String>>,
 }
 
-/// Where a video stands.
+/// The state of a video.
 pub(super) enum State {
     /// In the cache, with these kinds of files ([`Kind::ALL`]) made now.
     Done([bool; 3]),
@@ -41,7 +41,7 @@ pub(super) struct Job {
     pub index: usize,
     /// None where the source cannot be found.
     pub keys: Option<Keys>,
-    /// Which files ([`Kind::ALL`]) are there, whole and fitting, or not wanted.
+    /// Which files ([`Kind::ALL`]) exist, intact and matching, or are not needed.
     pub there: [bool; 3],
     pub state: State,
 }
@@ -109,8 +109,8 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Whether making the files of `job` takes ffmpeg: frames are decoded, and flow from a folder is held against the size of
-    /// its video.
+    /// Whether creating the files of `job` takes ffmpeg: frames are decoded, and the size of flow from a folder is
+    /// compared with that of its video.
     pub(super) fn needs_ffmpeg(&self, job: &Job) -> bool {
         let from_folder = self.spec.motion.as_ref().is_some_and(|m| m.source != FlowSource::TvL1);
         let [frames, flow, _] = job.there;

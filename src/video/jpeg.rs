@@ -1,6 +1,6 @@
 //! Checks whether a JPEG file is complete.
 
-/// Whether the image in `bytes` is complete: walks from marker to marker, over the entropy-coded data, to `EOI`. A
+/// Whether the image in `bytes` is complete: goes from marker to marker, over the entropy-coded data, to `EOI`. A
 /// preview inside the metadata does not count, nor does anything after the image.
 pub(super) fn is_whole(bytes: &[u8]) -> bool {
     let mut at = 0;

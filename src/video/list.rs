@@ -51,7 +51,7 @@ pub(super) struct Line {
 pub(super) struct List {
     pub lines: Vec<Line>,
     pub warnings: Vec<String>,
-    /// Whether paths are names of files, which may lie anywhere below the list's folder.
+    /// Whether paths are names of files, which may be anywhere below the list's folder.
     pub cut: bool,
 }
 

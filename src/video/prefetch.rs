@@ -21,7 +21,7 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     /// Signalled when an item is ready.
     ready: Condvar,
-    /// Signalled when there is room for another item, or the consumer is gone.
+    /// Signalled when there is space for another item, or the consumer is gone.
     room: Condvar,
 }
 

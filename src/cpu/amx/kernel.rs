@@ -1,8 +1,9 @@
-//! The blocks of assembly that multiply: one or two tiles of rows by one or two of columns, in one, two or three parts.
+//! The assembly that multiplies: one or two tiles of rows by one or two tiles of columns, with one, two or three bf16
+//! terms.
 //!
-//! A step's products of parts are taken in an order in which each shares an operand with the one before: two parts cost 8
-//! loads for 12 products of tiles, three cost 14 for 24. Tiles of B are loaded with the hint that they only pass by: a call
-//! reads each once, but a tile of A mostly again, so the first-level cache is left to those.
+//! A step's products of terms are ordered so that each shares an operand with the previous one: two terms cost 8 loads
+//! for 12 tile products, three cost 14 for 24. Tiles of B are loaded with a non-temporal hint: a call reads each of
+//! them once, but a tile of A mostly again, so the L1 cache is left to those.
 
 use super::{DEPTH, Product, SIDE};
 use std::arch::asm;
@@ -42,7 +43,7 @@ macro_rules! zero {
     (1 1) => { lines!("tilezero tmm0") };
 }
 
-/// Loads the sums: rows of 128 bytes.
+/// Loads the sums, whose rows are 128 bytes long.
 macro_rules! load {
     (2 2) => { concat!(load!(1 2), lines!("tileloadd tmm2, [{c} + {row} * 2 + 2048]" "tileloadd tmm3, [{c} + {row} * 2 + 2112]")) };
     (2 1) => { concat!(load!(1 1), lines!("tileloadd tmm2, [{c} + {row} * 2 + 2048]")) };
@@ -50,7 +51,7 @@ macro_rules! load {
     (1 1) => { lines!("tileloadd tmm0, [{c} + {row} * 2]") };
 }
 
-/// Stores them.
+/// Stores the sums.
 macro_rules! store {
     (2 2) => { concat!(store!(1 2), lines!("tilestored [{c} + {row} * 2 + 2048], tmm2" "tilestored [{c} + {row} * 2 + 2112], tmm3")) };
     (2 1) => { concat!(store!(1 1), lines!("tilestored [{c} + {row} * 2 + 2048], tmm2")) };
@@ -58,7 +59,7 @@ macro_rules! store {
     (1 1) => { lines!("tilestored [{c} + {row} * 2], tmm0") };
 }
 
-/// Loads tiles of both operands, and multiplies. This and the next two leave the addresses at the last tiles.
+/// Loads tiles of both operands, and multiplies. This and the next two macros leave the addresses at the last tiles.
 macro_rules! both {
     (2 2) => {
         lines!(
@@ -79,7 +80,7 @@ macro_rules! both {
     (1 1) => { concat!(lines!("tileloaddt1 tmm6, [{tb} + {row}]"), next_a!(1 1)) };
 }
 
-/// Loads tiles of A, and multiplies with those of B that are there.
+/// Loads tiles of A, and multiplies with the tiles of B already loaded.
 macro_rules! next_a {
     (2 2) => {
         lines!(
@@ -105,7 +106,7 @@ macro_rules! next_a {
     (1 1) => { lines!("tileloadd tmm4, [{ta} + {a_stride}]" "tdpbf16ps tmm0, tmm4, tmm6") };
 }
 
-/// Loads tiles of B, and multiplies with those of A that are there.
+/// Loads tiles of B, and multiplies with the tiles of A already loaded.
 macro_rules! next_b {
     (2 2) => {
         lines!(
@@ -131,8 +132,8 @@ macro_rules! next_b {
     (1 1) => { lines!("tileloaddt1 tmm6, [{tb} + {row}]" "tdpbf16ps tmm0, tmm4, tmm6") };
 }
 
-/// One step: the products of all pairs of parts that count, the part of `A` first. From tiles of the last part
-/// addresses go to those of another by way of the first tile.
+/// One step: the products of all pairs of terms that count (in the comments, the term of A first). The additions move
+/// the addresses from the last tiles of one term to the first tile of the next term to load.
 macro_rules! step {
     (1, $m:tt $n:tt) => { concat!("/* {a_part} {b_part} {a2} {b2} */\n", both!($m $n)) };
     (2, $m:tt $n:tt) => {
@@ -168,7 +169,7 @@ macro_rules! kernel {
         unsafe fn $name(p: &Product) {
             let steps = p.steps.as_ptr_range();
             let [a_second, b_second] = [if $m == 2 { p.a_second } else { 0 }, if $n == 2 { p.b_second } else { 0 }];
-            // SAFETY: the caller vouches for all rows; registers of tiles belong to this block alone.
+            // SAFETY: the caller vouches for all rows; the tile registers are used by this block alone.
             unsafe {
                 asm!(
                     "test {ta}, {ta}",
@@ -213,10 +214,10 @@ macro_rules! kernel {
     };
 }
 
-/// All kernels of some number of parts.
+/// All kernels for a given number of terms.
 macro_rules! kernels {
     ($name:ident, $parts:tt) => {
-        /// `c (+)= Σ a·b` in so many parts.
+        /// `c (+)= Σ a·b` with this number of terms.
         ///
         /// # Safety
         /// As for [`Tiles::multiply`](super::Tiles::multiply).

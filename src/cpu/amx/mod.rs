@@ -1,11 +1,12 @@
-//! Products of matrices of bf16 in the tile registers of AMX, accumulated in f32, and f32 numbers as sums of bf16 ones.
+//! Products of bf16 matrices in the tile registers of AMX, accumulated in f32, and f32 numbers as sums of bf16 terms.
 //!
 //! A tile holds 16 rows of 64 bytes. One instruction adds to a tile of 16 × 16 f32 the product of 16 rows of 32 numbers
-//! with 32 rows of 16, the latter stored in pairs: row `r` of its tile holds, for each of the 16 columns, the numbers of
-//! rows `2r` and `2r + 1` beside each other. Subnormal numbers count as 0, operands and results alike.
+//! (A) with 32 rows of 16 (B). B is stored in pairs: row `r` of its tile holds, for each of the 16 columns, the numbers
+//! of rows `2r` and `2r + 1` next to each other. Subnormal numbers are treated as 0, in operands and results.
 //!
-//! The compiler knows nothing of tiles, so none outlives a block of assembly here: [`multiply`] clears or loads its sums,
-//! goes over all steps, and stores them. Only the configuration stays, and [`Tiles`] holds it.
+//! The compiler does not know about tiles, so none is live outside a block of assembly: [`multiply`](Tiles::multiply)
+//! clears or loads its sums, goes through all steps, and stores them. Only the tile configuration persists, for which
+//! [`Tiles`] is the guard.
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
 
@@ -18,61 +19,62 @@ use std::marker::PhantomData;
 /// Bytes of a full tile.
 pub(crate) const TILE: usize = 1024;
 
-/// Numbers of bf16 in a row of a full tile.
+/// bf16 numbers in a row of a full tile.
 pub(crate) const DEPTH: usize = 32;
 
 /// Rows of a tile, and its columns of f32.
 pub(crate) const SIDE: usize = 16;
 
-/// Where the operands of one step are, in bytes from where those of the call start.
+/// Offsets of the operands of one step, in bytes from the operands of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Step {
     /// First row of the first tile of A.
     pub a: isize,
-    /// First tile of B; the second follows it.
+    /// First tile of B, which is followed by the second.
     pub b: isize,
 }
 
 /// A block of products: `16·M` rows by `16·N` columns, summed over `steps`.
 ///
-/// Operands in 2 or 3 parts, the largest first, are multiplied part by part, but for the pairs whose products are smaller than
-/// what the parts leave out: 3 of 4, and 6 of 9.
+/// Operands of 2 or 3 bf16 terms, the largest first, are multiplied term by term, except for the pairs whose products
+/// are smaller than the error of the splitting: 3 of 4 pairs, and 6 of 9.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a> {
     pub steps: &'a [Step],
     /// 1, 2 or 3.
     pub parts: usize,
-    /// Rows of A: `16·M` of them, `a_stride` bytes apart; the second 16 start `a_second` bytes behind the first.
+    /// Rows of A: `16·M` of them, `a_stride` bytes apart; the second 16 start `a_second` bytes after the first.
     pub a: *const u8,
     pub a_stride: isize,
     pub a_second: isize,
-    /// Bytes from one part of a tile to the next.
+    /// Bytes from one term of a tile to the next.
     pub a_part: isize,
-    /// Tiles of B, each of as many rows of 64 bytes as the configuration says.
+    /// Tiles of B, each of as many rows of 64 bytes as configured.
     pub b: *const u8,
     /// Bytes from the first tile of B to the second.
     pub b_second: isize,
-    /// Bytes from one part of a tile to the next.
+    /// Bytes from one term of a tile to the next.
     pub b_part: isize,
-    /// The sums: rows of 32.
+    /// The sums, in rows of 32.
     pub c: *mut f32,
-    /// Whether to start from 0; otherwise `c` is added to.
+    /// Whether `c` is overwritten instead of added to.
     pub fresh: bool,
 }
 
-/// The configuration of this thread's tile registers, from creation to drop. No other may be made meanwhile on the same
-/// thread: do not enter rayon while holding one, since it may run a task that makes its own.
+/// The configuration of this thread's tile registers, from creation to drop. Until then no other may be created on the
+/// same thread: do not call into rayon while holding one, since it may run a task that creates its own.
 pub(crate) struct Tiles {
-    /// Registers belong to a thread.
+    /// Tile registers belong to a thread, so this is not `Send`.
     of: PhantomData<*const ()>,
 }
 
 impl Tiles {
-    /// Full tiles, but for `depth` numbers of bf16 in a row of A, and so `depth / 2` rows of B.
+    /// Full tiles, except that rows of A have `depth` bf16 numbers and so B has `depth / 2` rows.
     ///
     /// # Safety
-    /// `Isa::Amx` is available; `depth` is even, at least 2 and at most [`DEPTH`]; this thread has no other.
+    /// `Isa::Amx` is available; `depth` is even, at least 2 and at most [`DEPTH`]; this thread holds no other
+    /// configuration.
     pub unsafe fn new(depth: usize) -> Self {
         debug_assert!(depth.is_multiple_of(2) && (2..=DEPTH).contains(&depth));
         // SAFETY: as the caller vouches.
@@ -83,10 +85,11 @@ impl Tiles {
         Tiles { of: PhantomData }
     }
 
-    /// `c (+)= Σ a·b`. A call's `M` and `N` are 1 or 2.
+    /// `c (+)= Σ a·b`, where `M` and `N` are 1 or 2.
     ///
     /// # Safety
-    /// All rows that `p` names are readable, in all parts, `c` writable, and the steps as deep as the configuration.
+    /// All rows that `p` describes are readable, in all terms, `c` is writable, and the steps are as deep as the
+    /// configuration.
     #[inline]
     pub unsafe fn multiply<const M: usize, const N: usize>(&self, p: &Product) {
         // SAFETY: as the caller vouches; `self` holds the configuration.
@@ -105,7 +108,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: there is a configuration; tiles hold nothing between calls.
+        // SAFETY: there is a configuration; tiles are not live between calls.
         #[cfg(target_arch = "x86_64")]
         unsafe {
             std::arch::asm!("tilerelease", options(nostack, nomem))
@@ -113,9 +116,9 @@ impl Drop for Tiles {
     }
 }
 
-/// Numbers as sums of `P` bf16 ones, largest first: each is what is left rounded to the nearest, and so two leave about
-/// 2⁻¹⁷ of a number and three 2⁻²⁵. Numbers that are not finite stay so in the first, with 0 in the others; those too
-/// large to be rounded are cut instead.
+/// Splits numbers into sums of `P` bf16 terms, the largest first. Each is the rounded remainder of those before it, so
+/// two terms leave about 2⁻¹⁷ of a number and three 2⁻²⁵. Numbers that are not finite stay so in the first term, with 0
+/// in the others; those too large to be rounded are truncated instead.
 ///
 /// # Safety
 /// `Isa::Amx` is available.
@@ -136,43 +139,43 @@ pub(crate) mod x86 {
     use half::bf16;
     use std::arch::x86_64::*;
 
-    /// Numbers of bf16 as f32.
+    /// Converts bf16 numbers to f32.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(crate) fn wide(v: __m256i) -> __m512 {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)))
     }
 
-    /// The next plane of 16 numbers, and what it leaves of them.
+    /// The next term of 16 numbers, and the remainder.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     pub(crate) fn plane(x: __m512) -> (__m256i, __m512) {
         // SAFETY: both are 16 numbers of 16 bits.
         let rounded: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) };
         let rest = _mm512_sub_ps(x, wide(rounded));
-        // Infinite or no number: because `x` is, or because the rounding went beyond what is finite.
+        // Infinite or NaN: because `x` is, or because rounding overflowed.
         let wild = _mm512_fpclass_ps_mask::<0x99>(rest);
         if wild == 0 {
             return (rounded, rest);
         }
         let cut = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(x)));
         let finite = _mm512_knot(_mm512_fpclass_ps_mask::<0x99>(x));
-        let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x); // a cut may make infinity of what is none
+        let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x); // truncation could turn NaN into infinity
         let chosen = _mm256_mask_mov_epi16(rounded, wild & number, cut);
         let rest = _mm512_mask_sub_ps(rest, wild, x, wide(chosen));
         (chosen, _mm512_maskz_mov_ps(finite, rest))
     }
 
-    /// Numbers that [`split`] asks for ahead.
+    /// How many numbers ahead [`split`] prefetches.
     const AHEAD: usize = 512;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     pub(super) unsafe fn split<const P: usize>(x: *const f32, planes: [*mut bf16; P], len: usize) {
         for i in (0..len).step_by(16) {
             let mask = ((1u32 << (len - i).min(16)) - 1) as __mmask16;
-            // What follows is mostly the next call's; a prefetch behind the end does nothing.
+            // What follows is usually read by the next call; a prefetch past the end does nothing.
             _mm_prefetch::<_MM_HINT_T0>(x.wrapping_add(i + AHEAD).cast());
-            // SAFETY: lanes behind the end are masked.
+            // SAFETY: lanes past the end are masked.
             let mut rest = unsafe { _mm512_maskz_loadu_ps(mask, x.add(i)) };
             for to in planes {
                 let (number, left) = plane(rest);
@@ -199,7 +202,7 @@ mod tests {
         let list: Vec<Step> = (0..steps).map(of_step).collect();
         let mut c = vec![1.0f32; SIDE * M * 32];
         for fresh in [true, false] {
-            // SAFETY: the test asked; every row is inside of its array.
+            // SAFETY: the test checked that AMX is available; every row is inside of its array.
             unsafe {
                 Tiles::new(depth).multiply::<M, N>(&Product {
                     steps: &list,
@@ -257,14 +260,14 @@ mod tests {
         x.extend([0.0, -0.0, f32::MAX, f32::MIN, 3.3e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
         let mut parts = [(); 3].map(|()| vec![bf16::ZERO; x.len()]);
         let [p0, p1, p2] = &mut parts;
-        // SAFETY: the test asked.
+        // SAFETY: the test checked that AMX is available.
         unsafe { split(&x, [p0, p1, p2]) };
         for (i, &x) in x.iter().enumerate() {
             let sum = |n: usize| parts[..n].iter().map(|p| p[i].to_f64()).sum::<f64>();
             if x.is_finite() {
                 for (n, bits) in [(1, 8), (2, 16), (3, 23)] {
                     let off = (sum(n) - f64::from(x)).abs();
-                    // A number cut instead of rounded loses one bit more.
+                    // A number that is truncated instead of rounded loses one bit more.
                     let bits = if x.abs() > 3.38e38 { bits - 1 } else { bits };
                     assert!(off <= f64::from(x).abs() * 0.5f64.powi(bits), "{n} parts of {x:e} are {off:e} off");
                 }
@@ -280,7 +283,7 @@ mod range {
     use crate::ops::conv3d::Products;
     use half::bf16;
 
-    /// Three parts of a number as tiles take them, whatever the machine: those below 2⁻¹²⁶ are 0.
+    /// The sum of a number's three bf16 terms as tiles read them, on any machine: terms below 2⁻¹²⁶ are 0.
     fn kept(x: f32) -> f64 {
         let (mut rest, mut sum) = (x, 0.0);
         for _ in 0..3 {
@@ -307,7 +310,7 @@ mod range {
         for exponent in -126..-102 {
             assert!(numbers(exponent).all(|x| lost(x) <= 2f64.powi(-126) * (1.0 + 2f64.powi(-8))), "2^{exponent}");
         }
-        // Four places below, numbers lose more than that already.
+        // Four powers of two below, numbers already lose more than that.
         assert!(numbers(-106).any(|x| lost(x) > f64::from(x) * 2f64.powi(-24)));
         assert_eq!(kept(1e-38), 0.0);
     }

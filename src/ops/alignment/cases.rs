@@ -1,6 +1,6 @@
 //! The problem table.
 
-/// Maps of features to test and measure.
+/// /// Feature maps to test and measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Name in tests and benches.
@@ -18,12 +18,13 @@ impl Case {
         [n, t, h, w]
     }
 
-    /// Operations of the channel map forward: a sum for the weights, a product and a sum for the map.
+    /// /// Arithmetic operations of the forward channel map: a sum for the weights, a product and a sum for the map.
     pub fn flops(&self) -> u64 {
         3 * self.x.iter().product::<usize>() as u64
     }
 
-    /// The fewest bytes of the channel map forward, of one gradient (the released form): read it, write the map.
+    /// /// Minimum memory traffic of the forward channel map of one gradient (the released form): read it, write the
+    /// map.
     pub fn bytes(&self) -> u64 {
         4 * (self.x.iter().product::<usize>() + self.map().iter().product::<usize>()) as u64
     }
@@ -33,7 +34,7 @@ const fn case(name: &'static str, x: [usize; 5], why: &'static str) -> Case {
     Case { name, x, why }
 }
 
-/// Small, ragged, and MCL's.
+/// /// Small shapes, ragged shapes, and those of MCL.
 pub const CASES: &[Case] = &[
     case("tiny", [1, 2, 1, 2, 3], "readable by eye"),
     case("one", [1, 1, 1, 1, 1], "the smallest"),
@@ -46,5 +47,5 @@ pub const CASES: &[Case] = &[
     case("p3d-50", [2, 4, 7, 7, 2048], "mcl.md 2.1: layer4 of P3D-A ResNet-50, two clips"),
 ];
 
-/// A training batch of the paper on one GPU, mcl.md 4.
+/// /// A training batch of the paper on one GPU (`docs/papers/mcl.md` section 4).
 pub const BATCH: Case = case("p3d-50-batch", [8, 4, 7, 7, 2048], "mcl.md 4: eight clips");

@@ -1,5 +1,5 @@
-//! Maps on a GPU: a block a frame and up to 64 channels for what sums over positions, a warp a cell for what sums over
-//! channels. Losses: a block a sample.
+//! Alignment on a GPU. Maps: sums over positions take a block per frame and up to 64 channels, sums over channels a
+//! warp per position. Losses: a block per sample.
 
 use super::{Cosines, Grid, Map, TargetNorm};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
@@ -11,7 +11,7 @@ use crate::tensor::{DType, Tensor};
 static MODULE: Module = Module::new("alignment", include_str!("../../../ptx/alignment.sm_80.ptx"));
 static COSINES: Module = Module::new("alignment_losses", include_str!("../../../ptx/alignment_losses.sm_80.ptx"));
 
-/// By whether threads move single elements.
+/// The two entries of a pass: 16-byte vector accesses, or single elements.
 macro_rules! entries {
     ($pass:literal) => {
         &[concat!("alignment_", $pass, "_wide_f32"), concat!("alignment_", $pass, "_single_f32")]
@@ -40,17 +40,17 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     ]
 }
 
-/// How the passes over columns are spread.
+/// How the passes over columns are divided into blocks.
 #[derive(Clone, Copy, Debug)]
 struct Columns {
     rows: usize,
     area: usize,
     c: usize,
-    /// Channels of a thread: 4 where they are a multiple of that, else 1.
+    /// Channels per thread: 4 where the channels are a multiple of 4, else 1.
     width: usize,
     /// Logarithm of the threads along the channels.
     shift: u32,
-    /// Blocks side by side that cover the channels.
+    /// Number of blocks that cover the channels.
     tiles: usize,
 }
 
@@ -71,13 +71,13 @@ impl Columns {
         Spread::line((self.rows * self.tiles) as u32, BLOCK)
     }
 
-    /// As the kernels take it.
+    /// As the kernels take them.
     fn extents(&self) -> [u32; 4] {
         [self.area as u32, self.c as u32, self.tiles as u32, self.shift]
     }
 }
 
-/// Cells of a block that sums over channels.
+/// Positions per block of the kernels that sum over channels: a warp for each.
 const CELLS: usize = BLOCK as usize / 32;
 
 pub(super) fn map_fwd(gpu: &Gpu, p: &Map, g: &Tensor, f: &Tensor) -> Result<Tensor> {
@@ -116,7 +116,7 @@ fn adjoint(
     Ok(to)
 }
 
-/// Extents and switches as the kernels take them.
+/// Extents and options as the kernels take them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Plan {
@@ -128,10 +128,10 @@ struct Plan {
     weight: [f32; 3],
 }
 
-/// Bytes of shared memory for a frame.
+/// Bytes of shared memory per frame.
 const FRAME: usize = 104;
 
-/// Frames of a sample, at most: what a block's 48 KiB hold, rounded.
+/// Maximum number of frames of a sample: what fits into a block's 48 KiB of shared memory, rounded down.
 const FRAMES: usize = 448;
 
 fn plan(g: &Grid, how: &Cosines) -> Result<(Spread, Pod<Plan>)> {
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How often each element of the features is read (and by the adjoints written), by the arithmetic of `columns`.
+    /// How often each element of the features is read (by the adjoints: written), by the index arithmetic of `columns`.
     fn reads(p: &Columns) -> Vec<u32> {
         let mut seen = vec![0; p.rows * p.area * p.c];
         for block in 0..p.spread().grid[0] as usize {

@@ -1,7 +1,7 @@
 //! Channel maps and alignment losses on the tape.
 //!
-//! The map is one of three operations that are each other's gradients. The losses are a chain: loss, fused gradient, fused
-//! derivative of the gradient; what comes after that is composed of primitives.
+//! The map is one of three operations that are each other's gradients. The loss is recorded as a chain: loss, fused
+//! gradient, fused derivative of the gradient; derivatives of third order and beyond are composed of primitives.
 
 use super::{Cosines, align_bwd, align_bwd2, align_fwd, cpu, grid, map_bwd_f, map_bwd_g, map_fwd};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::shape::Shape;
 use crate::tape::{Mode, Op, Tape, Var};
 use crate::tensor::Tensor;
 
-/// `T(g, f, d) = Σ w(g) f d` is linear in each; the three operations are its factors.
+/// `T(g, f, d) = Σ w(g) f d` is linear in each argument; the three operations are its partial derivatives.
 struct Map {
     g: Var,
     f: Var,
@@ -29,9 +29,9 @@ impl Op for Map {
     }
 }
 
-/// `m[n t h w] = Σ_c w[n t c] f[n t h w c]` with `w[n t c]` the mean over `h w` of `g[n t h w c]`: what MCL aligns with
-/// motion, before its rectifier (mcl.md 3.4). The released form is the map of a similarity's gradient with itself,
-/// Grad-CAM's that of the gradient with the features.
+/// `m[n t h w] = Σ_c w[n t c] f[n t h w c]`, where `w[n t c]` is the mean over `h w` of `g[n t h w c]`: the map that
+/// MCL aligns with motion, before its ReLU (`docs/papers/mcl.md` section 3.4). In the released form both arguments are
+/// the gradient of a similarity; in Grad-CAM `f` is the features.
 ///
 /// # Errors
 /// As [`map_fwd`].
@@ -50,7 +50,7 @@ impl Op for Weighed {
         "channel_map for f"
     }
 
-    /// `u` is the gradient for `df`, so it has the shape of `f`.
+    /// `u` is the gradient by `df`, so it has the shape of `f`.
     fn backward(&self, t: &Tape, u: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         Ok(vec![
             needs[0].then(|| for_weighing(t, &self.d, u)).transpose()?,
@@ -59,7 +59,7 @@ impl Op for Weighed {
     }
 }
 
-/// The gradient of a map for `f`.
+/// The gradient of a map by `f`.
 fn for_weighed(t: &Tape, g: &Var, d: &Var) -> Result<Var> {
     let df = map_bwd_f(g.value(), d.value())?;
     Ok(t.record(df, &[g, d], || Weighed { g: g.clone(), d: d.clone() }))
@@ -75,7 +75,7 @@ impl Op for Weighing {
         "channel_map for g"
     }
 
-    /// `u` is the gradient for `dg`, so it has the shape of `g`.
+    /// `u` is the gradient by `dg`, so it has the shape of `g`.
     fn backward(&self, t: &Tape, u: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         Ok(vec![
             needs[0].then(|| channel_map(t, u, &self.f)).transpose()?,
@@ -84,23 +84,23 @@ impl Op for Weighing {
     }
 }
 
-/// The gradient of a map for `g`.
+/// The gradient of a map by `g`.
 fn for_weighing(t: &Tape, d: &Var, f: &Var) -> Result<Var> {
     let dg = map_bwd_g(d.value(), f.value())?;
     Ok(t.record(dg, &[d, f], || Weighing { d: d.clone(), f: f.clone() }))
 }
 
-/// The alignment loss of a batch, and how it went.
+/// The alignment loss of a batch, and its statistics.
 #[derive(Clone)]
 pub struct Loss {
     /// The mean over `n` of the weighted `1 - S`: a scalar.
     pub loss: Var,
-    /// Means over `n`, `[4]` where the map is: `1 - S_st`, `1 - S_s`, `1 - S_t`, none of them weighted, and the plain cosine
-    /// of all `t h w` of the map with the target's.
+    /// Means over `n`, `[4]`, on the map's device: `1 - S_st`, `1 - S_s`, `1 - S_t`, unweighted, and the plain cosine
+    /// of the map and the target over all `t h w`.
     pub stats: Tensor,
 }
 
-/// What all orders of the loss share.
+/// What the loss and its derivatives of all orders share.
 #[derive(Clone)]
 struct Aligned {
     p: Var,
@@ -119,8 +119,8 @@ impl Op for Aligned {
     }
 }
 
-/// The loss of maps `p` against targets `y`, both `n t h w` of f32, in three cosines (mcl.md 3.4): 0 where `p` is `y` times
-/// any positive number, the sum of the weights where `p` is 0. `y` is a constant.
+/// The loss of maps `p` against targets `y`, both `n t h w` of f32, as three cosines (`docs/papers/mcl.md` section
+/// 3.4): 0 where `p` is a positive multiple of `y`, the sum of the weights where `p` is 0. `y` is a constant.
 ///
 /// # Errors
 /// As [`align_fwd`].
@@ -140,7 +140,7 @@ impl Op for Gradient {
         "map_alignment gradient"
     }
 
-    /// `u` is the gradient for `dp`: `dy · H u` for the map, `⟨∇L, u⟩` for `dy`.
+    /// `u` is the gradient by `dp`: `dy · H u` for the map, `⟨∇L, u⟩` for `dy`.
     fn backward(&self, t: &Tape, u: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let Aligned { p, y, how } = &self.of;
         let inner = |t: &Tape, slope: &Var| -> Result<Var> {
@@ -148,7 +148,8 @@ impl Op for Gradient {
             reshape(t, &sum_to(t, &product, Shape::from([1; 4]))?, self.dy.shape())
         };
         if t.is_recording() {
-            // Of a third order and beyond. A map without a gradient is given one, for what is made of it here.
+            // Third order and beyond. A map that needs no gradient becomes a leaf, so that its gradient can be taken
+            // here.
             let p = if p.has_grad() { p.clone() } else { t.leaf(p.value().clone()) };
             let slope = slope(t, &p, y, how)?;
             let along = || -> Result<Var> {
@@ -168,15 +169,15 @@ impl Op for Gradient {
     }
 }
 
-/// The gradient of [`composed`] for `p`, recorded.
+/// The gradient of [`composed`] by `p`, recorded.
 fn slope(t: &Tape, p: &Var, y: &Tensor, how: &Cosines) -> Result<Var> {
     let loss = composed(t, p, y, how)?;
     let slope = t.grad(&loss, &[p], Mode::Keep)?.remove(0);
     Ok(slope.unwrap_or(Var::constant(Tensor::zeros_on(&p.value().device(), p.shape())?)))
 }
 
-/// The loss in primitives, which have derivatives of any order; in f32, and without the rule for flat vectors. It waits for
-/// a GPU, to weigh the frames.
+/// The loss composed of primitives, which have derivatives of any order; in f32, and without the rule for flat vectors.
+/// On a GPU it synchronises with the host, to compute the weights of the frames.
 fn composed(t: &Tape, p: &Var, y: &Tensor, how: &Cosines) -> Result<Var> {
     let g = grid(p.value(), &[("y", y)], how)?;
     let y = Var::constant(y.clone());

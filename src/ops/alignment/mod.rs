@@ -1,16 +1,17 @@
-//! What MCL aligns with motion (mcl.md 3.4): the map of gradients, and its cosine losses against a target.
+//! MCL's alignment with motion (`docs/papers/mcl.md` section 3.4): the gradient map, and its cosine losses against a
+//! target.
 //!
 //! ```text
 //! map      m[n t h w] = Σ_c w[n t c] · f[n t h w c]        w[n t c] = mean over h w of g[n t h w c]
 //! losses   L = 1/n Σ_n  a·(1 - S_st) + b·(1 - S_s) + c·(1 - S_t)
 //!          S_st = Σ_t softmax_t(Σ_hw Y) · cos(P[t], Y[t])   S_s = cos(mean_t P, mean_t Y)   S_t = cos(Σ_hw P, Σ_hw Y)
 //! ```
-//! The map is bilinear and its adjoints are of the same kind, so three operations are closed under differentiation, as a
-//! convolution's are. The losses have a fused gradient and a fused derivative of it. `docs/math/alignment.md` has the
-//! derivations.
+//! The map is bilinear and its adjoints are operations of the same kind, so three operations are closed under
+//! differentiation, as those of a convolution are. The losses have a fused gradient and a fused derivative of it.
+//! `docs/math/alignment.md` has the derivations.
 //!
 //! Everything is f32: gradients of a mean over positions are small, and their products smaller (a bf16 network casts
-//! first). The losses are formed in f64, so that no square of a tiny map vanishes.
+//! first). The losses are computed in f64, so that squares of tiny values do not underflow.
 
 pub mod cases;
 mod cpu;
@@ -24,22 +25,22 @@ use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 
-/// Vectors no longer than this are divided by it instead of by their length, as PyTorch's `F.normalize` does.
+/// Vectors shorter than this are divided by it instead of by their length, as PyTorch's `F.normalize` does.
 pub const EPS: f32 = 1e-12;
 
-/// With [`Cosines::centred`], vectors whose deviation from their mean is no longer than this part of their length are flat:
-/// what is left is the rounding of what they were made of, and has no direction.
+/// With [`Cosines::centred`], vectors whose deviation from their mean is shorter than this fraction of their length
+/// count as flat: what is left of them is rounding error, and has no meaningful direction.
 pub const FLAT: f64 = 1.0 / (1 << 20) as f64;
 
 /// Weights of the three terms; 0 switches one off.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Terms {
-    /// Of `1 - S_st`: each frame's map, the frames weighed by how much moves in them.
+    /// Weight of `1 - S_st`: a cosine per frame, the frames weighted by how much moves in them.
     pub spatio_temporal: f32,
-    /// Of `1 - S_s`: the mean map.
+    /// Weight of `1 - S_s`: the cosine of the mean maps.
     pub spatial: f32,
-    /// Of `1 - S_t`: the sums of the frames.
+    /// Weight of `1 - S_t`: the cosine of the sums of the frames.
     pub temporal: f32,
 }
 
@@ -49,15 +50,15 @@ impl Default for Terms {
     }
 }
 
-/// What the softmax over frames is taken of.
+/// What the softmax over frames is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum TargetNorm {
-    /// The sums of the target as they are. They are in the hundreds, so one frame usually gets all of the weight: what the
-    /// release does.
+    /// The sums of the target as they are, as the release does. They are in the hundreds, so one frame usually gets
+    /// nearly all of the weight.
     Raw,
-    /// The sums of the target over its mean over `t h w`: the weights do not depend on the target's unit.
+    /// The sums of the target divided by its mean over `t h w`: the weights do not depend on the target's unit.
     #[default]
     Mean,
 }
@@ -68,17 +69,18 @@ pub enum TargetNorm {
 pub struct Cosines {
     /// Weights of the terms.
     pub terms: Terms,
-    /// What the softmax over frames is taken of.
+    /// What the softmax over frames is computed from.
     pub target_norm: TargetNorm,
-    /// Whether each cosine is of vectors less their means (a correlation), so that a flat map earns nothing.
+    /// Whether each cosine is of vectors with their means subtracted (a correlation), so that a constant map gains
+    /// nothing.
     pub centred: bool,
 }
 
-/// The largest weight: sums of weighted terms, and their gradients, stay numbers of f32.
+/// The largest weight: weighted sums, and their gradients, stay within the range of f32.
 const MOST_WEIGHT: f32 = 1e9;
 
 impl Cosines {
-    /// Refuses weights that are no weights.
+    /// Checks that the weights are in range.
     ///
     /// # Errors
     /// `Param` when a weight is not from 0 to 10⁹.
@@ -94,12 +96,12 @@ impl Cosines {
     }
 }
 
-/// The map of `g` and `f`, both `n t h w c` of f32: `m[n t h w] = Σ_c w[n t c] f[n t h w c]` with `w` the mean of `g` over
-/// `h w`. MCL's released form has `f = g`, the gradient of a similarity; Grad-CAM has the features for `f`.
+/// The map of `g` and `f`, both `n t h w c` of f32: `m[n t h w] = Σ_c w[n t c] f[n t h w c]`, where `w` is the mean of
+/// `g` over `h w`. In MCL's released form `f = g`, the gradient of a similarity; in Grad-CAM `f` is the features.
 ///
 /// # Errors
-/// `Shape` when `g` is not `n t h w c` with elements or `f` is not of its shape; `DType` for other numbers than f32;
-/// `Device` when they live apart.
+/// `Shape` when `g` is not a non-empty `n t h w c` or `f` has another shape; `DType` for types other than f32; `Device`
+/// when they are on different devices.
 pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     let p = Map::new("g", g)?;
     p.expect("f", f, g.shape())?;
@@ -112,8 +114,8 @@ pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The gradient of [`map_fwd`] for `f`, given that of the map, `d` of `n t h w`: `w[n t c] d[n t h w]`, with the weights of
-/// `g` (`n t h w c`).
+/// The gradient of [`map_fwd`] by `f`, given `d`, the gradient by the map (`n t h w`): `w[n t c] d[n t h w]`, with the
+/// weights of `g` (`n t h w c`).
 ///
 /// # Errors
 /// As [`map_fwd`].
@@ -129,8 +131,8 @@ pub fn map_bwd_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The gradient of [`map_fwd`] for `g`, given that of the map, `d` of `n t h w`: the mean over `h w` of `d f`, at every
-/// position (`n t h w c`, as `f`).
+/// The gradient of [`map_fwd`] by `g`, given `d`, the gradient by the map (`n t h w`): the mean over `h w` of `d f`, at
+/// every position (`n t h w c`, as `f`).
 ///
 /// # Errors
 /// As [`map_fwd`].
@@ -185,7 +187,7 @@ impl Map {
     }
 }
 
-/// The extents of maps: samples, frames, cells of a frame.
+/// The extents of maps: samples, frames, positions of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Grid {
     n: usize,
@@ -193,14 +195,14 @@ struct Grid {
     area: usize,
 }
 
-/// The loss of maps `p` against targets `y`, both `n t h w` of f32: a scalar; and `[4]`: the means over `n` of `1 - S_st`,
-/// `1 - S_s`, `1 - S_t` whatever their weights, and of the plain cosine of all `t h w` of `p` with those of `y`.
+/// The loss of maps `p` against targets `y`, both `n t h w` of f32: a scalar. Also `[4]`: the means over `n` of `1 -
+/// S_st`, `1 - S_s`, `1 - S_t` without their weights, and of the plain cosine of `p` and `y` over all `t h w`.
 ///
-/// A frame or sample without motion in `y` has cosine 0, and no gradient.
+/// A frame or sample of `y` without motion has cosine 0 and contributes no gradient.
 ///
 /// # Errors
-/// `Shape` when `p` is not `n t h w` with elements or `y` not of its shape (on a GPU also for more than 448 frames); `DType`
-/// for other numbers than f32; `Param`, see [`Cosines::check`]; `Device` when they live apart.
+/// `Shape` when `p` is not a non-empty `n t h w` or `y` has another shape (on a GPU also for more than 448 frames);
+/// `DType` for types other than f32; `Param`, see [`Cosines::check`]; `Device` when they are on different devices.
 pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
     let grid = grid(p, &[("y", y)], how)?;
     match p.place(ALIGN, &[("y", y)])? {
@@ -212,10 +214,10 @@ pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tenso
     }
 }
 
-/// The gradient of [`align_fwd`]'s loss for `p`, times the one number `dy`: `n t h w`.
+/// The gradient of [`align_fwd`]'s loss by `p`, times the scalar `dy`: `n t h w`.
 ///
 /// # Errors
-/// As [`align_fwd`], and `Shape` when `dy` is not one number.
+/// As [`align_fwd`], and `Shape` when `dy` is not a scalar.
 pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
     let grid = grid(p, &[("y", y)], how)?;
     one_number(dy)?;
@@ -229,8 +231,8 @@ pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<T
     }
 }
 
-/// The derivative of [`align_bwd`] for `p` along `u` (`n t h w`): the loss's Hessian, which is symmetric, times `u` and
-/// `dy`.
+/// The derivative of [`align_bwd`] by `p` along `u` (`n t h w`): the Hessian of the loss, which is symmetric, times `u`
+/// and `dy`.
 ///
 /// # Errors
 /// As [`align_bwd`].

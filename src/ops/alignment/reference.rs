@@ -34,7 +34,7 @@ pub fn map<F: Float>([rows, area, c]: [usize; 3], g: &[F], f: &[F]) -> Bounded<F
     m.0
 }
 
-/// Its gradient for `f` given that of the map, `d` of `rows area`: `rows area c`.
+/// The gradient of [`map`] by `f`, given `d`, the gradient by the map (`rows area`): `rows area c`.
 pub fn map_bwd_f<F: Float>([rows, area, c]: [usize; 3], g: &[F], d: &[F]) -> Bounded<F> {
     let mut df = Gather::new(area + 3);
     let share = F::one() / number(area as f64);
@@ -44,7 +44,7 @@ pub fn map_bwd_f<F: Float>([rows, area, c]: [usize; 3], g: &[F], d: &[F]) -> Bou
     df.0
 }
 
-/// Its gradient for `g` given that of the map, `d` of `rows area`: `rows area c`.
+/// The gradient of [`map`] by `g`, given `d`, the gradient by the map (`rows area`): `rows area c`.
 pub fn map_bwd_g<F: Float>([rows, area, c]: [usize; 3], d: &[F], f: &[F]) -> Bounded<F> {
     let mut dg = Gather::new(area + 3);
     let share = F::one() / number(area as f64);
@@ -54,8 +54,8 @@ pub fn map_bwd_g<F: Float>([rows, area, c]: [usize; 3], d: &[F], f: &[F]) -> Bou
     dg.0
 }
 
-/// A cosine of the loss of one sample: its weight, and of which elements of the map each element of its vector is the sum,
-/// times `share`.
+/// One cosine of the loss of one sample: its weight, and for each element of its vector the elements of the map whose
+/// sum, times `share`, it is.
 struct Term<F> {
     weight: F,
     parts: Vec<Vec<usize>>,
@@ -63,7 +63,7 @@ struct Term<F> {
 }
 
 impl<F: Float> Term<F> {
-    /// Its vector of `x`, less its mean where `centred`; zeros where that is flat.
+    /// The term's vector formed from `x`, with its mean subtracted where `centred`; zeros where that is flat.
     fn vector(&self, x: &[F], centred: bool) -> Vec<F> {
         let v: Vec<F> = self.parts.iter().map(|of| of.iter().fold(F::zero(), |s, &i| s + x[i]) * self.share).collect();
         if !centred {
@@ -100,7 +100,7 @@ fn attention<F: Float>(y: &[F], t: usize, norm: TargetNorm) -> Vec<F> {
     sums.iter().map(|&s| (s - top).exp() / all).collect()
 }
 
-/// The cosines of one sample's loss, and last of all the plain one, which has no weight.
+/// The cosines of one sample's loss; the last is the plain cosine, which has no weight.
 fn terms<F: Float>(t: usize, y: &[F], how: &Cosines) -> [Vec<Term<F>>; 4] {
     let area = y.len() / t;
     let weight = |w: f32| number::<F>(w);
@@ -124,8 +124,8 @@ fn terms<F: Float>(t: usize, y: &[F], how: &Cosines) -> [Vec<Term<F>>; 4] {
     [frames.collect(), vec![spatial], vec![temporal], vec![all]]
 }
 
-/// The loss of maps `p` against targets `y`, both `n t area`, then the means of `1 - S_st`, `1 - S_s`, `1 - S_t` and of the
-/// plain cosine.
+/// The loss of maps `p` against targets `y`, both `n t area`, then the means of `1 - S_st`, `1 - S_s`, `1 - S_t` and of
+/// the plain cosine.
 pub fn align<F: Float>([n, t, area]: [usize; 3], p: &[F], y: &[F], how: &Cosines) -> Bounded<F> {
     let (mut value, mut magnitude) = (vec![F::zero(); 5], vec![F::zero(); 5]);
     let two = number::<F>(2.0);
@@ -149,8 +149,8 @@ pub fn align<F: Float>([n, t, area]: [usize; 3], p: &[F], y: &[F], how: &Cosines
     Bounded { value: mean(value), magnitude: mean(magnitude), terms: 8 }
 }
 
-/// Goes through the terms of every sample, with what each leaves for the elements of its vector: values and magnitudes,
-/// which are handed to the elements of the map.
+/// For every term of every sample, distributes the derivatives by the elements of its vector (values and magnitudes) to
+/// the elements of the map.
 fn spread<F: Float>(
     [n, t, area]: [usize; 3],
     y: &[F],
@@ -174,7 +174,8 @@ fn spread<F: Float>(
     Bounded { value, magnitude, terms: 8 }
 }
 
-/// `∂cos/∂a` of unit `b`: `(b - cos·a^) / ‖a‖`, below ε `b / ε`; each with the sum of its terms' magnitudes.
+/// `∂cos/∂a` for unit `b`: `(b - cos·a^) / ‖a‖`, or `b / ε` where `a` is shorter than ε; each with the sum of its
+/// terms' magnitudes.
 fn slope<F: Float>(a: &[F], b: &[F]) -> Vec<[F; 2]> {
     let (norm, eps) = (length(a), number::<F>(EPS));
     let (hat, by) = (unit(a), norm.max(eps));
@@ -183,13 +184,14 @@ fn slope<F: Float>(a: &[F], b: &[F]) -> Vec<[F; 2]> {
     hat.iter().zip(b).map(of).collect()
 }
 
-/// The gradient of [`align`]'s loss for `p`, times `dy`.
+/// The gradient of [`align`]'s loss by `p`, times `dy`.
 pub fn align_grad<F: Float>(dims: [usize; 3], p: &[F], y: &[F], how: &Cosines, dy: F) -> Bounded<F> {
     let size = dims[1] * dims[2];
     let of = |x: &[F], s: usize| x[s * size..(s + 1) * size].to_vec();
     spread(dims, y, how, dy, |term, s| {
         let a = term.vector(&of(p, s), how.centred);
-        // A vector of zeros is too short to have a direction; one that was made zero because it is flat has none at all.
+        // A zero vector is merely too short to have a direction (its slope is `b / ε`); one that was zeroed because it
+        // is flat has no gradient.
         if how.centred && length(&a) == F::zero() {
             return vec![[F::zero(); 2]; a.len()];
         }
@@ -197,7 +199,7 @@ pub fn align_grad<F: Float>(dims: [usize; 3], p: &[F], y: &[F], how: &Cosines, d
     })
 }
 
-/// The derivative of [`align_grad`] for `p` along `u`.
+/// The derivative of [`align_grad`] by `p` along `u`.
 pub fn align_hvp<F: Float>(dims: [usize; 3], p: &[F], y: &[F], how: &Cosines, dy: F, u: &[F]) -> Bounded<F> {
     let size = dims[1] * dims[2];
     let of = |x: &[F], s: usize| x[s * size..(s + 1) * size].to_vec();

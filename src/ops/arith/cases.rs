@@ -1,4 +1,4 @@
-//! The ways shapes meet.
+//! Pairs of shapes to broadcast.
 
 /// One pair of shapes.
 #[derive(Clone, Copy, Debug)]
@@ -9,7 +9,7 @@ pub struct Case {
     pub a: &'static [usize],
     /// Shape of `b`, of the same rank.
     pub b: &'static [usize],
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 

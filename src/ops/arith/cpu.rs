@@ -1,5 +1,5 @@
-//! Axes along which both arguments move alike are joined, which leaves long runs: of both arguments, or of one against
-//! a single number of the other.
+//! Adjacent axes along which both arguments advance in the same way are merged, which leaves long runs: over both
+//! arguments, or over one with a single number of the other.
 
 use super::Arith;
 use crate::cpu::widest::widest;
@@ -7,17 +7,17 @@ use crate::ops::lanes::{Lanes, Map, Stored, map};
 use crate::shape::Shape;
 use rayon::prelude::*;
 
-/// Elements a task takes at once: enough to hide the cost of handing it out.
+/// Elements per task: enough to hide the cost of scheduling it.
 const CHUNK: usize = 1 << 15;
 
-/// An axis of the result, and how far a step along it moves in each argument: 0 where that is repeated.
+/// An axis of the result, and the stride along it in each argument: 0 where the argument is repeated.
 pub(in crate::ops) struct Axis {
     pub extent: usize,
     pub a: usize,
     pub b: usize,
 }
 
-/// The joined axes, innermost first; there is at least one.
+/// The merged axes, innermost first; there is at least one.
 pub(in crate::ops) fn axes(a: Shape, b: Shape, out: Shape) -> Vec<Axis> {
     let mut axes: Vec<Axis> = Vec::new();
     let (mut stride_a, mut stride_b) = (1, 1);
@@ -45,7 +45,7 @@ pub(super) fn apply(op: Arith, a: &[f32], a_shape: Shape, b: &[f32], b_shape: Sh
     }
 }
 
-/// `y = f(a, b)` with both repeated to `out`.
+/// `y = f(a, b)` with both broadcast to `out`.
 pub(in crate::ops) fn run(
     f: impl Fn(f32, f32) -> f32 + Sync,
     a: &[f32],
@@ -83,7 +83,7 @@ pub(in crate::ops) fn run(
     });
 }
 
-/// The same of arrays that are alike, as they are stored.
+/// The same for arrays of the same shape and type.
 pub(super) fn alike<T: Stored>(op: Arith, a: &[T], b: &[T], y: &mut [T]) {
     match op {
         Arith::Add => map([a, b], y, Add),
@@ -93,7 +93,7 @@ pub(super) fn alike<T: Stored>(op: Arith, a: &[T], b: &[T], y: &mut [T]) {
     }
 }
 
-/// The four as functions of vectors.
+/// The four operations as functions of vectors.
 macro_rules! of_vectors {
     ($($name:ident $f:ident),*) => {$(
         struct $name;

@@ -1,5 +1,5 @@
-//! The four operations and scaling on a GPU: a thread for sixteen bytes of the result where both arguments run along,
-//! else a thread for each element.
+//! The four operations and scaling on a GPU: a thread per sixteen bytes of the result where both arguments are
+//! contiguous along the run, else a thread per element.
 
 use super::{Arith, cpu};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 
 static MODULE: Module = Module::new("arith", include_str!("../../../ptx/arith.sm_80.ptx"));
 
-/// By the number types of `a` and `b`.
+/// Indexed by the data types of `a` and `b`.
 static SAME: Kernel<(In, In, Out, u32, u32)> =
     Kernel::new(&MODULE, &["arith_same_f32", "arith_same_f32_bf16", "arith_same_bf16_f32", "arith_same_bf16"]);
 static REPEATED: Kernel<(In, In, Out, Pod<Axes>, u32, u32)> = Kernel::new(
@@ -23,7 +23,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![SAME.declared(), REPEATED.declared(), SCALE.declared()]
 }
 
-/// The joined axes as the kernel takes them.
+/// The merged axes as the kernel takes them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Axes {

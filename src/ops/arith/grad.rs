@@ -38,7 +38,7 @@ impl Op for Binary {
     }
 }
 
-/// The gradient `d` summed to the shape of `input` and in its number type; f32 inputs have f32 sums.
+/// The gradient `d` summed to the shape of `input` and cast to its data type; sums for f32 inputs are in f32.
 fn back_to(t: &Tape, d: &Var, input: &Var) -> Result<Var> {
     let dtype = input.value().dtype();
     let d = if dtype == DType::F32 { cast(t, d, dtype)? } else { d.clone() };
@@ -57,7 +57,8 @@ impl Tape {
         Tape::adding(add, true)
     }
 
-    /// A tape that records nothing: every result is a constant, and activations are freed as soon as they are used.
+    /// A tape that does not record: every result is a constant, and activations are freed as soon as they have been
+    /// used.
     pub fn no_grad() -> Self {
         Tape::adding(add, false)
     }

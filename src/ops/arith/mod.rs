@@ -1,4 +1,4 @@
-//! Sum, difference, product and quotient, element by element, with extents of 1 repeated (broadcast).
+//! Element-wise sum, difference, product and quotient, with broadcasting over extents of 1.
 //!
 //! For inputs `a`, `b` of equal rank the result has, on each axis, the larger of the two extents; an extent of 1 is
 //! repeated. Gradients are summed back over repeated axes ([`super::sum_to`]).
@@ -16,7 +16,7 @@ use crate::shape::Shape;
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
 
-/// Which of the four.
+/// Which of the four operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arith {
     /// `a + b`
@@ -41,12 +41,11 @@ impl Arith {
     }
 }
 
-/// `a ∘ b` with broadcasting; the result has the number type of `a`.
+/// `a ∘ b` with broadcasting; the result has the data type of `a`.
 ///
 /// # Errors
-/// `Shape` when the ranks differ, when on some axis the extents differ and neither is 1, or when the result would be larger
-/// than any tensor; `OutOfMemory`; `Device` when `b` lives
-/// elsewhere than `a`.
+/// `Shape` when the ranks differ, when on some axis the extents differ and neither is 1, or when the result would
+/// exceed the maximum size of a tensor; `OutOfMemory`; `Device` when `a` and `b` are on different devices.
 pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = broadcast_shape(op.name(), a.shape(), b.shape())?;
     match a.place(op.name(), &[("b", b)])? {
@@ -62,10 +61,10 @@ pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `factor · a`, in the number type of `a`.
+/// `factor · a`, in the data type of `a`.
 ///
 /// # Errors
-/// `OutOfMemory`; of a GPU also `Driver`.
+/// `OutOfMemory`; on a GPU also `Driver`.
 pub fn apply_scale(a: &Tensor, factor: f32) -> Result<Tensor> {
     match a.place("scale", &[])? {
         Place::Cpu => match a.dtype() {

@@ -4,7 +4,7 @@ use super::Arith;
 use crate::shape::Shape;
 use num_traits::Float;
 
-/// `y[i] = a[i] ∘ b[i]`, indices of extents 1 held at 0.
+/// `y[i] = a[i] ∘ b[i]`; along axes of extent 1 the index is 0.
 pub fn apply<F: Float>(op: Arith, a: &[F], a_shape: Shape, b: &[F], b_shape: Shape, out: Shape) -> Vec<F> {
     (0..out.len())
         .map(|i| {
@@ -19,7 +19,7 @@ pub fn apply<F: Float>(op: Arith, a: &[F], a_shape: Shape, b: &[F], b_shape: Sha
         .collect()
 }
 
-/// Where element `i` of an array of shape `out` is found in one of shape `of`, whose extents of 1 repeat.
+/// The offset that element `i` of an array of shape `out` has in one of shape `of`, whose extents of 1 are repeated.
 pub fn offset(i: usize, out: Shape, of: Shape) -> usize {
     let (mut rest, mut stride, mut at) = (i, 1, 0);
     for (&o, &d) in out.dims().iter().zip(of.dims()).rev() {

@@ -1,13 +1,13 @@
-//! The normalisations of the networks, and the corners.
+//! The batch norms of the networks, and edge cases.
 
 use super::Rows;
 
-/// One layer.
+/// One batch norm.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Name in benchmarks.
     pub name: &'static str,
-    /// How the elements of `x` divide.
+    /// Parts, rows and channels of `x`.
     pub rows: Rows,
     /// Why it is here.
     pub why: &'static str,
@@ -19,22 +19,23 @@ impl Case {
         self.rows.parts * self.rows.rows * self.rows.c
     }
 
-    /// Whether there are none (there always are).
+    /// Whether there are no elements (never true).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Operations forward with batch statistics: difference, two sums, square; difference, product, sum.
+    /// Arithmetic operations of the forward pass with batch statistics: difference, two sums, square; difference,
+    /// product, sum.
     pub fn flops(&self) -> usize {
         7 * self.len()
     }
 
-    /// Bytes moved forward with batch statistics, f32: `x` twice (once for the statistics) and `y`.
+    /// Bytes moved by the forward pass with batch statistics, f32: `x` twice (once for the statistics) and `y`.
     pub fn bytes(&self) -> usize {
         12 * self.len()
     }
 
-    /// Bytes moved backward behind a rectifier, f32: `x` and `dy` twice and `dx`.
+    /// Bytes moved by the backward pass with a ReLU, f32: `x` and `dy` twice and `dx`.
     pub fn bytes_backward(&self) -> usize {
         20 * self.len()
     }
@@ -44,7 +45,7 @@ const fn case(name: &'static str, [parts, rows, c]: [usize; 3], why: &'static st
     Case { name, rows: Rows { parts, rows, c }, why }
 }
 
-/// Small, ragged, and the layers of the networks.
+/// Small shapes, ragged shapes, and those of the networks.
 pub const CASES: &[Case] = &[
     case("pair", [1, 2, 1], "the smallest with a variance"),
     case("ragged", [1, 107, 13], "no extent is a multiple of a vector or a step"),

@@ -1,4 +1,4 @@
-//! The layer on a GPU: sums, their merging, the result; and the same backward. Nothing comes back to the host.
+//! Batch norm on a GPU. Forward: sums, their merging, the result; likewise backward. There is no host synchronisation.
 
 use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
@@ -9,7 +9,7 @@ use crate::tensor::{DType, Tensor};
 
 static MODULE: Module = Module::new("batch_norm", include_str!("../../../ptx/batch_norm.sm_80.ptx"));
 
-/// How a pass is spread over x, as the kernels take it.
+/// How a pass is divided into blocks, as the kernels take it.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Plan {
@@ -21,7 +21,7 @@ struct Plan {
     shift: u32,
 }
 
-/// The four entries of a pass: by number type, then whether threads move single elements.
+/// The four entries of a pass: indexed by data type, then by whether threads access single elements.
 macro_rules! entries {
     ($pass:literal) => {
         &[
@@ -74,7 +74,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     ]
 }
 
-/// A pass over x: which entry, how it is spread, and the plan as the kernel takes it.
+/// A pass over `x`: which entry, the grid, and the plan as the kernel takes it.
 struct Pass {
     columns: Columns,
     which: usize,
@@ -94,7 +94,7 @@ impl Pass {
         self.columns.spread()
     }
 
-    /// Room for `each` numbers per channel of each chunk.
+    /// A buffer for `each` numbers per channel of each chunk.
     fn parts(&self, gpu: &Gpu, each: usize) -> Result<Tensor> {
         let p = &self.columns;
         vector(gpu, p.groups * p.chunks * each * p.c)
@@ -105,13 +105,13 @@ fn vector(gpu: &Gpu, len: usize) -> Result<Tensor> {
     Tensor::on_gpu(gpu, DType::F32, [len])
 }
 
-/// A block for every 32 channels, which is how the merging kernels are spread.
+/// A block for every 32 channels, the grid of the merging kernels.
 fn merging(c: usize) -> Spread {
     Spread::line(c.div_ceil(32) as u32, BLOCK)
 }
 
-/// Rows of a chunk, and for each chunk a number near the mean, the sum of what values exceed it by, and the sum of the squares
-/// of that: `[parts chunks 3 c]`.
+/// Rows per chunk, and for each chunk a shift near the mean, the sum of the deviations from it, and the sum of their
+/// squares: `[parts chunks 3 c]`.
 pub(super) fn chunk_sums(gpu: &Gpu, p: &Rows, x: &Tensor) -> Result<(usize, Tensor)> {
     let pass = Pass::new(p, x.dtype());
     let mut parts = pass.parts(gpu, 3)?;
@@ -120,8 +120,9 @@ pub(super) fn chunk_sums(gpu: &Gpu, p: &Rows, x: &Tensor) -> Result<(usize, Tens
     Ok((pass.columns.span, parts))
 }
 
-/// Mean and `1/√(var + eps)` per part and channel, and the statistics of the whole batch, from sums of chunks of `span` rows,
-/// the last of a part shorter, as [`chunk_sums`] makes them; the first number of a chunk is absent where `shift` has it.
+/// Mean and `1/√(var + eps)` per part and channel, and the statistics of the whole batch, from sums of chunks of `span`
+/// rows (the last of a part may be shorter), as [`chunk_sums`] makes them. Where `shift` is given, it replaces the
+/// first number of each chunk.
 pub(super) fn merge(
     gpu: &Gpu,
     p: &Rows,
@@ -154,7 +155,7 @@ fn numbers(norm: &Norm) -> Numbers {
     (norm.mean().input(), norm.inv_std().input(), norm.gamma().input(), norm.beta().input())
 }
 
-/// [`Norm::apply`]; `residual` has the number type of `x`.
+/// [`Norm::apply`]; `residual` has the data type of `x`.
 pub(super) fn apply(
     gpu: &Gpu,
     rows: &Rows,
@@ -179,7 +180,7 @@ pub(super) fn apply(
     Ok(y)
 }
 
-/// The gradients; `dy` has the number type of `x`.
+/// The gradients; `dy` has the data type of `x`.
 pub(super) fn backward(
     gpu: &Gpu,
     p: &Rows,
@@ -194,7 +195,8 @@ pub(super) fn backward(
     let (mean, inv_std, g, b) = numbers(norm);
     let mut parts = pass.parts(gpu, 2)?;
     let target = parts.output();
-    // The mask: none, had from x again, or that of the result; the masked gradient is then the residual's.
+    // The mask: none, recomputed from `x`, or taken from the result. In the last case the masked gradient is also the
+    // residual's.
     let (again, dz) = match relu {
         ReluMask::FromResult(y) => {
             let y = y.cast(x.dtype())?;
@@ -213,7 +215,7 @@ pub(super) fn backward(
     };
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
     let targets = (slopes.output(), dgamma.output(), dbeta.output());
-    // Given statistics are constants: nothing flows through them.
+    // Given statistics are constants: no gradient passes through them.
     let share = if norm.of_batch() { 1.0 / p.rows as f32 } else { 0.0 };
     let [count, c, chunks] = [p.parts, p.c, pass.columns.chunks].map(|v| v as u32);
     let args = (parts.input(), inv_std, g, targets.0, targets.1, targets.2, count, c, chunks, share);

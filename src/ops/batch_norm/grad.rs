@@ -1,5 +1,5 @@
-//! The layer on the tape: a fused kernel where the gradient is used up, a composition of primitives where it is to be
-//! differentiated again.
+//! Batch norm on the tape: a fused kernel for first-order gradients, a composition of primitives where the gradient is
+//! to be differentiated again.
 
 use super::{BatchStatistics, Incoming, Norm, ReluMask, Stats, backward, forward, statistics};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::tape::{Edge, Op, Tape, Var};
 use crate::tensor::{DType, Tensor};
 use std::rc::Rc;
 
-/// The layer as it is recorded: `norm(x)`, a residual added where there is one, and ReLU where `relu`.
+/// A batch norm as recorded: `norm(x)`, with a residual added if there is one, and ReLU if `relu`.
 pub(in crate::ops) struct BatchNorm {
     x: Var,
     gamma: Var,
@@ -18,7 +18,7 @@ pub(in crate::ops) struct BatchNorm {
     norm: Norm,
     eps: f32,
     relu: bool,
-    /// The result, where ReLU's mask cannot be had from `x` alone.
+    /// The result, where ReLU's mask cannot be recomputed from `x` alone.
     y: Option<Tensor>,
 }
 
@@ -41,17 +41,17 @@ impl BatchNorm {
         &self.x
     }
 
-    /// What it is a function of: `x`, `gamma`, `beta`, and the residual where there is one.
+    /// The recorded inputs: `x`, `gamma`, `beta`, and the residual if there is one.
     pub fn inputs(&self) -> Vec<Edge> {
         [&self.x, &self.gamma, &self.beta].map(Var::edge).into_iter().chain(self.residual.clone()).collect()
     }
 
-    /// Its numbers.
+    /// The normalisation, with its statistics.
     pub fn norm(&self) -> &Norm {
         &self.norm
     }
 
-    /// Where its ReLU let values through.
+    /// How ReLU's mask is obtained.
     pub fn mask(&self) -> ReluMask<'_> {
         match (self.relu, &self.y) {
             (false, _) => ReluMask::None,
@@ -60,19 +60,19 @@ impl BatchNorm {
         }
     }
 
-    /// The gradients of its inputs as constants; `dy` may be past the ReLU.
+    /// The gradients of its inputs as constants; ReLU's mask may have been applied to `dy` already.
     pub fn backward_from(&self, dy: &Incoming, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let g = backward(self.x.value(), &self.norm, self.mask(), self.residual.is_some(), dy)?;
         let grads = [Some(g.dx), Some(g.dgamma), Some(g.dbeta), g.dresidual];
         Ok(grads.into_iter().zip(needs).map(|(g, need)| g.filter(|_| *need).map(Var::constant)).collect())
     }
 
-    /// The result of a layer without a residual, recorded.
+    /// The result of a batch norm without a residual, recorded.
     pub fn apply(self: &Rc<Self>, t: &Tape) -> Result<Var> {
         Ok(self.record(t, self.norm.apply(self.x.value(), None, self.relu)?))
     }
 
-    /// Its result `y` on the tape.
+    /// Records its result `y` on the tape.
     pub fn record(self: &Rc<Self>, t: &Tape, y: Tensor) -> Var {
         t.record_on(y, self.inputs(), || self.clone())
     }
@@ -119,7 +119,7 @@ impl BatchNorm {
         Ok(grads)
     }
 
-    /// `dy` past the ReLU.
+    /// `dy` with ReLU's mask applied.
     fn past_relu(&self, t: &Tape, dy: &Var) -> Result<Var> {
         match self.mask() {
             ReluMask::None => Ok(dy.clone()),
@@ -129,7 +129,7 @@ impl BatchNorm {
     }
 }
 
-/// A layer with its result, which is not on the tape yet, and the statistics of the whole batch.
+/// A batch norm with its result, which is not on the tape yet, and the statistics of the whole batch.
 #[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
 pub(in crate::ops) fn normalised(
     x: &Var,
@@ -148,7 +148,7 @@ pub(in crate::ops) fn normalised(
     Ok((Rc::new(layer), y, batch))
 }
 
-/// A layer with ReLU and without a residual whose result is yet to be computed.
+/// A batch norm with ReLU and without a residual whose result is not computed yet.
 pub(in crate::ops) fn deferred(
     x: &Var,
     gamma: &Var,
@@ -161,8 +161,8 @@ pub(in crate::ops) fn deferred(
     Ok((Rc::new(BatchNorm { x, gamma, beta, residual: None, norm, eps, relu: true, y: None }), batch))
 }
 
-/// `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)` with `x`, `residual` of `[n .. c]` and `gamma`, `beta`
-/// of `[c]`; ReLU where `relu`. Beside it the statistics of the whole batch (`None` for [`Stats::Fixed`]).
+/// `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)` with `x`, `residual` of `[n .. c]` and `gamma`,
+/// `beta` of `[c]`; ReLU if `relu`. Also returns the statistics of the whole batch (`None` for [`Stats::Fixed`]).
 ///
 /// # Errors
 /// See [`forward`].

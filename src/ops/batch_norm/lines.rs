@@ -1,7 +1,7 @@
-//! What batch normalisation does to a line of numbers, whole rows of `c` channels below each other: shared by the layer and
+//! Vector code of batch norm on one *line*: several consecutive rows of `c` channels. Shared by batch norm itself and
 //! by convolutions that do a part of its work on results still in the cache.
 
-use crate::ops::lanes::{LANES, Lanes, Stored, ahead, each, whole};
+use crate::ops::lanes::{LANES, Lanes, Stored, each, prefetch_ahead, whole};
 
 /// The numbers of a [`Norm`](super::Norm) for each element of a line: `z = (x - mean) · scale + shift`, where `scale` is
 /// `inv_std · gamma` and `shift` is `beta`. Subtracting first keeps the digits where the mean is large.
@@ -12,19 +12,19 @@ pub(in crate::ops) struct Line<'a> {
     pub shift: &'a [f32],
 }
 
-/// What ReLU lets through.
+/// ReLU's mask.
 #[derive(Clone, Copy)]
 pub(in crate::ops) enum Mask<'a, T> {
-    /// Everything: there is none.
+    /// There is no ReLU.
     None,
-    /// Where the normalised value, computed again, is positive: cheaper than reading the result.
+    /// Positive where the normalised value, recomputed, is positive: cheaper than reading the result.
     Recomputed,
-    /// Where this result is positive.
+    /// Positive where this result is positive.
     Result(&'a [T]),
 }
 
 impl<'a, T> Mask<'a, T> {
-    /// That of the line that starts at element `at`.
+    /// The mask of the line that starts at element `at`.
     #[inline(always)]
     pub fn from(self, at: usize) -> Mask<'a, T> {
         match self {
@@ -33,7 +33,7 @@ impl<'a, T> Mask<'a, T> {
         }
     }
 
-    /// Whether it and the parameters have what a line needs.
+    /// Whether the mask and the parameters cover a line of `len` elements.
     fn covers(&self, line: &Line, len: usize) -> bool {
         match self {
             Mask::None => line.covers(len, false),
@@ -43,7 +43,7 @@ impl<'a, T> Mask<'a, T> {
     }
 }
 
-/// Two sums for each element of a line, to which lines are added: room for whole vectors.
+/// Two sums for each element of a line, to which lines are added. Their length is rounded up to whole vectors.
 pub(in crate::ops) struct Accumulators<'a> {
     pub one: &'a mut [f32],
     pub two: &'a mut [f32],
@@ -54,7 +54,7 @@ impl Accumulators<'_> {
     /// As [`Lanes`]; `at` starts a vector inside.
     #[inline(always)]
     unsafe fn add<V: Lanes>(&mut self, at: usize, one: V, two: V) {
-        // SAFETY: the sums have room for whole vectors.
+        // SAFETY: the sums are as long as whole vectors.
         unsafe {
             let (a, b) = (self.one.as_mut_ptr().add(at), self.two.as_mut_ptr().add(at));
             V::load(a, LANES).add(one).store(a, LANES);
@@ -89,12 +89,12 @@ impl Line<'_> {
         [self.mean, self.scale, self.shift].map(|v| v[..len].as_ptr())
     }
 
-    /// Whether there are parameters for a line, the scale and the shift where `z` is asked for.
+    /// Whether there are parameters for `len` elements: the mean, and if `z` the scale and the shift.
     fn covers(&self, len: usize, z: bool) -> bool {
         self.mean.len() >= len && (!z || (self.scale.len() >= len && self.shift.len() >= len))
     }
 
-    /// `x - mean`, and what it becomes.
+    /// `x - mean`, and the normalised value.
     ///
     /// # Safety
     /// As [`Lanes`], and the parameters have the elements.
@@ -108,7 +108,7 @@ impl Line<'_> {
         }
     }
 
-    /// The result, with `residual` added and ReLU applied where asked for.
+    /// The normalised line, with `residual` added and ReLU applied where requested.
     ///
     /// # Safety
     /// The instruction set of `V` must be there.
@@ -121,21 +121,21 @@ impl Line<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
-                ahead(x.as_ptr().add(at));
+                prefetch_ahead(x.as_ptr().add(at));
                 let (_, mut z) = self.at::<V>(T::get(x.as_ptr().add(at), n), at, n);
                 if let Some(r) = residual {
-                    ahead(r.as_ptr().add(at));
+                    prefetch_ahead(r.as_ptr().add(at));
                     z = z.add(T::get(r.as_ptr().add(at), n));
                 }
                 if relu {
-                    z = z.rectified();
+                    z = z.relu();
                 }
                 T::put(y.as_mut_ptr().add(at), z, n);
             },
         );
     }
 
-    /// The gradient past the ReLU, `dz`, of `x - mean`.
+    /// `x - mean`, and the gradient after ReLU's mask, `dz`.
     ///
     /// # Safety
     /// As [`Lanes`], and all lines have the elements.
@@ -157,12 +157,12 @@ impl Line<'_> {
         }
     }
 
-    /// Adds `dz` and `dz · (x - mean)`, where `dz` is the gradient past the ReLU. It is written to `out` where that is
-    /// not null, and then counts as it was rounded. `dy` is read where it lies, which may be `out`; `more`, where not null,
-    /// is added to it first.
+    /// Adds `dz` and `dz · (x - mean)` to the sums, where `dz` is the gradient after ReLU's mask. `dz` is written to
+    /// `out` unless that is null; the sums then use it as it was rounded. `dy` may alias `out`; `more`, unless null, is
+    /// added to it first.
     ///
     /// # Safety
-    /// The instruction set of `V` must be there; `dy`, and `more` and `out` where not null, have the elements of `x`.
+    /// The instruction set of `V` must be available; `dy`, and `more` and `out` unless null, have the elements of `x`.
     #[inline(always)]
     pub unsafe fn grad_sums<V: Lanes, T: Stored>(
         &self,
@@ -179,10 +179,10 @@ impl Line<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
-                ahead(x.as_ptr().add(at));
+                prefetch_ahead(x.as_ptr().add(at));
                 let mut dz = T::get::<V>(dy.add(at), n);
                 if !more.is_null() {
-                    ahead(more.add(at));
+                    prefetch_ahead(more.add(at));
                     dz = dz.add(T::get(more.add(at), n));
                 }
                 let (d, mut dz) = self.pass(T::get(x.as_ptr().add(at), n), dz, mask, at, n);
@@ -216,8 +216,8 @@ impl Line<'_> {
             len,
             #[inline(always)]
             |at, n| unsafe {
-                ahead(x.as_ptr().add(at));
-                ahead(dy.as_ptr().add(at));
+                prefetch_ahead(x.as_ptr().add(at));
+                prefetch_ahead(dy.as_ptr().add(at));
                 let load = |v: &[f32]| V::load(v.as_ptr().add(at), n);
                 let (x, dy): (V, V) = (T::get(x.as_ptr().add(at), n), T::get(dy.as_ptr().add(at), n));
                 let (dev, dz) = self.pass(x, dy, mask, at, n);

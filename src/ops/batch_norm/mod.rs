@@ -2,8 +2,8 @@
 //! `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)`.
 //!
 //! `x` is `[n .. c]` of rank 2 to 5. Statistics come from the batch, or from equal contiguous parts of it along `n`
-//! (sub-batch normalisation, which stands in for the per-device statistics of many devices), or are given. They are
-//! always f32; `docs/math/batch_norm.md` tells how they are formed and with what error, and derives the gradients.
+//! (sub-batch normalisation, which replaces the per-device statistics of many devices), or are given. They are always
+//! f32; `docs/math/batch_norm.md` explains how they are computed and with what error, and derives the gradients.
 //!
 //! Two types carry numbers between operations: [`Moments`], sums over `x` from which statistics are formed, and [`Norm`], a
 //! normalisation whose statistics are known. A convolution can take the first in its epilogue and apply the second in its
@@ -31,17 +31,17 @@ use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
 use lines::Mask;
 
-/// Which mean and variance normalise.
+/// Which mean and variance are used.
 #[derive(Clone, Copy, Debug)]
 pub enum Stats<'a> {
-    /// Those of the batch (biased variance), of each of `parts` equal contiguous parts of `n` by itself.
+    /// Those of the batch (biased variance), separately for each of `parts` equal contiguous parts of `n`.
     Batch {
         /// Number of parts; 1 is plain batch normalisation.
         parts: usize,
     },
-    /// As [`Stats::Batch`], from moments that were taken where `x` was computed.
+    /// As [`Stats::Batch`], from moments that were taken while `x` was computed.
     Moments(&'a Moments),
-    /// These, per channel, as constants: evaluation, or frozen statistics.
+    /// Given values per channel, as constants: evaluation, or frozen statistics.
     Fixed {
         /// Mean, `[c]`, f32.
         mean: &'a Tensor,
@@ -50,12 +50,12 @@ pub enum Stats<'a> {
     },
 }
 
-/// How the elements of `x` divide: `parts` parts of `rows` rows of `c` channels.
+/// How the elements of `x` are divided: `parts` parts of `rows` rows of `c` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rows {
     /// Parts with statistics of their own.
     pub parts: usize,
-    /// Rows in each part: the values a channel's statistics are made of.
+    /// Rows in each part: the number of values from which a channel's statistics are computed.
     pub rows: usize,
     /// Channels.
     pub c: usize,
@@ -79,24 +79,24 @@ impl Rows {
     }
 }
 
-/// Where the ReLU behind a batch norm let values through.
+/// How the mask of the ReLU that follows a batch norm is obtained.
 #[derive(Clone, Copy, Debug)]
 pub enum ReluMask<'a> {
     /// There is no ReLU.
     None,
-    /// Where the normalised value, computed again from `x`, is positive; only right without a residual.
+    /// Positive where the normalised value, recomputed from `x`, is positive; correct only without a residual.
     FromInput,
-    /// Where this result, of the shape of `x`, is positive.
+    /// Positive where this result, of the shape of `x`, is positive.
     FromResult(&'a Tensor),
 }
 
-/// The gradient that reaches a batch norm.
+/// The incoming gradient of a batch norm.
 #[derive(Clone, Debug)]
 pub enum Incoming {
-    /// That of its result, before its ReLU's mask.
+    /// That by its result, before ReLU's mask.
     Result(Tensor),
-    /// That past its ReLU, with the two sums that the backward pass begins with, taken by the convolution behind it
-    /// ([`crate::ops::conv3d::fusion::dgrad`]).
+    /// That after ReLU's mask, with the two sums that the backward pass begins with, both computed by the convolution
+    /// that follows ([`crate::ops::conv3d::fusion::dgrad`]).
     PastRelu {
         /// The masked gradient, in the shape of `x`.
         dz: Tensor,
@@ -108,22 +108,22 @@ pub enum Incoming {
 /// The gradients of the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// Of `x`, in its shape and type.
+    /// By `x`, in its shape and data type.
     pub dx: Tensor,
-    /// Of `gamma`, `[c]` f32.
+    /// By `gamma`, `[c]` f32.
     pub dgamma: Tensor,
-    /// Of `beta`, `[c]` f32.
+    /// By `beta`, `[c]` f32.
     pub dbeta: Tensor,
-    /// Of the residual, where there was one: `dy` past the ReLU.
+    /// By the residual, where there was one: `dy` after ReLU's mask.
     pub dresidual: Option<Tensor>,
 }
 
-/// The result, the normalisation it was made with, and the batch's statistics (`None` when they were given).
+/// The result, the normalisation that produced it, and the statistics of the batch (`None` when they were given).
 ///
 /// # Errors
-/// As [`Rows::new`]; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` has not the shape of
-/// `x`, or when statistics would be formed from a single value; `Param` when `eps` is below 1.2e-38 or not finite; `DType` when
-/// given statistics are not f32; `Device` when the tensors live apart.
+/// As [`Rows::new`]; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` does not have the
+/// shape of `x`, or when statistics would come from a single value; `Param` when `eps` is below 1.2e-38 or not finite;
+/// `DType` when given statistics are not f32; `Device` when the tensors are on different devices.
 pub fn forward(
     x: &Tensor,
     gamma: &Tensor,
@@ -142,7 +142,7 @@ pub fn forward(
     Ok((y, norm, batch))
 }
 
-/// What [`forward`] finds before it normalises, with its errors.
+/// The statistics part of [`forward`], with its errors.
 fn statistics(
     x: &Tensor,
     gamma: &Tensor,
@@ -159,7 +159,7 @@ fn statistics(
     expect_channels("gamma", gamma.shape(), rows.c)?;
     expect_channels("beta", beta.shape(), rows.c)?;
     if !(eps >= f32::MIN_POSITIVE && eps.is_finite()) {
-        // A channel of one value has variance 0, and 0/√0 is no number.
+        // A channel of one value has variance 0, and 0/√0 is NaN.
         return Err(Error::param("batch_norm", "eps", eps, "it must be finite and at least 1.2e-38"));
     }
     let mut others = vec![("gamma", gamma), ("beta", beta)];
@@ -194,17 +194,18 @@ fn statistics(
     Ok((Norm::of(true, [mean, inv_std], [gamma, beta])?, Some(batch)))
 }
 
-/// A tensor of one extent.
+/// A tensor of rank 1.
 fn vector(v: impl ExactSizeIterator<Item = f32>) -> Result<Tensor> {
     Tensor::build([v.len()], |out| out.iter_mut().zip(v).for_each(|(o, v)| *o = v))
 }
 
-/// The gradients of the inputs of [`forward`] for the gradient `dy` of its result; that of the residual where `residual`. `relu`
-/// says where the ReLU let values through; a gradient that is [past it](Incoming::PastRelu) is not masked again.
+/// The gradients of [`forward`]'s inputs for the gradient `dy` of its result; that of the residual if `residual`.
+/// `relu` says how ReLU's mask is obtained; a gradient that is [already masked](Incoming::PastRelu) is not masked
+/// again.
 ///
 /// # Errors
-/// `Shape` when `norm`, `dy` or the result of `relu` do not fit `x`; `Device` when the tensors live apart; of a GPU what its
-/// driver says.
+/// `Shape` when `norm`, `dy` or the result in `relu` do not fit `x`; `Device` when the tensors are on different
+/// devices; on a GPU also errors of its driver.
 pub fn backward(x: &Tensor, norm: &Norm, relu: ReluMask, residual: bool, dy: &Incoming) -> Result<Gradients> {
     let rows = norm.rows(x.shape())?;
     let (dy, relu, sums) = match dy {
@@ -223,7 +224,7 @@ pub fn backward(x: &Tensor, norm: &Norm, relu: ReluMask, residual: bool, dy: &In
     }
     let dy = dy.cast(x.dtype())?;
     match x.place("batch_norm", &[&[("dy", &dy)], &norm.arrays()[..]].concat())? {
-        // Its merging kernel reads other sums, so it takes them itself.
+        // The GPU's merging kernel expects sums in another form, so it computes them itself.
         Place::Gpu(gpu) => cuda::backward(gpu, &rows, x, norm, relu, residual, &dy),
         Place::Cpu => match x.dtype() {
             DType::F32 => backward_as::<f32>(&rows, x, norm, relu, residual, &dy, sums),
@@ -250,7 +251,7 @@ fn backward_as<T: Stored>(
     };
     let taken = sums.map(|s| cpu::past_sums(norm, &s.host()?)).transpose()?;
     let (xs, dys) = (T::of(x), T::of(dy));
-    // The residual's gradient is the masked one, so it is written while the sums are taken.
+    // The gradient of the residual is the masked gradient, so it is written while the sums are taken.
     let (mut sums, masked) = (Vec::new(), !matches!(mask, Mask::None));
     let dresidual = match residual {
         false => None,
@@ -263,7 +264,7 @@ fn backward_as<T: Stored>(
         None => sums,
     };
     let (dz, mask) = match &dresidual {
-        Some(dr) => (T::of(dr), Mask::None), // the mask is already in it
+        Some(dr) => (T::of(dr), Mask::None), // already masked
         None => (dys, mask),
     };
     let slopes = cpu::Slopes::new(rows, norm, &sums)?;
@@ -273,7 +274,7 @@ fn backward_as<T: Stored>(
 }
 
 impl<'a> ReluMask<'a> {
-    /// The result, where it is the mask.
+    /// The result, if it is needed for the mask.
     pub(in crate::ops) fn result(self) -> Option<&'a Tensor> {
         match self {
             ReluMask::FromResult(y) => Some(y),

@@ -7,8 +7,8 @@ use half::bf16;
 
 /// First and second moments of each channel of an `x`, over each of some number of equal contiguous parts of the batch.
 ///
-/// They are taken about a number near the channel's mean, so that little cancels: one that the caller chose, or one for each
-/// chunk of rows, found in the chunk.
+/// Deviations are taken from a number near the channel's mean, so that little cancels: one chosen by the caller, or one
+/// for each chunk of rows, computed from the chunk.
 #[derive(Clone, Debug)]
 pub struct Moments {
     parts: usize,
@@ -16,30 +16,31 @@ pub struct Moments {
     sums: Sums,
 }
 
-/// f32 sums, where `x` lives.
+/// f32 sums, on the device of `x`.
 #[derive(Clone, Debug)]
 enum Sums {
     /// `shift [c]`; `Σ (x - shift)` and `Σ (x - shift)²` of each part, `[parts 2 c]`.
     Shifted { shift: Tensor, sums: Tensor },
-    /// For each chunk of `span` rows of a part, of which the last may be shorter: its own shift, and the two sums,
-    /// `[parts chunks 3 c]`. Of an `x` with these rows.
+    /// For each chunk of `span` rows of a part (the last may be shorter): its own shift, and the two sums, `[parts
+    /// chunks 3 c]`; for an `x` that divides into `rows`.
     Chunked { rows: Rows, span: usize, sums: Tensor },
 }
 
-/// Statistics of the whole batch, all parts together: what running averages are made of. They live where `x` does.
+/// Statistics of the whole batch, all parts together: the values that running averages are updated with. They are on
+/// the device of `x`.
 #[derive(Clone, Debug)]
 pub struct BatchStatistics {
     /// Mean per channel, `[c]`, f32.
     pub mean: Tensor,
-    /// Unbiased variance per channel (divided by the count less one), as PyTorch averages it, `[c]`, f32.
+    /// Unbiased variance per channel (divided by the count minus one), as in PyTorch's running average, `[c]`, f32.
     pub var: Tensor,
 }
 
 impl Moments {
-    /// Those of `x [n .. c]` over `parts` parts, in a pass over memory.
+    /// The moments of `x [n .. c]` over `parts` parts, in one pass over memory.
     ///
     /// # Errors
-    /// As [`Rows::new`]; of a GPU what its driver says.
+    /// As [`Rows::new`]; on a GPU also errors of its driver.
     pub fn of(x: &Tensor, parts: usize) -> Result<Moments> {
         let rows = Rows::new(x.shape(), parts)?;
         let (span, sums) = match x.place("batch_norm", &[])? {
@@ -52,10 +53,11 @@ impl Moments {
         Ok(Moments { parts, c: rows.c, sums: Sums::Chunked { rows, span, sums } })
     }
 
-    /// Those with the sums `sums [parts 2 c]` of `x - shift` and of its square, where `shift` is `[c]`; both f32.
+    /// Moments from given sums `sums [parts 2 c]` of `x - shift` and of its square, where `shift` is `[c]`; both f32.
     ///
     /// # Errors
-    /// `DType` or `Shape` when they are not; `Device` when they live apart.
+    /// `DType` or `Shape` when the arguments are not of that type or shape; `Device` when they are on different
+    /// devices.
     pub fn about(shift: Tensor, sums: Tensor) -> Result<Moments> {
         shift.expect("batch_norm", "shift", DType::F32)?;
         sums.expect("batch_norm", "sums", DType::F32)?;
@@ -71,12 +73,12 @@ impl Moments {
         Ok(Moments { parts, c, sums: Sums::Shifted { shift, sums } })
     }
 
-    /// Parts of the batch.
+    /// Number of parts of the batch.
     pub fn parts(&self) -> usize {
         self.parts
     }
 
-    /// The shift `[c]` and the sums `[parts 2 c]`, where one shift serves all ([`Moments::about`]).
+    /// The shift `[c]` and the sums `[parts 2 c]`, where one shift is used for all rows ([`Moments::about`]).
     pub fn shifted(&self) -> Option<(&Tensor, &Tensor)> {
         match &self.sums {
             Sums::Shifted { shift, sums } => Some((shift, sums)),

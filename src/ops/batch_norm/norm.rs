@@ -7,7 +7,7 @@ use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
 
-/// `z = (x - mean) · inv_std · gamma + beta`: a batch norm as numbers. All are f32.
+/// `z = (x - mean) · inv_std · gamma + beta`: a batch norm with known numbers, all of them f32.
 #[derive(Clone, Debug)]
 pub struct Norm {
     /// Parts of the batch with statistics of their own.
@@ -21,12 +21,13 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// That of the means `mean` and the inverse deviations `inv_std = 1/√(var + eps)` of each of some number of equal contiguous
-    /// parts of the batch and each channel, both `[parts · c]`, with the scale `gamma` and the shift `beta`, both `[c]`. All are
-    /// constants to a backward pass.
+    /// A normalisation by the means `mean` and the inverse deviations `inv_std = 1/√(var + eps)` of each of some number
+    /// of equal contiguous parts of the batch and each channel, both `[parts · c]`, with the scale `gamma` and the
+    /// shift `beta`, both `[c]`. A backward pass treats all as constants.
     ///
     /// # Errors
-    /// `DType` when one is not f32; `Shape` when they do not fit each other; `Device` when they live apart.
+    /// `DType` when one is not f32; `Shape` when they do not fit each other; `Device` when they are on different
+    /// devices.
     pub fn new(mean: &Tensor, inv_std: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Norm> {
         for (arg, t) in [("mean", mean), ("inv_std", inv_std), ("gamma", gamma), ("beta", beta)] {
             t.expect("batch_norm", arg, DType::F32)?;
@@ -45,18 +46,18 @@ impl Norm {
         Norm::of(false, [mean.clone(), inv_std.clone()], [gamma, beta])
     }
 
-    /// The same from arrays that fit; `gamma` and `beta` are converted to f32.
+    /// The same from arrays whose shapes fit; `gamma` and `beta` are converted to f32.
     pub(super) fn of(of_batch: bool, [mean, inv_std]: [Tensor; 2], [gamma, beta]: [&Tensor; 2]) -> Result<Norm> {
         let parts = mean.shape().len() / gamma.shape().len();
         Ok(Norm { parts, of_batch, mean, inv_std, gamma: gamma.cast(DType::F32)?, beta: beta.cast(DType::F32)? })
     }
 
-    /// Parts of the batch with statistics of their own.
+    /// Number of parts of the batch with statistics of their own.
     pub fn parts(&self) -> usize {
         self.parts
     }
 
-    /// Channels.
+    /// Number of channels.
     pub fn channels(&self) -> usize {
         self.gamma.shape().len()
     }
@@ -86,12 +87,12 @@ impl Norm {
         self.of_batch
     }
 
-    /// Its arrays by their names.
+    /// Its arrays with their names.
     pub(in crate::ops) fn arrays(&self) -> [(&'static str, &Tensor); 4] {
         [("mean", &self.mean), ("inv_std", &self.inv_std), ("gamma", &self.gamma), ("beta", &self.beta)]
     }
 
-    /// How the elements of an `x` of this shape divide.
+    /// How the elements of an `x` of this shape are divided.
     ///
     /// # Errors
     /// As [`Rows::new`]; `Shape` when `x` has another number of channels.
@@ -103,11 +104,11 @@ impl Norm {
         Ok(rows)
     }
 
-    /// `z`, with `residual` added and ReLU applied where asked for, in the number type of `x [n .. c]`.
+    /// `z`, with `residual` added and ReLU applied where requested, in the data type of `x [n .. c]`.
     ///
     /// # Errors
-    /// `Shape` or `Param` when `x` has other channels or does not divide into the parts, or `residual` has not its shape;
-    /// `Device` when they live apart.
+    /// `Shape` or `Param` when `x` has another number of channels or does not divide into the parts, or `residual` does
+    /// not have its shape; `Device` when they are on different devices.
     pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
         let rows = self.rows(x.shape())?;
         if let Some(r) = residual.filter(|r| r.shape() != x.shape()) {

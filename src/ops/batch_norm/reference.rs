@@ -28,10 +28,10 @@ pub struct Backward<F> {
     pub dresidual: Vec<F>,
 }
 
-/// Roundings on the way of one value that are not part of a sum over rows.
+/// Roundings on the path of one value that are not part of a sum over rows.
 const STEPS: usize = 32;
 
-/// Index into per-part statistics of element `i`.
+/// Index of element `i` into per-part statistics.
 fn stat(p: &Rows, i: usize) -> usize {
     i / (p.rows * p.c) * p.c + i % p.c
 }
@@ -59,14 +59,14 @@ fn statistics<F: Float>(p: &Rows, x: &[F], fixed: Option<(&[F], &[F])>) -> (Vec<
     (mean, var)
 }
 
-/// A layer's parameters.
+/// A batch norm's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer<'a, F> {
     /// How the elements divide.
     pub rows: Rows,
-    /// Factor per channel.
+    /// Scale per channel.
     pub gamma: &'a [F],
-    /// Offset per channel.
+    /// Shift per channel.
     pub beta: &'a [F],
     /// Given `(mean, var)`; those of the batch where `None`.
     pub fixed: Option<(&'a [F], &'a [F])>,
@@ -91,7 +91,7 @@ pub fn forward<F: Float>(layer: &Layer<F>, x: &[F], residual: Option<&[F]>, relu
     Forward { y: Bounded { value, magnitude, terms: p.rows + STEPS }, mean, var }
 }
 
-/// The gradients for `dy`; `y`, where given, is the rectified result, whose positive elements let it pass.
+/// The gradients for `dy`; `y`, where given, is the result after ReLU, whose positive elements let the gradient pass.
 pub fn backward<F: Float>(layer: &Layer<F>, x: &[F], y: Option<&[F]>, dy: &[F]) -> Backward<F> {
     let Layer { rows: p, gamma, fixed, eps, .. } = *layer;
     let (mean, var) = statistics(&p, x, fixed);
@@ -127,7 +127,7 @@ pub fn backward<F: Float>(layer: &Layer<F>, x: &[F], y: Option<&[F]>, dy: &[F]) 
     Backward { dx, dgamma: sum(&m_dz_hat, &s_dz_hat), dbeta: sum(&m_dz, &s_dz), dresidual: dz }
 }
 
-/// Per part and channel, what bounds `|mean|` and the roundings of the sum it came from.
+/// Per part and channel, a bound on `|mean|` and on the roundings of the sum it came from.
 fn sizes<F: Float>(p: &Rows, x: &[F], mean: &[F]) -> Vec<F> {
     means(p, |i| x[i].abs()).iter().enumerate().map(|(s, a)| a.max(mean[s % mean.len()].abs())).collect()
 }

@@ -1,4 +1,4 @@
-//! The rounding on the tape: its gradient is rounded back.
+//! Casts on the tape.
 
 use crate::error::Result;
 use crate::tape::{Op, Tape, Var};
@@ -18,7 +18,7 @@ impl Op for Cast {
     }
 }
 
-/// The same numbers in another type, rounded to nearest even; the gradient is rounded back to the type of `a`.
+/// The same values in another data type, rounded to nearest even; the gradient is rounded back to the type of `a`.
 ///
 /// # Errors
 /// As [`crate::tensor::Tensor::cast`].

@@ -1,4 +1,4 @@
-//! The same numbers in another type. The eager function is [`crate::tensor::Tensor::cast`].
+//! Conversion between data types. The eager function is [`crate::tensor::Tensor::cast`].
 
 mod grad;
 

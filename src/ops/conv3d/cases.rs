@@ -1,4 +1,4 @@
-//! The convolutions that tests and benches run.
+//! Table of convolutions for tests and benches.
 
 use super::{Conv3d, Geometry};
 use crate::shape::Window;
@@ -16,12 +16,12 @@ pub struct Case {
     pub kernel: [usize; 3],
     /// Stride, padding, dilation, groups.
     pub geometry: Geometry,
-    /// What only this row shows.
+    /// What only this row covers.
     pub why: &'static str,
 }
 
 impl Case {
-    /// Its extents.
+    /// The extents.
     ///
     /// # Panics
     /// When the row contradicts itself; a test builds every row.
@@ -56,7 +56,7 @@ const fn custom(
     Case { name, x, k, kernel, geometry: Geometry { groups, ..Geometry::new(window) }, why }
 }
 
-/// Small rows, for tests: every path and every edge, in well under a second.
+/// Small rows, for tests: every code path and every edge case, in well under a second.
 pub const SMALL: &[Case] = &[
     case("one", [1, 1, 1, 1, 1], 1, [1, 1, 1], [1, 1, 1], "a single product"),
     case("tiny", [1, 2, 3, 4, 2], 3, [3, 3, 3], [1, 1, 1], "padding on every side of everything"),

@@ -25,7 +25,7 @@ impl Op for Fprop {
     }
 }
 
-/// `x` (`n t h w c`) convolved with `w` (`k kt kh kw c/groups`): `n to ho wo k`, in the number type of `x`.
+/// `x` (`n t h w c`) convolved with `w` (`k kt kh kw c/groups`): `n to ho wo k`, in the data type of `x`.
 ///
 /// # Errors
 /// As [`super::fprop`].
@@ -33,7 +33,7 @@ pub fn conv3d(t: &Tape, x: &Var, w: &Var, g: &Geometry) -> Result<Var> {
     Ok(recorded(t, fprop(x.value(), w.value(), g)?, x, w, g))
 }
 
-/// The result `y` of a convolution on the tape.
+/// Records the result `y` of a convolution.
 pub(in crate::ops) fn recorded(t: &Tape, y: Tensor, x: &Var, w: &Var, g: &Geometry) -> Var {
     t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g })
 }
@@ -49,7 +49,7 @@ impl Op for Dgrad {
         "conv3d dgrad"
     }
 
-    /// `d` is the gradient for `dx`, so it has the shape of `x`.
+    /// `d` is the gradient by `dx`, so it has the shape of `x`.
     fn backward(&self, t: &Tape, d: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         Ok(vec![
             needs[0].then(|| conv3d(t, d, &self.w, &self.g)).transpose()?,
@@ -58,7 +58,7 @@ impl Op for Dgrad {
     }
 }
 
-/// The gradient of [`conv3d`] for an `x` of shape `x_shape`, recorded: also what a transposed convolution computes.
+/// The gradient of [`conv3d`] by an `x` of shape `x_shape`, recorded. This is also a transposed convolution.
 ///
 /// # Errors
 /// As [`super::dgrad`].
@@ -78,7 +78,7 @@ impl Op for Wgrad {
         "conv3d wgrad"
     }
 
-    /// `d` is the gradient for `dw`, so it has the shape of `w`.
+    /// `d` is the gradient by `dw`, so it has the shape of `w`.
     fn backward(&self, t: &Tape, d: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         Ok(vec![
             needs[0].then(|| dgrad_recorded(t, &self.dy, d, self.x.shape(), &self.g)).transpose()?,
@@ -87,7 +87,7 @@ impl Op for Wgrad {
     }
 }
 
-/// The gradient of [`conv3d`] for filters of shape `w_shape`, recorded.
+/// The gradient of [`conv3d`] by filters of shape `w_shape`, recorded.
 ///
 /// # Errors
 /// As [`super::wgrad`].

@@ -1,12 +1,12 @@
-//! 3-D convolution (cross-correlation, as every network library means it) and its two gradients.
+//! 3D convolution (cross-correlation, as in every network library) and its two gradients.
 //!
 //! Activations `x` are `n t h w c`, filters `w` are `k kt kh kw c/groups`, the result `y` is `n to ho wo k`:
 //!
 //! `y[n, o, k] = Σ over taps a and channels c of  x[n, o·stride + a·dilation - pad, c] · w[k, a, c]`
 //!
-//! with `o` and `a` standing for three coordinates each, and `x` read as 0 outside of its extents. The map is linear
-//! in `x` and in `w`; [`fprop`] applies it, [`dgrad`] and [`wgrad`] are its adjoints in each argument, so that
-//! `⟨fprop(x, w), dy⟩ = ⟨x, dgrad(dy, w)⟩ = ⟨w, wgrad(x, dy)⟩`. See `docs/math/conv3d.md`.
+//! where `o` and `a` stand for three coordinates each, and `x` is 0 outside its extents. The map is linear in `x` and
+//! in `w`; [`fprop`] applies it, [`dgrad`] and [`wgrad`] are its adjoints in each argument, so that `⟨fprop(x, w), dy⟩
+//! = ⟨x, dgrad(dy, w)⟩ = ⟨w, wgrad(x, dy)⟩`. See `docs/math/conv3d.md`.
 //!
 //! ```
 //! use tubelet::{ops::conv3d, shape::Window, tensor::{Device, Tensor}};
@@ -19,7 +19,8 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 //!
-//! On memory of your own: [`raw`]. With what networks put before and after the products: [`fusion`].
+//! [`raw`] works on device memory that you allocate. [`fusion`] adds the operations that surround convolutions in
+//! networks.
 
 pub mod cases;
 mod cpu;
@@ -39,57 +40,58 @@ use crate::shape::{Shape, Window};
 use crate::tensor::{Place, Tensor};
 use fusion::{Epilogue, Prologue};
 
-/// How the filters move over the input.
+/// Window, groups and arithmetic of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
     /// Stride, padding and dilation.
     pub window: Window,
-    /// Channels fall into this many groups, each convolved by itself; 1 is the usual case, `c` is depthwise.
+    /// Number of groups into which the channels are divided, each convolved separately; 1 is the usual case, `c` is
+    /// depthwise.
     pub groups: usize,
-    /// How products of f32 numbers are formed.
+    /// How products of f32 numbers are computed.
     pub products: Products,
 }
 
 impl Geometry {
-    /// One group, products in f32.
+    /// One group, f32 products.
     pub const fn new(window: Window) -> Self {
         Geometry { window, groups: 1, products: Products::F32 }
     }
 
-    /// The same with other products.
+    /// The same geometry with other products.
     pub const fn with(self, products: Products) -> Self {
         Geometry { products, ..self }
     }
 }
 
-/// How products of f32 numbers are formed. A number `x` is the sum of parts `x0 + x1 + x2` in bf16, each the rounding of
-/// what those before it left: 8 bits of significand each. Tiles multiply bf16 many times faster than vectors multiply f32,
-/// and add in f32, so a few products of parts make a product of f32.
+/// How products of f32 numbers are computed. A number `x` can be split into a sum of bf16 terms `x0 + x1 + x2`, each
+/// the rounded remainder of those before it, with 8 bits of significand each. AMX tiles multiply bf16 many times faster
+/// than vectors multiply f32, and accumulate in f32, so a few products of bf16 terms replace a product of f32.
 ///
-/// This is a wish: where a machine has no tiles (and on a GPU) products are f32's own. Tensors of bf16 have no parts; for
-/// them it means nothing. Parts are no match for an infinite number, which gives NaN.
+/// This is a preference: on a machine without AMX, and on a GPU, products are computed in f32. It has no effect on bf16
+/// tensors. Splitting an infinite number gives NaN.
 ///
-/// **Range.** Tiles take a part below [`f32::MIN_POSITIVE`], 2⁻¹²⁶, for 0, and so they do a sum. Of a number from
-/// [`Products::EXACT_FROM`] on nothing is lost that three parts would have kept; a smaller one is taken with an error of up to
-/// 2⁻¹²⁶ (6·10⁻⁴ of a number of 10⁻³⁵), and one below 2⁻¹²⁶ as 0, in tensors of bf16 too. Of products and their sums no more
-/// than their own part below 2⁻¹²⁶ is lost, term by term. [`Products::Fma`] has the whole range of f32.
+/// **Range.** AMX treats terms and sums below [`f32::MIN_POSITIVE`], 2⁻¹²⁶, as 0. For numbers from
+/// [`Products::EXACT_FROM`] on, this loses nothing that three terms would have kept; a smaller number has an error of
+/// up to 2⁻¹²⁶ (6·10⁻⁴ of a number of 10⁻³⁵), and one below 2⁻¹²⁶ becomes 0, in bf16 tensors too. Products and their
+/// sums lose at most their own part below 2⁻¹²⁶, term by term. [`Products::Fma`] has the full range of f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Products {
-    /// As exact as f32 for numbers from [`Products::EXACT_FROM`] on, and as fast as can be: by multiply-adds, or like
+    /// As exact as f32 for numbers from [`Products::EXACT_FROM`] on, by the fastest method: multiply-adds, or as
     /// [`Products::Bf16x6`] where that is faster.
     #[default]
     F32,
-    /// By multiply-adds of f32 on every machine.
+    /// By f32 multiply-adds on every machine.
     Fma,
-    /// `x0·y0 + x0·y1 + x1·y0`: what is left out is of the order 2⁻¹⁶ of a product.
+    /// `x0·y0 + x0·y1 + x1·y0`: the omitted terms are of the order of 2⁻¹⁶ of a product.
     Bf16x3,
-    /// Those and `x1·y1 + x0·y2 + x2·y0`: as exact as f32 for numbers from [`Products::EXACT_FROM`] on.
+    /// The same plus `x1·y1 + x0·y2 + x2·y0`: as exact as f32 for numbers from [`Products::EXACT_FROM`] on.
     Bf16x6,
 }
 
 impl Products {
-    /// The least size of a number, 2⁻¹⁰² or 2·10⁻³¹, of which three parts in tiles keep as much as f32 does: what is below
-    /// 2⁻¹²⁶ of it, and lost, is less than 2⁻²⁴ of the number, half of its last place.
+    /// The smallest magnitude, 2⁻¹⁰² or 2·10⁻³¹, at which three bf16 terms on AMX tiles keep as much as f32 does: the
+    /// lost part, below 2⁻¹²⁶, is less than 2⁻²⁴ of the number, half of its last place.
     pub const EXACT_FROM: f32 = 1.0 / ((1u64 << 51) as f32 * (1u64 << 51) as f32);
 }
 
@@ -99,7 +101,7 @@ impl From<Window> for Geometry {
     }
 }
 
-/// All extents of one convolution, checked: whoever holds one may index without looking.
+/// All extents of one convolution, checked, so that indices computed from them are within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv3d {
     /// Samples.
@@ -122,9 +124,9 @@ impl Conv3d {
     /// The convolution of an input of shape `x` (`n t h w c`) with filters of shape `w` (`k kt kh kw c/groups`).
     ///
     /// # Errors
-    /// `Shape` when a rank is not 5, the channels do not fit together, or one of the three arrays would be larger than any
-    /// tensor; `Param` when the number of groups does not divide both channel counts, the filter exceeds the padded input, or
-    /// a number of the window is out of range ([`Window::out`]).
+    /// `Shape` when a rank is not 5, the channels do not fit together, or one of the three arrays would exceed the
+    /// maximum size of a tensor; `Param` when the number of groups does not divide both channel counts, the filter
+    /// exceeds the padded input, or a number of the window is out of range ([`Window::out`]).
     pub fn new(op: &'static str, x: Shape, w: Shape, geometry: &Geometry) -> Result<Self> {
         let [n, t, h, width, c] = x.check(op, "x")?.nthwc(op, "x")?;
         if w.check(op, "w")?.rank() != 5 {
@@ -202,54 +204,54 @@ impl Conv3d {
         [self.n, t, h, w, self.k].into()
     }
 
-    /// Whether one of the three arrays has no elements, so that the others are 0 and nothing has to be planned.
+    /// Whether one of the three arrays has no elements. The others are then 0, and there is nothing to plan.
     fn is_empty(&self) -> bool {
         [self.x_shape(), self.w_shape(), self.y_shape()].iter().any(Shape::is_empty)
     }
 
-    /// Input channels of one group.
+    /// Input channels per group.
     pub fn c_group(&self) -> usize {
         self.c / self.geometry.groups
     }
 
-    /// Output channels of one group.
+    /// Output channels per group.
     pub fn k_group(&self) -> usize {
         self.k / self.geometry.groups
     }
 
-    /// Taps of one filter.
+    /// Taps per filter.
     pub fn taps(&self) -> usize {
         self.kernel.iter().product()
     }
 
-    /// Floating-point operations of one pass, two for each product with a tap (taps over the padding included).
+    /// Floating-point operations of one pass, two per product with a tap (including taps on the padding).
     pub fn flops(&self) -> u64 {
         [self.y_shape().len(), self.taps(), self.c_group()].into_iter().fold(2, |n: u64, v| n.saturating_mul(v as u64))
     }
 
-    /// Bytes of the three arrays in f32, each touched once.
+    /// Bytes of the three arrays in f32.
     pub fn bytes(&self) -> u64 {
         4 * (self.x_shape().len() + self.w_shape().len() + self.y_shape().len()) as u64
     }
 }
 
-/// `y`, in the number type of `x`.
+/// `y`, in the data type of `x`.
 ///
 /// # Errors
-/// As [`Conv3d::new`]; `Device` when `w` lives elsewhere than `x`; of a GPU what its driver says.
+/// As [`Conv3d::new`]; `Device` when `x` and `w` are on different devices; on a GPU also errors of its driver.
 pub fn fprop(x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     fprop_with(Isa::best(), x, w, g)
 }
 
-/// The gradient for `x` given that for `y`, in the number type of `dy`.
+/// The gradient by `x` given that by `y`, in the data type of `dy`.
 ///
 /// # Errors
-/// As [`Conv3d::new`], and `Shape` when `dy` has not the shape of `y`.
+/// As [`Conv3d::new`], and `Shape` when `dy` does not have the shape of `y`.
 pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
     dgrad_with(Isa::best(), dy, w, x_shape, g)
 }
 
-/// The gradient for `w` given that for `y`, always f32.
+/// The gradient by `w` given that by `y`, always f32.
 ///
 /// # Errors
 /// As [`dgrad`].
@@ -257,7 +259,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Te
     wgrad_with(Isa::best(), x, dy, w_shape, g)
 }
 
-/// [`fprop`] with chosen instructions, so that a test can run each form its machine has.
+/// [`fprop`] with a given instruction set, so that a test can run every path that its machine supports.
 #[doc(hidden)]
 pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
@@ -267,7 +269,7 @@ pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tens
     }
 }
 
-/// [`dgrad`] with chosen instructions.
+/// [`dgrad`] with a given instruction set.
 #[doc(hidden)]
 pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
@@ -278,7 +280,7 @@ pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometr
     }
 }
 
-/// [`wgrad`] with chosen instructions.
+/// [`wgrad`] with a given instruction set.
 #[doc(hidden)]
 pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
     let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
@@ -289,8 +291,8 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     }
 }
 
-/// A pass of `p` on a GPU with a chosen tile, so that a test can run each on problems too small to be given it. `None`
-/// where there is no such tile, and on the CPU. `inputs` are those of the pass, of one number type.
+/// A pass of `p` on a GPU with a given tile, so that a test can run each tile on small problems. `None` if there is no
+/// such tile, and on the CPU. `inputs` are those of the pass, of one data type.
 #[doc(hidden)]
 pub fn on_tile(p: &Conv3d, pass: Pass, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
     let shapes = match pass {

@@ -1,4 +1,4 @@
-//! Convolution on device addresses, for programs with memory and streams of their own: no tensors, no allocation.
+//! Convolution on device addresses, for programs that manage memory and streams themselves: no tensors, no allocation.
 //!
 //! ```no_run
 //! # use tubelet::{driver::Gpu, ops::conv3d::{Conv3d, Geometry, Pass, raw}, shape::Window, tensor::DType};

@@ -13,7 +13,7 @@ fn each_term(p: &Conv3d, mut f: impl FnMut(usize, usize, usize)) {
     let [kt, kh, kw] = p.kernel;
     let [t, h, w] = p.input;
     let (cg, kg, win) = (p.c_group(), p.k_group(), &p.geometry.window);
-    // Coordinate in the input under tap `a` of output `o`, if it is not padding.
+    // Coordinate of the input at tap `a` of output `o`, unless it is in the padding.
     let at = |axis: usize, o: usize, a: usize| {
         let i = (o * win.stride[axis] + a * win.dilation[axis]).checked_sub(win.pad[axis])?;
         (i < p.input[axis]).then_some(i)

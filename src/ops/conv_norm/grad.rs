@@ -1,5 +1,5 @@
-//! The recorded operation: gradients go through the convolution and, where nothing else is to come, through the batch norm
-//! before it at once.
+//! The recorded operation: the backward pass goes through the convolution and, once all contributions to the gradient
+//! have arrived, directly through the batch norm before it.
 
 use crate::error::Result;
 use crate::ops::batch_norm::{self, BatchNorm, BatchStatistics, Moments, ReluMask, Stats};
@@ -10,14 +10,14 @@ use crate::tape::{Op, Share, Tape, Var};
 use crate::tensor::{Device, Tensor};
 use std::rc::Rc;
 
-/// What a convolution reads: a value, or the result of a batch norm with ReLU.
+/// The input of a convolution: a value, or the result of a batch norm with ReLU.
 #[derive(Clone)]
 pub struct Activation(Source);
 
 #[derive(Clone)]
 enum Source {
     Value(Var),
-    /// The layer, and its result where that is in memory.
+    /// The batch norm, and its result if that has been computed.
     Normed(Rc<BatchNorm>, Option<Var>),
 }
 
@@ -28,9 +28,9 @@ impl From<&Var> for Activation {
 }
 
 impl Activation {
-    /// The result of [`batch_norm`](batch_norm::batch_norm()) with its arguments, and the statistics of the whole batch. With
-    /// ReLU and without a residual it is left to the convolution that reads it, where a device's kernels can apply it
-    /// themselves (the CPU's).
+    /// The result of [`batch_norm`](batch_norm::batch_norm()) with its arguments, and the statistics of the whole
+    /// batch. With ReLU and without a residual, on devices whose convolutions can apply it in their prologue (the CPU),
+    /// it is not computed here but left to the convolution that reads it.
     ///
     /// # Errors
     /// As [`batch_norm`](batch_norm::batch_norm()).
@@ -54,10 +54,10 @@ impl Activation {
         Ok((Activation::of_layer(layer, y), batch))
     }
 
-    /// The value; where it is not in memory it is computed, each time.
+    /// The value. If it is not stored, it is computed on every call.
     ///
     /// # Errors
-    /// Of a GPU what its driver says.
+    /// On a GPU errors of its driver.
     pub fn value(&self, t: &Tape) -> Result<Var> {
         match &self.0 {
             Source::Value(y) | Source::Normed(_, Some(y)) => Ok(y.clone()),
@@ -65,7 +65,7 @@ impl Activation {
         }
     }
 
-    /// The same with its value in memory, for more than one reader.
+    /// The same with its value computed and stored, for more than one reader.
     ///
     /// # Errors
     /// As [`Activation::value`].
@@ -81,7 +81,7 @@ impl Activation {
 
     /// The result `y` of `layer`, both on the tape.
     fn of_layer(layer: Rc<BatchNorm>, y: Var) -> Activation {
-        // Without a gradient nothing goes back, and the layer would keep its input alive.
+        // Without a gradient there is no backward pass, and holding the layer would keep its input alive.
         let relu = !matches!(layer.mask(), ReluMask::None);
         Activation(if relu && y.has_grad() { Source::Normed(layer, Some(y)) } else { Source::Value(y) })
     }
@@ -95,8 +95,8 @@ impl Activation {
     }
 }
 
-/// The convolution of `x [n t h w c]` with `w [k kt kh kw c/groups]`: `[n to ho wo k]`. Beside it the moments of the result where
-/// `epilogue` asks for them.
+/// The convolution of `x [n t h w c]` with `w [k kt kh kw c/groups]`: `[n to ho wo k]`. Also returns the moments of the
+/// result if `epilogue` requests them.
 ///
 /// # Errors
 /// As [`fusion::fprop`].
@@ -124,7 +124,7 @@ pub fn conv_norm(
     Ok((t.record_on(y, inputs, op), moments))
 }
 
-/// Inputs: the layer's result where it is in memory, the filters, what the layer is a function of.
+/// Inputs: the batch norm's result if it is stored, the filters, and the inputs of the batch norm.
 struct ConvNorm {
     layer: Rc<BatchNorm>,
     value: Option<Var>,
@@ -150,7 +150,7 @@ impl Op for ConvNorm {
 }
 
 impl ConvNorm {
-    /// The gradients where the layer's result is nowhere in memory: nothing else reads it.
+    /// The gradients where the batch norm's result is not stored: then this convolution is its only reader.
     fn of_deferred(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let (&need_w, layer) = needs.split_first().expect("filters are an input");
         let (mut dw, mut grads) = (None, vec![None; layer.len()]);
@@ -176,8 +176,9 @@ impl ConvNorm {
         Ok(grads)
     }
 
-    /// The gradients where others may read the layer's result `y` too. Whose share is the last adds those before, and takes the
-    /// sum through the layer; then the layer itself, which comes later in the walk, has nothing left to do.
+    /// The gradients where the batch norm's result `y` is stored, so that other operations may read it too. The last of
+    /// them to run backward adds the contributions of the others and continues through the batch norm; the tape then
+    /// finds nothing left to do at the batch norm itself.
     fn of_value(&self, t: &Tape, y: &Var, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
         let mut grads = vec![None; needs.len()];
         match shares.first_mut() {
@@ -195,12 +196,13 @@ impl ConvNorm {
         Ok(grads)
     }
 
-    /// The gradients of the layer's inputs: dgrad, what came before added, and the layer's backward pass.
+    /// The gradients of the batch norm's inputs: dgrad, adding earlier contributions, and the backward pass of the
+    /// batch norm.
     fn through(&self, dy: &Tensor, so_far: Option<&Tensor>, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let x = self.layer.x().value();
         let epilogue = match x.device() {
             Device::Cpu => GradEpilogue::NormRelu { x, norm: self.layer.norm(), relu: self.layer.mask(), add: so_far },
-            // A GPU's batch norm takes its sums itself.
+            // On a GPU, batch norm takes these sums itself.
             _ => so_far.map_or(GradEpilogue::None, GradEpilogue::Add),
         };
         let dy = fusion::dgrad(dy, self.w.value(), x.shape(), &self.g, epilogue)?;

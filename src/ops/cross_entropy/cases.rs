@@ -14,12 +14,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// Operations forward, an exponential counted as 20.
+    /// Arithmetic operations of the forward pass, an exponential counted as 20.
     pub fn flops(&self) -> u64 {
         (22 * self.n * self.c) as u64
     }
 
-    /// Bytes of f32 read forward.
+    /// Bytes of f32 read by the forward pass.
     pub fn bytes(&self) -> u64 {
         (4 * self.n * self.c) as u64
     }

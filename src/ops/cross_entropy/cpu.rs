@@ -1,11 +1,11 @@
-//! Row by row; the mean runs over the rows in order.
+//! Row by row; the mean is taken over the rows in order.
 
 use rayon::prelude::*;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// The largest element of a row and `Σ exp(x - it)`.
+/// The largest element of a row, and `Σ exp(x - largest)`.
 fn log_sum(row: &[f32]) -> (f64, f64) {
     let top = row.iter().fold(f32::NEG_INFINITY, |t, &v| t.max(v));
     (f64::from(top), row.iter().map(|&v| f64::from(v - top).exp()).sum())

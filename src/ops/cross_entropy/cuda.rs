@@ -1,4 +1,4 @@
-//! Softmax and cross-entropy on a GPU: a warp a row, eight rows a block.
+//! Softmax and cross-entropy on a GPU: a warp per row, eight rows per block.
 
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Spread};
 use crate::error::Result;
@@ -8,7 +8,7 @@ use crate::tensor::{DType, Device, Integers, Tensor};
 
 static MODULE: Module = Module::new("cross_entropy", include_str!("../../../ptx/cross_entropy.sm_80.ptx"));
 
-/// The four entries of a pass: by number type, then whether threads move single elements.
+/// The four entries of a pass: indexed by data type, then by whether threads access single elements.
 macro_rules! entries {
     ($pass:literal) => {
         &[
@@ -28,7 +28,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![SOFTMAX.declared(), LOSS.declared(), BACKWARD.declared()]
 }
 
-/// Which kernel, how it is spread, and the extents as it takes them.
+/// Which kernel, its grid, and the extents as it takes them.
 fn plan(x: &Tensor) -> (usize, Spread, [u32; 2]) {
     let (n, c) = (x.dims()[0], x.dims()[1]);
     let which = 2 * x.dtype().index() + usize::from(!c.is_multiple_of(wide(x.dtype())));

@@ -24,7 +24,7 @@ impl Op for Softmax {
     }
 }
 
-/// The rows of `x [n c]` as probabilities.
+/// Softmax of each row of `x [n c]`.
 ///
 /// # Errors
 /// `Shape` when `x` is not a matrix.
@@ -59,7 +59,7 @@ impl Op for CrossEntropy {
     }
 }
 
-/// The mean cross-entropy, in nats, of `logits [n c]` against one label a row: a scalar.
+/// The mean cross-entropy, in nats, of `logits [n c]` against one label per row: a scalar.
 ///
 /// # Errors
 /// As [`super::forward`].
@@ -67,7 +67,8 @@ pub fn cross_entropy(t: &Tape, logits: &Var, labels: &[usize]) -> Result<Var> {
     cross_entropy_of(t, logits, &numbers(logits.value(), labels)?)
 }
 
-/// As [`cross_entropy`], of labels that may be where the logits are already: nothing is brought there then.
+/// As [`cross_entropy`], with labels that may already be on the device of the logits, in which case they are not
+/// copied.
 ///
 /// # Errors
 /// As [`super::forward`].

@@ -4,7 +4,8 @@
 //! p = softmax(x) = exp(x - max x) / Σ exp(x - max x)      loss = 1/n Σᵢ (ln Σ exp xᵢ - xᵢ[labelᵢ])
 //! dx = dy/n · (p - onehot)                                softmax: dx = p·(dp - Σ p·dp)
 //! ```
-//! Computed in f64 from f32 or bf16 logits (on a GPU in f32, differences from the largest logit exactly); the loss is f32.
+//! Computed in f64 from f32 or bf16 logits (on a GPU in f32; differences from the largest logit are exact); the loss is
+//! f32.
 
 pub mod cases;
 mod cpu;
@@ -17,7 +18,7 @@ pub use grad::{cross_entropy, cross_entropy_of, softmax};
 use crate::error::{Error, Result};
 use crate::tensor::{Integers, Place, Tensor};
 
-/// The rows of `x [n c]` as probabilities.
+/// Softmax of each row of `x [n c]`.
 ///
 /// # Errors
 /// `Shape` when `x` is not a matrix.
@@ -32,16 +33,16 @@ pub fn probabilities(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The mean cross-entropy, in nats; from a GPU, this waits.
+/// The mean cross-entropy, in nats; on a GPU this synchronises with the host.
 ///
 /// # Errors
-/// `Shape` when `logits` is not a matrix with elements or the number of labels is not that of its rows; `Param` when a
-/// label is not a class; of a GPU `OutOfMemory` and `Driver`.
+/// `Shape` when `logits` is not a non-empty matrix or the number of labels is not that of its rows; `Param` when a
+/// label is not a class; on a GPU `OutOfMemory` and `Driver`.
 pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
     loss(logits, labels)?.item()
 }
 
-/// The mean cross-entropy as a scalar where the logits are.
+/// The mean cross-entropy as a scalar on the device of the logits.
 ///
 /// # Errors
 /// As [`forward`].
@@ -49,7 +50,7 @@ pub fn loss(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
     loss_of(logits, &numbers(logits, labels)?)
 }
 
-/// As [`loss`], of labels that may be where the logits are already.
+/// As [`loss`], with labels that may already be on the device of the logits.
 ///
 /// # Errors
 /// As [`forward`].
@@ -61,7 +62,7 @@ pub fn loss_of(logits: &Tensor, labels: &Integers) -> Result<Tensor> {
     }
 }
 
-/// The gradient of [`forward`] for the logits, times `dy`.
+/// The gradient of [`forward`] by the logits, times `dy`.
 ///
 /// # Errors
 /// As [`forward`].
@@ -69,10 +70,10 @@ pub fn backward(logits: &Tensor, labels: &[usize], dy: f32) -> Result<Tensor> {
     backward_by(logits, &numbers(logits, labels)?, &Tensor::full_on(&logits.device(), [], dy)?)
 }
 
-/// The gradient of [`loss`] for the logits, given that of the loss, one number where the logits are.
+/// The gradient of [`loss`] by the logits, given `dy`, the gradient by the loss: a scalar on the device of the logits.
 ///
 /// # Errors
-/// As [`forward`]; `Shape` when `dy` is not one number.
+/// As [`forward`]; `Shape` when `dy` is not a scalar.
 pub fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Tensor> {
     let c = check(logits, labels)?;
     if dy.shape().len() != 1 {
@@ -89,7 +90,7 @@ pub fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Te
     }
 }
 
-/// The labels as numbers, those included that are no class and too large for one.
+/// The labels as 32-bit integers. Labels out of range are kept, to be refused later, unless they exceed 32 bits.
 fn numbers(logits: &Tensor, labels: &[usize]) -> Result<Integers> {
     let [_, c] = logits.shape().matrix("cross_entropy", "logits")?;
     if let Some(label) = labels.iter().find(|&&l| l >= c && l > u32::MAX as usize) {

@@ -3,7 +3,7 @@
 use crate::ops::reference::Bounded;
 use num_traits::Float;
 
-/// The rows of `c` as probabilities.
+/// Softmax of each row of `c` elements.
 pub fn softmax<F: Float>(x: &[F], c: usize) -> Bounded<F> {
     let value: Vec<F> = x
         .chunks_exact(c)
@@ -16,7 +16,8 @@ pub fn softmax<F: Float>(x: &[F], c: usize) -> Bounded<F> {
     Bounded { magnitude: value.clone(), value, terms: c + 4 }
 }
 
-/// The mean cross-entropy, one value. The sum of exponentials is off by a relative, its logarithm by an absolute `γ`.
+/// The mean cross-entropy, one value. The sum of exponentials has a relative error of `γ`, so its logarithm has an
+/// absolute one.
 pub fn forward<F: Float>(x: &[F], c: usize, labels: &[usize]) -> Bounded<F> {
     let n = F::from(labels.len()).unwrap_or_else(F::infinity);
     let (mut loss, mut magnitude) = (F::zero(), F::zero());
@@ -29,7 +30,7 @@ pub fn forward<F: Float>(x: &[F], c: usize, labels: &[usize]) -> Bounded<F> {
     Bounded { value: vec![loss], magnitude: vec![magnitude], terms: c + labels.len() + 4 }
 }
 
-/// The gradient for the logits, times `dy`.
+/// The gradient by the logits, times `dy`.
 pub fn backward<F: Float>(x: &[F], c: usize, labels: &[usize], dy: F) -> Bounded<F> {
     let n = F::from(labels.len()).unwrap_or_else(F::infinity);
     let mut p = softmax(x, c);

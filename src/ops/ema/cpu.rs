@@ -1,8 +1,8 @@
-//! One pass; elements are independent.
+//! One pass over memory; elements are independent.
 
 use rayon::prelude::*;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const CHUNK: usize = 1 << 15;
 
 pub(super) fn blend(key: &mut [f32], query: &[f32], keep: f32, fresh: f32) {

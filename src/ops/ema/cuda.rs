@@ -1,4 +1,4 @@
-//! The moving average on a GPU, one tensor a launch. All tensors of a network at once: [`crate::ops::sgd`].
+//! The moving average on a GPU, one launch per tensor. For all tensors of a network at once: [`crate::ops::sgd`].
 
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module};
 use crate::error::Result;

@@ -9,20 +9,20 @@ use crate::error::{Error, Result};
 use crate::ops::sgd;
 use crate::tensor::{DType, Place, Tensor};
 
-/// `key ← m·key + (1 - m)·query` for two tensors of one shape. For `m` in `[0, 1]` every element stays between its two
-/// sources (to rounding); `m = 1` leaves `key` as it is and `m = 0` copies.
+/// `key ← m·key + (1 - m)·query` for two tensors of the same shape. For `m` in `[0, 1]` every element stays between its
+/// two sources (up to rounding); `m = 1` leaves `key` unchanged and `m = 0` copies `query`.
 ///
 /// # Errors
-/// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `m` is outside of `[0, 1]`; `Device` when they
-/// live apart.
+/// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `m` is outside `[0, 1]`; `Device` when
+/// they are on different devices.
 pub fn update(key: &mut Tensor, query: &Tensor, m: f32) -> Result<()> {
     if !(0.0..=1.0).contains(&m) {
-        return Err(Error::param("ema", "m", m, "the share that is kept lies in [0, 1]"));
+        return Err(Error::param("ema", "m", m, "it must be from 0 to 1"));
     }
     blend(key, query, m, 1.0 - m)
 }
 
-/// [`update`] of many pairs of a key and its query; on a GPU in one launch for 512 pairs.
+/// [`update`] of many pairs of a key and its query; on a GPU, one launch per 512 pairs.
 ///
 /// # Errors
 /// As [`update`], before anything is written.

@@ -18,7 +18,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Operations of the loss and its gradient: two products of `n·m·d`, and about 20 for each exponential.
+    /// Arithmetic operations of the loss and its gradient: two products of `n·m·d`, and about 20 per exponential.
     pub fn flops(&self) -> u64 {
         (self.n * self.m * (4 * self.d + 20)) as u64
     }

@@ -1,7 +1,8 @@
-//! One sweep over the queue: logits of a block of keys, their exponentials, and the keys they weigh.
+//! One pass over the queue, block by block: the logits of a block of keys, their exponentials, and the sum of the keys
+//! weighted by them.
 //!
-//! The queue is cut into parts of whole blocks, and each part is one task. The cut depends only on the shapes and the parts
-//! are joined in order, so the bits do not depend on the thread count.
+//! The queue is divided into parts of complete blocks, and each part is one task. The division depends only on the
+//! shapes, and the parts are merged in order, so the result does not depend on the number of threads.
 
 use super::exp::{self, Tops};
 use super::kernel::{LANES, Product, Row};
@@ -11,17 +12,17 @@ use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Keys of a block: as many as leave its logits for a panel of queries (12 KiB) and the panel itself in the first-level
+/// Keys per block: as many as leave the block's logits for a panel of queries (12 KiB) and the panel itself in the L1
 /// cache.
 const KEYS: usize = 96;
 
-/// Tasks, and partial results: as many as their gradients fit in a MiB, between these.
+/// Minimum and maximum number of tasks, each with a partial result: as many as have gradients that fit in a MiB.
 const PARTS: [usize; 2] = [8, 64];
 
-/// What the keys of one part leave behind, for panels of queries.
+/// Partial results for the keys of one part, for panels of queries.
 struct Part {
     tops: Vec<Tops>,
-    /// `Σ exp(l - top)·key`: for each panel `d` rows; none when no gradient is wanted.
+    /// `Σ exp(l - top)·key`: `d` rows for each panel; empty when no gradient is needed.
     weighted: Vec<Row>,
 }
 
@@ -40,7 +41,7 @@ pub(super) fn sweep(p: &Problem<'_>, q: &[f32], k: &[f32], queue: &Tensor, dq: O
     join(p, q, k, &parts, dq)
 }
 
-/// The queries over `tau`, side by side: for each panel of them `d` rows. Lanes without a query are 0.
+/// The queries divided by `tau`, transposed: `d` rows for each panel. Lanes without a query are 0.
 fn panels(p: &Problem<'_>, q: &[f32]) -> Vec<Row> {
     let mut rows = vec![Row::ZERO; p.n.div_ceil(LANES) * p.d];
     let scale = 1.0 / p.tau;
@@ -80,8 +81,8 @@ fn part(p: &Problem<'_>, panels: &[Row], queue: &Tensor, rows: Range<usize>, gra
     part
 }
 
-/// Sets the logits of keys that do not count for a query to minus infinity. The panel's first query is `first`, the first
-/// row's key `from`.
+/// Sets the logits of keys that are masked for a query to minus infinity. The panel's first query is `first`, the key
+/// of the first row `from`.
 fn hide(p: &Problem<'_>, first: usize, from: usize, logits: &mut [Row]) {
     let Some(mask) = &p.mask else { return };
     let mut owners = [Mask::NOBODY; LANES];
@@ -93,7 +94,7 @@ fn hide(p: &Problem<'_>, first: usize, from: usize, logits: &mut [Row]) {
     }
 }
 
-/// The rows of the queue as f32; of a bf16 queue only this block is ever converted.
+/// The rows of the queue as f32; of a bf16 queue only the current block is converted.
 fn block<'a>(queue: &'a Tensor, range: Range<usize>, converted: &'a mut Vec<f32>) -> &'a [f32] {
     match (queue.f32(), queue.bf16()) {
         (Ok(all), _) => &all[range],
@@ -106,7 +107,7 @@ fn block<'a>(queue: &'a Tensor, range: Range<usize>, converted: &'a mut Vec<f32>
     }
 }
 
-/// Joins the parts and the positives, a panel at a time.
+/// Merges the parts and the positives, one panel at a time.
 fn join(p: &Problem<'_>, q: &[f32], k: &[f32], parts: &[Part], dq: Option<&mut [f32]>) -> Scores {
     let of_panel = LANES * p.d;
     let mut chunks: Vec<Option<&mut [f32]>> = match dq {
@@ -123,25 +124,25 @@ fn join(p: &Problem<'_>, q: &[f32], k: &[f32], parts: &[Part], dq: Option<&mut [
     Scores { loss: loss as f32, positive: positive as f32, accuracy: nearest as f32 }
 }
 
-/// Sums over the queries of panel `i` of loss, probability of the positive, and whether it is the nearest; all in f64:
-/// `loss = ln(1 + S₋·exp(top - l₊))` keeps its digits when it is small.
+/// For the queries of panel `i`: the sums of the loss, of the probability of the positive, and of whether it is the
+/// nearest, all in f64. `loss = ln(1 + S₋·exp(top - l₊))` is accurate when it is small.
 fn join_panel(p: &Problem<'_>, i: usize, q: &[f32], k: &[f32], parts: &[Part], dq: Option<&mut [f32]>) -> [f64; 3] {
     let d = p.d;
     let scale = 1.0 / (p.n as f64 * f64::from(p.tau));
     let mut sums = [0.0; 3];
-    // What a key's weight in the gradient is multiplied with: of the positive, and of each part.
+    // Factors of the weights of keys in the gradient: for the positive, and for each part.
     let mut away = [0.0; LANES];
     let mut factors = vec![[0.0f64; LANES]; parts.len()];
     for (lane, (q, k)) in q.chunks_exact(d).zip(k.chunks_exact(d)).enumerate() {
         let l = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() / f64::from(p.tau);
-        // A part whose keys are all masked for this query has no largest logit and weighs nothing.
+        // A part whose keys are all masked for this query has no largest logit and contributes nothing.
         let seen = || {
             let all = parts.iter().map(|part| (f64::from(part.tops[i].top.0[lane]), part.tops[i].sum[lane]));
             all.enumerate().filter(|(_, (top, _))| *top > f64::NEG_INFINITY)
         };
         let top = seen().fold(f64::NEG_INFINITY, |t, (_, (top, _))| t.max(top));
         let negatives: f64 = seen().map(|(_, (of_part, sum))| sum * (of_part - top).exp()).sum();
-        // exp(l₊ - M) and Σ exp(l - M) with M the larger of l₊ and top.
+        // exp(l₊ - M) and Σ exp(l - M), where M is the larger of l₊ and top.
         let (own, others) = if l > top { (1.0, negatives * (top - l).exp()) } else { ((l - top).exp(), negatives) };
         let total = own + others;
         sums[0] += if l > top { others.ln_1p() } else { total.ln() + top - l };

@@ -1,7 +1,8 @@
-//! InfoNCE on a GPU: a sweep over the queue for up to four terms at once, the join of its parts, and the means.
+//! InfoNCE on a GPU: one pass over the queue for up to four terms at once, the merging of its parts, and the means.
 //!
-//! The rows of all terms lie one behind the other. A block holds a tile of rows and walks over one part of the queue; the
-//! parts leave partial sums in the workspace, which the second kernel joins in order. Three launches, no waiting.
+//! The rows of all terms are concatenated. A block holds a tile of rows and iterates over one part of the queue; the
+//! parts write partial sums to the workspace, which the second kernel merges in order. Three launches, no host
+//! synchronisation.
 
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::tensor::DType;
 static MODULE: Module = Module::new("infonce", include_str!("../../../ptx/infonce.sm_80.ptx"));
 
 type Sweep = (In, In, In, In, In, In, In, Out, Out, Pod<Extents>);
-/// By rows of a tile (64, 256), then the widest code (64, 128).
+/// Indexed by rows per tile (64, 256), then the maximum length of a code (64, 128).
 static TENSOR: Kernel<Sweep> = Kernel::new(
     &MODULE,
     &[
@@ -20,7 +21,7 @@ static TENSOR: Kernel<Sweep> = Kernel::new(
         "infonce_sweep_r256_d128_bf16",
     ],
 );
-/// By the number type of the queue, then the widest code (64, 128).
+/// Indexed by the data type of the queue, then the maximum length of a code (64, 128).
 static PLAIN: Kernel<Sweep> = Kernel::new(
     &MODULE,
     &["infonce_ffma_d64_f32", "infonce_ffma_d128_f32", "infonce_ffma_d64_bf16", "infonce_ffma_d128_bf16"],
@@ -34,18 +35,18 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![TENSOR.declared(), PLAIN.declared(), FINISH.declared(), MEAN.declared()]
 }
 
-/// Terms of one sweep at most.
+/// Maximum number of terms per pass.
 pub const TERMS: usize = 4;
-/// Elements of a code at most.
+/// Maximum length of a code.
 const WIDEST: usize = 128;
-/// Below this temperature `exp((l - 1)/τ)` leaves f32's range for codes that point away from each other.
+/// Below this temperature `exp((l - 1)/τ)` exceeds f32's range for codes that point in opposite directions.
 const COLDEST: f32 = 0.025;
-/// Keys of a part at least.
+/// Minimum number of keys per part.
 const SHORTEST: usize = 256;
-/// Blocks that a sweep is cut into where there are keys enough: the processors of the largest GPUs.
+/// Target number of blocks, if there are enough keys: the number of multiprocessors of the largest GPUs.
 const BLOCKS: usize = 132;
 
-/// The numbers of a sweep as its kernels take them.
+/// The parameters of the pass over the queue as its kernels take them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Extents {
@@ -58,7 +59,7 @@ struct Extents {
     scale: f32,
 }
 
-/// The numbers of the join as its kernel takes them.
+/// The parameters of the merging as its kernel takes them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Joined {
@@ -71,30 +72,30 @@ struct Joined {
     inverse_tau: f32,
 }
 
-/// What a sweep is over: extents, number types, and what is wanted.
+/// Extents, data types and temperature of a pass over the queue, and whether it computes a gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layout {
     /// Terms that share the queue, 1 to [`TERMS`].
     pub terms: usize,
-    /// Queries of a term.
+    /// Queries per term.
     pub n: usize,
-    /// Elements of a code, at most 128.
+    /// Length of a code, at most 128.
     pub d: usize,
     /// Keys in the queue.
     pub m: usize,
-    /// Number type of the queries.
+    /// Data type of the queries.
     pub q: DType,
-    /// Number type of the positives.
+    /// Data type of the positives.
     pub k: DType,
-    /// Number type of the queue.
+    /// Data type of the queue.
     pub queue: DType,
     /// Temperature, at least 0.025.
     pub tau: f32,
-    /// Whether the gradient for the queries is wanted too.
+    /// Whether the gradient by the queries is computed too.
     pub gradient: bool,
 }
 
-/// Device addresses of a sweep's arguments; all are aligned to 16 bytes. Those of absent terms are 0.
+/// Device addresses of the arguments, all aligned to 16 bytes. Those of absent terms are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pointers {
     /// Queries `[n d]` of each term, rows of unit length.
@@ -103,9 +104,9 @@ pub struct Pointers {
     pub k: [u64; TERMS],
     /// The negatives `[m d]`, rows of unit length.
     pub queue: u64,
-    /// Owners of the queries (`n` numbers of 32 bits, the same for every term) and of the keys (`m`); 0 and 0 to mask none.
+    /// Owners of the queries (`n` 32-bit numbers, the same for every term) and of the keys (`m`); 0 and 0 for no mask.
     pub owners: [u64; 2],
-    /// Gradients `[n d]` in f32, written; 0 where none is wanted.
+    /// Gradients `[n d]` in f32, written; 0 where none is needed.
     pub dq: [u64; TERMS],
     /// The loss of each term, one f32, written.
     pub loss: [u64; TERMS],
@@ -115,25 +116,25 @@ pub struct Pointers {
     pub workspace: u64,
 }
 
-/// How a sweep is spread: tiles of rows by parts of the queue.
+/// How a pass is divided into blocks: tiles of rows times parts of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Whether tensor cores compute it (bf16 queries and queue, `d` a multiple of 8).
     pub tensor: bool,
-    /// Rows of a tile.
+    /// Rows per tile.
     pub tile: usize,
-    /// Tiles.
+    /// Number of tiles.
     pub tiles: usize,
-    /// Keys of a part, a multiple of 64; the last part may be shorter.
+    /// Keys per part, a multiple of 64; the last part may be shorter.
     pub share: usize,
-    /// Parts.
+    /// Number of parts.
     pub parts: usize,
-    /// The widest code the chosen kernel takes, 64 or 128.
+    /// Maximum length of a code for the chosen kernel, 64 or 128.
     pub width: usize,
 }
 
 impl Plan {
-    /// A plan for `blocks` blocks at a time.
+    /// A plan for `blocks` concurrent blocks.
     pub fn new(l: &Layout, blocks: usize) -> Plan {
         let rows = l.terms * l.n;
         let tensor = l.q == DType::BF16 && l.queue == DType::BF16 && l.d.is_multiple_of(8);
@@ -144,13 +145,13 @@ impl Plan {
         Plan { tensor, tile, tiles, share, parts: l.m.div_ceil(share), width: if l.d <= 64 { 64 } else { WIDEST } }
     }
 
-    /// Threads of a block.
+    /// Threads per block.
     fn threads(&self) -> u32 {
         if self.tile == 256 { 256 } else { 128 }
     }
 
-    /// Shared memory of a block: the tile of rows, two tiles of keys with their owners, and where tensor cores do not
-    /// keep the weights in registers those too.
+    /// Shared memory per block: the tile of rows, two tiles of keys with their owners and, without tensor cores, which
+    /// keep the weights in registers, the weights.
     fn shared(&self) -> u32 {
         let (tile, width) = (self.tile as u32, self.width as u32);
         if self.tensor {
@@ -165,7 +166,7 @@ impl Plan {
             .with_shared(self.shared())
     }
 
-    /// Bytes that the three launches ask of memory beyond each other's caches, loads and stores, without a mask.
+    /// Bytes that the three launches load from and store to memory outside the caches, without a mask.
     pub fn traffic(&self, l: &Layout) -> u64 {
         let rows = l.terms * l.n;
         let codes = rows * l.d;
@@ -178,7 +179,7 @@ impl Plan {
 }
 
 impl Layout {
-    /// Refuses what the kernels do not compute.
+    /// Refuses layouts that the kernels do not support.
     pub(super) fn check(&self) -> Result<()> {
         if self.d > WIDEST {
             return Err(Error::param("infonce", "d", self.d, format!("codes on a GPU have at most {WIDEST} elements")));
@@ -198,7 +199,7 @@ impl Layout {
         Plan::new(self, BLOCKS)
     }
 
-    /// The fewest bytes that any computation of this must move: every argument and result once, without a mask.
+    /// Minimum memory traffic of this computation: every argument and result once, without a mask.
     pub fn fewest_bytes(&self) -> u64 {
         let codes = self.terms * self.n * self.d;
         let gradient = if self.gradient { codes * 4 } else { 0 };
@@ -211,12 +212,12 @@ impl Layout {
         self.workspace_for(&self.plan())
     }
 
-    /// As [`Layout::workspace`], for a plan of the caller's.
+    /// As [`Layout::workspace`], for a given plan.
     pub fn workspace_for(&self, plan: &Plan) -> usize {
         self.spans(plan).iter().sum()
     }
 
-    /// Bytes of the scores of rows, the partial sums and the weighted keys, each starting at a multiple of 16.
+    /// Bytes of the scores of rows, the partial sums and the weighted keys, each rounded up to a multiple of 16.
     fn spans(&self, plan: &Plan) -> [usize; 3] {
         let rows = self.terms * self.n;
         let weighted = if self.gradient { plan.parts * rows * self.d * 4 } else { 0 };
@@ -224,10 +225,10 @@ impl Layout {
     }
 }
 
-/// Appends the loss of `layout.terms` terms to the work of `gpu`: mean loss, mean probability of the positive, share of
-/// nearest positives, and gradient for the queries, from one sweep over the queue.
+/// Enqueues the loss of `layout.terms` terms on `gpu`: mean loss, mean probability of the positive, share of nearest
+/// positives, and gradient by the queries, from one pass over the queue.
 ///
-/// Rows must be of unit length: the exponentials are taken relative to the largest logit `1/τ` that such rows can have.
+/// Rows must be of unit length: the exponentials are relative to `1/τ`, the largest logit of such rows.
 ///
 /// # Safety
 /// Every address of the layout's arguments is valid on `gpu`'s device for the extents that [`Pointers`] states until the
@@ -240,7 +241,7 @@ pub unsafe fn launch(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
     unsafe { launch_planned(gpu, layout, &layout.plan(), at) }
 }
 
-/// As [`launch`], spread by a plan of the caller's, for which [`Layout::workspace_for`] tells the working memory.
+/// As [`launch`], with a given plan, whose working memory is [`Layout::workspace_for`].
 ///
 /// # Safety
 /// As [`launch`].

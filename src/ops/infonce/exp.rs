@@ -1,13 +1,13 @@
-//! Logits of a block of keys to exponentials: the largest, `exp`, and the sum, each query in a lane of its own. Plain loops,
-//! compiled for each instruction set.
+//! From the logits of a block of keys to exponentials: the largest logit, `exp`, and the sum, with each query in a lane
+//! of its own. Plain loops, compiled for each instruction set.
 
 use super::kernel::{LANES, Row};
 use crate::cpu::Isa;
 
-/// What a sweep knows of the queries of a panel.
+/// The running maximum and sum of the queries of a panel.
 #[derive(Clone)]
 pub(super) struct Tops {
-    /// The largest logit so far; minus infinity where none counted.
+    /// The largest logit so far; minus infinity if every key was masked.
     pub top: Row,
     /// `Σ exp(l - top)`.
     pub sum: [f64; LANES],
@@ -17,8 +17,8 @@ impl Tops {
     pub(super) const NONE: Tops = Tops { top: Row([f32::NEG_INFINITY; LANES]), sum: [0.0; LANES] };
 }
 
-/// Takes the logits of a block of keys into `tops` and replaces them by `exp(l - top)`. Returns the factors of what was
-/// weighed before where a top has risen.
+/// Updates `tops` with the logits of a block of keys and replaces them by `exp(l - top)`. Where a maximum has
+/// increased, returns the factors by which earlier weighted sums must be multiplied.
 pub(super) fn weights(isa: Isa, logits: &mut [Row], tops: &mut Tops) -> Option<Row> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -54,14 +54,14 @@ fn weights_of<const FMA: bool>(logits: &mut [Row], tops: &mut Tops) -> Option<Ro
     let before = tops.top;
     for row in logits.iter() {
         for (top, l) in tops.top.0.iter_mut().zip(&row.0) {
-            *top = if *l > *top { *l } else { *top }; // a NaN is passed over and shows in the exponential
+            *top = if *l > *top { *l } else { *top }; // NaN is skipped here and appears in the exponential
         }
     }
     let mut from = [0.0f32; LANES];
     let (mut factors, mut risen) = (Row::ZERO, false);
     for l in 0..LANES {
         let top = tops.top.0[l];
-        // Where no key counted yet there is no largest logit, and any number will do.
+        // If every key so far was masked there is no largest logit, and any number will do.
         from[l] = if top == f32::NEG_INFINITY { 0.0 } else { top };
         risen |= top > before.0[l];
         factors.0[l] =
@@ -81,19 +81,19 @@ fn weights_of<const FMA: bool>(logits: &mut [Row], tops: &mut Tops) -> Option<Ro
         }
         tops.sum[l] += f64::from(sums[l]);
         if sums[l].is_nan() && tops.top.0[l] == f32::NEG_INFINITY {
-            tops.top.0[l] = 0.0; // it must show, also where nothing else counts
+            tops.top.0[l] = 0.0; // NaN must propagate, also where every other key is masked
         }
     }
     risen.then_some(factors)
 }
 
-/// `exp(x)` for `x ≤ 0`: `x = j·ln 2 + r` with an integer `j` and `|r| ≤ ln 2 / 2`, and Taylor's series of `exp(r)` to
-/// degree 7, whose remainder is below 2⁻²⁷. Exact 0 below the smallest normal number; NaN stays NaN.
+/// `exp(x)` for `x ≤ 0`: `x = j·ln 2 + r` with an integer `j` and `|r| ≤ ln 2 / 2`, and the Taylor series of `exp(r)`
+/// to degree 7, whose remainder is below 2⁻²⁷. Exactly 0 below the smallest normal number; NaN is propagated.
 #[inline(always)]
 fn exp_one<const FMA: bool>(x: f32) -> f32 {
-    /// Adding and subtracting it rounds to an integer, which meanwhile is in the low bits.
+    /// Adding and subtracting it rounds to an integer, which is in the low bits in between.
     const ROUND: f32 = 12_582_912.0;
-    /// ln 2 in two parts; the first has trailing zeros, so that its product with `j` is exact.
+    /// ln 2 as a sum of two; the first has trailing zeros, so that its product with `j` is exact.
     const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let fma = |a: f32, b: f32, c: f32| if FMA { a.mul_add(b, c) } else { a * b + c };
@@ -145,7 +145,7 @@ mod tests {
             assert_eq!((tops.sum[0], tops.sum[1], tops.sum[3], tops.sum[4]), (1.0, 1.0, 1.0, 0.0));
             assert!(tops.sum[2].is_nan(), "a NaN shows");
             assert_eq!((rows[0].0[3], rows[1].0[3], rows[1].0[0]), (0.0, 1.0, 0.0));
-            // A later block with a larger logit: what came before counts by e⁻¹.
+            // A later block with a larger logit: earlier sums are multiplied by e⁻¹.
             let mut next = [Row([f32::NEG_INFINITY; LANES])];
             next[0].0[1] = 0.0;
             let factors = weights(isa, &mut next, &mut tops).expect("a top has risen");

@@ -7,29 +7,29 @@ use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-/// The loss of a batch, and how it went.
+/// The loss of a batch, and its statistics.
 #[derive(Clone)]
 pub struct Loss {
     /// Mean over the queries, in nats: a scalar.
     pub loss: Var,
-    /// Mean probability of the positive, and share of the queries whose positive is strictly nearer than every key of the
-    /// queue: `[2]`, where the queries are.
+    /// Mean probability of the positive, and share of the queries whose positive is strictly nearer than every key of
+    /// the queue: `[2]`, on the device of the queries.
     pub stats: Tensor,
 }
 
 impl Loss {
-    /// Mean probability of the positive; waits for a GPU.
+    /// Mean probability of the positive; synchronises with a GPU.
     ///
     /// # Errors
-    /// Of a GPU, `Driver`.
+    /// On a GPU, `Driver`.
     pub fn positive(&self) -> Result<f32> {
         Ok(self.stats.load()?[0])
     }
 
-    /// Share of the queries whose positive is strictly nearer than every key of the queue; waits for a GPU.
+    /// Share of the queries whose positive is strictly nearer than every key of the queue; synchronises with a GPU.
     ///
     /// # Errors
-    /// Of a GPU, `Driver`.
+    /// On a GPU, `Driver`.
     pub fn accuracy(&self) -> Result<f32> {
         Ok(self.stats.load()?[1])
     }
@@ -42,7 +42,7 @@ struct InfoNce {
     /// Owners of the queries and of the keys; see [`Mask`].
     owners: Option<[Vec<u32>; 2]>,
     tau: f32,
-    /// Gradient of the loss for the queries, from the forward sweep.
+    /// Gradient of the loss by the queries, from the forward pass.
     dq: Tensor,
 }
 
@@ -59,9 +59,9 @@ impl Op for InfoNce {
 }
 
 impl InfoNce {
-    /// The gradient in recorded operations, so that it has one too: `(softmax(q·keysᵀ/τ) - onehot)·keys / (nτ)`. The keys
-    /// are all positives and the queue behind them, and each query's logits of other queries' positives are minus
-    /// infinity. This takes the `n × (n + m)` memory that the sweep does without.
+    /// The gradient in recorded operations, so that it can be differentiated again: `(softmax(q·keysᵀ/τ) - onehot)·keys
+    /// / (nτ)`. The keys are all positives followed by the queue; the logits of a query with other queries' positives
+    /// are minus infinity. This takes the `n × (n + m)` memory that the forward pass avoids.
     fn composed(&self, t: &Tape) -> Result<Var> {
         if self.queue.device() != crate::tensor::Device::Cpu {
             return Err(ErrorKind::NoSecondOrder { op: "infonce" }.into());
@@ -98,7 +98,7 @@ impl InfoNce {
 }
 
 /// The contrastive loss of `q [n d]` against positives `k [n d]` and negatives `queue [m d]` at temperature `tau`, with
-/// `O(n·d)` memory. `k` and `queue` are constants. Only the gradient of its gradient takes `n × m` memory.
+/// `O(n·d)` memory. `k` and `queue` are constants. Only second-order gradients take `n × m` memory.
 ///
 /// # Errors
 /// As [`super::forward`].
@@ -106,7 +106,7 @@ pub fn infonce(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, tau: f32) -> Resul
     infonce_masked(t, q, k, queue, None, tau)
 }
 
-/// As [`infonce`], over the keys of the queue that `mask` leaves to each query.
+/// As [`infonce`], with the keys masked by `mask` excluded.
 ///
 /// # Errors
 /// As [`super::forward_masked`].
@@ -114,8 +114,8 @@ pub fn infonce_masked(t: &Tape, q: &Var, k: &Tensor, queue: &Tensor, mask: Optio
     Ok(infonce_terms(t, &[(q.clone(), k.clone())], queue, mask.into(), tau)?.remove(0))
 }
 
-/// As [`infonce_masked`], of several terms (queries and positives) that share the queue: on a GPU one sweep over the queue
-/// serves up to four of them.
+/// As [`infonce_masked`], for several terms (queries and positives) that share the queue: on a GPU one pass over the
+/// queue computes up to four of them.
 ///
 /// # Errors
 /// As [`super::sweep`].

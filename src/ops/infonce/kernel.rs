@@ -1,15 +1,15 @@
-//! The products of queries and keys, and of weights and keys, for each instruction set.
+//! Products of queries and keys, and of weights and keys, for each instruction set.
 //!
-//! Queries lie side by side in the lanes of panels, so that a key's numbers are read where they lie in the queue, one after
-//! the other, each multiplied with a whole panel: nothing of the queue is ever rearranged. What holds for one query (its
-//! largest logit, its sum) is a lane, too.
+//! The lanes of a panel are queries, so that the numbers of a key are read directly from the queue, one after another,
+//! and each multiplied with a full panel: the queue is never rearranged. Values per query (its largest logit, its sum)
+//! are lanes too.
 
 use crate::cpu::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Avx2, Avx512};
 use crate::cpu::simd::{Plain, Vector};
 
-/// Queries of a panel.
+/// Queries per panel.
 pub(super) const LANES: usize = 32;
 
 /// One number for each query of a panel.
@@ -28,15 +28,15 @@ pub(super) struct Product<'a> {
     pub step: usize,
     pub b: &'a [Row],
     pub c: &'a mut [Row],
-    /// Whether `c` is overwritten; otherwise it is added to.
+    /// Whether `c` is overwritten instead of added to.
     pub fresh: bool,
 }
 
-/// Adds up a tile of rows.
+/// Computes a tile of rows.
 type TileFn = unsafe fn(a: *const f32, row: usize, step: usize, b: &[Row], c: &mut [Row], fresh: bool);
 
 impl Product<'_> {
-    /// Computes it.
+    /// Computes the product.
     pub(super) fn run(self, isa: Isa) {
         let Product { a, row, step, b, c, fresh } = self;
         if c.is_empty() {
@@ -57,7 +57,7 @@ impl Product<'_> {
     }
 }
 
-/// The tiles of an instruction set by their rows, the last of one row. Tall ones use all registers.
+/// The tiles of an instruction set and their rows; the last has one row. The tallest use all registers.
 fn tiles(isa: Isa) -> &'static [(usize, TileFn)] {
     match isa.or_less() {
         Isa::Portable => &[(2, plain::<2>), (1, plain::<1>)],
@@ -95,7 +95,7 @@ unsafe fn avx512<const R: usize>(a: *const f32, row: usize, step: usize, b: &[Ro
     unsafe { tile::<Avx512, R, 2>(a, row, step, b, c, fresh) }
 }
 
-/// `R` rows of `N` vectors that make up [`LANES`].
+/// `R` rows of `N` vectors, which together have [`LANES`] lanes.
 ///
 /// # Safety
 /// The processor has the instructions of `V`; `a[r·row + k·step]` is readable for `r < R` and `k < b.len()`.
@@ -146,7 +146,7 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(
 mod tests {
     use super::*;
 
-    /// Small integers: every order of adding gives the same.
+    /// Small integers, whose sums are exact in any order.
     #[test]
     fn every_form_multiplies() {
         let number = |i: usize| ((i * 37 + 11) % 17) as f32 - 8.0;

@@ -1,4 +1,4 @@
-//! The contrastive loss of a query against its positive and a queue of negatives (InfoNCE), streamed.
+//! The contrastive loss of a query against its positive and a queue of negatives (InfoNCE), streamed over the queue.
 //!
 //! For queries `q [n d]`, positives `k [n d]`, negatives `queue [m d]` and a temperature `τ`:
 //!
@@ -7,16 +7,17 @@
 //! loss  = 1/n Σᵢ (Lᵢ - lᵢ₊)
 //! dqᵢ   = 1/(nτ) · (Σⱼ pᵢⱼ queueⱼ - (1 - pᵢ₊)·kᵢ)
 //! ```
-//! Keys are constants, as in MoCo and MaCLR: gradients reach the queries only.
+//! Keys are constants, as in MoCo and MaCLR: gradients are taken by the queries only.
 //!
-//! **Memory.** The `n × m` logits never exist. One sweep over the queue, 96 keys at a time, keeps for each query the
-//! largest logit so far, the sum of exponentials relative to it, and (where a gradient will be wanted) the sum of keys
-//! weighted by them: partial copies of `n·(d + 3)` numbers, 8 of them or as many as take a MiB. The gradient is therefore
-//! ready when the loss is, and the backward pass is one scaling. The derivation is in `docs/math/infonce.md`.
+//! **Memory.** The `n × m` logits are never stored. One pass over the queue, 96 keys at a time, keeps for each query
+//! the largest logit so far, the sum of exponentials relative to it, and (if a gradient will be needed) the sum of keys
+//! weighted by them: partial results of `n·(d + 3)` numbers, 8 of them or as many as take a MiB. The gradient is
+//! therefore available with the loss, and the backward pass only scales it. The derivation is in
+//! `docs/math/infonce.md`.
 //!
-//! **Range.** The running maximum makes every exponent at most 0 whatever the vectors and the temperature. For unit
-//! vectors the fixed maximum `1/τ` would do, but it underflows for small temperatures and is wrong for other vectors,
-//! and keeping the true one costs less than a hundredth of the time.
+//! **Range.** The running maximum makes every exponent at most 0 for any vectors and temperature. For unit vectors the
+//! fixed maximum `1/τ` would suffice, but it underflows for small temperatures and is wrong for other vectors, and the
+//! running maximum costs less than a hundredth of the time.
 //!
 //! ```
 //! use tubelet::{ops::{infonce, l2_norm}, tensor::{Device, Tensor}};
@@ -68,15 +69,15 @@ pub fn forward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Result<Score
     forward_masked(q, k, queue, None, tau)
 }
 
-/// As [`forward`], over the keys that `mask` leaves to each query.
+/// As [`forward`], with the keys masked by `mask` excluded.
 ///
 /// # Errors
-/// As [`forward`], and `Shape` when the mask has not one number for each query and key.
+/// As [`forward`], and `Shape` when the mask does not have one number for each query and key.
 pub fn forward_masked(q: &Tensor, k: &Tensor, queue: &Tensor, mask: Option<Mask<'_>>, tau: f32) -> Result<Scores> {
     sweep(&[Term { q, k }], queue, mask.into(), tau, false)?.remove(0).scores()
 }
 
-/// As [`forward`], and the gradient of the loss for `q`, f32 `[n d]`, from the same sweep.
+/// As [`forward`], and the gradient of the loss by `q`, f32 `[n d]`, from the same pass.
 ///
 /// # Errors
 /// As [`forward`].
@@ -84,7 +85,7 @@ pub fn forward_backward(q: &Tensor, k: &Tensor, queue: &Tensor, tau: f32) -> Res
     forward_backward_masked(q, k, queue, None, tau)
 }
 
-/// As [`forward_backward`], over the keys that `mask` leaves to each query.
+/// As [`forward_backward`], with the keys masked by `mask` excluded.
 ///
 /// # Errors
 /// As [`forward_masked`].
@@ -109,14 +110,14 @@ pub struct Term<'a> {
     pub k: &'a Tensor,
 }
 
-/// Whose keys and queries are, for masking ([`Mask`]): as numbers on the host, or on the GPU that computes.
+/// Owners of keys and queries, for masking ([`Mask`]): on the host, or on the GPU that computes.
 #[derive(Clone, Copy)]
 pub enum Owners<'a> {
     /// Nothing is masked.
     Unknown,
-    /// In main memory; copied to where the queries are.
+    /// In main memory; copied to the device of the queries.
     Host(Mask<'a>),
-    /// On the queries' GPU: `n` and `m` numbers of 32 bits.
+    /// On the queries' GPU: `n` and `m` 32-bit numbers.
     Device {
         /// Of the queries, the same for each term.
         rows: &'a Memory,
@@ -131,31 +132,31 @@ impl<'a> From<Option<Mask<'a>>> for Owners<'a> {
     }
 }
 
-/// What a sweep leaves for one term, where its queries are; nothing has been waited for.
+/// The results of a pass for one term, on the device of its queries; there was no host synchronisation.
 pub struct Swept {
     /// Mean loss, a scalar.
     pub loss: Tensor,
     /// Mean probability of the positive, and share of nearest positives: `[2]`.
     pub stats: Tensor,
-    /// Gradient of the mean loss for the queries, f32 `[n d]`, where it was asked for.
+    /// Gradient of the mean loss by the queries, f32 `[n d]`, if requested.
     pub dq: Option<Tensor>,
 }
 
 impl Swept {
-    /// The loss as numbers; waits for a GPU.
+    /// The loss as numbers; synchronises with a GPU.
     ///
     /// # Errors
-    /// Of a GPU, `Driver`.
+    /// On a GPU, `Driver`.
     pub fn scores(&self) -> Result<Scores> {
         let stats = self.stats.load()?;
         Ok(Scores { loss: self.loss.item()?, positive: stats[0], accuracy: stats[1] })
     }
 }
 
-/// The losses of several terms against one queue, and their gradients where `gradient` says so. On a GPU four terms share
-/// each sweep over the queue, rows must be of unit length (the exponentials are relative to their largest logit `1/τ`), the
-/// temperature at least 0.025 and `d` at most 128. With bf16 queries and queue, tensor cores compute it, and the weights of the
-/// keys in the gradient are rounded to bf16.
+/// The losses of several terms against one queue, and their gradients if `gradient`. On a GPU up to four terms share
+/// each pass over the queue, rows must be of unit length (the exponentials are relative to `1/τ`, their largest logit),
+/// the temperature must be at least 0.025 and `d` at most 128. With bf16 queries and queue, tensor cores compute it,
+/// and the weights of the keys in the gradient are rounded to bf16.
 ///
 /// ```
 /// use tubelet::ops::infonce::{Owners, Term, sweep};
@@ -172,8 +173,8 @@ impl Swept {
 /// ```
 ///
 /// # Errors
-/// As [`forward_masked`]; `Shape` when the terms differ in shape; `Device` when not all lies in one place; of a GPU `Param`
-/// as said above, `OutOfMemory` and `Driver`.
+/// As [`forward_masked`]; `Shape` when the terms differ in shape; `Device` when the tensors are on different devices; on a GPU
+/// `Param` for the limits above, `OutOfMemory` and `Driver`.
 pub fn sweep(terms: &[Term<'_>], queue: &Tensor, owners: Owners<'_>, tau: f32, gradient: bool) -> Result<Vec<Swept>> {
     let Some(first) = terms.first() else { return Ok(Vec::new()) };
     let mask = if let Owners::Host(mask) = owners { Some(mask) } else { None };
@@ -262,29 +263,29 @@ fn on_gpu(
                 }
                 all.push(out);
             }
-            // SAFETY: the addresses are those of tensors of the layout's extents, which outlive the launches' turn in the
-            // order of work.
+            // SAFETY: the addresses are those of tensors of the layout's extents, which are not freed before the
+            // launches in stream order.
             unsafe { launch(gpu, &layout, &at)? };
         }
     }
     Ok(all)
 }
 
-/// Which keys of the queue are no negatives of a query: those of its own owner (an earlier clip of the same video), and
-/// those of nobody yet.
+/// Which keys of the queue are not negatives of a query: those of the same owner (earlier clips of the same video), and
+/// slots that are not filled yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a> {
     /// The owner of each query, `n` numbers.
     pub rows: &'a [u32],
-    /// The owner of each key of the queue, `m` numbers; [`Mask::NOBODY`] for a place not filled yet.
+    /// The owner of each key of the queue, `m` numbers; [`Mask::NOBODY`] for a slot that is not filled yet.
     pub keys: &'a [u32],
 }
 
 impl Mask<'_> {
-    /// The owner of a place in the queue that holds no key yet: no query's negative.
+    /// The owner of an empty slot of the queue, which is not a negative of any query.
     pub const NOBODY: u32 = u32::MAX;
 
-    /// Sets the logits of query `row` against the keys from `from` on to minus infinity where they do not count.
+    /// Sets the logits of query `row` with the keys from `from` on to minus infinity where they are masked.
     fn hide(&self, row: usize, from: usize, logits: &mut [f32]) {
         let own = self.rows[row];
         for (l, &key) in logits.iter_mut().zip(&self.keys[from..]) {
@@ -295,7 +296,9 @@ impl Mask<'_> {
     }
 }
 
-/// The least temperature. Unit vectors have logits of up to `1/τ` either way, whose differences reach `2/τ`, and the gradient
+/// The minimum temperature. Unit vectors have logits of magnitude up to `1/τ`, whose differences reach `2/τ`, and
+/// second-order gradients have terms of up to `4/τ²`: at `τ = 2⁻⁶²` that is `2¹²⁶`, and the sum of two such terms is
+/// still finite in f32.
 /// of the gradient has terms of up to `4/τ²`: at `τ = 2⁻⁶²` that is `2¹²⁶`, and two such terms are still finite in f32.
 const LEAST_TAU: f32 = 1.0 / (1u64 << 62) as f32;
 

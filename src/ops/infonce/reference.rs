@@ -3,7 +3,7 @@
 use crate::ops::reference::Bounded;
 use num_traits::Float;
 
-/// Probabilities of one query's candidates, its own key first, with their logits.
+/// Probabilities and logits of one query's candidates, its positive first.
 struct Row<F> {
     logits: Vec<F>,
     probabilities: Vec<F>,
@@ -30,8 +30,8 @@ fn count<F: Float>(n: usize) -> F {
     F::from(n).unwrap_or_else(F::infinity)
 }
 
-/// The mean loss, one value. Errors of the logits, each a sum of `d` products, pass into the loss at most twice; the sum
-/// of exponentials is off by a relative, its logarithm by an absolute `γ`.
+/// The mean loss, one value. Errors of the logits, each a sum of `d` products, enter the loss at most twice; the sum of
+/// exponentials has a relative error of `γ`, so its logarithm has an absolute one.
 pub fn forward<F: Float>(q: &[F], k: &[F], queue: &[F], d: usize, tau: F) -> Bounded<F> {
     let n = count::<F>(q.len() / d);
     let (mut loss, mut magnitude) = (F::zero(), F::zero());
@@ -43,8 +43,8 @@ pub fn forward<F: Float>(q: &[F], k: &[F], queue: &[F], d: usize, tau: F) -> Bou
     Bounded { value: vec![loss], magnitude: vec![magnitude], terms: d + queue.len() / d + q.len() / d + 16 }
 }
 
-/// The gradient `[n d]` of the mean loss for `q`. A probability's relative error is twice that of the logits, plus that
-/// of the sum.
+/// The gradient `[n d]` of the mean loss by `q`. The relative error of a probability is twice that of the logits, plus
+/// that of the sum.
 pub fn backward<F: Float>(q: &[F], k: &[F], queue: &[F], d: usize, tau: F) -> Bounded<F> {
     let scale = F::one() / (count::<F>(q.len() / d) * tau);
     let (mut value, mut magnitude) = (Vec::with_capacity(q.len()), Vec::with_capacity(q.len()));

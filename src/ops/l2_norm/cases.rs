@@ -14,12 +14,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// Operations forward: squares, sums, one scaling.
+    /// Arithmetic operations of the forward pass: squares, sums, one scaling.
     pub fn flops(&self) -> u64 {
         (3 * self.n * self.d) as u64
     }
 
-    /// Bytes of f32 read and written forward.
+    /// Bytes of f32 read and written by the forward pass.
     pub fn bytes(&self) -> u64 {
         (8 * self.n * self.d) as u64
     }

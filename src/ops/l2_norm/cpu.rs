@@ -1,9 +1,9 @@
-//! Row by row; rows are independent, so the thread count cannot matter.
+//! Row by row; rows are independent, so results do not depend on the number of threads.
 
 use super::EPS;
 use rayon::prelude::*;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
 fn rows_per_task(d: usize) -> usize {
@@ -40,7 +40,7 @@ pub(super) fn backward(x: &[f32], dy: &[f32], d: usize, dx: &mut [f32]) {
         for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
             let square = dot(x, x);
             let norm = square.sqrt();
-            // y·(y·dy) = x·(x·dy)/‖x‖²; below ε the map is the linear x/ε.
+            // y·(y·dy) = x·(x·dy)/‖x‖²; for rows shorter than ε the map is the linear x/ε.
             let (along, scale) =
                 if norm > f64::from(EPS) { (dot(x, dy) / square, 1.0 / norm) } else { (0.0, 1.0 / f64::from(EPS)) };
             for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {

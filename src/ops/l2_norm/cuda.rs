@@ -1,4 +1,4 @@
-//! Unit rows on a GPU: a warp a row, eight rows a block.
+//! Row normalisation on a GPU: a warp per row, eight rows per block.
 
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Spread};
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::tensor::{DType, Tensor};
 
 static MODULE: Module = Module::new("l2_norm", include_str!("../../../ptx/l2_norm.sm_80.ptx"));
 
-/// By number type, then whether threads move single elements.
+/// Indexed by data type, then by whether threads access single elements.
 static FORWARD: Kernel<(In, Out, u32, u32)> = Kernel::new(
     &MODULE,
     &[
@@ -35,10 +35,10 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![FORWARD.declared(), BACKWARD.declared(), SPLIT.declared()]
 }
 
-/// Rows of a block.
+/// Rows per block.
 const ROWS: usize = BLOCK as usize / 32;
 
-/// Which kernel, how it is spread, and the extents as it takes them.
+/// Which kernel, its grid, and the extents as it takes them.
 fn plan(x: &Tensor) -> (usize, Spread, [u32; 2]) {
     let (n, d) = (x.dims()[0], x.dims()[1]);
     let single = !d.is_multiple_of(wide(x.dtype()));

@@ -20,8 +20,8 @@ impl Op for L2Norm {
         if !t.is_recording() {
             return Ok(vec![Some(Var::constant(backward(x.value(), dy.value())?))]);
         }
-        // The same in recorded operations. ‖x‖ = x·y, so no square root is needed; `unit` is 1 on the rows that have
-        // unit length and 0 on those divided by ε, whose gradient is dy/ε.
+        // The same in recorded operations. ‖x‖ = x·y, so no square root is needed; `unit` is 1 for the rows that are
+        // divided by their length and 0 for those divided by ε, whose gradient is dy/ε.
         let [n, _] = x.shape().matrix("l2_norm", "x")?;
         let column = Shape::new(&[n, 1]);
         let y = l2_norm(t, x)?;
@@ -33,7 +33,7 @@ impl Op for L2Norm {
     }
 }
 
-/// The rows of `x [n d]` at unit length.
+/// The rows of `x [n d]` scaled to unit length.
 ///
 /// # Errors
 /// `Shape` when `x` is not a matrix.

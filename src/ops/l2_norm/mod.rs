@@ -14,10 +14,10 @@ pub use grad::l2_norm;
 use crate::error::{Error, Result};
 use crate::tensor::{Place, Tensor};
 
-/// Rows no longer than this are divided by it instead of by their length.
+/// Rows shorter than this are divided by it instead of by their length.
 pub const EPS: f32 = 1e-12;
 
-/// The rows of `x [n d]` at unit length, in the number type of `x`. Sums of squares are formed in f64.
+/// The rows of `x [n d]` scaled to unit length, in the data type of `x`. Sums of squares are computed in f64.
 ///
 /// # Errors
 /// `Shape` when `x` is not a matrix.
@@ -32,10 +32,10 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The gradient for `x [n d]` given that of the result, `dy [n d]`.
+/// The gradient by `x [n d]` given that by the result, `dy [n d]`.
 ///
 /// # Errors
-/// `Shape` when `x` is not a matrix or `dy` is not of its shape; `Device` when they live apart.
+/// `Shape` when `x` is not a matrix or `dy` has another shape; `Device` when they are on different devices.
 pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let [_, d] = x.shape().matrix("l2_norm", "x")?;
     if dy.shape() != x.shape() {
@@ -50,8 +50,8 @@ pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// What each row's length is made of in recorded operations, `[n 1]` f32 each: `(1, 0)` for rows longer than ε, whose
-/// length is their own, and `(0, ε)` for the others.
+/// Two columns from which recorded operations compute each row's divisor, `[n 1]` f32 each: `(1, 0)` for rows longer
+/// than ε, which are divided by their length, and `(0, ε)` for the others.
 fn split(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let [n, d] = x.shape().matrix("l2_norm", "x")?;
     match x.place("l2_norm", &[])? {

@@ -12,8 +12,8 @@ fn dot<F: Float>(a: &[F], b: &[F]) -> F {
     a.iter().zip(b).fold(F::zero(), |s, (&p, &q)| s + p * q)
 }
 
-/// `y = x / max(‖x‖, ε)` for rows of `d`. The relative error of a square root of a sum of squares is half of the sum's,
-/// so the magnitude is that of the value.
+/// `y = x / max(‖x‖, ε)` for rows of `d`. The relative error of the square root of a sum of squares is half that of the
+/// sum, so the magnitude is that of the value.
 pub fn forward<F: Float>(x: &[F], d: usize) -> Bounded<F> {
     let value: Vec<F> = x
         .chunks_exact(d)

@@ -1,4 +1,4 @@
-//! The heads of the methods.
+//! The linear layers of the methods' heads.
 
 /// One layer.
 #[derive(Clone, Copy, Debug)]
@@ -7,25 +7,25 @@ pub struct Case {
     pub name: &'static str,
     /// `n i o`.
     pub extents: [usize; 3],
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
 impl Case {
-    /// Multiplications and additions, forward.
+    /// Multiplications and additions of the forward pass.
     pub fn flops(&self) -> usize {
         let [n, i, o] = self.extents;
         2 * (n * i * o + n * o)
     }
 
-    /// Bytes read and written once, f32, forward.
+    /// Minimum memory traffic of the forward pass in bytes, f32.
     pub fn bytes(&self) -> usize {
         let [n, i, o] = self.extents;
         4 * (n * i + o * i + o + n * o)
     }
 }
 
-/// Small, ragged, and the heads of the methods.
+/// Small shapes, ragged shapes, and the heads of the methods.
 pub const CASES: &[Case] = &[
     Case { name: "one", extents: [1, 1, 1], why: "the smallest" },
     Case { name: "ragged", extents: [5, 19, 7], why: "no extent is a multiple of a vector" },

@@ -1,4 +1,4 @@
-//! The layer on the tape.
+//! The linear layer on the tape.
 
 use super::apply;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! The affine layer `y[n o] = x[n i] · w[o i]ᵀ + b[o]` (PyTorch's `Linear`, whose weights are `o i`).
+//! The linear layer `y[n o] = x[n i] · w[o i]ᵀ + b[o]` (PyTorch's `Linear`, whose weights are `o i`).
 
 pub mod cases;
 mod grad;
@@ -10,7 +10,7 @@ use super::matmul;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// `x · wᵀ + b`, in the number type of `x`.
+/// `x · wᵀ + b`, in the data type of `x`.
 ///
 /// # Errors
 /// `Shape` when `x` or `w` is not a matrix, their inner extents differ, or `b` is not of shape `[o]`.

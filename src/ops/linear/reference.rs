@@ -16,7 +16,7 @@ pub fn linear<F: Float>([n, i, o]: [usize; 3], x: &[F], w: &[F], b: Option<&[F]>
     y
 }
 
-/// The gradients of `x`, `w` and `b` for the gradient `dy[n o]` of the result.
+/// The gradients by `x`, `w` and `b` for the gradient `dy[n o]` of the result.
 pub fn backward<F: Float>([n, i, o]: [usize; 3], x: &[F], w: &[F], dy: &[F]) -> [Bounded<F>; 3] {
     let (dx, dw) = matmul::reference::backward([n, i, o], x, false, w, true, dy);
     let ones = vec![F::one(); n];

@@ -1,4 +1,4 @@
-//! The products of the networks and of the losses.
+//! The matrix products of the networks and the losses.
 
 /// One product `[m k] · [k n]`.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ pub struct Case {
     pub ta: bool,
     /// Whether `b` is stored transposed.
     pub tb: bool,
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
@@ -33,7 +33,7 @@ const fn case(name: &'static str, extents: [usize; 3], ta: bool, tb: bool, why: 
     Case { name, extents, ta, tb, why }
 }
 
-/// Small, ragged and the shapes of the methods.
+/// Small shapes, ragged shapes, and those of the methods.
 pub const CASES: &[Case] = &[
     case("one", [1, 1, 1], false, false, "the smallest"),
     case("ragged", [7, 13, 5], false, false, "no extent is a multiple of a vector"),

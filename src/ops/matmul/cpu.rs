@@ -1,4 +1,4 @@
-//! The product itself is in [`super::product`].
+//! Matrix products on the CPU; the multiplication is in [`super::product`].
 
 use super::product::{self, Matrix};
 

@@ -1,6 +1,6 @@
-//! Matrix products on a GPU: convolutions with one tap, whose pixels are rows. With `x [m k]` as `m` pixels of `k`
-//! channels, fprop is `a · bᵀ`, dgrad `a · b`, and wgrad `aᵀ · b` (a sum over pixels). Where both factors are transposed,
-//! a copy of the first is turned before.
+//! Matrix products on a GPU, as convolutions with one tap, whose pixels are rows. With `x [m k]` as `m` pixels of `k`
+//! channels, fprop is `a · bᵀ`, dgrad `a · b`, and wgrad `aᵀ · b` (a sum over pixels). Where both factors are
+//! transposed, the first is transposed into a copy.
 
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Spread};
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![TRANSPOSE.declared()]
 }
 
-/// `pixels` rows of `c` channels to rows of `k`.
+/// A convolution of `pixels` rows of `c` channels to rows of `k`.
 fn pointwise(pixels: usize, c: usize, k: usize) -> Result<Conv3d> {
     let geometry = Geometry::new(Window::UNIT);
     Conv3d::new("matmul", [1, 1, 1, pixels, c].into(), [k, 1, 1, 1, c].into(), &geometry)
@@ -34,7 +34,7 @@ pub(super) fn apply(
     if m * k * n == 0 {
         return Tensor::zeros_on(&Device::Cuda(gpu.clone()), [m, n])?.cast(dtype);
     }
-    // A result of f32 is made in f32: products of bf16 are rounded to bf16, except sums over pixels.
+    // An f32 result is computed in f32: products of bf16 are rounded to bf16, except sums over pixels.
     let wide = |t: &Tensor| t.cast(if dtype == DType::F32 { dtype } else { t.dtype() });
     let y = match (ta, tb) {
         (false, true) => conv::fprop(gpu, &pointwise(m, k, n)?, &wide(a)?, b, None)?,
@@ -54,7 +54,7 @@ pub(super) fn apply_biased(gpu: &Gpu, [m, k, n]: [usize; 3], a: &Tensor, b: &Ten
     conv::fprop(gpu, &pointwise(m, k, n)?, a, b, Some(bias))?.reshape([m, n])
 }
 
-/// `a` with its axes exchanged.
+/// The transpose of `a`.
 fn transpose(gpu: &Gpu, a: &Tensor) -> Result<Tensor> {
     let &[rows, columns] = a.dims() else { unreachable!("a matrix, as was checked") };
     let mut turned = Tensor::on_gpu(gpu, a.dtype(), [columns, rows])?;

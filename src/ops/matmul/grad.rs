@@ -1,4 +1,4 @@
-//! The product on the tape: its gradients are products.
+//! Matrix products on the tape: their gradients are matrix products.
 
 use super::apply_as;
 use crate::error::Result;

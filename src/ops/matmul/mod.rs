@@ -1,6 +1,6 @@
 //! Matrix product `y[m n] = op(a)[m k] · op(b)[k n]`, where `op` is the matrix or its transpose.
 //!
-//! Products and sums are f32 whatever the tensors hold; a bf16 result is rounded once, at the end.
+//! Products and sums are f32 whatever the tensors' data types; a bf16 result is rounded once, at the end.
 
 pub mod cases;
 mod cpu;
@@ -16,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 
-/// `op(a) · op(b)`; `ta`, `tb` say which of them is transposed first. The result has the number type of `a`.
+/// `op(a) · op(b)`; `ta`, `tb` say which of them is transposed. The result has the data type of `a`.
 ///
 /// # Errors
-/// `Shape` when `a` or `b` is not a matrix, the inner extents differ, or the result would be larger than any tensor; `Device` when they live apart; of a GPU what its
-/// driver says.
+/// `Shape` when `a` or `b` is not a matrix, the inner extents differ, or the result would exceed the maximum size of a
+/// tensor; `Device` when they are on different devices; on a GPU also errors of its driver.
 pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     apply_as(a.dtype(), a, b, ta, tb)
 }
@@ -43,7 +43,7 @@ pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Res
     }
 }
 
-/// `bias[n]` repeated over the rows, plus `a · bᵀ`, in one pass over the result.
+/// `bias[n]` added to every row of `a · bᵀ`, in one pass over the result.
 pub(super) fn apply_biased(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let [m, k, n] = extents(a, b, false, true)?;
     match a.place("matmul", &[("b", b), ("bias", bias)])? {
@@ -58,7 +58,7 @@ pub(super) fn apply_biased(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tens
     }
 }
 
-/// `m k n` of the product, after the checks.
+/// `m k n` of the product, with all checks.
 fn extents(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<[usize; 3]> {
     let turned = |[r, c]: [usize; 2], t: bool| if t { [c, r] } else { [r, c] };
     let [m, k] = turned(a.shape().matrix("matmul", "a")?, ta);

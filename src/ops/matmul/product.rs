@@ -1,10 +1,10 @@
-//! The product of two matrices in memory: the `gemm-f32` and `gemm-f64` crates', packed, blocked, AVX-512 where the machine
-//! has it. What stands above them in the `gemm` crate would bring complex numbers, too.
+//! Matrix products in main memory, by the crates `gemm-f32` and `gemm-f64`: packed, blocked, with AVX-512 where the
+//! machine has it. The crate `gemm` on top of them would add complex numbers as a dependency.
 
 use gemm_common::Parallelism;
 use num_traits::Float;
 
-/// A matrix in memory: element `(i, j)` stands at `i·rows + j·cols`.
+/// A matrix in memory: element `(i, j)` is at `i·rows + j·cols`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
     data: &'a [T],
@@ -26,7 +26,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// `m n k`, then the result (pointer, column and row stride, whether it is added to), both operands (the same), their
+/// `m n k`, then the result (pointer, column and row stride, whether to add to it), both operands (the same), their
 /// factors, three conjugations, threads.
 #[rustfmt::skip]
 type Gemm<T> = unsafe fn(
@@ -36,7 +36,7 @@ type Gemm<T> = unsafe fn(
 
 /// A number whose matrices can be multiplied.
 pub(crate) trait Number: Float {
-    /// The product for this processor.
+    /// The implementation for this processor.
     fn gemm() -> Gemm<Self>;
 }
 
@@ -59,8 +59,8 @@ pub(crate) fn product<T: Number>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [
     multiply(a, b, out, false, Parallelism::None);
 }
 
-/// `out [m n] += a [m k] · b [k n]`. The order of the additions does not depend on the number of threads: they share out
-/// tiles of `out`, never the inner extent.
+/// `out [m n] += a [m k] · b [k n]`. The order of the additions does not depend on the number of threads: they divide
+/// the tiles of `out`, never the inner extent.
 pub(super) fn add_product(a: Matrix<'_, f32>, b: Matrix<'_, f32>, out: &mut [f32]) {
     multiply(a, b, out, true, Parallelism::Rayon(0));
 }
@@ -69,7 +69,7 @@ fn multiply<T: Number>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], add: b
     let ([m, k], [k2, n]) = (a.extents, b.extents);
     let fits = k == k2 && m.checked_mul(n) == Some(out.len());
     assert!(fits, "a product of [{m} {k}] and [{k2} {n}] into {} elements", out.len());
-    // The kernels prefer a result in columns: rows of `out` are columns of its transpose.
+    // The kernels prefer a column-major result: rows of `out` are columns of its transpose.
     let (a, b, m, n, out_cols) = if n > 1 { (b.t(), a.t(), n, m, n) } else { (a, b, m, n, 1) };
     let [a_rows, a_cols] = a.strides.map(|s| s as isize);
     let [b_rows, b_cols] = b.strides.map(|s| s as isize);

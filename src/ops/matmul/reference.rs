@@ -19,7 +19,7 @@ pub fn apply<F: Float>([m, k, n]: [usize; 3], a: &[F], ta: bool, b: &[F], tb: bo
     Bounded { value, magnitude, terms: k }
 }
 
-/// The gradients of `a` and `b`, in the shapes they came in, for the gradient `dy[m n]` of the product.
+/// The gradients by `a` and `b`, in the shapes in which they are stored, for the gradient `dy[m n]` of the product.
 pub fn backward<F: Float>(
     [m, k, n]: [usize; 3],
     a: &[F],

@@ -8,7 +8,7 @@ pub struct Case {
     pub h: usize,
     /// Columns.
     pub w: usize,
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
@@ -22,7 +22,7 @@ pub const CASES: [Case; 5] = [
 ];
 
 impl Case {
-    /// Additions and multiplications of the flow's edges (a square root and a division as one each).
+    /// Additions and multiplications of the flow's edges (a square root and a division count as one each).
     pub fn flops(&self) -> u64 {
         (2 * 13 + 3) * (self.h * self.w) as u64
     }

@@ -1,4 +1,5 @@
-//! Sobel's kernels as they factor: smoothed down and differenced across, and the other way round, row by row.
+//! Sobel's kernels are separable: smoothing along columns and differences along rows, and the other way round, row by
+//! row.
 
 use crate::cpu::widest::widest;
 use crate::flow::Flow;
@@ -10,7 +11,7 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     if out.is_empty() {
         return out;
     }
-    // A row's columns smoothed and differenced, with the first and the last repeated.
+    // A row with columns smoothed, and with columns differenced, extended by its first and last element.
     let (mut smooth, mut step) = (vec![0.0f32; w + 2], vec![0.0f32; w + 2]);
     widest(
         #[inline(always)]
@@ -35,7 +36,7 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
                     }
                 }
             }
-            // A closure of its own would be compiled for the least vectors.
+            // A separate closure would be compiled without the wider vectors.
             for e in &mut out {
                 *e = e.sqrt().min(clamp) / clamp;
             }
@@ -44,7 +45,7 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     out
 }
 
-/// Numbers of 16 bits in 32.
+/// 16-bit floats converted to 32 bits.
 pub(super) fn widened(halves: &[f16]) -> Vec<f32> {
     const BIAS: u32 = (127 - 15) << 23;
     let halves: &[u16] = bytemuck::cast_slice(halves);
@@ -54,7 +55,8 @@ pub(super) fn widened(halves: &[f16]) -> Vec<f32> {
         || {
             for (y, &h) in out.iter_mut().zip(halves) {
                 let (bits, exponent) = (u32::from(h & 0x7fff), h & 0x7c00);
-                // Below the least exponent a number is so many 2^-24; above the largest it is infinite, or none.
+                // Below the smallest normal exponent a number is a multiple of 2^-24; above the largest it is infinite
+                // or NaN.
                 let normal = (bits << 13) + if exponent == 0x7c00 { 2 * BIAS } else { BIAS };
                 let small = (bits as i32 as f32 * (0.5f32 / (1 << 23) as f32)).to_bits();
                 let size = if exponent == 0 { small } else { normal };
@@ -65,7 +67,7 @@ pub(super) fn widened(halves: &[f16]) -> Vec<f32> {
     out
 }
 
-/// Prewitt's kernels as they factor: summed down and differenced across, and the other way round, row by row.
+/// Prewitt's kernels are separable: sums along columns and differences along rows, and the other way round, row by row.
 pub(super) fn motion_boundary(field: &[f32], h: usize, w: usize) -> Vec<f32> {
     let mut out = vec![0.0f32; h * w];
     if out.is_empty() {

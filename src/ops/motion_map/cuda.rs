@@ -6,11 +6,11 @@ use crate::tensor::{DType, Frames, Tensor};
 
 static MODULE: Module = Module::new("motion_map", include_str!("../../../ptx/motion_map.sm_80.ptx"));
 
-/// By the number type of the map.
+/// Indexed by the data type of the map.
 static EDGES: Kernel<(In, Out, u32, u32, f32)> =
     Kernel::new(&MODULE, &["motion_map_edges_f32", "motion_map_edges_bf16"]);
 static FLOW: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["motion_map_flow_f32", "motion_map_flow_bf16"]);
-/// By the number type of the map; then for frames of whole words.
+/// Indexed by the data type of the map; then the same for frames that consist of whole 32-bit words.
 static DIFFERENCE: Kernel<(In, Out, u32, u32)> = Kernel::new(
     &MODULE,
     &[
@@ -25,11 +25,11 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![EDGES.declared(), FLOW.declared(), DIFFERENCE.declared()]
 }
 
-/// Threads of a block.
+/// Threads per block.
 const BLOCK: u32 = 256;
-/// Pixels of a tile of edges, across and down.
+/// Pixels per tile of edges, across and down.
 const TILE: [usize; 2] = [64, 32];
-/// Differences that a thread goes through.
+/// Differences per thread.
 const FRAMES: usize = 8;
 
 pub(super) fn edges(gpu: &Gpu, flow: &Tensor, [n, h, w]: [usize; 3], clamp: f32, dtype: DType) -> Result<Tensor> {

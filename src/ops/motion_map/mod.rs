@@ -1,5 +1,5 @@
-//! What a motion network sees: edges of the flow field, the flow itself, or differences of frames (the three inputs
-//! MaCLR compares; which one is chosen is [`crate::flow::motion`]'s). And the motion boundary, of which MCL makes its maps
+//! Inputs of a motion network: edges of the flow field, the flow itself, or differences of frames (the three inputs
+//! MaCLR compares; [`crate::flow::motion`] selects one). Also the motion boundary, from which MCL's maps are computed
 //! ([`crate::flow::maps`]).
 
 pub mod cases;
@@ -13,45 +13,47 @@ use crate::tensor::{DType, Frames, Place, Tensor};
 use half::f16;
 
 /// Edges of a flow field, `h w`, 0 to 1: `E = √((Gx∗u)² + (Gy∗u)² + (Gx∗v)² + (Gy∗v)²)` with the 3x3 Sobel kernels (not
-/// normalised: a step of one pixel answers 4), the border repeated, then `min(E, clamp) / clamp`. A panning camera
-/// leaves no edge; mirroring the video mirrors the map and changes nothing else.
+/// normalised: the response to a step of one pixel is 4), the border replicated, then `min(E, clamp) / clamp`. A
+/// panning camera gives no edges; mirroring the video mirrors the map and changes nothing else.
 ///
-/// `clamp` is in pixels and should be positive: one that is not makes every edge a 1.
+/// `clamp` is in pixels and should be positive; otherwise every edge becomes 1.
 pub fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     cpu::flow_edges(flow, clamp.max(f32::MIN_POSITIVE))
 }
 
-/// Flow of 16 bits a number, as a cache keeps it, in 32: exactly.
+/// Flow stored as 16-bit floats, as in the cache, converted to 32 bits; exact.
 pub fn widened(halves: &[f16]) -> Vec<f32> {
     cpu::widened(halves)
 }
 
-/// `u` and `v` clamped to `±clamp` pixels and divided by it, -1 to 1, a plane `h w` each. `clamp` as in [`flow_edges`].
+/// `u` and `v` clamped to `±clamp` pixels and divided by it, -1 to 1, as one plane `h w` each. `clamp` as in
+/// [`flow_edges`].
 pub fn scaled_flow(flow: &Flow, clamp: f32) -> [Vec<f32>; 2] {
     let clamp = clamp.max(f32::MIN_POSITIVE);
     [flow.u(), flow.v()].map(|plane| plane.iter().map(|x| x.clamp(-clamp, clamp) / clamp).collect())
 }
 
-/// Mean over the channels of `|next - this| / 255`, `h w`, 0 to 1, of two RGB frames `h w 3`. The shorter of the two
-/// decides how many pixels come out.
+/// Mean over the channels of `|next - this| / 255`, `h w`, 0 to 1, for two RGB frames `h w 3`. If they differ in
+/// length, the result has the pixels of the shorter.
 pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
     cpu::frame_difference(this, next)
 }
 
-/// The motion boundary of a flow field (`mcl.md` section 1.3), two planes `h w`: of `u` and of `v` each the magnitude
-/// `√((Kx∗c)² + (Ky∗c)²)` with Prewitt's kernels (`Kx` three rows of -1 0 1, `Ky` its transpose; not normalised: a step of one
-/// pixel answers 3), the border repeated. In the flow's unit; nothing is clamped. A panning camera leaves none.
+/// The motion boundary of a flow field (`docs/papers/mcl.md` section 1.3), two planes `h w`: for `u` and for `v` the
+/// magnitude `√((Kx∗c)² + (Ky∗c)²)` with Prewitt's kernels (`Kx` three rows of -1 0 1, `Ky` its transpose; not
+/// normalised: the response to a step of one pixel is 3), the border replicated. In the flow's unit, without clamping.
+/// A panning camera gives none.
 ///
-/// The kernels are linear, so the boundary of several fields together is that of their sum.
+/// The kernels are linear, so the boundary of the sum of several fields covers all of them.
 pub fn motion_boundary(flow: &Flow) -> [Vec<f32>; 2] {
     [flow.u(), flow.v()].map(|field| cpu::motion_boundary(field, flow.h(), flow.w()))
 }
 
-/// [`flow_edges`] of each of the fields `[n 2 h w]`, where they are: `[n h w 1]` in `dtype`.
+/// [`flow_edges`] of each of the fields `[n 2 h w]`, on their device: `[n h w 1]` in `dtype`.
 ///
 /// # Errors
-/// `Shape` when `flow` is no batch of fields with pixels, or there are more than 65535; `DType` when it is not f32; of a GPU
-/// `OutOfMemory` and `Driver`.
+/// `Shape` when `flow` is not a batch of non-empty fields, or there are more than 65535; `DType` when it is not f32; on
+/// a GPU `OutOfMemory` and `Driver`.
 pub fn flow_edges_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tensor> {
     let clamp = clamp.max(f32::MIN_POSITIVE);
     let extents = fields(flow)?;
@@ -61,8 +63,8 @@ pub fn flow_edges_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tenso
     }
 }
 
-/// [`scaled_flow`] of each of the fields `[n 2 h w]`, where they are: `[n h w 2]` in `dtype`, channels innermost as in every
-/// tensor.
+/// [`scaled_flow`] of each of the fields `[n 2 h w]`, on their device: `[n h w 2]` in `dtype`, channels innermost as in
+/// every tensor.
 ///
 /// # Errors
 /// As [`flow_edges_batch`].
@@ -75,7 +77,7 @@ pub fn scaled_flow_batch(flow: &Tensor, clamp: f32, dtype: DType) -> Result<Tens
     }
 }
 
-/// [`frame_difference`] of each frame on a GPU and the next: `[count-1 h w 1]` in `dtype`.
+/// [`frame_difference`] of each frame on a GPU and its successor: `[count-1 h w 1]` in `dtype`.
 ///
 /// # Errors
 /// `Shape` when there are fewer than two frames, or more than 2^28 pixels in one; `OutOfMemory`; `Driver`.
@@ -100,7 +102,7 @@ fn fields(flow: &Tensor) -> Result<[usize; 3]> {
     }
 }
 
-/// The `C` planes that `map` makes of each field of a batch on the CPU, as channels: `[n h w C]`.
+/// The `C` planes that `map` computes from each field of a batch on the CPU, as channels: `[n h w C]`.
 fn each<const C: usize>(
     flow: &Tensor,
     [n, h, w]: [usize; 3],

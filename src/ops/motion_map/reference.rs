@@ -5,8 +5,8 @@ use num_traits::Float;
 
 /// Edges of a flow `(u, v)` of `h w` pixels, clamped and scaled to 0 to 1.
 ///
-/// Each of the four responses is a sum of eight products; errors of the responses reach the root of their squares at
-/// most as the root of *their* squares, hence the magnitude.
+/// Each of the four responses is a sum of eight products. The error of the root of the sum of their squares is at most
+/// the root of the sum of *their errors'* squares, hence the magnitude.
 pub fn flow_edges<F: Float>(u: &[F], v: &[F], h: usize, w: usize, clamp: F) -> Bounded<F> {
     const ACROSS: [[i8; 3]; 3] = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]];
     const DOWN: [[i8; 3]; 3] = [[-1, -2, -1], [0, 0, 0], [1, 2, 1]];
@@ -34,11 +34,11 @@ pub fn flow_edges<F: Float>(u: &[F], v: &[F], h: usize, w: usize, clamp: F) -> B
             magnitude.push(size.sqrt() / clamp);
         }
     }
-    // Eight additions of a response, its square and their sum, the root and the division.
+    // Eight additions per response, its square and the sum of squares, the root and the division.
     Bounded { value, magnitude, terms: 8 + 4 + 2 }
 }
 
-/// Motion boundary of one channel of a flow, `h w`: the magnitude of Prewitt's two responses, in the channel's unit.
+/// Motion boundary of one channel of a flow, `h w`: the magnitude of the two Prewitt responses, in the channel's unit.
 pub fn motion_boundary<F: Float>(field: &[F], h: usize, w: usize) -> Bounded<F> {
     let (mut value, mut magnitude) = (Vec::with_capacity(h * w), Vec::with_capacity(h * w));
     for y in 0..h {
@@ -57,7 +57,7 @@ pub fn motion_boundary<F: Float>(field: &[F], h: usize, w: usize) -> Bounded<F> 
             magnitude.push((terms_x * terms_x + terms_y * terms_y).sqrt());
         }
     }
-    // Six additions of a response, its square and their sum, the root.
+    // Six additions per response, its square and the sum of squares, the root.
     Bounded { value, magnitude, terms: 6 + 4 }
 }
 

@@ -1,4 +1,4 @@
-//! The pools of the networks, and the corners of the arithmetic.
+//! The pools of the networks, and edge cases of the index arithmetic.
 
 use crate::shape::Window;
 
@@ -11,9 +11,9 @@ pub struct Case {
     pub x: [usize; 5],
     /// `kt kh kw`.
     pub kernel: [usize; 3],
-    /// How it moves.
+    /// Stride, padding and dilation.
     pub window: Window,
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
@@ -25,12 +25,12 @@ impl Case {
         n * c * out.iter().product::<usize>()
     }
 
-    /// Additions or comparisons, forward.
+    /// Additions or comparisons of the forward pass.
     pub fn flops(&self) -> usize {
         self.outputs() * self.kernel.iter().product::<usize>()
     }
 
-    /// Bytes read and written once, f32, forward (of a maximum, without the positions).
+    /// Minimum memory traffic of the forward pass in bytes, f32 (for a maximum, without the positions).
     pub fn bytes(&self) -> usize {
         4 * (self.x.iter().product::<usize>() + self.outputs())
     }
@@ -47,7 +47,7 @@ const fn case(
     Case { name, x, kernel, window: Window { stride, pad, dilation: [1; 3] }, why }
 }
 
-/// Small, ragged, and the pools of the networks.
+/// Small shapes, ragged shapes, and the pools of the networks.
 pub const CASES: &[Case] = &[
     case("one", [1, 1, 1, 1, 1], [1; 3], [1; 3], [0; 3], "the smallest"),
     case("overlap", [2, 5, 7, 6, 3], [3; 3], [2; 3], [1; 3], "windows overlap and hang over every edge"),

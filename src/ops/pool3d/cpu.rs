@@ -1,23 +1,23 @@
-//! One task per row of an output (`w c`), channels innermost. Backward passes gather: each row of the input looks up
-//! the windows that cover it, so nothing is written twice and the order of additions is fixed. Numbers are widened as they are
-//! read; sums of several windows form in a row of f32.
+//! One task per row (`w c`) of an output, channels innermost. Backward passes gather: each row of the input looks up
+//! the windows that cover it, so nothing is written twice and the order of additions is fixed. Numbers are widened as
+//! they are read; sums over several windows accumulate in a row of f32.
 
 use super::Pool;
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, each};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of one task are joined until they hold about this many elements.
+/// Rows are combined into tasks of about this many elements.
 const TASK: usize = 1 << 13;
 
-/// What is done for one row `w c` of an output.
+/// The computation of one row `w c` of an output.
 trait Rows<T>: Sync {
     /// # Safety
-    /// The instruction set of `V` must be there. Must be `#[inline(always)]`.
+    /// The instruction set of `V` must be available. Must be `#[inline(always)]`.
     unsafe fn row<V: Lanes>(&self, at: [usize; 3], row: &mut [T]);
 }
 
-/// Has `f` write every row `w c` of `out` with extents `t h w`; it is told `n`, `t` and `h`.
+/// Calls `f` for every row `w c` of `out`, which has extents `t h w`, with its `n`, `t` and `h`.
 fn for_rows<T: Stored>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl Rows<T>) {
     struct Task<'a, T, F> {
         rows: std::slice::ChunksExactMut<'a, T>,
@@ -48,7 +48,7 @@ fn for_rows<T: Stored>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl R
 }
 
 impl Pool {
-    /// The taps of output `o` on an axis that fall inside the input.
+    /// The taps of output `o` on an axis that are inside the input.
     pub(super) fn taps(&self, axis: usize, o: usize) -> Range<usize> {
         let (s, p, d) = (self.window.stride[axis], self.window.pad[axis], self.window.dilation[axis]);
         let first = p.saturating_sub(o * s).div_ceil(d);
@@ -56,12 +56,12 @@ impl Pool {
         first.min(end)..end
     }
 
-    /// The input coordinate under `tap` of output `o`; the tap must be one of [`Pool::taps`].
+    /// The input coordinate of `tap` for output `o`; the tap must be one of [`Pool::taps`].
     pub(super) fn under(&self, axis: usize, o: usize, tap: usize) -> usize {
         o * self.window.stride[axis] + tap * self.window.dilation[axis] - self.window.pad[axis]
     }
 
-    /// The outputs whose windows touch input coordinate `i`, in order.
+    /// The outputs whose windows cover input coordinate `i`, in order.
     fn over(&self, axis: usize, i: usize) -> impl Iterator<Item = usize> + Clone + use<> {
         let (s, p, d) = (self.window.stride[axis], self.window.pad[axis], self.window.dilation[axis]);
         let (k, out, at) = (self.kernel[axis], self.out[axis], i + p);
@@ -77,18 +77,18 @@ impl Pool {
     }
 }
 
-/// Maxima and where they were found.
+/// Maxima and their positions.
 struct Max<'a, T> {
     p: &'a Pool,
     x: &'a [T],
-    /// Where the places of the row at some output start; each task writes those of its own rows.
+    /// The positions, written by the tasks; each task writes those of its own rows.
     at: Places,
 }
 
 #[derive(Clone, Copy)]
 struct Places(*mut u32);
 
-// SAFETY: tasks write the places of different rows.
+// SAFETY: tasks write the positions of different rows.
 unsafe impl Send for Places {}
 // SAFETY: as above.
 unsafe impl Sync for Places {}
@@ -103,9 +103,9 @@ impl<T: Stored> Rows<T> for Max<'_, T> {
     unsafe fn row<V: Lanes>(&self, [n, to, ho]: [usize; 3], row: &mut [T]) {
         let (p, (c, [_, h, w])) = (self.p, (self.p.c, self.p.input));
         let first = p.base(p.out, n, to, ho, 0);
-        // SAFETY: the places of this row, which no other task has.
+        // SAFETY: the positions of this row, which no other task accesses.
         let at = unsafe { std::slice::from_raw_parts_mut(self.at.0.add(first), row.len()) };
-        // Where the taps of a window read, and the places there.
+        // Where the taps of a window read, and their positions.
         let mut taps: Vec<(*const T, u32)> = Vec::new();
         for (wo, (y, at)) in row.chunks_exact_mut(c).zip(at.chunks_exact_mut(c)).enumerate() {
             taps.clear();
@@ -123,7 +123,8 @@ impl<T: Stored> Rows<T> for Max<'_, T> {
                 c,
                 #[inline(always)]
                 |i, n| {
-                    // SAFETY: all have `c` numbers, inside of which `each` stays; the instruction set is the caller's promise.
+                    // SAFETY: all have `c` numbers, and `each` stays within them; the instruction set is the caller's
+                    // promise.
                     unsafe {
                         let (mut best, mut from) = (T::get::<V>(x.add(i), n), V::places(place));
                         for &(x, place) in rest {
@@ -202,7 +203,7 @@ impl<T: Stored> Rows<T> for Unpool<'_, T> {
     #[inline(always)]
     unsafe fn row<V: Lanes>(&self, [n, ti, hi]: [usize; 3], row: &mut [T]) {
         let (p, (c, [_, h, w])) = (self.p, (self.p.c, self.p.input));
-        // The results whose windows cover a place.
+        // The results whose windows cover a position.
         let mut covers: Vec<usize> = Vec::new();
         for (wi, dx) in row.chunks_exact_mut(c).enumerate() {
             covers.clear();
@@ -217,7 +218,8 @@ impl<T: Stored> Rows<T> for Unpool<'_, T> {
                 c,
                 #[inline(always)]
                 |i, n| {
-                    // SAFETY: all have `c` numbers, inside of which `each` stays; the instruction set is the caller's promise.
+                    // SAFETY: all have `c` numbers, and `each` stays within them; the instruction set is the caller's
+                    // promise.
                     unsafe {
                         let mut sum = V::splat(0.0);
                         for o in &covers {
@@ -260,7 +262,7 @@ struct Avg<'a, T> {
     x: &'a [T],
 }
 
-/// One part of a window's mean.
+/// The weight of each element in a window's mean.
 fn share(p: &Pool) -> f32 {
     1.0 / p.kernel.iter().product::<usize>() as f32
 }
@@ -319,7 +321,7 @@ impl<T: Stored> Rows<T> for AvgBack<'_, T> {
     }
 }
 
-/// Places summed at once before their sum joins the total: bounds the error of long means.
+/// Number of positions that are added up before their sum is added to the total, which bounds the error of long means.
 const BLOCK: usize = 64;
 
 pub(super) fn global<T: Stored>(x: &[T], places: usize, c: usize, y: &mut [T]) {
@@ -379,7 +381,7 @@ pub(super) fn global_back<T: Stored>(dy: &[T], places: usize, c: usize, dx: &mut
     }
     let mut shares = dy.to_vec();
     lanes::run(Share { dy, share: &mut shares, places });
-    // Rows of one task, which may be of two samples.
+    // Rows per task, which may belong to two samples.
     let rows = (TASK / c).max(1);
     dx.par_chunks_mut(rows * c).enumerate().for_each(|(task, dx)| {
         for (i, dx) in dx.chunks_exact_mut(c).enumerate() {

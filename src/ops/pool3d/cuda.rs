@@ -1,4 +1,4 @@
-//! Pools on a GPU: a thread for sixteen bytes of channels of one place of the result.
+//! Pools on a GPU: a thread per sixteen bytes of channels of one position of the result.
 
 use super::Pool;
 use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Spread};
@@ -24,7 +24,7 @@ struct Extents {
     dilation: [u32; 3],
 }
 
-/// The four entries of a pass: by number type, then whether threads move single elements.
+/// The four entries of a pass: indexed by data type, then by whether threads access single elements.
 macro_rules! entries {
     ($pass:literal) => {
         &[
@@ -54,7 +54,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     ]
 }
 
-/// Which entry makes a result of this shape, how it is spread, and its threads.
+/// The entry for a result of this shape, its grid, and its number of threads.
 fn plan(result: Shape, dtype: DType) -> (usize, Spread, u32) {
     let width = if result.last().is_multiple_of(wide(dtype)) { wide(dtype) } else { 1 };
     let threads = result.len() / width;
@@ -75,7 +75,7 @@ fn extents(p: &Pool) -> Pod<Extents> {
     })
 }
 
-/// One over the kernel's size.
+/// The reciprocal of the kernel's size.
 fn factor(p: &Pool) -> f32 {
     1.0 / p.kernel.iter().product::<usize>() as f32
 }
@@ -95,7 +95,7 @@ pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
     Ok((y, at))
 }
 
-/// The positions, on the host, by the taps that the kernels store.
+/// The positions, on the host, computed from the tap indices that the kernels store.
 pub(super) fn positions(p: &Pool, at: &Memory) -> Result<Vec<u32>> {
     let mut taps = vec![0u16; at.bytes() / 2];
     if !taps.is_empty() {
@@ -151,7 +151,7 @@ pub(super) fn avg_back(gpu: &Gpu, p: &Pool, dy: &Tensor) -> Result<Tensor> {
     Ok(dx)
 }
 
-/// The means over the middle of `[n places c]`.
+/// The means over the middle axis of `[n places c]`.
 pub(super) fn global(gpu: &Gpu, x: &Tensor, [n, places, c]: [usize; 3]) -> Result<Tensor> {
     if n * c == 0 {
         return Tensor::on_gpu(gpu, x.dtype(), [n, c]);

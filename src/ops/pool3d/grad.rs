@@ -1,5 +1,5 @@
-//! The pools on the tape. Each pass is linear once the places are chosen, so the gradient of a pass is its adjoint, and
-//! that of the adjoint the pass again.
+//! The pools on the tape. Each pass is linear once the positions are fixed, so the gradient of a pass is its adjoint,
+//! and the gradient of the adjoint is the pass.
 
 use super::{Choice, avg_bwd, avg_fwd, gather, global_bwd, global_fwd, max_fwd, unpool};
 use crate::error::Result;
@@ -15,7 +15,7 @@ pub fn max_pool(t: &Tape, x: &Var, kernel: [usize; 3], window: &Window) -> Resul
     Ok(t.record(y, &[x], || Gather(choice)))
 }
 
-/// Picking the chosen places: also what a maximum pool is, once it has chosen.
+/// Gathering the chosen positions, which is what a maximum pool is once they are fixed.
 struct Gather(Choice);
 
 impl Op for Gather {
@@ -42,7 +42,7 @@ impl Op for Unpool {
     }
 }
 
-/// What a mean over windows is a mean of.
+/// The extents and window of a mean pool.
 #[derive(Clone, Copy)]
 struct Means {
     x: Shape,

@@ -1,9 +1,9 @@
-//! Pools over `t h w`: the largest value of a window, its mean, and the mean over everything.
+//! Pooling over `t h w`: the maximum of a window, its mean, and the global mean.
 //!
-//! Activations are `n t h w c`; a [`Window`] says how the kernel `kt kh kw` moves. A maximum never chooses padding; a
-//! mean counts padding as zeros (PyTorch's `count_include_pad=True`). Every pass has its adjoint here, and each of a
-//! pair is the other's gradient: [`unpool`] and [`gather`], [`avg_fwd`] and [`avg_bwd`], [`global_fwd`] and
-//! [`global_bwd`].
+//! Activations are `n t h w c`; a [`Window`] gives stride, padding and dilation of the kernel `kt kh kw`. A maximum
+//! ignores padding; a mean counts padding as zeros (PyTorch's `count_include_pad=True`). Every pass has its adjoint
+//! here, and the two of each pair are each other's gradients: [`unpool`] and [`gather`], [`avg_fwd`] and [`avg_bwd`],
+//! [`global_fwd`] and [`global_bwd`].
 
 pub mod cases;
 mod cpu;
@@ -34,7 +34,7 @@ pub struct Pool {
     pub c: usize,
     /// Kernel `kt kh kw`.
     pub kernel: [usize; 3],
-    /// How it moves.
+    /// Stride, padding and dilation.
     pub window: Window,
 }
 
@@ -42,8 +42,8 @@ impl Pool {
     /// The extents of pooling `x` (`n t h w c`).
     ///
     /// # Errors
-    /// `Shape` when `x` is not `n t h w c`, or it or the result is larger than any tensor; `Param` when the kernel does not fit (see [`Window::out`]), when some window
-    /// touches nothing but padding, or when `t·h·w` exceeds 2³².
+    /// `Shape` when `x` is not `n t h w c`, or it or the result exceeds the maximum size of a tensor; `Param` when the
+    /// kernel does not fit (see [`Window::out`]), when some window covers only padding, or when `t·h·w` exceeds 2³².
     pub fn new(op: &'static str, x: Shape, kernel: [usize; 3], window: &Window) -> Result<Self> {
         let [n, t, h, w, c] = x.check(op, "x")?.nthwc(op, "x")?;
         let out = window.out(op, [t, h, w], kernel)?;
@@ -62,7 +62,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The shape of what is pooled.
+    /// The shape of the input.
     pub fn in_shape(&self) -> Shape {
         let [t, h, w] = self.input;
         Shape::from([self.n, t, h, w, self.c])
@@ -79,19 +79,19 @@ impl Pool {
     }
 }
 
-/// Where each maximum was found.
+/// The positions of the maxima.
 #[derive(Clone, Debug)]
 pub struct Choice {
     pool: Pool,
     at: Positions,
 }
 
-/// Per element of the result, where its maximum was.
+/// The position of the maximum for each element of the result.
 #[derive(Clone)]
 enum Positions {
-    /// The position `(t·H + h)·W + w` in its sample.
+    /// `(t·H + h)·W + w` in its sample.
     Cpu(Arc<Buffer<u32>>),
-    /// The number of the tap, 16 bits.
+    /// The index of the tap, 16 bits.
     Gpu(Arc<Memory>),
 }
 
@@ -105,15 +105,15 @@ impl std::fmt::Debug for Positions {
 }
 
 impl Choice {
-    /// The extents of the pool that chose.
+    /// The pool whose positions these are.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Per element of the result, the position `(t·H + h)·W + w` in its sample; from a GPU, this waits.
+    /// The position `(t·H + h)·W + w` in its sample, for each element of the result; synchronises with a GPU.
     ///
     /// # Errors
-    /// `Driver` when the copy from a GPU, or work before it, failed.
+    /// `Driver` when the copy from a GPU, or earlier work, failed.
     pub fn positions(&self) -> Result<Cow<'_, [u32]>> {
         match &self.at {
             Positions::Cpu(at) => Ok(Cow::Borrowed(at.as_slice())),
@@ -121,7 +121,7 @@ impl Choice {
         }
     }
 
-    /// The device and the positions for an operation on `x`, which must live where the choice was made.
+    /// The device and the positions for an operation on `x`, which must be on the device of the positions.
     fn place<'a>(&'a self, op: &'static str, arg: &'static str, x: &'a Tensor) -> Result<At<'a>> {
         match (x.place(op, &[])?, &self.at) {
             (Place::Cpu, Positions::Cpu(at)) => Ok(At::Cpu(at.as_slice())),
@@ -132,13 +132,13 @@ impl Choice {
     }
 }
 
-/// Where an operation on a choice runs, with the positions there.
+/// The device on which an operation runs, with the positions there.
 enum At<'a> {
     Cpu(&'a [u32]),
     Gpu(&'a Gpu, &'a Memory),
 }
 
-/// The maxima, and where they were found. Of equal values the first counts, and a NaN beats every number, as in PyTorch.
+/// The maxima and their positions. Of equal values the first is chosen, and NaN wins over every number, as in PyTorch.
 ///
 /// # Errors
 /// As [`Pool::new`].
@@ -163,10 +163,10 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
     Ok((y, Choice { pool, at }))
 }
 
-/// Adds each element of `dy` to the place its maximum was found at: the gradient of a maximum pool.
+/// Adds each element of `dy` at the position of its maximum: the gradient of a maximum pool.
 ///
 /// # Errors
-/// `Shape` when `dy` has not the shape of the pool's result.
+/// `Shape` when `dy` does not have the shape of the pool's result.
 pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("unpool", "dy", p.out_shape(), dy)?;
@@ -179,10 +179,10 @@ pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     }
 }
 
-/// The elements of `x` at the chosen places: the adjoint of [`unpool`].
+/// The elements of `x` at the chosen positions: the adjoint of [`unpool`].
 ///
 /// # Errors
-/// `Shape` when `x` has not the shape of the pool's input.
+/// `Shape` when `x` does not have the shape of the pool's input.
 pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("gather", "x", p.in_shape(), x)?;
@@ -210,10 +210,11 @@ pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor
     }
 }
 
-/// The adjoint of [`avg_fwd`]: each element of `dy`, divided by the kernel's size, goes back to its whole window.
+/// The adjoint of [`avg_fwd`]: each element of `dy`, divided by the kernel's size, is added to every position of its
+/// window.
 ///
 /// # Errors
-/// As [`Pool::new`], and `Shape` when `dy` has not the shape of the pool's result.
+/// As [`Pool::new`], and `Shape` when `dy` does not have the shape of the pool's result.
 pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
@@ -229,7 +230,7 @@ pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window)
 /// The means over `t h w`: `n t h w c` to `n c`.
 ///
 /// # Errors
-/// `Shape` when `x` is not `n t h w c`, or `t h w` hold nothing.
+/// `Shape` when `x` is not `n t h w c`, or one of `t h w` is 0.
 pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
     let [n, t, h, w, c] = x.shape().nthwc("global_avg_pool", "x")?;
     if [t, h, w].contains(&0) {
@@ -244,7 +245,7 @@ pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The adjoint of [`global_fwd`]: `dy[n c] / (t h w)` repeated over `t h w`.
+/// The adjoint of [`global_fwd`]: `dy[n c] / (t h w)` broadcast over `t h w`.
 ///
 /// # Errors
 /// `Shape` when `x_shape` is not `n t h w c`, or `dy` not `n c`.

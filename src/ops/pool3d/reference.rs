@@ -4,7 +4,7 @@ use super::Pool;
 use crate::ops::reference::Bounded;
 use num_traits::Float;
 
-/// Calls `f(output index, input index, input position)` for every tap that falls inside the input, in window order;
+/// Calls `f(output index, input index, input position)` for every tap that is inside the input, in window order;
 /// indices are of channel 0.
 fn for_taps(p: &Pool, mut f: impl FnMut(usize, usize, usize)) {
     if p.c == 0 {
@@ -25,7 +25,7 @@ fn for_taps(p: &Pool, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// The maxima and their positions `(t·H + h)·W + w`; of equal values the first, a NaN above all.
+/// The maxima and their positions `(t·H + h)·W + w`; of equal values the first, with NaN greater than every number.
 pub fn max<F: Float>(p: &Pool, x: &[F]) -> (Vec<F>, Vec<u32>) {
     let mut y = vec![F::neg_infinity(); p.out_shape().len()];
     let mut at = vec![u32::MAX; y.len()];
@@ -53,7 +53,7 @@ pub fn unpool<F: Float>(p: &Pool, dy: &[F], at: &[u32]) -> Bounded<F> {
     Bounded { value: dx, magnitude, terms: p.kernel.iter().product() }
 }
 
-/// The elements at the chosen places.
+/// The elements at the chosen positions.
 pub fn gather<F: Float>(p: &Pool, x: &[F], at: &[u32]) -> Vec<F> {
     let (places, outs) = (p.input.iter().product::<usize>(), p.out.iter().product::<usize>());
     at.iter().enumerate().map(|(o, &at)| x[((o / p.c / outs) * places + at as usize) * p.c + o % p.c]).collect()

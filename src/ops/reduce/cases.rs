@@ -1,15 +1,15 @@
-//! The ways axes can vanish.
+//! Combinations of axes to sum over.
 
 /// One sum.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Name in tests and benches.
     pub name: &'static str,
-    /// Shape of what is summed.
+    /// Shape of the input.
     pub from: &'static [usize],
     /// Shape of the sums.
     pub to: &'static [usize],
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 

@@ -1,14 +1,16 @@
-//! Sums over one run of neighbouring axes (leading, middle, trailing or all) are blocked; other patterns index.
+//! Sums over one run of adjacent axes (leading, middle, trailing or all) are blocked; other patterns use index
+//! arithmetic.
 
 use crate::cpu::widest::widest;
 use crate::ops::arith::{cpu::run, reference::offset};
 use crate::shape::Shape;
 use rayon::prelude::*;
 
-/// Elements summed by one task, about. Fixed, so that the order of the additions does not depend on the thread count.
+/// Elements summed by one task, approximately. Fixed, so that the order of the additions does not depend on the number
+/// of threads.
 const CHUNK: usize = 1 << 15;
 
-/// Partial sums of a run of neighbours.
+/// Partial sums of a contiguous run.
 const LANES: usize = 16;
 
 pub(super) fn sum_to(a: &[f32], from: Shape, to: Shape, y: &mut [f32]) {

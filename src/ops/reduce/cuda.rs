@@ -1,5 +1,5 @@
-//! Sums on a GPU: one run of neighbouring axes after another, last first, each as the middle of `[outer rows c]`. Long
-//! runs are summed in parts, and the parts again. Repetition is one launch.
+//! Sums on a GPU: one run of adjacent axes after another, the last first, each as the middle of `[outer rows c]`. Long
+//! runs are summed in parts, and then the parts. Broadcasting is one launch.
 
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::tensor::{DType, Device, Tensor};
 static MODULE: Module = Module::new("reduce", include_str!("../../../ptx/reduce.sm_80.ptx"));
 
 type ColumnSums = (In, Out, u32, u32, u32, u32, u32, u32, f32);
-/// By the number type of `x`, then that of `y`, then whether threads move single elements.
+/// Indexed by the data type of `x`, then that of `y`, then by whether threads access single elements.
 static COLUMNS: Kernel<ColumnSums> = Kernel::new(
     &MODULE,
     &[
@@ -46,7 +46,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![COLUMNS.declared(), ROWS.declared(), REPEAT.declared()]
 }
 
-/// The joined axes as the kernel takes them.
+/// The merged axes as the kernel takes them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Axes {
@@ -54,7 +54,7 @@ struct Axes {
     stride: [u32; 5],
 }
 
-/// Sums over the end of `[outer len]`: `2^shift` threads a row, 256 a block.
+/// Sums over the last axis of `[outer len]`: `2^shift` threads per row, 256 per block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rows {
     outer: usize,
@@ -66,7 +66,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// The plan for extents above 0. A thread takes at least four loads where the row suffices, and at most 64.
+    /// The plan for extents above 0. A thread does at least four loads where the row is long enough, and at most 64.
     fn new(outer: usize, len: usize, dtype: DType) -> Rows {
         let aligned = outer == 1 || len.is_multiple_of(wide(dtype));
         let width = if aligned { wide(dtype) } else { 1 };
@@ -98,7 +98,7 @@ pub(super) fn sum_to(gpu: &Gpu, a: &Tensor, shape: Shape) -> Result<Tensor> {
     sum.reshape(shape)
 }
 
-/// Axes joined to runs that are summed and runs that stay, extents of 1 left out.
+/// Axes merged into runs that are summed and runs that are kept, extents of 1 omitted.
 fn runs(from: Shape, to: Shape) -> Vec<(usize, bool)> {
     let mut runs: Vec<(usize, bool)> = Vec::new();
     for (&from, &to) in from.dims().iter().zip(to.dims()).filter(|(from, _)| **from != 1) {
@@ -110,7 +110,8 @@ fn runs(from: Shape, to: Shape) -> Vec<(usize, bool)> {
     runs
 }
 
-/// `factor` times the sums over the middle of `x`, read as `[outer rows c]` without extents of 0: `[outer c]` of `dtype`.
+/// `factor` times the sums over the middle axis of `x`, read as `[outer rows c]` without extents of 0: `[outer c]` of
+/// `dtype`.
 pub(in crate::ops) fn middle(
     gpu: &Gpu,
     x: &Tensor,
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How often each element is read, by the arithmetic of the kernel `rows`.
+    /// How often each element is read, by the index arithmetic of the kernel `rows`.
     fn reads(p: &Rows) -> Vec<u32> {
         let mut seen = vec![0; p.outer * p.len];
         for block in 0..p.spread().grid[0] as usize {

@@ -1,4 +1,4 @@
-//! Sum and repetition on the tape: each is the other's gradient.
+//! Sums and broadcasting on the tape: each is the other's gradient.
 
 use super::{apply_broadcast_to, apply_sum_to};
 use crate::error::Result;
@@ -47,7 +47,7 @@ impl Op for BroadcastTo {
     }
 }
 
-/// `a` repeated along every axis on which it is 1 and `shape` is more.
+/// `a` broadcast along every axis on which it has extent 1 and `shape` has more.
 ///
 /// # Errors
 /// `Shape`; see [`super::apply_broadcast_to`].

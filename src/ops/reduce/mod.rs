@@ -1,4 +1,4 @@
-//! Sums over axes, and their adjoint, repetition.
+//! Sums over axes, and their adjoint, broadcasting.
 //!
 //! `sum_to(a, s)` sums `a` over every axis on which `s` has extent 1; `broadcast_to(a, s)` repeats `a` along every axis
 //! on which it has extent 1 and `s` has more. Each is the gradient of the other.
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{Place, Tensor};
 
-/// `a` summed to `shape`, which must equal its own on every axis or be 1 there. Sums run in a fixed order.
+/// `a` summed to `shape`, which on every axis must equal the shape of `a` or be 1. Sums are in a fixed order.
 ///
 /// # Errors
 /// `Shape` when the ranks differ, or an extent is neither equal nor 1.
@@ -33,10 +33,11 @@ pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
     }
 }
 
-/// `a` repeated to `shape`, of which each extent must equal its own or meet an extent of 1.
+/// `a` broadcast to `shape`; on every axis `a` must have the same extent or extent 1.
 ///
 /// # Errors
-/// `Shape` when the ranks differ, an extent is neither equal nor 1, or the result would be larger than any tensor.
+/// `Shape` when the ranks differ, an extent is neither equal nor 1, or the result would exceed the maximum size of a
+/// tensor.
 pub fn apply_broadcast_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
     check("broadcast_to", shape.check("broadcast_to", "shape")?, a.shape())?;
     if a.shape() == shape {

@@ -15,7 +15,7 @@ pub fn sum_to<F: Float>(a: &[F], from: Shape, to: Shape) -> Bounded<F> {
     Bounded { value, magnitude, terms: from.len() / to.len().max(1) }
 }
 
-/// The repetition.
+/// Broadcasting.
 pub fn broadcast_to<F: Float>(a: &[F], from: Shape, to: Shape) -> Vec<F> {
     (0..to.len()).map(|i| a[offset(i, to, from)]).collect()
 }

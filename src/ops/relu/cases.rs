@@ -1,4 +1,4 @@
-//! Sizes, since there is nothing else to vary.
+//! Sizes; nothing else varies.
 
 /// One size.
 #[derive(Clone, Copy, Debug)]
@@ -7,7 +7,7 @@ pub struct Case {
     pub name: &'static str,
     /// Number of elements.
     pub len: usize,
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
@@ -17,13 +17,13 @@ impl Case {
         self.len
     }
 
-    /// Bytes read and written once, f32, forward.
+    /// Bytes read and written by the forward pass, f32.
     pub fn bytes(&self) -> usize {
         8 * self.len
     }
 }
 
-/// Sizes around the chunk of a task.
+/// Sizes around the number of elements per task.
 pub const CASES: &[Case] = &[
     Case { name: "one", len: 1, why: "the smallest" },
     Case { name: "ragged", len: 1003, why: "no multiple of a vector" },

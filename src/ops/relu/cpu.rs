@@ -1,4 +1,4 @@
-//! Straight through memory.
+//! ReLU and its mask, in one pass over memory.
 
 use crate::ops::lanes::{Lanes, Map, Stored, map};
 
@@ -8,7 +8,7 @@ impl Map<1> for Relu {
     #[inline(always)]
     unsafe fn at<V: Lanes>(&self, [x]: [V; 1]) -> V {
         // SAFETY: the caller's promise.
-        unsafe { x.rectified() }
+        unsafe { x.relu() }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rectifier on a GPU: sixteen bytes a thread.
+//! ReLU on a GPU: sixteen bytes per thread.
 
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out};
 use crate::error::Result;
@@ -26,7 +26,7 @@ pub(super) fn relu(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
 pub(super) fn mask(gpu: &Gpu, dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (n, dtype) = (dy.shape().len(), dy.dtype());
     if dtype != y.dtype() {
-        // Of two number types the wider holds both.
+        // Of two data types, f32 represents the values of both.
         return mask(gpu, &dy.cast(DType::F32)?, &y.cast(DType::F32)?)?.cast(dtype);
     }
     let mut dx = Tensor::on_gpu(gpu, dtype, dy.shape())?;

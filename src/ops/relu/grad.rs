@@ -1,4 +1,5 @@
-//! The rectifier on the tape. Its gradient is a mask, linear in what it masks, so it is its own gradient.
+//! ReLU on the tape. Its gradient is a mask, which is linear in the gradient it is applied to, so the mask is its own
+//! gradient.
 
 use super::{apply, apply_mask};
 use crate::error::Result;

@@ -1,6 +1,6 @@
-//! `y = max(x, 0)`, and the mask its gradients pass through.
+//! ReLU, `y = max(x, 0)`, and the mask of its gradients.
 //!
-//! The slope at 0 is 0, as in PyTorch. A NaN stays a NaN.
+//! The derivative at 0 is 0, as in PyTorch. NaN is propagated.
 
 pub mod cases;
 mod cpu;
@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
 
-/// `max(x, 0)`, in the shape and number type of `x`.
+/// `max(x, 0)`, in the shape and data type of `x`.
 ///
 /// # Errors
-/// `OutOfMemory`; of a GPU also `Driver`.
+/// `OutOfMemory`; on a GPU also `Driver`.
 pub fn apply(x: &Tensor) -> Result<Tensor> {
     match x.place("relu", &[])? {
         Place::Cpu => match x.dtype() {
@@ -29,10 +29,10 @@ pub fn apply(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `dy` where `y` is positive, 0 elsewhere: the gradient of `max(x, 0)`, whose result `y` was.
+/// `dy` where `y` is positive, 0 elsewhere: the gradient of `y = max(x, 0)`.
 ///
 /// # Errors
-/// `Shape` when `dy` and `y` differ in shape; `Device` when they live apart.
+/// `Shape` when `dy` and `y` differ in shape; `Device` when they are on different devices.
 pub fn apply_mask(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     if dy.shape() != y.shape() {
         return Err(Error::shape("relu", "dy", y.shape(), dy.shape()));

@@ -2,7 +2,7 @@
 
 use num_traits::Float;
 
-/// `max(x, 0)`; NaN stays.
+/// `max(x, 0)`; NaN is propagated.
 pub fn relu<F: Float>(x: &[F]) -> Vec<F> {
     x.iter().map(|&x| if x <= F::zero() { F::zero() } else { x }).collect()
 }

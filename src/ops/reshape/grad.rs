@@ -1,4 +1,4 @@
-//! Reshaping on the tape: its gradient is the way back.
+//! Reshaping on the tape: its gradient is reshaped back.
 
 use crate::error::Result;
 use crate::shape::Shape;
@@ -18,7 +18,7 @@ impl Op for Reshape {
     }
 }
 
-/// `a` under another shape of as many elements; the memory is shared.
+/// `a` in another shape with the same number of elements; the memory is shared.
 ///
 /// # Errors
 /// `Shape` when the number of elements differs.

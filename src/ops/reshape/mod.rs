@@ -1,4 +1,4 @@
-//! The same elements under another shape. The eager function is [`crate::tensor::Tensor::reshape`].
+//! The same elements in another shape. The eager function is [`crate::tensor::Tensor::reshape`].
 
 mod grad;
 

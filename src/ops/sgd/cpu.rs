@@ -1,19 +1,20 @@
-//! One pass over memory for all that is done to a tensor, and one division of work for all tensors; elements are independent.
+//! One pass over memory for everything that is done to a tensor, and one division of the work for all tensors; elements
+//! are independent.
 
 use super::Sgd;
 use crate::ops::lanes::{self, Kernel, Lanes, each};
 use half::bf16;
 use rayon::prelude::*;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const CHUNK: usize = 1 << 15;
 
-/// The arrays of one tensor's step, or parts of them, all of one length.
+/// The arrays of one tensor's step, or slices of them, all of the same length.
 pub(super) struct Arrays<'a> {
     pub w: Weights<'a>,
-    /// What follows the weights.
+    /// Weights of the key network, updated as a moving average.
     pub key: Option<&'a mut [f32]>,
-    /// Receive them rounded.
+    /// Receive the weights rounded to bf16.
     pub half: Option<&'a mut [bf16]>,
     pub key_half: Option<&'a mut [bf16]>,
 }
@@ -24,7 +25,7 @@ pub(super) enum Weights<'a> {
     Trained(&'a mut [f32], &'a [f32], &'a mut [f32], f32),
 }
 
-/// The first `n` of an array that may be there, and the rest of it.
+/// The first `n` elements of an optional array, which keeps the remainder.
 fn cut<'a, T>(array: &mut Option<&'a mut [T]>, n: usize) -> Option<&'a mut [T]> {
     let (first, rest) = array.take()?.split_at_mut(n);
     *array = Some(rest);
@@ -39,7 +40,7 @@ impl<'a> Arrays<'a> {
         }
     }
 
-    /// Parts of at most [`CHUNK`] elements.
+    /// Divides the arrays into parts of at most [`CHUNK`] elements.
     fn cut(mut self, parts: &mut Vec<Arrays<'a>>) {
         while self.len() > CHUNK {
             let (w, rest) = match self.w {
@@ -64,7 +65,7 @@ pub(super) struct Constants {
     pub momentum: f32,
     pub nesterov: bool,
     pub lr: f32,
-    /// The share that keys keep.
+    /// The factor `m` of the moving average.
     pub keep: f32,
 }
 
@@ -86,7 +87,7 @@ struct Part<'a> {
     arrays: Arrays<'a>,
 }
 
-/// What is made of new weights; null where it is not wanted.
+/// Outputs computed from the updated weights; null if absent.
 struct Followers<V> {
     keep: V,
     fresh: V,
@@ -97,7 +98,7 @@ struct Followers<V> {
 
 impl<V: Lanes> Followers<V> {
     /// # Safety
-    /// As [`Lanes`], of the arrays that are there.
+    /// As [`Lanes`], for the arrays that are not null.
     #[inline(always)]
     unsafe fn follow(&self, w: V, at: usize, n: usize) {
         // SAFETY: the caller's promise.
@@ -117,7 +118,7 @@ impl<V: Lanes> Followers<V> {
     }
 }
 
-/// Where an array of at least `len` elements is; null for one that is not there.
+/// The address of an array of at least `len` elements; null if there is no array.
 fn pointer<T>(array: &mut Option<&mut [T]>, len: usize) -> *mut T {
     array.as_mut().map_or(std::ptr::null_mut(), |a| a[..len].as_mut_ptr())
 }
@@ -127,7 +128,7 @@ impl Kernel for Part<'_> {
     unsafe fn run<V: Lanes>(self) {
         let Part { constants: Constants { momentum, nesterov, lr, keep }, mut arrays } = self;
         let len = arrays.len();
-        // SAFETY: `each` stays inside of arrays that are as long, as is checked before; the instruction set is the caller's
+        // SAFETY: `each` stays inside of the arrays, whose lengths were checked; the instruction set is the caller's
         // promise.
         unsafe {
             let (momentum, lr) = (V::splat(momentum), V::splat(lr));

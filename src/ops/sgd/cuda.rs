@@ -1,4 +1,4 @@
-//! The updates on a GPU: one tensor a launch, or up to 512 tensors in one.
+//! The updates on a GPU: one launch per tensor, or one for up to 512 tensors.
 
 use super::{Sgd, Step, Weights};
 use crate::driver::{Access, Declared, Gpu, In, InOut, Kernel, Module, Pod, Region, Spread};
@@ -26,9 +26,9 @@ struct Constants {
     nesterov: u32,
 }
 
-/// Tensors of a launch, at most.
+/// Maximum number of tensors per launch.
 const MOST: usize = 512;
-/// Elements that a block works on.
+/// Elements per block.
 const CHUNK: usize = 16384;
 
 /// All tensors of a launch as the kernel takes them.
@@ -48,7 +48,7 @@ struct Table {
     pad: u32,
 }
 
-/// Blocks for a tensor of so many elements.
+/// Blocks for a tensor of `len` elements.
 fn blocks(len: usize) -> usize {
     len.div_ceil(CHUNK)
 }
@@ -68,7 +68,7 @@ fn constants(p: &Sgd, lr: f32, keep: f32) -> Pod<Constants> {
     Pod(Constants { momentum, decay, lr, keep, fresh: 1.0 - keep, nesterov: u32::from(nesterov) })
 }
 
-/// The steps of all tensors, 512 a launch. The learning rate is read from `rate` where there is one; weights stay where
+/// The steps of all tensors, 512 per launch. The learning rate is read from `rate` if given; weights are not updated if
 /// `guard` is not finite.
 pub(in crate::ops) fn all(
     gpu: &Gpu,
@@ -125,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// The search of `tensor_of`, over any lengths, gives every block a chunk of its own.
+        /// The search in `tensor_of` gives every block a chunk of its own, for any lengths.
         #[test]
         fn every_element_is_updated_once(lens in prop::collection::vec(1usize..60_000, 1..40)) {
             let starts: Vec<usize> =

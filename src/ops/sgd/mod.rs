@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum, in place, as PyTorch's `torch.optim.SGD` with dampening 0:
 //!
 //! ```text
-//! g ← grad + weight_decay·w          (only where `decay` is asked for)
+//! g ← grad + weight_decay·w          (only if `decay`)
 //! v ← momentum·v + g
 //! w ← w - lr·(g + momentum·v)        with Nesterov's momentum
 //! w ← w - lr·v                       without
@@ -21,11 +21,11 @@ use crate::tensor::{DType, Device, Place, Tensor};
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Sgd {
-    /// Share of the velocity kept at each step, in `[0, 1)`.
+    /// Momentum: the fraction of the velocity kept at each step, in `[0, 1)`.
     pub momentum: f32,
-    /// Whether the step looks ahead along the velocity.
+    /// Whether to use Nesterov's momentum.
     pub nesterov: bool,
-    /// Pull towards zero, in units of the weight itself, at least 0. Batch-norm parameters and biases go without.
+    /// Weight decay, at least 0. Batch-norm parameters and biases are excluded.
     pub weight_decay: f32,
 }
 
@@ -41,7 +41,7 @@ impl Default for Sgd {
 ///
 /// # Errors
 /// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `lr`, the momentum or the weight decay is
-/// outside of its range; `Device` when they live apart. The tensors are untouched then.
+/// out of range; `Device` when the tensors are on different devices. The tensors are unchanged then.
 pub fn step(p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, decay: bool) -> Result<()> {
     check(p, lr)?;
     w.expect("sgd", "w", DType::F32)?;
@@ -58,7 +58,8 @@ pub fn step(p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tens
     }
 }
 
-/// Refuses tensors of another shape or number type than asked for; the GPU of `w`, where all of them must live.
+/// Checks that the tensors have the shape of `w` and the given data types. Returns the GPU of `w`, on which all of them
+/// must be.
 fn alike(w: &Tensor, others: &[(&'static str, &Tensor, DType)]) -> Result<Option<Gpu>> {
     for (arg, other, dtype) in others {
         if other.shape() != w.shape() {
@@ -73,23 +74,23 @@ fn alike(w: &Tensor, others: &[(&'static str, &Tensor, DType)]) -> Result<Option
     })
 }
 
-/// What [`step_all`] does to one tensor and to what follows it, all of one shape.
+/// What [`step_all`] does to one tensor and to its copies, all of the same shape.
 pub struct Step<'a> {
-    /// The weights, f32: written where there is an update.
+    /// The weights, f32: written if there is an update.
     pub w: Weights<'a>,
-    /// Their gradient, their velocity, and whether weight decay applies; `None` to leave them as they are.
+    /// Their gradient, their velocity, and whether weight decay applies; `None` for no update.
     pub update: Option<(&'a Tensor, &'a mut Tensor, bool)>,
-    /// What follows the weights by [`crate::ops::ema::update`], f32.
+    /// Weights of the key network, updated by [`crate::ops::ema::update`], f32.
     pub key: Option<&'a mut Tensor>,
-    /// Receives the weights, bf16.
+    /// Receives the weights rounded to bf16.
     pub half: Option<&'a mut Tensor>,
-    /// Receives what follows them, bf16; only where something does.
+    /// Receives `key` rounded to bf16; only with `key`.
     pub key_half: Option<&'a mut Tensor>,
 }
 
-/// Weights of a [`Step`]: to be read, or written too.
+/// The weights of a [`Step`]: read only, or read and written.
 pub enum Weights<'a> {
-    /// Only read: for a step without an update.
+    /// Read only: for a step without an update.
     Fixed(&'a Tensor),
     /// Written by the update.
     Trained(&'a mut Tensor),
@@ -111,14 +112,14 @@ impl std::ops::Deref for Weights<'_> {
 pub enum Rate<'a> {
     /// This number.
     Value(f32),
-    /// The one number in this f32 tensor where the weights live: for a graph that is recorded once and replayed.
+    /// The number in this f32 tensor, on the device of the weights: for a graph that is recorded once and replayed.
     In(&'a Tensor),
 }
 
-/// The steps of many tensors, with `m` the share that keys keep. On a GPU this is one launch for 512 tensors, and each
-/// array is read and written once. Where `guard`, a loss that lives where the weights do, is not finite, weights and
-/// velocities stay as they are; on a GPU nobody waits to see that. On the CPU the numbers of all tensors are shared out at once, and each
-/// array is read and written once there too.
+/// The steps of many tensors, where `m` is the factor of the keys' moving average. On a GPU this takes one launch per
+/// 512 tensors, and each array is read and written once; on the CPU the elements of all tensors are divided among the
+/// threads together, and each array is read and written once too. If `guard`, a loss on the device of the weights, is
+/// not finite, weights and velocities are left unchanged; on a GPU this needs no host synchronisation.
 ///
 /// # Errors
 /// As [`step`] and [`crate::ops::ema::update`], before anything is written; `Param` when a step has an update but its
@@ -130,7 +131,7 @@ pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut
     };
     check(p, lr)?;
     if !(0.0..=1.0).contains(&m) {
-        return Err(Error::param("sgd", "m", m, "the share that is kept lies in [0, 1]"));
+        return Err(Error::param("sgd", "m", m, "it must be from 0 to 1"));
     }
     let Some(first) = steps.first() else { return Ok(()) };
     let device = first.w.device();
@@ -175,7 +176,7 @@ fn check_step(s: &Step) -> Result<()> {
 }
 
 impl Step<'_> {
-    /// What the CPU works on; without the update where nothing moves.
+    /// The arrays for the CPU; without the update unless `moves`.
     fn arrays(&mut self, decay: f32, moves: bool) -> Result<cpu::Arrays<'_>> {
         let w = match &mut self.w {
             Weights::Trained(w) => match &mut self.update {
@@ -199,7 +200,7 @@ fn check(p: &Sgd, lr: f32) -> Result<()> {
         return Err(Error::param("sgd", "lr", lr, "a learning rate is finite and at least 0"));
     }
     if !(0.0..1.0).contains(&p.momentum) {
-        return Err(Error::param("sgd", "momentum", p.momentum, "momentum lies in [0, 1)"));
+        return Err(Error::param("sgd", "momentum", p.momentum, "it must be at least 0 and below 1"));
     }
     if !(p.weight_decay >= 0.0 && p.weight_decay.is_finite()) {
         return Err(Error::param("sgd", "weight_decay", p.weight_decay, "weight decay is finite and at least 0"));

@@ -1,4 +1,4 @@
-//! The problem table: image sizes to test and to measure at.
+//! The problem table: image sizes for tests and benches.
 
 use crate::flow::Gray;
 
@@ -10,7 +10,7 @@ pub struct Case {
     pub h: usize,
     /// Columns.
     pub w: usize,
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
@@ -27,8 +27,8 @@ pub const CASES: [Case; 8] = [
 ];
 
 impl Case {
-    /// A pair of frames: a sum of waves, and the same moved by a smooth field of up to three pixels. The formula is simple
-    /// enough to be written down anywhere, so that other implementations can be given the same images.
+    /// A pair of frames: a sum of waves, and the same displaced by a smooth field of up to three pixels. The formula is
+    /// simple enough to be repeated elsewhere, so that other implementations can be given the same images.
     pub fn pair(&self) -> (Gray, Gray) {
         let (h, w) = (self.h, self.w);
         let image = |moved: f64| {
@@ -42,8 +42,8 @@ impl Case {
         (image(0.0), image(1.0))
     }
 
-    /// Additions and multiplications of one iteration on the finest level (of a primal and a dual step, with a square
-    /// root and a division as one each).
+    /// Additions and multiplications of one iteration on the finest level (a primal and a dual step; a square root and
+    /// a division count as one each).
     pub fn flops_per_iteration(&self) -> u64 {
         62 * (self.h * self.w) as u64
     }

@@ -1,4 +1,5 @@
-//! The fast path: planes of whole vectors, at most one pass over memory an iteration, nothing allocated between pairs of one size.
+//! The fast path: planes padded to whole vectors, at most one pass over memory per iteration, no allocation between
+//! pairs of the same size.
 
 use super::median::Median;
 use super::plane::Plane;
@@ -10,18 +11,18 @@ use crate::cpu::{Isa, simd};
 use crate::flow::{Flow, Gray};
 use rayon::prelude::*;
 
-/// Pixels of a level from which its rows are shared between threads: an iteration then takes ten times as long as handing
-/// it out.
+/// Minimum number of pixels of a level whose rows are shared between threads: an iteration then takes ten times as long
+/// as scheduling it.
 pub(super) const SHARED: usize = 1 << 15;
 
-/// The memory of a flow computation.
+/// The buffers of a flow computation.
 pub(super) struct Memory {
     isa: Isa,
     /// Both images on each level, the finest first.
     images: Vec<[Plane; 2]>,
     packed: Packed,
     state: State,
-    /// Target of the median filter and of resampling, to be swapped with the flow.
+    /// Output of the median filter and of resampling, swapped with the flow afterwards.
     spare: Plane,
 }
 
@@ -45,7 +46,7 @@ impl Memory {
         Memory { isa, images: Vec::new(), packed: Packed::default(), state, spare: plane() }
     }
 
-    /// The flow of a checked pair, rows of large levels shared between `threads` threads of the current pool.
+    /// The flow of a checked pair; rows of large levels are shared between `threads` threads of the current pool.
     pub fn flow(&mut self, a: &Gray, b: &Gray, p: &Tvl1, threads: usize) -> Flow {
         let count = levels(a.h(), a.w(), p);
         while self.images.len() < count {
@@ -106,7 +107,7 @@ impl Memory {
 }
 
 impl State {
-    /// Dual variables of zero for a level of `h w` pixels, whose flow is in place.
+    /// Sets the dual variables to zero for a level of `h w` pixels, whose flow is already set.
     fn reset(&mut self, h: usize, w: usize) {
         let Fields { u, dual } = &mut self.next;
         let planes = self.now.dual.iter_mut().chain(u).chain(dual).chain(&mut self.gradient);
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
     use crate::ops::tvl1::{cases::CASES, reference};
 
-    /// Pixels in the mean; the largest seen is 1e-5.
+    /// Mean difference in pixels; the largest observed is 1e-5.
     const TOLERANCE: f64 = 1e-4;
 
     #[test]
@@ -170,7 +171,8 @@ mod tests {
         }
     }
 
-    /// Shared between threads, an iteration is a pass; on one thread several are where the planes exceed the cache.
+    /// With several threads, an iteration is a pass; with one thread, a pass has several iterations if the planes
+    /// exceed the cache.
     #[test]
     fn iterations_that_share_a_pass_are_the_same_iterations() {
         let (h, w) = (200, 420);

@@ -1,7 +1,8 @@
-//! TV-L1 on a GPU: a fixed sequence of launches for a batch of pairs, none of which waits for the host.
+//! TV-L1 on a GPU: a fixed sequence of launches for a batch of pairs, without host synchronisation.
 //!
-//! Pairs stop for themselves: each has a state on the device, which every launch of the solver reads and hands on. The
-//! state, and the changes it is decided from, exist twice, since a launch's blocks read what the last launch left.
+//! Each pair stops independently: it has a state on the device, which every launch of the solver reads and updates. The
+//! state, and the changes that decide it, are double-buffered, since the blocks of a launch read what the previous
+//! launch wrote.
 
 use super::{Tvl1, coarser, levels, size_fits};
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module, Out, Pod, Scratch, Spread};
@@ -14,7 +15,7 @@ static RESAMPLE: Kernel<(In, InOut, In, Pod<Resample>)> = Kernel::new(&MODULE, &
 static GRADIENT: Kernel<(In, Out, u32, u32)> = Kernel::new(&MODULE, &["tvl1_gradient"]);
 type Warp = (In, In, InOut, InOut, Out, In, Out, Pod<Level>, u32);
 static WARP: Kernel<Warp> = Kernel::new(&MODULE, &["tvl1_warp"]);
-/// By half the window: 3, 5.
+/// Indexed by half the window: 3, 5.
 static MEDIAN: Kernel<(InOut, In, Out, In, Pod<Level>)> = Kernel::new(&MODULE, &["tvl1_median_3", "tvl1_median_5"]);
 type Iterate = (InOut, InOut, In, In, Out, In, Scratch, Pod<Level>, u32);
 static ITERATE: Kernel<Iterate> = Kernel::new(&ITERATE_MODULE, &["tvl1_iterate"]);
@@ -25,19 +26,19 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
 
 /// Side of a tile in pixels.
 const SIDE: usize = 64;
-/// Iterations of a launch at most: as many as a warp has lanes to look at their changes.
+/// Maximum number of iterations per launch: one per lane of the warp that checks their changes.
 const MOST: usize = 32;
-/// Iterations for each time the planes are read, where an image has several tiles: eight keep three quarters of a tile's
-/// side for the tile itself.
+/// Iterations per load of the planes, where an image has several tiles: with eight, three quarters of a tile's side
+/// remain after the halo.
 const PER_LOAD: usize = 8;
 
-/// Arguments of a resampling as its kernel takes them.
+/// Arguments of resampling as its kernel takes them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Resample {
     ratio: [f64; 2],
     planes: u32,
-    /// Rows, columns, and numbers from row to row.
+    /// Rows, columns, and row pitch in numbers.
     from: [u32; 3],
     to: [u32; 3],
     to_step: u32,
@@ -68,26 +69,27 @@ pub struct PlannedLevel {
     pub h: usize,
     /// Columns.
     pub w: usize,
-    /// Numbers from row to row of the solver's planes.
+    /// Row pitch of the solver's planes in numbers.
     pub pitch: usize,
-    /// Tiles down and across.
+    /// Number of tiles down and across.
     pub tiles: [usize; 2],
-    /// Pixels that a tile reads beyond its own.
+    /// Pixels that a tile reads beyond those it writes, on each side.
     pub halo: usize,
-    /// Iterations of a launch.
+    /// Iterations per launch.
     pub most: usize,
-    /// Where the two images (coarser levels) and the flow lie in the workspace.
+    /// Offsets of the two images (of coarser levels) and of the flow in the workspace.
     images: [usize; 2],
     flow: usize,
 }
 
 impl PlannedLevel {
-    /// Numbers of a plane.
+    /// Numbers per plane.
     fn size(&self) -> usize {
         self.h * self.pitch
     }
 
-    /// The pixels along one axis of `n` (0: down, 1: across) that tile `i` reads from on, and those it writes.
+    /// Along one axis (0: down, 1: across), the first pixel that tile `i` reads, and the range of pixels that it
+    /// writes.
     pub fn tile(&self, axis: usize, i: usize) -> (usize, std::ops::Range<usize>) {
         let from = i * (SIDE - 2 * self.halo);
         let end = if axis == 0 { self.h } else { self.pitch };
@@ -95,7 +97,8 @@ impl PlannedLevel {
         (from, first..if i + 1 == self.tiles[axis] { end } else { from + SIDE - self.halo })
     }
 
-    /// Bytes that one launch of iterations asks for: ten planes read with the overlap, six written, for `pairs` pairs.
+    /// Bytes that one launch of iterations loads and stores: ten planes read with the overlap, six written, for `pairs`
+    /// pairs.
     pub fn bytes(&self, pairs: usize) -> u64 {
         let read = |axis: usize, n: usize| -> usize {
             (0..self.tiles[axis]).map(|i| (self.tile(axis, i).0 + SIDE).min(n) - self.tile(axis, i).0).sum()
@@ -107,9 +110,9 @@ impl PlannedLevel {
 /// How the flow of a batch is computed: levels, tiles, and the layout of the workspace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
-    /// The finest first.
+    /// The levels, the finest first.
     pub levels: Vec<PlannedLevel>,
     dual: usize,
     fixed: usize,
@@ -132,8 +135,8 @@ impl Plan {
         Self::with_iterations(pairs, h, w, p, PER_LOAD)
     }
 
-    /// The same with `per_load` iterations (1 to 24) for each time the planes of an image of several tiles are read; the
-    /// result is the same.
+    /// The same with `per_load` iterations (1 to 24) per load of the planes of an image of several tiles; results do
+    /// not depend on it.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -197,7 +200,7 @@ pub struct Pointers {
     pub workspace: u64,
 }
 
-/// A batch under way.
+/// A batch being launched.
 struct Batch<'a> {
     gpu: &'a Gpu,
     plan: &'a Plan,
@@ -208,8 +211,8 @@ struct Batch<'a> {
     change: usize,
 }
 
-/// Appends the flows of a batch of pairs to the work of `gpu`. Pixels are not looked at: a pair with one that is no number
-/// gets a flow of arbitrary numbers where it matters, and no other pair does.
+/// Enqueues the flows of a batch of pairs on `gpu`. Pixels are not checked: a pair with a NaN gets meaningless flow,
+/// without affecting other pairs.
 ///
 /// # Safety
 /// The addresses are valid on `gpu`'s device for the plan's extents until the work is done, and aligned to 16 bytes. The plan
@@ -261,7 +264,7 @@ impl Batch<'_> {
         self.resample(In(flow.0, flow.1), target, Some(state), shape)
     }
 
-    /// The flow of a level, from that of the coarser one.
+    /// The flow of a level, starting from that of the coarser one.
     fn level(&mut self, level: usize) -> Result<()> {
         let (plan, p, gpu) = (self.plan, self.p, self.gpu);
         let l = plan.levels[level];
@@ -321,7 +324,8 @@ impl Batch<'_> {
                     left -= count;
                 }
             }
-            // Pairs that met the criterion within the last launch are brought back to where they met it.
+            // Pairs that met the criterion during the last launch are recomputed up to the iteration at which they met
+            // it.
             self.iterate(&l, shape, (flow, dual, In(fixed.0, fixed.1)), 0)?;
         }
         Ok(())
@@ -402,7 +406,8 @@ mod tests {
                         let (from, own) = l.tile(axis, i);
                         prop_assert!(own.start == next && own.end > own.start && own.end <= n);
                         prop_assert!(from + SIDE >= own.end && from <= own.start);
-                        // Away from the image's edges, a result is right `most` pixels within what is read.
+                        // Away from the image's edges, a result is correct if it is at least `most` pixels inside the
+                        // region that is read.
                         prop_assert!(from == 0 || own.start - from >= l.most);
                         let end = if axis == 0 { l.h } else { l.w };
                         prop_assert!(from + SIDE >= end || from + SIDE - own.end >= l.most);

@@ -1,14 +1,15 @@
-//! The median of 3x3 or 5x5 pixels by networks of minima and maxima, many pixels at once.
+//! The median of 3x3 or 5x5 pixels by sorting networks of minima and maxima, many pixels at once.
 //!
 //! Columns are sorted first, once for all the windows that share them, then the rows of each window. In a matrix with
-//! sorted rows and columns an entry is no smaller than all those above and left of it, which leaves the main
-//! antidiagonal (3x3) or the three middle ones (5x5); counting again leaves three numbers. The test below tries every
-//! arrangement of zeros and ones, which proves a network of minima and maxima (Knuth, volume 3, 5.3.4).
+//! sorted rows and columns an entry is no smaller than all those above and left of it. This leaves as candidates for
+//! the median the main antidiagonal (3x3) or the three middle ones (5x5); counting again leaves three numbers. The test
+//! below tries every arrangement of zeros and ones, which proves a network of minima and maxima correct (Knuth, volume
+//! 3, 5.3.4).
 
 use super::plane::{LINE, Plane};
 use crate::cpu::simd::{Kernel, Vector};
 
-/// What a network compares: numbers by lanes, or bits in its proof.
+/// What a network compares: vectors lane by lane, or bits in its proof.
 trait Ordered: Copy {
     /// # Safety
     /// As for [`Vector`].
@@ -47,8 +48,8 @@ unsafe fn sort<V: Ordered, const K: usize>(mut v: [V; K]) -> [V; K] {
     v
 }
 
-/// The median of a window given as `K` sorted columns. Of each row's sorting only what is used gets computed: the rest
-/// is dropped by the compiler.
+/// The median of a window given as `K` sorted columns. The compiler removes the comparisons of each row's sorting whose
+/// results are not used.
 #[inline(always)]
 unsafe fn middle<V: Ordered, const K: usize>(columns: [[V; K]; K]) -> V {
     // SAFETY: the caller's promise.
@@ -75,8 +76,8 @@ unsafe fn middle<V: Ordered, const K: usize>(columns: [[V; K]; K]) -> V {
     }
 }
 
-/// Rows from `first` on of the median of `from` over `size × size` pixels (3 or 5), the border repeated, into `to` (whole rows
-/// with their padding).
+/// Rows from `first` on of the median of `from` over `size × size` pixels (3 or 5), the border replicated, written to
+/// `to` (complete rows with their padding).
 pub(super) struct Median<'a> {
     pub from: &'a Plane,
     pub size: usize,
@@ -101,7 +102,7 @@ impl Kernel for Median<'_> {
 unsafe fn rows<V: Vector, const K: usize>(from: &Plane, first: usize, to: &mut [f32]) {
     let (r, w, stride) = (K / 2, from.w, from.stride);
     let width = stride + 2 * LINE;
-    // The sorted columns, K numbers each, as K rows with a line before and behind for the repeated border.
+    // The sorted columns, K numbers each, as K rows with one cache line before and after for the replicated border.
     let mut sorted = vec![0.0f32; K * width];
     for (i, to) in to.chunks_exact_mut(stride).enumerate() {
         let near: [&[f32]; K] = std::array::from_fn(|k| from.row((first + i + k).saturating_sub(r).min(from.h - 1)));
@@ -146,7 +147,7 @@ unsafe fn rows<V: Vector, const K: usize>(from: &Plane, first: usize, to: &mut [
 mod tests {
     use super::*;
 
-    /// 64 arrangements of zeros and ones at once: the smaller of two bits is their "and".
+    /// 64 arrangements of zeros and ones at once: the minimum of two bits is their "and".
     #[derive(Clone, Copy)]
     struct Bits(u64);
 

@@ -1,7 +1,7 @@
 //! TV-L1 optical flow by duality (Zach, Pock and Bischof, DAGM 2007), with the definition and the defaults of OpenCV's
-//! `DualTVL1OpticalFlow`: a pyramid, warps by cubic interpolation, and on each warp an alternation of a pointwise
-//! threshold and a dual projection, with a median filter in between. `docs/math/tvl1.md` gives the formulae and the
-//! three places where this differs from OpenCV's arithmetic.
+//! `DualTVL1OpticalFlow`: a pyramid, warps by cubic interpolation, and for each warp alternating pointwise thresholding
+//! and dual projection, with a median filter in between. `docs/math/tvl1.md` gives the formulae and the three places
+//! where this differs from OpenCV's arithmetic.
 //!
 //! ```
 //! use tubelet::{ops::tvl1, tensor::{Device, Tensor}};
@@ -37,7 +37,8 @@ use rayon::prelude::*;
 /// A level of the pyramid has at least this many pixels on each side, unless it is the image itself.
 const SMALLEST_LEVEL: usize = 16;
 
-/// Parameters. The default is that of OpenCV's `DualTVL1OpticalFlow` (whose `gamma`, zero by default, is left out).
+/// Parameters. The defaults are those of OpenCV's `DualTVL1OpticalFlow` (without its `gamma`, which is zero by
+/// default).
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Tvl1 {
@@ -47,17 +48,17 @@ pub struct Tvl1 {
     pub lambda: f64,
     /// Tightness of the coupling between the two halves of the alternation. Default 0.3.
     pub theta: f64,
-    /// Levels of the pyramid at most. Default 5.
+    /// Maximum number of levels of the pyramid. Default 5.
     pub scales: usize,
     /// Size of a level relative to the next finer one, 0.1 to 0.95. Default 0.8.
     pub scale_step: f64,
-    /// Warps on each level. Default 5.
+    /// Warps per level. Default 5.
     pub warps: usize,
     /// A warp ends when the root mean square change of an iteration is at most this, in pixels. Default 0.01.
     pub epsilon: f64,
     /// Iterations between two median filters. Default 30.
     pub inner_iterations: usize,
-    /// Median filters, each followed by inner iterations, on each warp. Default 10.
+    /// Median filters per warp, each followed by inner iterations. Default 10.
     pub outer_iterations: usize,
     /// Side of the median filter in pixels: 1 (none), 3 or 5. Default 5.
     pub median: usize,
@@ -81,7 +82,7 @@ impl Default for Tvl1 {
 }
 
 impl Tvl1 {
-    /// Whether every parameter is inside of its range.
+    /// Checks that every parameter is in its range.
     ///
     /// # Errors
     /// `Param` naming the first that is not.
@@ -112,12 +113,12 @@ impl Tvl1 {
     }
 }
 
-/// The extent of the level below one of extent `n`.
+/// The extent of the next coarser level after one of extent `n`.
 fn coarser(n: usize, p: &Tvl1) -> usize {
     (n as f64 * p.scale_step).round_ties_even() as usize
 }
 
-/// How many levels an image of `h w` pixels has.
+/// Number of levels for an image of `h w` pixels.
 fn levels(h: usize, w: usize, p: &Tvl1) -> usize {
     let sides = |&(h, w): &(usize, usize)| {
         let below = (coarser(h, p), coarser(w, p));
@@ -126,12 +127,12 @@ fn levels(h: usize, w: usize, p: &Tvl1) -> usize {
     std::iter::successors(Some((h, w)), sides).take(p.scales).count()
 }
 
-/// The flow from `a` to `b` in pixels. Rows of large images are shared between the threads of the current pool; the bits do
-/// not depend on how many there are.
+/// The flow from `a` to `b` in pixels. Rows of large images are shared between the threads of the current pool; the
+/// result does not depend on the number of threads.
 ///
 /// # Errors
-/// `Shape` when the sizes differ, a side is below 3 or above 2^22 pixels or the image above 2^28; `Param` when a pixel is not a number from
-/// -65535 to 65535 or a parameter is out of range.
+/// `Shape` when the sizes differ, a side is below 3 or above 2^22 pixels or the image has more than 2^28; `Param` when
+/// a pixel is not a number from -65535 to 65535 or a parameter is out of range.
 pub fn flow(a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
     check(a, b, p)?;
     let mut memory = cpu::Memory::new(Isa::best());
@@ -139,16 +140,16 @@ pub fn flow(a: &Gray, b: &Gray, p: &Tvl1) -> Result<Flow> {
     if threads == 1 || a.data().len() < cpu::SHARED {
         return Ok(memory.flow(a, b, p, 1));
     }
-    // Inside of the pool handing out rows is cheap; `join` enters it.
+    // Scheduling rows is cheap on a thread of the pool; `join` enters it.
     Ok(rayon::join(|| memory.flow(a, b, p, threads), || ()).0)
 }
 
-/// The memory of a flow computation, for many pairs on one thread: nothing is allocated anew for pairs of one size but
-/// the result.
+/// The buffers of a flow computation, for many pairs on one thread: for pairs of the same size only the result is
+/// allocated.
 pub struct Workspace(cpu::Memory);
 
 impl Workspace {
-    /// Empty; it grows with the first pair.
+    /// Empty buffers; they are allocated for the first pair.
     pub fn new() -> Self {
         Workspace(cpu::Memory::new(Isa::best()))
     }
@@ -169,20 +170,21 @@ impl Default for Workspace {
     }
 }
 
-/// The flows of many pairs, the pairs shared between the threads of the current pool: the way to compute the flow of a
+/// The flows of many pairs, which are shared between the threads of the current pool: the way to compute the flow of a
 /// video. The same bits as [`flow`] on each pair.
 ///
 /// # Errors
-/// The first error of [`flow`], by the order of the pairs.
+/// The first error of [`flow`], in the order of the pairs.
 pub fn flow_pairs(pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
     let flows = pairs.par_iter().map_init(Workspace::new, |memory, (a, b)| memory.flow(a, b, p));
     flows.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// The flows of pairs of one size on `device`, at most [`PAIRS`] at a time on a GPU. On the CPU as [`flow_pairs`].
+/// The flows of pairs of the same size on `device`, at most [`PAIRS`] at a time on a GPU. On the CPU as [`flow_pairs`].
 ///
 /// # Errors
-/// As [`flow`], by the order of the pairs; on a GPU also `Shape` when the pairs differ in size, `OutOfMemory` and `Driver`.
+/// As [`flow`], in the order of the pairs; on a GPU also `Shape` when the pairs differ in size, `OutOfMemory` and
+/// `Driver`.
 pub fn flow_pairs_on(device: &Device, pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
     let (Device::Cuda(_), Some((first, _))) = (device, pairs.first()) else { return flow_pairs(pairs, p) };
     let (h, w) = (first.h(), first.w());
@@ -210,12 +212,12 @@ pub fn flow_pairs_on(device: &Device, pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Res
     Ok(flows)
 }
 
-/// Pairs that [`flow_pairs_on`] has a GPU compute at once.
+/// Number of pairs that [`flow_pairs_on`] computes at once on a GPU.
 pub const PAIRS: usize = 16;
 
-/// The flows of a batch where its images are: from `a [pairs h w]` to `b`, `[pairs 2 h w]` (u, then v). On the CPU as
-/// [`flow_pairs`]. On a GPU nothing waits for the host, pairs stop for themselves, and pixels are not checked: a pair with one
-/// that is not a number gets a flow without meaning.
+/// The flows of a batch on the device of its images: from `a [pairs h w]` to `b`, `[pairs 2 h w]` (u, then v). On the
+/// CPU as [`flow_pairs`]. On a GPU there is no host synchronisation, pairs stop independently, and pixels are not
+/// checked: a pair with a NaN gets meaningless flow.
 ///
 /// ```
 /// use tubelet::ops::tvl1::{Tvl1, flow_batch};
@@ -234,7 +236,7 @@ pub const PAIRS: usize = 16;
 ///
 /// # Errors
 /// `Shape` when the images differ in shape or are smaller than 3x3; `DType` when they are not f32; `Param` when a parameter is
-/// out of range, or on the CPU a pixel; `Device` when `b` is elsewhere; of a GPU `OutOfMemory` and `Driver`.
+/// out of range, or on the CPU a pixel; `Device` when `a` and `b` are on different devices; on a GPU `OutOfMemory` and `Driver`.
 pub fn flow_batch(a: &Tensor, b: &Tensor, p: &Tvl1) -> Result<Tensor> {
     let &[pairs, h, w] = a.dims() else {
         return Err(Error::shape("tvl1", "a", "[pairs h w]", a.shape()));
@@ -265,14 +267,14 @@ pub fn flow_batch(a: &Tensor, b: &Tensor, p: &Tvl1) -> Result<Tensor> {
             let mut flow = Tensor::on_gpu(gpu, DType::F32, [pairs, 2, h, w])?;
             let work = gpu.alloc(plan.workspace())?;
             let at = Pointers { a: a.input().0, b: b.input().0, flow: flow.output().0, workspace: work.ptr() };
-            // SAFETY: the tensors have the plan's extents and keep their memory until the work's turn has come.
+            // SAFETY: the tensors have the plan's extents, and their memory is freed in stream order after this work.
             unsafe { launch(gpu, &plan, p, &at)? };
             Ok(flow)
         }
     }
 }
 
-/// The images that are taken. Positions on a longer side are not exact in f32, with the room beside the image.
+/// The supported image sizes. On a longer side, positions including the margins would not be exact in f32.
 const SIZES: &str = "at least 3x3, at most 2^22 pixels a side and 2^28 in all";
 
 fn size_fits(h: usize, w: usize) -> bool {

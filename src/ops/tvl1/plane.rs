@@ -1,22 +1,22 @@
-//! Planes whose rows are whole vectors.
+//! Image planes whose rows are padded to whole vectors.
 
 use bytemuck::{Pod, Zeroable};
 
-/// Numbers in a cache line: every row is a multiple of this long, and so whole vectors of any machine.
+/// Numbers per cache line: the length of every row is a multiple of it, and so of any machine's vectors.
 pub(super) const LINE: usize = 16;
 
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Line([f32; LINE]);
 
-/// `h` rows of `stride` numbers, of which the first `w` are the image and the others **stay zero**; a line of zeros
-/// before the first row and after the last, so that a neighbour can be read without asking where the row ends.
+/// `h` rows of `stride` numbers, of which the first `w` are the image and the rest **stay zero**; with a cache line of
+/// zeros before the first row and after the last, so that neighbours can be read without checking for the end of a row.
 pub(super) struct Plane {
     pub h: usize,
     pub w: usize,
     pub stride: usize,
-    /// Lines before the first row. It differs between planes used together: planes at equal offsets within a page
-    /// make a processor wait for stores that only look like they overlap a load.
+    /// Cache lines before the first row. The number differs between planes used together: with planes at equal offsets
+    /// within a page, loads would wait for stores that only appear to overlap them (4K aliasing).
     front: usize,
     lines: Vec<Line>,
 }
@@ -27,7 +27,7 @@ impl Plane {
         Plane { h: 0, w: 0, stride: 0, front: 1 + 5 * nth, lines: Vec::new() }
     }
 
-    /// Gives the plane a size and fills it with zeros.
+    /// Sets the size of the plane and fills it with zeros.
     pub fn reset(&mut self, h: usize, w: usize) {
         (self.h, self.w, self.stride) = (h, w, w.next_multiple_of(LINE));
         self.lines.clear();
@@ -39,31 +39,31 @@ impl Plane {
         &bytemuck::cast_slice(&self.lines[self.front..])[y * self.stride..][..self.stride]
     }
 
-    /// Row `y` with its padding, to be left zero.
+    /// Row `y` with its padding, which must stay zero.
     pub fn row_mut(&mut self, y: usize) -> &mut [f32] {
         let stride = self.stride;
         &mut self.body_mut()[y * stride..][..stride]
     }
 
-    /// Where row 0 starts; at least one line can be read before it and one behind the last row.
+    /// The start of row 0; at least one cache line can be read before it and after the last row.
     pub fn pointer(&mut self) -> *mut f32 {
         // SAFETY: `lines` holds more than `front` lines.
         unsafe { self.lines.as_mut_ptr().add(self.front).cast() }
     }
 
-    /// All rows with their padding, to be left zero.
+    /// All rows with their padding, which must stay zero.
     pub fn body_mut(&mut self) -> &mut [f32] {
         let (front, n) = (self.front, self.h * self.stride);
         &mut bytemuck::cast_slice_mut(&mut self.lines[front..])[..n]
     }
 
-    /// The rows one after the other, each with its padding.
+    /// The rows in order, each with its padding.
     pub fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, f32> {
         let stride = self.stride;
         self.body_mut().chunks_exact_mut(stride)
     }
 
-    /// Takes over an image `h w` without padding.
+    /// Copies an image `h w` without padding into the plane.
     pub fn fill(&mut self, h: usize, w: usize, data: &[f32]) {
         self.reset(h, w);
         for (row, data) in self.rows_mut().zip(data.chunks_exact(w)) {

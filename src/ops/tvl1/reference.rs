@@ -1,7 +1,7 @@
 //! The definition: plain loops, one plane at a time. `docs/math/tvl1.md` derives the formulae.
 //!
-//! Because the method iterates to a stopping rule, no error bound is carried: the fast path is held against this one
-//! at equal iteration counts (`epsilon = 0`), with a tolerance in pixels.
+//! Because the method iterates until a stopping criterion is met, no error bound is carried: the fast path is compared
+//! with this one at equal iteration counts (`epsilon = 0`), with a tolerance in pixels.
 
 use super::{Tvl1, coarser, levels};
 use num_traits::Float;
@@ -28,7 +28,7 @@ impl<F: Float> Plane<F> {
         self.data[y * self.w + x]
     }
 
-    /// Zero outside of the image.
+    /// Zero outside the image.
     fn or_zero(&self, y: isize, x: isize) -> F {
         let inside = (0..self.h as isize).contains(&y) && (0..self.w as isize).contains(&x);
         if inside { self.at(y as usize, x as usize) } else { F::zero() }
@@ -40,7 +40,7 @@ impl<F: Float> Plane<F> {
     }
 }
 
-/// The flow from `a` to `b`, both `h w` with values 0 to 255, as `(u, v)`. Arguments are taken as checked
+/// The flow from `a` to `b`, both `h w` with values 0 to 255, as `(u, v)`. Arguments must have been checked
 /// ([`super::flow`] does it).
 pub fn flow<F: Float>(a: &[F], b: &[F], h: usize, w: usize, p: &Tvl1) -> (Vec<F>, Vec<F>) {
     let mut pyramid = vec![[a, b].map(|x| Plane { h, w, data: x.to_vec() })];
@@ -82,7 +82,7 @@ fn resize<F: Float>(x: &Plane<F>, h: usize, w: usize, ratio_y: f64, ratio_x: f64
     })
 }
 
-/// Warps, and within each the alternation of thresholding and projection, on one level of the pyramid.
+/// On one level of the pyramid: warps, and for each the alternation of thresholding and projection.
 fn one_scale<F: Float>(a: &Plane<F>, b: &Plane<F>, start: [Plane<F>; 2], p: &Tvl1) -> [Plane<F>; 2] {
     let (h, w) = (a.h, a.w);
     let half = c::<F>(0.5);
@@ -116,7 +116,7 @@ fn one_scale<F: Float>(a: &Plane<F>, b: &Plane<F>, start: [Plane<F>; 2], p: &Tvl
     u
 }
 
-/// `x` at `(x + u, y + v)` by cubic convolution with slope -0.75, zero outside of the image.
+/// `x` at `(x + u, y + v)` by cubic convolution with slope -0.75, zero outside the image.
 fn warp<F: Float>(x: &Plane<F>, u: &[Plane<F>; 2]) -> Plane<F> {
     let a = c::<F>(-0.75);
     let weights = |t: F| -> [F; 4] {
@@ -125,7 +125,7 @@ fn warp<F: Float>(x: &Plane<F>, u: &[Plane<F>; 2]) -> Plane<F> {
         let outer = |d: F| ((a * d - c::<F>(5.0) * a) * d + c::<F>(8.0) * a) * d - c::<F>(4.0) * a;
         [outer(one + t), inner(t), inner(one - t), outer(c::<F>(2.0) - t)]
     };
-    // Beyond four pixels outside every tap is zero anyway; the clamp keeps the conversion to an index defined.
+    // More than four pixels outside, every tap is zero anyway; the clamp keeps the conversion to an index defined.
     let split = |at: F, n: usize| -> (isize, [F; 4]) {
         let at = at.max(c(-4.0)).min(c(n as f64 + 4.0));
         (at.floor().to_isize().unwrap_or(-4), weights(at - at.floor()))
@@ -139,7 +139,7 @@ fn warp<F: Float>(x: &Plane<F>, u: &[Plane<F>; 2]) -> Plane<F> {
     })
 }
 
-/// The median over `size × size` pixels, the border repeated; `size` 1 leaves the plane as it is.
+/// The median over `size × size` pixels, the border replicated; `size` 1 leaves the plane unchanged.
 fn median<F: Float>(x: &Plane<F>, size: usize) -> Plane<F> {
     let r = size as isize / 2;
     Plane::from_fn(x.h, x.w, |i, j| {

@@ -1,33 +1,34 @@
-//! One or several iterations in one pass over memory: the primal step of row `y` and, as soon as it is known, the dual
-//! step of row `y - 1` above it, which is the last to need that row's flow. A further iteration follows two rows behind:
-//! there the dual variables of the one before are complete, and still in the cache.
+//! One or several iterations in one pass over memory: the primal step of row `y` and, as soon as its result is known,
+//! the dual step of row `y - 1` above it, which is the last to need that row's flow. A further iteration follows two
+//! rows behind: there the dual variables of the previous iteration are complete, and still in the cache.
 
 use super::plane::{LINE, Plane};
 use crate::cpu::Isa;
 use crate::cpu::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
 
-/// What an iteration reads and changes.
+/// What an iteration reads and updates.
 pub(super) struct State {
-    /// What changes.
+    /// The current fields, updated in place by a pass of one iteration.
     pub now: Fields,
-    /// As large, for what follows: a pass of several iterations leaves `now` as it was, to be gone back to.
+    /// Output of a pass of several iterations, which leaves `now` unchanged, so that the pass can be repeated with
+    /// fewer iterations.
     pub next: Fields,
     /// Warped gradient along x and y.
     pub gradient: [Plane; 2],
     /// `-1 / max(|gradient|², ε)`.
     pub slope: Plane,
-    /// The residual less its part linear in the flow.
+    /// The residual without the part that is linear in the flow.
     pub rho: Plane,
     /// One row: 1 where there is a pixel to the right, else 0.
     pub inside: Plane,
-    /// One row of zeros: what is above the first.
+    /// One row of zeros, read above the first row.
     pub zero: Plane,
-    /// One number per iteration of a pass and row: the sum of squared changes of its flow.
+    /// For each iteration of a pass and each row: the sum of squared changes of its flow.
     pub change: Vec<f32>,
 }
 
-/// What an iteration changes.
+/// The fields that an iteration updates.
 pub(super) struct Fields {
     /// Flow: u, v.
     pub u: [Plane; 2],
@@ -35,16 +36,16 @@ pub(super) struct Fields {
     pub dual: [Plane; 4],
 }
 
-/// Bytes of an image's planes up to which every iteration finds them in a core's cache.
+/// Maximum bytes of an image's planes for which they stay in a core's cache between iterations.
 const CACHED: usize = 3 << 19;
 
-/// Bytes of the rows that the iterations of one pass have in the cache together.
+/// Bytes of the rows that all iterations of one pass together have in the cache.
 const HELD: usize = 3 << 18;
 
-/// Most iterations in one pass.
+/// Maximum number of iterations per pass.
 const DEEPEST: usize = 16;
 
-/// The scalars of an iteration.
+/// The constants of an iteration.
 #[derive(Clone, Copy)]
 pub(super) struct Scalars {
     pub threshold: f32,
@@ -110,20 +111,22 @@ impl State {
         self.change[i * h..(i + 1) * h].iter().map(|&c| f64::from(c)).sum()
     }
 
-    /// How many iterations are worth a pass on one thread: one where all planes stay in the cache anyway.
+    /// How many iterations a pass should have on one thread: one if all planes stay in the cache anyway.
     fn depth(&self) -> usize {
         let row = 10 * size_of::<f32>() * self.now.u[0].stride;
         if row * self.now.u[0].h <= CACHED { 1 } else { (HELD / (2 * row)).clamp(1, DEEPEST) }
     }
 
-    /// Iterations until one changes the flow by no more than `stop` (the sum of squares over all pixels), at most `most`;
-    /// the last one's change. The numbers do not depend on `bands`, nor on how many iterations share a pass.
+    /// Iterates until an iteration changes the flow by no more than `stop` (the sum of squares over all pixels), at
+    /// most `most` times; returns the last change. The results do not depend on `bands`, nor on how many iterations
+    /// share a pass.
     pub fn iterate_until(&mut self, isa: Isa, s: Scalars, bands: usize, stop: f64, most: usize) -> f64 {
         let depth = if bands == 1 { self.depth() } else { 1 };
         let (mut change, mut before) = (f64::INFINITY, f64::INFINITY);
         let mut left = most;
         while left > 0 && change > stop {
-            // Changes fall by about the same factor each time: how many it takes to the end, by the last two.
+            // Changes fall by about the same factor each time. From the last two, estimate how many iterations are
+            // left.
             let factor = change / before;
             let expected = match stop > 0.0 {
                 true if factor < 1.0 => ((stop / change).ln() / factor.ln()).ceil(),
@@ -161,12 +164,12 @@ impl State {
         simd::run(isa, Wave { first, s, count });
     }
 
-    /// One iteration over all rows, in `bands` parts that threads may take; returns the sum of squared changes of the
-    /// flow. The numbers do not depend on `bands`.
+    /// One iteration over all rows, in `bands` parts that threads may compute; returns the sum of squared changes of
+    /// the flow. The results do not depend on `bands`.
     ///
-    /// The last row of a band waits for the first of the next before its dual step, which is made up for at the end:
-    /// so within the pass a band writes the flow of its own rows and the dual variables of all but the last of them,
-    /// and reads of other rows only the dual variables of the one above its first, which nobody writes.
+    /// The dual step of a band's last row needs the first row of the next band, so it is done at the end. Within the
+    /// pass, a band therefore writes the flow of its own rows and the dual variables of all but the last of them. Of
+    /// other rows it reads only the dual variables of the one above its first, which no band writes.
     fn iterate(&mut self, isa: Isa, s: Scalars, bands: usize) -> f64 {
         let at = self.pointers();
         let bound = |i: usize| i * at.h / bands;
@@ -189,14 +192,14 @@ struct Band {
     rows: (usize, usize),
 }
 
-/// The dual step of the row above `below`.
+/// The dual step of the row above `below`, the last of a band.
 struct Seam {
     at: Pointers,
     s: Scalars,
     below: usize,
 }
 
-/// Several iterations, each two rows behind the one before; the first reads other memory than it writes.
+/// Several iterations, each two rows behind the previous one; the first reads other memory than it writes.
 struct Wave {
     first: Pointers,
     s: Scalars,
@@ -258,10 +261,10 @@ impl Kernel for Seam {
 }
 
 /// The primal step of row `y` (if `PRIMAL`) and the dual step of row `y - 1` (if `DUAL`); below the last row the flow
-/// goes on unchanged.
+/// is continued unchanged.
 ///
-/// The horizontal dual variable of the last pixel of a row is zero for ever (no gradient leads out of the image), and so is the
-/// padding: hence the number before a row's first is the zero the divergence asks for.
+/// The horizontal dual variable of the last pixel of a row is always zero (there is no gradient across the image's
+/// edge), and so is the padding. Therefore the number before a row's first is the zero that the divergence needs there.
 #[inline(always)]
 unsafe fn row<V: Vector, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s: Scalars, y: usize) {
     const { assert!(LINE.is_multiple_of(V::LANES)) }
@@ -277,7 +280,7 @@ unsafe fn row<V: Vector, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s:
         let dual_up = at.from.dual.map(|p| p.add(up));
         let to_u = at.to.u.map(|p| p.add(here));
         let (to_u_up, to_dual_up) = (at.to.u.map(|p| p.add(up)), at.to.dual.map(|p| p.add(up)));
-        // The vertical dual variables above the row: those of the first row's upper neighbour are zero.
+        // The vertical dual variables above the row; above the first row they are zero.
         let over = [1, 3].map(|k| if y > 0 { dual_up[k].cast_const() } else { at.zero });
         let gradient = at.gradient.map(|p| p.add(here));
         let (slope, rho) = (at.slope.add(here), at.rho.add(here));
@@ -288,7 +291,7 @@ unsafe fn row<V: Vector, const PRIMAL: bool, const DUAL: bool>(at: &Pointers, s:
         let mut x = 0;
         while x < stride {
             let over = [V::load(over[0].add(x)), V::load(over[1].add(x))];
-            // Below the last row the flow goes on as it is by now.
+            // Below the last row the flow is continued with its updated values.
             let flow = if PRIMAL { u } else { to_u };
             let mut now = [V::load(flow[0].add(x)), V::load(flow[1].add(x))];
             if PRIMAL {

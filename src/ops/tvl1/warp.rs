@@ -1,13 +1,13 @@
-//! The second image and its gradient, moved back along the flow by cubic convolution.
+//! The second image and its gradient, warped back along the flow by cubic convolution.
 //!
-//! The image and the two gradients lie side by side, four numbers a pixel, so that the four neighbours of a row are one
-//! load of sixteen; a margin of zeros around them is what lies outside of the image.
+//! The image and its two gradients are interleaved, four numbers per pixel, so that the four neighbours of a row are
+//! one load of sixteen; a margin of zeros represents what is outside the image.
 
 use super::plane::{LINE, Plane};
 use crate::cpu::simd::{Kernel, Vector};
 
-/// Pixels of zeros above and left of the image, and below and right of it: positions are held within three pixels
-/// before and two behind the image, where all sixteen neighbours are zero already.
+/// Pixels of zeros above and left of the image, and below and right of it. Positions are clamped to at most three
+/// pixels before and two after the image, where all sixteen neighbours are zero already.
 const BEFORE: usize = 4;
 const BEHIND: usize = 5;
 
@@ -22,7 +22,7 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// Takes over an image; gradients are central differences, halved one-sided ones at the border.
+    /// Copies an image and computes its gradients: central differences, and half of one-sided ones at the border.
     pub fn fill(&mut self, b: &Plane) {
         (self.h, self.w, self.stride) = (b.h, b.w, b.w + BEFORE + BEHIND);
         self.data.clear();
@@ -38,7 +38,7 @@ impl Packed {
     }
 }
 
-/// Rows from `first` on of what a warp prepares; the targets hold whole rows with their padding.
+/// Rows from `first` on of what a warp computes; the outputs are complete rows with their padding.
 pub(super) struct Warp<'a> {
     pub a: &'a Plane,
     pub b: &'a Packed,
@@ -52,7 +52,7 @@ pub(super) struct Warp<'a> {
     pub rho: &'a mut [f32],
 }
 
-/// The four weights at distance `t` behind the second neighbour: cubic convolution with slope -3/4.
+/// The four weights at distance `t` from the second neighbour: cubic convolution with slope -3/4.
 #[inline(always)]
 fn weights(t: f32) -> [f32; 4] {
     const A: f32 = -0.75;
@@ -61,12 +61,12 @@ fn weights(t: f32) -> [f32; 4] {
     [outer(1.0 + t), inner(t), inner(1.0 - t), outer(2.0 - t)]
 }
 
-/// The first neighbour, counted from the start of the margin, and the distance behind the second one, of position `at`
-/// on an axis of `n` pixels.
+/// For position `at` on an axis of `n` pixels: the index of the first neighbour, counted from the start of the margin,
+/// and the distance from the second one.
 #[inline(always)]
 fn place(at: f32, n: usize) -> (i32, f32) {
     let at = at.max(-3.0).min(n as f32 + 2.0) + (BEFORE - 1) as f32;
-    // SAFETY: from 0 to n + 5, and no NaN: `max` has dropped it.
+    // SAFETY: from 0 to n + 5, and not NaN, which `max` replaces.
     let whole: i32 = unsafe { at.to_int_unchecked() };
     (whole, at - whole as f32)
 }
@@ -101,7 +101,7 @@ impl Kernel for Warp<'_> {
     }
 }
 
-/// A row as lines.
+/// A row as cache lines.
 #[inline(always)]
 fn lines(row: &[f32]) -> &[[f32; LINE]] {
     row.as_chunks().0
@@ -128,7 +128,7 @@ fn line(b: &Packed, (y, x): (usize, usize), u: &[f32; LINE], v: &[f32; LINE]) ->
         for (k, wy) in wy.iter().enumerate() {
             let from = offset[l] as usize + k * b.stride;
             debug_assert!(from + 4 <= b.data.len());
-            // SAFETY: `place` leaves three neighbours to the right and below inside of the margins.
+            // SAFETY: `place` ensures that three neighbours to the right and below are inside of the margins.
             let taps: &[f32; 16] = unsafe { &*b.data.as_ptr().add(from).cast() };
             for j in 0..16 {
                 column[j] += wy[l] * taps[j];

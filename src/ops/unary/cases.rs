@@ -1,4 +1,4 @@
-//! One number in, one number out: the table is of sizes.
+//! Sizes; the functions are element-wise.
 
 /// One size.
 #[derive(Clone, Copy, Debug)]
@@ -7,7 +7,7 @@ pub struct Case {
     pub name: &'static str,
     /// Number of elements.
     pub len: usize,
-    /// Why it is here.
+    /// Why it is in the table.
     pub why: &'static str,
 }
 
@@ -23,7 +23,7 @@ impl Case {
     }
 }
 
-/// Sizes around the chunk of a task.
+/// Sizes around the number of elements per task.
 pub const CASES: &[Case] = &[
     Case { name: "one", len: 1, why: "the smallest" },
     Case { name: "ragged", len: 1003, why: "no multiple of a vector" },

@@ -1,9 +1,9 @@
-//! Straight through memory.
+//! Element-wise functions in one pass over memory.
 
 use super::Unary;
 use rayon::prelude::*;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
 pub(super) fn apply(f: Unary, x: &[f32], y: &mut [f32]) {

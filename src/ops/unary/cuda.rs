@@ -1,4 +1,4 @@
-//! The functions on a GPU: sixteen bytes a thread.
+//! The functions on a GPU: sixteen bytes per thread.
 
 use super::Unary;
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out};
@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 
 static MODULE: Module = Module::new("unary", include_str!("../../../ptx/unary.sm_80.ptx"));
 
-/// By function, then number type.
+/// Indexed by function, then data type.
 static APPLY: Kernel<(In, Out, u32)> = Kernel::new(
     &MODULE,
     &[

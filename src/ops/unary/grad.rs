@@ -1,5 +1,5 @@
-//! The functions on the tape. Their slopes are written in recorded operations of the argument, so any order of
-//! derivative follows.
+//! The functions on the tape. Their derivatives are recorded operations of the argument, so they can be differentiated
+//! to any order.
 
 use super::{Unary, apply};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Functions of one number, element by element: `exp`, natural logarithm, square root, reciprocal.
+//! Element-wise functions: `exp`, natural logarithm, square root, reciprocal.
 
 pub mod cases;
 mod cpu;
@@ -36,11 +36,11 @@ impl Unary {
     }
 }
 
-/// `f(x)` for every element, in the shape and number type of `x`. Arguments outside of a function's domain give what
-/// IEEE arithmetic gives (NaN, infinities), not an error.
+/// `f(x)` for every element, in the shape and data type of `x`. Arguments outside the function's domain give the
+/// results of IEEE arithmetic (NaN, infinities), not an error.
 ///
 /// # Errors
-/// `OutOfMemory`; of a GPU also `Driver`.
+/// `OutOfMemory`; on a GPU also `Driver`.
 pub fn apply(f: Unary, x: &Tensor) -> Result<Tensor> {
     match x.place(f.name(), &[])? {
         Place::Cpu => {

@@ -1,7 +1,8 @@
-//! A safetensors file: writing one whole, and reading one that nobody vouches for.
+//! Safetensors files: writing one atomically, and reading an untrusted one.
 //!
-//! What is written has a checksum in its metadata, `"tubelet_crc32":"0123abcd"`: the CRC-32 of all bytes of the file, these
-//! eight digits taken as zeros. It finds every change of up to 32 neighbouring bits. Readers of the format pass it over.
+//! Files have a checksum in their metadata, `"tubelet_crc32":"0123abcd"`: the CRC-32 of all bytes of the file with
+//! these eight digits replaced by zeros. It detects every change within 32 consecutive bits. Other readers of the
+//! format ignore it.
 
 use super::sync_folder;
 use crate::error::{Error, Result};
@@ -17,16 +18,16 @@ use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Length of the header's length.
+/// Bytes of the prefix, which holds the header's length.
 const PREFIX: u64 = 8;
 /// The longest header the format allows.
 const MAX_HEADER: u64 = 100_000_000;
-/// The line of metadata with the checksum.
+/// The key of the checksum in the metadata.
 const CHECKSUM: &str = "tubelet_crc32";
-/// What the digits of a checksum count as in the sum itself.
+/// What replaces the digits of the checksum when it is computed.
 const ZEROS: &str = "00000000";
 
-/// A header as it is written: names in alphabetical order, so that the bytes of a file depend on its content alone.
+/// A header to be written: names in alphabetical order, so that the bytes of a file depend on its content alone.
 #[derive(Serialize)]
 struct Header<'a> {
     #[serde(rename = "__metadata__")]
@@ -41,7 +42,7 @@ pub(super) struct Entry<'a> {
     pub data: Data<'a>,
 }
 
-/// The two types written.
+/// The two data types that are written.
 pub(super) enum Data<'a> {
     F32(Cow<'a, [f32]>),
     I64(i64),
@@ -63,10 +64,10 @@ impl Data<'_> {
     }
 }
 
-/// Writes `entries` to a temporary file beside `path`, syncs it and renames it. `note` is a line of metadata. Returns the file's
-/// checksum.
+/// Writes `entries` to a temporary file in the folder of `path`, syncs it and renames it. `note` is an entry of the
+/// metadata. Returns the file's checksum.
 pub(super) fn write(path: &Path, entries: &BTreeMap<String, Entry>, note: (&str, &str)) -> Result<String> {
-    // Wider types first, then by name: the order of the format's own library, which keeps all data aligned.
+    // Wider types first, then by name: the order used by the format's own library, which keeps all data aligned.
     let mut order: Vec<(&String, &Entry)> = entries.iter().collect();
     order.sort_by_key(|(_, e)| std::cmp::Reverse(e.data.dtype()));
     let mut at = 0;
@@ -102,21 +103,22 @@ pub(super) fn write(path: &Path, entries: &BTreeMap<String, Entry>, note: (&str,
         fs::rename(&temporary, path)
     })();
     result.map_err(|e| {
-        let _ = fs::remove_file(&temporary); // what could not be written is of no use; the reason is
+        let _ = fs::remove_file(&temporary); // ignore a second error; the first is returned
         Error::io("write", path)(e)
     })?;
     sync_folder(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     Ok(sum)
 }
 
-/// Where in a header the digits of the checksum are. Texts in the metadata cannot look like it: their quotes are escaped.
+/// Where in a header the digits of the checksum are. Strings in the metadata cannot contain this key, because their
+/// quotes are escaped.
 fn digits_of(header: &[u8]) -> Option<Range<usize>> {
     let before = format!("\"{CHECKSUM}\":\"");
     let begin = header.windows(before.len()).position(|w| w == before.as_bytes())? + before.len();
     (header.get(begin + ZEROS.len()) == Some(&b'"')).then_some(begin..begin + ZEROS.len())
 }
 
-/// An opened file whose header has been checked against its size.
+/// An opened file whose header is consistent with its size.
 pub(super) struct Reader {
     path: PathBuf,
     file: BufReader<File>,
@@ -135,7 +137,7 @@ impl Reader {
         let mut prefix = [0; PREFIX as usize];
         file.read_exact(&mut prefix).map_err(io)?;
         let length = u64::from_le_bytes(prefix);
-        // Before any memory is asked for: a hostile length must not become an allocation.
+        // Checked before any allocation, so that a malicious length cannot cause one.
         if length > MAX_HEADER || length > size - PREFIX {
             let what = format!("a header of {length} bytes is announced in a file of {size}: cut, or not safetensors");
             return Err(Error::format(path, 0, what));
@@ -153,7 +155,7 @@ impl Reader {
         Ok(Reader { path: path.to_owned(), file: BufReader::new(file), header, data_begin, metadata })
     }
 
-    /// Compares the whole file with its checksum, and returns that; `None` when another program wrote it, without one.
+    /// Compares the file with its checksum, and returns that; `None` if the file, from another program, has none.
     pub(super) fn verify(&mut self) -> Result<Option<String>> {
         let Some(want) = self.note(CHECKSUM).map(str::to_owned) else { return Ok(None) };
         let mut header = self.header.clone();
@@ -182,7 +184,7 @@ impl Reader {
         Ok(Some(want))
     }
 
-    /// A line of metadata.
+    /// An entry of the metadata.
     pub(super) fn note(&self, key: &str) -> Option<&str> {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
@@ -192,7 +194,7 @@ impl Reader {
         self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect()
     }
 
-    /// The numbers of a tensor as f32.
+    /// The elements of a tensor as f32.
     pub(super) fn f32(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
         let bytes = self.bytes(info)?;
         let values: Vec<f32> = match info.dtype {
@@ -208,7 +210,7 @@ impl Reader {
         }
     }
 
-    /// The number of an I64 scalar.
+    /// The value of an I64 scalar.
     pub(super) fn i64(&mut self, name: &str, info: &TensorInfo) -> Result<i64> {
         let bytes = self.bytes(info)?;
         match (info.dtype, <[u8; 8]>::try_from(bytes.as_slice())) {
@@ -218,7 +220,7 @@ impl Reader {
     }
 
     fn bytes(&mut self, info: &TensorInfo) -> Result<Vec<u8>> {
-        let (begin, end) = info.data_offsets; // inside the file: checked by `open`
+        let (begin, end) = info.data_offsets; // inside the file, as checked by `open`
         let mut bytes = vec![0; end - begin];
         let start = SeekFrom::Start(self.data_begin + begin as u64);
         let read = self.file.seek(start).and_then(|_| self.file.read_exact(&mut bytes));

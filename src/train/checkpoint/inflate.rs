@@ -1,4 +1,4 @@
-//! Weights of an image network as the start of a network of clips (mcl.md 2.2).
+//! Initialising a network of clips from the weights of an image network (`docs/papers/mcl.md` section 2.2).
 
 use super::file::Reader;
 use super::weights::{Differences, Matching};
@@ -9,37 +9,38 @@ use safetensors::tensor::TensorInfo;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What becomes of a projection head in the file: MoCo's, `fc.0` and `fc.2`.
+/// What to do with a projection head in the file: MoCo's, `fc.0` and `fc.2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageHead {
-    /// It stays behind.
+    /// Ignore it.
     Dropped,
-    /// It becomes the head that MCL contrasts with other videos ([`crate::nn::Codes::inter`]).
+    /// Copy it to the head that MCL contrasts with other videos ([`crate::nn::Codes::inter`]).
     Inter,
 }
 
 /// What [`inflate`] did, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inflated {
-    /// Parameters with the file's numbers.
+    /// Parameters copied from the file.
     pub copied: Vec<String>,
-    /// Kernels over time, which the file does not have: each passes its frame on unchanged.
+    /// Temporal kernels, which the file does not have, set to the identity for each frame.
     pub made: Vec<String>,
-    /// Parameters left as they were: heads.
+    /// Parameters left unchanged: heads.
     pub kept: Vec<String>,
-    /// Tensors of the file that were not used, but for batch counts.
+    /// Tensors of the file that were not used, apart from batch counts.
     pub left_over: Vec<String>,
 }
 
-/// Fills the trunk of a network with the names of [`crate::nn::nets::Naming::Image`] from an image network's weights, so
-/// that it computes of equal frames what that network computes of one:
+/// Initialises the trunk of a network with the names of [`crate::nn::nets::Naming::Image`] from an image network's
+/// weights, so that on identical frames it computes what that network computes on one of them:
 ///
-/// - filters get an extent over time, zero but at the middle tap (of 4 taps: the second);
-/// - kernels over time behind them (`…_t.weight`) become the identity;
+/// - filters are extended over time with zeros, except for the middle tap (of 4 taps: the second);
+/// - the temporal kernels that follow them (`…_t.weight`) become the identity;
 /// - normalisations are copied with their running statistics.
 ///
-/// Read are safetensors files with torchvision's names (`conv1.weight`, `layer1.0.bn1.running_mean`, …), as they are or
-/// behind MoCo's prefix `module.encoder_q.`; the key encoder and the queue beside it stay behind. From a file of PyTorch:
+/// It reads safetensors files with torchvision's names (`conv1.weight`, `layer1.0.bn1.running_mean`, …), with or
+/// without MoCo's prefix `module.encoder_q.`; a key encoder and a queue in the file are ignored. To convert a PyTorch
+/// file:
 ///
 /// ```python
 /// import torch, safetensors.torch as st
@@ -50,8 +51,9 @@ pub struct Inflated {
 /// F32, F64, F16 and BF16 are accepted. Nothing is changed on error.
 ///
 /// # Errors
-/// `Io` when the file cannot be read; `Format` when it is cut, damaged, of another network (names or shapes), or holds a value that
-/// is not finite; `Param` when `params` has no parameter with such names, or a head is asked for that it has not.
+/// `Io` when the file cannot be read; `Format` when it is truncated, damaged, of another network (names or shapes), or
+/// holds a value that is not finite; `Param` when `params` has no parameters with such names, or lacks the head that is
+/// requested.
 pub fn inflate(path: &Path, params: &mut Params, head: ImageHead) -> Result<Inflated> {
     let mut file = Reader::open(path)?;
     file.verify()?;
@@ -114,16 +116,16 @@ pub fn inflate(path: &Path, params: &mut Params, head: ImageHead) -> Result<Infl
     Ok(done)
 }
 
-/// Where a parameter's numbers come from.
+/// Where a parameter's values come from.
 enum Source {
     File(String, TensorInfo),
     Identity,
 }
 
-/// What MCL's inter head is called before the number of its layer.
+/// Prefix of the names of MCL's inter head, followed by the index of a layer.
 const INTER: &str = "nce_inter_head.head.";
 
-/// The name in an image network's file of the parameter `name`; `None` when it has nothing to do with one.
+/// The name in an image network's file that corresponds to the parameter `name`; `None` if there is none.
 fn name_in_file(name: &str, head: ImageHead) -> Option<String> {
     let first = name.split('.').next()?;
     let numbered = first.strip_prefix("layer").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
@@ -136,7 +138,7 @@ fn name_in_file(name: &str, head: ImageHead) -> Option<String> {
     }
 }
 
-/// PyTorch's extents in an image network.
+/// The shape of a parameter in PyTorch's image network.
 fn image_shape(p: &Param) -> Vec<usize> {
     match *p.value.dims() {
         [k, _, kh, kw, c] if p.role == Role::ConvWeight => vec![k, c, kh, kw],
@@ -144,12 +146,12 @@ fn image_shape(p: &Param) -> Vec<usize> {
     }
 }
 
-/// The tap over time that takes a frame of `kt`: the middle one, of an even number the earlier of the two.
+/// The temporal tap of `kt` that is the current frame: the middle one, or of an even number the earlier of the two.
 fn middle(kt: usize) -> usize {
     (kt.max(1) - 1) / 2
 }
 
-/// An image network's numbers in the shape of a parameter.
+/// An image network's values in the shape of a parameter.
 fn inflated(p: &Param, data: &[f32]) -> Result<Tensor> {
     let shape = p.value.shape();
     let &[_, kt, kh, kw, c] = shape.dims() else { return Tensor::from_f32(shape, data) };
@@ -161,7 +163,7 @@ fn inflated(p: &Param, data: &[f32]) -> Result<Tensor> {
     Tensor::from_f32(shape, &out)
 }
 
-/// A kernel that passes each channel of the middle frame on.
+/// A kernel that copies each channel of the middle frame.
 fn identity(p: &Param) -> Result<Tensor> {
     let shape = p.value.shape();
     let [k, kt, kh, kw, c] = shape.nthwc("inflate", "kernel over time")?;

@@ -1,17 +1,17 @@
-//! Checkpoints: folders `step-N`, each with the weights (`weights.safetensors`, PyTorch's names and layout) and the rest
-//! of a training run (`state.safetensors`).
+//! Checkpoints: folders `step-N`, each with the weights (`weights.safetensors`, with PyTorch's names and layout) and
+//! the rest of the state of a training run (`state.safetensors`).
 //!
-//! **What a kill at any moment leaves.** Both files are written and synced inside a folder whose name starts with
-//! `writing-`; only then is it renamed to `step-N`, and the parent folder synced. So a folder called `step-N` is whole
-//! by construction and its two files are of the same step; anything else is a leftover, removed by
-//! [`Checkpoints::open`]. Where `step-N` already exists it is first renamed to `step-N.replaced`, which
-//! [`Checkpoints::latest`] takes only while there is no `step-N`.
+//! **Interruption.** Both files are written and synced inside a folder whose name starts with `writing-`; only then is
+//! it renamed to `step-N`, and the parent folder synced. So a folder called `step-N` is complete by construction, and
+//! its two files are of the same step; anything else is a leftover, removed by [`Checkpoints::open`]. If `step-N`
+//! already exists, it is first renamed to `step-N.replaced`, which [`Checkpoints::latest`] uses only while there is no
+//! `step-N`.
 //!
-//! **What damage leaves.** Both files have checksums, and the state holds the step and the checksum of the weights it was saved
-//! with: a flipped bit, a cut file, files of two steps and a renamed folder are all noticed, and [`Checkpoints::resume`] goes
-//! back to the newest checkpoint that is whole. From there the run comes to the same bits.
+//! **Damage.** Both files have checksums, and the state holds the step and the checksum of the weights it was saved
+//! with: a flipped bit, a truncated file, files of two steps and a renamed folder are all detected, and
+//! [`Checkpoints::resume`] goes back to the newest intact checkpoint. From there the run reaches the same bits.
 //!
-//! One process at a time may use a folder; the run holds a lock on it.
+//! Only one process at a time may use a folder; the run holds a lock on it.
 
 mod file;
 mod inflate;
@@ -38,7 +38,7 @@ pub struct Checkpoints {
     keep: usize,
 }
 
-/// One whole checkpoint.
+/// One complete checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The step after which it was saved.
@@ -48,21 +48,22 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The file of weights, for other programs and for [`load_weights`].
+    /// The file with the weights, for other programs and for [`load_weights`].
     pub fn weights(&self) -> PathBuf {
         self.folder.join("weights.safetensors")
     }
 
-    /// The file with the rest of the run, for [`State::load`].
+    /// The file with the rest of the state, for [`State::load`].
     pub fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
 
-    /// Reads it back: the weights into `networks` (as named when saving) and the state. Nothing is changed on error.
+    /// Loads it: the weights into `networks` (with the names used when saving) and the state. Nothing is changed on
+    /// error.
     ///
     /// # Errors
-    /// As [`State::load`] and [`load_weights`]; `Format` when the folder has the name of another step than the one saved, or
-    /// its two files were not saved together.
+    /// As [`State::load`] and [`load_weights`]; `Format` when the folder's name has another step than the state, or its
+    /// two files were not saved together.
     pub fn load(&self, networks: &mut [(&str, &mut Params)]) -> Result<State> {
         let (state, weights) = (self.state(), self.weights());
         let (loaded, place) = State::read(&state)?;
@@ -87,23 +88,23 @@ impl Checkpoint {
     }
 }
 
-/// What a run goes on from.
+/// What a run resumes from.
 #[derive(Clone, Debug)]
 pub struct Resumed {
-    /// The newest whole checkpoint.
+    /// The newest intact checkpoint.
     pub checkpoint: Checkpoint,
     /// Its state.
     pub state: State,
-    /// What was wrong with newer ones, one sentence each. Their folders are now called `damaged-step-N`.
+    /// What is wrong with newer ones, one sentence each. Their folders are now called `damaged-step-N`.
     pub damaged: Vec<String>,
 }
 
 impl Checkpoints {
-    /// Makes the folder where it is missing and removes what a killed process left half-written. The newest `keep`
-    /// checkpoints (at least 1) are kept when another is saved.
+    /// Creates the folder if it is missing and removes what a killed process left incomplete. When a checkpoint is
+    /// saved, the newest `keep` (at least 1) are kept.
     ///
     /// # Errors
-    /// `Io` when the folder cannot be made, read or cleaned.
+    /// `Io` when the folder cannot be created, read or cleaned.
     pub fn open(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
         let store = Checkpoints { folder: folder.into(), keep: keep.max(1) };
         fs::create_dir_all(&store.folder).map_err(Error::io("create", &store.folder))?;
@@ -115,7 +116,7 @@ impl Checkpoints {
         Ok(store)
     }
 
-    /// The newest whole checkpoint.
+    /// The newest complete checkpoint.
     ///
     /// # Errors
     /// `Io` when the folder cannot be read.
@@ -123,29 +124,28 @@ impl Checkpoints {
         Ok(self.list()?.pop())
     }
 
-    /// Reads the newest checkpoint that is whole into `networks`; `None` where there is no checkpoint at all. Newer ones that are
-    /// damaged are set aside under other names, and told of in the result: they must not be taken for later steps of the run
-    /// that goes on before them.
-    ///
+    /// Loads the newest intact checkpoint into `networks`; `None` if there is no checkpoint at all. Newer ones that are
+    /// damaged are renamed and reported in the result: they must not be taken for later steps of the run that resumes
+    /// before them.
     /// # Errors
-    /// As [`Checkpoint::load`] when no checkpoint is whole, of the newest (nothing is renamed then); `Io`.
+    /// As [`Checkpoint::load`] for the newest checkpoint when none is intact (nothing is renamed then); `Io`.
     pub fn resume(&self, networks: &mut [(&str, &mut Params)]) -> Result<Option<Resumed>> {
         let mut damaged: Vec<(Checkpoint, Error)> = Vec::new();
         for checkpoint in self.list()?.into_iter().rev() {
             match checkpoint.load(networks) {
                 Ok(state) => {
-                    let mut told = Vec::new();
+                    let mut reports = Vec::new();
                     for (checkpoint, e) in damaged {
                         let aside = self.folder.join(format!("{DAMAGED}step-{:08}", checkpoint.step));
                         if aside.exists() {
                             self.remove(&aside)?;
                         }
                         fs::rename(&checkpoint.folder, &aside).map_err(Error::io("rename", &checkpoint.folder))?;
-                        told.push(format!("{e}; its folder is now {}", aside.display()));
+                        reports.push(format!("{e}; its folder is now {}", aside.display()));
                     }
-                    // A process that was killed behind its last checkpoint did not come to it.
+                    // A process that was killed directly after its last checkpoint has not pruned.
                     self.prune()?;
-                    return Ok(Some(Resumed { checkpoint, state, damaged: told }));
+                    return Ok(Some(Resumed { checkpoint, state, damaged: reports }));
                 }
                 Err(e) if is_damage(&e) => damaged.push((checkpoint, e)),
                 Err(e) => return Err(e),
@@ -160,18 +160,18 @@ impl Checkpoints {
     }
 
     /// Saves the state of a run after `step`: `networks` are prefixes and parameters, `("encoder_q.", &params)`. The
-    /// checkpoint replaces an older one of the same step. On error the earlier checkpoints are as they were.
+    /// checkpoint replaces an existing one of the same step. On error, existing checkpoints are unchanged.
     ///
     /// # Errors
-    /// `Data` when a value is not finite (nothing is written); `Param` when two tensors would have one name; `Io` when
-    /// the disk is full or the folder read-only.
+    /// `Data` when a value is not finite (nothing is written); `Param` when two tensors would have the same name; `Io`
+    /// when the disk is full or the folder read-only.
     pub fn save(&self, step: u64, networks: &[(&str, &Params)], state: &State) -> Result<Checkpoint> {
         let name = format!("step-{step:08}");
         let done = Checkpoint { step, folder: self.folder.join(&name) };
         let writing = Checkpoint { step, folder: self.folder.join(format!("{WRITING}{name}")) };
         let written = write(&writing, networks, state).and_then(|()| self.put(&writing.folder, &done.folder));
         if let Err(e) = written {
-            // The reason of the failure is what matters; a leftover is removed at the next start.
+            // Return the reason of the failure; a leftover is removed at the next start.
             let _ = fs::remove_dir_all(&writing.folder);
             return Err(e);
         }
@@ -179,7 +179,7 @@ impl Checkpoints {
         Ok(done)
     }
 
-    /// Renames a finished folder to its name.
+    /// Renames a completed folder to its final name.
     fn put(&self, from: &Path, to: &Path) -> Result<()> {
         if to.exists() {
             let aside = to.with_extension(REPLACED);
@@ -192,7 +192,7 @@ impl Checkpoints {
         sync_folder(&self.folder)
     }
 
-    /// Removes all but the newest `keep`, and what was replaced.
+    /// Removes all but the newest `keep`, and replaced ones.
     fn prune(&self) -> Result<()> {
         let mut list = self.list()?;
         list.truncate(list.len().saturating_sub(self.keep));
@@ -208,7 +208,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes a folder in such a way that no moment shows half of one under its name.
+    /// Removes a folder so that at no time an incomplete one has its name.
     fn remove(&self, path: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let aside = self.folder.join(format!("{REMOVING}{name}"));
@@ -216,7 +216,7 @@ impl Checkpoints {
         fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))
     }
 
-    /// All whole checkpoints, oldest first.
+    /// All complete checkpoints, oldest first.
     fn list(&self) -> Result<Vec<Checkpoint>> {
         let mut found: Vec<Checkpoint> = Vec::new();
         for (name, folder) in entries(&self.folder)? {
@@ -224,7 +224,8 @@ impl Checkpoints {
             let Some(step) = number.and_then(|n| n.parse().ok()) else { continue };
             found.push(Checkpoint { step, folder });
         }
-        // Of the two folders of a step the replaced one has the longer name: it comes second and is dropped.
+        // Of two folders for one step, the replaced one has the longer name: it comes second and is removed from the
+        // list.
         found.sort_by(|a, b| (a.step, &a.folder).cmp(&(b.step, &b.folder)));
         found.dedup_by_key(|c| c.step);
         Ok(found)
@@ -236,7 +237,7 @@ const REMOVING: &str = "removing-";
 const REPLACED: &str = "replaced";
 const DAMAGED: &str = "damaged-";
 
-/// Whether a checkpoint's files are at fault, not the way to them.
+/// Whether the error is due to the contents of a checkpoint's files, not to accessing them.
 fn is_damage(e: &Error) -> bool {
     match e.kind() {
         ErrorKind::Format { .. } => true,
@@ -245,7 +246,7 @@ fn is_damage(e: &Error) -> bool {
     }
 }
 
-/// Both files, synced, in a folder made anew.
+/// Writes both files, synced, into a newly created folder.
 fn write(to: &Checkpoint, networks: &[(&str, &Params)], state: &State) -> Result<()> {
     if to.folder.exists() {
         fs::remove_dir_all(&to.folder).map_err(Error::io("remove", &to.folder))?;
@@ -267,7 +268,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(out)
 }
 
-/// Makes renames in `folder` outlive a loss of power.
+/// Syncs `folder`, so that renames in it survive a loss of power.
 fn sync_folder(folder: &Path) -> Result<()> {
     let open = File::open(folder).map_err(Error::io("open", folder))?;
     open.sync_all().map_err(Error::io("sync", folder))

@@ -1,4 +1,4 @@
-//! Starting a network from a file of weights, whichever of two kinds it holds.
+//! Initialising a network from a file of weights, of either of two kinds.
 
 use super::file::Reader;
 use super::inflate::{ImageHead, Inflated, inflate};
@@ -9,14 +9,14 @@ use crate::nn::{Builder, Net, Params, Trunk};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Fills the trunk of a network, `params` made for the table `net`, from a file of weights:
+/// Initialises the trunk of a network, where `params` were built from the table `net`, from a file of weights:
 ///
-/// - those of an image network, whose `conv1.weight` has four extents, are inflated ([`inflate`]), whatever names `net` itself
+/// - weights of an image network, whose `conv1.weight` has four extents, are inflated ([`inflate`]), whatever names `net` itself
 ///   has;
-/// - others must have the trunk's own names and shapes, as they are or behind the prefixes of [`Matching::PYTORCH`]: a
+/// - other weights must have the trunk's own names and shapes, with or without the prefixes of [`Matching::PYTORCH`]: a
 ///   released video network, or `weights.safetensors` of an earlier run.
 ///
-/// Heads stay as they are, but for what `head` says of an image network's. Nothing is changed on error.
+/// Heads are unchanged, except for what `head` says of an image network's head. Nothing is changed on error.
 ///
 /// # Errors
 /// As [`inflate`] and [`load_weights`]; `Param` when `params` are not those of `net`.
@@ -27,7 +27,7 @@ pub fn start_from(path: &Path, net: &Net, params: &mut Params, head: ImageHead) 
     if image && net.naming == Naming::Image {
         return inflate(path, params, head);
     }
-    // The trunk alone, by the names that the file has.
+    // A separate trunk with the names that the file uses.
     let naming = if image { Naming::Image } else { net.naming };
     let mut builder = Builder::new(0);
     Trunk::new(&Net { naming, ..net.clone() }, &mut builder);
@@ -52,7 +52,7 @@ pub fn start_from(path: &Path, net: &Net, params: &mut Params, head: ImageHead) 
     Ok(Inflated { kept, ..done })
 }
 
-/// Puts the numbers of a `trunk` into `params`, which begin with those of the same trunk by other names.
+/// Copies the values of `trunk` into `params`, which begin with those of the same trunk under other names.
 fn fill(params: &mut Params, trunk: &Params) -> Result<()> {
     let device = params.device();
     let same = params

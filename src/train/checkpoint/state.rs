@@ -1,4 +1,4 @@
-//! The rest of a training run: momenta, key encoders, queues, counters.
+//! The rest of the state of a training run: momenta, key encoders, queues, counters.
 
 use super::file::{self, Data, Entry, Reader};
 use crate::error::{Error, Result};
@@ -9,35 +9,35 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Version of the state file. Files of other versions are refused: the first had no checksums.
+/// Version of the state file. Other versions are refused: the first had no checksums.
 pub const FORMAT: u64 = 2;
 
-/// The metadata line that holds [`Notes`].
+/// The metadata entry that holds [`Notes`].
 const KEY: &str = "tubelet_state";
 
-/// Everything a run needs besides the weights to continue with the same bits.
+/// Everything besides the weights that a run needs to continue with the same bits.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     /// Named f32 tensors, in this crate's layout.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Named whole numbers: step, epoch, place in a queue.
+    /// Named integers: step, epoch, position in a queue.
     pub counters: BTreeMap<String, u64>,
-    /// Named real numbers; kept to the last bit.
+    /// Named real numbers, stored exactly.
     pub reals: BTreeMap<String, f64>,
-    /// Named texts, such as the options of the run, to refuse continuing with others.
+    /// Named strings, such as the options of the run, which must be the same on resuming.
     pub texts: BTreeMap<String, String>,
 }
 
-/// What a state in a checkpoint belongs to.
+/// The checkpoint that a state belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// The step after which it was saved.
     pub step: u64,
-    /// Checksum of the file of weights beside it.
+    /// Checksum of the weights file in the same checkpoint.
     pub weights: String,
 }
 
-/// What stands in the file's metadata, as JSON. Reals are texts because JSON readers round.
+/// The file's metadata, as JSON. Reals are strings because JSON readers may round numbers.
 #[derive(Serialize, Deserialize)]
 struct Notes {
     format: u64,
@@ -51,14 +51,14 @@ struct Notes {
     texts: BTreeMap<String, String>,
 }
 
-/// Only the version: readable whatever else a newer format has.
+/// Only the version, which can be read whatever else a newer format contains.
 #[derive(Deserialize)]
 struct Version {
     format: u64,
 }
 
 impl State {
-    /// Adds all entries of `params`, running statistics and batch count included, under `prefix`: a key encoder.
+    /// Adds all entries of `params`, including running statistics and batch count, under `prefix`: a key encoder.
     pub fn put_params(&mut self, prefix: &str, params: &Params) {
         for (_, p) in params.iter() {
             self.tensors.insert(format!("{prefix}{}", p.name), p.value.clone());
@@ -66,7 +66,7 @@ impl State {
         self.counters.insert(format!("{prefix}batches"), params.batches);
     }
 
-    /// Sets all entries of `params` from what [`State::put_params`] added under `prefix`.
+    /// Sets all entries of `params` to what [`State::put_params`] added under `prefix`.
     ///
     /// # Errors
     /// As [`State::tensor`] and [`State::counter`]; nothing is changed then.
@@ -83,7 +83,7 @@ impl State {
     /// The tensor called `name`, which must have `shape`.
     ///
     /// # Errors
-    /// `Data` when there is none or it has another shape: the state is of another run.
+    /// `Data` when there is none or it has another shape, because the state is of another run.
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<&Tensor> {
         let shape = shape.into();
         match self.tensors.get(name) {
@@ -93,7 +93,7 @@ impl State {
         }
     }
 
-    /// The whole number called `name`.
+    /// The integer called `name`.
     ///
     /// # Errors
     /// `Data` when there is none.
@@ -109,7 +109,7 @@ impl State {
         self.reals.get(name).copied().ok_or_else(|| other_run(format!("the number `{name}` is missing")))
     }
 
-    /// Writes the state to `path` by way of a temporary file beside it.
+    /// Writes the state to `path` by way of a temporary file in the same folder.
     ///
     /// # Errors
     /// `Data` when a value is not finite; `DType` when a tensor is not f32; `Io` when it cannot be written.
@@ -117,7 +117,7 @@ impl State {
         self.write(path, None)
     }
 
-    /// As [`State::save`], of a state that belongs to a checkpoint.
+    /// As [`State::save`], for a state that belongs to a checkpoint.
     pub(super) fn write(&self, path: &Path, place: Option<Place>) -> Result<()> {
         if let Some((name, v)) = self.reals.iter().find(|(_, v)| !v.is_finite()) {
             return Err(Error::data(path, format!("`{name}` is {v}; nothing was written")));
@@ -143,7 +143,8 @@ impl State {
     /// Reads a state written by [`State::save`].
     ///
     /// # Errors
-    /// `Io` when it cannot be read; `Format` when it is cut, damaged, not a state, of another format, or not finite.
+    /// `Io` when it cannot be read; `Format` when it is truncated, damaged, not a state, of another format, or not
+    /// finite.
     pub fn load(path: &Path) -> Result<State> {
         State::read(path).map(|(state, _)| state)
     }
@@ -152,7 +153,7 @@ impl State {
     pub(super) fn read(path: &Path) -> Result<(State, Option<Place>)> {
         let mut file = Reader::open(path)?;
         let damaged =
-            |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the notes of the state do not hold: {e}"));
+            |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the metadata of the state is invalid: {e}"));
         let Some(text) = file.note(KEY).map(str::to_owned) else {
             return Err(Error::format(path, 8, "this is not the state of a training run (it may be weights)"));
         };

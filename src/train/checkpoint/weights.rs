@@ -1,4 +1,4 @@
-//! Weights in PyTorch's names and layout.
+//! Weights with PyTorch's names and layout.
 
 use super::file::{self, Data, Entry, Reader};
 use crate::error::{Error, Result};
@@ -13,17 +13,17 @@ use std::path::Path;
 /// How names in a file are matched with those of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Matching<'a> {
-    /// Prefixes taken off the file's names, again and again while one fits.
+    /// Prefixes removed from the file's names, repeatedly while one matches.
     pub strip: &'a [&'a str],
-    /// Whether tensors the network does not have are passed over (a key encoder, a queue, another head).
+    /// Whether tensors that the network does not have are ignored (a key encoder, a queue, another head).
     pub allow_extra: bool,
 }
 
 impl Matching<'_> {
-    /// The same names, no more and no fewer.
+    /// Exactly the same names.
     pub const EXACT: Matching<'static> = Matching { strip: &[], allow_extra: false };
 
-    /// A trunk out of a PyTorch checkpoint: without `module.` (DataParallel), `encoder_q.` (MoCo) and `backbone.`.
+    /// A trunk from a PyTorch checkpoint: without `module.` (DataParallel), `encoder_q.` (MoCo) and `backbone.`.
     pub const PYTORCH: Matching<'static> =
         Matching { strip: &["module.", "encoder_q.", "backbone."], allow_extra: true };
 
@@ -35,10 +35,10 @@ impl Matching<'_> {
     }
 }
 
-/// A parameter as PyTorch holds it, extents and numbers: filters `k kt kh kw c` become `k c kt kh kw`.
+/// A parameter as PyTorch stores it, extents and values: filters `k kt kh kw c` become `k c kt kh kw`.
 ///
 /// # Errors
-/// `DType` when it is not f32; `Shape` when a filter has not five extents; as [`Tensor::load`].
+/// `DType` when it is not f32; `Shape` when a filter does not have five extents; as [`Tensor::load`].
 pub fn to_pytorch(role: Role, value: &Tensor) -> Result<(Vec<usize>, Cow<'_, [f32]>)> {
     value.expect("weights", "value", DType::F32)?;
     let data = value.load()?;
@@ -54,10 +54,10 @@ pub fn to_pytorch(role: Role, value: &Tensor) -> Result<(Vec<usize>, Cow<'_, [f3
     Ok((vec![k, c, kt, kh, kw], Cow::Owned(out.collect())))
 }
 
-/// The inverse of [`to_pytorch`]: PyTorch's numbers as a parameter of `shape` (this crate's).
+/// The inverse of [`to_pytorch`]: PyTorch's values as a parameter of `shape` (this crate's).
 ///
 /// # Errors
-/// `Shape` when the number of elements differs, or a filter has not five extents.
+/// `Shape` when the number of elements differs, or a filter does not have five extents.
 pub fn from_pytorch(role: Role, shape: Shape, data: &[f32]) -> Result<Tensor> {
     if role != Role::ConvWeight || shape.len() != data.len() {
         return Tensor::from_f32(shape, data);
@@ -76,7 +76,7 @@ fn filter(shape: Shape) -> Result<[usize; 5]> {
     shape.dims().try_into().map_err(|_| Error::shape("weights", "value", "k kt kh kw c", shape))
 }
 
-/// PyTorch's extents of a parameter.
+/// The shape of a parameter in PyTorch.
 fn pytorch_shape(role: Role, value: &Tensor) -> Vec<usize> {
     match *value.dims() {
         [k, kt, kh, kw, c] if role == Role::ConvWeight => vec![k, c, kt, kh, kw],
@@ -84,12 +84,12 @@ fn pytorch_shape(role: Role, value: &Tensor) -> Vec<usize> {
     }
 }
 
-/// The name of the batch count that PyTorch keeps beside each normalisation's statistics.
+/// The name of the batch count that PyTorch stores with each normalisation's statistics.
 fn batches_name(variance: &str) -> String {
     format!("{}num_batches_tracked", variance.strip_suffix("running_var").unwrap_or(variance))
 }
 
-/// Refuses to write what could not be read back.
+/// Refuses to write values that could not be read back.
 pub(super) fn check_finite(path: &Path, name: &str, data: &[f32]) -> Result<()> {
     match data.iter().find(|v| !v.is_finite()) {
         None => Ok(()),
@@ -97,11 +97,12 @@ pub(super) fn check_finite(path: &Path, name: &str, data: &[f32]) -> Result<()> 
     }
 }
 
-/// Writes `networks`, each with a prefix for its names, to `path` by way of a temporary file beside it. PyTorch reads
-/// it with `safetensors.torch.load_file` and `load_state_dict`.
+/// Writes `networks`, each with a prefix for its names, to `path` by way of a temporary file in the same folder.
+/// PyTorch reads it with `safetensors.torch.load_file` and `load_state_dict`.
 ///
 /// # Errors
-/// `Data` when a value is not finite; `Param` when two tensors would have one name; `Io` when it cannot be written.
+/// `Data` when a value is not finite; `Param` when two tensors would have the same name; `Io` when it cannot be
+/// written.
 pub fn save_weights(path: &Path, networks: &[(&str, &Params)]) -> Result<()> {
     write_weights(path, networks).map(|_| ())
 }
@@ -131,19 +132,19 @@ pub(super) fn write_weights(path: &Path, networks: &[(&str, &Params)]) -> Result
     file::write(path, &entries, ("format", "pt"))
 }
 
-/// Reads weights into `networks`, each with the prefix its names have in the file (after `matching` has stripped them).
-/// F32, F64, F16 and BF16 are accepted, the batch counts may be absent. Nothing is changed on error.
+/// Loads weights into `networks`, each with the prefix its names have in the file (after `matching` has stripped them).
+/// F32, F64, F16 and BF16 are accepted; batch counts may be missing. Nothing is changed on error.
 ///
 /// # Errors
-/// `Io` when the file cannot be read; `Format` when it is cut, has not its checksum (files of other programs have none), is of
-/// another network (names or shapes), or holds a value that is not finite.
+/// `Io` when the file cannot be read; `Format` when it is truncated, does not match its checksum (files of other
+/// programs have none), is of another network (names or shapes), or holds a value that is not finite.
 pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching: &Matching) -> Result<()> {
     let mut file = Reader::open(path)?;
     file.verify()?;
     fill(file, path, networks, matching)
 }
 
-/// As [`load_weights`], of a file that was opened and compared with its checksum.
+/// As [`load_weights`], for a file that is open and has been compared with its checksum.
 pub(super) fn fill(
     mut file: Reader,
     path: &Path,
@@ -202,13 +203,13 @@ pub(super) fn fill(
     Ok(())
 }
 
-/// In what a file differs from the networks it should fill.
+/// How a file differs from the networks to be loaded.
 #[derive(Default)]
 pub(super) struct Differences {
-    /// Names of tensors that the file lacks.
+    /// Names of tensors that are missing in the file.
     pub missing: Vec<String>,
     extra: Vec<String>,
-    /// What is wrong with the shape of a tensor, as a sentence that begins with its name.
+    /// How the shape of a tensor differs, as a phrase that begins with its name.
     pub shapes: Vec<String>,
 }
 

@@ -158,7 +158,8 @@ fn stem(path: &Path) -> &str {
     name.and_then(|n| n.to_str()).unwrap_or_default()
 }
 
-/// What to say of videos that a list names by what they were cut from, and that are not there: nobody has all of them any more.
+/// A warning about missing videos that a list names by the recordings they were cut from. Of such data sets, parts are
+/// no longer available.
 fn absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Option<String> {
     let (line, first) = absent.first()?;
     let (n, list) = (absent.len(), list.display());

@@ -171,9 +171,9 @@ impl Splits {
     /// 1. a list file for training, and `test` a second one for testing, of lines `path label`, with commas, tabs, semicolons or
     ///    blanks between them (fields that hold one are quoted, as in CSV), or `path frames label`, or with a header that
     ///    names its columns. Paths are relative to the list's folder. Without `test` a part of the videos is held out;
-    /// 2. a folder with `trainlist01.txt`, `testlist01.txt` and perhaps `classInd.txt` (UCF101's lists) in it, anywhere below
-    ///    it, or beside it in `ucfTrainTestlist`; the videos lie anywhere below. Split 01 is used; the list `trainlist02.txt`
-    ///    as `path` stands for split 02;
+    /// 2. a folder with `trainlist01.txt`, `testlist01.txt` and optionally `classInd.txt` (UCF101's lists) in it, anywhere below
+    ///    it, or beside it in `ucfTrainTestlist`; the videos are anywhere below. Split 01 is used; with the list
+    ///    `trainlist02.txt` as `path`, split 02;
     /// 3. the same with HMDB51's lists, `<class>_test_split1.txt` in `testTrainMulti_7030_splits`;
     /// 4. a folder with `train.csv` and `test.csv` (or `val.csv`, or `.txt`) of lines as in 1;
     /// 5. a folder with `train` and `test` (or `val`) folders of class folders;

@@ -1,6 +1,6 @@
-//! Writes the seeds of the corpus: small files made by this project's own writers, and lists and PTX from the repository.
+//! Writes the seeds of the corpus: small files written by this project, and lists and PTX from the repository.
 //!
-//! `cd tools/fuzz && cargo run --example seeds -- DIR` fills `DIR/<target>`. Names say what is in them.
+//! `cd tools/fuzz && cargo run --example seeds -- DIR` fills `DIR/<target>`. Names describe the contents.
 
 use std::fs;
 use std::io;
@@ -28,14 +28,14 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// One number of each kind in a field of two pixels, and a field of one.
+/// A number of each kind in a field of two pixels, and a field of one pixel.
 fn flow_files(dir: &Path) -> Result<()> {
     let field = |h, w, u: &[f32]| Flow::new(h, w, u.to_vec(), u.iter().rev().copied().collect());
     flo::write(dir.join("two.flo"), &field(1, 2, &[0.5, -3.0])?)?;
     flo::write(dir.join("tall.flo"), &field(3, 1, &[f32::NAN, 1e10, f32::MIN_POSITIVE])?)
 }
 
-/// Videos of a few pixels, with flow and without, with maps and without.
+/// Videos of a few pixels, with and without flow, with and without maps.
 fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let flow = |a: &Gray, _: &Gray| Flow::new(a.h(), a.w(), vec![0.25; a.h() * a.w()], vec![-2.0; a.h() * a.w()]);
     let (stop, temporary) = (AtomicBool::new(false), tempfile::tempdir()?);
@@ -69,7 +69,8 @@ fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error
             match path.extension().and_then(|e| e.to_str()) {
                 Some("tbm") => fs::write(root.join(format!("maps/{name}{i}.tbm")), fs::read(&path)?)?,
                 Some("tbv") => fs::write(root.join(format!("cache/{name}{i}.tbv")), fs::read(&path)?)?,
-                // Flow follows the frames of a video in one input; whose frames does not matter, as checksums are mended.
+                // In one input, flow follows the frames of a video. They may be of different videos, as checksums are
+                // recomputed.
                 Some("tbf") => {
                     let frames =
                         fs::read_dir(&dir)?.find_map(|e| Some(e.ok()?.path()).filter(|p| p.extension()? == "tbv"));
@@ -83,7 +84,7 @@ fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error
     Ok(())
 }
 
-/// Weights and a state of a network of a few numbers; weights as another program names them.
+/// Weights and a state of a network of a few numbers; weights with the names of another program.
 fn checkpoints(root: &Path) -> Result<()> {
     let network = fuzz::network();
     let weights = root.join("checkpoint");
@@ -107,7 +108,7 @@ fn checkpoints(root: &Path) -> Result<()> {
     State::default().save(&root.join("state/empty.safetensors"))
 }
 
-/// What people write.
+/// Lists as users write them.
 fn lists(dir: &Path) -> io::Result<()> {
     let texts = [
         ("plain", "list\na/x.avi 0\na/y.avi 0\nb/v_B_g01_c01.mp4 1\nb/v_B_g02_c01.mp4 1\n"),
@@ -126,7 +127,7 @@ fn lists(dir: &Path) -> io::Result<()> {
     texts.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
 }
 
-/// The smaller kernels that ship, one a file, and those of the simulator's own tests.
+/// The smaller kernels of the crate, one per file, and those of the simulator's own tests.
 fn ptx(dir: &Path) -> io::Result<()> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["../../ptx", "../ptxsim/tests/fixtures"] {

@@ -1,4 +1,5 @@
-//! How many warp instructions the simulator executes in a second: `cargo run --release -p ptxsim --example rate [threads]`.
+//! How many warp instructions the simulator executes per second: `cargo run --release -p ptxsim --example rate
+//! [threads]`.
 
 use ptxsim::{Access::*, *};
 use std::time::Instant;

@@ -1,7 +1,8 @@
-//! How far approximate instructions may be from what this simulator computes.
+//! Error bounds of approximate instructions, relative to what this simulator computes.
 //!
-//! The simulator rounds every one of them correctly, from a result in f64. The bounds are those of the PTX ISA (version 8.4,
-//! section 9.7.3, "Floating Point Instructions"), widened by the simulator's own half unit in the last place where it counts.
+//! The simulator computes all of them in f64 and rounds correctly. The bounds are those of the PTX ISA (version 8.4,
+//! section 9.7.3, "Floating Point Instructions"), widened by the simulator's own half unit in the last place where that
+//! matters.
 
 /// A bound on the error of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,7 +13,7 @@ pub struct Accuracy {
     pub relative: f64,
     /// Largest absolute error; 0 where only a relative bound is stated.
     pub absolute: f64,
-    /// Where the bound holds.
+    /// The range in which the bound holds.
     pub range: &'static str,
 }
 

@@ -1,6 +1,6 @@
-//! What a launch did.
+//! Performance counters of launches.
 
-/// Classes by which instructions are counted.
+/// Classes of instructions that are counted separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Class {
@@ -46,23 +46,23 @@ pub struct Counters {
     pub launches: u64,
     /// Blocks run.
     pub blocks: u64,
-    /// Instructions, one for all lanes of a warp that execute it together.
+    /// Instructions, counted once for all lanes of a warp that execute them together.
     pub warp_instructions: u64,
-    /// Warp-wide accesses of global memory: loads, stores, atomics and asynchronous copies.
+    /// Warp-wide accesses to global memory: loads, stores, atomics and asynchronous copies.
     pub global_requests: u64,
-    /// Sectors of 32 bytes that loads touch, summed over requests.
+    /// 32-byte sectors touched by loads, summed over requests.
     pub global_sectors_loaded: u64,
-    /// Sectors of 32 bytes that stores and atomics touch, summed over requests.
+    /// 32-byte sectors touched by stores and atomics, summed over requests.
     pub global_sectors_stored: u64,
-    /// Bytes that loads ask for, each byte once per request.
+    /// Bytes requested by loads, each byte once per request.
     pub global_bytes_loaded: u64,
     /// Bytes that stores and atomics write, each byte once per request.
     pub global_bytes_stored: u64,
-    /// The fewest sectors that could hold the bytes of each request, summed over requests.
+    /// The minimum number of sectors that could hold the bytes of each request, summed over requests.
     pub ideal_sectors: u64,
-    /// Warp-wide accesses of shared memory.
+    /// Warp-wide accesses to shared memory.
     pub shared_requests: u64,
-    /// Cycles beyond the fewest that shared accesses cost because lanes meet in a bank.
+    /// Additional cycles of shared accesses due to bank conflicts.
     pub bank_conflict_cycles: u64,
     /// Matrix multiplications on tensor cores.
     pub tensor_instructions: u64,

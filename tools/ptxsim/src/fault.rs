@@ -1,10 +1,10 @@
-//! What can go wrong: texts that do not parse, and kernels that do what they must not.
+//! Errors: texts that do not parse, and kernels with faults.
 
 use std::fmt;
 
 use crate::types::Space;
 
-/// A text that is not PTX this simulator knows. Nothing is ever skipped.
+/// A text that is not in the supported subset of PTX. Nothing is ever skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     /// The line, from 1.
@@ -32,7 +32,7 @@ impl std::error::Error for ParseError {}
 pub struct Site {
     /// The kernel.
     pub entry: String,
-    /// Line of the PTX text, from 1; 0 where the fault belongs to no instruction.
+    /// Line of the PTX text, from 1; 0 for faults without an instruction.
     pub line: u32,
     /// Index of the block in the grid.
     pub block: [u32; 3],
@@ -40,47 +40,48 @@ pub struct Site {
     pub warp: u32,
     /// Index of the lane in its warp.
     pub lane: u32,
-    /// The address, where there is one.
+    /// The address, if there is one.
     pub address: Option<u64>,
-    /// What is particular to this fault.
+    /// Details of this fault.
     pub detail: String,
 }
 
-/// A fault of a launch, or of a call of the host.
+/// A fault of a launch, or of a host call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// An access outside every region of the launch, outside shared or local memory, or by the host outside an allocation.
+    /// An access outside all regions of the launch, outside shared or local memory, or by the host outside an
+    /// allocation.
     OutOfBounds(Space, Box<Site>),
     /// An address that is not a multiple of the access's size.
     Misaligned(Space, Box<Site>),
     /// A read of memory never written, or not yet written by a pending `cp.async`.
     Uninitialised(Space, Box<Site>),
-    /// A register that was never written decides an address, a branch, or a value that leaves the thread.
+    /// A register that was never written determines an address, a branch, or a value that leaves the thread.
     UninitialisedRegister(Box<Site>),
-    /// A store through a region given as `Access::Read`.
+    /// A store to a region with `Access::Read`.
     ReadOnly(Box<Site>),
-    /// Two accesses, at least one of them a store, with nothing that orders them.
+    /// Two accesses that are not ordered, at least one of them a store.
     Race(Space, Box<Site>),
-    /// A barrier or a warp-wide instruction that not all threads reach which it names.
+    /// A barrier or a warp-wide instruction that not all of its participating threads reach.
     Divergence(Box<Site>),
-    /// Every thread that is left waits for another.
+    /// All remaining threads wait for each other.
     Deadlock(Box<Site>),
-    /// A region given as `Access::Write` was not filled.
+    /// A region with `Access::Write` was not filled.
     NotWritten(Box<Site>),
     /// The kernel executed `trap`.
     Trap(Box<Site>),
-    /// More instructions than the launch may take.
+    /// The launch exceeded its maximum number of instructions.
     Runaway(Box<Site>),
-    /// A barrier or an instruction used against its rules in another way.
+    /// Another violation of the rules of a barrier or an instruction.
     Illegal(Box<Site>),
     /// The launch itself is wrong: geometry, shared memory or parameters.
     Launch(String),
-    /// A call of the host names memory that is not there.
+    /// A host call refers to memory that does not exist.
     Host(String),
 }
 
 impl Fault {
-    /// Where it happened; nothing for faults of the host.
+    /// Where it happened; `None` for faults of the host.
     pub fn site(&self) -> Option<&Site> {
         use Fault::*;
         match self {
@@ -101,7 +102,7 @@ impl Fault {
         }
     }
 
-    /// The name of the kind, for tables.
+    /// A name for the kind of fault, for tables.
     pub fn name(&self) -> &'static str {
         use Fault::*;
         match self {

@@ -1,43 +1,43 @@
-//! Decoded instructions: every operand is a slot of a register file, constants included.
+//! Decoded instructions: every operand is a slot of a register file, including constants.
 
 use crate::counters::Class;
 use crate::lane::float::{Compare, Convert, FloatOp, Relation};
 use crate::types::{Round, Space, Type};
 
-/// The file a register lives in.
+/// The register file that holds a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum File {
     /// Predicates: a bit per lane.
     P,
-    /// Up to 32 bits per lane; narrower values are kept zero-extended.
+    /// Up to 32 bits per lane; narrower values are zero-extended.
     W,
     /// 64 bits per lane.
     X,
 }
 
-/// A register, or a constant that is kept in a register.
+/// A register, or a constant that is stored like a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Slot {
     pub file: File,
-    /// Width as declared: 1, 8, 16, 32 or 64.
+    /// Declared width: 1, 8, 16, 32 or 64.
     pub bits: u8,
     pub i: u16,
 }
 
 impl Slot {
-    /// A source that an instruction does not have: the constant 0.
+    /// In place of a source that an instruction does not have: the constant 0.
     pub const NONE: Slot = Slot { file: File::W, bits: 32, i: 0 };
-    /// A destination that nobody reads.
+    /// A destination that is never read.
     pub const SINK: Slot = Slot { file: File::W, bits: 32, i: 1 };
 }
 
-/// Slots that every function has: constant zero (or the always true predicate) and the sink.
+/// Slots that every function has: the constant zero (or the predicate that is always true) and the sink.
 pub(crate) const RESERVED: u16 = 2;
 
-/// A function of the sources of one lane. Sources come zero-extended, the result is cut to the destination.
+/// A function of the sources of one lane. Sources are zero-extended, the result is truncated to the destination.
 pub(crate) type Pure = fn(u64, u64, u64, u64) -> u64;
 
-/// What a constant slot holds.
+/// The value of a constant slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Constant {
     Value(u64),
@@ -59,7 +59,7 @@ pub(crate) enum Special {
     TotalShared,
 }
 
-/// Which lanes a lane mask register names, compared with the own lane.
+/// Which lanes are in a lane mask register, relative to the lane itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Order {
     Eq,
@@ -84,7 +84,7 @@ pub(crate) struct Memory {
     pub ty: Type,
     /// Registers loaded or stored, one per element of the vector.
     pub regs: Vec<Slot>,
-    /// Ordered by itself, not by barriers: `volatile`, `relaxed`, `acquire`, `release`.
+    /// Ordered by its own memory semantics, not by barriers: `volatile`, `relaxed`, `acquire`, `release`.
     pub strong: bool,
 }
 
@@ -118,7 +118,7 @@ pub(crate) enum Vote {
     Ballot,
 }
 
-/// What a barrier computes over its threads.
+/// The reduction of a barrier over its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reduce {
     None,
@@ -138,7 +138,7 @@ pub(crate) enum Tensor {
     Tf32K4,
 }
 
-/// What an instruction does. Sources are `a`, `b`, `c`, `e` of [`Ins`], the destination is `d`.
+/// The operation of an instruction. Sources are `a`, `b`, `c`, `e` of [`Ins`], the destination is `d`.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Pure(Pure),
@@ -169,7 +169,7 @@ pub(crate) enum Op {
         offset: i64,
         ty: Type,
     },
-    /// To `a` in shared memory from `b`; `c` bytes are read where `partial`, and none where predicate `e` holds.
+    /// Copies to `a` in shared memory from `b`; `c` bytes are read if `partial`, and none if predicate `e` is true.
     CopyAsync {
         bytes: u8,
         to: i64,
@@ -192,7 +192,7 @@ pub(crate) enum Op {
         arrive: bool,
     },
     WarpSync,
-    /// `p` is the predicate that says the source lane was in range.
+    /// `p` is the predicate that is true if the source lane was in range.
     Shuffle {
         mode: Shuffle,
         valid: Option<Slot>,
@@ -226,7 +226,7 @@ pub(crate) enum Op {
     },
 }
 
-/// Frequent instructions, for which there is a loop over all lanes at once. The number is the width of the sources.
+/// Frequent instructions, for which there are loops over all lanes at once. The number is the width of the sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hot {
     Mov32,
@@ -305,6 +305,6 @@ pub(crate) struct Ins {
     pub e: Slot,
     pub class: Class,
     pub line: u32,
-    /// Of diverged lanes those at the least rank run first.
+    /// Diverged lanes at the lowest rank run first.
     pub rank: u32,
 }

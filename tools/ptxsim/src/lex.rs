@@ -1,8 +1,8 @@
-//! Text to tokens.
+//! From text to tokens.
 
 use crate::ParseError;
 
-/// A token with the line it stands on.
+/// A token and its line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Token {
     pub line: u32,
@@ -66,7 +66,7 @@ pub(crate) fn lex(src: &str) -> Result<Vec<Token>, ParseError> {
             i += 1;
         } else if is_word(c) {
             let start = i;
-            // `::` joins parts of a modifier (`shared::cta`, `L2::128B`); a single colon ends a label.
+            // `::` joins components of a modifier (`shared::cta`, `L2::128B`); a single colon ends a label.
             while i < b.len()
                 && (is_word(b[i]) || (b[i..].starts_with(b"::") && b.get(i + 2).is_some_and(|&x| is_word(x))))
             {
@@ -109,6 +109,6 @@ fn word(w: &str, line: u32) -> Result<Kind, ParseError> {
     } else {
         digits.parse()
     };
-    // A register count such as `71` is a number; a name like `8x8x4` only occurs behind a dot.
+    // A register count such as `71` is a number; a name like `8x8x4` only occurs after a dot.
     value.map(Kind::Int).map_err(|_| bad())
 }

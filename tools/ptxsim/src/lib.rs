@@ -1,25 +1,27 @@
-//! Runs PTX on the CPU and faults on what a GPU would let pass.
+//! A simulator that executes PTX on the CPU and detects errors that a GPU would not report.
 //!
-//! A [`Machine`] is a device with memory of its own. It loads the PTX that ships, unchanged, and launches its kernels: a warp
-//! at a time, 32 lanes per decoded instruction, lanes free to diverge. It is meant for tests, so that whatever is wrong is a
-//! [`Fault`] that names the kernel, the line, the block, the warp and the lane:
+//! A [`Machine`] is a device with its own memory. It loads the PTX that is shipped, unchanged, and launches its
+//! kernels: a warp at a time, 32 lanes per decoded instruction, with divergence. It is made for tests, so every error
+//! is a [`Fault`] that names the kernel, the line, the block, the warp and the lane:
 //!
-//! * accesses outside the regions a launch was given, misaligned ones, and stores through regions given for reading;
-//! * reads of memory never written, and addresses, branches and stored values that come from registers never written;
-//! * races: between warps with no barrier between them, between blocks, between lanes of one store, and with `cp.async` that
-//!   was not waited for (such copies land at their wait, never before);
-//! * barriers and warp-wide instructions that not all threads reach which they name, deadlocks, and loops without end;
+//! * accesses outside the regions of a launch, misaligned accesses, and stores to read-only regions;
+//! * reads of memory that was never written, and addresses, branches and stored values that come from registers that were
+//!   never written;
+//! * races: between warps without a barrier between them, between blocks, between lanes of one store, and with a `cp.async`
+//!   that was not waited for (such copies become visible at their wait, never before);
+//! * barriers and warp-wide instructions that not all of their participating threads reach, deadlocks, and endless loops;
 //! * outputs that were not filled.
 //!
-//! An opcode or modifier it does not know is a [`ParseError`] with its line, never skipped. Warps and blocks run in a chosen
-//! [`Order`]; a right kernel gives the same bits in all of them. [`Counters`] say what a launch did: instructions, sectors of
-//! global memory, conflicts of shared memory banks.
+//! An opcode or modifier that is not supported is a [`ParseError`] with its line, and never skipped. Warps and blocks
+//! run in a given [`Order`]; a correct kernel gives the same bits in all of them. [`Counters`] report what a launch
+//! did: instructions, sectors of global memory, bank conflicts of shared memory.
 //!
-//! Arithmetic is exact to the bit where PTX defines it. Approximate instructions are rounded correctly instead; [`accuracy`]
-//! says how far a GPU may be from that.
+//! Arithmetic is bit-exact where PTX defines it. Approximate instructions are correctly rounded instead; [`accuracy`]
+//! says by how much a GPU may differ.
 //!
-//! Not here: the asynchronous machinery of sm_90 (TMA, `mbarrier`, `wgmma`, clusters) and calls of functions. The former would
-//! be a module beside `exec::copy`, with its barriers in shared memory and warps that wait for them in `exec::Block::run`.
+//! Not supported are the asynchronous features of sm_90 (TMA, `mbarrier`, `wgmma`, clusters) and function calls. The
+//! former could be added as a module next to `exec::copy`, with barriers in shared memory, and warps that wait for them
+//! in `exec::Block::run`.
 //!
 //! ```
 //! use ptxsim::*;

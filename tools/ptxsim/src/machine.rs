@@ -1,4 +1,4 @@
-//! The simulated device: its memory, what it has loaded, what it has run.
+//! The simulated device: its memory, loaded modules, and counters.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -11,14 +11,14 @@ use crate::memory::Buffer;
 use crate::module::{Entry, Module};
 use crate::types::Space;
 
-/// In which order blocks, and the warps of a block, run.
+/// The order in which blocks, and the warps of a block, run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The first block and warp first.
     Forward,
-    /// The last block and warp first; lanes of atomic operations too.
+    /// The last block and warp first; also lanes of atomic operations.
     Reverse,
-    /// In an order made from a seed.
+    /// In a random order, from a seed.
     Shuffled(u64),
 }
 
@@ -27,11 +27,11 @@ pub enum Order {
 pub struct Config {
     /// Order of blocks and warps.
     pub order: Order,
-    /// Threads of the host; 0 for all.
+    /// Host threads; 0 for all cores.
     pub threads: usize,
-    /// Warp instructions a launch may take before it counts as running for ever.
+    /// Warp instructions of a launch before it counts as an endless loop.
     pub max_instructions: u64,
-    /// Looks for races in shared and global memory.
+    /// Whether to detect races in shared and global memory.
     pub races: bool,
 }
 
@@ -41,52 +41,52 @@ impl Default for Config {
     }
 }
 
-/// What a launch may do with a region.
+/// How a launch may access a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Loads only.
     Read,
-    /// Nothing is there before the launch, and every byte must be there after it.
+    /// Uninitialised before the launch; every byte must be written by it.
     Write,
-    /// Anything.
+    /// Loads and stores.
     ReadWrite,
-    /// Nothing is there before the launch, and nobody asks what is there after it.
+    /// Uninitialised before the launch, and discarded after it.
     Scratch,
 }
 
-/// Device memory that a launch may touch.
+/// Device memory that a launch may access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// The first address.
     pub ptr: u64,
-    /// Bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// What may be done with it.
+    /// How it may be accessed.
     pub access: Access,
 }
 
 /// A parameter of a launch.
 #[derive(Clone, Copy, Debug)]
 pub enum Param<'a> {
-    /// A pointer, and the memory reached through it.
+    /// A pointer, and the memory accessed through it.
     Pointer(Region),
-    /// A scalar or a structure by its bytes.
+    /// A scalar or a structure, as bytes.
     Bytes(&'a [u8]),
 }
 
-/// A launch.
+/// The arguments of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
-    /// Blocks.
+    /// Blocks of the grid.
     pub grid: [u32; 3],
-    /// Threads of a block.
+    /// Threads per block.
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
     /// One per parameter of the entry.
     pub params: &'a [Param<'a>],
-    /// Memory that is reached in other ways than a parameter, such as through tables of pointers. What is stored to may
-    /// overlap no other region, here or among the parameters.
+    /// Memory that is accessed in other ways than through a parameter, such as through tables of pointers. Regions that
+    /// are stored to must not overlap others, here or among the parameters.
     pub extra: &'a [Region],
 }
 
@@ -103,16 +103,16 @@ pub struct Machine {
     state: Mutex<State>,
 }
 
-/// The first address of the first allocation, and how far allocations lie apart.
+/// The first address of the first allocation, and the distance between allocations.
 const BASE: u64 = 1 << 44;
 const STRIDE: u64 = 1 << 34;
-/// Most threads of a block, most shared memory of a block.
+/// Maximum threads per block, and shared memory per block.
 const MAX_THREADS: u32 = 1024;
 const MAX_SHARED: u32 = 227 * 1024;
 
 impl State {
     fn place(&mut self, bytes: u64) -> Arc<Buffer> {
-        // Addresses are not given out again: a use after `free` stays a fault.
+        // Addresses are not reused, so that a use after `free` is always a fault.
         let base = BASE + self.allocations.len() as u64 * STRIDE;
         let buffer = Arc::new(Buffer::new(base, bytes));
         self.allocations.push(Some(buffer.clone()));
@@ -150,12 +150,12 @@ impl Machine {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Changes the order of the launches to come.
+    /// Changes the order of subsequent launches.
     pub fn set_order(&self, order: Order) {
         self.lock().order = Some(order);
     }
 
-    /// New memory, aligned to 256 bytes and far from all other; nothing in it is initialised.
+    /// Allocates memory, aligned to 256 bytes and far from all other; it is uninitialised.
     pub fn alloc(&self, bytes: u64) -> Result<u64, Fault> {
         if bytes > STRIDE / 2 {
             return Err(Fault::Host(format!("an allocation of {bytes} bytes")));
@@ -163,7 +163,7 @@ impl Machine {
         Ok(self.lock().place(bytes).base())
     }
 
-    /// Gives memory back. Its addresses are not used again.
+    /// Frees memory. Its addresses are not reused.
     pub fn free(&self, ptr: u64) -> Result<(), Fault> {
         let mut s = self.lock();
         let (b, off) = s.find(ptr, 0)?;
@@ -182,7 +182,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Reads memory. Bytes that were never written are a fault.
+    /// Reads memory. Uninitialised bytes are a fault.
     pub fn read(&self, ptr: u64, out: &mut [u8]) -> Result<(), Fault> {
         let s = self.lock();
         let n = out.len() as u64;
@@ -204,7 +204,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Copies `n` bytes, and with them whether they were ever written.
+    /// Copies `n` bytes, including whether they are initialised.
     pub fn copy(&self, dst: u64, src: u64, n: u64) -> Result<(), Fault> {
         let s = self.lock();
         let (from, from_off) = s.find(src, n)?;
@@ -213,7 +213,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Marks `n` bytes as never written.
+    /// Marks `n` bytes as uninitialised.
     pub fn forget(&self, ptr: u64, n: u64) -> Result<(), Fault> {
         let s = self.lock();
         let (b, off) = s.find(ptr, n)?;
@@ -227,12 +227,12 @@ impl Machine {
         crate::decode::load(ptx, |bytes| s.place(bytes)).map(Arc::new)
     }
 
-    /// The counts of every entry so far.
+    /// The counters of every entry so far.
     pub fn totals(&self) -> BTreeMap<String, Counters> {
         self.lock().totals.clone()
     }
 
-    /// Runs a kernel to its end.
+    /// Runs a kernel to completion.
     pub fn launch(&self, m: &Module, entry: &str, l: &Launch) -> Result<Counters, Fault> {
         let e = m.entry(entry).ok_or_else(|| Fault::Launch(format!("there is no entry `{entry}`")))?;
         let mut state = self.lock();
@@ -323,8 +323,8 @@ fn check_geometry(e: &Entry, l: &Launch) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Memory that is stored to may not be given a second time in another way: kernels take their pointers to be apart, and what
-/// such a launch computes would depend on its order.
+/// Memory that is stored to must not be passed a second time: kernels assume that their pointers do not alias, and the
+/// result of such a launch would depend on the order.
 fn check_overlaps(e: &Entry, l: &Launch) -> Result<(), Fault> {
     let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
     let all: Vec<&Region> = pointers.chain(l.extra).filter(|r| r.bytes > 0).collect();

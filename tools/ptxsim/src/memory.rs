@@ -1,8 +1,8 @@
-//! Device memory: bytes, and beside each byte whether it was ever written.
+//! Device memory: bytes, and for each byte whether it was ever written.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// An allocation. Blocks run on several threads of the host and may race, so that every access is atomic.
+/// An allocation. Blocks run on several host threads and may race, so every access is atomic.
 pub(crate) struct Buffer {
     base: u64,
     len: u64,
@@ -23,7 +23,7 @@ fn zeros(bytes: u64) -> Box<[AtomicU64]> {
     unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
 }
 
-/// So many zeros, which cost nothing until they are touched.
+/// `n` zeros, whose memory is only committed when touched.
 pub(crate) fn marks(n: usize) -> Box<[AtomicU16]> {
     let zeros = vec![0u16; n].into_boxed_slice();
     // SAFETY: `AtomicU16` has the size and bit validity of `u16`.
@@ -79,14 +79,14 @@ impl Buffer {
         }
     }
 
-    /// A value of 1, 2, 4 or 8 bytes at a multiple of its size.
+    /// A value of 1, 2, 4 or 8 bytes, aligned to its size.
     #[inline]
     pub fn get(&self, off: u64, n: u32) -> u64 {
         self.check(off, n);
         Self::load(&self.data, off, n)
     }
 
-    /// Stores a value and remembers that it is there.
+    /// Stores a value and marks it as initialised.
     #[inline]
     pub fn set(&self, off: u64, n: u32, v: u64) {
         self.check(off, n);
@@ -102,7 +102,7 @@ impl Buffer {
         Self::load(&self.init, off, n) == ones
     }
 
-    /// Replaces a value by a function of it, and returns what was there.
+    /// Replaces a value by a function of it, and returns the old value.
     pub fn update(&self, off: u64, n: u32, f: impl Fn(u64) -> u64) -> u64 {
         self.check(off, n);
         match n {
@@ -127,7 +127,7 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<AtomicU8>().add(off), n) }
     }
 
-    /// Writes many bytes. The host only calls this between launches.
+    /// Writes many bytes. Only called between launches.
     pub fn write(&self, off: u64, src: &[u8]) {
         let (at, n) = self.span(off, src.len() as u64);
         // SAFETY: inside the allocation; the caller holds the machine's lock, so that no launch reads it.
@@ -137,7 +137,7 @@ impl Buffer {
         self.mark(off, n as u64, 1);
     }
 
-    /// Reads many bytes. The host only calls this between launches.
+    /// Reads many bytes. Only called between launches.
     pub fn read(&self, off: u64, out: &mut [u8]) {
         let (at, n) = self.span(off, out.len() as u64);
         // SAFETY: inside the allocation; the caller holds the machine's lock, so that no launch writes it.

@@ -18,7 +18,7 @@ pub struct ParamType {
     pub size: u32,
     /// Alignment in bytes.
     pub align: u32,
-    /// Where it begins in the parameters' memory.
+    /// Offset in the parameters' memory.
     pub offset: u32,
 }
 
@@ -34,11 +34,11 @@ pub struct Entry {
     pub(crate) max_threads: Option<u32>,
     pub(crate) exact_threads: Option<[u32; 3]>,
     pub(crate) code: Vec<Ins>,
-    /// Registers of the three files, constants not counted.
+    /// Registers of the three files, without constants.
     pub(crate) registers: [usize; 3],
     /// Constants, which follow the registers in each file.
     pub(crate) constants: [Vec<Constant>; 3],
-    /// Log2 of the narrowest access, per space: what the race detector counts in.
+    /// Log2 of the narrowest access, per space: the granularity of the race detector.
     pub(crate) granule: [u32; 2],
 }
 
@@ -58,7 +58,7 @@ impl Entry {
         self.static_shared
     }
 
-    /// Whether the kernel uses shared memory whose size the launch decides.
+    /// Whether the kernel uses shared memory whose size is given at launch.
     pub fn dynamic_shared(&self) -> bool {
         self.dynamic_shared
     }
@@ -68,12 +68,12 @@ impl Entry {
         self.local
     }
 
-    /// Most threads of a block (`.maxntid`, `.reqntid`).
+    /// Maximum threads per block (`.maxntid`, `.reqntid`).
     pub fn max_threads(&self) -> Option<u32> {
         self.exact_threads.map(|t| t.iter().product()).or(self.max_threads)
     }
 
-    /// Instructions of the text.
+    /// Number of instructions.
     pub fn instructions(&self) -> usize {
         self.code.len()
     }
@@ -95,7 +95,7 @@ impl Module {
         &self.entries
     }
 
-    /// The kernel of a name.
+    /// The kernel called `name`.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|e| e.name == name)
     }

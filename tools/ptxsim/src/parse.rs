@@ -1,4 +1,4 @@
-//! Tokens to functions: declarations, labels and statements, with nothing resolved yet.
+//! From tokens to functions: declarations, labels and statements, with unresolved names.
 
 use crate::ParseError;
 use crate::lex::{Kind, Token, lex};
@@ -11,13 +11,13 @@ type Result<T> = std::result::Result<T, ParseError>;
 struct Parser {
     t: Vec<Token>,
     i: usize,
-    /// How deep operands and initialisers nest here.
+    /// Current nesting depth of operands and initialisers.
     depth: usize,
 }
 
-/// Operands and initialisers nest no deeper: a guard of the stack.
+/// Maximum nesting depth of operands and initialisers, to protect the stack.
 const DEPTH: usize = 16;
-/// No variable is larger, nor more strictly aligned.
+/// Maximum size and alignment of a variable.
 pub(crate) const MAX_BYTES: u64 = 1 << 26;
 const MAX_ALIGN: u64 = 4096;
 
@@ -83,7 +83,7 @@ impl Parser {
         }
     }
 
-    /// A whole number that fits.
+    /// An integer of at most `most`.
     fn small(&mut self, most: u64) -> Result<u64> {
         let v = self.int()?;
         if v > most { self.fail(format!("{v} is more than {most}")) } else { Ok(v) }
@@ -95,7 +95,7 @@ impl Parser {
         if v.is_power_of_two() { Ok(v) } else { self.fail(format!("an alignment of {v}")) }
     }
 
-    /// What `parse` makes of something that may hold its like.
+    /// Runs `parse` on something that may contain others of its kind.
     fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth == DEPTH {
             return self.fail(format!("operands nest deeper than {DEPTH}"));
@@ -106,7 +106,7 @@ impl Parser {
         parsed
     }
 
-    /// Bytes of an array of `n` elements of `bytes`.
+    /// Bytes of an array of `n` elements of `bytes` each.
     fn array(&self, bytes: u64, n: u64) -> Result<u64> {
         match bytes.checked_mul(n).filter(|&all| all <= MAX_BYTES) {
             Some(all) => Ok(all),
@@ -246,7 +246,7 @@ impl Parser {
     }
 
     fn triple(&mut self) -> Result<[u32; 3]> {
-        // Their product fits as well.
+        // Their product fits into u32, too.
         let mut v = [self.small(1024)? as u32, 1, 1];
         for x in &mut v[1..] {
             if self.accept(',') {

@@ -1,6 +1,6 @@
-//! What a warp-wide access costs: sectors of global memory, cycles of shared memory.
+//! The cost of a warp-wide access: sectors of global memory, cycles of shared memory.
 
-/// Bytes asked for, sectors touched, and the fewest sectors that could hold the bytes.
+/// Bytes requested, sectors touched, and the minimum number of sectors that could hold the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Request {
     pub bytes: u64,
@@ -56,7 +56,7 @@ pub(crate) fn request(addr: &[u64; 32], mask: u32, n: u32) -> Request {
     r
 }
 
-/// Whether lane `l` asks for what lies `l * step` behind lane 0's address.
+/// Whether the address of every lane `l` is lane 0's plus `l * step`.
 #[inline]
 pub(crate) fn strided(addr: &[u64; 32], step: u64) -> bool {
     let mut off = 0;
@@ -66,20 +66,21 @@ pub(crate) fn strided(addr: &[u64; 32], step: u64) -> bool {
     off == 0
 }
 
-/// Cycles beyond the fewest that lanes of one shared access cost. 8-byte accesses go by half-warps, 16-byte ones by
-/// quarter-warps; lanes that read one word share it. Addresses are multiples of `n`.
+/// Additional cycles of a shared access due to bank conflicts. 8-byte accesses are executed by half-warps, 16-byte ones
+/// by quarter-warps; lanes that access the same word share it. Addresses are multiples of `n`.
 pub(crate) fn conflicts(addr: &[u64; 32], mask: u32, n: u32) -> u64 {
     let unit = n.clamp(4, 16);
     if mask == !0 && (strided(addr, unit as u64) || strided(addr, 0)) {
         return 0;
     }
-    // As many units side by side as lanes take part at once.
+    // As many units as lanes that are executed at once.
     let group = (128 / unit) as usize;
     let shift = unit.trailing_zeros();
     let mut extra = 0;
     for first in (0..32).step_by(group) {
         let mut count = [0u8; 32];
-        // Per place the lane that met it last, and from lane to lane the one before; 255 ends a chain.
+        // Linked lists of lanes per bank: the last lane of each bank, and for each lane the previous one; 255 ends a
+        // list.
         let (mut last, mut before) = ([255u8; 32], [255u8; 32]);
         let mut most = 0;
         for l in (first..first + group).filter(|l| mask >> l & 1 == 1) {

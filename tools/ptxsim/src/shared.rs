@@ -1,31 +1,31 @@
-//! Shared memory of a block, and who touched it since when.
+//! Shared memory of a block, with race detection.
 //!
-//! Time is a counter that every completed barrier advances. A warp's accesses carry the time they happened at; `seen[w][v]` is
-//! the last time of warp `v` that barriers have ordered before warp `w`'s present. An access races with an earlier one of
-//! another warp if that one's time is later, and at least one of them writes.
+//! Time is a counter that every completed barrier advances. Accesses are recorded with their time; `seen[w][v]` is the
+//! latest time of warp `v` that barriers have ordered before the present of warp `w`. An access races with an earlier
+//! one of another warp if that one's time is later than this, and at least one of them is a write.
 
 /// What is wrong with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     OutOfBounds,
     Uninitialised,
-    /// A `cp.async` was issued for these bytes and not waited for.
+    /// A `cp.async` to these bytes was issued, but not waited for.
     Pending,
     /// Not ordered with an access of this warp (or of several: `MANY`).
     Race(u32),
 }
 
 const WARP: u32 = 63;
-/// Several warps have read since the last write that matters.
+/// Several warps have read since the last relevant write.
 pub(crate) const MANY: u32 = 63;
 /// The last writer was an atomic operation.
 const ATOMIC: u32 = 62;
-/// The time of a write that is still on its way.
+/// The time of a write that is not complete.
 const PENDING: u32 = u32::MAX >> 6;
 
 pub(crate) struct Shared {
     data: Vec<u8>,
-    /// Per granule: time and warp of the last write; 0 where there was none.
+    /// Per granule: time and warp of the last write; 0 if there was none.
     writes: Vec<u32>,
     /// Per granule: time and warp of the last read.
     reads: Vec<u32>,
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     granule: u32,
     now: u32,
     seen: Vec<[u32; 32]>,
-    /// For each warp the least of `seen` over the other warps.
+    /// For each warp the minimum of `seen` over the other warps.
     floor: [u32; 32],
     races: bool,
 }
@@ -55,7 +55,7 @@ impl Shared {
         s
     }
 
-    /// Forgets everything, for the next block.
+    /// Resets all state, for the next block.
     pub fn reset(&mut self) {
         self.writes.fill(0);
         self.reads.fill(0);
@@ -83,13 +83,13 @@ impl Shared {
             || (by < 32 && time <= self.seen[warp as usize][by as usize])
     }
 
-    /// Whether an earlier access is ordered before the warp's present, without a look at single warps.
+    /// Whether an earlier access is ordered before the warp's present, checked without looking up individual warps.
     #[inline(always)]
     fn plain(stamp: u32, warp: u32, floor: u32) -> bool {
         (stamp >> 6 <= floor) | ((stamp & WARP == warp) & (stamp >> 6 != PENDING))
     }
 
-    /// Checks and remembers a read. `strong` reads are ordered by themselves.
+    /// Checks and records a read. `strong` reads are ordered by their own memory semantics.
     #[inline]
     pub fn read(&mut self, off: u64, n: u32, warp: u32, strong: bool) -> Result<(), Trouble> {
         let span = self.granules(off, n)?;
@@ -145,13 +145,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Checks and remembers a write.
+    /// Checks and records a write.
     #[inline]
     pub fn write(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
         self.claim(off, n, warp, self.now << 6 | warp)
     }
 
-    /// Checks and remembers an atomic operation: a read and a write that does not race with its like.
+    /// Checks and records an atomic operation: a read and a write that does not race with other atomics.
     pub fn atomic(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
         if self.granules(off, n)?.any(|i| self.writes[i] == 0) {
             return Err(Trouble::Uninitialised);
@@ -159,12 +159,12 @@ impl Shared {
         self.claim(off, n, warp, self.now << 6 | ATOMIC)
     }
 
-    /// Checks a write by `cp.async` and keeps everybody away until it lands.
+    /// Checks a write by `cp.async`, and forbids accesses to its bytes until it completes.
     pub fn issue(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
         self.claim(off, n, warp, PENDING << 6 | warp)
     }
 
-    /// Lands what `issue` announced.
+    /// Completes a copy that was announced by `issue`.
     pub fn land(&mut self, off: u64, bytes: &[u8], warp: u32) {
         self.data[off as usize..off as usize + bytes.len()].copy_from_slice(bytes);
         let stamp = self.now << 6 | warp;
@@ -172,7 +172,7 @@ impl Shared {
         self.writes[a as usize..=b as usize].fill(stamp);
     }
 
-    /// Orders what `from` did before what `to` will do. Sets of warps as bits.
+    /// Orders the accesses of the warps `from` before the later ones of the warps `to` (bit sets).
     pub fn join(&mut self, from: u32, to: u32) {
         let warps = self.seen.len();
         let mut known = [0; 32];

@@ -1,10 +1,10 @@
-//! A file as it is written: what the parser makes and the decoder reads.
+//! The syntax tree of a file: the parser's output and the decoder's input.
 
 use std::collections::HashMap;
 
 use crate::types::Type;
 
-/// An operand as it is written.
+/// An operand.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Arg {
     /// Register, label or symbol.
@@ -20,7 +20,7 @@ pub(crate) enum Arg {
     Not(Box<Arg>),
 }
 
-/// An instruction as it is written.
+/// An instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Statement {
     pub line: u32,
@@ -36,7 +36,7 @@ pub(crate) struct Variable {
     pub name: String,
     pub ty: Type,
     pub align: u64,
-    /// Bytes; `None` for an array whose length the launch decides.
+    /// Bytes; `None` for an array whose length is given at launch.
     pub bytes: Option<u64>,
     pub init: Vec<u8>,
     pub line: u32,

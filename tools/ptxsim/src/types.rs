@@ -27,7 +27,7 @@ pub enum Type {
 }
 
 impl Type {
-    /// The type a modifier such as `u32` names (without the dot).
+    /// The type named by a modifier such as `u32` (without the dot).
     pub fn parse(word: &str) -> Option<Type> {
         use Type::*;
         Some(match word {
@@ -55,7 +55,7 @@ impl Type {
         })
     }
 
-    /// Bytes of a value; a predicate counts as one.
+    /// Bytes of a value; 1 for a predicate.
     pub fn size(self) -> u32 {
         use Type::*;
         match self {
@@ -83,10 +83,10 @@ impl Type {
     }
 }
 
-/// Where an address points.
+/// A state space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
-    /// Memory of the device, `.const` included.
+    /// Device memory, including `.const`.
     Global,
     /// Memory of a block.
     Shared,
@@ -94,17 +94,17 @@ pub enum Space {
     Local,
     /// The parameters of a launch.
     Param,
-    /// Known only when the address is: shared, local and parameter addresses have windows of their own.
+    /// Determined by the address: shared, local and parameter memory have windows in the generic address space.
     Generic,
 }
 
-/// Where the window of shared memory begins in the generic address space.
+/// Start of the window of shared memory in the generic address space.
 pub const SHARED_WINDOW: u64 = 1 << 60;
-/// Where the window of local memory begins in the generic address space.
+/// Start of the window of local memory in the generic address space.
 pub const LOCAL_WINDOW: u64 = 2 << 60;
-/// Where the window of parameters begins in the generic address space.
+/// Start of the window of parameters in the generic address space.
 pub const PARAM_WINDOW: u64 = 3 << 60;
-/// The bits of a generic address that choose its window.
+/// The bits of a generic address that select its window.
 pub const WINDOW_MASK: u64 = 0xf << 60;
 
 /// Rounding of an instruction: nearest even, towards zero, down, up, nearest with ties away.

@@ -1,4 +1,4 @@
-//! What launches are said to have done.
+//! Counters of launches.
 
 mod support;
 
@@ -19,7 +19,7 @@ fn instructions() {
     );
     assert_eq!((c.warp_instructions, c.of(Class::Float), c.of(Class::Control)), (3, 1, 2));
     assert_eq!((c.launches, c.blocks), (1, 1));
-    // Both ways of a branch are executed by a warp that takes both.
+    // A diverged warp executes both sides of a branch.
     let both = "setp.lt.u32 %p1, %r1, 3; @%p1 bra A; mov.u32 %r3, 1; bra.uni B; A: mov.u32 %r3, 2; B:";
     assert_eq!(count(both).warp_instructions, 5);
     let d = Device::text(&kernel(""), Order::Forward);
@@ -69,7 +69,7 @@ fn banks() {
     assert_eq!(shared(120, word), (1, 1));
     // All lanes in one bank.
     assert_eq!(shared(124 + 4, "setp.lt.u32 %p1, %r1, 16; @%p1 st.shared.u32 [%r4], %r2;"), (1, 15));
-    // Lanes that read one word share it.
+    // Lanes that access the same word share it.
     assert_eq!(shared(0, "st.shared.u32 [s], %r2; ld.shared.u32 %r5, [s];"), (2, 0));
     let v2 = "st.shared.v2.u32 [%r4], {%r2,%r2};";
     assert_eq!(shared(8, v2), (1, 0));

@@ -1,4 +1,4 @@
-//! One kernel per fault, and beside it one that is right.
+//! For each fault a kernel that has it, and a similar one that is correct.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn out_of_bounds() {
     fault!(warp(), "st.global.u32 [%rd4+-4], %r1;", Fault::OutOfBounds(Space::Global, _));
     fault!(warp(), "st.shared.u32 [s+4096], %r1;", Fault::OutOfBounds(Space::Shared, _));
     fault!(warp(), "st.local.u32 [l+64], %r1;", Fault::OutOfBounds(Space::Local, _));
-    // A region that is smaller than its allocation is the limit.
+    // The region is the limit, not its larger allocation.
     let d = Device::text(&kernel(LOAD), Order::Forward);
     let (a, b) = (d.bytes(&[0; 256]), d.bytes(&[0; 256]));
     let part = Param::Pointer(Region { ptr: a.ptr, bytes: 64, access: Read });
@@ -50,7 +50,7 @@ fn uninitialised_memory() {
     d.machine.write(a.ptr, &[1; 124]).unwrap();
     let f = d.launch("k", [1; 3], [32, 1, 1], 0, &[a.p(Read), b.p(ReadWrite), int(0)]).unwrap_err();
     assert!(matches!(&f, Fault::Uninitialised(Space::Global, s) if s.lane == 31), "{f}");
-    // What is given for writing or as scratch is forgotten.
+    // Regions for writing and scratch regions become uninitialised.
     let c = d.bytes(&[0; 256]);
     for access in [Write, Scratch] {
         let f = d.launch("k", [1; 3], [16, 1, 1], 0, &[b.p(access), c.p(ReadWrite), int(0)]).unwrap_err();
@@ -76,7 +76,7 @@ fn uninitialised_registers() {
     for body in bad {
         fault!(warp(), body, Fault::UninitialisedRegister(_));
     }
-    // Moving them about is no fault, nor is choosing the other one.
+    // Moving uninitialised values is no fault, nor is selecting the other operand.
     let body = "add.s32 %r3, %r9, 1; setp.ge.s32 %p1, %r1, 0; selp.b32 %r4, %r1, %r3, %p1; st.global.u32 [%rd4], %r4;
         setp.eq.s32 %p2, %r9, 0; setp.lt.s32 %p3, %r1, 0; and.pred %p4, %p2, %p3; @%p4 bra L; L:";
     warp().go(body).unwrap();
@@ -99,18 +99,18 @@ fn races_in_shared_memory() {
         let run = Run { order, ..block(64) };
         let (out, _) = run.go(&right).unwrap();
         assert!((0..64).all(|i| out[i] == i as u32 ^ 32));
-        // Without the second barrier a word is overwritten that the other warp may not have read.
+        // Without the second barrier a word may be overwritten before the other warp has read it.
         fault!(run, &[put, bar, get, again].concat(), Fault::Race(Space::Shared, _));
-        // Two warps write one word.
+        // Two warps write the same word.
         let one = "mov.u32 %r3, 5; setp.eq.u32 %p1, %r1, 0; setp.eq.u32 %p2, %r1, 32; or.pred %p1, %p1, %p2; @%p1 st.shared.u32 [s], %r3;";
         fault!(run, one, Fault::Race(Space::Shared, _));
     }
-    // Without the first one the word is not there yet, or there by chance.
+    // Without the first barrier the word may not have been written yet.
     for order in [Order::Forward, Order::Reverse] {
         let f = Run { order, ..block(64) }.fault(&[put, get].concat());
         assert!(matches!(f, Fault::Race(..) | Fault::Uninitialised(..)), "{f}");
     }
-    // A warp is in step with itself.
+    // Within a warp, no barrier is needed.
     warp()
         .go(&[put, "xor.b32 %r7, %r5, 64; add.s32 %r7, %r7, %r4; ld.shared.u32 %r8, [%r7];", again].concat())
         .unwrap();
@@ -118,7 +118,7 @@ fn races_in_shared_memory() {
 
 #[test]
 fn named_barriers_order_the_warps_they_name() {
-    // Warps 0 and 1 exchange through barrier 1; warps 2 and 3 are elsewhere.
+    // Warps 0 and 1 exchange data through barrier 1, in which warps 2 and 3 do not take part.
     let body = "setp.gt.u32 %p1, %r1, 63; @%p1 bra DONE; mov.u32 %r4, s; shl.b32 %r5, %r1, 2; add.s32 %r6, %r4, %r5;
         st.shared.u32 [%r6], %r1; BAR xor.b32 %r7, %r5, 128; add.s32 %r7, %r7, %r4; ld.shared.u32 %r8, [%r7]; DONE:";
     block(128).go(&body.replace("BAR", "bar.sync 1, 64;")).unwrap();
@@ -130,7 +130,7 @@ fn named_barriers_order_the_warps_they_name() {
 fn races_between_lanes() {
     fault!(warp(), "st.shared.u32 [s], %r1;", Fault::Race(Space::Shared, _));
     fault!(warp(), "st.global.u32 [%rd2], %r1;", Fault::Race(Space::Global, _));
-    // The same value from all of them is no race.
+    // The same value from all lanes is not a race.
     warp().go("st.shared.u32 [s], %r2; st.global.u32 [%rd2], %r2;").unwrap();
 }
 
@@ -139,7 +139,7 @@ fn races_between_blocks() {
     let run = Run { grid: 4, ..warp() };
     for order in ORDERS {
         let run = Run { order, grid: 4, ..warp() };
-        // Even equal values: which block was last is nobody's business, but that two wrote is a mistake.
+        // Even with equal values: the result does not depend on the order, but two blocks writing is a mistake.
         fault!(run, "st.global.u32 [%rd4], %r2;", Fault::Race(Space::Global, _));
     }
     // One block reads what another one writes.
@@ -147,7 +147,7 @@ fn races_between_blocks() {
         st.global.u32 [%rd7], %r1; ld.global.u32 %r5, [FROM];";
     fault!(run, &body.replace("FROM", "%rd4"), Fault::Race(Space::Global, _));
     run.go(&body.replace("FROM", "%rd7")).unwrap();
-    // A region may begin between words; blocks that write side by side do not meet.
+    // A region may begin between words; adjacent writes of different blocks do not race.
     let d = Device::text(
         &kernel(
             "mov.u32 %r3, %ctaid.x; mul.wide.u32 %rd6, %r3, 4; add.s64 %rd7, %rd2, %rd6; st.global.u32 [%rd7+2], %r3;",
@@ -157,7 +157,7 @@ fn races_between_blocks() {
     let (a, b) = (d.u32s(&[0]), d.empty(64));
     let part = Param::Pointer(Region { ptr: b.ptr + 2, bytes: 34, access: ReadWrite });
     d.launch("k", [8, 1, 1], [1, 1, 1], 0, &[a.p(Read), part, int(0)]).unwrap();
-    // Atomics may meet.
+    // Atomics do not race with each other.
     let (out, _) = run.go("red.global.add.u32 [%rd4], 1;").unwrap();
     assert_eq!(out[..32], [4; 32]);
 }
@@ -169,7 +169,7 @@ fn divergent_barriers() {
     fault!(warp(), "setp.lt.u32 %p1, %r1, 7; @%p1 bar.sync 0;", Fault::Divergence(_));
     fault!(block(64), "setp.lt.u32 %p1, %r1, 32; @%p1 ret; bar.sync 0;", Fault::Divergence(_));
     fault!(warp(), "setp.lt.u32 %p1, %r1, 5; @%p1 ret; bar.sync 0;", Fault::Divergence(_));
-    // Lanes that come back together are fine, and so is a ragged last warp.
+    // Lanes that reconverge first are allowed, and so is an incomplete last warp.
     block(40).go("setp.lt.u32 %p1, %r1, 7; @%p1 bra L; mov.u32 %r3, 1; L: bar.sync 0;").unwrap();
 }
 
@@ -226,7 +226,7 @@ fn bad_launches() {
     bad([1; 3], [32, 1, 1], 0, &[p, p]);
     bad([1; 3], [32, 1, 1], 0, &[p, p, p]);
     bad([1; 3], [32, 1, 1], 0, &[p, p, Param::Bytes(&[0; 8])]);
-    // What is written may not be given twice, but what is only read may.
+    // Memory that is written may not be passed twice; memory that is only read may.
     let q = d.bytes(&[0; 64]);
     bad([1; 3], [32, 1, 1], 0, &[q.p(Read), q.p(ReadWrite), int(0)]);
     let tail = Param::Pointer(Region { ptr: q.ptr + 60, bytes: 4, access: Write });
@@ -272,7 +272,7 @@ fn copies_arrive_when_they_are_waited_for() {
     fault!(warp(), &[start, "cp.async.wait_group 1;", two].concat(), Fault::Uninitialised(Space::Shared, _));
     fault!(warp(), &[start, "cp.async.wait_group 2;", one].concat(), Fault::Uninitialised(Space::Shared, _));
     fault!(warp(), &[start, "st.shared.u32 [%r5], %r1;"].concat(), Fault::Race(Space::Shared, _));
-    // A copy that is not committed is not waited for, but by `wait_all`.
+    // A copy that is not committed is waited for only by `wait_all`.
     let loose = start.rsplit_once("cp.async.commit_group;").unwrap().0;
     fault!(warp(), &[loose, "cp.async.wait_group 0;", two].concat(), Fault::Uninitialised(Space::Shared, _));
     warp().go(&[loose, "cp.async.wait_all;", two].concat()).unwrap();
@@ -284,11 +284,11 @@ fn copies_arrive_when_they_are_waited_for() {
         let f = Run { order, ..block(64) }.fault(&[mine, "bar.sync 0; cp.async.wait_group 0;", other].concat());
         assert!(matches!(f, Fault::Race(..) | Fault::Uninitialised(..)), "{f}");
     }
-    // And the bytes that are not read are zero.
+    // Bytes that are not read become zero.
     let part = "mov.u32 %r7, 8; cp.async.cg.shared.global [s], [%rd1+16], 16, %r7; cp.async.wait_all; ld.shared.v4.u32 {%r3,%r4,%r5,%r6}, [s];
         st.global.v4.u32 [%rd2], {%r3,%r4,%r5,%r6};";
     assert_eq!(block(1).go(part).unwrap().0[..4], [4, 5, 0, 0]);
-    // Nothing is read from an address that is not used.
+    // If no bytes are read, the address is not accessed.
     block(1).go("mov.u32 %r7, 0; mov.u64 %rd6, 0; cp.async.cg.shared.global [s], [%rd6], 16, %r7;").unwrap();
 }
 

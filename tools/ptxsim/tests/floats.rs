@@ -1,4 +1,4 @@
-//! Floating-point instructions against the machine's own arithmetic, and in directed roundings against exact sums.
+//! Floating-point instructions compared with the host's arithmetic and, in directed rounding modes, with exact sums.
 
 mod support;
 
@@ -48,7 +48,7 @@ fn nearest_even_is_the_machine_s() {
     check("fma.rn.f64 D, A, B, C;", D, &[D, D, D], |a, b, c| dbits(d(a).mul_add(d(b), d(c))));
     check("div.rn.f64 D, A, B;", D, &[D, D], |a, b, _| dbits(d(a) / d(b)));
     check("sqrt.rn.f64 D, A;", D, &[D], |a, _, _| dbits(d(a).sqrt()));
-    // The way without vectors must agree with the one with them.
+    // The scalar path must agree with the vectorised one.
     let flush = |v: u64| if f(v).is_subnormal() { v & 1 << 31 } else { v };
     check("add.ftz.f32 D, A, B;", F, &[F, F], |a, b, _| flush(bits(f(flush(a)) + f(flush(b)))));
     check("fma.rn.ftz.f32 D, A, B, C;", F, &[F, F, F], |a, b, c| {
@@ -102,7 +102,7 @@ fn sum(a: f64, b: f64) -> (f64, f64) {
 fn directed_roundings() {
     use Kind::*;
     for mode in ["rz", "rm", "rp"] {
-        // A sum that is exactly zero has a sign of its own.
+        // An exact sum of zero has a sign that depends on the rounding mode.
         let zero = |v: f32, exact: f64, sign: bool| if exact == 0.0 { if sign { -0.0 } else { 0.0 } } else { v };
         let both = |x: f64, y: f64| {
             x.is_sign_negative() && y.is_sign_negative()
@@ -238,7 +238,7 @@ fn conversions() {
     check("cvt.sat.f32.f32 D, A;", F, &[F], |a, _, _| (if f(a) > 0.0 { f(a).min(1.0) } else { 0.0 }).to_bits() as u64);
 }
 
-/// bfloat16 by its definition: the nearer of the two neighbours, the even one of two that are equally near.
+/// bf16 by its definition: the nearest value, or the even one of two that are equally near.
 fn bf16(v: f32) -> u64 {
     if v.is_nan() {
         return 0x7fff;
@@ -267,7 +267,7 @@ fn halves() {
     let value = |b: u64| f(b << 16);
     let fused = |x: f32, y: f32, z: f32| {
         let (v, tail) = sum(x as f64 * y as f64, z as f64);
-        // Through f32 with a sticky last bit, so that the rounding to bfloat16 is the only one.
+        // By way of f32 with a sticky last bit, so that rounding to bf16 is the only rounding.
         let near = v as f32;
         if !near.is_finite() || near as f64 == v && tail == 0.0 {
             return bf16(near);
@@ -279,7 +279,7 @@ fn halves() {
         let one = |s: u32| fused(value(a >> s & 0xffff), value(b >> s & 0xffff), value(c >> s & 0xffff));
         one(0) | one(16) << 16
     });
-    // Halves of 16 bits: every one, there and back.
+    // Every f16, in both directions.
     check("cvt.f32.f16 D, A;", F, &[H], |a, _, _| {
         let (e, m) = (a >> 10 & 31, (a & 1023) as f32);
         let v = match e {

@@ -1,11 +1,11 @@
-//! Divergence and where it ends.
+//! Divergence and reconvergence.
 
 mod support;
 
 use ptxsim::*;
 use support::*;
 
-/// Stores the active mask where lanes should be together again.
+/// Stores the active mask where lanes should have reconverged.
 const TOGETHER: &str = "activemask.b32 %r20; st.global.u32 [%rd4], %r20;";
 
 fn together(body: &str) -> Counters {
@@ -22,9 +22,9 @@ fn together(body: &str) -> Counters {
 fn branches_join() {
     let split = "and.b32 %r3, %r1, 1; setp.eq.s32 %p1, %r3, 0;";
     together(&[split, "@%p1 bra A; mov.u32 %r4, 1; bra.uni B; A: mov.u32 %r4, 2; B:", TOGETHER].concat());
-    // The rare way stands behind the end and comes back.
+    // The rarely executed side is after the end and jumps back.
     together(&[split, "@%p1 bra A; B:", TOGETHER, "ret; A: mov.u32 %r4, 2; bra.uni B;"].concat());
-    // Nested, with the rare ways behind each other.
+    // Nested, with the rarely executed sides one after another.
     let body = "and.b32 %r5, %r1, 2; setp.eq.s32 %p2, %r5, 0; @%p1 bra A; B: mov.u32 %r6, 1; bra.uni C;
         A: @%p2 bra D; mov.u32 %r6, 2; E: bra.uni C; D: mov.u32 %r6, 3; bra.uni E; C:";
     together(&[split, body, TOGETHER].concat());
@@ -32,15 +32,15 @@ fn branches_join() {
 
 #[test]
 fn loops_end_together() {
-    // Lane i goes round i times.
+    // Lane i iterates i times.
     let body = "mov.u32 %r3, 0; L: setp.ge.u32 %p1, %r3, %r1; @%p1 bra M; add.s32 %r3, %r3, 1; bra.uni L; M:";
     let c = together(&[body, TOGETHER].concat());
     assert!(c.warp_instructions < 32 * 5 + 20, "lanes do not go round alone");
-    // The exit stands before the loop in the text.
+    // The exit is before the loop in the text.
     let body = "mov.u32 %r3, 0; bra.uni L; M:";
     let tail = "ret; L: setp.ge.u32 %p1, %r3, %r1; @%p1 bra M; add.s32 %r3, %r3, 1; bra.uni L;";
     together(&[body, TOGETHER, tail].concat());
-    // Inner loops of different lengths, and a way out of both.
+    // Inner loops of different lengths, and an exit from both.
     let body = "mov.u32 %r3, 0; mov.u32 %r4, 0;
         O: mov.u32 %r5, 0;
         I: setp.ge.u32 %p1, %r5, %r1; @%p1 bra X; add.s32 %r4, %r4, 1; add.s32 %r5, %r5, 1; setp.gt.u32 %p2, %r4, 40; @%p2 bra Y; bra.uni I;

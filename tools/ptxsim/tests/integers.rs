@@ -1,4 +1,4 @@
-//! Integer, logical and bit instructions against Rust's own, over edge cases and random values.
+//! Integer, logical and bit instructions compared with Rust's own, on edge cases and random values.
 
 mod support;
 
@@ -125,7 +125,7 @@ fn bits() {
     });
     let bfe = |v: u64, width: u32, pos: u64, len: u64, signed: bool| {
         let (pos, len) = ((pos & 255) as u32, (len & 255) as u32);
-        // Sign-extended far beyond its width, so that fields may reach out of it.
+        // Sign-extended far beyond its width, so that fields may extend beyond it.
         let v = if signed && v >> (width - 1) & 1 == 1 { v as i128 | -1i128 << width } else { v as i128 };
         if len == 0 {
             return 0;
@@ -179,7 +179,7 @@ fn comparisons_and_choices() {
     ] {
         check(&format!("setp.{name}.u32 D, A, B;"), P, &[W, W], |a, b, _, _| f(&a, &b) as u64);
         check(&format!("setp.{name}.u64 D, A, B;"), P, &[X, X], |a, b, _, _| f(&a, &b) as u64);
-        // Order of signed numbers is that of unsigned ones with the sign turned.
+        // Signed order is unsigned order with the sign bit flipped.
         let turn = |v: u64, bits: u32| v ^ 1 << (bits - 1);
         check(&format!("setp.{name}.s32 D, A, B;"), P, &[W, W], |a, b, _, _| f(&turn(a, 32), &turn(b, 32)) as u64);
         check(&format!("setp.{name}.s64 D, A, B;"), P, &[X, X], |a, b, _, _| f(&turn(a, 64), &turn(b, 64)) as u64);

@@ -1,4 +1,4 @@
-//! Whole kernels, as NVRTC emits them, against plain loops.
+//! Complete kernels, as compiled by NVRTC, compared with plain loops.
 
 mod support;
 
@@ -73,7 +73,7 @@ fn every_fixture_loads() {
     }
 }
 
-/// A relative or absolute error below `e`.
+/// Compares with a relative or absolute tolerance of `e`.
 fn close(a: f64, b: f64, e: f64, what: &str) {
     assert!((a - b).abs() <= e * b.abs().max(1.0) || a == b || (a.is_nan() && b.is_nan()), "{what}: {a} {b}");
 }

@@ -1,4 +1,4 @@
-//! Text that no compiler writes: refused with a line, whatever it asks for.
+//! Texts that no compiler produces are refused with a line number.
 
 use ptxsim::{Config, Machine};
 
@@ -37,7 +37,7 @@ fn registers_and_constants_fit_their_numbers() {
     for count in [u64::from(u32::MAX), 1 << 32, 65536, 65535] {
         in_body(&format!(".reg .b32 %x<{count}>;"));
     }
-    // As many registers as there may be leave no room for a constant.
+    // With the maximum number of registers there is no space for constants.
     let error = in_body(
         ".reg .b32 %x<65520>; mov.u32 %r1, 7; mov.u32 %r1, 8; mov.u32 %r1, 9; mov.u32 %r1, 10; mov.u32 %r1, 11; mov.u32 %r1, 12; mov.u32 %r1, 13; mov.u32 %r1, 14; mov.u32 %r1, 15; mov.u32 %r1, 16;",
     );

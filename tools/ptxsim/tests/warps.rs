@@ -1,4 +1,4 @@
-//! What lanes do together: shuffles, votes, matrices; and memory in all its forms.
+//! Instructions in which lanes cooperate: shuffles, votes, matrices; and all forms of memory access.
 
 mod support;
 
@@ -90,10 +90,10 @@ fn vectors_bytes_and_signs() {
     let body =
         "st.shared.v4.u8 [s], {%r2,%r2,%r2,%r2}; ld.shared.u16 %h1, [s]; cvt.u32.u16 %r3, %h1; add.u32 %r3, %r3, 1;";
     assert_eq!(lanes(body), want(|_| 1));
-    // 64-bit registers take what is narrower.
+    // Narrower values can be loaded into 64-bit registers.
     let body = "ld.global.s32 %rd6, [%rd3]; neg.s64 %rd6, %rd6; st.global.u32 [%rd4], %rd6; ld.global.s16 %r4, [%rd4]; mov.u32 %r3, %r4;";
     assert_eq!(lanes(body), want(|l| (l as i32).wrapping_neg() as u32));
-    // Local memory is each lane's own.
+    // Local memory is private to each lane.
     let body = "st.local.u32 [l+8], %r1; ld.local.u16 %h1, [l+8]; cvt.u32.u16 %r3, %h1;";
     assert_eq!(lanes(body), want(|l| l));
 }
@@ -152,7 +152,7 @@ fn atomics() {
     assert_eq!((out[0], out[2], out[5], out[6]), (16f32.to_bits(), 160, (48f64.to_bits() >> 32) as u32, 9));
 }
 
-/// The bits of a small number in a format.
+/// The bits of a small integer in a format.
 #[derive(Clone, Copy)]
 enum Format {
     Bf16,
@@ -177,7 +177,7 @@ impl Format {
     }
 }
 
-/// Multiplies by the layouts of the PTX ISA, written here lane by lane.
+/// Matrix multiplication with the layouts of the PTX ISA, implemented lane by lane.
 fn mma(op: &str, depth: usize, format: Format) {
     let mut rng = Rng(depth as u64);
     let mut small = |n: usize| -> Vec<i32> { (0..n).map(|_| (rng.next() % 17) as i32 - 8).collect() };
@@ -251,7 +251,7 @@ fn tensor_cores() {
 
 #[test]
 fn matrices_through_shared_memory() {
-    // Halves 0 to 255 in four matrices of 8 rows of 16 bytes; lane 8 i + r names row r of matrix i.
+    // f16 numbers 0 to 255 in four matrices of 8 rows of 16 bytes; lane 8 i + r holds the address of row r of matrix i.
     let fill = "shl.b32 %r4, %r1, 3; mov.u32 %r5, s; shl.b32 %r6, %r1, 4; add.s32 %r6, %r6, %r5;
         mad.lo.s32 %r7, %r1, 524296, 65536; add.s32 %r8, %r7, 131074; add.s32 %r9, %r8, 131074; add.s32 %r10, %r9, 131074;
         st.shared.v4.u32 [%r6], {%r7,%r8,%r9,%r10}; bar.sync 0;";
@@ -271,7 +271,7 @@ fn matrices_through_shared_memory() {
                 });
                 assert_eq!(out, w, "x{n}{t} matrix {i}");
             }
-            // What ldmatrix has taken apart stmatrix puts together.
+            // stmatrix inverts ldmatrix.
             let round = format!("{fill} ldmatrix.sync.aligned.m8n8.x{n}{t}.shared.b16 {{{regs}}}, [%r6]; stmatrix.sync.aligned.m8n8.x{n}{t}.shared.b16 [%r6+1024], {{{regs}}};
                 bar.sync 0; mov.u32 %r3, 0; setp.lt.u32 %p1, %r1, {}; @%p1 ld.shared.u32 %r3, [%r6+1028];", 8 * n);
             let w = want(|l| if l < 8 * n { (8 * l + 2) | (8 * l + 3) << 16 } else { 0 });

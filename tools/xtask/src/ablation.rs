@@ -1,5 +1,5 @@
-//! What each part of MCL is worth: every row of the table in `docs/experiments.md`, run by the examples as a user runs
-//! them, and the table made of their summaries.
+//! `cargo xtask ablation`: the contribution of each part of MCL. Runs every row of the table in `docs/experiments.md`
+//! with the example programs, and makes the table from their summaries.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ const ROWS: [Row; 9] = [
     ),
 ];
 
-/// Figures of a summary that the record keeps.
+/// Fields of a summary that are kept in the record.
 const KEPT: [&str; 15] = [
     "seed",
     "steps",
@@ -88,14 +88,15 @@ const KEPT: [&str; 15] = [
     "overlap_correlation",
 ];
 
-/// A data set: its name and the options that choose it and 120 steps.
+/// A data set: its name, and the options that select it and 120 steps.
 struct Set {
     name: &'static str,
     options: Vec<String>,
 }
 
-/// Runs all rows with their folders below `folder` (finished runs are not repeated, others go on), on procedural clips and,
-/// where `gestures` is given, on that data set; writes `record.json` there and returns the tables as Markdown.
+/// Runs all rows with output folders below `folder` (finished runs are not repeated, interrupted ones resumed), on
+/// procedural clips and, if `gestures` is given, on that data set; writes `record.json` there and returns the tables as
+/// Markdown.
 pub fn run(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<String> {
     let built = Command::new("cargo").args(["build", "--release", "--examples"]).current_dir(root).status()?;
     ensure!(built.success(), "the examples do not build");
@@ -130,7 +131,7 @@ pub fn run(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<String
     }))
 }
 
-/// The summary of one run, taken where it has not been.
+/// The summary of one run, which is started if there is none.
 fn summary(root: &Path, folder: &Path, (row, example, options): &Row, set: &Set, seed: u64) -> Result<Value> {
     let place = ROWS.iter().position(|(name, ..)| name == row).unwrap_or_default();
     let out = folder.join(format!("{}-{place}-{seed}", set.name));

@@ -1,5 +1,5 @@
-//! `cargo xtask bundle DIR`: a folder that shows on a machine with a GPU what only a GPU can show. It holds stripped
-//! programs, the scripts of the peers and `run.sh`, and needs nothing there but the driver.
+//! `cargo xtask bundle DIR`: a folder for testing and benchmarking on a machine with a GPU. It holds stripped programs,
+//! the scripts of the peers and `run.sh`, and requires nothing there but the driver.
 
 use crate::source;
 use anyhow::{Context, Result, bail, ensure};
@@ -10,20 +10,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The most that a bundle may weigh, in bytes.
+/// Maximum size of a bundle in bytes.
 const HEAVIEST: u64 = 64 << 20;
 
-/// What the bundle runs.
+/// The script that the bundle runs.
 const RUN: &str = include_str!("run.sh");
 
-/// What cargo is asked to build: the tests, the one bench that needs a GPU, the examples.
+/// What cargo builds: the tests, the one bench that needs a GPU, the examples.
 const BUILDS: [&[&str]; 3] = [
     &["test", "--package", "tubelet-tests", "--release", "--no-run", "--test", "it"],
     &["bench", "--package", "tubelet-benches", "--no-run", "--bench", "gpu"],
     &["build", "--package", "tubelet", "--release", "--examples"],
 ];
 
-/// Builds and writes the bundle; says what is in it.
+/// Builds and writes the bundle; returns a list of its contents.
 pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
     let mut programs = BTreeMap::new();
     for build in BUILDS {
@@ -50,14 +50,14 @@ pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
             total += fs::copy(&path, peers.join(path.file_name().unwrap_or_default()))?;
         }
     }
-    write_run(folder, &rooms(root)?)?;
+    write_run(folder, &modules(root)?)?;
     said.push(format!("{} in all: {:.1} MiB", folder.display(), total as f64 / f64::from(1 << 20)));
     ensure!(total <= HEAVIEST, "the bundle weighs {total} bytes, more than {HEAVIEST}:\n{}", said.join("\n"));
     Ok(said)
 }
 
-/// The modules of the tests that run on a GPU where there is one, as filters.
-fn rooms(root: &Path) -> Result<String> {
+/// The test modules that use a GPU if there is one, as filters.
+fn modules(root: &Path) -> Result<String> {
     let files = source::read(root, &["tests/it"])?;
     let stems = files.iter().filter(|f| f.mentions("on_gpu(") && f.path != "tests/it/sim.rs");
     let stems: Vec<String> =
@@ -66,16 +66,16 @@ fn rooms(root: &Path) -> Result<String> {
     Ok(stems.join(" "))
 }
 
-/// Writes `run.sh`, and beside it which tests it runs.
-fn write_run(folder: &Path, rooms: &str) -> Result<()> {
-    fs::write(folder.join("rooms"), rooms.to_owned() + "\n")?;
+/// Writes `run.sh`, and a file that lists the test modules it runs.
+fn write_run(folder: &Path, modules: &str) -> Result<()> {
+    fs::write(folder.join("modules"), modules.to_owned() + "\n")?;
     let run = folder.join("run.sh");
     fs::write(&run, RUN).with_context(|| format!("cannot write {}", run.display()))?;
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 
-/// Runs cargo and collects the programs that it names, by target.
+/// Runs cargo and collects the programs that it reports, by target.
 fn built(root: &Path, command: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let (verb, rest) = command.split_first().context("a build has a verb")?;
@@ -89,7 +89,7 @@ fn built(root: &Path, command: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(program).collect())
 }
 
-/// The program that a line of cargo's messages speaks of.
+/// The program reported in a line of cargo's messages.
 fn program(line: &str) -> Option<(String, PathBuf)> {
     let message: Value = serde_json::from_str(line).ok()?;
     if message["reason"] != "compiler-artifact" {
@@ -101,7 +101,7 @@ fn program(line: &str) -> Option<(String, PathBuf)> {
     wanted.then_some((name, PathBuf::from(message["executable"].as_str()?)))
 }
 
-/// Copies a program without its symbols; where `strip` is absent, with them. Returns its size.
+/// Copies a program without its symbols, or with them if `strip` is not available. Returns its size.
 fn strip(from: &Path, to: &Path) -> Result<u64> {
     let stripped = Command::new("strip").arg("-o").arg(to).arg(from).status();
     if !stripped.is_ok_and(|s| s.success()) {
@@ -123,7 +123,7 @@ mod tests {
         }
     }
 
-    /// A folder with `run.sh` and programs that are scripts of one line.
+    /// A folder with `run.sh` and programs that are one-line scripts.
     fn folder(name: &str, programs: &[(&str, &str)]) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("tubelet-bundle-{name}-{}", std::process::id()));
         fs::create_dir_all(folder.join("bin")).unwrap();

@@ -1,7 +1,7 @@
-//! `cargo xtask fuzz`: the readers of `tools/fuzz` under libFuzzer, a table of what was run and found.
+//! `cargo xtask fuzz`: runs the targets of `tools/fuzz` under libFuzzer and prints a table of the results.
 //!
-//! What libFuzzer finds goes to `target/fuzz/found/<target>` and crashes to `target/fuzz/crashes/<target>`; the committed corpus
-//! is only read.
+//! Inputs found by libFuzzer are written to `target/fuzz/found/<target>` and crashes to `target/fuzz/crashes/<target>`;
+//! the committed corpus is only read.
 
 use crate::nightly;
 use anyhow::{Context, Result, bail, ensure};
@@ -13,21 +13,21 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// What was asked for.
+/// Command-line options.
 #[derive(Debug, PartialEq)]
 pub struct Options {
-    /// Targets by name; none are all.
+    /// Targets by name; if empty, all.
     pub targets: Vec<String>,
-    /// Seconds for each.
+    /// Seconds per target.
     pub seconds: u64,
-    /// Targets at a time.
+    /// Number of concurrent targets.
     pub jobs: usize,
-    /// Where the figures go as JSON.
+    /// Where to write the results as JSON.
     pub json: Option<PathBuf>,
 }
 
 impl Options {
-    /// Reads `[TARGET..] [--seconds N] [--jobs N] [--json FILE]`.
+    /// Parses `[TARGET..] [--seconds N] [--jobs N] [--json FILE]`.
     ///
     /// # Errors
     /// One sentence for an option that is unknown or lacks its value.
@@ -52,25 +52,25 @@ impl Options {
     }
 }
 
-/// What a target came to.
+/// The result of fuzzing a target.
 #[derive(Debug, Default, PartialEq)]
 struct Figures {
     executions: u64,
-    /// Edges of the program reached, and features (edges with the number of times they were taken).
+    /// Edges of the program covered, and features (edges with execution counts).
     cov: u64,
     ft: u64,
-    /// Inputs worth keeping.
+    /// Number of inputs in the corpus.
     corpus: u64,
 }
 
-/// Dictionaries of targets.
+/// Dictionaries for targets.
 const DICTIONARIES: [(&str, &str); 4] =
     [("checkpoint", "safetensors"), ("state", "safetensors"), ("lists", "lists"), ("ptx", "ptx")];
 
-/// Builds the targets and runs them; whether there was no crash.
+/// Builds and runs the targets; returns whether there was no crash.
 ///
 /// # Errors
-/// One sentence for what is missing; a target that does not build or start.
+/// One sentence if a tool is missing; a target that does not build or start.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
     let all = targets(root)?;
     for target in &options.targets {
@@ -84,7 +84,7 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         build.arg(&crate_folder).arg("--target-dir").arg(&home).arg(target).current_dir(&crate_folder);
         ensure!(build.status()?.success(), "the fuzzing target {target} does not build");
     }
-    // Files are written and read by the thousand each second.
+    // Thousands of files are written and read per second, so they are kept in memory.
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     let scratch = parent.join(format!("tubelet-fuzz-{}", std::process::id()));
@@ -100,7 +100,7 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
             });
         }
     });
-    let _ = fs::remove_dir_all(&scratch); // of no use to anyone, in memory
+    let _ = fs::remove_dir_all(&scratch); // in memory, and not needed any more
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
     done.sort_by_key(|(target, _)| *target);
     let (mut fine, mut record) = (true, Vec::new());
@@ -143,7 +143,7 @@ fn require_tools() -> Result<()> {
     Ok(())
 }
 
-/// Runs a target for some seconds, or to its first crash: its figures, processor time, and what it crashed at.
+/// Runs a target for some seconds, or to its first crash: its results, processor time, and the crashing input.
 fn fuzz(
     home: &Path,
     crate_folder: &Path,
@@ -189,12 +189,12 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Waits for a process: how it ended, and the processor time it took.
+/// Waits for a process; returns its exit status and the processor time it took.
 fn wait(child: Child) -> Result<(ExitStatus, f64)> {
     let mut status = 0;
     // SAFETY: all-zero bytes are a valid `rusage`, which is numbers only.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers lead to values of this function, and the process is a child nobody else waits for.
+    // SAFETY: both pointers are to local variables, and the process is a child that nothing else waits for.
     while unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) } < 0 {
         let error = std::io::Error::last_os_error();
         ensure!(error.kind() == std::io::ErrorKind::Interrupted, "cannot wait for a process: {error}");
@@ -203,7 +203,7 @@ fn wait(child: Child) -> Result<(ExitStatus, f64)> {
     Ok((ExitStatus::from_raw(status), seconds(usage.ru_utime) + seconds(usage.ru_stime)))
 }
 
-/// The figures in what libFuzzer prints: `#8192 pulse cov: 61 ft: 102 corp: 11/1kb …`, and at the end its statistics.
+/// Parses libFuzzer's output: `#8192 pulse cov: 61 ft: 102 corp: 11/1kb …`, and its final statistics.
 fn figures(log: &str) -> Figures {
     let after = |line: &str, word: &str| -> Option<u64> {
         let rest = line.split(word).nth(1)?.trim_start();

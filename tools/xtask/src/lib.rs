@@ -1,4 +1,4 @@
-//! What `cargo xtask` does, as a library, so that the tests of the repository can ask the same questions.
+//! The commands of `cargo xtask`, as a library, so that the repository's tests can run the same checks.
 
 pub mod ablation;
 pub mod bundle;

@@ -1,5 +1,5 @@
-//! MaCLR's whole training, ours and PyTorch's by turns: `pretrain_maclr` as a user runs it and benches/peers/maclr.py, the
-//! same recipe on the same videos, both from empty caches of their own.
+//! Compares complete MaCLR trainings, alternating between this crate's `pretrain_maclr` and PyTorch's
+//! `benches/peers/maclr.py`: the same recipe on the same videos, both starting with empty caches of their own.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -7,32 +7,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is compared.
+/// Command-line options.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Videos in UCF101's layout.
     pub data: PathBuf,
-    /// Caches and runs; what ended there before is done again, caches are kept.
+    /// Folder of caches and runs; finished runs are repeated, caches are kept.
     pub folder: PathBuf,
-    /// Our precisions; the peer's is f32 for all but bf16.
+    /// This crate's precisions; the peer's is f32 for all except bf16.
     pub precisions: Vec<String>,
-    /// Epochs of a run.
+    /// Epochs per run.
     pub epochs: u32,
-    /// Turns of each side.
+    /// Runs of each side.
     pub rounds: u32,
     /// Threads of each side.
     pub threads: u32,
-    /// The Python that has PyTorch and OpenCV.
+    /// The Python interpreter that has PyTorch and OpenCV.
     pub python: PathBuf,
-    /// Where `{case: {ours_ms, peer_ms, ratio}}` is written.
+    /// Where to write `{case: {ours_ms, peer_ms, ratio}}`.
     pub json: Option<PathBuf>,
 }
 
 impl Options {
-    /// Reads the arguments after `versus-maclr`.
+    /// Parses the arguments after `versus-maclr`.
     ///
     /// # Errors
-    /// When data or folder is missing, an option is unknown or its value cannot be.
+    /// When data or folder is missing, an option is unknown or its value invalid.
     pub fn parse(args: &[String]) -> Result<Self> {
         let [data, folder, rest @ ..] = args else { bail!("versus-maclr needs DATA and DIR") };
         ensure!(!data.starts_with('-') && !folder.starts_with('-'), "versus-maclr needs DATA and DIR first");
@@ -71,29 +71,29 @@ impl Options {
     }
 }
 
-/// What `--precision` takes.
+/// Values of `--precision`.
 const PRECISIONS: [&str; 5] = ["f32", "fma", "bf16", "bf16x3", "bf16x6"];
 
-/// A side's runs in one precision.
+/// The runs of one side in one precision.
 #[derive(Default)]
 struct Runs(Vec<Value>);
 
 impl Runs {
-    /// The least of a figure over the runs.
+    /// The minimum of a field over the runs.
     fn best(&self, name: &str) -> f64 {
         self.0.iter().filter_map(|run| run[name].as_f64()).fold(f64::INFINITY, f64::min)
     }
 
-    /// A figure of the first run: the one that filled the cache.
+    /// A field of the first run, which built the cache.
     fn first(&self, name: &str) -> f64 {
         self.0.first().and_then(|run| run[name].as_f64()).unwrap_or(f64::NAN)
     }
 }
 
-/// Runs the comparison, prints its table and writes the JSON that is asked for.
+/// Runs the comparison, prints its table and writes the JSON file if requested.
 ///
 /// # Errors
-/// When one side cannot be built or does not end well; when a file cannot be written.
+/// When one side does not build or fails; when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     ensure!(options.data.exists(), "there is no {}", options.data.display());
     let build = ["build", "--quiet", "--release", "--example", "pretrain_maclr"];
@@ -176,7 +176,7 @@ fn peer_run(root: &Path, options: &Options, folder: &Path, precision: &str) -> R
     })
 }
 
-/// The JSON in the last line of what a process prints.
+/// The JSON in the last line of a process's output.
 fn ended(command: &mut Command, name: &str) -> Result<Value> {
     let done = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     let errors = String::from_utf8_lossy(&done.stderr);

@@ -1,4 +1,4 @@
-//! Commands for people who work on tubelet: `cargo xtask <command>`.
+//! Development commands for tubelet: `cargo xtask <command>`.
 
 use anyhow::{Result, ensure};
 use std::fs;
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the arguments, and what there is.
+/// Prints what is wrong with the arguments, and the usage.
 fn refused(why: &str) -> ExitCode {
     eprintln!("error: {why}\n{USAGE}");
     ExitCode::from(2)
@@ -112,7 +112,7 @@ fn ptx(root: &Path, families: &[String]) -> Result<ExitCode> {
     report(&device::problems(root)?, "")
 }
 
-/// Prints problems, or else `fine`, and says how it went.
+/// Prints the problems, or `fine` if there are none, and returns the exit code.
 fn report(problems: &[String], fine: &str) -> Result<ExitCode> {
     if problems.is_empty() {
         if !fine.is_empty() {
@@ -163,7 +163,7 @@ fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// The exit code of a command that says whether all was well.
+/// The exit code for success or failure.
 fn passed(well: bool) -> ExitCode {
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,25 +1,25 @@
-//! `cargo xtask sanitize`: tests under Miri, which checks every access of what it interprets, and under the address sanitizer,
-//! which checks those of the vector kernels at nearly their full speed.
+//! `cargo xtask sanitize`: runs tests under Miri, which checks every access of the code it interprets, and under the
+//! address sanitizer, which checks the accesses of the vector kernels at nearly full speed.
 
 use crate::nightly;
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 use std::process::Command;
 
-/// What was asked for.
+/// Command-line options.
 #[derive(Debug, PartialEq)]
 pub struct Options {
     miri: bool,
     address: bool,
-    /// Tests by parts of their names; none are those below.
+    /// Tests by substrings of their names; if empty, the default ones.
     filters: Vec<String>,
 }
 
-/// Unit tests that Miri passes over: safe arithmetic over many thousands of numbers, which takes it minutes each (plans of
-/// launches, an optimiser, clocks, ranges of settings), and one that wants exact powers, which Miri does not promise.
+/// Unit tests that Miri skips: safe arithmetic over many thousands of numbers, which takes it minutes each (launch plans, an
+/// optimiser, clocks, ranges of settings), and one that needs exact powers, which Miri does not promise.
 const NOT_IN_MIRI: [&str; 5] = ["cuda::", "lbfgs::", "clock::", "limits::", "range::"];
 
-/// Rooms of the tests with kernels for the CPU.
+/// Test modules for kernels on the CPU.
 const KERNELS: [&str; 12] = [
     "conv3d::",
     "conv3d_amx::",
@@ -36,10 +36,10 @@ const KERNELS: [&str; 12] = [
 ];
 
 impl Options {
-    /// Reads `[miri|address] [TEST..]`.
+    /// Parses `[miri|address] [TEST..]`.
     ///
     /// # Errors
-    /// One sentence for an option, of which there are none, or for tests without a tool.
+    /// One sentence for an option, since there are none, or for tests without a tool.
     pub fn parse(args: &[String]) -> Result<Options> {
         if let Some(option) = args.iter().find(|a| a.starts_with('-')) {
             bail!("sanitize has no option {option}");
@@ -54,10 +54,10 @@ impl Options {
     }
 }
 
-/// Runs the tests; whether all passed.
+/// Runs the tests; returns whether all passed.
 ///
 /// # Errors
-/// One sentence for what is missing.
+/// One sentence if a tool is missing.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
     nightly::require("a sanitizer")?;
     let mut fine = true;
@@ -78,21 +78,22 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
     Ok(fine)
 }
 
-/// Unit tests of the library, interpreted. Miri knows no CPUID, so kernels take their portable form.
+/// The library's unit tests, interpreted. Miri does not support CPUID, so kernels use their portable form.
 fn miri(root: &Path, filters: &[String]) -> Command {
     let mut command = nightly::cargo(&["miri", "test", "--locked", "--package", "tubelet", "--lib"]);
     command.args(["--no-default-features", "--features", "train", "--target-dir", "target/miri", "--"]);
     command.args(filters).args(NOT_IN_MIRI.iter().flat_map(|name| ["--skip", name])).current_dir(root);
     command.env("TUBELET_ISA", "portable");
-    // Files are read and written; threads of rayon and memory of statics outlive the tests.
+    // Tests access files; rayon's threads and memory in statics outlive the tests.
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-ignore-leaks");
     command
 }
 
-/// Tests of the CPU's kernels with every access checked. Each buffer is allocated alone, so that its end is seen.
+/// Tests of the CPU kernels with every access checked. Each buffer is a separate allocation, so that its bounds are
+/// known.
 fn address(root: &Path, filters: &[String]) -> Command {
     let mut command = nightly::cargo(&["test", "--locked", "--package", "tubelet-tests", "--test", "it"]);
-    // With a target named, build scripts and macros are built without the sanitizer.
+    // With an explicit target, build scripts and macros are built without the sanitizer.
     command.args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/sanitize", "--"]);
     match filters {
         [] => command.args(KERNELS),
@@ -100,7 +101,7 @@ fn address(root: &Path, filters: &[String]) -> Command {
     };
     command.args(["--skip", "_gpu::"]).current_dir(root);
     command.env("RUSTFLAGS", "-Zsanitizer=address --cfg tubelet_sanitize");
-    // What statics hold is no leak.
+    // Memory held by statics is not a leak.
     command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1");
     command
 }
@@ -131,8 +132,8 @@ mod tests {
     #[test]
     fn the_rooms_named_are_there() {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        for room in KERNELS {
-            let file = root.join(format!("tests/it/{}.rs", room.trim_end_matches("::")));
+        for module in KERNELS {
+            let file = root.join(format!("tests/it/{}.rs", module.trim_end_matches("::")));
             assert!(file.is_file(), "{}", file.display());
         }
     }

@@ -6,9 +6,9 @@ use std::path::Path;
 
 /// One Rust file.
 pub struct Source {
-    /// From the root, with `/`.
+    /// Relative to the root, with `/`.
     pub path: String,
-    /// Its lines, comments included.
+    /// Its lines, including comments.
     pub lines: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ impl Source {
         numbered.map(|(i, l)| (i, strip_comment(l))).filter(|(_, l)| !l.trim().is_empty())
     }
 
-    /// Whether the file lies under `folder`.
+    /// Whether the file is under `folder`.
     pub fn under(&self, folder: &str) -> bool {
         self.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
     }
@@ -35,12 +35,12 @@ impl Source {
     }
 }
 
-/// A line up to `//`. (A `//` inside a text literal shortens the line too, which no rule here minds.)
+/// A line up to `//`. (A `//` inside a string literal truncates the line too, which does not matter to the rules.)
 fn strip_comment(line: &str) -> &str {
     line.find("//").map_or(line, |at| &line[..at])
 }
 
-/// All Rust files under the given folders of `root`, in the order of their paths. A folder that is absent holds none.
+/// All Rust files under the given folders of `root`, sorted by path. A missing folder counts as empty.
 pub fn read(root: &Path, folders: &[&str]) -> Result<Vec<Source>> {
     let mut files = Vec::new();
     for folder in folders {
@@ -63,7 +63,7 @@ fn walk(root: &Path, folder: &str, files: &mut Vec<Source>) -> Result<()> {
     Ok(())
 }
 
-/// Names in a folder and whether each is itself a folder, sorted; empty where the folder is absent.
+/// Names in a folder and whether each is a folder, sorted; empty if the folder does not exist.
 pub fn entries(root: &Path, folder: &str) -> Result<Vec<(String, bool)>> {
     let path = root.join(folder);
     if !path.is_dir() {

@@ -1,25 +1,26 @@
-//! Sample by sample, in f64. A sample's three terms are cosines of vectors that are linear in the map, with constants:
-//! frames, the mean frame, the sums of the frames. [`Cosine`] is one of them.
+//! The alignment loss in f64, one sample at a time. The three terms of a sample are cosines between a linear function
+//! of the map (its frames, its mean frame, the sums of its frames) and the same function of the target, which is
+//! constant. [`Cosine`] is one of them.
 
 use super::super::{Cosines, EPS, FLAT, Grid, TargetNorm};
 use rayon::prelude::*;
 
-/// The cosine of a vector with a constant one, and what its derivatives need. With `a`, `b` less their means where centred
-/// and `^` for unit length:
-/// `∂cos = (b^ - cos·a^) / ‖a‖`, and `∂²cos·v = -(a^·(∂cos·v) + ∂cos·(a^·v) + cos·(v - a^·(a^·v)) / ‖a‖) / ‖a‖`.
+/// The cosine of a vector `a` with a constant vector `b`, and what its derivatives need. `a` and `b` have their means
+/// subtracted where centred, and `^` denotes unit length: `∂cos = (b^ - cos·a^) / ‖a‖`, and `∂²cos·v = -(a^·(∂cos·v) +
+/// ∂cos·(a^·v) + cos·(v - a^·(a^·v)) / ‖a‖) / ‖a‖`.
 struct Cosine {
-    /// What is taken off: the means, or 0.
+    /// What is subtracted from `a` and `b`: their means, or 0.
     shift: [f64; 2],
-    /// One over the lengths, at most `1/ε`; 0 for flat vectors.
+    /// Reciprocals of the lengths, at most `1/ε`; 0 for flat vectors.
     scale: [f64; 2],
     cos: f64,
-    /// Whether the length of `a` is its own: below ε the cosine is linear.
+    /// Whether `a` is divided by its own length; shorter than ε, it is divided by ε and the cosine is linear.
     curved: bool,
     centred: bool,
 }
 
-/// What [`Cosine::curvature`] needs to know of the whole direction: its mean, its part along `a^`, and the cosine's slope
-/// along it.
+/// What [`Cosine::curvature`] needs of the full direction vector: its mean, its component along `a^`, and the
+/// directional derivative of the cosine.
 struct Along {
     mean: f64,
     a: f64,
@@ -49,18 +50,18 @@ impl Cosine {
         Cosine { shift, scale, cos: product * scale[0] * scale[1], curved, centred }
     }
 
-    /// The elements at unit length.
+    /// An element of both vectors after normalisation to unit length.
     fn unit(&self, v: [f64; 2]) -> [f64; 2] {
         [0, 1].map(|i| (v[i] - self.shift[i]) * self.scale[i])
     }
 
-    /// The cosine's slope for the element of `a`.
+    /// The derivative of the cosine by an element of `a`.
     fn slope(&self, v: [f64; 2]) -> f64 {
         let [a, b] = self.unit(v);
         (b - if self.curved { self.cos * a } else { 0.0 }) * self.scale[0]
     }
 
-    /// Of `(v, u)`, with `u` the direction.
+    /// The reductions over all elements `(v, u)`, where `u` is the direction.
     fn along(&self, of: impl Iterator<Item = ([f64; 2], f64)> + Clone) -> Along {
         let count = of.clone().count() as f64;
         let mean = if self.centred { of.clone().map(|(_, u)| u).sum::<f64>() / count } else { 0.0 };
@@ -68,7 +69,7 @@ impl Cosine {
         Along { mean, a: sum(&|v| self.unit(v)[0]), slope: sum(&|v| self.slope(v)) }
     }
 
-    /// The change of [`Cosine::slope`] along a direction whose element here is `u`.
+    /// The derivative of [`Cosine::slope`] along a direction whose element here is `u`.
     fn curvature(&self, v: [f64; 2], u: f64, along: &Along) -> f64 {
         if !self.curved {
             return 0.0;
@@ -98,24 +99,25 @@ impl<'a> Sample<'a> {
         self.p.iter().zip(self.y).map(|(p, y)| [f64::from(*p), f64::from(*y)])
     }
 
-    /// The sums of the frames.
+    /// The sum of each frame.
     fn sums(self) -> Vec<[f64; 2]> {
         (0..self.t).map(|t| self.frame(t).fold([0.0; 2], |s, v| [s[0] + v[0], s[1] + v[1]])).collect()
     }
 
-    /// The means of the cells.
+    /// The mean over time of each position.
     fn means(self) -> Vec<[f64; 2]> {
         let [p, y] = [self.p, self.y].map(|x| means(x, self.t, self.area));
         p.into_iter().zip(y).map(|(p, y)| [p, y]).collect()
     }
 }
 
-/// The means over `t` frames of `area`.
+/// The mean over `t` frames of each of `area` positions.
 fn means(x: &[f32], t: usize, area: usize) -> Vec<f64> {
     (0..area).map(|i| (0..t).map(|t| f64::from(x[t * area + i])).sum::<f64>() / t as f64).collect()
 }
 
-/// The weights of the frames: a softmax of their sums, or of these over the mean of all cells where that is above 0.
+/// The weights of the frames: a softmax of their sums, or of the sums divided by the mean of all positions where that
+/// is above 0.
 pub(in super::super) fn attention(sums: &[f64], area: usize, norm: TargetNorm) -> Vec<f64> {
     let mean = sums.iter().sum::<f64>() / (sums.len() * area) as f64;
     let scale = if norm == TargetNorm::Mean && mean > 0.0 { 1.0 / mean } else { 1.0 };
@@ -164,7 +166,7 @@ fn sample<'a>(g: &Grid, p: &'a [f32], y: &'a [f32]) -> Sample<'a> {
     Sample { t: g.t, area: g.area, p, y }
 }
 
-/// The loss, and the four figures beside it.
+/// The loss, and the four statistics reported beside it.
 pub(in super::super) fn fwd(g: &Grid, p: &[f32], y: &[f32], how: &Cosines) -> [f32; 5] {
     let size = g.t * g.area;
     let each: Vec<[f64; 5]> = p

@@ -1,11 +1,11 @@
-//! A task a frame: its features are a few hundred kilobytes, so what the weights were made of is still near when the map
-//! is.
+//! One task per frame: the features of a frame are a few hundred kilobytes, so they are still in the cache when the map
+//! is formed from the weights.
 
 use super::super::Map;
 use crate::cpu::widest::widest;
 use rayon::prelude::*;
 
-/// Partial sums of a product of two runs.
+/// Partial sums of a dot product.
 const LANES: usize = 16;
 
 /// `to += factor · x`

@@ -1,5 +1,5 @@
-//! The map in f32, frame by frame; the losses in f64, sample by sample. Both are independent of each other, so the thread
-//! count cannot matter.
+//! The map in f32, one task per frame; the losses in f64, one task per sample. Tasks share no sums, so results do not
+//! depend on the number of threads.
 
 pub(super) mod cosines;
 pub(super) mod map;

@@ -7,14 +7,14 @@ use crate::ops::batch_norm::{Norm, Rows};
 use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use rayon::prelude::*;
 
-/// Per part and channel: `Σ dz` and `Σ dz (x - mean)`, with `dz` the gradient past the ReLU.
+/// Per part and channel: `Σ dz` and `Σ dz (x - mean)`, where `dz` is the gradient after ReLU's mask.
 #[derive(Clone, Copy, Default)]
 pub(in crate::ops::batch_norm) struct GradSums {
     dz: f64,
     dz_dev: f64,
 }
 
-/// The sums from those of `dz` and of its products with the normalised input, `[parts 2 c]`.
+/// The same from `Σ dz` and `Σ dz` times the normalised input, `[parts 2 c]`.
 pub(in crate::ops::batch_norm) fn past_sums(norm: &Norm, sums: &[f32]) -> Result<Vec<GradSums>> {
     let c = norm.channels();
     let one = |(i, inv_std): (usize, &f32)| {
@@ -24,7 +24,7 @@ pub(in crate::ops::batch_norm) fn past_sums(norm: &Norm, sums: &[f32]) -> Result
     Ok(norm.inv_std().host()?.iter().enumerate().map(one).collect())
 }
 
-/// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, where it is wanted.
+/// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, if that is given.
 pub(in crate::ops::batch_norm) fn grad_sums<T: Stored>(
     lines: &Lines,
     x: &[T],
@@ -101,7 +101,7 @@ pub(in crate::ops::batch_norm) struct Slopes {
 
 impl Slopes {
     pub fn new(p: &Rows, norm: &Norm, sums: &[GradSums]) -> Result<Self> {
-        // Given statistics are constants: nothing flows through them.
+        // Given statistics are constants: no gradient passes through them.
         let share = if norm.of_batch() { 1.0 / p.rows as f64 } else { 0.0 };
         let (inv_std, gamma) = (norm.inv_std().host()?, norm.gamma().host()?);
         let each = || {

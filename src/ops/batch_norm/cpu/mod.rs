@@ -1,7 +1,7 @@
-//! Memory-bound, so each tensor is read once per pass, in chunks that stay in the cache.
+//! Batch norm on the CPU. It is memory-bound, so each pass reads each tensor once, in chunks that stay in the cache.
 //!
-//! Rows are worked on in *lines* of several: the parameters of a row are laid out once per row of a line, so that every
-//! inner loop runs over a few hundred numbers, however few the channels. Chunks are fixed by the shape alone and their
+//! Rows are processed in *lines* of several rows: the parameters of a row are repeated for each row of a line, so that
+//! every inner loop has a few hundred iterations, however few the channels. Chunks depend on the shape alone, and their
 //! sums are merged in order, in f64: the same bits for any number of threads.
 
 mod backward;
@@ -15,34 +15,34 @@ use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
 use crate::tensor::{Element, Tensor};
 use rayon::prelude::*;
 
-/// Elements of a line, at least, where the rows suffice.
+/// Minimum number of elements of a line, where there are enough rows.
 const LINE: usize = 512;
 
-/// Lines of a chunk (128 KiB of f32 where a row is no longer than a line).
+/// Lines per chunk (128 KiB of f32 where a row is no longer than a line).
 const LINES: usize = 64;
 
 impl Rows {
-    /// Rows of a line.
+    /// Rows per line.
     fn step(&self) -> usize {
         (LINE / self.c).clamp(1, self.rows)
     }
 
-    /// Elements of a line.
+    /// Elements per line.
     fn line(&self) -> usize {
         self.step() * self.c
     }
 
-    /// Elements of a chunk. Rows much longer than [`LINE`] make chunks of fewer lines.
+    /// Elements per chunk. Rows much longer than [`LINE`] make chunks of fewer lines.
     fn chunk(&self) -> usize {
         self.line() * (LINES * LINE / self.line()).clamp(16, LINES)
     }
 
-    /// Elements of a part.
+    /// Elements per part.
     fn part(&self) -> usize {
         self.rows * self.c
     }
 
-    /// Chunks of a part.
+    /// Chunks per part.
     fn chunks(&self) -> usize {
         self.part().div_ceil(self.chunk())
     }
@@ -67,7 +67,7 @@ impl Rows {
     }
 }
 
-/// Sums a line's rows into `to`, one row.
+/// Sums the rows of a line into `to`, one row.
 fn fold(line: &[f32], to: &mut [f32]) {
     to.fill(0.0);
     for row in line.chunks_exact(to.len()) {
@@ -82,7 +82,7 @@ pub(super) struct Merged {
     pub m2: f64,
 }
 
-/// What sums `[parts 2 c]` relative to `shift [c]` amount to, per part and channel.
+/// Mean and squared deviations per part and channel, from the sums `[parts 2 c]` relative to `shift [c]`.
 pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Merged> {
     let merged = |(i, near): (usize, &f32)| {
         let at = i / p.c * 2 * p.c + i % p.c;
@@ -93,8 +93,8 @@ pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Merged> {
     shift.iter().cycle().take(p.parts * p.c).enumerate().map(merged).collect()
 }
 
-/// Rows of a chunk, and for each chunk the sums of `d = x - s` and of `d²`, in f32, where the shift `s` is the mean of the
-/// chunk's first line: `[parts chunks 3 c]`.
+/// Rows per chunk, and for each chunk the sums of `d = x - s` and of `d²`, in f32, where the shift `s` is the mean of
+/// the chunk's first line: `[parts chunks 3 c]`.
 pub(super) fn chunk_sums<T: Stored>(p: &Rows, x: &[T]) -> Result<(usize, Tensor)> {
     let (c, chunks) = (p.c, p.chunks());
     let sums = Tensor::build([p.parts, chunks, 3, c], |sums| {
@@ -105,13 +105,13 @@ pub(super) fn chunk_sums<T: Stored>(p: &Rows, x: &[T]) -> Result<(usize, Tensor)
     Ok((p.chunk() / c, sums))
 }
 
-/// What [`chunk_sums`] amount to, per part and channel. Chunks are merged in f64 by `M2 = Σ_k [m2_k + n_k (mean_k - mean)²]`,
-/// in which nothing cancels.
+/// Mean and squared deviations per part and channel, from [`chunk_sums`]. Chunks are merged in f64 by `M2 = Σ_k [m2_k +
+/// n_k (mean_k - mean)²]`, which has no cancellation.
 pub(super) fn merge_chunks(p: &Rows, sums: &[f32]) -> Vec<Merged> {
     let (c, chunks) = (p.c, p.chunks());
     let mut all = vec![Merged::default(); p.parts * c];
     for (all, parts) in all.chunks_exact_mut(c).zip(sums.chunks_exact(chunks * 3 * c)) {
-        // Of each chunk: its sums, its number of rows.
+        // For each chunk: its sums and its number of rows.
         let each = || {
             let count = |k: usize| (p.part() - k * p.chunk()).min(p.chunk()) / c;
             parts.chunks_exact(3 * c).enumerate().map(move |(k, part)| (part, count(k) as f64))
@@ -178,7 +178,7 @@ impl<T: Stored> Kernel for ChunkSums<'_, T> {
     }
 }
 
-/// The statistics of all parts together.
+/// The statistics of the whole batch, all parts together.
 pub(super) fn whole_batch(p: &Rows, merged: &[Merged]) -> Result<BatchStatistics> {
     let total = (p.parts * p.rows) as f64;
     let (mut mean, mut var) = (Vec::with_capacity(p.c), Vec::with_capacity(p.c));
@@ -192,7 +192,7 @@ pub(super) fn whole_batch(p: &Rows, merged: &[Merged]) -> Result<BatchStatistics
     Ok(BatchStatistics { mean: vector(mean.into_iter())?, var: vector(var.into_iter())? })
 }
 
-/// A [`Norm`] as vectors read it: the numbers of each part, repeated for each row of a line.
+/// The numbers of a [`Norm`] as vector code reads them: for each part, repeated for each row of a line.
 pub(in crate::ops) struct Lines {
     rows: Rows,
     mean: Vec<f32>,
@@ -201,7 +201,7 @@ pub(in crate::ops) struct Lines {
 }
 
 impl Lines {
-    /// Those of `norm`, for an `x` that divides into `rows`.
+    /// The numbers of `norm`, for an `x` that divides into `rows`.
     pub fn new(rows: &Rows, norm: &Norm) -> Result<Self> {
         let [mean, inv_std, gamma, beta] = [norm.mean(), norm.inv_std(), norm.gamma(), norm.beta()].map(Tensor::host);
         let (mean, inv_std, gamma, beta) = (mean?, inv_std?, gamma?, beta?);
@@ -215,8 +215,8 @@ impl Lines {
         })
     }
 
-    /// What it does to rows of the part in which element `at` is: to a line of them, which is as long as these.
-    #[cfg(target_arch = "x86_64")] // for tiles
+    /// The parameters for the part that contains element `at`: a line of them.
+    #[cfg(target_arch = "x86_64")] // used by the AMX engine only
     pub fn line(&self, at: usize) -> Line<'_> {
         self.of_part(at / self.rows.part())
     }
@@ -226,7 +226,7 @@ impl Lines {
         Line { mean: &self.mean[at.clone()], scale: &self.scale[at.clone()], shift: &self.shift[at] }
     }
 
-    /// The normalised `x`, with `residual` added and ReLU applied where asked for.
+    /// Normalises `x`, with `residual` added and ReLU applied where requested.
     pub(super) fn normalise<T: Stored>(&self, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
         let p = &self.rows;
         p.for_chunks(y, |g, k, y| {
@@ -236,7 +236,7 @@ impl Lines {
     }
 }
 
-/// One chunk of a result.
+/// One chunk of the result.
 struct Normalise<'a, T> {
     of: Line<'a>,
     line: usize,

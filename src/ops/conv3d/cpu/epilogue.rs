@@ -1,9 +1,9 @@
-//! How the CPU carries an epilogue out, on results that are still in a core's cache: the moments for the batch norm that follows
-//! a convolution, or, of a gradient, what ReLU and the batch norm before the convolution make of it.
+//! How the CPU carries out an epilogue, on results that are still in a core's cache: the moments for the batch norm
+//! that follows a convolution or, for a gradient, ReLU's mask and the sums of the batch norm before the convolution.
 //!
-//! Work falls into *ranges* of positions, fixed by the shape alone. Each takes its sums in f32, and they are merged in order,
-//! in f64: the same bits for any number of threads. Moments are taken about the mean of a strip's first rows, and
-//! merged as means and sums of squared deviations, in which nothing cancels.
+//! Positions are divided into *ranges*, which depend on the shape alone. Each takes its sums in f32, and they are
+//! merged in order, in f64: the same bits for any number of threads. Moments are relative to the mean of a strip's
+//! first rows, and merged as means and sums of squared deviations, which has no cancellation.
 
 use super::super::Conv3d;
 use super::plan::{Plan, Rows};
@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What to do; results are of type `T`.
+/// What to do with results of type `T`.
 #[derive(Clone, Copy)]
 enum Work<'a, T> {
     None,
@@ -23,12 +23,13 @@ enum Work<'a, T> {
     NormRelu(NormRelu<'a, T>),
 }
 
-/// What ReLU and the batch norm before a convolution make of its input's gradient, and what other paths have brought to it.
+/// The backward work of the ReLU and batch norm before a convolution on the gradient by its input, and the gradient
+/// from other paths to add.
 #[derive(Clone, Copy)]
 pub(in crate::ops::conv3d) struct NormRelu<'a, T> {
     /// Added to the gradient.
     pub add: Option<&'a [T]>,
-    /// What ReLU let through.
+    /// ReLU's mask.
     pub mask: Mask<'a, T>,
     /// The batch norm's input.
     pub x: &'a [T],
@@ -36,18 +37,18 @@ pub(in crate::ops::conv3d) struct NormRelu<'a, T> {
     pub line: Line<'a>,
 }
 
-/// The work of one convolution, and the sums of what is done of it.
+/// The work for one convolution, and the sums it takes.
 pub(in crate::ops::conv3d) struct Finish<'a, T> {
     work: Work<'a, T>,
     parts: usize,
     samples: usize,
     c: usize,
-    /// `[parts 3 c]`, as [`Strips::sums`].
+    /// `[parts 3 c]`, in the layout of [`Strips::sums`].
     totals: Vec<f64>,
 }
 
 impl<'a, T: Stored> Finish<'a, T> {
-    /// None.
+    /// No work.
     pub fn none() -> Self {
         Finish { work: Work::None, parts: 1, samples: 0, c: 0, totals: Vec::new() }
     }
@@ -56,25 +57,25 @@ impl<'a, T: Stored> Finish<'a, T> {
         Finish { work, parts, samples: n / parts, c, totals: vec![0.0; parts * KEPT * c] }
     }
 
-    /// Of the result of `p`, mean and sum of squared deviations per channel over each of `parts` equal contiguous parts of the
-    /// samples.
+    /// Mean and sum of squared deviations of the result of `p` per channel, over each of `parts` equal contiguous parts
+    /// of the samples.
     pub fn moments(p: &Conv3d, parts: usize) -> Self {
         Self::new(Work::Moments, p.n, parts, p.k)
     }
 
-    /// Of the gradient for the input of `p`: it is masked in place, and `Σ dz` and `Σ dz · (x - mean)` are taken.
+    /// For the gradient by the input of `p`: mask it in place, and take `Σ dz` and `Σ dz · (x - mean)`.
     pub fn norm_relu(p: &Conv3d, work: NormRelu<'a, T>, parts: usize) -> Self {
         Self::new(Work::NormRelu(work), p.n, parts, p.c)
     }
 
-    /// Samples of a part; 0 where there is nothing to do.
-    #[cfg(target_arch = "x86_64")] // for tiles
+    /// Samples per part; 0 where there is nothing to do.
+    #[cfg(target_arch = "x86_64")] // used by the AMX engine only
     pub fn part(&self) -> usize {
         self.samples
     }
 
-    /// Room for the sums of a launch that divides the positions into `ranges`, and writes to `out`: contiguous, channels
-    /// innermost.
+    /// Starts a launch that divides the positions into `ranges` and writes to `out` (contiguous, channels innermost):
+    /// allocates its sums.
     pub fn begin(&self, ranges: usize, out: *mut T) -> Strips<'a, T> {
         let slots = if let Work::None = self.work { 0 } else { self.parts * ranges };
         let mut sums = vec![0.0; slots * KEPT * self.c];
@@ -82,7 +83,7 @@ impl<'a, T: Stored> Finish<'a, T> {
         Strips { work: self.work, samples: self.samples, c: self.c, ranges, out, to, sums }
     }
 
-    /// Merges what a launch has taken.
+    /// Ends a launch: merges its sums.
     pub fn end(&mut self, strips: Strips<'a, T>) {
         let (c, part) = (self.c, (KEPT * self.c).max(1));
         let of_parts = strips.sums.chunks(strips.ranges.max(1) * part);
@@ -96,7 +97,7 @@ impl<'a, T: Stored> Finish<'a, T> {
         }
     }
 
-    /// The same work for results that were written elsewhere: a pass over memory.
+    /// The same work for results that were written elsewhere: one pass over memory.
     pub fn whole(&mut self, out: &mut [T]) {
         if let Work::None = self.work {
             return;
@@ -118,12 +119,12 @@ impl<'a, T: Stored> Finish<'a, T> {
         self.end(strips);
     }
 
-    /// Of a gradient past ReLU, the sums `[parts 2 c]`, the second of each pair times `factor [parts c]`.
+    /// The sums `[parts 2 c]` of a masked gradient, the second of each pair times `factor [parts c]`.
     pub fn sums(&self, factor: &[f32]) -> Result<Tensor> {
         self.pairs(|_, i, [_, dz, dz_dev]| [dz, dz_dev * f64::from(factor[i])])
     }
 
-    /// The moments, where they are what was to be done, about each channel's mean over all parts.
+    /// The moments, if they were the work to do, relative to each channel's mean over all parts.
     pub fn taken_moments(&self) -> Result<Option<Moments>> {
         let Work::Moments = self.work else { return Ok(None) };
         let shift = self.near()?;
@@ -131,7 +132,7 @@ impl<'a, T: Stored> Finish<'a, T> {
         Moments::about(shift, sums).map(Some)
     }
 
-    /// A number near each channel's mean: that over all parts, `[c]`.
+    /// A number near each channel's mean: the mean over all parts, `[c]`.
     fn near(&self) -> Result<Tensor> {
         let (c, parts) = (self.c, self.parts as f64);
         Tensor::build([c], |out| {
@@ -150,7 +151,7 @@ impl<'a, T: Stored> Finish<'a, T> {
         })
     }
 
-    /// `[parts 2 c]` of `f(channel, part·c + channel, what was kept)`.
+    /// `[parts 2 c]` of `f(channel, part·c + channel, numbers kept)`.
     fn pairs(&self, f: impl Fn(usize, usize, [f64; KEPT]) -> [f64; 2]) -> Result<Tensor> {
         let c = self.c;
         Tensor::build([self.parts, 2, c], |out| {
@@ -163,11 +164,11 @@ impl<'a, T: Stored> Finish<'a, T> {
     }
 }
 
-/// Numbers kept of a channel: how many values, then their mean and sum of squared deviations, or `Σ dz` and
-/// `Σ dz · (x - mean)`.
+/// Numbers kept per channel: how many values, then their mean and sum of squared deviations, or `Σ dz` and `Σ dz · (x -
+/// mean)`.
 const KEPT: usize = 3;
 
-/// Merges what was kept of channel `ch` into `all [3 c]`.
+/// Merges the numbers kept of channel `ch` into `all [3 c]`.
 #[inline(always)]
 fn merge<T>(work: &Work<T>, all: &mut [f64], c: usize, ch: usize, [n, a, b]: [f64; KEPT]) {
     if n == 0.0 {
@@ -188,13 +189,13 @@ fn merge<T>(work: &Work<T>, all: &mut [f64], c: usize, ch: usize, [n, a, b]: [f6
     all[ch] = total;
 }
 
-/// Elements of a range of [`Finish::whole`].
+/// Elements per range of [`Finish::whole`].
 const RANGE: usize = 1 << 15;
 
-/// Where the tasks of a launch leave finished results.
+/// Where the tasks of a launch pass results that they have computed.
 pub(in crate::ops::conv3d) struct Strips<'a, T> {
     work: Work<'a, T>,
-    /// Samples of a part.
+    /// Samples per part.
     samples: usize,
     c: usize,
     ranges: usize,
@@ -208,7 +209,7 @@ pub(in crate::ops::conv3d) struct Strips<'a, T> {
 unsafe impl<T: Sync> Sync for Strips<'_, T> {}
 
 impl<T: Stored> Strips<'_, T> {
-    /// Does the work on some positions of `plan`, which all lie in `range`, and some channels.
+    /// Does the work on some channels of some positions of `plan`, all of which are in `range`.
     ///
     /// # Safety
     /// They have been written, and are no other task's.
@@ -226,7 +227,7 @@ impl<T: Stored> Strips<'_, T> {
         }
     }
 
-    /// Does the work on the positions `rows` of `range` that belong to `part`, and some channels.
+    /// Does the work on some channels of the positions `rows`, which are in `range` and belong to `part`.
     ///
     /// # Safety
     /// They have been written, and are no other task's.
@@ -238,7 +239,7 @@ impl<T: Stored> Strips<'_, T> {
 
 struct Strip<'s, 'a, T, R> {
     of: &'s Strips<'a, T>,
-    /// Where its sums are.
+    /// Index of its sums.
     at: usize,
     part: usize,
     rows: R,
@@ -261,7 +262,7 @@ impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
             Work::Moments => {
                 let positions: Vec<usize> = positions.collect();
                 count = positions.len();
-                // SAFETY: a position is inside and written.
+                // SAFETY: a position is inside, and has been written.
                 let row = |p: usize| unsafe { std::slice::from_raw_parts(out.add(p).cast_const(), len) };
                 let first = &positions[..count.min(NEAR)];
                 for p in first {
@@ -292,7 +293,8 @@ impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
                 }
             }
         }
-        // SAFETY: the numbers kept of a range's channels are one task's; others' lie beside them, so there is no slice.
+        // SAFETY: the numbers kept of these channels of a range are this task's. Those of other tasks are adjacent, so
+        // this must not be a slice.
         let kept = |i: usize| unsafe { to.add(at + i) };
         let n = f64::from(count as u32);
         for (ch, i) in channels.zip(0..) {
@@ -311,7 +313,7 @@ impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
     }
 }
 
-/// Rows of a strip whose mean its deviations are taken from.
+/// Rows of a strip whose mean deviations are taken from.
 const NEAR: usize = 16;
 
 /// `to += row`

@@ -1,8 +1,8 @@
-//! The CPU path: direct convolution, with no array of gathered patches.
+//! The CPU path: direct convolution, without an im2col array.
 //!
-//! Two engines multiply: [`vector`], multiply-adds of f32 on every machine, and [`amx`], tiles of bf16 where the processor has
-//! them. This file decides which ([`amx::choice`]), and hands over what goes before and after the products: the prologue as
-//! [`Lines`], the epilogue as a [`Finish`]. [`plan`] says which rows meet which filters, for both.
+//! Two engines multiply: [`vector`], f32 multiply-adds on every machine, and [`amx`], bf16 tiles where the processor
+//! has them. This file chooses between them ([`amx::choice`]) and passes on what surrounds the products: the prologue
+//! as [`Lines`], the epilogue as a [`Finish`]. [`plan`] is the index arithmetic of both.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -27,12 +27,13 @@ use amx::{Input, Number, choice::Pass, correlate_operands::Numbers};
 use epilogue::{Finish, NormRelu};
 use half::bf16;
 
-/// A number type of tensors, and how results of vectors are finished in it.
+/// A data type of tensors, and how the vector engine's f32 results are finished in it.
 trait Operand: Number {
-    /// Whether a result is finished as it is computed: f32 is. bf16 is computed in f32, rounded, and finished after.
+    /// Whether results are finished as they are computed, which f32 results are. bf16 results are computed in f32,
+    /// rounded, and finished afterwards.
     const AT_ONCE: bool;
 
-    /// A result of f32 in this type. `compute` finishes it where that happens at once.
+    /// Converts an f32 result to this type. `compute` finishes it if [`Operand::AT_ONCE`].
     fn result(
         shape: Shape,
         finish: &mut Finish<Self>,
@@ -66,7 +67,7 @@ impl Operand for bf16 {
     }
 }
 
-/// `y` in the number type of `x`, and its moments where they are asked for.
+/// `y` in the data type of `x`, and its moments if requested.
 pub(super) fn fprop(
     isa: Isa,
     p: &Conv3d,
@@ -100,7 +101,7 @@ fn fprop_as<T: Operand>(
     }
     let normed = prologue.apply(x)?;
     let (xs, ws) = (normed.as_ref().unwrap_or(x).host()?, w.host()?);
-    // The moments of what is rounded first are those of a pass of their own.
+    // Moments are of the rounded result, so they need a pass of their own if rounding comes after.
     let own_pass = parts.filter(|_| !T::AT_ONCE);
     if own_pass.is_some() {
         finish = Finish::none();
@@ -113,7 +114,7 @@ fn fprop_as<T: Operand>(
     Ok((y, moments))
 }
 
-/// `dx` in the number type of `dy`.
+/// `dx` in the data type of `dy`.
 pub(super) fn dgrad(isa: Isa, p: &Conv3d, operands: [&Tensor; 2]) -> Result<Tensor> {
     match operands[0].dtype() {
         DType::F32 => dgrad_as::<f32>(isa, p, operands, &mut Finish::none()),
@@ -130,8 +131,8 @@ fn dgrad_as<T: Operand>(isa: Isa, p: &Conv3d, [dy, w]: [&Tensor; 2], finish: &mu
     T::result(p.x_shape(), finish, |dx, finish| vector::dgrad(isa, p, &dys, &ws, dx, finish))
 }
 
-/// [`dgrad`] with `add` added, past the ReLU of a batch norm of `x`, and the batch norm's sums. `x`, `add` and the result in `relu`
-/// have the type of `dy`.
+/// [`dgrad`] with `add` added and the mask of the preceding ReLU applied, and the sums for the batch norm of `x` before
+/// that. `x`, `add` and the result in `relu` have the data type of `dy`.
 pub(super) fn dgrad_norm_relu(
     isa: Isa,
     p: &Conv3d,
@@ -178,10 +179,10 @@ fn dgrad_norm_relu_as<T: Operand>(
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, prologue: Prologue, dy: &Tensor) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
     if let Some(parts) = amx::choice::parts(isa, p, Pass::Wgrad, [x, dy]) {
-        let woven = amx::correlate::applies(p, parts);
-        let (normed, lines) = if woven { (None, prologue.lines(x)?) } else { (prologue.apply(x)?, None) };
+        let interleaves = amx::correlate::applies(p, parts);
+        let (normed, lines) = if interleaves { (None, prologue.lines(x)?) } else { (prologue.apply(x)?, None) };
         let [x, dy] = [normed.as_ref().unwrap_or(x), dy].map(|operand| Numbers::of(operand, parts));
-        // SAFETY: the instructions are there, and the operands were checked to be of `p`.
+        // SAFETY: the instructions are available, and the operands were checked to be of `p`.
         return Tensor::try_build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, lines.as_ref(), dy, dw) });
     }
     let normed = prologue.apply(x)?;
@@ -191,7 +192,7 @@ pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, prologue: Prologue, dy: &T
 
 #[cfg(target_arch = "x86_64")]
 impl Prologue<'_> {
-    /// It for the copies that tiles read.
+    /// The prologue in the form the AMX engine applies while packing.
     fn lines(&self, x: &Tensor) -> Result<Option<Lines>> {
         match self {
             Prologue::None => Ok(None),

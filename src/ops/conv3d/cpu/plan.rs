@@ -1,4 +1,4 @@
-//! Index arithmetic shared by the passes: which input a tap reads, where it is inside, and channel blocks.
+//! Index arithmetic shared by the passes: which input a tap reads, where that is inside, and where results are written.
 
 use super::super::Conv3d;
 use crate::error::Result;
@@ -6,10 +6,10 @@ use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Neighbouring taps along a row of which a sliding kernel makes one pass.
+/// Adjacent taps along a row that a sliding kernel handles in one pass.
 pub(super) const TAPS: usize = 3;
 
-/// Positions of one strip that lie at equal distances: where the first one's channels start in the array, how many there
+/// Equally spaced positions of one strip: where the channels of the first are in the array, how many positions there
 /// are, and how far apart.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops::conv3d) struct Rows {
@@ -21,11 +21,11 @@ pub(in crate::ops::conv3d) struct Rows {
 /// A tap on one axis.
 #[derive(Clone, Debug)]
 pub(super) struct AxisTap {
-    /// Which of the filter's taps.
+    /// Index of the filter's tap.
     pub index: usize,
     /// Position `q` reads input `q·step + delta`.
     pub delta: isize,
-    /// The positions for which that is inside.
+    /// The positions for which that input is inside.
     pub inside: Range<usize>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Outputs of a convolution, which read the input.
+    /// Outputs of a convolution, which read its input.
     fn fprop(extent: usize, out: usize, [kernel, step, pad, dilation]: [usize; 4]) -> Self {
         let tap = |index| AxisTap { index, delta: (index * dilation) as isize - pad as isize, inside: 0..0 };
         Axis {
@@ -60,20 +60,20 @@ impl Axis {
         .bounded()
     }
 
-    /// Inputs `rest, rest + stride, …` of a convolution, which gather from its outputs: within one class of remainders
-    /// the taps that contribute are always the same ones, one output apart, so it is a dense convolution of stride 1.
-    fn dgrad(extent: usize, out: usize, [kernel, stride, pad, dilation]: [usize; 4], rest: usize) -> Self {
+    /// Inputs `residue, residue + stride, …` of a convolution, which gather from its outputs. Within one residue class
+    /// the same taps always contribute, and they are one output apart, so it is a dense convolution of stride 1.
+    fn dgrad(extent: usize, out: usize, [kernel, stride, pad, dilation]: [usize; 4], residue: usize) -> Self {
         let tap = |index| {
-            let from = (rest + pad) as isize - (index * dilation) as isize;
+            let from = (residue + pad) as isize - (index * dilation) as isize;
             let stride = stride as isize;
             (from % stride == 0).then_some(AxisTap { index, delta: from / stride, inside: 0..0 })
         };
-        let taps = (0..kernel).rev().filter_map(tap).collect(); // nearest input first
-        let count = (extent - rest).div_ceil(stride);
-        Axis { count, step: 1, extent: out, out_step: stride, out_first: rest, out_extent: extent, taps }.bounded()
+        let taps = (0..kernel).rev().filter_map(tap).collect(); // in increasing order of the output read
+        let count = (extent - residue).div_ceil(stride);
+        Axis { count, step: 1, extent: out, out_step: stride, out_first: residue, out_extent: extent, taps }.bounded()
     }
 
-    /// With every tap's range of positions inside.
+    /// With the range of positions inside computed for every tap.
     fn bounded(mut self) -> Self {
         let first = |limit: isize, step: usize| limit.max(0).unsigned_abs().div_ceil(step).min(self.count);
         for t in &mut self.taps {
@@ -89,32 +89,32 @@ impl Axis {
 pub(super) struct Plan {
     pub n: usize,
     pub axes: [Axis; 3],
-    /// Numbers between neighbouring pixels of the array read, and of the one written.
+    /// Numbers between neighbouring pixels of the array that is read, and of the one that is written.
     pub pitch: usize,
     pub out_pitch: usize,
-    /// Numbers read in a row at each tap.
+    /// Contiguous numbers read at each tap.
     pub run: usize,
-    /// The filters' extents, as the taps' indices count them.
+    /// Extents of the filters, for computing the indices of taps.
     pub kernel: [usize; 3],
 }
 
 impl Plan {
-    /// What the outputs of `p` read, and from which array, if not from `x`. With few channels the taps along a row are merged
-    /// into one, whose run is all of their channels: neighbours in memory. That needs a row without holes, so the array is
-    /// then a copy of `x` with its padding along rows written out.
+    /// The plan of fprop, and the array to read if that is not `x`. With few channels the taps along a row are merged
+    /// into one whose run is all of their channels, which are contiguous in memory. That requires rows without gaps, so
+    /// the array is then a copy of `x` with its padding along rows written out.
     pub fn fprop(p: &Conv3d, x: &[f32]) -> Result<(Plan, Option<Buffer<f32>>)> {
         let sliding = slide(&Axis::fprop(p.input[2], p.out[2], axis(p, 2)));
         Plan::merged(p, x, if sliding { 0 } else { MERGED })
     }
 
-    /// The same for the gradient by the filters, whose kernels do not slide: where neither side has channels enough for
-    /// two vectors, merged taps make them.
+    /// The same for wgrad, whose kernels do not slide: where neither side has enough channels for two vectors, merged
+    /// taps do.
     pub fn wgrad(p: &Conv3d, x: &[f32]) -> Result<(Plan, Option<Buffer<f32>>)> {
         let narrow = p.k < 2 * MERGED && p.geometry.window.stride[2] == 1;
         Plan::merged(p, x, if narrow { 2 * MERGED } else { MERGED })
     }
 
-    /// With the taps along a row merged where there are fewer than `below` channels.
+    /// Merges the taps along a row if there are fewer than `below` channels.
     fn merged(p: &Conv3d, x: &[f32], below: usize) -> Result<(Plan, Option<Buffer<f32>>)> {
         let mut axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
         let run = p.c_group();
@@ -136,36 +136,36 @@ impl Plan {
         Ok((plan, own))
     }
 
-    /// What the outputs of `p` read, every tap by itself.
+    /// The plan of fprop without merged taps.
     #[cfg(target_arch = "x86_64")]
     pub fn apart(p: &Conv3d) -> Plan {
         let axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
         Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: p.c_group(), kernel: p.kernel }
     }
 
-    /// What the inputs of `p` of one class of remainders gather from its outputs; `None` when nothing reaches them.
-    pub fn dgrad(p: &Conv3d, rest: [usize; 3]) -> Option<Plan> {
-        let axes = [0, 1, 2].map(|a| Axis::dgrad(p.input[a], p.out[a], axis(p, a), rest[a]));
+    /// The plan of dgrad for one residue class of the inputs; `None` when no tap reaches it.
+    pub fn dgrad(p: &Conv3d, residue: [usize; 3]) -> Option<Plan> {
+        let axes = [0, 1, 2].map(|a| Axis::dgrad(p.input[a], p.out[a], axis(p, a), residue[a]));
         let reached = axes.iter().all(|a| !a.taps.is_empty());
         reached.then(|| Plan { n: p.n, axes, pitch: p.k, out_pitch: p.c, run: p.k_group(), kernel: p.kernel })
     }
 
-    /// Whether the taps along a row are three neighbours one input apart, as sliding kernels want them.
+    /// Whether the taps along a row are three neighbours one input apart, as sliding kernels require.
     pub fn slides(&self) -> bool {
         slide(&self.axes[2])
     }
 
-    /// Positions in all.
+    /// Number of positions.
     pub fn positions(&self) -> usize {
         self.n * self.sample()
     }
 
-    /// Positions of a sample.
+    /// Positions per sample.
     pub fn sample(&self) -> usize {
         self.axes.iter().map(|a| a.count).product()
     }
 
-    /// Where the outputs of some positions lie.
+    /// Where the outputs of some positions are.
     pub fn rows(&self, positions: Range<usize>) -> impl Iterator<Item = Rows> {
         let [t, h, w] = [0, 1, 2].map(|a| self.axes[a].count);
         let dense = self.axes.iter().all(|a| a.out_step == 1 && a.count == a.out_extent);
@@ -180,24 +180,24 @@ impl Plan {
         })
     }
 
-    /// The taps, one of each axis.
+    /// The taps, as one tap of each axis.
     pub fn taps(&self) -> impl Iterator<Item = [&AxisTap; 3]> {
         let [t, h, w] = &self.axes;
         t.taps.iter().flat_map(move |a| h.taps.iter().flat_map(move |b| w.taps.iter().map(move |d| [a, b, d])))
     }
 
-    /// A tap's place in the filter.
+    /// Index of a tap in the filter.
     pub fn index(&self, [a, b, d]: [&AxisTap; 3]) -> usize {
         (a.index * self.kernel[1] + b.index) * self.kernel[2] + d.index
     }
 
-    /// How far from a position's first input a tap reads, in numbers.
+    /// Distance of a tap from a position's first input, in numbers.
     pub fn offset(&self, [a, b, d]: [&AxisTap; 3]) -> isize {
         let [_, h, w] = &self.axes;
         ((a.delta * h.extent as isize + b.delta) * w.extent as isize + d.delta) * self.pitch as isize
     }
 
-    /// Where a position's input starts, before any tap's offset, in numbers.
+    /// Where a position's input starts, without any tap's offset, in numbers.
     pub fn input(&self, n: usize, [t, h, w]: [usize; 3]) -> usize {
         let [at, ah, aw] = &self.axes;
         (((n * at.extent + t * at.step) * ah.extent + h * ah.step) * aw.extent + w * aw.step) * self.pitch
@@ -215,10 +215,11 @@ fn slide(w: &Axis) -> bool {
     w.step == 1 && w.taps.len() == TAPS && w.taps.windows(2).all(|t| t[1].delta == t[0].delta + 1)
 }
 
-/// Channels below which a row's taps are merged: a whole vector reads well enough by itself.
+/// Number of channels below which the taps of a row are merged: with a full vector of channels there is nothing to
+/// gain.
 const MERGED: usize = 16;
 
-/// Padding along rows up to which it is written out: more would make the copy large, however small the input.
+/// Largest padding along rows that is written out: more could make the copy large, however small the input is.
 const MOST_PAD: usize = 64;
 
 fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
@@ -226,7 +227,7 @@ fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
     [p.kernel[a], win.stride[a], win.pad[a], win.dilation[a]]
 }
 
-/// Rows of `row` numbers, each with `pad` zeros before and after.
+/// Copies rows of `row` numbers, with `pad` zeros before and after each.
 fn padded(x: &[f32], row: usize, pad: usize) -> Result<Buffer<f32>> {
     let row = row.max(1);
     let mut out = Buffer::arbitrary(x.len() / row * (row + 2 * pad))?;
@@ -239,7 +240,7 @@ fn padded(x: &[f32], row: usize, pad: usize) -> Result<Buffer<f32>> {
     Ok(out)
 }
 
-/// The residue classes of the input positions modulo the stride: dgrad is a convolution of its own for each.
+/// The residue classes of input positions modulo the stride: dgrad is a separate convolution for each.
 pub(super) fn residue_classes(p: &Conv3d) -> Vec<[usize; 3]> {
     let [st, sh, sw] = p.geometry.window.stride;
     let [t, h, width] = p.input;

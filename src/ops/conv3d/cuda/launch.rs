@@ -24,7 +24,7 @@ type ExactForward = Kernel<(In, In, In, Out, Pod<Conv>)>;
 /// Two inputs and the result.
 type Plain = Kernel<(In, In, Out, Pod<Conv>)>;
 
-/// By tile, as in `plan`.
+/// Indexed by tile, as in `plan`.
 static FPROP: Forward =
     Kernel::new(&FPROP_FILE, &["conv3d_fprop_128x128_bf16", "conv3d_fprop_128x64_bf16", "conv3d_fprop_64x64_bf16"]);
 static DGRAD: Backward = Kernel::new(&DGRAD_FILE, &["conv3d_dgrad_128x128_bf16", "conv3d_dgrad_64x64_bf16"]);
@@ -33,7 +33,7 @@ static WGRAD: Plain = Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_128x128_bf16", "c
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);
 
-/// f32 tensors, then bf16.
+/// For f32 tensors, then bf16.
 static FPROP_EXACT: [ExactForward; 2] =
     [Kernel::new(&EXACT_FILE, &["conv3d_fprop_exact_f32"]), Kernel::new(&GROUPED_FILE, &["conv3d_fprop_exact_bf16"])];
 static DGRAD_EXACT: [Plain; 2] =
@@ -65,7 +65,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
 const NOTHING_IN: In = In(0, 0);
 const NOTHING_OUT: Out = Out(0, 0);
 
-/// One planned pass, ready to be launched: where it runs, what it is, and working space of `plan.workspace()` bytes.
+/// One planned pass, ready to be launched: its device, its problem, and working space of `plan.workspace()` bytes.
 pub(in crate::ops::conv3d) struct Work<'a> {
     pub gpu: &'a Gpu,
     pub problem: &'a Conv3d,
@@ -76,7 +76,7 @@ pub(in crate::ops::conv3d) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// `from`, or the copy in working space number `slot` with rows padded from `channels` to `to`.
+    /// `from`, or a copy of it in working space number `slot` with rows padded from `channels` to `to`.
     fn rows(&self, from: In, channels: usize, to: Option<usize>, slot: usize) -> Result<In> {
         let Some(to) = to else { return Ok(from) };
         let rows = from.1 / (2 * channels);
@@ -87,13 +87,13 @@ impl Work<'_> {
         Ok(In(at, bytes))
     }
 
-    /// Where the parts of a result wait to be added up.
+    /// Address and size of the partial results that are to be added up.
     fn part(&self) -> (u64, usize) {
         let [first, second, part] = self.plan.space;
         (self.space + (first + second) as u64, part)
     }
 
-    /// `y` from `x`, `w` and, if there are `f.bias`, those.
+    /// `y` from `x` and `w`, with the bias of `f` added if there is one.
     pub fn fprop(&self, x: In, w: In, y: Out, f: &Forwards) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let (bias, conv) = (f.bias.unwrap_or(NOTHING_IN), Pod(plan.conv));
@@ -112,7 +112,7 @@ impl Work<'_> {
         self.statistics(p.k, sums)
     }
 
-    /// Adds up what the tiles left of `channels` channels.
+    /// Adds up the partial sums that the tiles wrote for `channels` channels.
     fn statistics(&self, channels: usize, sums: Out) -> Result<()> {
         let (part, bytes) = self.part();
         let (columns, groups) = (2 * channels, sums.1 / (8 * channels));
@@ -121,7 +121,7 @@ impl Work<'_> {
         STATISTICS.launch(self.gpu, 0, spread, (In(part, bytes), sums, tiles as u32, columns as u32))
     }
 
-    /// `dx` from `dy` and `w`; `chain`: what follows at once, not on the exact path.
+    /// `dx` from `dy` and `w`, with the epilogue `chain` if there is one (not on the exact path).
     pub fn dgrad(&self, dy: In, w: In, dx: Out, chain: Option<&NormRelu>) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let conv = Pod(plan.conv);
@@ -164,18 +164,18 @@ impl Work<'_> {
     }
 }
 
-/// What fprop does beside its product.
+/// What fprop does in addition to its product.
 #[derive(Clone, Copy, Default)]
 pub(in crate::ops::conv3d) struct Forwards {
-    /// One f32 a filter, added before rounding.
+    /// One f32 per filter, added before rounding.
     pub bias: Option<In>,
-    /// The shift per channel (f32), and where Σ (y - shift) and Σ (y - shift)² go, `groups 2 k`; for a plan with
-    /// statistics.
+    /// For a plan with statistics: the shift per channel (f32), and where Σ (y - shift) and Σ (y - shift)² are written,
+    /// `groups 2 k`.
     pub statistics: Option<(In, Out)>,
 }
 
-/// What dgrad does to `dx` before it is stored, for a plan with statistics: all arrays of its shape, or one f32 for
-/// each group of samples and channel.
+/// What dgrad does to `dx` before it is stored, for a plan with statistics. Arrays have the shape of `dx`, or one f32
+/// for each group of samples and channel.
 pub(in crate::ops::conv3d) struct NormRelu {
     /// The output of the ReLU before the convolution.
     pub mask: In,
@@ -183,6 +183,6 @@ pub(in crate::ops::conv3d) struct NormRelu {
     pub normed: In,
     pub mean: In,
     pub inv_std: In,
-    /// Where Σ dx and Σ dx · (normed - mean) · inv_std go, `groups 2 c`.
+    /// Where Σ dx and Σ dx · (normed - mean) · inv_std are written, `groups 2 c`.
     pub sums: Out,
 }

@@ -1,8 +1,8 @@
-//! Convolution on a GPU: [`plan`] cuts a pass into blocks, `launch` gives it to the GPU, and this file does both for
+//! Convolution on a GPU: [`plan`] divides a pass into blocks, `launch` launches it, and this file does both for
 //! tensors.
 //!
-//! bf16 goes to tensor cores; f32, and groups in either type, to f32 arithmetic. Tensors of two types are computed in
-//! f32, which holds both, and the result is rounded once.
+//! bf16 is computed on tensor cores; f32, and grouped convolutions in either type, in f32 arithmetic. With one operand
+//! of each type, the bf16 one is widened, and the result is rounded once.
 
 mod launch;
 pub mod plan;
@@ -20,13 +20,13 @@ pub(super) use launch::{Forwards, Work};
 use plan::Pass;
 pub(super) use plan::Plan;
 
-/// Both tensors in one number type that holds either's values.
+/// Both tensors in one data type that represents the values of either.
 fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     let dtype = if a.dtype() == b.dtype() { a.dtype() } else { DType::F32 };
     Ok((a.cast(dtype)?, b.cast(dtype)?))
 }
 
-/// Whether a pass over these arrays has anything to compute; what has not is zero (sums of nothing).
+/// Whether there is anything to compute; if not, the result is set to zero (empty sums).
 fn has_work(gpu: &Gpu, inputs: [&Tensor; 2], result: &mut Tensor) -> Result<bool> {
     let to = result.output();
     if to.1 > 0 && inputs.iter().any(|t| t.shape().is_empty()) {
@@ -36,13 +36,14 @@ fn has_work(gpu: &Gpu, inputs: [&Tensor; 2], result: &mut Tensor) -> Result<bool
     Ok(to.1 > 0)
 }
 
-/// Calls `launch` with working space for `plan`. The space may be used again as soon as this returns: in stream order.
+/// Calls `launch` with working space for `plan`. The space may be reused as soon as this returns, because reuse is in
+/// stream order.
 fn with_space(gpu: &Gpu, p: &Conv3d, dtype: DType, plan: Plan, launch: impl FnOnce(Work) -> Result<()>) -> Result<()> {
     let space: Memory = gpu.alloc(plan.workspace())?;
     launch(Work { gpu, problem: p, dtype, plan, space: space.ptr() })
 }
 
-/// `bias`: one number a filter, added before the result is rounded; there must then be channels.
+/// `bias`: one number per filter, added before the result is rounded; it requires `p.c > 0`.
 pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (a, b) = alike(x, w)?;
     let bias = bias.map(|b| b.cast(DType::F32)).transpose()?;
@@ -57,7 +58,7 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
     y.cast(x.dtype())
 }
 
-/// A pass on tile number `tile` of its kernels, if there are so many.
+/// A pass with tile number `tile` of its kernels, if there is such a tile.
 pub(super) fn on_tile(gpu: &Gpu, p: &Conv3d, pass: Pass, tile: usize, [a, b]: [&Tensor; 2]) -> Result<Option<Tensor>> {
     let Some(plan) = Plan::with_tile(p, pass, a.dtype(), tile)? else { return Ok(None) };
     let (dtype, shape) = match pass {
@@ -97,8 +98,8 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> R
     Ok(dw)
 }
 
-/// `y`, and `Σ (y - near)` and `Σ (y - near)²` per channel over each of `parts` parts of the samples, `[parts 2 k]`, in one launch:
-/// bf16 without groups.
+/// `y`, and `Σ (y - near)` and `Σ (y - near)²` per channel over each of `parts` parts of the samples, `[parts 2 k]`, in
+/// one launch: for bf16 without groups.
 pub(super) fn fprop_moments(
     gpu: &Gpu,
     p: &Conv3d,
@@ -114,8 +115,8 @@ pub(super) fn fprop_moments(
     Ok((y, sums))
 }
 
-/// The gradient past the ReLU whose result is `y`, and the sums of the batch norm of `x` before it, `[parts 2 c]`, in one launch: bf16
-/// without groups, a multiple of eight channels.
+/// The gradient with the mask of the ReLU whose result is `y` applied, and the sums for the batch norm of `x` before
+/// it, `[parts 2 c]`, in one launch: for bf16 without groups, and a multiple of eight channels.
 pub(super) fn dgrad_norm_relu(
     gpu: &Gpu,
     p: &Conv3d,

@@ -1,4 +1,4 @@
-//! How a pass is cut into blocks and which kernel computes them: pure functions of the problem.
+//! How a pass is divided into blocks and which kernel computes them: pure functions of the problem.
 
 use super::super::Conv3d;
 use super::problem::Conv;
@@ -35,26 +35,26 @@ pub struct Plan {
     pub path: Path,
     /// Rows and columns of the result that one block computes.
     pub tile: [usize; 2],
-    /// Which of the pass's kernels has that tile.
+    /// Index of the kernel with that tile among the kernels of the pass.
     pub entry: usize,
     /// Blocks, threads, shared memory.
     pub spread: Spread,
-    /// Sums of the pixels taken separately and added afterwards (wgrad; otherwise 1).
+    /// Number of partial sums over pixels that are computed separately and added afterwards (wgrad; otherwise 1).
     pub splits: usize,
-    /// Whether the kernel's result is added up and stripped of padding by a second one (wgrad).
+    /// Whether a second kernel adds up the results of the first and removes padding (wgrad).
     pub sums_after: bool,
-    /// Channels of a row of `x` and `w`, and of `dy`, where they must be copied and padded first.
+    /// Padded channels of `x` and `w`, and of `dy`, if they have to be copied with padding first.
     pub padded: [Option<usize>; 2],
     /// Bytes of working space: copies of the two inputs in the order of the pass's arguments, then partial sums.
     pub space: [usize; 3],
-    /// What the kernel is told.
+    /// The kernel's parameters.
     pub conv: Conv,
 }
 
-/// The processors that tiles are chosen for: those of an H100 or H200. Any other GPU computes the same numbers.
+/// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
 const PROCESSORS: usize = 132;
 
-/// A tile: rows, columns, its threads, its shared memory, and what an element costs against the largest tile's.
+/// A tile: rows, columns, threads, bytes of shared memory, and the cost per element relative to the largest tile's.
 struct Tile(usize, usize, u32, u32, f64);
 
 const FPROP: &[Tile] =
@@ -65,10 +65,10 @@ const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152, 1.0)];
 const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768, 1.0)];
 const EXACT: &[Tile] = &[Tile(64, 64, 128, 0, 1.0)];
 
-/// Blocks in the second direction of a launch, of which every class of remainders by the stride has one.
+/// Maximum size of a grid in its second dimension, in which dgrad has one block per residue class modulo the stride.
 const MOST_CLASSES: usize = 65535;
 
-/// Pixels of one split are a multiple of this, and at least eight times as many.
+/// The pixels of one split are a multiple of this, and at least eight times as many.
 const DEPTH: usize = 32;
 
 impl Plan {
@@ -80,8 +80,8 @@ impl Plan {
         Plan::cut(p, pass, dtype, None, None)
     }
 
-    /// The same for a pass that leaves statistics, over `groups` equal parts of the samples: tiles then end with their
-    /// part, so that none holds pixels of two. Not on the exact path.
+    /// The same for a pass that also computes statistics, over `groups` equal parts of the samples: tiles then do not
+    /// cross the boundaries of parts. Not on the exact path.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -89,7 +89,7 @@ impl Plan {
         Plan::cut(p, pass, dtype, Some(groups), None)
     }
 
-    /// The same as [`Plan::new`] with tile number `tile` instead of the cheapest; `None` where there are fewer.
+    /// As [`Plan::new`], with tile number `tile` instead of the cheapest; `None` if there is no such tile.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -181,7 +181,7 @@ impl Plan {
         Ok(Plan { path, tile: [bm, bn], entry, spread, splits, sums_after, padded, space: [first, second, part], conv })
     }
 
-    /// Bytes of working space in all.
+    /// Bytes of working space in total.
     pub fn workspace(&self) -> usize {
         self.space.iter().sum()
     }
@@ -192,7 +192,7 @@ fn largest_class(p: &Conv3d) -> [usize; 3] {
     [0, 1, 2].map(|a| p.input[a].div_ceil(p.geometry.window.stride[a]))
 }
 
-/// The tile that keeps the busiest processor shortest; `times`: how many such products there are.
+/// The tile for which the busiest multiprocessor finishes first; `times`: the number of such products.
 fn cheapest(tiles: &[Tile], rows: usize, columns: usize, times: usize) -> usize {
     let cost = |t: &Tile| {
         let blocks = times * rows.div_ceil(t.0) * columns.div_ceil(t.1);
@@ -202,7 +202,7 @@ fn cheapest(tiles: &[Tile], rows: usize, columns: usize, times: usize) -> usize 
     (0..tiles.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0)
 }
 
-/// Size and number of the splits of `pixels`: two blocks for each processor, where there are pixels enough.
+/// Size and number of the splits of `pixels`: two blocks per multiprocessor, if there are enough pixels.
 fn split(pixels: usize, tiles: usize) -> (usize, usize) {
     let wanted = (2 * PROCESSORS).div_ceil(tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
     let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
@@ -221,8 +221,8 @@ mod tests {
         (tile * size).min(extent)..((tile + 1) * size).min(extent)
     }
 
-    /// How often each element of the kernel's result is written, as the kernels place their blocks. wgrad writes one
-    /// result for each split, and takes the pixels of each once.
+    /// How often each element of the kernel's result is written, by the index arithmetic of the kernels. wgrad writes
+    /// one result per split, each of which must read its pixels once.
     fn written(p: &Conv3d, pass: Pass, plan: &Plan) -> Vec<u32> {
         let [bm, bn] = plan.tile;
         let [tiles, second, groups] = plan.spread.grid.map(|v| v as usize);

@@ -1,9 +1,9 @@
-//! A convolution as the kernels take it: `struct Conv` of `cuda/conv3d/problem.cuh`, field for field.
+//! A convolution as the kernels take it: `struct Conv` of `cuda/conv3d/problem.cuh`, field by field.
 
 use super::super::Conv3d;
 use bytemuck::{Pod, Zeroable};
 
-/// Division of numbers below 2³¹ by a fixed one, as the upper half of a product.
+/// Division of numbers below 2³¹ by a constant, as the upper half of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Divisor {
@@ -13,27 +13,27 @@ pub struct Divisor {
 }
 
 impl Divisor {
-    /// Divides by `by`. A grid without rows has an extent of 0, by which nothing is ever divided.
+    /// Divides by `by`. A grid without rows has an extent of 0, which is never used as a divisor.
     pub fn new(by: usize) -> Self {
         let by = by as u32;
         if by <= 1 {
             return Divisor { by, mul: 0, shift: 0 };
         }
         // With 2^(l-1) < by <= 2^l, `mul` = ceil(2^(31+l) / by) is below 2^32 and exceeds the exact quotient by less
-        // than 1, which moves n · mul / 2^(31+l) by less than 1/by for n < 2^31: the floor stays.
+        // than 1. That changes n · mul / 2^(31+l) by less than 1/by for n < 2^31, so the floor is unchanged.
         let l = 32 - (by - 1).leading_zeros();
         let mul = (1u64 << (31 + l)).div_ceil(u64::from(by));
         Divisor { by, mul: mul as u32, shift: l - 1 }
     }
 
-    /// What the kernels compute.
+    /// The same arithmetic as in the kernels.
     #[cfg(test)]
     fn quotient(self, n: u32) -> u32 {
         if self.by == 1 { n } else { ((u64::from(n) * u64::from(self.mul)) >> 32) as u32 >> self.shift }
     }
 }
 
-/// The problem and how it is cut.
+/// The problem and how it is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Conv {
@@ -64,7 +64,7 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 impl Conv {
-    /// The problem, uncut. `backward`: its rows are inputs (dgrad), not outputs.
+    /// The problem, undivided. `backward`: its rows are inputs (dgrad), not outputs.
     pub(super) fn new(p: &Conv3d, backward: bool) -> Self {
         let three = |v: [usize; 3]| v.map(|v| v as u32);
         let window = &p.geometry.window;

@@ -1,4 +1,4 @@
-//! The values of the contract.
+//! The types of the fusion contract.
 
 use crate::error::Result;
 use crate::ops::batch_norm::{Norm, ReluMask};
@@ -14,40 +14,40 @@ pub enum Prologue<'a> {
     NormRelu(&'a Norm),
 }
 
-/// What is done with the result of [`fprop`].
+/// What is done with the result of [`fprop`](super::fprop).
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Epilogue<'a> {
     /// Nothing.
     #[default]
     None,
-    /// Its moments are taken, for a batch norm that follows.
+    /// Takes its moments, for a batch norm that follows.
     Moments {
-        /// Over each of so many equal contiguous parts of the samples.
+        /// Over each of this many equal contiguous parts of the samples.
         parts: usize,
-        /// A number near each channel's mean, `[k]`, f32, say the running mean: a GPU takes the sums about it, the CPU about the
-        /// mean that it finds.
+        /// A number near each channel's mean, `[k]`, f32, for example the running mean. A GPU takes the sums relative
+        /// to it, the CPU relative to a mean that it computes.
         near: &'a Tensor,
     },
 }
 
-/// What is done with the result of [`dgrad`].
+/// What is done with the result of [`dgrad`](super::dgrad).
 #[derive(Clone, Copy, Debug, Default)]
 pub enum GradEpilogue<'a> {
     /// Nothing.
     #[default]
     None,
-    /// What other paths have brought to the same gradient is added.
+    /// Adds the gradient contributions of other paths.
     Add(&'a Tensor),
-    /// The convolution read `relu(norm(x) ..)`: what other paths have brought is added, ReLU's mask is applied, and the sums that
-    /// the backward pass of the batch norm begins with are taken.
+    /// For a convolution whose input was `relu(norm(x) ..)`: adds the contributions of other paths, applies ReLU's
+    /// mask, and takes the sums that the backward pass of the batch norm begins with.
     NormRelu {
         /// The batch norm's input.
         x: &'a Tensor,
-        /// Its numbers.
+        /// The batch norm's statistics and parameters.
         norm: &'a Norm,
-        /// Where ReLU let values through.
+        /// ReLU's mask.
         relu: ReluMask<'a>,
-        /// What other paths have brought.
+        /// The contributions of other paths.
         add: Option<&'a Tensor>,
     },
 }
@@ -62,7 +62,7 @@ impl Prologue<'_> {
         Ok(())
     }
 
-    /// What it makes of `x` in a pass of its own; `None` where that is `x`.
+    /// Applies it to `x` in a separate pass; `None` where there is nothing to apply.
     pub(in crate::ops::conv3d) fn apply(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match self {
             Prologue::None => Ok(None),

@@ -1,4 +1,4 @@
-//! What a convolution can do beside its products, as values: the contract between networks and devices.
+//! Fusion of a convolution with its neighbours, described by plain values: the contract between networks and devices.
 //!
 //! | pass | prologue | mainloop | epilogue |
 //! |---|---|---|---|
@@ -8,11 +8,12 @@
 //!
 //! Each device fuses what it can, and this file composes the rest from separate passes with the same bits. Fused are
 //!
-//! - on the CPU: all of it. The prologue where AMX tiles multiply: they read copies in the cache, which are made normalised. (Vectors
-//!   read `x` where it lies, so there the normalised `x` is computed first and dropped after.) The moments of a bf16 result
-//!   without tiles are taken in a pass of their own.
-//! - on a GPU: moments, of bf16 without groups; dgrad's mask and sums, of bf16 without groups, a multiple of eight channels, nothing to
-//!   add, and the mask from the result.
+//! - on the CPU: everything, with two exceptions. A prologue is fused only on AMX tiles, which read packed copies of
+//!   `x` that are normalised while they are made. (The vector engine reads `x` in place, so the normalised `x` is
+//!   computed before and freed afterwards.) The moments of a bf16 result of the vector engine are taken in a separate
+//!   pass.
+//! - on a GPU: moments, for bf16 without groups; dgrad's mask and sums, for bf16 without groups, a multiple of eight
+//!   channels, nothing to add, and the mask from the result.
 
 mod contract;
 
@@ -26,11 +27,11 @@ use crate::ops::batch_norm::{Incoming, Moments, ReluMask};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 
-/// [`super::fprop`] with a prologue and an epilogue: `y`, and its moments where they are asked for.
+/// [`super::fprop`] with a prologue and an epilogue: `y`, and its moments if requested.
 ///
 /// # Errors
-/// As [`super::fprop`]; `Shape` when the numbers of the prologue do not fit `x`, or `near` is not `[k]`; `Param` when the parts
-/// of either do not divide the samples.
+/// As [`super::fprop`]; `Shape` when the arrays of the prologue do not fit `x`, or `near` is not `[k]`; `Param` when
+/// the parts of either do not divide the samples.
 pub fn fprop(
     x: &Tensor,
     w: &Tensor,
@@ -69,10 +70,11 @@ pub fn fprop(
     }
 }
 
-/// [`super::dgrad`] with an epilogue: the gradient for what the convolution read, or past the ReLU before it.
+/// [`super::dgrad`] with an epilogue: the gradient by the convolution's input, or the masked gradient before its ReLU.
 ///
 /// # Errors
-/// As [`super::dgrad`]; `Shape` when the tensors of the epilogue do not fit the input; `Device` when they live elsewhere.
+/// As [`super::dgrad`]; `Shape` when the tensors of the epilogue do not fit the input; `Device` when they are on
+/// another device.
 pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: GradEpilogue) -> Result<Incoming> {
     let op = "conv3d dgrad";
     let p = Conv3d::new(op, x_shape, w.shape(), g)?;
@@ -114,10 +116,10 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
     }))
 }
 
-/// [`super::wgrad`] with a prologue, that of the forward pass: `x` is what it was applied to.
+/// [`super::wgrad`] with the prologue of the forward pass: `x` is the tensor before the prologue.
 ///
 /// # Errors
-/// As [`super::wgrad`]; `Shape` or `Param` when the numbers of the prologue do not fit `x`.
+/// As [`super::wgrad`]; `Shape` or `Param` when the arrays of the prologue do not fit `x`.
 pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry, prologue: Prologue) -> Result<Tensor> {
     let op = "conv3d wgrad";
     let p = Conv3d::new(op, x.shape(), w_shape, g)?;
@@ -132,7 +134,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry, prologue: Pr
     }
 }
 
-/// Whether a GPU gives these operands to its tensor cores.
+/// Whether a GPU computes these operands on its tensor cores.
 fn on_tensor_cores(p: &Conv3d, operands: [&Tensor; 2]) -> bool {
     let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
     any && p.geometry.groups == 1 && operands.iter().all(|t| t.dtype() == DType::BF16)

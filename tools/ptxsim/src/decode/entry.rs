@@ -1,4 +1,4 @@
-//! Files to modules: where variables lie, what entries need.
+//! From files to modules: the addresses of variables, and the resources of entries.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::module::{Entry, Module, ParamType};
 use crate::parse::{Arg, File, Function, MAX_BYTES, Variable, parse};
 use crate::types::Space;
 
-/// Parses and checks a file. `place` gives memory of a size an address.
+/// Parses and checks a file. `place` allocates memory of a given size.
 pub(crate) fn load(src: &str, mut place: impl FnMut(u64) -> Arc<Buffer>) -> Result<Module> {
     let file = parse(src)?;
     let mut symbols = HashMap::new();
@@ -35,7 +35,7 @@ pub(crate) fn load(src: &str, mut place: impl FnMut(u64) -> Arc<Buffer>) -> Resu
     Ok(Module { entries, version: file.version.clone(), target: file.target.clone(), variables })
 }
 
-/// `bytes`, unless variables up to `v` take more than there may be.
+/// `bytes`, or an error if the variables up to `v` take more than the limit.
 fn limited(bytes: u64, v: &Variable) -> Result<u64> {
     match bytes <= MAX_BYTES {
         true => Ok(bytes),
@@ -47,7 +47,7 @@ fn round_up(v: u64, to: u64) -> u64 {
     v.div_ceil(to.max(1)) * to.max(1)
 }
 
-/// Gives variables their places behind each other, and returns the end.
+/// Assigns consecutive offsets to variables, and returns the end.
 fn layout<'a>(
     vars: impl Iterator<Item = &'a Variable>,
     space: Space,

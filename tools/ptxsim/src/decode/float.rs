@@ -10,7 +10,7 @@ use crate::types::{LOCAL_WINDOW, PARAM_WINDOW, Round, SHARED_WINDOW, Type, WINDO
 const ROUNDS: [(&str, Round); 4] = [("rn", Round::Near), ("rz", Round::Zero), ("rm", Round::Down), ("rp", Round::Up)];
 
 impl Decoder<'_> {
-    /// Decodes what this file knows; false if it is something else.
+    /// Decodes floating-point instructions; false for all others.
     pub(super) fn float(&mut self, root: &str, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<bool> {
         use FloatKind::*;
         let (kind, sources) = match root {

@@ -1,13 +1,13 @@
-//! The order in which diverged lanes run: a rank per instruction.
+//! The execution order of diverged lanes: a rank per instruction.
 //!
-//! Lanes of the least rank run first, so that those ahead wait where branches join. For this every join must rank behind all
-//! ways that lead to it, and a loop's exit behind the loop: a weak topological order of the control flow (F. Bourdoncle,
-//! "Efficient chaotic iteration strategies with widenings", 1993). The order of the text usually is one, but compilers also
-//! move rare blocks to the end.
+//! Lanes at the lowest rank run first, so that lanes that are further ahead wait where branches join. For this, every
+//! join must have a higher rank than all paths that lead to it, and a loop's exit a higher rank than the loop: a weak
+//! topological order of the control flow graph (F. Bourdoncle, "Efficient chaotic iteration strategies with widenings",
+//! 1993). The order of the text usually is one, but compilers also move rarely executed blocks to the end.
 
 use crate::ins::{Ins, Op};
 
-/// A basic block: its instructions, and the blocks that may follow.
+/// A basic block: its instructions and its successors.
 struct Node {
     first: usize,
     end: usize,
@@ -43,7 +43,7 @@ fn nodes(code: &[Ins]) -> Vec<Node> {
         if !(always && matches!(last.op, Op::Branch(_) | Op::BranchTable(_) | Op::Exit | Op::Trap)) {
             next.extend(find(end));
         }
-        // Of several ways the later one in the text is visited first, and so ranks last.
+        // Of several successors the later one in the text is visited first, and so gets the highest rank.
         next.sort_unstable_by(|a, b| b.cmp(a));
         next.dedup();
         Node { first, end, next }
@@ -61,7 +61,7 @@ struct Order<'a> {
 const DONE: u32 = u32::MAX;
 
 impl Order<'_> {
-    /// Adds what is reached from `v`, last first.
+    /// Adds the blocks reachable from `v`, in reverse order.
     fn visit(&mut self, v: usize, out: &mut Vec<usize>) -> u32 {
         self.stack.push(v);
         self.count += 1;
@@ -94,10 +94,10 @@ impl Order<'_> {
     }
 }
 
-/// Blocks are visited from one another: a guard of the stack.
+/// Blocks are visited recursively, so their number is limited to protect the stack.
 const MAX_BLOCKS: usize = 4096;
 
-/// Ranks all instructions; false where there are too many blocks.
+/// Assigns ranks to all instructions; false if there are too many blocks.
 pub(super) fn rank(code: &mut [Ins]) -> bool {
     if code.is_empty() {
         return true;
@@ -109,7 +109,7 @@ pub(super) fn rank(code: &mut [Ins]) -> bool {
     let mut o = Order { nodes: &nodes, found: vec![0; nodes.len()], count: 0, stack: vec![] };
     let mut out = vec![];
     o.visit(0, &mut out);
-    // What is never reached comes last.
+    // Unreachable blocks come last.
     out.reverse();
     out.extend((0..nodes.len()).filter(|v| o.found[*v] == 0));
     let mut rank = 0;

@@ -1,10 +1,10 @@
-//! Frequent instructions get a loop of their own.
+//! Frequent instructions, for which there are vectorised loops.
 
 use crate::ins::{File, Hot, Ins, Op, Slot};
 use crate::lane::float::{Compare, Convert, FloatKind, FloatOp};
 use crate::types::{Round, Type};
 
-/// The hot form of an integer instruction.
+/// The vectorised form of an integer instruction.
 pub(super) fn integer(root: &str, half: &str, ty: Type) -> Option<Hot> {
     use Type::*;
     Some(match (root, half, ty) {
@@ -90,7 +90,7 @@ fn compare(c: &Compare) -> Option<Hot> {
     })
 }
 
-/// Replaces an instruction by its hot form, if it has one.
+/// Replaces an instruction by its vectorised form, if it has one.
 pub(super) fn heat(ins: &mut Ins) {
     let hot = match &ins.op {
         Op::Float(f) => float(f),

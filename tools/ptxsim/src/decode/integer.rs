@@ -1,4 +1,4 @@
-//! Integer arithmetic, logic, moves, comparisons of all types and conversions' integer relatives.
+//! Integer arithmetic, logic, moves, comparisons of all types, and integer conversions.
 
 use super::{Decoder, Mods, Result};
 use crate::counters::Class;
@@ -44,7 +44,7 @@ macro_rules! typed {
 }
 
 impl Decoder<'_> {
-    /// Decodes what this file knows; false if it is something else.
+    /// Decodes these instructions; false for all others.
     pub(super) fn integer(&mut self, root: &str, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<bool> {
         match root {
             "mov" => self.mov(m, args, ins)?,
@@ -188,7 +188,8 @@ impl Decoder<'_> {
 
     // A cast that is needed for one type of `typed` is not for another.
     #[allow(clippy::unnecessary_cast)]
-    /// Everything that is a function of the lane's sources. Floats are left to the other file.
+    /// All instructions that are functions of the lane's sources, except floating-point ones, which are decoded in
+    /// `float`.
     fn arithmetic(&mut self, root: &str, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<bool> {
         let float = m.rest().iter().any(|w| Type::parse(w).is_some_and(Type::float));
         if float && !matches!(root, "testp") {

@@ -17,14 +17,14 @@ const SPACES: [(&str, Space); 7] = [
 ];
 
 impl Decoder<'_> {
-    /// Decodes what this file knows; false if it is something else.
+    /// Decodes these instructions; false for all others.
     pub(super) fn memory(&mut self, root: &str, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<bool> {
         match root {
             "ld" | "ldu" | "st" => self.load_store(root == "st", m, args, ins)?,
             "atom" | "red" => self.atomic(root == "atom", m, args, ins)?,
             "cp" => self.copy_async(m, args, ins)?,
             "membar" | "fence" => {
-                // Blocks see each other's plain stores only after the launch, so that a fence has nothing to order.
+                // Plain stores of a block are visible to others only after the launch, so a fence has nothing to order.
                 if root == "fence" {
                     m.one(&[("sc", ()), ("acq_rel", ())]);
                 }
@@ -59,7 +59,7 @@ impl Decoder<'_> {
         Ok(true)
     }
 
-    /// The space of an access: the modifier's, and it must agree with a symbol's.
+    /// The state space of an access: that of the modifier, which must agree with a symbol's.
     fn space(&self, m: &mut Mods, symbol: Option<Space>) -> Result<Space> {
         let space = m.one(&SPACES).unwrap_or(Space::Generic);
         if symbol.is_some_and(|s| s != space) {
@@ -162,7 +162,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// A slot of the file that a type lives in.
+    /// A slot of the register file that holds values of a type.
     fn constant_like(&self, ty: Type) -> Slot {
         let (file, bits) = super::home(ty);
         Slot { file, bits, i: 0 }

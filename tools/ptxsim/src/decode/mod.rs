@@ -1,4 +1,4 @@
-//! Statements to instructions: names resolved, types checked, constants turned into registers.
+//! From statements to instructions: names are resolved, types checked, and constants placed in registers.
 
 mod entry;
 mod float;
@@ -28,7 +28,7 @@ pub(crate) struct Mods<'a> {
 }
 
 impl<'a> Mods<'a> {
-    /// Uses up a modifier if it is there.
+    /// Consumes a modifier if it is there.
     pub fn take(&mut self, word: &str) -> bool {
         match self.words.iter().position(|w| *w == word) {
             Some(i) => {
@@ -39,12 +39,12 @@ impl<'a> Mods<'a> {
         }
     }
 
-    /// Uses up one of several.
+    /// Consumes one of several modifiers.
     pub fn one<T: Copy>(&mut self, of: &[(&str, T)]) -> Option<T> {
         of.iter().find(|(w, _)| self.take(w)).map(|(_, v)| *v)
     }
 
-    /// Uses up the next type.
+    /// Consumes the next type.
     pub fn ty(&mut self) -> Result<Type> {
         let i = self.words.iter().position(|w| Type::parse(w).is_some());
         let i = i.ok_or_else(|| ParseError::new(self.line, format!("`{}` has no type", self.all)))?;
@@ -76,7 +76,7 @@ pub(crate) struct Decoder<'a> {
     symbols: HashMap<String, (Space, u64)>,
     single: HashMap<(usize, String), Slot>,
     ranges: HashMap<(usize, String), (Slot, u32)>,
-    /// Registers so far in each file, the reserved ones included.
+    /// Registers allocated so far in each file, including the reserved ones.
     count: [u16; 3],
     constants: [Vec<Constant>; 3],
     line: u32,
@@ -172,7 +172,7 @@ impl<'a> Decoder<'a> {
             list.push(value);
             list.len() - 1
         });
-        // More than fit are found when all are known.
+        // Overflow is detected at the end, when all registers and constants are known.
         Slot { file, bits, i: self.count[file as usize].wrapping_add(at as u16) }
     }
 
@@ -213,7 +213,7 @@ impl<'a> Decoder<'a> {
         Ok(s)
     }
 
-    /// A source of the type's width or wider.
+    /// A source of at least the type's width.
     pub fn any(&mut self, a: &Arg, ty: Type) -> Result<Slot> {
         let (file, bits) = home(ty);
         let mask = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
@@ -255,7 +255,7 @@ impl<'a> Decoder<'a> {
         Ok(s)
     }
 
-    /// A destination of the type's width or wider.
+    /// A destination of at least the type's width.
     pub fn wide(&mut self, a: &Arg, ty: Type) -> Result<Slot> {
         let (file, bits) = home(ty);
         let Arg::Word(w) = a else { return Err(self.error(format!("{a:?} cannot be written"))) };
@@ -278,7 +278,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// An address: base register (a zero where there is none), offset, and the space of a symbol.
+    /// An address: base register (a zero if there is none), offset, and the state space of a symbol.
     pub fn address(&mut self, a: &Arg) -> Result<(Slot, i64, Option<Space>)> {
         let Arg::Memory(base, offset) = a else { return Err(self.error(format!("{a:?} is no address"))) };
         let zero = Slot { file: RegFile::X, bits: 64, i: 0 };

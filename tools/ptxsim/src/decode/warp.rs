@@ -1,4 +1,4 @@
-//! Control flow and what the lanes of a warp do together.
+//! Control flow, and instructions in which the lanes of a warp cooperate.
 
 use super::{Decoder, Mods, Result};
 use crate::counters::Class;
@@ -7,7 +7,7 @@ use crate::parse::Arg;
 use crate::types::{Space, Type};
 
 impl Decoder<'_> {
-    /// Decodes what this file knows; false if it is something else.
+    /// Decodes these instructions; false for all others.
     pub(super) fn warp(&mut self, root: &str, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<bool> {
         match root {
             "bra" => {

@@ -1,10 +1,11 @@
-//! Instructions that compute lane by lane, one at a time: the definition of each. Frequent ones are also in `hot`.
+//! Instructions that compute lane by lane, one at a time: the definition of each. The frequent ones also have
+//! vectorised forms in `hot`.
 
 use super::control::Warp;
 use super::regs::lanes;
 use crate::ins::{Ins, Logic, Op};
 
-/// Applies a function to the lanes that run.
+/// Applies a function to the active lanes.
 fn map(w: &mut Warp, ins: &Ins, run: u32, f: impl Fn(u64, u64, u64, u64) -> u64) {
     let r = &mut w.regs;
     let def = r.def(ins.a) & r.def(ins.b) & r.def(ins.c) & r.def(ins.e);
@@ -16,7 +17,7 @@ fn map(w: &mut Warp, ins: &Ins, run: u32, f: impl Fn(u64, u64, u64, u64) -> u64)
     r.put(ins.d, run, &v, def);
 }
 
-/// A logical operation on predicates and on whether they are known: `false and unknown` is false.
+/// A logical operation on predicates and on whether they are initialised: `false and uninitialised` is false.
 fn logic(op: Logic, (a, adef): (u32, u32), (b, bdef): (u32, u32)) -> (u32, u32) {
     match op {
         Logic::And => (a & b, (adef & bdef) | (adef & !a) | (bdef & !b)),
@@ -25,7 +26,7 @@ fn logic(op: Logic, (a, adef): (u32, u32), (b, bdef): (u32, u32)) -> (u32, u32) 
     }
 }
 
-/// Executes one.
+/// Executes one instruction.
 pub(super) fn run(w: &mut Warp, ins: &Ins, run: u32) {
     match &ins.op {
         Op::Pure(f) => map(w, ins, run, f),

@@ -10,7 +10,7 @@ use crate::lane::float::{FloatKind, FloatOp};
 use crate::machine::Order;
 use crate::types::{Round, Space, Type};
 
-/// What an atomic operation leaves behind.
+/// The result that an atomic operation stores.
 fn apply(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     use AtomicOp::*;
     let signed = ty.signed();
@@ -85,7 +85,7 @@ impl Block<'_> {
         let n = ty.size();
         let (b, c) = (w.regs.fetch(ins.b), w.regs.fetch(ins.c));
         let mut old = [0; 32];
-        // Lanes that meet are taken one after the other; in which order is nobody's promise.
+        // Lanes with the same address are executed one after another; PTX does not specify the order.
         let mut order: Vec<usize> = lanes(run).collect();
         if self.job.order != Order::Forward {
             order.reverse();

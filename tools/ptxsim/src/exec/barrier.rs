@@ -11,18 +11,18 @@ pub(crate) struct Barrier {
     /// Warps that have arrived, and those of them that wait.
     arrived: u32,
     waiting: u32,
-    /// Threads that have arrived, and how many it takes.
+    /// Threads that have arrived, and the number expected.
     threads: u32,
     expected: u32,
     reduce: Option<Reduce>,
-    /// What the reduction knows so far: all, any, count.
+    /// Reduction over the threads so far: all, any, count.
     all: bool,
     any: bool,
     count: u32,
     line: u32,
 }
 
-/// What a warp waits for.
+/// The barrier that a warp waits for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wait {
     barrier: usize,
@@ -96,7 +96,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Opens the barriers that are complete.
+    /// Releases the barriers that are complete.
     pub(super) fn settle(&mut self, warps: &mut [Warp]) -> Result<()> {
         for id in 0..16 {
             let b = self.barriers[id];
@@ -122,7 +122,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Nobody can go on: says why.
+    /// No warp can continue: the fault that says why.
     pub(super) fn deadlock(&self, warps: &[Warp]) -> Box<Fault> {
         let stuck = warps.iter().find_map(|w| w.wait.map(|x| (w, x)));
         let Some((w, wait)) = stuck else { unreachable!("some warp waits") };

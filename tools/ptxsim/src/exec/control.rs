@@ -1,7 +1,7 @@
 //! Warps: groups of lanes that share a program counter.
 //!
-//! The group at the least rank (see `decode::flow`) runs, until it meets another one; both then go on together. This
-//! reconverges where branches join and behind loops.
+//! The group at the lowest rank (see `decode::flow`) runs until it reaches the program counter of another one; the two
+//! are then merged. This reconverges where branches join and after loops.
 
 use super::barrier::Wait;
 use super::copy::Copies;

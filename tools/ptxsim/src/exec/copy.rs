@@ -1,4 +1,4 @@
-//! `cp.async`: copies that land when their group is waited for, and not before.
+//! `cp.async`: copies that become visible when their group is waited for, and not before.
 
 use super::control::Warp;
 use super::load_store::trouble;
@@ -9,7 +9,7 @@ use crate::ins::{Ins, Op};
 use crate::requests::request;
 use crate::types::Space;
 
-/// Copies of a warp that have not landed.
+/// Copies of a warp that are not complete.
 #[derive(Default)]
 pub(crate) struct Copies {
     pending: Vec<Copy>,
@@ -19,13 +19,13 @@ pub(crate) struct Copies {
 
 struct Copy {
     lane: usize,
-    /// The group it belongs to, counted from the lane's first.
+    /// The group it belongs to, numbered per lane.
     group: u32,
     to: u64,
-    /// The region and offset to read from.
+    /// The region and offset of the source.
     from: (usize, u64),
     bytes: u32,
-    /// Bytes that are read; the rest becomes zero.
+    /// Bytes that are read; the remaining ones become zero.
     read: u32,
 }
 
@@ -96,7 +96,7 @@ impl Block<'_> {
         }
     }
 
-    /// Lands all copies of the lanes but those of their last `keep` groups; all of them without `keep`.
+    /// Completes all copies of the lanes except those of their last `keep` groups; all of them without `keep`.
     pub(super) fn land(&mut self, w: &mut Warp, run: u32, keep: Option<u32>) {
         let Warp { copies, id, .. } = w;
         let Copies { pending, committed } = copies;

@@ -1,4 +1,4 @@
-//! Checks of global accesses: regions, rights, what was written, and which blocks meet.
+//! Checks of global accesses: regions, access rights, initialisation, and races between blocks.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -9,30 +9,31 @@ use crate::machine::Access;
 use crate::requests::strided;
 use crate::types::Space;
 
-/// A granule that blocks other than the last writer have read.
+/// The mark of a granule that several blocks have read.
 const SEVERAL: u16 = 0xffff;
-/// A granule that atomic operations have written.
+/// The mark of a granule that atomic operations have written.
 const ATOMICALLY: u16 = 0xfffe;
 
-/// How a granule is touched.
+/// The kind of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Touch {
     Load,
     Store,
     Atomic,
-    /// A load that is ordered by itself.
+    /// A load that is ordered by its own memory semantics, without barriers.
     Strong,
 }
 
 impl Tags {
-    /// Remembers an access; false if it races with another block's.
+    /// Records an access; false if it races with another block's.
     fn touch(&self, off: u64, n: u32, tag: u16, how: Touch) -> bool {
         let (a, b) = (off >> self.granule, (off + n as u64 - 1) >> self.granule);
         (a as usize..=b as usize).all(|i| {
             let own = |t: u16| t == 0 || t == tag;
             match how {
                 Touch::Strong => true,
-                // Each side first leaves its mark, then looks for the other's: of two blocks that meet, one sees it.
+                // Each side first writes its mark, then reads the other's: of two racing blocks, at least one sees the
+                // race.
                 Touch::Load => {
                     if self.reads[i].load(SeqCst) != tag {
                         let old = self.reads[i].swap(tag, SeqCst);
@@ -59,7 +60,7 @@ impl Region {
 }
 
 impl Block<'_> {
-    /// The region that holds a span and lets it be read or stored to.
+    /// The region that contains a range and permits loading from or storing to it.
     fn region(&mut self, lo: u64, hi: u64, store: bool) -> Option<usize> {
         let regions = &self.job.regions;
         if regions.get(self.near).is_some_and(|r| r.holds(lo, hi, store)) {
@@ -69,7 +70,7 @@ impl Block<'_> {
         Some(self.near)
     }
 
-    /// The fault of a span that no region holds.
+    /// The fault for a range that is in no region.
     fn outside(&self, lo: u64, n: u32, lane: usize, store: bool) -> Box<Fault> {
         let regions = &self.job.regions;
         if store && regions.iter().any(|r| r.holds(lo, lo + n as u64, false)) {
@@ -99,7 +100,7 @@ impl Block<'_> {
         Ok(i)
     }
 
-    /// Checks what is not a matter of bounds.
+    /// The checks other than bounds.
     #[inline]
     fn check_in(&self, i: usize, addr: u64, n: u32, lane: usize, how: Touch) -> Result<()> {
         let r = &self.job.regions[i];
@@ -125,7 +126,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Checks a span for reading, of any length up to 16; returns its region and the offset in the region's buffer.
+    /// Checks a range of up to 16 bytes for reading; returns its region and the offset in the region's buffer.
     pub(super) fn readable(&mut self, addr: u64, n: u32, lane: usize) -> Result<(usize, u64)> {
         let found = self.region(addr, addr.wrapping_add(n as u64), false);
         let i = found.ok_or_else(|| self.outside(addr, n, lane, false))?;
@@ -139,7 +140,7 @@ impl Block<'_> {
         Ok((i, addr - base))
     }
 
-    /// Checks an access of `n` bytes per lane, and returns the region if all lanes lie in one.
+    /// Checks an access of `n` bytes per lane, and returns the region if all lanes are in the same one.
     pub(super) fn check_global(&mut self, addr: &[u64; 32], run: u32, n: u32, how: Touch) -> Result<Option<usize>> {
         let (mut lo, mut hi, mut low) = (u64::MAX, 0, 0);
         if run == !0 && strided(addr, n as u64) {

@@ -1,30 +1,30 @@
-//! Frequent instructions, all lanes at once. What they compute is defined in `lane` and `decode::integer` as well; here it is
-//! written so that it becomes vector instructions.
+//! Frequent instructions, for all lanes at once. Their results are also defined in `lane` and `decode::integer`; here
+//! they are written in a form that the compiler vectorises.
 
 use super::regs::Regs;
 use crate::ins::{File, Hot, Ins};
 use crate::lane::float::Relation;
 use crate::types::Round;
 
-/// Executes one.
+/// Executes one instruction.
 #[inline]
 pub(super) fn run(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has the instructions, as was just asked.
+        // SAFETY: the processor has the instructions, as was just checked.
         return unsafe { wide(r, h, ins, run) };
     }
     body(r, h, ins, run);
 }
 
-/// The same with vectors of 256 bits and fused multiply-add, which otherwise is a call.
+/// The same with 256-bit vectors and fused multiply-add, which otherwise is a function call.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt")]
 fn wide(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
     body(r, h, ins, run);
 }
 
-/// Keeps the lanes that do not run.
+/// Keeps the values of inactive lanes.
 #[inline(always)]
 fn blend<T: Copy>(d: &mut [T; 32], v: &[T; 32], run: u32) {
     if run == !0 {
@@ -50,7 +50,7 @@ fn put64(r: &mut Regs, ins: &Ins, run: u32, v: &[u64; 32], def: u32) {
     r.xdef[d] = r.xdef[d] & !run | def & run;
 }
 
-/// The canonical NaN for any other.
+/// Replaces any NaN by the canonical one.
 #[inline(always)]
 fn canonical(v: f32) -> u32 {
     if v.is_nan() { 0x7fff_ffff } else { v.to_bits() }
@@ -101,7 +101,7 @@ fn compare<T: Copy + PartialOrd>(a: &[T; 32], b: &[T; 32], relation: Relation) -
     }
     match relation {
         Relation::Eq => bits(a, b, |x, y| x == y),
-        // Not `!=`, which holds for NaNs.
+        // Not `!=`, which is true for NaNs.
         #[allow(clippy::double_comparisons)]
         Relation::Ne => bits(a, b, |x, y| x < y || x > y),
         Relation::Lt => bits(a, b, |x, y| x < y),
@@ -116,7 +116,7 @@ fn compare<T: Copy + PartialOrd>(a: &[T; 32], b: &[T; 32], relation: Relation) -
 #[inline(always)]
 fn body(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
     let (a, b, c) = (ins.a.i as usize, ins.b.i as usize, ins.c.i as usize);
-    // One, two or three sources of a width, one result of a width.
+    // One, two or three sources of one width, and a result of one width.
     macro_rules! lanes {
         ($src:ident $def:ident, $put:ident $D:ty, |$x:ident| $e:expr) => {{
             let (p, def) = (&r.$src[a], r.$def[a]);
@@ -241,7 +241,7 @@ fn body(r: &mut Regs, h: Hot, ins: &Ins, run: u32) {
         Hot::Unpack16 => {
             let (v, def) = (r.w[a], r.wdef[a]);
             put32(r, ins, run, &v.map(|x| x & 0xffff), def);
-            // The second destination stands where a third source would.
+            // The second destination is encoded in place of the third source.
             let high = Ins { d: ins.c, op: crate::ins::Op::Fence, ..*ins };
             put32(r, &high, run, &v.map(|x| x >> 16), def);
         }
@@ -286,7 +286,7 @@ mod tests {
     use crate::exec::Mix;
     use crate::ins::{Op, Slot};
 
-    /// Registers of random bits, in which any lane may be unwritten.
+    /// Registers of random bits, of which any lane may be uninitialised.
     fn registers(mix: &mut Mix) -> Regs {
         let mut r = Regs::empty([8, 8, 8]);
         for i in 0..8 {
@@ -294,7 +294,7 @@ mod tests {
             (r.wdef[i], r.xdef[i]) = (mix.next() as u32, mix.next() as u32);
             for l in 0..32 {
                 r.x[i][l] = mix.next();
-                // Shift counts and floats near each other, as well as anything.
+                // Shift counts, floats of similar magnitude, and arbitrary values.
                 r.w[i][l] = match mix.next() % 3 {
                     0 => mix.next() as u32 & 63,
                     1 => (mix.next() as i32 as f32 / 1e7).to_bits(),

@@ -10,7 +10,7 @@ use crate::requests::{conflicts, request, strided};
 use crate::shared::{MANY, Trouble};
 use crate::types::{Space, Type, WINDOW_MASK};
 
-/// What a trouble with shared memory means as a fault.
+/// Translates an error of shared memory into a fault.
 pub(super) fn trouble(t: Trouble, lane: usize, address: u64, what: &str) -> Box<Fault> {
     let s = |m: String| site(lane, Some(address), m);
     Box::new(match t {
@@ -27,9 +27,9 @@ pub(super) fn trouble(t: Trouble, lane: usize, address: u64, what: &str) -> Box<
     })
 }
 
-/// Two lanes of a store that overlap: `None` where they agree on what is there.
+/// Two lanes of a store that overlap with different values; `None` if there are none.
 fn clash(addr: &[u64; 32], run: u32, n: u32, same: impl Fn(usize, usize) -> bool) -> Option<usize> {
-    // Rising addresses, the usual case, cannot overlap.
+    // Ascending addresses, the usual case, cannot overlap.
     let mut meet = false;
     for l in 1..32 {
         meet |= addr[l] < addr[l - 1].wrapping_add(n as u64);
@@ -46,7 +46,7 @@ fn clash(addr: &[u64; 32], run: u32, n: u32, same: impl Fn(usize, usize) -> bool
 }
 
 impl Block<'_> {
-    /// Addresses of all lanes; those that run are known.
+    /// Addresses of all lanes, checked to be initialised for the active ones.
     pub(super) fn addresses(&self, w: &Warp, ins: &Ins, offset: i64, run: u32) -> Result<[u64; 32]> {
         let missing = run & !w.regs.def(ins.a);
         if missing != 0 {
@@ -56,7 +56,7 @@ impl Block<'_> {
         for x in &mut a {
             *x = x.wrapping_add(offset as u64);
         }
-        // Shared addresses in 32-bit registers wrap.
+        // Shared addresses in 32-bit registers wrap around.
         if ins.a.bits == 32 {
             for x in &mut a {
                 *x &= 0xffff_ffff;
@@ -65,7 +65,8 @@ impl Block<'_> {
         Ok(a)
     }
 
-    /// What a generic access means: the space its lanes agree on. Windows are taken off the addresses.
+    /// The state space of a generic access, which must be the same for all lanes. The window's base is subtracted from
+    /// the addresses.
     pub(super) fn resolve(&self, space: Space, addr: &mut [u64; 32], run: u32) -> Result<Space> {
         if space != Space::Generic {
             return Ok(space);
@@ -206,7 +207,8 @@ impl Block<'_> {
 
     /// Checks a shared access of `n` bytes per lane, and counts it.
     pub(super) fn check_shared(&mut self, w: &Warp, addr: &[u64; 32], run: u32, n: u32, how: Touch) -> Result<()> {
-        // A whole warp side by side is one span; its faults are looked for lane by lane.
+        // A warp that accesses consecutive addresses is checked as one range; only after a failure is it checked lane
+        // by lane.
         if run == !0 && addr[0] & (n as u64 - 1) == 0 && strided(addr, n as u64) {
             let whole = match how {
                 Touch::Load => self.shared.read(addr[0], 32 * n, w.id, false),
@@ -274,7 +276,7 @@ impl Block<'_> {
                     }
                 }
             }
-            // Spilled registers may be unwritten: what is read back then is as unwritten as before.
+            // Spilled registers may be uninitialised: the state is preserved through local memory.
             if !store {
                 w.regs.put(*r, run, &extend(v, m.ty), read);
             }
@@ -295,7 +297,7 @@ fn extend(mut v: [u64; 32], ty: Type) -> [u64; 32] {
 }
 
 impl Block<'_> {
-    /// Executes an instruction that is not control flow.
+    /// Executes an instruction other than control flow.
     pub(super) fn step(&mut self, w: &mut Warp, ins: &Ins, run: u32) -> Result<()> {
         match &ins.op {
             Op::Load(m) => self.load(w, ins, m, run),

@@ -27,7 +27,7 @@ impl Block<'_> {
         }
     }
 
-    /// The addresses of the rows: lane `8 i + r` names row `r` of matrix `i`.
+    /// The addresses of the rows: lane `8 i + r` holds that of row `r` of matrix `i`.
     fn rows(&mut self, w: &Warp, ins: &Ins, offset: i64, n: usize, store: bool) -> Result<[u64; 32]> {
         let used = if n == 4 { !0 } else { (1 << (8 * n)) - 1 };
         let addr = self.addresses(w, ins, offset, used)?;
@@ -43,7 +43,7 @@ impl Block<'_> {
             r.map_err(|t| trouble(t, l, a, what))?;
         }
         self.counters.shared_requests += n as u64;
-        // Eight rows of 16 bytes are a phase, as lanes of a quarter-warp are.
+        // Eight rows of 16 bytes are one phase, like the lanes of a quarter-warp.
         self.counters.bank_conflict_cycles += conflicts(&addr, used, 16);
         Ok(addr)
     }
@@ -87,7 +87,7 @@ impl Block<'_> {
     }
 }
 
-/// Spreads operands of 16 bits over their matrices.
+/// Distributes 16-bit operands over their matrices.
 #[inline(always)]
 fn halves(
     r: &Regs,
@@ -112,8 +112,8 @@ fn halves(
     }
 }
 
-/// A matrix multiplication: products in f32 (exact for bf16, f16 and tf32 operands), added in the order of `k` with a rounding
-/// to f32 after each. Tensor cores add in another order, with at least this precision.
+/// A matrix multiplication: products in f32 (exact for bf16, f16 and tf32 operands), added in the order of `k` with a
+/// rounding to f32 after each. Tensor cores add in another order, with at least this precision.
 fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[Slot; 4]) -> Result<()> {
     let r = &mut w.regs;
     let missing = a.iter().chain(b).chain(c).fold(0, |m, s| m | !r.def(*s));
@@ -121,7 +121,7 @@ fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[S
         return unwritten(missing, "it is an operand of mma");
     }
     let mut am = [[0f32; 16]; 16];
-    // Transposed, so that a row of eight is a vector.
+    // Transposed, so that eight columns are a vector.
     let mut bm = [[0f32; 8]; 16];
     let depth = match kind {
         Tensor::Bf16K16 | Tensor::F16K16 => 16,
@@ -165,7 +165,7 @@ fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[S
     Ok(())
 }
 
-/// `acc += a b`, vectors of eight at a time.
+/// `acc += a b`, in vectors of eight.
 fn multiply(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], depth: usize) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -173,7 +173,7 @@ fn multiply(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], d
         fn wide(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], depth: usize) {
             product(acc, a, b, depth);
         }
-        // SAFETY: the processor has the instructions, as was just asked.
+        // SAFETY: the processor has the instructions, as was just checked.
         return unsafe { wide(acc, a, b, depth) };
     }
     product(acc, a, b, depth);
@@ -181,7 +181,7 @@ fn multiply(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], d
 
 #[inline(always)]
 fn product(acc: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], depth: usize) {
-    // Four rows at a time, so that their sums do not wait for each other.
+    // Four rows at a time, whose sums are independent of each other.
     for (out, rows) in acc.chunks_exact_mut(4).zip(a.chunks_exact(4)) {
         for (k, column) in b.iter().enumerate().take(depth) {
             for (o, row) in out.iter_mut().zip(rows) {

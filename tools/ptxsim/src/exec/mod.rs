@@ -1,4 +1,4 @@
-//! Runs launches: blocks over threads of the host, warps of a block in turn.
+//! Executes launches: blocks in parallel on host threads, the warps of a block in turns.
 
 mod alu;
 mod atomic;
@@ -27,18 +27,18 @@ use regs::Place;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<Fault>>;
 
-/// Memory that a launch may touch.
+/// Memory that a launch may access.
 pub(crate) struct Region {
     pub lo: u64,
     pub hi: u64,
     pub access: Access,
     pub buffer: Arc<Buffer>,
-    /// Every byte was written before the launch, and none is stored to: loads need no look.
+    /// Every byte was written before the launch, and none is stored to, so loads need no check.
     pub full: bool,
     pub tags: Option<Tags>,
 }
 
-/// Which blocks wrote and read, by granule: 0 nobody, otherwise the block's tag, `SEVERAL`, or `ATOMICALLY`.
+/// Which blocks wrote and read each granule: 0 for none, otherwise the block's tag, `SEVERAL`, or `ATOMICALLY`.
 pub(crate) struct Tags {
     pub writes: Box<[AtomicU16]>,
     pub reads: Box<[AtomicU16]>,
@@ -47,13 +47,13 @@ pub(crate) struct Tags {
 
 impl Tags {
     pub fn new(bytes: u64, granule: u32) -> Tags {
-        // Granules are counted from the multiple of 16 before the region's first byte.
+        // Granules are counted from the multiple of 16 at or before the region's first byte.
         let n = (bytes + 16).div_ceil(1 << granule) as usize;
         Tags { writes: marks(n), reads: marks(n), granule }
     }
 }
 
-/// A launch under way.
+/// A launch in progress.
 pub(crate) struct Job<'a> {
     pub entry: &'a Entry,
     pub grid: [u32; 3],
@@ -68,22 +68,22 @@ pub(crate) struct Job<'a> {
     pub stop: AtomicBool,
 }
 
-/// A block while it runs.
+/// The state of a running block.
 pub(crate) struct Block<'a> {
     job: &'a Job<'a>,
     id: [u32; 3],
-    /// The block's mark in [`Tags`].
+    /// The block's tag in [`Tags`].
     tag: u16,
     shared: Shared,
     counters: Counters,
     barriers: [Barrier; 16],
-    /// The region found last.
+    /// The region of the most recent access.
     near: usize,
-    /// Instructions that are left until the launch's budget is looked at again.
+    /// Instructions until the launch's budget is checked again.
     fuel: u64,
 }
 
-/// A small generator for shuffled orders.
+/// A small random generator for shuffled orders.
 pub(crate) struct Mix(pub u64);
 
 impl Mix {
@@ -101,7 +101,7 @@ impl Mix {
     }
 }
 
-/// Runs all blocks, and returns the counts or the first fault in the order of the blocks.
+/// Runs all blocks, and returns the counters or the first fault in the order of the blocks.
 pub(crate) fn run(job: &Job, threads: usize) -> std::result::Result<Counters, Fault> {
     let blocks = job.grid.iter().map(|&g| g as u64).product::<u64>();
     let mut order: Vec<u64> = (0..blocks).collect();
@@ -148,7 +148,7 @@ pub(crate) fn run(job: &Job, threads: usize) -> std::result::Result<Counters, Fa
     }
 }
 
-/// How many instructions a block runs between two looks at the launch's budget.
+/// Instructions per block between two checks of the launch's budget.
 const FUEL: u64 = 1 << 16;
 
 impl<'a> Block<'a> {
@@ -219,7 +219,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Adds to a fault where it happened.
+    /// Adds the location to a fault.
     fn place(&self, mut f: Box<Fault>, line: u32, warp: u32) -> Box<Fault> {
         if let Some(s) = f.site_mut() {
             s.entry = self.job.entry.name.clone();
@@ -231,12 +231,12 @@ impl<'a> Block<'a> {
     }
 }
 
-/// A site that knows its lane and address; the rest is filled in by [`Block::place`].
+/// A site with its lane and address; the rest is filled in by [`Block::place`].
 pub(crate) fn site(lane: usize, address: Option<u64>, detail: impl Into<String>) -> Box<Site> {
     Box::new(Site { lane: lane as u32, address, detail: detail.into(), ..Site::default() })
 }
 
-/// The fault of a register that was never written.
+/// The fault for a register that was never written.
 pub(crate) fn unwritten<T>(missing: u32, what: &str) -> Result<T> {
     Err(Box::new(Fault::UninitialisedRegister(site(missing.trailing_zeros() as usize, None, what))))
 }

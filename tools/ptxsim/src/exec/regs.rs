@@ -1,9 +1,9 @@
-//! Registers of a warp, and for each register the lanes that hold a value.
+//! Registers of a warp, and for each register a mask of the lanes in which it is initialised.
 
 use crate::ins::{Constant, File, Order, RESERVED, Slot, Special};
 use crate::module::Entry;
 
-/// Lanes of a mask.
+/// The lanes in a mask.
 pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let l = mask.trailing_zeros();
@@ -12,8 +12,9 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Every file keeps values and masks of the lanes that were written. Definedness follows the data: a value computed from an
-/// unwritten register is unwritten itself, and it is a fault only where it decides an address or a branch or leaves the thread.
+/// Register files hold values, and masks of the lanes that are initialised. Initialisation follows the data flow: a
+/// value computed from an uninitialised register is uninitialised itself. It is a fault only if it determines an
+/// address or a branch, or leaves the thread.
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Regs {
     pub p: Vec<u32>,
@@ -22,11 +23,11 @@ pub(crate) struct Regs {
     pub wdef: Vec<u32>,
     pub x: Vec<[u64; 32]>,
     pub xdef: Vec<u32>,
-    /// Registers, reserved ones included; constants come behind.
+    /// Registers, including reserved ones; constants follow them.
     own: [usize; 3],
 }
 
-/// What special registers are made of.
+/// The values from which special registers are computed.
 pub(crate) struct Place {
     pub grid: [u32; 3],
     pub block: [u32; 3],
@@ -64,7 +65,7 @@ impl Place {
 }
 
 impl Regs {
-    /// So many registers of each file, unwritten.
+    /// The given number of registers of each file, uninitialised.
     #[cfg(test)]
     pub fn empty(n: [usize; 3]) -> Regs {
         let [p, w, x] = n;
@@ -95,7 +96,7 @@ impl Regs {
         r
     }
 
-    /// Puts constants into their slots.
+    /// Writes constants into their slots.
     fn fill(&mut self, e: &Entry, value: impl Fn(Constant, u32) -> Option<u64>) {
         for (f, file) in [File::P, File::W, File::X].into_iter().enumerate() {
             for (k, c) in e.constants[f].iter().enumerate() {
@@ -108,7 +109,7 @@ impl Regs {
         }
     }
 
-    /// Makes all registers unwritten, and fills in the special registers of a block.
+    /// Marks all registers as uninitialised, and sets the special registers of a block.
     pub fn reset(&mut self, e: &Entry, place: &Place) {
         let first = RESERVED as usize;
         self.pdef[first..self.own[0]].fill(0);
@@ -130,7 +131,7 @@ impl Regs {
         }
     }
 
-    /// Lanes that hold a value.
+    /// Lanes in which the slot is initialised.
     #[inline]
     pub fn def(&self, s: Slot) -> u32 {
         match s.file {
@@ -140,7 +141,7 @@ impl Regs {
         }
     }
 
-    /// Writes the lanes of a mask; `def` says which of them hold a value.
+    /// Writes the lanes of a mask; `def` is the mask of those that are initialised.
     #[inline]
     pub fn put(&mut self, s: Slot, mask: u32, v: &[u64; 32], def: u32) {
         let i = s.i as usize;

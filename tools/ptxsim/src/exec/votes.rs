@@ -1,4 +1,4 @@
-//! What the lanes of a warp tell each other: shuffles, votes, matches, reductions.
+//! Communication between the lanes of a warp: shuffles, votes, matches, reductions.
 
 use super::control::Warp;
 use super::regs::lanes;
@@ -6,7 +6,7 @@ use super::{Block, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op, Shuffle, Vote};
 
-/// Fails unless the lanes that run are exactly those that every one of them names.
+/// Fails unless the active lanes are exactly those in the mask of each of them.
 fn members(mask: &[u64; 32], def: u32, run: u32) -> Result<()> {
     if run & !def != 0 {
         return unwritten(run & !def, "it is a mask of lanes");
@@ -34,7 +34,7 @@ impl Block<'_> {
         let r = &mut w.regs;
         match &ins.op {
             Op::ActiveMask => r.put(ins.d, run, &[run as u64; 32], !0),
-            // Lanes of a warp are never ahead of each other for longer than a branch: nothing to wait for.
+            // The lanes of a warp reconverge where branches join, so there is nothing to wait for.
             Op::WarpSync => {
                 let missing = run & !r.def(ins.b);
                 if missing != 0 {
@@ -66,7 +66,7 @@ impl Block<'_> {
                     };
                     let from = if inside { from } else { lane } & 31;
                     out[l] = v[from as usize];
-                    // What a lane outside of the instruction holds is not known.
+                    // The value held by a lane that does not take part is undefined.
                     def |= (vdef & run) >> from << 31 >> 31 << l;
                     ok |= u32::from(inside) << l;
                 }

@@ -1,6 +1,6 @@
-//! Instructions on bits and bytes for one lane.
+//! Bit and byte instructions for one lane.
 
-/// `bfe`: the field of `len` bits at `pos`, filled with its sign, or with the value's where the field reaches beyond it.
+/// `bfe`: the field of `len` bits at `pos`, sign-extended; where the field exceeds the value, with the value's sign.
 pub(crate) fn field<const BITS: u32>(a: u64, pos: u64, len: u64, signed: bool) -> u64 {
     let (pos, len) = ((pos & 255) as u32, (len & 255) as u32);
     let msb = BITS - 1;
@@ -9,7 +9,7 @@ pub(crate) fn field<const BITS: u32>(a: u64, pos: u64, len: u64, signed: bool) -
     (0..BITS).fold(0, |r, i| r | (if i < len && pos + i <= msb { bit(pos + i) } else { sign }) << i)
 }
 
-/// `bfi`: `b` with the `len` lowest bits of `a` at `pos`.
+/// `bfi`: `b` with the `len` lowest bits of `a` inserted at `pos`.
 pub(crate) fn insert<const BITS: u32>(a: u64, b: u64, pos: u64, len: u64) -> u64 {
     let (pos, len) = ((pos & 255) as u32, (len & 255) as u32);
     if pos >= BITS {
@@ -20,7 +20,7 @@ pub(crate) fn insert<const BITS: u32>(a: u64, b: u64, pos: u64, len: u64) -> u64
     (b & !mask) | (a << pos & mask)
 }
 
-/// `prmt`: four bytes chosen among eight, or their signs.
+/// `prmt`: four bytes selected among eight, or their signs.
 pub(crate) fn permute(a: u64, b: u64, c: u64, _: u64) -> u64 {
     let v = b << 32 | a;
     (0..4).fold(0, |r, i| {
@@ -37,7 +37,7 @@ pub(crate) fn permute(a: u64, b: u64, c: u64, _: u64) -> u64 {
     })
 }
 
-/// `dp4a`: `c` plus the products of four bytes.
+/// `dp4a`: `c` plus the products of four pairs of bytes.
 pub(crate) fn dot(a: u64, b: u64, c: u64, x: fn(u8) -> i64, y: fn(u8) -> i64) -> u64 {
     (0..4).fold(c as i64, |s, i| s + x((a >> (8 * i)) as u8) * y((b >> (8 * i)) as u8)) as u64
 }

@@ -34,7 +34,7 @@ pub(crate) struct FloatOp {
     pub ftz: bool,
     pub sat: bool,
     pub relu: bool,
-    /// `min` and `max` pass NaNs on.
+    /// `min` and `max` propagate NaN.
     pub nan: bool,
 }
 
@@ -84,7 +84,7 @@ impl FloatOp {
             r = flush(r);
         }
         if self.sat {
-            // A NaN becomes +0.
+            // NaN becomes +0.
             r = if r > 0.0 { r.min(1.0) } else { 0.0 };
         }
         if self.relu {
@@ -93,7 +93,7 @@ impl FloatOp {
         r.to_bits()
     }
 
-    /// The result in f64 and what rounding to f64 lost, for sources of 24 bits or fewer.
+    /// The result in f64, and the error of rounding to f64, for sources of at most 24 bits.
     fn exact(&self, x: f64, y: f64, z: f64) -> (f64, f64) {
         use FloatKind::*;
         let quotient = |a: f64, b: f64| {
@@ -164,7 +164,7 @@ impl FloatOp {
                 redirect(v, tail, self.round)
             }
         };
-        // The approximations of f64 leave the lower half of the word zero.
+        // The f64 approximations have a result whose lower 32 bits are zero.
         let r = if self.ftz { f64::from_bits(r.to_bits() & !0xffff_ffff) } else { r };
         if r.is_nan() && !matches!(self.kind, Neg | Abs | CopySign) { f64::from_bits(0x7fff_ffff_ffff_ffff) } else { r }
     }
@@ -211,7 +211,7 @@ pub(crate) enum Relation {
 pub(crate) struct Compare {
     pub relation: Relation,
     pub ty: Type,
-    /// True where an operand is a NaN.
+    /// True if an operand is NaN.
     pub unordered: bool,
     pub ftz: bool,
 }
@@ -255,7 +255,7 @@ pub(crate) struct Convert {
     pub to: Type,
     pub from: Type,
     pub round: Round,
-    /// Rounds to an integral value, also where the destination is a float.
+    /// Rounds to an integral value, also if the destination is a float.
     pub integral: bool,
     pub sat: bool,
     pub relu: bool,
@@ -316,7 +316,7 @@ impl Convert {
     }
 
     fn int_to_float(&self, v: i128) -> u64 {
-        // At most 64 bits: split so that both parts are exact in f64.
+        // At most 64 bits: split so that both halves are exact in f64.
         let (hi, lo) = ((v >> 32 << 32) as f64, (v & 0xffff_ffff) as f64);
         let (s, t) = two_sum(hi, lo);
         match self.to {
@@ -358,7 +358,7 @@ impl Convert {
     }
 }
 
-/// An f32 with the 13 lowest bits of its fraction rounded away.
+/// An f32 with the lowest 13 bits of its fraction rounded away.
 fn tf32(v: f64, mode: Round) -> u64 {
     let x = v as f32;
     if x.is_nan() {

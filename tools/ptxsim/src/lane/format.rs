@@ -13,9 +13,9 @@ pub(crate) const F32: Format = Format { fraction: 23, exponent: 8 };
 pub(crate) const F16: Format = Format { fraction: 10, exponent: 5 };
 pub(crate) const BF16: Format = Format { fraction: 7, exponent: 8 };
 
-/// The bits of `value + tail` rounded once into a format. `tail` is what rounding to f64 has lost of an exact result: only its
-/// sign is used, and it is less than half a unit in the last place of `value`. A NaN becomes the canonical NaN (all ones but
-/// the sign), as PTX asks for.
+/// The bits of `value + tail` rounded once to a format. `tail` is the error of rounding an exact result to f64: only
+/// its sign is used, and it is less than half a unit in the last place of `value`. NaN becomes the canonical NaN (all
+/// bits set but the sign), as PTX requires.
 pub(crate) fn round_to(value: f64, tail: f64, f: Format, mode: Round) -> u32 {
     let sign = ((value.to_bits() >> 63) as u32) << (f.fraction + f.exponent);
     let infinity = ((1u32 << f.exponent) - 1) << f.fraction;
@@ -32,17 +32,17 @@ pub(crate) fn round_to(value: f64, tail: f64, f: Format, mode: Round) -> u32 {
     let bits = value.abs().to_bits();
     let (mut e, mut m) = ((bits >> 52) as i32, bits & ((1 << 52) - 1));
     if e == 0 {
-        // An f64 subnormal: far below every format here; only its being non-zero matters.
+        // An f64 subnormal is far below every format here; only its being non-zero matters.
         e = 1;
     } else {
         m |= 1 << 52;
     }
     m <<= 8;
     if tail != 0.0 {
-        // The exact result is a little above or below.
+        // The exact result is slightly above or below.
         if (tail < 0.0) == negative { m |= 1 } else { m -= 1 }
     }
-    // value = m · 2^(e - 1023 - 60). Bring it to the format's grid.
+    // value = m · 2^(e - 1023 - 60). Align it with the grid of the format.
     let bias = (1 << (f.exponent - 1)) - 1;
     let top = 63 - m.leading_zeros() as i32;
     let exp = e - 1023 - 60 + top;
@@ -79,7 +79,7 @@ pub(crate) fn round_to(value: f64, tail: f64, f: Format, mode: Round) -> u32 {
     sign | code as u32
 }
 
-/// The exact sum of two f64 as the rounded sum and what rounding lost.
+/// The exact sum of two f64, as the rounded sum and the rounding error.
 pub(crate) fn two_sum(a: f64, b: f64) -> (f64, f64) {
     let s = a + b;
     if !s.is_finite() {
@@ -89,7 +89,7 @@ pub(crate) fn two_sum(a: f64, b: f64) -> (f64, f64) {
     (s, (a - (s - bb)) + (b - bb))
 }
 
-/// `value`, rounded to nearest with `tail` lost, in another rounding of f64.
+/// Changes the rounding of an f64: `value` was rounded to nearest, with the rounding error `tail`.
 pub(crate) fn redirect(value: f64, tail: f64, mode: Round) -> f64 {
     if tail == 0.0 || !value.is_finite() {
         return value;
@@ -105,7 +105,7 @@ pub(crate) fn redirect(value: f64, tail: f64, mode: Round) -> f64 {
     }
 }
 
-/// The value of a half.
+/// The value of an f16.
 pub(crate) fn f16_value(bits: u64) -> f64 {
     let (s, e, m) = (bits >> 15 & 1, bits >> 10 & 31, bits & 1023);
     let v = match e {
@@ -117,7 +117,7 @@ pub(crate) fn f16_value(bits: u64) -> f64 {
     if s == 1 { -v } else { v }
 }
 
-/// The value of a bfloat16.
+/// The value of a bf16.
 pub(crate) fn bf16_value(bits: u64) -> f64 {
     f32::from_bits((bits as u32) << 16) as f64
 }
@@ -142,7 +142,7 @@ mod tests {
         let mut x = 0x9e37_79b9_7f4a_7c15u64;
         for i in 0..200_000 {
             x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            // Exponents around the range of f32, subnormals and overflow included.
+            // Exponents around the range of f32, including subnormals and overflow.
             let v = f64::from_bits((x & !(0x7ff << 52)) | ((1023 - 155 + (i % 290)) << 52));
             assert_eq!(round_to(v, 0.0, F32, Round::Near), (v as f32).to_bits(), "{v:e}");
             let (d, u) = (round_to(v, 0.0, F32, Round::Down), round_to(v, 0.0, F32, Round::Up));

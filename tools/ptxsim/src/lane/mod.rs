@@ -1,4 +1,4 @@
-//! What instructions compute for one lane.
+//! The results of instructions for one lane.
 
 pub(crate) mod bits;
 pub(crate) mod float;

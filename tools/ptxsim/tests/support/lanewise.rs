@@ -1,4 +1,4 @@
-//! One instruction over many values: registers of each kind are filled from memory and the result is stored.
+//! Tests of one instruction on many values: registers of each kind are loaded from memory and the result is stored.
 
 use super::{Device, Rng};
 use ptxsim::{Access::*, Order};
@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The bits that fit.
+    /// Truncates to the register's bits.
     pub fn cut(self, v: u64) -> u64 {
         match self {
             Kind::P => v & 1,
@@ -30,7 +30,7 @@ impl Kind {
         format!("{name}{}", if matches!(self, Kind::W | Kind::X | Kind::F) { 10 + i } else { 1 + i })
     }
 
-    /// From the 64-bit register `%rd20`.
+    /// Copies from the 64-bit register `%rd20`.
     fn fill(self, i: usize) -> String {
         let r = self.register(i);
         match self {
@@ -43,7 +43,7 @@ impl Kind {
         }
     }
 
-    /// Into `%rd20`.
+    /// Copies to `%rd20`.
     fn drain(self, i: usize) -> String {
         let r = self.register(i);
         match self {
@@ -84,7 +84,7 @@ impl Kind {
         for i in 0..40 {
             let r = rng.next();
             v.push(match self {
-                // Numbers near each other, so that sums round and cancel.
+                // Numbers of similar magnitude, so that sums round and cancel.
                 Kind::F if i % 2 == 0 => ((r >> 40) as f32 / 1e5 - 80.0).to_bits() as u64,
                 Kind::D if i % 2 == 0 => ((r >> 20) as f64 / 1e9 - 8e3).to_bits(),
                 Kind::X | Kind::D => r,
@@ -95,14 +95,14 @@ impl Kind {
     }
 }
 
-/// Sources that meet every special value with every other, as far as 2048 cases go.
+/// Sources that combine every special value with every other, up to 2048 cases.
 pub fn inputs(kinds: &[Kind]) -> Vec<[u64; 4]> {
     let mut rng = Rng(kinds.len() as u64);
     let lists: Vec<Vec<u64>> = kinds.iter().map(|k| k.values(&mut rng)).collect();
     let all = lists.iter().map(Vec::len).product::<usize>();
     (0..all.min(2048))
         .map(|i| {
-            // All combinations where they fit, else a random choice of them.
+            // All combinations if there are few enough, else a random selection of them.
             let mut at = if all <= 2048 { i } else { (rng.next() % all as u64) as usize };
             let mut c = [0; 4];
             for (x, list) in c.iter_mut().zip(&lists) {

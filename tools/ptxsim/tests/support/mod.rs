@@ -1,4 +1,4 @@
-//! A device with a fixture loaded, and numbers to put into it.
+//! A device with a fixture loaded, and input data.
 #![allow(dead_code)]
 
 pub mod lanewise;
@@ -42,13 +42,13 @@ pub struct Device {
 }
 
 impl Device {
-    /// A fixture, loaded.
+    /// A device with a fixture loaded.
     pub fn new(fixture: &str, order: Order) -> Device {
         let path = format!("{}/tests/fixtures/{fixture}.ptx", env!("CARGO_MANIFEST_DIR"));
         Device::text(&std::fs::read_to_string(path).unwrap(), order)
     }
 
-    /// A text, loaded.
+    /// A device with a text loaded.
     pub fn text(ptx: &str, order: Order) -> Device {
         let machine = Machine::new(Config { order, threads: 2, max_instructions: 1 << 32, races: true });
         let module = machine.load(ptx).unwrap_or_else(|e| panic!("{e}"));
@@ -122,7 +122,7 @@ pub fn kernel(body: &str) -> String {
     )
 }
 
-/// Runs a [`kernel`] with 1024 words of input in `a`, and returns what it leaves in `b`.
+/// Runs a [`kernel`] with 1024 words of input in `a`, and returns the contents of `b`.
 pub struct Run {
     pub grid: u32,
     pub block: u32,
@@ -150,7 +150,7 @@ impl Run {
         Ok((d.read_u32s(&b), c))
     }
 
-    /// The fault that must come.
+    /// The fault that is expected.
     pub fn fault(&self, body: &str) -> Fault {
         match self.go(body) {
             Ok(_) => panic!("no fault in: {body}"),
@@ -164,7 +164,7 @@ pub fn warp() -> Run {
     Run::default()
 }
 
-/// One block of so many threads.
+/// One block of `block` threads.
 pub fn block(block: u32) -> Run {
     Run { block, ..Run::default() }
 }

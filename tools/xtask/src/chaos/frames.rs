@@ -1,15 +1,15 @@
-//! Videos for a run of a few seconds: folders of PNG frames, a square that moves to the right or downwards.
+//! Videos for a run of a few seconds: folders of PNG frames with a square that moves to the right or downwards.
 
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
 
-/// Videos of each class; a quarter is held out for testing.
+/// Videos per class; a quarter is held out for testing.
 const VIDEOS: usize = 8;
 const FRAMES: usize = 12;
 const SIDE: usize = 24;
 
-/// Writes the videos below `folder`, one folder a class.
+/// Writes the videos below `folder`, one folder per class.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -32,7 +32,7 @@ pub fn write(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A PNG without compression.
+/// An uncompressed PNG.
 fn png(w: usize, h: usize, pixel: impl Fn(usize, usize) -> [u8; 3]) -> Vec<u8> {
     let mut rows = Vec::new();
     for y in 0..h {
@@ -55,7 +55,7 @@ fn png(w: usize, h: usize, pixel: impl Fn(usize, usize) -> [u8; 3]) -> Vec<u8> {
     let mut header = Vec::new();
     header.extend((w as u32).to_be_bytes());
     header.extend((h as u32).to_be_bytes());
-    header.extend([8, 2, 0, 0, 0]); // 8 bits a channel, RGB
+    header.extend([8, 2, 0, 0, 0]); // 8 bits per channel, RGB
     let mut out = b"\x89PNG\r\n\x1a\n".to_vec();
     for (kind, data) in [(b"IHDR", header), (b"IDAT", zlib), (b"IEND", Vec::new())] {
         let body = [&kind[..], &data].concat();

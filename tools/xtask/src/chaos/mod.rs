@@ -1,10 +1,11 @@
-//! `cargo xtask chaos`: pre-training runs that are killed, paused, stopped, starved of disk space and doubled at random
-//! moments, and must come to the same bits as a run that was left alone.
+//! `cargo xtask chaos`: pre-training runs that are killed, paused, stopped, deprived of disk space and started twice at
+//! random moments. They must produce the same bits as an undisturbed run.
 //!
-//! A *case* is a run in folders of its own. It is started with the same command again and again, each time until something
-//! happens to it, and at last to its end. What then lies there is compared with a run of the same method to which nothing
-//! happened: every file of checkpoints and cache, the metrics, and all numbers of the summary but times. Moments are drawn
-//! from the seed; what a moment hits depends on the machine, so the phase is read from the files a dead process left.
+//! A *case* is a run with folders of its own. The same command is started again and again; each time an event disturbs
+//! it, until it is finally left to finish. The result is compared with an undisturbed run of the same method: every
+//! file of checkpoints and cache, the metrics, and all numbers of the summary except times. Moments are drawn from the
+//! seed. Which phase they hit depends on the machine, so the phase is determined from the files that the terminated
+//! process left.
 
 mod frames;
 mod process;
@@ -21,21 +22,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What was asked for.
+/// Command-line options.
 #[derive(Debug, PartialEq)]
 pub struct Options {
-    /// SIGKILLs in all.
+    /// Number of SIGKILLs in total.
     pub kills: usize,
-    /// What moments are drawn from.
+    /// Seed of the random moments.
     pub seed: u64,
-    /// Where the examples lie as programs; without it they are built.
+    /// Folder of the compiled examples; they are built if it is not given.
     pub programs: Option<PathBuf>,
-    /// Where the figures go as JSON.
+    /// Where to write the results as JSON.
     pub json: Option<PathBuf>,
 }
 
 impl Options {
-    /// Reads `[--kills N] [--seed N] [--programs DIR] [--json FILE]`.
+    /// Parses `[--kills N] [--seed N] [--programs DIR] [--json FILE]`.
     ///
     /// # Errors
     /// One sentence for an option that is unknown or lacks its value.
@@ -57,7 +58,7 @@ impl Options {
     }
 }
 
-/// Random numbers: SplitMix64.
+/// A random generator (SplitMix64).
 struct Draw(u64);
 
 impl Draw {
@@ -68,7 +69,7 @@ impl Draw {
         z ^ z >> 31
     }
 
-    /// A whole number below `n`.
+    /// A random integer below `n`.
     fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
@@ -102,15 +103,15 @@ impl Event {
     }
 }
 
-/// A method's run that was left alone.
+/// An undisturbed run of a method.
 struct Reference {
     run: Run,
     outcome: Outcome,
-    /// How long each phase took.
+    /// Duration of each phase.
     lengths: BTreeMap<Phase, Duration>,
 }
 
-/// All of it: what happened where, and what came out otherwise.
+/// The state of the whole test: events by phase, and differences found.
 struct Chaos {
     draw: Draw,
     home: PathBuf,
@@ -122,10 +123,10 @@ struct Chaos {
     problems: Vec<String>,
 }
 
-/// Runs everything and prints the table; whether all came to the same bits.
+/// Runs all cases and prints the table; returns whether all results were the same.
 ///
 /// # Errors
-/// When the examples do not build, or a run fails that was left alone.
+/// When the examples do not build, or an undisturbed run fails.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
     let programs = match &options.programs {
         Some(folder) => fs::canonicalize(folder).with_context(|| format!("cannot read {}", folder.display()))?,
@@ -136,7 +137,7 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         }
     };
     let home = root.join("target/chaos");
-    let _ = fs::remove_dir_all(&home); // what an earlier run left
+    let _ = fs::remove_dir_all(&home); // of an earlier run
     let data = home.join("data");
     frames::write(&data)?;
     let mut chaos = Chaos {
@@ -169,13 +170,14 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
 }
 
 impl Chaos {
-    /// A run of `method` to which nothing happens, with the length of its phases.
+    /// An undisturbed run of `method`, and the durations of its phases.
     fn reference(&self, method: &'static str) -> Result<Reference> {
         let folder = self.home.join(format!("{method}-alone"));
         fs::create_dir_all(&folder)?;
         let run = Run::new(method, &folder, &self.programs, &self.data);
         run.finish(&folder.join("first"))?;
-        // Phases are told by what a whole run leaves, so they are timed in a second one, which must be the same.
+        // Determining the phase requires the numbers of a complete run, so durations are measured in a second run,
+        // whose result must be the same.
         let again = self.home.join(format!("{method}-again"));
         fs::create_dir_all(&again)?;
         let second = Run::new(method, &again, &self.programs, &self.data).like(&run);
@@ -203,12 +205,13 @@ impl Chaos {
         *self.counts.entry((phase, event)).or_default() += 1;
     }
 
-    /// One case: some events, at most `kills` of them SIGKILL, then the end; what happened, in words.
+    /// One case: some events, at most `kills` of them SIGKILL, then the run is finished; returns a description of what
+    /// happened.
     fn case(&mut self, number: usize, reference: &Reference, kills: usize) -> Result<String> {
         let folder = self.home.join(format!("case-{number}"));
         fs::create_dir_all(&folder)?;
         let run = Run::new(reference.run.method, &folder, &self.programs, &self.data).like(&reference.run);
-        // Now and then another process fills and uses the same cache for a run of its own.
+        // Sometimes another process simultaneously builds and uses the same cache for a run of its own.
         let beside = run.beside(&folder.join("beside"));
         let mut companion = match self.draw.one_in(4) {
             true => Some(Process::start(&mut beside.command(), &folder.join("beside-log"), None)?),
@@ -227,10 +230,10 @@ impl Chaos {
                     killed += usize::from(event == Event::Kill);
                     said.push(format!("{} in {}", event.name(), phase.name()));
                     if phase == Phase::End {
-                        break; // nothing but the end is left to hit
+                        break; // only the last phase is left
                     }
                 }
-                Ok(None) => break, // it came to its end before anything happened
+                Ok(None) => break, // it finished before an event
                 Err(e) => problems.push(format!("{e:#}")),
             }
         }
@@ -259,7 +262,7 @@ impl Chaos {
         Ok(said.join(", "))
     }
 
-    /// Starts the run and lets something happen to it: what, and where. `None` where it ended by itself before.
+    /// Starts the run and disturbs it: returns in which phase, and by which event; `None` if it finished before.
     fn attempt(&mut self, run: &Run, reference: &Reference, log: &Path) -> Result<Option<(Phase, Event)>> {
         let event = match self.draw.below(10) {
             0 => Event::Term,
@@ -272,7 +275,7 @@ impl Chaos {
         let [pause, second] = [4, 6].map(|n| self.draw.one_in(n));
         let now = run.phase();
         let later: Vec<Phase> = PHASES.into_iter().filter(|p| *p >= now && reference.lengths.contains_key(p)).collect();
-        // One of the next phases: a case shall be hit in many.
+        // One of the next phases, so that a case is disturbed in many phases.
         let wanted = later.get(self.draw.below(later.len().min(3) as u64) as usize).copied().unwrap_or(now);
         let length = reference.lengths.get(&wanted).copied().unwrap_or_default();
         let delay = Duration::from_micros(self.draw.below(length.as_micros() as u64));
@@ -305,9 +308,9 @@ impl Chaos {
         process.signal(if event == Event::Kill { libc::SIGKILL } else { libc::SIGTERM });
         let status = process.wait()?;
         if status.success() {
-            return Ok(None); // it was at its end
+            return Ok(None); // it was about to finish
         }
-        // A signal that comes before the program has said how to stop ends it at once.
+        // A signal before the program has installed its handlers terminates it at once.
         let by = status.signal();
         ensure!(
             by.is_none_or(|s| s == libc::SIGKILL || s == libc::SIGTERM) && !process.errors().contains("panicked"),
@@ -319,20 +322,20 @@ impl Chaos {
         Ok(Some((phase, event)))
     }
 
-    /// A process that ended by itself must have ended well.
+    /// A process that terminated before it was disturbed must have succeeded.
     fn left_alone(&self, process: &mut Process) -> Result<Option<(Phase, Event)>> {
         let status = process.wait()?;
         ensure!(status.success(), "it ended by itself with {status}: {}", process.errors().trim());
         Ok(None)
     }
 
-    /// A run that cannot write files longer than a limit drawn here: it must end with one sentence.
+    /// A run with a random limit on the length of files: it must end with a one-sentence error.
     fn full_disk(&mut self, run: &Run, reference: &Reference, log: &Path) -> Result<Option<(Phase, Event)>> {
         let limit = 4096 + self.draw.below(reference.outcome.longest());
         let mut process = Process::start(&mut run.command(), log, Some(limit))?;
         let status = process.wait()?;
         if status.success() {
-            return Ok(None); // what was left to write is shorter
+            return Ok(None); // no remaining file reaches the limit
         }
         let errors = process.errors();
         let sentence = errors.lines().last().is_some_and(|line| line.starts_with("error: "));
@@ -346,11 +349,11 @@ impl Chaos {
         Ok(Some((phase, Event::FullDisk)))
     }
 
-    /// A second process on the folder of one that is paused: it must be refused, and change nothing.
+    /// A second process on the folder of a paused one: it must be refused, and change nothing.
     fn second(&mut self, run: &Run, log: &Path) -> Result<()> {
         let held = fs::File::open(run.out.join("lock")).is_ok_and(|file| file.try_lock().is_err());
         if !held {
-            return Ok(()); // the first has not come to its folder
+            return Ok(()); // the first has not locked its folder yet
         }
         let before = run.everything()?;
         let mut process = Process::start(&mut run.command(), &log.with_file_name("log-second"), None)?;

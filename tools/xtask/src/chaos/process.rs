@@ -1,4 +1,4 @@
-//! The processes that are killed: started with their output in files, stopped, continued, limited, waited for.
+//! Child processes that can be stopped, continued, limited, killed and waited for, with their output in files.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// No run of the size used here takes as long.
+/// Longer than any run of the size used here.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A process with its output in two files. It is killed when this value goes.
+/// A process with its output in two files. It is killed when this value is dropped.
 pub struct Process {
     child: Child,
     log: PathBuf,
@@ -18,8 +18,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, its output in `log.out` and `log.err`. No file it writes may become longer than `longest` bytes,
-    /// where given: then writing fails as on a full disk.
+    /// Starts `command`, with its output in `log.out` and `log.err`. With `longest`, no file it writes can become
+    /// longer than that many bytes: writing then fails as on a full disk.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -29,14 +29,14 @@ impl Process {
         if let Some(longest) = longest {
             let limit = libc::rlimit { rlim_cur: longest, rlim_max: longest };
             let full = move || {
-                // SAFETY: two system calls that touch no memory but `limit`, as is allowed between fork and exec.
+                // SAFETY: two system calls that access no memory but `limit`, as is allowed between fork and exec.
                 let set = unsafe {
                     libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
                     libc::setrlimit(libc::RLIMIT_FSIZE, &limit)
                 };
                 if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
             };
-            // SAFETY: the closure makes system calls only: it allocates nothing and takes no lock.
+            // SAFETY: the closure only makes system calls: it allocates nothing and takes no lock.
             unsafe { command.pre_exec(full) };
         }
         let child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
@@ -45,15 +45,15 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: libc::c_int) {
-        // SAFETY: a system call on numbers. The process is a child that has not been waited for unless it has ended, so
-        // its number is nobody else's.
+        // SAFETY: a system call without pointers. The process is a child that has not been reaped unless it has ended,
+        // so its id is not reused.
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 
-    /// How it ended, where it has.
+    /// Its exit status, if it has ended.
     ///
     /// # Errors
-    /// When the system does not say, or it has run for too long.
+    /// When the system call fails, or it has run for too long.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let ended = self.child.try_wait()?;
         if ended.is_none() && self.began.elapsed() > PATIENCE {
@@ -62,7 +62,7 @@ impl Process {
         Ok(ended)
     }
 
-    /// Waits for the end.
+    /// Waits for it to end.
     ///
     /// # Errors
     /// As [`Process::ended`].
@@ -83,7 +83,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it has ended, or nobody needs it any more
+        let _ = self.child.kill(); // it has ended, or is not needed any more
         let _ = self.child.wait();
     }
 }

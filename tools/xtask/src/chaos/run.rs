@@ -1,4 +1,4 @@
-//! One pre-training run in a folder of its own: its command, where it stands, and what it must come to.
+//! One pre-training run with a folder of its own: its command, its current phase, and its result.
 
 use super::process::Process;
 use anyhow::{Context, Result, ensure};
@@ -8,17 +8,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The methods: each an example.
+/// The methods, each of which has an example.
 pub const METHODS: [&str; 2] = ["maclr", "mcl"];
 
-/// Where a run stands.
+/// The phases of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Before the cache is begun.
+    /// Before the cache is built.
     Start,
     /// Decoding and flow.
     Cache,
-    /// Between the cache and the first step: pictures, the probe of the untrained network.
+    /// Between the cache and the first step: sheet of samples, probe of the untrained network.
     Before,
     /// Steps.
     Training,
@@ -30,12 +30,12 @@ pub enum Phase {
     End,
 }
 
-/// All phases in their order.
+/// All phases in order.
 pub const PHASES: [Phase; 7] =
     [Phase::Start, Phase::Cache, Phase::Before, Phase::Training, Phase::Checkpoint, Phase::Probe, Phase::End];
 
 impl Phase {
-    /// What the table calls it.
+    /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Start => "start",
@@ -49,7 +49,7 @@ impl Phase {
     }
 }
 
-/// Epochs of a run.
+/// Epochs per run.
 const EPOCHS: u64 = 3;
 
 /// A run: a method, its folder, its cache.
@@ -63,18 +63,18 @@ pub struct Run {
     pub cache: PathBuf,
     programs: PathBuf,
     data: PathBuf,
-    /// Files of the whole cache, and steps of the whole run, where known.
+    /// Number of files of the complete cache, and of steps of the complete run, if known.
     whole: Option<(usize, u64)>,
 }
 
-/// What a finished run leaves: every file that must be the same, and every number of the summary.
+/// The result of a finished run: every file and every number of the summary that must be the same.
 #[derive(Default, PartialEq)]
 pub struct Outcome {
     files: BTreeMap<String, Vec<u8>>,
     numbers: BTreeMap<String, Value>,
 }
 
-/// Figures of a summary that are times, or measure how threads took turns.
+/// Fields of a summary that are times, or depend on the scheduling of threads.
 const TIMES: [&str; 8] = [
     "seconds",
     "step_ms",
@@ -98,7 +98,7 @@ impl Run {
         Run { out: out.to_owned(), ..self.clone() }
     }
 
-    /// The same run, of which `whole` is a finished one.
+    /// The same run, with the numbers of files and steps of the finished run `whole`.
     pub fn like(self, whole: &Run) -> Run {
         Run { whole: Some((whole.cached(), whole.steps())), ..self }
     }
@@ -116,12 +116,12 @@ impl Run {
         command
     }
 
-    /// Files in the cache.
+    /// Number of files in the cache.
     fn cached(&self) -> usize {
         names(&self.cache).iter().filter(|n| !n.starts_with('.') && !n.ends_with(".tmp")).count()
     }
 
-    /// Steps in the metrics, and whether they end with a probe.
+    /// Number of steps in the metrics, and whether the last entry is a probe.
     fn metrics(&self) -> (u64, bool) {
         let text = fs::read_to_string(self.out.join("metrics.jsonl")).unwrap_or_default();
         let probed = text.lines().last().is_some_and(|l| l.contains("probe_top1"));
@@ -138,7 +138,7 @@ impl Run {
         names.iter().filter_map(|n| n.strip_prefix("step-")?.trim_end_matches(".replaced").parse().ok()).max()
     }
 
-    /// Where the run stands, judged by the files it has left.
+    /// The current phase, determined from the files written so far.
     pub fn phase(&self) -> Phase {
         let (cached, steps) = self.whole.unwrap_or((0, 0));
         let checkpoints = names(&self.out.join("checkpoints"));
@@ -156,7 +156,7 @@ impl Run {
         match self.saved() {
             Some(saved) if saved >= steps => Phase::End,
             None if done == 0 => Phase::Before,
-            // A step is logged when it is done. At the end of an epoch the probe follows, and then the checkpoint.
+            // A step is logged when it is done. At the end of an epoch the probe comes next, and then the checkpoint.
             saved if done > saved.unwrap_or(0) && done.is_multiple_of(steps / EPOCHS) => {
                 if probed {
                     Phase::Checkpoint
@@ -168,10 +168,10 @@ impl Run {
         }
     }
 
-    /// Runs to the end.
+    /// Runs to completion.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// When it fails, with its error output.
     pub fn finish(&self, log: &Path) -> Result<Outcome> {
         let mut process = Process::start(&mut self.command(), log, None)?;
         let status = process.wait()?;
@@ -179,7 +179,7 @@ impl Run {
         self.outcome()
     }
 
-    /// What a finished run left.
+    /// The result of a finished run.
     ///
     /// # Errors
     /// When there is no summary.
@@ -195,7 +195,7 @@ impl Run {
         Ok(Outcome { files, numbers })
     }
 
-    /// Every file below `--out` and its bytes.
+    /// Every file below `--out`, with its bytes.
     ///
     /// # Errors
     /// When one cannot be read.
@@ -207,7 +207,7 @@ impl Run {
 }
 
 impl Outcome {
-    /// In what another outcome differs, a line each.
+    /// The differences from another result, one line each.
     pub fn differences(&self, other: &Outcome) -> Vec<String> {
         let mut found = Vec::new();
         for name in self.files.keys().chain(other.files.keys().filter(|name| !self.files.contains_key(*name))) {
@@ -227,7 +227,7 @@ impl Outcome {
         found
     }
 
-    /// The longest of the files.
+    /// The length of the longest file.
     pub fn longest(&self) -> u64 {
         self.files.values().map(|bytes| bytes.len() as u64).max().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! PTX to machine code, for what the assembler says of it: NVIDIA's `ptxas`, of two releases.
+//! Assembling PTX with NVIDIA's `ptxas`, of two releases, for its diagnostics.
 
 use super::tools::Tools;
 use anyhow::{Context, Result, ensure};
@@ -16,44 +16,44 @@ pub struct Assembler {
     pub arch: &'static str,
 }
 
-/// The release that stands for the oldest driver whose compiler takes our PTX, and the one that analyses.
+/// The release that represents the oldest supported driver, and the one whose analysis is used.
 const OLDEST: (&str, &str) = ("12.4", "cuda_nvcc/bin/ptxas");
 const LATEST: (&str, &str) = ("13.0", "cu13/bin/ptxas");
 
-/// What the assembler says of an entry.
+/// Resources of an entry, as reported by the assembler.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resources {
     pub name: String,
     pub registers: u32,
-    /// Bytes of static shared memory of a block.
+    /// Bytes of static shared memory per block.
     pub shared: u32,
-    /// Bytes of a thread's stack.
+    /// Bytes of stack per thread.
     pub stack: u32,
-    /// Bytes stored and loaded because registers ran out.
+    /// Bytes of register spills, stored and loaded.
     pub spills: (u32, u32),
     /// Its warnings and performance advice.
     pub advice: Vec<String>,
 }
 
 impl Assembler {
-    /// Both releases: the oldest for sm_80, the latest for every architecture that we speak of.
+    /// Both releases: the oldest for sm_80, the latest for every architecture that is reported on.
     pub fn all(tools: &Tools) -> Result<Vec<Assembler>> {
         let latest = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
         let wanted = [(OLDEST, "sm_80")].into_iter().chain(latest.map(|arch| (LATEST, arch)));
         wanted.map(|((release, path), arch)| Ok(Assembler { program: tools.program(path)?, release, arch })).collect()
     }
 
-    /// Whether it is of the release that analyses.
+    /// Whether this is the release whose analysis is used.
     pub fn is_latest(&self) -> bool {
         self.release == LATEST.0
     }
 
-    /// What a problem is prefixed with.
+    /// The prefix of its problems.
     pub fn name(&self) -> String {
         format!("ptxas {} for {}", self.release, self.arch)
     }
 
-    /// Assembles a file into `cubin`. An error of the assembler is an error with its words.
+    /// Assembles a file into `cubin`. If the assembler fails, the error contains its output.
     pub fn run(&self, ptx: &Path, cubin: &Path) -> Result<Vec<Resources>> {
         let mut command = Command::new(&self.program);
         command.arg("-v").arg(format!("-arch={}", self.arch)).arg(ptx).arg("-o").arg(cubin);
@@ -64,7 +64,7 @@ impl Assembler {
     }
 }
 
-/// Reads the report of `ptxas -v`.
+/// Parses the report of `ptxas -v`.
 fn parse(report: &str) -> Vec<Resources> {
     let mut found: Vec<Resources> = Vec::new();
     for line in report.lines() {
@@ -74,7 +74,7 @@ fn parse(report: &str) -> Vec<Resources> {
             continue;
         }
         let before = |unit: &str| number_before(line, unit);
-        // Advice may come before the report of the entry that it names.
+        // Advice may be printed before the report of the entry that it refers to.
         if line.contains("(C7") || line.contains("warning") {
             let named = quoted.unwrap_or("").to_owned();
             match found.iter_mut().find(|r| line.contains(&format!("'{}'", r.name))) {
@@ -96,7 +96,7 @@ fn parse(report: &str) -> Vec<Resources> {
     merge(found)
 }
 
-/// One record an entry: advice that came first joins the report that followed.
+/// One record per entry: advice that was printed first is merged with the report that followed.
 fn merge(records: Vec<Resources>) -> Vec<Resources> {
     let mut merged: Vec<Resources> = Vec::new();
     for record in records {
@@ -111,13 +111,13 @@ fn merge(records: Vec<Resources>) -> Vec<Resources> {
     merged
 }
 
-/// The number that stands before `unit` in a line, or zero.
+/// The number before `unit` in a line, or zero.
 fn number_before(line: &str, unit: &str) -> u32 {
     let Some(at) = line.find(unit) else { return 0 };
     line[..at].rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// `work` of each item, on all cores, in the items' order.
+/// Applies `work` to each item, on all cores; results are in the order of the items.
 pub fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();

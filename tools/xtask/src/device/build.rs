@@ -1,4 +1,4 @@
-//! `cargo xtask ptx`: sources to PTX and manifests.
+//! `cargo xtask ptx`: compiles sources to PTX and manifests.
 
 use super::family::{Family, OPTIONS, families, manifest_path, ptx_path};
 use super::nvrtc::{Nvrtc, Unit};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
 
-/// Compiles the named families, or all, and writes what changed. Returns one line per family.
+/// Compiles the named families, or all, and writes changed files. Returns one line per family.
 pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
     let chosen = chosen(root, names)?;
     let compiler = Nvrtc::load(&Tools::require(root)?.nvrtc()?)?;
@@ -37,7 +37,7 @@ pub fn chosen(root: &Path, names: &[String]) -> Result<Vec<String>> {
     Ok(if names.is_empty() { all } else { names.to_vec() })
 }
 
-/// The PTX of a family, as the pinned compiler makes it. Its warnings are added to `said`.
+/// The PTX of a family, compiled with the pinned compiler. Warnings are appended to `said`.
 pub fn compile(compiler: &Nvrtc, family: &Family, said: &mut Vec<String>) -> Result<String> {
     let unit = Unit { name: &family.file, source: &family.source, headers: &family.headers, options: &OPTIONS };
     let compiled = compiler.compile(&unit)?;
@@ -47,7 +47,7 @@ pub fn compile(compiler: &Nvrtc, family: &Family, said: &mut Vec<String>) -> Res
     Ok(compiled.ptx)
 }
 
-/// Writes a file whose bytes differ, and says whether they did.
+/// Writes a file if its contents differ, and returns whether they did.
 fn write(root: &Path, path: &str, text: &str) -> Result<bool> {
     let full = root.join(path);
     if fs::read(&full).is_ok_and(|old| old == text.as_bytes()) {
@@ -57,7 +57,7 @@ fn write(root: &Path, path: &str, text: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Removes the PTX and manifests whose source is gone.
+/// Removes PTX files and manifests without a source.
 fn remove_orphans(root: &Path, families: &[String]) -> Result<Vec<String>> {
     let mut said = Vec::new();
     for (name, _) in crate::source::entries(root, "ptx")? {

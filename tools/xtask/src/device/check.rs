@@ -1,4 +1,4 @@
-//! `cargo xtask ptx --check`: what only the compiler and the assemblers can say of the committed PTX.
+//! `cargo xtask ptx --check`: checks of the committed PTX that need the compiler and the assemblers.
 
 use super::assemble::{Assembler, Resources, on_all_cores};
 use super::build::{chosen, compile};
@@ -9,13 +9,13 @@ use anyhow::Result;
 use std::fs;
 use std::path::Path;
 
-/// How a check went.
+/// The result of a check.
 pub struct Checked {
     pub said: String,
     pub problems: Vec<String>,
 }
 
-/// Rebuilds the named families (or all) in memory and compares bytes, then has both assemblers take each.
+/// Rebuilds the named families (or all) in memory and compares the bytes, then assembles each with all assemblers.
 pub fn check(root: &Path, tools: &Tools, names: &[String]) -> Result<Checked> {
     let names = chosen(root, names)?;
     let mut problems = rebuilt(root, tools, &names)?;
@@ -29,7 +29,7 @@ pub fn check(root: &Path, tools: &Tools, names: &[String]) -> Result<Checked> {
     Ok(Checked { said, problems })
 }
 
-/// The families whose committed PTX is not what the compiler makes of their sources.
+/// The families whose committed PTX differs from what the compiler produces from their sources.
 fn rebuilt(root: &Path, tools: &Tools, names: &[String]) -> Result<Vec<String>> {
     let compiler = Nvrtc::load(&tools.nvrtc()?)?;
     let mut found = Vec::new();
@@ -47,7 +47,7 @@ fn rebuilt(root: &Path, tools: &Tools, names: &[String]) -> Result<Vec<String>> 
     Ok(found)
 }
 
-/// What one assembler finds in one family.
+/// Problems that one assembler reports for one family.
 fn assembled(root: &Path, name: &str, assembler: &Assembler) -> Result<Vec<String>> {
     let manifest = read_manifest(root, name)?;
     let path = ptx_path(name);
@@ -60,7 +60,7 @@ fn assembled(root: &Path, name: &str, assembler: &Assembler) -> Result<Vec<Strin
     })
 }
 
-/// What is wrong with an entry and not allowed by its source.
+/// Problems of an entry that its source does not allow.
 fn complaints(entry: &Resources, manifest: &Manifest) -> Vec<String> {
     let name = &entry.name;
     let mut found = Vec::new();
@@ -73,7 +73,7 @@ fn complaints(entry: &Resources, manifest: &Manifest) -> Vec<String> {
         let (stores, loads) = entry.spills;
         refuse("spill", format!("{name} spills: {stores} bytes stored, {loads} loaded"));
     }
-    // Spilled registers live on the stack: one complaint is enough.
+    // Spilled registers are stored on the stack: one complaint is enough.
     if entry.stack != 0 && entry.spills == (0, 0) {
         refuse("stack", format!("{name} has a stack frame of {} bytes", entry.stack));
     }

@@ -1,5 +1,5 @@
-//! What can be said of the committed PTX with no compiler: whether it belongs to its sources, and whether it holds
-//! instructions that no kernel should.
+//! Checks of the committed PTX that need no compiler: whether it matches its sources, and whether it contains
+//! instructions that no kernel should have.
 
 use super::family::{Family, Manifest, OPTIONS, families, manifest_path, ptx_path, read_manifest};
 use super::tools::COMPILER;
@@ -9,10 +9,10 @@ use anyhow::Result;
 use std::fs;
 use std::path::Path;
 
-/// The lines that every committed file has: an older driver refuses a newer version.
+/// Lines that every committed file must have: an older driver refuses newer versions.
 const LINES: [&str; 2] = [".version 8.4", ".target sm_80"];
 
-/// Everything that is wrong with `ptx/`, one sentence each.
+/// All problems in `ptx/`, one sentence each.
 pub fn problems(root: &Path) -> Result<Vec<String>> {
     let names = families(root)?;
     let mut found = Vec::new();
@@ -69,7 +69,7 @@ fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The sources whose bytes are not those that the manifest speaks of, or that it does not know, or that are gone.
+/// The sources that differ from their hashes in the manifest, or that only one of the two has.
 fn changed(manifest: &Manifest, family: &Family) -> Vec<String> {
     let now = family.hashes();
     let mut paths: Vec<String> = manifest.sources.keys().chain(now.keys()).cloned().collect();

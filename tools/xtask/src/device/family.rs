@@ -1,4 +1,4 @@
-//! A family: one source under `cuda/`, the headers it includes, the PTX made of it, and the manifest that ties them.
+//! A family: one source under `cuda/`, the headers it includes, its PTX, and the manifest with the hashes of all.
 
 use super::{listing, sha256};
 use crate::source::entries;
@@ -11,17 +11,17 @@ use std::path::Path;
 /// The options that every family is compiled with.
 pub const OPTIONS: [&str; 3] = ["--gpu-architecture=compute_80", "--std=c++17", "--fmad=true"];
 
-/// Sources, read.
+/// The sources of a family.
 pub struct Family {
     /// The path of its source from `cuda/`.
     pub file: String,
     pub source: String,
-    /// What the source includes, directly or through other headers: paths from `cuda/` and texts, in the order of the
-    /// paths. An include always names the path from `cuda/`.
+    /// Headers that the source includes, directly or indirectly: paths from `cuda/` and texts, sorted by path. An include
+    /// always names the path from `cuda/`.
     pub headers: Vec<(String, String)>,
 }
 
-/// `ptx/<name>.sm_80.json`: from what, by what and to what a family was compiled.
+/// `ptx/<name>.sm_80.json`: the inputs, the compiler and the output of compiling a family.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
 pub struct Manifest {
     pub compiler: String,
@@ -34,7 +34,7 @@ pub struct Manifest {
     /// Bytes of dynamic shared memory that an entry is launched with, from `// shared: <entry> <bytes>` in the source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shared: BTreeMap<String, u32>,
-    /// What a check would refuse and the source allows, from `// allow: <entry> <what>: <reason>`.
+    /// Problems that the source allows, from `// allow: <entry> <what>: <reason>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<Allowed>,
 }
@@ -76,14 +76,14 @@ pub fn families(root: &Path) -> Result<Vec<String>> {
 }
 
 impl Manifest {
-    /// Whether the source allows `what` of an entry.
+    /// Whether the source allows the problem `what` of an entry.
     pub fn allows(&self, entry: &str, what: &str) -> bool {
         self.allowed.iter().any(|a| a.entry == entry && a.what == what)
     }
 }
 
 impl Family {
-    /// Reads the source of `name` and every header it reaches.
+    /// Reads the source of `name` and all headers it includes.
     pub fn read(root: &Path, name: &str) -> Result<Family> {
         let file = |file: &str| {
             fs::read_to_string(root.join("cuda").join(file)).with_context(|| format!("cannot read cuda/{file}"))
@@ -104,13 +104,13 @@ impl Family {
         Ok(Family { file: path, source, headers: headers.into_iter().collect() })
     }
 
-    /// The sha256 of each file it is made of, by path.
+    /// The sha256 of each of its files, by path.
     pub fn hashes(&self) -> BTreeMap<String, String> {
         let headers = self.headers.iter().map(|(name, text)| (format!("cuda/{name}"), sha256(text.as_bytes())));
         headers.chain([(format!("cuda/{}", self.file), sha256(self.source.as_bytes()))]).collect()
     }
 
-    /// The manifest of this source compiled to `ptx`.
+    /// The manifest for this source and its compiled `ptx`.
     pub fn manifest(&self, compiler: &str, ptx: &str) -> Result<Manifest> {
         let listing = listing::parse(ptx);
         let manifest = Manifest {
@@ -159,17 +159,17 @@ impl Family {
         Ok(found)
     }
 
-    /// What follows `mark` at the beginning of lines, with the lines' numbers.
+    /// What follows `mark` at the start of lines, with line numbers.
     fn directives<'a>(&'a self, mark: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
         let lines = self.source.lines().enumerate();
         lines.filter_map(move |(i, l)| Some((i + 1, l.trim_start().strip_prefix(mark)?.trim())))
     }
 }
 
-/// What `// allow:` can excuse.
+/// Problems that `// allow:` can allow.
 pub const EXCEPTIONS: [&str; 5] = ["local", "div64", "spill", "stack", "advice"];
 
-/// The names in `#include "name"`.
+/// The names in `#include "name"` directives.
 fn included(text: &str) -> impl Iterator<Item = String> + '_ {
     text.lines().filter_map(|line| {
         let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
@@ -177,12 +177,12 @@ fn included(text: &str) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// The path of a family's PTX from the root.
+/// The path of a family's PTX, relative to the root.
 pub fn ptx_path(name: &str) -> String {
     format!("ptx/{name}.sm_80.ptx")
 }
 
-/// The path of a family's manifest from the root.
+/// The path of a family's manifest, relative to the root.
 pub fn manifest_path(name: &str) -> String {
     format!("ptx/{name}.sm_80.json")
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask kernels`: the page that says what every kernel costs, from the assembler and the disassembler.
+//! `cargo xtask kernels`: the page with the cost of every kernel, from the assembler and the disassembler.
 
 use super::assemble::{Assembler, Resources, on_all_cores};
 use super::family::{Manifest, families, ptx_path, read_manifest};
@@ -13,13 +13,13 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// The page.
+/// The path of the page.
 pub const PAGE: &str = "docs/kernels.md";
 
-/// Families that only tests launch: nobody asks what they cost.
+/// Families that are launched only by tests, and whose cost is not of interest.
 const NOT_SHOWN: [&str; 1] = ["classes"];
 
-/// Architectures whose machine code is looked into.
+/// Architectures whose machine code is disassembled.
 const DISASSEMBLED: [&str; 2] = ["sm_80", "sm_90a"];
 
 const HEAD: &str = "\
@@ -45,19 +45,19 @@ a multiple of the fewest that hold each request (1: nothing is fetched in vain);
 shared memory.
 ";
 
-/// One family, assembled and taken apart.
+/// One family, assembled and disassembled.
 struct Report {
     name: String,
     manifest: Manifest,
     bytes: usize,
-    /// Threads of a block, by entry.
+    /// Threads per block, by entry.
     threads: BTreeMap<String, u32>,
     /// By architecture.
     resources: Vec<(&'static str, Vec<Resources>)>,
     code: Vec<(&'static str, BTreeMap<String, Code>)>,
 }
 
-/// The text of the page.
+/// Generates the text of the page.
 pub fn page(root: &Path, tools: &Tools) -> Result<String> {
     let scratch = root.join("target/xtask");
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
@@ -165,7 +165,7 @@ impl Report {
     }
 }
 
-/// What the simulator counted, where it is committed: `docs/counters/<family>.json`, a list of these.
+/// The simulator's counters, if committed: `docs/counters/<family>.json`, a list of these.
 #[derive(Deserialize)]
 struct Counted {
     kernel: String,
@@ -173,7 +173,7 @@ struct Counted {
     counters: Counters,
 }
 
-/// Of all launches of a kernel in a case.
+/// Totals over all launches of a kernel in a case.
 #[derive(Deserialize)]
 struct Counters {
     warp_instructions: u64,
@@ -185,7 +185,7 @@ struct Counters {
     bank_conflict_cycles: u64,
 }
 
-/// The table of the simulator's counters of a family, if there is one.
+/// The table of the simulator's counters for a family, if there are any.
 fn counters(root: &Path, family: &str, text: &mut String) -> Result<()> {
     let path = format!("docs/counters/{family}.json");
     let Ok(json) = fs::read_to_string(root.join(&path)) else { return Ok(()) };

@@ -1,21 +1,21 @@
-//! A PTX file, read as far as the checks need it: entries, their bodies and their directives.
+//! A minimal parser of PTX files, for the checks: entries, their bodies and their directives.
 
 /// One `.entry`.
 pub struct Entry<'a> {
     pub name: &'a str,
-    /// What stands between the parameters and the body: `.maxntid` and the like.
+    /// The text between the parameters and the body: `.maxntid` and similar directives.
     pub directives: &'a str,
     /// The text between its braces.
     pub body: &'a str,
 }
 
-/// The entries of a PTX text, in its order.
+/// The entries of a PTX file, in order.
 pub fn parse(ptx: &str) -> Vec<Entry<'_>> {
     let mut found = Vec::new();
     for (at, mark) in ptx.match_indices(".entry ") {
         let rest = &ptx[at + mark.len()..];
         let name = rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '$')).next().unwrap_or("");
-        // A list of parameters holds no parentheses, and a body ends at the first brace in column one.
+        // A parameter list contains no parentheses, and a body ends at the first brace in column one.
         let after = rest.find(')').map_or("", |close| &rest[close + 1..]);
         let (directives, tail) = after.split_once("\n{").unwrap_or(("", ""));
         let body = tail.split("\n}").next().unwrap_or("");
@@ -24,13 +24,13 @@ pub fn parse(ptx: &str) -> Vec<Entry<'_>> {
     found
 }
 
-/// The names of arrays in shared memory whose size the launch gives.
+/// The names of dynamically sized arrays in shared memory.
 pub fn dynamic_shared(ptx: &str) -> Vec<&str> {
     let lines = ptx.lines().filter(|l| l.starts_with(".extern .shared"));
     lines.filter_map(|l| l.split_whitespace().last()?.split('[').next()).collect()
 }
 
-/// Instructions of a body: one a line, without labels, directives, predicates and comments.
+/// Instructions of a body: one per line, without labels, directives, predicates and comments.
 pub fn instructions(body: &str) -> impl Iterator<Item = &str> {
     body.lines().filter_map(|line| {
         let line = line.split("//").next().unwrap_or("").trim().trim_start_matches(['{', '}']).trim();
@@ -40,13 +40,13 @@ pub fn instructions(body: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Entry<'_> {
-    /// The most threads of a block, from `.maxntid`.
+    /// Maximum threads per block, from `.maxntid`.
     pub fn threads(&self) -> Option<u32> {
         let list = self.directives.split_once(".maxntid")?.1.lines().next()?;
         list.split(',').map(|n| n.trim().parse::<u32>().ok()).product()
     }
 
-    /// What a kernel of this crate should not do without a reason, by the name that excuses it.
+    /// Problems that a kernel of this crate should not have without a reason, by the name that allows them.
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         if self.threads().is_none() {

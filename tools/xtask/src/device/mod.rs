@@ -1,4 +1,4 @@
-//! Device code: the sources under `cuda/` compiled to `ptx/<family>.sm_80.ptx`, and the manifest that says from what.
+//! Device code: the sources under `cuda/` are compiled to `ptx/<family>.sm_80.ptx`, with a manifest of the inputs.
 //! The family of a source is its path from `cuda/`, with `_` for `/`.
 
 mod assemble;

@@ -1,4 +1,4 @@
-//! NVIDIA's run-time compiler, by its C interface.
+//! NVRTC, NVIDIA's run-time compiler, through its C interface.
 
 use anyhow::{Context, Result, bail, ensure};
 use libloading::{Library, Symbol};
@@ -19,19 +19,19 @@ type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_i
 type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Fetch = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
-/// The loaded compiler.
+/// The loaded library.
 pub struct Nvrtc(Library);
 
-/// One translation unit. Names are what `#include` and messages say: no path reaches the output.
+/// One translation unit. Names are those used by `#include` and in messages: no paths appear in the output.
 pub struct Unit<'a> {
     pub name: &'a str,
     pub source: &'a str,
-    /// Names and texts.
+    /// Names and texts of the headers.
     pub headers: &'a [(String, String)],
     pub options: &'a [&'a str],
 }
 
-/// What the compiler made of a unit that it accepted.
+/// The output for a unit that compiled.
 pub struct Compiled {
     pub ptx: String,
     /// Its warnings, if any.
@@ -39,10 +39,10 @@ pub struct Compiled {
 }
 
 impl Nvrtc {
-    /// Loads the compiler from `path` and asks for its version.
+    /// Loads the compiler from `path` and checks its version.
     pub fn load(path: &Path) -> Result<Nvrtc> {
-        // SAFETY: loading runs the library's initialisers. The caller has compared its bytes with the pinned hash, and
-        // the initialisers of that version need nothing from this process.
+        // SAFETY: loading runs the library's initialisers. The caller has compared its hash with the pinned one, and
+        // the initialisers of that version have no requirements.
         let library = unsafe { Library::new(path) }.with_context(|| format!("cannot load {}", path.display()))?;
         let compiler = Nvrtc(library);
         let (mut major, mut minor) = (0, 0);
@@ -56,7 +56,7 @@ impl Nvrtc {
         Ok(compiler)
     }
 
-    /// Compiles one unit. An error of the source is an error whose text is the compiler's log.
+    /// Compiles one unit. If the source has errors, the error contains the compiler's log.
     pub fn compile(&self, unit: &Unit) -> Result<Compiled> {
         let text = |s: &str| CString::new(s).with_context(|| format!("{}: a zero byte in the source", unit.name));
         let (source, name) = (text(unit.source)?, text(unit.name)?);
@@ -67,8 +67,8 @@ impl Nvrtc {
         let (header_texts, header_names, flags) = (pointers(&headers), pointers(&included), pointers(&options));
 
         let mut program = ptr::null_mut();
-        // SAFETY: signatures are those of nvrtc.h. Every string and array outlives the call that reads it, lengths are
-        // theirs, and `program` is written before any other function sees it.
+        // SAFETY: signatures are those of nvrtc.h. Every string and array outlives the call that reads it and has the
+        // length passed, and `program` is written before any other function uses it.
         let status = unsafe {
             let create: Symbol<Create> = self.0.get(b"nvrtcCreateProgram\0")?;
             create(
@@ -99,10 +99,10 @@ impl Nvrtc {
         Ok(Compiled { ptx, log: log.trim().to_owned() })
     }
 
-    /// A text of the program: its size is asked for, then its bytes, the last of which is the C terminator.
+    /// A text of the program: queries its size, then its bytes, the last of which is the terminating zero.
     fn text(&self, program: Program, size: &[u8], fetch: &[u8]) -> Result<String> {
         let mut length = 0;
-        // SAFETY: signatures are those of nvrtc.h; the program is live, and the buffer has the length asked for.
+        // SAFETY: signatures are those of nvrtc.h; the program is live, and the buffer has the queried length.
         let (bytes, status) = unsafe {
             let size: Symbol<Size> = self.0.get(size)?;
             let fetch: Symbol<Fetch> = self.0.get(fetch)?;

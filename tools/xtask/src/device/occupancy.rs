@@ -1,29 +1,29 @@
-//! How many blocks of a kernel a multiprocessor holds at once, by the rules of CUDA's occupancy calculator.
+//! How many blocks of a kernel a multiprocessor can hold at once, by the rules of CUDA's occupancy calculator.
 
-/// What a multiprocessor of an architecture has.
+/// Resources of a multiprocessor of an architecture.
 struct Limits {
     warps: u32,
     blocks: u32,
-    /// Bytes of shared memory of the multiprocessor, and of one block.
+    /// Bytes of shared memory per multiprocessor, and at most per block.
     shared: u32,
     shared_of_block: u32,
 }
 
-/// Registers of each of the four partitions.
+/// Registers in each of the four partitions.
 const REGISTERS: u32 = 16384;
-/// Registers are given to a warp in units of this many.
+/// Allocation unit of registers for a warp.
 const REGISTER_UNIT: u32 = 256;
-/// Shared memory that the system keeps of every block, and the unit that it is given in.
+/// Shared memory that the system reserves per block, and its allocation unit.
 const SHARED_KEPT: u32 = 1024;
 const SHARED_UNIT: u32 = 128;
 
-/// How full a multiprocessor is.
+/// The occupancy of a multiprocessor.
 #[derive(Debug, PartialEq)]
 pub struct Occupancy {
     pub blocks: u32,
-    /// Resident warps as a share of the most.
+    /// Resident warps as a percentage of the maximum.
     pub percent: u32,
-    /// What hinders more: `reg`, `smem`, `warp`, `blk`, joined by `+`.
+    /// What limits it: `reg`, `smem`, `warp`, `blk`, joined by `+`.
     pub limit: String,
 }
 
@@ -38,8 +38,8 @@ fn limits(arch: &str) -> Option<Limits> {
     Some(Limits { warps, blocks, shared: shared * 1024, shared_of_block: (shared - 1) * 1024 })
 }
 
-/// The occupancy of a kernel with so many registers a thread, bytes of shared memory a block (static and dynamic) and
-/// threads a block. `None` where one block does not fit.
+/// The occupancy of a kernel with this many registers per thread, bytes of shared memory per block (static and dynamic)
+/// and threads per block. `None` if a single block does not fit.
 pub fn occupancy(arch: &str, registers: u32, shared: u32, threads: u32) -> Option<Occupancy> {
     let has = limits(arch)?;
     if shared > has.shared_of_block {
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn registers_are_given_to_warps_in_units() {
         assert_eq!(case("sm_80", 32, 0, 256), (8, 100, "reg+warp".into()));
-        // 33 registers cost a warp 1280, twelve warps a partition.
+        // With 33 registers a warp takes 1280, so a partition holds twelve warps.
         assert_eq!(case("sm_80", 33, 0, 256), (6, 75, "reg".into()));
         assert_eq!(case("sm_90a", 168, 133_120, 384), (1, 18, "reg+smem".into()));
         assert_eq!(case("sm_80", 255, 0, 256), (1, 12, "reg".into()));
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn shared_memory_costs_a_block_a_kilobyte_more() {
         assert_eq!(case("sm_80", 32, 48 * 1024, 128), (3, 18, "smem".into()));
-        // 40 KiB and the one that is kept: four times 41 are 164.
+        // 40 KiB and the one that is reserved: four times 41 is 164.
         assert_eq!(case("sm_80", 32, 40 * 1024, 128), (4, 25, "smem".into()));
         assert_eq!(case("sm_80", 32, 40 * 1024 + 1, 128), (3, 18, "smem".into()));
         assert_eq!(case("sm_90a", 32, 227 * 1024, 128), (1, 6, "smem".into()));

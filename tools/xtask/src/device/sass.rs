@@ -1,12 +1,12 @@
-//! Machine code as `nvdisasm` prints it: which instructions a kernel is made of, and what its main loop does.
+//! Machine code as printed by `nvdisasm`: the instruction mix of a kernel, and its main loop.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// The classes told apart, in the order in which a page lists them. An instruction belongs to the first that fits: its
-/// name up to the first dot, and a part of the rest (such as a width).
+/// Classes of instructions, in the order in which the page lists them. An instruction belongs to the first that
+/// matches: its name up to the first dot, and a substring of the rest (such as a width).
 const CLASSES: [(&str, &[&str], &str); 25] = [
     ("HGMMA", &["HGMMA"], ""),
     ("HMMA", &["HMMA"], ""),
@@ -35,7 +35,7 @@ const CLASSES: [(&str, &[&str], &str); 25] = [
     ("CALL", &["CALL"], ""),
 ];
 
-/// How often each class occurs, by its place in [`CLASSES`].
+/// The count of each class, by its index in [`CLASSES`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mix(BTreeMap<usize, u32>);
 
@@ -44,7 +44,7 @@ pub struct Mix(BTreeMap<usize, u32>);
 pub struct Code {
     pub instructions: usize,
     pub mix: Mix,
-    /// The innermost loop that does most of the work, where there is one.
+    /// The innermost loop that does most of the work, if there is one.
     pub main_loop: Option<Loop>,
 }
 
@@ -52,23 +52,23 @@ pub struct Code {
 pub struct Loop {
     pub instructions: usize,
     pub mix: Mix,
-    /// The sum of the stalls written into its instructions: it issues no faster than this many cycles a warp and pass.
+    /// The sum of the stall counts encoded in its instructions: a lower bound for the cycles per warp and iteration.
     pub cycles: u32,
-    /// Bytes that a thread asks of global memory in a pass.
+    /// Bytes of global memory that a thread loads per iteration.
     pub loaded: u32,
 }
 
 struct Instruction<'a> {
-    /// The name with its parts, without predicate: `LDG.E.128`.
+    /// The full name, without predicate: `LDG.E.128`.
     name: &'a str,
-    /// Guarded by a predicate that is never true: the assembler's filler.
+    /// Guarded by a predicate that is never true: padding by the assembler.
     idle: bool,
-    /// The label that a branch names.
+    /// The target label of a branch.
     target: Option<&'a str>,
     stall: u32,
 }
 
-/// Disassembles a cubin: the code of each kernel, by its name.
+/// Disassembles a cubin: the code of each kernel, by name.
 pub fn disassemble(nvdisasm: &Path, cubin: &Path) -> Result<BTreeMap<String, Code>> {
     let mut command = Command::new(nvdisasm);
     command.args(["-c", "-hex"]).arg(cubin);
@@ -96,7 +96,7 @@ fn code(section: &str) -> Code {
             last.stall = word;
         }
     }
-    // A scheduler's filler at the end: a branch to itself and what follows.
+    // Exclude the padding at the end: a branch to itself and what follows.
     let end = body.iter().rposition(|i| i.name == "EXIT" || i.name.starts_with("RET")).map_or(body.len(), |e| e + 1);
     let back = |(at, i): (usize, &Instruction)| {
         let start = *labels.get(i.target?)?;
@@ -134,7 +134,7 @@ fn instruction(line: &str) -> Option<Instruction<'_>> {
     Some(Instruction { name, idle, target, stall: 0 })
 }
 
-/// The stall count of an instruction's second word: bits 105 to 108 of the encoding.
+/// The stall count, in an instruction's second word: bits 105 to 108 of the encoding.
 fn control(line: &str) -> Option<u32> {
     let word = line.trim().strip_prefix("/* 0x")?.strip_suffix(" */")?;
     let word = u64::from_str_radix(word, 16).ok()?;
@@ -145,7 +145,7 @@ fn root(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
-/// Bytes a thread moves.
+/// Bytes per thread.
 fn width(name: &str) -> u32 {
     let part = |p: &str| name.split('.').any(|x| x == p);
     match () {
@@ -170,7 +170,7 @@ impl Mix {
         Mix(mix)
     }
 
-    /// How often a class occurs.
+    /// The count of a class.
     pub fn count(&self, class: &str) -> u32 {
         let place = CLASSES.iter().position(|(name, ..)| *name == class);
         place.and_then(|p| self.0.get(&p)).copied().unwrap_or(0)

@@ -1,4 +1,5 @@
-//! Where the pinned CUDA tools are. They are Python wheels of NVIDIA, installed into `.cuda`, never part of the repository.
+//! Locating the pinned CUDA tools. They are NVIDIA's Python wheels, installed into `.cuda`, never part of the
+//! repository.
 
 use super::sha256;
 use anyhow::{Context, Result, bail, ensure};
@@ -7,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What to type where the tools are absent.
+/// The commands that install the tools.
 pub const INSTALL: &str = "python3 -m venv .cuda && .cuda/bin/pip install --no-cache-dir --no-deps --require-hashes \
                            -r tools/xtask/cuda-tools.txt";
 
@@ -27,8 +28,8 @@ const PINNED: [(&str, &str); 2] = [
 pub struct Tools(PathBuf);
 
 impl Tools {
-    /// clang-format of the pinned release, where `cuda-tools.txt` is installed: below `$TUBELET_CUDA_TOOLS` where it is
-    /// set, else below `.cuda`.
+    /// clang-format of the pinned release, if `cuda-tools.txt` is installed: in `$TUBELET_CUDA_TOOLS` if that is set,
+    /// otherwise in `.cuda`.
     pub fn clang_format(root: &Path) -> Option<PathBuf> {
         let base = env::var_os("TUBELET_CUDA_TOOLS").map_or_else(|| root.join(".cuda"), PathBuf::from);
         let program = base.join("bin/clang-format");
@@ -36,8 +37,8 @@ impl Tools {
         String::from_utf8_lossy(&output.stdout).contains(CLANG_FORMAT).then_some(program)
     }
 
-    /// Finds the tools: under `$TUBELET_CUDA_TOOLS` where it is set, else under `.cuda` of the repository. `None` where
-    /// neither holds them.
+    /// Finds the tools: in `$TUBELET_CUDA_TOOLS` if that is set, otherwise in `.cuda` of the repository. `None` if they
+    /// are not there.
     pub fn find(root: &Path) -> Option<Tools> {
         let base = env::var_os("TUBELET_CUDA_TOOLS").map_or_else(|| root.join(".cuda"), PathBuf::from);
         let mut places = vec![base.clone(), base.join("nvidia")];
@@ -47,7 +48,7 @@ impl Tools {
         places.into_iter().find(|place| place.join(PINNED[0].0).is_file()).map(Tools)
     }
 
-    /// As [`Tools::find`], with the sentence that says how to get them.
+    /// As [`Tools::find`], with an error that says how to install them.
     pub fn require(root: &Path) -> Result<Tools> {
         Tools::find(root).with_context(|| {
             format!(
@@ -56,7 +57,7 @@ impl Tools {
         })
     }
 
-    /// The compiler's library, once its bytes (and those of what it loads itself) are the pinned ones.
+    /// The compiler's library, after checking that its hash, and those of the libraries it loads, are the pinned ones.
     pub fn nvrtc(&self) -> Result<PathBuf> {
         for (file, expected) in PINNED {
             let path = self.0.join(file);
@@ -71,7 +72,7 @@ impl Tools {
         Ok(self.0.join(PINNED[0].0))
     }
 
-    /// A program of the wheels, by its path below `nvidia`.
+    /// A program in the wheels, by its path below `nvidia`.
     pub fn program(&self, path: &str) -> Result<PathBuf> {
         let program = self.0.join(path);
         if !program.is_file() {

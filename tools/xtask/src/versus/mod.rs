@@ -1,6 +1,6 @@
-//! Our operations and a peer's on the same cases, by turns: `benches/versus.rs` and `benches/peers/versus.py` are two
-//! processes that live as long as the comparison and answer one line after the other, so that whatever else the machine
-//! does meets both alike.
+//! Compares this crate's operations with a peer's on the same cases, alternating between the two: `benches/versus.rs`
+//! and `benches/peers/versus.py` are two processes that run as long as the comparison and answer requests line by line,
+//! so that other load on the machine affects both equally.
 
 mod options;
 mod record;
@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 use side::Side;
 use std::path::Path;
 
-/// A run longer than this is not repeated within a turn, in milliseconds.
+/// Maximum duration, in milliseconds, of a run that is repeated within a turn.
 const LONG: f64 = 150.0;
 
-/// Runs the comparison, prints its table and writes what is asked for.
+/// Runs the comparison, prints its table and writes the files that are requested.
 ///
 /// # Errors
-/// When a side cannot be started or ends, when no case is left, when a file cannot be written.
+/// When a side cannot be started or terminates, when no case is selected, when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let (mut peer, versions) = Side::peer(root, options)?; // first: it is missing sooner than ours is built
+    let (mut peer, versions) = Side::peer(root, options)?; // first, so that a missing peer is reported early
     let mut ours = Side::ours(root, options)?;
     let list = ours.ask(&json!({"do": "list"}))?;
     let all = list["cases"].as_array().context("our side lists no cases")?;
@@ -31,7 +31,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     ensure!(!cases.is_empty(), "none of the {} cases has {:?} in its name", all.len(), options.only);
     let mut record = Record::new(options, &list, versions);
     record.print_head();
-    // Neighbours with the same problem share the peer's runs: f32, and products of f32 formed otherwise.
+    // Adjacent cases with the same problem share the peer's runs: f32, and the other ways to compute products of f32.
     for group in cases.chunk_by(|a, b| a["problem"] == b["problem"]) {
         let mut sides = [&mut ours, &mut peer];
         for row in group_of(&mut sides, group, options)? {
@@ -46,7 +46,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     record.write(options)
 }
 
-/// Times the cases of one problem by turns, each side's best of all.
+/// Times the cases of one problem, alternating between the sides; keeps each side's best time.
 fn group_of([ours, peer]: &mut [&mut Side; 2], group: &[&Value], options: &Options) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = group.iter().map(|case| Row::new(case)).collect();
     let problem = &group[0]["problem"];
@@ -72,11 +72,12 @@ fn group_of([ours, peer]: &mut [&mut Side; 2], group: &[&Value], options: &Optio
     Ok(rows)
 }
 
-/// What is asked of a side whose best run so far took `ms`.
+/// The request to a side whose best run so far took `ms`.
 fn request(options: &Options, mut what: Value, ms: f64) -> Value {
     what["do"] = "time".into();
     what["seconds"] = options.seconds.into();
-    // One run after the other side's finds nothing of its own in a cache; a long one does not care.
+    // After the other side's turn, caches contain nothing of this side's, so a single short run would be slow; for a
+    // long one it does not matter.
     what["least"] = if ms.is_finite() && ms > LONG { 1 } else { 2 }.into();
     what["processor"] = options.processor_time.into();
     what

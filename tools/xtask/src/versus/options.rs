@@ -1,4 +1,4 @@
-//! What was asked for on the command line.
+//! Command-line options.
 
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
@@ -6,23 +6,23 @@ use std::path::PathBuf;
 /// Options of `cargo xtask versus`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Texts that a case's name must have, all of them.
+    /// Substrings that a case's name must contain, all of them.
     pub only: Vec<String>,
-    /// Whether cases are compared too that are left out otherwise, because they double others.
+    /// Whether to include cases that are skipped by default, because they duplicate others.
     pub all: bool,
-    /// Turns of each side.
+    /// Turns per side.
     pub rounds: u32,
-    /// Seconds of a turn, at least.
+    /// Minimum seconds per turn.
     pub seconds: f64,
-    /// Threads of each side.
+    /// Threads per side.
     pub threads: usize,
-    /// Whether processor time is taken instead of the clock's: for a machine that does other work too.
+    /// Whether to measure processor time instead of wall time, for a machine with other load.
     pub processor_time: bool,
-    /// The Python that has PyTorch.
+    /// The Python interpreter that has PyTorch.
     pub python: PathBuf,
-    /// Where `{case: {ours_ms, peer_ms, ratio}}` is written.
+    /// Where to write `{case: {ours_ms, peer_ms, ratio}}`.
     pub json: Option<PathBuf>,
-    /// Where that is written with versions, peaks and means.
+    /// Where to write the same with versions, peaks and means.
     pub record: Option<PathBuf>,
 }
 
@@ -43,10 +43,10 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads the arguments after `versus`.
+    /// Parses the arguments after `versus`.
     ///
     /// # Errors
-    /// When an option is unknown or its value cannot be.
+    /// When an option is unknown or its value invalid.
     pub fn parse(args: &[String]) -> Result<Self> {
         let mut options = Options::default();
         let mut args = args.iter();
@@ -68,7 +68,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a case of this name is compared; an `extra` one only with `--all`.
+    /// Whether a case of this name is selected; `extra` ones only with `--all`.
     pub fn keeps(&self, name: &str, extra: bool) -> bool {
         (self.all || !extra) && self.only.iter().all(|text| name.contains(text))
     }

@@ -1,4 +1,4 @@
-//! What came out: lines of a table, means of families, JSON.
+//! The results: lines of a table, means of families, JSON.
 
 use super::Options;
 use anyhow::{Context, Result};
@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// A case and what was measured of it.
+/// A case and its measurements.
 pub struct Row {
     /// The case.
     pub name: String,
-    /// Our best, infinite before there is one.
+    /// This crate's best time, infinite before the first run.
     pub ms: f64,
-    /// What went wrong.
+    /// The error, if it failed.
     pub error: Option<String>,
     peer_ms: f64,
     what: String,
@@ -29,7 +29,7 @@ impl Default for Row {
 }
 
 impl Row {
-    /// Of a case that our side listed.
+    /// A row for a case listed by this crate's side.
     pub fn new(case: &Value) -> Self {
         Row {
             name: case["name"].as_str().unwrap_or_default().to_owned(),
@@ -39,7 +39,7 @@ impl Row {
         }
     }
 
-    /// Keeps the better time and the first error.
+    /// Keeps the minimum time and the first error.
     pub fn take(&mut self, answer: &Value) {
         let ms = answer["ms"].as_f64();
         if ms.is_none_or(|ms| ms < self.ms) {
@@ -51,7 +51,7 @@ impl Row {
         }
     }
 
-    /// Keeps what else an answer says.
+    /// Keeps the other fields of an answer.
     pub fn extend(&mut self, answer: &Value) {
         for (key, value) in
             answer.as_object().into_iter().flatten().filter(|(k, _)| !["ms", "runs", "error"].contains(&&***k))
@@ -60,7 +60,7 @@ impl Row {
         }
     }
 
-    /// The other side's times and what else it said, under `peer_`.
+    /// Adds the other side's times, and its other fields with the prefix `peer_`.
     pub fn peer(&mut self, theirs: &Row) {
         self.peer_ms = theirs.ms;
         for (key, value) in &theirs.more {
@@ -81,7 +81,7 @@ impl Row {
         (share.is_finite() && share > 0.0).then_some(share)
     }
 
-    /// One line.
+    /// Prints one line of the table.
     pub fn print(&self) {
         let cell = |n: f64, digits: usize| if n.is_finite() { format!("{n:.digits$}") } else { "-".into() };
         println!(
@@ -114,7 +114,7 @@ impl Row {
         out
     }
 
-    /// The families whose means it counts for: its operation and number type, and the pass of a convolution.
+    /// The families in whose means it is included: its operation and data type, and the pass of a convolution.
     fn families(&self) -> Vec<String> {
         let parts: Vec<&str> = self.name.split('/').collect();
         let [op, pass, .., numbers, _] = parts[..] else { return vec![parts[0].to_owned()] };
@@ -134,7 +134,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// A convolution in a few letters; nothing of other problems, whose names say it.
+/// A convolution in a few letters; empty for other problems, whose names describe them.
 fn described(problem: &Value) -> String {
     let list = |key: &str| -> Option<Vec<u64>> { problem[key].as_array()?.iter().map(Value::as_u64).collect() };
     let (Some(x), Some(kernel), Some(stride)) = (list("x"), list("kernel"), list("stride")) else {
@@ -146,7 +146,7 @@ fn described(problem: &Value) -> String {
     format!("{t}x{h}x{w} {c}>{} {}{strided}", problem["k"], by(&kernel))
 }
 
-/// All rows, and what they were measured with.
+/// All rows, and the conditions of the measurement.
 pub struct Record {
     /// The rows.
     pub rows: Vec<Row>,
@@ -154,7 +154,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Nothing measured yet; `list` is what our side said of itself.
+    /// An empty record; `list` is the description sent by this crate's side.
     pub fn new(options: &Options, list: &Value, versions: Value) -> Self {
         let clock = if options.processor_time { "processor" } else { "wall" };
         let about = json!({
@@ -169,14 +169,14 @@ impl Record {
         Record { rows: Vec::new(), about }
     }
 
-    /// What is compared, and the table's head.
+    /// Prints what is compared, and the table's head.
     pub fn print_head(&self) {
         println!("threads {}, peaks {}, peers {}", self.about["threads"], self.about["peaks"], self.about["peers"]);
         let head = ["case", "what", "ours ms", "peer ms", "ratio", "% of bound"];
         println!("{:<72} {:<34} {:>9} {:>9} {:>6} {:>5}", head[0], head[1], head[2], head[3], head[4], head[5]);
     }
 
-    /// Geometric means and worst cases by family.
+    /// Prints geometric means and worst cases by family.
     pub fn print_means(&self) {
         println!("\n{:<28} {:>5} {:>8} {:>8}  worst case", "family", "cases", "geomean", "least");
         for (family, mean) in self.means() {
@@ -196,7 +196,7 @@ impl Record {
         families.into_iter().map(|(family, ratios)| (family, Mean::of(&ratios))).collect()
     }
 
-    /// Writes the files that are asked for.
+    /// Writes the files that are requested.
     ///
     /// # Errors
     /// When one cannot be written.

@@ -1,4 +1,4 @@
-//! A process that answers a line for a line.
+//! A process that answers requests line by line.
 
 use super::Options;
 use anyhow::{Context, Result, bail};
@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// One side of the comparison. It ends when this is dropped.
+/// One side of the comparison. Its process ends when this is dropped.
 pub struct Side {
     name: &'static str,
     child: Child,
@@ -16,7 +16,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// Builds and starts ours.
+    /// Builds and starts this crate's side.
     pub fn ours(root: &Path, options: &Options) -> Result<Self> {
         let mut command = Command::new("cargo");
         command.args(["bench", "--quiet", "--bench", "versus", "--", "--serve"]).current_dir(root);
@@ -25,7 +25,7 @@ impl Side {
         Self::start("our side", &mut command)
     }
 
-    /// Starts the peer; the versions that answer.
+    /// Starts the peer; also returns the versions that it reports.
     pub fn peer(root: &Path, options: &Options) -> Result<(Self, Value)> {
         let python = options.python.display();
         let mut command = Command::new(&options.python);
@@ -33,7 +33,7 @@ impl Side {
         command.arg(root.join("benches/peers/versus.py")).args(["--threads", &threads]);
         command.env("OMP_NUM_THREADS", &threads);
         if options.processor_time {
-            command.env("OMP_WAIT_POLICY", "passive"); // a thread that spins while it waits would count as work
+            command.env("OMP_WAIT_POLICY", "passive"); // a thread that spins while it waits would be counted as work
         }
         let advice = "name one with PyTorch by --python PATH";
         let mut side =
@@ -52,7 +52,7 @@ impl Side {
         Ok(Side { name, child, to, from: BufReader::new(from).lines() })
     }
 
-    /// The answer to `request`; one with a field `error` is an answer too.
+    /// The answer to `request`; an answer may have a field `error`.
     pub fn ask(&mut self, request: &Value) -> Result<Value> {
         let to = self.to.as_mut().context("the process has no input")?;
         writeln!(to, "{request}").and_then(|()| to.flush()).with_context(|| format!("{} has ended", self.name))?;
@@ -67,7 +67,7 @@ impl Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
-        drop(self.to.take()); // the end of its requests: it ends by itself
+        drop(self.to.take()); // closing its input ends the process
         let _ = self.child.wait();
     }
 }

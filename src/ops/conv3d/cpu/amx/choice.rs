@@ -1,4 +1,4 @@
-//! Whether tiles form a pass's products, and of how many parts.
+//! Whether a pass runs on AMX tiles, and with how many bf16 terms per number.
 
 use super::super::super::{Conv3d, Products};
 use super::correlate_plan::Plan;
@@ -6,7 +6,7 @@ use crate::cpu::Isa;
 use crate::cpu::amx::{DEPTH, SIDE};
 use crate::tensor::{DType, Tensor};
 
-/// A convolution's three passes.
+/// The three passes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Pass {
     Fprop,
@@ -14,8 +14,8 @@ pub(in super::super) enum Pass {
     Wgrad,
 }
 
-/// In how many parts tiles take the numbers of these tensors; `None` where they do not multiply them. Depends on the shape,
-/// the types and the processor alone.
+/// Number of bf16 terms into which AMX tiles split the numbers of these tensors; `None` where AMX is not used. Depends
+/// only on the shape, the data types and the processor.
 pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tensor; 2]) -> Option<usize> {
     let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
     if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any || !moderate(p) {
@@ -33,7 +33,7 @@ pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tens
     }
 }
 
-/// Whether the window's numbers are of a size that copies with the padding written out are made for.
+/// Whether the window is small enough for copies with the padding written out.
 fn moderate(p: &Conv3d) -> bool {
     let window = &p.geometry.window;
     (0..3).all(|a| {
@@ -42,21 +42,21 @@ fn moderate(p: &Conv3d) -> bool {
     })
 }
 
-/// The largest number of a window that tiles take.
+/// The largest stride, padding, dilation or kernel extent that AMX tiles are used for.
 const MOST: usize = 1 << 10;
 
-/// Whether six products of parts in tiles are clearly faster than multiply-adds of f32.
+/// Whether six AMX products of bf16 terms are clearly faster than f32 multiply-adds.
 ///
-/// Both are costed in picoseconds, fitted to the passes of five networks (two cores with two 512-bit units each); only
-/// ratios matter. Tiles multiply faster, but numbers must be split first: those of an activation, where few channels
-/// come of them, and the filters, where few positions use them, cost more than is gained.
+/// Both costs are in picoseconds, fitted to the passes of five networks (two cores with two 512-bit units each); only
+/// their ratio matters. Tiles multiply faster, but operands must be split first: splitting costs more than is gained
+/// for an activation that few output channels use, and for filters that few positions use.
 fn pays(p: &Conv3d, pass: Pass) -> bool {
     let [inputs, outputs] = [p.input, p.out].map(|axes| (p.n * axes.iter().product::<usize>()) as f64);
     let (c, k, taps) = (p.c as f64, p.k as f64, p.taps() as f64);
     let filters = taps * c * k;
-    // Multiply-adds come in vectors of results, at least two side by side.
+    // Multiply-adds compute vectors of results, at least two side by side.
     let vectors = |results: usize| results.next_multiple_of(SIDE).max(2 * SIDE) as f64;
-    // Tiles multiply whole steps; of few channels, the taps of a row share one.
+    // Tiles multiply in steps of fixed depth; with few channels, the taps of a row share a step.
     let steps = |contracted: usize| {
         if contracted < DEPTH {
             let [kt, kh, kw] = p.kernel;
@@ -75,7 +75,7 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
             4.7 * outputs * taps * k * vectors(p.c),
             2.7 * outputs * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
         ),
-        // Here channels and filters are rows and columns, and a few of either fill no tile.
+        // Here channels and filters are rows and columns of tiles, and a few of either leave a tile mostly empty.
         Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
         Pass::Wgrad => (
             4.7 * outputs * filters,

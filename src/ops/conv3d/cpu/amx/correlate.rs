@@ -1,20 +1,23 @@
-//! wgrad in tiles: `dw[k, a, c] = Σ over positions of dy[k]·x[a, c]`, where the sum runs along what tiles call depth.
+//! wgrad on AMX tiles: `dw[k, a, c] = Σ over positions of dy[k]·x[a, c]`, where the sum runs along the depth of the
+//! tiles.
 //!
-//! One operand, the gradients, is turned over: a row of a tile is one filter's at 32 positions. The other, the inputs, is
-//! woven in pairs of positions. A tap along frames or rows is then another place to start reading, as long as it reads
-//! every position's input in the same order; the taps along a row would start between the pairs, so what they read is
-//! woven beside each other: the *columns* of a position are the numbers under all taps of a row. Filters fall into tiles
-//! of 16 rows, columns into tiles of 16, and a row of the result is a run of a filter's numbers as they are stored.
+//! The gradients are transposed: a row of a tile of A is one filter's gradients at 32 positions. The inputs are
+//! interleaved in pairs of positions, as a tile of B stores them. A tap along frames or rows is then another address to
+//! start reading from, as long as the inputs of all positions are read in the same order. Taps along a row would start
+//! between pairs, so what they read is interleaved side by side: the *columns* of a position are the inputs under all
+//! taps of a row. Filters are divided into tiles of 16 rows, columns into tiles of 16, and a row of the result is a run
+//! of a filter's numbers as they are stored.
 //!
-//! A *band* is some rows of positions of one frame: few enough that both operands and all sums stay in the second-level
-//! cache, read again and again in stretches that the first-level cache holds. Bands go along time, so that a frame's
-//! inputs are woven once for all taps. Steps that reach behind a band read other inputs there, and zeros of gradients: an
-//! input that is no number spoils its channel under every tap, not only those that read it.
+//! A *band* is some rows of positions of one frame: few enough that both operands and all sums stay in the L2 cache,
+//! from which they are read repeatedly in stretches that fit into the L1 cache. Bands advance along time, so that the
+//! inputs of a frame are interleaved once for all taps. Steps that extend past the end of a band read unrelated inputs
+//! there, multiplied by gradients of zero; an input of NaN or infinity therefore makes its channel NaN under every tap,
+//! not only those that read it.
 
 use super::super::super::Conv3d;
 use super::correlate_flat;
 use super::correlate_operands::Numbers;
-use super::correlate_pack::{Ahead, turn, weave};
+use super::correlate_pack::{Prefetcher, interleave, transpose};
 use super::correlate_plan::{BLOCK, Plan, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
 use crate::error::Result;
@@ -24,15 +27,16 @@ use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
+/// Steps per stretch: what a block reads in them, 4 KiB each, stays in the L1 cache.
 pub(super) const STRETCH: usize = 11;
 
-/// Whether [`run`] can apply a prologue to the inputs that it weaves: where it weaves them once or little more often.
+/// Whether [`run`] can apply a prologue to the inputs while it interleaves them: where each is interleaved once or
+/// little more often.
 pub(in super::super) fn applies(p: &Conv3d, parts: usize) -> bool {
     !Plan::new(p, parts).flat
 }
 
-/// `dw` (`k kt kh kw c`, one group), where the convolution read `x`, or what a prologue made of it.
+/// Computes `dw` (`k kt kh kw c`, one group) from the convolution's input: `x`, or the result of the prologue on it.
 ///
 /// # Safety
 /// `Isa::Amx` is available; the operands are of `p`; there is a prologue only where it [applies].
@@ -79,7 +83,7 @@ pub(in super::super) unsafe fn run(
     Ok(())
 }
 
-/// The sum of what all sets have at `from`, in order, `size` numbers apart.
+/// Adds up `size` numbers at `from` in each set, in the order of the sets.
 fn add_up(sums: &[f32], from: usize, size: usize, to: &mut [f32]) {
     let mut sum = [0.0; SIDE];
     sum.copy_from_slice(&sums[from..from + SIDE]);
@@ -98,37 +102,37 @@ fn add_up(sums: &[f32], from: usize, size: usize, to: &mut [f32]) {
 
 /// A band in one frame.
 struct Item {
-    /// Bands are counted over all samples.
+    /// Bands are numbered over all samples.
     band: usize,
     n: usize,
     t: usize,
     rows: Range<usize>,
     steps: usize,
-    /// Taps along time that read inside of the clip, and the frames that they read.
+    /// Taps along time that read inside the clip, and the frames that they read.
     taps: Vec<(usize, usize)>,
 }
 
-/// The sums over some bands.
+/// The sums over some bands, computed by one task.
 struct Task<'a> {
     p: &'a Conv3d,
     plan: &'a Plan,
     x: Numbers<'a>,
     prologue: Option<&'a Lines>,
     dy: Numbers<'a>,
-    /// A share of the filters, and how many tiles they take.
+    /// The filters of this share, and the number of tiles they fill.
     filters: Range<usize>,
     tiles: usize,
-    /// Gradients of a band, split, where they have to be.
+    /// The gradients of a band split into bf16 terms, if they have to be split.
     parts: Vec<bf16>,
-    /// A row of inputs between zeros, in parts.
+    /// A row of inputs with zero padding on both sides, as bf16 terms.
     row: Vec<bf16>,
     row_pitch: usize,
-    /// Gradients turned over: parts, tiles of filters, steps.
-    turned: Buffer<u8>,
-    /// Inputs woven: frames of the ring, parts, columns, rows by their remainder under the stride, pairs.
-    woven: Buffer<u8>,
+    /// Transposed gradients: terms, tiles of filters, steps.
+    transposed: Buffer<u8>,
+    /// Interleaved inputs: frames of a ring buffer, terms, columns, rows by their residue modulo the stride, pairs.
+    interleaved: Buffer<u8>,
     column_pitch: usize,
-    /// Which band and frame of the input each place of the ring holds.
+    /// Which band and frame of the input each slot of the ring buffer holds.
     holds: Vec<Option<(usize, usize)>>,
 }
 
@@ -162,8 +166,8 @@ impl<'a> Task<'a> {
             parts: vec![bf16::ZERO; if split { dy.parts() * plan.rows * p.out[2] * p.k } else { 0 }],
             row: vec![bf16::ZERO; x.parts() * row_pitch],
             row_pitch,
-            turned: Buffer::workspace(dy.parts() * tiles * steps * TILE),
-            woven: Buffer::workspace(plan.ring * x.parts() * plan.columns * column_pitch),
+            transposed: Buffer::workspace(dy.parts() * tiles * steps * TILE),
+            interleaved: Buffer::workspace(plan.ring * x.parts() * plan.columns * column_pitch),
             column_pitch,
             holds: vec![None; plan.ring],
         }
@@ -177,7 +181,7 @@ impl<'a> Task<'a> {
         let all = p.n * plan.bands * frames;
         let mut started = vec![false; p.kernel[0]];
         let size = sums.len() / p.kernel[0];
-        // SAFETY: as the caller vouches; no other task runs on this thread meanwhile, as nothing here waits for one.
+        // SAFETY: as the caller vouches; no other task runs on this thread in between, as nothing here waits for one.
         unsafe {
             let tiles = Tiles::new(DEPTH);
             let items = all * set / plan.sets..all * (set + 1) / plan.sets;
@@ -186,11 +190,11 @@ impl<'a> Task<'a> {
                 if item.taps.is_empty() {
                     continue;
                 }
-                self.turn(&item);
+                self.transpose(&item);
                 for &(_, frame) in &item.taps {
                     let place = frame % plan.ring;
                     if self.holds[place] != Some((item.band, frame)) {
-                        self.weave(&item, frame, place);
+                        self.interleave(&item, frame, place);
                         self.holds[place] = Some((item.band, frame));
                     }
                 }
@@ -214,14 +218,14 @@ impl<'a> Task<'a> {
         Item { band, n: band / plan.bands, t, steps: (rows.len() * plan.pairs).div_ceil(SIDE), rows, taps }
     }
 
-    /// Where the gradients of an item are: the first, and how many.
+    /// The gradients of an item: index of the first, and their number.
     fn gradients(&self, item: &Item) -> (usize, usize) {
         let p = self.p;
         let row = (item.n * p.out[0] + item.t) * p.out[1] + item.rows.start;
         (row * p.out[2] * p.k, item.rows.len() * p.out[2] * p.k)
     }
 
-    /// What an item reads that is not at hand.
+    /// Memory that an item reads and that is not in the cache yet, for prefetching.
     fn places(&self, item: &Item) -> Vec<Range<*const u8>> {
         let (p, win) = (self.p, &self.p.geometry.window);
         let (first, len) = self.gradients(item);
@@ -237,15 +241,16 @@ impl<'a> Task<'a> {
         std::iter::once(self.dy.place(first, len)).chain(inputs).filter(|place| !place.is_empty()).collect()
     }
 
-    /// The frame of the input that output frame `t` reads at tap `a`.
+    /// The input frame that output frame `t` reads at tap `a`.
     fn frame(&self, t: usize, a: usize) -> Option<usize> {
         let win = &self.p.geometry.window;
         let frame = (t * win.stride[0] + a * win.dilation[0]).checked_sub(win.pad[0])?;
         (frame < self.p.input[0]).then_some(frame)
     }
 
-    /// Turns the gradients of some rows over, zeros where a row or the last step has positions too many.
-    unsafe fn turn(&mut self, item: &Item) {
+    /// Transposes the gradients of some rows, with zeros for the unused positions at the end of a row and of the last
+    /// step.
+    unsafe fn transpose(&mut self, item: &Item) {
         let (p, pairs) = (self.p, self.plan.pairs);
         let (width, steps) = (p.out[2], item.steps);
         let (first, len) = self.gradients(item);
@@ -269,36 +274,42 @@ impl<'a> Task<'a> {
                         *at = base[part * pitch + (row * width + q) * p.k + self.filters.start..].as_ptr();
                     }
                 }
-                let to = &mut self.turned.as_mut_slice()[(part * self.tiles * steps + step) * TILE..];
-                // SAFETY: each position has all filters; the array has a tile for each part, tile of filters and step.
+                let to = &mut self.transposed.as_mut_slice()[(part * self.tiles * steps + step) * TILE..];
+                // SAFETY: every position has all filters; the array has a tile for each term, tile of filters and step.
                 unsafe {
-                    turn(&at, at[0].wrapping_add(2 * SIDE * p.k), self.filters.len(), to.as_mut_ptr(), steps * TILE)
+                    transpose(
+                        &at,
+                        at[0].wrapping_add(2 * SIDE * p.k),
+                        self.filters.len(),
+                        to.as_mut_ptr(),
+                        steps * TILE,
+                    )
                 };
             }
         }
     }
 
-    /// Weaves what some rows of positions read of a frame.
-    unsafe fn weave(&mut self, item: &Item, frame: usize, place: usize) {
+    /// Interleaves what some rows of positions read of a frame.
+    unsafe fn interleave(&mut self, item: &Item, frame: usize, place: usize) {
         let (p, plan, rows) = (self.p, self.plan, item.rows.clone());
         let [_, height, width] = p.input;
         let win = &p.geometry.window;
         let (stride, pad) = (win.stride[1], win.pad[1]);
         let phase = self.phase(rows.len());
         let from_row = win.pad[2] * p.c;
-        // Whether tiles read no more than a row of the input has.
+        // Whether tiles read only numbers inside a row of the input.
         let whole = win.pad[2] == 0 && plan.run.is_multiple_of(SIDE);
-        // Whether they read some pixels of a row only, which are then copied one by one.
+        // Whether they read only some pixels of a row, which are then copied one by one.
         let thin = !(whole && self.x.parts() == 1 && self.prologue.is_none())
             && p.kernel[2] == 1
             && win.stride[2] > 1
             && win.pad[2] == 0;
         let (copies, apart, len) = if thin { (p.out[2], win.stride[2] * p.c, p.c) } else { (1, 0, width * p.c) };
         let step = if thin { p.c } else { win.stride[2] * p.c };
-        let woven = place * self.x.parts() * plan.columns * self.column_pitch;
+        let interleaved = place * self.x.parts() * plan.columns * self.column_pitch;
         for i in 0..phase_rows(p, rows.len()) {
             if (0..p.kernel[1]).all(|b| b * win.dilation[1] % stride != i % stride) {
-                continue; // no tap reads rows of this remainder
+                continue; // no tap reads rows of this residue class
             }
             let input = (rows.start * stride + i).checked_sub(pad).filter(|&i| i < height);
             let first = ((item.n * p.input[0] + frame) * height + input.unwrap_or(0)) * width * p.c;
@@ -313,11 +324,11 @@ impl<'a> Task<'a> {
                     &self.row[..]
                 }
             };
-            let to = woven + (i % stride * phase + i / stride * plan.pairs) * 64;
+            let to = interleaved + (i % stride * phase + i / stride * plan.pairs) * 64;
             for part in 0..self.x.parts() {
                 for piece in 0..plan.pieces {
                     let first = part * plan.columns + piece * plan.piece_columns;
-                    let to = &mut self.woven.as_mut_slice()[to + first * self.column_pitch..];
+                    let to = &mut self.interleaved.as_mut_slice()[to + first * self.column_pitch..];
                     if input.is_none() {
                         for column in 0..plan.piece_columns {
                             to[column * self.column_pitch..][..plan.pairs * 64].fill(0);
@@ -327,26 +338,26 @@ impl<'a> Task<'a> {
                     let from = &row[part * self.row_pitch + piece * plan.piece_step..];
                     let (columns, pitch) = (plan.piece_columns, self.column_pitch);
                     // SAFETY: the row has all taps of all positions, and a tile's columns more.
-                    unsafe { weave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), pitch) };
+                    unsafe { interleave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), pitch) };
                 }
             }
         }
-        // What the last step reads behind the last row meets zeros, and must be a number.
+        // The last step also reads past the last row. Those inputs are multiplied by zeros, so they must be finite.
         for column in 0..self.x.parts() * plan.columns {
             for remainder in 0..stride.min(phase_rows(p, rows.len())) {
                 let last = (phase_rows(p, rows.len()) - remainder).div_ceil(stride) * plan.pairs;
-                let at = woven + column * self.column_pitch + (remainder * phase + last) * 64;
-                self.woven.as_mut_slice()[at..at + (phase - last) * 64].fill(0);
+                let at = interleaved + column * self.column_pitch + (remainder * phase + last) * 64;
+                self.interleaved.as_mut_slice()[at..at + (phase - last) * 64].fill(0);
             }
         }
     }
 
-    /// Pairs of all rows of one remainder.
+    /// Pairs of all rows of one residue class.
     fn phase(&self, rows: usize) -> usize {
         phase_rows(self.p, rows).div_ceil(self.p.geometry.window.stride[1]) * self.plan.pairs + SIDE
     }
 
-    /// Adds a band's products to the sums.
+    /// Adds the products of a band to the sums.
     unsafe fn multiply(&self, tiles: &Tiles, item: &Item, next: Option<Item>, started: &[bool], sums: &mut [f32]) {
         let (p, plan, steps, taps) = (self.p, self.plan, item.steps, &item.taps);
         let win = &p.geometry.window;
@@ -354,7 +365,7 @@ impl<'a> Task<'a> {
         let stretches = steps.div_ceil(STRETCH);
         let mut list = Vec::with_capacity(STRETCH);
         let calls = stretches * self.tiles.div_ceil(2) * plan.columns.div_ceil(2) * taps.len() * p.kernel[1];
-        let mut ahead = next.map_or_else(Ahead::default, |next| Ahead::new(self.places(&next), calls));
+        let mut ahead = next.map_or_else(Prefetcher::default, |next| Prefetcher::new(self.places(&next), calls));
         for stretch in 0..stretches {
             list.clear();
             let own = steps * stretch / stretches..steps * (stretch + 1) / stretches;
@@ -374,17 +385,17 @@ impl<'a> Task<'a> {
                             let product = Product {
                                 steps: &list,
                                 parts,
-                                a: self.turned.as_slice()[tile * steps * TILE..].as_ptr(),
+                                a: self.transposed.as_slice()[tile * steps * TILE..].as_ptr(),
                                 a_stride: 64,
                                 a_second: (steps * TILE) as isize,
                                 a_part: (self.tiles * steps * TILE) as isize,
-                                b: self.woven.as_slice()[from..].as_ptr(),
+                                b: self.interleaved.as_slice()[from..].as_ptr(),
                                 b_second: self.column_pitch as isize,
                                 b_part: (plan.columns * self.column_pitch) as isize,
                                 c: sums[to..].as_mut_ptr(),
                                 fresh: stretch == 0 && !started[a],
                             };
-                            ahead.ask();
+                            ahead.prefetch();
                             // SAFETY: the bands' arrays hold all steps of all tiles, and the sums all blocks.
                             unsafe {
                                 match (tile + 1 < self.tiles, column + 1 < plan.columns) {

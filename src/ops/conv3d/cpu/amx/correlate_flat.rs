@@ -1,36 +1,36 @@
-//! wgrad in tiles where channels are many and positions few: deep layers, whose sums exceed a core's cache.
+//! wgrad on AMX tiles for many channels and few positions: deep layers, whose sums exceed a core's cache.
 //!
-//! Positions are taken one after the other, time outermost, without regard to rows, so no step is left half empty but the
-//! last. Gradients are turned over once, for all. Then each job has some filters, some channels and one tap to itself: it
-//! weaves what that tap reads at every position, multiplies, and writes what nobody else writes. A tap that reads outside
-//! of the clip at some frames leaves those out.
+//! Positions are numbered consecutively, time outermost, ignoring row boundaries, so that only the last step is partly
+//! empty. Gradients are transposed once, for all jobs. Then each job computes some filters, some channels and one tap:
+//! it interleaves what that tap reads at every position, multiplies, and writes a part of the result that no other job
+//! writes. A tap that reads outside the clip at some frames skips those frames.
 
 use super::super::super::Conv3d;
 use super::correlate::STRETCH;
 use super::correlate_operands::Numbers;
-use super::correlate_pack::{Ahead, turn, weave_places, weave_split};
+use super::correlate_pack::{Prefetcher, interleave_places, interleave_split, transpose};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Steps whose operands are held at once.
+/// Steps whose operands are in memory at the same time.
 const HELD: usize = 50;
 
-/// Bytes of what a job weaves, so that it stays in the second-level cache.
-const WOVEN: usize = 3 << 18;
+/// Bytes of the interleaved inputs of a job, so that they stay in the L2 cache.
+const INTERLEAVED: usize = 3 << 18;
 
-/// Filters of a job, at most.
+/// Maximum number of filters per job.
 const FILTERS: usize = 512;
 
-/// Filters and columns of a block of the sums.
+/// Filters and columns per block of the sums.
 const BLOCK: usize = 2 * SIDE;
 
-/// Where jobs write.
+/// The result, to which all jobs write.
 struct Target(*mut f32);
 
-// SAFETY: jobs write disjoint parts.
+// SAFETY: jobs write disjoint ranges.
 unsafe impl Sync for Target {}
 
 /// `dw` (`k kt kh kw c`, one group).
@@ -47,9 +47,9 @@ pub(super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
     let chunks = steps.div_ceil(HELD);
     let parts = x.parts();
 
-    // Channels of a job: many, since gradients are read again for each lot; and filters.
+    // Channels and filters per job. The channels are many, since the gradients are read again for each lot of channels.
     let mut channels = 256.min(p.c.next_multiple_of(BLOCK));
-    while channels > BLOCK && channels * parts * HELD.min(steps) * 64 > WOVEN {
+    while channels > BLOCK && channels * parts * HELD.min(steps) * 64 > INTERLEAVED {
         channels = (channels / 2).next_multiple_of(BLOCK);
     }
     let lots = p.c.div_ceil(channels);
@@ -58,27 +58,30 @@ pub(super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
     let of_job = pairs.div_ceil(p.k.div_ceil(FILTERS));
     let jobs = Jobs { lots, channels, pairs: of_job, of_filters: pairs.div_ceil(of_job) };
 
-    let mut turned = Buffer::<u8>::workspace(pairs * parts * steps.div_ceil(chunks) * 2 * TILE);
+    let mut transposed = Buffer::<u8>::workspace(pairs * parts * steps.div_ceil(chunks) * 2 * TILE);
     let target = Target(dw.as_mut_ptr());
     for chunk in 0..chunks {
         let held = steps * chunk / chunks..steps * (chunk + 1) / chunks;
         let of_pair = parts * held.len() * 2 * TILE;
-        let turned = &mut turned.as_mut_slice()[..pairs * of_pair];
-        // SAFETY: as the caller vouches; jobs write disjoint parts of `dw`.
-        turned.par_chunks_mut(of_pair).enumerate().for_each(|(pair, to)| unsafe { turn_pair(p, dy, pair, &held, to) });
+        let transposed = &mut transposed.as_mut_slice()[..pairs * of_pair];
+        // SAFETY: as the caller vouches; jobs write disjoint ranges of `dw`.
+        transposed
+            .par_chunks_mut(of_pair)
+            .enumerate()
+            .for_each(|(pair, to)| unsafe { transpose_pair(p, dy, pair, &held, to) });
         (0..taps.len() * jobs.lots * jobs.of_filters).into_par_iter().for_each(|job| unsafe {
             let (tap, job) = (&taps[job / (jobs.lots * jobs.of_filters)], job % (jobs.lots * jobs.of_filters));
-            Job { p, tap, turned, held: held.clone() }.run(x, &jobs, job, &target);
+            Job { p, tap, transposed, held: held.clone() }.run(x, &jobs, job, &target);
         });
     }
 }
 
-/// A filter's tap.
+/// A tap of the filters.
 struct Tap {
-    /// Its place in the filter, on each axis.
+    /// Its index on each axis.
     at: [usize; 3],
     index: usize,
-    /// Output frames at which it reads inside of the clip.
+    /// Output frames at which it reads inside the clip.
     frames: Range<usize>,
 }
 
@@ -93,24 +96,24 @@ impl Tap {
     }
 }
 
-/// The input that output `o` reads at `tap`, on one axis.
+/// The input index that output `o` reads at `tap`, on one axis.
 fn source(p: &Conv3d, axis: usize, o: usize, tap: usize) -> Option<usize> {
     let win = &p.geometry.window;
     let i = (o * win.stride[axis] + tap * win.dilation[axis]).checked_sub(win.pad[axis])?;
     (i < p.input[axis]).then_some(i)
 }
 
-/// Gradients of 32 filters at some steps turned over: parts, steps, two tiles.
+/// Transposes the gradients of 32 filters at some steps: terms, steps, two tiles.
 ///
 /// # Safety
 /// As [`run`].
-unsafe fn turn_pair(p: &Conv3d, dy: Numbers, pair: usize, held: &Range<usize>, to: &mut [u8]) {
+unsafe fn transpose_pair(p: &Conv3d, dy: Numbers, pair: usize, held: &Range<usize>, to: &mut [u8]) {
     let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
     let frame = p.out[1] * p.out[2];
     let zeros = [0.0f32; BLOCK];
     let mut rows = [[[bf16::ZERO; BLOCK]; DEPTH]; 3];
     for (i, step) in held.clone().enumerate() {
-        // Where each position's filters begin; behind the last, there are none.
+        // Where the filters of each position begin; `None` after the last position.
         let mut places = [None; DEPTH];
         for (i, place) in places.iter_mut().enumerate() {
             let q = step * DEPTH + i;
@@ -141,30 +144,30 @@ unsafe fn turn_pair(p: &Conv3d, dy: Numbers, pair: usize, held: &Range<usize>, t
                     at.iter_mut().zip(&rows[part]).for_each(|(at, row)| *at = row.as_ptr());
                 }
             }
-            // SAFETY: every place has these filters, and each part and step two tiles.
+            // SAFETY: every place has these filters, and each term and step two tiles.
             unsafe {
-                turn(&at, at[0], filters.len(), to, TILE);
+                transpose(&at, at[0], filters.len(), to, TILE);
                 to = to.wrapping_add(held.len() * 2 * TILE);
             }
         }
     }
 }
 
-/// How channels and filters are dealt out.
+/// How channels and filters are distributed over jobs.
 struct Jobs {
     lots: usize,
-    /// Channels of a lot.
+    /// Channels per lot.
     channels: usize,
     /// Pairs of tiles of filters.
     pairs: usize,
     of_filters: usize,
 }
 
-/// One tap's products over some steps.
+/// The products of one tap over some steps.
 struct Job<'a> {
     p: &'a Conv3d,
     tap: &'a Tap,
-    turned: &'a [u8],
+    transposed: &'a [u8],
     held: Range<usize>,
 }
 
@@ -174,7 +177,7 @@ impl Job<'_> {
     unsafe fn run(&self, x: Numbers, jobs: &Jobs, job: usize, target: &Target) {
         let (p, parts) = (self.p, x.parts());
         let frame = p.n * p.out[1] * p.out[2];
-        // Steps at which this tap reads anything, of these and of all.
+        // Steps at which this tap reads inside the clip: of all, and of those in memory.
         let all = self.tap.frames.start * frame / DEPTH..(self.tap.frames.end * frame).div_ceil(DEPTH);
         let steps = all.start.max(self.held.start)..all.end.min(self.held.end);
         if self.tap.frames.is_empty() || steps.is_empty() {
@@ -186,12 +189,14 @@ impl Job<'_> {
         let pairs = job % jobs.of_filters * jobs.pairs;
         let pairs = pairs..(pairs + jobs.pairs).min(p.k.div_ceil(BLOCK));
 
-        // A line more than the tiles of a column, lest all columns meet in the same places of the cache.
+        // One cache line more than the tiles of a column, so that columns do not map to the same cache sets.
         let pitch = steps.len() * TILE + 64;
         let columns = channels.len().div_ceil(SIDE);
-        let mut woven = Buffer::<u8>::workspace(parts * columns * pitch);
-        // SAFETY: as the caller vouches; the array has so many columns of each part.
-        unsafe { self.weave(x, &channels, &steps, woven.as_mut_slice().as_mut_ptr(), pitch, columns * pitch) };
+        let mut interleaved = Buffer::<u8>::workspace(parts * columns * pitch);
+        // SAFETY: as the caller vouches; the array has that many columns for each term.
+        unsafe {
+            self.interleave(x, &channels, &steps, interleaved.as_mut_slice().as_mut_ptr(), pitch, columns * pitch)
+        };
 
         let blocks = columns.div_ceil(2);
         let mut sums = Buffer::<f32>::workspace(blocks * BLOCK * BLOCK);
@@ -203,12 +208,12 @@ impl Job<'_> {
         let lists: Vec<Vec<Step>> = (0..stretches).map(|s| (cut(s)..cut(s + 1)).map(step).collect()).collect();
         for pair in pairs {
             let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
-            // Where the results will go is far from the cache.
+            // The results' memory is not in the cache, so it is prefetched.
             let places = filters.clone().map(|filter| {
                 let first = target.0.wrapping_add((filter * p.taps() + self.tap.index) * p.c + channels.start);
                 first.cast_const().cast()..first.wrapping_add(channels.len()).cast_const().cast()
             });
-            let mut ahead = Ahead::new(places.collect(), stretches * blocks);
+            let mut ahead = Prefetcher::new(places.collect(), stretches * blocks);
             // SAFETY: as the caller vouches; nothing here waits for other jobs.
             let tiles = unsafe { Tiles::new(DEPTH) };
             for (stretch, list) in lists.iter().enumerate() {
@@ -216,17 +221,17 @@ impl Job<'_> {
                     let product = Product {
                         steps: list,
                         parts,
-                        a: self.turned[pair * of_pair..].as_ptr(),
+                        a: self.transposed[pair * of_pair..].as_ptr(),
                         a_stride: 64,
                         a_second: TILE as isize,
                         a_part: (self.held.len() * 2 * TILE) as isize,
-                        b: woven.as_slice()[2 * block * pitch..].as_ptr(),
+                        b: interleaved.as_slice()[2 * block * pitch..].as_ptr(),
                         b_second: pitch as isize,
                         b_part: (columns * pitch) as isize,
                         c: sums.as_mut_ptr(),
                         fresh: stretch == 0,
                     };
-                    ahead.ask();
+                    ahead.prefetch();
                     // SAFETY: both arrays have all steps, the sums 32 rows of 32.
                     unsafe {
                         match (filters.len() > SIDE, 2 * block + 1 < columns) {
@@ -241,7 +246,7 @@ impl Job<'_> {
             drop(tiles);
             for (row, filter) in filters.enumerate() {
                 let to = (filter * p.taps() + self.tap.index) * p.c + channels.start;
-                // SAFETY: these channels under this tap of this filter are this job's.
+                // SAFETY: these channels of this tap of these filters belong to this job alone.
                 let to = unsafe { std::slice::from_raw_parts_mut(target.0.add(to), channels.len()) };
                 for (to, sums) in to.chunks_mut(BLOCK).zip(sums.as_slice().chunks_exact(BLOCK * BLOCK)) {
                     let from = &sums[row * BLOCK..][..to.len()];
@@ -255,11 +260,11 @@ impl Job<'_> {
         }
     }
 
-    /// Weaves what the tap reads at some steps.
+    /// Interleaves what the tap reads at some steps.
     ///
     /// # Safety
-    /// As [`run`]; `to` is writable so far.
-    unsafe fn weave(
+    /// As [`run`]; `to` is writable for all terms and columns.
+    unsafe fn interleave(
         &self,
         x: Numbers,
         channels: &Range<usize>,
@@ -275,19 +280,19 @@ impl Job<'_> {
             match x {
                 Numbers::Bf16(x) => {
                     let places = self.places(x, channels, steps, zeros.as_ptr().cast());
-                    weave_places(&places, len, to, pitch);
+                    interleave_places(&places, len, to, pitch);
                 }
                 Numbers::F32(x, 2) => {
-                    weave_split::<2>(&self.places(x, channels, steps, zeros.as_ptr()), len, to, pitch, part);
+                    interleave_split::<2>(&self.places(x, channels, steps, zeros.as_ptr()), len, to, pitch, part);
                 }
                 Numbers::F32(x, _) => {
-                    weave_split::<3>(&self.places(x, channels, steps, zeros.as_ptr()), len, to, pitch, part);
+                    interleave_split::<3>(&self.places(x, channels, steps, zeros.as_ptr()), len, to, pitch, part);
                 }
             }
         }
     }
 
-    /// Where the channels begin that the tap reads at every position of some steps.
+    /// Where the channels begin that the tap reads at every position of some steps; zeros for positions outside.
     fn places<T>(&self, x: &[T], channels: &Range<usize>, steps: &Range<usize>, zeros: *const T) -> Vec<*const T> {
         let p = self.p;
         let [height, width] = [p.out[1], p.out[2]];

@@ -1,4 +1,4 @@
-//! What wgrad in tiles multiplies: numbers of bf16 as they are stored, or of f32 as sums of several.
+//! Operands of wgrad on AMX tiles: bf16 as stored, or f32 to be split into bf16 terms.
 
 use super::Input;
 use crate::ops::batch_norm::Lines;
@@ -10,12 +10,12 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub(in super::super) enum Numbers<'a> {
     Bf16(&'a [bf16]),
-    /// To be split into so many parts, 2 or 3.
+    /// To be split into 2 or 3 bf16 terms.
     F32(&'a [f32], usize),
 }
 
 impl<'a> Numbers<'a> {
-    /// Those of a tensor in main memory.
+    /// The numbers of a tensor in main memory.
     pub(in super::super) fn of(tensor: &'a Tensor, parts: usize) -> Self {
         match tensor.dtype() {
             DType::BF16 => Numbers::Bf16(bf16::of(tensor)),
@@ -30,7 +30,7 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// Where `len` numbers from `first` on are.
+    /// Address range of `len` numbers from `first` on.
     pub(super) fn place(&self, first: usize, len: usize) -> Range<*const u8> {
         match self {
             Numbers::Bf16(all) => bytemuck::cast_slice::<bf16, u8>(&all[first..first + len]).as_ptr_range(),
@@ -38,8 +38,8 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// The numbers from `first` on, as parts that are `pitch` apart. With a prologue they are whole pixels of one sample, and its
-    /// result is copied.
+    /// Copies the numbers from `first` on, as bf16 terms stored `pitch` apart. With a prologue, the numbers are
+    /// complete pixels of one sample, and its result is copied.
     ///
     /// # Safety
     /// `Isa::Amx` is available.

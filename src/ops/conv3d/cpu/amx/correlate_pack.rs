@@ -1,51 +1,52 @@
-//! What tiles of wgrad are made of: gradients turned over, so that a row holds one filter's at 32 positions, and inputs
-//! woven in pairs of positions, as the other operand wants them.
+//! Packing for wgrad on AMX tiles: gradients are transposed, so that a row holds one filter's gradients at 32
+//! positions; inputs are interleaved in pairs of positions, the layout of a tile of B.
 
 use crate::cpu::amx::x86::plane;
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Filters turned over at a time: as many as fill 16 bytes.
+/// Filters transposed at a time: as many as fill 16 bytes.
 const GROUP: usize = 8;
 
-/// Tiles of the gradients at 32 positions: `filters` numbers from each of `rows`, sixteen filters a tile, tiles `pitch`
-/// bytes apart. Rows of filters that are none keep what they hold. Meanwhile as many bytes from `next` on are asked for.
+/// Transposes the gradients of 32 positions into tiles: `filters` numbers from each of `rows`, sixteen filters per
+/// tile, tiles `pitch` bytes apart. Rows of tiles beyond `filters` are not written. As many bytes from `next` on are
+/// prefetched.
 ///
 /// # Safety
-/// `Isa::Amx` is available; every row is readable, and `to` writable, that far.
+/// `Isa::Amx` is available; `filters` numbers of every row are readable, and `to` is writable for their tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn turn(rows: &[*const bf16; 32], next: *const bf16, filters: usize, to: *mut u8, pitch: usize) {
+pub(super) unsafe fn transpose(rows: &[*const bf16; 32], next: *const bf16, filters: usize, to: *mut u8, pitch: usize) {
     for first in (0..filters).step_by(GROUP) {
         for line in 0..GROUP {
             _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(32 * (first + line)).cast());
         }
-        // SAFETY: sixteen filters a tile, eight rows of 64 bytes a group.
+        // SAFETY: sixteen filters per tile, eight rows of 64 bytes per group.
         let to = unsafe { to.add(first / 16 * pitch + first % 16 * 64) };
         if first + GROUP <= filters {
             // SAFETY: eight numbers follow in every row.
-            unsafe { turn_group(rows, first, to) };
+            unsafe { transpose_group(rows, first, to) };
         } else {
             let mut rest = [[bf16::ZERO; GROUP]; 32];
             for (rest, row) in rest.iter_mut().zip(rows) {
-                // SAFETY: so many are left.
+                // SAFETY: that many are left.
                 unsafe { rest.as_mut_ptr().copy_from_nonoverlapping(row.add(first), filters - first) };
             }
             let mut rows = *rows;
             for (row, rest) in rows.iter_mut().zip(&rest) {
                 *row = rest.as_ptr();
             }
-            // SAFETY: the copies have eight.
-            unsafe { turn_group(&rows, 0, to) };
+            // SAFETY: the copies have eight numbers each.
+            unsafe { transpose_group(&rows, 0, to) };
         }
     }
 }
 
-/// Eight numbers from number `first` of each of 32 rows, turned over. Lane `u` takes rows `8u` to `8u + 7`, so that no number has to change
-/// its lane.
+/// Transposes eight numbers from number `first` on of each of 32 rows. Lane `u` takes rows `8u` to `8u + 7`, so that no
+/// number has to change lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn turn_group(rows: &[*const bf16; 32], first: usize, to: *mut u8) {
+unsafe fn transpose_group(rows: &[*const bf16; 32], first: usize, to: *mut u8) {
     let four = |i: usize| {
         // SAFETY: the caller vouches for 16 bytes of every row.
         let lane = |u: usize| unsafe { _mm_loadu_si128(rows[8 * u + i].add(first).cast()) };
@@ -63,7 +64,7 @@ unsafe fn turn_group(rows: &[*const bf16; 32], first: usize, to: *mut u8) {
         let [a, b, c, d] = [pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]];
         let (first, second) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
         let (third, fourth) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        // SAFETY: four of eight rows.
+        // SAFETY: four of the group's eight rows.
         unsafe {
             let to = to.add(4 * half * 64);
             _mm512_storeu_si512(to.cast(), _mm512_unpacklo_epi64(first, second));
@@ -74,14 +75,22 @@ unsafe fn turn_group(rows: &[*const bf16; 32], first: usize, to: *mut u8) {
     }
 }
 
-/// Numbers at `count` positions `step` numbers apart, woven in pairs of positions: sixteen columns of a pair are 64 bytes,
-/// the next pair's follow; the next sixteen columns begin `pitch` bytes later. A last position without a partner gets 0.
+/// Interleaves the numbers at `count` positions, `step` numbers apart, in pairs of positions: sixteen columns of a pair
+/// are 64 bytes, followed by the next pair; the next sixteen columns begin `pitch` bytes later. If `count` is odd, the
+/// last position is paired with zeros.
 ///
 /// # Safety
 /// `Isa::Amx` is available; sixteen numbers are readable for every block and position, and `to` is writable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn weave(from: *const bf16, step: usize, count: usize, blocks: usize, to: *mut u8, pitch: usize) {
-    // Pair by pair, since a position's numbers are neighbours.
+pub(super) unsafe fn interleave(
+    from: *const bf16,
+    step: usize,
+    count: usize,
+    blocks: usize,
+    to: *mut u8,
+    pitch: usize,
+) {
+    // Pair by pair, since the numbers of a position are contiguous.
     for j in 0..count / 2 {
         // SAFETY: the caller vouches for sixteen numbers here and 64 bytes there.
         unsafe {
@@ -105,17 +114,18 @@ pub(super) unsafe fn weave(from: *const bf16, step: usize, count: usize, blocks:
     }
 }
 
-/// [`weave`] from `places`, an even number of them: `columns` numbers from each, zeros up to a whole tile.
+/// [`interleave`] for positions at arbitrary addresses `places`, of which there is an even number: `columns` numbers
+/// from each, padded with zeros to complete tiles.
 ///
 /// # Safety
-/// As [`weave`], but that no more than `columns` numbers need be readable.
+/// As [`interleave`], except that only `columns` numbers need be readable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn weave_places(places: &[*const bf16], columns: usize, to: *mut u8, pitch: usize) {
+pub(super) unsafe fn interleave_places(places: &[*const bf16], columns: usize, to: *mut u8, pitch: usize) {
     let whole = columns / 16;
     let mask = ((1u32 << (columns % 16)) - 1) as __mmask16;
-    // Pair by pair, since a place's numbers are neighbours.
+    // Pair by pair, since the numbers of a position are contiguous.
     for (j, pair) in places.chunks_exact(2).enumerate() {
-        // SAFETY: lanes behind the columns are masked; the caller vouches for 64 bytes of each sixteen.
+        // SAFETY: lanes beyond the columns are masked; the caller vouches for 64 bytes of each sixteen columns.
         unsafe {
             let to = to.add(64 * j);
             for block in 0..whole {
@@ -133,12 +143,12 @@ pub(super) unsafe fn weave_places(places: &[*const bf16], columns: usize, to: *m
     }
 }
 
-/// As [`weave_places`], numbers split into parts `part` bytes apart.
+/// As [`interleave_places`], with numbers split into bf16 terms stored `part` bytes apart.
 ///
 /// # Safety
-/// As [`weave_places`].
+/// As [`interleave_places`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(super) unsafe fn weave_split<const P: usize>(
+pub(super) unsafe fn interleave_split<const P: usize>(
     places: &[*const f32],
     columns: usize,
     to: *mut u8,
@@ -148,7 +158,7 @@ pub(super) unsafe fn weave_split<const P: usize>(
     for (j, pair) in places.chunks_exact(2).enumerate() {
         for block in 0..columns.div_ceil(16) {
             let mask = ((1u32 << (columns - 16 * block).min(16)) - 1) as __mmask16;
-            // SAFETY: lanes behind the columns are masked; the caller vouches for 64 bytes of each part.
+            // SAFETY: lanes beyond the columns are masked; the caller vouches for 64 bytes of each term.
             unsafe {
                 let at = |i: usize| _mm512_maskz_loadu_ps(mask, pair[i].add(16 * block));
                 let mut rest = [at(0), at(1)];
@@ -164,25 +174,25 @@ pub(super) unsafe fn weave_split<const P: usize>(
     }
 }
 
-/// What will be read soon, asked for a few lines at a time while tiles are busy.
+/// Memory that will be read soon, prefetched a few lines at a time while tiles multiply.
 #[derive(Default)]
-pub(super) struct Ahead {
+pub(super) struct Prefetcher {
     places: Vec<Range<*const u8>>,
-    /// Lines to ask for at a time.
+    /// Lines per call of [`Prefetcher::prefetch`].
     lines: usize,
 }
 
-impl Ahead {
-    /// These places, in about so many times.
+impl Prefetcher {
+    /// Prefetches `places` in about `times` calls.
     pub fn new(places: Vec<Range<*const u8>>, times: usize) -> Self {
         let lines: usize = places.iter().map(|p| (p.end as usize - p.start as usize).div_ceil(LINE)).sum();
         let lines = lines.div_ceil(times.max(1));
-        Ahead { places, lines: if lines <= ASKED { lines } else { 0 } }
+        Prefetcher { places, lines: if lines <= MOST_LINES { lines } else { 0 } }
     }
 
-    /// Asks for the next lines.
+    /// Prefetches the next lines.
     #[inline]
-    pub fn ask(&mut self) {
+    pub fn prefetch(&mut self) {
         for _ in 0..self.lines {
             let Some(place) = self.places.last_mut() else { return };
             // SAFETY: a hint; it reads nothing.
@@ -195,9 +205,9 @@ impl Ahead {
     }
 }
 
-/// Bytes of a line of the cache.
+/// Bytes per cache line.
 const LINE: usize = 64;
 
-/// Lines asked for at a time, at most: where a call would have to ask for more, memory is too slow for the arithmetic, and
-/// reads in order, which the processor foresees by itself, are better undisturbed.
-const ASKED: usize = 80;
+/// Maximum number of lines to prefetch per call. Where more would be needed, the computation is memory-bound, and
+/// sequential reads are best left to the hardware prefetcher.
+const MOST_LINES: usize = 80;

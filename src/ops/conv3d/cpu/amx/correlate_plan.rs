@@ -1,51 +1,53 @@
-//! How wgrad in tiles cuts its work into bands, shares and sets: by the extents alone.
+//! How wgrad on AMX tiles divides its work into bands, shares and sets: by the extents alone.
 
 use super::super::super::Conv3d;
 use crate::cpu::amx::{DEPTH, SIDE, TILE};
 
-/// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
+/// Minimum positions per set, so that adding up its sums pays; maximum number of sets; maximum bytes of all their sums.
 const SET: usize = 3072;
 const SETS: usize = 8;
 const ALL_SUMS: usize = 1 << 24;
 
-/// Bytes of the second-level cache for the sums and for a band. Filters whose sums take more are dealt out, and inputs woven
-/// again for each share: not for too many.
+/// Bytes of the L2 cache: for the sums of a share, for the sums where there is only one share, and for a band. Filters
+/// whose sums take more are divided into shares, and inputs are interleaved again for each share, so shares must not be
+/// too many.
 const SHARE: usize = 5 << 18;
 const SUMS: usize = 15 << 17;
 const BAND: usize = 5 << 17;
 
-/// Fewer positions than this are not worth sets, where channels are as many as a block has columns.
+/// With fewer positions than this, and at least a block's columns of channels, sets do not pay.
 const FEW: usize = 1024;
 
-/// Columns of a block of the sums.
+/// Columns per block of the sums.
 pub(super) const BLOCK: usize = 2 * SIDE;
 
-/// How the work is cut.
+/// How the work is divided.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Numbers that lie in a row under the taps of a row, how many such pieces there are, and the numbers between them.
+    /// Contiguous numbers under the taps of a row, the number of such pieces, and the distance between them.
     pub run: usize,
     pub pieces: usize,
     pub piece_step: usize,
-    /// Tiles of columns of a piece, and of all.
+    /// Tiles of columns per piece, and in all.
     pub piece_columns: usize,
     pub columns: usize,
-    /// Tiles of filters of a share, and how many shares there are.
+    /// Tiles of filters per share, and the number of shares.
     pub filters: usize,
     pub shares: usize,
     /// Pairs of positions in a row.
     pub pairs: usize,
-    /// Rows of positions of a band, and how many bands make a frame.
+    /// Rows of positions per band, and bands per frame.
     pub rows: usize,
     pub bands: usize,
-    /// Input frames that a position's taps span.
+    /// Input frames that the taps of a position span.
     pub ring: usize,
     pub sets: usize,
-    /// Numbers of the sums of a share: taps, blocks of 32 columns, and in each a row a filter.
+    /// Numbers of the sums of a share: taps, then blocks of 32 columns, each with a row per filter.
     pub of_share: usize,
-    /// Whether sums are too many for bands, or positions too few, or rows so few and short that bands leave steps empty.
+    /// Whether [`correlate_flat`](super::correlate_flat) is used: there are too many sums for bands, too few positions,
+    /// or rows so few and short that bands leave steps empty.
     pub flat: bool,
-    /// Positions of all steps, those that are none included.
+    /// Positions of all steps, including the unused ones.
     pub stepped: usize,
 }
 
@@ -69,7 +71,7 @@ impl Plan {
         let positions = p.n * frames * height * width;
         let sets = (positions / SET).next_power_of_two().min(SETS).min(ALL_SUMS / sums).max(2);
 
-        // The tallest band that fits, of those the one that wastes the least.
+        // The tallest bands that fit; among those, the one that wastes the fewest positions.
         let bytes = |rows: usize| {
             let inputs = ((rows - 1) * win.stride[1] + (p.kernel[1] - 1) * dh + 1) * pairs * columns * ring;
             64 * numbers * (inputs + rows * pairs * filters)
@@ -105,7 +107,7 @@ impl Plan {
     }
 }
 
-/// Rows of the input that so many rows of positions span.
+/// Rows of the input that `rows` rows of positions span.
 pub(super) fn phase_rows(p: &Conv3d, rows: usize) -> usize {
     let win = &p.geometry.window;
     (rows - 1) * win.stride[1] + (p.kernel[1] - 1) * win.dilation[1] + 1

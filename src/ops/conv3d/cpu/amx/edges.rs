@@ -1,4 +1,4 @@
-//! A test: wgrad in tiles touches nothing outside of its operands and its result.
+//! A test that wgrad on AMX tiles does not access memory outside its operands and its result.
 
 use super::correlate::{applies, run};
 use super::correlate_operands::Numbers;
@@ -8,7 +8,7 @@ use crate::ops::conv3d::cases::SMALL;
 use crate::tensor::Tensor;
 use half::bf16;
 
-/// Numbers whose last is followed, or whose first is preceded, by a page that nobody may touch.
+/// Numbers directly followed, or directly preceded, by an inaccessible page.
 struct Edge<T> {
     map: *mut u8,
     bytes: usize,
@@ -23,7 +23,7 @@ impl<T: Copy> Edge<T> {
         let inner = size_of_val(values).next_multiple_of(PAGE);
         let bytes = inner + 2 * PAGE;
         let (read, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: fresh memory, of which all but the first and the last page may be used.
+        // SAFETY: fresh memory; only the inner pages are made accessible.
         unsafe {
             let map = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, private, -1, 0).cast::<u8>();
             assert_eq!(libc::mprotect(map.add(PAGE).cast(), inner, read), 0);
@@ -34,7 +34,7 @@ impl<T: Copy> Edge<T> {
     }
 
     fn get(&mut self) -> &mut [T] {
-        // SAFETY: so many were written.
+        // SAFETY: `len` numbers were written.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
     }
 }
@@ -60,7 +60,7 @@ fn nothing_outside_is_touched() {
             let (mut narrow_x, mut narrow_dy) = (Edge::new(&narrow_x, at_end), Edge::new(&narrow_dy, at_end));
             let mut dw = [(); 3].map(|()| Edge::new(&vec![f32::NAN; p.w_shape().len()], at_end));
             let [a, b, c] = &mut dw;
-            // SAFETY: the test asked; the operands are of `p`.
+            // SAFETY: the test checked that AMX is available; the operands are of `p`.
             unsafe {
                 run(&p, Numbers::Bf16(narrow_x.get()), None, Numbers::Bf16(narrow_dy.get()), a.get()).unwrap();
                 run(&p, Numbers::F32(x.get(), 2), None, Numbers::F32(dy.get(), 2), b.get()).unwrap();
@@ -68,7 +68,7 @@ fn nothing_outside_is_touched() {
             }
             assert!(a.get() == b.get() && a.get() == c.get(), "{p:?}");
             if [1, 2, 3].iter().all(|&parts| applies(&p, parts)) {
-                // A prologue of small whole numbers, so that all forms are exact.
+                // A prologue of small integers, so that all precisions are exact.
                 let number = |i: usize| (i % 3) as f32;
                 let array: Vec<f32> = (0..p.c).map(number).collect();
                 let array = Tensor::from_f32([p.c], &array).unwrap();

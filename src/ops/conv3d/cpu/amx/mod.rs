@@ -1,7 +1,8 @@
-//! The CPU path on tiles: bf16 tensors, and f32 ones whose products are formed from bf16 parts.
+//! Convolution on AMX tiles: bf16 tensors, and f32 tensors split into bf16 terms.
 //!
-//! Of fprop, positions are the rows of tiles ([`slab`]), channels their columns ([`panels`]), and taps are steps of one sum
-//! ([`product`]). dgrad is the same with turned filters, one residue class modulo the stride after another. [`correlate`] is wgrad.
+//! In fprop, positions are the rows of tiles ([`slab`]), output channels their columns ([`panels`]), and taps are steps
+//! of one sum ([`product`]). dgrad is the same with transposed filters, for one residue class modulo the stride after
+//! another. wgrad is in [`correlate`].
 
 pub(super) mod choice;
 pub(super) mod correlate;
@@ -25,8 +26,8 @@ use crate::tensor::Tensor;
 use half::bf16;
 pub(super) use number::Number;
 
-/// What a convolution reads: these numbers, or what its prologue, normalisation and ReLU, makes of them. The latter is nowhere
-/// in memory but in copies in the cache.
+/// The input of a convolution: these numbers, or the result of its prologue (normalisation and ReLU) on them. That
+/// result is never stored as a tensor; it exists only in packed copies in the cache.
 pub(super) struct Input<'a, S> {
     numbers: &'a [S],
     prologue: Option<&'a Lines>,
@@ -37,12 +38,12 @@ impl<'a, S: Number> Input<'a, S> {
         Input { numbers: S::of(x), prologue }
     }
 
-    /// Whether tiles can read them where they lie.
+    /// Whether tiles can load the numbers from where they are stored.
     fn stored(&self) -> bool {
         S::STORED && self.prologue.is_none()
     }
 
-    /// Parts of whole pixels of one sample: `len` numbers from `first` on, as [`Number::spread`].
+    /// Splits complete pixels of one sample into bf16 terms: `len` numbers from `first` on, as [`Number::spread`].
     ///
     /// # Safety
     /// `Isa::Amx` is available.
@@ -60,7 +61,7 @@ impl<'a, S: Number> Input<'a, S> {
     }
 }
 
-/// `y` by as many parts as [`choice::parts`] said, `w` being of type `S`.
+/// Computes `y` with `planes` bf16 terms per number ([`choice::parts`]); `w` is of type `S`.
 pub(super) fn fprop<S: Number>(
     p: &Conv3d,
     planes: usize,
@@ -71,7 +72,7 @@ pub(super) fn fprop<S: Number>(
     S::try_build(p.y_shape(), |y| product::run(vec![Plan::apart(p)], planes, x, S::of(w), false, y, finish))
 }
 
-/// `dx`, likewise, `dy` and `w` being of type `S`.
+/// Computes `dx` likewise; `dy` and `w` are of type `S`.
 pub(super) fn dgrad<S: Number>(
     p: &Conv3d,
     planes: usize,

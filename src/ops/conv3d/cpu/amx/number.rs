@@ -1,4 +1,4 @@
-//! The number types that tensors are stored in, as the tiles' code reads and writes them.
+//! The data types of tensors, as the AMX code reads and writes them.
 
 use crate::cpu::amx;
 use crate::ops::batch_norm::lines::Line;
@@ -6,31 +6,31 @@ use crate::ops::lanes::Stored;
 use half::bf16;
 use std::ops::Range;
 
-/// Positions of a block of products, and channels.
+/// Positions, and channels, of a block of products.
 pub(super) const BLOCK: usize = 32;
 
-/// A stored number.
+/// A data type in which tensors are stored.
 pub(in crate::ops::conv3d) trait Number: Stored {
-    /// Whether it is what tiles read.
+    /// Whether tiles can load it directly.
     const STORED: bool;
 
-    /// `planes` parts of each number, the planes `pitch` apart.
+    /// Splits each number into `planes` bf16 terms, stored in planes `pitch` apart.
     ///
     /// # Safety
     /// `Isa::Amx` is available.
     unsafe fn spread(from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
 
-    /// [`Number::spread`] of what a normalisation and ReLU make of the numbers, a line or its beginning.
+    /// [`Number::spread`] of the result of normalisation and ReLU on the numbers, which are a line or its beginning.
     ///
     /// # Safety
     /// `Isa::Amx` is available.
     unsafe fn spread_after(line: &Line, from: &[Self], to: &mut [bf16], pitch: usize, planes: usize);
 
-    /// Writes the first `columns` of each row of sums ([`BLOCK`] wide) `channel` numbers behind where `to` says, unless that
-    /// is null.
+    /// Writes the first `columns` sums of each row (rows are [`BLOCK`] wide) to `to[row] + channel`, unless that
+    /// pointer is null.
     ///
     /// # Safety
-    /// `Isa::Amx` is available; there are as many rows as `to` has places, each of them null or good for `columns`.
+    /// `Isa::Amx` is available; there are as many rows as entries in `to`, each of them null or writable for `columns`.
     unsafe fn store(sums: *const f32, to: &[*mut Self], channel: usize, columns: usize);
 }
 
@@ -46,7 +46,7 @@ impl Number for bf16 {
     unsafe fn spread_after(line: &Line, from: &[bf16], to: &mut [bf16], _: usize, _: usize) {
         let (len, numbers) = (from.len(), line.numbers(from.len()));
         // SAFETY: as the caller vouches; all are as long as `from`.
-        unsafe { x86::rectify(numbers, from.as_ptr(), to[..len].as_mut_ptr(), len) }
+        unsafe { x86::norm_relu(numbers, from.as_ptr(), to[..len].as_mut_ptr(), len) }
     }
 
     unsafe fn store(sums: *const f32, to: &[*mut bf16], channel: usize, columns: usize) {
@@ -83,9 +83,9 @@ impl Number for f32 {
         // SAFETY: as the caller vouches; all are as long as `from`.
         unsafe {
             match planes {
-                1 => x86::rectify_split::<1>(numbers, from.as_ptr(), to, pitch, len),
-                2 => x86::rectify_split::<2>(numbers, from.as_ptr(), to, pitch, len),
-                _ => x86::rectify_split::<3>(numbers, from.as_ptr(), to, pitch, len),
+                1 => x86::norm_relu_split::<1>(numbers, from.as_ptr(), to, pitch, len),
+                2 => x86::norm_relu_split::<2>(numbers, from.as_ptr(), to, pitch, len),
+                _ => x86::norm_relu_split::<3>(numbers, from.as_ptr(), to, pitch, len),
             }
         }
     }
@@ -96,7 +96,7 @@ impl Number for f32 {
     }
 }
 
-/// `count` pixels of `c` numbers, fewer than 32, to `pitch` apart, with zeros between.
+/// Copies `count` pixels of `c` numbers, fewer than 32, to a distance of `pitch`, with zeros between.
 ///
 /// # Safety
 /// `Isa::Amx` is available; both arrays have as many pixels.
@@ -106,12 +106,12 @@ pub(super) unsafe fn widen_pixels(from: &[bf16], c: usize, to: &mut [bf16], pitc
     unsafe { x86::widen_pixels(from.as_ptr(), c, to.as_mut_ptr(), pitch, count) }
 }
 
-/// The tile of B whose columns are rows of numbers in memory: `rows` of them, of which those from `numbers.start` on up to
-/// `numbers.end` are read, others being 0.
+/// Builds a tile of B whose columns are rows of numbers in memory: `rows` of them, of which the numbers from
+/// `numbers.start` up to `numbers.end` are read; the others are 0.
 ///
 /// # Safety
 /// `Isa::Amx` is available; those numbers of `rows ≤ 16` rows, `step` apart, are readable; `to` has `depth·16` numbers.
-pub(super) unsafe fn turn(
+pub(super) unsafe fn transpose(
     from: *const bf16,
     step: usize,
     rows: usize,
@@ -121,13 +121,14 @@ pub(super) unsafe fn turn(
 ) {
     debug_assert!(to.len() >= depth * 16 && rows <= 16 && numbers.end <= BLOCK);
     // SAFETY: as the caller vouches.
-    unsafe { x86::turn(from, step, rows, numbers, to.as_mut_ptr(), depth / 2) }
+    unsafe { x86::transpose(from, step, rows, numbers, to.as_mut_ptr(), depth / 2) }
 }
 
-/// Two rows of up to 32 numbers in memory, or zeros where one is null, as a row of each of two tiles of B.
+/// Interleaves two rows of up to 32 numbers in memory (zeros for a null pointer) into a row of each of two tiles of B.
 ///
 /// # Safety
-/// `Isa::Amx` is available; `columns` of each row are readable, and `to` has 32 numbers in two places, `second` apart.
+/// `Isa::Amx` is available; `columns` of each row are readable, and `to` has space for 32 numbers in each of two
+/// places, `second` apart.
 pub(super) unsafe fn pair(rows: [*const bf16; 2], columns: usize, to: *mut bf16, second: usize) {
     // SAFETY: as the caller vouches.
     unsafe { x86::pair(rows, columns, to, second) }
@@ -136,7 +137,7 @@ pub(super) unsafe fn pair(rows: [*const bf16; 2], columns: usize, to: *mut bf16,
 mod x86 {
     use super::BLOCK;
     use crate::cpu::amx::x86::{plane, wide};
-    use crate::ops::lanes::ahead;
+    use crate::ops::lanes::prefetch_ahead;
     use half::bf16;
     use std::arch::x86_64::*;
     use std::ops::Range;
@@ -145,25 +146,25 @@ mod x86 {
         if n >= 32 { u32::MAX } else { (1 << n) - 1 }
     }
 
-    /// `max(0, (x - mean) · scale + shift)`, rounded as everywhere; a NaN stays.
+    /// `max(0, (x - mean) · scale + shift)`, rounded as in the vector code; NaN is propagated.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn rectified(x: __m512, [mean, scale, shift]: [__m512; 3]) -> __m512 {
+    fn normalised(x: __m512, [mean, scale, shift]: [__m512; 3]) -> __m512 {
         let z = _mm512_add_ps(_mm512_mul_ps(_mm512_sub_ps(x, mean), scale), shift);
         _mm512_max_ps(_mm512_setzero_ps(), z)
     }
 
-    /// Subnormal results may become 0, as which tiles read them.
+    /// Subnormal results may become 0, which is also how tiles read them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn rectify(line: [*const f32; 3], from: *const bf16, to: *mut bf16, len: usize) {
+    pub(super) unsafe fn norm_relu(line: [*const f32; 3], from: *const bf16, to: *mut bf16, len: usize) {
         for at in (0..len).step_by(32) {
             let mask = first(len - at);
-            ahead(from.wrapping_add(at));
+            prefetch_ahead(from.wrapping_add(at));
             let half = |at: usize, mask: u16| {
                 // SAFETY: the caller vouches for the numbers under the mask.
                 unsafe {
                     let numbers = line.map(|p| _mm512_maskz_loadu_ps(mask, p.wrapping_add(at)));
-                    rectified(wide(_mm256_maskz_loadu_epi16(mask, from.wrapping_add(at).cast())), numbers)
+                    normalised(wide(_mm256_maskz_loadu_epi16(mask, from.wrapping_add(at).cast())), numbers)
                 }
             };
             let (low, high) = (half(at, mask as u16), half(at + 16, (mask >> 16) as u16));
@@ -175,9 +176,9 @@ mod x86 {
         }
     }
 
-    /// In `P` parts, `pitch` apart.
+    /// In `P` bf16 terms, `pitch` apart.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn rectify_split<const P: usize>(
+    pub(super) unsafe fn norm_relu_split<const P: usize>(
         line: [*const f32; 3],
         from: *const f32,
         to: *mut bf16,
@@ -186,11 +187,11 @@ mod x86 {
     ) {
         for at in (0..len).step_by(16) {
             let mask = first(len - at) as u16;
-            ahead(from.wrapping_add(at));
+            prefetch_ahead(from.wrapping_add(at));
             // SAFETY: the caller vouches for the numbers under the mask.
             unsafe {
                 let numbers = line.map(|p| _mm512_maskz_loadu_ps(mask, p.add(at)));
-                let mut rest = rectified(_mm512_maskz_loadu_ps(mask, from.add(at)), numbers);
+                let mut rest = normalised(_mm512_maskz_loadu_ps(mask, from.add(at)), numbers);
                 for part in 0..P {
                     let (rounded, left) = plane(rest);
                     _mm256_mask_storeu_epi16(to.add(part * pitch + at).cast(), mask, rounded);
@@ -232,7 +233,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     pub(super) unsafe fn widen_pixels(from: *const bf16, c: usize, to: *mut bf16, pitch: usize, count: usize) {
-        // As many pixels as a vector has room for at once: number `i` of theirs is number `source[i]` of the input's.
+        // As many pixels at once as fit into a vector: lane `i` takes number `source[i]` of the input.
         let at_once = (32 / pitch).max(1);
         let mut source = [0u16; 32];
         let mut kept = 0u32;
@@ -246,7 +247,7 @@ mod x86 {
         let source = unsafe { _mm512_loadu_epi16(source.as_ptr().cast()) };
         for p in (0..count).step_by(at_once) {
             let pixels = at_once.min(count - p);
-            // SAFETY: the masks cover whole pixels that the caller vouches for.
+            // SAFETY: the masks cover complete pixels that the caller vouches for.
             unsafe {
                 let v = _mm512_maskz_loadu_epi16(first(pixels * c), from.add(p * c).cast());
                 let v = _mm512_maskz_permutexvar_epi16(kept, source, v);
@@ -256,7 +257,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn turn(
+    pub(super) unsafe fn transpose(
         from: *const bf16,
         step: usize,
         rows: usize,
@@ -264,7 +265,7 @@ mod x86 {
         to: *mut bf16,
         depth: usize,
     ) {
-        // Pairs of numbers are the elements: 16 rows of 16 become columns, by powers of two.
+        // A 16x16 transpose of 32-bit elements (pairs of numbers), in steps of powers of two.
         let mut a = [_mm512_setzero_si512(); 16];
         let mask = first(numbers.end) & !first(numbers.start);
         for (i, a) in a.iter_mut().enumerate().take(rows) {
@@ -282,7 +283,7 @@ mod x86 {
             a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
             a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
         }
-        // Now `a[4g + j]` holds in its lane `l` element `4l + j` of rows `4g..4g + 4`.
+        // Now lane `l` of `a[4g + j]` holds element `4l + j` of rows `4g..4g + 4`.
         for j in 0..4 {
             let low = [_mm512_shuffle_i32x4::<0x44>(a[j], a[4 + j]), _mm512_shuffle_i32x4::<0x44>(a[8 + j], a[12 + j])];
             let high =
@@ -316,7 +317,7 @@ mod x86 {
             false => unsafe { _mm512_maskz_loadu_epi16(mask, row.cast()) },
         };
         let [a, b] = rows.map(read);
-        // SAFETY: the caller vouches for both places; an array has 32 numbers of 16 bits.
+        // SAFETY: the caller vouches for both places; the index array has 32 numbers of 16 bits.
         unsafe {
             let low = _mm512_loadu_si512(LOW.as_ptr().cast());
             let high = _mm512_add_epi16(low, _mm512_set1_epi16(16));

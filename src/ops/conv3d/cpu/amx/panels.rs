@@ -1,4 +1,4 @@
-//! Filters as tiles: which numbers a step multiplies, and the panels of B in the order of the steps.
+//! Packed filters: which numbers each step multiplies, and the panels of tiles of B in the order of the steps.
 
 use super::super::plan::Plan;
 use super::number::{self, BLOCK, Number};
@@ -7,15 +7,15 @@ use crate::cpu::amx::{DEPTH, SIDE, Step};
 use half::bf16;
 use std::ops::Range;
 
-/// Pixels that a position's taps read side by side, and which taps those are.
+/// Adjacent pixels that the taps of a position read, and which taps those are.
 #[derive(Clone, Debug)]
 struct Run {
-    /// Column of the first, from the position's.
+    /// Column of the first pixel, relative to the position's.
     delta: isize,
     taps: Vec<usize>,
 }
 
-/// A step: taps in time and along rows, run, and the piece of it.
+/// A step: its tap along time, its tap along the rows of a frame, its run, and the piece of the run.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     t: usize,
@@ -24,31 +24,32 @@ struct Place {
     piece: usize,
 }
 
-/// Positions that share their taps (all of fprop's, one class of remainders of dgrad's) and the steps that give them.
+/// Positions that share their taps (all of fprop's, one residue class of dgrad's), and the steps that compute them.
 #[derive(Debug)]
 pub(super) struct Class {
     pub plan: Plan,
     runs: Vec<Run>,
-    /// Numbers of a run, and of a step.
+    /// Numbers per run, and per step.
     len: usize,
     pub depth: usize,
     places: Vec<Place>,
-    /// Places that are multiplied before the next block of channels is.
+    /// Steps that are multiplied for one block of channels before the next block.
     pub segments: Vec<Range<usize>>,
     channels: usize,
     planes: usize,
 }
 
-/// Bytes of the input that the steps of a segment read, so that they stay in the first-level cache while filters pass by.
+/// Bytes of the input that the steps of a segment read, so that they stay in the L1 cache while all blocks of filters
+/// use them.
 const KEPT: usize = 14 << 10;
 
-/// Steps that a segment has at least: its sums are loaded and stored again.
+/// Minimum number of steps of a segment, since its sums are loaded and stored once per segment.
 const STEPS: usize = 18;
 
 impl Class {
     pub fn new(plan: Plan, layout: &Layout) -> Self {
         let [at, ah, aw] = &plan.axes;
-        // Neighbouring pixels make one run where that saves steps and there is nothing between them.
+        // Adjacent pixels are merged into one run where that saves steps and the pixels are contiguous.
         let side_by_side = layout.every == 1 && aw.taps.windows(2).all(|t| t[1].delta == t[0].delta + 1);
         let merged = side_by_side && layout.pitch == layout.channels && !layout.channels.is_multiple_of(DEPTH);
         let runs: Vec<Run> = if merged {
@@ -60,12 +61,14 @@ impl Class {
         let len = runs[0].taps.len() * pixel;
         let (depth, pieces) = (len.min(DEPTH), len.div_ceil(DEPTH));
 
-        // What a piece of all taps reads of the pixels around a block: whole pixels apart, so its bytes are its own.
+        // Bytes that one piece of all taps reads around a block of positions. Pixels are far apart, so no cache lines
+        // are shared between pieces.
         let rows = BLOCK.div_ceil(layout.across) + ah.taps.len();
         let pixels = if ah.taps.len() == 1 { BLOCK } else { (rows * layout.across).min(BLOCK * ah.taps.len()) };
         let of_piece = at.taps.len() * pixels * layout.column_step * 2 * DEPTH;
-        // With several parts there are more products for what is loaded, and with taps beside each other neighbours read the
-        // same: there sums in memory cost more than the second-level cache, unless a piece is small.
+        // Segments cost loads and stores of sums in memory. With several bf16 terms there are more products per loaded
+        // number, and with adjacent taps neighbouring positions read the same numbers: then reading from the L2 cache
+        // is cheaper than segments, unless a piece is small.
         let beside = ah.taps.len() * runs.len() > 1;
         let strided = ah.step * aw.step > 1;
         let at_once = if layout.planes > 1 || beside && (strided || of_piece > KEPT) {
@@ -91,17 +94,17 @@ impl Class {
         Class { channels: pixel, planes: layout.planes, plan, runs, len, depth, places, segments }
     }
 
-    /// The first number that a piece reads: the last ends with its run.
+    /// The first number that a piece reads: the last piece ends where its run ends.
     fn start(&self, piece: usize) -> usize {
         (piece * DEPTH).min(self.len - self.depth)
     }
 
-    /// Numbers of a tile of B.
+    /// Numbers per tile of B.
     fn tile(&self) -> usize {
         self.depth * SIDE
     }
 
-    /// Numbers of one block's panel.
+    /// Numbers per panel of one block.
     pub fn panel(&self) -> usize {
         self.places.len() * self.planes * 2 * self.tile()
     }
@@ -111,7 +114,7 @@ impl Class {
         (2 * self.tile()) as isize
     }
 
-    /// The steps of one segment for positions of which the taps in time `inside` count.
+    /// The steps of one segment, for positions at which the taps along time that are `inside` read the clip.
     pub fn steps(&self, layout: &Layout, segment: &Range<usize>, inside: &[bool]) -> Vec<Step> {
         let mut steps = Vec::new();
         for (i, place) in segment.clone().zip(&self.places[segment.clone()]).filter(|(_, p)| inside[p.t]) {
@@ -124,12 +127,12 @@ impl Class {
         steps
     }
 
-    /// Packs the filters of output channels `block·32..` of `w`. With `turned`, contraction is over the first index of `w`
-    /// and the last is the result's.
+    /// Packs the filters of output channels `block·32..` of `w`. If `transposed`, the filters are transposed: the
+    /// contraction is over the first index of `w`, and the last index is the output channel.
     ///
     /// # Safety
     /// `Isa::Amx` is available; `panel` has [`Class::panel`] numbers.
-    pub unsafe fn pack<S: Number>(&self, w: &[S], turned: bool, block: usize, panel: &mut [bf16]) {
+    pub unsafe fn pack<S: Number>(&self, w: &[S], transposed: bool, block: usize, panel: &mut [bf16]) {
         let (c, k) = (self.plan.pitch, self.plan.out_pitch);
         let taps: usize = self.plan.kernel.iter().product();
         let [_, kh, kw] = self.plan.kernel;
@@ -141,17 +144,17 @@ impl Class {
             let run = &self.runs[place.run];
             let tap = (at.taps[place.t].index * kh + ah.taps[place.h].index) * kw;
             let start = self.start(place.piece);
-            // Numbers before these are another piece's, too.
+            // Numbers before these belong to another piece, too.
             let fresh = place.piece * DEPTH - start..(start + self.depth).min(self.len) - start;
-            // Where a number's filters begin, unless it fills up an odd pixel.
+            // Where the filters of number `e` begin; `None` for the padding of an odd pixel.
             let at = |e: usize, row: usize| {
                 let (of_run, channel) = ((start + e) / self.channels, (start + e) % self.channels);
                 let (tap, own) = (tap + run.taps[of_run], channel < c);
-                let [outer, inner] = if turned { [channel, row] } else { [row, channel] };
-                own.then(|| (outer * taps + tap) * if turned { k } else { c } + inner)
+                let [outer, inner] = if transposed { [channel, row] } else { [row, channel] };
+                own.then(|| (outer * taps + tap) * if transposed { k } else { c } + inner)
             };
             let columns = (k - block * BLOCK).min(BLOCK);
-            if turned {
+            if transposed {
                 for plane in 0..self.planes {
                     if stored.is_none() && plane == 0 {
                         for e in fresh.clone() {
@@ -169,7 +172,7 @@ impl Class {
                     };
                     for pair in 0..self.depth / 2 {
                         let to = &mut to[plane * 2 * self.tile() + pair * BLOCK..][..self.tile() + BLOCK];
-                        // SAFETY: as the caller vouches; `columns` of a row are there.
+                        // SAFETY: as the caller vouches; `columns` numbers of a row are there.
                         unsafe {
                             number::pair([row(2 * pair), row(2 * pair + 1)], columns, to.as_mut_ptr(), self.tile())
                         };
@@ -184,15 +187,17 @@ impl Class {
                 if let (Some(w), true) = (stored, together) {
                     let from = w.wrapping_add(at(fresh.start, first).unwrap_or(0)).wrapping_sub(fresh.start);
                     let whole = fresh.start..fresh.end.min(if run.taps.len() == 1 { c - start } else { DEPTH });
-                    // SAFETY: as the caller vouches; a run's numbers lie together in a filter.
-                    unsafe { number::turn(from, taps * c, rows, whole, &mut to[side * self.tile()..], self.depth) };
+                    // SAFETY: as the caller vouches; the numbers of a run are contiguous in a filter.
+                    unsafe {
+                        number::transpose(from, taps * c, rows, whole, &mut to[side * self.tile()..], self.depth)
+                    };
                     continue;
                 }
                 parts.fill(bf16::ZERO);
                 for j in 0..rows {
                     let mut e = fresh.start;
                     while e < fresh.end {
-                        // A stretch of one tap's channels.
+                        // A range of channels of one tap.
                         let end = fresh.end.min(((start + e) / self.channels + 1) * self.channels - start);
                         if let Some(at) = at(e, first + j) {
                             let count = (end - e).min(c - (start + e) % self.channels);
@@ -207,7 +212,7 @@ impl Class {
                     let from = parts[plane * DEPTH * BLOCK..].as_ptr();
                     let to = &mut to[(plane * 2 + side) * self.tile()..];
                     // SAFETY: as the caller vouches; there are 32 numbers for each of 32 rows.
-                    unsafe { number::turn(from, DEPTH, rows, 0..DEPTH, to, self.depth) };
+                    unsafe { number::transpose(from, DEPTH, rows, 0..DEPTH, to, self.depth) };
                 }
             }
         }

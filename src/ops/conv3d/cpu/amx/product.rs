@@ -1,4 +1,4 @@
-//! Products of slabs with panels: which positions and channels a task takes, and in what order.
+//! Products of slabs with panels: which positions and channels each task computes, and in what order.
 
 use super::super::epilogue::{Finish, Strips};
 use super::super::plan::{Plan, Rows};
@@ -13,44 +13,45 @@ use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Bytes of a slab: with the filters beside it, it stays in the second-level cache.
+/// Bytes of a slab: together with the filters it stays in the L2 cache.
 const SLAB: usize = 640 << 10;
 
-/// Bytes of the panels that a task reads again and again.
+/// Bytes of the panels that a task reads repeatedly.
 const PANELS: usize = 1280 << 10;
 
-/// Tasks to aim at.
+/// Target number of tasks.
 const TASKS: usize = 8;
 
-/// Where all tasks write, each its own positions and channels.
+/// The result, to which all tasks write at disjoint positions and channels.
 struct Out<S>(*mut S);
 
 // SAFETY: tasks write disjoint elements: other positions, or other channels of them.
 unsafe impl<S> Sync for Out<S> {}
 
-/// One call's work, ready to be shared out.
+/// The work of one call, before it is divided into tasks.
 struct Job<'a, 'e, S> {
     layout: Layout,
     classes: Vec<Class>,
     plans: Vec<Plan>,
-    /// Where each class's panels begin.
+    /// Index of the first panel of each class.
     firsts: Vec<usize>,
     panels: Buffer<bf16>,
     x: Input<'a, S>,
     out: Out<S>,
     k: usize,
     strips: Strips<'e, S>,
-    /// Samples of a part of the sums.
+    /// Samples per part of the epilogue's sums.
     samples: usize,
 }
 
-/// Writes every position of `plans`, which read `x` and divide `out` among them. `turned` says how the filters lie.
+/// Computes every position of `plans`, which read `x` and together cover `out`. `transposed` says whether the filters are
+/// transposed.
 pub(super) fn run<S: Number>(
     plans: Vec<Plan>,
     planes: usize,
     x: Input<S>,
     w: &[S],
-    turned: bool,
+    transposed: bool,
     out: &mut [S],
     finish: &mut Finish<S>,
 ) -> Result<()> {
@@ -90,8 +91,8 @@ pub(super) fn run<S: Number>(
                 rest = behind;
             }
         }
-        // SAFETY: this module is for `Isa::Amx` alone.
-        all.into_par_iter().for_each(|(class, block, panel)| unsafe { class.pack(w, turned, block, panel) });
+        // SAFETY: this module runs only with `Isa::Amx`.
+        all.into_par_iter().for_each(|(class, block, panel)| unsafe { class.pack(w, transposed, block, panel) });
     }
 
     let strips = finish.begin(units.len(), out.as_mut_ptr());
@@ -102,12 +103,12 @@ pub(super) fn run<S: Number>(
     Ok(())
 }
 
-/// Frames and rows of a unit: few enough for the cache, enough for all threads, with little copied twice.
+/// Frames and rows per unit: few enough for the cache, enough for all threads, with little copied twice.
 fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
     let [t, h, w] = [0, 1, 2].map(|a| widest(plans, a));
     let n = plans[0].n;
     let taps: usize = plans.iter().map(|p| p.taps().count()).sum();
-    // What copying a number costs, measured in what multiplying it does.
+    // The measured cost of copying a number, relative to multiplying it.
     let copying = 250.0 / (taps * k) as f64;
     let pieces = |all: usize| {
         let mut sizes: Vec<usize> = (1..=all).map(|parts| all.div_ceil(parts)).collect();
@@ -120,7 +121,7 @@ fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
             let layout = Layout::new(plans, planes, stored, [frames, rows]);
             let last = (h - 1) % rows + 1;
             if layout.direct && rows < h && last * w < SIDE {
-                continue; // a tile must find 16 positions
+                continue; // a tile needs 16 positions
             }
             let bytes =
                 if layout.direct { 2 * (plans[0].pitch + k) * rows * w * frames.min(4) } else { 2 * layout.len() };
@@ -140,18 +141,18 @@ fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
     best.1
 }
 
-/// Positions computed together, and where they go.
+/// Positions computed together, and where their results go.
 struct Positions<'a, S> {
-    /// The first position's number of the input.
+    /// Address of the first position in the input.
     base: *const bf16,
     steps: &'a [Vec<Step>],
     to: &'a [*mut S],
-    /// Positions from the first tile's to the second's; `None` where there is one tile.
+    /// Positions from the first tile's to the second's; `None` if there is only one tile.
     second: Option<usize>,
 }
 
 impl<S: Number> Job<'_, '_, S> {
-    /// All units, with all blocks of channels.
+    /// Computes all units, with all blocks of channels.
     fn run(&self, units: &[Unit], parts: usize, blocks: usize) {
         let of_part = |part: usize| blocks * part / parts..blocks * (part + 1) / parts;
         let len = self.layout.len();
@@ -159,7 +160,7 @@ impl<S: Number> Job<'_, '_, S> {
             (0..parts * units.len()).into_par_iter().with_max_len(1).for_each(|task| {
                 let (part, unit) = (task / units.len(), &units[task % units.len()]);
                 let mut slab = Buffer::<bf16>::workspace(len);
-                // SAFETY: this module is for `Isa::Amx` alone.
+                // SAFETY: this module runs only with `Isa::Amx`.
                 unsafe {
                     if len > 0 {
                         self.layout.fill(&self.plans, unit, &self.x, slab.as_mut_slice());
@@ -169,7 +170,7 @@ impl<S: Number> Job<'_, '_, S> {
             });
             return;
         }
-        // Several tasks read each slab: all of them first.
+        // Several tasks read each slab, so all slabs are filled first.
         let mut slabs = Buffer::<bf16>::workspace(len * units.len());
         slabs.as_mut_slice().par_chunks_exact_mut(len).zip(units).for_each(|(slab, unit)| {
             // SAFETY: as above.
@@ -183,7 +184,7 @@ impl<S: Number> Job<'_, '_, S> {
         });
     }
 
-    /// All positions of a unit in some blocks of channels.
+    /// Computes all positions of a unit in some blocks of channels.
     ///
     /// # Safety
     /// `Isa::Amx` is available; `slab` was filled for `unit`, unless the layout is direct.
@@ -197,7 +198,7 @@ impl<S: Number> Job<'_, '_, S> {
             if qt.is_empty() || qh.is_empty() || aw.count == 0 {
                 continue;
             }
-            // SAFETY: as the caller vouches; nothing below enters rayon.
+            // SAFETY: as the caller vouches; nothing below calls into rayon.
             let tiles = unsafe { Tiles::new(class.depth) };
             let panels = &self.panels.as_slice()[first..];
             let inside = |q: usize| -> Vec<bool> { at.taps.iter().map(|t| t.inside.contains(&q)).collect() };
@@ -216,7 +217,7 @@ impl<S: Number> Job<'_, '_, S> {
                 for q in (q..end).step_by(together) {
                     let base = if self.layout.direct {
                         let first = (unit.n * at.extent + q * at.step) * self.layout.frame_pitch;
-                        let x: *const bf16 = self.x.numbers.as_ptr().cast(); // of that type, or the layout was not direct
+                        let x: *const bf16 = self.x.numbers.as_ptr().cast(); // of that type, or the layout is not direct
                         x.wrapping_add(first + unit.h.start * self.layout.row_pitch)
                     } else {
                         let frame = (q * at.step) as isize - frames.start as isize;
@@ -226,7 +227,7 @@ impl<S: Number> Job<'_, '_, S> {
                     let rows = if together == 1 { qh.len() } else { together * unit.h.len() };
                     let count = (rows - 1) * across + aw.count;
                     for f in (0..count).step_by(BLOCK) {
-                        // No tile of the input itself may end behind it.
+                        // No tile may extend past the end of the input itself.
                         let latest = if self.layout.direct { count - SIDE } else { usize::MAX };
                         let starts = [f, f + SIDE].map(|s| s.min(latest));
                         let two = f + SIDE < count;
@@ -234,7 +235,7 @@ impl<S: Number> Job<'_, '_, S> {
                         for (tile, to) in to.chunks_exact_mut(SIDE).enumerate().take(1 + usize::from(two)) {
                             let (mut row, mut qw) = (starts[tile] / across, starts[tile] % across);
                             let mut left = count - starts[tile];
-                            // Positions before these are another tile's, too.
+                            // Positions before these belong to another tile, too.
                             let known = f + tile * SIDE - starts[tile];
                             let mut line = std::ptr::null_mut();
                             let mut at = usize::MAX;
@@ -268,13 +269,13 @@ impl<S: Number> Job<'_, '_, S> {
                             second: two.then(|| starts[1] - starts[0]),
                         };
                         debug_assert!(self.covers(class, &positions, slab));
-                        // SAFETY: every tap of these positions is in the slab or the input; they are no other task's.
+                        // SAFETY: every tap of these positions is in the slab or the input; no other task writes them.
                         unsafe { self.block(class, &tiles, panels, &positions, blocks.clone(), sums.as_mut_slice()) };
                     }
                 }
                 q = end;
             }
-            // The class's results, while they are near.
+            // Finish the class's results while they are in the cache.
             let channels = blocks.start * BLOCK..(blocks.end * BLOCK).min(self.k);
             let positions = qt.flat_map(|t| qh.clone().map(move |h| [t, h]));
             let rows = positions.map(|[t, h]| Rows {
@@ -282,12 +283,12 @@ impl<S: Number> Job<'_, '_, S> {
                 count: aw.count,
                 step: aw.out_step * plan.out_pitch,
             });
-            // SAFETY: these positions and channels are this task's, and written.
+            // SAFETY: these positions and channels belong to this task, and have been written.
             unsafe { self.strips.strip(range, unit.n / self.samples, rows, channels) };
         }
     }
 
-    /// Whether all that tiles read is inside of the slab, or the input.
+    /// Whether everything that tiles read is inside the slab, or the input.
     fn covers(&self, class: &Class, positions: &Positions<S>, slab: &[bf16]) -> bool {
         let bytes =
             if self.layout.direct { bytemuck::cast_slice(self.x.numbers) } else { bytemuck::cast_slice::<_, u8>(slab) };
@@ -303,7 +304,7 @@ impl<S: Number> Job<'_, '_, S> {
         })
     }
 
-    /// Some positions in some blocks of channels.
+    /// Computes some positions in some blocks of channels.
     unsafe fn block(
         &self,
         class: &Class,
@@ -315,11 +316,11 @@ impl<S: Number> Job<'_, '_, S> {
     ) {
         let step = 2 * self.layout.step();
         let one = class.segments.len() == 1;
-        // While tiles multiply for one block, vectors store the one before.
+        // While tiles multiply for one block, vector instructions store the block before.
         let mut waiting: Option<(usize, *const f32)> = None;
         let store = |(block, sums): (usize, *const f32)| {
             let channel = block * BLOCK;
-            // SAFETY: the places are this task's; a block's channels are no other block's.
+            // SAFETY: the places are this task's; blocks have disjoint channels.
             unsafe { S::store(sums, positions.to, channel, (self.k - channel).min(BLOCK)) };
         };
         for (i, steps) in positions.steps.iter().enumerate() {

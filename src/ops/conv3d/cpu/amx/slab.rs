@@ -1,8 +1,10 @@
-//! The input as tiles read it: rows with their padding written out, in bf16, a band of rows of some frames at a time.
+//! The input as AMX tiles read it: rows with their padding written out, in bf16, for a band of rows of some frames at a
+//! time.
 //!
-//! In a *slab* every tap is a constant distance from a position, and neighbouring positions are equally far apart across
-//! the ends of rows, so that 16 positions are always the 16 rows of a tile. Where a filter steps over rows, those that share
-//! a remainder lie together. A position past the end of a row reads something too; nobody stores what comes of it.
+//! In a *slab* every tap is at a constant distance from a position, and consecutive positions are equally far apart
+//! even across the ends of rows, so that 16 positions are always the 16 rows of a tile. For filters with a stride along
+//! rows, rows of the same residue class modulo the stride are stored together. Positions past the end of a row are
+//! computed too, and their results discarded.
 
 use super::super::plan::{Axis, Plan};
 use super::Input;
@@ -19,25 +21,25 @@ pub(super) struct Unit {
     pub h: Range<usize>,
 }
 
-/// How a slab is laid out. All distances are in numbers.
+/// How a slab is laid out. All distances are in numbers, not bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
-    /// Whether there is none: the input itself is laid out so.
+    /// Whether there is no slab: the input itself has a suitable layout.
     pub direct: bool,
-    /// Parts of a number, each with an array of its own.
+    /// bf16 terms per number, each stored in an array of its own.
     pub planes: usize,
     pub plane_pitch: usize,
     pub frame_pitch: usize,
     pub row_pitch: usize,
     pub pitch: usize,
-    /// Channels of a pixel, and as many as are read of it: an even number.
+    /// Channels per pixel, and how many are read: rounded up to an even number.
     c: usize,
     pub channels: usize,
-    /// Remainders of rows, by the step, that taps read.
+    /// Residues of rows, modulo the step, that taps read.
     phases: Vec<usize>,
-    /// Rows of one remainder in a frame.
+    /// Rows of one residue class in a frame.
     pub rows: usize,
-    /// The first row of a slab, and the rows beyond the positions'.
+    /// The first row of a slab, and the number of rows beyond the positions'.
     h_first: isize,
     h_more: usize,
     h_step: usize,
@@ -45,19 +47,19 @@ pub(super) struct Layout {
     pub every: usize,
     w_first: isize,
     pub columns: usize,
-    /// Columns from one position to the next, and positions in a row, those past the end included.
+    /// Columns from one position to the next, and positions per row, including those past the end.
     pub column_step: usize,
     pub across: usize,
     extent: [usize; 3],
-    /// Frames of a slab.
+    /// Frames per slab.
     frames: usize,
 }
 
-/// Bytes of a stride that is a multiple of this one fall on too few sets of the cache.
+/// Strides that are multiples of this many bytes map to too few cache sets.
 const ALIASED: usize = 2048;
 
 impl Layout {
-    /// The layout that serves all `plans`, which read the same array, for units of up to `t` frames and `h` rows.
+    /// The layout for all `plans`, which read the same array, with units of up to `t` frames and `h` rows.
     pub fn new(plans: &[Plan], planes: usize, stored: bool, [t, h]: [usize; 2]) -> Self {
         let [at, ah, aw] = &plans[0].axes;
         let c = plans[0].pitch;
@@ -71,7 +73,7 @@ impl Layout {
         let (h_min, h_max) = (of(1).0.div_euclid(h_step as isize), of(1).1.div_euclid(h_step as isize));
         let h_more = (h_max - h_min) as usize;
         let (w_min, w_max) = of(2);
-        // Where all taps read the same remainder, the columns between are left out.
+        // Where all taps read the same residue class, the columns between are omitted.
         let same = deltas(2).all(|d| (d - w_min).rem_euclid(w_step as isize) == 0);
         let (every, column_step) = if same { (w_step, 1) } else { (1, w_step) };
         let across = widest(plans, 2);
@@ -80,8 +82,9 @@ impl Layout {
 
         let plain = |a: &Axis| a.step == 1 && a.count == a.extent && a.taps.iter().all(|t| t.delta == 0);
         let whole = plans.iter().all(|p| plain(&p.axes[1]) && plain(&p.axes[2]));
-        // An odd pixel of few channels cannot be read in pairs without its neighbour's.
-        let enough = ah.extent * aw.extent >= SIDE; // of one frame, for a tile
+        // With an odd number of channels and few of them, pixels cannot be read in pairs of numbers without reading a
+        // neighbour's.
+        let enough = ah.extent * aw.extent >= SIDE; // for a tile, in one frame
         let direct = stored
             && planes == 1
             && whole
@@ -123,7 +126,7 @@ impl Layout {
         }
     }
 
-    /// Numbers of a slab, all planes.
+    /// Numbers per slab, all planes together.
     pub fn len(&self) -> usize {
         if self.direct { 0 } else { self.planes * self.plane_pitch }
     }
@@ -138,12 +141,12 @@ impl Layout {
         self.direct || (self.phases.len() == 1 && self.h_more == 0 && self.columns == self.across * self.column_step)
     }
 
-    /// Pixels copied for a unit.
+    /// Pixels copied per unit.
     pub fn copied(&self) -> usize {
         if self.direct { 0 } else { self.frames * self.phases.len() * self.rows * self.columns }
     }
 
-    /// How far from a position's first number a row's tap and a column's are.
+    /// Distance of a tap, given by its row and column, from a position's first number.
     pub fn offset(&self, row: isize, column: isize) -> usize {
         let (phase, m) =
             (row.rem_euclid(self.h_step as isize) as usize, row.div_euclid(self.h_step as isize) - self.h_first);
@@ -151,7 +154,7 @@ impl Layout {
         (phase * self.rows + m as usize) * self.row_pitch + (column - self.w_first) as usize / self.every * self.pitch
     }
 
-    /// The input's frames that a unit reads.
+    /// The input frames that a unit reads.
     pub fn frames(&self, plans: &[Plan], unit: &Unit) -> Range<usize> {
         let (first, last) = (unit.t.start, unit.t.end - 1);
         let all = || plans.iter().flat_map(|p| p.axes[0].taps.iter().map(|t| (p.axes[0].step, t.delta)));
@@ -161,7 +164,7 @@ impl Layout {
         from..to.max(from)
     }
 
-    /// Copies what `unit` reads.
+    /// Copies what `unit` reads into the slab.
     ///
     /// # Safety
     /// `Isa::Amx` is available; `slab` has [`Layout::len`] numbers.
@@ -169,7 +172,7 @@ impl Layout {
         let [t, h, w] = self.extent;
         let frames = self.frames(plans, unit);
         debug_assert!(frames.len() <= self.frames && slab.len() >= self.len());
-        // Columns of the input that there are: from `left` columns of the slab on, `inside` of them.
+        // Columns inside the input: from column `left` of the slab on, `inside` of them.
         let left = (-self.w_first).max(0).unsigned_abs().div_ceil(self.every).min(self.columns);
         let first = (left * self.every) as isize + self.w_first; // not negative
         let inside = (w as isize - first).max(0).unsigned_abs().div_ceil(self.every).min(self.columns - left);
@@ -228,7 +231,7 @@ impl Layout {
             }
             return;
         }
-        // Few channels, made even: all parts of the row first, then pixel by pixel.
+        // Few channels, padded to an even number: split the row first, then copy pixel by pixel.
         let len = inside * c;
         parts.resize(self.planes * len, bf16::ZERO);
         // SAFETY: as the caller vouches.
@@ -240,7 +243,7 @@ impl Layout {
     }
 }
 
-/// The greatest number of positions along an axis.
+/// The largest number of positions of any plan along an axis.
 pub(super) fn widest(plans: &[Plan], axis: usize) -> usize {
     plans.iter().map(|p| p.axes[axis].count).max().unwrap_or(0)
 }

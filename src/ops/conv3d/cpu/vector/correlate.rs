@@ -1,12 +1,13 @@
-//! Products of the input with the gradient of the output, summed over positions: wgrad.
+//! wgrad: products of the input with the gradient of the output, summed over positions.
 //!
-//! A tile is some channels of one operand, taken one by one, times some vectors of channels of the other: those of the
-//! input, so that the tile's rows lie in `dw` as they are, unless the input has too few to fill vectors. Tasks take some
-//! positions, and of the tiles a rectangle; positions go by in chunks, whose operands are copied to where a tile reads
-//! them one after the other, and each chunk's tiles in stretches that stay in the first-level cache.
+//! A tile is some channels of one operand, broadcast one by one, times some vectors of channels of the other. The
+//! vectors are channels of the input, so that the tile's rows are contiguous in `dw`, unless the input has too few
+//! channels to fill vectors. Each task computes a rectangle of the tiles, summed over some of the positions. It goes
+//! through the positions in chunks, whose operands are copied into the order in which tiles read them, and through each
+//! chunk in stretches that stay in the L1 cache.
 
 use super::super::plan::{AxisTap, Plan};
-use super::kernel::{Correlate, Deal, Kernels, Pack, Segment, Side, VECTORS};
+use super::kernel::{Correlate, Kernels, Pack, PackTiles, Segment, Side, VECTORS};
 use super::panels::{Block, Out, blocks};
 use super::transpose::transpose;
 use crate::cpu::simd::prefetch;
@@ -15,33 +16,33 @@ use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Positions of a stretch.
+/// Positions per stretch.
 const STRETCH: usize = 192;
 
-/// Numbers that a chunk may have of either operand: the one taken one by one is copied whole, and through the other the blocks
-/// of vectors go one after another, so both should stay in the second-level cache.
+/// Maximum numbers per chunk of either operand. The broadcast operand is copied completely and the blocks of vectors
+/// are read one after another, so both should stay in the L2 cache.
 const CHUNK: usize = 1 << 16;
 
-/// Positions of a set, so that its sums are worth adding up, and numbers all sets together may take.
+/// Minimum positions per set, so that adding up its sums pays, and maximum numbers of the sums of all sets.
 const SET: usize = 2048;
 const SUMS: usize = 1 << 22;
 
-/// Tasks to aim at.
+/// Target number of tasks.
 const TASKS: usize = 8;
 
-/// Vectors and channels met with a copied number from which the copy pays.
+/// Packing pays from this many vectors and channels on that use each copied number.
 const WORTH: usize = 64;
 
-/// Which operand's channels fill the vectors, how the tiles are laid out, and who computes them.
+/// Which operand's channels fill the vectors, how the tiles are laid out, and how they are divided into tasks.
 struct Division {
     by_input: bool,
-    /// Channels taken one by one, and how many tiles they make.
+    /// Channels that are broadcast one by one, and how many tiles they make.
     singles: usize,
     tiles: usize,
     /// Channels in vectors.
     blocks: Vec<Block>,
     sets: usize,
-    /// Parts of the tiles and of the blocks.
+    /// Parts into which the tiles and the blocks are divided.
     tile_parts: usize,
     block_parts: usize,
 }
@@ -56,7 +57,7 @@ impl Division {
         let sets = (positions / SET).min(SUMS / (groups * singles * vectors * taps).max(1)).clamp(1, TASKS);
         let (mut tile_parts, mut block_parts) = (1, 1);
         while sets * groups * tile_parts * block_parts < TASKS {
-            // Splitting one operand's channels has the other's copied once more.
+            // Splitting the channels of one operand means that those of the other are copied once more.
             let (of_tiles, of_blocks) = (tiles / tile_parts, blocks.len() / block_parts);
             if of_blocks >= 2 && of_blocks * taps >= 8 && of_blocks * VECTORS * k.lanes * taps >= of_tiles * k.rows {
                 block_parts *= 2;
@@ -70,8 +71,8 @@ impl Division {
     }
 }
 
-/// `dw` (`group channel tap run`) for `channels` outputs per group. How positions are cut depends on the extents alone, and
-/// the sets' sums are added in order.
+/// `dw` (`group channel tap run`) for `channels` outputs per group. The division of positions depends on the extents
+/// alone, and the sums of the sets are added in order.
 pub(super) fn run(
     k: &Kernels,
     plan: &Plan,
@@ -88,7 +89,8 @@ pub(super) fn run(
     }
     let d = Division::new(k, plan, groups, channels, taps.len());
     let task = Task { k, plan, x, dy, channels, taps: &taps, d: &d };
-    // By input the first set's sums are the result; otherwise all have their own place and another order.
+    // If vectors are of the input, the first set's sums are computed in `dw` itself; otherwise all sets have arrays of
+    // their own, in another order.
     let own = d.sets - usize::from(d.by_input);
     let mut sums = Buffer::arbitrary(own * dw.len())?;
     let parts = groups * d.tile_parts * d.block_parts;
@@ -140,17 +142,17 @@ struct Task<'a> {
     d: &'a Division,
 }
 
-/// The pixels of a stretch at which a tap is inside. `a` are of the operand taken one by one, `b` of that in vectors;
-/// gradients count from the chunk's first, inputs from the array's.
+/// The pixels of a stretch at which a tap is inside. `a` counts pixels of the broadcast operand, `b` those of the one
+/// in vectors; gradients are counted from the first of the chunk, inputs from the start of the array.
 #[derive(Default)]
 struct Stretch {
     plain: Vec<Segment>,
-    /// The same where `b` counts the pixels inside alone.
+    /// The same where `b` counts only the pixels inside.
     dense: Vec<Segment>,
 }
 
 impl Task<'_> {
-    /// The sums of one set of positions over one part of a group's tiles, in the array `to`.
+    /// The sums of one set of positions over one part of a group's tiles, written to `to`.
     fn run(&self, set: usize, group: usize, part: usize, to: *mut f32) {
         let Task { k, plan, d, taps, channels, .. } = *self;
         let (tile_part, block_part) = (part / d.block_parts, part % d.block_parts);
@@ -161,16 +163,16 @@ impl Task<'_> {
         let vectors: usize = d.blocks[blocks.clone()].iter().map(|b| b.len).sum();
         let width = VECTORS * k.lanes;
 
-        // Positions in rows: of this set, of a stretch, of a chunk. What is not copied goes by in stretches alone.
+        // Rows of positions: of this set, of a stretch, of a chunk. Without packing there are stretches only.
         let w = plan.axes[2].count;
         let rows = plan.positions() / w;
         let rows = rows * set / d.sets..rows * (set + 1) / d.sets;
         let of_stretch = (STRETCH / w).max(1);
-        let (deals, packs) = (d.by_input && vectors * taps.len() >= WORTH, d.by_input && singles >= WORTH);
-        let of_chunk = if deals { (CHUNK / (singles.max(vectors) * w)).max(1) } else { 1 };
+        let (packs_tiles, packs) = (d.by_input && vectors * taps.len() >= WORTH, d.by_input && singles >= WORTH);
+        let of_chunk = if packs_tiles { (CHUNK / (singles.max(vectors) * w)).max(1) } else { 1 };
         let of_chunk = of_chunk.next_multiple_of(of_stretch);
         let pixels = of_chunk.min(rows.len()) * w;
-        let mut dealt = Buffer::<f32>::workspace(if deals { pixels * singles } else { 0 });
+        let mut dealt = Buffer::<f32>::workspace(if packs_tiles { pixels * singles } else { 0 });
         let mut packed = Buffer::<f32>::workspace(if packs { of_stretch * w * width } else { 0 });
         let mut sums = Buffer::<f32>::workspace(tiles.len() * k.rows * width);
         let (dealt, packed, sums) = (dealt.as_mut_slice(), packed.as_mut_slice(), sums.as_mut_slice());
@@ -188,13 +190,13 @@ impl Task<'_> {
                 let rows = from..(from + of_stretch).min(chunk.end);
                 stretch.collect(plan, taps[i / count], chunk.start, rows, d.by_input);
             }
-            if deals {
+            if packs_tiles {
                 let (count, to) = (chunk.len() * w, dealt.as_mut_ptr());
-                let deal = Deal { from: dy.at, step: dy.step, count, cuts: &cuts, to, pixels };
+                let pack_tiles = PackTiles { from: dy.at, step: dy.step, count, cuts: &cuts, to, pixels };
                 // SAFETY: the chunk's pixels follow each other in `dy`, with this group's channels at each; there are no
                 // more of them than `pixels`, and as many numbers as `pixels` times the tiles' channels. `k` belongs to
                 // this machine.
-                unsafe { (k.deal)(&deal) }
+                unsafe { (k.pack_tiles)(&pack_tiles) }
             }
             let (a, b) = if d.by_input { (dy, x) } else { (x, dy) };
             let all =
@@ -208,16 +210,17 @@ impl Task<'_> {
                 if packs {
                     let (to, width) = (packed.as_mut_ptr(), block.vectors * k.lanes);
                     let pack = Pack { segments, from: b, to, width, last: block.last };
-                    // SAFETY: `collect` keeps to positions whose tap is inside of `x`, where `run` numbers follow, a block's
-                    // among them; a stretch has no more than there is room for. `k` belongs to this machine.
+                    // SAFETY: `collect` returns only positions whose tap is inside of `x`, where `run` numbers follow,
+                    // including the block's; a stretch has at most as many as there is space for. `k` belongs to this
+                    // machine.
                     unsafe { (k.pack[block.vectors - 1])(&pack) }
                     (b, segments) = (Side { at: to, pixel: width, step: width }, &stretch.dense);
                     ahead = all.peek().map(|(next, _, stretch)| {
                         let side = Side { at: x.at.wrapping_add(d.blocks[*next].first), ..x };
-                        Ahead::new(side, &stretch.plain, tiles.len())
+                        Prefetcher::new(side, &stretch.plain, tiles.len())
                     });
                 }
-                // Where the result of this group and tap is, with rows so far apart.
+                // Where the result of this group and tap is, and the distance of its rows.
                 let index = plan.index(taps[tap]);
                 let (result, step) = if d.by_input {
                     ((group * channels * taps.len() + index) * plan.run, taps.len() * plan.run)
@@ -226,10 +229,10 @@ impl Task<'_> {
                 };
                 for (i, cut) in cuts.windows(2).enumerate() {
                     if let Some(ahead) = &mut ahead {
-                        ahead.fetch();
+                        ahead.prefetch();
                     }
                     let len = cut[1] - cut[0];
-                    let a = if deals {
+                    let a = if packs_tiles {
                         Side { at: dealt[(cut[0] - first) * pixels..].as_ptr(), pixel: len, step: len }
                     } else {
                         Side { at: a.at.wrapping_add(cut[0]), ..a }
@@ -243,9 +246,9 @@ impl Task<'_> {
                     };
                     let (to, to_step) = if s + 1 == count { (result, step) } else { (part.as_mut_ptr(), width) };
                     let call = Correlate { segments, a, b, from, from_step, to, to_step, last: block.last };
-                    // SAFETY: the pixels of the segments are inside of both operands, as above or as copied, with the tile's
-                    // and the block's channels; `result` is this tile's of an array as large as `dw` to which no other
-                    // task writes these, and `sums` has room for each tile. `k` belongs to this machine.
+                    // SAFETY: the pixels of the segments are inside of both operands, as above or as copied, with the
+                    // channels of the tile and the block; `result` is this tile's place in an array as large as `dw`,
+                    // which no other task writes, and `sums` has space for each tile. `k` belongs to this machine.
                     unsafe { k.correlate[block.vectors - 1][len - 1](&call) }
                 }
             }
@@ -253,8 +256,8 @@ impl Task<'_> {
     }
 }
 
-/// Asks for the inputs that come next, some before each tile.
-struct Ahead<'a> {
+/// Prefetches the inputs of the next block or tap, some before each tile.
+struct Prefetcher<'a> {
     side: Side,
     segments: &'a [Segment],
     segment: usize,
@@ -262,13 +265,13 @@ struct Ahead<'a> {
     each: usize,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> Prefetcher<'a> {
     fn new(side: Side, segments: &'a [Segment], tiles: usize) -> Self {
         let pixels: usize = segments.iter().map(|s| s.count).sum();
-        Ahead { side, segments, segment: 0, pixel: 0, each: pixels.div_ceil(tiles) }
+        Prefetcher { side, segments, segment: 0, pixel: 0, each: pixels.div_ceil(tiles) }
     }
 
-    fn fetch(&mut self) {
+    fn prefetch(&mut self) {
         let mut left = self.each;
         while let Some(s) = self.segments.get(self.segment) {
             let here = left.min(s.count - self.pixel);
@@ -288,7 +291,8 @@ impl<'a> Ahead<'a> {
 }
 
 impl Stretch {
-    /// The pixels of some rows of positions at which `tap` is inside. Gradients are numbered from row `first`'s first pixel.
+    /// The pixels of some rows of positions at which `tap` is inside. Gradients are counted from the first pixel of row
+    /// `first`.
     fn collect(&mut self, plan: &Plan, tap: [&AxisTap; 3], first: usize, rows: Range<usize>, by_input: bool) {
         let [t, h, w] = &plan.axes;
         self.plain.clear();
@@ -304,7 +308,7 @@ impl Stretch {
                 continue;
             }
             let a = (row - first) * w.count + inside.start;
-            // The pixel at which the tap reads for the row's first position inside.
+            // The pixel that the tap reads for the first position of the row that is inside.
             let b = plan.input(n, [qt, qh, inside.start]).wrapping_add_signed(plan.offset(tap)) / plan.pitch;
             let count = inside.len();
             match self.plain.last_mut() {

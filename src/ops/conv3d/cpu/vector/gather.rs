@@ -1,4 +1,4 @@
-//! Products of filters with the rows each position gathers: fprop, and dgrad class by class.
+//! Products of filters with the inputs that each position gathers: fprop, and dgrad for each residue class.
 
 use super::super::epilogue::Finish;
 use super::super::plan::Plan;
@@ -6,29 +6,29 @@ use super::kernel::{Gather, Kernels, Tap};
 use super::panels::{Out, Panels};
 use std::ops::Range;
 
-/// The kernel calls for some positions, without the filters.
+/// The kernel calls for some positions, except for the filters.
 struct Tiles {
     taps: Vec<Tap>,
     rows: Vec<*const f32>,
     out: Vec<*mut f32>,
-    /// Taps and positions of each tile.
+    /// Ranges of the taps, and the positions, of each tile.
     tiles: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Tiles {
-    /// `zeros` is what a tap outside of the input reads.
+    /// `zeros` is what a tap outside the input reads.
     fn new(k: &Kernels, plan: &Plan, input: &[f32], zeros: &[f32], out: Out, positions: Range<usize>) -> Self {
         let [qt, qh, qw] = [0, 1, 2].map(|a| plan.axes[a].count);
         let offsets: Vec<isize> = plan.taps().map(|t| plan.offset(t)).collect();
         let mut all = Tiles { taps: Vec::new(), rows: Vec::new(), out: Vec::new(), tiles: Vec::new() };
-        // For each axis and tap, which of the tile's positions are inside.
+        // For each axis and tap, a bit mask of the tile's positions that are inside.
         let mut inside = [0, 1, 2].map(|a| vec![0u32; plan.axes[a].taps.len()]);
         for first in positions.clone().step_by(k.rows) {
             let (len, rows, taps) = (k.rows.min(positions.end - first), all.rows.len(), all.taps.len());
             inside.iter_mut().for_each(|m| m.fill(0));
             let mut at = 0;
             while at < len {
-                // The positions of the tile that lie in one row share all but the last coordinate.
+                // Positions of the tile in the same row share all but the last coordinate.
                 let p = first + at;
                 let (n, t, h, w) = (p / (qt * qh * qw), p / (qh * qw) % qt, p / qw % qh, p % qw);
                 let here = (len - at).min(qw - w);
@@ -76,7 +76,7 @@ impl Tiles {
     }
 }
 
-/// Writes every position of `plan` in `out`.
+/// Computes every position of `plan` and writes it to `out`.
 pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
     let positions = plan.positions();
     let zeros = vec![0.0; plan.pitch.max(plan.run)];
@@ -108,7 +108,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
         } else {
             blocks.for_each(|b| all.tiles.iter().for_each(|t| call(b, t)));
         }
-        // SAFETY: these positions and channels are this task's, and written.
+        // SAFETY: these positions and channels are this task's, and have been written.
         unsafe { strips.finish(plan, range, positions, channels) };
     });
     finish.end(strips);

@@ -1,8 +1,8 @@
-//! The micro-kernels, and the table of their forms for each instruction set.
+//! The micro-kernels, and a table of their instances for each instruction set.
 //!
-//! All hold a tile of `M` rows by `V` vectors of channels in registers and, per step, load the vectors once and each row's
-//! number once: with 14 by 2 that is 28 fused multiply-adds for 16 loads. Where a filter has three neighbouring taps along
-//! a row, the sliding forms use each number loaded for all three: 72 multiply-adds for 20 loads with 12 by 2.
+//! All hold a tile of `M` rows by `V` vectors of channels in registers and, per step, load each vector and each row's
+//! number once: with 14 by 2 that is 28 fused multiply-adds for 16 loads. Where a filter has three neighbouring taps
+//! along a row, the sliding kernels use each loaded number for all three: 72 multiply-adds for 20 loads with 12 by 2.
 
 use super::super::plan::TAPS;
 #[cfg(target_arch = "x86_64")]
@@ -10,17 +10,17 @@ use crate::cpu::simd::{Avx2, Avx512};
 use crate::cpu::simd::{Plain, Vector, prefetch};
 use std::ops::Range;
 
-/// Most vectors in a tile.
+/// Maximum number of vectors of a tile.
 pub(super) const VECTORS: usize = 2;
 
 /// One filter tap for the pixels of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Tap {
-    /// Where in [`Gather::rows`] the tile's row pointers start.
+    /// Index in [`Gather::rows`] where the tile's row pointers start.
     pub rows: usize,
     /// Added to each of them, in elements.
     pub offset: isize,
-    /// Which of the panel's taps it is.
+    /// Index of the tap in the panel.
     pub index: usize,
 }
 
@@ -28,41 +28,41 @@ pub(super) struct Tap {
 pub(super) struct Gather<'a> {
     pub taps: &'a [Tap],
     pub rows: &'a [*const f32],
-    /// First number of each row that is read.
+    /// The first number of each row to read.
     pub first: usize,
     /// Numbers read from each row.
     pub run: usize,
-    /// Filters as `tap run channel`, the channels of this tile only, filled up to whole vectors.
+    /// Filters as `tap run channel`, only the channels of this tile, padded to whole vectors.
     pub panel: *const f32,
-    /// Where each row's result goes: `M` pointers, and what to add to them.
+    /// Where each row's result goes: `M` pointers, and an offset added to them.
     pub out: &'a [*mut f32],
     pub channel: usize,
     /// Channels in the last vector.
     pub last: usize,
 }
 
-/// [`Gather`] for neighbouring positions of one row, whose taps come in threes that read neighbouring inputs: output `m`
-/// reads the inputs `m`, `m + 1` and `m + 2` of the `M + 2` the tile sees.
+/// [`Gather`] for neighbouring positions of one row and groups of three taps that read neighbouring inputs: output `m`
+/// reads the inputs `m`, `m + 1` and `m + 2` of the tile's `M + 2`.
 pub(super) struct Slide<'a> {
-    /// The valid threes; `rows` is of no use here.
+    /// The groups of three taps that are inside; `rows` is not used.
     pub taps: &'a [Tap],
-    /// The first input, `step` numbers before the second; it may lie outside.
+    /// The first input, `step` numbers before the second; it may be outside.
     pub x: *const f32,
     pub step: usize,
-    /// Which of the inputs are inside, the others are 0.
+    /// Which of the inputs are inside; the others are 0.
     pub inside: Range<usize>,
-    /// As many zeros as are read from an input.
+    /// As many zeros as numbers are read from an input.
     pub zeros: *const f32,
     pub run: usize,
     /// Filters as `three run tap channel`.
     pub panel: *const f32,
-    /// The first position's result, `out_step` numbers before the second's.
+    /// The result of the first position, `out_step` numbers before the second's.
     pub out: *mut f32,
     pub out_step: usize,
     pub last: usize,
 }
 
-/// Pixels that follow each other in both arrays: the first of each, and how many.
+/// Pixels that are consecutive in both arrays: the first of each, and how many.
 #[derive(Clone, Copy)]
 pub(super) struct Segment {
     pub a: usize,
@@ -70,8 +70,8 @@ pub(super) struct Segment {
     pub count: usize,
 }
 
-/// One operand of a [`Correlate`]: where its pixel 0 is, numbers of a pixel, and between those that follow each other in
-/// a segment.
+/// One operand of a [`Correlate`]: the address of its pixel 0, numbers per pixel, and the distance between consecutive
+/// pixels of a segment.
 #[derive(Clone, Copy)]
 pub(super) struct Side {
     pub at: *const f32,
@@ -84,7 +84,7 @@ pub(super) struct Correlate<'a> {
     pub segments: &'a [Segment],
     pub a: Side,
     pub b: Side,
-    /// `M` rows so far, so many numbers apart; 0 where it is null.
+    /// `M` rows of previous sums, `from_step` numbers apart; if null, the sums start at 0.
     pub from: *const f32,
     pub from_step: usize,
     pub to: *mut f32,
@@ -93,7 +93,7 @@ pub(super) struct Correlate<'a> {
     pub last: usize,
 }
 
-/// Copies some vectors of each pixel of the segments' `b`, one after the other, `width` numbers apart.
+/// Copies some vectors of each pixel of the segments' `b` to consecutive places, `width` numbers apart.
 pub(super) struct Pack<'a> {
     pub segments: &'a [Segment],
     pub from: Side,
@@ -103,15 +103,15 @@ pub(super) struct Pack<'a> {
     pub last: usize,
 }
 
-/// Deals the channels of `count` pixels, `step` numbers apart, out to tiles: those of a tile lie one pixel after the other,
-/// one tile after the other.
-pub(super) struct Deal<'a> {
+/// Reorders the channels of `count` pixels, `step` numbers apart, into tiles: for each tile in turn, its channels of
+/// one pixel after another.
+pub(super) struct PackTiles<'a> {
     pub from: *const f32,
     pub step: usize,
     pub count: usize,
-    /// First channel of each tile, and the end of the last; no more than a vector's apart.
+    /// First channel of each tile, and the end of the last; at most one vector of channels apart.
     pub cuts: &'a [usize],
-    /// Room for `pixels` pixels of each tile.
+    /// Space for `pixels` pixels of each tile.
     pub to: *mut f32,
     pub pixels: usize,
 }
@@ -120,9 +120,9 @@ pub(super) type GatherFn = unsafe fn(&Gather);
 pub(super) type SlideFn = unsafe fn(&Slide);
 pub(super) type CorrelateFn = unsafe fn(&Correlate);
 pub(super) type PackFn = unsafe fn(&Pack);
-pub(super) type DealFn = unsafe fn(&Deal);
+pub(super) type PackTilesFn = unsafe fn(&PackTiles);
 
-/// The kernels of one instruction set, by vectors - 1 and rows - 1.
+/// The kernels of one instruction set, indexed by vectors - 1 and rows - 1.
 pub(super) struct Kernels {
     pub lanes: usize,
     pub rows: usize,
@@ -130,15 +130,15 @@ pub(super) struct Kernels {
     pub slide: [&'static [SlideFn]; VECTORS],
     pub correlate: [&'static [CorrelateFn]; VECTORS],
     pub pack: [PackFn; VECTORS],
-    pub deal: DealFn,
+    pub pack_tiles: PackTilesFn,
 }
 
-/// Rows of a panel that are asked for ahead. (Asking for the next tile's inputs cost more than it gained.)
+/// How many rows of a panel ahead to prefetch. (Prefetching the next tile's inputs, too, cost more than it gained.)
 const PANEL_AHEAD: usize = 12;
 
 /// # Safety
-/// Every row of every tap has `run` readable numbers, the panel holds all taps' rows, `out` has `M` entries with room for
-/// the tile's channels, and the machine has the instructions of `S`.
+/// Every row of every tap has `run` readable numbers, the panel holds all taps' rows, `out` has `M` entries with space
+/// for the tile's channels, and the machine has the instructions of `S`.
 #[inline(always)]
 unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
     // SAFETY: the caller's promise.
@@ -173,8 +173,8 @@ unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
 }
 
 /// # Safety
-/// Every segment lies in both arrays with `M` and the tile's channels readable at each pixel, `from` and `to` hold the
-/// tile, and the machine has the instructions of `S`.
+/// Every segment is inside both arrays with `M` and the tile's channels readable at each pixel, `from` and `to` hold
+/// the tile, and the machine has the instructions of `S`.
 #[inline(always)]
 unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
     // SAFETY: the caller's promise.
@@ -220,8 +220,8 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
 }
 
 /// # Safety
-/// Every segment lies in `from` with the vectors' channels readable at each pixel, `to` has room for all pixels and a
-/// vector more, and the machine has the instructions of `S`.
+/// Every segment is inside `from` with the vectors' channels readable at each pixel, `to` has space for all pixels and
+/// one more vector, and the machine has the instructions of `S`.
 #[inline(always)]
 unsafe fn pack<S: Vector, const V: usize>(a: &Pack) {
     // SAFETY: the caller's promise.
@@ -243,14 +243,15 @@ unsafe fn pack<S: Vector, const V: usize>(a: &Pack) {
     }
 }
 
-/// Pixels that [`deal`] asks for before it comes to them: their channels are a part of many, so nobody else does.
+/// How many pixels ahead [`pack_tiles`] prefetches: it reads a few of many channels, which the hardware prefetcher does
+/// not follow.
 const AHEAD: usize = 4;
 
 /// # Safety
-/// The channels are readable at every pixel, there is the room that [`Deal`] asks for, and the machine has the instructions
-/// of `S`.
+/// The channels are readable at every pixel, `to` has the space that [`PackTiles`] describes, and the machine has the
+/// instructions of `S`.
 #[inline(always)]
-unsafe fn deal<S: Vector>(a: &Deal) {
+unsafe fn pack_tiles<S: Vector>(a: &PackTiles) {
     // SAFETY: the caller's promise.
     unsafe {
         let first = *a.cuts.get_unchecked(0);
@@ -268,8 +269,9 @@ unsafe fn deal<S: Vector>(a: &Deal) {
 }
 
 /// # Safety
-/// Inputs `inside` of every three have `run` readable numbers, so have `zeros`; the panel holds all threes' rows; `M`
-/// results of the tile's channels have room at `out`; and the machine has the instructions of `S`.
+/// Inputs `inside` have `run` readable numbers for every group of three taps, and so have `zeros`; the panel holds the
+/// rows of all groups; `out` has space for `M` results of the tile's channels; and the machine has the instructions of
+/// `S`.
 #[inline(always)]
 unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
     // SAFETY: the caller's promise.
@@ -287,7 +289,7 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
             for r in 0..a.run {
                 let b: [[S; V]; TAPS] =
                     std::array::from_fn(|d| std::array::from_fn(|v| S::load(w.add((d * V + v) * S::LANES))));
-                // Written out by a macro: the tile must live in registers, so no loop may be left here.
+                // Unrolled by a macro: the tile must stay in registers, so no loop may remain here.
                 macro_rules! inputs {
                     ($($i:literal)*) => {$(
                         if $i < M + TAPS - 1 {
@@ -322,7 +324,7 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
     }
 }
 
-/// Most rows of a sliding tile.
+/// Maximum number of rows of a sliding tile.
 const MOST: usize = 24;
 
 /// The table of one instruction set: each kernel for every number of rows listed.
@@ -352,9 +354,9 @@ macro_rules! kernels {
                 unsafe { super::pack::<$vector, V>(a) }
             }
             $(#[$feature])?
-            unsafe fn deal(a: &Deal) {
+            unsafe fn pack_tiles(a: &PackTiles) {
                 // SAFETY: as above.
-                unsafe { super::deal::<$vector>(a) }
+                unsafe { super::pack_tiles::<$vector>(a) }
             }
             pub(in super::super) static KERNELS: Kernels = Kernels {
                 lanes: <$vector>::LANES,
@@ -363,7 +365,7 @@ macro_rules! kernels {
                 slide: [&[$(slide::<$one, 1>),*], &[$(slide::<$two, 2>),*]],
                 correlate: [&[$(correlate::<$rows, 1>),*], &[$(correlate::<$rows, 2>),*]],
                 pack: [pack::<1>, pack::<2>],
-                deal,
+                pack_tiles,
             };
         }
         pub(super) use $module::KERNELS as $name;

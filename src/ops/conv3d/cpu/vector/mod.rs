@@ -1,8 +1,8 @@
-//! f32 by multiply-adds of vectors, on every machine. bf16 is widened, computed in f32 and rounded once.
+//! f32 convolution with vector multiply-adds, on every machine. bf16 is widened, computed in f32 and rounded once.
 //!
-//! One kernel ([`kernel::Gather`]) multiplies rows that lie where they lie with filters packed once per call; it serves fprop
-//! and, with the filters turned, dgrad. [`kernel::Slide`] is its form for three neighbouring taps. Another
-//! ([`kernel::Correlate`]) serves wgrad. [`super::plan`] says which rows.
+//! The kernel [`kernel::Gather`] multiplies rows of the input, read in place, with filters packed once per call; it
+//! computes fprop and, with the filters transposed, dgrad. [`kernel::Slide`] is a variant for three neighbouring taps.
+//! [`kernel::Correlate`] computes wgrad. [`super::plan`] determines which rows are read.
 
 mod correlate;
 mod gather;
@@ -20,7 +20,7 @@ use crate::tensor::Buffer;
 use kernel::Kernels;
 use panels::{Panels, Strides};
 
-/// The kernels of an instruction set. Tiles know no f32, so beside them vectors do it.
+/// The kernels of an instruction set. AMX has no f32 tiles, so with [`Isa::Amx`] these are AVX-512's.
 fn kernels(isa: Isa) -> &'static Kernels {
     match isa.or_less() {
         Isa::Portable => &kernel::PLAIN,
@@ -33,7 +33,7 @@ fn kernels(isa: Isa) -> &'static Kernels {
     }
 }
 
-/// `y`.
+/// Computes `y`.
 pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32], finish: &mut Finish<f32>) -> Result<()> {
     if p.is_empty() {
         y.fill(0.0);
@@ -58,7 +58,7 @@ fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut 
     }
 }
 
-/// `dx`.
+/// Computes `dx`.
 pub(super) fn dgrad(
     isa: Isa,
     p: &Conv3d,
@@ -93,7 +93,7 @@ pub(super) fn dgrad(
     Ok(())
 }
 
-/// `dw`.
+/// Computes `dw`.
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<()> {
     if p.is_empty() {
         dw.fill(0.0);

@@ -1,4 +1,4 @@
-//! Filters packed for the kernels, and how their products are shared out among tasks.
+//! Filters packed for the kernels, and the division of the work into tasks.
 
 use super::super::plan::{Plan, TAPS};
 use super::kernel::{Kernels, VECTORS};
@@ -8,32 +8,32 @@ use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Filters as the kernels read them: `group block tap run channel`, the channels of a block filled up to whole vectors;
+/// Filters as the kernels read them: `group block tap run channel`, the channels of a block padded to whole vectors;
 /// for a sliding plan, `group block three run tap channel`.
 pub(super) struct Panels {
     data: Buffer<f32>,
     pub blocks: Vec<Block>,
     pub groups: usize,
-    /// Of one group.
+    /// Channels of one group.
     pub channels: usize,
-    /// Numbers of one block.
+    /// Numbers per block.
     len: usize,
 }
 
-/// Numbers between neighbouring filter elements in the array given.
+/// Distances between neighbouring filter elements in the array that is packed.
 pub(super) struct Strides {
     pub group: usize,
     pub channel: usize,
     pub tap: usize,
-    /// This or that of channels is 1.
+    /// Either this or `channel` is 1.
     pub run: usize,
 }
 
 impl Panels {
-    /// The filters of `groups` groups of `channels` results each.
+    /// Packs the filters of `groups` groups of `channels` results each.
     pub fn pack(k: &Kernels, plan: &Plan, w: &[f32], groups: usize, channels: usize, s: Strides) -> Result<Self> {
         let taps: Vec<usize> = plan.taps().map(|t| plan.index(t)).collect();
-        let side = if plan.slides() { TAPS } else { 1 }; // taps side by side
+        let side = if plan.slides() { TAPS } else { 1 }; // adjacent taps
         let (blocks, run) = (blocks(k, channels, VECTORS), plan.run);
         let len = taps.len() * run * VECTORS * k.lanes;
         let mut data = Buffer::arbitrary(groups * blocks.len() * len)?;
@@ -42,7 +42,7 @@ impl Panels {
             let width = block.vectors * k.lanes;
             for (taps, panel) in taps.chunks_exact(side).zip(panel.chunks_exact_mut((run * side * width).max(1))) {
                 let w = &w[group * s.group + block.first * s.channel..];
-                // A cache line of each filter at a time.
+                // One cache line of each filter at a time.
                 for (part, panel) in panel.chunks_mut(16 * side * width).enumerate() {
                     let rows = panel.len() / (side * width);
                     for (d, tap) in taps.iter().enumerate() {
@@ -63,16 +63,17 @@ impl Panels {
         Ok(Panels { data, blocks, groups, channels, len })
     }
 
-    /// One block's filters.
+    /// The filters of one block.
     pub fn panel(&self, group: usize, block: usize) -> *const f32 {
         self.data.as_slice()[(group * self.blocks.len() + block) * self.len..].as_ptr()
     }
 
-    /// How to share out `units` of work, each of so many positions, with every block of channels.
+    /// How to divide `units` of work, each of `positions` positions, times all blocks of channels, into tasks.
     pub fn tasks(&self, units: usize, positions: usize) -> Tasks {
         let small = self.data.as_slice().len() <= CACHED;
         let cost = positions.saturating_mul(2 * self.len * self.blocks.len()).max(1);
-        // Large panels are read anew by every task, so a task should have many positions; parallelism is in the blocks.
+        // Large panels are read again by every task, so a task should have many positions; the parallelism is over
+        // blocks.
         let units_each = if small { (TASK / cost).clamp(1, 32) } else { MANY.div_ceil(positions.max(1)) };
         let ranges = units.div_ceil(units_each);
         let parts = if small { 1 } else { 32usize.div_ceil(ranges.max(1)).min(self.blocks.len()) };
@@ -80,7 +81,7 @@ impl Panels {
     }
 }
 
-/// A division of work: ranges of units, groups, and parts of the blocks.
+/// A division of the work: ranges of units, groups, and parts of the blocks.
 pub(super) struct Tasks {
     /// Whether all filters stay in a core's cache, so that blocks may be the inner loop.
     pub small: bool,
@@ -92,17 +93,17 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    /// How many ranges of units there are.
+    /// Number of ranges of units.
     pub fn ranges(&self) -> usize {
         self.ranges
     }
 
-    /// Which of them begins with these units.
+    /// Index of the range that begins with these units.
     pub fn range(&self, units: &Range<usize>) -> usize {
         units.start / self.units_each
     }
 
-    /// Calls `f(units, group, blocks)` for all of it, in parallel.
+    /// Calls `f(units, group, blocks)` for every task, in parallel.
     pub fn run(&self, panels: &Panels, f: impl Fn(Range<usize>, usize, Range<usize>) + Sync) {
         (0..self.ranges * panels.groups * self.parts).into_par_iter().with_max_len(1).for_each(|task| {
             let (range, group, part) =
@@ -123,7 +124,7 @@ impl Panels {
     }
 }
 
-/// Where all tasks write, each its own positions and channels.
+/// The result, to which all tasks write at disjoint positions and channels.
 #[derive(Clone, Copy)]
 pub(super) struct Out(*mut f32);
 
@@ -143,16 +144,16 @@ unsafe impl Send for Out {}
 // SAFETY: as above.
 unsafe impl Sync for Out {}
 
-/// Panels up to this size stay in a core's cache beside the rows they meet.
+/// Panels up to this size stay in a core's cache together with the rows that they are multiplied with.
 const CACHED: usize = 1 << 18;
 
-/// Floating-point operations worth a task of their own.
+/// Floating-point operations that are worth a task of their own.
 const TASK: usize = 1 << 22;
 
-/// Positions of a task whose panels do not stay in the cache.
+/// Positions per task where the panels do not stay in the cache.
 const MANY: usize = 336;
 
-/// Channels of one group computed together, as many vectors as a tile has or, at the end, as few as do.
+/// Channels of one group computed together: as many vectors as a tile has or, at the end, as few as are left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
     pub first: usize,
@@ -162,7 +163,7 @@ pub(super) struct Block {
     pub last: usize,
 }
 
-/// `channels` cut into blocks of at most so many vectors.
+/// Divides `channels` into blocks of at most so many vectors.
 pub(super) fn blocks(k: &Kernels, channels: usize, vectors: usize) -> Vec<Block> {
     let block = |first: usize| {
         let len = (channels - first).min(vectors * k.lanes);

@@ -5,11 +5,11 @@ use super::super::plan::{Plan, TAPS};
 use super::kernel::{Kernels, Slide, Tap};
 use super::panels::{Out, Panels};
 
-/// Writes every position of `plan`, which slides, in `out`.
+/// Computes every position of `plan`, which slides, and writes it to `out`.
 pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
     let [t, h, w] = &plan.axes;
     let zeros = vec![0.0; plan.run];
-    // Of each three, the first tap.
+    // The first tap of each group of three.
     let threes: Vec<_> = plan.taps().step_by(TAPS).collect();
     let offsets: Vec<isize> = threes.iter().map(|&tap| plan.offset(tap)).collect();
     let tasks = panels.tasks(plan.n * t.count * h.count, w.count);
@@ -32,7 +32,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
             let tiles = w.count.div_ceil(kernels.len());
             for tile in 0..tiles {
                 let (from, to) = (w.count * tile / tiles, w.count * (tile + 1) / tiles);
-                // Inputs first..first + to - from + 2 of the row are read.
+                // The tile reads inputs `first..first + to - from + 2` of the row.
                 let first = from as isize + w.taps[0].delta;
                 let within = |i: isize| (i - first).clamp(0, (to - from + TAPS - 1) as isize) as usize;
                 let a = Slide {
@@ -47,8 +47,8 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
                     out_step: w.out_step * plan.out_pitch,
                     last: block.last,
                 };
-                // SAFETY: `taps` are inside along t and h, `inside` says which inputs are along w; a tile's positions and
-                // a block's channels are no other call's. `k` belongs to this machine.
+                // SAFETY: `taps` are inside along t and h, `inside` says which inputs are inside along w; no other call
+                // writes these positions and channels. `k` belongs to this machine.
                 unsafe { kernels[to - from - 1](&a) }
             }
         };
@@ -57,7 +57,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
         } else {
             blocks.for_each(|b| rows.clone().for_each(|row| call(row, b)));
         }
-        // SAFETY: these positions and channels are this task's, and written.
+        // SAFETY: these positions and channels are this task's, and have been written.
         unsafe { strips.finish(plan, range, positions, channels) };
     });
     finish.end(strips);

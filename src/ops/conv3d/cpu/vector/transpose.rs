@@ -1,4 +1,4 @@
-//! Turning blocks of a matrix over.
+//! Transposing a matrix in blocks.
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::Isa;
@@ -12,7 +12,7 @@ pub(super) fn transpose(from: &[f32], from_step: usize, to: &mut [f32], to_step:
         for i in (0..whole_rows).step_by(SIDE) {
             for j in (0..whole_columns).step_by(SIDE) {
                 let (from, to) = (from[i * from_step + j..].as_ptr(), to[j * to_step + i..].as_mut_ptr());
-                // SAFETY: both blocks lie inside, as was just asked; the machine has the instructions.
+                // SAFETY: both blocks are inside, as was just checked; the machine has the instructions.
                 unsafe { square(from, from_step, to, to_step) }
             }
         }
@@ -35,7 +35,7 @@ pub(super) fn transpose(from: &[f32], from_step: usize, to: &mut [f32], to_step:
     fours(from, from_step, to, to_step, rows, columns);
 }
 
-/// The same, four by four.
+/// The same, in blocks of four by four.
 fn fours(from: &[f32], from_step: usize, to: &mut [f32], to_step: usize, rows: usize, columns: usize) {
     let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
     for i in (0..whole_rows).step_by(4) {
@@ -62,7 +62,8 @@ fn fours(from: &[f32], from_step: usize, to: &mut [f32], to_step: usize, rows: u
 #[cfg(target_arch = "x86_64")]
 const SIDE: usize = 16;
 
-/// One block of [`SIDE`] by [`SIDE`]. In loops: closures would carry the instructions, and not be inlined.
+/// Transposes one block of [`SIDE`] by [`SIDE`]. With loops instead of iterators: closures in a function with target
+/// features are not inlined.
 ///
 /// # Safety
 /// Both blocks are inside of their arrays, which do not overlap, and the machine has AVX-512.
@@ -72,7 +73,8 @@ unsafe fn square(from: *const f32, from_step: usize, to: *mut f32, to_step: usiz
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
     unsafe {
-        // Of four rows, in each quarter of `of[j]` the four numbers of a column, `j` past the quarter's first.
+        // For four rows: each 128-bit lane of `of[j]` holds the four rows' numbers of one column, column `j` of that
+        // lane's four.
         let mut of = [[_mm512_setzero_ps(); 4]; 4];
         for (g, of) in of.iter_mut().enumerate() {
             let from = from.add(4 * g * from_step);
