@@ -1,5 +1,5 @@
 //! What is timed: the tables of the operations, at the batch of a training step on a GPU, and batch norm over the output of
-//! every layer. The simulator counts what some of them do (tests/it/counters.rs).
+//! every layer. The simulator counts what some of them do (tests/it/device/counters.rs).
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! What is fuzzed: each function reads bytes as one of the formats that come from outside, as a user of the library would.
 //!
 //! A file may be refused, with an error; it must never end the program, and what is accepted must be written as it was read.
-//! `cargo xtask fuzz` calls these functions with bytes that libFuzzer makes up, `tests/it/corpus.rs` with the files of
+//! `cargo xtask fuzz` calls these functions with bytes that libFuzzer makes up, `tests/it/cli/fuzz_corpus.rs` with the files of
 //! `corpus/`. Seeds are written by `examples/seeds.rs`.
 
 use std::fs;

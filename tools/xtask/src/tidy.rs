@@ -168,11 +168,12 @@ fn benches(root: &Path, files: &[Source], ops: &[String]) -> Result<Vec<String>>
 /// Each test module is listed, and each fixture has the script that made it.
 fn tests(root: &Path, files: &[Source]) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let main = files.iter().find(|f| f.path == "tests/it/main.rs");
     for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/main.rs") {
-        let stem = file.path.trim_start_matches("tests/it/").trim_end_matches(".rs");
-        if !stem.contains('/') && !main.is_some_and(|m| m.mentions(&format!("mod {stem};"))) {
-            found.push(format!("{} is not listed in tests/it/main.rs", file.path));
+        let path = file.path.trim_end_matches(".rs").trim_end_matches("/mod");
+        let (folder, stem) = path.rsplit_once('/').unwrap_or_default();
+        let list = format!("{folder}/{}.rs", if folder == "tests/it" { "main" } else { "mod" });
+        if !files.iter().any(|f| f.path == list && f.mentions(&format!("mod {stem};"))) {
+            found.push(format!("{} is not listed in {list}", file.path));
         }
     }
     let makers: BTreeSet<String> = entries(root, "tests/fixtures/make")?.into_iter().map(|(name, _)| name).collect();
@@ -226,12 +227,16 @@ fn named_modules(line: &str) -> Vec<&str> {
     names
 }
 
-/// Tests compare floats through `tests/it/close.rs`: no comparison with a small literal, no machine epsilon elsewhere.
+/// Tests compare floats through `tests/it/support/close.rs`: no comparison with a small literal, no machine epsilon elsewhere.
 fn tolerances(files: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
-    for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/close.rs") {
+    for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/support/close.rs") {
         for (number, line) in file.all_code().filter(|(_, l)| compares_with_small(l) || l.contains("EPSILON")) {
-            found.push(format!("{}:{number}: a tolerance belongs into tests/it/close.rs: {}", file.path, line.trim()));
+            found.push(format!(
+                "{}:{number}: a tolerance belongs into tests/it/support/close.rs: {}",
+                file.path,
+                line.trim()
+            ));
         }
     }
     found
