@@ -1,6 +1,6 @@
 //! The vectors of [`super::lanes`] for AVX-512.
 
-use super::lanes::{LANES, Lanes};
+use super::vector::{LANES, Lanes};
 use half::bf16;
 use std::arch::x86_64::*;
 

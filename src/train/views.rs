@@ -1,8 +1,8 @@
 //! From the cache to the network's input: two clips of a video, RGB and motion, cropped and coloured.
 
-use super::focus::Focus;
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
 use crate::error::{Error, Result};
+use crate::flow::maps::MapSpec;
 use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
@@ -136,6 +136,82 @@ impl ViewSpec {
 
     pub(super) fn clip(&self, fps: f64) -> ClipSpec {
         ClipSpec { frames: self.frames, stride: self.stride as f64, fps: self.fps.unwrap_or(fps) }
+    }
+
+    /// The maps and scores that [`ViewSpec::focus`] is made by.
+    pub fn maps(&self) -> MapSpec {
+        self.focus.maps((self.frames * self.stride) as f64, self.fps)
+    }
+}
+
+/// What MCL adds to the choice of clips. The default is all off.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Focus {
+    /// Probability of choosing starts by motion; 0.7 in the release, 0 is off.
+    pub sampling: f64,
+    /// Whether crops keep what moves.
+    pub crop: bool,
+    /// The released code's behaviour where it differs. A clip that does not move still forces a box, at the lower right; of
+    /// starts that tie the earliest are kept; a box that forty places miss is missed. In the target, flow keeps its numbers when
+    /// it is resized, in levels of 6.375 a pixel, and of a mirrored clip `u` and `v` are mirrored with probability one half each
+    /// (`mcl.md` section 8). What storing in 8 bits did to maps and flow is not reproduced.
+    pub legacy: bool,
+    /// Grid `t h w` of the alignment target, where the method wants one.
+    pub target: Option<[usize; 3]>,
+    /// Frames whose flow makes the map of a frame ([`MapSpec::window`]).
+    pub window: usize,
+    /// Cells of a map, down and across.
+    pub grid: [usize; 2],
+    /// Share of each side that is taken as motionless ([`MapSpec::border`]).
+    pub border: f64,
+    /// A clip whose map has no cell above this does not move, and its crops are ordinary ones: pixels of the cached flow, for each
+    /// field that is summed. Not looked at with [`Focus::legacy`].
+    pub still: f32,
+}
+
+impl Default for Focus {
+    fn default() -> Self {
+        let MapSpec { window, grid, border, .. } = MapSpec::new(1.0, None);
+        Focus { sampling: 0.0, crop: false, legacy: false, target: None, window, grid, border, still: 0.01 }
+    }
+}
+
+impl Focus {
+    /// All of it: sampling with probability 0.7, crops, and a target on the grid `t h w`.
+    pub fn mcl(target: [usize; 3]) -> Focus {
+        Focus { sampling: 0.7, crop: true, target: Some(target), ..Focus::default() }
+    }
+
+    /// Whether a video's maps and scores are needed.
+    pub fn needs_maps(&self) -> bool {
+        self.sampling > 0.0 || self.crop
+    }
+
+    /// Whether the flow is needed.
+    pub fn needs_flow(&self) -> bool {
+        self.needs_maps() || self.target.is_some()
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// `Param` naming the field that is out of range.
+    pub fn check(&self) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.sampling) {
+            return Err(Error::param("focus", "sampling", self.sampling, "a probability lies between 0 and 1"));
+        }
+        if !(self.still >= 0.0 && self.still.is_finite()) {
+            return Err(Error::param("focus", "still", self.still, "it must be at least 0"));
+        }
+        if let Some([t, h, w]) = self.target.filter(|grid| grid.contains(&0)) {
+            let rule = "every extent of the target's grid must be at least 1";
+            return Err(Error::param("focus", "target", format!("{t} x {h} x {w}"), rule));
+        }
+        self.maps(1.0, None).check()
+    }
+
+    fn maps(&self, span: f64, fps: Option<f64>) -> MapSpec {
+        MapSpec { window: self.window, grid: self.grid, border: self.border, span, fps }
     }
 }
 

@@ -14,7 +14,7 @@
 //! - on a GPU: moments, of bf16 without groups; dgrad's mask and sums, of bf16 without groups, a multiple of eight channels, nothing to
 //!   add, and the mask from the result.
 
-mod contract;
+pub(super) mod contract;
 
 pub use contract::{Epilogue, GradEpilogue, Prologue};
 

@@ -15,7 +15,7 @@ use super::super::super::Conv3d;
 use super::correlate_flat;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Ahead, turn, weave};
-use super::correlate_plan::{BLOCK, Plan, phase_rows};
+use super::correlate_plan::{BLOCK, Plan, STRETCH, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
@@ -23,9 +23,6 @@ use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
-pub(super) const STRETCH: usize = 11;
 
 /// Whether [`run`] can apply a prologue to the inputs that it weaves: where it weaves them once or little more often.
 pub(in super::super) fn applies(p: &Conv3d, parts: usize) -> bool {

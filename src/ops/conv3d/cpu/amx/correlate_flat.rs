@@ -6,9 +6,9 @@
 //! of the clip at some frames leaves those out.
 
 use super::super::super::Conv3d;
-use super::correlate::STRETCH;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Ahead, turn, weave_places, weave_split};
+use super::correlate_plan::STRETCH;
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::Buffer;
 use half::bf16;

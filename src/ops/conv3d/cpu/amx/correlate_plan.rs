@@ -3,6 +3,9 @@
 use super::super::super::Conv3d;
 use crate::cpu::amx::{DEPTH, SIDE, TILE};
 
+/// Steps of a stretch: what a block reads in them, 4 KiB each, stays in the first-level cache.
+pub(super) const STRETCH: usize = 11;
+
 /// Positions of a set, so that its sums are worth adding up, how many sets there may be, and bytes of all their sums.
 const SET: usize = 3072;
 const SETS: usize = 8;

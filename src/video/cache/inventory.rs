@@ -6,10 +6,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::cache::file_of;
-use super::key::{self, FlowKey, FramesKey, MapsKey, Named, SourceKey};
-use super::lock::{Holder, Lock, Use};
-use super::packed::{Kind, Mapped};
+use super::super::key::{self, FlowKey, FramesKey, MapsKey, SourceKey};
+use super::super::lock::{Holder, Lock, Use};
+use super::super::packed::{Kind, Mapped, Named};
+use super::file_of;
 use crate::error::{Error, Result};
 
 /// A file of the cache.

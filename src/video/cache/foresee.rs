@@ -1,10 +1,10 @@
 //! What a building of the cache would meet before it decodes a video, found out without creating anything.
 
+use super::super::flow_folder::{self, Files};
+use super::super::packed::{Kind, Mapped};
+use super::super::{Source, folder};
 use super::build::{Build, Job, State};
-use super::cache::{FlowSource, View, file_of};
-use super::flow_folder::{self, Files};
-use super::packed::{Kind, Mapped};
-use super::{Source, folder};
+use super::{FlowSource, View, file_of};
 use crate::error::{Error, Result};
 use crate::files;
 

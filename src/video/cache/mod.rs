@@ -11,13 +11,19 @@
 //! modified. Building can be stopped or killed at any time and resumes where it was. Each file has checksums; a damaged
 //! file is created again. [`list`] lists the content of a cache, and which files nothing will use again.
 
+mod build;
+mod foresee;
+mod inventory;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::build::Build;
-pub use super::foresee::Foreseen;
-pub use super::inventory::{Entry, list, remove, verify};
+pub use foresee::Foreseen;
+pub use inventory::{Entry, list, remove, verify};
+
+use build::Build;
+
 pub use super::lock::Holder;
 use super::lock::Use;
 pub use super::packed::Kind;
@@ -128,17 +134,17 @@ pub struct Report {
 /// The packed videos of a data set, in its order.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    pub(super) dir: PathBuf,
+    dir: PathBuf,
     /// The files of each video; `None` where the video could not be read.
-    pub(super) names: Vec<Option<Names>>,
+    names: Vec<Option<Names>>,
     /// Prevents the files from being removed, where possible.
     #[expect(dead_code, reason = "its lock is what counts")]
-    pub(super) used: Option<Arc<Use>>,
+    used: Option<Arc<Use>>,
 }
 
 /// Hashes that name the files of a video.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names {
+struct Names {
     pub frames: u64,
     pub flow: Option<u64>,
     pub maps: Option<u64>,
@@ -181,8 +187,8 @@ impl Cache {
         (0..self.len()).filter(|&i| self.names[i].is_some()).collect()
     }
 
-    /// Indices of the videos that are shorter than the clip, which [`super::Short::Refuse`] would refuse and
-    /// [`super::Short::Repeat`] would repeat.
+    /// Indices of the videos that are shorter than the clip, which [`Short::Refuse`](crate::video::Short::Refuse) would refuse and
+    /// [`Short::Repeat`](crate::video::Short::Repeat) would repeat.
     ///
     /// # Errors
     /// Those of [`Cache::get`].
@@ -225,7 +231,7 @@ impl Cache {
 
 impl MotionSpec {
     /// Refuses a video, called `name`, whose `frames` frames are too few for one field.
-    pub(super) fn check_length(&self, name: &str, frames: usize) -> Result<()> {
+    fn check_length(&self, name: &str, frames: usize) -> Result<()> {
         if frames > self.gap {
             return Ok(());
         }
@@ -256,6 +262,6 @@ impl CacheSpec {
 }
 
 /// The file of `kind` that is named by `hash`.
-pub(super) fn file_of(dir: &Path, kind: Kind, hash: u64) -> PathBuf {
+fn file_of(dir: &Path, kind: Kind, hash: u64) -> PathBuf {
     dir.join(format!("{hash:016x}.{}", kind.extension()))
 }

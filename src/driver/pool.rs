@@ -1,65 +1,10 @@
-//! Device memory: owned blocks that return to the pool of their [`Gpu`] when dropped, and borrowed addresses of a caller.
+//! The pool of device memory: freed blocks by size, kept for the next request.
 //!
 //! A training step requests the same sizes again and again, and `cuMemAlloc` synchronises with the device. Freed blocks are
-//! therefore kept for the next request of their size class. This needs no synchronisation, because all work of a [`Gpu`] is on
+//! therefore kept for the next request of their size class. This needs no synchronisation, because all work of a `Gpu` is on
 //! one stream: the next user of a block runs after the previous one. For the same reason a graph can keep its addresses.
 
-use super::gpu::Gpu;
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::Arc;
-
-/// Device memory.
-pub struct Memory {
-    gpu: Gpu,
-    ptr: u64,
-    bytes: usize,
-    /// Size of the underlying block; `None` for memory of a caller.
-    block: Option<usize>,
-    /// Owner of borrowed memory, where it can be kept.
-    _kept: Option<Arc<dyn Any + Send + Sync>>,
-}
-
-impl Memory {
-    pub(super) fn owned(gpu: Gpu, ptr: u64, bytes: usize, block: usize) -> Self {
-        Memory { gpu, ptr, bytes, block: Some(block), _kept: None }
-    }
-
-    /// Borrowed memory that outlives this value, or that `owner` keeps alive.
-    pub(super) fn borrowed(gpu: Gpu, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
-        Memory { gpu, ptr, bytes, block: None, _kept: owner }
-    }
-
-    /// The GPU it is on.
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-
-    /// Device address; 0 for empty memory.
-    pub fn ptr(&self) -> u64 {
-        self.ptr
-    }
-
-    /// Length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if let Some(block) = self.block {
-            self.gpu.recycle(self.ptr, block);
-        }
-    }
-}
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes at {:#x}", self.bytes, self.ptr)
-    }
-}
 
 /// Free blocks by size, and the counters.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Building the cache: see [`super::cache`].
+//! Building the cache: see [`super`].
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 
-use super::cache::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
-use super::flow_folder::{self, Files};
-use super::key::{Keys, Named};
-use super::lock::{Lock, Use};
-use super::packed::{self, Content, Kind, Mapped};
-use super::{Dataset, Item, Source, decode, folder, maps};
+use super::super::flow_folder::{self, Files};
+use super::super::key::Keys;
+use super::super::lock::{Lock, Use};
+use super::super::packed::{self, Content, Kind, Mapped, Named};
+use super::super::{Dataset, Item, Source, decode, folder, maps};
+use super::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flow::{Flow, Gray};
 
