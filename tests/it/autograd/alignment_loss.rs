@@ -4,7 +4,7 @@
 
 use crate::kernels::alignment::rows;
 use crate::support::close::{assert_near, assert_norm};
-use crate::support::grad::{data, noise, wide};
+use crate::support::numbers::{data, noise, wide};
 use tubelet::error::Result;
 use tubelet::ops::alignment::{self, Cosines};
 use tubelet::ops::batch_norm::{self, Rows, Stats, reference::Layer};

@@ -1,7 +1,8 @@
 //! Blocks that run again in the backward pass: the same bits, with less memory (`memory.rs`).
 
-use crate::networks::r3d::{fill_params, tensor};
 use crate::support::close::assert_norm;
+use crate::support::goldens::{fill_params, filled};
+use crate::support::numbers::bits;
 use crate::training::maclr::{method, recipe, views};
 use crate::training::memory::narrow;
 use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, Precision, SmallR3d};
@@ -10,11 +11,7 @@ use tubelet::rng::{Purpose, stream};
 use tubelet::shape::Shape;
 use tubelet::ssl::maclr::{CrossPositive, Maclr, Pathways};
 use tubelet::tape::{self, Tape, Var};
-use tubelet::tensor::{Device, Tensor};
-
-fn bits(t: &Tensor) -> Vec<u32> {
-    t.load().unwrap().iter().map(|v| v.to_bits()).collect()
-}
+use tubelet::tensor::Device;
 
 fn numbers(params: &Params) -> Vec<(String, Vec<u32>)> {
     params.iter().map(|(_, p)| (p.name.clone(), bits(&p.value))).collect()
@@ -23,7 +20,7 @@ fn numbers(params: &Params) -> Vec<(String, Vec<u32>)> {
 /// A scalar made of the codes of `x`.
 fn loss(tape: &Tape, encoder: &Encoder, pass: &mut Pass, x: &Var) -> Var {
     let q = encoder.forward(pass, x).unwrap();
-    let k = Var::constant(tensor("key", q.shape()));
+    let k = Var::constant(filled("key", q.shape()));
     ops::sum_to(tape, &ops::mul(tape, &q, &k).unwrap(), Shape::from([1, 1])).unwrap()
 }
 
@@ -41,7 +38,7 @@ fn run(net: &Net, mode: Mode, precision: Precision, recompute: bool, tap: Option
     let (encoder, mut params) = Encoder::new(net, 16, 8, 1).unwrap();
     fill_params(&mut params);
     let tape = Tape::new();
-    let clips = ["x", "other"].map(|name| tape.leaf(tensor(name, [4, 8, 32, 32, 3])));
+    let clips = ["x", "other"].map(|name| tape.leaf(filled(name, [4, 8, 32, 32, 3])));
     let mut pass = Pass::new(&tape, &mut params, mode).with_precision(precision).recomputing(recompute);
     if let Some(module) = tap {
         pass = pass.tapping(module);
@@ -137,7 +134,7 @@ fn nothing_is_kept_without_a_gradient() {
     let (encoder, mut params) = Encoder::new(&net, 16, 8, 1).unwrap();
     let tape = Tape::no_grad();
     let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 }).recomputing(true);
-    let codes = encoder.forward(&mut pass, &Var::constant(tensor("x", [2, 8, 32, 32, 3]))).unwrap();
+    let codes = encoder.forward(&mut pass, &Var::constant(filled("x", [2, 8, 32, 32, 3]))).unwrap();
     assert!(!codes.has_grad());
 }
 
@@ -152,15 +149,15 @@ fn a_second_run_is_differentiated_again() {
             fill_params(&mut params);
             let tape = Tape::new();
             let mut pass = Pass::new(&tape, &mut params, mode).tapping(module).recomputing(recompute);
-            let x = Var::constant(tensor("x", [3, 8, 16, 16, 3]));
+            let x = Var::constant(filled("x", [3, 8, 16, 16, 3]));
             let q = encoder.forward(&mut pass, &x).unwrap().inter;
-            let k = Var::constant(tensor("key", q.shape()));
+            let k = Var::constant(filled("key", q.shape()));
             let s = ops::sum_to(&tape, &ops::mul(&tape, &q, &k).unwrap(), Shape::from([1, 1])).unwrap();
             let f = pass.tapped().unwrap();
             let g = tape.grad(&s, &[&f], tape::Mode::Keep).unwrap().remove(0).unwrap();
             let leaves = pass.leaves();
             let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
-            let r = Var::constant(tensor("probe", g.shape()));
+            let r = Var::constant(filled("probe", g.shape()));
             let grads = tape.grad_from(&g, r, &vars, tape::Mode::Free).unwrap();
             let load = |v: &Var| v.value().load().unwrap().into_owned();
             (load(&g), grads.iter().map(|d| d.as_ref().map(load)).collect::<Vec<_>>())
@@ -196,7 +193,7 @@ fn steps_of_a_method_are_the_same() {
                 [4, 16, 16],
             );
             let [t, h, w] = grid.unwrap().unwrap();
-            views.targets = Some(["a", "b"].map(|name| tensor(name, [4, t, h, w])));
+            views.targets = Some(["a", "b"].map(|name| filled(name, [4, t, h, w])));
         }
         let after = [false, true].map(|recompute| {
             let Pathways { visual, motion } = recipe.pathways(8, 1, &Device::Cpu).unwrap();

@@ -1,18 +1,15 @@
 //! Differentiating twice through what lies behind a tap: whole blocks, normalised by the batch or by running statistics; and
 //! what the alignment loss can tell a feature map in either case.
 
-use crate::networks::r3d::{fill_params, tensor};
 use crate::support::close::{assert_near, assert_norm};
+use crate::support::goldens::{fill_params, filled};
+use crate::support::numbers::data;
 use tubelet::nn::{HeadSpec, MclEncoder, Mode, P3d, ParamId, Params, Pass, Role};
 use tubelet::ops::alignment::Cosines;
 use tubelet::ops::{self, channel_map, map_alignment, relu};
 use tubelet::shape::Shape;
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::Tensor;
-
-fn load(t: &Tensor) -> Vec<f32> {
-    t.load().unwrap().into_owned()
-}
 
 /// A small P3D-A of three stages with heads. With addends of `shift` the rectifiers of the trunk are nearly always open, or
 /// nearly half of them shut; those of the heads have ten times as much.
@@ -36,7 +33,7 @@ fn network(shift: f32) -> (MclEncoder, Params) {
 }
 
 fn clips() -> Var {
-    Var::constant(tensor("x", [3, 8, 16, 16, 3]))
+    Var::constant(filled("x", [3, 8, 16, 16, 3]))
 }
 
 /// The gradient `G` of `Σ q·k` by the output of `module`, recorded, with that output and the pass's leaves.
@@ -49,7 +46,7 @@ fn gradient_map(
 ) -> (Var, Var, Vec<(ParamId, Var)>) {
     let mut pass = Pass::new(tape, params, mode).tapping(module);
     let q = encoder.forward(&mut pass, &clips()).unwrap().inter;
-    let k = Var::constant(tensor("key", q.shape()));
+    let k = Var::constant(filled("key", q.shape()));
     let s = ops::sum_to(tape, &ops::mul(tape, &q, &k).unwrap(), Shape::from([1, 1])).unwrap();
     let f = pass.tapped().unwrap();
     let g = tape.grad(&s, &[&f], tape::Mode::Keep).unwrap().remove(0).unwrap();
@@ -60,11 +57,11 @@ fn gradient_map(
 fn probe(encoder: &MclEncoder, params: &mut Params, mode: Mode, module: &str) -> (f64, Vec<(ParamId, Vec<f32>)>) {
     let tape = Tape::new();
     let (g, _, leaves) = gradient_map(&tape, encoder, params, mode, module);
-    let r = tensor("probe", g.shape());
-    let phi = load(g.value()).iter().zip(load(&r)).map(|(g, r)| f64::from(*g) * f64::from(r)).sum();
+    let r = filled("probe", g.shape());
+    let phi = data(g.value()).iter().zip(data(&r)).map(|(g, r)| f64::from(*g) * f64::from(r)).sum();
     let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
     let grads = tape.grad_from(&g, Var::constant(r), &vars, tape::Mode::Free).unwrap();
-    let found = leaves.iter().zip(grads).filter_map(|((id, _), d)| Some((*id, load(d?.value()))));
+    let found = leaves.iter().zip(grads).filter_map(|((id, _), d)| Some((*id, data(d?.value()))));
     (phi, found.collect())
 }
 
@@ -84,7 +81,7 @@ fn gradients_of_gradients_pass_whole_blocks() {
         let mut seen = 0;
         for (id, g) in grads.iter().filter(|(_, g)| size(g) > largest / 1000.0) {
             let value = params[*id].value.clone();
-            let numbers = load(&value);
+            let numbers = data(&value);
             let mut phi = |along: f64| {
                 let moved =
                     numbers.iter().zip(g).map(|(w, d)| (f64::from(*w) + along * f64::from(*d) / size(g)) as f32);
@@ -113,14 +110,14 @@ fn with_frozen_statistics_the_released_loss_cannot_tell_positions_apart() {
         let tape = Tape::new();
         let (g, f, _) = gradient_map(&tape, &encoder, &mut params, mode, "layer3.0.conv3");
         let p = relu(&tape, &channel_map(&tape, &g, &g).unwrap()).unwrap();
-        let y = tensor("target", p.shape());
-        let y: Vec<f32> = load(&y).iter().map(|v| v.max(0.0)).collect();
+        let y = filled("target", p.shape());
+        let y: Vec<f32> = data(&y).iter().map(|v| v.max(0.0)).collect();
         let y = Tensor::from_f32(p.shape(), &y).unwrap();
         let loss = map_alignment(&tape, &p, &y, &Cosines::default()).unwrap().loss;
         let d = tape.grad(&loss, &[&f], tape::Mode::Free).unwrap().remove(0);
         let [n, _, _, _, c] = f.shape().dims().try_into().unwrap();
-        let d = d.map_or_else(|| vec![0.0; f.shape().len()], |d| load(d.value()));
-        let g = load(g.value());
+        let d = d.map_or_else(|| vec![0.0; f.shape().len()], |d| data(d.value()));
+        let g = data(g.value());
         let largest = d.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         // Each channel of each sample: its values where its gradient is not 0, less their mean.
         let per = d.len() / n;
@@ -151,9 +148,9 @@ fn kept_gradients_are_the_free_ones() {
         let tape = Tape::new();
         let mut pass = Pass::new(&tape, &mut params, mode).tapping("layer1.0");
         let q = encoder.forward(&mut pass, &clips()).unwrap().inter;
-        let (f, dy) = (pass.tapped().unwrap(), Var::constant(tensor("key", q.shape())));
+        let (f, dy) = (pass.tapped().unwrap(), Var::constant(filled("key", q.shape())));
         let keep = tape.grad_from(&q, dy.clone(), &[&f], tape::Mode::Keep).unwrap().remove(0).unwrap();
         let free = tape.grad_from(&q, dy, &[&f], tape::Mode::Free).unwrap().remove(0).unwrap();
-        assert_norm("gradient", &load(keep.value()), &load(free.value()), 1e-5);
+        assert_norm("gradient", &data(keep.value()), &data(free.value()), 1e-5);
     }
 }

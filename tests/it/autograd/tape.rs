@@ -1,7 +1,8 @@
 //! The tape: a chain differentiated twice, sums where paths meet, and when memory is let go.
 
 use crate::support::close::assert_near;
-use crate::support::grad::{assert_keep_is_free, assert_second_order, data, dot, noise, wide};
+use crate::support::grad::{assert_keep_is_free, assert_second_order};
+use crate::support::numbers::{data, dot, noise, wide};
 use std::rc::Rc;
 use tubelet::error::{ErrorKind, Result};
 use tubelet::ops::batch_norm::{Rows, Stats, reference::Layer};

@@ -1,9 +1,8 @@
 //! Channel maps and alignment losses on a device, against their definitions.
 
-use crate::device::layers::bits;
 use crate::kernels::alignment::{maps, rows, ways};
 use crate::support::close::{assert_bounded, assert_norm};
-use crate::support::grad::{data, noise, wide};
+use crate::support::numbers::{bits, data, noise, wide};
 use crate::support::sim::{Sim, on_gpu};
 use proptest::prelude::*;
 use ptxsim::Order;

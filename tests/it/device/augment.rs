@@ -1,7 +1,7 @@
 //! Augmentation's device code in the simulator, against the CPU's.
 
-use crate::kernels::losses::{data, noise, wide};
 use crate::support::close::{assert_within, gamma};
+use crate::support::numbers::{data, reals, wide};
 use crate::support::sim::{Sim, on_gpu};
 use ptxsim::Order;
 use tubelet::augment::{
@@ -16,7 +16,7 @@ fn frames(count: usize, h: usize, w: usize) -> Vec<Vec<u8>> {
         let (y, x, c) = ((i / 3 / w) as f64, (i / 3 % w) as f64, (i % 3) as f64);
         127.5 + 60.0 * (0.4 * x + c).sin() + 60.0 * (0.3 * y + 0.5 * t as f64 - c).cos()
     };
-    let noise = noise(count * h * w * 3, 5);
+    let noise = reals(count * h * w * 3, 5);
     let pixel = |t: usize, i: usize| (waves(t, i) + 7.0 * f64::from(noise[t * h * w * 3 + i])) as u8;
     (0..count).map(|t| (0..h * w * 3).map(|i| pixel(t, i)).collect()).collect()
 }
@@ -136,7 +136,7 @@ pub fn motion_follows_its_clip_on_a_gpu() {
     let (n, t, h, w, side) = (2, 3, 14, 18, 11);
     let draws = [plain(28, 36), Draw { flip: true, ..plain(28, 36) }];
     for (kind, c) in [(MotionKind::Map, 1), (MotionKind::Map, 3), (MotionKind::Flow, 2)] {
-        let maps = noise(n * t * h * w * c, 9);
+        let maps = reals(n * t * h * w * c, 9);
         let mut want = vec![0.0; n * t * side * side * c];
         for (i, out) in want.chunks_exact_mut(t * side * side * c).enumerate() {
             let plane = |j: usize| -> Vec<f32> {

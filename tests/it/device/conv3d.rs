@@ -2,10 +2,10 @@
 //! random ragged shapes, and the sums that fused launches leave.
 
 use crate::support::close::assert_bounded;
+use crate::support::numbers::{drawn, real, seeded, wide};
 use crate::support::sim::{Sim, on_gpu};
 use proptest::prelude::*;
 use ptxsim::Order;
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask};
 use tubelet::ops::conv3d::cases::SMALL;
@@ -17,24 +17,14 @@ use tubelet::tensor::{DType, Device, Tensor};
 
 const TYPES: [DType; 2] = [DType::F32, DType::BF16];
 
-fn random(seed: u64) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-/// Numbers between -1 and 1 that `dtype` holds.
+/// Numbers in -1..1 that `dtype` holds.
 fn reals(r: &mut ChaCha8Rng, shape: impl Into<Shape>, dtype: DType) -> Tensor {
-    let shape = shape.into();
-    let data: Vec<f32> = (0..shape.len()).map(|_| r.random_range(-1.0f32..1.0)).collect();
-    Tensor::from_f32(shape, &data).unwrap().cast(dtype).unwrap()
-}
-
-fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
+    drawn(r, shape, real).cast(dtype).unwrap()
 }
 
 /// The three passes on `device` against the definition; the results' bits.
 fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> Vec<Vec<u32>> {
-    let r = &mut random(11);
+    let r = &mut seeded(11);
     let (x, w, dy) = (reals(r, p.x_shape(), xt), reals(r, p.w_shape(), wt), reals(r, p.y_shape(), dyt));
     let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
     let [x, w, dy] = [&x, &w, &dy].map(|t| t.to(device).unwrap());
@@ -99,7 +89,7 @@ pub fn every_tile() {
     ] {
         let w = [k, kernel[0], kernel[1], kernel[2], x[4]];
         let p = Conv3d::new("conv3d", x.into(), w.into(), &window(kernel, stride)).unwrap();
-        let r = &mut random(12);
+        let r = &mut seeded(12);
         let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
         let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
         let passes = [
@@ -179,7 +169,7 @@ pub fn statistics_leave_with_the_result() {
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
         for parts in [1, 2] {
             on_gpu(|device| {
-                let r = &mut random(5);
+                let r = &mut seeded(5);
                 let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
                 let shift = reals(r, [k], DType::F32);
                 let [xd, wd, sd] = [&x, &w, &shift].map(|t| t.to(device).unwrap());
@@ -213,7 +203,7 @@ pub fn a_chain_of_gradients_in_one_launch() {
         let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();
         on_gpu(|device| {
-            let r = &mut random(6);
+            let r = &mut seeded(6);
             let [relu, normed] = [0; 2].map(|_| reals(r, p.x_shape(), DType::BF16));
             let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
             let [mean, inv_std] = [0; 2].map(|_| reals(r, [parts * c], DType::F32));
@@ -295,7 +285,7 @@ fn hot_layers_cost_what_is_committed() {
         let p = hot(layer);
         let sim = Sim::new(Order::Forward);
         let device = sim.device();
-        let r = &mut random(13);
+        let r = &mut seeded(13);
         let [a, b] = match pass {
             Pass::Fprop => [p.x_shape(), p.w_shape()],
             Pass::Dgrad => [p.y_shape(), p.w_shape()],

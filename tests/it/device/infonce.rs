@@ -1,7 +1,7 @@
 //! InfoNCE's device code in the simulator, against its definition.
 
-use crate::kernels::losses::{data, noise, tensor, wide};
 use crate::support::close::assert_within;
+use crate::support::numbers::{data, reals, tensor, wide};
 use crate::support::sim::{Sim, on_gpu};
 use ptxsim::Order;
 use tubelet::error::ErrorKind;
@@ -12,7 +12,7 @@ use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
 
 fn unit(n: usize, d: usize, seed: u64, dtype: DType) -> Tensor {
-    l2_norm::forward(&tensor(&[n, d], &noise(n * d, seed))).unwrap().cast(dtype).unwrap()
+    l2_norm::forward(&tensor(&[n, d], &reals(n * d, seed))).unwrap().cast(dtype).unwrap()
 }
 
 /// Queries, positives, queue, and who owns them.
@@ -28,8 +28,8 @@ struct Problem {
 impl Problem {
     /// Every third key is near a query, so that probabilities are not all alike; every seventh place is empty.
     fn new(n: usize, d: usize, m: usize, tau: f32, [q, k, queue]: [DType; 3]) -> Problem {
-        let codes = noise(n * d, 1);
-        let mut keys = noise(m * d, 3);
+        let codes = reals(n * d, 1);
+        let mut keys = reals(m * d, 3);
         for (j, key) in keys.chunks_exact_mut(d).enumerate().filter(|(j, _)| j % 3 == 0) {
             key.iter_mut().zip(&codes[j % n * d..]).for_each(|(key, q)| *key = 0.5 * *key + q);
         }

@@ -1,7 +1,7 @@
 //! Plain layers on a device: functions, rectifier, sums, unit rows, and the queue, each against its definition.
 
 use crate::support::close::{assert_bounded, assert_norm};
-use crate::support::grad::{data, integers, noise, wide};
+use crate::support::numbers::{bits, data, integers, noise, wide};
 use crate::support::sim::{Sim, on_gpu};
 use proptest::prelude::*;
 use ptxsim::Order;
@@ -15,10 +15,6 @@ use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Integers, Tensor};
 
 pub const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
-
-pub fn bits(t: &Tensor) -> Vec<u32> {
-    data(t).iter().map(|v| v.to_bits()).collect()
-}
 
 /// Values that went through a function good to a few roundings.
 fn rounded(value: Vec<f64>, terms: usize) -> Bounded<f64> {

@@ -6,7 +6,7 @@
 //! implementations may differ by what such nudges do.
 
 use crate::support::close::{Trace, assert_within_nudges, beyond_nudges, likely_gamma};
-use crate::support::grad::noise;
+use crate::support::numbers::noise;
 use crate::support::sim::{Sim, on_gpu};
 use crate::support::whole_run::VIDEOS;
 use crate::training::maclr::{method, recipe, views};

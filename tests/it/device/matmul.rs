@@ -1,25 +1,14 @@
 //! Matrix products and affine layers on a GPU, against the definition.
 
 use crate::support::close::assert_bounded;
+use crate::support::numbers::{bits, drawn, real, seeded, wide};
 use crate::support::sim::on_gpu;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tubelet::ops::{linear, matmul};
 use tubelet::shape::Shape;
 use tubelet::tensor::{DType, Tensor};
 
 fn reals(seed: u64, shape: impl Into<Shape>, dtype: DType) -> Tensor {
-    let (shape, mut r) = (shape.into(), ChaCha8Rng::seed_from_u64(seed));
-    let data: Vec<f32> = (0..shape.len()).map(|_| r.random_range(-1.0f32..1.0)).collect();
-    Tensor::from_f32(shape, &data).unwrap().cast(dtype).unwrap()
-}
-
-fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
-}
-
-fn bits(t: &Tensor) -> Vec<u32> {
-    t.load().unwrap().iter().map(|v| v.to_bits()).collect()
+    drawn(&mut seeded(seed), shape, real).cast(dtype).unwrap()
 }
 
 const TYPES: [(DType, DType, DType); 5] = {

@@ -1,7 +1,7 @@
 //! Motion maps' device code in the simulator, against the definition.
 
-use crate::kernels::losses::{data, wide};
 use crate::support::close::assert_bounded;
+use crate::support::numbers::{data, wide};
 use crate::support::sim::{Sim, on_gpu};
 use ptxsim::Order;
 use tubelet::ops::motion_map::{self, cases::CASES, reference};

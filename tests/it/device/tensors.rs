@@ -1,6 +1,6 @@
 //! Tensors on a device, the memory under them, and the smallest kernels: arithmetic, conversion, rows.
 
-use crate::support::grad::noise;
+use crate::support::numbers::{bits, noise};
 use crate::support::sim::{Sim, on_gpu};
 use proptest::prelude::*;
 use ptxsim::Order;
@@ -10,10 +10,6 @@ use tubelet::shape::Shape;
 use tubelet::tensor::{DType, Device, Tensor};
 
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
-
-fn bits(t: &Tensor) -> Vec<u32> {
-    t.load().unwrap().iter().map(|v| v.to_bits()).collect()
-}
 
 #[test]
 fn numbers_come_back_as_they_went() {

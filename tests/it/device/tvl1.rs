@@ -1,7 +1,7 @@
 //! TV-L1's device code in the simulator: against the definition, and against itself cut otherwise.
 
-use crate::kernels::losses::data;
 use crate::support::close::assert_near_as_f32;
+use crate::support::numbers::data;
 use crate::support::sim::{Sim, on_gpu};
 use ptxsim::Order;
 use tubelet::flow::Gray;

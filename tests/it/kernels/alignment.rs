@@ -1,10 +1,9 @@
 //! Channel maps and the losses that align them with motion: definitions, gradients of both orders, laws.
 
 use crate::support::close::{assert_bounded, assert_gradient, assert_near, assert_norm};
-use crate::support::grad::{
-    assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data,
-};
-use crate::support::grad::{noise, wide};
+use crate::support::grad::{assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order};
+use crate::support::numbers::data;
+use crate::support::numbers::{noise, wide};
 use proptest::prelude::*;
 use tubelet::error::Result;
 use tubelet::ops;
@@ -135,8 +134,8 @@ proptest! {
 fn the_three_passes_are_adjoint() {
     // Areas that are powers of two, so that means of integers are exact.
     let (x, m) = ([2, 3, 4, 2, 5], [2, 3, 4, 2]);
-    let other = crate::support::grad::integers(7, &x);
-    let cells = crate::support::grad::integers(8, &m);
+    let other = crate::support::numbers::integers(7, &x);
+    let cells = crate::support::numbers::integers(8, &m);
     let op = alignment::map_fwd;
     assert_adjoint("in f", &x, &m, |f| op(&other, f), |d| alignment::map_bwd_f(&other, d));
     assert_adjoint("in g", &x, &m, |g| op(g, &other), |d| alignment::map_bwd_g(d, &other));

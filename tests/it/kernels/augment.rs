@@ -1,13 +1,12 @@
 //! Augmentation: against PyTorch's arithmetic, and the laws a draw obeys.
 
 use crate::support::close::assert_norm;
+use crate::support::goldens::Goldens;
 use proptest::prelude::*;
-use safetensors::SafeTensors;
 use tubelet::augment::{Adjust, AugmentSpec, Crop, Draw, Jitter, MotionKind, apply_motion, apply_rgb};
 use tubelet::error::ErrorKind;
 use tubelet::rng::{Purpose, stream};
 
-const FIXTURE: &[u8] = include_bytes!("../../fixtures/augment.safetensors");
 const ORDER: [Adjust; 4] = [Adjust::Saturation, Adjust::Contrast, Adjust::Brightness, Adjust::Hue];
 const NEUTRAL: Jitter = Jitter { order: ORDER, brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0 };
 
@@ -28,15 +27,11 @@ fn rgb(frames: &[u8], h: usize, w: usize, draw: &Draw, side: usize) -> Vec<f32> 
     out
 }
 
-fn golden(name: &str) -> Vec<f32> {
-    let file = SafeTensors::deserialize(FIXTURE).unwrap();
-    bytemuck::pod_collect_to_vec(file.tensor(name).unwrap().data())
-}
-
 #[test]
 fn agrees_with_pytorch() {
-    let file = SafeTensors::deserialize(FIXTURE).unwrap();
-    let (frames, maps) = (file.tensor("frames").unwrap(), golden("maps"));
+    let goldens = Goldens::open("augment");
+    let golden = |name: &str| goldens.get(name);
+    let (frames, maps) = (goldens.bytes("frames"), golden("maps"));
     let (h, w, side) = (21, 26, 12);
     let crop = Crop { y: 3, x: 5, h: 17, w: 19 };
     let plain = Draw { crop, ..Draw::centre(&AugmentSpec::default(), h, w) };
@@ -61,7 +56,7 @@ fn agrees_with_pytorch() {
         ),
     ];
     for (name, draw) in cases {
-        assert_norm(name, &rgb(frames.data(), h, w, &draw, side), &golden(name), 5e-6);
+        assert_norm(name, &rgb(frames, h, w, &draw, side), &golden(name), 5e-6);
     }
     let planes: Vec<&[f32]> = maps.chunks_exact(h * w).collect();
     let mut out = vec![f32::NAN; 2 * side * side * 2];

@@ -1,7 +1,9 @@
 //! Batch normalisation: against its definition, PyTorch and differences, in both number types.
 
 use crate::support::close::{assert_bounded, assert_gradient, assert_near, assert_norm};
-use crate::support::grad::{assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data, noise, wide};
+use crate::support::goldens::Goldens;
+use crate::support::grad::{assert_keep_is_free, assert_same_on_any_threads, assert_second_order};
+use crate::support::numbers::{data, noise, wide};
 use crate::support::sim::on_gpu;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
@@ -238,12 +240,8 @@ fn the_gradient_has_a_gradient() {
 
 #[test]
 fn agrees_with_pytorch() {
-    let bytes = include_bytes!("../../fixtures/batch_norm.safetensors");
-    let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
-    let get = |name: &str| {
-        let view = file.tensor(name).unwrap();
-        Tensor::from_f32(tubelet::shape::Shape::new(view.shape()), &bytemuck::pod_collect_to_vec(view.data())).unwrap()
-    };
+    let goldens = Goldens::open("batch_norm");
+    let get = |name: &str| goldens.tensor(name);
     let inputs = [get("x"), get("gamma"), get("beta"), get("residual")];
     let (mean, var) = (get("fixed_mean"), get("fixed_var"));
     let fixed = Stats::Fixed { mean: &mean, var: &var };

@@ -1,7 +1,7 @@
 //! Batch norm from moments that the convolution before it took: the same numbers, one pass over memory less.
 
 use crate::support::close::assert_norm;
-use crate::support::grad::{data, noise};
+use crate::support::numbers::{data, noise};
 use crate::support::sim::on_gpu;
 use tubelet::ops::batch_norm::{Moments, Stats, forward};
 use tubelet::tensor::{DType, Device, Tensor};

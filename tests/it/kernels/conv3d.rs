@@ -1,9 +1,9 @@
 //! Convolution: the CPU path against the definition, the definition against differences and PyTorch.
 
 use crate::support::close::{assert_bounded, assert_gradient, assert_norm};
+use crate::support::goldens::Goldens;
+use crate::support::numbers::{Draw, dot, drawn, integer, real, seeded, wide};
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tubelet::cpu::Isa;
 use tubelet::error::ErrorKind;
 use tubelet::ops;
@@ -13,27 +13,6 @@ use tubelet::shape::{Shape, Window};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
 
-fn random(seed: u64) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-/// Small integers: every sum of their products is exact in f32, in any order.
-fn integers(r: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
-    (0..len).map(|_| r.random_range(-4i32..=4) as f32).collect()
-}
-
-fn reals(r: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
-    (0..len).map(|_| r.random_range(-1.0f32..1.0)).collect()
-}
-
-fn wide(v: &[f32]) -> Vec<f64> {
-    v.iter().map(|&v| f64::from(v)).collect()
-}
-
-fn tensor(shape: Shape, data: &[f32]) -> Tensor {
-    Tensor::from_f32(shape, data).unwrap()
-}
-
 /// Inputs of one problem.
 struct Data {
     x: Tensor,
@@ -41,9 +20,9 @@ struct Data {
     dy: Tensor,
 }
 
-fn data(p: &Conv3d, seed: u64, draw: fn(&mut ChaCha8Rng, usize) -> Vec<f32>) -> Data {
-    let mut r = random(seed);
-    let mut make = |shape: Shape| tensor(shape, &draw(&mut r, shape.len()));
+fn operands(p: &Conv3d, seed: u64, draw: Draw) -> Data {
+    let mut r = seeded(seed);
+    let mut make = |shape: Shape| drawn(&mut r, shape, draw);
     Data { x: make(p.x_shape()), w: make(p.w_shape()), dy: make(p.y_shape()) }
 }
 
@@ -58,7 +37,7 @@ fn passes(isa: Isa, p: &Conv3d, d: &Data) -> [Tensor; 3] {
 }
 
 fn check_exact(name: &str, p: &Conv3d) {
-    let d = data(p, 1, integers);
+    let d = operands(p, 1, integer);
     let (x, w, dy) = (d.x.f32().unwrap(), d.w.f32().unwrap(), d.dy.f32().unwrap());
     let want = [reference::fprop(p, x, w), reference::dgrad(p, dy, w), reference::wgrad(p, x, dy)];
     for &isa in Isa::available() {
@@ -91,7 +70,7 @@ fn wgrad_over_many_positions() {
     for (x, k, [kh, kw]) in MANY_POSITIONS {
         let g = Geometry::new(Window::same([1, kh, kw]));
         let p = Conv3d::new("conv3d", x.into(), [k, 1, kh, kw, x[4]].into(), &g).unwrap();
-        let d = data(&p, 8, integers);
+        let d = operands(&p, 8, integer);
         let want = reference::wgrad(&p, d.x.f32().unwrap(), d.dy.f32().unwrap());
         for &isa in Isa::available() {
             let run = |threads| {
@@ -109,7 +88,7 @@ fn wgrad_over_many_positions() {
 fn bounded_on_reals() {
     for c in SMALL {
         let p = c.problem();
-        let d = data(&p, 2, reals);
+        let d = operands(&p, 2, real);
         let (x, w, dy) = (wide(d.x.f32().unwrap()), wide(d.w.f32().unwrap()), wide(d.dy.f32().unwrap()));
         let want = [reference::fprop(&p, &x, &w), reference::dgrad(&p, &dy, &w), reference::wgrad(&p, &x, &dy)];
         for &isa in Isa::available() {
@@ -123,9 +102,9 @@ fn bounded_on_reals() {
 #[test]
 fn bf16_in_bf16_out() {
     let p = SMALL.iter().find(|c| c.name == "ragged").unwrap().problem();
-    let d = data(&p, 3, reals);
+    let d = operands(&p, 3, real);
     let (x, w, dy) = (d.x.cast(DType::BF16).unwrap(), d.w.cast(DType::BF16).unwrap(), d.dy.cast(DType::BF16).unwrap());
-    let (xs, ws, dys) = (wide(&x.load().unwrap()), wide(&w.load().unwrap()), wide(&dy.load().unwrap()));
+    let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
     let y = fprop(&x, &w, p.geometry()).unwrap();
     let dx = dgrad(&dy, &w, p.x_shape(), p.geometry()).unwrap();
     let dw = wgrad(&x, &dy, p.w_shape(), p.geometry()).unwrap();
@@ -135,12 +114,8 @@ fn bf16_in_bf16_out() {
     assert_bounded("wgrad", &dw.load().unwrap(), &reference::wgrad(&p, &xs, &dys), DType::F32);
 }
 
-fn dot(a: &Tensor, b: &Tensor) -> f64 {
-    wide(&a.load().unwrap()).iter().zip(wide(&b.load().unwrap())).map(|(a, b)| a * b).sum()
-}
-
 fn check_adjoint(p: &Conv3d) {
-    let d = data(p, 4, integers);
+    let d = operands(p, 4, integer);
     let [y, dx, dw] = passes(Isa::best(), p, &d);
     assert_eq!(dot(&y, &d.dy), dot(&d.x, &dx), "fprop and dgrad of {p:?}");
     assert_eq!(dot(&y, &d.dy), dot(&d.w, &dw), "fprop and wgrad of {p:?}");
@@ -184,7 +159,7 @@ fn reference_gradients_are_difference_quotients() {
         let case = SMALL.iter().find(|c| c.name == name).unwrap();
         let [_, rest @ ..] = case.x;
         let p = Case { x: [1, rest[0], rest[1], rest[2], rest[3]], ..*case }.problem();
-        let d = data(&p, 5, reals);
+        let d = operands(&p, 5, real);
         let (x, w, dy) = (wide(d.x.f32().unwrap()), wide(d.w.f32().unwrap()), wide(d.dy.f32().unwrap()));
         let value = |y: Vec<f64>| y.iter().zip(&dy).map(|(a, b)| a * b).sum::<f64>();
         assert_gradient(
@@ -211,7 +186,7 @@ fn reference_gradients_are_difference_quotients() {
 #[test]
 fn second_order() {
     let p = SMALL.iter().find(|c| c.name == "dense-strided").unwrap().problem();
-    let d = data(&p, 6, integers);
+    let d = operands(&p, 6, integer);
     let t = Tape::new();
     let (x, w, r) = (t.leaf(d.x.clone()), t.leaf(d.w.clone()), Var::constant(d.dy.clone()));
     let y = ops::conv3d(&t, &x, &w, p.geometry()).unwrap();
@@ -239,7 +214,7 @@ fn second_order() {
 fn same_bits_for_any_thread_count() {
     for name in ["ragged", "stem-49", "spatial-strided", "wide", "deep"] {
         let p = SMALL.iter().find(|c| c.name == name).unwrap().problem();
-        let d = data(&p, 7, reals);
+        let d = operands(&p, 7, real);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| passes(Isa::best(), &p, &d).map(|t| t.f32().unwrap().to_vec()))
@@ -252,15 +227,9 @@ fn same_bits_for_any_thread_count() {
 /// Three passes of PyTorch, formed in double precision and rounded once.
 #[test]
 fn pytorch() {
-    let bytes = include_bytes!("../../fixtures/conv3d.safetensors");
-    let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
-    let load = |name: String| {
-        let view = file.tensor(&name).unwrap();
-        let data: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        tensor(Shape::new(view.shape()), &data)
-    };
+    let goldens = Goldens::open("conv3d");
     for case in ["dense", "strided", "stem", "dilated", "grouped"] {
-        let get = |key: &str| load(format!("{case}/{key}"));
+        let get = |key: &str| goldens.tensor(&format!("{case}/{key}"));
         let (x, w, dy) = (get("x"), get("w"), get("dy"));
         let numbers: Vec<usize> = get("geometry").f32().unwrap().iter().map(|&v| v as usize).collect();
         let three = |i: usize| [numbers[i], numbers[i + 1], numbers[i + 2]];

@@ -2,6 +2,7 @@
 //! compute the same results otherwise, within the same bounds.
 
 use crate::support::close::{assert_bounded, assert_norm, assert_within, gamma};
+use crate::support::numbers::{Draw, drawn, integer, real, seeded, wide};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -12,29 +13,13 @@ use tubelet::ops::reference::Bounded;
 use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Tensor};
 
-type Draw = fn(&mut ChaCha8Rng) -> f32;
-
-fn integer(r: &mut ChaCha8Rng) -> f32 {
-    r.random_range(-4i32..=4) as f32
-}
-
-fn real(r: &mut ChaCha8Rng) -> f32 {
-    r.random_range(-1.0f32..1.0)
-}
-
-fn make(seed: u64, shape: Shape, draw: Draw) -> Tensor {
-    let mut r = ChaCha8Rng::seed_from_u64(seed);
-    let data: Vec<f32> = (0..shape.len()).map(|_| draw(&mut r)).collect();
-    Tensor::from_f32(shape, &data).unwrap()
-}
-
 /// `x`, `w` and `dy` of a problem.
-fn data(p: &Conv3d, draw: Draw) -> [Tensor; 3] {
-    [make(1, p.x_shape(), draw), make(2, p.w_shape(), draw), make(3, p.y_shape(), draw)]
-}
-
-fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
+fn operands(p: &Conv3d, draw: Draw) -> [Tensor; 3] {
+    [
+        drawn(&mut seeded(1), p.x_shape(), draw),
+        drawn(&mut seeded(2), p.w_shape(), draw),
+        drawn(&mut seeded(3), p.y_shape(), draw),
+    ]
 }
 
 /// fprop and dgrad of the definition.
@@ -53,7 +38,7 @@ const PASSES: [&str; 2] = ["fprop", "dgrad"];
 
 /// Sums of products of small integers are the same in any order, also of parts.
 fn check_exact(name: &str, p: &Conv3d) {
-    let d = data(p, integer);
+    let d = operands(p, integer);
     let want = definition(p, &d);
     let rounded = d.clone().map(|t| t.cast(DType::BF16).unwrap());
     for (got, want) in passes(p, &rounded, Products::F32).iter().zip(&want) {
@@ -71,7 +56,7 @@ fn check_exact(name: &str, p: &Conv3d) {
 
 /// bf16 tensors within the bound of f32 sums rounded once; f32 tensors within that of the parts left out.
 fn check_bounded(name: &str, p: &Conv3d) {
-    let d = data(p, real);
+    let d = operands(p, real);
     let rounded = d.clone().map(|t| t.cast(DType::BF16).unwrap());
     let want = definition(p, &rounded);
     for ((got, want), pass) in passes(p, &rounded, Products::F32).iter().zip(&want).zip(PASSES) {
@@ -159,7 +144,7 @@ fn larger_problems() {
 #[test]
 fn same_bits_for_any_thread_count() {
     for (name, p) in larger() {
-        let d = data(&p, real);
+        let d = operands(&p, real);
         let rounded = d.clone().map(|t| t.cast(DType::BF16).unwrap());
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -186,7 +171,7 @@ fn what_is_not_finite_stays_where_it_is_seen() {
     problems.push(("gray", resized("gray", [1, 3, 9, 9, 1], 4)));
     problems.push(("few channels", resized("stem-27", [1, 3, 9, 9, 5], 7)));
     for (name, p) in problems {
-        let [x, w, dy] = data(&p, integer);
+        let [x, w, dy] = operands(&p, integer);
         for bad in [f32::NAN, f32::INFINITY] {
             let spoil = |t: &Tensor| {
                 let mut data = t.f32().unwrap().to_vec();
@@ -216,7 +201,7 @@ fn f32_goes_the_faster_way() {
     for (shape, filters, faster) in [([2, 4, 28, 28, 64], 64, Products::Bf16x6), ([1, 2, 7, 7, 64], 64, Products::Fma)]
     {
         let p = resized("spatial", shape, filters);
-        let d = data(&p, real);
+        let d = operands(&p, real);
         let [x, _, dy] = &d;
         let all = |products| {
             let [y, dx] = passes(&p, &d, products);
@@ -241,7 +226,7 @@ fn f32_goes_the_faster_way() {
 #[test]
 fn parts_are_as_exact_as_promised() {
     let p = resized("spatial", [1, 2, 14, 14, 64], 64);
-    let d = data(&p, real);
+    let d = operands(&p, real);
     let want = definition(&p, &d);
     for (products, rel) in [(Products::Bf16x3, 1e-5), (Products::Bf16x6, 5e-7), (Products::Fma, 5e-7)] {
         let g = p.geometry().with(products);

@@ -1,13 +1,12 @@
 //! wgrad in tiles of bf16, and in f32 split into parts, against the definition.
 
 use crate::support::close::{assert_bounded, assert_norm, assert_within, gamma};
+use crate::support::numbers::{Draw, drawn, integer, real, seeded, wide};
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tubelet::cpu::Isa;
 use tubelet::ops::conv3d::cases::{LAYERS, SMALL};
 use tubelet::ops::conv3d::{Conv3d, Geometry, Products, reference, wgrad_with};
-use tubelet::shape::{Shape, Window};
+use tubelet::shape::Window;
 use tubelet::tensor::{DType, Tensor};
 
 /// What tiles take: tensors of bf16, or of f32 in so many parts.
@@ -22,20 +21,9 @@ fn no_tiles() -> bool {
     none
 }
 
-/// Small integers, which bf16 holds: every sum of their products is exact in f32, in any order.
-fn integers(r: &mut ChaCha8Rng, shape: Shape) -> Tensor {
-    let data: Vec<f32> = (0..shape.len()).map(|_| r.random_range(-4i32..=4) as f32).collect();
-    Tensor::from_f32(shape, &data).unwrap()
-}
-
-fn reals(r: &mut ChaCha8Rng, shape: Shape) -> Tensor {
-    let data: Vec<f32> = (0..shape.len()).map(|_| r.random_range(-1.0f32..1.0)).collect();
-    Tensor::from_f32(shape, &data).unwrap()
-}
-
-fn operands(p: &Conv3d, seed: u64, draw: fn(&mut ChaCha8Rng, Shape) -> Tensor) -> [Tensor; 2] {
-    let mut r = ChaCha8Rng::seed_from_u64(seed);
-    [draw(&mut r, p.x_shape()), draw(&mut r, p.y_shape())]
+fn operands(p: &Conv3d, seed: u64, draw: Draw) -> [Tensor; 2] {
+    let mut r = seeded(seed);
+    [drawn(&mut r, p.x_shape(), draw), drawn(&mut r, p.y_shape(), draw)]
 }
 
 fn run(p: &Conv3d, [x, dy]: &[Tensor; 2], (dtype, products): (DType, Products)) -> Tensor {
@@ -43,12 +31,8 @@ fn run(p: &Conv3d, [x, dy]: &[Tensor; 2], (dtype, products): (DType, Products)) 
     wgrad_with(Isa::Amx, &x, &dy, p.w_shape(), &p.geometry().with(products)).unwrap()
 }
 
-fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
-}
-
 fn check_exact(name: &str, p: &Conv3d) {
-    let data = operands(p, 1, integers);
+    let data = operands(p, 1, integer);
     let want = reference::wgrad(p, data[0].f32().unwrap(), data[1].f32().unwrap()).value;
     for form in FORMS {
         let got = run(p, &data, form);
@@ -126,7 +110,7 @@ fn bf16_is_bounded_on_reals() {
     }
     for c in SMALL.iter().filter(|c| c.geometry.groups == 1) {
         let p = c.problem();
-        let data = operands(&p, 2, reals).map(|t| t.cast(DType::BF16).unwrap());
+        let data = operands(&p, 2, real).map(|t| t.cast(DType::BF16).unwrap());
         let want = reference::wgrad(&p, &wide(&data[0]), &wide(&data[1]));
         assert_bounded(c.name, run(&p, &data, FORMS[0]).f32().unwrap(), &want, DType::F32);
     }
@@ -143,7 +127,7 @@ fn split_is_bounded_on_reals() {
     let u = DType::BF16.unit_roundoff();
     for c in SMALL.iter().filter(|c| c.geometry.groups == 1) {
         let p = c.problem();
-        let data = operands(&p, 3, reals);
+        let data = operands(&p, 3, real);
         let want = reference::wgrad(&p, &wide(&data[0]), &wide(&data[1]));
         for (form, products, left) in [(FORMS[1], 3, 3.1 * u * u), (FORMS[2], 6, 4.1 * u * u * u)] {
             let off = left + 1.1 * gamma(products * want.terms.max(1), DType::F32);
@@ -161,7 +145,7 @@ fn split_is_near_f64() {
     }
     for name in ["spatial", "wide", "dense-strided"] {
         let p = small(name);
-        let data = operands(&p, 4, reals);
+        let data = operands(&p, 4, real);
         let want = reference::wgrad(&p, &wide(&data[0]), &wide(&data[1])).value;
         let want: Vec<f32> = want.iter().map(|&v| v as f32).collect();
         assert_norm(&format!("{name} x3"), run(&p, &data, FORMS[1]).f32().unwrap(), &want, 1e-5);
@@ -176,7 +160,7 @@ fn same_bits_for_any_number_of_threads() {
     }
     let layers = LAYERS.iter().filter(|c| ["small-3", "r21d-3t", "small-4"].contains(&c.name));
     for p in layers.map(|c| c.problem()).chain([small("ragged"), small("stem-5")]) {
-        let data = operands(&p, 5, reals);
+        let data = operands(&p, 5, real);
         for form in FORMS {
             let on = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -197,7 +181,7 @@ fn no_numbers_stay_where_they_belong() {
     }
     for name in ["ragged", "spatial-strided", "dilated", "stem-5", "skipping", "deep"] {
         let p = small(name);
-        let [x, dy] = operands(&p, 6, reals);
+        let [x, dy] = operands(&p, 6, real);
         for i in [0, p.c() + 1, x.shape().len() / 2, x.shape().len() - 1] {
             let mut bad = x.clone();
             bad.f32_mut().unwrap()[i] = f32::NAN;
@@ -236,7 +220,7 @@ fn nothing_of_an_earlier_call_is_seen() {
     for c in SMALL.iter().filter(|c| c.geometry.groups == 1) {
         let p = c.problem();
         let no_numbers = [Tensor::full(p.x_shape(), f32::NAN), Tensor::full(p.y_shape(), f32::NAN)];
-        let data = operands(&p, 7, reals);
+        let data = operands(&p, 7, real);
         for form in FORMS {
             run(&p, &no_numbers, form);
             assert!(run(&p, &data, form).f32().unwrap().iter().all(|v| v.is_finite()), "{} {form:?}", c.name);

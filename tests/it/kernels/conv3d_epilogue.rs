@@ -1,7 +1,8 @@
 //! Epilogues of convolutions on the CPU: the same as the separate operations.
 
 use crate::support::close::{assert_bounded, assert_norm, assert_within, gamma};
-use crate::support::grad::{assert_same_on_any_threads, data, noise, wide};
+use crate::support::grad::assert_same_on_any_threads;
+use crate::support::numbers::{data, noise, wide};
 use tubelet::ops::batch_norm::{self, Incoming, Moments, Norm, ReluMask, Stats};
 use tubelet::ops::conv3d::cases::SMALL;
 use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};

@@ -1,6 +1,7 @@
 //! Prologues of convolutions, normalisation and ReLU of what they read: the bits of the separate operations.
 
-use crate::support::grad::{assert_same_on_any_threads, data, noise};
+use crate::support::grad::assert_same_on_any_threads;
+use crate::support::numbers::{data, noise};
 use tubelet::ops::batch_norm::{Norm, Stats, batch_norm};
 use tubelet::ops::conv3d::cases::SMALL;
 use tubelet::ops::conv3d::fusion::{self, Epilogue, Prologue};

@@ -1,9 +1,8 @@
 //! Primitives and plain layers: arithmetic, sums, functions, rectifier, matrix product, linear.
 
 use crate::support::close::{assert_bounded, assert_gradient};
-use crate::support::grad::{
-    assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data, integers, noise, wide,
-};
+use crate::support::grad::{assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order};
+use crate::support::numbers::{data, integers, noise, wide};
 use proptest::prelude::*;
 use tubelet::ops::arith::{self, Arith};
 use tubelet::ops::reference::Bounded;

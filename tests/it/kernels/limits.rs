@@ -2,6 +2,7 @@
 //! here may end the process.
 
 use crate::support::close::assert_bounded;
+use crate::support::numbers::wide;
 use proptest::prelude::*;
 use std::panic::catch_unwind;
 use tubelet::error::{Error, ErrorKind};
@@ -27,10 +28,6 @@ fn refused<T>(what: &str, result: Result<T, Error>) {
 fn numbers(shape: Shape, seed: usize) -> Tensor {
     let data: Vec<f32> = (0..shape.len()).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect();
     Tensor::from_f32(shape, &data).unwrap()
-}
-
-fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
 }
 
 /// Numbers at which something else happens: 32 and 64 bits end, floats lose ones, the limits of windows and shapes.

@@ -1,55 +1,19 @@
 //! Row normalisation, the losses, and the queue they contrast with.
 
 use crate::support::close::{assert_bounded, assert_gradient, assert_norm};
+use crate::support::goldens::Goldens;
+use crate::support::grad::same_on_any_pool;
+use crate::support::numbers::{data, matrix, tensor, wide};
 use crate::support::sim::on_gpu;
 use proptest::prelude::*;
-use rand::RngExt;
-use safetensors::SafeTensors;
 use tubelet::error::ErrorKind;
 use tubelet::ops::{self, cross_entropy, infonce, l2_norm};
-use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::queue::Queue;
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
 
-pub fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut rng = stream(seed, 0, 0, Purpose::Test);
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
-
-pub fn tensor(shape: &[usize], data: &[f32]) -> Tensor {
-    Tensor::from_f32(tubelet::shape::Shape::new(shape), data).unwrap()
-}
-
-fn random(n: usize, d: usize, seed: u64) -> Tensor {
-    tensor(&[n, d], &noise(n * d, seed))
-}
-
 fn unit(n: usize, d: usize, seed: u64) -> Tensor {
-    l2_norm::forward(&random(n, d, seed)).unwrap()
-}
-
-pub fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| f64::from(v)).collect()
-}
-
-pub fn data(x: &Tensor) -> Vec<f32> {
-    x.load().unwrap().into_owned()
-}
-
-pub fn golden(file: &[u8], name: &str) -> Tensor {
-    let all = SafeTensors::deserialize(file).unwrap();
-    let view = all.tensor(name).unwrap();
-    let values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    tensor(view.shape(), &values)
-}
-
-/// Bits of `f` in pools of one, two and three threads: all equal.
-pub fn same_on_any_pool<T: PartialEq + std::fmt::Debug + Send>(f: impl Fn() -> T + Sync) {
-    let run = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&f);
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(3));
+    l2_norm::forward(&matrix(n, d, seed)).unwrap()
 }
 
 /// The gradient of `loss` at `x` under both modes, and that of `⟨gradient, v⟩` under `Keep`.
@@ -77,7 +41,7 @@ fn dot(a: &[f64], b: &[f32]) -> f64 {
 fn l2_norm_meets_its_reference() {
     for c in l2_norm::cases::CASES {
         for dtype in [DType::F32, DType::BF16] {
-            let (x, dy) = (random(c.n, c.d, 1).cast(dtype).unwrap(), random(c.n, c.d, 2).cast(dtype).unwrap());
+            let (x, dy) = (matrix(c.n, c.d, 1).cast(dtype).unwrap(), matrix(c.n, c.d, 2).cast(dtype).unwrap());
             let (xs, dys) = (wide(&data(&x)), wide(&data(&dy)));
             let y = l2_norm::forward(&x).unwrap();
             assert_bounded(c.name, &data(&y), &l2_norm::reference::forward(&xs, c.d), dtype);
@@ -90,7 +54,7 @@ fn l2_norm_meets_its_reference() {
 #[test]
 fn l2_norm_gradients() {
     let (n, d) = (3, 5);
-    let (x, w, v) = (random(n, d, 1), random(n, d, 2), random(n, d, 3));
+    let (x, w, v) = (matrix(n, d, 1), matrix(n, d, 2), matrix(n, d, 3));
     let (xs, ws) = (wide(&data(&x)), wide(&data(&w)));
     let first = |x: &[f64]| l2_norm::reference::backward(x, &ws, d).value;
     assert_gradient(
@@ -147,7 +111,7 @@ fn infonce_meets_its_reference() {
 #[test]
 fn infonce_gradients() {
     let (n, d, m, tau) = (3, 4, 7, 0.2);
-    let (q, k, queue, v) = (random(n, d, 1), random(n, d, 2), random(m, d, 3), random(n, d, 4));
+    let (q, k, queue, v) = (matrix(n, d, 1), matrix(n, d, 2), matrix(m, d, 3), matrix(n, d, 4));
     let [qs, ks, keys] = [&q, &k, &queue].map(|x| wide(&data(x)));
     let tau64 = f64::from(tau);
     let first = |q: &[f64]| infonce::reference::backward(q, &ks, &keys, d, tau64).value;
@@ -168,14 +132,14 @@ fn infonce_gradients() {
 
 #[test]
 fn infonce_equals_pytorch_through_the_normalisation() {
-    let file = include_bytes!("../../fixtures/infonce.safetensors");
-    let (z, k, queue) = (golden(file, "z"), golden(file, "k"), golden(file, "queue"));
+    let goldens = Goldens::open("infonce");
+    let (z, k, queue) = (goldens.tensor("z"), goldens.tensor("k"), goldens.tensor("queue"));
     for tau in [0.1f32, 0.02] {
         let t = Tape::new();
         let z = t.leaf(z.clone());
         let out = ops::infonce(&t, &ops::l2_norm(&t, &z).unwrap(), &k, &queue, tau).unwrap();
         let dz = t.grad(&out.loss, &[&z], Mode::Free).unwrap().remove(0).unwrap();
-        let want = |name: &str| data(&golden(file, &format!("{name}_{tau}")));
+        let want = |name: &str| goldens.get(&format!("{name}_{tau}"));
         assert_norm("loss", &data(out.loss.value()), &want("loss"), 1e-5);
         assert_norm("positive", &[out.positive().unwrap()], &want("positive"), 1e-5);
         assert_eq!(out.accuracy().unwrap(), want("accuracy")[0]);
@@ -250,7 +214,7 @@ proptest! {
 
     #[test]
     fn infonce_on_any_shape(n in 1usize..80, d in 1usize..24, m in 1usize..700, tau in 0.02f32..2.0, seed in 0u64..1000) {
-        let (q, k, queue) = (random(n, d, seed), random(n, d, seed + 1), random(m, d, seed + 2));
+        let (q, k, queue) = (matrix(n, d, seed), matrix(n, d, seed + 1), matrix(m, d, seed + 2));
         let [qs, ks, keys] = [&q, &k, &queue].map(|x| wide(&data(x)));
         let (s, dq) = infonce::forward_backward(&q, &k, &queue, tau).unwrap();
         let tau = f64::from(tau);
@@ -283,7 +247,7 @@ proptest! {
 
 fn check_cross_entropy(device: &Device, what: &str, n: usize, c: usize) {
     for dtype in [DType::F32, DType::BF16] {
-        let x = random(n, c, 1).cast(dtype).unwrap();
+        let x = matrix(n, c, 1).cast(dtype).unwrap();
         let labels: Vec<usize> = (0..n).map(|i| i * 7 % c).collect();
         let xs = wide(&data(&x));
         let x = x.to(device).unwrap();
@@ -318,13 +282,13 @@ pub fn cross_entropy_on_a_device() {
         let huge = there(tensor(&[2, 2], &[1e30, -1e30, 0.0, f32::NEG_INFINITY]));
         assert_eq!(cross_entropy::forward(&huge, &[0, 0]).unwrap(), 0.0);
         assert_eq!(data(&cross_entropy::probabilities(&huge).unwrap()), [1.0, 0.0, 1.0, 0.0]);
-        let (x, v, labels) = (random(3, 5, 1), random(3, 5, 2), [4, 0, 2]);
+        let (x, v, labels) = (matrix(3, 5, 1), matrix(3, 5, 2), [4, 0, 2]);
         let here = gradients(&x, &v, |t, x| ops::cross_entropy(t, x, &labels).unwrap());
         let got = gradients(&there(x), &there(v), |t, x| ops::cross_entropy(t, x, &labels).unwrap());
         for (got, here) in got.iter().zip(&here) {
             assert_norm("gradients on a device", got, here, 1e-5);
         }
-        let (x, v, w) = (random(3, 5, 1), random(3, 5, 2), random(3, 5, 3));
+        let (x, v, w) = (matrix(3, 5, 1), matrix(3, 5, 2), matrix(3, 5, 3));
         let f = |w: Tensor| {
             move |t: &Tape, x: &Var| {
                 let y = ops::mul(t, &ops::l2_norm(t, x).unwrap(), &Var::constant(w.clone())).unwrap();
@@ -341,7 +305,7 @@ pub fn cross_entropy_on_a_device() {
 #[test]
 fn cross_entropy_gradients() {
     let (n, c, labels) = (3, 5, [4, 0, 2]);
-    let (x, v) = (random(n, c, 1), random(n, c, 2));
+    let (x, v) = (matrix(n, c, 1), matrix(n, c, 2));
     let xs = wide(&data(&x));
     let first = |x: &[f64]| cross_entropy::reference::backward(x, c, &labels, 1.0).value;
     assert_gradient(

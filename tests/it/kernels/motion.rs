@@ -1,6 +1,7 @@
 //! Motion maps, `.flo` files and flow pictures.
 
 use crate::support::close::assert_bounded;
+use crate::support::numbers::wide;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
 use tubelet::flow::motion::{MotionInput, MotionMap};
@@ -15,10 +16,6 @@ fn eighths(h: usize, w: usize, seed: u64) -> Flow {
         (0..(h * w) as u64).map(number).collect()
     };
     Flow::new(h, w, field(seed), field(seed + 7777)).unwrap()
-}
-
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| v.into()).collect()
 }
 
 #[test]

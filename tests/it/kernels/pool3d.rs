@@ -1,9 +1,9 @@
 //! Pools: against their definitions, PyTorch and differences.
 
 use crate::support::close::{assert_bounded, assert_gradient, assert_norm};
-use crate::support::grad::{
-    assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order, data, integers, noise, wide,
-};
+use crate::support::goldens::Goldens;
+use crate::support::grad::{assert_adjoint, assert_keep_is_free, assert_same_on_any_threads, assert_second_order};
+use crate::support::numbers::{data, integers, noise, wide};
 use crate::support::sim::on_gpu;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
@@ -137,12 +137,8 @@ fn gradients_have_gradients() {
 
 #[test]
 fn agrees_with_pytorch() {
-    let bytes = include_bytes!("../../fixtures/pool3d.safetensors");
-    let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
-    let get = |name: &str| {
-        let view = file.tensor(name).unwrap();
-        Tensor::from_f32(Shape::new(view.shape()), &bytemuck::pod_collect_to_vec(view.data())).unwrap()
-    };
+    let goldens = Goldens::open("pool3d");
+    let get = |name: &str| goldens.tensor(name);
     let t = Tape::new();
     let x = t.leaf(get("x"));
     let window = |stride, pad, dilation| Window { stride, pad, dilation };

@@ -1,8 +1,9 @@
 //! TV-L1 flow: against its definition, OpenCV and Middlebury's truth; what it must do on images of known motion.
 
 use crate::support::close::{assert_near_as_f32, assert_pixels};
+use crate::support::goldens::Goldens;
+use crate::support::numbers::{data, wide};
 use proptest::prelude::*;
-use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use tubelet::error::ErrorKind;
 use tubelet::flow::{Flow, Gray, flo};
@@ -22,10 +23,6 @@ fn gray(path: &Path) -> Gray {
     let picture = image::open(path).expect("a picture").to_rgb8();
     let (w, h) = (picture.width() as usize, picture.height() as usize);
     Gray::from_rgb(picture.as_raw(), h, w).expect("a whole picture")
-}
-
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| v.into()).collect()
 }
 
 /// An image of smooth waves, moved by `(dx, dy)` pixels.
@@ -89,12 +86,8 @@ proptest! {
 
 #[test]
 fn goldens_of_opencv() {
-    let file = include_bytes!("../../fixtures/tvl1.safetensors");
-    let file = SafeTensors::deserialize(file).unwrap();
-    let get = |name: &str| -> (Vec<usize>, Vec<f32>) {
-        let view = file.tensor(name).unwrap();
-        (view.shape().to_vec(), bytemuck::pod_collect_to_vec(view.data()))
-    };
+    let goldens = Goldens::open("tvl1");
+    let get = |name: &str| goldens.tensor(name);
     let exact = Tvl1 { epsilon: 0.0, ..Tvl1::default() };
     // OpenCV rounds the position of a warp to 1/32 pixel, which the first warp from rest does not feel.
     let parameters = [
@@ -108,12 +101,12 @@ fn goldens_of_opencv() {
         ("default", 0.05, Tvl1::default()),
     ];
     for crop in ["whale", "grove"] {
-        let ((size, a), (_, b)) = (get(&format!("{crop}.a")), get(&format!("{crop}.b")));
-        let (h, w) = (size[0], size[1]);
-        let [a, b] = [a, b].map(|data| Gray::new(h, w, data).unwrap());
+        let [a, b] = ["a", "b"].map(|name| get(&format!("{crop}.{name}")));
+        let (h, w) = (a.dims()[0], a.dims()[1]);
+        let [a, b] = [a, b].map(|t| Gray::new(h, w, data(&t)).unwrap());
         for (name, px, p) in &parameters {
             let got = tvl1::flow(&a, &b, p).unwrap();
-            let want = wide(&get(&format!("{crop}.{name}")).1);
+            let want = wide(&get(&format!("{crop}.{name}")));
             assert_pixels(&format!("{crop}, {name}"), [got.u(), got.v()], [&want[..h * w], &want[h * w..]], *px);
         }
     }

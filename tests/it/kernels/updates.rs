@@ -1,7 +1,9 @@
 //! The updates of weights: SGD and the momentum encoder's average.
 
-use crate::kernels::losses::{data, golden, noise, same_on_any_pool, tensor, wide};
 use crate::support::close::{assert_bounded, assert_norm};
+use crate::support::goldens::Goldens;
+use crate::support::grad::same_on_any_pool;
+use crate::support::numbers::{data, reals, tensor, wide};
 use crate::support::sim::on_gpu;
 use proptest::prelude::*;
 use tubelet::ops::{ema, sgd};
@@ -12,7 +14,7 @@ proptest! {
 
     #[test]
     fn ema_lies_between_its_sources(len in 1usize..300, m in 0.0f32..=1.0, seed in 0u64..1000) {
-        let (k, q) = (noise(len, seed), noise(len, seed + 1));
+        let (k, q) = (reals(len, seed), reals(len, seed + 1));
         let mut key = tensor(&[len], &k);
         ema::update(&mut key, &tensor(&[len], &q), m).unwrap();
         assert_bounded("ema", &data(&key), &ema::reference::update(&wide(&k), &wide(&q), f64::from(m)), DType::F32);
@@ -25,7 +27,7 @@ proptest! {
 
 #[test]
 fn ema_fixed_points() {
-    let (k, q) = (noise(50, 1), tensor(&[50], &noise(50, 2)));
+    let (k, q) = (reals(50, 1), tensor(&[50], &reals(50, 2)));
     let mut key = tensor(&[50], &k);
     ema::update(&mut key, &q, 1.0).unwrap();
     assert_eq!(data(&key), k, "m = 1 keeps");
@@ -33,13 +35,13 @@ fn ema_fixed_points() {
     assert_eq!(data(&key), data(&q), "m = 0 copies");
     assert!(ema::update(&mut key, &q, 1.5).is_err());
     assert!(ema::update(&mut key, &q, f32::NAN).is_err());
-    assert!(ema::update(&mut key, &tensor(&[25, 2], &noise(50, 1)), 0.5).is_err());
+    assert!(ema::update(&mut key, &tensor(&[25, 2], &reals(50, 1)), 0.5).is_err());
 }
 
 #[test]
 fn ema_meets_its_reference_on_any_pool() {
     for c in ema::cases::CASES.iter().filter(|c| c.len < 100_000) {
-        let (k, q) = (noise(c.len, 1), noise(c.len, 2));
+        let (k, q) = (reals(c.len, 1), reals(c.len, 2));
         same_on_any_pool(|| {
             let mut key = tensor(&[c.len], &k);
             ema::update(&mut key, &tensor(&[c.len], &q), 0.99).unwrap();
@@ -53,7 +55,7 @@ fn ema_meets_its_reference_on_any_pool() {
 #[test]
 fn sgd_meets_its_reference_on_any_pool() {
     let c = sgd::cases::CASES.iter().find(|c| c.name == "ragged").unwrap();
-    let (w, g, v) = (noise(c.len, 1), noise(c.len, 2), noise(c.len, 3));
+    let (w, g, v) = (reals(c.len, 1), reals(c.len, 2), reals(c.len, 3));
     for nesterov in [true, false] {
         let p = sgd::Sgd { nesterov, ..Default::default() };
         let want = sgd::reference::step(p.momentum, nesterov, p.weight_decay, 0.1, &w, &g, &v);
@@ -69,8 +71,8 @@ fn sgd_meets_its_reference_on_any_pool() {
 
 #[test]
 fn sgd_follows_pytorch() {
-    let file = include_bytes!("../../fixtures/sgd.safetensors");
-    let (w0, grads, lrs) = (golden(file, "w0"), golden(file, "grads"), data(&golden(file, "lrs")));
+    let goldens = Goldens::open("sgd");
+    let (w0, grads, lrs) = (goldens.tensor("w0"), goldens.tensor("grads"), goldens.get("lrs"));
     for (name, nesterov, decay) in [("nesterov", true, true), ("heavy", false, true), ("plain", true, false)] {
         let p = sgd::Sgd { momentum: 0.9, nesterov, weight_decay: 1e-2 };
         let (mut w, mut v) = (w0.clone(), Tensor::zeros(w0.shape()));
@@ -82,7 +84,7 @@ fn sgd_follows_pytorch() {
                 data(&w)
             })
             .collect();
-        assert_norm(name, &trace, &data(&golden(file, name)), 1e-6);
+        assert_norm(name, &trace, &goldens.get(name), 1e-6);
     }
 }
 
@@ -104,7 +106,7 @@ pub fn updates_on_a_device_are_those_of_the_cpu_to_the_bit() {
     let lens = [1, 5, 4096, 16_384, 16_385, 40_003, 64];
     on_gpu(|device| {
         let there = |t: &Tensor| t.to(device).unwrap();
-        let make = |len: usize, seed: u64| tensor(&[len], &noise(len, seed));
+        let make = |len: usize, seed: u64| tensor(&[len], &reals(len, seed));
         for nesterov in [true, false] {
             let p = sgd::Sgd { nesterov, ..Default::default() };
             let mut want = Vec::new();

@@ -1,6 +1,7 @@
 //! Networks that start from a file of weights, whatever names they have themselves.
 
-use crate::networks::r3d::{fill_params, trunk};
+use crate::networks::r3d::trunk;
+use crate::support::goldens::fill_params;
 use std::path::PathBuf;
 use tubelet::error::ErrorKind;
 use tubelet::nn::nets::Naming;

@@ -3,17 +3,15 @@
 //! Goldens: `tests/fixtures/p3d.safetensors`, and two files as users would hand them over, `image_resnet.safetensors` and
 //! `image_moco.safetensors`; made by the scripts of these names in `tests/fixtures/make`.
 
-use crate::networks::r3d::{Goldens, fill_params, parity_in, tensor, trunk};
+use crate::networks::r3d::{parity_in, trunk};
 use crate::support::close::assert_norm;
+use crate::support::goldens::{Goldens, fill_params, filled};
+use crate::support::numbers::data;
 use std::path::PathBuf;
 use tubelet::nn::{Grid, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, Trunk};
 use tubelet::tape::{Tape, Var};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::{ImageHead, inflate};
-
-fn load(t: &Tensor) -> Vec<f32> {
-    t.load().unwrap().into_owned()
-}
 
 /// mcl.md 2.1: parameters of 50 layers. Those of 18 were counted in PyTorch.
 #[test]
@@ -99,7 +97,7 @@ fn grids_are_the_shapes_of_what_is_tapped() {
         for Grid { module, extents: [t, h, w], channels } in grids {
             let tape = Tape::no_grad();
             let mut pass = Pass::new(&tape, &mut params, Mode::Eval).tapping(&module);
-            net.forward(&mut pass, &Var::constant(tensor("x", [1, 9, 33, 26, 3]))).unwrap();
+            net.forward(&mut pass, &Var::constant(filled("x", [1, 9, 33, 26, 3]))).unwrap();
             assert_eq!(pass.tapped().unwrap().shape().dims(), [1, t, h, w, channels], "{module}");
         }
     }
@@ -121,11 +119,11 @@ fn fixture(name: &str) -> PathBuf {
 
 /// Features of two images, each shown for `frames` frames.
 fn features(net: &Trunk, params: &mut Params, frames: usize, mode: Mode) -> Vec<f32> {
-    let images = load(&tensor("images", [2, 32, 32, 3]));
+    let images = data(&filled("images", [2, 32, 32, 3]));
     let clips: Vec<f32> = images.chunks(images.len() / 2).flat_map(|image| image.repeat(frames)).collect();
     let clips = Var::constant(Tensor::from_f32([2, frames, 32, 32, 3], &clips).unwrap());
     let tape = Tape::no_grad();
-    load(net.forward(&mut Pass::new(&tape, params, mode), &clips).unwrap().value())
+    data(net.forward(&mut Pass::new(&tape, params, mode), &clips).unwrap().value())
 }
 
 /// torchvision's features of an image are those of the inflated network of that image standing still.
@@ -165,13 +163,13 @@ fn an_inflated_network_equals_our_own_image_network() {
     let want = features(&image, &mut flat, 1, Mode::Eval);
     assert_norm("features", &features(&net, &mut params, 6, Mode::Eval), &want, 1e-6);
     // The first tap of two carries the image, so of each pair of frames the second is not seen.
-    let x = tensor("x", [1, 2, 32, 32, 3]);
-    let mut other = load(&x);
+    let x = filled("x", [1, 2, 32, 32, 3]);
+    let mut other = data(&x);
     let frame = 32 * 32 * 3;
     other[frame..].fill(0.0);
     let mut see = |x: Tensor| {
         let tape = Tape::no_grad();
-        load(net.forward(&mut Pass::new(&tape, &mut params, Mode::Eval), &Var::constant(x)).unwrap().value())
+        data(net.forward(&mut Pass::new(&tape, &mut params, Mode::Eval), &Var::constant(x)).unwrap().value())
     };
     let with = see(x.clone());
     assert_eq!(with, see(Tensor::from_f32([1, 2, 32, 32, 3], &other).unwrap()));
@@ -198,7 +196,7 @@ fn write_image(file: &std::path::Path, params: &Params) {
 fn mocos_head_goes_where_it_is_asked_to() {
     let heads = HeadSpec { hidden: 24, code: 8, normalised: false };
     let (_, fresh) = MclEncoder::new(&bottleneck().net().unwrap(), heads, 3).unwrap();
-    let value = |p: &Params, name: &str| load(&p[p.find(name).unwrap()].value);
+    let value = |p: &Params, name: &str| data(&p[p.find(name).unwrap()].value);
     for head in [ImageHead::Dropped, ImageHead::Inter] {
         let mut params = fresh.clone();
         let done = inflate(&fixture("image_moco"), &mut params, head).unwrap();
@@ -225,7 +223,7 @@ fn weights_of_another_network_are_refused_and_change_nothing() {
         let mut params = fresh.clone();
         let error = inflate(&fixture(file), &mut params, head).unwrap_err();
         for ((_, a), (_, b)) in params.iter().zip(fresh.iter()) {
-            assert_eq!(load(&a.value), load(&b.value), "{}", a.name);
+            assert_eq!(data(&a.value), data(&b.value), "{}", a.name);
         }
         error.to_string()
     };

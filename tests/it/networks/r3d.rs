@@ -4,72 +4,13 @@
 //! stores parameters: both compute them from names, in PyTorch's layout.
 
 use crate::support::close::assert_norm;
-use safetensors::SafeTensors;
+use crate::support::goldens::{Goldens, fill_params, filled};
 use tubelet::nn::nets::Net;
 use tubelet::nn::{Builder, Classifier, Encoder, Mode, Params, Pass, Role, SmallR3d, Trunk};
 use tubelet::ops;
-use tubelet::shape::Shape;
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
-use tubelet::train::checkpoint::{from_pytorch, to_pytorch};
-
-/// Numbers in [-1, 1) from a hash of the name and the index, as the generator of the fixture computes them.
-pub fn fill(name: &str, count: usize) -> Vec<f64> {
-    let offset = 0xCBF29CE484222325u64;
-    let h = name.bytes().fold(offset, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001B3));
-    let mix = |i: u64| {
-        let mut z = h.wrapping_add(i.wrapping_mul(0x9E3779B97F4A7C15));
-        z ^= z >> 32;
-        z = z.wrapping_mul(0xD6E8FEB86659FD93);
-        z ^= z >> 32;
-        (z >> 40) as f64 / 2f64.powi(23) - 1.0
-    };
-    (0..count as u64).map(mix).collect()
-}
-
-pub fn fill_params(params: &mut Params) {
-    for (_, p) in params.iter_mut() {
-        let shape = p.value.shape();
-        let fan_in = shape.len() / shape.dims()[0];
-        let (mean, deviation) = match p.role {
-            Role::ConvWeight | Role::LinearWeight => (0.0, (6.0 / fan_in as f64).sqrt()),
-            Role::NormScale => (0.5, 0.1),
-            Role::NormShift | Role::Bias => (1.5, 0.1),
-            Role::RunningMean => (0.0, 0.1),
-            Role::RunningVar => (1.0, 0.5),
-        };
-        let values: Vec<f32> = fill(&p.name, shape.len()).iter().map(|v| (mean + deviation * v) as f32).collect();
-        p.value = from_pytorch(p.role, shape, &values).unwrap();
-    }
-}
-
-pub fn tensor(name: &str, shape: impl Into<Shape>) -> Tensor {
-    let shape = shape.into();
-    let data: Vec<f32> = fill(name, shape.len()).iter().map(|v| *v as f32).collect();
-    Tensor::from_f32(shape, &data).unwrap()
-}
-
-pub struct Goldens(Vec<u8>);
-
-impl Goldens {
-    pub fn open(file: &str) -> Self {
-        Goldens(std::fs::read(crate::root().join(format!("tests/fixtures/{file}.safetensors"))).unwrap())
-    }
-
-    pub fn get(&self, key: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        bytemuck::pod_collect_to_vec(file.tensor(key).unwrap_or_else(|e| panic!("{key}: {e}")).data())
-    }
-
-    /// Asserts that `got` is near the float64 golden. PyTorch's own float32 error is stored beside each golden; another
-    /// order of summation may do worse where a batch statistic amplifies rounding, so 30 times that is allowed, and
-    /// 1e-5 where PyTorch happened to be nearly exact.
-    #[track_caller]
-    pub fn check(&self, key: &str, got: &[f32]) {
-        let own = f64::from(self.get(&format!("{key}.error"))[0]);
-        assert_norm(key, got, &self.get(key), (30.0 * own).max(1e-5));
-    }
-}
+use tubelet::train::checkpoint::to_pytorch;
 
 /// Compares output, running statistics, loss and gradients of a network with PyTorch's.
 fn parity(name: &str, params: Params, clip: [usize; 3], forward: impl Fn(&mut Pass, &Var) -> Var) {
@@ -86,7 +27,7 @@ pub fn parity_in(
 ) {
     let goldens = Goldens::open(file);
     fill_params(&mut params);
-    let x = Var::constant(tensor("x", [2, t, h, w, 3]));
+    let x = Var::constant(filled("x", [2, t, h, w, 3]));
 
     let eval = forward(&mut Pass::new(&Tape::no_grad(), &mut params, Mode::Eval), &x);
     goldens.check(&format!("{name}/eval"), &eval.value().load().unwrap());
@@ -95,7 +36,7 @@ pub fn parity_in(
     let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 1 });
     let y = forward(&mut pass, &x);
     goldens.check(&format!("{name}/train"), &y.value().load().unwrap());
-    let c = Var::constant(tensor("loss", y.shape()));
+    let c = Var::constant(filled("loss", y.shape()));
     let loss = ops::sum_to(&tape, &ops::mul(&tape, &y, &c).unwrap(), [1, 1].into()).unwrap();
     goldens.check(&format!("{name}/loss"), &loss.value().load().unwrap());
 
@@ -240,13 +181,13 @@ fn small_encoder_agrees_with_pytorch() {
 fn bf16_codes_stay_near_f32() {
     let (net, mut params) = Encoder::new(&tiny().net().unwrap(), 24, 12, 1).unwrap();
     fill_params(&mut params);
-    let x = Var::constant(tensor("x", [2, 8, 32, 32, 3]));
+    let x = Var::constant(filled("x", [2, 8, 32, 32, 3]));
     let mut run = |dtype| {
         let tape = Tape::new();
         let mut pass = Pass::new(&tape, &mut params, Mode::Eval).with_precision(dtype);
         let y = net.forward(&mut pass, &x).unwrap();
         assert_eq!(y.value().dtype(), DType::F32);
-        let c = Var::constant(tensor("loss", y.shape()));
+        let c = Var::constant(filled("loss", y.shape()));
         let loss = ops::sum_to(&tape, &ops::mul(&tape, &y, &c).unwrap(), [1, 1].into()).unwrap();
         let leaves = pass.leaves();
         let vars: Vec<&Var> = leaves.iter().map(|(_, v)| v).collect();
@@ -267,7 +208,7 @@ fn frozen_and_eval_passes_leave_the_parameters_alone() {
     let (net, mut params) = Encoder::new(&tiny().net().unwrap(), 24, 12, 1).unwrap();
     fill_params(&mut params);
     let before = params.clone();
-    let x = Var::constant(tensor("x", [2, 4, 16, 16, 3]));
+    let x = Var::constant(filled("x", [2, 4, 16, 16, 3]));
     for mode in [Mode::Eval, Mode::Frozen] {
         let tape = Tape::new();
         let mut pass = Pass::new(&tape, &mut params, mode);
@@ -286,7 +227,7 @@ fn frozen_and_eval_passes_leave_the_parameters_alone() {
 fn training_mode_without_gradients_updates_running_statistics() {
     let (net, mut params) = Encoder::new(&tiny().net().unwrap(), 24, 12, 1).unwrap();
     let query = params.clone();
-    let x = Var::constant(tensor("x", [4, 4, 16, 16, 3]));
+    let x = Var::constant(filled("x", [4, 4, 16, 16, 3]));
     let tape = Tape::no_grad();
     let mut pass = Pass::new(&tape, &mut params, Mode::Train { parts: 2 });
     assert!(!net.forward(&mut pass, &x).unwrap().has_grad());
@@ -301,7 +242,7 @@ fn training_mode_without_gradients_updates_running_statistics() {
 #[test]
 fn one_leaf_per_parameter_and_pass() {
     let (net, mut params) = trunk(&tiny().net().unwrap());
-    let x = Var::constant(tensor("x", [1, 4, 16, 16, 3]));
+    let x = Var::constant(filled("x", [1, 4, 16, 16, 3]));
     let mut gradient = |times: usize| {
         let tape = Tape::new();
         let mut pass = Pass::new(&tape, &mut params, Mode::Eval);
@@ -310,7 +251,7 @@ fn one_leaf_per_parameter_and_pass() {
             sum = ops::add(&tape, &sum, &net.forward(&mut pass, &x).unwrap()).unwrap();
         }
         let leaves = pass.leaves();
-        let dy = Var::constant(tensor("loss", sum.shape()));
+        let dy = Var::constant(filled("loss", sum.shape()));
         let g = tape.grad_from(&sum, dy, &[&leaves[0].1], tape::Mode::Free).unwrap();
         g[0].as_ref().unwrap().value().load().unwrap().into_owned()
     };
@@ -376,10 +317,10 @@ fn small_networks_take_their_options() {
     assert_eq!(params.count(), (4 * 5 * 9 + 8) + (8 * 4 * 9 + 16) + (8 * 8 * 9 + 16) + (8 * 8 * 27 + 16));
     let tape = Tape::no_grad();
     let mut pass = Pass::new(&tape, &mut params, Mode::Eval);
-    let map = trunk.forward_map(&mut pass, &Var::constant(tensor("x", [1, 9, 10, 12, 1]))).unwrap();
+    let map = trunk.forward_map(&mut pass, &Var::constant(filled("x", [1, 9, 10, 12, 1]))).unwrap();
     assert_eq!((map.shape().dims(), trunk.features_dim()), (&[1, 3, 3, 3, 8][..], 8));
 
-    let wrong = Var::constant(tensor("x", [1, 9, 10, 12, 3]));
+    let wrong = Var::constant(filled("x", [1, 9, 10, 12, 3]));
     let error = trunk.forward(&mut pass, &wrong).err().unwrap().to_string();
     assert_eq!(error, "network: `x` must be [n t h w 1], but it is [1 9 10 12 3]");
 }

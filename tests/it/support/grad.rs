@@ -1,45 +1,12 @@
 //! What gradients, adjoints and determinism are checked with.
 
-use crate::support::close::{assert_gradient, assert_norm};
-use rand::RngExt;
+use super::close::{assert_gradient, assert_norm};
+use super::numbers::{data, dot, integers, noise, wide};
 use tubelet::error::Result;
 use tubelet::ops;
-use tubelet::rng::{Purpose, stream};
 use tubelet::shape::Shape;
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::Tensor;
-
-/// Numbers in -2..2, the same for the same `seed`.
-pub fn noise(seed: u64, shape: &[usize]) -> Tensor {
-    let mut rng = stream(seed, 0, 0, Purpose::Test);
-    let shape = Shape::new(shape);
-    let data: Vec<f32> = (0..shape.len()).map(|_| rng.random_range(-2.0..2.0)).collect();
-    Tensor::from_f32(shape, &data).unwrap()
-}
-
-/// Integers in -4..=4: sums of products of a few thousand of them are exact.
-pub fn integers(seed: u64, shape: &[usize]) -> Tensor {
-    let mut rng = stream(seed, 0, 0, Purpose::Test);
-    let shape = Shape::new(shape);
-    let data: Vec<f32> = (0..shape.len()).map(|_| rng.random_range(-4i8..=4).into()).collect();
-    Tensor::from_f32(shape, &data).unwrap()
-}
-
-/// The elements.
-pub fn data(x: &Tensor) -> Vec<f32> {
-    x.load().unwrap().into_owned()
-}
-
-/// The elements in f64.
-pub fn wide(x: &Tensor) -> Vec<f64> {
-    x.load().unwrap().iter().map(|&v| v.into()).collect()
-}
-
-/// `Σ a·b` in f64.
-pub fn dot(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.shape(), b.shape());
-    wide(a).iter().zip(wide(b)).map(|(a, b)| a * b).sum()
-}
 
 /// Asserts `⟨A x, y⟩ = ⟨x, Aᵀ y⟩` exactly, on small integers.
 #[track_caller]
@@ -63,6 +30,14 @@ pub fn assert_same_on_any_threads(what: &str, f: impl Fn() -> Vec<Tensor> + Sync
     for threads in [2, 3] {
         assert_eq!(bits(on(threads)), one, "{what}: {threads} threads give other bits than one");
     }
+}
+
+/// Bits of `f` in pools of one, two and three threads: all equal.
+pub fn same_on_any_pool<T: PartialEq + std::fmt::Debug + Send>(f: impl Fn() -> T + Sync) {
+    let run = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&f);
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
 }
 
 fn leaves(t: &Tape, inputs: &[Tensor]) -> Vec<Var> {

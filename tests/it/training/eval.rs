@@ -1,24 +1,18 @@
 //! The linear probe and nearest neighbours.
 
 use crate::support::close::assert_norm;
+use crate::support::goldens::Goldens;
 use rand::RngExt;
-use safetensors::SafeTensors;
 use tubelet::error::ErrorKind;
 use tubelet::eval::{Features, knn::knn, probe::probe};
 use tubelet::rng::{Purpose, stream};
 
 fn golden(name: &str) -> Vec<f32> {
-    read(include_bytes!("../../fixtures/probe.safetensors"), name)
+    Goldens::open("probe").get(name)
 }
 
 fn golden_two(name: &str) -> Vec<f32> {
-    read(include_bytes!("../../fixtures/probe_two.safetensors"), name)
-}
-
-fn read(file: &[u8], name: &str) -> Vec<f32> {
-    let all = SafeTensors::deserialize(file).unwrap();
-    let view = all.tensor(name).unwrap();
-    view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    Goldens::open("probe_two").get(name)
 }
 
 fn labels(name: &str) -> Vec<usize> {

@@ -1,8 +1,9 @@
 //! Where and when a video moves, and what is chosen by it: maps, starts, crops.
 
+use crate::support::goldens::Goldens;
+use crate::support::numbers::wide;
 use proptest::prelude::*;
 use rand::RngExt;
-use safetensors::SafeTensors;
 use tubelet::augment::{AugmentSpec, Crop, Region};
 use tubelet::flow::Flow;
 use tubelet::flow::maps::{Fields, MapSpec, Maps, target};
@@ -14,14 +15,10 @@ use tubelet::video::{ClipSpec, Favour, Gap};
 
 use crate::support::close::{assert_bounded, assert_norm};
 
-fn random(h: usize, w: usize, seed: u64) -> Flow {
+fn random_flow(h: usize, w: usize, seed: u64) -> Flow {
     let mut rng = stream(seed, 0, 0, Purpose::Test);
     let mut field = || (0..h * w).map(|_| rng.random_range(-4.0..4.0f32)).collect();
     Flow::new(h, w, field(), field()).unwrap()
-}
-
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| v.into()).collect()
 }
 
 /// Maps of `flows` at every frame, 25 a second.
@@ -34,7 +31,7 @@ fn maps(spec: &MapSpec, flows: &[Flow], every: usize) -> Maps {
 #[test]
 fn the_boundary_follows_the_definition() {
     for case in &cases::CASES {
-        let flow = random(case.h, case.w, 1);
+        let flow = random_flow(case.h, case.w, 1);
         let got = motion_boundary(&flow);
         for (got, plane) in got.iter().zip([flow.u(), flow.v()]) {
             assert_bounded(case.name, got, &reference::motion_boundary(&wide(plane), case.h, case.w), DType::F32);
@@ -72,7 +69,7 @@ fn a_disc_peaks_at_its_rim() {
 
 #[test]
 fn windows_hold_as_many_fields_whatever_the_frame_and_sums_do_not_drift() {
-    let flows: Vec<Flow> = (0..11).map(|i| random(9, 12, i)).collect();
+    let flows: Vec<Flow> = (0..11).map(|i| random_flow(9, 12, i)).collect();
     let sum = |from: usize, count: usize| {
         let mut sum = Flow::zeros(9, 12);
         for flow in &flows[from..from + count] {
@@ -113,8 +110,8 @@ fn windows_hold_as_many_fields_whatever_the_frame_and_sums_do_not_drift() {
 
 #[test]
 fn agrees_with_scipy_and_opencv() {
-    let file = SafeTensors::deserialize(include_bytes!("../../fixtures/motion_map.safetensors")).unwrap();
-    let golden = |name: &str| -> Vec<f32> { bytemuck::pod_collect_to_vec(file.tensor(name).unwrap().data()) };
+    let goldens = Goldens::open("motion_map");
+    let golden = |name: &str| goldens.get(name);
     let (h, w, all) = (42, 28, golden("flow"));
     let flows: Vec<Flow> = all
         .chunks_exact(2 * h * w)

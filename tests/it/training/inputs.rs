@@ -14,12 +14,12 @@ use tubelet::train::focus::Focus;
 use tubelet::train::views::{Loader, Part, ViewSpec};
 use tubelet::video::{FlowSource, Gap};
 
-use crate::kernels::losses::{data, wide};
 use crate::support::close::assert_within;
 use crate::support::moving_square::{
     LENGTH, SIZE, SQUARE, corner, exact, inner, loader, mask, middle, picture, plane, views, weights, whole,
     write_frames,
 };
+use crate::support::numbers::{data, wide};
 use crate::support::sim::on_gpu;
 use crate::video::ffmpeg::ffmpeg;
 

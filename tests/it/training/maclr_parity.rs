@@ -3,7 +3,7 @@
 //! Goldens: `tests/fixtures/maclr.safetensors`, made by `tests/fixtures/make/maclr.py` in float64 with the program that our
 //! speed is compared with: what is compared there does the same work.
 
-use crate::networks::r3d::{Goldens, fill_params, tensor};
+use crate::support::goldens::{Goldens, fill_params, filled};
 use tubelet::nn::{Encoder, Params, SmallR3d};
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
@@ -50,8 +50,8 @@ fn three_steps_agree_with_pytorch() {
     let mut p = Pathways { visual: pathway(3, 1), motion: Some(pathway(1, 2)) };
     let mut losses = Vec::new();
     for (step, owners) in OWNERS.iter().enumerate() {
-        let rgb = ["a", "b"].map(|clip| tensor(&format!("rgb{step}{clip}"), [4, 4, 16, 16, 3]));
-        let motion = ["a", "b"].map(|clip| tensor(&format!("motion{step}{clip}"), [4, 8, 16, 16, 1]));
+        let rgb = ["a", "b"].map(|clip| filled(&format!("rgb{step}{clip}"), [4, 4, 16, 16, 3]));
+        let motion = ["a", "b"].map(|clip| filled(&format!("motion{step}{clip}"), [4, 8, 16, 16, 1]));
         let views = Views { rgb, motion: Some(motion), targets: None, owners: Integers::new(owners.to_vec()) };
         let mut rng = stream(1, 0, step as u64, Purpose::KeyShuffle);
         let report = method.step(&mut p, &views, &mut rng, 0.02, &sgd).unwrap();

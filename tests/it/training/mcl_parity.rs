@@ -4,8 +4,8 @@
 //! Goldens: `tests/fixtures/mcl.safetensors`, made by `tests/fixtures/make/mcl.py` in float64, where also the error of
 //! PyTorch's float32 is printed: up to 4e-5 of all gradients together, 6e-5 of a single one.
 
-use crate::networks::r3d::{Goldens, fill, tensor};
 use crate::support::close::assert_norm;
+use crate::support::goldens::{Goldens, fill, filled};
 use tubelet::nn::{HeadSpec, MclEncoder, P3d, Params, Role};
 use tubelet::ops::alignment::{Cosines, TargetNorm};
 use tubelet::rng::{self, Purpose};
@@ -57,7 +57,7 @@ fn parity(name: &str, method: &Mcl, grid: [usize; 3], weight: f32) {
     let [t, h, w] = grid;
     let target = fill("target", OWNERS.len() * t * h * w);
     let target: Vec<f32> = target.iter().map(|v| (10.0 * (v - 0.2).max(0.0)) as f32).collect();
-    let clip = |name| tensor(name, [OWNERS.len(), 8, 32, 32, 3]);
+    let clip = |name| filled(name, [OWNERS.len(), 8, 32, 32, 3]);
     let views = Views {
         query: clip("q"),
         keys: ["k1", "k2", "k3"].map(clip),

@@ -1,27 +1,12 @@
 //! The queue of negatives, and the mask that keeps a video's own keys out of them.
 
 use crate::support::close::{assert_bounded, assert_norm};
-use rand::RngExt;
+use crate::support::numbers::{data, matrix, wide};
 use tubelet::ops::infonce::{self, Mask};
 use tubelet::ops::{self};
-use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::queue::Queue;
 use tubelet::tape::{Mode, Tape};
 use tubelet::tensor::{DType, Tensor};
-
-fn random(rows: usize, d: usize, seed: u64) -> Tensor {
-    let mut rng = stream(seed, 0, 0, Purpose::Test);
-    let v: Vec<f32> = (0..rows * d).map(|_| rng.random_range(-1.0..1.0)).collect();
-    Tensor::from_f32([rows, d], &v).unwrap()
-}
-
-fn data(t: &Tensor) -> Vec<f32> {
-    t.load().unwrap().to_vec()
-}
-
-fn wide(t: &Tensor) -> Vec<f64> {
-    t.load().unwrap().iter().map(|&v| f64::from(v)).collect()
-}
 
 #[test]
 fn queue_replaces_the_oldest() {
@@ -48,10 +33,10 @@ fn queue_replaces_the_oldest() {
 #[test]
 fn queue_is_restored_whole_or_not_at_all() {
     let mut a = Queue::new(5, 3).unwrap();
-    a.push(&random(7, 3, 1), &[0, 1, 2, 3, 4, 5, 6].into()).unwrap();
+    a.push(&matrix(7, 3, 1), &[0, 1, 2, 3, 4, 5, 6].into()).unwrap();
     let mut b = Queue::restore(a.keys().clone(), a.owners().to_vec(), a.at()).unwrap();
-    a.push(&random(2, 3, 2), &[7, 8].into()).unwrap();
-    b.push(&random(2, 3, 2), &[7, 8].into()).unwrap();
+    a.push(&matrix(2, 3, 2), &[7, 8].into()).unwrap();
+    b.push(&matrix(2, 3, 2), &[7, 8].into()).unwrap();
     assert_eq!((data(a.keys()), a.at(), a.owners()), (data(b.keys()), b.at(), b.owners()));
     let (keys, owners) = (|| a.keys().clone(), || a.owners().to_vec());
     assert!(Queue::restore(keys(), owners(), 5).is_err());
@@ -59,15 +44,15 @@ fn queue_is_restored_whole_or_not_at_all() {
     assert!(Queue::restore(keys().cast(DType::BF16).unwrap(), owners(), 0).is_err());
     assert!(Queue::restore(Tensor::zeros([0, 3]), vec![], 0).is_err());
     assert!(Queue::new(0, 3).is_err() && Queue::new(3, 0).is_err());
-    assert!(a.push(&random(2, 4, 1), &[1, 2].into()).is_err());
-    assert!(a.push(&random(2, 3, 1), &[1].into()).is_err());
+    assert!(a.push(&matrix(2, 4, 1), &[1, 2].into()).is_err());
+    assert!(a.push(&matrix(2, 3, 1), &[1].into()).is_err());
 }
 
 /// A masked key is as good as absent: the gradient is that of the queue without it, however it is computed.
 #[test]
 fn masked_keys_are_no_negatives() {
     let (n, m, d, tau) = (3, 700, 8, 0.5);
-    let (q, k, queue) = (random(n, d, 1), random(n, d, 2), random(m, d, 3));
+    let (q, k, queue) = (matrix(n, d, 1), matrix(n, d, 2), matrix(m, d, 3));
     let keys: Vec<u32> = (0..m as u32).map(|j| if j % 5 == 0 { Mask::NOBODY } else { j % 4 }).collect();
     let rows = [0, 1, 9];
     let mask = Mask { rows: &rows, keys: &keys };
@@ -88,7 +73,7 @@ fn masked_keys_are_no_negatives() {
 
 #[test]
 fn an_empty_queue_has_nothing_to_say() {
-    let (q, k, queue) = (random(3, 8, 1), random(3, 8, 2), Queue::new(300, 8).unwrap());
+    let (q, k, queue) = (matrix(3, 8, 1), matrix(3, 8, 2), Queue::new(300, 8).unwrap());
     let mask = Mask { rows: &[0, 1, 2], keys: queue.owners() };
     let (scores, dq) = infonce::forward_backward_masked(&q, &k, queue.keys(), Some(mask), 0.5).unwrap();
     assert_eq!((scores.loss, scores.positive, scores.accuracy), (0.0, 1.0, 1.0));
