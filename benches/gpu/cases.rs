@@ -1,5 +1,5 @@
 //! The cases: the tables of the operations, at the batch size of a training step on a GPU, and batch norm over the
-//! output of every layer. For some of them the simulator counts memory accesses (tests/it/counters.rs).
+//! output of every layer. For some of them the simulator counts memory accesses (tests/it/device/counters.rs).
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -8,7 +8,7 @@
 //! On a GPU ([`apply_rgb_batch`], [`apply_motion_batch`]) everything from bytes to the normalised result is one pass,
 //! except the mean grey needed for contrast: if a clip has jitter, a launch before it samples the frame too and writes
 //! sums of tiles, which are added in order. Positions are computed in `f64` on both devices, so the same pixels are
-//! read; values differ only by rounding (`tests/it/augment_gpu.rs` derives the bound).
+//! read; values differ only by rounding (`tests/it/device/augment.rs` derives the bound).
 //!
 //! Sources of the constants: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code.
 //! The probabilities of jitter, greyscale and blur are not published for pre-training, so those of MoCo v2 are used.

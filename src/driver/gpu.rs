@@ -1,7 +1,7 @@
 //! A driver with a memory pool and a cache of loaded modules.
 
 use super::kernel::Module;
-use super::memory::{Memory, Pool, block_for};
+use super::pool::{Pool, block_for};
 use super::{Driver, EventId, FunctionId, GraphId, Launch, ModuleId};
 use crate::error::{Error, ErrorKind, Result};
 use std::any::Any;
@@ -119,7 +119,7 @@ impl Gpu {
         }
     }
 
-    pub(super) fn recycle(&self, ptr: u64, block: usize) {
+    fn recycle(&self, ptr: u64, block: usize) {
         self.0.driver.forget(ptr, block);
         self.pool().give(ptr, block);
     }
@@ -249,5 +249,56 @@ impl Eq for Gpu {}
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())
+    }
+}
+
+/// Device memory: an owned block that returns to the pool of its [`Gpu`] when dropped, or a borrowed address of a caller.
+pub struct Memory {
+    gpu: Gpu,
+    ptr: u64,
+    bytes: usize,
+    /// Size of the underlying block; `None` for memory of a caller.
+    block: Option<usize>,
+    /// Owner of borrowed memory, where it can be kept.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Memory {
+    fn owned(gpu: Gpu, ptr: u64, bytes: usize, block: usize) -> Self {
+        Memory { gpu, ptr, bytes, block: Some(block), _kept: None }
+    }
+
+    /// Borrowed memory that outlives this value, or that `owner` keeps alive.
+    fn borrowed(gpu: Gpu, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Memory { gpu, ptr, bytes, block: None, _kept: owner }
+    }
+
+    /// The GPU it is on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Device address; 0 for empty memory.
+    pub fn ptr(&self) -> u64 {
+        self.ptr
+    }
+
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(block) = self.block {
+            self.gpu.recycle(self.ptr, block);
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {:#x}", self.bytes, self.ptr)
     }
 }

@@ -22,12 +22,11 @@
 mod cuda;
 mod gpu;
 mod kernel;
-mod memory;
+mod pool;
 
-pub use gpu::{Gpu, Graph, Usage};
+pub use gpu::{Gpu, Graph, Memory, Usage};
 pub use kernel::{Declared, Parameter};
 pub(crate) use kernel::{In, InOut, Kernel, Module, Out, Pod, Scratch};
-pub use memory::Memory;
 
 use crate::error::Result;
 

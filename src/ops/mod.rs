@@ -5,6 +5,7 @@
 mod lanes;
 mod launch;
 pub mod reference;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod zmm;
 

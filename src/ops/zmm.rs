@@ -1,6 +1,6 @@
 //! The AVX-512 implementation of [`super::lanes`].
 
-use super::lanes::{LANES, Lanes};
+use super::vector::{LANES, Lanes};
 use half::bf16;
 use std::arch::x86_64::*;
 

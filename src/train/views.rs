@@ -1,8 +1,8 @@
 //! From the cache to a network's input: two clips of a video, RGB and motion, cropped and with changed colours.
 
-use super::focus::Focus;
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
 use crate::error::{Error, Result};
+use crate::flow::maps::MapSpec;
 use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
@@ -138,6 +138,83 @@ impl ViewSpec {
 
     pub(super) fn clip(&self, fps: f64) -> ClipSpec {
         ClipSpec { frames: self.frames, stride: self.stride as f64, fps: self.fps.unwrap_or(fps) }
+    }
+
+    /// The maps and scores that [`ViewSpec::focus`] is made by.
+    pub fn maps(&self) -> MapSpec {
+        self.focus.maps((self.frames * self.stride) as f64, self.fps)
+    }
+}
+
+/// MCL's options for the choice of clips. By default all are off.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Focus {
+    /// Probability of choosing starts by motion; 0.7 in the release, 0 for never.
+    pub sampling: f64,
+    /// Whether crops must contain what moves.
+    pub crop: bool,
+    /// The released code's behaviour where it differs. A clip without motion still constrains the crop to a box, at the
+    /// lower right; of starts with equal scores the earliest are kept; if none of forty random positions of a crop
+    /// covers the box, the best of them is used. In the target, flow is not rescaled when it is resized, and is in
+    /// levels of 6.375 per pixel; in mirrored clips `u` and `v` are each mirrored with probability one half
+    /// (`docs/papers/mcl.md` section 8). The effect of storing maps and flow in 8 bits is not reproduced.
+    pub legacy: bool,
+    /// Grid `t h w` of the alignment target, if the method needs one.
+    pub target: Option<[usize; 3]>,
+    /// Number of frames whose flow is combined into the map of a frame ([`MapSpec::window`]).
+    pub window: usize,
+    /// Cells of a map, vertically and horizontally.
+    pub grid: [usize; 2],
+    /// Fraction of each side at the border that is treated as motionless ([`MapSpec::border`]).
+    pub border: f64,
+    /// A clip whose map has no cell above this threshold counts as motionless, and its crops are ordinary ones. In
+    /// pixels of the cached flow, per field that is summed. Not used with [`Focus::legacy`].
+    pub still: f32,
+}
+
+impl Default for Focus {
+    fn default() -> Self {
+        let MapSpec { window, grid, border, .. } = MapSpec::new(1.0, None);
+        Focus { sampling: 0.0, crop: false, legacy: false, target: None, window, grid, border, still: 0.01 }
+    }
+}
+
+impl Focus {
+    /// All options: sampling with probability 0.7, crops, and a target on the grid `t h w`.
+    pub fn mcl(target: [usize; 3]) -> Focus {
+        Focus { sampling: 0.7, crop: true, target: Some(target), ..Focus::default() }
+    }
+
+    /// Whether a video's maps and scores are needed.
+    pub fn needs_maps(&self) -> bool {
+        self.sampling > 0.0 || self.crop
+    }
+
+    /// Whether the flow is needed.
+    pub fn needs_flow(&self) -> bool {
+        self.needs_maps() || self.target.is_some()
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// `Param` naming the field that is out of range.
+    pub fn check(&self) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.sampling) {
+            return Err(Error::param("focus", "sampling", self.sampling, "a probability is from 0 to 1"));
+        }
+        if !(self.still >= 0.0 && self.still.is_finite()) {
+            return Err(Error::param("focus", "still", self.still, "it must be at least 0"));
+        }
+        if let Some([t, h, w]) = self.target.filter(|grid| grid.contains(&0)) {
+            let rule = "every extent of the target's grid must be at least 1";
+            return Err(Error::param("focus", "target", format!("{t} x {h} x {w}"), rule));
+        }
+        self.maps(1.0, None).check()
+    }
+
+    fn maps(&self, span: f64, fps: Option<f64>) -> MapSpec {
+        MapSpec { window: self.window, grid: self.grid, border: self.border, span, fps }
     }
 }
 

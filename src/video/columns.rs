@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::list::{Line, List, Reading, Separator, fields, whole};
+use super::fields::{Line, List, Reading, Separator, fields, whole};
 use crate::error::{Error, Result};
 
 /// Names that columns have in the headers of lists, the better ones first.

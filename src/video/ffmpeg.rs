@@ -19,6 +19,7 @@ use super::frames::{Frames, Trouble};
 use super::pipe::{self, Failure, Patience};
 pub use super::probe::Probe;
 use super::probe::{self, PROBE_BYTES, file_url};
+use super::programs::{collect, failed, reason};
 use super::{Clip, Decode};
 use crate::error::{Error, Result};
 
@@ -76,7 +77,7 @@ impl Ffmpeg {
 
     /// Like [`Ffmpeg::probe`], aborted soon after `stop` was set.
     pub(super) fn probe_until(&self, path: &Path, stop: &AtomicBool) -> Result<Probe> {
-        probe::probe(self, path, self.patience(stop))
+        probe::probe(&self.probe, path, self.patience(stop))
     }
 
     /// Decodes a file.
@@ -175,7 +176,7 @@ impl Ffmpeg {
         }
         if !frames.complained() {
             let Some([start, end]) = probe.span else { return Ok(()) };
-            let last = probe::last_packet(self, path, self.patience(stop))?;
+            let last = probe::last_packet(&self.probe, path, self.patience(stop))?;
             if last - start >= 0.9 * (end - start) - 2.0 / fps {
                 return Ok(());
             }
@@ -187,44 +188,4 @@ impl Ffmpeg {
     fn patience<'a>(&self, stop: &'a AtomicBool) -> Patience<'a> {
         Patience { silence: self.timeout, stop }
     }
-}
-
-/// Runs one of the programs, with little output.
-pub(super) fn collect(
-    name: &'static str,
-    command: &mut Command,
-    limit: usize,
-    file: &Path,
-    patience: Patience,
-) -> Result<pipe::Output> {
-    // FFREPORT makes both programs write log files.
-    command.env_remove("FFREPORT");
-    pipe::collect(command, limit, patience).map_err(|failure| failed(name, file, limit, patience, failure))
-}
-
-fn failed(name: &'static str, file: &Path, limit: usize, patience: Patience, failure: Failure) -> Error {
-    let (path, timeout) = (file.display(), patience.silence.as_secs_f64());
-    let what = match failure {
-        Failure::Stopped => return Error::stopped(file, format!("nothing is kept of {}", file.display())),
-        Failure::Start(e) => format!(
-            "cannot be started ({e}), and video files need it; `apt-get install ffmpeg` brings ffmpeg and ffprobe"
-        ),
-        Failure::Silent => format!("wrote nothing for {timeout} s while reading {path} and was stopped"),
-        Failure::Flood => {
-            format!("wrote more than the {limit} bytes that were asked for while reading {path} and was stopped")
-        }
-        Failure::Read(e) => format!("its output about {path} cannot be read: {e}"),
-    };
-    Error::program(name, what)
-}
-
-/// The first error in a program's messages, without the file's name and without memory addresses.
-pub(super) fn reason(stderr: &str, path: &Path) -> String {
-    let name = path.display().to_string();
-    let complaint = |line: &str| {
-        let line = line.replace(&format!("file:{name}"), "").replace(&name, "");
-        let line = line.rsplit_once("] ").map_or(line.as_str(), |(_, text)| text).trim_matches([':', ' ']).to_owned();
-        (!line.is_empty()).then_some(line)
-    };
-    stderr.lines().find_map(complaint).unwrap_or_else(|| "it gave no reason".to_owned())
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::fnv1a;
-use super::packed::Kind;
+use super::packed::{Kind, Named};
 use super::{
     CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, flow_folder, folder, packed, procedural,
 };
@@ -72,13 +72,6 @@ pub(super) struct Files {
 pub(super) enum Name {
     Text(String),
     Bytes(Vec<u8>),
-}
-
-/// A key as stored in a file, and the hash that names the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
-    pub text: Vec<u8>,
-    pub hash: u64,
 }
 
 /// The keys of a video's files.

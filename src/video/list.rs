@@ -15,6 +15,8 @@
 use std::path::Path;
 
 use super::columns::{by_columns, header, refuse_nameless};
+pub(super) use super::fields::Line;
+use super::fields::{List, Reading, Separator, fields, whole};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -40,21 +42,6 @@ pub(super) fn is_video(path: &Path) -> bool {
     has_extension(path, &VIDEO_EXTENSIONS)
 }
 
-/// One line of a list.
-pub(super) struct Line {
-    pub number: u64,
-    pub path: String,
-    pub label: String,
-}
-
-/// A list of `path label` lines, and what is unusual about it.
-pub(super) struct List {
-    pub lines: Vec<Line>,
-    pub warnings: Vec<String>,
-    /// Whether paths are names of files, which may be anywhere below the list's folder.
-    pub cut: bool,
-}
-
 /// The lines of a list with their numbers from 1, without empty lines and comments.
 pub(super) fn lines_of(list: &Path) -> Result<Vec<(u64, String)>> {
     let bytes = files::read_bounded(list, MAX_LIST_BYTES, "a list of videos")?;
@@ -75,50 +62,7 @@ pub(super) fn lines_of(list: &Path) -> Result<Vec<(u64, String)>> {
     Ok(said.map(|(number, line)| (number, line.to_owned())).collect())
 }
 
-/// What separates the fields of a line.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Separator {
-    Tab,
-    Comma,
-    Semicolon,
-    Blank,
-}
-
-impl Separator {
-    pub(super) const ALL: [Separator; 4] = [Separator::Tab, Separator::Comma, Separator::Semicolon, Separator::Blank];
-
-    fn byte(self) -> u8 {
-        match self {
-            Separator::Tab => b'\t',
-            Separator::Comma => b',',
-            Separator::Semicolon => b';',
-            Separator::Blank => b' ',
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Separator::Tab => "a tab",
-            Separator::Comma => "a comma",
-            Separator::Semicolon => "a semicolon",
-            Separator::Blank => "a blank",
-        }
-    }
-}
-
-/// One interpretation of a line.
-#[derive(Clone, PartialEq)]
-pub(super) struct Reading {
-    pub path: String,
-    pub label: String,
-}
-
 impl Reading {
-    pub(super) fn new(path: &str, label: &str) -> Option<Reading> {
-        let (path, label) = (path.trim(), label.trim());
-        (!path.is_empty() && !label.is_empty()).then(|| Reading { path: path.into(), label: label.into() })
-    }
-
     fn is_video(&self) -> bool {
         is_video(Path::new(&self.path))
     }
@@ -161,10 +105,6 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
         }
     }
     whole(list, List { lines: out, warnings: Vec::new(), cut: false })
-}
-
-pub(super) fn whole(path: &Path, list: List) -> Result<List> {
-    if list.lines.is_empty() { Err(Error::data(path, "the list names no video")) } else { Ok(list) }
 }
 
 fn ambiguous(list: &Path, number: u64, line: &str, a: &Reading, b: &Reading) -> Error {
@@ -271,50 +211,6 @@ fn readings(line: &str, separator: Separator) -> std::result::Result<Vec<Reading
             })
         }
     }
-}
-
-/// The fields of a line by the rules of CSV, without the blanks around them.
-pub(super) fn fields(line: &str, separator: Separator) -> std::result::Result<Vec<String>, String> {
-    let at = char::from(separator.byte());
-    if !line.contains('"') {
-        // The same without creating a reader per line, since there may be hundreds of thousands.
-        return Ok(line.split(at).map(|field| field.trim().to_owned()).collect());
-    }
-    // A second record reveals an unterminated quote, which would contain that record too.
-    let text = format!("{}\n.\n", quotes_first(line, at));
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .delimiter(separator.byte())
-        .buffer_capacity(text.len())
-        .from_reader(text.as_bytes());
-    let records: Vec<csv::StringRecord> = reader.records().filter_map(|r| r.ok()).collect();
-    match &records[..] {
-        [record, _] => Ok(record.iter().map(str::to_owned).collect()),
-        _ => Err("has a quote that does not end".to_owned()),
-    }
-}
-
-/// `a, "b, c"` as `a,"b, c"`: in CSV, a quote after a blank does not start a quoted field.
-fn quotes_first(line: &str, separator: char) -> String {
-    let (mut out, mut blanks) = (String::with_capacity(line.len()), String::new());
-    let (mut first, mut quoted, mut inside) = (true, false, false);
-    for c in line.chars() {
-        if first && c != separator && c.is_whitespace() {
-            blanks.push(c);
-            continue;
-        }
-        quoted = if first { c == '"' } else { quoted };
-        if !quoted {
-            out.push_str(&blanks);
-        }
-        blanks.clear();
-        inside ^= quoted && c == '"';
-        first = c == separator && !inside;
-        out.push(c);
-    }
-    out
 }
 
 /// All interpretations of a line of words between blanks.

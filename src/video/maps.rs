@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::key::Named;
-use super::packed::{self, Content, Head, Kind};
+use super::packed::{self, Content, Head, Kind, Named};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::flow::maps::Maps;

@@ -5,18 +5,16 @@
 //!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames, flow, maps: packed, mapped) ─→ sample ─→ prefetch
 //! ```
 
-mod build;
 pub mod cache;
 mod clock;
 mod columns;
 pub mod dataset;
 mod decode;
 pub mod ffmpeg;
+mod fields;
 mod flow_folder;
 pub mod folder;
-mod foresee;
 mod frames;
-mod inventory;
 mod jpeg;
 mod key;
 mod list;
@@ -28,6 +26,7 @@ mod pipe;
 pub mod prefetch;
 mod probe;
 pub mod procedural;
+mod programs;
 pub mod sample;
 mod series;
 mod triple;

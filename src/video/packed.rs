@@ -31,7 +31,6 @@ use std::path::Path;
 
 use memmap2::{Advice, Mmap};
 
-use super::key::Named;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -213,6 +212,13 @@ impl Mapped {
         }
         Ok(())
     }
+}
+
+/// A key as stored in a file, and the hash that names the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub text: Vec<u8>,
+    pub hash: u64,
 }
 
 /// Content to write to a file.

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use super::pipe::Patience;
-use super::{Ffmpeg, ffmpeg};
+use super::programs::{collect, reason};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -94,12 +94,12 @@ struct SideData {
     rotation: Option<f64>,
 }
 
-/// Reads a file's headers.
-pub(super) fn probe(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<Probe> {
+/// Reads a file's headers with the `ffprobe` at `program`.
+pub(super) fn probe(program: &Path, path: &Path, patience: Patience) -> Result<Probe> {
     if files::check_regular(path, "a video")?.len() == 0 {
         return Err(Error::data(path, "the file is empty"));
     }
-    let mut command = Command::new(&with.probe);
+    let mut command = Command::new(program);
     command.args(["-v", "error", "-protocol_whitelist", "file", "-of", "json", "-show_entries"]);
     command.arg(
         "stream=codec_type,width,height,avg_frame_rate,r_frame_rate,nb_frames,start_time,duration:\
@@ -107,9 +107,9 @@ pub(super) fn probe(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<Pr
          format=format_name,start_time,duration",
     );
     command.arg("-i").arg(file_url(path));
-    let output = ffmpeg::collect("ffprobe", &mut command, PROBE_BYTES, path, patience)?;
+    let output = collect("ffprobe", &mut command, PROBE_BYTES, path, patience)?;
     if !output.status.success() {
-        let why = ffmpeg::reason(&output.stderr, path);
+        let why = reason(&output.stderr, path);
         return Err(Error::data(path, format!("ffprobe finds no video in it: {why}")));
     }
     let answer: Answer = serde_json::from_slice(&output.stdout)
@@ -125,11 +125,11 @@ pub(super) fn probe(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<Pr
 }
 
 /// End of the last packet of any stream, in seconds of the file's clock. Nothing is decoded.
-pub(super) fn last_packet(with: &Ffmpeg, path: &Path, patience: Patience) -> Result<f64> {
-    let mut command = Command::new(&with.probe);
+pub(super) fn last_packet(program: &Path, path: &Path, patience: Patience) -> Result<f64> {
+    let mut command = Command::new(program);
     command.args(["-v", "error", "-protocol_whitelist", "file", "-of", "compact=p=0:nk=0", "-show_entries"]);
     command.arg("packet=pts_time,dts_time,duration_time").arg("-i").arg(file_url(path));
-    let output = ffmpeg::collect("ffprobe", &mut command, PACKET_BYTES, path, patience)?;
+    let output = collect("ffprobe", &mut command, PACKET_BYTES, path, patience)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let end = |line: &str| {
         let field = |name: &str| line.split('|').find_map(|f| number(f.strip_prefix(name)?.strip_prefix('=')));

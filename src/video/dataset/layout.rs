@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::list;
+use super::messages::{last, last_two, refuse_absent, unused};
 use super::public::{self, Set};
 use super::walk::{Tree, identity, looks_like_split, walk};
 use super::{Found, Labelled, Source};
@@ -62,16 +63,6 @@ fn list_pair(dir: &Path) -> Option<(PathBuf, PathBuf)> {
     ["csv", "txt"].into_iter().find_map(|kind| {
         let list = |name: &str| Some(dir.join(name).with_extension(kind)).filter(|p| p.is_file());
         Some((list("train")?, HELD_OUT.into_iter().find_map(list)?))
-    })
-}
-
-/// Messages about lists that exist and are not `used`.
-pub(super) fn unused(lists: Vec<PathBuf>, used: &[&Path]) -> Option<String> {
-    let left: Vec<PathBuf> = lists.into_iter().filter(|l| !used.contains(&l.as_path())).collect();
-    let first = left.first()?.display();
-    Some(match left.len() {
-        1 => format!("{first} looks like a list of a split, and is not used"),
-        n => format!("{first} looks like a list of a split, and is not used; so it is with {} more", n - 1),
     })
 }
 
@@ -193,15 +184,6 @@ fn refuse_same(train: &Path, test: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One error for all missing files of a list: the first and how many.
-pub(super) fn refuse_absent(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
-    let Some((line, first)) = absent.first() else { return Ok(()) };
-    let hint = if first.starts_with('~') { "; in a list `~` does not stand for a folder" } else { "" };
-    let n = absent.len();
-    let what = format!("{n} of the {total} videos it names are absent, the first is {first} in line {line}{hint}");
-    Err(Error::data(list, what))
-}
-
 /// Class folders below `train` and `test` (or `val`).
 fn folder_pair(dir: &Path) -> Result<Option<Found>> {
     let train = dir.join("train");
@@ -255,16 +237,4 @@ fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<Strin
         return Err(Error::data(dir, what));
     }
     Ok((videos.into_values().collect(), warnings))
-}
-
-/// The last component of a path.
-pub(super) fn last(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The last two components of a path.
-pub(super) fn last_two(path: &Path) -> String {
-    let mut parts: Vec<_> = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect();
-    parts.reverse();
-    parts.join("/")
 }

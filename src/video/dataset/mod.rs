@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod layout;
+mod messages;
 mod origin;
 mod public;
 mod twins;

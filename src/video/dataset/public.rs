@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::list;
-use super::layout::{last, last_two, refuse_absent, unused};
+use super::messages::{last, last_two, refuse_absent, unused};
 use super::walk::{Tree, identity, walk};
 use super::{Found, Labelled, Source};
 use crate::error::{Error, Result};

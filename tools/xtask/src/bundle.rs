@@ -59,9 +59,10 @@ pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
 /// The test modules that use a GPU if there is one, as filters.
 fn modules(root: &Path) -> Result<String> {
     let files = source::read(root, &["tests/it"])?;
-    let stems = files.iter().filter(|f| f.mentions("on_gpu(") && f.path != "tests/it/sim.rs");
-    let stems: Vec<String> =
-        stems.map(|f| format!("{}::", f.path["tests/it/".len()..].trim_end_matches(".rs"))).collect();
+    let stems = files.iter().filter(|f| f.mentions("on_gpu(") && !f.under("tests/it/support"));
+    let stems: Vec<String> = stems
+        .map(|f| format!("{}::", f.path["tests/it/".len()..].trim_end_matches(".rs").replace('/', "::")))
+        .collect();
     ensure!(!stems.is_empty(), "no test in tests/it runs on a GPU");
     Ok(stems.join(" "))
 }
@@ -127,7 +128,7 @@ mod tests {
     fn folder(name: &str, programs: &[(&str, &str)]) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("tubelet-bundle-{name}-{}", std::process::id()));
         fs::create_dir_all(folder.join("bin")).unwrap();
-        write_run(&folder, "conv3d_gpu:: device::").unwrap();
+        write_run(&folder, "device::conv3d:: device::tensors::").unwrap();
         for (program, line) in programs {
             let path = folder.join("bin").join(program);
             fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
@@ -153,7 +154,10 @@ mod tests {
     fn a_failure_is_noted_and_the_rest_still_runs() {
         let programs = [
             ("gpu", "case $1 in --report) echo the table;; --bench) exit 1;; esac"),
-            ("it", "echo test result: ok. 3 passed; [ $1 = classes:: ] || [ $1$2 = conv3d_gpu::device:: ]"),
+            (
+                "it",
+                "echo test result: ok. 3 passed; [ $1 = device::instructions:: ] || [ $1$2 = device::conv3d::device::tensors:: ]",
+            ),
             ("pretrain_maclr", "echo '{}'"),
             ("embed_kernel", ""),
         ];

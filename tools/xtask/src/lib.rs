@@ -1,6 +1,7 @@
 //! The commands of `cargo xtask`, as a library, so that the repository's tests can run the same checks.
 
 pub mod ablation;
+mod arrows;
 pub mod bundle;
 pub mod chaos;
 pub mod device;

@@ -43,14 +43,14 @@ grep -q "test result: ok. [1-9]" "$out/tests.txt" || bad=1
 # (b) The same under the sanitizer, where there is one.
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
 if [ -n "$sanitizer" ]; then
-    part sanitizer 3600 "$sanitizer" --tool memcheck --error-exitcode 9 bin/it "${modules[@]}" --skip step_gpu:: --test-threads 1
-    part races 3600 "$sanitizer" --tool racecheck --error-exitcode 9 bin/it "${modules[@]}" --skip step_gpu:: --test-threads 1
+    part sanitizer 3600 "$sanitizer" --tool memcheck --error-exitcode 9 bin/it "${modules[@]}" --skip device::maclr:: --test-threads 1
+    part races 3600 "$sanitizer" --tool racecheck --error-exitcode 9 bin/it "${modules[@]}" --skip device::maclr:: --test-threads 1
 else
     echo "== sanitizer: compute-sanitizer is not on this machine; passed over"
 fi
 
 # (c) Each class of instruction on hardware and in the simulator.
-part classes 600 bin/it classes:: --nocapture --test-threads 1
+part classes 600 bin/it device::instructions:: --nocapture --test-threads 1
 
 # (d) Every case, timed.
 TUBELET_GPU_RECORD="$out/ours.json" part timings 3600 bin/gpu --bench

@@ -1,6 +1,7 @@
-//! The order of the house, checked: names that belong together match, layers call downwards only, every table of cases
+//! The order of the house, checked: names that belong together match, files name others downwards only and in no circle, every table of cases
 //! is used by a test, tolerances are derived in one place, files stay small.
 
+use crate::arrows;
 use crate::device::{Family, families, files as device_files};
 use crate::source::{Source, entries, read};
 use anyhow::Result;
@@ -13,22 +14,16 @@ const LONGEST: usize = 450;
 /// The files of an operation's folder.
 const FILES: [&str; 5] = ["mod.rs", "reference.rs", "cpu.rs", "grad.rs", "cases.rs"];
 
-/// Operations that lack one of [`FILES`], and why. An entry that is no longer true is a problem too.
-const WITHOUT: &[(&str, &str, &str)] = &[
-    ("cast", "reference.rs", "the work is `Tensor::cast`"),
-    ("cast", "cpu.rs", "the work is `Tensor::cast`"),
-    ("cast", "cases.rs", "the work is `Tensor::cast`"),
-    ("reshape", "reference.rs", "the work is `Tensor::reshape`"),
-    ("reshape", "cpu.rs", "the work is `Tensor::reshape`"),
-    ("reshape", "cases.rs", "the work is `Tensor::reshape`"),
-    ("conv_norm", "reference.rs", "the work is that of `conv3d` and `batch_norm`"),
-    ("conv_norm", "cpu.rs", "the work is that of `conv3d` and `batch_norm`"),
-    ("conv_norm", "cases.rs", "the work is that of `conv3d` and `batch_norm`"),
-    ("linear", "cpu.rs", "a matrix product: it stands on `matmul`"),
-    ("sgd", "grad.rs", "an update of weights is not differentiated"),
-    ("ema", "grad.rs", "an update of weights is not differentiated"),
-    ("tvl1", "grad.rs", "flow is computed from data, not learned"),
-    ("motion_map", "grad.rs", "flow is computed from data, not learned"),
+/// Operations that lack some of [`FILES`], and why. An entry that is no longer true is a problem too.
+const WITHOUT: &[(&str, &[&str], &str)] = &[
+    ("cast", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::cast`"),
+    ("reshape", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::reshape`"),
+    ("conv_norm", &["reference.rs", "cpu.rs", "cases.rs"], "the work is that of `conv3d` and `batch_norm`"),
+    ("linear", &["cpu.rs"], "a matrix product: it stands on `matmul`"),
+    ("sgd", &["grad.rs"], "an update of weights is not differentiated"),
+    ("ema", &["grad.rs"], "an update of weights is not differentiated"),
+    ("tvl1", &["grad.rs"], "flow is computed from data, not learned"),
+    ("motion_map", &["grad.rs"], "flow is computed from data, not learned"),
 ];
 
 /// Benches that are not of one operation, and what they measure.
@@ -50,37 +45,6 @@ const OTHER_FAMILIES: &[(&str, &str)] = &[
     ("classes", "one kernel for each class of instruction, for comparing the simulator with hardware"),
 ];
 
-/// The layers: files under a path may name these modules of the crate (and their own) and no others. The first
-/// matching row counts, so narrower paths come first.
-const LAYERS: &[(&str, &[&str])] = &[
-    ("src/error.rs", &[]),
-    ("src/files.rs", &["error"]),
-    ("src/rng.rs", &[]),
-    ("src/shape.rs", &["error"]),
-    ("src/driver/", &["error"]),
-    ("src/cpu/", &["cpu"]),
-    ("src/tensor/", &["error", "shape", "driver", "cpu"]),
-    ("src/interop/", &["error", "shape", "driver", "tensor"]),
-    ("src/tape.rs", &["error", "shape", "tensor"]),
-    // Motion operations take and return pictures and flow fields.
-    ("src/ops/tvl1/", &["error", "driver", "cpu", "tensor", "flow", "ops"]),
-    ("src/ops/motion_map/", &["error", "driver", "cpu", "tensor", "flow", "ops"]),
-    // `ops/*/grad.rs` sees the tape too: `may_use`.
-    ("src/ops/", &["error", "shape", "driver", "cpu", "tensor", "ops"]),
-    ("src/flow/", &["error", "files", "shape", "flow", "ops"]),
-    // The packed cache keeps motion beside the frames it was computed from.
-    ("src/video/", &["error", "files", "rng", "flow", "ops", "video"]),
-    ("src/augment/", &["error", "driver", "cpu", "tensor", "augment"]),
-    ("src/nn/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn"]),
-    ("src/ssl/", &["error", "shape", "rng", "driver", "cpu", "tensor", "tape", "ops", "nn", "ssl"]),
-    ("src/eval/", &["error", "shape", "rng", "tensor", "tape", "ops", "nn", "video", "augment", "eval"]),
-    (
-        "src/train/",
-        &["error", "files", "shape", "rng", "tensor", "tape", "ops", "nn", "ssl", "video", "flow", "augment", "train"],
-    ),
-    ("src/lib.rs", &[]),
-];
-
 /// Everything that is out of order under `root`, one line each.
 pub fn problems(root: &Path) -> Result<Vec<String>> {
     let files = read(root, &["src", "tests", "benches", "examples", "tools"])?;
@@ -90,7 +54,8 @@ pub fn problems(root: &Path) -> Result<Vec<String>> {
     found.extend(operations(&files, &ops));
     found.extend(benches(root, &files, &ops)?);
     found.extend(tests(root, &files)?);
-    found.extend(layers(&files));
+    found.extend(arrows::upwards(&files));
+    found.extend(arrows::circles(&files));
     found.extend(tolerances(&files));
     found.extend(lengths(&files));
     found.extend(device_code(root, &ops)?);
@@ -109,7 +74,7 @@ fn operations(files: &[Source], ops: &[String]) -> Vec<String> {
     };
     for op in ops {
         for file in FILES {
-            let excused = WITHOUT.iter().any(|(o, f, _)| o == op && *f == file);
+            let excused = WITHOUT.iter().any(|(o, files, _)| o == op && files.contains(&file));
             match (has(&format!("src/ops/{op}/{file}")), excused) {
                 (false, false) => found.push(format!("src/ops/{op}: {file} is missing")),
                 (true, true) => found.push(format!("src/ops/{op}/{file} exists, yet tidy excuses its absence")),
@@ -124,8 +89,8 @@ fn operations(files: &[Source], ops: &[String]) -> Vec<String> {
             found.push(format!("src/ops/{op}/cases.rs is reached by no test in tests/it"));
         }
     }
-    for (op, file, _) in WITHOUT.iter().filter(|(op, ..)| !ops.iter().any(|o| o == op)) {
-        found.push(format!("tidy excuses the absence of {file} in src/ops/{op}, which does not exist"));
+    for (op, ..) in WITHOUT.iter().filter(|(op, ..)| !ops.iter().any(|o| o == op)) {
+        found.push(format!("tidy excuses files that src/ops/{op} lacks, which does not exist"));
     }
     found
 }
@@ -168,11 +133,12 @@ fn benches(root: &Path, files: &[Source], ops: &[String]) -> Result<Vec<String>>
 /// Each test module is listed, and each fixture has the script that made it.
 fn tests(root: &Path, files: &[Source]) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let main = files.iter().find(|f| f.path == "tests/it/main.rs");
     for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/main.rs") {
-        let stem = file.path.trim_start_matches("tests/it/").trim_end_matches(".rs");
-        if !stem.contains('/') && !main.is_some_and(|m| m.mentions(&format!("mod {stem};"))) {
-            found.push(format!("{} is not listed in tests/it/main.rs", file.path));
+        let path = file.path.trim_end_matches(".rs").trim_end_matches("/mod");
+        let (folder, stem) = path.rsplit_once('/').unwrap_or_default();
+        let list = format!("{folder}/{}.rs", if folder == "tests/it" { "main" } else { "mod" });
+        if !files.iter().any(|f| f.path == list && f.mentions(&format!("mod {stem};"))) {
+            found.push(format!("{} is not listed in {list}", file.path));
         }
     }
     let makers: BTreeSet<String> = entries(root, "tests/fixtures/make")?.into_iter().map(|(name, _)| name).collect();
@@ -185,53 +151,16 @@ fn tests(root: &Path, files: &[Source]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Files name only modules of their own layer's row.
-fn layers(files: &[Source]) -> Vec<String> {
-    let mut found = Vec::new();
-    for file in files.iter().filter(|f| f.under("src")) {
-        let row = LAYERS.iter().find(|(path, _)| file.path.starts_with(path) || is_root_of(&file.path, path));
-        let Some((_, allowed)) = row else {
-            found.push(format!("{} belongs to no layer that tidy knows", file.path));
-            continue;
-        };
-        let sees_tape = file.under("src/ops") && file.path.ends_with("/grad.rs");
-        for (number, line) in file.code() {
-            for module in named_modules(line) {
-                let may = allowed.contains(&module) || (sees_tape && module == "tape");
-                if !may {
-                    found.push(format!("{}:{number}: this layer may not use crate::{module}", file.path));
-                }
-            }
-        }
-    }
-    found
-}
-
-/// Whether `file` is the module file of a folder row, such as `src/augment.rs` of `src/augment/`.
-fn is_root_of(file: &str, row: &str) -> bool {
-    file.strip_suffix(".rs").is_some_and(|stem| row.strip_suffix('/') == Some(stem))
-}
-
-/// The modules named after `crate::` in a line, groups included.
-fn named_modules(line: &str) -> Vec<&str> {
-    let mut names = Vec::new();
-    for rest in line.split("crate::").skip(1) {
-        let end = |s: &str| s.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(s.len());
-        match rest.strip_prefix('{') {
-            None => names.push(&rest[..end(rest)]),
-            Some(group) => names.extend(group.split(',').map(|part| part.trim()).map(|p| &p[..end(p)])),
-        }
-    }
-    names.retain(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
-    names
-}
-
-/// Tests compare floats through `tests/it/close.rs`: no comparison with a small literal, no machine epsilon elsewhere.
+/// Tests compare floats through `tests/it/support/close.rs`: no comparison with a small literal, no machine epsilon elsewhere.
 fn tolerances(files: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
-    for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/close.rs") {
+    for file in files.iter().filter(|f| f.under("tests/it") && f.path != "tests/it/support/close.rs") {
         for (number, line) in file.all_code().filter(|(_, l)| compares_with_small(l) || l.contains("EPSILON")) {
-            found.push(format!("{}:{number}: a tolerance belongs into tests/it/close.rs: {}", file.path, line.trim()));
+            found.push(format!(
+                "{}:{number}: a tolerance belongs into tests/it/support/close.rs: {}",
+                file.path,
+                line.trim()
+            ));
         }
     }
     found
@@ -298,17 +227,6 @@ mod tests {
 
     fn file(path: &str, text: &str) -> Source {
         Source { path: path.to_owned(), lines: text.lines().map(str::to_owned).collect() }
-    }
-
-    #[test]
-    fn a_call_upwards_is_found() {
-        let grad = "use crate::tape::Tape;\nuse crate::{error, nn::Params};";
-        let at = |path: &str, text: &str| layers(&[file(path, text)]).len();
-        assert_eq!(at("src/ops/conv3d/grad.rs", grad), 1);
-        assert_eq!(at("src/ops/conv3d/cpu.rs", grad), 2);
-        assert_eq!(at("src/nn/mod.rs", grad), 0);
-        assert_eq!(at("src/shape.rs", "// crate::nn\n#[cfg(test)]\nuse crate::nn::Params;"), 0);
-        assert_eq!(at("src/elsewhere.rs", ""), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod plan;
 mod vector;
 
 use super::Conv3d;
-use super::fusion::{Epilogue, Prologue};
+use super::fusion::contract::{Epilogue, Prologue};
 use crate::cpu::Isa;
 use crate::error::Result;
 #[cfg(target_arch = "x86_64")]

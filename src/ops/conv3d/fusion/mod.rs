@@ -15,7 +15,7 @@
 //! - on a GPU: moments, for bf16 without groups; dgrad's mask and sums, for bf16 without groups, a multiple of eight
 //!   channels, nothing to add, and the mask from the result.
 
-mod contract;
+pub(super) mod contract;
 
 pub use contract::{Epilogue, GradEpilogue, Prologue};
 

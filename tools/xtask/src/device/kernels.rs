@@ -39,7 +39,7 @@ fragments, `.128` sixteen bytes a thread. **main loop** is the innermost loop wi
 issue one pass (the sum of the stalls in the encoding; waiting for memory comes on top), and the bytes that a thread loads from global
 memory in a pass, as issued.
 
-*Counters*, where a table has them, are the simulator's for a real layer at its table's batch (`tests/it/counters.rs`; they may not grow): warp
+*Counters*, where a table has them, are the simulator's for a real layer at its table's batch (`tests/it/device/counters.rs`; they may not grow): warp
 instructions and products of tensor cores in millions; bytes of global memory asked for, counted each time; **sectors** of 32 bytes touched, as
 a multiple of the fewest that hold each request (1: nothing is fetched in vain); **conflicts** cycles lost to bank conflicts for each access of
 shared memory.

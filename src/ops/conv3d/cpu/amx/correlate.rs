@@ -18,7 +18,7 @@ use super::super::super::Conv3d;
 use super::correlate_flat;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave, transpose};
-use super::correlate_plan::{BLOCK, Plan, phase_rows};
+use super::correlate_plan::{BLOCK, Plan, STRETCH, phase_rows};
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
@@ -26,9 +26,6 @@ use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Steps per stretch: what a block reads in them, 4 KiB each, stays in the L1 cache.
-pub(super) const STRETCH: usize = 11;
 
 /// Whether [`run`] can apply a prologue to the inputs while it interleaves them: where each is interleaved once or
 /// little more often.

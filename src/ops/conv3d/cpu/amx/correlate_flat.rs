@@ -6,9 +6,9 @@
 //! writes. A tap that reads outside the clip at some frames skips those frames.
 
 use super::super::super::Conv3d;
-use super::correlate::STRETCH;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave_places, interleave_split, transpose};
+use super::correlate_plan::STRETCH;
 use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
 use crate::tensor::Buffer;
 use half::bf16;

@@ -3,6 +3,9 @@
 use super::super::super::Conv3d;
 use crate::cpu::amx::{DEPTH, SIDE, TILE};
 
+/// Steps per stretch: what a block reads in them, 4 KiB each, stays in the L1 cache.
+pub(super) const STRETCH: usize = 11;
+
 /// Minimum positions per set, so that adding up its sums pays; maximum number of sets; maximum bytes of all their sums.
 const SET: usize = 3072;
 const SETS: usize = 8;

@@ -1,0 +1,375 @@
+//! Building the cache: see [`super`].
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::f16;
+
+use super::super::flow_folder::{self, Files};
+use super::super::key::Keys;
+use super::super::lock::{Lock, Use};
+use super::super::packed::{self, Content, Kind, Mapped, Named};
+use super::super::{Dataset, Item, Source, decode, folder, maps};
+use super::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::flow::{Flow, Gray};
+
+/// One run of building a cache.
+pub(super) struct Build<'a> {
+    pub dir: &'a Path,
+    pub data: &'a Dataset,
+    pub spec: &'a CacheSpec,
+    pub with: &'a Builder<'a>,
+    progress: Mutex<Progress>,
+    damaged: Mutex<Vec<String>>,
+}
+
+/// The state of a video.
+pub(super) enum State {
+    /// In the cache, with these kinds of files ([`Kind::ALL`]) made now.
+    Done([bool; 3]),
+    /// A file of it is not in the cache yet.
+    Missing,
+    /// Cannot be read.
+    Unreadable(Error),
+}
+
+/// A video and its place in the data set.
+pub(super) struct Job {
+    pub index: usize,
+    /// None where the source cannot be found.
+    pub keys: Option<Keys>,
+    /// Which files ([`Kind::ALL`]) exist, intact and matching, or are not needed.
+    pub there: [bool; 3],
+    pub state: State,
+}
+
+impl<'a> Build<'a> {
+    pub(super) fn new(dir: &'a Path, data: &'a Dataset, spec: &'a CacheSpec, with: &'a Builder<'a>) -> Self {
+        let progress = Mutex::new(Progress { total: data.len(), ..Default::default() });
+        Self { dir, data, spec, with, progress, damaged: Mutex::default() }
+    }
+
+    pub(super) fn run(self) -> Result<(Cache, Report)> {
+        let used = Use::of(self.dir);
+        let mut jobs = self.each(self.data.len(), |i| Ok(self.look_up(i)))?;
+        let missing: Vec<usize> = (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing)).collect();
+        if !missing.is_empty() {
+            if missing.iter().any(|&i| self.needs_ffmpeg(&jobs[i])) {
+                self.with.ffmpeg.version_until(self.with.stop)?;
+            }
+            fs::create_dir_all(self.dir).map_err(Error::io("create", self.dir))?;
+            let _lock = Lock::take(self.dir, self.with.stop, |holder| self.tell(|p| p.waiting = Some(holder)))?;
+            self.tell(|p| p.waiting = None);
+            self.clean()?;
+            let states = self.each(missing.len(), |n| self.make(&jobs[missing[n]]))?;
+            for (i, state) in missing.into_iter().zip(states) {
+                jobs[i].state = state;
+            }
+            // The directory entries of the new files must be synced, too.
+            File::open(self.dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", self.dir))?;
+        }
+        let used = used.or_else(|| Use::of(self.dir)).map(Arc::new);
+        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()], used };
+        let mut report = Report::default();
+        for job in &jobs {
+            let made = match &job.state {
+                State::Done(made) => *made,
+                State::Unreadable(e) => {
+                    report.failed.push((job.index, self.data.items[job.index].name.clone(), e.to_string()));
+                    continue;
+                }
+                State::Missing => continue,
+            };
+            let count = if made.contains(&true) { &mut report.built } else { &mut report.reused };
+            *count += 1;
+            for (count, made) in [&mut report.decoded, &mut report.flowed, &mut report.mapped].into_iter().zip(made) {
+                *count += usize::from(made);
+            }
+            cache.names[job.index] = job.keys.as_ref().map(|keys| {
+                let hash = |key: &Option<Named>| key.as_ref().map(|key| key.hash);
+                Names { frames: keys.frames.hash, flow: hash(&keys.flow), maps: hash(&keys.maps) }
+            });
+        }
+        self.refuse_none_left(&report.failed)?;
+        report.damaged = self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((cache, report))
+    }
+
+    /// Refuses a data set of which every video has failed.
+    pub(super) fn refuse_none_left(&self, failed: &[(usize, String, String)]) -> Result<()> {
+        match failed.first() {
+            Some((_, name, why)) if failed.len() == self.data.len() => {
+                let what = format!("none of the {} videos can be used; the first, {name}: {why}", failed.len());
+                Err(Error::data(self.dir, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether creating the files of `job` takes ffmpeg: frames are decoded, and the size of flow from a folder is
+    /// compared with that of its video.
+    pub(super) fn needs_ffmpeg(&self, job: &Job) -> bool {
+        let from_folder = self.spec.motion.as_ref().is_some_and(|m| m.source != FlowSource::TvL1);
+        let [frames, flow, _] = job.there;
+        matches!(self.data.items[job.index].source, Source::File(_)) && (!frames || (from_folder && !flow))
+    }
+
+    pub(super) fn look_up(&self, index: usize) -> Job {
+        let mut job = Job { index, keys: None, there: [false; 3], state: State::Missing };
+        match Keys::of(&self.data.items[index], self.data, self.spec) {
+            Ok(keys) => job.there = self.there(job.keys.insert(keys)),
+            Err(e) => job.state = State::Unreadable(e),
+        }
+        if job.there == [true; 3] {
+            job.state = State::Done([false; 3]);
+        }
+        match job.state {
+            State::Done(_) => self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1)),
+            State::Unreadable(_) => self.tell(|p| p.failed += 1),
+            State::Missing => {}
+        }
+        job
+    }
+
+    /// Which of a video's files exist intact and match, or are not needed. Reports damaged ones.
+    fn there(&self, keys: &Keys) -> [bool; 3] {
+        let mut sum = None;
+        Kind::ALL.map(|kind| {
+            let Some(key) = keys.get(kind) else { return true };
+            match self.open(kind, key, sum, self.with.verify) {
+                Ok(mapped) => {
+                    sum = Some(mapped.head.sum);
+                    true
+                }
+                Err(e) => {
+                    let absent = matches!(e.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+                    if !absent {
+                        let what = e.to_string();
+                        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(what.clone());
+                        self.tell(|p| p.damaged = Some(what));
+                    }
+                    sum = None;
+                    false
+                }
+            }
+        })
+    }
+
+    /// Opens a file that must have been created as `key` says, from data with the checksum `made_of` if known. A
+    /// damaged, truncated or stale file counts as missing.
+    fn open(&self, kind: Kind, key: &Named, made_of: Option<u32>, verify: bool) -> Result<Mapped> {
+        let path = file_of(self.dir, kind, key.hash);
+        let mapped = Mapped::open(&path, kind, verify || kind == Kind::Maps)?;
+        mapped.expect(&path, key, made_of)?;
+        Ok(mapped)
+    }
+
+    /// Creates those of a video's files that are missing. `Ok(Unreadable)` is an error of the video, `Err` one of the
+    /// cache.
+    fn make(&self, job: &Job) -> Result<State> {
+        let Some(keys) = &job.keys else { return Ok(State::Missing) };
+        let mut made = [false; 3];
+        // Another process may have created it while this one waited; files verified before are not verified again.
+        let open =
+            |kind: Kind, key, made_of| self.open(kind, key, made_of, self.with.verify && !job.there[kind as usize]);
+        let frames = match open(Kind::Frames, &keys.frames, None) {
+            Ok(frames) => frames,
+            Err(_) => {
+                let item = &self.data.items[job.index];
+                let (procedural, with) = (self.data.procedural.as_ref(), self.with);
+                let clip = decode::read_until(&item.source, procedural, &self.spec.decode, &with.ffmpeg, with.stop);
+                let clip = match clip {
+                    Ok(clip) => clip,
+                    Err(e) => return self.unreadable(e),
+                };
+                let content = Content {
+                    extents: [clip.t, clip.h, clip.w, 0, 0, 0],
+                    fps: clip.fps,
+                    made_of: 0,
+                    numbers: &clip.rgb,
+                };
+                self.put(Kind::Frames, &keys.frames, job, |file, key| {
+                    packed::write(file, Kind::Frames, key, &content)
+                })?;
+                made[0] = true;
+                self.open(Kind::Frames, &keys.frames, None, false)?
+            }
+        };
+        let (sum, mut view) = (frames.head.sum, View::new(frames));
+        if let (Some(key), Some(spec)) = (&keys.flow, &self.spec.motion) {
+            let flow = match open(Kind::Flow, key, Some(sum)) {
+                Ok(flow) => flow,
+                Err(_) => {
+                    let planes = match self.flow_of(&view, spec, &self.data.items[job.index]) {
+                        Ok(planes) => planes,
+                        Err(e) => return self.unreadable(e),
+                    };
+                    let (h, w) = view.size();
+                    let content = Content {
+                        extents: [planes.len() / (2 * h * w), h, w, spec.every, spec.gap, 0],
+                        fps: view.fps(),
+                        made_of: sum,
+                        numbers: bytemuck::cast_slice(&planes),
+                    };
+                    self.put(Kind::Flow, key, job, |file, key| packed::write(file, Kind::Flow, key, &content))?;
+                    made[1] = true;
+                    self.open(Kind::Flow, key, Some(sum), false)?
+                }
+            };
+            let sum = flow.head.sum;
+            view.set_flow(flow, &file_of(self.dir, Kind::Flow, key.hash))?;
+            if let (Some(key), Some(spec)) = (&keys.maps, &self.spec.maps)
+                && open(Kind::Maps, key, Some(sum)).is_err()
+            {
+                let maps = match view.maps(spec) {
+                    Ok(maps) => maps,
+                    Err(e) => return self.unreadable(e),
+                };
+                self.put(Kind::Maps, key, job, |file, key| maps::write(file, key, sum, view.fps(), &maps))?;
+                made[2] = true;
+            }
+        }
+        self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + usize::from(made == [false; 3])));
+        Ok(State::Done(made))
+    }
+
+    /// A video that cannot be used, unless building was stopped.
+    fn unreadable(&self, e: Error) -> Result<State> {
+        if matches!(e.kind(), ErrorKind::Stopped { .. }) {
+            return Err(self.stopped());
+        }
+        self.tell(|p| p.failed += 1);
+        Ok(State::Unreadable(e))
+    }
+
+    /// Writes a file of `job` under a temporary name and renames it when it is complete.
+    fn put(
+        &self,
+        kind: Kind,
+        key: &Named,
+        job: &Job,
+        write: impl FnOnce(&mut File, &Named) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let path = file_of(self.dir, kind, key.hash);
+        let temporary = self.dir.join(format!("{:016x}.{}.tmp", key.hash, job.index));
+        let written = File::create(&temporary)
+            .and_then(|mut file| write(&mut file, key))
+            .and_then(|()| fs::rename(&temporary, &path));
+        written.map_err(|e| {
+            // The first error is the one to report; the next build cleans up as well.
+            let _ = fs::remove_file(&temporary);
+            Error::io("write", path)(e)
+        })
+    }
+
+    /// All flow fields of a video, for each u then v.
+    fn flow_of(&self, view: &View, spec: &MotionSpec, item: &Item) -> Result<Vec<f16>> {
+        let ((h, w), t, name) = (view.size(), view.len(), &item.name);
+        let field: Box<dyn Fn(usize) -> Result<Flow> + '_> = match &spec.source {
+            FlowSource::Folder(root) => {
+                let dir = flow_folder::find(root, name)?;
+                let (files, native) = (Files::list(&dir)?, self.native_size(item)?);
+                files.expect(&dir, t, self.spec.decode.max_frames == Some(t))?;
+                Box::new(move |t| files.read(t, [native, [h, w]]))
+            }
+            FlowSource::TvL1 => {
+                let Some(flow) = self.with.flow else {
+                    return Err(Error::param("cache", "flow", "none", "flow is to be kept, and nothing computes it"));
+                };
+                Box::new(move |t| {
+                    let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(view.frame(i), h, w));
+                    flow(&from?, &to?)
+                })
+            }
+        };
+        spec.check_length(name, t)?;
+        let starts = (0..t - spec.gap).step_by(spec.every);
+        let mut planes = Vec::with_capacity(starts.len() * 2 * h * w);
+        for t in starts {
+            if self.with.stop.load(Ordering::Relaxed) {
+                return Err(self.stopped());
+            }
+            let field = field(t)?;
+            if [field.h(), field.w()] != [h, w] {
+                return Err(Error::shape(
+                    "cache",
+                    "flow",
+                    format!("{h} x {w}"),
+                    format!("{} x {}", field.h(), field.w()),
+                ));
+            }
+            let narrow = |x: &f32| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+            planes.extend(field.u().iter().chain(field.v()).map(narrow));
+        }
+        Ok(planes)
+    }
+
+    /// Height and width of a video before it is resized for the cache.
+    fn native_size(&self, item: &Item) -> Result<[usize; 2]> {
+        Ok(match &item.source {
+            Source::File(path) => self.with.ffmpeg.probe_until(path, self.with.stop).map(|p| [p.h, p.w])?,
+            Source::Folder(path) => folder::dimensions(&folder::frames(path)?[0])?.into(),
+            Source::Procedural(_) => [self.data.procedural.as_ref().map_or(0, |spec| spec.side); 2],
+        })
+    }
+
+    /// Calls `job` for 0..n on worker threads, each with a rayon pool of one thread, so that parallel code inside does
+    /// not pick up other videos while it waits. The first error, or the flag, ends it.
+    pub(super) fn each<T: Send>(&self, n: usize, job: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let slots: Mutex<Vec<Option<Result<T>>>> = Mutex::new((0..n).map(|_| None).collect());
+        let work = || -> std::result::Result<(), rayon::ThreadPoolBuildError> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= n || failed.load(Ordering::Relaxed) || self.with.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let result = pool.install(|| job(i));
+                failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                slots.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(result);
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.with.threads.min(n)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+        .map_err(|e| Error::io("start threads for", self.dir)(std::io::Error::other(e)))?;
+        let mut slots = slots.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = slots.iter_mut().find(|s| matches!(s, Some(Err(_)))).and_then(Option::take) {
+            return error.map(|_| Vec::new());
+        }
+        slots.into_iter().map(|slot| slot.unwrap_or_else(|| Err(self.stopped()))).collect()
+    }
+
+    fn stopped(&self) -> Error {
+        let (done, total) = (self.progress.lock().unwrap_or_else(PoisonError::into_inner).done, self.data.len());
+        let (split, dir) = (self.data.split.name(), self.dir.display());
+        let what = format!(
+            "{done} of {total} {split} videos are in the cache {dir}, and the same command goes on with the others"
+        );
+        Error::stopped(self.dir, what)
+    }
+
+    /// Updates the counts and reports them.
+    fn tell(&self, change: impl FnOnce(&mut Progress)) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut progress);
+        (self.with.progress)(progress.clone());
+        progress.damaged = None;
+    }
+
+    /// Removes partial files of a killed process. Only the holder of the lock may do so.
+    fn clean(&self) -> Result<()> {
+        for entry in fs::read_dir(self.dir).map_err(Error::io("read", self.dir))? {
+            let path = entry.map_err(Error::io("read", self.dir))?.path();
+            if path.extension().is_some_and(|e| e == "tmp") {
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! Programs: the examples, and what `cargo xtask` runs.
+
+pub mod cache;
+pub mod examples;
+pub mod extract_flow;
+pub mod fuzz_corpus;
+pub mod options;
+pub mod pretrain;
+pub mod versus;

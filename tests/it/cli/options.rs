@@ -1,0 +1,269 @@
+//! Options of the pre-training examples: every number has its range, and nothing is decoded or written before all is checked.
+
+use crate::cli::pretrain::{example, frames, refused, refused_by, started, summary};
+use rayon::prelude::*;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use tubelet::train::limits::{self, Limit};
+
+const PROGRAMS: [&str; 2] = ["pretrain_maclr", "pretrain_mcl"];
+
+/// Options whose values are no numbers.
+const WORDS: [&str; 19] = [
+    "--data",
+    "--test",
+    "--preset",
+    "--out",
+    "--device",
+    "--cache",
+    "--flow-dir",
+    "--init",
+    "--precision",
+    "--motion",
+    "--motion-sampling",
+    "--motion-crop",
+    "--align-form",
+    "--align-detached",
+    "--align-module",
+    "--align-terms",
+    "--align-centred",
+    "--target-norm",
+    "--cross-positive",
+];
+
+/// What is tried as a value of every option.
+const VALUES: [&str; 9] = ["-1", "0", "nan", "inf", "-inf", "1e300", "18446744073709551615", "abc", ""];
+
+/// The options of a program that take a value, as its help has them.
+fn options(program: &str) -> Option<Vec<String>> {
+    let out = Command::new(example(program)?).arg("--help").output().unwrap();
+    let help = String::from_utf8(out.stdout).unwrap();
+    let lines = help.lines().map(str::trim).filter(|line| line.starts_with("--") && line.contains('<'));
+    Some(lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect())
+}
+
+fn dry(program: &str, dir: &Path, args: &[&str]) -> Output {
+    Command::new(example(program).unwrap()).current_dir(dir).args(args).arg("--dry-run").output().unwrap()
+}
+
+/// Whether the table allows what `text` says.
+fn allowed(limit: &Limit, text: &str) -> bool {
+    if limit.whole { limit.parse::<u64>(text).is_ok() } else { limit.parse::<f32>(text).is_ok() }
+}
+
+#[test]
+fn every_number_is_accepted_within_its_range_and_refused_by_name_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let mut tried = Vec::new();
+    for program in PROGRAMS {
+        let Some(options) = options(program) else { return };
+        for option in options {
+            let limit = limits::ALL.into_iter().find(|limit| limit.option == option);
+            assert_eq!(limit.is_none(), WORDS.contains(&option.as_str()), "{option} has a limit, or takes words");
+            tried.extend(VALUES.map(|value| (program, option.clone(), limit, value)));
+        }
+    }
+    assert!(tried.len() > 500, "{} values tried", tried.len());
+    tried.into_par_iter().for_each(|(program, option, limit, value)| {
+        let out = dry(program, d, &[&format!("{option}={value}")]);
+        let (code, errors) = (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned());
+        let what = format!("{program} {option}={value}: {code:?} {errors}");
+        assert!(code.is_some() && !errors.contains("panicked"), "{what}");
+        if let Some(limit) = limit {
+            assert_eq!(code == Some(0), allowed(&limit, value), "{what}");
+            if value == "-1" {
+                // As two words, too: a negative number is no option.
+                let apart = dry(program, d, &[&option, value]);
+                assert!(String::from_utf8_lossy(&apart.stderr).contains("it must be"), "{what}");
+            }
+        }
+        if code != Some(0) {
+            let sentence = errors.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+            assert!(sentence.contains(&option), "{what}");
+        }
+    });
+    assert_eq!(fs::read_dir(d).unwrap().count(), 0, "a dry run writes nothing");
+}
+
+#[test]
+fn a_dry_run_prints_the_settings_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for program in PROGRAMS {
+        if example(program).is_none() {
+            return;
+        }
+        let out = dry(program, dir.path(), &["--lr", "0.5", "--bn-groups", "4"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let (json, last) = text.trim_end().rsplit_once('\n').unwrap();
+        let settings: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!((&settings["--lr"], &settings["--bn-groups"]), (&0.5.into(), &4.into()));
+        assert!(last.contains("nothing was written"), "{last}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    fs::write(d.join("file"), "not a folder").unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--bn-groups", "5"], &["--bn-groups = 5", "--batch 32"]),
+        (&["--batch", "4", "--bn-groups", "4"], &["--bn-groups = 4", "--batch 4"]),
+        (&["--batch", "193"], &["--batch = 193", "choose a --batch from 2 to 192"]),
+        (&["--queue", "193"], &["--queue = 193", "at most 192"]),
+        (&["--w-vv=0", "--w-mm=0", "--w-vm=0", "--w-mv=0"], &["--w-vv", "--w-align", "nothing to learn"]),
+        (
+            &["--side", "2048", "--frames", "1024", "--batch", "64"],
+            &["--batch = 64", "--side 2048", "--frames 1024", "GB"],
+        ),
+        (&["--side", "2048", "--frames", "71", "--batch", "2", "--probe-clips", "3"], &["--probe-clips = 3", "GB"]),
+        (&["--motion-frames", "1024", "--side", "2048", "--batch", "2"], &["--motion-frames 1024", "GB"]),
+        (&["--test", "list"], &["--data"]),
+        (&["--data", "a", "--data", "b"], &["--data", "multiple times"]),
+        (&["--data", "nowhere"], &["nowhere"]),
+        (&["--out", "file/run"], &["--out file/run", "not a folder"]),
+        (&["--cache", "file/cache"], &["--cache file/cache", "not a folder"]),
+        (&["--cache", "file"], &["--cache file", "not a folder"]),
+        (&["--flow-dir", "nowhere"], &["--flow-dir nowhere"]),
+        (&["--device", "cuda:99"], &["cuda:99"]),
+        (&["--device", "gpu"], &["--device", "cuda:N"]),
+        (&["--init", "nowhere"], &["nowhere"]),
+        (&["--init", "file"], &["file", "safetensors"]),
+        (&["--align-module", "layer9.0", "--w-align", "1"], &["layer9.0"]),
+        (&["--cross-positive", "same"], &["--cross-positive"]),
+    ];
+    for (args, words) in cases {
+        let Some(e) = refused(d, args) else { return };
+        for word in *words {
+            assert!(e.contains(word), "{args:?}: {word} in {e}");
+        }
+        assert_eq!(fs::read_dir(d).unwrap().count(), 1, "{args:?} left something behind");
+    }
+    let mcl: &[(&[&str], &str)] = &[
+        (&["--preset", "paper", "--frames", "3"], "--frames and --side"),
+        (&["--w-inter=0", "--w-intra=0", "--w-order=0", "--w-align=0"], "nothing to learn"),
+        (&["--init-head"], "--init"),
+    ];
+    for (args, word) in mcl {
+        let e = refused_by("pretrain_mcl", d, args).unwrap();
+        assert!(e.contains(word), "{args:?}: {e}");
+    }
+    assert_eq!(fs::read_dir(d).unwrap().count(), 1);
+}
+
+/// Six training and two test videos of `count` frames, and the lists of them.
+fn data(d: &Path, count: usize) {
+    let (mut train, mut test) = (String::new(), String::new());
+    for class in ["a", "b"] {
+        for video in 0..4 {
+            let name = format!("videos/{class}{video}");
+            frames(&d.join(&name), count);
+            (if video < 3 { &mut train } else { &mut test }).push_str(&format!("{name} {class}\n"));
+        }
+    }
+    fs::write(d.join("train.txt"), train).unwrap();
+    fs::write(d.join("test.txt"), test).unwrap();
+}
+
+#[test]
+fn a_dry_run_refuses_what_the_run_would_refuse_before_decoding() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    fs::create_dir(d.join("flow")).unwrap();
+    fs::write(d.join("absent.txt"), "videos/a0 a\nvideos/none.mp4 b\n").unwrap();
+    let there = || fs::read_dir(d).unwrap().count();
+    let before = there();
+    let lists = ["--data", "train.txt", "--test", "test.txt", "--frames", "2", "--side", "16", "--dry-run"];
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--batch", "2", "--out", "/proc/x"], &["--out /proc/x"]),
+        (&["--batch", "2", "--cache", "/proc/x"], &["--cache /proc/x"]),
+        (&["--batch", "2", "--flow-dir", "flow"], &["none of the 6 videos", "flow/videos/a0", "--flow-dir"]),
+        (&["--batch", "2", "--refuse-short", "--stride", "9"], &["--refuse-short: 8 videos", "has 6 frames"]),
+        (&["--batch", "2", "--refuse-short"], &["--refuse-short: 6 videos", "--motion-frames"]),
+    ];
+    for (args, words) in cases {
+        let Some(e) = refused(d, &[&lists[..], args].concat()) else { return };
+        for word in *words {
+            assert!(e.contains(word), "{args:?}: {word} in {e}");
+        }
+        assert_eq!(there(), before, "{args:?} left something behind");
+    }
+    let e = refused(d, &["--data", "absent.txt", "--dry-run"]).unwrap();
+    assert!(e.contains("--data") && e.contains("none.mp4"), "{e}");
+    let e = refused(d, &["--data", "train.txt", "--test", "absent.txt", "--dry-run"]).unwrap();
+    assert!(e.contains("--test: absent.txt"), "{e}");
+    // A video that cannot be used is one less for a batch.
+    fs::write(d.join("videos/a0/000.png"), "no picture").unwrap();
+    let e = refused(d, &[&lists[..], &["--batch", "6"]].concat()).unwrap();
+    assert!(e.contains("--batch = 6") && e.contains("from 2 to 5"), "{e}");
+    let out = started("pretrain_maclr", d, &[&lists[..], &["--batch", "2"]].concat()).unwrap();
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && errors.contains("would be skipped: videos/a0"), "{errors}");
+    // So is one without flow, of the others: they have one field less than frames.
+    for video in ["a1", "a2", "b0", "b1"] {
+        fs::create_dir_all(d.join("flow/videos").join(video)).unwrap();
+        (0..5).for_each(|i| fs::write(d.join(format!("flow/videos/{video}/{i}.flo")), "").unwrap());
+    }
+    let e = refused(d, &[&lists[..], &["--batch", "5", "--flow-dir", "flow"]].concat()).unwrap();
+    assert!(e.contains("--batch = 5") && e.contains("from 2 to 4"), "{e}");
+    fs::write(d.join("flow/videos/a1/5.flo"), "").unwrap();
+    fs::write(d.join("flow/videos/a1/6.flo"), "").unwrap();
+    let e = refused(d, &[&lists[..], &["--batch", "4", "--flow-dir", "flow"]].concat()).unwrap();
+    assert!(e.contains("--batch = 4") && e.contains("from 2 to 3"), "{e}");
+    assert_eq!(there(), before);
+}
+
+#[test]
+fn the_help_shows_what_the_presets_set() {
+    for (program, epochs) in PROGRAMS.into_iter().zip([[48, 60, 200], [60, 60, 200]]) {
+        let Some(program) = example(program) else { return };
+        let help = String::from_utf8(Command::new(program).arg("--help").output().unwrap().stdout).unwrap();
+        let table = help.split_once("What the presets set").expect(&help).1;
+        let row = |option: &str| -> Vec<String> {
+            let line = table.lines().find(|line| line.trim().starts_with(&format!("{option} "))).expect(option);
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(table.contains("--motion-clamp"), help.contains("--motion-clamp <"), "{table}");
+        assert_eq!(row("preset")[1..], ["tiny", "small", "paper"]);
+        assert_eq!(row("--epochs")[1..], epochs.map(|n| n.to_string()));
+        for option in ["--batch", "--lr", "--queue", "--frames", "--stride", "--side", "--temperature", "--w-align"] {
+            assert!(row(option).len() > 3, "{option} in {table}");
+        }
+    }
+}
+
+#[test]
+fn an_instruction_set_that_is_none_is_refused() {
+    let Some(program) = example("pretrain_maclr") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let run =
+        |isa: &str| Command::new(&program).arg("--dry-run").current_dir(&dir).env("TUBELET_ISA", isa).output().unwrap();
+    let out = run("avx51");
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && errors.contains("TUBELET_ISA") && errors.contains("avx51"), "{errors}");
+    assert!(run("portable").status.success());
+}
+
+#[test]
+fn a_refused_run_leaves_no_settings_in_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    let sizes = ["--frames", "2", "--motion-frames", "2", "--side", "16", "--out", "run"];
+    let small = [&["--data", "train.txt", "--test", "test.txt"], &sizes[..]].concat();
+    let wrong = ["--init", "videos/a0/000.png"];
+    let Some(e) = refused(d, &[&small[..], &["--batch", "2"], &wrong].concat()) else { return };
+    assert!(e.contains("000.png") && !d.join("run").exists(), "{e}");
+    // What only decoding shows: one of six training videos cannot be read.
+    fs::write(d.join("videos/a0/000.png"), "no picture").unwrap();
+    let e = refused(d, &[&small[..], &["--batch", "6"]].concat()).unwrap();
+    assert!(e.contains("--batch = 6") && e.contains("from 2 to 5"), "{e}");
+    assert!(!d.join("run/settings.json").exists(), "refused after decoding, and yet settled");
+    let line = summary(&started("pretrain_maclr", d, &[&small[..], &["--batch", "2"]].concat()).unwrap());
+    assert_eq!(line["videos_train"], 5);
+}

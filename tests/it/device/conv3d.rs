@@ -1,0 +1,311 @@
+//! Convolution's device code against the definition, in the simulator or on a GPU: every row of the table, every path,
+//! random ragged shapes, and the sums that fused launches leave.
+
+use crate::support::close::assert_bounded;
+use crate::support::numbers::{drawn, real, seeded, wide};
+use crate::support::sim::{Sim, on_gpu};
+use proptest::prelude::*;
+use ptxsim::Order;
+use rand_chacha::ChaCha8Rng;
+use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask};
+use tubelet::ops::conv3d::cases::SMALL;
+use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Pass, dgrad, fprop, on_tile, reference, wgrad};
+use tubelet::ops::reference::Bounded;
+use tubelet::shape::{Shape, Window};
+use tubelet::tensor::{DType, Device, Tensor};
+
+const TYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+/// Numbers in -1..1 that `dtype` holds.
+fn reals(r: &mut ChaCha8Rng, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+    drawn(r, shape, real).cast(dtype).unwrap()
+}
+
+/// The three passes on `device` against the definition; the results' bits.
+fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> Vec<Vec<u32>> {
+    let r = &mut seeded(11);
+    let (x, w, dy) = (reals(r, p.x_shape(), xt), reals(r, p.w_shape(), wt), reals(r, p.y_shape(), dyt));
+    let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
+    let [x, w, dy] = [&x, &w, &dy].map(|t| t.to(device).unwrap());
+    let (g, what) = (p.geometry(), |pass: &str| format!("{name} {pass} {xt:?} {wt:?} {dyt:?}"));
+    let y = fprop(&x, &w, g).unwrap();
+    let dx = dgrad(&dy, &w, p.x_shape(), g).unwrap();
+    let dw = wgrad(&x, &dy, p.w_shape(), g).unwrap();
+    assert_eq!((y.dtype(), dx.dtype(), dw.dtype()), (xt, dyt, DType::F32));
+    let results = [
+        ("fprop", y, reference::fprop(p, &xs, &ws)),
+        ("dgrad", dx, reference::dgrad(p, &dys, &ws)),
+        ("wgrad", dw, reference::wgrad(p, &xs, &dys)),
+    ];
+    let bits = results.map(|(pass, got, want)| {
+        let got_values = got.load().unwrap();
+        assert_bounded(&what(pass), &got_values, &want, got.dtype());
+        got_values.iter().map(|v| v.to_bits()).collect()
+    });
+    bits.into()
+}
+
+/// The table in thirds, so that tests share the cores.
+fn check_table(third: usize) {
+    for c in SMALL.iter().skip(third).step_by(3) {
+        for dtype in TYPES {
+            on_gpu(|device| check(c.name, &c.problem(), [dtype; 3], device));
+        }
+    }
+}
+
+#[test]
+pub fn table_first() {
+    check_table(0);
+}
+
+#[test]
+pub fn table_second() {
+    check_table(1);
+}
+
+#[test]
+fn table_third() {
+    check_table(2);
+}
+
+#[test]
+fn two_number_types_meet_in_f32() {
+    let p = SMALL.iter().find(|c| c.name == "ragged").unwrap().problem();
+    let (f, b) = (DType::F32, DType::BF16);
+    on_gpu(|device| (check("mixed", &p, [f, b, b], device), check("mixed", &p, [b, f, f], device)));
+}
+
+/// Every tile of every pass, also where the plan would take a smaller one.
+#[test]
+pub fn every_tile() {
+    let window = |kernel, stride| Geometry::new(Window::same(kernel).strided(stride));
+    for (name, x, k, kernel, stride) in [
+        ("dense", [1, 3, 9, 10, 24], 136, [1, 3, 3], [1, 1, 1]),
+        ("strided", [1, 4, 9, 8, 136], 24, [3, 1, 1], [2, 1, 2]),
+        ("odd", [2, 2, 7, 7, 19], 67, [1, 1, 1], [1, 1, 1]),
+        ("stem", [1, 2, 13, 14, 3], 70, [1, 3, 3], [1, 2, 2]),
+    ] {
+        let w = [k, kernel[0], kernel[1], kernel[2], x[4]];
+        let p = Conv3d::new("conv3d", x.into(), w.into(), &window(kernel, stride)).unwrap();
+        let r = &mut seeded(12);
+        let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
+        let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
+        let passes = [
+            (Pass::Fprop, [&x, &w], reference::fprop(&p, &xs, &ws)),
+            (Pass::Dgrad, [&dy, &w], reference::dgrad(&p, &dys, &ws)),
+            (Pass::Wgrad, [&x, &dy], reference::wgrad(&p, &xs, &dys)),
+        ];
+        for (pass, [a, b], want) in passes {
+            let tiles = on_gpu(|device| {
+                let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
+                let results = (0..).map_while(|tile| on_tile(&p, pass, tile, [&a, &b]).unwrap());
+                let each = results.enumerate().map(|(tile, got)| {
+                    let values = got.load().unwrap();
+                    assert_bounded(&format!("{name} {pass:?} tile {tile}"), &values, &want, got.dtype());
+                    values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                });
+                each.collect::<Vec<_>>()
+            });
+            assert!(tiles.len() >= if name == "stem" { 1 } else { 2 }, "{name} {pass:?}: {} tiles", tiles.len());
+        }
+    }
+}
+
+/// Any convolution that is small enough.
+fn any_problem() -> impl Strategy<Value = (Conv3d, DType)> {
+    let axis = || (1usize..=9, 1usize..=3, 1usize..=3, 0usize..=3, 1usize..=2);
+    let channels = (1usize..=2, 1usize..=3, 1usize..=40, 1usize..=70);
+    (channels, axis(), axis(), axis(), prop::bool::ANY).prop_filter_map(
+        "the filter fits",
+        |((n, groups, cg, kg), t, h, w, half)| {
+            let (c, k) = if groups == 1 { (cg, kg) } else { (cg.min(6) * groups, kg.min(6) * groups) };
+            let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
+            let geometry = Geometry { groups, ..Geometry::new(window) };
+            let (x, f) = ([n, t.0, h.0, w.0, c], [k, t.1, h.1, w.1, c / groups]);
+            let p = Conv3d::new("conv3d", x.into(), f.into(), &geometry).ok()?;
+            Some((p, if half { DType::BF16 } else { DType::F32 }))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn any_shape((p, dtype) in any_problem()) {
+        on_gpu(|device| check("any", &p, [dtype; 3], device));
+    }
+}
+
+/// The shape `[rows 2 channels]` of statistics as sums of terms.
+fn statistics(rows: usize, channels: usize, terms: impl Fn(usize, usize) -> Vec<[f64; 2]>) -> Bounded<f64> {
+    let mut b = Bounded { value: vec![], magnitude: vec![], terms: 0 };
+    for row in 0..rows {
+        for which in 0..2 {
+            for c in 0..channels {
+                let of: Vec<f64> = terms(row, c).iter().map(|t| t[which]).collect();
+                b.value.push(of.iter().sum());
+                b.magnitude.push(of.iter().map(|v| v.abs()).sum());
+                // Beside the sum itself: a difference and a product or two of each term.
+                b.terms = of.len() + 4;
+            }
+        }
+    }
+    b
+}
+
+#[test]
+pub fn statistics_leave_with_the_result() {
+    let geometry = |kernel| Geometry::new(Window::same(kernel));
+    for (x, k, kernel) in [
+        ([2, 3, 5, 7, 16], 24, [1, 3, 3]),
+        ([2, 4, 9, 10, 8], 45, [3, 1, 1]),
+        ([4, 1, 9, 9, 3], 16, [1, 3, 3]),
+        ([2, 2, 5, 5, 23], 8, [1, 1, 1]),
+    ] {
+        let g = geometry(kernel);
+        let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
+        for parts in [1, 2] {
+            on_gpu(|device| {
+                let r = &mut seeded(5);
+                let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
+                let shift = reals(r, [k], DType::F32);
+                let [xd, wd, sd] = [&x, &w, &shift].map(|t| t.to(device).unwrap());
+                let epilogue = Epilogue::Moments { parts, near: &sd };
+                let (y, moments) = fusion::fprop(&xd, &wd, &g, Prologue::None, epilogue).unwrap();
+                let moments = moments.unwrap();
+                let (_, sums) = moments.shifted().expect("a GPU takes them in one launch, about `near`");
+                assert_bounded("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
+                let (y, shift) = (wide(&y), wide(&shift));
+                let rows = y.len() / k / parts;
+                let want = statistics(parts, k, |part, c| {
+                    let of = |i: usize| y[(part * rows + i) * k + c] - shift[c];
+                    (0..rows).map(|i| [of(i), of(i) * of(i)]).collect()
+                });
+                let got = sums.load().unwrap();
+                assert_bounded("statistics", &got, &want, DType::F32);
+                got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            });
+        }
+    }
+}
+
+#[test]
+pub fn a_chain_of_gradients_in_one_launch() {
+    for (x, k, kernel, stride, parts) in [
+        ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1], 1),
+        ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),
+        ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2], 1),
+        ([4, 2, 9, 5, 8], 8, [3, 1, 1], [1, 1, 1], 2),
+    ] {
+        let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
+        let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();
+        on_gpu(|device| {
+            let r = &mut seeded(6);
+            let [relu, normed] = [0; 2].map(|_| reals(r, p.x_shape(), DType::BF16));
+            let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
+            let [mean, inv_std] = [0; 2].map(|_| reals(r, [parts * c], DType::F32));
+            let [rd, nd, wd, yd, md, id] = [&relu, &normed, &w, &dy, &mean, &inv_std].map(|t| t.to(device).unwrap());
+            let of_channel = Tensor::full([c], 1.0).to(device).unwrap();
+            let norm = Norm::new(&md, &id, &of_channel, &of_channel).unwrap();
+            let epilogue = GradEpilogue::NormRelu { x: &nd, norm: &norm, relu: ReluMask::FromResult(&rd), add: None };
+            let incoming = fusion::dgrad(&yd, &wd, p.x_shape(), &g, epilogue).unwrap();
+            let Incoming::PastRelu { dz, sums } = incoming else { panic!("a GPU has this launch") };
+            let mut want = reference::dgrad(&p, &wide(&dy), &wide(&w));
+            for (i, on) in wide(&relu).iter().enumerate() {
+                if *on <= 0.0 {
+                    (want.value[i], want.magnitude[i]) = (0.0, 0.0);
+                }
+            }
+            assert_bounded("dz", &dz.load().unwrap(), &want, DType::BF16);
+            let (dz, normed, mean, inv_std) = (wide(&dz), wide(&normed), wide(&mean), wide(&inv_std));
+            let rows = dz.len() / c / parts;
+            let want = statistics(parts, c, |part, c0| {
+                let xhat = |i: usize| (normed[i] - mean[part * c + c0]) * inv_std[part * c + c0];
+                (0..rows).map(|r| (part * rows + r) * c + c0).map(|i| [dz[i], dz[i] * xhat(i)]).collect()
+            });
+            assert_eq!(sums.dims(), [parts, 2, c]);
+            let got = sums.load().unwrap();
+            assert_bounded("sums", &got, &want, DType::F32);
+            got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        });
+    }
+}
+
+/// What a launch of one tile may cost, in the simulator: no bank conflicts, and sectors and instructions as committed
+/// here. Whoever makes a kernel leaner lowers its numbers.
+struct Cost(&'static str, Pass, usize, &'static str, Limits);
+
+struct Limits {
+    /// Warp instructions of PTX for each of the tensor cores'.
+    instructions: f64,
+    /// Sectors moved against the fewest that hold each request's bytes.
+    sectors: f64,
+}
+
+/// Hot layers cut small: the same channels and taps, fewer pixels.
+fn hot(layer: &str) -> Conv3d {
+    let (x, k, kernel, stride) = match layer {
+        "r3d-64" => ([1, 3, 14, 14, 64], 64, [3, 3, 3], [1, 1, 1]),
+        "r21d-1t" => ([1, 4, 12, 12, 144], 64, [3, 1, 1], [1, 1, 1]),
+        "slow-2c" => ([1, 2, 16, 16, 64], 256, [1, 1, 1], [1, 1, 1]),
+        "slow-3b-down" => ([1, 2, 16, 16, 128], 128, [1, 3, 3], [1, 2, 2]),
+        "slow-stem" => ([1, 2, 32, 32, 3], 64, [1, 7, 7], [1, 2, 2]),
+        _ => unreachable!("a layer of this table"),
+    };
+    let g = Geometry::new(Window::same(kernel).strided(stride));
+    Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap()
+}
+
+const fn at_most(instructions: f64, sectors: f64) -> Limits {
+    Limits { instructions, sectors }
+}
+
+/// Layer, pass, tile, its kernel, its limits. A stem's windows begin at any eight bytes, so that they meet one sector more.
+const COSTS: &[Cost] = &[
+    Cost("r3d-64", Pass::Fprop, 1, "conv3d_fprop_128x64_bf16", at_most(6.51, 1.001)),
+    Cost("r3d-64", Pass::Dgrad, 1, "conv3d_dgrad_64x64_bf16", at_most(10.61, 1.001)),
+    Cost("r3d-64", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.42, 1.001)),
+    Cost("r21d-1t", Pass::Fprop, 2, "conv3d_fprop_64x64_bf16", at_most(10.8, 1.001)),
+    Cost("r21d-1t", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.69, 1.001)),
+    Cost("slow-2c", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(14.89, 1.001)),
+    Cost("slow-3b-down", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(5.71, 1.001)),
+    Cost("slow-3b-down", Pass::Dgrad, 0, "conv3d_dgrad_128x128_bf16", at_most(9.44, 1.001)),
+    Cost("slow-3b-down", Pass::Wgrad, 0, "conv3d_wgrad_128x128_bf16", at_most(10.72, 1.001)),
+    Cost("slow-stem", Pass::Fprop, 0, "conv3d_fprop_stem_bf16", at_most(16.87, 1.27)),
+    Cost("slow-stem", Pass::Wgrad, 0, "conv3d_wgrad_stem_bf16", at_most(14.63, 1.15)),
+];
+
+#[test]
+fn hot_layers_cost_what_is_committed() {
+    let mut above = Vec::new();
+    for Cost(layer, pass, tile, entry, limits) in COSTS {
+        let p = hot(layer);
+        let sim = Sim::new(Order::Forward);
+        let device = sim.device();
+        let r = &mut seeded(13);
+        let [a, b] = match pass {
+            Pass::Fprop => [p.x_shape(), p.w_shape()],
+            Pass::Dgrad => [p.y_shape(), p.w_shape()],
+            Pass::Wgrad => [p.x_shape(), p.y_shape()],
+        };
+        let [a, b] = [a, b].map(|s| reals(r, s, DType::BF16).to(&device).unwrap());
+        on_tile(&p, *pass, *tile, [&a, &b]).unwrap().expect("a tile of the table");
+        let all = sim.machine.totals();
+        let n = all.get(*entry).unwrap_or_else(|| panic!("{layer}: {entry} was not launched"));
+        let sectors = (n.global_sectors_loaded + n.global_sectors_stored) as f64 / n.ideal_sectors as f64;
+        let instructions = n.warp_instructions as f64 / n.tensor_instructions as f64;
+        println!("{layer:13} {entry:28} {instructions:6.2} instructions a product, {sectors:.3} of the sectors");
+        let over = n.bank_conflict_cycles > 0 || sectors > limits.sectors || instructions > limits.instructions;
+        if over {
+            let conflicts = n.bank_conflict_cycles;
+            above.push(format!(
+                "{layer} {entry}: {instructions:.2} instructions a product, {sectors:.3} of the fewest sectors, \
+                 {conflicts} cycles of bank conflicts"
+            ));
+        }
+    }
+    assert!(above.is_empty(), "{}", above.join("\n"));
+}

@@ -1,0 +1,112 @@
+//! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
+
+use super::{alignment, augment, conv3d, infonce, instructions, layers, matmul, motion_map, tensors, tvl1};
+use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
+use ptxsim::{Access::*, Config, Launch, Machine, Order, Param, Region};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+thread_local! {
+    /// Entries that ran to their end, with the orders in which they did.
+    static EXECUTED: RefCell<BTreeMap<String, BTreeSet<&'static str>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Notes a launch without a fault.
+pub fn note(entry: &str, order: Order) {
+    let order = match order {
+        Order::Forward => "forward",
+        Order::Reverse => "reverse",
+        Order::Shuffled(_) => "shuffled",
+    };
+    EXECUTED.with_borrow_mut(|e| e.entry(entry.to_owned()).or_default().insert(order));
+}
+
+/// Tests that hold kernels against their references. Between them they launch everything.
+const TESTS: &[fn()] = &[
+    alignment::alignment_losses_on_a_device,
+    alignment::channel_maps_on_a_device,
+    augment::clips_on_a_gpu_are_those_of_the_cpu,
+    augment::motion_follows_its_clip_on_a_gpu,
+    batch_norm::cases_meet_the_definition_on_a_device,
+    instructions::a_class_computes_what_its_name_says_whatever_the_order_of_the_warps,
+    conv3d::a_chain_of_gradients_in_one_launch,
+    conv3d::every_tile,
+    conv3d::statistics_leave_with_the_result,
+    conv3d::table_first,
+    conv3d::table_second,
+    tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
+    tensors::conversion_scaling_and_rows_on_a_device,
+    infonce::every_kernel_of_infonce_meets_the_reference,
+    layers::a_queue_on_a_device_holds_what_one_on_the_cpu_holds,
+    layers::functions_on_a_device,
+    layers::sums_on_a_device,
+    layers::the_rectifier_on_a_device,
+    layers::unit_rows_have_gradients_of_gradients_on_a_device,
+    layers::unit_rows_on_a_device,
+    losses::cross_entropy_on_a_device,
+    matmul::affine_layers,
+    matmul::products,
+    motion_map::frame_differences_meet_the_definition_on_a_gpu,
+    motion_map::maps_of_flow_meet_the_definition_on_a_gpu,
+    pool3d::cases_meet_the_definition_on_a_device,
+    batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
+    tvl1::tvl1_on_a_gpu_meets_the_definition,
+    updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit,
+];
+
+/// Kernels that no operation launches, since they only measure: a copy, and arithmetic whose sums are written.
+fn alone(order: Order) {
+    let machine = Machine::new(Config { order, ..Config::default() });
+    let peaks = machine.load(include_str!("../../../ptx/peaks.sm_80.ptx")).unwrap();
+    let run = |entry: &str, from: Option<Region>, bytes: u64, n: u32| {
+        let to = Region { ptr: machine.alloc(bytes).unwrap(), bytes, access: Write };
+        let n = n.to_ne_bytes();
+        let params: Vec<Param> = from.into_iter().chain([to]).map(Param::Pointer).chain([Param::Bytes(&n)]).collect();
+        let launch = Launch { grid: [2, 1, 1], block: [256, 1, 1], shared: 0, params: &params, extra: &[] };
+        machine.launch(&peaks, entry, &launch).unwrap_or_else(|f| panic!("{f}"));
+        note(entry, order);
+        let mut out = vec![0; bytes as usize];
+        machine.read(to.ptr, &mut out).unwrap();
+        out
+    };
+    let bytes: Vec<u8> = (0..32000).map(|i| (i % 251) as u8).collect();
+    let from = Region { ptr: machine.alloc(32000).unwrap(), bytes: 32000, access: Read };
+    machine.write(from.ptr, &bytes).unwrap();
+    assert_eq!(run("peaks_copy_f32", Some(from), 32000, 2000), bytes);
+    run("peaks_fma_f32", None, 2048, 3);
+    run("peaks_mma_bf16", None, 2048, 3);
+}
+
+#[test]
+fn every_entry_is_executed() {
+    // Who counts launches is the simulator.
+    if std::env::var_os("TUBELET_TEST_DEVICE").is_some() {
+        return;
+    }
+    TESTS.iter().for_each(|test| test());
+    alone(Order::Forward);
+    alone(Order::Reverse);
+    let executed = EXECUTED.take();
+    let folder = crate::root().join("ptx");
+    let mut missing = vec![];
+    let mut all = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|e| e == "ptx") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for entry in text.split(".visible .entry ").skip(1).filter_map(|e| e.split('(').next()) {
+                all += 1;
+                let orders = executed.get(entry.trim()).cloned().unwrap_or_default();
+                if !(orders.contains("forward") && orders.contains("reverse")) {
+                    missing.push(format!("{entry}: {orders:?}"));
+                }
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "{} of {all} entries are not executed in both orders:\n{}",
+        missing.len(),
+        missing.join("\n")
+    );
+}

@@ -1,0 +1,21 @@
+//! Device code, in the simulator or on a GPU, against the CPU's and the definitions.
+
+pub mod alignment;
+pub mod augment;
+pub mod conv3d;
+pub mod counters;
+pub mod coverage;
+pub mod declarations;
+pub mod infonce;
+pub mod instructions;
+pub mod layers;
+pub mod maclr;
+pub mod matmul;
+pub mod mcl;
+pub mod motion_map;
+pub mod no_gpu;
+pub mod peaks;
+pub mod ptx;
+pub mod seeded_faults;
+pub mod tensors;
+pub mod tvl1;

@@ -1,0 +1,301 @@
+//! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
+//! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
+
+use super::{alignment, conv3d, infonce, layers, matmul, tensors, tvl1};
+use crate::kernels::{batch_norm, losses, pool3d, updates};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What happens to a line.
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    /// It is gone.
+    Drop,
+    /// A part of it is another.
+    Replace(&'static str, &'static str),
+    /// Two of the registers it names change places.
+    Swap(usize, usize),
+    /// The address it accesses lies this much further on.
+    Offset(i32),
+}
+
+/// A mistake: in an entry, the line of a number (from 0) among those that contain a text.
+struct Mistake {
+    what: &'static str,
+    entry: &'static str,
+    line: (&'static str, usize),
+    edit: Edit,
+    /// The tests that must fail.
+    tests: &'static [fn()],
+}
+
+/// The mistake under way on this thread, and whether it found its place.
+struct Seed {
+    entry: &'static str,
+    line: (&'static str, usize),
+    edit: Edit,
+    applied: bool,
+    broken: Option<String>,
+}
+
+thread_local! {
+    static SEED: RefCell<Option<Seed>> = const { RefCell::new(None) };
+}
+
+/// Whether a mistake is under way: a launch may then run for ever.
+pub fn seeded() -> bool {
+    SEED.with_borrow(Option::is_some)
+}
+
+/// The PTX as the simulator shall see it.
+pub fn edited(ptx: &str) -> Cow<'_, str> {
+    SEED.with_borrow_mut(|seed| {
+        let Some(seed) = seed.as_mut().filter(|s| ptx.contains(&format!(".entry {}(", s.entry))) else {
+            return Cow::Borrowed(ptx);
+        };
+        match apply(ptx, seed) {
+            Some(text) => {
+                seed.applied = true;
+                let loaded = ptxsim::Machine::new(ptxsim::Config::default()).load(&text);
+                seed.broken = loaded.err().map(|e| format!("it is no PTX any more: {e}"));
+                Cow::Owned(text)
+            }
+            None => {
+                let (text, n) = seed.line;
+                seed.broken = Some(format!("line {n} with `{text}` does not exist or cannot be edited so"));
+                Cow::Borrowed(ptx)
+            }
+        }
+    })
+}
+
+fn apply(ptx: &str, seed: &Seed) -> Option<String> {
+    let start = ptx.find(&format!(".entry {}(", seed.entry))?;
+    let end = ptx[start..].find(".visible .entry").map_or(ptx.len(), |e| start + e);
+    let mut at = start;
+    let mut left = seed.line.1;
+    for line in ptx[start..end].split_inclusive('\n') {
+        if line.contains(seed.line.0) {
+            if left == 0 {
+                let new = edit(line, seed.edit)?;
+                return (new != line).then(|| [&ptx[..at], &new, &ptx[at + line.len()..]].concat());
+            }
+            left -= 1;
+        }
+        at += line.len();
+    }
+    None
+}
+
+fn edit(line: &str, edit: Edit) -> Option<String> {
+    Some(match edit {
+        Edit::Drop => "\n".to_owned(),
+        Edit::Replace(from, to) => line.contains(from).then(|| line.replacen(from, to, 1))?,
+        Edit::Swap(i, j) => {
+            let mut names = vec![];
+            let mut from = 0;
+            while let Some(p) = line[from..].find('%') {
+                let a = from + p;
+                let rest = line[a + 1..].find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(0);
+                from = a + 1 + rest;
+                names.push(a..from);
+            }
+            let (a, b) = (names.get(i)?.clone(), names.get(j)?.clone());
+            [&line[..a.start], &line[b.clone()], &line[a.end..b.start], &line[a], &line[b.end..]].concat()
+        }
+        Edit::Offset(by) => {
+            let close = line.find(']')?;
+            let open = line[..close].rfind('[')?;
+            let (base, old) = line[open + 1..close].split_once('+').unwrap_or((&line[open + 1..close], "0"));
+            let sum = old.parse::<i32>().ok()? + by;
+            format!("{}[{base}+{sum}]{}", &line[..open], &line[close + 1..])
+        }
+    })
+}
+
+/// Runs the tests of a mistake; what they say, or why the mistake was not caught.
+fn caught(m: &Mistake) -> Result<String, String> {
+    let seed = Seed { entry: m.entry, line: m.line, edit: m.edit, applied: false, broken: None };
+    SEED.set(Some(seed));
+    let said = m.tests.iter().find_map(|test| catch_unwind(AssertUnwindSafe(test)).err());
+    let seed = SEED.take().expect("it was put there");
+    if let Some(why) = seed.broken {
+        return Err(why);
+    }
+    if !seed.applied {
+        return Err("no test loads the entry".into());
+    }
+    let said = said.ok_or("no test notices")?;
+    let text = said.downcast_ref::<String>().cloned().or(said.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    Ok(text.unwrap_or_default())
+}
+
+const CONV: &[fn()] =
+    &[conv3d::every_tile, conv3d::statistics_leave_with_the_result, conv3d::a_chain_of_gradients_in_one_launch];
+const PLAIN: &[fn()] = &[conv3d::table_first];
+const INFONCE: &[fn()] = &[infonce::every_kernel_of_infonce_meets_the_reference];
+const TVL1: &[fn()] = &[tvl1::tvl1_on_a_gpu_meets_the_definition];
+const ALIGN: &[fn()] = &[alignment::channel_maps_on_a_device, alignment::alignment_losses_on_a_device];
+const NORM: &[fn()] = &[batch_norm::cases_meet_the_definition_on_a_device];
+const LAYERS: &[fn()] = &[
+    tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
+    tensors::conversion_scaling_and_rows_on_a_device,
+    layers::the_rectifier_on_a_device,
+    layers::sums_on_a_device,
+    layers::unit_rows_on_a_device,
+    layers::a_queue_on_a_device_holds_what_one_on_the_cpu_holds,
+    layers::functions_on_a_device,
+];
+const MATMUL: &[fn()] = &[matmul::products];
+const POOL: &[fn()] = &[pool3d::cases_meet_the_definition_on_a_device];
+const LOSS: &[fn()] = &[losses::cross_entropy_on_a_device];
+const UPDATES: &[fn()] = &[updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit];
+
+const fn mistake(
+    what: &'static str,
+    entry: &'static str,
+    line: (&'static str, usize),
+    edit: Edit,
+    tests: &'static [fn()],
+) -> Mistake {
+    Mistake { what, entry, line, edit, tests }
+}
+
+use Edit::*;
+const FPROP: &str = "conv3d_fprop_64x64_bf16";
+const DGRAD: &str = "conv3d_dgrad_64x64_bf16";
+const WGRAD: &str = "conv3d_wgrad_64x64_bf16";
+const EXACT: &str = "conv3d_fprop_exact_f32";
+const STEM: &str = "conv3d_fprop_stem_bf16";
+const SWEEP: &str = "infonce_sweep_r64_d64_bf16";
+
+/// All mistakes.
+const MISTAKES: &[Mistake] = &[
+    // Barriers and asynchronous copies.
+    mistake("the main loop's barrier is missing", FPROP, ("bar.sync", 0), Drop, CONV),
+    mistake("no barrier before the stage becomes the output's", FPROP, ("bar.sync", 1), Drop, CONV),
+    mistake("no barrier before the output is read back", FPROP, ("bar.sync", 2), Drop, CONV),
+    mistake("one stage too many is left under way", FPROP, ("cp.async.wait_group", 0), Replace("2", "3"), CONV),
+    mistake("the first stages are not committed", FPROP, ("cp.async.commit_group", 0), Drop, CONV),
+    mistake("the loop's stages are not committed", FPROP, ("cp.async.commit_group", 1), Drop, CONV),
+    mistake("wgrad's barrier is missing", WGRAD, ("bar.sync", 0), Drop, CONV),
+    mistake("wgrad waits for too few", WGRAD, ("cp.async.wait_group", 0), Replace("2", "3"), CONV),
+    mistake("the tile of plain arithmetic is read too early", EXACT, ("bar.sync", 0), Drop, PLAIN),
+    mistake("the next tile of plain arithmetic is read too early", EXACT, ("bar.sync", 1), Drop, PLAIN),
+    mistake("the stem's barrier is missing", STEM, ("bar.sync", 0), Drop, CONV),
+    mistake("InfoNCE's barrier is missing", SWEEP, ("bar.sync", 0), Drop, INFONCE),
+    mistake("InfoNCE waits for too few", SWEEP, ("cp.async.wait_group", 0), Replace("0", "1"), INFONCE),
+    mistake("a transposed tile is read too early", "matmul_transpose_f32", ("bar.sync", 0), Drop, MATMUL),
+    mistake("a column's parts are summed too early", "reduce_columns_wide_f32", ("bar.sync", 0), Drop, LAYERS),
+    mistake("statistics are summed too early", "batch_norm_sums_wide_f32", ("bar.sync", 0), Drop, NORM),
+    mistake("TV-L1's tile is read too early", "tvl1_iterate", ("bar.sync", 1), Drop, TVL1),
+    mistake("the median's columns are read too early", "tvl1_median_3", ("bar.sync", 1), Drop, TVL1),
+    mistake("a frame's means are read too early", "alignment_for_g_wide_f32", ("bar.sync", 2), Drop, ALIGN),
+    mistake("a sample's frames are weighed too early", "alignment_losses_f32", ("bar.sync", 0), Drop, ALIGN),
+    // Fragments, swizzles, layouts.
+    mistake("swizzled on the way in, not on the way out", FPROP, ("xor.b32", 2), Replace("xor", "or"), CONV),
+    mistake("another swizzle on the way in", FPROP, ("xor.b32", 0), Replace("xor", "or"), CONV),
+    mistake("two registers of a fragment of A change places", FPROP, ("mma.sync", 0), Swap(5, 6), CONV),
+    mistake("two registers of a fragment of B change places", FPROP, ("mma.sync", 3), Swap(8, 9), CONV),
+    mistake("two sums of a tile change places", DGRAD, ("mma.sync", 1), Swap(0, 1), CONV),
+    mistake("a matrix is transposed that should not be", FPROP, ("ldmatrix", 0), Replace(".x4.", ".x4.trans."), CONV),
+    mistake("a matrix is not transposed that should be", DGRAD, ("x4.trans", 0), Replace(".trans", ""), CONV),
+    mistake("one row of a matrix further", WGRAD, ("ldmatrix", 1), Offset(16), CONV),
+    mistake("the halves of a word change places", FPROP, ("cvt.rn.bf16x2", 0), Swap(1, 2), CONV),
+    // Addresses, bounds, rights.
+    mistake(
+        "a copy brings what padding should hide",
+        FPROP,
+        (", 16, 0, %p", 0),
+        Replace(", 16, 0,", ", 16, 16,"),
+        CONV,
+    ),
+    mistake("the last store reaches past the end", FPROP, ("st.global.v4", 2), Offset(16), CONV),
+    mistake("stores go to the input", "relu_backward_f32", ("ld.param.u64", 2), Replace("param_2", "param_0"), LAYERS),
+    mistake("a row's end is one early", "rows_gather_wide_f32", ("setp.ge.u32", 0), Replace("ge", "gt"), LAYERS),
+    mistake("a gathered row is read a word late", "rows_gather_wide_f32", ("ld.global.nc.v4", 0), Offset(4), LAYERS),
+    mistake("a key is stored beside its place", "queue_push_wide_f32", ("st.global.v4", 0), Offset(16), LAYERS),
+    mistake("an output keeps a hole", "arith_same_f32", ("st.global.v4", 0), Drop, LAYERS),
+    mistake("a store misses its place in shared memory", EXACT, ("st.shared.f32", 0), Offset(2), PLAIN),
+    mistake("a part of the tile is never filled", EXACT, ("st.shared.f32", 1), Drop, PLAIN),
+    mistake("the wrong stride of a transposed tile", "matmul_transpose_f32", ("st.shared", 1), Offset(-32), MATMUL),
+    mistake("a map is written a cell late", "alignment_map_wide_f32", ("st.global.f32", 0), Offset(4), ALIGN),
+    // Lanes.
+    mistake("half of the lanes named", "l2_norm_forward_wide_f32", (", -1;", 0), Replace("-1", "65535"), LAYERS),
+    mistake("the wrong partner", "l2_norm_forward_wide_f32", (", 16;", 0), Replace("16", "8"), LAYERS),
+    mistake("a step of a butterfly is missing", "reduce_rows_wide_f32", ("shfl.sync", 0), Drop, LAYERS),
+    mistake("the wrong neighbour", "tvl1_iterate", ("shfl.sync.up", 0), Replace("up", "down"), TVL1),
+    mistake(
+        "only some lanes shuffle",
+        "batch_norm_sums_wide_f32",
+        ("shfl.sync", 0),
+        Replace("shfl", "@%p2 shfl"),
+        NORM,
+    ),
+    // Arithmetic.
+    mistake("a sum does not begin at zero", "reduce_rows_wide_f32", ("0f00000000", 0), Drop, LAYERS),
+    mistake("a difference the wrong way round", "arith_same_f32", ("sub.f32", 0), Swap(1, 2), LAYERS),
+    mistake("a quotient the wrong way round", "arith_same_f32", ("div.rn.f32", 2), Swap(1, 2), LAYERS),
+    mistake("rounded towards zero", "cast_narrow_bf16", ("cvt.rn.bf16x2", 0), Replace("rn", "rz"), LAYERS),
+    mistake("rounded to the nearest pixel, not the lower", "tvl1_warp", ("cvt.rmi", 0), Replace("rmi", "rni"), TVL1),
+    mistake("a clamp at the wrong end", "tvl1_iterate", ("min.f32", 0), Replace("min", "max"), TVL1),
+    mistake("the lesser of three for the median", "tvl1_median_3", ("max.f32", 1), Replace("max", "min"), TVL1),
+    mistake("gradients pass at zero", "relu_backward_f32", ("setp.gt.f32", 0), Replace("gt", "ge"), LAYERS),
+    mistake("an average leans the other way", "ema_blend_f32", ("ld.global.nc.f32", 0), Offset(-4), UPDATES),
+    mistake("the least of a window", "pool3d_max_wide_f32", ("setp.gt.f32", 0), Replace("gt", "lt"), POOL),
+    mistake(
+        "the curvature bends the other way",
+        "alignment_curvature_f32",
+        ("neg.f64", 0),
+        Replace("neg", "abs"),
+        ALIGN,
+    ),
+    mistake("a gradient that leads uphill", "alignment_gradient_f32", ("neg.f64", 0), Replace("neg", "mov"), ALIGN),
+    mistake("e to the wrong power", "cross_entropy_loss_wide_f32", ("ex2.approx", 0), Replace("ex2", "lg2"), LOSS),
+];
+
+/// Mistakes are made in the simulator alone.
+fn on_hardware() -> bool {
+    std::env::var_os("TUBELET_TEST_DEVICE").is_some()
+}
+
+#[test]
+fn every_mistake_is_caught() {
+    if on_hardware() {
+        return;
+    }
+    let mut missed = vec![];
+    let mut faults = 0;
+    for m in MISTAKES {
+        match caught(m) {
+            Ok(said) => {
+                let said = said.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
+                faults += usize::from(said.contains("PTX line"));
+                println!("{}: {}: {:.160}", m.entry, m.what, said);
+            }
+            Err(why) => missed.push(format!("{}: {}: {why}", m.entry, m.what)),
+        }
+    }
+    assert!(
+        missed.is_empty(),
+        "{} of {} mistakes are not caught:\n{}",
+        missed.len(),
+        MISTAKES.len(),
+        missed.join("\n")
+    );
+    println!("{} mistakes caught, {faults} of them as faults of the simulator", MISTAKES.len());
+}
+
+#[test]
+fn a_mistake_that_does_not_apply_is_no_success() {
+    if on_hardware() {
+        return;
+    }
+    let why = |line, edit| {
+        caught(&mistake("", "relu_forward_f32", line, edit, &[layers::the_rectifier_on_a_device])).unwrap_err()
+    };
+    assert!(why(("bar.sync", 0), Drop).contains("does not exist"));
+    assert!(why(("ret;", 0), Replace("ret", "frobnicate")).contains("no PTX"));
+    assert!(why(("mov.u32", 0), Replace("mov.u32", "mov.b32")).contains("no test notices"));
+}

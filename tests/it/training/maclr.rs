@@ -1,0 +1,251 @@
+//! MaCLR's step, and the loop around it: stopping, killing, going on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::whole_run::{self, SEED, VIDEOS, checkpoint};
+use rand::RngExt;
+use tubelet::error::{Error, ErrorKind};
+use tubelet::nn::SmallR3d;
+use tubelet::ops::sgd::Sgd;
+use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::maclr::{CrossPositive, Maclr, Views};
+use tubelet::ssl::report::Report as Seen;
+use tubelet::tensor::{Device, Tensor};
+use tubelet::train::maclr::{MaclrRun, Recipe};
+use tubelet::train::pretrain::Outcome;
+use tubelet::train::recipe::Training;
+use tubelet::train::views::{Loader, ViewSpec};
+
+/// The smallest recipe that has everything: both networks, heads with normalisation, both queues.
+pub fn recipe() -> Recipe {
+    let net = |in_channels, stem_t| {
+        let spec = SmallR3d {
+            in_channels,
+            widths: vec![4, 8],
+            blocks: vec![0, 1],
+            stem_kernel: [3, 3, 3],
+            stem_stride: [stem_t, 2, 2],
+            strides: vec![[1; 3], [2; 3]],
+            temporal: vec![3; 2],
+            ..SmallR3d::default()
+        };
+        spec.net().unwrap()
+    };
+    let views = ViewSpec { frames: 4, motion_frames: 8, stride: 2, side: 16, cache_side: 24, ..ViewSpec::small() };
+    Recipe {
+        visual: net(3, 1),
+        motion: net(1, 2),
+        head_hidden: 8,
+        code: 4,
+        training: Training { views, epochs: 3, batch: 4, warmup_epochs: 0.5, probe_clips: 1, ..Training::small() },
+        ..Recipe::small()
+    }
+}
+
+fn with(training: Training) -> Recipe {
+    Recipe { training, ..recipe() }
+}
+
+/// Clips `n t h w c`: each video has its own brightness in each part of the frame, alike in both of its clips.
+fn clips(n: usize, t: usize, c: usize, seed: u64) -> Tensor {
+    let mut rng = stream(seed, 0, 0, Purpose::Test);
+    let level = |video: usize, y: usize| ((video >> (2 * y / 16)) & 1) as f32;
+    let value = |i: usize| level(i / (t * 256 * c), i / (16 * c) % 16) + rng.random_range(-0.1..0.1);
+    let v: Vec<f32> = (0..n * t * 256 * c).map(value).collect();
+    Tensor::from_f32([n, t, 16, 16, c], &v).unwrap()
+}
+
+pub fn views(n: usize) -> Views {
+    let motion = [clips(n, 8, 1, 3), clips(n, 8, 1, 4)];
+    Views {
+        rgb: [clips(n, 4, 3, 1), clips(n, 4, 3, 2)],
+        motion: Some(motion),
+        targets: None,
+        owners: (0..n as u32).collect(),
+    }
+}
+
+fn steps(method: &Maclr, views: &Views, count: u64) -> Vec<Seen> {
+    let recipe = Recipe { method: method.clone(), ..recipe() };
+    let mut pathways = recipe.pathways(VIDEOS, 1, &Device::Cpu).unwrap();
+    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 };
+    let step = |i| {
+        let mut rng = stream(1, 0, i, Purpose::KeyShuffle);
+        method.step(&mut pathways, views, &mut rng, 0.02, &sgd).unwrap()
+    };
+    (0..count).map(step).collect()
+}
+
+/// The losses among a report's parts.
+fn losses(seen: &Seen) -> impl Iterator<Item = (&'static str, f32)> {
+    seen.parts.iter().filter(|(name, _)| name.starts_with("loss_")).copied()
+}
+
+pub fn method() -> Maclr {
+    Maclr { momentum: 0.9, in_batch: true, w_vv: 0.5, ..Maclr::default() }
+}
+
+#[test]
+fn every_preset_builds_its_networks() {
+    let count = |recipe: Recipe| {
+        let p = recipe.pathways(100, 0, &Device::Cpu).unwrap();
+        (p.visual.encoder().trunk.features_dim(), p.motion.map(|m| m.encoder().trunk.features_dim()))
+    };
+    assert_eq!(count(Recipe::tiny()), (128, Some(128)));
+    assert_eq!(count(Recipe::small()), (128, Some(128)));
+    assert_eq!(count(Recipe::paper().unwrap()), (2048, Some(256)));
+    let rgb_only = Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..Maclr::default() };
+    assert_eq!(count(Recipe { method: rgb_only, ..Recipe::small() }), (128, None));
+}
+
+#[test]
+fn four_videos_are_learned_by_heart() {
+    let seen = steps(&method(), &views(4), 100);
+    assert_eq!(
+        losses(&seen[0]).map(|(name, _)| name).collect::<Vec<_>>(),
+        ["loss_vv", "loss_mm", "loss_vm", "loss_mv"]
+    );
+    let best = seen.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap();
+    assert!(best.loss < 0.3 * seen[1].loss, "{} from {}", best.loss, seen[1].loss);
+    assert!(["vv", "mm", "vm", "mv"].iter().all(|t| best.part(&format!("accuracy_{t}")) == Some(1.0)), "{best:?}");
+    let weights = [0.5, 1.0, 1.0, 1.0];
+    for s in &seen {
+        let sum: f32 = losses(s).zip(weights).map(|((_, loss), w)| loss * w).sum();
+        crate::support::close::assert_norm("the loss is the sum of its terms", &[s.loss], &[sum], 1e-6);
+    }
+}
+
+/// The clip of the same moment is the other reading with the motion clips exchanged.
+#[test]
+fn the_two_cross_positives_are_one_exchange_apart() {
+    let (a, b) = (views(4), views(4));
+    let exchanged = Views { motion: b.motion.map(|[x, y]| [y, x]), ..b };
+    let other = steps(&Maclr { cross_positive: CrossPositive::OtherClip, ..method() }, &a, 3);
+    let same = steps(&Maclr { cross_positive: CrossPositive::SameClip, ..method() }, &exchanged, 3);
+    let losses = |seen: &[Seen]| seen.iter().map(|s| s.loss.to_bits()).collect::<Vec<_>>();
+    assert_eq!(losses(&other), losses(&same));
+}
+
+#[test]
+fn terms_switch_off_one_by_one() {
+    let all = views(4);
+    let rgb = Views { motion: None, ..views(4) };
+    let alone = Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..method() };
+    let seen = steps(&alone, &rgb, 2);
+    assert_eq!(losses(&seen[1]).map(|(name, _)| name).collect::<Vec<_>>(), ["loss_vv"]);
+    let seen = steps(&Maclr { w_vv: 0.0, w_mv: 0.0, symmetric: true, ..method() }, &all, 2);
+    assert_eq!(losses(&seen[1]).map(|(name, _)| name).collect::<Vec<_>>(), ["loss_mm", "loss_vm"]);
+    let mut pathways = recipe().pathways(VIDEOS, 1, &Device::Cpu).unwrap();
+    let mut rng = stream(1, 0, 0, Purpose::KeyShuffle);
+    let mut step = |m: &Maclr, v: &Views| m.step(&mut pathways, v, &mut rng, 0.1, &Sgd::default()).unwrap_err();
+    assert!(step(&method(), &rgb).to_string().contains("motion"));
+    let nothing = Maclr { w_vv: 0.0, ..alone };
+    assert!(step(&nothing, &all).to_string().contains("weight above 0"));
+}
+
+#[test]
+fn a_queue_longer_than_the_data_is_refused() {
+    let long = with(Training { queue: Some(VIDEOS + 1), ..recipe().training });
+    let e = long.pathways(VIDEOS, 0, &Device::Cpu).err().unwrap().to_string();
+    assert!(e.contains("13") && e.contains("12 training videos") && e.contains("negatives"), "{e}");
+    assert_eq!(recipe().training.queue_length(VIDEOS, 1).unwrap(), 12);
+}
+
+// ---- the loop
+
+/// A whole run in `dir`, cache included.
+fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<f32>), Error> {
+    let method = MaclrRun::new(recipe, VIDEOS, SEED, &Device::Cpu)?;
+    whole_run::run(dir, &recipe.training, true, method, Loader::pair, after)
+}
+
+#[test]
+fn stopped_and_resumed_is_never_stopped() {
+    whole_run::resumes(|dir, after| run(dir, &recipe(), after));
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_steps_and_no_bit() {
+    whole_run::goes_back(|dir, after| run(dir, &recipe(), after));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &recipe(), Some(3)).unwrap_err();
+    let kept = checkpoint(dir.path());
+    let wild = with(Training { lr: f32::MAX, ..recipe().training });
+    // No recipe may have that rate: the loop alone gets it.
+    assert!(wild.check().unwrap_err().to_string().contains("--lr"));
+    let method = MaclrRun::new(&recipe(), VIDEOS, SEED, &Device::Cpu).unwrap();
+    let e = whole_run::run(dir.path(), &wild.training, true, method, Loader::pair, None).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::NotFinite { name: "loss", step: 4.., .. }), "{e}");
+    assert!(kept == checkpoint(dir.path()), "the last good checkpoint changed");
+}
+
+#[test]
+fn a_batch_larger_than_the_data_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = run(dir.path(), &with(Training { batch: 13, ..recipe().training }), None).unwrap_err().to_string();
+    assert!(e.contains("13") && e.contains("12 videos"), "{e}");
+}
+
+// ---- SIGKILL
+
+/// Set for the process that the test below kills: its folder.
+const FOLDER: &str = "TUBELET_TEST_FOLDER";
+
+/// What the killed process does; without a folder there is nothing to do.
+#[test]
+fn body_of_the_killed_process() {
+    if let Some(dir) = std::env::var_os(FOLDER) {
+        run(Path::new(&dir), &recipe(), None).unwrap();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "training::maclr::body_of_the_killed_process", "--test-threads=1"])
+        .env(FOLDER, dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Kills at random moments of cache building and training, four in each of five runs, and in more of them where a busy
+/// machine let processes end before; each run then ends with the bits of one never killed, cache included.
+#[test]
+fn killed_at_random_moments_ends_with_the_same_bits() {
+    let whole = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    assert!(spawn(whole.path()).wait().unwrap().success());
+    let length = began.elapsed();
+    let cached = |dir: &Path| -> BTreeMap<_, _> {
+        let files = std::fs::read_dir(dir.join("cache")).unwrap().map(|f| f.unwrap().path());
+        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv" || e == "tbf"));
+        packed.map(|p| (p.file_name().unwrap().to_owned(), std::fs::read(&p).unwrap())).collect()
+    };
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let mut rng = stream(seed, 0, 0, Purpose::Test);
+    println!("moments of seed {seed}");
+    let (mut kills, mut runs) = (0, 0);
+    while runs < 5 || (kills < 10 && runs < 15) {
+        runs += 1;
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..4 {
+            let mut child = spawn(dir.path());
+            std::thread::sleep(Duration::from_secs_f64(rng.random_range(0.0..0.4) * length.as_secs_f64()));
+            kills += usize::from(child.try_wait().unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(spawn(dir.path()).wait().unwrap().success(), "a killed run did not go on");
+        assert!(checkpoint(whole.path()) == checkpoint(dir.path()), "checkpoints differ after kills");
+        assert!(cached(whole.path()) == cached(dir.path()), "caches differ after kills");
+    }
+    assert!(kills >= 10, "only {kills} of {} processes were still running when they were to be killed", 4 * runs);
+}

@@ -1,0 +1,15 @@
+//! Methods, samples, the loop, checkpoints, evaluation.
+
+pub mod checkpoint;
+pub mod checkpoint_damage;
+pub mod eval;
+pub mod focus;
+pub mod inputs;
+pub mod maclr;
+pub mod maclr_parity;
+pub mod mcl;
+pub mod mcl_graph;
+pub mod mcl_parity;
+pub mod mcl_samples;
+pub mod memory;
+pub mod queue;

@@ -1,0 +1,12 @@
+//! Video files, lists of data sets, the cache.
+
+pub mod cache;
+pub mod cache_files;
+pub mod clips;
+pub mod datasets;
+pub mod ffmpeg;
+pub mod frame_folder;
+pub mod leakage;
+pub mod lists;
+pub mod maps;
+pub mod time_stamps;
