@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::cli::pretrain::example;
+use crate::support::programs::example;
 
 /// The smallest run on procedural clips.
 const RUN: [&str; 13] = [

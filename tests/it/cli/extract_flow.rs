@@ -12,8 +12,8 @@ use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::video::cache::Builder;
 use tubelet::video::{Cache, CacheSpec, Decode, Ffmpeg, FlowSource, MotionSpec, Splits};
 
-use crate::cli::pretrain::example;
-use crate::training::mcl_samples::GO_ON;
+use crate::support::painted_videos::GO_ON;
+use crate::support::programs::example;
 
 const SIDE: u32 = 40;
 

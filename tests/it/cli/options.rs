@@ -1,6 +1,6 @@
 //! Options of the pre-training examples: every number has its range, and nothing is decoded or written before all is checked.
 
-use crate::cli::pretrain::{example, frames, refused, refused_by, started, summary};
+use crate::support::programs::{example, frames, refused, refused_by, started, summary};
 use rayon::prelude::*;
 use std::fs;
 use std::path::Path;

@@ -2,84 +2,13 @@
 //!
 //! What they say of their options is in `options.rs`. `cargo test` builds the examples; `cargo test --test it` alone does not, and these tests then say that they did nothing.
 
+use crate::support::programs::{NAMES, example, frames, refused, refused_by, started, summary};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-
-/// The example's program beside this test's, where it was built.
-pub fn example(name: &str) -> Option<PathBuf> {
-    let here = std::env::current_exe().unwrap();
-    let path = here.parent()?.parent()?.join("examples").join(name);
-    if !path.is_file() {
-        println!("{name} was not built: run `cargo test` without --test");
-        return None;
-    }
-    Some(path)
-}
 
 fn pretrain(dir: &Path, args: &[&str]) -> Option<Output> {
     started("pretrain_maclr", dir, args)
-}
-
-/// One epoch of a pre-training example with `args` in `dir`.
-pub fn started(name: &str, dir: &Path, args: &[&str]) -> Option<Output> {
-    let mut command = Command::new(example(name)?);
-    command.current_dir(dir).args(["--epochs", "1", "--threads", "2"]).args(args);
-    Some(command.output().unwrap())
-}
-
-/// Runs with `args` in `dir` and returns the one sentence of its failure.
-pub fn refused(dir: &Path, args: &[&str]) -> Option<String> {
-    refused_by("pretrain_maclr", dir, args)
-}
-
-pub fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
-    let out = started(name, dir, args)?;
-    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(!out.status.success(), "{args:?} should have failed");
-    assert!(!errors.contains("panicked"), "{errors}");
-    let sentence = errors.lines().rfind(|line| line.starts_with("error: "));
-    assert!(sentence.is_some(), "{errors}");
-    sentence.map(str::to_owned)
-}
-
-/// A folder of frames as a video: `count` grey pictures.
-pub fn frames(dir: &Path, count: usize) {
-    fs::create_dir_all(dir).unwrap();
-    for i in 0..count {
-        image::RgbImage::from_pixel(16, 16, image::Rgb([(i * 9 % 256) as u8; 3]))
-            .save(dir.join(format!("{i:03}.png")))
-            .unwrap();
-    }
-}
-
-/// What every summary has.
-const NAMES: [&str; 19] = [
-    "recompute",
-    "memory_peak_bytes",
-    "method",
-    "data",
-    "device",
-    "precision",
-    "epochs",
-    "steps",
-    "clips_per_second",
-    "seconds",
-    "step_ms",
-    "loading_seconds",
-    "cache_seconds",
-    "loss_first",
-    "loss_last",
-    "probe_top1",
-    "probe_top1_random_init",
-    "knn_top1",
-    "knn_top1_random_init",
-];
-
-/// The summary that a run printed last.
-pub fn summary(out: &Output) -> serde_json::Value {
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap()
 }
 
 #[test]

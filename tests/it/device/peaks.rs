@@ -1,9 +1,11 @@
 //! The kernels that measure a GPU's peaks (`cuda/peaks.cu`) in the simulator: the copy copies, and the sums are those of the
 //! multiply-adds that the bench counts.
 
+use crate::support::close::{assert_within, gamma};
 use crate::support::sim::Sim;
 use ptxsim::Order;
 use tubelet::driver::{Access, Arg, Gpu, Launch, Region, Spread};
+use tubelet::tensor::DType;
 
 const PTX: &str = include_str!("../../../ptx/peaks.sm_80.ptx");
 
@@ -58,14 +60,47 @@ fn multiply_adds_are_as_many_as_counted() {
     assert_eq!(y[0], y[BLOCK as usize], "thread 0 of the second");
 }
 
+/// The sums of a thread after one round, and of their magnitudes: four elements of the product of its warp's operands, in each
+/// of the eight fragments. Operands and sums lie in the lanes as PTX says for `mma.m16n8k16`.
+fn product(thread: u32) -> (f64, f64) {
+    let half =
+        |word: u32, odd: usize| f64::from(f32::from_bits(if odd == 1 { word & 0xffff_0000 } else { word << 16 }));
+    let first = thread / 32 * 32;
+    let a = |row: usize, k: usize| {
+        let (lane, register) = (row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2);
+        let mixed = (first + lane as u32).wrapping_mul(2_654_435_761).wrapping_add(register as u32 * 40_503);
+        half(mixed & 0x007f_007f | 0xbf00_3f00, k % 2)
+    };
+    let b = |k: usize, column: usize| {
+        let (lane, register) = (column * 4 + k % 8 / 2, k / 8);
+        let mixed = (first + lane as u32).wrapping_mul(2_246_822_519).wrapping_add(register as u32 * 30_011);
+        half(mixed & 0x007f_007f | 0x3f00_bf00, k % 2)
+    };
+    let lane = (thread % 32) as usize;
+    let (mut sum, mut magnitude) = (0.0, 0.0);
+    for (row, column) in [(0, 0), (0, 1), (8, 0), (8, 1)].map(|(r, c)| (lane / 4 + r, lane % 4 * 2 + c)) {
+        for k in 0..16 {
+            let term = 8.0 * a(row, k) * b(k, column);
+            (sum, magnitude) = (sum + term, magnitude + term.abs());
+        }
+    }
+    (sum, magnitude)
+}
+
 #[test]
 fn products_are_as_many_as_counted() {
     let (warps, rounds) = (2 * BLOCK / 32, 3_u32);
     let sim = Sim::new(Order::Forward);
-    let once = run(&sim.gpu, "peaks_mma_bf16", None, 1, 2 * BLOCK as usize, 2);
+    run(&sim.gpu, "peaks_mma_bf16", None, 1, 2 * BLOCK as usize, 2);
     let products = sim.machine.totals()["peaks_mma_bf16"].tensor_instructions;
     assert_eq!(products, u64::from(8 * warps), "eight a warp and round");
     let y = both_orders(|sim| run(&sim.gpu, "peaks_mma_bf16", None, rounds, 2 * BLOCK as usize, 2));
-    assert_eq!(once.len(), y.len());
-    assert!(y.iter().all(|w| f32::from_bits(*w).is_finite()));
+    let y: Vec<f32> = y.into_iter().map(f32::from_bits).collect();
+    let times = f64::from(rounds);
+    let (want, off): (Vec<f64>, Vec<f64>) = (0..2 * BLOCK)
+        .map(|thread| product(thread % BLOCK))
+        // Sixteen products a round, then four sums of each of eight fragments.
+        .map(|(sum, magnitude)| (times * sum, gamma(16 * rounds as usize + 32, DType::F32) * times * magnitude))
+        .unzip();
+    assert_within("products", &y, &want, &off);
 }

@@ -4,7 +4,7 @@
 fn the_committed_ptx_is_that_of_the_sources() {
     let root = crate::root();
     if !root.join("Cargo.toml").is_file() {
-        println!("passed over: the sources are not on this machine");
+        crate::support::skip::absent("the repository", "whether the PTX is that of the sources");
         return;
     }
     let problems = xtask::device::problems(root).unwrap();

@@ -3,6 +3,7 @@
 
 use crate::support::close::{assert_bounded, assert_norm, assert_within, gamma};
 use crate::support::numbers::{Draw, drawn, integer, real, seeded, wide};
+use crate::support::skip::absent;
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -270,7 +271,7 @@ fn numbers_of_the_stated_range_are_as_exact_as_f32() {
 #[test]
 fn smaller_numbers_lose_what_is_stated() {
     if !Isa::available().contains(&Isa::Amx) {
-        eprintln!("no tiles here: what they lose is not seen");
+        absent("tiles of this processor (AMX)", "what they lose");
     }
     let p = resized("spatial", [1, 2, 14, 14, 64], 64);
     for least in [1e-33, 1e-35, 1e-37, 1e-38, 1e-40] {

@@ -2,6 +2,7 @@
 
 use crate::support::close::{assert_bounded, assert_norm, assert_within, gamma};
 use crate::support::numbers::{Draw, drawn, integer, real, seeded, wide};
+use crate::support::skip::absent;
 use proptest::prelude::*;
 use tubelet::cpu::Isa;
 use tubelet::ops::conv3d::cases::{LAYERS, SMALL};
@@ -16,7 +17,7 @@ const FORMS: [(DType, Products); 3] =
 fn no_tiles() -> bool {
     let none = !Isa::available().contains(&Isa::Amx);
     if none {
-        eprintln!("no tiles here");
+        absent("tiles of this processor (AMX)", "wgrad on them");
     }
     none
 }

@@ -3,21 +3,12 @@
 use crate::support::close::{assert_near_as_f32, assert_pixels};
 use crate::support::goldens::Goldens;
 use crate::support::numbers::{data, wide};
+use crate::support::videos::middlebury;
 use proptest::prelude::*;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tubelet::error::ErrorKind;
 use tubelet::flow::{Flow, Gray, flo};
 use tubelet::ops::tvl1::{self, Tvl1, Workspace, cases, reference};
-
-/// The four Middlebury pairs, where a folder above this one holds them.
-fn middlebury() -> Option<PathBuf> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = here.ancestors().map(|p| p.join("shared/data/flow")).find(|p| p.is_dir());
-    if found.is_none() {
-        eprintln!("skipped: no shared/data/flow in any folder above {}", here.display());
-    }
-    found
-}
 
 fn gray(path: &Path) -> Gray {
     let picture = image::open(path).expect("a picture").to_rgb8();

@@ -9,7 +9,7 @@ use tubelet::flow::{Flow, Gray};
 use tubelet::train::views::{Loader, Part, ViewSpec};
 use tubelet::video::Gap;
 
-use crate::training::mcl_samples::cached;
+use crate::support::painted_videos::cached;
 
 /// Rows and columns of the frames: they differ, so that one cannot pass for the other.
 pub const SIZE: [usize; 2] = [48, 64];

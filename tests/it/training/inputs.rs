@@ -21,7 +21,7 @@ use crate::support::moving_square::{
 };
 use crate::support::numbers::{data, wide};
 use crate::support::sim::on_gpu;
-use crate::video::ffmpeg::ffmpeg;
+use crate::support::videos::ffmpeg;
 
 /// What was followed: clips, and among them those in which the square moves to the right.
 #[derive(Default)]

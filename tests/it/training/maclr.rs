@@ -198,8 +198,9 @@ fn a_batch_larger_than_the_data_is_refused() {
 /// Set for the process that the test below kills: its folder.
 const FOLDER: &str = "TUBELET_TEST_FOLDER";
 
-/// What the killed process does; without a folder there is nothing to do.
+/// Not a test: what the killed process does.
 #[test]
+#[ignore = "run by killed_at_random_moments_ends_with_the_same_bits"]
 fn body_of_the_killed_process() {
     if let Some(dir) = std::env::var_os(FOLDER) {
         run(Path::new(&dir), &recipe(), None).unwrap();
@@ -208,7 +209,7 @@ fn body_of_the_killed_process() {
 
 fn spawn(dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "training::maclr::body_of_the_killed_process", "--test-threads=1"])
+        .args(["--exact", "training::maclr::body_of_the_killed_process", "--ignored", "--test-threads=1"])
         .env(FOLDER, dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -17,8 +17,7 @@ use tubelet::video::{
     Cache, CacheSpec, ClipSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Source, Splits,
 };
 
-use crate::video::clips::{put, shared_data};
-use crate::video::ffmpeg::ffmpeg;
+use crate::support::videos::{ffmpeg, put, shared_data};
 
 /// Not flow, but cheap and different for every pair of images.
 fn difference(a: &Gray, b: &Gray) -> Result<Flow> {

@@ -8,8 +8,8 @@ use tubelet::error::ErrorKind;
 use tubelet::video::cache::{Kind, Progress, list, remove, verify};
 use tubelet::video::{Cache, CacheSpec, Dataset};
 
+use crate::support::videos::put;
 use crate::video::cache::{GO_ON, all_kinds, build, builder, files, spec, videos};
-use crate::video::clips::put;
 
 #[test]
 fn damaged_files_are_made_again_and_told() {

@@ -1,34 +1,17 @@
 //! Video in: procedural clips, sampling, files, folders of frames.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::videos::put;
 use proptest::prelude::*;
 use tubelet::rng::{Purpose, stream};
 use tubelet::video::sample::gather;
 use tubelet::video::{
     self, Clip, ClipSpec, Decode, Ffmpeg, Gap, Prefetch, ProceduralSpec, Short, Source, Splits, folder,
 };
-
-/// The folder of real data beside the checkout, or a printed line that it is absent.
-pub fn shared_data() -> Option<PathBuf> {
-    let dir = crate::root().join("../shared/data");
-    if !dir.is_dir() {
-        println!("skipped: {} is absent", dir.display());
-        return None;
-    }
-    Some(dir)
-}
-
-/// Writes `text` at `dir/name`, with the folders above it.
-pub fn put(dir: &Path, name: &str, text: &str) -> PathBuf {
-    let path = dir.join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, text).unwrap();
-    path
-}
 
 #[test]
 fn procedural_clips_depend_on_seed_and_number_alone() {

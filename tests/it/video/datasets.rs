@@ -10,7 +10,7 @@ use tubelet::error::{ErrorKind, Result};
 use tubelet::flow::flo;
 use tubelet::video::{Dataset, Source, Splits};
 
-use crate::video::clips::{put, shared_data};
+use crate::support::videos::{put, shared_data};
 
 fn refusal(result: Result<Splits>) -> String {
     result.expect_err("should have been refused").to_string()

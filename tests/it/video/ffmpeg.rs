@@ -9,31 +9,7 @@ use std::time::{Duration, Instant};
 use tubelet::error::{ErrorKind, Result};
 use tubelet::video::{Clip, Decode, Ffmpeg};
 
-use crate::video::clips::{put, shared_data};
-
-/// The programs, or a printed line that they are absent.
-pub fn ffmpeg() -> Option<Ffmpeg> {
-    let ffmpeg = Ffmpeg::default();
-    match ffmpeg.version() {
-        Ok(_) => Some(ffmpeg),
-        Err(e) => {
-            println!("skipped: {e}");
-            None
-        }
-    }
-}
-
-/// Makes a video with `ffmpeg` itself; `false`, with a printed line, where it lacks the encoder.
-pub fn encode(dir: &Path, name: &str, arguments: &str) -> Option<PathBuf> {
-    let path = dir.join(name);
-    let mut command = Command::new("ffmpeg");
-    let done = command.args(["-nostdin", "-v", "error", "-y"]).args(arguments.split_whitespace()).arg(&path).status();
-    let made = done.is_ok_and(|s| s.success());
-    if !made {
-        println!("skipped: this ffmpeg cannot make {name}");
-    }
-    made.then_some(path)
-}
+use crate::support::videos::{encode, ffmpeg, put, shared_data};
 
 fn small(side: usize) -> Decode {
     Decode { short_side: Some(side), ..Default::default() }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tubelet::video::{Decode, folder};
 
-use crate::video::clips::put;
+use crate::support::videos::put;
 
 fn save(dir: &Path, name: &str, shade: u8) {
     let path = dir.join(name);

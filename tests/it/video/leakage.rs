@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tubelet::video::{Dataset, Splits};
 
-use crate::video::clips::put;
+use crate::support::videos::put;
 
 /// Class folders of `videos` (`class/name`), each of other bytes, split by the library.
 fn split(videos: &[String]) -> Splits {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tubelet::error::{Error, ErrorKind};
 use tubelet::video::Dataset;
 
-use crate::video::clips::put;
+use crate::support::videos::put;
 
 /// The names and classes of the list `text` among videos called `files`.
 fn listed(text: impl AsRef<[u8]>, files: &[&str]) -> Result<Vec<(String, String)>, Error> {

@@ -13,9 +13,8 @@ use tubelet::train::views::Loader;
 use tubelet::video::cache::{Builder, Report};
 use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
 
-use crate::training::mcl_samples::{GO_ON, difference, loader, square, views};
-use crate::video::clips::shared_data;
-use crate::video::ffmpeg::ffmpeg;
+use crate::support::painted_videos::{GO_ON, difference, loader, square, views};
+use crate::support::videos::{ffmpeg, shared_data};
 
 /// Builds without ffmpeg; `computed` says whether flow may be.
 fn build(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool) -> Result<(Cache, Report)> {

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tubelet::video::{Clip, Decode, Ffmpeg};
 
-use crate::video::clips::shared_data;
-use crate::video::ffmpeg::{encode, ffmpeg};
+use crate::support::videos::{encode, ffmpeg, shared_data};
 
 const SMALL: Decode =
     Decode { short_side: Some(16), fps: None, max_frames: None, folder_fps: 25.0, max_bytes: 2 << 30 };
