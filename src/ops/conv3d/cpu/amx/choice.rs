@@ -42,7 +42,7 @@ fn moderate(p: &Conv3d) -> bool {
     })
 }
 
-/// The largest stride, padding, dilation or kernel extent that AMX tiles are used for.
+/// The largest stride, padding and extent of a dilated kernel that AMX tiles are used for.
 const MOST: usize = 1 << 10;
 
 /// Whether six AMX products of bf16 terms are clearly faster than f32 multiply-adds.

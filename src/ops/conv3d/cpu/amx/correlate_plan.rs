@@ -11,9 +11,9 @@ const SET: usize = 3072;
 const SETS: usize = 8;
 const ALL_SUMS: usize = 1 << 24;
 
-/// Bytes of the L2 cache: for the sums of a share, for the sums where there is only one share, and for a band. Filters
-/// whose sums take more are divided into shares, and inputs are interleaved again for each share, so shares must not be
-/// too many.
+/// Bytes for the sums of a share, maximum for all sums, and bytes for a band; a share and a band fit into the L2 cache
+/// together. Filters whose sums take more are divided into shares. Inputs are interleaved again for each share, so with
+/// more sums than the maximum [`correlate_flat`](super::correlate_flat) is used instead.
 const SHARE: usize = 5 << 18;
 const SUMS: usize = 15 << 17;
 const BAND: usize = 5 << 17;
@@ -82,8 +82,8 @@ impl Plan {
         let cost = |rows: usize| {
             let halo = ((p.kernel[1] - 1) * dh) as f64 / (rows * win.stride[1]) as f64;
             let steps = height / rows * (rows * pairs).div_ceil(SIDE) + (height % rows * pairs).div_ceil(SIDE);
-            let weaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
-            (steps * 64 * filters * columns * taps / 4) as f64 + weaving
+            let interleaving = 1.2 * (1.0 + halo) * (height * win.stride[1] * pairs * columns) as f64;
+            (steps * 64 * filters * columns * taps / 4) as f64 + interleaving
         };
         let fits = (1..=height).filter(|&rows| rows == 1 || bytes(rows) <= BAND);
         let rows = fits.min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(b.cmp(&a))).unwrap_or(1);

@@ -33,7 +33,7 @@ struct Job<'a, 'e, S> {
     layout: Layout,
     classes: Vec<Class>,
     plans: Vec<Plan>,
-    /// Index of the first panel of each class.
+    /// Offset of the panels of each class.
     firsts: Vec<usize>,
     panels: Buffer<bf16>,
     x: Input<'a, S>,
