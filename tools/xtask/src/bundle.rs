@@ -50,14 +50,14 @@ pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
             total += fs::copy(&path, peers.join(path.file_name().unwrap_or_default()))?;
         }
     }
-    write_run(folder, &rooms(root)?)?;
+    write_run(folder, &modules(root)?)?;
     said.push(format!("{} in all: {:.1} MiB", folder.display(), total as f64 / f64::from(1 << 20)));
     ensure!(total <= HEAVIEST, "the bundle weighs {total} bytes, more than {HEAVIEST}:\n{}", said.join("\n"));
     Ok(said)
 }
 
 /// The modules of the tests that run on a GPU where there is one, as filters.
-fn rooms(root: &Path) -> Result<String> {
+fn modules(root: &Path) -> Result<String> {
     let files = source::read(root, &["tests/it"])?;
     let stems = files.iter().filter(|f| f.mentions("on_gpu(") && !f.under("tests/it/support"));
     let stems: Vec<String> = stems
@@ -68,8 +68,8 @@ fn rooms(root: &Path) -> Result<String> {
 }
 
 /// Writes `run.sh`, and beside it which tests it runs.
-fn write_run(folder: &Path, rooms: &str) -> Result<()> {
-    fs::write(folder.join("rooms"), rooms.to_owned() + "\n")?;
+fn write_run(folder: &Path, modules: &str) -> Result<()> {
+    fs::write(folder.join("modules"), modules.to_owned() + "\n")?;
     let run = folder.join("run.sh");
     fs::write(&run, RUN).with_context(|| format!("cannot write {}", run.display()))?;
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;

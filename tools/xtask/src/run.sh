@@ -36,15 +36,15 @@ part() {
 }
 
 # (a) Every kernel's cases on the GPU against the reference on the CPU.
-read -ra rooms <rooms
-part tests 1800 bin/it "${rooms[@]}" --test-threads 4
+read -ra modules <modules
+part tests 1800 bin/it "${modules[@]}" --test-threads 4
 grep -q "test result: ok. [1-9]" "$out/tests.txt" || bad=1
 
 # (b) The same under the sanitizer, where there is one.
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
 if [ -n "$sanitizer" ]; then
-    part sanitizer 3600 "$sanitizer" --tool memcheck --error-exitcode 9 bin/it "${rooms[@]}" --skip device::maclr:: --test-threads 1
-    part races 3600 "$sanitizer" --tool racecheck --error-exitcode 9 bin/it "${rooms[@]}" --skip device::maclr:: --test-threads 1
+    part sanitizer 3600 "$sanitizer" --tool memcheck --error-exitcode 9 bin/it "${modules[@]}" --skip device::maclr:: --test-threads 1
+    part races 3600 "$sanitizer" --tool racecheck --error-exitcode 9 bin/it "${modules[@]}" --skip device::maclr:: --test-threads 1
 else
     echo "== sanitizer: compute-sanitizer is not on this machine; passed over"
 fi

@@ -18,7 +18,7 @@ pub struct Options {
 /// Unit tests that Miri passes over: most check plans of launches, safe arithmetic over millions of elements, by drawing them.
 const NOT_IN_MIRI: [&str; 1] = ["cuda::"];
 
-/// Rooms of the tests with kernels for the CPU.
+/// Modules of the tests with kernels for the CPU.
 const KERNELS: [&str; 12] = [
     "kernels::conv3d::",
     "kernels::conv3d_amx::",
@@ -128,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn the_rooms_named_are_there() {
+    fn the_modules_named_are_there() {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        for room in KERNELS {
-            let file = root.join(format!("tests/it/{}.rs", room.trim_end_matches("::").replace("::", "/")));
+        for name in KERNELS {
+            let file = root.join(format!("tests/it/{}.rs", name.trim_end_matches("::").replace("::", "/")));
             assert!(file.is_file(), "{}", file.display());
         }
     }
