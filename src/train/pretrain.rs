@@ -222,7 +222,7 @@ pub fn pretrain<M: Method>(
     let all =
         steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
     // The second newest is kept to go back to, in case the newest is damaged.
-    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 2)?;
+    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 2)?.every(per_epoch);
     let (mut last_scores, mut paused) = (None, 0.0);
     let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
         Some(Resumed { checkpoint, state, damaged }) => {

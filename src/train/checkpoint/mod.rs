@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
+    every: u64,
 }
 
 /// One complete checkpoint.
@@ -106,7 +107,7 @@ impl Checkpoints {
     /// # Errors
     /// `Io` when the folder cannot be created, read or cleaned.
     pub fn open(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
-        let store = Checkpoints { folder: folder.into(), keep: keep.max(1) };
+        let store = Checkpoints { folder: folder.into(), keep: keep.max(1), every: 1 };
         fs::create_dir_all(&store.folder).map_err(Error::io("create", &store.folder))?;
         for (name, path) in entries(&store.folder)? {
             if name.starts_with(WRITING) || name.starts_with(REMOVING) {
@@ -114,6 +115,13 @@ impl Checkpoints {
             }
         }
         Ok(store)
+    }
+
+    /// The same for a run that saves every `steps` steps (at least 1). A checkpoint of any other step was saved because the
+    /// run was stopped: it is kept beside the others, and removed with the next one. So what is kept in the end does not
+    /// depend on where a run was stopped.
+    pub fn every(self, steps: u64) -> Self {
+        Checkpoints { every: steps.max(1), ..self }
     }
 
     /// The newest complete checkpoint.
@@ -192,11 +200,14 @@ impl Checkpoints {
         sync_folder(&self.folder)
     }
 
-    /// Removes all but the newest `keep`, and replaced ones.
+    /// Removes all but the newest `keep` of those that were due, those of stops before them, and replaced ones.
     fn prune(&self) -> Result<()> {
-        let mut list = self.list()?;
-        list.truncate(list.len().saturating_sub(self.keep));
-        let kept_out = list.into_iter().map(|c| c.folder);
+        let (mut due, mut stops): (Vec<_>, Vec<_>) =
+            self.list()?.into_iter().partition(|c| c.step.is_multiple_of(self.every));
+        let newest = due.last().map_or(0, |c| c.step);
+        let _kept = stops.pop_if(|c| c.step > newest);
+        due.truncate(due.len().saturating_sub(self.keep));
+        let kept_out = due.into_iter().chain(stops).map(|c| c.folder);
         let replaced = entries(&self.folder)?.into_iter().map(|(_, path)| path);
         let replaced =
             replaced.filter(|p| p.extension().is_some_and(|e| e == REPLACED) && p.with_extension("").exists());

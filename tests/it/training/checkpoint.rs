@@ -289,6 +289,25 @@ fn only_the_newest_are_kept_and_a_step_may_be_saved_again() {
 }
 
 #[test]
+fn what_is_kept_does_not_depend_on_where_a_run_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Checkpoints::open(dir.path(), 2).unwrap().every(3);
+    for (step, kept) in [
+        (3, &[3][..]),
+        (6, &[3, 6]),
+        (7, &[3, 6, 7]), // a stop: those that were due stay
+        (8, &[3, 6, 8]), // another one takes its place
+        (9, &[6, 9]),
+        (11, &[6, 9, 11]),
+        (12, &[9, 12]),
+    ] {
+        store.save(step, &[("", &params(step))], &state(step)).unwrap();
+        let expected: Vec<String> = kept.iter().map(|step| format!("step-{step:08}")).collect();
+        assert_eq!(folders(dir.path()), expected, "after step {step}");
+    }
+}
+
+#[test]
 fn a_failed_save_leaves_the_earlier_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = Checkpoints::open(dir.path(), 2).unwrap();

@@ -1,6 +1,6 @@
-//! One thing followed through the whole corridor: a red square that moves over a blue ground, from the pictures on the disk to the
-//! numbers that a network gets. Where it stands and how it moves is measured in the RGB clip itself, whatever the crop, and the
-//! motion input, the target of the alignment and the chosen box must agree with that: place, sign, channel, time, size.
+//! From the pictures on the disk to the numbers that a network gets: a red square that moves over a blue ground is followed all the
+//! way. Where it stands and how it moves is measured in the RGB clip itself, whatever the crop, and the motion input, the target of
+//! the alignment and the chosen box must agree with that: place, sign, channel, time, size.
 
 use std::process::Command;
 

@@ -20,7 +20,7 @@ use tubelet::video::{
 use crate::support::videos::{ffmpeg, put, shared_data};
 
 /// Not flow, but cheap and different for every pair of images.
-fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
+fn difference_and_shade(a: &Gray, b: &Gray) -> Result<Flow> {
     let u = a.data().iter().zip(b.data()).map(|(x, y)| (y - x) / 8.0).collect();
     Flow::new(a.h(), a.w(), u, a.data().iter().map(|x| x / 64.0).collect())
 }
@@ -33,8 +33,9 @@ pub fn spec() -> CacheSpec {
     }
 }
 
-pub fn videos(n: usize) -> Dataset {
-    let spec = ProceduralSpec { classes: 2, videos_per_class: n / 2, frames: 9, side: 32, ..Default::default() };
+/// `n` procedural videos of so many frames.
+pub fn videos(n: usize, frames: usize) -> Dataset {
+    let spec = ProceduralSpec { classes: 2, videos_per_class: n / 2, frames, side: 32, ..Default::default() };
     Splits::procedural(&spec).unwrap().train
 }
 
@@ -52,7 +53,7 @@ fn build_with(
 }
 
 pub fn builder<'a>(progress: &'a (dyn Fn(Progress) + Sync)) -> Builder<'a> {
-    let (ffmpeg, flow): (_, Option<&FlowFn>) = (Ffmpeg::default(), Some(&difference));
+    let (ffmpeg, flow): (_, Option<&FlowFn>) = (Ffmpeg::default(), Some(&difference_and_shade));
     Builder { ffmpeg, flow, threads: 2, verify: true, stop: &GO_ON, progress }
 }
 
@@ -70,7 +71,7 @@ pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn gives_back_frames_and_flow() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(6), spec());
+    let (data, spec) = (videos(6, 9), spec());
     let (cache, report) = build_with(&dir.path().join("new/folder"), &data, &spec, |b| {
         b.progress = &|p: Progress| assert!(p.done + p.failed <= p.total && p.total == 6);
     })
@@ -88,7 +89,7 @@ fn gives_back_frames_and_flow() {
         assert_eq!([0, 1, 2, 3, 7, 8].map(|t| view.field_of(t)), [0, 1, 1, 2, 3, 3]);
         assert_eq!(view.field_frames(3), (6, 7));
         let gray = |t: usize| Gray::from_rgb(clip.frame(t), clip.h, clip.w).unwrap();
-        let want = difference(&gray(6), &gray(7)).unwrap();
+        let want = difference_and_shade(&gray(6), &gray(7)).unwrap();
         let (u, v) = view.flow(3);
         assert!(u.iter().zip(want.u()).all(|(a, b)| *a == f16::from_f32(*b)));
         assert!(v.iter().zip(want.v()).all(|(a, b)| *a == f16::from_f32(*b)));
@@ -107,15 +108,15 @@ fn gives_back_frames_and_flow() {
 #[test]
 fn contents_do_not_depend_on_threads() {
     let (one, three) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    build_with(one.path(), &videos(6), &spec(), |b| b.threads = 1).unwrap();
-    build_with(three.path(), &videos(6), &spec(), |b| b.threads = 3).unwrap();
+    build_with(one.path(), &videos(6, 9), &spec(), |b| b.threads = 1).unwrap();
+    build_with(three.path(), &videos(6, 9), &spec(), |b| b.threads = 3).unwrap();
     assert_eq!(files(one.path()), files(three.path()));
 }
 
 #[test]
 fn is_reused_and_rebuilt_when_anything_changes() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(4), spec());
+    let (data, spec) = (videos(4, 9), spec());
     let counts = |data: &Dataset, spec: &CacheSpec| {
         let report = build(dir.path(), data, spec).unwrap().1;
         (report.built, report.reused)
@@ -157,7 +158,7 @@ pub fn all_kinds() -> CacheSpec {
 
 #[test]
 fn one_cache_serves_every_need_and_decodes_once() {
-    let (data, all) = (videos(4), all_kinds());
+    let (data, all) = (videos(4, 9), all_kinds());
     let flow = CacheSpec { maps: None, ..all.clone() };
     let rgb = CacheSpec { motion: None, ..flow.clone() };
     let count = |dir: &Path| Kind::ALL.map(|kind| files(dir).keys().filter(|n| n.ends_with(kind.extension())).count());
@@ -191,7 +192,7 @@ fn one_cache_serves_every_need_and_decodes_once() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let mut data = videos(4);
+    let mut data = videos(4, 9);
     data.items[1].source = Source::Folder(dir.path().join("gone"));
     data.items[1].name = "x/gone".into();
     let store = dir.path().join("cache");
@@ -212,6 +213,8 @@ fn what_cannot_be_read_is_named() {
         CacheSpec { motion: Some(MotionSpec { every: 0, ..spec().motion.unwrap() }), ..spec() },
         CacheSpec { motion: Some(MotionSpec { gap: 0, ..spec().motion.unwrap() }), ..spec() },
         CacheSpec { decode: Decode { short_side: Some(0), ..Default::default() }, motion: None, maps: None },
+        CacheSpec { motion: None, ..all_kinds() },
+        CacheSpec { maps: Some(MapSpec { window: 0, ..MapSpec::new(4.0, None) }), ..spec() },
     ] {
         assert!(matches!(build(&store, &data, &bad).unwrap_err().kind(), ErrorKind::Param { .. }));
     }
@@ -222,7 +225,7 @@ fn what_cannot_be_read_is_named() {
 #[test]
 fn a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_partial() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(2), spec());
+    let (data, spec) = (videos(2, 9), spec());
     build(dir.path(), &data, &spec).unwrap();
     let names: Vec<String> = files(dir.path()).into_keys().collect();
     // A folder where the file should be: what is written cannot get its name.
@@ -240,7 +243,7 @@ fn a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_partial() {
 #[test]
 fn stops_when_asked_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(8), spec());
+    let (data, spec) = (videos(8, 9), spec());
     let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let progress = |p: Progress| {
         count.store(p.done, Ordering::Relaxed);
@@ -259,7 +262,7 @@ fn stops_when_asked_and_goes_on() {
 #[test]
 fn two_builders_share_a_folder() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(12), spec());
+    let (data, spec) = (videos(12, 9), spec());
     let reports = std::thread::scope(|s| {
         let both = [0, 1].map(|_| s.spawn(|| build(dir.path(), &data, &spec).unwrap().1));
         both.map(|b| b.join().unwrap())
@@ -271,7 +274,7 @@ fn two_builders_share_a_folder() {
 #[test]
 fn who_writes_into_the_cache_is_said_to_those_who_wait() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(4), spec());
+    let (data, spec) = (videos(4, 9), spec());
     let lock = fs::File::create(dir.path().join(".lock")).unwrap();
     lock.lock().unwrap();
     // What the holder wrote, what a holder of the first version did not, and what nobody should print.
@@ -303,7 +306,7 @@ fn who_writes_into_the_cache_is_said_to_those_who_wait() {
         while !waits.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        difference(a, b)
+        difference_and_shade(a, b)
     };
     let told = Mutex::new(None);
     let progress = |p: Progress| {
@@ -334,13 +337,13 @@ const KILL_DIR: &str = "TUBELET_TEST_CACHE_DIR";
 #[ignore = "run by survives_being_killed"]
 fn build_until_killed() {
     let Some(dir) = std::env::var_os(KILL_DIR) else { return };
-    build(Path::new(&dir), &videos(60), &spec()).unwrap();
+    build(Path::new(&dir), &videos(60, 9), &spec()).unwrap();
 }
 
 #[test]
 fn survives_being_killed() {
     let (dir, undisturbed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (data, spec) = (videos(60), spec());
+    let (data, spec) = (videos(60, 9), spec());
     build(undisturbed.path(), &data, &spec).unwrap();
     for round in 0..6 {
         let mut child = Command::new(std::env::current_exe().unwrap())

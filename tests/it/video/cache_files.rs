@@ -14,7 +14,7 @@ use crate::video::cache::{GO_ON, all_kinds, build, builder, files, spec, videos}
 #[test]
 fn damaged_files_are_made_again_and_told() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(2), all_kinds());
+    let (data, spec) = (videos(2, 9), all_kinds());
     build(dir.path(), &data, &spec).unwrap();
     let whole = files(dir.path());
     assert_eq!(whole.len(), 6);
@@ -32,6 +32,7 @@ fn damaged_files_are_made_again_and_told() {
         let mut damages = vec![
             Vec::new(),
             bytes[..50].to_vec(),
+            bytes[..100].to_vec(),
             bytes[..n - 1].to_vec(),
             [bytes.as_slice(), &[0]].concat(),
             changed(0, b"X"),
@@ -45,7 +46,7 @@ fn damaged_files_are_made_again_and_told() {
             changed(100, b"?"),
             flipped(begin - 1, 0),
         ];
-        damages.extend([48, 52, 56, 64].map(|at| flipped(at, 3)));
+        damages.extend([20, 32, 48, 52, 56, 64].map(|at| flipped(at, 3)));
         // Up to here it is found when the file is opened, whether it is verified or not.
         let opened = damages.len();
         damages.extend([flipped(begin, 0), flipped((begin + n) / 2, 7), flipped(n - 1, 0)]);
@@ -64,10 +65,17 @@ fn damaged_files_are_made_again_and_told() {
             assert_eq!(errors.len(), usize::from(i < opened || kind == Kind::Maps), "damage {i} of {name}");
             for e in errors {
                 assert!(matches!(e.kind(), ErrorKind::Format { .. } | ErrorKind::Io { .. }), "{e}");
+                assert!(kind != Kind::Maps || matches!(e.kind(), ErrorKind::Format { .. }), "{e}");
                 assert!(e.to_string().contains(name.as_str()), "{e}");
             }
             build(dir.path(), &data, &spec).unwrap();
         }
+        let cache = build(dir.path(), &data, &spec).unwrap().0;
+        fs::remove_file(&path).unwrap();
+        let read = |v: usize| cache.get(v).map(|_| ()).and_then(|()| cache.maps(v).map(|_| ()));
+        let errors: Vec<_> = (0..2).filter_map(|v| read(v).err()).collect();
+        assert!(errors.len() == 1 && matches!(errors[0].kind(), ErrorKind::Io { .. }), "{errors:?}");
+        build(dir.path(), &data, &spec).unwrap();
     }
 }
 
@@ -75,7 +83,7 @@ fn damaged_files_are_made_again_and_told() {
 #[test]
 fn damage_is_told_while_building() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(4), spec());
+    let (data, spec) = (videos(4, 9), spec());
     build(dir.path(), &data, &spec).unwrap();
     let (name, bytes) = files(dir.path()).into_iter().find(|(name, _)| name.ends_with("tbv")).unwrap();
     let mut damaged = bytes.clone();
@@ -127,7 +135,7 @@ fn flow_and_maps_of_other_frames_are_not_used() {
 #[test]
 fn sizes_are_checked_before_they_are_believed() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(2), spec());
+    let (data, spec) = (videos(2, 9), spec());
     let (cache, _) = build(dir.path(), &data, &spec).unwrap();
     for (name, bytes) in files(dir.path()) {
         let begin = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
@@ -161,7 +169,7 @@ fn what_nothing_will_use_again_is_listed_and_removed_alone() {
     put(dir.path(), "data/list.csv", list_file);
     let list_file = dir.path().join("data/list.csv");
     let data = Dataset::open(&list_file).unwrap();
-    let (spec, procedural) = (all_kinds(), videos(2));
+    let (spec, procedural) = (all_kinds(), videos(2, 9));
     build(&store, &data, &spec).unwrap();
     build(&store, &procedural, &spec).unwrap();
     let entries = list(&store).unwrap();
@@ -220,7 +228,7 @@ fn what_nothing_will_use_again_is_listed_and_removed_alone() {
 #[test]
 fn a_flipped_bit_is_found_by_looking_through_the_cache() {
     let dir = tempfile::tempdir().unwrap();
-    build(dir.path(), &videos(2), &all_kinds()).unwrap();
+    build(dir.path(), &videos(2, 9), &all_kinds()).unwrap();
     for (name, mut bytes) in files(dir.path()) {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(dir.path().join(name), bytes).unwrap();
@@ -238,7 +246,7 @@ fn a_flipped_bit_is_found_by_looking_through_the_cache() {
 #[test]
 fn nothing_is_removed_while_a_run_uses_the_cache() {
     let dir = tempfile::tempdir().unwrap();
-    let (cache, _) = build(dir.path(), &videos(2), &all_kinds()).unwrap();
+    let (cache, _) = build(dir.path(), &videos(2, 9), &all_kinds()).unwrap();
     let entries = list(dir.path()).unwrap();
     let same = cache.clone();
     drop(cache);

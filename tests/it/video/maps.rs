@@ -11,8 +11,9 @@ use tubelet::flow::{Flow, flo};
 use tubelet::train::focus::Focus;
 use tubelet::train::views::Loader;
 use tubelet::video::cache::{Builder, Report};
-use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
+use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec};
 
+use super::cache::{self, builder, videos};
 use crate::support::painted_videos::{GO_ON, difference, loader, square, views};
 use crate::support::videos::{ffmpeg, shared_data};
 
@@ -22,39 +23,24 @@ fn build(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool) -> Result
 }
 
 fn build_on(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool, threads: usize) -> Result<(Cache, Report)> {
-    let absent = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
-    let with = Builder {
-        ffmpeg: absent,
-        flow: computed.then_some(&difference),
-        threads,
-        verify: true,
-        stop: &GO_ON,
-        progress: &|_| {},
-    };
+    let ffmpeg = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
+    let with = Builder { ffmpeg, flow: computed.then_some(&difference), threads, ..builder(&|_| {}) };
     Cache::build(dir, data, spec, &with)
 }
 
 fn spec(maps: Option<MapSpec>) -> CacheSpec {
-    let motion = MotionSpec { settings: "difference".into(), source: FlowSource::TvL1, every: 2, gap: 1 };
-    CacheSpec { decode: Decode { short_side: Some(16), ..Default::default() }, motion: Some(motion), maps }
-}
-
-fn videos() -> Dataset {
-    let spec = ProceduralSpec { classes: 2, videos_per_class: 2, frames: 25, side: 32, ..Default::default() };
-    Splits::procedural(&spec).unwrap().train
+    CacheSpec { maps, ..cache::spec() }
 }
 
 /// The cache's files of one kind.
 fn files(dir: &Path, extension: &str) -> BTreeMap<String, Vec<u8>> {
-    let paths = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
-    let kind = paths.filter(|p| p.extension().is_some_and(|e| e == extension));
-    kind.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&p).unwrap())).collect()
+    cache::files(dir).into_iter().filter(|(name, _)| name.ends_with(&format!(".{extension}"))).collect()
 }
 
 #[test]
 fn maps_are_added_to_a_cache_that_has_none() {
     let dir = tempfile::tempdir().unwrap();
-    let data = videos();
+    let data = videos(4, 25);
     let counts = |spec: &CacheSpec| {
         let (cache, report) = build(dir.path(), &data, spec, true).unwrap();
         assert_eq!(report.failed.len(), 0);
@@ -99,61 +85,6 @@ fn samples_are_the_same_with_maps_from_the_cache_and_without() {
     for video in 0..2 {
         assert_eq!(kept.chosen(3, video).unwrap(), made.chosen(3, video).unwrap());
     }
-}
-
-#[test]
-fn damaged_maps_are_named_and_made_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, spec) = (videos(), spec(Some(MapSpec::new(8.0, None))));
-    let (cache, _) = build(dir.path(), &data, &spec, true).unwrap();
-    let whole = files(dir.path(), "tbm");
-    let (name, bytes) = whole.iter().next().unwrap();
-    let path = dir.path().join(name);
-    let changed = |at: usize, to: &[u8]| {
-        let mut copy = bytes.clone();
-        copy[at..at + to.len()].copy_from_slice(to);
-        copy
-    };
-    let huge = u32::MAX.to_le_bytes();
-    let damages = [
-        Vec::new(),
-        bytes[..30].to_vec(),
-        bytes[..100].to_vec(),
-        bytes[..bytes.len() - 4].to_vec(),
-        [bytes.as_slice(), &[0]].concat(),
-        changed(0, b"X"),
-        changed(8, &3u32.to_le_bytes()),
-        changed(12, &huge),
-        changed(16, &huge),
-        changed(20, &huge),
-        changed(28, &huge),
-        changed(32, &[0; 4]),
-        changed(56, &[bytes[56] ^ 1]),
-        changed(68, &huge),
-        changed(80, b"?"),
-        changed(bytes.len() - 3, &[bytes[bytes.len() - 3] ^ 1]),
-        changed(bytes.len() - 1800, &[bytes[bytes.len() - 1800] ^ 128]),
-    ];
-    for (i, damage) in damages.iter().enumerate() {
-        fs::write(&path, damage).unwrap();
-        let errors: Vec<_> = (0..4).filter_map(|i| cache.maps(i).err()).collect();
-        assert_eq!(errors.len(), 1, "damage {i}");
-        assert!(matches!(errors[0].kind(), ErrorKind::Format { .. }), "damage {i}: {}", errors[0]);
-        assert!(errors[0].to_string().contains(name.as_str()));
-        let report = build(dir.path(), &data, &spec, true).unwrap().1;
-        assert_eq!((report.built, report.reused), (1, 3), "damage {i}");
-        assert_eq!(files(dir.path(), "tbm"), whole, "damage {i}");
-    }
-    fs::remove_file(&path).unwrap();
-    assert!((0..4).filter_map(|i| cache.maps(i).err()).all(|e| matches!(e.kind(), ErrorKind::Io { .. })));
-    let alone = CacheSpec { motion: None, ..spec.clone() };
-    let error = build(dir.path(), &data, &alone, true).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Param { name: "maps", .. }), "{error}");
-    let none = CacheSpec { maps: Some(MapSpec { window: 0, ..MapSpec::new(8.0, None) }), ..spec };
-    assert!(matches!(
-        build(dir.path(), &data, &none, true).unwrap_err().kind(),
-        ErrorKind::Param { name: "window", .. }
-    ));
 }
 
 /// Three videos of six frames of 32 x 32 in folders `a/0`, `b/1`, `a/2`.

@@ -9,7 +9,7 @@ use xtask::device::{self, Formatted, INSTALL, Tools};
 use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
-  tidy              checks that the house is in order (names, layers, cases, sizes)
+  tidy              checks names, layers, circles, cases and sizes
   ptx [FAMILY..]    compiles cuda/ into ptx/, with the pinned compiler
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rooms_named_are_there() {
+    fn the_modules_named_are_there() {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
         for module in KERNELS {
             let file = root.join(format!("tests/it/{}.rs", module.trim_end_matches("::").replace("::", "/")));

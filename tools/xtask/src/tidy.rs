@@ -1,5 +1,5 @@
-//! The order of the house, checked: names that belong together match, files name others downwards only and in no circle, every table of cases
-//! is used by a test, tolerances are derived in one place, files stay small.
+//! Rules of the repository, checked: names that belong together match, files name others downwards only and in no circle,
+//! every table of cases is used by a test, tolerances are derived in one place, files stay small.
 
 use crate::arrows;
 use crate::device::{Family, families, files as device_files};
