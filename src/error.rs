@@ -193,6 +193,7 @@ impl Error {
         ErrorKind::Device { op, arg, expected: expected.to_string(), got: got.to_string() }.into()
     }
 
+    #[cfg(feature = "video")]
     pub(crate) fn stopped(path: impl AsRef<Path>, what: impl fmt::Display) -> Self {
         ErrorKind::Stopped { path: path.as_ref().to_owned(), what: what.to_string() }.into()
     }
