@@ -43,7 +43,7 @@ impl Conv {
     /// `x[n t h w c]` to `[n to ho wo k]`.
     ///
     /// # Errors
-    /// `Shape` or `Param` from [`conv3d`], when `x` has other channels or is smaller than the kernel.
+    /// `Shape` or `Param` from [`conv_norm()`], when `x` has other channels or is smaller than the kernel.
     pub fn forward(&self, pass: &mut Pass, x: &Activation) -> Result<Var> {
         Ok(self.run(pass, x, Epilogue::None)?.0)
     }

@@ -74,7 +74,7 @@ impl Loader {
     /// The random choices for the sample of `video` in `epoch`.
     ///
     /// # Errors
-    /// `Param` when [`ViewSpec::focus`] is out of range, the video is shorter than a clip and short videos are refused,
+    /// `Param` when [`ViewSpec::focus`](super::views::ViewSpec::focus) is out of range, the video is shorter than a clip and short videos are refused,
     /// or flow is needed and the cache has none; `Io`, `Format` for the cache.
     pub fn chosen(&self, epoch: u64, video: usize) -> Result<Chosen> {
         self.choose(&self.cache.get(self.videos[video])?, epoch, video)
