@@ -179,15 +179,16 @@ fn tick(value: f64, end: f64) -> String {
     format!("{value:.places$}")
 }
 
-/// The mean over `half` points on either side, fewer at the ends.
+/// The mean over up to `half` points on either side. At the ends one side is shorter, so that the line does not end in the
+/// value of a single step.
 fn running_mean(points: &[(f64, f64)], half: usize) -> Points {
     let mut sums = vec![0.0];
     for p in points {
         sums.push(sums[sums.len() - 1] + p.1);
     }
     let mean = |i: usize| {
-        let reach = half.min(i).min(points.len() - 1 - i);
-        (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1) as f64
+        let (from, to) = (i.saturating_sub(half), (i + half + 1).min(points.len()));
+        (sums[to] - sums[from]) / (to - from) as f64
     };
     (0..points.len()).map(|i| (points[i].0, mean(i))).collect()
 }

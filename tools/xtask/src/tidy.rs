@@ -19,7 +19,7 @@ const WITHOUT: &[(&str, &[&str], &str)] = &[
     ("cast", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::cast`"),
     ("reshape", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::reshape`"),
     ("conv_norm", &["reference.rs", "cpu.rs", "cases.rs"], "the work is that of `conv3d` and `batch_norm`"),
-    ("linear", &["cpu.rs"], "a matrix product: it stands on `matmul`"),
+    ("linear", &["cpu.rs"], "a matrix product: it is built on `matmul`"),
     ("sgd", &["grad.rs"], "an update of weights is not differentiated"),
     ("ema", &["grad.rs"], "an update of weights is not differentiated"),
     ("tvl1", &["grad.rs"], "flow is computed from data, not learned"),

@@ -6,7 +6,8 @@
 //! | [`dgrad`] | nothing | products of `dy` and `w` | nothing; add; add, ReLU's mask, and the two sums of the batch norm before it |
 //! | [`wgrad`] | nothing; normalise and ReLU what it reads | products of `x` and `dy` | nothing |
 //!
-//! Each device fuses what it can, and this file composes the rest from separate passes with the same bits. Fused are
+//! Each device fuses what it can, and this file composes the rest from separate passes. A prologue gives the bits of the
+//! separate passes; sums taken in an epilogue are rounded differently from those of a separate pass. Fused are
 //!
 //! - on the CPU: everything, with two exceptions. A prologue is fused only on AMX tiles, which read packed copies of
 //!   `x` that are normalised while they are made. (The vector engine reads `x` in place, so the normalised `x` is
