@@ -21,6 +21,9 @@ pub fn likely_gamma(n: usize) -> f64 {
 #[track_caller]
 pub fn assert_bounded(what: &str, got: &[f32], want: &Bounded<f64>, stored: DType) {
     assert_eq!(got.len(), want.value.len(), "{what}: length");
+    if got.is_empty() {
+        return; // nothing was rounded, however many terms a result would have
+    }
     let g = 2.0 * gamma(want.terms.max(1), DType::F32);
     let last = if stored == DType::BF16 { DType::BF16.unit_roundoff() * 1.01 } else { 0.0 };
     for (i, (&y, &r)) in got.iter().zip(&want.value).enumerate() {
