@@ -18,7 +18,7 @@ const GRID: RGBColor = RGBColor(225, 228, 232);
 
 /// Name in the log, name in the legend, colour.
 const LOSSES: [(&str, &str, RGBColor); 9] = [
-    ("loss", "all terms", INK),
+    ("loss", "all terms, weighted", INK),
     ("loss_vv", "visual to visual", RGBColor(31, 119, 180)),
     ("loss_mm", "motion to motion", RGBColor(230, 126, 34)),
     ("loss_vm", "visual to motion", RGBColor(39, 158, 94)),
