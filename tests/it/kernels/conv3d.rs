@@ -84,19 +84,31 @@ fn wgrad_over_many_positions() {
     }
 }
 
+fn check_bounded(name: &str, p: &Conv3d) {
+    let d = operands(p, 2, real);
+    let (x, w, dy) = (wide(d.x.f32().unwrap()), wide(d.w.f32().unwrap()), wide(d.dy.f32().unwrap()));
+    let want = [reference::fprop(p, &x, &w), reference::dgrad(p, &dy, &w), reference::wgrad(p, &x, &dy)];
+    for &isa in Isa::available() {
+        for ((got, want), pass) in passes(isa, p, &d).iter().zip(&want).zip(["fprop", "dgrad", "wgrad"]) {
+            assert_bounded(&format!("{name} {pass} {isa:?}"), got.f32().unwrap(), want, DType::F32);
+        }
+    }
+}
+
 #[test]
 fn bounded_on_reals() {
     for c in SMALL {
-        let p = c.problem();
-        let d = operands(&p, 2, real);
-        let (x, w, dy) = (wide(d.x.f32().unwrap()), wide(d.w.f32().unwrap()), wide(d.dy.f32().unwrap()));
-        let want = [reference::fprop(&p, &x, &w), reference::dgrad(&p, &dy, &w), reference::wgrad(&p, &x, &dy)];
-        for &isa in Isa::available() {
-            for ((got, want), pass) in passes(isa, &p, &d).iter().zip(&want).zip(["fprop", "dgrad", "wgrad"]) {
-                assert_bounded(&format!("{} {pass} {isa:?}", c.name), got.f32().unwrap(), want, DType::F32);
-            }
-        }
+        check_bounded(c.name, &c.problem());
     }
+}
+
+/// Without channels, and with more positions than a sum in f32 has a bound for.
+#[test]
+fn a_convolution_of_nothing_but_padding_gives_nothing() {
+    let g = Geometry::new(Window { pad: [1, 1, Window::MAX], ..Window::UNIT });
+    let p = Conv3d::new("conv3d", [1, 0, 0, 0, 0].into(), [0, 1, 1, 1, 0].into(), &g).unwrap();
+    assert_eq!(p.y_shape(), [1, 2, 2, 2 * Window::MAX, 0].into());
+    check_bounded("nothing", &p);
 }
 
 #[test]
