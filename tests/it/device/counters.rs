@@ -1,7 +1,8 @@
 //! What kernels do on real layers, counted by the simulator: instructions, sectors of global memory, bank conflicts. The
-//! counts are committed (`docs/counters`), shown in `docs/kernels.md`, and may not grow.
+//! counts are committed (`tests/fixtures/counters.csv`), printed by `cargo xtask kernels`, and may not grow.
 //!
-//! `TUBELET_WRITE_COUNTERS=1 cargo test counters` writes them anew; `cargo xtask kernels` then renews the page.
+//! `TUBELET_WRITE_COUNTERS=1 cargo test counters` writes them anew: a line for each kernel in a case, sorted. After a conflict in
+//! a merge, take either side and write them anew.
 
 #[path = "../../../benches/gpu/cases.rs"]
 #[allow(dead_code, reason = "the bench uses the rest")]
@@ -9,9 +10,7 @@ mod cases;
 
 use crate::support::sim::Sim;
 use ptxsim::{Counters, Order};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use tubelet::ops::unary::{self, Unary};
 use tubelet::ops::{arith, reduce, relu, sgd};
 use tubelet::tensor::{DType, Tensor};
@@ -85,24 +84,27 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
     ]
 }
 
-/// What is kept of the counters of an entry, over the launches of a case.
-fn kept(c: &Counters) -> Value {
-    json!({
-        "warp_instructions": c.warp_instructions,
-        "tensor_instructions": c.tensor_instructions,
-        "sectors": c.global_sectors_loaded + c.global_sectors_stored,
-        "ideal_sectors": c.ideal_sectors,
-        "bytes": c.global_bytes_loaded + c.global_bytes_stored,
-        "shared_requests": c.shared_requests,
-        "bank_conflict_cycles": c.bank_conflict_cycles,
-    })
+/// The committed counts, and the names of their columns.
+const COMMITTED: &str = include_str!("../../fixtures/counters.csv");
+const HEADER: &str = "kernel,case,warp_instructions,tensor_instructions,sectors,ideal_sectors,bytes,\
+    shared_requests,bank_conflict_cycles";
+
+/// What is kept of the counters of a kernel, in the order of [`HEADER`].
+fn kept(c: &Counters) -> [u64; 7] {
+    [
+        c.warp_instructions,
+        c.tensor_instructions,
+        c.global_sectors_loaded + c.global_sectors_stored,
+        c.ideal_sectors,
+        c.global_bytes_loaded + c.global_bytes_stored,
+        c.shared_requests,
+        c.bank_conflict_cycles,
+    ]
 }
 
-/// The rows of every family: kernel, case, counters.
-fn counted() -> BTreeMap<&'static str, Vec<Value>> {
-    let kernels = tubelet::ops::kernels();
-    let family = |entry: &str| kernels.iter().find(|k| k.entries.contains(&entry)).map(|k| k.module);
-    let mut rows: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+/// The counts over all launches of a kernel in a case, by `kernel,case`.
+fn counted() -> BTreeMap<String, [u64; 7]> {
+    let mut rows = BTreeMap::new();
     let chosen = cases::all(1).into_iter().filter(|c| CHOSEN.contains(&c.name.as_str())).map(|c| (c.name, c.make));
     for (case, make) in chosen.chain(elementwise().into_iter().map(|(name, make)| (name.into(), make))) {
         let sim = Sim::new(Order::Forward);
@@ -110,71 +112,41 @@ fn counted() -> BTreeMap<&'static str, Vec<Value>> {
         let timed = work().unwrap();
         let before = sim.machine.totals(); // of the inputs and, for a backward pass, of the forward pass
         timed().unwrap();
-        for (entry, all) in sim.machine.totals() {
-            let c = without(&all, before.get(&entry));
-            if c.warp_instructions > 0 {
-                let family = family(&entry).unwrap_or_else(|| panic!("{entry} belongs to no module"));
-                let row = json!({"kernel": entry, "case": case, "counters": kept(&c)});
-                rows.entry(family).or_default().push(row);
+        for (kernel, all) in sim.machine.totals() {
+            let old = before.get(&kernel).map_or([0; 7], kept);
+            let mut counts = kept(&all);
+            counts.iter_mut().zip(old).for_each(|(now, old)| *now -= old);
+            if counts[0] > 0 {
+                rows.insert(format!("{kernel},{case}"), counts);
             }
         }
     }
     rows
 }
 
-/// `all` less what was there before.
-fn without(all: &Counters, before: Option<&Counters>) -> Counters {
-    let Some(b) = before else { return all.clone() };
-    Counters {
-        warp_instructions: all.warp_instructions - b.warp_instructions,
-        tensor_instructions: all.tensor_instructions - b.tensor_instructions,
-        global_sectors_loaded: all.global_sectors_loaded - b.global_sectors_loaded,
-        global_sectors_stored: all.global_sectors_stored - b.global_sectors_stored,
-        global_bytes_loaded: all.global_bytes_loaded - b.global_bytes_loaded,
-        global_bytes_stored: all.global_bytes_stored - b.global_bytes_stored,
-        ideal_sectors: all.ideal_sectors - b.ideal_sectors,
-        shared_requests: all.shared_requests - b.shared_requests,
-        bank_conflict_cycles: all.bank_conflict_cycles - b.bank_conflict_cycles,
-        ..all.clone()
-    }
-}
-
-fn file(family: &str) -> PathBuf {
-    crate::root().join(format!("docs/counters/{family}.json"))
-}
-
 #[test]
 fn kernels_do_no_more_than_was_committed() {
     let rows = counted();
     if std::env::var_os("TUBELET_WRITE_COUNTERS").is_some() {
-        for (family, rows) in &rows {
-            std::fs::create_dir_all(file(family).parent().unwrap()).unwrap();
-            let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-            std::fs::write(file(family), format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
-        }
+        let line =
+            |(name, counts): (&String, &[u64; 7])| format!("{name},{}\n", counts.map(|c| c.to_string()).join(","));
+        let lines: String = rows.iter().map(line).collect();
+        std::fs::write(crate::root().join("tests/fixtures/counters.csv"), format!("{HEADER}\n{lines}")).unwrap();
         return;
     }
-    let count = |row: &Value, counter: &str| row["counters"][counter].as_u64().unwrap();
-    for (family, rows) in &rows {
-        for row in rows {
-            let (sectors, ideal) = (count(row, "sectors"), count(row, "ideal_sectors"));
-            assert!(100 * sectors <= 115 * ideal, "{row}: sectors in vain");
-            assert!(!family.starts_with("conv3d") || count(row, "bank_conflict_cycles") == 0, "{row}: bank conflicts");
-        }
-        let text = std::fs::read_to_string(file(family)).unwrap_or_else(|_| "[]".into());
-        let committed: Vec<Value> = serde_json::from_str(&text).unwrap();
-        for row in rows {
-            let same = |c: &&Value| c["kernel"] == row["kernel"] && c["case"] == row["case"];
-            // A kernel that is new in a case replaces another one, which is worth writing anew but no fault.
-            let Some(old) = committed.iter().find(same) else { continue };
-            for counter in row["counters"].as_object().unwrap().keys() {
-                let (now, old) = (count(row, counter), count(old, counter));
-                let what = format!("{} in {}: {counter} {old} before, {now} now", row["kernel"], row["case"]);
-                assert!(
-                    now <= old + old / 50,
-                    "{what}; if that is meant, TUBELET_WRITE_COUNTERS=1 cargo test counters"
-                );
-            }
+    assert_eq!(COMMITTED.lines().next(), Some(HEADER));
+    for (name, counts) in &rows {
+        let [_, _, sectors, ideal, .., conflicts] = *counts;
+        assert!(100 * sectors <= 115 * ideal, "{name}: {sectors} sectors, {ideal} would do");
+        assert!(!name.starts_with("conv3d") || conflicts == 0, "{name}: {conflicts} cycles of bank conflicts");
+        // A kernel that is new in a case replaces another one, which is worth writing anew but no fault.
+        let Some(old) = COMMITTED.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(',')) else { continue };
+        for ((column, old), now) in HEADER.split(',').skip(2).zip(old.split(',')).zip(counts) {
+            let old: u64 = old.parse().unwrap();
+            assert!(
+                *now <= old + old / 50,
+                "{name}: {column} {old} before, {now} now; if that is meant, TUBELET_WRITE_COUNTERS=1 cargo test counters"
+            );
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use anyhow::{Result, ensure};
 use std::fs;
+use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
-use xtask::device::kernels::{self, PAGE};
-use xtask::device::{self, Formatted, INSTALL, Tools};
+use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
 use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
@@ -14,7 +14,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
                     no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone
-  kernels [--check] writes docs/kernels.md: registers, occupancy and instructions of every kernel; or compares it
+  kernels [FAMILY..]
+                    prints registers, occupancy, instructions and counters of every kernel, in Markdown
   ablation DIR [GESTURES]
                     runs every row of the table in docs/experiments.md, three seeds each (an hour or two on two cores), and
                     prints it; GESTURES is that data set's folder, without it procedural clips alone
@@ -51,8 +52,7 @@ fn main() -> ExitCode {
         Some(("tidy", [])) => run_tidy(root),
         Some(("ptx", [flag, families @ ..])) if flag == "--check" => check(root, families),
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
-        Some(("kernels", [])) => kernels(root, false),
-        Some(("kernels", [flag])) if flag == "--check" => kernels(root, true),
+        Some(("kernels", families)) if !families.iter().any(|f| f.starts_with('-')) => kernels(root, families),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
         Some(("versus", options)) => match versus::Options::parse(options) {
             Ok(options) => versus::run(root, &options).map(|()| ExitCode::SUCCESS),
@@ -139,19 +139,9 @@ fn check(root: &Path, families: &[String]) -> Result<ExitCode> {
     report(&problems, &checked.said)
 }
 
-fn kernels(root: &Path, only_compare: bool) -> Result<ExitCode> {
-    let path = root.join(PAGE);
-    if !only_compare {
-        fs::write(&path, kernels::page(root, &Tools::require(root)?)?)?;
-        return report(&[], &format!("{PAGE} written"));
-    }
-    let Some(tools) = Tools::find(root) else {
-        println!("the pinned CUDA tools are absent, so {PAGE} was not compared; to install them: {INSTALL}");
-        return Ok(ExitCode::SUCCESS);
-    };
-    let same = fs::read_to_string(&path).is_ok_and(|old| kernels::page(root, &tools).is_ok_and(|new| new == old));
-    let problem = (!same).then(|| format!("{PAGE} is not what the PTX gives: run `cargo xtask kernels`"));
-    report(problem.as_slice(), &format!("{PAGE} is up to date"))
+fn kernels(root: &Path, families: &[String]) -> Result<ExitCode> {
+    stdout().write_all(kernels::report(root, families)?.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCode> {

@@ -1,23 +1,23 @@
-//! `cargo xtask kernels`: the page with the cost of every kernel, from the assembler and the disassembler.
+//! `cargo xtask kernels`: a report of the cost of every kernel, from the assembler and the disassembler.
 
 use super::assemble::{Assembler, Resources, on_all_cores};
-use super::family::{Manifest, families, ptx_path, read_manifest};
+use super::build::chosen;
+use super::family::{Manifest, ptx_path, read_manifest};
 use super::listing;
 use super::occupancy::occupancy;
 use super::sass::{self, Code, Loop};
 use super::tools::Tools;
-use anyhow::{Context, Result};
-use serde::Deserialize;
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// The path of the page.
-pub const PAGE: &str = "docs/kernels.md";
+/// The simulator's counters, which `tests/it/device/counters.rs` writes: a line for each kernel in a case.
+const COUNTERS: &str = "tests/fixtures/counters.csv";
 
-/// Families that are launched only by tests, and whose cost is not of interest.
-const NOT_SHOWN: [&str; 1] = ["classes"];
+/// A family that only tests launch, whose cost is not of interest unless it is named.
+const NOT_SHOWN: &str = "classes";
 
 /// Architectures whose machine code is disassembled.
 const DISASSEMBLED: [&str; 2] = ["sm_80", "sm_90a"];
@@ -25,7 +25,7 @@ const DISASSEMBLED: [&str; 2] = ["sm_80", "sm_90a"];
 const HEAD: &str = "\
 # Kernels: what each costs
 
-Written by `cargo xtask kernels` from the committed PTX, with ptxas 13.0 and nvdisasm 13.2; no GPU is involved, so nothing here is a
+Printed by `cargo xtask kernels` from the committed PTX, with ptxas 13.0 and nvdisasm 13.2; no GPU is involved, so nothing here is a
 time. `cargo xtask ptx --check` fails on any spill and on any stack frame that its source does not allow by name.
 
 *Resources*: **thr** threads of a block (`__launch_bounds__`); **shared** bytes of shared memory, static + dynamic as launched. Then for each
@@ -39,7 +39,7 @@ fragments, `.128` sixteen bytes a thread. **main loop** is the innermost loop wi
 issue one pass (the sum of the stalls in the encoding; waiting for memory comes on top), and the bytes that a thread loads from global
 memory in a pass, as issued.
 
-*Counters*, where a table has them, are the simulator's for a real layer at its table's batch (`tests/it/device/counters.rs`; they may not grow): warp
+*Counters*, where a table has them, are the simulator's for a real layer at its table's batch (`tests/fixtures/counters.csv`; they may not grow): warp
 instructions and products of tensor cores in millions; bytes of global memory asked for, counted each time; **sectors** of 32 bytes touched, as
 a multiple of the fewest that hold each request (1: nothing is fetched in vain); **conflicts** cycles lost to bank conflicts for each access of
 shared memory.
@@ -57,14 +57,16 @@ struct Report {
     code: Vec<(&'static str, BTreeMap<String, Code>)>,
 }
 
-/// Generates the text of the page.
-pub fn page(root: &Path, tools: &Tools) -> Result<String> {
+/// The report of the named families, or all, in Markdown.
+pub fn report(root: &Path, named: &[String]) -> Result<String> {
+    let mut names = chosen(root, named)?;
+    names.retain(|name| !named.is_empty() || name != NOT_SHOWN);
+    let tools = &Tools::require(root)?;
+    let all_counters = fs::read_to_string(root.join(COUNTERS)).with_context(|| format!("cannot read {COUNTERS}"))?;
     let scratch = root.join("target/xtask");
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
     let assemblers: Vec<Assembler> = Assembler::all(tools)?.into_iter().filter(Assembler::is_latest).collect();
     let nvdisasm = tools.program("cu13/bin/nvdisasm")?;
-    let mut names = families(root)?;
-    names.retain(|name| !NOT_SHOWN.contains(&name.as_str()));
     let jobs: Vec<(&String, &Assembler)> = names.iter().flat_map(|n| assemblers.iter().map(move |a| (n, a))).collect();
     let mut done = on_all_cores(&jobs, |(name, assembler)| {
         let cubin = scratch.join(format!("{name}.{}.cubin", assembler.arch));
@@ -84,7 +86,7 @@ pub fn page(root: &Path, tools: &Tools) -> Result<String> {
             report.code.extend(code.map(|code| (arch, code)));
         }
         report.write(&mut text)?;
-        counters(root, &report.name, &mut text)?;
+        counters(&all_counters, &report.manifest.entries, &mut text)?;
     }
     Ok(text)
 }
@@ -165,47 +167,26 @@ impl Report {
     }
 }
 
-/// The simulator's counters, if committed: `docs/counters/<family>.json`, a list of these.
-#[derive(Deserialize)]
-struct Counted {
-    kernel: String,
-    case: String,
-    counters: Counters,
-}
-
-/// Totals over all launches of a kernel in a case.
-#[derive(Deserialize)]
-struct Counters {
-    warp_instructions: u64,
-    tensor_instructions: u64,
-    sectors: u64,
-    ideal_sectors: u64,
-    bytes: u64,
-    shared_requests: u64,
-    bank_conflict_cycles: u64,
-}
-
-/// The table of the simulator's counters for a family, if there are any.
-fn counters(root: &Path, family: &str, text: &mut String) -> Result<()> {
-    let path = format!("docs/counters/{family}.json");
-    let Ok(json) = fs::read_to_string(root.join(&path)) else { return Ok(()) };
-    let rows: Vec<Counted> = serde_json::from_str(&json).with_context(|| format!("{path} is no list of counters"))?;
-    writeln!(
-        text,
-        "\n| kernel | in | warp instr. | tensor | asked | sectors | conflicts |\n|---|---|---:|---:|---:|---:|---:|"
-    )?;
-    for Counted { kernel, case, counters: c } in rows {
+/// The table of the simulator's counters of some kernels, if there are any.
+fn counters(all: &str, entries: &[String], text: &mut String) -> Result<()> {
+    let mut head =
+        "\n| kernel | in | warp instr. | tensor | asked | sectors | conflicts |\n|---|---|---:|---:|---:|---:|---:|\n";
+    for line in all.lines().skip(1) {
+        let cells: Vec<&str> = line.split(',').collect();
+        let [kernel, case, ref counts @ ..] = cells[..] else { bail!("{COUNTERS}: {line} is no line of counters") };
+        if !entries.iter().any(|entry| entry == kernel) {
+            continue;
+        }
+        let counts = counts.iter().map(|n| n.parse()).collect::<Result<Vec<u64>, _>>()?;
+        let [warp, tensor, sectors, ideal, bytes, shared, conflicts] = counts[..] else {
+            bail!("{COUNTERS}: {line} has not seven counters");
+        };
         let mega = |n: u64| format!("{:.3}", n as f64 * 1e-6);
         let part = |n: u64, of: u64| if of == 0 { "-".to_owned() } else { format!("{:.2}", n as f64 / of as f64) };
-        writeln!(
-            text,
-            "| `{kernel}` | {case} | {} M | {} M | {} MB | {} | {} |",
-            mega(c.warp_instructions),
-            mega(c.tensor_instructions),
-            mega(c.bytes),
-            part(c.sectors, c.ideal_sectors),
-            part(c.bank_conflict_cycles, c.shared_requests),
-        )?;
+        let (warp, tensor, bytes) = (mega(warp), mega(tensor), mega(bytes));
+        let (sectors, conflicts) = (part(sectors, ideal), part(conflicts, shared));
+        write!(text, "{}", std::mem::take(&mut head))?;
+        writeln!(text, "| `{kernel}` | {case} | {warp} M | {tensor} M | {bytes} MB | {sectors} | {conflicts} |")?;
     }
     Ok(())
 }
