@@ -5,7 +5,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::RngExt;
 use std::hint::black_box;
 use tubelet::ops::alignment::cases::{BATCH, CASES};
-use tubelet::ops::alignment::{Cosines, align_bwd, align_bwd2, align_fwd, map_bwd_f, map_bwd_g, map_fwd};
+use tubelet::ops::alignment::{
+    Cosines, backward, double_backward, forward, map_backward_f, map_backward_g, map_forward,
+};
 use tubelet::rng::{Purpose, stream};
 use tubelet::shape::Shape;
 use tubelet::tensor::Tensor;
@@ -24,11 +26,13 @@ fn alignment(c: &mut Criterion) {
         let mut group = c.benchmark_group("alignment");
         group.sample_size(10).throughput(Throughput::Bytes(case.bytes()));
         let name = |pass: &str| format!("{pass}/{}/f32/cpu", case.name);
-        group.bench_function(name("map_fwd"), |b| b.iter(|| black_box(map_fwd(&g, &g))));
-        group.bench_function(name("map_bwd"), |b| b.iter(|| black_box((map_bwd_f(&g, &d), map_bwd_g(&d, &g)))));
-        group.bench_function(name("loss"), |b| b.iter(|| black_box(align_fwd(&d, &y, &how))));
-        group.bench_function(name("loss_bwd"), |b| b.iter(|| black_box(align_bwd(&d, &y, &how, &one))));
-        group.bench_function(name("loss_bwd2"), |b| b.iter(|| black_box(align_bwd2(&d, &y, &how, &one, &u))));
+        group.bench_function(name("map_fwd"), |b| b.iter(|| black_box(map_forward(&g, &g))));
+        group.bench_function(name("map_bwd"), |b| {
+            b.iter(|| black_box((map_backward_f(&g, &d), map_backward_g(&d, &g))))
+        });
+        group.bench_function(name("loss"), |b| b.iter(|| black_box(forward(&d, &y, &how))));
+        group.bench_function(name("loss_bwd"), |b| b.iter(|| black_box(backward(&d, &y, &how, &one))));
+        group.bench_function(name("loss_bwd2"), |b| b.iter(|| black_box(double_backward(&d, &y, &how, &one, &u))));
         group.finish();
     }
 }

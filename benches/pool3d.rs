@@ -21,14 +21,18 @@ fn pools(c: &mut Criterion) {
         let name = |pass: &str| format!("{pass}/{}/f32/cpu", case.name);
         group.throughput(Throughput::Bytes(case.bytes() as u64));
 
-        let (y, choice) = pool3d::max_fwd(&x, case.kernel, &case.window).unwrap();
-        group.bench_function(name("max_fwd"), |b| b.iter(|| pool3d::max_fwd(&x, case.kernel, &case.window).unwrap()));
-        group.bench_function(name("max_bwd"), |b| b.iter(|| pool3d::unpool(&y, &choice).unwrap()));
-        group.bench_function(name("avg_fwd"), |b| b.iter(|| pool3d::avg_fwd(&x, case.kernel, &case.window).unwrap()));
-        group.bench_function(name("avg_bwd"), |b| {
-            b.iter(|| pool3d::avg_bwd(&y, x.shape(), case.kernel, &case.window).unwrap());
+        let (y, choice) = pool3d::max_forward(&x, case.kernel, &case.window).unwrap();
+        group.bench_function(name("max_fwd"), |b| {
+            b.iter(|| pool3d::max_forward(&x, case.kernel, &case.window).unwrap())
         });
-        group.bench_function(name("global_fwd"), |b| b.iter(|| pool3d::global_fwd(&x).unwrap()));
+        group.bench_function(name("max_bwd"), |b| b.iter(|| pool3d::max_backward(&y, &choice).unwrap()));
+        group.bench_function(name("avg_fwd"), |b| {
+            b.iter(|| pool3d::avg_forward(&x, case.kernel, &case.window).unwrap())
+        });
+        group.bench_function(name("avg_bwd"), |b| {
+            b.iter(|| pool3d::avg_backward(&y, x.shape(), case.kernel, &case.window).unwrap());
+        });
+        group.bench_function(name("global_fwd"), |b| b.iter(|| pool3d::global_forward(&x).unwrap()));
 
         group.throughput(Throughput::Bytes(8 * x.shape().len() as u64));
         let from = x.f32().unwrap();

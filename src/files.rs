@@ -5,7 +5,9 @@
 
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
+#[cfg(feature = "video")]
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -17,7 +19,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// `Io` when there is nothing at `path`, `Data` when it is a folder, a FIFO, a socket or a device.
-pub fn check_regular(path: impl AsRef<Path>, what: &str) -> Result<Metadata> {
+pub(crate) fn check_regular(path: impl AsRef<Path>, what: &str) -> Result<Metadata> {
     let path = path.as_ref();
     let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
     refuse_irregular(path, what, &metadata)?;
@@ -81,7 +83,7 @@ fn is_of_the_kernel(_: &std::ffi::CStr) -> bool {
 ///
 /// # Errors
 /// As [`check_regular`]; `Io` when the file cannot be opened.
-pub fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, u64)> {
+pub(crate) fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, u64)> {
     let path = path.as_ref();
     // Checked before it is opened, because opening some devices has effects, and afterwards, because the name may
     // meanwhile lead to another file.
@@ -100,7 +102,8 @@ pub fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, u64)> {
 /// # Errors
 /// As [`open_regular`]; `Data` when the file is longer than `max` bytes; `Io` when it cannot be read or there is no
 /// memory for it.
-pub fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<u8>> {
+#[cfg(feature = "video")]
+pub(crate) fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<u8>> {
     let path = path.as_ref();
     let (file, length) = open_regular(path, what)?;
     let too_long = |length: u64| Err(Error::data(path, format!("{length} bytes are too many for {what}")));
@@ -120,7 +123,7 @@ pub fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<
 ///
 /// # Errors
 /// `Io` of the kind `OutOfMemory` where there is no memory for them.
-pub fn with_room<T>(path: impl AsRef<Path>, n: usize) -> Result<Vec<T>> {
+pub(crate) fn with_room<T>(path: impl AsRef<Path>, n: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     values.try_reserve_exact(n).map_err(|_| {
         let what = format!("there is no memory for {n} values of {} bytes", size_of::<T>());

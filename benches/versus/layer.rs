@@ -80,10 +80,10 @@ fn max_pool(pass: &'static str, x: [usize; 5], dtype: DType) -> Case {
         unit: Unit::F32,
         make: Box::new(move || {
             let x = noise(x, 1).cast(dtype)?;
-            let (dy, choice) = pool3d::max_fwd(&x, kernel, &window)?;
+            let (dy, choice) = pool3d::max_forward(&x, kernel, &window)?;
             let run: Box<dyn FnMut() -> _> = match pass {
-                "max_fwd" => Box::new(move || pool3d::max_fwd(&x, kernel, &window).map(|y| drop(black_box(y)))),
-                _ => Box::new(move || pool3d::unpool(&dy, &choice).map(|dx| drop(black_box(dx)))),
+                "max_fwd" => Box::new(move || pool3d::max_forward(&x, kernel, &window).map(|y| drop(black_box(y)))),
+                _ => Box::new(move || pool3d::max_backward(&dy, &choice).map(|dx| drop(black_box(dx)))),
             };
             Ok(Work { run, check: None })
         }),
@@ -100,7 +100,7 @@ fn global_pool(x: [usize; 5], dtype: DType) -> Case {
         unit: Unit::F32,
         make: Box::new(move || {
             let x = noise(x, 1).cast(dtype)?;
-            Ok(Work { run: Box::new(move || pool3d::global_fwd(&x).map(|y| drop(black_box(y)))), check: None })
+            Ok(Work { run: Box::new(move || pool3d::global_forward(&x).map(|y| drop(black_box(y)))), check: None })
         }),
     }
 }

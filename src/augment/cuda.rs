@@ -16,7 +16,6 @@ static MOTION: Kernel<(In, In, In, Out, Pod<Extents>, u32)> =
     Kernel::new(&MODULE, &["augment_motion_f32", "augment_motion_bf16"]);
 
 /// The kernel declarations of augmentation, which a test compares with the PTX.
-#[doc(hidden)]
 pub fn kernels() -> Vec<Declared> {
     vec![MEAN.declared(), RGB.declared(), MOTION.declared()]
 }

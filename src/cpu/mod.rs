@@ -53,7 +53,7 @@ impl Isa {
     }
 
     /// This one if the process may use it, else the fastest below it.
-    pub fn or_less(self) -> Isa {
+    pub(crate) fn or_less(self) -> Isa {
         Isa::available().iter().copied().rfind(|&isa| isa <= self).unwrap_or(Isa::Portable)
     }
 

@@ -8,7 +8,7 @@
 //! use tubelet::tensor::{Device, Tensor};
 //! let (device, reason) = Device::auto(); // the first GPU, or the CPU and why
 //! let x = Tensor::full([3], 2.0).to(&device)?;
-//! let y = tubelet::ops::arith::apply_scale(&x, 0.5)?; // computed where x is
+//! let y = tubelet::ops::arith::scale_forward(&x, 0.5)?; // computed where x is
 //! assert_eq!(y.load()?[..], [1.0; 3]);
 //! if let Device::Cuda(gpu) = &device {
 //!     println!("{}: at most {} bytes were in use", gpu.name(), gpu.usage().peak);

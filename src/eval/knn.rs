@@ -12,7 +12,7 @@ const ROWS: usize = 64;
 
 /// With several neighbours each votes `exp(cosine / TEMPERATURE)` for its class (Wu et al., *Unsupervised Feature
 /// Learning via Non-Parametric Instance Discrimination*, section 3.4).
-pub const TEMPERATURE: f64 = 0.07;
+pub(crate) const TEMPERATURE: f64 = 0.07;
 
 /// Result of nearest-neighbour classification.
 #[derive(Clone, Debug, PartialEq)]

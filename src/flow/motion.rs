@@ -41,11 +41,6 @@ impl MotionInput {
         }
     }
 
-    /// The default clamp in pixels: 10 for edges (Sobel sums) and for flow; a frame difference has none.
-    pub fn default_clamp(self) -> f32 {
-        10.0
-    }
-
     /// Whether it is computed from flow.
     pub fn needs_flow(self) -> bool {
         self != MotionInput::FrameDifference

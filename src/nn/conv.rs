@@ -53,7 +53,7 @@ impl Conv {
     ///
     /// # Errors
     /// As [`Conv::forward`]; `Param` when the parts do not divide the batch.
-    pub fn forward_with_moments(
+    pub(crate) fn forward_with_moments(
         &self,
         pass: &mut Pass,
         x: &Activation,

@@ -4,6 +4,7 @@
 
 mod lanes;
 mod launch;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 mod vector;
 #[cfg(target_arch = "x86_64")]
@@ -40,7 +41,6 @@ pub mod motion_map;
 pub mod tvl1;
 
 /// Every kernel that this library may launch, as declared, for comparison with the PTX in a test.
-#[doc(hidden)]
 pub fn kernels() -> Vec<crate::driver::Declared> {
     [
         crate::tensor::kernels(),

@@ -94,7 +94,7 @@ impl Alignment {
     }
 
     /// Whether the loss is computed.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.weight != 0.0 || self.warm_weight != 0.0
     }
 
@@ -119,7 +119,7 @@ impl Alignment {
     }
 
     /// λ in `epoch` of a run with `warmup_epochs`.
-    pub fn weight_at(&self, epoch: u64, warmup_epochs: f64) -> f32 {
+    pub(crate) fn weight_at(&self, epoch: u64, warmup_epochs: f64) -> f32 {
         if (epoch as f64) < warmup_epochs { self.warm_weight } else { self.weight }
     }
 

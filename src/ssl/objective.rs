@@ -4,7 +4,7 @@ use super::report::{Part, Seen};
 use crate::error::{Error, Result};
 use crate::nn::ParamId;
 use crate::ops::add;
-use crate::ops::arith::{Arith, apply};
+use crate::ops::arith::{self, Arith};
 use crate::tape::{Mode, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -67,7 +67,7 @@ pub(super) fn gradients<const N: usize>(
                     None => Tensor::zeros_on(&leaf.value().device(), leaf.shape())?,
                 };
                 match out.get_mut(i) {
-                    Some((_, sum)) => *sum = apply(Arith::Add, sum, &g)?,
+                    Some((_, sum)) => *sum = arith::forward(Arith::Add, sum, &g)?,
                     None => out.push((*id, g)),
                 }
             }

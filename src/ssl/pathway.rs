@@ -154,7 +154,13 @@ impl<E> Pathway<E> {
     ///
     /// # Errors
     /// `Shape` when a gradient does not have the shape of its weight.
-    pub fn descend(&mut self, grads: &[(ParamId, Tensor)], lr: &Tensor, loss: &Tensor, sgd: &sgd::Sgd) -> Result<()> {
+    pub(crate) fn descend(
+        &mut self,
+        grads: &[(ParamId, Tensor)],
+        lr: &Tensor,
+        loss: &Tensor,
+        sgd: &sgd::Sgd,
+    ) -> Result<()> {
         let grads: HashMap<ParamId, &Tensor> = grads.iter().map(|(id, grad)| (*id, grad)).collect();
         let mut steps = Vec::with_capacity(grads.len());
         for ((id, w), (_, v)) in self.query.iter_mut().zip(self.velocity.iter_mut()) {

@@ -54,7 +54,7 @@ impl Metrics {
 
     /// Which lines are missing of the steps before the one at which the log was resumed, in a sentence; `None` if none
     /// are.
-    pub fn lacking(&self) -> Option<&str> {
+    pub(crate) fn lacking(&self) -> Option<&str> {
         self.lacking.as_deref()
     }
 

@@ -98,7 +98,7 @@ impl Training {
     ///
     /// # Errors
     /// `Param` when it does not, or a part would have a single video.
-    pub fn check_groups(&self, groups: usize) -> Result<()> {
+    pub(crate) fn check_groups(&self, groups: usize) -> Result<()> {
         limits::BN_GROUPS.check(groups)?;
         let batch = self.batch;
         if !batch.is_multiple_of(groups) || batch / groups < 2 {

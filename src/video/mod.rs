@@ -30,7 +30,7 @@ mod programs;
 pub mod sample;
 mod series;
 mod triple;
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub mod untrusted;
 mod view;
 

@@ -23,7 +23,7 @@ const THINGS: usize = 3;
 
 /// The motions, in the order of class numbers. A horizontal flip exchanges left with right and clockwise with
 /// counter-clockwise, so training on these with flips merges those classes.
-pub const MOTIONS: [&str; 12] = [
+pub(crate) const MOTIONS: [&str; 12] = [
     "move_left",
     "move_right",
     "move_up",

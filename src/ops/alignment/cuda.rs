@@ -80,7 +80,7 @@ impl Columns {
 /// Positions per block of the kernels that sum over channels: a warp for each.
 const CELLS: usize = BLOCK as usize / 32;
 
-pub(super) fn map_fwd(gpu: &Gpu, p: &Map, g: &Tensor, f: &Tensor) -> Result<Tensor> {
+pub(super) fn map_forward(gpu: &Gpu, p: &Map, g: &Tensor, f: &Tensor) -> Result<Tensor> {
     let plan = Columns::new(p);
     let [area, c, tiles, shift] = plan.extents();
     let mut w = Tensor::on_gpu(gpu, DType::F32, [plan.rows, p.c])?;
@@ -93,11 +93,11 @@ pub(super) fn map_fwd(gpu: &Gpu, p: &Map, g: &Tensor, f: &Tensor) -> Result<Tens
     Ok(m)
 }
 
-pub(super) fn map_bwd_f(gpu: &Gpu, p: &Map, g: &Tensor, d: &Tensor) -> Result<Tensor> {
+pub(super) fn map_backward_f(gpu: &Gpu, p: &Map, g: &Tensor, d: &Tensor) -> Result<Tensor> {
     adjoint(gpu, &FOR_F, p, g, d)
 }
 
-pub(super) fn map_bwd_g(gpu: &Gpu, p: &Map, d: &Tensor, f: &Tensor) -> Result<Tensor> {
+pub(super) fn map_backward_g(gpu: &Gpu, p: &Map, d: &Tensor, f: &Tensor) -> Result<Tensor> {
     adjoint(gpu, &FOR_G, p, f, d)
 }
 
@@ -150,7 +150,7 @@ fn plan(g: &Grid, how: &Cosines) -> Result<(Spread, Pod<Plan>)> {
     Ok((Spread::line(g.n as u32, BLOCK).with_shared((g.t * FRAME) as u32), Pod(plan)))
 }
 
-pub(super) fn align_fwd(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
+pub(super) fn forward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
     let (spread, plan) = plan(g, how)?;
     let vector = |shape: Shape| Tensor::on_gpu(gpu, DType::F32, shape);
     let mut each = vector(Shape::from([g.n, 5]))?;
@@ -162,7 +162,7 @@ pub(super) fn align_fwd(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosin
     Ok((loss, stats))
 }
 
-pub(super) fn align_bwd(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn backward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
     let (spread, plan) = plan(g, how)?;
     let mut dp = Tensor::on_gpu(gpu, DType::F32, p.shape())?;
     let target = dp.output();
@@ -170,7 +170,7 @@ pub(super) fn align_bwd(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosin
     Ok(dp)
 }
 
-pub(super) fn align_bwd2(
+pub(super) fn double_backward(
     gpu: &Gpu,
     g: &Grid,
     p: &Tensor,

@@ -3,7 +3,7 @@
 //! The map is one of three operations that are each other's gradients. The loss is recorded as a chain: loss, fused
 //! gradient, fused derivative of the gradient; derivatives of third order and beyond are composed of primitives.
 
-use super::{Cosines, align_bwd, align_bwd2, align_fwd, cpu, grid, map_bwd_f, map_bwd_g, map_fwd};
+use super::{Cosines, backward, cpu, double_backward, forward, grid, map_backward_f, map_backward_g, map_forward};
 use crate::error::Result;
 use crate::ops::{add, l2_norm, mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
@@ -34,9 +34,9 @@ impl Op for Map {
 /// the gradient of a similarity; in Grad-CAM `f` is the features.
 ///
 /// # Errors
-/// As [`map_fwd`].
+/// As [`map_forward`].
 pub fn channel_map(t: &Tape, g: &Var, f: &Var) -> Result<Var> {
-    let m = map_fwd(g.value(), f.value())?;
+    let m = map_forward(g.value(), f.value())?;
     Ok(t.record(m, &[g, f], || Map { g: g.clone(), f: f.clone() }))
 }
 
@@ -61,7 +61,7 @@ impl Op for Weighed {
 
 /// The gradient of a map by `f`.
 fn for_weighed(t: &Tape, g: &Var, d: &Var) -> Result<Var> {
-    let df = map_bwd_f(g.value(), d.value())?;
+    let df = map_backward_f(g.value(), d.value())?;
     Ok(t.record(df, &[g, d], || Weighed { g: g.clone(), d: d.clone() }))
 }
 
@@ -86,7 +86,7 @@ impl Op for Weighing {
 
 /// The gradient of a map by `g`.
 fn for_weighing(t: &Tape, d: &Var, f: &Var) -> Result<Var> {
-    let dg = map_bwd_g(d.value(), f.value())?;
+    let dg = map_backward_g(d.value(), f.value())?;
     Ok(t.record(dg, &[d, f], || Weighing { d: d.clone(), f: f.clone() }))
 }
 
@@ -114,7 +114,7 @@ impl Op for Aligned {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
-        let dp = align_bwd(self.p.value(), &self.y, &self.how, dy.value())?;
+        let dp = backward(self.p.value(), &self.y, &self.how, dy.value())?;
         Ok(vec![Some(t.record(dp, &[&self.p, dy], || Gradient { of: self.clone(), dy: dy.clone() }))])
     }
 }
@@ -123,9 +123,9 @@ impl Op for Aligned {
 /// 3.4): 0 where `p` is a positive multiple of `y`, the sum of the weights where `p` is 0. `y` is a constant.
 ///
 /// # Errors
-/// As [`align_fwd`].
+/// As [`forward`].
 pub fn map_alignment(t: &Tape, p: &Var, y: &Tensor, how: &Cosines) -> Result<Loss> {
-    let (loss, stats) = align_fwd(p.value(), y, how)?;
+    let (loss, stats) = forward(p.value(), y, how)?;
     let loss = t.record(loss, &[p], || Aligned { p: p.clone(), y: y.clone(), how: *how });
     Ok(Loss { loss, stats })
 }
@@ -160,10 +160,10 @@ impl Op for Gradient {
             return Ok(vec![needs[0].then(along).transpose()?, needs[1].then(|| inner(t, &slope)).transpose()?]);
         }
         let (p, dy) = (p.value(), self.dy.value());
-        let along = || align_bwd2(p, y, how, dy, u.value()).map(Var::constant);
+        let along = || double_backward(p, y, how, dy, u.value()).map(Var::constant);
         let one = || -> Result<Var> {
             let one = Tensor::full_on(&p.device(), dy.shape(), 1.0)?;
-            inner(t, &Var::constant(align_bwd(p, y, how, &one)?))
+            inner(t, &Var::constant(backward(p, y, how, &one)?))
         };
         Ok(vec![needs[0].then(along).transpose()?, needs[1].then(one).transpose()?])
     }

@@ -13,10 +13,12 @@
 //! Everything is f32: gradients of a mean over positions are small, and their products smaller (a bf16 network casts
 //! first). The losses are computed in f64, so that squares of tiny values do not underflow.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::{Loss, channel_map, map_alignment};
@@ -30,7 +32,7 @@ pub const EPS: f32 = 1e-12;
 
 /// With [`Cosines::centred`], vectors whose deviation from their mean is shorter than this fraction of their length
 /// count as flat: what is left of them is rounding error, and has no meaningful direction.
-pub const FLAT: f64 = 1.0 / (1 << 20) as f64;
+pub(crate) const FLAT: f64 = 1.0 / (1 << 20) as f64;
 
 /// Weights of the three terms; 0 switches one off.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,7 +104,7 @@ impl Cosines {
 /// # Errors
 /// `Shape` when `g` is not a non-empty `n t h w c` or `f` has another shape; `DType` for types other than f32; `Device`
 /// when they are on different devices.
-pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
+pub fn map_forward(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     let p = Map::new("g", g)?;
     p.expect("f", f, g.shape())?;
     match g.place(MAP, &[("f", f)])? {
@@ -110,16 +112,16 @@ pub fn map_fwd(g: &Tensor, f: &Tensor) -> Result<Tensor> {
             let (gs, fs) = (g.host()?, f.host()?);
             Tensor::build(p.cells(), |m| cpu::map::fwd(&p, &gs, &fs, m))
         }
-        Place::Gpu(gpu) => cuda::map_fwd(gpu, &p, g, f),
+        Place::Gpu(gpu) => cuda::map_forward(gpu, &p, g, f),
     }
 }
 
-/// The gradient of [`map_fwd`] by `f`, given `d`, the gradient by the map (`n t h w`): `w[n t c] d[n t h w]`, with the
+/// The gradient of [`map_forward`] by `f`, given `d`, the gradient by the map (`n t h w`): `w[n t c] d[n t h w]`, with the
 /// weights of `g` (`n t h w c`).
 ///
 /// # Errors
-/// As [`map_fwd`].
-pub fn map_bwd_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
+/// As [`map_forward`].
+pub fn map_backward_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
     let p = Map::new("g", g)?;
     p.expect("d", d, p.cells())?;
     match g.place(MAP, &[("d", d)])? {
@@ -127,16 +129,16 @@ pub fn map_bwd_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
             let (gs, ds) = (g.host()?, d.host()?);
             Tensor::build(g.shape(), |df| cpu::map::bwd_f(&p, &gs, &ds, df))
         }
-        Place::Gpu(gpu) => cuda::map_bwd_f(gpu, &p, g, d),
+        Place::Gpu(gpu) => cuda::map_backward_f(gpu, &p, g, d),
     }
 }
 
-/// The gradient of [`map_fwd`] by `g`, given `d`, the gradient by the map (`n t h w`): the mean over `h w` of `d f`, at
+/// The gradient of [`map_forward`] by `g`, given `d`, the gradient by the map (`n t h w`): the mean over `h w` of `d f`, at
 /// every position (`n t h w c`, as `f`).
 ///
 /// # Errors
-/// As [`map_fwd`].
-pub fn map_bwd_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
+/// As [`map_forward`].
+pub fn map_backward_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
     let p = Map::new("f", f)?;
     p.expect("d", d, p.cells())?;
     match f.place(MAP, &[("d", d)])? {
@@ -144,7 +146,7 @@ pub fn map_bwd_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
             let (ds, fs) = (d.host()?, f.host()?);
             Tensor::build(f.shape(), |dg| cpu::map::bwd_g(&p, &ds, &fs, dg))
         }
-        Place::Gpu(gpu) => cuda::map_bwd_g(gpu, &p, d, f),
+        Place::Gpu(gpu) => cuda::map_backward_g(gpu, &p, d, f),
     }
 }
 
@@ -203,22 +205,22 @@ struct Grid {
 /// # Errors
 /// `Shape` when `p` is not a non-empty `n t h w` or `y` has another shape (on a GPU also for more than 448 frames);
 /// `DType` for types other than f32; `Param`, see [`Cosines::check`]; `Device` when they are on different devices.
-pub fn align_fwd(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
+pub fn forward(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
     let grid = grid(p, &[("y", y)], how)?;
     match p.place(ALIGN, &[("y", y)])? {
         Place::Cpu => {
             let [loss, stats @ ..] = cpu::cosines::fwd(&grid, &p.host()?, &y.host()?, how);
             Ok((Tensor::scalar(loss), Tensor::from_f32([4], &stats)?))
         }
-        Place::Gpu(gpu) => cuda::align_fwd(gpu, &grid, p, y, how),
+        Place::Gpu(gpu) => cuda::forward(gpu, &grid, p, y, how),
     }
 }
 
-/// The gradient of [`align_fwd`]'s loss by `p`, times the scalar `dy`: `n t h w`.
+/// The gradient of [`forward`]'s loss by `p`, times the scalar `dy`: `n t h w`.
 ///
 /// # Errors
-/// As [`align_fwd`], and `Shape` when `dy` is not a scalar.
-pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
+/// As [`forward`], and `Shape` when `dy` is not a scalar.
+pub fn backward(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
     let grid = grid(p, &[("y", y)], how)?;
     one_number(dy)?;
     match p.place(ALIGN, &[("y", y), ("dy", dy)])? {
@@ -227,16 +229,16 @@ pub fn align_bwd(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<T
             let (ps, ys) = (p.host()?, y.host()?);
             Tensor::build(p.shape(), |dp| cpu::cosines::bwd(&grid, &ps, &ys, how, dy, dp))
         }
-        Place::Gpu(gpu) => cuda::align_bwd(gpu, &grid, p, y, how, dy),
+        Place::Gpu(gpu) => cuda::backward(gpu, &grid, p, y, how, dy),
     }
 }
 
-/// The derivative of [`align_bwd`] by `p` along `u` (`n t h w`): the Hessian of the loss, which is symmetric, times `u`
+/// The derivative of [`backward`] by `p` along `u` (`n t h w`): the Hessian of the loss, which is symmetric, times `u`
 /// and `dy`.
 ///
 /// # Errors
-/// As [`align_bwd`].
-pub fn align_bwd2(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &Tensor) -> Result<Tensor> {
+/// As [`backward`].
+pub fn double_backward(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &Tensor) -> Result<Tensor> {
     let grid = grid(p, &[("y", y), ("u", u)], how)?;
     one_number(dy)?;
     match p.place(ALIGN, &[("y", y), ("dy", dy), ("u", u)])? {
@@ -245,7 +247,7 @@ pub fn align_bwd2(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &Tensor
             let (ps, ys, us) = (p.host()?, y.host()?, u.host()?);
             Tensor::build(p.shape(), |out| cpu::cosines::bwd2(&grid, &ps, &ys, how, dy, &us, out))
         }
-        Place::Gpu(gpu) => cuda::align_bwd2(gpu, &grid, p, y, how, dy, u),
+        Place::Gpu(gpu) => cuda::double_backward(gpu, &grid, p, y, how, dy, u),
     }
 }
 

@@ -35,7 +35,7 @@ pub fn map<F: Float>([rows, area, c]: [usize; 3], g: &[F], f: &[F]) -> Bounded<F
 }
 
 /// The gradient of [`map`] by `f`, given `d`, the gradient by the map (`rows area`): `rows area c`.
-pub fn map_bwd_f<F: Float>([rows, area, c]: [usize; 3], g: &[F], d: &[F]) -> Bounded<F> {
+pub fn map_backward_f<F: Float>([rows, area, c]: [usize; 3], g: &[F], d: &[F]) -> Bounded<F> {
     let mut df = Gather::new(area + 3);
     let share = F::one() / number(area as f64);
     for (i, k) in (0..rows * area).flat_map(|i| (0..c).map(move |k| (i, k))) {
@@ -45,7 +45,7 @@ pub fn map_bwd_f<F: Float>([rows, area, c]: [usize; 3], g: &[F], d: &[F]) -> Bou
 }
 
 /// The gradient of [`map`] by `g`, given `d`, the gradient by the map (`rows area`): `rows area c`.
-pub fn map_bwd_g<F: Float>([rows, area, c]: [usize; 3], d: &[F], f: &[F]) -> Bounded<F> {
+pub fn map_backward_g<F: Float>([rows, area, c]: [usize; 3], d: &[F], f: &[F]) -> Bounded<F> {
     let mut dg = Gather::new(area + 3);
     let share = F::one() / number(area as f64);
     for (i, k) in (0..rows * area).flat_map(|i| (0..c).map(move |k| (i, k))) {

@@ -1,6 +1,6 @@
 //! The four operations on the tape.
 
-use super::{Arith, apply, apply_scale};
+use super::{Arith, forward, scale_forward};
 use crate::error::Result;
 use crate::ops::{cast, sum_to};
 use crate::tape::{Op, Tape, Var};
@@ -46,7 +46,7 @@ fn back_to(t: &Tape, d: &Var, input: &Var) -> Result<Var> {
 }
 
 fn binary(t: &Tape, op: Arith, a: &Var, b: &Var) -> Result<Var> {
-    let y = apply(op, a.value(), b.value())?;
+    let y = forward(op, a.value(), b.value())?;
     Ok(t.record(y, &[a, b], || Binary { op, a: a.clone(), b: b.clone() }))
 }
 
@@ -67,7 +67,7 @@ impl Tape {
 /// `a + b`, broadcasting.
 ///
 /// # Errors
-/// `Shape` when the shapes do not broadcast; see [`super::apply`].
+/// `Shape` when the shapes do not broadcast; see [`super::forward`].
 pub fn add(t: &Tape, a: &Var, b: &Var) -> Result<Var> {
     binary(t, Arith::Add, a, b)
 }
@@ -111,7 +111,7 @@ impl Op for Scale {
 /// `factor · a`.
 ///
 /// # Errors
-/// As [`super::apply_scale`].
+/// As [`super::scale_forward`].
 pub fn scale(t: &Tape, a: &Var, factor: f32) -> Result<Var> {
-    Ok(t.record(apply_scale(a.value(), factor)?, &[a], || Scale(factor)))
+    Ok(t.record(scale_forward(a.value(), factor)?, &[a], || Scale(factor)))
 }

@@ -3,10 +3,12 @@
 //! For inputs `a`, `b` of equal rank the result has, on each axis, the larger of the two extents; an extent of 1 is
 //! repeated. Gradients are summed back over repeated axes ([`super::sum_to`]).
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 pub(super) mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::{add, div, mul, scale, sub};
@@ -46,7 +48,7 @@ impl Arith {
 /// # Errors
 /// `Shape` when the ranks differ, when on some axis the extents differ and neither is 1, or when the result would
 /// exceed the maximum size of a tensor; `OutOfMemory`; `Device` when `a` and `b` are on different devices.
-pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn forward(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = broadcast_shape(op.name(), a.shape(), b.shape())?;
     match a.place(op.name(), &[("b", b)])? {
         Place::Cpu if a.shape() == b.shape() && a.dtype() == b.dtype() => match a.dtype() {
@@ -65,7 +67,7 @@ pub fn apply(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// `OutOfMemory`; on a GPU also `Driver`.
-pub fn apply_scale(a: &Tensor, factor: f32) -> Result<Tensor> {
+pub fn scale_forward(a: &Tensor, factor: f32) -> Result<Tensor> {
     match a.place("scale", &[])? {
         Place::Cpu => match a.dtype() {
             DType::F32 => Tensor::build(a.shape(), |y| cpu::scale(f32::of(a), factor, y)),
@@ -88,4 +90,17 @@ fn broadcast_shape(op: &'static str, a: Shape, b: Shape) -> Result<Shape> {
         out[i] = if x == 1 { y } else { x };
     }
     Shape::new(&out[..a.rank()]).check(op, "a and b")
+}
+
+/// The offset that element `i` of an array of shape `out` has in one of shape `of`, whose extents of 1 are repeated.
+pub(super) fn offset(i: usize, out: Shape, of: Shape) -> usize {
+    let (mut rest, mut stride, mut at) = (i, 1, 0);
+    for (&o, &d) in out.dims().iter().zip(of.dims()).rev() {
+        if d != 1 {
+            at += (rest % o) * stride;
+        }
+        stride *= d;
+        rest /= o;
+    }
+    at
 }

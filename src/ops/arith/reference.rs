@@ -1,6 +1,6 @@
 //! The definition: plain loops.
 
-use super::Arith;
+use super::{Arith, offset};
 use crate::shape::Shape;
 use num_traits::Float;
 
@@ -17,17 +17,4 @@ pub fn apply<F: Float>(op: Arith, a: &[F], a_shape: Shape, b: &[F], b_shape: Sha
             }
         })
         .collect()
-}
-
-/// The offset that element `i` of an array of shape `out` has in one of shape `of`, whose extents of 1 are repeated.
-pub fn offset(i: usize, out: Shape, of: Shape) -> usize {
-    let (mut rest, mut stride, mut at) = (i, 1, 0);
-    for (&o, &d) in out.dims().iter().zip(of.dims()).rev() {
-        if d != 1 {
-            at += (rest % o) * stride;
-        }
-        stride *= d;
-        rest /= o;
-    }
-    at
 }

@@ -1,6 +1,6 @@
 //! The definition: plain loops.
 
-use super::Rows;
+pub use super::rows::Rows;
 use crate::ops::reference::Bounded;
 use num_traits::Float;
 

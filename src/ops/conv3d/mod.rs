@@ -22,23 +22,29 @@
 //! [`raw`] works on device memory that you allocate. [`fusion`] adds the operations that surround convolutions in
 //! networks.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
+mod chosen;
 mod cpu;
 pub(super) mod cuda;
 pub mod fusion;
 mod grad;
 pub mod raw;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
+#[cfg(any(test, feature = "testing"))]
+pub use chosen::{dgrad_with, fprop_with, on_tile, wgrad_with};
+#[cfg(not(any(test, feature = "testing")))]
+use chosen::{dgrad_with, fprop_with, wgrad_with};
 pub use cuda::plan::Pass;
-pub(in crate::ops) use grad::recorded;
-pub use grad::{conv3d, dgrad_recorded, wgrad_recorded};
+pub use grad::conv3d;
+pub(in crate::ops) use grad::{dgrad_recorded, recorded, wgrad_recorded};
 
 use crate::cpu::Isa;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
-use crate::tensor::{Place, Tensor};
-use fusion::{Epilogue, Prologue};
+use crate::tensor::Tensor;
 
 /// Window, groups and arithmetic of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,59 +263,6 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Te
 /// As [`dgrad`].
 pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
     wgrad_with(Isa::best(), x, dy, w_shape, g)
-}
-
-/// [`fprop`] with a given instruction set, so that a test can run every path that its machine supports.
-#[doc(hidden)]
-pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
-    let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
-    match x.place("conv3d", &[("w", w)])? {
-        Place::Cpu => Ok(cpu::fprop(isa, &p, [x, w], Prologue::None, Epilogue::None)?.0),
-        Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w, None),
-    }
-}
-
-/// [`dgrad`] with a given instruction set.
-#[doc(hidden)]
-pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
-    let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
-    check_dy("conv3d dgrad", &p, dy)?;
-    match dy.place("conv3d dgrad", &[("w", w)])? {
-        Place::Cpu => cpu::dgrad(isa, &p, [dy, w]),
-        Place::Gpu(gpu) => cuda::dgrad(gpu, &p, dy, w),
-    }
-}
-
-/// [`wgrad`] with a given instruction set.
-#[doc(hidden)]
-pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
-    let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
-    check_dy("conv3d wgrad", &p, dy)?;
-    match x.place("conv3d wgrad", &[("dy", dy)])? {
-        Place::Cpu => cpu::wgrad(isa, &p, x, Prologue::None, dy),
-        Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
-    }
-}
-
-/// A pass of `p` on a GPU with a given tile, so that a test can run each tile on small problems. `None` if there is no
-/// such tile, and on the CPU. `inputs` are those of the pass, of one data type.
-#[doc(hidden)]
-pub fn on_tile(p: &Conv3d, pass: Pass, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
-    let shapes = match pass {
-        Pass::Fprop => [p.x_shape(), p.w_shape()],
-        Pass::Dgrad => [p.y_shape(), p.w_shape()],
-        Pass::Wgrad => [p.x_shape(), p.y_shape()],
-    };
-    for (input, shape) in inputs.iter().zip(shapes) {
-        input.expect("conv3d", "inputs", inputs[0].dtype())?;
-        if input.shape() != shape {
-            return Err(Error::shape("conv3d", "inputs", shape, input.shape()));
-        }
-    }
-    match inputs[0].place("conv3d", &[("inputs", inputs[1])])? {
-        Place::Cpu => Ok(None),
-        Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs),
-    }
 }
 
 fn check_dy(op: &'static str, p: &Conv3d, dy: &Tensor) -> Result<()> {

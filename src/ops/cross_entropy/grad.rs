@@ -1,6 +1,6 @@
 //! Softmax and cross-entropy on the tape.
 
-use super::{backward_by, loss_of, numbers, probabilities};
+use super::{backward_by, loss_of, numbers, softmax_forward};
 use crate::error::Result;
 use crate::ops::{mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
@@ -29,7 +29,7 @@ impl Op for Softmax {
 /// # Errors
 /// `Shape` when `x` is not a matrix.
 pub fn softmax(t: &Tape, x: &Var) -> Result<Var> {
-    let p = probabilities(x.value())?;
+    let p = softmax_forward(x.value())?;
     Ok(t.record(p, &[x], || Softmax { x: x.clone() }))
 }
 

@@ -7,13 +7,16 @@
 //! Computed in f64 from f32 or bf16 logits (on a GPU in f32; differences from the largest logit are exact); the loss is
 //! f32.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
-pub use grad::{cross_entropy, cross_entropy_of, softmax};
+pub(crate) use grad::cross_entropy_of;
+pub use grad::{cross_entropy, softmax};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Integers, Place, Tensor};
@@ -22,7 +25,7 @@ use crate::tensor::{Integers, Place, Tensor};
 ///
 /// # Errors
 /// `Shape` when `x` is not a matrix.
-pub fn probabilities(x: &Tensor) -> Result<Tensor> {
+pub fn softmax_forward(x: &Tensor) -> Result<Tensor> {
     let [_, c] = x.shape().matrix("softmax", "x")?;
     match x.place("softmax", &[])? {
         Place::Cpu => {
@@ -39,22 +42,14 @@ pub fn probabilities(x: &Tensor) -> Result<Tensor> {
 /// `Shape` when `logits` is not a non-empty matrix or the number of labels is not that of its rows; `Param` when a
 /// label is not a class; on a GPU `OutOfMemory` and `Driver`.
 pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
-    loss(logits, labels)?.item()
+    loss_of(logits, &numbers(logits, labels)?)?.item()
 }
 
-/// The mean cross-entropy as a scalar on the device of the logits.
+/// The mean cross-entropy as a scalar on the device of the logits, where the labels may already be.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn loss(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
-    loss_of(logits, &numbers(logits, labels)?)
-}
-
-/// As [`loss`], with labels that may already be on the device of the logits.
-///
-/// # Errors
-/// As [`forward`].
-pub fn loss_of(logits: &Tensor, labels: &Integers) -> Result<Tensor> {
+fn loss_of(logits: &Tensor, labels: &Integers) -> Result<Tensor> {
     let c = check(logits, labels)?;
     match logits.place("cross_entropy", &[])? {
         Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host()?, c, labels.values()))),
@@ -70,11 +65,11 @@ pub fn backward(logits: &Tensor, labels: &[usize], dy: f32) -> Result<Tensor> {
     backward_by(logits, &numbers(logits, labels)?, &Tensor::full_on(&logits.device(), [], dy)?)
 }
 
-/// The gradient of [`loss`] by the logits, given `dy`, the gradient by the loss: a scalar on the device of the logits.
+/// The gradient of [`forward`] by the logits, given `dy`, the gradient by the loss: a scalar on the device of the logits.
 ///
 /// # Errors
 /// As [`forward`]; `Shape` when `dy` is not a scalar.
-pub fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Tensor> {
+fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Tensor> {
     let c = check(logits, labels)?;
     if dy.shape().len() != 1 {
         return Err(Error::shape("cross_entropy", "dy", "one number", dy.shape()));

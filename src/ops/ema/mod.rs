@@ -1,8 +1,10 @@
 //! The momentum update of a key encoder (MoCo): `key ← m·key + (1 - m)·query`, in place, in f32.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 use crate::error::{Error, Result};

@@ -33,15 +33,19 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod exp;
 mod grad;
 mod kernel;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
-pub use cuda::{Layout, Plan, Pointers, TERMS, launch, launch_planned};
+pub use cuda::{Layout, Pointers, TERMS, launch};
+#[cfg(any(test, feature = "testing"))]
+pub use cuda::{Plan, launch_planned};
 pub use grad::{Loss, infonce, infonce_masked, infonce_terms};
 
 use crate::driver::{Gpu, Memory};

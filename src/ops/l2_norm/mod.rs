@@ -3,10 +3,12 @@
 //!
 //! Gradient: `dx = (dy - y·(y·dy)) / ‖x‖`, and `dx = dy / ε` for rows of length at most `ε`, on which the map is linear.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::l2_norm;

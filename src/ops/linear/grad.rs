@@ -1,6 +1,6 @@
 //! The linear layer on the tape.
 
-use super::apply;
+use super::forward;
 use crate::error::Result;
 use crate::ops::matmul::matmul_as;
 use crate::ops::{cast, reshape, sum_to};
@@ -35,9 +35,9 @@ impl Op for Linear {
 /// `y[n o] = x[n i] · w[o i]ᵀ + b[o]`.
 ///
 /// # Errors
-/// `Shape`; see [`super::apply`].
+/// `Shape`; see [`super::forward`].
 pub fn linear(t: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
-    let y = apply(x.value(), w.value(), b.map(Var::value))?;
+    let y = forward(x.value(), w.value(), b.map(Var::value))?;
     let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
     Ok(t.record(y, &inputs, || Linear { x: x.clone(), w: w.clone(), b: b.map(Var::shape) }))
 }

@@ -49,7 +49,7 @@ pub(super) fn apply(
 pub(super) fn apply_biased(gpu: &Gpu, [m, k, n]: [usize; 3], a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if m * k * n == 0 {
         let zeros = Tensor::zeros_on(&Device::Cuda(gpu.clone()), [m, n])?;
-        return arith::apply(Arith::Add, &zeros, &bias.reshape([1, n])?)?.cast(a.dtype());
+        return arith::forward(Arith::Add, &zeros, &bias.reshape([1, n])?)?.cast(a.dtype());
     }
     conv::fprop(gpu, &pointwise(m, k, n)?, a, b, Some(bias))?.reshape([m, n])
 }

@@ -1,6 +1,6 @@
 //! Matrix products on the tape: their gradients are matrix products.
 
-use super::apply_as;
+use super::forward_as;
 use crate::error::Result;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::DType;
@@ -38,6 +38,6 @@ pub fn matmul(t: &Tape, a: &Var, b: &Var, ta: bool, tb: bool) -> Result<Var> {
 
 /// [`matmul`] with the result rounded to `dtype`.
 pub(crate) fn matmul_as(t: &Tape, dtype: DType, a: &Var, b: &Var, ta: bool, tb: bool) -> Result<Var> {
-    let y = apply_as(dtype, a.value(), b.value(), ta, tb)?;
+    let y = forward_as(dtype, a.value(), b.value(), ta, tb)?;
     Ok(t.record(y, &[a, b], || MatMul { a: a.clone(), b: b.clone(), ta, tb }))
 }

@@ -2,11 +2,13 @@
 //!
 //! Products and sums are f32 whatever the tensors' data types; a bf16 result is rounded once, at the end.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
 pub(crate) mod product;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::matmul;
@@ -21,15 +23,15 @@ use crate::tensor::{DType, Place, Tensor};
 /// # Errors
 /// `Shape` when `a` or `b` is not a matrix, the inner extents differ, or the result would exceed the maximum size of a
 /// tensor; `Device` when they are on different devices; on a GPU also errors of its driver.
-pub fn apply(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
-    apply_as(a.dtype(), a, b, ta, tb)
+pub fn forward(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
+    forward_as(a.dtype(), a, b, ta, tb)
 }
 
 /// [`apply`] with the result rounded to `dtype`: gradients of f32 weights stay f32 under bf16 activations.
 ///
 /// # Errors
 /// As [`apply`].
-pub fn apply_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
+pub fn forward_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     let [m, k, n] = extents(a, b, ta, tb)?;
     match a.place("matmul", &[("b", b)])? {
         Place::Cpu => {

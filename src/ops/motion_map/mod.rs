@@ -2,9 +2,11 @@
 //! MaCLR compares; [`crate::flow::motion`] selects one). Also the motion boundary, from which MCL's maps are computed
 //! ([`crate::flow::maps`]).
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 use crate::error::{Error, Result};

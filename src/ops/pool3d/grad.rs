@@ -1,7 +1,7 @@
 //! The pools on the tape. Each pass is linear once the positions are fixed, so the gradient of a pass is its adjoint,
 //! and the gradient of the adjoint is the pass.
 
-use super::{Choice, avg_bwd, avg_fwd, gather, global_bwd, global_fwd, max_fwd, unpool};
+use super::{Choice, avg_backward, avg_forward, gather, global_backward, global_forward, max_backward, max_forward};
 use crate::error::Result;
 use crate::shape::{Shape, Window};
 use crate::tape::{Op, Tape, Var};
@@ -11,7 +11,7 @@ use crate::tape::{Op, Tape, Var};
 /// # Errors
 /// See [`Pool::new`](super::Pool::new).
 pub fn max_pool(t: &Tape, x: &Var, kernel: [usize; 3], window: &Window) -> Result<Var> {
-    let (y, choice) = max_fwd(x.value(), kernel, window)?;
+    let (y, choice) = max_forward(x.value(), kernel, window)?;
     Ok(t.record(y, &[x], || Gather(choice)))
 }
 
@@ -24,7 +24,7 @@ impl Op for Gather {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
-        let dx = unpool(dy.value(), &self.0)?;
+        let dx = max_backward(dy.value(), &self.0)?;
         Ok(vec![Some(t.record(dx, &[dy], || Unpool(self.0.clone())))])
     }
 }
@@ -55,7 +55,7 @@ struct Means {
 /// # Errors
 /// See [`Pool::new`](super::Pool::new).
 pub fn avg_pool(t: &Tape, x: &Var, kernel: [usize; 3], window: &Window) -> Result<Var> {
-    let y = avg_fwd(x.value(), kernel, window)?;
+    let y = avg_forward(x.value(), kernel, window)?;
     Ok(t.record(y, &[x], || AvgPool(Means { x: x.shape(), kernel, window: *window })))
 }
 
@@ -68,7 +68,7 @@ impl Op for AvgPool {
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
         let means = self.0;
-        let dx = avg_bwd(dy.value(), means.x, means.kernel, &means.window)?;
+        let dx = avg_backward(dy.value(), means.x, means.kernel, &means.window)?;
         Ok(vec![Some(t.record(dx, &[dy], || AvgPoolBack(means)))])
     }
 }
@@ -88,9 +88,9 @@ impl Op for AvgPoolBack {
 /// The mean over `t h w`: `n t h w c` to `n c`.
 ///
 /// # Errors
-/// `Shape`; see [`global_fwd`].
+/// `Shape`; see [`global_forward`].
 pub fn global_avg_pool(t: &Tape, x: &Var) -> Result<Var> {
-    let y = global_fwd(x.value())?;
+    let y = global_forward(x.value())?;
     Ok(t.record(y, &[x], || GlobalAvgPool { x: x.shape() }))
 }
 
@@ -104,7 +104,7 @@ impl Op for GlobalAvgPool {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
-        let dx = global_bwd(dy.value(), self.x)?;
+        let dx = global_backward(dy.value(), self.x)?;
         Ok(vec![Some(t.record(dx, &[dy], || GlobalAvgPoolBack))])
     }
 }

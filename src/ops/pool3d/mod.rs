@@ -2,13 +2,15 @@
 //!
 //! Activations are `n t h w c`; a [`Window`] gives stride, padding and dilation of the kernel `kt kh kw`. A maximum
 //! ignores padding; a mean counts padding as zeros (PyTorch's `count_include_pad=True`). Every pass has its adjoint
-//! here, and the two of each pair are each other's gradients: [`unpool`] and [`gather`], [`avg_fwd`] and [`avg_bwd`],
-//! [`global_fwd`] and [`global_bwd`].
+//! here, and the two of each pair are each other's gradients: [`max_backward`] and [`gather`], [`avg_forward`] and [`avg_backward`],
+//! [`global_forward`] and [`global_backward`].
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::{avg_pool, global_avg_pool, max_pool};
@@ -142,7 +144,7 @@ enum At<'a> {
 ///
 /// # Errors
 /// As [`Pool::new`].
-pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tensor, Choice)> {
+pub fn max_forward(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tensor, Choice)> {
     let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
     let (y, at) = match x.place("max_pool", &[])? {
         Place::Cpu => {
@@ -167,10 +169,10 @@ pub fn max_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(Tenso
 ///
 /// # Errors
 /// `Shape` when `dy` does not have the shape of the pool's result.
-pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
+pub fn max_backward(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
-    p.expect("unpool", "dy", p.out_shape(), dy)?;
-    match choice.place("unpool", "dy", dy)? {
+    p.expect("max_backward", "dy", p.out_shape(), dy)?;
+    match choice.place("max_backward", "dy", dy)? {
         At::Cpu(at) => match dy.dtype() {
             DType::F32 => Tensor::build(p.in_shape(), |dx| cpu::unpool(p, f32::of(dy), at, dx)),
             DType::BF16 => Tensor::build_bf16(p.in_shape(), |dx| cpu::unpool(p, bf16::of(dy), at, dx)),
@@ -179,7 +181,7 @@ pub fn unpool(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     }
 }
 
-/// The elements of `x` at the chosen positions: the adjoint of [`unpool`].
+/// The elements of `x` at the chosen positions: the adjoint of [`max_backward`].
 ///
 /// # Errors
 /// `Shape` when `x` does not have the shape of the pool's input.
@@ -199,7 +201,7 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`Pool::new`].
-pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
+pub fn avg_forward(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
     match x.place("avg_pool", &[])? {
         Place::Cpu => match x.dtype() {
@@ -210,12 +212,12 @@ pub fn avg_fwd(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor
     }
 }
 
-/// The adjoint of [`avg_fwd`]: each element of `dy`, divided by the kernel's size, is added to every position of its
+/// The adjoint of [`avg_forward`]: each element of `dy`, divided by the kernel's size, is added to every position of its
 /// window.
 ///
 /// # Errors
 /// As [`Pool::new`], and `Shape` when `dy` does not have the shape of the pool's result.
-pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
+pub fn avg_backward(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
     match dy.place("avg_pool", &[])? {
@@ -231,7 +233,7 @@ pub fn avg_bwd(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Window)
 ///
 /// # Errors
 /// `Shape` when `x` is not `n t h w c`, or one of `t h w` is 0.
-pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
+pub fn global_forward(x: &Tensor) -> Result<Tensor> {
     let [n, t, h, w, c] = x.shape().nthwc("global_avg_pool", "x")?;
     if [t, h, w].contains(&0) {
         return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
@@ -245,11 +247,11 @@ pub fn global_fwd(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The adjoint of [`global_fwd`]: `dy[n c] / (t h w)` broadcast over `t h w`.
+/// The adjoint of [`global_forward`]: `dy[n c] / (t h w)` broadcast over `t h w`.
 ///
 /// # Errors
 /// `Shape` when `x_shape` is not `n t h w c`, or `dy` not `n c`.
-pub fn global_bwd(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
+pub fn global_backward(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
     let [n, t, h, w, c] = x_shape.check("global_avg_pool", "x")?.nthwc("global_avg_pool", "x")?;
     if dy.dims() != [n, c] {
         return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));

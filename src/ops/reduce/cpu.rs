@@ -2,7 +2,7 @@
 //! arithmetic.
 
 use crate::cpu::widest::widest;
-use crate::ops::arith::{cpu::run, reference::offset};
+use crate::ops::arith::{cpu::run, offset};
 use crate::shape::Shape;
 use rayon::prelude::*;
 

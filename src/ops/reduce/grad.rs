@@ -1,6 +1,6 @@
 //! Sums and broadcasting on the tape: each is the other's gradient.
 
-use super::{apply_broadcast_to, apply_sum_to};
+use super::{broadcast_to_forward, sum_to_forward};
 use crate::error::Result;
 use crate::ops::{cast, reshape, scale};
 use crate::shape::Shape;
@@ -24,12 +24,12 @@ impl Op for SumTo {
 /// `a` summed over every axis on which `shape` is 1.
 ///
 /// # Errors
-/// `Shape`; see [`super::apply_sum_to`].
+/// `Shape`; see [`super::sum_to_forward`].
 pub fn sum_to(t: &Tape, a: &Var, shape: Shape) -> Result<Var> {
     if a.shape() == shape {
         return Ok(a.clone());
     }
-    let y = apply_sum_to(a.value(), shape)?;
+    let y = sum_to_forward(a.value(), shape)?;
     Ok(t.record(y, &[a], || SumTo { from: a.shape() }))
 }
 
@@ -50,12 +50,12 @@ impl Op for BroadcastTo {
 /// `a` broadcast along every axis on which it has extent 1 and `shape` has more.
 ///
 /// # Errors
-/// `Shape`; see [`super::apply_broadcast_to`].
+/// `Shape`; see [`super::broadcast_to_forward`].
 pub fn broadcast_to(t: &Tape, a: &Var, shape: Shape) -> Result<Var> {
     if a.shape() == shape {
         return Ok(a.clone());
     }
-    let y = apply_broadcast_to(a.value(), shape)?;
+    let y = broadcast_to_forward(a.value(), shape)?;
     Ok(t.record(y, &[a], || BroadcastTo { from: a.shape() }))
 }
 

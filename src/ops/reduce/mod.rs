@@ -3,10 +3,12 @@
 //! `sum_to(a, s)` sums `a` over every axis on which `s` has extent 1; `broadcast_to(a, s)` repeats `a` along every axis
 //! on which it has extent 1 and `s` has more. Each is the gradient of the other.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::{broadcast_to, mean, sum, sum_to};
@@ -19,7 +21,7 @@ use crate::tensor::{Place, Tensor};
 ///
 /// # Errors
 /// `Shape` when the ranks differ, or an extent is neither equal nor 1.
-pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
+pub fn sum_to_forward(a: &Tensor, shape: Shape) -> Result<Tensor> {
     check("sum_to", a.shape(), shape)?;
     if a.shape() == shape {
         return Ok(a.clone());
@@ -38,7 +40,7 @@ pub fn apply_sum_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
 /// # Errors
 /// `Shape` when the ranks differ, an extent is neither equal nor 1, or the result would exceed the maximum size of a
 /// tensor.
-pub fn apply_broadcast_to(a: &Tensor, shape: Shape) -> Result<Tensor> {
+pub fn broadcast_to_forward(a: &Tensor, shape: Shape) -> Result<Tensor> {
     check("broadcast_to", shape.check("broadcast_to", "shape")?, a.shape())?;
     if a.shape() == shape {
         return Ok(a.clone());

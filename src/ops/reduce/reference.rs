@@ -1,6 +1,6 @@
 //! The definition: plain loops.
 
-use crate::ops::{arith::reference::offset, reference::Bounded};
+use crate::ops::{arith::offset, reference::Bounded};
 use crate::shape::Shape;
 use num_traits::Float;
 

@@ -1,7 +1,7 @@
 //! ReLU on the tape. Its gradient is a mask, which is linear in the gradient it is applied to, so the mask is its own
 //! gradient.
 
-use super::{apply, apply_mask};
+use super::{backward, forward};
 use crate::error::Result;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::Tensor;
@@ -23,9 +23,9 @@ impl Op for Relu {
 /// `max(x, 0)`, element by element.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::forward`].
 pub fn relu(t: &Tape, x: &Var) -> Result<Var> {
-    let y = apply(x.value())?;
+    let y = forward(x.value())?;
     Ok(t.record(y.clone(), &[x], || Relu { y }))
 }
 
@@ -45,5 +45,5 @@ impl Op for Mask {
 
 /// `dy` where `y` is positive, 0 elsewhere.
 pub(crate) fn mask(t: &Tape, dy: &Var, y: &Tensor) -> Result<Var> {
-    Ok(t.record(apply_mask(dy.value(), y)?, &[dy], || Mask { y: y.clone() }))
+    Ok(t.record(backward(dy.value(), y)?, &[dy], || Mask { y: y.clone() }))
 }

@@ -2,10 +2,12 @@
 //!
 //! The derivative at 0 is 0, as in PyTorch. NaN is propagated.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub(crate) use grad::mask;
@@ -19,7 +21,7 @@ use half::bf16;
 ///
 /// # Errors
 /// `OutOfMemory`; on a GPU also `Driver`.
-pub fn apply(x: &Tensor) -> Result<Tensor> {
+pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.place("relu", &[])? {
         Place::Cpu => match x.dtype() {
             DType::F32 => Tensor::build(x.shape(), |y| cpu::relu(f32::of(x), y)),
@@ -33,7 +35,7 @@ pub fn apply(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// `Shape` when `dy` and `y` differ in shape; `Device` when they are on different devices.
-pub fn apply_mask(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     if dy.shape() != y.shape() {
         return Err(Error::shape("relu", "dy", y.shape(), dy.shape()));
     }

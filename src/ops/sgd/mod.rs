@@ -8,9 +8,11 @@
 //! ```
 //! Velocities start at zero, which makes the first step PyTorch's `v = g`. Weights, gradients and velocities are f32.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 use crate::driver::Gpu;

@@ -16,12 +16,14 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod median;
 mod plane;
 mod pyramid;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 mod sweep;
 mod warp;

@@ -1,7 +1,7 @@
 //! The functions on the tape. Their derivatives are recorded operations of the argument, so they can be differentiated
 //! to any order.
 
-use super::{Unary, apply};
+use super::{Unary, forward};
 use crate::error::Result;
 use crate::ops::{mul, scale};
 use crate::tape::{Op, Tape, Var};
@@ -29,13 +29,13 @@ impl Op for Function {
 }
 
 fn unary(t: &Tape, f: Unary, x: &Var) -> Result<Var> {
-    Ok(t.record(apply(f, x.value())?, &[x], || Function { f, x: x.clone() }))
+    Ok(t.record(forward(f, x.value())?, &[x], || Function { f, x: x.clone() }))
 }
 
 /// `eˣ`, element by element.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::forward`].
 pub fn exp(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Exp, x)
 }
@@ -43,7 +43,7 @@ pub fn exp(t: &Tape, x: &Var) -> Result<Var> {
 /// The natural logarithm, element by element; NaN below 0.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::forward`].
 pub fn ln(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Ln, x)
 }
@@ -51,7 +51,7 @@ pub fn ln(t: &Tape, x: &Var) -> Result<Var> {
 /// The square root, element by element; NaN below 0.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::forward`].
 pub fn sqrt(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Sqrt, x)
 }
@@ -59,7 +59,7 @@ pub fn sqrt(t: &Tape, x: &Var) -> Result<Var> {
 /// `1 / x`, element by element.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::forward`].
 pub fn recip(t: &Tape, x: &Var) -> Result<Var> {
     unary(t, Unary::Recip, x)
 }

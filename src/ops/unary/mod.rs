@@ -1,9 +1,11 @@
 //! Element-wise functions: `exp`, natural logarithm, square root, reciprocal.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+#[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
 pub use grad::{exp, ln, recip, sqrt};
@@ -41,7 +43,7 @@ impl Unary {
 ///
 /// # Errors
 /// `OutOfMemory`; on a GPU also `Driver`.
-pub fn apply(f: Unary, x: &Tensor) -> Result<Tensor> {
+pub fn forward(f: Unary, x: &Tensor) -> Result<Tensor> {
     match x.place(f.name(), &[])? {
         Place::Cpu => {
             let xs = x.host()?;

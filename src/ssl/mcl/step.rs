@@ -232,7 +232,7 @@ impl Mcl {
         }
         let n = q.intra.shape().dims()[0];
         for other in [k2, k3] {
-            let apart = ops::arith::apply(ops::arith::Arith::Sub, &other.intra, &k1.intra)?;
+            let apart = ops::arith::forward(ops::arith::Arith::Sub, &other.intra, &k1.intra)?;
             let wrong = ops::mul(sum.tape, &q.intra, &Var::constant(apart))?;
             let wrong = ops::sum_to(sum.tape, &wrong, Shape::new(&[n, 1]))?;
             let wrong = ops::scale(sum.tape, &wrong, 1.0 / self.temperature_intra)?;

@@ -18,13 +18,13 @@ fn map(device: &Device, what: &str, x: [usize; 5], seed: u64) -> Vec<Vec<u32>> {
     let (g, f, d) = (noise(seed, &x), noise(seed + 1, &x), noise(seed + 2, &x[..4]));
     let [gw, fw, dw] = [&g, &f, &d].map(wide);
     let [g, f, d] = [g, f, d].map(|v| v.to(device).unwrap());
-    let m = alignment::map_fwd(&g, &f).unwrap();
-    let df = alignment::map_bwd_f(&g, &d).unwrap();
-    let dg = alignment::map_bwd_g(&d, &f).unwrap();
+    let m = alignment::map_forward(&g, &f).unwrap();
+    let df = alignment::map_backward_f(&g, &d).unwrap();
+    let dg = alignment::map_backward_g(&d, &f).unwrap();
     assert_eq!(m.dims(), &x[..4]);
     assert_bounded(what, &data(&m), &reference::map(rows(x), &gw, &fw), DType::F32);
-    assert_bounded(what, &data(&df), &reference::map_bwd_f(rows(x), &gw, &dw), DType::F32);
-    assert_bounded(what, &data(&dg), &reference::map_bwd_g(rows(x), &dw, &fw), DType::F32);
+    assert_bounded(what, &data(&df), &reference::map_backward_f(rows(x), &gw, &dw), DType::F32);
+    assert_bounded(what, &data(&dg), &reference::map_backward_g(rows(x), &dw, &fw), DType::F32);
     vec![bits(&m), bits(&df), bits(&dg)]
 }
 
@@ -34,12 +34,12 @@ fn cosines(device: &Device, what: &str, dims: [usize; 4], seed: u64, how: &Cosin
     let ((p, y), u, dy) = (maps(seed, dims), noise(seed + 2, &dims), Tensor::scalar(0.7));
     let [pw, yw, uw] = [&p, &y, &u].map(wide);
     let [p, y, u, dy] = [p, y, u, dy].map(|v| v.to(device).unwrap());
-    let (loss, stats) = alignment::align_fwd(&p, &y, how).unwrap();
+    let (loss, stats) = alignment::forward(&p, &y, how).unwrap();
     let figures = [data(&loss), data(&stats)].concat();
     assert_bounded(what, &figures, &reference::align(grid, &pw, &yw, how), DType::F32);
-    let dp = alignment::align_bwd(&p, &y, how, &dy).unwrap();
+    let dp = alignment::backward(&p, &y, how, &dy).unwrap();
     assert_bounded(what, &data(&dp), &reference::align_grad(grid, &pw, &yw, how, 0.7f32.into()), DType::F32);
-    let hu = alignment::align_bwd2(&p, &y, how, &dy, &u).unwrap();
+    let hu = alignment::double_backward(&p, &y, how, &dy, &u).unwrap();
     let want = reference::align_hvp(grid, &pw, &yw, how, 0.7f32.into(), &uw);
     assert_bounded(what, &data(&hu), &want, DType::F32);
     vec![figures.iter().map(|v| v.to_bits()).collect(), bits(&dp), bits(&hu)]
@@ -113,17 +113,17 @@ pub fn corners_of_the_losses_on_a_device() {
                 let one = Tensor::scalar(1.0);
                 let (p, y, u, one) = (there(p), there(y), there(&rounded), there(&one));
                 let here = |v: &Tensor| v.to_cpu().unwrap();
-                let got = alignment::align_fwd(&p, &y, &how).unwrap();
+                let got = alignment::forward(&p, &y, &how).unwrap();
                 let want = reference::align([1, 4, 9], &wide(&p), &wide(&y), &how);
                 assert_bounded(&what, &[data(&got.0), data(&got.1)].concat(), &want, DType::F32);
-                let dp = alignment::align_bwd(&p, &y, &how, &one).unwrap();
+                let dp = alignment::backward(&p, &y, &how, &one).unwrap();
                 let want = reference::align_grad([1, 4, 9], &wide(&p), &wide(&y), &how, 1.0);
                 assert_bounded(&what, &data(&dp), &want, DType::F32);
-                let hu = alignment::align_bwd2(&p, &y, &how, &one, &u).unwrap();
+                let hu = alignment::double_backward(&p, &y, &how, &one, &u).unwrap();
                 let want = reference::align_hvp([1, 4, 9], &wide(&p), &wide(&y), &how, 1.0, &wide(&u));
                 assert_bounded(&what, &data(&hu), &want, DType::F32);
                 assert!(data(&hu).iter().chain(&data(&dp)).all(|v| v.is_finite()), "{what}");
-                let cpu = alignment::align_bwd(&here(&p), &here(&y), &how, &here(&one)).unwrap();
+                let cpu = alignment::backward(&here(&p), &here(&y), &how, &here(&one)).unwrap();
                 assert_eq!(data(&cpu).iter().any(|v| *v != 0.0), data(&dp).iter().any(|v| *v != 0.0), "{what}");
                 seen.push(bits(&dp));
             }
@@ -174,9 +174,9 @@ fn maps_move_no_byte_twice_that_they_can_hold() {
     let sim = Sim::new(Order::Forward);
     let there = |v: Tensor| v.to(&sim.device()).unwrap();
     let (g, d) = (there(noise(1, &x)), there(noise(2, &x[..4])));
-    alignment::map_fwd(&g, &g).unwrap();
-    alignment::map_bwd_f(&g, &d).unwrap();
-    alignment::map_bwd_g(&d, &g).unwrap();
+    alignment::map_forward(&g, &g).unwrap();
+    alignment::map_backward_f(&g, &d).unwrap();
+    alignment::map_backward_g(&d, &g).unwrap();
     let totals = sim.machine.totals();
     let moved = |entry: &str| {
         let c = &totals[entry];
@@ -202,10 +202,10 @@ fn what_does_not_fit_on_a_device_is_refused() {
     let sim = Sim::new(Order::Forward);
     let there = |v: &Tensor| v.to(&sim.device()).unwrap();
     let (p, how) = (noise(1, &[1, 449, 1, 1]), Cosines::default());
-    assert!(alignment::align_fwd(&p, &p, &how).is_ok(), "the CPU has no such limit");
-    let e = alignment::align_fwd(&there(&p), &there(&p), &how).err().unwrap();
+    assert!(alignment::forward(&p, &p, &how).is_ok(), "the CPU has no such limit");
+    let e = alignment::forward(&there(&p), &there(&p), &how).err().unwrap();
     let want = "map_alignment: `p` must be n t h w with at most 448 frames on a GPU, but it is 449 frames";
     assert_eq!(e.to_string(), want);
-    let e = alignment::align_fwd(&there(&p), &p, &how).err().unwrap();
+    let e = alignment::forward(&there(&p), &p, &how).err().unwrap();
     assert_eq!(e.to_string(), "map_alignment: `y` must be on the simulator, but it is on the CPU");
 }

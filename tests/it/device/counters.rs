@@ -55,9 +55,9 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
             }))
         })
     }
-    let sum = |to: [usize; 2]| move |x: &Tensor| reduce::apply_sum_to(x, to.into());
+    let sum = |to: [usize; 2]| move |x: &Tensor| reduce::sum_to_forward(x, to.into());
     let descent = |x: &Tensor| {
-        let fresh = |dtype: DType| arith::apply_scale(x, 0.5)?.cast(dtype);
+        let fresh = |dtype: DType| arith::scale_forward(x, 0.5)?.cast(dtype);
         let [mut w, mut v, mut key] = [fresh(DType::F32)?, fresh(DType::F32)?, fresh(DType::F32)?];
         let [mut half, mut key_half] = [fresh(DType::BF16)?, fresh(DType::BF16)?];
         let step = sgd::Step {
@@ -71,10 +71,10 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
         Ok(w)
     };
     vec![
-        ("unary/exp/256k/f32", make(DType::F32, |x| unary::apply(Unary::Exp, x))),
-        ("unary/exp/256k/bf16", make(DType::BF16, |x| unary::apply(Unary::Exp, x))),
-        ("relu/fwd/256k/bf16", make(DType::BF16, relu::apply)),
-        ("relu/bwd/256k/bf16", make(DType::BF16, |x| relu::apply_mask(x, x))),
+        ("unary/exp/256k/f32", make(DType::F32, |x| unary::forward(Unary::Exp, x))),
+        ("unary/exp/256k/bf16", make(DType::BF16, |x| unary::forward(Unary::Exp, x))),
+        ("relu/fwd/256k/bf16", make(DType::BF16, relu::forward)),
+        ("relu/bwd/256k/bf16", make(DType::BF16, |x| relu::backward(x, x))),
         ("cast/narrow/256k/f32", make(DType::F32, |x| x.cast(DType::BF16))),
         ("cast/widen/256k/bf16", make(DType::BF16, |x| x.cast(DType::F32))),
         ("reduce/all/256k/f32", make(DType::F32, sum([1, 1]))),

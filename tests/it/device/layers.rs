@@ -30,7 +30,7 @@ pub fn functions_on_a_device() {
                 for dtype in DTYPES {
                     let v: Vec<f32> = data(&noise(1, &[len])).iter().map(|v| v + 2.5).collect();
                     let x = Tensor::from_f32([len], &v).unwrap().cast(dtype).unwrap();
-                    let y = unary::apply(f, &x.to(device).unwrap()).unwrap();
+                    let y = unary::forward(f, &x.to(device).unwrap()).unwrap();
                     let want = rounded(unary::reference::apply(f, &wide(&x)), 2);
                     assert_bounded(f.name(), &data(&y), &want, dtype);
                     seen.push(bits(&y));
@@ -40,12 +40,12 @@ pub fn functions_on_a_device() {
         // Over the whole range: arguments whose results are normal numbers.
         let x: Vec<f32> = (-870..880).map(|i| i as f32 * 0.1).collect();
         let x = Tensor::from_f32([x.len()], &x).unwrap();
-        let y = unary::apply(Unary::Exp, &x.to(device).unwrap()).unwrap();
+        let y = unary::forward(Unary::Exp, &x.to(device).unwrap()).unwrap();
         assert_bounded("exp, far", &data(&y), &rounded(unary::reference::apply(Unary::Exp, &wide(&x)), 2), DType::F32);
-        let back = unary::apply(Unary::Ln, &y).unwrap();
+        let back = unary::forward(Unary::Ln, &y).unwrap();
         assert_bounded("ln, far", &data(&back), &rounded(unary::reference::apply(Unary::Ln, &wide(&y)), 2), DType::F32);
         let odd = Tensor::from_f32([4], &[0.0, -1.0, f32::INFINITY, f32::NAN]).unwrap().to(device).unwrap();
-        let ln = data(&unary::apply(Unary::Ln, &odd).unwrap());
+        let ln = data(&unary::forward(Unary::Ln, &odd).unwrap());
         assert_eq!((ln[0], ln[2]), (f32::NEG_INFINITY, f32::INFINITY));
         assert!(ln[1].is_nan() && ln[3].is_nan());
         seen
@@ -59,15 +59,15 @@ pub fn the_rectifier_on_a_device() {
             for (dx, dy) in [(0, 0), (1, 1), (0, 1), (1, 0)] {
                 let x = integers(1, &[len]).cast(DTYPES[dx]).unwrap();
                 let d = noise(2, &[len]).cast(DTYPES[dy]).unwrap();
-                let y = relu::apply(&x.to(device).unwrap()).unwrap();
+                let y = relu::forward(&x.to(device).unwrap()).unwrap();
                 assert_eq!(wide(&y), relu::reference::relu(&wide(&x)));
-                let g = relu::apply_mask(&d.to(device).unwrap(), &y).unwrap();
+                let g = relu::backward(&d.to(device).unwrap(), &y).unwrap();
                 assert_eq!(g.dtype(), d.dtype());
                 assert_eq!(wide(&g), relu::reference::backward(&wide(&y), &wide(&d)));
             }
         }
         let odd = Tensor::from_f32([4], &[f32::NAN, -0.0, f32::INFINITY, f32::NEG_INFINITY]).unwrap();
-        let y = data(&relu::apply(&odd.to(device).unwrap()).unwrap());
+        let y = data(&relu::forward(&odd.to(device).unwrap()).unwrap());
         assert!(y[0].is_nan());
         assert_eq!(y[1..], [0.0, f32::INFINITY, 0.0]);
     });
@@ -79,11 +79,11 @@ fn sums(device: &Device, what: &str, from: &[usize], to: &[usize]) -> Vec<Vec<u3
     let mut seen = Vec::new();
     for dtype in DTYPES {
         let a = noise(1, from.dims()).cast(dtype).unwrap();
-        let y = reduce::apply_sum_to(&a.to(device).unwrap(), to).unwrap();
+        let y = reduce::sum_to_forward(&a.to(device).unwrap(), to).unwrap();
         assert_eq!((y.shape(), y.dtype()), (to, dtype), "{what}");
         assert_bounded(what, &data(&y), &reduce::reference::sum_to(&wide(&a), from, to), dtype);
         let b = noise(2, to.dims()).cast(dtype).unwrap();
-        let again = reduce::apply_broadcast_to(&b.to(device).unwrap(), from).unwrap();
+        let again = reduce::broadcast_to_forward(&b.to(device).unwrap(), from).unwrap();
         assert_eq!(wide(&again), reduce::reference::broadcast_to(&wide(&b), to, from), "{what}");
         seen.push(bits(&y));
     }
@@ -258,14 +258,14 @@ fn elementwise_kernels_move_no_byte_twice() {
             println!("{name} {}: {ratio:.4} of the fewest bytes", dtype.name());
             assert!((1.0..1.1).contains(&ratio), "{name} {}: {ratio} of the fewest bytes", dtype.name());
         };
-        go("exp", 2 * b, &|x| drop(unary::apply(Unary::Exp, x).unwrap()));
-        go("relu", 2 * b, &|x| drop(relu::apply(x).unwrap()));
-        go("relu backward", 3 * b, &|x| drop(relu::apply_mask(x, x).unwrap()));
+        go("exp", 2 * b, &|x| drop(unary::forward(Unary::Exp, x).unwrap()));
+        go("relu", 2 * b, &|x| drop(relu::forward(x).unwrap()));
+        go("relu backward", 3 * b, &|x| drop(relu::backward(x, x).unwrap()));
         go("cast", 6 * n, &|x| drop(x.cast(if dtype == DType::F32 { DType::BF16 } else { DType::F32 }).unwrap()));
         go("l2_norm", 2 * b, &|x| drop(l2_norm::forward(x).unwrap()));
         go("l2_norm backward", 3 * b, &|x| drop(l2_norm::backward(x, x).unwrap()));
-        go("sum", b, &|x| drop(reduce::apply_sum_to(x, [1, 1].into()).unwrap()));
-        go("sum over rows", b, &|x| drop(reduce::apply_sum_to(x, [1, 64].into()).unwrap()));
-        go("sum over columns", b, &|x| drop(reduce::apply_sum_to(x, [n / 64, 1].into()).unwrap()));
+        go("sum", b, &|x| drop(reduce::sum_to_forward(x, [1, 1].into()).unwrap()));
+        go("sum over rows", b, &|x| drop(reduce::sum_to_forward(x, [1, 64].into()).unwrap()));
+        go("sum over columns", b, &|x| drop(reduce::sum_to_forward(x, [n / 64, 1].into()).unwrap()));
     }
 }

@@ -181,7 +181,7 @@ fn a_recorded_step_repeats_itself() {
     let sgd = Sgd::default();
     let batch = |i: u64| {
         let mut v = views(4);
-        v.rgb = v.rgb.map(|x| tubelet::ops::arith::apply_scale(&x, 1.0 + 0.1 * i as f32).unwrap());
+        v.rgb = v.rgb.map(|x| tubelet::ops::arith::scale_forward(&x, 1.0 + 0.1 * i as f32).unwrap());
         v.owners = (0..4).map(|o| (o + i as u32) % VIDEOS as u32).collect();
         v
     };

@@ -28,7 +28,7 @@ pub fn products() {
             let want = matmul::reference::apply([m, k, n], &wide(&a), ta, &wide(&b), tb);
             on_gpu(|device| {
                 let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
-                let y = matmul::apply_as(yt, &a, &b, ta, tb).unwrap();
+                let y = matmul::forward_as(yt, &a, &b, ta, tb).unwrap();
                 assert_eq!((y.dtype(), y.shape()), (yt, Shape::from([m, n])));
                 assert_bounded(&format!("{m} {k} {n} {ta} {tb} {at:?} {bt:?}"), &y.load().unwrap(), &want, yt);
                 bits(&y)
@@ -46,7 +46,7 @@ pub fn affine_layers() {
             let want = linear::reference::linear(c.extents, &wide(&x), &wide(&w), Some(&wide(&b)));
             on_gpu(|device| {
                 let [x, w, b] = [&x, &w, &b].map(|t| t.to(device).unwrap());
-                let y = linear::apply(&x, &w, Some(&b)).unwrap();
+                let y = linear::forward(&x, &w, Some(&b)).unwrap();
                 assert_bounded(c.name, &y.load().unwrap(), &want, dtype);
                 bits(&y)
             });
@@ -58,11 +58,11 @@ pub fn affine_layers() {
 fn products_of_nothing() {
     on_gpu(|device| {
         let empty = |shape: [usize; 2]| Tensor::zeros(shape).to(device).unwrap();
-        let y = matmul::apply(&empty([3, 0]), &empty([0, 2]), false, false).unwrap();
+        let y = matmul::forward(&empty([3, 0]), &empty([0, 2]), false, false).unwrap();
         assert_eq!(wide(&y), [0.0; 6]);
         let b = Tensor::from_f32([2], &[1.0, 2.0]).unwrap().to(device).unwrap();
-        let y = linear::apply(&empty([2, 0]), &empty([2, 0]), Some(&b)).unwrap();
+        let y = linear::forward(&empty([2, 0]), &empty([2, 0]), Some(&b)).unwrap();
         assert_eq!(wide(&y), [1.0, 2.0, 1.0, 2.0]);
-        assert!(matmul::apply(&empty([0, 3]), &empty([3, 2]), false, false).unwrap().shape().is_empty());
+        assert!(matmul::forward(&empty([0, 3]), &empty([3, 2]), false, false).unwrap().shape().is_empty());
     });
 }

@@ -20,7 +20,7 @@ fn looks_for_a_gpu() {
             assert!(std::env::var_os(CHILD).is_none(), "no stub has a device");
             assert!(reason.is_none() && matches!(device, Device::Cuda(_)), "{device:?}: {reason:?}");
             let x = Tensor::full([3], 2.0).to(&gpu).unwrap();
-            assert_eq!(arith::apply_scale(&x, 0.5).unwrap().load().unwrap()[..], [1.0; 3]);
+            assert_eq!(arith::scale_forward(&x, 0.5).unwrap().load().unwrap()[..], [1.0; 3]);
         }
         Err(error) => {
             assert!(matches!(error.kind(), ErrorKind::NoDriver { .. }), "{error}");

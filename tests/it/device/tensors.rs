@@ -34,11 +34,11 @@ pub fn arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit() {
         for case in CASES {
             for (da, db) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let a = noise(1, case.a).cast(DTYPES[da]).unwrap();
-                let b = arith::apply(Arith::Add, &noise(2, case.b), &Tensor::full(Shape::new(case.b), 3.0)).unwrap();
+                let b = arith::forward(Arith::Add, &noise(2, case.b), &Tensor::full(Shape::new(case.b), 3.0)).unwrap();
                 let b = b.cast(DTYPES[db]).unwrap();
                 for op in [Arith::Add, Arith::Sub, Arith::Mul, Arith::Div] {
-                    let here = arith::apply(op, &a, &b).unwrap();
-                    let there = arith::apply(op, &a.to(device).unwrap(), &b.to(device).unwrap()).unwrap();
+                    let here = arith::forward(op, &a, &b).unwrap();
+                    let there = arith::forward(op, &a.to(device).unwrap(), &b.to(device).unwrap()).unwrap();
                     assert_eq!(bits(&there), bits(&here), "{} {}", case.name, op.name());
                     seen.push(bits(&there));
                 }
@@ -58,8 +58,8 @@ pub fn conversion_scaling_and_rows_on_a_device() {
                 for to in DTYPES {
                     assert_eq!(bits(&there.cast(to).unwrap()), bits(&x.cast(to).unwrap()));
                 }
-                let scaled = arith::apply_scale(&there, -0.7).unwrap();
-                assert_eq!(bits(&scaled), bits(&arith::apply_scale(&x, -0.7).unwrap()));
+                let scaled = arith::scale_forward(&there, -0.7).unwrap();
+                assert_eq!(bits(&scaled), bits(&arith::scale_forward(&x, -0.7).unwrap()));
             }
         }
         for shape in [[6, 5, 3], [6, 4, 8], [6, 300, 4]] {
@@ -83,9 +83,9 @@ proptest! {
         let extent = |side: u8| dims.iter().map(|&(d, one)| if one == side { 1 } else { d }).collect::<Vec<_>>();
         let (sa, sb) = (extent(0), extent(1));
         let (a, b) = (noise(seed, &sa), noise(seed + 1, &sb));
-        let want = arith::apply(Arith::Mul, &a, &b).unwrap();
+        let want = arith::forward(Arith::Mul, &a, &b).unwrap();
         let sim = Sim::new(Order::Shuffled(seed));
-        let y = arith::apply(Arith::Mul, &a.to(&sim.device()).unwrap(), &b.to(&sim.device()).unwrap()).unwrap();
+        let y = arith::forward(Arith::Mul, &a.to(&sim.device()).unwrap(), &b.to(&sim.device()).unwrap()).unwrap();
         prop_assert_eq!(bits(&y), bits(&want));
     }
 }
@@ -95,7 +95,7 @@ proptest! {
 fn memory_is_recycled() {
     let sim = Sim::new(Order::Forward);
     let x = noise(1, &[1000]).to(&sim.device()).unwrap();
-    let step = || drop(arith::apply_scale(&arith::apply_scale(&x, 2.0).unwrap(), 0.5).unwrap());
+    let step = || drop(arith::scale_forward(&arith::scale_forward(&x, 2.0).unwrap(), 0.5).unwrap());
     step();
     let before = sim.gpu.usage();
     (0..5).for_each(|_| step());
@@ -131,7 +131,7 @@ fn a_graph_repeats_its_work() {
     let device = sim.device();
     let x = noise(1, &[100]).to(&device).unwrap();
     let mut total = Tensor::zeros_on(&device, [100]).unwrap();
-    let work = |total: &Tensor| arith::apply(Arith::Add, &arith::apply_scale(&x, 2.0).unwrap(), total).unwrap();
+    let work = |total: &Tensor| arith::forward(Arith::Add, &arith::scale_forward(&x, 2.0).unwrap(), total).unwrap();
     total = work(&total);
     let mut sum = None;
     let graph = sim.gpu.graph(|| {
@@ -157,7 +157,7 @@ fn tensors_of_two_devices_are_refused() {
     let (a, b) = (Sim::new(Order::Forward), Sim::new(Order::Forward));
     let (x, y) = (noise(1, &[3]).to(&a.device()).unwrap(), noise(1, &[3]).to(&b.device()).unwrap());
     for (x, y) in [(&x, &y), (&x, &noise(1, &[3])), (&noise(1, &[3]), &y)] {
-        let e = arith::apply(Arith::Add, x, y).unwrap_err();
+        let e = arith::forward(Arith::Add, x, y).unwrap_err();
         assert!(matches!(e.kind(), ErrorKind::Device { op: "add", arg: "b", .. }), "{e}");
     }
     assert_eq!(bits(&x.to(&b.device()).unwrap()), bits(&y));

@@ -44,13 +44,13 @@ pub fn ways() -> Vec<Cosines> {
 fn check_map(what: &str, x: [usize; 5], seed: u64) {
     let (g, f, d) = (noise(seed, &x), noise(seed + 1, &x), noise(seed + 2, &x[..4]));
     let [gw, fw, dw] = [&g, &f, &d].map(wide);
-    let m = alignment::map_fwd(&g, &f).unwrap();
+    let m = alignment::map_forward(&g, &f).unwrap();
     assert_eq!(m.dims(), &x[..4]);
     assert_bounded(what, &data(&m), &reference::map(rows(x), &gw, &fw), DType::F32);
-    let df = alignment::map_bwd_f(&g, &d).unwrap();
-    assert_bounded(what, &data(&df), &reference::map_bwd_f(rows(x), &gw, &dw), DType::F32);
-    let dg = alignment::map_bwd_g(&d, &f).unwrap();
-    assert_bounded(what, &data(&dg), &reference::map_bwd_g(rows(x), &dw, &fw), DType::F32);
+    let df = alignment::map_backward_f(&g, &d).unwrap();
+    assert_bounded(what, &data(&df), &reference::map_backward_f(rows(x), &gw, &dw), DType::F32);
+    let dg = alignment::map_backward_g(&d, &f).unwrap();
+    assert_bounded(what, &data(&dg), &reference::map_backward_g(rows(x), &dw, &fw), DType::F32);
 }
 
 fn check_cosines(what: &str, dims: [usize; 4], seed: u64, how: &Cosines) {
@@ -58,13 +58,13 @@ fn check_cosines(what: &str, dims: [usize; 4], seed: u64, how: &Cosines) {
     let grid = [n, t, h * w];
     let ((p, y), u) = (maps(seed, dims), noise(seed + 2, &dims));
     let (pw, yw) = (wide(&p), wide(&y));
-    let (loss, stats) = alignment::align_fwd(&p, &y, how).unwrap();
+    let (loss, stats) = alignment::forward(&p, &y, how).unwrap();
     let got = [data(&loss), data(&stats)].concat();
     assert_bounded(what, &got, &reference::align(grid, &pw, &yw, how), DType::F32);
     let dy = Tensor::scalar(0.7);
-    let dp = alignment::align_bwd(&p, &y, how, &dy).unwrap();
+    let dp = alignment::backward(&p, &y, how, &dy).unwrap();
     assert_bounded(what, &data(&dp), &reference::align_grad(grid, &pw, &yw, how, 0.7f32.into()), DType::F32);
-    let hu = alignment::align_bwd2(&p, &y, how, &dy, &u).unwrap();
+    let hu = alignment::double_backward(&p, &y, how, &dy, &u).unwrap();
     let want = reference::align_hvp(grid, &pw, &yw, how, 0.7f32.into(), &wide(&u));
     assert_bounded(what, &data(&hu), &want, DType::F32);
 }
@@ -88,9 +88,9 @@ fn a_batch_meets_the_definition() {
         let [_, area, c] = rows(case.x);
         let (g, f, d) = (noise(1, &case.x), noise(2, &case.x), noise(3, &case.map()));
         let [m, df, dg] = [
-            alignment::map_fwd(&g, &f).unwrap(),
-            alignment::map_bwd_f(&g, &d).unwrap(),
-            alignment::map_bwd_g(&d, &f).unwrap(),
+            alignment::map_forward(&g, &f).unwrap(),
+            alignment::map_backward_f(&g, &d).unwrap(),
+            alignment::map_backward_g(&d, &f).unwrap(),
         ]
         .map(|v| data(&v));
         let [g, f, d] = [&g, &f, &d].map(wide);
@@ -101,9 +101,9 @@ fn a_batch_meets_the_definition() {
             // A definition of a frame and eight of its channels, and of the map of one cell.
             let few = |x: &[f64]| x.chunks_exact(c).flat_map(|x| x[..8].to_vec()).collect::<Vec<_>>();
             let few32 = |x: &[f32]| x.chunks_exact(c).flat_map(|x| x[..8].to_vec()).collect::<Vec<_>>();
-            let want = reference::map_bwd_f([1, area, 8], &few(g), d);
+            let want = reference::map_backward_f([1, area, 8], &few(g), d);
             assert_bounded(case.name, &few32(&df[whole.clone()]), &want, DType::F32);
-            let want = reference::map_bwd_g([1, area, 8], d, &few(f));
+            let want = reference::map_backward_g([1, area, 8], d, &few(f));
             assert_bounded(case.name, &few32(&dg[whole]), &want, DType::F32);
             let mean: Vec<f64> = (0..c).map(|k| (0..area).map(|q| g[q * c + k]).sum::<f64>() / area as f64).collect();
             let size: Vec<f64> =
@@ -136,10 +136,10 @@ fn the_three_passes_are_adjoint() {
     let (x, m) = ([2, 3, 4, 2, 5], [2, 3, 4, 2]);
     let other = crate::support::numbers::integers(7, &x);
     let cells = crate::support::numbers::integers(8, &m);
-    let op = alignment::map_fwd;
-    assert_adjoint("in f", &x, &m, |f| op(&other, f), |d| alignment::map_bwd_f(&other, d));
-    assert_adjoint("in g", &x, &m, |g| op(g, &other), |d| alignment::map_bwd_g(d, &other));
-    let (f, g) = (alignment::map_bwd_f, alignment::map_bwd_g);
+    let op = alignment::map_forward;
+    assert_adjoint("in f", &x, &m, |f| op(&other, f), |d| alignment::map_backward_f(&other, d));
+    assert_adjoint("in g", &x, &m, |g| op(g, &other), |d| alignment::map_backward_g(d, &other));
+    let (f, g) = (alignment::map_backward_f, alignment::map_backward_g);
     assert_adjoint("the second, in g", &x, &x, |v| f(v, &cells), |u| g(&cells, u));
     assert_adjoint("the third, in f", &x, &x, |v| g(&cells, v), |u| f(u, &cells));
 }
@@ -151,13 +151,14 @@ fn maps_have_gradients_of_any_order() {
     let inputs = [noise(1, &x), noise(2, &x)];
     assert_keep_is_free("map", &inputs, 0.0, map);
     let gradient = |v: &[Vec<f64>], d: &[f64]| {
-        vec![reference::map_bwd_g(rows(x), d, &v[1]).value, reference::map_bwd_f(rows(x), &v[0], d).value]
+        vec![reference::map_backward_g(rows(x), d, &v[1]).value, reference::map_backward_f(rows(x), &v[0], d).value]
     };
     assert_second_order("map", &inputs, map, gradient);
     // The release's: the map of a gradient with itself.
     let square = |t: &Tape, v: &[Var]| ops::channel_map(t, &v[0], &v[0]);
     let gradient = |v: &[Vec<f64>], d: &[f64]| {
-        let [a, b] = [reference::map_bwd_g(rows(x), d, &v[0]).value, reference::map_bwd_f(rows(x), &v[0], d).value];
+        let [a, b] =
+            [reference::map_backward_g(rows(x), d, &v[0]).value, reference::map_backward_f(rows(x), &v[0], d).value];
         vec![a.iter().zip(b).map(|(a, b)| a + b).collect()]
     };
     assert_second_order("square", &inputs[..1], square, gradient);
@@ -173,7 +174,7 @@ fn maps_have_gradients_of_any_order() {
     let dw = wide(d.value());
     let want = reference::map(rows(x), &uw, &vw);
     assert_bounded("third order, in d", &data(third[0].as_ref().unwrap().value()), &want, DType::F32);
-    let want = reference::map_bwd_f(rows(x), &uw, &dw);
+    let want = reference::map_backward_f(rows(x), &uw, &dw);
     assert_bounded("third order, in v", &data(third[1].as_ref().unwrap().value()), &want, DType::F32);
 }
 
@@ -232,7 +233,7 @@ fn cosines_have_gradients_of_gradients_on_the_tape() {
         assert_near(&format!("{what}: for dy"), composed.1[0].into(), fused.1[0].into(), 1e-6);
         // A Hessian is symmetric, so what a third order gives for u is the Hessian along the other.
         let [v, dy] = [noise(10, &dims), Tensor::scalar(0.7)];
-        let want = alignment::align_bwd2(&p, &y, &how, &dy, &v).unwrap();
+        let want = alignment::double_backward(&p, &y, &how, &dy, &v).unwrap();
         if let Some(third) = composed.2.flatten() {
             assert_norm(&format!("{what}: third order"), &data(third.value()), &data(&want), 2e-5);
         }
@@ -245,21 +246,21 @@ fn all_is_the_same_on_any_number_of_threads() {
     let ((p, y), d) = (maps(1, case.map()), noise(5, &case.map()));
     let (g, f, dy) = (noise(3, &case.x), noise(4, &case.x), Tensor::scalar(2.0));
     assert_same_on_any_threads("alignment", || {
-        let (loss, stats) = alignment::align_fwd(&p, &y, &Cosines::default()).unwrap();
+        let (loss, stats) = alignment::forward(&p, &y, &Cosines::default()).unwrap();
         vec![
-            alignment::map_fwd(&g, &f).unwrap(),
-            alignment::map_bwd_f(&g, &d).unwrap(),
-            alignment::map_bwd_g(&d, &f).unwrap(),
+            alignment::map_forward(&g, &f).unwrap(),
+            alignment::map_backward_f(&g, &d).unwrap(),
+            alignment::map_backward_g(&d, &f).unwrap(),
             loss,
             stats,
-            alignment::align_bwd(&p, &y, &Cosines::default(), &dy).unwrap(),
-            alignment::align_bwd2(&p, &y, &Cosines::default(), &dy, &d).unwrap(),
+            alignment::backward(&p, &y, &Cosines::default(), &dy).unwrap(),
+            alignment::double_backward(&p, &y, &Cosines::default(), &dy, &d).unwrap(),
         ]
     });
 }
 
 fn figures(p: &Tensor, y: &Tensor, how: &Cosines) -> [f64; 5] {
-    let (loss, stats) = alignment::align_fwd(p, y, how).unwrap();
+    let (loss, stats) = alignment::forward(p, y, how).unwrap();
     let all: Vec<f64> = [wide(&loss), wide(&stats)].concat();
     all.try_into().unwrap()
 }
@@ -314,11 +315,11 @@ fn a_target_without_motion_loses_all_and_pulls_nowhere() {
         assert_eq!(figures(&p, &still, &how)[1..], [1.0, 1.0, 1.0, 0.0]);
         let zero = vec![0.0; p.shape().len()];
         let dy = Tensor::scalar(1.0);
-        assert_eq!(data(&alignment::align_bwd(&p, &still, &how, &dy).unwrap()), zero);
-        assert_eq!(data(&alignment::align_bwd2(&p, &still, &how, &dy, &p).unwrap()), zero);
+        assert_eq!(data(&alignment::backward(&p, &still, &how, &dy).unwrap()), zero);
+        assert_eq!(data(&alignment::double_backward(&p, &still, &how, &dy, &p).unwrap()), zero);
         // Nor in a batch with others: only the still sample is left alone.
         let half = scaled(&motion(dims), |i| f32::from(i >= 36));
-        let dp = data(&alignment::align_bwd(&maps(1, dims).0, &half, &how, &dy).unwrap());
+        let dp = data(&alignment::backward(&maps(1, dims).0, &half, &how, &dy).unwrap());
         assert!(dp[..36].iter().all(|v| *v == 0.0) && dp[36..].iter().any(|v| *v != 0.0));
     }
 }
@@ -338,7 +339,7 @@ fn lengths_do_not_matter() {
             }
         }
         // What a map cannot gain by growing, its gradient does not ask for: it is at right angles to the map.
-        let dp = alignment::align_bwd(&p, &y, &how, &Tensor::scalar(1.0)).unwrap();
+        let dp = alignment::backward(&p, &y, &how, &Tensor::scalar(1.0)).unwrap();
         for (p, dp) in wide(&p).chunks_exact(36).zip(wide(&dp).chunks_exact(36)) {
             let along: f64 = p.iter().zip(dp).map(|(p, d)| p * d).sum();
             let size: f64 = p.iter().zip(dp).map(|(p, d)| (p * d).abs()).sum();
@@ -355,7 +356,7 @@ fn a_flat_map_earns_nothing_where_centred() {
     let rounded = scaled(&Tensor::full(dims, 0.3), |i| 1.0 + (i % 3) as f32 * 0.5f32.powi(22));
     for how in ways().into_iter().filter(|h| h.centred) {
         assert_eq!(figures(&rounded, &y, &how)[1..4], [1.0; 3]);
-        let dp = alignment::align_bwd(&rounded, &y, &how, &Tensor::scalar(1.0)).unwrap();
+        let dp = alignment::backward(&rounded, &y, &how, &Tensor::scalar(1.0)).unwrap();
         assert!(data(&dp).iter().all(|v| *v == 0.0));
         // Any constant may be added to a map that is not.
         let p = scaled(&y, |i| 1.0 + (i % 5) as f32);
@@ -391,9 +392,9 @@ fn nothing_finite_makes_a_nan() {
             for how in ways() {
                 let dy = Tensor::scalar(1.0);
                 let all = [
-                    data(&alignment::align_fwd(&p, &y, &how).unwrap().0),
-                    data(&alignment::align_bwd(&p, &y, &how, &dy).unwrap()),
-                    data(&alignment::align_bwd2(&p, &y, &how, &dy, &p).unwrap()),
+                    data(&alignment::forward(&p, &y, &how).unwrap().0),
+                    data(&alignment::backward(&p, &y, &how, &dy).unwrap()),
+                    data(&alignment::double_backward(&p, &y, &how, &dy, &p).unwrap()),
                 ];
                 assert!(all.iter().flatten().all(|v| v.is_finite()), "{size} {target} {how:?}: {all:?}");
             }
@@ -406,13 +407,16 @@ fn what_does_not_fit_is_refused() {
     let message = |r: Result<Tensor>| r.err().unwrap().to_string();
     let (g, m) = (noise(1, &[2, 1, 3, 3, 4]), noise(2, &[2, 1, 3, 3]));
     let other = noise(1, &[2, 1, 3, 3, 5]);
-    assert_eq!(message(alignment::map_fwd(&g, &other)), "channel_map: `f` must be [2 1 3 3 4], but it is [2 1 3 3 5]");
-    assert_eq!(message(alignment::map_bwd_f(&g, &g)), "channel_map: `d` must be [2 1 3 3], but it is [2 1 3 3 4]");
+    assert_eq!(
+        message(alignment::map_forward(&g, &other)),
+        "channel_map: `f` must be [2 1 3 3 4], but it is [2 1 3 3 5]"
+    );
+    assert_eq!(message(alignment::map_backward_f(&g, &g)), "channel_map: `d` must be [2 1 3 3], but it is [2 1 3 3 4]");
     let half = g.cast(DType::BF16).unwrap();
-    assert_eq!(message(alignment::map_fwd(&half, &half)), "channel_map: `g` must be of type f32, but it is bf16");
+    assert_eq!(message(alignment::map_forward(&half, &half)), "channel_map: `g` must be of type f32, but it is bf16");
     let none = Tensor::zeros([2, 1, 0, 3, 4]);
-    assert!(message(alignment::map_fwd(&none, &none)).contains("n t h w c with elements"));
-    let align = |p: &Tensor, y: &Tensor, how: &Cosines| message(alignment::align_fwd(p, y, how).map(|l| l.0));
+    assert!(message(alignment::map_forward(&none, &none)).contains("n t h w c with elements"));
+    let align = |p: &Tensor, y: &Tensor, how: &Cosines| message(alignment::forward(p, y, how).map(|l| l.0));
     let how = Cosines::default();
     let e = align(&m, &noise(1, &[2, 1, 7, 7]), &how);
     assert_eq!(e, "map_alignment: `y` must be [2 1 3 3], but it is [2 1 7 7]");
@@ -421,6 +425,6 @@ fn what_does_not_fit_is_refused() {
     let e = align(&m, &m, &wrong);
     assert_eq!(e, "map_alignment: spatial = -1, but a weight is at least 0 and at most 1e9");
     let two = Tensor::zeros([2]);
-    let e = message(alignment::align_bwd(&m, &m, &how, &two));
+    let e = message(alignment::backward(&m, &m, &how, &two));
     assert_eq!(e, "map_alignment: `dy` must be one number, but it is [2]");
 }

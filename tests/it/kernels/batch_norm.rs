@@ -8,7 +8,8 @@ use crate::support::sim::on_gpu;
 use proptest::prelude::*;
 use tubelet::error::ErrorKind;
 use tubelet::ops;
-use tubelet::ops::batch_norm::{self, Rows, Stats, cases::CASES, reference, reference::Layer};
+use tubelet::ops::batch_norm::reference::{self, Layer, Rows};
+use tubelet::ops::batch_norm::{self, Stats, cases::CASES};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
 

@@ -32,23 +32,22 @@ fn arithmetic_meets_its_definition_in_every_broadcast() {
             let (a, b) = (noise(1, case.a).cast(dtype).unwrap(), positive(2, case.b).cast(dtype).unwrap());
             for op in [Arith::Add, Arith::Sub, Arith::Mul, Arith::Div] {
                 for (x, y) in [(&a, &b), (&b, &a)] {
-                    let got = arith::apply(op, x, y).unwrap();
+                    let got = arith::forward(op, x, y).unwrap();
                     let want = arith::reference::apply(op, &wide(x), x.shape(), &wide(y), y.shape(), got.shape());
                     assert_bounded(case.name, &data(&got), &rounded(want, 1), dtype);
                 }
             }
         }
     }
-    let e = arith::apply(Arith::Add, &noise(1, &[2, 3]), &noise(1, &[2, 2])).unwrap_err();
+    let e = arith::forward(Arith::Add, &noise(1, &[2, 3]), &noise(1, &[2, 2])).unwrap_err();
     assert_eq!(e.to_string(), "add: `b` must be equal to [2 3] or 1 on every axis, but it is [2 2]");
-    let e = arith::apply(Arith::Mul, &noise(1, &[2, 3]), &noise(1, &[3])).unwrap_err();
+    let e = arith::forward(Arith::Mul, &noise(1, &[2, 3]), &noise(1, &[3])).unwrap_err();
     assert_eq!(e.to_string(), "mul: `b` must be of the rank of a, [2 3], but it is [3]");
 }
 
 #[test]
 fn arithmetic_gradients_have_gradients() {
     let inputs = [noise(1, &[3, 1, 4]), positive(2, &[1, 2, 4])];
-    let out = Shape::new(&[3, 2, 4]);
     for op in [Arith::Mul, Arith::Div] {
         assert_second_order(
             op.name(),
@@ -57,10 +56,7 @@ fn arithmetic_gradients_have_gradients() {
             |v, dy| {
                 let (mut da, mut db) = (vec![0.0; v[0].len()], vec![0.0; v[1].len()]);
                 for (i, d) in dy.iter().enumerate() {
-                    let (p, q) = (
-                        arith::reference::offset(i, out, Shape::new(&[3, 1, 4])),
-                        arith::reference::offset(i, out, Shape::new(&[1, 2, 4])),
-                    );
+                    let (p, q) = (i / 8 * 4 + i % 4, i % 8); // in [3 1 4] and in [1 2 4], of [3 2 4]
                     let (a, b) = (v[0][p], v[1][q]);
                     let (sa, sb) = if op == Arith::Mul { (b, a) } else { (1.0 / b, -a / (b * b)) };
                     da[p] += d * sa;
@@ -90,16 +86,16 @@ fn sums_meet_their_definition_and_are_adjoint_to_repetition() {
         let (from, to) = (Shape::new(case.from), Shape::new(case.to));
         for dtype in DTYPES {
             let a = noise(1, case.from).cast(dtype).unwrap();
-            let y = reduce::apply_sum_to(&a, to).unwrap();
+            let y = reduce::sum_to_forward(&a, to).unwrap();
             assert_bounded(case.name, &data(&y), &reduce::reference::sum_to(&wide(&a), from, to), dtype);
             let b = noise(2, case.to).cast(dtype).unwrap();
-            let wide_again = reduce::apply_broadcast_to(&b, from).unwrap();
+            let wide_again = reduce::broadcast_to_forward(&b, from).unwrap();
             assert_eq!(wide(&wide_again), reduce::reference::broadcast_to(&wide(&b), to, from), "{}", case.name);
         }
-        let sum = |x: &Tensor| reduce::apply_sum_to(x, to);
-        assert_adjoint(case.name, case.from, case.to, sum, |y| reduce::apply_broadcast_to(y, from));
+        let sum = |x: &Tensor| reduce::sum_to_forward(x, to);
+        assert_adjoint(case.name, case.from, case.to, sum, |y| reduce::broadcast_to_forward(y, from));
     }
-    let e = reduce::apply_sum_to(&noise(1, &[4, 3]), Shape::new(&[2, 3])).unwrap_err();
+    let e = reduce::sum_to_forward(&noise(1, &[4, 3]), Shape::new(&[2, 3])).unwrap_err();
     assert_eq!(e.to_string(), "sum_to: `shape` must be [4 3] with some extents 1, but it is [2 3]");
 }
 
@@ -110,7 +106,7 @@ fn functions_and_their_slopes_are_right() {
             for dtype in DTYPES {
                 let x = positive(1, &[case.len]).cast(dtype).unwrap();
                 let want = rounded(unary::reference::apply(f, &wide(&x)), 2);
-                assert_bounded(f.name(), &data(&unary::apply(f, &x).unwrap()), &want, dtype);
+                assert_bounded(f.name(), &data(&unary::forward(f, &x).unwrap()), &want, dtype);
             }
         }
         let (x, dy) = (wide(&positive(2, &[9])), wide(&noise(3, &[9])));
@@ -136,14 +132,14 @@ fn the_rectifier_and_its_mask() {
     for case in relu::cases::CASES {
         for dtype in DTYPES {
             let (x, dy) = (integers(1, &[case.len]).cast(dtype).unwrap(), noise(2, &[case.len]).cast(dtype).unwrap());
-            let y = relu::apply(&x).unwrap();
+            let y = relu::forward(&x).unwrap();
             assert_eq!(wide(&y), relu::reference::relu(&wide(&x)), "{}", case.name);
-            let dx = relu::apply_mask(&dy, &y).unwrap();
+            let dx = relu::backward(&dy, &y).unwrap();
             assert_eq!(wide(&dx), relu::reference::backward(&wide(&y), &wide(&dy)), "{}", case.name);
         }
     }
     let odd = Tensor::from_f32([4], &[f32::NAN, -0.0, f32::INFINITY, f32::NEG_INFINITY]).unwrap();
-    let y = data(&relu::apply(&odd).unwrap());
+    let y = data(&relu::forward(&odd).unwrap());
     assert!(y[0].is_nan());
     assert_eq!(y[1..], [0.0, f32::INFINITY, 0.0]);
     assert_second_order(
@@ -155,7 +151,7 @@ fn the_rectifier_and_its_mask() {
             vec![y.iter().zip(dy).map(|(y, d)| 2.0 * y * d).collect()]
         },
     );
-    let e = relu::apply_mask(&noise(1, &[3]), &noise(1, &[2])).unwrap_err();
+    let e = relu::backward(&noise(1, &[3]), &noise(1, &[2])).unwrap_err();
     assert_eq!(e.to_string(), "relu: `dy` must be [2], but it is [3]");
 }
 
@@ -169,11 +165,11 @@ fn check_product(what: &str, extents: [usize; 3], ta: bool, tb: bool) {
     let (sa, sb) = stored(extents, ta, tb);
     // Exact on integers, bounded on the rest.
     let (a, b) = (integers(1, &sa), integers(2, &sb));
-    let y = matmul::apply(&a, &b, ta, tb).unwrap();
+    let y = matmul::forward(&a, &b, ta, tb).unwrap();
     assert_eq!(wide(&y), matmul::reference::apply(extents, &wide(&a), ta, &wide(&b), tb).value, "{what}");
     for dtype in DTYPES {
         let (a, b, dy) = (noise(1, &sa).cast(dtype).unwrap(), noise(2, &sb), noise(99, &[m, n]));
-        let y = matmul::apply(&a, &b, ta, tb).unwrap();
+        let y = matmul::forward(&a, &b, ta, tb).unwrap();
         assert_bounded(what, &data(&y), &matmul::reference::apply(extents, &wide(&a), ta, &wide(&b), tb), dtype);
         let g = assert_keep_is_free(what, &[a.clone(), b.clone()], 1e-6, |t, v| ops::matmul(t, &v[0], &v[1], ta, tb));
         let (da, db) = matmul::reference::backward(extents, &wide(&a), ta, &wide(&b), tb, &wide(&dy));
@@ -187,11 +183,11 @@ fn matrix_products_meet_their_definition() {
     for c in matmul::cases::CASES.iter().filter(|c| c.flops() < 1_000_000) {
         check_product(c.name, c.extents, c.ta, c.tb);
     }
-    let none = matmul::apply(&Tensor::zeros([3, 0]), &Tensor::zeros([0, 2]), false, false).unwrap();
+    let none = matmul::forward(&Tensor::zeros([3, 0]), &Tensor::zeros([0, 2]), false, false).unwrap();
     assert_eq!(data(&none), [0.0; 6]);
-    let e = matmul::apply(&noise(1, &[2, 3]), &noise(1, &[4, 2]), false, false).unwrap_err();
+    let e = matmul::forward(&noise(1, &[2, 3]), &noise(1, &[4, 2]), false, false).unwrap_err();
     assert_eq!(e.to_string(), "matmul: `b` must be of 3 rows, the inner extent of a [2 3], but it is [4 2]");
-    let e = matmul::apply(&noise(1, &[2, 3, 1]), &noise(1, &[4, 2]), false, false).unwrap_err();
+    let e = matmul::forward(&noise(1, &[2, 3, 1]), &noise(1, &[4, 2]), false, false).unwrap_err();
     assert_eq!(e.to_string(), "matmul: `a` must be a matrix (two extents), but it is [2 3 1]");
 }
 
@@ -226,7 +222,7 @@ fn linear_layers_meet_their_definition() {
         let [n, i, o] = case.extents;
         for dtype in DTYPES {
             let (x, w, b) = (noise(1, &[n, i]).cast(dtype).unwrap(), noise(2, &[o, i]), noise(3, &[o]));
-            let y = linear::apply(&x, &w, Some(&b)).unwrap();
+            let y = linear::forward(&x, &w, Some(&b)).unwrap();
             let want = linear::reference::linear(case.extents, &wide(&x), &wide(&w), Some(&wide(&b)));
             assert_bounded(case.name, &data(&y), &want, dtype);
             let t = Tape::new();
@@ -241,9 +237,9 @@ fn linear_layers_meet_their_definition() {
         }
     }
     let (x, w) = (noise(1, &[2, 3]), noise(1, &[4, 3]));
-    let e = linear::apply(&x, &noise(1, &[4, 2]), None).unwrap_err();
+    let e = linear::forward(&x, &noise(1, &[4, 2]), None).unwrap_err();
     assert_eq!(e.to_string(), "linear: `w` must be o i with i = 3, but it is [4 2]");
-    let e = linear::apply(&x, &w, Some(&noise(1, &[3]))).unwrap_err();
+    let e = linear::forward(&x, &w, Some(&noise(1, &[3]))).unwrap_err();
     assert_eq!(e.to_string(), "linear: `b` must be [4], one per output, but it is [3]");
 }
 
@@ -253,11 +249,11 @@ fn thread_count_changes_no_bit() {
     let (x, c) = (noise(3, &[3001, 40]), noise(4, &[1, 40]));
     assert_same_on_any_threads("primitives", || {
         vec![
-            matmul::apply(&a, &b, false, true).unwrap(),
-            reduce::apply_sum_to(&x, Shape::new(&[1, 40])).unwrap(),
-            reduce::apply_sum_to(&x, Shape::new(&[1, 1])).unwrap(),
-            arith::apply(Arith::Mul, &x, &c).unwrap(),
-            unary::apply(Unary::Exp, &x).unwrap(),
+            matmul::forward(&a, &b, false, true).unwrap(),
+            reduce::sum_to_forward(&x, Shape::new(&[1, 40])).unwrap(),
+            reduce::sum_to_forward(&x, Shape::new(&[1, 1])).unwrap(),
+            arith::forward(Arith::Mul, &x, &c).unwrap(),
+            unary::forward(Unary::Exp, &x).unwrap(),
         ]
     });
 }

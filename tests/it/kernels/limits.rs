@@ -120,22 +120,22 @@ fn tensors_that_no_memory_holds_are_errors() {
 fn products_larger_than_any_tensor_are_errors() {
     // Nothing to read, and 2^48 or more numbers to write.
     let [a, b] = [numbers([1 << 30, 0].into(), 0), numbers([1 << 30, 0].into(), 0)];
-    refused("matmul", matmul::apply(&a, &b, false, true));
-    refused("linear", linear::apply(&a, &b, None));
+    refused("matmul", matmul::forward(&a, &b, false, true));
+    refused("linear", linear::forward(&a, &b, None));
     let [a, b] = [[1 << 23, 0], [1 << 23, 0]].map(|s| numbers(s.into(), 0));
-    let e = linear::apply(&a, &b, None).unwrap_err();
+    let e = linear::forward(&a, &b, None).unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::OutOfMemory { .. }), "{e}");
-    refused("linear of [2 2^63]", Tensor::from_f32([2, 1 << 63], &[]).and_then(|x| linear::apply(&x, &x, None)));
+    refused("linear of [2 2^63]", Tensor::from_f32([2, 1 << 63], &[]).and_then(|x| linear::forward(&x, &x, None)));
     let [column, row] = [numbers([1 << 23, 1, 1].into(), 0), numbers([1, 1 << 23, 1].into(), 0)];
     refused(
         "add",
-        arith::apply(Arith::Add, &column, &numbers([1, 1 << 23, 0].into(), 0)).and_then(|_| {
+        arith::forward(Arith::Add, &column, &numbers([1, 1 << 23, 0].into(), 0)).and_then(|_| {
             // Of no numbers there is room for any; of numbers there is not.
-            arith::apply(Arith::Add, &column, &row)
+            arith::forward(Arith::Add, &column, &row)
         }),
     );
-    refused("broadcast_to", reduce::apply_broadcast_to(&numbers([1, 1].into(), 0), [1 << 31, 1 << 31].into()));
-    refused("sum_to", reduce::apply_sum_to(&numbers([1, 1].into(), 0), [1 << 63, 1 << 63].into()));
+    refused("broadcast_to", reduce::broadcast_to_forward(&numbers([1, 1].into(), 0), [1 << 31, 1 << 31].into()));
+    refused("sum_to", reduce::sum_to_forward(&numbers([1, 1].into(), 0), [1 << 63, 1 << 63].into()));
 }
 
 #[test]
@@ -150,25 +150,25 @@ fn windows_out_of_range_are_errors() {
                 refused(&what, conv3d::fprop(&x, &w, &g));
                 refused(&what, conv3d::dgrad(&x, &w, x.shape(), &g));
                 refused(&what, conv3d::wgrad(&x, &x, w.shape(), &g));
-                refused(&what, pool3d::max_fwd(&x, [1; 3], &window));
-                refused(&what, pool3d::avg_fwd(&x, [1; 3], &window));
-                refused(&what, pool3d::avg_bwd(&x, x.shape(), [1; 3], &window));
+                refused(&what, pool3d::max_forward(&x, [1; 3], &window));
+                refused(&what, pool3d::avg_forward(&x, [1; 3], &window));
+                refused(&what, pool3d::avg_backward(&x, x.shape(), [1; 3], &window));
             }
             let mut kernel = [1; 3];
             kernel[axis] = big;
-            refused("kernel", pool3d::max_fwd(&x, kernel, &Window::same(kernel)));
+            refused("kernel", pool3d::max_forward(&x, kernel, &Window::same(kernel)));
         }
         let wide = [1, big, big, 1, 2];
         refused("x_shape", conv3d::dgrad(&x, &w, wide.into(), &Geometry::new(Window::UNIT)));
         refused("w_shape", conv3d::wgrad(&x, &x, wide.into(), &Geometry::new(Window::UNIT)));
         refused("groups", conv3d::fprop(&x, &w, &Geometry { groups: big, ..Geometry::new(Window::UNIT) }));
-        refused("pooled", pool3d::global_bwd(&numbers([1, 2].into(), 0), wide.into()));
+        refused("pooled", pool3d::global_backward(&numbers([1, 2].into(), 0), wide.into()));
     }
     // Padding within range, and a result that no memory holds.
     let g = Geometry::new(Window { pad: [Window::MAX; 3], ..Window::UNIT });
     refused("y", conv3d::fprop(&x, &w, &g));
     // A window of padding alone has no maximum.
-    refused("pad", pool3d::max_fwd(&x, [1; 3], &Window { pad: [0, 0, Window::MAX], ..Window::UNIT }));
+    refused("pad", pool3d::max_forward(&x, [1; 3], &Window { pad: [0, 0, Window::MAX], ..Window::UNIT }));
 }
 
 proptest! {
@@ -215,15 +215,15 @@ proptest! {
             return Ok(());
         }
         let (x, dy) = (numbers(shape, 1), numbers(p.out_shape(), 2));
-        let (y, choice) = pool3d::max_fwd(&x, kernel, &window).unwrap();
+        let (y, choice) = pool3d::max_forward(&x, kernel, &window).unwrap();
         let (want, at) = pool3d::reference::max(&p, &wide(&x));
         prop_assert_eq!(wide(&y), want);
         prop_assert_eq!(&choice.positions().unwrap()[..], &at[..]);
-        let dx = pool3d::unpool(&dy, &choice).unwrap();
+        let dx = pool3d::max_backward(&dy, &choice).unwrap();
         assert_bounded("unpool", &dx.load().unwrap(), &pool3d::reference::unpool(&p, &wide(&dy), &at), DType::F32);
-        let mean = pool3d::avg_fwd(&x, kernel, &window).unwrap();
+        let mean = pool3d::avg_forward(&x, kernel, &window).unwrap();
         assert_bounded("avg", &mean.load().unwrap(), &pool3d::reference::avg(&p, &wide(&x)), DType::F32);
-        let dx = pool3d::avg_bwd(&dy, shape, kernel, &window).unwrap();
+        let dx = pool3d::avg_backward(&dy, shape, kernel, &window).unwrap();
         assert_bounded("avg back", &dx.load().unwrap(), &pool3d::reference::avg_back(&p, &wide(&dy)), DType::F32);
     }
 
@@ -244,7 +244,7 @@ proptest! {
             prop_assert_eq!(rows.dims()[0], index.len());
         }
         if to.checked_len().is_none_or(|n| n <= SMALL) {
-            for result in [reduce::apply_broadcast_to(&x, to), reduce::apply_sum_to(&x, to)] {
+            for result in [reduce::broadcast_to_forward(&x, to), reduce::sum_to_forward(&x, to)] {
                 prop_assert!(result.is_err() || result.unwrap().shape() == to);
             }
         }
@@ -271,13 +271,13 @@ proptest! {
         let out = Shape::from([m, n]);
         let (a, b) = (numbers(a, 1), numbers(b, 2));
         match out.checked_len() {
-            None => refused("product", matmul::apply(&a, &b, ta, tb)),
+            None => refused("product", matmul::forward(&a, &b, ta, tb)),
             Some(n) if n > SMALL => {}
             // Sums of any length, and none of them: there is no bound to speak of.
-            Some(0) => prop_assert!(matmul::apply(&a, &b, ta, tb).unwrap().f32().unwrap().is_empty()),
+            Some(0) => prop_assert!(matmul::forward(&a, &b, ta, tb).unwrap().f32().unwrap().is_empty()),
             Some(_) => {
                 let want = matmul::reference::apply([m, k, n], &wide(&a), ta, &wide(&b), tb);
-                assert_bounded("product", matmul::apply(&a, &b, ta, tb).unwrap().f32().unwrap(), &want, DType::F32);
+                assert_bounded("product", matmul::forward(&a, &b, ta, tb).unwrap().f32().unwrap(), &want, DType::F32);
             }
         }
     }

@@ -21,31 +21,31 @@ fn check(device: &Device, what: &str, x: &[usize; 5], kernel: [usize; 3], window
     for dtype in [DType::F32, DType::BF16] {
         // Coarse numbers, so that maxima tie.
         let (v, dy) = (integers(1, x).cast(dtype).unwrap(), noise(2, out.dims()).cast(dtype).unwrap());
-        let (y, choice) = pool3d::max_fwd(&there(&v), kernel, window).unwrap();
+        let (y, choice) = pool3d::max_forward(&there(&v), kernel, window).unwrap();
         let (want, at) = reference::max(&p, &wide(&v));
         assert_eq!((wide(&y), &choice.positions().unwrap()[..]), (want, &at[..]), "{what}: maxima");
-        let dx = pool3d::unpool(&there(&dy), &choice).unwrap();
+        let dx = pool3d::max_backward(&there(&dy), &choice).unwrap();
         assert_bounded(what, &data(&dx), &reference::unpool(&p, &wide(&dy), &at), dtype);
         let back = pool3d::gather(&there(&v), &choice).unwrap();
         assert_eq!(wide(&back), reference::gather(&p, &wide(&v), &at), "{what}: gathered");
 
         let v = noise(3, x).cast(dtype).unwrap();
-        let y = pool3d::avg_fwd(&there(&v), kernel, window).unwrap();
+        let y = pool3d::avg_forward(&there(&v), kernel, window).unwrap();
         assert_bounded(what, &data(&y), &reference::avg(&p, &wide(&v)), dtype);
-        let dx = pool3d::avg_bwd(&there(&dy), v.shape(), kernel, window).unwrap();
+        let dx = pool3d::avg_backward(&there(&dy), v.shape(), kernel, window).unwrap();
         assert_bounded(what, &data(&dx), &reference::avg_back(&p, &wide(&dy)), dtype);
 
         let [n, t, h, w, c] = *x;
-        let y = pool3d::global_fwd(&there(&v)).unwrap();
+        let y = pool3d::global_forward(&there(&v)).unwrap();
         assert_bounded(what, &data(&y), &reference::global(n, t * h * w, c, &wide(&v)), dtype);
         let dy = noise(4, &[n, c]).cast(dtype).unwrap();
         let back = reference::global_back(t * h * w, c, &wide(&dy));
         let back = Bounded { magnitude: back.iter().map(|v| v.abs()).collect(), value: back, terms: 1 };
-        let dx = pool3d::global_bwd(&there(&dy), v.shape()).unwrap();
+        let dx = pool3d::global_backward(&there(&dy), v.shape()).unwrap();
         assert_bounded(what, &data(&dx), &back, dtype);
     }
-    let (_, choice) = pool3d::max_fwd(&there(&integers(1, x)), kernel, window).unwrap();
-    let unpool = |y: &Tensor| pool3d::unpool(&there(y), &choice);
+    let (_, choice) = pool3d::max_forward(&there(&integers(1, x)), kernel, window).unwrap();
+    let unpool = |y: &Tensor| pool3d::max_backward(&there(y), &choice);
     assert_adjoint(what, x, out.dims(), |x| pool3d::gather(&there(x), &choice), unpool);
 }
 
@@ -67,10 +67,10 @@ pub fn cases_meet_the_definition_on_a_device() {
         check(device, "stem, small", &[2, 3, 9, 10, 16], [1, 3, 3], &window);
         check(device, "dilated, wide", &[1, 6, 7, 8, 8], CASES[4].kernel, &CASES[4].window);
         let odd = Tensor::from_f32([1, 1, 1, 3, 1], &[1.0, f32::NAN, 3.0]).unwrap().to(device).unwrap();
-        let (y, choice) = pool3d::max_fwd(&odd, [1, 1, 3], &Window::UNIT).unwrap();
+        let (y, choice) = pool3d::max_forward(&odd, [1, 1, 3], &Window::UNIT).unwrap();
         assert!(data(&y)[0].is_nan() && choice.positions().unwrap()[..] == [1], "a NaN wins once and then stays");
-        let e = pool3d::unpool(&noise(1, &[1; 5]), &choice).unwrap_err();
-        assert!(matches!(e.kind(), ErrorKind::Device { op: "unpool", .. }), "{e}");
+        let e = pool3d::max_backward(&noise(1, &[1; 5]), &choice).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Device { op: "max_backward", .. }), "{e}");
     });
 }
 
@@ -96,10 +96,10 @@ fn means_are_adjoint_to_their_gradients() {
     let (x, kernel) = ([2, 4, 6, 6, 3], [2, 2, 2]);
     let window = Window { stride: [1, 2, 2], pad: [1, 0, 1], dilation: [1; 3] };
     let out = Pool::new("pool", Shape::from(x), kernel, &window).unwrap().out_shape();
-    let back = |y: &Tensor| pool3d::avg_bwd(y, Shape::from(x), kernel, &window);
-    assert_adjoint("avg", &x, out.dims(), |x| pool3d::avg_fwd(x, kernel, &window), back);
+    let back = |y: &Tensor| pool3d::avg_backward(y, Shape::from(x), kernel, &window);
+    assert_adjoint("avg", &x, out.dims(), |x| pool3d::avg_forward(x, kernel, &window), back);
     let x = [3, 2, 4, 4, 5];
-    assert_adjoint("global", &x, &[3, 5], pool3d::global_fwd, |y| pool3d::global_bwd(y, Shape::from(x)));
+    assert_adjoint("global", &x, &[3, 5], pool3d::global_forward, |y| pool3d::global_backward(y, Shape::from(x)));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn agrees_with_pytorch() {
 #[test]
 fn a_nan_wins_a_maximum() {
     let x = Tensor::from_f32([1, 1, 1, 4, 1], &[1.0, f32::NAN, 3.0, 2.0]).unwrap();
-    let (y, choice) = pool3d::max_fwd(&x, [1, 1, 4], &Window::UNIT).unwrap();
+    let (y, choice) = pool3d::max_forward(&x, [1, 1, 4], &Window::UNIT).unwrap();
     assert!(y.item().unwrap().is_nan());
     assert_eq!(choice.positions().unwrap()[..], [1]);
 }
@@ -172,18 +172,18 @@ fn thread_count_changes_no_bit() {
     let (x, kernel) = (noise(1, &[2, 5, 19, 18, 24]), [3; 3]);
     let window = Window { stride: [1, 2, 2], pad: [1; 3], dilation: [1; 3] };
     assert_same_on_any_threads("pools", || {
-        let (y, choice) = pool3d::max_fwd(&x, kernel, &window).unwrap();
-        let dx = pool3d::unpool(&y, &choice).unwrap();
-        let mean = pool3d::avg_fwd(&x, kernel, &window).unwrap();
-        let back = pool3d::avg_bwd(&mean, x.shape(), kernel, &window).unwrap();
-        vec![y, dx, mean, back, pool3d::global_fwd(&x).unwrap()]
+        let (y, choice) = pool3d::max_forward(&x, kernel, &window).unwrap();
+        let dx = pool3d::max_backward(&y, &choice).unwrap();
+        let mean = pool3d::avg_forward(&x, kernel, &window).unwrap();
+        let back = pool3d::avg_backward(&mean, x.shape(), kernel, &window).unwrap();
+        vec![y, dx, mean, back, pool3d::global_forward(&x).unwrap()]
     });
 }
 
 #[test]
 fn mistakes_are_errors() {
     let x = noise(1, &[1, 4, 4, 4, 2]);
-    let said = |x: &Tensor, kernel, window| pool3d::avg_fwd(x, kernel, &window).unwrap_err().to_string();
+    let said = |x: &Tensor, kernel, window| pool3d::avg_forward(x, kernel, &window).unwrap_err().to_string();
     let padded = Window { pad: [3, 0, 0], ..Window::UNIT };
     assert_eq!(
         said(&x, [2, 1, 1], padded),
@@ -191,9 +191,9 @@ fn mistakes_are_errors() {
     );
     assert!(said(&x, [5, 1, 1], Window::UNIT).starts_with("avg_pool: kernel = [5, 1, 1]"));
     assert_eq!(said(&noise(1, &[4, 2]), [1; 3], Window::UNIT), "avg_pool: `x` must be n t h w c, but it is [4 2]");
-    let (_, choice) = pool3d::max_fwd(&x, [2; 3], &Window::UNIT).unwrap();
-    let e = pool3d::unpool(&x, &choice).unwrap_err();
-    assert_eq!(e.to_string(), "unpool: `dy` must be [1 3 3 3 2], but it is [1 4 4 4 2]");
-    let e = pool3d::global_bwd(&x, x.shape()).unwrap_err();
+    let (_, choice) = pool3d::max_forward(&x, [2; 3], &Window::UNIT).unwrap();
+    let e = pool3d::max_backward(&x, &choice).unwrap_err();
+    assert_eq!(e.to_string(), "max_backward: `dy` must be [1 3 3 3 2], but it is [1 4 4 4 2]");
+    let e = pool3d::global_backward(&x, x.shape()).unwrap_err();
     assert_eq!(e.to_string(), "global_avg_pool: `dy` must be [1 2], but it is [1 4 4 4 2]");
 }

@@ -59,6 +59,7 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
 }
 
 /// A pass with tile number `tile` of its kernels, if there is such a tile.
+#[cfg(any(test, feature = "testing"))]
 pub(super) fn on_tile(gpu: &Gpu, p: &Conv3d, pass: Pass, tile: usize, [a, b]: [&Tensor; 2]) -> Result<Option<Tensor>> {
     let Some(plan) = Plan::with_tile(p, pass, a.dtype(), tile)? else { return Ok(None) };
     let (dtype, shape) = match pass {

@@ -93,6 +93,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
+    #[cfg(any(test, feature = "testing"))]
     pub fn with_tile(p: &Conv3d, pass: Pass, dtype: DType, tile: usize) -> Result<Option<Plan>> {
         let plan = Plan::cut(p, pass, dtype, None, Some(tile))?;
         Ok((plan.entry == tile).then_some(plan))

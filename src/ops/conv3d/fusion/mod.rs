@@ -112,7 +112,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
     }
     let dx = super::dgrad(dy, w, x_shape, g)?;
     Ok(Incoming::Result(match add {
-        Some(add) => arith::apply(Arith::Add, add, &dx)?,
+        Some(add) => arith::forward(Arith::Add, add, &dx)?,
         None => dx,
     }))
 }

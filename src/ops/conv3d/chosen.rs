@@ -1,0 +1,62 @@
+//! The three passes with an instruction set, or a tile of the GPU, that the caller chooses: for tests.
+
+#[cfg(any(test, feature = "testing"))]
+use super::Pass;
+use super::fusion::{Epilogue, Prologue};
+use super::{Conv3d, Geometry, check_dy, cpu, cuda};
+use crate::cpu::Isa;
+#[cfg(any(test, feature = "testing"))]
+use crate::error::Error;
+use crate::error::Result;
+use crate::shape::Shape;
+use crate::tensor::{Place, Tensor};
+
+/// [`fprop`] with a given instruction set, so that a test can run every path that its machine supports.
+pub fn fprop_with(isa: Isa, x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
+    match x.place("conv3d", &[("w", w)])? {
+        Place::Cpu => Ok(cpu::fprop(isa, &p, [x, w], Prologue::None, Epilogue::None)?.0),
+        Place::Gpu(gpu) => cuda::fprop(gpu, &p, x, w, None),
+    }
+}
+
+/// [`dgrad`] with a given instruction set.
+pub fn dgrad_with(isa: Isa, dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry) -> Result<Tensor> {
+    let p = Conv3d::new("conv3d dgrad", x_shape, w.shape(), g)?;
+    check_dy("conv3d dgrad", &p, dy)?;
+    match dy.place("conv3d dgrad", &[("w", w)])? {
+        Place::Cpu => cpu::dgrad(isa, &p, [dy, w]),
+        Place::Gpu(gpu) => cuda::dgrad(gpu, &p, dy, w),
+    }
+}
+
+/// [`wgrad`] with a given instruction set.
+pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry) -> Result<Tensor> {
+    let p = Conv3d::new("conv3d wgrad", x.shape(), w_shape, g)?;
+    check_dy("conv3d wgrad", &p, dy)?;
+    match x.place("conv3d wgrad", &[("dy", dy)])? {
+        Place::Cpu => cpu::wgrad(isa, &p, x, Prologue::None, dy),
+        Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
+    }
+}
+
+/// A pass of `p` on a GPU with a given tile, so that a test can run each tile on small problems. `None` if there is no
+/// such tile, and on the CPU. `inputs` are those of the pass, of one data type.
+#[cfg(any(test, feature = "testing"))]
+pub fn on_tile(p: &Conv3d, pass: Pass, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
+    let shapes = match pass {
+        Pass::Fprop => [p.x_shape(), p.w_shape()],
+        Pass::Dgrad => [p.y_shape(), p.w_shape()],
+        Pass::Wgrad => [p.x_shape(), p.y_shape()],
+    };
+    for (input, shape) in inputs.iter().zip(shapes) {
+        input.expect("conv3d", "inputs", inputs[0].dtype())?;
+        if input.shape() != shape {
+            return Err(Error::shape("conv3d", "inputs", shape, input.shape()));
+        }
+    }
+    match inputs[0].place("conv3d", &[("inputs", inputs[1])])? {
+        Place::Cpu => Ok(None),
+        Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs),
+    }
+}
