@@ -39,9 +39,16 @@ __device__ __forceinline__ void edges(const float* __restrict__ flow, T* __restr
                 float gx = smooth[2] - smooth[0], gy = step[0] + 2.0f * step[1] + step[2];
                 sum += gx * gx + gy * gy;
             }
-            out[y * w + x] = from_f32<T>(fminf(sqrtf(sum), clamp) / clamp);
+            float edge = sqrtf(sum);
+            out[y * w + x] = from_f32<T>((edge > clamp ? clamp : edge) / clamp);
         }
     }
+}
+
+// A number kept within `clamp`. Not by minima and maxima, which would turn NaN into a bound.
+__device__ __forceinline__ float within(float x, float clamp) {
+    x = x > clamp ? clamp : x;
+    return x < -clamp ? -clamp : x;
 }
 
 // Flow fields [n 2 h w] to pairs [n h w 2], kept within `clamp` and divided by it. Grid: 256 pixels a block, fields.
@@ -53,7 +60,7 @@ __device__ __forceinline__ void scaled(const float* __restrict__ flow, T* __rest
     }
     const float* from = flow + (u64)blockIdx.y * 2 * pixels + i;
     T* out = to + ((u64)blockIdx.y * pixels + i) * 2;
-    float u = fminf(fmaxf(from[0], -clamp), clamp) / clamp, v = fminf(fmaxf(from[pixels], -clamp), clamp) / clamp;
+    float u = within(from[0], clamp) / clamp, v = within(from[pixels], clamp) / clamp;
     if constexpr (sizeof(T) == 4) {
         *(float2*)out = make_float2(u, v);
     } else {

@@ -18,7 +18,7 @@ use tubelet::flow::{Gray, color, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
-use tubelet::video::Decode;
+use tubelet::video::{Decode, folder};
 
 /// Computes TV-L1 optical flow between two images, or between the frames of videos.
 ///
@@ -265,7 +265,6 @@ fn describe(summary: &mut Summary, pairs: usize, seconds: f64, largest: f32) {
 }
 
 fn gray(path: &Path) -> Result<Gray> {
-    let picture = image::open(path).with_context(|| format!("cannot read {} as an image", path.display()))?.to_rgb8();
-    let (w, h) = (picture.width() as usize, picture.height() as usize);
-    Ok(Gray::from_rgb(picture.as_raw(), h, w)?)
+    let picture = folder::image(path)?;
+    Ok(Gray::from_rgb(&picture.rgb, picture.h, picture.w)?)
 }

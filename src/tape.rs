@@ -7,7 +7,7 @@
 //!
 //! A [`Var`] is a value and, if it has a gradient, the node of the operation that computed it. A node holds what its
 //! operation saved and the nodes of its inputs, but not its own value: memory is held only as long as something will
-//! read it.
+//! read it. A value may be used on several tapes: gradients follow the nodes, whatever tape recorded them.
 //!
 //! ```
 //! use tubelet::{ops, tape::{Mode, Tape}, tensor::Tensor};
@@ -73,12 +73,34 @@ pub enum Mode {
 }
 
 struct Node {
+    /// Unique among all nodes of this thread, and greater than the ids of its inputs. Nodes cannot leave their thread, so
+    /// values of several tapes can be mixed.
     id: u64,
     shape: Shape,
     /// `None` for leaves, and for operations consumed by [`Mode::Free`].
     op: RefCell<Option<Box<dyn Op>>>,
     /// Nodes of the inputs, `None` for constants. Leaves have no inputs.
     inputs: Vec<Option<Rc<Node>>>,
+}
+
+thread_local! {
+    static NEXT_ID: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Drop for Node {
+    /// Drops the nodes that only this one leads to with a loop: a long chain of operations would overflow the stack if
+    /// each node dropped its inputs.
+    fn drop(&mut self) {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        // What an operation saved may hold its inputs, too. It goes first, while `inputs` keeps their nodes alive.
+        drop(self.op.take());
+        while let Some(input) = inputs.pop() {
+            if let Some(mut node) = input.and_then(Rc::into_inner) {
+                inputs.append(&mut node.inputs);
+                drop(node.op.take());
+            }
+        }
+    }
 }
 
 /// A value, with its node on the tape if it has a gradient.
@@ -127,7 +149,6 @@ impl Var {
 /// Records operations, or only computes them.
 pub struct Tape {
     recording: Cell<bool>,
-    next: Cell<u64>,
     add: Add,
 }
 
@@ -137,7 +158,7 @@ pub(crate) type Add = fn(&Tape, &Var, &Var) -> Result<Var>;
 impl Tape {
     /// A tape that uses `add` to add up the gradients of several paths.
     pub(crate) fn adding(add: Add, recording: bool) -> Self {
-        Tape { recording: Cell::new(recording), next: Cell::new(0), add }
+        Tape { recording: Cell::new(recording), add }
     }
 
     /// Whether operations are being recorded.
@@ -153,15 +174,14 @@ impl Tape {
         result
     }
 
-    fn node(&self, shape: Shape, op: Option<Box<dyn Op>>, inputs: Vec<Option<Rc<Node>>>) -> Rc<Node> {
-        let id = self.next.get();
-        self.next.set(id + 1);
+    fn node(shape: Shape, op: Option<Box<dyn Op>>, inputs: Vec<Option<Rc<Node>>>) -> Rc<Node> {
+        let id = NEXT_ID.replace(NEXT_ID.get() + 1);
         Rc::new(Node { id, shape, op: RefCell::new(op), inputs })
     }
 
     /// A value whose gradient can be requested. On a tape that does not record it is a constant.
     pub fn leaf(&self, value: Tensor) -> Var {
-        let node = self.is_recording().then(|| self.node(value.shape(), None, Vec::new()));
+        let node = self.is_recording().then(|| Self::node(value.shape(), None, Vec::new()));
         Var { value, node }
     }
 
@@ -177,7 +197,7 @@ impl Tape {
             return Var::constant(value);
         }
         let inputs = inputs.into_iter().map(|v| v.0).collect();
-        let node = self.node(value.shape(), Some(Box::new(op())), inputs);
+        let node = Self::node(value.shape(), Some(Box::new(op())), inputs);
         Var { value, node: Some(node) }
     }
 

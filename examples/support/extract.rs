@@ -17,6 +17,9 @@ use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
 use super::output::warn;
 use super::progress::Progress;
 
+/// The file beside a video's flow that says which video it is the flow of: its [`Source::fingerprint`].
+const SOURCE: &str = "source";
+
 /// Folder for unfinished results, below the output folder.
 const WRITING: &str = ".writing";
 
@@ -120,7 +123,8 @@ pub struct Extract<'a> {
     pub every: usize,
     pub tvl1: Tvl1,
     pub device: &'a Device,
-    /// Also draw each field; motion of this many pixels has full saturation, 0 for the maximum of the video.
+    /// Also draw each field that has no picture; motion of this many pixels has full saturation, 0 for the maximum of the
+    /// video.
     pub pictures: Option<f32>,
     /// Videos in parallel, and threads for all of them.
     pub jobs: usize,
@@ -188,8 +192,14 @@ impl Extract<'_> {
     /// One video, through the folder `staging`. `Some` is an error of the video, an `Err` one of the output.
     fn one(&self, video: &Video, staging: &Path, done: &Mutex<Done>) -> Result<Option<String>> {
         let tell = |change: &dyn Fn(&mut Done)| change(&mut done.lock().unwrap_or_else(|e| e.into_inner()));
-        let home = self.out.join(&video.name);
+        let (home, source) = (self.out.join(&video.name), format!("{:016x}\n", video.source.fingerprint()));
         if home.join(field_name(0, "flo")).is_file() {
+            if fs::read_to_string(home.join(SOURCE)).ok().as_ref() != Some(&source) {
+                let home = home.display();
+                let what = format!("{home} has the flow of another video, or of this one before it changed: remove it");
+                return Ok(Some(what));
+            }
+            self.draw(&home)?;
             tell(&|d| d.there += 1);
             return Ok(None);
         }
@@ -221,14 +231,8 @@ impl Extract<'_> {
                 largest = largest.max(color::radius(flow));
             }
         }
-        if let Some(radius) = self.pictures {
-            // Colours are scaled by the largest displacement, so images are drawn after the last field, from the files.
-            let radius = if radius > 0.0 { radius } else { largest };
-            for &t in &starts {
-                self.go_on()?;
-                picture(&staging.join(field_name(t, "png")), &flo::read(staging.join(field_name(t, "flo")))?, radius)?;
-            }
-        }
+        self.draw(staging)?;
+        write_atomic(&staging.join(SOURCE), source.as_bytes())?;
         sync(staging)?;
         let parent = home.parent().unwrap_or(self.out);
         create(parent)?;
@@ -241,6 +245,31 @@ impl Extract<'_> {
             d.last = Some((clip.t, clip.h, clip.w, clip.fps));
         });
         Ok(None)
+    }
+
+    /// Draws those fields in `folder` that have no picture yet, if pictures are wanted. Colours are scaled by the largest
+    /// displacement, so this comes after the last field, and reads the files.
+    fn draw(&self, folder: &Path) -> Result<()> {
+        let Some(mut radius) = self.pictures else { return Ok(()) };
+        let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
+        let fields: Vec<&PathBuf> = paths.iter().filter(|p| p.extension().is_some_and(|e| e == "flo")).collect();
+        let missing: Vec<&PathBuf> =
+            fields.iter().copied().filter(|field| !field.with_extension("png").exists()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if radius == 0.0 {
+            for field in fields {
+                self.go_on()?;
+                radius = color::radius(&flo::read(field)?).max(radius);
+            }
+        }
+        for field in missing {
+            self.go_on()?;
+            picture(&field.with_extension("png"), &flo::read(field)?, radius)?;
+        }
+        Ok(())
     }
 
     fn flows(&self, clip: &Clip, starts: &[usize]) -> tubelet::error::Result<Vec<Flow>> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -190,9 +190,22 @@ fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) 
     put("--init-head", job.init_head.into());
     put("--seed", options.common.seed.into());
     put("--probe-every", options.probe_every.into());
-    put("videos.train", splits.train.len().into());
-    put("videos.test", splits.test.len().into());
+    for data in [&splits.train, &splits.test] {
+        let name = format!("videos.{}", data.split.name());
+        put(&format!("{name}.hash"), format!("{:016x}", data.fingerprint()).into());
+        put(&name, data.len().into());
+    }
     Ok(Value::Object(all))
+}
+
+/// Whether there is a run in `out` to resume. Refuses one with other settings or videos.
+fn goes_on(out: &Path, settings: &Value) -> Result<bool> {
+    Folder::compare(out, settings).map_err(|e| {
+        let others = e.to_string().contains(" videos.");
+        let e = anyhow::Error::new(e);
+        let e = if others { e.context("--data or --test names other videos than when the run began") } else { e };
+        e.context("--out")
+    })
 }
 
 /// Prints what a network took from `--init`.
@@ -284,22 +297,22 @@ impl<'a> Run<'a> {
         let settings = all_settings(options, job, &splits)?;
         if options.dry_run {
             dry_run(&options.cache, job, &splits)?;
-            let goes_on = Folder::compare(&out, &settings).context("--out")?;
-            let (begins, out) = (if goes_on { "goes on" } else { "begins" }, out.display());
+            let (begins, out) = (if goes_on(&out, &settings)? { "goes on" } else { "begins" }, out.display());
             say(format_args!(
                 "{settings:#}\nchecked: a run with these settings {begins} in {out}; nothing was written"
             ));
             return Ok(None);
         }
         let folder = Folder::open(&out).context("--out")?;
-        if Folder::compare(&out, &settings).context("--out")? {
+        if goes_on(&out, &settings)? {
             say(format_args!("going on with the run in {}", out.display()));
         }
         let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
         let fill = |data, motion| loader(&options.cache, data, views, motion, seed, !options.no_verify, &stop);
-        let (train, failed_train) = fill(&splits.train, motion[0])?;
-        let (test, failed_test) = fill(&splits.test, motion[1])?;
+        let (train, mut skipped) = fill(&splits.train, motion[0])?;
+        let (test, skipped_test) = fill(&splits.test, motion[1])?;
+        skipped.extend(skipped_test);
         let cache_seconds = began.elapsed().as_secs_f64();
         let mut lengths = Vec::new();
         for (loader, data, motion) in [(&train, &splits.train, job.motion_clips), (&test, &splits.test, false)] {
@@ -308,7 +321,10 @@ impl<'a> Run<'a> {
             }
         }
         let short = short(views, lengths.into_iter())?;
-        let skipped = failed_train + failed_test;
+        let mut settings = settings;
+        settings["videos.skipped"] = skipped.clone().into();
+        // A video that could be read when the run began, or could not, makes it another run.
+        goes_on(&out, &settings)?;
         Ok(Some(Run {
             options,
             training,
@@ -320,7 +336,7 @@ impl<'a> Run<'a> {
             splits,
             train,
             test,
-            skipped,
+            skipped: skipped.len(),
             short,
             cache_seconds,
         }))
@@ -348,6 +364,7 @@ impl<'a> Run<'a> {
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
         self.folder.settle(&self.settings)?;
         let settings = Settings {
+            run: settings::identity(&self.settings),
             seed: self.options.common.seed,
             epochs: self.training.epochs,
             batch: self.training.batch,

@@ -59,7 +59,8 @@ impl Progress {
             Form::Lines { label, unit, total, state } => {
                 let mut state = state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 state.done += n;
-                if state.last.elapsed() >= EVERY {
+                // The last line is that of `finish`.
+                if state.done < *total && state.last.elapsed() >= EVERY {
                     state.last = Instant::now();
                     say(state.line(label, unit, *total));
                 }

@@ -16,7 +16,7 @@ use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress
 use tubelet::video::{Cache, Dataset, Ffmpeg};
 
 /// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, existing files are compared
-/// with their checksums. Videos that cannot be read are named, and counted in the second result.
+/// with their checksums. Videos that cannot be read are printed, and named in the second result.
 pub fn loader(
     dir: &Path,
     data: &Dataset,
@@ -25,7 +25,7 @@ pub fn loader(
     seed: u64,
     verify: bool,
     stop: &AtomicBool,
-) -> Result<(Loader, usize)> {
+) -> Result<(Loader, Vec<String>)> {
     let bar = Progress::new(&format!("{} videos", data.split.name()), "videos", data.len() as u64, 0);
     let shown = Mutex::new(CacheShown::default());
     let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
@@ -52,7 +52,7 @@ pub fn loader(
         say_aside(format_args!("skipped {name}: {why}"));
     }
     let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion };
-    Ok((loader, report.failed.len()))
+    Ok((loader, report.failed.into_iter().map(|(_, name, _)| name).collect()))
 }
 
 /// The problems that [`loader`] would find before it decodes a video; nothing is created.

@@ -87,6 +87,17 @@ pub fn path(path: Option<&Path>) -> Value {
     path.map_or(Value::Null, |p| p.to_string_lossy().into_owned().into())
 }
 
+/// Everything in `settings` that a run's results depend on: not the paths, which may be spelled otherwise.
+pub fn identity(settings: &Value) -> String {
+    let mut all = settings.clone();
+    for path in ["--data", "--test", "--flow-dir", "--init"] {
+        if let Some(all) = all.as_object_mut() {
+            all.remove(path);
+        }
+    }
+    all.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

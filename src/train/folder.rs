@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A run's folder, locked as long as this value exists.
@@ -13,35 +14,48 @@ use std::path::{Path, PathBuf};
 pub struct Folder {
     path: PathBuf,
     lock: File,
+    /// The folders that were created for it, the innermost last.
+    created: Vec<PathBuf>,
 }
 
 impl Folder {
-    /// Creates the folder if needed and locks it.
+    /// Creates the folder if needed and locks it. If the value is dropped before [`Folder::settle`], because the run was
+    /// refused, what was created is removed again.
     ///
     /// # Errors
     /// `Locked` while another process holds it; `Io` when it cannot be created or written.
     pub fn open(path: impl AsRef<Path>) -> Result<Folder> {
         let path = path.as_ref().to_owned();
-        fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+        let mut created: Vec<PathBuf> =
+            path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect();
+        created.reverse();
         let lock_path = path.join(LOCK);
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(Error::io("write", &lock_path))?;
-        // SAFETY: flock takes a descriptor that `lock` keeps open, and accesses no memory of this process.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(held(&path, &mut lock));
-        }
+        let mut lock = loop {
+            fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+            let mut lock = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&lock_path)
+                .map_err(Error::io("write", &lock_path))?;
+            // SAFETY: flock takes a descriptor that `lock` keeps open, and accesses no memory of this process.
+            if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                return Err(held(&path, &mut lock));
+            }
+            // A process that was refused may have removed the file since it was opened here: a lock on it is worth nothing.
+            let ours = lock.metadata().map_err(Error::io("read", &lock_path))?;
+            if fs::metadata(&lock_path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
+                break lock;
+            }
+        };
         let write = |lock: &mut File| {
             lock.set_len(0)?;
             lock.seek(SeekFrom::Start(0))?;
             writeln!(lock, "{}", std::process::id())
         };
         write(&mut lock).map_err(Error::io("write", &lock_path))?;
-        Ok(Folder { path, lock })
+        Ok(Folder { path, lock, created })
     }
 
     /// Checks that [`Folder::open`] would succeed now, and creates nothing.
@@ -69,7 +83,8 @@ impl Folder {
     }
 
     /// Compares `settings` with those that the run in the folder `path` was started with, without changing anything;
-    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here.
+    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here. A field
+    /// that `settings` lacks is not known yet, and not compared.
     ///
     /// # Errors
     /// `Data` naming each field that differs with both values; `Io`; `Format`.
@@ -138,12 +153,17 @@ const NAMED: usize = 8;
 fn differences(begun: &Value, now: &Value, at: String, found: &mut Vec<String>) {
     let (Some(x), Some(y)) = (begun.as_object(), now.as_object()) else {
         if begun != now {
-            let shown = |v: &Value| if v.is_null() { "nothing".to_owned() } else { v.to_string() };
+            let shown = |v: &Value| match v {
+                Value::Null => "nothing".to_owned(),
+                Value::Array(all) if all.is_empty() => "none".to_owned(),
+                Value::Array(all) if all.len() > NAMED => format!("{} and {} more", all[0], all.len() - 1),
+                _ => v.to_string(),
+            };
             found.push(format!("{at}: begun with {}, now {}", shown(begun), shown(now)));
         }
         return;
     };
-    for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))) {
+    for key in y.keys() {
         let name = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
         differences(x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), name, found);
     }
@@ -171,9 +191,18 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Drop for Folder {
+    /// Removes the lock file of a run that was refused, and the folders that were created for it, if they are empty.
+    ///
     /// Closing the file is not enough if a child process is being started at this moment: until its `exec` it holds
     /// copies of all descriptors, and thereby the lock.
     fn drop(&mut self) {
+        if !self.path.join(SETTINGS).exists() {
+            // It is not an error if something remains.
+            let _ = fs::remove_file(self.path.join(LOCK));
+            for folder in self.created.iter().rev() {
+                let _ = fs::remove_dir(folder);
+            }
+        }
         // SAFETY: as in `open`; if it fails, closing the descriptor releases the lock.
         unsafe { libc::flock(self.lock.as_raw_fd(), libc::LOCK_UN) };
     }

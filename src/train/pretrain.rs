@@ -6,6 +6,7 @@ use super::limits;
 use super::metrics::Metrics;
 use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash::fnv1a;
 use crate::nn::{Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
@@ -14,6 +15,7 @@ use crate::video::prefetch::Prefetch;
 use rand::seq::SliceRandom;
 use serde_json::json;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -68,6 +70,9 @@ pub type Load<S> = dyn Fn(u64, usize) -> Result<S> + Send + Sync;
 /// Settings of the loop.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which run this is: a text that changes with everything its bits depend on, such as all its settings and videos. Its
+    /// hash is saved with every checkpoint, and the checkpoint of a run with another text is refused.
+    pub run: String,
     /// Seed of everything random.
     pub seed: u64,
     /// Passes over the videos.
@@ -200,7 +205,7 @@ const TIMED: usize = 1 << 16;
 /// # Errors
 /// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is
 /// not finite (the last checkpoint is kept); `Param` when the batch does not fit the data; `Io`, `Format` for the
-/// files; errors of loading and of the method.
+/// files; `Data` for the checkpoint of another run; errors of loading and of the method.
 #[allow(clippy::too_many_arguments, reason = "each is an independent component")]
 pub fn pretrain<M: Method>(
     method: &mut M,
@@ -226,6 +231,7 @@ pub fn pretrain<M: Method>(
     let (mut last_scores, mut paused) = (None, 0.0);
     let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
         Some(Resumed { checkpoint, state, damaged }) => {
+            same_run(&state, &checkpoint.folder, method.name(), settings)?;
             method.restore(&state)?;
             if !damaged.is_empty() {
                 observer.damaged(&damaged, checkpoint.step);
@@ -302,6 +308,7 @@ pub fn pretrain<M: Method>(
             }
             let mut state = State::default();
             state.texts.insert("method".into(), method.name().into());
+            state.texts.insert("run".into(), hash(&settings.run));
             let scores = [("before", Some(before)), ("after", last_scores.filter(|_| step == steps))];
             for (when, scores) in scores {
                 let Some(scores) = scores else { continue };
@@ -341,6 +348,21 @@ pub fn pretrain<M: Method>(
         samples_per_second: made.load(Ordering::Relaxed) as f64 * settings.workers as f64
             / (busy.load(Ordering::Relaxed) as f64 * 1e-9).max(1e-9),
     })
+}
+
+fn hash(run: &str) -> String {
+    format!("{:016x}", fnv1a(run.as_bytes()))
+}
+
+/// Refuses the state of a run of another method, or with other settings or videos.
+fn same_run(state: &State, checkpoint: &Path, method: &str, settings: &Settings) -> Result<()> {
+    let saved = |name: &str| state.texts.get(name).map_or("", String::as_str);
+    if saved("method") == method && saved("run") == hash(&settings.run) {
+        return Ok(());
+    }
+    let what = "this checkpoint is of another run, with another method or other settings or videos: put the run's own \
+                checkpoint in its place, or begin anew in another folder";
+    Err(Error::data(checkpoint, what))
 }
 
 /// Training seconds so far. They are stored next to the checkpoint, not in it, because the checkpoint's bits depend on

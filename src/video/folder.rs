@@ -82,6 +82,15 @@ pub fn read(dir: &Path, how: &Decode) -> Result<Clip> {
     Clip::new(picked.len(), h, w, rgb, fps)
 }
 
+/// Reads one image in full size, as it is shown: a clip of one frame, at one a second.
+///
+/// # Errors
+/// `Io` when it cannot be read, `Data` when it is cut short or cannot be decoded.
+pub fn image(file: &Path) -> Result<Clip> {
+    let (h, w) = dimensions(file)?;
+    Clip::new(1, h, w, decode(file, [h, w], [h, w])?, 1.0)
+}
+
 /// An image decoder, with the complete file in memory.
 pub(super) fn reader(file: &Path) -> Result<impl ImageDecoder> {
     let bytes = files::read_bounded(file, MAX_FRAME_BYTES, "a frame")?;

@@ -10,13 +10,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::dataset::fnv1a;
 use super::packed::{Kind, Named};
 use super::{
     CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, flow_folder, folder, packed, procedural,
 };
 use crate::error::{Error, Result};
 use crate::flow::maps::MapSpec;
+use crate::hash::fnv1a;
 
 /// Everything a file of frames depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -18,6 +18,9 @@
 //! **Range.** The running maximum makes every exponent at most 0 for any vectors and temperature. For unit vectors the
 //! fixed maximum `1/τ` would suffice, but it underflows for small temperatures and is wrong for other vectors, and the
 //! running maximum costs less than a hundredth of the time.
+//! All vectors must be finite, as those of [`crate::ops::l2_norm`] are: as with a softmax over stored logits, a key with
+//! an infinite element can give a finite loss and a gradient that is NaN. NaN in a query, its positive or a key that is not
+//! masked gives a loss of NaN.
 //!
 //! ```
 //! use tubelet::{ops::{infonce, l2_norm}, tensor::{Device, Tensor}};
@@ -303,7 +306,6 @@ impl Mask<'_> {
 /// The minimum temperature. Unit vectors have logits of magnitude up to `1/τ`, whose differences reach `2/τ`, and
 /// second-order gradients have terms of up to `4/τ²`: at `τ = 2⁻⁶²` that is `2¹²⁶`, and the sum of two such terms is
 /// still finite in f32.
-/// of the gradient has terms of up to `4/τ²`: at `τ = 2⁻⁶²` that is `2¹²⁶`, and two such terms are still finite in f32.
 const LEAST_TAU: f32 = 1.0 / (1u64 << 62) as f32;
 
 /// Checked extents and the temperature.

@@ -36,9 +36,10 @@ pub(super) fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
                     }
                 }
             }
-            // A separate closure would be compiled without the wider vectors.
+            // A separate closure would be compiled without the wider vectors. `f32::min` would turn NaN into `clamp`.
             for e in &mut out {
-                *e = e.sqrt().min(clamp) / clamp;
+                let edge = e.sqrt();
+                *e = if edge > clamp { clamp } else { edge } / clamp;
             }
         },
     );

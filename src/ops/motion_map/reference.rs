@@ -30,7 +30,8 @@ pub fn flow_edges<F: Float>(u: &[F], v: &[F], h: usize, w: usize, clamp: F) -> B
                     size = size + terms * terms;
                 }
             }
-            value.push(square.sqrt().min(clamp) / clamp);
+            let edge = square.sqrt();
+            value.push(if edge > clamp { clamp } else { edge } / clamp);
             magnitude.push(size.sqrt() / clamp);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod fingerprint;
 mod layout;
 mod messages;
 mod origin;
@@ -13,6 +14,7 @@ mod walk;
 
 use super::procedural::{MOTIONS, ProceduralSpec};
 use crate::error::{Error, Result};
+use crate::hash::{fnv1a, fnv1a_on};
 
 /// Source of a video's frames.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -326,14 +328,4 @@ fn sorted_classes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<String>
         classes.sort_by_key(|c| c.parse::<u64>().ok());
     }
     classes
-}
-
-/// 64-bit FNV-1a: a hash that is the same on every machine and in every version.
-pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
-    fnv1a_on(bytes, 0xcbf2_9ce4_8422_2325)
-}
-
-/// Continues the hash `before` with `bytes`.
-fn fnv1a_on(bytes: &[u8], before: u64) -> u64 {
-    bytes.iter().fold(before, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -195,3 +195,47 @@ fn a_tape_that_does_not_record_gives_the_same_values() {
     assert_eq!(data(with.value()), data(without.value()));
     assert_near("four rows of unit length", dot(with.value(), with.value()), X[0] as f64, 1e-6);
 }
+
+/// Ids of nodes were counted for each tape, so that values of two tapes were taken for one another.
+#[test]
+fn values_of_two_tapes_can_be_mixed() {
+    let (s, t) = (Tape::new(), Tape::new());
+    let of = |t: &Tape, x: f32| t.leaf(Tensor::scalar(x));
+    let (a, b) = (of(&s, 2.0), of(&t, 5.0));
+    let square = ops::mul(&s, &a, &a).unwrap(); // recorded on one
+    let y = ops::mul(&t, &square, &b).unwrap(); // a²b, recorded on the other
+    let numbers =
+        |d: Vec<Option<Var>>| -> Vec<f32> { d.iter().map(|d| d.as_ref().unwrap().value().item().unwrap()).collect() };
+    assert_eq!(numbers(s.grad(&y, &[&a, &b], Mode::Keep).unwrap()), [20.0, 4.0]);
+    assert_eq!(numbers(t.grad(&y, &[&b, &a], Mode::Free).unwrap()), [4.0, 20.0]);
+}
+
+/// A recording that no gradient was taken of is dropped by a loop; each node dropping its inputs took a stack frame for
+/// each operation.
+#[test]
+fn a_long_recording_is_dropped_without_a_deep_stack() {
+    let t = Tape::new();
+    let x = t.leaf(noise(1, &[1]));
+    let watched = Rc::new(());
+    let mut y = x.clone();
+    for _ in 0..300_000 {
+        // The operation saves its input, as most do.
+        let saved = (y.clone(), watched.clone());
+        y = t.record(y.value().clone(), &[&y], move || Saves(saved));
+    }
+    assert_eq!(Rc::strong_count(&watched), 300_001);
+    drop(y);
+    assert_eq!(Rc::strong_count(&watched), 1);
+}
+
+struct Saves(#[allow(dead_code, reason = "held to be dropped")] (Var, Rc<()>));
+
+impl Op for Saves {
+    fn name(&self) -> &'static str {
+        "saves"
+    }
+
+    fn backward(&self, _: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![Some(dy.clone())])
+    }
+}

@@ -274,3 +274,50 @@ fn pictures_are_drawn_when_asked_for_and_a_pair_of_images_is_as_it_was() {
     assert_eq!(flo::read(d.join("pair/flow.flo")).unwrap(), flo::read(d.join("flow/a/flow_00000.flo")).unwrap());
     assert!(image::open(d.join("pair/flow.png")).unwrap().width() == SIDE);
 }
+
+#[test]
+fn pictures_asked_for_later_are_drawn_without_computing_the_flow_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    video(&d.join("a"), 3, SIDE, [1, 0]);
+    let Some(out) = run(d, &["a"]) else { return };
+    summary(&out);
+    let before = fields(d);
+    let line = summary(&run(d, &["a", "--pictures"]).unwrap());
+    assert_eq!((line["videos_there"].as_u64(), line["videos_written"].as_u64()), (Some(1), Some(0)), "{line}");
+    assert!(image::open(d.join("flow/a/flow_00001.png")).unwrap().width() == SIDE && fields(d) == before);
+}
+
+/// The flow of a video that changed, or of another with its name, looked as if it was of this one.
+#[test]
+fn flow_of_another_video_is_not_taken_for_this_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    video(&d.join("one/a/v"), 3, SIDE, [1, 0]);
+    video(&d.join("two/a/v"), 4, SIDE, [0, 1]);
+    let Some(out) = run(d, &["one"]) else { return };
+    summary(&out);
+    let before = fields(d);
+    let e = error(&run(d, &["two"]).unwrap());
+    assert!(e.contains("flow/a/v has the flow of another video") && fields(d) == before, "{e}");
+    video(&d.join("one/a/v"), 3, SIDE, [0, 2]);
+    let e = error(&run(d, &["one"]).unwrap());
+    assert!(e.contains("before it changed: remove it"), "{e}");
+    fs::remove_dir_all(d.join("flow/a/v")).unwrap();
+    assert_eq!(summary(&run(d, &["one"]).unwrap())["videos_written"].as_u64(), Some(1));
+}
+
+#[test]
+fn a_picture_cut_short_has_no_flow() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let picture = image::RgbImage::from_fn(64, 48, |x, y| image::Rgb([(x * y) as u8, (x * 7) as u8, (y * 5) as u8]));
+    for name in ["a.jpg", "b.jpg"] {
+        picture.save(d.join(name)).unwrap();
+    }
+    let bytes = fs::read(d.join("b.jpg")).unwrap();
+    fs::write(d.join("b.jpg"), &bytes[..bytes.len() * 2 / 3]).unwrap();
+    let Some(out) = run(d, &["a.jpg", "b.jpg"]) else { return };
+    let e = error(&out);
+    assert!(e.contains("b.jpg") && e.contains("cut short") && !d.join("flow").exists(), "{e}");
+}

@@ -1,6 +1,6 @@
 //! Options of the pre-training examples: every number has its range, and nothing is decoded or written before all is checked.
 
-use crate::support::programs::{example, frames, refused, refused_by, started, summary};
+use crate::support::programs::{data, example, refused, refused_by, started, summary};
 use rayon::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -153,20 +153,6 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
         assert!(e.contains(word), "{args:?}: {e}");
     }
     assert_eq!(fs::read_dir(d).unwrap().count(), 1);
-}
-
-/// Six training and two test videos of `count` frames, and the lists of them.
-fn data(d: &Path, count: usize) {
-    let (mut train, mut test) = (String::new(), String::new());
-    for class in ["a", "b"] {
-        for video in 0..4 {
-            let name = format!("videos/{class}{video}");
-            frames(&d.join(&name), count);
-            (if video < 3 { &mut train } else { &mut test }).push_str(&format!("{name} {class}\n"));
-        }
-    }
-    fs::write(d.join("train.txt"), train).unwrap();
-    fs::write(d.join("test.txt"), test).unwrap();
 }
 
 #[test]

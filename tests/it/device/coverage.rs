@@ -48,6 +48,7 @@ const TESTS: &[fn()] = &[
     matmul::products,
     motion_map::frame_differences_meet_the_definition_on_a_gpu,
     motion_map::maps_of_flow_meet_the_definition_on_a_gpu,
+    motion_map::unknown_flow_is_unknown_on_both_devices,
     pool3d::cases_meet_the_definition_on_a_device,
     batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
     tvl1::tvl1_on_a_gpu_meets_the_definition,

@@ -104,3 +104,24 @@ fn maps_read_what_they_need_once() {
         assert_eq!(c.bank_conflict_cycles, 0, "{name}");
     }
 }
+
+/// A GPU's minimum of NaN and a number is the number: an unknown pixel must not become the strongest edge.
+#[test]
+pub fn unknown_flow_is_unknown_on_both_devices() {
+    let (h, w) = (5, 7);
+    let mut unknown = data(&fields(1, h, w));
+    unknown[2 * w + 3] = f32::NAN;
+    let flow = Tensor::from_f32([1, 2, h, w], &unknown).unwrap();
+    let maps = |flow: &Tensor| {
+        let edges = motion_map::flow_edges_batch(flow, 3.0, DType::F32).unwrap();
+        [data(&edges), data(&motion_map::scaled_flow_batch(flow, 3.0, DType::F32).unwrap())]
+    };
+    for [edges, scaled] in [maps(&flow), on_gpu(|device| maps(&flow.to(device).unwrap()))] {
+        for (i, edge) in edges.iter().enumerate() {
+            // Sobel's kernels have the weight 0 in their middle row or column only: all 3x3 pixels see it.
+            let near = (i / w).abs_diff(2) <= 1 && (i % w).abs_diff(3) <= 1;
+            assert_eq!(edge.is_nan(), near, "pixel {i}: {edge}");
+        }
+        assert!(scaled.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 2 * (2 * w + 3))));
+    }
+}

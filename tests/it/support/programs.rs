@@ -71,6 +71,20 @@ pub fn frames(dir: &Path, count: usize) {
     }
 }
 
+/// Six training and two test videos of `count` frames, and the lists of them.
+pub fn data(d: &Path, count: usize) {
+    let (mut train, mut test) = (String::new(), String::new());
+    for class in ["a", "b"] {
+        for video in 0..4 {
+            let name = format!("videos/{class}{video}");
+            frames(&d.join(&name), count);
+            (if video < 3 { &mut train } else { &mut test }).push_str(&format!("{name} {class}\n"));
+        }
+    }
+    fs::write(d.join("train.txt"), train).unwrap();
+    fs::write(d.join("test.txt"), test).unwrap();
+}
+
 /// The summary that a run printed last.
 pub fn summary(out: &Output) -> serde_json::Value {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -92,6 +92,7 @@ pub fn run<M: Method>(
         Ok(Scores { probe: probe(&train, &test, 0.03)?.top1, knn: knn(&train, &test, 1)?.top1 })
     };
     let settings = Settings {
+        run: "a test".to_owned(),
         seed: SEED,
         epochs: training.epochs,
         batch: training.batch,

@@ -115,6 +115,8 @@ fn the_orientation_of_a_frame_is_obeyed() {
         }
         let clip = folder::read(dir.path(), &Decode::default()).unwrap();
         assert_eq!((clip.t, clip.h, clip.w), (2, h, w), "orientation {orientation}");
+        let alone = folder::image(&dir.path().join("1.jpg")).unwrap();
+        assert_eq!((alone.t, alone.h, alone.w, &alone.rgb[..]), (1, h, w, clip.frame(0)));
         let white = |pixel: usize| clip.frame(1)[3 * pixel] > 128;
         assert_eq!((white(0), white(h * w - 1)), (first, last), "orientation {orientation}");
         let small = folder::read(dir.path(), &Decode { short_side: Some(4), ..Decode::default() }).unwrap();
