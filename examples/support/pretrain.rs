@@ -323,6 +323,9 @@ impl<'a> Run<'a> {
         let short = short(views, lengths.into_iter())?;
         let mut settings = settings;
         settings["videos.skipped"] = skipped.clone().into();
+        // Fewer videos than were listed may be too few.
+        steps_per_epoch(train.videos.len(), training.batch)?;
+        training.queue_length(train.videos.len(), job.keys)?;
         // A video that could be read when the run began, or could not, makes it another run.
         goes_on(&out, &settings)?;
         Ok(Some(Run {

@@ -18,8 +18,8 @@ use half::f16;
 /// normalised: the response to a step of one pixel is 4), the border replicated, then `min(E, clamp) / clamp`. A
 /// panning camera gives no edges; mirroring the video mirrors the map and changes nothing else.
 ///
-/// `clamp` is in pixels and should be positive; otherwise every edge becomes 1. NaN in the flow gives NaN at the pixels
-/// around it.
+/// `clamp` is in pixels and should be positive; otherwise every edge becomes 1. NaN in the flow gives NaN at the eight
+/// pixels around it.
 pub fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     cpu::flow_edges(flow, clamp.max(f32::MIN_POSITIVE))
 }
