@@ -171,9 +171,9 @@ fn share(share: f64) -> Option<f64> {
 fn once(gpu: &Gpu, work: &mut Work) -> Result<f32> {
     let timed = work()?;
     drop(Tensor::zeros_on(&Device::Cuda(gpu.clone()), [FLUSH / 4])?);
-    let start = gpu.record()?;
+    let start = gpu.record_event()?;
     let place = timed()?;
-    let end = gpu.record()?;
+    let end = gpu.record_event()?;
     if place == Device::Cpu {
         let what = "it was computed on the CPU: there is no kernel for it".into();
         return Err(tubelet::error::ErrorKind::Driver { action: "time a case", what }.into());

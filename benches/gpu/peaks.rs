@@ -79,10 +79,10 @@ impl Probe<'_> {
         let launch = Launch { spread: self.spread, args, reached: &[] };
         let mut best = f64::INFINITY;
         for _ in 0..10 {
-            let start = self.gpu.record()?;
+            let start = self.gpu.record_event()?;
             // SAFETY: the arguments are those of the entry in cuda/peaks.cu, over memory of the lengths they name.
             unsafe { self.gpu.raw_driver().launch(self.function, &launch)? };
-            let end = self.gpu.record()?;
+            let end = self.gpu.record_event()?;
             best = best.min(f64::from(self.gpu.elapsed_ms(start, end)?) * 1e-3);
         }
         Ok(best)

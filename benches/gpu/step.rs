@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tubelet::error::Result;
 use tubelet::nn::{Classifier, Net};
-use tubelet::ops::sgd::{self, Rate, Sgd, Step, Weights};
+use tubelet::ops::sgd::{self, Rate, Sgd, Update, Weights};
 use tubelet::rng::{Purpose, stream};
 use tubelet::shape::Shape;
 use tubelet::ssl::maclr::{Maclr, Views};
@@ -87,8 +87,8 @@ pub fn update() -> Case {
                 let [half, key_half] = half.each_ref().map(|set| set.borrow_mut());
                 let (mut w, mut velocity, mut key, mut half, mut key_half) = (w, velocity, key, half, key_half);
                 let rest = velocity.iter_mut().zip(key.iter_mut()).zip(half.iter_mut().zip(key_half.iter_mut()));
-                let mut steps: Vec<Step> = (w.iter_mut().zip(grad.iter()).zip(rest))
-                    .map(|((w, g), ((v, key), (half, key_half)))| Step {
+                let mut steps: Vec<Update> = (w.iter_mut().zip(grad.iter()).zip(rest))
+                    .map(|((w, g), ((v, key), (half, key_half)))| Update {
                         w: Weights::Trained(w),
                         update: Some((g, v, true)),
                         key: Some(key),
@@ -96,7 +96,7 @@ pub fn update() -> Case {
                         key_half: Some(key_half),
                     })
                     .collect();
-                sgd::step_all(&Sgd::default(), Rate::Value(0.01), 0.999, None, &mut steps)?;
+                sgd::update_all(&Sgd::default(), Rate::Value(0.01), 0.999, None, &mut steps)?;
                 Ok(device)
             }))
         }))

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::hint::black_box;
 use tubelet::nn::{Builder, Net, Trunk};
 use tubelet::ops::batch_norm::Stats;
-use tubelet::ops::sgd::{Rate, Sgd, Step, Weights, step_all};
+use tubelet::ops::sgd::{Rate, Sgd, Update, Weights, update_all};
 use tubelet::ops::{self, infonce, l2_norm, pool3d};
 use tubelet::shape::Window;
 use tubelet::tape::{self, Tape, Var};
@@ -147,8 +147,8 @@ fn update() -> Case {
             let (mut w, grads, mut velocity, mut key) = (filled(1), filled(2), filled(3), filled(4));
             let run = move || {
                 let all = w.iter_mut().zip(&grads).zip(&mut velocity).zip(&mut key);
-                let mut steps: Vec<Step> = all
-                    .map(|(((w, g), v), key)| Step {
+                let mut steps: Vec<Update> = all
+                    .map(|(((w, g), v), key)| Update {
                         w: Weights::Trained(w),
                         update: Some((g, v, true)),
                         key: Some(key),
@@ -156,7 +156,7 @@ fn update() -> Case {
                         key_half: None,
                     })
                     .collect();
-                step_all(&Sgd::default(), Rate::Value(1e-6), 0.999, None, &mut steps)
+                update_all(&Sgd::default(), Rate::Value(1e-6), 0.999, None, &mut steps)
             };
             Ok(Work { run: Box::new(run), check: None })
         }),

@@ -43,7 +43,7 @@ impl Step {
             let Some(grad) = grad else { continue };
             let decays = self.params[id].role.decays();
             let (w, v) = (&mut self.params[id].value, &mut self.velocity[id.index()]);
-            sgd::step(&sgd::Sgd::default(), 0.01, w, grad.value(), v, decays)?;
+            sgd::update(&sgd::Sgd::default(), 0.01, w, grad.value(), v, decays)?;
         }
         loss.value().item()
     }

@@ -35,7 +35,7 @@ pub(crate) trait Vector: Copy {
 }
 
 /// A computation written once for all instruction sets.
-pub(crate) trait Kernel {
+pub(crate) trait Vectorized {
     /// # Safety
     /// The instruction set of `V` must be available. Must be `#[inline(always)]`, or it is compiled without that set.
     unsafe fn run<V: Vector>(self);
@@ -43,7 +43,7 @@ pub(crate) trait Kernel {
 
 /// Runs a kernel compiled for the fastest instruction set up to `isa` that the process may use.
 #[inline]
-pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
+pub(crate) fn run<K: Vectorized>(isa: Isa, kernel: K) {
     // SAFETY: `or_less` returns what was detected.
     unsafe {
         match isa.or_less() {
@@ -160,17 +160,17 @@ pub(crate) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Vector};
+    use super::{Vector, Vectorized};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,fma")]
-    pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) {
+    pub(super) unsafe fn run_avx512<K: Vectorized>(kernel: K) {
         // SAFETY: this function's own condition.
         unsafe { kernel.run::<Avx512>() }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
+    pub(super) unsafe fn run_avx2<K: Vectorized>(kernel: K) {
         // SAFETY: this function's own condition.
         unsafe { kernel.run::<Avx2>() }
     }

@@ -26,7 +26,7 @@ struct Loaded {
     functions: HashMap<&'static str, (FunctionId, u32)>,
 }
 
-/// A recorded graph that can be replayed with one launch. See [`Gpu::graph`].
+/// A captured graph that can be replayed with one launch. See [`Gpu::graph`].
 #[derive(Debug)]
 pub struct Graph {
     gpu: Gpu,
@@ -130,7 +130,7 @@ impl Gpu {
         Usage { live: p.live, peak: p.peak, held: p.held, allocations: p.allocations }
     }
 
-    /// Returns free blocks to the driver. Graphs recorded before must not be replayed afterwards.
+    /// Returns free blocks to the driver. Graphs captured before must not be replayed afterwards.
     ///
     /// # Errors
     /// `Driver`, also for earlier work that failed.
@@ -153,8 +153,8 @@ impl Gpu {
     ///
     /// # Errors
     /// `Driver`.
-    pub fn record(&self) -> Result<EventId> {
-        self.0.driver.record()
+    pub fn record_event(&self) -> Result<EventId> {
+        self.0.driver.record_event()
     }
 
     /// Milliseconds between two events; waits for the later one.
@@ -166,19 +166,19 @@ impl Gpu {
     }
 
     /// Records the work that `work` submits instead of executing it. Run the same work once before: modules must be loaded
-    /// and memory must be available in the pool, because neither is possible while recording.
+    /// and memory must be available in the pool, because neither is possible while capturing.
     ///
     /// The graph uses the same addresses on every replay. It keeps the temporary memory of `work`; the caller keeps alive what
     /// `work` reads from outside and the results it leaves.
     ///
     /// # Errors
-    /// What `work` returns; `Driver` when something in it cannot be recorded.
+    /// What `work` returns; `Driver` when something in it cannot be captured.
     pub fn graph(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         self.0.driver.begin_graph()?;
-        self.pool().start_recording();
+        self.pool().start_capture();
         let done = work();
         let id = self.0.driver.end_graph(); // always ended, so that the stream works again after a failure
-        let blocks = self.pool().end_recording();
+        let blocks = self.pool().end_capture();
         let used = blocks.into_iter().map(|(ptr, block)| Memory::owned(self.clone(), ptr, block, block)).collect();
         done?;
         Ok(Graph { gpu: self.clone(), id: id?, used })

@@ -115,7 +115,7 @@ pub struct FunctionId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventId(pub u64);
 
-/// Handle of a recorded graph.
+/// Handle of a captured graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub u64);
 
@@ -200,7 +200,7 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// `Driver`.
-    fn record(&self) -> Result<EventId>;
+    fn record_event(&self) -> Result<EventId>;
 
     /// Milliseconds between two events; waits for the later one.
     ///
@@ -208,16 +208,16 @@ pub trait Driver: Send + Sync {
     /// `Driver`.
     fn elapsed_ms(&self, from: EventId, to: EventId) -> Result<f32>;
 
-    /// Starts recording: work submitted from now on is recorded and not executed.
+    /// Starts capturing: work submitted from now on is captured and not executed.
     ///
     /// # Errors
-    /// `Driver`, also where the stream cannot be recorded.
+    /// `Driver`, also where the stream cannot be captured.
     fn begin_graph(&self) -> Result<()>;
 
-    /// Ends recording.
+    /// Ends capturing.
     ///
     /// # Errors
-    /// `Driver`, also when something was submitted that cannot be recorded (allocation, download).
+    /// `Driver`, also when something was submitted that cannot be captured (allocation, download).
     fn end_graph(&self) -> Result<GraphId>;
 
     /// Replays a graph once.

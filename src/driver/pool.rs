@@ -15,7 +15,7 @@ pub(super) struct Pool {
     pub held: usize,
     /// Requests served by the driver instead of the pool.
     pub allocations: u64,
-    /// Blocks handed out since recording started: the graph will use their addresses again.
+    /// Blocks handed out since capturing started: the graph will use their addresses again.
     recorded: Option<BTreeSet<(usize, u64)>>,
 }
 
@@ -35,12 +35,12 @@ impl Pool {
         Some(ptr)
     }
 
-    pub fn start_recording(&mut self) {
+    pub fn start_capture(&mut self) {
         self.recorded = Some(BTreeSet::new());
     }
 
-    /// Blocks handed out since recording started and freed again: they leave the pool, because the graph will write to them.
-    pub fn end_recording(&mut self) -> Vec<(u64, usize)> {
+    /// Blocks handed out since capturing started and freed again: they leave the pool, because the graph will write to them.
+    pub fn end_capture(&mut self) -> Vec<(u64, usize)> {
         let mut kept = Vec::new();
         for (block, ptr) in self.recorded.take().unwrap_or_default() {
             let Some(free) = self.free.get_mut(&block) else { continue };

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// One convolution and its normalisation, as a row of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Step {
+pub struct ConvSpec {
     /// Output channels.
     pub out: usize,
     /// Extents `kt kh kw`. Odd ones are padded to keep extents at stride 1; even ones are not padded.
@@ -38,7 +38,7 @@ pub struct ConvNorm {
 
 impl ConvNorm {
     /// A step from `c` channels; `scale` is the initial scale of the normalisation.
-    pub fn new(b: &mut Builder, names: &Names, c: usize, step: Step, scale: f32) -> Self {
+    pub fn new(b: &mut Builder, names: &Names, c: usize, step: ConvSpec, scale: f32) -> Self {
         ConvNorm {
             conv: Conv::new(b, &names.0, c, step.out, step.kernel, step.stride),
             norm: names.1.as_ref().map(|name| Norm::new(b, name, step.out, scale)),
@@ -171,9 +171,9 @@ pub(super) struct Plan {
     /// Its name.
     pub name: String,
     /// The path without its last step.
-    pub path: Vec<(Names, Step)>,
+    pub path: Vec<(Names, ConvSpec)>,
     /// The last step of the path.
-    pub last: (Names, Step),
+    pub last: (Names, ConvSpec),
     /// Names of the projection; `None` for a block without shortcut.
     pub shortcut: Option<Names>,
     /// Initial scale of the last normalisation: with 0 the block is initially its shortcut alone.
@@ -190,7 +190,7 @@ impl Block {
             None => Shortcut::None,
             Some(_) if c == last.out && stride == [1; 3] => Shortcut::Identity,
             Some(names) => {
-                let step = Step { out: last.out, kernel: [1; 3], stride };
+                let step = ConvSpec { out: last.out, kernel: [1; 3], stride };
                 Shortcut::Projection(ConvNorm::new(b, names, c, step, 1.0))
             }
         };

@@ -33,7 +33,7 @@ mod precision;
 mod recompute;
 
 pub use backbone::Trunk;
-pub use block::{Block, ConvNorm, Grid, Step};
+pub use block::{Block, ConvNorm, ConvSpec, Grid};
 pub use build::Builder;
 pub use conv::Conv;
 pub use head::{Classifier, Encoder, ProjectionHead};

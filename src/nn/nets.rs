@@ -1,6 +1,6 @@
 //! The networks, as tables: a stem, an optional pool, and stages of equal blocks.
 
-use super::block::{Names, Plan, Step};
+use super::block::{ConvSpec, Names, Plan};
 use crate::error::{Error, Result};
 use crate::shape::Window;
 
@@ -193,7 +193,7 @@ pub struct Net {
     /// Channels of the input.
     pub in_channels: usize,
     /// Convolutions before the stages, each with normalisation and ReLU.
-    pub stem: Vec<Step>,
+    pub stem: Vec<ConvSpec>,
     /// The pool after the stem.
     pub pool: Option<Pool>,
     /// The stages.
@@ -244,15 +244,15 @@ impl Net {
     /// torchvision's `r2plus1d_18`: 31,300,125 parameters, 31,505,325 with its classifier of 400 classes.
     pub fn r2plus1d_18() -> Net {
         let stem = vec![
-            Step { out: 45, kernel: [1, 7, 7], stride: [1, 2, 2] },
-            Step { out: 64, kernel: [3, 1, 1], stride: [1; 3] },
+            ConvSpec { out: 45, kernel: [1, 7, 7], stride: [1, 2, 2] },
+            ConvSpec { out: 64, kernel: [3, 1, 1], stride: [1; 3] },
         ];
         resnet18(stem, Kind::Factored)
     }
 
     /// torchvision's `r3d_18`: 33,166,272 parameters, 33,371,472 with its classifier of 400 classes.
     pub fn r3d_18() -> Net {
-        let stem = vec![Step { out: 64, kernel: [3, 7, 7], stride: [1, 2, 2] }];
+        let stem = vec![ConvSpec { out: 64, kernel: [3, 7, 7], stride: [1, 2, 2] }];
         resnet18(stem, Kind::Whole { convs: 2, residual: true })
     }
 
@@ -263,7 +263,7 @@ impl Net {
     }
 
     /// The stem's steps with their names.
-    pub(super) fn named_stem(&self) -> impl Iterator<Item = (Names, Step)> {
+    pub(super) fn named_stem(&self) -> impl Iterator<Item = (Names, ConvSpec)> {
         self.stem.iter().enumerate().map(|(i, step)| (self.naming.stem(i), *step))
     }
 
@@ -272,14 +272,14 @@ impl Net {
         let Stage { kind, out, temporal: kt, stride, .. } = self.stages[stage];
         let stride = if block == 0 { stride } else { [1; 3] };
         let [st, sh, sw] = stride;
-        let spatial = |out, s| Step { out, kernel: [1, 3, 3], stride: s };
-        let temporal = |out, s| Step { out, kernel: [kt, 1, 1], stride: s };
+        let spatial = |out, s| ConvSpec { out, kernel: [1, 3, 3], stride: s };
+        let temporal = |out, s| ConvSpec { out, kernel: [kt, 1, 1], stride: s };
         let (path, last) = match kind {
             Kind::Bottleneck { inner } => {
                 // A temporal stride belongs to the kernel with a temporal extent, a spatial one to the kernel with a
                 // spatial extent.
                 let path = vec![temporal(inner, [st, 1, 1]), spatial(inner, [1, sh, sw])];
-                (path, Step { out, kernel: [1; 3], stride: [1; 3] })
+                (path, ConvSpec { out, kernel: [1; 3], stride: [1; 3] })
             }
             Kind::Factored => {
                 let mid = 27 * c * out / (9 * c + 3 * out);
@@ -287,16 +287,16 @@ impl Net {
                 (path, temporal(out, [1; 3]))
             }
             Kind::PseudoBottleneck { inner } => {
-                let one = Step { out: inner, kernel: [1; 3], stride: [1; 3] };
+                let one = ConvSpec { out: inner, kernel: [1; 3], stride: [1; 3] };
                 let path = vec![one, spatial(inner, [1, sh, sw]), temporal(inner, [st, 1, 1])];
-                (path, Step { out, kernel: [1; 3], stride: [1; 3] })
+                (path, ConvSpec { out, kernel: [1; 3], stride: [1; 3] })
             }
             Kind::PseudoBasic => {
                 let path = vec![spatial(out, [1, sh, sw]), temporal(out, [st, 1, 1]), spatial(out, [1; 3])];
                 (path, temporal(out, [1; 3]))
             }
             Kind::Whole { convs, .. } => {
-                let whole = |s| Step { out, kernel: [kt, 3, 3], stride: s };
+                let whole = |s| ConvSpec { out, kernel: [kt, 3, 3], stride: s };
                 let mut path = vec![whole(stride)];
                 path.resize(convs.max(1), whole([1; 3]));
                 let last = path[path.len() - 1];
@@ -329,14 +329,14 @@ fn resnet50(naming: Naming, width_div: usize, [kt, st]: [usize; 2], temporal: [u
     Net {
         naming,
         in_channels: 3,
-        stem: vec![Step { out: width, kernel: [kt, 7, 7], stride: [st, 2, 2] }],
+        stem: vec![ConvSpec { out: width, kernel: [kt, 7, 7], stride: [st, 2, 2] }],
         pool: Some(Pool { kernel: [1, 3, 3], window: Window::same([1, 3, 3]).strided([1, 2, 2]) }),
         stages: vec![stage(0, 3), stage(1, 4), stage(2, 6), stage(3, 3)],
         zero_last_scale: false,
     }
 }
 
-fn resnet18(stem: Vec<Step>, kind: Kind) -> Net {
+fn resnet18(stem: Vec<ConvSpec>, kind: Kind) -> Net {
     let stage =
         |i: usize| Stage { kind, count: 2, out: 64 << i, temporal: 3, stride: if i == 0 { [1; 3] } else { [2; 3] } };
     Net {
@@ -426,7 +426,7 @@ impl SmallR3d {
         Ok(Net {
             naming: Naming::Torchvision,
             in_channels: self.in_channels,
-            stem: vec![Step { out: self.widths[0], kernel: self.stem_kernel, stride: self.stem_stride }],
+            stem: vec![ConvSpec { out: self.widths[0], kernel: self.stem_kernel, stride: self.stem_stride }],
             pool: None,
             stages: (0..stages).map(stage).collect(),
             zero_last_scale: true,

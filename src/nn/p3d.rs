@@ -1,7 +1,7 @@
 //! P3D-A, MCL's network: an image ResNet whose 3x3 kernels are followed by kernels over time (`docs/papers/mcl.md`
 //! section 2.1).
 
-use super::block::Step;
+use super::block::ConvSpec;
 use super::nets::{Kind, Naming, Net, Pool, Stage};
 use crate::error::{Error, Result};
 use crate::shape::Window;
@@ -87,7 +87,7 @@ impl P3d {
         Net {
             naming: Naming::Image,
             in_channels: 3,
-            stem: vec![Step { out: self.width, kernel: [kt, side, side], stride: [st, 2, 2] }],
+            stem: vec![ConvSpec { out: self.width, kernel: [kt, side, side], stride: [st, 2, 2] }],
             pool: self.pool.then(|| Pool { kernel: [1, 3, 3], window: Window::same([1, 3, 3]).strided([1, 2, 2]) }),
             stages: self.blocks.iter().enumerate().map(stage).collect(),
             zero_last_scale: false,

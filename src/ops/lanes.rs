@@ -1,6 +1,6 @@
 //! Vectors of sixteen numbers, stored as f32 or bf16 and computed in f32, for memory-bound kernels.
 //!
-//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Kernel`]; [`run`] compiles it for AVX-512,
+//! A kernel is written once, generic over [`Lanes`], as the `run` of a [`Vectorized`]; [`run`] compiles it for AVX-512,
 //! AVX2 and plain loops, and selects the widest that this machine has. There are sixteen lanes and no fused
 //! multiply-add on every machine, so the bits are the same on every machine.
 
@@ -55,7 +55,7 @@ impl Stored for bf16 {
 }
 
 /// A computation written once for all instruction sets.
-pub(in crate::ops) trait Kernel {
+pub(in crate::ops) trait Vectorized {
     /// # Safety
     /// The instruction set of `V` must be available. Must be `#[inline(always)]`, or it is compiled without that set.
     unsafe fn run<V: Lanes>(self);
@@ -63,7 +63,7 @@ pub(in crate::ops) trait Kernel {
 
 /// Runs a kernel with the widest instruction set of this machine.
 #[inline]
-pub(in crate::ops) fn run(kernel: impl Kernel) {
+pub(in crate::ops) fn run(kernel: impl Vectorized) {
     match Isa::best() {
         // SAFETY: the process may use these instructions.
         #[cfg(target_arch = "x86_64")]
@@ -78,14 +78,14 @@ pub(in crate::ops) fn run(kernel: impl Kernel) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn with_avx512(kernel: impl Kernel) {
+unsafe fn with_avx512(kernel: impl Vectorized) {
     // SAFETY: this function's own condition.
     unsafe { kernel.run::<Zmm>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn with_avx2(kernel: impl Kernel) {
+unsafe fn with_avx2(kernel: impl Vectorized) {
     // SAFETY: this function's own condition.
     unsafe { kernel.run::<Plain>() }
 }
@@ -137,7 +137,7 @@ struct Mapped<'a, T, F, const N: usize> {
     f: &'a F,
 }
 
-impl<T: Stored, F: Map<N>, const N: usize> Kernel for Mapped<'_, T, F, N> {
+impl<T: Stored, F: Map<N>, const N: usize> Vectorized for Mapped<'_, T, F, N> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         // SAFETY: all are as long as `y`; the instruction set is the caller's promise.
@@ -279,7 +279,7 @@ mod tests {
     /// All operations of a vector, as bits.
     struct All<'a>(&'a [f32], &'a mut Vec<u32>);
 
-    impl Kernel for All<'_> {
+    impl Vectorized for All<'_> {
         #[inline(always)]
         unsafe fn run<V: Lanes>(self) {
             let All(x, out) = self;

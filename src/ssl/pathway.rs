@@ -167,9 +167,9 @@ impl<E> Pathway<E> {
             let Some(grad) = grads.get(&id) else { continue };
             let update = Some((*grad, &mut v.value, w.role.decays()));
             let w = sgd::Weights::Trained(&mut w.value);
-            steps.push(sgd::Step { w, update, key: None, half: None, key_half: None });
+            steps.push(sgd::Update { w, update, key: None, half: None, key_half: None });
         }
-        sgd::step_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
+        sgd::update_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
     }
 
     /// The host-side state after the steps so far.

@@ -99,7 +99,7 @@ impl Queue {
         self.ring.as_ref().map(|ring| ring.owners())
     }
 
-    /// Restores the host-side state, after an enqueue that was only recorded.
+    /// Restores the host-side state, after an enqueue that was only captured.
     pub(crate) fn rewind(&mut self, owners: Vec<u32>, at: usize) {
         (self.owners, self.at) = (owners, at);
     }

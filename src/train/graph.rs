@@ -1,32 +1,32 @@
-//! How a run launches its steps on a GPU: one operation after another, or as a recorded graph.
+//! How a run launches its steps on a GPU: one operation after another, or as a captured graph.
 
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
-use crate::ssl::record::{Recorded, Step};
+use crate::ssl::capture::{Captured, CapturedMethod};
 use crate::ssl::report::Report;
 use crate::tensor::Device;
 use rand::Rng;
 
 /// How steps are launched.
-pub(super) enum Graph<M: Step> {
+pub(super) enum Graph<M: CapturedMethod> {
     /// One operation after another.
     Off,
-    /// To be recorded in the second step from now.
+    /// To be captured in the second step from now.
     Wanted {
         /// Steps taken since then.
         steps: u64,
     },
-    /// Recorded.
-    Recorded(Box<Recorded<M>>),
+    /// Captured.
+    Captured(Box<Captured<M>>),
 }
 
-impl<M: Step> Graph<M> {
-    /// To be recorded, if `device` supports it.
+impl<M: CapturedMethod> Graph<M> {
+    /// To be captured, if `device` supports it.
     pub fn wanted(device: &Device) -> Self {
         if *device == Device::Cpu { Graph::Off } else { Graph::Wanted { steps: 0 } }
     }
 
-    /// Discards a recording, whose device addresses are no longer valid.
+    /// Discards a captured graph, whose device addresses are no longer valid.
     pub fn forget(&mut self) {
         if !matches!(self, Graph::Off) {
             *self = Graph::Wanted { steps: 0 };
@@ -44,10 +44,10 @@ impl<M: Step> Graph<M> {
         sgd: &Sgd,
     ) -> Result<Report> {
         match self {
-            Graph::Recorded(step) => return step.step(p, views, rng, rates),
+            Graph::Captured(step) => return step.step(p, views, rng, rates),
             Graph::Wanted { steps: 1 } => {
-                let (step, report) = Recorded::new(method, p, views, rng, rates, sgd)?;
-                *self = Graph::Recorded(Box::new(step));
+                let (step, report) = Captured::new(method, p, views, rng, rates, sgd)?;
+                *self = Graph::Captured(Box::new(step));
                 return Ok(report);
             }
             Graph::Wanted { steps } => *steps += 1,

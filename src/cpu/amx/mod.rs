@@ -28,7 +28,7 @@ pub(crate) const SIDE: usize = 16;
 /// Offsets of the operands of one step, in bytes from the operands of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct Step {
+pub(crate) struct Offsets {
     /// First row of the first tile of A.
     pub a: isize,
     /// First tile of B, which is followed by the second.
@@ -41,7 +41,7 @@ pub(crate) struct Step {
 /// are smaller than the error of the splitting: 3 of 4 pairs, and 6 of 9.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a> {
-    pub steps: &'a [Step],
+    pub steps: &'a [Offsets],
     /// 1, 2 or 3.
     pub parts: usize,
     /// Rows of A: `16·M` of them, `a_stride` bytes apart; the second 16 start `a_second` bytes after the first.
@@ -198,8 +198,8 @@ mod tests {
         let (part_a, part_b) = (SIDE * M * row, N * tile * steps);
         let a: Vec<bf16> = (0..part_a * parts).map(number).collect();
         let b: Vec<bf16> = (0..part_b * parts).map(|i| number(3 * i + 1)).collect();
-        let of_step = |s: usize| Step { a: (2 * depth * s) as isize, b: (2 * N * tile * s) as isize };
-        let list: Vec<Step> = (0..steps).map(of_step).collect();
+        let of_step = |s: usize| Offsets { a: (2 * depth * s) as isize, b: (2 * N * tile * s) as isize };
+        let list: Vec<Offsets> = (0..steps).map(of_step).collect();
         let mut c = vec![1.0f32; SIDE * M * 32];
         for fresh in [true, false] {
             // SAFETY: the test checked that AMX is available; every row is inside of its array.

@@ -342,7 +342,7 @@ impl Driver for Cuda {
         check("finish its work", unsafe { sys::cuStreamSynchronize(self.stream) })
     }
 
-    fn record(&self) -> Result<EventId> {
+    fn record_event(&self) -> Result<EventId> {
         self.enter()?;
         let mut event = ptr::null_mut();
         // SAFETY: the result goes to a local, kept until `self` goes.

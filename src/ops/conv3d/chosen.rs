@@ -1,7 +1,7 @@
 //! The three passes with an instruction set, or a tile of the GPU, that the caller chooses: for tests.
 
 #[cfg(any(test, feature = "testing"))]
-use super::Pass;
+use super::Operator;
 use super::fusion::{Epilogue, Prologue};
 use super::{Conv3d, Geometry, check_dy, cpu, cuda};
 use crate::cpu::Isa;
@@ -43,11 +43,11 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
 /// A pass of `p` on a GPU with a given tile, so that a test can run each tile on small problems. `None` if there is no
 /// such tile, and on the CPU. `inputs` are those of the pass, of one data type.
 #[cfg(any(test, feature = "testing"))]
-pub fn on_tile(p: &Conv3d, pass: Pass, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
+pub fn on_tile(p: &Conv3d, pass: Operator, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
     let shapes = match pass {
-        Pass::Fprop => [p.x_shape(), p.w_shape()],
-        Pass::Dgrad => [p.y_shape(), p.w_shape()],
-        Pass::Wgrad => [p.x_shape(), p.y_shape()],
+        Operator::Fprop => [p.x_shape(), p.w_shape()],
+        Operator::Dgrad => [p.y_shape(), p.w_shape()],
+        Operator::Wgrad => [p.x_shape(), p.y_shape()],
     };
     for (input, shape) in inputs.iter().zip(shapes) {
         input.expect("conv3d", "inputs", inputs[0].dtype())?;

@@ -37,7 +37,6 @@ pub mod reference;
 pub use chosen::{dgrad_with, fprop_with, on_tile, wgrad_with};
 #[cfg(not(any(test, feature = "testing")))]
 use chosen::{dgrad_with, fprop_with, wgrad_with};
-pub use cuda::plan::Pass;
 pub use grad::conv3d;
 pub(in crate::ops) use grad::{dgrad_recorded, recorded, wgrad_recorded};
 
@@ -45,6 +44,17 @@ use crate::cpu::Isa;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
 use crate::tensor::Tensor;
+
+/// What is computed of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operator {
+    /// `y` from `x` and `w`.
+    Fprop,
+    /// `dx` from `dy` and `w`.
+    Dgrad,
+    /// `dw` from `x` and `dy`.
+    Wgrad,
+}
 
 /// Window, groups and arithmetic of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

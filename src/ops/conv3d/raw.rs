@@ -1,18 +1,18 @@
 //! Convolution on device addresses, for programs that manage memory and streams themselves: no tensors, no allocation.
 //!
 //! ```no_run
-//! # use tubelet::{driver::Gpu, ops::conv3d::{Conv3d, Geometry, Pass, raw}, shape::Window, tensor::DType};
+//! # use tubelet::{driver::Gpu, ops::conv3d::{Conv3d, Geometry, Operator, raw}, shape::Window, tensor::DType};
 //! # fn f(stream: *mut std::ffi::c_void, [x, w, y, workspace]: [u64; 4]) -> tubelet::error::Result<()> {
 //! let gpu = unsafe { Gpu::on_stream(stream) }?; // your CUstream
 //! let g = Geometry::new(Window::same([3, 3, 3]));
 //! let p = Conv3d::new("conv3d", [1, 8, 56, 56, 64].into(), [64, 3, 3, 3, 64].into(), &g)?;
-//! assert_eq!(raw::workspace(&p, Pass::Fprop, DType::BF16)?, 0); // else allocate that much
+//! assert_eq!(raw::workspace(&p, Operator::Fprop, DType::BF16)?, 0); // else allocate that much
 //! unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, workspace) }
 //! # }
 //! ```
 
 use super::cuda::{Forwards, Plan, Work};
-use super::{Conv3d, Pass};
+use super::{Conv3d, Operator};
 use crate::driver::{Gpu, In, Out};
 use crate::error::Result;
 use crate::tensor::DType;
@@ -21,7 +21,7 @@ use crate::tensor::DType;
 ///
 /// # Errors
 /// `Param` when a tensor has 2³¹ elements or more.
-pub fn workspace(p: &Conv3d, pass: Pass, dtype: DType) -> Result<usize> {
+pub fn workspace(p: &Conv3d, pass: Operator, dtype: DType) -> Result<usize> {
     Ok(Plan::new(p, pass, dtype)?.workspace())
 }
 
@@ -35,7 +35,7 @@ pub fn workspace(p: &Conv3d, pass: Pass, dtype: DType) -> Result<usize> {
 /// As [`workspace`]; `Driver`.
 pub unsafe fn fprop(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, w: u64, y: u64, workspace: u64) -> Result<()> {
     let (x, w) = (input(x, p.x_shape().len(), dtype), input(w, p.w_shape().len(), dtype));
-    work(gpu, p, Pass::Fprop, dtype, workspace)?.fprop(x, w, output(y, p.y_shape().len(), dtype), &NO_EXTRAS)
+    work(gpu, p, Operator::Fprop, dtype, workspace)?.fprop(x, w, output(y, p.y_shape().len(), dtype), &NO_EXTRAS)
 }
 
 /// `dx` from `dy` and `w`, all of `dtype`; shapes as for [`fprop`].
@@ -47,7 +47,7 @@ pub unsafe fn fprop(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, w: u64, y: u64,
 /// As [`fprop`].
 pub unsafe fn dgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, dy: u64, w: u64, dx: u64, workspace: u64) -> Result<()> {
     let (dy, w) = (input(dy, p.y_shape().len(), dtype), input(w, p.w_shape().len(), dtype));
-    work(gpu, p, Pass::Dgrad, dtype, workspace)?.dgrad(dy, w, output(dx, p.x_shape().len(), dtype), None)
+    work(gpu, p, Operator::Dgrad, dtype, workspace)?.dgrad(dy, w, output(dx, p.x_shape().len(), dtype), None)
 }
 
 /// `dw`, f32, from `x` and `dy` of `dtype`; shapes as for [`fprop`].
@@ -59,12 +59,12 @@ pub unsafe fn dgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, dy: u64, w: u64, dx: u6
 /// As [`fprop`].
 pub unsafe fn wgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, dy: u64, dw: u64, workspace: u64) -> Result<()> {
     let (x, dy) = (input(x, p.x_shape().len(), dtype), input(dy, p.y_shape().len(), dtype));
-    work(gpu, p, Pass::Wgrad, dtype, workspace)?.wgrad(x, dy, output(dw, p.w_shape().len(), DType::F32))
+    work(gpu, p, Operator::Wgrad, dtype, workspace)?.wgrad(x, dy, output(dw, p.w_shape().len(), DType::F32))
 }
 
 const NO_EXTRAS: Forwards = Forwards { bias: None, statistics: None };
 
-fn work<'a>(gpu: &'a Gpu, p: &'a Conv3d, pass: Pass, dtype: DType, space: u64) -> Result<Work<'a>> {
+fn work<'a>(gpu: &'a Gpu, p: &'a Conv3d, pass: Operator, dtype: DType, space: u64) -> Result<Work<'a>> {
     Ok(Work { gpu, problem: p, dtype, plan: Plan::new(p, pass, dtype)?, space })
 }
 

@@ -29,14 +29,14 @@ pub fn update(key: &mut Tensor, query: &Tensor, m: f32) -> Result<()> {
 /// # Errors
 /// As [`update`], before anything is written.
 pub fn update_all<'a>(pairs: impl Iterator<Item = (&'a mut Tensor, &'a Tensor)>, m: f32) -> Result<()> {
-    let step = |(key, query)| sgd::Step {
+    let step = |(key, query)| sgd::Update {
         w: sgd::Weights::Fixed(query),
         update: None,
         key: Some(key),
         half: None,
         key_half: None,
     };
-    sgd::step_all(&sgd::Sgd::default(), sgd::Rate::Value(0.0), m, None, &mut pairs.map(step).collect::<Vec<_>>())
+    sgd::update_all(&sgd::Sgd::default(), sgd::Rate::Value(0.0), m, None, &mut pairs.map(step).collect::<Vec<_>>())
 }
 
 /// `key ← keep·key + fresh·query`, with the same conditions.

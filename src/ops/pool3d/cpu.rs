@@ -3,7 +3,7 @@
 //! they are read; sums over several windows accumulate in a row of f32.
 
 use super::Pool;
-use crate::ops::lanes::{self, Kernel, Lanes, Stored, each};
+use crate::ops::lanes::{self, Lanes, Stored, Vectorized, each};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ fn for_rows<T: Stored>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl R
         f: &'a F,
     }
 
-    impl<T: Stored, F: Rows<T>> Kernel for Task<'_, T, F> {
+    impl<T: Stored, F: Rows<T>> Vectorized for Task<'_, T, F> {
         #[inline(always)]
         unsafe fn run<V: Lanes>(self) {
             let [t, h] = self.extents;
@@ -331,7 +331,7 @@ pub(super) fn global<T: Stored>(x: &[T], places: usize, c: usize, y: &mut [T]) {
         places: usize,
     }
 
-    impl<T: Stored> Kernel for Sample<'_, T> {
+    impl<T: Stored> Vectorized for Sample<'_, T> {
         #[inline(always)]
         unsafe fn run<V: Lanes>(self) {
             let c = self.y.len();
@@ -364,7 +364,7 @@ pub(super) fn global_back<T: Stored>(dy: &[T], places: usize, c: usize, dx: &mut
         places: usize,
     }
 
-    impl<T: Stored> Kernel for Share<'_, T> {
+    impl<T: Stored> Vectorized for Share<'_, T> {
         #[inline(always)]
         unsafe fn run<V: Lanes>(self) {
             let mut wide = vec![0.0; self.dy.len()];

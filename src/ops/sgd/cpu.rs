@@ -2,7 +2,7 @@
 //! are independent.
 
 use super::Sgd;
-use crate::ops::lanes::{self, Kernel, Lanes, each};
+use crate::ops::lanes::{self, Lanes, Vectorized, each};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -123,7 +123,7 @@ fn pointer<T>(array: &mut Option<&mut [T]>, len: usize) -> *mut T {
     array.as_mut().map_or(std::ptr::null_mut(), |a| a[..len].as_mut_ptr())
 }
 
-impl Kernel for Part<'_> {
+impl Vectorized for Part<'_> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         let Part { constants: Constants { momentum, nesterov, lr, keep }, mut arrays } = self;

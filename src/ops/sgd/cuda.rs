@@ -1,6 +1,6 @@
 //! The updates on a GPU: one launch per tensor, or one for up to 512 tensors.
 
-use super::{Sgd, Step, Weights};
+use super::{Sgd, Update, Weights};
 use crate::driver::{Access, Declared, Gpu, In, InOut, Kernel, Module, Pod, Region, Spread};
 use crate::error::Result;
 use crate::ops::launch::{BLOCK, elements};
@@ -53,7 +53,7 @@ fn blocks(len: usize) -> usize {
     len.div_ceil(CHUNK)
 }
 
-pub(super) fn step(gpu: &Gpu, p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor) -> Result<()> {
+pub(super) fn update(gpu: &Gpu, p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor) -> Result<()> {
     let n = w.shape().len();
     if n == 0 {
         return Ok(());
@@ -76,7 +76,7 @@ pub(in crate::ops) fn all(
     lr: f32,
     [rate, guard]: [Option<&Tensor>; 2],
     keep: f32,
-    steps: &mut [Step],
+    steps: &mut [Update],
 ) -> Result<()> {
     let [rate, guard] = [rate, guard].map(|t| t.map_or(In(0, 0), Tensor::input));
     for steps in steps.chunks_mut(MOST) {

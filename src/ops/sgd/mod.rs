@@ -44,13 +44,13 @@ impl Default for Sgd {
 /// # Errors
 /// `Shape` when the shapes differ; `DType` when one is not f32; `Param` when `lr`, the momentum or the weight decay is
 /// out of range; `Device` when the tensors are on different devices. The tensors are unchanged then.
-pub fn step(p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, decay: bool) -> Result<()> {
+pub fn update(p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor, decay: bool) -> Result<()> {
     check(p, lr)?;
     w.expect("sgd", "w", DType::F32)?;
     let on_gpu = alike(w, &[("grad", grad, DType::F32), ("velocity", velocity, DType::F32)])?;
     let p = Sgd { weight_decay: if decay { p.weight_decay } else { 0.0 }, ..*p };
     match on_gpu {
-        Some(gpu) => cuda::step(&gpu, &p, lr, w, grad, velocity),
+        Some(gpu) => cuda::update(&gpu, &p, lr, w, grad, velocity),
         None => {
             let w = cpu::Weights::Trained(w.f32_mut()?, grad.f32()?, velocity.f32_mut()?, p.weight_decay);
             let arrays = cpu::Arrays { w, key: None, half: None, key_half: None };
@@ -76,8 +76,8 @@ fn alike(w: &Tensor, others: &[(&'static str, &Tensor, DType)]) -> Result<Option
     })
 }
 
-/// What [`step_all`] does to one tensor and to its copies, all of the same shape.
-pub struct Step<'a> {
+/// What [`update_all`] does to one tensor and to its copies, all of the same shape.
+pub struct Update<'a> {
     /// The weights, f32: written if there is an update.
     pub w: Weights<'a>,
     /// Their gradient, their velocity, and whether weight decay applies; `None` for no update.
@@ -90,7 +90,7 @@ pub struct Step<'a> {
     pub key_half: Option<&'a mut Tensor>,
 }
 
-/// The weights of a [`Step`]: read only, or read and written.
+/// The weights of an [`Update`]: read only, or read and written.
 pub enum Weights<'a> {
     /// Read only: for a step without an update.
     Fixed(&'a Tensor),
@@ -109,7 +109,7 @@ impl std::ops::Deref for Weights<'_> {
     }
 }
 
-/// The learning rate of [`step_all`].
+/// The learning rate of [`update_all`].
 #[derive(Clone, Copy, Debug)]
 pub enum Rate<'a> {
     /// This number.
@@ -124,9 +124,9 @@ pub enum Rate<'a> {
 /// not finite, weights and velocities are left unchanged; on a GPU this needs no host synchronisation.
 ///
 /// # Errors
-/// As [`step`] and [`crate::ops::ema::update`], before anything is written; `Param` when a step has an update but its
+/// As [`update`] and [`crate::ops::ema::update`], before anything is written; `Param` when a step has an update but its
 /// weights are [`Weights::Fixed`].
-pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut [Step]) -> Result<()> {
+pub fn update_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut [Update]) -> Result<()> {
     let (lr, rate) = match rate {
         Rate::Value(lr) => (lr, None),
         Rate::In(tensor) => (0.0, Some(tensor)),
@@ -159,7 +159,7 @@ pub fn step_all(p: &Sgd, rate: Rate, m: f32, guard: Option<&Tensor>, steps: &mut
     Ok(())
 }
 
-fn check_step(s: &Step) -> Result<()> {
+fn check_step(s: &Update) -> Result<()> {
     s.w.expect("sgd", "w", DType::F32)?;
     let mut others = Vec::new();
     if let Some((grad, velocity, _)) = &s.update {
@@ -177,7 +177,7 @@ fn check_step(s: &Step) -> Result<()> {
     alike(&s.w, &others).map(drop)
 }
 
-impl Step<'_> {
+impl Update<'_> {
     /// The arrays for the CPU; without the update unless `moves`.
     fn arrays(&mut self, decay: f32, moves: bool) -> Result<cpu::Arrays<'_>> {
         let w = match &mut self.w {

@@ -3,7 +3,15 @@
 use num_traits::Float;
 
 /// One step: the new weights and the new velocities. `decay` is 0 where no weight decay applies.
-pub fn step<F: Float>(momentum: F, nesterov: bool, decay: F, lr: F, w: &[F], grad: &[F], v: &[F]) -> (Vec<F>, Vec<F>) {
+pub fn update<F: Float>(
+    momentum: F,
+    nesterov: bool,
+    decay: F,
+    lr: F,
+    w: &[F],
+    grad: &[F],
+    v: &[F],
+) -> (Vec<F>, Vec<F>) {
     w.iter()
         .zip(grad)
         .zip(v)

@@ -7,7 +7,7 @@
 //! 3, 5.3.4).
 
 use super::plane::{LINE, Plane};
-use crate::cpu::simd::{Kernel, Vector};
+use crate::cpu::simd::{Vector, Vectorized};
 
 /// What a network compares: vectors lane by lane, or bits in its proof.
 trait Ordered: Copy {
@@ -85,7 +85,7 @@ pub(super) struct Median<'a> {
     pub to: &'a mut [f32],
 }
 
-impl Kernel for Median<'_> {
+impl Vectorized for Median<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the caller's promise.

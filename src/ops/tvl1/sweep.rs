@@ -4,7 +4,7 @@
 
 use super::plane::{LINE, Plane};
 use crate::cpu::Isa;
-use crate::cpu::simd::{self, Kernel, Vector};
+use crate::cpu::simd::{self, Vector, Vectorized};
 use rayon::prelude::*;
 
 /// What an iteration reads and updates.
@@ -206,7 +206,7 @@ struct Wave {
     count: usize,
 }
 
-impl Kernel for Wave {
+impl Vectorized for Wave {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let h = self.first.h;
@@ -232,7 +232,7 @@ impl Kernel for Wave {
     }
 }
 
-impl Kernel for Band {
+impl Vectorized for Band {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (first, end) = self.rows;
@@ -252,7 +252,7 @@ impl Kernel for Band {
     }
 }
 
-impl Kernel for Seam {
+impl Vectorized for Seam {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: `below` is a row from 1 to h - 1; the instruction set is the caller's promise.

@@ -4,7 +4,7 @@
 //! one load of sixteen; a margin of zeros represents what is outside the image.
 
 use super::plane::{LINE, Plane};
-use crate::cpu::simd::{Kernel, Vector};
+use crate::cpu::simd::{Vector, Vectorized};
 
 /// Pixels of zeros above and left of the image, and below and right of it. Positions are clamped to at most three
 /// pixels before and two after the image, where all sixteen neighbours are zero already.
@@ -71,7 +71,7 @@ fn place(at: f32, n: usize) -> (i32, f32) {
     (whole, at - whole as f32)
 }
 
-impl Kernel for Warp<'_> {
+impl Vectorized for Warp<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Warp { a, b, u, first, gradient: [gx, gy], slope, rho } = self;

@@ -11,7 +11,7 @@
 //! | `vm` | `q_v` | `k_m` | motion queue |
 //! | `mv` | `q_m` | `k_v` | visual queue |
 
-mod record;
+mod capture;
 mod step;
 
 pub use step::Inputs;

@@ -13,7 +13,7 @@
 //!
 //! The first three are those of SeCo (Yao et al. 2020), applied to clips.
 
-mod record;
+mod capture;
 mod step;
 
 pub use step::{Gradients, Inputs};

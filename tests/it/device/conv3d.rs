@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask};
 use tubelet::ops::conv3d::cases::SMALL;
 use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
-use tubelet::ops::conv3d::{Conv3d, Geometry, Pass, dgrad, fprop, on_tile, reference, wgrad};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, dgrad, fprop, on_tile, reference, wgrad};
 use tubelet::ops::reference::Bounded;
 use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Device, Tensor};
@@ -93,9 +93,9 @@ pub fn every_tile() {
         let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
         let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
         let passes = [
-            (Pass::Fprop, [&x, &w], reference::fprop(&p, &xs, &ws)),
-            (Pass::Dgrad, [&dy, &w], reference::dgrad(&p, &dys, &ws)),
-            (Pass::Wgrad, [&x, &dy], reference::wgrad(&p, &xs, &dys)),
+            (Operator::Fprop, [&x, &w], reference::fprop(&p, &xs, &ws)),
+            (Operator::Dgrad, [&dy, &w], reference::dgrad(&p, &dys, &ws)),
+            (Operator::Wgrad, [&x, &dy], reference::wgrad(&p, &xs, &dys)),
         ];
         for (pass, [a, b], want) in passes {
             let tiles = on_gpu(|device| {
@@ -236,7 +236,7 @@ pub fn a_chain_of_gradients_in_one_launch() {
 
 /// What a launch of one tile may cost, in the simulator: no bank conflicts, and sectors and instructions as committed
 /// here. Whoever makes a kernel leaner lowers its numbers.
-struct Cost(&'static str, Pass, usize, &'static str, Limits);
+struct Cost(&'static str, Operator, usize, &'static str, Limits);
 
 struct Limits {
     /// Warp instructions of PTX for each of the tensor cores'.
@@ -265,17 +265,17 @@ const fn at_most(instructions: f64, sectors: f64) -> Limits {
 
 /// Layer, pass, tile, its kernel, its limits. A stem's windows begin at any eight bytes, so that they meet one sector more.
 const COSTS: &[Cost] = &[
-    Cost("r3d-64", Pass::Fprop, 1, "conv3d_fprop_128x64_bf16", at_most(6.51, 1.001)),
-    Cost("r3d-64", Pass::Dgrad, 1, "conv3d_dgrad_64x64_bf16", at_most(10.61, 1.001)),
-    Cost("r3d-64", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.42, 1.001)),
-    Cost("r21d-1t", Pass::Fprop, 2, "conv3d_fprop_64x64_bf16", at_most(10.8, 1.001)),
-    Cost("r21d-1t", Pass::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.69, 1.001)),
-    Cost("slow-2c", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(14.89, 1.001)),
-    Cost("slow-3b-down", Pass::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(5.71, 1.001)),
-    Cost("slow-3b-down", Pass::Dgrad, 0, "conv3d_dgrad_128x128_bf16", at_most(9.44, 1.001)),
-    Cost("slow-3b-down", Pass::Wgrad, 0, "conv3d_wgrad_128x128_bf16", at_most(10.72, 1.001)),
-    Cost("slow-stem", Pass::Fprop, 0, "conv3d_fprop_stem_bf16", at_most(16.87, 1.27)),
-    Cost("slow-stem", Pass::Wgrad, 0, "conv3d_wgrad_stem_bf16", at_most(14.63, 1.15)),
+    Cost("r3d-64", Operator::Fprop, 1, "conv3d_fprop_128x64_bf16", at_most(6.51, 1.001)),
+    Cost("r3d-64", Operator::Dgrad, 1, "conv3d_dgrad_64x64_bf16", at_most(10.61, 1.001)),
+    Cost("r3d-64", Operator::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.42, 1.001)),
+    Cost("r21d-1t", Operator::Fprop, 2, "conv3d_fprop_64x64_bf16", at_most(10.8, 1.001)),
+    Cost("r21d-1t", Operator::Wgrad, 1, "conv3d_wgrad_64x64_bf16", at_most(13.69, 1.001)),
+    Cost("slow-2c", Operator::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(14.89, 1.001)),
+    Cost("slow-3b-down", Operator::Fprop, 0, "conv3d_fprop_128x128_bf16", at_most(5.71, 1.001)),
+    Cost("slow-3b-down", Operator::Dgrad, 0, "conv3d_dgrad_128x128_bf16", at_most(9.44, 1.001)),
+    Cost("slow-3b-down", Operator::Wgrad, 0, "conv3d_wgrad_128x128_bf16", at_most(10.72, 1.001)),
+    Cost("slow-stem", Operator::Fprop, 0, "conv3d_fprop_stem_bf16", at_most(16.87, 1.27)),
+    Cost("slow-stem", Operator::Wgrad, 0, "conv3d_wgrad_stem_bf16", at_most(14.63, 1.15)),
 ];
 
 #[test]
@@ -287,9 +287,9 @@ fn hot_layers_cost_what_is_committed() {
         let device = sim.device();
         let r = &mut seeded(13);
         let [a, b] = match pass {
-            Pass::Fprop => [p.x_shape(), p.w_shape()],
-            Pass::Dgrad => [p.y_shape(), p.w_shape()],
-            Pass::Wgrad => [p.x_shape(), p.y_shape()],
+            Operator::Fprop => [p.x_shape(), p.w_shape()],
+            Operator::Dgrad => [p.y_shape(), p.w_shape()],
+            Operator::Wgrad => [p.x_shape(), p.y_shape()],
         };
         let [a, b] = [a, b].map(|s| reals(r, s, DType::BF16).to(&device).unwrap());
         on_tile(&p, *pass, *tile, [&a, &b]).unwrap().expect("a tile of the table");

@@ -60,14 +60,14 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
         let fresh = |dtype: DType| arith::scale_forward(x, 0.5)?.cast(dtype);
         let [mut w, mut v, mut key] = [fresh(DType::F32)?, fresh(DType::F32)?, fresh(DType::F32)?];
         let [mut half, mut key_half] = [fresh(DType::BF16)?, fresh(DType::BF16)?];
-        let step = sgd::Step {
+        let step = sgd::Update {
             w: sgd::Weights::Trained(&mut w),
             update: Some((x, &mut v, true)),
             key: Some(&mut key),
             half: Some(&mut half),
             key_half: Some(&mut key_half),
         };
-        sgd::step_all(&sgd::Sgd::default(), sgd::Rate::Value(0.1), 0.99, None, &mut [step])?;
+        sgd::update_all(&sgd::Sgd::default(), sgd::Rate::Value(0.1), 0.99, None, &mut [step])?;
         Ok(w)
     };
     vec![

@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use tubelet::nn::Params;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::capture::Captured;
 use tubelet::ssl::maclr::{Maclr, Pathways};
-use tubelet::ssl::record::Recorded;
 use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::checkpoint::State;
 use tubelet::train::maclr::{MaclrRun, Recipe};
@@ -175,7 +175,7 @@ fn twice(Pathways { visual, motion }: Pathways) -> Pathways {
     Pathways { visual: visual.recomputing(true), motion }
 }
 
-/// Recorded once and repeated on new clips, rates and permutations: the same bits as step by step, queues included.
+/// Captured once and repeated on new clips, rates and permutations: the same bits as step by step, queues included.
 #[test]
 fn a_recorded_step_repeats_itself() {
     let sgd = Sgd::default();
@@ -212,7 +212,7 @@ fn a_recorded_step_repeats_itself() {
         let mut got: Vec<u32> = (0..1)
             .map(|i| method.step(&mut q, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
             .collect();
-        let (mut recorded, report) = Recorded::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd).unwrap();
+        let (mut recorded, report) = Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd).unwrap();
         got.push(report.loss.to_bits());
         let before = other.gpu.usage();
         for i in 2..6 {

@@ -393,8 +393,8 @@ fn updates_refuse_numbers_that_spoil_the_weights() {
         let rate = Tensor::scalar(lr);
         let one = |rate: sgd::Rate, w: &mut Tensor, v: &mut Tensor| {
             let w = sgd::Weights::Trained(w);
-            let mut steps = [sgd::Step { w, update: Some((&grad, v, true)), key: None, half: None, key_half: None }];
-            sgd::step_all(p, rate, 0.5, None, &mut steps)
+            let mut steps = [sgd::Update { w, update: Some((&grad, v, true)), key: None, half: None, key_half: None }];
+            sgd::update_all(p, rate, 0.5, None, &mut steps)
         };
         for result in [one(sgd::Rate::Value(lr), &mut w, &mut v), one(sgd::Rate::In(&rate), &mut w, &mut v)] {
             refused(&format!("{p:?} at {lr}"), result);

@@ -58,10 +58,10 @@ fn sgd_meets_its_reference_on_any_pool() {
     let (w, g, v) = (reals(c.len, 1), reals(c.len, 2), reals(c.len, 3));
     for nesterov in [true, false] {
         let p = sgd::Sgd { nesterov, ..Default::default() };
-        let want = sgd::reference::step(p.momentum, nesterov, p.weight_decay, 0.1, &w, &g, &v);
+        let want = sgd::reference::update(p.momentum, nesterov, p.weight_decay, 0.1, &w, &g, &v);
         same_on_any_pool(|| {
             let (mut weights, mut velocity) = (tensor(&[c.len], &w), tensor(&[c.len], &v));
-            sgd::step(&p, 0.1, &mut weights, &tensor(&[c.len], &g), &mut velocity, true).unwrap();
+            sgd::update(&p, 0.1, &mut weights, &tensor(&[c.len], &g), &mut velocity, true).unwrap();
             let got = (data(&weights), data(&velocity));
             assert_eq!(got, want);
             got
@@ -80,7 +80,7 @@ fn sgd_follows_pytorch() {
             .chunks_exact(w0.shape().len())
             .zip(&lrs)
             .flat_map(|(g, &lr)| {
-                sgd::step(&p, lr, &mut w, &tensor(w0.dims(), g), &mut v, decay).unwrap();
+                sgd::update(&p, lr, &mut w, &tensor(w0.dims(), g), &mut v, decay).unwrap();
                 data(&w)
             })
             .collect();
@@ -92,11 +92,11 @@ fn sgd_follows_pytorch() {
 fn sgd_refuses_and_leaves_everything() {
     let (mut w, mut v, g) = (tensor(&[2], &[1.0, 2.0]), tensor(&[2], &[0.0, 0.0]), tensor(&[2], &[1.0, 1.0]));
     let p = sgd::Sgd::default();
-    assert!(sgd::step(&p, f32::NAN, &mut w, &g, &mut v, true).is_err());
-    assert!(sgd::step(&sgd::Sgd { momentum: 1.0, ..p }, 0.1, &mut w, &g, &mut v, true).is_err());
-    assert!(sgd::step(&sgd::Sgd { weight_decay: -1.0, ..p }, 0.1, &mut w, &g, &mut v, true).is_err());
-    assert!(sgd::step(&p, 0.1, &mut w, &tensor(&[1], &[1.0]), &mut v, true).is_err());
-    assert!(sgd::step(&p, 0.1, &mut w.cast(DType::BF16).unwrap(), &g, &mut v, true).is_err());
+    assert!(sgd::update(&p, f32::NAN, &mut w, &g, &mut v, true).is_err());
+    assert!(sgd::update(&sgd::Sgd { momentum: 1.0, ..p }, 0.1, &mut w, &g, &mut v, true).is_err());
+    assert!(sgd::update(&sgd::Sgd { weight_decay: -1.0, ..p }, 0.1, &mut w, &g, &mut v, true).is_err());
+    assert!(sgd::update(&p, 0.1, &mut w, &tensor(&[1], &[1.0]), &mut v, true).is_err());
+    assert!(sgd::update(&p, 0.1, &mut w.cast(DType::BF16).unwrap(), &g, &mut v, true).is_err());
     assert_eq!((data(&w), data(&v)), (vec![1.0, 2.0], vec![0.0, 0.0]));
 }
 
@@ -116,23 +116,23 @@ pub fn updates_on_a_device_are_those_of_the_cpu_to_the_bit() {
                 let (w, g, v, k) = (make(len, 1), make(len, 2), make(len, 3), make(len, 4));
                 let half = Tensor::zeros([len]).cast(DType::BF16).unwrap();
                 let [mut w1, mut v1] = [&w, &v].map(there);
-                sgd::step(&p, 0.1, &mut w1, &there(&g), &mut v1, i % 2 == 0).unwrap();
+                sgd::update(&p, 0.1, &mut w1, &there(&g), &mut v1, i % 2 == 0).unwrap();
                 let mut k1 = there(&k);
                 ema::update(&mut k1, &w1, 0.99).unwrap();
                 single.push([w1, v1, k1].map(|t| data(&t)));
                 got.push([&w, &g, &v, &k, &half, &half].map(there));
                 let (mut w, mut v, mut k) = (w, v, k);
-                sgd::step(&p, 0.1, &mut w, &g, &mut v, i % 2 == 0).unwrap();
+                sgd::update(&p, 0.1, &mut w, &g, &mut v, i % 2 == 0).unwrap();
                 ema::update(&mut k, &w, 0.99).unwrap();
                 want.push([w, v, k]);
             }
             let rate = there(&tensor(&[1], &[0.1]));
             let steps = |got: &mut Vec<[Tensor; 6]>, rate: sgd::Rate, guard: f32| {
                 let guard = there(&tensor(&[1], &[guard]));
-                let mut steps: Vec<sgd::Step> = got
+                let mut steps: Vec<sgd::Update> = got
                     .iter_mut()
                     .enumerate()
-                    .map(|(i, [w, g, v, k, half, key_half])| sgd::Step {
+                    .map(|(i, [w, g, v, k, half, key_half])| sgd::Update {
                         w: sgd::Weights::Trained(w),
                         update: Some((g, v, i % 2 == 0)),
                         key: Some(k),
@@ -140,7 +140,7 @@ pub fn updates_on_a_device_are_those_of_the_cpu_to_the_bit() {
                         key_half: Some(key_half),
                     })
                     .collect();
-                sgd::step_all(&p, rate, 0.99, Some(&guard), &mut steps).unwrap();
+                sgd::update_all(&p, rate, 0.99, Some(&guard), &mut steps).unwrap();
             };
             let mut still = got.clone();
             steps(&mut got, sgd::Rate::In(&rate), 1.0);
@@ -174,15 +174,15 @@ fn steps_of_many_refuse_what_does_not_fit() {
     let (w, k, g) = (tensor(&[2], &[1.0, 2.0]), tensor(&[3], &[0.0; 3]), tensor(&[2], &[1.0; 2]));
     let p = sgd::Sgd::default();
     let (mut key, mut v) = (k.clone(), g.clone());
-    let none = || sgd::Step { w: sgd::Weights::Fixed(&w), update: None, key: None, half: None, key_half: None };
-    let run = |step: sgd::Step, guard: Option<&Tensor>| {
-        sgd::step_all(&p, sgd::Rate::Value(0.1), 0.9, guard, &mut [step]).map_err(|e| e.to_string())
+    let none = || sgd::Update { w: sgd::Weights::Fixed(&w), update: None, key: None, half: None, key_half: None };
+    let run = |step: sgd::Update, guard: Option<&Tensor>| {
+        sgd::update_all(&p, sgd::Rate::Value(0.1), 0.9, guard, &mut [step]).map_err(|e| e.to_string())
     };
     assert!(run(none(), None).is_ok());
-    assert!(run(sgd::Step { key: Some(&mut key), ..none() }, None).unwrap_err().contains("`key`"));
-    assert!(run(sgd::Step { update: Some((&g, &mut v, true)), ..none() }, None).unwrap_err().contains("fixed"));
+    assert!(run(sgd::Update { key: Some(&mut key), ..none() }, None).unwrap_err().contains("`key`"));
+    assert!(run(sgd::Update { update: Some((&g, &mut v, true)), ..none() }, None).unwrap_err().contains("fixed"));
     let mut half = k.cast(DType::BF16).unwrap();
-    assert!(run(sgd::Step { key_half: Some(&mut half), ..none() }, None).is_err());
+    assert!(run(sgd::Update { key_half: Some(&mut half), ..none() }, None).is_err());
     assert!(run(none(), Some(&g)).unwrap_err().contains("`guard`"));
-    assert!(sgd::step_all(&p, sgd::Rate::Value(0.1), 1.5, None, &mut []).is_err());
+    assert!(sgd::update_all(&p, sgd::Rate::Value(0.1), 1.5, None, &mut []).is_err());
 }

@@ -243,7 +243,7 @@ impl Driver for SimDriver {
         Ok(())
     }
 
-    fn record(&self) -> Result<EventId> {
+    fn record_event(&self) -> Result<EventId> {
         let mut loaded = self.loaded();
         loaded.events += 1;
         Ok(EventId(loaded.events))

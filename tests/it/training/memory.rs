@@ -93,7 +93,7 @@ fn step(
     for (id, grad) in ids.into_iter().zip(grads) {
         let decays = params[id].role.decays();
         let (w, v) = (&mut params[id].value, &mut velocity[id.index()]);
-        sgd::step(&sgd::Sgd::default(), 0.01, w, grad.unwrap().value(), v, decays).unwrap();
+        sgd::update(&sgd::Sgd::default(), 0.01, w, grad.unwrap().value(), v, decays).unwrap();
     }
     Figures { state, gradients, tape: held, peak: memory::usage().peak }
 }

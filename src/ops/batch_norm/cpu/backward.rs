@@ -4,7 +4,7 @@ use super::{Lines, fold};
 use crate::error::Result;
 use crate::ops::batch_norm::lines::{Accumulators, Line, Mask};
 use crate::ops::batch_norm::{Norm, Rows};
-use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
+use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
 use rayon::prelude::*;
 
 /// Per part and channel: `Σ dz` and `Σ dz (x - mean)`, where `dz` is the gradient after ReLU's mask.
@@ -73,7 +73,7 @@ struct ChunkSums<'a, T> {
     out: Option<&'a mut [T]>,
 }
 
-impl<T: Stored> Kernel for ChunkSums<'_, T> {
+impl<T: Stored> Vectorized for ChunkSums<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         let ChunkSums { of, line, x, dy, mask, part, mut out } = self;
@@ -142,7 +142,7 @@ struct Chunk<'a, T> {
     dx: &'a mut [T],
 }
 
-impl<T: Stored> Kernel for Chunk<'_, T> {
+impl<T: Stored> Vectorized for Chunk<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         let line = self.slopes[0].len();

@@ -11,7 +11,7 @@ pub(super) use backward::{Slopes, grad_affine, grad_sums, grad_x, past_sums};
 use super::lines::{Accumulators, Line, moments};
 use super::{BatchStatistics, Norm, Rows, vector};
 use crate::error::Result;
-use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
+use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
 use crate::tensor::{Element, Tensor};
 use rayon::prelude::*;
 
@@ -142,7 +142,7 @@ struct ChunkSums<'a, T> {
     sums: &'a mut [f32],
 }
 
-impl<T: Stored> Kernel for ChunkSums<'_, T> {
+impl<T: Stored> Vectorized for ChunkSums<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         let ChunkSums { p, x, sums: out } = self;
@@ -246,7 +246,7 @@ struct Normalise<'a, T> {
     y: &'a mut [T],
 }
 
-impl<T: Stored> Kernel for Normalise<'_, T> {
+impl<T: Stored> Vectorized for Normalise<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         for (i, (x, y)) in self.x.chunks(self.line).zip(self.y.chunks_mut(self.line)).enumerate() {

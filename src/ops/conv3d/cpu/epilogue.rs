@@ -10,7 +10,7 @@ use super::plan::{Plan, Rows};
 use crate::error::Result;
 use crate::ops::batch_norm::Moments;
 use crate::ops::batch_norm::lines::{Accumulators, Line, Mask, moments};
-use crate::ops::lanes::{self, Kernel, Lanes, Stored, whole};
+use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -246,7 +246,7 @@ struct Strip<'s, 'a, T, R> {
     channels: Range<usize>,
 }
 
-impl<T: Stored, R: Iterator<Item = Rows>> Kernel for Strip<'_, '_, T, R> {
+impl<T: Stored, R: Iterator<Item = Rows>> Vectorized for Strip<'_, '_, T, R> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         let Strip { of: &Strips { work, c, out, to, .. }, at, part, rows, channels } = self;

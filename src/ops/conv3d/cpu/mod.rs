@@ -10,8 +10,8 @@ mod epilogue;
 mod plan;
 mod vector;
 
-use super::Conv3d;
 use super::fusion::contract::{Epilogue, Prologue};
+use super::{Conv3d, Operator};
 use crate::cpu::Isa;
 use crate::error::Result;
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +23,7 @@ use crate::ops::lanes::Stored as Number;
 use crate::shape::Shape;
 use crate::tensor::{DType, Tensor};
 #[cfg(target_arch = "x86_64")]
-use amx::{Input, Number, choice::Pass, correlate_operands::Numbers};
+use amx::{Input, Number, correlate_operands::Numbers};
 use epilogue::{Finish, NormRelu};
 use half::bf16;
 
@@ -94,7 +94,7 @@ fn fprop_as<T: Operand>(
     };
     let mut finish = parts.map_or_else(Finish::none, |parts| Finish::<T>::moments(p, parts));
     #[cfg(target_arch = "x86_64")]
-    if let Some(planes) = amx::choice::parts(isa, p, Pass::Fprop, [x, w]) {
+    if let Some(planes) = amx::choice::parts(isa, p, Operator::Fprop, [x, w]) {
         let lines = prologue.lines(x)?;
         let y = amx::fprop(p, planes, Input::new(x, lines.as_ref()), w, &mut finish)?;
         return Ok((y, finish.taken_moments()?));
@@ -124,7 +124,7 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, operands: [&Tensor; 2]) -> Result<Tens
 
 fn dgrad_as<T: Operand>(isa: Isa, p: &Conv3d, [dy, w]: [&Tensor; 2], finish: &mut Finish<T>) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(planes) = amx::choice::parts(isa, p, Pass::Dgrad, [dy, w]) {
+    if let Some(planes) = amx::choice::parts(isa, p, Operator::Dgrad, [dy, w]) {
         return amx::dgrad(p, planes, dy, w, finish);
     }
     let (dys, ws) = (dy.host()?, w.host()?);
@@ -178,7 +178,7 @@ fn dgrad_norm_relu_as<T: Operand>(
 /// `dw`, f32.
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, prologue: Prologue, dy: &Tensor) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(parts) = amx::choice::parts(isa, p, Pass::Wgrad, [x, dy]) {
+    if let Some(parts) = amx::choice::parts(isa, p, Operator::Wgrad, [x, dy]) {
         let interleaves = amx::correlate::applies(p, parts);
         let (normed, lines) = if interleaves { (None, prologue.lines(x)?) } else { (prologue.apply(x)?, None) };
         let [x, dy] = [normed.as_ref().unwrap_or(x), dy].map(|operand| Numbers::of(operand, parts));

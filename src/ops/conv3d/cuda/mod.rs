@@ -10,14 +10,13 @@ mod problem;
 
 pub(in crate::ops) use launch::kernels;
 
-use super::Conv3d;
+use super::{Conv3d, Operator};
 use crate::driver::{Gpu, Memory};
 use crate::error::Result;
 use crate::ops::batch_norm::Norm;
 use crate::tensor::{DType, Tensor};
 use launch::NormRelu;
 pub(super) use launch::{Forwards, Work};
-use plan::Pass;
 pub(super) use plan::Plan;
 
 /// Both tensors in one data type that represents the values of either.
@@ -52,7 +51,7 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
     if has_work(gpu, [&a, &b], &mut y)? {
         let f = Forwards { bias: bias.as_ref().map(Tensor::input), statistics: None };
         let to = y.output();
-        let plan = Plan::new(p, Pass::Fprop, a.dtype())?;
+        let plan = Plan::new(p, Operator::Fprop, a.dtype())?;
         with_space(gpu, p, a.dtype(), plan, |work| work.fprop(a.input(), b.input(), to, &f))?;
     }
     y.cast(x.dtype())
@@ -60,19 +59,25 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
 
 /// A pass with tile number `tile` of its kernels, if there is such a tile.
 #[cfg(any(test, feature = "testing"))]
-pub(super) fn on_tile(gpu: &Gpu, p: &Conv3d, pass: Pass, tile: usize, [a, b]: [&Tensor; 2]) -> Result<Option<Tensor>> {
+pub(super) fn on_tile(
+    gpu: &Gpu,
+    p: &Conv3d,
+    pass: Operator,
+    tile: usize,
+    [a, b]: [&Tensor; 2],
+) -> Result<Option<Tensor>> {
     let Some(plan) = Plan::with_tile(p, pass, a.dtype(), tile)? else { return Ok(None) };
     let (dtype, shape) = match pass {
-        Pass::Fprop => (a.dtype(), p.y_shape()),
-        Pass::Dgrad => (a.dtype(), p.x_shape()),
-        Pass::Wgrad => (DType::F32, p.w_shape()),
+        Operator::Fprop => (a.dtype(), p.y_shape()),
+        Operator::Dgrad => (a.dtype(), p.x_shape()),
+        Operator::Wgrad => (DType::F32, p.w_shape()),
     };
     let mut result = Tensor::on_gpu(gpu, dtype, shape)?;
     let to = result.output();
     with_space(gpu, p, a.dtype(), plan, |work| match pass {
-        Pass::Fprop => work.fprop(a.input(), b.input(), to, &Forwards::default()),
-        Pass::Dgrad => work.dgrad(a.input(), b.input(), to, None),
-        Pass::Wgrad => work.wgrad(a.input(), b.input(), to),
+        Operator::Fprop => work.fprop(a.input(), b.input(), to, &Forwards::default()),
+        Operator::Dgrad => work.dgrad(a.input(), b.input(), to, None),
+        Operator::Wgrad => work.wgrad(a.input(), b.input(), to),
     })?;
     Ok(Some(result))
 }
@@ -82,7 +87,7 @@ pub(in crate::ops) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> R
     let mut dx = Tensor::on_gpu(gpu, a.dtype(), p.x_shape())?;
     if has_work(gpu, [&a, &b], &mut dx)? {
         let to = dx.output();
-        let plan = Plan::new(p, Pass::Dgrad, a.dtype())?;
+        let plan = Plan::new(p, Operator::Dgrad, a.dtype())?;
         with_space(gpu, p, a.dtype(), plan, |work| work.dgrad(a.input(), b.input(), to, None))?;
     }
     dx.cast(dy.dtype())
@@ -93,7 +98,7 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> R
     let mut dw = Tensor::on_gpu(gpu, DType::F32, p.w_shape())?;
     if has_work(gpu, [&a, &b], &mut dw)? {
         let to = dw.output();
-        let plan = Plan::new(p, Pass::Wgrad, a.dtype())?;
+        let plan = Plan::new(p, Operator::Wgrad, a.dtype())?;
         with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to))?;
     }
     Ok(dw)
@@ -110,7 +115,7 @@ pub(super) fn fprop_moments(
     let mut y = Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?;
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.k])?;
     let (to, moments) = (y.output(), (near.input(), sums.output()));
-    let plan = Plan::with_statistics(p, Pass::Fprop, DType::BF16, parts)?;
+    let plan = Plan::with_statistics(p, Operator::Fprop, DType::BF16, parts)?;
     let f = Forwards { bias: None, statistics: Some(moments) };
     with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
     Ok((y, sums))
@@ -134,7 +139,7 @@ pub(super) fn dgrad_norm_relu(
         sums: sums.output(),
     };
     let to = dx.output();
-    let plan = Plan::with_statistics(p, Pass::Dgrad, DType::BF16, norm.parts())?;
+    let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, norm.parts())?;
     with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&epilogue)))?;
     Ok((dx, sums))
 }

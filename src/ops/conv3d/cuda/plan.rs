@@ -1,21 +1,10 @@
 //! How a pass is divided into blocks and which kernel computes them: pure functions of the problem.
 
-use super::super::Conv3d;
+use super::super::{Conv3d, Operator};
 use super::problem::Conv;
 use crate::driver::Spread;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
-
-/// The three passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pass {
-    /// `y` from `x` and `w`.
-    Fprop,
-    /// `dx` from `dy` and `w`.
-    Dgrad,
-    /// `dw` from `x` and `dy`.
-    Wgrad,
-}
 
 /// Which kernels compute a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +65,7 @@ impl Plan {
     ///
     /// # Errors
     /// `Param` when a tensor has 2³¹ elements or more, or strides are too large for dgrad.
-    pub fn new(p: &Conv3d, pass: Pass, dtype: DType) -> Result<Plan> {
+    pub fn new(p: &Conv3d, pass: Operator, dtype: DType) -> Result<Plan> {
         Plan::cut(p, pass, dtype, None, None)
     }
 
@@ -85,7 +74,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn with_statistics(p: &Conv3d, pass: Pass, dtype: DType, groups: usize) -> Result<Plan> {
+    pub fn with_statistics(p: &Conv3d, pass: Operator, dtype: DType, groups: usize) -> Result<Plan> {
         Plan::cut(p, pass, dtype, Some(groups), None)
     }
 
@@ -94,16 +83,16 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     #[cfg(any(test, feature = "testing"))]
-    pub fn with_tile(p: &Conv3d, pass: Pass, dtype: DType, tile: usize) -> Result<Option<Plan>> {
+    pub fn with_tile(p: &Conv3d, pass: Operator, dtype: DType, tile: usize) -> Result<Option<Plan>> {
         let plan = Plan::cut(p, pass, dtype, None, Some(tile))?;
         Ok((plan.entry == tile).then_some(plan))
     }
 
-    fn cut(p: &Conv3d, pass: Pass, dtype: DType, statistics: Option<usize>, tile: Option<usize>) -> Result<Plan> {
+    fn cut(p: &Conv3d, pass: Operator, dtype: DType, statistics: Option<usize>, tile: Option<usize>) -> Result<Plan> {
         let groups = statistics.unwrap_or(1);
         let exact = dtype == DType::F32 || p.geometry.groups > 1;
         let row = |c: usize| if exact { c } else { c.next_multiple_of(8) };
-        let stem = !exact && p.c <= 4 && pass != Pass::Dgrad;
+        let stem = !exact && p.c <= 4 && pass != Operator::Dgrad;
         let (c_row, k_row) = (if stem { 4 } else { row(p.c) }, row(p.k));
         let path = if exact {
             Path::Exact
@@ -114,7 +103,7 @@ impl Plan {
         };
         let (taps, pixels) = (p.taps(), p.n * p.out.iter().product::<usize>());
         let c_row_group = if exact { p.c_group() } else { c_row };
-        let classes: usize = if pass == Pass::Dgrad {
+        let classes: usize = if pass == Operator::Dgrad {
             p.geometry.window.stride.iter().fold(1, |n: usize, s| n.saturating_mul(*s))
         } else {
             1
@@ -124,24 +113,24 @@ impl Plan {
             return Err(Error::param("conv3d", "stride", stride, "a GPU takes products of at most 65535"));
         }
         let (rows, columns) = match pass {
-            Pass::Fprop => (pixels / groups, p.k_group()),
-            Pass::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
-            Pass::Wgrad => (p.k_group(), taps * c_row_group),
+            Operator::Fprop => (pixels / groups, p.k_group()),
+            Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
+            Operator::Wgrad => (p.k_group(), taps * c_row_group),
         };
         let tiles = match (path, pass) {
             (Path::Exact, _) => EXACT,
-            (Path::Stem, Pass::Wgrad) => WGRAD_STEM,
+            (Path::Stem, Operator::Wgrad) => WGRAD_STEM,
             (Path::Stem, _) => FPROP_STEM,
-            (Path::Dense, Pass::Fprop) => FPROP,
-            (Path::Dense, Pass::Dgrad) => DGRAD,
-            (Path::Dense, Pass::Wgrad) => WGRAD,
+            (Path::Dense, Operator::Fprop) => FPROP,
+            (Path::Dense, Operator::Dgrad) => DGRAD,
+            (Path::Dense, Operator::Wgrad) => WGRAD,
         };
         let best = cheapest(tiles, rows, columns, groups * classes * p.geometry.groups);
         let entry = tile.filter(|&t| t < tiles.len()).unwrap_or(best);
         let Tile(bm, bn, threads, shared, _) = tiles[entry];
         let [row_tiles, column_tiles] = [rows.div_ceil(bm), columns.div_ceil(bn)];
-        let mut conv = Conv::new(p, pass == Pass::Dgrad);
-        let splits = if pass == Pass::Wgrad {
+        let mut conv = Conv::new(p, pass == Operator::Dgrad);
+        let splits = if pass == Operator::Wgrad {
             let (size, count) = split(pixels, row_tiles * column_tiles * p.geometry.groups);
             conv.split = size as u32;
             count
@@ -149,22 +138,22 @@ impl Plan {
             1
         };
         (conv.c_row, conv.k_row, conv.column_tiles) = (c_row as u32, k_row as u32, column_tiles as u32);
-        let group_rows = if pass == Pass::Dgrad { p.n / groups } else { rows };
+        let group_rows = if pass == Operator::Dgrad { p.n / groups } else { rows };
         (conv.group_tiles, conv.group_rows) = (row_tiles as u32, group_rows as u32);
 
         let padded = [(c_row != p.c && !exact).then_some(c_row), (k_row != p.k && !exact).then_some(k_row)];
-        let sums_after = splits > 1 || (pass == Pass::Wgrad && padded[0].is_some());
+        let sums_after = splits > 1 || (pass == Operator::Wgrad && padded[0].is_some());
         let copy = |rows: usize, channels: Option<usize>| channels.map_or(0, |c| (rows * c * 2).next_multiple_of(256));
         let x_rows = p.n * p.input.iter().product::<usize>();
         let [first, second] = match pass {
-            Pass::Fprop => [copy(x_rows, padded[0]), copy(p.k * taps, padded[0])],
-            Pass::Dgrad => [copy(pixels, padded[1]), copy(p.k * taps, padded[0])],
-            Pass::Wgrad => [copy(x_rows, padded[0]), copy(pixels, padded[1])],
+            Operator::Fprop => [copy(x_rows, padded[0]), copy(p.k * taps, padded[0])],
+            Operator::Dgrad => [copy(pixels, padded[1]), copy(p.k * taps, padded[0])],
+            Operator::Wgrad => [copy(x_rows, padded[0]), copy(pixels, padded[1])],
         };
         let part = match (pass, statistics) {
-            (Pass::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
-            (Pass::Fprop, Some(_)) => groups * row_tiles * 2 * p.k * 4,
-            (Pass::Dgrad, Some(_)) => groups * classes * row_tiles * 2 * p.c * 4,
+            (Operator::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
+            (Operator::Fprop, Some(_)) => groups * row_tiles * 2 * p.k * 4,
+            (Operator::Dgrad, Some(_)) => groups * classes * row_tiles * 2 * p.c * 4,
             _ => 0,
         };
         for (what, elements) in [
@@ -224,15 +213,15 @@ mod tests {
 
     /// How often each element of the kernel's result is written, by the index arithmetic of the kernels. wgrad writes
     /// one result per split, each of which must read its pixels once.
-    fn written(p: &Conv3d, pass: Pass, plan: &Plan) -> Vec<u32> {
+    fn written(p: &Conv3d, pass: Operator, plan: &Plan) -> Vec<u32> {
         let [bm, bn] = plan.tile;
         let [tiles, second, groups] = plan.spread.grid.map(|v| v as usize);
         let (conv, stride) = (&plan.conv, p.geometry.window.stride);
         let width = p.taps() * if plan.path == Path::Exact { p.c_group() } else { conv.c_row as usize };
         let (size, columns) = match pass {
-            Pass::Fprop => (p.y_shape().len(), p.k_group()),
-            Pass::Dgrad => (p.x_shape().len(), p.c_group()),
-            Pass::Wgrad => (plan.splits * p.k * width, width),
+            Operator::Fprop => (p.y_shape().len(), p.k_group()),
+            Operator::Dgrad => (p.x_shape().len(), p.c_group()),
+            Operator::Wgrad => (plan.splits * p.k * width, width),
         };
         let mut counts = vec![0; size];
         for (x, y, z) in (0..tiles * second * groups).map(|i| (i % tiles, i / tiles % second, i / tiles / second)) {
@@ -241,22 +230,22 @@ mod tests {
             let residue = [y / (stride[1] * stride[2]), y / stride[2] % stride[1], y % stride[2]];
             let class = [0, 1, 2].map(|a| (p.input[a] + stride[a] - 1).saturating_sub(residue[a]) / stride[a]);
             let rows = match pass {
-                Pass::Fprop => conv.group_rows as usize,
-                Pass::Dgrad => conv.group_rows as usize * class.iter().product::<usize>(),
-                Pass::Wgrad => p.k_group(),
+                Operator::Fprop => conv.group_rows as usize,
+                Operator::Dgrad => conv.group_rows as usize * class.iter().product::<usize>(),
+                Operator::Wgrad => p.k_group(),
             };
             for m in range(within, bm, rows).map(|m| part * rows + m) {
                 let row = match pass {
-                    Pass::Fprop => m * p.k,
-                    Pass::Wgrad => (y * p.k + z * p.k_group() + m) * width,
-                    Pass::Dgrad => {
+                    Operator::Fprop => m * p.k,
+                    Operator::Wgrad => (y * p.k + z * p.k_group() + m) * width,
+                    Operator::Dgrad => {
                         let at = [m / class[2] / class[1] % class[0], m / class[2] % class[1], m % class[2]];
                         let at = [0, 1, 2].map(|a| at[a] * stride[a] + residue[a]);
                         let n = m / class.iter().product::<usize>();
                         (((n * p.input[0] + at[0]) * p.input[1] + at[1]) * p.input[2] + at[2]) * p.c
                     }
                 };
-                let group = if pass == Pass::Wgrad { 0 } else { z * columns };
+                let group = if pass == Operator::Wgrad { 0 } else { z * columns };
                 range(column, bn, columns).for_each(|n| counts[row + group + n] += 1);
             }
         }
@@ -278,16 +267,16 @@ mod tests {
 
         #[test]
         fn every_element_is_written_once(p in problems()) {
-            for pass in [Pass::Fprop, Pass::Dgrad, Pass::Wgrad] {
+            for pass in [Operator::Fprop, Operator::Dgrad, Operator::Wgrad] {
                 let mut plans = vec![Plan::new(&p, pass, DType::F32).unwrap(), Plan::new(&p, pass, DType::BF16).unwrap()];
                 plans.extend((0..3).filter_map(|tile| Plan::with_tile(&p, pass, DType::BF16, tile).unwrap()));
-                if pass != Pass::Wgrad && p.geometry.groups == 1 {
+                if pass != Operator::Wgrad && p.geometry.groups == 1 {
                     plans.push(Plan::with_statistics(&p, pass, DType::BF16, p.n).unwrap());
                 }
                 for plan in plans {
                     prop_assert!(written(&p, pass, &plan).iter().all(|&n| n == 1), "{:?} of {:?}: {:?}", pass, p, plan);
                     let pixels = p.n * p.out.iter().product::<usize>();
-                    if pass == Pass::Wgrad {
+                    if pass == Operator::Wgrad {
                         let split = plan.conv.split as usize;
                         prop_assert!(plan.splits * split >= pixels && (plan.splits - 1) * split < pixels);
                     }

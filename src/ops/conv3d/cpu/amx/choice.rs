@@ -1,22 +1,14 @@
 //! Whether a pass runs on AMX tiles, and with how many bf16 terms per number.
 
-use super::super::super::{Conv3d, Products};
+use super::super::super::{Conv3d, Operator, Products};
 use super::correlate_plan::Plan;
 use crate::cpu::Isa;
 use crate::cpu::amx::{DEPTH, SIDE};
 use crate::tensor::{DType, Tensor};
 
-/// The three passes of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Pass {
-    Fprop,
-    Dgrad,
-    Wgrad,
-}
-
 /// Number of bf16 terms into which AMX tiles split the numbers of these tensors; `None` where AMX is not used. Depends
 /// only on the shape, the data types and the processor.
-pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Pass, operands: [&Tensor; 2]) -> Option<usize> {
+pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Operator, operands: [&Tensor; 2]) -> Option<usize> {
     let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
     if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any || !moderate(p) {
         return None;
@@ -50,7 +42,7 @@ const MOST: usize = 1 << 10;
 /// Both costs are in picoseconds, fitted to the passes of five networks (two cores with two 512-bit units each); only
 /// their ratio matters. Tiles multiply faster, but operands must be split first: splitting costs more than is gained
 /// for an activation that few output channels use, and for filters that few positions use.
-fn pays(p: &Conv3d, pass: Pass) -> bool {
+fn pays(p: &Conv3d, pass: Operator) -> bool {
     let [inputs, outputs] = [p.input, p.out].map(|axes| (p.n * axes.iter().product::<usize>()) as f64);
     let (c, k, taps) = (p.c as f64, p.k as f64, p.taps() as f64);
     let filters = taps * c * k;
@@ -67,17 +59,17 @@ fn pays(p: &Conv3d, pass: Pass) -> bool {
     };
     let tiled = |contracted: usize, results: usize| (steps(contracted) * results.next_multiple_of(SIDE)) as f64;
     let (multiply_adds, tiles) = match pass {
-        Pass::Fprop => (
+        Operator::Fprop => (
             4.7 * outputs * taps * c * vectors(p.k),
             2.7 * outputs * tiled(p.c, p.k) + 115.0 * inputs * c + 1000.0 * filters,
         ),
-        Pass::Dgrad => (
+        Operator::Dgrad => (
             4.7 * outputs * taps * k * vectors(p.c),
             2.7 * outputs * tiled(p.k, p.c) + 115.0 * outputs * k + 950.0 * filters,
         ),
         // Here channels and filters are rows and columns of tiles, and a few of either leave a tile mostly empty.
-        Pass::Wgrad if p.c < SIDE || p.k < SIDE => return false,
-        Pass::Wgrad => (
+        Operator::Wgrad if p.c < SIDE || p.k < SIDE => return false,
+        Operator::Wgrad => (
             4.7 * outputs * filters,
             3.1 * Plan::new(p, 3).stepped as f64 * filters + 80.0 * (inputs * c + outputs * k) + 250.0 * filters,
         ),

@@ -19,7 +19,7 @@ use super::correlate_flat;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave, transpose};
 use super::correlate_plan::{BLOCK, Plan, STRETCH, phase_rows};
-use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles};
+use crate::cpu::amx::{DEPTH, Offsets, Product, SIDE, TILE, Tiles};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
 use crate::tensor::Buffer;
@@ -366,7 +366,7 @@ impl<'a> Task<'a> {
         for stretch in 0..stretches {
             list.clear();
             let own = steps * stretch / stretches..steps * (stretch + 1) / stretches;
-            list.extend(own.map(|step| Step { a: (step * TILE) as isize, b: (step * TILE) as isize }));
+            list.extend(own.map(|step| Offsets { a: (step * TILE) as isize, b: (step * TILE) as isize }));
             for tile in (0..self.tiles).step_by(2) {
                 for column in (0..plan.columns).step_by(2) {
                     for &(a, frame) in taps {

@@ -9,7 +9,7 @@ use super::super::super::Conv3d;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave_places, interleave_split, transpose};
 use super::correlate_plan::STRETCH;
-use crate::cpu::amx::{DEPTH, Product, SIDE, Step, TILE, Tiles, split};
+use crate::cpu::amx::{DEPTH, Offsets, Product, SIDE, TILE, Tiles, split};
 use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
@@ -204,8 +204,8 @@ impl Job<'_> {
         let stretches = steps.len().div_ceil(STRETCH);
         let cut = |stretch: usize| steps.len() * stretch / stretches;
         let step =
-            |i: usize| Step { a: ((steps.start - self.held.start + i) * 2 * TILE) as isize, b: (i * TILE) as isize };
-        let lists: Vec<Vec<Step>> = (0..stretches).map(|s| (cut(s)..cut(s + 1)).map(step).collect()).collect();
+            |i: usize| Offsets { a: ((steps.start - self.held.start + i) * 2 * TILE) as isize, b: (i * TILE) as isize };
+        let lists: Vec<Vec<Offsets>> = (0..stretches).map(|s| (cut(s)..cut(s + 1)).map(step).collect()).collect();
         for pair in pairs {
             let filters = pair * BLOCK..((pair + 1) * BLOCK).min(p.k);
             // The results' memory is not in the cache, so it is prefetched.

@@ -3,7 +3,7 @@
 use super::super::plan::Plan;
 use super::number::{self, BLOCK, Number};
 use super::slab::Layout;
-use crate::cpu::amx::{DEPTH, SIDE, Step};
+use crate::cpu::amx::{DEPTH, Offsets, SIDE};
 use half::bf16;
 use std::ops::Range;
 
@@ -115,14 +115,14 @@ impl Class {
     }
 
     /// The steps of one segment, for positions at which the taps along time that are `inside` read the clip.
-    pub fn steps(&self, layout: &Layout, segment: &Range<usize>, inside: &[bool]) -> Vec<Step> {
+    pub fn steps(&self, layout: &Layout, segment: &Range<usize>, inside: &[bool]) -> Vec<Offsets> {
         let mut steps = Vec::new();
         for (i, place) in segment.clone().zip(&self.places[segment.clone()]).filter(|(_, p)| inside[p.t]) {
             let [at, ah, _] = &self.plan.axes;
             let within = layout.offset(ah.taps[place.h].delta, self.runs[place.run].delta) + self.start(place.piece);
             let a = 2 * (at.taps[place.t].delta * layout.frame_pitch as isize + within as isize);
             let b = 2 * i * self.planes * 2 * self.tile();
-            steps.push(Step { a, b: b as isize });
+            steps.push(Offsets { a, b: b as isize });
         }
         steps
     }

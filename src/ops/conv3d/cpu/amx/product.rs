@@ -6,7 +6,7 @@ use super::Input;
 use super::number::{BLOCK, Number};
 use super::panels::Class;
 use super::slab::{Layout, Unit, widest};
-use crate::cpu::amx::{Product, SIDE, Step, Tiles};
+use crate::cpu::amx::{Offsets, Product, SIDE, Tiles};
 use crate::error::Result;
 use crate::tensor::Buffer;
 use half::bf16;
@@ -145,7 +145,7 @@ fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
 struct Positions<'a, S> {
     /// Address of the first position in the input.
     base: *const bf16,
-    steps: &'a [Vec<Step>],
+    steps: &'a [Vec<Offsets>],
     to: &'a [*mut S],
     /// Positions from the first tile's to the second's; `None` if there is only one tile.
     second: Option<usize>,
@@ -211,7 +211,7 @@ impl<S: Number> Job<'_, '_, S> {
                 while end < qt.end && inside(end) == taps {
                     end += 1;
                 }
-                let steps: Vec<Vec<Step>> =
+                let steps: Vec<Vec<Offsets>> =
                     class.segments.iter().map(|s| class.steps(&self.layout, s, &taps)).collect();
                 let together = if flat { end - q } else { 1 };
                 for q in (q..end).step_by(together) {

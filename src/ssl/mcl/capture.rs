@@ -1,16 +1,16 @@
-//! MCL's step in a form that can be recorded.
+//! MCL's step in a form that can be captured.
 
 use super::step::Inputs;
 use super::{Mcl, Network, Rates, Views};
 use crate::error::{Error, Result};
 use crate::ops::sgd::Sgd;
+use crate::ssl::capture::{CapturedMethod, overwrite};
 use crate::ssl::pathway::Notes;
-use crate::ssl::record::{Step, overwrite};
 use crate::ssl::report::Seen;
 use crate::tensor::{Device, Tensor};
 use rand::Rng;
 
-impl Step for Mcl {
+impl CapturedMethod for Mcl {
     type Networks = Network;
     type Views = Views;
     type Rates = Rates;
@@ -34,11 +34,11 @@ impl Step for Mcl {
         Ok(inputs)
     }
 
-    /// A loss that was off when the step was recorded is not in the graph.
+    /// A loss that was off when the step was captured is not in the graph.
     fn refill(&self, inputs: &mut Inputs, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<()> {
         let wanted = rates.wanted();
         if let Some(i) = (0..wanted.len()).find(|&i| wanted[i] && !inputs.wanted[i]) {
-            let rule = "the step was recorded without that loss; record it anew";
+            let rule = "the step was captured without that loss; capture it again";
             return Err(Error::param("mcl", ["order", "alignment"][i], "a weight above 0", rule));
         }
         inputs.views.query.overwrite(&views.query)?;

@@ -1,4 +1,4 @@
-//! A training step recorded as a graph and replayed: one launch instead of some hundreds.
+//! A training step captured as a graph and replayed: one launch instead of some hundreds.
 
 use super::pathway::Notes;
 use super::report::{Report, Seen};
@@ -9,7 +9,7 @@ use crate::tensor::{Device, Tensor};
 use rand::Rng;
 
 /// A method's step, separated into its inputs and its computation.
-pub trait Step: Clone {
+pub trait CapturedMethod: Clone {
     /// Networks and queues.
     type Networks;
     /// A batch.
@@ -41,7 +41,7 @@ pub trait Step: Clone {
     #[doc(hidden)]
     fn apart(inputs: Self::Inputs) -> Result<Self::Inputs>;
 
-    /// Writes new inputs over the old ones; draws from `rng` like [`Step::inputs`].
+    /// Writes new inputs over the old ones; draws from `rng` like [`CapturedMethod::inputs`].
     #[doc(hidden)]
     fn refill(
         &self,
@@ -68,22 +68,22 @@ pub trait Step: Clone {
     fn note_step(&self, p: &mut Self::Networks, views: &Self::Views);
 }
 
-/// A step on a GPU that is replayed on new inputs. It holds the networks' addresses, so the networks it was recorded
+/// A step on a GPU that is replayed on new inputs. It holds the networks' addresses, so the networks it was captured
 /// with must not be restored, moved or replaced meanwhile; each call receives them to update their host-side state.
-pub struct Recorded<M: Step> {
+pub struct Captured<M: CapturedMethod> {
     method: M,
     graph: Graph,
     inputs: M::Inputs,
     seen: Seen,
 }
 
-impl<M: Step> Recorded<M> {
-    /// Runs one step, and records another. Run an ordinary step before, so that memory shared between the networks
+impl<M: CapturedMethod> Captured<M> {
+    /// Runs one step, and captures another. Run an ordinary step before, so that memory shared between the networks
     /// initially has been separated.
     ///
     /// # Errors
     /// Those of the method's step; `Device` when the networks are not on a GPU; `Driver` when something cannot be
-    /// recorded. After an error the networks may be half updated and must be restored.
+    /// captured. After an error the networks may be half updated and must be restored.
     pub fn new(
         method: &M,
         p: &mut M::Networks,
@@ -91,16 +91,16 @@ impl<M: Step> Recorded<M> {
         rng: &mut impl Rng,
         rates: M::Rates,
         sgd: &Sgd,
-    ) -> Result<(Recorded<M>, Report)> {
+    ) -> Result<(Captured<M>, Report)> {
         let Device::Cuda(gpu) = M::device(p) else {
-            return Err(Error::device("record", "networks", "a GPU", Device::Cpu));
+            return Err(Error::device("capture", "networks", "a GPU", Device::Cpu));
         };
         // Memory owned by the graph: the caller's views may be freed, and are not overwritten.
         let inputs = M::apart(method.inputs(p, views, rng, rates)?)?;
-        // A real step. It loads every kernel and leaves the memory that recording will request: neither is possible
-        // while recording.
+        // A real step. It loads every kernel and leaves the memory that capturing will request: neither is possible
+        // while capturing.
         let report = method.run(p, &inputs, sgd)?.read()?;
-        // Recording does nothing on the GPU, but it updates the host-side state.
+        // Capturing does nothing on the GPU, but it updates the host-side state.
         let notes = M::notes(p);
         let mut seen = None;
         let graph = gpu.graph(|| {
@@ -108,8 +108,8 @@ impl<M: Step> Recorded<M> {
             Ok(())
         })?;
         M::set_notes(p, notes);
-        let Some(seen) = seen else { unreachable!("the recording ran") };
-        Ok((Recorded { method: method.clone(), graph, inputs, seen }, report))
+        let Some(seen) = seen else { unreachable!("the captured step ran") };
+        Ok((Captured { method: method.clone(), graph, inputs, seen }, report))
     }
 
     /// The method's step, by replaying the graph: on views of the same shapes, and the same networks.

@@ -1,16 +1,16 @@
-//! MaCLR's step in a form that can be recorded.
+//! MaCLR's step in a form that can be captured.
 
 use super::step::Inputs;
 use super::{Maclr, Pathways, Views};
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
+use crate::ssl::capture::{CapturedMethod, overwrite};
 use crate::ssl::pathway::{Notes, Pathway};
-use crate::ssl::record::{Step, overwrite};
 use crate::ssl::report::Seen;
 use crate::tensor::{Device, Tensor};
 use rand::Rng;
 
-impl Step for Maclr {
+impl CapturedMethod for Maclr {
     type Networks = Pathways;
     type Views = Views;
     type Rates = f32;
