@@ -34,8 +34,6 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod flow;
-#[cfg(any(feature = "train", feature = "video"))]
-mod hash;
 pub mod interop;
 pub mod nn;
 pub mod ops;

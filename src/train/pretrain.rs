@@ -6,7 +6,7 @@ use super::limits;
 use super::metrics::Metrics;
 use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hash::fnv1a;
+use crate::files::fnv1a;
 use crate::nn::{Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};

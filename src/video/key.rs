@@ -15,8 +15,8 @@ use super::{
     CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, flow_folder, folder, packed, procedural,
 };
 use crate::error::{Error, Result};
+use crate::files::fnv1a;
 use crate::flow::maps::MapSpec;
-use crate::hash::fnv1a;
 
 /// Everything a file of frames depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ mod walk;
 
 use super::procedural::{MOTIONS, ProceduralSpec};
 use crate::error::{Error, Result};
-use crate::hash::{fnv1a, fnv1a_on};
+use crate::files::{fnv1a, fnv1a_on};
 
 /// Source of a video's frames.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
