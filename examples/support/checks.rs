@@ -1,6 +1,6 @@
 //! Checks before a run starts: its files, the machine's memory, the lengths of the videos.
 
-use super::output::{say_aside, warn};
+use super::output::{count, say_aside, warn};
 use super::pretrain::Job;
 use super::run::foresee;
 use anyhow::{Context, Result, bail, ensure};
@@ -64,7 +64,8 @@ fn left(data: &Dataset, seen: &Foreseen) -> usize {
     }
     let more = seen.failed.len().saturating_sub(NAMED);
     if more > 0 {
-        say_aside(format_args!("would be skipped: {more} more {} videos", data.split.name()));
+        let videos = count(more, "more video", "more videos");
+        say_aside(format_args!("would be skipped: {videos} of the {} list", data.split.name()));
     }
     data.len() - seen.failed.len()
 }
@@ -98,9 +99,9 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
     ];
     for ((n, clip), first) in short.into_iter().zip(clips).zip(first) {
         let Some((name, frames)) = first else { continue };
-        let are = if n == 1 { "1 video is".to_owned() } else { format!("{n} videos are") };
+        let are = count(n, "video is", "videos are");
         if views.short == Short::Refuse {
-            bail!("--refuse-short: {are} {clip}; the first, {name}, has {frames} frames");
+            bail!("--refuse-short: {are} {clip}; the first, {name}, has {}", count(frames, "frame", "frames"));
         }
         warn(format_args!("{are} {clip}; their frames are repeated"));
     }
@@ -108,8 +109,8 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
 }
 
 /// Refuses what the run would refuse after reading its lists and before decoding a video, and prints what it would
-/// skip.
-pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
+/// skip. Returns the numbers of training and test videos that are left.
+pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<[usize; 2]> {
     let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
     let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
     for (data, flow, motion) in parts {
@@ -122,7 +123,7 @@ pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
     steps_per_epoch(usable[0], job.training.batch)?;
     job.training.queue_length(usable[0], job.keys)?;
     short(views, lengths.into_iter())?;
-    Ok(())
+    Ok([usable[0], usable[1]])
 }
 
 /// Refuses clips that do not fit into main memory: those of a step, `clips` per video, and as many again that are
