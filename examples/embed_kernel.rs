@@ -111,7 +111,7 @@ fn on_cudarc(data: &Data, ordinal: usize) -> Result<[Vec<f32>; 3]> {
 
 #[cfg(not(feature = "cuda"))]
 fn on_cudarc(_: &Data, ordinal: usize) -> Result<[Vec<f32>; 3]> {
-    anyhow::bail!("device {ordinal} was asked of a build without the feature `cuda`")
+    anyhow::bail!("tubelet was built without its feature `cuda`, which cuda:{ordinal} needs")
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -5,11 +5,11 @@
 
 mod support;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
-use support::args::within;
+use support::args::{one_of, within};
 use support::checks::init_is_no_folder;
 use support::motion::FocusOptions;
 use support::presets::{self, Preset as Values};
@@ -22,6 +22,10 @@ use tubelet::ssl::maclr::CrossPositive;
 use tubelet::train::limits;
 use tubelet::train::maclr::{MaclrRun, Recipe};
 
+/// Values of `--cross-positive`, named as in `settings.json`.
+const CROSS_POSITIVES: [(&str, CrossPositive); 2] =
+    [("other-clip", CrossPositive::OtherClip), ("same-clip", CrossPositive::SameClip)];
+
 /// Pre-train on videos without labels (MaCLR), then evaluate the features with a linear probe.
 ///
 /// Options without a stated default take it from the preset.
@@ -33,27 +37,27 @@ struct Args {
     #[command(flatten)]
     focus: FocusOptions,
 
-    /// Weight of the visual-visual term
+    /// Weight of the RGB-RGB term
     #[arg(long, value_parser = within::<f32>(limits::W_VV))]
     w_vv: Option<f32>,
     /// Weight of the motion-motion term
     #[arg(long, value_parser = within::<f32>(limits::W_MM))]
     w_mm: Option<f32>,
-    /// Weight of the term with visual queries and motion keys
+    /// Weight of the term with RGB queries and motion keys
     #[arg(long, value_parser = within::<f32>(limits::W_VM))]
     w_vm: Option<f32>,
-    /// Weight of the term with motion queries and visual keys
+    /// Weight of the term with motion queries and RGB keys
     #[arg(long, value_parser = within::<f32>(limits::W_MV))]
     w_mv: Option<f32>,
-    /// The cross-modal positive: other-clip or same-clip
-    #[arg(long)]
-    cross_positive: Option<String>,
+    /// The clip of the cross-modal positive: the video's other clip, or the clip of the same moment
+    #[arg(long, value_parser = one_of(CROSS_POSITIVES))]
+    cross_positive: Option<CrossPositive>,
     /// Use both clips as queries
     #[arg(long)]
     symmetric: bool,
 
-    /// Input of the motion network: frame-diff, flow or flow-edges
-    #[arg(long)]
+    /// Input of the motion network: difference of two frames, optical flow, or its edges
+    #[arg(long, value_parser = one_of(MotionInput::ALL.map(|m| (m.name(), m))))]
     motion: Option<MotionInput>,
     /// Motion at which the motion input saturates at 1, pixels per frame (edges: of Sobel sums)
     #[arg(long, value_parser = within::<f32>(limits::MOTION_CLAMP))]
@@ -91,12 +95,7 @@ impl Args {
         r.method.symmetric |= self.symmetric;
         r.method.mask_own &= !self.options.keep_own;
         r.method.precision = self.options.precision;
-        r.method.cross_positive = match self.cross_positive.as_deref() {
-            None => r.method.cross_positive,
-            Some("other-clip") => CrossPositive::OtherClip,
-            Some("same-clip") => CrossPositive::SameClip,
-            Some(other) => bail!("--cross-positive is other-clip or same-clip, not {other}"),
-        };
+        set(&mut r.method.cross_positive, self.cross_positive);
         let views = &mut r.training.views;
         set(&mut views.motion, self.motion);
         set(&mut views.motion_clamp, self.motion_clamp);
@@ -108,6 +107,7 @@ impl Args {
         self.focus.apply(&mut views.focus, &mut alignment)?;
         r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
         r.init = self.options.init.clone();
+        r.motion = r.motion_net();
         r.check()?;
         r.with_target().context("--align-module")
     }
@@ -123,13 +123,15 @@ fn run(args: &Args) -> Result<()> {
     let with_motion = recipe.method.uses_motion();
     init_is_no_folder(args.options.init.as_deref())?;
     recipe.check_init().context("--init")?;
+    let networks = [("RGB", &recipe.visual), ("motion", &recipe.motion)];
     let job = Job {
         example: "pretrain_maclr",
         recipe: &recipe,
         training: &recipe.training,
         keys: 1,
         clips: if with_motion { 4 } else { 2 },
-        init_head: false,
+        init_head: None,
+        networks: &networks[..if with_motion { 2 } else { 1 }],
         motion: [with_motion, false],
         motion_clips: with_motion,
     };
@@ -138,7 +140,7 @@ fn run(args: &Args) -> Result<()> {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
     let queue = run.queue(1)?;
-    let method = MaclrRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let method = MaclrRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
     let mut method = method.recomputing(args.options.recompute);
     if args.options.graph {
         method = method.recorded();
@@ -149,5 +151,5 @@ fn run(args: &Args) -> Result<()> {
     let [first, last] = run.first_and_last("loss_align")?;
     let mut summary = run.summary("maclr", 2, queue, &done);
     summary.set("alignment_first", first).set("alignment_last", last);
-    summary.finish(&run.out)
+    run.finish(summary, &done)
 }

@@ -103,7 +103,8 @@ fn run(args: &Args) -> Result<()> {
         training: &recipe.training,
         keys: KEYS,
         clips: 1 + KEYS,
-        init_head: args.init_head,
+        init_head: Some(args.init_head),
+        networks: &[("RGB", &recipe.net)],
         motion: [focus.needs_flow(); 2],
         motion_clips: false,
     };
@@ -112,17 +113,17 @@ fn run(args: &Args) -> Result<()> {
         draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
     }
     let queue = run.queue(KEYS)?;
-    let method = MclRun::new(&recipe, run.videos(), args.options.common.seed, &run.device)?;
+    let method = MclRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
     let mut method = method.recomputing(args.options.recompute);
     if args.options.graph {
         method = method.recorded();
     }
     say_inflated(method.inflated());
     // A resumed run is restored later: here the network has its initial weights.
-    let before = saliency::look(&method, &run.test)?;
+    let before = saliency::look(&method, &run.test, &run.splits.test)?;
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.quad(epoch, video)))?;
-    let after = saliency::look(&method, &run.test)?;
+    let after = saliency::look(&method, &run.test, &run.splits.test)?;
     let mut summary = run.summary("mcl", 1 + KEYS as u64, queue, &done);
     if let (Some(before), Some(after)) = (before, after) {
         saliency::draw(&run.out.join("saliency.png"), &before, &after, &run.test, &run.splits.test)?;
@@ -134,5 +135,5 @@ fn run(args: &Args) -> Result<()> {
     }
     let [first, last] = run.first_and_last("loss_align")?;
     summary.set("alignment_first", first).set("alignment_last", last);
-    summary.finish(&run.out)
+    run.finish(summary, &done)
 }

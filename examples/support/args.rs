@@ -3,6 +3,7 @@
 use super::output::{lost, say_aside};
 use super::stop::stopped;
 use anyhow::{Context, Result};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -20,10 +21,6 @@ pub struct Common {
     /// Device: auto (a GPU if there is a usable one), cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-
-    /// Seed of all random numbers; the same seed gives the same run
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
-    pub seed: u64,
 
     /// Number of threads, at most 1024; 0 = all of the machine. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<usize>(limits::THREADS))]
@@ -74,6 +71,16 @@ where
     move |text| limit.parse(text).map_err(|_| format!("it must be {limit}"))
 }
 
+/// A clap value parser for values with names: `#[arg(value_parser = one_of([("raw", Raw), ("mean", Mean)]))]`. The help
+/// lists the names, and a misspelt one gets a suggestion.
+pub fn one_of<T, const N: usize>(all: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let known = PossibleValuesParser::new(all.map(|(name, _)| name));
+    known.try_map(move |text| all.into_iter().find(|(name, _)| *name == text).map(|(_, value)| value).ok_or("unknown"))
+}
+
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -118,16 +125,39 @@ pub fn end(result: Result<()>) -> ExitCode {
                 say_aside(text);
                 return ExitCode::from(status);
             }
-            // A cause that is already contained in the previous sentence is not repeated.
-            let mut text = String::new();
-            for cause in error.chain().map(|c| c.to_string()) {
-                if !text.ends_with(&cause) {
-                    text += if text.is_empty() { "" } else { ": " };
-                    text += &cause;
-                }
-            }
-            say_aside(format_args!("error: {text}"));
+            say_aside(format_args!("error: {}", sentence(error.chain().map(|cause| cause.to_string()))));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes in one sentence. A cause that the sentence already ends with is not repeated, nor the path of
+/// an option at the start of its cause: `--out runs/x` and `runs/x is in use` become `--out runs/x is in use`.
+fn sentence(causes: impl Iterator<Item = String>) -> String {
+    let mut text = String::new();
+    for cause in causes.filter(|cause| !cause.is_empty()) {
+        let path = text.strip_prefix("--").and_then(|option| option.split_once(' ')).map_or("", |(_, path)| path);
+        match cause.strip_prefix(path).filter(|rest| !path.is_empty() && rest.starts_with([':', ' '])) {
+            _ if text.ends_with(&cause) => {}
+            Some(rest) => text += rest,
+            None if text.is_empty() => text = cause,
+            None => text += &format!(": {cause}"),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_path_of_its_option_once() {
+        let of = |causes: &[&str]| sentence(causes.iter().map(|cause| (*cause).to_owned()));
+        assert_eq!(of(&["--out my run", "my run is in use by process 7"]), "--out my run is in use by process 7");
+        assert_eq!(of(&["--out run", "run: this is not a folder"]), "--out run: this is not a folder");
+        assert_eq!(of(&["--out run/a", "run: this is not a folder"]), "--out run/a: run: this is not a folder");
+        assert_eq!(of(&["--out run", "runs is in use"]), "--out run: runs is in use");
+        assert_eq!(of(&["cannot read x: gone", "gone"]), "cannot read x: gone");
     }
 }

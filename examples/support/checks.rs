@@ -1,12 +1,14 @@
 //! Checks before a run starts: its files, the machine's memory, the lengths of the videos.
 
-use super::output::{say_aside, warn};
+use super::output::{count, say_aside, warn};
 use super::pretrain::Job;
 use super::run::foresee;
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tubelet::error::ErrorKind;
 use tubelet::files::check_writable;
+use tubelet::train::folder::Folder;
 use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
@@ -64,7 +66,8 @@ fn left(data: &Dataset, seen: &Foreseen) -> usize {
     }
     let more = seen.failed.len().saturating_sub(NAMED);
     if more > 0 {
-        say_aside(format_args!("would be skipped: {more} more {} videos", data.split.name()));
+        let videos = count(more, "more video", "more videos");
+        say_aside(format_args!("would be skipped: {videos} of the {} list", data.split.name()));
     }
     data.len() - seen.failed.len()
 }
@@ -98,9 +101,9 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
     ];
     for ((n, clip), first) in short.into_iter().zip(clips).zip(first) {
         let Some((name, frames)) = first else { continue };
-        let are = if n == 1 { "1 video is".to_owned() } else { format!("{n} videos are") };
+        let are = count(n, "video is", "videos are");
         if views.short == Short::Refuse {
-            bail!("--refuse-short: {are} {clip}; the first, {name}, has {frames} frames");
+            bail!("--refuse-short: {are} {clip}; the first, {name}, has {}", count(frames, "frame", "frames"));
         }
         warn(format_args!("{are} {clip}; their frames are repeated"));
     }
@@ -108,8 +111,8 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
 }
 
 /// Refuses what the run would refuse after reading its lists and before decoding a video, and prints what it would
-/// skip.
-pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
+/// skip. Returns the numbers of training and test videos that are left.
+pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<[usize; 2]> {
     let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
     let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
     for (data, flow, motion) in parts {
@@ -122,7 +125,7 @@ pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<()> {
     steps_per_epoch(usable[0], job.training.batch)?;
     job.training.queue_length(usable[0], job.keys)?;
     short(views, lengths.into_iter())?;
-    Ok(())
+    Ok([usable[0], usable[1]])
 }
 
 /// Refuses clips that do not fit into main memory: those of a step, `clips` per video, and as many again that are
@@ -169,4 +172,14 @@ fn main_memory() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u128>().ok().map(|kilo| kilo * 1024)
+}
+
+/// Whether there is a run in `out` to resume. Refuses one with other settings or videos.
+pub fn goes_on(out: &Path, settings: &Value) -> Result<bool> {
+    Folder::compare(out, settings).map_err(|e| {
+        let others = e.to_string().contains(" videos.");
+        let e = anyhow::Error::new(e);
+        let e = if others { e.context("--data or --test names other videos than when the run began") } else { e };
+        e.context("--out")
+    })
 }

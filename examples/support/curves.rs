@@ -2,11 +2,13 @@
 
 use super::{FONT, paint};
 use anyhow::{Context, Result, ensure};
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 const SIZE: (u32, u32) = (1200, 540);
@@ -19,17 +21,17 @@ const GRID: RGBColor = RGBColor(225, 228, 232);
 /// Name in the log, name in the legend, colour.
 const LOSSES: [(&str, &str, RGBColor); 9] = [
     ("loss", "all terms, weighted", INK),
-    ("loss_vv", "visual to visual", RGBColor(31, 119, 180)),
+    ("loss_vv", "RGB to RGB", RGBColor(31, 119, 180)),
     ("loss_mm", "motion to motion", RGBColor(230, 126, 34)),
-    ("loss_vm", "visual to motion", RGBColor(39, 158, 94)),
-    ("loss_mv", "motion to visual", RGBColor(176, 58, 140)),
+    ("loss_vm", "RGB to motion", RGBColor(39, 158, 94)),
+    ("loss_mv", "motion to RGB", RGBColor(176, 58, 140)),
     ("loss_inter", "other videos", RGBColor(31, 119, 180)),
     ("loss_intra", "other clips", RGBColor(230, 126, 34)),
     ("loss_order", "order", RGBColor(176, 58, 140)),
     ("loss_align", "alignment", RGBColor(39, 158, 94)),
 ];
 const ACCURACIES: [(&str, &str, RGBColor); 2] =
-    [("probe_top1", "linear probe", RGBColor(31, 119, 180)), ("knn_top1", "k-NN", RGBColor(230, 126, 34))];
+    [("probe_top1", "linear probe", RGBColor(31, 119, 180)), ("knn_top1", "1-NN", RGBColor(230, 126, 34))];
 
 type Points = Vec<(f64, f64)>;
 
@@ -103,7 +105,8 @@ where
     let all = || curves.iter().flat_map(|c| &c.points);
     let epochs = all().map(|p| p.0).fold(1.0f64, f64::max);
     let top = all().map(|p| p.1).chain(dashed.iter().map(|d| d.value)).fold(0.0f64, f64::max);
-    let top = if top > 0.0 { top * 1.08 } else { 1.0 };
+    let (across, up) = (step(epochs, 1.0), step(if top > 0.0 { top } else { 1.0 }, 0.0));
+    let top = (top / up - 1e-9).ceil().max(1.0) * up;
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     // The legend is below the plot, where it covers no line.
     let shown = curves.iter().filter(|c| !c.points.is_empty());
@@ -119,7 +122,10 @@ where
         .caption(title, text(20))
         .x_label_area_size(38)
         .y_label_area_size(48)
-        .build_cartesian_2d(0.0..epochs, 0.0..top)?;
+        .build_cartesian_2d(
+            Axis { end: epochs, step: across },
+            Axis { end: top * 1.02, step: up }, // room for a dot at the last tick
+        )?;
     chart
         .configure_mesh()
         .x_desc("epochs")
@@ -127,8 +133,8 @@ where
         .axis_style(GRID)
         .bold_line_style(GRID)
         .light_line_style(WHITE)
-        .x_label_formatter(&|x| tick(*x, epochs))
-        .y_label_formatter(&|y| tick(*y, top))
+        .x_label_formatter(&|x| tick(*x, across))
+        .y_label_formatter(&|y| tick(*y, up))
         .draw()?;
     for curve in shown {
         let color = curve.color;
@@ -167,15 +173,40 @@ where
     Ok(())
 }
 
-/// The label of a tick on an axis that ends at `end`.
-fn tick(value: f64, end: f64) -> String {
-    let places = if end >= 5.0 {
-        0
-    } else if end > 2.0 {
-        1
-    } else {
-        2
-    };
+/// An axis from 0 to `end` with a tick at every multiple of `step`.
+struct Axis {
+    end: f64,
+    step: f64,
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        from + (value / self.end * f64::from(to - from)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        (0..=(self.end / self.step + 1e-9) as usize).map(|i| i as f64 * self.step).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        0.0..self.end
+    }
+}
+
+/// The distance of the ticks on an axis from 0 to `most`: 1, 2 or 5 times a power of ten and at least `least`, for 4 to 10
+/// ticks.
+fn step(most: f64, least: f64) -> f64 {
+    let rough = (most / 10.0).max(least);
+    let power = 10f64.powf(rough.log10().floor());
+    [1.0, 2.0, 5.0].map(|n| n * power).into_iter().find(|step| *step >= rough * (1.0 - 1e-9)).unwrap_or(10.0 * power)
+}
+
+/// The label of a tick on an axis with ticks `step` apart.
+fn tick(value: f64, step: f64) -> String {
+    let places = (-step.log10() - 1e-9).ceil().max(0.0) as usize;
     format!("{value:.places$}")
 }
 

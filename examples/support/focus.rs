@@ -1,6 +1,6 @@
 //! Images of what MCL's sampling chose: boxes over frames and motion maps, and the positions of clips in the video.
 
-use super::sheet::{self, Key, Sample, Strip};
+use super::sheet::{self, Key, Legend, Sample, Strip};
 use anyhow::{Context, Result};
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
@@ -39,19 +39,24 @@ fn key() -> Vec<Key> {
     ]
 }
 
-/// Draws the first epoch's samples of six videos into the PNG `out`, from [`Loader::chosen`]: the query's frames and
+/// Draws the first epoch's samples of some videos into the PNG `out`, from [`Loader::chosen`]: the query's frames and
 /// motion maps with the boxes of both of its views (white: the region of most motion, which the crop should cover), the
 /// two other keys with theirs, and a time line with the score of each start in grey and the span of each clip as a bar.
 pub fn draw_focus(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     let mut samples = Vec::new();
-    for video in sheet::shown(loader.videos.len()) {
+    for video in sheet::shown(loader, data) {
         let (view, chosen) = (loader.cache.get(loader.videos[video])?, loader.chosen(0, video)?);
         let how = if chosen.focused { "starts by motion" } else { "uniform starts" };
         let order = if chosen.order { "query first" } else { "query last" };
         let title = format!("{} ({order}, {how})", data.items[loader.videos[video]].name);
         samples.push(Sample { title, strips: strips(loader, &view, &chosen)? });
     }
-    sheet::draw(out, &key(), &samples)
+    let clips = format!(
+        "{} of {} training videos in their first epoch. Frames are shown as they are; the boxes are cropped from them.",
+        samples.len(),
+        loader.videos.len()
+    );
+    sheet::draw(out, &Legend { text: vec![clips], key: key(), ..Legend::default() }, &samples)
 }
 
 fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {

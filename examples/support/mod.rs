@@ -9,6 +9,7 @@ pub mod extract;
 pub mod focus;
 pub mod motion;
 pub mod output;
+pub mod plan;
 pub mod presets;
 pub mod pretrain;
 pub mod progress;

@@ -1,8 +1,8 @@
 //! Options for MCL's additions to a method: clips and crops chosen by motion, and the alignment loss.
 
-use super::args::within;
+use super::args::{one_of, within};
 use super::pretrain::set;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tubelet::ops::alignment::{TargetNorm, Terms};
 use tubelet::ssl::alignment::{Alignment, Form};
@@ -15,6 +15,18 @@ pub enum Switch {
     On,
     Off,
 }
+
+/// A term of the alignment loss.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Term {
+    SpaceTime,
+    Space,
+    Time,
+}
+
+/// Values of `--align-form`, named as in `settings.json`.
+const FORMS: [(&str, Form); 3] =
+    [("weight-gradient", Form::WeightGradient), ("grad-cam", Form::GradCam), ("magnitude", Form::Magnitude)];
 
 /// The options, for `#[command(flatten)]`.
 #[derive(clap::Args)]
@@ -37,7 +49,7 @@ pub struct FocusOptions {
     w_align_warmup: Option<f32>,
     /// Form of the alignment map: weight-gradient (the release's), grad-cam, or magnitude (Grad-CAM with magnitudes of
     /// its weights)
-    #[arg(long)]
+    #[arg(long, value_parser = one_of(FORMS))]
     align_form: Option<Form>,
     /// Treat the map's channel weights as constants: nothing is differentiated twice
     #[arg(long, value_name = "SWITCH")]
@@ -45,12 +57,12 @@ pub struct FocusOptions {
     /// The module whose output is aligned, such as layer4.2.conv3 (a convolution) or layer3.0 (a block)
     #[arg(long)]
     align_module: Option<String>,
-    /// Terms of the alignment loss, any of space-time, space, time
+    /// Terms of the alignment loss, one or more, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "TERMS")]
-    align_terms: Option<Vec<String>>,
+    align_terms: Option<Vec<Term>>,
     /// Softmax over frames of the target's sums: unscaled (raw, the release) or divided by their mean (mean)
-    #[arg(long, value_name = "NORM")]
-    target_norm: Option<String>,
+    #[arg(long, value_name = "NORM", value_parser = one_of([("raw", TargetNorm::Raw), ("mean", TargetNorm::Mean)]))]
+    target_norm: Option<TargetNorm>,
     /// Subtract the means of both maps before comparing them, so that a flat map scores 0
     #[arg(long, value_name = "SWITCH")]
     align_centred: Option<Switch>,
@@ -73,24 +85,12 @@ impl FocusOptions {
         if let Some(module) = &self.align_module {
             alignment.module.clone_from(module);
         }
-        if let Some(names) = &self.align_terms {
-            let mut terms = Terms { spatio_temporal: 0.0, spatial: 0.0, temporal: 0.0 };
-            for name in names {
-                match name.as_str() {
-                    "space-time" => terms.spatio_temporal = 1.0,
-                    "space" => terms.spatial = 1.0,
-                    "time" => terms.temporal = 1.0,
-                    other => bail!("--align-terms takes space-time, space and time, not {other}"),
-                }
-            }
-            alignment.cosines.terms = terms;
+        if let Some(given) = &self.align_terms {
+            let weight = |term| f32::from(u8::from(given.contains(&term)));
+            let [spatio_temporal, spatial, temporal] = [Term::SpaceTime, Term::Space, Term::Time].map(weight);
+            alignment.cosines.terms = Terms { spatio_temporal, spatial, temporal };
         }
-        alignment.cosines.target_norm = match self.target_norm.as_deref() {
-            None => alignment.cosines.target_norm,
-            Some("raw") => TargetNorm::Raw,
-            Some("mean") => TargetNorm::Mean,
-            Some(other) => bail!("--target-norm is raw or mean, not {other}"),
-        };
+        set(&mut alignment.cosines.target_norm, self.target_norm);
         set(&mut alignment.cosines.centred, self.align_centred.map(|s| s == Switch::On));
         focus.check().context("--motion-sampling, --motion-crop and --legacy-focus")
     }

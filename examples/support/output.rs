@@ -35,3 +35,8 @@ pub fn warn(text: impl Display) {
 pub fn lost() -> Option<&'static str> {
     LOST.get().map(String::as_str)
 }
+
+/// A number with its noun, singular or plural.
+pub fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}

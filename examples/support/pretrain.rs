@@ -1,28 +1,26 @@
 //! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
-use super::args::{Common, within};
-use super::checks::{Length, check_memory, dry_run, folder_to_be, lists, short};
+use super::args::{Common, one_of, within};
+use super::checks::{Length, check_memory, dry_run, folder_to_be, goes_on, lists, short};
 use super::output::{say, warn};
+use super::plan;
 use super::run::{Show, loader};
 use super::settings;
 use super::stop::stop_flag;
-use super::summary::Summary;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
-use tubelet::nn::Precision;
-use tubelet::nn::{Params, Trunk};
+use tubelet::nn::{Net, Params, Precision, Trunk};
 use tubelet::tensor::{Device, memory};
 use tubelet::train::checkpoint::Inflated;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
-use tubelet::train::metrics::means;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
@@ -58,6 +56,9 @@ pub struct Options {
     preset: Option<Preset>,
     #[command(flatten)]
     pub common: Common,
+    /// Seed of all random numbers; the same seed gives the same run
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
+    pub seed: u64,
     /// Check all options and the list of videos, print the settings and stop: nothing is decoded or written
     #[arg(long)]
     dry_run: bool,
@@ -70,7 +71,7 @@ pub struct Options {
     /// Use flow computed elsewhere: a folder per video below this one, by its name, with .flo files or images x_* and
     /// y_* (128 is no motion, 6.375 levels per pixel)
     #[arg(long, value_name = "DIR")]
-    flow_dir: Option<PathBuf>,
+    pub flow_dir: Option<PathBuf>,
 
     /// Initialise the RGB network from weights (safetensors): of an image ResNet with torchvision's or MoCo v2's names,
     /// or of a network with the same names, such as an earlier run's weights.safetensors
@@ -98,9 +99,9 @@ pub struct Options {
     /// Use less memory and more time: recompute blocks in the backward pass. Results are equal up to rounding
     #[arg(long)]
     pub recompute: bool,
-    /// Precision of the networks: f32 (fma: multiply-adds only), bf16, or f32 with products of bf16 parts (bf16x3,
-    /// bf16x6). On a processor with AMX all but fma are exact for magnitudes from 2e-31 on; see docs/cpu.md
-    #[arg(long, default_value_t = Precision::F32)]
+    /// Precision of the networks: f32; fma (f32 by multiply-adds only); bf16; bf16x3 and bf16x6 (f32 computed from 3 or
+    /// 6 bf16 products). On a processor with AMX all but fma are exact for magnitudes from 2e-31 on; see docs/cpu.md
+    #[arg(long, default_value_t = Precision::F32, value_parser = one_of(Precision::ALL.map(|p| (p.name(), p))))]
     pub precision: Precision,
     /// Temperature of the losses
     #[arg(long, value_parser = within::<f32>(limits::TEMPERATURE))]
@@ -142,7 +143,18 @@ pub struct Options {
     probe_clips: Option<usize>,
     /// Epochs between probes during training; 0 probes only before and after
     #[arg(long, default_value_t = 0, value_parser = within::<u64>(limits::PROBE_EVERY))]
-    probe_every: u64,
+    pub probe_every: u64,
+}
+
+impl Preset {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Tiny => "tiny",
+            Preset::Small => "small",
+            Preset::Paper => "paper",
+        }
+    }
 }
 
 /// Sets `field` if the option was given.
@@ -178,36 +190,6 @@ impl Options {
     }
 }
 
-/// All settings that a resumed run must share with its start.
-fn all_settings<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) -> Result<Value> {
-    let mut all = settings::of_recipe(job.recipe)?;
-    let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
-    put("program", job.example.into());
-    put("--data", settings::path(options.data.as_deref()));
-    put("--test", settings::path(options.test.as_deref()));
-    put("--flow-dir", settings::path(options.flow_dir.as_deref()));
-    put("--init", settings::path(options.init.as_deref()));
-    put("--init-head", job.init_head.into());
-    put("--seed", options.common.seed.into());
-    put("--probe-every", options.probe_every.into());
-    for data in [&splits.train, &splits.test] {
-        let name = format!("videos.{}", data.split.name());
-        put(&format!("{name}.hash"), format!("{:016x}", data.fingerprint()).into());
-        put(&name, data.len().into());
-    }
-    Ok(Value::Object(all))
-}
-
-/// Whether there is a run in `out` to resume. Refuses one with other settings or videos.
-fn goes_on(out: &Path, settings: &Value) -> Result<bool> {
-    Folder::compare(out, settings).map_err(|e| {
-        let others = e.to_string().contains(" videos.");
-        let e = anyhow::Error::new(e);
-        let e = if others { e.context("--data or --test names other videos than when the run began") } else { e };
-        e.context("--out")
-    })
-}
-
 /// Prints what a network took from `--init`.
 pub fn say_inflated(inflated: Option<&Inflated>) {
     let Some(i) = inflated else { return };
@@ -234,8 +216,10 @@ pub struct Job<'a, R> {
     pub keys: usize,
     /// Clips per video and step.
     pub clips: usize,
-    /// Whether the head of an image network in `--init` is used, too.
-    pub init_head: bool,
+    /// Whether the head of an image network in `--init` is used, too; `None` if the example has no such option.
+    pub init_head: Option<bool>,
+    /// The networks that are trained, with their names.
+    pub networks: &'a [(&'static str, &'a Net)],
     /// Whether flow is needed, for training videos and for test videos.
     pub motion: [bool; 2],
     /// Whether clips of motion are taken from the training videos.
@@ -244,8 +228,8 @@ pub struct Job<'a, R> {
 
 /// A run with its output folder opened and its videos in the cache.
 pub struct Run<'a> {
-    options: &'a Options,
-    training: &'a Training,
+    pub(super) options: &'a Options,
+    pub(super) training: &'a Training,
     settings: Value,
     folder: Folder,
     stop: Arc<AtomicBool>,
@@ -259,10 +243,10 @@ pub struct Run<'a> {
     pub train: Loader,
     /// Clips of the test videos.
     pub test: Loader,
-    skipped: usize,
+    pub(super) skipped: usize,
     /// Videos shorter than an RGB clip, and others shorter than a motion clip.
-    short: [usize; 2],
-    cache_seconds: f64,
+    pub(super) short: [usize; 2],
+    pub(super) cache_seconds: f64,
 }
 
 impl<'a> Run<'a> {
@@ -272,17 +256,19 @@ impl<'a> Run<'a> {
     pub fn open<R: Serialize>(options: &'a Options, device: Device, job: &Job<'a, R>) -> Result<Option<Run<'a>>> {
         let (out, training) = (options.common.out(job.example), job.training);
         training.warnings().iter().for_each(warn);
+        if options.graph && device == Device::Cpu {
+            warn("--graph records the steps of a GPU, and --device is the CPU here: it has no effect");
+        }
         check_memory(training, job.clips)?;
         ensure!(
             options.data.is_some() || options.test.is_none(),
             "--test is a list beside that of --data, which is absent"
         );
-        Folder::check(&out).with_context(|| format!("--out {}", out.display()))?;
         folder_to_be("--cache", &options.cache)?;
         if let Some(flow) = &options.flow_dir {
             ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());
         }
-        let seed = options.common.seed;
+        let seed = options.seed;
         let splits = match &options.data {
             Some(path) => lists(path, options.test.as_deref())?,
             None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
@@ -294,15 +280,18 @@ impl<'a> Run<'a> {
         );
         steps_per_epoch(splits.train.len(), training.batch)?;
         training.queue_length(splits.train.len(), job.keys)?;
-        let settings = all_settings(options, job, &splits)?;
+        let settings = settings::of_run(options, job, &splits)?;
+        // After the data, so that a folder in use hides nothing that is wrong with them.
+        let check_out = || Folder::check(&out).with_context(|| format!("--out {}", out.display()));
         if options.dry_run {
-            dry_run(&options.cache, job, &splits)?;
+            let usable = dry_run(&options.cache, job, &splits)?;
+            check_out()?;
             let (begins, out) = (if goes_on(&out, &settings)? { "goes on" } else { "begins" }, out.display());
-            say(format_args!(
-                "{settings:#}\nchecked: a run with these settings {begins} in {out}; nothing was written"
-            ));
+            plan::show(options, &device, job, &splits, usable)?;
+            say(format_args!("checked: a run with these settings {begins} in {out}; nothing was written"));
             return Ok(None);
         }
+        check_out()?;
         let folder = Folder::open(&out).context("--out")?;
         if goes_on(&out, &settings)? {
             say(format_args!("going on with the run in {}", out.display()));
@@ -368,7 +357,7 @@ impl<'a> Run<'a> {
         self.folder.settle(&self.settings)?;
         let settings = Settings {
             run: settings::identity(&self.settings),
-            seed: self.options.common.seed,
+            seed: self.options.seed,
             epochs: self.training.epochs,
             batch: self.training.batch,
             schedule: self.training.schedule(per_epoch),
@@ -398,71 +387,16 @@ impl<'a> Run<'a> {
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
         let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
         show.curves(done.before);
-        if show.taken() == 0 {
+        if done.trained == 0 {
             say("all steps of this run had been taken before: nothing was trained now");
             return Ok(done);
         }
         say(format_args!(
-            "loader: {:.0} videos/s while it is at it; steps waited {:.1} of {:.1} s for it",
+            "loader: it can prepare {:.0} videos/s; steps waited {:.1} of {:.1} s for it",
             done.samples_per_second, done.loading_seconds, done.train_seconds
         ));
         let usage = self.device.usage();
         say(format_args!("memory: at most {} in use by tensors, {} held", mega(usage.peak), mega(usage.held)));
         Ok(done)
-    }
-
-    /// The name in the summary of the value of `of` before training, when the network was random or initialised by
-    /// `--init`.
-    pub fn before(&self, of: &str) -> String {
-        format!("{of}_{}", if self.options.init.is_some() { "init" } else { "random_init" })
-    }
-
-    /// The mean of the number called `name` over the first epoch and over the last; `None` where it was not computed.
-    pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
-        let means = means(&self.out.join("metrics.jsonl"), name)?;
-        Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))
-    }
-
-    /// Entries of the summary common to all methods. `clips` is the number of clips per video and step.
-    pub fn summary(&self, method: &str, clips: u64, queue: usize, done: &Outcome) -> Summary {
-        let mut summary = Summary::default();
-        let (options, batch) = (self.options, self.training.batch);
-        summary
-            .set("method", method)
-            .set("data", options.data.as_ref().map_or("procedural".to_owned(), |p| p.display().to_string()))
-            .set("layout", self.splits.layout.as_str())
-            .set("device", options.common.device_name(&self.device))
-            .set("precision", options.precision.name())
-            .set("seed", options.common.seed)
-            .set("init", options.init.as_ref().map_or("random".to_owned(), |p| p.display().to_string()))
-            .set("threads", rayon::current_num_threads())
-            .set("videos_train", self.videos())
-            .set("videos_test", self.test.videos.len())
-            .set("videos_skipped", self.skipped)
-            .set("videos_short", self.short[0])
-            .set("videos_short_motion", self.short[1])
-            .set("classes", self.splits.train.classes.len())
-            .set("epochs", self.training.epochs)
-            .set("steps", done.steps)
-            .set("batch", batch)
-            .set("queue", queue)
-            .set("clips_per_second", (done.steps * clips * batch as u64) as f64 / done.train_seconds)
-            .set("seconds", done.train_seconds)
-            .set("step_ms", 1e3 * done.step_seconds)
-            .set("loading_seconds", done.loading_seconds)
-            .set("cache_seconds", self.cache_seconds)
-            .set("loader_videos_per_second", done.samples_per_second)
-            .set("recompute", options.recompute)
-            .set("memory_peak_bytes", self.device.usage().peak)
-            .set("loss_first", done.loss_first)
-            .set("loss_last", done.loss_last)
-            .set("probe_top1", done.after.probe)
-            .set(&self.before("probe_top1"), done.before.probe)
-            .set("knn_top1", done.after.knn)
-            .set(&self.before("knn_top1"), done.before.knn);
-        if let Device::Cuda(gpu) = &self.device {
-            summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
-        }
-        summary
     }
 }

@@ -1,19 +1,20 @@
 //! Shared code of the pre-training examples: filling the cache, the sheet of clips, displaying a run.
 
 use super::checks::of_cache;
-use super::output::{say, say_aside, warn};
+use super::output::{count, say, say_aside, warn};
 use super::progress::Progress;
-use super::sheet::{Sample, Strip};
+use super::sheet::{Legend, Sample, Strip};
 use super::{curves, sheet};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use tubelet::flow::{color, motion::MotionInput};
 use tubelet::ops::tvl1;
 use tubelet::train::pretrain::{At, Observer, Report, Scores};
 use tubelet::train::views::{Loader, ViewSpec};
 use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress};
-use tubelet::video::{Cache, Dataset, Ffmpeg};
+use tubelet::video::{Cache, Dataset, Ffmpeg, Split};
 
 /// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, existing files are compared
 /// with their checksums. Videos that cannot be read are printed, and named in the second result.
@@ -50,6 +51,10 @@ pub fn loader(
     }
     for (_, name, why) in &report.failed {
         say_aside(format_args!("skipped {name}: {why}"));
+    }
+    if data.split == Split::Test && !report.failed.is_empty() {
+        let (n, all) = (report.failed.len(), count(data.len(), "test video", "test videos"));
+        warn(format_args!("{n} of {all} skipped: scores are of the others, and differ from those of the whole set"));
     }
     let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion };
     Ok((loader, report.failed.into_iter().map(|(_, name, _)| name).collect()))
@@ -97,16 +102,16 @@ impl CacheShown {
     }
 }
 
-/// The first clips of the first videos: the inputs of the visual and the motion network, and the flow.
+/// The first clips of some videos: the inputs of the RGB and the motion network, and the flow.
 pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
-    let mut samples = Vec::new();
-    for video in sheet::shown(loader.videos.len()) {
+    let (mut samples, mut flows) = (Vec::new(), Vec::new());
+    for video in sheet::shown(loader, data) {
         let pair = loader.pair(0, video)?;
         let [rgb, _] = &pair.rgb;
         let [_, h, w, _] = rgb.dims;
         let bytes = sheet::bytes(rgb, &loader.spec.augment);
         let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
-        let mut strips = vec![Strip::rgb("visual input", &frames, h, w)?];
+        let mut strips = vec![Strip::rgb("RGB input", &frames, h, w)?];
         if let Some([motion, _]) = &pair.motion {
             strips.push(Strip::motion("motion input", motion)?);
         }
@@ -114,11 +119,40 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
             let view = loader.cache.get(loader.videos[video])?;
             let frames = loader.motion_frames(&view, pair.starts[0])?;
             let fields: Vec<_> = frames.into_iter().map(|t| view.flow_field(view.field_of(t))).collect();
-            strips.push(Strip::flow("flow, not cropped", &fields)?);
+            flows.push((samples.len(), fields));
         }
         samples.push(Sample { title: data.items[loader.videos[video]].name.clone(), strips });
     }
-    sheet::draw(out, &[], &samples)
+    let spec = &loader.spec;
+    let fastest = || flows.iter().flat_map(|(_, fields)| fields).map(color::radius).fold(0.0, f32::max);
+    let radius = if spec.motion == MotionInput::Flow { spec.motion_clamp } else { fastest() };
+    for (sample, fields) in &flows {
+        samples[*sample].strips.push(Strip::flow("flow, not cropped", fields, radius)?);
+    }
+    let clamp = spec.motion_clamp;
+    let motion = match spec.motion {
+        MotionInput::FrameDifference => {
+            "Motion input: the difference of two frames, brighter where it is larger.".into()
+        }
+        MotionInput::Flow => {
+            format!("Motion input: flow in the same colours; each component is clipped at {clamp} (--motion-clamp).")
+        }
+        MotionInput::FlowEdges => format!("Motion input: edges of flow, white from {clamp} on (--motion-clamp)."),
+    };
+    let flow = format!(
+        "Flow: the hue is the direction of motion, as on the wheel. Its rim is {radius:.1} pixels per frame of the cache \
+         ({} pixels on the short side); what is faster is darker.",
+        spec.cache_side
+    );
+    let clips = format!(
+        "{} of {} training videos in their first epoch. RGB and motion input are {}; flow is of the whole frames.",
+        samples.len(),
+        loader.videos.len(),
+        sheet::augmented(&spec.augment)
+    );
+    let wheel = !flows.is_empty();
+    let text = [Some(flow).filter(|_| wheel), Some(motion), Some(clips)].into_iter().flatten().collect();
+    sheet::draw(out, &Legend { text, wheel, key: Vec::new() }, &samples)
 }
 
 /// Displays a run on the terminal and as curves.
@@ -129,20 +163,13 @@ pub struct Show {
     total: u64,
     /// A description of the network before the first step, for the curves.
     start: &'static str,
-    /// Steps taken in this session.
-    taken: u64,
 }
 
 impl Show {
     /// A run of `total` steps that writes to the folder `out`; `start` describes the network before it, such as `random
     /// network`.
     pub fn new(out: PathBuf, total: u64, start: &'static str) -> Self {
-        Show { out, bar: None, before: None, total, start, taken: 0 }
-    }
-
-    /// Steps taken since the program started.
-    pub fn taken(&self) -> u64 {
-        self.taken
+        Show { out, bar: None, before: None, total, start }
     }
 
     /// Draws `curves.png`, with the scores before training as dashed lines. If they cannot be drawn, a warning is
@@ -169,7 +196,6 @@ impl Observer for Show {
     fn step(&mut self, at: At, steps: u64, report: &Report, _: f64) {
         let bar = self.bar.get_or_insert_with(|| Progress::new("training", "steps", self.total, at.step));
         bar.note(format!("loss {:.3}", report.loss));
-        self.taken += 1;
         bar.inc(1);
         if at.step + 1 == steps
             && let Some(bar) = self.bar.take()
@@ -180,7 +206,8 @@ impl Observer for Show {
 
     fn scores(&mut self, epochs: u64, scores: Scores) {
         self.before = self.before.or(Some(scores));
-        let text = format!("after {epochs} epochs: linear probe {:.3}, 1-NN {:.3}", scores.probe, scores.knn);
+        let after = count(epochs as usize, "epoch", "epochs");
+        let text = format!("after {after}: linear probe {:.3}, 1-NN {:.3}", scores.probe, scores.knn);
         match &self.bar {
             Some(bar) => bar.say(&text),
             None => say(text),

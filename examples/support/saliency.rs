@@ -1,6 +1,6 @@
 //! Gradient maps of a network on held-out clips, beside the motion maps.
 
-use super::sheet::{self, Sample, Strip};
+use super::sheet::{self, Legend, Sample, Strip};
 use anyhow::{Context, Result};
 use std::path::Path;
 use tubelet::ssl::alignment::overlap;
@@ -29,12 +29,13 @@ struct Shown {
 }
 
 /// Measures one clip of each video of the split; `None` if the run has no alignment.
-pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
+pub fn look(run: &MclRun, loader: &Loader, data: &Dataset) -> Result<Option<Look>> {
     if loader.spec.focus.target.is_none() {
         return Ok(None);
     }
     let videos = loader.videos.len();
     let (mut sums, mut shown) = ([0.0; 2], Vec::new());
+    let chosen = sheet::shown(loader, data);
     for first in (0..videos).step_by(BATCH) {
         let batch = (first..videos.min(first + BATCH)).map(|v| loader.quad(0, v)).collect::<Result<Vec<_>, _>>()?;
         let maps = run.saliency(&batch)?;
@@ -45,7 +46,7 @@ pub fn look(run: &MclRun, loader: &Loader) -> Result<Option<Look>> {
             for (sum, x) in sums.iter_mut().zip(overlap(map, &target.data)) {
                 *sum += x / videos as f64;
             }
-            if sheet::shown(videos).any(|v| v == first + i) {
+            if chosen.contains(&(first + i)) {
                 shown.push(Shown { video: first + i, quad, map: map.to_vec() });
             }
         }
@@ -83,5 +84,13 @@ pub fn draw(out: &Path, before: &Look, after: &Look, loader: &Loader, data: &Dat
             ],
         });
     }
-    sheet::draw(out, &[], &samples)
+    let clips = format!(
+        "One clip of {} of {} test videos, {}.",
+        samples.len(),
+        loader.videos.len(),
+        sheet::augmented(&loader.spec.augment)
+    );
+    let maps = "Motion: the target of the alignment loss. Gradient: the network's map, before and after training. In each row of \
+                maps white is the largest value of the row.";
+    sheet::draw(out, &Legend { text: vec![clips, maps.into()], ..Legend::default() }, &samples)
 }

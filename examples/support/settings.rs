@@ -1,10 +1,12 @@
 //! The settings of a run in `settings.json`: one flat object, keyed by option name if there is an option, otherwise by
 //! the field's path in the recipe.
 
+use super::pretrain::{Job, Options};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
+use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
 pub const OPTIONS: [(&str, &str); 35] = [
@@ -51,6 +53,28 @@ pub const SWITCHED_OFF: [(&str, &str); 3] = [
     ("method.mask_own", "--keep-own"),
     ("training.views.tied_crops", "--untied-crops"),
 ];
+
+/// All settings that a resumed run must share with its start.
+pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) -> Result<Value> {
+    let mut all = of_recipe(job.recipe)?;
+    let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
+    put("program", job.example.into());
+    put("--data", path(options.data.as_deref()));
+    put("--test", path(options.test.as_deref()));
+    put("--flow-dir", path(options.flow_dir.as_deref()));
+    put("--init", path(options.init.as_deref()));
+    if let Some(head) = job.init_head {
+        put("--init-head", head.into());
+    }
+    put("--seed", options.seed.into());
+    put("--probe-every", options.probe_every.into());
+    for data in [&splits.train, &splits.test] {
+        let name = format!("videos.{}", data.split.name());
+        put(&format!("{name}.hash"), format!("{:016x}", data.fingerprint()).into());
+        put(&name, data.len().into());
+    }
+    Ok(Value::Object(all))
+}
 
 /// The flat settings of `recipe`.
 pub fn of_recipe(recipe: &impl Serialize) -> Result<Map<String, Value>> {

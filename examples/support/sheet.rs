@@ -5,10 +5,12 @@ use anyhow::{Result, ensure};
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use plotters::prelude::*;
+use std::collections::BTreeMap;
 use std::path::Path;
 use tubelet::augment::AugmentSpec;
 use tubelet::flow::{Flow, color};
-use tubelet::train::views::Part;
+use tubelet::train::views::{Loader, Part};
+use tubelet::video::Dataset;
 
 /// Maximum number of frames per strip; longer strips are subsampled.
 pub const SHOWN: usize = 8;
@@ -19,6 +21,13 @@ const MARGIN: u32 = 16;
 /// Width of the column with the names of the strips.
 const NAMES: u32 = 124;
 const TITLE: u32 = 26;
+/// Minimum width of a sheet, so that its legend can be read.
+const WIDTH: u32 = 640;
+/// Maximum number of clips.
+pub const ROWS: usize = 8;
+/// Height of a line of the legend, and diameter of the colour wheel in it.
+const LINE: u32 = 19;
+const WHEEL: u32 = 72;
 /// Width of a colour in the key, and of a letter beside it (an upper bound).
 const SWATCH: u32 = 22;
 const LETTER: u32 = 7;
@@ -57,11 +66,10 @@ impl Strip {
         Strip::build(label, flows.iter().map(|f| color::image(f, 1.0)), h, w)
     }
 
-    /// Flow in Middlebury's colours; the largest displacement of the clip has full saturation.
-    pub fn flow(label: &str, flows: &[Flow]) -> Result<Strip> {
-        let fastest = flows.iter().map(color::radius).fold(0.0, f32::max);
+    /// Flow in Middlebury's colours; a displacement of `radius` has full saturation.
+    pub fn flow(label: &str, flows: &[Flow], radius: f32) -> Result<Strip> {
         let (h, w) = flows.first().map_or((0, 0), |f| (f.h(), f.w()));
-        Strip::build(label, flows.iter().map(|f| color::image(f, fastest)), h, w)
+        Strip::build(label, flows.iter().map(|f| color::image(f, radius)), h, w)
     }
 
     /// Maps of `h w` values in 0..1, as grey.
@@ -109,12 +117,27 @@ impl Strip {
     }
 }
 
-/// Which of `videos` are shown: at most six, spread evenly, and of different classes if classes alternate.
-pub fn shown(videos: usize) -> impl Iterator<Item = usize> {
-    const ROWS: usize = 6;
-    let even = (videos / ROWS).max(1);
-    let every = if (ROWS - 1) * (even + 1) < videos { even + 1 } else { even };
-    (0..videos).step_by(every).take(ROWS)
+/// Which of a loader's videos are shown: at most [`ROWS`].
+pub fn shown(loader: &Loader, data: &Dataset) -> Vec<usize> {
+    let labels: Vec<usize> = loader.videos.iter().map(|&i| data.items[i].label).collect();
+    spread(&labels)
+}
+
+/// The positions of at most [`ROWS`] of `labels`, ascending: of as many classes as possible, spread evenly over them.
+pub fn spread(labels: &[usize]) -> Vec<usize> {
+    let mut of_class = BTreeMap::new();
+    let round = |(at, label): (usize, &usize)| {
+        let before = of_class.entry(*label).or_insert(0);
+        *before += 1;
+        (*before, at)
+    };
+    let mut order: Vec<(usize, usize)> = labels.iter().enumerate().map(round).collect();
+    order.sort_unstable();
+    let classes = order.iter().filter(|(round, _)| *round == 1).count();
+    let pick = |row: usize| order[if classes > ROWS { row * classes / ROWS } else { row }].1;
+    let mut picked: Vec<usize> = (0..labels.len().min(ROWS)).map(pick).collect();
+    picked.sort_unstable();
+    picked
 }
 
 /// The bytes `t h w 3` from which a normalised clip was made.
@@ -126,6 +149,7 @@ pub fn bytes(clip: &Part, augment: &AugmentSpec) -> Vec<u8> {
 }
 
 /// A colour on the sheet and its meaning.
+#[derive(Clone)]
 pub struct Key {
     /// Red, green, blue.
     pub colour: [u8; 3],
@@ -133,6 +157,53 @@ pub struct Key {
     pub outline: bool,
     /// What it means.
     pub meaning: &'static str,
+}
+
+/// What stands above the clips.
+#[derive(Clone, Default)]
+pub struct Legend {
+    /// Paragraphs.
+    pub text: Vec<String>,
+    /// Whether the colour wheel of flow is drawn.
+    pub wheel: bool,
+    /// Colours and their meanings, below the text.
+    pub key: Vec<Key>,
+}
+
+impl Legend {
+    /// The text in lines that fit into `width` pixels.
+    fn lines(&self, width: u32) -> Vec<String> {
+        let mut lines = Vec::new();
+        for paragraph in &self.text {
+            let mut line = String::new();
+            for word in paragraph.split(' ') {
+                if !line.is_empty() && (line.len() + 1 + word.len()) as u32 * LETTER > width {
+                    lines.push(std::mem::take(&mut line));
+                }
+                line += if line.is_empty() { "" } else { " " };
+                line += word;
+            }
+            lines.push(line);
+        }
+        lines
+    }
+}
+
+/// What happens to a clip before a network sees it, for a [`Legend`].
+pub fn augmented(spec: &AugmentSpec) -> String {
+    let done = [(true, "cropped"), (spec.flip > 0.0, "mirrored"), (spec.jitter > 0.0, "changed in colour")];
+    let at_random = [(spec.grey > 0.0, "made grey"), (spec.blur > 0.0, "blurred")];
+    let names: Vec<&str> = done.iter().chain(&at_random).filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    format!("augmented as in training (at random {})", names.join(", "))
+}
+
+/// Middlebury's colours of all displacements up to that of full saturation.
+fn wheel() -> Result<Vec<u8>> {
+    let at = |i: u32| 2.0 * (i as f32 + 0.5) / WHEEL as f32 - 1.0;
+    let inside = |v: f32, other: f32| if v.hypot(other) <= 1.0 { v } else { 0.0 };
+    let places = || (0..WHEEL).flat_map(|y| (0..WHEEL).map(move |x| (at(x), at(y))));
+    let (u, v) = (places().map(|(x, y)| inside(x, y)).collect(), places().map(|(x, y)| inside(y, x)).collect());
+    Ok(color::image(&Flow::new(WHEEL as usize, WHEEL as usize, u, v)?, 1.0))
 }
 
 /// Positions of the entries of a key: line and left edge. Columns are as wide as the longest entry, in `width` pixels
@@ -144,20 +215,33 @@ fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
     (0..key.len() as u32).map(|i| (i / columns, MARGIN + i % columns * column)).collect()
 }
 
-/// Draws the samples one below the other into the PNG `out`, below a `key` of colours if there is one.
-pub fn draw(out: &Path, key: &[Key], samples: &[Sample]) -> Result<()> {
+/// Draws the samples one below the other into the PNG `out`, below a legend.
+pub fn draw(out: &Path, legend: &Legend, samples: &[Sample]) -> Result<()> {
     ensure!(!samples.is_empty(), "a sheet needs at least one clip");
     let strips = || samples.iter().flat_map(|s| &s.strips);
-    let width = 2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0);
-    let places = arranged(key, width);
-    let above = places.last().map_or(0, |(line, _)| (line + 1) * TITLE);
+    let width = (2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0)).max(WIDTH);
+    let beside = if legend.wheel { WHEEL + MARGIN } else { 0 };
+    let (lines, wheel) = (legend.lines(width - 2 * MARGIN - beside), wheel()?);
+    let written = lines.len() as u32 * LINE;
+    let written = if legend.wheel { written.max(WHEEL) } else { written };
+    let head = if written > 0 { written + MARGIN } else { 0 };
+    let (key, places) = (&legend.key, arranged(&legend.key, width));
+    let above = head + places.last().map_or(0, |(line, _)| (line + 1) * TITLE);
     let height = 2 * MARGIN + above + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     paint(out, (width, height), |picture| {
         picture.fill(&WHITE)?;
+        if legend.wheel {
+            let element = BitMapElement::with_owned_buffer((MARGIN as i32, MARGIN as i32), (WHEEL, WHEEL), wheel);
+            let element: BitMapElement<(i32, i32)> = element.ok_or("the wheel has not the size it says")?;
+            picture.draw(&element)?;
+        }
+        for (line, y) in lines.iter().zip((MARGIN..).step_by(LINE as usize)) {
+            picture.draw(&Text::new(line.as_str(), ((MARGIN + beside) as i32, y as i32 + 2), text(13)))?;
+        }
         let ground = RGBColor(60, 64, 72);
         for (entry, (line, x)) in key.iter().zip(&places) {
-            let (x, y) = (*x as i32, (MARGIN + line * TITLE) as i32);
+            let (x, y) = (*x as i32, (MARGIN + head + line * TITLE) as i32);
             let [r, g, b] = entry.colour;
             let swatch = [(x, y + 1), (x + SWATCH as i32, y + 17)];
             let inner = [(x + 4, y + 4), (x + SWATCH as i32 - 4, y + 14)];

@@ -1,11 +1,15 @@
 //! `summary.json`: one flat object, written after all other files, and printed as the last line.
 
 use super::output::say;
+use super::pretrain::Run;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use tubelet::tensor::Device;
+use tubelet::train::metrics::means;
+use tubelet::train::pretrain::Outcome;
 
 /// The figures of a run, by name.
 #[derive(Default)]
@@ -20,6 +24,13 @@ impl Summary {
         self
     }
 
+    /// The line of `dir/summary.json`, if it is there and of a run of as many steps.
+    fn earlier(&self, dir: &Path) -> Option<String> {
+        let line = fs::read_to_string(dir.join("summary.json")).ok()?.trim_end().to_owned();
+        let earlier: Map<String, Value> = serde_json::from_str(&line).ok()?;
+        (earlier.get("steps") == self.0.get("steps")).then_some(line)
+    }
+
     /// Writes `dir/summary.json` (to a temporary file, synced, renamed) and prints it as one line.
     pub fn finish(self, dir: &Path) -> Result<()> {
         let line = Value::Object(self.0).to_string();
@@ -32,6 +43,74 @@ impl Summary {
         };
         write().with_context(|| format!("cannot write {}", path.display()))?;
         say(line);
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// The name in the summary of the value of `of` before training, when the network was random or initialised by
+    /// `--init`.
+    pub fn before(&self, of: &str) -> String {
+        format!("{of}_{}", if self.options.init.is_some() { "init" } else { "random_init" })
+    }
+
+    /// The mean of the number called `name` over the first epoch and over the last; `None` where it was not computed.
+    pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
+        let means = means(&self.out.join("metrics.jsonl"), name)?;
+        Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))
+    }
+
+    /// Entries of the summary common to all methods. `clips` is the number of clips per video and step.
+    pub fn summary(&self, method: &str, clips: u64, queue: usize, done: &Outcome) -> Summary {
+        let mut summary = Summary::default();
+        let (options, batch) = (self.options, self.training.batch);
+        let measured = |value: f64| (done.trained > 0).then_some(value);
+        summary
+            .set("method", method)
+            .set("data", options.data.as_ref().map_or("procedural".to_owned(), |p| p.display().to_string()))
+            .set("layout", self.splits.layout.as_str())
+            .set("device", options.common.device_name(&self.device))
+            .set("precision", options.precision.name())
+            .set("seed", options.seed)
+            .set("init", options.init.as_ref().map_or("random".to_owned(), |p| p.display().to_string()))
+            .set("threads", rayon::current_num_threads())
+            .set("videos_train", self.videos())
+            .set("videos_test", self.test.videos.len())
+            .set("videos_skipped", self.skipped)
+            .set("videos_skipped_test", self.splits.test.len() - self.test.videos.len())
+            .set("videos_short", self.short[0])
+            .set("videos_short_motion", self.short[1])
+            .set("classes", self.splits.train.classes.len())
+            .set("epochs", self.training.epochs)
+            .set("steps", done.steps)
+            .set("batch", batch)
+            .set("queue", queue)
+            .set("clips_per_second", (done.steps * clips * batch as u64) as f64 / done.train_seconds)
+            .set("seconds", done.train_seconds)
+            .set("step_ms", measured(1e3 * done.step_seconds))
+            .set("loading_seconds", measured(done.loading_seconds))
+            .set("cache_seconds", self.cache_seconds)
+            .set("loader_videos_per_second", measured(done.samples_per_second))
+            .set("recompute", options.recompute)
+            .set("memory_peak_bytes", measured(self.device.usage().peak as f64).map(|bytes| bytes as u64))
+            .set("loss_first", done.loss_first)
+            .set("loss_last", done.loss_last)
+            .set("probe_top1", done.after.probe)
+            .set(&self.before("probe_top1"), done.before.probe)
+            .set("knn_top1", done.after.knn)
+            .set(&self.before("knn_top1"), done.before.knn);
+        if let Device::Cuda(gpu) = &self.device {
+            summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
+        }
+        summary
+    }
+    /// Writes and prints the summary. A session without a step has measured nothing: an earlier session's complete
+    /// summary is kept, and printed again.
+    pub fn finish(&self, summary: Summary, done: &Outcome) -> Result<()> {
+        match summary.earlier(&self.out).filter(|_| done.trained == 0) {
+            Some(line) => say(line),
+            None => summary.finish(&self.out)?,
+        }
         Ok(())
     }
 }

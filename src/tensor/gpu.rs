@@ -23,7 +23,7 @@ impl Device {
         return Gpu::cuda(ordinal).map(Device::Cuda);
         #[cfg(not(feature = "cuda"))]
         {
-            let what = format!("device {ordinal} was asked of a build without the feature `cuda`");
+            let what = format!("tubelet was built without its feature `cuda`, which cuda:{ordinal} needs");
             Err(crate::error::ErrorKind::NoDriver { what }.into())
         }
     }
@@ -273,5 +273,17 @@ impl Tensor {
             Storage::Gpu(_, memory) => Arc::strong_count(memory) == 1,
             _ => true,
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "cuda")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_gpus_names_the_missing_feature() {
+        let (device, reason) = Device::auto();
+        let reason = reason.map(|e| e.to_string()).unwrap_or_default();
+        assert!(device == Device::Cpu && reason.contains("built without its feature `cuda`"), "{reason}");
     }
 }

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 pub struct Recipe {
     /// The visual trunk.
     pub visual: Net,
-    /// The motion trunk; its input channels are determined by the motion input.
+    /// The motion trunk; its input channels are determined by the motion input ([`Recipe::motion_net`]).
     pub motion: Net,
     /// A file of weights to initialise the visual trunk from ([`start_from`]); otherwise its weights are random.
     #[serde(skip)] // a path, which may not be valid Unicode
@@ -144,6 +144,11 @@ impl Recipe {
         new(net, self.head_hidden, self.code, seed)
     }
 
+    /// The motion trunk with as many input channels as the motion input has.
+    pub fn motion_net(&self) -> Net {
+        Net { in_channels: self.training.views.motion.channels(), ..self.motion.clone() }
+    }
+
     /// The same recipe with alignment targets on the grid of the aligned module, if there is one.
     ///
     /// # Errors
@@ -171,8 +176,7 @@ impl Recipe {
         let pathway = |(encoder, params): (Encoder, Params)| {
             Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
         };
-        let mut net = self.motion.clone();
-        net.in_channels = self.training.views.motion.channels();
+        let net = self.motion_net();
         let motion = self.method.uses_motion().then(|| pathway(self.encoder(&net, seed ^ 1 << 32)?)).transpose()?;
         let (encoder, params, inflated) = self.visual_start(seed)?;
         Ok((Pathways { visual: pathway((encoder, params))?, motion }, inflated))

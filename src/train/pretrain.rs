@@ -94,7 +94,7 @@ pub struct Settings {
 pub struct Scores {
     /// Linear probe, top-1 on the test videos.
     pub probe: f64,
-    /// Nearest neighbour, top-1 on the test videos.
+    /// 1-NN, top-1 on the test videos.
     pub knn: f64,
 }
 
@@ -122,6 +122,8 @@ pub trait Observer {
 pub struct Outcome {
     /// Optimiser steps.
     pub steps: u64,
+    /// Those taken since the run was started or last resumed; if there are none, the times below are not known.
+    pub trained: u64,
     /// Mean loss over the first epoch.
     pub loss_first: f64,
     /// Mean loss over the last epoch.
@@ -148,7 +150,8 @@ pub struct Outcome {
 pub fn steps_per_epoch(videos: usize, batch: usize) -> Result<u64> {
     if batch == 0 || batch > videos {
         let rule = match videos {
-            0 | 1 => format!("there are {videos} videos to train on, and a step needs at least 2"),
+            0 => "there is no video to train on".to_owned(),
+            1 => "there is 1 video to train on, and a step needs at least 2".to_owned(),
             _ => format!("there are {videos} videos to train on: choose a --batch from 2 to {videos}"),
         };
         return Err(Error::param("settings", limits::BATCH.option, batch, rule));
@@ -325,8 +328,7 @@ pub fn pretrain<M: Method>(
             (clock, paused) = (Instant::now(), 0.0);
             if asked && step < steps {
                 let home = folder.path().display();
-                let what =
-                    format!("{step} of {steps} steps are saved in {home}, and the same command goes on from there");
+                let what = format!("saved in {home}: {step} of {steps} steps; the same command goes on from there");
                 return Err(Error::stopped(folder.path(), what));
             }
         }
@@ -338,6 +340,7 @@ pub fn pretrain<M: Method>(
     took.make_contiguous().sort_by(f64::total_cmp);
     Ok(Outcome {
         steps,
+        trained: step - first,
         loss_first: mean(0),
         loss_last: mean(settings.epochs.saturating_sub(1)),
         before,

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use support::sheet::{Key, Sample, Strip};
+use support::sheet::{Key, Legend, Sample, Strip};
 use support::{curves, sheet, summary::Summary};
 use tubelet::flow::Flow;
 
@@ -61,21 +61,46 @@ fn a_sheet_shows_frames_flow_and_maps() {
     let map: Vec<f32> = (0..h * w).map(|i| i as f32 / (h * w) as f32).collect();
     let strips = vec![
         Strip::rgb("frames", &views, h, w).unwrap(),
-        Strip::flow("flow", &flows).unwrap(),
+        Strip::flow("flow", &flows, 4.0).unwrap(),
         Strip::map("flow edges", &[map.as_slice(); 3], h, w).unwrap(),
     ];
-    sheet::draw(&out, &[], &[Sample { title: "class, video".into(), strips }]).unwrap();
+    sheet::draw(&out, &Legend::default(), &[Sample { title: "class, video".into(), strips }]).unwrap();
     let picture = image::open(&out).unwrap().to_rgb8();
     assert!(picture.width() > 8 * 96 && picture.height() > 3 * 96);
     let sample = Sample { title: "video".into(), strips: vec![Strip::rgb("frames", &views, h, w).unwrap()] };
-    let key = [true, false].map(|outline| Key { colour: [235, 60, 50], outline, meaning: "what red means" });
-    let heights = [&key[..], &[]].map(|key| {
-        sheet::draw(&out, key, std::slice::from_ref(&sample)).unwrap();
-        image::open(&out).unwrap().height()
+    let key = [true, false].map(|outline| Key { colour: [235, 60, 50], outline, meaning: "what red means" }).into();
+    let legends = [
+        Legend::default(),
+        Legend { key, ..Legend::default() },
+        Legend { text: vec!["what the colours of flow mean, in words ".repeat(9)], ..Legend::default() },
+        Legend { wheel: true, ..Legend::default() },
+    ];
+    let drawn = legends.map(|legend| {
+        sheet::draw(&out, &legend, std::slice::from_ref(&sample)).unwrap();
+        image::open(&out).unwrap().to_rgb8()
     });
-    assert!(heights[0] > heights[1], "the key has a place of its own: {heights:?}");
+    let heights = drawn.each_ref().map(|picture| picture.height());
+    assert!(heights[1..].iter().all(|height| *height > heights[0]), "each has a place of its own: {heights:?}");
+    assert!(heights[2] > heights[0] + 2 * 19, "a long text has several lines: {heights:?}");
+    // The wheel: white in the middle, where nothing moves, and red on its right, as what moves to the right.
+    let (middle, right) = (drawn[3].get_pixel(16 + 36, 16 + 36).0, drawn[3].get_pixel(16 + 70, 16 + 36).0);
+    assert!(
+        middle.iter().all(|v| *v > 230) && right[0] > 230 && right[1] < 60 && right[2] < 60,
+        "{middle:?} {right:?}"
+    );
     assert!(Strip::rgb("short", &[&frames[0][1..]], h, w).is_err());
-    assert!(Strip::flow("none", &[]).is_err());
+    assert!(Strip::flow("none", &[], 1.0).is_err());
+}
+
+#[test]
+fn a_sheet_shows_as_many_classes_as_it_has_rows_for() {
+    let of = |labels: &[usize]| -> Vec<usize> { sheet::spread(labels).into_iter().map(|i| labels[i]).collect() };
+    let by_class = |classes: usize, each: usize| -> Vec<usize> { (0..classes * each).map(|i| i / each).collect() };
+    assert_eq!(of(&by_class(8, 24)), (0..8).collect::<Vec<_>>());
+    assert_eq!(of(&(0..192).map(|i| i % 8).collect::<Vec<_>>()).len(), 8);
+    assert_eq!(of(&by_class(2, 24)), [0, 0, 0, 0, 1, 1, 1, 1]);
+    assert_eq!(of(&by_class(16, 3)), (0..8).map(|i| 2 * i).collect::<Vec<_>>());
+    assert_eq!((of(&[5, 7]), of(&[])), (vec![5, 7], vec![]));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use tubelet::train::folder::Folder;
 use tubelet::train::limits::{self, Limit};
 
 const PROGRAMS: [&str; 2] = ["pretrain_maclr", "pretrain_mcl"];
@@ -88,21 +89,78 @@ fn every_number_is_accepted_within_its_range_and_refused_by_name_outside() {
 }
 
 #[test]
-fn a_dry_run_prints_the_settings_and_writes_nothing() {
+fn a_dry_run_says_in_a_few_lines_what_the_run_would_do_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     for program in PROGRAMS {
         if example(program).is_none() {
             return;
         }
-        let out = dry(program, dir.path(), &["--lr", "0.5", "--bn-groups", "4"]);
+        let out = dry(program, dir.path(), &["--epochs", "2", "--device", "cpu", "--cache", "store"]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let (json, last) = text.trim_end().rsplit_once('\n').unwrap();
-        let settings: serde_json::Value = serde_json::from_str(json).unwrap();
-        assert_eq!((&settings["--lr"], &settings["--bn-groups"]), (&0.5.into(), &4.into()));
-        assert!(last.contains("nothing was written"), "{last}");
+        let row = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).expect(name).trim().to_owned();
+        assert!(row("data").starts_with("procedural videos") && row("videos") == "192 for training, 128 for testing");
+        assert!(row("classes").starts_with("8 (") && row("classes").contains("move_left 24+16, "), "{text}");
+        assert!(row("clips").contains("RGB: 8 frames 2 apart, 48x48"), "{text}");
+        assert_eq!(row("steps"), "12: 6 per epoch, of 32 videos; 2 epochs");
+        assert!(row("queue").ends_with(" keys") && row("networks").contains("RGB 0."), "{text}");
+        assert!(row("device").starts_with("cpu, ") && row("settings").contains("settings.json"), "{text}");
+        assert_eq!((row("--out"), row("--cache")), (format!("runs/{program}"), "store".to_owned()));
+        assert!(text.trim_end().lines().last().unwrap().contains("nothing was written"), "{text}");
+        assert!(text.lines().count() < 20, "{text}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn wrong_data_are_reported_before_a_folder_that_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let _held = Folder::open(d.join("run")).unwrap();
+    for more in [&["--out", "run"][..], &["--out", "run", "--dry-run"]] {
+        let Some(e) = refused(d, &[&["--data", "nowhere"], more].concat()) else { return };
+        assert!(e.contains("--data") && e.contains("nowhere") && !e.contains("in use"), "{e}");
+        let e = refused(d, more).unwrap();
+        assert!(e.starts_with("error: --out run is in use by process"), "the path is named once: {e}");
+    }
+}
+
+#[test]
+fn a_graph_on_the_cpu_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    for program in PROGRAMS {
+        if example(program).is_none() {
+            return;
+        }
+        let errors = |args: &[&str]| String::from_utf8(dry(program, dir.path(), args).stderr).unwrap();
+        let told = errors(&["--device", "cpu", "--graph"]);
+        assert!(told.contains("warning: --graph") && told.contains("--device"), "{told}");
+        assert!(!errors(&["--device", "cpu"]).contains("--graph"));
+    }
+}
+
+/// Options whose values are words of a fixed list, of both programs and of MaCLR's alone.
+const LISTS: [(&str, &str, &str); 6] = [
+    ("--precision", "f32, fma, bf16, bf16x3, bf16x6", "bf16x2"),
+    ("--align-form", "weight-gradient, grad-cam, magnitude", "gradcam"),
+    ("--align-terms", "space-time, space, time", "spacetime"),
+    ("--target-norm", "raw, mean", "means"),
+    ("--motion", "frame-diff, flow, flow-edges", "flow-edge"),
+    ("--cross-positive", "other-clip, same-clip", "same"),
+];
+
+#[test]
+fn words_of_a_list_are_in_the_help_and_a_misspelt_one_gets_a_suggestion() {
+    for (program, lists) in PROGRAMS.into_iter().zip([&LISTS[..], &LISTS[..4]]) {
+        let Some(path) = example(program) else { return };
+        let run = |args: &[&str]| Command::new(&path).args(args).output().unwrap();
+        let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+        for (option, values, misspelt) in lists {
+            assert!(help.contains(&format!("[possible values: {values}]")), "{option}: {help}");
+            let errors = String::from_utf8(run(&["--dry-run", option, misspelt]).stderr).unwrap();
+            assert!(errors.contains(&format!("'{option} <")) && errors.contains("similar value"), "{errors}");
+        }
+    }
 }
 
 #[test]
@@ -252,4 +310,20 @@ fn a_refused_run_leaves_no_settings_in_its_folder() {
     assert!(!d.join("run/settings.json").exists(), "refused after decoding, and yet settled");
     let line = summary(&started("pretrain_maclr", d, &[&small[..], &["--batch", "2"]].concat()).unwrap());
     assert_eq!(line["videos_train"], 5);
+}
+
+#[test]
+fn test_videos_that_are_skipped_are_warned_of_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    fs::write(d.join("videos/a3/000.png"), "no picture").unwrap();
+    let run = ["--data", "train.txt", "--test", "test.txt", "--batch", "2", "--frames", "2", "--motion-frames", "2"];
+    let Some(out) = started("pretrain_maclr", d, &[&run[..], &["--side", "16"]].concat()) else { return };
+    let (line, errors) = (summary(&out), String::from_utf8_lossy(&out.stderr).into_owned());
+    assert!(errors.contains("warning: 1 of 2 test videos skipped: scores are of the others"), "{errors}");
+    assert_eq!(
+        (&line["videos_skipped"], &line["videos_skipped_test"], &line["videos_test"]),
+        (&1.into(), &1.into(), &1.into())
+    );
 }
