@@ -40,7 +40,11 @@ type Points = Vec<(f64, f64)>;
 /// accuracy of that name; `start` describes the network before training, such as `random network`.
 pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
-    let (losses, accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
+    let (losses, mut accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
+    // Each accuracy begins with that before training, so that a run with a single probe shows more than a dot.
+    for ((key, ..), points) in ACCURACIES.iter().zip(&mut accuracies).filter(|(_, points)| !points.is_empty()) {
+        points.splice(..0, baselines.iter().find(|(name, _)| name == key).map(|(_, value)| (0.0, *value)));
+    }
     ensure!(losses.iter().any(|l| !l.is_empty()), "{} holds no losses to draw", metrics.display());
     paint(out, SIZE, |picture| {
         picture.fill(&WHITE)?;
@@ -146,7 +150,7 @@ where
             curve.points.clone()
         };
         if smooth.len() <= 40 {
-            chart.draw_series(smooth.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
+            chart.draw_series(smooth.iter().map(|&p| Circle::new(p, 4, color.filled())))?;
         }
         chart.draw_series(LineSeries::new(smooth, color.stroke_width(2)))?;
     }

@@ -145,10 +145,11 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         spec.cache_side
     );
     let clips = format!(
-        "{} of {} training videos in their first epoch. RGB and motion input are {}; flow is of the whole frames.",
+        "{} of {} training videos in their first epoch. RGB and motion input are {}{}.",
         samples.len(),
         loader.videos.len(),
-        sheet::augmented(&spec.augment)
+        sheet::augmented(&spec.augment),
+        if flows.is_empty() { "" } else { "; flow is of the whole frames" }
     );
     let wheel = !flows.is_empty();
     let text = [Some(flow).filter(|_| wheel), Some(motion), Some(clips)].into_iter().flatten().collect();
