@@ -1,6 +1,7 @@
 //! Video files, lists of data sets, the cache.
 
 pub mod cache;
+pub mod cache_failures;
 pub mod cache_files;
 pub mod clips;
 pub mod datasets;
