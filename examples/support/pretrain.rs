@@ -1,7 +1,7 @@
 //! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
 use super::args::{Common, within};
-use super::checks::{Length, check_memory, dry_run, folder_to_be, lists, short};
+use super::checks::{Length, check_memory, dry_run, folder_to_be, lists, outside_of_data, short};
 use super::output::{say, warn};
 use super::run::{Show, loader};
 use super::settings;
@@ -264,6 +264,7 @@ impl<'a> Run<'a> {
             options.data.is_some() || options.test.is_none(),
             "--test is a list beside that of --data, which is absent"
         );
+        outside_of_data([("--out", &out), ("--cache", &options.cache)], options.data.as_deref())?;
         Folder::check(&out).with_context(|| format!("--out {}", out.display()))?;
         folder_to_be("--cache", &options.cache)?;
         if let Some(flow) = &options.flow_dir {

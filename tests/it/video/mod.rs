@@ -4,6 +4,7 @@ pub mod cache;
 pub mod cache_failures;
 pub mod cache_files;
 pub mod clips;
+pub mod data_trees;
 pub mod datasets;
 pub mod ffmpeg;
 pub mod frame_folder;
