@@ -77,6 +77,8 @@ pub enum ErrorKind {
         program: &'static str,
         /// What happened and what to do about it.
         what: String,
+        /// The system's reason, if the program could not be run or its output could not be read.
+        source: Option<std::io::Error>,
     },
     /// The data set cannot provide what was requested.
     Data {
@@ -148,6 +150,18 @@ impl Error {
         &self.0
     }
 
+    /// Whether the machine failed, and not the file that was read: no descriptors, processes or memory are left, the
+    /// disk is full or broken, a program cannot be run. Another file would meet the same, and the same file may well be
+    /// read when the machine has recovered, so work on many files ends with such an error instead of skipping the file.
+    pub fn is_of_the_machine(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Io { source, .. } => !is_of_a_file(source),
+            ErrorKind::Program { source, .. } => source.is_some(),
+            ErrorKind::NoDriver { .. } | ErrorKind::Driver { .. } | ErrorKind::OutOfMemory { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(crate) fn shape(
         op: &'static str,
         arg: &'static str,
@@ -176,7 +190,13 @@ impl Error {
 
     #[cfg(feature = "video")]
     pub(crate) fn program(program: &'static str, what: impl fmt::Display) -> Self {
-        ErrorKind::Program { program, what: what.to_string() }.into()
+        ErrorKind::Program { program, what: what.to_string(), source: None }.into()
+    }
+
+    /// A program that could not be run, for the reason `source`.
+    #[cfg(feature = "video")]
+    pub(crate) fn not_run(program: &'static str, what: impl fmt::Display, source: std::io::Error) -> Self {
+        ErrorKind::Program { program, what: what.to_string(), source: Some(source) }.into()
     }
 
     #[cfg(feature = "cuda")]
@@ -202,6 +222,38 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_owned();
         move |source| ErrorKind::Io { path, action, source }.into()
+    }
+}
+
+/// Whether a system call failed because of the file it was given. A list of these is short and known; of all that can
+/// be wrong with a machine it is not.
+fn is_of_a_file(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::*;
+    let kinds = [
+        NotFound,
+        PermissionDenied,
+        NotADirectory,
+        IsADirectory,
+        InvalidFilename,
+        InvalidInput,
+        InvalidData,
+        UnexpectedEof,
+        FileTooLarge,
+    ];
+    // The kind of a circle of links is not stable yet.
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::ELOOP)
+}
+
+/// The result of reading one file of many: `None` where it cannot be read.
+///
+/// # Errors
+/// Those [of the machine](Error::is_of_the_machine).
+#[cfg(feature = "video")]
+pub(crate) fn unless_of_the_machine<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_of_the_machine() => Err(e),
+        Err(_) => Ok(None),
     }
 }
 
@@ -232,7 +284,7 @@ impl fmt::Display for Error {
             ErrorKind::Io { path, action, source } => {
                 write!(f, "cannot {action} {}: {source}", path.display())
             }
-            ErrorKind::Program { program, what } => write!(f, "{program}: {what}"),
+            ErrorKind::Program { program, what, .. } => write!(f, "{program}: {what}"),
             ErrorKind::Data { path, what } => write!(f, "{}: {what}", path.display()),
             ErrorKind::NotFinite { name, step, value } => {
                 write!(f, "{name} became {value} at step {step}")
@@ -265,8 +317,32 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self.kind() {
-            ErrorKind::Io { source, .. } => Some(source),
+            ErrorKind::Io { source, .. } | ErrorKind::Program { source: Some(source), .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn failures_of_the_machine_are_told_from_those_of_a_file() {
+        let read = |source: io::Error| Error::io("read", "a.mp4")(source);
+        let codes = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT, libc::EIO];
+        for code in codes.into_iter().chain([libc::ESTALE, libc::ETIMEDOUT, libc::EROFS, libc::ENOTCONN]) {
+            let error = read(io::Error::from_raw_os_error(code));
+            assert!(error.is_of_the_machine(), "{error}");
+        }
+        assert!(read(io::ErrorKind::OutOfMemory.into()).is_of_the_machine());
+        for code in [libc::ENOENT, libc::EACCES, libc::EPERM, libc::ENOTDIR, libc::EISDIR, libc::ENAMETOOLONG] {
+            let error = read(io::Error::from_raw_os_error(code));
+            assert!(!error.is_of_the_machine(), "{error}");
+        }
+        assert!(!read(io::Error::from_raw_os_error(libc::ELOOP)).is_of_the_machine());
+        assert!(!Error::data("a.mp4", "the file is empty").is_of_the_machine());
+        assert!(!Error::format("a.png", 0, "cut short").is_of_the_machine());
     }
 }

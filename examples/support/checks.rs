@@ -26,16 +26,57 @@ pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads the lists of `--data` and `--test`. Errors name the option that specified the file.
+/// Refuses folders of output, each with its option, inside of the folder `--data`: in the next run, pictures in them could
+/// be taken for videos.
+pub fn outside_of_data(folders: [(&str, &PathBuf); 2], data: Option<&Path>) -> Result<()> {
+    let Some(data) = data.filter(|data| data.is_dir()) else { return Ok(()) };
+    let Some(data_whole) = whole(data) else { return Ok(()) };
+    for (option, path) in folders {
+        let other = data_whole.parent().unwrap_or(&data_whole).join("runs").join(path.file_name().unwrap_or_default());
+        ensure!(
+            !whole(path).is_some_and(|path| path.starts_with(&data_whole)),
+            "{option} {} lies inside of --data {}, where it could be taken for videos: choose a folder outside, such as \
+             {option} {}",
+            path.display(),
+            data.display(),
+            other.display()
+        );
+    }
+    Ok(())
+}
+
+/// The path without links, of which the last folders need not exist.
+fn whole(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find_map(|there| {
+        let from = if there == Path::new("") { Path::new(".") } else { there };
+        Some(from.canonicalize().ok()?.join(path.strip_prefix(there).ok()?))
+    })
+}
+
+/// Reads the lists of `--data` and `--test`, which name training videos of two classes or more. Errors name the option that
+/// specified the file.
 pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
-    Splits::open(data, test).map_err(|e| {
+    let splits = Splits::open(data, test).map_err(|e| {
         let (ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. }) = e.kind()
         else {
             return anyhow::Error::new(e).context("--data");
         };
         let option = if test == Some(path) { "--test" } else { "--data" };
         anyhow::Error::new(e).context(option)
-    })
+    })?;
+    two_classes(&splits.train)?;
+    Ok(splits)
+}
+
+/// Refuses training videos of a single class, with which the features cannot be evaluated.
+fn two_classes(train: &Dataset) -> Result<()> {
+    let one = train.items.first().filter(|first| train.items.iter().all(|item| item.label == first.label));
+    let Some(one) = one else { return Ok(()) };
+    bail!(
+        "--data: all training videos are of class {}: training needs no labels, but its features are evaluated by telling \
+         classes apart, so give videos of two classes or more",
+        train.classes[one.label]
+    );
 }
 
 /// Refuses a folder as `--init`, and suggests a file in it.

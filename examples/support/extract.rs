@@ -152,7 +152,7 @@ impl Extract<'_> {
     /// Writes the flow of all videos. Existing flow is skipped; an error in one video does not affect the others.
     ///
     /// # Errors
-    /// When something cannot be written, or the stop flag was set. Complete results stay.
+    /// When something cannot be written, the machine failed, or the stop flag was set. Complete results stay.
     pub fn run(&self, videos: &[Video]) -> Result<Done> {
         let staging = self.out.join(WRITING);
         let _ = fs::remove_dir_all(&staging); // of a killed process; the folder is locked
@@ -189,7 +189,7 @@ impl Extract<'_> {
         Ok(done.into_inner().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// One video, through the folder `staging`. `Some` is an error of the video, an `Err` one of the output.
+    /// One video, through the folder `staging`. `Some` is an error of the video, an `Err` one of the output or of the machine.
     fn one(&self, video: &Video, staging: &Path, done: &Mutex<Done>) -> Result<Option<String>> {
         let tell = |change: &dyn Fn(&mut Done)| change(&mut done.lock().unwrap_or_else(|e| e.into_inner()));
         let (home, source) = (self.out.join(&video.name), format!("{:016x}\n", video.source.fingerprint()));
@@ -209,6 +209,7 @@ impl Extract<'_> {
         self.go_on()?;
         let clip = match read(&video.source, None, &self.how, &Ffmpeg::default()) {
             Ok(clip) => clip,
+            Err(e) if e.is_of_the_machine() => return Err(e.into()),
             Err(e) => return Ok(Some(e.to_string())),
         };
         let starts: Vec<usize> = (0..clip.t.saturating_sub(self.gap)).step_by(self.every).collect();
@@ -223,6 +224,9 @@ impl Extract<'_> {
                 Ok(flows) => flows,
                 Err(e) => {
                     let _ = fs::remove_dir_all(staging); // ignore a second error; the first is returned
+                    if e.is_of_the_machine() {
+                        return Err(e.into());
+                    }
                     return Ok(Some(e.to_string()));
                 }
             };

@@ -1,7 +1,7 @@
 //! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
 use super::args::{Common, one_of, within};
-use super::checks::{Length, check_memory, dry_run, folder_to_be, goes_on, lists, short};
+use super::checks::{Length, check_memory, dry_run, folder_to_be, goes_on, lists, outside_of_data, short};
 use super::output::{say, warn};
 use super::plan;
 use super::run::{Show, loader};
@@ -264,6 +264,7 @@ impl<'a> Run<'a> {
             options.data.is_some() || options.test.is_none(),
             "--test is a list beside that of --data, which is absent"
         );
+        outside_of_data([("--out", &out), ("--cache", &options.cache)], options.data.as_deref())?;
         folder_to_be("--cache", &options.cache)?;
         if let Some(flow) = &options.flow_dir {
             ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());

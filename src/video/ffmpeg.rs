@@ -60,6 +60,10 @@ impl Ffmpeg {
             let mut command = Command::new(program);
             let output =
                 collect(name, command.arg("-version"), PROBE_BYTES, Path::new("-version"), self.patience(stop))?;
+            if !output.status.success() {
+                let why = reason(&output.stderr, Path::new("-version"));
+                return Err(Error::program(name, format!("cannot tell its version: {why}")));
+            }
             let text = String::from_utf8_lossy(&output.stdout);
             first = text.lines().next().unwrap_or_default().to_owned();
         }

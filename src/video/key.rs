@@ -187,6 +187,8 @@ fn differs(same: Result<bool>, what: &str) -> Option<String> {
     match same {
         Ok(true) => None,
         Ok(false) => Some(format!("{what} has changed")),
+        // It is not known, and what is stale may be removed.
+        Err(e) if e.is_of_the_machine() => None,
         Err(e) => Some(format!("{what} cannot be read: {e}")),
     }
 }

@@ -28,6 +28,22 @@ const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Maximum length of a list: a guard against passing a video as a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
 
+/// Extensions of other files that are given for a list by mistake, and what they are.
+const NO_LISTS: [(&[&str], &str); 4] = [
+    (&FRAME_EXTENSIONS, "a picture"),
+    (&["tbv", "tbf", "tbm"], "a file of the cache"),
+    (&["safetensors", "pt", "pth"], "a file of weights"),
+    (&["zip", "tar", "gz", "tgz", "bz2", "xz", "zst", "rar", "7z"], "an archive, which must be unpacked first"),
+];
+
+/// Refuses a folder, and what is no list by its name, such as a video; `wanted` says what is wanted.
+pub(super) fn refuse_no_list(path: &Path, wanted: &str) -> Result<()> {
+    let videos: (&[&str], &str) = (&VIDEO_EXTENSIONS, "a video");
+    let is = std::iter::once(videos).chain(NO_LISTS).find(|(extensions, _)| has_extension(path, extensions));
+    let is = if path.is_dir() { Some("a folder") } else { is.map(|(_, is)| is) };
+    is.map_or(Ok(()), |is| Err(Error::data(path, format!("this is {is}: {wanted}"))))
+}
+
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.iter().any(|x| x.eq_ignore_ascii_case(e)))
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Flood,
     /// A system error while reading.
     Read(io::Error),
+    /// It was killed by another process or by the system.
+    Killed,
     /// The stop flag was set.
     Stopped,
 }
@@ -49,6 +51,33 @@ pub(super) struct Patience<'a> {
 
 /// Interval at which the flag is checked.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// How long a program has been silent, as the sum of the intervals between looks at it. None counts for more than
+/// [`GLANCE`]: where this process was itself suspended meanwhile, as by SIGSTOP or with a sleeping computer, the clock
+/// went on, and a program that was suspended with it could not write.
+struct Silence {
+    limit: Duration,
+    so_far: Duration,
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        Self { limit, so_far: Duration::ZERO }
+    }
+
+    /// Adds the time since the last look.
+    fn add(&mut self, interval: Duration) {
+        self.so_far = self.so_far.saturating_add(interval.min(GLANCE));
+    }
+
+    fn broken(&mut self) {
+        self.so_far = Duration::ZERO;
+    }
+
+    fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.so_far)
+    }
+}
 const STDERR_KEPT: usize = 4096;
 
 /// A child in its own process group, which is killed as a whole unless the child was waited for.
@@ -103,15 +132,17 @@ pub(super) fn run(
     let mut group = Group { child: spawn(command).map_err(Failure::Start)?, ended: false };
     let (mut out, mut err) = (group.child.stdout.take(), group.child.stderr.take());
     let mut buffer = vec![0u8; 1 << 16];
-    let mut deadline = Instant::now() + patience.silence;
+    let (mut silence, mut last_look) = (Silence::new(patience.silence), Instant::now());
+    let mut look = |silence: &mut Silence| {
+        let now = Instant::now();
+        silence.add(now - std::mem::replace(&mut last_look, now));
+        if silence.left().is_zero() { Err(Failure::Silent) } else { Ok(()) }
+    };
     while out.is_some() || err.is_some() {
         stopped()?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Failure::Silent);
-        }
+        look(&mut silence)?;
         let fds = [out.as_ref().map(AsRawFd::as_raw_fd), err.as_ref().map(AsRawFd::as_raw_fd)];
-        let [out_ready, err_ready] = wait_readable(fds, left.min(GLANCE)).map_err(Failure::Read)?;
+        let [out_ready, err_ready] = wait_readable(fds, silence.left().min(GLANCE)).map_err(Failure::Read)?;
         if err_ready {
             let n = read_some(&mut err, &mut buffer).map_err(Failure::Read)?;
             if sink(Piece::Message(&buffer[..n])).is_break() {
@@ -123,19 +154,20 @@ pub(super) fn run(
             if sink(Piece::Out(&buffer[..n])).is_break() {
                 return Ok(None);
             }
-            deadline = Instant::now() + patience.silence;
+            silence.broken();
         }
     }
     let status = loop {
         stopped()?;
         match group.child.try_wait().map_err(Failure::Read)? {
             Some(status) => break status,
-            None if Instant::now() >= deadline => return Err(Failure::Silent),
             None => std::thread::sleep(Duration::from_millis(1)),
         }
+        look(&mut silence)?;
     };
     group.ended = true;
-    Ok(Some(status))
+    // A crash is another signal, and may be the video's fault.
+    if status.signal() == Some(libc::SIGKILL) { Err(Failure::Killed) } else { Ok(Some(status)) }
 }
 
 /// Runs `command` to its end, with at most `limit` bytes of standard output (more is a [`Failure::Flood`]).
@@ -181,4 +213,36 @@ fn wait_readable(fds: [Option<RawFd>; 2], at_most: Duration) -> io::Result<[bool
         return if error.kind() == io::ErrorKind::Interrupted { Ok([false; 2]) } else { Err(error) };
     }
     Ok(polled.map(|p| p.revents != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_of_a_suspended_process_is_no_silence_of_the_program() {
+        let mut silence = Silence::new(Duration::from_secs(60));
+        // A night's sleep of the computer, and another.
+        for _ in 0..2 {
+            silence.add(Duration::from_secs(8 * 3600));
+        }
+        assert_eq!(silence.left(), Duration::from_secs(60) - 2 * GLANCE);
+        silence.broken();
+        assert_eq!(silence.left(), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn silence_of_a_program_adds_up_until_the_limit() {
+        let mut silence = Silence::new(Duration::from_secs(60));
+        let looks = (1..).find(|_| {
+            silence.add(GLANCE);
+            silence.left().is_zero()
+        });
+        assert_eq!(looks, Some(600));
+        let mut silence = Silence::new(Duration::from_millis(5));
+        silence.add(Duration::from_millis(4));
+        assert_eq!(silence.left(), Duration::from_millis(1));
+        silence.add(Duration::from_millis(7));
+        assert!(silence.left().is_zero());
+    }
 }

@@ -1,5 +1,6 @@
 //! Running `ffprobe` and `ffmpeg`, and what is said when that fails.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
@@ -23,14 +24,20 @@ pub(super) fn failed(name: &'static str, file: &Path, limit: usize, patience: Pa
     let (path, timeout) = (file.display(), patience.silence.as_secs_f64());
     let what = match failure {
         Failure::Stopped => return Error::stopped(file, format!("nothing is kept of {}", file.display())),
-        Failure::Start(e) => format!(
-            "cannot be started ({e}), and video files need it; `apt-get install ffmpeg` brings ffmpeg and ffprobe"
-        ),
+        Failure::Start(e) => {
+            let hint = "; `apt-get install ffmpeg` brings ffmpeg and ffprobe";
+            let hint = if e.kind() == ErrorKind::NotFound { hint } else { "" };
+            return Error::not_run(name, format!("cannot be started ({e}), and video files need it{hint}"), e);
+        }
+        Failure::Read(e) => return Error::not_run(name, format!("its output about {path} cannot be read: {e}"), e),
+        Failure::Killed => {
+            let what = format!("was killed while reading {path}, as the system does where memory is short");
+            return Error::not_run(name, what, std::io::Error::other("killed by a signal"));
+        }
         Failure::Silent => format!("wrote nothing for {timeout} s while reading {path} and was stopped"),
         Failure::Flood => {
             format!("wrote more than the {limit} bytes that were asked for while reading {path} and was stopped")
         }
-        Failure::Read(e) => format!("its output about {path} cannot be read: {e}"),
     };
     Error::program(name, what)
 }

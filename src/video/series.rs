@@ -27,6 +27,8 @@ const BESIDE: [&str; 17] = [
 ];
 /// Letters for the two components of flow.
 const COMPONENTS: [[&str; 2]; 2] = [["x", "y"], ["u", "v"]];
+/// Words beside these in the names of folders: `optical_flow`, `depth_maps`.
+const AROUND: [&str; 10] = ["optical", "tvl", "raft", "map", "maps", "image", "images", "img", "imgs", "frames"];
 /// A series counts as the frames if it has this many times as many images as all others together.
 const CLEARLY: usize = 10;
 
@@ -88,7 +90,13 @@ pub(super) fn is_folder_beside(name: &str) -> bool {
     let name = name.to_lowercase();
     let is_component = |word: &str| COMPONENTS.as_flattened().contains(&word);
     is_component(&name)
-        || words(&name).any(is_word_beside) && words(&name).all(|word| is_word_beside(word) || is_component(word))
+        || words(&name).any(is_word_beside)
+            && words(&name).all(|word| is_word_beside(word) || is_component(word) || AROUND.contains(&word))
+}
+
+/// Whether a picture shows flow by its name: `flow_00012.png`.
+pub(super) fn is_of_flow(picture: &Path) -> bool {
+    words(&name_of(picture).0).next().is_some_and(|word| word == "flow")
 }
 
 fn shown((name, extension): &Name) -> String {

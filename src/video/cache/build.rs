@@ -13,7 +13,7 @@ use super::super::lock::{Lock, Use};
 use super::super::packed::{self, Content, Kind, Mapped, Named};
 use super::super::{Dataset, Item, Source, decode, folder, maps};
 use super::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, unless_of_the_machine};
 use crate::flow::{Flow, Gray};
 
 /// One run of building a cache.
@@ -54,7 +54,7 @@ impl<'a> Build<'a> {
 
     pub(super) fn run(self) -> Result<(Cache, Report)> {
         let used = Use::of(self.dir);
-        let mut jobs = self.each(self.data.len(), |i| Ok(self.look_up(i)))?;
+        let mut jobs = self.each(self.data.len(), |i| self.look_up(i))?;
         let missing: Vec<usize> = (0..jobs.len()).filter(|&i| matches!(jobs[i].state, State::Missing)).collect();
         if !missing.is_empty() {
             if missing.iter().any(|&i| self.needs_ffmpeg(&jobs[i])) {
@@ -117,33 +117,33 @@ impl<'a> Build<'a> {
         matches!(self.data.items[job.index].source, Source::File(_)) && (!frames || (from_folder && !flow))
     }
 
-    pub(super) fn look_up(&self, index: usize) -> Job {
+    pub(super) fn look_up(&self, index: usize) -> Result<Job> {
         let mut job = Job { index, keys: None, there: [false; 3], state: State::Missing };
         match Keys::of(&self.data.items[index], self.data, self.spec) {
-            Ok(keys) => job.there = self.there(job.keys.insert(keys)),
-            Err(e) => job.state = State::Unreadable(e),
+            Ok(keys) => job.there = self.there(job.keys.insert(keys))?,
+            Err(e) => job.state = self.unreadable(e)?,
         }
         if job.there == [true; 3] {
             job.state = State::Done([false; 3]);
         }
         match job.state {
             State::Done(_) => self.tell(|p| (p.done, p.reused) = (p.done + 1, p.reused + 1)),
-            State::Unreadable(_) => self.tell(|p| p.failed += 1),
-            State::Missing => {}
+            State::Unreadable(_) | State::Missing => {}
         }
-        job
+        Ok(job)
     }
 
     /// Which of a video's files exist intact and match, or are not needed. Reports damaged ones.
-    fn there(&self, keys: &Keys) -> [bool; 3] {
-        let mut sum = None;
-        Kind::ALL.map(|kind| {
-            let Some(key) = keys.get(kind) else { return true };
-            match self.open(kind, key, sum, self.with.verify) {
+    fn there(&self, keys: &Keys) -> Result<[bool; 3]> {
+        let (mut sum, mut there) = (None, [true; 3]);
+        for kind in Kind::ALL {
+            let Some(key) = keys.get(kind) else { continue };
+            there[kind as usize] = match self.open(kind, key, sum, self.with.verify) {
                 Ok(mapped) => {
                     sum = Some(mapped.head.sum);
                     true
                 }
+                Err(e) if e.is_of_the_machine() => return Err(e),
                 Err(e) => {
                     let absent = matches!(e.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
                     if !absent {
@@ -155,7 +155,8 @@ impl<'a> Build<'a> {
                     false
                 }
             }
-        })
+        }
+        Ok(there)
     }
 
     /// Opens a file that must have been created as `key` says, from data with the checksum `made_of` if known. A
@@ -168,16 +169,18 @@ impl<'a> Build<'a> {
     }
 
     /// Creates those of a video's files that are missing. `Ok(Unreadable)` is an error of the video, `Err` one of the
-    /// cache.
+    /// cache or of the machine.
     fn make(&self, job: &Job) -> Result<State> {
         let Some(keys) = &job.keys else { return Ok(State::Missing) };
         let mut made = [false; 3];
         // Another process may have created it while this one waited; files verified before are not verified again.
-        let open =
-            |kind: Kind, key, made_of| self.open(kind, key, made_of, self.with.verify && !job.there[kind as usize]);
-        let frames = match open(Kind::Frames, &keys.frames, None) {
-            Ok(frames) => frames,
-            Err(_) => {
+        let open = |kind: Kind, key, made_of| {
+            let verify = self.with.verify && !job.there[kind as usize];
+            unless_of_the_machine(self.open(kind, key, made_of, verify))
+        };
+        let frames = match open(Kind::Frames, &keys.frames, None)? {
+            Some(frames) => frames,
+            None => {
                 let item = &self.data.items[job.index];
                 let (procedural, with) = (self.data.procedural.as_ref(), self.with);
                 let clip = decode::read_until(&item.source, procedural, &self.spec.decode, &with.ffmpeg, with.stop);
@@ -200,9 +203,9 @@ impl<'a> Build<'a> {
         };
         let (sum, mut view) = (frames.head.sum, View::new(frames));
         if let (Some(key), Some(spec)) = (&keys.flow, &self.spec.motion) {
-            let flow = match open(Kind::Flow, key, Some(sum)) {
-                Ok(flow) => flow,
-                Err(_) => {
+            let flow = match open(Kind::Flow, key, Some(sum))? {
+                Some(flow) => flow,
+                None => {
                     let planes = match self.flow_of(&view, spec, &self.data.items[job.index]) {
                         Ok(planes) => planes,
                         Err(e) => return self.unreadable(e),
@@ -222,7 +225,7 @@ impl<'a> Build<'a> {
             let sum = flow.head.sum;
             view.set_flow(flow, &file_of(self.dir, Kind::Flow, key.hash))?;
             if let (Some(key), Some(spec)) = (&keys.maps, &self.spec.maps)
-                && open(Kind::Maps, key, Some(sum)).is_err()
+                && open(Kind::Maps, key, Some(sum))?.is_none()
             {
                 let maps = match view.maps(spec) {
                     Ok(maps) => maps,
@@ -236,10 +239,13 @@ impl<'a> Build<'a> {
         Ok(State::Done(made))
     }
 
-    /// A video that cannot be used, unless building was stopped.
+    /// A video that cannot be used, unless building was stopped or the machine failed.
     fn unreadable(&self, e: Error) -> Result<State> {
         if matches!(e.kind(), ErrorKind::Stopped { .. }) {
             return Err(self.stopped());
+        }
+        if e.is_of_the_machine() {
+            return Err(e);
         }
         self.tell(|p| p.failed += 1);
         Ok(State::Unreadable(e))

@@ -21,9 +21,11 @@ pub struct Foreseen {
 impl Build<'_> {
     pub(super) fn foresee(self) -> Result<Foreseen> {
         let looked = self.each(self.data.len(), |i| {
-            let job = self.look_up(i);
-            let length = self.length(&job);
-            Ok((job, length))
+            let job = self.look_up(i)?;
+            match self.length(&job) {
+                Err(e) if e.is_of_the_machine() => Err(e),
+                length => Ok((job, length)),
+            }
         })?;
         let mut seen = Foreseen { failed: Vec::new(), lengths: vec![None; looked.len()] };
         let (mut missing, mut decoded) = (false, false);

@@ -74,6 +74,7 @@ fn kind_of(path: &Path) -> Option<Option<Kind>> {
 fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<String, Option<String>>) {
     let mapped = match Mapped::open(&entry.path, kind, false) {
         Ok(mapped) => mapped,
+        Err(e) if e.is_of_the_machine() => return,
         Err(e) => {
             entry.stale = Some(e.to_string());
             return;
@@ -109,6 +110,7 @@ fn describe(entry: &mut Entry, kind: Kind, dir: &Path, sources: &mut HashMap<Str
                 continue;
             }
             Ok(_) => "has changed",
+            Err(e) if e.is_of_the_machine() => break,
             Err(_) => "cannot be read",
         };
         stale = stale.or_else(|| Some(format!("the file of {} it was made of {is}", kind.name())));

@@ -96,6 +96,15 @@ fn source_at(base: &Path, path: &str) -> Option<Source> {
 
 /// Lists of `path label` lines.
 pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
+    list::refuse_no_list(
+        train,
+        "give a folder with a folder of videos for each class, or a list of lines `path label`",
+    )?;
+    if let Some(test) = test {
+        let wanted = "the videos for testing are given as a list of lines `path label`; without lists, as a folder `test` beside a \
+                      folder `train`";
+        list::refuse_no_list(test, wanted)?;
+    }
     let mut warnings = Vec::new();
     let mut read = |path: &Path| -> Result<Vec<Labelled>> {
         let base = path.parent().unwrap_or(Path::new(""));
@@ -217,6 +226,7 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
 
 /// The videos of a tree whose folders name their classes, and what is skipped.
 fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
+    tree.use_frames(dir);
     let mut warnings = std::mem::take(&mut tree.warnings);
     let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
     for (source, path) in tree.videos(dir) {
@@ -226,7 +236,11 @@ fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<Strin
         }
         let parent = path.parent().filter(|p| *p != dir && path != dir).and_then(Path::file_name);
         let Some(class) = parent.map(|p| p.to_string_lossy().into_owned()) else {
-            let what = format!("{} lies in no class folder; give a `path label` list instead", path.display());
+            let what = format!(
+                "{} lies in no class folder: training needs no labels, but its features are evaluated by telling classes \
+                 apart; put the videos into two folders or more, named after classes, or give a `path label` list",
+                path.display()
+            );
             return Err(Error::data(dir, what));
         };
         videos.insert(path.clone(), Labelled { source, class, name: last_two(&path), line: None });

@@ -9,6 +9,7 @@ mod layout;
 mod messages;
 mod origin;
 mod public;
+mod trees;
 mod twins;
 mod walk;
 
@@ -38,6 +39,7 @@ pub type Named = (Source, PathBuf);
 /// `Io` when a folder cannot be read, `Data` when there are too many files.
 pub fn videos_below(dir: &Path) -> Result<(Vec<Named>, Vec<String>)> {
     let mut tree = walk::walk(dir)?;
+    tree.use_frames(dir);
     let warnings = std::mem::take(&mut tree.warnings);
     let mut videos = tree.videos(dir);
     videos.sort_by(|a, b| a.1.cmp(&b.1));
@@ -182,13 +184,18 @@ impl Splits {
     /// 5. a folder with `train` and `test` (or `val`) folders of class folders;
     /// 6. a folder of class folders, of which a part is held out.
     ///
-    /// A video is a file or a folder of frames. If all labels are numbers, they are compared as numbers (`1` and `01`
+    /// A video is a file or a folder of frames. Folders of flow, masks or depth beside the frames are left out, by their
+    /// names, also where they are a tree of their own (`masks/class/video` beside `rgb/class/video`). So are the pictures
+    /// in the output folders of this project's programs. In class folders, a video that is there as a file and as frames,
+    /// by its name and class (`class/video.mp4` or `videos/class/video.mp4`, and `frames/class/video`), is used once, by
+    /// its frames. If all labels are numbers, they are compared as numbers (`1` and `01`
     /// are one class), otherwise as text.
     ///
     /// A quarter of the recordings of each class is held out, by a hash of their names, so that clips of one recording
     /// are never in both splits. Names identify a recording by the rules of UCF101 (`…_g01_c02`), HMDB51
     /// (`…_f_cm_np1_ba_bad_0`) and Kinetics (`id_000010_000020`), by `_c01`, `_part2` and similar, and by a number at
-    /// the end if that leaves several recordings in a class. Files with the same bytes stay together too.
+    /// the end if that leaves several recordings in a class. Files with the same bytes stay together too, and so do folders
+    /// with as many frames of which a few, from the first to the last, have the same bytes.
     ///
     /// # Errors
     /// `Io` when something cannot be read; `Format` with the line number for an invalid or ambiguous line; `Data` when
@@ -249,7 +256,7 @@ impl Found {
         if let Some(test) = &test {
             twins::refuse_shared(path, &train, test)?;
         }
-        let same = twins::same_bytes(train.iter().chain(test.iter().flatten()));
+        let same = twins::same_bytes(train.iter().chain(test.iter().flatten()))?;
         warnings.extend(twins::warnings(&same, &train, test.as_deref().unwrap_or_default()));
         let test = match test {
             Some(test) => {

@@ -1,19 +1,22 @@
-//! Duplicate videos: the same file under two names, and different files with the same bytes.
+//! Duplicate videos: the same file under two names, and different files, or folders of frames, with the same bytes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::super::folder;
 use super::walk::identity;
 use super::{Labelled, Source, fnv1a, fnv1a_on};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_of_the_machine};
 use crate::files;
 
 /// Files of the same length are first compared by this many bytes in the middle.
-const SAMPLE: usize = 4096;
+const SAMPLE: u64 = 4096;
+/// So many frames of a folder are compared, spread over it.
+const FEW: usize = 5;
 /// Limit on the bytes read in total from files whose samples are equal.
 const MAX_COMPARED: u64 = 4 << 30;
 
@@ -66,71 +69,115 @@ fn video_identity(video: &Labelled) -> Option<(u64, u64)> {
     }
 }
 
-/// Sets of files with the same bytes, each of two or more, as indices in ascending order. Only files of equal length
-/// are opened; folders of frames are not compared. Unreadable files count as different: they are reported when they are
-/// decoded.
-pub(super) fn same_bytes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<Vec<usize>> {
-    let mut by_length: BTreeMap<u64, Vec<(usize, &Path)>> = BTreeMap::new();
+/// Sets of videos with the same bytes, each of two or more, as indices in ascending order. Only files of equal length are
+/// opened, and of folders with as many frames the same [few](FEW). What cannot be read counts as different: it is
+/// reported when it is decoded.
+///
+/// # Errors
+/// Those of the machine.
+pub(super) fn same_bytes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Result<Vec<Vec<usize>>> {
+    let mut alike: Vec<Alike> = Vec::new();
+    let mut folders: Vec<(usize, &Path)> = Vec::new();
     for (i, video) in videos.enumerate() {
-        if let Source::File(path) = &video.source
-            && let Ok(metadata) = fs::metadata(path)
-            && metadata.is_file()
-            && metadata.len() > 0
-        {
-            by_length.entry(metadata.len()).or_default().push((i, path));
+        match &video.source {
+            Source::File(path) => alike.extend(Alike::file(i, path)),
+            Source::Folder(path) => folders.push((i, path)),
+            Source::Procedural(_) => {}
         }
     }
-    let alike: Vec<(u64, usize, &Path)> = by_length
-        .into_iter()
-        .filter(|(_, files)| files.len() > 1)
-        .flat_map(|(length, files)| files.into_iter().map(move |(i, path)| (length, i, path)))
-        .collect();
-    let samples = grouped(&alike, |length, path| hash(path, length.saturating_sub(SAMPLE as u64) / 2, SAMPLE as u64));
+    let few: Vec<Result<Option<Alike>>> = folders.par_iter().map(|(i, path)| Alike::folder(*i, path)).collect();
+    for one in few {
+        alike.extend(one?);
+    }
+    let alike = repeated(alike.into_iter().map(|video| (video.lengths.clone(), video)));
+    let samples = grouped(alike.into_iter().flatten().collect(), |video| {
+        let middle = |(path, length): (&PathBuf, &u64)| hash(path, length.saturating_sub(SAMPLE) / 2, SAMPLE);
+        video.files().map(middle).collect()
+    })?;
     // The smallest first, and the same ones in every run.
     let mut left = MAX_COMPARED;
-    let whole: Vec<(u64, usize, &Path)> = samples
-        .into_iter()
-        .flatten()
-        .take_while(|(length, ..)| {
-            let fits = *length <= left;
-            left = left.saturating_sub(*length);
-            fits
-        })
-        .collect();
-    let mut found: Vec<Vec<usize>> = grouped(&whole, |length, path| hash(path, 0, length))
-        .into_iter()
-        .map(|set| set.into_iter().map(|(_, i, _)| i).collect())
-        .collect();
+    let whole = samples.into_iter().flatten().take_while(|video| {
+        let fits = video.bytes() <= left;
+        left = left.saturating_sub(video.bytes());
+        fits
+    });
+    let same = grouped(whole.collect(), |video| video.files().map(|(path, length)| hash(path, 0, *length)).collect())?;
+    let mut found: Vec<Vec<usize>> =
+        same.into_iter().map(|set| set.into_iter().map(|video| video.index).collect()).collect();
     found.iter_mut().for_each(|set: &mut Vec<usize>| set.sort_unstable());
     found.sort();
-    found
+    Ok(found)
 }
 
-type Alike<'a> = (u64, usize, &'a Path);
+/// A video, and the files that are compared with those of others.
+struct Alike {
+    index: usize,
+    paths: Vec<PathBuf>,
+    /// The number of frames of a folder, and the length of each file.
+    lengths: (usize, Vec<u64>),
+}
 
-/// Sets of two or more files with the same length and hash, by length.
-fn grouped<'a>(files: &[Alike<'a>], hash: impl Fn(u64, &Path) -> Option<u64> + Sync) -> Vec<Vec<Alike<'a>>> {
-    let hashes: Vec<Option<u64>> = files.par_iter().map(|(length, _, path)| hash(*length, path)).collect();
-    let mut sets: BTreeMap<(u64, u64), Vec<Alike>> = BTreeMap::new();
-    for (file, hash) in files.iter().zip(hashes) {
-        if let Some(hash) = hash {
-            sets.entry((file.0, hash)).or_default().push(*file);
-        }
+impl Alike {
+    fn file(index: usize, path: &Path) -> Option<Alike> {
+        let metadata = fs::metadata(path).ok().filter(|m| m.is_file() && m.len() > 0)?;
+        Some(Alike { index, paths: vec![path.to_owned()], lengths: (1, vec![metadata.len()]) })
+    }
+
+    /// A folder with a few of its frames, from the first to the last.
+    fn folder(index: usize, path: &Path) -> Result<Option<Alike>> {
+        let Some(frames) = unless_of_the_machine(folder::frames(path))? else { return Ok(None) };
+        let mut paths: Vec<PathBuf> = (0..FEW).map(|i| frames[i * (frames.len() - 1) / (FEW - 1)].clone()).collect();
+        paths.dedup();
+        let lengths: Option<Vec<u64>> = paths.iter().map(|path| Some(fs::metadata(path).ok()?.len())).collect();
+        let lengths = lengths.filter(|lengths| !lengths.contains(&0));
+        Ok(lengths.map(|lengths| Alike { index, paths, lengths: (frames.len(), lengths) }))
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&PathBuf, &u64)> {
+        self.paths.iter().zip(&self.lengths.1)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.lengths.1.iter().sum()
+    }
+}
+
+/// Sets of two or more videos with the same lengths and hashes, by length.
+fn grouped(
+    videos: Vec<Alike>,
+    hashes: impl Fn(&Alike) -> Result<Option<Vec<u64>>> + Sync + Send,
+) -> Result<Vec<Vec<Alike>>> {
+    let all = videos.par_iter().map(hashes).collect::<Result<Vec<_>>>()?;
+    let hashed = videos.into_iter().zip(all).filter_map(|(video, hashes)| {
+        let lengths = video.lengths.clone();
+        hashes.map(|hashes| ((lengths, hashes), video))
+    });
+    Ok(repeated(hashed))
+}
+
+/// The sets of two or more videos of one key, in the order of the keys.
+fn repeated<K: Ord>(videos: impl Iterator<Item = (K, Alike)>) -> Vec<Vec<Alike>> {
+    let mut sets: BTreeMap<K, Vec<Alike>> = BTreeMap::new();
+    for (key, video) in videos {
+        sets.entry(key).or_default().push(video);
     }
     sets.into_values().filter(|set| set.len() > 1).collect()
 }
 
 /// A hash of up to `n` bytes of a file from `start`.
-fn hash(path: &Path, start: u64, n: u64) -> Option<u64> {
-    let (mut file, _) = files::open_regular(path, "a video").ok()?;
-    file.seek(SeekFrom::Start(start)).ok()?;
-    let (mut file, mut part, mut hash) = (file.take(n), vec![0; 64 << 10], fnv1a(&[]));
-    loop {
-        match file.read(&mut part).ok()? {
-            0 => return Some(hash),
-            m => hash = fnv1a_on(&part[..m], hash),
+fn hash(path: &Path, start: u64, n: u64) -> Result<Option<u64>> {
+    let of_file = || -> Result<u64> {
+        let (mut file, _) = files::open_regular(path, "a video")?;
+        file.seek(SeekFrom::Start(start)).map_err(Error::io("read", path))?;
+        let (mut file, mut part, mut hash) = (file.take(n), vec![0; 64 << 10], fnv1a(&[]));
+        loop {
+            match file.read(&mut part).map_err(Error::io("read", path))? {
+                0 => return Ok(hash),
+                m => hash = fnv1a_on(&part[..m], hash),
+            }
         }
-    }
+    };
+    unless_of_the_machine(of_file())
 }
 
 /// Messages about duplicates among `train` and then `test` videos.
@@ -152,7 +199,8 @@ pub(super) fn warnings(sets: &[Vec<usize>], train: &[Labelled], test: &[Labelled
     let say = |pairs: Vec<(usize, usize)>, what: &str| {
         let &(a, b) = pairs.first()?;
         let more = if pairs.len() > 1 { format!("; so it is with {} more", pairs.len() - 1) } else { String::new() };
-        Some(format!("{} has the same bytes as {}{what}{more}", video(b).name, video(a).name))
+        let same = if matches!(video(a).source, Source::Folder(_)) { "frames" } else { "bytes" };
+        Some(format!("{} has the same {same} as {}{what}{more}", video(b).name, video(a).name))
     };
     let all = [
         say(across, ", and one is for testing, the other for training"),

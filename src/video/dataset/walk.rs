@@ -1,13 +1,14 @@
 //! Searches a folder for video files, folders of frames, and lists.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::super::dataset::Source;
 use super::super::list;
-use super::super::series::is_folder_beside;
+use super::super::series::{is_folder_beside, is_of_flow};
 use crate::error::{Error, Result};
 
 /// Limit on files and folders of a tree. Kinetics as frames has some 70 million.
@@ -16,6 +17,11 @@ const MAX_ENTRIES: usize = 1 << 28;
 /// Names of the folder of frames within a video's folder, beside others with flow or sound.
 const FRAMES: [&str; 12] =
     ["rgb", "img", "imgs", "image", "images", "frame", "frames", "jpg", "jpeg", "png", "color", "colour"];
+
+/// Files in the output folder of this project's programs. A folder with two of them is one, and its pictures are no
+/// frames.
+const OUTPUT: [&str; 7] =
+    ["lock", "settings.json", "summary.json", "metrics.jsonl", "curves.png", "sheet.png", "focus.png"];
 
 /// Identity of a file or folder, independent of its names: device and inode.
 pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
@@ -51,7 +57,8 @@ pub(super) fn walk(dir: &Path) -> Result<Tree> {
     }
     let Walk { mut tree, mut odd, .. } = walk;
     [&mut tree.files, &mut tree.frames, &mut tree.lists].into_iter().for_each(|paths| paths.sort());
-    odd.beside = tree.leave_beside();
+    odd.beside.extend(tree.leave_beside());
+    odd.beside.extend(tree.leave_trees_beside(dir));
     odd.pictures.extend(tree.leave_above(dir));
     tree.warnings = odd.warnings();
     Ok(tree)
@@ -61,7 +68,7 @@ impl Tree {
     /// Removes folders of flow, masks or depth from the folders of frames, if the frames they belong to are in the
     /// parent folder or in a sibling, and returns them.
     fn leave_beside(&mut self) -> Vec<PathBuf> {
-        let named_so = |folder: &Path| folder.file_name().and_then(|n| n.to_str()).is_some_and(is_folder_beside);
+        let named_so = |folder: &Path| folder.file_name().is_some_and(is_named_beside);
         // Parent folders, and those that contain a folder of frames.
         let with_frames: HashSet<PathBuf> = (self.frames.iter().filter(|folder| !named_so(folder)))
             .flat_map(|folder| [Some(folder.as_path()), folder.parent()])
@@ -73,6 +80,16 @@ impl Tree {
         self.frames = frames;
         beside
     }
+}
+
+/// Whether the name of a folder says that it holds frames.
+pub(super) fn is_folder_of_frames(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|n| FRAMES.contains(&&*n.to_lowercase()))
+}
+
+/// Whether the name of a folder says that it holds flow, masks or depth.
+pub(super) fn is_named_beside(name: &OsStr) -> bool {
+    name.to_str().is_some_and(is_folder_beside)
 }
 
 impl Tree {
@@ -95,12 +112,17 @@ impl Tree {
         above
     }
 
+    /// Uses each video once that is there as a file and as a folder of frames: its frames, which need no decoder.
+    pub(super) fn use_frames(&mut self, dir: &Path) {
+        let left = self.leave_decoded(dir);
+        self.warnings.extend(say(left, "is left out: its frames are in a folder of the same name, and are used"));
+    }
+
     /// All videos, each with the path that names it: its own, or for frames in `class/video/frames`, below `dir`, the
     /// folder `class/video`.
     pub(super) fn videos(self, dir: &Path) -> Vec<(Source, PathBuf)> {
         let named = |folder: &PathBuf| {
-            let inner =
-                folder.file_name().and_then(|n| n.to_str()).is_some_and(|n| FRAMES.contains(&&*n.to_lowercase()));
+            let inner = folder.file_name().is_some_and(is_folder_of_frames);
             let video = folder.parent().filter(|video| inner && *video != dir && video.parent() != Some(dir));
             video.unwrap_or(folder).to_owned()
         };
@@ -127,6 +149,7 @@ struct Odd {
     irregular: Vec<PathBuf>,
     pictures: Vec<PathBuf>,
     beside: Vec<PathBuf>,
+    output: Vec<PathBuf>,
 }
 
 impl Walk {
@@ -139,6 +162,8 @@ impl Walk {
                 continue;
             }
             let (mut pictures, before) = (false, self.tree.files.len());
+            // What else is in a folder with pictures: those of this project's programs are no frames.
+            let (mut of_output, mut fields, mut other_pictures) = (0, false, false);
             for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
                 let entry = entry.map_err(Error::io("read", &folder))?;
                 self.entries += 1;
@@ -150,6 +175,7 @@ impl Walk {
                     continue;
                 }
                 let kind = entry.file_type().map_err(Error::io("read", &folder))?;
+                of_output += usize::from(OUTPUT.iter().any(|file| name.as_os_str() == *file));
                 // There may be millions of frames: only links are resolved to see what they are.
                 let name = Path::new(&name);
                 if kind.is_dir() {
@@ -161,37 +187,56 @@ impl Walk {
                     (if regular { &mut self.tree.files } else { &mut self.odd.irregular }).push(entry.path());
                 } else if list::is_frame(name) {
                     pictures = true;
+                    other_pictures = other_pictures || !is_of_flow(name);
+                } else if is_field(name) {
+                    fields = true;
                 } else if looks_like_split(name) {
                     self.tree.lists.push(entry.path());
                 }
             }
             if pictures {
-                let beside = self.tree.files.len() > before;
-                (if beside { &mut self.odd.pictures } else { &mut self.tree.frames }).push(folder);
+                let kind = if of_output > 1 {
+                    &mut self.odd.output
+                } else if fields && !other_pictures {
+                    &mut self.odd.beside
+                } else if self.tree.files.len() > before {
+                    &mut self.odd.pictures
+                } else {
+                    &mut self.tree.frames
+                };
+                kind.push(folder);
             }
         }
         Ok(())
     }
 }
 
+/// Says `what` of the first of `paths`, and how many more there are.
+fn say(mut paths: Vec<PathBuf>, what: &str) -> Option<String> {
+    paths.sort();
+    let first = paths.first()?.display();
+    Some(match paths.len() {
+        1 => format!("{first} {what}"),
+        n => format!("{first} {what}; so it is with {} more", n - 1),
+    })
+}
+
 impl Odd {
     fn warnings(self) -> Vec<String> {
-        let say = |mut paths: Vec<PathBuf>, what: &str| {
-            paths.sort();
-            let first = paths.first()?.display();
-            Some(match paths.len() {
-                1 => format!("{first} {what}"),
-                n => format!("{first} {what}; so it is with {} more", n - 1),
-            })
-        };
         let all = [
             say(self.again, "leads to a folder that was read under another name, and is left out"),
             say(self.irregular, "is no regular file or a link to nothing, and is left out"),
             say(self.beside, "is a folder of flow, masks or depth beside frames by its name, and is no video"),
+            say(self.output, "is the output folder of a run, and its pictures are not taken for a video's frames"),
             say(self.pictures, "holds pictures beside videos, and they are not taken for a video's frames"),
         ];
         all.into_iter().flatten().collect()
     }
+}
+
+/// Whether a file is a flow field by its name.
+fn is_field(name: &Path) -> bool {
+    name.extension().is_some_and(|e| e.eq_ignore_ascii_case("flo"))
 }
 
 /// Whether a file may be a list of a split: `trainlist01.txt`, `val.csv`, `ucf101_train_split_1_videos.txt`.

@@ -63,7 +63,7 @@ fn frozen_normalisation_and_still_videos_are_warned_of_and_run() {
             let home = d.join(format!("data/{class}/v_{class}_g{video}_c00"));
             fs::create_dir_all(&home).unwrap();
             for i in 0..12 {
-                image::RgbImage::from_pixel(16, 16, image::Rgb([grey; 3]))
+                image::RgbImage::from_pixel(16, 16, image::Rgb([grey, grey, 10 * video]))
                     .save(home.join(format!("{i:03}.png")))
                     .unwrap();
             }
@@ -284,6 +284,59 @@ fn files_that_are_no_videos_are_named_and_counted() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("shorter than a clip"));
     let e = refused(d, &[&long[..8], &["--refuse-short", "--out", "refused"]].concat()).unwrap();
     assert!(e.contains("12 frames"), "{e}");
+}
+
+#[test]
+fn output_inside_of_the_data_is_refused_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for class in ["a", "b"] {
+        for video in 0..4 {
+            frames(&d.join(format!("data/{class}/v_{class}_g{video}_c00")), 6);
+        }
+    }
+    std::os::unix::fs::symlink("data", d.join("link")).unwrap();
+    for (data, option, path) in [
+        ("data", "--out", "data/run"),
+        ("data", "--out", "link/a/new/run"),
+        ("link", "--cache", "data/cache"),
+        ("data", "--out", "data"),
+        (".", "--out", "runs/pretrain_maclr"),
+    ] {
+        let Some(e) = refused(d, &["--data", data, "--batch", "2", option, path]) else { return };
+        let said = [format!("{option} {path}"), format!("--data {data}"), "such as".to_owned()];
+        assert!(said.iter().all(|part| e.contains(part)), "{e}");
+    }
+    let mut there: Vec<_> = fs::read_dir(d).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    there.sort();
+    assert_eq!(there, ["data", "link"]);
+    assert_eq!(fs::read_dir(d.join("data")).unwrap().count(), 2);
+}
+
+#[test]
+fn videos_of_one_class_or_none_are_refused_before_they_are_decoded() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for video in ["one", "two", "three", "four", "five", "six"] {
+        frames(&d.join("data/mine").join(video), 6);
+    }
+    let Some(e) = refused(d, &["--data", "data", "--batch", "2"]) else { return };
+    assert!(e.contains("--data: all training videos are of class mine") && e.contains("two classes or more"), "{e}");
+    let e = refused(d, &["--data", "data/mine", "--batch", "2"]).unwrap();
+    assert!(e.contains("lies in no class folder") && e.contains("two folders or more"), "{e}");
+    assert!(!d.join("runs").exists());
+}
+
+#[test]
+fn what_is_no_list_is_named_for_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    fs::write(d.join("list.csv"), "a.mp4,0\n").unwrap();
+    fs::write(d.join("a.mp4"), [0, 0xff]).unwrap();
+    let Some(e) = refused(d, &["--data", "a.mp4"]) else { return };
+    assert!(e.contains("--data: a.mp4: this is a video: give a folder"), "{e}");
+    let e = refused(d, &["--data", "list.csv", "--test", "."]).unwrap();
+    assert!(e.contains("--test: .: this is a folder"), "{e}");
 }
 
 #[test]

@@ -61,11 +61,15 @@ pub fn refused_by(name: &str, dir: &Path, args: &[&str]) -> Option<String> {
     sentence.map(str::to_owned)
 }
 
-/// A folder of frames as a video: `count` grey pictures.
+/// A folder of frames as a video: `count` pictures, grey but for a tint by the video's name, so that none is the copy of
+/// another.
 pub fn frames(dir: &Path, count: usize) {
     fs::create_dir_all(dir).unwrap();
+    let name = dir.iter().rev().take(2).flat_map(|part| part.as_encoded_bytes());
+    let tint = name.fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
     for i in 0..count {
-        image::RgbImage::from_pixel(16, 16, image::Rgb([(i * 9 % 256) as u8; 3]))
+        let grey = (i * 9 % 256) as u8;
+        image::RgbImage::from_pixel(16, 16, image::Rgb([grey, grey, tint]))
             .save(dir.join(format!("{i:03}.png")))
             .unwrap();
     }

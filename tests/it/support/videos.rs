@@ -55,3 +55,16 @@ pub fn encode(dir: &Path, name: &str, arguments: &str) -> Option<PathBuf> {
     }
     made.then_some(path)
 }
+
+/// A program that does as the script says. Another process writes it: if this one did, a child that another test
+/// forks meanwhile could hold the file open, and it could not be run ("text file busy").
+pub fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let (source, path) = (put(dir, "script", &format!("#!/bin/sh\n{text}\n")), dir.join(name));
+    let copied = Command::new("install").args(["-m", "755"]).args([&source, &path]).status().unwrap();
+    assert!(copied.success());
+    path
+}
+
+/// What `ffprobe` answers of a video of 8 x 8 pixels.
+pub const ANSWER: &str =
+    r#"{"streams":[{"codec_type":"video","width":8,"height":8,"avg_frame_rate":"25/1","r_frame_rate":"25/1"}]}"#;

@@ -1,7 +1,7 @@
 //! Video files through `ffmpeg`: real ones, odd ones, broken ones, and an `ffmpeg` that misbehaves.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tubelet::error::{ErrorKind, Result};
 use tubelet::video::{Clip, Decode, Ffmpeg};
 
-use crate::support::videos::{encode, ffmpeg, put, shared_data};
+use crate::support::videos::{ANSWER, encode, ffmpeg, put, script, shared_data};
 
 fn small(side: usize) -> Decode {
     Decode { short_side: Some(side), ..Default::default() }
@@ -123,18 +123,6 @@ fn broken_files_are_refused_by_name() {
     }
 }
 
-/// A program that does as the script says. Another process writes it: if this one did, a child that another test
-/// forks meanwhile could hold the file open, and it could not be run ("text file busy").
-fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
-    let (source, path) = (put(dir, "script", &format!("#!/bin/sh\n{text}\n")), dir.join(name));
-    let copied = Command::new("install").args(["-m", "755"]).args([&source, &path]).status().unwrap();
-    assert!(copied.success());
-    path
-}
-
-const ANSWER: &str =
-    r#"{"streams":[{"codec_type":"video","width":8,"height":8,"avg_frame_rate":"25/1","r_frame_rate":"25/1"}]}"#;
-
 #[test]
 fn programs_that_misbehave_are_stopped() {
     let dir = tempfile::tempdir().unwrap();
@@ -183,6 +171,12 @@ fn programs_that_misbehave_are_stopped() {
     std::thread::sleep(Duration::from_millis(5000).saturating_sub(began.elapsed()));
     assert!(!mark.exists(), "the child of a stopped program lived on");
 
+    // Killed by another, as for want of memory, says nothing of the video; a crash may.
+    for (signal, of_the_machine) in [("KILL", true), ("SEGV", false)] {
+        let error = with(&format!("head -c 200 /dev/zero; kill -{signal} $$")).decode(&file, &how).unwrap_err();
+        assert_eq!(error.is_of_the_machine(), of_the_machine, "{error}");
+    }
+
     let absent = Ffmpeg { program: dir.join("no-such-program"), probe: dir.join("nor-this"), ..Default::default() };
     for text in [why(absent.decode(&file, &how)), absent.version().unwrap_err().to_string()] {
         assert!(text.contains("apt-get install ffmpeg"), "{text}");
@@ -227,6 +221,52 @@ fn a_hanging_program_is_given_up_when_the_flag_is_set() {
         });
         assert!(matches!(error.kind(), ErrorKind::Stopped { .. }), "{error}");
     }
+}
+
+const WAIT_DIR: &str = "TUBELET_TEST_WAIT_DIR";
+
+/// Not a test: what [`a_suspended_process_does_not_blame_the_program`] runs in a process of its own and suspends.
+#[test]
+#[ignore = "run by a_suspended_process_does_not_blame_the_program"]
+fn decode_what_is_written_late() {
+    let Some(dir) = std::env::var_os(WAIT_DIR) else { return };
+    let dir = Path::new(&dir);
+    let with = Ffmpeg { program: dir.join("late"), probe: dir.join("probe"), timeout: Duration::from_secs(4) };
+    let how = Decode { max_frames: Some(1), ..Default::default() };
+    assert_eq!(with.decode(&dir.join("video.mp4"), &how).unwrap().t, 1);
+}
+
+/// The time limit of a program does not count the time for which this process did not run.
+#[test]
+fn a_suspended_process_does_not_blame_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    put(dir, "video.mp4", "never read");
+    script(dir, "probe", &format!("echo '{ANSWER}'"));
+    let [started, go] = ["started", "go"].map(|name| dir.join(name));
+    let frame = "echo '[Parsed_showinfo_1 @ 0x55] [info] n: 0 pts: 0 pts_time:0 pos: 1' >&2; head -c 192 /dev/zero";
+    let wait = format!("touch {}; until [ -e {} ]; do sleep 0.05; done", started.display(), go.display());
+    script(dir, "late", &format!("{wait}; {frame}"));
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "video::ffmpeg::decode_what_is_written_late", "--ignored"])
+        .env(WAIT_DIR, dir)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !started.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the program was started");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let signal = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    std::thread::sleep(Duration::from_secs(5));
+    signal("-CONT");
+    // It looks at the program again before there is something to read.
+    std::thread::sleep(Duration::from_millis(500));
+    put(dir, "go", "");
+    assert!(child.wait().unwrap().success());
 }
 
 const HANG_DIR: &str = "TUBELET_TEST_HANG_DIR";

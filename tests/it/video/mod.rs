@@ -1,8 +1,10 @@
 //! Video files, lists of data sets, the cache.
 
 pub mod cache;
+pub mod cache_failures;
 pub mod cache_files;
 pub mod clips;
+pub mod data_trees;
 pub mod datasets;
 pub mod ffmpeg;
 pub mod frame_folder;

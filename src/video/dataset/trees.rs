@@ -1,0 +1,111 @@
+//! Trees of folders side by side that hold the same videos: `rgb/class/video` and `masks/class/video`, or
+//! `videos/class/video.mp4` and `frames/class/video`.
+//!
+//! Two trees are of the same videos if at least half of the names in one are in the other. A name is the path below the
+//! tree. It has a class in it, two components at least: what lies directly in a folder is often numbered alike in all
+//! classes. One component is enough beside a tree that is called `frames`, `rgb`, `videos` and so on, for that is no
+//! class.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::walk::{Tree, is_folder_of_frames, is_named_beside};
+
+/// Names of trees of video files.
+const VIDEOS: [&str; 4] = ["video", "videos", "clip", "clips"];
+
+/// A video in one of the trees that it lies in.
+struct Place<'a> {
+    /// Index among the videos.
+    video: usize,
+    tree: &'a Path,
+    /// The folder that holds the tree, and the video's path below the tree.
+    name: (&'a Path, &'a Path),
+}
+
+impl Place<'_> {
+    /// Whether another tree with a video of this name holds this video.
+    fn is_telling(&self) -> bool {
+        let is_no_class =
+            |name: &OsStr| is_folder_of_frames(name) || VIDEOS.iter().any(|v| name.eq_ignore_ascii_case(v));
+        self.name.1.components().count() > 1 || self.tree.file_name().is_some_and(is_no_class)
+    }
+
+    fn is_beside(&self) -> bool {
+        self.tree.file_name().is_some_and(is_named_beside)
+    }
+}
+
+/// All trees below `dir` that each of `videos` lies in.
+fn places<'a>(videos: &'a [PathBuf], dir: &'a Path) -> Vec<Place<'a>> {
+    let of = |(video, path): (usize, &'a PathBuf)| {
+        let trees = path.ancestors().skip(1).take_while(move |tree| *tree != dir && tree.starts_with(dir));
+        trees.filter_map(move |tree| Some(Place { video, tree, name: (tree.parent()?, path.strip_prefix(tree).ok()?) }))
+    };
+    videos.iter().enumerate().flat_map(of).collect()
+}
+
+/// Those of `places` in trees of which at least half is `shared`.
+fn of_shared_trees<'a, 'b>(places: &'b [Place<'a>], shared: impl Fn(&Place) -> bool) -> Vec<&'b Place<'a>> {
+    let mut count: BTreeMap<&Path, (usize, usize)> = BTreeMap::new();
+    for place in places {
+        let (total, found) = count.entry(place.tree).or_default();
+        (*total, *found) = (*total + 1, *found + usize::from(shared(place)));
+    }
+    let is_shared = |tree: &Path| count.get(tree).is_some_and(|(total, found)| 2 * found >= *total);
+    places.iter().filter(|place| is_shared(place.tree)).collect()
+}
+
+/// A folder of frames, or of flow, without the last folders below `dir` that only say what is in them: `video/rgb`.
+fn video_of(folder: &Path, dir: &Path) -> PathBuf {
+    let says_what = |name| is_folder_of_frames(name) || is_named_beside(name);
+    let named = folder
+        .ancestors()
+        .find(|folder| *folder == dir || folder.parent() == Some(dir) || !folder.file_name().is_some_and(says_what));
+    named.unwrap_or(folder).to_owned()
+}
+
+impl Tree {
+    /// Names of all files, then of all folders of frames.
+    fn names(&self, dir: &Path) -> Vec<PathBuf> {
+        let files = self.files.iter().map(|file| file.with_extension(""));
+        files.chain(self.frames.iter().map(|folder| video_of(folder, dir))).collect()
+    }
+
+    /// Removes trees that are named as flow, masks or depth and lie beside a tree of the same videos, and returns them.
+    pub(super) fn leave_trees_beside(&mut self, dir: &Path) -> Vec<PathBuf> {
+        let names = self.names(dir);
+        let (beside, plain): (Vec<Place>, Vec<Place>) = places(&names, dir).into_iter().partition(Place::is_beside);
+        let plain: HashMap<(&Path, &Path), bool> = plain.iter().fold(HashMap::new(), |mut plain, place| {
+            *plain.entry(place.name).or_default() |= place.is_telling();
+            plain
+        });
+        let left = of_shared_trees(&beside, |place| plain.get(&place.name) == Some(&true));
+        let trees: HashSet<PathBuf> = left.iter().map(|place| place.tree.to_owned()).collect();
+        let outside = |path: &PathBuf| !path.ancestors().any(|above| trees.contains(above));
+        self.files.retain(outside);
+        self.frames.retain(outside);
+        let mut trees: Vec<PathBuf> = trees.into_iter().collect();
+        trees.sort();
+        trees
+    }
+
+    /// Removes files of videos whose frames are in a folder of the same name, beside the file or in a tree beside that
+    /// of the file, and returns them.
+    pub(super) fn leave_decoded(&mut self, dir: &Path) -> Vec<PathBuf> {
+        let (files, names) = (self.files.len(), self.names(dir));
+        let folders: HashSet<&PathBuf> = names[files..].iter().collect();
+        let mut decoded: HashSet<usize> = (0..files).filter(|&i| folders.contains(&names[i])).collect();
+        let (of_files, of_frames): (Vec<Place>, Vec<Place>) =
+            places(&names, dir).into_iter().partition(|place| place.video < files);
+        let frames: HashSet<(&Path, &Path)> =
+            of_frames.iter().filter(|place| place.is_telling()).map(|place| place.name).collect();
+        let shared = |place: &Place| frames.contains(&place.name);
+        decoded.extend(of_shared_trees(&of_files, shared).into_iter().filter(|p| shared(p)).map(|place| place.video));
+        let all = std::mem::take(&mut self.files).into_iter().enumerate();
+        let (left, kept): (Vec<_>, Vec<_>) = all.partition(|(i, _)| decoded.contains(i));
+        self.files = kept.into_iter().map(|(_, file)| file).collect();
+        left.into_iter().map(|(_, file)| file).collect()
+    }
+}
