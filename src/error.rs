@@ -146,6 +146,7 @@ pub enum ErrorKind {
 
 impl Error {
     /// What went wrong.
+    #[must_use]
     pub fn kind(&self) -> &ErrorKind {
         &self.0
     }
@@ -153,6 +154,7 @@ impl Error {
     /// Whether the machine failed, and not the file that was read: no descriptors, processes or memory are left, the
     /// disk is full or broken, a program cannot be run. Another file would meet the same, and the same file may well be
     /// read when the machine has recovered, so work on many files ends with such an error instead of skipping the file.
+    #[must_use]
     pub fn is_of_the_machine(&self) -> bool {
         match self.kind() {
             ErrorKind::Io { source, .. } => !is_of_a_file(source),

@@ -36,6 +36,7 @@ pub enum Purpose {
 }
 
 /// The generator for one key.
+#[must_use]
 pub fn stream(seed: u64, epoch: u64, sample: u64, purpose: Purpose) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     key[0..8].copy_from_slice(&seed.to_le_bytes());

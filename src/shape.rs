@@ -27,6 +27,7 @@ impl Shape {
     ///
     /// # Panics
     /// With more than five extents, which is a bug in the program, not in its input.
+    #[must_use]
     pub const fn new(d: &[usize]) -> Self {
         assert!(d.len() <= 5, "a shape has at most five extents");
         let mut dims = [1; 5];
@@ -39,22 +40,26 @@ impl Shape {
     }
 
     /// The extents.
+    #[must_use]
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank as usize]
     }
 
     /// Number of extents.
+    #[must_use]
     pub fn rank(&self) -> usize {
         self.rank as usize
     }
 
     /// Number of elements. If that exceeds what memory can address it is `usize::MAX`: no tensor has such a shape, and
     /// [`Shape::checked_len`] returns `None`.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.checked_len().unwrap_or(usize::MAX)
     }
 
     /// Number of elements of a shape that a tensor can have; `None` beyond [`Shape::MAX_LEN`].
+    #[must_use]
     pub fn checked_len(&self) -> Option<usize> {
         let all = self.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
         (all <= Self::MAX_LEN).then(|| if self.dims().contains(&0) { 0 } else { all })
@@ -72,6 +77,7 @@ impl Shape {
     }
 
     /// Whether there are no elements.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.dims().contains(&0)
     }
@@ -93,6 +99,7 @@ impl Shape {
     }
 
     /// The innermost extent (channels); 1 for a scalar.
+    #[must_use]
     pub fn last(&self) -> usize {
         self.dims().last().copied().unwrap_or(1)
     }
@@ -144,11 +151,13 @@ impl Window {
     pub const UNIT: Window = Window { stride: [1; 3], pad: [0; 3], dilation: [1; 3] };
 
     /// Stride 1 and the padding with which an odd `kernel` keeps the extents.
+    #[must_use]
     pub const fn same(kernel: [usize; 3]) -> Self {
         Window { stride: [1; 3], pad: [kernel[0] / 2, kernel[1] / 2, kernel[2] / 2], dilation: [1; 3] }
     }
 
     /// The same window with another stride.
+    #[must_use]
     pub const fn strided(mut self, stride: [usize; 3]) -> Self {
         self.stride = stride;
         self

@@ -116,21 +116,25 @@ pub(crate) struct Edge(Option<Rc<Node>>);
 
 impl Var {
     /// A value without a gradient.
+    #[must_use]
     pub fn constant(value: Tensor) -> Var {
         Var { value, node: None }
     }
 
     /// The value.
+    #[must_use]
     pub fn value(&self) -> &Tensor {
         &self.value
     }
 
     /// The value's shape.
+    #[must_use]
     pub fn shape(&self) -> Shape {
         self.value.shape()
     }
 
     /// Whether it has a gradient.
+    #[must_use]
     pub fn has_grad(&self) -> bool {
         self.node.is_some()
     }
@@ -141,6 +145,7 @@ impl Var {
     }
 
     /// The same value as a constant, at which gradients stop.
+    #[must_use]
     pub fn detach(&self) -> Var {
         Var::constant(self.value.clone())
     }

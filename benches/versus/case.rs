@@ -23,6 +23,7 @@ impl Unit {
             Precision::Bf16 => Unit::Bf16(1),
             Precision::Bf16x3 => Unit::Bf16(3),
             Precision::Bf16x6 => Unit::Bf16(6),
+            other => panic!("which unit computes {} is not known here", other.name()),
         }
     }
 }

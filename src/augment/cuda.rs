@@ -16,6 +16,7 @@ static MOTION: Kernel<(In, In, In, Out, Pod<Extents>, u32)> =
     Kernel::new(&MODULE, &["augment_motion_f32", "augment_motion_bf16"]);
 
 /// The kernel declarations of augmentation, which a test compares with the PTX.
+#[must_use]
 pub fn kernels() -> Vec<Declared> {
     vec![MEAN.declared(), RGB.declared(), MOTION.declared()]
 }
@@ -115,6 +116,7 @@ impl Layout {
     }
 
     /// Bytes of working memory that [`launch_rgb`] needs.
+    #[must_use]
     pub fn workspace(&self) -> usize {
         4 * self.clips * self.t * self.chunks()
     }

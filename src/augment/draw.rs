@@ -182,6 +182,7 @@ impl Draw {
     }
 
     /// Parameters for evaluation: the largest centred square of the frame, nothing else changed.
+    #[must_use]
     pub fn centre(spec: &AugmentSpec, h: usize, w: usize) -> Draw {
         let side = h.min(w);
         let crop = Crop { y: (h - side) / 2, x: (w - side) / 2, h: side, w: side };

@@ -31,6 +31,7 @@ impl Region {
     ///
     /// With `legacy`, as in the released code: `still` is ignored, and of equal cells the last ones count, so that a
     /// map of zeros has a region of four cells at the bottom right.
+    #[must_use]
     pub fn of(map: &[f32], grid: [usize; 2], still: f32, legacy: bool) -> Option<Region> {
         let [rows, cols] = grid;
         let cells = rows * cols;
@@ -71,6 +72,7 @@ impl Region {
     }
 
     /// The fraction of the region that `crop` covers in a frame `h w`: of its height times of its width.
+    #[must_use]
     pub fn covered(&self, crop: &Crop, h: usize, w: usize) -> f64 {
         let [rows, cols] = self.pixels(h, w);
         let share = |[from, to]: [f64; 2], start: usize, length: usize| {

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 /// Instruction sets that kernels are written for; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Isa {
     /// Plain loops, as the compiler translates them.
     Portable,
@@ -48,6 +49,7 @@ impl Isa {
     }
 
     /// The fastest that this process may use.
+    #[must_use]
     pub fn best() -> Isa {
         *Isa::available().last().unwrap_or(&Isa::Portable)
     }
@@ -58,6 +60,7 @@ impl Isa {
     }
 
     /// `portable`, `avx2`, `avx512` or `amx`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",

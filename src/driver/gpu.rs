@@ -70,11 +70,13 @@ impl Gpu {
     }
 
     /// The device's name.
+    #[must_use]
     pub fn name(&self) -> String {
         self.0.driver.name()
     }
 
     /// Compute capability, major and minor.
+    #[must_use]
     pub fn compute_capability(&self) -> (u32, u32) {
         self.0.driver.compute_capability()
     }
@@ -125,6 +127,7 @@ impl Gpu {
     }
 
     /// Memory in use and held.
+    #[must_use]
     pub fn usage(&self) -> Usage {
         let p = self.pool();
         Usage { live: p.live, peak: p.peak, held: p.held, allocations: p.allocations }
@@ -189,6 +192,7 @@ impl Gpu {
     /// # Safety
     /// Addresses passed to it are valid memory of this device for the number of bytes moved, and are not accessed by
     /// others without ordering by its stream; only memory from its [`Driver::alloc`] is freed, once.
+    #[must_use]
     pub unsafe fn raw_driver(&self) -> &dyn Driver {
         self.driver()
     }
@@ -274,16 +278,19 @@ impl Memory {
     }
 
     /// The GPU it is on.
+    #[must_use]
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }
 
     /// Device address; 0 for empty memory.
+    #[must_use]
     pub fn ptr(&self) -> u64 {
         self.ptr
     }
 
     /// Length in bytes.
+    #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -77,16 +77,19 @@ pub struct Spread {
 
 impl Spread {
     /// `blocks` blocks of `threads` threads in x, without dynamic shared memory.
+    #[must_use]
     pub fn line(blocks: u32, threads: u32) -> Self {
         Spread { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
     }
 
     /// Enough blocks of `threads` threads for one thread per item; at least one.
+    #[must_use]
     pub fn cover(items: usize, threads: u32) -> Self {
         Self::line(items.div_ceil(threads as usize).max(1) as u32, threads)
     }
 
     /// The same with `bytes` of dynamic shared memory per block.
+    #[must_use]
     pub fn with_shared(self, bytes: u32) -> Self {
         Spread { shared: bytes, ..self }
     }

@@ -48,26 +48,31 @@ impl Features {
     }
 
     /// Number of samples.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
     /// Whether there are no samples.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
     /// Length of a feature.
+    #[must_use]
     pub fn d(&self) -> usize {
         self.d
     }
 
     /// All rows `[n d]`.
+    #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
     /// The class of each row.
+    #[must_use]
     pub fn labels(&self) -> &[usize] {
         &self.labels
     }

@@ -54,6 +54,7 @@ pub struct ProbeResult {
 
 impl ProbeResult {
     /// For each class of [`ProbeResult::classes`], the number of test samples and of correct ones.
+    #[must_use]
     pub fn per_class(&self) -> Vec<(usize, usize)> {
         let c = self.classes.len();
         self.confusion.chunks_exact(c).enumerate().map(|(i, row)| (row.iter().sum(), row[i])).collect()

@@ -30,6 +30,7 @@ pub fn radius(flow: &Flow) -> f32 {
 
 /// An RGB image `h w 3`: white is no motion, full saturation a displacement of `radius` pixels, darker colours exceed
 /// it, black is unknown. With a radius of 0, all motion exceeds it.
+#[must_use]
 pub fn image(flow: &Flow, radius: f32) -> Vec<u8> {
     let (wheel, radius) = (wheel(), radius.max(f32::MIN_POSITIVE));
     let pixel = |i: usize| -> [u8; 3] {

@@ -34,6 +34,7 @@ pub struct MapSpec {
 
 impl MapSpec {
     /// The release's maps, for clips over `span` frames at `fps` (`None`: each video's own rate).
+    #[must_use]
     pub fn new(span: f64, fps: Option<f64>) -> MapSpec {
         MapSpec { window: 8, grid: [7, 7], border: 8.0 / 224.0, span, fps }
     }
@@ -146,39 +147,46 @@ impl Maps {
     }
 
     /// Cells of a map, rows and columns.
+    #[must_use]
     pub fn grid(&self) -> [usize; 2] {
         self.grid
     }
 
     /// Frames of the video between maps, and between scored starts.
+    #[must_use]
     pub fn every(&self) -> usize {
         self.every
     }
 
     /// Number of fields summed for a map.
+    #[must_use]
     pub fn summed(&self) -> usize {
         self.summed
     }
 
     /// For each flow field the map of the window around it, `fields rows cols`: `(M_u + M_v) / 2`, averaged over each
     /// cell.
+    #[must_use]
     pub fn maps(&self) -> &[f32] {
         &self.maps
     }
 
     /// For each field at which a complete clip can start, the mean over the frame of `(M_u + M_v) / 2` of the sum of
     /// the clip's fields.
+    #[must_use]
     pub fn scores(&self) -> &[f32] {
         &self.scores
     }
 
     /// The map nearest to frame `t` of the video, `rows cols`.
+    #[must_use]
     pub fn map(&self, t: usize) -> &[f32] {
         let cells = self.grid[0] * self.grid[1];
         &self.maps[self.nearest(t, self.maps.len() / cells) * cells..][..cells]
     }
 
     /// The mean of the maps nearest to `frames`, `rows cols`; zeros for none.
+    #[must_use]
     pub fn mean(&self, frames: &[usize]) -> Vec<f32> {
         let mut sum = vec![0.0f64; self.grid[0] * self.grid[1]];
         for &t in frames {
@@ -188,6 +196,7 @@ impl Maps {
     }
 
     /// The score of a clip that starts at frame `start`: that of the nearest scored start.
+    #[must_use]
     pub fn score(&self, start: usize) -> f32 {
         self.scores[self.nearest(start, self.scores.len())]
     }

@@ -44,16 +44,19 @@ impl Gray {
     }
 
     /// Rows.
+    #[must_use]
     pub fn h(&self) -> usize {
         self.h
     }
 
     /// Columns.
+    #[must_use]
     pub fn w(&self) -> usize {
         self.w
     }
 
     /// The `h w` intensities.
+    #[must_use]
     pub fn data(&self) -> &[f32] {
         &self.data
     }
@@ -91,27 +94,32 @@ impl Flow {
     ///
     /// # Panics
     /// Where memory does not hold `h w` pixels, like a vector of that length.
+    #[must_use]
     pub fn zeros(h: usize, w: usize) -> Flow {
         let n = h.checked_mul(w).expect("a flow has fewer pixels than the address space has bytes");
         Flow { h, w, u: vec![0.0; n], v: vec![0.0; n] }
     }
 
     /// Rows.
+    #[must_use]
     pub fn h(&self) -> usize {
         self.h
     }
 
     /// Columns.
+    #[must_use]
     pub fn w(&self) -> usize {
         self.w
     }
 
     /// The `h w` displacements to the right, in pixels per frame.
+    #[must_use]
     pub fn u(&self) -> &[f32] {
         &self.u
     }
 
     /// The `h w` displacements downwards, in pixels per frame.
+    #[must_use]
     pub fn v(&self) -> &[f32] {
         &self.v
     }
@@ -122,11 +130,13 @@ impl Flow {
     }
 
     /// Both planes, `u` and `v`.
+    #[must_use]
     pub fn into_planes(self) -> [Vec<f32>; 2] {
         [self.u, self.v]
     }
 
     /// Whether pixel `i` has a displacement: both components finite and below [`UNKNOWN`]. False outside the image.
+    #[must_use]
     pub fn is_known(&self, i: usize) -> bool {
         matches!((self.u.get(i), self.v.get(i)), (Some(u), Some(v)) if u.abs() < UNKNOWN && v.abs() < UNKNOWN)
     }

@@ -25,6 +25,7 @@ impl MotionInput {
     pub const ALL: [MotionInput; 3] = [MotionInput::FrameDifference, MotionInput::Flow, MotionInput::FlowEdges];
 
     /// The name on the command line: `frame-diff`, `flow` or `flow-edges`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             MotionInput::FrameDifference => "frame-diff",
@@ -34,6 +35,7 @@ impl MotionInput {
     }
 
     /// Number of channels.
+    #[must_use]
     pub fn channels(self) -> usize {
         match self {
             MotionInput::FrameDifference | MotionInput::FlowEdges => 1,
@@ -42,6 +44,7 @@ impl MotionInput {
     }
 
     /// Whether it is computed from flow.
+    #[must_use]
     pub fn needs_flow(self) -> bool {
         self != MotionInput::FrameDifference
     }
@@ -72,6 +75,7 @@ pub struct MotionMap {
 
 impl MotionMap {
     /// The map of a flow field; `None` if `input` is not computed from flow. `clamp` is in pixels and above 0.
+    #[must_use]
     pub fn of_flow(input: MotionInput, flow: &Flow, clamp: f32) -> Option<MotionMap> {
         let planes = match input {
             MotionInput::FrameDifference => return None,
@@ -101,6 +105,7 @@ impl MotionMap {
     }
 
     /// Rows and columns.
+    #[must_use]
     pub fn size(&self) -> [usize; 2] {
         self.size
     }

@@ -69,6 +69,7 @@ impl Trunk {
     }
 
     /// Number of its features.
+    #[must_use]
     pub fn features_dim(&self) -> usize {
         self.features
     }
@@ -76,6 +77,7 @@ impl Trunk {
     /// The modules that a pass can [tap](Pass::tapping), in the order of the forward pass: convolutions (their output
     /// before the normalisation) and blocks (their output after the last ReLU). `params` are any that this trunk was
     /// built with.
+    #[must_use]
     pub fn modules(&self, params: &Params) -> Vec<String> {
         let stem = self.stem.convs.iter().map(|c| c.module(params).to_owned());
         stem.chain(self.blocks.iter().flat_map(|b| b.modules(params))).collect()

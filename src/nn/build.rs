@@ -19,11 +19,13 @@ pub struct Builder {
 
 impl Builder {
     /// A builder without parameters. Networks that should have different initial values need different seeds.
+    #[must_use]
     pub fn new(seed: u64) -> Self {
         Builder { params: Params::new(), seed }
     }
 
     /// All parameters created.
+    #[must_use]
     pub fn finish(self) -> Params {
         self.params
     }

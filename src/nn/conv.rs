@@ -29,6 +29,7 @@ impl Conv {
     }
 
     /// The filters, whose name is also the layer's ([`super::Param::module`]).
+    #[must_use]
     pub fn weight(&self) -> ParamId {
         self.weight
     }

@@ -8,6 +8,7 @@ use crate::shape::Window;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub enum Kind {
     /// `[kt 1 1]` to `inner` channels, `[1 3 3]` with the stride, `[1 1 1]` to the stage's channels, and a shortcut.
     Bottleneck {
@@ -66,6 +67,7 @@ pub struct Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub enum Naming {
     /// torchvision's video models: `stem.0`, `layer1.0.conv1.0.0`, `layer2.0.downsample.0`, `fc`.
     Torchvision,
@@ -165,6 +167,7 @@ impl Naming {
     }
 
     /// The name of the linear classifier.
+    #[must_use]
     pub fn classifier(self) -> &'static str {
         match self {
             Naming::Torchvision | Naming::Image => "fc",
@@ -206,6 +209,7 @@ pub struct Net {
 impl Net {
     /// MaCLR's visual trunk, "dense_slow" = CVRL's R3D-50 (`docs/papers/maclr.md` section 2.1): 31,672,128 parameters,
     /// 2048 features.
+    #[must_use]
     pub fn cvrl_r3d50() -> Net {
         Net { zero_last_scale: true, ..resnet50(Naming::SlowFast { pathway: 0 }, 1, [5, 2], [1, 1, 3, 3]) }
     }
@@ -237,11 +241,13 @@ impl Net {
     }
 
     /// pytorchvideo's `slow_r50`: 31,634,496 parameters, 32,454,096 with its classifier of 400 classes.
+    #[must_use]
     pub fn slow_r50() -> Net {
         resnet50(Naming::PytorchVideo, 1, [1, 1], [1, 1, 3, 3])
     }
 
     /// torchvision's `r2plus1d_18`: 31,300,125 parameters, 31,505,325 with its classifier of 400 classes.
+    #[must_use]
     pub fn r2plus1d_18() -> Net {
         let stem = vec![
             ConvSpec { out: 45, kernel: [1, 7, 7], stride: [1, 2, 2] },
@@ -251,12 +257,14 @@ impl Net {
     }
 
     /// torchvision's `r3d_18`: 33,166,272 parameters, 33,371,472 with its classifier of 400 classes.
+    #[must_use]
     pub fn r3d_18() -> Net {
         let stem = vec![ConvSpec { out: 64, kernel: [3, 7, 7], stride: [1, 2, 2] }];
         resnet18(stem, Kind::Whole { convs: 2, residual: true })
     }
 
     /// Channels of the last feature map.
+    #[must_use]
     pub fn features(&self) -> usize {
         let stem = self.stem.last().map_or(self.in_channels, |s| s.out);
         self.stages.iter().rfind(|s| s.count > 0).map_or(stem, |s| s.out)

@@ -39,6 +39,7 @@ impl Norm {
     }
 
     /// The running mean.
+    #[must_use]
     pub fn mean(&self) -> ParamId {
         self.mean
     }

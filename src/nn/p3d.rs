@@ -98,11 +98,13 @@ impl P3d {
 impl Net {
     /// MCL's network, P3D-A of 50 layers (`docs/papers/mcl.md` section 2.1): 27,308,672 parameters, 2048 features, a
     /// quarter of the clip's frames.
+    #[must_use]
     pub fn p3d_a50() -> Net {
         P3d::default().net().expect("the published numbers are valid; a test builds it")
     }
 
     /// P3D-A of 18 layers: 512 features.
+    #[must_use]
     pub fn p3d_a18() -> Net {
         let net = P3d { blocks: vec![2; 4], bottleneck: false, ..P3d::default() };
         net.net().expect("the published numbers are valid; a test builds it")

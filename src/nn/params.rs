@@ -26,12 +26,14 @@ pub enum Role {
 
 impl Role {
     /// Whether it is trained by gradients; running statistics are updated by passes in training mode instead.
+    #[must_use]
     pub fn trains(self) -> bool {
         !matches!(self, Role::RunningMean | Role::RunningVar)
     }
 
     /// Whether weight decay applies: to everything that is trained except normalisations (`docs/papers/maclr.md`
     /// section 5, BN weight decay 0).
+    #[must_use]
     pub fn decays(self) -> bool {
         matches!(self, Role::ConvWeight | Role::LinearWeight | Role::Bias)
     }
@@ -50,6 +52,7 @@ pub struct Param {
 
 impl Param {
     /// The name of the layer it belongs to: its own name without the last component.
+    #[must_use]
     pub fn module(&self) -> &str {
         self.name.rsplit_once('.').map_or("", |(module, _)| module)
     }
@@ -70,6 +73,7 @@ pub struct Params {
 
 impl Params {
     /// No parameters yet.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -93,11 +97,13 @@ impl Params {
     }
 
     /// Number of entries, including running statistics.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
     /// Whether there are no entries.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -108,6 +114,7 @@ impl Params {
     }
 
     /// All entries in order.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &Param)> {
         self.list.iter().enumerate().map(|(i, p)| (ParamId(i), p))
     }
@@ -123,6 +130,7 @@ impl Params {
     }
 
     /// The device of the parameters; the CPU when there are none.
+    #[must_use]
     pub fn device(&self) -> Device {
         self.list.first().map_or(Device::Cpu, |p| p.value.device())
     }
@@ -140,6 +148,7 @@ impl Params {
     }
 
     /// The number of trained numbers, which papers call the number of parameters.
+    #[must_use]
     pub fn count(&self) -> usize {
         self.trainable().map(|(_, p)| p.value.shape().len()).sum()
     }
@@ -147,6 +156,7 @@ impl Params {
 
 impl ParamId {
     /// Its index, for arrays parallel to [`Params`] (momentum, …).
+    #[must_use]
     pub fn index(self) -> usize {
         self.0
     }

@@ -83,6 +83,7 @@ impl<'a> Pass<'a> {
     /// assert!(grads.iter().all(Option::is_some));
     /// # Ok::<(), tubelet::error::Error>(())
     /// ```
+    #[must_use]
     pub fn recomputing(mut self, yes: bool) -> Self {
         self.recompute = yes;
         self
@@ -111,6 +112,7 @@ impl<'a> Pass<'a> {
 
     /// The same pass, keeping the output of `module`: one of [`super::Trunk::modules`]. For any other name nothing is
     /// kept.
+    #[must_use]
     pub fn tapping(mut self, module: &str) -> Self {
         self.tap = Some(Tap { module: module.to_owned(), output: None });
         self
@@ -118,36 +120,43 @@ impl<'a> Pass<'a> {
 
     /// The output of the [tapped](Pass::tapping) module: the same variable that the next module reads, so it has a
     /// gradient if the tape records. `None` before the module has run; after several inputs, the output for the last.
+    #[must_use]
     pub fn tapped(&self) -> Option<Var> {
         self.tap.as_ref()?.output.clone()
     }
 
     /// The tape.
+    #[must_use]
     pub fn tape(&self) -> &'a Tape {
         self.tape
     }
 
     /// The mode.
+    #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
     /// The data type of activations.
+    #[must_use]
     pub fn dtype(&self) -> DType {
         self.precision.dtype()
     }
 
     /// The precision.
+    #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
     /// How its convolutions compute products of f32 numbers.
+    #[must_use]
     pub fn products(&self) -> Products {
         self.precision.products()
     }
 
     /// The parameters.
+    #[must_use]
     pub fn params(&self) -> &Params {
         self.params
     }
@@ -174,6 +183,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The parameters used so far that have a gradient, in order: the variables for [`Tape::grad`].
+    #[must_use]
     pub fn leaves(&self) -> Vec<(ParamId, Var)> {
         let used = self.params.iter().zip(&self.vars).filter_map(|((id, _), var)| Some((id, &var.as_ref()?.leaf)));
         used.filter(|(_, leaf)| leaf.has_grad()).map(|(id, leaf)| (id, leaf.clone())).collect()

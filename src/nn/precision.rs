@@ -10,6 +10,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Precision {
     /// f32 throughout; convolutions with [`Products::F32`], as exact as f32 for numbers from 2⁻¹⁰² (2·10⁻³¹) on.
     #[default]
@@ -30,11 +31,13 @@ impl Precision {
         [Precision::F32, Precision::Fma, Precision::Bf16, Precision::Bf16x3, Precision::Bf16x6];
 
     /// The data type of activations.
+    #[must_use]
     pub fn dtype(self) -> DType {
         if self == Precision::Bf16 { DType::BF16 } else { DType::F32 }
     }
 
     /// How convolutions compute products of f32 numbers.
+    #[must_use]
     pub fn products(self) -> Products {
         match self {
             Precision::F32 | Precision::Bf16 => Products::F32,
@@ -45,6 +48,7 @@ impl Precision {
     }
 
     /// `f32`, `fma`, `bf16`, `bf16x3` or `bf16x6`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",

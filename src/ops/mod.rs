@@ -41,6 +41,7 @@ pub mod motion_map;
 pub mod tvl1;
 
 /// Every kernel that this library may launch, as declared, for comparison with the PTX in a test.
+#[must_use]
 pub fn kernels() -> Vec<crate::driver::Declared> {
     [
         crate::tensor::kernels(),

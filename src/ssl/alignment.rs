@@ -21,6 +21,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub enum Form {
     /// `w = g`, `X = G`: MCL's released code.
     WeightGradient,
@@ -73,6 +74,7 @@ pub struct Alignment {
 impl Alignment {
     /// The settings of MCL's release, on `module`: weight times gradient, λ = 2 during warm-up and 1 after, unscaled
     /// softmax.
+    #[must_use]
     pub fn released(module: &str) -> Alignment {
         let cosines = Cosines { target_norm: ops::alignment::TargetNorm::Raw, ..Cosines::default() };
         Alignment {
@@ -87,6 +89,7 @@ impl Alignment {
 
     /// The settings that work best for networks with random initial weights, on `module`: magnitudes of constant
     /// weights, λ = 10, correlations instead of cosines (`docs/experiments.md`).
+    #[must_use]
     pub fn from_scratch(module: &str) -> Alignment {
         let cosines = Cosines { centred: true, ..Cosines::default() };
         let (form, module) = (Form::Magnitude, module.to_owned());
@@ -99,6 +102,7 @@ impl Alignment {
     }
 
     /// The module to tap, if the loss is on.
+    #[must_use]
     pub fn tap(&self) -> Option<&str> {
         self.is_on().then_some(self.module.as_str())
     }
@@ -188,6 +192,7 @@ fn magnitude(tape: &Tape, g: &Var) -> Result<Var> {
 
 /// Agreement of a map `p` and a motion map `y` with the same number of cells: their cosine, and their correlation (the
 /// cosine after subtracting the means). A flat map has a large cosine with most others, and correlation 0.
+#[must_use]
 pub fn overlap(p: &[f32], y: &[f32]) -> [f64; 2] {
     let cosine = |shift: [f64; 2]| {
         let (mut py, mut pp, mut yy) = (0.0, 0.0, 0.0);

@@ -65,31 +65,37 @@ impl Queue {
     }
 
     /// All keys `[K d]`, in no particular order: the negatives of the loss.
+    #[must_use]
     pub fn keys(&self) -> &Tensor {
         &self.keys
     }
 
     /// Capacity `K`.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.keys.dims()[0]
     }
 
     /// Whether the capacity is 0: never.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The row that the next key replaces.
+    #[must_use]
     pub fn at(&self) -> usize {
         self.at
     }
 
     /// The video each key came from; [`Mask::NOBODY`] for slots without a key.
+    #[must_use]
     pub fn owners(&self) -> &[u32] {
         &self.owners
     }
 
     /// Number of slots that hold keys.
+    #[must_use]
     pub fn filled(&self) -> usize {
         self.owners.iter().filter(|&&o| o != Mask::NOBODY).count()
     }

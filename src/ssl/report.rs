@@ -14,6 +14,7 @@ pub struct Report {
 
 impl Report {
     /// The part called `name`.
+    #[must_use]
     pub fn part(&self, name: &str) -> Option<f32> {
         self.parts.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
     }

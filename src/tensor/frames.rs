@@ -36,16 +36,19 @@ impl Frames {
     }
 
     /// The GPU whose memory holds them.
+    #[must_use]
     pub fn gpu(&self) -> &Gpu {
         self.memory.gpu()
     }
 
     /// Their number and extents: `count h w`.
+    #[must_use]
     pub fn dims(&self) -> [usize; 3] {
         [self.count, self.h, self.w]
     }
 
     /// The device address of the first byte.
+    #[must_use]
     pub fn address(&self) -> u64 {
         self.memory.ptr()
     }

@@ -29,6 +29,7 @@ impl Device {
     }
 
     /// The first GPU if there is one, else the CPU with the reason.
+    #[must_use]
     pub fn auto() -> (Device, Option<Error>) {
         match Device::cuda(0) {
             Ok(gpu) => (gpu, None),
@@ -240,6 +241,7 @@ impl Tensor {
     }
 
     /// The device address of the first element, for raw launches; `None` on the CPU.
+    #[must_use]
     pub fn address(&self) -> Option<u64> {
         self.gpu().map(|_| self.memory().ptr())
     }

@@ -14,6 +14,7 @@ pub struct Integers {
 
 impl Integers {
     /// These integers, in main memory.
+    #[must_use]
     pub fn new(values: Vec<u32>) -> Self {
         Integers { values, there: None }
     }
@@ -59,16 +60,19 @@ impl Integers {
     }
 
     /// The integers.
+    #[must_use]
     pub fn values(&self) -> &[u32] {
         &self.values
     }
 
     /// Their number.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
     /// Whether there are none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }

@@ -18,6 +18,7 @@ use super::{Device, buffer};
 pub use crate::driver::Usage;
 
 /// Bytes in use by tensors in main memory, the maximum since [`reset_peak`], and what the process holds for them.
+#[must_use]
 pub fn usage() -> Usage {
     buffer::usage()
 }
@@ -35,6 +36,7 @@ pub fn release() {
 
 impl Device {
     /// Bytes in use by tensors of this process on the device, their maximum, and what is held.
+    #[must_use]
     pub fn usage(&self) -> Usage {
         match self {
             Device::Cpu => usage(),

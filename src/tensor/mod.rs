@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 /// Data type of stored elements. Sums, statistics and losses are always computed in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// IEEE single precision.
     F32,
@@ -42,6 +43,7 @@ pub enum DType {
 
 impl DType {
     /// `f32` or `bf16`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
@@ -50,6 +52,7 @@ impl DType {
     }
 
     /// Bytes per element.
+    #[must_use]
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
@@ -63,6 +66,7 @@ impl DType {
     }
 
     /// Unit roundoff: the largest relative error of rounding to this type.
+    #[must_use]
     pub fn unit_roundoff(self) -> f64 {
         match self {
             DType::F32 => 2f64.powi(-24),
@@ -153,6 +157,7 @@ impl Tensor {
     }
 
     /// A tensor of rank 0 with one value.
+    #[must_use]
     pub fn scalar(value: f32) -> Self {
         Self::full([], value)
     }
@@ -194,16 +199,19 @@ impl Tensor {
     }
 
     /// The shape.
+    #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
     /// The extents of the shape.
+    #[must_use]
     pub fn dims(&self) -> &[usize] {
         self.shape.dims()
     }
 
     /// The data type.
+    #[must_use]
     pub fn dtype(&self) -> DType {
         match self.storage {
             Storage::F32(_) => DType::F32,
@@ -213,6 +221,7 @@ impl Tensor {
     }
 
     /// The device of its memory.
+    #[must_use]
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::F32(_) | Storage::BF16(_) => Device::Cpu,

@@ -78,6 +78,7 @@ impl Folder {
     }
 
     /// The folder's path.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -46,6 +46,7 @@ pub struct Recipe {
 impl Recipe {
     /// For procedural videos and first experiments: under three minutes on two cores. Their classes are directions, so
     /// the motion network's input is the flow itself: edges of flow look the same for opposite directions.
+    #[must_use]
     pub fn tiny() -> Recipe {
         let views =
             ViewSpec { stride: 2, motion: MotionInput::Flow, motion_clamp: 2.0, motion_frames: 8, ..ViewSpec::small() };
@@ -54,6 +55,7 @@ impl Recipe {
     }
 
     /// For a few hundred real videos on two cores: takes minutes.
+    #[must_use]
     pub fn small() -> Recipe {
         Recipe {
             visual: small_net(3, 1),
@@ -145,6 +147,7 @@ impl Recipe {
     }
 
     /// The motion trunk with as many input channels as the motion input has.
+    #[must_use]
     pub fn motion_net(&self) -> Net {
         Net { in_channels: self.training.views.motion.channels(), ..self.motion.clone() }
     }
@@ -223,12 +226,14 @@ impl MaclrRun {
     }
 
     /// What the visual network loaded from [`Recipe::init`].
+    #[must_use]
     pub fn inflated(&self) -> Option<&Inflated> {
         self.inflated.as_ref()
     }
 
     /// If `yes`, the same run with steps that need less memory and more time: blocks of the query networks run again in
     /// the backward pass ([`crate::nn::Pass::recomputing`]).
+    #[must_use]
     pub fn recomputing(mut self, yes: bool) -> MaclrRun {
         self.pathways.visual = self.pathways.visual.recomputing(yes);
         self.pathways.motion = self.pathways.motion.map(|motion| motion.recomputing(yes));
@@ -237,6 +242,7 @@ impl MaclrRun {
 
     /// The same run with its step recorded as a graph after it has run once, and replayed from then on: the same bits,
     /// in one launch per step. It has no effect on the CPU.
+    #[must_use]
     pub fn recorded(mut self) -> MaclrRun {
         self.graph = Graph::wanted(&self.device);
         self

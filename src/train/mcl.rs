@@ -43,6 +43,7 @@ pub struct Recipe {
 
 impl Recipe {
     /// For procedural videos and first experiments: under three minutes on two cores.
+    #[must_use]
     pub fn tiny() -> Recipe {
         let small = Self::small();
         let views = ViewSpec { stride: 2, ..small.training.views };
@@ -52,6 +53,7 @@ impl Recipe {
     /// For a few hundred real videos on two cores, from random weights: takes minutes. It departs from the release
     /// where that did not learn (`docs/experiments.md`), above all in the alignment: [`Alignment::from_scratch`], one
     /// block below the top.
+    #[must_use]
     pub fn small() -> Recipe {
         let alignment = Alignment::from_scratch("layer3.0");
         let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
@@ -67,6 +69,7 @@ impl Recipe {
 
     /// The release's network and settings for UCF101 (`docs/papers/mcl.md` sections 1, 2, 4), from random weights, for
     /// a machine with enough memory. Unlike in the release, there is no weight decay on normalisations.
+    #[must_use]
     pub fn paper() -> Recipe {
         let focus = Focus { sampling: 0.7, crop: true, ..Focus::default() };
         let augment = AugmentSpec {
@@ -201,6 +204,7 @@ impl MclRun {
 
     /// If `yes`, the same run with steps that need less memory and more time: blocks of the query network run again in
     /// the backward pass ([`crate::nn::Pass::recomputing`]).
+    #[must_use]
     pub fn recomputing(mut self, yes: bool) -> MclRun {
         self.network = self.network.recomputing(yes);
         self
@@ -208,17 +212,20 @@ impl MclRun {
 
     /// The same run with its step recorded as a graph after every loss has been active once, and replayed from then on:
     /// the same bits, in one launch per step. It has no effect on the CPU.
+    #[must_use]
     pub fn recorded(mut self) -> MclRun {
         self.graph = Graph::wanted(&self.network.query().device());
         self
     }
 
     /// What the network loaded from [`Recipe::init`].
+    #[must_use]
     pub fn inflated(&self) -> Option<&Inflated> {
         self.inflated.as_ref()
     }
 
     /// The query network and its key network.
+    #[must_use]
     pub fn network(&self) -> &Network {
         &self.network
     }

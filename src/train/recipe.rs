@@ -35,6 +35,7 @@ pub struct Training {
 
 impl Training {
     /// For a few hundred short videos on two cores: takes minutes.
+    #[must_use]
     pub fn small() -> Training {
         Training {
             views: ViewSpec::small(),
@@ -109,6 +110,7 @@ impl Training {
     }
 
     /// Settings that are allowed but probably not intended, one sentence each.
+    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let (warm, epochs) = (self.warmup_epochs, self.epochs);
         let long = warm > epochs as f64;
@@ -141,6 +143,7 @@ impl Training {
     }
 
     /// The learning rate over all epochs of `per_epoch` steps.
+    #[must_use]
     pub fn schedule(&self, per_epoch: u64) -> Schedule {
         Schedule {
             base: self.lr,

@@ -18,6 +18,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// The rate for `step`, counted from 0.
+    #[must_use]
     pub fn at(&self, step: u64) -> f32 {
         if step < self.warmup {
             let part = step as f64 / self.warmup as f64;

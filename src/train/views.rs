@@ -57,6 +57,7 @@ impl ViewSpec {
     /// The flow is TV-L1 with fewer iterations than OpenCV's default: at this size edges look the same, and the flow of
     /// a data set takes a fraction of the time. Edges of flow between frames of 80 pixels rarely exceed a few pixels,
     /// so they are clamped at 1 instead of the 10 for full-size frames.
+    #[must_use]
     pub fn small() -> ViewSpec {
         ViewSpec {
             frames: 8,
@@ -86,6 +87,7 @@ impl ViewSpec {
 
     /// The paper's views (`docs/papers/maclr.md` sections 2.4, 3.1, 3.2): 8 frames at a stride of 8 at 30 per second,
     /// 224 pixels, 16 motion frames, edges of TV-L1 flow clamped at 10.
+    #[must_use]
     pub fn paper() -> ViewSpec {
         ViewSpec {
             frames: 8,
@@ -108,6 +110,7 @@ impl ViewSpec {
     }
 
     /// What the cache must contain for these views; without `motion`, only what [`ViewSpec::focus`] needs.
+    #[must_use]
     pub fn cache(&self, motion: bool) -> CacheSpec {
         let flow = motion && self.motion.needs_flow() || self.focus.needs_flow();
         CacheSpec {
@@ -123,6 +126,7 @@ impl ViewSpec {
     }
 
     /// Extents `t h w c` of an RGB clip and of a motion clip.
+    #[must_use]
     pub fn dims(&self) -> [[usize; 4]; 2] {
         let motion = [self.motion_frames, self.side, self.side, self.motion.channels()];
         [[self.frames, self.side, self.side, 3], motion]
@@ -130,6 +134,7 @@ impl ViewSpec {
 
     /// For a video of `frames` frames at `fps` per second: whether it is shorter than an RGB clip, and whether it is
     /// only shorter than a motion clip, which ends later if it has more frames.
+    #[must_use]
     pub fn short(&self, frames: usize, fps: f64) -> [bool; 2] {
         let clip = self.clip(fps);
         let rgb = clip.exceeds(frames, fps);
@@ -141,6 +146,7 @@ impl ViewSpec {
     }
 
     /// The maps and scores that [`ViewSpec::focus`] is made by.
+    #[must_use]
     pub fn maps(&self) -> MapSpec {
         self.focus.maps((self.frames * self.stride) as f64, self.fps)
     }
@@ -181,16 +187,19 @@ impl Default for Focus {
 
 impl Focus {
     /// All options: sampling with probability 0.7, crops, and a target on the grid `t h w`.
+    #[must_use]
     pub fn mcl(target: [usize; 3]) -> Focus {
         Focus { sampling: 0.7, crop: true, target: Some(target), ..Focus::default() }
     }
 
     /// Whether a video's maps and scores are needed.
+    #[must_use]
     pub fn needs_maps(&self) -> bool {
         self.sampling > 0.0 || self.crop
     }
 
     /// Whether the flow is needed.
+    #[must_use]
     pub fn needs_flow(&self) -> bool {
         self.needs_maps() || self.target.is_some()
     }

@@ -77,12 +77,14 @@ impl Clip {
     }
 
     /// Pixels of frame `i`, `h w 3`. Panics where `i >= t`, as slices do.
+    #[must_use]
     pub fn frame(&self, i: usize) -> &[u8] {
         let n = self.h * self.w * 3;
         &self.rgb[i * n..(i + 1) * n]
     }
 
     /// Duration in seconds.
+    #[must_use]
     pub fn seconds(&self) -> f64 {
         self.t as f64 / self.fps
     }

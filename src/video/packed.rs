@@ -69,6 +69,7 @@ impl Kind {
     }
 
     /// The extension of such files.
+    #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
             Kind::Frames => "tbv",
@@ -78,6 +79,7 @@ impl Kind {
     }
 
     /// `frames`, `flow` or `maps`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Kind::Frames => "frames",

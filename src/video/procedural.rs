@@ -90,11 +90,13 @@ impl ProceduralSpec {
     }
 
     /// Number of training and test videos together.
+    #[must_use]
     pub fn videos(&self) -> usize {
         self.classes * (self.videos_per_class + self.test_per_class)
     }
 
     /// Class of video `index`.
+    #[must_use]
     pub fn label(&self, index: usize) -> usize {
         index % self.classes
     }

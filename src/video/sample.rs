@@ -23,6 +23,7 @@ pub struct ClipSpec {
 /// What to do with a video that is shorter than the clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Short {
     /// An error.
     Refuse,
@@ -64,11 +65,13 @@ impl ClipSpec {
     }
 
     /// Length in seconds, including the duration of the last frame.
+    #[must_use]
     pub fn seconds(&self) -> f64 {
         self.frames as f64 * self.stride / self.fps
     }
 
     /// The same time span with `frames` frames.
+    #[must_use]
     pub fn with_frames(&self, frames: usize) -> Self {
         Self { frames, stride: self.stride * self.frames as f64 / frames.max(1) as f64, fps: self.fps }
     }
@@ -79,11 +82,13 @@ impl ClipSpec {
     }
 
     /// Whether a video of `len` frames has fewer than the clip needs.
+    #[must_use]
     pub fn exceeds(&self, len: usize, video_fps: f64) -> bool {
         ((self.frames - 1) as f64 * self.step(video_fps)).round() > len.saturating_sub(1) as f64
     }
 
     /// The latest start, in frames, at which the clip ends within a video of `len` frames.
+    #[must_use]
     pub fn last_start(&self, len: usize, video_fps: f64) -> f64 {
         (len as f64 - self.frames as f64 * self.step(video_fps)).max(0.0)
     }
@@ -126,6 +131,7 @@ impl ClipSpec {
     }
 
     /// `n` starts spread evenly over the video, for evaluation; a single one is in the middle.
+    #[must_use]
     pub fn uniform(&self, n: usize, len: usize, video_fps: f64) -> Vec<f64> {
         let room = self.last_start(len, video_fps);
         let at = |i: usize| if n == 1 { 0.5 } else { i as f64 / (n - 1) as f64 };

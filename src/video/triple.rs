@@ -39,6 +39,7 @@ type Range = [usize; 2];
 
 impl ClipSpec {
     /// Frames of a video that the clip spans, including the distance after the last frame: 32 for 16 frames 2 apart.
+    #[must_use]
     pub fn span(&self, video_fps: f64) -> usize {
         ((self.frames as f64 * self.step(video_fps)).round() as usize).max(1)
     }

@@ -21,27 +21,32 @@ pub struct View {
 
 impl View {
     /// Number of frames.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.frames.head.extents[0]
     }
 
     /// Always false: a video has at least one frame.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Height and width of the frames.
+    #[must_use]
     pub fn size(&self) -> (usize, usize) {
         let [_, h, w, ..] = self.frames.head.extents;
         (h, w)
     }
 
     /// Frames per second.
+    #[must_use]
     pub fn fps(&self) -> f64 {
         self.frames.head.fps
     }
 
     /// Pixels of frame `t`, `h w 3`, 8-bit RGB. Panics where `t >= len()`, as slices do.
+    #[must_use]
     pub fn frame(&self, t: usize) -> &[u8] {
         let [frames, h, w, ..] = self.frames.head.extents;
         assert!(t < frames, "frame {t} of {frames}");
@@ -71,23 +76,27 @@ impl View {
     }
 
     /// Number of flow fields; 0 in a cache without flow.
+    #[must_use]
     pub fn fields(&self) -> usize {
         self.motion()[0]
     }
 
     /// Height and width of the flow fields; zeros without flow.
+    #[must_use]
     pub fn flow_size(&self) -> (usize, usize) {
         let [_, h, w, ..] = self.motion();
         (h, w)
     }
 
     /// The field that starts nearest to frame `t`. There must be one.
+    #[must_use]
     pub fn field_of(&self, t: usize) -> usize {
         let [fields, _, _, every, _] = self.motion();
         ((t + every / 2) / every.max(1)).min(fields.saturating_sub(1))
     }
 
     /// The two frames between which field `m` is the flow.
+    #[must_use]
     pub fn field_frames(&self, m: usize) -> (usize, usize) {
         let [_, _, _, every, gap] = self.motion();
         (m * every, m * every + gap)
@@ -104,6 +113,7 @@ impl View {
     }
 
     /// Field `m` in f32.
+    #[must_use]
     pub fn flow_field(&self, m: usize) -> Flow {
         let ((h, w), (u, v)) = (self.flow_size(), self.flow(m));
         Flow::new(h, w, widened(u), widened(v)).expect("planes of h w")

@@ -56,6 +56,7 @@ impl Default for Terms {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub enum TargetNorm {
     /// The sums of the target as they are, as the release does. They are in the hundreds, so one frame usually gets
     /// nearly all of the weight.

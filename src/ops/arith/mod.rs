@@ -33,6 +33,7 @@ pub enum Arith {
 
 impl Arith {
     /// The operation's name.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Arith::Add => "add",

@@ -74,11 +74,13 @@ impl Moments {
     }
 
     /// Number of parts of the batch.
+    #[must_use]
     pub fn parts(&self) -> usize {
         self.parts
     }
 
     /// The shift `[c]` and the sums `[parts 2 c]`, where one shift is used for all rows ([`Moments::about`]).
+    #[must_use]
     pub fn shifted(&self) -> Option<(&Tensor, &Tensor)> {
         match &self.sums {
             Sums::Shifted { shift, sums } => Some((shift, sums)),

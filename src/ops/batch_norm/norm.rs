@@ -53,31 +53,37 @@ impl Norm {
     }
 
     /// Number of parts of the batch with statistics of their own.
+    #[must_use]
     pub fn parts(&self) -> usize {
         self.parts
     }
 
     /// Number of channels.
+    #[must_use]
     pub fn channels(&self) -> usize {
         self.gamma.shape().len()
     }
 
     /// Mean of each part and channel, `[parts · c]`.
+    #[must_use]
     pub fn mean(&self) -> &Tensor {
         &self.mean
     }
 
     /// Inverse deviation `1/√(var + eps)` of each part and channel, `[parts · c]`.
+    #[must_use]
     pub fn inv_std(&self) -> &Tensor {
         &self.inv_std
     }
 
     /// Scale, `[c]`.
+    #[must_use]
     pub fn gamma(&self) -> &Tensor {
         &self.gamma
     }
 
     /// Shift, `[c]`.
+    #[must_use]
     pub fn beta(&self) -> &Tensor {
         &self.beta
     }

@@ -70,11 +70,13 @@ pub struct Geometry {
 
 impl Geometry {
     /// One group, f32 products.
+    #[must_use]
     pub const fn new(window: Window) -> Self {
         Geometry { window, groups: 1, products: Products::F32 }
     }
 
     /// The same geometry with other products.
+    #[must_use]
     pub const fn with(self, products: Products) -> Self {
         Geometry { products, ..self }
     }
@@ -92,6 +94,7 @@ impl Geometry {
 /// up to 2⁻¹²⁶ (6·10⁻⁴ of a number of 10⁻³⁵), and one below 2⁻¹²⁶ becomes 0, in bf16 tensors too. Products and their
 /// sums lose at most their own part below 2⁻¹²⁶, term by term. [`Products::Fma`] has the full range of f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Products {
     /// As exact as f32 for numbers from [`Products::EXACT_FROM`] on, by the fastest method: multiply-adds, or as
     /// [`Products::Bf16x6`] where that is faster.
@@ -168,53 +171,63 @@ impl Conv3d {
     }
 
     /// Samples.
+    #[must_use]
     pub fn n(&self) -> usize {
         self.n
     }
 
     /// Input extents `t h w`.
+    #[must_use]
     pub fn input(&self) -> [usize; 3] {
         self.input
     }
 
     /// Input channels.
+    #[must_use]
     pub fn c(&self) -> usize {
         self.c
     }
 
     /// Output channels.
+    #[must_use]
     pub fn k(&self) -> usize {
         self.k
     }
 
     /// Filter extents `kt kh kw`.
+    #[must_use]
     pub fn kernel(&self) -> [usize; 3] {
         self.kernel
     }
 
     /// Output extents `to ho wo`.
+    #[must_use]
     pub fn out(&self) -> [usize; 3] {
         self.out
     }
 
     /// Stride, padding, dilation, groups.
+    #[must_use]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
     /// `n t h w c`.
+    #[must_use]
     pub fn x_shape(&self) -> Shape {
         let [t, h, w] = self.input;
         [self.n, t, h, w, self.c].into()
     }
 
     /// `k kt kh kw c/groups`.
+    #[must_use]
     pub fn w_shape(&self) -> Shape {
         let [kt, kh, kw] = self.kernel;
         [self.k, kt, kh, kw, self.c_group()].into()
     }
 
     /// `n to ho wo k`.
+    #[must_use]
     pub fn y_shape(&self) -> Shape {
         let [t, h, w] = self.out;
         [self.n, t, h, w, self.k].into()
@@ -226,26 +239,31 @@ impl Conv3d {
     }
 
     /// Input channels per group.
+    #[must_use]
     pub fn c_group(&self) -> usize {
         self.c / self.geometry.groups
     }
 
     /// Output channels per group.
+    #[must_use]
     pub fn k_group(&self) -> usize {
         self.k / self.geometry.groups
     }
 
     /// Taps per filter.
+    #[must_use]
     pub fn taps(&self) -> usize {
         self.kernel.iter().product()
     }
 
     /// Floating-point operations of one pass, two per product with a tap (including taps on the padding).
+    #[must_use]
     pub fn flops(&self) -> u64 {
         [self.y_shape().len(), self.taps(), self.c_group()].into_iter().fold(2, |n: u64, v| n.saturating_mul(v as u64))
     }
 
     /// Bytes of the three arrays in f32.
+    #[must_use]
     pub fn bytes(&self) -> u64 {
         4 * (self.x_shape().len() + self.w_shape().len() + self.y_shape().len()) as u64
     }

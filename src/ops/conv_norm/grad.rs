@@ -87,6 +87,7 @@ impl Activation {
     }
 
     /// The value's shape.
+    #[must_use]
     pub fn shape(&self) -> Shape {
         match &self.0 {
             Source::Value(y) => y.shape(),

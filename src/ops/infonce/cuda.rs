@@ -200,6 +200,7 @@ impl Layout {
     }
 
     /// Minimum memory traffic of this computation: every argument and result once, without a mask.
+    #[must_use]
     pub fn fewest_bytes(&self) -> u64 {
         let codes = self.terms * self.n * self.d;
         let gradient = if self.gradient { codes * 4 } else { 0 };
@@ -208,11 +209,13 @@ impl Layout {
     }
 
     /// Bytes of working memory that [`launch`] needs.
+    #[must_use]
     pub fn workspace(&self) -> usize {
         self.workspace_for(&self.plan())
     }
 
     /// As [`Layout::workspace`], for a given plan.
+    #[must_use]
     pub fn workspace_for(&self, plan: &Plan) -> usize {
         self.spans(plan).iter().sum()
     }

@@ -20,17 +20,20 @@ use half::f16;
 ///
 /// `clamp` is in pixels and should be positive; otherwise every edge becomes 1. NaN in the flow gives NaN at the eight
 /// pixels around it.
+#[must_use]
 pub fn flow_edges(flow: &Flow, clamp: f32) -> Vec<f32> {
     cpu::flow_edges(flow, clamp.max(f32::MIN_POSITIVE))
 }
 
 /// Flow stored as 16-bit floats, as in the cache, converted to 32 bits; exact.
+#[must_use]
 pub fn widened(halves: &[f16]) -> Vec<f32> {
     cpu::widened(halves)
 }
 
 /// `u` and `v` clamped to `±clamp` pixels and divided by it, -1 to 1, as one plane `h w` each. `clamp` as in
 /// [`flow_edges`].
+#[must_use]
 pub fn scaled_flow(flow: &Flow, clamp: f32) -> [Vec<f32>; 2] {
     let clamp = clamp.max(f32::MIN_POSITIVE);
     [flow.u(), flow.v()].map(|plane| plane.iter().map(|x| x.clamp(-clamp, clamp) / clamp).collect())
@@ -38,6 +41,7 @@ pub fn scaled_flow(flow: &Flow, clamp: f32) -> [Vec<f32>; 2] {
 
 /// Mean over the channels of `|next - this| / 255`, `h w`, 0 to 1, for two RGB frames `h w 3`. If they differ in
 /// length, the result has the pixels of the shorter.
+#[must_use]
 pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
     cpu::frame_difference(this, next)
 }
@@ -48,6 +52,7 @@ pub fn frame_difference(this: &[u8], next: &[u8]) -> Vec<f32> {
 /// A panning camera gives none.
 ///
 /// The kernels are linear, so the boundary of the sum of several fields covers all of them.
+#[must_use]
 pub fn motion_boundary(flow: &Flow) -> [Vec<f32>; 2] {
     [flow.u(), flow.v()].map(|field| cpu::motion_boundary(field, flow.h(), flow.w()))
 }

@@ -65,12 +65,14 @@ impl Pool {
     }
 
     /// The shape of the input.
+    #[must_use]
     pub fn in_shape(&self) -> Shape {
         let [t, h, w] = self.input;
         Shape::from([self.n, t, h, w, self.c])
     }
 
     /// The shape of the result.
+    #[must_use]
     pub fn out_shape(&self) -> Shape {
         let [t, h, w] = self.out;
         Shape::from([self.n, t, h, w, self.c])
@@ -108,6 +110,7 @@ impl std::fmt::Debug for Positions {
 
 impl Choice {
     /// The pool whose positions these are.
+    #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }

@@ -90,6 +90,7 @@ impl PlannedLevel {
 
     /// Along one axis (0: down, 1: across), the first pixel that tile `i` reads, and the range of pixels that it
     /// writes.
+    #[must_use]
     pub fn tile(&self, axis: usize, i: usize) -> (usize, std::ops::Range<usize>) {
         let from = i * (SIDE - 2 * self.halo);
         let end = if axis == 0 { self.h } else { self.pitch };
@@ -99,6 +100,7 @@ impl PlannedLevel {
 
     /// Bytes that one launch of iterations loads and stores: ten planes read with the overlap, six written, for `pairs`
     /// pairs.
+    #[must_use]
     pub fn bytes(&self, pairs: usize) -> u64 {
         let read = |axis: usize, n: usize| -> usize {
             (0..self.tiles[axis]).map(|i| (self.tile(axis, i).0 + SIDE).min(n) - self.tile(axis, i).0).sum()
@@ -182,6 +184,7 @@ impl Plan {
     }
 
     /// Bytes of working memory that [`launch`] needs.
+    #[must_use]
     pub fn workspace(&self) -> usize {
         self.bytes
     }

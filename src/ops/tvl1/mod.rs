@@ -152,6 +152,7 @@ pub struct Workspace(cpu::Memory);
 
 impl Workspace {
     /// Empty buffers; they are allocated for the first pair.
+    #[must_use]
     pub fn new() -> Self {
         Workspace(cpu::Memory::new(Isa::best()))
     }

@@ -28,6 +28,7 @@ pub enum Unary {
 
 impl Unary {
     /// The operation's name.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Unary::Exp => "exp",

@@ -27,6 +27,7 @@ use crate::tensor::{Device, Integers, Tensor};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub enum CrossPositive {
     /// The other clip of the pair: both queries come from the first clip, both keys from the second.
     OtherClip,
@@ -131,6 +132,7 @@ pub struct Pathways {
 
 impl Maclr {
     /// Whether any term uses the motion pathway.
+    #[must_use]
     pub fn uses_motion(&self) -> bool {
         self.w_mm != 0.0 || self.w_vm != 0.0 || self.w_mv != 0.0
     }

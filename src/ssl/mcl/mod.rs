@@ -62,6 +62,7 @@ pub struct Mcl {
 
 impl Mcl {
     /// The settings of the release, with the alignment on `module`.
+    #[must_use]
     pub fn released(module: &str) -> Mcl {
         Mcl {
             w_inter: 1.0,
@@ -81,6 +82,7 @@ impl Mcl {
     }
 
     /// Warnings about permitted but probably unintended settings, one sentence each.
+    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.frozen_norm && self.alignment.is_on() {
@@ -146,6 +148,7 @@ impl Rates {
 
 impl Mcl {
     /// The rates in `epoch` of a run of `epochs` with `warmup_epochs` of warm-up, at learning rate `lr`.
+    #[must_use]
     pub fn rates(&self, lr: f32, epoch: u64, epochs: u64, warmup_epochs: f64) -> Rates {
         let order = self.w_order * epoch as f32 / epochs.max(1) as f32;
         Rates { lr, order, alignment: self.alignment.weight_at(epoch, warmup_epochs) }

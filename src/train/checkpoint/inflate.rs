@@ -11,6 +11,7 @@ use std::path::Path;
 
 /// What to do with a projection head in the file: MoCo's, `fc.0` and `fc.2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ImageHead {
     /// Ignore it.
     Dropped,

@@ -50,11 +50,13 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// The file with the weights, for other programs and for [`load_weights`].
+    #[must_use]
     pub fn weights(&self) -> PathBuf {
         self.folder.join("weights.safetensors")
     }
 
     /// The file with the rest of the state, for [`State::load`].
+    #[must_use]
     pub fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
@@ -120,6 +122,7 @@ impl Checkpoints {
     /// The same for a run that saves every `steps` steps (at least 1). A checkpoint of any other step was saved because the
     /// run was stopped: it is kept beside the others, and removed with the next one. So what is kept in the end does not
     /// depend on where a run was stopped.
+    #[must_use]
     pub fn every(self, steps: u64) -> Self {
         Checkpoints { every: steps.max(1), ..self }
     }

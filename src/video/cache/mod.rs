@@ -46,6 +46,7 @@ pub struct CacheSpec {
 
 /// Source of flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum FlowSource {
     /// Computed by [`Builder::flow`].
     #[default]
@@ -175,16 +176,19 @@ impl Cache {
     }
 
     /// Number of videos, unreadable ones included: indices are those of the data set.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
     /// Whether there is no video.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
     /// Indices of the videos that could be read.
+    #[must_use]
     pub fn usable(&self) -> Vec<usize> {
         (0..self.len()).filter(|&i| self.names[i].is_some()).collect()
     }

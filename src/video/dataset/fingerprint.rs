@@ -11,6 +11,7 @@ use super::{Dataset, Source, fnv1a, fnv1a_on};
 impl Source {
     /// A hash of the size of the file in bytes, or of the names and sizes of the frames, or of the number of the procedural
     /// video. A source that cannot be read counts as absent.
+    #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let mut text = Vec::new();
         match self {
@@ -30,6 +31,7 @@ impl Source {
 impl Dataset {
     /// A hash of all videos in their order: name, class, number of the class, and [`Source::fingerprint`]. It does not
     /// change when the data is moved as a whole or copied.
+    #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let of = |item: &super::Item| {
             let (class, source) = (&self.classes[item.label], item.source.fingerprint());

@@ -47,6 +47,7 @@ pub fn videos_below(dir: &Path) -> Result<(Vec<Named>, Vec<String>)> {
 }
 
 /// Whether a file is a video, by its extension.
+#[must_use]
 pub fn is_video(path: &Path) -> bool {
     super::list::is_video(path)
 }
@@ -73,6 +74,7 @@ pub enum Split {
 
 impl Split {
     /// `train` or `test`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
@@ -132,16 +134,19 @@ impl Dataset {
     }
 
     /// Number of videos.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
     /// Whether there is no video.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
     /// The label of each video.
+    #[must_use]
     pub fn labels(&self) -> Vec<usize> {
         self.items.iter().map(|item| item.label).collect()
     }

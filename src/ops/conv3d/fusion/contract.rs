@@ -6,6 +6,7 @@ use crate::tensor::Tensor;
 
 /// What is applied to the `x` that a convolution reads.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub enum Prologue<'a> {
     /// Nothing.
     #[default]
@@ -16,6 +17,7 @@ pub enum Prologue<'a> {
 
 /// What is done with the result of [`fprop`](super::fprop).
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub enum Epilogue<'a> {
     /// Nothing.
     #[default]
@@ -32,6 +34,7 @@ pub enum Epilogue<'a> {
 
 /// What is done with the result of [`dgrad`](super::dgrad).
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub enum GradEpilogue<'a> {
     /// Nothing.
     #[default]
