@@ -214,7 +214,7 @@ impl Extract<'_> {
         };
         let starts: Vec<usize> = (0..clip.t.saturating_sub(self.gap)).step_by(self.every).collect();
         if starts.is_empty() {
-            return Ok(Some(format!("{} frames are too few for a gap of {}", clip.t, self.gap)));
+            return Ok(Some(format!("too few frames ({}) for a gap of {}", clip.t, self.gap)));
         }
         create(staging)?;
         let mut largest = 0.0f32;

@@ -241,7 +241,7 @@ impl MotionSpec {
         if frames > self.gap {
             return Ok(());
         }
-        let what = format!("its {frames} frames are too few for flow to the frame {} later", self.gap);
+        let what = format!("it has too few frames ({frames}) for flow to the frame {} later", self.gap);
         Err(Error::data(name, what))
     }
 }

@@ -55,8 +55,11 @@ pub(super) fn refuse_shared(path: &Path, train: &[Labelled], test: &[Labelled]) 
         None => Ok(()),
         Some((a, b)) => {
             let n = 1 + both.count();
-            let what =
-                format!("{n} videos are for training and for testing: the first is {}, as {}", a.place(), b.place());
+            let (first, again) = (a.place(), b.place());
+            let what = match n {
+                1 => format!("a video is for training and for testing: {first}, as {again}"),
+                _ => format!("{n} videos are for training and for testing: the first is {first}, as {again}"),
+            };
             Err(Error::data(path, what))
         }
     }

@@ -202,7 +202,7 @@ fn a_video_that_fails_is_named_and_the_others_have_their_flow() {
     assert!(e.contains("2 of 6 videos have no flow"), "{e}");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(
-        text.contains("no flow of right/broken: ") && text.contains("no flow of right/single: 1 frames are too few"),
+        text.contains("no flow of right/broken: ") && text.contains("no flow of right/single: too few frames (1)"),
         "{text}"
     );
     assert_eq!((summary(&out)["videos_failed"].as_u64(), fields(&d.join("flow")).len()), (Some(2), 14));

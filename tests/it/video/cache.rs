@@ -208,7 +208,7 @@ fn what_cannot_be_read_is_named() {
     let mut far = spec();
     far.motion.as_mut().unwrap().gap = 9;
     let text = build(&store, &data, &far).unwrap_err().to_string();
-    assert!(text.contains("none of the 4 videos") && text.contains("9 frames are too few"), "{text}");
+    assert!(text.contains("none of the 4 videos") && text.contains("too few frames (9)"), "{text}");
     for bad in [
         CacheSpec { motion: Some(MotionSpec { every: 0, ..spec().motion.unwrap() }), ..spec() },
         CacheSpec { motion: Some(MotionSpec { gap: 0, ..spec().motion.unwrap() }), ..spec() },

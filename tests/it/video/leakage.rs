@@ -252,7 +252,7 @@ fn a_video_has_one_side_and_one_label() {
         told.contains("hard.mp4 in line 2 of") && told.contains("is the same file as a.mp4 in line 1 of"),
         "{told}"
     );
-    assert!(lists(dir, "a.mp4 0\n", "soft.mp4 0\n").unwrap_err().contains("1 videos are for training and for testing"));
+    assert!(lists(dir, "a.mp4 0\n", "soft.mp4 0\n").unwrap_err().contains("a video is for training and for testing"));
     // In folders, too.
     let tree = tempfile::tempdir().unwrap();
     put(tree.path(), "train/x/1.mp4", "1");
