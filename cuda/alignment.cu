@@ -1,16 +1,17 @@
 // Channel maps of the alignment losses and the adjoints of the map, in f32. Features are `[rows area c]`: frames,
 // positions, channels.
 //
-// weights: `w [rows c]`, the mean of g over the positions of each frame. map: `m [rows area]`, the dot product of w and
-// f at each position. for_g and for_f: the adjoints of the map for g and f.
+// map_weights: `w [rows c]`, the mean of g over the positions of each frame. map_forward: `m [rows area]`, the dot
+// product of w and f at each position. map_backward_g and map_backward_f: the adjoints of the map for g and f.
 //
-// Grid of weights, for_g and for_f: one block of 256 for each frame and tile of at most 64 channels. The block has the
-// means of its channels before it writes, so each adjoint is one launch. Grid of map: one warp a position. All are
-// memory-bound and read each feature once, 16 bytes a thread. Launched by `ops::alignment::cuda`.
+// Grid of map_weights, map_backward_g and map_backward_f: one block of 256 for each frame and tile of at most 64
+// channels. The block has the means of its channels before it writes, so each adjoint is one launch. Grid of
+// map_forward: one warp a position. All are memory-bound and read each feature once, 16 bytes a thread. Launched by
+// `ops::alignment::cuda`.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 
-enum Pass { WEIGHTS, FOR_G, FOR_F };
+enum Pass { WEIGHTS, BACKWARD_G, BACKWARD_F };
 
 // The means over a frame of `x`, times `d` for g; written as they are, at every position for g, times `d` there for f.
 template <int W, Pass PASS>
@@ -26,10 +27,10 @@ __device__ __forceinline__ void columns(const float* __restrict__ x, const float
 #pragma unroll 4
         for (u32 q = lane.row; q < area; q += lane.step) {
             load<W>(x + first + (u64)q * c, v);
-            float by = PASS == FOR_G ? factor[q] : 1.0f;
+            float by = PASS == BACKWARD_G ? factor[q] : 1.0f;
 #pragma unroll
             for (int k = 0; k < W; ++k) {
-                sum[0][k] = PASS == FOR_G ? fmaf(v[k], by, sum[0][k]) : sum[0][k] + v[k];
+                sum[0][k] = PASS == BACKWARD_G ? fmaf(v[k], by, sum[0][k]) : sum[0][k] + v[k];
             }
         }
     }
@@ -52,10 +53,10 @@ __device__ __forceinline__ void columns(const float* __restrict__ x, const float
             get<W>(space, threadIdx.x & ((1u << shift) - 1), w);
 #pragma unroll 4
             for (u32 q = lane.row; q < area; q += lane.step) {
-                float by = PASS == FOR_F ? factor[q] : 1.0f;
+                float by = PASS == BACKWARD_F ? factor[q] : 1.0f;
 #pragma unroll
                 for (int k = 0; k < W; ++k) {
-                    v[k] = PASS == FOR_F ? w[k] * by : w[k];
+                    v[k] = PASS == BACKWARD_F ? w[k] * by : w[k];
                 }
                 store<W>(to + first + (u64)q * c, v);
             }
@@ -93,30 +94,30 @@ __device__ __forceinline__ void map(const float* __restrict__ w, const float* __
     }
 }
 
-// weights: `w[rows c]`, the means over the `area` positions of each frame of g. for_g: the mean over positions of d f,
-// at each of them. for_f: the mean of g times d. Grid: a block of 256 for each of `tiles` runs of channels of every
-// row; 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by `ops::alignment::{map_fwd,
-// map_bwd_g, map_bwd_f}`.
+// map_weights: `w[rows c]`, the means over the `area` positions of each frame of g. map_backward_g: the mean over
+// positions of d f, at each of them. map_backward_f: the mean of g times d. Grid: a block of 256 for each of `tiles`
+// runs of channels of every row; 2^shift threads lie along the channels. Wide: c is a multiple of 4. Launched by
+// `ops::alignment::{map_forward, map_backward_g, map_backward_f}`.
 #define COLUMNS(NAME, W)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(256) alignment_weights_##NAME(                                        \
+    extern "C" __global__ void __launch_bounds__(256) alignment_map_weights_##NAME(                                    \
         const float* __restrict__ g, float* __restrict__ w, u32 area, u32 c, u32 tiles, u32 shift) {                   \
         columns<W, WEIGHTS>(g, nullptr, w, area, c, tiles, shift);                                                     \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        alignment_for_g_##NAME(const float* __restrict__ f, const float* __restrict__ d, float* __restrict__ dg,       \
-                               u32 area, u32 c, u32 tiles, u32 shift) {                                                \
-        columns<W, FOR_G>(f, d, dg, area, c, tiles, shift);                                                            \
+        alignment_map_backward_g_##NAME(const float* __restrict__ f, const float* __restrict__ d,                      \
+                                        float* __restrict__ dg, u32 area, u32 c, u32 tiles, u32 shift) {               \
+        columns<W, BACKWARD_G>(f, d, dg, area, c, tiles, shift);                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        alignment_for_f_##NAME(const float* __restrict__ g, const float* __restrict__ d, float* __restrict__ df,       \
-                               u32 area, u32 c, u32 tiles, u32 shift) {                                                \
-        columns<W, FOR_F>(g, d, df, area, c, tiles, shift);                                                            \
+        alignment_map_backward_f_##NAME(const float* __restrict__ g, const float* __restrict__ d,                      \
+                                        float* __restrict__ df, u32 area, u32 c, u32 tiles, u32 shift) {               \
+        columns<W, BACKWARD_F>(g, d, df, area, c, tiles, shift);                                                       \
     }
 
 // `m = Σ_c w f` for each of the cells. Grid: a block of 256 for every 8 cells. Wide: c is a multiple of 4. Launched by
-// `ops::alignment::map_fwd`.
+// `ops::alignment::map_forward`.
 #define MAP(NAME, W)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(256) alignment_map_##NAME(                                            \
+    extern "C" __global__ void __launch_bounds__(256) alignment_map_forward_##NAME(                                    \
         const float* __restrict__ w, const float* __restrict__ f, float* __restrict__ m, u32 cells, u32 area, u32 c) { \
         map<W>(w, f, m, cells, area, c);                                                                               \
     }

@@ -237,11 +237,11 @@ struct Sample {
 
 // For each sample the weighted loss, `1 - S_st`, `1 - S_s`, `1 - S_t` and the plain cosine: `each[n 5]`. Grid: a block
 // of 256 for each of the n samples, with a `Frame` of shared memory for each frame. Launched by
-// `ops::alignment::align_fwd`.
-// shared: alignment_losses_f32 416
+// `ops::alignment::forward`.
+// shared: alignment_loss_forward_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
-    alignment_losses_f32(const float* __restrict__ p, const float* __restrict__ y, float* __restrict__ each,
-                         Plan plan) {
+    alignment_loss_forward_f32(const float* __restrict__ p, const float* __restrict__ y, float* __restrict__ each,
+                               Plan plan) {
     SHARED
     Sample s(plan, p, y, frames, space);
     Pair unused;
@@ -259,9 +259,10 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     }
 }
 
-// The means over the n samples: `loss[1]` and `stats[4]`. Grid: a block of 32. Launched by `ops::alignment::align_fwd`.
+// The means over the n samples: `loss[1]` and `stats[4]`. Grid: a block of 32. Launched by `ops::alignment::forward`.
 extern "C" __global__ void __launch_bounds__(32)
-    alignment_merge_f32(const float* __restrict__ each, float* __restrict__ loss, float* __restrict__ stats, u32 n) {
+    alignment_loss_merge_f32(const float* __restrict__ each, float* __restrict__ loss, float* __restrict__ stats,
+                             u32 n) {
     u32 i = threadIdx.x;
     if (i < 5) {
         double sum = 0.0;
@@ -274,11 +275,11 @@ extern "C" __global__ void __launch_bounds__(32)
 }
 
 // The gradient of the loss for p, times `*dy`. Grid and shared memory as of the losses. Launched by
-// `ops::alignment::align_bwd`.
-// shared: alignment_gradient_f32 416
+// `ops::alignment::backward`.
+// shared: alignment_loss_backward_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
-    alignment_gradient_f32(const float* __restrict__ p, const float* __restrict__ y, const float* __restrict__ dy,
-                           float* __restrict__ dp, Plan plan) {
+    alignment_loss_backward_f32(const float* __restrict__ p, const float* __restrict__ y, const float* __restrict__ dy,
+                                float* __restrict__ dp, Plan plan) {
     SHARED
     Sample s(plan, p, y, frames, space);
     double scale = -(double)*dy / plan.n;
@@ -296,11 +297,12 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 
 // The derivative of the gradient along u, times `*dy`. Grid and shared memory as of the losses. Launched by
-// `ops::alignment::align_bwd2`.
-// shared: alignment_curvature_f32 416
+// `ops::alignment::backward2`.
+// shared: alignment_loss_double_backward_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
-    alignment_curvature_f32(const float* __restrict__ p, const float* __restrict__ y, const float* __restrict__ dy,
-                            const float* __restrict__ u, float* __restrict__ out, Plan plan) {
+    alignment_loss_double_backward_f32(const float* __restrict__ p, const float* __restrict__ y,
+                                       const float* __restrict__ dy, const float* __restrict__ u,
+                                       float* __restrict__ out, Plan plan) {
     SHARED
     Sample s(plan, p, y, frames, space);
     u64 first = (u64)blockIdx.x * plan.t * plan.area;

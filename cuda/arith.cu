@@ -1,9 +1,9 @@
-// a + b, a - b, a * b, a / b with broadcasting, and factor * a. `same` kernels: equal shapes, 16 bytes of `a` a thread.
-// `repeated` kernels: up to five axes with a stride for each argument, one element a thread. Grid: blocks of 256
-// threads over the elements of y. Launched by `ops::arith::cuda`.
+// a + b, a - b, a * b, a / b with broadcasting, and factor * a. `elementwise` kernels: equal shapes, 16 bytes of `a` a
+// thread. `broadcast` kernels: up to five axes with a stride for each argument, one element a thread. Grid: blocks of
+// 256 threads over the elements of y. Launched by `ops::arith::cuda`.
 #include "common/elements.cuh"
 
-// Up to five joined axes, innermost first: extent, and the step of each argument along it (0 where it is repeated).
+// Up to five joined axes, innermost first: extent, and the step of each argument along it (0 where it is broadcast).
 // The layout of ops::arith::cuda::Axes.
 struct Axes {
     u32 extent[5], a[5], b[5];
@@ -21,7 +21,7 @@ __device__ __forceinline__ float combine(u32 op, float p, float q) {
 
 // Same shapes: both arguments run along.
 template <class T, class U>
-struct Same {
+struct Elementwise {
     const T* __restrict__ a;
     const U* __restrict__ b;
     T* __restrict__ y;
@@ -42,8 +42,8 @@ struct Same {
 
 // Any shapes: one element a thread.
 template <class T, class U>
-__device__ __forceinline__ void repeated(const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, Axes axes,
-                                         u32 op, u32 n) {
+__device__ __forceinline__ void broadcast(const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y,
+                                          Axes axes, u32 op, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= n) {
         return;
@@ -77,12 +77,12 @@ struct Scale {
 
 #define ARITH(NAME, T, U)                                                                                              \
     extern "C" __global__ void __launch_bounds__(BLOCK)                                                                \
-        arith_same_##NAME(const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, u32 op, u32 n) {        \
-        for_elements<WIDE<T>>(n, Same<T, U>{a, b, y, op});                                                             \
+        arith_elementwise_##NAME(const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, u32 op, u32 n) { \
+        for_elements<WIDE<T>>(n, Elementwise<T, U>{a, b, y, op});                                                      \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(BLOCK) arith_repeated_##NAME(                                         \
+    extern "C" __global__ void __launch_bounds__(BLOCK) arith_broadcast_##NAME(                                        \
         const T* __restrict__ a, const U* __restrict__ b, T* __restrict__ y, Axes axes, u32 op, u32 n) {               \
-        repeated(a, b, y, axes, op, n);                                                                                \
+        broadcast(a, b, y, axes, op, n);                                                                               \
     }
 
 ARITH(f32, float, float)
@@ -91,11 +91,11 @@ ARITH(f32_bf16, float, bf16)
 ARITH(bf16_f32, bf16, float)
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    scale_f32(const float* __restrict__ a, float* __restrict__ y, float factor, u32 n) {
+    arith_scale_f32(const float* __restrict__ a, float* __restrict__ y, float factor, u32 n) {
     for_elements<WIDE<float>>(n, Scale<float>{a, y, factor});
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    scale_bf16(const bf16* __restrict__ a, bf16* __restrict__ y, float factor, u32 n) {
+    arith_scale_bf16(const bf16* __restrict__ a, bf16* __restrict__ y, float factor, u32 n) {
     for_elements<WIDE<bf16>>(n, Scale<bf16>{a, y, factor});
 }

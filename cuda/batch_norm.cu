@@ -107,13 +107,13 @@ struct Affine {
 
 template <int W>
 __device__ __forceinline__ Affine<W> affine(const Block& block, const float* __restrict__ mean,
-                                            const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                            const float* __restrict__ inv_std, const float* __restrict__ gamma,
                                             const float* __restrict__ beta, const Plan& p, float* space) {
     u32 channel;
     float m = 0.0f, s = 0.0f, b = 0.0f;
     if (fetches<W>(block, p, channel)) {
         m = mean[block.group * p.c + channel];
-        s = rstd[block.group * p.c + channel] * gamma[channel];
+        s = inv_std[block.group * p.c + channel] * gamma[channel];
         b = beta[channel];
     }
     Affine<W> a;
@@ -123,16 +123,17 @@ __device__ __forceinline__ Affine<W> affine(const Block& block, const float* __r
     return a;
 }
 
-// `y = relu((x - mean) · rstd · gamma + beta + residual)`; the residual (RESIDUAL) and the ReLU (`relu`) are optional.
+// `y = relu((x - mean) · inv_std · gamma + beta + residual)`; the residual (RESIDUAL) and the ReLU (`relu`) are
+// optional.
 template <class T, int W, bool RESIDUAL>
 __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __restrict__ mean,
-                                      const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                      const float* __restrict__ inv_std, const float* __restrict__ gamma,
                                       const float* __restrict__ beta, const T* __restrict__ residual, T* __restrict__ y,
                                       const Plan& p, u32 relu) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
-    Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
+    Affine<W> z = affine<W>(block, mean, inv_std, gamma, beta, p, space);
     if (lane.channel >= p.c) {
         return;
     }
@@ -158,18 +159,18 @@ __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __re
 }
 
 // The mask of the ReLU: none, recomputed from x, or read from y.
-enum Mask { PLAIN, AGAIN, RESULT };
+enum Mask { NONE, MASK_X, MASK_Y };
 
-// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, where dz is dy times the mask. RESULT also writes dz.
+// `[Σ dz, Σ dz (x - mean)]` of each channel of a chunk, where dz is dy times the mask. MASK_Y also writes dz.
 template <class T, int W, Mask MASK>
 __device__ __forceinline__ void grad_sums(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y,
-                                          const float* __restrict__ mean, const float* __restrict__ rstd,
+                                          const float* __restrict__ mean, const float* __restrict__ inv_std,
                                           const float* __restrict__ gamma, const float* __restrict__ beta,
                                           T* __restrict__ dz, float* __restrict__ parts, const Plan& p) {
     __shared__ __align__(16) float space[2 * WARPS * ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
-    Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
+    Affine<W> z = affine<W>(block, mean, inv_std, gamma, beta, p, space);
     float v[2][W] = {}, sum[2];
     u64 base = (u64)block.group * p.rows * p.c + lane.channel;
     if (lane.channel < p.c) {
@@ -179,21 +180,21 @@ __device__ __forceinline__ void grad_sums(const T* __restrict__ x, const T* __re
             float a[W], g[W], result[W];
             load<W>(x + i, a);
             load<W>(dy + i, g);
-            if constexpr (MASK == RESULT) {
+            if constexpr (MASK == MASK_Y) {
                 load<W>(y + i, result);
             }
 #pragma unroll
             for (int k = 0; k < W; ++k) {
-                if constexpr (MASK == AGAIN) {
+                if constexpr (MASK == MASK_X) {
                     result[k] = z.of(a[k], k);
                 }
-                if constexpr (MASK != PLAIN) {
+                if constexpr (MASK != NONE) {
                     g[k] = result[k] > 0.0f ? g[k] : 0.0f;
                 }
                 v[0][k] += g[k];
                 v[1][k] = fmaf(g[k], a[k] - z.mean[k], v[1][k]);
             }
-            if constexpr (MASK == RESULT) {
+            if constexpr (MASK == MASK_Y) {
                 store<W>(dz + i, g);
             }
         }
@@ -210,13 +211,13 @@ __device__ __forceinline__ void grad_sums(const T* __restrict__ x, const T* __re
 // `dx = dz · scale + (x - mean) · b + d`, with `slopes [groups 2 c]` the b and d.
 template <class T, int W, Mask MASK>
 __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restrict__ dy, const float* __restrict__ mean,
-                                     const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                     const float* __restrict__ inv_std, const float* __restrict__ gamma,
                                      const float* __restrict__ beta, const float* __restrict__ slopes,
                                      T* __restrict__ dx, const Plan& p) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
-    Affine<W> z = affine<W>(block, mean, rstd, gamma, beta, p, space);
+    Affine<W> z = affine<W>(block, mean, inv_std, gamma, beta, p, space);
     u32 channel;
     bool fetching = fetches<W>(block, p, channel);
     const float* slope = slopes + block.group * 2 * p.c + channel;
@@ -235,7 +236,7 @@ __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restric
         load<W>(dy + i, g);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            if constexpr (MASK == AGAIN) {
+            if constexpr (MASK == MASK_X) {
                 g[k] = z.of(a[k], k) > 0.0f ? g[k] : 0.0f;
             }
             g[k] = fmaf(g[k], z.scale[k], fmaf(a[k] - z.mean[k], b[k], d[k]));
@@ -262,11 +263,12 @@ __device__ __forceinline__ double merge(double v, double* space) {
 }
 
 // Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each
-// of `span` rows but the last of a group, in f64: `mean` and `rstd [groups c]`, and of all groups together `all_mean`,
-// and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32 channels. Launched by `ops::batch_norm::fwd`.
+// of `span` rows but the last of a group, in f64: `mean` and `inv_std [groups c]`, and of all groups together
+// `all_mean`, and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32 channels. Launched by
+// `ops::batch_norm::forward`.
 extern "C" __global__ void __launch_bounds__(256, 1)
     batch_norm_merge_f32(const float* __restrict__ parts, const float* __restrict__ shift, float* __restrict__ mean,
-                         float* __restrict__ rstd, float* __restrict__ all_mean, float* __restrict__ all_var,
+                         float* __restrict__ inv_std, float* __restrict__ all_mean, float* __restrict__ all_var,
                          u32 groups, u32 rows, u32 c, u32 span, u32 chunks, float eps) {
     __shared__ double space[TURNS * 32];
     u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
@@ -292,7 +294,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         double m2 = merge(sum, space);
         if (mine && turn == 0) {
             mean[g * c + channel] = (float)m;
-            rstd[g * c + channel] = (float)(1.0 / sqrt(m2 / (double)rows + (double)eps));
+            inv_std[g * c + channel] = (float)(1.0 / sqrt(m2 / (double)rows + (double)eps));
         }
         double apart = m - center, share = 1.0 / (double)(g + 1);
         center += apart * share;
@@ -304,13 +306,13 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     }
 }
 
-// `rstd = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
-// `ops::batch_norm::fwd`.
+// `inv_std = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
+// `ops::batch_norm::forward`.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_rstd_f32(const float* __restrict__ var, float* __restrict__ rstd, u32 c, float eps) {
+    batch_norm_inv_std_f32(const float* __restrict__ var, float* __restrict__ inv_std, u32 c, float eps) {
     u32 channel = blockIdx.x * 256 + threadIdx.x;
     if (channel < c) {
-        rstd[channel] = 1.0f / sqrtf(var[channel] + eps);
+        inv_std[channel] = 1.0f / sqrtf(var[channel] + eps);
     }
 }
 
@@ -318,9 +320,10 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 // `share` is 1 over the rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`.
 // Launched by the backward pass.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_grad_merge_f32(const float* __restrict__ parts, const float* __restrict__ rstd,
-                              const float* __restrict__ gamma, float* __restrict__ slopes, float* __restrict__ dgamma,
-                              float* __restrict__ dbeta, u32 groups, u32 c, u32 chunks, float share) {
+    batch_norm_backward_merge_f32(const float* __restrict__ parts, const float* __restrict__ inv_std,
+                                  const float* __restrict__ gamma, float* __restrict__ slopes,
+                                  float* __restrict__ dgamma, float* __restrict__ dbeta, u32 groups, u32 c, u32 chunks,
+                                  float share) {
     __shared__ double space[TURNS * 32];
     u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
     bool mine = channel < c;
@@ -333,7 +336,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         }
         dz = merge(dz, space), dev = merge(dev, space);
         if (mine && turn == 0) {
-            double r = (double)rstd[g * c + channel], a = r * (double)gamma[channel] * (double)share;
+            double r = (double)inv_std[g * c + channel], a = r * (double)gamma[channel] * (double)share;
             slopes[g * 2 * c + channel] = (float)(-a * r * r * dev);
             slopes[(g * 2 + 1) * c + channel] = (float)(-a * dz);
             all_dz += dz, all_hat += dev * r;
@@ -346,54 +349,55 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 
 #define LAYER                                                                                                          \
-    const float* __restrict__ mean, const float* __restrict__ rstd, const float* __restrict__ gamma,                   \
+    const float* __restrict__ mean, const float* __restrict__ inv_std, const float* __restrict__ gamma,                \
         const float* __restrict__ beta
 
-// `parts [groups chunks 3 c]` of x. Launched by `ops::batch_norm::fwd`.
+// `parts [groups chunks 3 c]` of x. Launched by `ops::batch_norm::forward`.
 #define SUMS(NAME, T, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         batch_norm_sums_##NAME(const T* __restrict__ x, float* __restrict__ parts, Plan p) {                           \
         sums<T, W>(x, parts, p);                                                                                       \
     }
 
-// y from x; `apply` without, `add` with a residual. Launched by `ops::batch_norm::fwd`.
+// y from x; `apply` without, `add` with a residual. Launched by `ops::batch_norm::forward`.
 #define APPLY(NAME, T, W)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         batch_norm_apply_##NAME(const T* __restrict__ x, LAYER, T* __restrict__ y, Plan p, u32 relu) {                 \
-        apply<T, W, false>(x, mean, rstd, gamma, beta, nullptr, y, p, relu);                                           \
+        apply<T, W, false>(x, mean, inv_std, gamma, beta, nullptr, y, p, relu);                                        \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_add_##NAME(                                        \
         const T* __restrict__ x, LAYER, const T* __restrict__ residual, T* __restrict__ y, Plan p, u32 relu) {         \
-        apply<T, W, true>(x, mean, rstd, gamma, beta, residual, y, p, relu);                                           \
+        apply<T, W, true>(x, mean, inv_std, gamma, beta, residual, y, p, relu);                                        \
     }
 
-// `parts [groups chunks 2 c]` of the backward pass; `result` also writes dz. Launched by the backward pass.
+// `parts [groups chunks 2 c]` of the backward pass. `mask_x` recomputes the mask of the ReLU from x; `mask_y` reads it
+// from y, and also writes dz. Launched by the backward pass.
 #define GRAD_SUMS(NAME, T, W)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_plain_##NAME(                            \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_backward_sums_##NAME(                              \
         const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Plan p) {                 \
-        grad_sums<T, W, PLAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                            \
+        grad_sums<T, W, NONE>(x, dy, nullptr, mean, inv_std, gamma, beta, nullptr, parts, p);                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_grad_sums_again_##NAME(                            \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_backward_sums_mask_x_##NAME(                       \
         const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Plan p) {                 \
-        grad_sums<T, W, AGAIN>(x, dy, nullptr, mean, rstd, gamma, beta, nullptr, parts, p);                            \
+        grad_sums<T, W, MASK_X>(x, dy, nullptr, mean, inv_std, gamma, beta, nullptr, parts, p);                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        batch_norm_grad_sums_result_##NAME(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y, \
-                                           LAYER, T* __restrict__ dz, float* __restrict__ parts, Plan p) {             \
-        grad_sums<T, W, RESULT>(x, dy, y, mean, rstd, gamma, beta, dz, parts, p);                                      \
+    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_backward_sums_mask_y_##NAME(                       \
+        const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y, LAYER, T* __restrict__ dz,         \
+        float* __restrict__ parts, Plan p) {                                                                           \
+        grad_sums<T, W, MASK_Y>(x, dy, y, mean, inv_std, gamma, beta, dz, parts, p);                                   \
     }
 
-// dx; `again` masks dy by the ReLU. Launched by the backward pass.
+// dx; `mask_x` masks dy as in the sums. Launched by the backward pass.
 #define GRAD(NAME, T, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        batch_norm_grad_plain_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                         \
-                                     const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {                   \
-        grad<T, W, PLAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);                                              \
+        batch_norm_backward_apply_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                     \
+                                         const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {               \
+        grad<T, W, NONE>(x, dy, mean, inv_std, gamma, beta, slopes, dx, p);                                            \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        batch_norm_grad_again_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                         \
-                                     const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {                   \
-        grad<T, W, AGAIN>(x, dy, mean, rstd, gamma, beta, slopes, dx, p);                                              \
+        batch_norm_backward_apply_mask_x_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,              \
+                                                const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {        \
+        grad<T, W, MASK_X>(x, dy, mean, inv_std, gamma, beta, slopes, dx, p);                                          \
     }
 
 #define ALL(NAME, T, W)                                                                                                \

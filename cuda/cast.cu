@@ -36,13 +36,13 @@ struct Fill {
 
 // `y = x` rounded to nearest even, n elements. Grid: a block for every 256 threads of 4. Launched by `Tensor::cast`.
 extern "C" __global__ void __launch_bounds__(256)
-    cast_narrow_bf16(const float* __restrict__ x, bf16* __restrict__ y, u32 n) {
+    cast_convert_f32_bf16(const float* __restrict__ x, bf16* __restrict__ y, u32 n) {
     for_elements<QUAD>(n, Cast<float, bf16>{x, y});
 }
 
-// `y = x` exactly. Grid and caller as `cast_narrow_bf16`.
+// `y = x` exactly. Grid and caller as `cast_convert_f32_bf16`.
 extern "C" __global__ void __launch_bounds__(256)
-    cast_widen_f32(const bf16* __restrict__ x, float* __restrict__ y, u32 n) {
+    cast_convert_bf16_f32(const bf16* __restrict__ x, float* __restrict__ y, u32 n) {
     for_elements<QUAD>(n, Cast<bf16, float>{x, y});
 }
 

@@ -1,5 +1,6 @@
 // One kernel for each class of instruction that the kernels of this crate use. `y` is computed from `a`, `b` and `c`,
-// one word a thread or by warps. tests/it/device/instructions.rs launches them in the simulator and on hardware, and compares.
+// one word a thread or by warps. tests/it/device/instructions.rs launches them in the simulator and on hardware, and
+// compares.
 #include "common/mma.cuh"
 
 constexpr u32 THREADS = 128;

@@ -5,7 +5,7 @@
 // tiles of rows, y = parts of the queue (split-K). A block iterates over its part, a tile of keys at a time, and
 // accumulates the exponentials of the logits and the keys weighted by them. The fixed maximum of a logit is 1/tau,
 // since rows have unit length. For each row and part it writes a sum, the largest similarity and `d` weighted sums;
-// `infonce_finish` adds the parts in order.
+// `infonce_merge_f32` adds the parts in order.
 //
 // Exponentials are ex2.approx (relative error at most 2^-22) of `fma(similarity, log2(e)/tau, -log2(e)/tau)`.
 
@@ -171,12 +171,12 @@ __device__ __forceinline__ void sweep_mma(const Sweep& p) {
 // shared: infonce_sweep_r64_d128_bf16 49664
 // shared: infonce_sweep_r256_d64_bf16 49664
 // shared: infonce_sweep_r256_d128_bf16 98816
-// shared: infonce_ffma_d64_f32 43776
-// shared: infonce_ffma_d128_f32 76544
-// shared: infonce_ffma_d64_bf16 43776
-// shared: infonce_ffma_d128_bf16 76544
-// shared: infonce_finish 0
-// shared: infonce_mean 0
+// shared: infonce_sweep_ffma_d64_f32 43776
+// shared: infonce_sweep_ffma_d128_f32 76544
+// shared: infonce_sweep_ffma_d64_bf16 43776
+// shared: infonce_sweep_ffma_d128_bf16 76544
+// shared: infonce_merge_f32 0
+// shared: infonce_mean_f32 0
 
 // Grid: tiles of rows, parts of the queue. Tensor cores: bf16 queries and queue, 64 or 256 rows a block, d a multiple
 // of 8 up to 64 or 128.
@@ -185,14 +185,14 @@ SWEEP(infonce_sweep_r64_d128_bf16, 128, 2, (sweep_mma<128, 1, 4>(p)))
 SWEEP(infonce_sweep_r256_d64_bf16, 256, 1, (sweep_mma<64, 2, 8>(p)))
 SWEEP(infonce_sweep_r256_d128_bf16, 256, 1, (sweep_mma<128, 2, 8>(p)))
 // Plain arithmetic: any d up to 64 or 128; the queue f32 or bf16, queries either.
-SWEEP(infonce_ffma_d64_f32, 128, 2, (sweep_ffma<64, false>(p)))
-SWEEP(infonce_ffma_d128_f32, 128, 2, (sweep_ffma<128, false>(p)))
-SWEEP(infonce_ffma_d64_bf16, 128, 2, (sweep_ffma<64, true>(p)))
-SWEEP(infonce_ffma_d128_bf16, 128, 2, (sweep_ffma<128, true>(p)))
+SWEEP(infonce_sweep_ffma_d64_f32, 128, 2, (sweep_ffma<64, false>(p)))
+SWEEP(infonce_sweep_ffma_d128_f32, 128, 2, (sweep_ffma<128, false>(p)))
+SWEEP(infonce_sweep_ffma_d64_bf16, 128, 2, (sweep_ffma<64, true>(p)))
+SWEEP(infonce_sweep_ffma_d128_bf16, 128, 2, (sweep_ffma<128, true>(p)))
 
 // ---- joining the parts
 
-// The extents of `infonce_finish`; the same struct as in `ops::infonce::cuda`.
+// The extents of `infonce_merge_f32`; the same struct as in `ops::infonce::cuda`.
 struct Joined {
     // As in Extents.
     int n, rows, d;
@@ -214,11 +214,11 @@ __device__ __forceinline__ float element(const void* x, size_t i, bool is_bf16) 
 // where the positive outweighs the rest, so that a small loss keeps its digits, and as ln S - ln o + log1p(o/S)
 // elsewhere.
 extern "C" __global__ void __launch_bounds__(128)
-    infonce_finish(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,
-                   const void* __restrict__ q3, const void* __restrict__ k0, const void* __restrict__ k1,
-                   const void* __restrict__ k2, const void* __restrict__ k3, const float* __restrict__ weighted,
-                   const float2* __restrict__ sums, float4* __restrict__ scores, float* __restrict__ dq0,
-                   float* __restrict__ dq1, float* __restrict__ dq2, float* __restrict__ dq3, Joined e) {
+    infonce_merge_f32(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,
+                      const void* __restrict__ q3, const void* __restrict__ k0, const void* __restrict__ k1,
+                      const void* __restrict__ k2, const void* __restrict__ k3, const float* __restrict__ weighted,
+                      const float2* __restrict__ sums, float4* __restrict__ scores, float* __restrict__ dq0,
+                      float* __restrict__ dq1, float* __restrict__ dq2, float* __restrict__ dq3, Joined e) {
     const int n = e.n, rows = e.rows, d = e.d, parts = e.parts;
     const bool q_bf16 = e.q_bf16, k_bf16 = e.k_bf16;
     const float inverse_tau = e.inverse_tau;
@@ -273,9 +273,9 @@ extern "C" __global__ void __launch_bounds__(128)
 // One block a term: the mean of its rows' scores. `loss` is one number; `stats` the mean probability of the positive
 // and the share of rows whose positive is nearest.
 extern "C" __global__ void __launch_bounds__(256)
-    infonce_mean(const float4* __restrict__ scores, float* __restrict__ loss0, float* __restrict__ loss1,
-                 float* __restrict__ loss2, float* __restrict__ loss3, float* __restrict__ stats0,
-                 float* __restrict__ stats1, float* __restrict__ stats2, float* __restrict__ stats3, int n) {
+    infonce_mean_f32(const float4* __restrict__ scores, float* __restrict__ loss0, float* __restrict__ loss1,
+                     float* __restrict__ loss2, float* __restrict__ loss3, float* __restrict__ stats0,
+                     float* __restrict__ stats1, float* __restrict__ stats2, float* __restrict__ stats3, int n) {
     __shared__ float3 shared[256];
     const int term = blockIdx.x;
     const float4* rows = scores + (size_t)term * n;

@@ -275,32 +275,33 @@ __device__ __forceinline__ void share(const T* __restrict__ dy, T* __restrict__ 
 // All grids: a block for every 256 of the n threads, each with W channels of a place of the result (wide: c is a
 // multiple of 16 bytes). `at` holds, per element of a result, the number of the tap its maximum was under.
 //
-// max: y and at from x; unpool: dx from dy and at; gather: the elements of x at the chosen places; avg: means of
-// windows, padding counted as zeros, `factor` being 1 over the kernel's size; avg_back: its adjoint; global_back: dy[n
-// c] over `places` repeated to them. Launched by `ops::pool3d`.
+// max_forward: y and at from x; max_backward: dx from dy and at; max_gather: the elements of x at the chosen places,
+// the adjoint of max_backward; avg_forward: means of windows, padding counted as zeros, `factor` being 1 over the
+// kernel's size; avg_backward: its adjoint; global_backward: dy[n c] over `places` repeated to them. Launched by
+// `ops::pool3d`.
 #define POOLS(NAME, T, W)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_max_##NAME(const T* __restrict__ x, T* __restrict__ y, Tap* __restrict__ at, Pool p, u32 n) {           \
+        pool3d_max_forward_##NAME(const T* __restrict__ x, T* __restrict__ y, Tap* __restrict__ at, Pool p, u32 n) {   \
         largest<T, W>(x, y, at, p, n);                                                                                 \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1) pool3d_unpool_##NAME(                                         \
+    extern "C" __global__ void __launch_bounds__(256, 1) pool3d_max_backward_##NAME(                                   \
         const T* __restrict__ dy, const Tap* __restrict__ at, T* __restrict__ dx, Pool p, u32 n) {                     \
         unpool<T, W>(dy, at, dx, p, n);                                                                                \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_gather_##NAME(const T* __restrict__ x, const Tap* __restrict__ at, T* __restrict__ y, Pool p, u32 n) {  \
+    extern "C" __global__ void __launch_bounds__(256, 1) pool3d_max_gather_##NAME(                                     \
+        const T* __restrict__ x, const Tap* __restrict__ at, T* __restrict__ y, Pool p, u32 n) {                       \
         gather<T, W>(x, at, y, p, n);                                                                                  \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_avg_##NAME(const T* __restrict__ x, T* __restrict__ y, Pool p, float factor, u32 n) {                   \
+        pool3d_avg_forward_##NAME(const T* __restrict__ x, T* __restrict__ y, Pool p, float factor, u32 n) {           \
         mean<T, W, FORWARD>(x, y, p, factor, n);                                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_avg_back_##NAME(const T* __restrict__ dy, T* __restrict__ dx, Pool p, float factor, u32 n) {            \
+        pool3d_avg_backward_##NAME(const T* __restrict__ dy, T* __restrict__ dx, Pool p, float factor, u32 n) {        \
         mean<T, W, BACKWARD>(dy, dx, p, factor, n);                                                                    \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_global_back_##NAME(const T* __restrict__ dy, T* __restrict__ dx, u32 places, u32 c, u32 n) {            \
+        pool3d_global_backward_##NAME(const T* __restrict__ dy, T* __restrict__ dx, u32 places, u32 c, u32 n) {        \
         share<T, W>(dy, dx, places, c, n);                                                                             \
     }
 

@@ -92,7 +92,7 @@ __device__ __forceinline__ void rows(const X* __restrict__ x, Y* __restrict__ y,
 }
 
 // Sums over the middle of `x [o rows c]`. Grid: `tiles · chunks · o` blocks of 256. Launched by `ops::reduce` and
-// `ops::pool3d::global_fwd`.
+// `ops::pool3d::global_forward`.
 #define COLUMNS(NAME, X, Y, W)                                                                                         \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         reduce_columns_##NAME(const X* __restrict__ x, Y* __restrict__ y, u32 rows, u32 c, u32 span, u32 chunks,       \
@@ -130,7 +130,7 @@ struct Axes {
 };
 
 template <class T>
-struct Repeat {
+struct Broadcast {
     const T* __restrict__ x;
     T* __restrict__ y;
     const Axes& axes;
@@ -175,12 +175,12 @@ struct Repeat {
 // `y[i] = x[..]` with x repeated along the axes of stride 0, n elements of y. Grid: a block for every 256 threads of 16
 // bytes. Launched by `ops::reduce::apply_broadcast_to`.
 extern "C" __global__ void __launch_bounds__(256)
-    reduce_repeat_f32(const float* __restrict__ x, float* __restrict__ y, Axes axes, u32 n) {
-    for_elements<WIDE<float>>(n, Repeat<float>{x, y, axes});
+    reduce_broadcast_f32(const float* __restrict__ x, float* __restrict__ y, Axes axes, u32 n) {
+    for_elements<WIDE<float>>(n, Broadcast<float>{x, y, axes});
 }
 
-// As `reduce_repeat_f32`.
+// As `reduce_broadcast_f32`.
 extern "C" __global__ void __launch_bounds__(256)
-    reduce_repeat_bf16(const bf16* __restrict__ x, bf16* __restrict__ y, Axes axes, u32 n) {
-    for_elements<WIDE<bf16>>(n, Repeat<bf16>{x, y, axes});
+    reduce_broadcast_bf16(const bf16* __restrict__ x, bf16* __restrict__ y, Axes axes, u32 n) {
+    for_elements<WIDE<bf16>>(n, Broadcast<bf16>{x, y, axes});
 }

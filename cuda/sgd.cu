@@ -133,8 +133,8 @@ __device__ __forceinline__ bool finite(float v) {
 // not finite; `guard` may be null. Grid: a block of 256 for every 16384 elements of each tensor.
 // Launched by `ops::sgd::step_all` and `ops::ema::update_all`.
 extern "C" __global__ void __launch_bounds__(256)
-    sgd_all_f32(const __grid_constant__ Table t, const float* __restrict__ rate, const float* __restrict__ guard,
-                Constants p) {
+    sgd_step_all_f32(const __grid_constant__ Table t, const float* __restrict__ rate, const float* __restrict__ guard,
+                     Constants p) {
     u32 i = tensor_of(t, blockIdx.x), begin = (blockIdx.x - t.start[i]) * CHUNK, end = min(begin + CHUNK, t.len[i]);
     float decay = t.decays[i / 32] >> i % 32 & 1 ? p.decay : 0.0f, lr = rate != nullptr ? *rate : p.lr;
     bool still = guard != nullptr && !finite(*guard);

@@ -27,7 +27,8 @@ __device__ __forceinline__ void tap(int i, int from, double ratio, int& low, int
 // Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a
 // block), rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
 extern "C" __global__ void __launch_bounds__(128)
-    tvl1_resample(const float* __restrict__ from, float* __restrict__ to, const u32* __restrict__ state, Resample e) {
+    tvl1_resample_f32(const float* __restrict__ from, float* __restrict__ to, const u32* __restrict__ state,
+                      Resample e) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, plane = blockIdx.z;
     if (x >= e.to_pitch) return;
     float v = 0.0f;
@@ -54,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(128)
 // An image with its gradient side by side, (b, db/dx, db/dy, 0) for each pixel: central differences, halved one-sided
 // ones at the border. Grid: pixels of a row (128 a block), rows, pairs.
 extern "C" __global__ void __launch_bounds__(128)
-    tvl1_gradient(const float* __restrict__ image, float4* __restrict__ packed, int h, int w) {
+    tvl1_gradient_f32(const float* __restrict__ image, float4* __restrict__ packed, int h, int w) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y;
     if (x >= w) return;
     const float* b = image + (size_t)blockIdx.z * h * w;
@@ -77,9 +78,9 @@ __device__ __forceinline__ void cubic(float t, float (&w)[4]) {
 // runs from where the last warp ended. On a fresh level the dual variables are zeroed too, and where there is no
 // coarser level the flow. Grid: pixels of a row with its padding (128 a block), rows, pairs.
 extern "C" __global__ void __launch_bounds__(128)
-    tvl1_warp(const float* __restrict__ a, const float4* __restrict__ packed, float* __restrict__ flow,
-              float* __restrict__ dual, float* __restrict__ fixed, const u32* __restrict__ state,
-              u32* __restrict__ next, Level e, int start) {
+    tvl1_warp_f32(const float* __restrict__ a, const float4* __restrict__ packed, float* __restrict__ flow,
+                  float* __restrict__ dual, float* __restrict__ fixed, const u32* __restrict__ state,
+                  u32* __restrict__ next, Level e, int start) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, pair = blockIdx.z;
     if (x >= e.pitch) return;
     const size_t size = (size_t)e.h * e.pitch, at = (size_t)y * e.pitch + x;
@@ -184,13 +185,13 @@ __device__ __forceinline__ void median(float* flow, const u32* state, u32* next,
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    tvl1_median_3(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
-                  const float* __restrict__ change, Level e) {
+    tvl1_median_3x3_f32(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
+                        const float* __restrict__ change, Level e) {
     median<3>(flow, state, next, change, e);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    tvl1_median_5(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
-                  const float* __restrict__ change, Level e) {
+    tvl1_median_5x5_f32(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
+                        const float* __restrict__ change, Level e) {
     median<5>(flow, state, next, change, e);
 }

@@ -33,7 +33,7 @@ __device__ __forceinline__ u32 count_of(u32 s) {
     return s >> 4;
 }
 
-// Arguments of tvl1_resample, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its
+// Arguments of tvl1_resample_f32, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its
 // planes from one pair to the next; source pixels per target pixel; the factor.
 struct Resample {
     double ratio_x, ratio_y;
@@ -47,7 +47,7 @@ struct Resample {
 struct Level {
     // Extents, and numbers from row to row of the solver's planes.
     int h, w, pitch;
-    // Tiles of tvl1_iterate in a row and in all.
+    // Tiles of tvl1_iterate_f32 in a row and in all.
     int tiles_x, tiles;
     // Pixels that a tile reads beyond its own on each side: at least the iterations of a launch.
     int halo;

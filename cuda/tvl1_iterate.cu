@@ -30,9 +30,9 @@ __device__ __forceinline__ float reciprocal(float x) {
 // copies of flow and dual variables into the other ones (the other way round when run again); the sums of squared
 // changes of each. Grid: tiles, pairs.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
-    tvl1_iterate(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed,
-                 const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change,
-                 float* __restrict__ next_change, Level e, int most) {
+    tvl1_iterate_f32(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed,
+                     const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change,
+                     float* __restrict__ next_change, Level e, int most) {
     // The flow of each warp's first row, for the warp above; vertical dual variables of its last, for the warp below.
     __shared__ float2 top[WARPS][2][32], bottom[WARPS][2][32];
     __shared__ float sums[MOST][WARPS + 1];

@@ -264,7 +264,7 @@ __device__ __forceinline__ void exact(const T* __restrict__ a, const T* __restri
 // number a filter, may be null.
 // Grid: x tiles of rows times `column_tiles`; y residue classes (dgrad) or splits of the pixels (wgrad); z groups.
 // Split-K: wgrad writes `part` (`splits k taps c_group`), the gradient itself with one split; otherwise
-// `conv3d_parts_splits_f32` follows.
+// `conv3d_merge_splits_f32` follows.
 // Launched by `ops::conv3d::cuda`.
 #define EXACT(T, NAME)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(128, 4)                                                               \

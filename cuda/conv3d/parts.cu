@@ -5,8 +5,7 @@
 // Copies rows of `from` channels to rows of `4 * quads.by` channels, padded with zeros. Grid-stride, 8 bytes a thread.
 // Launched where the channels are no multiple of 8.
 extern "C" __global__ void __launch_bounds__(256)
-    conv3d_parts_pad_bf16(const bf16* __restrict__ src, bf16* __restrict__ dst, int rows, int from,
-                          const Divisor quads) {
+    conv3d_pad_bf16(const bf16* __restrict__ src, bf16* __restrict__ dst, int rows, int from, const Divisor quads) {
     const int count = rows * (int)quads.by;
     for (int i = blockIdx.x * 256 + threadIdx.x; i < count; i += gridDim.x * 256) {
         const int row = (int)quotient((u32)i, quads), c = (i - row * (int)quads.by) * 4;
@@ -21,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(256)
 // dw[row, c] = Σ over splits, in order, of part[split, row, c]; rows of `part` have `c_row >= c` channels. One thread
 // per element of dw. Launched after any wgrad with splits or padded channels.
 extern "C" __global__ void __launch_bounds__(256)
-    conv3d_parts_splits_f32(const float* __restrict__ part, float* __restrict__ dw, int splits, int rows, int c,
+    conv3d_merge_splits_f32(const float* __restrict__ part, float* __restrict__ dw, int splits, int rows, int c,
                             int c_row) {
     const int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= rows * c) return;
@@ -38,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(256)
 // channel. Grid: x = 32 columns a block, eight threads each, which take every eighth tile; y = groups. Launched after
 // an fprop or dgrad that wrote statistics.
 extern "C" __global__ void __launch_bounds__(256)
-    conv3d_parts_statistics_f32(const float* __restrict__ part, float* __restrict__ sums, int tiles, int columns) {
+    conv3d_merge_statistics_f32(const float* __restrict__ part, float* __restrict__ sums, int tiles, int columns) {
     __shared__ float parts[8][32];
     const int lane = threadIdx.x & 31, eighth = threadIdx.x >> 5, j = blockIdx.x * 32 + lane;
     const float* from = part + (size_t)blockIdx.y * tiles * columns + j;

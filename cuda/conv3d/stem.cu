@@ -1,6 +1,6 @@
 // fprop and wgrad of stems (a network's first convolution) on tensor cores: rows of 4 channels, so a 16-byte chunk
 // along K holds two taps. `conv3d/fprop.cuh` and `conv3d/wgrad.cuh` have the layouts and the grids. Launched by
-// `ops::conv3d::cuda` on copies that `conv3d_parts_pad_bf16` padded to 4 channels.
+// `ops::conv3d::cuda` on copies that `conv3d_pad_bf16` padded to 4 channels.
 #include "conv3d/fprop.cuh"
 #include "conv3d/wgrad.cuh"
 

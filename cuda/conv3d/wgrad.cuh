@@ -41,7 +41,7 @@ __device__ __forceinline__ void wgrad(const bf16* __restrict__ x, const bf16* __
 
 // `part[s, k, (tap, c)] = Σ over the pixels of split s of dy[pixel, k] · x[pixel under tap, c]`: x is `n t h w c_row`,
 // dy `n to ho wo k_row`, part `splits k taps c_row`. `c_row` is a multiple of ALIGN, `k_row` of 8. With one split and
-// no padded channels `part` is the gradient itself, otherwise `conv3d_parts_splits_f32` follows.
+// no padded channels `part` is the gradient itself, otherwise `conv3d_merge_splits_f32` follows.
 // Grid: x = tiles of filters times `column_tiles`, y = splits. Launched by `ops::conv3d::cuda`.
 #define WGRAD(NAME, TILE, ALIGN, BLOCKS)                                                                               \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS)                                                \

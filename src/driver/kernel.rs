@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! static MODULE: Module = Module::new("arith", include_str!("../../../ptx/arith.sm_80.ptx"));
-//! static SCALE: Kernel<(In, Out, f32, u32)> = Kernel::new(&MODULE, &["scale_f32", "scale_bf16"]);
+//! static SCALE: Kernel<(In, Out, f32, u32)> = Kernel::new(&MODULE, &["arith_scale_f32", "arith_scale_bf16"]);
 //! SCALE.launch(gpu, a.dtype().index(), Spread::cover(n, 256), (a.input(), y.output(), 2.0, n as u32))?;
 //! ```
 

@@ -9,7 +9,7 @@ static CAST: Module = Module::new("cast", include_str!("../../ptx/cast.sm_80.ptx
 static ROWS: Module = Module::new("rows", include_str!("../../ptx/rows.sm_80.ptx"));
 
 /// Indexed by the data type of the result.
-static CONVERT: Kernel<(In, Out, u32)> = Kernel::new(&CAST, &["cast_widen_f32", "cast_narrow_bf16"]);
+static CONVERT: Kernel<(In, Out, u32)> = Kernel::new(&CAST, &["cast_convert_bf16_f32", "cast_convert_f32_bf16"]);
 static FILL: Kernel<(Out, f32, u32)> = Kernel::new(&CAST, &["cast_fill_f32"]);
 static GATHER: Kernel<(In, In, Out, u32)> =
     Kernel::new(&ROWS, &["rows_gather_f32", "rows_gather_bf16", "rows_gather_wide_f32", "rows_gather_wide_bf16"]);

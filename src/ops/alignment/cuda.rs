@@ -18,25 +18,26 @@ macro_rules! entries {
     };
 }
 
-static WEIGHTS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("weights"));
-static FOR_G: Kernel<(In, In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("for_g"));
-static FOR_F: Kernel<(In, In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("for_f"));
-static MAP: Kernel<(In, In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map"));
-static LOSSES: Kernel<(In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_losses_f32"]);
-static MERGE: Kernel<(In, Out, Out, u32)> = Kernel::new(&COSINES, &["alignment_merge_f32"]);
-static GRADIENT: Kernel<(In, In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_gradient_f32"]);
-static CURVATURE: Kernel<(In, In, In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_curvature_f32"]);
+static MAP_WEIGHTS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_weights"));
+static MAP_BACKWARD_G: Kernel<(In, In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_backward_g"));
+static MAP_BACKWARD_F: Kernel<(In, In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_backward_f"));
+static MAP_FORWARD: Kernel<(In, In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_forward"));
+static LOSS_FORWARD: Kernel<(In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_loss_forward_f32"]);
+static LOSS_MERGE: Kernel<(In, Out, Out, u32)> = Kernel::new(&COSINES, &["alignment_loss_merge_f32"]);
+static LOSS_BACKWARD: Kernel<(In, In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_loss_backward_f32"]);
+static LOSS_DOUBLE_BACKWARD: Kernel<(In, In, In, In, Out, Pod<Plan>)> =
+    Kernel::new(&COSINES, &["alignment_loss_double_backward_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![
-        WEIGHTS.declared(),
-        FOR_G.declared(),
-        FOR_F.declared(),
-        MAP.declared(),
-        LOSSES.declared(),
-        MERGE.declared(),
-        GRADIENT.declared(),
-        CURVATURE.declared(),
+        MAP_WEIGHTS.declared(),
+        MAP_BACKWARD_G.declared(),
+        MAP_BACKWARD_F.declared(),
+        MAP_FORWARD.declared(),
+        LOSS_FORWARD.declared(),
+        LOSS_MERGE.declared(),
+        LOSS_BACKWARD.declared(),
+        LOSS_DOUBLE_BACKWARD.declared(),
     ]
 }
 
@@ -85,20 +86,20 @@ pub(super) fn map_forward(gpu: &Gpu, p: &Map, g: &Tensor, f: &Tensor) -> Result<
     let [area, c, tiles, shift] = plan.extents();
     let mut w = Tensor::on_gpu(gpu, DType::F32, [plan.rows, p.c])?;
     let target = w.output();
-    WEIGHTS.launch(gpu, plan.which(), plan.spread(), (g.input(), target, area, c, tiles, shift))?;
+    MAP_WEIGHTS.launch(gpu, plan.which(), plan.spread(), (g.input(), target, area, c, tiles, shift))?;
     let mut m = Tensor::on_gpu(gpu, DType::F32, p.cells())?;
     let (target, cells) = (m.output(), p.cells().len());
     let spread = Spread::line(cells.div_ceil(CELLS) as u32, BLOCK);
-    MAP.launch(gpu, plan.which(), spread, (w.input(), f.input(), target, cells as u32, area, c))?;
+    MAP_FORWARD.launch(gpu, plan.which(), spread, (w.input(), f.input(), target, cells as u32, area, c))?;
     Ok(m)
 }
 
 pub(super) fn map_backward_f(gpu: &Gpu, p: &Map, g: &Tensor, d: &Tensor) -> Result<Tensor> {
-    adjoint(gpu, &FOR_F, p, g, d)
+    adjoint(gpu, &MAP_BACKWARD_F, p, g, d)
 }
 
 pub(super) fn map_backward_g(gpu: &Gpu, p: &Map, d: &Tensor, f: &Tensor) -> Result<Tensor> {
-    adjoint(gpu, &FOR_G, p, f, d)
+    adjoint(gpu, &MAP_BACKWARD_G, p, f, d)
 }
 
 fn adjoint(
@@ -155,10 +156,10 @@ pub(super) fn forward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines
     let vector = |shape: Shape| Tensor::on_gpu(gpu, DType::F32, shape);
     let mut each = vector(Shape::from([g.n, 5]))?;
     let target = each.output();
-    LOSSES.launch(gpu, 0, spread, (p.input(), y.input(), target, plan))?;
+    LOSS_FORWARD.launch(gpu, 0, spread, (p.input(), y.input(), target, plan))?;
     let (mut loss, mut stats) = (vector(Shape::from([]))?, vector(Shape::from([4]))?);
     let targets = (loss.output(), stats.output());
-    MERGE.launch(gpu, 0, Spread::line(1, 32), (each.input(), targets.0, targets.1, g.n as u32))?;
+    LOSS_MERGE.launch(gpu, 0, Spread::line(1, 32), (each.input(), targets.0, targets.1, g.n as u32))?;
     Ok((loss, stats))
 }
 
@@ -166,7 +167,7 @@ pub(super) fn backward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosine
     let (spread, plan) = plan(g, how)?;
     let mut dp = Tensor::on_gpu(gpu, DType::F32, p.shape())?;
     let target = dp.output();
-    GRADIENT.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), target, plan))?;
+    LOSS_BACKWARD.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), target, plan))?;
     Ok(dp)
 }
 
@@ -182,7 +183,7 @@ pub(super) fn double_backward(
     let (spread, plan) = plan(g, how)?;
     let mut out = Tensor::on_gpu(gpu, DType::F32, p.shape())?;
     let target = out.output();
-    CURVATURE.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), u.input(), target, plan))?;
+    LOSS_DOUBLE_BACKWARD.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), u.input(), target, plan))?;
     Ok(out)
 }
 

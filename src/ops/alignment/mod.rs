@@ -111,7 +111,7 @@ pub fn map_forward(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     match g.place(MAP, &[("f", f)])? {
         Place::Cpu => {
             let (gs, fs) = (g.host()?, f.host()?);
-            Tensor::build(p.cells(), |m| cpu::map::fwd(&p, &gs, &fs, m))
+            Tensor::build(p.cells(), |m| cpu::map::forward(&p, &gs, &fs, m))
         }
         Place::Gpu(gpu) => cuda::map_forward(gpu, &p, g, f),
     }
@@ -128,7 +128,7 @@ pub fn map_backward_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
     match g.place(MAP, &[("d", d)])? {
         Place::Cpu => {
             let (gs, ds) = (g.host()?, d.host()?);
-            Tensor::build(g.shape(), |df| cpu::map::bwd_f(&p, &gs, &ds, df))
+            Tensor::build(g.shape(), |df| cpu::map::backward_f(&p, &gs, &ds, df))
         }
         Place::Gpu(gpu) => cuda::map_backward_f(gpu, &p, g, d),
     }
@@ -145,7 +145,7 @@ pub fn map_backward_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
     match f.place(MAP, &[("d", d)])? {
         Place::Cpu => {
             let (ds, fs) = (d.host()?, f.host()?);
-            Tensor::build(f.shape(), |dg| cpu::map::bwd_g(&p, &ds, &fs, dg))
+            Tensor::build(f.shape(), |dg| cpu::map::backward_g(&p, &ds, &fs, dg))
         }
         Place::Gpu(gpu) => cuda::map_backward_g(gpu, &p, d, f),
     }
@@ -210,7 +210,7 @@ pub fn forward(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)
     let grid = grid(p, &[("y", y)], how)?;
     match p.place(ALIGN, &[("y", y)])? {
         Place::Cpu => {
-            let [loss, stats @ ..] = cpu::cosines::fwd(&grid, &p.host()?, &y.host()?, how);
+            let [loss, stats @ ..] = cpu::cosines::forward(&grid, &p.host()?, &y.host()?, how);
             Ok((Tensor::scalar(loss), Tensor::from_f32([4], &stats)?))
         }
         Place::Gpu(gpu) => cuda::forward(gpu, &grid, p, y, how),
@@ -228,7 +228,7 @@ pub fn backward(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Te
         Place::Cpu => {
             let dy = dy.item()?;
             let (ps, ys) = (p.host()?, y.host()?);
-            Tensor::build(p.shape(), |dp| cpu::cosines::bwd(&grid, &ps, &ys, how, dy, dp))
+            Tensor::build(p.shape(), |dp| cpu::cosines::backward(&grid, &ps, &ys, how, dy, dp))
         }
         Place::Gpu(gpu) => cuda::backward(gpu, &grid, p, y, how, dy),
     }

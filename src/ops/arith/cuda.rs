@@ -11,16 +11,18 @@ use crate::tensor::Tensor;
 static MODULE: Module = Module::new("arith", include_str!("../../../ptx/arith.sm_80.ptx"));
 
 /// Indexed by the data types of `a` and `b`.
-static SAME: Kernel<(In, In, Out, u32, u32)> =
-    Kernel::new(&MODULE, &["arith_same_f32", "arith_same_f32_bf16", "arith_same_bf16_f32", "arith_same_bf16"]);
-static REPEATED: Kernel<(In, In, Out, Pod<Axes>, u32, u32)> = Kernel::new(
+static ELEMENTWISE: Kernel<(In, In, Out, u32, u32)> = Kernel::new(
     &MODULE,
-    &["arith_repeated_f32", "arith_repeated_f32_bf16", "arith_repeated_bf16_f32", "arith_repeated_bf16"],
+    &["arith_elementwise_f32", "arith_elementwise_f32_bf16", "arith_elementwise_bf16_f32", "arith_elementwise_bf16"],
 );
-static SCALE: Kernel<(In, Out, f32, u32)> = Kernel::new(&MODULE, &["scale_f32", "scale_bf16"]);
+static BROADCAST: Kernel<(In, In, Out, Pod<Axes>, u32, u32)> = Kernel::new(
+    &MODULE,
+    &["arith_broadcast_f32", "arith_broadcast_f32_bf16", "arith_broadcast_bf16_f32", "arith_broadcast_bf16"],
+);
+static SCALE: Kernel<(In, Out, f32, u32)> = Kernel::new(&MODULE, &["arith_scale_f32", "arith_scale_bf16"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![SAME.declared(), REPEATED.declared(), SCALE.declared()]
+    vec![ELEMENTWISE.declared(), BROADCAST.declared(), SCALE.declared()]
 }
 
 /// The merged axes as the kernel takes them.
@@ -41,14 +43,14 @@ pub(super) fn apply(gpu: &Gpu, op: Arith, a: &Tensor, b: &Tensor, out: Shape) ->
     let (which, op) = (2 * a.dtype().index() + b.dtype().index(), op as u32);
     let target = y.output();
     if a.shape() == b.shape() {
-        SAME.launch(gpu, which, elements(n, a.dtype()), (a.input(), b.input(), target, op, n as u32))?;
+        ELEMENTWISE.launch(gpu, which, elements(n, a.dtype()), (a.input(), b.input(), target, op, n as u32))?;
         return Ok(y);
     }
     let mut axes = Axes { extent: [1; 5], a: [0; 5], b: [0; 5] };
     for (i, axis) in cpu::axes(a.shape(), b.shape(), out).iter().enumerate() {
         (axes.extent[i], axes.a[i], axes.b[i]) = (axis.extent as u32, axis.a as u32, axis.b as u32);
     }
-    REPEATED.launch(gpu, which, Spread::cover(n, BLOCK), (a.input(), b.input(), target, Pod(axes), op, n as u32))?;
+    BROADCAST.launch(gpu, which, Spread::cover(n, BLOCK), (a.input(), b.input(), target, Pod(axes), op, n as u32))?;
     Ok(y)
 }
 

@@ -40,23 +40,23 @@ static SUMS: Kernel<(In, Out, Pod<Plan>)> = Kernel::new(&MODULE, entries!("sums"
 
 type Merge = (In, In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
 static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["batch_norm_merge_f32"]);
-static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_rstd_f32"]);
+static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_inv_std_f32"]);
 
 type Apply = (In, In, In, In, In, Out, Pod<Plan>, u32);
 static APPLY: Kernel<Apply> = Kernel::new(&MODULE, entries!("apply"));
 type Add = (In, In, In, In, In, In, Out, Pod<Plan>, u32);
 static ADD: Kernel<Add> = Kernel::new(&MODULE, entries!("add"));
 
-type GradSums = (In, In, In, In, In, In, Out, Pod<Plan>);
-static GRAD_SUMS: [Kernel<GradSums>; 2] =
-    [Kernel::new(&MODULE, entries!("grad_sums_plain")), Kernel::new(&MODULE, entries!("grad_sums_again"))];
-type GradSumsResult = (In, In, In, In, In, In, In, Out, Out, Pod<Plan>);
-static GRAD_SUMS_RESULT: Kernel<GradSumsResult> = Kernel::new(&MODULE, entries!("grad_sums_result"));
-type GradMerge = (In, In, In, Out, Out, Out, u32, u32, u32, f32);
-static GRAD_MERGE: Kernel<GradMerge> = Kernel::new(&MODULE, &["batch_norm_grad_merge_f32"]);
-type Grad = (In, In, In, In, In, In, In, Out, Pod<Plan>);
-static GRAD: [Kernel<Grad>; 2] =
-    [Kernel::new(&MODULE, entries!("grad_plain")), Kernel::new(&MODULE, entries!("grad_again"))];
+type BackwardSums = (In, In, In, In, In, In, Out, Pod<Plan>);
+static BACKWARD_SUMS: [Kernel<BackwardSums>; 2] =
+    [Kernel::new(&MODULE, entries!("backward_sums")), Kernel::new(&MODULE, entries!("backward_sums_mask_x"))];
+type BackwardSumsMaskY = (In, In, In, In, In, In, In, Out, Out, Pod<Plan>);
+static BACKWARD_SUMS_MASK_Y: Kernel<BackwardSumsMaskY> = Kernel::new(&MODULE, entries!("backward_sums_mask_y"));
+type BackwardMerge = (In, In, In, Out, Out, Out, u32, u32, u32, f32);
+static BACKWARD_MERGE: Kernel<BackwardMerge> = Kernel::new(&MODULE, &["batch_norm_backward_merge_f32"]);
+type BackwardApply = (In, In, In, In, In, In, In, Out, Pod<Plan>);
+static BACKWARD_APPLY: [Kernel<BackwardApply>; 2] =
+    [Kernel::new(&MODULE, entries!("backward_apply")), Kernel::new(&MODULE, entries!("backward_apply_mask_x"))];
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![
@@ -65,12 +65,12 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         INV_STD.declared(),
         APPLY.declared(),
         ADD.declared(),
-        GRAD_SUMS[0].declared(),
-        GRAD_SUMS[1].declared(),
-        GRAD_SUMS_RESULT.declared(),
-        GRAD_MERGE.declared(),
-        GRAD[0].declared(),
-        GRAD[1].declared(),
+        BACKWARD_SUMS[0].declared(),
+        BACKWARD_SUMS[1].declared(),
+        BACKWARD_SUMS_MASK_Y.declared(),
+        BACKWARD_MERGE.declared(),
+        BACKWARD_APPLY[0].declared(),
+        BACKWARD_APPLY[1].declared(),
     ]
 }
 
@@ -197,20 +197,20 @@ pub(super) fn backward(
     let target = parts.output();
     // The mask: none, recomputed from `x`, or taken from the result. In the last case the masked gradient is also the
     // residual's.
-    let (again, dz) = match relu {
+    let (mask_x, dz) = match relu {
         ReluMask::FromResult(y) => {
             let y = y.cast(x.dtype())?;
             let mut dz = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
             let masked = dz.output();
             let args = (x.input(), dy.input(), y.input(), mean, inv_std, g, b, masked, target, plan);
-            GRAD_SUMS_RESULT.launch(gpu, which, spread, args)?;
+            BACKWARD_SUMS_MASK_Y.launch(gpu, which, spread, args)?;
             (0, Some(dz))
         }
         _ => {
-            let again = usize::from(matches!(relu, ReluMask::FromInput));
+            let mask_x = usize::from(matches!(relu, ReluMask::FromInput));
             let args = (x.input(), dy.input(), mean, inv_std, g, b, target, plan);
-            GRAD_SUMS[again].launch(gpu, which, spread, args)?;
-            (again, None)
+            BACKWARD_SUMS[mask_x].launch(gpu, which, spread, args)?;
+            (mask_x, None)
         }
     };
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
@@ -219,11 +219,16 @@ pub(super) fn backward(
     let share = if norm.of_batch() { 1.0 / p.rows as f32 } else { 0.0 };
     let [count, c, chunks] = [p.parts, p.c, pass.columns.chunks].map(|v| v as u32);
     let args = (parts.input(), inv_std, g, targets.0, targets.1, targets.2, count, c, chunks, share);
-    GRAD_MERGE.launch(gpu, 0, merging(p.c), args)?;
+    BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
 
     let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;
     let (from, target) = (dz.as_ref().unwrap_or(dy).input(), dx.output());
-    GRAD[again].launch(gpu, which, spread, (x.input(), from, mean, inv_std, g, b, slopes.input(), target, plan))?;
+    BACKWARD_APPLY[mask_x].launch(
+        gpu,
+        which,
+        spread,
+        (x.input(), from, mean, inv_std, g, b, slopes.input(), target, plan),
+    )?;
     let dresidual = residual.then(|| dz.unwrap_or_else(|| dy.clone()));
     Ok(Gradients { dx, dgamma, dbeta, dresidual })
 }

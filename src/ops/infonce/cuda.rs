@@ -24,15 +24,20 @@ static TENSOR: Kernel<Sweep> = Kernel::new(
 /// Indexed by the data type of the queue, then the maximum length of a code (64, 128).
 static PLAIN: Kernel<Sweep> = Kernel::new(
     &MODULE,
-    &["infonce_ffma_d64_f32", "infonce_ffma_d128_f32", "infonce_ffma_d64_bf16", "infonce_ffma_d128_bf16"],
+    &[
+        "infonce_sweep_ffma_d64_f32",
+        "infonce_sweep_ffma_d128_f32",
+        "infonce_sweep_ffma_d64_bf16",
+        "infonce_sweep_ffma_d128_bf16",
+    ],
 );
-type Finish = (In, In, In, In, In, In, In, In, In, In, Out, Out, Out, Out, Out, Pod<Joined>);
-static FINISH: Kernel<Finish> = Kernel::new(&MODULE, &["infonce_finish"]);
+type Merge = (In, In, In, In, In, In, In, In, In, In, Out, Out, Out, Out, Out, Pod<Joined>);
+static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["infonce_merge_f32"]);
 type Mean = (In, Out, Out, Out, Out, Out, Out, Out, Out, u32);
-static MEAN: Kernel<Mean> = Kernel::new(&MODULE, &["infonce_mean"]);
+static MEAN: Kernel<Mean> = Kernel::new(&MODULE, &["infonce_mean_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![TENSOR.declared(), PLAIN.declared(), FINISH.declared(), MEAN.declared()]
+    vec![TENSOR.declared(), PLAIN.declared(), MERGE.declared(), MEAN.declared()]
 }
 
 /// Maximum number of terms per pass.
@@ -173,8 +178,8 @@ impl Plan {
         let partial = self.parts * (rows * 8 + if l.gradient { codes * 4 } else { 0 });
         let sweep = self.tiles * l.m * l.d * l.queue.size() + self.parts * codes * l.q.size() + partial;
         let positives = codes * l.k.size() * if l.gradient { 2 } else { 1 };
-        let finish = codes * l.q.size() + positives + partial + if l.gradient { codes * 4 } else { 0 } + rows * 16;
-        (sweep + finish + rows * 16 + l.terms * 12) as u64
+        let merge = codes * l.q.size() + positives + partial + if l.gradient { codes * 4 } else { 0 } + rows * 16;
+        (sweep + merge + rows * 16 + l.terms * 12) as u64
     }
 }
 
@@ -301,8 +306,8 @@ pub unsafe fn launch_planned(gpu: &Gpu, layout: &Layout, plan: &Plan, at: &Point
     let [d0, d1, d2, d3] = at.dq.map(|p| output(if l.gradient { p } else { 0 }, codes * 4));
     let scores = Out(at.workspace, scores_bytes);
     let partial = (In(weighted, weighted_bytes), In(sums, sums_used));
-    let finish = (q0, q1, q2, q3, k0, k1, k2, k3, partial.0, partial.1, scores, d0, d1, d2, d3, Pod(joined));
-    FINISH.launch(gpu, 0, Spread::line(rows.div_ceil(4) as u32, 128), finish)?;
+    let merge = (q0, q1, q2, q3, k0, k1, k2, k3, partial.0, partial.1, scores, d0, d1, d2, d3, Pod(joined));
+    MERGE.launch(gpu, 0, Spread::line(rows.div_ceil(4) as u32, 128), merge)?;
 
     let [l0, l1, l2, l3] = at.loss.map(|p| output(p, 4));
     let [s0, s1, s2, s3] = at.stats.map(|p| output(p, 8));

@@ -36,21 +36,21 @@ macro_rules! entries {
     };
 }
 
-static MAX: Kernel<(In, Out, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("max"));
-static UNPOOL: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("unpool"));
-static GATHER: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("gather"));
-static AVG: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg"));
-static AVG_BACK: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg_back"));
-static GLOBAL_BACK: Kernel<(In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("global_back"));
+static MAX_FORWARD: Kernel<(In, Out, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("max_forward"));
+static MAX_BACKWARD: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("max_backward"));
+static MAX_GATHER: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("max_gather"));
+static AVG_FORWARD: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg_forward"));
+static AVG_BACKWARD: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg_backward"));
+static GLOBAL_BACKWARD: Kernel<(In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("global_backward"));
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![
-        MAX.declared(),
-        UNPOOL.declared(),
-        GATHER.declared(),
-        AVG.declared(),
-        AVG_BACK.declared(),
-        GLOBAL_BACK.declared(),
+        MAX_FORWARD.declared(),
+        MAX_BACKWARD.declared(),
+        MAX_GATHER.declared(),
+        AVG_FORWARD.declared(),
+        AVG_BACKWARD.declared(),
+        GLOBAL_BACKWARD.declared(),
     ]
 }
 
@@ -90,7 +90,7 @@ pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
     if at.bytes() > 0 {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let (target, places) = (y.output(), Out(at.ptr(), at.bytes()));
-        MAX.launch(gpu, which, spread, (x.input(), target, places, extents(p), n))?;
+        MAX_FORWARD.launch(gpu, which, spread, (x.input(), target, places, extents(p), n))?;
     }
     Ok((y, at))
 }
@@ -116,7 +116,7 @@ pub(super) fn unpool(gpu: &Gpu, p: &Pool, dy: &Tensor, at: &Memory) -> Result<Te
     if !p.in_shape().is_empty() {
         let (which, spread, n) = plan(p.in_shape(), dy.dtype());
         let target = dx.output();
-        UNPOOL.launch(gpu, which, spread, (dy.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
+        MAX_BACKWARD.launch(gpu, which, spread, (dy.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
     }
     Ok(dx)
 }
@@ -126,7 +126,7 @@ pub(super) fn gather(gpu: &Gpu, p: &Pool, x: &Tensor, at: &Memory) -> Result<Ten
     if at.bytes() > 0 {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let target = y.output();
-        GATHER.launch(gpu, which, spread, (x.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
+        MAX_GATHER.launch(gpu, which, spread, (x.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
     }
     Ok(y)
 }
@@ -136,7 +136,7 @@ pub(super) fn avg(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<Tensor> {
     if !p.out_shape().is_empty() {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let target = y.output();
-        AVG.launch(gpu, which, spread, (x.input(), target, extents(p), factor(p), n))?;
+        AVG_FORWARD.launch(gpu, which, spread, (x.input(), target, extents(p), factor(p), n))?;
     }
     Ok(y)
 }
@@ -146,7 +146,7 @@ pub(super) fn avg_back(gpu: &Gpu, p: &Pool, dy: &Tensor) -> Result<Tensor> {
     if !p.in_shape().is_empty() {
         let (which, spread, n) = plan(p.in_shape(), dy.dtype());
         let target = dx.output();
-        AVG_BACK.launch(gpu, which, spread, (dy.input(), target, extents(p), factor(p), n))?;
+        AVG_BACKWARD.launch(gpu, which, spread, (dy.input(), target, extents(p), factor(p), n))?;
     }
     Ok(dx)
 }
@@ -164,7 +164,7 @@ pub(super) fn global_back(gpu: &Gpu, dy: &Tensor, x_shape: Shape, places: usize)
     if !x_shape.is_empty() {
         let (which, spread, n) = plan(x_shape, dy.dtype());
         let target = dx.output();
-        GLOBAL_BACK.launch(gpu, which, spread, (dy.input(), target, places as u32, x_shape.last() as u32, n))?;
+        GLOBAL_BACKWARD.launch(gpu, which, spread, (dy.input(), target, places as u32, x_shape.last() as u32, n))?;
     }
     Ok(dx)
 }

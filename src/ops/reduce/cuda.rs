@@ -40,10 +40,11 @@ static ROWS: Kernel<RowSums> = Kernel::new(
         "reduce_rows_single_bf16",
     ],
 );
-static REPEAT: Kernel<(In, Out, Pod<Axes>, u32)> = Kernel::new(&MODULE, &["reduce_repeat_f32", "reduce_repeat_bf16"]);
+static BROADCAST: Kernel<(In, Out, Pod<Axes>, u32)> =
+    Kernel::new(&MODULE, &["reduce_broadcast_f32", "reduce_broadcast_bf16"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![COLUMNS.declared(), ROWS.declared(), REPEAT.declared()]
+    vec![COLUMNS.declared(), ROWS.declared(), BROADCAST.declared()]
 }
 
 /// The merged axes as the kernel takes them.
@@ -156,7 +157,7 @@ pub(super) fn broadcast_to(gpu: &Gpu, a: &Tensor, shape: Shape) -> Result<Tensor
         (joined.extent[i], joined.stride[i]) = (axis.extent as u32, axis.a as u32);
     }
     let target = y.output();
-    REPEAT.launch(gpu, a.dtype().index(), elements(n, a.dtype()), (a.input(), target, Pod(joined), n as u32))?;
+    BROADCAST.launch(gpu, a.dtype().index(), elements(n, a.dtype()), (a.input(), target, Pod(joined), n as u32))?;
     Ok(y)
 }
 

@@ -8,10 +8,10 @@ use crate::tensor::{DType, Tensor};
 
 static MODULE: Module = Module::new("sgd", include_str!("../../../ptx/sgd.sm_80.ptx"));
 static STEP: Kernel<(InOut, In, InOut, Pod<Constants>, u32)> = Kernel::new(&MODULE, &["sgd_step_f32"]);
-static ALL: Kernel<(Pod<Table>, In, In, Pod<Constants>)> = Kernel::new(&MODULE, &["sgd_all_f32"]);
+static STEP_ALL: Kernel<(Pod<Table>, In, In, Pod<Constants>)> = Kernel::new(&MODULE, &["sgd_step_all_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![STEP.declared(), ALL.declared()]
+    vec![STEP.declared(), STEP_ALL.declared()]
 }
 
 /// The constants as the kernels take them.
@@ -113,7 +113,7 @@ pub(in crate::ops) fn all(
         }
         if start > 0 {
             let spread = Spread::line(start as u32, BLOCK);
-            ALL.launch_reaching(gpu, 0, spread, (Pod(table), rate, guard, constants(p, lr, keep)), &reached)?;
+            STEP_ALL.launch_reaching(gpu, 0, spread, (Pod(table), rate, guard, constants(p, lr, keep)), &reached)?;
         }
     }
     Ok(())

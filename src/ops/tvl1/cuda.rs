@@ -11,14 +11,15 @@ use crate::error::{Error, Result};
 static MODULE: Module = Module::new("tvl1", include_str!("../../../ptx/tvl1.sm_80.ptx"));
 static ITERATE_MODULE: Module = Module::new("tvl1_iterate", include_str!("../../../ptx/tvl1_iterate.sm_80.ptx"));
 
-static RESAMPLE: Kernel<(In, InOut, In, Pod<Resample>)> = Kernel::new(&MODULE, &["tvl1_resample"]);
-static GRADIENT: Kernel<(In, Out, u32, u32)> = Kernel::new(&MODULE, &["tvl1_gradient"]);
+static RESAMPLE: Kernel<(In, InOut, In, Pod<Resample>)> = Kernel::new(&MODULE, &["tvl1_resample_f32"]);
+static GRADIENT: Kernel<(In, Out, u32, u32)> = Kernel::new(&MODULE, &["tvl1_gradient_f32"]);
 type Warp = (In, In, InOut, InOut, Out, In, Out, Pod<Level>, u32);
-static WARP: Kernel<Warp> = Kernel::new(&MODULE, &["tvl1_warp"]);
+static WARP: Kernel<Warp> = Kernel::new(&MODULE, &["tvl1_warp_f32"]);
 /// Indexed by half the window: 3, 5.
-static MEDIAN: Kernel<(InOut, In, Out, In, Pod<Level>)> = Kernel::new(&MODULE, &["tvl1_median_3", "tvl1_median_5"]);
+static MEDIAN: Kernel<(InOut, In, Out, In, Pod<Level>)> =
+    Kernel::new(&MODULE, &["tvl1_median_3x3_f32", "tvl1_median_5x5_f32"]);
 type Iterate = (InOut, InOut, In, In, Out, In, Scratch, Pod<Level>, u32);
-static ITERATE: Kernel<Iterate> = Kernel::new(&ITERATE_MODULE, &["tvl1_iterate"]);
+static ITERATE: Kernel<Iterate> = Kernel::new(&ITERATE_MODULE, &["tvl1_iterate_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![RESAMPLE.declared(), GRADIENT.declared(), WARP.declared(), MEDIAN.declared(), ITERATE.declared()]

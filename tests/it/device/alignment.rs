@@ -185,10 +185,10 @@ fn maps_move_no_byte_twice_that_they_can_hold() {
     };
     // The weights of a frame are read by each of its cells, out of the cache: as many bytes again as the features.
     let fewest = [
-        ("alignment_weights_wide_f32", features + weights),
-        ("alignment_map_wide_f32", 2 * features + cells),
-        ("alignment_for_f_wide_f32", 2 * features),
-        ("alignment_for_g_wide_f32", 2 * features),
+        ("alignment_map_weights_wide_f32", features + weights),
+        ("alignment_map_forward_wide_f32", 2 * features + cells),
+        ("alignment_map_backward_f_wide_f32", 2 * features),
+        ("alignment_map_backward_g_wide_f32", 2 * features),
     ];
     for (entry, fewest) in fewest {
         let ratio = moved(entry) as f64 / fewest as f64;

@@ -69,3 +69,23 @@ fn every_module_is_used() {
         .collect();
     assert_eq!(shipped, declared.iter().map(|m| (*m).to_owned()).collect());
 }
+
+/// One pattern for all kernels, that of CONTRIBUTING.md: operation, step, form, types. Where the operation runs forward and
+/// backward, the step says which in whole words, or by a convolution's operator.
+#[test]
+fn kernels_are_named_by_operation_step_form_and_type() {
+    let families = ["augment", "queue", "rows"];
+    for kernel in [ops::kernels(), augment::kernels()].concat() {
+        let operation = |name: &str| crate::root().join("src/ops").join(name).is_dir() || families.contains(&name);
+        for entry in kernel.entries {
+            let words: Vec<&str> = entry.split('_').collect();
+            let of = (1..words.len()).map(|n| words[..n].join("_")).find(|name| operation(name));
+            let of = of.unwrap_or_else(|| panic!("{entry} begins with no operation"));
+            assert!(kernel.module.starts_with(&of), "{entry} is of {of}, in {}.ptx", kernel.module);
+            let types = ["f32", "bf16", "u8", "u32"];
+            assert!(types.contains(words.last().unwrap()), "{entry} ends with no type");
+            let short = ["fwd", "bwd", "back", "grad"].iter().find(|short| words.contains(short));
+            assert_eq!(short, None, "{entry}");
+        }
+    }
+}

@@ -169,7 +169,7 @@ fn iterating_moves_a_fifth_of_the_bytes() {
     let per_iteration = |per_load: usize| {
         let sim = Sim::new(Order::Forward);
         raw(&sim, &images, &p, per_load);
-        let c = &sim.machine.totals()["tvl1_iterate"];
+        let c = &sim.machine.totals()["tvl1_iterate_f32"];
         let plan = Plan::with_iterations(1, h, w, &p, per_load).unwrap();
         let moved = c.global_bytes_loaded + c.global_bytes_stored;
         let planned = plan.levels[0].bytes(1) * p.inner_iterations.div_ceil(per_load) as u64;

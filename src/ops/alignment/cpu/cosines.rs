@@ -167,7 +167,7 @@ fn sample<'a>(g: &Grid, p: &'a [f32], y: &'a [f32]) -> Sample<'a> {
 }
 
 /// The loss, and the four statistics reported beside it.
-pub(in super::super) fn fwd(g: &Grid, p: &[f32], y: &[f32], how: &Cosines) -> [f32; 5] {
+pub(in super::super) fn forward(g: &Grid, p: &[f32], y: &[f32], how: &Cosines) -> [f32; 5] {
     let size = g.t * g.area;
     let each: Vec<[f64; 5]> = p
         .par_chunks(size)
@@ -183,7 +183,7 @@ pub(in super::super) fn fwd(g: &Grid, p: &[f32], y: &[f32], how: &Cosines) -> [f
     [0, 1, 2, 3, 4].map(|i| (each.iter().map(|e| e[i]).sum::<f64>() / g.n as f64) as f32)
 }
 
-pub(in super::super) fn bwd(g: &Grid, p: &[f32], y: &[f32], how: &Cosines, dy: f32, dp: &mut [f32]) {
+pub(in super::super) fn backward(g: &Grid, p: &[f32], y: &[f32], how: &Cosines, dy: f32, dp: &mut [f32]) {
     let (size, [a, b, c]) = (g.t * g.area, weights(how));
     let scale = -f64::from(dy) / g.n as f64;
     dp.par_chunks_mut(size).zip(p.par_chunks(size)).zip(y.par_chunks(size)).for_each(|((dp, p), y)| {

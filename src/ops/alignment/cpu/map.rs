@@ -43,7 +43,7 @@ fn weights(frame: &[f32], c: usize) -> Vec<f32> {
     w
 }
 
-pub(in super::super) fn fwd(p: &Map, g: &[f32], f: &[f32], m: &mut [f32]) {
+pub(in super::super) fn forward(p: &Map, g: &[f32], f: &[f32], m: &mut [f32]) {
     let (area, c) = (p.area(), p.c);
     m.par_chunks_mut(area).zip(g.par_chunks(area * c)).zip(f.par_chunks(area * c)).for_each(|((m, g), f)| {
         widest(
@@ -56,7 +56,7 @@ pub(in super::super) fn fwd(p: &Map, g: &[f32], f: &[f32], m: &mut [f32]) {
     });
 }
 
-pub(in super::super) fn bwd_f(p: &Map, g: &[f32], d: &[f32], df: &mut [f32]) {
+pub(in super::super) fn backward_f(p: &Map, g: &[f32], d: &[f32], df: &mut [f32]) {
     let (area, c) = (p.area(), p.c);
     df.par_chunks_mut(area * c).zip(g.par_chunks(area * c)).zip(d.par_chunks(area)).for_each(|((df, g), d)| {
         widest(
@@ -71,7 +71,7 @@ pub(in super::super) fn bwd_f(p: &Map, g: &[f32], d: &[f32], df: &mut [f32]) {
     });
 }
 
-pub(in super::super) fn bwd_g(p: &Map, d: &[f32], f: &[f32], dg: &mut [f32]) {
+pub(in super::super) fn backward_g(p: &Map, d: &[f32], f: &[f32], dg: &mut [f32]) {
     let (area, c) = (p.area(), p.c);
     dg.par_chunks_mut(area * c).zip(f.par_chunks(area * c)).zip(d.par_chunks(area)).for_each(|((dg, f), d)| {
         widest(

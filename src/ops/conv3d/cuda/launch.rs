@@ -41,9 +41,9 @@ static DGRAD_EXACT: [Plain; 2] =
 static WGRAD_EXACT: [Plain; 2] =
     [Kernel::new(&EXACT_FILE, &["conv3d_wgrad_exact_f32"]), Kernel::new(&GROUPED_FILE, &["conv3d_wgrad_exact_bf16"])];
 
-static PAD: Kernel<(In, Out, u32, u32, Pod<Divisor>)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_pad_bf16"]);
-static SPLITS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_splits_f32"]);
-static STATISTICS: Kernel<(In, Out, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_parts_statistics_f32"]);
+static PAD: Kernel<(In, Out, u32, u32, Pod<Divisor>)> = Kernel::new(&PARTS_FILE, &["conv3d_pad_bf16"]);
+static SPLITS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_merge_splits_f32"]);
+static STATISTICS: Kernel<(In, Out, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_merge_statistics_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     let mut all = vec![
