@@ -215,9 +215,11 @@ fn main_memory() -> Option<u128> {
     line.trim().strip_suffix("kB")?.trim().parse::<u128>().ok().map(|kilo| kilo * 1024)
 }
 
-/// Whether there is a run in `out` to resume. Refuses one with other settings or videos.
-pub fn goes_on(out: &Path, settings: &Value) -> Result<bool> {
-    Folder::compare(out, settings).map_err(|e| {
+/// Whether there is a run in `out` to resume. Refuses one with other settings or videos; with `skipped`, `settings` name
+/// the skipped videos, too.
+pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
+    let compare = if skipped { Folder::compare } else { Folder::compare_known };
+    compare(out, settings).map_err(|e| {
         let others = e.to_string().contains(" videos.");
         let e = anyhow::Error::new(e);
         let e = if others { e.context("--data or --test names other videos than when the run began") } else { e };

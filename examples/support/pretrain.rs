@@ -287,14 +287,14 @@ impl<'a> Run<'a> {
         if options.dry_run {
             let usable = dry_run(&options.cache, job, &splits)?;
             check_out()?;
-            let (begins, out) = (if goes_on(&out, &settings)? { "goes on" } else { "begins" }, out.display());
+            let (begins, out) = (if goes_on(&out, &settings, false)? { "goes on" } else { "begins" }, out.display());
             plan::show(options, &device, job, &splits, usable)?;
             say(format_args!("checked: a run with these settings {begins} in {out}; nothing was written"));
             return Ok(None);
         }
         check_out()?;
         let folder = Folder::open(&out).context("--out")?;
-        if goes_on(&out, &settings)? {
+        if goes_on(&out, &settings, false)? {
             say(format_args!("going on with the run in {}", out.display()));
         }
         let (stop, motion) = (stop_flag()?, job.motion);
@@ -317,7 +317,7 @@ impl<'a> Run<'a> {
         steps_per_epoch(train.videos.len(), training.batch)?;
         training.queue_length(train.videos.len(), job.keys)?;
         // A video that could be read when the run began, or could not, makes it another run.
-        goes_on(&out, &settings)?;
+        goes_on(&out, &settings, true)?;
         Ok(Some(Run {
             options,
             training,

@@ -84,12 +84,23 @@ impl Folder {
     }
 
     /// Compares `settings` with those that the run in the folder `path` was started with, without changing anything;
-    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here. A field
-    /// that `settings` lacks is not known yet, and not compared.
+    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here.
     ///
     /// # Errors
     /// `Data` naming each field that differs with both values; `Io`; `Format`.
     pub fn compare(path: &Path, settings: &Value) -> Result<bool> {
+        Self::compared(path, settings, true)
+    }
+
+    /// As [`Folder::compare`], without the fields that `settings` lacks: before all of them are known.
+    ///
+    /// # Errors
+    /// As [`Folder::compare`].
+    pub fn compare_known(path: &Path, settings: &Value) -> Result<bool> {
+        Self::compared(path, settings, false)
+    }
+
+    fn compared(path: &Path, settings: &Value, all: bool) -> Result<bool> {
         let file = path.join(SETTINGS);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
@@ -109,7 +120,7 @@ impl Folder {
             return Err(Error::data(path, format!("{by} began this run, not {now}: choose another --out")));
         }
         let mut found = Vec::new();
-        differences(&begun, settings, String::new(), &mut found);
+        differences(&begun, settings, all, String::new(), &mut found);
         if found.is_empty() {
             return Ok(true);
         }
@@ -150,8 +161,8 @@ const SETTINGS: &str = "settings.json";
 /// Maximum number of differing settings named in an error.
 const NAMED: usize = 8;
 
-/// The leaves in which two JSON values differ, with both values.
-fn differences(begun: &Value, now: &Value, at: String, found: &mut Vec<String>) {
+/// The leaves in which two JSON values differ, with both values. Those that `now` lacks count if `all`.
+fn differences(begun: &Value, now: &Value, all: bool, at: String, found: &mut Vec<String>) {
     let (Some(x), Some(y)) = (begun.as_object(), now.as_object()) else {
         if begun != now {
             let shown = |v: &Value| match v {
@@ -164,9 +175,9 @@ fn differences(begun: &Value, now: &Value, at: String, found: &mut Vec<String>) 
         }
         return;
     };
-    for key in y.keys() {
+    for key in y.keys().chain(x.keys().filter(|key| all && !y.contains_key(*key))) {
         let name = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-        differences(x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), name, found);
+        differences(x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), all, name, found);
     }
 }
 
