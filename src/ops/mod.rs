@@ -6,6 +6,8 @@ mod lanes;
 mod launch;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
+#[cfg(any(test, feature = "testing"))]
+pub mod sizes;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod zmm;
