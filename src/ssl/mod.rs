@@ -8,3 +8,4 @@ mod objective;
 pub mod pathway;
 pub mod queue;
 pub mod report;
+mod step;

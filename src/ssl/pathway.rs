@@ -2,6 +2,7 @@
 //! of past keys (He et al. 2020, MoCo; `docs/papers/maclr.md` section 2.3).
 
 use super::queue::Queue;
+use super::step::Notes;
 use crate::error::Result;
 use crate::nn::{Codes, Encoder, MclEncoder, Mode, ParamId, Params, Pass, Precision, Trunk};
 use crate::ops::{ema, sgd};
@@ -46,14 +47,6 @@ fn permutation(n: usize, rng: &mut impl Rng) -> (Vec<u32>, Vec<u32>) {
         back[from as usize] = at as u32;
     }
     (there, back)
-}
-
-/// Host-side state of a pathway: batch counts of the two networks, owners of the queue's keys, next row of the queue.
-#[doc(hidden)]
-pub struct Notes {
-    batches: [u64; 2],
-    owners: Vec<u32>,
-    at: usize,
 }
 
 /// Query codes, with what the loss or the optimiser needs from the tape.

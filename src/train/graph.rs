@@ -2,13 +2,13 @@
 
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
-use crate::ssl::capture::{Captured, CapturedMethod};
+use crate::ssl::capture::{Captured, MethodStep};
 use crate::ssl::report::Report;
 use crate::tensor::Device;
 use rand::Rng;
 
 /// How steps are launched.
-pub(super) enum Graph<M: CapturedMethod> {
+pub(super) enum Graph<M: MethodStep> {
     /// One operation after another.
     Off,
     /// To be captured in the second step from now.
@@ -20,7 +20,7 @@ pub(super) enum Graph<M: CapturedMethod> {
     Captured(Box<Captured<M>>),
 }
 
-impl<M: CapturedMethod> Graph<M> {
+impl<M: MethodStep> Graph<M> {
     /// To be captured, if `device` supports it.
     pub fn wanted(device: &Device) -> Self {
         if *device == Device::Cpu { Graph::Off } else { Graph::Wanted { steps: 0 } }

@@ -4,13 +4,13 @@ use super::step::Inputs;
 use super::{Maclr, Pathways, Views};
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
-use crate::ssl::capture::{CapturedMethod, overwrite};
-use crate::ssl::pathway::{Notes, Pathway};
+use crate::ssl::pathway::Pathway;
 use crate::ssl::report::Seen;
+use crate::ssl::step::{MethodStep, Notes, overwrite};
 use crate::tensor::{Device, Tensor};
 use rand::Rng;
 
-impl CapturedMethod for Maclr {
+impl MethodStep for Maclr {
     type Networks = Pathways;
     type Views = Views;
     type Rates = f32;

@@ -4,13 +4,12 @@ use super::step::Inputs;
 use super::{Mcl, Network, Rates, Views};
 use crate::error::{Error, Result};
 use crate::ops::sgd::Sgd;
-use crate::ssl::capture::{CapturedMethod, overwrite};
-use crate::ssl::pathway::Notes;
 use crate::ssl::report::Seen;
+use crate::ssl::step::{MethodStep, Notes, overwrite};
 use crate::tensor::{Device, Tensor};
 use rand::Rng;
 
-impl CapturedMethod for Mcl {
+impl MethodStep for Mcl {
     type Networks = Network;
     type Views = Views;
     type Rates = Rates;
