@@ -1,4 +1,12 @@
 //! Nearest neighbours by cosine similarity of features.
+//!
+//! ```
+//! use tubelet::eval::{Features, knn::knn};
+//! let train = Features::new(2, vec![1.0, 0.0, 0.0, 1.0], vec![0, 1])?; // two samples of two features
+//! let test = Features::new(2, vec![0.9, 0.1, 0.3, 0.7], vec![0, 1])?;
+//! assert_eq!(knn(&train, &test, 1)?.top1, 1.0);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};

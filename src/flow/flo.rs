@@ -1,5 +1,16 @@
 //! Middlebury's `.flo`: the bytes `PIEH`, width and height as little-endian `i32`, then `h w 2` little-endian `f32` (u
 //! and v interleaved).
+//!
+//! ```
+//! use tubelet::flow::{Flow, flo};
+//! let folder = std::env::temp_dir().join(format!("tubelet-{}", std::process::id()));
+//! std::fs::create_dir_all(&folder)?;
+//! let flow = Flow::new(1, 2, vec![1.0, 2.0], vec![0.0, -0.5])?; // u to the right, v downwards
+//! flo::write(folder.join("a.flo"), &flow)?;
+//! assert_eq!(flo::read(folder.join("a.flo"))?, flow);
+//! std::fs::remove_dir_all(&folder)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use super::Flow;
 use crate::error::{Error, Result};

@@ -1,4 +1,13 @@
 //! The queue of negatives: keys of recent batches, the oldest replaced first (MoCo, algorithm 1).
+//!
+//! ```
+//! use tubelet::{Tensor, ssl::queue::Queue};
+//! let mut queue = Queue::new(4, 2)?; // four keys of two numbers
+//! queue.push(&Tensor::full([3, 2], 1.0), &[7, 8, 9].into())?; // and the videos they are of
+//! queue.push(&Tensor::full([3, 2], 2.0), &[1, 2, 3].into())?; // the oldest are overwritten
+//! assert_eq!((queue.filled(), queue.at(), queue.owners()), (4, 2, &[2, 3, 9, 1][..]));
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 use crate::driver::Memory;
 use crate::error::{Error, Result};

@@ -1,5 +1,11 @@
 //! Learning rate over a run: linear warm-up, then half a cosine (`docs/papers/maclr.md` section 5; Loshchilov & Hutter
 //! 2017).
+//!
+//! ```
+//! use tubelet::train::schedule::Schedule;
+//! let lr = Schedule { base: 0.1, warmup_from: 0.0, warmup: 10, steps: 110, floor: 0.0 };
+//! assert_eq!([0, 5, 10, 60].map(|step| lr.at(step)), [0.0, 0.05, 0.1, 0.05]);
+//! ```
 
 /// Learning rate as a function of the optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]

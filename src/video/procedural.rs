@@ -5,6 +5,14 @@
 //! and its position says nothing about its direction. Sizes are drawn so that growing and shrinking objects have, over
 //! time, the same sizes as all others. Everything moves by fractions of a pixel with bilinear sampling and soft
 //! outlines, so that optical flow can recover the intended motion.
+//!
+//! ```
+//! use tubelet::video::ProceduralSpec;
+//! let spec = ProceduralSpec { frames: 8, side: 32, ..ProceduralSpec::default() };
+//! let clip = spec.clip(0)?;
+//! assert_eq!((clip.t, clip.h, clip.w, clip.rgb.len()), (8, 32, 32, 8 * 32 * 32 * 3));
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 use std::f32::consts::{PI, TAU};
 

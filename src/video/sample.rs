@@ -2,6 +2,13 @@
 //!
 //! A clip of `frames` frames, `stride` frames of a video of `fps` frames per second apart, starts at `start`; its
 //! `i`-th frame is `round(start + i · stride · video_fps / fps)` of the video.
+//!
+//! ```
+//! use tubelet::video::{ClipSpec, Short};
+//! let clip = ClipSpec { frames: 4, stride: 2.0, fps: 30.0 };
+//! assert_eq!(clip.indices(1.0, 10, 30.0, Short::Repeat)?, [1, 3, 5, 7]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 use rand::{Rng, RngExt};
 

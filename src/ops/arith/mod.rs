@@ -2,6 +2,15 @@
 //!
 //! For inputs `a`, `b` of equal rank the result has, on each axis, the larger of the two extents; an extent of 1 is
 //! repeated. Gradients are summed back over repeated axes ([`super::sum_to`]).
+//!
+//! ```
+//! use tubelet::{Tape, Tensor, ops};
+//! let t = Tape::new();
+//! let a = t.leaf(Tensor::from_f32([2, 2], &[1.0, 2.0, 3.0, 4.0])?);
+//! let b = t.leaf(Tensor::from_f32([1, 2], &[10.0, 20.0])?); // repeated for both rows
+//! assert_eq!(ops::mul(&t, &a, &b)?.value().load()?[..], [10.0, 40.0, 30.0, 80.0]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -8,6 +8,19 @@
 //! Two types carry numbers between operations: [`Moments`], sums over `x` from which statistics are formed, and [`Norm`], a
 //! normalisation whose statistics are known. A convolution can take the first in its epilogue and apply the second in its
 //! prologue ([`crate::ops::conv3d::fusion`]).
+//!
+//! ```
+//! use tubelet::{Tensor, ops::batch_norm::{self, Incoming, ReluMask, Stats}};
+//! let x = Tensor::from_f32([4, 1], &[1.0, 2.0, 3.0, 4.0])?;
+//! let (gamma, beta) = (Tensor::full([1], 1.0), Tensor::zeros([1]));
+//! let (y, norm, batch) = batch_norm::forward(&x, &gamma, &beta, Stats::Batch { parts: 1 }, 1e-5, None, false)?;
+//! assert!((y.load()?[3] - 1.5 / 1.25f32.sqrt()).abs() < 1e-4 && batch.is_some());
+//! // A gradient that is the same everywhere moves the mean, which the batch norm removes.
+//! let dy = Incoming::Result(Tensor::full([4, 1], 1.0));
+//! let d = batch_norm::backward(&x, &norm, ReluMask::None, false, &dy)?;
+//! assert!(d.dx.load()?.iter().all(|dx| dx.abs() < 1e-5));
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

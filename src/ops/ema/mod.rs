@@ -1,4 +1,12 @@
 //! The momentum update of a key encoder (MoCo): `key ← m·key + (1 - m)·query`, in place, in f32.
+//!
+//! ```
+//! use tubelet::{Tensor, ops::ema};
+//! let (mut key, query) = (Tensor::zeros([2]), Tensor::full([2], 1.0));
+//! ema::update(&mut key, &query, 0.75)?;
+//! assert_eq!(key.load()?[..], [0.25, 0.25]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

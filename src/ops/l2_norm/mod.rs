@@ -2,6 +2,13 @@
 //! `F.normalize`.
 //!
 //! Gradient: `dx = (dy - y·(y·dy)) / ‖x‖`, and `dx = dy / ε` for rows of length at most `ε`, on which the map is linear.
+//!
+//! ```
+//! use tubelet::{Tensor, ops::l2_norm};
+//! let codes = l2_norm::forward(&Tensor::from_f32([1, 2], &[3.0, 4.0])?)?;
+//! assert_eq!(codes.load()?[..], [0.6, 0.8]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -1,4 +1,13 @@
 //! The linear layer `y[n o] = x[n i] · w[o i]ᵀ + b[o]` (PyTorch's `Linear`, whose weights are `o i`).
+//!
+//! ```
+//! use tubelet::{Tensor, ops::linear};
+//! let x = Tensor::from_f32([1, 3], &[1.0, 2.0, 3.0])?;
+//! let w = Tensor::from_f32([2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0])?;
+//! let b = Tensor::from_f32([2], &[0.5, -0.5])?;
+//! assert_eq!(linear::forward(&x, &w, Some(&b))?.load()?[..], [1.5, 4.5]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

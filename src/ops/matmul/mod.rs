@@ -1,6 +1,14 @@
 //! Matrix product `y[m n] = op(a)[m k] · op(b)[k n]`, where `op` is the matrix or its transpose.
 //!
 //! Products and sums are f32 whatever the tensors' data types; a bf16 result is rounded once, at the end.
+//!
+//! ```
+//! use tubelet::{Tensor, ops::matmul};
+//! let a = Tensor::from_f32([1, 2], &[1.0, 2.0])?;
+//! let b = Tensor::from_f32([3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0])?;
+//! assert_eq!(matmul::forward(&a, &b, false, true)?.load()?[..], [1.0, 2.0, 3.0]); // a · bᵀ
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -1,6 +1,15 @@
 //! Inputs of a motion network: edges of the flow field, the flow itself, or differences of frames (the three inputs
 //! MaCLR compares; [`crate::flow::motion`] selects one). Also the motion boundary, from which MCL's maps are computed
 //! ([`crate::flow::maps`]).
+//!
+//! ```
+//! use tubelet::{flow::Flow, ops::motion_map};
+//! // The right half moves by half a pixel: there is an edge between the halves.
+//! let u = (0..24).map(|i| if i % 6 < 3 { 0.0 } else { 0.5 }).collect();
+//! let edges = motion_map::flow_edges(&Flow::new(4, 6, u, vec![0.0; 24])?, 10.0);
+//! assert_eq!(edges[..6], [0.0, 0.0, 0.2, 0.2, 0.0, 0.0]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

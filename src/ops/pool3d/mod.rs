@@ -4,6 +4,17 @@
 //! ignores padding; a mean counts padding as zeros (PyTorch's `count_include_pad=True`). Every pass has its adjoint
 //! here, and the two of each pair are each other's gradients: [`max_backward`] and [`gather`], [`avg_forward`] and [`avg_backward`],
 //! [`global_forward`] and [`global_backward`].
+//!
+//! ```
+//! use tubelet::{Tensor, ops::pool3d, shape::Window};
+//! let x = Tensor::from_f32([1, 1, 1, 4, 1], &[1.0, 3.0, 2.0, 0.0])?;
+//! let window = Window { stride: [1, 1, 2], ..Window::UNIT };
+//! let (y, choice) = pool3d::max_forward(&x, [1, 1, 2], &window)?;
+//! assert_eq!(y.load()?[..], [3.0, 2.0]);
+//! assert_eq!(pool3d::max_backward(&y, &choice)?.load()?[..], [0.0, 3.0, 2.0, 0.0]);
+//! assert_eq!(pool3d::global_forward(&x)?.load()?[..], [1.5]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -2,6 +2,15 @@
 //!
 //! `sum_to(a, s)` sums `a` over every axis on which `s` has extent 1; `broadcast_to(a, s)` repeats `a` along every axis
 //! on which it has extent 1 and `s` has more. Each is the gradient of the other.
+//!
+//! ```
+//! use tubelet::{Tape, Tensor, ops};
+//! let t = Tape::new();
+//! let x = t.leaf(Tensor::from_f32([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?);
+//! assert_eq!(ops::sum_to(&t, &x, [1, 3].into())?.value().load()?[..], [5.0, 7.0, 9.0]);
+//! assert_eq!(ops::mean(&t, &x)?.value().item()?, 3.5);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -1,6 +1,14 @@
 //! ReLU, `y = max(x, 0)`, and the mask of its gradients.
 //!
 //! The derivative at 0 is 0, as in PyTorch. NaN is propagated.
+//!
+//! ```
+//! use tubelet::{Tensor, ops::relu};
+//! let y = relu::forward(&Tensor::from_f32([3], &[-1.0, 0.0, 2.0])?)?;
+//! assert_eq!(y.load()?[..], [0.0, 0.0, 2.0]);
+//! assert_eq!(relu::backward(&Tensor::full([3], 5.0), &y)?.load()?[..], [0.0, 0.0, 5.0]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

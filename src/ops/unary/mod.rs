@@ -1,4 +1,10 @@
 //! Element-wise functions: `exp`, natural logarithm, square root, reciprocal.
+//!
+//! ```
+//! use tubelet::{Tensor, ops::unary::{self, Unary}};
+//! assert_eq!(unary::forward(Unary::Sqrt, &Tensor::full([2], 9.0))?.load()?[..], [3.0, 3.0]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -1,4 +1,13 @@
 //! Data sets: videos with their classes, for training and for testing.
+//!
+//! ```
+//! use tubelet::video::{ProceduralSpec, Splits};
+//! // The videos of a folder or a list: `Splits::open("path/to/videos".as_ref(), None)?`.
+//! let splits = Splits::procedural(&ProceduralSpec { classes: 2, ..ProceduralSpec::default() })?;
+//! assert_eq!(splits.train.classes, ["move_left", "move_right"]);
+//! assert!(splits.train.len() > splits.test.len());
+//! # Ok::<(), tubelet::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
