@@ -1,18 +1,4 @@
 //! The networks, as tables: a stem, an optional pool, and stages of equal blocks.
-//!
-//! ```
-//! use tubelet::nn::{Builder, Mode, Net, Pass, Trunk};
-//! use tubelet::{Tape, Tensor, Var};
-//! let net = Net::r2plus1d_18();
-//! let mut builder = Builder::new(0); // the seed of the initial weights
-//! let trunk = Trunk::new(&net, &mut builder);
-//! let mut params = builder.finish();
-//! assert!(params.iter().any(|(_, p)| p.name == "layer4.1.conv2.0.0.weight")); // torchvision's names
-//! let clip = Var::constant(Tensor::full([1, 2, 32, 32, 3], 0.5)); // n t h w c
-//! let features = trunk.forward(&mut Pass::new(&Tape::no_grad(), &mut params, Mode::Eval), &clip)?;
-//! assert_eq!(features.value().dims(), [1, 512]);
-//! # Ok::<(), tubelet::Error>(())
-//! ```
 
 use super::block::{ConvSpec, Names, Plan};
 use crate::error::{Error, Result};

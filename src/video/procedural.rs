@@ -49,7 +49,7 @@ pub(crate) const MOTIONS: [&str; 12] = [
 /// Specification of procedural videos. Video `i` has class `i % classes` and depends only on `(seed, i)` and the sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProceduralSpec {
-    /// Number of classes, 2 to 12: the first ones of [`MOTIONS`].
+    /// Number of classes, 2 to 12: the first ones of 12 motions.
     pub classes: usize,
     /// Training videos of each class; they come first.
     pub videos_per_class: usize,

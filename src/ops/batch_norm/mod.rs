@@ -110,7 +110,8 @@ pub struct Gradients {
 /// The result, the normalisation that produced it, and the statistics of the batch (`None` when they were given).
 ///
 /// # Errors
-/// As [`Rows::new`]; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` does not have the
+/// `Shape` when the rank of `x` is not 2 to 5 or there are no elements; `Param` when the number of parts is 0 or does not
+/// divide `n`; `Shape` when `gamma`, `beta` or given statistics are not `[c]`, when `residual` does not have the
 /// shape of `x`, or when statistics would come from a single value; `Param` when `eps` is below 1.2e-38 or not finite;
 /// `DType` when given statistics are not f32; `Device` when the tensors are on different devices.
 pub fn forward(

@@ -40,7 +40,8 @@ impl Moments {
     /// The moments of `x [n .. c]` over `parts` parts, in one pass over memory.
     ///
     /// # Errors
-    /// As [`Rows::new`]; on a GPU also errors of its driver.
+    /// `Shape` when the rank of `x` is not 2 to 5 or there are no elements; `Param` when `parts` is 0 or does not divide
+    /// `n`; on a GPU also errors of its driver.
     pub fn of(x: &Tensor, parts: usize) -> Result<Moments> {
         let rows = Rows::new(x.shape(), parts)?;
         let (span, sums) = match x.place("batch_norm", &[])? {

@@ -101,7 +101,8 @@ impl Norm {
     /// How the elements of an `x` of this shape are divided.
     ///
     /// # Errors
-    /// As [`Rows::new`]; `Shape` when `x` has another number of channels.
+    /// `Shape` when the rank of `x` is not 2 to 5 or there are no elements; `Param` when the number of parts does not
+    /// divide `n`; `Shape` when `x` has another number of channels.
     pub(in crate::ops) fn rows(&self, x: Shape) -> Result<Rows> {
         let rows = Rows::new(x, self.parts)?;
         if rows.c != self.channels() {

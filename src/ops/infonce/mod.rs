@@ -18,7 +18,7 @@
 //! **Range.** The running maximum makes every exponent at most 0 for any vectors and temperature. For unit vectors the
 //! fixed maximum `1/τ` would suffice, but it underflows for small temperatures and is wrong for other vectors, and the
 //! running maximum costs less than a hundredth of the time.
-//! All vectors must be finite, as those of [`crate::ops::l2_norm`] are: as with a softmax over stored logits, a key with
+//! All vectors must be finite, as those of [`crate::ops::l2_norm::forward`] are: as with a softmax over stored logits, a key with
 //! an infinite element can give a finite loss and a gradient that is NaN. NaN in a query, its positive or a key that is not
 //! masked gives a loss of NaN.
 //!

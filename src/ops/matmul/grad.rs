@@ -31,7 +31,7 @@ impl Op for MatMul {
 /// `op(a)[m k] · op(b)[k n]`; `ta`, `tb` say which of them is stored transposed.
 ///
 /// # Errors
-/// `Shape`; see [`super::apply`].
+/// `Shape`; see [`super::forward`].
 pub fn matmul(t: &Tape, a: &Var, b: &Var, ta: bool, tb: bool) -> Result<Var> {
     matmul_as(t, a.value().dtype(), a, b, ta, tb)
 }

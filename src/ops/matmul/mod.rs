@@ -35,10 +35,10 @@ pub fn forward(a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     forward_as(a.dtype(), a, b, ta, tb)
 }
 
-/// [`apply`] with the result rounded to `dtype`: gradients of f32 weights stay f32 under bf16 activations.
+/// [`forward`] with the result rounded to `dtype`: gradients of f32 weights stay f32 under bf16 activations.
 ///
 /// # Errors
-/// As [`apply`].
+/// As [`forward`].
 pub fn forward_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> Result<Tensor> {
     let [m, k, n] = extents(a, b, ta, tb)?;
     match a.place("matmul", &[("b", b)])? {
