@@ -8,7 +8,7 @@
 
 template <class T>
 __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* __restrict__ w, bf16* __restrict__ dx,
-                                      float* __restrict__ sums, const Chain& chain, const Conv& p) {
+                                      float* __restrict__ sums, const NormRelu& norm_relu, const Conv& p) {
     using Out = Epilogue<T>;
     extern __shared__ __align__(128) u8 smem[];
     const GatherMap map = gather_map_dgrad(p, blockIdx.y);
@@ -20,7 +20,7 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
     float* row = sums + ((size_t)(group * gridDim.y + blockIdx.y) * p.group_tiles + within) * 2 * p.c;
     if (m0 >= m_end) {
         // The grid fits the largest class, and others have fewer rows. The sums of a tile without rows are 0.
-        if (chain.mask) {
+        if (norm_relu.mask) {
             for (int i = threadIdx.x; i < 2 * T::N; i += T::THREADS) {
                 if (n0 + i % T::N < p.c) row[i / T::N * p.c + n0 + i % T::N] = 0.0f;
             }
@@ -34,8 +34,8 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
     mainloop<T, false, true>(acc, smem_address(smem), (length + 31) >> 5, pixels, filters);
     Out::stage(smem, acc);
     auto place = [&](int m) { return input_pixel(p, map, m); };
-    if (chain.mask) {
-        Out::chain(smem, dx, row, chain, group, m0, m_end, n0, p.c, place);
+    if (norm_relu.mask) {
+        Out::norm_relu(smem, dx, row, norm_relu, group, m0, m_end, n0, p.c, place);
     } else {
         Out::store(smem, dx, m0, m_end, n0, p.c, place);
     }
@@ -50,7 +50,7 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
         NAME(const bf16* __restrict__ dy, const bf16* __restrict__ w, bf16* __restrict__ dx, float* __restrict__ sums, \
              const bf16* __restrict__ mask, const bf16* __restrict__ normed, const float* __restrict__ mean,           \
              const float* __restrict__ inv_std, const Conv p) {                                                        \
-        dgrad<TILE>(dy, w, dx, sums, Chain{mask, normed, mean, inv_std}, p);                                           \
+        dgrad<TILE>(dy, w, dx, sums, NormRelu{mask, normed, mean, inv_std}, p);                                        \
     }
 
 using Tile128x128 = Tile<128, 128, 64, 32, 3>;

@@ -4,7 +4,7 @@
 #include "conv3d/mainloop.cuh"
 
 // dgrad with the ReLU and batch norm before it. All tensors have the shape of dx; `mask` is null where there are none.
-struct Chain {
+struct NormRelu {
     const bf16* mask;    // the ReLU's output: dx is kept where it is positive and 0 elsewhere
     const bf16* normed;  // the batch norm's input
     const float* mean;   // of `normed`, per group of samples and channel
@@ -115,12 +115,12 @@ struct Epilogue {
         sum_parts<PARTS>(parts, row, n0, width);
     }
 
-    // dgrad with a chain: masks the staged rows, stores them, and writes their column sums to `row[2][width]`:
-    // Σ dz and Σ dz · (normed - mean) · inv_std. `width` is a multiple of 8.
+    // dgrad with the epilogue NormRelu: masks the staged rows, stores them, and writes their column sums to
+    // `row[2][width]`: Σ dz and Σ dz · (normed - mean) · inv_std. `width` is a multiple of 8.
     template <class Place>
-    static __device__ __forceinline__ void chain(u8* smem, bf16* __restrict__ to, float* __restrict__ row,
-                                                 const Chain& with, int group, int m0, int m_end, int n0, int width,
-                                                 Place place) {
+    static __device__ __forceinline__ void norm_relu(u8* smem, bf16* __restrict__ to, float* __restrict__ row,
+                                                     const NormRelu& with, int group, int m0, int m_end, int n0,
+                                                     int width, Place place) {
         constexpr int PARTS = T::THREADS / (T::N / 8);
         const int rows = min(T::M, m_end - m0);
         const int c = threadIdx.x % (T::N / 8) * 8, part = threadIdx.x / (T::N / 8);

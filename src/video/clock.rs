@@ -127,7 +127,8 @@ pub(super) fn native(stamps: &Stamps, claimed: &[f64], early_first: bool) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::rng::{Purpose, stream};
+    use rand::RngExt;
 
     const RATES: [f64; 6] = [15.0, 24_000.0 / 1001.0, 25.0, 30_000.0 / 1001.0, 50.0, 60_000.0 / 1001.0];
 
@@ -139,48 +140,62 @@ mod tests {
         all
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
-
-        #[test]
-        fn frames_stamped_to_the_millisecond_have_one_place_each(
-            rate in prop::sample::select(&RATES[..]), n in 1usize..3000, start in 0.0f64..9.0, cut in any::<bool>()
-        ) {
+    #[test]
+    fn frames_stamped_to_the_millisecond_have_one_place_each() {
+        for case in 0..256 {
+            let mut rng = stream(case, 0, 0, Purpose::Test);
+            let rate = RATES[rng.random_range(0..RATES.len())];
+            let (n, start, cut) = (rng.random_range(1..3000), rng.random_range(0.0..9.0), case.is_multiple_of(2));
             let round = |s: f64| if cut { (s * 1e3).floor() / 1e3 } else { (s * 1e3).round() / 1e3 };
             let stamps = stamps((0..n).map(|k| round(start + k as f64 / rate)));
-            prop_assert_eq!(native(&stamps, &[rate, 2.0 * rate], false), Some(Timing { fps: rate, places: None }));
+            assert_eq!(native(&stamps, &[rate, 2.0 * rate], false), Some(Timing { fps: rate, places: None }));
             // A wrong or missing rate in the header does not matter.
             if n > 1 {
                 let measured = native(&stamps, &[90.0], false).unwrap();
-                prop_assert!(measured.places.is_none() && (measured.fps / rate - 1.0).abs() * (n as f64) < 0.5);
+                assert!(measured.places.is_none() && (measured.fps / rate - 1.0).abs() * (n as f64) < 0.5);
             }
             // Requesting exactly this rate gives the same.
             let places: Vec<usize> = stamps.times().iter().map(|t| place(*t, rate)).collect();
-            prop_assert_eq!(places, (0..n).collect::<Vec<_>>());
+            assert_eq!(places, (0..n).collect::<Vec<_>>());
         }
+    }
 
-        #[test]
-        fn each_place_shows_the_last_frame_whose_time_has_come(
-            rate in prop::sample::select(&RATES[..]), steps in prop::collection::vec(prop_oneof![6 => Just(1usize), 1 => 2usize..9], 8..90)
-        ) {
-            let at: Vec<usize> = std::iter::once(0).chain(steps.iter().scan(0, |at, s| { *at += s; Some(*at) })).collect();
+    #[test]
+    fn each_place_shows_the_last_frame_whose_time_has_come() {
+        for case in 0..256 {
+            let mut rng = stream(case, 0, 0, Purpose::Test);
+            let (rate, mut at) = (RATES[rng.random_range(0..RATES.len())], vec![0]);
+            for _ in 0..rng.random_range(8..90) {
+                // Every seventh frame is followed by a gap.
+                let step = if rng.random_range(0..7) == 0 { rng.random_range(2..9) } else { 1 };
+                at.push(at[at.len() - 1] + step);
+            }
             let stamps = stamps(at.iter().map(|k| (*k as f64 / rate * 1e3).round() / 1e3));
             let timing = native(&stamps, &[rate], false).unwrap();
-            prop_assert_eq!(timing.fps, rate);
+            assert_eq!(timing.fps, rate);
             let want: Vec<usize> = at.iter().copied().chain([at[at.len() - 1] + 1]).collect();
-            prop_assert_eq!(timing.places.unwrap_or_else(|| (0..want.len()).collect()), want);
+            assert_eq!(timing.places.unwrap_or_else(|| (0..want.len()).collect()), want);
         }
+    }
 
-        #[test]
-        fn stamps_of_any_kind_give_times_that_never_decrease(
-            raw in prop::collection::vec(prop::option::of(any::<f64>()), 1..60), fps in 0.01f64..1000.0
-        ) {
+    #[test]
+    fn stamps_of_any_kind_give_times_that_never_decrease() {
+        for case in 0..256 {
+            let mut rng = stream(case, 0, 0, Purpose::Test);
             let mut stamps = Stamps::default();
-            raw.iter().for_each(|s| { stamps.push(*s); });
-            prop_assert!(stamps.times().windows(2).all(|w| w[0] <= w[1] && w[1].is_finite()));
-            let timing = native(&stamps, &[fps], true).unwrap();
-            prop_assert!(timing.fps > 0.0 && timing.fps.is_finite());
-            prop_assert!(timing.places.is_none_or(|p| p[0] == 0 && p.len() == raw.len() + 1 && p.is_sorted()));
+            let n = rng.random_range(1..60);
+            for _ in 0..n {
+                // Numbers of any size and sign, infinite and none; seconds; and none at all.
+                stamps.push(match rng.random_range(0..4) {
+                    0 => None,
+                    1 => Some(rng.random_range(-10.0..1e5)),
+                    _ => Some(f64::from_bits(rng.random())),
+                });
+            }
+            assert!(stamps.times().windows(2).all(|w| w[0] <= w[1] && w[1].is_finite()));
+            let timing = native(&stamps, &[rng.random_range(0.01..1000.0)], true).unwrap();
+            assert!(timing.fps > 0.0 && timing.fps.is_finite());
+            assert!(timing.places.is_none_or(|p| p[0] == 0 && p.len() == n + 1 && p.is_sorted()));
         }
     }
 

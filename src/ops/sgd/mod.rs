@@ -27,7 +27,8 @@ pub struct Sgd {
     pub momentum: f32,
     /// Whether to use Nesterov's momentum.
     pub nesterov: bool,
-    /// Weight decay, at least 0. Batch-norm parameters and biases are excluded.
+    /// Weight decay, at least 0. Each update says whether it applies to its tensor; the methods exclude the parameters of
+    /// normalisations ([`crate::nn::Role::decays`]).
     pub weight_decay: f32,
 }
 

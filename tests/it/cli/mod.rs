@@ -6,5 +6,5 @@ pub mod extract_flow;
 pub mod fuzz_corpus;
 pub mod options;
 pub mod pretrain;
-pub mod resume;
+pub mod refused_resume;
 pub mod versus;

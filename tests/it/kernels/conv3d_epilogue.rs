@@ -77,6 +77,14 @@ fn moments_of_bf16_are_those_of_the_rounded_result() {
     assert_norm("var", &data(&of_got.unwrap().var), &data(&of_want.unwrap().var), 1e-5);
 }
 
+/// The forms of [`ReluMask`].
+#[derive(Clone, Copy, PartialEq)]
+enum Mask {
+    Off,
+    Input,
+    Result,
+}
+
 /// What came before a convolution: `relu(batch_norm(normed))`.
 struct Before {
     relu: Tensor,
@@ -111,11 +119,15 @@ impl Before {
     }
 
     /// dgrad past it, and the sums.
-    fn dgrad(&self, dy: &Tensor, w: &Tensor, g: &Geometry, again: bool, so_far: bool) -> (Tensor, Tensor) {
+    fn dgrad(&self, dy: &Tensor, w: &Tensor, g: &Geometry, mask: Mask, so_far: bool) -> (Tensor, Tensor) {
         let epilogue = GradEpilogue::NormRelu {
             x: &self.normed,
             norm: &self.norm(),
-            relu: if again { ReluMask::FromInput } else { ReluMask::FromResult(&self.relu) },
+            relu: match mask {
+                Mask::Off => ReluMask::None,
+                Mask::Input => ReluMask::FromInput,
+                Mask::Result => ReluMask::FromResult(&self.relu),
+            },
             add: so_far.then_some(&self.so_far),
         };
         match fusion::dgrad(dy, w, self.normed.shape(), g, epilogue).unwrap() {
@@ -129,15 +141,20 @@ impl Before {
 fn a_gradient_past_relu_is_that_of_the_separate_operations() {
     for case in SMALL {
         let p = case.problem();
-        for (dtype, again, so_far) in [(DType::F32, false, true), (DType::F32, true, false), (DType::BF16, true, true)]
-        {
+        for (dtype, mask, so_far) in [
+            (DType::F32, Mask::Result, true),
+            (DType::F32, Mask::Input, false),
+            (DType::BF16, Mask::Input, true),
+            (DType::F32, Mask::Off, true),
+            (DType::BF16, Mask::Off, false),
+        ] {
             let dy = noise(1, p.y_shape().dims()).cast(dtype).unwrap();
             let w = noise(2, p.w_shape().dims()).cast(dtype).unwrap();
             for parts in parts(p.n()) {
                 let chain = Before::new(&p, parts, dtype);
                 let what = format!("{} {} in {parts} parts", case.name, dtype.name());
-                let (dz, got) = chain.dgrad(&dy, &w, p.geometry(), again, so_far);
-                let want = masked(&p, &chain, reference::dgrad(&p, &wide(&dy), &wide(&w)), again, so_far, dtype);
+                let (dz, got) = chain.dgrad(&dy, &w, p.geometry(), mask, so_far);
+                let want = masked(&p, &chain, reference::dgrad(&p, &wide(&dy), &wide(&w)), mask, so_far, dtype);
                 assert_bounded(&what, &data(&dz), &want, dtype);
 
                 let (dz, normed, mean, inv_std) =
@@ -159,15 +176,16 @@ fn a_gradient_past_relu_is_that_of_the_separate_operations() {
 }
 
 /// The gradient with what came before, where the rectifier lets it through.
-fn masked(p: &Conv3d, chain: &Before, mut want: Bounded<f64>, again: bool, so_far: bool, dtype: DType) -> Bounded<f64> {
+fn masked(p: &Conv3d, chain: &Before, mut want: Bounded<f64>, mask: Mask, so_far: bool, dtype: DType) -> Bounded<f64> {
     let (relu, normed, more) = (wide(&chain.relu), data(&chain.normed), wide(&chain.so_far));
     let [mean, inv_std, gamma, beta] = [&chain.mean, &chain.inv_std, &chain.gamma, &chain.beta].map(data);
     let part = relu.len() / (mean.len() / p.c());
     for i in 0..relu.len() {
         let (ch, at) = (i % p.c(), i / part * p.c() + i % p.c());
-        let on = match again {
-            true => (normed[i] - mean[at]) * (inv_std[at] * gamma[ch]) + beta[ch] > 0.0,
-            false => relu[i] > 0.0,
+        let on = match mask {
+            Mask::Off => true,
+            Mask::Input => (normed[i] - mean[at]) * (inv_std[at] * gamma[ch]) + beta[ch] > 0.0,
+            Mask::Result => relu[i] > 0.0,
         };
         if so_far {
             // A gradient of bf16 is rounded before the other is added to it.
@@ -187,6 +205,26 @@ fn gamma_of(terms: usize) -> f64 {
     gamma(terms.max(1), DType::F32)
 }
 
+/// Contributions of other paths alone: no batch norm comes before the convolution.
+#[test]
+fn a_gradient_with_those_of_other_paths_is_their_sum() {
+    for case in SMALL {
+        let p = case.problem();
+        for dtype in [DType::F32, DType::BF16] {
+            let dy = noise(1, p.y_shape().dims()).cast(dtype).unwrap();
+            let w = noise(2, p.w_shape().dims()).cast(dtype).unwrap();
+            let before = Before::new(&p, 1, dtype);
+            let epilogue = GradEpilogue::Add(&before.so_far);
+            let got = match fusion::dgrad(&dy, &w, p.x_shape(), p.geometry(), epilogue).unwrap() {
+                Incoming::Result(dx) => dx,
+                Incoming::PastRelu { .. } => panic!("there is no ReLU"),
+            };
+            let want = masked(&p, &before, reference::dgrad(&p, &wide(&dy), &wide(&w)), Mask::Off, true, dtype);
+            assert_bounded(&format!("{} {}", case.name, dtype.name()), &data(&got), &want, dtype);
+        }
+    }
+}
+
 #[test]
 fn epilogues_do_not_depend_on_the_threads() {
     for (x, k, kernel, stride) in [
@@ -200,7 +238,7 @@ fn epilogues_do_not_depend_on_the_threads() {
         let (near, chain) = (noise(4, &[k]), Before::new(&p, 2, DType::F32));
         assert_same_on_any_threads("fused convolutions", || {
             let (y, moments) = with_moments(&xs, &w, &g, &near, 2);
-            let (dz, sums) = chain.dgrad(&dy, &w, &g, true, true);
+            let (dz, sums) = chain.dgrad(&dy, &w, &g, Mask::Input, true);
             let (shift, taken) = moments.shifted().expect("f32 on the CPU is fused");
             vec![y, shift.clone(), taken.clone(), dz, sums]
         });

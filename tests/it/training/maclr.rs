@@ -1,23 +1,16 @@
-//! MaCLR's step, and the loop around it: stopping, killing, going on.
+//! MaCLR's step: its losses, its queues, what it refuses.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use crate::support::whole_run::{self, SEED, VIDEOS, checkpoint};
+use crate::support::whole_run::VIDEOS;
 use rand::RngExt;
-use tubelet::error::{Error, ErrorKind};
 use tubelet::nn::SmallR3d;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::maclr::{CrossPositive, Maclr, Views};
 use tubelet::ssl::report::Report as Seen;
 use tubelet::tensor::{Device, Tensor};
-use tubelet::train::maclr::{MaclrRun, Recipe};
-use tubelet::train::pretrain::Outcome;
+use tubelet::train::maclr::Recipe;
 use tubelet::train::recipe::Training;
-use tubelet::train::views::{Loader, ViewSpec};
+use tubelet::train::views::ViewSpec;
 
 /// The smallest recipe that has everything: both networks, heads with normalisation, both queues.
 pub fn recipe() -> Recipe {
@@ -152,101 +145,4 @@ fn a_queue_longer_than_the_data_is_refused() {
     let e = long.pathways(VIDEOS, 0, &Device::Cpu).err().unwrap().to_string();
     assert!(e.contains("13") && e.contains("12 training videos") && e.contains("negatives"), "{e}");
     assert_eq!(recipe().training.queue_length(VIDEOS, 1).unwrap(), 12);
-}
-
-// ---- the loop
-
-/// A whole run in `dir`, cache included.
-fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<(Outcome, Vec<f32>), Error> {
-    let method = MaclrRun::new(recipe, VIDEOS, SEED, &Device::Cpu)?;
-    whole_run::run(dir, &recipe.training, true, method, Loader::pair, after)
-}
-
-#[test]
-fn stopped_and_resumed_is_never_stopped() {
-    whole_run::resumes(|dir, after| run(dir, &recipe(), after));
-}
-
-#[test]
-fn a_damaged_checkpoint_costs_steps_and_no_bit() {
-    whole_run::goes_back(|dir, after| run(dir, &recipe(), after));
-}
-
-#[test]
-fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &recipe(), Some(3)).unwrap_err();
-    let kept = checkpoint(dir.path());
-    let wild = with(Training { lr: f32::MAX, ..recipe().training });
-    // No recipe may have that rate: the loop alone gets it.
-    assert!(wild.check().unwrap_err().to_string().contains("--lr"));
-    let method = MaclrRun::new(&recipe(), VIDEOS, SEED, &Device::Cpu).unwrap();
-    let e = whole_run::run(dir.path(), &wild.training, true, method, Loader::pair, None).unwrap_err();
-    assert!(matches!(e.kind(), ErrorKind::NotFinite { name: "loss", step: 4.., .. }), "{e}");
-    assert!(kept == checkpoint(dir.path()), "the last good checkpoint changed");
-}
-
-#[test]
-fn a_batch_larger_than_the_data_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let e = run(dir.path(), &with(Training { batch: 13, ..recipe().training }), None).unwrap_err().to_string();
-    assert!(e.contains("13") && e.contains("12 videos"), "{e}");
-}
-
-// ---- SIGKILL
-
-/// Set for the process that the test below kills: its folder.
-const FOLDER: &str = "TUBELET_TEST_FOLDER";
-
-/// Not a test: what the killed process does.
-#[test]
-#[ignore = "run by killed_at_random_moments_ends_with_the_same_bits"]
-fn body_of_the_killed_process() {
-    if let Some(dir) = std::env::var_os(FOLDER) {
-        run(Path::new(&dir), &recipe(), None).unwrap();
-    }
-}
-
-fn spawn(dir: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "training::maclr::body_of_the_killed_process", "--ignored", "--test-threads=1"])
-        .env(FOLDER, dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Kills at random moments of cache building and training, four in each of five runs, and in more of them where a busy
-/// machine let processes end before; each run then ends with the bits of one never killed, cache included.
-#[test]
-fn killed_at_random_moments_ends_with_the_same_bits() {
-    let whole = tempfile::tempdir().unwrap();
-    let began = Instant::now();
-    assert!(spawn(whole.path()).wait().unwrap().success());
-    let length = began.elapsed();
-    let cached = |dir: &Path| -> BTreeMap<_, _> {
-        let files = std::fs::read_dir(dir.join("cache")).unwrap().map(|f| f.unwrap().path());
-        let packed = files.filter(|p| p.extension().is_some_and(|e| e == "tbv" || e == "tbf"));
-        packed.map(|p| (p.file_name().unwrap().to_owned(), std::fs::read(&p).unwrap())).collect()
-    };
-    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let mut rng = stream(seed, 0, 0, Purpose::Test);
-    println!("moments of seed {seed}");
-    let (mut kills, mut runs) = (0, 0);
-    while runs < 5 || (kills < 10 && runs < 15) {
-        runs += 1;
-        let dir = tempfile::tempdir().unwrap();
-        for _ in 0..4 {
-            let mut child = spawn(dir.path());
-            std::thread::sleep(Duration::from_secs_f64(rng.random_range(0.0..0.4) * length.as_secs_f64()));
-            kills += usize::from(child.try_wait().unwrap().is_none());
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        assert!(spawn(dir.path()).wait().unwrap().success(), "a killed run did not go on");
-        assert!(checkpoint(whole.path()) == checkpoint(dir.path()), "checkpoints differ after kills");
-        assert!(cached(whole.path()) == cached(dir.path()), "caches differ after kills");
-    }
-    assert!(kills >= 10, "only {kills} of {} processes were still running when they were to be killed", 4 * runs);
 }

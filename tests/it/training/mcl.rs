@@ -1,9 +1,8 @@
-//! MCL's step: each of its losses, what it refuses, and that a stopped run goes on with the same bits.
+//! MCL's step: each of its losses, and what it refuses.
 
 use crate::support::close::assert_norm;
-use crate::support::whole_run::{self, SEED, VIDEOS};
+use crate::support::whole_run::VIDEOS;
 use rand::RngExt;
-use std::path::Path;
 use tubelet::error::{Error, ErrorKind};
 use tubelet::nn::{HeadSpec, SmallR3d};
 use tubelet::ops::sgd::Sgd;
@@ -12,10 +11,9 @@ use tubelet::ssl::alignment::{Alignment, Form, overlap};
 use tubelet::ssl::mcl::{Mcl, Rates, Views};
 use tubelet::ssl::report::Report;
 use tubelet::tensor::{Device, Integers, Tensor};
-use tubelet::train::mcl::{KEYS, MclRun, Recipe};
-use tubelet::train::pretrain::Outcome;
+use tubelet::train::mcl::{KEYS, Recipe};
 use tubelet::train::recipe::Training;
-use tubelet::train::views::{Loader, ViewSpec};
+use tubelet::train::views::ViewSpec;
 
 /// The smallest recipe that has everything.
 pub fn recipe() -> Recipe {
@@ -256,16 +254,4 @@ fn overlap_is_cosine_and_correlation() {
     assert_norm("flat", &[cosine as f32], &[8.0 / (4.0f32 * 30.0).sqrt()], 1e-6);
     assert_eq!(correlation, 0.0);
     assert_eq!(overlap(&[0.0; 4], &y), [0.0, 0.0]);
-}
-
-/// A whole run in `dir`, cache included.
-fn run(dir: &Path, after: Option<u64>) -> Result<(Outcome, Vec<f32>), Error> {
-    let recipe = recipe().with_target()?;
-    let method = MclRun::new(&recipe, VIDEOS, SEED, &Device::Cpu)?;
-    whole_run::run(dir, &recipe.training, true, method, Loader::quad, after)
-}
-
-#[test]
-fn stopped_and_resumed_is_never_stopped() {
-    whole_run::resumes(run);
 }

@@ -13,3 +13,4 @@ pub mod mcl_parity;
 pub mod mcl_samples;
 pub mod memory;
 pub mod queue;
+pub mod resume;

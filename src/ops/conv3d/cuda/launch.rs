@@ -121,8 +121,8 @@ impl Work<'_> {
         STATISTICS.launch(self.gpu, 0, spread, (In(part, bytes), sums, tiles as u32, columns as u32))
     }
 
-    /// `dx` from `dy` and `w`, with the epilogue `chain` if there is one (not on the exact path).
-    pub fn dgrad(&self, dy: In, w: In, dx: Out, chain: Option<&NormRelu>) -> Result<()> {
+    /// `dx` from `dy` and `w`, with the epilogue `norm_relu` if there is one (not on the exact path).
+    pub fn dgrad(&self, dy: In, w: In, dx: Out, norm_relu: Option<&NormRelu>) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let conv = Pod(plan.conv);
         if plan.path == Path::Exact {
@@ -130,7 +130,7 @@ impl Work<'_> {
         }
         let dy = self.rows(dy, p.k, plan.padded[1], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
-        let Some(c) = chain else {
+        let Some(c) = norm_relu else {
             let no = NOTHING_IN;
             return DGRAD.launch(self.gpu, plan.entry, plan.spread, (dy, w, dx, NOTHING_OUT, no, no, no, no, conv));
         };

@@ -1,4 +1,5 @@
-//! A run is resumed with what it began with, or not at all; what was refused leaves nothing behind.
+//! A run is resumed with what it began with, or refused; what was refused leaves nothing behind. That a resumed run keeps its
+//! bits is shown in `training/resume.rs`.
 
 use crate::support::programs::{data, refused, started, summary};
 use std::fs;
