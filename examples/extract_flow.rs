@@ -5,7 +5,6 @@ mod support;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -194,7 +193,8 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
     };
     let seconds = began.elapsed().as_secs_f64();
     let epe = truth.map(|truth| flow.end_point_error(&truth)).transpose().context("--epe")?;
-    fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
+    let folder = Folder::open(out).context("--out")?;
+    folder.settle(&serde_json::json!({"program": "extract_flow", "input": "two images"})).context("--out")?;
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;
@@ -216,6 +216,7 @@ fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary
     let folder = Folder::open(out).context("--out")?;
     // Everything that the fields depend on, by the names of the options.
     folder.settle(&serde_json::json!({
+        "program": "extract_flow",
         "--short-side": short_side,
         "--max-frames": max_frames,
         "--gap": gap,

@@ -5,6 +5,7 @@ use super::pretrain::Job;
 use super::run::foresee;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tubelet::error::ErrorKind;
 use tubelet::files::check_writable;
@@ -213,6 +214,23 @@ fn main_memory() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u128>().ok().map(|kilo| kilo * 1024)
+}
+
+/// Refuses test videos of a class of which there is no training video: a probe cannot tell it. `train` and `test` are the
+/// videos that are used.
+pub fn classes_can_be_tested(
+    splits: &Splits,
+    train: impl Iterator<Item = usize>,
+    test: impl Iterator<Item = usize>,
+) -> Result<()> {
+    let known: BTreeSet<usize> = train.map(|i| splits.train.items[i].label).collect();
+    let unknown = test.map(|i| &splits.test.items[i]).find(|item| !known.contains(&item.label));
+    let Some(item) = unknown else { return Ok(()) };
+    let class = &splits.test.classes[item.label];
+    bail!(
+        "--test: {} is of class {class}, of which there is no training video, so it cannot be told by a probe",
+        item.name
+    )
 }
 
 /// Whether there is a run in `out` to resume. Refuses one with other settings or videos; with `skipped`, `settings` name

@@ -17,9 +17,6 @@ use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
 use super::output::warn;
 use super::progress::Progress;
 
-/// The file beside a video's flow that says which video it is the flow of: its [`Source::fingerprint`].
-const SOURCE: &str = "source";
-
 /// Folder for unfinished results, below the output folder.
 const WRITING: &str = ".writing";
 
@@ -175,9 +172,13 @@ impl Extract<'_> {
             Ok(())
         };
         let result = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.jobs.min(videos.len())).map(|_| scope.spawn(work)).collect();
-            let join = |w: std::thread::ScopedJoinHandle<Result<()>>| {
-                w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work);
+            let workers: Vec<_> = (0..self.jobs.min(videos.len())).map(spawn).collect();
+            let join = |worker: std::io::Result<std::thread::ScopedJoinHandle<Result<()>>>| {
+                worker
+                    .context("--jobs: a thread cannot be started")?
+                    .join()
+                    .unwrap_or_else(|p| std::panic::resume_unwind(p))
             };
             // All threads are joined, and the first error is returned.
             let ends: Vec<Result<()>> = workers.into_iter().map(join).collect();
@@ -192,9 +193,9 @@ impl Extract<'_> {
     /// One video, through the folder `staging`. `Some` is an error of the video, an `Err` one of the output or of the machine.
     fn one(&self, video: &Video, staging: &Path, done: &Mutex<Done>) -> Result<Option<String>> {
         let tell = |change: &dyn Fn(&mut Done)| change(&mut done.lock().unwrap_or_else(|e| e.into_inner()));
-        let (home, source) = (self.out.join(&video.name), format!("{:016x}\n", video.source.fingerprint()));
+        let (home, source) = (self.out.join(&video.name), format!("{:016x}\n", video.source.fingerprint()?));
         if home.join(field_name(0, "flo")).is_file() {
-            if fs::read_to_string(home.join(SOURCE)).ok().as_ref() != Some(&source) {
+            if fs::read_to_string(home.join(Source::FINGERPRINT_FILE)).ok().as_ref() != Some(&source) {
                 let home = home.display();
                 let what = format!("{home} has the flow of another video, or of this one before it changed: remove it");
                 return Ok(Some(what));
@@ -236,7 +237,7 @@ impl Extract<'_> {
             }
         }
         self.draw(staging)?;
-        write_atomic(&staging.join(SOURCE), source.as_bytes())?;
+        write_atomic(&staging.join(Source::FINGERPRINT_FILE), source.as_bytes())?;
         sync(staging)?;
         let parent = home.parent().unwrap_or(self.out);
         create(parent)?;

@@ -1,7 +1,9 @@
 //! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
 use super::args::{Common, one_of, within};
-use super::checks::{Length, check_memory, dry_run, folder_to_be, goes_on, lists, outside_of_data, short};
+use super::checks::{
+    Length, check_memory, classes_can_be_tested, dry_run, folder_to_be, goes_on, lists, outside_of_data, short,
+};
 use super::output::{say, warn};
 use super::plan;
 use super::run::{Show, loader};
@@ -21,7 +23,7 @@ use tubelet::tensor::{Device, memory};
 use tubelet::train::checkpoint::Inflated;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
-use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, pretrain, steps_per_epoch};
+use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
@@ -281,6 +283,7 @@ impl<'a> Run<'a> {
         );
         steps_per_epoch(splits.train.len(), training.batch)?;
         training.queue_length(splits.train.len(), job.keys)?;
+        classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
         let settings = settings::of_run(options, job, &splits)?;
         // After the data, so that a folder in use hides nothing that is wrong with them.
         let check_out = || Folder::check(&out).with_context(|| format!("--out {}", out.display()));
@@ -316,8 +319,10 @@ impl<'a> Run<'a> {
         // Fewer videos than were listed may be too few.
         steps_per_epoch(train.videos.len(), training.batch)?;
         training.queue_length(train.videos.len(), job.keys)?;
+        classes_can_be_tested(&splits, train.videos.iter().copied(), test.videos.iter().copied())?;
         // A video that could be read when the run began, or could not, makes it another run.
         goes_on(&out, &settings, true)?;
+        check_run(&out, &settings::identity(&settings)).context("--out")?;
         Ok(Some(Run {
             options,
             training,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
+use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
@@ -59,10 +60,16 @@ pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) ->
     let mut all = of_recipe(job.recipe)?;
     let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
     put("program", job.example.into());
-    put("--data", path(options.data.as_deref()));
-    put("--test", path(options.test.as_deref()));
-    put("--flow-dir", path(options.flow_dir.as_deref()));
-    put("--init", path(options.init.as_deref()));
+    // For the reader: a path may be spelled otherwise, and data moved. What is compared is what they lead to.
+    let paths = [
+        ("--data", &options.data),
+        ("--test", &options.test),
+        ("--flow-dir", &options.flow_dir),
+        ("--init", &options.init),
+    ];
+    put(Folder::PATHS, paths.map(|(option, p)| (option.to_owned(), path(p.as_deref()))).into_iter().collect());
+    put("--flow-dir", options.flow_dir.is_some().into());
+    put("--init", options.init.is_some().into());
     if let Some(head) = job.init_head {
         put("--init-head", head.into());
     }
@@ -70,7 +77,7 @@ pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) ->
     put("--probe-every", options.probe_every.into());
     for data in [&splits.train, &splits.test] {
         let name = format!("videos.{}", data.split.name());
-        put(&format!("{name}.hash"), format!("{:016x}", data.fingerprint()).into());
+        put(&format!("{name}.hash"), format!("{:016x}", data.fingerprint()?).into());
         put(&name, data.len().into());
     }
     Ok(Value::Object(all))
@@ -111,13 +118,11 @@ pub fn path(path: Option<&Path>) -> Value {
     path.map_or(Value::Null, |p| p.to_string_lossy().into_owned().into())
 }
 
-/// Everything in `settings` that a run's results depend on: not the paths, which may be spelled otherwise.
+/// Everything in `settings` that a run's results depend on.
 pub fn identity(settings: &Value) -> String {
     let mut all = settings.clone();
-    for path in ["--data", "--test", "--flow-dir", "--init"] {
-        if let Some(all) = all.as_object_mut() {
-            all.remove(path);
-        }
+    if let Some(all) = all.as_object_mut() {
+        all.remove(Folder::PATHS);
     }
     all.to_string()
 }

@@ -19,6 +19,9 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// A field of settings that is there for the reader, and not compared.
+    pub const PATHS: &str = "paths";
+
     /// Creates the folder if needed and locks it. If the value is dropped before [`Folder::settle`], because the run was
     /// refused, what was created is removed again.
     ///
@@ -175,7 +178,8 @@ fn differences(begun: &Value, now: &Value, all: bool, at: String, found: &mut Ve
         }
         return;
     };
-    for key in y.keys().chain(x.keys().filter(|key| all && !y.contains_key(*key))) {
+    let keys = y.keys().chain(x.keys().filter(|key| all && !y.contains_key(*key)));
+    for key in keys.filter(|key| *key != Folder::PATHS) {
         let name = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
         differences(x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), all, name, found);
     }

@@ -1,6 +1,6 @@
 //! The training loop of all methods: order of the videos, steps, checkpoints, metrics, interruption and resumption.
 
-use super::checkpoint::{Checkpoints, Resumed, State};
+use super::checkpoint::{self, Checkpoints, Resumed, State};
 use super::folder::Folder;
 use super::limits;
 use super::metrics::Metrics;
@@ -230,11 +230,11 @@ pub fn pretrain<M: Method>(
     let all =
         steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
     // The second newest is kept to go back to, in case the newest is damaged.
-    let checkpoints = Checkpoints::open(folder.path().join("checkpoints"), 2)?.every(per_epoch);
+    let checkpoints = Checkpoints::open(folder.path().join(CHECKPOINTS), 2)?.every(per_epoch);
     let (mut last_scores, mut paused) = (None, 0.0);
     let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
         Some(Resumed { checkpoint, state, damaged }) => {
-            same_run(&state, &checkpoint.folder, method.name(), settings)?;
+            same_run(&state, &checkpoint.folder, Some(method.name()), &settings.run)?;
             method.restore(&state)?;
             if !damaged.is_empty() {
                 observer.damaged(&damaged, checkpoint.step);
@@ -357,10 +357,25 @@ fn hash(run: &str) -> String {
     format!("{:016x}", fnv1a(run.as_bytes()))
 }
 
+/// Refuses the folder of another run than `run` ([`Settings::run`]), by its newest checkpoint that can be read. Nothing is
+/// changed: call it before the folder is bound to the run.
+///
+/// # Errors
+/// `Data` naming the checkpoint; `Io` when the folder cannot be read.
+pub fn check_run(folder: &Path, run: &str) -> Result<()> {
+    match checkpoint::newest_state(&folder.join(CHECKPOINTS))? {
+        Some((path, state)) => same_run(&state, &path, None, run),
+        None => Ok(()),
+    }
+}
+
+/// The folder of checkpoints within that of a run.
+const CHECKPOINTS: &str = "checkpoints";
+
 /// Refuses the state of a run of another method, or with other settings or videos.
-fn same_run(state: &State, checkpoint: &Path, method: &str, settings: &Settings) -> Result<()> {
+fn same_run(state: &State, checkpoint: &Path, method: Option<&str>, run: &str) -> Result<()> {
     let saved = |name: &str| state.texts.get(name).map_or("", String::as_str);
-    if saved("method") == method && saved("run") == hash(&settings.run) {
+    if method.is_none_or(|method| saved("method") == method) && saved("run") == hash(run) {
         return Ok(());
     }
     let what = "this checkpoint is of another run, with another method or other settings or videos: put the run's own \

@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use image::ImageDecoder;
 
-use super::folder;
+use super::{Source, folder};
 use crate::error::{Error, Result};
 use crate::flow::{Flow, flo};
 
@@ -237,4 +237,13 @@ fn weights(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
         (first, (first..last).map(|j| (weight(j) / sum) as f32).collect())
     };
     (0..to).map(taps).collect()
+}
+/// Refuses flow in `dir` that says it is of another video than `source`, or of it before it changed. Flow that does not say
+/// it is believed.
+pub(super) fn check_source(dir: &Path, source: &Source) -> Result<()> {
+    let Ok(of) = fs::read_to_string(dir.join(Source::FINGERPRINT_FILE)) else { return Ok(()) };
+    if of.trim() == format!("{:016x}", source.fingerprint()?) {
+        return Ok(());
+    }
+    Err(Error::data(dir, "this is the flow of another video, or of this one before it changed"))
 }

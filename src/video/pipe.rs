@@ -166,8 +166,20 @@ pub(super) fn run(
         look(&mut silence)?;
     };
     group.ended = true;
-    // A crash is another signal, and may be the video's fault.
-    if status.signal() == Some(libc::SIGKILL) { Err(Failure::Killed) } else { Ok(Some(status)) }
+    if was_ended(status) { Err(Failure::Killed) } else { Ok(Some(status)) }
+}
+
+/// Whether another process or the system ended the program. `ffmpeg` catches most signals and then exits with 255; a
+/// shell script reports a signal as 128 and its number, and a program that cannot be run as 126 or 127. A crash is
+/// another signal, and may be the file's fault.
+fn was_ended(status: ExitStatus) -> bool {
+    const CRASHES: [i32; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGFPE, libc::SIGILL, libc::SIGSYS];
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => !CRASHES.contains(&signal),
+        (None, Some(255 | 126 | 127)) => true,
+        (None, Some(code)) => (129..160).contains(&code) && !CRASHES.contains(&(code - 128)),
+        (None, None) => false,
+    }
 }
 
 /// Runs `command` to its end, with at most `limit` bytes of standard output (more is a [`Failure::Flood`]).
@@ -229,6 +241,23 @@ mod tests {
         assert_eq!(silence.left(), Duration::from_secs(60) - 2 * GLANCE);
         silence.broken();
         assert_eq!(silence.left(), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_program_that_was_ended_is_told_from_one_that_failed_or_crashed() {
+        let ended = |wait_status: i32| was_ended(ExitStatus::from_raw(wait_status));
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGXCPU] {
+            assert!(ended(signal) && ended((128 + signal) << 8), "{signal}");
+        }
+        for code in [255, 126, 127] {
+            assert!(ended(code << 8), "{code}");
+        }
+        for signal in [libc::SIGSEGV, libc::SIGABRT, libc::SIGILL] {
+            assert!(!ended(signal) && !ended((128 + signal) << 8), "{signal}");
+        }
+        for code in [0, 1, 8, 69, 183, 187, 234] {
+            assert!(!ended(code << 8), "{code}");
+        }
     }
 
     #[test]

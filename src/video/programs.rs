@@ -31,7 +31,7 @@ pub(super) fn failed(name: &'static str, file: &Path, limit: usize, patience: Pa
         }
         Failure::Read(e) => return Error::not_run(name, format!("its output about {path} cannot be read: {e}"), e),
         Failure::Killed => {
-            let what = format!("was killed while reading {path}, as the system does where memory is short");
+            let what = format!("was ended by a signal while reading {path}, as the system does where memory is short");
             return Error::not_run(name, what, std::io::Error::other("killed by a signal"));
         }
         Failure::Silent => format!("wrote nothing for {timeout} s while reading {path} and was stopped"),

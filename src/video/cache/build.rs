@@ -277,6 +277,7 @@ impl<'a> Build<'a> {
         let field: Box<dyn Fn(usize) -> Result<Flow> + '_> = match &spec.source {
             FlowSource::Folder(root) => {
                 let dir = flow_folder::find(root, name)?;
+                flow_folder::check_source(&dir, &item.source)?;
                 let (files, native) = (Files::list(&dir)?, self.native_size(item)?);
                 files.expect(&dir, t, self.spec.decode.max_frames == Some(t))?;
                 Box::new(move |t| files.read(t, [native, [h, w]]))
@@ -340,10 +341,22 @@ impl<'a> Build<'a> {
             }
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.with.threads.min(n)).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work);
+            let workers: Vec<_> = (0..self.with.threads.min(n)).map(spawn).collect();
+            let join = |worker: std::io::Result<std::thread::ScopedJoinHandle<_>>| {
+                let end: std::result::Result<(), rayon::ThreadPoolBuildError> =
+                    worker?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                end.map_err(std::io::Error::other)
+            };
+            // All threads are joined, and the first error is returned.
+            workers
+                .into_iter()
+                .map(join)
+                .collect::<Vec<std::io::Result<()>>>()
+                .into_iter()
+                .collect::<std::io::Result<()>>()
         })
-        .map_err(|e| Error::io("start threads for", self.dir)(std::io::Error::other(e)))?;
+        .map_err(Error::io("start threads for", self.dir))?;
         let mut slots = slots.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = slots.iter_mut().find(|s| matches!(s, Some(Err(_)))).and_then(Option::take) {
             return error.map(|_| Vec::new());

@@ -1,58 +1,69 @@
 //! A hash of a data set, to recognise that a run resumes with the videos it began with.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::super::{folder, procedural};
 use super::{Dataset, Source, fnv1a, fnv1a_on};
+use crate::error::{Error, Result, unless_of_the_machine};
 
 impl Source {
+    /// The file in a folder of flow that says which video it is the flow of: [`Source::fingerprint`] in 16 hexadecimal
+    /// digits.
+    pub const FINGERPRINT_FILE: &str = "source";
+
     /// A hash of the size of the file in bytes, or of the names and sizes of the frames, or of the number of the procedural
     /// video. A source that cannot be read counts as absent.
-    #[must_use]
-    pub fn fingerprint(&self) -> u64 {
+    ///
+    /// # Errors
+    /// Those [of the machine](Error::is_of_the_machine).
+    pub fn fingerprint(&self) -> Result<u64> {
         let mut text = Vec::new();
         match self {
-            Source::File(path) => text.extend(length(path).to_le_bytes()),
+            Source::File(path) => text.extend(length(path)?.to_le_bytes()),
             Source::Folder(path) => {
-                for frame in folder::frames(path).unwrap_or_default() {
+                for frame in unless_of_the_machine(folder::frames(path))?.unwrap_or_default() {
                     text.extend(frame.file_name().unwrap_or_default().as_encoded_bytes());
-                    text.extend(length(&frame).to_le_bytes());
+                    text.extend(length(&frame)?.to_le_bytes());
                 }
             }
             Source::Procedural(video) => text.extend(video.to_le_bytes()),
         }
-        fnv1a(&text)
+        Ok(fnv1a(&text))
     }
 }
 
 impl Dataset {
     /// A hash of all videos in their order: name, class, number of the class, and [`Source::fingerprint`]. It does not
     /// change when the data is moved as a whole or copied.
-    #[must_use]
-    pub fn fingerprint(&self) -> u64 {
+    ///
+    /// # Errors
+    /// Those [of the machine](Error::is_of_the_machine).
+    pub fn fingerprint(&self) -> Result<u64> {
         let of = |item: &super::Item| {
-            let (class, source) = (&self.classes[item.label], item.source.fingerprint());
-            fnv1a(format!("{}\0{class}\0{}\0{source:x}", item.name, item.label).as_bytes()).to_le_bytes()
+            let (class, source) = (&self.classes[item.label], item.source.fingerprint()?);
+            let name: PathBuf = Path::new(&item.name).components().collect();
+            let text = format!("{}\0{class}\0{}\0{source:x}", name.display(), item.label);
+            Ok(fnv1a(text.as_bytes()).to_le_bytes())
         };
-        let videos: Vec<[u8; 8]> = self.items.par_iter().map(of).collect();
+        let videos: Vec<[u8; 8]> = self.items.par_iter().map(of).collect::<Result<_>>()?;
         let made = self.procedural.as_ref().map(|spec| format!("{spec:?}, version {}", procedural::VERSION));
-        fnv1a_on(&videos.concat(), fnv1a(made.unwrap_or_default().as_bytes()))
+        Ok(fnv1a_on(&videos.concat(), fnv1a(made.unwrap_or_default().as_bytes())))
     }
 }
 
 /// Bytes of a file; `u64::MAX` if it cannot be read.
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(u64::MAX, |m| m.len())
+fn length(path: &Path) -> Result<u64> {
+    let metadata = unless_of_the_machine(fs::metadata(path).map_err(Error::io("read", path)))?;
+    Ok(metadata.map_or(u64::MAX, |m| m.len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::video::{Item, Split};
-    use std::path::PathBuf;
 
     #[test]
     fn videos_are_told_apart_by_name_class_size_and_order_not_by_place() {
@@ -67,7 +78,7 @@ mod tests {
                 Item { source: Source::File(path.clone()), label: *label, name }
             };
             let classes = classes.iter().map(|c| (*c).to_owned()).collect();
-            Dataset::new(Split::Train, classes, paths.iter().map(item).collect()).fingerprint()
+            Dataset::new(Split::Train, classes, paths.iter().map(item).collect()).fingerprint().unwrap()
         };
         let (x, y) = (put(a.path(), "x.mp4", b"1234"), put(a.path(), "y.mp4", b"56"));
         let begun = data(&[(x.clone(), 0), (y.clone(), 1)], &["jump", "run"]);
@@ -92,7 +103,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let of = || {
             let item = Item { source: Source::Folder(dir.path().to_owned()), label: 0, name: "v".to_owned() };
-            Dataset::new(Split::Train, vec!["a".to_owned()], vec![item]).fingerprint()
+            Dataset::new(Split::Train, vec!["a".to_owned()], vec![item]).fingerprint().unwrap()
         };
         let mut seen = vec![of()];
         for (name, bytes) in [("0.png", "1"), ("1.png", "2"), ("1.png", "23")] {

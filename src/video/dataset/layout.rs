@@ -1,6 +1,7 @@
 //! The supported layouts of a data set, and detection of the layout of a path.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -224,6 +225,11 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
     Ok(Some(Found { classes: None, train: videos, test: Some(held_out), layout, warnings }))
 }
 
+/// A name as text. Where it is no UTF-8 its bytes are escaped, so that two names stay two.
+fn text(name: &OsStr) -> String {
+    name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
+}
+
 /// The videos of a tree whose folders name their classes, and what is skipped.
 fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
     tree.use_frames(dir);
@@ -235,7 +241,7 @@ fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<Strin
             continue;
         }
         let parent = path.parent().filter(|p| *p != dir && path != dir).and_then(Path::file_name);
-        let Some(class) = parent.map(|p| p.to_string_lossy().into_owned()) else {
+        let Some(class) = parent.map(text) else {
             let what = format!(
                 "{} lies in no class folder: training needs no labels, but its features are evaluated by telling classes \
                  apart; put the videos into two folders or more, named after classes, or give a `path label` list",

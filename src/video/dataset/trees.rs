@@ -1,7 +1,8 @@
 //! Trees of folders side by side that hold the same videos: `rgb/class/video` and `masks/class/video`, or
 //! `videos/class/video.mp4` and `frames/class/video`.
 //!
-//! Two trees are of the same videos if at least half of the names in one are in the other. A name is the path below the
+//! Two trees are of the same videos if at least half of the names in either are in the other: frames may have been extracted
+//! of some videos only. A name is the path below the
 //! tree. It has a class in it, two components at least: what lies directly in a folder is often numbered alike in all
 //! classes. One component is enough beside a tree that is called `frames`, `rgb`, `videos` and so on, for that is no
 //! class.
@@ -57,6 +58,11 @@ fn of_shared_trees<'a, 'b>(places: &'b [Place<'a>], shared: impl Fn(&Place) -> b
     places.iter().filter(|place| is_shared(place.tree)).collect()
 }
 
+/// The names of those of `places` that another tree may be compared by.
+fn names_of<'a>(places: Vec<&Place<'a>>) -> HashSet<(&'a Path, &'a Path)> {
+    places.into_iter().filter(|place| place.is_telling()).map(|place| place.name).collect()
+}
+
 /// A folder of frames, or of flow, without the last folders below `dir` that only say what is in them: `video/rgb`.
 fn video_of(folder: &Path, dir: &Path) -> PathBuf {
     let says_what = |name| is_folder_of_frames(name) || is_named_beside(name);
@@ -76,12 +82,16 @@ impl Tree {
     /// Removes trees that are named as flow, masks or depth and lie beside a tree of the same videos, and returns them.
     pub(super) fn leave_trees_beside(&mut self, dir: &Path) -> Vec<PathBuf> {
         let names = self.names(dir);
-        let (beside, plain): (Vec<Place>, Vec<Place>) = places(&names, dir).into_iter().partition(Place::is_beside);
-        let plain: HashMap<(&Path, &Path), bool> = plain.iter().fold(HashMap::new(), |mut plain, place| {
+        let (beside, plain_places): (Vec<Place>, Vec<Place>) =
+            places(&names, dir).into_iter().partition(Place::is_beside);
+        let plain: HashMap<(&Path, &Path), bool> = plain_places.iter().fold(HashMap::new(), |mut plain, place| {
             *plain.entry(place.name).or_default() |= place.is_telling();
             plain
         });
-        let left = of_shared_trees(&beside, |place| plain.get(&place.name) == Some(&true));
+        let beside_names: HashSet<(&Path, &Path)> = beside.iter().map(|place| place.name).collect();
+        let in_plain = names_of(of_shared_trees(&plain_places, |place| beside_names.contains(&place.name)));
+        let mut left = of_shared_trees(&beside, |place| plain.get(&place.name) == Some(&true));
+        left.extend(beside.iter().filter(|place| in_plain.contains(&place.name)));
         let trees: HashSet<PathBuf> = left.iter().map(|place| place.tree.to_owned()).collect();
         let outside = |path: &PathBuf| !path.ancestors().any(|above| trees.contains(above));
         self.files.retain(outside);
@@ -103,6 +113,9 @@ impl Tree {
             of_frames.iter().filter(|place| place.is_telling()).map(|place| place.name).collect();
         let shared = |place: &Place| frames.contains(&place.name);
         decoded.extend(of_shared_trees(&of_files, shared).into_iter().filter(|p| shared(p)).map(|place| place.video));
+        let of_files_names: HashSet<(&Path, &Path)> = of_files.iter().map(|place| place.name).collect();
+        let extracted = names_of(of_shared_trees(&of_frames, |place| of_files_names.contains(&place.name)));
+        decoded.extend(of_files.iter().filter(|place| extracted.contains(&place.name)).map(|place| place.video));
         let all = std::mem::take(&mut self.files).into_iter().enumerate();
         let (left, kept): (Vec<_>, Vec<_>) = all.partition(|(i, _)| decoded.contains(i));
         self.files = kept.into_iter().map(|(_, file)| file).collect();

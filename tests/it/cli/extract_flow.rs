@@ -321,3 +321,23 @@ fn a_picture_cut_short_has_no_flow() {
     let e = error(&out);
     assert!(e.contains("b.jpg") && e.contains("cut short") && !d.join("flow").exists(), "{e}");
 }
+
+/// The flow of two pictures went into any folder, and replaced the summary of the run in it.
+#[test]
+fn flow_of_two_pictures_does_not_go_into_another_programs_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    video(&d.join("a"), 2, SIDE, [1, 0]);
+    fs::create_dir(d.join("flow")).unwrap();
+    fs::write(d.join("flow/settings.json"), r#"{"program": "pretrain_maclr"}"#).unwrap();
+    fs::write(d.join("flow/summary.json"), "mine").unwrap();
+    let Some(out) = run(d, &["a/0.png", "a/1.png"]) else { return };
+    let e = error(&out);
+    assert!(e.contains("--out") && e.contains("pretrain_maclr began this run"), "{e}");
+    assert_eq!(fs::read_to_string(d.join("flow/summary.json")).unwrap(), "mine");
+    // Its own folder takes the next pair.
+    for pair in [["a/0.png", "a/1.png"], ["a/1.png", "a/0.png"]] {
+        let mut command = Command::new(example("extract_flow").unwrap());
+        summary(&command.current_dir(d).args(pair).args(["--out", "pair", "--device", "cpu"]).output().unwrap());
+    }
+}

@@ -52,6 +52,17 @@ fn a_run_resumes_with_its_own_videos_only() {
     };
     swapped("train.txt", "a0 a\n", "a0 b\n");
     swapped("test.txt", "videos/b3 b\n", "videos/../videos/b3 b\n");
+    // The same videos by another path.
+    let mut moved = SMALL;
+    fs::create_dir(d.join("lists")).unwrap();
+    for list in ["train.txt", "test.txt"] {
+        let text = fs::read_to_string(d.join(list)).unwrap();
+        fs::write(d.join("lists").join(list), text).unwrap();
+    }
+    std::os::unix::fs::symlink(d.join("videos"), d.join("lists/videos")).unwrap();
+    (moved[1], moved[3]) = ("./lists/train.txt", "lists/test.txt");
+    let out = started("pretrain_maclr", d, &moved).unwrap();
+    assert!(String::from_utf8_lossy(&out.stdout).contains("nothing was trained now"), "{out:?}");
     swapped("train.txt", "videos/a0 a\nvideos/a1 a\n", "videos/a1 a\nvideos/a0 a\n");
     again();
 
@@ -80,6 +91,23 @@ fn the_checkpoint_of_another_run_is_refused() {
     fs::rename(d.join("other").join(step), d.join("run").join(step)).unwrap();
     let e = refused(d, &SMALL).unwrap();
     assert!(e.contains("step-00000003") && e.contains("checkpoint is of another run"), "{e}");
+    // A folder without settings is not bound to the run that is refused.
+    fs::remove_file(d.join("run/settings.json")).unwrap();
+    fs::remove_file(d.join("run/sheet.png")).unwrap();
+    let e = refused(d, &SMALL).unwrap();
+    assert!(e.contains("checkpoint is of another run"), "{e}");
+    assert!(["settings.json", "sheet.png", "lock"].iter().all(|file| !d.join("run").join(file).exists()));
+}
+
+#[test]
+fn a_class_that_no_training_video_has_is_refused_before_decoding() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    replaced(&d.join("test.txt"), "videos/b3 b\n", "videos/b3 c\n");
+    let Some(e) = refused(d, &SMALL) else { return };
+    assert!(e.contains("--test") && e.contains("videos/b3 is of class c"), "{e}");
+    assert!(!d.join("run").exists() && !d.join("runs").exists(), "{e}");
 }
 
 #[test]

@@ -193,3 +193,41 @@ fn a_video_or_another_file_in_place_of_a_list_is_named() {
         assert!(text.contains(&format!("this is {is}: the videos for testing are given as a list")), "{text}");
     }
 }
+
+#[test]
+fn frames_of_some_videos_only_are_used_for_those() {
+    let dir = tempfile::tempdir().unwrap();
+    for class in ["run", "walk"] {
+        for n in 0..4 {
+            put(dir.path(), &format!("videos/{class}/v_{n}.mp4"), &format!("{class} {n}"));
+        }
+    }
+    for video in ["run/v_3", "walk/v_2", "walk/v_3"] {
+        frames(&dir.path().join("frames").join(video), 3);
+    }
+    let (names, told) = found(dir.path());
+    assert_eq!(names.len(), 8, "{names:?}");
+    assert!(names.contains(&"walk/v_2".to_owned()) && !names.contains(&"walk/v_2.mp4".to_owned()), "{names:?}");
+    assert!(told.contains("is left out: its frames are in a folder of the same name"), "{told}");
+}
+
+#[test]
+fn masks_of_more_videos_than_there_are_are_no_videos() {
+    let dir = tempfile::tempdir().unwrap();
+    VIDEOS.iter().for_each(|video| frames(&dir.path().join("rgb").join(video), 3));
+    for class in ["run", "walk"] {
+        (1..9).for_each(|n| frames(&dir.path().join(format!("masks/{class}/v_{n}")), 2));
+    }
+    assert_eq!(found(dir.path()).0, VIDEOS);
+}
+
+#[test]
+fn classes_whose_names_are_no_utf8_stay_apart() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    for class in [&b"n\xff"[..], b"n\xfe"] {
+        let class = dir.path().join(std::ffi::OsStr::from_bytes(class));
+        (0..4).for_each(|n| frames(&class.join(n.to_string()), 3));
+    }
+    assert_eq!(Splits::open(dir.path(), None).unwrap().train.classes, ["n\\xfe", "n\\xff"]);
+}

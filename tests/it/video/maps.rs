@@ -182,7 +182,12 @@ fn flow_that_does_not_fit_its_video_is_named_with_the_numbers() {
     };
     let gray = |path: &Path| image::GrayImage::new(32, 32).save(put(path)).unwrap();
     type Make<'a> = &'a dyn Fn(&Path);
-    let cases: [(&str, Make, &[&str]); 8] = [
+    let of_another = |root: &Path| {
+        write(root, "b/1", 5, [32, 32]);
+        fs::write(root.join("b/1/source"), "0123456789abcdef\n").unwrap();
+    };
+    let cases: [(&str, Make, &[&str]); 9] = [
+        ("stale", &of_another, &["b/1", "the flow of another video, or of this one before it changed"]),
         ("few", &|r| write(r, "b/1", 4, [32, 32]), &["4 flow fields", "6 frames", "5, or 6"]),
         ("many", &|r| write(r, "b/1", 7, [32, 32]), &["7 flow fields", "6 frames"]),
         ("size", &|r| write(r, "b/1", 5, [24, 40]), &["40 x 24", "32 x 32", "16 x 16"]),
