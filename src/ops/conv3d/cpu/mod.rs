@@ -10,8 +10,10 @@ mod epilogue;
 mod plan;
 mod vector;
 
+use super::Conv3d;
+#[cfg(target_arch = "x86_64")]
+use super::Operator;
 use super::fusion::contract::{Epilogue, Prologue};
-use super::{Conv3d, Operator};
 use crate::cpu::Isa;
 use crate::error::Result;
 #[cfg(target_arch = "x86_64")]
