@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use cust::memory::CopyDestination;
 use cust::prelude::{DeviceBuffer, Stream, StreamFlags};
 use tubelet::driver::Gpu;
-use tubelet::ops::conv3d::{Conv3d, Geometry, Pass, fprop, raw};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, fprop, raw};
 use tubelet::shape::Window;
 use tubelet::tensor::{DType, Tensor};
 
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
 
     let (x, w) = (DeviceBuffer::from_slice(&clip)?, DeviceBuffer::from_slice(&filters)?);
     let y = DeviceBuffer::<f32>::zeroed(problem.y_shape().len())?;
-    let space = raw::workspace(&problem, Pass::Fprop, DType::F32)?;
+    let space = raw::workspace(&problem, Operator::Fprop, DType::F32)?;
     let space = DeviceBuffer::<u8>::zeroed(space.max(1))?;
 
     // SAFETY: the stream outlives `gpu`; it belongs to the primary context, which cust and tubelet share.
