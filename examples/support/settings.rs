@@ -60,16 +60,12 @@ pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) ->
     let mut all = of_recipe(job.recipe)?;
     let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
     put("program", job.example.into());
-    // For the reader: a path may be spelled otherwise, and data moved. What is compared is what they lead to.
-    let paths = [
-        ("--data", &options.data),
-        ("--test", &options.test),
-        ("--flow-dir", &options.flow_dir),
-        ("--init", &options.init),
-    ];
+    // For the reader: data may have moved. What is compared are the hashes of the videos below. Nothing stands for the
+    // content of the other two, so their paths are compared.
+    let paths = [("--data", &options.data), ("--test", &options.test)];
     put(Folder::PATHS, paths.map(|(option, p)| (option.to_owned(), path(p.as_deref()))).into_iter().collect());
-    put("--flow-dir", options.flow_dir.is_some().into());
-    put("--init", options.init.is_some().into());
+    put("--flow-dir", path(options.flow_dir.as_deref()));
+    put("--init", path(options.init.as_deref()));
     if let Some(head) = job.init_head {
         put("--init-head", head.into());
     }
