@@ -31,6 +31,8 @@ pub enum Purpose {
     Tubelet = 10,
     /// Flips of the flow alone, as in the released code of MCL.
     LegacyFlip = 11,
+    /// Draws of a bootstrap.
+    Bootstrap = 12,
     /// Tests and benches.
     Test = 9,
 }

@@ -60,11 +60,13 @@ pub fn knn(train: &Features, test: &Features, k: usize) -> Result<KnnResult> {
     Ok(KnnResult { top1: right as f64 / test.len() as f64, predicted })
 }
 
-fn unit(f: &Features) -> Result<Tensor> {
+/// Rows of unit length.
+pub(super) fn unit(f: &Features) -> Result<Tensor> {
     l2_norm::forward(&Tensor::from_f32([f.len(), f.d()], f.values())?)
 }
 
-fn elect(cosines: &[f32], labels: &[usize], classes: &[usize], k: usize) -> usize {
+/// The places of the `k` largest of `cosines`, largest first; of equal ones the earlier first.
+pub(super) fn nearest(cosines: &[f32], k: usize) -> Vec<usize> {
     let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
     let mut order: Vec<usize> = (0..cosines.len()).collect();
     if k < order.len() {
@@ -72,8 +74,12 @@ fn elect(cosines: &[f32], labels: &[usize], classes: &[usize], k: usize) -> usiz
         order.truncate(k);
     }
     order.sort_unstable_by(nearer);
+    order
+}
+
+fn elect(cosines: &[f32], labels: &[usize], classes: &[usize], k: usize) -> usize {
     let mut votes = vec![0.0; classes.len()];
-    for i in order {
+    for i in nearest(cosines, k) {
         if let Ok(class) = classes.binary_search(&labels[i]) {
             votes[class] += (f64::from(cosines[i]) / TEMPERATURE).exp();
         }

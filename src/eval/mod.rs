@@ -1,4 +1,4 @@
-//! Evaluation of frozen features: a linear probe and nearest neighbours.
+//! Evaluation of frozen features: a linear probe, a support vector machine, nearest neighbours and retrieval.
 //!
 //! Features come from a trunk in evaluation mode, one row per video (averaged over its clips). Both protocols train on
 //! one set of videos and are scored on another; neither changes the features.
@@ -16,6 +16,9 @@ pub mod features;
 pub mod knn;
 mod lbfgs;
 pub mod probe;
+pub mod retrieval;
+pub mod scores;
+pub mod svm;
 
 use crate::error::{Error, Result};
 

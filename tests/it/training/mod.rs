@@ -14,3 +14,4 @@ pub mod mcl_samples;
 pub mod memory;
 pub mod queue;
 pub mod resume;
+pub mod svm;
