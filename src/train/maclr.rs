@@ -94,6 +94,7 @@ impl Recipe {
                 lr: 0.1,
                 lr_floor: 0.0,
                 warmup_epochs: 35.0,
+                whole_cosine: true,
                 sgd: Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 },
                 probe_clips: 10,
             },

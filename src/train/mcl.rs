@@ -95,6 +95,7 @@ impl Recipe {
                 lr: 0.01,
                 lr_floor: 1e-6,
                 warmup_epochs: 5.0,
+                whole_cosine: false,
                 sgd: Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 },
                 probe_clips: 20,
             },

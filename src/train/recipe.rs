@@ -21,12 +21,14 @@ pub struct Training {
     pub epochs: u64,
     /// Videos per step.
     pub batch: usize,
-    /// Learning rate after the warm-up, which starts at a hundredth of it.
+    /// Learning rate where the cosine begins; the warm-up starts at a hundredth of it.
     pub lr: f32,
     /// Learning rate at the end.
     pub lr_floor: f32,
     /// Epochs of linear warm-up.
     pub warmup_epochs: f64,
+    /// Whether the cosine spans the warm-up too ([`Schedule::whole_cosine`]).
+    pub whole_cosine: bool,
     /// The optimiser.
     pub sgd: Sgd,
     /// Number of uniformly spaced clips per video whose features are averaged for the probe.
@@ -46,6 +48,7 @@ impl Training {
             lr: 0.03,
             lr_floor: 0.0,
             warmup_epochs: 1.0,
+            whole_cosine: false,
             sgd: Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 },
             probe_clips: 4,
         }
@@ -151,6 +154,7 @@ impl Training {
             warmup: (self.warmup_epochs * per_epoch as f64).round() as u64,
             steps: per_epoch.saturating_mul(self.epochs),
             floor: self.lr_floor,
+            whole_cosine: self.whole_cosine,
         }
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! ```
 //! use tubelet::train::schedule::Schedule;
-//! let lr = Schedule { base: 0.1, warmup_from: 0.0, warmup: 10, steps: 110, floor: 0.0 };
+//! let lr = Schedule { base: 0.1, warmup_from: 0.0, warmup: 10, steps: 110, floor: 0.0, whole_cosine: false };
 //! assert_eq!([0, 5, 10, 60].map(|step| lr.at(step)), [0.0, 0.05, 0.1, 0.05]);
 //! ```
 
 /// Learning rate as a function of the optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    /// The rate after the warm-up.
+    /// The rate where the cosine begins.
     pub base: f32,
     /// The rate at step 0, if there is a warm-up.
     pub warmup_from: f32,
@@ -20,6 +20,9 @@ pub struct Schedule {
     pub steps: u64,
     /// The rate at the end.
     pub floor: f32,
+    /// Whether the cosine spans the warm-up too: the warm-up then ends on the value that the cosine has there, below
+    /// `base` (SlowFast's schedule, on which MaCLR's release is based). Otherwise it begins after the warm-up.
+    pub whole_cosine: bool,
 }
 
 impl Schedule {
@@ -28,12 +31,19 @@ impl Schedule {
     pub fn at(&self, step: u64) -> f32 {
         if step < self.warmup {
             let part = step as f64 / self.warmup as f64;
-            return (f64::from(self.warmup_from) + part * f64::from(self.base - self.warmup_from)) as f32;
+            let end = if self.whole_cosine { self.cosine(self.warmup) as f32 } else { self.base };
+            return (f64::from(self.warmup_from) + part * f64::from(end - self.warmup_from)) as f32;
         }
-        let rest = self.steps.saturating_sub(self.warmup).max(1);
-        let part = ((step - self.warmup) as f64 / rest as f64).min(1.0);
+        self.cosine(step) as f32
+    }
+
+    /// The cosine at `step`.
+    fn cosine(&self, step: u64) -> f64 {
+        let start = if self.whole_cosine { 0 } else { self.warmup };
+        let rest = self.steps.saturating_sub(start).max(1);
+        let part = ((step - start) as f64 / rest as f64).min(1.0);
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * part).cos());
-        (f64::from(self.floor) + cosine * f64::from(self.base - self.floor)) as f32
+        f64::from(self.floor) + cosine * f64::from(self.base - self.floor)
     }
 }
 
@@ -43,7 +53,7 @@ mod tests {
 
     #[test]
     fn rises_then_falls_to_the_floor() {
-        let s = Schedule { base: 0.1, warmup_from: 0.001, warmup: 10, steps: 110, floor: 0.0 };
+        let s = Schedule { base: 0.1, warmup_from: 0.001, warmup: 10, steps: 110, floor: 0.0, whole_cosine: false };
         assert_eq!(s.at(0), 0.001);
         assert_eq!(s.at(10), 0.1);
         assert_eq!(s.at(60), 0.05);
@@ -54,8 +64,19 @@ mod tests {
 
     #[test]
     fn without_warm_up_starts_at_the_base() {
-        let s = Schedule { base: 0.1, warmup_from: 0.0, warmup: 0, steps: 10, floor: 1e-6 };
+        let s = Schedule { base: 0.1, warmup_from: 0.0, warmup: 0, steps: 10, floor: 1e-6, whole_cosine: false };
         assert_eq!(s.at(0), 0.1);
         assert_eq!(s.at(10), 1e-6);
+    }
+
+    /// The schedule of MaCLR's release at a base of 0.1: its cosine is at 0.0926 when a warm-up of 35 of 200 epochs ends.
+    #[test]
+    fn a_warm_up_within_the_cosine_ends_on_it() {
+        let s = Schedule { base: 0.1, warmup_from: 0.001, warmup: 350, steps: 2000, floor: 0.0, whole_cosine: true };
+        assert_eq!(s.at(0), 0.001);
+        assert!((s.at(350) - 0.0926).abs() < 5e-5, "{}", s.at(350));
+        assert!((s.at(349) - s.at(350)).abs() < 3e-4, "no jump");
+        assert_eq!(s.at(1000), 0.05);
+        assert_eq!(s.at(2000), 0.0);
     }
 }
