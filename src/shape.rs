@@ -132,7 +132,7 @@ impl fmt::Debug for Shape {
 
 /// Stride, padding and dilation of a convolution or a pool, per axis `t h w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Window {
     /// Distance between outputs.
     pub stride: [usize; 3],

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// One convolution and its normalisation, as a row of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConvSpec {
     /// Output channels.
     pub out: usize,
@@ -23,6 +23,14 @@ pub struct ConvSpec {
     pub kernel: [usize; 3],
     /// Strides `t h w`.
     pub stride: [usize; 3],
+}
+
+impl ConvSpec {
+    /// Zeros before and after each axis `t h w`: with stride 1 an odd kernel keeps the extents.
+    #[must_use]
+    pub fn pad(&self) -> [usize; 3] {
+        self.kernel.map(|k| if k % 2 == 1 { k / 2 } else { 0 })
+    }
 }
 
 /// Names of a convolution and of its normalisation; `None` where the next convolution follows directly.
@@ -40,7 +48,7 @@ impl ConvNorm {
     /// A step from `c` channels; `scale` is the initial scale of the normalisation.
     pub fn new(b: &mut Builder, names: &Names, c: usize, step: ConvSpec, scale: f32) -> Self {
         ConvNorm {
-            conv: Conv::new(b, &names.0, c, step.out, step.kernel, step.stride),
+            conv: Conv::new(b, &names.0, c, step),
             norm: names.1.as_ref().map(|name| Norm::new(b, name, step.out, scale)),
         }
     }
@@ -180,19 +188,36 @@ pub(super) struct Plan {
     pub last_scale: f32,
 }
 
+/// What is added to the result of a block's path.
+pub(super) enum Bypass<'a> {
+    None,
+    Identity,
+    /// A 1x1x1 convolution with a normalisation.
+    Projection(&'a Names, ConvSpec),
+}
+
+impl Plan {
+    /// The shortcut of a block from `c` channels: its input, projected where channels or extents change.
+    pub(super) fn bypass(&self, c: usize) -> Bypass<'_> {
+        let Plan { path, last: (_, last), .. } = self;
+        let steps = path.iter().map(|(_, step)| step).chain([last]);
+        let stride = steps.fold([1; 3], |s, step| [0, 1, 2].map(|a| s[a] * step.stride[a]));
+        match &self.shortcut {
+            None => Bypass::None,
+            Some(_) if c == last.out && stride == [1; 3] => Bypass::Identity,
+            Some(names) => Bypass::Projection(names, ConvSpec { out: last.out, kernel: [1; 3], stride }),
+        }
+    }
+}
+
 impl Block {
     /// A block from `c` channels, as described by `plan`.
     pub(super) fn new(b: &mut Builder, c: usize, plan: &Plan) -> Self {
         let Plan { path, last: (last_names, last), .. } = plan;
-        let steps = path.iter().map(|(_, step)| step).chain([last]);
-        let stride = steps.fold([1; 3], |s, step| [0, 1, 2].map(|a| s[a] * step.stride[a]));
-        let shortcut = match &plan.shortcut {
-            None => Shortcut::None,
-            Some(_) if c == last.out && stride == [1; 3] => Shortcut::Identity,
-            Some(names) => {
-                let step = ConvSpec { out: last.out, kernel: [1; 3], stride };
-                Shortcut::Projection(ConvNorm::new(b, names, c, step, 1.0))
-            }
+        let shortcut = match plan.bypass(c) {
+            Bypass::None => Shortcut::None,
+            Bypass::Identity => Shortcut::Identity,
+            Bypass::Projection(names, step) => Shortcut::Projection(ConvNorm::new(b, names, c, step, 1.0)),
         };
         let mut c = c;
         let path = path

@@ -1,5 +1,6 @@
 //! The convolution layer.
 
+use super::block::ConvSpec;
 use super::build::Builder;
 use super::params::{ParamId, Params};
 use super::pass::Pass;
@@ -20,12 +21,11 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// From `c` channels to `k`, with the parameter `name.weight`.
-    pub fn new(b: &mut Builder, name: &str, c: usize, k: usize, kernel: [usize; 3], stride: [usize; 3]) -> Self {
-        let [kt, kh, kw] = kernel;
-        let pad = kernel.map(|k| if k % 2 == 1 { k / 2 } else { 0 });
-        let weight = b.conv_weight(&format!("{name}.weight"), [k, kt, kh, kw, c]);
-        Conv { weight, geometry: Geometry::new(Window { stride, pad, dilation: [1; 3] }) }
+    /// From `c` channels, with the parameter `name.weight`.
+    pub fn new(b: &mut Builder, name: &str, c: usize, spec: ConvSpec) -> Self {
+        let [kt, kh, kw] = spec.kernel;
+        let weight = b.conv_weight(&format!("{name}.weight"), [spec.out, kt, kh, kw, c]);
+        Conv { weight, geometry: Geometry::new(Window { stride: spec.stride, pad: spec.pad(), dilation: [1; 3] }) }
     }
 
     /// The filters, whose name is also the layer's ([`super::Param::module`]).

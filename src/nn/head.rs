@@ -13,8 +13,6 @@ use crate::tensor::DType;
 
 /// Standard deviation of the initial weights of linear layers (`docs/papers/maclr.md` section 2.1).
 const DEVIATION: f64 = 0.01;
-/// Name of MaCLR's head.
-const NAME: &str = "head.projection";
 
 /// `x W' + b`.
 #[derive(Clone, Debug)]
@@ -49,17 +47,20 @@ pub struct ProjectionHead {
 }
 
 impl ProjectionHead {
+    /// Name of MaCLR's head.
+    pub const NAME: &str = "head.projection";
+
     /// A head from `features` by way of `hidden` to `code` numbers, with the names `head.projection.0` and
     /// `head.projection.2`.
     pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        Self::named(b, NAME, [features, hidden, code], [DEVIATION; 2], false)
+        Self::named(b, Self::NAME, [features, hidden, code], [DEVIATION; 2], false)
     }
 
     /// The same with batch norm between the linear layer and the ReLU, as `head.projection.1`, and weights of standard
     /// deviation `1 / √inputs`. Codes have unit length, so the smaller MaCLR's weights are, the larger its first steps
     /// are in relation to them: small networks then spend their first epochs with nearly equal codes.
     pub fn normalised(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        Self::named(b, NAME, [features, hidden, code], [features, hidden].map(|i| (i as f64).powf(-0.5)), true)
+        Self::named(b, Self::NAME, [features, hidden, code], [features, hidden].map(|i| (i as f64).powf(-0.5)), true)
     }
 
     /// A head of `features`, `hidden` and `code` numbers with the names `name.0`, `.1` (if `normalised`) and `.2`;

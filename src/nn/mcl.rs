@@ -14,7 +14,7 @@ use crate::tensor::{DType, Tensor};
 
 /// Description of the three heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HeadSpec {
     /// Width of the hidden layer. The release uses the number of features.
     pub hidden: usize,
@@ -49,10 +49,14 @@ pub struct MclEncoder {
     classifier: Linear,
 }
 
-/// Classes of the order classifier: the query is after both keys, or before them.
-const ORDERS: usize = 2;
-
 impl MclEncoder {
+    /// Names of the heads `inter`, `intra` and `order`.
+    pub const HEADS: [&str; 3] = ["nce_inter_head.head", "nce_intra_head.head", "order_head.head"];
+
+    /// Name and classes of the order classifier: the query is after both keys, or before them. The release spells it
+    /// this way.
+    pub const ORDER: (&str, usize) = ("order_classfier.fc", 2);
+
     /// The encoder and its initial parameters, drawn from `seed`. Weights of linear layers are normal with standard
     /// deviation `1 / √(3 inputs)`, that of PyTorch's uniform initialisation, or `1 / √inputs` in normalised heads;
     /// biases are 0.
@@ -71,10 +75,9 @@ impl MclEncoder {
         let deviation = |inputs: usize, share: f64| (share * inputs as f64).powf(-0.5);
         let deviations = [features, hidden].map(|i| deviation(i, if normalised { 1.0 } else { 3.0 }));
         let mut head = |name| ProjectionHead::named(&mut b, name, [features, hidden, code], deviations, normalised);
-        let (inter, intra) = (head("nce_inter_head.head"), head("nce_intra_head.head"));
-        let order = head("order_head.head");
-        // The release spells it this way.
-        let classifier = Linear::new(&mut b, "order_classfier.fc", 3 * code, ORDERS, deviation(3 * code, 3.0));
+        let [inter, intra, order] = Self::HEADS.map(&mut head);
+        let (name, orders) = Self::ORDER;
+        let classifier = Linear::new(&mut b, name, 3 * code, orders, deviation(3 * code, 3.0));
         Ok((MclEncoder { trunk, inter, intra, order, classifier }, b.finish()))
     }
 

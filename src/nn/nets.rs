@@ -6,7 +6,7 @@ use crate::shape::Window;
 
 /// The kind of blocks in a stage, from `c` channels to the stage's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Kind {
@@ -49,7 +49,7 @@ impl Kind {
 
 /// Equal blocks, the first of which has the stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stage {
     /// Kind of its blocks.
     pub kind: Kind,
@@ -65,7 +65,7 @@ pub struct Stage {
 
 /// Whose parameter names a network uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Naming {
@@ -179,7 +179,7 @@ impl Naming {
 
 /// A max pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pool {
     /// Extents `kt kh kw`.
     pub kernel: [usize; 3],
@@ -189,7 +189,7 @@ pub struct Pool {
 
 /// A network up to its last feature map. Build a [`super::Trunk`] from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Net {
     /// Parameter names.
     pub naming: Naming,

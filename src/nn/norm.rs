@@ -8,11 +8,6 @@ use crate::ops::Activation;
 use crate::ops::batch_norm::{Moments, Stats};
 use crate::tape::Var;
 
-/// Added to variances (PyTorch's default, `docs/papers/maclr.md` section 2.1).
-const EPS: f32 = 1e-5;
-/// Weight of the newest batch in the running statistics (PyTorch's default, `docs/papers/maclr.md` section 2.1).
-const MOMENTUM: f32 = 0.1;
-
 /// Batch norm, fused with what follows it in a residual network: adding the shortcut, and ReLU.
 #[derive(Clone, Debug)]
 pub struct Norm {
@@ -23,6 +18,11 @@ pub struct Norm {
 }
 
 impl Norm {
+    /// Added to variances (PyTorch's default, `docs/papers/maclr.md` section 2.1).
+    pub const EPS: f32 = 1e-5;
+    /// Weight of the newest batch in the running statistics (PyTorch's default, `docs/papers/maclr.md` section 2.1).
+    pub const MOMENTUM: f32 = 0.1;
+
     /// Over `channels`, with the parameters `name.{weight,bias,running_mean,running_var}` and initial scales `scale`.
     pub fn new(b: &mut Builder, name: &str, channels: usize, scale: f32) -> Self {
         Norm {
@@ -59,7 +59,7 @@ impl Norm {
         relu: bool,
     ) -> Result<Activation> {
         let (tape, gamma, beta) = (pass.tape(), pass.var(self.scale)?, pass.var(self.shift)?);
-        let layer = |stats| Activation::batch_norm(tape, x, &gamma, &beta, stats, EPS, residual, relu);
+        let layer = |stats| Activation::batch_norm(tape, x, &gamma, &beta, stats, Self::EPS, residual, relu);
         let Mode::Train { parts } = pass.mode() else {
             let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
             return Ok(layer(Stats::Fixed { mean, var })?.0);
@@ -71,8 +71,8 @@ impl Norm {
         let (y, batch) = layer(stats)?;
         drop(moments); // they share the running mean, which would be copied before it is updated
         if let Some(batch) = batch {
-            pass.update_running(self.mean, &batch.mean, MOMENTUM)?;
-            pass.update_running(self.var, &batch.var, MOMENTUM)?;
+            pass.update_running(self.mean, &batch.mean, Self::MOMENTUM)?;
+            pass.update_running(self.var, &batch.var, Self::MOMENTUM)?;
         }
         Ok(y)
     }

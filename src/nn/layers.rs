@@ -1,0 +1,144 @@
+//! A network spelled out layer by layer, with every name and padding, for programs that build it without this crate's
+//! tables (`src/weights/model.py`).
+
+use super::block::{Bypass, ConvSpec, Names};
+use super::nets::{Kind, Net, Pool};
+use crate::error::{Error, Result};
+
+/// A trunk as lists of layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Layers {
+    /// Convolutions before the pool, each followed by ReLU.
+    pub stem: Vec<Layer>,
+    /// The pool after the stem.
+    pub pool: Option<Pool>,
+    /// Residual blocks.
+    pub blocks: Vec<BlockLayers>,
+}
+
+/// A convolution without bias and its normalisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Layer {
+    /// Name of the convolution.
+    pub conv: String,
+    /// Name of the batch norm, which ReLU follows; `None` where the next convolution follows directly.
+    pub norm: Option<String>,
+    /// Input channels.
+    pub from: usize,
+    /// Output channels.
+    pub to: usize,
+    /// Extents `kt kh kw`.
+    pub kernel: [usize; 3],
+    /// Strides `t h w`.
+    pub stride: [usize; 3],
+    /// Zeros before and after each axis.
+    pub pad: [usize; 3],
+}
+
+/// A block: its path with ReLU between the layers, the shortcut added, then ReLU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct BlockLayers {
+    /// Its name.
+    pub name: String,
+    /// The layers, in order.
+    pub path: Vec<Layer>,
+    /// What is added to the path's result.
+    pub shortcut: Shortcut,
+}
+
+/// What is added to the result of a block's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Shortcut {
+    /// Nothing.
+    None,
+    /// The block's input.
+    Identity,
+    /// The block's input after this layer, without ReLU.
+    Projection(Layer),
+}
+
+impl Layer {
+    fn new((conv, norm): &Names, from: usize, spec: ConvSpec) -> Layer {
+        let ConvSpec { out, kernel, stride } = spec;
+        Layer { conv: conv.clone(), norm: norm.clone(), from, to: out, kernel, stride, pad: spec.pad() }
+    }
+}
+
+impl Net {
+    /// Every layer of the trunk that [`super::Trunk::new`] builds from this table.
+    #[must_use]
+    pub fn layers(&self) -> Layers {
+        let mut c = self.in_channels;
+        let mut layer = |names: &Names, spec: ConvSpec| Layer::new(names, std::mem::replace(&mut c, spec.out), spec);
+        let stem = self.named_stem().map(|(names, spec)| layer(&names, spec)).collect();
+        let mut blocks = Vec::new();
+        let all = self.stages.iter().enumerate().flat_map(|(s, stage)| (0..stage.count).map(move |b| (s, b)));
+        for (stage, block) in all {
+            let plan = self.plan(stage, block, c);
+            let shortcut = match plan.bypass(c) {
+                Bypass::None => Shortcut::None,
+                Bypass::Identity => Shortcut::Identity,
+                Bypass::Projection(names, spec) => Shortcut::Projection(Layer::new(names, c, spec)),
+            };
+            let steps = plan.path.iter().chain([&plan.last]);
+            let path = steps.map(|(names, spec)| Layer::new(names, std::mem::replace(&mut c, spec.out), *spec));
+            blocks.push(BlockLayers { path: path.collect(), name: plan.name.clone(), shortcut });
+        }
+        Layers { stem, pool: self.pool, blocks }
+    }
+}
+
+/// The most of anything that a table read from a file may ask for: a thousand layers of a stage, 16 million channels
+/// or frames of a kernel are a mistake.
+const MOST: [(usize, &str); 3] =
+    [(1 << 10, "blocks or convolutions"), (1 << 14, "channels"), (1 << 8, "taps or strides")];
+
+impl Net {
+    /// Checks a table that was read from a file: every extent is positive and none is absurdly large, so that the
+    /// network can be built.
+    ///
+    /// # Errors
+    /// `Param` naming what is wrong.
+    pub fn check(&self) -> Result<()> {
+        let within = |name, values: &[usize], [least, kind]: [usize; 2]| {
+            let (most, what) = MOST[kind];
+            match values.iter().find(|v| !(least..=most).contains(v)) {
+                None => Ok(()),
+                Some(v) => Err(Error::param("network", name, v, format!("it must be {least} to {most} {what}"))),
+            }
+        };
+        within("in_channels", &[self.in_channels], [1, 1])?;
+        within("stem", &[self.stem.len()], [0, 0])?;
+        within("stages", &[self.stages.len()], [0, 0])?;
+        for spec in &self.stem {
+            within("stem.out", &[spec.out], [1, 1])?;
+            within("stem.kernel, stem.stride", &[spec.kernel, spec.stride].concat(), [1, 2])?;
+        }
+        for stage in &self.stages {
+            within("stages.count", &[stage.count], [0, 0])?;
+            within("stages.out", &[stage.out], [1, 1])?;
+            within("stages.temporal, stages.stride", &[[stage.temporal; 3], stage.stride].concat(), [1, 2])?;
+            match stage.kind {
+                Kind::Bottleneck { inner } | Kind::PseudoBottleneck { inner } => within("inner", &[inner], [1, 1])?,
+                Kind::Whole { convs, .. } => within("convs", &[convs], [1, 0])?,
+                Kind::Factored | Kind::PseudoBasic => (),
+            }
+            if stage.temporal.is_multiple_of(2) {
+                return Err(Error::param("network", "stages.temporal", stage.temporal, "it must be odd"));
+            }
+        }
+        let layers: usize = self.stages.iter().map(|s| s.count).sum();
+        within("stages.count", &[layers], [0, 0])?;
+        if let Some(Pool { kernel, window }) = &self.pool {
+            within("pool", &[*kernel, window.stride, window.dilation].concat(), [1, 2])?;
+            within("pool.pad", &window.pad, [0, 2])?;
+        }
+        Ok(())
+    }
+}

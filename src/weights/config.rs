@@ -1,0 +1,144 @@
+//! `config.json`: what a network is, in words that programs read.
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::nn::{ARCHES, HeadSpec, Layers, MclEncoder, Net, Norm, ProjectionHead};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The version of the description, in its field `format`.
+const FORMAT: &str = "tubelet-network-1";
+/// The largest `config.json` that is read: the deepest network has 200 layers of 300 bytes.
+const MOST: u64 = 1 << 24;
+
+/// A network with its heads, and what it expects as input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    format: String,
+    /// The architecture's name (`--arch`), if it is one of the published ones.
+    pub arch: Option<String>,
+    /// What trained the network, in a few words.
+    pub origin: String,
+    /// The trunk as a table.
+    pub network: Net,
+    /// The same, every layer spelled out.
+    layers: Layers,
+    /// Length of a feature vector.
+    features: usize,
+    /// Batch norm's constants.
+    norm: Constants,
+    /// Projection heads by name.
+    pub heads: BTreeMap<String, HeadSpec>,
+    /// The linear classifier.
+    pub classifier: Option<Linear>,
+    /// Linear layers of the training objective.
+    pub other_linears: Vec<Linear>,
+    /// Clips as the network was trained with them.
+    pub input: Option<Input>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Constants {
+    eps: f32,
+    momentum: f32,
+}
+
+/// A linear layer with a bias.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linear {
+    /// Its name; its parameters are `name.weight` and `name.bias`.
+    pub name: String,
+    /// Inputs.
+    pub from: usize,
+    /// Outputs.
+    pub to: usize,
+}
+
+/// Clips as a network was trained with them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// What the clips show: `rgb`, or the name of the motion input.
+    pub kind: String,
+    /// Number of frames.
+    pub frames: usize,
+    /// Distance between consecutive frames, in frames of a video at `fps`.
+    pub stride: usize,
+    /// Frame rate in which the stride is counted; `None` for the video's own.
+    pub fps: Option<f64>,
+    /// Side in pixels.
+    pub side: usize,
+    /// Subtracted from each channel of values in 0..1.
+    pub mean: Vec<f32>,
+    /// Divisor of each channel after that.
+    pub std: Vec<f32>,
+    /// Order of the axes in `model.py`.
+    pub layout: String,
+}
+
+impl Config {
+    /// The description of a trunk without heads.
+    #[must_use]
+    pub fn new(network: &Net, origin: impl Into<String>) -> Config {
+        Config {
+            format: FORMAT.to_owned(),
+            arch: ARCHES.iter().find(|arch| arch.net() == *network).map(|arch| arch.name.to_owned()),
+            origin: origin.into(),
+            layers: network.layers(),
+            features: network.features(),
+            norm: Constants { eps: Norm::EPS, momentum: Norm::MOMENTUM },
+            network: network.clone(),
+            heads: BTreeMap::new(),
+            classifier: None,
+            other_linears: Vec::new(),
+            input: None,
+        }
+    }
+
+    /// With MaCLR's projection head.
+    #[must_use]
+    pub fn maclr(mut self, head: HeadSpec) -> Config {
+        self.heads.insert(ProjectionHead::NAME.to_owned(), head);
+        self
+    }
+
+    /// With MCL's three heads and its classifier of the order of clips.
+    #[must_use]
+    pub fn mcl(mut self, head: HeadSpec) -> Config {
+        self.heads.extend(MclEncoder::HEADS.map(|name| (name.to_owned(), head)));
+        let (name, to) = MclEncoder::ORDER;
+        self.other_linears.push(Linear { name: name.to_owned(), from: 3 * head.code, to });
+        self
+    }
+
+    /// With a linear classifier.
+    #[must_use]
+    pub fn classifier(mut self, classes: usize) -> Config {
+        let name = self.network.naming.classifier().to_owned();
+        self.classifier = Some(Linear { name, from: self.features, to: classes });
+        self
+    }
+
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// `Io` when it cannot be read; `Data` when it is not such a description, or its layers are not those of its table.
+    pub fn load(path: &Path) -> Result<Config> {
+        let bytes = files::read_bounded(path, MOST, "the description of a network")?;
+        let config: Config = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::data(path, format!("this does not describe a network: {e}")))?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        if self.format != FORMAT {
+            return Err(Error::data(path, format!("its format is `{}`, and `{FORMAT}` is read", self.format)));
+        }
+        self.network.check().map_err(|e| Error::data(path, e))?;
+        if self.layers != self.network.layers() || self.features != self.network.features() {
+            return Err(Error::data(path, "its `layers` or `features` are not those of its `network`"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! Exported networks, built by their `model.py` and computed by PyTorch: the same output as this crate's. Runs where
+//! `TUBELET_TEST_PYTHON` (or else `python3`) has torch and safetensors.
+
+use crate::support::goldens::{fill_params, filled};
+use crate::support::skip::absent;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use std::path::Path;
+use std::process::Command;
+use tubelet::nn::{ARCHES, Classifier, Encoder, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, SmallR3d};
+use tubelet::tape::{Tape, Var};
+use tubelet::tensor::Tensor;
+use tubelet::weights::{Config, export};
+
+/// Builds what is in each folder, and compares the outputs in units of the largest value.
+const COMPARE: &str = "
+import json, pathlib, sys, importlib.util, torch
+from safetensors.torch import load_file
+torch.set_num_threads(2)
+worst = 0.0
+for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    spec = importlib.util.spec_from_file_location('model', folder / 'model.py')
+    model = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(model)
+    want = load_file(folder / 'want.safetensors')
+    net = model.load(folder)
+    with torch.no_grad():
+        features = net(want.pop('clip').permute(0, 4, 1, 2, 3))
+        got = {'features': features, **net.codes(features)}
+        if 'logits' in want:
+            got['logits'] = net.classify(features)
+    assert sorted(got) == sorted(want), (sorted(got), sorted(want))
+    for name, value in want.items():
+        error = ((got[name] - value).abs().max() / value.abs().max()).item()
+        print(f'{folder.name} {name} {tuple(value.shape)}: {error:.1e}')
+        worst = max(worst, error)
+assert worst < 1e-5, worst
+";
+
+/// The python that has torch.
+fn python() -> Option<String> {
+    let python = std::env::var("TUBELET_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let import = Command::new(&python).args(["-c", "import torch, safetensors.torch"]).output();
+    import.is_ok_and(|o| o.status.success()).then_some(python)
+}
+
+/// Writes the exported network, a clip and what the network makes of it.
+fn write(folder: &Path, config: &Config, params: &mut Params, outputs: impl Fn(&mut Pass, &Var) -> Vec<(&str, Var)>) {
+    fill_params(params);
+    let clip = filled("x", [2, 8, 36, 44, config.network.in_channels]);
+    let tape = Tape::no_grad();
+    let mut tensors = vec![("clip", clip.clone())];
+    let made = outputs(&mut Pass::new(&tape, params, Mode::Eval), &Var::constant(clip));
+    tensors.extend(made.into_iter().map(|(name, v)| (name, v.value().clone())));
+    export(folder, params, config).unwrap();
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, t)| bytemuck::cast_slice(&t.load().unwrap()).to_vec()).collect();
+    let view = |((name, t), b): ((&str, Tensor), _)| {
+        (name.to_owned(), TensorView::new(Dtype::F32, t.dims().to_vec(), b).unwrap())
+    };
+    let views: Vec<(String, TensorView)> = tensors.into_iter().zip(&bytes).map(view).collect();
+    std::fs::write(folder.join("want.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn exported_networks_compute_the_same_in_plain_pytorch() {
+    let Some(python) = python() else {
+        return absent("a Python with torch and safetensors", "exported networks in plain PyTorch");
+    };
+    let home = tempfile::tempdir().unwrap();
+    let small = SmallR3d { residual: true, convs: 2, ..SmallR3d::default() }.net().unwrap();
+    let p3d = P3d { width: 8, blocks: vec![1, 2], bottleneck: true, ..P3d::default() }.net().unwrap();
+    let nets = ARCHES.iter().map(|a| (a.name, a.net())).chain([("small", small.clone()), ("small_p3d", p3d.clone())]);
+    for (name, net) in nets {
+        let config = Config::new(&net, "A test").classifier(7);
+        let (classifier, mut params) = Classifier::new(&net, 7, 1).unwrap();
+        write(&home.path().join(name), &config, &mut params, |pass, x| {
+            let features = classifier.trunk.forward(pass, x).unwrap();
+            let logits = classifier.forward(pass, x).unwrap();
+            vec![("features", features), ("logits", logits)]
+        });
+    }
+    for normalised in [false, true] {
+        let head = HeadSpec { hidden: 24, code: 16, normalised };
+        let config = Config::new(&small, "A test").maclr(head);
+        let new = if normalised { Encoder::normalised } else { Encoder::new };
+        let (encoder, mut params) = new(&small, 24, 16, 1).unwrap();
+        write(&home.path().join(format!("maclr_{normalised}")), &config, &mut params, |pass, x| {
+            let features = encoder.trunk.forward(pass, x).unwrap();
+            vec![("head.projection", encoder.head.forward(pass, &features).unwrap()), ("features", features)]
+        });
+        let config = Config::new(&p3d, "A test").mcl(head);
+        let (encoder, mut params) = MclEncoder::new(&p3d, head, 1).unwrap();
+        write(&home.path().join(format!("mcl_{normalised}")), &config, &mut params, |pass, x| {
+            let codes = encoder.forward(pass, x).unwrap();
+            let features = encoder.trunk.forward(pass, x).unwrap();
+            let [inter, intra, order] = ["nce_inter_head.head", "nce_intra_head.head", "order_head.head"];
+            vec![(inter, codes.inter), (intra, codes.intra), (order, codes.order), ("features", features)]
+        });
+    }
+    let ran = Command::new(python).args(["-c", COMPARE]).arg(home.path()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{out}{err}");
+    println!("{out}");
+    assert_eq!(out.lines().count(), 2 * (ARCHES.len() + 2) + 2 * (2 + 4), "{out}");
+}
+
+/// A program that reads `config.json` can rely on it; a file that was edited to something else is refused by a sentence.
+#[test]
+fn a_description_is_read_back_and_checked() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("config.json");
+    for arch in ARCHES {
+        let config = Config::new(&arch.net(), "A test");
+        assert_eq!(config.arch, Some(arch.name.to_owned()));
+        std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+        assert_eq!(Config::load(&path).unwrap(), config);
+    }
+    let good = serde_json::to_value(Config::new(&Net::r3d_18(), "A test")).unwrap();
+    let edits: [(&str, serde_json::Value, &str); 6] = [
+        ("/format", "tubelet-network-9".into(), "`tubelet-network-9`, and `tubelet-network-1` is read"),
+        ("/features", 7.into(), "`layers` or `features` are not those of its `network`"),
+        ("/layers/stem/0/to", 7.into(), "`layers` or `features` are not those of its `network`"),
+        ("/network/in_channels", 0.into(), "in_channels"),
+        ("/network/stages/1/count", (1u64 << 60).into(), "stages.count"),
+        ("/network/stages/0/stride/1", 0.into(), "stages.stride"),
+    ];
+    for (place, value, words) in edits {
+        let mut bad = good.clone();
+        *bad.pointer_mut(place).unwrap() = value;
+        std::fs::write(&path, bad.to_string()).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("config.json"), "{error}");
+    }
+    for text in ["", "[]", "{}", "{\"format\": 3}"] {
+        std::fs::write(&path, text).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("this does not describe a network"), "{error}");
+    }
+}
