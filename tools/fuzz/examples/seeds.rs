@@ -11,7 +11,8 @@ use tubelet::error::Result;
 use tubelet::flow::maps::MapSpec;
 use tubelet::flow::{Flow, Gray, flo};
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{State, save_weights};
+use tubelet::train::checkpoint::State;
+use tubelet::weights::save_weights;
 use tubelet::video::cache::Builder;
 use tubelet::video::{Cache, CacheSpec, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
 

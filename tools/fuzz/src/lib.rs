@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use tubelet::flow::flo;
 use tubelet::nn::{Params, Role};
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{ImageHead, Matching, State, inflate, load_weights, save_weights};
+use tubelet::train::checkpoint::State;
 use tubelet::video::{Dataset, Splits, untrusted};
+use tubelet::weights::{ImageHead, Matching, inflate, load_weights, save_weights};
 
 /// Reads bytes as a file of one format.
 pub type Target = fn(&[u8]);
