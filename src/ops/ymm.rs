@@ -45,7 +45,33 @@ unsafe fn widened(half: __m128i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half))) }
 }
 
+/// [`Lanes::greater`] of one register.
+#[inline(always)]
+unsafe fn greater(most: __m256, at: __m256i, x: __m256, place: __m256i) -> (__m256, __m256i) {
+    // SAFETY: as the trait's functions.
+    unsafe {
+        let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, most);
+        let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
+        // NaN wins once and is then kept: nothing compares greater than it.
+        let first = _mm256_and_ps(nan, _mm256_cmp_ps::<_CMP_ORD_Q>(most, most));
+        let wins = _mm256_or_ps(above, first);
+        (_mm256_blendv_ps(most, x, wins), _mm256_blendv_epi8(at, place, _mm256_castps_si256(wins)))
+    }
+}
+
+/// [`Lanes::where_from`] of one register; `mask` has the lanes that are read.
+#[inline(always)]
+unsafe fn where_from(x: __m256, p: *const u32, place: __m256i, mask: __m256i) -> __m256 {
+    // SAFETY: as the trait's functions.
+    unsafe {
+        let from = _mm256_cmpeq_epi32(_mm256_maskload_epi32(p.cast(), mask), place);
+        _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_and_si256(mask, from)))
+    }
+}
+
 impl Ymm {
+    /// `f` of the registers of both. Closures passed to it are `#[inline(always)]`: otherwise the compiler may leave them
+    /// as functions without the instruction set, in which every intrinsic is a call.
     #[inline(always)]
     fn with(self, o: Self, f: impl Fn(__m256, __m256) -> __m256) -> Self {
         Ymm([f(self.0[0], o.0[0]), f(self.0[1], o.0[1])])
@@ -112,31 +138,60 @@ impl Lanes for Ymm {
     }
     #[inline(always)]
     unsafe fn rounded(self) -> Self {
-        unsafe { Ymm(self.0.map(|x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half_bits(x))))) }
+        // Not by `array::map`, which is not always inlined, and then without the instruction set.
+        self.with(
+            self,
+            #[inline(always)]
+            |x, _| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half_bits(x))) },
+        )
     }
     #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {
-        self.with(o, |a, b| unsafe { _mm256_add_ps(a, b) })
+        self.with(
+            o,
+            #[inline(always)]
+            |a, b| unsafe { _mm256_add_ps(a, b) },
+        )
     }
     #[inline(always)]
     unsafe fn sub(self, o: Self) -> Self {
-        self.with(o, |a, b| unsafe { _mm256_sub_ps(a, b) })
+        self.with(
+            o,
+            #[inline(always)]
+            |a, b| unsafe { _mm256_sub_ps(a, b) },
+        )
     }
     #[inline(always)]
     unsafe fn mul(self, o: Self) -> Self {
-        self.with(o, |a, b| unsafe { _mm256_mul_ps(a, b) })
+        self.with(
+            o,
+            #[inline(always)]
+            |a, b| unsafe { _mm256_mul_ps(a, b) },
+        )
     }
     #[inline(always)]
     unsafe fn div(self, o: Self) -> Self {
-        self.with(o, |a, b| unsafe { _mm256_div_ps(a, b) })
+        self.with(
+            o,
+            #[inline(always)]
+            |a, b| unsafe { _mm256_div_ps(a, b) },
+        )
     }
     #[inline(always)]
     unsafe fn where_positive(self, of: Self) -> Self {
-        self.with(of, |a, of| unsafe { _mm256_and_ps(a, _mm256_cmp_ps::<_CMP_GT_OQ>(of, _mm256_setzero_ps())) })
+        self.with(
+            of,
+            #[inline(always)]
+            |a, of| unsafe { _mm256_and_ps(a, _mm256_cmp_ps::<_CMP_GT_OQ>(of, _mm256_setzero_ps())) },
+        )
     }
     #[inline(always)]
     unsafe fn relu(self) -> Self {
-        self.with(self, |a, x| unsafe { _mm256_and_ps(a, _mm256_cmp_ps::<_CMP_NLE_UQ>(x, _mm256_setzero_ps())) })
+        self.with(
+            self,
+            #[inline(always)]
+            |a, x| unsafe { _mm256_and_ps(a, _mm256_cmp_ps::<_CMP_NLE_UQ>(x, _mm256_setzero_ps())) },
+        )
     }
 
     type Places = [__m256i; 2];
@@ -155,17 +210,8 @@ impl Lanes for Ymm {
     #[inline(always)]
     unsafe fn greater(self, at: [__m256i; 2], x: Self, place: u32) -> (Self, [__m256i; 2]) {
         unsafe {
-            let place = _mm256_castsi256_ps(_mm256_set1_epi32(place as i32));
-            let one = |most: __m256, at: __m256i, x: __m256| {
-                let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, most);
-                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
-                // NaN wins once and is then kept: nothing compares greater than it.
-                let first = _mm256_and_ps(nan, _mm256_cmp_ps::<_CMP_ORD_Q>(most, most));
-                let wins = _mm256_or_ps(above, first);
-                let at = _mm256_blendv_ps(_mm256_castsi256_ps(at), place, wins);
-                (_mm256_blendv_ps(most, x, wins), _mm256_castps_si256(at))
-            };
-            let (low, high) = (one(self.0[0], at[0], x.0[0]), one(self.0[1], at[1], x.0[1]));
+            let place = _mm256_set1_epi32(place as i32);
+            let (low, high) = (greater(self.0[0], at[0], x.0[0], place), greater(self.0[1], at[1], x.0[1], place));
             (Ymm([low.0, high.0]), [low.1, high.1])
         }
     }
@@ -173,12 +219,8 @@ impl Lanes for Ymm {
     unsafe fn where_from(self, p: *const u32, place: u32, n: usize) -> Self {
         unsafe {
             let (mask, place) = (first(n), _mm256_set1_epi32(place as i32));
-            let one = |x: __m256, p: *const u32, mask: __m256i| {
-                let at = _mm256_maskload_epi32(p.cast(), mask);
-                let from = _mm256_and_si256(mask, _mm256_cmpeq_epi32(at, place));
-                _mm256_and_ps(x, _mm256_castsi256_ps(from))
-            };
-            Ymm([one(self.0[0], p, mask[0]), one(self.0[1], p.wrapping_add(HALF), mask[1])])
+            let (low, high) = (where_from(self.0[0], p, place, mask[0]), p.wrapping_add(HALF));
+            Ymm([low, where_from(self.0[1], high, place, mask[1])])
         }
     }
 }
