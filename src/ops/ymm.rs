@@ -38,11 +38,16 @@ unsafe fn half_bits(x: __m256) -> __m256i {
     }
 }
 
-/// The numbers of eight bf16.
+/// Sixteen numbers at `p`.
 #[inline(always)]
-unsafe fn widened(half: __m128i) -> __m256 {
+unsafe fn halves(p: *const bf16) -> Ymm {
     // SAFETY: as the trait's functions.
-    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half))) }
+    unsafe {
+        let (low, high) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(HALF).cast()));
+        let (low, high) = (_mm256_cvtepu16_epi32(low), _mm256_cvtepu16_epi32(high));
+        let [low, high] = [_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high)];
+        Ymm([_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)])
+    }
 }
 
 /// [`Lanes::greater`] of one register.
@@ -59,14 +64,11 @@ unsafe fn greater(most: __m256, at: __m256i, x: __m256, place: __m256i) -> (__m2
     }
 }
 
-/// [`Lanes::where_from`] of one register; `mask` has the lanes that are read.
+/// `x` where `at` equals `place` and `read` is set, else 0.
 #[inline(always)]
-unsafe fn where_from(x: __m256, p: *const u32, place: __m256i, mask: __m256i) -> __m256 {
+unsafe fn where_equal(x: __m256, at: __m256i, place: __m256i, read: __m256i) -> __m256 {
     // SAFETY: as the trait's functions.
-    unsafe {
-        let from = _mm256_cmpeq_epi32(_mm256_maskload_epi32(p.cast(), mask), place);
-        _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_and_si256(mask, from)))
-    }
+    unsafe { _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_and_si256(read, _mm256_cmpeq_epi32(at, place)))) }
 }
 
 impl Ymm {
@@ -111,15 +113,13 @@ impl Lanes for Ymm {
     #[inline(always)]
     unsafe fn load_half(p: *const bf16, n: usize) -> Self {
         unsafe {
+            if n == LANES {
+                return halves(p);
+            }
             // There are no masked accesses of 16 bits: a part of a vector takes the way through memory.
             let mut part = [bf16::ZERO; LANES];
-            let p = if n == LANES {
-                p
-            } else {
-                part.as_mut_ptr().copy_from_nonoverlapping(p, n);
-                part.as_ptr()
-            };
-            Ymm([widened(_mm_loadu_si128(p.cast())), widened(_mm_loadu_si128(p.add(HALF).cast()))])
+            part.as_mut_ptr().copy_from_nonoverlapping(p, n);
+            halves(part.as_ptr())
         }
     }
     #[inline(always)]
@@ -202,9 +202,14 @@ impl Lanes for Ymm {
     #[inline(always)]
     unsafe fn store_places(at: [__m256i; 2], p: *mut u32, n: usize) {
         unsafe {
+            let high = p.wrapping_add(HALF);
+            if n == LANES {
+                _mm256_storeu_si256(p.cast(), at[0]);
+                return _mm256_storeu_si256(high.cast(), at[1]);
+            }
             let [a, b] = first(n);
             _mm256_maskstore_epi32(p.cast(), a, at[0]);
-            _mm256_maskstore_epi32(p.wrapping_add(HALF).cast(), b, at[1]);
+            _mm256_maskstore_epi32(high.cast(), b, at[1]);
         }
     }
     #[inline(always)]
@@ -218,9 +223,15 @@ impl Lanes for Ymm {
     #[inline(always)]
     unsafe fn where_from(self, p: *const u32, place: u32, n: usize) -> Self {
         unsafe {
-            let (mask, place) = (first(n), _mm256_set1_epi32(place as i32));
-            let (low, high) = (where_from(self.0[0], p, place, mask[0]), p.wrapping_add(HALF));
-            Ymm([low, where_from(self.0[1], high, place, mask[1])])
+            let (high, place) = (p.wrapping_add(HALF), _mm256_set1_epi32(place as i32));
+            let (at, read) = if n == LANES {
+                ([_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(high.cast())], [_mm256_set1_epi32(-1); 2])
+            } else {
+                let [a, b] = first(n);
+                ([_mm256_maskload_epi32(p.cast(), a), _mm256_maskload_epi32(high.cast(), b)], [a, b])
+            };
+            let low = where_equal(self.0[0], at[0], place, read[0]);
+            Ymm([low, where_equal(self.0[1], at[1], place, read[1])])
         }
     }
 }
