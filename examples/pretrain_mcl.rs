@@ -18,9 +18,9 @@ use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::saliency;
 use support::settings::of_recipe;
-use tubelet::train::checkpoint::ImageHead;
 use tubelet::train::limits;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
+use tubelet::weights::ImageHead;
 
 /// Pre-train on videos without labels (MCL), then evaluate the features with a linear probe.
 ///

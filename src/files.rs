@@ -1,4 +1,4 @@
-//! Opening untrusted files: regular files only, of bounded size, with memory that is allocated fallibly.
+//! Opening untrusted files: regular files only, of bounded size, with memory that is allocated fallibly; syncing folders.
 //!
 //! Every file whose name comes from outside (lists, `.flo` files, frames, caches, checkpoints) is opened here: a FIFO
 //! would block the program for ever, a device has no end, and a sparse file can claim any size.
@@ -130,6 +130,13 @@ pub(crate) fn with_room<T>(path: impl AsRef<Path>, n: usize) -> Result<Vec<T>> {
         Error::io("read", path)(io::Error::new(io::ErrorKind::OutOfMemory, what))
     })?;
     Ok(values)
+}
+
+/// Syncs `folder`, so that renames in it survive a loss of power.
+#[cfg(feature = "train")]
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    let open = File::open(folder).map_err(Error::io("open", folder))?;
+    open.sync_all().map_err(Error::io("sync", folder))
 }
 
 fn refuse_irregular(path: &Path, what: &str, metadata: &Metadata) -> Result<()> {

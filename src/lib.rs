@@ -11,13 +11,14 @@
 //! | [`tape`] | recorded operations | gradients of any order |
 //! | [`nn`] | named parameters | networks |
 //! | [`ssl`] | two networks' codes, queues of negatives | a loss |
+//! | [`weights`] | files of PyTorch and safetensors | parameters of a network |
 //! | [`train`] | a data set, a method | a checkpoint |
 //! | [`eval`] | features | accuracy of a probe and of nearest neighbours |
 //!
 //! Below them: [`driver`] (GPUs), [`cpu`] (instruction sets), [`files`], [`error`], [`shape`], [`rng`]. [`interop`] adapts
 //! arrays and streams of other crates.
 //!
-//! The modules `video`, `train` and `eval` belong to the features `video` and `train`, GPU support to `cuda`. All are on
+//! The modules `video`, `weights`, `train` and `eval` belong to the features `video` and `train`, GPU support to `cuda`. All are on
 //! by default.
 
 #![warn(missing_docs)]
@@ -46,6 +47,8 @@ pub mod tensor;
 pub mod train;
 #[cfg(feature = "video")]
 pub mod video;
+#[cfg(feature = "train")]
+pub mod weights;
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]

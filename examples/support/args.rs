@@ -3,11 +3,12 @@
 use super::output::{lost, say_aside};
 use super::stop::stopped;
 use anyhow::{Context, Result};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use tubelet::cpu::Isa;
+use tubelet::nn::{ARCHES, Arch};
 use tubelet::tensor::Device;
 use tubelet::train::limits::{self, Limit, Number};
 
@@ -79,6 +80,12 @@ where
 {
     let known = PossibleValuesParser::new(all.map(|(name, _)| name));
     known.try_map(move |text| all.into_iter().find(|(name, _)| *name == text).map(|(_, value)| value).ok_or("unknown"))
+}
+
+/// A clap value parser for networks that have a name: `#[arg(value_parser = arch())]`.
+pub fn arch() -> impl TypedValueParser<Value = &'static Arch> {
+    let known = PossibleValuesParser::new(ARCHES.iter().map(|arch| PossibleValue::new(arch.name).help(arch.about)));
+    known.try_map(|name| Arch::by_name(&name).ok_or("unknown"))
 }
 
 /// The value of `--device`.

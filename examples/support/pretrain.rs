@@ -21,13 +21,13 @@ use std::time::Instant;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::{Net, Params, Precision, Trunk};
 use tubelet::tensor::{Device, memory};
-use tubelet::train::checkpoint::Inflated;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
+use tubelet::weights::Loaded;
 
 /// Weight of the probe's penalty: scikit-learn's `C = 0.1` for 340 training videos. The same for every run; chosen
 /// among 0.01, 0.1 and 1 with the scores of the gestures' test videos in sight (`docs/experiments.md`).
@@ -76,8 +76,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub flow_dir: Option<PathBuf>,
 
-    /// Initialise the RGB network from weights (safetensors): of an image ResNet with torchvision's or MoCo v2's names,
-    /// or of a network with the same names, such as an earlier run's weights.safetensors
+    /// Initialise the RGB network from weights (safetensors, or as torch.save writes them): of an image ResNet, or of the same
+    /// network of clips, such as an earlier run's weights.safetensors (`weights inspect FILE` shows what is in a file)
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 
@@ -194,7 +194,7 @@ impl Options {
 }
 
 /// Prints what a network took from `--init`.
-pub fn say_inflated(inflated: Option<&Inflated>) {
+pub fn say_inflated(inflated: Option<&Loaded>) {
     let Some(i) = inflated else { return };
     let [copied, made, left] = [i.copied.len(), i.made.len(), i.left_over.len()];
     say(format_args!(

@@ -18,6 +18,7 @@
 //!
 //! The published networks and the small ones are tables of stages, in [`nets`].
 
+mod arch;
 mod backbone;
 mod block;
 mod build;
@@ -32,6 +33,7 @@ mod pass;
 mod precision;
 mod recompute;
 
+pub use arch::{ARCHES, Arch};
 pub use backbone::Trunk;
 pub use block::{Block, ConvNorm, ConvSpec, Grid};
 pub use build::Builder;

@@ -44,7 +44,7 @@ impl P3d {
     }
 
     /// The image network of this width and depth, as a network of clips whose kernels have temporal extent 1.
-    /// [`crate::train::checkpoint::inflate`] reads weights of this network. With the published numbers it is
+    /// [`crate::weights::inflate`] reads weights of this network. With the published numbers it is
     /// torchvision's `resnet50` or `resnet18`.
     ///
     /// # Errors

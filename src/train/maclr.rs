@@ -2,7 +2,7 @@
 //! method.
 
 use super::batch::{stack, stack_maps};
-use super::checkpoint::{ImageHead, Inflated, State, start_from};
+use super::checkpoint::State;
 use super::graph::Graph;
 use super::limits;
 use super::pathway;
@@ -18,6 +18,7 @@ use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
+use crate::weights::{ImageHead, Loaded, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -128,12 +129,12 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`start_from`].
-    pub fn check_init(&self) -> Result<Option<Inflated>> {
+    pub fn check_init(&self) -> Result<Option<Loaded>> {
         Ok(self.init.is_some().then(|| self.visual_start(0)).transpose()?.and_then(|(.., inflated)| inflated))
     }
 
     /// The visual network with its initial weights.
-    fn visual_start(&self, seed: u64) -> Result<(Encoder, Params, Option<Inflated>)> {
+    fn visual_start(&self, seed: u64) -> Result<(Encoder, Params, Option<Loaded>)> {
         let (encoder, mut params) = self.encoder(&self.visual, seed)?;
         let init = self.init.as_ref();
         let start = init.map(|path| start_from(path, &self.visual, &mut params, ImageHead::Dropped));
@@ -174,7 +175,7 @@ impl Recipe {
     }
 
     /// The same, and what the visual network loaded from [`Recipe::init`].
-    fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Inflated>)> {
+    fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Loaded>)> {
         let queue = self.training.queue_length(videos, 1)?;
         let pathway = |(encoder, params): (Encoder, Params)| {
             Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
@@ -209,7 +210,7 @@ pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
 pub struct MaclrRun {
     method: Maclr,
     pathways: Pathways,
-    inflated: Option<Inflated>,
+    inflated: Option<Loaded>,
     device: Device,
     graph: Graph<Maclr>,
 }
@@ -227,7 +228,7 @@ impl MaclrRun {
 
     /// What the visual network loaded from [`Recipe::init`].
     #[must_use]
-    pub fn inflated(&self) -> Option<&Inflated> {
+    pub fn inflated(&self) -> Option<&Loaded> {
         self.inflated.as_ref()
     }
 

@@ -1,7 +1,7 @@
 //! An MCL run: its settings as a plain struct, presets, and the implementation of the [loop](super::pretrain)'s method.
 
 use super::batch::{stack, stack_maps};
-use super::checkpoint::{ImageHead, Inflated, State, start_from};
+use super::checkpoint::State;
 use super::focus::{Focus, Quad};
 use super::graph::Graph;
 use super::limits;
@@ -18,6 +18,7 @@ use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
+use crate::weights::{ImageHead, Loaded, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -125,12 +126,12 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`start_from`].
-    pub fn check_init(&self) -> Result<Option<Inflated>> {
+    pub fn check_init(&self) -> Result<Option<Loaded>> {
         Ok(self.init.is_some().then(|| self.first(0)).transpose()?.and_then(|(.., inflated)| inflated))
     }
 
     /// The encoder with its initial weights.
-    fn first(&self, seed: u64) -> Result<(MclEncoder, Params, Option<Inflated>)> {
+    fn first(&self, seed: u64) -> Result<(MclEncoder, Params, Option<Loaded>)> {
         let (encoder, mut params) = MclEncoder::new(&self.net, self.heads, seed)?;
         let start = self.init.as_ref().map(|(path, head)| start_from(path, &self.net, &mut params, *head));
         let inflated = start.transpose()?;
@@ -162,7 +163,7 @@ impl Recipe {
     /// # Errors
     /// As [`Training::queue_length`] and [`start_from`]; `Param` for invalid network sizes; on a GPU `OutOfMemory` and
     /// `Driver`.
-    pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<(Network, Option<Inflated>)> {
+    pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<(Network, Option<Loaded>)> {
         let queue = self.training.queue_length(videos, KEYS)?;
         let (encoder, params, inflated) = self.first(seed)?;
         let queue = Queue::new(queue, self.heads.code)?.to(device)?;
@@ -174,7 +175,7 @@ impl Recipe {
 pub struct MclRun {
     method: Mcl,
     network: Network,
-    inflated: Option<Inflated>,
+    inflated: Option<Loaded>,
     graph: Graph<Mcl>,
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
@@ -220,7 +221,7 @@ impl MclRun {
 
     /// What the network loaded from [`Recipe::init`].
     #[must_use]
-    pub fn inflated(&self) -> Option<&Inflated> {
+    pub fn inflated(&self) -> Option<&Loaded> {
         self.inflated.as_ref()
     }
 

@@ -10,6 +10,7 @@ mod networks;
 mod support;
 mod training;
 mod video;
+mod weights;
 
 /// The folder of the repository.
 fn root() -> &'static Path {

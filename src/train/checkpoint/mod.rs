@@ -13,22 +13,16 @@
 //!
 //! Only one process at a time may use a folder; the run holds a lock on it.
 
-mod file;
-mod inflate;
-mod start;
 mod state;
-mod weights;
 
-pub use inflate::{ImageHead, Inflated, inflate};
-pub use start::start_from;
 pub use state::{FORMAT, State};
-pub use weights::{Matching, from_pytorch, load_weights, save_weights, to_pytorch};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::sync_folder;
 use crate::nn::Params;
-use file::Reader;
+use crate::weights::{self, Matching, Source};
 use state::Place;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder of checkpoints.
@@ -49,7 +43,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The file with the weights, for other programs and for [`load_weights`].
+    /// The file with the weights, for other programs and for [`weights::load_weights`].
     #[must_use]
     pub fn weights(&self) -> PathBuf {
         self.folder.join("weights.safetensors")
@@ -65,10 +59,10 @@ impl Checkpoint {
     /// error.
     ///
     /// # Errors
-    /// As [`State::load`] and [`load_weights`]; `Format` when the folder's name has another step than the state, or its
+    /// As [`State::load`] and [`weights::load_weights`]; `Format` when the folder's name has another step than the state, or its
     /// two files were not saved together.
     pub fn load(&self, networks: &mut [(&str, &mut Params)]) -> Result<State> {
-        let (state, weights) = (self.state(), self.weights());
+        let (state, weights_file) = (self.state(), self.weights());
         let (loaded, place) = State::read(&state)?;
         let Some(place) = place else {
             return Err(Error::format(&state, 8, "this state was not saved in a checkpoint: it does not say its step"));
@@ -78,15 +72,15 @@ impl Checkpoint {
                 format!("this state was saved after step {}, not {}: the folder was renamed", place.step, self.step);
             return Err(Error::format(&state, 8, what));
         }
-        let mut file = Reader::open(&weights)?;
+        let mut file = Source::open(&weights_file)?;
         if file.verify()?.as_ref() != Some(&place.weights) {
             return Err(Error::format(
-                &weights,
+                &weights_file,
                 8,
                 "these are not the weights that were saved with the state beside them",
             ));
         }
-        weights::fill(file, &weights, networks, &Matching::EXACT)?;
+        weights::fill(&mut file, networks, &Matching::EXACT)?;
         Ok(loaded)
     }
 }
@@ -294,10 +288,4 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
         }
     }
     Ok(out)
-}
-
-/// Syncs `folder`, so that renames in it survive a loss of power.
-fn sync_folder(folder: &Path) -> Result<()> {
-    let open = File::open(folder).map_err(Error::io("open", folder))?;
-    open.sync_all().map_err(Error::io("sync", folder))
 }

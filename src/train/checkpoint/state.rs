@@ -1,10 +1,10 @@
 //! The rest of the state of a training run: momenta, key encoders, queues, counters.
 
-use super::file::{self, Data, Entry, Reader};
 use crate::error::{Error, Result};
 use crate::nn::Params;
 use crate::shape::Shape;
 use crate::tensor::{DType, Tensor};
+use crate::weights::{self, Data, Entry, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -126,7 +126,7 @@ impl State {
         for (name, t) in &self.tensors {
             t.expect("state", "tensor", DType::F32)?;
             let data = t.load()?;
-            super::weights::check_finite(path, name, &data)?;
+            weights::check_finite(path, name, &data)?;
             entries.insert(name.clone(), Entry { shape: t.dims().to_vec(), data: Data::F32(data) });
         }
         let notes = Notes {
@@ -137,7 +137,7 @@ impl State {
             texts: self.texts.clone(),
         };
         let notes = serde_json::to_string(&notes).map_err(|e| Error::data(path, e))?;
-        file::write(path, &entries, (KEY, &notes)).map(|_| ())
+        weights::write(path, &entries, (KEY, &notes)).map(|_| ())
     }
 
     /// Reads a state written by [`State::save`].
@@ -151,7 +151,7 @@ impl State {
 
     /// As [`State::load`], with the checkpoint it belongs to.
     pub(super) fn read(path: &Path) -> Result<(State, Option<Place>)> {
-        let mut file = Reader::open(path)?;
+        let mut file = Source::open(path)?;
         let damaged =
             |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the metadata of the state is invalid: {e}"));
         let Some(text) = file.note(KEY).map(str::to_owned) else {
@@ -175,7 +175,7 @@ impl State {
             reals.insert(name, value);
         }
         let mut tensors = BTreeMap::new();
-        for (name, info) in file.infos() {
+        for (name, info) in file.tensors().clone() {
             if info.shape.len() > 5 {
                 return Err(Error::format(
                     path,
@@ -183,7 +183,7 @@ impl State {
                     format!("`{name}` has {} extents; at most 5 are known", info.shape.len()),
                 ));
             }
-            let data = file.f32(&name, &info)?;
+            let data = file.f32(&name)?;
             tensors.insert(name, Tensor::from_f32(Shape::new(&info.shape), &data)?);
         }
         Ok((State { tensors, counters: notes.counters, reals, texts: notes.texts }, notes.place))

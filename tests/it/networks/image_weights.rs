@@ -7,8 +7,8 @@ use tubelet::error::ErrorKind;
 use tubelet::nn::nets::Naming;
 use tubelet::nn::{Encoder, Net, P3d, Params};
 use tubelet::tensor::Device;
-use tubelet::train::checkpoint::{ImageHead, inflate, save_weights, start_from};
 use tubelet::train::maclr::Recipe;
+use tubelet::weights::{ImageHead, inflate, save_weights, start_from};
 
 /// Weights of a small image ResNet, by torchvision's names.
 fn image() -> PathBuf {

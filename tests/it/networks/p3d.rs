@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use tubelet::nn::{Grid, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, Trunk};
 use tubelet::tape::{Tape, Var};
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{ImageHead, inflate};
+use tubelet::weights::{ImageHead, inflate};
 
 /// mcl.md 2.1: parameters of 50 layers. Those of 18 were counted in PyTorch.
 #[test]
@@ -181,7 +181,7 @@ fn an_inflated_network_equals_our_own_image_network() {
 fn write_image(file: &std::path::Path, params: &Params) {
     let mut list: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for (_, p) in params.iter() {
-        let (shape, data) = tubelet::train::checkpoint::to_pytorch(p.role, &p.value).unwrap();
+        let (shape, data) = tubelet::weights::to_pytorch(p.role, &p.value).unwrap();
         let shape = if let [k, c, 1, h, w] = shape[..] { vec![k, c, h, w] } else { shape };
         list.push((p.name.clone(), shape, bytemuck::cast_slice(&data).to_vec()));
     }

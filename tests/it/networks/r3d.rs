@@ -10,7 +10,7 @@ use tubelet::nn::{Builder, Classifier, Encoder, Mode, Params, Pass, Role, SmallR
 use tubelet::ops;
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
-use tubelet::train::checkpoint::to_pytorch;
+use tubelet::weights::to_pytorch;
 
 /// Compares output, running statistics, loss and gradients of a network with PyTorch's.
 fn parity(name: &str, params: Params, clip: [usize; 3], forward: impl Fn(&mut Pass, &Var) -> Var) {

@@ -6,7 +6,7 @@ use safetensors::tensor::TensorView;
 use tubelet::nn::{Params, Role};
 use tubelet::shape::Shape;
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::from_pytorch;
+use tubelet::weights::from_pytorch;
 
 /// Numbers in [-1, 1) from a hash of the name and the index, as the generator of the fixture computes them.
 pub fn fill(name: &str, count: usize) -> Vec<f64> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use tubelet::nn::{Encoder, Params, Role, SmallR3d};
 use tubelet::shape::Shape;
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{Checkpoints, Matching, State, from_pytorch, load_weights, save_weights, to_pytorch};
+use tubelet::train::checkpoint::{Checkpoints, State};
+use tubelet::weights::{Matching, from_pytorch, load_weights, save_weights, to_pytorch};
 
 pub fn params(seed: u64) -> Params {
     let net = SmallR3d { widths: vec![4, 6], blocks: vec![0, 1], ..two_stages() }.net().unwrap();

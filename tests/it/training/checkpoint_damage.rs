@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use tubelet::nn::{Params, Role};
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{Checkpoint, Checkpoints, Matching, State, load_weights, save_weights};
+use tubelet::train::checkpoint::{Checkpoint, Checkpoints, State};
+use tubelet::weights::{Matching, load_weights, save_weights};
 
 use crate::training::checkpoint::{assert_same, error, folders, params, state};
 

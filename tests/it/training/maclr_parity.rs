@@ -11,7 +11,7 @@ use tubelet::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use tubelet::ssl::pathway::Pathway;
 use tubelet::ssl::queue::Queue;
 use tubelet::tensor::Integers;
-use tubelet::train::checkpoint::to_pytorch;
+use tubelet::weights::to_pytorch;
 
 const OWNERS: [[u32; 4]; 3] = [[3, 7, 5, 11], [1, 3, 8, 2], [7, 4, 3, 9]];
 const QUEUE: usize = 12;

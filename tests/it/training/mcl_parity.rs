@@ -14,7 +14,7 @@ use tubelet::ssl::mcl::{Mcl, Rates, Views};
 use tubelet::ssl::pathway::Pathway;
 use tubelet::ssl::queue::Queue;
 use tubelet::tensor::{Integers, Tensor};
-use tubelet::train::checkpoint::{from_pytorch, to_pytorch};
+use tubelet::weights::{from_pytorch, to_pytorch};
 
 const OWNERS: [u32; 4] = [3, 7, 5, 11];
 const QUEUE: [u32; 12] = [7, 1, 2, 3, 9, 5, 3, 8, 4, 11, 6, 10];

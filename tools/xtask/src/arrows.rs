@@ -26,7 +26,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("src/nn/", "error shape rng tensor tape ops"),
     ("src/ssl/", "error shape driver cpu tensor tape ops nn"),
     ("src/eval/", "error tensor tape ops::l2_norm ops::matmul nn"),
-    ("src/train/", "error files shape rng tensor ops::sgd ops::tvl1 nn ssl video flow augment"),
+    ("src/weights/", "error files shape tensor nn"),
+    ("src/train/", "error files shape rng tensor ops::sgd ops::tvl1 nn ssl video flow augment weights"),
     ("src/lib.rs", ""),
 ];
 

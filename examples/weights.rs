@@ -1,0 +1,140 @@
+//! Shows what a file of weights holds, and takes a network out of it: files of PyTorch (`.pth`, `.pyth`, `.pt`) and safetensors.
+//!
+//! `cargo run --release --example weights -- inspect FILE`, then `import FILE --arch NAME --out DIR`.
+
+mod support;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use support::args::arch;
+use support::output::{count, say};
+use tubelet::nn::{Arch, Builder, Trunk};
+use tubelet::weights::{ImageHead, Info, Loaded, Source, Start, names, save_weights};
+
+/// The lines of a list that are shown without --all.
+const SHOWN: usize = 20;
+
+/// Look into files of weights of other programs, and turn them into files with this program's names.
+///
+/// The format is recognised by the content: safetensors, and what torch.save writes. Nothing in a file is executed: one that
+/// holds more than tensors and plain containers is refused.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print format, networks and tensors of a file
+    Inspect {
+        /// The file
+        file: PathBuf,
+        /// Print every tensor
+        #[arg(long)]
+        all: bool,
+    },
+    /// Write the trunk of a network to DIR/model.safetensors; its heads, key networks and queues are listed and left out
+    Import {
+        /// The file
+        file: PathBuf,
+        /// The network that its weights are for. One of images is extended over time
+        #[arg(long, value_name = "NAME", value_parser = arch())]
+        arch: &'static Arch,
+        /// Folder for model.safetensors, which replaces one that is there
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// What stands before the network's names in the file, as `inspect` prints it: only needed where there are several
+        #[arg(long, value_name = "PREFIX")]
+        at: Option<String>,
+        /// Print every tensor that is left out
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    support::args::end(match Args::parse().action {
+        Action::Inspect { file, all } => inspect(&file, all),
+        Action::Import { file, arch, out, at, all } => import(&file, arch, &out, at.as_deref(), all),
+    })
+}
+
+fn inspect(file: &Path, all: bool) -> Result<()> {
+    let source = Source::open(file)?;
+    let tensors = source.tensors();
+    say(format_args!("format: {}", source.format()));
+    let networks = names::find(tensors);
+    if networks.is_empty() {
+        say("network: none is recognised");
+    }
+    for place in &networks {
+        let numbers: usize = tensors.iter().filter(|(n, _)| n.starts_with(&place.prefix)).map(|(_, i)| i.numel()).sum();
+        let kind = if place.image { "of images" } else { "of clips" };
+        let average = if place.is_average() { ", the moving average of another" } else { "" };
+        let naming = place.naming;
+        say(format_args!("network: {place}, {kind}, names of {naming}, {numbers} numbers with its heads{average}"));
+        if let Some(known) = place.published(tensors) {
+            let in_file = |theirs: &str| tensors.contains_key(&format!("{}{theirs}.weight", place.prefix));
+            for (theirs, ours) in known.heads.iter().filter(|(theirs, _)| in_file(theirs)) {
+                say(format_args!("    its `{theirs}` is called `{ours}` here"));
+            }
+            say(format_args!("    as in {}; --arch {} (names from {})", known.name, known.arch, known.source));
+        }
+    }
+    let numbers: usize = tensors.values().map(Info::numel).sum();
+    say(format_args!("tensors: {}, {numbers} numbers", tensors.len()));
+    list(tensors.iter().map(|(name, info)| format!("{:5} {name} {:?}", info.dtype, info.shape)), all);
+    Ok(())
+}
+
+fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, all: bool) -> Result<()> {
+    tubelet::files::check_writable(out).context("--out")?;
+    let net = arch.net();
+    let mut builder = Builder::new(0);
+    Trunk::new(&net, &mut builder);
+    let mut params = builder.finish();
+    let start = Start::find(Source::open(file)?, &net, &params, ImageHead::Dropped, at)?;
+    let place = start.place();
+    say(format_args!("{}, {place} of the file; names of {}", arch.name, place.naming));
+    report(start.report(), all);
+    start.fill(&mut params).with_context(|| format!("--arch {}", arch.name))?;
+    std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
+    let model = out.join("model.safetensors");
+    save_weights(&model, &[("", &params)])?;
+    say(format_args!("{}: {} parameters", model.display(), params.count()));
+    Ok(())
+}
+
+/// Prints what was found in a file for a network.
+fn report(found: &Loaded, all: bool) {
+    let tensors = |n| count(n, "tensor", "tensors");
+    say(format_args!("{} of the network found", tensors(found.copied.len())));
+    if !found.made.is_empty() {
+        say(format_args!("{} made: kernels over time that begin as identities", tensors(found.made.len())));
+    }
+    // What stands in the way is always printed whole.
+    for (names, what, whole) in [
+        (&found.missing, "missing in the file", true),
+        (&found.other_shape, "of another shape", true),
+        (&found.left_over, "of the file left out", all),
+    ] {
+        if !names.is_empty() {
+            say(format_args!("{} {what}:", tensors(names.len())));
+            list(names.iter(), whole);
+        }
+    }
+}
+
+/// Prints indented lines, all or the first.
+fn list(lines: impl ExactSizeIterator<Item = impl std::fmt::Display>, all: bool) {
+    let hidden = if all { 0 } else { lines.len().saturating_sub(SHOWN) };
+    let shown = lines.len() - hidden;
+    lines.take(shown).for_each(|line| say(format_args!("    {line}")));
+    if hidden > 0 {
+        say(format_args!("    and {hidden} more (--all prints them)"));
+    }
+}
