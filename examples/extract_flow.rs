@@ -252,6 +252,13 @@ fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary
     if let (Some((t, h, w, fps)), [_]) = (done.last, videos.as_slice()) {
         summary.set("frames", t).set("height", h).set("width", w).set("fps", fps);
     }
+    if done.written == 0 {
+        // Nothing was measured now.
+        for name in MEASURED {
+            summary.set(name, serde_json::Value::Null);
+        }
+        summary.keep(out, "videos", &[&MEASURED[..], &MEASURED_OF].concat());
+    }
     summary.set("out", out.display().to_string());
     summary.finish(out)?;
     if let Some((name, why)) = done.failed.first() {
@@ -259,6 +266,11 @@ fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary
     }
     Ok(())
 }
+
+/// What [`describe`] says.
+const MEASURED: [&str; 4] = ["pairs", "seconds", "pairs_per_second", "largest_motion"];
+/// What it was measured of, and with.
+const MEASURED_OF: [&str; 7] = ["frames", "height", "width", "fps", "jobs", "threads", "device"];
 
 fn describe(summary: &mut Summary, pairs: usize, seconds: f64, largest: f32) {
     summary.set("pairs", pairs).set("seconds", seconds);

@@ -136,9 +136,6 @@ fn run(args: &Args) -> Result<()> {
         motion_clips: with_motion,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
-    if with_motion {
-        draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
-    }
     let queue = run.queue(1)?;
     let method = MaclrRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
     let mut method = method.recomputing(args.options.recompute);
@@ -146,6 +143,10 @@ fn run(args: &Args) -> Result<()> {
         method = method.recorded();
     }
     say_inflated(method.inflated());
+    // When nothing else can prevent the run from starting: a run that is refused leaves nothing.
+    if with_motion {
+        draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
+    }
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.pair(epoch, video)))?;
     let [first, last] = run.first_and_last("loss_align")?;

@@ -18,9 +18,9 @@ use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
 use support::saliency;
 use support::settings::of_recipe;
-use tubelet::train::checkpoint::ImageHead;
 use tubelet::train::limits;
 use tubelet::train::mcl::{KEYS, MclRun, Recipe};
+use tubelet::weights::ImageHead;
 
 /// Pre-train on videos without labels (MCL), then evaluate the features with a linear probe.
 ///
@@ -109,9 +109,6 @@ fn run(args: &Args) -> Result<()> {
         motion_clips: false,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
-    if focus.needs_maps() {
-        draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
-    }
     let queue = run.queue(KEYS)?;
     let method = MclRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
     let mut method = method.recomputing(args.options.recompute);
@@ -121,6 +118,10 @@ fn run(args: &Args) -> Result<()> {
     say_inflated(method.inflated());
     // A resumed run is restored later: here the network has its initial weights.
     let before = saliency::look(&method, &run.test, &run.splits.test)?;
+    // When nothing else can prevent the run from starting: a run that is refused leaves nothing.
+    if focus.needs_maps() {
+        draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
+    }
     let train = run.train.clone();
     let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.quad(epoch, video)))?;
     let after = saliency::look(&method, &run.test, &run.splits.test)?;

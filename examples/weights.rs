@@ -78,6 +78,10 @@ fn inspect(file: &Path, all: bool) -> Result<()> {
         let naming = place.naming;
         say(format_args!("network: {place}, {kind}, names of {naming}, {numbers} numbers with its heads{average}"));
         if let Some(known) = place.published(tensors) {
+            let in_file = |theirs: &str| tensors.contains_key(&format!("{}{theirs}.weight", place.prefix));
+            for (theirs, ours) in known.heads.iter().filter(|(theirs, _)| in_file(theirs)) {
+                say(format_args!("    its `{theirs}` is called `{ours}` here"));
+            }
             say(format_args!("    as in {}; --arch {} (names from {})", known.name, known.arch, known.source));
         }
     }

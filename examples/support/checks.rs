@@ -14,7 +14,7 @@ use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
-use tubelet::video::{Dataset, FlowSource, Short, Splits};
+use tubelet::video::{Dataset, FlowSource, Short, Split, Splits};
 
 /// Maximum number of unusable videos that a dry run names.
 const NAMED: usize = 5;
@@ -191,8 +191,9 @@ pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
     Ok(())
 }
 
-/// Adds `--cache` to an error about the cache folder, and `--flow-dir` to one about flow from that folder.
-pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, flow: &FlowSource) -> Result<T> {
+/// Adds `--cache` to an error about the cache folder, `--flow-dir` to one about flow from that folder, and the option of
+/// `data` to one about all of its videos.
+pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, data: &Dataset, flow: &FlowSource) -> Result<T> {
     if let (Err(e), FlowSource::Folder(root)) = (&result, flow)
         && e.to_string().contains(&root.display().to_string())
     {
@@ -203,7 +204,12 @@ pub fn of_cache<T>(result: tubelet::error::Result<T>, cache: &Path, flow: &FlowS
         ErrorKind::Data { path, .. } => path == cache && check_writable(cache).is_err(),
         _ => false,
     };
+    let none_left = |e: &tubelet::error::Error| matches!(e.kind(), ErrorKind::Data { path, .. } if path.as_os_str() == data.split.name());
     match result {
+        Err(e) if none_left(&e) => Err(e).context(match data.split {
+            Split::Train => "--data",
+            Split::Test => "--data or --test",
+        }),
         Err(e) if about_it(&e) => Err(e).with_context(|| format!("--cache {}", cache.display())),
         other => Ok(other?),
     }
@@ -233,14 +239,49 @@ pub fn classes_can_be_tested(
     )
 }
 
-/// Whether there is a run in `out` to resume. Refuses one with other settings or videos; with `skipped`, `settings` name
-/// the skipped videos, too.
+/// Whether there is a run in `out` to resume. Refuses one with other settings, videos or flow; with `skipped`, `settings`
+/// name the skipped videos, too.
 pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
     let compare = if skipped { Folder::compare } else { Folder::compare_known };
     compare(out, settings).map_err(|e| {
-        let others = e.to_string().contains(" videos.");
-        let e = anyhow::Error::new(e);
-        let e = if others { e.context("--data or --test names other videos than when the run began") } else { e };
-        e.context("--out")
+        let others = [
+            (" videos.", "--data or --test names other videos than when the run began"),
+            (" --flow-dir.", "--flow-dir: this is not the flow that the run began with"),
+        ];
+        let text = e.to_string();
+        let of = |e: anyhow::Error, (_, what): &(&str, &'static str)| e.context(*what);
+        others.iter().filter(|(name, _)| text.contains(name)).fold(anyhow::Error::new(e), of).context("--out")
     })
+}
+
+/// Refuses to go on with the run in `out` where it skipped other videos than `skipped`, and names those that differ: each
+/// set of videos makes another run.
+pub fn same_are_skipped(out: &Path, skipped: &[String]) -> Result<()> {
+    let Some(begun) = Folder::settings(out).context("--out")? else { return Ok(()) };
+    let before: Vec<&str> =
+        begun["videos.skipped"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let lost: Vec<&str> = skipped.iter().map(String::as_str).filter(|name| !before.contains(name)).collect();
+    let found: Vec<&str> = before.iter().copied().filter(|name| !skipped.iter().any(|now| now == name)).collect();
+    let first = match (lost.is_empty(), found.is_empty()) {
+        (true, true) => return Ok(()),
+        (false, _) => "make readable again what could be read, or ",
+        (true, false) => "",
+    };
+    let named = |names: &[&str], when: &str| {
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let shown = names[..names.len().min(NAMED)].join(", ");
+        (!names.is_empty()).then(|| format!("{shown}{more} could {when}"))
+    };
+    let differ = [
+        named(&lost, "be read when this run began, and cannot be read now"),
+        named(&found, "not be read when this run began, and can be read now"),
+    ];
+    let differ: Vec<String> = differ.into_iter().flatten().collect();
+    bail!(
+        "--data or --test: {}; a run goes on with the videos it began with: {first}choose another --out than {} to begin a \
+         run with those that can be read now",
+        differ.join("; "),
+        out.display()
+    )
 }

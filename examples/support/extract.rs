@@ -1,6 +1,6 @@
 //! Flow of many videos: finds them, and writes a folder of `.flo` files for each, atomically.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
@@ -10,12 +10,13 @@ use tubelet::error::ErrorKind;
 use tubelet::flow::{Flow, Gray, color, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::tensor::Device;
-use tubelet::train::folder::write_atomic;
-use tubelet::video::dataset::{is_video, videos_below};
+use tubelet::train::folder::{remove_unfinished, write_atomic};
+use tubelet::video::dataset::{is_video, lines_of_list, videos_below};
 use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
 
 use super::output::warn;
 use super::progress::Progress;
+use super::save_png;
 
 /// Folder for unfinished results, below the output folder.
 const WRITING: &str = ".writing";
@@ -62,26 +63,34 @@ pub fn videos(inputs: &[PathBuf]) -> Result<Vec<Video>> {
     named(found)
 }
 
-/// Adds the videos of a list: one path per line if all lines are paths, otherwise the videos of a data set.
+/// Adds the videos of a list: one path per line if a line as a whole is a path to something, otherwise those of a data set.
 fn list(list: &Path, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
     let why = || format!("{} is no video, and cannot be read as a list", list.display());
     ensure!(list.is_file(), "{} is neither a file nor a folder", list.display());
-    ensure!(fs::metadata(list)?.len() < 256 << 20, "{} is too long for a list of videos", list.display());
     let base = list.parent().unwrap_or(Path::new(""));
-    let text = String::from_utf8(fs::read(list).with_context(why)?).with_context(why)?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("# "));
-    let sources = lines.map(|line| {
-        let path = base.join(line);
-        let source = if path.is_dir() { Source::Folder(path.clone()) } else { Source::File(path.clone()) };
-        path.exists().then(|| (source, PathBuf::from(line)))
-    });
-    match sources.collect::<Option<Vec<_>>>() {
-        Some(sources) => found.extend(sources),
-        None => {
-            let splits = Splits::open(list, None).with_context(why)?;
-            found.extend(splits.train.items.into_iter().chain(splits.test.items).map(|i| (i.source, i.name.into())));
+    let lines = lines_of_list(list).with_context(why)?;
+    let is_there = |line: &str| base.join(line).exists();
+    if !lines.iter().any(|(_, line)| is_there(line)) {
+        match Splits::open(list, None) {
+            Ok(Splits { train, test, .. }) => {
+                found.extend(train.items.into_iter().chain(test.items).map(|i| (i.source, i.name.into())));
+                return Ok(());
+            }
+            // Paths, none of which leads anywhere.
+            Err(_) if lines.iter().all(|(_, line)| is_video(line.as_ref())) => {}
+            Err(e) => return Err(e).with_context(why),
         }
     }
+    let absent: Vec<&(u64, String)> = lines.iter().filter(|(_, line)| !is_there(line)).collect();
+    if let Some((number, line)) = absent.first() {
+        let (list, n) = (list.display(), absent.len());
+        let more = if n > 1 { format!("; so it is with {} more", n - 1) } else { String::new() };
+        bail!("{list} is a list of paths, and {line} in line {number} is not there{more}");
+    }
+    found.extend(lines.into_iter().map(|(_, line)| {
+        let path = base.join(&line);
+        (if path.is_dir() { Source::Folder(path) } else { Source::File(path) }, line.into())
+    }));
     Ok(())
 }
 
@@ -108,7 +117,7 @@ fn named(found: Vec<(Source, PathBuf)>) -> Result<Vec<Video>> {
     let mut seen = BTreeSet::new();
     let twice = found.iter().map(|video| name(video, usize::MAX, true)).find(|name| !seen.insert(name.clone()));
     let twice = twice.unwrap_or_default();
-    anyhow::bail!("two videos would both write to the folder {}: extract them one by one", twice.display())
+    bail!("two videos would both write to the folder {}: extract them one by one", twice.display())
 }
 
 /// Settings for each video.
@@ -200,7 +209,14 @@ impl Extract<'_> {
                 let what = format!("{home} has the flow of another video, or of this one before it changed: remove it");
                 return Ok(Some(what));
             }
-            self.draw(&home)?;
+            remove_unfinished(&home)?; // the output folder is locked
+            let damaged = match cut_short(&home)? {
+                None => self.draw(&home)?,
+                cut => cut,
+            };
+            if let Some(why) = damaged {
+                return Ok(Some(format!("{why}; remove {}, and it is computed again", home.display())));
+            }
             tell(&|d| d.there += 1);
             return Ok(None);
         }
@@ -236,7 +252,9 @@ impl Extract<'_> {
                 largest = largest.max(color::radius(flow));
             }
         }
-        self.draw(staging)?;
+        if let Some(why) = self.draw(staging)? {
+            bail!(why);
+        }
         write_atomic(&staging.join(Source::FINGERPRINT_FILE), source.as_bytes())?;
         sync(staging)?;
         let parent = home.parent().unwrap_or(self.out);
@@ -253,28 +271,35 @@ impl Extract<'_> {
     }
 
     /// Draws those fields in `folder` that have no picture yet, if pictures are wanted. Colours are scaled by the largest
-    /// displacement, so this comes after the last field, and reads the files.
-    fn draw(&self, folder: &Path) -> Result<()> {
-        let Some(mut radius) = self.pictures else { return Ok(()) };
-        let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-        let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
-        let fields: Vec<&PathBuf> = paths.iter().filter(|p| p.extension().is_some_and(|e| e == "flo")).collect();
-        let missing: Vec<&PathBuf> =
-            fields.iter().copied().filter(|field| !field.with_extension("png").exists()).collect();
+    /// displacement, so this comes after the last field, and reads the files. `Some` says which field is damaged.
+    fn draw(&self, folder: &Path) -> Result<Option<String>> {
+        let Some(mut radius) = self.pictures else { return Ok(None) };
+        let fields = files_in(folder, "flo")?;
+        let missing: Vec<&PathBuf> = fields.iter().filter(|field| !field.with_extension("png").exists()).collect();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        if radius == 0.0 {
-            for field in fields {
-                self.go_on()?;
-                radius = color::radius(&flo::read(field)?).max(radius);
+        let read = |field: &Path| -> Result<Result<Flow, String>> {
+            self.go_on()?;
+            match flo::read(field) {
+                Err(e) if e.is_of_the_machine() => Err(e.into()),
+                read => Ok(read.map_err(|e| e.to_string())),
+            }
+        };
+        let scaled = radius == 0.0;
+        for field in fields.iter().filter(|_| scaled) {
+            match read(field)? {
+                Ok(flow) => radius = color::radius(&flow).max(radius),
+                Err(why) => return Ok(Some(why)),
             }
         }
         for field in missing {
-            self.go_on()?;
-            picture(&field.with_extension("png"), &flo::read(field)?, radius)?;
+            match read(field)? {
+                Ok(flow) => picture(&field.with_extension("png"), &flow, radius)?,
+                Err(why) => return Ok(Some(why)),
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn flows(&self, clip: &Clip, starts: &[usize]) -> tubelet::error::Result<Vec<Flow>> {
@@ -293,6 +318,26 @@ impl Extract<'_> {
     }
 }
 
+/// The files in a folder that have this extension.
+fn files_in(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>();
+    let mut paths = read().with_context(|| format!("cannot read {}", folder.display()))?;
+    paths.retain(|path| path.extension().is_some_and(|e| e == extension));
+    Ok(paths)
+}
+
+/// Says which field in a folder is shorter than another, for all of a video have the same size.
+fn cut_short(folder: &Path) -> Result<Option<String>> {
+    let length = |field: PathBuf| {
+        let length = fs::metadata(&field).with_context(|| format!("cannot read {}", field.display()))?.len();
+        Ok((length, field))
+    };
+    let lengths: Vec<(u64, PathBuf)> = files_in(folder, "flo")?.into_iter().map(length).collect::<Result<_>>()?;
+    let (Some((least, field)), Some((most, _))) = (lengths.iter().min(), lengths.iter().max()) else { return Ok(None) };
+    let why = || format!("{} is cut short: it has {least} bytes, and others {most}", field.display());
+    Ok((least < most).then(why))
+}
+
 /// A field is named after its first frame.
 fn field_name(t: usize, kind: &str) -> String {
     format!("flow_{t:05}.{kind}")
@@ -309,15 +354,5 @@ fn sync(folder: &Path) -> Result<()> {
 
 /// Writes flow in Middlebury's colours as a PNG file, atomically.
 pub fn picture(path: &Path, flow: &Flow, radius: f32) -> Result<()> {
-    let (w, h) = (u32::try_from(flow.w())?, u32::try_from(flow.h())?);
-    let mut png = std::io::Cursor::new(Vec::new());
-    image::write_buffer_with_format(
-        &mut png,
-        &color::image(flow, radius),
-        w,
-        h,
-        image::ColorType::Rgb8,
-        image::ImageFormat::Png,
-    )?;
-    Ok(write_atomic(path, png.get_ref())?)
+    save_png(path, &color::image(flow, radius), (u32::try_from(flow.w())?, u32::try_from(flow.h())?))
 }

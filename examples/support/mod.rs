@@ -25,6 +25,7 @@ use plotters::prelude::{BitMapBackend, DrawingArea, IntoDrawingArea};
 use plotters::style::{FontStyle, register_font};
 use std::path::Path;
 use std::sync::OnceLock;
+use tubelet::train::folder::write_atomic;
 
 /// Name of the built-in font (DejaVu Sans), so that images need no system font.
 pub const FONT: &str = "dejavu";
@@ -51,9 +52,13 @@ pub fn paint(
     let area = BitMapBackend::with_buffer(&mut bytes, size).into_drawing_area();
     let drawn = draw(&area).and_then(|()| Ok(area.present()?));
     drop(area);
-    let png = image::ImageFormat::Png;
-    let saved = drawn.and_then(|()| {
-        Ok(image::save_buffer_with_format(out, &bytes, size.0, size.1, image::ExtendedColorType::Rgb8, png)?)
-    });
-    saved.map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))
+    drawn.map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))?;
+    save_png(out, &bytes, size)
+}
+
+/// Writes RGB pixels of this width and height as the PNG `out`, atomically.
+pub fn save_png(out: &Path, rgb: &[u8], (w, h): (u32, u32)) -> anyhow::Result<()> {
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::write_buffer_with_format(&mut png, rgb, w, h, image::ColorType::Rgb8, image::ImageFormat::Png)?;
+    Ok(write_atomic(out, png.get_ref())?)
 }

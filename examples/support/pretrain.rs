@@ -2,7 +2,8 @@
 
 use super::args::{Common, one_of, within};
 use super::checks::{
-    Length, check_memory, classes_can_be_tested, dry_run, folder_to_be, goes_on, lists, outside_of_data, short,
+    Length, check_memory, classes_can_be_tested, dry_run, folder_to_be, goes_on, lists, outside_of_data,
+    same_are_skipped, short,
 };
 use super::output::{say, warn};
 use super::plan;
@@ -75,8 +76,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub flow_dir: Option<PathBuf>,
 
-    /// Initialise the RGB network from weights (safetensors): of an image ResNet with torchvision's or MoCo v2's names,
-    /// or of a network with the same names, such as an earlier run's weights.safetensors
+    /// Initialise the RGB network from weights (safetensors, or as torch.save writes them): of an image ResNet, or of the same
+    /// network of clips, such as an earlier run's weights.safetensors (`weights inspect FILE` shows what is in a file)
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 
@@ -320,7 +321,7 @@ impl<'a> Run<'a> {
         steps_per_epoch(train.videos.len(), training.batch)?;
         training.queue_length(train.videos.len(), job.keys)?;
         classes_can_be_tested(&splits, train.videos.iter().copied(), test.videos.iter().copied())?;
-        // A video that could be read when the run began, or could not, makes it another run.
+        same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
         check_run(&out, &settings::identity(&settings)).context("--out")?;
         Ok(Some(Run {

@@ -41,7 +41,7 @@ pub fn loader(
     };
     let built = Cache::build(dir, data, &views.cache(motion), &with);
     bar.finish();
-    let (cache, report) = of_cache(built, dir, &views.flow_source)?;
+    let (cache, report) = of_cache(built, dir, data, &views.flow_source)?;
     if report.built > 0 {
         let [decoded, flowed, mapped] = [report.decoded, report.flowed, report.mapped];
         let name = data.split.name();
@@ -71,7 +71,7 @@ pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Re
         stop: &AtomicBool::new(false),
         progress: &|_| {},
     };
-    of_cache(Cache::foresee(dir, data, &views.cache(motion), &with), dir, &views.flow_source)
+    of_cache(Cache::foresee(dir, data, &views.cache(motion), &with), dir, data, &views.flow_source)
 }
 
 /// The progress of a cache that was displayed so far.

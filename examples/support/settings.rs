@@ -60,18 +60,20 @@ pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) ->
     let mut all = of_recipe(job.recipe)?;
     let mut put = |name: &str, value: Value| all.insert(name.to_owned(), value);
     put("program", job.example.into());
-    // For the reader: data may have moved. What is compared are the hashes of the videos below. Nothing stands for the
-    // content of the other two, so their paths are compared.
-    let paths = [("--data", &options.data), ("--test", &options.test)];
+    // For the reader: data may have moved. What is compared are the hashes of the videos and of their flow below. Nothing
+    // stands for the content of --init, so its path is compared.
+    let paths = [("--data", &options.data), ("--test", &options.test), ("--flow-dir", &options.flow_dir)];
     put(Folder::PATHS, paths.map(|(option, p)| (option.to_owned(), path(p.as_deref()))).into_iter().collect());
-    put("--flow-dir", path(options.flow_dir.as_deref()));
     put("--init", path(options.init.as_deref()));
     if let Some(head) = job.init_head {
         put("--init-head", head.into());
     }
     put("--seed", options.seed.into());
     put("--probe-every", options.probe_every.into());
-    for data in [&splits.train, &splits.test] {
+    for (data, motion) in [&splits.train, &splits.test].into_iter().zip(job.motion) {
+        let flow = options.flow_dir.as_ref().filter(|_| motion).map(|dir| data.flow_fingerprint(dir)).transpose();
+        let flow = flow.context("--flow-dir")?.map(|hash| format!("{hash:016x}"));
+        put(&format!("--flow-dir.{}.hash", data.split.name()), flow.into());
         let name = format!("videos.{}", data.split.name());
         put(&format!("{name}.hash"), format!("{:016x}", data.fingerprint()?).into());
         put(&name, data.len().into());

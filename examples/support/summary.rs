@@ -24,11 +24,18 @@ impl Summary {
         self
     }
 
-    /// The line of `dir/summary.json`, if it is there and of a run of as many steps.
-    fn earlier(&self, dir: &Path) -> Option<String> {
+    /// The line of `dir/summary.json` and what it says, if it is there and has the same value of `same`.
+    fn earlier(&self, dir: &Path, same: &str) -> Option<(String, Map<String, Value>)> {
         let line = fs::read_to_string(dir.join("summary.json")).ok()?.trim_end().to_owned();
         let earlier: Map<String, Value> = serde_json::from_str(&line).ok()?;
-        (earlier.get("steps") == self.0.get("steps")).then_some(line)
+        (earlier.get(same) == self.0.get(same)).then_some((line, earlier))
+    }
+
+    /// Sets `names` to what an earlier session measured, by `dir/summary.json` if that has the same value of `same`;
+    /// what it lacks is left as it is.
+    pub fn keep(&mut self, dir: &Path, same: &str, names: &[&str]) {
+        let earlier = self.earlier(dir, same).map(|(_, earlier)| earlier).unwrap_or_default();
+        self.0.extend(earlier.into_iter().filter(|(name, _)| names.contains(&name.as_str())));
     }
 
     /// Writes `dir/summary.json` (to a temporary file, synced, renamed) and prints it as one line.
@@ -104,11 +111,12 @@ impl Run<'_> {
         }
         summary
     }
+
     /// Writes and prints the summary. A session without a step has measured nothing: an earlier session's complete
     /// summary is kept, and printed again.
     pub fn finish(&self, summary: Summary, done: &Outcome) -> Result<()> {
-        match summary.earlier(&self.out).filter(|_| done.trained == 0) {
-            Some(line) => say(line),
+        match summary.earlier(&self.out, "steps").filter(|_| done.trained == 0) {
+            Some((line, _)) => say(line),
             None => summary.finish(&self.out)?,
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 pub(in crate::ops) use super::vector::{LANES, Lanes};
 #[cfg(target_arch = "x86_64")]
-use super::zmm::Zmm;
+use super::{ymm::Ymm, zmm::Zmm};
 use crate::cpu::Isa;
 use crate::cpu::simd::prefetch;
 use crate::tensor::Element;
@@ -87,7 +87,7 @@ unsafe fn with_avx512(kernel: impl Vectorized) {
 #[target_feature(enable = "avx2")]
 unsafe fn with_avx2(kernel: impl Vectorized) {
     // SAFETY: this function's own condition.
-    unsafe { kernel.run::<Plain>() }
+    unsafe { kernel.run::<Ymm>() }
 }
 
 /// Prefetches a little ahead of `p` in a sequential read: the hardware prefetcher does not run far ahead, and stops at
@@ -160,7 +160,7 @@ pub(in crate::ops) fn whole(len: usize) -> usize {
     len.next_multiple_of(LANES)
 }
 
-/// In plain Rust; with AVX2 the compiler uses two registers for it.
+/// In plain Rust, for other machines: whether it becomes vector instructions is up to the compiler.
 #[derive(Clone, Copy)]
 struct Plain([f32; LANES]);
 

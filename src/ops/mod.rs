@@ -10,6 +10,8 @@ pub mod reference;
 pub mod sizes;
 mod vector;
 #[cfg(target_arch = "x86_64")]
+mod ymm;
+#[cfg(target_arch = "x86_64")]
 mod zmm;
 
 // Primitives, of which second-order gradients are composed.

@@ -3,6 +3,7 @@
 use crate::error::{self, Error, Result};
 use crate::files;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
@@ -22,7 +23,7 @@ impl Folder {
     /// A field of settings that is there for the reader, and not compared.
     pub const PATHS: &str = "paths";
 
-    /// Creates the folder if needed and locks it. If the value is dropped before [`Folder::settle`], because the run was
+    /// Creates the folder if needed and locks it, and removes what a killed process had not finished in it. If the value is dropped before [`Folder::settle`], because the run was
     /// refused, what was created is removed again.
     ///
     /// # Errors
@@ -58,6 +59,7 @@ impl Folder {
             writeln!(lock, "{}", std::process::id())
         };
         write(&mut lock).map_err(Error::io("write", &lock_path))?;
+        remove_unfinished(&path)?;
         Ok(Folder { path, lock, created })
     }
 
@@ -103,15 +105,28 @@ impl Folder {
         Self::compared(path, settings, false)
     }
 
-    fn compared(path: &Path, settings: &Value, all: bool) -> Result<bool> {
+    /// The settings that the run in the folder `path` was started with, if there are any: a JSON object.
+    ///
+    /// # Errors
+    /// `Io`; `Format`; `Data` when the file holds something else.
+    pub fn settings(path: &Path) -> Result<Option<Value>> {
         let file = path.join(SETTINGS);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
-            Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => return Ok(false),
+            Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => return Ok(None),
             Err(e) => return Err(Error::io("read", &file)(e)),
         };
         let begun: Value =
             serde_json::from_str(&text).map_err(|e| Error::format(&file, e.line() as u64, "is not valid JSON"))?;
+        if !begun.is_object() {
+            let what = "these are not the settings of a run, which are a JSON object: choose another --out, or remove the file";
+            return Err(Error::data(file, what));
+        }
+        Ok(Some(begun))
+    }
+
+    fn compared(path: &Path, settings: &Value, all: bool) -> Result<bool> {
+        let Some(begun) = Self::settings(path)? else { return Ok(false) };
         if begun.get("recipe").is_some_and(Value::is_string) {
             let what = "an earlier version of this program began this run, and its settings cannot be compared with these: \
                         choose another --out, or end the run with that version";
@@ -206,6 +221,23 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// Removes the temporary files that [`write_atomic`] left in `folder` when its process was killed. Call it only while no
+/// other process can be writing there.
+///
+/// # Errors
+/// `Io`.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let is_process = |id: &OsStr| id.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        let stem = path.file_stem().map(Path::new).filter(|_| path.extension().is_some_and(|e| e == "tmp"));
+        if stem.and_then(Path::extension).is_some_and(is_process) {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 impl Drop for Folder {
     /// Removes the lock file of a run that was refused, and the folders that were created for it, if they are empty.
     ///
@@ -297,6 +329,28 @@ mod tests {
         fs::write(dir.path().join(SETTINGS), old.to_string()).unwrap();
         let e = Folder::compare(dir.path(), &json!({"--lr": 0.5})).unwrap_err().to_string();
         assert!(e.contains("earlier version") && e.contains("--out") && e.len() < 400, "{e}");
+    }
+
+    #[test]
+    fn what_a_killed_process_had_not_finished_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["seconds.123.tmp", "notes.tmp", "v1.2.txt", "a.b.tmp"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        drop(Folder::open(dir.path()).unwrap());
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a.b.tmp", "notes.tmp", "v1.2.txt"]);
+    }
+
+    #[test]
+    fn json_that_is_no_object_is_not_taken_for_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["[]", "null", "3", "\"lr\""] {
+            fs::write(dir.path().join(SETTINGS), text).unwrap();
+            let e = Folder::compare(dir.path(), &json!({"--lr": 0.5})).unwrap_err().to_string();
+            assert!(e.contains("settings.json: these are not the settings of a run") && !e.contains("begun"), "{e}");
+        }
     }
 
     #[test]

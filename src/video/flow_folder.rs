@@ -113,6 +113,15 @@ impl Files {
         }
     }
 
+    /// The files of field `i`; none if there is no such field.
+    pub(super) fn field(&self, i: usize) -> impl Iterator<Item = &PathBuf> {
+        let parts = match self {
+            Files::Flo(files) => [files.get(i), None],
+            Files::Pictures(parts) => parts.each_ref().map(|files| files.get(i)),
+        };
+        parts.into_iter().flatten()
+    }
+
     /// Number of fields.
     pub(super) fn len(&self) -> usize {
         match self {
@@ -238,6 +247,7 @@ fn weights(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
     };
     (0..to).map(taps).collect()
 }
+
 /// Refuses flow in `dir` that says it is of another video than `source`, or of it before it changed. Flow that does not say
 /// it is believed.
 pub(super) fn check_source(dir: &Path, source: &Source) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Networks in a folder that other programs open: weights, description, and the network in plain PyTorch.
 
 use super::config::Config;
-use super::load::save_weights;
+use super::save_weights;
 use crate::error::{Error, Result};
 use crate::nn::Params;
 use std::fs;

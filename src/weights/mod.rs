@@ -7,6 +7,8 @@
 //! [`start_from`] fills the trunk of a network from such a file: it finds where the network lies in it ([`names`]), and inflates
 //! an image network. [`load_weights`] and [`save_weights`] are for files with this crate's own names.
 
+mod config;
+mod export;
 mod inflate;
 mod layout;
 mod load;
@@ -16,6 +18,8 @@ mod save;
 mod start;
 mod torch;
 
+pub use config::{Config, Input, Linear};
+pub use export::{check_export, export};
 pub use inflate::{ImageHead, inflate};
 pub use layout::{from_pytorch, to_pytorch};
 pub use load::{Loaded, Matching, load_weights};

@@ -53,7 +53,7 @@ pub const PUBLISHED: &[Published] = &[
         prefix: "model_state.",
         marker: "s1.pathway0_stem.conv.weight",
         arch: "slow_r50",
-        heads: &[("head.projection", "head.projection")],
+        heads: &[("head.projection", "blocks.5.proj")],
         source: "facebookresearch/SlowFast: utils/checkpoint.py, models/stem_helper.py, models/resnet_helper.py",
     },
     Published {

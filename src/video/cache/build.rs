@@ -103,7 +103,8 @@ impl<'a> Build<'a> {
         match failed.first() {
             Some((_, name, why)) if failed.len() == self.data.len() => {
                 let what = format!("none of the {} videos can be used; the first, {name}: {why}", failed.len());
-                Err(Error::data(self.dir, what))
+                // Not of the cache's folder, which has nothing to do with it.
+                Err(Error::data(self.data.split.name(), what))
             }
             _ => Ok(()),
         }

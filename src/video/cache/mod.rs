@@ -156,8 +156,8 @@ impl Cache {
     ///
     /// # Errors
     /// `Stopped` when [`Builder::stop`] was set; `Io` when a file cannot be written (a full disk, a folder without
-    /// permission), with no partial file left; `Program` when video files must be read and `ffmpeg` is absent; `Data` when
-    /// no video at all can be read; `Param` for impossible settings. A video that cannot be read is skipped, unless
+    /// permission), with no partial file left; `Program` when video files must be read and `ffmpeg` is absent; `Data`,
+    /// with the [name of the split](crate::video::Split::name) for a path, when no video at all can be read; `Param` for impossible settings. A video that cannot be read is skipped, unless
     /// [the machine failed](Error::is_of_the_machine): then that error ends it, finished files stay, and building goes
     /// on with them the next time.
     pub fn build(dir: &Path, data: &Dataset, spec: &CacheSpec, with: &Builder) -> Result<(Self, Report)> {

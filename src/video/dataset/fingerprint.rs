@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::super::{folder, procedural};
+use super::super::{flow_folder, folder, procedural};
 use super::{Dataset, Source, fnv1a, fnv1a_on};
 use crate::error::{Error, Result, unless_of_the_machine};
+use crate::files;
+
+/// Limit on the bytes of a file of flow whose content is hashed: a gigabyte and the header.
+const MAX_FIELD_BYTES: u64 = (1 << 30) + 12;
 
 impl Source {
     /// The file in a folder of flow that says which video it is the flow of: [`Source::fingerprint`] in 16 hexadecimal
@@ -25,8 +29,7 @@ impl Source {
             Source::File(path) => text.extend(length(path)?.to_le_bytes()),
             Source::Folder(path) => {
                 for frame in unless_of_the_machine(folder::frames(path))?.unwrap_or_default() {
-                    text.extend(frame.file_name().unwrap_or_default().as_encoded_bytes());
-                    text.extend(length(&frame)?.to_le_bytes());
+                    name_and_length(&frame, &mut text)?;
                 }
             }
             Source::Procedural(video) => text.extend(video.to_le_bytes()),
@@ -52,6 +55,46 @@ impl Dataset {
         let made = self.procedural.as_ref().map(|spec| format!("{spec:?}, version {}", procedural::VERSION));
         Ok(fnv1a_on(&videos.concat(), fnv1a(made.unwrap_or_default().as_bytes())))
     }
+
+    /// A hash of the flow of all videos below the folder `root`, in their order: the names and sizes of its files, the
+    /// bytes of the field in the middle, and the video it says it is of ([`Source::FINGERPRINT_FILE`]). It does not change
+    /// when the folder is moved as a whole or copied.
+    ///
+    /// # Errors
+    /// Those [of the machine](Error::is_of_the_machine).
+    pub fn flow_fingerprint(&self, root: &Path) -> Result<u64> {
+        let of = |item: &super::Item| Ok(flow_fingerprint(root, &item.name)?.to_le_bytes());
+        let videos: Vec<[u8; 8]> = self.items.par_iter().map(of).collect::<Result<_>>()?;
+        Ok(fnv1a(&videos.concat()))
+    }
+}
+
+/// A hash of the flow of the video called `name`. Flow that cannot be read counts as absent.
+fn flow_fingerprint(root: &Path, name: &str) -> Result<u64> {
+    let Some(dir) = unless_of_the_machine(flow_folder::find(root, name))? else { return Ok(0) };
+    let Some(files) = unless_of_the_machine(flow_folder::Files::list(&dir))? else { return Ok(0) };
+    let content = |path: &Path| {
+        let bytes = files::read_bounded(path, MAX_FIELD_BYTES, "a file of flow");
+        Ok::<u64, Error>(fnv1a(&unless_of_the_machine(bytes)?.unwrap_or_default()))
+    };
+    let mut text = Vec::new();
+    for path in files.paths() {
+        name_and_length(path, &mut text)?;
+    }
+    // Fields of one size have files of one size: what is in them tells them apart. One of them is read, for all may be
+    // as long as the videos themselves.
+    for path in files.field(files.len() / 2) {
+        text.extend(content(path)?.to_le_bytes());
+    }
+    text.extend(content(&dir.join(Source::FINGERPRINT_FILE))?.to_le_bytes());
+    Ok(fnv1a(&text))
+}
+
+/// Appends a file's name and its [`length`].
+fn name_and_length(path: &Path, text: &mut Vec<u8>) -> Result<()> {
+    text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
+    text.extend(length(path)?.to_le_bytes());
+    Ok(())
 }
 
 /// Bytes of a file; `u64::MAX` if it cannot be read.
@@ -113,5 +156,32 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 4);
+    }
+    #[test]
+    fn flow_is_told_apart_by_its_files_and_a_field_not_by_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let item = Item { source: Source::Procedural(0), label: 0, name: "class/v.mp4".to_owned() };
+        let data = Dataset::new(Split::Train, vec!["class".to_owned()], vec![item]);
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        let of = |root: &Path| data.flow_fingerprint(root).unwrap();
+        let mut seen = vec![of(&here)];
+        fs::create_dir_all(here.join("class/v")).unwrap();
+        for (name, bytes) in [
+            ("0.flo", "one"),
+            ("1.flo", "two"),
+            ("1.flo", "2.0"),
+            ("1.flo", "2.00"),
+            ("2.flo", "last"),
+            (Source::FINGERPRINT_FILE, "a video"),
+            (Source::FINGERPRINT_FILE, "another"),
+        ] {
+            fs::write(here.join("class/v").join(name), bytes).unwrap();
+            seen.push(of(&here));
+        }
+        fs::rename(&here, &there).unwrap();
+        assert_eq!(Some(&of(&there)), seen.last(), "another folder");
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 8);
     }
 }

@@ -233,6 +233,16 @@ fn text(name: &OsStr) -> String {
 /// The videos of a tree whose folders name their classes, and what is skipped.
 fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
     tree.use_frames(dir);
+    if let Some(([a, b], first)) = tree.same_twice(dir) {
+        let what = format!(
+            "{} and {} hold the same videos by their names, the first is {}: give a folder with one of them, or a \
+             `path label` list",
+            a.display(),
+            b.display(),
+            first.display()
+        );
+        return Err(Error::data(dir, what));
+    }
     let mut warnings = std::mem::take(&mut tree.warnings);
     let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
     for (source, path) in tree.videos(dir) {

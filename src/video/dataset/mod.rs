@@ -61,6 +61,14 @@ pub fn is_video(path: &Path) -> bool {
     super::list::is_video(path)
 }
 
+/// The lines of a list with their numbers from 1, without empty lines, comments (`# `) and a byte-order mark.
+///
+/// # Errors
+/// `Io` when it cannot be read; `Data` when it is no regular file or too long; `Format` when it is no UTF-8 text.
+pub fn lines_of_list(list: &Path) -> Result<Vec<(u64, String)>> {
+    super::list::lines_of(list)
+}
+
 /// One video of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
@@ -202,8 +210,9 @@ impl Splits {
     /// names, also where they are a tree of their own (`masks/class/video` beside `rgb/class/video`). So are the pictures
     /// in the output folders of this project's programs. In class folders, a video that is there as a file and as frames,
     /// by its name and class (`class/video.mp4` or `videos/class/video.mp4`, and `frames/class/video`), is used once, by
-    /// its frames. If all labels are numbers, they are compared as numbers (`1` and `01`
-    /// are one class), otherwise as text.
+    /// its frames; two folders of videos or frames by their names, such as `rgb_80` and `rgb_240`, with the same videos
+    /// below them are refused. If all labels are numbers, they are compared as numbers (`1` and `01` are one class),
+    /// otherwise as text.
     ///
     /// A quarter of the recordings of each class is held out, by a hash of their names, so that clips of one recording
     /// are never in both splits. Names identify a recording by the rules of UCF101 (`…_g01_c02`), HMDB51

@@ -4,10 +4,10 @@
 //! Two trees are of the same videos if at least half of the names in either are in the other: frames may have been extracted
 //! of some videos only. A name is the path below the
 //! tree. It has a class in it, two components at least: what lies directly in a folder is often numbered alike in all
-//! classes. One component is enough beside a tree that is called `frames`, `rgb`, `videos` and so on, for that is no
+//! classes. One component is enough beside a tree that is called `frames`, `rgb_240`, `videos` and so on, for that is no
 //! class.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,33 @@ use super::walk::{Tree, is_folder_of_frames, is_named_beside};
 
 /// Names of trees of video files.
 const VIDEOS: [&str; 4] = ["video", "videos", "clip", "clips"];
+/// Words for one thing, which a number behind them counts: `clip_2` is another clip, and `clips_240` are smaller ones.
+const COUNTED: [&str; 5] = ["video", "clip", "img", "image", "frame"];
+/// Words beside these, and beside names of folders of frames, that say how large they are: `frames_small`, `rgb_320x240`.
+const SIZES: [&str; 22] = [
+    "tiny",
+    "small",
+    "medium",
+    "large",
+    "big",
+    "low",
+    "high",
+    "full",
+    "half",
+    "quarter",
+    "res",
+    "resolution",
+    "lowres",
+    "highres",
+    "hires",
+    "original",
+    "orig",
+    "resized",
+    "scaled",
+    "p",
+    "px",
+    "x",
+];
 
 /// A video in one of the trees that it lies in.
 struct Place<'a> {
@@ -28,14 +55,23 @@ struct Place<'a> {
 impl Place<'_> {
     /// Whether another tree with a video of this name holds this video.
     fn is_telling(&self) -> bool {
-        let is_no_class =
-            |name: &OsStr| is_folder_of_frames(name) || VIDEOS.iter().any(|v| name.eq_ignore_ascii_case(v));
         self.name.1.components().count() > 1 || self.tree.file_name().is_some_and(is_no_class)
     }
 
     fn is_beside(&self) -> bool {
         self.tree.file_name().is_some_and(is_named_beside)
     }
+}
+
+/// Whether the name of a folder says that it holds videos or frames, and perhaps how large they are, and nothing else.
+fn is_no_class(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_lowercase();
+    let counts = name.contains(|c: char| c.is_ascii_digit());
+    let is_of_videos = |word: &str| {
+        (is_folder_of_frames(word.as_ref()) || VIDEOS.contains(&word)) && !(counts && COUNTED.contains(&word))
+    };
+    let mut words = name.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    words.clone().any(is_of_videos) && words.all(|word| is_of_videos(word) || SIZES.contains(&word))
 }
 
 /// All trees below `dir` that each of `videos` lies in.
@@ -99,6 +135,21 @@ impl Tree {
         let mut trees: Vec<PathBuf> = trees.into_iter().collect();
         trees.sort();
         trees
+    }
+
+    /// Two trees below `dir` that hold the same videos, such as frames in two sizes, and the name of the first of them.
+    pub(super) fn same_twice(&self, dir: &Path) -> Option<([PathBuf; 2], PathBuf)> {
+        let names = self.names(dir);
+        let mut places = places(&names, dir);
+        places.retain(|place| place.tree.file_name().is_some_and(is_no_class));
+        let mut trees: BTreeMap<(&Path, &Path), BTreeSet<&Path>> = BTreeMap::new();
+        for place in &places {
+            trees.entry(place.name).or_default().insert(place.tree);
+        }
+        let others = |place: &Place| trees[&place.name].iter().copied().find(|tree| *tree != place.tree);
+        let shared = of_shared_trees(&places, |place| others(place).is_some());
+        let found = shared.into_iter().find_map(|place| Some((place, others(place)?)));
+        found.map(|(place, other)| ([place.tree.to_owned(), other.to_owned()], place.name.1.to_owned()))
     }
 
     /// Removes files of videos whose frames are in a folder of the same name, beside the file or in a tree beside that

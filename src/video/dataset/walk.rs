@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, ReadDir};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::super::dataset::Source;
 use super::super::list;
 use super::super::series::{is_folder_beside, is_of_flow};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_of_the_machine};
 
 /// Limit on files and folders of a tree. Kinetics as frames has some 70 million.
 const MAX_ENTRIES: usize = 1 << 28;
@@ -42,17 +42,16 @@ pub(super) struct Tree {
 }
 
 /// Searches the tree below `dir`. Each folder is entered once, however many links lead to it, and under its own name if
-/// it has one below `dir`. Names that start with a dot are ignored.
+/// it has one below `dir`. Names that start with a dot are ignored. A folder below `dir` that cannot be read is left out.
 pub(super) fn walk(dir: &Path) -> Result<Tree> {
-    let mut walk =
-        Walk { entered: HashSet::new(), links: Vec::new(), entries: 0, odd: Odd::default(), tree: Tree::default() };
-    walk.below(dir.to_owned())?;
+    let mut walk = Walk::default();
+    walk.below(dir.to_owned(), true)?;
     // Real folders first, so that links to them lead to nothing new.
     while !walk.links.is_empty() {
         let mut links = std::mem::take(&mut walk.links);
         links.sort();
         for link in links {
-            walk.below(link)?;
+            walk.below(link, false)?;
         }
     }
     let Walk { mut tree, mut odd, .. } = walk;
@@ -133,6 +132,7 @@ impl Tree {
     }
 }
 
+#[derive(Default)]
 struct Walk {
     entered: HashSet<(u64, u64)>,
     /// Links to folders not yet entered.
@@ -150,65 +150,89 @@ struct Odd {
     pictures: Vec<PathBuf>,
     beside: Vec<PathBuf>,
     output: Vec<PathBuf>,
+    unreadable: Vec<PathBuf>,
 }
 
 impl Walk {
-    fn below(&mut self, top: PathBuf) -> Result<()> {
-        let mut folders = vec![top];
+    /// Reads the folder `top` and all below it. Unless `top` is the whole data set, it may be left out as they may.
+    fn below(&mut self, top: PathBuf, whole: bool) -> Result<()> {
+        let mut folders = vec![top.clone()];
         while let Some(folder) = folders.pop() {
-            let metadata = fs::metadata(&folder).map_err(Error::io("read", &folder))?;
-            if !self.entered.insert(identity(&metadata)) {
-                self.odd.again.push(folder);
-                continue;
-            }
-            let (mut pictures, before) = (false, self.tree.files.len());
-            // What else is in a folder with pictures: those of this project's programs are no frames.
-            let (mut of_output, mut fields, mut other_pictures) = (0, false, false);
-            for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
-                let entry = entry.map_err(Error::io("read", &folder))?;
-                self.entries += 1;
-                if self.entries > MAX_ENTRIES {
-                    return Err(Error::data(folder, format!("there are more than {MAX_ENTRIES} files in this tree")));
-                }
-                let name = entry.file_name();
-                if name.as_encoded_bytes().starts_with(b".") {
-                    continue;
-                }
-                let kind = entry.file_type().map_err(Error::io("read", &folder))?;
-                of_output += usize::from(OUTPUT.iter().any(|file| name.as_os_str() == *file));
-                // There may be millions of frames: only links are resolved to see what they are.
-                let name = Path::new(&name);
-                if kind.is_dir() {
-                    folders.push(entry.path());
-                } else if kind.is_symlink() && entry.path().is_dir() {
-                    self.links.push(entry.path());
-                } else if list::is_video(name) {
-                    let regular = kind.is_file() || (kind.is_symlink() && entry.path().is_file());
-                    (if regular { &mut self.tree.files } else { &mut self.odd.irregular }).push(entry.path());
-                } else if list::is_frame(name) {
-                    pictures = true;
-                    other_pictures = other_pictures || !is_of_flow(name);
-                } else if is_field(name) {
-                    fields = true;
-                } else if looks_like_split(name) {
-                    self.tree.lists.push(entry.path());
-                }
-            }
-            if pictures {
-                let kind = if of_output > 1 {
-                    &mut self.odd.output
-                } else if fields && !other_pictures {
-                    &mut self.odd.beside
-                } else if self.tree.files.len() > before {
-                    &mut self.odd.pictures
-                } else {
-                    &mut self.tree.frames
-                };
-                kind.push(folder);
+            match entries(&folder) {
+                Err(e) if whole && folder == top => return Err(e),
+                read => self.take(folder, read, &mut folders)?,
             }
         }
         Ok(())
     }
+
+    /// Takes in what was `read` of a folder, and adds those in it to `folders`. A folder that cannot be read is left out
+    /// like a video that cannot be read, unless the machine failed.
+    fn take(&mut self, folder: PathBuf, read: Result<Folder>, folders: &mut Vec<PathBuf>) -> Result<()> {
+        let Some((identity, entries)) = unless_of_the_machine(read)? else {
+            self.odd.unreadable.push(folder);
+            return Ok(());
+        };
+        if !self.entered.insert(identity) {
+            self.odd.again.push(folder);
+            return Ok(());
+        }
+        let (mut pictures, before) = (false, self.tree.files.len());
+        // What else is in a folder with pictures: those of this project's programs are no frames.
+        let (mut of_output, mut fields, mut other_pictures) = (0, false, false);
+        for entry in entries {
+            let entry = entry.map_err(Error::io("read", &folder))?;
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                return Err(Error::data(folder, format!("there are more than {MAX_ENTRIES} files in this tree")));
+            }
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let kind = entry.file_type().map_err(Error::io("read", &folder))?;
+            of_output += usize::from(OUTPUT.iter().any(|file| name.as_os_str() == *file));
+            // There may be millions of frames: only links are resolved to see what they are.
+            let name = Path::new(&name);
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_symlink() && entry.path().is_dir() {
+                self.links.push(entry.path());
+            } else if list::is_video(name) {
+                let regular = kind.is_file() || (kind.is_symlink() && entry.path().is_file());
+                (if regular { &mut self.tree.files } else { &mut self.odd.irregular }).push(entry.path());
+            } else if list::is_frame(name) {
+                pictures = true;
+                other_pictures = other_pictures || !is_of_flow(name);
+            } else if is_field(name) {
+                fields = true;
+            } else if looks_like_split(name) {
+                self.tree.lists.push(entry.path());
+            }
+        }
+        if pictures {
+            let kind = if of_output > 1 {
+                &mut self.odd.output
+            } else if fields && !other_pictures {
+                &mut self.odd.beside
+            } else if self.tree.files.len() > before {
+                &mut self.odd.pictures
+            } else {
+                &mut self.tree.frames
+            };
+            kind.push(folder);
+        }
+        Ok(())
+    }
+}
+
+/// The [`identity`] of a folder, and what is in it.
+type Folder = ((u64, u64), ReadDir);
+
+/// Opens a folder.
+fn entries(folder: &Path) -> Result<Folder> {
+    let metadata = fs::metadata(folder).map_err(Error::io("read", folder))?;
+    Ok((identity(&metadata), fs::read_dir(folder).map_err(Error::io("read", folder))?))
 }
 
 /// Says `what` of the first of `paths`, and how many more there are.
@@ -225,6 +249,7 @@ impl Odd {
     fn warnings(self) -> Vec<String> {
         let all = [
             say(self.again, "leads to a folder that was read under another name, and is left out"),
+            say(self.unreadable, "is a folder that cannot be read, and is left out"),
             say(self.irregular, "is no regular file or a link to nothing, and is left out"),
             say(self.beside, "is a folder of flow, masks or depth beside frames by its name, and is no video"),
             say(self.output, "is the output folder of a run, and its pictures are not taken for a video's frames"),
@@ -264,4 +289,22 @@ pub(super) fn looks_like_split(name: &Path) -> bool {
     let stem = stem.to_lowercase();
     KINDS.iter().any(|k| k.eq_ignore_ascii_case(kind))
         && stem.split(|c: char| !c.is_alphabetic()).any(|word| WORDS.contains(&word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Permissions do not hold for the super-user, who may run the tests: here they are refused by hand.
+    #[test]
+    fn a_folder_that_may_not_be_read_is_left_out_and_named_and_a_broken_disk_ends_the_walk() {
+        let refused = |code: i32| Err(Error::io("read", "data/a")(std::io::Error::from_raw_os_error(code)));
+        let mut walk = Walk::default();
+        for folder in ["data/a", "data/b"] {
+            walk.take(folder.into(), refused(libc::EACCES), &mut Vec::new()).unwrap();
+        }
+        let told = std::mem::take(&mut walk.odd).warnings();
+        assert_eq!(told, ["data/a is a folder that cannot be read, and is left out; so it is with 1 more"]);
+        assert!(walk.take("data/a".into(), refused(libc::EIO), &mut Vec::new()).unwrap_err().is_of_the_machine());
+    }
 }

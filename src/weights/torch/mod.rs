@@ -96,9 +96,9 @@ impl Archive {
 }
 
 /// The objects of a file, the place of each storage, and checksums.
-type Read3 = (Objects, Vec<Range<u64>>, Vec<(Range<u64>, u32)>);
+type Parts = (Objects, Vec<Range<u64>>, Vec<(Range<u64>, u32)>);
 
-fn in_archive(path: &Path, file: &mut BufReader<File>, size: u64) -> Result<Read3> {
+fn in_archive(path: &Path, file: &mut BufReader<File>, size: u64) -> Result<Parts> {
     let wrong = |what: String| Error::format(path, 0, what);
     let zip = zip::Zip::open(path, file, size)?;
     let folder = zip.folder().map_err(wrong)?;
@@ -126,7 +126,7 @@ fn in_archive(path: &Path, file: &mut BufReader<File>, size: u64) -> Result<Read
     Ok((objects, places, sums))
 }
 
-fn in_stream(path: &Path, file: &mut BufReader<File>, size: u64) -> Result<Read3> {
+fn in_stream(path: &Path, file: &mut BufReader<File>, size: u64) -> Result<Parts> {
     let text = bytes(path, file, 0..size.min(LONGEST_PICKLE), LONGEST_PICKLE)?;
     let (objects, keys, mut at) = stream::read(&text).map_err(|f| Error::format(path, f.at, f.what))?;
     let mut places = vec![None; objects.storages().len()];

@@ -142,18 +142,15 @@ fn entry(bytes: &[u8]) -> Option<(String, Record, usize)> {
     let (names, extras, comments) = (names? as usize, extras? as usize, comments? as usize);
     let name = std::str::from_utf8(bytes.get(46..46 + names)?).ok().filter(|name| !name.contains(char::is_control))?;
     let mut extra = bytes.get(46 + names..46 + names + extras)?;
-    let (packed, mut length, mut header) = (number::<4>(bytes, 20)?, number::<4>(bytes, 24)?, number::<4>(bytes, 42)?);
+    let (mut packed, mut length, mut header) =
+        (number::<4>(bytes, 20)?, number::<4>(bytes, 24)?, number::<4>(bytes, 42)?);
     while let (Some(tag), Some(size)) = (number::<2>(extra, 0), number::<2>(extra, 2)) {
         let field = extra.get(4..4 + size as usize)?;
         if tag == 1 {
             // The wide values of those fields that have none, in this order.
-            let mut at = 0;
-            for (narrow, wide) in [(length, Some(&mut length)), (packed, None), (header, Some(&mut header))] {
-                if narrow == ELSEWHERE {
-                    let value = number::<8>(field, at)?;
-                    wide.map(|wide| *wide = value);
-                    at += 8;
-                }
+            let mut values = field.as_chunks().0.iter().map(|wide| u64::from_le_bytes(*wide));
+            for narrow in [&mut length, &mut packed, &mut header].into_iter().filter(|narrow| **narrow == ELSEWHERE) {
+                *narrow = values.next()?;
             }
         }
         extra = &extra[4 + size as usize..];

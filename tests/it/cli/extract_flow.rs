@@ -341,3 +341,64 @@ fn flow_of_two_pictures_does_not_go_into_another_programs_folder() {
         summary(&command.current_dir(d).args(pair).args(["--out", "pair", "--device", "cpu"]).output().unwrap());
     }
 }
+
+#[test]
+fn an_absent_path_of_a_list_is_named_with_its_line_and_a_byte_order_mark_is_no_part_of_a_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    ["data/a/x", "data/b/x"].iter().for_each(|name| video(&d.join(name), 2, 16, [1, 0]));
+    fs::write(d.join("marked.txt"), "\u{feff}data/a/x\r\ndata/b/x\r\n").unwrap();
+    let Some(out) = run(d, &["marked.txt"]) else { return };
+    assert_eq!(summary(&out)["videos_written"].as_u64(), Some(2));
+    for (text, said) in [
+        ("data/a/x\n# more\n\nnone/y\ndata/b/x\n", "none/y in line 4 is not there"),
+        ("none/y\ndata/a/x\nnone/z\n", "none/y in line 1 is not there; so it is with 1 more"),
+        ("none/y.mp4\n", "none/y.mp4 in line 1 is not there"),
+    ] {
+        fs::write(d.join("paths.txt"), text).unwrap();
+        let e = error(&run(d, &["paths.txt"]).unwrap());
+        assert!(e.contains(&format!("paths.txt is a list of paths, and {said}")), "{e}");
+    }
+}
+
+/// It ended the drawing of all pictures, and was not noticed without them.
+#[test]
+fn a_field_cut_short_is_named_and_the_other_videos_are_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    ["data/c/p", "data/c/q"].iter().for_each(|name| video(&d.join(name), 3, SIDE, [1, 0]));
+    let Some(out) = run(d, &["data"]) else { return };
+    summary(&out);
+    let (field, partial) = (d.join("flow/c/p/flow_00001.flo"), d.join("flow/c/q/flow_00001.png.1.tmp"));
+    let whole = fs::read(&field).unwrap();
+    fs::write(&field, &whole[..whole.len() / 2]).unwrap();
+    fs::write(&partial, "of a killed process").unwrap();
+    for more in [&[][..], &["--pictures"]] {
+        let e = error(&run(d, &[&["data"][..], more].concat()).unwrap());
+        let words =
+            ["1 of 2 videos", "c/p: ", "flow_00001.flo is cut short", "remove flow/c/p, and it is computed again"];
+        assert!(words.iter().all(|word| e.contains(word)), "{e}");
+    }
+    assert!(d.join("flow/c/q/flow_00001.png").is_file() && !partial.exists());
+    // As long as the others, and no flow.
+    fs::write(&field, vec![0; whole.len()]).unwrap();
+    let e = error(&run(d, &["data", "--pictures"]).unwrap());
+    assert!(e.contains("c/p: ") && e.contains("this is not a .flo file") && e.contains("remove flow/c/p"), "{e}");
+}
+
+#[test]
+fn a_run_that_computes_nothing_keeps_what_was_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    video(&d.join("a"), 3, SIDE, [1, 0]);
+    let Some(out) = run(d, &["a", "--threads", "2"]) else { return };
+    let first = summary(&out);
+    let names = ["pairs", "seconds", "pairs_per_second", "largest_motion", "frames", "width", "threads"];
+    let again = summary(&run(d, &["a", "--threads", "1"]).unwrap());
+    assert_eq!((again["videos_there"].as_u64(), again["videos_written"].as_u64()), (Some(1), Some(0)));
+    assert!(first["pairs"] == 2 && names.iter().all(|name| first[*name] == again[*name]), "{first} {again}");
+    // Where nobody has measured, there is nothing.
+    fs::remove_file(d.join("flow/summary.json")).unwrap();
+    let without = summary(&run(d, &["a"]).unwrap());
+    assert!(names[..4].iter().all(|name| without[*name].is_null()), "{without}");
+}

@@ -2,7 +2,7 @@
 
 #[path = "../../../tools/fuzz/src/lib.rs"]
 #[allow(dead_code)] // Some of it is for the seeds.
-mod targets;
+pub mod targets;
 
 use std::fs;
 use std::path::PathBuf;

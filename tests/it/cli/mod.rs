@@ -8,3 +8,4 @@ pub mod options;
 pub mod pretrain;
 pub mod refused_resume;
 pub mod versus;
+pub mod weights;

@@ -2,7 +2,7 @@
 //!
 //! What they say of their options is in `options.rs`. `cargo test` builds the examples; `cargo test --test it` alone does not, and these tests then say that they did nothing.
 
-use crate::support::programs::{NAMES, example, frames, refused, refused_by, started, summary};
+use crate::support::programs::{NAMES, data, example, frames, refused, refused_by, started, summary};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -258,6 +258,29 @@ fn data_that_cannot_be_used_gets_one_sentence() {
     assert!(e.contains("5000") && e.contains("negatives"), "{e}");
     let e = refused(d, &["--device", "cuda:0"]).unwrap();
     assert!(e.contains("cuda:0"), "{e}");
+}
+
+/// The sentence began with the path of the cache, and sent its reader there.
+#[test]
+fn videos_none_of_which_can_be_used_are_a_fault_of_the_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    let spoil = |video: &str| fs::write(d.join("videos").join(video).join("000.png"), "no picture").unwrap();
+    let lists = "--data train.txt --test test.txt --batch 2 --frames 2 --motion-frames 2 --side 16";
+    let lists: Vec<&str> = lists.split(' ').collect();
+    ["a3", "b3"].into_iter().for_each(spoil);
+    let Some(e) = refused(d, &lists) else { return };
+    assert!(
+        e.starts_with("error: --data or --test: test: none of the 2 videos can be used; the first, videos/a3: "),
+        "{e}"
+    );
+    ["a0", "a1", "a2", "b0", "b1", "b2"].into_iter().for_each(spoil);
+    for dry in [&["--dry-run"][..], &[]] {
+        let e = refused(d, &[&lists[..], dry].concat()).unwrap();
+        assert!(e.starts_with("error: --data: train: none of the 6 videos can be used; the first, videos/a0: "), "{e}");
+        assert!(!e.contains("cache"), "{e}");
+    }
 }
 
 #[test]

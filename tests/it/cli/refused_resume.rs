@@ -1,9 +1,11 @@
 //! A run is resumed with what it began with, or refused; what was refused leaves nothing behind. That a resumed run keeps its
 //! bits is shown in `training/resume.rs`.
 
-use crate::support::programs::{data, refused, started, summary};
+use crate::support::programs::{data, example, frames, refused, started, summary};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use tubelet::flow::{Flow, flo};
 
 const SMALL: [&str; 14] = [
     "--data",
@@ -71,9 +73,103 @@ fn a_run_resumes_with_its_own_videos_only() {
     let intact = fs::read(&frame).unwrap();
     fs::write(&frame, vec![0; intact.len()]).unwrap();
     let e = refused(d, &SMALL).unwrap();
-    assert!(e.contains("videos.skipped: begun with none, now [\"videos/a1\"]") && e.contains("--data"), "{e}");
+    let lost = "--data or --test: videos/a1 could be read when this run began, and cannot be read now";
+    assert!(
+        e.contains(lost) && e.contains("make readable again") && e.contains("choose another --out than run"),
+        "{e}"
+    );
     fs::write(&frame, intact).unwrap();
     again();
+}
+
+/// A video may be skipped because a program hung, and be read the next time.
+#[test]
+fn a_video_that_was_skipped_and_can_be_read_now_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    // One that stays unreadable, beside those of the lists.
+    frames(&d.join("videos/b4"), 6);
+    let list = fs::read_to_string(d.join("test.txt")).unwrap();
+    fs::write(d.join("test.txt"), list + "videos/b4 b\n").unwrap();
+    fs::write(d.join("videos/b4/001.png"), "no picture").unwrap();
+    let frame = d.join("videos/a1/002.png");
+    let intact = fs::read(&frame).unwrap();
+    fs::write(&frame, vec![0; intact.len()]).unwrap(); // its size is a part of the data
+    let Some(begun) = started("pretrain_maclr", d, &SMALL) else { return };
+    summary(&begun);
+    fs::write(&frame, intact).unwrap();
+    let e = refused(d, &SMALL).unwrap();
+    let found = "--data or --test: videos/a1 could not be read when this run began, and can be read now";
+    assert!(e.contains(found) && !e.contains("videos/b4") && e.contains("choose another --out than run"), "{e}");
+    assert!(!e.contains("make readable again"), "{e}");
+}
+
+/// Flow of one size looks alike from outside, and a folder may hold other flow than when the run began.
+#[test]
+fn a_run_resumes_with_its_own_flow_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    let field = |u: f32| Flow::new(16, 16, vec![u; 256], vec![0.5; 256]).unwrap();
+    for (folder, u) in [("A", 1.0), ("B", 2.0)] {
+        for video in fs::read_dir(d.join("videos")).unwrap() {
+            let home = d.join(folder).join("videos").join(video.unwrap().file_name());
+            fs::create_dir_all(&home).unwrap();
+            (0..5).for_each(|i| flo::write(home.join(format!("{i}.flo")), &field(u)).unwrap());
+        }
+    }
+    let with = |flow: &'static str| [&SMALL[..], &["--flow-dir", flow]].concat();
+    let Some(begun) = started("pretrain_maclr", d, &with("A")) else { return };
+    summary(&begun);
+    let goes_on = |flow| {
+        let out = started("pretrain_maclr", d, &with(flow)).unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success() && said.contains("nothing was trained now"), "{said} {out:?}");
+    };
+    let refused = |args: &[&str]| {
+        let e = refused(d, args).unwrap();
+        let words =
+            ["--out", "--flow-dir: this is not the flow that the run began with", "--flow-dir.train.hash: begun with"];
+        assert!(words.iter().all(|word| e.contains(word)) && !e.contains("--data"), "{e}");
+    };
+    goes_on("A");
+    refused(&with("B"));
+    refused(&SMALL);
+    // Another field, of the same size and by another name.
+    let changed = d.join("A/videos/a1/2.flo");
+    flo::write(&changed, &field(3.0)).unwrap();
+    refused(&with("A"));
+    flo::write(&changed, &field(1.0)).unwrap();
+    fs::rename(d.join("A/videos/a1/4.flo"), d.join("A/videos/a1/9.flo")).unwrap();
+    refused(&with("A"));
+    fs::rename(d.join("A/videos/a1/9.flo"), d.join("A/videos/a1/4.flo")).unwrap();
+    goes_on("A");
+    // The same flow elsewhere.
+    fs::rename(d.join("A"), d.join("C")).unwrap();
+    goes_on("C");
+}
+
+/// No file may become longer than 4 KiB, as on a disk that is full: what a run draws before it starts cannot be written.
+#[test]
+fn a_run_whose_pictures_cannot_be_written_leaves_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    for program in ["pretrain_maclr", "pretrain_mcl"] {
+        let args = [&SMALL[..8], &["--side", "16", "--out"]].concat();
+        // Fills the cache.
+        let Some(first) = started(program, d, &[&args[..], &["first"]].concat()) else { return };
+        summary(&first);
+        let mut limited = Command::new("bash");
+        limited.current_dir(d).args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\""]);
+        limited.arg(example(program).unwrap()).args(["--epochs", "1", "--threads", "2"]).args(&args).arg("second");
+        let out = limited.output().unwrap();
+        let e = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && e.contains(".png") && e.contains("File too large"), "{e}");
+        assert!(!d.join("second").exists(), "{e}");
+        fs::remove_dir_all(d.join("first")).unwrap();
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use tubelet::error::Result;
 use tubelet::video::{Dataset, Source, Splits};
 
 use crate::support::programs::frames;
+use crate::support::skip::absent;
 use crate::support::videos::put;
 
 /// All videos below `dir` by their names, in order, and the warnings.
@@ -230,4 +231,54 @@ fn classes_whose_names_are_no_utf8_stay_apart() {
         (0..4).for_each(|n| frames(&class.join(n.to_string()), 3));
     }
     assert_eq!(Splits::open(dir.path(), None).unwrap().train.classes, ["n\\xfe", "n\\xff"]);
+}
+
+/// They were two sets of videos, or two classes, of which every video was there twice.
+#[test]
+fn trees_of_the_same_frames_in_two_sizes_are_refused() {
+    for (one, other, videos) in [
+        ("rgb_80", "rgb_240", &VIDEOS[..]),
+        ("frames_small", "frames_large", &["a", "b", "c", "d"]),
+        ("frames", "frames-320x240", &["a", "b", "c"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for video in videos {
+            [one, other].into_iter().for_each(|tree| frames(&dir.path().join(tree).join(video), 3));
+        }
+        frames(&dir.path().join(other).join("run/v_9"), 3);
+        let e = Splits::open(dir.path(), None).unwrap_err().to_string();
+        let words = [one, other, videos[0], "hold the same videos", "give a folder with one of them"];
+        assert!(words.iter().all(|word| e.contains(word)), "{e}");
+    }
+    // Classes, and people, may be numbered alike.
+    for trees in [["video_call", "small_talk"], ["person_1", "person_2"], ["small", "large"], ["clip_1", "clip_2"]] {
+        let dir = tempfile::tempdir().unwrap();
+        for (i, tree) in trees.into_iter().enumerate() {
+            (0..4).for_each(|video| frames(&dir.path().join(tree).join(format!("{video}")), 3 + i));
+        }
+        assert_eq!(found(dir.path()).0.len(), 8, "{trees:?}");
+    }
+}
+
+#[test]
+fn a_folder_that_may_not_be_read_is_left_out_and_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    VIDEOS.iter().for_each(|video| frames(&dir.path().join(video), 3));
+    let may = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let locked = dir.path().join("run/v_2");
+    may(&locked, 0);
+    if fs::read_dir(&locked).is_ok() {
+        return absent("a user to whom permissions apply", "folders that may not be read");
+    }
+    let (names, told) = found(dir.path());
+    assert!(
+        names == ["run/v_1", "walk/v_1", "walk/v_2"] && told.contains("run/v_2 is a folder that cannot be"),
+        "{told}"
+    );
+    may(&locked, 0o755);
+    may(dir.path(), 0);
+    let e = Splits::open(dir.path(), None).unwrap_err().to_string();
+    may(dir.path(), 0o755);
+    assert!(e.contains("Permission denied"), "{e}");
 }

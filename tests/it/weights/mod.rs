@@ -1,6 +1,7 @@
 //! Weights of other programs: formats, hostile files, names, where a network lies.
 
-mod hostile;
-mod names;
-mod places;
-mod torch;
+pub mod hostile;
+pub mod names;
+pub mod places;
+pub mod plain_pytorch;
+pub mod torch;

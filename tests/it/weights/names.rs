@@ -3,7 +3,7 @@
 use super::torch::fixture;
 use crate::networks::r3d::trunk;
 use std::collections::BTreeMap;
-use tubelet::nn::{ARCHES, Arch, Role};
+use tubelet::nn::{ARCHES, Arch, Classifier, Encoder, HeadSpec, MclEncoder, Role};
 use tubelet::weights::names::PUBLISHED;
 use tubelet::weights::to_pytorch;
 
@@ -41,11 +41,21 @@ fn every_network_has_one_name_and_is_built() {
     assert_eq!(trunk(&Arch::by_name("motion_r2d50").unwrap().net()).1.count(), 374_152); // maclr.md 3.2
 }
 
-/// The marker of each published file is a name its network or its head has.
+/// Heads of published files are those of the networks here: MaCLR's, MCL's, or a classifier.
 #[test]
-fn what_is_published_fits_the_network_it_names() {
+fn what_is_published_fits_the_networks_and_their_heads() {
     for file in PUBLISHED {
-        assert!(Arch::by_name(file.arch).is_some(), "{}", file.name);
+        let net = Arch::by_name(file.arch).unwrap().net();
         assert!(file.prefix.is_empty() || file.prefix.ends_with('.'), "{}", file.name);
+        let heads = HeadSpec { hidden: 2, code: 2, normalised: false };
+        let with_heads = [
+            Encoder::new(&net, 2, 2, 0).unwrap().1,
+            Classifier::new(&net, 2, 0).unwrap().1,
+            MclEncoder::new(&net, heads, 0).unwrap().1,
+        ];
+        for (_, ours) in file.heads {
+            let weight = format!("{ours}.weight");
+            assert!(with_heads.iter().any(|params| params.find(&weight).is_some()), "{}: {weight}", file.name);
+        }
     }
 }

@@ -95,7 +95,11 @@ fn a_network_is_found_behind_every_known_prefix() {
             assert!(values(&load(&file, wanted).0) == values(&params), "{prefix} for {wanted}");
         }
     }
-    assert!(PUBLISHED.iter().all(|p| cases.iter().any(|(prefix, ..)| *prefix == p.prefix) || p.prefix == "model_state.encoder_q."));
+    assert!(
+        PUBLISHED
+            .iter()
+            .all(|p| cases.iter().any(|(prefix, ..)| *prefix == p.prefix) || p.prefix == "model_state.encoder_q.")
+    );
 }
 
 #[test]
@@ -107,7 +111,8 @@ fn of_several_networks_one_must_be_named() {
     let mut params = trunk(&net(RGB)).1;
     let error = start_from(&file, &net(RGB), &mut params, ImageHead::Dropped).unwrap_err().to_string();
     assert!(error.contains("several networks") && error.contains("below `left.`, below `right.`"), "{error}");
-    let find = |at| Start::find(Source::open(&file).unwrap(), &net(RGB), &trunk(&net(RGB)).1, ImageHead::Dropped, Some(at));
+    let find =
+        |at| Start::find(Source::open(&file).unwrap(), &net(RGB), &trunk(&net(RGB)).1, ImageHead::Dropped, Some(at));
     for (at, want) in [("left", &a), ("right.", &b)] {
         find(at).unwrap().fill(&mut params).unwrap();
         assert!(values(&params) == values(want), "{at}");

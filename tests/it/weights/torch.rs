@@ -131,7 +131,8 @@ fn an_archive_without_checksums_is_read_and_one_with_wrong_ones_refused() {
 
 #[test]
 fn the_fixtures_are_all_looked_at() {
-    let found: BTreeSet<String> = std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let found: BTreeSet<String> =
+        std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     let known = ["module.pth", "module_old.pth", "names", "no_sums.pth", "script.pt", "sparse.pth"];
     assert_eq!(found, FILES.iter().map(|(name, _)| *name).chain(known).map(str::to_owned).collect());
 }

@@ -26,6 +26,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     checkpoints(&root)?;
     lists(&root.join("lists"))?;
     ptx(&root.join("ptx"))?;
+    torch(&root.join("torch"))?;
     Ok(())
 }
 
@@ -126,6 +127,24 @@ fn lists(dir: &Path) -> io::Result<()> {
         ("other", "ucf101\n1 a\n2 b\n--\na/x.avi 2\n--\nx/y.avi\n"),
     ];
     texts.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
+}
+
+/// The files that PyTorch wrote for the tests, and their pickles alone.
+fn torch(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/weights"))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default();
+        if path.extension().is_some_and(|e| e == "pth") {
+            let bytes = fs::read(&path)?;
+            fs::write(dir.join(name), &bytes)?;
+            // A pickle begins with its protocol, and ends with a dot before the next record.
+            let find = |what: &[u8]| bytes.windows(what.len()).position(|w| w == what);
+            if let (true, Some(begin), Some(end)) = (bytes.starts_with(b"PK"), find(b"\x80\x02}"), find(b".PK")) {
+                fs::write(dir.join(name).with_extension("pkl"), &bytes[begin..=end])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The smaller kernels of the crate, one per file, and those of the simulator's own tests.

@@ -9,17 +9,18 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tubelet::flow::flo;
+use tubelet::nn::nets::Naming;
 use tubelet::nn::{Params, Role};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::State;
 use tubelet::video::{Dataset, Splits, untrusted};
-use tubelet::weights::{ImageHead, Matching, inflate, load_weights, save_weights};
+use tubelet::weights::{ImageHead, Matching, Source, inflate, load_weights, names, save_weights};
 
 /// Reads bytes as a file of one format.
 pub type Target = fn(&[u8]);
 
 /// All targets by name. Each has a folder `corpus/<name>`.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("cache", cache),
     ("checkpoint", checkpoint),
     ("flo", flo),
@@ -27,6 +28,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("maps", maps),
     ("ptx", ptx),
     ("state", state),
+    ("torch", torch),
 ];
 
 thread_local! {
@@ -192,6 +194,46 @@ fn rest(bytes: &[u8]) {
             assert_eq!((tensor.dims(), tensor.load().ok()), (other.dims(), other.load().ok()), "{name}");
         }
     });
+}
+
+/// A zip archive of stored records, as `torch.save` writes it.
+pub fn archive(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut out, mut list) = (Vec::new(), Vec::new());
+    for (name, data) in records {
+        let (begin, length) = (out.len() as u32, data.len() as u32);
+        // Version, flags, method, time, date; checksum, both lengths; lengths of the name and of the extra field.
+        let mut common = vec![0; 10];
+        common.extend([crc32fast::hash(data), length, length].iter().flat_map(|v| v.to_le_bytes()));
+        common.extend([name.len() as u16, 0].iter().flat_map(|v| v.to_le_bytes()));
+        out.extend([b"PK\x03\x04", &common[..], name.as_bytes(), data].concat());
+        list.extend([b"PK\x01\x02\0\0", &common[..], &[0; 10], &begin.to_le_bytes(), name.as_bytes()].concat());
+    }
+    let (count, begin) = (records.len() as u16, out.len() as u32);
+    out.extend(&list);
+    out.extend([&b"PK\x05\x06\0\0\0\0"[..], &count.to_le_bytes(), &count.to_le_bytes()].concat());
+    out.extend([(list.len() as u32).to_le_bytes(), begin.to_le_bytes()].concat());
+    out.extend([0; 2]);
+    out
+}
+
+/// A file of PyTorch, of either format; and the same bytes as the pickle of an archive with two storages, since a fuzzer does
+/// not find the form of an archive by chance.
+pub fn torch(bytes: &[u8]) {
+    let storage = [0; 64];
+    for bytes in [bytes, &archive(&[("a/data.pkl", bytes), ("a/data/0", &storage), ("a/data/1", &storage)])] {
+        with_file("weights.pth", bytes, |path| {
+            let Ok(mut source) = Source::open(path) else { return };
+            let _ = source.verify();
+            for (name, info) in source.tensors().clone() {
+                let _ = source.i64(&name);
+                if let Ok(values) = source.f32(&name) {
+                    assert_eq!(values.len(), info.numel(), "{name}");
+                    assert!(values.iter().all(|v| v.is_finite()), "{name}");
+                }
+            }
+            let _ = names::choose(&source, Naming::Image, None);
+        });
+    }
 }
 
 /// Videos named by the lists in the corpus. Files of one byte, because reading lists does not depend on their contents.

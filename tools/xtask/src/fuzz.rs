@@ -64,8 +64,8 @@ struct Figures {
 }
 
 /// Dictionaries for targets.
-const DICTIONARIES: [(&str, &str); 4] =
-    [("checkpoint", "safetensors"), ("state", "safetensors"), ("lists", "lists"), ("ptx", "ptx")];
+const DICTIONARIES: [(&str, &str); 5] =
+    [("checkpoint", "safetensors"), ("state", "safetensors"), ("lists", "lists"), ("ptx", "ptx"), ("torch", "torch")];
 
 /// Builds and runs the targets; returns whether there was no crash.
 ///

@@ -22,7 +22,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (f32 by one means, too),
                     --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
-                    convolutions than oneDNN's), --processor-time (for a busy machine), --python PATH
+                    convolutions than oneDNN's), --processor-time (for a busy machine), --python PATH,
+                    --before BINARY (another commit's `versus` bench instead of PyTorch)
                     (python3), --json FILE, --record FILE
   versus-maclr DATA DIR [OPTION..]
                     MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:

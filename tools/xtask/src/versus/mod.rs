@@ -22,7 +22,11 @@ const LONG: f64 = 150.0;
 /// # Errors
 /// When a side cannot be started or terminates, when no case is selected, when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let (mut peer, versions) = Side::peer(root, options)?; // first, so that a missing peer is reported early
+    // First, so that a missing peer is reported early.
+    let (mut peer, versions) = match &options.before {
+        Some(binary) => (Side::before(binary, options)?, json!({"tubelet": "another commit (--before)"})),
+        None => Side::peer(root, options)?,
+    };
     let mut ours = Side::ours(root, options)?;
     let list = ours.ask(&json!({"do": "list"}))?;
     let all = list["cases"].as_array().context("our side lists no cases")?;
@@ -32,7 +36,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let mut record = Record::new(options, &list, versions);
     record.print_head();
     // Adjacent cases with the same problem share the peer's runs: f32, and the other ways to compute products of f32.
-    for group in cases.chunk_by(|a, b| a["problem"] == b["problem"]) {
+    for group in cases.chunk_by(|a, b| options.before.is_none() && a["problem"] == b["problem"]) {
         let mut sides = [&mut ours, &mut peer];
         for row in group_of(&mut sides, group, options)? {
             row.print();
@@ -49,20 +53,26 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
 /// Times the cases of one problem, alternating between the sides; keeps each side's best time.
 fn group_of([ours, peer]: &mut [&mut Side; 2], group: &[&Value], options: &Options) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = group.iter().map(|case| Row::new(case)).collect();
-    let problem = &group[0]["problem"];
+    // What a peer is asked for: a problem, or the case itself of another commit of this crate.
+    let asked = match &options.before {
+        Some(_) => json!({"case": group[0]["name"]}),
+        None => json!({"problem": group[0]["problem"]}),
+    };
+    let known = asked.as_object().is_some_and(|a| a.values().all(|v| !v.is_null()));
     let mut theirs = Row::default();
     for _ in 0..options.rounds {
         for row in &mut rows {
             let answer = ours.ask(&request(options, json!({"case": row.name}), row.ms))?;
             row.take(&answer);
         }
-        if !problem.is_null() && theirs.error.is_none() {
-            let answer = peer.ask(&request(options, json!({"problem": problem}), theirs.ms))?;
-            theirs.take(&answer);
+        if known && theirs.error.is_none() {
+            theirs.take(&peer.ask(&request(options, asked.clone(), theirs.ms))?);
         }
     }
-    if !problem.is_null() && theirs.error.is_none() {
-        theirs.take(&peer.ask(&json!({"do": "check", "problem": problem}))?);
+    if known && theirs.error.is_none() {
+        let mut check = asked;
+        check["do"] = "check".into();
+        theirs.take(&peer.ask(&check)?);
     }
     for row in &mut rows {
         let answer = ours.ask(&json!({"do": "check", "case": row.name}))?;

@@ -20,6 +20,8 @@ pub struct Options {
     pub processor_time: bool,
     /// The Python interpreter that has PyTorch.
     pub python: PathBuf,
+    /// Instead of a peer, this crate's side at another commit: the binary that `cargo bench --bench versus --no-run` names.
+    pub before: Option<PathBuf>,
     /// Where to write `{case: {ours_ms, peer_ms, ratio}}`.
     pub json: Option<PathBuf>,
     /// Where to write the same with versions, peaks and means.
@@ -36,6 +38,7 @@ impl Default for Options {
             threads: 2,
             processor_time: false,
             python: "python3".into(),
+            before: None,
             json: None,
             record: None,
         }
@@ -60,6 +63,7 @@ impl Options {
                 "--threads" => options.threads = number(name, value()?, 1, 1024)?,
                 "--processor-time" => options.processor_time = true,
                 "--python" => options.python = value()?.into(),
+                "--before" => options.before = Some(value()?.into()),
                 "--json" => options.json = Some(value()?.into()),
                 "--record" => options.record = Some(value()?.into()),
                 _ => bail!("there is no option {name}"),

@@ -19,10 +19,20 @@ impl Side {
     /// Builds and starts this crate's side.
     pub fn ours(root: &Path, options: &Options) -> Result<Self> {
         let mut command = Command::new("cargo");
-        command.args(["bench", "--quiet", "--bench", "versus", "--", "--serve"]).current_dir(root);
-        command.args(options.processor_time.then_some("--processor-time"));
+        command.args(["bench", "--quiet", "--bench", "versus", "--"]).current_dir(root);
+        Self::serving("our side", command, options)
+    }
+
+    /// Starts this crate's side of another commit, an executable.
+    pub fn before(binary: &Path, options: &Options) -> Result<Self> {
+        let started = Self::serving("the commit before", Command::new(binary), options);
+        started.with_context(|| format!("cannot run --before {}", binary.display()))
+    }
+
+    fn serving(name: &'static str, mut command: Command, options: &Options) -> Result<Self> {
+        command.arg("--serve").args(options.processor_time.then_some("--processor-time"));
         command.env("RAYON_NUM_THREADS", options.threads.to_string());
-        Self::start("our side", &mut command)
+        Self::start(name, &mut command)
     }
 
     /// Starts the peer; also returns the versions that it reports.
