@@ -10,7 +10,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::args::{one_of, within};
-use support::checks::init_is_no_folder;
+use support::checks::init_file;
 use support::motion::FocusOptions;
 use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
@@ -106,7 +106,7 @@ impl Args {
         let mut alignment = r.method.alignment.take().unwrap_or(off);
         self.focus.apply(&mut views.focus, &mut alignment)?;
         r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
-        r.init = self.options.init.clone();
+        r.init = init_file(self.options.init.as_deref())?;
         r.motion = r.motion_net();
         r.check()?;
         r.with_target().context("--align-module")
@@ -121,7 +121,6 @@ fn run(args: &Args) -> Result<()> {
     let device = args.options.common.start()?;
     let recipe = args.recipe()?;
     let with_motion = recipe.method.uses_motion();
-    init_is_no_folder(args.options.init.as_deref())?;
     recipe.check_init().context("--init")?;
     let networks = [("RGB", &recipe.visual), ("motion", &recipe.motion)];
     let job = Job {
@@ -148,7 +147,8 @@ fn run(args: &Args) -> Result<()> {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
     let train = run.train.clone();
-    let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.pair(epoch, video)))?;
+    let load = Arc::new(move |epoch, video| train.pair(epoch, video));
+    let done = run.pretrain(&mut method, load, &recipe.networks())?;
     let [first, last] = run.first_and_last("loss_align")?;
     let mut summary = run.summary("maclr", 2, queue, &done);
     summary.set("alignment_first", first).set("alignment_last", last);

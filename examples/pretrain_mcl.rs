@@ -10,7 +10,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::args::within;
-use support::checks::init_is_no_folder;
+use support::checks::init_file;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
 use support::output::warn;
@@ -80,7 +80,7 @@ impl Args {
         let init = self.options.init.is_some();
         ensure!(init || !self.init_head, "--init-head takes the head of the file of --init, which is absent");
         let head = if self.init_head { ImageHead::Inter } else { ImageHead::Dropped };
-        r.init = self.options.init.clone().map(|path| (path, head));
+        r.init = init_file(self.options.init.as_deref())?.map(|path| (path, head));
         r.check()?;
         r.with_target().context("--align-module")
     }
@@ -95,7 +95,6 @@ fn run(args: &Args) -> Result<()> {
     let recipe = args.recipe()?;
     recipe.method.warnings().iter().for_each(warn);
     let focus = &recipe.training.views.focus;
-    init_is_no_folder(args.options.init.as_deref())?;
     recipe.check_init().context("--init")?;
     let job = Job {
         example: "pretrain_mcl",
@@ -123,7 +122,8 @@ fn run(args: &Args) -> Result<()> {
         draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
     }
     let train = run.train.clone();
-    let done = run.pretrain(&mut method, Arc::new(move |epoch, video| train.quad(epoch, video)))?;
+    let load = Arc::new(move |epoch, video| train.quad(epoch, video));
+    let done = run.pretrain(&mut method, load, &recipe.networks())?;
     let after = saliency::look(&method, &run.test, &run.splits.test)?;
     let mut summary = run.summary("mcl", 1 + KEYS as u64, queue, &done);
     if let (Some(before), Some(after)) = (before, after) {

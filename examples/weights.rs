@@ -1,17 +1,22 @@
 //! Shows what a file of weights holds, and takes a network out of it: files of PyTorch (`.pth`, `.pyth`, `.pt`) and safetensors.
 //!
-//! `cargo run --release --example weights -- inspect FILE`, then `import FILE --arch NAME --out DIR`.
+//! `cargo run --release --example weights -- inspect FILE`, then `import FILE --arch NAME --out DIR`. `export RUN --out DIR`
+//! writes the network of a pre-training for other programs.
 
 mod support;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use support::args::arch;
 use support::output::{count, say};
-use tubelet::nn::{Arch, Builder, Trunk};
-use tubelet::weights::{ImageHead, Info, Loaded, Source, Start, names, save_weights};
+use tubelet::nn::{Arch, Builder, Params, Trunk};
+use tubelet::train::checkpoint::weights_of;
+use tubelet::weights::{
+    Config, ImageHead, Info, Loaded, Matching, NETWORKS, Source, Start, check_export, export, load_weights, names,
+    read_networks,
+};
 
 /// The lines of a list that are shown without --all.
 const SHOWN: usize = 20;
@@ -37,14 +42,14 @@ enum Action {
         #[arg(long)]
         all: bool,
     },
-    /// Write the trunk of a network to DIR/model.safetensors; its heads, key networks and queues are listed and left out
+    /// Write the trunk of a network to a folder as `export` does; its heads, key networks and queues are listed and left out
     Import {
         /// The file
         file: PathBuf,
         /// The network that its weights are for. One of images is extended over time
         #[arg(long, value_name = "NAME", value_parser = arch())]
         arch: &'static Arch,
-        /// Folder for model.safetensors, which replaces one that is there
+        /// Folder for the network: new, empty, or of an earlier import or export, which is replaced
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// What stands before the network's names in the file, as `inspect` prints it: only needed where there are several
@@ -54,12 +59,25 @@ enum Action {
         #[arg(long)]
         all: bool,
     },
+    /// Write the network of a pre-training, by its newest intact checkpoint, for other programs: model.safetensors,
+    /// config.json with every layer, model.py that builds it in plain PyTorch, and README.md
+    Export {
+        /// The folder of a pre-training
+        run: PathBuf,
+        /// Folder for the network: new, empty, or of an earlier import or export, which is replaced
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Which of its networks, by the prefix of its names in the weights
+        #[arg(long, value_name = "PREFIX", default_value = "encoder_q.")]
+        network: String,
+    },
 }
 
 fn main() -> ExitCode {
     support::args::end(match Args::parse().action {
         Action::Inspect { file, all } => inspect(&file, all),
         Action::Import { file, arch, out, at, all } => import(&file, arch, &out, at.as_deref(), all),
+        Action::Export { run, out, network } => write_out(&run, &out, &network),
     })
 }
 
@@ -92,7 +110,7 @@ fn inspect(file: &Path, all: bool) -> Result<()> {
 }
 
 fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, all: bool) -> Result<()> {
-    tubelet::files::check_writable(out).context("--out")?;
+    check_export(out).context("--out")?;
     let net = arch.net();
     let mut builder = Builder::new(0);
     Trunk::new(&net, &mut builder);
@@ -102,10 +120,31 @@ fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, all: bool) -> 
     say(format_args!("{}, {place} of the file; names of {}", arch.name, place.naming));
     report(start.report(), all);
     start.fill(&mut params).with_context(|| format!("--arch {}", arch.name))?;
-    std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
-    let model = out.join("model.safetensors");
-    save_weights(&model, &[("", &params)])?;
-    say(format_args!("{}: {} parameters", model.display(), params.count()));
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    write(out, &params, &Config::new(&net, format!("Imported from {name}")))
+}
+
+fn write_out(run: &Path, out: &Path, network: &str) -> Result<()> {
+    check_export(out).context("--out")?;
+    let described = run.join(NETWORKS);
+    let networks = read_networks(&described).with_context(|| {
+        format!("{} is not the folder of a pre-training, or of one by an earlier version", run.display())
+    })?;
+    let Some(config) = networks.get(network) else {
+        let known: Vec<&str> = networks.keys().map(String::as_str).collect();
+        bail!("--network {network}: this run has {}", known.join(" and "));
+    };
+    let file = weights_of(run)?;
+    let mut params = config.params()?;
+    load_weights(&file, &mut [(network, &mut params)], &Matching { strip: &[], allow_extra: true })?;
+    say(format_args!("{network} of {}", file.display()));
+    write(out, &params, config)
+}
+
+fn write(out: &Path, params: &Params, config: &Config) -> Result<()> {
+    export(out, params, config).context("--out")?;
+    let name = config.arch.as_deref().unwrap_or("a network without a name");
+    say(format_args!("{}: {name}, {} parameters", out.display(), params.count()));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tubelet::error::ErrorKind;
 use tubelet::files::check_writable;
+use tubelet::train::checkpoint::weights_of;
 use tubelet::train::folder::Folder;
 use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::train::recipe::Training;
@@ -80,25 +81,9 @@ fn two_classes(train: &Dataset) -> Result<()> {
     );
 }
 
-/// Refuses a folder as `--init`, and suggests a file in it.
-pub fn init_is_no_folder(init: Option<&Path>) -> Result<()> {
-    let Some(dir) = init.filter(|path| path.is_dir()) else { return Ok(()) };
-    let what = format!("--init {}: this is a folder, and a file of weights is wanted", dir.display());
-    match weights_in(dir) {
-        Some(file) => bail!("{what}: give {}", file.display()),
-        None => bail!("{what}, such as an earlier run's checkpoints/step-*/weights.safetensors"),
-    }
-}
-
-/// The weights in the folder of a checkpoint, or in the newest checkpoint of a run's folder.
-fn weights_in(dir: &Path) -> Option<PathBuf> {
-    let file = |dir: &Path| Some(dir.join("weights.safetensors")).filter(|file| file.is_file());
-    let newest = |dir: &Path| -> Option<PathBuf> {
-        let folders = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-        let steps = folders.filter(|p| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"step-")));
-        steps.filter_map(|step| file(&step)).max()
-    };
-    file(dir).or_else(|| newest(dir)).or_else(|| newest(&dir.join("checkpoints")))
+/// The file of weights that `--init` stands for.
+pub fn init_file(init: Option<&Path>) -> Result<Option<PathBuf>> {
+    init.map(|path| weights_of(path).context("--init")).transpose()
 }
 
 /// Prints which videos of `data` a run would skip; returns how many are left.

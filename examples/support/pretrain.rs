@@ -21,13 +21,13 @@ use std::time::Instant;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::{Net, Params, Precision, Trunk};
 use tubelet::tensor::{Device, memory};
-use tubelet::train::folder::Folder;
+use tubelet::train::folder::{Folder, write_atomic};
 use tubelet::train::limits;
 use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
-use tubelet::weights::Loaded;
+use tubelet::weights::{Loaded, NETWORKS, Networks};
 
 /// Weight of the probe's penalty: scikit-learn's `C = 0.1` for 340 training videos. The same for every run; chosen
 /// among 0.01, 0.1 and 1 with the scores of the gestures' test videos in sight (`docs/experiments.md`).
@@ -77,8 +77,8 @@ pub struct Options {
     pub flow_dir: Option<PathBuf>,
 
     /// Initialise the RGB network from weights (safetensors, or as torch.save writes them): of an image ResNet, or of the same
-    /// network of clips, such as an earlier run's weights.safetensors (`weights inspect FILE` shows what is in a file)
-    #[arg(long, value_name = "FILE")]
+    /// network of clips, such as an earlier run's folder (`weights inspect FILE` shows what is in a file)
+    #[arg(long, value_name = "RUN|DIR|FILE")]
     pub init: Option<PathBuf>,
 
     /// Passes over the training videos
@@ -357,11 +357,17 @@ impl<'a> Run<'a> {
     }
 
     /// Trains `method` on the samples that `load` makes from the training videos, from the folder's checkpoint if there
-    /// is one, and draws the curves.
-    pub fn pretrain<M: Method>(&self, method: &mut M, load: Arc<Load<M::Sample>>) -> Result<Outcome> {
+    /// is one, and draws the curves. `networks` describe its weights.
+    pub fn pretrain<M: Method>(
+        &self,
+        method: &mut M,
+        load: Arc<Load<M::Sample>>,
+        networks: &Networks,
+    ) -> Result<Outcome> {
         let videos = self.videos();
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
         self.folder.settle(&self.settings)?;
+        write_atomic(&self.out.join(NETWORKS), format!("{:#}\n", serde_json::to_value(networks)?).as_bytes())?;
         let settings = Settings {
             run: settings::identity(&self.settings),
             seed: self.options.seed,

@@ -11,14 +11,14 @@ use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::{ClipPair, ViewSpec};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
-use crate::nn::{Encoder, Net, Params, SmallR3d, Trunk};
+use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
-use crate::weights::{ImageHead, Loaded, start_from};
+use crate::weights::{Config, ImageHead, Input, Loaded, Networks, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -124,6 +124,21 @@ impl Recipe {
         let (weights, temperatures) = (&weights, &[m.temperature]);
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
         numbers.check(&self.training)
+    }
+
+    /// What its networks are, by the prefixes of their names in the weights.
+    #[must_use]
+    pub fn networks(&self) -> Networks {
+        let head = HeadSpec { hidden: self.head_hidden, code: self.code, normalised: self.head_norm };
+        let config = |net: &Net, what: &str, input: Input| {
+            let origin = format!("{what} network, pre-trained with MaCLR");
+            Config::new(net, origin).maclr(head).input(input)
+        };
+        let [rgb, motion] = self.training.views.inputs();
+        let visual = (VISUAL.to_owned(), config(&self.visual, "The visual", rgb));
+        let motion =
+            self.method.uses_motion().then(|| (MOTION.to_owned(), config(&self.motion_net(), "The motion", motion)));
+        [visual].into_iter().chain(motion).collect()
     }
 
     /// Loads [`Recipe::init`] into a temporary network of the right kind, to report what it would do or why it cannot.

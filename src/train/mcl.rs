@@ -18,7 +18,7 @@ use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
-use crate::weights::{ImageHead, Loaded, start_from};
+use crate::weights::{Config, ImageHead, Loaded, Networks, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -121,6 +121,14 @@ impl Recipe {
         let temperatures = &[m.temperature, m.temperature_intra];
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
         numbers.check(&self.training)
+    }
+
+    /// What its network is, by the prefix of its names in the weights.
+    #[must_use]
+    pub fn networks(&self) -> Networks {
+        let [input, _] = self.training.views.inputs();
+        let config = Config::new(&self.net, "Pre-trained with MCL").mcl(self.heads).input(input);
+        [(QUERY.to_owned(), config)].into_iter().collect()
     }
 
     /// Loads [`Recipe::init`] into a temporary network of the right kind, to report what it would do or why it cannot.

@@ -1,6 +1,6 @@
 //! The training loop of all methods: order of the videos, steps, checkpoints, metrics, interruption and resumption.
 
-use super::checkpoint::{self, Checkpoints, Resumed, State};
+use super::checkpoint::{self, CHECKPOINTS, Checkpoints, Resumed, State};
 use super::folder::Folder;
 use super::limits;
 use super::metrics::Metrics;
@@ -368,9 +368,6 @@ pub fn check_run(folder: &Path, run: &str) -> Result<()> {
         None => Ok(()),
     }
 }
-
-/// The folder of checkpoints within that of a run.
-const CHECKPOINTS: &str = "checkpoints";
 
 /// Refuses the state of a run of another method, or with other settings or videos.
 fn same_run(state: &State, checkpoint: &Path, method: Option<&str>, run: &str) -> Result<()> {

@@ -7,6 +7,7 @@ use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
 use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
+use crate::weights::Input;
 use serde::Serialize;
 
 /// Which clips are sampled from a video, and how they are augmented.
@@ -130,6 +131,24 @@ impl ViewSpec {
     pub fn dims(&self) -> [[usize; 4]; 2] {
         let motion = [self.motion_frames, self.side, self.side, self.motion.channels()];
         [[self.frames, self.side, self.side, 3], motion]
+    }
+
+    /// An RGB clip and a motion clip, described for other programs.
+    #[must_use]
+    pub fn inputs(&self) -> [Input; 2] {
+        let input = |kind: &str, frames, mean: &[f32], std: &[f32]| Input {
+            kind: kind.to_owned(),
+            frames,
+            stride: (self.frames * self.stride) as f64 / frames as f64,
+            fps: self.fps,
+            side: self.side,
+            mean: mean.to_vec(),
+            std: std.to_vec(),
+            layout: "n c t h w".to_owned(),
+        };
+        let (channels, augment) = (self.motion.channels(), &self.augment);
+        let motion = input(self.motion.name(), self.motion_frames, &vec![0.0; channels], &vec![1.0; channels]);
+        [input("rgb", self.frames, &augment.mean, &augment.std), motion]
     }
 
     /// For a video of `frames` frames at `fps` per second: whether it is shorter than an RGB clip, and whether it is

@@ -2,7 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::nn::{ARCHES, HeadSpec, Layers, MclEncoder, Net, Norm, ProjectionHead};
+use crate::nn::{
+    ARCHES, Builder, Classifier, Encoder, HeadSpec, Layers, MclEncoder, Net, Norm, Params, ProjectionHead, Trunk,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -63,7 +65,7 @@ pub struct Input {
     /// Number of frames.
     pub frames: usize,
     /// Distance between consecutive frames, in frames of a video at `fps`.
-    pub stride: usize,
+    pub stride: f64,
     /// Frame rate in which the stride is counted; `None` for the video's own.
     pub fps: Option<f64>,
     /// Side in pixels.
@@ -95,6 +97,12 @@ impl Config {
         }
     }
 
+    /// With the clips that it was trained with.
+    #[must_use]
+    pub fn input(self, input: Input) -> Config {
+        Config { input: Some(input), ..self }
+    }
+
     /// With MaCLR's projection head.
     #[must_use]
     pub fn maclr(mut self, head: HeadSpec) -> Config {
@@ -119,14 +127,42 @@ impl Config {
         self
     }
 
+    /// The network's parameters, with initial values, in the order in which [`crate::nn`] creates them.
+    ///
+    /// # Errors
+    /// `Param` when no network has these heads.
+    pub fn params(&self) -> Result<Params> {
+        let heads: Vec<(&str, HeadSpec)> = self.heads.iter().map(|(name, head)| (name.as_str(), *head)).collect();
+        let is_mcl = |heads: &[(&str, HeadSpec)]| {
+            let named = MclEncoder::HEADS.iter().all(|name| heads.iter().any(|(other, _)| other == name));
+            named && heads.len() == MclEncoder::HEADS.len() && heads.iter().all(|(_, head)| *head == heads[0].1)
+        };
+        match (&heads[..], &self.classifier) {
+            ([], None) => {
+                let mut builder = Builder::new(0);
+                Trunk::new(&self.network, &mut builder);
+                Ok(builder.finish())
+            }
+            ([], Some(linear)) => Ok(Classifier::new(&self.network, linear.to, 0)?.1),
+            (&[(ProjectionHead::NAME, HeadSpec { hidden, code, normalised })], None) => {
+                let new = if normalised { Encoder::normalised } else { Encoder::new };
+                Ok(new(&self.network, hidden, code, 0)?.1)
+            }
+            (heads, None) if is_mcl(heads) => Ok(MclEncoder::new(&self.network, heads[0].1, 0)?.1),
+            _ => {
+                let names: Vec<&str> = heads.iter().map(|(name, _)| *name).collect();
+                let rule = "they are not MaCLR's head, MCL's three heads or a classifier";
+                Err(Error::param("network", "heads", names.join(", "), rule))
+            }
+        }
+    }
+
     /// Reads and checks `path`.
     ///
     /// # Errors
     /// `Io` when it cannot be read; `Data` when it is not such a description, or its layers are not those of its table.
     pub fn load(path: &Path) -> Result<Config> {
-        let bytes = files::read_bounded(path, MOST, "the description of a network")?;
-        let config: Config = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::data(path, format!("this does not describe a network: {e}")))?;
+        let config: Config = read(path)?;
         config.check(path)?;
         Ok(config)
     }
@@ -141,4 +177,25 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The networks of a run by the prefixes of their names in its weights, in the file `networks.json` of its folder.
+pub type Networks = BTreeMap<String, Config>;
+
+/// The file in a run's folder that describes its networks.
+pub const NETWORKS: &str = "networks.json";
+
+/// Reads and checks the `networks.json` at `path`.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn read_networks(path: &Path) -> Result<Networks> {
+    let networks: Networks = read(path)?;
+    networks.values().try_for_each(|config| config.check(path))?;
+    Ok(networks)
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = files::read_bounded(path, MOST, "the description of a network")?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::data(path, format!("this does not describe a network: {e}")))
 }

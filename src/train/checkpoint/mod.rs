@@ -254,6 +254,33 @@ pub fn newest_state(folder: &Path) -> Result<Option<(PathBuf, State)>> {
     Ok(newest_first.into_iter().find_map(|c| State::load(&c.state()).ok().map(|state| (c.folder, state))))
 }
 
+/// The file of weights that `path` stands for, where a network is to be initialised: a file itself, the one in the folder
+/// of an exported network or of a checkpoint, or that of the newest intact checkpoint of a run's folder. Nothing is
+/// changed.
+///
+/// # Errors
+/// `Data` when a folder is neither, or the run has no intact checkpoint; `Io` when it cannot be read.
+pub fn weights_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let files = ["model.safetensors", "weights.safetensors"].map(|name| path.join(name));
+    if let Some(file) = files.into_iter().find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let folder = path.join(CHECKPOINTS);
+    if !folder.is_dir() {
+        let what = "this is neither a run's folder, with `checkpoints`, nor a network's, with `model.safetensors`";
+        return Err(Error::data(path, what));
+    }
+    let store = Checkpoints { folder, keep: 1, every: 1 };
+    let intact = |checkpoint: &Checkpoint| Source::open(&checkpoint.weights()).and_then(|mut s| s.verify()).is_ok();
+    let newest = store.list()?.into_iter().rev().find(intact);
+    newest.map(|c| c.weights()).ok_or_else(|| Error::data(path, "this run has no intact checkpoint yet"))
+}
+
+/// The folder of a run's checkpoints, in its own.
+pub const CHECKPOINTS: &str = "checkpoints";
 const WRITING: &str = "writing-";
 const REMOVING: &str = "removing-";
 const REPLACED: &str = "replaced";

@@ -6,6 +6,7 @@ use crate::support::programs::{NAMES, data, example, frames, refused, refused_by
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use tubelet::weights::{Config, Matching, load_weights};
 
 fn pretrain(dir: &Path, args: &[&str]) -> Option<Output> {
     started("pretrain_maclr", dir, args)
@@ -124,8 +125,48 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
         (Some(file), repeated["probe_top1"].as_f64())
     );
     assert!(line.get("probe_top1_random_init").is_none() && line["knn_top1_init"].is_f64(), "{line}");
-    let e = refused(dir.path(), &["--init", "run"]).unwrap();
-    assert!(e.contains("--init run: this is a folder") && e.contains(file), "{e}");
+    // The run's folder stands for its newest checkpoint, and another folder for nothing.
+    let whole = pretrain(dir.path(), &[&small[..8], &["--seed", "3", "--init", "run", "--out", "whole"]].concat());
+    let whole = summary(&whole.unwrap());
+    assert_eq!(whole["probe_top1_init"], line["probe_top1_init"]);
+    assert_eq!(whole["loss_last"], line["loss_last"], "the same weights, the same run");
+    fs::create_dir(dir.path().join("nothing")).unwrap();
+    let e = refused(dir.path(), &["--init", "nothing"]).unwrap();
+    assert!(e.contains("--init") && e.contains("nothing: this is neither a run's folder"), "{e}");
+    exported_networks_are_those_of_the_run(dir.path());
+}
+
+/// `weights export` of the run in `dir/run`: the trunk's and the head's values are those of its checkpoint, and the folder
+/// initialises another run like the run itself.
+fn exported_networks_are_those_of_the_run(dir: &Path) {
+    let export = |args: &[&str]| {
+        let out = Command::new(example("weights").unwrap()).current_dir(dir).arg("export").args(args).output().unwrap();
+        (out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    };
+    for (prefix, kind) in [("encoder_q.", "rgb"), ("motion.encoder_q.", "flow")] {
+        let (fine, text) = export(&["run", "--out", kind, "--network", prefix]);
+        assert!(fine, "{text}");
+        let config = Config::load(&dir.join(kind).join("config.json")).unwrap();
+        assert_eq!(config.input.as_ref().unwrap().kind, kind);
+        let of = |file: &str, prefix: &str| {
+            let mut params = config.params().unwrap();
+            let any = Matching { strip: &[], allow_extra: true };
+            load_weights(&dir.join(file), &mut [(prefix, &mut params)], &any).unwrap();
+            params.iter().flat_map(|(_, p)| p.value.load().unwrap().into_owned()).collect::<Vec<f32>>()
+        };
+        let checkpoint = "run/checkpoints/step-00000003/weights.safetensors";
+        assert!(of(&format!("{kind}/model.safetensors"), "") == of(checkpoint, prefix), "{prefix}");
+    }
+    let card = fs::read_to_string(dir.join("rgb/README.md")).unwrap();
+    assert!(card.contains("The visual network, pre-trained with MaCLR") && card.contains("model.load"), "{card}");
+    for (args, words) in [
+        (&["run", "--out", "other", "--network", "encoder_k."][..], "--network encoder_k.: this run has encoder_q."),
+        (&["run", "--out", "run"], "run: this folder holds other files"),
+        (&["nothing", "--out", "other"], "nothing is not the folder of a pre-training"),
+    ] {
+        let (fine, text) = export(args);
+        assert!(!fine && text.contains(words) && !dir.join("other").exists(), "{text}");
+    }
 }
 
 /// Sixteen videos of two classes in `dir`, folders of frames, and the options of a run on them.

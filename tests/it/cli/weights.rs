@@ -6,7 +6,7 @@ use crate::support::programs::example;
 use std::path::Path;
 use std::process::{Command, Output};
 use tubelet::nn::Arch;
-use tubelet::weights::{Matching, load_weights, save_weights};
+use tubelet::weights::{Config, Matching, load_weights, save_weights};
 
 fn weights(dir: &Path, args: &[&str]) -> Option<Output> {
     Some(Command::new(example("weights")?).current_dir(dir).args(args).output().unwrap())
@@ -32,6 +32,8 @@ fn a_network_is_imported_whole_or_not_at_all() {
     assert!(text.contains("below `model_state.encoder_q.` of the file; names of SlowFast, pathway 1"), "{text}");
     assert!(text.contains("265 tensors of the network found"), "{text}");
     let mut got = trunk(&Arch::by_name("motion_r2d50").unwrap().net()).1;
+    let config = Config::load(&dir.path().join("good/config.json")).unwrap();
+    assert_eq!((config.arch.as_deref(), &*config.origin), (Some("motion_r2d50"), "Imported from maclr.safetensors"));
     load_weights(&dir.path().join("good/model.safetensors"), &mut [("", &mut got)], &Matching::EXACT).unwrap();
     for ((_, a), (_, b)) in got.iter().zip(params.iter()) {
         assert!(a.value.load().unwrap() == b.value.load().unwrap(), "{}", a.name);
