@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use rayon::prelude::*;
 
 /// Convergence: no element of the gradient is above this times `C` and the number of samples.
-const TOLERANCE: f64 = 1e-9;
+const TOLERANCE: f64 = 1e-7;
 /// Maximum number of iterations.
 const LIMIT: usize = 5000;
 

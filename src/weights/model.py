@@ -37,13 +37,13 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         layers = config["layers"]
-        # What the forward pass walks through. Modules in tuples are not registered a second time.
+        # What the forward pass walks through. In lists and tuples modules are not registered a second time.
         self._stem = [self._layer(layer) for layer in layers["stem"]]
         self._pool = layers["pool"]
         self._blocks = [self._block(block) for block in layers["blocks"]]
         self._heads = {name: self._head(name, head) for name, head in config["heads"].items()}
-        self._classifier = self._linear(config["classifier"]) if config.get("classifier") else None
-        for linear in config.get("other_linears", []):
+        self._classifier = [self._linear(config["classifier"])] if config["classifier"] else []
+        for linear in config["other_linears"]:
             self._linear(linear)  # a part of the training objective, kept so that the file loads strictly
 
     def _layer(self, layer):
@@ -116,9 +116,9 @@ class Network(nn.Module):
 
     def classify(self, features):
         """Features to logits [n, classes]."""
-        if self._classifier is None:
+        if not self._classifier:
             raise ValueError("this network has no classifier")
-        return self._classifier(features)
+        return self._classifier[0](features)
 
 
 def load(folder):
