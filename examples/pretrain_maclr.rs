@@ -128,6 +128,7 @@ fn run(args: &Args) -> Result<()> {
         recipe: &recipe,
         training: &recipe.training,
         keys: 1,
+        masked: recipe.method.mask_own,
         clips: if with_motion { 4 } else { 2 },
         init_head: None,
         networks: &networks[..if with_motion { 2 } else { 1 }],
@@ -135,7 +136,7 @@ fn run(args: &Args) -> Result<()> {
         motion_clips: with_motion,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
-    let queue = run.queue(1)?;
+    let queue = run.queue(1, recipe.method.mask_own)?;
     let method = MaclrRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
     let mut method = method.recomputing(args.options.recompute);
     if args.options.graph {

@@ -101,6 +101,7 @@ fn run(args: &Args) -> Result<()> {
         recipe: &recipe,
         training: &recipe.training,
         keys: KEYS,
+        masked: recipe.method.mask_own,
         clips: 1 + KEYS,
         init_head: Some(args.init_head),
         networks: &[("RGB", &recipe.net)],
@@ -108,7 +109,7 @@ fn run(args: &Args) -> Result<()> {
         motion_clips: false,
     };
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
-    let queue = run.queue(KEYS)?;
+    let queue = run.queue(KEYS, recipe.method.mask_own)?;
     let method = MclRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
     let mut method = method.recomputing(args.options.recompute);
     if args.options.graph {

@@ -150,7 +150,7 @@ pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<[usize;
         }
     }
     steps_per_epoch(usable[0], job.training.batch)?;
-    job.training.queue_length(usable[0], job.keys)?;
+    job.training.queue_length(usable[0], job.keys, job.masked)?;
     short(views, lengths.into_iter())?;
     Ok([usable[0], usable[1]])
 }

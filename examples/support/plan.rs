@@ -39,7 +39,7 @@ pub fn show<R>(options: &Options, device: &Device, job: &Job<R>, splits: &Splits
             "steps",
             format!("{all}: {per_epoch} per epoch, of {batch} videos; {}", count(epochs as usize, "epoch", "epochs")),
         ),
-        ("queue", format!("{} keys", training.queue_length(train, job.keys)?)),
+        ("queue", format!("{} keys", training.queue_length(train, job.keys, job.masked)?)),
         ("networks", format!("million parameters, without heads: {}", networks.join(", "))),
         ("device", format!("{on}; precision {}", options.precision)),
         ("--out", out.display().to_string()),

@@ -109,7 +109,7 @@ pub struct Options {
     /// Temperature of the losses
     #[arg(long, value_parser = within::<f32>(limits::TEMPERATURE))]
     pub temperature: Option<f32>,
-    /// Keys in each queue, at most as many as one epoch produces
+    /// Keys in each queue; with --keep-own at most as many as one epoch produces
     #[arg(long, value_parser = within::<usize>(limits::QUEUE))]
     queue: Option<usize>,
     /// Momentum of the key networks
@@ -217,6 +217,8 @@ pub struct Job<'a, R> {
     pub training: &'a Training,
     /// Keys per video and step.
     pub keys: usize,
+    /// Whether a clip's own earlier keys are masked in the queues.
+    pub masked: bool,
     /// Clips per video and step.
     pub clips: usize,
     /// Whether the head of an image network in `--init` is used, too; `None` if the example has no such option.
@@ -283,7 +285,7 @@ impl<'a> Run<'a> {
             "no video is held out to be tested on, for each class is one recording: give a list of test videos as --test"
         );
         steps_per_epoch(splits.train.len(), training.batch)?;
-        training.queue_length(splits.train.len(), job.keys)?;
+        training.queue_length(splits.train.len(), job.keys, job.masked)?;
         classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
         let settings = settings::of_run(options, job, &splits)?;
         // After the data, so that a folder in use hides nothing that is wrong with them.
@@ -319,7 +321,7 @@ impl<'a> Run<'a> {
         settings["videos.skipped"] = skipped.clone().into();
         // Fewer videos than were listed may be too few.
         steps_per_epoch(train.videos.len(), training.batch)?;
-        training.queue_length(train.videos.len(), job.keys)?;
+        training.queue_length(train.videos.len(), job.keys, job.masked)?;
         classes_can_be_tested(&splits, train.videos.iter().copied(), test.videos.iter().copied())?;
         same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
@@ -347,9 +349,9 @@ impl<'a> Run<'a> {
     }
 
     /// The length of a queue that gets `keys` keys per video; prints a note if that is less than the preset's.
-    pub fn queue(&self, keys: usize) -> Result<usize> {
+    pub fn queue(&self, keys: usize, masked: bool) -> Result<usize> {
         let (videos, cap) = (self.videos(), self.training.queue_cap);
-        let queue = self.training.queue_length(videos, keys)?;
+        let queue = self.training.queue_length(videos, keys, masked)?;
         if self.training.queue.is_none() && queue < cap {
             say(format_args!("queues hold {queue} keys: a longer one would hold keys of {videos} videos twice"));
         }

@@ -192,7 +192,7 @@ impl Recipe {
 
     /// The same, and what the visual network loaded from [`Recipe::init`].
     fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Loaded>)> {
-        let queue = self.training.queue_length(videos, 1)?;
+        let queue = self.training.queue_length(videos, 1, self.method.mask_own)?;
         let pathway = |(encoder, params): (Encoder, Params)| {
             Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
         };

@@ -86,10 +86,11 @@ impl Recipe {
             net: Net::p3d_a50(),
             init: None,
             heads: HeadSpec { hidden: 2048, code: 128, normalised: false },
-            method: Mcl::released("layer4.2.conv3"),
+            // Four devices with eight videos each.
+            method: Mcl { groups: 4, ..Mcl::released("layer4.2.conv3") },
             training: Training {
                 views,
-                queue: None,
+                queue: Some(131_072),
                 queue_cap: 131_072,
                 epochs: 200,
                 batch: 32,
@@ -173,7 +174,7 @@ impl Recipe {
     /// As [`Training::queue_length`] and [`start_from`]; `Param` for invalid network sizes; on a GPU `OutOfMemory` and
     /// `Driver`.
     pub fn network(&self, videos: usize, seed: u64, device: &Device) -> Result<(Network, Option<Loaded>)> {
-        let queue = self.training.queue_length(videos, KEYS)?;
+        let queue = self.training.queue_length(videos, KEYS, self.method.mask_own)?;
         let (encoder, params, inflated) = self.first(seed)?;
         let queue = Queue::new(queue, self.heads.code)?.to(device)?;
         Ok((Network::new(encoder, params.to(device)?, queue)?, inflated))

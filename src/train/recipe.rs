@@ -121,19 +121,20 @@ impl Training {
         long.then(text).into_iter().collect()
     }
 
-    /// The length of a queue that receives `keys` keys per training video and epoch, for `videos` videos.
+    /// The length of a queue that receives `keys` keys per training video and epoch, for `videos` videos. `masked` says
+    /// whether a clip's own earlier keys are masked among its negatives.
     ///
     /// # Errors
-    /// `Param` when [`Training::queue`] exceeds the number of keys in an epoch: a longer queue would contain keys of a
-    /// clip's own video that are more than an epoch old.
-    pub fn queue_length(&self, videos: usize, keys: usize) -> Result<usize> {
+    /// `Param` when they are not and [`Training::queue`] exceeds the number of keys in an epoch: a longer queue would
+    /// contain keys of a clip's own video.
+    pub fn queue_length(&self, videos: usize, keys: usize, masked: bool) -> Result<usize> {
         let most = videos.saturating_mul(keys);
         match self.queue {
-            Some(queue) if queue > most => {
+            Some(queue) if queue > most && !masked => {
                 let each = if keys == 1 { String::new() } else { format!(" with {keys} keys each") };
                 let rule = format!(
                     "there are {videos} training videos{each}: a longer queue still holds a clip's own earlier keys, which \
-                     would be its negatives; choose at most {most}"
+                     are its negatives with --keep-own; choose at most {most}"
                 );
                 Err(Error::param("settings", limits::QUEUE.option, queue, rule))
             }

@@ -172,7 +172,7 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
         (&["--bn-groups", "5"], &["--bn-groups = 5", "--batch 32"]),
         (&["--batch", "4", "--bn-groups", "4"], &["--bn-groups = 4", "--batch 4"]),
         (&["--batch", "193"], &["--batch = 193", "choose a --batch from 2 to 192"]),
-        (&["--queue", "193"], &["--queue = 193", "at most 192"]),
+        (&["--queue", "193", "--keep-own"], &["--queue = 193", "--keep-own", "at most 192"]),
         (&["--w-vv=0", "--w-mm=0", "--w-vm=0", "--w-mv=0"], &["--w-vv", "--w-align", "nothing to learn"]),
         (
             &["--side", "2048", "--frames", "1024", "--batch", "64"],

@@ -45,7 +45,7 @@ fn what_mcl_cannot_use_gets_one_sentence() {
     let refused = |args: &[&str]| refused_by("pretrain_mcl", dir.path(), args);
     let Some(e) = refused(&["--align-module", "layer7.0"]) else { return };
     assert!(e.contains("layer7.0") && e.contains("no such module"), "{e}");
-    let e = refused(&["--queue", "577"]).unwrap();
+    let e = refused(&["--queue", "577", "--keep-own"]).unwrap();
     assert!(e.contains("577") && e.contains("3 keys each") && e.contains("576"), "{e}");
     for (option, value) in
         [("--align-form", "cam"), ("--align-terms", "space,colour"), ("--target-norm", "max"), ("--w-align", "-1")]
@@ -295,7 +295,7 @@ fn data_that_cannot_be_used_gets_one_sentence() {
     }
     let e = refused(d, &["--data", "data", "--batch", "64"]).unwrap();
     assert!(e.contains("64") && e.contains("videos"), "{e}");
-    let e = refused(d, &["--data", "data", "--batch", "2", "--queue", "5000"]).unwrap();
+    let e = refused(d, &["--data", "data", "--batch", "2", "--queue", "5000", "--keep-own"]).unwrap();
     assert!(e.contains("5000") && e.contains("negatives"), "{e}");
     let e = refused(d, &["--device", "cuda:0"]).unwrap();
     assert!(e.contains("cuda:0"), "{e}");

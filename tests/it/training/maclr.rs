@@ -140,9 +140,11 @@ fn terms_switch_off_one_by_one() {
 }
 
 #[test]
-fn a_queue_longer_than_the_data_is_refused() {
-    let long = with(Training { queue: Some(VIDEOS + 1), ..recipe().training });
+fn a_queue_longer_than_the_data_is_refused_where_own_keys_are_not_masked() {
+    let mut long = with(Training { queue: Some(VIDEOS + 1), ..recipe().training });
+    assert!(long.pathways(VIDEOS, 0, &Device::Cpu).is_ok(), "a clip's own keys are masked, however old");
+    long.method.mask_own = false;
     let e = long.pathways(VIDEOS, 0, &Device::Cpu).err().unwrap().to_string();
     assert!(e.contains("13") && e.contains("12 training videos") && e.contains("negatives"), "{e}");
-    assert_eq!(recipe().training.queue_length(VIDEOS, 1).unwrap(), 12);
+    assert_eq!(recipe().training.queue_length(VIDEOS, 1, true).unwrap(), 12);
 }
