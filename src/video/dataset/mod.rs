@@ -162,6 +162,13 @@ impl Dataset {
         self.items.is_empty()
     }
 
+    /// The recording that each video is a clip of, by the names of public data sets (`…_g01_c02`) and words such as `_part2`;
+    /// `None` where a name says nothing of it. Clips of one recording are not independent.
+    #[must_use]
+    pub fn recordings(&self) -> Vec<Option<String>> {
+        self.items.iter().map(|item| origin::recording(&item.name, &self.classes[item.label])).collect()
+    }
+
     /// The label of each video.
     #[must_use]
     pub fn labels(&self) -> Vec<usize> {
