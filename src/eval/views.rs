@@ -92,6 +92,9 @@ impl Frozen {
 /// Makes a view of a video: `t h w c` numbers.
 pub type Load = dyn Fn(usize, usize) -> Result<Vec<f32>> + Send + Sync;
 
+/// Takes the features of a view, from the number of its video and its own.
+pub type Each<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<()> + 'a;
+
 /// Which views are passed through a network, and how.
 #[derive(Clone)]
 pub struct Work {
@@ -113,11 +116,7 @@ pub struct Work {
 ///
 /// # Errors
 /// What loading, the network and `each` return; an error of `each` ends the work.
-pub fn extract(
-    network: &mut Frozen,
-    work: &Work,
-    each: &mut dyn FnMut(usize, usize, &[f32]) -> Result<()>,
-) -> Result<()> {
+pub fn extract(network: &mut Frozen, work: &Work, each: &mut Each) -> Result<()> {
     let (views, load, batch) = (work.views, work.load.clone(), work.batch.max(1));
     let total = work.videos * views;
     let mut clips = Prefetch::new(work.workers, batch, total, move |i| load(i / views, i % views));
@@ -187,16 +186,20 @@ pub fn to_unit(row: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Builder, SmallR3d};
+    use crate::nn::{Arch, Builder, Net, SmallR3d};
     use crate::rng::{Purpose, stream};
     use rand::RngExt;
 
     const DIMS: [usize; 4] = [4, 24, 24, 3];
 
-    fn network(precision: Precision) -> Frozen {
+    fn frozen(net: &Net, precision: Precision) -> Frozen {
         let mut builder = Builder::new(3);
-        let trunk = Trunk::new(&SmallR3d::default().net().unwrap(), &mut builder);
+        let trunk = Trunk::new(net, &mut builder);
         Frozen::new(&trunk, &builder.finish(), precision)
+    }
+
+    fn network(precision: Precision) -> Frozen {
+        frozen(&SmallR3d::default().net().unwrap(), precision)
     }
 
     /// `videos` of two views, by the numbers of their content.
@@ -234,6 +237,19 @@ mod tests {
             }
             let other = rows(&mut network, &work(shuffled.clone(), 7, 2));
             assert!(shuffled.iter().zip(&other).all(|(&video, row)| *row == one[video]), "{precision}: order");
+        }
+    }
+
+    /// Published networks have other kernels than small ones: bottlenecks, factored convolutions, strides over time.
+    #[test]
+    fn so_it_is_for_published_networks() {
+        for name in ["r2plus1d_18", "slow_r50", "p3d_a18"] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut network = frozen(&Arch::by_name(name).unwrap().net(), precision);
+                let one = rows(&mut network, &work((0..4).collect(), 1, 1));
+                let other = rows(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
+                assert!([3, 1, 0, 2].iter().zip(&other).all(|(&video, row)| *row == one[video]), "{name}, {precision}");
+            }
         }
     }
 
