@@ -9,7 +9,6 @@ use std::path::Path;
 use std::process::Command;
 use tubelet::nn::{ARCHES, Classifier, Encoder, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, SmallR3d};
 use tubelet::tape::{Tape, Var};
-use tubelet::tensor::Tensor;
 use tubelet::weights::{Config, export};
 
 /// Builds what is in each folder, and compares the outputs in units of the largest value.
@@ -44,8 +43,11 @@ fn python() -> Option<String> {
     import.is_ok_and(|o| o.status.success()).then_some(python)
 }
 
+/// What a network makes of a clip, by name.
+type Outputs<'a> = &'a dyn Fn(&mut Pass, &Var) -> Vec<(&'static str, Var)>;
+
 /// Writes the exported network, a clip and what the network makes of it.
-fn write(folder: &Path, config: &Config, params: &mut Params, outputs: impl Fn(&mut Pass, &Var) -> Vec<(&str, Var)>) {
+fn write(folder: &Path, config: &Config, params: &mut Params, outputs: Outputs) {
     fill_params(params);
     let clip = filled("x", [2, 8, 36, 44, config.network.in_channels]);
     let tape = Tape::no_grad();
@@ -54,10 +56,9 @@ fn write(folder: &Path, config: &Config, params: &mut Params, outputs: impl Fn(&
     tensors.extend(made.into_iter().map(|(name, v)| (name, v.value().clone())));
     export(folder, params, config).unwrap();
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, t)| bytemuck::cast_slice(&t.load().unwrap()).to_vec()).collect();
-    let view = |((name, t), b): ((&str, Tensor), _)| {
-        (name.to_owned(), TensorView::new(Dtype::F32, t.dims().to_vec(), b).unwrap())
-    };
-    let views: Vec<(String, TensorView)> = tensors.into_iter().zip(&bytes).map(view).collect();
+    let entry = tensors.iter().zip(&bytes);
+    let views: Vec<_> =
+        entry.map(|((name, t), b)| (*name, TensorView::new(Dtype::F32, t.dims().to_vec(), b).unwrap())).collect();
     std::fs::write(folder.join("want.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
@@ -73,7 +74,7 @@ fn exported_networks_compute_the_same_in_plain_pytorch() {
     for (name, net) in nets {
         let config = Config::new(&net, "A test").classifier(7);
         let (classifier, mut params) = Classifier::new(&net, 7, 1).unwrap();
-        write(&home.path().join(name), &config, &mut params, |pass, x| {
+        write(&home.path().join(name), &config, &mut params, &|pass, x| {
             let features = classifier.trunk.forward(pass, x).unwrap();
             let logits = classifier.forward(pass, x).unwrap();
             vec![("features", features), ("logits", logits)]
@@ -84,13 +85,13 @@ fn exported_networks_compute_the_same_in_plain_pytorch() {
         let config = Config::new(&small, "A test").maclr(head);
         let new = if normalised { Encoder::normalised } else { Encoder::new };
         let (encoder, mut params) = new(&small, 24, 16, 1).unwrap();
-        write(&home.path().join(format!("maclr_{normalised}")), &config, &mut params, |pass, x| {
+        write(&home.path().join(format!("maclr_{normalised}")), &config, &mut params, &|pass, x| {
             let features = encoder.trunk.forward(pass, x).unwrap();
             vec![("head.projection", encoder.head.forward(pass, &features).unwrap()), ("features", features)]
         });
         let config = Config::new(&p3d, "A test").mcl(head);
         let (encoder, mut params) = MclEncoder::new(&p3d, head, 1).unwrap();
-        write(&home.path().join(format!("mcl_{normalised}")), &config, &mut params, |pass, x| {
+        write(&home.path().join(format!("mcl_{normalised}")), &config, &mut params, &|pass, x| {
             let codes = encoder.forward(pass, x).unwrap();
             let features = encoder.trunk.forward(pass, x).unwrap();
             let [inter, intra, order] = ["nce_inter_head.head", "nce_intra_head.head", "order_head.head"];
