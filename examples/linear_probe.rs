@@ -28,8 +28,9 @@ use tubelet::video::{Dataset, ProceduralSpec, Splits};
 
 /// Train a linear classifier on the features of a frozen network, and score it on held-out videos.
 ///
-/// Features are computed once: gradient descent, too, is trained on stored features of the training views, not on new random
-/// crops in each pass. An interrupted evaluation begins again with the decoded frames of the cache, and gives the same figures.
+/// Features are computed once: gradient descent, too, is trained on stored features of the training views, not on new
+/// random crops in each pass. An interrupted evaluation begins again with the decoded frames of the cache, and gives
+/// the same figures.
 #[derive(Parser)]
 #[command(version, allow_negative_numbers = true)]
 struct Args {
@@ -144,8 +145,8 @@ fn classify(args: &Args, run: &mut Evaluation) -> Result<(Vec<usize>, Scores)> {
     })
 }
 
-/// Gradient descent on the features of the clips' middle squares; a test video's score is the mean of the probabilities of all
-/// its views (`docs/papers/maclr.md` section 6).
+/// Gradient descent on the features of the clips' middle squares; a test video's score is the mean of the probabilities
+/// of all its views (`docs/papers/maclr.md` section 6).
 fn by_views(run: &mut Evaluation, how: &Sgd) -> Result<(Vec<usize>, Scores)> {
     let middle = Views { crops: 1, ..run.views };
     let labels: Vec<usize> = run.parts[0].labels().into_iter().flat_map(|l| vec![l; middle.count()]).collect();
@@ -178,8 +179,8 @@ fn figures(layer: &Layer, scores: &[f64], labels: &[usize]) -> Result<Scores> {
     Ok(Scores::new(scores, &places.collect::<Vec<_>>(), layer.classes.len())?)
 }
 
-/// The number of the source of each video, if any is known: those of the file, or the recordings by names. A video of which
-/// none is known is its own.
+/// The number of the source of each video, if any is known: those of the file, or the recordings by names. A video of
+/// which none is known is its own.
 fn groups(data: &Dataset, file: Option<&Path>) -> Result<Option<Vec<usize>>> {
     let mut sources = data.recordings();
     if let Some(file) = file {

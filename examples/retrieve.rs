@@ -31,8 +31,8 @@ const WRONG: [u8; 3] = [235, 60, 50];
 
 /// Find, for each test video, the nearest training videos by the features of a frozen network.
 ///
-/// R@k is the share of test videos with at least one video of their class among the k nearest. An interrupted evaluation begins
-/// again with the decoded frames of the cache, and gives the same figures.
+/// R@k is the share of test videos with at least one video of their class among the k nearest. An interrupted
+/// evaluation begins again with the decoded frames of the cache, and gives the same figures.
 #[derive(Parser)]
 #[command(version, allow_negative_numbers = true)]
 struct Args {

@@ -34,8 +34,8 @@ fn colour(share: f64) -> RGBColor {
     RGBColor(r, g, b)
 }
 
-/// Draws `counts [c c]` (true class, predicted class) of classes with these names into the PNG `out`. `title` says what it is
-/// of. Colours are shares of a true class's videos.
+/// Draws `counts [c c]` (true class, predicted class) of classes with these names into the PNG `out`. `title` says what
+/// it is of. Colours are shares of a true class's videos.
 pub fn draw(out: &Path, title: &str, names: &[&str], counts: &[usize]) -> Result<()> {
     let c = names.len();
     ensure!(c > 0 && counts.len() == c * c, "a confusion matrix of {c} classes has {} numbers", counts.len());

@@ -1,4 +1,5 @@
-//! Shared code of the examples that evaluate frozen features: options, and the path from a network and videos to features.
+//! Shared code of the examples that evaluate frozen features: options, and the path from a network and videos to
+//! features.
 
 use super::args::{Common, arch, one_of, within};
 use super::checks::{folder_to_be, goes_on, outside_of_data, same_are_skipped};
@@ -28,8 +29,8 @@ const CLIPS: usize = 4;
 /// Options of all evaluations.
 #[derive(clap::Args)]
 pub struct Options {
-    /// The network: a run's folder (its newest intact checkpoint, RGB query network), a folder with model.safetensors, or a file
-    /// of weights; without it, random weights
+    /// The network: a run's folder (its newest intact checkpoint, RGB query network), a folder with model.safetensors,
+    /// or a file of weights; without it, random weights
     #[arg(long, value_name = "RUN|DIR|FILE")]
     pub init: Option<PathBuf>,
     /// Its architecture [default: what the run or the folder says; otherwise the small network of pretrain_maclr]
@@ -65,7 +66,8 @@ pub struct Options {
     /// Clips per video, evenly spaced [default: the preset's; small: those of the run's probe, or 4]
     #[arg(long, value_parser = within::<usize>(limits::CLIPS))]
     clips: Option<usize>,
-    /// Squares per clip: the middle, or left, middle and right (upper, middle and lower) [default: the preset's; small: 1]
+    /// Squares per clip: the middle, or left, middle and right (upper, middle and lower) [default: the preset's; small:
+    /// 1]
     #[arg(long, value_parser = one_of([("1", 1usize), ("3", 3)]))]
     crops: Option<usize>,
     /// Frames of a clip [default: the preset's; small: as the network was trained, or 8]
@@ -89,8 +91,8 @@ pub struct Prepared {
 }
 
 impl Options {
-    /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too large for
-    /// the clips.
+    /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too
+    /// large for the clips.
     pub fn prepare(&self) -> Result<Prepared> {
         let device = self.common.start()?;
         ensure!(self.data.is_some() || self.test.is_none(), "--test is a list beside that of --data, which is absent");
@@ -138,8 +140,8 @@ impl Options {
 }
 
 impl Prepared {
-    /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with `data`. `more`
-    /// are settings of the example. A dry run ends here and opens nothing.
+    /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with `data`.
+    /// `more` are settings of the example. A dry run ends here and opens nothing.
     pub fn open<'a>(
         self,
         options: &'a Options,

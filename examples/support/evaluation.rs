@@ -82,7 +82,10 @@ impl Evaluation<'_> {
     /// The work of passing `views` of the videos of part `part` through the network, and a bar for it.
     fn work(&self, part: usize, views: Views) -> (Work, Progress) {
         let (loader, [dims, _]) = (self.parts[part].loader.clone(), self.spec.dims());
+        // Where views are made, so that a signal ends the work within a batch, however many views a video has.
+        let go_on = go_on(self.stop.clone(), &self.out);
         let load: Arc<Load> = Arc::new(move |video, view| {
+            go_on()?;
             let [clip, crop] = views.place(view);
             Ok(loader.view(video, clip, crop)?.data)
         });
@@ -96,11 +99,9 @@ impl Evaluation<'_> {
     /// Calls `row(video, features)` with the average over all views of each video of part `part`, in order.
     pub fn means(&mut self, part: usize, row: &mut dyn FnMut(usize, Vec<f32>) -> tubelet::Result<()>) -> Result<()> {
         let (work, bar) = self.work(part, self.views);
-        let stop = stopped(self.stop.clone(), &self.out);
         let each = work.views as u64;
         mean(&mut self.network, &work, self.protocol.unit, &mut |video, values| {
             bar.inc(each);
-            stop()?;
             row(video, values)
         })?;
         bar.finish();
@@ -120,10 +121,8 @@ impl Evaluation<'_> {
     /// Calls `row(video, view, features)` for `views` of the videos of part `part`, in order.
     pub fn rows(&mut self, part: usize, views: Views, row: &mut Each) -> Result<()> {
         let (work, bar) = self.work(part, views);
-        let stop = stopped(self.stop.clone(), &self.out);
         extract(&mut self.network, &work, &mut |video, view, features| {
             bar.inc(1);
-            stop()?;
             row(video, view, features)
         })?;
         bar.finish();
@@ -158,7 +157,7 @@ impl Evaluation<'_> {
 }
 
 /// A check of the stop flag, with what is told of an evaluation that was stopped.
-fn stopped(stop: Arc<AtomicBool>, out: &Path) -> impl Fn() -> tubelet::Result<()> {
+fn go_on(stop: Arc<AtomicBool>, out: &Path) -> impl Fn() -> tubelet::Result<()> {
     let out = out.to_owned();
     move || match stop.load(Ordering::Relaxed) {
         false => Ok(()),

@@ -48,7 +48,8 @@ pub struct Clips {
 }
 
 impl Network {
-    /// The architecture's name: `small` for the networks of the presets `tiny` and `small`, `custom` for any other without one.
+    /// The architecture's name: `small` for the networks of the presets `tiny` and `small`, `custom` for any other
+    /// without one.
     pub fn arch(&self) -> &'static str {
         let named = ARCHES.iter().find(|arch| arch.net() == self.net).map(|arch| arch.name);
         named.unwrap_or(if self.net == Recipe::small().visual { "small" } else { "custom" })
@@ -64,8 +65,8 @@ struct Described {
     file: PathBuf,
 }
 
-/// The network of `--init` and `--arch`; without both the small one of `pretrain_maclr`, with random weights of `seed`. Nothing
-/// but the file of weights and the descriptions beside it is read.
+/// The network of `--init` and `--arch`; without both the small one of `pretrain_maclr`, with random weights of `seed`.
+/// Nothing but the file of weights and the descriptions beside it is read.
 pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> Result<Network> {
     let Some(path) = init else {
         say("without --init the network has random weights: this shows what features without any training are worth");

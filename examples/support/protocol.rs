@@ -1,5 +1,5 @@
-//! Protocols of evaluation by name: which clips of a video are seen, and which classifier is trained on their features. The table
-//! with its sources is in `docs/evaluation.md`.
+//! Protocols of evaluation by name: which clips of a video are seen, and which classifier is trained on their features.
+//! The table with its sources is in `docs/evaluation.md`.
 
 use clap::ValueEnum;
 use tubelet::eval::views::Views;
@@ -12,9 +12,11 @@ const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 pub enum Preset {
     /// Logistic regression on the mean of a few centre clips, with the clips of the network's own training
     Small,
-    /// MaCLR's linear evaluation on UCF101: a layer by gradient descent, 32 frames 8 apart, 10 clips x 3 crops of 256 pixels
+    /// MaCLR's linear evaluation on UCF101: a layer by gradient descent, 32 frames 8 apart, 10 clips x 3 crops of 256
+    /// pixels
     MaclrUcf101,
-    /// MCL's on Kinetics-400: a layer by gradient descent on features of unit length, 20 centre clips of 16 frames 2 apart
+    /// MCL's on Kinetics-400: a layer by gradient descent on features of unit length, 20 centre clips of 16 frames 2
+    /// apart
     MclK400,
     /// MCL's on UCF101: a support vector machine on the mean of 20 centre clips of 16 frames 2 apart
     MclUcf101,
@@ -39,8 +41,8 @@ pub struct Protocol {
     pub clip: Option<[usize; 3]>,
     /// `None` for the clips of the run's own probe.
     pub views: Option<Views>,
-    /// Whether a video's features are scaled to unit length. If so, gradient descent sees one row of each video, otherwise one
-    /// of each clip.
+    /// Whether a video's features are scaled to unit length. If so, gradient descent sees one row of each video,
+    /// otherwise one of each clip.
     pub unit: bool,
     /// Of gradient descent: rate, passes, samples per step.
     pub lr: f64,

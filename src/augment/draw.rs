@@ -187,8 +187,8 @@ impl Draw {
         Self::along(spec, h, w, [0, 1])
     }
 
-    /// The same with square `i` of `n` along the longer side, for `[i, n]`: of three the left, the middle and the right one, or
-    /// the upper, the middle and the lower one. A single one is in the middle.
+    /// The same with square `i` of `n` along the longer side, for `[i, n]`: of three the left, the middle and the right
+    /// one, or the upper, the middle and the lower one. A single one is in the middle.
     #[must_use]
     pub fn along(spec: &AugmentSpec, h: usize, w: usize, [i, n]: [usize; 2]) -> Draw {
         let side = h.min(w);

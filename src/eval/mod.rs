@@ -1,5 +1,5 @@
-//! Evaluation of frozen features: a linear probe, a support vector machine, a layer trained by gradient descent, nearest
-//! neighbours and retrieval.
+//! Evaluation of frozen features: a linear probe, a support vector machine, a layer trained by gradient descent,
+//! nearest neighbours and retrieval.
 //!
 //! Features come from a trunk in evaluation mode, one row per video (averaged over its clips). Both protocols train on
 //! one set of videos and are scored on another; neither changes the features.

@@ -1,8 +1,10 @@
-//! A linear layer on frozen features, trained by stochastic gradient descent as the papers do (`docs/papers/maclr.md` section 6,
-//! `docs/papers/mcl.md` section 5): cross-entropy, a cosine from the full rate to 0 without warm-up, no weight decay.
+//! A linear layer on frozen features, trained by stochastic gradient descent as the papers do: cross-entropy, a cosine
+//! from the full rate to 0 without warm-up, no weight decay (`docs/papers/maclr.md` section 6, `docs/papers/mcl.md`
+//! section 5).
 //!
-//! Here features are computed once. A sample may have several rows, those of its views; each pass over the samples takes one
-//! of them, at random, as pre-training takes a clip of each video. Weights start at 0. Momentum is 0.9, as Nesterov's.
+//! Here features are computed once. A sample may have several rows, those of its views; each pass over the samples
+//! takes one of them, at random, as pre-training takes a clip of each video. Weights start at 0. Momentum is 0.9, as
+//! Nesterov's.
 //!
 //! ```
 //! use tubelet::eval::{Features, sgd::{Sgd, sgd}};
@@ -159,8 +161,8 @@ mod tests {
         assert_ne!(sgd(&train, 3, &Sgd { seed: 2, ..HOW }).unwrap().weights, layer.weights);
     }
 
-    /// One step of the whole set from weights of 0: residuals are 1/c minus one for the sample's own class. With Nesterov's
-    /// momentum the first step is 1 + 0.9 times the rate.
+    /// One step of the whole set from weights of 0: residuals are 1/c minus one for the sample's own class. With
+    /// Nesterov's momentum the first step is 1 + 0.9 times the rate.
     #[test]
     fn the_first_step_is_the_mean_gradient_times_the_rate() {
         let train = Features::new(1, vec![2.0, -4.0], vec![0, 1]).unwrap();

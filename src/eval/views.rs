@@ -1,11 +1,11 @@
 //! Features of clips from a frozen trunk, a batch of clips at a time: the one way in which evaluations compute them.
 //!
-//! A video is seen as [`Views`]: clips evenly spaced over it, each cropped to one or three squares. [`extract`] passes them
-//! through the network in batches that may hold views of several videos, and returns them one by one, in order, so that its
-//! memory is that of two batches of clips. [`mean`] averages the features of each video.
+//! A video is seen as [`Views`]: clips evenly spaced over it, each cropped to one or three squares. [`extract`] passes
+//! them through the network in batches that may hold views of several videos, and returns them one by one, in order, so
+//! that its memory is that of two batches of clips. [`mean`] averages the features of each video.
 //!
-//! In evaluation mode a clip's features do not depend on the others of its batch, so neither the size of batches, nor the number
-//! of threads, nor the order of the videos changes a bit of them.
+//! In evaluation mode a clip's features do not depend on the others of its batch, so neither the size of batches, nor
+//! the number of threads, nor the order of the videos changes a bit of them.
 
 use super::Features;
 use crate::error::{Error, Result};
@@ -45,8 +45,8 @@ impl Views {
         self.clips * self.crops
     }
 
-    /// Number `view` of them: which clip of how many, and which crop of how many, both from 0. The crops of a clip follow each
-    /// other.
+    /// Number `view` of them: which clip of how many, and which crop of how many, both from 0. The crops of a clip
+    /// follow each other.
     #[must_use]
     pub fn place(&self, view: usize) -> [[usize; 2]; 2] {
         [[view / self.crops, self.clips], [view % self.crops, self.crops]]
@@ -130,8 +130,8 @@ pub fn extract(network: &mut Frozen, work: &Work, each: &mut Each) -> Result<()>
     Ok(())
 }
 
-/// Calls `row(video, features)` for each video in order, with the average of its views' features; with `unit`, scaled to unit
-/// length afterwards.
+/// Calls `row(video, features)` for each video in order, with the average of its views' features; with `unit`, scaled
+/// to unit length afterwards.
 ///
 /// # Errors
 /// As [`extract`].

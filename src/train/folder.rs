@@ -23,8 +23,8 @@ impl Folder {
     /// A field of settings that is there for the reader, and not compared.
     pub const PATHS: &str = "paths";
 
-    /// Creates the folder if needed and locks it, and removes what a killed process had not finished in it. If the value is dropped before [`Folder::settle`], because the run was
-    /// refused, what was created is removed again.
+    /// Creates the folder if needed and locks it, and removes what a killed process had not finished in it. If the
+    /// value is dropped before [`Folder::settle`], because the run was refused, what was created is removed again.
     ///
     /// # Errors
     /// `Locked` while another process holds it; `Io` when it cannot be created or written.
@@ -47,7 +47,8 @@ impl Folder {
             if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
                 return Err(held(&path, &mut lock));
             }
-            // A process that was refused may have removed the file since it was opened here: a lock on it is worth nothing.
+            // A process that was refused may have removed the file since it was opened here: a lock on it is worth
+            // nothing.
             let ours = lock.metadata().map_err(Error::io("read", &lock_path))?;
             if fs::metadata(&lock_path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
                 break lock;
@@ -211,8 +212,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     file.commit()
 }
 
-/// A file that is written piece by piece under a temporary name, and appears under its own when it is complete. Dropped before
-/// that, it is removed.
+/// A file that is written piece by piece under a temporary name, and appears under its own when it is complete. Dropped
+/// before that, it is removed.
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,

@@ -312,8 +312,8 @@ impl Loader {
         (0..n).map(|i| self.view(video, [i, n], [0, 1])).collect()
     }
 
-    /// Clip `i` of `n` evenly spaced ones of `video`, for `[i, n]`, cropped to one of the largest squares along the longer side
-    /// of the frames ([`Draw::along`]), without augmentation.
+    /// Clip `i` of `n` evenly spaced ones of `video`, for `[i, n]`, cropped to one of the largest squares along the
+    /// longer side of the frames ([`Draw::along`]), without augmentation.
     ///
     /// # Errors
     /// As [`Loader::pair`].

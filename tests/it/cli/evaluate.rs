@@ -285,8 +285,8 @@ fn a_folder_in_use_and_one_of_another_program_are_refused() {
     assert!(e.contains("--crops"), "{e}");
 }
 
-/// Killed in the middle it leaves nothing that looks finished; stopped it says what is lost; the same command then gives what one
-/// gives that was never disturbed.
+/// Killed in the middle it leaves nothing that looks finished; stopped it says what is lost; the same command then
+/// gives what one gives that was never disturbed.
 #[test]
 fn an_evaluation_that_is_stopped_or_killed_begins_again_and_gives_the_same() {
     let dir = tempfile::tempdir().unwrap();
