@@ -232,6 +232,7 @@ pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
         let others = [
             (" videos.", "--data or --test names other videos than when the run began"),
             (" --flow-dir.", "--flow-dir: this is not the flow that the run began with"),
+            (" init.", "--init: these are not the weights that the evaluation began with"),
         ];
         let text = e.to_string();
         let of = |e: anyhow::Error, (_, what): &(&str, &'static str)| e.context(*what);

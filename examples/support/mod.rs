@@ -4,21 +4,27 @@
 
 pub mod args;
 pub mod checks;
+pub mod confusion;
 pub mod curves;
+pub mod evaluate;
+pub mod evaluation;
 pub mod extract;
 pub mod focus;
+pub mod init;
 pub mod motion;
 pub mod output;
 pub mod plan;
 pub mod presets;
 pub mod pretrain;
 pub mod progress;
+pub mod protocol;
 pub mod run;
 pub mod saliency;
 pub mod settings;
 pub mod sheet;
 pub mod stop;
 pub mod summary;
+pub mod table;
 
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, IntoDrawingArea};

@@ -21,6 +21,8 @@ const MARGIN: u32 = 16;
 /// Width of the column with the names of the strips.
 const NAMES: u32 = 124;
 const TITLE: u32 = 26;
+/// Height of the text below a frame.
+const CAPTION: u32 = 18;
 /// Minimum width of a sheet, so that its legend can be read.
 const WIDTH: u32 = 640;
 /// Maximum number of clips.
@@ -31,6 +33,8 @@ const WHEEL: u32 = 72;
 /// Width of a colour in the key, and of a letter beside it (an upper bound).
 const SWATCH: u32 = 22;
 const LETTER: u32 = 7;
+/// The same of the text below a frame.
+const SMALL_LETTER: u32 = 6;
 const INK: RGBColor = RGBColor(40, 44, 52);
 
 /// One clip and its strips.
@@ -45,6 +49,8 @@ pub struct Sample {
 pub struct Strip {
     label: String,
     frames: Vec<RgbImage>,
+    /// The text below each frame; empty for none.
+    captions: Vec<String>,
 }
 
 impl Strip {
@@ -85,7 +91,24 @@ impl Strip {
             size.is_some() && frames.iter().all(|f| Some(f.dimensions()) == size && !f.is_empty()),
             "strip `{label}` has no frames, or of several sizes"
         );
-        Ok(Strip { label: label.to_owned(), frames })
+        Ok(Strip { label: label.to_owned(), frames, captions: Vec::new() })
+    }
+
+    /// The same with a text below each frame, cut where it is wider. Frames with texts are at most [`SHOWN`].
+    pub fn captioned(self, captions: Vec<String>) -> Result<Strip> {
+        let (n, texts) = (self.frames.len(), captions.len());
+        ensure!(n <= SHOWN && texts == n, "strip `{}` has {texts} texts for {n} frames", self.label);
+        let most = ((self.width() + GAP) / SMALL_LETTER) as usize;
+        let cut = |text: String| match text.chars().count() > most {
+            true => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+            false => text,
+        };
+        Ok(Strip { captions: captions.into_iter().map(cut).collect(), ..self })
+    }
+
+    /// Height on the sheet with its texts.
+    fn height(&self) -> u32 {
+        SIDE + GAP + if self.captions.is_empty() { 0 } else { CAPTION }
     }
 
     fn build(label: &str, frames: impl Iterator<Item = Vec<u8>>, h: usize, w: usize) -> Result<Strip> {
@@ -93,7 +116,7 @@ impl Strip {
         let frames: Option<Vec<RgbImage>> = frames.map(picture).collect();
         let frames = frames.filter(|f| !f.is_empty() && h > 0 && w > 0);
         let frames = frames.ok_or_else(|| anyhow::anyhow!("strip `{label}` has no frames of {h} x {w} to draw"))?;
-        Ok(Strip { label: label.to_owned(), frames })
+        Ok(Strip { label: label.to_owned(), frames, captions: Vec::new() })
     }
 
     /// The frames on the sheet: at most [`SHOWN`], spread evenly over the strip, [`SIDE`] high.
@@ -227,7 +250,7 @@ pub fn draw(out: &Path, legend: &Legend, samples: &[Sample]) -> Result<()> {
     let head = if written > 0 { written + MARGIN } else { 0 };
     let (key, places) = (&legend.key, arranged(&legend.key, width));
     let above = head + places.last().map_or(0, |(line, _)| (line + 1) * TITLE);
-    let height = 2 * MARGIN + above + samples.len() as u32 * (TITLE + GAP) + strips().count() as u32 * (SIDE + GAP);
+    let height = 2 * MARGIN + above + samples.len() as u32 * (TITLE + GAP) + strips().map(Strip::height).sum::<u32>();
     let text = |size: i32| (FONT, size).into_font().color(&INK);
     paint(out, (width, height), |picture| {
         picture.fill(&WHITE)?;
@@ -261,14 +284,18 @@ pub fn draw(out: &Path, legend: &Legend, samples: &[Sample]) -> Result<()> {
                 let middle = (y + SIDE / 2 - 7) as i32;
                 picture.draw(&Text::new(strip.label.as_str(), (MARGIN as i32, middle), text(13)))?;
                 let mut x = MARGIN + NAMES;
-                for frame in strip.shown() {
+                for (i, frame) in strip.shown().enumerate() {
                     let (size, at) = (frame.dimensions(), (x as i32, y as i32));
+                    if let Some(caption) = strip.captions.get(i) {
+                        let below = (x as i32, (y + SIDE) as i32 + 3);
+                        picture.draw(&Text::new(caption.as_str(), below, text(11)))?;
+                    }
                     let element: Option<BitMapElement<(i32, i32)>> =
                         BitMapElement::with_owned_buffer(at, size, frame.into_raw());
                     picture.draw(&element.ok_or("a frame has not the size it says")?)?;
                     x += size.0 + GAP;
                 }
-                y += SIDE + GAP;
+                y += strip.height();
             }
             y += GAP;
         }

@@ -184,8 +184,16 @@ impl Draw {
     /// Parameters for evaluation: the largest centred square of the frame, nothing else changed.
     #[must_use]
     pub fn centre(spec: &AugmentSpec, h: usize, w: usize) -> Draw {
+        Self::along(spec, h, w, [0, 1])
+    }
+
+    /// The same with square `i` of `n` along the longer side, for `[i, n]`: of three the left, the middle and the right
+    /// one, or the upper, the middle and the lower one. A single one is in the middle.
+    #[must_use]
+    pub fn along(spec: &AugmentSpec, h: usize, w: usize, [i, n]: [usize; 2]) -> Draw {
         let side = h.min(w);
-        let crop = Crop { y: (h - side) / 2, x: (w - side) / 2, h: side, w: side };
+        let at = |room: usize| if n > 1 { room * i.min(n - 1) / (n - 1) } else { room / 2 };
+        let crop = Crop { y: at(h - side), x: at(w - side), h: side, w: side };
         Draw { frame: [h, w], crop, flip: false, jitter: None, grey: false, blur: None, mean: spec.mean, std: spec.std }
     }
 
@@ -221,5 +229,25 @@ impl Crop {
         let height = if aspect < narrow { (w as f32 / narrow).round() as usize } else { h }.clamp(1, h.max(1));
         let width = if aspect > wide { (h as f32 * wide).round() as usize } else { w }.clamp(1, w.max(1));
         Crop { y: h.saturating_sub(height) / 2, x: w.saturating_sub(width) / 2, h: height, w: width }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_along_the_longer_side_touch_both_ends_and_the_middle_one_is_the_centre() {
+        let spec = AugmentSpec::default();
+        let of = |h, w, i, n| {
+            let Crop { y, x, h, w } = Draw::along(&spec, h, w, [i, n]).crop;
+            [y, x, h, w]
+        };
+        assert_eq!([0, 1, 2].map(|i| of(80, 107, i, 3)), [[0, 0, 80, 80], [0, 13, 80, 80], [0, 27, 80, 80]]);
+        assert_eq!([0, 1, 2].map(|i| of(107, 80, i, 3)), [[0, 0, 80, 80], [13, 0, 80, 80], [27, 0, 80, 80]]);
+        assert_eq!([0, 1, 2].map(|i| of(64, 64, i, 3)), [[0, 0, 64, 64]; 3]);
+        for (h, w) in [(80, 107), (107, 80), (81, 107)] {
+            assert_eq!(Draw::along(&spec, h, w, [1, 3]), Draw::centre(&spec, h, w));
+        }
     }
 }

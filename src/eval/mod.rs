@@ -1,4 +1,5 @@
-//! Evaluation of frozen features: a linear probe, a support vector machine, nearest neighbours and retrieval.
+//! Evaluation of frozen features: a linear probe, a support vector machine, a layer trained by gradient descent,
+//! nearest neighbours and retrieval.
 //!
 //! Features come from a trunk in evaluation mode, one row per video (averaged over its clips). Both protocols train on
 //! one set of videos and are scored on another; neither changes the features.
@@ -15,10 +16,13 @@
 pub mod features;
 pub mod knn;
 mod lbfgs;
+pub mod npy;
 pub mod probe;
 pub mod retrieval;
 pub mod scores;
+pub mod sgd;
 pub mod svm;
+pub mod views;
 
 use crate::error::{Error, Result};
 
@@ -97,13 +101,19 @@ fn check_pair(op: &'static str, train: &Features, test: &Features) -> Result<()>
 }
 
 /// The classes of `train`, ascending.
+fn own_classes(train: &Features) -> Vec<usize> {
+    let mut classes = train.labels.clone();
+    classes.sort_unstable();
+    classes.dedup();
+    classes
+}
+
+/// The classes of `train`, ascending, which are those of `test` too.
 ///
 /// # Errors
 /// `Param` when a label of `test` is not among them.
 fn classes(op: &'static str, train: &Features, test: &Features) -> Result<Vec<usize>> {
-    let mut classes = train.labels.clone();
-    classes.sort_unstable();
-    classes.dedup();
+    let classes = own_classes(train);
     match test.labels.iter().find(|l| classes.binary_search(l).is_err()) {
         Some(l) => Err(Error::param(op, "class", l, "a class to be tested needs a training sample, and it has none")),
         None => Ok(classes),

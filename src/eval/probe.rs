@@ -18,6 +18,7 @@
 //! `b₁ - b₀`, and both give the same predictions.
 
 use super::lbfgs::minimise;
+use super::scores::Scores;
 use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};
 use crate::ops::matmul::product::{Matrix, product};
@@ -47,6 +48,8 @@ pub struct ProbeResult {
     pub classes: Vec<usize>,
     /// Test samples by true and predicted class, `[c c]` in the order of `classes`.
     pub confusion: Vec<usize>,
+    /// Figures on the test samples; classes are their places in `classes`.
+    pub scores: Scores,
     /// Weights on standardised features followed by the offset, `[c d+1]`. For two classes, one row is the negative of
     /// the other.
     pub weights: Vec<f64>,
@@ -88,20 +91,17 @@ pub fn probe(train: &Features, test: &Features, l2: f64) -> Result<ProbeResult> 
     let problem = Problem { x: &x, labels: &labels, c, width, l2 };
     let end = minimise(vec![0.0; c * width], TOLERANCE, LIMIT, |w, g| problem.objective(w, g));
 
-    let mut confusion = vec![0; c * c];
-    for (truth, guess) in test_labels.iter().zip(predict(&test_x, &end.x, c, width)) {
-        confusion[truth * c + guess] += 1;
-    }
-    let right = (0..c).map(|i| confusion[i * c + i]).sum::<usize>();
+    let figures = Scores::new(&scores(&test_x, &end.x, c, width), &test_labels, c)?;
     let train_right = labels.iter().zip(predict(&x, &end.x, c, width)).filter(|(l, p)| *l == p).count();
     Ok(ProbeResult {
-        top1: right as f64 / test.len() as f64,
+        top1: figures.top(1),
         train_top1: train_right as f64 / train.len() as f64,
         iterations: end.iterations,
         converged: end.gradient <= TOLERANCE,
         objective: end.value,
         classes,
-        confusion,
+        confusion: figures.confusion(),
+        scores: figures,
         weights: end.x,
     })
 }
@@ -186,14 +186,14 @@ impl Problem<'_> {
 }
 
 /// `[n c]` scores of rows `x [n width]` under weights `w [c width]`.
-fn scores(x: &[f64], w: &[f64], c: usize, width: usize) -> Vec<f64> {
+pub(super) fn scores(x: &[f64], w: &[f64], c: usize, width: usize) -> Vec<f64> {
     let mut out = vec![0.0; x.len() / width * c];
     product(Matrix::rows(x, width), Matrix::rows(w, width).t(), &mut out);
     out
 }
 
 /// Turns scores into `softmax - onehot` and returns the sum of the cross-entropies.
-fn softmax_minus_onehot(scores: &mut [f64], labels: &[usize], c: usize) -> f64 {
+pub(super) fn softmax_minus_onehot(scores: &mut [f64], labels: &[usize], c: usize) -> f64 {
     let mut loss = 0.0;
     for (row, &label) in scores.chunks_exact_mut(c).zip(labels) {
         let top = row.iter().fold(f64::NEG_INFINITY, |t, &v| t.max(v));

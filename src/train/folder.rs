@@ -5,7 +5,7 @@ use crate::files;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ impl Folder {
     /// A field of settings that is there for the reader, and not compared.
     pub const PATHS: &str = "paths";
 
-    /// Creates the folder if needed and locks it, and removes what a killed process had not finished in it. If the value is dropped before [`Folder::settle`], because the run was
-    /// refused, what was created is removed again.
+    /// Creates the folder if needed and locks it, and removes what a killed process had not finished in it. If the
+    /// value is dropped before [`Folder::settle`], because the run was refused, what was created is removed again.
     ///
     /// # Errors
     /// `Locked` while another process holds it; `Io` when it cannot be created or written.
@@ -47,7 +47,8 @@ impl Folder {
             if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
                 return Err(held(&path, &mut lock));
             }
-            // A process that was refused may have removed the file since it was opened here: a lock on it is worth nothing.
+            // A process that was refused may have removed the file since it was opened here: a lock on it is worth
+            // nothing.
             let ours = lock.metadata().map_err(Error::io("read", &lock_path))?;
             if fs::metadata(&lock_path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
                 break lock;
@@ -206,22 +207,58 @@ fn differences(begun: &Value, now: &Value, all: bool, at: String, found: &mut Ve
 /// # Errors
 /// `Io`; the temporary file is removed then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || {
-        let mut f = File::create(&temporary)?;
-        f.write_all(bytes)?;
-        f.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&temporary); // return the first error
-        Error::io("write", path)(e)
-    })
+    let mut file = AtomicFile::create(path)?;
+    file.write(bytes)?;
+    file.commit()
 }
 
-/// Removes the temporary files that [`write_atomic`] left in `folder` when its process was killed. Call it only while no
+/// A file that is written piece by piece under a temporary name, and appears under its own when it is complete. Dropped
+/// before that, it is removed.
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl AtomicFile {
+    /// Begins the file `path`, in its folder.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn create(path: &Path) -> Result<AtomicFile> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(name);
+        let file = File::create(&temporary).map_err(Error::io("write", path))?;
+        Ok(AtomicFile { path: path.to_owned(), temporary, file: BufWriter::new(file) })
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))
+    }
+
+    /// Syncs the file and gives it its name, in place of a file that has it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn commit(mut self) -> Result<()> {
+        let end = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        end.and_then(|()| fs::rename(&self.temporary, &self.path)).map_err(Error::io("write", &self.path))
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.temporary); // after `commit` there is none
+    }
+}
+
+/// Removes the temporary files that [`AtomicFile`] left in `folder` when its process was killed. Call it only while no
 /// other process can be writing there.
 ///
 /// # Errors

@@ -71,6 +71,12 @@ pub const STRIDE: Limit = whole("--stride", "frames", 1, 1000);
 pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
 /// Clips per video for the probe.
 pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
+/// Clips per video of an evaluation.
+pub const CLIPS: Limit = whole("--clips", "clips", 1, 256);
+/// Weight of the penalty of a logistic regression.
+pub const L2: Limit = above("--l2", "", 0.0, 1e6);
+/// Penalty of errors of a support vector machine.
+pub const C: Limit = above("--c", "", 0.0, 1e6);
 /// Epochs between probes; 0 for none.
 pub const PROBE_EVERY: Limit = whole("--probe-every", "epochs", 0, 1_000_000_000);
 /// Weight of the visual-visual term.
@@ -102,7 +108,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 27] = [
+pub const ALL: [Limit; 30] = [
     SEED,
     THREADS,
     EPOCHS,
@@ -118,6 +124,9 @@ pub const ALL: [Limit; 27] = [
     STRIDE,
     SIDE,
     PROBE_CLIPS,
+    CLIPS,
+    L2,
+    C,
     PROBE_EVERY,
     W_VV,
     W_MM,

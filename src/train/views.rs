@@ -328,11 +328,23 @@ impl Loader {
     /// # Errors
     /// As [`Loader::pair`].
     pub fn uniform(&self, video: usize, n: usize) -> Result<Vec<Part>> {
+        (0..n).map(|i| self.view(video, [i, n], [0, 1])).collect()
+    }
+
+    /// Clip `i` of `n` evenly spaced ones of `video`, for `[i, n]`, cropped to one of the largest squares along the
+    /// longer side of the frames ([`Draw::along`]), without augmentation.
+    ///
+    /// # Errors
+    /// As [`Loader::pair`].
+    pub fn view(&self, video: usize, [i, n]: [usize; 2], crop: [usize; 2]) -> Result<Part> {
         let view = self.cache.get(self.videos[video])?;
         let (h, w) = view.size();
-        let draw = Draw::centre(&self.spec.augment, h, w);
+        let draw = Draw::along(&self.spec.augment, h, w, crop);
         let starts = self.spec.clip(view.fps()).uniform(n, view.len(), view.fps());
-        starts.into_iter().map(|start| self.rgb(&view, start, &draw)).collect()
+        let Some(&start) = starts.get(i) else {
+            return Err(Error::param("views", "clip", i, format!("there are {n} clips, from 0")));
+        };
+        self.rgb(&view, start, &draw)
     }
 
     /// The RGB clip that starts at frame `start`.

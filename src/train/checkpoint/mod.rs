@@ -59,9 +59,16 @@ impl Checkpoint {
     /// error.
     ///
     /// # Errors
-    /// As [`State::load`] and [`weights::load_weights`]; `Format` when the folder's name has another step than the state, or its
-    /// two files were not saved together.
+    /// As [`State::load`] and [`weights::load_weights`]; `Format` when the folder's name has another step than the
+    /// state, or its two files were not saved together.
     pub fn load(&self, networks: &mut [(&str, &mut Params)]) -> Result<State> {
+        let (loaded, mut file) = self.open()?;
+        weights::fill(&mut file, networks, &Matching::EXACT)?;
+        Ok(loaded)
+    }
+
+    /// Its state and its file of weights, both compared with their checksums.
+    fn open(&self) -> Result<(State, Source)> {
         let (state, weights_file) = (self.state(), self.weights());
         let (loaded, place) = State::read(&state)?;
         let Some(place) = place else {
@@ -80,8 +87,7 @@ impl Checkpoint {
                 "these are not the weights that were saved with the state beside them",
             ));
         }
-        weights::fill(&mut file, networks, &Matching::EXACT)?;
-        Ok(loaded)
+        Ok((loaded, file))
     }
 }
 
@@ -113,9 +119,9 @@ impl Checkpoints {
         Ok(store)
     }
 
-    /// The same for a run that saves every `steps` steps (at least 1). A checkpoint of any other step was saved because the
-    /// run was stopped: it is kept beside the others, and removed with the next one. So what is kept in the end does not
-    /// depend on where a run was stopped.
+    /// The same for a run that saves every `steps` steps (at least 1). A checkpoint of any other step was saved because
+    /// the run was stopped: it is kept beside the others, and removed with the next one. So what is kept in the end
+    /// does not depend on where a run was stopped.
     #[must_use]
     pub fn every(self, steps: u64) -> Self {
         Checkpoints { every: steps.max(1), ..self }
@@ -240,8 +246,30 @@ impl Checkpoints {
     }
 }
 
-/// The state in the newest checkpoint below `folder` that can be read, and that checkpoint's folder. Nothing is changed;
-/// the weights are not read.
+/// The newest intact checkpoint in `folder`, for those who read the weights of a run; `None` if there is no checkpoint
+/// at all. Nothing is changed, unlike by [`Checkpoints::resume`]. What is wrong with newer ones, one sentence each, is
+/// in the second result.
+///
+/// # Errors
+/// As [`Checkpoint::load`] for the newest checkpoint when none is intact; `Io` when the folder cannot be read.
+pub fn newest_intact(folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>> {
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let store = Checkpoints { folder: folder.to_owned(), keep: 1, every: 1 };
+    let mut damaged: Vec<Error> = Vec::new();
+    for checkpoint in store.list()?.into_iter().rev() {
+        match checkpoint.open() {
+            Ok(_) => return Ok(Some((checkpoint, damaged.iter().map(Error::to_string).collect()))),
+            Err(e) if is_damage(&e) => damaged.push(e),
+            Err(e) => return Err(e),
+        }
+    }
+    damaged.into_iter().next().map_or(Ok(None), Err)
+}
+
+/// The state in the newest checkpoint below `folder` that can be read, and that checkpoint's folder. Nothing is
+/// changed; the weights are not read.
 ///
 /// # Errors
 /// `Io` when the folder cannot be read.

@@ -162,6 +162,14 @@ impl Dataset {
         self.items.is_empty()
     }
 
+    /// The recording that each video is a clip of, by the names of public data sets (`…_g01_c02`) and words such as
+    /// `_part2`;
+    /// `None` where a name says nothing of it. Clips of one recording are not independent.
+    #[must_use]
+    pub fn recordings(&self) -> Vec<Option<String>> {
+        self.items.iter().map(|item| origin::recording(&item.name, &self.classes[item.label])).collect()
+    }
+
     /// The label of each video.
     #[must_use]
     pub fn labels(&self) -> Vec<usize> {
@@ -206,19 +214,19 @@ impl Splits {
     /// 5. a folder with `train` and `test` (or `val`) folders of class folders;
     /// 6. a folder of class folders, of which a part is held out.
     ///
-    /// A video is a file or a folder of frames. Folders of flow, masks or depth beside the frames are left out, by their
-    /// names, also where they are a tree of their own (`masks/class/video` beside `rgb/class/video`). So are the pictures
-    /// in the output folders of this project's programs. In class folders, a video that is there as a file and as frames,
-    /// by its name and class (`class/video.mp4` or `videos/class/video.mp4`, and `frames/class/video`), is used once, by
-    /// its frames; two folders of videos or frames by their names, such as `rgb_80` and `rgb_240`, with the same videos
-    /// below them are refused. If all labels are numbers, they are compared as numbers (`1` and `01` are one class),
-    /// otherwise as text.
+    /// A video is a file or a folder of frames. Folders of flow, masks or depth beside the frames are left out, by
+    /// their names, also where they are a tree of their own (`masks/class/video` beside `rgb/class/video`). So are the
+    /// pictures in the output folders of this project's programs. In class folders, a video that is there as a file and
+    /// as frames, by its name and class (`class/video.mp4` or `videos/class/video.mp4`, and `frames/class/video`), is
+    /// used once, by its frames; two folders of videos or frames by their names, such as `rgb_80` and `rgb_240`, with
+    /// the same videos below them are refused. If all labels are numbers, they are compared as numbers (`1` and `01`
+    /// are one class), otherwise as text.
     ///
     /// A quarter of the recordings of each class is held out, by a hash of their names, so that clips of one recording
     /// are never in both splits. Names identify a recording by the rules of UCF101 (`…_g01_c02`), HMDB51
     /// (`…_f_cm_np1_ba_bad_0`) and Kinetics (`id_000010_000020`), by `_c01`, `_part2` and similar, and by a number at
-    /// the end if that leaves several recordings in a class. Files with the same bytes stay together too, and so do folders
-    /// with as many frames of which a few, from the first to the last, have the same bytes.
+    /// the end if that leaves several recordings in a class. Files with the same bytes stay together too, and so do
+    /// folders with as many frames of which a few, from the first to the last, have the same bytes.
     ///
     /// # Errors
     /// `Io` when something cannot be read; `Format` with the line number for an invalid or ambiguous line; `Data` when

@@ -281,17 +281,19 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
     (names.iter().map(|name| chosen.contains(name)).collect(), warnings)
 }
 
+/// The recording that a video is a clip of, if its name is certain about it.
+pub(super) fn recording(name: &str, class: &str) -> Option<String> {
+    let found = origin(name, class);
+    matches!(found.rule, Rule::Public | Rule::Clip).then_some(found.key)
+}
+
 /// Test videos from a recording that is also in the training set, if their names are certain about it: how many, and
 /// the first with its counterpart.
 pub(super) fn shared(train: &[Labelled], test: &[Labelled]) -> Option<String> {
     let sure = |videos: &[Labelled]| -> Vec<Option<String>> {
-        let origin = videos.iter().map(|v| (&v.class, origin(&v.name, &v.class)));
         // Within a class: the splits of some data sets are made class by class.
-        origin
-            .map(|(class, o)| {
-                matches!(o.rule, Rule::Public | Rule::Clip).then(|| format!("{class}\n{}", file_of(&o.key)))
-            })
-            .collect()
+        let key = |v: &Labelled| Some(format!("{}\n{}", v.class, file_of(&recording(&v.name, &v.class)?)));
+        videos.iter().map(key).collect()
     };
     let (in_train, in_test) = (sure(train), sure(test));
     let known: BTreeMap<&str, usize> =

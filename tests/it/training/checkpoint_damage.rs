@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use tubelet::nn::{Params, Role};
 use tubelet::tensor::Tensor;
-use tubelet::train::checkpoint::{Checkpoint, Checkpoints, State};
+use tubelet::train::checkpoint::{Checkpoint, Checkpoints, State, newest_intact};
 use tubelet::weights::{Matching, load_weights, save_weights};
 
 use crate::training::checkpoint::{assert_same, error, folders, params, state};
@@ -57,6 +57,30 @@ fn files_cut_at_any_byte_are_refused() {
         }
         fs::write(&file, &whole).unwrap();
     }
+}
+
+/// Who reads the weights of a run gets the newest whole checkpoint, and hears what is wrong with newer ones.
+#[test]
+fn readers_of_a_run_get_the_newest_whole_checkpoint_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(newest_intact(&dir.path().join("absent")).unwrap().is_none());
+    assert!(newest_intact(dir.path()).unwrap().is_none());
+    let (first, p) = tiny(dir.path());
+    let second = Checkpoints::open(dir.path(), 3).unwrap().save(12, &[("q.", &p)], &State::default()).unwrap();
+    assert_eq!(newest_intact(dir.path()).unwrap(), Some((second.clone(), Vec::new())));
+    let spoil = |file: &Path| {
+        let mut bytes = fs::read(file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(file, bytes).unwrap();
+    };
+    spoil(&second.weights());
+    let before = folders(dir.path());
+    let (found, damaged) = newest_intact(dir.path()).unwrap().unwrap();
+    assert_eq!((found, damaged.len()), (first.clone(), 1));
+    assert!(damaged[0].contains("step-00000012"), "{damaged:?}");
+    assert_eq!(folders(dir.path()), before);
+    spoil(&first.state());
+    assert!(error(newest_intact(dir.path())).contains("step-00000012"), "none is whole: the newest is named");
 }
 
 /// Weights alone, as another run takes them: by the checksum in the file itself.

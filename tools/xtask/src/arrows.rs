@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("src/augment/", "error driver cpu tensor"),
     ("src/nn/", "error shape rng tensor tape ops"),
     ("src/ssl/", "error shape driver cpu tensor tape ops nn"),
-    ("src/eval/", "error tensor tape ops::l2_norm ops::matmul nn"),
+    ("src/eval/", "error rng tensor tape ops::l2_norm ops::matmul nn video"),
     ("src/weights/", "error files shape tensor nn"),
     ("src/train/", "error files shape rng tensor ops::sgd ops::tvl1 nn ssl video flow augment weights"),
     ("src/lib.rs", ""),

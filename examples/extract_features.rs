@@ -1,0 +1,130 @@
+//! Features of videos from a frozen network, for other programs: a NumPy array and a table of its rows.
+//!
+//! `cargo run --release --example extract_features -- --init runs/pretrain_maclr --data path/to/videos`.
+
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+use serde_json::Map;
+use std::path::Path;
+use std::process::ExitCode;
+use support::evaluate::Options;
+use support::extract::videos;
+use support::output::say;
+use support::table::Table;
+use tubelet::eval::npy;
+use tubelet::train::folder::AtomicFile;
+use tubelet::video::{Dataset, Item, ProceduralSpec, Split, Splits};
+
+/// Write the features of videos, labelled or not, to features.npy ([n d] f32) and index.csv (row, file, label).
+///
+/// A row is the average over a video's views. Videos are read one after the other: memory does not grow with their
+/// number. An interrupted run begins again with the decoded frames of the cache, and writes the same files.
+#[derive(Parser)]
+#[command(version, allow_negative_numbers = true)]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+    /// Which videos of a data set with a training and a test part; those of others are all taken
+    #[arg(long, value_enum, default_value_t = Which::All)]
+    split: Which,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Which {
+    Train,
+    Test,
+    All,
+}
+
+impl Which {
+    fn name(self) -> &'static str {
+        match self {
+            Which::Train => "train",
+            Which::Test => "test",
+            Which::All => "all",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    support::args::end(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<()> {
+    let options = &args.options;
+    let prepared = options.prepare()?;
+    let (data, layout) = match &options.data {
+        Some(path) => open(path, options.test.as_deref(), args.split)?,
+        None => {
+            let spec = ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() };
+            chosen(Splits::procedural(&spec)?, args.split)?
+        }
+    };
+    let mut settings = Map::new();
+    settings.insert("--split".into(), args.split.name().into());
+    let Some(mut run) = prepared.open(options, "extract_features", vec![data], layout, settings)? else {
+        return Ok(());
+    };
+    let (n, d) = (run.parts[0].len(), run.dim());
+    let mut file = AtomicFile::create(&run.out.join("features.npy"))?;
+    file.write(&npy::header(n, d))?;
+    run.means(0, &mut |_, row| {
+        let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
+        file.write(&bytes)
+    })?;
+    let mut index = Table::new(["row", "file", "label"]);
+    for i in 0..n {
+        let part = &run.parts[0];
+        index.row([&i.to_string(), part.name(i), part.class(i)]);
+    }
+    index.write(&run.out.join("index.csv"))?;
+    file.commit()?;
+    let mut summary = run.summary();
+    summary.set("features", n).set("dim", d);
+    summary.finish(&run.out)
+}
+
+/// The videos of a data set with classes; if it is none, all videos that are found.
+fn open(path: &Path, test: Option<&Path>, which: Which) -> Result<(Dataset, String)> {
+    let refused = match Splits::open(path, test) {
+        Ok(splits) => return chosen(splits, which),
+        Err(e) => e,
+    };
+    let found = if test.is_some() { None } else { videos(&[path.to_owned()]).ok() };
+    let Some(found) = found else { return Err(refused).context("--data") };
+    ensure!(
+        which == Which::All,
+        "--split: --data {} has no training and test part, for it is no data set with classes: {refused}",
+        path.display()
+    );
+    say(format_args!("the videos have no labels: {refused}"));
+    let item = |video: support::extract::Video| {
+        let name = video.name.to_string_lossy().into_owned();
+        Item { source: video.source, label: 0, name }
+    };
+    let items: Vec<Item> = found.into_iter().map(item).collect();
+    let layout = format!("videos without labels in {}", path.display());
+    // One class without a name: the column of labels is empty.
+    let data =
+        Dataset { classes: vec![String::new()], items, split: Split::Train, procedural: None, warnings: Vec::new() };
+    Ok((data, layout))
+}
+
+/// The part of a data set that is asked for.
+fn chosen(splits: Splits, which: Which) -> Result<(Dataset, String)> {
+    let Splits { train, test, layout } = splits;
+    let data = match which {
+        Which::Train => train,
+        Which::Test => test,
+        Which::All => {
+            let mut all = train;
+            all.items.extend(test.items);
+            all.warnings.extend(test.warnings);
+            all
+        }
+    };
+    ensure!(!data.is_empty(), "--split: the data set has no such videos");
+    Ok((data, layout))
+}

@@ -1,0 +1,278 @@
+//! Shared code of the examples that evaluate frozen features: options, and the path from a network and videos to
+//! features.
+
+use super::args::{Common, arch, one_of, within};
+use super::checks::{folder_to_be, goes_on, outside_of_data, same_are_skipped};
+use super::evaluation::{Evaluation, MOST, Part};
+use super::init::{self, Network};
+use super::output::{count, say, warn};
+use super::pretrain::set;
+use super::protocol::{Preset, Protocol};
+use super::run::{foresee, loader};
+use super::settings::path;
+use super::stop::stop_flag;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+use tubelet::eval::views::{Frozen, Views};
+use tubelet::nn::{Arch, Precision};
+use tubelet::tensor::Device;
+use tubelet::train::folder::Folder;
+use tubelet::train::limits;
+use tubelet::train::views::ViewSpec;
+use tubelet::video::Dataset;
+
+/// Clips per video where neither preset nor run says another number.
+const CLIPS: usize = 4;
+
+/// Options of all evaluations.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The network: a run's folder (its newest intact checkpoint, RGB query network), a folder with model.safetensors,
+    /// or a file of weights; without it, random weights
+    #[arg(long, value_name = "RUN|DIR|FILE")]
+    pub init: Option<PathBuf>,
+    /// Its architecture [default: what the run or the folder says; otherwise the small network of pretrain_maclr]
+    #[arg(long, value_name = "NAME", value_parser = arch())]
+    arch: Option<&'static Arch>,
+    /// Videos: a folder in UCF101's layout, of class folders or frame folders, or a `path label` list; without it,
+    /// procedural clips
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// With a list as --data: the list of test videos
+    #[arg(long, value_name = "LIST")]
+    pub test: Option<PathBuf>,
+    /// Protocol: which clips are seen, and how they are classified
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    pub preset: Preset,
+    #[command(flatten)]
+    pub common: Common,
+    /// Seed of random weights, of procedural clips and of the order of gradient descent
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
+    pub seed: u64,
+    /// Check network, options and the list of videos, print the plan and stop: nothing is decoded or written
+    #[arg(long)]
+    dry_run: bool,
+    /// Folder for decoded frames, shared between runs; the example `cache` lists, verifies and removes them
+    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
+    cache: PathBuf,
+    /// Skip verifying the checksums of cached data at the start
+    #[arg(long)]
+    no_verify: bool,
+    /// Precision of the network, as in the pre-training examples
+    #[arg(long, default_value_t = Precision::F32, value_parser = one_of(Precision::ALL.map(|p| (p.name(), p))))]
+    pub(super) precision: Precision,
+    /// Clips per video, evenly spaced [default: the preset's; small: those of the run's probe, or 4]
+    #[arg(long, value_parser = within::<usize>(limits::CLIPS))]
+    clips: Option<usize>,
+    /// Squares per clip: the middle, or left, middle and right (upper, middle and lower) [default: the preset's; small:
+    /// 1]
+    #[arg(long, value_parser = one_of([("1", 1usize), ("3", 3)]))]
+    crops: Option<usize>,
+    /// Frames of a clip [default: the preset's; small: as the network was trained, or 8]
+    #[arg(long, value_parser = within::<usize>(limits::FRAMES))]
+    frames: Option<usize>,
+    /// Distance between frames of a clip, in frames of the video [default: as for --frames, or 4]
+    #[arg(long, value_parser = within::<usize>(limits::STRIDE))]
+    stride: Option<usize>,
+    /// Side of the clips, pixels [default: as for --frames, or 48]
+    #[arg(long, value_parser = within::<usize>(limits::SIDE))]
+    side: Option<usize>,
+}
+
+/// What is evaluated, before any video is looked for.
+pub struct Prepared {
+    device: Device,
+    network: Network,
+    pub protocol: Protocol,
+    pub views: Views,
+    spec: ViewSpec,
+}
+
+impl Options {
+    /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too
+    /// large for the clips.
+    pub fn prepare(&self) -> Result<Prepared> {
+        let device = self.common.start()?;
+        ensure!(self.data.is_some() || self.test.is_none(), "--test is a list beside that of --data, which is absent");
+        let network = init::network(self.init.as_deref(), self.arch, self.seed)?;
+        ensure!(
+            network.net.in_channels == 3,
+            "--arch {}: this network takes clips of {}, and what is evaluated is one of RGB",
+            network.arch(),
+            count(network.net.in_channels, "channel", "channels")
+        );
+        let protocol = self.preset.protocol();
+        let mut spec = ViewSpec::small();
+        if self.data.is_none() {
+            spec.stride = 2; // procedural videos are short
+        }
+        let known = network.clips.as_ref();
+        if let Some(clips) = known {
+            clips.apply(&mut spec);
+        } else if let Some([mean, std]) = protocol.colours {
+            (spec.augment.mean, spec.augment.std) = (mean, std);
+        }
+        if let Some([frames, stride, side]) = protocol.clip {
+            (spec.frames, spec.stride, spec.side, spec.cache_side) = (frames, stride, side, 256);
+        }
+        set(&mut spec.frames, self.frames);
+        set(&mut spec.stride, self.stride);
+        set(&mut spec.side, self.side);
+        spec.cache_side = spec.cache_side.max(spec.side);
+        let probe = known.and_then(|clips| clips.probe_clips).unwrap_or(CLIPS);
+        let mut views = protocol.views.unwrap_or(Views { clips: probe, crops: 1 });
+        set(&mut views.clips, self.clips);
+        set(&mut views.crops, self.crops);
+        let [[t, h, w, _], _] = spec.dims();
+        let fits = network.trunk.grids(&network.params, [t, h, w]);
+        fits.with_context(|| format!("--frames {t} and --side {h}: the network takes no such clips"))?;
+        let numbers = t * h * w * 3;
+        ensure!(
+            numbers <= MOST,
+            "--frames {t} and --side {h}: a clip is {:.1} GB, and at most {:.1} GB are allowed: make one of them smaller",
+            numbers as f64 * 4e-9,
+            MOST as f64 * 4e-9
+        );
+        Ok(Prepared { device, network, protocol, views, spec })
+    }
+}
+
+impl Prepared {
+    /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with `data`.
+    /// `more` are settings of the example. A dry run ends here and opens nothing.
+    pub fn open<'a>(
+        self,
+        options: &'a Options,
+        program: &str,
+        data: Vec<Dataset>,
+        layout: String,
+        more: Map<String, Value>,
+    ) -> Result<Option<Evaluation<'a>>> {
+        let out = options.common.out(program);
+        outside_of_data([("--out", &out), ("--cache", &options.cache)], options.data.as_deref())?;
+        folder_to_be("--cache", &options.cache)?;
+        data.iter().flat_map(|data| &data.warnings).for_each(warn);
+        let mut settings = self.settings(options, program, &data, more)?;
+        let check_out = || Folder::check(&out).with_context(|| format!("--out {}", out.display()));
+        if options.dry_run {
+            for data in &data {
+                let seen = foresee(&options.cache, data, &self.spec, false)?;
+                for (_, name, why) in &seen.failed {
+                    warn(format_args!("would be skipped: {name}: {why}"));
+                }
+            }
+            check_out()?;
+            goes_on(&out, &settings, false)?;
+            self.plan(options, &data, &layout);
+            say(format_args!("checked: this evaluation writes into {}; nothing was written", out.display()));
+            return Ok(None);
+        }
+        check_out()?;
+        let folder = Folder::open(&out).context("--out")?;
+        if goes_on(&out, &settings, false)? {
+            say(format_args!("evaluating again what {} is of: the figures are the same", out.display()));
+        }
+        let stop = stop_flag()?;
+        let (mut parts, mut skipped) = (Vec::new(), Vec::new());
+        for data in data {
+            let verify = !options.no_verify;
+            let (loader, names) = loader(&options.cache, &data, &self.spec, false, options.seed, verify, &stop)?;
+            skipped.extend(names);
+            parts.push(Part { data, loader });
+        }
+        settings["videos.skipped"] = skipped.clone().into();
+        same_are_skipped(&out, &skipped)?;
+        goes_on(&out, &settings, true)?;
+        folder.settle(&settings).context("--out")?;
+        let arch = self.network.arch();
+        let Prepared { device, network, protocol, views, spec } = self;
+        let network = Frozen::new(&network.trunk, &network.params.to(&device)?, options.precision);
+        let (skipped, began) = (skipped.len(), Instant::now());
+        Ok(Some(Evaluation {
+            options,
+            network,
+            arch,
+            views,
+            protocol,
+            spec,
+            device,
+            _folder: folder,
+            stop,
+            out,
+            layout,
+            parts,
+            skipped,
+            began,
+        }))
+    }
+
+    /// Everything that the result depends on.
+    fn settings(&self, options: &Options, program: &str, data: &[Dataset], more: Map<String, Value>) -> Result<Value> {
+        let (spec, views) = (&self.spec, self.views);
+        let init = path(options.init.as_deref());
+        let mut all = json!({
+            "program": program,
+            "init.file": path(self.network.file.as_deref()),
+            "init.checksum": self.network.checksum,
+            "--arch": self.network.arch(),
+            "--preset": options.preset.name(),
+            "--seed": options.seed,
+            "--precision": options.precision.name(),
+            "--clips": views.clips,
+            "--crops": views.crops,
+            "--frames": spec.frames,
+            "--stride": spec.stride,
+            "--side": spec.side,
+            "fps": spec.fps,
+            "cache_side": spec.cache_side,
+            "mean": spec.augment.mean.map(|v| v.to_string()),
+            "std": spec.augment.std.map(|v| v.to_string()),
+            "unit": self.protocol.unit,
+        });
+        // The network may have moved, where its checksum says that it is the same.
+        let mut paths = json!({"--data": path(options.data.as_deref()), "--test": path(options.test.as_deref())});
+        if self.network.checksum.is_some() {
+            paths["--init"] = init;
+            paths["init.file"] = all["init.file"].take();
+        } else {
+            all["--init"] = init;
+        }
+        all[Folder::PATHS] = paths;
+        for data in data {
+            let name = format!("videos.{}", data.split.name());
+            all[format!("{name}.hash")] = format!("{:016x}", data.fingerprint()?).into();
+            all[name] = data.len().into();
+        }
+        more.into_iter().for_each(|(name, value)| all[name] = value);
+        Ok(all)
+    }
+
+    /// Prints what the evaluation would do.
+    fn plan(&self, options: &Options, data: &[Dataset], layout: &str) {
+        let (spec, views) = (&self.spec, self.views);
+        let videos: Vec<String> = data.iter().map(|data| format!("{} {}", data.len(), data.split.name())).collect();
+        let from = self.network.file.as_ref().map_or("random weights".to_owned(), |file| file.display().to_string());
+        let rows = [
+            ("data", layout.to_owned()),
+            ("videos", format!("{}; {}", videos.join(", "), count(data[0].classes.len(), "class", "classes"))),
+            (
+                "views",
+                format!(
+                    "{} of each video, {}: {} frames {} apart, {}x{}",
+                    count(views.clips, "clip", "clips"),
+                    count(views.crops, "square", "squares"),
+                    spec.frames,
+                    spec.stride,
+                    spec.side,
+                    spec.side
+                ),
+            ),
+            ("network", format!("{}, {} features, {from}", self.network.arch(), self.network.trunk.features_dim())),
+            ("device", format!("{}; precision {}", options.common.device_name(&self.device), options.precision)),
+            ("--cache", options.cache.display().to_string()),
+        ];
+        rows.iter().for_each(|(name, text)| say(format_args!("{name:<9} {text}")));
+    }
+}

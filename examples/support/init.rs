@@ -1,0 +1,249 @@
+//! The network that an evaluation takes: of a run, of an exported folder, of a file of weights, or a random one.
+
+use super::output::{say, warn};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tubelet::nn::{ARCHES, Arch, Builder, Net, Params, Trunk};
+use tubelet::train::checkpoint::newest_intact;
+use tubelet::train::folder::Folder;
+use tubelet::train::maclr::Recipe;
+use tubelet::train::views::ViewSpec;
+use tubelet::weights::{Config, ImageHead, Source, Start, names};
+
+/// Prefix of the RGB network's names in a run's weights.
+const QUERY: &str = "encoder_q.";
+
+/// A trunk with its weights, and the clips that it was trained with.
+pub struct Network {
+    /// Its table.
+    pub net: Net,
+    /// The structure.
+    pub trunk: Trunk,
+    /// The weights.
+    pub params: Params,
+    /// The file of the weights; `None` for random ones.
+    pub file: Option<PathBuf>,
+    /// The checksum of that file, if it has one.
+    pub checksum: Option<String>,
+    /// Clips as it was trained with them, as far as that is known.
+    pub clips: Option<Clips>,
+}
+
+/// Clips as a network was trained with them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clips {
+    pub frames: usize,
+    pub stride: usize,
+    pub fps: Option<f64>,
+    pub side: usize,
+    /// Short side of the cached frames from which clips were cropped.
+    pub cache_side: Option<usize>,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+    /// Clips of a video whose features were averaged for the run's probe.
+    pub probe_clips: Option<usize>,
+}
+
+impl Network {
+    /// The architecture's name: `small` for the networks of the presets `tiny` and `small`, `custom` for any other
+    /// without one.
+    pub fn arch(&self) -> &'static str {
+        let named = ARCHES.iter().find(|arch| arch.net() == self.net).map(|arch| arch.name);
+        named.unwrap_or(if self.net == Recipe::small().visual { "small" } else { "custom" })
+    }
+}
+
+/// What a place says of its network.
+struct Described {
+    net: Option<Net>,
+    clips: Option<Clips>,
+    /// What stands before its names in the file.
+    at: Option<&'static str>,
+    file: PathBuf,
+}
+
+/// The network of `--init` and `--arch`; without both the small one of `pretrain_maclr`, with random weights of `seed`.
+/// Nothing but the file of weights and the descriptions beside it is read.
+pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> Result<Network> {
+    let Some(path) = init else {
+        say("without --init the network has random weights: this shows what features without any training are worth");
+        let net = arch.map_or_else(|| Recipe::small().visual, Arch::net);
+        let (trunk, params) = built(&net, seed);
+        return Ok(Network { net, trunk, params, file: None, checksum: None, clips: None });
+    };
+    let option = || format!("--init {}", path.display());
+    let described = describe(path).with_context(option)?;
+    let mut source = Source::open(&described.file).with_context(option)?;
+    let net = match (arch, described.net) {
+        (Some(arch), _) => arch.net(),
+        (None, Some(net)) => net,
+        (None, None) => published(&source).with_context(option)?,
+    };
+    let (trunk, mut params) = built(&net, seed);
+    let checksum = source.verify().with_context(option)?;
+    let start = Start::find(source, &net, &params, ImageHead::Dropped, described.at).with_context(option)?;
+    let report = start.fill(&mut params);
+    match arch {
+        Some(arch) => report.with_context(|| format!("--arch {}", arch.name)),
+        None => report.map_err(anyhow::Error::new),
+    }
+    .with_context(option)?;
+    Ok(Network { net, trunk, params, file: Some(described.file), checksum, clips: described.clips })
+}
+
+fn built(net: &Net, seed: u64) -> (Trunk, Params) {
+    let mut builder = Builder::new(seed);
+    let trunk = Trunk::new(net, &mut builder);
+    (trunk, builder.finish())
+}
+
+/// The network of a file that is known by the names in it.
+fn published(source: &Source) -> Result<Net> {
+    let tensors = source.tensors();
+    let known = names::find(tensors).iter().filter(|p| !p.is_average()).find_map(|place| place.published(tensors));
+    let arch = known.and_then(|known| Arch::by_name(known.arch));
+    let all = || ARCHES.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
+    arch.map(Arch::net)
+        .ok_or_else(|| anyhow!("nothing beside it says which network this is: give --arch, one of {}", all()))
+}
+
+/// Finds the weights in `path` and what describes them.
+fn describe(path: &Path) -> Result<Described> {
+    let plain = |file: PathBuf| Described { net: None, clips: None, at: None, file };
+    if !path.is_dir() {
+        // A checkpoint's weights lie in `checkpoints/step-N` of their run.
+        let run = path.ancestors().nth(3).filter(|run| path.ends_with("weights.safetensors") && is_run(run));
+        return match run {
+            Some(run) => of_run(run, path.to_owned()),
+            None => Ok(plain(path.to_owned())),
+        };
+    }
+    let (config, model) = (path.join("config.json"), path.join("model.safetensors"));
+    if config.is_file() {
+        let config = Config::load(&config)?;
+        return Ok(Described { clips: clips_of(&config), net: Some(config.network), at: None, file: model });
+    }
+    if model.is_file() {
+        return Ok(plain(model));
+    }
+    ensure!(
+        is_run(path),
+        "this folder is neither that of a run (settings.json and checkpoints) nor an exported network \
+         (model.safetensors)"
+    );
+    let Some((checkpoint, damaged)) = newest_intact(&path.join("checkpoints"))? else {
+        bail!("this run has no checkpoint yet");
+    };
+    damaged.iter().for_each(|what| warn(format_args!("{what}; the checkpoint before it is used")));
+    of_run(path, checkpoint.weights())
+}
+
+fn is_run(path: &Path) -> bool {
+    path.join("settings.json").is_file() && path.join("checkpoints").is_dir()
+}
+
+/// The RGB network of a run: by its `networks.json`, or by its settings, where every field of the recipe is.
+fn of_run(run: &Path, file: PathBuf) -> Result<Described> {
+    let settings = Folder::settings(run)?.unwrap_or_default();
+    let described = run.join("networks.json");
+    let net = if described.is_file() {
+        let bytes = std::fs::read(&described).with_context(|| format!("cannot read {}", described.display()))?;
+        let all: BTreeMap<String, Config> =
+            serde_json::from_slice(&bytes).with_context(|| format!("{}: not of networks", described.display()))?;
+        all.get(QUERY).map(|config| config.network.clone())
+    } else {
+        // MaCLR's recipe calls it `visual`, MCL's `net`.
+        ["visual", "net"].into_iter().find_map(|name| field(&settings, name))
+    };
+    if let Some(net) = &net {
+        net.check().with_context(|| described.display().to_string())?;
+    }
+    let net = net.ok_or_else(|| anyhow!("{}: its settings describe no RGB network: give --arch", run.display()))?;
+    Ok(Described { net: Some(net), clips: clips_in(&settings), at: Some(QUERY), file })
+}
+
+/// The field `name` of flat settings, put together from those whose names begin with it.
+fn field<T: DeserializeOwned>(settings: &Value, name: &str) -> Option<T> {
+    let mut whole = settings.get(name).cloned();
+    let parts =
+        settings.as_object()?.iter().filter_map(|(key, v)| Some((key.strip_prefix(name)?.strip_prefix('.')?, v)));
+    for (path, value) in parts {
+        let mut at = whole.get_or_insert_default();
+        for part in path.split('.') {
+            if !at.is_object() {
+                *at = Value::Object(Map::new());
+            }
+            at = &mut at[part];
+        }
+        *at = value.clone();
+    }
+    serde_json::from_value(whole?).ok()
+}
+
+/// The clips of a run by its settings.
+fn clips_in(settings: &Value) -> Option<Clips> {
+    Some(Clips {
+        frames: field(settings, "--frames")?,
+        stride: field(settings, "--stride")?,
+        fps: field(settings, "training.views.fps")?,
+        side: field(settings, "--side")?,
+        cache_side: field(settings, "training.views.cache_side")?,
+        mean: field(settings, "training.views.augment.mean")?,
+        std: field(settings, "training.views.augment.std")?,
+        probe_clips: field(settings, "--probe-clips"),
+    })
+}
+
+/// The clips in the description of a network.
+fn clips_of(config: &Config) -> Option<Clips> {
+    let input = config.input.as_ref()?;
+    let triple = |values: &[f32]| <[f32; 3]>::try_from(values).ok();
+    Some(Clips {
+        frames: input.frames,
+        stride: input.stride,
+        fps: input.fps,
+        side: input.side,
+        cache_side: None,
+        mean: triple(&input.mean)?,
+        std: triple(&input.std)?,
+        probe_clips: None,
+    })
+}
+
+impl Clips {
+    /// Puts them into `views`.
+    pub fn apply(&self, views: &mut ViewSpec) {
+        let Clips { frames, stride, fps, side, cache_side, mean, std, .. } = self;
+        (views.frames, views.stride, views.fps, views.side) = (*frames, *stride, *fps, *side);
+        (views.augment.mean, views.augment.std) = (*mean, *std);
+        views.cache_side = cache_side.unwrap_or(views.cache_side);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::of_recipe;
+    use super::*;
+    use tubelet::train::mcl;
+
+    #[test]
+    fn the_network_and_the_clips_of_a_run_are_in_its_settings() {
+        let (small, paper) = (Recipe::small(), Recipe::paper().unwrap());
+        for recipe in [&small, &paper] {
+            let settings = Value::Object(of_recipe(recipe).unwrap());
+            assert_eq!(field::<Net>(&settings, "visual"), Some(recipe.visual.clone()));
+            let (clips, views) = (clips_in(&settings).unwrap(), &recipe.training.views);
+            let mut other = ViewSpec { frames: 1, stride: 1, fps: Some(7.0), side: 8, cache_side: 9, ..views.clone() };
+            clips.apply(&mut other);
+            assert_eq!(format!("{other:?}"), format!("{views:?}"));
+            assert_eq!(clips.probe_clips, Some(recipe.training.probe_clips));
+        }
+        let settings = Value::Object(of_recipe(&mcl::Recipe::paper()).unwrap());
+        assert_eq!(field::<Net>(&settings, "net"), Some(Net::p3d_a50()));
+        assert_eq!(field::<Net>(&settings, "visual"), None);
+        assert_eq!(clips_in(&Value::Null), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! Tables as CSV files.
+
+use anyhow::Result;
+use std::path::Path;
+use tubelet::train::folder::write_atomic;
+
+/// A table with named columns.
+pub struct Table(String);
+
+impl Table {
+    /// An empty one.
+    pub fn new<const N: usize>(columns: [&str; N]) -> Table {
+        Table(columns.join(",") + "\n")
+    }
+
+    /// Adds a row.
+    pub fn row<const N: usize>(&mut self, fields: [&str; N]) {
+        let quoted = fields.map(field);
+        self.0 += &(quoted.join(",") + "\n");
+    }
+
+    /// Writes it to `path`, atomically.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Ok(write_atomic(path, self.0.as_bytes())?)
+    }
+}
+
+/// A field by the rules of CSV: quoted if it holds a comma, a quote or a line break, with quotes doubled.
+fn field(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_end_a_field_is_quoted() {
+        let mut table = Table::new(["file", "class"]);
+        table.row(["a,b/c.mp4", "the \"first\""]);
+        table.row(["plain name.mp4", ""]);
+        assert_eq!(table.0, "file,class\n\"a,b/c.mp4\",\"the \"\"first\"\"\"\nplain name.mp4,\n");
+    }
+}

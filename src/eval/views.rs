@@ -1,0 +1,287 @@
+//! Features of clips from a frozen trunk, a batch of clips at a time: the one way in which evaluations compute them.
+//!
+//! A video is seen as [`Views`]: clips evenly spaced over it, each cropped to one or three squares. [`extract`] passes
+//! them through the network in batches that may hold views of several videos, and returns them one by one, in order, so
+//! that its memory is that of two batches of clips. [`mean`] averages the features of each video.
+//!
+//! In evaluation mode a clip's features do not depend on the others of its batch, so neither the size of batches, nor
+//! the number of threads, nor the order of the videos changes a bit of them.
+
+use super::Features;
+use crate::error::{Error, Result};
+use crate::nn::{Mode, Params, Pass, Precision, Trunk};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+use crate::video::Prefetch;
+use std::sync::Arc;
+
+/// How a video is seen: `clips` evenly spaced clips, each cropped to `crops` squares along the longer side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Views {
+    /// Number of clips, the first at the start of the video and the last at its end; a single one is in the middle.
+    pub clips: usize,
+    /// 1, the square in the middle, or 3, that at either end as well.
+    pub crops: usize,
+}
+
+impl Views {
+    /// Checks both numbers.
+    ///
+    /// # Errors
+    /// `Param` when there is no clip, or another number of crops than 1 or 3.
+    pub fn check(&self) -> Result<()> {
+        if self.clips == 0 {
+            return Err(Error::param("views", "clips", 0, "a video is seen as at least one clip"));
+        }
+        if ![1, 3].contains(&self.crops) {
+            return Err(Error::param("views", "crops", self.crops, "a clip is cropped to 1 or 3 squares"));
+        }
+        Ok(())
+    }
+
+    /// Number of views of a video.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.clips * self.crops
+    }
+
+    /// Number `view` of them: which clip of how many, and which crop of how many, both from 0. The crops of a clip
+    /// follow each other.
+    #[must_use]
+    pub fn place(&self, view: usize) -> [[usize; 2]; 2] {
+        [[view / self.crops, self.clips], [view % self.crops, self.crops]]
+    }
+}
+
+/// A trunk in evaluation mode, with weights that nothing changes.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    trunk: Trunk,
+    params: Params,
+    precision: Precision,
+}
+
+impl Frozen {
+    /// The trunk with these parameters, on their device, computing in `precision`.
+    #[must_use]
+    pub fn new(trunk: &Trunk, params: &Params, precision: Precision) -> Frozen {
+        Frozen { trunk: trunk.clone(), params: params.clone(), precision }
+    }
+
+    /// Length of its features.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.trunk.features_dim()
+    }
+
+    /// The features `[n d]` of `n` clips, each of extents `t h w c`.
+    ///
+    /// # Errors
+    /// `Shape` when a clip has other extents; those of the network.
+    pub fn rows(&mut self, clips: &[Vec<f32>], [t, h, w, c]: [usize; 4]) -> Result<Vec<f32>> {
+        let data = clips.concat();
+        let x = Tensor::from_f32([clips.len(), t, h, w, c], &data)?.to(&self.params.device())?;
+        drop(data);
+        let tape = Tape::no_grad();
+        let mut pass = Pass::new(&tape, &mut self.params, Mode::Frozen).with_precision(self.precision);
+        let y = self.trunk.forward(&mut pass, &Var::constant(x))?;
+        Ok(y.value().load()?.to_vec())
+    }
+}
+
+/// Makes a view of a video: `t h w c` numbers.
+pub type Load = dyn Fn(usize, usize) -> Result<Vec<f32>> + Send + Sync;
+
+/// Takes the features of a view, from the number of its video and its own.
+pub type Each<'a> = dyn FnMut(usize, usize, &[f32]) -> Result<()> + 'a;
+
+/// Which views are passed through a network, and how.
+#[derive(Clone)]
+pub struct Work {
+    /// Number of videos.
+    pub videos: usize,
+    /// Views of each video.
+    pub views: usize,
+    /// Extents `t h w c` of a view.
+    pub dims: [usize; 4],
+    /// Views per forward pass, at least 1.
+    pub batch: usize,
+    /// Threads that make views while the network computes.
+    pub workers: usize,
+    /// Makes them, from the number of a video and of a view.
+    pub load: Arc<Load>,
+}
+
+/// Calls `each(video, view, features)` for all views, in the order of videos and views.
+///
+/// # Errors
+/// What loading, the network and `each` return; an error of `each` ends the work.
+pub fn extract(network: &mut Frozen, work: &Work, each: &mut Each) -> Result<()> {
+    let (views, load, batch) = (work.views, work.load.clone(), work.batch.max(1));
+    let total = work.videos * views;
+    let mut clips = Prefetch::new(work.workers, batch, total, move |i| load(i / views, i % views));
+    let d = network.features();
+    for first in (0..total).step_by(batch) {
+        let some = clips.by_ref().take(batch).collect::<Result<Vec<_>>>()?;
+        for (i, row) in network.rows(&some, work.dims)?.chunks_exact(d).enumerate() {
+            each((first + i) / views, (first + i) % views, row)?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `row(video, features)` for each video in order, with the average of its views' features; with `unit`, scaled
+/// to unit length afterwards.
+///
+/// # Errors
+/// As [`extract`].
+pub fn mean(
+    network: &mut Frozen,
+    work: &Work,
+    unit: bool,
+    row: &mut dyn FnMut(usize, Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let mut sums = vec![0.0f64; network.features()];
+    extract(network, work, &mut |video, view, features| {
+        sums.iter_mut().zip(features).for_each(|(s, v)| *s += f64::from(*v));
+        if view + 1 < work.views {
+            return Ok(());
+        }
+        let mut average: Vec<f32> = sums.iter().map(|s| (s / work.views as f64) as f32).collect();
+        sums.fill(0.0);
+        if unit {
+            to_unit(&mut average);
+        }
+        row(video, average)
+    })
+}
+
+/// The averages of all videos, with their labels.
+///
+/// # Errors
+/// As [`mean`] and [`Features::new`].
+pub fn means(
+    network: &mut Frozen,
+    work: &Work,
+    unit: bool,
+    labels: &[usize],
+    done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Features> {
+    let mut values = Vec::with_capacity(work.videos * network.features());
+    mean(network, work, unit, &mut |video, row| {
+        values.extend(row);
+        done(video)
+    })?;
+    Features::new(network.features(), values, labels.to_vec())
+}
+
+/// Scales a row to unit length; one of zeros stays.
+pub fn to_unit(row: &mut [f32]) {
+    let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    if norm > 0.0 {
+        row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Arch, Builder, Net, SmallR3d};
+    use crate::rng::{Purpose, stream};
+    use rand::RngExt;
+
+    const DIMS: [usize; 4] = [4, 24, 24, 3];
+
+    fn frozen(net: &Net, precision: Precision) -> Frozen {
+        let mut builder = Builder::new(3);
+        let trunk = Trunk::new(net, &mut builder);
+        Frozen::new(&trunk, &builder.finish(), precision)
+    }
+
+    fn network(precision: Precision) -> Frozen {
+        frozen(&SmallR3d::default().net().unwrap(), precision)
+    }
+
+    /// `videos` of two views, by the numbers of their content.
+    fn work(videos: Vec<usize>, batch: usize, workers: usize) -> Work {
+        let load = move |content: usize, view: usize| {
+            let mut rng = stream(content as u64, view as u64, 0, Purpose::Test);
+            Ok((0..DIMS.iter().product()).map(|_| rng.random_range(-2.0f32..2.0)).collect())
+        };
+        let count = videos.len();
+        let load: Arc<Load> = Arc::new(move |video, view| load(videos[video], view));
+        Work { videos: count, views: 2, dims: DIMS, batch, workers, load }
+    }
+
+    fn rows(network: &mut Frozen, work: &Work) -> Vec<Vec<u32>> {
+        let mut all = Vec::new();
+        mean(network, work, false, &mut |video, row| {
+            assert_eq!(video, all.len());
+            all.push(row.iter().map(|v| v.to_bits()).collect());
+            Ok(())
+        })
+        .unwrap();
+        all
+    }
+
+    #[test]
+    fn features_of_a_video_depend_on_nothing_but_its_clips() {
+        let (order, shuffled) = ((0..9).collect::<Vec<usize>>(), vec![4, 8, 0, 3, 7, 1, 6, 2, 5]);
+        for precision in Precision::ALL {
+            let mut network = network(precision);
+            let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let one = pool(1).install(|| rows(&mut network, &work(order.clone(), 1, 1)));
+            for (batch, threads) in [(7, 1), (7, 2), (1, 2), (18, 2), (32, 2)] {
+                let other = pool(threads).install(|| rows(&mut network, &work(order.clone(), batch, threads)));
+                assert!(one == other, "{precision}: batches of {batch}, {threads} threads");
+            }
+            let other = rows(&mut network, &work(shuffled.clone(), 7, 2));
+            assert!(shuffled.iter().zip(&other).all(|(&video, row)| *row == one[video]), "{precision}: order");
+        }
+    }
+
+    /// Published networks have other kernels than small ones: bottlenecks, factored convolutions, strides over time.
+    #[test]
+    fn so_it_is_for_published_networks() {
+        for name in ["r2plus1d_18", "slow_r50", "p3d_a18"] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut network = frozen(&Arch::by_name(name).unwrap().net(), precision);
+                let one = rows(&mut network, &work((0..4).collect(), 1, 1));
+                let other = rows(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
+                assert!([3, 1, 0, 2].iter().zip(&other).all(|(&video, row)| *row == one[video]), "{name}, {precision}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_video_is_the_average_of_its_views_and_unit_length_comes_after_it() {
+        let (mut network, work) = (network(Precision::F32), work(vec![0, 1], 3, 1));
+        let mut views = Vec::new();
+        extract(&mut network, &work, &mut |video, view, row| {
+            views.push((video, view, row.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(views.iter().map(|(a, b, _)| (*a, *b)).collect::<Vec<_>>(), [(0, 0), (0, 1), (1, 0), (1, 1)]);
+        let average = |i: usize| -> Vec<f32> {
+            let sum = |(a, b): (&f32, &f32)| ((f64::from(*a) + f64::from(*b)) / 2.0) as f32;
+            views[i].2.iter().zip(&views[i + 1].2).map(sum).collect()
+        };
+        let mut unit = average(2);
+        to_unit(&mut unit);
+        let plain = means(&mut network, &work, false, &[5, 6], &mut |_| Ok(())).unwrap();
+        assert_eq!((plain.values(), plain.labels()), (&[average(0), average(2)].concat()[..], &[5, 6][..]));
+        assert_eq!(means(&mut network, &work, true, &[5, 6], &mut |_| Ok(())).unwrap().values()[unit.len()..], unit);
+        // What goes wrong in the middle ends the work.
+        let stop = |_: usize| Err(Error::param("test", "stop", 1, "asked"));
+        assert!(means(&mut network, &work, false, &[5, 6], &mut { stop }).is_err());
+    }
+
+    #[test]
+    fn views_are_clips_with_their_crops() {
+        let views = Views { clips: 2, crops: 3 };
+        assert_eq!((views.count(), views.place(0), views.place(5)), (6, [[0, 2], [0, 3]], [[1, 2], [2, 3]]));
+        assert!(views.check().is_ok() && Views { clips: 0, crops: 1 }.check().is_err());
+        assert!(Views { clips: 1, crops: 2 }.check().unwrap_err().to_string().contains("1 or 3"));
+    }
+}
