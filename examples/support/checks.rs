@@ -54,8 +54,8 @@ fn whole(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Reads the lists of `--data` and `--test`, which name training videos of two classes or more. Errors name the option that
-/// specified the file.
+/// Reads the videos of `--data` and `--test`: training videos of two classes or more, or several without labels. Errors name
+/// the option that specified the file.
 pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
     let splits = Splits::open(data, test).map_err(|e| {
         let (ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. }) = e.kind()
@@ -66,18 +66,30 @@ pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
         anyhow::Error::new(e).context(option)
     })?;
     two_classes(&splits.train)?;
+    several_videos(data, &splits.train)?;
     Ok(splits)
 }
 
 /// Refuses training videos of a single class, with which the features cannot be evaluated.
 fn two_classes(train: &Dataset) -> Result<()> {
-    let one = train.items.first().filter(|first| train.items.iter().all(|item| item.label == first.label));
-    let Some(one) = one else { return Ok(()) };
+    let label = train.items.first().and_then(|first| first.label);
+    let Some(one) = label.filter(|_| train.items.iter().all(|item| item.label == label)) else { return Ok(()) };
     bail!(
         "--data: all training videos are of class {}: training needs no labels, but its features are evaluated by telling \
-         classes apart, so give videos of two classes or more",
-        train.classes[one.label]
+         classes apart, so give videos of two classes or more, or videos without labels (all directly in a folder)",
+        train.classes[one]
     );
+}
+
+/// Refuses a single video without a label: the losses have nothing to compare it with.
+fn several_videos(data: &Path, train: &Dataset) -> Result<()> {
+    ensure!(
+        train.is_labelled() || train.len() > 1,
+        "--data {}: there is one video, and the losses compare different videos: cut it into clips (`ffmpeg -i VIDEO -c copy \
+         -f segment -segment_time 10 CLIPS/%05d.mp4`), and give their folder",
+        data.display()
+    );
+    Ok(())
 }
 
 /// Refuses a folder as `--init`, and suggests a file in it.
@@ -229,10 +241,12 @@ pub fn classes_can_be_tested(
     train: impl Iterator<Item = usize>,
     test: impl Iterator<Item = usize>,
 ) -> Result<()> {
-    let known: BTreeSet<usize> = train.map(|i| splits.train.items[i].label).collect();
-    let unknown = test.map(|i| &splits.test.items[i]).find(|item| !known.contains(&item.label));
-    let Some(item) = unknown else { return Ok(()) };
-    let class = &splits.test.classes[item.label];
+    let known: BTreeSet<usize> = train.filter_map(|i| splits.train.items[i].label).collect();
+    let unknown = test
+        .map(|i| &splits.test.items[i])
+        .find_map(|item| Some((item, item.label?)).filter(|(_, l)| !known.contains(l)));
+    let Some((item, label)) = unknown else { return Ok(()) };
+    let class = &splits.test.classes[label];
     bail!(
         "--test: {} is of class {class}, of which there is no training video, so it cannot be told by a probe",
         item.name

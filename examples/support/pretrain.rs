@@ -24,7 +24,9 @@ use tubelet::tensor::{Device, memory};
 use tubelet::train::checkpoint::Inflated;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
-use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch};
+use tubelet::train::pretrain::{
+    Evaluate, Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch,
+};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
@@ -47,8 +49,8 @@ pub enum Preset {
 /// Options of all methods.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Videos: a folder in UCF101's layout, of class folders or frame folders, or a `path label` list; without it,
-    /// procedural clips
+    /// Videos: a folder in UCF101's layout, of class folders, or a `path label` list; or videos without labels: a folder of
+    /// them, or a list of paths. Without it, procedural clips
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// With a list as --data: the list of test videos
@@ -278,8 +280,16 @@ impl<'a> Run<'a> {
             None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
         };
         splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
+        if !splits.train.is_labelled() {
+            ensure!(
+                options.probe_every == 0,
+                "--probe-every {}: the videos of --data have no labels, and a probe is trained on labels: leave it out",
+                options.probe_every
+            );
+            say("the videos have no labels: the network is trained, and there is no probe and no 1-NN");
+        }
         ensure!(
-            !splits.test.is_empty(),
+            !splits.test.is_empty() || !splits.train.is_labelled(),
             "no video is held out to be tested on, for each class is one recording: give a list of test videos as --test"
         );
         steps_per_epoch(splits.train.len(), training.batch)?;
@@ -373,7 +383,7 @@ impl<'a> Run<'a> {
             probe_every: self.options.probe_every,
         };
         let labels = |data: &Dataset, loader: &Loader| -> Vec<usize> {
-            loader.videos.iter().map(|&i| data.items[i].label).collect()
+            loader.videos.iter().filter_map(|&i| data.items[i].label).collect()
         };
         let train_labels = labels(&self.splits.train, &self.train);
         let test_labels = labels(&self.splits.test, &self.test);
@@ -392,7 +402,8 @@ impl<'a> Run<'a> {
         memory::reset_peak(); // exclude the memory used for filling the cache
         let start = if self.options.init.is_some() { "at the start" } else { "random network" };
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
-        let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
+        let evaluate: Option<&mut Evaluate> = if self.splits.train.is_labelled() { Some(&mut evaluate) } else { None };
+        let done = pretrain(method, load, videos, evaluate, &self.folder, &settings, &self.stop, &mut show)?;
         show.curves(done.before);
         if done.trained == 0 {
             say("all steps of this run had been taken before: nothing was trained now");

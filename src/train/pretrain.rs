@@ -128,10 +128,10 @@ pub struct Outcome {
     pub loss_first: f64,
     /// Mean loss over the last epoch.
     pub loss_last: f64,
-    /// Scores of the untrained network.
-    pub before: Scores,
-    /// Scores of the trained network.
-    pub after: Scores,
+    /// Scores of the untrained network; `None` in a run without evaluation.
+    pub before: Option<Scores>,
+    /// Scores of the trained network; `None` in a run without evaluation.
+    pub after: Option<Scores>,
     /// Seconds of training (steps and loading, without probes), over all sessions of an interrupted run.
     pub train_seconds: f64,
     /// Seconds from the end of a step to the end of the next, including loading: the median over the last 65536 steps
@@ -202,8 +202,11 @@ impl Order {
 /// Number of steps whose times are kept for the median.
 const TIMED: usize = 1 << 16;
 
+/// Evaluates a network.
+pub type Evaluate<'a> = dyn FnMut(&Trunk, &Params) -> Result<Scores> + 'a;
+
 /// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, resuming from the folder's
-/// checkpoint if there is one. The same settings give the same bits, however often the run is interrupted.
+/// checkpoint if there is one. Without `evaluate`, for videos without labels, there are no scores. The same settings give the same bits, however often the run is interrupted.
 ///
 /// # Errors
 /// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is
@@ -214,7 +217,7 @@ pub fn pretrain<M: Method>(
     method: &mut M,
     load: Arc<Load<M::Sample>>,
     videos: usize,
-    evaluate: &mut dyn FnMut(&Trunk, &Params) -> Result<Scores>,
+    mut evaluate: Option<&mut Evaluate<'_>>,
     folder: &Folder,
     settings: &Settings,
     stop: &AtomicBool,
@@ -231,6 +234,10 @@ pub fn pretrain<M: Method>(
         steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
     // The second newest is kept to go back to, in case the newest is damaged.
     let checkpoints = Checkpoints::open(folder.path().join(CHECKPOINTS), 2)?.every(per_epoch);
+    let mut scores_of = |method: &M| {
+        let (trunk, params) = method.kept();
+        evaluate.as_mut().map(|evaluate| evaluate(trunk, params)).transpose()
+    };
     let (mut last_scores, mut paused) = (None, 0.0);
     let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
         Some(Resumed { checkpoint, state, damaged }) => {
@@ -239,18 +246,18 @@ pub fn pretrain<M: Method>(
             if !damaged.is_empty() {
                 observer.damaged(&damaged, checkpoint.step);
             }
-            let scores = |probe, knn| Ok::<_, Error>(Scores { probe: state.real(probe)?, knn: state.real(knn)? });
+            let scores = |when: &str| {
+                let real = |of: &str| state.reals.get(&format!("{of}_{when}")).copied();
+                Some(Scores { probe: real("probe")?, knn: real("knn")? })
+            };
             if checkpoint.step >= steps {
-                last_scores = Some(scores("probe_after", "knn_after")?);
+                last_scores = scores("after");
             }
-            (checkpoint.step, scores("probe_before", "knn_before")?, read_seconds(folder))
+            (checkpoint.step, scores("before"), read_seconds(folder))
         }
-        None => {
-            let (trunk, params) = method.kept();
-            (0, evaluate(trunk, params)?, 0.0)
-        }
+        None => (0, scores_of(method)?, 0.0),
     };
-    if step == 0 {
+    if let Some(before) = before.filter(|_| step == 0) {
         observer.scores(0, before);
     }
     let mut metrics = Metrics::resume(&folder.path().join("metrics.jsonl"), step)?;
@@ -300,9 +307,10 @@ pub fn pretrain<M: Method>(
             let pause = Instant::now();
             let epochs = step / per_epoch;
             let due = settings.probe_every > 0 && epochs.is_multiple_of(settings.probe_every);
-            if ended && (due || step == steps) {
-                let (trunk, params) = method.kept();
-                let scores = evaluate(trunk, params)?;
+            if ended
+                && (due || step == steps)
+                && let Some(scores) = scores_of(method)?
+            {
                 metrics.write(
                     &json!({"step": step - 1, "epoch": at.epoch, "probe_top1": scores.probe, "knn_top1": scores.knn}),
                 )?;
@@ -312,7 +320,7 @@ pub fn pretrain<M: Method>(
             let mut state = State::default();
             state.texts.insert("method".into(), method.name().into());
             state.texts.insert("run".into(), hash(&settings.run));
-            let scores = [("before", Some(before)), ("after", last_scores.filter(|_| step == steps))];
+            let scores = [("before", before), ("after", last_scores.filter(|_| step == steps))];
             for (when, scores) in scores {
                 let Some(scores) = scores else { continue };
                 state.reals.insert(format!("probe_{when}"), scores.probe);
@@ -334,7 +342,7 @@ pub fn pretrain<M: Method>(
         }
     }
     drop(samples);
-    let after = last_scores.unwrap_or(before); // `before` only for a run without steps
+    let after = last_scores.or(before); // `before` only for a run without steps
     let losses = metrics.means("loss")?;
     let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
     took.make_contiguous().sort_by(f64::total_cmp);

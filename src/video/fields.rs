@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 pub(super) struct Line {
     pub number: u64,
     pub path: String,
-    pub label: String,
+    /// `None` in a list of paths alone.
+    pub label: Option<String>,
 }
 
-/// A list of `path label` lines, and what is unusual about it.
+/// A list of `path label` lines, or of paths alone, and what is unusual about it.
 pub(super) struct List {
     pub lines: Vec<Line>,
     pub warnings: Vec<String>,

@@ -25,6 +25,12 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
         return match (public::named(path), test) {
             (Some(found), None) => found,
             (Some(found), Some(test)) if public::is_partner(path, test) => found,
+            (None, None) if list::is_video(path) => {
+                files::check_regular(path, "a video")?;
+                let (source, name) = (Source::File(path.to_owned()), last(path));
+                let train = vec![Labelled { source, class: None, name, line: None }];
+                Ok(Found { train, layout: format!("the video {}", path.display()), ..Found::default() })
+            }
             _ => plain(path, test),
         };
     }
@@ -54,9 +60,10 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
         tree.warnings.push(format!("the lists in {} name no video of {}", set.folder.display(), path.display()));
     }
     let lists = std::mem::take(&mut tree.lists);
-    let (train, mut warnings) = class_folders(path, tree)?;
+    let (train, mut warnings) = folders(path, tree)?;
     warnings.extend(unused(lists, &[]));
-    Ok(Found { classes: None, train, test: None, layout: format!("class folders in {}", path.display()), warnings })
+    let of = if train.iter().all(|video| video.class.is_none()) { "videos" } else { "class folders" };
+    Ok(Found { classes: None, train, test: None, layout: format!("{of} in {}", path.display()), warnings })
 }
 
 /// `train.csv` and `test.csv` or `val.csv`, or the same with `.txt`.
@@ -95,11 +102,11 @@ fn source_at(base: &Path, path: &str) -> Option<Source> {
     at(path).or_else(forward).or_else(below)
 }
 
-/// Lists of `path label` lines.
+/// Lists of `path label` lines, or of paths alone.
 pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
     list::refuse_no_list(
         train,
-        "give a folder with a folder of videos for each class, or a list of lines `path label`",
+        "give a folder of videos, or one with a folder of videos for each class, or a list of lines `path label`",
     )?;
     if let Some(test) = test {
         let wanted = "the videos for testing are given as a list of lines `path label`; without lists, as a folder `test` beside a \
@@ -203,7 +210,7 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
     let mut read = |side: &Path| -> Result<Vec<Labelled>> {
         let mut tree = walk(side)?;
         warnings.extend(unused(std::mem::take(&mut tree.lists), &[]));
-        let (videos, odd) = class_folders(side, tree)?;
+        let (videos, odd) = folders(side, tree)?;
         warnings.extend(odd);
         Ok(videos)
     };
@@ -230,8 +237,9 @@ fn text(name: &OsStr) -> String {
     name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
 }
 
-/// The videos of a tree whose folders name their classes, and what is skipped.
-fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
+/// The videos of a tree whose folders name their classes, or without labels where all lie directly in `dir`; and what is
+/// skipped.
+fn folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
     tree.use_frames(dir);
     if let Some(([a, b], first)) = tree.same_twice(dir) {
         let what = format!(
@@ -245,25 +253,30 @@ fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<Strin
     }
     let mut warnings = std::mem::take(&mut tree.warnings);
     let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
+    let mut loose: BTreeMap<PathBuf, Labelled> = BTreeMap::new();
     for (source, path) in tree.videos(dir) {
         if path == dir && total > 1 {
             warnings.push(format!("{} itself holds pictures, and they are left out", dir.display()));
             continue;
         }
         let parent = path.parent().filter(|p| *p != dir && path != dir).and_then(Path::file_name);
-        let Some(class) = parent.map(text) else {
-            let what = format!(
-                "{} lies in no class folder: training needs no labels, but its features are evaluated by telling classes \
-                 apart; put the videos into two folders or more, named after classes, or give a `path label` list",
-                path.display()
-            );
-            return Err(Error::data(dir, what));
-        };
-        videos.insert(path.clone(), Labelled { source, class, name: last_two(&path), line: None });
+        let class = parent.map(text);
+        let (side, name) = if class.is_some() { (&mut videos, last_two(&path)) } else { (&mut loose, last(&path)) };
+        side.insert(path, Labelled { source, class, name, line: None });
     }
+    if let (Some(one), Some(other)) = (loose.keys().next(), videos.keys().next()) {
+        let what = format!(
+            "{} lies in no class folder, and {} does: put all videos into class folders, or all directly into the folder to \
+             train without labels",
+            one.display(),
+            other.display()
+        );
+        return Err(Error::data(dir, what));
+    }
+    videos.append(&mut loose);
     if videos.is_empty() {
-        let what = "there is no video in it: expected lists of UCF101 or HMDB51, train.csv and test.csv, or folders named \
-                    after classes with video files or folders of frames";
+        let what = "there is no video in it: expected video files or folders of frames, directly or in folders named after \
+                    classes, or lists of UCF101 or HMDB51, or train.csv and test.csv";
         return Err(Error::data(dir, what));
     }
     Ok((videos.into_values().collect(), warnings))

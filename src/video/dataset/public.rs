@@ -329,7 +329,7 @@ impl<'a> Named<'a> {
             [] => self.absent.push((number, name)),
             [first, rest @ ..] if rest.iter().all(|s| same(s) == same(first)) => {
                 let line = Some((self.list.clone(), number));
-                self.videos.push(Labelled { source: first.clone(), class, name, line });
+                self.videos.push(Labelled { source: first.clone(), class: Some(class), name, line });
             }
             several => {
                 let what = format!("{name}, in line {number} of the list, is there {} times", several.len());

@@ -35,7 +35,7 @@ pub(super) fn once(path: &Path, videos: Vec<Labelled>) -> Result<(Vec<Labelled>,
         }
         let first = &out[at];
         if first.class != video.class {
-            let [(a, x), (b, y)] = [first, &video].map(|v| (v.place(), &v.class));
+            let [(a, x), (b, y)] = [first, &video].map(|v| (v.place(), v.class()));
             return Err(Error::data(path, format!("{a} has class {x}, and {b}, the same file, has class {y}")));
         }
         again.push((at, video));

@@ -7,4 +7,5 @@ pub mod fuzz_corpus;
 pub mod options;
 pub mod pretrain;
 pub mod refused_resume;
+pub mod unlabelled;
 pub mod versus;

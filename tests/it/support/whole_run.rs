@@ -88,7 +88,7 @@ pub fn run<M: Method>(
             let mut clips = |v| Ok(l.uniform(v, 1)?.into_iter().map(|c| c.data).collect());
             extract(trunk, params, &labels, dims, &mut clips)
         };
-        let (train, test) = (of(&train, splits.train.labels())?, of(&test, splits.test.labels())?);
+        let (train, test) = (of(&train, splits.train.labels().unwrap())?, of(&test, splits.test.labels().unwrap())?);
         Ok(Scores { probe: probe(&train, &test, 0.03)?.top1, knn: knn(&train, &test, 1)?.top1 })
     };
     let settings = Settings {
@@ -107,7 +107,7 @@ pub fn run<M: Method>(
     });
     let stop = AtomicBool::new(false);
     let mut watch = Watch { stop: &stop, after, losses: Vec::new() };
-    let done = pretrain(&mut method, load, VIDEOS, &mut evaluate, &folder, &settings, &stop, &mut watch)?;
+    let done = pretrain(&mut method, load, VIDEOS, Some(&mut evaluate), &folder, &settings, &stop, &mut watch)?;
     Ok((done, watch.losses))
 }
 
