@@ -1,8 +1,9 @@
 //! Checks before a run starts: its files, the machine's memory, the lengths of the videos.
 
-use super::output::{count, say_aside, warn};
+use super::output::{count, say, say_aside, warn};
 use super::pretrain::Job;
 use super::run::foresee;
+use super::settings::{EARLIER, FREE};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tubelet::error::ErrorKind;
 use tubelet::files::check_writable;
 use tubelet::train::folder::Folder;
-use tubelet::train::pretrain::steps_per_epoch;
+use tubelet::train::pretrain::{Earlier, fewer_than_done, steps_done, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
@@ -257,7 +258,7 @@ pub fn classes_can_be_tested(
 /// name the skipped videos, too.
 pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
     let compare = if skipped { Folder::compare } else { Folder::compare_known };
-    compare(out, settings).map_err(|e| {
+    compare(out, settings, &FREE).map_err(|e| {
         let others = [
             (" videos.", "--data or --test names other videos than when the run began"),
             (" --flow-dir.", "--flow-dir: this is not the flow that the run began with"),
@@ -266,6 +267,33 @@ pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
         let of = |e: anyhow::Error, (_, what): &(&str, &'static str)| e.context(*what);
         others.iter().filter(|(name, _)| text.contains(name)).fold(anyhow::Error::new(e), of).context("--out")
     })
+}
+
+/// The numbers of epochs that the run in `out` was to have before, where it goes on with `epochs` of `per_epoch` steps. Prints
+/// that they change now; refuses fewer than are done.
+pub fn earlier_epochs(out: &Path, epochs: u64, per_epoch: u64) -> Result<Vec<Earlier>> {
+    let Some(begun) = Folder::settings(out).context("--out")? else { return Ok(Vec::new()) };
+    let (done, steps) = (steps_done(out).context("--out")?, per_epoch.saturating_mul(epochs));
+    if steps < done {
+        return Err(fewer_than_done(epochs, steps, done).into());
+    }
+    let mut earlier: Vec<Earlier> = match begun.get(EARLIER) {
+        Some(list) => serde_json::from_value(list.clone())
+            .with_context(|| format!("--out {}: settings.json: `{EARLIER}`", out.display()))?,
+        None => Vec::new(),
+    };
+    let Some(before) = begun["--epochs"].as_u64().filter(|before| *before != epochs && done > 0) else {
+        return Ok(earlier);
+    };
+    // A number that changes again before the next checkpoint was never in force.
+    if earlier.last().is_none_or(|last| last.until < done) {
+        earlier.push(Earlier { epochs: before, until: done });
+    }
+    say(format_args!(
+        "--epochs was {before} and is {epochs}: the run goes on from step {done} with the learning rate of {} in all",
+        count(epochs as usize, "epoch", "epochs")
+    ));
+    Ok(earlier)
 }
 
 /// Refuses to go on with the run in `out` where it skipped other videos than `skipped`, and names those that differ: each

@@ -2,8 +2,8 @@
 
 use super::args::{Common, one_of, within};
 use super::checks::{
-    Length, check_memory, classes_can_be_tested, dry_run, folder_to_be, goes_on, lists, outside_of_data,
-    same_are_skipped, short,
+    Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, lists,
+    outside_of_data, same_are_skipped, short,
 };
 use super::output::{say, warn};
 use super::plan;
@@ -236,6 +236,7 @@ pub struct Run<'a> {
     pub(super) options: &'a Options,
     pub(super) training: &'a Training,
     settings: Value,
+    how: Settings,
     folder: Folder,
     stop: Arc<AtomicBool>,
     /// Output folder.
@@ -301,6 +302,7 @@ impl<'a> Run<'a> {
         if options.dry_run {
             let usable = dry_run(&options.cache, job, &splits)?;
             check_out()?;
+            earlier_epochs(&out, training.epochs, steps_per_epoch(usable[0], training.batch)?)?;
             let (begins, out) = (if goes_on(&out, &settings, false)? { "goes on" } else { "begins" }, out.display());
             plan::show(options, &device, job, &splits, usable)?;
             say(format_args!("checked: a run with these settings {begins} in {out}; nothing was written"));
@@ -328,16 +330,30 @@ impl<'a> Run<'a> {
         let mut settings = settings;
         settings["videos.skipped"] = skipped.clone().into();
         // Fewer videos than were listed may be too few.
-        steps_per_epoch(train.videos.len(), training.batch)?;
+        let per_epoch = steps_per_epoch(train.videos.len(), training.batch)?;
         training.queue_length(train.videos.len(), job.keys)?;
         classes_can_be_tested(&splits, train.videos.iter().copied(), test.videos.iter().copied())?;
         same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
-        check_run(&out, &settings::identity(&settings)).context("--out")?;
+        let earlier = earlier_epochs(&out, training.epochs, per_epoch)?;
+        settings[settings::EARLIER] = serde_json::to_value(&earlier)?;
+        let how = Settings {
+            run: settings::identity(&settings),
+            seed,
+            epochs: training.epochs,
+            batch: training.batch,
+            schedule: training.schedule(per_epoch),
+            earlier,
+            sgd: training.sgd,
+            workers: rayon::current_num_threads(),
+            probe_every: options.probe_every,
+        };
+        check_run(&out, &how).context("--out")?;
         Ok(Some(Run {
             options,
             training,
             settings,
+            how,
             folder,
             stop,
             out,
@@ -371,17 +387,7 @@ impl<'a> Run<'a> {
     pub fn pretrain<M: Method>(&self, method: &mut M, load: Arc<Load<M::Sample>>) -> Result<Outcome> {
         let videos = self.videos();
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
-        self.folder.settle(&self.settings)?;
-        let settings = Settings {
-            run: settings::identity(&self.settings),
-            seed: self.options.seed,
-            epochs: self.training.epochs,
-            batch: self.training.batch,
-            schedule: self.training.schedule(per_epoch),
-            sgd: self.training.sgd,
-            workers: rayon::current_num_threads(),
-            probe_every: self.options.probe_every,
-        };
+        self.folder.settle(&self.settings, &settings::FREE)?;
         let labels = |data: &Dataset, loader: &Loader| -> Vec<usize> {
             loader.videos.iter().filter_map(|&i| data.items[i].label).collect()
         };
@@ -403,7 +409,7 @@ impl<'a> Run<'a> {
         let start = if self.options.init.is_some() { "at the start" } else { "random network" };
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
         let evaluate: Option<&mut Evaluate> = if self.splits.train.is_labelled() { Some(&mut evaluate) } else { None };
-        let done = pretrain(method, load, videos, evaluate, &self.folder, &settings, &self.stop, &mut show)?;
+        let done = pretrain(method, load, videos, evaluate, &self.folder, &self.how, &self.stop, &mut show)?;
         show.curves(done.before);
         if done.trained == 0 {
             say("all steps of this run had been taken before: nothing was trained now");

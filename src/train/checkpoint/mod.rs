@@ -246,18 +246,18 @@ impl Checkpoints {
     }
 }
 
-/// The state in the newest checkpoint below `folder` that can be read, and that checkpoint's folder. Nothing is changed;
+/// The newest checkpoint below `folder` whose state can be read, and that state. Nothing is changed;
 /// the weights are not read.
 ///
 /// # Errors
 /// `Io` when the folder cannot be read.
-pub fn newest_state(folder: &Path) -> Result<Option<(PathBuf, State)>> {
+pub fn newest_state(folder: &Path) -> Result<Option<(Checkpoint, State)>> {
     if !folder.is_dir() {
         return Ok(None);
     }
     let store = Checkpoints { folder: folder.to_owned(), keep: 1, every: 1 };
     let newest_first = store.list()?.into_iter().rev();
-    Ok(newest_first.into_iter().find_map(|c| State::load(&c.state()).ok().map(|state| (c.folder, state))))
+    Ok(newest_first.into_iter().find_map(|c| State::load(&c.state()).ok().map(|state| (c, state))))
 }
 
 const WRITING: &str = "writing-";

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod examples;
 pub mod extract_flow;
 pub mod fuzz_corpus;
+pub mod going_on;
 pub mod options;
 pub mod pretrain;
 pub mod refused_resume;
