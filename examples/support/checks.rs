@@ -17,8 +17,8 @@ use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
 use tubelet::video::{Dataset, FlowSource, Short, Split, Splits};
 
-/// Maximum number of unusable videos that a dry run names.
-const NAMED: usize = 5;
+/// Maximum number of problems of one kind that are named.
+pub const NAMED: usize = 5;
 
 /// Refuses a path that cannot become a folder, because it or one of its parents is a file.
 pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
@@ -58,17 +58,21 @@ fn whole(path: &Path) -> Option<PathBuf> {
 /// Reads the videos of `--data` and `--test`: training videos of two classes or more, or several without labels. Errors name
 /// the option that specified the file.
 pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
-    let splits = Splits::open(data, test).map_err(|e| {
-        let (ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. }) = e.kind()
-        else {
-            return anyhow::Error::new(e).context("--data");
-        };
-        let option = if test == Some(path) { "--test" } else { "--data" };
-        anyhow::Error::new(e).context(option)
-    })?;
+    let splits = Splits::open(data, test).map_err(|e| of_option(e, test))?;
     two_classes(&splits.train)?;
     several_videos(data, &splits.train)?;
     Ok(splits)
+}
+
+/// Names the option whose file an error is about.
+pub fn of_option(e: tubelet::error::Error, test: Option<&Path>) -> anyhow::Error {
+    let about_test = match e.kind() {
+        ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. } => {
+            test == Some(path)
+        }
+        _ => false,
+    };
+    anyhow::Error::new(e).context(if about_test { "--test" } else { "--data" })
 }
 
 /// Refuses training videos of a single class, with which the features cannot be evaluated.

@@ -65,7 +65,7 @@ fn unusable(splits: &Splits, [train, test]: [usize; 2]) -> String {
 }
 
 /// The classes with their numbers of training and test videos.
-fn classes(train: &Dataset, test: &Dataset) -> String {
+pub fn classes(train: &Dataset, test: &Dataset) -> String {
     if !train.is_labelled() {
         return "none: the videos have no labels, and there is no probe and no 1-NN".to_owned();
     }

@@ -27,6 +27,10 @@ const LABELS: [&str; 9] =
 /// Columns that say what a video was cut from, as in Kinetics' lists.
 const CUT: [&str; 3] = ["youtube_id", "time_start", "time_end"];
 
+/// How the files of such lists are called.
+const NAMES: &str =
+    "a list with Kinetics' columns means files called youtube_id_start_end.mp4, the seconds with six digits";
+
 /// Whether a first line is the header of a list of paths alone.
 pub(super) fn is_path_column(line: &str) -> bool {
     PATHS.contains(&&*line.to_lowercase().replace([' ', '-'], "_"))
@@ -104,7 +108,7 @@ pub(super) fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separa
         };
         warnings.push(format!("{}: {used} used, not {}", list.display(), unused.join(", ")));
     }
-    whole(list, List { lines: out, warnings, cut: cut.is_some() })
+    whole(list, List { lines: out, warnings, names: cut.map(|_| NAMES) })
 }
 
 /// Whole seconds: `20`, or `20.0` as some tables have them.

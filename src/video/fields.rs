@@ -16,8 +16,8 @@ pub(super) struct Line {
 pub(super) struct List {
     pub lines: Vec<Line>,
     pub warnings: Vec<String>,
-    /// Whether paths are names of files, which may lie anywhere below the list's folder.
-    pub cut: bool,
+    /// For paths that are names of files, which may lie anywhere below the list's folder: how they are called.
+    pub names: Option<&'static str>,
 }
 
 /// What separates the fields of a line.

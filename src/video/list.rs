@@ -113,7 +113,7 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
         }
     }
     if let Some(lines) = paths_alone(list, lines, exists)? {
-        return whole(list, List { lines, warnings: Vec::new(), cut: false });
+        return whole(list, List { lines, warnings: Vec::new(), names: None });
     }
     let separator = separator_of(list, lines, exists)?;
     let mut out = Vec::with_capacity(lines.len());
@@ -130,7 +130,7 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
             }
         }
     }
-    whole(list, List { lines: out, warnings: Vec::new(), cut: false })
+    whole(list, List { lines: out, warnings: Vec::new(), names: None })
 }
 
 const ALL_OR_NONE: &str = "give each video a label, or none";

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::list;
-use super::messages::{last, last_two, refuse_absent, unused};
+use super::messages::{last, last_two, unused};
+use super::problems::Lacking;
 use super::public::{self, Set};
 use super::walk::{Tree, identity, looks_like_split, walk};
 use super::{Found, Labelled, Source};
@@ -63,7 +64,8 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
     let (train, mut warnings) = folders(path, tree)?;
     warnings.extend(unused(lists, &[]));
     let of = if train.iter().all(|video| video.class.is_none()) { "videos" } else { "class folders" };
-    Ok(Found { classes: None, train, test: None, layout: format!("{of} in {}", path.display()), warnings })
+    let layout = format!("{of} in {}", path.display());
+    Ok(Found { train, layout, warnings, ..Found::default() })
 }
 
 /// `train.csv` and `test.csv` or `val.csv`, or the same with `.txt`.
@@ -113,14 +115,14 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
                       folder `train`";
         list::refuse_no_list(test, wanted)?;
     }
-    let mut warnings = Vec::new();
+    let (mut warnings, mut lacking) = (Vec::new(), Vec::new());
     let mut read = |path: &Path| -> Result<Vec<Labelled>> {
         let base = path.parent().unwrap_or(Path::new(""));
         let list = list::read(path, &|video| source_at(base, video).is_some())?;
         warnings.extend(list.warnings);
         let (total, path): (usize, Arc<Path>) = (list.lines.len(), path.into());
         let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
-        let below = if list.cut { by_stem(base)? } else { HashMap::new() };
+        let below = if list.names.is_some() { by_stem(base)? } else { HashMap::new() };
         for list::Line { number, path: name, label: class } in list.lines {
             match source_at(base, &name).or_else(|| below.get(stem(Path::new(&name))).cloned()) {
                 Some(source) => videos.push(Labelled { source, class, name, line: Some((path.clone(), number)) }),
@@ -132,13 +134,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
                 }
             }
         }
-        if list.cut && !videos.is_empty() {
-            warnings.extend(absent_of_cut(&path, total, &absent));
-        } else if list.cut {
-            refuse_absent_of_cut(&path, total, &absent)?;
-        } else {
-            refuse_absent(&path, total, &absent)?;
-        }
+        lacking.push(Lacking { list: path, total, absent, names: list.names });
         Ok(videos)
     };
     let layout = match test {
@@ -149,7 +145,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
         refuse_same(train, test)?;
     }
     let (train, test) = (read(train)?, test.map(read).transpose()?);
-    Ok(Found { classes: None, train, test, layout, warnings })
+    Ok(Found { train, test, layout, warnings, lacking, ..Found::default() })
 }
 
 /// The videos below a folder by their names without extensions, of several the first by its path.
@@ -164,27 +160,6 @@ fn by_stem(base: &Path) -> Result<HashMap<String, Source>> {
 fn stem(path: &Path) -> &str {
     let name = if list::is_video(path) { path.file_stem() } else { path.file_name() };
     name.and_then(|n| n.to_str()).unwrap_or_default()
-}
-
-/// A warning about missing videos that a list names by the recordings they were cut from. Of such data sets, parts are
-/// no longer available.
-fn absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Option<String> {
-    let (line, first) = absent.first()?;
-    let (n, list) = (absent.len(), list.display());
-    Some(format!(
-        "{n} of the {total} videos that {list} names are absent and left out, the first is {first} in line {line}"
-    ))
-}
-
-/// Refuses such a list where none of its videos is there.
-fn refuse_absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
-    let Some((line, first)) = absent.first() else { return Ok(()) };
-    let what = format!(
-        "none of the {total} videos it names is below its folder, the first is {first} in line {line}: a list with Kinetics' \
-         columns means files called youtube_id_start_end.mp4, the seconds with six digits; of other names write lines of \
-         `path label`"
-    );
-    Err(Error::data(list, what))
 }
 
 /// Refuses one list for both sides.
@@ -229,7 +204,7 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
         warnings.push(format!("beside train and {}, {} is not used", last(&held), others.join(", ")));
     }
     let layout = format!("class folders in {} and {}", train.display(), held.display());
-    Ok(Some(Found { classes: None, train: videos, test: Some(held_out), layout, warnings }))
+    Ok(Some(Found { train: videos, test: Some(held_out), layout, warnings, ..Found::default() }))
 }
 
 /// A name as text. Where it is no UTF-8 its bytes are escaped, so that two names stay two.

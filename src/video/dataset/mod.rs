@@ -17,10 +17,14 @@ mod fingerprint;
 mod layout;
 mod messages;
 mod origin;
+mod problems;
 mod public;
 mod trees;
 mod twins;
 mod walk;
+
+use problems::{Lacking, On};
+pub use problems::{Problem, ProblemKind};
 
 use super::procedural::{MOTIONS, ProceduralSpec};
 use crate::error::{Error, Result};
@@ -147,7 +151,7 @@ impl Dataset {
     /// Those of [`Splits::open`].
     pub fn open(list: &Path) -> Result<Self> {
         let found = layout::plain(list, None)?;
-        Ok(Found { test: Some(Vec::new()), ..found }.into_splits(list)?.train)
+        Ok(Found { test: Some(Vec::new()), ..found }.into_splits(list, &mut On::Refuse)?.train)
     }
 
     /// Number of videos.
@@ -234,7 +238,16 @@ impl Splits {
     /// file is in both splits, no class of the test videos is one of the training videos, or some videos have labels and
     /// others have none.
     pub fn open(path: &Path, test: Option<&Path>) -> Result<Self> {
-        layout::open(path, test)?.into_splits(path)
+        layout::open(path, test)?.into_splits(path, &mut On::Refuse)
+    }
+
+    /// Reads a data set like [`Splits::open`], and `tell`s each problem for which that would refuse it or warn. Videos with
+    /// such problems are left out, where something else is left to be looked at. Nothing is decoded.
+    ///
+    /// # Errors
+    /// As [`Splits::open`], for all that is no [`Problem`].
+    pub fn inspect(path: &Path, test: Option<&Path>, mut tell: impl FnMut(Problem)) -> Result<Self> {
+        layout::open(path, test)?.into_splits(path, &mut On::Tell(&mut tell))
     }
 }
 
@@ -248,6 +261,8 @@ struct Found {
     test: Option<Vec<Labelled>>,
     layout: String,
     warnings: Vec<String>,
+    /// What the lists name and is not there.
+    lacking: Vec<Lacking>,
 }
 
 /// A video with the name of its class, if it has a label.
@@ -276,8 +291,11 @@ impl Labelled {
 }
 
 impl Found {
-    fn into_splits(self, path: &Path) -> Result<Splits> {
-        let Found { classes, mut train, test, mut layout, mut warnings } = self;
+    fn into_splits(self, path: &Path, on: &mut On<'_>) -> Result<Splits> {
+        let Found { classes, mut train, test, mut layout, mut warnings, lacking } = self;
+        for list in lacking {
+            warnings.extend(list.settle(on)?);
+        }
         if train.is_empty() {
             return Err(Error::data(path, "there is no training video"));
         }
@@ -290,18 +308,18 @@ impl Found {
         } else if classes.is_none() {
             warnings.extend(number_classes(train.iter_mut().chain(test.iter_mut().flatten())));
         }
-        let mut once = |videos: Vec<Labelled>| -> Result<Vec<Labelled>> {
-            let (videos, warning) = twins::once(path, videos)?;
+        let mut once = |videos: Vec<Labelled>, on: &mut On<'_>| -> Result<Vec<Labelled>> {
+            let (videos, warning) = twins::once(path, videos, on)?;
             warnings.extend(warning);
             Ok(videos)
         };
-        train = once(train)?;
-        test = test.map(once).transpose()?;
+        train = once(train, on)?;
+        test = test.map(|test| once(test, on)).transpose()?;
         if let Some(test) = &test {
-            twins::refuse_shared(path, &train, test)?;
+            twins::refuse_shared(path, &train, test, on)?;
         }
         let same = twins::same_bytes(train.iter().chain(test.iter().flatten()))?;
-        warnings.extend(twins::warnings(&same, &train, test.as_deref().unwrap_or_default()));
+        warnings.extend(twins::warnings(&same, &train, test.as_deref().unwrap_or_default(), on));
         let test = match test {
             Some(test) => {
                 warnings.extend(origin::shared(&train, &test));
@@ -319,14 +337,7 @@ impl Found {
                 test
             }
         };
-        let known = |class: &str| train.iter().any(|v| v.class() == class);
-        if !test.is_empty() && !test.iter().any(|v| known(v.class())) {
-            let (a, b) = (train[0].class(), test[0].class());
-            let what = format!(
-                "no class of the test videos (the first is {b}) is one of the training videos (the first is {a})"
-            );
-            return Err(Error::data(path, what));
-        }
+        problems::classes_of_one_split(path, &train, &test, on)?;
         let classes = classes.unwrap_or_else(|| sorted_classes(train.iter().chain(&test)));
         let number: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i)).collect();
         let items = |videos: Vec<Labelled>| -> Result<Vec<Item>> {

@@ -1,6 +1,7 @@
 //! Programs: the examples, and what `cargo xtask` runs.
 
 pub mod cache;
+pub mod check_data;
 pub mod examples;
 pub mod extract_flow;
 pub mod fuzz_corpus;
