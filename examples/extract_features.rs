@@ -4,18 +4,18 @@
 
 mod support;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::Map;
 use std::path::Path;
 use std::process::ExitCode;
+use support::checks::of_option;
 use support::evaluate::Options;
-use support::extract::videos;
 use support::output::say;
 use support::table::Table;
 use tubelet::eval::npy;
 use tubelet::train::folder::AtomicFile;
-use tubelet::video::{Dataset, Item, ProceduralSpec, Split, Splits};
+use tubelet::video::{Dataset, ProceduralSpec, Splits};
 
 /// Write the features of videos, labelled or not, to features.npy ([n d] f32) and index.csv (row, file, label).
 ///
@@ -86,30 +86,18 @@ fn run(args: &Args) -> Result<()> {
     summary.finish(&run.out)
 }
 
-/// The videos of a data set with classes; if it is none, all videos that are found.
+/// The videos of a data set, labelled or not.
 fn open(path: &Path, test: Option<&Path>, which: Which) -> Result<(Dataset, String)> {
-    let refused = match Splits::open(path, test) {
-        Ok(splits) => return chosen(splits, which),
-        Err(e) => e,
-    };
-    let found = if test.is_some() { None } else { videos(&[path.to_owned()]).ok() };
-    let Some(found) = found else { return Err(refused).context("--data") };
-    ensure!(
-        which == Which::All,
-        "--split: --data {} has no training and test part, for it is no data set with classes: {refused}",
-        path.display()
-    );
-    say(format_args!("the videos have no labels: {refused}"));
-    let item = |video: support::extract::Video| {
-        let name = video.name.to_string_lossy().into_owned();
-        Item { source: video.source, label: 0, name }
-    };
-    let items: Vec<Item> = found.into_iter().map(item).collect();
-    let layout = format!("videos without labels in {}", path.display());
-    // One class without a name: the column of labels is empty.
-    let data =
-        Dataset { classes: vec![String::new()], items, split: Split::Train, procedural: None, warnings: Vec::new() };
-    Ok((data, layout))
+    let splits = Splits::open(path, test).map_err(|e| of_option(e, test))?;
+    if !splits.train.is_labelled() {
+        ensure!(
+            which == Which::All,
+            "--split: --data {} has no training and test part, for its videos have no labels",
+            path.display()
+        );
+        say("the videos have no labels");
+    }
+    chosen(splits, which)
 }
 
 /// The part of a data set that is asked for.

@@ -194,7 +194,7 @@ fn images(args: &Args, paths: [&Path; 2], p: &Tvl1, device: &Device, out: &Path,
     let seconds = began.elapsed().as_secs_f64();
     let epe = truth.map(|truth| flow.end_point_error(&truth)).transpose().context("--epe")?;
     let folder = Folder::open(out).context("--out")?;
-    folder.settle(&serde_json::json!({"program": "extract_flow", "input": "two images"})).context("--out")?;
+    folder.settle(&serde_json::json!({"program": "extract_flow", "input": "two images"}), &[]).context("--out")?;
     flo::write(out.join("flow.flo"), &flow)?;
     let radius = color::radius(&flow);
     picture(&out.join("flow.png"), &flow, if args.radius > 0.0 { args.radius } else { radius })?;
@@ -215,23 +215,26 @@ fn along(args: &Args, p: Tvl1, device: &Device, out: &Path, mut summary: Summary
     let how = Decode { short_side: some(short_side), max_frames: some(max_frames), ..Decode::default() };
     let folder = Folder::open(out).context("--out")?;
     // Everything that the fields depend on, by the names of the options.
-    folder.settle(&serde_json::json!({
-        "program": "extract_flow",
-        "--short-side": short_side,
-        "--max-frames": max_frames,
-        "--gap": gap,
-        "--every": every,
-        "--tau": p.tau,
-        "--lambda": p.lambda,
-        "--theta": p.theta,
-        "--scales": p.scales,
-        "--scale-step": p.scale_step,
-        "--warps": p.warps,
-        "--epsilon": p.epsilon,
-        "--inner": p.inner_iterations,
-        "--outer": p.outer_iterations,
-        "--median": p.median,
-    }))?;
+    folder.settle(
+        &serde_json::json!({
+            "program": "extract_flow",
+            "--short-side": short_side,
+            "--max-frames": max_frames,
+            "--gap": gap,
+            "--every": every,
+            "--tau": p.tau,
+            "--lambda": p.lambda,
+            "--theta": p.theta,
+            "--scales": p.scales,
+            "--scale-step": p.scale_step,
+            "--warps": p.warps,
+            "--epsilon": p.epsilon,
+            "--inner": p.inner_iterations,
+            "--outer": p.outer_iterations,
+            "--median": p.median,
+        }),
+        &[],
+    )?;
     let (stop, began) = (stop_flag()?, Instant::now());
     let extract = Extract {
         out,

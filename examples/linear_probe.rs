@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use support::args::within;
-use support::checks::{classes_can_be_tested, lists};
+use support::checks::{classes_can_be_tested, labelled, lists};
 use support::confusion;
 use support::evaluate::Options;
 use support::evaluation::{Evaluation, Part};
@@ -93,7 +93,7 @@ fn run(args: &Args) -> Result<()> {
     let mut prepared = options.prepare()?;
     prepared.protocol = args.protocol(prepared.protocol);
     let splits = match &options.data {
-        Some(data) => lists(data, options.test.as_deref())?,
+        Some(data) => labelled(lists(data, options.test.as_deref())?, data)?,
         None => Splits::procedural(&ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() })?,
     };
     ensure!(!splits.test.is_empty(), "no video is held out to be tested on: give a list of test videos as --test");

@@ -10,7 +10,7 @@ use image::imageops::{FilterType, crop_imm, resize};
 use image::{Rgb, RgbImage};
 use serde_json::Map;
 use std::process::ExitCode;
-use support::checks::lists;
+use support::checks::{labelled, lists};
 use support::evaluate::Options;
 use support::evaluation::{Evaluation, Part};
 use support::sheet::{self, Key, Legend, Sample, Strip};
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let prepared = options.prepare()?;
     let splits = match &options.data {
-        Some(data) => lists(data, options.test.as_deref())?,
+        Some(data) => labelled(lists(data, options.test.as_deref())?, data)?,
         None => Splits::procedural(&ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() })?,
     };
     ensure!(!splits.test.is_empty(), "no video is held out to ask for: give a list of test videos as --test");

@@ -1,8 +1,9 @@
 //! Checks before a run starts: its files, the machine's memory, the lengths of the videos.
 
-use super::output::{count, say_aside, warn};
+use super::output::{count, say, say_aside, warn};
 use super::pretrain::Job;
 use super::run::foresee;
+use super::settings::{EARLIER, FREE};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -11,14 +12,14 @@ use tubelet::error::ErrorKind;
 use tubelet::files::check_writable;
 use tubelet::train::checkpoint::weights_of;
 use tubelet::train::folder::Folder;
-use tubelet::train::pretrain::steps_per_epoch;
+use tubelet::train::pretrain::{Earlier, fewer_than_done, steps_done, steps_per_epoch};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
 use tubelet::video::{Dataset, FlowSource, Short, Split, Splits};
 
-/// Maximum number of unusable videos that a dry run names.
-const NAMED: usize = 5;
+/// Maximum number of problems of one kind that are named.
+pub const NAMED: usize = 5;
 
 /// Refuses a path that cannot become a folder, because it or one of its parents is a file.
 pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
@@ -55,30 +56,53 @@ fn whole(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Reads the lists of `--data` and `--test`, which name training videos of two classes or more. Errors name the option that
-/// specified the file.
+/// Reads the videos of `--data` and `--test`: training videos of two classes or more, or several without labels. Errors name
+/// the option that specified the file.
 pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
-    let splits = Splits::open(data, test).map_err(|e| {
-        let (ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. }) = e.kind()
-        else {
-            return anyhow::Error::new(e).context("--data");
-        };
-        let option = if test == Some(path) { "--test" } else { "--data" };
-        anyhow::Error::new(e).context(option)
-    })?;
+    let splits = Splits::open(data, test).map_err(|e| of_option(e, test))?;
     two_classes(&splits.train)?;
+    several_videos(data, &splits.train)?;
     Ok(splits)
+}
+
+/// Refuses videos without labels, where classes are compared.
+pub fn labelled(splits: Splits, data: &Path) -> Result<Splits> {
+    let what = "its videos have no labels, and classes are compared here (`extract_features` takes them)";
+    ensure!(splits.train.is_labelled(), "--data {}: {what}", data.display());
+    Ok(splits)
+}
+
+/// Names the option whose file an error is about.
+pub fn of_option(e: tubelet::error::Error, test: Option<&Path>) -> anyhow::Error {
+    let about_test = match e.kind() {
+        ErrorKind::Data { path, .. } | ErrorKind::Format { path, .. } | ErrorKind::Io { path, .. } => {
+            test == Some(path)
+        }
+        _ => false,
+    };
+    anyhow::Error::new(e).context(if about_test { "--test" } else { "--data" })
 }
 
 /// Refuses training videos of a single class, with which the features cannot be evaluated.
 fn two_classes(train: &Dataset) -> Result<()> {
-    let one = train.items.first().filter(|first| train.items.iter().all(|item| item.label == first.label));
-    let Some(one) = one else { return Ok(()) };
+    let label = train.items.first().and_then(|first| first.label);
+    let Some(one) = label.filter(|_| train.items.iter().all(|item| item.label == label)) else { return Ok(()) };
     bail!(
         "--data: all training videos are of class {}: training needs no labels, but its features are evaluated by telling \
-         classes apart, so give videos of two classes or more",
-        train.classes[one.label]
+         classes apart, so give videos of two classes or more, or videos without labels (all directly in a folder)",
+        train.classes[one]
     );
+}
+
+/// Refuses a single video without a label: the losses have nothing to compare it with.
+fn several_videos(data: &Path, train: &Dataset) -> Result<()> {
+    ensure!(
+        train.is_labelled() || train.len() > 1,
+        "--data {}: there is one video, and the losses compare different videos: cut it into clips (`ffmpeg -i VIDEO -c copy \
+         -f segment -segment_time 10 CLIPS/%05d.mp4`), and give their folder",
+        data.display()
+    );
+    Ok(())
 }
 
 /// The file of weights that `--init` stands for.
@@ -214,10 +238,12 @@ pub fn classes_can_be_tested(
     train: impl Iterator<Item = usize>,
     test: impl Iterator<Item = usize>,
 ) -> Result<()> {
-    let known: BTreeSet<usize> = train.map(|i| splits.train.items[i].label).collect();
-    let unknown = test.map(|i| &splits.test.items[i]).find(|item| !known.contains(&item.label));
-    let Some(item) = unknown else { return Ok(()) };
-    let class = &splits.test.classes[item.label];
+    let known: BTreeSet<usize> = train.filter_map(|i| splits.train.items[i].label).collect();
+    let unknown = test
+        .map(|i| &splits.test.items[i])
+        .find_map(|item| Some((item, item.label?)).filter(|(_, l)| !known.contains(l)));
+    let Some((item, label)) = unknown else { return Ok(()) };
+    let class = &splits.test.classes[label];
     bail!(
         "--test: {} is of class {class}, of which there is no training video, so it cannot be told by a probe",
         item.name
@@ -228,7 +254,7 @@ pub fn classes_can_be_tested(
 /// name the skipped videos, too.
 pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
     let compare = if skipped { Folder::compare } else { Folder::compare_known };
-    compare(out, settings).map_err(|e| {
+    compare(out, settings, &FREE).map_err(|e| {
         let others = [
             (" videos.", "--data or --test names other videos than when the run began"),
             (" --flow-dir.", "--flow-dir: this is not the flow that the run began with"),
@@ -238,6 +264,33 @@ pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
         let of = |e: anyhow::Error, (_, what): &(&str, &'static str)| e.context(*what);
         others.iter().filter(|(name, _)| text.contains(name)).fold(anyhow::Error::new(e), of).context("--out")
     })
+}
+
+/// The numbers of epochs that the run in `out` was to have before, where it goes on with `epochs` of `per_epoch` steps. Prints
+/// that they change now; refuses fewer than are done.
+pub fn earlier_epochs(out: &Path, epochs: u64, per_epoch: u64) -> Result<Vec<Earlier>> {
+    let Some(begun) = Folder::settings(out).context("--out")? else { return Ok(Vec::new()) };
+    let (done, steps) = (steps_done(out).context("--out")?, per_epoch.saturating_mul(epochs));
+    if steps < done {
+        return Err(fewer_than_done(epochs, steps, done).into());
+    }
+    let mut earlier: Vec<Earlier> = match begun.get(EARLIER) {
+        Some(list) => serde_json::from_value(list.clone())
+            .with_context(|| format!("--out {}: settings.json: `{EARLIER}`", out.display()))?,
+        None => Vec::new(),
+    };
+    let Some(before) = begun["--epochs"].as_u64().filter(|before| *before != epochs && done > 0) else {
+        return Ok(earlier);
+    };
+    // A number that changes again before the next checkpoint was never in force.
+    if earlier.last().is_none_or(|last| last.until < done) {
+        earlier.push(Earlier { epochs: before, until: done });
+    }
+    say(format_args!(
+        "--epochs was {before} and is {epochs}: the run goes on from step {done} with the learning rate of {} in all",
+        count(epochs as usize, "epoch", "epochs")
+    ));
+    Ok(earlier)
 }
 
 /// Refuses to go on with the run in `out` where it skipped other videos than `skipped`, and names those that differ: each

@@ -37,7 +37,8 @@ type Points = Vec<(f64, f64)>;
 
 /// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`],
 /// `probe_top1` and `knn_top1`. `baselines`, accuracies before training, are drawn as dashed lines in the colour of the
-/// accuracy of that name; `start` describes the network before training, such as `random network`.
+/// accuracy of that name; `start` describes the network before training, such as `random network`. Without baselines there
+/// are no accuracies, and losses take the whole picture.
 pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
     let (losses, mut accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
@@ -48,7 +49,7 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) 
     ensure!(losses.iter().any(|l| !l.is_empty()), "{} holds no losses to draw", metrics.display());
     paint(out, SIZE, |picture| {
         picture.fill(&WHITE)?;
-        let (left, right) = picture.split_horizontally(SIZE.0 / 2);
+        let (left, right) = picture.split_horizontally(if baselines.is_empty() { SIZE.0 } else { SIZE.0 / 2 });
         let named = |names: &[(&'static str, &'static str, RGBColor)], points: Vec<Points>| {
             names
                 .iter()
@@ -57,6 +58,9 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) 
                 .collect::<Vec<_>>()
         };
         panel(&left, "loss", &named(&LOSSES, losses), &[])?;
+        if baselines.is_empty() {
+            return Ok(());
+        }
         let dashed: Vec<Baseline> = baselines
             .iter()
             .filter_map(|(name, value)| {

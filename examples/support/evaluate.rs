@@ -185,7 +185,7 @@ impl Prepared {
         settings["videos.skipped"] = skipped.clone().into();
         same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
-        folder.settle(&settings).context("--out")?;
+        folder.settle(&settings, &[]).context("--out")?;
         let arch = self.network.arch();
         let Prepared { device, network, protocol, views, spec } = self;
         let network = Frozen::new(&network.trunk, &network.params.to(&device)?, options.precision);

@@ -38,9 +38,9 @@ impl Part {
         self.loader.videos[i]
     }
 
-    /// The label of each.
+    /// The label of each; 0 in a data set without labels, whose features are only written.
     pub fn labels(&self) -> Vec<usize> {
-        self.loader.videos.iter().map(|&i| self.data.items[i].label).collect()
+        self.loader.videos.iter().map(|&i| self.data.items[i].label.unwrap_or(0)).collect()
     }
 
     /// The name of video `i`.
@@ -48,9 +48,9 @@ impl Part {
         &self.data.items[self.place(i)].name
     }
 
-    /// The name of its class.
+    /// The name of its class; empty in a data set without labels.
     pub fn class(&self, i: usize) -> &str {
-        &self.data.classes[self.data.items[self.place(i)].label]
+        self.data.items[self.place(i)].label.map_or("", |label| &self.data.classes[label])
     }
 }
 
@@ -157,7 +157,7 @@ impl Evaluation<'_> {
 }
 
 /// A check of the stop flag, with what is told of an evaluation that was stopped.
-fn go_on(stop: Arc<AtomicBool>, out: &Path) -> impl Fn() -> tubelet::Result<()> {
+fn go_on(stop: Arc<AtomicBool>, out: &Path) -> impl Fn() -> tubelet::Result<()> + use<> {
     let out = out.to_owned();
     move || match stop.load(Ordering::Relaxed) {
         false => Ok(()),

@@ -203,7 +203,7 @@ fn clips_of(config: &Config) -> Option<Clips> {
     let triple = |values: &[f32]| <[f32; 3]>::try_from(values).ok();
     Some(Clips {
         frames: input.frames,
-        stride: input.stride,
+        stride: input.stride.round() as usize, // of RGB clips it is whole
         fps: input.fps,
         side: input.side,
         cache_side: None,

@@ -65,8 +65,11 @@ fn unusable(splits: &Splits, [train, test]: [usize; 2]) -> String {
 }
 
 /// The classes with their numbers of training and test videos.
-fn classes(train: &Dataset, test: &Dataset) -> String {
-    let of = |data: &Dataset, label: usize| data.items.iter().filter(|item| item.label == label).count();
+pub fn classes(train: &Dataset, test: &Dataset) -> String {
+    if !train.is_labelled() {
+        return "none: the videos have no labels, and there is no probe and no 1-NN".to_owned();
+    }
+    let of = |data: &Dataset, label: usize| data.items.iter().filter(|item| item.label == Some(label)).count();
     let names = &train.classes;
     let listed: Vec<String> = names
         .iter()

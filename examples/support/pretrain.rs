@@ -2,8 +2,8 @@
 
 use super::args::{Common, one_of, within};
 use super::checks::{
-    Length, check_memory, classes_can_be_tested, dry_run, folder_to_be, goes_on, lists, outside_of_data,
-    same_are_skipped, short,
+    Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, lists,
+    outside_of_data, same_are_skipped, short,
 };
 use super::output::{say, warn};
 use super::plan;
@@ -23,7 +23,9 @@ use tubelet::nn::{Net, Params, Precision, Trunk};
 use tubelet::tensor::{Device, memory};
 use tubelet::train::folder::{Folder, write_atomic};
 use tubelet::train::limits;
-use tubelet::train::pretrain::{Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch};
+use tubelet::train::pretrain::{
+    Evaluate, Load, Method, Outcome, Scores, Settings, check_run, pretrain, steps_per_epoch,
+};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
@@ -47,8 +49,8 @@ pub enum Preset {
 /// Options of all methods.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Videos: a folder in UCF101's layout, of class folders or frame folders, or a `path label` list; without it,
-    /// procedural clips
+    /// Videos: a folder in UCF101's layout, of class folders, or a `path label` list; or videos without labels: a folder of
+    /// them, or a list of paths. Without it, procedural clips
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// With a list as --data: the list of test videos
@@ -236,6 +238,7 @@ pub struct Run<'a> {
     pub(super) options: &'a Options,
     pub(super) training: &'a Training,
     settings: Value,
+    how: Settings,
     folder: Folder,
     stop: Arc<AtomicBool>,
     /// Output folder.
@@ -280,8 +283,16 @@ impl<'a> Run<'a> {
             None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
         };
         splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
+        if !splits.train.is_labelled() {
+            ensure!(
+                options.probe_every == 0,
+                "--probe-every {}: the videos of --data have no labels, and a probe is trained on labels: leave it out",
+                options.probe_every
+            );
+            say("the videos have no labels: the network is trained, and there is no probe and no 1-NN");
+        }
         ensure!(
-            !splits.test.is_empty(),
+            !splits.test.is_empty() || !splits.train.is_labelled(),
             "no video is held out to be tested on, for each class is one recording: give a list of test videos as --test"
         );
         steps_per_epoch(splits.train.len(), training.batch)?;
@@ -293,6 +304,7 @@ impl<'a> Run<'a> {
         if options.dry_run {
             let usable = dry_run(&options.cache, job, &splits)?;
             check_out()?;
+            earlier_epochs(&out, training.epochs, steps_per_epoch(usable[0], training.batch)?)?;
             let (begins, out) = (if goes_on(&out, &settings, false)? { "goes on" } else { "begins" }, out.display());
             plan::show(options, &device, job, &splits, usable)?;
             say(format_args!("checked: a run with these settings {begins} in {out}; nothing was written"));
@@ -320,16 +332,30 @@ impl<'a> Run<'a> {
         let mut settings = settings;
         settings["videos.skipped"] = skipped.clone().into();
         // Fewer videos than were listed may be too few.
-        steps_per_epoch(train.videos.len(), training.batch)?;
+        let per_epoch = steps_per_epoch(train.videos.len(), training.batch)?;
         training.queue_length(train.videos.len(), job.keys, job.masked)?;
         classes_can_be_tested(&splits, train.videos.iter().copied(), test.videos.iter().copied())?;
         same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
-        check_run(&out, &settings::identity(&settings)).context("--out")?;
+        let earlier = earlier_epochs(&out, training.epochs, per_epoch)?;
+        settings[settings::EARLIER] = serde_json::to_value(&earlier)?;
+        let how = Settings {
+            run: settings::identity(&settings),
+            seed,
+            epochs: training.epochs,
+            batch: training.batch,
+            schedule: training.schedule(per_epoch),
+            earlier,
+            sgd: training.sgd,
+            workers: rayon::current_num_threads(),
+            probe_every: options.probe_every,
+        };
+        check_run(&out, &how).context("--out")?;
         Ok(Some(Run {
             options,
             training,
             settings,
+            how,
             folder,
             stop,
             out,
@@ -368,20 +394,10 @@ impl<'a> Run<'a> {
     ) -> Result<Outcome> {
         let videos = self.videos();
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
-        self.folder.settle(&self.settings)?;
+        self.folder.settle(&self.settings, &settings::FREE)?;
         write_atomic(&self.out.join(NETWORKS), format!("{:#}\n", serde_json::to_value(networks)?).as_bytes())?;
-        let settings = Settings {
-            run: settings::identity(&self.settings),
-            seed: self.options.seed,
-            epochs: self.training.epochs,
-            batch: self.training.batch,
-            schedule: self.training.schedule(per_epoch),
-            sgd: self.training.sgd,
-            workers: rayon::current_num_threads(),
-            probe_every: self.options.probe_every,
-        };
         let labels = |data: &Dataset, loader: &Loader| -> Vec<usize> {
-            loader.videos.iter().map(|&i| data.items[i].label).collect()
+            loader.videos.iter().filter_map(|&i| data.items[i].label).collect()
         };
         let train_labels = labels(&self.splits.train, &self.train);
         let test_labels = labels(&self.splits.test, &self.test);
@@ -400,7 +416,8 @@ impl<'a> Run<'a> {
         memory::reset_peak(); // exclude the memory used for filling the cache
         let start = if self.options.init.is_some() { "at the start" } else { "random network" };
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
-        let done = pretrain(method, load, videos, &mut evaluate, &self.folder, &settings, &self.stop, &mut show)?;
+        let evaluate: Option<&mut Evaluate> = if self.splits.train.is_labelled() { Some(&mut evaluate) } else { None };
+        let done = pretrain(method, load, videos, evaluate, &self.folder, &self.how, &self.stop, &mut show)?;
         show.curves(done.before);
         if done.trained == 0 {
             say("all steps of this run had been taken before: nothing was trained now");

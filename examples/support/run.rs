@@ -40,7 +40,9 @@ pub fn loader(
         progress: &progress,
     };
     let built = Cache::build(dir, data, &views.cache(motion), &with);
-    bar.finish();
+    if !data.is_empty() {
+        bar.finish();
+    }
     let (cache, report) = of_cache(built, dir, data, &views.flow_source)?;
     if report.built > 0 {
         let [decoded, flowed, mapped] = [report.decoded, report.flowed, report.mapped];
@@ -173,10 +175,10 @@ impl Show {
         Show { out, bar: None, before: None, total, start }
     }
 
-    /// Draws `curves.png`, with the scores before training as dashed lines. If they cannot be drawn, a warning is
+    /// Draws `curves.png`, with the scores before training as dashed lines; without scores the losses alone. If they cannot be drawn, a warning is
     /// printed: a run does not fail because of them.
-    pub fn curves(&self, before: Scores) {
-        let baselines = [("probe_top1", before.probe), ("knn_top1", before.knn)];
+    pub fn curves(&self, before: Option<Scores>) {
+        let baselines = before.map(|s| vec![("probe_top1", s.probe), ("knn_top1", s.knn)]).unwrap_or_default();
         let (log, picture) = (self.out.join("metrics.jsonl"), self.out.join("curves.png"));
         if let Err(e) = curves::draw(&log, &baselines, self.start, &picture) {
             warn(format_args!("no curves: {e:#}"));
@@ -216,8 +218,6 @@ impl Observer for Show {
     }
 
     fn epoch(&mut self, _: u64) {
-        if let Some(before) = self.before {
-            self.curves(before);
-        }
+        self.curves(self.before);
     }
 }

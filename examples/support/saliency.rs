@@ -28,9 +28,10 @@ struct Shown {
     map: Vec<f32>,
 }
 
-/// Measures one clip of each video of the split; `None` if the run has no alignment.
+/// Measures one clip of each video of the split; `None` if the run has no alignment, or the split no
+/// video, as without labels.
 pub fn look(run: &MclRun, loader: &Loader, data: &Dataset) -> Result<Option<Look>> {
-    if loader.spec.focus.target.is_none() {
+    if loader.spec.focus.target.is_none() || loader.videos.is_empty() {
         return Ok(None);
     }
     let videos = loader.videos.len();

@@ -48,6 +48,13 @@ pub const OPTIONS: [(&str, &str); 35] = [
     ("method.alignment.cosines.target_norm", "--target-norm"),
 ];
 
+/// Settings that may change when a run goes on: they change nothing of what was computed. What the number of epochs was before
+/// is a setting, too.
+pub const FREE: [&str; 4] = ["--epochs", EARLIER, "--probe-every", "training.views.short"];
+
+/// The numbers of epochs that a run was to have before, [`tubelet::train::pretrain::Earlier`].
+pub const EARLIER: &str = "epochs.earlier";
+
 /// The same for switches that disable something in a recipe.
 pub const SWITCHED_OFF: [(&str, &str); 3] = [
     ("method.shuffle_keys", "--no-shuffle"),
@@ -70,6 +77,7 @@ pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) ->
     }
     put("--seed", options.seed.into());
     put("--probe-every", options.probe_every.into());
+    put(EARLIER, Value::Array(Vec::new()));
     for (data, motion) in [&splits.train, &splits.test].into_iter().zip(job.motion) {
         let flow = options.flow_dir.as_ref().filter(|_| motion).map(|dir| data.flow_fingerprint(dir)).transpose();
         let flow = flow.context("--flow-dir")?.map(|hash| format!("{hash:016x}"));
@@ -116,11 +124,13 @@ pub fn path(path: Option<&Path>) -> Value {
     path.map_or(Value::Null, |p| p.to_string_lossy().into_owned().into())
 }
 
-/// Everything in `settings` that a run's results depend on.
+/// Everything in `settings` that a run's results depend on, except the number of epochs.
 pub fn identity(settings: &Value) -> String {
     let mut all = settings.clone();
     if let Some(all) = all.as_object_mut() {
-        all.remove(Folder::PATHS);
+        for name in FREE.into_iter().chain([Folder::PATHS]) {
+            all.remove(name);
+        }
     }
     all.to_string()
 }

@@ -142,14 +142,14 @@ impl Strip {
 
 /// Which of a loader's videos are shown: at most [`ROWS`].
 pub fn shown(loader: &Loader, data: &Dataset) -> Vec<usize> {
-    let labels: Vec<usize> = loader.videos.iter().map(|&i| data.items[i].label).collect();
+    let labels: Vec<Option<usize>> = loader.videos.iter().map(|&i| data.items[i].label).collect();
     spread(&labels)
 }
 
 /// The positions of at most [`ROWS`] of `labels`, ascending: of as many classes as possible, spread evenly over them.
-pub fn spread(labels: &[usize]) -> Vec<usize> {
+pub fn spread<L: Ord + Copy>(labels: &[L]) -> Vec<usize> {
     let mut of_class = BTreeMap::new();
-    let round = |(at, label): (usize, &usize)| {
+    let round = |(at, label): (usize, &L)| {
         let before = of_class.entry(*label).or_insert(0);
         *before += 1;
         (*before, at)

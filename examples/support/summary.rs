@@ -102,10 +102,10 @@ impl Run<'_> {
             .set("memory_peak_bytes", measured(self.device.usage().peak as f64).map(|bytes| bytes as u64))
             .set("loss_first", done.loss_first)
             .set("loss_last", done.loss_last)
-            .set("probe_top1", done.after.probe)
-            .set(&self.before("probe_top1"), done.before.probe)
-            .set("knn_top1", done.after.knn)
-            .set(&self.before("knn_top1"), done.before.knn);
+            .set("probe_top1", done.after.map(|s| s.probe))
+            .set(&self.before("probe_top1"), done.before.map(|s| s.probe))
+            .set("knn_top1", done.after.map(|s| s.knn))
+            .set(&self.before("knn_top1"), done.before.map(|s| s.knn));
         if let Device::Cuda(gpu) = &self.device {
             summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
         }

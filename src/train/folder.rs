@@ -90,20 +90,21 @@ impl Folder {
     }
 
     /// Compares `settings` with those that the run in the folder `path` was started with, without changing anything;
-    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here.
+    /// returns whether there are any. Both are JSON objects, whose fields are named in errors as they are here. The fields
+    /// `free` may differ.
     ///
     /// # Errors
     /// `Data` naming each field that differs with both values; `Io`; `Format`.
-    pub fn compare(path: &Path, settings: &Value) -> Result<bool> {
-        Self::compared(path, settings, true)
+    pub fn compare(path: &Path, settings: &Value, free: &[&str]) -> Result<bool> {
+        Self::compared(path, settings, free, true)
     }
 
     /// As [`Folder::compare`], without the fields that `settings` lacks: before all of them are known.
     ///
     /// # Errors
     /// As [`Folder::compare`].
-    pub fn compare_known(path: &Path, settings: &Value) -> Result<bool> {
-        Self::compared(path, settings, false)
+    pub fn compare_known(path: &Path, settings: &Value, free: &[&str]) -> Result<bool> {
+        Self::compared(path, settings, free, false)
     }
 
     /// The settings that the run in the folder `path` was started with, if there are any: a JSON object.
@@ -126,8 +127,9 @@ impl Folder {
         Ok(Some(begun))
     }
 
-    fn compared(path: &Path, settings: &Value, all: bool) -> Result<bool> {
-        let Some(begun) = Self::settings(path)? else { return Ok(false) };
+    fn compared(path: &Path, settings: &Value, free: &[&str], all: bool) -> Result<bool> {
+        let Some(mut begun) = Self::settings(path)? else { return Ok(false) };
+        set_fields(&mut begun, settings, free);
         if begun.get("recipe").is_some_and(Value::is_string) {
             let what = "an earlier version of this program began this run, and its settings cannot be compared with these: \
                         choose another --out, or end the run with that version";
@@ -154,15 +156,20 @@ impl Folder {
     }
 
     /// Binds the folder to `settings`: they are written if the folder has none yet, and [compared](Folder::compare)
-    /// otherwise. Call it when nothing else can prevent the run from starting.
+    /// otherwise; those of the fields `free` that differ are written anew. Call it when nothing else can prevent the run from
+    /// starting.
     ///
     /// # Errors
     /// As [`Folder::compare`].
-    pub fn settle(&self, settings: &Value) -> Result<()> {
-        if Self::compare(&self.path, settings)? {
+    pub fn settle(&self, settings: &Value, free: &[&str]) -> Result<()> {
+        Self::compare(&self.path, settings, free)?;
+        let begun = Self::settings(&self.path)?;
+        let mut now = begun.clone().unwrap_or_else(|| settings.clone());
+        set_fields(&mut now, settings, free);
+        if begun.as_ref() == Some(&now) {
             return Ok(());
         }
-        write_atomic(&self.path.join(SETTINGS), format!("{settings:#}\n").as_bytes())
+        write_atomic(&self.path.join(SETTINGS), format!("{now:#}\n").as_bytes())
     }
 }
 
@@ -179,6 +186,15 @@ const LOCK: &str = "lock";
 const SETTINGS: &str = "settings.json";
 /// Maximum number of differing settings named in an error.
 const NAMED: usize = 8;
+
+/// Sets the fields called `names` of a JSON object to those of `from`.
+fn set_fields(object: &mut Value, from: &Value, names: &[&str]) {
+    for name in names {
+        if let Some(value) = from.get(name) {
+            object[name] = value.clone();
+        }
+    }
+}
 
 /// The leaves in which two JSON values differ, with both values. Those that `now` lacks count if `all`.
 fn differences(begun: &Value, now: &Value, all: bool, at: String, found: &mut Vec<String>) {
@@ -328,13 +344,13 @@ mod tests {
     fn every_setting_that_differs_is_named_with_both_values() {
         let dir = tempfile::tempdir().unwrap();
         let begun = json!({"--lr": 0.03, "method": {"queue": null, "parts": [1, 2]}, "--batch": 32});
-        assert!(!Folder::compare(dir.path(), &begun).unwrap());
+        assert!(!Folder::compare(dir.path(), &begun, &[]).unwrap());
         let folder = Folder::open(dir.path()).unwrap();
-        folder.settle(&begun).unwrap();
-        folder.settle(&begun).unwrap();
-        assert!(Folder::compare(dir.path(), &begun).unwrap());
+        folder.settle(&begun, &[]).unwrap();
+        folder.settle(&begun, &[]).unwrap();
+        assert!(Folder::compare(dir.path(), &begun, &[]).unwrap());
         let other = json!({"--lr": 0.5, "method": {"queue": 8, "parts": [1, 3]}, "--epochs": 2});
-        let e = folder.settle(&other).unwrap_err().to_string();
+        let e = folder.settle(&other, &[]).unwrap_err().to_string();
         for part in [
             "--lr: begun with 0.03, now 0.5",
             "method.queue: begun with nothing, now 8",
@@ -346,15 +362,15 @@ mod tests {
             assert!(e.contains(part), "{part} in {e}");
         }
         // Comparing other settings leaves the folder unchanged.
-        assert!(Folder::compare(dir.path(), &begun).unwrap());
+        assert!(Folder::compare(dir.path(), &begun, &[]).unwrap());
     }
 
     #[test]
     fn a_refusal_stays_a_sentence_however_much_differs() {
         let dir = tempfile::tempdir().unwrap();
         let of = |n: i32| Value::from_iter((0..200).map(|i| (format!("field {i}"), json!(i + n))));
-        Folder::open(dir.path()).unwrap().settle(&of(0)).unwrap();
-        let e = Folder::compare(dir.path(), &of(1)).unwrap_err().to_string();
+        Folder::open(dir.path()).unwrap().settle(&of(0), &[]).unwrap();
+        let e = Folder::compare(dir.path(), &of(1), &[]).unwrap_err().to_string();
         assert!(e.contains("and 192 more") && e.len() < 800, "{e}");
     }
 
@@ -364,7 +380,7 @@ mod tests {
         let old =
             json!({"data": "procedural", "seed": 0, "recipe": format!("Recipe {{ {} }}", "field: 1, ".repeat(400))});
         fs::write(dir.path().join(SETTINGS), old.to_string()).unwrap();
-        let e = Folder::compare(dir.path(), &json!({"--lr": 0.5})).unwrap_err().to_string();
+        let e = Folder::compare(dir.path(), &json!({"--lr": 0.5}), &[]).unwrap_err().to_string();
         assert!(e.contains("earlier version") && e.contains("--out") && e.len() < 400, "{e}");
     }
 
@@ -385,7 +401,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in ["[]", "null", "3", "\"lr\""] {
             fs::write(dir.path().join(SETTINGS), text).unwrap();
-            let e = Folder::compare(dir.path(), &json!({"--lr": 0.5})).unwrap_err().to_string();
+            let e = Folder::compare(dir.path(), &json!({"--lr": 0.5}), &[]).unwrap_err().to_string();
             assert!(e.contains("settings.json: these are not the settings of a run") && !e.contains("begun"), "{e}");
         }
     }

@@ -189,7 +189,6 @@ pub struct MclRun {
     graph: Graph<Mcl>,
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
-    epochs: u64,
     warmup_epochs: f64,
 }
 
@@ -201,16 +200,8 @@ impl MclRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
         recipe.check_numbers()?;
         let (network, inflated) = recipe.network(videos, seed, device)?;
-        let (epochs, warmup_epochs) = (recipe.training.epochs, recipe.training.warmup_epochs);
-        Ok(MclRun {
-            method: recipe.method.clone(),
-            network,
-            inflated,
-            graph: Graph::Off,
-            rates: None,
-            epochs,
-            warmup_epochs,
-        })
+        let warmup_epochs = recipe.training.warmup_epochs;
+        Ok(MclRun { method: recipe.method.clone(), network, inflated, graph: Graph::Off, rates: None, warmup_epochs })
     }
 
     /// If `yes`, the same run with steps that need less memory and more time: blocks of the query network run again in
@@ -265,7 +256,7 @@ impl Method for MclRun {
         let views = collate(&batch)?;
         drop(batch); // the views hold copies, and a step needs the memory
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
-        let rates = self.method.rates(lr, at.epoch, self.epochs, self.warmup_epochs);
+        let rates = self.method.rates(lr, at.epoch, at.epochs, self.warmup_epochs);
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
             self.graph.forget(); // the recording has other losses
         }

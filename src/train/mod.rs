@@ -9,6 +9,7 @@ pub mod limits;
 pub mod maclr;
 pub mod mcl;
 pub mod metrics;
+mod order;
 mod pathway;
 pub mod pretrain;
 pub mod recipe;

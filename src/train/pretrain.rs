@@ -1,23 +1,23 @@
 //! The training loop of all methods: order of the videos, steps, checkpoints, metrics, interruption and resumption.
 
-use super::checkpoint::{self, CHECKPOINTS, Checkpoints, Resumed, State};
+use super::checkpoint::{self, CHECKPOINTS, Checkpoint, Checkpoints, Resumed, State};
 use super::folder::Folder;
 use super::limits;
 use super::metrics::Metrics;
+use super::order::Order;
 use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::fnv1a;
 use crate::nn::{Params, Trunk};
 use crate::ops::sgd::Sgd;
-use crate::rng::{self, Purpose};
 pub use crate::ssl::report::Report;
 use crate::video::prefetch::Prefetch;
-use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// A step's place in the run, which is the key of its random numbers.
@@ -29,6 +29,8 @@ pub struct At {
     pub epoch: u64,
     /// Optimiser step, from 0, counted over the whole run.
     pub step: u64,
+    /// The number of epochs that the run was to have at this step: its schedules are of that length.
+    pub epochs: u64,
 }
 
 /// What a method implements for the loop.
@@ -70,8 +72,9 @@ pub type Load<S> = dyn Fn(u64, usize) -> Result<S> + Send + Sync;
 /// Settings of the loop.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which run this is: a text that changes with everything its bits depend on, such as all its settings and videos. Its
-    /// hash is saved with every checkpoint, and the checkpoint of a run with another text is refused.
+    /// Which run this is: a text that changes with everything its bits depend on except the number of epochs, such as all its
+    /// settings and videos. A hash of it, and of the number of epochs at each step before, is saved with every checkpoint; a
+    /// checkpoint with another hash is refused.
     pub run: String,
     /// Seed of everything random.
     pub seed: u64,
@@ -81,12 +84,50 @@ pub struct Settings {
     pub batch: usize,
     /// Learning rate.
     pub schedule: Schedule,
+    /// Where the number of epochs was changed on the way: the numbers that it was before, in the order of the steps.
+    pub earlier: Vec<Earlier>,
     /// The optimiser.
     pub sgd: Sgd,
     /// Threads that prepare samples.
     pub workers: usize,
     /// Epochs between probes during training; 0 for none before the end.
     pub probe_every: u64,
+}
+
+/// The first steps of a run whose number of epochs was changed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    /// The number of epochs that the run was to have.
+    pub epochs: u64,
+    /// The step, counted from 0, from which on it was another one.
+    pub until: u64,
+}
+
+impl Settings {
+    /// The number of epochs that the run is to have, as it was at `step`.
+    #[must_use]
+    pub fn epochs_at(&self, step: u64) -> u64 {
+        self.earlier.iter().find(|earlier| step < earlier.until).map_or(self.epochs, |earlier| earlier.epochs)
+    }
+
+    /// The learning rate of `step`, in a run of `per_epoch` steps in an epoch.
+    fn rate(&self, step: u64, per_epoch: u64) -> f32 {
+        Schedule { steps: per_epoch.saturating_mul(self.epochs_at(step)), ..self.schedule }.at(step)
+    }
+
+    /// A hash of all that the bits of the checkpoint after `step` steps depend on.
+    fn hash_at(&self, step: u64) -> String {
+        let mut text = self.run.clone();
+        let before = self.earlier.iter().copied().chain([Earlier { epochs: self.epochs, until: u64::MAX }]);
+        let mut from = 0;
+        for Earlier { epochs, until } in before.filter(|earlier| earlier.until > 0) {
+            if from < step {
+                text += &format!("\n{epochs} epochs until step {}", until.min(step));
+            }
+            from = until;
+        }
+        format!("{:016x}", fnv1a(text.as_bytes()))
+    }
 }
 
 /// Accuracy of simple classifiers on the frozen features.
@@ -128,10 +169,10 @@ pub struct Outcome {
     pub loss_first: f64,
     /// Mean loss over the last epoch.
     pub loss_last: f64,
-    /// Scores of the untrained network.
-    pub before: Scores,
-    /// Scores of the trained network.
-    pub after: Scores,
+    /// Scores of the untrained network; `None` in a run without evaluation.
+    pub before: Option<Scores>,
+    /// Scores of the trained network; `None` in a run without evaluation.
+    pub after: Option<Scores>,
     /// Seconds of training (steps and loading, without probes), over all sessions of an interrupted run.
     pub train_seconds: f64,
     /// Seconds from the end of a step to the end of the next, including loading: the median over the last 65536 steps
@@ -159,51 +200,14 @@ pub fn steps_per_epoch(videos: usize, batch: usize) -> Result<u64> {
     Ok((videos / batch) as u64)
 }
 
-/// The order of the videos over a run. An epoch is shuffled when one of its samples is first requested, and
-/// [`Order::KEPT`] epochs are kept in memory: those that the loader's threads are working on.
-struct Order {
-    seed: u64,
-    videos: usize,
-    /// Samples per epoch; the remaining videos are not used in it.
-    used: u64,
-    epochs: Mutex<VecDeque<(u64, Arc<[usize]>)>>,
-}
-
-impl Order {
-    const KEPT: usize = 2;
-
-    /// The order for epochs of `per_epoch` steps of `batch` videos.
-    fn new(seed: u64, videos: usize, per_epoch: u64, batch: usize) -> Order {
-        Order { seed, videos, used: per_epoch * batch as u64, epochs: Mutex::default() }
-    }
-
-    /// Epoch and video of sample `i`, counted over the whole run.
-    fn at(&self, i: u64) -> (u64, usize) {
-        let epoch = i / self.used;
-        (epoch, self.epoch(epoch)[(i % self.used) as usize])
-    }
-
-    fn epoch(&self, epoch: u64) -> Arc<[usize]> {
-        // No code that can panic runs under the lock.
-        let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, order)) = epochs.iter().find(|(e, _)| *e == epoch) {
-            return order.clone();
-        }
-        let mut order: Vec<usize> = (0..self.videos).collect();
-        order.shuffle(&mut rng::stream(self.seed, epoch, 0, Purpose::Order));
-        if epochs.len() == Self::KEPT {
-            epochs.pop_front();
-        }
-        epochs.push_back((epoch, order.into()));
-        epochs[epochs.len() - 1].1.clone()
-    }
-}
-
 /// Number of steps whose times are kept for the median.
 const TIMED: usize = 1 << 16;
 
+/// Evaluates a network.
+pub type Evaluate<'a> = dyn FnMut(&Trunk, &Params) -> Result<Scores> + 'a;
+
 /// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, resuming from the folder's
-/// checkpoint if there is one. The same settings give the same bits, however often the run is interrupted.
+/// checkpoint if there is one. Where the number of epochs was changed on the way, [`Settings::earlier`] says so. Without `evaluate`, for videos without labels, there are no scores. The same settings give the same bits, however often the run is interrupted.
 ///
 /// # Errors
 /// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is
@@ -214,7 +218,7 @@ pub fn pretrain<M: Method>(
     method: &mut M,
     load: Arc<Load<M::Sample>>,
     videos: usize,
-    evaluate: &mut dyn FnMut(&Trunk, &Params) -> Result<Scores>,
+    mut evaluate: Option<&mut Evaluate<'_>>,
     folder: &Folder,
     settings: &Settings,
     stop: &AtomicBool,
@@ -231,26 +235,34 @@ pub fn pretrain<M: Method>(
         steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
     // The second newest is kept to go back to, in case the newest is damaged.
     let checkpoints = Checkpoints::open(folder.path().join(CHECKPOINTS), 2)?.every(per_epoch);
+    let mut scores_of = |method: &M| {
+        let (trunk, params) = method.kept();
+        evaluate.as_mut().map(|evaluate| evaluate(trunk, params)).transpose()
+    };
     let (mut last_scores, mut paused) = (None, 0.0);
     let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
         Some(Resumed { checkpoint, state, damaged }) => {
-            same_run(&state, &checkpoint.folder, Some(method.name()), &settings.run)?;
+            same_run(&state, &checkpoint, Some(method.name()), settings)?;
             method.restore(&state)?;
             if !damaged.is_empty() {
                 observer.damaged(&damaged, checkpoint.step);
             }
-            let scores = |probe, knn| Ok::<_, Error>(Scores { probe: state.real(probe)?, knn: state.real(knn)? });
-            if checkpoint.step >= steps {
-                last_scores = Some(scores("probe_after", "knn_after")?);
+            let scores = |when: &str| {
+                let real = |of: &str| state.reals.get(&format!("{of}_{when}")).copied();
+                Some(Scores { probe: real("probe")?, knn: real("knn")? })
+            };
+            if checkpoint.step > steps {
+                return Err(fewer_than_done(settings.epochs, steps, checkpoint.step));
             }
-            (checkpoint.step, scores("probe_before", "knn_before")?, read_seconds(folder))
+            if checkpoint.step == steps {
+                // A run that was to go on when it was saved has none.
+                last_scores = scores("after").map_or_else(|| scores_of(method), |scores| Ok(Some(scores)))?;
+            }
+            (checkpoint.step, scores("before"), read_seconds(folder))
         }
-        None => {
-            let (trunk, params) = method.kept();
-            (0, evaluate(trunk, params)?, 0.0)
-        }
+        None => (0, scores_of(method)?, 0.0),
     };
-    if step == 0 {
+    if let Some(before) = before.filter(|_| step == 0) {
         observer.scores(0, before);
     }
     let mut metrics = Metrics::resume(&folder.path().join("metrics.jsonl"), step)?;
@@ -273,8 +285,8 @@ pub fn pretrain<M: Method>(
     let (mut took, mut loading_seconds) = (VecDeque::new(), 0.0);
 
     while step < steps {
-        let at = At { seed: settings.seed, epoch: step / per_epoch, step };
-        let lr = settings.schedule.at(step);
+        let at = At { seed: settings.seed, epoch: step / per_epoch, step, epochs: settings.epochs_at(step) };
+        let lr = settings.rate(step, per_epoch);
         let began = Instant::now();
         let batch = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
         loading_seconds += began.elapsed().as_secs_f64();
@@ -300,9 +312,10 @@ pub fn pretrain<M: Method>(
             let pause = Instant::now();
             let epochs = step / per_epoch;
             let due = settings.probe_every > 0 && epochs.is_multiple_of(settings.probe_every);
-            if ended && (due || step == steps) {
-                let (trunk, params) = method.kept();
-                let scores = evaluate(trunk, params)?;
+            if ended
+                && (due || step == steps)
+                && let Some(scores) = scores_of(method)?
+            {
                 metrics.write(
                     &json!({"step": step - 1, "epoch": at.epoch, "probe_top1": scores.probe, "knn_top1": scores.knn}),
                 )?;
@@ -311,8 +324,8 @@ pub fn pretrain<M: Method>(
             }
             let mut state = State::default();
             state.texts.insert("method".into(), method.name().into());
-            state.texts.insert("run".into(), hash(&settings.run));
-            let scores = [("before", Some(before)), ("after", last_scores.filter(|_| step == steps))];
+            state.texts.insert("run".into(), settings.hash_at(step));
+            let scores = [("before", before), ("after", last_scores.filter(|_| step == steps))];
             for (when, scores) in scores {
                 let Some(scores) = scores else { continue };
                 state.reals.insert(format!("probe_{when}"), scores.probe);
@@ -334,7 +347,7 @@ pub fn pretrain<M: Method>(
         }
     }
     drop(samples);
-    let after = last_scores.unwrap_or(before); // `before` only for a run without steps
+    let after = last_scores.or(before); // `before` only for a run without steps
     let losses = metrics.means("loss")?;
     let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
     took.make_contiguous().sort_by(f64::total_cmp);
@@ -353,31 +366,44 @@ pub fn pretrain<M: Method>(
     })
 }
 
-fn hash(run: &str) -> String {
-    format!("{:016x}", fnv1a(run.as_bytes()))
-}
-
-/// Refuses the folder of another run than `run` ([`Settings::run`]), by its newest checkpoint that can be read. Nothing is
-/// changed: call it before the folder is bound to the run.
+/// Refuses the folder of another run than that of `settings`, by its newest checkpoint that can be read. Nothing is changed:
+/// call it before the folder is bound to the run.
 ///
 /// # Errors
 /// `Data` naming the checkpoint; `Io` when the folder cannot be read.
-pub fn check_run(folder: &Path, run: &str) -> Result<()> {
+pub fn check_run(folder: &Path, settings: &Settings) -> Result<()> {
     match checkpoint::newest_state(&folder.join(CHECKPOINTS))? {
-        Some((path, state)) => same_run(&state, &path, None, run),
+        Some((checkpoint, state)) => same_run(&state, &checkpoint, None, settings),
         None => Ok(()),
     }
 }
 
+/// The steps that the run in `folder` has done, by its newest checkpoint that can be read; 0 without one.
+///
+/// # Errors
+/// `Io` when the folder cannot be read.
+pub fn steps_done(folder: &Path) -> Result<u64> {
+    Ok(checkpoint::newest_state(&folder.join(CHECKPOINTS))?.map_or(0, |(checkpoint, _)| checkpoint.step))
+}
+
+/// The error for a run whose `steps` of `epochs` are fewer than the steps that are `done`.
+pub fn fewer_than_done(epochs: u64, steps: u64, done: u64) -> Error {
+    let rule = format!(
+        "they have {steps} steps, and this run has done {done}: a run can be made longer, and not shorter than it is; choose \
+         more epochs or another --out"
+    );
+    Error::param("settings", limits::EPOCHS.option, epochs, rule)
+}
+
 /// Refuses the state of a run of another method, or with other settings or videos.
-fn same_run(state: &State, checkpoint: &Path, method: Option<&str>, run: &str) -> Result<()> {
+fn same_run(state: &State, checkpoint: &Checkpoint, method: Option<&str>, settings: &Settings) -> Result<()> {
     let saved = |name: &str| state.texts.get(name).map_or("", String::as_str);
-    if method.is_none_or(|method| saved("method") == method) && saved("run") == hash(run) {
+    if method.is_none_or(|method| saved("method") == method) && saved("run") == settings.hash_at(checkpoint.step) {
         return Ok(());
     }
     let what = "this checkpoint is of another run, with another method or other settings or videos: put the run's own \
                 checkpoint in its place, or begin anew in another folder";
-    Err(Error::data(checkpoint, what))
+    Err(Error::data(&checkpoint.folder, what))
 }
 
 /// Training seconds so far. They are stored next to the checkpoint, not in it, because the checkpoint's bits depend on
@@ -393,43 +419,6 @@ fn write_seconds(folder: &Folder, seconds: f64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The order of a complete run by its definition: each epoch shuffled by its own stream, with the remaining videos
-    /// left out.
-    fn whole(seed: u64, videos: usize, used: usize, epochs: u64) -> Vec<(u64, usize)> {
-        (0..epochs)
-            .flat_map(|epoch| {
-                let mut order: Vec<usize> = (0..videos).collect();
-                order.shuffle(&mut rng::stream(seed, epoch, 0, Purpose::Order));
-                order.into_iter().take(used).map(move |video| (epoch, video))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn an_epoch_at_a_time_is_the_order_of_the_whole_run() {
-        for (videos, batch) in [(1, 1), (7, 2), (12, 4), (5, 5)] {
-            let per_epoch = steps_per_epoch(videos, batch).unwrap();
-            let order = Order::new(3, videos, per_epoch, batch);
-            let want = whole(3, videos, per_epoch as usize * batch, 6);
-            let got: Vec<_> = (0..want.len() as u64).map(|i| order.at(i)).collect();
-            assert_eq!(got, want, "{videos} videos, batches of {batch}");
-            // Threads request samples out of order, and a run may be resumed in the middle.
-            for (i, want) in want.iter().enumerate().rev() {
-                assert_eq!(order.at(i as u64), *want);
-            }
-        }
-    }
-
-    #[test]
-    fn a_run_of_any_length_holds_two_epochs() {
-        let (videos, epochs) = (10, 1_000_000_000_000);
-        let order = Order::new(0, videos, 5, 2);
-        for i in [0, 9, 10 * epochs / 2, 10 * epochs - 1] {
-            assert_eq!(order.at(i).0, i / 10);
-            assert!(order.epochs.lock().unwrap().len() <= Order::KEPT);
-        }
-    }
 
     #[test]
     fn a_batch_larger_than_the_data_is_refused_with_the_largest_that_fits() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::fields::{Line, List, Reading, Separator, fields, whole};
+use super::fields::{Line, List, Separator, fields, whole};
 use crate::error::{Error, Result};
 
 /// Names that columns have in the headers of lists, the better ones first.
@@ -27,6 +27,15 @@ const LABELS: [&str; 9] =
 /// Columns that say what a video was cut from, as in Kinetics' lists.
 const CUT: [&str; 3] = ["youtube_id", "time_start", "time_end"];
 
+/// How the files of such lists are called.
+const NAMES: &str =
+    "a list with Kinetics' columns means files called youtube_id_start_end.mp4, the seconds with six digits";
+
+/// Whether a first line is the header of a list of paths alone.
+pub(super) fn is_path_column(line: &str) -> bool {
+    PATHS.contains(&&*line.to_lowercase().replace([' ', '-'], "_"))
+}
+
 /// The names of the columns where a first line has them, and what separates them. Between blanks only `path label` is known.
 pub(super) fn header(line: &str) -> Option<(Separator, Vec<String>)> {
     Separator::ALL.into_iter().find_map(|separator| {
@@ -41,7 +50,7 @@ pub(super) fn header(line: &str) -> Option<(Separator, Vec<String>)> {
             (Separator::Blank, _) => false,
             _ => {
                 let cut = CUT.iter().all(|column| names.iter().any(|n| n == column));
-                (cut || names.iter().any(|n| is(&PATHS, n))) && names.iter().any(|n| is(&LABELS, n))
+                cut || (names.iter().any(|n| is(&PATHS, n)) && names.iter().any(|n| is(&LABELS, n)))
             }
         };
         found.then_some((separator, names))
@@ -57,9 +66,7 @@ pub(super) fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separa
         (None, [Some(id), Some(start), Some(end)]) => (id, Some([start, end])),
         _ => return Err(Error::data(list, "the header names no column of paths")),
     };
-    let Some(label_at) = best(&LABELS) else {
-        return Err(Error::data(list, "the header names no column of labels"));
-    };
+    let label_at = best(&LABELS);
     let mut out = Vec::with_capacity(lines.len());
     for (number, line) in lines {
         let bad = |why: String| Error::format(list, *number, format!("line {number}, `{line}`, {why}"));
@@ -72,9 +79,12 @@ pub(super) fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separa
             return Err(bad(format!("has {n} fields, the header {m}: quote what holds {}", separator.name())));
         }
         let field = |at: usize| fields.get(at).map(String::as_str).unwrap_or_default();
-        let Some(Reading { path, label }) = Reading::new(field(path_at), field(label_at)) else {
-            return Err(bad(format!("has no `{}` or no `{}`", names[path_at], names[label_at])));
-        };
+        let (path, label) = (field(path_at).trim(), label_at.map(|at| field(at).trim()));
+        if path.is_empty() || label.is_some_and(str::is_empty) {
+            let of_label = label_at.map(|at| format!(" or no `{}`", names[at])).unwrap_or_default();
+            return Err(bad(format!("has no `{}`{of_label}", names[path_at])));
+        }
+        let (path, label) = (path.to_owned(), label.map(str::to_owned));
         let path = match cut {
             None => path,
             Some([start, end]) => match (seconds(field(start)), seconds(field(end))) {
@@ -85,15 +95,20 @@ pub(super) fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separa
         out.push(Line { number: *number, path, label });
     }
     let unused: Vec<&str> = (0..names.len())
-        .filter(|&i| i != path_at && i != label_at && !cut.is_some_and(|at| at.contains(&i)) && !names[i].is_empty())
+        .filter(|&i| {
+            i != path_at && Some(i) != label_at && !cut.is_some_and(|at| at.contains(&i)) && !names[i].is_empty()
+        })
         .map(|i| names[i].as_str())
         .collect();
     let mut warnings = Vec::new();
     if !unused.is_empty() {
-        let (list, unused) = (list.display(), unused.join(", "));
-        warnings.push(format!("{list}: `{}` and `{}` are used, not {unused}", names[path_at], names[label_at]));
+        let used = match label_at {
+            Some(at) => format!("`{}` and `{}` are", names[path_at], names[at]),
+            None => format!("`{}` is", names[path_at]),
+        };
+        warnings.push(format!("{}: {used} used, not {}", list.display(), unused.join(", ")));
     }
-    whole(list, List { lines: out, warnings, cut: cut.is_some() })
+    whole(list, List { lines: out, warnings, names: cut.map(|_| NAMES) })
 }
 
 /// Whole seconds: `20`, or `20.0` as some tables have them.
@@ -102,15 +117,4 @@ fn seconds(text: &str) -> Option<u64> {
         .map_or(Some(text), |(whole, rest)| rest.bytes().all(|b| b == b'0').then_some(whole))?
         .parse()
         .ok()
-}
-
-/// Refuses a first line that looks like a header which names videos, and no label.
-pub(super) fn refuse_nameless(list: &Path, first: &str) -> Result<()> {
-    let names: Vec<String> = first.split(',').map(|n| n.trim().trim_matches('"').to_lowercase()).collect();
-    if !CUT.iter().all(|column| names.iter().any(|n| n == column)) {
-        return Ok(());
-    }
-    let what = "its header is that of Kinetics without `label`, and a list must say the class of each video: take one with the \
-                columns label, youtube_id, time_start, time_end, or write lines of `path label`";
-    Err(Error::data(list, what))
 }

@@ -8,15 +8,16 @@ use crate::error::{Error, Result};
 pub(super) struct Line {
     pub number: u64,
     pub path: String,
-    pub label: String,
+    /// `None` in a list of paths alone.
+    pub label: Option<String>,
 }
 
-/// A list of `path label` lines, and what is unusual about it.
+/// A list of `path label` lines, or of paths alone, and what is unusual about it.
 pub(super) struct List {
     pub lines: Vec<Line>,
     pub warnings: Vec<String>,
-    /// Whether paths are names of files, which may lie anywhere below the list's folder.
-    pub cut: bool,
+    /// For paths that are names of files, which may lie anywhere below the list's folder: how they are called.
+    pub names: Option<&'static str>,
 }
 
 /// What separates the fields of a line.

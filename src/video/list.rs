@@ -1,4 +1,4 @@
-//! Lists of videos: lines of `path label`, in the formats in common use.
+//! Lists of videos: lines of `path label`, in the formats in common use, or of paths alone.
 //!
 //! - Fields are separated by commas, tabs, semicolons or blanks, by the same in the whole list. The first three follow the rules
 //!   of CSV: a field that holds a separator is quoted, and a quote inside of quotes is doubled.
@@ -7,6 +7,8 @@
 //! - The header of Kinetics (`label,youtube_id,time_start,time_end,split`) names videos by what they were cut from: a line means
 //!   `<youtube_id>_<start>_<end>.mp4`, the seconds with six digits, wherever it is below the list's folder.
 //! - Between blanks, a path ends with the extension of a video, and the label is all of the rest.
+//! - A line that is a path as a whole, to something that is there or with the extension of a video, has no label. It is quoted
+//!   where it holds a separator. All lines have a label, or none has.
 //! - A comment is a line that begins with `# `. Other lines may begin with `#`: some videos do.
 //!
 //! If a line can be read in two ways, the one whose file exists is used. If that does not decide, the list is refused
@@ -14,7 +16,7 @@
 
 use std::path::Path;
 
-use super::columns::{by_columns, header, refuse_nameless};
+use super::columns::{by_columns, header, is_path_column};
 pub(super) use super::fields::Line;
 use super::fields::{List, Reading, Separator, fields, whole};
 use crate::error::{Error, Result};
@@ -106,21 +108,59 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
         match header(first) {
             Some((Separator::Blank, _)) => lines = &lines[1..],
             Some((separator, names)) => return by_columns(list, &lines[1..], separator, &names),
-            None => refuse_nameless(list, first)?,
+            None if is_path_column(first) && !exists(first) => lines = &lines[1..],
+            None => {}
         }
+    }
+    if let Some(lines) = paths_alone(list, lines, exists)? {
+        return whole(list, List { lines, warnings: Vec::new(), names: None });
     }
     let separator = separator_of(list, lines, exists)?;
     let mut out = Vec::with_capacity(lines.len());
     for (number, line) in lines {
         match meaning(line, separator, exists) {
-            Meaning::One(Reading { path, label }) => out.push(Line { number: *number, path, label }),
+            Meaning::One(Reading { path, label }) => out.push(Line { number: *number, path, label: Some(label) }),
             Meaning::Two(a, b) => return Err(ambiguous(list, *number, line, &a, &b)),
+            Meaning::Nothing(_) if alone(line, exists).is_some() => {
+                let what = format!("line {number}, `{line}`, has no label, and lines before have one: {ALL_OR_NONE}");
+                return Err(Error::format(list, *number, what));
+            }
             Meaning::Nothing(why) => {
                 return Err(Error::format(list, *number, format!("line {number}, `{line}`, {why}")));
             }
         }
     }
-    whole(list, List { lines: out, warnings: Vec::new(), cut: false })
+    whole(list, List { lines: out, warnings: Vec::new(), names: None })
+}
+
+const ALL_OR_NONE: &str = "give each video a label, or none";
+
+/// The lines of a list of paths without labels; `None` where the first line is no path as a whole.
+fn paths_alone(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<Option<Vec<Line>>> {
+    if lines.first().is_none_or(|(_, first)| alone(first, exists).is_none()) {
+        return Ok(None);
+    }
+    let read = |(number, line): &(u64, String)| match alone(line, exists) {
+        Some(path) => Ok(Line { number: *number, path, label: None }),
+        None => {
+            let what =
+                format!("line {number}, `{line}`, is no path to a video, and the lines before are: {ALL_OR_NONE}");
+            Err(Error::format(list, *number, what))
+        }
+    };
+    lines.iter().map(read).collect::<Result<_>>().map(Some)
+}
+
+/// The path in a line that is one as a whole: to something that is there, unless the line can also be read as such a path and a
+/// label, or by the extension of a video, with separators between quotes only.
+fn alone(line: &str, exists: &dyn Fn(&str) -> bool) -> Option<String> {
+    let inside = line.strip_prefix('"').and_then(|l| l.strip_suffix('"'));
+    let quoted = inside.map(|l| l.replace("\"\"", "\0")).filter(|l| !l.contains('"')).map(|l| l.replace('\0', "\""));
+    let one = quoted.is_some() || !line.contains([',', ';', '\t', '"']);
+    let path = quoted.unwrap_or_else(|| line.to_owned());
+    let with_label = |s: Separator| readings(line, s).is_ok_and(|all| all.iter().any(|r| exists(&r.path)));
+    let is = (one && is_video(Path::new(&path))) || (exists(&path) && !Separator::ALL.into_iter().any(with_label));
+    is.then_some(path)
 }
 
 fn ambiguous(list: &Path, number: u64, line: &str, a: &Reading, b: &Reading) -> Error {

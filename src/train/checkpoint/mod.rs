@@ -268,18 +268,18 @@ pub fn newest_intact(folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>>
     damaged.into_iter().next().map_or(Ok(None), Err)
 }
 
-/// The state in the newest checkpoint below `folder` that can be read, and that checkpoint's folder. Nothing is
-/// changed; the weights are not read.
+/// The newest checkpoint below `folder` whose state can be read, and that state. Nothing is changed;
+/// the weights are not read.
 ///
 /// # Errors
 /// `Io` when the folder cannot be read.
-pub fn newest_state(folder: &Path) -> Result<Option<(PathBuf, State)>> {
+pub fn newest_state(folder: &Path) -> Result<Option<(Checkpoint, State)>> {
     if !folder.is_dir() {
         return Ok(None);
     }
     let store = Checkpoints { folder: folder.to_owned(), keep: 1, every: 1 };
     let newest_first = store.list()?.into_iter().rev();
-    Ok(newest_first.into_iter().find_map(|c| State::load(&c.state()).ok().map(|state| (c.folder, state))))
+    Ok(newest_first.into_iter().find_map(|c| State::load(&c.state()).ok().map(|state| (c, state))))
 }
 
 /// The file of weights that `path` stands for, where a network is to be initialised: a file itself, the one in the folder
@@ -301,10 +301,8 @@ pub fn weights_of(path: &Path) -> Result<PathBuf> {
         let what = "this is neither a run's folder, with `checkpoints`, nor a network's, with `model.safetensors`";
         return Err(Error::data(path, what));
     }
-    let store = Checkpoints { folder, keep: 1, every: 1 };
-    let intact = |checkpoint: &Checkpoint| Source::open(&checkpoint.weights()).and_then(|mut s| s.verify()).is_ok();
-    let newest = store.list()?.into_iter().rev().find(intact);
-    newest.map(|c| c.weights()).ok_or_else(|| Error::data(path, "this run has no intact checkpoint yet"))
+    let newest = newest_intact(&folder)?.map(|(checkpoint, _)| checkpoint.weights());
+    newest.ok_or_else(|| Error::data(path, "this run has no checkpoint yet"))
 }
 
 /// The folder of a run's checkpoints, in its own.

@@ -39,16 +39,17 @@ impl Source {
 }
 
 impl Dataset {
-    /// A hash of all videos in their order: name, class, number of the class, and [`Source::fingerprint`]. It does not
+    /// A hash of all videos in their order: name, class and its number if it has a label, and [`Source::fingerprint`]. It does not
     /// change when the data is moved as a whole or copied.
     ///
     /// # Errors
     /// Those [of the machine](Error::is_of_the_machine).
     pub fn fingerprint(&self) -> Result<u64> {
         let of = |item: &super::Item| {
-            let (class, source) = (&self.classes[item.label], item.source.fingerprint()?);
+            let source = item.source.fingerprint()?;
             let name: PathBuf = Path::new(&item.name).components().collect();
-            let text = format!("{}\0{class}\0{}\0{source:x}", name.display(), item.label);
+            let class = item.label.map(|label| format!("{}\0{label}", self.classes[label])).unwrap_or_default();
+            let text = format!("{}\0{class}\0{source:x}", name.display());
             Ok(fnv1a(text.as_bytes()).to_le_bytes())
         };
         let videos: Vec<[u8; 8]> = self.items.par_iter().map(of).collect::<Result<_>>()?;
@@ -118,7 +119,7 @@ mod tests {
         let data = |paths: &[(PathBuf, usize)], classes: &[&str]| {
             let item = |(path, label): &(PathBuf, usize)| {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                Item { source: Source::File(path.clone()), label: *label, name }
+                Item { source: Source::File(path.clone()), label: Some(*label), name }
             };
             let classes = classes.iter().map(|c| (*c).to_owned()).collect();
             Dataset::new(Split::Train, classes, paths.iter().map(item).collect()).fingerprint().unwrap()
@@ -145,7 +146,7 @@ mod tests {
     fn frames_in_a_folder_count_by_their_names_and_sizes() {
         let dir = tempfile::tempdir().unwrap();
         let of = || {
-            let item = Item { source: Source::Folder(dir.path().to_owned()), label: 0, name: "v".to_owned() };
+            let item = Item { source: Source::Folder(dir.path().to_owned()), label: Some(0), name: "v".to_owned() };
             Dataset::new(Split::Train, vec!["a".to_owned()], vec![item]).fingerprint().unwrap()
         };
         let mut seen = vec![of()];
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn flow_is_told_apart_by_its_files_and_a_field_not_by_place() {
         let dir = tempfile::tempdir().unwrap();
-        let item = Item { source: Source::Procedural(0), label: 0, name: "class/v.mp4".to_owned() };
+        let item = Item { source: Source::Procedural(0), label: Some(0), name: "class/v.mp4".to_owned() };
         let data = Dataset::new(Split::Train, vec!["class".to_owned()], vec![item]);
         let (here, there) = (dir.path().join("here"), dir.path().join("there"));
         let of = |root: &Path| data.flow_fingerprint(root).unwrap();

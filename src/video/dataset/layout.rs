@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::list;
-use super::messages::{last, last_two, refuse_absent, unused};
+use super::messages::{last, last_two, unused};
+use super::problems::Lacking;
 use super::public::{self, Set};
 use super::walk::{Tree, identity, looks_like_split, walk};
 use super::{Found, Labelled, Source};
@@ -25,6 +26,12 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
         return match (public::named(path), test) {
             (Some(found), None) => found,
             (Some(found), Some(test)) if public::is_partner(path, test) => found,
+            (None, None) if list::is_video(path) => {
+                files::check_regular(path, "a video")?;
+                let (source, name) = (Source::File(path.to_owned()), last(path));
+                let train = vec![Labelled { source, class: None, name, line: None }];
+                Ok(Found { train, layout: format!("the video {}", path.display()), ..Found::default() })
+            }
             _ => plain(path, test),
         };
     }
@@ -54,9 +61,11 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
         tree.warnings.push(format!("the lists in {} name no video of {}", set.folder.display(), path.display()));
     }
     let lists = std::mem::take(&mut tree.lists);
-    let (train, mut warnings) = class_folders(path, tree)?;
+    let (train, mut warnings) = folders(path, tree)?;
     warnings.extend(unused(lists, &[]));
-    Ok(Found { classes: None, train, test: None, layout: format!("class folders in {}", path.display()), warnings })
+    let of = if train.iter().all(|video| video.class.is_none()) { "videos" } else { "class folders" };
+    let layout = format!("{of} in {}", path.display());
+    Ok(Found { train, layout, warnings, ..Found::default() })
 }
 
 /// `train.csv` and `test.csv` or `val.csv`, or the same with `.txt`.
@@ -95,25 +104,25 @@ fn source_at(base: &Path, path: &str) -> Option<Source> {
     at(path).or_else(forward).or_else(below)
 }
 
-/// Lists of `path label` lines.
+/// Lists of `path label` lines, or of paths alone.
 pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
     list::refuse_no_list(
         train,
-        "give a folder with a folder of videos for each class, or a list of lines `path label`",
+        "give a folder of videos, or one with a folder of videos for each class, or a list of lines `path label`",
     )?;
     if let Some(test) = test {
         let wanted = "the videos for testing are given as a list of lines `path label`; without lists, as a folder `test` beside a \
                       folder `train`";
         list::refuse_no_list(test, wanted)?;
     }
-    let mut warnings = Vec::new();
+    let (mut warnings, mut lacking) = (Vec::new(), Vec::new());
     let mut read = |path: &Path| -> Result<Vec<Labelled>> {
         let base = path.parent().unwrap_or(Path::new(""));
         let list = list::read(path, &|video| source_at(base, video).is_some())?;
         warnings.extend(list.warnings);
         let (total, path): (usize, Arc<Path>) = (list.lines.len(), path.into());
         let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
-        let below = if list.cut { by_stem(base)? } else { HashMap::new() };
+        let below = if list.names.is_some() { by_stem(base)? } else { HashMap::new() };
         for list::Line { number, path: name, label: class } in list.lines {
             match source_at(base, &name).or_else(|| below.get(stem(Path::new(&name))).cloned()) {
                 Some(source) => videos.push(Labelled { source, class, name, line: Some((path.clone(), number)) }),
@@ -125,13 +134,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
                 }
             }
         }
-        if list.cut && !videos.is_empty() {
-            warnings.extend(absent_of_cut(&path, total, &absent));
-        } else if list.cut {
-            refuse_absent_of_cut(&path, total, &absent)?;
-        } else {
-            refuse_absent(&path, total, &absent)?;
-        }
+        lacking.push(Lacking { list: path, total, absent, names: list.names });
         Ok(videos)
     };
     let layout = match test {
@@ -142,7 +145,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
         refuse_same(train, test)?;
     }
     let (train, test) = (read(train)?, test.map(read).transpose()?);
-    Ok(Found { classes: None, train, test, layout, warnings })
+    Ok(Found { train, test, layout, warnings, lacking, ..Found::default() })
 }
 
 /// The videos below a folder by their names without extensions, of several the first by its path.
@@ -157,27 +160,6 @@ fn by_stem(base: &Path) -> Result<HashMap<String, Source>> {
 fn stem(path: &Path) -> &str {
     let name = if list::is_video(path) { path.file_stem() } else { path.file_name() };
     name.and_then(|n| n.to_str()).unwrap_or_default()
-}
-
-/// A warning about missing videos that a list names by the recordings they were cut from. Of such data sets, parts are
-/// no longer available.
-fn absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Option<String> {
-    let (line, first) = absent.first()?;
-    let (n, list) = (absent.len(), list.display());
-    Some(format!(
-        "{n} of the {total} videos that {list} names are absent and left out, the first is {first} in line {line}"
-    ))
-}
-
-/// Refuses such a list where none of its videos is there.
-fn refuse_absent_of_cut(list: &Path, total: usize, absent: &[(u64, String)]) -> Result<()> {
-    let Some((line, first)) = absent.first() else { return Ok(()) };
-    let what = format!(
-        "none of the {total} videos it names is below its folder, the first is {first} in line {line}: a list with Kinetics' \
-         columns means files called youtube_id_start_end.mp4, the seconds with six digits; of other names write lines of \
-         `path label`"
-    );
-    Err(Error::data(list, what))
 }
 
 /// Refuses one list for both sides.
@@ -203,7 +185,7 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
     let mut read = |side: &Path| -> Result<Vec<Labelled>> {
         let mut tree = walk(side)?;
         warnings.extend(unused(std::mem::take(&mut tree.lists), &[]));
-        let (videos, odd) = class_folders(side, tree)?;
+        let (videos, odd) = folders(side, tree)?;
         warnings.extend(odd);
         Ok(videos)
     };
@@ -222,7 +204,7 @@ fn folder_pair(dir: &Path) -> Result<Option<Found>> {
         warnings.push(format!("beside train and {}, {} is not used", last(&held), others.join(", ")));
     }
     let layout = format!("class folders in {} and {}", train.display(), held.display());
-    Ok(Some(Found { classes: None, train: videos, test: Some(held_out), layout, warnings }))
+    Ok(Some(Found { train: videos, test: Some(held_out), layout, warnings, ..Found::default() }))
 }
 
 /// A name as text. Where it is no UTF-8 its bytes are escaped, so that two names stay two.
@@ -230,8 +212,9 @@ fn text(name: &OsStr) -> String {
     name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
 }
 
-/// The videos of a tree whose folders name their classes, and what is skipped.
-fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
+/// The videos of a tree whose folders name their classes, or without labels where all lie directly in `dir`; and what is
+/// skipped.
+fn folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
     tree.use_frames(dir);
     if let Some(([a, b], first)) = tree.same_twice(dir) {
         let what = format!(
@@ -245,25 +228,30 @@ fn class_folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<Strin
     }
     let mut warnings = std::mem::take(&mut tree.warnings);
     let (mut videos, total) = (BTreeMap::new(), tree.files.len() + tree.frames.len());
+    let mut loose: BTreeMap<PathBuf, Labelled> = BTreeMap::new();
     for (source, path) in tree.videos(dir) {
         if path == dir && total > 1 {
             warnings.push(format!("{} itself holds pictures, and they are left out", dir.display()));
             continue;
         }
         let parent = path.parent().filter(|p| *p != dir && path != dir).and_then(Path::file_name);
-        let Some(class) = parent.map(text) else {
-            let what = format!(
-                "{} lies in no class folder: training needs no labels, but its features are evaluated by telling classes \
-                 apart; put the videos into two folders or more, named after classes, or give a `path label` list",
-                path.display()
-            );
-            return Err(Error::data(dir, what));
-        };
-        videos.insert(path.clone(), Labelled { source, class, name: last_two(&path), line: None });
+        let class = parent.map(text);
+        let (side, name) = if class.is_some() { (&mut videos, last_two(&path)) } else { (&mut loose, last(&path)) };
+        side.insert(path, Labelled { source, class, name, line: None });
     }
+    if let (Some(one), Some(other)) = (loose.keys().next(), videos.keys().next()) {
+        let what = format!(
+            "{} lies in no class folder, and {} does: put all videos into class folders, or all directly into the folder to \
+             train without labels",
+            one.display(),
+            other.display()
+        );
+        return Err(Error::data(dir, what));
+    }
+    videos.append(&mut loose);
     if videos.is_empty() {
-        let what = "there is no video in it: expected lists of UCF101 or HMDB51, train.csv and test.csv, or folders named \
-                    after classes with video files or folders of frames";
+        let what = "there is no video in it: expected video files or folders of frames, directly or in folders named after \
+                    classes, or lists of UCF101 or HMDB51, or train.csv and test.csv";
         return Err(Error::data(dir, what));
     }
     Ok((videos.into_values().collect(), warnings))

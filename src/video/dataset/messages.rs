@@ -23,6 +23,26 @@ pub(super) fn refuse_absent(list: &Path, total: usize, absent: &[(u64, String)])
     Err(Error::data(list, what))
 }
 
+/// A warning about missing videos of a list that names files wherever they are: of such data sets, parts are no longer
+/// available.
+pub(super) fn absent_of_names(list: &Path, total: usize, absent: &[(u64, String)]) -> Option<String> {
+    let (line, first) = absent.first()?;
+    let (n, list) = (absent.len(), list.display());
+    Some(format!(
+        "{n} of the {total} videos that {list} names are absent and left out, the first is {first} in line {line}"
+    ))
+}
+
+/// Refuses such a list where none of its videos is there; `names` says how they are called.
+pub(super) fn refuse_absent_of_names(list: &Path, total: usize, absent: &[(u64, String)], names: &str) -> Result<()> {
+    let Some((line, first)) = absent.first() else { return Ok(()) };
+    let what = format!(
+        "none of the {total} videos it names is below its folder, the first is {first} in line {line}: {names}; of other \
+         names write lines of `path label`"
+    );
+    Err(Error::data(list, what))
+}
+
 /// The last component of a path.
 pub(super) fn last(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()

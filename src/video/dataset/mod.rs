@@ -17,10 +17,14 @@ mod fingerprint;
 mod layout;
 mod messages;
 mod origin;
+mod problems;
 mod public;
 mod trees;
 mod twins;
 mod walk;
+
+use problems::{Lacking, On};
+pub use problems::{Problem, ProblemKind};
 
 use super::procedural::{MOTIONS, ProceduralSpec};
 use crate::error::{Error, Result};
@@ -74,8 +78,8 @@ pub fn lines_of_list(list: &Path) -> Result<Vec<(u64, String)>> {
 pub struct Item {
     /// Source of its frames.
     pub source: Source,
-    /// Index into [`Dataset::classes`].
-    pub label: usize,
+    /// Index into [`Dataset::classes`]; `None` in a data set without labels.
+    pub label: Option<usize>,
     /// A name for messages and images, e.g. `hover/v_hover_S6_c00.mp4`.
     pub name: String,
 }
@@ -103,7 +107,7 @@ impl Split {
 /// The videos of one split.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// Names of the classes, indexed by labels. Both splits have the same.
+    /// Names of the classes, indexed by labels; none in a data set without labels. Both splits have the same.
     pub classes: Vec<String>,
     /// The videos, in the order of the list or sorted by path.
     pub items: Vec<Item>,
@@ -130,8 +134,8 @@ pub struct Splits {
 impl Dataset {
     fn new(split: Split, classes: Vec<String>, items: Vec<Item>) -> Self {
         let mut count = vec![0usize; classes.len()];
-        for item in &items {
-            count[item.label] += 1;
+        for label in items.iter().filter_map(|item| item.label) {
+            count[label] += 1;
         }
         let warnings = count.iter().zip(&classes).filter_map(|(&n, class)| match n {
             0 => Some(format!("class {class} has no {} video", split.name())),
@@ -147,7 +151,7 @@ impl Dataset {
     /// Those of [`Splits::open`].
     pub fn open(list: &Path) -> Result<Self> {
         let found = layout::plain(list, None)?;
-        Ok(Found { test: Some(Vec::new()), ..found }.into_splits(list)?.train)
+        Ok(Found { test: Some(Vec::new()), ..found }.into_splits(list, &mut On::Refuse)?.train)
     }
 
     /// Number of videos.
@@ -163,17 +167,23 @@ impl Dataset {
     }
 
     /// The recording that each video is a clip of, by the names of public data sets (`…_g01_c02`) and words such as
-    /// `_part2`;
-    /// `None` where a name says nothing of it. Clips of one recording are not independent.
+    /// `_part2`; `None` where a name says nothing of it. Clips of one recording are not independent.
     #[must_use]
     pub fn recordings(&self) -> Vec<Option<String>> {
-        self.items.iter().map(|item| origin::recording(&item.name, &self.classes[item.label])).collect()
+        let class = |item: &Item| item.label.map_or("", |label| self.classes[label].as_str());
+        self.items.iter().map(|item| origin::recording(&item.name, class(item))).collect()
     }
 
-    /// The label of each video.
+    /// Whether the videos have labels: all have, or none has.
     #[must_use]
-    pub fn labels(&self) -> Vec<usize> {
-        self.items.iter().map(|item| item.label).collect()
+    pub fn is_labelled(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
+    /// The label of each video; `None` in a data set without labels.
+    #[must_use]
+    pub fn labels(&self) -> Option<Vec<usize>> {
+        self.items.iter().map(|item| item.label).collect::<Option<_>>().filter(|_| self.is_labelled())
     }
 }
 
@@ -189,7 +199,7 @@ impl Splits {
             let classes: Vec<String> = MOTIONS[..spec.classes].iter().map(|m| (*m).to_owned()).collect();
             let item = |i: usize| {
                 let label = spec.label(i);
-                Item { source: Source::Procedural(i), label, name: format!("{}/{i:05}", classes[label]) }
+                Item { source: Source::Procedural(i), label: Some(label), name: format!("{}/{i:05}", classes[label]) }
             };
             let items = range.map(item).collect();
             Dataset { procedural: Some(spec.clone()), ..Dataset::new(split, classes, items) }
@@ -212,7 +222,9 @@ impl Splits {
     /// 3. the same with HMDB51's lists, `<class>_test_split1.txt` in `testTrainMulti_7030_splits`;
     /// 4. a folder with `train.csv` and `test.csv` (or `val.csv`, or `.txt`) of lines as in 1;
     /// 5. a folder with `train` and `test` (or `val`) folders of class folders;
-    /// 6. a folder of class folders, of which a part is held out.
+    /// 6. a folder of class folders, of which a part is held out;
+    /// 7. videos without labels: a folder with all videos directly in it, a list of paths alone (or Kinetics' list without
+    ///    labels), or a single video. There is no test set, and all videos are for training.
     ///
     /// A video is a file or a folder of frames. Folders of flow, masks or depth beside the frames are left out, by
     /// their names, also where they are a tree of their own (`masks/class/video` beside `rgb/class/video`). So are the
@@ -231,13 +243,24 @@ impl Splits {
     /// # Errors
     /// `Io` when something cannot be read; `Format` with the line number for an invalid or ambiguous line; `Data` when
     /// there is nothing to train on, a list names missing files (the first and their number), a file has two labels, a
-    /// file is in both splits, or no class of the test videos is one of the training videos.
+    /// file is in both splits, no class of the test videos is one of the training videos, or some videos have labels and
+    /// others have none.
     pub fn open(path: &Path, test: Option<&Path>) -> Result<Self> {
-        layout::open(path, test)?.into_splits(path)
+        layout::open(path, test)?.into_splits(path, &mut On::Refuse)
+    }
+
+    /// Reads a data set like [`Splits::open`], and `tell`s each problem for which that would refuse it or warn. Videos with
+    /// such problems are left out, where something else is left to be looked at. Nothing is decoded.
+    ///
+    /// # Errors
+    /// As [`Splits::open`], for all that is no [`Problem`].
+    pub fn inspect(path: &Path, test: Option<&Path>, mut tell: impl FnMut(Problem)) -> Result<Self> {
+        layout::open(path, test)?.into_splits(path, &mut On::Tell(&mut tell))
     }
 }
 
 /// Result of reading a layout: videos with class names, before classes are numbered and videos held out.
+#[derive(Default)]
 struct Found {
     /// Order of the classes if the layout gives one; otherwise they are sorted.
     classes: Option<Vec<String>>,
@@ -246,19 +269,26 @@ struct Found {
     test: Option<Vec<Labelled>>,
     layout: String,
     warnings: Vec<String>,
+    /// What the lists name and is not there.
+    lacking: Vec<Lacking>,
 }
 
-/// A video with the name of its class.
+/// A video with the name of its class, if it has a label.
 #[derive(Debug, Clone)]
 struct Labelled {
     source: Source,
-    class: String,
+    class: Option<String>,
     name: String,
     /// The list that names it, and the line.
     line: Option<(Arc<Path>, u64)>,
 }
 
 impl Labelled {
+    /// The name of its class; empty without a label.
+    fn class(&self) -> &str {
+        self.class.as_deref().unwrap_or_default()
+    }
+
     /// Where it is named, for messages.
     fn place(&self) -> String {
         match &self.line {
@@ -269,26 +299,35 @@ impl Labelled {
 }
 
 impl Found {
-    fn into_splits(self, path: &Path) -> Result<Splits> {
-        let Found { classes, mut train, mut test, mut layout, mut warnings } = self;
+    fn into_splits(self, path: &Path, on: &mut On<'_>) -> Result<Splits> {
+        let Found { classes, mut train, test, mut layout, mut warnings, lacking } = self;
+        for list in lacking {
+            warnings.extend(list.settle(on)?);
+        }
         if train.is_empty() {
             return Err(Error::data(path, "there is no training video"));
         }
-        if classes.is_none() {
+        let [bare, bare_test] =
+            [Some(&train), test.as_ref()].map(|videos| videos.into_iter().flatten().any(|v| v.class.is_none()));
+        refuse_unlabelled_test(path, bare, bare_test, test.as_ref().is_some_and(|test| !test.is_empty()))?;
+        let mut test = if bare { Some(Vec::new()) } else { test };
+        if bare {
+            layout += "; the videos have no labels";
+        } else if classes.is_none() {
             warnings.extend(number_classes(train.iter_mut().chain(test.iter_mut().flatten())));
         }
-        let mut once = |videos: Vec<Labelled>| -> Result<Vec<Labelled>> {
-            let (videos, warning) = twins::once(path, videos)?;
+        let mut once = |videos: Vec<Labelled>, on: &mut On<'_>| -> Result<Vec<Labelled>> {
+            let (videos, warning) = twins::once(path, videos, on)?;
             warnings.extend(warning);
             Ok(videos)
         };
-        train = once(train)?;
-        test = test.map(once).transpose()?;
+        train = once(train, on)?;
+        test = test.map(|test| once(test, on)).transpose()?;
         if let Some(test) = &test {
-            twins::refuse_shared(path, &train, test)?;
+            twins::refuse_shared(path, &train, test, on)?;
         }
         let same = twins::same_bytes(train.iter().chain(test.iter().flatten()))?;
-        warnings.extend(twins::warnings(&same, &train, test.as_deref().unwrap_or_default()));
+        warnings.extend(twins::warnings(&same, &train, test.as_deref().unwrap_or_default(), on));
         let test = match test {
             Some(test) => {
                 warnings.extend(origin::shared(&train, &test));
@@ -306,20 +345,15 @@ impl Found {
                 test
             }
         };
-        let known = |class: &String| train.iter().any(|v| v.class == *class);
-        if !test.is_empty() && !test.iter().any(|v| known(&v.class)) {
-            let (a, b) = (&train[0].class, &test[0].class);
-            let what = format!(
-                "no class of the test videos (the first is {b}) is one of the training videos (the first is {a})"
-            );
-            return Err(Error::data(path, what));
-        }
+        problems::classes_of_one_split(path, &train, &test, on)?;
         let classes = classes.unwrap_or_else(|| sorted_classes(train.iter().chain(&test)));
         let number: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i)).collect();
         let items = |videos: Vec<Labelled>| -> Result<Vec<Item>> {
-            let item = |v: Labelled| match number.get(v.class.as_str()) {
-                Some(&label) => Ok(Item { source: v.source, label, name: v.name }),
-                None => Err(Error::data(path, format!("{} has class {}, which classInd.txt lacks", v.name, v.class))),
+            let item = |v: Labelled| match v.class.as_ref().map(|class| (class, number.get(class.as_str()))) {
+                Some((class, None)) => {
+                    Err(Error::data(path, format!("{} has class {class}, which classInd.txt lacks", v.name)))
+                }
+                label => Ok(Item { source: v.source, label: label.and_then(|(_, n)| n.copied()), name: v.name }),
             };
             videos.into_iter().map(item).collect()
         };
@@ -330,36 +364,49 @@ impl Found {
     }
 }
 
+/// Refuses test videos where training or test videos have no labels.
+fn refuse_unlabelled_test(path: &Path, train: bool, test: bool, is_test: bool) -> Result<()> {
+    let who = match (train, test) {
+        (true, true) => "the training videos and the test videos have",
+        (true, false) => "the training videos have",
+        (false, true) => "the test videos have",
+        (false, false) => return Ok(()),
+    };
+    let what =
+        format!("{who} no labels, and testing is to tell classes apart: give both labels, or training videos alone");
+    if is_test { Err(Error::data(path, what)) } else { Ok(()) }
+}
+
 /// If all classes are numbers, normalises their spelling: `01` to `1`. Reports if there were several, and if classes
 /// differ only in spelling.
 fn number_classes<'a>(videos: impl Iterator<Item = &'a mut Labelled>) -> Option<String> {
     let mut videos: Vec<&mut Labelled> = videos.collect();
-    let numbers: Option<Vec<u64>> = videos.iter().map(|v| v.class.parse().ok()).collect();
+    let numbers: Option<Vec<u64>> = videos.iter().map(|v| v.class().parse().ok()).collect();
     let plain: Vec<String> = match &numbers {
         Some(numbers) => numbers.iter().map(u64::to_string).collect(),
         None => {
             let plain = |c: &str| c.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-            videos.iter().map(|v| plain(&v.class)).collect()
+            videos.iter().map(|v| plain(v.class())).collect()
         }
     };
     let mut spelling: BTreeMap<&str, &str> = BTreeMap::new();
     let odd = videos.iter().zip(&plain).find_map(|(v, plain)| {
-        let first = *spelling.entry(plain).or_insert(&v.class);
-        (first != v.class).then(|| (first.to_owned(), v.class.clone()))
+        let first = *spelling.entry(plain).or_insert(v.class());
+        (first != v.class()).then(|| (first.to_owned(), v.class().to_owned()))
     });
     let warning = odd.map(|(a, b)| match numbers {
         Some(_) => format!("the labels {a} and {b} are one class: all labels are numbers"),
         None => format!("the classes `{a}` and `{b}` are two, and differ in spelling alone"),
     });
     if numbers.is_some() {
-        videos.iter_mut().zip(plain).for_each(|(v, plain)| v.class = plain);
+        videos.iter_mut().zip(plain).for_each(|(v, plain)| v.class = Some(plain));
     }
     warning
 }
 
 /// Class names in order: by value if all are numbers, otherwise as text.
 fn sorted_classes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Vec<String> {
-    let mut classes: Vec<String> = videos.map(|v| v.class.clone()).collect();
+    let mut classes: Vec<String> = videos.filter_map(|v| v.class.clone()).collect();
     classes.sort_unstable();
     classes.dedup();
     if classes.iter().all(|c| c.parse::<u64>().is_ok()) {

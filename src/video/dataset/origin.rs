@@ -179,10 +179,10 @@ fn numbered(stem: &str) -> Option<(&str, Rule)> {
 /// A number at the end identifies clips of a recording if the class has several recordings. If nearly all videos of a
 /// class would belong to one recording, the number counts the class's videos instead.
 pub(super) fn origins(videos: &[Labelled]) -> (Vec<Origin>, Vec<String>) {
-    let mut found: Vec<Origin> = videos.iter().map(|v| origin(&v.name, &v.class)).collect();
+    let mut found: Vec<Origin> = videos.iter().map(|v| origin(&v.name, v.class())).collect();
     let mut sizes: BTreeMap<&str, (usize, BTreeMap<String, usize>)> = BTreeMap::new();
     for (video, origin) in videos.iter().zip(&found) {
-        let (all, numbered) = sizes.entry(&video.class).or_default();
+        let (all, numbered) = sizes.entry(video.class()).or_default();
         *all += 1;
         if origin.rule == Rule::Number {
             *numbered.entry(origin.key.clone()).or_default() += 1;
@@ -206,7 +206,7 @@ pub(super) fn origins(videos: &[Labelled]) -> (Vec<Origin>, Vec<String>) {
     let warnings = warnings.into_iter().collect();
     for (video, origin) in videos.iter().zip(&mut found) {
         let number = origin.rule == Rule::Number;
-        if number && apart.iter().any(|(class, key, ..)| *class == video.class && *key == origin.key) {
+        if number && apart.iter().any(|(class, key, ..)| *class == video.class() && *key == origin.key) {
             *origin = Origin { key: bare(&video.name).to_owned(), rule: Rule::None };
         }
     }
@@ -239,7 +239,7 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
         })
         .collect();
     for (video, name) in videos.iter().zip(&names) {
-        classes_of.entry(name.clone()).or_default().insert(&video.class);
+        classes_of.entry(name.clone()).or_default().insert(video.class());
     }
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     classes_of.values().flatten().for_each(|class| *count.entry(class).or_default() += 1);
@@ -261,7 +261,7 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
             }
         }
     }
-    let videos_of = |class: &str| videos.iter().filter(|v| v.class == class).count();
+    let videos_of = |class: &str| videos.iter().filter(|v| v.class() == class).count();
     let without: Vec<&str> = count.keys().copied().filter(|c| !held.contains_key(c) && videos_of(c) > 1).collect();
     if let Some(class) = without.first() {
         let why = if count[class] == 1 { "clips of one recording" } else { "clips of recordings in other classes too" };
@@ -270,7 +270,7 @@ pub(super) fn hold_out(videos: &[Labelled], same: &[(usize, usize)]) -> (Vec<boo
             more => format!(" (and so it is in {} other classes)", more - 1),
         };
         let n = videos_of(class);
-        let any = |of: &[bool]| videos.iter().zip(of).any(|(v, &is)| is && v.class == *class);
+        let any = |of: &[bool]| videos.iter().zip(of).any(|(v, &is)| is && v.class() == *class);
         let by = match (any(&by_name), any(&by_bytes)) {
             (true, true) => "by their names and by equal bytes",
             (false, true) => "for their bytes are equal",
@@ -292,7 +292,7 @@ pub(super) fn recording(name: &str, class: &str) -> Option<String> {
 pub(super) fn shared(train: &[Labelled], test: &[Labelled]) -> Option<String> {
     let sure = |videos: &[Labelled]| -> Vec<Option<String>> {
         // Within a class: the splits of some data sets are made class by class.
-        let key = |v: &Labelled| Some(format!("{}\n{}", v.class, file_of(&recording(&v.name, &v.class)?)));
+        let key = |v: &Labelled| Some(format!("{}\n{}", v.class(), file_of(&recording(&v.name, v.class())?)));
         videos.iter().map(key).collect()
     };
     let (in_train, in_test) = (sure(train), sure(test));

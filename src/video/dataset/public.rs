@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::list;
-use super::messages::{last, last_two, refuse_absent, unused};
+use super::messages::{last, last_two, unused};
+use super::problems::Lacking;
 use super::walk::{Tree, identity, walk};
 use super::{Found, Labelled, Source};
 use crate::error::{Error, Result};
@@ -181,9 +182,10 @@ impl Set {
         tree.lists.retain(|l| !of_set(l));
         warnings.extend(unused(std::mem::take(&mut tree.lists), &[]));
         let places = Places::new(&tree);
+        let mut lacking = Vec::new();
         let (classes, train, test, neither) = match self.kind {
-            Kind::Ucf101 => self.ucf101(root, &places)?,
-            Kind::Hmdb51 => self.hmdb51(root, &places)?,
+            Kind::Ucf101 => self.ucf101(root, &places, &mut lacking)?,
+            Kind::Hmdb51 => self.hmdb51(root, &places, &mut lacking)?,
         };
         let (name, folder, number) = (self.kind.name(), self.folder.display(), &self.number);
         let mut layout = format!("{name} lists of {folder}, split {number}");
@@ -199,12 +201,12 @@ impl Set {
         if neither > 0 {
             layout += &format!("; {neither} videos are in neither part of it");
         }
-        Ok(Found { classes, train, test: Some(test), layout, warnings })
+        Ok(Found { classes, train, test: Some(test), layout, warnings, lacking })
     }
 
-    fn ucf101(&self, root: &Path, places: &Places) -> Result<Parts> {
+    fn ucf101(&self, root: &Path, places: &Places, lacking: &mut Vec<Lacking>) -> Result<Parts> {
         let classes = read_classes(&self.folder.join("classInd.txt"))?;
-        let read = |list: &PathBuf| -> Result<Vec<Labelled>> {
+        let mut read = |list: &PathBuf| -> Result<Vec<Labelled>> {
             let mut named = Named::new(list, root, places);
             for (number, line) in list::lines_of(list)? {
                 let (path, label) = path_and_number(&line);
@@ -213,14 +215,14 @@ impl Set {
                 let class = ucf101_class(list, number, &path, label, classes.as_deref())?;
                 named.add(number, name, class)?;
             }
-            named.all()
+            named.all(lacking)
         };
         let lists = self.lists()?;
         let (train, test) = (read(&lists[0])?, read(&lists[1])?);
         Ok((classes, train, test, 0))
     }
 
-    fn hmdb51(&self, root: &Path, places: &Places) -> Result<Parts> {
+    fn hmdb51(&self, root: &Path, places: &Places, lacking: &mut Vec<Lacking>) -> Result<Parts> {
         let (mut train, mut test, mut neither) = (Vec::new(), Vec::new(), 0);
         for list in self.lists()? {
             let name = last(&list);
@@ -241,8 +243,8 @@ impl Set {
                 }
             }
             let [a, b] = sides;
-            train.extend(a.some()?);
-            test.extend(b.some()?);
+            train.extend(a.some(lacking));
+            test.extend(b.some(lacking));
         }
         Ok((None, train, test, neither))
     }
@@ -329,7 +331,7 @@ impl<'a> Named<'a> {
             [] => self.absent.push((number, name)),
             [first, rest @ ..] if rest.iter().all(|s| same(s) == same(first)) => {
                 let line = Some((self.list.clone(), number));
-                self.videos.push(Labelled { source: first.clone(), class, name, line });
+                self.videos.push(Labelled { source: first.clone(), class: Some(class), name, line });
             }
             several => {
                 let what = format!("{name}, in line {number} of the list, is there {} times", several.len());
@@ -340,16 +342,16 @@ impl<'a> Named<'a> {
     }
 
     /// All videos, at least one.
-    fn all(self) -> Result<Vec<Labelled>> {
+    fn all(self, lacking: &mut Vec<Lacking>) -> Result<Vec<Labelled>> {
         if self.total == 0 {
             return Err(Error::data(&self.list, "the list names no video"));
         }
-        self.some()
+        Ok(self.some(lacking))
     }
 
-    fn some(self) -> Result<Vec<Labelled>> {
-        refuse_absent(&self.list, self.total, &self.absent)?;
-        Ok(self.videos)
+    fn some(self, lacking: &mut Vec<Lacking>) -> Vec<Labelled> {
+        lacking.push(Lacking { list: self.list, total: self.total, absent: self.absent, names: None });
+        self.videos
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::super::folder;
+use super::problems::{On, Problem, ProblemKind};
 use super::walk::identity;
 use super::{Labelled, Source, fnv1a, fnv1a_on};
 use crate::error::{Error, Result, unless_of_the_machine};
@@ -23,8 +24,8 @@ const MAX_COMPARED: u64 = 4 << 30;
 /// Videos of one split, each file once. Reports which lines were dropped.
 ///
 /// # Errors
-/// `Data` when a file has two labels, with both locations.
-pub(super) fn once(path: &Path, videos: Vec<Labelled>) -> Result<(Vec<Labelled>, Option<String>)> {
+/// `Data` when a file has two labels, with both locations, unless that is told.
+pub(super) fn once(path: &Path, videos: Vec<Labelled>, on: &mut On<'_>) -> Result<(Vec<Labelled>, Option<String>)> {
     let mut seen: HashMap<(u64, u64), usize> = HashMap::new();
     let (mut out, mut again): (Vec<Labelled>, Vec<(usize, Labelled)>) = (Vec::with_capacity(videos.len()), Vec::new());
     for video in videos {
@@ -35,10 +36,22 @@ pub(super) fn once(path: &Path, videos: Vec<Labelled>) -> Result<(Vec<Labelled>,
         }
         let first = &out[at];
         if first.class != video.class {
-            let [(a, x), (b, y)] = [first, &video].map(|v| (v.place(), &v.class));
-            return Err(Error::data(path, format!("{a} has class {x}, and {b}, the same file, has class {y}")));
+            let [(a, x), (b, y)] = [first, &video].map(|v| (v.place(), v.class()));
+            let On::Tell(tell) = on else {
+                return Err(Error::data(path, format!("{a} has class {x}, and {b}, the same file, has class {y}")));
+            };
+            let what = format!("has class {y}, and {a}, the same file, has class {x}");
+            tell(Problem::of(ProblemKind::TwoLabels, &video, what, true));
+            continue;
         }
         again.push((at, video));
+    }
+    if let On::Tell(tell) = on {
+        for (at, video) in &again {
+            let what = format!("is the same file as {}, and is used once", out[*at].place());
+            tell(Problem::of(ProblemKind::Copy, video, what, false));
+        }
+        return Ok((out, None));
     }
     let warning = again.first().map(|(at, video)| {
         let more = if again.len() > 1 { format!("; so it is with {} more", again.len() - 1) } else { String::new() };
@@ -47,10 +60,17 @@ pub(super) fn once(path: &Path, videos: Vec<Labelled>) -> Result<(Vec<Labelled>,
     Ok((out, warning))
 }
 
-/// Refuses a file that is in both splits.
-pub(super) fn refuse_shared(path: &Path, train: &[Labelled], test: &[Labelled]) -> Result<()> {
+/// Refuses or tells files that are in both splits.
+pub(super) fn refuse_shared(path: &Path, train: &[Labelled], test: &[Labelled], on: &mut On<'_>) -> Result<()> {
     let known: HashMap<_, _> = train.iter().filter_map(|v| Some((video_identity(v)?, v))).collect();
     let mut both = test.iter().filter_map(|v| Some((v, *known.get(&video_identity(v)?)?)));
+    if let On::Tell(tell) = on {
+        for (a, b) in both {
+            let what = format!("is for testing, and as {} for training", b.place());
+            tell(Problem::of(ProblemKind::BothSplits, a, what, true));
+        }
+        return Ok(());
+    }
     match both.next() {
         None => Ok(()),
         Some((a, b)) => {
@@ -183,32 +203,39 @@ fn hash(path: &Path, start: u64, n: u64) -> Result<Option<u64>> {
     unless_of_the_machine(of_file())
 }
 
-/// Messages about duplicates among `train` and then `test` videos.
-pub(super) fn warnings(sets: &[Vec<usize>], train: &[Labelled], test: &[Labelled]) -> Vec<String> {
+/// Messages about duplicates among `train` and then `test` videos, unless each is told.
+pub(super) fn warnings(sets: &[Vec<usize>], train: &[Labelled], test: &[Labelled], on: &mut On<'_>) -> Vec<String> {
+    const ALSO: [&str; 3] = [", and one is for testing, the other for training", ", and another class", ""];
     let video = |i: usize| train.get(i).unwrap_or_else(|| &test[i - train.len()]);
-    let (mut across, mut classes, mut within) = (Vec::new(), Vec::new(), Vec::new());
+    let kind = |a: usize, b: usize| match video(a).class != video(b).class {
+        true => 1,
+        false if b >= train.len() && a < train.len() => 0,
+        false => 2,
+    };
+    let same = |a: usize| {
+        let same = if matches!(video(a).source, Source::Folder(_)) { "frames" } else { "bytes" };
+        format!("has the same {same} as {}", video(a).name)
+    };
+    let mut pairs = [const { Vec::new() }; 3];
     for set in sets {
         let a = set[0];
-        for &b in &set[1..] {
-            if video(a).class != video(b).class {
-                classes.push((a, b));
-            } else if b >= train.len() && a < train.len() {
-                across.push((a, b));
-            } else {
-                within.push((a, b));
+        set[1..].iter().for_each(|&b| pairs[kind(a, b)].push((a, b)));
+    }
+    let (mut said, all) = (Vec::new(), pairs.into_iter().zip(ALSO));
+    for (pairs, also) in all {
+        match (&mut *on, pairs.first()) {
+            (_, None) => {}
+            (On::Refuse, Some(&(a, b))) => {
+                let more =
+                    if pairs.len() > 1 { format!("; so it is with {} more", pairs.len() - 1) } else { String::new() };
+                said.push(format!("{} {}{also}{more}", video(b).name, same(a)));
+            }
+            (On::Tell(tell), Some(_)) => {
+                for (a, b) in pairs {
+                    tell(Problem::of(ProblemKind::Copy, video(b), same(a) + also, false));
+                }
             }
         }
     }
-    let say = |pairs: Vec<(usize, usize)>, what: &str| {
-        let &(a, b) = pairs.first()?;
-        let more = if pairs.len() > 1 { format!("; so it is with {} more", pairs.len() - 1) } else { String::new() };
-        let same = if matches!(video(a).source, Source::Folder(_)) { "frames" } else { "bytes" };
-        Some(format!("{} has the same {same} as {}{what}{more}", video(b).name, video(a).name))
-    };
-    let all = [
-        say(across, ", and one is for testing, the other for training"),
-        say(classes, ", and another class"),
-        say(within, ""),
-    ];
-    all.into_iter().flatten().collect()
+    said
 }

@@ -1,12 +1,15 @@
 //! Programs: the examples, and what `cargo xtask` runs.
 
 pub mod cache;
+pub mod check_data;
 pub mod evaluate;
 pub mod examples;
 pub mod extract_flow;
 pub mod fuzz_corpus;
+pub mod going_on;
 pub mod options;
 pub mod pretrain;
 pub mod refused_resume;
+pub mod unlabelled;
 pub mod versus;
 pub mod weights;

@@ -386,8 +386,9 @@ fn videos_of_one_class_or_none_are_refused_before_they_are_decoded() {
     }
     let Some(e) = refused(d, &["--data", "data", "--batch", "2"]) else { return };
     assert!(e.contains("--data: all training videos are of class mine") && e.contains("two classes or more"), "{e}");
-    let e = refused(d, &["--data", "data/mine", "--batch", "2"]).unwrap();
-    assert!(e.contains("lies in no class folder") && e.contains("two folders or more"), "{e}");
+    frames(&d.join("data/loose"), 6);
+    let e = refused(d, &["--data", "data", "--batch", "2"]).unwrap();
+    assert!(e.contains("data/loose lies in no class folder, and data/mine/five does"), "{e}");
     assert!(!d.join("runs").exists());
 }
 
@@ -397,7 +398,7 @@ fn what_is_no_list_is_named_for_what_it_is() {
     let d = dir.path();
     fs::write(d.join("list.csv"), "a.mp4,0\n").unwrap();
     fs::write(d.join("a.mp4"), [0, 0xff]).unwrap();
-    let Some(e) = refused(d, &["--data", "a.mp4"]) else { return };
+    let Some(e) = refused(d, &["--data", "a.mp4", "--test", "list.csv"]) else { return };
     assert!(e.contains("--data: a.mp4: this is a video: give a folder"), "{e}");
     let e = refused(d, &["--data", "list.csv", "--test", "."]).unwrap();
     assert!(e.contains("--test: .: this is a folder"), "{e}");

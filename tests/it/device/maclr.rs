@@ -162,7 +162,7 @@ fn a_recorded_run_is_the_run() {
                 method.restore(&state).unwrap();
             }
             let batch = (0..4).map(|i| sample((i + step as u32) % VIDEOS as u32, step)).collect();
-            let at = At { seed: 1, epoch: 0, step };
+            let at = At { seed: 1, epoch: 0, step, epochs: 2 };
             losses.push(method.step(batch, at, 0.01, &Sgd::default()).unwrap().loss.to_bits());
         }
         losses

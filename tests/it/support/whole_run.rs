@@ -10,7 +10,7 @@ use tubelet::error::Error;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::ops::tvl1;
 use tubelet::train::folder::Folder;
-use tubelet::train::pretrain::{At, Method, Observer, Outcome, Report, Scores, Settings, pretrain};
+use tubelet::train::pretrain::{At, Earlier, Method, Observer, Outcome, Report, Scores, Settings, pretrain};
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
 use tubelet::video::cache::Builder;
@@ -76,6 +76,19 @@ pub fn run<M: Method>(
     dir: &Path,
     training: &Training,
     motion: bool,
+    method: M,
+    sample: Sample<M::Sample>,
+    after: Option<u64>,
+) -> Result<(Outcome, Vec<f32>), Error> {
+    changed(dir, training, &[], motion, method, sample, after)
+}
+
+/// As [`run`], where the run was to have other numbers of epochs before.
+pub fn changed<M: Method>(
+    dir: &Path,
+    training: &Training,
+    earlier: &[Earlier],
+    motion: bool,
     mut method: M,
     sample: Sample<M::Sample>,
     after: Option<u64>,
@@ -88,7 +101,7 @@ pub fn run<M: Method>(
             let mut clips = |v| Ok(l.uniform(v, 1)?.into_iter().map(|c| c.data).collect());
             extract(trunk, params, &labels, dims, &mut clips)
         };
-        let (train, test) = (of(&train, splits.train.labels())?, of(&test, splits.test.labels())?);
+        let (train, test) = (of(&train, splits.train.labels().unwrap())?, of(&test, splits.test.labels().unwrap())?);
         Ok(Scores { probe: probe(&train, &test, 0.03)?.top1, knn: knn(&train, &test, 1)?.top1 })
     };
     let settings = Settings {
@@ -97,6 +110,7 @@ pub fn run<M: Method>(
         epochs: training.epochs,
         batch: training.batch,
         schedule: training.schedule((VIDEOS / training.batch.max(1)) as u64),
+        earlier: earlier.to_vec(),
         sgd: training.sgd,
         workers: 2,
         probe_every: 0,
@@ -107,7 +121,7 @@ pub fn run<M: Method>(
     });
     let stop = AtomicBool::new(false);
     let mut watch = Watch { stop: &stop, after, losses: Vec::new() };
-    let done = pretrain(&mut method, load, VIDEOS, &mut evaluate, &folder, &settings, &stop, &mut watch)?;
+    let done = pretrain(&mut method, load, VIDEOS, Some(&mut evaluate), &folder, &settings, &stop, &mut watch)?;
     Ok((done, watch.losses))
 }
 

@@ -48,7 +48,9 @@ fn losses(recipe: &Recipe, recorded: bool) -> Vec<u32> {
             run.restore(&state).unwrap();
         }
         let batch = (0..4).map(|i| sample((i + step as u32) % VIDEOS as u32, step)).collect();
-        let report = run.step(batch, At { seed: 1, epoch: step / 4, step }, 0.01, &Sgd::default()).unwrap();
+        let report = run
+            .step(batch, At { seed: 1, epoch: step / 4, step, epochs: recipe.training.epochs }, 0.01, &Sgd::default())
+            .unwrap();
         assert_eq!(report.part("loss_order").is_some(), step >= 4, "{report:?}");
         losses.push(report.loss.to_bits());
     }

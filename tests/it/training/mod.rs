@@ -5,6 +5,7 @@ pub mod checkpoint_damage;
 pub mod eval;
 pub mod focus;
 pub mod inputs;
+pub mod longer;
 pub mod maclr;
 pub mod maclr_parity;
 pub mod mcl;

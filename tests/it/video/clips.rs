@@ -45,7 +45,7 @@ fn procedural_splits_share_no_video() {
     let splits = Splits::procedural(&spec).unwrap();
     assert_eq!((splits.train.len(), splits.test.len()), (12, 8));
     assert_eq!(splits.test.items[0].source, Source::Procedural(12));
-    assert!((0..4).all(|c| splits.test.labels().iter().filter(|&&l| l == c).count() == 2));
+    assert!((0..4).all(|c| splits.test.labels().unwrap().iter().filter(|&&l| l == c).count() == 2));
     assert_eq!(splits.train.procedural, Some(spec));
 }
 

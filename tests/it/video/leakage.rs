@@ -24,7 +24,7 @@ fn apart<'a>(splits: &'a Splits, source: impl Fn(&'a str) -> &'a str) -> [BTreeS
 }
 
 fn per_class(data: &Dataset) -> Vec<usize> {
-    (0..data.classes.len()).map(|c| data.items.iter().filter(|i| i.label == c).count()).collect()
+    (0..data.classes.len()).map(|c| data.items.iter().filter(|i| i.label == Some(c)).count()).collect()
 }
 
 #[test]

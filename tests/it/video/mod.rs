@@ -12,3 +12,4 @@ pub mod leakage;
 pub mod lists;
 pub mod maps;
 pub mod time_stamps;
+pub mod unlabelled;
