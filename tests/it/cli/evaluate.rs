@@ -109,7 +109,7 @@ fn the_network_of_a_run_is_evaluated_as_the_run_does_itself() {
     let out = program("retrieve", d, "--init pretrain_maclr_run --dry-run").unwrap();
     let errors = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(
-        !out.status.success() && errors.contains("--init pretrain_maclr_run") && errors.contains("checksum"),
+        !out.status.success() && errors.contains("--init pretrain_maclr_run") && errors.contains("is damaged"),
         "{errors}"
     );
     assert_eq!(fs::read(&weights).unwrap(), bytes);
