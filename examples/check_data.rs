@@ -25,7 +25,7 @@ use tubelet::train::limits;
 use tubelet::train::maclr::Recipe;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::dataset::{Problem, ProblemKind};
-use tubelet::video::{Dataset, Decode, Ffmpeg, Item, Source, Splits, read};
+use tubelet::video::{Dataset, Decode, Ffmpeg, Input, Item, Source, read};
 
 /// Videos that are looked at before their problems are written.
 const CHUNK: usize = 256;
@@ -45,6 +45,9 @@ struct Args {
     /// With a list as --data: the list of test videos
     #[arg(long, value_name = "LIST")]
     test: Option<PathBuf>,
+    /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
+    #[arg(long, value_name = "N")]
+    split: Option<u64>,
     /// Preset whose clips the videos should be long enough for
     #[arg(long, default_value = "small")]
     preset: Preset,
@@ -88,8 +91,8 @@ fn run(args: &Args) -> Result<()> {
     set(&mut views.frames, args.frames);
     set(&mut views.stride, args.stride);
     let mut problems = Problems::new(args.report.as_deref())?;
-    let splits = Splits::inspect(&args.data, args.test.as_deref(), |problem| problems.take(problem));
-    let splits = splits.map_err(|e| of_option(e, args.test.as_deref()))?;
+    let input = Input { data: &args.data, test: args.test.as_deref(), split: args.split };
+    let splits = input.inspect(|problem| problems.take(problem)).map_err(|e| of_option(e, input.test))?;
     say(format_args!("{}: {}", args.data.display(), splits.layout));
     splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
     let mut left = Vec::new();

@@ -28,7 +28,7 @@ struct Args {
     options: Options,
     /// Which videos of a data set with a training and a test part; those of others are all taken
     #[arg(long, value_enum, default_value_t = Which::All)]
-    split: Which,
+    part: Which,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -56,14 +56,14 @@ fn run(args: &Args) -> Result<()> {
     let options = &args.options;
     let prepared = options.prepare()?;
     let (data, layout) = match &options.data {
-        Some(path) => open(path, options.test.as_deref(), args.split)?,
+        Some(path) => open(options, path, args.part)?,
         None => {
             let spec = ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() };
-            chosen(Splits::procedural(&spec)?, args.split)?
+            chosen(Splits::procedural(&spec)?, args.part)?
         }
     };
     let mut settings = Map::new();
-    settings.insert("--split".into(), args.split.name().into());
+    settings.insert("--part".into(), args.part.name().into());
     let Some(mut run) = prepared.open(options, "extract_features", vec![data], layout, settings)? else {
         return Ok(());
     };
@@ -87,12 +87,12 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// The videos of a data set, labelled or not.
-fn open(path: &Path, test: Option<&Path>, which: Which) -> Result<(Dataset, String)> {
-    let splits = Splits::open(path, test).map_err(|e| of_option(e, test))?;
+fn open(options: &Options, path: &Path, which: Which) -> Result<(Dataset, String)> {
+    let splits = options.input(path).open().map_err(|e| of_option(e, options.test.as_deref()))?;
     if !splits.train.is_labelled() {
         ensure!(
             which == Which::All,
-            "--split: --data {} has no training and test part, for its videos have no labels",
+            "--part: --data {} has no training and test part, for its videos have no labels",
             path.display()
         );
         say("the videos have no labels");
@@ -113,6 +113,6 @@ fn chosen(splits: Splits, which: Which) -> Result<(Dataset, String)> {
             all
         }
     };
-    ensure!(!data.is_empty(), "--split: the data set has no such videos");
+    ensure!(!data.is_empty(), "--part: the data set has no such videos");
     Ok((data, layout))
 }

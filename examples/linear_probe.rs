@@ -93,7 +93,7 @@ fn run(args: &Args) -> Result<()> {
     let mut prepared = options.prepare()?;
     prepared.protocol = args.protocol(prepared.protocol);
     let splits = match &options.data {
-        Some(data) => labelled(lists(data, options.test.as_deref())?, data)?,
+        Some(data) => labelled(lists(options.input(data))?, data)?,
         None => Splits::procedural(&ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() })?,
     };
     ensure!(!splits.test.is_empty(), "no video is held out to be tested on: give a list of test videos as --test");

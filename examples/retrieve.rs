@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let prepared = options.prepare()?;
     let splits = match &options.data {
-        Some(data) => labelled(lists(data, options.test.as_deref())?, data)?,
+        Some(data) => labelled(lists(options.input(data))?, data)?,
         None => Splits::procedural(&ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() })?,
     };
     ensure!(!splits.test.is_empty(), "no video is held out to ask for: give a list of test videos as --test");

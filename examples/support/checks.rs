@@ -16,7 +16,7 @@ use tubelet::train::pretrain::{Earlier, fewer_than_done, steps_done, steps_per_e
 use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
-use tubelet::video::{Dataset, FlowSource, Short, Split, Splits};
+use tubelet::video::{Dataset, FlowSource, Input, Short, Split, Splits};
 
 /// Maximum number of problems of one kind that are named.
 pub const NAMED: usize = 5;
@@ -58,10 +58,10 @@ fn whole(path: &Path) -> Option<PathBuf> {
 
 /// Reads the videos of `--data` and `--test`: training videos of two classes or more, or several without labels. Errors name
 /// the option that specified the file.
-pub fn lists(data: &Path, test: Option<&Path>) -> Result<Splits> {
-    let splits = Splits::open(data, test).map_err(|e| of_option(e, test))?;
+pub fn lists(input: Input) -> Result<Splits> {
+    let splits = input.open().map_err(|e| of_option(e, input.test))?;
     two_classes(&splits.train)?;
-    several_videos(data, &splits.train)?;
+    several_videos(input.data, &splits.train)?;
     Ok(splits)
 }
 
@@ -256,7 +256,7 @@ pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
     let compare = if skipped { Folder::compare } else { Folder::compare_known };
     compare(out, settings, &FREE).map_err(|e| {
         let others = [
-            (" videos.", "--data or --test names other videos than when the run began"),
+            (" videos.", "--data, --test or --split names other videos than when the run began"),
             (" --flow-dir.", "--flow-dir: this is not the flow that the run began with"),
             (" init.", "--init: these are not the weights that the evaluation began with"),
         ];

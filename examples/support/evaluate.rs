@@ -13,7 +13,7 @@ use super::settings::path;
 use super::stop::stop_flag;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tubelet::eval::views::{Frozen, Views};
 use tubelet::nn::{Arch, Precision};
@@ -21,7 +21,7 @@ use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
 use tubelet::train::views::ViewSpec;
-use tubelet::video::Dataset;
+use tubelet::video::{Dataset, Input};
 
 /// Clips per video where neither preset nor run says another number.
 const CLIPS: usize = 4;
@@ -43,6 +43,9 @@ pub struct Options {
     /// With a list as --data: the list of test videos
     #[arg(long, value_name = "LIST")]
     pub test: Option<PathBuf>,
+    /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
+    #[arg(long, value_name = "N", requires = "data")]
+    pub split: Option<u64>,
     /// Protocol: which clips are seen, and how they are classified
     #[arg(long, value_enum, default_value_t = Preset::Small)]
     pub preset: Preset,
@@ -91,6 +94,11 @@ pub struct Prepared {
 }
 
 impl Options {
+    /// What --data, --test and --split name; `data` is the path of --data.
+    pub fn input<'a>(&'a self, data: &'a Path) -> Input<'a> {
+        Input { data, test: self.test.as_deref(), split: self.split }
+    }
+
     /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too
     /// large for the clips.
     pub fn prepare(&self) -> Result<Prepared> {

@@ -28,7 +28,7 @@ use tubelet::train::pretrain::{
 };
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
-use tubelet::video::{Dataset, FlowSource, ProceduralSpec, Short, Splits};
+use tubelet::video::{Dataset, FlowSource, Input, ProceduralSpec, Short, Splits};
 use tubelet::weights::{Loaded, NETWORKS, Networks};
 
 /// Weight of the probe's penalty: scikit-learn's `C = 0.1` for 340 training videos. The same for every run; chosen
@@ -56,6 +56,9 @@ pub struct Options {
     /// With a list as --data: the list of test videos
     #[arg(long, value_name = "LIST")]
     pub test: Option<PathBuf>,
+    /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
+    #[arg(long, value_name = "N", requires = "data")]
+    pub split: Option<u64>,
     /// Preset [default: tiny without --data, small with]
     #[arg(long)]
     preset: Option<Preset>,
@@ -279,7 +282,7 @@ impl<'a> Run<'a> {
         }
         let seed = options.seed;
         let splits = match &options.data {
-            Some(path) => lists(path, options.test.as_deref())?,
+            Some(data) => lists(Input { data, test: options.test.as_deref(), split: options.split })?,
             None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
         };
         splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);

@@ -1,6 +1,6 @@
 //! The networks that have a name of their own.
 
-use super::block::ConvSpec;
+use super::conv::ConvSpec;
 use super::nets::{Naming, Net};
 use super::p3d::P3d;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! The block that all networks are made of: convolutions followed by normalisations, with or without a shortcut.
 
 use super::build::Builder;
-use super::conv::Conv;
+use super::conv::{Conv, ConvSpec};
 use super::norm::Norm;
 use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
@@ -12,26 +12,6 @@ use crate::ops::batch_norm::Moments;
 use crate::ops::conv3d::Conv3d;
 use crate::tape::Var;
 use std::sync::Arc;
-
-/// One convolution and its normalisation, as a row of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct ConvSpec {
-    /// Output channels.
-    pub out: usize,
-    /// Extents `kt kh kw`. Odd ones are padded to keep extents at stride 1; even ones are not padded.
-    pub kernel: [usize; 3],
-    /// Strides `t h w`.
-    pub stride: [usize; 3],
-}
-
-impl ConvSpec {
-    /// Zeros before and after each axis `t h w`: with stride 1 an odd kernel keeps the extents.
-    #[must_use]
-    pub fn pad(&self) -> [usize; 3] {
-        self.kernel.map(|k| if k % 2 == 1 { k / 2 } else { 0 })
-    }
-}
 
 /// Names of a convolution and of its normalisation; `None` where the next convolution follows directly.
 pub type Names = (String, Option<String>);

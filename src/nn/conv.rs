@@ -1,6 +1,5 @@
 //! The convolution layer.
 
-use super::block::ConvSpec;
 use super::build::Builder;
 use super::params::{ParamId, Params};
 use super::pass::Pass;
@@ -11,6 +10,26 @@ use crate::ops::{Activation, conv_norm};
 use crate::shape::Window;
 use crate::tape::Var;
 use crate::tensor::Tensor;
+
+/// One convolution and its normalisation, as a row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ConvSpec {
+    /// Output channels.
+    pub out: usize,
+    /// Extents `kt kh kw`. Odd ones are padded to keep extents at stride 1; even ones are not padded.
+    pub kernel: [usize; 3],
+    /// Strides `t h w`.
+    pub stride: [usize; 3],
+}
+
+impl ConvSpec {
+    /// Zeros before and after each axis `t h w`: with stride 1 an odd kernel keeps the extents.
+    #[must_use]
+    pub fn pad(&self) -> [usize; 3] {
+        self.kernel.map(|k| if k % 2 == 1 { k / 2 } else { 0 })
+    }
+}
 
 /// A convolution without bias (a normalisation follows), padded so that with stride 1 an odd kernel keeps the extents.
 /// On axes where the kernel is even, there is no padding.

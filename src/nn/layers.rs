@@ -1,7 +1,8 @@
 //! A network spelled out layer by layer, with every name and padding, for programs that build it without this crate's
 //! tables (`src/weights/model.py`).
 
-use super::block::{Bypass, ConvSpec, Names};
+use super::block::{Bypass, Names};
+use super::conv::ConvSpec;
 use super::nets::{Kind, Net, Pool};
 use crate::error::{Error, Result};
 

@@ -36,9 +36,9 @@ mod recompute;
 
 pub use arch::{ARCHES, Arch};
 pub use backbone::Trunk;
-pub use block::{Block, ConvNorm, ConvSpec, Grid};
+pub use block::{Block, ConvNorm, Grid};
 pub use build::Builder;
-pub use conv::Conv;
+pub use conv::{Conv, ConvSpec};
 pub use head::{Classifier, Encoder, ProjectionHead};
 pub use layers::{BlockLayers, Layer, Layers, Shortcut};
 pub use mcl::{Codes, HeadSpec, MclEncoder};

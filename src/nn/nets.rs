@@ -1,6 +1,7 @@
 //! The networks, as tables: a stem, an optional pool, and stages of equal blocks.
 
-use super::block::{ConvSpec, Names, Plan};
+use super::block::{Names, Plan};
+use super::conv::ConvSpec;
 use crate::error::{Error, Result};
 use crate::shape::Window;
 

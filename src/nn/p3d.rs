@@ -1,7 +1,7 @@
 //! P3D-A, MCL's network: an image ResNet whose 3x3 kernels are followed by kernels over time (`docs/papers/mcl.md`
 //! section 2.1).
 
-use super::block::ConvSpec;
+use super::conv::ConvSpec;
 use super::nets::{Kind, Naming, Net, Pool, Stage};
 use crate::error::{Error, Result};
 use crate::shape::Window;

@@ -31,6 +31,11 @@ const CUT: [&str; 3] = ["youtube_id", "time_start", "time_end"];
 const NAMES: &str =
     "a list with Kinetics' columns means files called youtube_id_start_end.mp4, the seconds with six digits";
 
+/// Whether a header names a column of labels.
+pub(super) fn has_labels(names: &[String]) -> bool {
+    names.iter().any(|name| LABELS.contains(&name.as_str()))
+}
+
 /// Whether a first line is the header of a list of paths alone.
 pub(super) fn is_path_column(line: &str) -> bool {
     PATHS.contains(&&*line.to_lowercase().replace([' ', '-'], "_"))

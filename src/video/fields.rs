@@ -4,6 +4,12 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// Maximum length of a list: a guard against passing a video as a list.
+pub(super) const MAX_LIST_BYTES: u64 = 256 << 20;
+
+/// What is right where some videos of a list have labels.
+pub(super) const ALL_OR_NONE: &str = "give each video a label, or none";
+
 /// One line of a list.
 pub(super) struct Line {
     pub number: u64,

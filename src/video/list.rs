@@ -6,6 +6,8 @@
 //! - A first line of names (`path,label`, in any order, beside others) says which column is which.
 //! - The header of Kinetics (`label,youtube_id,time_start,time_end,split`) names videos by what they were cut from: a line means
 //!   `<youtube_id>_<start>_<end>.mp4`, the seconds with six digits, wherever it is below the list's folder.
+//! - JSON in the form of Something-Something v2 names videos by their `id`, wherever they are below the list's folder or in
+//!   `20bn-something-something-v2` beside it.
 //! - Between blanks, a path ends with the extension of a video, and the label is all of the rest.
 //! - A line that is a path as a whole, to something that is there or with the extension of a video, has no label. It is quoted
 //!   where it holds a separator. All lines have a label, or none has.
@@ -16,9 +18,10 @@
 
 use std::path::Path;
 
-use super::columns::{by_columns, header, is_path_column};
+use super::columns::{by_columns, has_labels, header, is_path_column};
 pub(super) use super::fields::Line;
-use super::fields::{List, Reading, Separator, fields, whole};
+use super::fields::{ALL_OR_NONE, List, MAX_LIST_BYTES, Reading, Separator, fields, whole};
+use super::json_list;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -27,8 +30,6 @@ const VIDEO_EXTENSIONS: [&str; 24] = [
     "m2v", "vob", "asf", "divx", "f4v", "3g2", "mxf", "mjpeg",
 ];
 const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
-/// Maximum length of a list: a guard against passing a video as a list.
-const MAX_LIST_BYTES: u64 = 256 << 20;
 
 /// Extensions of other files that are given for a list by mistake, and what they are.
 const NO_LISTS: [(&[&str], &str); 4] = [
@@ -58,6 +59,15 @@ pub(super) fn is_frame(path: &Path) -> bool {
 /// Whether a file is a video by its name.
 pub(super) fn is_video(path: &Path) -> bool {
     has_extension(path, &VIDEO_EXTENSIONS)
+}
+
+/// Whether a list has no labels, as those of the test videos of Kinetics, by its header, and of Something-Something.
+pub(super) fn lacks_labels(list: &Path) -> bool {
+    if json_list::is_json(list) {
+        return json_list::read(list).is_ok_and(|list| list.lines.iter().all(|line| line.label.is_none()));
+    }
+    let lines = lines_of(list).unwrap_or_default();
+    lines.first().and_then(|(_, first)| header(first)).is_some_and(|(_, names)| !has_labels(&names))
 }
 
 /// The lines of a list with their numbers from 1, without empty lines and comments.
@@ -102,6 +112,9 @@ enum Meaning {
 
 /// Reads a list of `path label` lines. `exists` says whether a path of the list leads to something.
 pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
+    if json_list::is_json(list) {
+        return json_list::read(list);
+    }
     let all = lines_of(list)?;
     let mut lines = &all[..];
     if let Some((_, first)) = lines.first() {
@@ -122,7 +135,8 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
             Meaning::One(Reading { path, label }) => out.push(Line { number: *number, path, label: Some(label) }),
             Meaning::Two(a, b) => return Err(ambiguous(list, *number, line, &a, &b)),
             Meaning::Nothing(_) if alone(line, exists).is_some() => {
-                let what = format!("line {number}, `{line}`, has no label, and lines before have one: {ALL_OR_NONE}");
+                let what =
+                    format!("line {number}, `{line}`, is not `path label`, and the lines before are: {ALL_OR_NONE}");
                 return Err(Error::format(list, *number, what));
             }
             Meaning::Nothing(why) => {
@@ -132,8 +146,6 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
     }
     whole(list, List { lines: out, warnings: Vec::new(), names: None })
 }
-
-const ALL_OR_NONE: &str = "give each video a label, or none";
 
 /// The lines of a list of paths without labels; `None` where the first line is no path as a whole.
 fn paths_alone(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<Option<Vec<Line>>> {

@@ -16,6 +16,7 @@ mod flow_folder;
 pub mod folder;
 mod frames;
 mod jpeg;
+mod json_list;
 mod key;
 mod list;
 mod lock;
@@ -35,7 +36,7 @@ pub mod untrusted;
 mod view;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};
-pub use dataset::{Dataset, Item, Source, Split, Splits};
+pub use dataset::{Dataset, Input, Item, Source, Split, Splits};
 pub use decode::{Decode, read};
 pub use ffmpeg::Ffmpeg;
 pub use prefetch::Prefetch;

@@ -6,24 +6,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::list;
+use super::super::{json_list, list};
 use super::messages::{last, last_two, unused};
 use super::problems::Lacking;
 use super::public::{self, Set};
 use super::walk::{Tree, identity, looks_like_split, walk};
-use super::{Found, Labelled, Source};
+use super::{Found, Input, Labelled, Source};
 use crate::error::{Error, Result};
 use crate::files;
 
 /// Names of folders and lists of held-out videos; the first that exists is used.
-const HELD_OUT: [&str; 3] = ["test", "val", "validation"];
+const HELD_OUT: [&str; 4] = ["test", "val", "validation", "validate"];
+/// The names of Something-Something v2: of its folder of videos, and what the names of its lists begin with.
+const SOMETHING: [&str; 2] = ["20bn-something-something-v2", "something-something-v2-"];
 
 /// Detects the layout and reads it.
-pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
+pub(super) fn open(Input { data: path, test, split }: Input<'_>) -> Result<Found> {
     let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
     if !metadata.is_dir() {
         // The other list of a numbered split is beside it.
-        return match (public::named(path), test) {
+        return match (public::named(path, split), test) {
             (Some(found), None) => found,
             (Some(found), Some(test)) if public::is_partner(path, test) => found,
             (None, None) if list::is_video(path) => {
@@ -32,34 +34,37 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
                 let train = vec![Labelled { source, class: None, name, line: None }];
                 Ok(Found { train, layout: format!("the video {}", path.display()), ..Found::default() })
             }
-            _ => plain(path, test),
+            _ => no_split(path, split).and_then(|()| plain(path, test)),
         };
     }
     if test.is_some() {
         return Err(Error::data(path, "a test list was given, but this is a folder and not a training list"));
     }
     let root = if public::is_list_folder(path) { public::above(path)? } else { path.to_owned() };
-    if let Some(set) = Set::in_folder(path)? {
+    if let Some(set) = Set::in_folder(path, split)? {
         return set.read(&root, walk(&root)?);
     }
-    if let Some((train, held)) = list_pair(path) {
+    if let Some((train, held)) = list_pair(path).filter(|_| split.is_none()) {
         let mut found = plain(&train, Some(&held))?;
         found.warnings.extend(unused(direct_lists(path)?, &[&train, &held]));
         return Ok(found);
     }
-    if let Some(found) = folder_pair(path)? {
+    if split.is_none()
+        && let Some(found) = folder_pair(path)?
+    {
         return Ok(found);
     }
     let mut tree = walk(path)?;
-    if let Some(set) = Set::below(&tree)? {
+    if let Some(set) = Set::below(&tree, split)? {
         return set.read(path, tree);
     }
-    for set in Set::beside(path)? {
+    for set in Set::beside(path, split)? {
         if set.names_any(&tree)? {
             return set.read(path, tree);
         }
         tree.warnings.push(format!("the lists in {} name no video of {}", set.folder.display(), path.display()));
     }
+    no_split(path, split)?;
     let lists = std::mem::take(&mut tree.lists);
     let (train, mut warnings) = folders(path, tree)?;
     warnings.extend(unused(lists, &[]));
@@ -68,11 +73,23 @@ pub(super) fn open(path: &Path, test: Option<&Path>) -> Result<Found> {
     Ok(Found { train, layout, warnings, ..Found::default() })
 }
 
-/// `train.csv` and `test.csv` or `val.csv`, or the same with `.txt`.
+/// Refuses the number of a split for data without lists of such.
+fn no_split(path: &Path, split: Option<u64>) -> Result<()> {
+    let Some(split) = split else { return Ok(()) };
+    let what = format!("--split {split} chooses one of the splits of UCF101 or HMDB51, and there are no such lists");
+    Err(Error::data(path, what))
+}
+
+/// `train.csv` and `test.csv` or `val.csv`, or the same with `.txt`, or Something-Something's lists, also in a folder `labels`. Of
+/// several lists of held-out videos the first with labels is used.
 fn list_pair(dir: &Path) -> Option<(PathBuf, PathBuf)> {
-    ["csv", "txt"].into_iter().find_map(|kind| {
-        let list = |name: &str| Some(dir.join(name).with_extension(kind)).filter(|p| p.is_file());
-        Some((list("train")?, HELD_OUT.into_iter().find_map(list)?))
+    let [_, something] = SOMETHING;
+    let places = [("", "", "csv"), ("", "", "txt"), ("", something, "json"), ("labels", something, "json")];
+    places.into_iter().find_map(|(folder, begin, kind)| {
+        let list = |name: &str| Some(dir.join(folder).join(format!("{begin}{name}.{kind}"))).filter(|p| p.is_file());
+        let held: Vec<PathBuf> = HELD_OUT.into_iter().filter_map(list).collect();
+        let labelled = held.iter().find(|list| !list::lacks_labels(list));
+        Some((list("train")?, labelled.or(held.first())?.clone()))
     })
 }
 
@@ -115,7 +132,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
                       folder `train`";
         list::refuse_no_list(test, wanted)?;
     }
-    let (mut warnings, mut lacking) = (Vec::new(), Vec::new());
+    let (mut warnings, mut lacking, mut classes) = (Vec::new(), Vec::new(), None);
     let mut read = |path: &Path| -> Result<Vec<Labelled>> {
         let base = path.parent().unwrap_or(Path::new(""));
         let list = list::read(path, &|video| source_at(base, video).is_some())?;
@@ -123,6 +140,9 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
         let (total, path): (usize, Arc<Path>) = (list.lines.len(), path.into());
         let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
         let below = if list.names.is_some() { by_stem(base)? } else { HashMap::new() };
+        if list.names.is_some() && list.lines.iter().any(|line| line.label.is_some()) && json_list::is_json(&path) {
+            classes = json_list::classes(&path)?;
+        }
         for list::Line { number, path: name, label: class } in list.lines {
             match source_at(base, &name).or_else(|| below.get(stem(Path::new(&name))).cloned()) {
                 Some(source) => videos.push(Labelled { source, class, name, line: Some((path.clone(), number)) }),
@@ -145,13 +165,19 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
         refuse_same(train, test)?;
     }
     let (train, test) = (read(train)?, test.map(read).transpose()?);
-    Ok(Found { train, test, layout, warnings, lacking, ..Found::default() })
+    Ok(Found { classes, train, test, layout, warnings, lacking })
 }
 
-/// The videos below a folder by their names without extensions, of several the first by its path.
+/// The videos below a folder, and in Something-Something's folder of videos beside it, by their names without extensions; of
+/// several the first by its path.
 fn by_stem(base: &Path) -> Result<HashMap<String, Source>> {
     let base = if base == Path::new("") { Path::new(".") } else { base };
     let mut videos = walk(base)?.videos(base);
+    let [beside, _] = SOMETHING;
+    let beside = public::above(base)?.join(beside);
+    if beside.is_dir() {
+        videos.extend(walk(&beside)?.videos(&beside));
+    }
     videos.sort_by(|a, b| b.1.cmp(&a.1));
     Ok(videos.into_iter().map(|(source, path)| (stem(&path).to_owned(), source)).collect())
 }

@@ -120,6 +120,36 @@ pub struct Dataset {
     pub warnings: Vec<String>,
 }
 
+/// What a data set is read from.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// A folder, a list or a video, as for [`Splits::open`].
+    pub data: &'a Path,
+    /// With a list as `data`, that of the test videos.
+    pub test: Option<&'a Path>,
+    /// The number of one of the splits of UCF101 or HMDB51; `None` for the first.
+    pub split: Option<u64>,
+}
+
+impl Input<'_> {
+    /// Reads it like [`Splits::open`].
+    ///
+    /// # Errors
+    /// As [`Splits::open`]; `Data` when there is no such split.
+    pub fn open(self) -> Result<Splits> {
+        layout::open(self)?.into_splits(self.data, &mut On::Refuse)
+    }
+
+    /// Reads it like [`Splits::open`], and `tell`s each problem for which that would refuse it or warn. Videos with
+    /// such problems are left out, where something else is left to be looked at. Nothing is decoded.
+    ///
+    /// # Errors
+    /// As [`Splits::open`], for all that is no [`Problem`].
+    pub fn inspect(self, mut tell: impl FnMut(Problem)) -> Result<Splits> {
+        layout::open(self)?.into_splits(self.data, &mut On::Tell(&mut tell))
+    }
+}
+
 /// A training and a test set, with their origin.
 #[derive(Debug, Clone)]
 pub struct Splits {
@@ -218,9 +248,11 @@ impl Splits {
     ///    names its columns. Paths are relative to the list's folder. Without `test` a part of the videos is held out;
     /// 2. a folder with `trainlist01.txt`, `testlist01.txt` and optionally `classInd.txt` (UCF101's lists) in it, anywhere below
     ///    it, or beside it in `ucfTrainTestlist`; the videos are anywhere below. Split 01 is used; with the list
-    ///    `trainlist02.txt` as `path`, split 02;
+    ///    `trainlist02.txt` as `path`, or [`Input::split`], split 02;
     /// 3. the same with HMDB51's lists, `<class>_test_split1.txt` in `testTrainMulti_7030_splits`;
     /// 4. a folder with `train.csv` and `test.csv` (or `val.csv`, or `.txt`) of lines as in 1;
+    ///    Or Something-Something v2's lists in JSON, `something-something-v2-train.json` and `…-validation.json`, in it or in
+    ///    `labels`, with the videos below the lists or in `20bn-something-something-v2` beside them;
     /// 5. a folder with `train` and `test` (or `val`) folders of class folders;
     /// 6. a folder of class folders, of which a part is held out;
     /// 7. videos without labels: a folder with all videos directly in it, a list of paths alone (or Kinetics' list without
@@ -246,16 +278,7 @@ impl Splits {
     /// file is in both splits, no class of the test videos is one of the training videos, or some videos have labels and
     /// others have none.
     pub fn open(path: &Path, test: Option<&Path>) -> Result<Self> {
-        layout::open(path, test)?.into_splits(path, &mut On::Refuse)
-    }
-
-    /// Reads a data set like [`Splits::open`], and `tell`s each problem for which that would refuse it or warn. Videos with
-    /// such problems are left out, where something else is left to be looked at. Nothing is decoded.
-    ///
-    /// # Errors
-    /// As [`Splits::open`], for all that is no [`Problem`].
-    pub fn inspect(path: &Path, test: Option<&Path>, mut tell: impl FnMut(Problem)) -> Result<Self> {
-        layout::open(path, test)?.into_splits(path, &mut On::Tell(&mut tell))
+        Input { data: path, test, split: None }.open()
     }
 }
 
@@ -311,6 +334,7 @@ impl Found {
             [Some(&train), test.as_ref()].map(|videos| videos.into_iter().flatten().any(|v| v.class.is_none()));
         refuse_unlabelled_test(path, bare, bare_test, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         let mut test = if bare { Some(Vec::new()) } else { test };
+        let classes = classes.filter(|_| !bare);
         if bare {
             layout += "; the videos have no labels";
         } else if classes.is_none() {
@@ -351,7 +375,7 @@ impl Found {
         let items = |videos: Vec<Labelled>| -> Result<Vec<Item>> {
             let item = |v: Labelled| match v.class.as_ref().map(|class| (class, number.get(class.as_str()))) {
                 Some((class, None)) => {
-                    Err(Error::data(path, format!("{} has class {class}, which classInd.txt lacks", v.name)))
+                    Err(Error::data(path, format!("{} has class {class}, which the list of classes lacks", v.name)))
                 }
                 label => Ok(Item { source: v.source, label: label.and_then(|(_, n)| n.copied()), name: v.name }),
             };

@@ -68,7 +68,7 @@ pub(super) fn is_partner(train: &Path, test: &Path) -> bool {
 }
 
 /// The split of one of its lists, if it has such a name and the other list exists.
-pub(super) fn named(list: &Path) -> Option<Result<Found>> {
+pub(super) fn named(list: &Path, split: Option<u64>) -> Option<Result<Found>> {
     let (name, folder) = (last(list), list.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
     let (kind, number) = match (number_of(&name, "trainlist"), class_and_number(&name)) {
         (Some(number), _) if folder.join(format!("testlist{number}.txt")).is_file() => (Kind::Ucf101, number),
@@ -77,6 +77,9 @@ pub(super) fn named(list: &Path) -> Option<Result<Found>> {
     };
     let set = Set { folder: folder.to_owned(), kind, number: number.to_owned(), all: Vec::new() };
     Some((|| {
+        if let Some(split) = split.filter(|split| number.parse() != Ok(*split)) {
+            return Err(Error::data(list, format!("this is a list of split {number}, and --split {split} was given")));
+        }
         let root = if is_list_folder(folder) { above(folder)? } else { folder.to_owned() };
         set.read(&root, walk(&root)?)
     })())
@@ -84,23 +87,23 @@ pub(super) fn named(list: &Path) -> Option<Result<Found>> {
 
 impl Set {
     /// The lists in `folder` itself.
-    pub(super) fn in_folder(folder: &Path) -> Result<Option<Set>> {
+    pub(super) fn in_folder(folder: &Path, split: Option<u64>) -> Result<Option<Set>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
             names.push(entry.map_err(Error::io("read", folder))?.file_name().to_string_lossy().into_owned());
         }
-        Set::of(folder, &names)
+        Set::of(folder, &names, split)
     }
 
     /// The lists in a folder of a tree, the one nearest to the root.
-    pub(super) fn below(tree: &Tree) -> Result<Option<Set>> {
+    pub(super) fn below(tree: &Tree, split: Option<u64>) -> Result<Option<Set>> {
         let mut folders: Vec<&Path> = tree.lists.iter().filter_map(|l| l.parent()).collect();
         folders.sort_by_key(|f| (f.components().count(), *f));
         folders.dedup();
         for folder in folders {
             let names: Vec<String> =
                 tree.lists.iter().filter(|l| l.parent() == Some(folder)).map(|l| last(l)).collect();
-            if let Some(set) = Set::of(folder, &names)? {
+            if let Some(set) = Set::of(folder, &names, split)? {
                 return Ok(Some(set));
             }
         }
@@ -108,13 +111,14 @@ impl Set {
     }
 
     /// The lists in folders of the known names beside `dir`.
-    pub(super) fn beside(dir: &Path) -> Result<Vec<Set>> {
+    pub(super) fn beside(dir: &Path, split: Option<u64>) -> Result<Vec<Set>> {
         let parent = above(dir)?;
         let folders = FOLDERS.iter().map(|name| parent.join(name)).filter(|f| f.is_dir());
-        Ok(folders.map(|f| Set::in_folder(&f)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        Ok(folders.map(|f| Set::in_folder(&f, split)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    fn of(folder: &Path, names: &[String]) -> Result<Option<Set>> {
+    /// The lists called `names`, with the split of this number, or the first.
+    fn of(folder: &Path, names: &[String], split: Option<u64>) -> Result<Option<Set>> {
         let numbers = |of: &dyn Fn(&String) -> Option<String>| {
             let mut found: Vec<String> = names.iter().filter_map(of).collect();
             found.sort();
@@ -131,9 +135,16 @@ impl Set {
             (true, _, Some(n)) => return Err(lacks(folder, &format!("testlist{n}.txt"), &format!("trainlist{n}.txt"))),
             (true, None, None) => (Kind::Hmdb51, hmdb51),
         };
-        let set =
-            all.first().map(|number| Set { folder: folder.to_owned(), kind, number: number.clone(), all: all.clone() });
-        Ok(set)
+        let wanted = |number: &&String| split.is_none_or(|split| number.parse() == Ok(split));
+        match (all.iter().find(wanted), split) {
+            (Some(number), _) => {
+                Ok(Some(Set { folder: folder.to_owned(), kind, number: number.clone(), all: all.clone() }))
+            }
+            (None, Some(split)) if !all.is_empty() => {
+                Err(Error::data(folder, format!("--split {split} is none of the splits {}", all.join(", "))))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The lists of the split.
@@ -189,14 +200,8 @@ impl Set {
         };
         let (name, folder, number) = (self.kind.name(), self.folder.display(), &self.number);
         let mut layout = format!("{name} lists of {folder}, split {number}");
-        if let [first, other, ..] = &self.all[..] {
-            let other = if first == number { other } else { first };
-            let list = match self.kind {
-                Kind::Ucf101 => format!("trainlist{other}.txt"),
-                Kind::Hmdb51 => format!("<class>_test_split{other}.txt"),
-            };
-            layout +=
-                &format!(" of the splits {} (give its {list} as the data for split {other})", self.all.join(", "));
+        if self.all.len() > 1 {
+            layout += &format!(" of the splits {} (--split chooses another)", self.all.join(", "));
         }
         if neither > 0 {
             layout += &format!("; {neither} videos are in neither part of it");

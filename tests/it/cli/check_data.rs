@@ -68,7 +68,7 @@ fn every_problem_is_in_the_report_and_the_status_is_1() {
     let rows =
         |kind: &str| -> Vec<&str> { report.lines().filter(|row| row.starts_with(&format!("{kind},"))).collect() };
     assert_eq!(rows("missing").len(), 9, "{report}");
-    assert!(rows("missing")[8].ends_with("videos/gone8,train.txt,16,is not there"), "{report}");
+    assert!(rows("missing")[8].ends_with("videos/gone8,train.txt,17,is not there"), "{report}");
     assert!(rows("two labels")[0].contains("videos/a0,train.txt,7,") && rows("two labels").len() == 1, "{report}");
     assert!(rows("in both splits")[0].starts_with("in both splits,yes,videos/a2,test.txt,3,"), "{report}");
     assert!(rows("class of one split")[0].contains("yes,c,,,is a class of 1 test videos alone"), "{report}");

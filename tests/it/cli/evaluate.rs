@@ -214,10 +214,10 @@ fn features_of_a_video_do_not_depend_on_the_list_or_the_threads() {
         assert_eq!(bits(row), bits(&rows[i]), "{}", files[i].0);
     }
     // A part by its split; a split of what has none is refused.
-    let line = summary(&program("extract_features", d, &format!("{LISTS} --split test --out test")).unwrap());
+    let line = summary(&program("extract_features", d, &format!("{LISTS} --part test --out test")).unwrap());
     assert_eq!(line["features"].as_u64(), Some(2));
-    let out = program("extract_features", d, "--data some.txt --split test --out none").unwrap();
-    assert!(String::from_utf8_lossy(&out.stderr).contains("error: --split"));
+    let out = program("extract_features", d, "--data some.txt --part test --out none").unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("error: --part"));
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn a_run_resumes_with_its_own_videos_only() {
         replaced(&d.join(list), from, to);
         let e = refused(d, &SMALL).unwrap();
         let split = list.trim_end_matches(".txt");
-        assert!(e.contains("--out") && e.contains("--data or --test names other videos"), "{e}");
+        assert!(e.contains("--out") && e.contains("--data, --test or --split names other videos"), "{e}");
         assert!(e.contains(&format!("videos.{split}.hash: begun with")), "{e}");
         replaced(&d.join(list), to, from);
     };

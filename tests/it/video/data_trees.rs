@@ -178,7 +178,6 @@ fn a_video_or_another_file_in_place_of_a_list_is_named() {
     let d = dir.path();
     let refusal = |result: Result<Splits>| result.unwrap_err().to_string();
     for (name, is) in [
-        ("a.MP4", "a video"),
         ("a.jpg", "a picture"),
         ("0123456789abcdef.tbv", "a file of the cache"),
         ("weights.safetensors", "a file of weights"),
@@ -189,6 +188,9 @@ fn a_video_or_another_file_in_place_of_a_list_is_named() {
         assert!(text.contains(&format!("{name}: this is {is}: give a folder")), "{text}");
     }
     let list = put(d, "list.txt", "a.MP4 0\n");
+    fs::write(d.join("a.MP4"), [0xff; 8]).unwrap();
+    let text = refusal(Splits::open(&d.join("a.MP4"), Some(&list)));
+    assert!(text.contains("a.MP4: this is a video: give a folder"), "{text}");
     for (test, is) in [(d.join("a.MP4"), "a video"), (d.to_owned(), "a folder")] {
         let text = refusal(Splits::open(&list, Some(&test)));
         assert!(text.contains(&format!("this is {is}: the videos for testing are given as a list")), "{text}");

@@ -22,7 +22,11 @@ fn listed(text: impl AsRef<[u8]>, files: &[&str]) -> Result<Vec<(String, String)
 
 fn read(list: &Path) -> Result<Vec<(String, String)>, Error> {
     let data = Dataset::open(list)?;
-    Ok(data.items.iter().map(|i| (i.name.clone(), data.classes[i.label.unwrap()].clone())).collect())
+    Ok(data
+        .items
+        .iter()
+        .map(|i| (i.name.clone(), i.label.map_or_else(String::new, |label| data.classes[label].clone())))
+        .collect())
 }
 
 fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {

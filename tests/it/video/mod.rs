@@ -11,5 +11,6 @@ pub mod frame_folder;
 pub mod leakage;
 pub mod lists;
 pub mod maps;
+pub mod public_sets;
 pub mod time_stamps;
 pub mod unlabelled;
