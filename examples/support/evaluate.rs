@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tubelet::eval::views::{Frozen, Views};
+use tubelet::nn::nets::Naming;
 use tubelet::nn::{Arch, Precision};
 use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
@@ -105,11 +106,13 @@ impl Options {
         let device = self.common.start()?;
         ensure!(self.data.is_some() || self.test.is_none(), "--test is a list beside that of --data, which is absent");
         let network = init::network(self.init.as_deref(), self.arch, self.seed)?;
+        // Motion networks, too, may take three channels: the same map three times.
+        let motion = network.net.naming == Naming::SlowFast { pathway: 1 };
         ensure!(
-            network.net.in_channels == 3,
+            network.net.in_channels == 3 && !motion,
             "--arch {}: this network takes clips of {}, and what is evaluated is one of RGB",
             network.arch(),
-            count(network.net.in_channels, "channel", "channels")
+            if motion { "motion".to_owned() } else { count(network.net.in_channels, "channel", "channels") }
         );
         let protocol = self.preset.protocol();
         let mut spec = ViewSpec::small();
