@@ -46,7 +46,7 @@ struct Args {
     #[arg(long, value_name = "LIST")]
     test: Option<PathBuf>,
     /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = within::<u64>(limits::SPLIT))]
     split: Option<u64>,
     /// Preset whose clips the videos should be long enough for
     #[arg(long, default_value = "small")]

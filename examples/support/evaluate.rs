@@ -45,7 +45,7 @@ pub struct Options {
     #[arg(long, value_name = "LIST")]
     pub test: Option<PathBuf>,
     /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
-    #[arg(long, value_name = "N", requires = "data")]
+    #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
     pub split: Option<u64>,
     /// Protocol: which clips are seen, and how they are classified
     #[arg(long, value_enum, default_value_t = Preset::Small)]

@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(long, value_name = "LIST")]
     pub test: Option<PathBuf>,
     /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
-    #[arg(long, value_name = "N", requires = "data")]
+    #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
     pub split: Option<u64>,
     /// Preset [default: tiny without --data, small with]
     #[arg(long)]

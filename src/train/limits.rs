@@ -43,6 +43,8 @@ const fn above(option: &'static str, unit: &'static str, least: f64, most: f64) 
 
 /// Seed of all random numbers.
 pub const SEED: Limit = whole("--seed", "", 0, u64::MAX);
+/// The number of one of the official splits of a data set.
+pub const SPLIT: Limit = whole("--split", "", 1, 99);
 /// Threads; 0 for the number of the machine's cores.
 pub const THREADS: Limit = whole("--threads", "threads", 0, 1024);
 /// Passes over the videos.
@@ -108,8 +110,9 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 30] = [
+pub const ALL: [Limit; 31] = [
     SEED,
+    SPLIT,
     THREADS,
     EPOCHS,
     BATCH,
