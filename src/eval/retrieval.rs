@@ -5,8 +5,8 @@
 //! let gallery = Features::new(2, vec![1.0, 0.0, 0.0, 1.0, 0.9, 0.2], vec![0, 1, 1])?;
 //! let queries = Features::new(2, vec![1.0, 0.1, 0.1, 1.0], vec![1, 1])?;
 //! let found = retrieve(&gallery, &queries, 2)?;
-//! assert_eq!(found.nearest, [[2, 0], [1, 2]]);
-//! assert_eq!(found.recall(1), 1.0);
+//! assert_eq!(found.nearest, [[0, 2], [1, 2]]); // the first query's nearest is of another class
+//! assert_eq!([found.recall(1), found.recall(2)], [0.5, 1.0]);
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 
