@@ -7,7 +7,6 @@ mod support;
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::Map;
-use std::path::Path;
 use std::process::ExitCode;
 use support::checks::of_option;
 use support::evaluate::Options;
@@ -15,7 +14,7 @@ use support::output::say;
 use support::table::Table;
 use tubelet::eval::npy;
 use tubelet::train::folder::AtomicFile;
-use tubelet::video::{Dataset, ProceduralSpec, Splits};
+use tubelet::video::{Dataset, Splits};
 
 /// Write the features of videos, labelled or not, to features.npy ([n d] f32) and index.csv (row, file, label).
 ///
@@ -55,13 +54,13 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
     let prepared = options.prepare()?;
-    let (data, layout) = match &options.data {
-        Some(path) => open(options, path, args.part)?,
-        None => {
-            let spec = ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() };
-            chosen(Splits::procedural(&spec)?, args.part)?
-        }
+    let videos = &options.videos;
+    let splits = match videos.input() {
+        // Of one class as well: nothing is compared here.
+        Some(input) => input.open().map_err(|e| of_option(e, videos.test.as_deref()))?,
+        None => videos.splits(options.seed)?,
     };
+    let (data, layout) = chosen(splits, args.part)?;
     let mut settings = Map::new();
     settings.insert("--part".into(), args.part.name().into());
     let Some(mut run) = prepared.open(options, "extract_features", vec![data], layout, settings)? else {
@@ -86,22 +85,12 @@ fn run(args: &Args) -> Result<()> {
     summary.finish(&run.out)
 }
 
-/// The videos of a data set, labelled or not.
-fn open(options: &Options, path: &Path, which: Which) -> Result<(Dataset, String)> {
-    let splits = options.input(path).open().map_err(|e| of_option(e, options.test.as_deref()))?;
-    if !splits.train.is_labelled() {
-        ensure!(
-            which == Which::All,
-            "--part: --data {} has no training and test part, for its videos have no labels",
-            path.display()
-        );
-        say("the videos have no labels");
-    }
-    chosen(splits, which)
-}
-
 /// The part of a data set that is asked for.
 fn chosen(splits: Splits, which: Which) -> Result<(Dataset, String)> {
+    if !splits.train.is_labelled() {
+        ensure!(which == Which::All, "--part: there is no training and test part, for the videos have no labels");
+        say("the videos have no labels");
+    }
     let Splits { train, test, layout } = splits;
     let data = match which {
         Which::Train => train,

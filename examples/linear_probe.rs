@@ -4,14 +4,14 @@
 
 mod support;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use support::args::within;
-use support::checks::{classes_can_be_tested, labelled, lists};
+use support::checks::classes_can_be_tested;
 use support::confusion;
 use support::evaluate::Options;
 use support::evaluation::{Evaluation, Part};
@@ -23,8 +23,8 @@ use tubelet::eval::sgd::{Layer, Sgd, sgd};
 use tubelet::eval::views::Views;
 use tubelet::eval::{Features, probe::probe, svm::svm};
 use tubelet::train::limits;
+use tubelet::video::Dataset;
 use tubelet::video::dataset::lines_of_list;
-use tubelet::video::{Dataset, ProceduralSpec, Splits};
 
 /// Train a linear classifier on the features of a frozen network, and score it on held-out videos.
 ///
@@ -92,11 +92,7 @@ fn run(args: &Args) -> Result<()> {
     let options = &args.options;
     let mut prepared = options.prepare()?;
     prepared.protocol = args.protocol(prepared.protocol);
-    let splits = match &options.data {
-        Some(data) => labelled(lists(options.input(data))?, data)?,
-        None => Splits::procedural(&ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() })?,
-    };
-    ensure!(!splits.test.is_empty(), "no video is held out to be tested on: give a list of test videos as --test");
+    let splits = options.videos.labelled(options.seed)?;
     classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
     let groups = groups(&splits.test, args.groups.as_deref())?;
     let mut settings = args.settings(&prepared.protocol);

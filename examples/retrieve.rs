@@ -4,19 +4,17 @@
 
 mod support;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use image::imageops::{FilterType, crop_imm, resize};
 use image::{Rgb, RgbImage};
 use serde_json::Map;
 use std::process::ExitCode;
-use support::checks::{labelled, lists};
 use support::evaluate::Options;
 use support::evaluation::{Evaluation, Part};
 use support::sheet::{self, Key, Legend, Sample, Strip};
 use support::table::Table;
 use tubelet::eval::retrieval::{Retrieved, retrieve};
-use tubelet::video::{ProceduralSpec, Splits};
 
 /// The numbers of nearest videos of which one is to be of the query's class.
 const RANKS: [usize; 5] = [1, 5, 10, 20, 50];
@@ -46,11 +44,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let prepared = options.prepare()?;
-    let splits = match &options.data {
-        Some(data) => labelled(lists(options.input(data))?, data)?,
-        None => Splits::procedural(&ProceduralSpec { seed: options.seed, ..ProceduralSpec::default() })?,
-    };
-    ensure!(!splits.test.is_empty(), "no video is held out to ask for: give a list of test videos as --test");
+    let splits = options.videos.labelled(options.seed)?;
     let parts = vec![splits.train, splits.test];
     let Some(mut run) = prepared.open(options, "retrieve", parts, splits.layout, Map::new())? else { return Ok(()) };
     let (gallery, queries) = (run.features(0)?, run.features(1)?);

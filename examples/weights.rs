@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use support::args::arch;
 use support::output::{count, say};
-use tubelet::nn::{Arch, Builder, Params, Trunk};
+use tubelet::nn::{Arch, Params, Trunk};
 use tubelet::train::checkpoint::weights_of;
 use tubelet::weights::{
     Config, ImageHead, Info, Loaded, Matching, NETWORKS, Source, Start, check_export, export, load_weights, names,
@@ -112,9 +112,7 @@ fn inspect(file: &Path, all: bool) -> Result<()> {
 fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, all: bool) -> Result<()> {
     check_export(out).context("--out")?;
     let net = arch.net();
-    let mut builder = Builder::new(0);
-    Trunk::new(&net, &mut builder);
-    let mut params = builder.finish();
+    let (_, mut params) = Trunk::with_params(&net, 0);
     let start = Start::find(Source::open(file)?, &net, &params, ImageHead::Dropped, at)?;
     let place = start.place();
     say(format_args!("{}, {place} of the file; names of {}", arch.name, place.naming));

@@ -5,7 +5,7 @@ use crate::noise::noise;
 use serde_json::json;
 use tubelet::error::Result;
 use tubelet::nn::nets::{Kind, Naming, Stage};
-use tubelet::nn::{Builder, Mode, Net, Params, Pass, Precision, Trunk};
+use tubelet::nn::{Mode, Net, Params, Pass, Precision, Trunk};
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::Tensor;
 
@@ -42,9 +42,7 @@ fn case(name: &str, pass: &str, kind: Kind, temporal: usize, x: [usize; 5], prec
         stages: vec![stage],
         zero_last_scale: false,
     };
-    let mut builder = Builder::new(1);
-    let trunk = Trunk::new(&net, &mut builder);
-    let params = builder.finish();
+    let (trunk, params) = Trunk::with_params(&net, 1);
     let convs = trunk.convolutions(&params, x[0], [x[1], x[2], x[3]]).expect("a block fits its input");
     let forward: u64 = convs.iter().map(|(_, p)| p.flops()).sum();
     let backward = pass == "fwd_bwd";

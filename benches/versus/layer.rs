@@ -5,7 +5,7 @@ use crate::memory::extra_mib;
 use crate::noise::noise;
 use serde_json::json;
 use std::hint::black_box;
-use tubelet::nn::{Builder, Net, Trunk};
+use tubelet::nn::{Net, Trunk};
 use tubelet::ops::batch_norm::Stats;
 use tubelet::ops::sgd::{Rate, Sgd, Update, Weights, update_all};
 use tubelet::ops::{self, infonce, l2_norm, pool3d};
@@ -129,9 +129,8 @@ fn loss(n: usize, queue: usize, d: usize) -> Case {
 /// SGD with momentum on all weights of R(2+1)D-18, and the moving average of the key network.
 fn update() -> Case {
     let net = Net::r2plus1d_18();
-    let mut builder = Builder::new(1);
-    Trunk::new(&net, &mut builder);
-    let shapes: Vec<_> = builder.finish().trainable().map(|(_, p)| p.value.shape()).collect();
+    let (_, params) = Trunk::with_params(&net, 1);
+    let shapes: Vec<_> = params.trainable().map(|(_, p)| p.value.shape()).collect();
     let numbers: usize = shapes.iter().map(|s| s.len()).sum();
     Case {
         name: "update/sgd_ema/r2plus1d_18/f32/cpu".into(),

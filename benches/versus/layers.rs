@@ -2,7 +2,7 @@
 
 use crate::nets::nets;
 use rayon::prelude::*;
-use tubelet::nn::{Builder, Trunk};
+use tubelet::nn::Trunk;
 use tubelet::ops::conv3d::Conv3d;
 
 /// A convolution, and where it occurs.
@@ -20,9 +20,8 @@ pub struct Layer {
 /// All convolutions of every network with their names, for one clip.
 pub fn convolutions() -> Vec<(&'static str, Vec<(String, Conv3d)>)> {
     let of = |(name, net, clip)| {
-        let mut builder = Builder::new(0);
-        let trunk = Trunk::new(&net, &mut builder);
-        (name, trunk.convolutions(&builder.finish(), 1, clip).expect("the clips fit; a test walks them"))
+        let (trunk, params) = Trunk::with_params(&net, 0);
+        (name, trunk.convolutions(&params, 1, clip).expect("the clips fit; a test walks them"))
     };
     nets().into_par_iter().map(of).collect()
 }

@@ -65,11 +65,11 @@ pub fn lists(input: Input) -> Result<Splits> {
     Ok(splits)
 }
 
-/// Refuses videos without labels, where classes are compared.
-pub fn labelled(splits: Splits, data: &Path) -> Result<Splits> {
+/// Refuses videos without labels, where classes are compared; `data` is the path of `--data`.
+pub fn labelled(splits: &Splits, data: Option<&Path>) -> Result<()> {
     let what = "its videos have no labels, and classes are compared here (`extract_features` takes them)";
-    ensure!(splits.train.is_labelled(), "--data {}: {what}", data.display());
-    Ok(splits)
+    ensure!(splits.train.is_labelled(), "--data {}: {what}", data.unwrap_or(Path::new("")).display());
+    Ok(())
 }
 
 /// Names the option whose file an error is about.

@@ -11,9 +11,10 @@ use super::protocol::{Preset, Protocol};
 use super::run::{foresee, loader};
 use super::settings::path;
 use super::stop::stop_flag;
+use super::videos::VideoOptions;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use tubelet::eval::views::{Frozen, Views};
 use tubelet::nn::nets::Naming;
@@ -22,7 +23,7 @@ use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
 use tubelet::train::views::ViewSpec;
-use tubelet::video::{Dataset, Input};
+use tubelet::video::Dataset;
 
 /// Clips per video where neither preset nor run says another number.
 const CLIPS: usize = 4;
@@ -37,16 +38,8 @@ pub struct Options {
     /// Its architecture [default: what the run or the folder says; otherwise the small network of pretrain_maclr]
     #[arg(long, value_name = "NAME", value_parser = arch())]
     arch: Option<&'static Arch>,
-    /// Videos: a folder in UCF101's layout, of class folders or frame folders, or a `path label` list; without it,
-    /// procedural clips
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
-    /// With a list as --data: the list of test videos
-    #[arg(long, value_name = "LIST")]
-    pub test: Option<PathBuf>,
-    /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
-    #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
-    pub split: Option<u64>,
+    #[command(flatten)]
+    pub videos: VideoOptions,
     /// Protocol: which clips are seen, and how they are classified
     #[arg(long, value_enum, default_value_t = Preset::Small)]
     pub preset: Preset,
@@ -58,12 +51,6 @@ pub struct Options {
     /// Check network, options and the list of videos, print the plan and stop: nothing is decoded or written
     #[arg(long)]
     dry_run: bool,
-    /// Folder for decoded frames, shared between runs; the example `cache` lists, verifies and removes them
-    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
-    cache: PathBuf,
-    /// Skip verifying the checksums of cached data at the start
-    #[arg(long)]
-    no_verify: bool,
     /// Precision of the network, as in the pre-training examples
     #[arg(long, default_value_t = Precision::F32, value_parser = one_of(Precision::ALL.map(|p| (p.name(), p))))]
     pub(super) precision: Precision,
@@ -95,16 +82,11 @@ pub struct Prepared {
 }
 
 impl Options {
-    /// What --data, --test and --split name; `data` is the path of --data.
-    pub fn input<'a>(&'a self, data: &'a Path) -> Input<'a> {
-        Input { data, test: self.test.as_deref(), split: self.split }
-    }
-
     /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too
     /// large for the clips.
     pub fn prepare(&self) -> Result<Prepared> {
         let device = self.common.start()?;
-        ensure!(self.data.is_some() || self.test.is_none(), "--test is a list beside that of --data, which is absent");
+        self.videos.check()?;
         let network = init::network(self.init.as_deref(), self.arch, self.seed)?;
         // Motion networks, too, may take three channels: the same map three times.
         let motion = network.net.naming == Naming::SlowFast { pathway: 1 };
@@ -116,7 +98,7 @@ impl Options {
         );
         let protocol = self.preset.protocol();
         let mut spec = ViewSpec::small();
-        if self.data.is_none() {
+        if self.videos.data.is_none() {
             spec.stride = 2; // procedural videos are short
         }
         let known = network.clips.as_ref();
@@ -162,14 +144,14 @@ impl Prepared {
         more: Map<String, Value>,
     ) -> Result<Option<Evaluation<'a>>> {
         let out = options.common.out(program);
-        outside_of_data([("--out", &out), ("--cache", &options.cache)], options.data.as_deref())?;
-        folder_to_be("--cache", &options.cache)?;
+        outside_of_data([("--out", &out), ("--cache", &options.videos.cache)], options.videos.data.as_deref())?;
+        folder_to_be("--cache", &options.videos.cache)?;
         data.iter().flat_map(|data| &data.warnings).for_each(warn);
         let mut settings = self.settings(options, program, &data, more)?;
         let check_out = || Folder::check(&out).with_context(|| format!("--out {}", out.display()));
         if options.dry_run {
             for data in &data {
-                let seen = foresee(&options.cache, data, &self.spec, false)?;
+                let seen = foresee(&options.videos.cache, data, &self.spec, false)?;
                 for (_, name, why) in &seen.failed {
                     warn(format_args!("would be skipped: {name}: {why}"));
                 }
@@ -188,8 +170,8 @@ impl Prepared {
         let stop = stop_flag()?;
         let (mut parts, mut skipped) = (Vec::new(), Vec::new());
         for data in data {
-            let verify = !options.no_verify;
-            let (loader, names) = loader(&options.cache, &data, &self.spec, false, options.seed, verify, &stop)?;
+            let verify = !options.videos.no_verify;
+            let (loader, names) = loader(&options.videos.cache, &data, &self.spec, false, options.seed, verify, &stop)?;
             skipped.extend(names);
             parts.push(Part { data, loader });
         }
@@ -243,7 +225,8 @@ impl Prepared {
             "unit": self.protocol.unit,
         });
         // The network may have moved, where its checksum says that it is the same.
-        let mut paths = json!({"--data": path(options.data.as_deref()), "--test": path(options.test.as_deref())});
+        let mut paths =
+            json!({"--data": path(options.videos.data.as_deref()), "--test": path(options.videos.test.as_deref())});
         if self.network.checksum.is_some() {
             paths["--init"] = init;
             paths["init.file"] = all["init.file"].take();
@@ -282,7 +265,7 @@ impl Prepared {
             ),
             ("network", format!("{}, {} features, {from}", self.network.arch(), self.network.trunk.features_dim())),
             ("device", format!("{}; precision {}", options.common.device_name(&self.device), options.precision)),
-            ("--cache", options.cache.display().to_string()),
+            ("--cache", options.videos.cache.display().to_string()),
         ];
         rows.iter().for_each(|(name, text)| say(format_args!("{name:<9} {text}")));
     }

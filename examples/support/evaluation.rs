@@ -138,7 +138,7 @@ impl Evaluation<'_> {
             .set("init", shown(&options.init, "random"))
             .set("arch", self.arch)
             .set("preset", options.preset.name())
-            .set("data", shown(&options.data, "procedural"))
+            .set("data", shown(&options.videos.data, "procedural"))
             .set("layout", self.layout.as_str())
             .set("device", options.common.device_name(&self.device))
             .set("precision", options.precision.name())

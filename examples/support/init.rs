@@ -4,14 +4,13 @@ use super::output::{say, warn};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tubelet::nn::{ARCHES, Arch, Builder, Net, Params, Trunk};
+use tubelet::nn::{ARCHES, Arch, Net, Params, Trunk};
 use tubelet::train::checkpoint::newest_intact;
 use tubelet::train::folder::Folder;
 use tubelet::train::maclr::Recipe;
 use tubelet::train::views::ViewSpec;
-use tubelet::weights::{Config, ImageHead, Source, Start, names};
+use tubelet::weights::{Config, ImageHead, NETWORKS, Source, Start, names, read_networks};
 
 /// Prefix of the RGB network's names in a run's weights.
 const QUERY: &str = "encoder_q.";
@@ -51,7 +50,7 @@ impl Network {
     /// The architecture's name: `small` for the networks of the presets `tiny` and `small`, `custom` for any other
     /// without one.
     pub fn arch(&self) -> &'static str {
-        let named = ARCHES.iter().find(|arch| arch.net() == self.net).map(|arch| arch.name);
+        let named = Arch::of(&self.net).map(|arch| arch.name);
         named.unwrap_or(if self.net == Recipe::small().visual { "small" } else { "custom" })
     }
 }
@@ -71,7 +70,7 @@ pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> R
     let Some(path) = init else {
         say("without --init the network has random weights: this shows what features without any training are worth");
         let net = arch.map_or_else(|| Recipe::small().visual, Arch::net);
-        let (trunk, params) = built(&net, seed);
+        let (trunk, params) = Trunk::with_params(&net, seed);
         return Ok(Network { net, trunk, params, file: None, checksum: None, clips: None });
     };
     let option = || format!("--init {}", path.display());
@@ -82,7 +81,7 @@ pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> R
         (None, Some(net)) => net,
         (None, None) => published(&source).with_context(option)?,
     };
-    let (trunk, mut params) = built(&net, seed);
+    let (trunk, mut params) = Trunk::with_params(&net, seed);
     let checksum = source.verify().with_context(option)?;
     let start = Start::find(source, &net, &params, ImageHead::Dropped, described.at).with_context(option)?;
     let report = start.fill(&mut params);
@@ -92,12 +91,6 @@ pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> R
     }
     .with_context(option)?;
     Ok(Network { net, trunk, params, file: Some(described.file), checksum, clips: described.clips })
-}
-
-fn built(net: &Net, seed: u64) -> (Trunk, Params) {
-    let mut builder = Builder::new(seed);
-    let trunk = Trunk::new(net, &mut builder);
-    (trunk, builder.finish())
 }
 
 /// The network of a file that is known by the names in it.
@@ -148,19 +141,13 @@ fn is_run(path: &Path) -> bool {
 /// The RGB network of a run: by its `networks.json`, or by its settings, where every field of the recipe is.
 fn of_run(run: &Path, file: PathBuf) -> Result<Described> {
     let settings = Folder::settings(run)?.unwrap_or_default();
-    let described = run.join("networks.json");
+    let described = run.join(NETWORKS);
     let net = if described.is_file() {
-        let bytes = std::fs::read(&described).with_context(|| format!("cannot read {}", described.display()))?;
-        let all: BTreeMap<String, Config> =
-            serde_json::from_slice(&bytes).with_context(|| format!("{}: not of networks", described.display()))?;
-        all.get(QUERY).map(|config| config.network.clone())
+        read_networks(&described)?.remove(QUERY).map(|config| config.network)
     } else {
         // MaCLR's recipe calls it `visual`, MCL's `net`.
-        ["visual", "net"].into_iter().find_map(|name| field(&settings, name))
+        ["visual", "net"].into_iter().find_map(|name| field::<Net>(&settings, name))
     };
-    if let Some(net) = &net {
-        net.check().with_context(|| described.display().to_string())?;
-    }
     let net = net.ok_or_else(|| anyhow!("{}: its settings describe no RGB network: give --arch", run.display()))?;
     Ok(Described { net: Some(net), clips: clips_in(&settings), at: Some(QUERY), file })
 }

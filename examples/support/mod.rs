@@ -25,6 +25,7 @@ pub mod sheet;
 pub mod stop;
 pub mod summary;
 pub mod table;
+pub mod videos;
 
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, IntoDrawingArea};

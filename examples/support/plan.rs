@@ -3,7 +3,7 @@
 use super::output::{count, say};
 use super::pretrain::{Job, Options};
 use anyhow::Result;
-use tubelet::nn::{Builder, Net, Trunk};
+use tubelet::nn::{Net, Trunk};
 use tubelet::tensor::Device;
 use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::video::{Dataset, Splits};
@@ -16,7 +16,7 @@ pub fn show<R>(options: &Options, device: &Device, job: &Job<R>, splits: &Splits
     let (training, views) = (job.training, &job.training.views);
     let [[frames, side, ..], [motion_frames, ..]] = views.dims();
     let [train, test] = usable;
-    let path = options.data.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
+    let path = options.videos.data.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
     let mut clips = format!("{} of each video; RGB: {frames} frames {} apart, {side}x{side}", job.clips, views.stride);
     if job.motion_clips {
         clips += &format!("; motion ({}): {motion_frames} frames over the same time", views.motion);
@@ -43,7 +43,7 @@ pub fn show<R>(options: &Options, device: &Device, job: &Job<R>, splits: &Splits
         ("networks", format!("million parameters, without heads: {}", networks.join(", "))),
         ("device", format!("{on}; precision {}", options.precision)),
         ("--out", out.display().to_string()),
-        ("--cache", options.cache.display().to_string()),
+        ("--cache", options.videos.cache.display().to_string()),
         (
             "settings",
             format!(
@@ -86,7 +86,5 @@ pub fn classes(train: &Dataset, test: &Dataset) -> String {
 
 /// The parameters of a network, in millions.
 fn parameters(net: &Net) -> String {
-    let mut builder = Builder::new(0);
-    Trunk::new(net, &mut builder);
-    format!("{:.2}", builder.finish().count() as f64 * 1e-6)
+    format!("{:.2}", Trunk::with_params(net, 0).1.count() as f64 * 1e-6)
 }

@@ -2,14 +2,15 @@
 
 use super::args::{Common, one_of, within};
 use super::checks::{
-    Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, lists,
-    outside_of_data, same_are_skipped, short,
+    Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, outside_of_data,
+    same_are_skipped, short,
 };
 use super::output::{say, warn};
 use super::plan;
 use super::run::{Show, loader};
 use super::settings;
 use super::stop::stop_flag;
+use super::videos::VideoOptions;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -28,7 +29,7 @@ use tubelet::train::pretrain::{
 };
 use tubelet::train::recipe::Training;
 use tubelet::train::views::Loader;
-use tubelet::video::{Dataset, FlowSource, Input, ProceduralSpec, Short, Splits};
+use tubelet::video::{Dataset, FlowSource, Short, Splits};
 use tubelet::weights::{Loaded, NETWORKS, Networks};
 
 /// Weight of the probe's penalty: scikit-learn's `C = 0.1` for 340 training videos. The same for every run; chosen
@@ -49,16 +50,8 @@ pub enum Preset {
 /// Options of all methods.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Videos: a folder in UCF101's layout, of class folders, or a `path label` list; or videos without labels: a folder of
-    /// them, or a list of paths. Without it, procedural clips
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
-    /// With a list as --data: the list of test videos
-    #[arg(long, value_name = "LIST")]
-    pub test: Option<PathBuf>,
-    /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
-    #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
-    pub split: Option<u64>,
+    #[command(flatten)]
+    pub videos: VideoOptions,
     /// Preset [default: tiny without --data, small with]
     #[arg(long)]
     preset: Option<Preset>,
@@ -70,12 +63,6 @@ pub struct Options {
     /// Check all options and the list of videos, print the settings and stop: nothing is decoded or written
     #[arg(long)]
     dry_run: bool,
-    /// Folder for decoded frames and flow, shared between runs; the example `cache` lists, verifies and removes them
-    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
-    pub cache: PathBuf,
-    /// Skip verifying the checksums of cached data at the start: saves a second per some gigabytes, on a fast disk
-    #[arg(long)]
-    no_verify: bool,
     /// Use flow computed elsewhere: a folder per video below this one, by its name, with .flo files or images x_* and
     /// y_* (128 is no motion, 6.375 levels per pixel)
     #[arg(long, value_name = "DIR")]
@@ -92,7 +79,7 @@ pub struct Options {
     /// Videos per step
     #[arg(long, value_parser = within::<usize>(limits::BATCH))]
     batch: Option<usize>,
-    /// Learning rate after the warm-up
+    /// Learning rate at the start of the cosine, which follows the warm-up, or spans it with the preset paper of MaCLR
     #[arg(long, value_parser = within::<f32>(limits::LR))]
     lr: Option<f32>,
     /// Epochs of linear warm-up
@@ -173,7 +160,7 @@ pub fn set<T: Copy>(field: &mut T, option: Option<T>) {
 impl Options {
     /// The given preset, or the default for the data.
     pub fn preset(&self) -> Preset {
-        self.preset.unwrap_or(if self.data.is_some() { Preset::Small } else { Preset::Tiny })
+        self.preset.unwrap_or(if self.videos.data.is_some() { Preset::Small } else { Preset::Tiny })
     }
 
     /// Applies the given options.
@@ -192,7 +179,7 @@ impl Options {
         if self.refuse_short {
             t.views.short = Short::Refuse;
         }
-        if self.no_flip || self.data.is_none() {
+        if self.no_flip || self.videos.data.is_none() {
             t.views.augment.flip = 0.0;
         }
     }
@@ -271,20 +258,14 @@ impl<'a> Run<'a> {
             warn("--graph records the steps of a GPU, and --device is the CPU here: it has no effect");
         }
         check_memory(training, job.clips)?;
-        ensure!(
-            options.data.is_some() || options.test.is_none(),
-            "--test is a list beside that of --data, which is absent"
-        );
-        outside_of_data([("--out", &out), ("--cache", &options.cache)], options.data.as_deref())?;
-        folder_to_be("--cache", &options.cache)?;
+        options.videos.check()?;
+        outside_of_data([("--out", &out), ("--cache", &options.videos.cache)], options.videos.data.as_deref())?;
+        folder_to_be("--cache", &options.videos.cache)?;
         if let Some(flow) = &options.flow_dir {
             ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());
         }
         let seed = options.seed;
-        let splits = match &options.data {
-            Some(data) => lists(Input { data, test: options.test.as_deref(), split: options.split })?,
-            None => Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?,
-        };
+        let splits = options.videos.splits(seed)?;
         splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
         if !splits.train.is_labelled() {
             ensure!(
@@ -305,7 +286,7 @@ impl<'a> Run<'a> {
         // After the data, so that a folder in use hides nothing that is wrong with them.
         let check_out = || Folder::check(&out).with_context(|| format!("--out {}", out.display()));
         if options.dry_run {
-            let usable = dry_run(&options.cache, job, &splits)?;
+            let usable = dry_run(&options.videos.cache, job, &splits)?;
             check_out()?;
             earlier_epochs(&out, training.epochs, steps_per_epoch(usable[0], training.batch)?)?;
             let (begins, out) = (if goes_on(&out, &settings, false)? { "goes on" } else { "begins" }, out.display());
@@ -320,7 +301,8 @@ impl<'a> Run<'a> {
         }
         let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
-        let fill = |data, motion| loader(&options.cache, data, views, motion, seed, !options.no_verify, &stop);
+        let fill =
+            |data, motion| loader(&options.videos.cache, data, views, motion, seed, !options.videos.no_verify, &stop);
         let (train, mut skipped) = fill(&splits.train, motion[0])?;
         let (test, skipped_test) = fill(&splits.test, motion[1])?;
         skipped.extend(skipped_test);

@@ -69,7 +69,7 @@ pub fn of_run<R: Serialize>(options: &Options, job: &Job<R>, splits: &Splits) ->
     put("program", job.example.into());
     // For the reader: data may have moved. What is compared are the hashes of the videos and of their flow below. Nothing
     // stands for the content of --init, so its path is compared.
-    let paths = [("--data", &options.data), ("--test", &options.test), ("--flow-dir", &options.flow_dir)];
+    let paths = [("--data", &options.videos.data), ("--test", &options.videos.test), ("--flow-dir", &options.flow_dir)];
     put(Folder::PATHS, paths.map(|(option, p)| (option.to_owned(), path(p.as_deref()))).into_iter().collect());
     put("--init", path(options.init.as_deref()));
     if let Some(head) = job.init_head {

@@ -46,22 +46,11 @@ pub struct ProbeResult {
     pub objective: f64,
     /// The labels of the classes, ascending.
     pub classes: Vec<usize>,
-    /// Test samples by true and predicted class, `[c c]` in the order of `classes`.
-    pub confusion: Vec<usize>,
     /// Figures on the test samples; classes are their places in `classes`.
     pub scores: Scores,
     /// Weights on standardised features followed by the offset, `[c d+1]`. For two classes, one row is the negative of
     /// the other.
     pub weights: Vec<f64>,
-}
-
-impl ProbeResult {
-    /// For each class of [`ProbeResult::classes`], the number of test samples and of correct ones.
-    #[must_use]
-    pub fn per_class(&self) -> Vec<(usize, usize)> {
-        let c = self.classes.len();
-        self.confusion.chunks_exact(c).enumerate().map(|(i, row)| (row.iter().sum(), row[i])).collect()
-    }
 }
 
 /// Trains on `train`, scores on `test`. `l2` is the weight of the penalty in scikit-learn's convention
@@ -100,7 +89,6 @@ pub fn probe(train: &Features, test: &Features, l2: f64) -> Result<ProbeResult> 
         converged: end.gradient <= TOLERANCE,
         objective: end.value,
         classes,
-        confusion: figures.confusion(),
         scores: figures,
         weights: end.x,
     })

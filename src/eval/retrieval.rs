@@ -25,8 +25,8 @@ pub struct Retrieved {
 }
 
 impl Retrieved {
-    /// R@k: the share of queries with at least one of their class among the `k` nearest (`docs/papers/mcl.md` section
-    /// 5).
+    /// R@k: the share of queries with at least one of their class among the `k` nearest, as papers on video retrieval
+    /// count it.
     #[must_use]
     pub fn recall(&self, k: usize) -> f64 {
         let right = self.first.iter().filter(|first| first.is_some_and(|place| place < k)).count();

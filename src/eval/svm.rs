@@ -24,7 +24,9 @@ use super::{Features, check_pair, classes};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
-/// Convergence: no element of the gradient is above this times `C` and the number of samples.
+/// Convergence: no element of the gradient is above this times `C n r`, with the root mean square `r` of the rows'
+/// lengths. The objective is at most `C n`, so f64 knows it to `1e-16 C n`. Its curvature is about `2 C n r²`, so a step
+/// along a gradient `g` lowers it by `g² / (4 C n r²)`, and no search sees steps of gradients below `2e-8 C n r`.
 const TOLERANCE: f64 = 1e-7;
 /// Maximum number of iterations.
 const LIMIT: usize = 5000;
@@ -86,7 +88,9 @@ fn response(row: &[f64], x: &[f32]) -> f64 {
 /// The weights and offset `[d+1]` for one class, and whether they are the minimum's.
 fn one_against_others(train: &Features, class: usize, c: f64) -> (Vec<f64>, bool) {
     let d = train.d();
-    let tolerance = TOLERANCE * c * train.len() as f64;
+    let n = train.len() as f64;
+    let square = train.values().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n + 1.0; // the offset's feature is 1
+    let tolerance = TOLERANCE * c * n * square.sqrt();
     let end = minimise(vec![0.0; d + 1], tolerance, LIMIT, |w, g| {
         g.copy_from_slice(w);
         let mut value = 0.5 * w.iter().map(|v| v * v).sum::<f64>();

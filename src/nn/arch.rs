@@ -33,6 +33,12 @@ impl Arch {
         ARCHES.iter().find(|arch| arch.name == name)
     }
 
+    /// The one with this table.
+    #[must_use]
+    pub fn of(net: &Net) -> Option<&'static Arch> {
+        ARCHES.iter().find(|arch| arch.net() == *net)
+    }
+
     /// Its table.
     #[must_use]
     pub fn net(&self) -> Net {

@@ -68,6 +68,14 @@ impl Trunk {
         Trunk { stem, blocks, in_channels: net.in_channels, features: c }
     }
 
+    /// The network described by `net` alone, without a head, and its initial parameters, drawn from `seed`.
+    #[must_use]
+    pub fn with_params(net: &Net, seed: u64) -> (Trunk, Params) {
+        let mut builder = Builder::new(seed);
+        let trunk = Trunk::new(net, &mut builder);
+        (trunk, builder.finish())
+    }
+
     /// Number of its features.
     #[must_use]
     pub fn features_dim(&self) -> usize {

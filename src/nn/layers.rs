@@ -3,7 +3,7 @@
 
 use super::block::{Bypass, Names};
 use super::conv::ConvSpec;
-use super::nets::{Kind, Net, Pool};
+use super::nets::{Kind, Net, Pool, Stage};
 use crate::error::{Error, Result};
 
 /// A trunk as lists of layers.
@@ -64,7 +64,23 @@ pub enum Shortcut {
     Projection(Layer),
 }
 
+impl Layers {
+    /// Numbers in all filters.
+    fn parameters(&self) -> u128 {
+        let shortcut = |block: &BlockLayers| match &block.shortcut {
+            Shortcut::Projection(layer) => layer.parameters(),
+            _ => 0,
+        };
+        let path = |block: &BlockLayers| block.path.iter().map(Layer::parameters).sum::<u128>() + shortcut(block);
+        self.stem.iter().map(Layer::parameters).sum::<u128>() + self.blocks.iter().map(path).sum::<u128>()
+    }
+}
+
 impl Layer {
+    fn parameters(&self) -> u128 {
+        [self.from, self.to].iter().chain(&self.kernel).map(|n| *n as u128).product()
+    }
+
     fn new((conv, norm): &Names, from: usize, spec: ConvSpec) -> Layer {
         let ConvSpec { out, kernel, stride } = spec;
         Layer { conv: conv.clone(), norm: norm.clone(), from, to: out, kernel, stride, pad: spec.pad() }
@@ -95,14 +111,14 @@ impl Net {
     }
 }
 
-/// The most of anything that a table read from a file may ask for: a thousand layers of a stage, 16 million channels
-/// or frames of a kernel are a mistake.
-const MOST: [(usize, &str); 3] =
-    [(1 << 10, "blocks or convolutions"), (1 << 14, "channels"), (1 << 8, "taps or strides")];
+/// The most blocks or layers, channels, and taps or strides that a table read from a file may ask for.
+const MOST: [(usize, &str); 3] = [(1 << 12, "layers"), (1 << 14, "channels"), (1 << 8, "taps or strides")];
+/// The most parameters, 2 GB of them: the largest published network here has 33 million.
+pub(crate) const MOST_PARAMETERS: u128 = 1 << 29;
 
 impl Net {
-    /// Checks a table that was read from a file: every extent is positive and none is absurdly large, so that the
-    /// network can be built.
+    /// Checks a table that was read from a file: every extent is positive, and the whole network is of a size that can be
+    /// built.
     ///
     /// # Errors
     /// `Param` naming what is wrong.
@@ -134,11 +150,16 @@ impl Net {
                 return Err(Error::param("network", "stages.temporal", stage.temporal, "it must be odd"));
             }
         }
-        let layers: usize = self.stages.iter().map(|s| s.count).sum();
-        within("stages.count", &[layers], [0, 0])?;
+        let layers = |stage: &Stage| stage.count * if let Kind::Whole { convs, .. } = stage.kind { convs } else { 4 };
+        within("stages.count", &[self.stages.iter().map(layers).sum()], [0, 0])?;
         if let Some(Pool { kernel, window }) = &self.pool {
             within("pool", &[*kernel, window.stride, window.dilation].concat(), [1, 2])?;
             within("pool.pad", &window.pad, [0, 2])?;
+        }
+        let parameters = self.layers().parameters();
+        if parameters > MOST_PARAMETERS {
+            let rule = format!("at most {MOST_PARAMETERS} are allowed in a network from a file");
+            return Err(Error::param("network", "the number of its parameters", parameters, rule));
         }
         Ok(())
     }

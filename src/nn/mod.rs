@@ -40,6 +40,7 @@ pub use block::{Block, ConvNorm, Grid};
 pub use build::Builder;
 pub use conv::{Conv, ConvSpec};
 pub use head::{Classifier, Encoder, ProjectionHead};
+pub(crate) use layers::MOST_PARAMETERS;
 pub use layers::{BlockLayers, Layer, Layers, Shortcut};
 pub use mcl::{Codes, HeadSpec, MclEncoder};
 pub use nets::{Net, SmallR3d};

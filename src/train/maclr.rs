@@ -18,7 +18,7 @@ use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
 use crate::tensor::{Device, Integers, Tensor};
-use crate::weights::{Config, ImageHead, Input, Loaded, Networks, start_from};
+use crate::weights::{Config, ImageHead, InputSpec, Loaded, Networks, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -130,7 +130,7 @@ impl Recipe {
     #[must_use]
     pub fn networks(&self) -> Networks {
         let head = HeadSpec { hidden: self.head_hidden, code: self.code, normalised: self.head_norm };
-        let config = |net: &Net, what: &str, input: Input| {
+        let config = |net: &Net, what: &str, input: InputSpec| {
             let origin = format!("{what} network, pre-trained with MaCLR");
             Config::new(net, origin).maclr(head).input(input)
         };

@@ -4,7 +4,7 @@ use super::limits;
 use super::schedule::Schedule;
 use super::views::ViewSpec;
 use crate::error::{Error, Result};
-use crate::nn::{Builder, Net, Params, Trunk};
+use crate::nn::{Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use serde::Serialize;
 
@@ -229,9 +229,7 @@ fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
 
 /// The trunk of `net` with its parameters, or an error if clips of `t h w` are too small for it; `options` set them.
 pub(super) fn fitting(net: &Net, [t, h, w]: [usize; 3], options: &'static str) -> Result<(Trunk, Params)> {
-    let mut builder = Builder::new(0);
-    let trunk = Trunk::new(net, &mut builder);
-    let params = builder.finish();
+    let (trunk, params) = Trunk::with_params(net, 0);
     trunk.grids(&params, [t, h, w]).map_err(|e| {
         Error::param("settings", options, format!("{t} and {h}"), format!("the network takes no such clips ({e})"))
     })?;

@@ -7,7 +7,7 @@ use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
 use crate::rng::{self, Purpose};
 use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
-use crate::weights::Input;
+use crate::weights::InputSpec;
 use serde::Serialize;
 
 /// Which clips are sampled from a video, and how they are augmented.
@@ -135,8 +135,8 @@ impl ViewSpec {
 
     /// An RGB clip and a motion clip, described for other programs.
     #[must_use]
-    pub fn inputs(&self) -> [Input; 2] {
-        let input = |kind: &str, frames, mean: &[f32], std: &[f32]| Input {
+    pub fn inputs(&self) -> [InputSpec; 2] {
+        let input = |kind: &str, frames, mean: &[f32], std: &[f32]| InputSpec {
             kind: kind.to_owned(),
             frames,
             stride: (self.frames * self.stride) as f64 / frames as f64,

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{
-    ARCHES, Builder, Classifier, Encoder, HeadSpec, Layers, MclEncoder, Net, Norm, Params, ProjectionHead, Trunk,
+    Arch, Classifier, Encoder, HeadSpec, Layers, MOST_PARAMETERS, MclEncoder, Net, Norm, Params, ProjectionHead, Trunk,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ pub struct Config {
     /// Linear layers of the training objective.
     pub other_linears: Vec<Linear>,
     /// Clips as the network was trained with them.
-    pub input: Option<Input>,
+    pub input: Option<InputSpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ pub struct Linear {
 
 /// Clips as a network was trained with them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Input {
+pub struct InputSpec {
     /// What the clips show: `rgb`, or the name of the motion input.
     pub kind: String,
     /// Number of frames.
@@ -84,7 +84,7 @@ impl Config {
     pub fn new(network: &Net, origin: impl Into<String>) -> Config {
         Config {
             format: FORMAT.to_owned(),
-            arch: ARCHES.iter().find(|arch| arch.net() == *network).map(|arch| arch.name.to_owned()),
+            arch: Arch::of(network).map(|arch| arch.name.to_owned()),
             origin: origin.into(),
             layers: network.layers(),
             features: network.features(),
@@ -99,7 +99,7 @@ impl Config {
 
     /// With the clips that it was trained with.
     #[must_use]
-    pub fn input(self, input: Input) -> Config {
+    pub fn input(self, input: InputSpec) -> Config {
         Config { input: Some(input), ..self }
     }
 
@@ -138,11 +138,7 @@ impl Config {
             named && heads.len() == MclEncoder::HEADS.len() && heads.iter().all(|(_, head)| *head == heads[0].1)
         };
         match (&heads[..], &self.classifier) {
-            ([], None) => {
-                let mut builder = Builder::new(0);
-                Trunk::new(&self.network, &mut builder);
-                Ok(builder.finish())
-            }
+            ([], None) => Ok(Trunk::with_params(&self.network, 0).1),
             ([], Some(linear)) => Ok(Classifier::new(&self.network, linear.to, 0)?.1),
             (&[(ProjectionHead::NAME, HeadSpec { hidden, code, normalised })], None) => {
                 let new = if normalised { Encoder::normalised } else { Encoder::new };
@@ -174,6 +170,14 @@ impl Config {
         self.network.check().map_err(|e| Error::data(path, e))?;
         if self.layers != self.network.layers() || self.features != self.network.features() {
             return Err(Error::data(path, "its `layers` or `features` are not those of its `network`"));
+        }
+        let head = |h: &HeadSpec| (self.features as u128 + h.code as u128).saturating_mul(h.hidden as u128);
+        let linear = |l: &Linear| (l.from as u128).saturating_mul(l.to as u128);
+        let linears = self.classifier.iter().chain(&self.other_linears).map(linear);
+        let numbers = self.heads.values().map(head).chain(linears).fold(0u128, u128::saturating_add);
+        if numbers > MOST_PARAMETERS {
+            let what = format!("its heads have {numbers} parameters, and at most {MOST_PARAMETERS} are allowed");
+            return Err(Error::data(path, what));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ mod save;
 mod start;
 mod torch;
 
-pub use config::{Config, Input, Linear, NETWORKS, Networks, read_networks};
+pub use config::{Config, InputSpec, Linear, NETWORKS, Networks, read_networks};
 pub use export::{check_export, export};
 pub use inflate::{ImageHead, inflate};
 pub use layout::{from_pytorch, to_pytorch};

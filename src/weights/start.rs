@@ -6,7 +6,7 @@ use super::load::{Loaded, Names, Plan, Shapes};
 use super::names::{self, Place};
 use crate::error::{Error, Result};
 use crate::nn::nets::Naming;
-use crate::nn::{Builder, Net, Params, Trunk};
+use crate::nn::{Net, Params, Trunk};
 use std::path::Path;
 
 /// Initialises the trunk of a network, where `params` were built from the table `net`, from a file of weights of any
@@ -45,13 +45,7 @@ impl Start {
         }
         let names = Names::below(&source, &place.prefix);
         let whole = place.image && net.naming == Naming::Image;
-        let trunk = if whole {
-            params.clone()
-        } else {
-            let mut builder = Builder::new(0);
-            Trunk::new(&Net { naming, ..net.clone() }, &mut builder);
-            builder.finish()
-        };
+        let trunk = if whole { params.clone() } else { Trunk::with_params(&Net { naming, ..net.clone() }, 0).1 };
         let plan = if place.image {
             inflate::plan(&source, names, &trunk, head)?
         } else if head != ImageHead::Dropped {

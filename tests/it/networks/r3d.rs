@@ -6,7 +6,7 @@
 use crate::support::close::assert_norm;
 use crate::support::goldens::{Goldens, fill_params, filled};
 use tubelet::nn::nets::Net;
-use tubelet::nn::{Builder, Classifier, Encoder, Mode, Params, Pass, Role, SmallR3d, Trunk};
+use tubelet::nn::{Classifier, Encoder, Mode, Params, Pass, Role, SmallR3d, Trunk};
 use tubelet::ops;
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
@@ -74,9 +74,7 @@ pub fn parity_in(
 }
 
 pub fn trunk(net: &Net) -> (Trunk, Params) {
-    let mut b = Builder::new(1);
-    let trunk = Trunk::new(net, &mut b);
-    (trunk, b.finish())
+    Trunk::with_params(net, 1)
 }
 
 #[test]

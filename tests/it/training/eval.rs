@@ -48,7 +48,7 @@ fn probe_equals_scikit_learn() {
     let right = labels("predicted").iter().zip(test.labels()).filter(|(p, l)| p == l).count();
     assert_eq!(r.top1, right as f64 / test.len() as f64);
     let counts: Vec<usize> = (0..4).map(|c| test.labels().iter().filter(|l| **l == c).count()).collect();
-    let per_class = r.per_class();
+    let per_class = r.scores.per_class();
     assert_eq!(per_class.iter().map(|(n, _)| *n).collect::<Vec<_>>(), counts);
     assert_eq!(per_class.iter().map(|(_, right)| right).sum::<usize>(), right);
 }
@@ -67,7 +67,8 @@ fn the_probe_of_two_classes_equals_scikit_learns_single_row() {
     let right = predicted.iter().zip(test.labels()).filter(|(p, l)| p == l).count();
     assert_eq!(r.top1, right as f64 / test.len() as f64);
     let ones = |labels: &[usize]| labels.iter().sum::<usize>();
-    assert_eq!(r.confusion[1] + r.confusion[3], ones(&predicted), "the same samples are called class 1");
+    let confusion = r.scores.confusion();
+    assert_eq!(confusion[1] + confusion[3], ones(&predicted), "the same samples are called class 1");
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn probe_does_not_see_scale_or_offset() {
     let (plain, changed) = (probe(&train, &test, 1e-2).unwrap(), probe(&change(&train), &change(&test), 1e-2).unwrap());
     let narrow = |w: &[f64]| w.iter().map(|&v| v as f32).collect::<Vec<_>>();
     assert_norm("weights", &narrow(&changed.weights), &narrow(&plain.weights), 1e-4);
-    assert_eq!(plain.confusion, changed.confusion);
+    assert_eq!(plain.scores.confusion(), changed.scores.confusion());
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn a_constant_feature_changes_nothing() {
         Features::new(5, values, f.labels().to_vec()).unwrap()
     };
     let (plain, more) = (probe(&train, &test, 1e-2).unwrap(), probe(&with(&train), &with(&test), 1e-2).unwrap());
-    assert_eq!(plain.confusion, more.confusion);
+    assert_eq!(plain.scores.confusion(), more.scores.confusion());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::support::goldens::{fill_params, filled};
 use crate::support::skip::absent;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 use tubelet::nn::{ARCHES, Classifier, Encoder, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, SmallR3d};
@@ -125,7 +126,19 @@ fn a_description_is_read_back_and_checked() {
         assert_eq!(Config::load(&path).unwrap(), config);
     }
     let good = serde_json::to_value(Config::new(&Net::r3d_18(), "A test")).unwrap();
-    let edits: [(&str, serde_json::Value, &str); 6] = [
+    let edits: [(&str, serde_json::Value, &str); 9] = [
+        // Each extent is allowed, all together are 10^13 numbers.
+        (
+            "/network/stages/3",
+            json!({"kind": {"whole": {"convs": 4, "residual": true}}, "count": 4, "out": 16_384, "temporal": 255, "stride": [1, 1, 1]}),
+            "the number of its parameters",
+        ),
+        (
+            "/heads",
+            json!({"head.projection": {"hidden": 1u64 << 60, "code": 8, "normalised": false}}),
+            "its heads have",
+        ),
+        ("/classifier", json!({"name": "fc", "from": 512, "to": u64::MAX}), "its heads have"),
         ("/format", "tubelet-network-9".into(), "`tubelet-network-9`, and `tubelet-network-1` is read"),
         ("/features", 7.into(), "`layers` or `features` are not those of its `network`"),
         ("/layers/stem/0/to", 7.into(), "`layers` or `features` are not those of its `network`"),
