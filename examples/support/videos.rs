@@ -1,0 +1,59 @@
+//! Which videos a program takes, and where their frames are kept: options of the pre-trainings and the evaluations.
+
+use super::args::within;
+use super::checks::{labelled, lists};
+use anyhow::{Result, ensure};
+use std::path::PathBuf;
+use tubelet::train::limits;
+use tubelet::video::{Input, ProceduralSpec, Splits};
+
+/// `#[command(flatten)] videos: VideoOptions`.
+#[derive(clap::Args)]
+pub struct VideoOptions {
+    /// Videos: a folder in UCF101's layout, of class folders, or a `path label` list; or videos without labels: a folder of
+    /// them, or a list of paths. Without it, procedural clips
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// With a list as --data: the list of test videos
+    #[arg(long, value_name = "LIST")]
+    pub test: Option<PathBuf>,
+    /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
+    #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
+    pub split: Option<u64>,
+    /// Folder for decoded frames and flow, shared between runs; the example `cache` lists, verifies and removes them
+    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
+    pub cache: PathBuf,
+    /// Skip verifying the checksums of cached data at the start: saves a second per some gigabytes, on a fast disk
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+impl VideoOptions {
+    /// Checks that the options fit each other; nothing is read.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.data.is_some() || self.test.is_none(), "--test is a list beside that of --data, which is absent");
+        Ok(())
+    }
+
+    /// What the videos are read from; `None` for procedural clips.
+    pub fn input(&self) -> Option<Input<'_>> {
+        let (test, split) = (self.test.as_deref(), self.split);
+        self.data.as_deref().map(|data| Input { data, test, split })
+    }
+
+    /// The videos, or procedural clips of `seed`.
+    pub fn splits(&self, seed: u64) -> Result<Splits> {
+        match self.input() {
+            Some(input) => lists(input),
+            None => Ok(Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?),
+        }
+    }
+
+    /// The same, of which all have labels and some are held out.
+    pub fn labelled(&self, seed: u64) -> Result<Splits> {
+        let splits = self.splits(seed)?;
+        labelled(&splits, self.data.as_deref())?;
+        ensure!(!splits.test.is_empty(), "no video is held out to be tested on: give a list of test videos as --test");
+        Ok(splits)
+    }
+}
