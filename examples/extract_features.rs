@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use support::checks::of_option;
 use support::evaluate::Options;
 use support::output::say;
+use support::protocol::ProtocolOption;
 use support::table::Table;
 use tubelet::eval::npy;
 use tubelet::train::folder::AtomicFile;
@@ -25,6 +26,8 @@ use tubelet::video::{Dataset, Splits};
 struct Args {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    protocol: ProtocolOption,
     /// Which videos of a data set with a training and a test part; those of others are all taken
     #[arg(long, value_enum, default_value_t = Which::All)]
     part: Which,
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
-    let prepared = options.prepare()?;
+    let prepared = options.prepare(args.protocol.preset.protocol().sampling)?;
     let videos = &options.videos;
     let splits = match videos.input() {
         // Of one class as well: nothing is compared here.

@@ -12,6 +12,7 @@ use serde_json::Map;
 use std::process::ExitCode;
 use support::evaluate::Options;
 use support::evaluation::{Evaluation, Part};
+use support::protocol::ProtocolOption;
 use support::sheet::{self, Key, Legend, Sample, Strip};
 use support::table::Table;
 use tubelet::eval::retrieval::{Retrieved, retrieve};
@@ -36,14 +37,17 @@ const WRONG: [u8; 3] = [235, 60, 50];
 struct Args {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    protocol: ProtocolOption,
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse().options))
+    support::args::end(run(&Args::parse()))
 }
 
-fn run(options: &Options) -> Result<()> {
-    let prepared = options.prepare()?;
+fn run(args: &Args) -> Result<()> {
+    let options = &args.options;
+    let prepared = options.prepare(args.protocol.preset.protocol().sampling)?;
     let splits = options.videos.labelled(options.seed)?;
     let parts = vec![splits.train, splits.test];
     let Some(mut run) = prepared.open(options, "retrieve", parts, splits.layout, Map::new())? else { return Ok(()) };

@@ -59,17 +59,17 @@ enum Action {
         #[arg(long)]
         all: bool,
     },
-    /// Write the network of a pre-training, by its newest intact checkpoint, for other programs: model.safetensors,
+    /// Write the network of a run, by its newest intact checkpoint, for other programs: model.safetensors,
     /// config.json with every layer, model.py that builds it in plain PyTorch, and README.md
     Export {
-        /// The folder of a pre-training
+        /// The folder of a pre-training, or of `finetune`
         run: PathBuf,
         /// Folder for the network: new, empty, or of an earlier import or export, which is replaced
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Which of its networks, by the prefix of its names in the weights
-        #[arg(long, value_name = "PREFIX", default_value = "encoder_q.")]
-        network: String,
+        /// Which of its networks, by the prefix of its names in the weights [default: the only one, or encoder_q.]
+        #[arg(long, value_name = "PREFIX")]
+        network: Option<String>,
     },
 }
 
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     support::args::end(match Args::parse().action {
         Action::Inspect { file, all } => inspect(&file, all),
         Action::Import { file, arch, out, at, all } => import(&file, arch, &out, at.as_deref(), all),
-        Action::Export { run, out, network } => write_out(&run, &out, &network),
+        Action::Export { run, out, network } => write_out(&run, &out, network.as_deref()),
     })
 }
 
@@ -122,12 +122,13 @@ fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, all: bool) -> 
     write(out, &params, &Config::new(&net, format!("Imported from {name}")))
 }
 
-fn write_out(run: &Path, out: &Path, network: &str) -> Result<()> {
+fn write_out(run: &Path, out: &Path, network: Option<&str>) -> Result<()> {
     check_export(out).context("--out")?;
     let described = run.join(NETWORKS);
-    let networks = read_networks(&described).with_context(|| {
-        format!("{} is not the folder of a pre-training, or of one by an earlier version", run.display())
-    })?;
+    let networks = read_networks(&described)
+        .with_context(|| format!("{} is not the folder of a run, or of one by an earlier version", run.display()))?;
+    let sole = || networks.keys().next().filter(|_| networks.len() == 1).map_or("encoder_q.", String::as_str);
+    let network = network.unwrap_or_else(sole);
     let Some(config) = networks.get(network) else {
         let known: Vec<&str> = networks.keys().map(String::as_str).collect();
         bail!("--network {network}: this run has {}", known.join(" and "));
@@ -135,7 +136,8 @@ fn write_out(run: &Path, out: &Path, network: &str) -> Result<()> {
     let file = weights_of(run)?;
     let mut params = config.params()?;
     load_weights(&file, &mut [(network, &mut params)], &Matching { strip: &[], allow_extra: true })?;
-    say(format_args!("{network} of {}", file.display()));
+    let name = if network.is_empty() { "the network" } else { network };
+    say(format_args!("{name} of {}", file.display()));
     write(out, &params, config)
 }
 

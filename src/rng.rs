@@ -33,6 +33,10 @@ pub enum Purpose {
     LegacyFlip = 11,
     /// Draws of a bootstrap.
     Bootstrap = 12,
+    /// Features that dropout sets to 0.
+    Dropout = 13,
+    /// Which training videos keep their labels.
+    Labels = 14,
     /// Tests and benches.
     Test = 9,
 }

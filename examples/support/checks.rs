@@ -13,7 +13,6 @@ use tubelet::files::check_writable;
 use tubelet::train::checkpoint::weights_of;
 use tubelet::train::folder::Folder;
 use tubelet::train::pretrain::{Earlier, fewer_than_done, steps_done, steps_per_epoch};
-use tubelet::train::recipe::Training;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::cache::Foreseen;
 use tubelet::video::{Dataset, FlowSource, Input, Short, Split, Splits};
@@ -179,12 +178,12 @@ pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<[usize;
     Ok([usable[0], usable[1]])
 }
 
-/// Refuses clips that do not fit into main memory: those of a step, `clips` per video, and as many again that are
-/// prepared meanwhile. Memory for the networks is not included.
-pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
+/// Refuses clips that do not fit into main memory: those of a step of `batch` videos, `clips` per video, and as many again
+/// that are prepared meanwhile. Memory for the networks is not included.
+pub fn check_memory(views: &ViewSpec, batch: usize, clips: usize) -> Result<()> {
     let Some(total) = main_memory() else { return Ok(()) };
-    let [rgb, motion] = training.views.dims().map(|dims| dims.iter().product::<usize>());
-    let bytes = 2 * 4 * (training.batch * clips) as u128 * rgb.max(motion) as u128;
+    let [rgb, motion] = views.dims().map(|dims| dims.iter().product::<usize>());
+    let bytes = 2 * 4 * (batch * clips) as u128 * rgb.max(motion) as u128;
     let giga = |bytes: u128| bytes as f64 * 1e-9;
     ensure!(
         bytes <= total,
@@ -192,10 +191,10 @@ pub fn check_memory(training: &Training, clips: usize) -> Result<()> {
          --frames ({}) or --motion-frames ({}) smaller",
         giga(bytes),
         giga(total),
-        training.batch,
-        training.views.side,
-        training.views.frames,
-        training.views.motion_frames
+        batch,
+        views.side,
+        views.frames,
+        views.motion_frames
     );
     Ok(())
 }

@@ -30,15 +30,20 @@ const LOSSES: [(&str, &str, RGBColor); 9] = [
     ("loss_order", "order", RGBColor(176, 58, 140)),
     ("loss_align", "alignment", RGBColor(39, 158, 94)),
 ];
-const ACCURACIES: [(&str, &str, RGBColor); 2] =
-    [("probe_top1", "linear probe", RGBColor(31, 119, 180)), ("knn_top1", "1-NN", RGBColor(230, 126, 34))];
+const ACCURACIES: [(&str, &str, RGBColor); 3] = [
+    ("probe_top1", "linear probe", RGBColor(31, 119, 180)),
+    ("knn_top1", "1-NN", RGBColor(230, 126, 34)),
+    (TRAIN, "clips of the step, with dropout", RGBColor(31, 119, 180)),
+];
+/// The accuracy of training with labels.
+const TRAIN: &str = "train_top1";
 
 type Points = Vec<(f64, f64)>;
 
-/// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`],
-/// `probe_top1` and `knn_top1`. `baselines`, accuracies before training, are drawn as dashed lines in the colour of the
-/// accuracy of that name; `start` describes the network before training, such as `random network`. Without baselines there
-/// are no accuracies, and losses take the whole picture.
+/// Draws `out` from the lines of `metrics`: objects with `epoch` and `step` (both from 0), and any of [`LOSSES`] and
+/// [`ACCURACIES`]. `baselines`, accuracies before training, are drawn as dashed lines in the colour of the
+/// accuracy of that name; `start` describes the network before training, such as `random network`. Without any accuracy
+/// losses take the whole picture.
 pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) -> Result<()> {
     let text = fs::read_to_string(metrics).with_context(|| format!("cannot read {}", metrics.display()))?;
     let (losses, mut accuracies) = (series(&text, &LOSSES), series(&text, &ACCURACIES));
@@ -49,7 +54,8 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) 
     ensure!(losses.iter().any(|l| !l.is_empty()), "{} holds no losses to draw", metrics.display());
     paint(out, SIZE, |picture| {
         picture.fill(&WHITE)?;
-        let (left, right) = picture.split_horizontally(if baselines.is_empty() { SIZE.0 } else { SIZE.0 / 2 });
+        let none = baselines.is_empty() && accuracies.iter().all(Vec::is_empty);
+        let (left, right) = picture.split_horizontally(if none { SIZE.0 } else { SIZE.0 / 2 });
         let named = |names: &[(&'static str, &'static str, RGBColor)], points: Vec<Points>| {
             names
                 .iter()
@@ -58,7 +64,7 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) 
                 .collect::<Vec<_>>()
         };
         panel(&left, "loss", &named(&LOSSES, losses), &[])?;
-        if baselines.is_empty() {
+        if none {
             return Ok(());
         }
         let dashed: Vec<Baseline> = baselines
@@ -68,7 +74,9 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) 
                 Some(Baseline { label: format!("{label}, {start}"), color: *color, value: *value })
             })
             .collect();
-        panel(&right, "top-1 accuracy on held-out videos", &named(&ACCURACIES, accuracies), &dashed)?;
+        let trained = ACCURACIES.iter().zip(&accuracies).any(|((key, ..), points)| *key == TRAIN && !points.is_empty());
+        let of = if trained { "training" } else { "held-out" };
+        panel(&right, &format!("top-1 accuracy on {of} videos"), &named(&ACCURACIES, accuracies), &dashed)?;
         Ok(())
     })
 }

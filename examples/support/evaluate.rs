@@ -7,7 +7,7 @@ use super::evaluation::{Evaluation, MOST, Part};
 use super::init::{self, Network};
 use super::output::{count, say, warn};
 use super::pretrain::set;
-use super::protocol::{Preset, Protocol};
+use super::protocol::Sampling;
 use super::run::{foresee, loader};
 use super::settings::path;
 use super::stop::stop_flag;
@@ -40,9 +40,6 @@ pub struct Options {
     arch: Option<&'static Arch>,
     #[command(flatten)]
     pub videos: VideoOptions,
-    /// Protocol: which clips are seen, and how they are classified
-    #[arg(long, value_enum, default_value_t = Preset::Small)]
-    pub preset: Preset,
     #[command(flatten)]
     pub common: Common,
     /// Seed of random weights, of procedural clips and of the order of gradient descent
@@ -53,7 +50,7 @@ pub struct Options {
     dry_run: bool,
     /// Precision of the network, as in the pre-training examples
     #[arg(long, default_value_t = Precision::F32, value_parser = one_of(Precision::ALL.map(|p| (p.name(), p))))]
-    pub(super) precision: Precision,
+    pub precision: Precision,
     /// Clips per video, evenly spaced [default: the preset's; small: those of the run's probe, or 4]
     #[arg(long, value_parser = within::<usize>(limits::CLIPS))]
     clips: Option<usize>,
@@ -75,16 +72,16 @@ pub struct Options {
 /// What is evaluated, before any video is looked for.
 pub struct Prepared {
     device: Device,
-    network: Network,
-    pub protocol: Protocol,
+    pub network: Network,
+    sampling: Sampling,
     pub views: Views,
-    spec: ViewSpec,
+    pub spec: ViewSpec,
 }
 
 impl Options {
     /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too
-    /// large for the clips.
-    pub fn prepare(&self) -> Result<Prepared> {
+    /// large for the clips. `sampling` is what the preset says of these.
+    pub fn prepare(&self, sampling: Sampling) -> Result<Prepared> {
         let device = self.common.start()?;
         self.videos.check()?;
         let network = init::network(self.init.as_deref(), self.arch, self.seed)?;
@@ -96,7 +93,6 @@ impl Options {
             network.arch(),
             if motion { "motion".to_owned() } else { count(network.net.in_channels, "channel", "channels") }
         );
-        let protocol = self.preset.protocol();
         let mut spec = ViewSpec::small();
         if self.videos.data.is_none() {
             spec.stride = 2; // procedural videos are short
@@ -104,10 +100,11 @@ impl Options {
         let known = network.clips.as_ref();
         if let Some(clips) = known {
             clips.apply(&mut spec);
-        } else if let Some([mean, std]) = protocol.colours {
+        } else if let Some([mean, std]) = sampling.colours {
             (spec.augment.mean, spec.augment.std) = (mean, std);
         }
-        if let Some([frames, stride, side]) = protocol.clip {
+        spec.segments = sampling.segments;
+        if let Some([frames, stride, side]) = sampling.clip {
             (spec.frames, spec.stride, spec.side, spec.cache_side) = (frames, stride, side, 256);
         }
         set(&mut spec.frames, self.frames);
@@ -115,7 +112,7 @@ impl Options {
         set(&mut spec.side, self.side);
         spec.cache_side = spec.cache_side.max(spec.side);
         let probe = known.and_then(|clips| clips.probe_clips).unwrap_or(CLIPS);
-        let mut views = protocol.views.unwrap_or(Views { clips: probe, crops: 1 });
+        let mut views = sampling.views.unwrap_or(Views { clips: probe, crops: 1 });
         set(&mut views.clips, self.clips);
         set(&mut views.crops, self.crops);
         let [[t, h, w, _], _] = spec.dims();
@@ -128,14 +125,27 @@ impl Options {
             numbers as f64 * 4e-9,
             MOST as f64 * 4e-9
         );
-        Ok(Prepared { device, network, protocol, views, spec })
+        Ok(Prepared { device, network, sampling, views, spec })
     }
 }
 
 impl Prepared {
+    /// As [`Prepared::begin`], and binds the folder to these settings.
+    pub fn open<'a>(
+        self,
+        options: &'a Options,
+        program: &str,
+        data: Vec<Dataset>,
+        layout: String,
+        more: Map<String, Value>,
+    ) -> Result<Option<Evaluation<'a>>> {
+        let run = self.begin(options, program, data, layout, more)?;
+        run.map(|run| run.settle(&[]).map(|()| run)).transpose()
+    }
+
     /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with `data`.
     /// `more` are settings of the example. A dry run ends here and opens nothing.
-    pub fn open<'a>(
+    pub fn begin<'a>(
         self,
         options: &'a Options,
         program: &str,
@@ -178,20 +188,19 @@ impl Prepared {
         settings["videos.skipped"] = skipped.clone().into();
         same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
-        folder.settle(&settings, &[]).context("--out")?;
-        let arch = self.network.arch();
-        let Prepared { device, network, protocol, views, spec } = self;
-        let network = Frozen::new(&network.trunk, &network.params.to(&device)?, options.precision);
+        let Prepared { device, network: start, sampling, views, spec } = self;
+        let network = Frozen::new(&start.trunk, &start.params.to(&device)?, options.precision);
         let (skipped, began) = (skipped.len(), Instant::now());
         Ok(Some(Evaluation {
             options,
+            start,
             network,
-            arch,
             views,
-            protocol,
+            sampling,
             spec,
             device,
-            _folder: folder,
+            settings,
+            folder,
             stop,
             out,
             layout,
@@ -210,7 +219,7 @@ impl Prepared {
             "init.file": path(self.network.file.as_deref()),
             "init.checksum": self.network.checksum,
             "--arch": self.network.arch(),
-            "--preset": options.preset.name(),
+            "--preset": self.sampling.preset,
             "--seed": options.seed,
             "--precision": options.precision.name(),
             "--clips": views.clips,
@@ -222,7 +231,7 @@ impl Prepared {
             "cache_side": spec.cache_side,
             "mean": spec.augment.mean.map(|v| v.to_string()),
             "std": spec.augment.std.map(|v| v.to_string()),
-            "unit": self.protocol.unit,
+            "unit": self.sampling.unit,
         });
         // The network may have moved, where its checksum says that it is the same.
         let mut paths =

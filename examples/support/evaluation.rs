@@ -1,10 +1,12 @@
 //! An evaluation in progress: features of the videos of its parts, and what its summary says.
 
 use super::evaluate::Options;
+use super::init::Network;
 use super::progress::Progress;
-use super::protocol::Protocol;
+use super::protocol::Sampling;
 use super::summary::Summary;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,15 +59,19 @@ impl Part {
 /// An evaluation with its output folder opened and its videos in the cache.
 pub struct Evaluation<'a> {
     pub(super) options: &'a Options,
-    pub(super) network: Frozen,
-    pub(super) arch: &'static str,
+    /// The network of `--init`.
+    pub start: Network,
+    /// What computes the rows of views: its trunk, or what was trained from it.
+    pub network: Frozen,
     pub views: Views,
-    pub protocol: Protocol,
+    pub sampling: Sampling,
     pub(super) spec: ViewSpec,
-    pub(super) device: Device,
+    pub device: Device,
+    /// Everything that the result depends on.
+    pub settings: Value,
     /// Held until the end.
-    pub(super) _folder: Folder,
-    pub(super) stop: Arc<AtomicBool>,
+    pub folder: Folder,
+    pub stop: Arc<AtomicBool>,
     pub out: PathBuf,
     pub(super) layout: String,
     pub parts: Vec<Part>,
@@ -74,6 +80,11 @@ pub struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
+    /// Binds the folder to the settings, of which `free` may change.
+    pub fn settle(&self, free: &[&str]) -> Result<()> {
+        self.folder.settle(&self.settings, free).context("--out")
+    }
+
     /// Length of the features.
     pub fn dim(&self) -> usize {
         self.network.features()
@@ -100,7 +111,7 @@ impl Evaluation<'_> {
     pub fn means(&mut self, part: usize, row: &mut dyn FnMut(usize, Vec<f32>) -> tubelet::Result<()>) -> Result<()> {
         let (work, bar) = self.work(part, self.views);
         let each = work.views as u64;
-        mean(&mut self.network, &work, self.protocol.unit, &mut |video, values| {
+        mean(&mut self.network, &work, self.sampling.unit, &mut |video, values| {
             bar.inc(each);
             row(video, values)
         })?;
@@ -136,8 +147,8 @@ impl Evaluation<'_> {
         let shown = |p: &Option<PathBuf>, none: &str| p.as_ref().map_or(none.to_owned(), |p| p.display().to_string());
         summary
             .set("init", shown(&options.init, "random"))
-            .set("arch", self.arch)
-            .set("preset", options.preset.name())
+            .set("arch", self.start.arch())
+            .set("preset", self.sampling.preset.as_str())
             .set("data", shown(&options.videos.data, "procedural"))
             .set("layout", self.layout.as_str())
             .set("device", options.common.device_name(&self.device))

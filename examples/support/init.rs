@@ -12,8 +12,8 @@ use tubelet::train::maclr::Recipe;
 use tubelet::train::views::ViewSpec;
 use tubelet::weights::{Config, ImageHead, NETWORKS, Source, Start, names, read_networks};
 
-/// Prefix of the RGB network's names in a run's weights.
-const QUERY: &str = "encoder_q.";
+/// Prefix of the RGB network's names in a run's weights: of a pre-training, or of training with labels.
+const PREFIXES: [&str; 2] = ["encoder_q.", ""];
 
 /// A trunk with its weights, and the clips that it was trained with.
 pub struct Network {
@@ -47,6 +47,12 @@ pub struct Clips {
 }
 
 impl Network {
+    /// Random weights of `seed` in place of those that were read.
+    pub fn forget(&mut self, seed: u64) {
+        self.params = Trunk::with_params(&self.net, seed).1;
+        (self.file, self.checksum) = (None, None);
+    }
+
     /// The architecture's name: `small` for the networks of the presets `tiny` and `small`, `custom` for any other
     /// without one.
     pub fn arch(&self) -> &'static str {
@@ -142,14 +148,17 @@ fn is_run(path: &Path) -> bool {
 fn of_run(run: &Path, file: PathBuf) -> Result<Described> {
     let settings = Folder::settings(run)?.unwrap_or_default();
     let described = run.join(NETWORKS);
-    let net = if described.is_file() {
-        read_networks(&described)?.remove(QUERY).map(|config| config.network)
-    } else {
-        // MaCLR's recipe calls it `visual`, MCL's `net`.
-        ["visual", "net"].into_iter().find_map(|name| field::<Net>(&settings, name))
-    };
+    if described.is_file() {
+        let mut networks = read_networks(&described)?;
+        let known = PREFIXES.into_iter().find_map(|at| Some((at, networks.remove(at)?)));
+        let (at, config) = known.ok_or_else(|| anyhow!("{}: it describes no RGB network", described.display()))?;
+        let clips = clips_in(&settings).or_else(|| clips_of(&config));
+        return Ok(Described { net: Some(config.network), clips, at: Some(at), file });
+    }
+    // MaCLR's recipe calls it `visual`, MCL's `net`.
+    let net = ["visual", "net"].into_iter().find_map(|name| field::<Net>(&settings, name));
     let net = net.ok_or_else(|| anyhow!("{}: its settings describe no RGB network: give --arch", run.display()))?;
-    Ok(Described { net: Some(net), clips: clips_in(&settings), at: Some(QUERY), file })
+    Ok(Described { net: Some(net), clips: clips_in(&settings), at: Some(PREFIXES[0]), file })
 }
 
 /// The field `name` of flat settings, put together from those whose names begin with it.

@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod checks;
+pub mod classified;
 pub mod confusion;
 pub mod curves;
 pub mod evaluate;

@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
         if options.graph && device == Device::Cpu {
             warn("--graph records the steps of a GPU, and --device is the CPU here: it has no effect");
         }
-        check_memory(training, job.clips)?;
+        check_memory(&training.views, training.batch, job.clips)?;
         options.videos.check()?;
         outside_of_data([("--out", &out), ("--cache", &options.videos.cache)], options.videos.data.as_deref())?;
         folder_to_be("--cache", &options.videos.cache)?;

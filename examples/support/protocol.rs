@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use tubelet::eval::views::Views;
 
 /// Mean and standard deviation of ImageNet's colours, which MCL's networks expect.
-const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
+pub const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 
 /// Protocols (`--preset`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,23 +33,41 @@ pub enum Classifier {
     Sgd,
 }
 
-/// What a preset sets.
-#[derive(Clone, Copy, Debug)]
-pub struct Protocol {
-    pub classifier: Classifier,
+/// `#[command(flatten)] protocol: ProtocolOption`.
+#[derive(clap::Args)]
+pub struct ProtocolOption {
+    /// Protocol: which clips are seen, and how they are classified
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    pub preset: Preset,
+}
+
+/// What a preset sets of the clips that are seen of a test video.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// The preset's name.
+    pub preset: String,
     /// Frames, their distance, and the side of a clip; `None` for those of the network's own training.
     pub clip: Option<[usize; 3]>,
     /// `None` for the clips of the run's own probe.
     pub views: Option<Views>,
+    /// Whether a clip has one frame from each of equal segments of its video.
+    pub segments: bool,
+    /// Mean and deviation of the colours, if the network's own are not known.
+    pub colours: Option<[[f32; 3]; 2]>,
     /// Whether a video's features are scaled to unit length. If so, gradient descent sees one row of each video,
     /// otherwise one of each clip.
     pub unit: bool,
+}
+
+/// What a preset sets.
+#[derive(Clone, Debug)]
+pub struct Protocol {
+    pub sampling: Sampling,
+    pub classifier: Classifier,
     /// Of gradient descent: rate, passes, samples per step.
     pub lr: f64,
     pub epochs: u64,
     pub batch: usize,
-    /// Mean and deviation of the colours, if the network's own are not known.
-    pub colours: Option<[[f32; 3]; 2]>,
 }
 
 impl Preset {
@@ -60,37 +78,24 @@ impl Preset {
 
     /// Its values.
     pub fn protocol(self) -> Protocol {
-        let small = Protocol {
-            classifier: Classifier::Logistic,
-            clip: None,
-            views: None,
-            unit: false,
-            lr: 1.0,
-            epochs: 100,
-            batch: 64,
-            colours: None,
-        };
-        let mcl = Protocol {
+        let all =
+            Sampling { preset: self.name(), clip: None, views: None, segments: false, colours: None, unit: false };
+        let mcl = Sampling {
             clip: Some([16, 2, 224]),
             views: Some(Views { clips: 20, crops: 1 }),
             colours: Some(IMAGENET),
-            ..small
+            ..all.clone()
         };
+        let of = |sampling, classifier| Protocol { sampling, classifier, lr: 1.0, epochs: 100, batch: 64 };
         match self {
-            Preset::Small => small,
-            Preset::MaclrUcf101 => Protocol {
-                classifier: Classifier::Sgd,
-                clip: Some([32, 8, 256]),
-                views: Some(Views { clips: 10, crops: 3 }),
-                lr: 32.0,
-                epochs: 200,
-                batch: 256,
-                ..small
-            },
-            Preset::MclK400 => {
-                Protocol { classifier: Classifier::Sgd, unit: true, lr: 16.0, epochs: 100, batch: 256, ..mcl }
+            Preset::Small => of(all, Classifier::Logistic),
+            Preset::MaclrUcf101 => {
+                let views = Some(Views { clips: 10, crops: 3 });
+                let sampling = Sampling { clip: Some([32, 8, 256]), views, ..all };
+                Protocol { lr: 32.0, epochs: 200, batch: 256, ..of(sampling, Classifier::Sgd) }
             }
-            Preset::MclUcf101 => Protocol { classifier: Classifier::Svm, ..mcl },
+            Preset::MclK400 => Protocol { lr: 16.0, batch: 256, ..of(Sampling { unit: true, ..mcl }, Classifier::Sgd) },
+            Preset::MclUcf101 => of(mcl, Classifier::Svm),
         }
     }
 }

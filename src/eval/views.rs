@@ -9,7 +9,8 @@
 
 use super::Features;
 use crate::error::{Error, Result};
-use crate::nn::{Mode, Params, Pass, Precision, Trunk};
+use crate::nn::{Classifier, Mode, Params, Pass, Precision, Trunk};
+use crate::ops;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::video::Prefetch;
@@ -53,28 +54,63 @@ impl Views {
     }
 }
 
-/// A trunk in evaluation mode, with weights that nothing changes.
+/// A network in evaluation mode, with weights that nothing changes: a trunk, whose rows are features, or a classifier,
+/// whose rows are scores.
 #[derive(Clone, Debug)]
 pub struct Frozen {
     trunk: Trunk,
     params: Params,
     precision: Precision,
+    head: Option<Head>,
+}
+
+/// A classifier behind the trunk.
+#[derive(Clone, Debug)]
+struct Head {
+    classifier: Classifier,
+    classes: usize,
+    score: Score,
+    window: Option<[usize; 2]>,
+}
+
+/// What a classifier says of a view, to be averaged over the views of a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// Its logits.
+    Logit,
+    /// The softmax of its logits.
+    Probability,
 }
 
 impl Frozen {
     /// The trunk with these parameters, on their device, computing in `precision`.
     #[must_use]
     pub fn new(trunk: &Trunk, params: &Params, precision: Precision) -> Frozen {
-        Frozen { trunk: trunk.clone(), params: params.clone(), precision }
+        Frozen { trunk: trunk.clone(), params: params.clone(), precision, head: None }
     }
 
-    /// Length of its features.
+    /// A classifier of `classes` classes. With a `window` it is fully convolutional: where the last feature map is larger
+    /// than `h w` of it (those of a training clip), the map is averaged over each window at a distance of 1, and the
+    /// scores are averaged over all of these places.
+    #[must_use]
+    pub fn classifier(
+        (classifier, params): (&Classifier, &Params),
+        classes: usize,
+        score: Score,
+        window: Option<[usize; 2]>,
+        precision: Precision,
+    ) -> Frozen {
+        let head = Head { classifier: classifier.clone(), classes, score, window };
+        Frozen { head: Some(head), ..Frozen::new(&classifier.trunk, params, precision) }
+    }
+
+    /// Length of its rows: the number of features, or of classes.
     #[must_use]
     pub fn features(&self) -> usize {
-        self.trunk.features_dim()
+        self.head.as_ref().map_or(self.trunk.features_dim(), |head| head.classes)
     }
 
-    /// The features `[n d]` of `n` clips, each of extents `t h w c`.
+    /// The rows `[n d]` of `n` clips, each of extents `t h w c`.
     ///
     /// # Errors
     /// `Shape` when a clip has other extents; those of the network.
@@ -83,10 +119,71 @@ impl Frozen {
         let x = Tensor::from_f32([clips.len(), t, h, w, c], &data)?.to(&self.params.device())?;
         drop(data);
         let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.params, Mode::Frozen).with_precision(self.precision);
-        let y = self.trunk.forward(&mut pass, &Var::constant(x))?;
-        Ok(y.value().load()?.to_vec())
+        let Frozen { trunk, params, precision, head } = self;
+        let mut pass = Pass::new(&tape, params, Mode::Frozen).with_precision(*precision);
+        let Some(head) = head else {
+            let y = trunk.forward(&mut pass, &Var::constant(x))?;
+            return Ok(y.value().load()?.to_vec());
+        };
+        let map = trunk.forward_map(&mut pass, &Var::constant(x))?;
+        let [_, _, grid @ .., _] = map.shape().nthwc("views", "map")?;
+        let pooled = match head.window.filter(|window| grid != *window) {
+            None => ops::global_avg_pool(&tape, &map)?,
+            Some(window) => Var::constant(windows(map.value(), window)?.to(&pass.params().device())?),
+        };
+        let logits = head.classifier.logits(&mut pass, &pooled)?;
+        let mut scores = logits.value().load()?.to_vec();
+        if head.score == Score::Probability {
+            scores.chunks_exact_mut(head.classes).for_each(softmax);
+        }
+        let places = pooled.shape().len() / trunk.features_dim() / clips.len();
+        Ok(scores.chunks_exact(places * head.classes).flat_map(|all| average(all, head.classes)).collect())
     }
+}
+
+/// The averages of a feature map `[n t h w c]` over all times and each window of `h w` at a distance of 1, in rows `[n·k c]`.
+fn windows(map: &Tensor, [wh, ww]: [usize; 2]) -> Result<Tensor> {
+    let [n, t, h, w, c] = map.shape().nthwc("views", "map")?;
+    if wh == 0 || ww == 0 || wh > h || ww > w {
+        return Err(Error::shape(
+            "views",
+            "window",
+            format!("at least 1 and at most {h} x {w}"),
+            format!("{wh} x {ww}"),
+        ));
+    }
+    let all = map.load()?;
+    let mut rows = Vec::new();
+    for clip in all.chunks_exact(t * h * w * c).take(n) {
+        for (top, left) in (0..=h - wh).flat_map(|y| (0..=w - ww).map(move |x| (y, x))) {
+            let mut sums = vec![0.0f64; c];
+            for (frame, y) in (0..t).flat_map(|f| (top..top + wh).map(move |y| (f, y))) {
+                for pixel in clip[((frame * h + y) * w + left) * c..][..ww * c].chunks_exact(c) {
+                    sums.iter_mut().zip(pixel).for_each(|(s, v)| *s += f64::from(*v));
+                }
+            }
+            rows.extend(sums.into_iter().map(|s| (s / (t * wh * ww) as f64) as f32));
+        }
+    }
+    Tensor::from_f32([rows.len() / c, c], &rows)?.cast(map.dtype())
+}
+
+/// Scores to probabilities.
+fn softmax(row: &mut [f32]) {
+    let top = row.iter().fold(f32::NEG_INFINITY, |t, &v| t.max(v));
+    row.iter_mut().for_each(|v| *v = (*v - top).exp());
+    let sum: f32 = row.iter().sum();
+    row.iter_mut().for_each(|v| *v /= sum);
+}
+
+/// The average of rows of length `d`.
+fn average(rows: &[f32], d: usize) -> Vec<f32> {
+    let n = (rows.len() / d) as f64;
+    let mut sums = vec![0.0f64; d];
+    for row in rows.chunks_exact(d) {
+        sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+    }
+    sums.into_iter().map(|s| (s / n) as f32).collect()
 }
 
 /// Makes a view of a video: `t h w c` numbers.
@@ -251,6 +348,44 @@ mod tests {
                 assert!([3, 1, 0, 2].iter().zip(&other).all(|(&video, row)| *row == one[video]), "{name}, {precision}");
             }
         }
+    }
+
+    /// So it is for a classifier, at every place of a larger map, and its probabilities have the sum 1.
+    #[test]
+    fn scores_of_a_video_depend_on_nothing_but_its_clips() {
+        let net = SmallR3d::default().net().unwrap();
+        let (classifier, params) = Classifier::new(&net, 5, 3).unwrap();
+        for (score, window) in [(Score::Logit, None), (Score::Probability, Some([1, 2]))] {
+            let mut network = Frozen::classifier((&classifier, &params), 5, score, window, Precision::F32);
+            assert_eq!(network.features(), 5);
+            let one = rows(&mut network, &work((0..4).collect(), 1, 1));
+            let other = rows(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
+            assert!([3, 1, 0, 2].iter().zip(&other).all(|(&video, row)| *row == one[video]), "{score:?}");
+            let sum: f32 = one[0].iter().map(|bits| f32::from_bits(*bits)).sum();
+            assert_eq!((sum - 1.0).abs() < 1e-6, score == Score::Probability, "{sum}");
+        }
+        // A window of the map's own size is the ordinary classifier.
+        let grid = Trunk::with_params(&net, 0).0.grids(&params, [DIMS[0], DIMS[1], DIMS[2]]).unwrap();
+        let [_, h, w] = grid.last().unwrap().extents;
+        let of = |window| {
+            let mut network = Frozen::classifier((&classifier, &params), 5, Score::Logit, window, Precision::F32);
+            rows(&mut network, &work(vec![0], 2, 1))
+        };
+        assert!(h > 1 && of(Some([h, w])) == of(None));
+        let mut network = Frozen::classifier((&classifier, &params), 5, Score::Logit, Some([h + 1, w]), Precision::F32);
+        assert!(mean(&mut network, &work(vec![0], 2, 1), false, &mut |_, _| Ok(())).is_err(), "larger than the map");
+    }
+
+    #[test]
+    fn windows_average_all_times_and_their_own_place() {
+        // Two times, two rows and three columns of one channel: 1 to 6, and ten times that.
+        let data: Vec<f32> = (1..=6).map(|v| v as f32).chain((1..=6).map(|v| 10.0 * v as f32)).collect();
+        let map = Tensor::from_f32([1, 2, 2, 3, 1], &data).unwrap();
+        let all = windows(&map, [2, 2]).unwrap();
+        let mean = |cells: [f32; 4]| 11.0 * cells.iter().sum::<f32>() / 8.0;
+        assert_eq!(all.load().unwrap()[..], [mean([1.0, 2.0, 4.0, 5.0]), mean([2.0, 3.0, 5.0, 6.0])]);
+        assert_eq!(windows(&map, [2, 3]).unwrap().load().unwrap()[..], [11.0 * 3.5 / 2.0]);
+        assert!(windows(&map, [3, 1]).is_err() && windows(&map, [0, 1]).is_err());
     }
 
     #[test]

@@ -4,12 +4,13 @@ use super::backbone::Trunk;
 use super::build::Builder;
 use super::nets::Net;
 use super::norm::Norm;
-use super::params::{ParamId, Params, Role};
+use super::params::{Param, ParamId, Params, Role};
 use super::pass::Pass;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tape::Var;
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
+use rand::{Rng, RngExt};
 
 /// Standard deviation of the initial weights of linear layers (`docs/papers/maclr.md` section 2.1).
 const DEVIATION: f64 = 0.01;
@@ -171,13 +172,104 @@ impl Classifier {
         Ok((Classifier { trunk, linear }, b.finish()))
     }
 
+    /// Copies the weights and running statistics of `trunk` into the trunk of `params`, which belong to this classifier.
+    ///
+    /// # Errors
+    /// `Param` unless `trunk` has the parameters of this classifier's trunk, in their order; nothing is changed then.
+    pub fn start_from(params: &mut Params, trunk: &Params) -> Result<()> {
+        let fits = |((_, to), (_, from)): ((_, &Param), (_, &Param))| {
+            (to.role, to.value.shape()) == (from.role, from.value.shape())
+        };
+        // Behind the trunk there are the weight and the bias of the linear layer.
+        if params.len() != trunk.len() + 2 || !params.iter().zip(trunk.iter()).all(fits) {
+            return Err(Error::param("classifier", "trunk", trunk.len(), "these are the parameters of another trunk"));
+        }
+        for ((_, to), (_, from)) in params.iter_mut().zip(trunk.iter()) {
+            to.value = from.value.clone();
+        }
+        params.batches = trunk.batches;
+        Ok(())
+    }
+
     /// Clips `x[n t h w c]` to one logit per class, `[n classes]`, f32 in every precision.
     ///
     /// # Errors
     /// As [`Trunk::forward_map`].
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let features = self.trunk.forward(pass, x)?;
-        let logits = self.linear.forward(pass, &features)?;
+        self.logits(pass, &features)
+    }
+
+    /// Features `[n c]` to logits `[n classes]`, f32 in every precision.
+    ///
+    /// # Errors
+    /// `Shape` when the features are not the trunk's.
+    pub fn logits(&self, pass: &mut Pass, features: &Var) -> Result<Var> {
+        let logits = self.linear.forward(pass, features)?;
         ops::cast(pass.tape(), &logits, DType::F32)
+    }
+}
+
+/// Dropout (Srivastava et al. 2014): each of the features `[n c]` is 0 with probability `rate`, and the others are divided by
+/// `1 - rate`, so that their expectation is unchanged. At a rate of 0 the features are returned.
+///
+/// # Errors
+/// `Param` unless `rate` is from 0 on and below 1; on a GPU `OutOfMemory` and `Driver`.
+pub fn dropout(pass: &Pass, features: &Var, rate: f32, rng: &mut impl Rng) -> Result<Var> {
+    if !(0.0..1.0).contains(&rate) {
+        return Err(Error::param("dropout", "rate", rate, "it must be from 0 on and below 1"));
+    }
+    if rate == 0.0 {
+        return Ok(features.clone());
+    }
+    let mut one = || if rng.random::<f32>() < rate { 0.0 } else { 1.0 / (1.0 - rate) };
+    let mask: Vec<f32> = (0..features.shape().len()).map(|_| one()).collect();
+    let mask = Tensor::from_f32(features.shape(), &mask)?.to(&features.value().device())?;
+    ops::mul(pass.tape(), features, &Var::constant(mask.cast(features.value().dtype())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Mode, SmallR3d};
+    use crate::rng::{Purpose, stream};
+    use crate::tape::Tape;
+
+    #[test]
+    fn dropout_zeroes_its_share_and_keeps_the_expectation_and_its_gradient_is_its_mask() {
+        let (tape, mut params) = (Tape::new(), Params::new());
+        let pass = Pass::new(&tape, &mut params, Mode::Eval);
+        let x = tape.leaf(Tensor::full([100, 100], 2.0));
+        let y = dropout(&pass, &x, 0.75, &mut stream(0, 0, 0, Purpose::Test)).unwrap();
+        let values = y.value().load().unwrap().into_owned();
+        let zeros = values.iter().filter(|v| **v == 0.0).count();
+        assert!(values.iter().all(|v| [0.0, 8.0].contains(v)));
+        // Of 10,000 draws 7,500 are expected, with a deviation of 43.
+        assert!((7300..7700).contains(&zeros), "{zeros}");
+        let sum = ops::sum_to(&tape, &y, crate::shape::Shape::from([1, 1])).unwrap();
+        let grad = tape.grad(&sum, &[&x], crate::tape::Mode::Free).unwrap().remove(0).unwrap();
+        assert!(grad.value().load().unwrap().iter().zip(&values).all(|(g, v)| *g == v / 2.0));
+        let other = dropout(&pass, &x, 0.75, &mut stream(1, 0, 0, Purpose::Test)).unwrap();
+        assert_ne!(other.value().load().unwrap()[..], values[..]);
+        assert_eq!(
+            dropout(&pass, &x, 0.0, &mut stream(0, 0, 0, Purpose::Test)).unwrap().value().load().unwrap()[0],
+            2.0
+        );
+        for rate in [1.0, -0.1, f32::NAN] {
+            assert!(dropout(&pass, &x, rate, &mut stream(0, 0, 0, Purpose::Test)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_classifier_starts_from_its_own_trunk_and_no_other() {
+        let net = SmallR3d::default().net().unwrap();
+        let (_, trunk) = Trunk::with_params(&net, 3);
+        let (_, mut params) = Classifier::new(&net, 5, 0).unwrap();
+        Classifier::start_from(&mut params, &trunk).unwrap();
+        let same = |(a, b): (&Param, &Param)| a.name == b.name && a.value.load().unwrap() == b.value.load().unwrap();
+        assert!(trunk.iter().zip(params.iter()).all(|((_, a), (_, b))| same((a, b))));
+        let other = Trunk::with_params(&SmallR3d { widths: vec![4; 4], ..SmallR3d::default() }.net().unwrap(), 0).1;
+        assert!(Classifier::start_from(&mut params, &other).is_err());
+        assert!(Classifier::start_from(&mut params.clone(), &params).is_err(), "a classifier is no trunk");
     }
 }

@@ -114,7 +114,7 @@ impl Net {
 /// The most blocks or layers, channels, and taps or strides that a table read from a file may ask for.
 const MOST: [(usize, &str); 3] = [(1 << 12, "layers"), (1 << 14, "channels"), (1 << 8, "taps or strides")];
 /// The most parameters, 2 GB of them: the largest published network here has 33 million.
-pub(crate) const MOST_PARAMETERS: u128 = 1 << 29;
+pub const MOST_PARAMETERS: u128 = 1 << 29;
 
 impl Net {
     /// Checks a table that was read from a file: every extent is positive, and the whole network is of a size that can be

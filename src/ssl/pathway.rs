@@ -12,6 +12,42 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use std::collections::HashMap;
 
+/// Velocities of `params`, all zero.
+///
+/// # Errors
+/// None on the CPU; on a GPU `OutOfMemory` and `Driver`.
+pub(crate) fn still(params: &Params) -> Result<Params> {
+    let mut velocity = params.clone();
+    for (_, p) in velocity.iter_mut() {
+        p.value = Tensor::zeros_on(&p.value.device(), p.value.shape())?;
+    }
+    Ok(velocity)
+}
+
+/// One step of stochastic gradient descent on those of `params` that have a gradient, with the rate in the scalar `lr`. If
+/// `loss` is not finite nothing changes.
+///
+/// # Errors
+/// `Shape` when a gradient does not have the shape of its weight.
+pub(crate) fn descend(
+    params: &mut Params,
+    velocity: &mut Params,
+    grads: &[(ParamId, Tensor)],
+    lr: &Tensor,
+    loss: &Tensor,
+    sgd: &sgd::Sgd,
+) -> Result<()> {
+    let grads: HashMap<ParamId, &Tensor> = grads.iter().map(|(id, grad)| (*id, grad)).collect();
+    let mut steps = Vec::with_capacity(grads.len());
+    for ((id, w), (_, v)) in params.iter_mut().zip(velocity.iter_mut()) {
+        let Some(grad) = grads.get(&id) else { continue };
+        let update = Some((*grad, &mut v.value, w.role.decays()));
+        let w = sgd::Weights::Trained(&mut w.value);
+        steps.push(sgd::Update { w, update, key: None, half: None, key_half: None });
+    }
+    sgd::update_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
+}
+
 /// A permutation of a batch, and its inverse.
 pub struct Order {
     there: Integers,
@@ -85,10 +121,7 @@ impl<E> Pathway<E> {
     /// # Errors
     /// None on the CPU; on a GPU `OutOfMemory` and `Driver`.
     pub fn new(encoder: E, query: Params, queue: Queue) -> Result<Pathway<E>> {
-        let mut velocity = query.clone();
-        for (_, p) in velocity.iter_mut() {
-            p.value = Tensor::zeros_on(&p.value.device(), p.value.shape())?;
-        }
+        let velocity = still(&query)?;
         Ok(Pathway { encoder, key: query.clone(), query, velocity, queue, recompute: false })
     }
 
@@ -154,15 +187,7 @@ impl<E> Pathway<E> {
         loss: &Tensor,
         sgd: &sgd::Sgd,
     ) -> Result<()> {
-        let grads: HashMap<ParamId, &Tensor> = grads.iter().map(|(id, grad)| (*id, grad)).collect();
-        let mut steps = Vec::with_capacity(grads.len());
-        for ((id, w), (_, v)) in self.query.iter_mut().zip(self.velocity.iter_mut()) {
-            let Some(grad) = grads.get(&id) else { continue };
-            let update = Some((*grad, &mut v.value, w.role.decays()));
-            let w = sgd::Weights::Trained(&mut w.value);
-            steps.push(sgd::Update { w, update, key: None, half: None, key_half: None });
-        }
-        sgd::update_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
+        descend(&mut self.query, &mut self.velocity, grads, lr, loss, sgd)
     }
 
     /// The host-side state after the steps so far.

@@ -75,6 +75,16 @@ pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
 pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
 /// Clips per video of an evaluation.
 pub const CLIPS: Limit = whole("--clips", "clips", 1, 256);
+/// Videos that pass through a network at once when it is trained with labels.
+pub const MICRO_BATCH: Limit = whole("--micro-batch", "videos", 1, 65_536);
+/// Share of the features that are dropped.
+pub const DROPOUT: Limit = real("--dropout", "", 0.0, 0.99);
+/// Largest norm of the gradient.
+pub const CLIP_NORM: Limit = above("--clip-norm", "", 0.0, 1e9);
+/// Batches of which running statistics are computed anew.
+pub const PRECISE_BN: Limit = whole("--precise-bn", "batches", 0, 1_000_000);
+/// Share of the training videos that keep their labels.
+pub const LABELS: Limit = above("--labels", "", 0.0, 1.0);
 /// Weight of the penalty of a logistic regression.
 pub const L2: Limit = above("--l2", "", 0.0, 1e6);
 /// Penalty of errors of a support vector machine.
@@ -110,7 +120,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 31] = [
+pub const ALL: [Limit; 36] = [
     SEED,
     SPLIT,
     THREADS,
@@ -128,6 +138,11 @@ pub const ALL: [Limit; 31] = [
     SIDE,
     PROBE_CLIPS,
     CLIPS,
+    MICRO_BATCH,
+    DROPOUT,
+    CLIP_NORM,
+    PRECISE_BN,
+    LABELS,
     L2,
     C,
     PROBE_EVERY,

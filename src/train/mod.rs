@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod checkpoint;
+pub mod finetune;
 pub mod focus;
 pub mod folder;
 mod graph;

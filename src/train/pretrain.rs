@@ -62,6 +62,16 @@ pub trait Method {
     /// `Data` when something is missing or of another shape.
     fn restore(&mut self, state: &State) -> Result<()>;
 
+    /// What is to be done once after the last step, before its checkpoint is saved. It must depend on nothing but the state
+    /// and the step, so that a run has the same bits however often it was interrupted.
+    ///
+    /// # Errors
+    /// Errors of loading and of the method's operations.
+    fn finish(&mut self, at: At) -> Result<()> {
+        let _ = at;
+        Ok(())
+    }
+
     /// The network that is kept after pre-training, and evaluated by the probe.
     fn kept(&self) -> (&Trunk, &Params);
 }
@@ -309,6 +319,9 @@ pub fn pretrain<M: Method>(
 
         let (ended, asked) = (step.is_multiple_of(per_epoch), stop.load(Ordering::Relaxed));
         if ended || asked {
+            if step == steps {
+                method.finish(at)?;
+            }
             let pause = Instant::now();
             let epochs = step / per_epoch;
             let due = settings.probe_every > 0 && epochs.is_multiple_of(settings.probe_every);

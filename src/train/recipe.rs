@@ -156,6 +156,7 @@ impl Training {
             steps: per_epoch.saturating_mul(self.epochs),
             floor: self.lr_floor,
             whole_cosine: self.whole_cosine,
+            drops: None,
         }
     }
 }
@@ -164,7 +165,7 @@ impl Training {
 const MOST: u128 = 1 << 31;
 
 /// Checks the settings of clips.
-fn check_views(views: &ViewSpec) -> Result<()> {
+pub(super) fn check_views(views: &ViewSpec) -> Result<()> {
     limits::FRAMES.check(views.frames)?;
     limits::STRIDE.check(views.stride)?;
     limits::SIDE.check(views.side)?;

@@ -23,6 +23,10 @@ pub struct ViewSpec {
     pub gap: Gap,
     /// What to do with a video that is shorter than a clip.
     pub short: Short,
+    /// Whether a clip is spread over the whole video, with one frame from each of as many equal segments, instead of
+    /// frames at a distance (uniform sampling of segments). Of pre-training, no method does so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub segments: bool,
     /// Side of the clips in pixels.
     pub side: usize,
     /// Crop, flip and colour.
@@ -66,6 +70,7 @@ impl ViewSpec {
             fps: None,
             gap: Gap::default(),
             short: Short::Repeat,
+            segments: false,
             side: 48,
             augment: AugmentSpec {
                 brightness: 0.6,
@@ -96,6 +101,7 @@ impl ViewSpec {
             fps: Some(30.0),
             gap: Gap::default(),
             short: Short::Repeat,
+            segments: false,
             side: 224,
             augment: AugmentSpec::default(),
             tied_crops: true,
@@ -340,6 +346,9 @@ impl Loader {
         let view = self.cache.get(self.videos[video])?;
         let (h, w) = view.size();
         let draw = Draw::along(&self.spec.augment, h, w, crop);
+        if self.spec.segments {
+            return self.rgb_of(&view, &segments(view.len(), self.spec.frames, |from, to| (from + to) / 2), &draw);
+        }
         let starts = self.spec.clip(view.fps()).uniform(n, view.len(), view.fps());
         let Some(&start) = starts.get(i) else {
             return Err(Error::param("views", "clip", i, format!("there are {n} clips, from 0")));
@@ -350,9 +359,13 @@ impl Loader {
     /// The RGB clip that starts at frame `start`.
     pub(super) fn rgb(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let clip = self.spec.clip(view.fps());
-        let frames = clip.indices(start, view.len(), view.fps(), self.spec.short)?;
+        self.rgb_of(view, &clip.indices(start, view.len(), view.fps(), self.spec.short)?, draw)
+    }
+
+    /// An RGB clip of these frames.
+    pub(super) fn rgb_of(&self, view: &View, frames: &[usize], draw: &Draw) -> Result<Part> {
         let (h, w) = view.size();
-        let frames: Vec<&[u8]> = frames.into_iter().map(|i| view.frame(i)).collect();
+        let frames: Vec<&[u8]> = frames.iter().map(|&i| view.frame(i)).collect();
         let [dims, _] = self.spec.dims();
         let mut data = vec![0.0; dims.iter().product()];
         apply_rgb(&frames, h, w, draw, self.spec.side, &mut data)?;
@@ -396,4 +409,11 @@ impl Loader {
         MotionMap::of_flow(spec.motion, &flow, spec.motion_clamp)
             .ok_or_else(|| Error::param("motion", "input", spec.motion, "this input is not made of flow"))
     }
+}
+
+/// One frame from each of `n` equal segments of a video of `len` frames: `choose(first, last)` says which.
+pub(super) fn segments(len: usize, n: usize, mut choose: impl FnMut(usize, usize) -> usize) -> Vec<usize> {
+    let last = len.saturating_sub(1);
+    let edge = |i: usize| (last as f64 * i as f64 / n as f64).round() as usize;
+    (0..n).map(|i| choose(edge(i), edge(i + 1))).collect()
 }

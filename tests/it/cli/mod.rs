@@ -5,6 +5,7 @@ pub mod check_data;
 pub mod evaluate;
 pub mod examples;
 pub mod extract_flow;
+pub mod finetune;
 pub mod fuzz_corpus;
 pub mod going_on;
 pub mod options;

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod checkpoint_damage;
 pub mod eval;
+pub mod finetune;
 pub mod focus;
 pub mod inputs;
 pub mod longer;

@@ -1,0 +1,291 @@
+//! Trains a network with labels: fine-tunes a pre-trained one, or trains it from random weights, and tests it.
+//!
+//! `cargo run --release --example finetune -- --init runs/pretrain_maclr` fine-tunes the default run.
+
+mod support;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use serde_json::{Map, Value};
+use std::process::ExitCode;
+use std::sync::Arc;
+use support::args::within;
+use support::checks::{check_memory, classes_can_be_tested, earlier_epochs};
+use support::classified::{self, Groups};
+use support::evaluate::{Options, Prepared};
+use support::evaluation::Evaluation;
+use support::output::{say, warn};
+use support::pretrain::set;
+use support::protocol::{IMAGENET, Sampling};
+use support::run::Show;
+use support::settings::{EARLIER, FREE, identity, of_recipe};
+use tubelet::augment::rand_augment::RandAugment;
+use tubelet::eval::scores::Scores;
+use tubelet::eval::views::{Frozen, Score, Views};
+use tubelet::train::finetune::{Finetune, Labelled, Recipe, keep_share};
+use tubelet::train::folder::write_atomic;
+use tubelet::train::limits;
+use tubelet::train::pretrain::{Load, Outcome, Settings, check_run, pretrain, steps_per_epoch};
+use tubelet::train::views::{Loader, ViewSpec};
+use tubelet::video::Splits;
+use tubelet::weights::NETWORKS;
+
+/// Train a network with a linear classifier on labelled videos, and score it on held-out videos.
+///
+/// The network starts from --init, or from random weights without it. A run goes on where it was interrupted, with the
+/// same bits. Options without a stated default take it from the preset.
+#[derive(Parser)]
+#[command(version, allow_negative_numbers = true)]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+    /// Recipe: clips, augmentation, schedule and test
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    preset: Preset,
+    /// Take the architecture and the clips of --init, but random weights: the supervised reference
+    #[arg(long, requires = "init")]
+    from_scratch: bool,
+    /// Train the classifier alone, on the frozen trunk: a linear probe with new random clips in each pass
+    #[arg(long)]
+    frozen: bool,
+    /// Share of the training videos of each class that are used, at least one of each; a smaller share is a part of a
+    /// larger one of the same --seed
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = within::<f64>(limits::LABELS))]
+    labels: f64,
+    /// Passes over the training videos
+    #[arg(long, value_parser = within::<u64>(limits::EPOCHS))]
+    epochs: Option<u64>,
+    /// Videos per step
+    #[arg(long, value_parser = within::<usize>(limits::BATCH))]
+    batch: Option<usize>,
+    /// Videos that pass through the network at once; gradients are added until --batch is reached
+    #[arg(long, value_parser = within::<usize>(limits::MICRO_BATCH))]
+    micro_batch: Option<usize>,
+    /// Learning rate after the warm-up
+    #[arg(long, value_parser = within::<f32>(limits::LR))]
+    lr: Option<f32>,
+    /// Epochs of linear warm-up
+    #[arg(long, value_parser = within::<f64>(limits::WARMUP_EPOCHS))]
+    warmup_epochs: Option<f64>,
+    /// Weight decay (none on normalisations)
+    #[arg(long, value_parser = within::<f32>(limits::WEIGHT_DECAY))]
+    weight_decay: Option<f32>,
+    /// Share of the features that are dropped before the classifier
+    #[arg(long, value_parser = within::<f32>(limits::DROPOUT))]
+    dropout: Option<f32>,
+    /// Largest norm of the gradient; a longer one is scaled to it
+    #[arg(long, value_parser = within::<f32>(limits::CLIP_NORM))]
+    clip_norm: Option<f32>,
+    /// Batches from which running statistics are computed anew at the end; 0 for none
+    #[arg(long, value_parser = within::<usize>(limits::PRECISE_BN))]
+    precise_bn: Option<usize>,
+    /// Never flip clips: for data in which direction matters (always so for procedural clips)
+    #[arg(long)]
+    no_flip: bool,
+    #[command(flatten)]
+    groups: Groups,
+}
+
+/// Recipes (`--preset`). The table with their sources is in `docs/evaluation.md`.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Preset {
+    /// A few hundred videos, minutes on two cores, with the clips of the network's own training
+    Small,
+    /// MaCLR's fine-tuning on UCF101: 32 frames 8 apart, batch 64, rate 0.01, 200 passes, 10 clips x 3 crops
+    MaclrUcf101,
+    /// MaCLR's linear evaluation on UCF101: the classifier alone, batch 256, rate 32, 200 passes
+    MaclrUcf101Linear,
+    /// MCL's on UCF101: 32 frames 2 apart, batch 256, dropout 0.9, RandAugment, 150 passes, 20 clips x 3 crops
+    MclUcf101,
+    /// MCL's on HMDB51: the same with another RandAugment
+    MclHmdb51,
+    /// Something-Something v2: a frame from each of 16 segments, no flip, rate 0.12, 22 passes with drops at 14 and 18
+    Ssv2,
+}
+
+/// How a preset tests.
+struct Test {
+    score: Score,
+    /// Whether the classifier is applied to each place of a map that is larger than in training.
+    everywhere: bool,
+}
+
+impl Preset {
+    fn recipe(self) -> Recipe {
+        match self {
+            Preset::Small => Recipe::small(),
+            Preset::MaclrUcf101 => Recipe::maclr_ucf101(),
+            Preset::MaclrUcf101Linear => Recipe::maclr_ucf101_linear(),
+            Preset::MclUcf101 => Recipe::mcl(RandAugment { count: 1, magnitude: 23.0 }),
+            Preset::MclHmdb51 => Recipe::mcl(RandAugment { count: 3, magnitude: 17.0 }),
+            Preset::Ssv2 => Recipe::ssv2(),
+        }
+    }
+
+    /// What is seen of a test video.
+    fn sampling(self) -> Sampling {
+        let preset = self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let recipe = self.recipe().views;
+        let clip = |side| Some([recipe.frames, recipe.stride, side]);
+        let views = |clips, crops| Some(Views { clips, crops });
+        let all = Sampling { preset, clip: None, views: None, segments: recipe.segments, colours: None, unit: false };
+        match self {
+            Preset::Small => all,
+            Preset::MaclrUcf101 | Preset::MaclrUcf101Linear => Sampling { clip: clip(256), views: views(10, 3), ..all },
+            Preset::MclUcf101 | Preset::MclHmdb51 => {
+                Sampling { clip: clip(256), views: views(20, 3), colours: Some(IMAGENET), ..all }
+            }
+            Preset::Ssv2 => Sampling { clip: clip(recipe.side), views: views(1, 1), ..all },
+        }
+    }
+
+    fn test(self) -> Test {
+        match self {
+            Preset::MclUcf101 | Preset::MclHmdb51 => Test { score: Score::Logit, everywhere: false },
+            Preset::Small => Test { score: Score::Probability, everywhere: false },
+            _ => Test { score: Score::Probability, everywhere: true },
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    support::args::end(run(&Args::parse()))
+}
+
+impl Args {
+    /// The recipe with the given options, for the clips that are tested.
+    fn recipe(&self, prepared: &Prepared) -> Result<Recipe> {
+        let (mut r, test) = (self.preset.recipe(), &prepared.spec);
+        // Published recipes train on smaller squares than they test on, unless --side says a size for both.
+        let side = if self.preset.sampling().clip.map(|[.., side]| side) == Some(test.side) {
+            r.views.side
+        } else {
+            test.side
+        };
+        let mut augment = r.views.augment.clone();
+        (augment.mean, augment.std) = (test.augment.mean, test.augment.std);
+        if self.no_flip || self.options.videos.data.is_none() {
+            augment.flip = 0.0;
+        }
+        r.views = ViewSpec { side, augment, ..test.clone() };
+        set(&mut r.epochs, self.epochs);
+        set(&mut r.batch, self.batch);
+        let micro =
+            self.micro_batch.unwrap_or(if self.batch.is_some() { r.micro_batch.min(r.batch) } else { r.micro_batch });
+        r.micro_batch = micro;
+        set(&mut r.lr, self.lr);
+        set(&mut r.warmup_epochs, self.warmup_epochs);
+        set(&mut r.sgd.weight_decay, self.weight_decay);
+        set(&mut r.dropout, self.dropout);
+        r.clip_norm = self.clip_norm.or(r.clip_norm);
+        set(&mut r.precise_bn, self.precise_bn);
+        r.frozen |= self.frozen;
+        r.precision = self.options.precision;
+        r.check(&prepared.network.net)?;
+        if r.warmup_epochs > r.epochs as f64 {
+            warn(format_args!(
+                "the warm-up (--warmup-epochs {}) is longer than the run (--epochs {})",
+                r.warmup_epochs, r.epochs
+            ));
+        }
+        Ok(r)
+    }
+
+    /// The settings of training, by the options' names.
+    fn settings(&self, recipe: &Recipe) -> Result<Map<String, Value>> {
+        let named = |(name, value): (String, Value)| match name.contains('.') {
+            true => (format!("training.{name}"), value),
+            false => (format!("--{}", name.replace('_', "-")), value),
+        };
+        let mut all: Map<String, Value> = of_recipe(recipe)?.into_iter().map(named).collect();
+        all.insert("--from-scratch".to_owned(), self.from_scratch.into());
+        all.insert("--labels".to_owned(), self.labels.to_string().into());
+        all.insert("--groups".to_owned(), self.groups.setting());
+        all.insert(EARLIER.to_owned(), Value::Array(Vec::new()));
+        Ok(all)
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let options = &args.options;
+    let mut prepared = options.prepare(args.preset.sampling())?;
+    if args.from_scratch {
+        prepared.network.forget(options.seed);
+    }
+    let recipe = args.recipe(&prepared)?;
+    check_memory(&recipe.views, recipe.batch, 1)?;
+    let mut splits = options.videos.labelled(options.seed)?;
+    keep_share(&mut splits.train, args.labels, options.seed);
+    steps_per_epoch(splits.train.len(), recipe.batch)?;
+    classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
+    let groups = args.groups.of(&splits.test)?;
+    let parts = vec![splits.train.clone(), splits.test.clone()];
+    let settings = args.settings(&recipe)?;
+    let Some(mut run) = prepared.begin(options, "finetune", parts, splits.layout.clone(), settings)? else {
+        return Ok(());
+    };
+    let (done, network) = train(args, &recipe, &mut run, &splits)?;
+    run.network = network;
+    let test = run.features(1)?;
+    let values: Vec<f64> = test.values().iter().map(|v| f64::from(*v)).collect();
+    let classes: Vec<usize> = (0..splits.train.classes.len()).collect();
+    let scores = Scores::new(&values, test.labels(), classes.len())?;
+    let groups = groups.map(|all| run.parts[1].loader.videos.iter().map(|&i| all[i]).collect::<Vec<usize>>());
+    let mut summary = run.summary();
+    if args.from_scratch {
+        summary.set("init", "random");
+    }
+    summary
+        .set("labels", args.labels)
+        .set("frozen", recipe.frozen)
+        .set("epochs", recipe.epochs)
+        .set("steps", done.steps)
+        .set("batch", recipe.batch)
+        .set("train_seconds", done.train_seconds)
+        .set("loss_first", done.loss_first)
+        .set("loss_last", done.loss_last);
+    classified::write(&run, summary, &classes, &scores, groups.as_deref())
+}
+
+/// Trains, from the folder's checkpoint if there is one; returns the network that is tested.
+fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) -> Result<(Outcome, Frozen)> {
+    let (seed, classes) = (args.options.seed, splits.train.classes.len());
+    let [train, test] = [0, 1].map(|i| run.parts[i].loader.videos.clone());
+    let per_epoch = steps_per_epoch(train.len(), recipe.batch)?;
+    classes_can_be_tested(splits, train.iter().copied(), test.into_iter())?;
+    let earlier = earlier_epochs(&run.out, recipe.epochs, per_epoch)?;
+    run.settings[EARLIER] = serde_json::to_value(&earlier)?;
+    let labels: Vec<u32> = run.parts[0].labels().into_iter().map(u32::try_from).collect::<Result<_, _>>()?;
+    let loader = Loader { spec: recipe.views.clone(), ..run.parts[0].loader.clone() };
+    let of = recipe.clone();
+    let load: Arc<Load<Labelled>> = Arc::new(move |epoch, video| of.clip(&loader, epoch, video, labels[video]));
+    let (net, trunk) = (&run.start.net, &run.start.params);
+    let mut method = Finetune::new(recipe, net, trunk, classes, (load.clone(), train.len()), seed, &run.device)?;
+    let how = Settings {
+        run: identity(&run.settings),
+        seed,
+        epochs: recipe.epochs,
+        batch: recipe.batch,
+        schedule: recipe.schedule(per_epoch),
+        earlier,
+        sgd: recipe.sgd,
+        workers: rayon::current_num_threads(),
+        probe_every: 0,
+    };
+    check_run(&run.out, &how).context("--out")?;
+    run.settle(&FREE)?;
+    let networks = serde_json::to_value(Recipe::networks(net, classes, &recipe.views))?;
+    write_atomic(&run.out.join(NETWORKS), format!("{networks:#}\n").as_bytes())?;
+    write_atomic(&run.out.join("classes.txt"), format!("{}\n", splits.train.classes.join("\n")).as_bytes())?;
+    let mut show = Show::new(run.out.clone(), per_epoch * recipe.epochs, "");
+    let done = pretrain(&mut method, load, train.len(), None, &run.folder, &how, &run.stop, &mut show)?;
+    show.curves(None);
+    if done.trained == 0 {
+        say("all steps of this run had been taken before: nothing was trained now");
+    }
+    let test = args.preset.test();
+    let [[t, h, w, _], _] = recipe.views.dims();
+    let grids = run.start.trunk.grids(trunk, [t, h, w])?;
+    let last = grids.last().map(|grid| [grid.extents[1], grid.extents[2]]).filter(|_| test.everywhere);
+    Ok((done, Frozen::classifier(method.network(), classes, test.score, last, recipe.precision)))
+}
