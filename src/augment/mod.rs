@@ -16,6 +16,7 @@
 mod color;
 mod cuda;
 mod draw;
+pub mod rand_augment;
 mod resize;
 mod tubelet;
 

@@ -14,5 +14,6 @@ pub mod limits;
 pub mod losses;
 pub mod motion;
 pub mod pool3d;
+pub mod rand_augment;
 pub mod tvl1;
 pub mod updates;
