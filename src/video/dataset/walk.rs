@@ -117,8 +117,8 @@ impl Tree {
         self.warnings.extend(say(left, "is left out: its frames are in a folder of the same name, and are used"));
     }
 
-    /// All videos, each with the path that names it: its own, or for frames in `class/video/frames` (or `rgb_240`, …), below `dir`, the
-    /// folder `class/video`.
+    /// All videos, each with the path that names it: its own, or for frames in `class/video/frames` (or `rgb_240`, …), below
+    /// `dir`, the folder `class/video`.
     pub(super) fn videos(self, dir: &Path) -> Vec<(Source, PathBuf)> {
         let inner = self.inner();
         let named = |folder: &PathBuf| {

@@ -1,5 +1,5 @@
-//! Our networks have the names and shapes of those they are called after: `tests/fixtures/weights/names`, from torchvision itself, and
-//! for pytorchvideo from its code.
+//! Our networks have the names and shapes of those they are called after: `tests/fixtures/weights/names`, from torchvision
+//! itself, and for pytorchvideo from its code.
 
 use super::torch::fixture;
 use crate::networks::r3d::trunk;

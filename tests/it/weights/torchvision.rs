@@ -1,6 +1,6 @@
-//! From torchvision and back: a network of torchvision, saved in both of PyTorch's formats, imported by `weights import`, gives what
-//! torchvision's own gives when the `model.py` beside it builds it. Runs where `TUBELET_TEST_PYTHON` (or else `python3`) has
-//! torch, torchvision and safetensors.
+//! Networks of torchvision, saved in both of PyTorch's formats and imported by `weights import`: what the `model.py` beside
+//! them builds computes what torchvision's own compute. Runs where `TUBELET_TEST_PYTHON` (or else `python3`) has torch,
+//! torchvision and safetensors.
 
 use super::plain_pytorch::{COMPUTE, compare, python};
 use crate::support::programs::example;
