@@ -42,7 +42,8 @@ enum Action {
         #[arg(long)]
         all: bool,
     },
-    /// Write the trunk of a network to a folder as `export` does; its heads, key networks and queues are listed and left out
+    /// Write a network to a folder as `export` does: its trunk, and its head where that is a projection as MaCLR's or MoCo's, or
+    /// a linear classifier. Other heads, key networks and queues are listed and left out
     Import {
         /// The file
         file: PathBuf,
@@ -55,6 +56,9 @@ enum Action {
         /// What stands before the network's names in the file, as `inspect` prints it: only needed where there are several
         #[arg(long, value_name = "PREFIX")]
         at: Option<String>,
+        /// Leave its head out
+        #[arg(long)]
+        no_head: bool,
         /// Print every tensor that is left out
         #[arg(long)]
         all: bool,
@@ -76,7 +80,7 @@ enum Action {
 fn main() -> ExitCode {
     support::args::end(match Args::parse().action {
         Action::Inspect { file, all } => inspect(&file, all),
-        Action::Import { file, arch, out, at, all } => import(&file, arch, &out, at.as_deref(), all),
+        Action::Import { file, arch, out, at, no_head, all } => import(&file, arch, &out, at.as_deref(), !no_head, all),
         Action::Export { run, out, network } => write_out(&run, &out, network.as_deref()),
     })
 }
@@ -109,17 +113,22 @@ fn inspect(file: &Path, all: bool) -> Result<()> {
     Ok(())
 }
 
-fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, all: bool) -> Result<()> {
+fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, head: bool, all: bool) -> Result<()> {
     check_export(out).context("--out")?;
     let net = arch.net();
-    let (_, mut params) = Trunk::with_params(&net, 0);
-    let start = Start::find(Source::open(file)?, &net, &params, ImageHead::Dropped, at)?;
+    let (_, trunk) = Trunk::with_params(&net, 0);
+    let mut start = Start::find(Source::open(file)?, &net, &trunk, ImageHead::Dropped, at)?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let mut config = Config::new(&net, format!("Imported from {name}"));
+    if head && let Some(head) = start.take_head(&net) {
+        config = head.describe(config);
+    }
+    let mut params = config.params()?;
     let place = start.place();
     say(format_args!("{}, {place} of the file; names of {}", arch.name, place.naming));
     report(start.report(), all);
     start.fill(&mut params).with_context(|| format!("--arch {}", arch.name))?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    write(out, &params, &Config::new(&net, format!("Imported from {name}")))
+    write(out, &params, &config)
 }
 
 fn write_out(run: &Path, out: &Path, network: Option<&str>) -> Result<()> {
@@ -154,6 +163,10 @@ fn report(found: &Loaded, all: bool) {
     say(format_args!("{} of the network found", tensors(found.copied.len())));
     if !found.made.is_empty() {
         say(format_args!("{} made: kernels over time that begin as identities", tensors(found.made.len())));
+    }
+    if !found.heads.is_empty() {
+        say(format_args!("{} of its head found:", tensors(found.heads.len())));
+        list(found.heads.iter(), true);
     }
     // What stands in the way is always printed whole.
     for (names, what, whole) in [

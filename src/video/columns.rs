@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::fields::{Line, List, Separator, fields, whole};
+use super::fields::{Line, List, Malformed, Separator, fields, whole};
 use crate::error::{Error, Result};
 
 /// Names that columns have in the headers of lists, the better ones first.
@@ -72,32 +72,37 @@ pub(super) fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separa
         _ => return Err(Error::data(list, "the header names no column of paths")),
     };
     let label_at = best(&LABELS);
-    let mut out = Vec::with_capacity(lines.len());
-    for (number, line) in lines {
-        let bad = |why: String| Error::format(list, *number, format!("line {number}, `{line}`, {why}"));
-        let mut fields = fields(line, separator).map_err(bad)?;
+    let one = |line: &str| -> std::result::Result<(String, Option<String>), String> {
+        let mut fields = fields(line, separator)?;
         while fields.len() > names.len() && fields.last().is_some_and(String::is_empty) {
             fields.pop();
         }
         if fields.len() > names.len() {
             let (n, m) = (fields.len(), names.len());
-            return Err(bad(format!("has {n} fields, the header {m}: quote what holds {}", separator.name())));
+            return Err(format!("has {n} fields, the header {m}: quote what holds {}", separator.name()));
         }
         let field = |at: usize| fields.get(at).map(String::as_str).unwrap_or_default();
         let (path, label) = (field(path_at).trim(), label_at.map(|at| field(at).trim()));
         if path.is_empty() || label.is_some_and(str::is_empty) {
             let of_label = label_at.map(|at| format!(" or no `{}`", names[at])).unwrap_or_default();
-            return Err(bad(format!("has no `{}`{of_label}", names[path_at])));
+            return Err(format!("has no `{}`{of_label}", names[path_at]));
         }
         let (path, label) = (path.to_owned(), label.map(str::to_owned));
         let path = match cut {
             None => path,
             Some([start, end]) => match (seconds(field(start)), seconds(field(end))) {
                 (Some(start), Some(end)) => format!("{path}_{start:06}_{end:06}.mp4"),
-                _ => return Err(bad(format!("has no whole seconds as `{}` and `{}`", names[start], names[end]))),
+                _ => return Err(format!("has no whole seconds as `{}` and `{}`", names[start], names[end])),
             },
         };
-        out.push(Line { number: *number, path, label });
+        Ok((path, label))
+    };
+    let (mut out, mut malformed) = (Vec::with_capacity(lines.len()), Vec::new());
+    for (number, line) in lines {
+        match one(line) {
+            Ok((path, label)) => out.push(Line { number: *number, path, label }),
+            Err(why) => malformed.push(Malformed::new(*number, line, why)),
+        }
     }
     let unused: Vec<&str> = (0..names.len())
         .filter(|&i| {
@@ -113,7 +118,7 @@ pub(super) fn by_columns(list: &Path, lines: &[(u64, String)], separator: Separa
         };
         warnings.push(format!("{}: {used} used, not {}", list.display(), unused.join(", ")));
     }
-    whole(list, List { lines: out, warnings, names: cut.map(|_| NAMES) })
+    whole(list, List { lines: out, malformed, warnings, names: cut.map(|_| NAMES) })
 }
 
 /// Whole seconds: `20`, or `20.0` as some tables have them.

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 /// Maximum length of a list: a guard against passing a video as a list.
 pub(super) const MAX_LIST_BYTES: u64 = 256 << 20;
 
+/// Characters of a line that are shown.
+const MOST_SHOWN: usize = 200;
+
 /// What is right where some videos of a list have labels.
 pub(super) const ALL_OR_NONE: &str = "give each video a label, or none";
 
@@ -18,9 +21,35 @@ pub(super) struct Line {
     pub label: Option<String>,
 }
 
+/// A line that cannot be read.
+pub(super) struct Malformed {
+    pub number: u64,
+    /// The line, or as much of it as a message holds.
+    pub text: String,
+    /// Why, in words that follow the text.
+    pub why: String,
+}
+
+impl Malformed {
+    pub(super) fn new(number: u64, line: &str, why: impl Into<String>) -> Malformed {
+        let mut text: String = line.chars().take(MOST_SHOWN).collect();
+        if text.len() < line.len() {
+            text.push('…');
+        }
+        Malformed { number, text, why: why.into() }
+    }
+
+    pub(super) fn error(&self, list: &Path) -> Error {
+        let Malformed { number, text, why } = self;
+        Error::format(list, *number, format!("line {number}, `{text}`, {why}"))
+    }
+}
+
 /// A list of `path label` lines, or of paths alone, and what is unusual about it.
 pub(super) struct List {
     pub lines: Vec<Line>,
+    /// Lines that could not be read, in their order.
+    pub malformed: Vec<Malformed>,
     pub warnings: Vec<String>,
     /// For paths that are names of files, which may lie anywhere below the list's folder: how they are called.
     pub names: Option<&'static str>,
@@ -73,7 +102,11 @@ impl Reading {
 
 /// Refuses a list of no lines.
 pub(super) fn whole(path: &Path, list: List) -> Result<List> {
-    if list.lines.is_empty() { Err(Error::data(path, "the list names no video")) } else { Ok(list) }
+    if list.lines.is_empty() && list.malformed.is_empty() {
+        Err(Error::data(path, "the list names no video"))
+    } else {
+        Ok(list)
+    }
 }
 
 /// The fields of a line by the rules of CSV, without the blanks around them.

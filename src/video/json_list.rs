@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::fields::{ALL_OR_NONE, Line, List, MAX_LIST_BYTES, whole};
+use super::fields::{ALL_OR_NONE, Line, List, MAX_LIST_BYTES, Malformed, whole};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -27,11 +27,24 @@ pub(super) fn is_json(list: &Path) -> bool {
     list.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
 }
 
-/// Reads such a list, one entry at a time.
+/// The path and the label of an entry.
+fn read_entry(entry: Value) -> std::result::Result<(String, Option<String>), &'static str> {
+    let Ok(Entry { id, template, label }) = serde_json::from_value(entry) else {
+        return Err("is no object with an `id`, and a `template` or `label` of text");
+    };
+    let path = match id {
+        Value::String(id) if !id.trim().is_empty() => id.trim().to_owned(),
+        Value::Number(id) => id.to_string(),
+        _ => return Err("has an `id` that is neither text nor a number"),
+    };
+    Ok((path, template.map(|t| t.replace(['[', ']'], "")).or(label).map(|l| l.trim().to_owned())))
+}
+
+/// Reads such a list, one entry at a time. What is no JSON ends it.
 pub(super) fn read(list: &Path) -> Result<List> {
     let bytes = files::read_bounded(list, MAX_LIST_BYTES, "a list of videos")?;
     let bad = |line: u64, what: String| Error::format(list, line, format!("line {line}: {what}"));
-    let (mut lines, mut at, mut line) = (Vec::new(), 0, 1);
+    let (mut lines, mut malformed, mut at, mut line) = (Vec::<Line>::new(), Vec::new(), 0, 1);
     // Past blanks and the next of `wanted`; what it is.
     let skip = |at: &mut usize, wanted: &[u8]| {
         while let Some(byte) = bytes.get(*at) {
@@ -52,26 +65,25 @@ pub(super) fn read(list: &Path) -> Result<List> {
     }
     let mut counted = 0;
     loop {
-        let mut entries = serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<Entry>();
-        if lines.is_empty() && skip(&mut at.clone(), b"]").is_some() {
+        let mut entries = serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<Value>();
+        if lines.is_empty() && malformed.is_empty() && skip(&mut at.clone(), b"]").is_some() {
             break;
         }
         let blanks = bytes[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         line += bytes[counted..at + blanks].iter().filter(|byte| **byte == b'\n').count() as u64;
         counted = at + blanks;
-        let Some(Ok(Entry { id, template, label })) = entries.next() else {
-            return Err(bad(line, "this is no object with an `id`, and a `template` or `label` of text".to_owned()));
+        let Some(Ok(entry)) = entries.next() else {
+            return Err(bad(line, "this is no JSON".to_owned()));
         };
-        let path = match id {
-            Value::String(id) if !id.trim().is_empty() => id.trim().to_owned(),
-            Value::Number(id) => id.to_string(),
-            _ => return Err(bad(line, "its `id` is neither text nor a number".to_owned())),
-        };
-        let label = template.map(|t| t.replace(['[', ']'], "")).or(label).map(|l| l.trim().to_owned());
-        if lines.first().is_some_and(|first: &Line| first.label.is_some() != label.is_some()) {
-            return Err(bad(line, format!("{path} has a label or none unlike the first: {ALL_OR_NONE}")));
+        let shown = entry.to_string();
+        match read_entry(entry) {
+            Ok((_, label)) if lines.first().is_some_and(|first| first.label.is_some() != label.is_some()) => {
+                let why = format!("has a label or none unlike the first: {ALL_OR_NONE}");
+                malformed.push(Malformed::new(line, &shown, why));
+            }
+            Ok((path, label)) => lines.push(Line { number: line, path, label }),
+            Err(why) => malformed.push(Malformed::new(line, &shown, why)),
         }
-        lines.push(Line { number: line, path, label });
         at += entries.byte_offset();
         match skip(&mut at, b",]") {
             Some(b',') => {}
@@ -79,7 +91,7 @@ pub(super) fn read(list: &Path) -> Result<List> {
             None => return Err(bad(line, "the array does not go on or end after this object".to_owned())),
         }
     }
-    whole(list, List { lines, warnings: Vec::new(), names: Some(NAMES) })
+    whole(list, List { lines, malformed, warnings: Vec::new(), names: Some(NAMES) })
 }
 
 /// The classes in their order, from the list of labels beside the list: `{"Doing something": "0", …}`. `None` where it is absent.

@@ -13,6 +13,8 @@
 //!   where it holds a separator. All lines have a label, or none has.
 //! - A comment is a line that begins with `# `. Other lines may begin with `#`: some videos do.
 //!
+//! A line that cannot be read leaves the others as they are: [`read`] returns both.
+//!
 //! If a line can be read in two ways, the one whose file exists is used. If that does not decide, the list is refused
 //! with both readings.
 
@@ -20,6 +22,7 @@ use std::path::Path;
 
 use super::columns::{by_columns, has_labels, header, is_path_column};
 pub(super) use super::fields::Line;
+pub(super) use super::fields::Malformed;
 use super::fields::{ALL_OR_NONE, List, MAX_LIST_BYTES, Reading, Separator, fields, whole};
 use super::json_list;
 use crate::error::{Error, Result};
@@ -30,6 +33,9 @@ const VIDEO_EXTENSIONS: [&str; 24] = [
     "m2v", "vob", "asf", "divx", "f4v", "3g2", "mxf", "mjpeg",
 ];
 const FRAME_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+
+/// So many lines at the beginning of a list say whether it has labels.
+const FIRST: usize = 64;
 
 /// Extensions of other files that are given for a list by mistake, and what they are.
 const NO_LISTS: [(&[&str], &str); 4] = [
@@ -71,23 +77,37 @@ pub(super) fn lacks_labels(list: &Path) -> bool {
 }
 
 /// The lines of a list with their numbers from 1, without empty lines and comments.
+///
+/// # Errors
+/// Also the first that is no text.
 pub(super) fn lines_of(list: &Path) -> Result<Vec<(u64, String)>> {
+    let (lines, malformed) = lines(list)?;
+    malformed.first().map_or(Ok(lines), |first| Err(first.error(list)))
+}
+
+/// Lines with their numbers, and those that are no text.
+pub(super) type Lines = (Vec<(u64, String)>, Vec<Malformed>);
+
+/// The lines of a list with their numbers from 1, without empty lines and comments, and those that are no text.
+pub(super) fn lines(list: &Path) -> Result<Lines> {
     let bytes = files::read_bounded(list, MAX_LIST_BYTES, "a list of videos")?;
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Error::format(list, 1, "this list is UTF-16 text, and must be UTF-8: save it as UTF-8"));
     }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let (at, bytes) = (e.utf8_error().valid_up_to(), e.as_bytes());
-        let number = bytes[..at].iter().filter(|&&b| b == b'\n').count() as u64 + 1;
-        let what = format!("line {number} is not UTF-8 text, for its byte {:#04x}: save the list as UTF-8", bytes[at]);
-        Error::format(list, number, what)
-    })?;
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    let said = lines.map(|(i, line)| (i as u64 + 1, line.trim())).filter(|(_, line)| {
-        let comment = line.starts_with("# ") || *line == "#";
-        !line.is_empty() && !comment
-    });
-    Ok(said.map(|(number, line)| (number, line.to_owned())).collect())
+    let (mut lines, mut malformed) = (Vec::new(), Vec::new());
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+        let line = std::str::from_utf8(line).map_err(|e| {
+            let why = format!("is not UTF-8 text, for its byte {:#04x}: save the list as UTF-8", line[e.valid_up_to()]);
+            Malformed::new(number, &line.trim_ascii().escape_ascii().to_string(), why)
+        });
+        match line.map(str::trim) {
+            Ok(line) if line.is_empty() || line == "#" || line.starts_with("# ") => {}
+            Ok(line) => lines.push((number, line.to_owned())),
+            Err(bad) => malformed.push(bad),
+        }
+    }
+    Ok((lines, malformed))
 }
 
 impl Reading {
@@ -110,13 +130,20 @@ enum Meaning {
     Nothing(String),
 }
 
-/// Reads a list of `path label` lines. `exists` says whether a path of the list leads to something.
+/// Reads a list of `path label` lines, and notes those that are none. `exists` says whether a path of the list leads to something.
 pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
     if json_list::is_json(list) {
         return json_list::read(list);
     }
-    let all = lines_of(list)?;
-    let mut lines = &all[..];
+    let (all, no_text) = lines(list)?;
+    let mut list = read_lines(list, &all, exists)?;
+    list.malformed.extend(no_text);
+    list.malformed.sort_by_key(|bad| bad.number);
+    Ok(list)
+}
+
+fn read_lines(list: &Path, all: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<List> {
+    let mut lines = all;
     if let Some((_, first)) = lines.first() {
         match header(first) {
             Some((Separator::Blank, _)) => lines = &lines[1..],
@@ -125,42 +152,44 @@ pub(super) fn read(list: &Path, exists: &dyn Fn(&str) -> bool) -> Result<List> {
             None => {}
         }
     }
-    if let Some(lines) = paths_alone(list, lines, exists)? {
-        return whole(list, List { lines, warnings: Vec::new(), names: None });
-    }
-    let separator = separator_of(list, lines, exists)?;
-    let mut out = Vec::with_capacity(lines.len());
-    for (number, line) in lines {
-        match meaning(line, separator, exists) {
-            Meaning::One(Reading { path, label }) => out.push(Line { number: *number, path, label: Some(label) }),
-            Meaning::Two(a, b) => return Err(ambiguous(list, *number, line, &a, &b)),
-            Meaning::Nothing(_) if alone(line, exists).is_some() => {
-                let what =
-                    format!("line {number}, `{line}`, is not `path label`, and the lines before are: {ALL_OR_NONE}");
-                return Err(Error::format(list, *number, what));
-            }
-            Meaning::Nothing(why) => {
-                return Err(Error::format(list, *number, format!("line {number}, `{line}`, {why}")));
-            }
+    let bare = are_paths_alone(lines, exists);
+    let separator = if bare { Separator::Blank } else { separator_of(list, lines, exists)? };
+    let one = |line: &str| -> std::result::Result<(String, Option<String>), String> {
+        match alone(line, exists) {
+            Some(path) if bare => return Ok((path, None)),
+            None if bare => return Err(format!("is no path to a video, and other lines are: {ALL_OR_NONE}")),
+            _ => {}
         }
-    }
-    whole(list, List { lines: out, warnings: Vec::new(), names: None })
-}
-
-/// The lines of a list of paths without labels; `None` where the first line is no path as a whole.
-fn paths_alone(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> Result<Option<Vec<Line>>> {
-    if lines.first().is_none_or(|(_, first)| alone(first, exists).is_none()) {
-        return Ok(None);
-    }
-    let read = |(number, line): &(u64, String)| match alone(line, exists) {
-        Some(path) => Ok(Line { number: *number, path, label: None }),
-        None => {
-            let what =
-                format!("line {number}, `{line}`, is no path to a video, and the lines before are: {ALL_OR_NONE}");
-            Err(Error::format(list, *number, what))
+        match meaning(line, separator, exists) {
+            Meaning::One(Reading { path, label }) => Ok((path, Some(label))),
+            Meaning::Two(a, b) => Err(two_meanings(&a, &b)),
+            Meaning::Nothing(_) if alone(line, exists).is_some() => {
+                Err(format!("is not `path label`, and other lines are: {ALL_OR_NONE}"))
+            }
+            Meaning::Nothing(why) => Err(why),
         }
     };
-    lines.iter().map(read).collect::<Result<_>>().map(Some)
+    let (mut out, mut malformed) = (Vec::with_capacity(lines.len()), Vec::new());
+    for (number, line) in lines {
+        match one(line) {
+            Ok((path, label)) => out.push(Line { number: *number, path, label }),
+            Err(why) => malformed.push(Malformed::new(*number, line, why)),
+        }
+    }
+    whole(list, List { lines: out, malformed, warnings: Vec::new(), names: None })
+}
+
+/// Whether the lines of a list are paths without labels: more of the first ones than have labels, or else the very first.
+fn are_paths_alone(lines: &[(u64, String)], exists: &dyn Fn(&str) -> bool) -> bool {
+    let (mut bare, mut labelled, mut first) = (0, 0, None);
+    for (_, line) in &lines[..lines.len().min(FIRST)] {
+        let is_bare = alone(line, exists).is_some();
+        let has_label = |s: Separator| readings(line, s).map_or(true, |all| !all.is_empty());
+        bare += usize::from(is_bare);
+        labelled += usize::from(!is_bare && Separator::ALL.into_iter().any(has_label));
+        first.get_or_insert(is_bare);
+    }
+    bare > labelled || (bare == labelled && first == Some(true))
 }
 
 /// The path in a line that is one as a whole: to something that is there, unless the line can also be read as such a path and a
@@ -175,12 +204,11 @@ fn alone(line: &str, exists: &dyn Fn(&str) -> bool) -> Option<String> {
     is.then_some(path)
 }
 
-fn ambiguous(list: &Path, number: u64, line: &str, a: &Reading, b: &Reading) -> Error {
-    let what = format!(
-        "line {number}, `{line}`, can mean the video `{}` with the label `{}`, or `{}` with `{}`: put quotes around them",
+fn two_meanings(a: &Reading, b: &Reading) -> String {
+    format!(
+        "can mean the video `{}` with the label `{}`, or `{}` with `{}`: put quotes around them",
         a.path, a.label, b.path, b.label
-    );
-    Error::format(list, number, what)
+    )
 }
 
 /// The separator of a list: the one with which most paths exist, then with which most are videos by their names. The
@@ -215,7 +243,7 @@ fn separator_of(list: &Path, lines: &[(u64, String)], exists: &dyn Fn(&str) -> b
             if let (Meaning::One(x), Meaning::One(y)) = (meaning(line, a, exists), meaning(line, b, exists))
                 && x != y
             {
-                return Err(ambiguous(list, *number, line, &x, &y));
+                return Err(Malformed::new(*number, line, two_meanings(&x, &y)).error(list));
             }
         }
     }

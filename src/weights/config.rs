@@ -171,6 +171,21 @@ impl Config {
         if self.layers != self.network.layers() || self.features != self.network.features() {
             return Err(Error::data(path, "its `layers` or `features` are not those of its `network`"));
         }
+        if self.norm != (Constants { eps: Norm::EPS, momentum: Norm::MOMENTUM }) {
+            let what = format!("its batch norm is not that of eps {} and momentum {}", Norm::EPS, Norm::MOMENTUM);
+            return Err(Error::data(path, what));
+        }
+        let ours = |l: &Linear| (l.from, &*l.name) == (self.features, self.network.naming.classifier()) && l.to > 0;
+        if !self.classifier.iter().all(ours) {
+            return Err(Error::data(path, "its `classifier` is not one of the `features` of its `network`"));
+        }
+        let finite = |input: &InputSpec| {
+            let whole = input.mean.iter().chain(&input.std).all(|v| v.is_finite());
+            whole && input.stride.is_finite() && input.fps.is_none_or(f64::is_finite)
+        };
+        if !self.input.iter().all(finite) {
+            return Err(Error::data(path, "a number of its `input` is not finite"));
+        }
         let head = |h: &HeadSpec| (self.features as u128 + h.code as u128).saturating_mul(h.hidden as u128);
         let linear = |l: &Linear| (l.from as u128).saturating_mul(l.to as u128);
         let linears = self.classifier.iter().chain(&self.other_linears).map(linear);

@@ -39,6 +39,8 @@ pub struct Loaded {
     pub copied: Vec<String>,
     /// Temporal kernels, which an image network does not have, that begin as the identity for each frame.
     pub made: Vec<String>,
+    /// Tensors of the file that are of the head that is taken.
+    pub heads: Vec<String>,
     /// Parameters that keep their values: heads.
     pub kept: Vec<String>,
     /// Parameters that should be in the file and are not.

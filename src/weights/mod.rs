@@ -9,6 +9,7 @@
 
 mod config;
 mod export;
+mod heads;
 mod inflate;
 mod layout;
 mod load;
@@ -20,6 +21,7 @@ mod torch;
 
 pub use config::{Config, InputSpec, Linear, NETWORKS, Networks, read_networks};
 pub use export::{check_export, export};
+pub use heads::Head;
 pub use inflate::{ImageHead, inflate};
 pub use layout::{from_pytorch, to_pytorch};
 pub use load::{Loaded, Matching, load_weights};

@@ -1,6 +1,7 @@
 //! Initialising a network from a file of weights, of whatever program.
 
 use super::Source;
+use super::heads::Head;
 use super::inflate::{self, ImageHead};
 use super::load::{Loaded, Names, Plan, Shapes};
 use super::names::{self, Place};
@@ -28,6 +29,8 @@ pub struct Start {
     /// The trunk with the names of the file.
     trunk: Params,
     plan: Plan,
+    /// The head that is taken, too.
+    head: Option<Head>,
 }
 
 impl Start {
@@ -61,7 +64,7 @@ impl Start {
             let rule = "they must begin with the trunk of the network's table";
             return Err(Error::param("init", "params", params.len(), rule));
         }
-        let mut start = Start { source, place, trunk, plan };
+        let mut start = Start { source, place, trunk, plan, head: None };
         start.plan.report.kept.extend(params.iter().skip(start.trunk.len()).map(|(_, p)| p.name.clone()));
         Ok(start)
     }
@@ -78,6 +81,18 @@ impl Start {
         &self.plan.report
     }
 
+    /// Takes the head of the network, too, if the file has one of a known form: MaCLR's projection or MoCo's, or a linear
+    /// classifier. The parameters to be filled are then those of its [description](Head::describe) of `net`.
+    pub fn take_head(&mut self, net: &Net) -> Option<&Head> {
+        let head = Head::find(self.source.tensors(), &self.place, net)?;
+        let left_over = std::mem::take(&mut self.plan.report.left_over);
+        let (taken, left) = left_over.into_iter().partition(|name| head.has(name));
+        self.plan.report.left_over = left;
+        self.plan.report.heads = taken;
+        self.head = Some(head);
+        self.head.as_ref()
+    }
+
     /// Reads the values into `params`, those it was found for. Nothing is changed on error.
     ///
     /// # Errors
@@ -86,7 +101,13 @@ impl Start {
         self.plan.report.check(self.source.path())?;
         self.source.verify()?;
         self.plan.fill(&mut self.source, &mut [("", &mut self.trunk)])?;
-        let device = params.device();
+        let (mut with_head, device) = (params.clone(), params.device());
+        if let Some(head) = &self.head {
+            head.fill(&mut self.source, &mut with_head)?;
+        }
+        for ((_, to), (_, from)) in params.iter_mut().zip(with_head.iter()).skip(self.trunk.len()) {
+            to.value = from.value.to(&device)?;
+        }
         for ((_, to), (_, from)) in params.iter_mut().zip(self.trunk.iter()) {
             to.value = from.value.to(&device)?;
         }

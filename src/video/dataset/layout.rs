@@ -138,7 +138,7 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
         let list = list::read(path, &|video| source_at(base, video).is_some())?;
         warnings.extend(list.warnings);
         let (total, path): (usize, Arc<Path>) = (list.lines.len(), path.into());
-        let (mut videos, mut absent) = (Vec::with_capacity(total), Vec::new());
+        let (mut videos, mut absent, mut irregular) = (Vec::with_capacity(total), Vec::new(), Vec::new());
         let below = if list.names.is_some() { by_stem(base)? } else { HashMap::new() };
         if list.names.is_some() && list.lines.iter().any(|line| line.label.is_some()) && json_list::is_json(&path) {
             classes = json_list::classes(&path)?;
@@ -147,14 +147,17 @@ pub(super) fn plain(train: &Path, test: Option<&Path>) -> Result<Found> {
             match source_at(base, &name).or_else(|| below.get(stem(Path::new(&name))).cloned()) {
                 Some(source) => videos.push(Labelled { source, class, name, line: Some((path.clone(), number)) }),
                 None => {
-                    if base.join(&name).exists() {
-                        files::check_regular(base.join(&name), "a video")?;
+                    let at = base.join(&name);
+                    match files::check_regular(&at, "a video") {
+                        Err(e) if e.is_of_the_machine() => return Err(e),
+                        Err(e) if at.exists() => irregular.push((number, name, e)),
+                        _ => absent.push((number, name)),
                     }
-                    absent.push((number, name));
                 }
             }
         }
-        lacking.push(Lacking { list: path, total, absent, names: list.names });
+        let (malformed, names) = (list.malformed, list.names);
+        lacking.push(Lacking { list: path, total, malformed, absent, irregular, names });
         Ok(videos)
     };
     let layout = match test {
@@ -242,6 +245,16 @@ fn text(name: &OsStr) -> String {
 /// skipped.
 fn folders(dir: &Path, mut tree: Tree) -> Result<(Vec<Labelled>, Vec<String>)> {
     tree.use_frames(dir);
+    if let Some(([a, b], more)) = tree.same_within() {
+        let also = if more > 0 { format!("; so it is with {more} more") } else { String::new() };
+        let what = format!(
+            "{} and {} hold frames of the same video by their names{also}: keep one of them in each video's folder, or give a \
+             `path label` list",
+            a.display(),
+            b.display()
+        );
+        return Err(Error::data(dir, what));
+    }
     if let Some(([a, b], first)) = tree.same_twice(dir) {
         let what = format!(
             "{} and {} hold the same videos by their names, the first is {}: give a folder with one of them, or a \

@@ -19,6 +19,7 @@ mod messages;
 mod origin;
 mod problems;
 mod public;
+mod sizes;
 mod trees;
 mod twins;
 mod walk;
@@ -46,7 +47,7 @@ pub type Named = (Source, PathBuf);
 
 /// The videos below the folder `dir`, as in a data set of class folders: video files and folders of frames, in the
 /// order of their paths, each with the path that names it; then what was skipped, one sentence each. The path is the
-/// video's own, or for frames in `class/video/frames` (or `rgb`, `img`, …) the folder above.
+/// video's own, or for frames in `class/video/frames` (or `rgb`, `img`, `rgb_240`, …) the folder above.
 ///
 /// # Errors
 /// `Io` when a folder cannot be read, `Data` when there are too many files.
@@ -263,7 +264,7 @@ impl Splits {
     /// pictures in the output folders of this project's programs. In class folders, a video that is there as a file and
     /// as frames, by its name and class (`class/video.mp4` or `videos/class/video.mp4`, and `frames/class/video`), is
     /// used once, by its frames; two folders of videos or frames by their names, such as `rgb_80` and `rgb_240`, with
-    /// the same videos below them are refused. If all labels are numbers, they are compared as numbers (`1` and `01`
+    /// the same videos below them, or in the folder of one video, are refused. If all labels are numbers, they are compared as numbers (`1` and `01`
     /// are one class), otherwise as text.
     ///
     /// A quarter of the recordings of each class is held out, by a hash of their names, so that clips of one recording

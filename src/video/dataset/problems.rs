@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::super::list::Malformed;
 use super::messages::{absent_of_names, refuse_absent, refuse_absent_of_names};
 use super::{Labelled, Split};
 use crate::error::{Error, Result};
@@ -11,6 +12,8 @@ use crate::error::{Error, Result};
 /// A kind of [`Problem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProblemKind {
+    /// A line of a list that cannot be read.
+    Malformed,
     /// A list names it, and there is no such file.
     Missing,
     /// One file with two labels.
@@ -32,6 +35,7 @@ impl ProblemKind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            ProblemKind::Malformed => "malformed line",
             ProblemKind::Missing => "missing",
             ProblemKind::TwoLabels => "two labels",
             ProblemKind::BothSplits => "in both splits",
@@ -48,7 +52,7 @@ impl ProblemKind {
 pub struct Problem {
     /// Its kind.
     pub kind: ProblemKind,
-    /// The name of the video or of the class.
+    /// The name of the video or of the class, or the text of a malformed line.
     pub name: String,
     /// The list that names the video, and the line.
     pub line: Option<(PathBuf, u64)>,
@@ -73,11 +77,14 @@ pub(super) enum On<'a> {
     Tell(&'a mut dyn FnMut(Problem)),
 }
 
-/// The videos that a list names and that are not there.
+/// What is wrong with a list: its malformed lines, and the videos it names that are not there or no files.
 pub(super) struct Lacking {
     pub list: Arc<Path>,
     pub total: usize,
+    pub malformed: Vec<Malformed>,
     pub absent: Vec<(u64, String)>,
+    /// FIFOs, devices and the like, and how they are refused.
+    pub irregular: Vec<(u64, String, Error)>,
     /// For lists that name files wherever they are, of which some may be absent: how the files are called.
     pub names: Option<&'static str>,
 }
@@ -85,16 +92,26 @@ pub(super) struct Lacking {
 impl Lacking {
     /// Refuses or tells them; returns a warning where they may be absent.
     pub fn settle(self, on: &mut On<'_>) -> Result<Option<String>> {
-        let Lacking { list, total, absent, names } = self;
+        let Lacking { list, total, malformed, absent, irregular, names } = self;
         match on {
             On::Tell(tell) => {
+                let mut tell = |kind, line, name, what, refused| {
+                    tell(Problem { kind, name, line: Some((list.to_path_buf(), line)), what, refused });
+                };
+                for Malformed { number, text, why } in malformed {
+                    tell(ProblemKind::Malformed, number, text, why, true);
+                }
                 for (line, name) in absent {
-                    let (line, what) = (Some((list.to_path_buf(), line)), "is not there".to_owned());
-                    tell(Problem { kind: ProblemKind::Missing, name, line, what, refused: names.is_none() });
+                    tell(ProblemKind::Missing, line, name, "is not there".to_owned(), names.is_none());
+                }
+                for (line, name, e) in irregular {
+                    tell(ProblemKind::Unreadable, line, name, format!("cannot be read: {e}"), true);
                 }
                 Ok(None)
             }
             On::Refuse => match names {
+                _ if !malformed.is_empty() => Err(malformed[0].error(&list)),
+                _ if !irregular.is_empty() => irregular.into_iter().next().map_or(Ok(None), |(_, _, e)| Err(e)),
                 None => refuse_absent(&list, total, &absent).map(|()| None),
                 Some(_) if absent.len() < total => Ok(absent_of_names(&list, total, &absent)),
                 Some(names) => refuse_absent_of_names(&list, total, &absent, names).map(|()| None),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::list;
+use super::super::list::{self, Malformed};
 use super::messages::{last, last_two, unused};
 use super::problems::Lacking;
 use super::walk::{Tree, identity, walk};
@@ -170,7 +170,7 @@ impl Set {
         let places = Places::new(tree);
         for list in self.lists()? {
             let class = class_and_number(&last(&list)).map(|(class, _)| class.to_owned());
-            for (_, line) in list::lines_of(&list)? {
+            for (_, line) in list::lines(&list)?.0 {
                 let (path, _) = path_and_number(&line);
                 let name = class.as_ref().map_or_else(|| last_two(Path::new(path)), |class| format!("{class}/{path}"));
                 if !places.find(&name).is_empty() {
@@ -213,12 +213,14 @@ impl Set {
         let classes = read_classes(&self.folder.join("classInd.txt"))?;
         let mut read = |list: &PathBuf| -> Result<Vec<Labelled>> {
             let mut named = Named::new(list, root, places);
-            for (number, line) in list::lines_of(list)? {
+            for (number, line) in named.lines()? {
                 let (path, label) = path_and_number(&line);
                 let path = path.replace('\\', "/");
                 let name = last_two(Path::new(&path));
-                let class = ucf101_class(list, number, &path, label, classes.as_deref())?;
-                named.add(number, name, class)?;
+                match ucf101_class(&path, label, classes.as_deref()) {
+                    Ok(class) => named.add(number, name, class)?,
+                    Err(why) => named.malformed.push(Malformed::new(number, &line, why)),
+                }
             }
             named.all(lacking)
         };
@@ -233,7 +235,7 @@ impl Set {
             let name = last(&list);
             let Some((class, _)) = class_and_number(&name) else { continue };
             let mut sides = [Named::new(&list, root, places), Named::new(&list, root, places)];
-            for (number, line) in list::lines_of(&list)? {
+            for (number, line) in sides[0].lines()? {
                 let (path, side) = path_and_number(&line);
                 match side {
                     Some("0") => neither += 1,
@@ -241,9 +243,8 @@ impl Set {
                         sides[usize::from(side == "2")].add(number, format!("{class}/{path}"), class.to_owned())?;
                     }
                     _ => {
-                        let what =
-                            format!("line {number}, `{line}`, should be a video and 1 (training), 2 (testing) or 0");
-                        return Err(Error::format(&list, number, what));
+                        let why = "should be a video and 1 (training), 2 (testing) or 0";
+                        sides[0].malformed.push(Malformed::new(number, &line, why));
                     }
                 }
             }
@@ -318,11 +319,20 @@ struct Named<'a> {
     total: usize,
     videos: Vec<Labelled>,
     absent: Vec<(u64, String)>,
+    malformed: Vec<Malformed>,
 }
 
 impl<'a> Named<'a> {
     fn new(list: &Path, root: &'a Path, places: &'a Places) -> Named<'a> {
-        Named { list: list.into(), root, places, total: 0, videos: Vec::new(), absent: Vec::new() }
+        let list = list.into();
+        Named { list, root, places, total: 0, videos: Vec::new(), absent: Vec::new(), malformed: Vec::new() }
+    }
+
+    /// The lines of the list; notes those that are no text.
+    fn lines(&mut self) -> Result<Vec<(u64, String)>> {
+        let (lines, no_text) = list::lines(&self.list)?;
+        self.malformed.extend(no_text);
+        Ok(lines)
     }
 
     fn add(&mut self, number: u64, name: String, class: String) -> Result<()> {
@@ -348,43 +358,37 @@ impl<'a> Named<'a> {
 
     /// All videos, at least one.
     fn all(self, lacking: &mut Vec<Lacking>) -> Result<Vec<Labelled>> {
-        if self.total == 0 {
+        if self.total == 0 && self.malformed.is_empty() {
             return Err(Error::data(&self.list, "the list names no video"));
         }
         Ok(self.some(lacking))
     }
 
     fn some(self, lacking: &mut Vec<Lacking>) -> Vec<Labelled> {
-        lacking.push(Lacking { list: self.list, total: self.total, absent: self.absent, names: None });
+        let Named { list, total, absent, malformed, .. } = self;
+        lacking.push(Lacking { list, total, malformed, absent, irregular: Vec::new(), names: None });
         self.videos
     }
 }
 
 /// The class of a line: by its number if there is one, otherwise by its folder.
-fn ucf101_class(
-    list: &Path,
-    number: u64,
-    path: &str,
-    label: Option<&str>,
-    classes: Option<&[String]>,
-) -> Result<String> {
+fn ucf101_class(path: &str, label: Option<&str>, classes: Option<&[String]>) -> std::result::Result<String, String> {
     let name = last_two(Path::new(path));
     let folder = name.split_once('/').map(|(folder, _)| folder);
-    let bad = |what: String| Error::format(list, number, format!("line {number}: {what}"));
     let by_number = match (label, classes) {
         (Some(label), Some(classes)) => {
             let number = label.parse::<usize>().ok().and_then(|n| classes.get(n.wrapping_sub(1)));
-            Some(number.ok_or_else(|| bad(format!("class {label} is not one of 1 to {}", classes.len())))?)
+            Some(number.ok_or_else(|| format!("has class {label}, which is not one of 1 to {}", classes.len()))?)
         }
         _ => None,
     };
     match (by_number, folder) {
         (Some(class), Some(folder)) if class != folder && classes.is_some_and(|c| c.iter().any(|x| x == folder)) => {
-            Err(bad(format!("the number says class {class}, the folder says {folder}")))
+            Err(format!("has the number of class {class} and the folder of {folder}"))
         }
         (Some(class), _) => Ok(class.clone()),
         (None, Some(folder)) => Ok(folder.to_owned()),
-        (None, None) => Err(bad(format!("`{path}` has neither a class number nor a class folder"))),
+        (None, None) => Err("has neither a class number nor a class folder".to_owned()),
     }
 }
 

@@ -8,40 +8,10 @@
 //! class.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use super::sizes::is_no_class;
 use super::walk::{Tree, is_folder_of_frames, is_named_beside};
-
-/// Names of trees of video files.
-const VIDEOS: [&str; 4] = ["video", "videos", "clip", "clips"];
-/// Words for one thing, which a number behind them counts: `clip_2` is another clip, and `clips_240` are smaller ones.
-const COUNTED: [&str; 5] = ["video", "clip", "img", "image", "frame"];
-/// Words beside these, and beside names of folders of frames, that say how large they are: `frames_small`, `rgb_320x240`.
-const SIZES: [&str; 22] = [
-    "tiny",
-    "small",
-    "medium",
-    "large",
-    "big",
-    "low",
-    "high",
-    "full",
-    "half",
-    "quarter",
-    "res",
-    "resolution",
-    "lowres",
-    "highres",
-    "hires",
-    "original",
-    "orig",
-    "resized",
-    "scaled",
-    "p",
-    "px",
-    "x",
-];
 
 /// A video in one of the trees that it lies in.
 struct Place<'a> {
@@ -61,17 +31,6 @@ impl Place<'_> {
     fn is_beside(&self) -> bool {
         self.tree.file_name().is_some_and(is_named_beside)
     }
-}
-
-/// Whether the name of a folder says that it holds videos or frames, and perhaps how large they are, and nothing else.
-fn is_no_class(name: &OsStr) -> bool {
-    let name = name.to_string_lossy().to_lowercase();
-    let counts = name.contains(|c: char| c.is_ascii_digit());
-    let is_of_videos = |word: &str| {
-        (is_folder_of_frames(word.as_ref()) || VIDEOS.contains(&word)) && !(counts && COUNTED.contains(&word))
-    };
-    let mut words = name.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
-    words.clone().any(is_of_videos) && words.all(|word| is_of_videos(word) || SIZES.contains(&word))
 }
 
 /// All trees below `dir` that each of `videos` lies in.
@@ -99,20 +58,20 @@ fn names_of<'a>(places: Vec<&Place<'a>>) -> HashSet<(&'a Path, &'a Path)> {
     places.into_iter().filter(|place| place.is_telling()).map(|place| place.name).collect()
 }
 
-/// A folder of frames, or of flow, without the last folders below `dir` that only say what is in them: `video/rgb`.
-fn video_of(folder: &Path, dir: &Path) -> PathBuf {
-    let says_what = |name| is_folder_of_frames(name) || is_named_beside(name);
-    let named = folder
-        .ancestors()
-        .find(|folder| *folder == dir || folder.parent() == Some(dir) || !folder.file_name().is_some_and(says_what));
+/// A folder of frames, or of flow, without the last folders below `dir` that only say what is in them: `video/rgb`, and
+/// `inner` ones.
+fn video_of(folder: &Path, dir: &Path, inner: &HashSet<&Path>) -> PathBuf {
+    let is_named = |name: &std::ffi::OsStr| is_folder_of_frames(name) || is_named_beside(name);
+    let says_what = |folder: &Path| inner.contains(folder) || folder.file_name().is_some_and(is_named);
+    let named = folder.ancestors().find(|folder| *folder == dir || folder.parent() == Some(dir) || !says_what(folder));
     named.unwrap_or(folder).to_owned()
 }
 
 impl Tree {
     /// Names of all files, then of all folders of frames.
     fn names(&self, dir: &Path) -> Vec<PathBuf> {
-        let files = self.files.iter().map(|file| file.with_extension(""));
-        files.chain(self.frames.iter().map(|folder| video_of(folder, dir))).collect()
+        let (inner, files) = (self.inner(), self.files.iter().map(|file| file.with_extension("")));
+        files.chain(self.frames.iter().map(|folder| video_of(folder, dir, &inner))).collect()
     }
 
     /// Removes trees that are named as flow, masks or depth and lie beside a tree of the same videos, and returns them.

@@ -117,17 +117,17 @@ impl Tree {
         self.warnings.extend(say(left, "is left out: its frames are in a folder of the same name, and are used"));
     }
 
-    /// All videos, each with the path that names it: its own, or for frames in `class/video/frames`, below `dir`, the
-    /// folder `class/video`.
+    /// All videos, each with the path that names it: its own, or for frames in `class/video/frames` (or `rgb_240`, …), below
+    /// `dir`, the folder `class/video`.
     pub(super) fn videos(self, dir: &Path) -> Vec<(Source, PathBuf)> {
+        let inner = self.inner();
         let named = |folder: &PathBuf| {
-            let inner = folder.file_name().is_some_and(is_folder_of_frames);
+            let inner = inner.contains(folder.as_path());
             let video = folder.parent().filter(|video| inner && *video != dir && video.parent() != Some(dir));
             video.unwrap_or(folder).to_owned()
         };
-        let files = self.files.into_iter().map(|path| (Source::File(path.clone()), path));
-        let frames: Vec<(Source, PathBuf)> =
-            self.frames.into_iter().map(|folder| (Source::Folder(folder.clone()), named(&folder))).collect();
+        let files = self.files.iter().map(|path| (Source::File(path.clone()), path.clone()));
+        let frames = self.frames.iter().map(|folder| (Source::Folder(folder.clone()), named(folder)));
         files.chain(frames).collect()
     }
 }

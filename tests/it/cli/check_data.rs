@@ -81,6 +81,57 @@ fn every_problem_is_in_the_report_and_the_status_is_1() {
     assert_eq!(report.lines().next(), Some("problem,refused,name,list,line,what"));
 }
 
+/// A broken line ended the check; now each is counted, the first few are named, and all others are checked.
+#[test]
+fn broken_entries_of_a_list_are_counted_and_the_others_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let mut list: Vec<Vec<u8>> = Vec::new();
+    // The first line decides nothing: it is a path without a label.
+    list.push(b"videos/v000".to_vec());
+    for i in 0..240 {
+        let (name, class) = (format!("videos/v{i:03}"), ["a", "b", "c"][i % 3]);
+        let line = match i {
+            _ if i % 24 == 5 => format!("alone{i}").into_bytes(),
+            _ if i % 24 == 6 => [name.as_bytes(), b" caf\xe9"].concat(),
+            _ if i % 24 == 7 => format!("\"{name} {class}").into_bytes(),
+            _ => format!("{name} {class}").into_bytes(),
+        };
+        list.push(line);
+        match i % 24 {
+            5..=8 => continue, // malformed, or missing
+            9 => fs::create_dir_all(d.join(&name)).unwrap(),
+            _ => frames(&d.join(&name), 3),
+        }
+        if i % 24 == 10 {
+            fs::write(d.join(&name).join("000.png"), format!("no picture {i}")).unwrap();
+        }
+    }
+    fs::write(d.join("list.txt"), list.join(&b'\n')).unwrap();
+    let args = ["--data", "list.txt", "--frames", "2", "--stride", "1", "--report", "report.csv"];
+    let Some(out) = check(d, &args) else { return };
+    let text = said(&out);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    for counted in ["malformed line: 31", "missing: 10", "unreadable: 20"] {
+        assert!(text.lines().any(|line| line == counted), "{counted}: {text}");
+    }
+    assert!(text.contains("videos/v000 in line 1 of list.txt is not `path label`, and other lines are"), "{text}");
+    assert!(
+        text.contains("alone5 in line 7 of list.txt is not `path label`") && text.contains("and 26 more"),
+        "{text}"
+    );
+    assert!(text.contains("videos/v006 caf\\xe9 in line 8 of list.txt is not UTF-8 text"), "{text}");
+    assert!(text.contains("a run refuses these videos, for 41 problems"), "{text}");
+    let usable =
+        text.split("could use ").nth(1).unwrap().split([' ', ',']).filter_map(|word| word.parse::<usize>().ok());
+    assert_eq!(usable.sum::<usize>(), 240 - 6 * 10, "{text}");
+    let report = fs::read_to_string(d.join("report.csv")).unwrap();
+    assert_eq!(report.lines().filter(|row| row.starts_with("malformed line,yes,")).count(), 31, "{report}");
+    // A run says the first.
+    let e = tubelet::video::Splits::open(&d.join("list.txt"), None).unwrap_err().to_string();
+    assert!(e.contains("line 1, `videos/v000`, is not `path label`, and other lines are"), "{e}");
+}
+
 #[test]
 fn a_header_says_less_than_decoding() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,8 @@ use crate::support::goldens::fill_params;
 use crate::support::programs::example;
 use std::path::Path;
 use std::process::{Command, Output};
-use tubelet::nn::Arch;
+use tubelet::nn::nets::Naming;
+use tubelet::nn::{Arch, HeadSpec, Net, Params};
 use tubelet::weights::{Config, Matching, load_weights, save_weights};
 
 fn weights(dir: &Path, args: &[&str]) -> Option<Output> {
@@ -49,6 +50,47 @@ fn a_network_is_imported_whole_or_not_at_all() {
     assert!(!dir.path().join("bad").exists());
     let text = printed(&import("slow_r5", "bad").unwrap());
     assert!(text.contains("slow_r50"), "{text}");
+}
+
+/// The heads of MaCLR's release, of MoCo v2 and of a classifier: the folder's description has them.
+#[test]
+fn a_head_of_a_known_form_is_imported_and_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = Net { naming: Naming::SlowFast { pathway: 0 }, ..Arch::by_name("motion_r2d50").unwrap().net() };
+    let head = HeadSpec { hidden: 6, code: 4, normalised: false };
+    let codes = Config::new(&net, "").maclr(head).params().unwrap();
+    let classes = Config::new(&net, "").classifier(5).params().unwrap();
+    let projection = ["head.pathway0_projection_0", "head.pathway0_projection_1"];
+    for (file, params, named, want) in [
+        ("maclr", &codes, [("head.projection.0", projection[0]), ("head.projection.2", projection[1])], 4),
+        ("own", &codes, [("", ""), ("", "")], 4),
+        ("moco", &codes, [("head.projection.0", "fc.0"), ("head.projection.2", "fc.2")], 4),
+        ("classes", &classes, [("", ""), ("", "")], 2),
+    ] {
+        let mut theirs = Params::new();
+        for (_, p) in params.iter() {
+            let old = named.iter().find(|(ours, _)| !ours.is_empty() && p.name.starts_with(ours));
+            theirs.push(old.map_or(p.name.clone(), |(ours, old)| p.name.replace(ours, old)), p.value.clone(), p.role);
+        }
+        fill_params(&mut theirs);
+        let name = format!("{file}.safetensors");
+        save_weights(&dir.path().join(&name), &[("encoder_q.", &theirs)]).unwrap();
+        let import = ["import", &name, "--arch", "motion_r2d50", "--out", file];
+        let Some(out) = weights(dir.path(), &import) else { return };
+        let text = printed(&out);
+        assert!(text.contains(&format!("{want} tensors of its head found")) && !text.contains("left out"), "{text}");
+        let config = Config::load(&dir.path().join(file).join("config.json")).unwrap();
+        assert_eq!(config.heads.values().next(), (want == 4).then_some(&head), "{file}");
+        assert_eq!(config.classifier.as_ref().map(|linear| linear.to), (want == 2).then_some(5), "{file}");
+        let mut got = config.params().unwrap();
+        let model = dir.path().join(file).join("model.safetensors");
+        load_weights(&model, &mut [("", &mut got)], &Matching::EXACT).unwrap();
+        for ((_, a), (_, b)) in got.iter().zip(theirs.iter()) {
+            assert!(a.value.load().unwrap() == b.value.load().unwrap(), "{file}: {} of {}", a.name, b.name);
+        }
+        let out = weights(dir.path(), &[&import[..], &["--no-head"]].concat()).unwrap();
+        assert!(printed(&out).contains(&format!("{want} tensors of the file left out")), "{}", printed(&out));
+    }
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Goldens {
     /// The file `tests/fixtures/<name>.safetensors`.
     pub fn open(name: &str) -> Self {
         let file = files!(name, "augment" "batch_norm" "conv3d" "image_moco" "image_resnet" "infonce" "maclr" "mcl" "motion_map"
-            "networks" "p3d" "pool3d" "probe" "probe_two" "rand_augment" "sgd" "svm" "tvl1");
+            "networks" "p3d" "pool3d" "probe" "probe_two" "rand_augment" "sgd" "sgd_probe" "svm" "tvl1");
         Goldens(SafeTensors::deserialize(file).unwrap())
     }
 

@@ -16,4 +16,5 @@ pub mod mcl_samples;
 pub mod memory;
 pub mod queue;
 pub mod resume;
+pub mod sgd_probe;
 pub mod svm;

@@ -262,6 +262,53 @@ fn trees_of_the_same_frames_in_two_sizes_are_refused() {
     }
 }
 
+/// Each video was a class of its own, with a video for each size.
+#[test]
+fn frames_in_two_sizes_in_the_folder_of_each_video_are_refused() {
+    for (one, other, videos) in [
+        ("rgb_240", "rgb_80", &VIDEOS[..]),
+        ("rgb_240", "rgb_80", &["v_1", "v_2", "v_3"]),
+        ("frames", "frames-320x240", &VIDEOS[..]),
+        ("img_large", "img_small", &VIDEOS[..]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for video in videos {
+            [one, other].into_iter().for_each(|size| frames(&dir.path().join(video).join(size), 3));
+        }
+        let e = Splits::open(dir.path(), None).unwrap_err().to_string();
+        let first = dir.path().join(videos[0]);
+        let both =
+            format!("{} and {} hold frames of the same video", first.join(one).display(), first.join(other).display());
+        let more = format!("so it is with {} more", videos.len() - 1);
+        assert!(e.contains(&both) && e.contains(&more) && e.contains("keep one of them"), "{e}");
+    }
+}
+
+#[test]
+fn frames_in_one_size_in_the_folder_of_each_video_are_named_by_the_video() {
+    for size in ["rgb_240", "rgb", "frames-320x240", "jpg_small"] {
+        let dir = tempfile::tempdir().unwrap();
+        VIDEOS.iter().for_each(|video| frames(&dir.path().join(video).join(size), 3));
+        let (names, told) = found(dir.path());
+        assert_eq!(names, VIDEOS, "{told}");
+        assert_eq!(Splits::open(dir.path(), None).unwrap().train.classes, ["run", "walk"]);
+        // A file of each video beside its folder.
+        VIDEOS.iter().for_each(|video| drop(put(dir.path(), &format!("{video}.mp4"), video)));
+        let (names, told) = found(dir.path());
+        assert!(names == VIDEOS && told.contains("is left out: its frames are in a folder of the same name"), "{told}");
+    }
+    // Numbers that count, and many that begin high, are of videos.
+    for (first, last) in [(1, 4), (98, 106)] {
+        let dir = tempfile::tempdir().unwrap();
+        for class in ["run", "walk"] {
+            (first..=last).for_each(|n| frames(&dir.path().join(format!("part/{class}/rgb_{n}")), 3));
+        }
+        let (names, told) = found(dir.path());
+        assert_eq!(names.len(), 2 * (last - first + 1), "{told}");
+        assert_eq!(Splits::open(dir.path(), None).unwrap().train.classes, ["run", "walk"]);
+    }
+}
+
 #[test]
 fn a_folder_that_may_not_be_read_is_left_out_and_named() {
     use std::os::unix::fs::PermissionsExt;

@@ -64,9 +64,9 @@ fn ucf101_lists_and_their_mistakes() {
     let text = refusal(Splits::open(dir, None));
     assert!(text.contains("2 of the 3 videos") && text.contains("Run/absent.avi in line 1"), "{text}");
     put(dir, "testlist01.txt", "Run/v_Run_g02_c01.avi 3\n");
-    assert!(refusal(Splits::open(dir, None)).contains("line 1: class 3 is not one of 1 to 2"));
+    assert!(refusal(Splits::open(dir, None)).contains("has class 3, which is not one of 1 to 2"));
     put(dir, "testlist01.txt", "Run/v_Run_g02_c01.avi 1\n");
-    assert!(refusal(Splits::open(dir, None)).contains("the number says class Fly, the folder says Run"));
+    assert!(refusal(Splits::open(dir, None)).contains("has the number of class Fly and the folder of Run"));
     put(dir, "testlist01.txt", "v_Run_g02_c01.avi\n");
     assert!(refusal(Splits::open(dir, None)).contains("neither a class number nor a class folder"));
     put(dir, "testlist01.txt", "\n");

@@ -157,7 +157,7 @@ fn lines_that_say_nothing_are_named() {
 #[test]
 fn text_that_is_not_utf8_is_refused_with_its_line() {
     let text = refusal(b"a.mp4 clap\nb.mp4 caf\xe9\n", &["a.mp4", "b.mp4"]);
-    assert!(text.contains("line 2 is not UTF-8 text, for its byte 0xe9"), "{text}");
+    assert!(text.contains("line 2, `b.mp4 caf\\xe9`, is not UTF-8 text, for its byte 0xe9"), "{text}");
     let utf16: Vec<u8> = "\u{feff}a.mp4 clap\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(refusal(utf16, &["a.mp4"]).contains("UTF-16"));
 }

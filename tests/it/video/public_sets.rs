@@ -71,8 +71,8 @@ fn json_that_is_no_list_of_videos_is_refused_with_its_line() {
     for (text, said) in [
         ("{\"id\": 3}", "this is no array of videos"),
         ("[]", "names no video"),
-        ("[\n{\"id\": \"3\"},\n{\"name\": 4}]", "line 3: this is no object with an `id`"),
-        ("[\n{\"id\": [3]}]", "line 2: its `id` is neither text nor a number"),
+        ("[\n{\"id\": \"3\"},\n{\"name\": 4}]", "line 3, `{\"name\":4}`, is no object with an `id`"),
+        ("[\n{\"id\": [3]}]", "line 2, `{\"id\":[3]}`, has an `id` that is neither text nor a number"),
         ("[{\"id\": 3}", "does not go on or end"),
         ("[{\"id\": 3},\n{\"id\": 4, \"label\": \"x\"}]", "give each video a label, or none"),
     ] {

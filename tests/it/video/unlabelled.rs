@@ -78,9 +78,9 @@ fn a_list_with_labels_for_some_videos_is_refused_with_the_line() {
     }
     let list = dir.path().join("list.txt");
     for (text, line) in [
-        ("a.mp4\nb.mp4 1\n", "line 2, `b.mp4 1`, is no path to a video, and the lines before are"),
-        ("a.mp4 1\nb.mp4\n", "line 2, `b.mp4`, is not `path label`, and the lines before are"),
-        ("a.mp4,1\nb.mp4\n", "line 2, `b.mp4`, is not `path label`, and the lines before are"),
+        ("a.mp4\nb.mp4 1\n", "line 2, `b.mp4 1`, is no path to a video, and other lines are"),
+        ("a.mp4 1\nb.mp4\n", "line 2, `b.mp4`, is not `path label`, and other lines are"),
+        ("a.mp4,1\nb.mp4\n", "line 2, `b.mp4`, is not `path label`, and other lines are"),
     ] {
         fs::write(&list, text).unwrap();
         let e = refusal(&list, None);

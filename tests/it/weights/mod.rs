@@ -5,3 +5,4 @@ pub mod names;
 pub mod places;
 pub mod plain_pytorch;
 pub mod torch;
+pub mod torchvision;

@@ -1,4 +1,5 @@
-//! Our networks have the names and shapes of those they are called after: `tests/fixtures/weights/names`, from torchvision itself.
+//! Our networks have the names and shapes of those they are called after: `tests/fixtures/weights/names`, from torchvision
+//! itself, and for pytorchvideo from its code.
 
 use super::torch::fixture;
 use crate::networks::r3d::trunk;
@@ -8,18 +9,22 @@ use tubelet::weights::names::PUBLISHED;
 use tubelet::weights::to_pytorch;
 
 #[test]
-fn the_networks_have_the_names_and_shapes_of_torchvision() {
-    for (list, arch) in [("r3d_18", "r3d_18"), ("r2plus1d_18", "r2plus1d_18"), ("resnet50", "r2d50")] {
+fn the_networks_have_the_names_and_shapes_of_torchvision_and_pytorchvideo() {
+    for (list, arch) in
+        [("r3d_18", "r3d_18"), ("r2plus1d_18", "r2plus1d_18"), ("resnet50", "r2d50"), ("slow_r50", "slow_r50")]
+    {
         let text = std::fs::read_to_string(fixture(&format!("names/{list}.txt"))).unwrap();
         let mut want = BTreeMap::new();
         for line in text.lines() {
             let (name, shape) = line.split_once(' ').unwrap_or((line, ""));
-            if !name.starts_with("fc.") && !name.ends_with(".num_batches_tracked") {
+            if !name.ends_with(".num_batches_tracked") {
                 want.insert(name.to_owned(), shape.to_owned());
             }
         }
+        let net = Arch::by_name(arch).unwrap().net();
+        let classes = want[&format!("{}.bias", net.naming.classifier())].parse().unwrap();
         let mut got = BTreeMap::new();
-        for (_, p) in trunk(&Arch::by_name(arch).unwrap().net()).1.iter() {
+        for (_, p) in Classifier::new(&net, classes, 0).unwrap().1.iter() {
             let (mut shape, _) = to_pytorch(p.role, &p.value).unwrap();
             if list == "resnet50" && p.role == Role::ConvWeight {
                 assert_eq!(shape.remove(2), 1, "an image network has one frame");

@@ -14,7 +14,7 @@ use tubelet::tape::{Tape, Var};
 use tubelet::weights::{Config, export};
 
 /// Builds what is in each folder, and writes what PyTorch makes of its clip.
-const COMPUTE: &str = "
+pub const COMPUTE: &str = "
 import pathlib, sys, importlib.util, torch
 from safetensors.torch import load_file, save_file
 torch.set_num_threads(2)
@@ -32,10 +32,10 @@ for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     save_file({k: v.contiguous() for k, v in got.items()}, folder / 'got.safetensors')
 ";
 
-/// The python that has torch.
-fn python() -> Option<String> {
+/// The python that has these packages.
+pub fn python(packages: &str) -> Option<String> {
     let python = std::env::var("TUBELET_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let import = Command::new(&python).args(["-c", "import torch, safetensors.torch"]).output();
+    let import = Command::new(&python).args(["-c", &format!("import {packages}")]).output();
     import.is_ok_and(|o| o.status.success()).then_some(python)
 }
 
@@ -60,7 +60,7 @@ fn write(folder: &Path, config: &Config, params: &mut Params, outputs: Outputs) 
 
 #[test]
 fn exported_networks_compute_the_same_in_plain_pytorch() {
-    let Some(python) = python() else {
+    let Some(python) = python("torch, safetensors.torch") else {
         return absent("a Python with torch and safetensors", "exported networks in plain PyTorch");
     };
     let home = tempfile::tempdir().unwrap();
@@ -96,8 +96,13 @@ fn exported_networks_compute_the_same_in_plain_pytorch() {
     }
     let ran = Command::new(python).args(["-c", COMPUTE]).arg(home.path()).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(compare(home.path()), 2 * (ARCHES.len() + 2) + 2 * (2 + 4));
+}
+
+/// Compares `got.safetensors` with `want.safetensors` in each folder of `home`; returns how many tensors there are.
+pub fn compare(home: &Path) -> usize {
     let mut compared = 0;
-    for folder in std::fs::read_dir(home.path()).unwrap() {
+    for folder in std::fs::read_dir(home).unwrap() {
         let folder = folder.unwrap().path();
         let [got, want] =
             ["got", "want"].map(|name| std::fs::read(folder.join(name).with_extension("safetensors")).unwrap());
@@ -111,7 +116,7 @@ fn exported_networks_compute_the_same_in_plain_pytorch() {
         }
         assert_eq!(got.len() + 1, want.len(), "{}", folder.display());
     }
-    assert_eq!(compared, 2 * (ARCHES.len() + 2) + 2 * (2 + 4));
+    compared
 }
 
 /// A program that reads `config.json` can rely on it; a file that was edited to something else is refused by a sentence.
@@ -126,7 +131,7 @@ fn a_description_is_read_back_and_checked() {
         assert_eq!(Config::load(&path).unwrap(), config);
     }
     let good = serde_json::to_value(Config::new(&Net::r3d_18(), "A test")).unwrap();
-    let edits: [(&str, serde_json::Value, &str); 9] = [
+    let edits: [(&str, serde_json::Value, &str); 13] = [
         // Each extent is allowed, all together are 10^13 numbers.
         (
             "/network/stages/3",
@@ -139,6 +144,14 @@ fn a_description_is_read_back_and_checked() {
             "its heads have",
         ),
         ("/classifier", json!({"name": "fc", "from": 512, "to": u64::MAX}), "its heads have"),
+        ("/classifier", json!({"name": "fc", "from": 7, "to": 3}), "`classifier` is not one of the `features`"),
+        ("/classifier", json!({"name": "fc", "from": 512, "to": 0}), "`classifier` is not one of the `features`"),
+        ("/norm/eps", 0.5.into(), "its batch norm is not that of eps"),
+        (
+            "/input",
+            json!({"kind": "rgb", "frames": 8, "stride": 1.0, "fps": null, "side": 8, "mean": [1e300], "std": [1.0], "layout": "n c"}),
+            "a number of its `input` is not finite",
+        ),
         ("/format", "tubelet-network-9".into(), "`tubelet-network-9`, and `tubelet-network-1` is read"),
         ("/features", 7.into(), "`layers` or `features` are not those of its `network`"),
         ("/layers/stem/0/to", 7.into(), "`layers` or `features` are not those of its `network`"),

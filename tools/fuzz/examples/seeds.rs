@@ -12,7 +12,8 @@ use tubelet::flow::maps::MapSpec;
 use tubelet::flow::{Flow, Gray, flo};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::State;
-use tubelet::weights::save_weights;
+use tubelet::nn::{HeadSpec, Net, P3d, SmallR3d};
+use tubelet::weights::{Config, save_weights};
 use tubelet::video::cache::Builder;
 use tubelet::video::{Cache, CacheSpec, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
 
@@ -24,9 +25,26 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     flow_files(&root.join("flo"))?;
     cache_files(&root)?;
     checkpoints(&root)?;
+    configs(&root.join("config"))?;
     lists(&root.join("lists"))?;
     ptx(&root.join("ptx"))?;
     torch(&root.join("torch"))?;
+    Ok(())
+}
+
+/// Small networks with each kind of head, and one with input.
+fn configs(dir: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let small = SmallR3d { residual: true, convs: 2, ..SmallR3d::default() }.net()?;
+    let p3d = P3d { width: 8, blocks: vec![1, 2], bottleneck: true, ..P3d::default() }.net()?;
+    let head = HeadSpec { hidden: 6, code: 4, normalised: true };
+    for (name, config) in [
+        ("small", Config::new(&small, "a seed").classifier(3)),
+        ("maclr", Config::new(&small, "a seed").maclr(head)),
+        ("mcl", Config::new(&p3d, "a seed").mcl(HeadSpec { normalised: false, ..head })),
+        ("motion", Config::new(&Net::motion_r2d50(16)?, "a seed")),
+    ] {
+        fs::write(dir.join(name), serde_json::to_vec(&config)?)?;
+    }
     Ok(())
 }
 

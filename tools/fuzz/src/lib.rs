@@ -9,20 +9,22 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tubelet::flow::flo;
+use tubelet::nn::Net;
 use tubelet::nn::nets::Naming;
 use tubelet::nn::{Params, Role};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::State;
 use tubelet::video::{Dataset, Splits, untrusted};
-use tubelet::weights::{ImageHead, Matching, Source, inflate, load_weights, names, save_weights};
+use tubelet::weights::{Config, ImageHead, Matching, Source, inflate, load_weights, names, save_weights};
 
 /// Reads bytes as a file of one format.
 pub type Target = fn(&[u8]);
 
 /// All targets by name. Each has a folder `corpus/<name>`.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("cache", cache),
     ("checkpoint", checkpoint),
+    ("config", config),
     ("flo", flo),
     ("lists", lists),
     ("maps", maps),
@@ -233,6 +235,59 @@ pub fn torch(bytes: &[u8]) {
             }
             let _ = names::choose(&source, Naming::Image, None);
         });
+    }
+}
+
+/// The description of a network; and the same with the layers of the network it describes, since a fuzzer does not change both
+/// alike by chance.
+pub fn config(bytes: &[u8]) {
+    for bytes in [Some(bytes.to_vec()), with_layers(bytes)].into_iter().flatten() {
+        with_file("config.json", &bytes, |path| {
+            let Ok(config) = Config::load(path) else { return };
+            let whole = serde_json::to_value(&config).expect("what was read can be written");
+            let numbers = numbers(&whole);
+            assert!(numbers < 1 << 31, "{numbers} numbers in the network's layers and heads");
+            let again = path.with_file_name("again.json");
+            fs::write(&again, whole.to_string()).expect("a temporary file");
+            assert_eq!(Config::load(&again).expect("what was written"), config);
+            if numbers < 1 << 20
+                && let Ok(params) = config.params()
+            {
+                assert!(params.count() > 0);
+            }
+        });
+    }
+}
+
+/// A description with the layers and the features of its network.
+fn with_layers(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut whole: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let net: Net = serde_json::from_value(whole.get("network")?.clone()).ok()?;
+    net.check().ok()?;
+    let right = serde_json::to_value(Config::new(&net, "")).ok()?;
+    for name in ["layers", "features"] {
+        whole.as_object_mut()?.insert(name.to_owned(), right[name].clone());
+    }
+    Some(whole.to_string().into_bytes())
+}
+
+/// Numbers in the filters and linear layers of a description.
+fn numbers(value: &serde_json::Value) -> u128 {
+    use serde_json::Value;
+    let of = |object: &serde_json::Map<String, Value>, name| object.get(name).and_then(Value::as_u64).map(u128::from);
+    match value {
+        Value::Array(all) => all.iter().map(numbers).sum(),
+        Value::Object(object) => {
+            let taps = object.get("kernel").and_then(Value::as_array).into_iter().flatten();
+            let taps: u128 = taps.filter_map(Value::as_u64).map(u128::from).product();
+            let own = match (of(object, "from"), of(object, "to"), of(object, "hidden"), of(object, "code")) {
+                (Some(from), Some(to), ..) => from * to * taps,
+                (_, _, Some(hidden), Some(code)) => hidden * code,
+                _ => 0,
+            };
+            own + object.values().map(numbers).sum::<u128>()
+        }
+        _ => 0,
     }
 }
 

@@ -64,8 +64,14 @@ struct Figures {
 }
 
 /// Dictionaries for targets.
-const DICTIONARIES: [(&str, &str); 5] =
-    [("checkpoint", "safetensors"), ("state", "safetensors"), ("lists", "lists"), ("ptx", "ptx"), ("torch", "torch")];
+const DICTIONARIES: [(&str, &str); 6] = [
+    ("config", "config"),
+    ("checkpoint", "safetensors"),
+    ("state", "safetensors"),
+    ("lists", "lists"),
+    ("ptx", "ptx"),
+    ("torch", "torch"),
+];
 
 /// Builds and runs the targets; returns whether there was no crash.
 ///
