@@ -2,35 +2,7 @@
 // pass: crop, resize, flip, colour jitter, greyscale, blur, normalisation. Where contrast is jittered, a first pass
 // sums the grey of each frame. Also crop, resize and flip of motion maps. Blocks of 256 threads; the grid is stated at
 // each kernel. Launched by `augment::cuda`.
-#include "common/elements.cuh"
-
-// The augmentation of one clip; the same struct as `augment::cuda::Clip`.
-struct Clip {
-    // Top, left, height and width of the crop, in pixels of the frames.
-    double crop[4];
-    float brightness, contrast, saturation, hue;
-    // The weights of a blur's middle and neighbours.
-    float inner, outer;
-    float mean[3], inverse_std[3];
-    // Four colour operations in their order, four bits each; then what else is done.
-    u32 order, flags;
-};
-
-#define FLIP 1u
-#define JITTER 2u
-#define GREY 4u
-#define BLUR 8u
-
-#define BRIGHTNESS 0u
-#define CONTRAST 1u
-#define SATURATION 2u
-#define HUE 3u
-
-// Extents of a launch; the same struct as `augment::cuda::Extents`.
-struct Extents {
-    // Frames of a clip, their extents, the side of the result, blocks of a frame in the pass for the mean.
-    int t, h, w, side, chunks;
-};
+#include "augment.cuh"
 
 // The two neighbours of a sample and the weight of the second.
 struct Tap {

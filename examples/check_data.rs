@@ -23,6 +23,7 @@ use support::stop::stop_flag;
 use tubelet::error::ErrorKind;
 use tubelet::train::limits;
 use tubelet::train::maclr::Recipe;
+use tubelet::train::mcl;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::dataset::{Problem, ProblemKind};
 use tubelet::video::{Dataset, Decode, Ffmpeg, Input, Item, Source, read};
@@ -88,11 +89,11 @@ fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("--jobs {}: they cannot be started", args.jobs))?;
     let stop = stop_flag()?;
     let mut views = match args.preset {
-        Preset::Tiny => Recipe::tiny(),
-        Preset::Small => Recipe::small(),
-        Preset::Paper => Recipe::paper()?,
+        Preset::Tiny => Recipe::tiny().training,
+        Preset::Small => Recipe::small().training,
+        Preset::Paper => Recipe::paper()?.training,
+        Preset::PaperKinetics => mcl::Recipe::paper_kinetics().training,
     }
-    .training
     .views;
     set(&mut views.frames, args.frames);
     set(&mut views.stride, args.stride);

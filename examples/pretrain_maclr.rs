@@ -26,6 +26,9 @@ use tubelet::train::maclr::{MaclrRun, Recipe};
 const CROSS_POSITIVES: [(&str, CrossPositive); 2] =
     [("other-clip", CrossPositive::OtherClip), ("same-clip", CrossPositive::SameClip)];
 
+/// Values of `--motion-stem`.
+const STEMS: [(&str, [usize; 3]); 2] = [("1x7x7", [1, 7, 7]), ("5x7x7", [5, 7, 7])];
+
 /// Pre-train on videos without labels (MaCLR), then evaluate the features with a linear probe.
 ///
 /// Options without a stated default take it from the preset.
@@ -65,6 +68,10 @@ struct Args {
     /// Frames of a motion clip, over the span of the RGB clip
     #[arg(long, value_parser = within::<usize>(limits::MOTION_FRAMES))]
     motion_frames: Option<usize>,
+    /// Extents t x h x w of the motion network's first kernel; MaCLR's released code builds it with 5x7x7 [default: the
+    /// preset's; paper: 1x7x7]
+    #[arg(long, value_name = "EXTENTS", value_parser = one_of(STEMS))]
+    motion_stem: Option<[usize; 3]>,
     /// Crop each motion clip like the video's other RGB clip instead of like its own
     #[arg(long)]
     untied_crops: bool,
@@ -81,8 +88,10 @@ impl Args {
         let mut r = match self.options.preset() {
             Preset::Tiny => Recipe::tiny(),
             Preset::Small => Recipe::small(),
-            Preset::Paper => Recipe::paper()?,
+            // The second is MCL's, and not among this program's presets.
+            Preset::Paper | Preset::PaperKinetics => Recipe::paper()?,
         };
+        self.options.set_net(&mut r.visual)?;
         self.options.apply(&mut r.training);
         set(&mut r.method.w_vv, self.w_vv);
         set(&mut r.method.w_mm, self.w_mm);
@@ -107,6 +116,9 @@ impl Args {
         self.focus.apply(&mut views.focus, &mut alignment)?;
         r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
         r.init = init_file(self.options.init.as_deref())?;
+        if let (Some(kernel), Some(stem)) = (self.motion_stem, r.motion.stem.first_mut()) {
+            stem.kernel = kernel;
+        }
         r.motion = r.motion_net();
         r.check()?;
         r.with_target().context("--align-module")

@@ -53,8 +53,13 @@ struct Args {
 
 /// What the presets set, for `--help`.
 fn presets() -> Vec<Values> {
-    let all = [("tiny", Recipe::tiny()), ("small", Recipe::small()), ("paper", Recipe::paper())];
-    all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe).ok()?))).collect()
+    let all = [
+        (Preset::Tiny, Recipe::tiny()),
+        (Preset::Small, Recipe::small()),
+        (Preset::Paper, Recipe::paper()),
+        (Preset::PaperKinetics, Recipe::paper_kinetics()),
+    ];
+    all.into_iter().filter_map(|(preset, recipe)| Some((preset.name(), of_recipe(&recipe).ok()?))).collect()
 }
 
 impl Args {
@@ -63,7 +68,9 @@ impl Args {
             Preset::Tiny => Recipe::tiny(),
             Preset::Small => Recipe::small(),
             Preset::Paper => Recipe::paper(),
+            Preset::PaperKinetics => Recipe::paper_kinetics(),
         };
+        self.options.set_net(&mut r.net)?;
         self.options.apply(&mut r.training);
         self.focus.apply(&mut r.training.views.focus, &mut r.method.alignment)?;
         set(&mut r.method.w_inter, self.w_inter);

@@ -23,7 +23,7 @@ pub fn maclr(dtype: DType) -> Case {
     let recipe = Recipe::paper().expect("the preset is valid; a test builds it");
     let (v, queue) = (recipe.training.views.clone(), recipe.training.queue_cap);
     let rgb = [BATCH, v.frames, v.side, v.side, 3];
-    let motion = [BATCH, v.motion_frames, v.side, v.side, v.motion.channels()];
+    let motion = [BATCH, v.motion_frames, v.side, v.side, v.motion_channels()];
     let problem = json!({
         "op": "maclr_step", "rgb": rgb, "motion": motion, "queue": queue, "code": recipe.code,
         "head_hidden": recipe.head_hidden, "tau": recipe.method.temperature, "momentum": recipe.method.momentum,

@@ -13,10 +13,12 @@ use tubelet::files::check_writable;
 use tubelet::train::checkpoint::weights_of;
 use tubelet::train::folder::Folder;
 use tubelet::train::pretrain::{Earlier, fewer_than_done, steps_done, steps_per_epoch};
-use tubelet::train::views::ViewSpec;
+use tubelet::train::views::{Loader, ViewSpec};
 use tubelet::video::cache::Foreseen;
-use tubelet::video::{Dataset, FlowSource, Input, Short, Split, Splits};
+use tubelet::video::{Dataset, Ffmpeg, FlowSource, Input, Item, Short, Split, Splits};
 
+/// Seconds of a part of a single video: two clips of the presets and more.
+const PART: f64 = 10.0;
 /// Maximum number of problems of one kind that are named.
 pub const NAMED: usize = 5;
 
@@ -55,12 +57,11 @@ fn whole(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Reads the videos of `--data` and `--test`: training videos of two classes or more, or several without labels. Errors name
+/// Reads the videos of `--data` and `--test`: training videos of two classes or more, or some without labels. Errors name
 /// the option that specified the file.
 pub fn lists(input: Input) -> Result<Splits> {
     let splits = input.open().map_err(|e| of_option(e, input.test))?;
     two_classes(&splits.train)?;
-    several_videos(input.data, &splits.train)?;
     Ok(splits)
 }
 
@@ -93,15 +94,22 @@ fn two_classes(train: &Dataset) -> Result<()> {
     );
 }
 
-/// Refuses a single video without a label: the losses have nothing to compare it with.
-fn several_videos(data: &Path, train: &Dataset) -> Result<()> {
+/// Cuts a single video without a label into parts, which count as videos: the losses compare different ones. Refuses what
+/// cannot be cut.
+pub fn several_videos(splits: Splits, data: Option<&Path>) -> Result<Splits> {
+    if splits.train.is_labelled() || splits.train.len() != 1 {
+        return Ok(splits);
+    }
+    let data = data.unwrap_or(Path::new("")).display();
+    let train = splits.train.in_parts(PART, &Ffmpeg::default()).with_context(|| format!("--data {data}"))?;
     ensure!(
-        train.is_labelled() || train.len() > 1,
-        "--data {}: there is one video, and the losses compare different videos: cut it into clips (`ffmpeg -i VIDEO -c copy \
-         -f segment -segment_time 10 CLIPS/%05d.mp4`), and give their folder",
-        data.display()
+        train.len() > 1,
+        "--data {data}: there is one video, the losses compare different videos, and only a file of {} seconds or more is cut \
+         into parts that count as such: give several videos",
+        2.0 * PART
     );
-    Ok(())
+    say(format_args!("{data} is cut into {} parts of {PART} seconds and more, which count as videos", train.len()));
+    Ok(Splits { train, ..splits })
 }
 
 /// The file of weights that `--init` stands for.
@@ -129,6 +137,35 @@ pub struct Length<'a> {
     pub fps: f64,
     /// Whether motion clips are sampled from it.
     pub motion: bool,
+}
+
+/// Which of the training videos have at least `least` frames (`--min-frames`), or a number that is not known yet. Prints how
+/// many have not, with the first of them.
+pub fn long_enough(videos: &[(&str, Option<usize>)], least: usize) -> Vec<bool> {
+    let keep: Vec<bool> = videos.iter().map(|(_, frames)| frames.is_none_or(|n| n >= least)).collect();
+    let left: Vec<String> = videos
+        .iter()
+        .zip(&keep)
+        .filter(|(_, keep)| !**keep)
+        .map(|((name, frames), _)| format!("{name} ({})", frames.unwrap_or(0)))
+        .collect();
+    if !left.is_empty() {
+        let (of, named) = (count(left.len(), "training video has", "training videos have"), left.len().min(NAMED));
+        let more = if left.len() > named { format!(", and {} more", left.len() - named) } else { String::new() };
+        let named = left[..named].join(", ");
+        say_aside(format_args!("left out: {of} fewer frames than --min-frames {least}: {named}{more}"));
+    }
+    keep
+}
+
+/// Leaves the training videos with fewer frames than `least` out; returns how many.
+pub fn leave_out(train: &mut Loader, data: &Dataset, least: usize) -> Result<usize> {
+    let name = |(i, (frames, _)): (&usize, (usize, f64))| (data.items[*i].name.as_str(), Some(frames));
+    let videos: Vec<_> = train.videos.iter().zip(train.lengths()?).map(name).collect();
+    let mut keep = long_enough(&videos, least).into_iter();
+    let before = train.videos.len();
+    train.videos.retain(|_| keep.next().unwrap_or(true));
+    Ok(before - train.videos.len())
 }
 
 /// How many videos are shorter than an RGB clip, and how many others are shorter than a motion clip. Prints a warning,
@@ -162,13 +199,16 @@ pub fn short<'a>(views: &ViewSpec, videos: impl Iterator<Item = Length<'a>>) -> 
 
 /// Refuses what the run would refuse after reading its lists and before decoding a video, and prints what it would
 /// skip. Returns the numbers of training and test videos that are left.
-pub fn dry_run<R>(cache: &Path, job: &Job<R>, splits: &Splits) -> Result<[usize; 2]> {
+pub fn dry_run<'a, R>(cache: &Path, job: &Job<R>, splits: &'a Splits) -> Result<[usize; 2]> {
     let (views, mut lengths, mut usable) = (&job.training.views, Vec::new(), Vec::new());
     let parts = [(&splits.train, job.motion[0], job.motion_clips), (&splits.test, job.motion[1], false)];
     for (data, flow, motion) in parts {
         let seen = foresee(cache, data, views, flow)?;
-        usable.push(left(data, &seen));
-        for (item, length) in data.items.iter().zip(seen.lengths) {
+        let least = if data.split == Split::Train { job.training.min_frames } else { 0 };
+        let name = |(item, length): (&'a Item, &Option<(usize, f64)>)| (item.name.as_str(), length.map(|(n, _)| n));
+        let keep = long_enough(&data.items.iter().zip(&seen.lengths).map(name).collect::<Vec<_>>(), least);
+        usable.push(left(data, &seen) - keep.iter().filter(|keep| !**keep).count());
+        for ((item, length), _) in data.items.iter().zip(seen.lengths).zip(keep).filter(|(_, keep)| *keep) {
             lengths.extend(length.map(|(frames, fps)| Length { name: &item.name, frames, fps, motion }));
         }
     }

@@ -96,7 +96,9 @@ fn list(list: &Path, found: &mut Vec<(Source, PathBuf)>) -> Result<()> {
 
 fn path_of(source: &Source) -> PathBuf {
     match source {
-        Source::File(path) | Source::Folder(path) => fs::canonicalize(path).unwrap_or(path.clone()),
+        Source::File(path) | Source::Part(path, _) | Source::Folder(path) => {
+            fs::canonicalize(path).unwrap_or(path.clone())
+        }
         Source::Procedural(i) => i.to_string().into(),
     }
 }

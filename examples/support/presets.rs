@@ -1,7 +1,9 @@
 //! The presets' values as `--help` shows them.
 
+use super::pretrain::Preset as Named;
 use super::settings::{OPTIONS, SWITCHED_OFF};
-use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 
 /// Paths in a recipe that are not option names in `settings.json`, and the options that set them.
@@ -11,9 +13,13 @@ const MORE: [(&str, &str); 2] =
 /// A preset: its name, and its settings as returned by [`super::settings::of_recipe`].
 pub type Preset = (&'static str, Map<String, Value>);
 
-/// Parses the command line; the help ends with the values that `presets` set for the program's options.
+/// Parses the command line, where `--preset` is one of `presets`; the help ends with the values that they set for the program's
+/// options.
 pub fn parse<A: Parser>(presets: &[Preset]) -> A {
-    let command = A::command();
+    let has = |preset: &&Named| presets.iter().any(|(name, _)| *name == preset.name());
+    let names = Named::value_variants().iter().filter(has).filter_map(ValueEnum::to_possible_value);
+    let preset = PossibleValuesParser::new(names).try_map(|name| Named::from_str(&name, false));
+    let command = A::command().mut_arg("preset", |arg| arg.value_parser(preset));
     let known: Vec<String> = command.get_arguments().filter_map(|a| Some(format!("--{}", a.get_long()?))).collect();
     let matches = command.after_help(table(presets, &known)).get_matches();
     A::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())

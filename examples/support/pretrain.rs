@@ -1,9 +1,9 @@
 //! Shared code of the pre-training examples: options, and the path from videos to a summary, for any method.
 
-use super::args::{Common, one_of, within};
+use super::args::{Common, arch, one_of, within};
 use super::checks::{
-    Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, outside_of_data,
-    same_are_skipped, short,
+    Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, leave_out,
+    outside_of_data, same_are_skipped, several_videos, short,
 };
 use super::output::{say, warn};
 use super::plan;
@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
-use tubelet::nn::{Net, Params, Precision, Trunk};
+use tubelet::nn::nets::Naming;
+use tubelet::nn::{Arch, Net, Params, Precision, Trunk};
 use tubelet::tensor::{Device, memory};
 use tubelet::train::folder::{Folder, write_atomic};
 use tubelet::train::limits;
@@ -45,6 +46,8 @@ pub enum Preset {
     Small,
     /// The paper's networks and sizes, for machines that can run them
     Paper,
+    /// The same for Kinetics-400, where MCL's release has other settings than for UCF101
+    PaperKinetics,
 }
 
 /// Options of all methods.
@@ -68,6 +71,9 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub flow_dir: Option<PathBuf>,
 
+    /// The RGB network [default: the preset's]
+    #[arg(long, value_name = "NAME", value_parser = arch())]
+    arch: Option<&'static Arch>,
     /// Initialise the RGB network from weights (safetensors, or as torch.save writes them): of an image ResNet, or of the same
     /// network of clips, such as an earlier run's folder (`weights inspect FILE` shows what is in a file)
     #[arg(long, value_name = "RUN|DIR|FILE")]
@@ -126,6 +132,9 @@ pub struct Options {
     /// Side of the clips, pixels
     #[arg(long, value_parser = within::<usize>(limits::SIDE))]
     side: Option<usize>,
+    /// Leave out training videos with fewer frames; 0 for none. It does not apply to procedural clips
+    #[arg(long, value_name = "N", value_parser = within::<usize>(limits::MIN_FRAMES))]
+    min_frames: Option<usize>,
     /// Refuse videos shorter than a clip instead of repeating their frames
     #[arg(long)]
     refuse_short: bool,
@@ -148,6 +157,7 @@ impl Preset {
             Preset::Tiny => "tiny",
             Preset::Small => "small",
             Preset::Paper => "paper",
+            Preset::PaperKinetics => "paper-kinetics",
         }
     }
 }
@@ -163,6 +173,15 @@ impl Options {
         self.preset.unwrap_or(if self.videos.data.is_some() { Preset::Small } else { Preset::Tiny })
     }
 
+    /// Sets the RGB network, if one was named.
+    pub fn set_net(&self, net: &mut Net) -> Result<()> {
+        let Some(arch) = self.arch else { return Ok(()) };
+        *net = arch.net();
+        let motion = net.naming == Naming::SlowFast { pathway: 1 };
+        ensure!(!motion, "--arch {}: this network takes clips of motion, and the one of RGB is chosen here", arch.name);
+        Ok(())
+    }
+
     /// Applies the given options.
     pub fn apply(&self, t: &mut Training) {
         set(&mut t.epochs, self.epochs);
@@ -175,12 +194,16 @@ impl Options {
         set(&mut t.views.frames, self.frames);
         set(&mut t.views.stride, self.stride);
         set(&mut t.views.side, self.side);
+        set(&mut t.min_frames, self.min_frames);
         t.views.flow_source = self.flow_dir.clone().map_or(FlowSource::TvL1, FlowSource::Folder);
         if self.refuse_short {
             t.views.short = Short::Refuse;
         }
         if self.no_flip || self.videos.data.is_none() {
             t.views.augment.flip = 0.0;
+        }
+        if self.videos.data.is_none() {
+            t.min_frames = 0;
         }
     }
 }
@@ -242,6 +265,8 @@ pub struct Run<'a> {
     /// Clips of the test videos.
     pub test: Loader,
     pub(super) skipped: usize,
+    /// Training videos with fewer frames than `--min-frames`.
+    pub(super) left_out: usize,
     /// Videos shorter than an RGB clip, and others shorter than a motion clip.
     pub(super) short: [usize; 2],
     pub(super) cache_seconds: f64,
@@ -265,7 +290,7 @@ impl<'a> Run<'a> {
             ensure!(flow.is_dir(), "--flow-dir {}: there is no such folder", flow.display());
         }
         let seed = options.seed;
-        let splits = options.videos.splits(seed)?;
+        let splits = several_videos(options.videos.splits(seed)?, options.videos.data.as_deref())?;
         splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
         if !splits.train.is_labelled() {
             ensure!(
@@ -303,7 +328,8 @@ impl<'a> Run<'a> {
         let (views, began) = (&training.views, Instant::now());
         let fill =
             |data, motion| loader(&options.videos.cache, data, views, motion, seed, !options.videos.no_verify, &stop);
-        let (train, mut skipped) = fill(&splits.train, motion[0])?;
+        let (mut train, mut skipped) = fill(&splits.train, motion[0])?;
+        let left_out = leave_out(&mut train, &splits.train, training.min_frames)?;
         let (test, skipped_test) = fill(&splits.test, motion[1])?;
         skipped.extend(skipped_test);
         let cache_seconds = began.elapsed().as_secs_f64();
@@ -349,6 +375,7 @@ impl<'a> Run<'a> {
             train,
             test,
             skipped: skipped.len(),
+            left_out,
             short,
             cache_seconds,
         }))

@@ -10,7 +10,7 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 35] = [
+pub const OPTIONS: [(&str, &str); 36] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.lr", "--lr"),
@@ -18,6 +18,7 @@ pub const OPTIONS: [(&str, &str); 35] = [
     ("training.sgd.weight_decay", "--weight-decay"),
     ("training.queue", "--queue"),
     ("training.probe_clips", "--probe-clips"),
+    ("training.min_frames", "--min-frames"),
     ("training.views.frames", "--frames"),
     ("training.views.stride", "--stride"),
     ("training.views.side", "--side"),

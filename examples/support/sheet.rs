@@ -60,14 +60,15 @@ impl Strip {
     }
 
     /// The complete input of the motion network, `t h w c`: for flow both channels in Middlebury's colours, saturated
-    /// where they reach 1 and darker beyond; for one channel its values in grey.
+    /// where they reach 1 and darker beyond; for one channel, or the same one three times, its values in grey.
     pub fn motion(label: &str, clip: &Part) -> Result<Strip> {
         let [_, h, w, c] = clip.dims;
         let frames = clip.data.chunks_exact(h * w * c);
-        if c == 1 {
-            return Strip::map(label, &frames.collect::<Vec<_>>(), h, w);
+        let plane = |frame: &[f32], at: usize| -> Vec<f32> { frame.iter().skip(at).step_by(c).copied().collect() };
+        if c != 2 {
+            let maps: Vec<_> = frames.map(|f| plane(f, 0)).collect();
+            return Strip::map(label, &maps.iter().map(Vec::as_slice).collect::<Vec<_>>(), h, w);
         }
-        let plane = |frame: &[f32], c: usize| frame.iter().skip(c).step_by(2).copied().collect();
         let flows = frames.map(|f| Flow::new(h, w, plane(f, 0), plane(f, 1))).collect::<Result<Vec<_>, _>>()?;
         Strip::build(label, flows.iter().map(|f| color::image(f, 1.0)), h, w)
     }

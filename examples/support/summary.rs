@@ -85,6 +85,7 @@ impl Run<'_> {
             .set("videos_test", self.test.videos.len())
             .set("videos_skipped", self.skipped)
             .set("videos_skipped_test", self.splits.test.len() - self.test.videos.len())
+            .set("videos_left_out", self.left_out)
             .set("videos_short", self.short[0])
             .set("videos_short_motion", self.short[1])
             .set("classes", self.splits.train.classes.len())

@@ -53,6 +53,64 @@ pub(super) fn blur(plane: &mut [f32], side: usize, sigma: f32, scratch: &mut [f3
     }
 }
 
+/// The boxes of a blur ([`super::BlurForm::Boxes`]).
+pub(super) struct Boxes {
+    /// Pixels to each side: 1 or 2.
+    pub reach: usize,
+    /// Weights of the two outermost pixels, and of those between them.
+    pub weights: [f32; 2],
+}
+
+impl Boxes {
+    /// How many of them follow each other along an axis.
+    const COUNT: usize = 3;
+
+    /// Boxes that together have the variance `sigma²`: each a third of it, with `whole` full pixels to each side and a
+    /// share of the next (Gwosdek et al. 2011, equations 7, 11 and 14; PIL's `_gaussian_blur_radius`).
+    pub fn new(sigma: f32) -> Boxes {
+        let variance = f64::from(sigma).powi(2) / Self::COUNT as f64;
+        let whole = (((12.0 * variance + 1.0).sqrt() - 1.0) / 2.0).floor();
+        let next = whole + 1.0;
+        let share = (whole + next) * (whole * next - 3.0 * variance) / (6.0 * (variance - next * next));
+        let length = 2.0 * (whole + share) + 1.0;
+        Boxes { reach: next as usize, weights: [(share / length) as f32, length.recip() as f32] }
+    }
+
+    /// A pixel from those `d` away, which `at(d)` reads.
+    #[inline(always)]
+    fn pixel(&self, at: impl Fn(isize) -> f32) -> f32 {
+        let [outer, inner] = self.weights;
+        let within = if self.reach == 2 { at(-1) + at(0) + at(1) } else { at(0) };
+        let reach = self.reach as isize;
+        inner * within + outer * (at(-reach) + at(reach))
+    }
+}
+
+/// Blurs one plane of `side` columns as PIL does, without its rounding. `scratch` has the plane's length.
+#[inline(always)]
+pub(super) fn blur_by_boxes(plane: &mut [f32], side: usize, sigma: f32, scratch: &mut [f32]) {
+    let boxes = Boxes::new(sigma);
+    let held = |i: usize, d: isize, n: usize| i.saturating_add_signed(d).min(n - 1);
+    for _ in 0..Boxes::COUNT {
+        scratch.copy_from_slice(plane);
+        for (y, x) in plane.chunks_exact_mut(side).zip(scratch.chunks_exact(side)) {
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = boxes.pixel(|d| x[held(i, d, side)]);
+            }
+        }
+    }
+    let rows = plane.len() / side;
+    for _ in 0..Boxes::COUNT {
+        scratch.copy_from_slice(plane);
+        for (i, y) in plane.chunks_exact_mut(side).enumerate() {
+            let row = [-2, -1, 0, 1, 2].map(|d| &scratch[held(i, d, rows) * side..][..side]);
+            for (x, y) in y.iter_mut().enumerate() {
+                *y = boxes.pixel(|d| row[(d + 2) as usize][x]);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn grey_of([r, g, b]: [f32; 3]) -> f32 {
     GREY[0] * r + GREY[1] * g + GREY[2] * b

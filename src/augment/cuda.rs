@@ -1,7 +1,7 @@
 //! Augmentation on a GPU: RGB clips from bytes to network input in one pass, preceded by one pass for the mean grey of
-//! each frame if contrast is jittered; motion clips in one pass.
+//! each frame if contrast is jittered, and followed by one pass if a clip is blurred by boxes; motion clips in one pass.
 
-use super::color::blur_weights;
+use super::color::{Boxes, blur_weights};
 use super::{Adjust, Draw, MotionKind, check};
 use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Scratch, Spread};
 use crate::error::{Error, Result};
@@ -9,16 +9,21 @@ use crate::tensor::{DType, Frames, Place, Tensor};
 
 static MODULE: Module = Module::new("augment", include_str!("../../ptx/augment.sm_80.ptx"));
 
+static MODULE_BOXES: Module = Module::new("augment_boxes", include_str!("../../ptx/augment_boxes.sm_80.ptx"));
+
 static MEAN: Kernel<(In, In, Scratch, Pod<Extents>)> = Kernel::new(&MODULE, &["augment_mean_u8"]);
 /// Indexed by the data type of the result.
 static RGB: Kernel<(In, In, In, Out, Pod<Extents>)> = Kernel::new(&MODULE, &["augment_rgb_f32", "augment_rgb_bf16"]);
+/// As [`RGB`].
+static BOXES: Kernel<(In, In, Out, Pod<Extents>)> =
+    Kernel::new(&MODULE_BOXES, &["augment_boxes_f32", "augment_boxes_bf16"]);
 static MOTION: Kernel<(In, In, In, Out, Pod<Extents>, u32)> =
     Kernel::new(&MODULE, &["augment_motion_f32", "augment_motion_bf16"]);
 
 /// The kernel declarations of augmentation, which a test compares with the PTX.
 #[must_use]
 pub fn kernels() -> Vec<Declared> {
-    vec![MEAN.declared(), RGB.declared(), MOTION.declared()]
+    vec![MEAN.declared(), RGB.declared(), BOXES.declared(), MOTION.declared()]
 }
 
 /// Threads per block.
@@ -47,7 +52,7 @@ impl Clip {
     /// The description of `draw` for frames of `h w` and a result of `side`.
     ///
     /// # Errors
-    /// `Param` when an extent is 0, the crop leaves the frame, or the jitter has an operation twice.
+    /// `Param` when an extent is 0, the crop leaves the frame, the blur is too wide, or the jitter has an operation twice.
     pub fn new(draw: &Draw, h: usize, w: usize, side: usize) -> Result<Clip> {
         check(draw, h, w, side)?;
         let (mut flags, mut order, mut factors) = (u32::from(draw.flip), 0, [1.0, 1.0, 1.0, 0.0]);
@@ -68,8 +73,19 @@ impl Clip {
             factors = [j.brightness, j.contrast, j.saturation, j.hue];
             flags |= 2;
         }
-        flags |= 4 * u32::from(draw.grey) + 8 * u32::from(draw.blur.is_some());
-        let blur = draw.blur.map_or([0.0, 1.0], blur_weights);
+        flags |= 4 * u32::from(draw.grey);
+        let blur = match (draw.blur, draw.boxes()) {
+            (_, Some(sigma)) => {
+                let boxes = Boxes::new(sigma);
+                flags |= 16 + 32 * u32::from(boxes.reach == 2);
+                boxes.weights
+            }
+            (Some(sigma), None) => {
+                flags |= 8;
+                blur_weights(sigma)
+            }
+            (None, None) => [0.0, 1.0],
+        };
         Ok(Clip {
             crop: draw.crop_in(h, w),
             factors,
@@ -108,6 +124,8 @@ pub struct Layout {
     pub side: usize,
     /// Data type of the result.
     pub dtype: DType,
+    /// Whether there is a clip that is blurred by boxes ([`super::BlurForm::Boxes`]), which takes a pass more.
+    pub boxes: bool,
 }
 
 impl Layout {
@@ -118,7 +136,17 @@ impl Layout {
     /// Bytes of working memory that [`launch_rgb`] needs.
     #[must_use]
     pub fn workspace(&self) -> usize {
+        self.sums() + if self.boxes { 4 * self.numbers() } else { 0 }
+    }
+
+    /// Bytes of the sums for the mean greys.
+    fn sums(&self) -> usize {
         4 * self.clips * self.t * self.chunks()
+    }
+
+    /// Numbers in the result.
+    fn numbers(&self) -> usize {
+        self.clips * self.t * self.side * self.side * 3
     }
 
     fn extents(&self) -> Pod<Extents> {
@@ -172,12 +200,20 @@ pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()
     let frames = layout.clips * layout.t;
     let input = In(at.frames, frames * layout.h * layout.w * 3);
     let clips = In(at.clips, layout.clips * size_of::<Clip>());
-    let bytes = layout.workspace();
+    let bytes = layout.sums();
     let mean = Spread { grid: [layout.chunks() as u32, frames as u32, 1], ..Spread::line(1, BLOCK) };
     MEAN.launch(gpu, 0, mean, (input, clips, Scratch(at.workspace, bytes), layout.extents()))?;
-    let out = Out(at.out, frames * layout.side * layout.side * 3 * layout.dtype.size());
-    let args = (input, clips, In(at.workspace, bytes), out, layout.extents());
-    RGB.launch(gpu, layout.dtype.index(), layout.tiles(), args)
+    // Normalisation is the same for all pixels, so that a blur may come after it.
+    let dtype = if layout.boxes { DType::F32 } else { layout.dtype };
+    let to = if layout.boxes { at.workspace + bytes as u64 } else { at.out };
+    let out = Out(to, layout.numbers() * dtype.size());
+    RGB.launch(gpu, dtype.index(), layout.tiles(), (input, clips, In(at.workspace, bytes), out, layout.extents()))?;
+    if layout.boxes {
+        let out = Out(at.out, layout.numbers() * layout.dtype.size());
+        let args = (In(to, layout.numbers() * 4), clips, out, layout.extents());
+        BOXES.launch(gpu, layout.dtype.index(), layout.tiles(), args)?;
+    }
+    Ok(())
 }
 
 /// Applies one draw to each of the clips concatenated in `frames`, on their GPU: `[n t s s 3]` in `dtype`, with `n` the
@@ -192,7 +228,8 @@ pub fn apply_rgb_batch(frames: &Frames, draws: &[Draw], side: usize, dtype: DTyp
         let rule = format!("a multiple of {} clips", draws.len());
         return Err(Error::shape("augment", "frames", rule, format!("{count} frames")));
     }
-    let layout = Layout { clips: draws.len(), t: count / draws.len(), h, w, side, dtype };
+    let boxes = draws.iter().any(|draw| draw.boxes().is_some());
+    let layout = Layout { clips: draws.len(), t: count / draws.len(), h, w, side, dtype, boxes };
     layout.check()?;
     let gpu = frames.gpu();
     let clips = upload(gpu, draws, [h, w], side)?;
@@ -231,7 +268,7 @@ pub fn apply_motion_batch(
     let Place::Gpu(gpu) = maps.place("augment", &[])? else {
         return Err(Error::device("augment", "maps", "a GPU", maps.device()));
     };
-    let layout = Layout { clips: n, t, h, w, side, dtype };
+    let layout = Layout { clips: n, t, h, w, side, dtype, boxes: false };
     layout.check()?;
     let clips = upload(gpu, draws, [h, w], side)?;
     let gain = |draw: &Draw| [0, 1].map(|channel| kind.gain(channel, draw.crop_in(h, w), side, draw.flip));

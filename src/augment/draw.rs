@@ -3,6 +3,19 @@
 use crate::error::{Error, Result};
 use rand::{Rng, RngExt};
 
+/// The form of a Gaussian blur.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+pub enum BlurForm {
+    /// A kernel of 3x3, whatever the standard deviation; borders are reflected. MaCLR's release.
+    ThreeByThree,
+    /// PIL's `GaussianBlur`, whose radius is the standard deviation: three boxes across and three down, which together have
+    /// this variance (Gwosdek et al. 2011); each repeats the border. PIL rounds to 8 bits after each box; here nothing is
+    /// rounded. MCL's release.
+    Boxes,
+}
+
 /// Probabilities and ranges of the augmentation. The defaults are those of MaCLR's pre-training.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -25,14 +38,22 @@ pub struct AugmentSpec {
     pub hue: f32,
     /// Probability of greyscale. Default 0.2 (MoCo v2; not published for MaCLR).
     pub grey: f32,
-    /// Probability of a 3x3 Gaussian blur. Default 0.5 (MoCo v2; not published for MaCLR).
+    /// Probability of a Gaussian blur. Default 0.5 (MoCo v2; not published for MaCLR).
     pub blur: f32,
     /// Standard deviation of the blur in pixels of the result, minimum and maximum. Default 0.1 to 2.
     pub blur_sigma: [f32; 2],
+    /// How it is blurred. Default 3x3.
+    pub blur_form: BlurForm,
     /// Mean subtracted from each channel (R G B) of values in 0..1. Default 0.45.
     pub mean: [f32; 3],
     /// Divisor of each channel after that. Default 0.225.
     pub std: [f32; 3],
+}
+
+impl BlurForm {
+    /// The largest standard deviation of [`BlurForm::Boxes`], whose boxes then reach two pixels to each side.
+    pub const MOST: f32 = 2.4;
+    pub(super) const RULE: &str = "a blur by boxes has a standard deviation above 0 and at most 2.4";
 }
 
 impl Default for AugmentSpec {
@@ -49,6 +70,7 @@ impl Default for AugmentSpec {
             grey: 0.2,
             blur: 0.5,
             blur_sigma: [0.1, 2.0],
+            blur_form: BlurForm::ThreeByThree,
             mean: [0.45; 3],
             std: [0.225; 3],
         }
@@ -74,6 +96,8 @@ impl AugmentSpec {
         )?;
         rule(ordered(self.aspect), "aspect", show(self.aspect), "it must be an ascending range above 0")?;
         rule(ordered(self.blur_sigma), "blur_sigma", show(self.blur_sigma), "it must be an ascending range above 0")?;
+        let reaches = self.blur_form == BlurForm::ThreeByThree || self.blur_sigma[1] <= BlurForm::MOST;
+        rule(reaches, "blur_sigma", show(self.blur_sigma), BlurForm::RULE)?;
         for (name, p) in [("flip", self.flip), ("jitter", self.jitter), ("grey", self.grey), ("blur", self.blur)] {
             rule((0.0..=1.0).contains(&p), name, p.to_string(), "a probability is from 0 to 1")?;
         }
@@ -145,6 +169,8 @@ pub struct Draw {
     pub grey: bool,
     /// Standard deviation of the blur, if the clip has it.
     pub blur: Option<f32>,
+    /// How it is blurred.
+    pub blur_form: BlurForm,
     /// Mean subtracted from each channel.
     pub mean: [f32; 3],
     /// Divisor of each channel.
@@ -194,7 +220,13 @@ impl Draw {
         let side = h.min(w);
         let at = |room: usize| if n > 1 { room * i.min(n - 1) / (n - 1) } else { room / 2 };
         let crop = Crop { y: at(h - side), x: at(w - side), h: side, w: side };
-        Draw { frame: [h, w], crop, flip: false, jitter: None, grey: false, blur: None, mean: spec.mean, std: spec.std }
+        let AugmentSpec { blur_form, mean, std, .. } = *spec;
+        Draw { frame: [h, w], crop, flip: false, jitter: None, grey: false, blur: None, blur_form, mean, std }
+    }
+
+    /// Whether the clip is blurred by boxes, of which standard deviation.
+    pub(super) fn boxes(&self) -> Option<f32> {
+        self.blur.filter(|_| self.blur_form == BlurForm::Boxes)
     }
 
     /// The crop as `y x h w` in frames of other extents, `h w`.

@@ -7,7 +7,8 @@
 //!
 //! On a GPU ([`apply_rgb_batch`], [`apply_motion_batch`]) everything from bytes to the normalised result is one pass,
 //! except the mean grey needed for contrast: if a clip has jitter, a launch before it samples the frame too and writes
-//! sums of tiles, which are added in order. Positions are computed in `f64` on both devices, so the same pixels are
+//! sums of tiles, which are added in order. Clips that are blurred by boxes, as in MCL's release ([`BlurForm`]), take a
+//! second pass. Positions are computed in `f64` on both devices, so the same pixels are
 //! read; values differ only by rounding (`tests/it/device/augment.rs` derives the bound).
 //!
 //! Sources of the constants: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code.
@@ -21,7 +22,7 @@ mod resize;
 mod tubelet;
 
 pub use cuda::{Clip, Layout, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_rgb};
-pub use draw::{Adjust, AugmentSpec, Crop, Draw, Jitter};
+pub use draw::{Adjust, AugmentSpec, BlurForm, Crop, Draw, Jitter};
 pub use tubelet::Region;
 
 use crate::cpu::widest::widest;
@@ -58,7 +59,7 @@ impl MotionKind {
 ///
 /// # Errors
 /// `Shape` when a frame has not `h·w·3` bytes or `out` not `t·s·s·3` numbers; `Param` when `h`, `w` or `out_side` is 0,
-/// or the crop leaves the frame.
+/// the crop leaves the frame, or a blur by boxes is wider than [`BlurForm::MOST`].
 pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: usize, out: &mut [f32]) -> Result<()> {
     let pixels = out_side.saturating_mul(out_side);
     for frame in frames {
@@ -84,7 +85,10 @@ pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: us
                 }
                 if let Some(sigma) = draw.blur {
                     for plane in planes.chunks_exact_mut(pixels) {
-                        color::blur(plane, out_side, sigma, &mut scratch);
+                        match draw.blur_form {
+                            BlurForm::ThreeByThree => color::blur(plane, out_side, sigma, &mut scratch),
+                            BlurForm::Boxes => color::blur_by_boxes(plane, out_side, sigma, &mut scratch),
+                        }
                     }
                 }
                 let (red, rest) = planes.split_at(pixels);
@@ -166,6 +170,9 @@ fn check(draw: &Draw, h: usize, w: usize, side: usize) -> Result<()> {
     if !inside(y, height, frame_h) || !inside(x, width, frame_w) {
         let rule = format!("it must be a box of at least one pixel inside the frame of {frame_h} x {frame_w}");
         return Err(Error::param("augment", "crop", format!("{:?}", draw.crop), rule));
+    }
+    if let Some(sigma) = draw.boxes().filter(|sigma| !(*sigma > 0.0 && *sigma <= BlurForm::MOST)) {
+        return Err(Error::param("augment", "blur", sigma, BlurForm::RULE));
     }
     Ok(())
 }

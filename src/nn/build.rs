@@ -4,7 +4,8 @@ use super::params::{ParamId, Params, Role};
 use crate::rng::{self, Purpose};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
-use rand::Rng;
+use rand::{Rng, RngExt};
+use rand_chacha::ChaCha8Rng;
 use std::f64::consts::TAU;
 
 /// Collects the parameters of a network while its structure is built.
@@ -45,22 +46,36 @@ impl Builder {
         self.normal(name, shape.into(), deviation, Role::LinearWeight)
     }
 
+    /// `o` rows, of `i` numbers for `i` inputs, or biases for `i` inputs: uniform within `± 1 / √i`, as in PyTorch's
+    /// `Linear`.
+    pub(super) fn uniform(&mut self, name: &str, shape: Shape, i: usize, role: Role) -> ParamId {
+        let bound = (i as f64).powf(-0.5);
+        self.drawn(name, shape, role, |out, rng| {
+            for o in out {
+                *o = (bound * (2.0 * rng.random::<f64>() - 1.0)) as f32;
+            }
+        })
+    }
+
     /// `channels` equal values.
     pub fn constant(&mut self, name: &str, channels: usize, value: f32, role: Role) -> ParamId {
         self.params.push(name, Tensor::full([channels], value), role)
     }
 
     fn normal(&mut self, name: &str, shape: Shape, deviation: f64, role: Role) -> ParamId {
-        let mut rng = rng::stream(self.seed, 0, self.params.len() as u64, Purpose::Init);
-        let value = Tensor::build(shape, |out| {
+        self.drawn(name, shape, role, |out, rng| {
             for pair in out.chunks_mut(2) {
-                let (a, b) = normal_pair(&mut rng);
+                let (a, b) = normal_pair(rng);
                 for (o, v) in pair.iter_mut().zip([a, b]) {
                     *o = (deviation * v) as f32;
                 }
             }
         })
-        .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+
+    fn drawn(&mut self, name: &str, shape: Shape, role: Role, fill: impl Fn(&mut [f32], &mut ChaCha8Rng)) -> ParamId {
+        let mut rng = rng::stream(self.seed, 0, self.params.len() as u64, Purpose::Init);
+        let value = Tensor::build(shape, |out| fill(out, &mut rng)).unwrap_or_else(|e| panic!("{name}: {e}"));
         self.params.push(name, value, role)
     }
 }

@@ -15,6 +15,15 @@ use rand::{Rng, RngExt};
 /// Standard deviation of the initial weights of linear layers (`docs/papers/maclr.md` section 2.1).
 const DEVIATION: f64 = 0.01;
 
+/// How a linear layer starts.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    /// Weights normal with this standard deviation, biases 0.
+    Normal(f64),
+    /// Weights and biases uniform within `± 1 / √inputs`, as in PyTorch's `Linear`.
+    Uniform,
+}
+
 /// `x W' + b`.
 #[derive(Clone, Debug)]
 pub(super) struct Linear {
@@ -23,11 +32,18 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// A layer from `i` to `o` numbers, with weights of standard deviation `deviation`.
-    pub(super) fn new(b: &mut Builder, name: &str, i: usize, o: usize, deviation: f64) -> Self {
-        Linear {
-            weight: b.linear_weight(&format!("{name}.weight"), [o, i], deviation),
-            bias: b.constant(&format!("{name}.bias"), o, 0.0, Role::Bias),
+    /// A layer from `i` to `o` numbers.
+    pub(super) fn new(b: &mut Builder, name: &str, i: usize, o: usize, start: Start) -> Self {
+        let [weight, bias] = ["weight", "bias"].map(|part| format!("{name}.{part}"));
+        match start {
+            Start::Normal(deviation) => Linear {
+                weight: b.linear_weight(&weight, [o, i], deviation),
+                bias: b.constant(&bias, o, 0.0, Role::Bias),
+            },
+            Start::Uniform => Linear {
+                weight: b.uniform(&weight, [o, i].into(), i, Role::LinearWeight),
+                bias: b.uniform(&bias, [o].into(), i, Role::Bias),
+            },
         }
     }
 
@@ -54,29 +70,30 @@ impl ProjectionHead {
     /// A head from `features` by way of `hidden` to `code` numbers, with the names `head.projection.0` and
     /// `head.projection.2`.
     pub fn new(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        Self::named(b, Self::NAME, [features, hidden, code], [DEVIATION; 2], false)
+        Self::named(b, Self::NAME, [features, hidden, code], [Start::Normal(DEVIATION); 2], false)
     }
 
     /// The same with batch norm between the linear layer and the ReLU, as `head.projection.1`, and weights of standard
     /// deviation `1 / √inputs`. Codes have unit length, so the smaller MaCLR's weights are, the larger its first steps
     /// are in relation to them: small networks then spend their first epochs with nearly equal codes.
     pub fn normalised(b: &mut Builder, features: usize, hidden: usize, code: usize) -> Self {
-        Self::named(b, Self::NAME, [features, hidden, code], [features, hidden].map(|i| (i as f64).powf(-0.5)), true)
+        let starts = [features, hidden].map(|i| Start::Normal((i as f64).powf(-0.5)));
+        Self::named(b, Self::NAME, [features, hidden, code], starts, true)
     }
 
     /// A head of `features`, `hidden` and `code` numbers with the names `name.0`, `.1` (if `normalised`) and `.2`;
-    /// `deviations` are the standard deviations of the initial weights of its two linear layers.
+    /// its two linear layers start as `starts` say.
     pub(super) fn named(
         b: &mut Builder,
         name: &str,
         [features, hidden, code]: [usize; 3],
-        deviations: [f64; 2],
+        starts: [Start; 2],
         normalised: bool,
     ) -> Self {
         ProjectionHead {
-            hidden: Linear::new(b, &format!("{name}.0"), features, hidden, deviations[0]),
+            hidden: Linear::new(b, &format!("{name}.0"), features, hidden, starts[0]),
             norm: normalised.then(|| Norm::new(b, &format!("{name}.1"), hidden, 1.0)),
-            code: Linear::new(b, &format!("{name}.2"), hidden, code, deviations[1]),
+            code: Linear::new(b, &format!("{name}.2"), hidden, code, starts[1]),
         }
     }
 
@@ -168,7 +185,8 @@ impl Classifier {
         }
         let mut b = Builder::new(seed);
         let trunk = Trunk::new(net, &mut b);
-        let linear = Linear::new(&mut b, net.naming.classifier(), trunk.features_dim(), classes, DEVIATION);
+        let linear =
+            Linear::new(&mut b, net.naming.classifier(), trunk.features_dim(), classes, Start::Normal(DEVIATION));
         Ok((Classifier { trunk, linear }, b.finish()))
     }
 

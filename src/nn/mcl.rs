@@ -2,7 +2,7 @@
 
 use super::backbone::Trunk;
 use super::build::Builder;
-use super::head::{Linear, ProjectionHead};
+use super::head::{Linear, ProjectionHead, Start};
 use super::nets::Net;
 use super::params::Params;
 use super::pass::Pass;
@@ -64,6 +64,28 @@ impl MclEncoder {
     /// # Errors
     /// `Param` when `hidden` or `code` is 0.
     pub fn new(net: &Net, heads: HeadSpec, seed: u64) -> Result<(MclEncoder, Params)> {
+        let share = if heads.normalised { 1.0 } else { 3.0 };
+        let normal = |share: f64, inputs: usize| Start::Normal((share * inputs as f64).powf(-0.5));
+        Self::starting(net, heads, seed, |inputs| normal(share, inputs), |inputs| normal(3.0, inputs))
+    }
+
+    /// The same with linear layers that start as those of PyTorch and of the release: weights and biases uniform within
+    /// `± 1 / √inputs`.
+    ///
+    /// # Errors
+    /// As [`MclEncoder::new`].
+    pub fn uniform(net: &Net, heads: HeadSpec, seed: u64) -> Result<(MclEncoder, Params)> {
+        Self::starting(net, heads, seed, |_| Start::Uniform, |_| Start::Uniform)
+    }
+
+    /// With layers of the heads, and the classifier, that start as `of_heads` and `last` say for a number of inputs.
+    fn starting(
+        net: &Net,
+        heads: HeadSpec,
+        seed: u64,
+        of_heads: impl Fn(usize) -> Start,
+        last: impl Fn(usize) -> Start,
+    ) -> Result<(MclEncoder, Params)> {
         let HeadSpec { hidden, code, normalised } = heads;
         if hidden == 0 || code == 0 {
             let value = format!("({hidden}, {code})");
@@ -72,12 +94,11 @@ impl MclEncoder {
         let mut b = Builder::new(seed);
         let trunk = Trunk::new(net, &mut b);
         let features = trunk.features_dim();
-        let deviation = |inputs: usize, share: f64| (share * inputs as f64).powf(-0.5);
-        let deviations = [features, hidden].map(|i| deviation(i, if normalised { 1.0 } else { 3.0 }));
-        let mut head = |name| ProjectionHead::named(&mut b, name, [features, hidden, code], deviations, normalised);
+        let starts = [features, hidden].map(of_heads);
+        let mut head = |name| ProjectionHead::named(&mut b, name, [features, hidden, code], starts, normalised);
         let [inter, intra, order] = Self::HEADS.map(&mut head);
         let (name, orders) = Self::ORDER;
-        let classifier = Linear::new(&mut b, name, 3 * code, orders, deviation(3 * code, 3.0));
+        let classifier = Linear::new(&mut b, name, 3 * code, orders, last(3 * code));
         Ok((MclEncoder { trunk, inter, intra, order, classifier }, b.finish()))
     }
 

@@ -69,6 +69,8 @@ pub const BN_GROUPS: Limit = whole("--bn-groups", "parts", 1, 32_768);
 pub const FRAMES: Limit = whole("--frames", "frames", 1, 1024);
 /// Distance between consecutive frames of a clip.
 pub const STRIDE: Limit = whole("--stride", "frames", 1, 1000);
+/// Frames that a training video has at least; 0 for any number.
+pub const MIN_FRAMES: Limit = whole("--min-frames", "frames", 0, 1_000_000_000);
 /// Side of the clips.
 pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
 /// Clips per video for the probe.
@@ -120,7 +122,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 36] = [
+pub const ALL: [Limit; 37] = [
     SEED,
     SPLIT,
     THREADS,
@@ -135,6 +137,7 @@ pub const ALL: [Limit; 36] = [
     BN_GROUPS,
     FRAMES,
     STRIDE,
+    MIN_FRAMES,
     SIDE,
     PROBE_CLIPS,
     CLIPS,

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 pub struct Recipe {
     /// The visual trunk.
     pub visual: Net,
-    /// The motion trunk; its input channels are determined by the motion input ([`Recipe::motion_net`]).
+    /// The motion trunk; its input channels are determined by the motion clips ([`Recipe::motion_net`]).
     pub motion: Net,
     /// A file of weights to initialise the visual trunk from ([`start_from`]); otherwise its weights are random.
     #[serde(skip)] // a path, which may not be valid Unicode
@@ -88,6 +88,7 @@ impl Recipe {
             method: Maclr { groups: 4, ..Maclr::default() },
             training: Training {
                 views: ViewSpec::paper(),
+                min_frames: 0,
                 queue: None,
                 queue_cap: 65536,
                 epochs: 200,
@@ -163,10 +164,10 @@ impl Recipe {
         new(net, self.head_hidden, self.code, seed)
     }
 
-    /// The motion trunk with as many input channels as the motion input has.
+    /// The motion trunk with as many input channels as a motion clip has.
     #[must_use]
     pub fn motion_net(&self) -> Net {
-        Net { in_channels: self.training.views.motion.channels(), ..self.motion.clone() }
+        Net { in_channels: self.training.views.motion_channels(), ..self.motion.clone() }
     }
 
     /// The same recipe with alignment targets on the grid of the aligned module, if there is one.

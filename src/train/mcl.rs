@@ -9,7 +9,7 @@ use super::pathway;
 use super::pretrain::{At, Method, Report};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::ViewSpec;
-use crate::augment::AugmentSpec;
+use crate::augment::{AugmentSpec, BlurForm};
 use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
@@ -36,6 +36,8 @@ pub struct Recipe {
     pub init: Option<(PathBuf, ImageHead)>,
     /// The three heads.
     pub heads: HeadSpec,
+    /// Whether their linear layers start as PyTorch's do ([`MclEncoder::uniform`]).
+    pub uniform_heads: bool,
     /// Losses and momentum.
     pub method: Mcl,
     /// Clips, queue, epochs and learning rate.
@@ -63,7 +65,8 @@ impl Recipe {
             net: super::maclr::small_net(3, 1),
             init: None,
             heads: HeadSpec { hidden: 128, code: 64, normalised: true },
-            method: Mcl { momentum: 0.99, in_batch: true, alignment, ..Mcl::released("") },
+            uniform_heads: false,
+            method: Mcl { momentum: 0.99, in_batch: true, order_from: 0, alignment, ..Mcl::released("") },
             training: Training { views, queue_cap: 768, ..Training::small() },
         }
     }
@@ -77,19 +80,24 @@ impl Recipe {
             area: [0.2, 1.0],
             aspect: [3.0 / 4.0, 4.0 / 3.0],
             hue: 0.1,
+            blur_form: BlurForm::Boxes,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             ..AugmentSpec::default()
         };
-        let views = ViewSpec { frames: 16, stride: 2, fps: None, focus, augment, flow_every: 1, ..ViewSpec::paper() };
+        // UCF101 has 240 rows.
+        let clips = ViewSpec { frames: 16, stride: 2, fps: None, cache_side: 240, flow_every: 1, ..ViewSpec::paper() };
+        let views = ViewSpec { focus, augment, ..clips };
         Recipe {
             net: Net::p3d_a50(),
             init: None,
             heads: HeadSpec { hidden: 2048, code: 128, normalised: false },
+            uniform_heads: true,
             // Four devices with eight videos each.
             method: Mcl { groups: 4, ..Mcl::released("layer4.2.conv3") },
             training: Training {
                 views,
+                min_frames: 64, // twice the span of a clip
                 queue: Some(131_072),
                 queue_cap: 131_072,
                 epochs: 200,
@@ -102,6 +110,19 @@ impl Recipe {
                 probe_clips: 20,
             },
         }
+    }
+
+    /// The same for Kinetics-400: frames of 256 rows, maps of frames over four fields, no order loss, videos longer than
+    /// a clip, twice the epochs and the rate (`docs/papers/mcl.md` section 4).
+    #[must_use]
+    pub fn paper_kinetics() -> Recipe {
+        let Recipe { method, training, .. } = Self::paper();
+        let focus = Focus { window: 4, ..training.views.focus };
+        let views = ViewSpec { focus, cache_side: 256, ..training.views };
+        let method = Mcl { w_order: 0.0, ..method };
+        // Videos are longer than a clip.
+        let training = Training { views, min_frames: 33, epochs: 400, lr: 0.02, ..training };
+        Recipe { method, training, ..Self::paper() }
     }
 
     /// Checks every number, the constraints between them, and that the network accepts clips of this size, before
@@ -142,7 +163,8 @@ impl Recipe {
 
     /// The encoder with its initial weights.
     fn first(&self, seed: u64) -> Result<(MclEncoder, Params, Option<Loaded>)> {
-        let (encoder, mut params) = MclEncoder::new(&self.net, self.heads, seed)?;
+        let new = if self.uniform_heads { MclEncoder::uniform } else { MclEncoder::new };
+        let (encoder, mut params) = new(&self.net, self.heads, seed)?;
         let start = self.init.as_ref().map(|(path, head)| start_from(path, &self.net, &mut params, *head));
         let inflated = start.transpose()?;
         Ok((encoder, params, inflated))

@@ -4,7 +4,7 @@ use super::limits;
 use super::schedule::Schedule;
 use super::views::ViewSpec;
 use crate::error::{Error, Result};
-use crate::nn::{Net, Params, Trunk};
+use crate::nn::{Arch, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use serde::Serialize;
 
@@ -13,6 +13,8 @@ use serde::Serialize;
 pub struct Training {
     /// Clips and their augmentation.
     pub views: ViewSpec,
+    /// Training videos with fewer frames are left out; 0 for none.
+    pub min_frames: usize,
     /// Keys in a queue; `None` for all the keys of the complete steps of an epoch, at most [`Training::queue_cap`].
     pub queue: Option<usize>,
     /// The maximum length of an automatic queue.
@@ -41,6 +43,7 @@ impl Training {
     pub fn small() -> Training {
         Training {
             views: ViewSpec::small(),
+            min_frames: 0,
             queue: None,
             queue_cap: 256,
             epochs: 60,
@@ -61,6 +64,7 @@ impl Training {
     /// `Param` naming the option, or the field if no option sets it, with its value and its range.
     pub fn check(&self) -> Result<()> {
         limits::EPOCHS.check(self.epochs)?;
+        limits::MIN_FRAMES.check(self.min_frames)?;
         limits::BATCH.check(self.batch)?;
         limits::LR.check(self.lr)?;
         limits::WARMUP_EPOCHS.check(self.warmup_epochs)?;
@@ -232,7 +236,13 @@ fn check_weights(weights: &[(limits::Limit, f32)]) -> Result<()> {
 pub(super) fn fitting(net: &Net, [t, h, w]: [usize; 3], options: &'static str) -> Result<(Trunk, Params)> {
     let (trunk, params) = Trunk::with_params(net, 0);
     trunk.grids(&params, [t, h, w]).map_err(|e| {
-        Error::param("settings", options, format!("{t} and {h}"), format!("the network takes no such clips ({e})"))
+        let name = Arch::of(net).map(|arch| format!(" {}", arch.name)).unwrap_or_default();
+        Error::param(
+            "settings",
+            options,
+            format!("{t} and {h}"),
+            format!("the network{name} takes no such clips ({e})"),
+        )
     })?;
     Ok((trunk, params))
 }

@@ -40,6 +40,9 @@ pub struct ViewSpec {
     /// Magnitude of motion at which the motion input reaches 1, in pixels per frame of the cache (edges: of Sobel's
     /// sums).
     pub motion_clamp: f32,
+    /// Whether the motion network gets a map of one channel three times over, as three channels, which is what MaCLR's
+    /// release has; flow keeps its two.
+    pub motion_thrice: bool,
     /// Frames of a motion clip, over the same time span as the RGB clip.
     pub motion_frames: usize,
     /// Short side of the cached frames, in pixels.
@@ -82,6 +85,7 @@ impl ViewSpec {
             tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 1.0,
+            motion_thrice: false,
             motion_frames: 16,
             cache_side: 80,
             flow_every: 2,
@@ -92,7 +96,7 @@ impl ViewSpec {
     }
 
     /// The paper's views (`docs/papers/maclr.md` sections 2.4, 3.1, 3.2): 8 frames at a stride of 8 at 30 per second,
-    /// 224 pixels, 16 motion frames, edges of TV-L1 flow clamped at 10.
+    /// 224 pixels, 16 motion frames, edges of TV-L1 flow clamped at 10, three times over.
     #[must_use]
     pub fn paper() -> ViewSpec {
         ViewSpec {
@@ -107,6 +111,7 @@ impl ViewSpec {
             tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 10.0,
+            motion_thrice: true,
             motion_frames: 16,
             cache_side: 256,
             flow_every: 2,
@@ -132,10 +137,21 @@ impl ViewSpec {
         }
     }
 
+    /// How often the motion network gets each plane of a map.
+    fn times(&self) -> usize {
+        if self.motion_thrice && self.motion.channels() == 1 { 3 } else { 1 }
+    }
+
+    /// Channels of a motion clip.
+    #[must_use]
+    pub fn motion_channels(&self) -> usize {
+        self.times() * self.motion.channels()
+    }
+
     /// Extents `t h w c` of an RGB clip and of a motion clip.
     #[must_use]
     pub fn dims(&self) -> [[usize; 4]; 2] {
-        let motion = [self.motion_frames, self.side, self.side, self.motion.channels()];
+        let motion = [self.motion_frames, self.side, self.side, self.motion_channels()];
         [[self.frames, self.side, self.side, 3], motion]
     }
 
@@ -152,7 +168,7 @@ impl ViewSpec {
             std: std.to_vec(),
             layout: "n c t h w".to_owned(),
         };
-        let (channels, augment) = (self.motion.channels(), &self.augment);
+        let (channels, augment) = (self.motion_channels(), &self.augment);
         let motion = input(self.motion.name(), self.motion_frames, &vec![0.0; channels], &vec![1.0; channels]);
         [input("rgb", self.frames, &augment.mean, &augment.std), motion]
     }
@@ -387,7 +403,7 @@ impl Loader {
         let frames = self.motion_frames(view, start)?;
         let maps = frames.into_iter().map(|i| self.motion_map(view, i)).collect::<Result<Vec<_>>>()?;
         let kind = if spec.motion == MotionInput::Flow { MotionKind::Flow } else { MotionKind::Map };
-        let planes: Vec<&[f32]> = maps.iter().flat_map(MotionMap::planes).collect();
+        let planes: Vec<&[f32]> = maps.iter().flat_map(|map| (0..spec.times()).flat_map(|_| map.planes())).collect();
         let size = maps.first().map_or([0; 2], MotionMap::size);
         let [_, dims] = spec.dims();
         let mut data = vec![0.0; dims.iter().product()];

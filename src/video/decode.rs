@@ -107,7 +107,8 @@ pub(super) fn read_until(
     stop: &AtomicBool,
 ) -> Result<Clip> {
     match source {
-        Source::File(path) => ffmpeg.decode_until(path, how, stop),
+        Source::File(path) => ffmpeg.decode_until(path, None, how, stop),
+        Source::Part(path, part) => ffmpeg.decode_until(path, Some(*part), how, stop),
         Source::Folder(path) => folder::read(path, how),
         Source::Procedural(index) => {
             how.check()?;

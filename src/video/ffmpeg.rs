@@ -92,24 +92,25 @@ impl Ffmpeg {
     /// [`Decode::max_bytes`] or the limits of a clip's size; `Program` when `ffmpeg` is absent, hangs or writes more
     /// than requested.
     pub fn decode(&self, path: &Path, how: &Decode) -> Result<Clip> {
-        self.decode_until(path, how, &GO_ON)
+        self.decode_until(path, None, how, &GO_ON)
     }
 
     /// Like [`Ffmpeg::decode`], aborted within a fraction of a second after `stop` was set, in any state of the
-    /// programs.
+    /// programs. With `part`, only the frames from its first millisecond on and before its second, of a file that may end
+    /// anywhere.
     ///
     /// # Errors
     /// Those of [`Ffmpeg::decode`]; `Stopped` when it was aborted.
-    pub fn decode_until(&self, path: &Path, how: &Decode, stop: &AtomicBool) -> Result<Clip> {
+    pub fn decode_until(&self, path: &Path, part: Option<[u64; 2]>, how: &Decode, stop: &AtomicBool) -> Result<Clip> {
         how.check()?;
         let probe = self.probe_until(path, stop)?;
         let size = how.size(path, probe.h, probe.w)?;
         // Options for unmodified frame timing: since version 5.1, and before.
         let mut frames = Frames::new(path, how, size);
-        let mut ended = self.run(path, how, size, "-fps_mode", &mut frames, stop)?;
+        let mut ended = self.run((path, part), how, size, "-fps_mode", &mut frames, stop)?;
         if ended == Some(false) && frames.reason().contains("Unrecognized option") {
             frames = Frames::new(path, how, size);
-            ended = self.run(path, how, size, "-vsync", &mut frames, stop)?;
+            ended = self.run((path, part), how, size, "-vsync", &mut frames, stop)?;
         }
         let why = || reason(&frames.reason(), path);
         let decoded = frames.whole();
@@ -131,7 +132,7 @@ impl Ffmpeg {
                 .ok_or_else(|| Error::data(path, "its frame rate is unknown"))?,
         };
         let fps = timing.fps;
-        if ended.is_some() && !frames.full() {
+        if ended.is_some() && !frames.full() && part.is_none() {
             self.expect_end(path, &frames, &probe, fps, stop)?;
         }
         frames.into_clip(timing, probe.fps)
@@ -140,7 +141,7 @@ impl Ffmpeg {
     /// Runs `ffmpeg`. Whether it ended successfully; `None` when the reader stopped it.
     fn run(
         &self,
-        path: &Path,
+        (path, part): (&Path, Option<[u64; 2]>),
         how: &Decode,
         (h, w): (usize, usize),
         mode: &str,
@@ -150,6 +151,10 @@ impl Ffmpeg {
         let mut command = Command::new(&self.program);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+info"]);
         command.args(["-threads", "1", "-filter_threads", "1", "-protocol_whitelist", "file"]);
+        if let Some([from, to]) = part {
+            let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
+            command.args(["-ss", &seconds(from), "-t", &seconds(to.saturating_sub(from))]);
+        }
         command.arg("-i").arg(file_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn", mode, "passthrough", "-vf"]);
         command.arg(format!("scale={w}:{h}:flags=bicubic+accurate_rnd+full_chroma_int,showinfo"));
         if let Some(wanted) = frames.wanted() {

@@ -48,6 +48,7 @@ pub(super) struct MapsKey {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum SourceKey {
     File { path: Name, bytes: u64, changed: u64 },
+    Part { path: Name, bytes: u64, changed: u64, from: u64, to: u64 },
     Folder { path: Name, files: Files, fps: f64 },
     Procedural { version: u32, video: usize, classes: usize, frames: usize, side: usize, fps: f64, seed: u64 },
 }
@@ -137,6 +138,7 @@ impl SourceKey {
     fn of(source: &Source, data: &Dataset, folder_fps: f64) -> Result<SourceKey> {
         match source {
             Source::File(path) => SourceKey::file(path),
+            Source::Part(path, [from, to]) => SourceKey::part(path, *from, *to),
             Source::Folder(path) => SourceKey::folder(path, folder_fps),
             Source::Procedural(video) => {
                 let spec = data.procedural.clone().unwrap_or_default();
@@ -153,6 +155,12 @@ impl SourceKey {
         Ok(SourceKey::File { bytes: meta.len(), changed: changed(&meta), path: path.into() })
     }
 
+    fn part(path: &Path, from: u64, to: u64) -> Result<SourceKey> {
+        let path = whole(path)?;
+        let meta = fs::metadata(&path).map_err(Error::io("read", &path))?;
+        Ok(SourceKey::Part { bytes: meta.len(), changed: changed(&meta), path: path.into(), from, to })
+    }
+
     fn folder(path: &Path, fps: f64) -> Result<SourceKey> {
         let files = Files::of(&folder::frames(path)?)?;
         Ok(SourceKey::Folder { path: whole(path)?.into(), files, fps })
@@ -162,6 +170,7 @@ impl SourceKey {
     pub(super) fn stale(&self) -> Option<String> {
         let now = match self {
             SourceKey::File { path, .. } => SourceKey::file(&path.path()),
+            SourceKey::Part { path, from, to, .. } => SourceKey::part(&path.path(), *from, *to),
             SourceKey::Folder { path, fps, .. } => SourceKey::folder(&path.path(), *fps),
             SourceKey::Procedural { version, .. } if *version == procedural::VERSION => return None,
             SourceKey::Procedural { .. } => return Some("another version of this program made its source".into()),
@@ -227,6 +236,9 @@ impl std::fmt::Display for SourceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             SourceKey::File { path, .. } | SourceKey::Folder { path, .. } => write!(f, "{}", path.path().display()),
+            SourceKey::Part { path, from, to, .. } => {
+                write!(f, "{} from {from} to {to} ms", path.path().display())
+            }
             SourceKey::Procedural { video, classes, seed, .. } => {
                 write!(f, "procedural video {video} ({classes} classes, seed {seed})")
             }

@@ -23,6 +23,7 @@ mod lock;
 mod maps;
 mod messages;
 mod packed;
+mod parts;
 mod pipe;
 pub mod prefetch;
 mod probe;

@@ -33,9 +33,12 @@ pub struct Mcl {
     pub w_inter: f32,
     /// Weight of the intra loss.
     pub w_intra: f32,
-    /// Weight of the order loss at the end of the run; it grows linearly from 0. The release has 1 for UCF101 and 0 for
+    /// Weight of the order loss at the end of the run; it grows linearly ([`Mcl::order_from`]). The release has 1 for UCF101 and 0 for
     /// Kinetics.
     pub w_order: f32,
+    /// The number of the first epoch in the weight of the order loss, which is `w_order · epoch / epochs`: 1 in the
+    /// release, where it is 1 in the last epoch; with 0 the first epoch is without the loss.
+    pub order_from: u64,
     /// The alignment loss.
     pub alignment: Alignment,
     /// Temperature of the inter loss.
@@ -68,6 +71,7 @@ impl Mcl {
             w_inter: 1.0,
             w_intra: 1.0,
             w_order: 1.0,
+            order_from: 1,
             alignment: Alignment::released(module),
             temperature: 0.1,
             temperature_intra: 0.1,
@@ -150,7 +154,7 @@ impl Mcl {
     /// The rates in `epoch` of a run of `epochs` with `warmup_epochs` of warm-up, at learning rate `lr`.
     #[must_use]
     pub fn rates(&self, lr: f32, epoch: u64, epochs: u64, warmup_epochs: f64) -> Rates {
-        let order = self.w_order * epoch as f32 / epochs.max(1) as f32;
+        let order = self.w_order * epoch.saturating_add(self.order_from) as f32 / epochs.max(1) as f32;
         Rates { lr, order, alignment: self.alignment.weight_at(epoch, warmup_epochs) }
     }
 }

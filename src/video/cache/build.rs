@@ -115,7 +115,8 @@ impl<'a> Build<'a> {
     pub(super) fn needs_ffmpeg(&self, job: &Job) -> bool {
         let from_folder = self.spec.motion.as_ref().is_some_and(|m| m.source != FlowSource::TvL1);
         let [frames, flow, _] = job.there;
-        matches!(self.data.items[job.index].source, Source::File(_)) && (!frames || (from_folder && !flow))
+        matches!(self.data.items[job.index].source, Source::File(_) | Source::Part(..))
+            && (!frames || (from_folder && !flow))
     }
 
     pub(super) fn look_up(&self, index: usize) -> Result<Job> {
@@ -318,7 +319,9 @@ impl<'a> Build<'a> {
     /// Height and width of a video before it is resized for the cache.
     fn native_size(&self, item: &Item) -> Result<[usize; 2]> {
         Ok(match &item.source {
-            Source::File(path) => self.with.ffmpeg.probe_until(path, self.with.stop).map(|p| [p.h, p.w])?,
+            Source::File(path) | Source::Part(path, _) => {
+                self.with.ffmpeg.probe_until(path, self.with.stop).map(|p| [p.h, p.w])?
+            }
             Source::Folder(path) => folder::dimensions(&folder::frames(path)?[0])?.into(),
             Source::Procedural(_) => [self.data.procedural.as_ref().map_or(0, |spec| spec.side); 2],
         })

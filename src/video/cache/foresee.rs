@@ -65,7 +65,7 @@ impl Build<'_> {
                 let view = View::new(Mapped::open(&path, Kind::Frames, false)?);
                 Some((view.len(), view.fps()))
             }
-            Source::File(path) => {
+            Source::File(path) | Source::Part(path, _) => {
                 let (_, bytes) = files::open_regular(path, "a video")?;
                 if bytes == 0 {
                     return Err(Error::data(path, "this file is empty"));

@@ -18,7 +18,7 @@ impl Source {
     /// digits.
     pub const FINGERPRINT_FILE: &str = "source";
 
-    /// A hash of the size of the file in bytes, or of the names and sizes of the frames, or of the number of the procedural
+    /// A hash of the size of the file in bytes (and of which part of it), or of the names and sizes of the frames, or of the number of the procedural
     /// video. A source that cannot be read counts as absent.
     ///
     /// # Errors
@@ -27,6 +27,9 @@ impl Source {
         let mut text = Vec::new();
         match self {
             Source::File(path) => text.extend(length(path)?.to_le_bytes()),
+            Source::Part(path, [from, to]) => {
+                [length(path)?, *from, *to].iter().for_each(|n| text.extend(n.to_le_bytes()));
+            }
             Source::Folder(path) => {
                 for frame in unless_of_the_machine(folder::frames(path))?.unwrap_or_default() {
                     name_and_length(&frame, &mut text)?;

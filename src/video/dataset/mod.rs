@@ -36,6 +36,9 @@ use crate::files::{fnv1a, fnv1a_on};
 pub enum Source {
     /// A video file, read by `ffmpeg`.
     File(PathBuf),
+    /// Of a video file, what is shown from the first of these milliseconds on and before the second
+    /// ([`Dataset::in_parts`]).
+    Part(PathBuf, [u64; 2]),
     /// A folder of JPEG or PNG frames.
     Folder(PathBuf),
     /// The video of this number in [`Dataset::procedural`].

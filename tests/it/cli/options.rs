@@ -1,6 +1,6 @@
 //! Options of the pre-training examples: every number has its range, and nothing is decoded or written before all is checked.
 
-use crate::support::programs::{data, example, refused, refused_by, started, summary};
+use crate::support::programs::{data, example, frames, refused, refused_by, started, summary};
 use rayon::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tubelet::train::limits::{self, Limit};
 const PROGRAMS: [&str; 2] = ["pretrain_maclr", "pretrain_mcl"];
 
 /// Options whose values are no numbers.
-const WORDS: [&str; 19] = [
+const WORDS: [&str; 21] = [
     "--data",
     "--test",
     "--preset",
@@ -19,9 +19,11 @@ const WORDS: [&str; 19] = [
     "--device",
     "--cache",
     "--flow-dir",
+    "--arch",
     "--init",
     "--precision",
     "--motion",
+    "--motion-stem",
     "--motion-sampling",
     "--motion-crop",
     "--align-form",
@@ -140,13 +142,14 @@ fn a_graph_on_the_cpu_is_warned_of() {
 }
 
 /// Options whose values are words of a fixed list, of both programs and of MaCLR's alone.
-const LISTS: [(&str, &str, &str); 6] = [
+const LISTS: [(&str, &str, &str); 7] = [
     ("--precision", "f32, fma, bf16, bf16x3, bf16x6", "bf16x2"),
     ("--align-form", "weight-gradient, grad-cam, magnitude", "gradcam"),
     ("--align-terms", "space-time, space, time", "spacetime"),
     ("--target-norm", "raw, mean", "means"),
     ("--motion", "frame-diff, flow, flow-edges", "flow-edge"),
     ("--cross-positive", "other-clip, same-clip", "same"),
+    ("--motion-stem", "1x7x7, 5x7x7", "5x7"),
 ];
 
 #[test]
@@ -192,6 +195,10 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
         (&["--init", "nowhere"], &["nowhere"]),
         (&["--init", "file"], &["file", "safetensors"]),
         (&["--align-module", "layer9.0", "--w-align", "1"], &["layer9.0"]),
+        (&["--arch", "p3d_a50", "--frames", "3"], &["p3d_a50", "--frames and --side"]),
+        (&["--arch", "resnet"], &["--arch"]),
+        (&["--arch", "motion_r2d50"], &["--arch motion_r2d50", "takes clips of motion"]),
+        (&["--preset", "paper-kinetics"], &["--preset", "paper-kinetics"]),
         (&["--cross-positive", "same"], &["--cross-positive"]),
     ];
     for (args, words) in cases {
@@ -205,6 +212,8 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
         (&["--preset", "paper", "--frames", "3"], "--frames and --side"),
         (&["--w-inter=0", "--w-intra=0", "--w-order=0", "--w-align=0"], "nothing to learn"),
         (&["--init-head"], "--init"),
+        (&["--arch", "p3d_a50", "--frames", "3"], "--frames and --side"),
+        (&["--arch", "cvrl_r3d50"], "--align-module"),
     ];
     for (args, word) in mcl {
         let e = refused_by("pretrain_mcl", d, args).unwrap();
@@ -264,7 +273,8 @@ fn a_dry_run_refuses_what_the_run_would_refuse_before_decoding() {
 
 #[test]
 fn the_help_shows_what_the_presets_set() {
-    for (program, epochs) in PROGRAMS.into_iter().zip([[48, 60, 200], [60, 60, 200]]) {
+    let presets = ["tiny", "small", "paper", "paper-kinetics"];
+    for (program, epochs) in PROGRAMS.into_iter().zip([&[48, 60, 200][..], &[60, 60, 200, 400]]) {
         let Some(program) = example(program) else { return };
         let help = String::from_utf8(Command::new(program).arg("--help").output().unwrap().stdout).unwrap();
         let table = help.split_once("What the presets set").expect(&help).1;
@@ -273,8 +283,8 @@ fn the_help_shows_what_the_presets_set() {
             line.split_whitespace().map(str::to_owned).collect()
         };
         assert_eq!(table.contains("--motion-clamp"), help.contains("--motion-clamp <"), "{table}");
-        assert_eq!(row("preset")[1..], ["tiny", "small", "paper"]);
-        assert_eq!(row("--epochs")[1..], epochs.map(|n| n.to_string()));
+        assert_eq!(row("preset")[1..], presets[..epochs.len()]);
+        assert_eq!(row("--epochs")[1..], epochs.iter().map(ToString::to_string).collect::<Vec<_>>());
         for option in ["--batch", "--lr", "--queue", "--frames", "--stride", "--side", "--temperature", "--w-align"] {
             assert!(row(option).len() > 3, "{option} in {table}");
         }
@@ -310,6 +320,39 @@ fn a_refused_run_leaves_no_settings_in_its_folder() {
     assert!(!d.join("run/settings.json").exists(), "refused after decoding, and yet settled");
     let line = summary(&started("pretrain_maclr", d, &[&small[..], &["--batch", "2"]].concat()).unwrap());
     assert_eq!(line["videos_train"], 5);
+}
+
+/// Of the training videos; those that are tested on may be shorter.
+#[test]
+fn videos_below_min_frames_are_left_out_named_and_counted_and_the_number_belongs_to_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 9);
+    for short in ["a0", "b3"] {
+        fs::remove_dir_all(d.join("videos").join(short)).unwrap();
+        frames(&d.join("videos").join(short), 6);
+    }
+    let run = ["--data", "train.txt", "--test", "test.txt", "--batch", "2", "--frames", "2", "--side", "16"];
+    let run = [&run[..], &["--out", "run"]].concat();
+    let least = |n: &'static str| [&run[..], &["--min-frames", n]].concat();
+    let told = "left out: 1 training video has fewer frames than --min-frames 7: videos/a0 (6)";
+    for program in PROGRAMS {
+        let plan = [&least("7")[..], &["--dry-run"]].concat();
+        let Some(out) = started(program, d, &plan) else { return };
+        let (said, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success() && errors.contains(told), "{errors}");
+        assert!(said.contains("5 for training, 2 for testing"), "{said}");
+    }
+    let out = started("pretrain_maclr", d, &least("7")).unwrap();
+    let (line, errors) = (summary(&out), String::from_utf8_lossy(&out.stderr).into_owned());
+    assert!(errors.contains(told), "{errors}");
+    assert_eq!([&line["videos_train"], &line["videos_left_out"], &line["videos_test"]], [5, 1, 2]);
+    for other in [&run[..], &least("6")] {
+        let e = refused(d, other).unwrap();
+        assert!(e.contains("--out") && e.contains("--min-frames"), "{e}");
+    }
+    let e = refused(d, &[&run[..run.len() - 1], &["other", "--min-frames", "10"]].concat()).unwrap();
+    assert!(e.contains("there is no video to train on"), "{e}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use tubelet::flow::{Flow, flo};
+use tubelet::weights::read_networks;
 
 const SMALL: [&str; 14] = [
     "--data",
@@ -80,6 +81,28 @@ fn a_run_resumes_with_its_own_videos_only() {
     );
     fs::write(&frame, intact).unwrap();
     again();
+}
+
+/// What is trained is what `networks.json` says, and a run goes on with it alone.
+#[test]
+fn a_run_has_the_rgb_network_that_arch_names_and_goes_on_with_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    let lists = ["--data", "train.txt", "--test", "test.txt", "--batch", "2", "--frames", "4", "--side", "16"];
+    for program in ["pretrain_maclr", "pretrain_mcl"] {
+        let with = |arch: &str| {
+            let own = ["--out", program, "--probe-clips", "1", "--arch", arch];
+            started(program, d, &[&lists[..], &own].concat())
+        };
+        let Some(done) = with("p3d_a18") else { return };
+        summary(&done);
+        let networks = read_networks(&d.join(program).join("networks.json")).unwrap();
+        assert_eq!(networks["encoder_q."].arch.as_deref(), Some("p3d_a18"));
+        let other = with("r3d_18").unwrap();
+        let errors = String::from_utf8_lossy(&other.stderr).into_owned();
+        assert!(!other.status.success() && errors.contains("--out") && errors.contains("begun with"), "{errors}");
+    }
 }
 
 /// A video may be skipped because a program hung, and be read the next time.

@@ -1,6 +1,7 @@
 //! Pre-training on videos without labels.
 
 use crate::support::programs::{data, frames, refused, started, summary};
+use crate::support::videos::{encode, ffmpeg};
 use std::fs;
 
 const SMALL: [&str; 10] = ["--data", "flat", "--batch", "2", "--frames", "4", "--stride", "1", "--side", "16"];
@@ -41,9 +42,37 @@ fn what_cannot_be_trained_without_labels_is_told() {
     let d = dir.path();
     data(d, 6);
     fs::write(d.join("film.mp4"), "a film").unwrap();
-    let Some(e) = refused(d, &["--data", "film.mp4"]) else { return };
-    assert!(e.contains("--data film.mp4: there is one video") && e.contains("cut it into clips"), "{e}");
+    let Some(e) = refused(d, &["--data", "videos/a0"]) else { return };
+    assert!(e.contains("--data videos/a0: there is one video") && e.contains("give several videos"), "{e}");
+    if ffmpeg().is_some() {
+        let e = refused(d, &["--data", "film.mp4"]).unwrap();
+        assert!(e.contains("--data film.mp4") && e.contains("finds no video in it"), "{e}");
+    }
     fs::write(d.join("paths.txt"), "videos/a0\nvideos/a1\n").unwrap();
     let e = refused(d, &["--data", "paths.txt", "--test", "test.txt", "--batch", "2"]).unwrap();
     assert!(e.contains("the training videos have no labels"), "{e}");
+}
+
+#[test]
+fn a_single_film_is_trained_on_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    if ffmpeg().is_none()
+        || encode(d, "film.mp4", "-f lavfi -i testsrc=size=32x32:rate=5:duration=31 -c:v mpeg4").is_none()
+    {
+        return;
+    }
+    let small = ["--data", "film.mp4", "--batch", "2", "--frames", "4", "--stride", "1", "--side", "16"];
+    let told = "film.mp4 is cut into 3 parts of 10 seconds and more, which count as videos";
+    for program in ["pretrain_maclr", "pretrain_mcl"] {
+        let run = [&small[..], &["--out", program]].concat();
+        let Some(plan) = started(program, d, &[&run[..], &["--dry-run"]].concat()) else { return };
+        let said = String::from_utf8_lossy(&plan.stdout).into_owned();
+        assert!(said.contains(told) && said.contains("3 for training, 0 for testing"), "{said}");
+        let out = started(program, d, &run).unwrap();
+        let (line, said) = (summary(&out), String::from_utf8_lossy(&out.stdout).into_owned());
+        assert!(said.contains(told) && line["videos_train"] == 3 && line["loss_last"].is_f64(), "{said}");
+        let again = started(program, d, &run).unwrap();
+        assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was trained now"), "{again:?}");
+    }
 }

@@ -5,7 +5,8 @@ use crate::support::numbers::{data, reals, wide};
 use crate::support::sim::{Sim, on_gpu};
 use ptxsim::Order;
 use tubelet::augment::{
-    Adjust, AugmentSpec, Crop, Draw, Jitter, MotionKind, apply_motion, apply_motion_batch, apply_rgb, apply_rgb_batch,
+    Adjust, AugmentSpec, BlurForm, Crop, Draw, Jitter, MotionKind, apply_motion, apply_motion_batch, apply_rgb,
+    apply_rgb_batch,
 };
 use tubelet::error::ErrorKind;
 use tubelet::rng::{Purpose, stream};
@@ -32,7 +33,8 @@ fn upload(device: &Device, frames: &[Vec<u8>], h: usize, w: usize) -> Frames {
 /// factor f multiplies it by at most f, takes |1 - f| times the error of what it blends towards (a grey: 5 roundings more; a mean
 /// of greys: as many roundings as pixels, besides) and rounds 4 times numbers up to 1 + 2f. Hue: the place on the circle times the
 /// chroma is off by at most 4e (two differences, and the chroma itself twice), 8 roundings of numbers up to 8, and twice the
-/// error of the largest value. A blur averages: 6 roundings.
+/// error of the largest value. A blur averages: 6 roundings, and by boxes 6 for each of the six, which come after the
+/// normalisation on a GPU.
 fn off(draw: &Draw, pixels: usize) -> f64 {
     let u = DType::F32.unit_roundoff();
     let mut e = 9.0 * u;
@@ -55,7 +57,7 @@ fn off(draw: &Draw, pixels: usize) -> f64 {
         e += 5.0 * u;
     }
     if draw.blur.is_some() {
-        e += 6.0 * u;
+        e += if draw.blur_form == BlurForm::Boxes { 36.0 * u } else { 6.0 * u };
     }
     2.0 * e
 }
@@ -107,8 +109,11 @@ pub fn clips_on_a_gpu_are_those_of_the_cpu() {
         Draw { blur: Some(0.8), ..plain(h, w) },
         Draw { flip: true, blur: Some(1.7), jitter: Some(jitter(ORDER)), ..plain(h, w) },
     ];
+    let boxes = |sigma, draw: &Draw| Draw { blur: Some(sigma), blur_form: BlurForm::Boxes, ..draw.clone() };
+    let boxed = [boxes(0.9, &draws[0]), draws[4].clone(), boxes(2.0, &draws[5]), draws[1].clone()];
     for side in [1, 2, 13, 40] {
         check(&format!("side {side}"), &draws, 2, h, w, side);
+        check(&format!("boxes, side {side}"), &boxed, 2, h, w, side);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Augmentation: against PyTorch's arithmetic, and the laws a draw obeys.
 
-use crate::support::close::assert_norm;
+use crate::support::close::{assert_norm, assert_within};
 use crate::support::goldens::Goldens;
+use crate::support::numbers::wide;
 use proptest::prelude::*;
-use tubelet::augment::{Adjust, AugmentSpec, Crop, Draw, Jitter, MotionKind, apply_motion, apply_rgb};
+use tubelet::augment::{Adjust, AugmentSpec, BlurForm, Crop, Draw, Jitter, MotionKind, apply_motion, apply_rgb};
 use tubelet::error::ErrorKind;
 use tubelet::rng::{Purpose, stream};
 
@@ -65,6 +66,19 @@ fn agrees_with_pytorch() {
     let flipped = Draw { flip: true, ..plain };
     apply_motion(&planes, 2, MotionKind::Flow, [h, w], &flipped, side, &mut out).unwrap();
     assert_norm("flow", &out, &golden("flow"), 1e-6);
+}
+
+/// PIL rounds to 8 bits after each of the six boxes, by half a level at most, and its weights have 24 bits.
+#[test]
+fn a_blur_by_boxes_is_that_of_pil() {
+    let (goldens, side) = (Goldens::open("augment_pil"), 24);
+    let off = (6.0 * 0.5 + 6.0 * 5.0 * 255.0 * 2f64.powi(-24)) / 255.0;
+    for radius in ["0.1", "0.7", "1.3", "1.5", "2.0"] {
+        let draw = Draw { blur: radius.parse().ok(), blur_form: BlurForm::Boxes, ..whole(side, side) };
+        let (got, want) =
+            (rgb(goldens.bytes("frame"), side, side, &draw, side), goldens.get(&format!("radius {radius}")));
+        assert_within(radius, &got, &wide(&want), &vec![off; want.len()]);
+    }
 }
 
 #[test]
@@ -166,6 +180,8 @@ fn mistakes_are_named() {
     assert!(matches!(kind(&frame, &whole(5, 5), 5).kind(), ErrorKind::Shape { arg: "out", .. }));
     let outside = Draw { crop: Crop { y: 2, x: 0, h: 4, w: 5 }, ..whole(5, 5) };
     assert!(matches!(kind(&frame, &outside, 4).kind(), ErrorKind::Param { name: "crop", .. }));
+    let wide = Draw { blur: Some(2.5), blur_form: BlurForm::Boxes, ..whole(5, 5) };
+    assert!(matches!(kind(&frame, &wide, 4).kind(), ErrorKind::Param { name: "blur", .. }));
     let empty = apply_rgb(&[], 0, 0, &whole(5, 5), 4, &mut []).unwrap_err();
     assert!(matches!(empty.kind(), ErrorKind::Param { name: "extents", .. }));
 
@@ -177,6 +193,7 @@ fn mistakes_are_named() {
         ("aspect", AugmentSpec { aspect: [0.0, 2.0], ..Default::default() }),
         ("flip", AugmentSpec { flip: f32::NAN, ..Default::default() }),
         ("std", AugmentSpec { std: [0.0; 3], ..Default::default() }),
+        ("blur_sigma", AugmentSpec { blur_form: BlurForm::Boxes, blur_sigma: [0.1, 2.5], ..Default::default() }),
     ] {
         let error = bad.check().unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Param { name: got, .. } if *got == name), "{error}");

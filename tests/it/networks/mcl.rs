@@ -5,7 +5,7 @@ use crate::support::close::{assert_near, assert_norm};
 use crate::support::goldens::{fill_params, filled};
 use crate::support::numbers::data;
 use crate::support::sim::on_gpu;
-use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass, Precision};
+use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass, Precision, Role};
 use tubelet::ops::{self, conv3d::Geometry};
 use tubelet::rng::{self, Purpose};
 use tubelet::shape::Window;
@@ -84,6 +84,35 @@ fn a_tap_gives_the_value_that_flows_on() {
 
 fn params_id(pass: &Pass, name: &str) -> tubelet::nn::ParamId {
     pass.params().find(name).unwrap()
+}
+
+/// PyTorch's `Linear`: weights and biases uniform within 1 / √inputs (mcl.md 2.3).
+#[test]
+fn uniform_heads_start_as_pytorchs_linear_layers_and_the_trunk_as_ever() {
+    let net = tiny().net().unwrap();
+    let heads = HeadSpec { hidden: 96, code: 32, normalised: false };
+    let [(_, plain), (_, uniform)] =
+        [MclEncoder::new(&net, heads, 3).unwrap(), MclEncoder::uniform(&net, heads, 3).unwrap()];
+    assert_eq!(plain.count(), uniform.count());
+    let mut inputs = 0;
+    for ((_, a), (_, b)) in plain.iter().zip(uniform.iter()) {
+        assert_eq!((&a.name, a.role), (&b.name, b.role));
+        let (values, before) = (data(&b.value), data(&a.value));
+        if !matches!(b.role, Role::LinearWeight | Role::Bias) {
+            assert_eq!(values, before, "{}", b.name);
+            continue;
+        }
+        if b.role == Role::LinearWeight {
+            inputs = b.value.dims()[1]; // a layer's bias follows its weight
+        }
+        let bound = (inputs as f64).powf(-0.5);
+        let largest = values.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
+        assert!(largest <= bound * 1.0001 && (values.len() < 32 || largest > 0.8 * bound), "{}: {largest}", b.name);
+        if values.len() > 1000 {
+            let square = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64;
+            assert!((square / (bound * bound / 3.0) - 1.0).abs() < 0.1, "{}: variance {square}", b.name);
+        }
+    }
 }
 
 #[test]

@@ -121,6 +121,27 @@ fn each_motion_input_shows_the_square_where_rgb_shows_it_and_as_it_moves() {
     }
 }
 
+/// As MaCLR's release has it, whose motion network takes three channels.
+#[test]
+fn a_map_of_one_channel_comes_three_times_over_where_that_is_asked_for() {
+    for motion in MotionInput::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        write_frames(dir.path());
+        let clips = |motion_thrice| {
+            let l = loader(dir.path(), &ViewSpec { motion_thrice, ..views(motion) }, "", exact);
+            let [clip, _] = l.pair(3, 1).unwrap().motion.unwrap();
+            assert_eq!(clip.dims, l.spec.dims()[1]);
+            clip
+        };
+        let (once, thrice) = (clips(false), clips(true));
+        let channels = if motion == MotionInput::Flow { 2 } else { 3 };
+        assert_eq!(thrice.dims[3], channels);
+        for (t, c) in (0..once.dims[0]).flat_map(|t| (0..channels).map(move |c| (t, c))) {
+            assert_eq!(plane(&thrice, t, c), plane(&once, t, c % once.dims[3]), "{motion}, channel {c} of frame {t}");
+        }
+    }
+}
+
 /// As the default run computes it: the sign, the channel and about the size of what TV-L1 finds.
 #[test]
 fn computed_flow_reaches_the_network_with_its_signs() {

@@ -2,7 +2,8 @@
 
 use crate::support::whole_run::VIDEOS;
 use rand::RngExt;
-use tubelet::nn::SmallR3d;
+use tubelet::flow::motion::MotionInput;
+use tubelet::nn::{SmallR3d, Trunk};
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::maclr::{CrossPositive, Maclr, Views};
@@ -90,6 +91,12 @@ fn every_preset_builds_its_networks() {
     assert_eq!(count(Recipe::tiny()), (128, Some(128)));
     assert_eq!(count(Recipe::small()), (128, Some(128)));
     assert_eq!(count(Recipe::paper().unwrap()), (2048, Some(256)));
+    // The release's trunk takes three channels (maclr.md 3.2): a map three times over.
+    let trunk = |recipe: &Recipe| Trunk::with_params(&recipe.motion_net(), 0).1.count();
+    assert_eq!(trunk(&Recipe::paper().unwrap()), 374_152);
+    let mut flow = Recipe::paper().unwrap();
+    flow.training.views.motion = MotionInput::Flow;
+    assert_eq!((flow.motion_net().in_channels, Recipe::small().motion_net().in_channels), (2, 1));
     let rgb_only = Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..Maclr::default() };
     assert_eq!(count(Recipe { method: rgb_only, ..Recipe::small() }), (128, None));
 }

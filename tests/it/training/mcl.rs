@@ -3,6 +3,7 @@
 use crate::support::close::assert_norm;
 use crate::support::whole_run::VIDEOS;
 use rand::RngExt;
+use tubelet::augment::BlurForm;
 use tubelet::error::{Error, ErrorKind};
 use tubelet::nn::{HeadSpec, SmallR3d};
 use tubelet::ops::sgd::Sgd;
@@ -37,6 +38,7 @@ pub fn recipe() -> Recipe {
         net: spec.net().unwrap(),
         init: None,
         heads: HeadSpec { hidden: 8, code: 4, normalised: true },
+        uniform_heads: false,
         method: Mcl { alignment, momentum: 0.9, ..small.method },
         training,
     }
@@ -110,6 +112,26 @@ fn every_preset_builds_its_network_and_knows_its_grid() {
     assert_eq!(paper.with_target().unwrap().training.views.focus.target, Some([4, 7, 7]));
 }
 
+/// `docs/papers/mcl.md`, sections 1.1, 1.3, 1.6, 2.3, 3.3 and 4.
+#[test]
+fn the_paper_presets_are_the_releases_for_both_data_sets() {
+    let (ucf, k400) = (Recipe::paper(), Recipe::paper_kinetics());
+    for (recipe, rows, least, window) in [(&ucf, 240, 64, 8), (&k400, 256, 33, 4)] {
+        let Training { views, min_frames, .. } = &recipe.training;
+        assert_eq!((views.cache_side, *min_frames, views.focus.window), (rows, least, window));
+        assert_eq!((views.augment.blur_form, views.augment.blur_sigma), (BlurForm::Boxes, [0.1, 2.0]));
+        assert!(recipe.uniform_heads && recipe.method.order_from == 1);
+        recipe.check().unwrap();
+    }
+    let rates = |r: &Recipe| (r.training.epochs, r.training.lr, r.method.w_order);
+    assert_eq!([rates(&ucf), rates(&k400)], [(200, 0.01, 1.0), (400, 0.02, 0.0)]);
+    for small in [Recipe::tiny(), Recipe::small()] {
+        let Training { views, min_frames, .. } = &small.training;
+        assert_eq!((views.augment.blur_form, *min_frames), (BlurForm::ThreeByThree, 0));
+        assert!(!small.uniform_heads && small.method.order_from == 0, "their recorded figures were made so");
+    }
+}
+
 #[test]
 fn the_losses_of_four_videos_fall() {
     let seen = steps(&recipe().method, &views(4), RATES, 150).unwrap();
@@ -170,6 +192,9 @@ fn rates_ramp_and_switch() {
     let method = Mcl { w_order: 0.5, ..recipe().method };
     let at = |epoch| method.rates(0.1, epoch, 10, 2.0);
     assert_eq!([at(0).order, at(5).order], [0.0, 0.25]);
+    let released = Mcl { w_order: 0.5, ..Mcl::released("") };
+    // As epoch / epochs with epochs counted from 1 (mcl.md 3.3).
+    assert_eq!([0, 4, 9].map(|epoch| released.rates(0.1, epoch, 10, 2.0).order), [0.05, 0.25, 0.5]);
     assert_eq!([at(1).alignment, at(2).alignment], [method.alignment.warm_weight, method.alignment.weight]);
 }
 

@@ -212,7 +212,7 @@ fn a_hanging_program_is_given_up_when_the_flag_is_set() {
         let stop = AtomicBool::new(false);
         let _ = fs::remove_file(&started);
         let error = std::thread::scope(|s| {
-            let decoding = s.spawn(|| with.decode_until(&file, &Decode::default(), &stop).unwrap_err());
+            let decoding = s.spawn(|| with.decode_until(&file, None, &Decode::default(), &stop).unwrap_err());
             while !started.exists() {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use tubelet::video::{Source, Splits};
+use tubelet::video::{Decode, Source, Splits, read};
 
-use crate::support::videos::put;
+use crate::support::videos::{encode, ffmpeg, put};
 
 /// The names of the training videos of `data`, which has no labels.
 fn unlabelled(data: &Path) -> Vec<String> {
@@ -102,4 +102,25 @@ fn test_videos_beside_videos_without_labels_are_refused() {
         let e = refusal(train, Some(test));
         assert!(e.contains(&format!("{who} no labels")) && e.contains("give both labels"), "{e}");
     }
+}
+
+#[test]
+fn a_film_in_parts_has_each_frame_once_and_each_part_is_a_video_of_its_own() {
+    let (dir, Some(ffmpeg)) = (tempfile::tempdir().unwrap(), ffmpeg()) else { return };
+    let film = "-f lavfi -i testsrc=size=64x48:rate=10:duration=21 -c:v mpeg4 -bf 2 -g 37";
+    let Some(film) = encode(dir.path(), "film.mp4", film) else { return };
+    let whole = Splits::open(&film, None).unwrap().train;
+    let parts = whole.clone().in_parts(10.0, &ffmpeg).unwrap();
+    let names: Vec<&str> = parts.items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(names, ["film.mp4 from 0.000 to 10.500 s", "film.mp4 from 10.500 to 21.000 s"]);
+    assert_ne!(parts.fingerprint().unwrap(), whole.fingerprint().unwrap());
+    for how in [Decode::default(), Decode { fps: Some(10.0), ..Decode::default() }] {
+        let frames = |source: &Source| read(source, None, &how, &ffmpeg).unwrap();
+        let (all, [a, b]) = (frames(&whole.items[0].source), [0, 1].map(|i| frames(&parts.items[i].source)));
+        assert_eq!((all.t, a.t, b.t, a.fps, b.fps), (210, 105, 105, 10.0, 10.0));
+        assert!([a.rgb, b.rgb].concat() == all.rgb);
+    }
+    // What is not twice as long stays whole.
+    assert_eq!(whole.clone().in_parts(11.0, &ffmpeg).unwrap().items, whole.items);
+    assert!(whole.in_parts(0.0, &ffmpeg).unwrap_err().to_string().contains("seconds"));
 }

@@ -41,6 +41,7 @@ const OTHER_FAMILIES: &[(&str, &str)] = &[
     ("rows", "rows of a tensor in another order"),
     ("queue", "keys into the ring of negatives"),
     ("augment", "clips to the input of a network"),
+    ("augment_boxes", "their blur as PIL does it"),
     ("peaks", "what the hardware reaches: a copy, multiply-adds, matrix products"),
     ("classes", "one kernel for each class of instruction, for comparing the simulator with hardware"),
 ];
