@@ -11,7 +11,7 @@ use super::Features;
 use crate::error::{Error, Result};
 use crate::nn::{Mode, Params, Pass, Precision, Trunk};
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::video::Prefetch;
 use std::sync::Arc;
 
@@ -78,14 +78,37 @@ impl Frozen {
     ///
     /// # Errors
     /// `Shape` when a clip has other extents; those of the network.
-    pub fn rows(&mut self, clips: &[Vec<f32>], [t, h, w, c]: [usize; 4]) -> Result<Vec<f32>> {
+    pub fn rows(&mut self, clips: &[Vec<f32>], dims: [usize; 4]) -> Result<Vec<f32>> {
+        self.run(clips, dims, |trunk, mut pass, x| Ok(trunk.forward(&mut pass, x)?.value().load()?.to_vec()))
+    }
+
+    /// The output `[n to ho wo k]` of `module` for such clips, in f32.
+    ///
+    /// # Errors
+    /// `Param` when the trunk has no such module; as [`Frozen::rows`].
+    pub fn output(&mut self, module: &str, clips: &[Vec<f32>], dims: [usize; 4]) -> Result<Tensor> {
+        self.trunk.check_module(&self.params, module)?;
+        self.run(clips, dims, |trunk, pass, x| {
+            let mut pass = pass.tapping(module);
+            trunk.forward_map(&mut pass, x)?;
+            let reached = pass.tapped().ok_or_else(|| Error::param("network", "module", module, "it never ran"))?;
+            reached.value().cast(DType::F32)
+        })
+    }
+
+    /// Calls `with` with a pass, and the clips on the device of the parameters.
+    fn run<R>(
+        &mut self,
+        clips: &[Vec<f32>],
+        [t, h, w, c]: [usize; 4],
+        with: impl FnOnce(&Trunk, Pass, &Var) -> Result<R>,
+    ) -> Result<R> {
         let data = clips.concat();
         let x = Tensor::from_f32([clips.len(), t, h, w, c], &data)?.to(&self.params.device())?;
         drop(data);
         let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.params, Mode::Frozen).with_precision(self.precision);
-        let y = self.trunk.forward(&mut pass, &Var::constant(x))?;
-        Ok(y.value().load()?.to_vec())
+        let pass = Pass::new(&tape, &mut self.params, Mode::Frozen).with_precision(self.precision);
+        with(&self.trunk, pass, &Var::constant(x))
     }
 }
 

@@ -15,4 +15,5 @@ pub mod mcl_samples;
 pub mod memory;
 pub mod queue;
 pub mod resume;
+pub mod saliency;
 pub mod svm;
