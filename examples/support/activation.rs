@@ -1,5 +1,5 @@
-//! Where a network looks: its class-agnostic activation maps on some clips, before and after training, and how much of them
-//! lies where the clips move.
+//! Where a network looks: its class-agnostic activation maps on some clips, before and after training, and how much of
+//! them lies where the clips move.
 
 use super::heat::{self, HOT, heated, outlined};
 use super::pretrain::Run;
@@ -41,8 +41,8 @@ struct Clip {
 }
 
 impl<'a> Scene<'a> {
-    /// Test videos, or training videos where there are none, as the network sees them before training. `None` if the run is
-    /// finished and nothing is missing.
+    /// Test videos, or training videos where there are none, as the network sees them before training. `None` if the
+    /// run is finished and nothing is missing.
     pub fn before(run: &'a Run, (trunk, params): (&Trunk, &Params)) -> Result<Option<Scene<'a>>> {
         let there = |name: &&str| run.out.join(name).exists();
         let steps = steps_per_epoch(run.videos(), run.training.batch)?.saturating_mul(run.training.epochs);
@@ -65,14 +65,16 @@ impl<'a> Scene<'a> {
         Ok(Some(scene))
     }
 
-    /// The map of each clip, `t h w`.
+    /// The map of each clip, `t h w`, each frame of it [scaled](saliency::scaled).
     fn maps(&self, (trunk, params): (&Trunk, &Params)) -> Result<Vec<Vec<f32>>> {
         let ([dims, _], mut maps) = (self.loader.spec.dims(), Vec::new());
         for batch in self.clips.chunks(BATCH) {
             let load = |clip: &Clip| Ok(self.loader.view(clip.video, MIDDLE, SQUARE)?.data);
             let clips = batch.iter().map(load).collect::<Result<Vec<_>>>()?;
             let all = saliency::maps(trunk, params, &self.block.module, &clips, dims)?;
-            maps.extend(all.chunks_exact(all.len() / clips.len()).map(<[f32]>::to_vec));
+            let [_, rows, cols] = self.block.extents;
+            let scaled = saliency::scaled(&all, rows * cols);
+            maps.extend(scaled.chunks_exact(all.len() / clips.len()).map(<[f32]>::to_vec));
         }
         Ok(maps)
     }
@@ -90,18 +92,18 @@ impl<'a> Scene<'a> {
             .set(&run.before("saliency_inside"), inside[0])
             .set("saliency_inside", inside[1])
             .set("saliency_area", shares[1].map(|share| share.area));
-        self.draw(run, &after, inside)
+        self.draw(run, &after, shares)
     }
 
     /// Draws the sheet and the animation.
-    fn draw(&self, run: &Run, after: &[Vec<f32>], inside: [Option<f64>; 2]) -> Result<()> {
+    fn draw(&self, run: &Run, after: &[Vec<f32>], shares: [Option<Share>; 2]) -> Result<()> {
         let labels: Vec<_> =
             self.clips.iter().map(|clip| self.data.items[self.loader.videos[clip.video]].label).collect();
         let shown: Vec<Film> = sheet::spread(&labels, sheet::ROWS)
             .into_iter()
             .map(|i| self.film(&self.clips[i], &after[i]))
             .collect::<Result<_>>()?;
-        let legend = self.legend(shown.len(), inside);
+        let legend = self.legend(shown.len(), shares);
         let sample = |film: &Film| -> Result<Sample> {
             let strips = film.rows.iter().map(|(label, frames)| Strip::pictures(label, frames.clone()));
             Ok(Sample { title: film.name.clone(), strips: strips.collect::<Result<_>>()? })
@@ -121,19 +123,20 @@ impl<'a> Scene<'a> {
         animation::draw(&run.out.join(FILES[1]), &legend, &moments)
     }
 
-    fn legend(&self, shown: usize, inside: [Option<f64>; 2]) -> Legend {
+    fn legend(&self, shown: usize, shares: [Option<Share>; 2]) -> Legend {
         let [t, h, w] = self.block.extents;
         let (kind, module) = (self.data.split.name(), &self.block.module);
         let text = vec![
             format!(
-                "One clip of {shown} of {} {kind} videos. A map is the mean over channels of the output of {module}, \
-                 {t} x {h} x {w} (t h w), from its least value in the clip to its largest.",
+                "One clip of {shown} of {} {kind} videos. The network's map is the mean over channels of the output of \
+                 {module}, {t} frames of {h} x {w}, each from its least value (transparent) to its largest (red).",
                 self.loader.videos.len()
             ),
-            match inside {
-                [Some(before), Some(after)] => format!(
-                    "Inside of the moving cells lie {:.1} % of the maps before training and {:.1} % after, on average \
-                     over {} clips.",
+            match shares {
+                [Some(Share { inside: before, .. }), Some(Share { inside: after, area })] => format!(
+                    "Inside of the moving cells, {:.1} % of the area, lie {:.1} % of the maps before training and \
+                     {:.1} % after: means over {} clips.",
+                    100.0 * area,
                     100.0 * before,
                     100.0 * after,
                     self.clips.len()
@@ -144,7 +147,7 @@ impl<'a> Scene<'a> {
         let of = |colour, outline, meaning| Key { colour, outline, meaning };
         let key = vec![
             of(HOT, false, "the network's map, or motion: red where it is most"),
-            of(MOVING, true, "cells that move (from a quarter of the most motion on)"),
+            of(MOVING, true, "cells that move"),
         ];
         Legend { text, wheel: false, key }
     }
@@ -166,11 +169,10 @@ impl<'a> Scene<'a> {
         let clips = clips.collect::<Result<Vec<_>>>()?;
         let extents @ [maps, rows, cols] = self.block.extents;
         let over = |map: &[f32]| -> Vec<RgbImage> {
-            let (least, most) = map.iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
-            let scale = 1.0 / (most - least).max(f32::MIN_POSITIVE);
+            let most = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
             let frame = |(t, picture): (usize, &RgbImage)| {
                 let when = (t as f32 + 0.5) / frames as f32;
-                let picture = heated(picture.clone(), |[y, x]| (heat::at(map, extents, [when, y, x]) - least) * scale);
+                let picture = heated(picture.clone(), |[y, x]| heat::at(map, extents, [when, y, x]) / most);
                 let moves = &clip.moves[t * maps / frames * rows * cols..][..rows * cols];
                 outlined(picture, moves, [rows, cols], 1, MOVING)
             };

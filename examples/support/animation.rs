@@ -16,8 +16,8 @@ pub fn draw(out: &Path, legend: &Legend, moments: &[Vec<Sample>]) -> Result<()> 
     Ok(write_atomic(out, &bytes)?)
 }
 
-/// The pictures of one size as an animated PNG that repeats for ever. Of each but the first only the rectangle that differs
-/// from the one before is stored.
+/// The pictures of one size as an animated PNG that repeats for ever. Of each but the first only the rectangle that
+/// differs from the one before is stored.
 fn encoded(pictures: &[(Vec<u8>, (u32, u32))]) -> Result<Vec<u8>> {
     let Some((first, size)) = pictures.first() else { anyhow::bail!("an animation needs a picture") };
     ensure!(pictures.iter().all(|(_, other)| other == size), "the pictures of an animation have several sizes");

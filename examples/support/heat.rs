@@ -5,8 +5,8 @@ use image::{Rgb, RgbImage};
 /// The colour of half of the maximum.
 pub const HOT: [u8; 3] = [255, 115, 0];
 
-/// The frame in grey with heat over it: transparent where there is none, yellow to red where there is more. `heat` is 0 to
-/// 1 at a place `y x`, both from 0 to 1 over the picture.
+/// The frame in grey with heat over it: transparent where there is none, yellow to red where there is more. `heat` is 0
+/// to 1 at a place `y x`, both from 0 to 1 over the picture.
 pub fn heated(mut picture: RgbImage, heat: impl Fn([f32; 2]) -> f32) -> RgbImage {
     let (width, height) = picture.dimensions();
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
@@ -43,8 +43,8 @@ pub fn outlined(
     picture
 }
 
-/// The value of maps `t h w` at a place `t y x`, each from 0 to 1 over its extent: linear between the middles of cells, and
-/// constant beyond the last.
+/// The value of maps `t h w` at a place `t y x`, each from 0 to 1 over its extent: linear between the middles of cells,
+/// and constant beyond the last.
 pub fn at(maps: &[f32], extents: [usize; 3], place: [f32; 3]) -> f32 {
     let axis = |i: usize| {
         let (n, at) = (extents[i], place[i] * extents[i] as f32 - 0.5);

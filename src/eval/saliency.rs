@@ -10,8 +10,8 @@ use crate::nn::{Grid, Params, Precision, Trunk};
 /// Fewest rows and columns of a map that says where something is: published networks end with 7 x 7.
 const CELLS: usize = 6;
 
-/// The block whose maps are shown for clips of `t h w`: the last one with at least 6 rows and columns, or else the first
-/// of those with the most.
+/// The block whose maps are shown for clips of `t h w`: the last one with at least 6 rows and columns, or else the
+/// first of those with the most.
 ///
 /// # Errors
 /// `Param` when a kernel does not fit, or the trunk has no block.
@@ -24,8 +24,8 @@ pub fn block(trunk: &Trunk, params: &Params, clip: [usize; 3]) -> Result<Grid> {
     chosen.ok_or_else(|| Error::param("saliency", "network", "none", "a network without blocks has no map to show"))
 }
 
-/// The maps `[n to ho wo]` of `n` clips, each of extents `dims` (`t h w c`): the outputs of the [`block`] called `module`,
-/// averaged over channels, with running statistics. The parameters are not changed.
+/// The maps `[n to ho wo]` of `n` clips, each of extents `dims` (`t h w c`): the outputs of the [`block`] called
+/// `module`, averaged over channels, with running statistics. The parameters are not changed.
 ///
 /// # Errors
 /// `Param` when the trunk has no such module; `Shape` when a clip has other extents; those of the network.
@@ -34,6 +34,19 @@ pub fn maps(trunk: &Trunk, params: &Params, module: &str, clips: &[Vec<f32>], di
     let [.., channels] = output.shape().nthwc("saliency", "map")?;
     let mean = |cell: &[f32]| (cell.iter().map(|&v| f64::from(v)).sum::<f64>() / channels as f64) as f32;
     Ok(output.load()?.chunks_exact(channels).map(mean).collect())
+}
+
+/// Maps of `cells` each, one after the other, as they are drawn: each from its least value, 0, to its largest, 1. What
+/// a network adds everywhere is left out, and frames at the ends of a clip, where kernels reach beyond it, are as
+/// bright as others. A flat map is 0.
+#[must_use]
+pub fn scaled(maps: &[f32], cells: usize) -> Vec<f32> {
+    let scale = |map: &[f32]| {
+        let (least, most) = map.iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
+        let range = if most > least { most - least } else { 1.0 };
+        map.iter().map(|v| (v - least) / range).collect::<Vec<f32>>()
+    };
+    maps.chunks(cells.max(1)).flat_map(scale).collect()
 }
 
 /// How much of maps lies in the regions that belong to them.
@@ -46,8 +59,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// That of one map, with `region` saying of each cell whether it is inside. `None` where there is nothing to compare:
-    /// the region has no cell, or all, or the map has no value above 0.
+    /// That of one map, with `region` saying of each cell whether it is inside. `None` where there is nothing to
+    /// compare: the region has no cell, or all, or the map has no value above 0.
     ///
     /// # Errors
     /// `Shape` when the two have different lengths.
@@ -90,6 +103,15 @@ mod tests {
         assert!(Share::of(&[1.0; 3], &region).unwrap_err().to_string().contains("3 cells"));
         let two = [Share { inside: 0.5, area: 0.1 }, Share { inside: 1.0, area: 0.3 }];
         assert_eq!((Share::mean(&two), Share::mean(&[])), (Some(Share { inside: 0.75, area: 0.2 }), None));
+    }
+
+    #[test]
+    fn each_map_is_scaled_from_its_least_value_to_its_largest() {
+        assert_eq!(
+            scaled(&[5.0, 7.0, 9.0, 0.0, 0.5, 0.25, 3.0, 3.0, 3.0], 3),
+            [0.0, 0.5, 1.0, 0.0, 1.0, 0.5, 0.0, 0.0, 0.0]
+        );
+        assert!(scaled(&[], 0).is_empty());
     }
 
     #[test]

@@ -197,7 +197,7 @@ impl Loader {
         target(&flow, [n, side], grid)
     }
 
-    /// Where the clip of [`Loader::view`] moves: its target map, and which cells of it [move](moving), `t h w` of `grid`.
+    /// Where the clip of [`Loader::view`] moves: its target map, and which of its cells [move](moving), `t h w` of `grid`.
     /// The flow is that of the cache, or is computed for this clip alone if there is none.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use tubelet::train::views::{Loader, Part, ViewSpec};
 /// Cells of a map of clips of 4 frames of 40 pixels.
 const GRID: [usize; 3] = [2, 5, 5];
 
-/// The map with its energy on the square of an RGB clip: for each cell the part of its pixels that are the square's. `None`
-/// unless the square stands wholly in each frame.
+/// The map with its energy on the square of an RGB clip: for each cell the part of its pixels that are the square's.
+/// `None` unless the square stands wholly in each frame.
 fn on_the_square(rgb: &Part) -> Option<Vec<f32>> {
     let ([t, rows, cols], [frames, side, ..]) = (GRID, rgb.dims);
     let mut map = vec![0.0; t * rows * cols];
@@ -41,8 +41,8 @@ fn elsewhere(square: &[f32]) -> Vec<f32> {
     (0..square.len()).map(|i| f32::from(far(i) as u8)).collect()
 }
 
-/// The shares inside of what moves of a map on the square and of one elsewhere, and the area of what moves, for each clip
-/// and crop of both videos that shows the whole square.
+/// The shares inside of what moves of a map on the square and of one elsewhere, and the area of what moves, for each
+/// clip and crop of both videos that shows the whole square.
 fn shares(l: &Loader) -> Vec<[Share; 2]> {
     let mut found = Vec::new();
     for (video, clip) in (0..2).flat_map(|video| (0..3).map(move |i| (video, [i, 3]))) {
