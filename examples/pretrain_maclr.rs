@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
+use support::activation::Scene;
 use support::args::{one_of, within};
 use support::checks::init_file;
 use support::motion::FocusOptions;
@@ -21,6 +22,7 @@ use tubelet::ssl::alignment::Alignment;
 use tubelet::ssl::maclr::CrossPositive;
 use tubelet::train::limits;
 use tubelet::train::maclr::{MaclrRun, Recipe};
+use tubelet::train::pretrain::Method;
 
 /// Values of `--cross-positive`, named as in `settings.json`.
 const CROSS_POSITIVES: [(&str, CrossPositive); 2] =
@@ -155,6 +157,8 @@ fn run(args: &Args) -> Result<()> {
         method = method.recorded();
     }
     say_inflated(method.inflated());
+    // A resumed run is restored later: here the network has its initial weights.
+    let scene = Scene::before(&run, method.kept())?;
     // When nothing else can prevent the run from starting: a run that is refused leaves nothing.
     if with_motion {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
@@ -165,5 +169,8 @@ fn run(args: &Args) -> Result<()> {
     let [first, last] = run.first_and_last("loss_align")?;
     let mut summary = run.summary("maclr", 2, queue, &done);
     summary.set("alignment_first", first).set("alignment_last", last);
+    if let Some(scene) = scene {
+        scene.after(&run, method.kept(), &mut summary)?;
+    }
     run.finish(summary, &done)
 }

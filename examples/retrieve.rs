@@ -10,6 +10,7 @@ use image::imageops::{FilterType, crop_imm, resize};
 use image::{Rgb, RgbImage};
 use serde_json::Map;
 use std::process::ExitCode;
+use support::animation;
 use support::evaluate::Options;
 use support::evaluation::{Evaluation, Part};
 use support::protocol::ProtocolOption;
@@ -24,6 +25,8 @@ const SHOWN: usize = 6;
 /// Side of a picture on the sheet, and the width of the line around it.
 const SIDE: u32 = 96;
 const LINE: u32 = 4;
+/// Frames of the sheet that moves.
+const MOMENTS: usize = 12;
 const QUERY: [u8; 3] = [60, 130, 250];
 const RIGHT: [u8; 3] = [40, 170, 110];
 const WRONG: [u8; 3] = [235, 60, 50];
@@ -77,12 +80,12 @@ fn nearest(run: &Evaluation, found: &Retrieved) -> Table {
     table
 }
 
-/// The middle frame of a video, its middle square, with a line around it.
-fn picture(part: &Part, video: usize, line: [u8; 3]) -> Result<RgbImage> {
+/// The frame of a video at moment `i` of `n` spread over it, for `[i, n]`: its middle square, with a line around it.
+fn picture(part: &Part, video: usize, [i, n]: [usize; 2], line: [u8; 3]) -> Result<RgbImage> {
     let view = part.loader.cache.get(part.place(video))?;
     let (h, w) = view.size();
     let (h, w) = (u32::try_from(h)?, u32::try_from(w)?);
-    let frame = RgbImage::from_raw(w, h, view.frame(view.len() / 2).to_vec());
+    let frame = RgbImage::from_raw(w, h, view.frame((2 * i + 1) * view.len() / (2 * n)).to_vec());
     let frame = frame.ok_or_else(|| anyhow::anyhow!("a frame of {} has not the size it says", part.name(video)))?;
     let side = h.min(w);
     let square = crop_imm(&frame, (w - side) / 2, (h - side) / 2, side, side).to_image();
@@ -96,15 +99,15 @@ fn picture(part: &Part, video: usize, line: [u8; 3]) -> Result<RgbImage> {
     Ok(small)
 }
 
-/// A sheet of some test videos of as many classes as possible, each with its nearest training videos.
-fn draw(run: &Evaluation, found: &Retrieved) -> Result<()> {
+/// Some test videos of as many classes as possible, each with its nearest training videos, at one moment.
+fn samples(run: &Evaluation, found: &Retrieved, moment: [usize; 2]) -> Result<Vec<Sample>> {
     let (gallery, queries) = (&run.parts[0], &run.parts[1]);
     let mut samples = Vec::new();
-    for q in sheet::spread(&queries.labels()) {
-        let (mut frames, mut captions) = (vec![picture(queries, q, QUERY)?], vec!["query".to_owned()]);
+    for q in sheet::spread(&queries.labels(), sheet::ROWS) {
+        let (mut frames, mut captions) = (vec![picture(queries, q, moment, QUERY)?], vec!["query".to_owned()]);
         for &i in found.nearest[q].iter().take(SHOWN) {
             let right = gallery.class(i) == queries.class(q);
-            frames.push(picture(gallery, i, if right { RIGHT } else { WRONG })?);
+            frames.push(picture(gallery, i, moment, if right { RIGHT } else { WRONG })?);
             captions.push(format!("{} {}", if right { "✓" } else { "✗" }, gallery.class(i)));
         }
         let (name, class) = (queries.name(q), queries.class(q));
@@ -112,14 +115,26 @@ fn draw(run: &Evaluation, found: &Retrieved) -> Result<()> {
         let strip = Strip::pictures("nearest first", frames)?.captioned(captions)?;
         samples.push(Sample { title, strips: vec![strip] });
     }
-    let text = format!(
-        "{} of {} test videos and their nearest training videos, by the cosine of features: the middle frame of each. \
-         R@1 of all is {:.3}.",
-        samples.len(),
-        queries.len(),
-        found.recall(1)
-    );
-    let of = |colour, meaning| Key { colour, outline: true, meaning };
-    let key = vec![of(QUERY, "the test video"), of(RIGHT, "of its class (✓)"), of(WRONG, "of another class (✗)")];
-    sheet::draw(&run.out.join("retrieval.png"), &Legend { text: vec![text], wheel: false, key }, &samples)
+    Ok(samples)
+}
+
+/// Draws them: a still sheet of the middle frames, and one that moves.
+fn draw(run: &Evaluation, found: &Retrieved) -> Result<()> {
+    let still = samples(run, found, [0, 1])?;
+    let legend = |which: &str| {
+        let text = format!(
+            "{} of {} test videos and their nearest training videos, by the cosine of features: {which}. R@1 of all is \
+             {:.3}.",
+            still.len(),
+            run.parts[1].len(),
+            found.recall(1)
+        );
+        let of = |colour, meaning| Key { colour, outline: true, meaning };
+        let key = vec![of(QUERY, "the test video"), of(RIGHT, "of its class (✓)"), of(WRONG, "of another class (✗)")];
+        Legend { text: vec![text], wheel: false, key }
+    };
+    sheet::draw(&run.out.join("retrieval.png"), &legend("the middle frame of each"), &still)?;
+    let moments = (0..MOMENTS).map(|i| samples(run, found, [i, MOMENTS])).collect::<Result<Vec<_>>>()?;
+    let which = format!("{MOMENTS} frames of each, from its start to its end");
+    animation::draw(&run.out.join("retrieval.apng"), &legend(&which), &moments)
 }

@@ -1,5 +1,6 @@
 //! Images of what MCL's sampling chose: boxes over frames and motion maps, and the positions of clips in the video.
 
+use super::heat::{HOT, heated};
 use super::sheet::{self, Key, Legend, Sample, Strip};
 use anyhow::{Context, Result};
 use image::imageops::{FilterType, resize};
@@ -20,8 +21,6 @@ const NAMES: [&str; 4] = ["query", "its key", "second key", "third key"];
 const REGION: [u8; 3] = [255; 3];
 const SCORE: [u8; 3] = [150, 156, 168];
 const HALF: [u8; 3] = [225, 228, 234];
-/// The colour of half of the maximum motion.
-const HEAT: [u8; 3] = [255, 115, 0];
 
 /// The meaning of the colours.
 fn key() -> Vec<Key> {
@@ -33,7 +32,7 @@ fn key() -> Vec<Key> {
         of(second, true, "crop of the second key, another clip of the video"),
         of(third, true, "crop of the third key, another clip"),
         of(REGION, true, "most motion: crops must cover it"),
-        of(HEAT, false, "motion, yellow to red where it is more"),
+        of(HOT, false, "motion, yellow to red where it is more"),
         of(SCORE, false, "time line: how much a clip moves that begins there"),
         of(HALF, false, "time line: the middle of the video"),
     ]
@@ -80,7 +79,9 @@ fn strips(loader: &Loader, view: &View, chosen: &Chosen) -> Result<Vec<Strip>> {
     if let Some(maps) = &chosen.maps {
         let peak = chosen.frames[0].iter().flat_map(|&t| maps.map(t)).fold(f32::MIN_POSITIVE, |m, &v| m.max(v));
         let heat = |t: usize| -> Result<RgbImage> {
-            let mut picture = heated(frame(t)?, maps.map(t), maps.grid(), peak);
+            let (map, [rows, cols]) = (maps.map(t), maps.grid());
+            let mut picture =
+                heated(frame(t)?, |[y, x]| map[(y * rows as f32) as usize * cols + (x * cols as f32) as usize] / peak);
             if let Some(region) = &chosen.regions[0] {
                 outline(&mut picture, &region.cells, region.grid, REGION);
             }
@@ -142,18 +143,4 @@ fn outline(picture: &mut RgbImage, crop: &Crop, [h, w]: [usize; 2], colour: [u8;
             }
         }
     }
-}
-
-/// A grey frame with its map over it: transparent without motion, yellow to red with motion.
-fn heated(mut picture: RgbImage, map: &[f32], [rows, cols]: [usize; 2], peak: f32) -> RgbImage {
-    let (width, height) = picture.dimensions();
-    for (x, y, pixel) in picture.enumerate_pixels_mut() {
-        let [r, g, b] = pixel.0.map(f32::from);
-        let grey = 0.6 * (0.299 * r + 0.587 * g + 0.114 * b);
-        let (row, col) = (y as usize * rows / height as usize, x as usize * cols / width as usize);
-        let heat = (map[row * cols + col] / peak).clamp(0.0, 1.0);
-        let colour = [255.0, 230.0 * (1.0 - heat), 0.0];
-        *pixel = Rgb(colour.map(|c| (grey + 0.85 * heat * (c - grey)) as u8));
-    }
-    picture
 }

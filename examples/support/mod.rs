@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each example uses its part.
 
+pub mod activation;
+pub mod animation;
 pub mod args;
 pub mod checks;
 pub mod classified;
@@ -11,6 +13,7 @@ pub mod evaluate;
 pub mod evaluation;
 pub mod extract;
 pub mod focus;
+pub mod heat;
 pub mod init;
 pub mod motion;
 pub mod output;
@@ -28,6 +31,7 @@ pub mod summary;
 pub mod table;
 pub mod videos;
 
+use anyhow::Context;
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, IntoDrawingArea};
 use plotters::style::{FontStyle, register_font};
@@ -55,13 +59,22 @@ pub fn paint(
     size: (u32, u32),
     draw: impl FnOnce(&DrawingArea<BitMapBackend, Shift>) -> Drawn,
 ) -> anyhow::Result<()> {
+    let bytes = painted(size, draw).with_context(|| format!("cannot draw {}", out.display()))?;
+    save_png(out, &bytes, size)
+}
+
+/// The RGB pixels of a picture of this width and height.
+pub fn painted(
+    size: (u32, u32),
+    draw: impl FnOnce(&DrawingArea<BitMapBackend, Shift>) -> Drawn,
+) -> anyhow::Result<Vec<u8>> {
     font()?;
     let mut bytes = vec![0; 3 * size.0 as usize * size.1 as usize];
     let area = BitMapBackend::with_buffer(&mut bytes, size).into_drawing_area();
     let drawn = draw(&area).and_then(|()| Ok(area.present()?));
     drop(area);
-    drawn.map_err(|e| anyhow::anyhow!("cannot draw {}: {e}", out.display()))?;
-    save_png(out, &bytes, size)
+    drawn.map_err(|e| anyhow::anyhow!("{e}"))?;
+    Ok(bytes)
 }
 
 /// Writes RGB pixels of this width and height as the PNG `out`, atomically.

@@ -1,7 +1,7 @@
 //! Contact sheets: clips as strips of frames from left to right, with the inputs computed from them below.
 
-use super::{FONT, paint};
-use anyhow::{Result, ensure};
+use super::{FONT, painted, save_png};
+use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use plotters::prelude::*;
@@ -15,7 +15,7 @@ use tubelet::video::Dataset;
 /// Maximum number of frames per strip; longer strips are subsampled.
 pub const SHOWN: usize = 8;
 /// Height of a frame on the sheet, in pixels.
-const SIDE: u32 = 96;
+pub const SIDE: u32 = 96;
 const GAP: u32 = 4;
 const MARGIN: u32 = 16;
 /// Width of the column with the names of the strips.
@@ -144,11 +144,11 @@ impl Strip {
 /// Which of a loader's videos are shown: at most [`ROWS`].
 pub fn shown(loader: &Loader, data: &Dataset) -> Vec<usize> {
     let labels: Vec<Option<usize>> = loader.videos.iter().map(|&i| data.items[i].label).collect();
-    spread(&labels)
+    spread(&labels, ROWS)
 }
 
-/// The positions of at most [`ROWS`] of `labels`, ascending: of as many classes as possible, spread evenly over them.
-pub fn spread<L: Ord + Copy>(labels: &[L]) -> Vec<usize> {
+/// The positions of at most `most` of `labels`, ascending: of as many classes as possible, spread evenly over them.
+pub fn spread<L: Ord + Copy>(labels: &[L], most: usize) -> Vec<usize> {
     let mut of_class = BTreeMap::new();
     let round = |(at, label): (usize, &L)| {
         let before = of_class.entry(*label).or_insert(0);
@@ -158,8 +158,8 @@ pub fn spread<L: Ord + Copy>(labels: &[L]) -> Vec<usize> {
     let mut order: Vec<(usize, usize)> = labels.iter().enumerate().map(round).collect();
     order.sort_unstable();
     let classes = order.iter().filter(|(round, _)| *round == 1).count();
-    let pick = |row: usize| order[if classes > ROWS { row * classes / ROWS } else { row }].1;
-    let mut picked: Vec<usize> = (0..labels.len().min(ROWS)).map(pick).collect();
+    let pick = |row: usize| order[if classes > most { row * classes / most } else { row }].1;
+    let mut picked: Vec<usize> = (0..labels.len().min(most)).map(pick).collect();
     picked.sort_unstable();
     picked
 }
@@ -241,6 +241,12 @@ fn arranged(key: &[Key], width: u32) -> Vec<(u32, u32)> {
 
 /// Draws the samples one below the other into the PNG `out`, below a legend.
 pub fn draw(out: &Path, legend: &Legend, samples: &[Sample]) -> Result<()> {
+    let (rgb, size) = drawn(legend, samples).with_context(|| format!("cannot draw {}", out.display()))?;
+    save_png(out, &rgb, size)
+}
+
+/// The RGB pixels of such a sheet, its width and its height.
+pub fn drawn(legend: &Legend, samples: &[Sample]) -> Result<(Vec<u8>, (u32, u32))> {
     ensure!(!samples.is_empty(), "a sheet needs at least one clip");
     let strips = || samples.iter().flat_map(|s| &s.strips);
     let width = (2 * MARGIN + NAMES + strips().map(Strip::total_width).max().unwrap_or(0)).max(WIDTH);
@@ -253,7 +259,7 @@ pub fn draw(out: &Path, legend: &Legend, samples: &[Sample]) -> Result<()> {
     let above = head + places.last().map_or(0, |(line, _)| (line + 1) * TITLE);
     let height = 2 * MARGIN + above + samples.len() as u32 * (TITLE + GAP) + strips().map(Strip::height).sum::<u32>();
     let text = |size: i32| (FONT, size).into_font().color(&INK);
-    paint(out, (width, height), |picture| {
+    let rgb = painted((width, height), |picture| {
         picture.fill(&WHITE)?;
         if legend.wheel {
             let element = BitMapElement::with_owned_buffer((MARGIN as i32, MARGIN as i32), (WHEEL, WHEEL), wheel);
@@ -301,5 +307,6 @@ pub fn draw(out: &Path, legend: &Legend, samples: &[Sample]) -> Result<()> {
             y += GAP;
         }
         Ok(())
-    })
+    })?;
+    Ok((rgb, (width, height)))
 }

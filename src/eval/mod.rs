@@ -1,5 +1,5 @@
 //! Evaluation of frozen features: a linear probe, a support vector machine, a layer trained by gradient descent,
-//! nearest neighbours and retrieval.
+//! nearest neighbours and retrieval; and where a network looks ([`saliency`]).
 //!
 //! Features come from a trunk in evaluation mode, one row per video (averaged over its clips). Both protocols train on
 //! one set of videos and are scored on another; neither changes the features.
@@ -19,6 +19,7 @@ mod lbfgs;
 pub mod npy;
 pub mod probe;
 pub mod retrieval;
+pub mod saliency;
 pub mod scores;
 pub mod sgd;
 pub mod svm;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::nn::{Classifier, Mode, Params, Pass, Precision, Trunk};
 use crate::ops;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::video::Prefetch;
 use std::sync::Arc;
 
@@ -114,30 +114,59 @@ impl Frozen {
     ///
     /// # Errors
     /// `Shape` when a clip has other extents; those of the network.
-    pub fn rows(&mut self, clips: &[Vec<f32>], [t, h, w, c]: [usize; 4]) -> Result<Vec<f32>> {
+    pub fn rows(&mut self, clips: &[Vec<f32>], dims: [usize; 4]) -> Result<Vec<f32>> {
+        let head = self.head.clone();
+        self.run(clips, dims, |trunk, mut pass, x| match head {
+            None => Ok(trunk.forward(&mut pass, x)?.value().load()?.to_vec()),
+            Some(head) => head.rows(&mut pass, x),
+        })
+    }
+
+    /// The output `[n to ho wo k]` of `module` for such clips, in f32.
+    ///
+    /// # Errors
+    /// `Param` when the trunk has no such module; as [`Frozen::rows`].
+    pub fn output(&mut self, module: &str, clips: &[Vec<f32>], dims: [usize; 4]) -> Result<Tensor> {
+        self.trunk.check_module(&self.params, module)?;
+        self.run(clips, dims, |trunk, pass, x| {
+            let mut pass = pass.tapping(module);
+            trunk.forward_map(&mut pass, x)?;
+            let reached = pass.tapped().ok_or_else(|| Error::param("network", "module", module, "it never ran"))?;
+            reached.value().cast(DType::F32)
+        })
+    }
+
+    /// Calls `with` with a pass, and the clips on the device of the parameters.
+    fn run<R>(
+        &mut self,
+        clips: &[Vec<f32>],
+        [t, h, w, c]: [usize; 4],
+        with: impl FnOnce(&Trunk, Pass, &Var) -> Result<R>,
+    ) -> Result<R> {
         let data = clips.concat();
         let x = Tensor::from_f32([clips.len(), t, h, w, c], &data)?.to(&self.params.device())?;
         drop(data);
         let tape = Tape::no_grad();
-        let Frozen { trunk, params, precision, head } = self;
-        let mut pass = Pass::new(&tape, params, Mode::Frozen).with_precision(*precision);
-        let Some(head) = head else {
-            let y = trunk.forward(&mut pass, &Var::constant(x))?;
-            return Ok(y.value().load()?.to_vec());
-        };
-        let map = trunk.forward_map(&mut pass, &Var::constant(x))?;
-        let [_, _, grid @ .., _] = map.shape().nthwc("views", "map")?;
-        let pooled = match head.window.filter(|window| grid != *window) {
-            None => ops::global_avg_pool(&tape, &map)?,
+        let pass = Pass::new(&tape, &mut self.params, Mode::Frozen).with_precision(self.precision);
+        with(&self.trunk, pass, &Var::constant(x))
+    }
+}
+
+impl Head {
+    /// The scores `[n classes]` of the clips `x`.
+    fn rows(&self, pass: &mut Pass, x: &Var) -> Result<Vec<f32>> {
+        let map = self.classifier.trunk.forward_map(pass, x)?;
+        let [n, _, grid @ .., _] = map.shape().nthwc("views", "map")?;
+        let pooled = match self.window.filter(|window| grid != *window) {
+            None => ops::global_avg_pool(pass.tape(), &map)?,
             Some(window) => Var::constant(windows(map.value(), window)?.to(&pass.params().device())?),
         };
-        let logits = head.classifier.logits(&mut pass, &pooled)?;
+        let logits = self.classifier.logits(pass, &pooled)?;
         let mut scores = logits.value().load()?.to_vec();
-        if head.score == Score::Probability {
-            scores.chunks_exact_mut(head.classes).for_each(softmax);
+        if self.score == Score::Probability {
+            scores.chunks_exact_mut(self.classes).for_each(softmax);
         }
-        let places = pooled.shape().len() / trunk.features_dim() / clips.len();
-        Ok(scores.chunks_exact(places * head.classes).flat_map(|all| average(all, head.classes)).collect())
+        Ok(scores.chunks_exact(scores.len() / n).flat_map(|places| average(places, self.classes)).collect())
     }
 }
 

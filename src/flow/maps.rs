@@ -304,3 +304,11 @@ pub fn target(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Res
     }
     Ok(out)
 }
+
+/// Which cells of a clip's [`target`] move: those above a quarter of the largest, and above `still`. The motion boundary
+/// is at the rim of what moves; at a quarter, cells that something small covers in part count, too.
+#[must_use]
+pub fn moving(target: &[f32], still: f32) -> Vec<bool> {
+    let least = target.iter().fold(0.0f32, |most, &v| most.max(v)) / 4.0;
+    target.iter().map(|&v| v > least && v > still).collect()
+}

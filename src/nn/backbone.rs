@@ -100,6 +100,15 @@ impl Trunk {
         Ok(self.walk(params, 1, clip)?.into_iter().map(|(grid, _)| grid).collect())
     }
 
+    /// Of those its blocks alone: maps after a ReLU, with no value below 0.
+    ///
+    /// # Errors
+    /// As [`Trunk::grids`].
+    pub fn blocks(&self, params: &Params, clip: [usize; 3]) -> Result<Vec<Grid>> {
+        let list = self.walk(params, 1, clip)?;
+        Ok(list.into_iter().filter(|(_, problem)| problem.is_none()).map(|(grid, _)| grid).collect())
+    }
+
     /// Its convolutions in the order of the forward pass, with their names and extents for `n` clips of `t h w`,
     /// without running anything. Benches take their layers from here.
     ///

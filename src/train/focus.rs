@@ -7,11 +7,14 @@ pub use super::views::Focus;
 use super::views::{Loader, Part};
 use crate::augment::{Draw, MotionKind, Region, apply_motion};
 use crate::error::{Error, Result};
-use crate::flow::maps::{Maps, target};
+use crate::flow::maps::{Maps, moving, target};
+use crate::flow::{Flow, Gray};
+use crate::ops::tvl1;
 use crate::rng::{self, Purpose};
 use crate::video::{Favour, View};
 use half::f16;
 use rand::RngExt;
+use rayon::prelude::*;
 
 /// Grey levels per pixel of displacement in the flow of the released code.
 const LEVELS: f32 = 6.375;
@@ -163,8 +166,8 @@ impl Loader {
             let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
             let planes: Vec<[&[f16]; 2]> = frames.iter().map(|&f| view.flow(view.field_of(f)).into()).collect();
             let (size, n) = (view.flow_size().into(), frames.len());
-            let mut flow = vec![0.0; n * side * side * 2];
             if focus.legacy {
+                let mut flow = vec![0.0; n * side * side * 2];
                 let mut plane = vec![0.0; n * side * side];
                 for c in 0..2 {
                     let draw = Draw { flip: draws[i].flip && rng.random(), ..draws[i].clone() };
@@ -172,12 +175,61 @@ impl Loader {
                     apply_motion(&planes, 1, MotionKind::Map, size, &draw, side, &mut plane)?;
                     flow.chunks_exact_mut(2).zip(&plane).for_each(|(to, v)| to[c] = v * LEVELS);
                 }
+                parts[i].data = target(&flow, [n, side], [t, h, w])?;
             } else {
-                apply_motion(planes.as_flattened(), 2, MotionKind::Flow, size, &draws[i], side, &mut flow)?;
+                parts[i].data = self.target(planes.as_flattened(), size, &draws[i], [t, h, w])?;
             }
-            parts[i].data = target(&flow, [n, side], [t, h, w])?;
         }
         Ok(Some(parts))
+    }
+
+    /// The target of a clip of which `planes` are `u` and `v` of the frames by turns, each of `size`.
+    fn target<T: Copy + Into<f32>>(
+        &self,
+        planes: &[&[T]],
+        size: [usize; 2],
+        draw: &Draw,
+        grid: [usize; 3],
+    ) -> Result<Vec<f32>> {
+        let (n, side) = (planes.len() / 2, self.spec.side);
+        let mut flow = vec![0.0; n * side * side * 2];
+        apply_motion(planes, 2, MotionKind::Flow, size, draw, side, &mut flow)?;
+        target(&flow, [n, side], grid)
+    }
+
+    /// Where the clip of [`Loader::view`] moves: its target map, and which of its cells [move](moving), `t h w` of `grid`.
+    /// The flow is that of the cache, or is computed for this clip alone if there is none.
+    ///
+    /// # Errors
+    /// As [`Loader::view`] and [`target`].
+    pub fn view_motion(
+        &self,
+        video: usize,
+        clip: [usize; 2],
+        crop: [usize; 2],
+        grid: [usize; 3],
+    ) -> Result<(Vec<f32>, Vec<bool>)> {
+        let (view, start, draw) = self.place(video, clip, crop)?;
+        let frames = self.spec.clip(view.fps()).indices(start, view.len(), view.fps(), self.spec.short)?;
+        let summed = frames.len() as f32 / grid[0].max(1) as f32;
+        let fields: Vec<Flow> = if view.fields() > 0 {
+            frames.into_iter().map(|t| view.flow_field(view.field_of(t))).collect()
+        } else {
+            frames.into_par_iter().map(|t| self.flow_from(&view, t)).collect::<Result<_>>()?
+        };
+        let planes: Vec<&[f32]> = fields.iter().flat_map(|field| [field.u(), field.v()]).collect();
+        let size = fields.first().map_or([0; 2], |field| [field.h(), field.w()]);
+        let map = self.target(&planes, size, &draw, grid)?;
+        let moves = moving(&map, self.spec.focus.still * summed);
+        Ok((map, moves))
+    }
+
+    /// The flow from frame `t` to the next one; for the last frame, that of the frame before it.
+    fn flow_from(&self, view: &View, t: usize) -> Result<Flow> {
+        let (h, w) = view.size();
+        let from = t.min(view.len().saturating_sub(2));
+        let grey = |t: usize| Gray::from_rgb(view.frame(t), h, w);
+        tvl1::flow(&grey(from)?, &grey((from + 1).min(view.len() - 1))?, &self.spec.flow)
     }
 
     pub(super) fn expect_flow(&self, view: &View) -> Result<()> {

@@ -359,6 +359,12 @@ impl Loader {
     /// # Errors
     /// As [`Loader::pair`].
     pub fn view(&self, video: usize, [i, n]: [usize; 2], crop: [usize; 2]) -> Result<Part> {
+        let (view, start, draw) = self.place(video, [i, n], crop)?;
+        self.rgb(&view, start, &draw)
+    }
+
+    /// The video of such a clip, its first frame and its crop.
+    pub(super) fn place(&self, video: usize, [i, n]: [usize; 2], crop: [usize; 2]) -> Result<(View, f64, Draw)> {
         let view = self.cache.get(self.videos[video])?;
         let (h, w) = view.size();
         let draw = Draw::along(&self.spec.augment, h, w, crop);
@@ -369,7 +375,7 @@ impl Loader {
         let Some(&start) = starts.get(i) else {
             return Err(Error::param("views", "clip", i, format!("there are {n} clips, from 0")));
         };
-        self.rgb(&view, start, &draw)
+        Ok((view, start, draw))
     }
 
     /// The RGB clip that starts at frame `start`.

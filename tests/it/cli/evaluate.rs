@@ -1,6 +1,6 @@
 //! Evaluations of frozen features: `linear_probe`, `retrieve`, `extract_features`.
 
-use crate::support::programs::{data, example, started, summary};
+use crate::support::programs::{data, example, moments, started, summary};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -167,6 +167,7 @@ fn retrieval_has_its_figures_a_table_and_a_sheet() {
     let figures = ["r1", "r5", "r10", "r20", "r50"].map(|name| line[name].as_f64().unwrap());
     assert!(figures.is_sorted() && figures[4] == 1.0, "of six videos each class is among the first fifty: {line}");
     assert!(image::open(d.join("found/retrieval.png")).unwrap().width() > 600);
+    assert_eq!(moments(&d.join("found/retrieval.apng")).len(), 12);
     let table = fs::read_to_string(d.join("found/nearest.csv")).unwrap();
     assert_eq!(table.lines().count(), 1 + 2 * 6);
 }

@@ -2,7 +2,7 @@
 //!
 //! What they say of their options is in `options.rs`. `cargo test` builds the examples; `cargo test --test it` alone does not, and these tests then say that they did nothing.
 
-use crate::support::programs::{NAMES, data, example, frames, refused, refused_by, started, summary};
+use crate::support::programs::{NAMES, data, example, frames, moments, refused, refused_by, started, summary};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -98,10 +98,23 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
         (line["method"].as_str(), line["steps"].as_u64(), line["seed"].as_u64()),
         (Some("maclr"), Some(3), Some(3))
     );
-    for picture in ["curves.png", "sheet.png"] {
+    for picture in ["curves.png", "sheet.png", "saliency.png"] {
         assert!(image::open(dir.path().join("run").join(picture)).unwrap().width() > 100, "{picture}");
     }
+    let share = |name: &str| line[name].as_f64().unwrap();
+    let shares = ["saliency_inside", "saliency_inside_random_init", "saliency_area"].map(share);
+    assert!(shares.iter().all(|share| (0.0..1.0).contains(share)) && shares[2] > 0.0, "{shares:?}");
+    let films = moments(&dir.path().join("run/saliency.apng"));
+    assert!(films.len() == 4 && films.windows(2).all(|pair| pair[0] != pair[1]), "{} moments", films.len());
+    // Of a finished run nothing is drawn again but what is gone, and that as it was.
+    let (still, moving) = (dir.path().join("run/saliency.png"), dir.path().join("run/saliency.apng"));
+    let drawn = fs::read(&still).unwrap();
+    fs::write(&moving, "not drawn again").unwrap();
     let again = pretrain(dir.path(), &small).unwrap();
+    assert_eq!(fs::read_to_string(&moving).unwrap(), "not drawn again");
+    fs::remove_file(&still).unwrap();
+    pretrain(dir.path(), &small).unwrap();
+    assert!(fs::read(&still).unwrap() == drawn && moments(&moving) == films);
     let repeated: serde_json::Value =
         serde_json::from_str(String::from_utf8_lossy(&again.stdout).lines().last().unwrap()).unwrap();
     assert_eq!(repeated["probe_top1"], line["probe_top1"], "a finished run says the same again");

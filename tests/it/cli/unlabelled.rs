@@ -25,6 +25,7 @@ fn videos_without_labels_are_trained_on_without_probe_or_1_nn() {
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(said.contains("the videos have no labels: the network is trained, and there is no probe"), "{said}");
         assert!(image::open(d.join(program).join("curves.png")).unwrap().width() > 100);
+        assert_eq!(d.join(program).join("saliency.png").exists(), program == "pretrain_maclr");
         let again = started(program, d, &args).unwrap();
         assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was trained now"), "{again:?}");
     }

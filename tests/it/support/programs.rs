@@ -94,3 +94,10 @@ pub fn summary(out: &Output) -> serde_json::Value {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap()
 }
+
+/// The pictures of an animated PNG.
+pub fn moments(path: &Path) -> Vec<Vec<u8>> {
+    let file = std::io::BufReader::new(fs::File::open(path).unwrap());
+    let film = image::codecs::png::PngDecoder::new(file).unwrap().apng().unwrap();
+    image::AnimationDecoder::into_frames(film).map(|frame| frame.unwrap().into_buffer().into_raw()).collect()
+}

@@ -16,5 +16,6 @@ pub mod mcl_samples;
 pub mod memory;
 pub mod queue;
 pub mod resume;
+pub mod saliency;
 pub mod sgd_probe;
 pub mod svm;
