@@ -14,6 +14,7 @@
 //! ```
 
 pub mod features;
+mod head;
 pub mod knn;
 mod lbfgs;
 pub mod npy;

@@ -8,9 +8,10 @@
 //! the number of threads, nor the order of the videos changes a bit of them.
 
 use super::Features;
+use super::head::Head;
+pub use super::head::Score;
 use crate::error::{Error, Result};
 use crate::nn::{Classifier, Mode, Params, Pass, Precision, Trunk};
-use crate::ops;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 use crate::video::Prefetch;
@@ -62,24 +63,6 @@ pub struct Frozen {
     params: Params,
     precision: Precision,
     head: Option<Head>,
-}
-
-/// A classifier behind the trunk.
-#[derive(Clone, Debug)]
-struct Head {
-    classifier: Classifier,
-    classes: usize,
-    score: Score,
-    window: Option<[usize; 2]>,
-}
-
-/// What a classifier says of a view, to be averaged over the views of a video.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Score {
-    /// Its logits.
-    Logit,
-    /// The softmax of its logits.
-    Probability,
 }
 
 impl Frozen {
@@ -150,69 +133,6 @@ impl Frozen {
         let pass = Pass::new(&tape, &mut self.params, Mode::Frozen).with_precision(self.precision);
         with(&self.trunk, pass, &Var::constant(x))
     }
-}
-
-impl Head {
-    /// The scores `[n classes]` of the clips `x`.
-    fn rows(&self, pass: &mut Pass, x: &Var) -> Result<Vec<f32>> {
-        let map = self.classifier.trunk.forward_map(pass, x)?;
-        let [n, _, grid @ .., _] = map.shape().nthwc("views", "map")?;
-        let pooled = match self.window.filter(|window| grid != *window) {
-            None => ops::global_avg_pool(pass.tape(), &map)?,
-            Some(window) => Var::constant(windows(map.value(), window)?.to(&pass.params().device())?),
-        };
-        let logits = self.classifier.logits(pass, &pooled)?;
-        let mut scores = logits.value().load()?.to_vec();
-        if self.score == Score::Probability {
-            scores.chunks_exact_mut(self.classes).for_each(softmax);
-        }
-        Ok(scores.chunks_exact(scores.len() / n).flat_map(|places| average(places, self.classes)).collect())
-    }
-}
-
-/// The averages of a feature map `[n t h w c]` over all times and each window of `h w` at a distance of 1, in rows `[n·k c]`.
-fn windows(map: &Tensor, [wh, ww]: [usize; 2]) -> Result<Tensor> {
-    let [n, t, h, w, c] = map.shape().nthwc("views", "map")?;
-    if wh == 0 || ww == 0 || wh > h || ww > w {
-        return Err(Error::shape(
-            "views",
-            "window",
-            format!("at least 1 and at most {h} x {w}"),
-            format!("{wh} x {ww}"),
-        ));
-    }
-    let all = map.load()?;
-    let mut rows = Vec::new();
-    for clip in all.chunks_exact(t * h * w * c).take(n) {
-        for (top, left) in (0..=h - wh).flat_map(|y| (0..=w - ww).map(move |x| (y, x))) {
-            let mut sums = vec![0.0f64; c];
-            for (frame, y) in (0..t).flat_map(|f| (top..top + wh).map(move |y| (f, y))) {
-                for pixel in clip[((frame * h + y) * w + left) * c..][..ww * c].chunks_exact(c) {
-                    sums.iter_mut().zip(pixel).for_each(|(s, v)| *s += f64::from(*v));
-                }
-            }
-            rows.extend(sums.into_iter().map(|s| (s / (t * wh * ww) as f64) as f32));
-        }
-    }
-    Tensor::from_f32([rows.len() / c, c], &rows)?.cast(map.dtype())
-}
-
-/// Scores to probabilities.
-fn softmax(row: &mut [f32]) {
-    let top = row.iter().fold(f32::NEG_INFINITY, |t, &v| t.max(v));
-    row.iter_mut().for_each(|v| *v = (*v - top).exp());
-    let sum: f32 = row.iter().sum();
-    row.iter_mut().for_each(|v| *v /= sum);
-}
-
-/// The average of rows of length `d`.
-fn average(rows: &[f32], d: usize) -> Vec<f32> {
-    let n = (rows.len() / d) as f64;
-    let mut sums = vec![0.0f64; d];
-    for row in rows.chunks_exact(d) {
-        sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
-    }
-    sums.into_iter().map(|s| (s / n) as f32).collect()
 }
 
 /// Makes a view of a video: `t h w c` numbers.
@@ -403,18 +323,6 @@ mod tests {
         assert!(h > 1 && of(Some([h, w])) == of(None));
         let mut network = Frozen::classifier((&classifier, &params), 5, Score::Logit, Some([h + 1, w]), Precision::F32);
         assert!(mean(&mut network, &work(vec![0], 2, 1), false, &mut |_, _| Ok(())).is_err(), "larger than the map");
-    }
-
-    #[test]
-    fn windows_average_all_times_and_their_own_place() {
-        // Two times, two rows and three columns of one channel: 1 to 6, and ten times that.
-        let data: Vec<f32> = (1..=6).map(|v| v as f32).chain((1..=6).map(|v| 10.0 * v as f32)).collect();
-        let map = Tensor::from_f32([1, 2, 2, 3, 1], &data).unwrap();
-        let all = windows(&map, [2, 2]).unwrap();
-        let mean = |cells: [f32; 4]| 11.0 * cells.iter().sum::<f32>() / 8.0;
-        assert_eq!(all.load().unwrap()[..], [mean([1.0, 2.0, 4.0, 5.0]), mean([2.0, 3.0, 5.0, 6.0])]);
-        assert_eq!(windows(&map, [2, 3]).unwrap().load().unwrap()[..], [11.0 * 3.5 / 2.0]);
-        assert!(windows(&map, [3, 1]).is_err() && windows(&map, [0, 1]).is_err());
     }
 
     #[test]
