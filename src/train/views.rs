@@ -360,6 +360,9 @@ impl Loader {
     /// As [`Loader::pair`].
     pub fn view(&self, video: usize, [i, n]: [usize; 2], crop: [usize; 2]) -> Result<Part> {
         let (view, start, draw) = self.place(video, [i, n], crop)?;
+        if self.spec.segments {
+            return self.rgb_of(&view, &segments(view.len(), self.spec.frames, |from, to| (from + to) / 2), &draw);
+        }
         self.rgb(&view, start, &draw)
     }
 
@@ -368,9 +371,6 @@ impl Loader {
         let view = self.cache.get(self.videos[video])?;
         let (h, w) = view.size();
         let draw = Draw::along(&self.spec.augment, h, w, crop);
-        if self.spec.segments {
-            return self.rgb_of(&view, &segments(view.len(), self.spec.frames, |from, to| (from + to) / 2), &draw);
-        }
         let starts = self.spec.clip(view.fps()).uniform(n, view.len(), view.fps());
         let Some(&start) = starts.get(i) else {
             return Err(Error::param("views", "clip", i, format!("there are {n} clips, from 0")));
