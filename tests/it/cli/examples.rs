@@ -94,7 +94,9 @@ fn a_sheet_shows_frames_flow_and_maps() {
 
 #[test]
 fn a_sheet_shows_as_many_classes_as_it_has_rows_for() {
-    let of = |labels: &[usize]| -> Vec<usize> { sheet::spread(labels).into_iter().map(|i| labels[i]).collect() };
+    let of = |labels: &[usize]| -> Vec<usize> {
+        sheet::spread(labels, sheet::ROWS).into_iter().map(|i| labels[i]).collect()
+    };
     let by_class = |classes: usize, each: usize| -> Vec<usize> { (0..classes * each).map(|i| i / each).collect() };
     assert_eq!(of(&by_class(8, 24)), (0..8).collect::<Vec<_>>());
     assert_eq!(of(&(0..192).map(|i| i % 8).collect::<Vec<_>>()).len(), 8);
