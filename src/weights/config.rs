@@ -179,13 +179,6 @@ impl Config {
         if !self.classifier.iter().all(ours) {
             return Err(Error::data(path, "its `classifier` is not one of the `features` of its `network`"));
         }
-        let finite = |input: &InputSpec| {
-            let whole = input.mean.iter().chain(&input.std).all(|v| v.is_finite());
-            whole && input.stride.is_finite() && input.fps.is_none_or(f64::is_finite)
-        };
-        if !self.input.iter().all(finite) {
-            return Err(Error::data(path, "a number of its `input` is not finite"));
-        }
         let head = |h: &HeadSpec| (self.features as u128 + h.code as u128).saturating_mul(h.hidden as u128);
         let linear = |l: &Linear| (l.from as u128).saturating_mul(l.to as u128);
         let linears = self.classifier.iter().chain(&self.other_linears).map(linear);

@@ -150,7 +150,7 @@ fn a_description_is_read_back_and_checked() {
         (
             "/input",
             json!({"kind": "rgb", "frames": 8, "stride": 1.0, "fps": null, "side": 8, "mean": [1e300], "std": [1.0], "layout": "n c"}),
-            "a number of its `input` is not finite",
+            "number out of range",
         ),
         ("/format", "tubelet-network-9".into(), "`tubelet-network-9`, and `tubelet-network-1` is read"),
         ("/features", 7.into(), "`layers` or `features` are not those of its `network`"),
