@@ -11,4 +11,5 @@ mod nightly;
 pub mod sanitize;
 mod source;
 pub mod tidy;
+pub mod transfer;
 pub mod versus;

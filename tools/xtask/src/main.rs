@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, transfer, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks names, layers, circles, cases and sizes
@@ -19,6 +19,11 @@ const USAGE: &str = "usage: cargo xtask <command>
   ablation DIR [GESTURES]
                     runs every row of the table in docs/experiments.md, three seeds each (an hour or two on two cores), and
                     prints it; GESTURES is that data set's folder, without it procedural clips alone
+  transfer DIR [OPTION..]
+                    pre-trains with RGB only, MaCLR and MCL and evaluates each network: linear probe, retrieval, training with all
+                    labels, a third and a tenth, beside a random network: the table and the figure of the README.
+                    --data PATH (procedural clips), --groups FILE, --epochs N (30), --tune-epochs N (15), --seeds N (3),
+                    --programs DIR (examples that are built), --json FILE, --svg FILE
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (f32 by one means, too),
                     --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
@@ -61,6 +66,10 @@ fn main() -> ExitCode {
         },
         Some(("versus-maclr", args)) => match maclr::Options::parse(args) {
             Ok(options) => maclr::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("transfer", args)) => match transfer::Options::parse(args) {
+            Ok(options) => transfer::run(root, &options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("fuzz", options)) => match fuzz::Options::parse(options) {
