@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::nn::{Classifier, Pass};
-use crate::ops;
 use crate::tape::Var;
 use crate::tensor::Tensor;
 
@@ -29,11 +28,13 @@ impl Head {
     pub fn rows(&self, pass: &mut Pass, x: &Var) -> Result<Vec<f32>> {
         let map = self.classifier.trunk.forward_map(pass, x)?;
         let [n, _, grid @ .., _] = map.shape().nthwc("views", "map")?;
-        let pooled = match self.window.filter(|window| grid != *window) {
-            None => ops::global_avg_pool(pass.tape(), &map)?,
-            Some(window) => Var::constant(windows(map.value(), window)?.to(&pass.params().device())?),
+        let logits = match self.window.filter(|window| grid != *window) {
+            None => self.classifier.logits_of_map(pass, &map)?,
+            Some(window) => {
+                let rows = windows(map.value(), window)?.to(&pass.params().device())?;
+                self.classifier.logits(pass, &Var::constant(rows))?
+            }
         };
-        let logits = self.classifier.logits(pass, &pooled)?;
         let mut scores = logits.value().load()?.to_vec();
         if self.score == Score::Probability {
             scores.chunks_exact_mut(self.classes).for_each(softmax);

@@ -218,6 +218,15 @@ impl Classifier {
         self.logits(pass, &features)
     }
 
+    /// The last feature map `[n t h w c]` of clips ([`Trunk::forward_map`]) to logits `[n classes]`.
+    ///
+    /// # Errors
+    /// As [`Classifier::logits`].
+    pub fn logits_of_map(&self, pass: &mut Pass, map: &Var) -> Result<Var> {
+        let features = ops::global_avg_pool(pass.tape(), map)?;
+        self.logits(pass, &features)
+    }
+
     /// Features `[n c]` to logits `[n classes]`, f32 in every precision.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Self-supervised methods: losses and the state they keep between steps. No file access, no clocks.
+//! Methods: losses and the state they keep between steps. MaCLR and MCL train without labels, [`supervised`] with them.
+//! No file access, no clocks.
 
 pub mod alignment;
 pub mod capture;
@@ -9,3 +10,4 @@ pub mod pathway;
 pub mod queue;
 pub mod report;
 mod step;
+pub mod supervised;

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 ///
 /// # Errors
 /// None on the CPU; on a GPU `OutOfMemory` and `Driver`.
-pub(crate) fn still(params: &Params) -> Result<Params> {
+pub(super) fn still(params: &Params) -> Result<Params> {
     let mut velocity = params.clone();
     for (_, p) in velocity.iter_mut() {
         p.value = Tensor::zeros_on(&p.value.device(), p.value.shape())?;
@@ -29,7 +29,7 @@ pub(crate) fn still(params: &Params) -> Result<Params> {
 ///
 /// # Errors
 /// `Shape` when a gradient does not have the shape of its weight.
-pub(crate) fn descend(
+pub(super) fn descend(
     params: &mut Params,
     velocity: &mut Params,
     grads: &[(ParamId, Tensor)],

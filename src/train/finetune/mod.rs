@@ -12,16 +12,12 @@ use super::order::Order;
 use super::pretrain::{At, Load, Method, Report, steps_per_epoch};
 use super::views::{Loader, Part, segments};
 use crate::augment::{Draw, rand_augment};
-use crate::error::{ErrorKind, Result};
-use crate::nn::{Classifier, Mode, Net, Norm, ParamId, Params, Pass, Role, Trunk, dropout};
-use crate::ops::arith::{self, Arith};
-use crate::ops::cross_entropy::cross_entropy_of;
-use crate::ops::{self, reduce::sum_to_forward, sgd::Sgd};
+use crate::error::Result;
+use crate::nn::{Classifier, Net, Params, Trunk};
+use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
-use crate::shape::Shape;
-use crate::ssl::pathway::{descend, still};
-use crate::tape::{self, Tape, Var};
-use crate::tensor::{Device, Integers, Tensor};
+use crate::ssl::supervised::Learner;
+use crate::tensor::{Device, Tensor};
 use crate::video::{Dataset, Prefetch};
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -83,10 +79,7 @@ impl Recipe {
 /// A run in progress.
 pub struct Finetune {
     recipe: Recipe,
-    classifier: Classifier,
-    params: Params,
-    velocity: Params,
-    device: Device,
+    learner: Learner,
     load: Arc<Load<Labelled>>,
     videos: usize,
 }
@@ -113,118 +106,20 @@ impl Finetune {
         recipe.check(net)?;
         let (classifier, mut params) = Classifier::new(net, classes, seed)?;
         Classifier::start_from(&mut params, trunk)?;
-        let params = params.to(device)?;
-        let velocity = still(&params)?;
-        Ok(Finetune { recipe: recipe.clone(), classifier, params, velocity, device: device.clone(), load, videos })
+        let learner = Learner::new(classifier, params.to(device)?)?;
+        Ok(Finetune { recipe: recipe.clone(), learner, load, videos })
     }
 
     /// The network and its weights.
     #[must_use]
     pub fn network(&self) -> (&Classifier, &Params) {
-        (&self.classifier, &self.params)
+        self.learner.network()
     }
-
-    /// The loss of some samples, how many are classified rightly, and `share` times the gradients of the loss.
-    fn gradients(&mut self, some: &[Labelled], share: f32, at: At, first: usize) -> Result<Gradients> {
-        let Finetune { recipe, classifier, params, device, .. } = self;
-        let x = Var::constant(clips(some)?.to(device)?);
-        let labels: Vec<u32> = some.iter().map(|sample| sample.label).collect();
-        let fixed = if recipe.frozen {
-            let silent = Tape::no_grad();
-            let mut pass = Pass::new(&silent, params, Mode::Frozen).with_precision(recipe.precision);
-            Some(Var::constant(classifier.trunk.forward(&mut pass, &x)?.value().clone()))
-        } else {
-            None
-        };
-        let mode = if recipe.frozen { Mode::Eval } else { Mode::Train { parts: 1 } };
-        let tape = Tape::new();
-        let mut pass = Pass::new(&tape, params, mode).with_precision(recipe.precision);
-        let features = fixed.map_or_else(|| classifier.trunk.forward(&mut pass, &x), Ok)?;
-        let mut rng = rng::stream(at.seed, at.step, first as u64, Purpose::Dropout);
-        let features = dropout(&pass, &features, recipe.dropout, &mut rng)?;
-        let logits = classifier.logits(&mut pass, &features)?;
-        let loss = cross_entropy_of(&tape, &logits, &Integers::new(labels.clone()).to(device)?)?;
-        let part = ops::scale(&tape, &loss, share)?;
-        let leaves = pass.leaves();
-        let grads = tape.grad(&part, &leaves.iter().map(|(_, leaf)| leaf).collect::<Vec<_>>(), tape::Mode::Free)?;
-        let grads = leaves.iter().zip(grads).filter_map(|((id, _), grad)| Some((*id, grad?.value().clone()))).collect();
-        let scores = logits.value().load()?;
-        let rows = scores.chunks_exact(scores.len() / some.len());
-        let right = rows.zip(&labels).filter(|(row, label)| best(row) == **label as usize).count();
-        Ok(Gradients { loss: part.value().item()?, right, grads })
-    }
-
-    /// Running statistics as the mean of the statistics of batches that pass through the network as it is now.
-    fn precise_statistics(&mut self, at: At) -> Result<()> {
-        let Recipe { batch, micro_batch, precise_bn, precision, .. } = self.recipe;
-        let per_epoch = steps_per_epoch(self.videos, batch)?;
-        let used = per_epoch * batch as u64;
-        let batches = precise_bn.min(used as usize / micro_batch);
-        // The order and the clips of the epoch after the last.
-        let (order, load) = (Order::new(at.seed, self.videos, per_epoch, batch), self.load.clone());
-        let first = used * at.epochs;
-        let mut samples = Prefetch::new(rayon::current_num_threads(), micro_batch, batches * micro_batch, move |i| {
-            let (epoch, video) = order.at(first + i as u64);
-            load(epoch, video)
-        });
-        let seen = self.params.batches;
-        let running = |role: Role| matches!(role, Role::RunningMean | Role::RunningVar);
-        let ids: Vec<ParamId> = self.params.iter().filter(|(_, p)| running(p.role)).map(|(id, _)| id).collect();
-        let mut sums: Vec<Vec<f64>> = ids.iter().map(|id| vec![0.0; self.params[*id].value.shape().len()]).collect();
-        for _ in 0..batches {
-            for id in &ids {
-                let shape = self.params[*id].value.shape();
-                self.params[*id].value = Tensor::zeros_on(&self.device, shape)?;
-            }
-            let some = samples.by_ref().take(micro_batch).collect::<Result<Vec<_>>>()?;
-            let x = Var::constant(clips(&some)?.to(&self.device)?);
-            let tape = Tape::no_grad();
-            let mut pass = Pass::new(&tape, &mut self.params, Mode::Train { parts: 1 }).with_precision(precision);
-            self.classifier.trunk.forward(&mut pass, &x)?;
-            drop(pass);
-            // From 0, a running statistic is now the batch's times the momentum.
-            for (id, sum) in ids.iter().zip(&mut sums) {
-                let new = self.params[*id].value.load()?;
-                let factor = 1.0 / (f64::from(Norm::MOMENTUM) * batches as f64);
-                sum.iter_mut().zip(new.iter()).for_each(|(sum, v)| *sum += factor * f64::from(*v));
-            }
-        }
-        for (id, sum) in ids.iter().zip(sums) {
-            let values: Vec<f32> = sum.into_iter().map(|v| v as f32).collect();
-            let value = Tensor::from_f32(self.params[*id].value.shape(), &values)?;
-            self.params[*id].value = value.to(&self.device)?;
-        }
-        self.params.batches = seen;
-        Ok(())
-    }
-}
-
-/// What some samples add to a step.
-struct Gradients {
-    loss: f32,
-    right: usize,
-    grads: Vec<(ParamId, Tensor)>,
 }
 
 /// The clips of samples, `n t h w c`.
 fn clips(some: &[Labelled]) -> Result<Tensor> {
     Ok(stack(some.iter().map(|sample| Some(&sample.clip)))?.unwrap_or_else(|| Tensor::zeros([0])))
-}
-
-/// The first of the highest scores.
-fn best(row: &[f32]) -> usize {
-    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
-}
-
-/// The Euclidean norm of all gradients together; synchronises with a GPU.
-fn norm(grads: &[(ParamId, Tensor)]) -> Result<f64> {
-    let square = |g: &Tensor| {
-        let flat = g.reshape([g.shape().len()])?;
-        sum_to_forward(&arith::forward(Arith::Mul, &flat, &flat)?, Shape::from([1]))
-    };
-    let squares = grads.iter().map(|(_, g)| square(g)).collect::<Result<Vec<_>>>()?;
-    let all = Tensor::collect(&squares.iter().collect::<Vec<_>>())?;
-    Ok(all.load()?.iter().map(|v| f64::from(*v)).sum::<f64>().sqrt())
 }
 
 /// Keeps a `share` of the videos of each class, at least one of each. Those of a smaller share are among those of a larger
@@ -252,63 +147,51 @@ impl Method for Finetune {
     }
 
     fn step(&mut self, batch: Vec<Labelled>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
-        let (n, mut first) = (batch.len(), 0);
-        let mut all = Gradients { loss: 0.0, right: 0, grads: Vec::new() };
-        for some in batch.chunks(self.recipe.micro_batch) {
-            let part = self.gradients(some, some.len() as f32 / n as f32, at, first)?;
-            first += some.len();
-            all.loss += part.loss;
-            all.right += part.right;
-            if all.grads.is_empty() {
-                all.grads = part.grads;
-                continue;
-            }
-            for ((_, sum), (_, grad)) in all.grads.iter_mut().zip(&part.grads) {
-                *sum = arith::forward(Arith::Add, sum, grad)?;
-            }
-        }
-        let mut parts = vec![("train_top1", all.right as f32 / n as f32)];
-        if let Some(most) = self.recipe.clip_norm.filter(|_| all.loss.is_finite()) {
-            let norm = norm(&all.grads)?;
-            if !norm.is_finite() {
-                return Err(
-                    ErrorKind::NotFinite { name: "the norm of the gradient", step: at.step, value: norm }.into()
-                );
-            }
-            if norm > f64::from(most) {
-                let factor = (f64::from(most) / norm) as f32;
-                for (_, grad) in &mut all.grads {
-                    *grad = arith::scale_forward(grad, factor)?;
-                }
-            }
-            parts.push(("grad_norm", norm as f32));
-        }
-        let [lr, loss] = [lr, all.loss].map(|v| Tensor::scalar(v).to(&self.device));
-        descend(&mut self.params, &mut self.velocity, &all.grads, &lr?, &loss?, sgd)?;
-        Ok(Report { loss: all.loss, parts })
+        let mut rng = rng::stream(at.seed, at.step, 0, Purpose::Dropout);
+        let labels = |some: &[Labelled]| some.iter().map(|sample| sample.label).collect();
+        let parts = batch.chunks(self.recipe.micro_batch).map(|some| Ok((clips(some)?, labels(some))));
+        self.learner.step(&self.recipe.supervised(), batch.len(), parts, &mut rng, lr, sgd)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
-        vec![(PREFIX, &self.params)]
+        vec![(PREFIX, self.learner.network().1)]
     }
 
     fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)> {
-        vec![(PREFIX, &mut self.params)]
+        let [params, _] = self.learner.state_mut();
+        vec![(PREFIX, params)]
     }
 
     fn save(&self, state: &mut State) {
-        state.put_params("velocity.", &self.velocity);
+        state.put_params("velocity.", self.learner.velocity());
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        state.get_params("velocity.", &mut self.velocity)
+        let [_, velocity] = self.learner.state_mut();
+        state.get_params("velocity.", velocity)
     }
 
+    /// Computes the running statistics anew from the clips of the epoch after the last, in its order.
     fn finish(&mut self, at: At) -> Result<()> {
-        if self.recipe.precise_bn > 0 && !self.recipe.frozen { self.precise_statistics(at) } else { Ok(()) }
+        let Recipe { batch, micro_batch, precise_bn, frozen, precision, .. } = self.recipe;
+        let per_epoch = steps_per_epoch(self.videos, batch)?;
+        let used = per_epoch * batch as u64;
+        let batches = precise_bn.min(used as usize / micro_batch);
+        if batches == 0 || frozen {
+            return Ok(());
+        }
+        let (order, load) = (Order::new(at.seed, self.videos, per_epoch, batch), self.load.clone());
+        let first = used * at.epochs;
+        let mut samples = Prefetch::new(rayon::current_num_threads(), micro_batch, batches * micro_batch, move |i| {
+            let (epoch, video) = order.at(first + i as u64);
+            load(epoch, video)
+        });
+        let next = |_| clips(&samples.by_ref().take(micro_batch).collect::<Result<Vec<_>>>()?);
+        self.learner.precise_statistics(batches, (0..batches).map(next), precision)
     }
 
     fn kept(&self) -> (&Trunk, &Params) {
-        (&self.classifier.trunk, &self.params)
+        let (classifier, params) = self.learner.network();
+        (&classifier.trunk, params)
     }
 }

@@ -5,6 +5,7 @@ use crate::augment::{AugmentSpec, rand_augment::RandAugment};
 use crate::error::{Error, Result};
 use crate::nn::{Net, Precision};
 use crate::ops::sgd::Sgd;
+use crate::ssl::supervised::Supervised;
 use crate::train::limits;
 use crate::train::recipe::{check_views, fitting};
 use crate::train::schedule::Schedule;
@@ -60,10 +61,10 @@ impl Recipe {
         Recipe {
             views: ViewSpec { augment, ..views },
             rand_augment: None,
-            epochs: 30,
+            epochs: 20,
             batch: 16,
             micro_batch: 16,
-            lr: 0.02,
+            lr: 0.06,
             warmup_from: 0.0002,
             warmup_epochs: 1.0,
             whole_cosine: false,
@@ -182,6 +183,13 @@ impl Recipe {
         }
         let [[t, h, w, _], _] = self.views.dims();
         fitting(net, [t, h, w], "--frames and --side").map(drop)
+    }
+
+    /// The settings of a step.
+    #[must_use]
+    pub fn supervised(&self) -> Supervised {
+        let Recipe { dropout, clip_norm, frozen, precision, .. } = *self;
+        Supervised { dropout, clip_norm, frozen, precision }
     }
 
     /// The learning rate over all epochs of `per_epoch` steps.

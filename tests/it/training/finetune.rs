@@ -1,6 +1,7 @@
 //! Training with labels: the step against a plain computation, accumulation, clipping, precise batch norm, resumption, and
 //! the clips it sees.
 
+use crate::support::close::assert_near;
 use crate::support::moving_square::{self, mask, weights};
 use crate::support::numbers::noise;
 use std::path::Path;
@@ -104,9 +105,10 @@ fn a_step_of_the_classifier_alone_is_softmax_minus_the_label_times_the_features(
     let after = run.network().1;
     // The forward pass and the update in f32: sums of 128 and of 6 products.
     for (got, want) in [(values(after, "fc.weight"), want_w), (values(after, "fc.bias"), want_b)] {
-        assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5 * (1.0 + b.abs())));
+        got.iter().zip(&want).for_each(|(a, b)| assert_near("a weight", *a, *b, 1e-5));
     }
-    assert!((f64::from(report.loss) - loss).abs() < 1e-5 && report.part("train_top1") == Some(right as f32 / 6.0));
+    assert_near("the loss", f64::from(report.loss), loss, 1e-5);
+    assert_eq!(report.part("train_top1"), Some(right as f32 / 6.0));
     let trunk =
         |p: &Params| p.iter().take(p.len() - 2).map(|(_, p)| p.value.load().unwrap().to_vec()).collect::<Vec<_>>();
     assert!(trunk(after) == trunk(&before), "the trunk is frozen, running statistics included");
@@ -125,8 +127,9 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
     for micro in [1, 2, 3] {
         let (weights, loss, right) = of(micro);
         // Sums of six gradients in another order.
-        assert!(weights.iter().zip(&whole.0).all(|(a, b)| (a - b).abs() <= 1e-6 * (1.0 + b.abs())), "{micro}");
-        assert!((loss - whole.1).abs() <= 1e-6 * whole.1 && right == whole.2, "{micro}");
+        weights.iter().zip(&whole.0).for_each(|(a, b)| assert_near("a weight", *a, *b, 1e-6));
+        assert_near("the loss", f64::from(loss), f64::from(whole.1), 1e-6);
+        assert_eq!(right, whole.2, "{micro}");
     }
 }
 
@@ -143,8 +146,8 @@ fn a_gradient_that_is_too_long_is_scaled_to_the_limit_and_a_shorter_one_is_uncha
         let report = step(&mut run, &clipped, 6, 0.1);
         let got = moved(run.network().1, &before) / (0.1 * 1.9);
         // Weights near 1 are rounded to 6e-8 of their size when they move by a few thousandths.
-        assert!((got - want).abs() < 1e-3 * want, "{got} instead of {want}");
-        assert!((f64::from(report.part("grad_norm").unwrap()) - length).abs() < 1e-3 * length);
+        assert_near("the length of the step", got / want, 1.0, 5e-4);
+        assert_near("the norm", f64::from(report.part("grad_norm").unwrap()) / length, 1.0, 5e-4);
     }
 }
 
