@@ -250,12 +250,11 @@ fn boundary_mean(flow: &Flow, share: f64) -> Vec<f32> {
 /// Means over the cells of a grid: cell `i` of `k` covers `⌊i n / k⌋` to `⌈(i + 1) n / k⌉` (PyTorch's adaptive average
 /// pooling), which is a block mean if `k` divides `n`. Sums are in `f64`.
 fn pooled(map: &[f32], [h, w]: [usize; 2], [rows, cols]: [usize; 2]) -> Vec<f32> {
-    let cell = |i: usize, n: usize, k: usize| i * n / k..((i + 1) * n).div_ceil(k);
     let mut out = Vec::with_capacity(rows * cols);
     for r in 0..rows {
-        let ys = cell(r, h, rows);
+        let ys = part(r, h, rows);
         for c in 0..cols {
-            let xs = cell(c, w, cols);
+            let xs = part(c, w, cols);
             let line = |y: usize| map[y * w..][xs.clone()].iter().map(|&v| f64::from(v)).sum::<f64>();
             out.push((ys.clone().map(line).sum::<f64>() / (ys.len() * xs.len()) as f64) as f32);
         }
@@ -272,23 +271,10 @@ fn pooled(map: &[f32], [h, w]: [usize; 2], [rows, cols]: [usize; 2]) -> Vec<f32>
 /// `Shape` when `flow` has not the extents it says or none, `Param` when the grid has an extent of 0,
 /// or more than 2^24 cells.
 pub fn target(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Result<Vec<f32>> {
-    let (pixels, numbers) = (side.saturating_mul(side), Shape::new(&[n, side, side, 2]).checked_len());
-    if flow.is_empty() || numbers != Some(flow.len()) {
-        let rule = format!("{n} x {side} x {side} x 2 numbers, none zero");
-        return Err(Error::shape("alignment target", "flow", rule, flow.len()));
-    }
-    let cells = Shape::new(&[t, h, w]).checked_len();
-    if !cells.is_some_and(|n| (1..=1 << 24).contains(&n)) {
-        return Err(Error::param(
-            "alignment target",
-            "grid",
-            format!("{t} x {h} x {w}"),
-            "every extent must be at least 1, and there may be 2^24 cells",
-        ));
-    }
+    let pixels = check_clip("alignment target", flow, [n, side], [t, h, w])?;
     let mut out = Vec::new();
     for group in 0..t {
-        let range = group * n / t..((group + 1) * n).div_ceil(t);
+        let range = part(group, n, t);
         let scale = n as f64 / (t * range.len()) as f64;
         let mut sums = [vec![0.0f64; pixels], vec![0.0f64; pixels]];
         for field in flow[range.start * pixels * 2..range.end * pixels * 2].chunks_exact(pixels * 2) {
@@ -305,10 +291,57 @@ pub fn target(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Res
     Ok(out)
 }
 
-/// Which cells of a clip's [`target`] move: those above a quarter of the largest, and above `still`. The motion boundary
-/// is at the rim of what moves; at a quarter, cells that something small covers in part count, too.
+/// How fast a clip moves in each cell of a grid `t h w`, apart from what the whole frame does, in pixels of the clip:
+/// the distance of the flow `n s s 2` (as for [`target`]) from its median in the frame, averaged over the fields of a
+/// group and over the cell. Unlike the motion boundary it is as large inside of what moves as at its rim. A camera that
+/// pans leaves nothing of the ground.
+///
+/// # Errors
+/// As [`target`].
+pub fn speed(flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Result<Vec<f32>> {
+    let pixels = check_clip("speed", flow, [n, side], [t, h, w])?;
+    let mut out = Vec::new();
+    for group in 0..t {
+        let range = part(group, n, t);
+        let mut sums = vec![0.0f32; pixels];
+        for field in flow[range.start * pixels * 2..range.end * pixels * 2].chunks_exact(pixels * 2) {
+            let median = |c: usize| {
+                let mut plane: Vec<f32> = field.iter().skip(c).step_by(2).copied().collect();
+                *plane.select_nth_unstable_by(pixels / 2, f32::total_cmp).1
+            };
+            let (u, v) = (median(0), median(1));
+            let apart = |at: &[f32]| (at[0] - u).hypot(at[1] - v) / range.len() as f32;
+            sums.iter_mut().zip(field.chunks_exact(2)).for_each(|(sum, at)| *sum += apart(at));
+        }
+        out.extend(pooled(&sums, [side, side], [h, w]));
+    }
+    Ok(out)
+}
+
+/// Which cells of a clip move, by their [`speed`]: those above a quarter of the largest, and above `still`. At a
+/// quarter, cells that something small covers in part count, too.
 #[must_use]
-pub fn moving(target: &[f32], still: f32) -> Vec<bool> {
-    let least = target.iter().fold(0.0f32, |most, &v| most.max(v)) / 4.0;
-    target.iter().map(|&v| v > least && v > still).collect()
+pub fn moving(speed: &[f32], still: f32) -> Vec<bool> {
+    let least = speed.iter().fold(0.0f32, |most, &v| most.max(v)) / 4.0;
+    speed.iter().map(|&v| v > least && v > still).collect()
+}
+
+/// Cell `i` of `k` over `n`: `⌊i n / k⌋` to `⌈(i + 1) n / k⌉`.
+fn part(i: usize, n: usize, k: usize) -> std::ops::Range<usize> {
+    i * n / k..((i + 1) * n).div_ceil(k)
+}
+
+/// The pixels of a field, if the clip's flow has the extents `n s s 2` and the grid is one.
+fn check_clip(op: &'static str, flow: &[f32], [n, side]: [usize; 2], [t, h, w]: [usize; 3]) -> Result<usize> {
+    let (pixels, numbers) = (side.saturating_mul(side), Shape::new(&[n, side, side, 2]).checked_len());
+    if flow.is_empty() || numbers != Some(flow.len()) {
+        let rule = format!("{n} x {side} x {side} x 2 numbers, none zero");
+        return Err(Error::shape(op, "flow", rule, flow.len()));
+    }
+    let cells = Shape::new(&[t, h, w]).checked_len();
+    if !cells.is_some_and(|n| (1..=1 << 24).contains(&n)) {
+        let rule = "every extent must be at least 1, and there may be 2^24 cells";
+        return Err(Error::param(op, "grid", format!("{t} x {h} x {w}"), rule));
+    }
+    Ok(pixels)
 }

@@ -7,7 +7,7 @@ pub use super::views::Focus;
 use super::views::{Loader, Part};
 use crate::augment::{Draw, MotionKind, Region, apply_motion};
 use crate::error::{Error, Result};
-use crate::flow::maps::{Maps, moving, target};
+use crate::flow::maps::{Maps, moving, speed, target};
 use crate::flow::{Flow, Gray};
 use crate::ops::tvl1;
 use crate::rng::{self, Purpose};
@@ -166,7 +166,7 @@ impl Loader {
             let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
             let planes: Vec<[&[f16]; 2]> = frames.iter().map(|&f| view.flow(view.field_of(f)).into()).collect();
             let (size, n) = (view.flow_size().into(), frames.len());
-            if focus.legacy {
+            let flow = if focus.legacy {
                 let mut flow = vec![0.0; n * side * side * 2];
                 let mut plane = vec![0.0; n * side * side];
                 for c in 0..2 {
@@ -175,33 +175,28 @@ impl Loader {
                     apply_motion(&planes, 1, MotionKind::Map, size, &draw, side, &mut plane)?;
                     flow.chunks_exact_mut(2).zip(&plane).for_each(|(to, v)| to[c] = v * LEVELS);
                 }
-                parts[i].data = target(&flow, [n, side], [t, h, w])?;
+                flow
             } else {
-                parts[i].data = self.target(planes.as_flattened(), size, &draws[i], [t, h, w])?;
-            }
+                self.cropped_flow(planes.as_flattened(), size, &draws[i])?
+            };
+            parts[i].data = target(&flow, [n, side], [t, h, w])?;
         }
         Ok(Some(parts))
     }
 
-    /// The target of a clip of which `planes` are `u` and `v` of the frames by turns, each of `size`.
-    fn target<T: Copy + Into<f32>>(
-        &self,
-        planes: &[&[T]],
-        size: [usize; 2],
-        draw: &Draw,
-        grid: [usize; 3],
-    ) -> Result<Vec<f32>> {
-        let (n, side) = (planes.len() / 2, self.spec.side);
-        let mut flow = vec![0.0; n * side * side * 2];
+    /// The flow of a clip, `n s s 2`: `planes` are `u` and `v` of its frames by turns, each of `size`.
+    fn cropped_flow<T: Copy + Into<f32>>(&self, planes: &[&[T]], size: [usize; 2], draw: &Draw) -> Result<Vec<f32>> {
+        let side = self.spec.side;
+        let mut flow = vec![0.0; planes.len() * side * side];
         apply_motion(planes, 2, MotionKind::Flow, size, draw, side, &mut flow)?;
-        target(&flow, [n, side], grid)
+        Ok(flow)
     }
 
-    /// Where the clip of [`Loader::view`] moves: its target map, and which of its cells [move](moving), `t h w` of `grid`.
-    /// The flow is that of the cache, or is computed for this clip alone if there is none.
+    /// Where the clip of [`Loader::view`] moves: the [`speed`] in each cell of `grid`, `t h w`, and whether it
+    /// [moves](moving). The flow is that of the cache, or is computed for this clip alone if there is none.
     ///
     /// # Errors
-    /// As [`Loader::view`] and [`target`].
+    /// As [`Loader::view`] and [`speed`].
     pub fn view_motion(
         &self,
         video: usize,
@@ -211,7 +206,7 @@ impl Loader {
     ) -> Result<(Vec<f32>, Vec<bool>)> {
         let (view, start, draw) = self.place(video, clip, crop)?;
         let frames = self.spec.clip(view.fps()).indices(start, view.len(), view.fps(), self.spec.short)?;
-        let summed = frames.len() as f32 / grid[0].max(1) as f32;
+        let n = frames.len();
         let fields: Vec<Flow> = if view.fields() > 0 {
             frames.into_iter().map(|t| view.flow_field(view.field_of(t))).collect()
         } else {
@@ -219,8 +214,8 @@ impl Loader {
         };
         let planes: Vec<&[f32]> = fields.iter().flat_map(|field| [field.u(), field.v()]).collect();
         let size = fields.first().map_or([0; 2], |field| [field.h(), field.w()]);
-        let map = self.target(&planes, size, &draw, grid)?;
-        let moves = moving(&map, self.spec.focus.still * summed);
+        let map = speed(&self.cropped_flow(&planes, size, &draw)?, [n, self.spec.side], grid)?;
+        let moves = moving(&map, self.spec.focus.still);
         Ok((map, moves))
     }
 

@@ -4,6 +4,7 @@
 use crate::support::moving_square::{SIZE, exact, loader, mask, views, whole, write_frames};
 use crate::support::painted_videos::cached;
 use tubelet::eval::saliency::Share;
+use tubelet::flow::maps::{moving, speed};
 use tubelet::flow::motion::MotionInput;
 use tubelet::flow::{Flow, Gray};
 use tubelet::ops::tvl1;
@@ -99,4 +100,18 @@ fn what_rests_has_no_moving_cell() {
     assert!(motion.iter().all(|v| *v == 0.0) && !moves.contains(&true));
     assert_eq!(Share::of(&vec![1.0; moves.len()], &moves).unwrap(), None);
     assert!(l.view_motion(0, [1, 1], [0, 1], GRID).unwrap_err().to_string().contains("there are 1 clips"));
+}
+
+/// A disc over a panning ground: the ground has no speed, and all of the disc has, also its inside.
+#[test]
+fn all_of_what_moves_counts_and_a_pan_does_not() {
+    let (side, n) = (40, 4);
+    let inside = |i: usize| (((i / side) as f32 - 19.5).hypot((i % side) as f32 - 19.5) < 13.0) as u8;
+    let at = |i: usize| [-3.0 + 2.0 * f32::from(inside(i % (side * side))), 0.5];
+    let flow: Vec<f32> = (0..n * side * side).flat_map(at).collect();
+    let map = speed(&flow, [n, side], GRID).unwrap();
+    assert_eq!((map[0], map[12]), (0.0, 2.0));
+    let moves = moving(&map, 0.01);
+    assert!(moves[12] && moves[25 + 12] && moves.iter().filter(|m| **m).count() == 18, "{moves:?}");
+    assert!(speed(&flow[1..], [n, side], GRID).unwrap_err().to_string().contains("4 x 40 x 40 x 2"));
 }
