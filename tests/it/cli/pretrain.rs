@@ -175,7 +175,7 @@ fn exported_networks_are_those_of_the_run(dir: &Path) {
     for (args, words) in [
         (&["run", "--out", "other", "--network", "encoder_k."][..], "--network encoder_k.: this run has encoder_q."),
         (&["run", "--out", "run"], "run: this folder holds other files"),
-        (&["nothing", "--out", "other"], "nothing is not the folder of a pre-training"),
+        (&["nothing", "--out", "other"], "nothing is not the folder of a run"),
     ] {
         let (fine, text) = export(args);
         assert!(!fine && text.contains(words) && !dir.join("other").exists(), "{text}");
