@@ -11,7 +11,7 @@ use tubelet::ops::tvl1;
 use tubelet::train::views::{Loader, Part, ViewSpec};
 
 /// Cells of a map of clips of 4 frames of 40 pixels.
-const GRID: [usize; 3] = [2, 5, 5];
+const GRID: [usize; 3] = [2, 10, 10];
 
 /// The map with its energy on the square of an RGB clip: for each cell the part of its pixels that are the square's.
 /// `None` unless the square stands wholly in each frame.
@@ -66,8 +66,9 @@ fn a_map_on_the_moving_square_lies_inside_and_one_elsewhere_does_not_whatever_th
     for every in [1, 2] {
         let spec = ViewSpec { flow_every: every, ..views(MotionInput::Flow) };
         for [on, off] in shares(&loader(dir.path(), &spec, "", exact)) {
-            assert!(on.inside > 0.85 && off.inside < 0.05, "{on:?}, {off:?}");
-            assert!(on.area == off.area && (0.05..0.4).contains(&on.area), "{on:?}");
+            // This flow ends sharply at the rim, and cells that the square covers by less than a quarter do not count.
+            assert!(on.inside > 0.75 && off.inside < 0.05, "{on:?}, {off:?}");
+            assert!(on.area == off.area && (0.05..0.2).contains(&on.area), "{on:?}");
         }
     }
 }
@@ -81,7 +82,7 @@ fn without_flow_in_the_cache_the_same_square_moves() {
     let l = cached(dir.path(), &views(MotionInput::Flow), "data/a/0,0\ndata/b/1,1\n", none, false);
     assert_eq!(l.cache.get(0).unwrap().fields(), 0);
     for [on, off] in shares(&l) {
-        assert!(on.inside > 0.75 && off.inside < 0.25 && on.area < 0.5, "{on:?}, {off:?}");
+        assert!(on.inside > 0.95 && off.inside < 0.15 && on.area < 0.3, "{on:?}, {off:?}");
     }
     // To the bit what a cache with the same flow says.
     let flow = |a: &Gray, b: &Gray| tvl1::flow(a, b, &ViewSpec::small().flow);
@@ -105,13 +106,13 @@ fn what_rests_has_no_moving_cell() {
 /// A disc over a panning ground: the ground has no speed, and all of the disc has, also its inside.
 #[test]
 fn all_of_what_moves_counts_and_a_pan_does_not() {
-    let (side, n) = (40, 4);
+    let (side, n, grid) = (40, 4, [2, 5, 5]);
     let inside = |i: usize| (((i / side) as f32 - 19.5).hypot((i % side) as f32 - 19.5) < 13.0) as u8;
     let at = |i: usize| [-3.0 + 2.0 * f32::from(inside(i % (side * side))), 0.5];
     let flow: Vec<f32> = (0..n * side * side).flat_map(at).collect();
-    let map = speed(&flow, [n, side], GRID).unwrap();
+    let map = speed(&flow, [n, side], grid).unwrap();
     assert_eq!((map[0], map[12]), (0.0, 2.0));
     let moves = moving(&map, 0.01);
     assert!(moves[12] && moves[25 + 12] && moves.iter().filter(|m| **m).count() == 18, "{moves:?}");
-    assert!(speed(&flow[1..], [n, side], GRID).unwrap_err().to_string().contains("4 x 40 x 40 x 2"));
+    assert!(speed(&flow[1..], [n, side], grid).unwrap_err().to_string().contains("4 x 40 x 40 x 2"));
 }
