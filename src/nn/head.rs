@@ -295,7 +295,7 @@ mod tests {
         Classifier::start_from(&mut params, &trunk).unwrap();
         let same = |(a, b): (&Param, &Param)| a.name == b.name && a.value.load().unwrap() == b.value.load().unwrap();
         assert!(trunk.iter().zip(params.iter()).all(|((_, a), (_, b))| same((a, b))));
-        let other = Trunk::with_params(&SmallR3d { widths: vec![4; 4], ..SmallR3d::default() }.net().unwrap(), 0).1;
+        let other = Trunk::with_params(&SmallR3d { widths: vec![4; 3], ..SmallR3d::default() }.net().unwrap(), 0).1;
         assert!(Classifier::start_from(&mut params, &other).is_err());
         assert!(Classifier::start_from(&mut params.clone(), &params).is_err(), "a classifier is no trunk");
     }
