@@ -10,12 +10,12 @@ use std::sync::atomic::AtomicBool;
 use tubelet::error::Result;
 use tubelet::flow::maps::MapSpec;
 use tubelet::flow::{Flow, Gray, flo};
+use tubelet::nn::{HeadSpec, Net, P3d, SmallR3d};
 use tubelet::tensor::Tensor;
 use tubelet::train::checkpoint::State;
-use tubelet::nn::{HeadSpec, Net, P3d, SmallR3d};
-use tubelet::weights::{Config, save_weights};
 use tubelet::video::cache::Builder;
 use tubelet::video::{Cache, CacheSpec, Decode, Ffmpeg, FlowSource, MotionSpec, ProceduralSpec, Splits};
+use tubelet::weights::{Config, save_weights};
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::args().nth(1).ok_or("usage: seeds DIR")?);
@@ -92,8 +92,8 @@ fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error
                 // In one input, flow follows the frames of a video. They may be of different videos, as checksums are
                 // recomputed.
                 Some("tbf") => {
-                    let frames =
-                        fs::read_dir(&dir)?.find_map(|e| Some(e.ok()?.path()).filter(|p| p.extension()? == "tbv"));
+                    let frames = fs::read_dir(&dir)?
+                        .find_map(|e| Some(e.ok()?.path()).filter(|p| p.extension().is_some_and(|e| e == "tbv")));
                     let frames = fs::read(frames.ok_or("flow without frames")?)?;
                     fs::write(root.join(format!("cache/{name}{i}.tbf")), [frames, fs::read(&path)?].concat())?;
                 }
