@@ -42,7 +42,7 @@ struct Gradients {
 }
 
 impl Learner {
-    /// A classifier at rest.
+    /// A classifier with velocities of 0.
     ///
     /// # Errors
     /// None on the CPU; on a GPU `OutOfMemory` and `Driver`.
@@ -67,13 +67,14 @@ impl Learner {
         &self.velocity
     }
 
-    /// A step on `n` clips in `parts`, each of clips `[k t h w c]` on the CPU with their labels: the mean cross-entropy of all of them is
-    /// reduced. `rng` chooses what dropout drops. If the loss is not finite the weights are unchanged, and the loss is returned in
-    /// the report, which also has the share of clips that were classified rightly (`train_top1`) and, with a limit, the
-    /// norm of the gradient before it was applied (`grad_norm`).
+    /// A step on `n` clips in `parts`, each of clips `[k t h w c]` on the CPU with their labels: gradient descent on the
+    /// mean cross-entropy of all of them. `rng` chooses what dropout drops. If the loss is not finite the weights are
+    /// unchanged, and the loss is returned in the report. This also has the share of clips that were classified rightly
+    /// (`train_top1`) and, with a limit, the norm of the gradient before it was scaled (`grad_norm`).
     ///
     /// # Errors
-    /// `Param` when a label is no class, or the norm of the gradient is not finite although the loss is; errors of the network's operations.
+    /// `Param` when a label is no class, or the norm of the gradient is not finite although the loss is; errors of the
+    /// network's operations.
     pub fn step(
         &mut self,
         how: &Supervised,

@@ -21,7 +21,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                     prints it; GESTURES is that data set's folder, without it procedural clips alone
   transfer DIR [OPTION..]
                     pre-trains with RGB only, MaCLR and MCL and evaluates each network: linear probe, retrieval, training with all
-                    labels, a third and a tenth, beside a random network: the table and the figure of the README.
+                    labels, a third and a tenth, beside a random network: prints a table, and draws a figure.
                     --data PATH (procedural clips), --groups FILE, --epochs N (30), --tune-epochs N (15), --seeds N (3),
                     --programs DIR (examples that are built), --json FILE, --svg FILE
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios

@@ -1,6 +1,6 @@
 //! `cargo xtask transfer`: what a pre-trained network is worth. Pre-trains with several methods and seeds, then evaluates
 //! each network: linear probe, retrieval, and fine-tuning with all labels and with a part of them, beside a random network
-//! and training from scratch. It makes the table and the figure of the README from the summaries.
+//! and training from scratch. It makes a table and a figure from the summaries.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
