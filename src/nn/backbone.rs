@@ -60,7 +60,7 @@ impl Trunk {
         let mut blocks = Vec::new();
         for (s, stage) in net.stages.iter().enumerate() {
             for i in 0..stage.count {
-                blocks.push(Block::new(b, c, &net.plan(s, i, c)));
+                blocks.push(Block::new(b, c, &net.block(s, i, c)));
                 c = stage.out;
             }
         }

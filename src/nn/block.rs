@@ -155,7 +155,7 @@ impl Grid {
 pub(super) type Walk = Vec<(Grid, Option<Conv3d>)>;
 
 /// Description of a block.
-pub(super) struct Plan {
+pub(super) struct BlockSpec {
     /// Its name.
     pub name: String,
     /// The path without its last step.
@@ -176,10 +176,10 @@ pub(super) enum Bypass<'a> {
     Projection(&'a Names, ConvSpec),
 }
 
-impl Plan {
+impl BlockSpec {
     /// The shortcut of a block from `c` channels: its input, projected where channels or extents change.
     pub(super) fn bypass(&self, c: usize) -> Bypass<'_> {
-        let Plan { path, last: (_, last), .. } = self;
+        let BlockSpec { path, last: (_, last), .. } = self;
         let steps = path.iter().map(|(_, step)| step).chain([last]);
         let stride = steps.fold([1; 3], |s, step| [0, 1, 2].map(|a| s[a] * step.stride[a]));
         match &self.shortcut {
@@ -191,10 +191,10 @@ impl Plan {
 }
 
 impl Block {
-    /// A block from `c` channels, as described by `plan`.
-    pub(super) fn new(b: &mut Builder, c: usize, plan: &Plan) -> Self {
-        let Plan { path, last: (last_names, last), .. } = plan;
-        let shortcut = match plan.bypass(c) {
+    /// A block from `c` channels, as described by `spec`.
+    pub(super) fn new(b: &mut Builder, c: usize, spec: &BlockSpec) -> Self {
+        let BlockSpec { path, last: (last_names, last), .. } = spec;
+        let shortcut = match spec.bypass(c) {
             Bypass::None => Shortcut::None,
             Bypass::Identity => Shortcut::Identity,
             Bypass::Projection(names, step) => Shortcut::Projection(ConvNorm::new(b, names, c, step, 1.0)),
@@ -204,8 +204,8 @@ impl Block {
             .iter()
             .map(|(names, step)| ConvNorm::new(b, names, std::mem::replace(&mut c, step.out), *step, 1.0))
             .collect();
-        let last = ConvNorm::new(b, last_names, c, *last, plan.last_scale);
-        Block { name: plan.name.clone(), inside: Arc::new(Inside { path, last, shortcut }) }
+        let last = ConvNorm::new(b, last_names, c, *last, spec.last_scale);
+        Block { name: spec.name.clone(), inside: Arc::new(Inside { path, last, shortcut }) }
     }
 
     /// `x[n t h w c]` to `[n to ho wo k]`, with the result computed and stored.

@@ -97,15 +97,15 @@ impl Net {
         let mut blocks = Vec::new();
         let all = self.stages.iter().enumerate().flat_map(|(s, stage)| (0..stage.count).map(move |b| (s, b)));
         for (stage, block) in all {
-            let plan = self.plan(stage, block, c);
-            let shortcut = match plan.bypass(c) {
+            let spec = self.block(stage, block, c);
+            let shortcut = match spec.bypass(c) {
                 Bypass::None => Shortcut::None,
                 Bypass::Identity => Shortcut::Identity,
                 Bypass::Projection(names, spec) => Shortcut::Projection(Layer::new(names, c, spec)),
             };
-            let steps = plan.path.iter().chain([&plan.last]);
+            let steps = spec.path.iter().chain([&spec.last]);
             let path = steps.map(|(names, spec)| Layer::new(names, std::mem::replace(&mut c, spec.out), *spec));
-            blocks.push(BlockLayers { path: path.collect(), name: plan.name.clone(), shortcut });
+            blocks.push(BlockLayers { path: path.collect(), name: spec.name.clone(), shortcut });
         }
         Layers { stem, pool: self.pool, blocks }
     }

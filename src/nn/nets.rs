@@ -1,6 +1,6 @@
 //! The networks, as tables: a stem, an optional pool, and stages of equal blocks.
 
-use super::block::{Names, Plan};
+use super::block::{BlockSpec, Names};
 use super::conv::ConvSpec;
 use crate::error::{Error, Result};
 use crate::shape::Window;
@@ -277,7 +277,7 @@ impl Net {
     }
 
     /// The description of block `block` of stage `stage`, from `c` channels.
-    pub(super) fn plan(&self, stage: usize, block: usize, c: usize) -> Plan {
+    pub(super) fn block(&self, stage: usize, block: usize, c: usize) -> BlockSpec {
         let Stage { kind, out, temporal: kt, stride, .. } = self.stages[stage];
         let stride = if block == 0 { stride } else { [1; 3] };
         let [st, sh, sw] = stride;
@@ -315,7 +315,7 @@ impl Net {
         };
         let residual = !matches!(kind, Kind::Whole { residual: false, .. });
         let name = |i| self.naming.step(kind, stage, block, i);
-        Plan {
+        BlockSpec {
             name: self.naming.block(stage, block),
             last: (name(path.len()), last),
             path: path.into_iter().enumerate().map(|(i, step)| (name(i), step)).collect(),

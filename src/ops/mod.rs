@@ -16,10 +16,9 @@ mod zmm;
 
 // Primitives, of which second-order gradients are composed.
 pub mod arith;
-pub mod cast;
+pub mod convert;
 pub mod matmul;
 pub mod reduce;
-pub mod reshape;
 pub mod unary;
 
 // Layers.
@@ -72,9 +71,9 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
 pub use alignment::{channel_map, map_alignment};
 pub use arith::{add, div, mul, scale, sub};
 pub use batch_norm::batch_norm;
-pub use cast::cast;
 pub use conv_norm::{Activation, conv_norm};
 pub use conv3d::conv3d;
+pub use convert::{cast, reshape};
 pub use cross_entropy::{cross_entropy, softmax};
 pub use infonce::{infonce, infonce_masked, infonce_terms};
 pub use l2_norm::l2_norm;
@@ -83,5 +82,4 @@ pub use matmul::matmul;
 pub use pool3d::{avg_pool, global_avg_pool, max_pool};
 pub use reduce::{broadcast_to, mean, sum, sum_to};
 pub use relu::relu;
-pub use reshape::reshape;
 pub use unary::{exp, ln, recip, sqrt};

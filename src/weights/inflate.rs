@@ -1,7 +1,7 @@
 //! Initialising a network of clips from the weights of an image network (`docs/papers/mcl.md` section 2.2).
 
 use super::Source;
-use super::load::{Loaded, Matching, Names, Plan, Shapes};
+use super::load::{Loaded, Mapping, Matching, Names, Shapes};
 use crate::error::{Error, Result};
 use crate::nn::Params;
 use std::path::Path;
@@ -37,23 +37,23 @@ pub fn inflate(path: &Path, params: &mut Params, head: ImageHead) -> Result<Load
     let mut source = Source::open(path)?;
     source.verify()?;
     let names = Names::stripped(&source, &Matching::PYTORCH)?;
-    let plan = plan(&source, names, params, head)?;
-    plan.report.check(path)?;
-    plan.fill(&mut source, &mut [("", params)])?;
-    Ok(plan.report)
+    let mapping = mapping(&source, names, params, head)?;
+    mapping.report.check(path)?;
+    mapping.fill(&mut source, &mut [("", params)])?;
+    Ok(mapping.report)
 }
 
 /// What becomes of the tensors `names` in a network with the names of an image network.
-pub(super) fn plan(source: &Source, names: Names, params: &Params, head: ImageHead) -> Result<Plan> {
-    let plan = Plan::new(source, names, &[("", params)], Shapes::Image, |name| name_in_file(name, head));
-    if plan.is_empty() {
+pub(super) fn mapping(source: &Source, names: Names, params: &Params, head: ImageHead) -> Result<Mapping> {
+    let mapping = Mapping::new(source, names, &[("", params)], Shapes::Image, |name| name_in_file(name, head));
+    if mapping.is_empty() {
         let rule = "only networks with the names of an image ResNet inflate (`conv1`, `layer1.0.bn1`): P3D-A";
         return Err(Error::param("inflate", "params", "no such parameter", rule));
     }
     if head == ImageHead::Inter && params.find(&format!("{INTER}0.weight")).is_none() {
         return Err(Error::param("inflate", "head", "inter", "the network has no such head"));
     }
-    Ok(plan)
+    Ok(mapping)
 }
 
 /// Prefix of the names of MCL's inter head, followed by the index of a layer.

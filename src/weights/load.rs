@@ -117,7 +117,7 @@ impl Names {
 }
 
 /// Which tensor of a file becomes which parameter of several networks.
-pub(super) struct Plan {
+pub(super) struct Mapping {
     /// The network, the parameter and its tensor; without one it becomes the identity over time.
     steps: Vec<(usize, ParamId, Option<String>)>,
     /// The network and its count of batches.
@@ -128,7 +128,7 @@ pub(super) struct Plan {
     pub(super) report: Loaded,
 }
 
-impl Plan {
+impl Mapping {
     /// Looks for each parameter by the name that `wanted` gives it in the file; one without a name keeps its value.
     pub(super) fn new(
         source: &Source,
@@ -136,7 +136,7 @@ impl Plan {
         networks: &[(&str, &Params)],
         shapes: Shapes,
         wanted: impl Fn(&str) -> Option<String>,
-    ) -> Plan {
+    ) -> Mapping {
         let (mut report, mut steps, mut counts) = (Loaded::default(), Vec::new(), Vec::new());
         for (n, (prefix, params)) in networks.iter().enumerate() {
             for (id, p) in params.iter() {
@@ -171,7 +171,7 @@ impl Plan {
         let left = names.known.into_values().chain(names.others);
         report.left_over = left.filter(|name| !name.ends_with(".num_batches_tracked")).collect();
         report.left_over.sort();
-        Plan { steps, counts, shapes, unused, report }
+        Mapping { steps, counts, shapes, unused, report }
     }
 
     /// Whether the file has nothing to do with the networks.
@@ -222,7 +222,7 @@ pub fn load_weights(path: &Path, networks: &mut [(&str, &mut Params)], matching:
 pub(crate) fn fill(source: &mut Source, networks: &mut [(&str, &mut Params)], matching: &Matching) -> Result<()> {
     let names = Names::stripped(source, matching)?;
     let views: Vec<(&str, &Params)> = networks.iter().map(|(prefix, params)| (*prefix, &**params)).collect();
-    let plan = Plan::new(source, names, &views, Shapes::Same, |name| Some(name.to_owned()));
-    plan.report.check_with(source.path(), if matching.allow_extra { &[] } else { &plan.unused })?;
-    plan.fill(source, networks)
+    let mapping = Mapping::new(source, names, &views, Shapes::Same, |name| Some(name.to_owned()));
+    mapping.report.check_with(source.path(), if matching.allow_extra { &[] } else { &mapping.unused })?;
+    mapping.fill(source, networks)
 }

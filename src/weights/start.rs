@@ -3,7 +3,7 @@
 use super::Source;
 use super::heads::Head;
 use super::inflate::{self, ImageHead};
-use super::load::{Loaded, Names, Plan, Shapes};
+use super::load::{Loaded, Mapping, Names, Shapes};
 use super::names::{self, Place};
 use crate::error::{Error, Result};
 use crate::nn::nets::Naming;
@@ -28,7 +28,7 @@ pub struct Start {
     place: Place,
     /// The trunk with the names of the file.
     trunk: Params,
-    plan: Plan,
+    mapping: Mapping,
     /// The head that is taken, too.
     head: Option<Head>,
 }
@@ -49,12 +49,12 @@ impl Start {
         let names = Names::below(&source, &place.prefix);
         let whole = place.image && net.naming == Naming::Image;
         let trunk = if whole { params.clone() } else { Trunk::with_params(&Net { naming, ..net.clone() }, 0).1 };
-        let plan = if place.image {
-            inflate::plan(&source, names, &trunk, head)?
+        let mapping = if place.image {
+            inflate::mapping(&source, names, &trunk, head)?
         } else if head != ImageHead::Dropped {
             return Err(Error::param("init", "head", "inter", "only an image network's file has such a head"));
         } else {
-            Plan::new(&source, names, &[("", &trunk)], Shapes::Same, |name| Some(name.to_owned()))
+            Mapping::new(&source, names, &[("", &trunk)], Shapes::Same, |name| Some(name.to_owned()))
         };
         let same = params
             .iter()
@@ -64,8 +64,8 @@ impl Start {
             let rule = "they must begin with the trunk of the network's table";
             return Err(Error::param("init", "params", params.len(), rule));
         }
-        let mut start = Start { source, place, trunk, plan, head: None };
-        start.plan.report.kept.extend(params.iter().skip(start.trunk.len()).map(|(_, p)| p.name.clone()));
+        let mut start = Start { source, place, trunk, mapping, head: None };
+        start.mapping.report.kept.extend(params.iter().skip(start.trunk.len()).map(|(_, p)| p.name.clone()));
         Ok(start)
     }
 
@@ -78,17 +78,17 @@ impl Start {
     /// What was found, and what is missing.
     #[must_use]
     pub fn report(&self) -> &Loaded {
-        &self.plan.report
+        &self.mapping.report
     }
 
     /// Takes the head of the network, too, if the file has one of a known form: MaCLR's projection or MoCo's, or a linear
     /// classifier. The parameters to be filled are then those of its [description](Head::describe) of `net`.
     pub fn take_head(&mut self, net: &Net) -> Option<&Head> {
         let head = Head::find(self.source.tensors(), &self.place, net)?;
-        let left_over = std::mem::take(&mut self.plan.report.left_over);
+        let left_over = std::mem::take(&mut self.mapping.report.left_over);
         let (taken, left) = left_over.into_iter().partition(|name| head.has(name));
-        self.plan.report.left_over = left;
-        self.plan.report.heads = taken;
+        self.mapping.report.left_over = left;
+        self.mapping.report.heads = taken;
         self.head = Some(head);
         self.head.as_ref()
     }
@@ -98,9 +98,9 @@ impl Start {
     /// # Errors
     /// `Format` when a parameter is missing or has another shape, the file is damaged, or a value is not finite; `Io`.
     pub fn fill(mut self, params: &mut Params) -> Result<Loaded> {
-        self.plan.report.check(self.source.path())?;
+        self.mapping.report.check(self.source.path())?;
         self.source.verify()?;
-        self.plan.fill(&mut self.source, &mut [("", &mut self.trunk)])?;
+        self.mapping.fill(&mut self.source, &mut [("", &mut self.trunk)])?;
         let (mut with_head, device) = (params.clone(), params.device());
         if let Some(head) = &self.head {
             head.fill(&mut self.source, &mut with_head)?;
@@ -111,6 +111,6 @@ impl Start {
         for ((_, to), (_, from)) in params.iter_mut().zip(self.trunk.iter()) {
             to.value = from.value.to(&device)?;
         }
-        Ok(self.plan.report)
+        Ok(self.mapping.report)
     }
 }

@@ -22,10 +22,11 @@ static MAP_WEIGHTS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE,
 static MAP_BACKWARD_G: Kernel<(In, In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_backward_g"));
 static MAP_BACKWARD_F: Kernel<(In, In, Out, u32, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_backward_f"));
 static MAP_FORWARD: Kernel<(In, In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("map_forward"));
-static LOSS_FORWARD: Kernel<(In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_loss_forward_f32"]);
+static LOSS_FORWARD: Kernel<(In, In, Out, Pod<Arguments>)> = Kernel::new(&COSINES, &["alignment_loss_forward_f32"]);
 static LOSS_MERGE: Kernel<(In, Out, Out, u32)> = Kernel::new(&COSINES, &["alignment_loss_merge_f32"]);
-static LOSS_BACKWARD: Kernel<(In, In, In, Out, Pod<Plan>)> = Kernel::new(&COSINES, &["alignment_loss_backward_f32"]);
-static LOSS_DOUBLE_BACKWARD: Kernel<(In, In, In, In, Out, Pod<Plan>)> =
+static LOSS_BACKWARD: Kernel<(In, In, In, Out, Pod<Arguments>)> =
+    Kernel::new(&COSINES, &["alignment_loss_backward_f32"]);
+static LOSS_DOUBLE_BACKWARD: Kernel<(In, In, In, In, Out, Pod<Arguments>)> =
     Kernel::new(&COSINES, &["alignment_loss_double_backward_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
@@ -82,15 +83,15 @@ impl Columns {
 const CELLS: usize = BLOCK as usize / 32;
 
 pub(super) fn map_forward(gpu: &Gpu, p: &Map, g: &Tensor, f: &Tensor) -> Result<Tensor> {
-    let plan = Columns::new(p);
-    let [area, c, tiles, shift] = plan.extents();
-    let mut w = Tensor::on_gpu(gpu, DType::F32, [plan.rows, p.c])?;
+    let columns = Columns::new(p);
+    let [area, c, tiles, shift] = columns.extents();
+    let mut w = Tensor::on_gpu(gpu, DType::F32, [columns.rows, p.c])?;
     let target = w.output();
-    MAP_WEIGHTS.launch(gpu, plan.which(), plan.spread(), (g.input(), target, area, c, tiles, shift))?;
+    MAP_WEIGHTS.launch(gpu, columns.which(), columns.spread(), (g.input(), target, area, c, tiles, shift))?;
     let mut m = Tensor::on_gpu(gpu, DType::F32, p.cells())?;
     let (target, cells) = (m.output(), p.cells().len());
     let spread = Spread::line(cells.div_ceil(CELLS) as u32, BLOCK);
-    MAP_FORWARD.launch(gpu, plan.which(), spread, (w.input(), f.input(), target, cells as u32, area, c))?;
+    MAP_FORWARD.launch(gpu, columns.which(), spread, (w.input(), f.input(), target, cells as u32, area, c))?;
     Ok(m)
 }
 
@@ -109,18 +110,18 @@ fn adjoint(
     x: &Tensor,
     d: &Tensor,
 ) -> Result<Tensor> {
-    let plan = Columns::new(p);
-    let [area, c, tiles, shift] = plan.extents();
+    let columns = Columns::new(p);
+    let [area, c, tiles, shift] = columns.extents();
     let mut to = Tensor::on_gpu(gpu, DType::F32, x.shape())?;
     let target = to.output();
-    kernel.launch(gpu, plan.which(), plan.spread(), (x.input(), d.input(), target, area, c, tiles, shift))?;
+    kernel.launch(gpu, columns.which(), columns.spread(), (x.input(), d.input(), target, area, c, tiles, shift))?;
     Ok(to)
 }
 
 /// Extents and options as the kernels take them.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct Plan {
+struct Arguments {
     n: u32,
     t: u32,
     area: u32,
@@ -135,12 +136,12 @@ const FRAME: usize = 104;
 /// Maximum number of frames of a sample: what fits into a block's 48 KiB of shared memory, rounded down.
 const FRAMES: usize = 448;
 
-fn plan(g: &Grid, how: &Cosines) -> Result<(Spread, Pod<Plan>)> {
+fn arguments(g: &Grid, how: &Cosines) -> Result<(Spread, Pod<Arguments>)> {
     if g.t > FRAMES {
         let want = format!("n t h w with at most {FRAMES} frames on a GPU");
         return Err(Error::shape("map_alignment", "p", want, format!("{} frames", g.t)));
     }
-    let plan = Plan {
+    let arguments = Arguments {
         n: g.n as u32,
         t: g.t as u32,
         area: g.area as u32,
@@ -148,15 +149,15 @@ fn plan(g: &Grid, how: &Cosines) -> Result<(Spread, Pod<Plan>)> {
         centred: u32::from(how.centred),
         weight: [how.terms.spatio_temporal, how.terms.spatial, how.terms.temporal],
     };
-    Ok((Spread::line(g.n as u32, BLOCK).with_shared((g.t * FRAME) as u32), Pod(plan)))
+    Ok((Spread::line(g.n as u32, BLOCK).with_shared((g.t * FRAME) as u32), Pod(arguments)))
 }
 
 pub(super) fn forward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)> {
-    let (spread, plan) = plan(g, how)?;
+    let (spread, arguments) = arguments(g, how)?;
     let vector = |shape: Shape| Tensor::on_gpu(gpu, DType::F32, shape);
     let mut each = vector(Shape::from([g.n, 5]))?;
     let target = each.output();
-    LOSS_FORWARD.launch(gpu, 0, spread, (p.input(), y.input(), target, plan))?;
+    LOSS_FORWARD.launch(gpu, 0, spread, (p.input(), y.input(), target, arguments))?;
     let (mut loss, mut stats) = (vector(Shape::from([]))?, vector(Shape::from([4]))?);
     let targets = (loss.output(), stats.output());
     LOSS_MERGE.launch(gpu, 0, Spread::line(1, 32), (each.input(), targets.0, targets.1, g.n as u32))?;
@@ -164,10 +165,10 @@ pub(super) fn forward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines
 }
 
 pub(super) fn backward(gpu: &Gpu, g: &Grid, p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Tensor> {
-    let (spread, plan) = plan(g, how)?;
+    let (spread, arguments) = arguments(g, how)?;
     let mut dp = Tensor::on_gpu(gpu, DType::F32, p.shape())?;
     let target = dp.output();
-    LOSS_BACKWARD.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), target, plan))?;
+    LOSS_BACKWARD.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), target, arguments))?;
     Ok(dp)
 }
 
@@ -180,10 +181,10 @@ pub(super) fn double_backward(
     dy: &Tensor,
     u: &Tensor,
 ) -> Result<Tensor> {
-    let (spread, plan) = plan(g, how)?;
+    let (spread, arguments) = arguments(g, how)?;
     let mut out = Tensor::on_gpu(gpu, DType::F32, p.shape())?;
     let target = out.output();
-    LOSS_DOUBLE_BACKWARD.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), u.input(), target, plan))?;
+    LOSS_DOUBLE_BACKWARD.launch(gpu, 0, spread, (p.input(), y.input(), dy.input(), u.input(), target, arguments))?;
     Ok(out)
 }
 
@@ -193,7 +194,7 @@ mod tests {
     use crate::rng::{Purpose, stream};
     use rand::RngExt;
 
-    /// How often each element of the features is read (by the adjoints: written), by the index arithmetic of `columns`.
+    /// How often each element of the features is read (by the adjoints: written), by the index arithmetic of `arguments`.
     fn reads(p: &Columns) -> Vec<u32> {
         let mut seen = vec![0; p.rows * p.area * p.c];
         for block in 0..p.spread().grid[0] as usize {

@@ -12,7 +12,7 @@ static MODULE: Module = Module::new("batch_norm", include_str!("../../../ptx/bat
 /// How a pass is divided into blocks, as the kernels take it.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct Plan {
+struct Partition {
     rows: u32,
     c: u32,
     span: u32,
@@ -36,25 +36,25 @@ macro_rules! entries {
 /// Mean, `1/√(var + eps)`, gamma, beta: the four inputs after x (and dy).
 type Numbers = (In, In, In, In);
 
-static SUMS: Kernel<(In, Out, Pod<Plan>)> = Kernel::new(&MODULE, entries!("sums"));
+static SUMS: Kernel<(In, Out, Pod<Partition>)> = Kernel::new(&MODULE, entries!("sums"));
 
 type Merge = (In, In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
 static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["batch_norm_merge_f32"]);
 static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_inv_std_f32"]);
 
-type Apply = (In, In, In, In, In, Out, Pod<Plan>, u32);
+type Apply = (In, In, In, In, In, Out, Pod<Partition>, u32);
 static APPLY: Kernel<Apply> = Kernel::new(&MODULE, entries!("apply"));
-type Add = (In, In, In, In, In, In, Out, Pod<Plan>, u32);
+type Add = (In, In, In, In, In, In, Out, Pod<Partition>, u32);
 static ADD: Kernel<Add> = Kernel::new(&MODULE, entries!("add"));
 
-type BackwardSums = (In, In, In, In, In, In, Out, Pod<Plan>);
+type BackwardSums = (In, In, In, In, In, In, Out, Pod<Partition>);
 static BACKWARD_SUMS: [Kernel<BackwardSums>; 2] =
     [Kernel::new(&MODULE, entries!("backward_sums")), Kernel::new(&MODULE, entries!("backward_sums_mask_x"))];
-type BackwardSumsMaskY = (In, In, In, In, In, In, In, Out, Out, Pod<Plan>);
+type BackwardSumsMaskY = (In, In, In, In, In, In, In, Out, Out, Pod<Partition>);
 static BACKWARD_SUMS_MASK_Y: Kernel<BackwardSumsMaskY> = Kernel::new(&MODULE, entries!("backward_sums_mask_y"));
 type BackwardMerge = (In, In, In, Out, Out, Out, u32, u32, u32, f32);
 static BACKWARD_MERGE: Kernel<BackwardMerge> = Kernel::new(&MODULE, &["batch_norm_backward_merge_f32"]);
-type BackwardApply = (In, In, In, In, In, In, In, Out, Pod<Plan>);
+type BackwardApply = (In, In, In, In, In, In, In, Out, Pod<Partition>);
 static BACKWARD_APPLY: [Kernel<BackwardApply>; 2] =
     [Kernel::new(&MODULE, entries!("backward_apply")), Kernel::new(&MODULE, entries!("backward_apply_mask_x"))];
 
@@ -74,11 +74,11 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     ]
 }
 
-/// A pass over `x`: which entry, the grid, and the plan as the kernel takes it.
+/// A pass over `x`: which entry, the grid, and the partition as the kernel takes it.
 struct Pass {
     columns: Columns,
     which: usize,
-    plan: Pod<Plan>,
+    partition: Pod<Partition>,
 }
 
 impl Pass {
@@ -87,7 +87,7 @@ impl Pass {
         let Columns { rows, c, span, chunks, tiles, shift, .. } = columns;
         let [rows, c, span, chunks, tiles] = [rows, c, span, chunks, tiles].map(|v| v as u32);
         let which = 2 * dtype.index() + usize::from(columns.single());
-        Pass { columns, which, plan: Pod(Plan { rows, c, span, chunks, tiles, shift }) }
+        Pass { columns, which, partition: Pod(Partition { rows, c, span, chunks, tiles, shift }) }
     }
 
     fn spread(&self) -> Spread {
@@ -116,7 +116,7 @@ pub(super) fn chunk_sums(gpu: &Gpu, p: &Rows, x: &Tensor) -> Result<(usize, Tens
     let pass = Pass::new(p, x.dtype());
     let mut parts = pass.parts(gpu, 3)?;
     let target = parts.output();
-    SUMS.launch(gpu, pass.which, pass.spread(), (x.input(), target, pass.plan))?;
+    SUMS.launch(gpu, pass.which, pass.spread(), (x.input(), target, pass.partition))?;
     Ok((pass.columns.span, parts))
 }
 
@@ -167,13 +167,18 @@ pub(super) fn apply(
     let pass = Pass::new(rows, x.dtype());
     let (mean, inv_std, gamma, beta) = numbers(norm);
     let mut y = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
-    let (target, relu, Pass { which, plan, .. }) = (y.output(), u32::from(relu), &pass);
+    let (target, relu, Pass { which, partition, .. }) = (y.output(), u32::from(relu), &pass);
     match residual {
         None => {
-            APPLY.launch(gpu, *which, pass.spread(), (x.input(), mean, inv_std, gamma, beta, target, *plan, relu))?;
+            APPLY.launch(
+                gpu,
+                *which,
+                pass.spread(),
+                (x.input(), mean, inv_std, gamma, beta, target, *partition, relu),
+            )?;
         }
         Some(r) => {
-            let args = (x.input(), mean, inv_std, gamma, beta, r.input(), target, *plan, relu);
+            let args = (x.input(), mean, inv_std, gamma, beta, r.input(), target, *partition, relu);
             ADD.launch(gpu, *which, pass.spread(), args)?;
         }
     }
@@ -191,7 +196,7 @@ pub(super) fn backward(
     dy: &Tensor,
 ) -> Result<Gradients> {
     let pass = Pass::new(p, x.dtype());
-    let (which, spread, plan) = (pass.which, pass.spread(), pass.plan);
+    let (which, spread, partition) = (pass.which, pass.spread(), pass.partition);
     let (mean, inv_std, g, b) = numbers(norm);
     let mut parts = pass.parts(gpu, 2)?;
     let target = parts.output();
@@ -202,13 +207,13 @@ pub(super) fn backward(
             let y = y.cast(x.dtype())?;
             let mut dz = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
             let masked = dz.output();
-            let args = (x.input(), dy.input(), y.input(), mean, inv_std, g, b, masked, target, plan);
+            let args = (x.input(), dy.input(), y.input(), mean, inv_std, g, b, masked, target, partition);
             BACKWARD_SUMS_MASK_Y.launch(gpu, which, spread, args)?;
             (0, Some(dz))
         }
         _ => {
             let mask_x = usize::from(matches!(relu, ReluMask::FromInput));
-            let args = (x.input(), dy.input(), mean, inv_std, g, b, target, plan);
+            let args = (x.input(), dy.input(), mean, inv_std, g, b, target, partition);
             BACKWARD_SUMS[mask_x].launch(gpu, which, spread, args)?;
             (mask_x, None)
         }
@@ -227,7 +232,7 @@ pub(super) fn backward(
         gpu,
         which,
         spread,
-        (x.input(), from, mean, inv_std, g, b, slopes.input(), target, plan),
+        (x.input(), from, mean, inv_std, g, b, slopes.input(), target, partition),
     )?;
     let dresidual = residual.then(|| dz.unwrap_or_else(|| dy.clone()));
     Ok(Gradients { dx, dgamma, dbeta, dresidual })

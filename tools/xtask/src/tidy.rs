@@ -16,8 +16,7 @@ const FILES: [&str; 5] = ["mod.rs", "reference.rs", "cpu.rs", "grad.rs", "cases.
 
 /// Operations that lack some of [`FILES`], and why. An entry that is no longer true is a problem too.
 const WITHOUT: &[(&str, &[&str], &str)] = &[
-    ("cast", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::cast`"),
-    ("reshape", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::reshape`"),
+    ("convert", &["reference.rs", "cpu.rs", "cases.rs"], "the work is `Tensor::cast` and `Tensor::reshape`"),
     ("conv_norm", &["reference.rs", "cpu.rs", "cases.rs"], "the work is that of `conv3d` and `batch_norm`"),
     ("linear", &["cpu.rs"], "a matrix product: it is built on `matmul`"),
     ("sgd", &["grad.rs"], "an update of weights is not differentiated"),
@@ -38,6 +37,7 @@ const OTHER_BENCHES: &[(&str, &str)] = &[
 
 /// Families of kernels that are not of one operation, and what they do.
 const OTHER_FAMILIES: &[(&str, &str)] = &[
+    ("cast", "f32 to bf16 and back, launched by tensors"),
     ("rows", "rows of a tensor in another order"),
     ("queue", "keys into the ring of negatives"),
     ("augment", "clips to the input of a network"),

@@ -6,7 +6,7 @@
 //! first rows, and merged as means and sums of squared deviations, which has no cancellation.
 
 use super::super::Conv3d;
-use super::plan::{Plan, Rows};
+use super::loop_nest::{LoopNest, Rows};
 use crate::error::Result;
 use crate::ops::batch_norm::Moments;
 use crate::ops::batch_norm::lines::{Accumulators, Line, Mask, moments};
@@ -209,20 +209,20 @@ pub(in crate::ops::conv3d) struct Strips<'a, T> {
 unsafe impl<T: Sync> Sync for Strips<'_, T> {}
 
 impl<T: Stored> Strips<'_, T> {
-    /// Does the work on some channels of some positions of `plan`, all of which are in `range`.
+    /// Does the work on some channels of some positions of `nest`, all of which are in `range`.
     ///
     /// # Safety
     /// They have been written, and are no other task's.
-    pub unsafe fn finish(&self, plan: &Plan, range: usize, positions: Range<usize>, channels: Range<usize>) {
+    pub unsafe fn finish(&self, nest: &LoopNest, range: usize, positions: Range<usize>, channels: Range<usize>) {
         if let Work::None = self.work {
             return;
         }
-        let part = self.samples * plan.sample();
+        let part = self.samples * nest.sample();
         let (mut from, end) = (positions.start, positions.end);
         while from < end {
             let (of, to) = (from / part, end.min((from / part + 1) * part));
             // SAFETY: the caller's promise.
-            unsafe { self.strip(range, of, plan.rows(from..to), channels.clone()) };
+            unsafe { self.strip(range, of, nest.rows(from..to), channels.clone()) };
             from = to;
         }
     }

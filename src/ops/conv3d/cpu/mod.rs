@@ -2,12 +2,12 @@
 //!
 //! Two engines multiply: [`vector`], f32 multiply-adds on every machine, and [`amx`], bf16 tiles where the processor
 //! has them. This file chooses between them ([`amx::choice`]) and passes on what surrounds the products: the prologue
-//! as [`Lines`], the epilogue as a [`Finish`]. [`plan`] is the index arithmetic of both.
+//! as [`Lines`], the epilogue as a [`Finish`]. [`loop_nest`] is the index arithmetic of both.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod epilogue;
-mod plan;
+mod loop_nest;
 mod vector;
 
 use super::Conv3d;

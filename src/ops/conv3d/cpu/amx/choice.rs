@@ -1,7 +1,7 @@
 //! Whether a pass runs on AMX tiles, and with how many bf16 terms per number.
 
 use super::super::super::{Conv3d, Operator, Products};
-use super::correlate_plan::Plan;
+use super::correlate_tiling::Tiling;
 use crate::cpu::Isa;
 use crate::cpu::amx::{DEPTH, SIDE};
 use crate::tensor::{DType, Tensor};
@@ -71,7 +71,7 @@ fn pays(p: &Conv3d, pass: Operator) -> bool {
         Operator::Wgrad if p.c < SIDE || p.k < SIDE => return false,
         Operator::Wgrad => (
             4.7 * outputs * filters,
-            3.1 * Plan::new(p, 3).stepped as f64 * filters + 80.0 * (inputs * c + outputs * k) + 250.0 * filters,
+            3.1 * Tiling::new(p, 3).stepped as f64 * filters + 80.0 * (inputs * c + outputs * k) + 250.0 * filters,
         ),
     };
     tiles < 0.95 * multiply_adds

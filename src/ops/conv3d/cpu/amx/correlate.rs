@@ -18,7 +18,7 @@ use super::super::super::Conv3d;
 use super::correlate_flat;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave, transpose};
-use super::correlate_plan::{BLOCK, Plan, STRETCH, phase_rows};
+use super::correlate_tiling::{BLOCK, STRETCH, Tiling, phase_rows};
 use crate::cpu::amx::{DEPTH, Offsets, Product, SIDE, TILE, Tiles};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
@@ -30,7 +30,7 @@ use std::ops::Range;
 /// Whether [`run`] can apply a prologue to the inputs while it interleaves them: where each is interleaved once or
 /// little more often.
 pub(in super::super) fn applies(p: &Conv3d, parts: usize) -> bool {
-    !Plan::new(p, parts).flat
+    !Tiling::new(p, parts).flat
 }
 
 /// Computes `dw` (`k kt kh kw c`, one group) from the convolution's input: `x`, or the result of the prologue on it.
@@ -48,32 +48,32 @@ pub(in super::super) unsafe fn run(
         dw.fill(0.0);
         return Ok(());
     }
-    let plan = Plan::new(p, x.parts());
-    if plan.flat {
+    let tiling = Tiling::new(p, x.parts());
+    if tiling.flat {
         // SAFETY: as the caller vouches.
         unsafe { correlate_flat::run(p, x, dy, dw) };
         return Ok(());
     }
-    let size = plan.of_share;
-    let mut sums = Buffer::<f32>::arbitrary(plan.sets * plan.shares * size)?;
+    let size = tiling.of_share;
+    let mut sums = Buffer::<f32>::arbitrary(tiling.sets * tiling.shares * size)?;
     sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
         // SAFETY: as the caller vouches.
-        unsafe { Task::new(p, &plan, x, prologue, dy, task % plan.shares).run(task / plan.shares, sums) }
+        unsafe { Task::new(p, &tiling, x, prologue, dy, task % tiling.shares).run(task / tiling.shares, sums) }
     });
     let sums = sums.as_slice();
     dw.par_chunks_mut(SIDE * p.taps() * p.c).enumerate().for_each(|(tile, dw)| {
-        let first = tile / plan.filters * size + tile % plan.filters * SIDE * BLOCK;
+        let first = tile / tiling.filters * size + tile % tiling.filters * SIDE * BLOCK;
         for (row, dw) in dw.chunks_exact_mut(p.taps() * p.c).enumerate() {
             let mut of_tap = first + row * BLOCK;
-            for dw in dw.chunks_exact_mut(plan.pieces * plan.run) {
-                for (piece, dw) in dw.chunks_exact_mut(plan.run).enumerate() {
+            for dw in dw.chunks_exact_mut(tiling.pieces * tiling.run) {
+                for (piece, dw) in dw.chunks_exact_mut(tiling.run).enumerate() {
                     for (i, dw) in dw.chunks_mut(SIDE).enumerate() {
-                        let column = piece * plan.piece_columns + i;
-                        let from = of_tap + column / 2 * plan.filters * SIDE * BLOCK + column % 2 * SIDE;
-                        add_up(sums, from, plan.shares * size, dw);
+                        let column = piece * tiling.piece_columns + i;
+                        let from = of_tap + column / 2 * tiling.filters * SIDE * BLOCK + column % 2 * SIDE;
+                        add_up(sums, from, tiling.shares * size, dw);
                     }
                 }
-                of_tap += plan.columns.div_ceil(2) * plan.filters * SIDE * BLOCK;
+                of_tap += tiling.columns.div_ceil(2) * tiling.filters * SIDE * BLOCK;
             }
         }
     });
@@ -112,7 +112,7 @@ struct Item {
 /// The sums over some bands, computed by one task.
 struct Task<'a> {
     p: &'a Conv3d,
-    plan: &'a Plan,
+    tiling: &'a Tiling,
     x: Numbers<'a>,
     prologue: Option<&'a Lines>,
     dy: Numbers<'a>,
@@ -136,7 +136,7 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     fn new(
         p: &'a Conv3d,
-        plan: &'a Plan,
+        tiling: &'a Tiling,
         x: Numbers<'a>,
         prologue: Option<&'a Lines>,
         dy: Numbers<'a>,
@@ -145,43 +145,43 @@ impl<'a> Task<'a> {
         let win = &p.geometry.window;
         let span = (p.out[2] - 1) * win.stride[2] + (p.kernel[2] - 1) * win.dilation[2] + 1;
         let row_pitch = (span.max(p.input[2] + win.pad[2]) * p.c + 2 * SIDE).next_multiple_of(2 * SIDE);
-        let phases = win.stride[1].min(phase_rows(p, plan.rows));
-        let phase = phase_rows(p, plan.rows).div_ceil(win.stride[1]) * plan.pairs + SIDE;
+        let phases = win.stride[1].min(phase_rows(p, tiling.rows));
+        let phase = phase_rows(p, tiling.rows).div_ceil(win.stride[1]) * tiling.pairs + SIDE;
         let column_pitch = phases * phase * 64;
-        let steps = (plan.rows * plan.pairs).div_ceil(SIDE);
+        let steps = (tiling.rows * tiling.pairs).div_ceil(SIDE);
         let split = matches!(dy, Numbers::F32(..));
-        let filters = share * plan.filters * SIDE..((share + 1) * plan.filters * SIDE).min(p.k);
+        let filters = share * tiling.filters * SIDE..((share + 1) * tiling.filters * SIDE).min(p.k);
         let tiles = filters.len().div_ceil(SIDE);
         Task {
             p,
-            plan,
+            tiling,
             x,
             prologue,
             dy,
             filters,
             tiles,
-            parts: vec![bf16::ZERO; if split { dy.parts() * plan.rows * p.out[2] * p.k } else { 0 }],
+            parts: vec![bf16::ZERO; if split { dy.parts() * tiling.rows * p.out[2] * p.k } else { 0 }],
             row: vec![bf16::ZERO; x.parts() * row_pitch],
             row_pitch,
             transposed: Buffer::workspace(dy.parts() * tiles * steps * TILE),
-            interleaved: Buffer::workspace(plan.ring * x.parts() * plan.columns * column_pitch),
+            interleaved: Buffer::workspace(tiling.ring * x.parts() * tiling.columns * column_pitch),
             column_pitch,
-            holds: vec![None; plan.ring],
+            holds: vec![None; tiling.ring],
         }
     }
 
     /// # Safety
     /// `Isa::Amx` is available.
     unsafe fn run(&mut self, set: usize, sums: &mut [f32]) {
-        let (p, plan) = (self.p, self.plan);
+        let (p, tiling) = (self.p, self.tiling);
         let frames = p.out[0];
-        let all = p.n * plan.bands * frames;
+        let all = p.n * tiling.bands * frames;
         let mut started = vec![false; p.kernel[0]];
         let size = sums.len() / p.kernel[0];
         // SAFETY: as the caller vouches; no other task runs on this thread in between, as nothing here waits for one.
         unsafe {
             let tiles = Tiles::new(DEPTH);
-            let items = all * set / plan.sets..all * (set + 1) / plan.sets;
+            let items = all * set / tiling.sets..all * (set + 1) / tiling.sets;
             for i in items.clone() {
                 let item = self.item(i);
                 if item.taps.is_empty() {
@@ -189,7 +189,7 @@ impl<'a> Task<'a> {
                 }
                 self.transpose(&item);
                 for &(_, frame) in &item.taps {
-                    let place = frame % plan.ring;
+                    let place = frame % tiling.ring;
                     if self.holds[place] != Some((item.band, frame)) {
                         self.interleave(&item, frame, place);
                         self.holds[place] = Some((item.band, frame));
@@ -207,12 +207,12 @@ impl<'a> Task<'a> {
 
     /// Band and frame number `i`.
     fn item(&self, i: usize) -> Item {
-        let (p, plan) = (self.p, self.plan);
+        let (p, tiling) = (self.p, self.tiling);
         let (band, t) = (i / p.out[0], i % p.out[0]);
-        let first = band % plan.bands * plan.rows;
-        let rows = first..(first + plan.rows).min(p.out[1]);
+        let first = band % tiling.bands * tiling.rows;
+        let rows = first..(first + tiling.rows).min(p.out[1]);
         let taps = (0..p.kernel[0]).filter_map(|a| Some((a, self.frame(t, a)?))).collect();
-        Item { band, n: band / plan.bands, t, steps: (rows.len() * plan.pairs).div_ceil(SIDE), rows, taps }
+        Item { band, n: band / tiling.bands, t, steps: (rows.len() * tiling.pairs).div_ceil(SIDE), rows, taps }
     }
 
     /// The gradients of an item: index of the first, and their number.
@@ -230,7 +230,7 @@ impl<'a> Task<'a> {
         let end = (item.rows.start * win.stride[1] + phase_rows(p, item.rows.len())).saturating_sub(win.pad[1]);
         let rows = (item.rows.start * win.stride[1]).saturating_sub(win.pad[1])..end.min(p.input[1]);
         let absent =
-            item.taps.iter().filter(|(_, frame)| self.holds[frame % self.plan.ring] != Some((item.band, *frame)));
+            item.taps.iter().filter(|(_, frame)| self.holds[frame % self.tiling.ring] != Some((item.band, *frame)));
         let inputs = absent.map(|(_, frame)| {
             let first = (item.n * p.input[0] + frame) * p.input[1] + rows.start;
             self.x.place(first * row, rows.len() * row)
@@ -248,7 +248,7 @@ impl<'a> Task<'a> {
     /// Transposes the gradients of some rows, with zeros for the unused positions at the end of a row and of the last
     /// step.
     unsafe fn transpose(&mut self, item: &Item) {
-        let (p, pairs) = (self.p, self.plan.pairs);
+        let (p, pairs) = (self.p, self.tiling.pairs);
         let (width, steps) = (p.out[2], item.steps);
         let (first, len) = self.gradients(item);
         let mut pitch = 0;
@@ -288,14 +288,14 @@ impl<'a> Task<'a> {
 
     /// Interleaves what some rows of positions read of a frame.
     unsafe fn interleave(&mut self, item: &Item, frame: usize, place: usize) {
-        let (p, plan, rows) = (self.p, self.plan, item.rows.clone());
+        let (p, tiling, rows) = (self.p, self.tiling, item.rows.clone());
         let [_, height, width] = p.input;
         let win = &p.geometry.window;
         let (stride, pad) = (win.stride[1], win.pad[1]);
         let phase = self.phase(rows.len());
         let from_row = win.pad[2] * p.c;
         // Whether tiles read only numbers inside a row of the input.
-        let whole = win.pad[2] == 0 && plan.run.is_multiple_of(SIDE);
+        let whole = win.pad[2] == 0 && tiling.run.is_multiple_of(SIDE);
         // Whether they read only some pixels of a row, which are then copied one by one.
         let thin = !(whole && self.x.parts() == 1 && self.prologue.is_none())
             && p.kernel[2] == 1
@@ -303,7 +303,7 @@ impl<'a> Task<'a> {
             && win.pad[2] == 0;
         let (copies, apart, len) = if thin { (p.out[2], win.stride[2] * p.c, p.c) } else { (1, 0, width * p.c) };
         let step = if thin { p.c } else { win.stride[2] * p.c };
-        let interleaved = place * self.x.parts() * plan.columns * self.column_pitch;
+        let interleaved = place * self.x.parts() * tiling.columns * self.column_pitch;
         for i in 0..phase_rows(p, rows.len()) {
             if (0..p.kernel[1]).all(|b| b * win.dilation[1] % stride != i % stride) {
                 continue; // no tap reads rows of this residue class
@@ -321,28 +321,28 @@ impl<'a> Task<'a> {
                     &self.row[..]
                 }
             };
-            let to = interleaved + (i % stride * phase + i / stride * plan.pairs) * 64;
+            let to = interleaved + (i % stride * phase + i / stride * tiling.pairs) * 64;
             for part in 0..self.x.parts() {
-                for piece in 0..plan.pieces {
-                    let first = part * plan.columns + piece * plan.piece_columns;
+                for piece in 0..tiling.pieces {
+                    let first = part * tiling.columns + piece * tiling.piece_columns;
                     let to = &mut self.interleaved.as_mut_slice()[to + first * self.column_pitch..];
                     if input.is_none() {
-                        for column in 0..plan.piece_columns {
-                            to[column * self.column_pitch..][..plan.pairs * 64].fill(0);
+                        for column in 0..tiling.piece_columns {
+                            to[column * self.column_pitch..][..tiling.pairs * 64].fill(0);
                         }
                         continue;
                     }
-                    let from = &row[part * self.row_pitch + piece * plan.piece_step..];
-                    let (columns, pitch) = (plan.piece_columns, self.column_pitch);
+                    let from = &row[part * self.row_pitch + piece * tiling.piece_step..];
+                    let (columns, pitch) = (tiling.piece_columns, self.column_pitch);
                     // SAFETY: the row has all taps of all positions, and a tile's columns more.
                     unsafe { interleave(from.as_ptr(), step, p.out[2], columns, to.as_mut_ptr(), pitch) };
                 }
             }
         }
         // The last step also reads past the last row. Those inputs are multiplied by zeros, so they must be finite.
-        for column in 0..self.x.parts() * plan.columns {
+        for column in 0..self.x.parts() * tiling.columns {
             for remainder in 0..stride.min(phase_rows(p, rows.len())) {
-                let last = (phase_rows(p, rows.len()) - remainder).div_ceil(stride) * plan.pairs;
+                let last = (phase_rows(p, rows.len()) - remainder).div_ceil(stride) * tiling.pairs;
                 let at = interleaved + column * self.column_pitch + (remainder * phase + last) * 64;
                 self.interleaved.as_mut_slice()[at..at + (phase - last) * 64].fill(0);
             }
@@ -351,30 +351,31 @@ impl<'a> Task<'a> {
 
     /// Pairs of all rows of one residue class.
     fn phase(&self, rows: usize) -> usize {
-        phase_rows(self.p, rows).div_ceil(self.p.geometry.window.stride[1]) * self.plan.pairs + SIDE
+        phase_rows(self.p, rows).div_ceil(self.p.geometry.window.stride[1]) * self.tiling.pairs + SIDE
     }
 
     /// Adds the products of a band to the sums.
     unsafe fn multiply(&self, tiles: &Tiles, item: &Item, next: Option<Item>, started: &[bool], sums: &mut [f32]) {
-        let (p, plan, steps, taps) = (self.p, self.plan, item.steps, &item.taps);
+        let (p, tiling, steps, taps) = (self.p, self.tiling, item.steps, &item.taps);
         let win = &p.geometry.window;
         let (phase, parts) = (self.phase(item.rows.len()), self.x.parts());
         let stretches = steps.div_ceil(STRETCH);
         let mut list = Vec::with_capacity(STRETCH);
-        let calls = stretches * self.tiles.div_ceil(2) * plan.columns.div_ceil(2) * taps.len() * p.kernel[1];
+        let calls = stretches * self.tiles.div_ceil(2) * tiling.columns.div_ceil(2) * taps.len() * p.kernel[1];
         let mut ahead = next.map_or_else(Prefetcher::default, |next| Prefetcher::new(self.places(&next), calls));
         for stretch in 0..stretches {
             list.clear();
             let own = steps * stretch / stretches..steps * (stretch + 1) / stretches;
             list.extend(own.map(|step| Offsets { a: (step * TILE) as isize, b: (step * TILE) as isize }));
             for tile in (0..self.tiles).step_by(2) {
-                for column in (0..plan.columns).step_by(2) {
+                for column in (0..tiling.columns).step_by(2) {
                     for &(a, frame) in taps {
                         for b in 0..p.kernel[1] {
                             let row = b * win.dilation[1];
-                            let from = ((frame % plan.ring) * parts * plan.columns + column) * self.column_pitch
-                                + (row % win.stride[1] * phase + row / win.stride[1] * plan.pairs) * 64;
-                            let to = (((a * p.kernel[1] + b) * plan.columns.div_ceil(2) + column / 2) * plan.filters
+                            let from = ((frame % tiling.ring) * parts * tiling.columns + column) * self.column_pitch
+                                + (row % win.stride[1] * phase + row / win.stride[1] * tiling.pairs) * 64;
+                            let to = (((a * p.kernel[1] + b) * tiling.columns.div_ceil(2) + column / 2)
+                                * tiling.filters
                                 + tile)
                                 * 2
                                 * SIDE
@@ -388,14 +389,14 @@ impl<'a> Task<'a> {
                                 a_part: (self.tiles * steps * TILE) as isize,
                                 b: self.interleaved.as_slice()[from..].as_ptr(),
                                 b_second: self.column_pitch as isize,
-                                b_part: (plan.columns * self.column_pitch) as isize,
+                                b_part: (tiling.columns * self.column_pitch) as isize,
                                 c: sums[to..].as_mut_ptr(),
                                 fresh: stretch == 0 && !started[a],
                             };
                             ahead.prefetch();
                             // SAFETY: the bands' arrays hold all steps of all tiles, and the sums all blocks.
                             unsafe {
-                                match (tile + 1 < self.tiles, column + 1 < plan.columns) {
+                                match (tile + 1 < self.tiles, column + 1 < tiling.columns) {
                                     (true, true) => tiles.multiply::<2, 2>(&product),
                                     (true, false) => tiles.multiply::<2, 1>(&product),
                                     (false, true) => tiles.multiply::<1, 2>(&product),

@@ -8,7 +8,7 @@
 use super::super::super::Conv3d;
 use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave_places, interleave_split, transpose};
-use super::correlate_plan::STRETCH;
+use super::correlate_tiling::STRETCH;
 use crate::cpu::amx::{DEPTH, Offsets, Product, SIDE, TILE, Tiles, split};
 use crate::tensor::Buffer;
 use half::bf16;

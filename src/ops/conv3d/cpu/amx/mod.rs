@@ -9,7 +9,7 @@ pub(super) mod correlate;
 mod correlate_flat;
 pub(super) mod correlate_operands;
 mod correlate_pack;
-mod correlate_plan;
+mod correlate_tiling;
 #[cfg(all(test, target_os = "linux"))]
 mod edges;
 mod number;
@@ -19,7 +19,7 @@ mod slab;
 
 use super::super::Conv3d;
 use super::epilogue::Finish;
-use super::plan::{Plan, residue_classes};
+use super::loop_nest::{LoopNest, residue_classes};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
 use crate::tensor::Tensor;
@@ -69,7 +69,7 @@ pub(super) fn fprop<S: Number>(
     w: &Tensor,
     finish: &mut Finish<S>,
 ) -> Result<Tensor> {
-    S::try_build(p.y_shape(), |y| product::run(vec![Plan::apart(p)], planes, x, S::of(w), false, y, finish))
+    S::try_build(p.y_shape(), |y| product::run(vec![LoopNest::apart(p)], planes, x, S::of(w), false, y, finish))
 }
 
 /// Computes `dx` likewise; `dy` and `w` are of type `S`.
@@ -81,15 +81,15 @@ pub(super) fn dgrad<S: Number>(
     finish: &mut Finish<S>,
 ) -> Result<Tensor> {
     let classes = residue_classes(p);
-    let plans: Vec<Plan> = classes.iter().filter_map(|&class| Plan::dgrad(p, class)).collect();
-    let all = plans.len() == classes.len();
+    let nests: Vec<LoopNest> = classes.iter().filter_map(|&class| LoopNest::dgrad(p, class)).collect();
+    let all = nests.len() == classes.len();
     let w = S::of(w);
     S::try_build(p.x_shape(), |dx| {
         if all {
-            return product::run(plans, planes, Input::new(dy, None), w, true, dx, finish);
+            return product::run(nests, planes, Input::new(dy, None), w, true, dx, finish);
         }
         dx.fill(S::zeroed()); // no tap reaches some classes
-        product::run(plans, planes, Input::new(dy, None), w, true, dx, &mut Finish::none())?;
+        product::run(nests, planes, Input::new(dy, None), w, true, dx, &mut Finish::none())?;
         finish.whole(dx); // those too
         Ok(())
     })

@@ -1,6 +1,6 @@
 //! Packed filters: which numbers each step multiplies, and the panels of tiles of B in the order of the steps.
 
-use super::super::plan::Plan;
+use super::super::loop_nest::LoopNest;
 use super::number::{self, BLOCK, Number};
 use super::slab::Layout;
 use crate::cpu::amx::{DEPTH, Offsets, SIDE};
@@ -27,7 +27,7 @@ struct Place {
 /// Positions that share their taps (all of fprop's, one residue class of dgrad's), and the steps that compute them.
 #[derive(Debug)]
 pub(super) struct Class {
-    pub plan: Plan,
+    pub nest: LoopNest,
     runs: Vec<Run>,
     /// Numbers per run, and per step.
     len: usize,
@@ -47,8 +47,8 @@ const KEPT: usize = 14 << 10;
 const STEPS: usize = 18;
 
 impl Class {
-    pub fn new(plan: Plan, layout: &Layout) -> Self {
-        let [at, ah, aw] = &plan.axes;
+    pub fn new(nest: LoopNest, layout: &Layout) -> Self {
+        let [at, ah, aw] = &nest.axes;
         // Adjacent pixels are merged into one run where that saves steps and the pixels are contiguous.
         let side_by_side = layout.every == 1 && aw.taps.windows(2).all(|t| t[1].delta == t[0].delta + 1);
         let merged = side_by_side && layout.pitch == layout.channels && !layout.channels.is_multiple_of(DEPTH);
@@ -57,7 +57,7 @@ impl Class {
         } else {
             aw.taps.iter().map(|t| Run { delta: t.delta, taps: vec![t.index] }).collect()
         };
-        let pixel = if layout.direct { plan.pitch } else { layout.channels };
+        let pixel = if layout.direct { nest.pitch } else { layout.channels };
         let len = runs[0].taps.len() * pixel;
         let (depth, pieces) = (len.min(DEPTH), len.div_ceil(DEPTH));
 
@@ -91,7 +91,7 @@ impl Class {
             }
             segments.push(first..places.len());
         }
-        Class { channels: pixel, planes: layout.planes, plan, runs, len, depth, places, segments }
+        Class { channels: pixel, planes: layout.planes, nest, runs, len, depth, places, segments }
     }
 
     /// The first number that a piece reads: the last piece ends where its run ends.
@@ -118,7 +118,7 @@ impl Class {
     pub fn steps(&self, layout: &Layout, segment: &Range<usize>, inside: &[bool]) -> Vec<Offsets> {
         let mut steps = Vec::new();
         for (i, place) in segment.clone().zip(&self.places[segment.clone()]).filter(|(_, p)| inside[p.t]) {
-            let [at, ah, _] = &self.plan.axes;
+            let [at, ah, _] = &self.nest.axes;
             let within = layout.offset(ah.taps[place.h].delta, self.runs[place.run].delta) + self.start(place.piece);
             let a = 2 * (at.taps[place.t].delta * layout.frame_pitch as isize + within as isize);
             let b = 2 * i * self.planes * 2 * self.tile();
@@ -133,10 +133,10 @@ impl Class {
     /// # Safety
     /// `Isa::Amx` is available; `panel` has [`Class::panel`] numbers.
     pub unsafe fn pack<S: Number>(&self, w: &[S], transposed: bool, block: usize, panel: &mut [bf16]) {
-        let (c, k) = (self.plan.pitch, self.plan.out_pitch);
-        let taps: usize = self.plan.kernel.iter().product();
-        let [_, kh, kw] = self.plan.kernel;
-        let [at, ah, _] = &self.plan.axes;
+        let (c, k) = (self.nest.pitch, self.nest.out_pitch);
+        let taps: usize = self.nest.kernel.iter().product();
+        let [_, kh, kw] = self.nest.kernel;
+        let [at, ah, _] = &self.nest.axes;
         let pieces = panel.chunks_exact_mut(self.planes * 2 * self.tile());
         let mut parts = vec![bf16::ZERO; self.planes * DEPTH * BLOCK];
         let stored: Option<*const bf16> = S::STORED.then(|| w.as_ptr().cast());

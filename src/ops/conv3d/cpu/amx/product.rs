@@ -1,7 +1,7 @@
 //! Products of slabs with panels: which positions and channels each task computes, and in what order.
 
 use super::super::epilogue::{Finish, Strips};
-use super::super::plan::{Plan, Rows};
+use super::super::loop_nest::{LoopNest, Rows};
 use super::Input;
 use super::number::{BLOCK, Number};
 use super::panels::Class;
@@ -32,7 +32,7 @@ unsafe impl<S> Sync for Out<S> {}
 struct Job<'a, 'e, S> {
     layout: Layout,
     classes: Vec<Class>,
-    plans: Vec<Plan>,
+    nests: Vec<LoopNest>,
     /// Offset of the panels of each class.
     firsts: Vec<usize>,
     panels: Buffer<bf16>,
@@ -44,10 +44,10 @@ struct Job<'a, 'e, S> {
     samples: usize,
 }
 
-/// Computes every position of `plans`, which read `x` and together cover `out`. `transposed` says whether the filters are
+/// Computes every position of `nests`, which read `x` and together cover `out`. `transposed` says whether the filters are
 /// transposed.
 pub(super) fn run<S: Number>(
-    plans: Vec<Plan>,
+    nests: Vec<LoopNest>,
     planes: usize,
     x: Input<S>,
     w: &[S],
@@ -55,15 +55,15 @@ pub(super) fn run<S: Number>(
     out: &mut [S],
     finish: &mut Finish<S>,
 ) -> Result<()> {
-    let Some(&Plan { n, out_pitch: k, .. }) = plans.first() else { return Ok(()) };
+    let Some(&LoopNest { n, out_pitch: k, .. }) = nests.first() else { return Ok(()) };
     let blocks = k.div_ceil(BLOCK);
-    let [t, h] = [0, 1].map(|a| widest(&plans, a));
-    let probe = Layout::new(&plans, planes, x.stored(), [t, h]);
-    let of_block: usize = plans.iter().map(|p| 2 * Class::new(p.clone(), &probe).panel()).sum();
+    let [t, h] = [0, 1].map(|a| widest(&nests, a));
+    let probe = Layout::new(&nests, planes, x.stored(), [t, h]);
+    let of_block: usize = nests.iter().map(|p| 2 * Class::new(p.clone(), &probe).panel()).sum();
     let mut parts = (of_block * blocks).div_ceil(PANELS).min(blocks);
-    let size = sizes(&plans, planes, x.stored(), k);
-    let layout = Layout::new(&plans, planes, x.stored(), size);
-    let classes: Vec<Class> = plans.iter().map(|p| Class::new(p.clone(), &layout)).collect();
+    let size = sizes(&nests, planes, x.stored(), k);
+    let layout = Layout::new(&nests, planes, x.stored(), size);
+    let classes: Vec<Class> = nests.iter().map(|p| Class::new(p.clone(), &layout)).collect();
     let mut units = Vec::new();
     for n in 0..n {
         for t0 in (0..t).step_by(size[0]) {
@@ -97,17 +97,17 @@ pub(super) fn run<S: Number>(
 
     let strips = finish.begin(units.len(), out.as_mut_ptr());
     let samples = finish.part().max(1);
-    let job = Job { layout, classes, plans, firsts, panels, x, out: Out(out.as_mut_ptr()), k, strips, samples };
+    let job = Job { layout, classes, nests, firsts, panels, x, out: Out(out.as_mut_ptr()), k, strips, samples };
     job.run(&units, parts, blocks);
     finish.end(job.strips);
     Ok(())
 }
 
 /// Frames and rows per unit: few enough for the cache, enough for all threads, with little copied twice.
-fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
-    let [t, h, w] = [0, 1, 2].map(|a| widest(plans, a));
-    let n = plans[0].n;
-    let taps: usize = plans.iter().map(|p| p.taps().count()).sum();
+fn sizes(nests: &[LoopNest], planes: usize, stored: bool, k: usize) -> [usize; 2] {
+    let [t, h, w] = [0, 1, 2].map(|a| widest(nests, a));
+    let n = nests[0].n;
+    let taps: usize = nests.iter().map(|p| p.taps().count()).sum();
     // The measured cost of copying a number, relative to multiplying it.
     let copying = 250.0 / (taps * k) as f64;
     let pieces = |all: usize| {
@@ -118,13 +118,13 @@ fn sizes(plans: &[Plan], planes: usize, stored: bool, k: usize) -> [usize; 2] {
     let mut best = (f64::INFINITY, [t, h]);
     for &rows in &pieces(h) {
         for &frames in &pieces(t) {
-            let layout = Layout::new(plans, planes, stored, [frames, rows]);
+            let layout = Layout::new(nests, planes, stored, [frames, rows]);
             let last = (h - 1) % rows + 1;
             if layout.direct && rows < h && last * w < SIDE {
                 continue; // a tile needs 16 positions
             }
             let bytes =
-                if layout.direct { 2 * (plans[0].pitch + k) * rows * w * frames.min(4) } else { 2 * layout.len() };
+                if layout.direct { 2 * (nests[0].pitch + k) * rows * w * frames.min(4) } else { 2 * layout.len() };
             let units = n * t.div_ceil(frames) * h.div_ceil(rows);
             let flat = if layout.gapless() { frames * rows * w } else { (rows - 1) * layout.across + w };
             let useful = if layout.gapless() { frames * rows * w } else { rows * w };
@@ -163,7 +163,7 @@ impl<S: Number> Job<'_, '_, S> {
                 // SAFETY: this module runs only with `Isa::Amx`.
                 unsafe {
                     if len > 0 {
-                        self.layout.fill(&self.plans, unit, &self.x, slab.as_mut_slice());
+                        self.layout.fill(&self.nests, unit, &self.x, slab.as_mut_slice());
                     }
                     self.unit(task % units.len(), unit, slab.as_slice(), of_part(part));
                 }
@@ -174,7 +174,7 @@ impl<S: Number> Job<'_, '_, S> {
         let mut slabs = Buffer::<bf16>::workspace(len * units.len());
         slabs.as_mut_slice().par_chunks_exact_mut(len).zip(units).for_each(|(slab, unit)| {
             // SAFETY: as above.
-            unsafe { self.layout.fill(&self.plans, unit, &self.x, slab) };
+            unsafe { self.layout.fill(&self.nests, unit, &self.x, slab) };
         });
         let slabs = slabs.as_slice();
         (0..parts * units.len()).into_par_iter().with_max_len(1).for_each(|task| {
@@ -189,11 +189,11 @@ impl<S: Number> Job<'_, '_, S> {
     /// # Safety
     /// `Isa::Amx` is available; `slab` was filled for `unit`, unless the layout is direct.
     unsafe fn unit(&self, range: usize, unit: &Unit, slab: &[bf16], blocks: Range<usize>) {
-        let frames = self.layout.frames(&self.plans, unit);
+        let frames = self.layout.frames(&self.nests, unit);
         let mut sums = Buffer::<f32>::workspace(blocks.len().max(2) * BLOCK * BLOCK);
         for (class, &first) in self.classes.iter().zip(&self.firsts) {
-            let plan = &class.plan;
-            let [at, ah, aw] = &plan.axes;
+            let nest = &class.nest;
+            let [at, ah, aw] = &nest.axes;
             let (qt, qh) = (unit.t.start..unit.t.end.min(at.count), unit.h.start..unit.h.end.min(ah.count));
             if qt.is_empty() || qh.is_empty() || aw.count == 0 {
                 continue;
@@ -247,13 +247,13 @@ impl<S: Number> Job<'_, '_, S> {
                                     let inside = row < qh.len() && q + frame < end;
                                     line = match inside {
                                         true => {
-                                            self.out.0.wrapping_add(plan.output(unit.n, [q + frame, qh.start + row, 0]))
+                                            self.out.0.wrapping_add(nest.output(unit.n, [q + frame, qh.start + row, 0]))
                                         }
                                         false => std::ptr::null_mut(),
                                     };
                                 }
                                 if i >= known && left > 0 && qw < aw.count && !line.is_null() {
-                                    *to = line.wrapping_add(qw * aw.out_step * plan.out_pitch);
+                                    *to = line.wrapping_add(qw * aw.out_step * nest.out_pitch);
                                 }
                                 left = left.saturating_sub(1);
                                 qw += 1;
@@ -279,9 +279,9 @@ impl<S: Number> Job<'_, '_, S> {
             let channels = blocks.start * BLOCK..(blocks.end * BLOCK).min(self.k);
             let positions = qt.flat_map(|t| qh.clone().map(move |h| [t, h]));
             let rows = positions.map(|[t, h]| Rows {
-                first: plan.output(unit.n, [t, h, 0]),
+                first: nest.output(unit.n, [t, h, 0]),
                 count: aw.count,
-                step: aw.out_step * plan.out_pitch,
+                step: aw.out_step * nest.out_pitch,
             });
             // SAFETY: these positions and channels belong to this task, and have been written.
             unsafe { self.strips.strip(range, unit.n / self.samples, rows, channels) };

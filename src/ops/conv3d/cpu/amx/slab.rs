@@ -6,7 +6,7 @@
 //! rows, rows of the same residue class modulo the stride are stored together. Positions past the end of a row are
 //! computed too, and their results discarded.
 
-use super::super::plan::{Axis, Plan};
+use super::super::loop_nest::{Axis, LoopNest};
 use super::Input;
 use super::number::Number;
 use crate::cpu::amx::SIDE;
@@ -59,12 +59,12 @@ pub(super) struct Layout {
 const ALIASED: usize = 2048;
 
 impl Layout {
-    /// The layout for all `plans`, which read the same array, with units of up to `t` frames and `h` rows.
-    pub fn new(plans: &[Plan], planes: usize, stored: bool, [t, h]: [usize; 2]) -> Self {
-        let [at, ah, aw] = &plans[0].axes;
-        let c = plans[0].pitch;
+    /// The layout for all `nests`, which read the same array, with units of up to `t` frames and `h` rows.
+    pub fn new(nests: &[LoopNest], planes: usize, stored: bool, [t, h]: [usize; 2]) -> Self {
+        let [at, ah, aw] = &nests[0].axes;
+        let c = nests[0].pitch;
         let channels = c.next_multiple_of(2);
-        let deltas = |axis: usize| plans.iter().flat_map(move |p| p.axes[axis].taps.iter().map(|t| t.delta));
+        let deltas = |axis: usize| nests.iter().flat_map(move |p| p.axes[axis].taps.iter().map(|t| t.delta));
         let of = |axis: usize| (deltas(axis).min().unwrap_or(0), deltas(axis).max().unwrap_or(0));
         let (h_step, w_step) = (ah.step, aw.step);
         let mut phases: Vec<usize> = deltas(1).map(|d| d.rem_euclid(h_step as isize) as usize).collect();
@@ -76,12 +76,12 @@ impl Layout {
         // Where all taps read the same residue class, the columns between are omitted.
         let same = deltas(2).all(|d| (d - w_min).rem_euclid(w_step as isize) == 0);
         let (every, column_step) = if same { (w_step, 1) } else { (1, w_step) };
-        let across = widest(plans, 2);
+        let across = widest(nests, 2);
         let columns = (across - 1) * column_step + (w_max - w_min) as usize / every + 1;
         let columns = columns.next_multiple_of(column_step);
 
         let plain = |a: &Axis| a.step == 1 && a.count == a.extent && a.taps.iter().all(|t| t.delta == 0);
-        let whole = plans.iter().all(|p| plain(&p.axes[1]) && plain(&p.axes[2]));
+        let whole = nests.iter().all(|p| plain(&p.axes[1]) && plain(&p.axes[2]));
         // With an odd number of channels and few of them, pixels cannot be read in pairs of numbers without reading a
         // neighbour's.
         let enough = ah.extent * aw.extent >= SIDE; // for a tile, in one frame
@@ -100,7 +100,7 @@ impl Layout {
         let frames = (t - 1) * at.step + (t_max - t_min) as usize + 1;
         // Tiles read up to 31 positions past the last.
         let plane_pitch = (frames * frame_pitch + 32 * column_step * pitch + 32).next_multiple_of(32);
-        let extent = [0, 1, 2].map(|a| plans[0].axes[a].extent);
+        let extent = [0, 1, 2].map(|a| nests[0].axes[a].extent);
         let (h_first, w_first) = (h_min, w_min);
         Layout {
             direct,
@@ -155,9 +155,9 @@ impl Layout {
     }
 
     /// The input frames that a unit reads.
-    pub fn frames(&self, plans: &[Plan], unit: &Unit) -> Range<usize> {
+    pub fn frames(&self, nests: &[LoopNest], unit: &Unit) -> Range<usize> {
         let (first, last) = (unit.t.start, unit.t.end - 1);
-        let all = || plans.iter().flat_map(|p| p.axes[0].taps.iter().map(|t| (p.axes[0].step, t.delta)));
+        let all = || nests.iter().flat_map(|p| p.axes[0].taps.iter().map(|t| (p.axes[0].step, t.delta)));
         let extent = self.extent[0] as isize;
         let from = all().map(|(s, d)| (first * s) as isize + d).min().unwrap_or(0).clamp(0, extent) as usize;
         let to = all().map(|(s, d)| (last * s) as isize + d + 1).max().unwrap_or(0).clamp(0, extent) as usize;
@@ -168,9 +168,9 @@ impl Layout {
     ///
     /// # Safety
     /// `Isa::Amx` is available; `slab` has [`Layout::len`] numbers.
-    pub unsafe fn fill<S: Number>(&self, plans: &[Plan], unit: &Unit, x: &Input<S>, slab: &mut [bf16]) {
+    pub unsafe fn fill<S: Number>(&self, nests: &[LoopNest], unit: &Unit, x: &Input<S>, slab: &mut [bf16]) {
         let [t, h, w] = self.extent;
-        let frames = self.frames(plans, unit);
+        let frames = self.frames(nests, unit);
         debug_assert!(frames.len() <= self.frames && slab.len() >= self.len());
         // Columns inside the input: from column `left` of the slab on, `inside` of them.
         let left = (-self.w_first).max(0).unsigned_abs().div_ceil(self.every).min(self.columns);
@@ -178,14 +178,14 @@ impl Layout {
         let inside = (w as isize - first).max(0).unsigned_abs().div_ceil(self.every).min(self.columns - left);
         let mut row_parts: Vec<bf16> = Vec::new();
         for f in frames.clone() {
-            let needed = |p: &Plan| {
+            let needed = |p: &LoopNest| {
                 let a = &p.axes[0];
                 a.taps.iter().any(|tap| {
                     let q = f as isize - tap.delta;
                     q >= 0 && q % a.step as isize == 0 && unit.t.contains(&(q as usize / a.step))
                 })
             };
-            if !plans.iter().any(needed) {
+            if !nests.iter().any(needed) {
                 continue;
             }
             for (phase, &rest) in self.phases.iter().enumerate() {
@@ -243,7 +243,7 @@ impl Layout {
     }
 }
 
-/// The largest number of positions of any plan along an axis.
-pub(super) fn widest(plans: &[Plan], axis: usize) -> usize {
-    plans.iter().map(|p| p.axes[axis].count).max().unwrap_or(0)
+/// The largest number of positions of any nest along an axis.
+pub(super) fn widest(nests: &[LoopNest], axis: usize) -> usize {
+    nests.iter().map(|p| p.axes[axis].count).max().unwrap_or(0)
 }

@@ -6,7 +6,7 @@
 //! through the positions in chunks, whose operands are copied into the order in which tiles read them, and through each
 //! chunk in stretches that stay in the L1 cache.
 
-use super::super::plan::{AxisTap, Plan};
+use super::super::loop_nest::{AxisTap, LoopNest};
 use super::kernel::{Correlate, Kernels, Pack, PackTiles, Segment, Side, VECTORS};
 use super::panels::{Block, Out, blocks};
 use super::transpose::transpose;
@@ -48,12 +48,12 @@ struct Division {
 }
 
 impl Division {
-    fn new(k: &Kernels, plan: &Plan, groups: usize, channels: usize, taps: usize) -> Self {
-        let by_input = plan.run >= 2 * k.lanes || plan.run >= channels;
-        let (singles, vectors) = if by_input { (channels, plan.run) } else { (plan.run, channels) };
+    fn new(k: &Kernels, nest: &LoopNest, groups: usize, channels: usize, taps: usize) -> Self {
+        let by_input = nest.run >= 2 * k.lanes || nest.run >= channels;
+        let (singles, vectors) = if by_input { (channels, nest.run) } else { (nest.run, channels) };
         let blocks = blocks(k, vectors, VECTORS);
         let tiles = singles.div_ceil(k.rows);
-        let positions = plan.positions();
+        let positions = nest.positions();
         let sets = (positions / SET).min(SUMS / (groups * singles * vectors * taps).max(1)).clamp(1, TASKS);
         let (mut tile_parts, mut block_parts) = (1, 1);
         while sets * groups * tile_parts * block_parts < TASKS {
@@ -75,20 +75,20 @@ impl Division {
 /// alone, and the sums of the sets are added in order.
 pub(super) fn run(
     k: &Kernels,
-    plan: &Plan,
+    nest: &LoopNest,
     x: &[f32],
     dy: &[f32],
     groups: usize,
     channels: usize,
     dw: &mut [f32],
 ) -> Result<()> {
-    let taps: Vec<[&AxisTap; 3]> = plan.taps().collect();
-    if plan.positions() == 0 || dw.is_empty() {
+    let taps: Vec<[&AxisTap; 3]> = nest.taps().collect();
+    if nest.positions() == 0 || dw.is_empty() {
         dw.fill(0.0);
         return Ok(());
     }
-    let d = Division::new(k, plan, groups, channels, taps.len());
-    let task = Task { k, plan, x, dy, channels, taps: &taps, d: &d };
+    let d = Division::new(k, nest, groups, channels, taps.len());
+    let task = Task { k, nest, x, dy, channels, taps: &taps, d: &d };
     // If vectors are of the input, the first set's sums are computed in `dw` itself; otherwise all sets have arrays of
     // their own, in another order.
     let own = d.sets - usize::from(d.by_input);
@@ -117,14 +117,14 @@ pub(super) fn run(
         return Ok(());
     }
     let mut sum = Vec::new();
-    for (group, dw) in dw.chunks_exact_mut(channels * taps.len() * plan.run).enumerate() {
+    for (group, dw) in dw.chunks_exact_mut(channels * taps.len() * nest.run).enumerate() {
         let first = group * dw.len();
         sum.clear();
         sum.extend_from_slice(&sums[first..first + dw.len()]);
         for other in sums.chunks_exact(len).skip(1) {
             sum.iter_mut().zip(&other[first..]).for_each(|(sum, v)| *sum += v);
         }
-        transpose(&sum, channels, dw, taps.len() * plan.run, taps.len() * plan.run, channels);
+        transpose(&sum, channels, dw, taps.len() * nest.run, taps.len() * nest.run, channels);
     }
     Ok(())
 }
@@ -134,7 +134,7 @@ const ADDED: usize = 1 << 14;
 
 struct Task<'a> {
     k: &'a Kernels,
-    plan: &'a Plan,
+    nest: &'a LoopNest,
     x: &'a [f32],
     dy: &'a [f32],
     channels: usize,
@@ -154,7 +154,7 @@ struct Stretch {
 impl Task<'_> {
     /// The sums of one set of positions over one part of a group's tiles, written to `to`.
     fn run(&self, set: usize, group: usize, part: usize, to: *mut f32) {
-        let Task { k, plan, d, taps, channels, .. } = *self;
+        let Task { k, nest, d, taps, channels, .. } = *self;
         let (tile_part, block_part) = (part / d.block_parts, part % d.block_parts);
         let tiles = d.tiles * tile_part / d.tile_parts..d.tiles * (tile_part + 1) / d.tile_parts;
         let blocks = d.blocks.len() * block_part / d.block_parts..d.blocks.len() * (block_part + 1) / d.block_parts;
@@ -164,8 +164,8 @@ impl Task<'_> {
         let width = VECTORS * k.lanes;
 
         // Rows of positions: of this set, of a stretch, of a chunk. Without packing there are stretches only.
-        let w = plan.axes[2].count;
-        let rows = plan.positions() / w;
+        let w = nest.axes[2].count;
+        let rows = nest.positions() / w;
         let rows = rows * set / d.sets..rows * (set + 1) / d.sets;
         let of_stretch = (STRETCH / w).max(1);
         let (packs_tiles, packs) = (d.by_input && vectors * taps.len() >= WORTH, d.by_input && singles >= WORTH);
@@ -177,18 +177,18 @@ impl Task<'_> {
         let mut sums = Buffer::<f32>::workspace(tiles.len() * k.rows * width);
         let (dealt, packed, sums) = (dealt.as_mut_slice(), packed.as_mut_slice(), sums.as_mut_slice());
 
-        let x = self.x.as_ptr().wrapping_add(group * plan.run);
-        let x = Side { at: x, pixel: plan.pitch, step: plan.axes[2].step * plan.pitch };
+        let x = self.x.as_ptr().wrapping_add(group * nest.run);
+        let x = Side { at: x, pixel: nest.pitch, step: nest.axes[2].step * nest.pitch };
         let mut stretches: Vec<Stretch> = Vec::new();
         for chunk in rows.clone().step_by(of_chunk).map(|start| start..(start + of_chunk).min(rows.end)) {
-            let dy = &self.dy[chunk.start * w * plan.out_pitch + group * channels..];
-            let dy = Side { at: dy.as_ptr(), pixel: plan.out_pitch, step: plan.out_pitch };
+            let dy = &self.dy[chunk.start * w * nest.out_pitch + group * channels..];
+            let dy = Side { at: dy.as_ptr(), pixel: nest.out_pitch, step: nest.out_pitch };
             let count = chunk.len().div_ceil(of_stretch);
             stretches.resize_with(taps.len() * count, Stretch::default);
             for (i, stretch) in stretches.iter_mut().enumerate() {
                 let from = chunk.start + i % count * of_stretch;
                 let rows = from..(from + of_stretch).min(chunk.end);
-                stretch.collect(plan, taps[i / count], chunk.start, rows, d.by_input);
+                stretch.collect(nest, taps[i / count], chunk.start, rows, d.by_input);
             }
             if packs_tiles {
                 let (count, to) = (chunk.len() * w, dealt.as_mut_ptr());
@@ -221,11 +221,11 @@ impl Task<'_> {
                     });
                 }
                 // Where the result of this group and tap is, and the distance of its rows.
-                let index = plan.index(taps[tap]);
+                let index = nest.index(taps[tap]);
                 let (result, step) = if d.by_input {
-                    ((group * channels * taps.len() + index) * plan.run, taps.len() * plan.run)
+                    ((group * channels * taps.len() + index) * nest.run, taps.len() * nest.run)
                 } else {
-                    ((group * taps.len() + index) * plan.run * channels, channels)
+                    ((group * taps.len() + index) * nest.run * channels, channels)
                 };
                 for (i, cut) in cuts.windows(2).enumerate() {
                     if let Some(ahead) = &mut ahead {
@@ -293,8 +293,8 @@ impl<'a> Prefetcher<'a> {
 impl Stretch {
     /// The pixels of some rows of positions at which `tap` is inside. Gradients are counted from the first pixel of row
     /// `first`.
-    fn collect(&mut self, plan: &Plan, tap: [&AxisTap; 3], first: usize, rows: Range<usize>, by_input: bool) {
-        let [t, h, w] = &plan.axes;
+    fn collect(&mut self, nest: &LoopNest, tap: [&AxisTap; 3], first: usize, rows: Range<usize>, by_input: bool) {
+        let [t, h, w] = &nest.axes;
         self.plain.clear();
         self.dense.clear();
         let inside = tap[2].inside.clone();
@@ -309,7 +309,7 @@ impl Stretch {
             }
             let a = (row - first) * w.count + inside.start;
             // The pixel that the tap reads for the first position of the row that is inside.
-            let b = plan.input(n, [qt, qh, inside.start]).wrapping_add_signed(plan.offset(tap)) / plan.pitch;
+            let b = nest.input(n, [qt, qh, inside.start]).wrapping_add_signed(nest.offset(tap)) / nest.pitch;
             let count = inside.len();
             match self.plain.last_mut() {
                 Some(s) if s.b + s.count * w.step == b && s.a + s.count == a => s.count += count,

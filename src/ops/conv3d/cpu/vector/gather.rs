@@ -1,7 +1,7 @@
 //! Products of filters with the inputs that each position gathers: fprop, and dgrad for each residue class.
 
 use super::super::epilogue::Finish;
-use super::super::plan::Plan;
+use super::super::loop_nest::LoopNest;
 use super::kernel::{Gather, Kernels, Tap};
 use super::panels::{Out, Panels};
 use std::ops::Range;
@@ -17,12 +17,12 @@ struct Tiles {
 
 impl Tiles {
     /// `zeros` is what a tap outside the input reads.
-    fn new(k: &Kernels, plan: &Plan, input: &[f32], zeros: &[f32], out: Out, positions: Range<usize>) -> Self {
-        let [qt, qh, qw] = [0, 1, 2].map(|a| plan.axes[a].count);
-        let offsets: Vec<isize> = plan.taps().map(|t| plan.offset(t)).collect();
+    fn new(k: &Kernels, nest: &LoopNest, input: &[f32], zeros: &[f32], out: Out, positions: Range<usize>) -> Self {
+        let [qt, qh, qw] = [0, 1, 2].map(|a| nest.axes[a].count);
+        let offsets: Vec<isize> = nest.taps().map(|t| nest.offset(t)).collect();
         let mut all = Tiles { taps: Vec::new(), rows: Vec::new(), out: Vec::new(), tiles: Vec::new() };
         // For each axis and tap, a bit mask of the tile's positions that are inside.
-        let mut inside = [0, 1, 2].map(|a| vec![0u32; plan.axes[a].taps.len()]);
+        let mut inside = [0, 1, 2].map(|a| vec![0u32; nest.axes[a].taps.len()]);
         for first in positions.clone().step_by(k.rows) {
             let (len, rows, taps) = (k.rows.min(positions.end - first), all.rows.len(), all.taps.len());
             inside.iter_mut().for_each(|m| m.fill(0));
@@ -34,17 +34,17 @@ impl Tiles {
                 let here = (len - at).min(qw - w);
                 let mask = (u32::MAX >> (32 - here)) << at;
                 for (axis, q) in [(0, t), (1, h)] {
-                    for (m, tap) in inside[axis].iter_mut().zip(&plan.axes[axis].taps) {
+                    for (m, tap) in inside[axis].iter_mut().zip(&nest.axes[axis].taps) {
                         *m |= if tap.inside.contains(&q) { mask } else { 0 };
                     }
                 }
-                for (m, tap) in inside[2].iter_mut().zip(&plan.axes[2].taps) {
+                for (m, tap) in inside[2].iter_mut().zip(&nest.axes[2].taps) {
                     let from = tap.inside.start.clamp(w, w + here) - w;
                     let to = tap.inside.end.clamp(w, w + here) - w;
                     *m |= (((1u64 << to) - (1u64 << from)) << at) as u32;
                 }
-                let (input_at, out_at) = (plan.input(n, [t, h, w]), plan.output(n, [t, h, w]));
-                let (step, out_step) = (plan.axes[2].step * plan.pitch, plan.axes[2].out_step * plan.out_pitch);
+                let (input_at, out_at) = (nest.input(n, [t, h, w]), nest.output(n, [t, h, w]));
+                let (step, out_step) = (nest.axes[2].step * nest.pitch, nest.axes[2].out_step * nest.out_pitch);
                 for i in 0..here {
                     all.rows.push(input.as_ptr().wrapping_add(input_at + i * step));
                     all.out.push(out.at(out_at + i * out_step));
@@ -76,24 +76,31 @@ impl Tiles {
     }
 }
 
-/// Computes every position of `plan` and writes it to `out`.
-pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
-    let positions = plan.positions();
-    let zeros = vec![0.0; plan.pitch.max(plan.run)];
+/// Computes every position of `nest` and writes it to `out`.
+pub(super) fn run(
+    k: &Kernels,
+    nest: &LoopNest,
+    panels: &Panels,
+    input: &[f32],
+    out: &mut [f32],
+    finish: &mut Finish<f32>,
+) {
+    let positions = nest.positions();
+    let zeros = vec![0.0; nest.pitch.max(nest.run)];
     let tasks = panels.tasks(positions.div_ceil(k.rows), k.rows);
     let out = Out::new(out);
     let strips = finish.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |tiles, group, blocks| {
         let (range, channels) = (tasks.range(&tiles), panels.span(group, &blocks));
         let positions = tiles.start * k.rows..(tiles.end * k.rows).min(positions);
-        let all = Tiles::new(k, plan, input, &zeros, out, positions.clone());
+        let all = Tiles::new(k, nest, input, &zeros, out, positions.clone());
         let call = |b: usize, (taps, rows): &(Range<usize>, Range<usize>)| {
             let block = &panels.blocks[b];
             let a = Gather {
                 taps: &all.taps[taps.clone()],
                 rows: &all.rows,
-                first: group * plan.run,
-                run: plan.run,
+                first: group * nest.run,
+                run: nest.run,
                 panel: panels.panel(group, b),
                 out: &all.out[rows.clone()],
                 channel: group * panels.channels + block.first,
@@ -109,7 +116,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
             blocks.for_each(|b| all.tiles.iter().for_each(|t| call(b, t)));
         }
         // SAFETY: these positions and channels are this task's, and have been written.
-        unsafe { strips.finish(plan, range, positions, channels) };
+        unsafe { strips.finish(nest, range, positions, channels) };
     });
     finish.end(strips);
 }

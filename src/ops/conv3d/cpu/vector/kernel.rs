@@ -4,7 +4,7 @@
 //! number once: with 14 by 2 that is 28 fused multiply-adds for 16 loads. Where a filter has three neighbouring taps
 //! along a row, the sliding kernels use each loaded number for all three: 72 multiply-adds for 20 loads with 12 by 2.
 
-use super::super::plan::TAPS;
+use super::super::loop_nest::TAPS;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Avx2, Avx512};
 use crate::cpu::simd::{Plain, Vector, prefetch};

@@ -2,7 +2,7 @@
 //!
 //! The kernel [`kernel::Gather`] multiplies rows of the input, read in place, with filters packed once per call; it
 //! computes fprop and, with the filters transposed, dgrad. [`kernel::Slide`] is a variant for three neighbouring taps.
-//! [`kernel::Correlate`] computes wgrad. [`super::plan`] determines which rows are read.
+//! [`kernel::Correlate`] computes wgrad. [`super::nest`] determines which rows are read.
 
 mod correlate;
 mod gather;
@@ -13,7 +13,7 @@ mod transpose;
 
 use super::super::Conv3d;
 use super::epilogue::Finish;
-use super::plan::{Plan, residue_classes};
+use super::loop_nest::{LoopNest, residue_classes};
 use crate::cpu::Isa;
 use crate::error::Result;
 use crate::tensor::Buffer;
@@ -41,20 +41,20 @@ pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32], f
         return Ok(());
     }
     let k = kernels(isa);
-    let (plan, own) = Plan::fprop(p, x)?;
+    let (nest, own) = LoopNest::fprop(p, x)?;
     let x = own.as_ref().map_or(x, Buffer::as_slice);
     let filter = p.taps() * p.c_group();
-    let strides = Strides { group: p.k_group() * filter, channel: filter, tap: plan.run, run: 1 };
-    let panels = Panels::pack(k, &plan, w, p.geometry.groups, p.k_group(), strides)?;
-    products(k, &plan, &panels, x, y, finish);
+    let strides = Strides { group: p.k_group() * filter, channel: filter, tap: nest.run, run: 1 };
+    let panels = Panels::pack(k, &nest, w, p.geometry.groups, p.k_group(), strides)?;
+    products(k, &nest, &panels, x, y, finish);
     Ok(())
 }
 
-fn products(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
-    if plan.slides() {
-        slide::run(k, plan, panels, input, out, finish);
+fn products(k: &Kernels, nest: &LoopNest, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
+    if nest.slides() {
+        slide::run(k, nest, panels, input, out, finish);
     } else {
-        gather::run(k, plan, panels, input, out, finish);
+        gather::run(k, nest, panels, input, out, finish);
     }
 }
 
@@ -74,18 +74,18 @@ pub(super) fn dgrad(
     }
     let k = kernels(isa);
     let classes = residue_classes(p);
-    let plans: Vec<Plan> = classes.iter().filter_map(|&class| Plan::dgrad(p, class)).collect();
-    let all = plans.len() == classes.len();
+    let nests: Vec<LoopNest> = classes.iter().filter_map(|&class| LoopNest::dgrad(p, class)).collect();
+    let all = nests.len() == classes.len();
     if !all {
         dx.fill(0.0); // no tap reaches some classes
     }
     let mut none = Finish::none();
     let (finish, after) = if all { (finish, None) } else { (&mut none, Some(finish)) };
     let (cg, filter) = (p.c_group(), p.taps() * p.c_group());
-    for plan in &plans {
+    for nest in &nests {
         let strides = Strides { group: p.k_group() * filter, channel: 1, tap: cg, run: filter };
-        let panels = Panels::pack(k, plan, w, p.geometry.groups, cg, strides)?;
-        products(k, plan, &panels, dy, dx, finish);
+        let panels = Panels::pack(k, nest, w, p.geometry.groups, cg, strides)?;
+        products(k, nest, &panels, dy, dx, finish);
     }
     if let Some(finish) = after {
         finish.whole(dx); // those classes too
@@ -99,7 +99,7 @@ pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32])
         dw.fill(0.0);
         return Ok(());
     }
-    let (plan, own) = Plan::wgrad(p, x)?;
+    let (nest, own) = LoopNest::wgrad(p, x)?;
     let x = own.as_ref().map_or(x, Buffer::as_slice);
-    correlate::run(kernels(isa), &plan, x, dy, p.geometry.groups, p.k_group(), dw)
+    correlate::run(kernels(isa), &nest, x, dy, p.geometry.groups, p.k_group(), dw)
 }

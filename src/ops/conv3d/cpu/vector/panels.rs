@@ -1,6 +1,6 @@
 //! Filters packed for the kernels, and the division of the work into tasks.
 
-use super::super::plan::{Plan, TAPS};
+use super::super::loop_nest::{LoopNest, TAPS};
 use super::kernel::{Kernels, VECTORS};
 use super::transpose::transpose;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Filters as the kernels read them: `group block tap run channel`, the channels of a block padded to whole vectors;
-/// for a sliding plan, `group block three run tap channel`.
+/// for a sliding nest, `group block three run tap channel`.
 pub(super) struct Panels {
     data: Buffer<f32>,
     pub blocks: Vec<Block>,
@@ -31,10 +31,10 @@ pub(super) struct Strides {
 
 impl Panels {
     /// Packs the filters of `groups` groups of `channels` results each.
-    pub fn pack(k: &Kernels, plan: &Plan, w: &[f32], groups: usize, channels: usize, s: Strides) -> Result<Self> {
-        let taps: Vec<usize> = plan.taps().map(|t| plan.index(t)).collect();
-        let side = if plan.slides() { TAPS } else { 1 }; // adjacent taps
-        let (blocks, run) = (blocks(k, channels, VECTORS), plan.run);
+    pub fn pack(k: &Kernels, nest: &LoopNest, w: &[f32], groups: usize, channels: usize, s: Strides) -> Result<Self> {
+        let taps: Vec<usize> = nest.taps().map(|t| nest.index(t)).collect();
+        let side = if nest.slides() { TAPS } else { 1 }; // adjacent taps
+        let (blocks, run) = (blocks(k, channels, VECTORS), nest.run);
         let len = taps.len() * run * VECTORS * k.lanes;
         let mut data = Buffer::arbitrary(groups * blocks.len() * len)?;
         data.as_mut_slice().par_chunks_mut(len.max(1)).enumerate().for_each(|(i, panel)| {

@@ -1,18 +1,25 @@
-//! The same products as [`super::gather`], for plans whose taps along a row are three neighbours one input apart.
+//! The same products as [`super::gather`], for nests whose taps along a row are three neighbours one input apart.
 
 use super::super::epilogue::Finish;
-use super::super::plan::{Plan, TAPS};
+use super::super::loop_nest::{LoopNest, TAPS};
 use super::kernel::{Kernels, Slide, Tap};
 use super::panels::{Out, Panels};
 
-/// Computes every position of `plan`, which slides, and writes it to `out`.
-pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out: &mut [f32], finish: &mut Finish<f32>) {
-    let [t, h, w] = &plan.axes;
-    let zeros = vec![0.0; plan.run];
+/// Computes every position of `nest`, which slides, and writes it to `out`.
+pub(super) fn run(
+    k: &Kernels,
+    nest: &LoopNest,
+    panels: &Panels,
+    input: &[f32],
+    out: &mut [f32],
+    finish: &mut Finish<f32>,
+) {
+    let [t, h, w] = &nest.axes;
+    let zeros = vec![0.0; nest.run];
     // The first tap of each group of three.
-    let threes: Vec<_> = plan.taps().step_by(TAPS).collect();
-    let offsets: Vec<isize> = threes.iter().map(|&tap| plan.offset(tap)).collect();
-    let tasks = panels.tasks(plan.n * t.count * h.count, w.count);
+    let threes: Vec<_> = nest.taps().step_by(TAPS).collect();
+    let offsets: Vec<isize> = threes.iter().map(|&tap| nest.offset(tap)).collect();
+    let tasks = panels.tasks(nest.n * t.count * h.count, w.count);
     let out = Out::new(out);
     let strips = finish.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |rows, group, blocks| {
@@ -37,14 +44,14 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
                 let within = |i: isize| (i - first).clamp(0, (to - from + TAPS - 1) as isize) as usize;
                 let a = Slide {
                     taps: &taps,
-                    x: input.as_ptr().wrapping_add(plan.input(n, [qt, qh, from]) + group * plan.run),
-                    step: plan.pitch,
+                    x: input.as_ptr().wrapping_add(nest.input(n, [qt, qh, from]) + group * nest.run),
+                    step: nest.pitch,
                     inside: within(0)..within(w.extent as isize),
                     zeros: zeros.as_ptr(),
-                    run: plan.run,
+                    run: nest.run,
                     panel: panels.panel(group, b),
-                    out: out.at(plan.output(n, [qt, qh, from]) + group * panels.channels + block.first),
-                    out_step: w.out_step * plan.out_pitch,
+                    out: out.at(nest.output(n, [qt, qh, from]) + group * panels.channels + block.first),
+                    out_step: w.out_step * nest.out_pitch,
                     last: block.last,
                 };
                 // SAFETY: `taps` are inside along t and h, `inside` says which inputs are inside along w; no other call
@@ -58,7 +65,7 @@ pub(super) fn run(k: &Kernels, plan: &Plan, panels: &Panels, input: &[f32], out:
             blocks.for_each(|b| rows.clone().for_each(|row| call(row, b)));
         }
         // SAFETY: these positions and channels are this task's, and have been written.
-        unsafe { strips.finish(plan, range, positions, channels) };
+        unsafe { strips.finish(nest, range, positions, channels) };
     });
     finish.end(strips);
 }

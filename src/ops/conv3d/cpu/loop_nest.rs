@@ -86,7 +86,7 @@ impl Axis {
 
 /// Three axes, and the channels read at each position.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct LoopNest {
     pub n: usize,
     pub axes: [Axis; 3],
     /// Numbers between neighbouring pixels of the array that is read, and of the one that is written.
@@ -98,24 +98,24 @@ pub(super) struct Plan {
     pub kernel: [usize; 3],
 }
 
-impl Plan {
-    /// The plan of fprop, and the array to read if that is not `x`. With few channels the taps along a row are merged
+impl LoopNest {
+    /// The nest of fprop, and the array to read if that is not `x`. With few channels the taps along a row are merged
     /// into one whose run is all of their channels, which are contiguous in memory. That requires rows without gaps, so
     /// the array is then a copy of `x` with its padding along rows written out.
-    pub fn fprop(p: &Conv3d, x: &[f32]) -> Result<(Plan, Option<Buffer<f32>>)> {
+    pub fn fprop(p: &Conv3d, x: &[f32]) -> Result<(LoopNest, Option<Buffer<f32>>)> {
         let sliding = slide(&Axis::fprop(p.input[2], p.out[2], axis(p, 2)));
-        Plan::merged(p, x, if sliding { 0 } else { MERGED })
+        LoopNest::merged(p, x, if sliding { 0 } else { MERGED })
     }
 
     /// The same for wgrad, whose kernels do not slide: where neither side has enough channels for two vectors, merged
     /// taps do.
-    pub fn wgrad(p: &Conv3d, x: &[f32]) -> Result<(Plan, Option<Buffer<f32>>)> {
+    pub fn wgrad(p: &Conv3d, x: &[f32]) -> Result<(LoopNest, Option<Buffer<f32>>)> {
         let narrow = p.k < 2 * MERGED && p.geometry.window.stride[2] == 1;
-        Plan::merged(p, x, if narrow { 2 * MERGED } else { MERGED })
+        LoopNest::merged(p, x, if narrow { 2 * MERGED } else { MERGED })
     }
 
     /// Merges the taps along a row if there are fewer than `below` channels.
-    fn merged(p: &Conv3d, x: &[f32], below: usize) -> Result<(Plan, Option<Buffer<f32>>)> {
+    fn merged(p: &Conv3d, x: &[f32], below: usize) -> Result<(LoopNest, Option<Buffer<f32>>)> {
         let mut axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
         let run = p.c_group();
         let [_, _, w] = p.input;
@@ -126,28 +126,28 @@ impl Plan {
             && p.kernel[2] > 1
             && p.c < below;
         if !few {
-            return Ok((Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, None));
+            return Ok((LoopNest { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, None));
         }
         axes[2].extent = w + 2 * pad;
         axes[2].taps = vec![AxisTap { index: 0, delta: 0, inside: 0..p.out[2] }];
         let [kt, kh, kw] = p.kernel;
-        let plan = Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
+        let nest = LoopNest { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
         let own = (pad > 0).then(|| padded(x, w * p.c, pad * p.c)).transpose()?;
-        Ok((plan, own))
+        Ok((nest, own))
     }
 
-    /// The plan of fprop without merged taps.
+    /// The nest of fprop without merged taps.
     #[cfg(target_arch = "x86_64")]
-    pub fn apart(p: &Conv3d) -> Plan {
+    pub fn apart(p: &Conv3d) -> LoopNest {
         let axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
-        Plan { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: p.c_group(), kernel: p.kernel }
+        LoopNest { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: p.c_group(), kernel: p.kernel }
     }
 
-    /// The plan of dgrad for one residue class of the inputs; `None` when no tap reaches it.
-    pub fn dgrad(p: &Conv3d, residue: [usize; 3]) -> Option<Plan> {
+    /// The nest of dgrad for one residue class of the inputs; `None` when no tap reaches it.
+    pub fn dgrad(p: &Conv3d, residue: [usize; 3]) -> Option<LoopNest> {
         let axes = [0, 1, 2].map(|a| Axis::dgrad(p.input[a], p.out[a], axis(p, a), residue[a]));
         let reached = axes.iter().all(|a| !a.taps.is_empty());
-        reached.then(|| Plan { n: p.n, axes, pitch: p.k, out_pitch: p.c, run: p.k_group(), kernel: p.kernel })
+        reached.then(|| LoopNest { n: p.n, axes, pitch: p.k, out_pitch: p.c, run: p.k_group(), kernel: p.kernel })
     }
 
     /// Whether the taps along a row are three neighbours one input apart, as sliding kernels require.

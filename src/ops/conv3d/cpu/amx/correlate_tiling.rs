@@ -26,7 +26,7 @@ pub(super) const BLOCK: usize = 2 * SIDE;
 
 /// How the work is divided.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Tiling {
     /// Contiguous numbers under the taps of a row, the number of such pieces, and the distance between them.
     pub run: usize,
     pub pieces: usize,
@@ -54,7 +54,7 @@ pub(super) struct Plan {
     pub stepped: usize,
 }
 
-impl Plan {
+impl Tiling {
     pub fn new(p: &Conv3d, numbers: usize) -> Self {
         let win = &p.geometry.window;
         let [_, dh, dw] = win.dilation;
@@ -90,7 +90,7 @@ impl Plan {
         let of_frame = height / rows * (rows * pairs).div_ceil(SIDE) + (height % rows * pairs).div_ceil(SIDE);
         let banded = p.n * frames * of_frame * DEPTH;
         let flat = sums > SUMS || p.c >= BLOCK && (positions < FEW || banded > 2 * positions);
-        Plan {
+        Tiling {
             run,
             pieces,
             piece_step: dw * p.c,

@@ -1,6 +1,7 @@
-//! Casts on the tape.
+//! Conversions on the tape. A gradient is converted back.
 
 use crate::error::Result;
+use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::DType;
 
@@ -28,4 +29,27 @@ pub fn cast(t: &Tape, a: &Var, dtype: DType) -> Result<Var> {
         return Ok(a.clone());
     }
     Ok(t.record(a.value().cast(dtype)?, &[a], || Cast { from }))
+}
+
+struct Reshape {
+    from: Shape,
+}
+
+impl Op for Reshape {
+    fn name(&self) -> &'static str {
+        "reshape"
+    }
+
+    fn backward(&self, t: &Tape, dy: &Var, _: &[bool]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![Some(reshape(t, dy, self.from)?)])
+    }
+}
+
+/// `a` in another shape with the same number of elements; the memory is shared.
+///
+/// # Errors
+/// `Shape` when the number of elements differs.
+pub fn reshape(t: &Tape, a: &Var, shape: Shape) -> Result<Var> {
+    let y = a.value().reshape(shape)?;
+    Ok(t.record(y, &[a], || Reshape { from: a.shape() }))
 }
