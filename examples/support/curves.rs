@@ -63,7 +63,11 @@ pub fn draw(metrics: &Path, baselines: &[(&str, f64)], start: &str, out: &Path) 
                 .map(|(&(_, label, color), p)| Curve { label, color, points: p })
                 .collect::<Vec<_>>()
         };
-        panel(&left, "loss", &named(&LOSSES, losses), &[])?;
+        let mut names = LOSSES;
+        if losses[1..].iter().all(Vec::is_empty) {
+            names[0].1 = "cross-entropy"; // training with labels has one term
+        }
+        panel(&left, "loss", &named(&names, losses), &[])?;
         if none {
             return Ok(());
         }
