@@ -43,16 +43,32 @@ pub struct Plan {
 /// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
 const PROCESSORS: usize = 132;
 
-/// A tile: rows, columns, threads, bytes of shared memory, and the cost per element relative to the largest tile's.
-struct Tile(usize, usize, u32, u32, f64);
+/// A tile: rows, columns, threads, bytes of shared memory.
+struct Tile(usize, usize, u32, u32);
 
-const FPROP: &[Tile] =
-    &[Tile(128, 128, 256, 49152, 1.0), Tile(128, 64, 128, 49152, 1.15), Tile(64, 64, 128, 32768, 1.3)];
-const DGRAD: &[Tile] = &[Tile(128, 128, 256, 49152, 1.0), Tile(64, 64, 128, 32768, 1.3)];
-const WGRAD: &[Tile] = &[Tile(128, 128, 256, 49152, 1.0), Tile(64, 64, 128, 32768, 1.3)];
-const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152, 1.0)];
-const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768, 1.0)];
-const EXACT: &[Tile] = &[Tile(64, 64, 128, 0, 1.0)];
+const FPROP: &[Tile] = &[Tile(128, 128, 256, 49152), Tile(128, 64, 128, 49152), Tile(64, 64, 128, 32768)];
+const DGRAD: &[Tile] = &[Tile(128, 128, 256, 49152), Tile(64, 64, 128, 32768)];
+const WGRAD: &[Tile] = &[Tile(128, 128, 256, 49152), Tile(64, 64, 128, 32768)];
+const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152)];
+const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768)];
+const EXACT: &[Tile] = &[Tile(64, 64, 128, 0)];
+
+/// Multiply-adds in the time in which the second-level cache delivers one bf16 element: about 0.62 of an H100's 495 T a
+/// second, which is what `mma.sync` reaches, over 2.85 T elements a second (5.7 TB/s). Assumed, not measured.
+const BALANCE: usize = 107;
+
+impl Tile {
+    /// The time that one step along the reduction takes, in multiply-adds: for its products, or until its operands have
+    /// arrived.
+    fn step(&self) -> usize {
+        (self.0 * self.1).max(BALANCE * (self.0 + self.1))
+    }
+
+    /// Number of such tiles in each direction.
+    fn tiles(&self, rows: usize, columns: usize) -> [usize; 2] {
+        [rows.div_ceil(self.0), columns.div_ceil(self.1)]
+    }
+}
 
 /// Maximum size of a grid in its second dimension, in which dgrad has one block per residue class modulo the stride.
 const MOST_CLASSES: usize = 65535;
@@ -125,18 +141,20 @@ impl Plan {
             (Path::Dense, Operator::Dgrad) => DGRAD,
             (Path::Dense, Operator::Wgrad) => WGRAD,
         };
-        let best = cheapest(tiles, rows, columns, groups * classes * p.geometry.groups);
-        let entry = tile.filter(|&t| t < tiles.len()).unwrap_or(best);
-        let Tile(bm, bn, threads, shared, _) = tiles[entry];
-        let [row_tiles, column_tiles] = [rows.div_ceil(bm), columns.div_ceil(bn)];
-        let mut conv = Conv::new(p, pass == Operator::Dgrad);
-        let splits = if pass == Operator::Wgrad {
-            let (size, count) = split(pixels, row_tiles * column_tiles * p.geometry.groups);
-            conv.split = size as u32;
-            count
-        } else {
-            1
+        let times = groups * classes * p.geometry.groups;
+        let chosen = |t: &Tile| match pass {
+            Operator::Wgrad => split(t, rows, columns, times, pixels),
+            _ => Split { size: pixels, count: 1, cost: waves(t, rows, columns, times) * t.step() },
         };
+        let best = || (0..tiles.len()).min_by_key(|&i| chosen(&tiles[i]).cost).unwrap_or(0);
+        let entry = tile.filter(|&t| t < tiles.len()).unwrap_or_else(best);
+        let Tile(bm, bn, threads, shared) = tiles[entry];
+        let [row_tiles, column_tiles] = tiles[entry].tiles(rows, columns);
+        let mut conv = Conv::new(p, pass == Operator::Dgrad);
+        let Split { size, count: splits, .. } = chosen(&tiles[entry]);
+        if pass == Operator::Wgrad {
+            conv.split = size as u32;
+        }
         (conv.c_row, conv.k_row, conv.column_tiles) = (c_row as u32, k_row as u32, column_tiles as u32);
         let group_rows = if pass == Operator::Dgrad { p.n / groups } else { rows };
         (conv.group_tiles, conv.group_rows) = (row_tiles as u32, group_rows as u32);
@@ -182,21 +200,34 @@ fn largest_class(p: &Conv3d) -> [usize; 3] {
     [0, 1, 2].map(|a| p.input[a].div_ceil(p.geometry.window.stride[a]))
 }
 
-/// The tile for which the busiest multiprocessor finishes first; `times`: the number of such products.
-fn cheapest(tiles: &[Tile], rows: usize, columns: usize, times: usize) -> usize {
-    let cost = |t: &Tile| {
-        let blocks = times * rows.div_ceil(t.0) * columns.div_ceil(t.1);
-        blocks.div_ceil(PROCESSORS) as f64 * (t.0 * t.1) as f64 * t.4
-    };
-    let costs: Vec<f64> = tiles.iter().map(cost).collect();
-    (0..tiles.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0)
+/// Blocks that the busiest multiprocessor computes one after another; `times`: the number of such products.
+fn waves(tile: &Tile, rows: usize, columns: usize, times: usize) -> usize {
+    (tile.tiles(rows, columns).iter().product::<usize>() * times).div_ceil(PROCESSORS)
 }
 
-/// Size and number of the splits of `pixels`: two blocks per multiprocessor, if there are enough pixels.
-fn split(pixels: usize, tiles: usize) -> (usize, usize) {
-    let wanted = (2 * PROCESSORS).div_ceil(tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
-    let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
-    (size, pixels.div_ceil(size).max(1))
+/// How the reduction of wgrad, which is over pixels, is divided among blocks.
+struct Split {
+    /// Pixels of one block.
+    size: usize,
+    /// Number of such parts. Each writes partial sums, which are added afterwards if there are several.
+    count: usize,
+    /// Time until the busiest multiprocessor is done, and the partial sums are added, in multiply-adds.
+    cost: usize,
+}
+
+/// The division of `pixels` that finishes first with this tile, among those of at most four blocks a multiprocessor.
+fn split(tile: &Tile, rows: usize, columns: usize, times: usize, pixels: usize) -> Split {
+    let tiles = tile.tiles(rows, columns).iter().product::<usize>() * times;
+    let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
+    let divided = |wanted: usize| {
+        let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
+        let count = pixels.div_ceil(size).max(1);
+        let products = waves(tile, rows, columns, times * count) * size * tile.step();
+        // A sum is written and read: eight bytes, which are four elements. All multiprocessors share this work.
+        let sums = if count > 1 { (count * rows * columns * times * 4 * BALANCE).div_ceil(PROCESSORS) } else { 0 };
+        Split { size, count, cost: products + sums }
+    };
+    (2..=most).map(divided).fold(divided(1), |best, next| if next.cost < best.cost { next } else { best })
 }
 
 #[cfg(test)]
@@ -267,6 +298,37 @@ mod tests {
             if let Ok(p) = Conv3d::new("conv3d", x.into(), w.into(), &geometry) {
                 return p;
             }
+        }
+    }
+
+    /// The problem of `n` clips of 8 frames and `side` pixels, `c` to `k` channels.
+    fn layer(side: usize, c: usize, k: usize, kernel: [usize; 3]) -> Conv3d {
+        let [kt, kh, kw] = kernel;
+        let geometry = Geometry::new(Window::same(kernel));
+        Conv3d::new("conv3d", [64, 8, side, side, c].into(), [k, kt, kh, kw, c].into(), &geometry).unwrap()
+    }
+
+    #[test]
+    fn wgrad_takes_the_tile_that_reads_least_and_fills_the_processors_by_splitting() {
+        // Layers of SlowOnly-R50, 64 clips: stage, channels, kernel.
+        for (side, c, k, kernel, tile) in [
+            (56, 64, 64, [1, 3, 3], 64),
+            (56, 64, 256, [1, 1, 1], 64),
+            (28, 128, 128, [1, 3, 3], 128),
+            (28, 512, 128, [1, 1, 1], 128),
+            (14, 256, 256, [1, 3, 3], 128),
+            (14, 1024, 256, [3, 1, 1], 128),
+            (7, 512, 512, [1, 3, 3], 128),
+            (7, 2048, 512, [3, 1, 1], 128),
+        ] {
+            let p = layer(side, c, k, kernel);
+            let plan = Plan::new(&p, Operator::Wgrad, DType::BF16).unwrap();
+            assert_eq!(plan.tile, [tile; 2], "{c} to {k} at {side}");
+            // What the busiest multiprocessor computes, relative to an equal share of the padded tiles.
+            let [tiles, splits, _] = plan.spread.grid.map(|v| v as usize);
+            let busiest = (tiles * splits).div_ceil(PROCESSORS) * plan.conv.split as usize * PROCESSORS;
+            let pixels = p.n * p.out.iter().product::<usize>();
+            assert!(busiest <= tiles * pixels * 5 / 4, "{c} to {k} at {side}: {busiest} of {}", tiles * pixels);
         }
     }
 
