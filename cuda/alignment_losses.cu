@@ -10,8 +10,8 @@ constexpr double EPS = 1e-12f;
 // A centred vector is flat (its cosine and gradient are 0) if its length is at most this fraction of the length before.
 constexpr double FLAT = 1.0 / (1 << 20);
 
-// Extents and options; the same struct as `ops::alignment::cuda::Plan`.
-struct Plan {
+// Extents and options; the same struct as `ops::alignment::cuda::Arguments`.
+struct Arguments {
     u32 n, t, area;
     u32 raw, centred;
     float weight[3];  // spatio-temporal, spatial, temporal
@@ -169,38 +169,39 @@ struct Frame {
 
 // A sample: its map and its target, and its cosines.
 struct Sample {
-    const Plan& plan;
+    const Arguments& arguments;
     const float *p, *y;
     Frame* frames;
     Cosine spatial, temporal;
     double share;  // makes weights of `Frame::weight`
 
     __device__ __forceinline__ Pair at(u32 t, u32 i) const {
-        return {(double)p[t * plan.area + i], (double)y[t * plan.area + i]};
+        return {(double)p[t * arguments.area + i], (double)y[t * arguments.area + i]};
     }
 
     // The mean over the frames.
     __device__ __forceinline__ Pair mean(u32 i) const {
         Pair sum = {0.0, 0.0};
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
+        for (u32 t = 0; t < arguments.t; ++t) {
             Pair v = at(t, i);
             sum.p += v.p, sum.y += v.y;
         }
-        return {sum.p / plan.t, sum.y / plan.t};
+        return {sum.p / arguments.t, sum.y / arguments.t};
     }
 
     // Called by all threads of the block. The frames in smem are complete when it returns.
-    __device__ __forceinline__ Sample(const Plan& plan, const float* p, const float* y, Frame* frames, double* space)
-        : plan(plan),
-          p(p + (u64)blockIdx.x * plan.t * plan.area),
-          y(y + (u64)blockIdx.x * plan.t * plan.area),
+    __device__ __forceinline__ Sample(const Arguments& arguments, const float* p, const float* y, Frame* frames,
+                                      double* space)
+        : arguments(arguments),
+          p(p + (u64)blockIdx.x * arguments.t * arguments.area),
+          y(y + (u64)blockIdx.x * arguments.t * arguments.area),
           frames(frames) {
         Block block = {space};
 #pragma unroll 1
-        for (u32 t = threadIdx.x / 32; t < plan.t; t += WARPS) {
+        for (u32 t = threadIdx.x / 32; t < arguments.t; t += WARPS) {
             Pair sums;
-            Cosine k = cosine(Warp(), plan.area, plan.centred, [&](u32 i) { return at(t, i); }, sums);
+            Cosine k = cosine(Warp(), arguments.area, arguments.centred, [&](u32 i) { return at(t, i); }, sums);
             if (threadIdx.x % 32 == 0) {
                 frames[t].k = k, frames[t].sums = sums;
             }
@@ -208,25 +209,25 @@ struct Sample {
         __syncthreads();
         double top = frames[0].sums.y, all = 0.0;
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
+        for (u32 t = 0; t < arguments.t; ++t) {
             top = fmax(top, frames[t].sums.y), all += frames[t].sums.y;
         }
-        double mean_all = all / ((double)plan.t * plan.area);
-        double scale = !plan.raw && mean_all > 0.0 ? 1.0 / mean_all : 1.0;
+        double mean_all = all / ((double)arguments.t * arguments.area);
+        double scale = !arguments.raw && mean_all > 0.0 ? 1.0 / mean_all : 1.0;
 #pragma unroll 1
-        for (u32 t = threadIdx.x; t < plan.t; t += LANES) {
+        for (u32 t = threadIdx.x; t < arguments.t; t += LANES) {
             frames[t].weight = power((frames[t].sums.y - top) * scale);
         }
         __syncthreads();
         double sum = 0.0;
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
+        for (u32 t = 0; t < arguments.t; ++t) {
             sum += frames[t].weight;
         }
         share = 1.0 / sum;
         Pair unused;
-        spatial = cosine(block, plan.area, plan.centred, [&](u32 i) { return mean(i); }, unused);
-        temporal = cosine(block, plan.t, plan.centred, [&](u32 t) { return this->frames[t].sums; }, unused);
+        spatial = cosine(block, arguments.area, arguments.centred, [&](u32 i) { return mean(i); }, unused);
+        temporal = cosine(block, arguments.t, arguments.centred, [&](u32 t) { return this->frames[t].sums; }, unused);
     }
 };
 
@@ -241,20 +242,20 @@ struct Sample {
 // shared: alignment_loss_forward_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
     alignment_loss_forward_f32(const float* __restrict__ p, const float* __restrict__ y, float* __restrict__ each,
-                               Plan plan) {
+                               Arguments arguments) {
     SHARED
-    Sample s(plan, p, y, frames, space);
+    Sample s(arguments, p, y, frames, space);
     Pair unused;
-    Cosine plain = cosine(Block{space}, plan.t * plan.area, 0, [&](u32 i) { return s.at(0, i); }, unused);
+    Cosine plain = cosine(Block{space}, arguments.t * arguments.area, 0, [&](u32 i) { return s.at(0, i); }, unused);
     if (threadIdx.x == 0) {
         double st = 0.0;
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
+        for (u32 t = 0; t < arguments.t; ++t) {
             st += frames[t].weight * s.share * frames[t].k.cos;
         }
         double a = 1.0 - st, b = 1.0 - s.spatial.cos, c = 1.0 - s.temporal.cos;
         float* to = each + blockIdx.x * 5;
-        to[0] = (float)(plan.weight[0] * a + plan.weight[1] * b + plan.weight[2] * c);
+        to[0] = (float)(arguments.weight[0] * a + arguments.weight[1] * b + arguments.weight[2] * c);
         to[1] = (float)a, to[2] = (float)b, to[3] = (float)c, to[4] = (float)plain.cos;
     }
 }
@@ -279,19 +280,19 @@ extern "C" __global__ void __launch_bounds__(32)
 // shared: alignment_loss_backward_f32 416
 extern "C" __global__ void __launch_bounds__(256, 1)
     alignment_loss_backward_f32(const float* __restrict__ p, const float* __restrict__ y, const float* __restrict__ dy,
-                                float* __restrict__ dp, Plan plan) {
+                                float* __restrict__ dp, Arguments arguments) {
     SHARED
-    Sample s(plan, p, y, frames, space);
-    double scale = -(double)*dy / plan.n;
-    float* to = dp + (u64)blockIdx.x * plan.t * plan.area;
+    Sample s(arguments, p, y, frames, space);
+    double scale = -(double)*dy / arguments.n;
+    float* to = dp + (u64)blockIdx.x * arguments.t * arguments.area;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < plan.area; i += LANES) {
-        double cell = plan.weight[1] * slope(s.spatial, s.mean(i)) / plan.t;
+    for (u32 i = threadIdx.x; i < arguments.area; i += LANES) {
+        double cell = arguments.weight[1] * slope(s.spatial, s.mean(i)) / arguments.t;
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
-            double frame = plan.weight[0] * (frames[t].weight * s.share) * slope(frames[t].k, s.at(t, i));
-            double whole = plan.weight[2] * slope(s.temporal, frames[t].sums);
-            to[t * plan.area + i] = (float)(scale * (frame + cell + whole));
+        for (u32 t = 0; t < arguments.t; ++t) {
+            double frame = arguments.weight[0] * (frames[t].weight * s.share) * slope(frames[t].k, s.at(t, i));
+            double whole = arguments.weight[2] * slope(s.temporal, frames[t].sums);
+            to[t * arguments.area + i] = (float)(scale * (frame + cell + whole));
         }
     }
 }
@@ -302,17 +303,17 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 extern "C" __global__ void __launch_bounds__(256, 1)
     alignment_loss_double_backward_f32(const float* __restrict__ p, const float* __restrict__ y,
                                        const float* __restrict__ dy, const float* __restrict__ u,
-                                       float* __restrict__ out, Plan plan) {
+                                       float* __restrict__ out, Arguments arguments) {
     SHARED
-    Sample s(plan, p, y, frames, space);
-    u64 first = (u64)blockIdx.x * plan.t * plan.area;
+    Sample s(arguments, p, y, frames, space);
+    u64 first = (u64)blockIdx.x * arguments.t * arguments.area;
     const float* from = u + first;
 #pragma unroll 1
-    for (u32 t = threadIdx.x / 32; t < plan.t; t += WARPS) {
+    for (u32 t = threadIdx.x / 32; t < arguments.t; t += WARPS) {
         double total;
         auto pair = [&](u32 i) { return s.at(t, i); };
-        auto direction = [&](u32 i) { return (double)from[t * plan.area + i]; };
-        Along to = along(Warp(), frames[t].k, plan.area, plan.centred, pair, direction, total);
+        auto direction = [&](u32 i) { return (double)from[t * arguments.area + i]; };
+        Along to = along(Warp(), frames[t].k, arguments.area, arguments.centred, pair, direction, total);
         if (threadIdx.x % 32 == 0) {
             frames[t].to = to, frames[t].u = total;
         }
@@ -321,28 +322,29 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     auto mean = [&](u32 i) {
         double sum = 0.0;
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
-            sum += from[t * plan.area + i];
+        for (u32 t = 0; t < arguments.t; ++t) {
+            sum += from[t * arguments.area + i];
         }
-        return sum / plan.t;
+        return sum / arguments.t;
     };
     Block block = {space};
     double unused;
-    Along cells = along(block, s.spatial, plan.area, plan.centred, [&](u32 i) { return s.mean(i); }, mean, unused);
+    Along cells =
+        along(block, s.spatial, arguments.area, arguments.centred, [&](u32 i) { return s.mean(i); }, mean, unused);
     Along sums = along(
-        block, s.temporal, plan.t, plan.centred, [&](u32 t) { return frames[t].sums; },
+        block, s.temporal, arguments.t, arguments.centred, [&](u32 t) { return frames[t].sums; },
         [&](u32 t) { return frames[t].u; }, unused);
-    double scale = -(double)*dy / plan.n;
+    double scale = -(double)*dy / arguments.n;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < plan.area; i += LANES) {
-        double cell = plan.weight[1] * curvature(s.spatial, s.mean(i), mean(i), cells) / plan.t;
+    for (u32 i = threadIdx.x; i < arguments.area; i += LANES) {
+        double cell = arguments.weight[1] * curvature(s.spatial, s.mean(i), mean(i), cells) / arguments.t;
 #pragma unroll 1
-        for (u32 t = 0; t < plan.t; ++t) {
+        for (u32 t = 0; t < arguments.t; ++t) {
             const Frame& f = frames[t];
-            double frame =
-                plan.weight[0] * (f.weight * s.share) * curvature(f.k, s.at(t, i), from[t * plan.area + i], f.to);
-            double whole = plan.weight[2] * curvature(s.temporal, f.sums, f.u, sums);
-            out[first + t * plan.area + i] = (float)(scale * (frame + cell + whole));
+            double frame = arguments.weight[0] * (f.weight * s.share) *
+                           curvature(f.k, s.at(t, i), from[t * arguments.area + i], f.to);
+            double whole = arguments.weight[2] * curvature(s.temporal, f.sums, f.u, sums);
+            out[first + t * arguments.area + i] = (float)(scale * (frame + cell + whole));
         }
     }
 }

@@ -9,8 +9,8 @@
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
 
-// How a pass is divided over the grid; the same struct as `ops::batch_norm::cuda::Plan`.
-struct Plan {
+// How a pass is divided over the grid; the same struct as `ops::batch_norm::cuda::Partition`.
+struct Partition {
     u32 rows;    // of a group
     u32 c;       // channels
     u32 span;    // rows of a chunk
@@ -24,7 +24,7 @@ struct Block {
     u32 tile, chunk, group;
     u32 begin, end;  // rows of the group
 
-    __device__ __forceinline__ Block(const Plan& p) {
+    __device__ __forceinline__ Block(const Partition& p) {
         tile = blockIdx.x % p.tiles;
         u32 part = blockIdx.x / p.tiles;
         chunk = part % p.chunks, group = part / p.chunks;
@@ -46,7 +46,7 @@ __device__ __forceinline__ void spread(float value, float (&v)[W], float* space,
 
 // The channel whose parameters this thread fetches for its block, and whether there is one.
 template <int W>
-__device__ __forceinline__ bool fetches(const Block& block, const Plan& p, u32& channel) {
+__device__ __forceinline__ bool fetches(const Block& block, const Partition& p, u32& channel) {
     channel = (block.tile << p.shift) * W + threadIdx.x;
     return threadIdx.x < W << p.shift && channel < p.c;
 }
@@ -54,7 +54,7 @@ __device__ __forceinline__ bool fetches(const Block& block, const Plan& p, u32& 
 // `[shift, Σ(x - shift), Σ(x - shift)²]` of each channel of a chunk. The shift is the mean of the first row of each
 // thread, at least 1/64 of the chunk, which keeps cancellation small.
 template <class T, int W>
-__device__ __forceinline__ void sums(const T* __restrict__ x, float* __restrict__ parts, const Plan& p) {
+__device__ __forceinline__ void sums(const T* __restrict__ x, float* __restrict__ parts, const Partition& p) {
     __shared__ __align__(16) float space[2 * WARPS * ROOM], shared[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -108,7 +108,7 @@ struct Affine {
 template <int W>
 __device__ __forceinline__ Affine<W> affine(const Block& block, const float* __restrict__ mean,
                                             const float* __restrict__ inv_std, const float* __restrict__ gamma,
-                                            const float* __restrict__ beta, const Plan& p, float* space) {
+                                            const float* __restrict__ beta, const Partition& p, float* space) {
     u32 channel;
     float m = 0.0f, s = 0.0f, b = 0.0f;
     if (fetches<W>(block, p, channel)) {
@@ -129,7 +129,7 @@ template <class T, int W, bool RESIDUAL>
 __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __restrict__ mean,
                                       const float* __restrict__ inv_std, const float* __restrict__ gamma,
                                       const float* __restrict__ beta, const T* __restrict__ residual, T* __restrict__ y,
-                                      const Plan& p, u32 relu) {
+                                      const Partition& p, u32 relu) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -166,7 +166,7 @@ template <class T, int W, Mask MASK>
 __device__ __forceinline__ void grad_sums(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y,
                                           const float* __restrict__ mean, const float* __restrict__ inv_std,
                                           const float* __restrict__ gamma, const float* __restrict__ beta,
-                                          T* __restrict__ dz, float* __restrict__ parts, const Plan& p) {
+                                          T* __restrict__ dz, float* __restrict__ parts, const Partition& p) {
     __shared__ __align__(16) float space[2 * WARPS * ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -213,7 +213,7 @@ template <class T, int W, Mask MASK>
 __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restrict__ dy, const float* __restrict__ mean,
                                      const float* __restrict__ inv_std, const float* __restrict__ gamma,
                                      const float* __restrict__ beta, const float* __restrict__ slopes,
-                                     T* __restrict__ dx, const Plan& p) {
+                                     T* __restrict__ dx, const Partition& p) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -355,18 +355,18 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 // `parts [groups chunks 3 c]` of x. Launched by `ops::batch_norm::forward`.
 #define SUMS(NAME, T, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        batch_norm_sums_##NAME(const T* __restrict__ x, float* __restrict__ parts, Plan p) {                           \
+        batch_norm_sums_##NAME(const T* __restrict__ x, float* __restrict__ parts, Partition p) {                      \
         sums<T, W>(x, parts, p);                                                                                       \
     }
 
 // y from x; `apply` without, `add` with a residual. Launched by `ops::batch_norm::forward`.
 #define APPLY(NAME, T, W)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        batch_norm_apply_##NAME(const T* __restrict__ x, LAYER, T* __restrict__ y, Plan p, u32 relu) {                 \
+        batch_norm_apply_##NAME(const T* __restrict__ x, LAYER, T* __restrict__ y, Partition p, u32 relu) {            \
         apply<T, W, false>(x, mean, inv_std, gamma, beta, nullptr, y, p, relu);                                        \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_add_##NAME(                                        \
-        const T* __restrict__ x, LAYER, const T* __restrict__ residual, T* __restrict__ y, Plan p, u32 relu) {         \
+        const T* __restrict__ x, LAYER, const T* __restrict__ residual, T* __restrict__ y, Partition p, u32 relu) {    \
         apply<T, W, true>(x, mean, inv_std, gamma, beta, residual, y, p, relu);                                        \
     }
 
@@ -374,16 +374,16 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 // from y, and also writes dz. Launched by the backward pass.
 #define GRAD_SUMS(NAME, T, W)                                                                                          \
     extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_backward_sums_##NAME(                              \
-        const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Plan p) {                 \
+        const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Partition p) {            \
         grad_sums<T, W, NONE>(x, dy, nullptr, mean, inv_std, gamma, beta, nullptr, parts, p);                          \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_backward_sums_mask_x_##NAME(                       \
-        const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Plan p) {                 \
+        const T* __restrict__ x, const T* __restrict__ dy, LAYER, float* __restrict__ parts, Partition p) {            \
         grad_sums<T, W, MASK_X>(x, dy, nullptr, mean, inv_std, gamma, beta, nullptr, parts, p);                        \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_backward_sums_mask_y_##NAME(                       \
         const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ y, LAYER, T* __restrict__ dz,         \
-        float* __restrict__ parts, Plan p) {                                                                           \
+        float* __restrict__ parts, Partition p) {                                                                      \
         grad_sums<T, W, MASK_Y>(x, dy, y, mean, inv_std, gamma, beta, dz, parts, p);                                   \
     }
 
@@ -391,12 +391,12 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 #define GRAD(NAME, T, W)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         batch_norm_backward_apply_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,                     \
-                                         const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {               \
+                                         const float* __restrict__ slopes, T* __restrict__ dx, Partition p) {          \
         grad<T, W, NONE>(x, dy, mean, inv_std, gamma, beta, slopes, dx, p);                                            \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         batch_norm_backward_apply_mask_x_##NAME(const T* __restrict__ x, const T* __restrict__ dy, LAYER,              \
-                                                const float* __restrict__ slopes, T* __restrict__ dx, Plan p) {        \
+                                                const float* __restrict__ slopes, T* __restrict__ dx, Partition p) {   \
         grad<T, W, MASK_X>(x, dy, mean, inv_std, gamma, beta, slopes, dx, p);                                          \
     }
 

@@ -36,7 +36,7 @@ struct Backward {
     }
 };
 
-// `y = max(x, 0)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::relu::apply`.
+// `y = max(x, 0)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::relu::cuda`.
 extern "C" __global__ void __launch_bounds__(256)
     relu_forward_f32(const float* __restrict__ x, float* __restrict__ y, u32 n) {
     for_elements<WIDE<float>>(n, Forward<float>{x, y});
@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(256)
     for_elements<WIDE<bf16>>(n, Forward<bf16>{x, y});
 }
 
-// `dx = dy` where y is positive, 0 elsewhere. Grid as the forward pass. Launched by `ops::relu::apply_mask`.
+// `dx = dy` where y is positive, 0 elsewhere. Grid as the forward pass. Launched by `ops::relu::cuda`.
 extern "C" __global__ void __launch_bounds__(256)
     relu_backward_f32(const float* __restrict__ dy, const float* __restrict__ y, float* __restrict__ dx, u32 n) {
     for_elements<WIDE<float>>(n, Backward<float>{dy, y, dx});

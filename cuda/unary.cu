@@ -35,7 +35,7 @@ struct Map {
     }
 };
 
-// `y = f(x)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::unary::apply`.
+// `y = f(x)` for n elements. Grid: a block for every 256 threads of 16 bytes. Launched by `ops::unary::cuda`.
 #define UNARY(NAME, F, T, SUFFIX)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         unary_##NAME##_##SUFFIX(const T* __restrict__ x, T* __restrict__ y, u32 n) {                                   \

@@ -33,18 +33,21 @@ extern "C" __global__ void __launch_bounds__(256)
     dw[i] = sum;
 }
 
-// sums[group, j] = Σ over the tiles of a group, in a fixed order, of part[tile, j]; j counts both statistics of every
-// channel. Grid: x = 32 columns a block, eight threads each, which take every eighth tile; y = groups. Launched after
-// an fprop or dgrad that wrote statistics.
+// sums[group, part, j] = Σ over the tiles of a part of a group, in a fixed order, of part[group, tile, j]; j counts both
+// statistics of every channel. Grid: x = 32 columns a block, eight threads each, which take every eighth tile; y = parts
+// of `span` tiles; z = groups. Launched after an fprop or dgrad that wrote statistics: once over few tiles, otherwise
+// again over the parts.
 extern "C" __global__ void __launch_bounds__(256)
-    conv3d_merge_statistics_f32(const float* __restrict__ part, float* __restrict__ sums, int tiles, int columns) {
+    conv3d_merge_statistics_f32(const float* __restrict__ part, float* __restrict__ sums, int tiles, int span,
+                                int columns) {
     __shared__ float parts[8][32];
     const int lane = threadIdx.x & 31, eighth = threadIdx.x >> 5, j = blockIdx.x * 32 + lane;
-    const float* from = part + (size_t)blockIdx.y * tiles * columns + j;
+    const float* from = part + (size_t)blockIdx.z * tiles * columns + j;
+    const int begin = blockIdx.y * span, end = min(tiles, begin + span);
     float sum = 0.0f;
     if (j < columns) {
 #pragma unroll 4
-        for (int t = eighth; t < tiles; t += 8) sum += from[(size_t)t * columns];
+        for (int t = begin + eighth; t < end; t += 8) sum += from[(size_t)t * columns];
     }
     parts[eighth][lane] = sum;
     __syncthreads();
@@ -52,6 +55,6 @@ extern "C" __global__ void __launch_bounds__(256)
         float total = 0.0f;
 #pragma unroll
         for (int i = 0; i < 8; ++i) total += parts[i][lane];
-        sums[(u32)(blockIdx.y * columns + j)] = total;
+        sums[(u32)((blockIdx.z * gridDim.y + blockIdx.y) * columns + j)] = total;
     }
 }

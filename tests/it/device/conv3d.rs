@@ -164,6 +164,8 @@ pub fn statistics_leave_with_the_result() {
         ([2, 4, 9, 10, 8], 45, [3, 1, 1]),
         ([4, 1, 9, 9, 3], 16, [1, 3, 3]),
         ([2, 2, 5, 5, 23], 8, [1, 1, 1]),
+        // More tiles than one block adds up.
+        ([2, 8, 46, 46, 8], 8, [1, 1, 1]),
     ] {
         let g = geometry(kernel);
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
@@ -199,6 +201,8 @@ pub fn a_chain_of_gradients_in_one_launch() {
         ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),
         ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2], 1),
         ([4, 2, 9, 5, 8], 8, [3, 1, 1], [1, 1, 1], 2),
+        // More tiles than one block adds up.
+        ([1, 8, 46, 46, 8], 8, [1, 1, 1], [1, 1, 1], 1),
     ] {
         let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();

@@ -1,7 +1,7 @@
 //! The launches of a planned pass, on device addresses: no tensors, no allocation.
 
 use super::super::Conv3d;
-use super::plan::{Path, Plan};
+use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::{Conv, Divisor};
 use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
@@ -43,7 +43,7 @@ static WGRAD_EXACT: [Plain; 2] =
 
 static PAD: Kernel<(In, Out, u32, u32, Pod<Divisor>)> = Kernel::new(&PARTS_FILE, &["conv3d_pad_bf16"]);
 static SPLITS: Kernel<(In, Out, u32, u32, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_merge_splits_f32"]);
-static STATISTICS: Kernel<(In, Out, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_merge_statistics_f32"]);
+static STATISTICS: Kernel<(In, Out, u32, u32, u32)> = Kernel::new(&PARTS_FILE, &["conv3d_merge_statistics_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     let mut all = vec![
@@ -93,6 +93,12 @@ impl Work<'_> {
         (self.space + (first + second) as u64, part)
     }
 
+    /// Where the tiles of a pass with statistics write their sums, of `channels` channels.
+    fn of_tiles(&self, channels: usize) -> Out {
+        let [groups, tiles] = self.plan.statistics_tiles();
+        Out(self.part().0, 4 * groups * tiles * 2 * channels)
+    }
+
     /// `y` from `x` and `w`, with the bias of `f` added if there is one.
     pub fn fprop(&self, x: In, w: In, y: Out, f: &Forwards) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
@@ -107,18 +113,26 @@ impl Work<'_> {
             let args = (x, w, bias, y, NOTHING_OUT, NOTHING_IN, conv);
             return kernel.launch(self.gpu, plan.entry, plan.spread, args);
         };
-        let (part, bytes) = self.part();
-        kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, bias, y, Out(part, bytes), shift, conv))?;
+        let of_tiles = self.of_tiles(p.k);
+        kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, bias, y, of_tiles, shift, conv))?;
         self.statistics(p.k, sums)
     }
 
-    /// Adds up the partial sums that the tiles wrote for `channels` channels.
+    /// Adds up the partial sums that the tiles wrote for `channels` channels: in two levels if there are many tiles, so
+    /// that enough blocks take part.
     fn statistics(&self, channels: usize, sums: Out) -> Result<()> {
-        let (part, bytes) = self.part();
-        let (columns, groups) = (2 * channels, sums.1 / (8 * channels));
-        let tiles = bytes / (4 * columns * groups);
-        let spread = Spread { grid: [columns.div_ceil(32) as u32, groups as u32, 1], ..Spread::line(1, 256) };
-        STATISTICS.launch(self.gpu, 0, spread, (In(part, bytes), sums, tiles as u32, columns as u32))
+        let [groups, tiles] = self.plan.statistics_tiles();
+        let columns = 2 * channels;
+        let merge = |from: In, to: Out, tiles: usize, span: usize| {
+            let grid = [columns.div_ceil(32), tiles.div_ceil(span), groups].map(|v| v as u32);
+            let [tiles, span, columns] = [tiles, span, columns].map(|v| v as u32);
+            STATISTICS.launch(self.gpu, 0, Spread { grid, ..Spread::line(1, 256) }, (from, to, tiles, span, columns))
+        };
+        let Out(at, bytes) = self.of_tiles(channels);
+        let Some(parts) = merged_parts(tiles) else { return merge(In(at, bytes), sums, tiles, tiles) };
+        let of_parts = (at + bytes as u64, 4 * groups * parts * columns);
+        merge(In(at, bytes), Out(of_parts.0, of_parts.1), tiles, MERGED)?;
+        merge(In(of_parts.0, of_parts.1), sums, parts, parts)
     }
 
     /// `dx` from `dy` and `w`, with the epilogue `norm_relu` if there is one (not on the exact path).
@@ -134,8 +148,7 @@ impl Work<'_> {
             let no = NOTHING_IN;
             return DGRAD.launch(self.gpu, plan.entry, plan.spread, (dy, w, dx, NOTHING_OUT, no, no, no, no, conv));
         };
-        let (part, bytes) = self.part();
-        let args = (dy, w, dx, Out(part, bytes), c.mask, c.normed, c.mean, c.inv_std, conv);
+        let args = (dy, w, dx, self.of_tiles(p.c), c.mask, c.normed, c.mean, c.inv_std, conv);
         DGRAD.launch(self.gpu, plan.entry, plan.spread, args)?;
         self.statistics(p.c, c.sums)
     }

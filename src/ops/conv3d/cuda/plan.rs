@@ -76,6 +76,19 @@ const MOST_CLASSES: usize = 65535;
 /// The pixels of one split are a multiple of this, and at least eight times as many.
 const DEPTH: usize = 32;
 
+/// Sums of tiles that one block adds up.
+pub(super) const MERGED: usize = 128;
+
+/// In how many parts the sums of `tiles` tiles are added up, which are added afterwards; `None` if one block takes all.
+pub(super) fn merged_parts(tiles: usize) -> Option<usize> {
+    (tiles > MERGED).then(|| tiles.div_ceil(MERGED))
+}
+
+/// Rows of working space for the sums of `tiles` tiles, and of their parts.
+fn with_parts(tiles: usize) -> usize {
+    tiles + merged_parts(tiles).unwrap_or(0)
+}
+
 impl Plan {
     /// How `pass` of `p` is computed on tensors of `dtype`.
     ///
@@ -170,8 +183,8 @@ impl Plan {
         };
         let part = match (pass, statistics) {
             (Operator::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
-            (Operator::Fprop, Some(_)) => groups * row_tiles * 2 * p.k * 4,
-            (Operator::Dgrad, Some(_)) => groups * classes * row_tiles * 2 * p.c * 4,
+            (Operator::Fprop, Some(_)) => groups * with_parts(row_tiles) * 2 * p.k * 4,
+            (Operator::Dgrad, Some(_)) => groups * with_parts(classes * row_tiles) * 2 * p.c * 4,
             _ => 0,
         };
         for (what, elements) in [
@@ -187,6 +200,13 @@ impl Plan {
         let across = [groups * row_tiles * column_tiles, splits * classes, p.geometry.groups];
         let spread = Spread { grid: across.map(|v| v as u32), block: [threads, 1, 1], shared };
         Ok(Plan { path, tile: [bm, bn], entry, spread, splits, sums_after, padded, space: [first, second, part], conv })
+    }
+
+    /// Of a pass with statistics: the parts of the samples, and the number of rows of tiles of each, which all write sums.
+    pub(super) fn statistics_tiles(&self) -> [usize; 2] {
+        let [across, classes, _] = self.spread.grid;
+        let of_group = self.conv.group_tiles;
+        [across / (of_group * self.conv.column_tiles), of_group * classes].map(|v| v as usize)
     }
 
     /// Bytes of working space in total.
