@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::Map;
 use std::process::ExitCode;
 use support::checks::of_option;
-use support::evaluate::Options;
+use support::evaluate::{Options, Task};
 use support::output::say;
 use support::protocol::ProtocolOption;
 use support::table::Table;
@@ -66,9 +66,8 @@ fn run(args: &Args) -> Result<()> {
     let (data, layout) = chosen(splits, args.part)?;
     let mut settings = Map::new();
     settings.insert("--part".into(), args.part.name().into());
-    let Some(mut run) = prepared.open(options, "extract_features", vec![data], layout, settings)? else {
-        return Ok(());
-    };
+    let task = Task { program: "extract_features", data: vec![data], layout, settings, plan: Vec::new() };
+    let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };
     let (n, d) = (run.parts[0].len(), run.dim());
     let mut file = AtomicFile::create(&run.out.join("features.npy"))?;
     file.write(&npy::header(n, d))?;

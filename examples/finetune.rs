@@ -12,18 +12,20 @@ use std::sync::Arc;
 use support::args::within;
 use support::checks::{check_memory, classes_can_be_tested, earlier_epochs};
 use support::classified::{self, Groups};
-use support::evaluate::{Options, Prepared};
+use support::evaluate::{Options, Prepared, Task};
 use support::evaluation::Evaluation;
-use support::output::{say, warn};
+use support::output::{count, say, warn};
 use support::pretrain::set;
-use support::protocol::{IMAGENET, Sampling};
+use support::protocol::{IMAGENET, MACLR, MCL, Sampling};
 use support::run::Show;
-use support::settings::{EARLIER, FREE, identity, of_recipe};
+use support::settings::{EARLIER, FREE, OPTIONS, identity, of_recipe, path};
+use support::summary::Summary;
 use tubelet::augment::rand_augment::RandAugment;
 use tubelet::eval::scores::Scores;
 use tubelet::eval::views::{Frozen, Score, Views};
+use tubelet::train::checkpoint::newest_intact;
 use tubelet::train::finetune::{Finetune, Labelled, Recipe, keep_share};
-use tubelet::train::folder::write_atomic;
+use tubelet::train::folder::{Folder, write_atomic};
 use tubelet::train::limits;
 use tubelet::train::pretrain::{Load, Outcome, Settings, check_run, pretrain, steps_per_epoch};
 use tubelet::train::views::{Loader, ViewSpec};
@@ -128,14 +130,27 @@ impl Preset {
         let recipe = self.recipe().views;
         let clip = |side| Some([recipe.frames, recipe.stride, side]);
         let views = |clips, crops| Some(Views { clips, crops });
-        let all = Sampling { preset, clip: None, views: None, segments: recipe.segments, colours: None, unit: false };
+        let network = None;
+        let all = Sampling {
+            preset,
+            network,
+            clip: None,
+            views: None,
+            segments: recipe.segments,
+            colours: None,
+            unit: false,
+        };
+        let maclr = Sampling { network: Some(MACLR), ..all.clone() };
         match self {
             Preset::Small => all,
-            Preset::MaclrUcf101 | Preset::MaclrUcf101Linear => Sampling { clip: clip(256), views: views(10, 3), ..all },
-            Preset::MclUcf101 | Preset::MclHmdb51 => {
-                Sampling { clip: clip(256), views: views(20, 3), colours: Some(IMAGENET), ..all }
+            Preset::MaclrUcf101 | Preset::MaclrUcf101Linear => {
+                Sampling { clip: clip(256), views: views(10, 3), ..maclr }
             }
-            Preset::Ssv2 => Sampling { clip: clip(recipe.side), views: views(1, 1), ..all },
+            Preset::MclUcf101 | Preset::MclHmdb51 => {
+                let (clip, views, colours) = (clip(256), views(20, 3), Some(IMAGENET));
+                Sampling { network: Some(MCL), clip, views, colours, ..all }
+            }
+            Preset::Ssv2 => Sampling { clip: clip(recipe.side), views: views(1, 1), ..maclr },
         }
     }
 
@@ -194,13 +209,16 @@ impl Args {
     /// The settings of training, by the options' names.
     fn settings(&self, recipe: &Recipe) -> Result<Map<String, Value>> {
         let named = |(name, value): (String, Value)| match name.contains('.') {
-            true => (format!("training.{name}"), value),
+            true => {
+                let place = format!("training.{name}");
+                let option = OPTIONS.iter().find(|(of, _)| *of == place).map(|(_, option)| (*option).to_owned());
+                (option.unwrap_or(place), value)
+            }
             false => (format!("--{}", name.replace('_', "-")), value),
         };
         let mut all: Map<String, Value> = of_recipe(recipe)?.into_iter().map(named).collect();
         all.insert("--from-scratch".to_owned(), self.from_scratch.into());
         all.insert("--labels".to_owned(), self.labels.to_string().into());
-        all.insert("--groups".to_owned(), self.groups.setting());
         all.insert(EARLIER.to_owned(), Value::Array(Vec::new()));
         Ok(all)
     }
@@ -212,25 +230,40 @@ fn run(args: &Args) -> Result<()> {
     if args.from_scratch {
         prepared.network.forget(options.seed);
     }
+    keep_start(options, &mut prepared)?;
     let recipe = args.recipe(&prepared)?;
     check_memory(&recipe.views, recipe.batch, 1)?;
     let mut splits = options.videos.labelled(options.seed)?;
     keep_share(&mut splits.train, args.labels, options.seed);
-    steps_per_epoch(splits.train.len(), recipe.batch)?;
+    let steps = steps_per_epoch(splits.train.len(), recipe.batch)?.saturating_mul(recipe.epochs);
     classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
     let groups = args.groups.of(&splits.test)?;
-    let parts = vec![splits.train.clone(), splits.test.clone()];
-    let settings = args.settings(&recipe)?;
-    let Some(mut run) = prepared.begin(options, "finetune", parts, splits.layout.clone(), settings)? else {
-        return Ok(());
+    if steps < FEW_STEPS {
+        warn(format_args!("--epochs {} are {steps} steps: with so few videos more passes are needed", recipe.epochs));
+    }
+    let training = format!(
+        "{} over {}: {steps} steps of {}, rate {}{}",
+        count(usize::try_from(recipe.epochs)?, "pass", "passes"),
+        count(splits.train.len(), "labelled video", "labelled videos"),
+        recipe.batch,
+        recipe.lr,
+        if recipe.frozen { ", the classifier alone" } else { "" }
+    );
+    let task = Task {
+        program: "finetune",
+        data: vec![splits.train.clone(), splits.test.clone()],
+        layout: splits.layout.clone(),
+        settings: args.settings(&recipe)?,
+        plan: vec![("training", training)],
     };
+    let Some(mut run) = prepared.begin(options, task)? else { return Ok(()) };
     let (done, network) = train(args, &recipe, &mut run, &splits)?;
     run.network = network;
     let test = run.features(1)?;
     let values: Vec<f64> = test.values().iter().map(|v| f64::from(*v)).collect();
     let classes: Vec<usize> = (0..splits.train.classes.len()).collect();
     let scores = Scores::new(&values, test.labels(), classes.len())?;
-    let groups = groups.map(|all| run.parts[1].loader.videos.iter().map(|&i| all[i]).collect::<Vec<usize>>());
+    let groups = groups.map(|all| all.keep(&run.parts[1].loader.videos));
     let mut summary = run.summary();
     if args.from_scratch {
         summary.set("init", "random");
@@ -244,7 +277,26 @@ fn run(args: &Args) -> Result<()> {
         .set("train_seconds", done.train_seconds)
         .set("loss_first", done.loss_first)
         .set("loss_last", done.loss_last);
-    classified::write(&run, summary, &classes, &scores, groups.as_deref())
+    classified::write(&run, summary, &classes, &scores, groups.as_ref())
+}
+
+/// Steps below which a run is too short to learn from random or foreign features.
+const FEW_STEPS: u64 = 100;
+
+/// A run that has a checkpoint goes on from that, so it does not matter if the run that `--init` names has newer weights
+/// since.
+fn keep_start(options: &Options, prepared: &mut Prepared) -> Result<()> {
+    let out = options.common.out("finetune");
+    let Some(begun) = Folder::settings(&out).context("--out")? else { return Ok(()) };
+    let same = begun[Folder::PATHS]["--init"] == path(options.init.as_deref());
+    let (Some(before), Some(now)) = (begun["init.checksum"].as_str(), &mut prepared.network.checksum) else {
+        return Ok(());
+    };
+    if same && now != before && newest_intact(&out.join("checkpoints")).context("--out")?.is_some() {
+        say("--init has other weights than when this run began: it goes on from its own checkpoint");
+        before.clone_into(now);
+    }
+    Ok(())
 }
 
 /// Trains, from the folder's checkpoint if there is one; returns the network that is tested.
@@ -274,6 +326,7 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
     };
     check_run(&run.out, &how).context("--out")?;
     run.settle(&FREE)?;
+    Summary::set_aside(&run.out, recipe.epochs)?;
     let networks = serde_json::to_value(Recipe::networks(net, classes, &recipe.views))?;
     write_atomic(&run.out.join(NETWORKS), format!("{networks:#}\n").as_bytes())?;
     write_atomic(&run.out.join("classes.txt"), format!("{}\n", splits.train.classes.join("\n")).as_bytes())?;

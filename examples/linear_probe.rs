@@ -4,14 +4,14 @@
 
 mod support;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde_json::{Map, Value, json};
 use std::process::ExitCode;
 use support::args::within;
 use support::checks::classes_can_be_tested;
 use support::classified::{self, Groups};
-use support::evaluate::Options;
+use support::evaluate::{Options, Task};
 use support::evaluation::Evaluation;
 use support::output::{say, warn};
 use support::protocol::{Classifier, Protocol, ProtocolOption};
@@ -36,12 +36,12 @@ struct Args {
     /// Classifier [default: the preset's; small: logistic]
     #[arg(long, value_enum)]
     classifier: Option<Classifier>,
-    /// Weight of the logistic regression's penalty, as in the pre-training examples
-    #[arg(long, default_value_t = 0.03, value_parser = within::<f64>(limits::L2))]
-    l2: f64,
-    /// Penalty of the support vector machine's errors
-    #[arg(long, default_value_t = 1.0, value_parser = within::<f64>(limits::C))]
-    c: f64,
+    /// Weight of the logistic regression's penalty, as in the pre-training examples [default: 0.03]
+    #[arg(long, value_parser = within::<f64>(limits::L2))]
+    l2: Option<f64>,
+    /// Penalty of the support vector machine's errors [default: 1]
+    #[arg(long, value_parser = within::<f64>(limits::C))]
+    c: Option<f64>,
     /// Rate of the first step of gradient descent [default: the preset's]
     #[arg(long, value_parser = within::<f64>(limits::LR))]
     lr: Option<f64>,
@@ -61,20 +61,38 @@ fn main() -> ExitCode {
 
 impl Args {
     /// The protocol with the given options.
-    fn chosen(&self, preset: Protocol) -> Protocol {
+    fn chosen(&self, preset: Protocol) -> Result<Protocol> {
         let mut p = preset;
         p.classifier = self.classifier.unwrap_or(p.classifier);
         p.lr = self.lr.unwrap_or(p.lr);
         p.epochs = self.epochs.unwrap_or(p.epochs);
         p.batch = self.batch.unwrap_or(p.batch);
-        p
+        for (option, given, of) in [
+            ("--l2", self.l2.is_some(), Classifier::Logistic),
+            ("--c", self.c.is_some(), Classifier::Svm),
+            ("--lr", self.lr.is_some(), Classifier::Sgd),
+            ("--epochs", self.epochs.is_some(), Classifier::Sgd),
+            ("--batch", self.batch.is_some(), Classifier::Sgd),
+        ] {
+            let (taken, of) = (p.classifier == of, of.name());
+            ensure!(!given || taken, "{option} is an option of --classifier {of}, and this is {}", p.classifier.name());
+        }
+        Ok(p)
+    }
+
+    fn l2(&self) -> f64 {
+        self.l2.unwrap_or(0.03)
+    }
+
+    fn c(&self) -> f64 {
+        self.c.unwrap_or(1.0)
     }
 
     /// The settings of the classifier.
     fn settings(&self, p: &Protocol) -> Map<String, Value> {
         let more = match p.classifier {
-            Classifier::Logistic => json!({"--l2": self.l2}),
-            Classifier::Svm => json!({"--c": self.c}),
+            Classifier::Logistic => json!({"--l2": self.l2()}),
+            Classifier::Svm => json!({"--c": self.c()}),
             Classifier::Sgd => json!({"--lr": p.lr, "--epochs": p.epochs, "--batch": p.batch}),
         };
         let mut all = Map::from_iter([("--classifier".to_owned(), p.classifier.name().into())]);
@@ -85,23 +103,26 @@ impl Args {
 
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
-    let protocol = args.chosen(args.protocol.preset.protocol());
+    let protocol = args.chosen(args.protocol.preset.protocol())?;
     let prepared = options.prepare(protocol.sampling.clone())?;
     let splits = options.videos.labelled(options.seed)?;
     classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
     let groups = args.groups.of(&splits.test)?;
-    let mut settings = args.settings(&protocol);
-    settings.insert("--groups".to_owned(), args.groups.setting());
-    let parts = vec![splits.train.clone(), splits.test.clone()];
-    let opened = prepared.open(options, "linear_probe", parts, splits.layout.clone(), settings)?;
-    let Some(mut run) = opened else { return Ok(()) };
+    let task = Task {
+        program: "linear_probe",
+        data: vec![splits.train.clone(), splits.test.clone()],
+        layout: splits.layout.clone(),
+        settings: args.settings(&protocol),
+        plan: Vec::new(),
+    };
+    let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };
     let [train, test] = [0, 1].map(|i| run.parts[i].loader.videos.clone());
     classes_can_be_tested(&splits, train.into_iter(), test.iter().copied())?;
     let (classes, scores) = classify(args, &protocol, &mut run)?;
-    let groups = groups.map(|all| test.iter().map(|&i| all[i]).collect::<Vec<usize>>());
+    let groups = groups.map(|all| all.keep(&test));
     let mut summary = run.summary();
     summary.set("classifier", protocol.classifier.name());
-    classified::write(&run, summary, &classes, &scores, groups.as_deref())
+    classified::write(&run, summary, &classes, &scores, groups.as_ref())
 }
 
 /// Trains the classifier and scores it: the labels of its classes, and figures in which classes are places among these.
@@ -118,12 +139,12 @@ fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<(Vec<usiz
     let (train, test) = (run.features(0)?, run.features(1)?);
     Ok(match p.classifier {
         Classifier::Logistic => {
-            let result = probe(&train, &test, args.l2)?;
+            let result = probe(&train, &test, args.l2())?;
             unfinished(result.converged);
             (result.classes, result.scores)
         }
         Classifier::Svm => {
-            let result = svm(&train, &test, args.c)?;
+            let result = svm(&train, &test, args.c())?;
             unfinished(result.converged);
             (result.classes, result.scores)
         }

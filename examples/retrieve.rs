@@ -11,7 +11,7 @@ use image::{Rgb, RgbImage};
 use serde_json::Map;
 use std::process::ExitCode;
 use support::animation;
-use support::evaluate::Options;
+use support::evaluate::{Options, Task};
 use support::evaluation::{Evaluation, Part};
 use support::protocol::ProtocolOption;
 use support::sheet::{self, Key, Legend, Sample, Strip};
@@ -53,7 +53,8 @@ fn run(args: &Args) -> Result<()> {
     let prepared = options.prepare(args.protocol.preset.protocol().sampling)?;
     let splits = options.videos.labelled(options.seed)?;
     let parts = vec![splits.train, splits.test];
-    let Some(mut run) = prepared.open(options, "retrieve", parts, splits.layout, Map::new())? else { return Ok(()) };
+    let task = Task { program: "retrieve", data: parts, layout: splits.layout, settings: Map::new(), plan: Vec::new() };
+    let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };
     let (gallery, queries) = (run.features(0)?, run.features(1)?);
     let found = retrieve(&gallery, &queries, RANKS[RANKS.len() - 1])?;
     nearest(&run, &found).write(&run.out.join("nearest.csv"))?;

@@ -289,7 +289,11 @@ impl fmt::Display for Error {
             ErrorKind::Program { program, what, .. } => write!(f, "{program}: {what}"),
             ErrorKind::Data { path, what } => write!(f, "{}: {what}", path.display()),
             ErrorKind::NotFinite { name, step, value } => {
-                write!(f, "{name} became {value} at step {step}")
+                write!(f, "{name} became {value} at step {step}: ")?;
+                f.write_str(match step {
+                    0 => "the weights that training started from (--init) do not fit clips with these colours, or are damaged",
+                    _ => "a lower learning rate (--lr) may help; earlier checkpoints are kept",
+                })
             }
             ErrorKind::Locked { path, holder: Some(pid) } => {
                 write!(f, "{} is in use by process {pid}", path.display())

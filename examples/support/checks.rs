@@ -294,14 +294,17 @@ pub fn classes_can_be_tested(
 pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
     let compare = if skipped { Folder::compare } else { Folder::compare_known };
     compare(out, settings, &FREE).map_err(|e| {
+        // What other settings follow from, unless the option is there that chose them.
         let others = [
-            (" videos.", "--data, --test or --split names other videos than when the run began"),
-            (" --flow-dir.", "--flow-dir: this is not the flow that the run began with"),
-            (" init.", "--init: these are not the weights that the evaluation began with"),
+            (" videos.", " --labels:", "--data, --test or --split names other videos than when the run began"),
+            (" --flow-dir.", "", "--flow-dir: this is not the flow that the run began with"),
+            (" init.", " --from-scratch:", "--init: these are not the weights that the evaluation began with"),
         ];
         let text = e.to_string();
-        let of = |e: anyhow::Error, (_, what): &(&str, &'static str)| e.context(*what);
-        others.iter().filter(|(name, _)| text.contains(name)).fold(anyhow::Error::new(e), of).context("--out")
+        let told =
+            |(name, why, _): &&(&str, &str, &str)| text.contains(name) && (why.is_empty() || !text.contains(why));
+        let of = |e: anyhow::Error, (.., what): &(&str, &str, &'static str)| e.context(*what);
+        others.iter().filter(told).fold(anyhow::Error::new(e), of).context("--out")
     })
 }
 

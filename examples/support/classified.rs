@@ -2,12 +2,11 @@
 
 use super::confusion;
 use super::evaluation::{Evaluation, Part};
-use super::settings::path;
+use super::output::{count, say, warn};
 use super::summary::Summary;
-use super::table::Table;
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use super::table::{Table, fields};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tubelet::eval::scores::Scores;
 use tubelet::video::Dataset;
@@ -22,43 +21,77 @@ pub struct Groups {
     groups: Option<PathBuf>,
 }
 
-impl Groups {
-    /// The number of the source of each video of `data`, if any is known.
-    pub fn of(&self, data: &Dataset) -> Result<Option<Vec<usize>>> {
-        sources(data, self.groups.as_deref())
-    }
+/// The sources of test videos.
+pub struct Sources {
+    /// Their names.
+    names: Vec<String>,
+    /// The place of each video's source among these.
+    of: Vec<usize>,
+}
 
-    /// As a setting.
-    pub fn setting(&self) -> Value {
-        path(self.groups.as_deref())
+/// The fewest sources over which an interval is given, and the fewest over which it is more than rough: it is made of the
+/// sources alone, so that with two of them it lies between their two accuracies.
+const FEWEST: usize = 3;
+const ROUGH: usize = 10;
+
+impl Groups {
+    /// The source of each video of `data`, if any is known: those of the file, or the recordings by names. A video of
+    /// which none is known is its own. Prints how many there are.
+    pub fn of(&self, data: &Dataset) -> Result<Option<Sources>> {
+        let known = match &self.groups {
+            Some(file) => in_file(data, file).with_context(|| format!("--groups {}", file.display()))?,
+            None => data.recordings(),
+        };
+        if known.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let (mut names, mut numbers) = (Vec::new(), BTreeMap::new());
+        let of = known.into_iter().zip(&data.items).map(|(source, item)| {
+            let name = source.unwrap_or_else(|| item.name.clone());
+            *numbers.entry(name.clone()).or_insert_with(|| {
+                names.push(name);
+                names.len() - 1
+            })
+        });
+        let of = of.collect();
+        let by = if self.groups.is_some() { "by --groups" } else { "recordings by their names (--groups sets others)" };
+        say(format_args!("the test videos are of {}, {by}", count(names.len(), "source", "sources")));
+        if names.len() < FEWEST {
+            warn(format_args!("no interval over sources is given for fewer than {FEWEST}"));
+        } else if names.len() < ROUGH {
+            warn("the interval over so few sources is rough");
+        }
+        Ok(Some(Sources { names, of }))
     }
 }
 
-/// The number of the source of each video, if any is known: those of the file, or the recordings by names. A video of
-/// which none is known is its own.
-fn sources(data: &Dataset, file: Option<&Path>) -> Result<Option<Vec<usize>>> {
-    let mut sources = data.recordings();
-    if let Some(file) = file {
-        let lines = lines_of_list(file).context("--groups")?;
-        let pairs: Option<BTreeMap<&str, &str>> = lines.iter().map(|(_, line)| line.rsplit_once(',')).collect();
-        let Some(pairs) = pairs else { bail!("--groups {}: a line is `name,source`", file.display()) };
-        let source = |name: &str| pairs.get(name).map(|source| (*source).to_owned());
-        sources = data.items.iter().map(|item| source(&item.name)).collect();
-        let missing = sources.iter().position(Option::is_none);
-        if let Some(i) = missing {
-            bail!("--groups {}: it has no line of the test video {}", file.display(), data.items[i].name);
+impl Sources {
+    /// Those of the videos `kept` alone.
+    pub fn keep(self, kept: &[usize]) -> Sources {
+        Sources { of: kept.iter().map(|&i| self.of[i]).collect(), ..self }
+    }
+}
+
+/// The source of each video of `data` by the lines of `file`.
+fn in_file(data: &Dataset, file: &Path) -> Result<Vec<Option<String>>> {
+    let mut sources: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    for (number, line) in lines_of_list(file)? {
+        let mut all = fields(&line);
+        let source = all.pop().map(|source| source.trim().to_owned()).unwrap_or_default();
+        ensure!(!all.is_empty() && !source.is_empty(), "line {number}: a line is `name,source`");
+        // A name with commas need not be quoted.
+        let name = all.join(",");
+        if let Some((before, other)) = sources.get(&name).filter(|(_, other)| *other != source) {
+            bail!("line {number}: {name} is of {source} here, and of {other} in line {before}");
         }
+        sources.insert(name, (number, source));
     }
-    if sources.iter().all(Option::is_none) {
-        return Ok(None);
+    let of = |name: &str| sources.get(name).map(|(_, source)| source.clone());
+    let all: Vec<Option<String>> = data.items.iter().map(|item| of(&item.name)).collect();
+    if let Some(i) = all.iter().position(Option::is_none) {
+        bail!("it has no line of the test video {}", data.items[i].name);
     }
-    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-    let own = |(i, source): (usize, Option<String>)| source.unwrap_or_else(|| format!("\0{i}"));
-    let number = |key: String| {
-        let next = numbers.len();
-        *numbers.entry(key).or_insert(next)
-    };
-    Ok(Some(sources.into_iter().enumerate().map(own).map(number).collect()))
+    Ok(all)
 }
 
 /// Writes the tables, the picture and the summary: of `summary` and the figures of `scores`, whose classes are places among
@@ -68,7 +101,7 @@ pub fn write(
     mut summary: Summary,
     classes: &[usize],
     scores: &Scores,
-    groups: Option<&[usize]>,
+    groups: Option<&Sources>,
 ) -> Result<()> {
     let (test, confusion) = (&run.parts[1], scores.confusion());
     let names: Vec<&str> = classes.iter().map(|&label| test.data.classes[label].as_str()).collect();
@@ -78,8 +111,9 @@ pub fn write(
     let title = format!("{:.1} % of {} test videos are classified rightly", 100.0 * top1, test.len());
     confusion::draw(&run.out.join("confusion.png"), &title, &names, &confusion)?;
     let [low, high] = scores.interval(1, None)?;
-    let by_group = groups.map(|groups| scores.interval(1, Some(groups))).transpose()?;
-    let count = groups.map(|groups| groups.iter().max().map_or(0, |most| most + 1));
+    let used = groups.map(|groups| groups.of.iter().collect::<BTreeSet<_>>().len());
+    let enough = groups.filter(|_| used >= Some(FEWEST));
+    let by_group = enough.map(|groups| scores.interval(1, Some(&groups.of))).transpose()?;
     summary
         .set("videos_train", run.parts[0].len())
         .set("videos_test", test.len())
@@ -89,7 +123,7 @@ pub fn write(
         .set("mean_class", scores.mean_class())
         .set("top1_low", low)
         .set("top1_high", high)
-        .set("groups", count)
+        .set("groups", used)
         .set("top1_group_low", by_group.map(|[low, _]| low))
         .set("top1_group_high", by_group.map(|[_, high]| high));
     summary.finish(&run.out)
@@ -104,12 +138,12 @@ fn per_class(names: &[&str], scores: &Scores) -> Table {
     table
 }
 
-fn predictions(test: &Part, names: &[&str], scores: &Scores, groups: Option<&[usize]>) -> Table {
+fn predictions(test: &Part, names: &[&str], scores: &Scores, groups: Option<&Sources>) -> Table {
     let mut table = Table::new(["file", "class", "predicted", "right", "group"]);
     for (i, &predicted) in scores.predicted().iter().enumerate() {
         let (class, guess) = (test.class(i), names[predicted]);
-        let group = groups.map_or(String::new(), |groups| groups[i].to_string());
-        table.row([test.name(i), class, guess, if class == guess { "1" } else { "0" }, &group]);
+        let group = groups.map_or("", |groups| &groups.names[groups.of[i]]);
+        table.row([test.name(i), class, guess, if class == guess { "1" } else { "0" }, group]);
     }
     table
 }

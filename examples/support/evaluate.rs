@@ -42,7 +42,8 @@ pub struct Options {
     pub videos: VideoOptions,
     #[command(flatten)]
     pub common: Common,
-    /// Seed of random weights, of procedural clips and of the order of gradient descent
+    /// Seed of everything random: weights, procedural clips (training and test videos), the part that --labels takes, the
+    /// order of gradient descent
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
     pub seed: u64,
     /// Check network, options and the list of videos, print the plan and stop: nothing is decoded or written
@@ -69,6 +70,20 @@ pub struct Options {
     side: Option<usize>,
 }
 
+/// What a program does with the network, and with which videos.
+pub struct Task {
+    /// The program's name.
+    pub program: &'static str,
+    /// The parts of the data.
+    pub data: Vec<Dataset>,
+    /// How the data is laid out, in words.
+    pub layout: String,
+    /// Settings of the program itself.
+    pub settings: Map<String, Value>,
+    /// Further rows of the plan that a dry run prints.
+    pub plan: Vec<(&'static str, String)>,
+}
+
 /// What is evaluated, before any video is looked for.
 pub struct Prepared {
     device: Device,
@@ -93,6 +108,14 @@ impl Options {
             network.arch(),
             if motion { "motion".to_owned() } else { count(network.net.in_channels, "channel", "channels") }
         );
+        if let Some(of) = sampling.network.filter(|of| *of != network.arch()) {
+            warn(format_args!(
+                "--preset {} is published for the network {of}, and this one is {}: its figures cannot be compared with the \
+                 published ones",
+                sampling.preset,
+                network.arch()
+            ));
+        }
         let mut spec = ViewSpec::small();
         if self.videos.data.is_none() {
             spec.stride = 2; // procedural videos are short
@@ -131,28 +154,19 @@ impl Options {
 
 impl Prepared {
     /// As [`Prepared::begin`], and binds the folder to these settings.
-    pub fn open<'a>(
-        self,
-        options: &'a Options,
-        program: &str,
-        data: Vec<Dataset>,
-        layout: String,
-        more: Map<String, Value>,
-    ) -> Result<Option<Evaluation<'a>>> {
-        let run = self.begin(options, program, data, layout, more)?;
-        run.map(|run| run.settle(&[]).map(|()| run)).transpose()
+    pub fn open(self, options: &Options, task: Task) -> Result<Option<Evaluation<'_>>> {
+        let Some(run) = self.begin(options, task)? else { return Ok(None) };
+        run.settle(&[])?;
+        if run.again {
+            say(format_args!("evaluating again what {} is of: the figures are the same", run.out.display()));
+        }
+        Ok(Some(run))
     }
 
-    /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with `data`.
-    /// `more` are settings of the example. A dry run ends here and opens nothing.
-    pub fn begin<'a>(
-        self,
-        options: &'a Options,
-        program: &str,
-        data: Vec<Dataset>,
-        layout: String,
-        more: Map<String, Value>,
-    ) -> Result<Option<Evaluation<'a>>> {
+    /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with the videos.
+    /// A dry run ends here and opens nothing.
+    pub fn begin(self, options: &Options, task: Task) -> Result<Option<Evaluation<'_>>> {
+        let Task { program, data, layout, settings: more, plan } = task;
         let out = options.common.out(program);
         outside_of_data([("--out", &out), ("--cache", &options.videos.cache)], options.videos.data.as_deref())?;
         folder_to_be("--cache", &options.videos.cache)?;
@@ -168,15 +182,13 @@ impl Prepared {
             }
             check_out()?;
             goes_on(&out, &settings, false)?;
-            self.plan(options, &data, &layout);
-            say(format_args!("checked: this evaluation writes into {}; nothing was written", out.display()));
+            self.plan(options, &data, &layout, &plan);
+            say(format_args!("checked: {program} would write into {}; nothing was written", out.display()));
             return Ok(None);
         }
         check_out()?;
         let folder = Folder::open(&out).context("--out")?;
-        if goes_on(&out, &settings, false)? {
-            say(format_args!("evaluating again what {} is of: the figures are the same", out.display()));
-        }
+        let again = goes_on(&out, &settings, false)?;
         let stop = stop_flag()?;
         let (mut parts, mut skipped) = (Vec::new(), Vec::new());
         for data in data {
@@ -206,6 +218,7 @@ impl Prepared {
             layout,
             parts,
             skipped,
+            again,
             began,
         }))
     }
@@ -253,7 +266,7 @@ impl Prepared {
     }
 
     /// Prints what the evaluation would do.
-    fn plan(&self, options: &Options, data: &[Dataset], layout: &str) {
+    fn plan(&self, options: &Options, data: &[Dataset], layout: &str, more: &[(&str, String)]) {
         let (spec, views) = (&self.spec, self.views);
         let videos: Vec<String> = data.iter().map(|data| format!("{} {}", data.len(), data.split.name())).collect();
         let from = self.network.file.as_ref().map_or("random weights".to_owned(), |file| file.display().to_string());
@@ -276,6 +289,6 @@ impl Prepared {
             ("device", format!("{}; precision {}", options.common.device_name(&self.device), options.precision)),
             ("--cache", options.videos.cache.display().to_string()),
         ];
-        rows.iter().for_each(|(name, text)| say(format_args!("{name:<9} {text}")));
+        rows.iter().chain(more).for_each(|(name, text)| say(format_args!("{name:<9} {text}")));
     }
 }

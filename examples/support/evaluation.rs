@@ -76,6 +76,8 @@ pub struct Evaluation<'a> {
     pub(super) layout: String,
     pub parts: Vec<Part>,
     pub(super) skipped: usize,
+    /// Whether the folder holds an evaluation with these settings, begun or finished.
+    pub again: bool,
     pub(super) began: Instant,
 }
 
@@ -111,8 +113,10 @@ impl Evaluation<'_> {
     pub fn means(&mut self, part: usize, row: &mut dyn FnMut(usize, Vec<f32>) -> tubelet::Result<()>) -> Result<()> {
         let (work, bar) = self.work(part, self.views);
         let each = work.views as u64;
+        let part = &self.parts[part];
         mean(&mut self.network, &work, self.sampling.unit, &mut |video, values| {
             bar.inc(each);
+            finite(part.name(video), &values)?;
             row(video, values)
         })?;
         bar.finish();
@@ -132,8 +136,10 @@ impl Evaluation<'_> {
     /// Calls `row(video, view, features)` for `views` of the videos of part `part`, in order.
     pub fn rows(&mut self, part: usize, views: Views, row: &mut Each) -> Result<()> {
         let (work, bar) = self.work(part, views);
+        let part = &self.parts[part];
         extract(&mut self.network, &work, &mut |video, view, features| {
             bar.inc(1);
+            finite(part.name(video), features)?;
             row(video, view, features)
         })?;
         bar.finish();
@@ -165,6 +171,16 @@ impl Evaluation<'_> {
             .set("seconds", self.began.elapsed().as_secs_f64());
         summary
     }
+}
+
+/// Refuses what a network computed of the video called `name` if a number is infinite or NaN.
+fn finite(name: &str, row: &[f32]) -> tubelet::Result<()> {
+    if row.iter().all(|v| v.is_finite()) {
+        return Ok(());
+    }
+    let what = "what the network computes of this video is infinite or NaN: its weights (--init) are damaged, or are not \
+                for clips with these colours (`input` of its config.json)";
+    Err(ErrorKind::Data { path: name.into(), what: what.into() }.into())
 }
 
 /// A check of the stop flag, with what is told of an evaluation that was stopped.

@@ -10,6 +10,7 @@ use super::plan;
 use super::run::{Show, loader};
 use super::settings;
 use super::stop::stop_flag;
+use super::summary::Summary;
 use super::videos::VideoOptions;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -407,6 +408,7 @@ impl<'a> Run<'a> {
         let videos = self.videos();
         let per_epoch = steps_per_epoch(videos, self.training.batch)?;
         self.folder.settle(&self.settings, &settings::FREE)?;
+        Summary::set_aside(&self.out, self.training.epochs)?;
         write_atomic(&self.out.join(NETWORKS), format!("{:#}\n", serde_json::to_value(networks)?).as_bytes())?;
         let labels = |data: &Dataset, loader: &Loader| -> Vec<usize> {
             loader.videos.iter().filter_map(|&i| data.items[i].label).collect()

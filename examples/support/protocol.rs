@@ -7,6 +7,10 @@ use tubelet::eval::views::Views;
 /// Mean and standard deviation of ImageNet's colours, which MCL's networks expect.
 pub const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 
+/// The RGB network of MaCLR, and the network of MCL.
+pub const MACLR: &str = "cvrl_r3d50";
+pub const MCL: &str = "p3d_a50";
+
 /// Protocols (`--preset`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
@@ -46,6 +50,8 @@ pub struct ProtocolOption {
 pub struct Sampling {
     /// The preset's name.
     pub preset: String,
+    /// The network that the protocol is published for, by its name.
+    pub network: Option<&'static str>,
     /// Frames, their distance, and the side of a clip; `None` for those of the network's own training.
     pub clip: Option<[usize; 3]>,
     /// `None` for the clips of the run's own probe.
@@ -78,9 +84,17 @@ impl Preset {
 
     /// Its values.
     pub fn protocol(self) -> Protocol {
-        let all =
-            Sampling { preset: self.name(), clip: None, views: None, segments: false, colours: None, unit: false };
+        let all = Sampling {
+            preset: self.name(),
+            network: None,
+            clip: None,
+            views: None,
+            segments: false,
+            colours: None,
+            unit: false,
+        };
         let mcl = Sampling {
+            network: Some(MCL),
             clip: Some([16, 2, 224]),
             views: Some(Views { clips: 20, crops: 1 }),
             colours: Some(IMAGENET),
@@ -91,7 +105,7 @@ impl Preset {
             Preset::Small => of(all, Classifier::Logistic),
             Preset::MaclrUcf101 => {
                 let views = Some(Views { clips: 10, crops: 3 });
-                let sampling = Sampling { clip: Some([32, 8, 256]), views, ..all };
+                let sampling = Sampling { network: Some(MACLR), clip: Some([32, 8, 256]), views, ..all };
                 Protocol { lr: 32.0, epochs: 200, batch: 256, ..of(sampling, Classifier::Sgd) }
             }
             Preset::MclK400 => Protocol { lr: 16.0, batch: 256, ..of(Sampling { unit: true, ..mcl }, Classifier::Sgd) },

@@ -31,6 +31,17 @@ impl Summary {
         (earlier.get(same) == self.0.get(same)).then_some((line, earlier))
     }
 
+    /// Where the run in `dir` goes on to another number of `epochs`, its summary gets the name `summary-N-epochs.json`: it
+    /// would not fit the newest checkpoint.
+    pub fn set_aside(dir: &Path, epochs: u64) -> Result<()> {
+        let path = dir.join("summary.json");
+        let Ok(line) = fs::read_to_string(&path) else { return Ok(()) };
+        let before = serde_json::from_str::<Value>(&line).ok().and_then(|all| all["epochs"].as_u64());
+        let Some(before) = before.filter(|before| *before != epochs) else { return Ok(()) };
+        let aside = dir.join(format!("summary-{before}-epochs.json"));
+        fs::rename(&path, &aside).with_context(|| format!("cannot write {}", aside.display()))
+    }
+
     /// Sets `names` to what an earlier session measured, by `dir/summary.json` if that has the same value of `same`;
     /// what it lacks is left as it is.
     pub fn keep(&mut self, dir: &Path, same: &str, names: &[&str]) {

@@ -30,6 +30,22 @@ fn field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
+/// The fields of a line that is written so.
+pub fn fields(line: &str) -> Vec<String> {
+    let (mut all, mut field, mut quoted) = (Vec::new(), String::new(), false);
+    let mut letters = line.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' if quoted && letters.next_if_eq(&'"').is_some() => field.push('"'),
+            '"' if quoted || field.is_empty() => quoted = !quoted,
+            ',' if !quoted => all.push(std::mem::take(&mut field)),
+            other => field.push(other),
+        }
+    }
+    all.push(field);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +56,7 @@ mod tests {
         table.row(["a,b/c.mp4", "the \"first\""]);
         table.row(["plain name.mp4", ""]);
         assert_eq!(table.0, "file,class\n\"a,b/c.mp4\",\"the \"\"first\"\"\"\nplain name.mp4,\n");
+        let rows: Vec<_> = table.0.lines().skip(1).map(fields).collect();
+        assert_eq!(rows, [["a,b/c.mp4", "the \"first\""], ["plain name.mp4", ""]]);
     }
 }

@@ -166,6 +166,8 @@ pub const ALL: [Limit; 37] = [
 pub trait Number: Copy + FromStr + fmt::Display {
     /// The number in f64; integers above 2^53 are rounded.
     fn real(self) -> f64;
+    /// The number of this type nearest to a bound.
+    fn nearest(bound: f64) -> f64;
 }
 
 macro_rules! numbers {
@@ -174,6 +176,10 @@ macro_rules! numbers {
             fn real(self) -> f64 {
                 self as f64
             }
+
+            fn nearest(bound: f64) -> f64 {
+                bound as $t as f64
+            }
         }
     )*};
 }
@@ -181,9 +187,9 @@ numbers!(u64, usize, f32, f64);
 
 impl Limit {
     /// Whether `value` is allowed.
-    pub fn allows(&self, value: impl Number) -> bool {
-        let v = value.real();
-        (v > self.least || !self.above && v == self.least) && v <= self.most && (!self.whole || v.trunc() == v)
+    pub fn allows<T: Number>(&self, value: T) -> bool {
+        let (v, [least, most]) = (value.real(), [self.least, self.most].map(T::nearest));
+        (v > least || !self.above && v == least) && v <= most && (!self.whole || v.trunc() == v)
     }
 
     /// Checks that `value` is allowed.
@@ -247,6 +253,8 @@ mod tests {
         assert!(LR.parse::<f64>("1e-300").is_ok());
         let e = LR.parse::<f32>("1e-300").unwrap_err().to_string(); // 0 in f32
         assert!(e.contains("--lr = 1e-300") && e.contains("above 0 and at most 1000"), "{e}");
+        assert_eq!(DROPOUT.parse::<f32>("0.99").unwrap(), 0.99, "a bound is allowed, though it is above that of f64");
+        assert!(DROPOUT.parse::<f32>("0.9900002").is_err());
         assert_eq!(SEED.parse::<u64>("18446744073709551615").unwrap(), u64::MAX);
         let e = SEED.parse::<u64>("18446744073709551616").unwrap_err().to_string();
         assert!(e.contains("a whole number from 0 to 18446744073709551615"), "{e}");

@@ -93,6 +93,17 @@ fn the_network_of_a_run_is_evaluated_as_the_run_does_itself() {
         let file = format!("{run}/checkpoints/step-00000003/weights.safetensors");
         let file = summary(&program("linear_probe", d, &of(&file, "")).unwrap());
         assert_eq!((&again["top1"], &file["top1"]), (&line["top1"], &line["top1"]));
+        // Sources of the test videos change nothing of the accuracy, so they may be given afterwards, by the names written.
+        let predictions = fs::read_to_string(home.join("predictions.csv")).unwrap();
+        let names = predictions.lines().skip(1).map(|line| line.split(',').next().unwrap());
+        let sources: String = names.enumerate().map(|(i, name)| format!("\"{name}\",source {}\n", i % 4)).collect();
+        fs::write(d.join("sources.csv"), sources).unwrap();
+        let grouped = program("linear_probe", d, &of(&run, "--groups sources.csv")).unwrap();
+        let line = summary(&grouped);
+        assert_eq!((&line["top1"], line["groups"].as_u64()), (&trained["probe_top1"], Some(4)));
+        let [low, top, high] = ["top1_group_low", "top1", "top1_group_high"].map(|name| line[name].as_f64().unwrap());
+        assert!(low <= top && top <= high, "{line}");
+        assert!(fs::read_to_string(home.join("predictions.csv")).unwrap().contains(",source 3\n"));
         // Another classifier in the same folder is another evaluation.
         let out = program("linear_probe", d, &of(&run, "--classifier svm")).unwrap();
         let errors = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -147,13 +158,23 @@ fn random_weights_are_named_and_every_classifier_and_protocol_runs() {
     fs::write(d.join("sources.csv"), "videos/a3,one\nvideos/b3,one\n").unwrap();
     let grouped = format!("{LISTS} --groups sources.csv --out grouped");
     let line = summary(&program("linear_probe", d, &grouped).unwrap());
-    assert_eq!((line["groups"].as_u64(), &line["top1_group_low"]), (Some(1), &line["top1"]));
-    fs::write(d.join("sources.csv"), "videos/a3,one\n").unwrap();
-    let out = program("linear_probe", d, &grouped).unwrap();
-    assert!(
-        String::from_utf8_lossy(&out.stderr)
-            .contains("--groups sources.csv: it has no line of the test video videos/b3")
-    );
+    assert_eq!(line["groups"].as_u64(), Some(1));
+    assert!(line["top1_group_low"].is_null(), "one source has no interval: {line}");
+    for (sources, names) in [
+        ("videos/a3,one\n", "it has no line of the test video videos/b3"),
+        ("videos/a3,one\nvideos/b3 two\n", "line 2: a line is `name,source`"),
+        ("videos/a3,one\nvideos/b3,\n", "line 2: a line is `name,source`"),
+        ("videos/a3,one\nvideos/b3,two\nvideos/a3,two\n", "line 3: videos/a3 is of two here, and of one in line 1"),
+    ] {
+        fs::write(d.join("sources.csv"), sources).unwrap();
+        let out = program("linear_probe", d, &grouped).unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(errors.contains(&format!("--groups sources.csv: {names}")), "{errors}");
+    }
+    // An option that the classifier does not take is refused.
+    let out = program("linear_probe", d, &format!("{LISTS} --classifier svm --l2 1 --out other")).unwrap();
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(errors.contains("--l2 is an option of --classifier logistic, and this is svm"), "{errors}");
 }
 
 #[test]

@@ -65,8 +65,24 @@ fn a_trained_network_is_tested_goes_on_and_is_taken_by_every_other_program() {
     assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was trained now"));
     assert_eq!(summary(&again)["top1"], line["top1"]);
     // More epochs go on from there; other settings are refused with both values.
+    let child = tune(d, "--epochs 1 --init tuned --out child").unwrap();
+    assert_eq!(summary(&child)["steps"].as_u64(), Some(1));
     let longer = tune(d, "--epochs 3 --out tuned").unwrap();
     assert_eq!(summary(&longer)["steps"].as_u64(), Some(3));
+    assert!(!String::from_utf8_lossy(&longer.stdout).contains("the figures are the same"));
+    let before = fs::read_to_string(d.join("tuned/summary-2-epochs.json")).unwrap();
+    assert!(before.contains("\"steps\":2"), "{before}");
+    // What began from its earlier weights goes on too.
+    let child = tune(d, "--epochs 2 --init tuned --out child").unwrap();
+    assert_eq!(summary(&child)["steps"].as_u64(), Some(2));
+    assert!(String::from_utf8_lossy(&child.stdout).contains("it goes on from its own checkpoint"));
+    // Sources of the test videos may be given afterwards.
+    fs::write(d.join("sources.csv"), "videos/a3,one\nvideos/b3,two\n").unwrap();
+    let grouped = tune(d, "--epochs 3 --groups sources.csv --out tuned").unwrap();
+    assert!(String::from_utf8_lossy(&grouped.stdout).contains("nothing was trained now"));
+    assert_eq!(summary(&grouped)["groups"].as_u64(), Some(2));
+    let e = errors(&tune(d, "--epochs 3 --labels 0.5 --out tuned").unwrap());
+    assert!(e.contains("--labels: begun with") && !e.contains("names other videos"), "{e}");
     assert_eq!(fs::read(d.join("tuned/checkpoints/step-00000002/weights.safetensors")).unwrap(), weights);
     let e = errors(&tune(d, "--epochs 3 --dropout 0.25 --out tuned").unwrap());
     assert!(e.contains("--dropout: begun with 0.5, now 0.25"), "{e}");
@@ -138,6 +154,8 @@ fn bad_options_are_named_before_anything_is_written() {
         assert!(e.contains(names), "{args}: {e}");
         assert!(!d.join("runs").exists(), "{args}: it wrote");
     }
-    let out = tune(d, "--dry-run").unwrap();
+    let out = tune(d, "--dry-run --epochs 7").unwrap();
     assert!(out.status.success() && !d.join("runs").exists());
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.contains("training  7 passes over 6 labelled videos: 7 steps of 4"), "{text}");
 }
