@@ -28,7 +28,8 @@ struct Args {
     options: Options,
     #[command(flatten)]
     protocol: ProtocolOption,
-    /// Which videos of a data set with a training and a test part; those of others are all taken
+    /// Which videos of a data set with a training and a test part (procedural clips have both); those of others are all
+    /// taken
     #[arg(long, value_enum, default_value_t = Which::All)]
     part: Which,
 }

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use support::animation;
 use support::evaluate::{Options, Task};
 use support::evaluation::{Evaluation, Part};
+use support::output::say;
 use support::protocol::ProtocolOption;
 use support::sheet::{self, Key, Legend, Sample, Strip};
 use support::table::Table;
@@ -64,6 +65,7 @@ fn run(args: &Args) -> Result<()> {
     for k in RANKS {
         summary.set(&format!("r{k}"), found.recall(k));
     }
+    say(format_args!("R@1 {}, R@5 {}; files in {}", summary.shown("r1"), summary.shown("r5"), run.out.display()));
     summary.finish(&run.out)
 }
 

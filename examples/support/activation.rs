@@ -147,7 +147,7 @@ impl<'a> Scene<'a> {
         let of = |colour, outline, meaning| Key { colour, outline, meaning };
         let key = vec![
             of(HOT, false, "the network's map, or motion: red where it is most"),
-            of(MOVING, true, "cells that move"),
+            of(MOVING, true, "cells that move; others are darkened"),
         ];
         Legend { text, wheel: false, key }
     }

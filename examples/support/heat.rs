@@ -19,7 +19,8 @@ pub fn heated(mut picture: RgbImage, heat: impl Fn([f32; 2]) -> f32) -> RgbImage
     picture
 }
 
-/// Draws a line of `width` along the border of a region, the cells that are set of `rows cols`, inside of it.
+/// Draws a line of `width` along the border of a region, the cells that are set of `rows cols`, inside of it, and darkens
+/// what is outside: a line alone does not say on which side the region is.
 pub fn outlined(
     mut picture: RgbImage,
     region: &[bool],
@@ -38,6 +39,8 @@ pub fn outlined(
         let near = || (-width..=width).flat_map(|dy| (-width..=width).map(move |dx| (x + dx, y + dy)));
         if inside(x, y) && near().any(|(x, y)| !inside(x, y)) {
             *pixel = Rgb(colour);
+        } else if !inside(x, y) {
+            *pixel = Rgb(pixel.0.map(|v| v / 2));
         }
     }
     picture

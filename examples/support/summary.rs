@@ -49,6 +49,11 @@ impl Summary {
         self.0.extend(earlier.into_iter().filter(|(name, _)| names.contains(&name.as_str())));
     }
 
+    /// The number called `name`, as text of three digits.
+    pub fn shown(&self, name: &str) -> String {
+        self.0.get(name).and_then(Value::as_f64).map_or("?".to_owned(), |value| format!("{value:.3}"))
+    }
+
     /// Writes `dir/summary.json` (to a temporary file, synced, renamed) and prints it as one line.
     pub fn finish(self, dir: &Path) -> Result<()> {
         let line = Value::Object(self.0).to_string();

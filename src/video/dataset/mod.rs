@@ -365,8 +365,7 @@ impl Found {
                 let pairs: Vec<_> = same.iter().flat_map(|set| set.windows(2).map(|w| (w[0], w[1]))).collect();
                 let (held, odd) = origin::hold_out(&train, &pairs);
                 warnings.extend(odd);
-                layout +=
-                    "; a quarter of the recordings of each class, by a hash of their names, is held out for testing";
+                layout += "; about a quarter of the recordings of each class, by a hash of their names, is held out for testing";
                 let mut held = held.into_iter();
                 let (test, kept) = train.into_iter().partition(|_| held.next() == Some(true));
                 train = kept;
