@@ -292,7 +292,7 @@ impl fmt::Display for Error {
                 write!(f, "{name} became {value} at step {step}: ")?;
                 f.write_str(match step {
                     0 => "the weights that training started from (--init) do not fit clips with these colours, or are damaged",
-                    _ => "a lower learning rate (--lr) may help; earlier checkpoints are kept",
+                    _ => "a lower learning rate (--lr) may help",
                 })
             }
             ErrorKind::Locked { path, holder: Some(pid) } => {
