@@ -19,21 +19,8 @@ pub struct Options {
 /// optimiser, clocks, ranges of settings), and one that needs exact powers, which Miri does not promise.
 const NOT_IN_MIRI: [&str; 5] = ["cuda::", "lbfgs::", "clock::", "limits::", "range::"];
 
-/// Test modules for kernels on the CPU.
-const KERNELS: [&str; 12] = [
-    "kernels::conv3d::",
-    "kernels::conv3d_amx::",
-    "kernels::conv3d_amx_wgrad::",
-    "kernels::conv3d_prologue::",
-    "kernels::conv3d_epilogue::",
-    "kernels::batch_norm::",
-    "kernels::pool3d::",
-    "kernels::losses::",
-    "kernels::alignment::",
-    "kernels::tvl1::",
-    "kernels::updates::",
-    "kernels::augment::",
-];
+/// The tests of kernels on the CPU.
+const KERNELS: &str = "kernels::";
 
 impl Options {
     /// Parses `[miri|address] [TEST..]`.
@@ -96,13 +83,13 @@ fn address(root: &Path, filters: &[String]) -> Command {
     // With an explicit target, build scripts and macros are built without the sanitizer.
     command.args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/sanitize", "--"]);
     match filters {
-        [] => command.args(KERNELS),
+        [] => command.arg(KERNELS),
         named => command.args(named),
     };
     command.args(["--skip", "device::"]).current_dir(root);
     command.env("RUSTFLAGS", "-Zsanitizer=address --cfg tubelet_sanitize");
-    // Memory held by statics is not a leak.
-    command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1");
+    // Memory held by statics is not a leak. Tests of limits ask for more memory than there is, which must be an error.
+    command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1");
     command
 }
 
@@ -130,11 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn the_modules_named_are_there() {
+    fn the_folder_named_is_there() {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        for module in KERNELS {
-            let file = root.join(format!("tests/it/{}.rs", module.trim_end_matches("::").replace("::", "/")));
-            assert!(file.is_file(), "{}", file.display());
-        }
+        assert!(root.join("tests/it").join(KERNELS.trim_end_matches("::")).is_dir());
     }
 }
