@@ -273,11 +273,13 @@ fn figure(rows: &[Row]) -> String {
     );
     // Labels of lines that end near each other are moved apart.
     let mut ends: Vec<(f64, &str, &str)> = Vec::new();
-    for name in names() {
+    for (place, name) in names().enumerate() {
+        // Beside each other, so that no bar covers another.
+        let aside = 5.0 * (place as f64 - 1.5);
         let colour = COLOURS.iter().find(|(of, _)| *of == name).map_or("black", |(_, colour)| colour);
         let points: Vec<(f64, [f64; 3])> = SHARES
             .iter()
-            .filter_map(|share| Some((x(*share), spread(rows, name, &format!("tune-{share}"), "top1")?)))
+            .filter_map(|share| Some((x(*share) + aside, spread(rows, name, &format!("tune-{share}"), "top1")?)))
             .collect();
         let line: Vec<String> = points.iter().map(|(x, [mean, ..])| format!("{x:.1} {:.1}", y(*mean))).collect();
         let _ = writeln!(s, "<path d=\"M{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", line.join("L"));
