@@ -51,7 +51,7 @@ impl Which {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {

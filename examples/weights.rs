@@ -78,7 +78,7 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    support::args::end(match Args::parse().action {
+    support::args::program(|| match Args::parse().action {
         Action::Inspect { file, all } => inspect(&file, all),
         Action::Import { file, arch, out, at, no_head, all } => import(&file, arch, &out, at.as_deref(), !no_head, all),
         Action::Export { run, out, network } => write_out(&run, &out, network.as_deref()),
