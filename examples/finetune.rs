@@ -274,7 +274,7 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
     };
     check_run(&run.out, &how).context("--out")?;
     run.settle(&FREE)?;
-    let networks = serde_json::to_value(Recipe::networks(net, classes, &recipe.views))?;
+    let networks = serde_json::to_value(Recipe::networks(net, &splits.train.classes, &recipe.views))?;
     write_atomic(&run.out.join(NETWORKS), format!("{networks:#}\n").as_bytes())?;
     write_atomic(&run.out.join("classes.txt"), format!("{}\n", splits.train.classes.join("\n")).as_bytes())?;
     let mut show = Show::new(run.out.clone(), per_epoch * recipe.epochs, "");
