@@ -53,7 +53,7 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {

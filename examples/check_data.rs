@@ -79,7 +79,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -8,7 +8,7 @@ mod support;
 use anyhow::{Context, Result};
 use clap::Parser;
 use std::process::ExitCode;
-use support::args::{Common, DeviceChoice, end};
+use support::args::{Common, DeviceChoice, program};
 use support::output::say_aside;
 use support::summary::Summary;
 use tubelet::ops::{conv3d, infonce, tvl1};
@@ -145,5 +145,5 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    end(run(&Args::parse()))
+    program(|| run(&Args::parse()))
 }

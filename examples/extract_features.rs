@@ -52,7 +52,7 @@ impl Which {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {

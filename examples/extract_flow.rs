@@ -8,7 +8,7 @@ use clap::Parser;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
-use support::args::{Common, end};
+use support::args::{Common, program};
 use support::extract::{Extract, picture, videos};
 use support::stop::stop_flag;
 use support::summary::Summary;
@@ -142,7 +142,7 @@ impl Parameters {
 }
 
 fn main() -> ExitCode {
-    end(run(&Args::parse()))
+    program(|| run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -164,7 +164,7 @@ impl Preset {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 impl Args {
@@ -327,7 +327,7 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
     check_run(&run.out, &how).context("--out")?;
     run.settle(&FREE)?;
     Summary::set_aside(&run.out, recipe.epochs)?;
-    let networks = serde_json::to_value(Recipe::networks(net, classes, &recipe.views))?;
+    let networks = serde_json::to_value(Recipe::networks(net, &splits.train.classes, &recipe.views))?;
     write_atomic(&run.out.join(NETWORKS), format!("{networks:#}\n").as_bytes())?;
     write_atomic(&run.out.join("classes.txt"), format!("{}\n", splits.train.classes.join("\n")).as_bytes())?;
     let mut show = Show::new(run.out.clone(), per_epoch * recipe.epochs, "");

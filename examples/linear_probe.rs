@@ -12,13 +12,13 @@ use support::args::within;
 use support::checks::classes_can_be_tested;
 use support::classified::{self, Groups};
 use support::evaluate::{Options, Task};
-use support::evaluation::Evaluation;
+use support::evaluation::{Evaluation, go_on};
 use support::output::{say, warn};
 use support::protocol::{Classifier, Protocol, ProtocolOption};
 use tubelet::eval::scores::Scores;
-use tubelet::eval::sgd::{Layer, Sgd, sgd};
+use tubelet::eval::sgd::{Layer, Sgd, sgd_while};
 use tubelet::eval::views::Views;
-use tubelet::eval::{Features, probe::probe, svm::svm};
+use tubelet::eval::{Features, GoOn, probe::probe_while, svm::svm_while};
 use tubelet::train::limits;
 
 /// Train a linear classifier on the features of a frozen network, and score it on held-out videos.
@@ -56,7 +56,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 impl Args {
@@ -133,23 +133,24 @@ fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<(Vec<usiz
             warn("the classifier did not reach its minimum: rounding or the number of iterations ended the search");
         }
     };
+    let go_on = go_on(run.stop.clone(), &run.out);
     if p.classifier == Classifier::Sgd && !p.sampling.unit {
-        return by_views(run, &how);
+        return by_views(run, &how, &go_on);
     }
     let (train, test) = (run.features(0)?, run.features(1)?);
     Ok(match p.classifier {
         Classifier::Logistic => {
-            let result = probe(&train, &test, args.l2())?;
+            let result = probe_while(&train, &test, args.l2(), &go_on)?;
             unfinished(result.converged);
             (result.classes, result.scores)
         }
         Classifier::Svm => {
-            let result = svm(&train, &test, args.c())?;
+            let result = svm_while(&train, &test, args.c(), &go_on)?;
             unfinished(result.converged);
             (result.classes, result.scores)
         }
         Classifier::Sgd => {
-            let layer = descend(&train, 1, &how)?;
+            let layer = descend(&train, 1, &how, &go_on)?;
             let rows = test.values().chunks_exact(test.d());
             let scores: Vec<f64> = rows.flat_map(|row| layer.scores(row)).collect();
             let figures = figures(&layer, &scores, test.labels())?;
@@ -160,7 +161,7 @@ fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<(Vec<usiz
 
 /// Gradient descent on the features of the clips' middle squares; a test video's score is the mean of the probabilities
 /// of all its views (`docs/papers/maclr.md` section 6).
-fn by_views(run: &mut Evaluation, how: &Sgd) -> Result<(Vec<usize>, Scores)> {
+fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<(Vec<usize>, Scores)> {
     let middle = Views { crops: 1, ..run.views };
     let labels: Vec<usize> = run.parts[0].labels().into_iter().flat_map(|l| vec![l; middle.count()]).collect();
     let mut rows = Vec::with_capacity(labels.len() * run.dim());
@@ -168,7 +169,7 @@ fn by_views(run: &mut Evaluation, how: &Sgd) -> Result<(Vec<usize>, Scores)> {
         rows.extend_from_slice(row);
         Ok(())
     })?;
-    let layer = descend(&Features::new(run.dim(), rows, labels)?, middle.count(), how)?;
+    let layer = descend(&Features::new(run.dim(), rows, labels)?, middle.count(), how, go_on)?;
     let (labels, c, all) = (run.parts[1].labels(), layer.classes.len(), run.views);
     let mut scores = vec![0.0; labels.len() * c];
     run.rows(1, all, &mut |video, _, row| {
@@ -180,8 +181,8 @@ fn by_views(run: &mut Evaluation, how: &Sgd) -> Result<(Vec<usize>, Scores)> {
     Ok((layer.classes, figures))
 }
 
-fn descend(train: &Features, rows: usize, how: &Sgd) -> Result<Layer> {
-    let layer = sgd(train, rows, how).context("--lr, --epochs and --batch")?;
+fn descend(train: &Features, rows: usize, how: &Sgd, go_on: GoOn) -> Result<Layer> {
+    let layer = sgd_while(train, rows, how, go_on).context("--lr, --epochs and --batch")?;
     say(format_args!("gradient descent: loss {:.4} over the last pass", layer.loss));
     Ok(layer)
 }

@@ -128,7 +128,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&presets::parse(&presets())))
+    support::args::program(|| run(&presets::parse(&presets())))
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -94,7 +94,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&presets::parse(&presets())))
+    support::args::program(|| run(&presets::parse(&presets())))
 }
 
 fn run(args: &Args) -> Result<()> {

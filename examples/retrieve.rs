@@ -12,7 +12,7 @@ use serde_json::Map;
 use std::process::ExitCode;
 use support::animation;
 use support::evaluate::{Options, Task};
-use support::evaluation::{Evaluation, Part};
+use support::evaluation::{Evaluation, Part, go_on};
 use support::output::say;
 use support::protocol::ProtocolOption;
 use support::sheet::{self, Key, Legend, Sample, Strip};
@@ -46,7 +46,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    support::args::end(run(&Args::parse()))
+    support::args::program(|| run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -137,7 +137,9 @@ fn draw(run: &Evaluation, found: &Retrieved) -> Result<()> {
         Legend { text: vec![text], wheel: false, key }
     };
     sheet::draw(&run.out.join("retrieval.png"), &legend("the middle frame of each"), &still)?;
-    let moments = (0..MOMENTS).map(|i| samples(run, found, [i, MOMENTS])).collect::<Result<Vec<_>>>()?;
+    let go_on = go_on(run.stop.clone(), &run.out);
+    let moment = |i| go_on().map_err(Into::into).and_then(|()| samples(run, found, [i, MOMENTS]));
+    let moments = (0..MOMENTS).map(moment).collect::<Result<Vec<_>>>()?;
     let which = format!("{MOMENTS} frames of each, from its start to its end");
-    animation::draw(&run.out.join("retrieval.apng"), &legend(&which), &moments)
+    animation::draw(&run.out.join("retrieval.apng"), &legend(&which), &moments, &go_on)
 }

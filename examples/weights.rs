@@ -1,6 +1,6 @@
 //! Shows what a file of weights holds, and takes a network out of it: files of PyTorch (`.pth`, `.pyth`, `.pt`) and safetensors.
 //!
-//! `cargo run --release --example weights -- inspect FILE`, then `import FILE --arch NAME --out DIR`. `export RUN --out DIR`
+//! `cargo run --release --example weights -- inspect FILE`, then `import FILE --out DIR`. `export RUN --out DIR`
 //! writes the network of a pre-training for other programs.
 
 mod support;
@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use support::args::arch;
-use support::output::{count, say};
-use tubelet::nn::{Arch, Params, Trunk};
+use support::output::{count, printable, say, warn};
+use tubelet::nn::{ARCHES, Arch, Params, Trunk};
 use tubelet::train::checkpoint::weights_of;
 use tubelet::weights::{
     Config, ImageHead, Info, Loaded, Matching, NETWORKS, Source, Start, check_export, export, load_weights, names,
@@ -47,9 +47,10 @@ enum Action {
     Import {
         /// The file
         file: PathBuf,
-        /// The network that its weights are for. One of images is extended over time
+        /// The network that its weights are for; one of images is extended over time [default: that of the published network
+        /// that the file is recognised as]
         #[arg(long, value_name = "NAME", value_parser = arch())]
-        arch: &'static Arch,
+        arch: Option<&'static Arch>,
         /// Folder for the network: new, empty, or of an earlier import or export, which is replaced
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -78,15 +79,25 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    support::args::end(match Args::parse().action {
+    support::args::program(|| match Args::parse().action {
         Action::Inspect { file, all } => inspect(&file, all),
         Action::Import { file, arch, out, at, no_head, all } => import(&file, arch, &out, at.as_deref(), !no_head, all),
         Action::Export { run, out, network } => write_out(&run, &out, network.as_deref()),
     })
 }
 
+/// Opens a file of weights. For a folder it says which of its files that would be.
+fn open(file: &Path) -> Result<Source> {
+    if file.is_dir() {
+        let inside = weights_of(file)?;
+        let export = if file.join(NETWORKS).is_file() { ", or `weights export` the run" } else { "" };
+        bail!("{}: this is a folder; name its weights, {}{export}", file.display(), inside.display());
+    }
+    Ok(Source::open(file)?)
+}
+
 fn inspect(file: &Path, all: bool) -> Result<()> {
-    let source = Source::open(file)?;
+    let source = open(file)?;
     let tensors = source.tensors();
     say(format_args!("format: {}", source.format()));
     let networks = names::find(tensors);
@@ -98,7 +109,10 @@ fn inspect(file: &Path, all: bool) -> Result<()> {
         let kind = if place.image { "of images" } else { "of clips" };
         let average = if place.is_average() { ", the moving average of another" } else { "" };
         let naming = place.naming;
-        say(format_args!("network: {place}, {kind}, names of {naming}, {numbers} numbers with its heads{average}"));
+        let place_text = printable(place);
+        say(format_args!(
+            "network: {place_text}, {kind}, names of {naming}, {numbers} numbers with its heads{average}"
+        ));
         if let Some(known) = place.published(tensors) {
             let in_file = |theirs: &str| tensors.contains_key(&format!("{}{theirs}.weight", place.prefix));
             for (theirs, ours) in known.heads.iter().filter(|(theirs, _)| in_file(theirs)) {
@@ -113,11 +127,25 @@ fn inspect(file: &Path, all: bool) -> Result<()> {
     Ok(())
 }
 
-fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, head: bool, all: bool) -> Result<()> {
+/// The network that `file` is recognised as, which is printed.
+fn recognised(source: &Source, at: Option<&str>) -> Result<&'static Arch> {
+    let known = names::recognise(source.tensors(), at);
+    let Some((known, arch)) = known.and_then(|known| Some((known, Arch::by_name(known.arch)?))) else {
+        let all: Vec<&str> = ARCHES.iter().map(|arch| arch.name).collect();
+        let file = source.path().display();
+        bail!("{file}: no published network is recognised in it: give --arch, one of {}", all.join(", "));
+    };
+    say(format_args!("recognised: {}; --arch {} is taken", known.name, arch.name));
+    Ok(arch)
+}
+
+fn import(file: &Path, arch: Option<&'static Arch>, out: &Path, at: Option<&str>, head: bool, all: bool) -> Result<()> {
     check_export(out).context("--out")?;
+    let source = open(file)?;
+    let arch = arch.map_or_else(|| recognised(&source, at), Ok)?;
     let net = arch.net();
     let (_, trunk) = Trunk::with_params(&net, 0);
-    let mut start = Start::find(Source::open(file)?, &net, &trunk, ImageHead::Dropped, at)?;
+    let mut start = Start::find(source, &net, &trunk, ImageHead::Dropped, at)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let mut config = Config::new(&net, format!("Imported from {name}"));
     if head && let Some(head) = start.take_head(&net) {
@@ -125,8 +153,16 @@ fn import(file: &Path, arch: &Arch, out: &Path, at: Option<&str>, head: bool, al
     }
     let mut params = config.params()?;
     let place = start.place();
-    say(format_args!("{}, {place} of the file; names of {}", arch.name, place.naming));
+    say(format_args!("{}, {} of the file; names of {}", arch.name, printable(place), place.naming));
     report(start.report(), all);
+    config.input = start.input();
+    match &config.input {
+        Some(input) => say(format_args!("input, as the published network was trained: {input}")),
+        None => warn(
+            "it is not known which clips the network was trained with: without `input` in config.json an evaluation \
+             takes clips of its own (docs/weights.md)",
+        ),
+    }
     start.fill(&mut params).with_context(|| format!("--arch {}", arch.name))?;
     write(out, &params, &config)
 }
@@ -166,17 +202,16 @@ fn report(found: &Loaded, all: bool) {
     }
     if !found.heads.is_empty() {
         say(format_args!("{} of its head found:", tensors(found.heads.len())));
-        list(found.heads.iter(), true);
+        list(found.heads.iter(), all);
     }
-    // What stands in the way is always printed whole.
-    for (names, what, whole) in [
-        (&found.missing, "missing in the file", true),
-        (&found.other_shape, "of another shape", true),
-        (&found.left_over, "of the file left out", all),
+    for (names, what) in [
+        (&found.missing, "missing in the file"),
+        (&found.other_shape, "of another shape"),
+        (&found.left_over, "of the file left out"),
     ] {
         if !names.is_empty() {
             say(format_args!("{} {what}:", tensors(names.len())));
-            list(names.iter(), whole);
+            list(names.iter(), all);
         }
     }
 }
@@ -185,7 +220,7 @@ fn report(found: &Loaded, all: bool) {
 fn list(lines: impl ExactSizeIterator<Item = impl std::fmt::Display>, all: bool) {
     let hidden = if all { 0 } else { lines.len().saturating_sub(SHOWN) };
     let shown = lines.len() - hidden;
-    lines.take(shown).for_each(|line| say(format_args!("    {line}")));
+    lines.take(shown).for_each(|line| say(format_args!("    {}", printable(line))));
     if hidden > 0 {
         say(format_args!("    and {hidden} more (--all prints them)"));
     }

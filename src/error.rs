@@ -57,8 +57,8 @@ pub enum ErrorKind {
     Format {
         /// The file.
         path: PathBuf,
-        /// Byte offset (or line, for text) where it was noticed.
-        offset: u64,
+        /// Byte offset (or line, for text) where it was noticed, if `what` does not say it and it helps to find the fault.
+        offset: Option<u64>,
         /// What is wrong there.
         what: String,
     },
@@ -183,7 +183,12 @@ impl Error {
     }
 
     pub(crate) fn format(path: impl AsRef<Path>, offset: u64, what: impl fmt::Display) -> Self {
-        ErrorKind::Format { path: path.as_ref().to_owned(), offset, what: what.to_string() }.into()
+        ErrorKind::Format { path: path.as_ref().to_owned(), offset: Some(offset), what: what.to_string() }.into()
+    }
+
+    /// A file whose content is wrong as a whole, or in what `what` names: no offset would tell more.
+    pub(crate) fn content(path: impl AsRef<Path>, what: impl fmt::Display) -> Self {
+        ErrorKind::Format { path: path.as_ref().to_owned(), offset: None, what: what.to_string() }.into()
     }
 
     pub(crate) fn data(path: impl AsRef<Path>, what: impl fmt::Display) -> Self {
@@ -240,7 +245,6 @@ fn is_of_a_file(error: &std::io::Error) -> bool {
         InvalidInput,
         InvalidData,
         UnexpectedEof,
-        FileTooLarge,
     ];
     // The kind of a circle of links is not stable yet.
     kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::ELOOP)
@@ -280,9 +284,10 @@ impl fmt::Display for Error {
             ErrorKind::NoSecondOrder { op } => {
                 write!(f, "{op}: the gradient of its gradient is not defined")
             }
-            ErrorKind::Format { path, offset, what } => {
+            ErrorKind::Format { path, offset: Some(offset), what } => {
                 write!(f, "{}: {what} (at {offset})", path.display())
             }
+            ErrorKind::Format { path, offset: None, what } => write!(f, "{}: {what}", path.display()),
             ErrorKind::Io { path, action, source } => {
                 write!(f, "cannot {action} {}: {source}", path.display())
             }
@@ -337,8 +342,9 @@ mod tests {
     #[test]
     fn failures_of_the_machine_are_told_from_those_of_a_file() {
         let read = |source: io::Error| Error::io("read", "a.mp4")(source);
-        let codes = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT, libc::EIO];
-        for code in codes.into_iter().chain([libc::ESTALE, libc::ETIMEDOUT, libc::EROFS, libc::ENOTCONN]) {
+        let codes = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOSPC, libc::EFBIG, libc::EIO];
+        for code in codes.into_iter().chain([libc::EDQUOT, libc::ESTALE, libc::ETIMEDOUT, libc::EROFS, libc::ENOTCONN])
+        {
             let error = read(io::Error::from_raw_os_error(code));
             assert!(error.is_of_the_machine(), "{error}");
         }
@@ -350,5 +356,11 @@ mod tests {
         assert!(!read(io::Error::from_raw_os_error(libc::ELOOP)).is_of_the_machine());
         assert!(!Error::data("a.mp4", "the file is empty").is_of_the_machine());
         assert!(!Error::format("a.png", 0, "cut short").is_of_the_machine());
+    }
+
+    #[test]
+    fn a_place_in_a_file_is_told_where_it_helps() {
+        assert_eq!(Error::format("a.pth", 8, "a cut record").to_string(), "a.pth: a cut record (at 8)");
+        assert_eq!(Error::content("a.pth", "another network").to_string(), "a.pth: another network");
     }
 }

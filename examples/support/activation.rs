@@ -4,6 +4,7 @@
 use super::heat::{self, HOT, heated, outlined};
 use super::pretrain::Run;
 use super::sheet::{self, Key, Legend, Sample, Strip};
+use super::stop::go_on;
 use super::{animation, summary::Summary};
 use anyhow::{Context, Result};
 use image::RgbImage;
@@ -120,7 +121,8 @@ impl<'a> Scene<'a> {
             Ok(vec![Sample { title: format!("frame {} of {}", t + 1, self.loader.spec.frames), strips }])
         };
         let moments = (0..self.loader.spec.frames).map(moment).collect::<Result<Vec<_>>>()?;
-        animation::draw(&run.out.join(FILES[1]), &legend, &moments)
+        let go_on = go_on(run.stop.clone(), &run.out, "the network is trained; the same command draws what is missing");
+        animation::draw(&run.out.join(FILES[1]), &legend, &moments, &go_on)
     }
 
     fn legend(&self, shown: usize, shares: [Option<Share>; 2]) -> Legend {

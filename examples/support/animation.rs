@@ -4,21 +4,23 @@ use super::sheet::{self, Legend, Sample};
 use anyhow::{Context, Result, ensure};
 use png::{BitDepth, BlendOp, ColorType, Compression, DisposeOp, Encoder};
 use std::path::Path;
+use tubelet::eval::GoOn;
 use tubelet::train::folder::write_atomic;
 
 /// Milliseconds that a moment is shown.
 const SHOWN: u16 = 200;
 
-/// Draws the animated PNG `out`: for each moment its samples, below the legend.
-pub fn draw(out: &Path, legend: &Legend, moments: &[Vec<Sample>]) -> Result<()> {
-    let sheets = moments.iter().map(|samples| sheet::drawn(legend, samples)).collect::<Result<Vec<_>>>()?;
-    let bytes = encoded(&sheets).with_context(|| format!("cannot draw {}", out.display()))?;
+/// Draws the animated PNG `out`: for each moment its samples, below the legend; as long as `go_on` says so.
+pub fn draw(out: &Path, legend: &Legend, moments: &[Vec<Sample>], go_on: GoOn) -> Result<()> {
+    let drawn = |samples: &Vec<Sample>| go_on().map_err(Into::into).and_then(|()| sheet::drawn(legend, samples));
+    let sheets = moments.iter().map(drawn).collect::<Result<Vec<_>>>()?;
+    let bytes = encoded(&sheets, go_on).with_context(|| format!("cannot draw {}", out.display()))?;
     Ok(write_atomic(out, &bytes)?)
 }
 
 /// The pictures of one size as an animated PNG that repeats for ever. Of each but the first only the rectangle that
 /// differs from the one before is stored.
-fn encoded(pictures: &[(Vec<u8>, (u32, u32))]) -> Result<Vec<u8>> {
+fn encoded(pictures: &[(Vec<u8>, (u32, u32))], go_on: GoOn) -> Result<Vec<u8>> {
     let Some((first, size)) = pictures.first() else { anyhow::bail!("an animation needs a picture") };
     ensure!(pictures.iter().all(|(_, other)| other == size), "the pictures of an animation have several sizes");
     let mut bytes = Vec::new();
@@ -33,6 +35,7 @@ fn encoded(pictures: &[(Vec<u8>, (u32, u32))]) -> Result<Vec<u8>> {
     let mut writer = encoder.write_header()?;
     writer.write_image_data(first)?;
     for pair in pictures.windows(2) {
+        go_on()?;
         let [x, y, w, h] = changed(&pair[0].0, &pair[1].0, size.0 as usize);
         writer.reset_frame_position()?;
         writer.set_frame_dimension(w as u32, h as u32)?;

@@ -1,7 +1,7 @@
 //! Options of all examples, and how all examples end.
 
-use super::output::{lost, say_aside};
-use super::stop::stopped;
+use super::output::{lost, printable, say_aside};
+use super::stop::{stopped, survive_file_limit};
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
@@ -116,10 +116,11 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Ends the program: success, or the error as one sentence on standard error. A program that was stopped by a signal
-/// reports what was saved, and exits with a status that identifies the signal. `fn main() -> ExitCode { end(run()) }`
-pub fn end(result: Result<()>) -> ExitCode {
-    match result {
+/// Runs a program and ends it: success, or the error as one sentence on standard error. A program that was stopped by a
+/// signal reports what was saved, and exits with a status that identifies the signal.
+/// `fn main() -> ExitCode { program(|| run(&Args::parse())) }`
+pub fn program(run: impl FnOnce() -> Result<()>) -> ExitCode {
+    match survive_file_limit().and_then(|()| run()) {
         Ok(()) => match lost() {
             None => ExitCode::SUCCESS,
             Some(why) => {
@@ -132,7 +133,8 @@ pub fn end(result: Result<()>) -> ExitCode {
                 say_aside(text);
                 return ExitCode::from(status);
             }
-            say_aside(format_args!("error: {}", sentence(error.chain().map(|cause| cause.to_string()))));
+            let text = sentence(error.chain().map(|cause| cause.to_string()));
+            say_aside(format_args!("error: {}", printable(text)));
             ExitCode::FAILURE
         }
     }

@@ -134,6 +134,9 @@ impl Options {
         set(&mut spec.stride, self.stride);
         set(&mut spec.side, self.side);
         spec.cache_side = spec.cache_side.max(spec.side);
+        if network.file.is_some() && known.is_none() && (sampling.clip.is_none() || sampling.colours.is_none()) {
+            init::warn_of_assumed_clips(&spec);
+        }
         let probe = known.and_then(|clips| clips.probe_clips).unwrap_or(CLIPS);
         let mut views = sampling.views.unwrap_or(Views { clips: probe, crops: 1 });
         set(&mut views.clips, self.clips);

@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use tubelet::error::{Error, ErrorKind};
+use tubelet::error::ErrorKind;
 use tubelet::eval::Features;
 use tubelet::eval::views::{Each, Frozen, Load, Views, Work, extract, mean};
 use tubelet::tensor::Device;
@@ -184,13 +184,7 @@ fn finite(name: &str, row: &[f32]) -> tubelet::Result<()> {
 }
 
 /// A check of the stop flag, with what is told of an evaluation that was stopped.
-fn go_on(stop: Arc<AtomicBool>, out: &Path) -> impl Fn() -> tubelet::Result<()> + use<> {
-    let out = out.to_owned();
-    move || match stop.load(Ordering::Relaxed) {
-        false => Ok(()),
-        true => {
-            let what = "features are not kept; the same command begins again, with the decoded frames of the cache";
-            Err(Error::from(ErrorKind::Stopped { path: out.clone(), what: what.into() }))
-        }
-    }
+pub fn go_on(stop: Arc<AtomicBool>, out: &Path) -> impl Fn() -> tubelet::Result<()> + use<> {
+    let what = "features are not kept; the same command begins again, with the decoded frames of the cache";
+    super::stop::go_on(stop, out, what)
 }

@@ -10,7 +10,7 @@ use tubelet::train::checkpoint::newest_intact;
 use tubelet::train::folder::Folder;
 use tubelet::train::maclr::Recipe;
 use tubelet::train::views::ViewSpec;
-use tubelet::weights::{Config, ImageHead, NETWORKS, Source, Start, names, read_networks};
+use tubelet::weights::{Config, ImageHead, InputSpec, NETWORKS, Source, Start, names, read_networks};
 
 /// Prefix of the RGB network's names in a run's weights: of a pre-training, or of training with labels.
 const PREFIXES: [&str; 2] = ["encoder_q.", ""];
@@ -90,20 +90,23 @@ pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> R
     let (trunk, mut params) = Trunk::with_params(&net, seed);
     let checksum = source.verify().with_context(option)?;
     let start = Start::find(source, &net, &params, ImageHead::Dropped, described.at).with_context(option)?;
+    let mut clips = described.clips;
+    if let Some(input) = start.input().filter(|_| clips.is_none()) {
+        say(format_args!("clips as the published network was trained, whose names the file has: {input}"));
+        clips = Some(clips_of(&input));
+    }
     let report = start.fill(&mut params);
     match arch {
         Some(arch) => report.with_context(|| format!("--arch {}", arch.name)),
         None => report.map_err(anyhow::Error::new),
     }
     .with_context(option)?;
-    Ok(Network { net, trunk, params, file: Some(described.file), checksum, clips: described.clips })
+    Ok(Network { net, trunk, params, file: Some(described.file), checksum, clips })
 }
 
 /// The network of a file that is known by the names in it.
 fn published(source: &Source) -> Result<Net> {
-    let tensors = source.tensors();
-    let known = names::find(tensors).iter().filter(|p| !p.is_average()).find_map(|place| place.published(tensors));
-    let arch = known.and_then(|known| Arch::by_name(known.arch));
+    let arch = names::recognise(source.tensors(), None).and_then(|known| Arch::by_name(known.arch));
     let all = || ARCHES.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
     arch.map(Arch::net)
         .ok_or_else(|| anyhow!("nothing beside it says which network this is: give --arch, one of {}", all()))
@@ -122,8 +125,13 @@ fn describe(path: &Path) -> Result<Described> {
     }
     let (config, model) = (path.join("config.json"), path.join("model.safetensors"));
     if config.is_file() {
-        let config = Config::load(&config)?;
-        return Ok(Described { clips: clips_of(&config), net: Some(config.network), at: None, file: model });
+        let (path, config) = (&config, Config::load(&config)?);
+        return Ok(Described {
+            clips: clips_in_config(path, &config)?,
+            net: Some(config.network),
+            at: None,
+            file: model,
+        });
     }
     if model.is_file() {
         return Ok(plain(model));
@@ -152,7 +160,10 @@ fn of_run(run: &Path, file: PathBuf) -> Result<Described> {
         let mut networks = read_networks(&described)?;
         let known = PREFIXES.into_iter().find_map(|at| Some((at, networks.remove(at)?)));
         let (at, config) = known.ok_or_else(|| anyhow!("{}: it describes no RGB network", described.display()))?;
-        let clips = clips_in(&settings).or_else(|| clips_of(&config));
+        let clips = match clips_in(&settings) {
+            None => clips_in_config(&described, &config)?,
+            known => known,
+        };
         return Ok(Described { net: Some(config.network), clips, at: Some(at), file });
     }
     // MaCLR's recipe calls it `visual`, MCL's `net`.
@@ -193,20 +204,36 @@ fn clips_in(settings: &Value) -> Option<Clips> {
     })
 }
 
-/// The clips in the description of a network.
-fn clips_of(config: &Config) -> Option<Clips> {
-    let input = config.input.as_ref()?;
-    let triple = |values: &[f32]| <[f32; 3]>::try_from(values).ok();
-    Some(Clips {
+/// The clips in the description of a network, which lies at `path`.
+fn clips_in_config(path: &Path, config: &Config) -> Result<Option<Clips>> {
+    let Some(input) = &config.input else { return Ok(None) };
+    let (path, kind) = (path.display(), &input.kind);
+    ensure!(kind == InputSpec::RGB, "{path}: its `input.kind` is `{kind}`, and what is evaluated takes clips of rgb");
+    Ok(Some(clips_of(input)))
+}
+
+/// The RGB clips `input`, which was checked: its stride is whole, and colours are three.
+fn clips_of(input: &InputSpec) -> Clips {
+    let triple = |values: &[f32]| std::array::from_fn(|channel| values[channel]);
+    Clips {
         frames: input.frames,
-        stride: input.stride.round() as usize, // of RGB clips it is whole
+        stride: input.stride as usize,
         fps: input.fps,
         side: input.side,
-        cache_side: None,
-        mean: triple(&input.mean)?,
-        std: triple(&input.std)?,
+        cache_side: input.short_side,
+        mean: triple(&input.mean),
+        std: triple(&input.std),
         probe_clips: None,
-    })
+    }
+}
+
+/// Warns that it is not known which clips a network was trained with, and says which are taken.
+pub fn warn_of_assumed_clips(views: &ViewSpec) {
+    let [rgb, _] = views.inputs();
+    warn(format_args!(
+        "--init does not say which clips its network was trained with; {rgb} are assumed: set `input` in the config.json of \
+         its folder, or --frames, --stride and --side"
+    ));
 }
 
 impl Clips {

@@ -3,7 +3,7 @@
 //! Standard output may be closed before a program ends: `… | head` closes it after ten lines. `println!` panics then.
 //! The usual remedy, to let SIGPIPE end the program, would end a long training run when its output is no longer read,
 //! without a checkpoint. So here, lines after the output was closed are dropped, and the program runs to its end. Any
-//! other failure to write, such as a full disk, is reported by [`super::args::end`].
+//! other failure to write, such as a full disk, is reported by [`super::args::program`].
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stderr, stdout};
@@ -24,6 +24,18 @@ pub fn say(line: impl Display) {
 /// Prints a line on standard error. Failures are ignored, as there is no other place to report them.
 pub fn say_aside(line: impl Display) {
     let _ = writeln!(stderr().lock(), "{line}");
+}
+
+/// A text of unknown origin with its control characters escaped: a terminal may obey them.
+pub fn printable(text: impl Display) -> String {
+    let mut shown = String::new();
+    for c in text.to_string().chars() {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Prints a warning on standard error.

@@ -254,7 +254,7 @@ pub struct Run<'a> {
     settings: Value,
     how: Settings,
     folder: Folder,
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
     /// Output folder.
     pub out: PathBuf,
     /// Device.

@@ -1,8 +1,9 @@
 //! Stopping by signals.
 
 use anyhow::{Error, Result};
-use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::consts::{SIGXFSZ, TERM_SIGNALS};
 use signal_hook::flag::{register, register_conditional_shutdown, register_usize};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use tubelet::error::ErrorKind;
@@ -19,6 +20,22 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
         register(signal, stop.clone())?;
     }
     Ok(stop)
+}
+
+/// A check of the stop flag, with `what` is told of the work in `path` that was stopped.
+pub fn go_on(stop: Arc<AtomicBool>, path: &Path, what: &'static str) -> impl Fn() -> tubelet::Result<()> + use<> {
+    let path = path.to_owned();
+    move || match stop.load(Ordering::Relaxed) {
+        false => Ok(()),
+        true => Err(ErrorKind::Stopped { path: path.clone(), what: what.into() }.into()),
+    }
+}
+
+/// Lets a write beyond the limit of a file's size (`ulimit -f`) fail as one to a full disk does. Without a handler its signal
+/// would end the program at once.
+pub fn survive_file_limit() -> Result<()> {
+    register(SIGXFSZ, Arc::default())?;
+    Ok(())
 }
 
 /// The message of a program that was stopped, and its exit status, as a shell reports it for a program terminated by

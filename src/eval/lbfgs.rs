@@ -1,6 +1,7 @@
 //! L-BFGS for smooth convex functions: the two-loop recursion (Nocedal, Wright, *Numerical Optimization*, algorithm 7.4)
 //! with a bisecting line search for the weak Wolfe conditions.
 
+use crate::error::Result;
 use std::collections::VecDeque;
 
 /// Number of stored pairs of steps and gradient changes.
@@ -35,15 +36,16 @@ fn largest(g: &[f64]) -> f64 {
 }
 
 /// Minimises from `x` until no element of the gradient is above `tolerance`, for at most `limit` iterations or until
-/// rounding prevents any further decrease. `f(x, g)` writes the gradient to `g` and returns the value.
+/// rounding prevents any further decrease. `f(x, g)` writes the gradient to `g` and returns the value; its error ends the
+/// search.
 pub(super) fn minimise(
     mut x: Vec<f64>,
     tolerance: f64,
     limit: usize,
-    mut f: impl FnMut(&[f64], &mut [f64]) -> f64,
-) -> Minimum {
+    mut f: impl FnMut(&[f64], &mut [f64]) -> Result<f64>,
+) -> Result<Minimum> {
     let mut g = vec![0.0; x.len()];
-    let mut value = f(&x, &mut g);
+    let mut value = f(&x, &mut g)?;
     let mut memory: VecDeque<Pair> = VecDeque::with_capacity(MEMORY);
     let (mut next, mut next_g) = (x.clone(), g.clone());
     let mut iterations = 0;
@@ -56,7 +58,7 @@ pub(super) fn minimise(
         let mut found = false;
         for _ in 0..60 {
             next.iter_mut().zip(&x).zip(&direction).for_each(|((n, x), d)| *n = x + step * d);
-            let at = f(&next, &mut next_g);
+            let at = f(&next, &mut next_g)?;
             let falls = at <= value + DECREASE * step * slope;
             if !falls {
                 high = step;
@@ -84,7 +86,7 @@ pub(super) fn minimise(
         std::mem::swap(&mut x, &mut next);
         std::mem::swap(&mut g, &mut next_g);
     }
-    Minimum { x, value, gradient: largest(&g), iterations }
+    Ok(Minimum { x, value, gradient: largest(&g), iterations })
 }
 
 /// Minus the gradient, times the approximate inverse Hessian of the stored pairs.
@@ -121,8 +123,9 @@ mod tests {
                 value += 0.5 * k * e * e;
                 g[i] = k * e;
             }
-            value
-        });
+            Ok(value)
+        })
+        .unwrap();
         assert!(m.gradient <= 1e-10 && m.iterations < 500, "{} after {}", m.gradient, m.iterations);
         assert!(m.x.iter().enumerate().all(|(i, x)| (x - i as f64).abs() <= 1e-9));
     }

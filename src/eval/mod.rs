@@ -28,6 +28,9 @@ pub mod views;
 
 use crate::error::{Error, Result};
 
+/// Asked again and again by work that may take long, whether it goes on: its error ends the work, and is returned.
+pub type GoOn<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
 /// Rows of features with their classes.
 #[derive(Clone, Debug)]
 pub struct Features {

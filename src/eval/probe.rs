@@ -19,7 +19,7 @@
 
 use super::lbfgs::minimise;
 use super::scores::Scores;
-use super::{Features, check_pair, classes};
+use super::{Features, GoOn, check_pair, classes};
 use crate::error::{Error, Result};
 use crate::ops::matmul::product::{Matrix, product};
 use rayon::prelude::*;
@@ -60,6 +60,14 @@ pub struct ProbeResult {
 /// `Shape` when a set is empty or their features differ in length; `Param` when `l2` is not a positive number, there are
 /// fewer than two classes, or a class to be tested has no training sample.
 pub fn probe(train: &Features, test: &Features, l2: f64) -> Result<ProbeResult> {
+    probe_while(train, test, l2, &|| Ok(()))
+}
+
+/// As [`probe`], as long as `go_on` says so.
+///
+/// # Errors
+/// As [`probe`]; that of `go_on`.
+pub fn probe_while(train: &Features, test: &Features, l2: f64, go_on: GoOn) -> Result<ProbeResult> {
     check_pair("probe", train, test)?;
     if !(l2 > 0.0 && l2.is_finite()) {
         return Err(Error::param("probe", "l2", l2, "the penalty is finite and above 0"));
@@ -78,7 +86,10 @@ pub fn probe(train: &Features, test: &Features, l2: f64) -> Result<ProbeResult> 
     let (c, width) = (classes.len(), train.d() + 1);
     let l2 = if c == 2 { 2.0 * l2 } else { l2 }; // one row's penalty, see above
     let problem = Problem { x: &x, labels: &labels, c, width, l2 };
-    let end = minimise(vec![0.0; c * width], TOLERANCE, LIMIT, |w, g| problem.objective(w, g));
+    let end = minimise(vec![0.0; c * width], TOLERANCE, LIMIT, |w, g| {
+        go_on()?;
+        Ok(problem.objective(w, g))
+    })?;
 
     let figures = Scores::new(&scores(&test_x, &end.x, c, width), &test_labels, c)?;
     let train_right = labels.iter().zip(predict(&x, &end.x, c, width)).filter(|(l, p)| *l == p).count();

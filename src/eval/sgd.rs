@@ -15,7 +15,7 @@
 //! ```
 
 use super::probe::{scores, softmax_minus_onehot};
-use super::{Features, own_classes};
+use super::{Features, GoOn, own_classes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::matmul::product::{Matrix, product};
 use crate::rng::{self, Purpose};
@@ -74,6 +74,14 @@ impl Layer {
 /// `Shape` when there is no sample, or a sample with fewer rows; `Param` when a number is out of range or there are fewer than
 /// two classes; `NotFinite` when the loss is not, because the rate is too high for these features.
 pub fn sgd(train: &Features, rows: usize, how: &Sgd) -> Result<Layer> {
+    sgd_while(train, rows, how, &|| Ok(()))
+}
+
+/// As [`sgd`], as long as `go_on` says so, which is asked before every step.
+///
+/// # Errors
+/// As [`sgd`]; that of `go_on`.
+pub fn sgd_while(train: &Features, rows: usize, how: &Sgd, go_on: GoOn) -> Result<Layer> {
     let Sgd { lr, epochs, batch, seed } = *how;
     if rows == 0 || train.is_empty() || !train.len().is_multiple_of(rows) {
         let want = format!("{rows} rows for each sample");
@@ -95,13 +103,14 @@ pub fn sgd(train: &Features, rows: usize, how: &Sgd) -> Result<Layer> {
     let (mut w, mut velocity) = (vec![0.0f64; c * width], vec![0.0f64; c * width]);
     let mut gradient = vec![0.0f64; c * width];
     let (per_epoch, mut step, mut loss) = (samples.div_ceil(batch) as u64, 0u64, 0.0);
-    let steps = (per_epoch * epochs) as f64;
+    let steps = per_epoch as f64 * epochs as f64;
     for epoch in 0..epochs {
         let mut rng = rng::stream(seed, epoch, 0, Purpose::Probe);
         let mut order: Vec<(usize, usize)> = (0..samples).map(|i| (i, rng.random_range(0..rows))).collect();
         order.shuffle(&mut rng);
         loss = 0.0;
         for some in order.chunks(batch) {
+            go_on()?;
             let row = |i: usize, view: usize| &train.values()[(i * rows + view) * d..][..d];
             let one = |&(i, view): &(usize, usize)| row(i, view).iter().map(|v| f64::from(*v)).chain([1.0]);
             let x: Vec<f64> = some.iter().flat_map(one).collect();
@@ -132,6 +141,7 @@ pub fn sgd(train: &Features, rows: usize, how: &Sgd) -> Result<Layer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const HOW: Sgd = Sgd { lr: 2.0, epochs: 60, batch: 7, seed: 1 };
 
@@ -171,6 +181,17 @@ mod tests {
         let want = [0.19 * 1.5, 0.0, -0.19 * 1.5, 0.0];
         assert!(layer.weights.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-15), "{:?}", layer.weights);
         assert!((layer.loss - 2f64.ln()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn training_ends_with_the_error_of_what_is_asked_before_each_step() {
+        let asked = AtomicUsize::new(0);
+        let go_on = || match asked.fetch_add(1, Ordering::Relaxed) {
+            ..5 => Ok(()),
+            _ => Err(Error::stopped("here", "at the sixth")),
+        };
+        let e = sgd_while(&samples(40, 3), 3, &Sgd { epochs: u64::MAX, ..HOW }, &go_on).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Stopped { .. }) && asked.into_inner() == 6, "{e}");
     }
 
     #[test]

@@ -20,7 +20,7 @@
 
 use super::lbfgs::minimise;
 use super::scores::Scores;
-use super::{Features, check_pair, classes};
+use super::{Features, GoOn, check_pair, classes};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
@@ -51,6 +51,14 @@ pub struct SvmResult {
 /// `Shape` when a set is empty or their features differ in length; `Param` when `c` is not a positive number, there are
 /// fewer than two classes, or a class to be tested has no training sample.
 pub fn svm(train: &Features, test: &Features, c: f64) -> Result<SvmResult> {
+    svm_while(train, test, c, &|| Ok(()))
+}
+
+/// As [`svm`], as long as `go_on` says so.
+///
+/// # Errors
+/// As [`svm`]; that of `go_on`.
+pub fn svm_while(train: &Features, test: &Features, c: f64, go_on: GoOn) -> Result<SvmResult> {
     check_pair("svm", train, test)?;
     if !(c > 0.0 && c.is_finite()) {
         return Err(Error::param("svm", "c", c, "the penalty of errors is finite and above 0"));
@@ -61,10 +69,10 @@ pub fn svm(train: &Features, test: &Features, c: f64) -> Result<SvmResult> {
         return Err(Error::param("svm", "classes", classes.len(), only));
     }
     let rows: Vec<(Vec<f64>, bool)> = if classes.len() == 2 {
-        let (row, done) = one_against_others(train, classes[1], c);
+        let (row, done) = one_against_others(train, classes[1], c, go_on)?;
         vec![(row.iter().map(|w| -w).collect(), done), (row, done)]
     } else {
-        classes.par_iter().map(|&class| one_against_others(train, class, c)).collect()
+        classes.par_iter().map(|&class| one_against_others(train, class, c, go_on)).collect::<Result<_>>()?
     };
     let mut values = Vec::with_capacity(test.len() * classes.len());
     for x in test.values().chunks_exact(test.d()) {
@@ -86,12 +94,13 @@ fn response(row: &[f64], x: &[f32]) -> f64 {
 }
 
 /// The weights and offset `[d+1]` for one class, and whether they are the minimum's.
-fn one_against_others(train: &Features, class: usize, c: f64) -> (Vec<f64>, bool) {
+fn one_against_others(train: &Features, class: usize, c: f64, go_on: GoOn) -> Result<(Vec<f64>, bool)> {
     let d = train.d();
     let n = train.len() as f64;
     let square = train.values().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n + 1.0; // the offset's feature is 1
     let tolerance = TOLERANCE * c * n * square.sqrt();
     let end = minimise(vec![0.0; d + 1], tolerance, LIMIT, |w, g| {
+        go_on()?;
         g.copy_from_slice(w);
         let mut value = 0.5 * w.iter().map(|v| v * v).sum::<f64>();
         for (x, label) in train.values().chunks_exact(d).zip(train.labels()) {
@@ -104,7 +113,7 @@ fn one_against_others(train: &Features, class: usize, c: f64) -> (Vec<f64>, bool
                 g[d] += slope;
             }
         }
-        value
-    });
-    (end.x, end.gradient <= tolerance)
+        Ok(value)
+    })?;
+    Ok((end.x, end.gradient <= tolerance))
 }

@@ -41,7 +41,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Flow> {
     let mut header = [0u8; HEADER as usize];
     file.read_exact(&mut header).map_err(Error::io("read", path))?;
     if &header[..4] != MAGIC {
-        return Err(Error::format(path, 0, "this is not a .flo file: it does not start with the bytes PIEH"));
+        return Err(Error::content(path, "this is not a .flo file: it does not start with the bytes PIEH"));
     }
     let field = |at: usize| i32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let (w, h) = (field(4), field(8));

@@ -164,13 +164,14 @@ impl ViewSpec {
             stride: (self.frames * self.stride) as f64 / frames as f64,
             fps: self.fps,
             side: self.side,
+            short_side: Some(self.cache_side),
             mean: mean.to_vec(),
             std: std.to_vec(),
-            layout: "n c t h w".to_owned(),
+            layout: InputSpec::LAYOUT.to_owned(),
         };
         let (channels, augment) = (self.motion_channels(), &self.augment);
         let motion = input(self.motion.name(), self.motion_frames, &vec![0.0; channels], &vec![1.0; channels]);
-        [input("rgb", self.frames, &augment.mean, &augment.std), motion]
+        [input(InputSpec::RGB, self.frames, &augment.mean, &augment.std), motion]
     }
 
     /// For a video of `frames` frames at `fps` per second: whether it is shorter than an RGB clip, and whether it is

@@ -41,7 +41,7 @@ impl Malformed {
 
     pub(super) fn error(&self, list: &Path) -> Error {
         let Malformed { number, text, why } = self;
-        Error::format(list, *number, format!("line {number}, `{text}`, {why}"))
+        Error::content(list, format!("line {number}, `{text}`, {why}"))
     }
 }
 

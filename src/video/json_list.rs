@@ -43,7 +43,7 @@ fn read_entry(entry: Value) -> std::result::Result<(String, Option<String>), &'s
 /// Reads such a list, one entry at a time. What is no JSON ends it.
 pub(super) fn read(list: &Path) -> Result<List> {
     let bytes = files::read_bounded(list, MAX_LIST_BYTES, "a list of videos")?;
-    let bad = |line: u64, what: String| Error::format(list, line, format!("line {line}: {what}"));
+    let bad = |line: u64, what: String| Error::content(list, format!("line {line}: {what}"));
     let (mut lines, mut malformed, mut at, mut line) = (Vec::<Line>::new(), Vec::new(), 0, 1);
     // Past blanks and the next of `wanted`; what it is.
     let skip = |at: &mut usize, wanted: &[u8]| {
@@ -99,7 +99,7 @@ pub(super) fn classes(list: &Path) -> Result<Option<Vec<String>>> {
     let files = ["something-something-v2-labels.json", "labels.json"].map(|name| list.with_file_name(name));
     let Some(file) = files.into_iter().find(|file| file.is_file()) else { return Ok(None) };
     let bytes = files::read_bounded(&file, MAX_LIST_BYTES, "a list of labels")?;
-    let bad = |what: &str| Error::format(&file, 1, what.to_owned());
+    let bad = |what: &str| Error::content(&file, what.to_owned());
     let Ok(Value::Object(labels)) = serde_json::from_slice(&bytes) else {
         return Err(bad("this is no object of labels and their numbers"));
     };

@@ -92,7 +92,7 @@ pub(super) type Lines = (Vec<(u64, String)>, Vec<Malformed>);
 pub(super) fn lines(list: &Path) -> Result<Lines> {
     let bytes = files::read_bounded(list, MAX_LIST_BYTES, "a list of videos")?;
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Error::format(list, 1, "this list is UTF-16 text, and must be UTF-8: save it as UTF-8"));
+        return Err(Error::content(list, "this list is UTF-16 text, and must be UTF-8: save it as UTF-8"));
     }
     let (mut lines, mut malformed) = (Vec::new(), Vec::new());
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);

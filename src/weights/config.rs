@@ -1,5 +1,6 @@
 //! `config.json`: what a network is, in words that programs read.
 
+use super::input::InputSpec;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{
@@ -34,6 +35,9 @@ pub struct Config {
     pub heads: BTreeMap<String, HeadSpec>,
     /// The linear classifier.
     pub classifier: Option<Linear>,
+    /// The names of its classes, in the order of its outputs, if they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
     /// Linear layers of the training objective.
     pub other_linears: Vec<Linear>,
     /// Clips as the network was trained with them.
@@ -57,27 +61,6 @@ pub struct Linear {
     pub to: usize,
 }
 
-/// Clips as a network was trained with them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct InputSpec {
-    /// What the clips show: `rgb`, or the name of the motion input.
-    pub kind: String,
-    /// Number of frames.
-    pub frames: usize,
-    /// Distance between consecutive frames, in frames of a video at `fps`.
-    pub stride: f64,
-    /// Frame rate in which the stride is counted; `None` for the video's own.
-    pub fps: Option<f64>,
-    /// Side in pixels.
-    pub side: usize,
-    /// Subtracted from each channel of values in 0..1.
-    pub mean: Vec<f32>,
-    /// Divisor of each channel after that.
-    pub std: Vec<f32>,
-    /// Order of the axes in `model.py`.
-    pub layout: String,
-}
-
 impl Config {
     /// The description of a trunk without heads.
     #[must_use]
@@ -92,6 +75,7 @@ impl Config {
             network: network.clone(),
             heads: BTreeMap::new(),
             classifier: None,
+            classes: None,
             other_linears: Vec::new(),
             input: None,
         }
@@ -125,6 +109,12 @@ impl Config {
         let name = self.network.naming.classifier().to_owned();
         self.classifier = Some(Linear { name, from: self.features, to: classes });
         self
+    }
+
+    /// With a linear classifier of the classes `names`.
+    #[must_use]
+    pub fn classes(self, names: &[String]) -> Config {
+        Config { classes: Some(names.to_vec()), ..self.classifier(names.len()) }
     }
 
     /// The network's parameters, with initial values, in the order in which [`crate::nn`] creates them.
@@ -179,6 +169,13 @@ impl Config {
         if !self.classifier.iter().all(ours) {
             return Err(Error::data(path, "its `classifier` is not one of the `features` of its `network`"));
         }
+        let (outputs, names) = (self.classifier.as_ref().map_or(0, |l| l.to), self.classes.as_ref().map(Vec::len));
+        if let Some(names) = names.filter(|names| *names != outputs) {
+            let what = format!("its `classes` are {names} names, and its `classifier` has {outputs} outputs");
+            return Err(Error::data(path, what));
+        }
+        let input = self.input.as_ref().map_or(Ok(()), |input| input.check(self.network.in_channels));
+        input.map_err(|what| Error::data(path, what))?;
         let head = |h: &HeadSpec| (self.features as u128 + h.code as u128).saturating_mul(h.hidden as u128);
         let linear = |l: &Linear| (l.from as u128).saturating_mul(l.to as u128);
         let linears = self.classifier.iter().chain(&self.other_linears).map(linear);

@@ -1,10 +1,10 @@
 //! The head of a network in a file: a projection to codes, as contrastive learning has it, or a linear classifier.
 
 use super::Info;
+use super::Source;
 use super::config::Config;
 use super::layout::pytorch_shape;
 use super::names::Place;
-use super::{Source, from_pytorch};
 use crate::error::{Error, Result};
 use crate::nn::nets::Naming;
 use crate::nn::{HeadSpec, Net, Params, ProjectionHead};
@@ -90,9 +90,9 @@ impl Head {
             let want = pytorch_shape(p.role, &p.value);
             if source.tensors().get(&name).is_none_or(|info| info.shape != want) {
                 let what = format!("`{name}` of its head is missing or has another shape than {want:?}");
-                return Err(Error::format(source.path(), 8, what));
+                return Err(Error::content(source.path(), what));
             }
-            p.value = from_pytorch(p.role, p.value.shape(), &source.f32(&name)?)?;
+            p.value = source.parameter(&name, p.role, p.value.shape())?;
         }
         Ok(())
     }

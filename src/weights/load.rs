@@ -1,7 +1,7 @@
 //! Which tensor of a file becomes which parameter of a network.
 
 use super::Source;
-use super::layout::{batches_name, from_pytorch, identity, image_shape, inflated, pytorch_shape};
+use super::layout::{batches_name, identity, image_shape, inflated, pytorch_shape};
 use crate::error::{Error, Result};
 use crate::nn::{ParamId, Params, Role};
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ impl Loaded {
         if parts.is_empty() {
             return Ok(());
         }
-        Err(Error::format(path, 8, format!("these are the weights of another network: {}", parts.join(", "))))
+        Err(Error::content(path, format!("these are the weights of another network: {}", parts.join(", "))))
     }
 }
 
@@ -97,7 +97,7 @@ impl Names {
         for full in source.tensors().keys() {
             if let Some(other) = known.insert(matching.name(full).to_owned(), full.clone()) {
                 let what = format!("`{full}` and `{other}` are one name without their prefixes");
-                return Err(Error::format(source.path(), 8, what));
+                return Err(Error::content(source.path(), what));
             }
         }
         Ok(Names { known, others: Vec::new() })
@@ -186,8 +186,8 @@ impl Mapping {
             let p = &networks[*n].1[*id];
             values.push(match (name, self.shapes) {
                 (None, _) => identity(p)?,
-                (Some(name), Shapes::Same) => from_pytorch(p.role, p.value.shape(), &source.f32(name)?)?,
-                (Some(name), Shapes::Image) => inflated(p, &source.f32(name)?)?,
+                (Some(name), Shapes::Same) => source.parameter(name, p.role, p.value.shape())?,
+                (Some(name), Shapes::Image) => inflated(p, &source.values(name, p.role)?)?,
             });
         }
         let mut batches = vec![None; networks.len()];

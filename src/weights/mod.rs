@@ -11,6 +11,7 @@ mod config;
 mod export;
 mod heads;
 mod inflate;
+mod input;
 mod layout;
 mod load;
 pub mod names;
@@ -19,10 +20,11 @@ mod save;
 mod start;
 mod torch;
 
-pub use config::{Config, InputSpec, Linear, NETWORKS, Networks, read_networks};
+pub use config::{Config, Linear, NETWORKS, Networks, read_networks};
 pub use export::{check_export, export};
 pub use heads::Head;
 pub use inflate::{ImageHead, inflate};
+pub use input::{InputSpec, RgbInput};
 pub use layout::{from_pytorch, to_pytorch};
 pub use load::{Loaded, Matching, load_weights};
 pub use save::save_weights;
@@ -34,6 +36,9 @@ pub(crate) use save::{check_finite, write_weights};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::nn::Role;
+use crate::shape::Shape;
+use crate::tensor::Tensor;
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -175,7 +180,7 @@ impl Source {
                 let (archive, tensors) = torch::Archive::open(path, &mut file, size, format)?;
                 (format, tensors, Content::Torch(archive))
             }
-            Some(Err(what)) => return Err(Error::format(path, 0, what)),
+            Some(Err(what)) => return Err(Error::content(path, what)),
         };
         Ok(Source { path: path.to_owned(), file, format, tensors, content })
     }
@@ -210,6 +215,11 @@ impl Source {
         }
     }
 
+    /// Whether it is a file of this program, by the checksum that no other has.
+    fn is_of_this_program(&self) -> bool {
+        self.note(safetensors::CHECKSUM).is_some()
+    }
+
     /// An entry of the metadata of a safetensors file.
     pub(crate) fn note(&self, key: &str) -> Option<&str> {
         match &self.content {
@@ -229,11 +239,28 @@ impl Source {
             Dtype::F64 => self.rows(&info, |b| f64::from_le_bytes(b) as f32)?,
             Dtype::BF16 => self.rows(&info, |b| bf16::from_le_bytes(b).to_f32())?,
             Dtype::F16 => self.rows(&info, |b| f16::from_le_bytes(b).to_f32())?,
-            other => return Err(self.wrong(&info, format!("`{name}` is of type {other}, but must be floating point"))),
+            other => return Err(self.wrong(format!("`{name}` is of type {other}, but must be floating point"))),
         };
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
-            Some(i) => Err(self.wrong(&info, format!("`{name}` holds {} at place {i}", values[i]))),
+            Some(i) => Err(self.wrong(format!("`{name}` holds {} at place {i}", values[i]))),
+        }
+    }
+
+    /// The tensor `name` as a parameter of this shape (this crate's).
+    ///
+    /// # Errors
+    /// As [`Source::f32`]; `Format` when a running variance is negative, with which features would be no numbers.
+    pub(crate) fn parameter(&mut self, name: &str, role: Role, shape: Shape) -> Result<Tensor> {
+        from_pytorch(role, shape, &self.values(name, role)?)
+    }
+
+    /// The elements of the tensor `name` for a parameter of this role.
+    fn values(&mut self, name: &str, role: Role) -> Result<Vec<f32>> {
+        let values = self.f32(name)?;
+        match values.iter().find(|v| role == Role::RunningVar && **v < 0.0) {
+            None => Ok(values),
+            Some(v) => Err(self.wrong(format!("`{name}` holds the variance {v}, and none is below 0"))),
         }
     }
 
@@ -246,7 +273,7 @@ impl Source {
         if (info.dtype, info.numel()) == (Dtype::I64, 1) {
             return Ok(self.rows(&info, i64::from_le_bytes)?[0]);
         }
-        Err(self.wrong(&info, format!("`{name}` must be one number of type I64")))
+        Err(self.wrong(format!("`{name}` must be one number of type I64")))
     }
 
     fn info(&self, name: &str) -> Result<Info> {
@@ -285,7 +312,7 @@ impl Source {
         Ok(values)
     }
 
-    fn wrong(&self, info: &Info, what: String) -> Error {
-        Error::format(&self.path, info.at, what)
+    fn wrong(&self, what: String) -> Error {
+        Error::content(&self.path, what)
     }
 }

@@ -5,6 +5,7 @@
     features = net(clips)                   # clips [n, c, t, h, w], normalised as config.json's "input" says
     codes = net.codes(features)             # {head: [n, d]}, rows of unit length, if the file has heads
     logits = net.classify(features)         # [n, classes], if the file has a classifier
+    names = net.config.get("classes")       # of the logits, if they are known
 
 `python3 model.py FOLDER` loads the weights and prints the network. It needs torch, and safetensors to read the file.
 Parameters have the names of the file, so `net.load_state_dict(tensors)` is strict.

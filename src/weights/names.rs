@@ -4,14 +4,14 @@
 //! (contrastive learning). [`find`] asks for the one thing that does not vary, the name of the first convolution, in each of the
 //! [`Naming`]s; what stands before it is the prefix of the whole network. [`PUBLISHED`] lists the files this was made for.
 
-use super::{Info, Source};
+use super::{Info, InputSpec, RgbInput, Source};
 use crate::error::{Error, Result};
 use crate::nn::nets::Naming;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// A published file, or a kind of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Published {
     /// What it is.
     pub name: &'static str,
@@ -23,9 +23,30 @@ pub struct Published {
     pub arch: &'static str,
     /// Tensors of its head, and the parameters of [`crate::nn::Encoder`] or [`crate::nn::Classifier`] that correspond.
     pub heads: &'static [(&'static str, &'static str)],
+    /// The RGB clips that it was trained with.
+    pub input: RgbInput,
     /// Where its names are from.
     pub source: &'static str,
 }
+
+/// MaCLR's and PySlowFast's Slow: 8 frames 8 apart, one grey value for all colours (`docs/papers/maclr.md` section 3).
+const SLOW: RgbInput =
+    RgbInput { frames: 8, stride: 8, fps: Some(30.0), side: 224, short_side: 256, mean: [0.45; 3], std: [0.225; 3] };
+
+/// MCL's, with ImageNet's colours (`docs/papers/mcl.md`). Image networks have no frames of their own: it is started from them.
+const MCL: RgbInput =
+    RgbInput { frames: 16, stride: 2, fps: None, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], ..SLOW };
+
+/// Those of torchvision's weights `KINETICS400_V1` (`models/video/resnet.py`, `transforms/_presets.py`).
+const TORCHVISION: RgbInput = RgbInput {
+    frames: 16,
+    stride: 1,
+    fps: Some(15.0),
+    side: 112,
+    short_side: 128,
+    mean: [0.43216, 0.394_666, 0.37645],
+    std: [0.22803, 0.22145, 0.216_989],
+};
 
 /// Published files and where their names are from. The first row that fits a file describes it.
 pub const PUBLISHED: &[Published] = &[
@@ -38,6 +59,7 @@ pub const PUBLISHED: &[Published] = &[
             ("head.pathway0_projection_0", "head.projection.0"),
             ("head.pathway0_projection_1", "head.projection.2"),
         ],
+        input: SLOW,
         source: "amazon-science/self-supervised-maclr: utils/checkpoint.py, models/head_helper.py",
     },
     Published {
@@ -46,6 +68,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "s1.pathway0_stem.conv.weight",
         arch: "slow_r50",
         heads: &[],
+        input: SLOW,
         source: "facebookresearch/SlowFast: models/contrastive.py, projects/contrastive_ssl",
     },
     Published {
@@ -54,6 +77,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "s1.pathway0_stem.conv.weight",
         arch: "slow_r50",
         heads: &[("head.projection", "blocks.5.proj")],
+        input: SLOW,
         source: "facebookresearch/SlowFast: utils/checkpoint.py, models/stem_helper.py, models/resnet_helper.py",
     },
     Published {
@@ -62,6 +86,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "blocks.0.conv.weight",
         arch: "slow_r50",
         heads: &[("blocks.5.proj", "blocks.5.proj")],
+        input: SLOW,
         source: "facebookresearch/pytorchvideo: models/hub/resnet.py, models/resnet.py",
     },
     Published {
@@ -70,6 +95,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "layer1.0.conv1.weight",
         arch: "p3d_a50",
         heads: &[("fc.0", "nce_inter_head.head.0"), ("fc.2", "nce_inter_head.head.2")],
+        input: MCL,
         source: "facebookresearch/moco: moco/builder.py, main_moco.py",
     },
     Published {
@@ -78,6 +104,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "layer1.0.conv2_t.weight",
         arch: "p3d_a50",
         heads: &[],
+        input: MCL,
         source: "YihengZhang-CV/MCL-Motion-Focused-Contrastive-Learning: train.py, model/encoder.py",
     },
     Published {
@@ -86,6 +113,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "stem.3.weight",
         arch: "r2plus1d_18",
         heads: &[("fc", "fc")],
+        input: TORCHVISION,
         source: "pytorch/vision: models/video/resnet.py",
     },
     Published {
@@ -94,6 +122,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "layer4.1.conv2.0.weight",
         arch: "r3d_18",
         heads: &[("fc", "fc")],
+        input: TORCHVISION,
         source: "pytorch/vision: models/video/resnet.py",
     },
     Published {
@@ -102,6 +131,7 @@ pub const PUBLISHED: &[Published] = &[
         marker: "layer3.5.conv3.weight",
         arch: "r2d50",
         heads: &[("fc", "fc")],
+        input: MCL,
         source: "pytorch/vision: models/resnet.py",
     },
 ];
@@ -166,10 +196,22 @@ impl Place {
         self.prefix.split_terminator('.').map(move |part| parts.contains(&part)).collect::<Vec<_>>().into_iter()
     }
 
+    /// Whether its names are below those of `at`, which may lack the dot at its end.
+    fn is_below(&self, at: &str) -> bool {
+        self.prefix.trim_end_matches('.') == at.trim_end_matches('.')
+    }
+
     /// Whether it is the moving average of another network.
     #[must_use]
     pub fn is_average(&self) -> bool {
         self.has(&AVERAGES).any(|found| found)
+    }
+
+    /// The clips that it was trained with, if it is a published network of RGB clips or images.
+    #[must_use]
+    pub fn input(&self, tensors: &BTreeMap<String, Info>) -> Option<InputSpec> {
+        let known = self.published(tensors).filter(|_| self.naming != Naming::SlowFast { pathway: 1 });
+        known.map(|known| known.input.into())
     }
 
     /// What is known of it.
@@ -179,6 +221,15 @@ impl Place {
             |p: &&Published| p.prefix == self.prefix && tensors.contains_key(&format!("{}{}", p.prefix, p.marker));
         PUBLISHED.iter().find(fits)
     }
+}
+
+/// The published network that a file is recognised as, below `at` if this is given. Moving averages are passed over, and the
+/// pathway of motion beside one of RGB.
+#[must_use]
+pub fn recognise(tensors: &BTreeMap<String, Info>, at: Option<&str>) -> Option<&'static Published> {
+    let wanted = |p: &Place| at.map_or(!p.is_average(), |at| p.is_below(at));
+    let motion = Naming::SlowFast { pathway: 1 };
+    find(tensors).iter().filter(|p| wanted(p) && p.naming != motion).find_map(|place| place.published(tensors))
 }
 
 /// All networks in a file.
@@ -210,7 +261,7 @@ pub fn choose(source: &Source, naming: Naming, at: Option<&str>) -> Result<Place
     if all.is_empty() {
         let names: Vec<String> = STEMS.iter().map(|(_, stem, _)| format!("`{stem}`")).collect();
         let what = format!("no network is found in it: no name ends with one of {}", names.join(", "));
-        return Err(Error::format(source.path(), 0, what));
+        return Err(Error::content(source.path(), what));
     }
     let keep = |places: Vec<Place>, wanted: &dyn Fn(&Place) -> bool| match places.iter().any(wanted) {
         true => places.into_iter().filter(wanted).collect(),
@@ -220,11 +271,10 @@ pub fn choose(source: &Source, naming: Naming, at: Option<&str>) -> Result<Place
     let mut left: Vec<Place> = match at {
         None => all,
         Some(at) => {
-            let below: Vec<Place> =
-                all.iter().filter(|p| p.prefix.trim_end_matches('.') == at.trim_end_matches('.')).cloned().collect();
+            let below: Vec<Place> = all.iter().filter(|p| p.is_below(at)).cloned().collect();
             if below.is_empty() {
                 let what = format!("there is no network below `{at}`, only {}", prefixes(&all));
-                return Err(Error::format(source.path(), 0, what));
+                return Err(Error::content(source.path(), what));
             }
             below
         }
@@ -240,7 +290,7 @@ pub fn choose(source: &Source, naming: Naming, at: Option<&str>) -> Result<Place
                 "it has several networks; say which one, by what stands before its names: {}",
                 prefixes(&several)
             );
-            Err(Error::format(source.path(), 0, what))
+            Err(Error::content(source.path(), what))
         }
     }
 }

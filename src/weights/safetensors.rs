@@ -10,8 +10,10 @@ use crate::files::{sync_folder, with_room};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -22,7 +24,7 @@ const PREFIX: u64 = 8;
 /// The longest header the format allows.
 const MAX_HEADER: u64 = 100_000_000;
 /// The key of the checksum in the metadata.
-const CHECKSUM: &str = "tubelet_crc32";
+pub(super) const CHECKSUM: &str = "tubelet_crc32";
 /// What replaces the digits of the checksum when it is computed.
 const ZEROS: &str = "00000000";
 
@@ -139,13 +141,14 @@ impl Header {
             let what = format!(
                 "a header of {length} bytes is announced in a file of {size}: cut, or neither safetensors nor of PyTorch"
             );
-            return Err(Error::format(path, 0, what));
+            return Err(Error::content(path, what));
         }
         let mut bytes = with_room(path, length as usize)?;
         bytes.resize(length as usize, 0);
         file.read_exact(&mut bytes).map_err(io)?;
-        let metadata: Metadata = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::format(path, PREFIX, format!("the safetensors header does not hold: {e}")))?;
+        let wrong = |e| Error::content(path, format!("the safetensors header does not hold: {e}"));
+        let Distinct = serde_json::from_slice(&bytes).map_err(wrong)?;
+        let metadata: Metadata = serde_json::from_slice(&bytes).map_err(wrong)?;
         let data_begin = PREFIX + length;
         let expected = data_begin + metadata.data_len() as u64;
         if size != expected {
@@ -194,6 +197,62 @@ impl Header {
     /// An entry of the metadata.
     pub(super) fn note(&self, key: &str) -> Option<&str> {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+/// Any JSON in which no object has a key twice: of two tensors with one name, readers would take different ones.
+struct Distinct;
+
+impl<'de> Deserialize<'de> for Distinct {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Distinct, D::Error> {
+        deserializer.deserialize_any(Distinct)
+    }
+}
+
+impl<'de> Visitor<'de> for Distinct {
+    type Value = Distinct;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Distinct, A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some((key, Distinct)) = map.next_entry::<String, _>()? {
+            if let Some(twice) = keys.replace(key) {
+                return Err(A::Error::custom(format_args!("it has two entries `{}`", twice.escape_debug())));
+            }
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> std::result::Result<Distinct, A::Error> {
+        while all.next_element::<Distinct>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> std::result::Result<Distinct, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> std::result::Result<Distinct, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> std::result::Result<Distinct, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> std::result::Result<Distinct, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> std::result::Result<Distinct, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Distinct, E> {
+        Ok(self)
     }
 }
 

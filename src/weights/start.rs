@@ -1,10 +1,10 @@
 //! Initialising a network from a file of weights, of whatever program.
 
-use super::Source;
 use super::heads::Head;
 use super::inflate::{self, ImageHead};
 use super::load::{Loaded, Mapping, Names, Shapes};
 use super::names::{self, Place};
+use super::{InputSpec, Source};
 use crate::error::{Error, Result};
 use crate::nn::nets::Naming;
 use crate::nn::{Net, Params, Trunk};
@@ -44,7 +44,7 @@ impl Start {
         let naming = if place.image { Naming::Image } else { place.naming };
         if net.stem.len() > 1 && !matches!(naming, Naming::Torchvision | Naming::Image) {
             let what = "these are the weights of another network: its stem is one convolution";
-            return Err(Error::format(source.path(), 0, what));
+            return Err(Error::content(source.path(), what));
         }
         let names = Names::below(&source, &place.prefix);
         let whole = place.image && net.naming == Naming::Image;
@@ -73,6 +73,12 @@ impl Start {
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The clips that the network was trained with, if it is a published one of RGB.
+    #[must_use]
+    pub fn input(&self) -> Option<InputSpec> {
+        self.place.input(self.source.tensors())
     }
 
     /// What was found, and what is missing.

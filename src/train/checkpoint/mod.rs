@@ -72,18 +72,17 @@ impl Checkpoint {
         let (state, weights_file) = (self.state(), self.weights());
         let (loaded, place) = State::read(&state)?;
         let Some(place) = place else {
-            return Err(Error::format(&state, 8, "this state was not saved in a checkpoint: it does not say its step"));
+            return Err(Error::content(&state, "this state was not saved in a checkpoint: it does not say its step"));
         };
         if place.step != self.step {
             let what =
                 format!("this state was saved after step {}, not {}: the folder was renamed", place.step, self.step);
-            return Err(Error::format(&state, 8, what));
+            return Err(Error::content(&state, what));
         }
         let mut file = Source::open(&weights_file)?;
         if file.verify()?.as_ref() != Some(&place.weights) {
-            return Err(Error::format(
+            return Err(Error::content(
                 &weights_file,
-                8,
                 "these are not the weights that were saved with the state beside them",
             ));
         }
@@ -165,7 +164,10 @@ impl Checkpoints {
         let Some((_, newest)) = damaged.into_iter().next() else { return Ok(None) };
         let advice = "no earlier checkpoint can be used: put a good copy in its place, or begin anew in another folder";
         Err(match newest.kind() {
-            ErrorKind::Format { path, offset, what } => Error::format(path, *offset, format!("{what}; {advice}")),
+            ErrorKind::Format { path, offset, what } => {
+                let (path, offset, what) = (path.clone(), *offset, format!("{what}; {advice}"));
+                ErrorKind::Format { path, offset, what }.into()
+            }
             _ => Error::data(&self.folder, format!("{newest}; {advice}")),
         })
     }

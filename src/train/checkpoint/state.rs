@@ -153,19 +153,19 @@ impl State {
     pub(super) fn read(path: &Path) -> Result<(State, Option<Place>)> {
         let mut file = Source::open(path)?;
         let damaged =
-            |e: &dyn std::fmt::Display| Error::format(path, 8, format!("the metadata of the state is invalid: {e}"));
+            |e: &dyn std::fmt::Display| Error::content(path, format!("the metadata of the state is invalid: {e}"));
         let Some(text) = file.note(KEY).map(str::to_owned) else {
-            return Err(Error::format(path, 8, "this is not the state of a training run (it may be weights)"));
+            return Err(Error::content(path, "this is not the state of a training run (it may be weights)"));
         };
         let Version { format } = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
         if format != FORMAT {
             let age = if format > FORMAT { "a newer" } else { "an older" };
             let what =
                 format!("the state has format {format}, and this program reads {FORMAT}: it is of {age} version");
-            return Err(Error::format(path, 8, what));
+            return Err(Error::content(path, what));
         }
         if file.verify()?.is_none() {
-            return Err(Error::format(path, 8, "the state has lost its checksum: the file is damaged"));
+            return Err(Error::content(path, "the state has lost its checksum: the file is damaged"));
         }
         let notes: Notes = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
         let mut reals = BTreeMap::new();
@@ -177,9 +177,8 @@ impl State {
         let mut tensors = BTreeMap::new();
         for (name, info) in file.tensors().clone() {
             if info.shape.len() > 5 {
-                return Err(Error::format(
+                return Err(Error::content(
                     path,
-                    8,
                     format!("`{name}` has {} extents; at most 5 are known", info.shape.len()),
                 ));
             }

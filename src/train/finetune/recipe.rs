@@ -206,11 +206,11 @@ impl Recipe {
         }
     }
 
-    /// What the network is, by the prefix of its names in the weights.
+    /// What the network is, by the prefix of its names in the weights, with the names of its classes.
     #[must_use]
-    pub fn networks(net: &Net, classes: usize, views: &ViewSpec) -> Networks {
+    pub fn networks(net: &Net, classes: &[String], views: &ViewSpec) -> Networks {
         let [rgb, _] = views.inputs();
-        let config = Config::new(net, "Trained with labels").classifier(classes).input(rgb);
+        let config = Config::new(net, "Trained with labels").classes(classes).input(rgb);
         Networks::from([(PREFIX.to_owned(), config)])
     }
 }

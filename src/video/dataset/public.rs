@@ -405,7 +405,7 @@ fn read_classes(path: &Path) -> Result<Option<Vec<String>>> {
             Some((n, name)) if n == classes.len() + 1 && !name.is_empty() => classes.push(name.to_owned()),
             _ => {
                 let what = format!("line {number}, `{line}`, should be `{} name`", classes.len() + 1);
-                return Err(Error::format(path, number, what));
+                return Err(Error::content(path, what));
             }
         }
     }

@@ -65,7 +65,7 @@ impl Archive {
                 return Err(Error::format(path, place.start, what));
             }
         }
-        let tensors = tree::tensors(&objects, &places, size).map_err(|what| Error::format(path, 0, what))?;
+        let tensors = tree::tensors(&objects, &places, size).map_err(|what| Error::content(path, what))?;
         Ok((Archive(sums), tensors))
     }
 
@@ -99,7 +99,7 @@ impl Archive {
 type Parts = (Objects, Vec<Range<u64>>, Vec<(Range<u64>, u32)>);
 
 fn in_archive(path: &Path, file: &mut BufReader<File>, size: u64) -> Result<Parts> {
-    let wrong = |what: String| Error::format(path, 0, what);
+    let wrong = |what: String| Error::content(path, what);
     let zip = zip::Zip::open(path, file, size)?;
     let folder = zip.folder().map_err(wrong)?;
     let mut sums = Vec::new();

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use tubelet::nn::{Arch, Builder, Trunk};
+use tubelet::train::views::ViewSpec;
 use tubelet::weights::{Config, export, save_weights};
 
 const PROGRAMS: [&str; 3] = ["linear_probe", "retrieve", "extract_features"];
@@ -280,6 +281,25 @@ fn networks_of_files_and_exported_folders_are_found_and_wrong_ones_refused_befor
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success() && text.contains("exported/model.safetensors"), "{text}");
         assert!(text.trim_end().ends_with("nothing was written") && !d.join("runs").exists(), "{text}");
+        // Nobody knows how that network was trained: the clips that are taken are named, once.
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        let assumed = "2 frames (rgb) 1 apart in the video, 16 x 16 pixels";
+        assert!(errors.matches("--init does not say which clips").count() == 1 && errors.contains(assumed), "{errors}");
+        for (input, words) in [
+            (
+                "flow-edges",
+                "motion/config.json: its `input.kind` is `flow-edges`, and what is evaluated takes clips of rgb",
+            ),
+            ("rgb", "motion/config.json: its `input.std` is [0.0, 0.0, 0.0], and must be 3 numbers"),
+        ] {
+            let mut config = Config::new(&rgb, "a test").input(ViewSpec::small().inputs()[0].clone());
+            let clips = config.input.as_mut().unwrap();
+            (clips.kind, clips.std) = (input.to_owned(), vec![if input == "rgb" { 0.0 } else { 1.0 }; 3]);
+            fs::create_dir_all(d.join("motion")).unwrap();
+            fs::write(d.join("motion/config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+            let e = refused(name, d, &format!("{LISTS} --init motion")).unwrap();
+            assert!(e.contains("--init motion") && e.contains(words), "{e}");
+        }
     }
     let line = summary(&program("retrieve", d, &format!("{LISTS} --init exported --out a")).unwrap());
     assert_eq!((&line["init"], &line["arch"]), (&Value::from("exported"), &Value::from("small")));

@@ -1,7 +1,7 @@
 //! What the examples share: pictures are drawn without a font of the system, and the summary keeps its contract.
 
 #[path = "../../../examples/support/mod.rs"]
-mod support;
+pub mod support;
 
 use serde_json::Value;
 use std::fs;

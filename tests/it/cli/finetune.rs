@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use tubelet::weights::Config;
 
 /// Options that make a run on the lists of [`data`] take a moment.
 const LISTS: &str = "--data train.txt --test test.txt --frames 2 --stride 1 --side 16 --clips 2";
@@ -59,6 +60,16 @@ fn a_trained_network_is_tested_goes_on_and_is_taken_by_every_other_program() {
         assert!(d.join("tuned").join(file).is_file(), "{file}");
     }
     assert_eq!(fs::read_to_string(d.join("tuned/classes.txt")).unwrap(), "a\nb\n");
+    // Its export knows the classes, and its card how to ask for them.
+    let Some(out) = program("weights", d, "export tuned --out network") else { return };
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let config = Config::load(&d.join("network/config.json")).unwrap();
+    assert_eq!(config.classes, Some(vec!["a".to_owned(), "b".to_owned()]));
+    let card = fs::read_to_string(d.join("network/README.md")).unwrap();
+    assert!(card.contains("- 0: a\n- 1: b\n") && card.contains("logits = net.classify(features)"), "{card}");
+    let text = String::from_utf8_lossy(&program("weights", d, "inspect tuned").unwrap().stderr).into_owned();
+    let newest = "tuned/checkpoints/step-00000002/weights.safetensors";
+    assert!(text.contains(&format!("name its weights, {newest}, or `weights export` the run")), "{text}");
     // Once more: nothing is trained, and the figures are the same.
     let weights = fs::read(d.join("tuned/checkpoints/step-00000002/weights.safetensors")).unwrap();
     let again = tune(d, "--epochs 2 --out tuned").unwrap();

@@ -11,6 +11,7 @@ pub mod going_on;
 pub mod options;
 pub mod pretrain;
 pub mod refused_resume;
+pub mod signals;
 pub mod unlabelled;
 pub mod versus;
 pub mod weights;

@@ -106,3 +106,68 @@ fn a_file_is_described() {
     let text = printed(&weights(dir.path(), &["inspect", &module]).unwrap());
     assert!(text.starts_with("error: ") && text.lines().count() == 1, "{text}");
 }
+
+#[test]
+fn a_recognised_file_needs_no_arch_and_brings_its_clips() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = Config::new(&Net::r3d_18(), "").classifier(5).params().unwrap();
+    fill_params(&mut params);
+    save_weights(&dir.path().join("r3d.safetensors"), &[("", &params)]).unwrap();
+    let Some(out) = weights(dir.path(), &["import", "r3d.safetensors", "--out", "r3d"]) else { return };
+    let text = printed(&out);
+    assert!(text.contains("recognised: torchvision's r3d_18; --arch r3d_18 is taken"), "{text}");
+    assert!(
+        text.contains("input, as the published network was trained: 16 frames (rgb) 1 apart in a video at 15"),
+        "{text}"
+    );
+    let input = Config::load(&dir.path().join("r3d/config.json")).unwrap().input.unwrap();
+    assert_eq!((input.frames, input.stride, input.fps, input.side), (16, 1.0, Some(15.0), 112));
+    assert_eq!(
+        (&input.mean[..], &input.std[..]),
+        (&[0.43216, 0.394_666, 0.37645][..], &[0.22803, 0.22145, 0.216_989][..])
+    );
+    let card = std::fs::read_to_string(dir.path().join("r3d/README.md")).unwrap();
+    assert!(
+        card.contains("Clips of 16 frames (rgb) 1 apart") && card.contains("logits = net.classify(features)"),
+        "{card}"
+    );
+    // An evaluation takes them, from the folder and from the file itself.
+    for init in ["r3d", "r3d.safetensors"] {
+        let mut command = Command::new(example("extract_features").unwrap());
+        let out =
+            command.current_dir(dir.path()).args(["--init", init, "--dry-run", "--threads", "2"]).output().unwrap();
+        let text = printed(&out);
+        assert!(text.contains("16 frames 1 apart, 112x112") && !text.contains("warning"), "{init}: {text}");
+    }
+}
+
+/// A network that no published one is: its name must be said, what stands in the way is printed in part, and names are
+/// printed so that a terminal obeys none.
+#[test]
+fn a_file_that_is_not_recognised_is_refused_with_the_names_and_few_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = trunk(&Arch::by_name("motion_r2d50").unwrap().net()).1;
+    fill_params(&mut params);
+    let mut odd = Params::new();
+    let (_, first) = params.iter().next().unwrap();
+    odd.push("a\u{1b}[2Jb", first.value.clone(), first.role);
+    save_weights(&dir.path().join("own.safetensors"), &[("", &params), ("", &odd)]).unwrap();
+    let Some(out) = weights(dir.path(), &["import", "own.safetensors", "--out", "new"]) else { return };
+    let text = printed(&out);
+    assert!(text.contains("no published network is recognised in it: give --arch, one of cvrl_r3d50, "), "{text}");
+    let import = ["import", "own.safetensors", "--out", "new", "--arch"];
+    let text = printed(&weights(dir.path(), &[&import[..], &["slow_r50"]].concat()).unwrap());
+    assert!(text.contains("(--all prints them)") && text.lines().count() < 70, "{text}");
+    let all = printed(&weights(dir.path(), &[&import[..], &["slow_r50", "--all"]].concat()).unwrap());
+    assert!(!all.contains("(--all prints them)") && all.lines().count() > 100, "{all}");
+    let text = printed(&weights(dir.path(), &[&import[..], &["motion_r2d50"]].concat()).unwrap());
+    assert!(text.contains("warning: it is not known which clips the network was trained with"), "{text}");
+    let seen = printed(&weights(dir.path(), &["inspect", "own.safetensors", "--all"]).unwrap());
+    assert!(seen.contains(r"a\u{1b}[2Jb") && text.contains(r"a\u{1b}[2Jb"), "{seen}");
+    assert!(![&text, &all, &seen].iter().any(|text| text.contains('\u{1b}')));
+    // A folder: which of its files is meant.
+    for action in [&["inspect", "new"][..], &["import", "new", "--out", "other"]] {
+        let text = printed(&weights(dir.path(), action).unwrap());
+        assert!(text.contains("error: new: this is a folder; name its weights, new/model.safetensors"), "{text}");
+    }
+}

@@ -3,8 +3,9 @@
 use crate::support::close::assert_norm;
 use crate::support::goldens::Goldens;
 use rand::RngExt;
-use tubelet::error::ErrorKind;
-use tubelet::eval::{Features, knn::knn, probe::probe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tubelet::error::{Error, ErrorKind};
+use tubelet::eval::{Features, knn::knn, probe::probe, probe::probe_while, svm::svm_while};
 use tubelet::rng::{Purpose, stream};
 
 fn golden(name: &str) -> Vec<f32> {
@@ -169,4 +170,24 @@ fn bad_input_is_named() {
     param(Features::new(2, vec![0.0, f32::NAN], vec![0]).unwrap_err(), "value");
     param(Features::new(0, vec![], vec![0]).unwrap_err(), "d");
     shape(Features::new(2, vec![0.0], vec![0]).unwrap_err(), "values");
+}
+
+/// A search for a minimum is left within a pass over the samples, by every thread of it.
+#[test]
+fn a_fit_ends_with_the_error_of_what_is_asked_in_each_pass() {
+    let (train, test) = (clouds(60, 5, 3, 1.5, 1), clouds(9, 5, 3, 1.5, 2));
+    let stopping = |asked: &AtomicUsize| match asked.fetch_add(1, Ordering::Relaxed) {
+        ..4 => Ok(()),
+        _ => Err(Error::from(ErrorKind::Stopped { path: "here".into(), what: "asked".into() })),
+    };
+    for fit in ["logistic", "svm"] {
+        let asked = AtomicUsize::new(0);
+        let go_on = || stopping(&asked);
+        let error = match fit {
+            "logistic" => probe_while(&train, &test, 1e-3, &go_on).unwrap_err(),
+            _ => svm_while(&train, &test, 1.0, &go_on).unwrap_err(),
+        };
+        let passes = asked.load(Ordering::Relaxed);
+        assert!(matches!(error.kind(), ErrorKind::Stopped { .. }) && (5..8).contains(&passes), "{fit}: {passes}");
+    }
 }

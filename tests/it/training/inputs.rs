@@ -364,3 +364,8 @@ fn a_gpu_makes_the_same_clips_of_the_same_cache() {
         assert_within(motion.name(), &got, &wide(&want), &vec![2.0 * 31.0 * 4.0 * u; want.len()]);
     }
 }
+
+#[test]
+fn a_description_of_clips_knows_every_motion_input() {
+    assert_eq!(MotionInput::ALL.map(MotionInput::name), tubelet::weights::InputSpec::MOTION);
+}

@@ -4,7 +4,10 @@ use super::torch::fixture;
 use crate::cli::fuzz_corpus::targets::archive;
 use std::path::Path;
 use tubelet::error::ErrorKind;
-use tubelet::weights::{Dtype, Matching, Source, load_weights};
+use tubelet::nn::nets::Naming;
+use tubelet::nn::{Encoder, Net};
+use tubelet::tensor::Tensor;
+use tubelet::weights::{Dtype, ImageHead, Matching, Source, Start, load_weights, save_weights};
 
 /// A PyTorch file of this pickle, with one storage of four numbers.
 fn file(pickle: &[u8]) -> Vec<u8> {
@@ -237,6 +240,49 @@ fn files_cut_or_changed_at_any_byte_are_survived() {
             changed[at] ^= 1 << (at % 8);
             let _ = refused(dir.path(), &changed);
         }
+    }
+}
+
+/// A safetensors file of this header, with room for two numbers.
+fn safetensors(header: &str) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 8]].concat()
+}
+
+#[test]
+fn a_header_with_two_entries_of_one_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = r#"{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
+    assert_eq!(refused(dir.path(), &safetensors(&format!(r#"{{"w":{entry}}}"#))), None);
+    for (twice, words) in [
+        (format!(r#"{{"w":{entry},"w":{entry}}}"#), "two entries `w`"),
+        (format!(r#"{{"w":{entry},"\u0077":{entry}}}"#), "two entries `w`"),
+        (format!(r#"{{"\u001b":{entry},"\u001b":{entry}}}"#), r"two entries `\u{1b}`"),
+        (format!(r#"{{"__metadata__":{{"a":"1","a":"2"}},"w":{entry}}}"#), "two entries `a`"),
+        (format!(r#"{{"__metadata__":{{}},"__metadata__":{{}},"w":{entry}}}"#), "two entries `__metadata__`"),
+    ] {
+        expect(dir.path(), &safetensors(&twice), words);
+    }
+}
+
+#[test]
+fn a_negative_variance_is_refused_wherever_it_becomes_a_parameter() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file.pth");
+    let net = Net { naming: Naming::SlowFast { pathway: 0 }, ..Net::motion_r2d50(16).unwrap() };
+    for name in ["s1.pathway0_stem.bn.running_var", "head.projection.1.running_var"] {
+        let mut theirs = Encoder::normalised(&net, 6, 4, 1).unwrap().1;
+        let id = theirs.find(name).unwrap();
+        let shape = theirs[id].value.shape();
+        theirs[id].value = Tensor::from_f32(shape, &vec![-0.5; shape.len()]).unwrap();
+        save_weights(&file, &[("", &theirs)]).unwrap();
+        let words = format!("file.pth: `{name}` holds the variance -0.5, and none is below 0");
+        let mut ours = Encoder::normalised(&net, 6, 4, 2).unwrap().1;
+        let error = load_weights(&file, &mut [("", &mut ours)], &Matching::EXACT).unwrap_err().to_string();
+        assert!(error.ends_with(&words), "{error}");
+        let mut start = Start::find(Source::open(&file).unwrap(), &net, &ours, ImageHead::Dropped, None).unwrap();
+        assert!(start.take_head(&net).is_some());
+        let error = start.fill(&mut ours).unwrap_err().to_string();
+        assert!(error.ends_with(&words), "{error}");
     }
 }
 

@@ -8,7 +8,7 @@ use tubelet::nn::nets::Naming;
 use tubelet::nn::{Net, P3d, Params, Role};
 use tubelet::tensor::Tensor;
 use tubelet::weights::names::{self, PUBLISHED};
-use tubelet::weights::{ImageHead, Loaded, Source, Start, save_weights, start_from};
+use tubelet::weights::{ImageHead, InputSpec, Loaded, Source, Start, save_weights, start_from};
 
 /// A small bottleneck network with these names.
 fn net(naming: Naming) -> Net {
@@ -150,4 +150,31 @@ fn an_image_network_in_a_container_is_inflated() {
     let mut params = trunk(&net).1;
     let done = start_from(&image, &net, &mut params, ImageHead::Dropped).unwrap();
     assert_eq!((done.copied.len() + done.made.len(), done.made.len()), (params.len(), 4));
+}
+
+/// The recipes of the published networks: `docs/weights.md` has the same table.
+#[test]
+fn a_published_network_brings_the_clips_that_it_was_trained_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Source::open(&maclr(dir.path())).unwrap();
+    let tensors = source.tensors();
+    assert_eq!(names::recognise(tensors, None).map(|known| known.arch), Some("cvrl_r3d50"));
+    assert_eq!(names::recognise(tensors, Some("model_state.encoder_k")), None, "a key network is none of the table");
+    let inputs: Vec<_> = names::find(tensors).iter().map(|place| (place.naming, place.input(tensors))).collect();
+    assert!(inputs.iter().any(|(naming, input)| *naming == RGB && input.is_some()));
+    assert!(inputs.iter().all(|(naming, input)| *naming != MOTION || input.is_none()), "{inputs:?}");
+    let of = |name: &str| InputSpec::from(PUBLISHED.iter().find(|p| p.name.contains(name)).unwrap().input).to_string();
+    let grey = "minus [0.45, 0.45, 0.45] divided by [0.225, 0.225, 0.225]";
+    let imagenet = "minus [0.485, 0.456, 0.406] divided by [0.229, 0.224, 0.225]";
+    let kinetics = "minus [0.43216, 0.394666, 0.37645] divided by [0.22803, 0.22145, 0.216989]";
+    for (names, begin, end) in [
+        (&["MaCLR", "PySlowFast", "ρMoCo", "slow_r50"][..], "8 frames (rgb) 8 apart in a video at 30 frames", grey),
+        (&["MCL's", "MoCo of", "resnet50"], "16 frames (rgb) 2 apart in the video, 224 x 224", imagenet),
+        (&["r3d_18", "r2plus1d_18"], "16 frames (rgb) 1 apart in a video at 15 frames per second, 112 x 112", kinetics),
+    ] {
+        for name in names {
+            let text = of(name);
+            assert!(text.starts_with(begin) && text.ends_with(end), "{name}: {text}");
+        }
+    }
 }

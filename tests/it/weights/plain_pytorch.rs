@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::Command;
 use tubelet::nn::{ARCHES, Classifier, Encoder, HeadSpec, MclEncoder, Mode, Net, P3d, Params, Pass, SmallR3d};
 use tubelet::tape::{Tape, Var};
-use tubelet::weights::{Config, export};
+use tubelet::train::views::ViewSpec;
+use tubelet::weights::{Config, check_export, export};
 
 /// Builds what is in each folder, and writes what PyTorch makes of its clip.
 pub const COMPUTE: &str = "
@@ -166,9 +167,89 @@ fn a_description_is_read_back_and_checked() {
         let error = Config::load(&path).unwrap_err().to_string();
         assert!(error.contains(words) && error.contains("config.json"), "{error}");
     }
+    // The clips, and the names of classes, each field of which is named.
+    let mut good = Config::new(&Net::r3d_18(), "A test").classes(&["a".into(), "b".into()]);
+    good.input = Some(ViewSpec::small().inputs()[0].clone());
+    std::fs::write(&path, serde_json::to_vec(&good).unwrap()).unwrap();
+    assert_eq!(Config::load(&path).unwrap(), good);
+    let good = serde_json::to_value(&good).unwrap();
+    let edits: [(&str, serde_json::Value); 20] = [
+        ("std", json!([0.0, 0.0, 0.0])),
+        ("std", json!([0.2, -0.2, 0.2])),
+        ("std", json!([0.2, 0.2])),
+        ("std", json!([1e-40, 0.2, 0.2])),
+        ("mean", json!([0.5])),
+        ("mean", json!([0.5, 0.5, 1e30])),
+        ("stride", 1e300.into()),
+        ("stride", 0.into()),
+        ("stride", (-4).into()),
+        ("stride", 0.4.into()),
+        ("fps", 0.into()),
+        ("fps", (-30).into()),
+        ("fps", 1e300.into()),
+        ("frames", 0.into()),
+        ("frames", 1_000_000.into()),
+        ("side", 0.into()),
+        ("side", 1_000_000.into()),
+        ("short_side", 40.into()),
+        ("short_side", 1_000_000.into()),
+        ("kind", "RGB".into()),
+    ];
+    for (field, value) in edits {
+        let mut bad = good.clone();
+        bad["input"][field] = value;
+        std::fs::write(&path, bad.to_string()).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        let words = format!("config.json: its `input.{field}` is ");
+        assert!(error.contains(&words) && error.contains(", and must be "), "{error}");
+    }
+    for (field, value, words) in [
+        ("classes", json!(["a"]), "its `classes` are 1 names, and its `classifier` has 2 outputs"),
+        ("classifier", json!(null), "its `classes` are 2 names, and its `classifier` has 0 outputs"),
+        ("input", json!({"kind": "rgb"}), "missing field `frames`"),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        std::fs::write(&path, bad.to_string()).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("config.json"), "{error}");
+    }
     for text in ["", "[]", "{}", "{\"format\": 3}"] {
         std::fs::write(&path, text).unwrap();
         let error = Config::load(&path).unwrap_err().to_string();
         assert!(error.contains("this does not describe a network"), "{error}");
+    }
+}
+
+/// Killed between any two of its writes, an export leaves a folder that the same command completes.
+#[test]
+fn an_interrupted_export_is_completed_and_folders_of_others_are_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let (config, whole) = (Config::new(&Net::motion_r2d50(16).unwrap(), "A test"), home.path().join("whole"));
+    let params = config.params().unwrap();
+    export(&whole, &params, &config).unwrap();
+    let files = ["model.safetensors", "model.py", "README.md", "config.json"];
+    for (done, begun) in files.iter().enumerate() {
+        let folder = home.path().join(format!("until {begun}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(format!("{begun}.writing")), "half of i").unwrap();
+        for file in &files[..done] {
+            std::fs::copy(whole.join(file), folder.join(file)).unwrap();
+        }
+        export(&folder, &params, &config).unwrap();
+        for file in files {
+            let [a, b] = [&whole, &folder].map(|folder| std::fs::read(folder.join(file)).unwrap());
+            assert!(a == b, "{file} in {}", folder.display());
+        }
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), files.len());
+    }
+    // What bears the same names but is not of this program: weights without its checksum, or texts alone.
+    let bytes = safetensors::serialize([("w", TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap())], None).unwrap();
+    for (file, content) in [("model.safetensors", &bytes[..]), ("README.md", b"mine"), ("notes.txt", b"mine")] {
+        let folder = home.path().join(format!("mine {file}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(file), content).unwrap();
+        let error = check_export(&folder).unwrap_err().to_string();
+        assert!(error.contains("this folder holds other files"), "{error}");
     }
 }
