@@ -74,7 +74,7 @@ fn every_module_is_used() {
 /// backward, the step says which in whole words, or by a convolution's operator.
 #[test]
 fn kernels_are_named_by_operation_step_form_and_type() {
-    let families = ["augment", "queue", "rows"];
+    let families = ["augment", "cast", "queue", "rows"];
     for kernel in [ops::kernels(), augment::kernels()].concat() {
         let operation = |name: &str| crate::root().join("src/ops").join(name).is_dir() || families.contains(&name);
         for entry in kernel.entries {
