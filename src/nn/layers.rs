@@ -133,6 +133,9 @@ impl Net {
         within("in_channels", &[self.in_channels], [1, 1])?;
         within("stem", &[self.stem.len()], [0, 0])?;
         within("stages", &[self.stages.len()], [0, 0])?;
+        if self.stem.is_empty() && self.stages.iter().all(|stage| stage.count == 0) {
+            return Err(Error::param("network", "stem", "[]", "a network has at least one convolution"));
+        }
         for spec in &self.stem {
             within("stem.out", &[spec.out], [1, 1])?;
             within("stem.kernel, stem.stride", &[spec.kernel, spec.stride].concat(), [1, 2])?;
