@@ -296,14 +296,15 @@ pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
     compare(out, settings, &FREE).map_err(|e| {
         // What other settings follow from, unless the option is there that chose them.
         let others = [
-            (" videos.", " --labels:", "--data, --test or --split names other videos than when the run began"),
-            (" --flow-dir.", "", "--flow-dir: this is not the flow that the run began with"),
-            (" init.", " --from-scratch:", "--init: these are not the weights that the evaluation began with"),
+            (" videos.", Some(" --labels:"), "--data, --test or --split names other videos than when the run began"),
+            (" --flow-dir.", None, "--flow-dir: this is not the flow that the run began with"),
+            (" init.", Some(" --from-scratch:"), "--init: these are not the weights that the evaluation began with"),
         ];
         let text = e.to_string();
-        let told =
-            |(name, why, _): &&(&str, &str, &str)| text.contains(name) && (why.is_empty() || !text.contains(why));
-        let of = |e: anyhow::Error, (.., what): &(&str, &str, &'static str)| e.context(*what);
+        let told = |(name, why, _): &&(&str, Option<&str>, &str)| {
+            text.contains(name) && !why.is_some_and(|why| text.contains(why))
+        };
+        let of = |e: anyhow::Error, (.., what): &(&str, Option<&str>, &'static str)| e.context(*what);
         others.iter().filter(told).fold(anyhow::Error::new(e), of).context("--out")
     })
 }

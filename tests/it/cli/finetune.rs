@@ -56,6 +56,8 @@ fn a_trained_network_is_tested_goes_on_and_is_taken_by_every_other_program() {
         assert!(line.get(name).is_some_and(|v| !v.is_null()), "{name} in {line}");
     }
     assert_eq!((&line["init"], line["steps"].as_u64()), (&Value::from("random"), Some(2)));
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(told.contains("--epochs 2 are 2 steps: with so few videos more passes are needed"), "{told}");
     for file in ["confusion.png", "curves.png", "per_class.csv", "predictions.csv", "networks.json", "metrics.jsonl"] {
         assert!(d.join("tuned").join(file).is_file(), "{file}");
     }
@@ -125,6 +127,8 @@ fn every_recipe_runs_and_a_share_of_the_labels_is_used() {
             return;
         };
         let line = summary(&out);
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(told.contains(&format!("--preset {preset} is published for the network")), "{told}");
         let views = match preset {
             "ssv2" => 2, // by --clips; one square
             _ => 6,

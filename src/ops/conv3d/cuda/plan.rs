@@ -344,7 +344,8 @@ mod tests {
             let p = layer(side, c, k, kernel);
             let plan = Plan::new(&p, Operator::Wgrad, DType::BF16).unwrap();
             assert_eq!(plan.tile, [tile; 2], "{c} to {k} at {side}");
-            // What the busiest multiprocessor computes, relative to an equal share of the padded tiles.
+            // Of these layers no more than a quarter may be lost to unequal shares: what the busiest multiprocessor computes
+            // against an equal share of the padded tiles.
             let [tiles, splits, _] = plan.spread.grid.map(|v| v as usize);
             let busiest = (tiles * splits).div_ceil(PROCESSORS) * plan.conv.split as usize * PROCESSORS;
             let pixels = p.n * p.out.iter().product::<usize>();
