@@ -3,6 +3,9 @@
 //!
 //!     cargo bench --bench gpu [FILTER]            Criterion, if there is a GPU
 //!     cargo bench --bench gpu -- --cases          the list of cases, for benches/peers/gpu.py
+//!     cargo bench --bench gpu -- --modules FILE   loads every module, into a record
+//!     cargo bench --bench gpu -- --peaks FILE     the device's peaks, into the same record
+//!     cargo bench --bench gpu -- --timed FILE TEXT SECONDS    cases with TEXT in their name, until the time is over
 //!     cargo bench --bench gpu -- --report DIR     the results that `run.sh` of a bundle wrote to DIR, as a table and a record
 //!
 //! `TUBELET_GPU_RECORD=FILE` also writes the results as JSON.
@@ -13,14 +16,19 @@ mod cases;
 mod home;
 #[path = "gpu/peaks.rs"]
 mod peaks;
+#[path = "gpu/record.rs"]
+mod record;
 #[path = "gpu/report.rs"]
 mod report;
 #[path = "gpu/step.rs"]
 mod step;
+#[path = "gpu/timed.rs"]
+mod timed;
 
 use cases::{Case, Work};
 use criterion::{Criterion, Throughput};
 use peaks::Peaks;
+use record::Record;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,7 +64,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match run(&gpu) {
+    let part = timed::Part::parse(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let done = match part {
+        Some((part, file)) => Record::open(&file, &gpu).and_then(|record| part.run(&gpu, record)),
+        None => run(&gpu),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -92,14 +105,7 @@ fn probe() -> ExitCode {
 
 fn run(gpu: &Gpu) -> Result<()> {
     let peaks = Peaks::measure(gpu)?;
-    let tera = |n: f64| (n * 1e-10).round() / 100.0;
-    println!(
-        "{}: copy {} TB/s, bf16 products {} TFLOP/s, f32 {} TFLOP/s",
-        gpu.name(),
-        tera(peaks.copy),
-        tera(peaks.bf16),
-        tera(peaks.f32)
-    );
+    println!("{}: {}", gpu.name(), peaks.json());
     let mut criterion = Criterion::default().configure_from_args();
     let mut rows = Vec::new();
     for case in all() {
@@ -110,7 +116,7 @@ fn run(gpu: &Gpu) -> Result<()> {
         let record = json!({
             "device": gpu.name(),
             "compute_capability": gpu.compute_capability(),
-            "peaks": {"copy_tb_per_s": tera(peaks.copy), "bf16_tflops": tera(peaks.bf16), "f32_tflops": tera(peaks.f32)},
+            "peaks": peaks.json(),
             "cases": rows,
         });
         std::fs::write(&file, format!("{record:#}\n")).unwrap_or_else(|e| eprintln!("cannot write {file:?}: {e}"));
@@ -151,6 +157,11 @@ fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Opt
         println!("    {}: {error}", case.name);
         return Some(json!({"name": case.name, "error": error}));
     }
+    result(case, &mut runs, peaks)
+}
+
+/// The figures of a case from the milliseconds of its runs; `None` if there are none.
+fn result(case: &Case, runs: &mut [f32], peaks: &Peaks) -> Option<Value> {
     runs.sort_by(f32::total_cmp);
     let ms = f64::from(*runs.get(runs.len() / 2)?);
     let peak = if case.dtype == DType::BF16 { peaks.bf16 } else { peaks.f32 };
@@ -178,5 +189,5 @@ fn once(gpu: &Gpu, work: &mut Work) -> Result<f32> {
         let what = "it was computed on the CPU: there is no kernel for it".into();
         return Err(tubelet::error::ErrorKind::Driver { action: "time a case", what }.into());
     }
-    gpu.elapsed_ms(start, end)
+    gpu.elapsed_ms(&start, &end)
 }

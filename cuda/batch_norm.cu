@@ -317,13 +317,14 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 
 // Merges `parts [groups chunks 2 c]` in f64: `slopes [groups 2 c]` for the gradient of x, `dgamma` and `dbeta [c]`.
-// `share` is 1 over the rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`.
-// Launched by the backward pass.
+// `normalised`: the second sums are already multiplied by inv_std, as dgrad's epilogue takes them. `share` is 1 over the
+// rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`. Launched by the backward
+// pass.
 extern "C" __global__ void __launch_bounds__(256, 1)
     batch_norm_backward_merge_f32(const float* __restrict__ parts, const float* __restrict__ inv_std,
                                   const float* __restrict__ gamma, float* __restrict__ slopes,
                                   float* __restrict__ dgamma, float* __restrict__ dbeta, u32 groups, u32 c, u32 chunks,
-                                  float share) {
+                                  u32 normalised, float share) {
     __shared__ double space[TURNS * 32];
     u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
     bool mine = channel < c;
@@ -337,9 +338,10 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         dz = merge(dz, space), dev = merge(dev, space);
         if (mine && turn == 0) {
             double r = (double)inv_std[g * c + channel], a = r * (double)gamma[channel] * (double)share;
-            slopes[g * 2 * c + channel] = (float)(-a * r * r * dev);
+            double hat = normalised != 0 ? dev : dev * r;
+            slopes[g * 2 * c + channel] = (float)(-a * r * hat);
             slopes[(g * 2 + 1) * c + channel] = (float)(-a * dz);
-            all_dz += dz, all_hat += dev * r;
+            all_dz += dz, all_hat += hat;
         }
     }
     if (mine && turn == 0) {

@@ -207,13 +207,17 @@ __device__ __forceinline__ float element(const void* x, size_t i, bool is_bf16) 
     return is_bf16 ? to_f32(((const bf16*)x)[i]) : ((const float*)x)[i];
 }
 
-// One warp a row, four rows a block: joins the parts in order, adds the positive, and writes the row's loss, the
-// probability of its positive and whether that is nearest (with a zero behind), and its gradient.
+// A block of JOINERS warps a row: joins the parts, adds the positive, and writes the row's loss, the probability of its
+// positive and whether that is nearest (with a zero behind), and its gradient. Each warp adds up every JOINERS-th part
+// of the weighted keys, so that their loads do not wait for each other; the warps' sums are added in order. The rest is
+// the first warp's.
 //
 // With S the sum over the negatives and o the positive's exponential, the loss is ln(1 + S/o): taken as log1p(S/o)
 // where the positive outweighs the rest, so that a small loss keeps its digits, and as ln S - ln o + log1p(o/S)
 // elsewhere.
-extern "C" __global__ void __launch_bounds__(128)
+constexpr int JOINERS = 8, WIDEST = 128;  // warps a row, longest code
+
+extern "C" __global__ void __launch_bounds__(JOINERS * 32)
     infonce_merge_f32(const void* __restrict__ q0, const void* __restrict__ q1, const void* __restrict__ q2,
                       const void* __restrict__ q3, const void* __restrict__ k0, const void* __restrict__ k1,
                       const void* __restrict__ k2, const void* __restrict__ k3, const float* __restrict__ weighted,
@@ -222,50 +226,65 @@ extern "C" __global__ void __launch_bounds__(128)
     const int n = e.n, rows = e.rows, d = e.d, parts = e.parts;
     const bool q_bf16 = e.q_bf16, k_bf16 = e.k_bf16;
     const float inverse_tau = e.inverse_tau;
-    const int r = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x & 31;
-    if (r >= rows) return;
+    __shared__ float of_warps[JOINERS][WIDEST];
+    __shared__ float2 of_row;  // the sum of all exponentials, and the share of the negatives in it
+    const int r = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x & 31;
     const int term = (r >= n) + (r >= 2 * n) + (r >= 3 * n), i = r - term * n;
     const void* q = term == 0 ? q0 : term == 1 ? q1 : term == 2 ? q2 : q3;
     const void* k = term == 0 ? k0 : term == 1 ? k1 : term == 2 ? k2 : k3;
     float* dq = term == 0 ? dq0 : term == 1 ? dq1 : term == 2 ? dq2 : dq3;
 
-    float dot = 0.0f, sum = 0.0f, top = -INFINITY_F;
-    for (int c = lane; c < d; c += 32)
-        dot = fmaf(element(q, (size_t)i * d + c, q_bf16), element(k, (size_t)i * d + c, k_bf16), dot);
-    for (int j = lane; j < parts; j += 32) {
-        const float2 part = sums[(size_t)j * rows + r];
-        sum += part.x;
-        top = fmaxf(top, part.y);
+    if (warp == 0) {
+        float dot = 0.0f, sum = 0.0f, top = -INFINITY_F;
+        for (int c = lane; c < d; c += 32)
+            dot = fmaf(element(q, (size_t)i * d + c, q_bf16), element(k, (size_t)i * d + c, k_bf16), dot);
+        for (int j = lane; j < parts; j += 32) {
+            const float2 part = sums[(size_t)j * rows + r];
+            sum += part.x;
+            top = fmaxf(top, part.y);
+        }
+#pragma unroll
+        for (int o = 16; o > 0; o /= 2) {
+            dot += __shfl_xor_sync(~0u, dot, o);
+            sum += __shfl_xor_sync(~0u, sum, o);
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
+        }
+        // The positive's logit less the fixed maximum.
+        const float below = (dot - 1.0f) * inverse_tau, own = expf(below);
+        float loss, positive, others;
+        if (sum <= own) {
+            const float ratio = sum / own;
+            loss = log1pf(ratio);
+            positive = 1.0f / (1.0f + ratio);
+            others = ratio / (1.0f + ratio);
+        } else {
+            const float ratio = own / sum;
+            loss = logf(sum) - below + log1pf(ratio);
+            positive = ratio / (1.0f + ratio);
+            others = 1.0f / (1.0f + ratio);
+        }
+        if (lane == 0) {
+            scores[r] = make_float4(loss, positive, dot > top ? 1.0f : 0.0f, 0.0f);
+            of_row = make_float2(sum + own, others);
+        }
+    }
+    if (!dq) return;
+    float partial[WIDEST / 32] = {};
+#pragma unroll 4
+    for (int j = warp; j < parts; j += JOINERS) {
+        const float* w = weighted + ((size_t)j * rows + r) * d;
+#pragma unroll
+        for (int m = 0; m < WIDEST / 32; ++m)
+            if (lane + m * 32 < d) partial[m] += w[lane + m * 32];
     }
 #pragma unroll
-    for (int o = 16; o > 0; o /= 2) {
-        dot += __shfl_xor_sync(~0u, dot, o);
-        sum += __shfl_xor_sync(~0u, sum, o);
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
-    }
-    // The positive's logit less the fixed maximum.
-    const float below = (dot - 1.0f) * inverse_tau, own = expf(below);
-    float loss, positive, others;
-    if (sum <= own) {
-        const float ratio = sum / own;
-        loss = log1pf(ratio);
-        positive = 1.0f / (1.0f + ratio);
-        others = ratio / (1.0f + ratio);
-    } else {
-        const float ratio = own / sum;
-        loss = logf(sum) - below + log1pf(ratio);
-        positive = ratio / (1.0f + ratio);
-        others = 1.0f / (1.0f + ratio);
-    }
-    if (lane == 0) scores[r] = make_float4(loss, positive, dot > top ? 1.0f : 0.0f, 0.0f);
-    if (!dq) return;
-    const float scale = inverse_tau / (float)n, total = sum + own;
-    for (int c = lane; c < d; c += 32) {
-        const float* w = weighted + (size_t)r * d + c;
-        const size_t part = (size_t)rows * d;
+    for (int m = 0; m < WIDEST / 32; ++m) of_warps[warp][lane + m * 32] = partial[m];
+    __syncthreads();
+    const float scale = inverse_tau / (float)n, total = of_row.x, others = of_row.y;
+    for (int c = threadIdx.x; c < d; c += JOINERS * 32) {
         float a = 0.0f;
-#pragma unroll 4
-        for (int j = 0; j < parts; ++j) a += w[j * part];
+#pragma unroll
+        for (int w = 0; w < JOINERS; ++w) a += of_warps[w][c];
         dq[(size_t)i * d + c] = scale * (a / total - others * element(k, (size_t)i * d + c, k_bf16));
     }
 }

@@ -21,6 +21,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// Reads the `n` units of sixteen bytes at `x` `rounds` times in every block, each block beginning elsewhere: with an `x`
+// larger than the first-level caches and smaller than the second-level cache, the rate of the latter. One sum a thread
+// goes to `y` so that nothing is left out.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    peaks_read_f32(const float4* __restrict__ x, float* __restrict__ y, u32 n, u32 rounds) {
+    float4 sums[4] = {};
+    u32 at = (blockIdx.x * (7 * THREADS) + threadIdx.x) % n;
+#pragma unroll 1
+    for (u32 r = 0; r < rounds * n; r += 4 * THREADS) {
+#pragma unroll
+        for (u32 k = 0; k < 4; ++k) {
+            const float4 v = x[at];
+            sums[k].x += v.x, sums[k].y += v.y, sums[k].z += v.z, sums[k].w += v.w;
+            at = at + THREADS < n ? at + THREADS : at + THREADS - n;
+        }
+    }
+    float total = 0.0f;
+#pragma unroll
+    for (u32 k = 0; k < 4; ++k) total += sums[k].x + sums[k].y + sums[k].z + sums[k].w;
+    y[blockIdx.x * THREADS + threadIdx.x] = total;
+}
+
 // Multiply-adds in sixteen registers that do not wait for each other, `rounds` of each; one sum a thread goes to `y` so
 // that nothing is left out. The factors keep the numbers near one.
 extern "C" __global__ void __launch_bounds__(THREADS) peaks_fma_f32(float* __restrict__ y, u32 rounds) {

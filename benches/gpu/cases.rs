@@ -63,7 +63,7 @@ fn bytes(dtype: DType, elements: usize) -> u64 {
 }
 
 /// The layers of the table with the GPU's batch size.
-fn layers(clips: usize) -> impl Iterator<Item = conv3d::cases::Case> {
+pub fn layers(clips: usize) -> impl Iterator<Item = conv3d::cases::Case> {
     conv3d::cases::LAYERS.iter().map(move |case| {
         let mut case = *case;
         case.x[0] *= clips;

@@ -1,5 +1,6 @@
 //! The peaks of this GPU, measured with three kernels of `cuda/peaks.cu`: the denominators of every share.
 
+use serde_json::{Value, json};
 use tubelet::driver::{Access, Arg, FunctionId, Gpu, Launch, Region, Spread};
 use tubelet::error::Result;
 
@@ -13,10 +14,14 @@ const BLOCK: u32 = 256;
 pub struct Peaks {
     /// Bytes read and written by a copy.
     pub copy: f64,
+    /// Bytes read from the second-level cache.
+    pub cache: f64,
     /// Operations of f32 multiply-adds, two each.
     pub f32: f64,
     /// Operations of bf16 matrix products (`mma.sync`), two per multiply-add.
     pub bf16: f64,
+    /// Launches of an empty grid one after another in a stream.
+    pub launches: f64,
 }
 
 /// A kernel and its buffers.
@@ -38,9 +43,32 @@ impl Peaks {
         };
         Ok(Peaks {
             copy: copy(gpu, &probe)?,
+            cache: cache(gpu, &probe("peaks_read_f32", CACHED_BLOCKS)?)?,
             f32: arithmetic(gpu, &probe("peaks_fma_f32", BLOCKS)?, 2 * 16 * u64::from(BLOCK))?,
             // Eight products of 16x8x16 per warp and iteration.
             bf16: arithmetic(gpu, &probe("peaks_mma_bf16", BLOCKS)?, 2 * 8 * 16 * 8 * 16 * u64::from(BLOCK / 32))?,
+            launches: launches(gpu, &probe("peaks_fma_f32", 1)?)?,
+        })
+    }
+
+    /// For a record: terabytes and tera-operations per second, microseconds of a launch.
+    pub fn json(&self) -> Value {
+        let tera = |n: f64| (n * 1e-10).round() / 100.0;
+        json!({
+            "copy_tb_per_s": tera(self.copy), "l2_tb_per_s": tera(self.cache), "bf16_tflops": tera(self.bf16),
+            "f32_tflops": tera(self.f32), "launch_us": (1e8 / self.launches).round() / 100.0,
+        })
+    }
+
+    /// Those of a record, if it has all that shares are taken of.
+    pub fn read(record: &Value) -> Option<Peaks> {
+        let rate = |key: &str| record[key].as_f64().filter(|v| *v > 0.0);
+        Some(Peaks {
+            copy: 1e12 * rate("copy_tb_per_s")?,
+            cache: 1e12 * rate("l2_tb_per_s")?,
+            f32: 1e12 * rate("f32_tflops")?,
+            bf16: 1e12 * rate("bf16_tflops")?,
+            launches: 1e6 / rate("launch_us")?,
         })
     }
 }
@@ -63,6 +91,35 @@ fn copy<'a>(gpu: &'a Gpu, probe: &impl Fn(&str, u32) -> Result<Probe<'a>>) -> Re
     Ok(2.0 * bytes as f64 / probe.best(&args)?)
 }
 
+/// Blocks that read at the same time, and the bytes they read: more than first-level caches hold, and less than the
+/// second-level cache of any GPU of compute capability 8.0 (3 MB on the smallest of 8.6).
+const CACHED_BLOCKS: u32 = 132 * 8;
+const CACHED: usize = 2 << 20;
+
+fn cache(gpu: &Gpu, probe: &Probe) -> Result<f64> {
+    let (from, sums) = (gpu.alloc(CACHED)?, gpu.alloc((CACHED_BLOCKS * BLOCK * 4) as usize)?);
+    // SAFETY: the memory has that length, and is not in use.
+    unsafe { gpu.raw_driver() }.clear(from.ptr(), CACHED)?;
+    let (units, rounds) = ((CACHED / 16) as u32, 4_u32);
+    let args = [
+        Arg::Pointer(Region { ptr: from.ptr(), bytes: CACHED, access: Access::Read }),
+        Arg::Pointer(Region { ptr: sums.ptr(), bytes: sums.bytes(), access: Access::Write }),
+        Arg::Value(&units.to_ne_bytes()),
+        Arg::Value(&rounds.to_ne_bytes()),
+    ];
+    Ok(f64::from(CACHED_BLOCKS) * f64::from(rounds) * CACHED as f64 / probe.best(&args)?)
+}
+
+fn launches(gpu: &Gpu, probe: &Probe) -> Result<f64> {
+    const EACH: u32 = 200;
+    let sums = gpu.alloc((BLOCK * 4) as usize)?;
+    let args = [
+        Arg::Pointer(Region { ptr: sums.ptr(), bytes: sums.bytes(), access: Access::Write }),
+        Arg::Value(&0_u32.to_ne_bytes()),
+    ];
+    Ok(f64::from(EACH) / probe.best_of(EACH, &args)?)
+}
+
 fn arithmetic(gpu: &Gpu, probe: &Probe, of_block_and_round: u64) -> Result<f64> {
     let bytes = (BLOCKS * BLOCK * 4) as usize;
     let sums = gpu.alloc(bytes)?;
@@ -76,14 +133,21 @@ fn arithmetic(gpu: &Gpu, probe: &Probe, of_block_and_round: u64) -> Result<f64> 
 impl Probe<'_> {
     /// Seconds of the fastest of several launches.
     fn best(&self, args: &[Arg]) -> Result<f64> {
+        self.best_of(1, args)
+    }
+
+    /// Seconds of the fastest of several runs of `each` launches.
+    fn best_of(&self, each: u32, args: &[Arg]) -> Result<f64> {
         let launch = Launch { spread: self.spread, args, reached: &[] };
         let mut best = f64::INFINITY;
         for _ in 0..10 {
             let start = self.gpu.record_event()?;
-            // SAFETY: the arguments are those of the entry in cuda/peaks.cu, over memory of the lengths they name.
-            unsafe { self.gpu.raw_driver().launch(self.function, &launch)? };
+            for _ in 0..each {
+                // SAFETY: the arguments are those of the entry in cuda/peaks.cu, over memory of the lengths they name.
+                unsafe { self.gpu.raw_driver().launch(self.function, &launch)? };
+            }
             let end = self.gpu.record_event()?;
-            best = best.min(f64::from(self.gpu.elapsed_ms(start, end)?) * 1e-3);
+            best = best.min(f64::from(self.gpu.elapsed_ms(&start, &end)?) * 1e-3);
         }
         Ok(best)
     }

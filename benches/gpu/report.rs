@@ -40,10 +40,12 @@ fn record(folder: &Path) -> Value {
             row["ratio"] = json!((them / us * 1e3).round() * 1e-3);
         }
     }
-    let tests: Map<String, Value> = ["tests", "sanitizer", "races", "classes"]
-        .into_iter()
-        .map(|part| (part.to_owned(), read(&format!("{part}.txt")).map_or(Value::Null, |text| outcome(&text))))
-        .collect();
+    let of_part = |part: String| {
+        let mut outcome = outcome(&read(&format!("{part}.txt")).unwrap_or_default());
+        outcome["finished"] = json!(folder.join(format!("{part}.passed")).exists());
+        (part, outcome)
+    };
+    let tests: Map<String, Value> = parts(folder).into_iter().map(of_part).collect();
     json!({
         "machine": ours["device"],
         "compute_capability": ours["compute_capability"],
@@ -52,12 +54,22 @@ fn record(folder: &Path) -> Value {
         "how": "run.sh of `cargo xtask bundle`; medians of runs timed with events, cold L2; ratio = peer / ours, above 1 we are faster",
         "peers": {"pytorch": peer["torch"], "cudnn": peer["cudnn"], "matmul_8192_bf16_tflops": peer["matmul_8192_bf16_tflops"]},
         "peaks": ours["peaks"],
-        "checks": tests,
+        "parts": tests,
+        "modules_ms": ours["modules"],
         "instruction_classes": read("classes.txt").map(|text| class_lines(&text)),
         "training_run": parsed("training.json"),
         "geomean_ratio": geomeans(&our_rows),
         "cases": our_rows,
     })
+}
+
+/// The parts of the run that have begun: each has a log.
+fn parts(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let logs = names.filter_map(|name| name.strip_suffix(".txt").map(str::to_owned));
+    let mut parts: Vec<String> = logs.filter(|name| !["date", "driver", "table"].contains(&name.as_str())).collect();
+    parts.sort();
+    parts
 }
 
 /// The results of the test harness, over all its runs in a log.
@@ -99,7 +111,9 @@ fn geomeans(rows: &BTreeMap<String, Value>) -> Value {
 
 fn print_table(record: &Value) {
     println!("{}, peaks {}", record["machine"], record["peaks"]);
-    println!("checks: {}", record["checks"]);
+    for (part, outcome) in record["parts"].as_object().into_iter().flatten() {
+        println!("{part}: {outcome}");
+    }
     println!("{:<44} {:>10} {:>10} {:>7} {:>7} {:>7}", "case", "ours ms", "peer ms", "ratio", "math %", "copy %");
     for (name, row) in record["cases"].as_object().into_iter().flatten() {
         if let Some(error) = row["error"].as_str() {

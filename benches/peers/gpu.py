@@ -1,15 +1,17 @@
 """The cases of benches/gpu.rs in PyTorch on the same GPU: cuDNN, channels_last_3d, benchmark mode, compiled where it applies.
 
     target/release/deps/gpu-* --cases > cases.json          (or: cargo bench --bench gpu -- --cases)
-    python benches/peers/gpu.py cases.json OUT.json [--filter TEXT] [--dry]
+    python benches/peers/gpu.py cases.json OUT.json [--filter TEXT] [--eager] [--dry]
 
 Each run is timed with events after a warm-up, the second-level cache emptied before it; the median counts. What PyTorch
-does in several kernels (batch norm with ReLU, the pools, InfoNCE) is timed eagerly and compiled, and the faster counts.
+does in several kernels (batch norm with ReLU, the pools, InfoNCE) is timed eagerly and compiled, and the faster counts;
+`--eager` compiles the whole steps alone. Figures that OUT.json has from an earlier run on the same device are kept.
 `--dry` runs every case once on the CPU with small extents, to see that it works; its figures mean nothing.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -55,8 +57,8 @@ def last(shape):
 
 
 class Peer:
-    def __init__(self, device, dry, clock):
-        self.device, self.dry, self.clock = device, dry, clock
+    def __init__(self, device, dry, compiles, clock):
+        self.device, self.dry, self.compiles, self.clock = device, dry, compiles, clock
 
     def random(self, shape, dtype, grad=False):
         x = torch.rand(shape, device=self.device).mul_(2).sub_(1).to(dtype)
@@ -86,7 +88,7 @@ class Peer:
     def forward_or_backward(self, f, inputs, backward):
         """Times `f(*inputs)`, or its backward pass alone, eagerly and compiled."""
         out = {}
-        for how, g in (("eager", f), ("compiled", None if self.dry else torch.compile(f))):
+        for how, g in (("eager", f), ("compiled", torch.compile(f) if self.compiles else None)):
             if g is None:
                 continue
             try:
@@ -155,7 +157,7 @@ class Peer:
             return F.cross_entropy(logits, target)
 
         out = {"eager": self.clock(lambda: torch.autograd.grad(loss(q, k, queue), q))}
-        if not self.dry:
+        if self.compiles:
             compiled = torch.compile(loss)
             out["compiled"] = self.clock(lambda: torch.autograd.grad(compiled(q, k, queue), q))
         return out
@@ -268,6 +270,7 @@ def main():
     a.add_argument("out", help="the JSON to write")
     a.add_argument("--filter", default="", help="only cases whose name contains this")
     a.add_argument("--runs", type=int, default=15, help="timed runs of a case (default 15)")
+    a.add_argument("--eager", action="store_true", help="compile nothing but whole steps")
     a.add_argument("--dry", action="store_true", help="every case once on the CPU, small")
     a = a.parse_args()
     if not a.dry and not torch.cuda.is_available():
@@ -276,22 +279,28 @@ def main():
     torch.backends.cudnn.benchmark = True
     # Our f32 is f32.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    peer = Peer(device, a.dry, Clock(device, 1 if a.dry else a.runs))
+    peer = Peer(device, a.dry, not (a.dry or a.eager), Clock(device, 1 if a.dry else a.runs))
     record = {
         "torch": torch.__version__,
         "cudnn": torch.backends.cudnn.version(),
         "device": "cpu, dry" if a.dry else torch.cuda.get_device_name(),
         "cases": [],
     }
-    if not a.dry:
+    if os.path.exists(a.out):
+        with open(a.out) as file:
+            before = json.load(file)
+        if all(before.get(key) == record[key] for key in ("torch", "cudnn", "device")):
+            record = before
+    if not a.dry and "matmul_8192_bf16_tflops" not in record:
         x, y = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
         record["matmul_8192_bf16_tflops"] = round(2 * 8192**3 / peer.clock(lambda: x @ y) * 1e-9, 1)
         del x, y
     with open(a.cases) as file:
         cases = [c for c in json.load(file) if a.filter in c["name"]]
+    measured = {row["name"] for row in record["cases"] if "ms" in row}
     for case in cases:
         p = case["problem"]
-        if not hasattr(peer, p["op"]):  # PyTorch has no optical flow
+        if case["name"] in measured or not hasattr(peer, p["op"]):  # PyTorch has no optical flow
             continue
         torch.manual_seed(0)
         torch._dynamo.reset()
@@ -300,10 +309,11 @@ def main():
             row = {"name": case["name"], "ms": min(took.values()), **{f"{how}_ms": ms for how, ms in took.items()}}
         except Exception as error:
             row = {"name": case["name"], "error": str(error).splitlines()[0]}
-        record["cases"].append(row)
+        record["cases"] = [r for r in record["cases"] if r["name"] != row["name"]] + [row]
         print(row["name"], f"{row['ms']:.4f} ms" if "ms" in row else row["error"], flush=True)
-        with open(a.out, "w") as file:
+        with open(a.out + ".new", "w") as file:
             json.dump(record, file, indent=1)
+        os.replace(a.out + ".new", a.out)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ __device__ __forceinline__ void opaque(u32& address) {
 }
 
 // Copies BYTES (8 or 16) bytes, or writes zeros where `!ok`. Then nothing is read, but `src` must still be aligned.
-template <int BYTES>
+// IN_L1: this block will read the bytes again soon, so they are kept in the first-level cache. Without it, 16-byte
+// copies bypass L1: the bytes are shared with blocks on other multiprocessors, through L2.
+template <int BYTES, bool IN_L1 = false>
 __device__ __forceinline__ void cp_async(u32 dst, const void* src, bool ok) {
     const int n = ok ? BYTES : 0;
-    // 16-byte copies bypass L1: a tile is shared with blocks on other multiprocessors, through L2.
-    if (BYTES == 16) {
+    if (BYTES == 16 && IN_L1) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
+    } else if (BYTES == 16) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
     } else {
         asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");

@@ -20,7 +20,7 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
     float* row = sums + ((size_t)(group * gridDim.y + blockIdx.y) * p.group_tiles + within) * 2 * p.c;
     if (m0 >= m_end) {
         // The grid fits the largest class, and others have fewer rows. The sums of a tile without rows are 0.
-        if (norm_relu.mask) {
+        if (norm_relu.normed) {
             for (int i = threadIdx.x; i < 2 * T::N; i += T::THREADS) {
                 if (n0 + i % T::N < p.c) row[i / T::N * p.c + n0 + i % T::N] = 0.0f;
             }
@@ -34,7 +34,7 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
     mainloop<T, false, true>(acc, smem_address(smem), (length + 31) >> 5, pixels, filters);
     Out::stage(smem, acc);
     auto place = [&](int m) { return input_pixel(p, map, m); };
-    if (norm_relu.mask) {
+    if (norm_relu.normed) {
         Out::norm_relu(smem, dx, row, norm_relu, group, m0, m_end, n0, p.c, place);
     } else {
         Out::store(smem, dx, m0, m_end, n0, p.c, place);
@@ -42,21 +42,28 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
 }
 
 // `dx` (`n t h w c`) from `dy` (`n to ho wo k_row`) and `w` (`k kt kh kw c_row`), rows of multiples of 8 channels.
-// Where `mask` is not null, dx is multiplied by the derivative of the ReLU whose output `mask` is, and the rows of
-// `sums` (`groups classes tiles 2 c`) receive Σ dx and Σ dx · (normed - mean) · inv_std of each tile.
+// Where `normed` is not null, `add` is added to dx, dx is multiplied by the derivative of the ReLU (see `NormRelu`), and
+// the rows of `sums` (`groups classes tiles 2 c`) receive Σ dx and Σ dx · (normed - mean) · inv_std of each tile.
 // Grid: x = tiles of pixels of the largest class, for each group of samples, times `column_tiles`; y = residue classes.
 #define DGRAD(NAME, TILE, BLOCKS)                                                                                      \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS)                                                \
         NAME(const bf16* __restrict__ dy, const bf16* __restrict__ w, bf16* __restrict__ dx, float* __restrict__ sums, \
-             const bf16* __restrict__ mask, const bf16* __restrict__ normed, const float* __restrict__ mean,           \
-             const float* __restrict__ inv_std, const Conv p) {                                                        \
-        dgrad<TILE>(dy, w, dx, sums, NormRelu{mask, normed, mean, inv_std}, p);                                        \
+             const bf16* __restrict__ add, const bf16* __restrict__ mask, const bf16* __restrict__ normed,             \
+             const float* __restrict__ mean, const float* __restrict__ inv_std, const float* __restrict__ gamma,       \
+             const float* __restrict__ beta, const Conv p) {                                                           \
+        dgrad<TILE>(dy, w, dx, sums, NormRelu{add, mask, normed, mean, inv_std, gamma, beta}, p);                      \
     }
 
-using Tile128x128 = Tile<128, 128, 64, 32, 3>;
+using Tile256x128 = Tile<256, 128, 64, 64, 3>;
+using Tile128x128 = Tile<128, 128, 64, 64, 3>;
+using Tile128x64 = Tile<128, 64, 64, 32, 4>;
 using Tile64x64 = Tile<64, 64, 32, 32, 4>;
 
+// shared: conv3d_dgrad_256x128_bf16 73728
 // shared: conv3d_dgrad_128x128_bf16 49152
+// shared: conv3d_dgrad_128x64_bf16 49152
 // shared: conv3d_dgrad_64x64_bf16 32768
+DGRAD(conv3d_dgrad_256x128_bf16, Tile256x128, 1)
 DGRAD(conv3d_dgrad_128x128_bf16, Tile128x128, 2)
+DGRAD(conv3d_dgrad_128x64_bf16, Tile128x64, 3)
 DGRAD(conv3d_dgrad_64x64_bf16, Tile64x64, 4)

@@ -3,12 +3,16 @@
 #pragma once
 #include "conv3d/mainloop.cuh"
 
-// dgrad with the ReLU and batch norm before it. All tensors have the shape of dx; `mask` is null where there are none.
+// dgrad with the ReLU and batch norm before it. Tensors have the shape of dx; `normed` is null where there is no such
+// epilogue.
 struct NormRelu {
-    const bf16* mask;    // the ReLU's output: dx is kept where it is positive and 0 elsewhere
+    const bf16* add;     // gradients of other branches, added to dx before the mask; may be null
+    const bf16* mask;    // the ReLU's output: dx is kept where it is positive. If null, it is recomputed from `normed`
     const bf16* normed;  // the batch norm's input
     const float* mean;   // of `normed`, per group of samples and channel
     const float* inv_std;
+    const float* gamma;  // the batch norm's parameters, per channel
+    const float* beta;
 };
 
 template <class T>
@@ -115,7 +119,7 @@ struct Epilogue {
         sum_parts<PARTS>(parts, row, n0, width);
     }
 
-    // dgrad with the epilogue NormRelu: masks the staged rows, stores them, and writes their column sums to
+    // dgrad with the epilogue NormRelu: adds to the staged rows, masks and stores them, and writes their column sums to
     // `row[2][width]`: Σ dz and Σ dz · (normed - mean) · inv_std. `width` is a multiple of 8.
     template <class Place>
     static __device__ __forceinline__ void norm_relu(u8* smem, bf16* __restrict__ to, float* __restrict__ row,
@@ -124,33 +128,46 @@ struct Epilogue {
         constexpr int PARTS = T::THREADS / (T::N / 8);
         const int rows = min(T::M, m_end - m0);
         const int c = threadIdx.x % (T::N / 8) * 8, part = threadIdx.x / (T::N / 8);
-        float sum[8], dot[8], mean[8], inv[8];
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            sum[i] = dot[i] = 0.0f;
-            mean[i] = n0 + c < width ? with.mean[group * width + n0 + c + i] : 0.0f;
-            inv[i] = n0 + c < width ? with.inv_std[group * width + n0 + c + i] : 0.0f;
-        }
+        float sum[8] = {}, dot[8] = {};
         if (n0 + c < width) {
+            const int channel = n0 + c, of_group = group * width + channel;
+            float mean[8], scale[8], beta[8];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                mean[i] = with.mean[of_group + i];
+                scale[i] = with.inv_std[of_group + i] * with.gamma[channel + i];
+                beta[i] = with.beta[channel + i];
+            }
+            const uint4 nothing = make_uint4(0, 0, 0, 0);
 #pragma unroll 1
             for (int r = part; r < rows; r += PARTS) {
-                const u32 at = (u32)(place(m0 + r) * width + n0 + c);
+                const u32 at = (u32)(place(m0 + r) * width + channel);
+                const uint4 x4 = *(const uint4*)(with.normed + at);
+                const uint4 a4 = with.add ? *(const uint4*)(with.add + at) : nothing;
+                const uint4 y4 = with.mask ? *(const uint4*)(with.mask + at) : nothing;
                 const uint4 g4 = *(const uint4*)(smem + staged(r, c));
-                const uint4 y4 = *(const uint4*)(with.mask + at), z4 = *(const uint4*)(with.normed + at);
-                const u32 g[4] = {g4.x, g4.y, g4.z, g4.w}, y[4] = {y4.x, y4.y, y4.z, y4.w};
-                const u32 z[4] = {z4.x, z4.y, z4.z, z4.w};
+                const u32 x[4] = {x4.x, x4.y, x4.z, x4.w}, a[4] = {a4.x, a4.y, a4.z, a4.w};
+                const u32 y[4] = {y4.x, y4.y, y4.z, y4.w}, g[4] = {g4.x, g4.y, g4.z, g4.w};
                 u32 out[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    const bool lo = bf16_lo(y[i]) > 0.0f, hi = bf16_hi(y[i]) > 0.0f;
-                    out[i] = g[i] & ((lo ? 0xffffu : 0u) | (hi ? 0xffff0000u : 0u));
+                    const int lo = 2 * i, hi = lo + 1;
+                    const float e0 = bf16_lo(x[i]) - mean[lo], e1 = bf16_hi(x[i]) - mean[hi];
+                    // As batch_norm_apply computes it, so the mask is the same.
+                    const float z0 = with.mask ? bf16_lo(y[i]) : fmaf(e0, scale[lo], beta[lo]);
+                    const float z1 = with.mask ? bf16_hi(y[i]) : fmaf(e1, scale[hi], beta[hi]);
+                    // What is added is rounded before and after, as a separate addition does.
+                    const u32 dx =
+                        with.add ? pack_bf16(bf16_lo(g[i]) + bf16_lo(a[i]), bf16_hi(g[i]) + bf16_hi(a[i])) : g[i];
+                    out[i] = dx & ((z0 > 0.0f ? 0xffffu : 0u) | (z1 > 0.0f ? 0xffff0000u : 0u));
                     const float d0 = bf16_lo(out[i]), d1 = bf16_hi(out[i]);
-                    sum[2 * i] += d0, sum[2 * i + 1] += d1;
-                    dot[2 * i] = fmaf(d0, (bf16_lo(z[i]) - mean[2 * i]) * inv[2 * i], dot[2 * i]);
-                    dot[2 * i + 1] = fmaf(d1, (bf16_hi(z[i]) - mean[2 * i + 1]) * inv[2 * i + 1], dot[2 * i + 1]);
+                    sum[lo] += d0, sum[hi] += d1;
+                    dot[lo] = fmaf(d0, e0, dot[lo]), dot[hi] = fmaf(d1, e1, dot[hi]);
                 }
                 *(uint4*)(to + at) = make_uint4(out[0], out[1], out[2], out[3]);
             }
+#pragma unroll
+            for (int i = 0; i < 8; ++i) dot[i] *= with.inv_std[of_group + i];
         }
         __syncthreads();
         float* parts = (float*)smem;

@@ -20,7 +20,7 @@ __device__ __forceinline__ void fprop(const bf16* __restrict__ x, const bf16* __
     const GatherMap map = gather_map_fprop(p);
     const int length = map.taps[0] * map.taps[1] * map.taps[2] * p.c_row;
     WindowIterator<T, ALIGN> pixels(map, x, m0, m_end, p.c_row, threadIdx.x);
-    FilterIterator<T, ALIGN> filters(w, n0, p.k, length, threadIdx.x);
+    FilterIterator<T, ALIGN> filters(w, n0, p.k, length, p.c_row, threadIdx.x);
     typename T::Accumulators acc;
     mainloop<T, false, false>(acc, smem_address(smem), (length + 31) >> 5, pixels, filters);
     Out::add_bias(acc, bias, n0, p.k);

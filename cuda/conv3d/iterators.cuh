@@ -1,7 +1,8 @@
 // The gmem to smem iterators of the tensor-core convolutions. Each copies one operand, a k-block of 32 at a time.
 //
 // A cp.async moves ALIGN neighbouring channels: 8, or 4 in the stem. Channels of a row are a multiple of ALIGN, so a
-// copy never leaves its tap. K is dense: a k-block may contain several taps or end inside of one.
+// copy never leaves its tap. K is dense: a k-block may contain several taps or end inside of one. Where channels are a
+// multiple of 32 it is of one tap, and the taps of 32 channels follow each other (`taps_first`).
 #pragma once
 #include "common/mma.cuh"
 #include "conv3d/problem.cuh"
@@ -49,10 +50,10 @@ struct WindowIterator {
         const Tap tap = tap_of(map, at, channels);
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
-            cp_async<ALIGN * 2>(smem + to + i * ROW_STEP * 64, from + (u32)(window[i].at + tap.at),
-                                inside(map, window[i], tap));
+            cp_async<ALIGN * 2, true>(smem + to + i * ROW_STEP * 64, from + (u32)(window[i].at + tap.at),
+                                      inside(map, window[i], tap));
         }
-        advance(at, step, map.taps, channels);
+        next_k_block(at, step, map.taps, channels);
     }
 };
 
@@ -62,16 +63,18 @@ struct FilterIterator {
     static constexpr int COPIES = 32 / ALIGN, COLUMN_STEP = T::THREADS / COPIES, COLUMNS = T::N / COLUMN_STEP;
     static_assert(COLUMNS * COLUMN_STEP == T::N && COLUMN_STEP % 8 == 0, "the copies must cover the tile exactly");
     const bf16* __restrict__ filters;
-    const int n, n_end, length;
+    const int n, n_end, length, channels;
     u32 to;  // byte offset of the first copy in smem
     int k;
 
     // `length`: all of K.
-    __device__ __forceinline__ FilterIterator(const bf16* __restrict__ filters, int n0, int n_end, int length, int tid)
+    __device__ __forceinline__ FilterIterator(const bf16* __restrict__ filters, int n0, int n_end, int length,
+                                              int channels, int tid)
         : filters(filters),
           n(n0 + tid / COPIES),
           n_end(n_end),
           length(length),
+          channels(channels),
           to(swizzle_k_block(tid / COPIES, chunk_of<ALIGN>(tid % COPIES)) + within_chunk<ALIGN>(tid % COPIES)),
           k(tid % COPIES * ALIGN) {}
 
@@ -82,7 +85,12 @@ struct FilterIterator {
             cp_async<ALIGN * 2>(smem + to + i * COLUMN_STEP * 64, filters + (u32)(column * length + k),
                                 column < n_end && k < length);
         }
-        k += 32;
+        if (taps_first(channels)) {
+            k += channels;
+            k -= k >= length ? length - 32 : 0;
+        } else {
+            k += 32;
+        }
     }
 };
 
@@ -125,7 +133,7 @@ struct FilterTransposedIterator {
             cp_async<16>(smem + (to ^ (i * ACROSS * 16)), filters + (u32)(from + chunk * 8),
                          exists && n0 + chunk * 8 < p.c_row);
         }
-        advance(at, step, map.taps, p.k_row);
+        next_k_block(at, step, map.taps, p.k_row);
     }
 };
 
@@ -221,8 +229,9 @@ struct WindowTransposedIterator {
         const bool exists = row < left;
 #pragma unroll
         for (int i = 0; i < COPIES; ++i) {
-            cp_async<ALIGN * 2>(smem + (to ^ (i * ACROSS * ALIGN * 2)), x + (u32)(window.at + tap[i].at),
-                                exists && inside(map, window, tap[i]));
+            // Neighbouring taps of neighbouring pixels are the same bytes.
+            cp_async<ALIGN * 2, true>(smem + (to ^ (i * ACROSS * ALIGN * 2)), x + (u32)(window.at + tap[i].at),
+                                      exists && inside(map, window, tap[i]));
         }
         advance(q, step, end, map.mul);
         left -= 32;

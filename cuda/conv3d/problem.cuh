@@ -180,6 +180,29 @@ __device__ __forceinline__ void advance(KIndex& d, const KIndex& by, const int (
     d.t += by.t + carry;
 }
 
+// Whether all taps of 32 channels follow each other along K. Neighbouring taps read mostly the same pixels, and find
+// them in the first-level cache then; in the order (tap, channel) other channels come between.
+__device__ __forceinline__ bool taps_first(int channels) {
+    return channels % 32 == 0;
+}
+
+// Advances by a k-block of 32, which is `step` in the order (tap, channel).
+__device__ __forceinline__ void next_k_block(KIndex& d, const KIndex& step, const int (&taps)[3], int channels) {
+    if (!taps_first(channels)) {
+        advance(d, step, taps, channels);
+        return;
+    }
+    int carry = ++d.w == taps[2];
+    d.w = carry ? 0 : d.w;
+    d.h += carry;
+    carry = d.h == taps[1];
+    d.h = carry ? 0 : d.h;
+    d.t += carry;
+    carry = d.t == taps[0];
+    d.t = carry ? 0 : d.t;
+    d.c += carry ? 32 : 0;
+}
+
 // An index along K as a distance from tap 0 of a window: coordinates, and elements including the channel.
 struct Tap {
     int t, h, w, at;

@@ -50,6 +50,19 @@ impl Graph {
     }
 }
 
+/// A point in the stream of a [`Gpu`]. See [`Gpu::record_event`].
+#[derive(Debug)]
+pub struct Event {
+    gpu: Gpu,
+    id: EventId,
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        self.gpu.driver().destroy_event(self.id);
+    }
+}
+
 /// Memory of a [`Gpu`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -156,16 +169,16 @@ impl Gpu {
     ///
     /// # Errors
     /// `Driver`.
-    pub fn record_event(&self) -> Result<EventId> {
-        self.0.driver.record_event()
+    pub fn record_event(&self) -> Result<Event> {
+        Ok(Event { gpu: self.clone(), id: self.0.driver.record_event()? })
     }
 
-    /// Milliseconds between two events; waits for the later one.
+    /// Milliseconds between two events of this GPU; waits for the later one.
     ///
     /// # Errors
     /// `Driver`.
-    pub fn elapsed_ms(&self, from: EventId, to: EventId) -> Result<f32> {
-        self.0.driver.elapsed_ms(from, to)
+    pub fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
+        self.0.driver.elapsed_ms(from.id, to.id)
     }
 
     /// Records the work that `work` submits instead of executing it. Run the same work once before: modules must be loaded

@@ -24,7 +24,7 @@ mod gpu;
 mod kernel;
 mod pool;
 
-pub use gpu::{Gpu, Graph, Memory, Usage};
+pub use gpu::{Event, Gpu, Graph, Memory, Usage};
 pub use kernel::{Declared, Parameter};
 pub(crate) use kernel::{In, InOut, Kernel, Module, Out, Pod, Scratch};
 
@@ -132,6 +132,11 @@ pub trait Driver: Send + Sync {
     /// Compute capability, major and minor.
     fn compute_capability(&self) -> (u32, u32);
 
+    /// Handle of the stream; 0 where there is none, or for the default stream.
+    fn stream(&self) -> u64 {
+        0
+    }
+
     /// Allocates `bytes` (above 0) of uninitialised device memory, aligned to 256 bytes.
     ///
     /// # Errors
@@ -204,6 +209,11 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// `Driver`.
     fn record_event(&self) -> Result<EventId>;
+
+    /// Destroys an event of [`Driver::record_event`]. Called from destructors, so an error is ignored.
+    fn destroy_event(&self, event: EventId) {
+        let _ = event;
+    }
 
     /// Milliseconds between two events; waits for the later one.
     ///

@@ -35,6 +35,14 @@ impl Gpu {
     }
 }
 
+/// Refuses another stream than that of `gpu`: what is submitted to the two has no order.
+fn same_stream(op: &'static str, gpu: &Gpu, stream: &CudaStream) -> Result<()> {
+    if gpu.driver().stream() == stream.cu_stream() as u64 {
+        return Ok(());
+    }
+    Err(Error::param(op, "stream", "another stream", "it must be the stream of the tensor's Gpu (Gpu::on_cudarc)"))
+}
+
 fn refused(e: cudarc::driver::DriverError) -> Error {
     ErrorKind::Driver { action: "use a slice of cudarc", what: e.to_string() }.into()
 }
@@ -44,7 +52,7 @@ impl Tensor {
     /// be written while it is shared ([`Arc::get_mut`] refuses).
     ///
     /// # Errors
-    /// `Shape` when the slice has not `shape.len()` elements; `Driver` when work that the slice waits for failed.
+    /// `Shape` when the slice has not `shape.len()` elements; `Param` when `stream` is not that of `gpu`; `Driver` when work that the slice waits for failed.
     pub fn share_cudarc<T: Stored>(
         gpu: &Gpu,
         stream: &CudaStream,
@@ -52,6 +60,7 @@ impl Tensor {
         shape: impl Into<Shape>,
     ) -> Result<Tensor> {
         let shape = shape.into().check("share_cudarc", "shape")?;
+        same_stream("share_cudarc", gpu, stream)?;
         if shape.len() != slice.len() {
             let want = format!("{} elements for shape {shape}", shape.len());
             return Err(Error::shape("share_cudarc", "slice", want, slice.len()));
@@ -66,7 +75,7 @@ impl Tensor {
     ///
     /// # Errors
     /// `Shape` when the slice has another length; `DType` when it holds other numbers; `Device` when this tensor is on no
-    /// GPU; `Driver`.
+    /// GPU; `Param` when `stream` is not that of the tensor's `Gpu`; `Driver`.
     pub fn copy_to_cudarc<T: Stored>(&self, stream: &CudaStream, slice: &mut CudaSlice<T>) -> Result<()> {
         self.expect("copy_to_cudarc", "self", T::DTYPE)?;
         if self.shape().len() != slice.len() {
@@ -80,6 +89,7 @@ impl Tensor {
         let Some(gpu) = self.gpu() else {
             return Err(Error::device("copy_to_cudarc", "self", "a GPU", self.device()));
         };
+        same_stream("copy_to_cudarc", gpu, stream)?;
         let (bytes, from) = (slice.num_bytes(), self.input());
         let (to, _recorded) = slice.device_ptr_mut(stream);
         if bytes > 0 {

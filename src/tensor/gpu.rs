@@ -49,6 +49,19 @@ impl Device {
     }
 }
 
+/// Refuses a device address that kernels cannot take: they access 16 bytes at a time.
+pub(crate) fn aligned(op: &'static str, arg: &'static str, at: u64, elements: usize) -> Result<()> {
+    if elements > 0 && (at == 0 || !at.is_multiple_of(16)) {
+        return Err(Error::param(
+            op,
+            arg,
+            format!("{at:#x}"),
+            "an address on a GPU must be a multiple of 16 and not null",
+        ));
+    }
+    Ok(())
+}
+
 impl Tensor {
     /// Where an operation on this tensor runs. All of `others` (with names for the error message) must be there too.
     pub(crate) fn place(&self, op: &'static str, others: &[(&'static str, &Tensor)]) -> Result<Place<'_>> {
@@ -82,12 +95,20 @@ impl Tensor {
     /// A tensor over the caller's memory: `shape` numbers of type `dtype` from device address `ptr` on, without a copy.
     ///
     /// # Safety
-    /// The memory is that long, aligned to 16 bytes, on `gpu`'s device, stays valid for as long as this tensor and its
-    /// clones exist, and is not used in any way that is not ordered with `gpu`'s stream.
-    pub unsafe fn borrow_gpu(gpu: &Gpu, ptr: u64, dtype: DType, shape: impl Into<Shape>) -> Tensor {
-        let shape = shape.into();
-        let memory = gpu.borrow(ptr, shape.len().saturating_mul(dtype.size()), None);
-        Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
+    /// The memory is that long, on `gpu`'s device, stays valid for as long as this tensor and its clones exist, and is not
+    /// used in any way that is not ordered with `gpu`'s stream.
+    ///
+    /// # Errors
+    /// `Shape` when there are more than 2³¹ elements; `Param` when `ptr` is null or not aligned to 16 bytes, which a kernel
+    /// would answer with an error that ends the context.
+    pub unsafe fn borrow_gpu(gpu: &Gpu, ptr: u64, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into().check("borrow_gpu", "shape")?;
+        if shape.len() > 1 << 31 {
+            return Err(Error::shape("borrow_gpu", "shape", "of at most 2³¹ elements on a GPU", shape));
+        }
+        aligned("borrow_gpu", "ptr", ptr, shape.len())?;
+        let memory = gpu.borrow(ptr, shape.len() * dtype.size(), None);
+        Ok(Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) })
     }
 
     /// A tensor over memory that `owner` owns.

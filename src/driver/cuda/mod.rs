@@ -3,16 +3,19 @@
 //! Everything is submitted to one stream of the device's primary context, the context that cudarc, cust and the CUDA runtime
 //! use, so a kernel can access tensors and a caller's memory alike.
 
+mod open;
 mod probe;
+mod staging;
 
-use super::{Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId};
+use super::{Arg, Driver, EventId, FunctionId, GraphId, Launch, ModuleId};
 
 use crate::error::{Error, ErrorKind, Result};
 use cudarc::driver::sys::{self, CUresult};
+use staging::Staging;
 use std::ffi::{CStr, CString, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 /// A device, its primary context, and a stream.
 pub(super) struct Cuda {
@@ -27,8 +30,11 @@ pub(super) struct Cuda {
     /// Owner of a borrowed stream, where it can be kept.
     _kept: Kept,
     made: Mutex<Made>,
-    /// Whether a graph is being recorded.
-    recording: AtomicBool,
+    /// Whether memory is filled with NaN when it is allocated and given back.
+    fills: bool,
+    staging: Mutex<Staging>,
+    /// The thread that captures a graph.
+    capturing: Mutex<Option<ThreadId>>,
 }
 
 /// An owner that is only kept alive.
@@ -38,7 +44,6 @@ pub(crate) type Kept = Option<Arc<dyn std::any::Any + Send + Sync>>;
 #[derive(Default)]
 struct Made {
     modules: Vec<sys::CUmodule>,
-    events: Vec<sys::CUevent>,
     graphs: Vec<(sys::CUgraph, sys::CUgraphExec)>,
 }
 
@@ -46,49 +51,6 @@ struct Made {
 unsafe impl Send for Cuda {}
 // SAFETY: as above; the mutable state of this value is behind a lock.
 unsafe impl Sync for Cuda {}
-
-impl Gpu {
-    /// Device number `ordinal` and a new stream on it.
-    ///
-    /// # Errors
-    /// `NoDriver` when there is no driver, no device, or no device of that number; `Driver`.
-    pub fn cuda(ordinal: usize) -> Result<Gpu> {
-        Cuda::open(ordinal).map(Gpu::new)
-    }
-
-    /// How many devices there are.
-    ///
-    /// # Errors
-    /// `NoDriver`.
-    pub fn count() -> Result<usize> {
-        Ok(probe::probe()?.devices as usize)
-    }
-
-    /// The device and stream of a caller: `stream` is a `CUstream` of the device's primary context, as cudarc, cust and
-    /// the CUDA runtime create them. Everything is submitted to that stream; only downloads synchronise with it.
-    ///
-    /// # Safety
-    /// `stream` is a live stream, and stays so for as long as the result and every tensor on it.
-    ///
-    /// # Errors
-    /// `NoDriver`; `Driver`.
-    pub unsafe fn on_stream(stream: *mut c_void) -> Result<Gpu> {
-        // SAFETY: as this function asks.
-        unsafe { Gpu::on_kept_stream::<()>(stream, None) }
-    }
-
-    /// As [`Gpu::on_stream`], keeping the stream's owner alive.
-    ///
-    /// # Safety
-    /// `stream` is a live stream, and stays so for as long as the result and every tensor on it, or `owner` lives.
-    pub(crate) unsafe fn on_kept_stream<T: Send + Sync + 'static>(
-        stream: *mut c_void,
-        owner: Option<Arc<T>>,
-    ) -> Result<Gpu> {
-        // SAFETY: as this function asks.
-        unsafe { Cuda::borrow(stream.cast(), owner.map(|o| o as Arc<dyn std::any::Any + Send + Sync>)) }.map(Gpu::new)
-    }
-}
 
 /// The driver's message for a result other than success.
 fn check(action: &'static str, result: CUresult) -> Result<()> {
@@ -108,100 +70,45 @@ fn words(result: CUresult) -> String {
 }
 
 impl Cuda {
-    fn open(ordinal: usize) -> Result<Cuda> {
-        let found = probe::probe()?;
-        if ordinal >= found.devices as usize {
-            let what = format!("device {ordinal} was asked for, and there are {}, counted from 0", found.devices);
-            return Err(ErrorKind::NoDriver { what }.into());
-        }
-        let (mut device, mut context, mut stream) = (0, ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the probe has found these functions and started the driver; each result goes to a local.
-        unsafe {
-            check("find the device", sys::cuDeviceGet(&mut device, ordinal as i32))?;
-            check("take the device's context", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
-            check("use the device's context", sys::cuCtxSetCurrent(context))?;
-            // 1: not synchronised with the null stream, which others may use.
-            check("make a stream", sys::cuStreamCreate(&mut stream, 1))?;
-        }
-        Self::new(found, device, context, stream, true, None)
-    }
-
-    /// # Safety
-    /// As [`Gpu::on_stream`].
-    unsafe fn borrow(stream: sys::CUstream, kept: Kept) -> Result<Cuda> {
-        let found = probe::probe()?;
-        let (mut device, mut context) = (0, ptr::null_mut());
-        // SAFETY: the probe has found these functions; the caller vouches for the stream.
-        unsafe {
-            check("find the stream's context", sys::cuStreamGetCtx(stream, &mut context))?;
-            check("use the stream's context", sys::cuCtxSetCurrent(context))?;
-            check("find the stream's device", sys::cuCtxGetDevice(&mut device))?;
-        }
-        Self::new(found, device, context, stream, false, kept)
-    }
-
-    fn new(
-        found: probe::Found,
-        device: sys::CUdevice,
-        context: sys::CUcontext,
-        stream: sys::CUstream,
-        owned: bool,
-        kept: Kept,
-    ) -> Result<Cuda> {
-        use sys::CUdevice_attribute_enum as Attribute;
-        let mut name = [0; 256];
-        let attribute = |which| {
-            let mut value = 0;
-            // SAFETY: the probe has found the function; the result goes to a local.
-            let result = unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) };
-            check("describe the device", result).map(|()| value as u32)
-        };
-        // SAFETY: as above; the name is cut to the buffer and ends with a 0.
-        check("name the device", unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device) })?;
-        // SAFETY: the driver wrote a C string.
-        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
-        let capability = (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        );
-        let (elapsed_time, made) = (found.elapsed_time, Mutex::default());
-        let cuda = Cuda {
-            device,
-            context,
-            stream,
-            owned,
-            name,
-            capability,
-            elapsed_time,
-            _kept: kept,
-            made,
-            recording: AtomicBool::new(false),
-        };
-        if capability < (8, 0) {
-            let (major, minor) = capability;
-            let what = format!("{} has compute capability {major}.{minor}, and 8.0 is needed", cuda.name);
-            return Err(ErrorKind::NoDriver { what }.into());
-        }
-        Ok(cuda)
-    }
-
     /// Makes the context current on this thread, as every call of the driver requires.
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         check("use the device's context", unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
+    /// Like [`Cuda::enter`], before work is submitted. What other threads submit while one captures a graph would become
+    /// part of the graph.
+    fn enter_to_submit(&self, action: &'static str) -> Result<()> {
+        if lock(&self.capturing).is_some_and(|thread| thread != thread::current().id()) {
+            return Err(Error::driver(action, "another thread is recording a graph on the same stream"));
+        }
+        self.enter()
+    }
+
     /// Like [`Cuda::enter`], for operations a graph could not replay correctly: allocations, host memory.
     fn enter_outside_of_graphs(&self, action: &'static str) -> Result<()> {
-        if self.recording.load(Ordering::Relaxed) {
+        if lock(&self.capturing).is_some() {
             return Err(Error::driver(action, "a graph is being recorded, and this cannot be part of one"));
         }
         self.enter()
     }
 
-    fn made(&self) -> std::sync::MutexGuard<'_, Made> {
-        self.made.lock().unwrap_or_else(|e| e.into_inner())
+    /// Sets all bits, if this value is to do so. The context is current.
+    fn fill(&self, at: u64, bytes: usize) {
+        if self.fills {
+            // SAFETY: the span is a block of `alloc`, in use by nobody whose work does not precede this in the stream.
+            let _ = unsafe { sys::cuMemsetD8Async(at, 0xff, bytes, self.stream) };
+        }
     }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        lock(&self.made)
+    }
+}
+
+/// A lock whose holder may have panicked: what it protects is complete between calls of the driver.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Driver for Cuda {
@@ -213,15 +120,27 @@ impl Driver for Cuda {
         self.capability
     }
 
+    fn stream(&self) -> u64 {
+        self.stream as u64
+    }
+
     fn alloc(&self, bytes: usize) -> Result<u64> {
         self.enter_outside_of_graphs("allocate")?;
         let mut at = 0;
         // SAFETY: the result goes to a local.
         match unsafe { sys::cuMemAllocAsync(&mut at, bytes, self.stream) } {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                Err(ErrorKind::OutOfMemory { device: self.name.clone(), asked: bytes, live: 0 }.into())
+                return Err(ErrorKind::OutOfMemory { device: self.name.clone(), asked: bytes, live: 0 }.into());
             }
-            result => check("allocate", result).map(|()| at),
+            result => check("allocate", result)?,
+        }
+        self.fill(at, bytes);
+        Ok(at)
+    }
+
+    fn forget(&self, at: u64, bytes: usize) {
+        if lock(&self.capturing).is_none() && self.enter().is_ok() {
+            self.fill(at, bytes);
         }
     }
 
@@ -234,8 +153,8 @@ impl Driver for Cuda {
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.enter_outside_of_graphs("upload")?;
-        // SAFETY: the caller owns that much at `to`; from pageable memory the call returns with the source read.
-        check("upload", unsafe { sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.stream) })
+        // SAFETY: the context is current; the caller owns that much at `to`.
+        unsafe { lock(&self.staging).upload(to, bytes, self.stream) }
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
@@ -247,13 +166,13 @@ impl Driver for Cuda {
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.enter()?;
+        self.enter_to_submit("copy")?;
         // SAFETY: the caller owns both spans.
         check("copy", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) })
     }
 
     fn clear(&self, at: u64, bytes: usize) -> Result<()> {
-        self.enter()?;
+        self.enter_to_submit("clear memory")?;
         // SAFETY: the caller owns the span.
         check("clear memory", unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) })
     }
@@ -280,7 +199,15 @@ impl Driver for Cuda {
         if result != CUresult::CUDA_SUCCESS {
             let end = log.iter().position(|&b| b == 0).unwrap_or(0);
             let said = String::from_utf8_lossy(&log[..end]);
-            return Err(Error::driver("load a module", format!("{}: {}", words(result), said.trim())));
+            let hint = match result {
+                CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => {
+                    "; the driver's PTX compiler, libnvidia-ptxjitcompiler.so.1, is not on this machine: install it with \
+                     the driver, and let containers have it"
+                }
+                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => "; a driver of CUDA 12.4 (550) or newer is needed",
+                _ => "",
+            };
+            return Err(Error::driver("load a module", format!("{}: {}{hint}", words(result), said.trim())));
         }
         self.made().modules.push(module);
         Ok(ModuleId(module as u64))
@@ -306,7 +233,7 @@ impl Driver for Cuda {
     }
 
     unsafe fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {
-        self.enter()?;
+        self.enter_to_submit("launch a kernel")?;
         let mut args: Vec<*mut c_void> = launch
             .args
             .iter()
@@ -343,15 +270,24 @@ impl Driver for Cuda {
     }
 
     fn record_event(&self) -> Result<EventId> {
-        self.enter()?;
+        self.enter_to_submit("record an event")?;
         let mut event = ptr::null_mut();
-        // SAFETY: the result goes to a local, kept until `self` goes.
-        unsafe {
-            check("make an event", sys::cuEventCreate(&mut event, 0))?;
-            self.made().events.push(event);
-            check("record an event", sys::cuEventRecord(event, self.stream))?;
+        // SAFETY: the result goes to a local.
+        check("make an event", unsafe { sys::cuEventCreate(&mut event, 0) })?;
+        // SAFETY: the event was just made, and the stream lives as long as `self`.
+        let recorded = check("record an event", unsafe { sys::cuEventRecord(event, self.stream) });
+        let event = EventId(event as u64);
+        if recorded.is_err() {
+            self.destroy_event(event);
         }
-        Ok(EventId(event as u64))
+        recorded.map(|()| event)
+    }
+
+    fn destroy_event(&self, event: EventId) {
+        if self.enter().is_ok() {
+            // SAFETY: the event is one of `record_event`, whose only owner is done with it.
+            let _ = unsafe { sys::cuEventDestroy_v2(event.0 as sys::CUevent) };
+        }
     }
 
     fn elapsed_ms(&self, from: EventId, to: EventId) -> Result<f32> {
@@ -368,17 +304,17 @@ impl Driver for Cuda {
     }
 
     fn begin_graph(&self) -> Result<()> {
-        self.enter()?;
+        self.enter_outside_of_graphs("start recording")?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
         check("start recording", unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) })?;
-        self.recording.store(true, Ordering::Relaxed);
+        *lock(&self.capturing) = Some(thread::current().id());
         Ok(())
     }
 
     fn end_graph(&self) -> Result<GraphId> {
         self.enter()?;
-        self.recording.store(false, Ordering::Relaxed);
+        *lock(&self.capturing) = None;
         let (mut graph, mut ready) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the results go to locals, kept until `self` goes.
         unsafe {
@@ -394,7 +330,7 @@ impl Driver for Cuda {
     }
 
     fn replay(&self, graph: GraphId) -> Result<()> {
-        self.enter()?;
+        self.enter_to_submit("run a graph")?;
         // SAFETY: the graph is one of `end_graph`'s.
         check("run a graph", unsafe { sys::cuGraphLaunch(graph.0 as sys::CUgraphExec, self.stream) })
     }
@@ -410,9 +346,7 @@ impl Drop for Cuda {
                 sys::cuGraphExecDestroy(ready);
                 sys::cuGraphDestroy(graph);
             }
-            for event in made.events {
-                sys::cuEventDestroy_v2(event);
-            }
+            lock(&self.staging).free();
             for module in made.modules {
                 sys::cuModuleUnload(module);
             }

@@ -52,7 +52,7 @@ static BACKWARD_SUMS: [Kernel<BackwardSums>; 2] =
     [Kernel::new(&MODULE, entries!("backward_sums")), Kernel::new(&MODULE, entries!("backward_sums_mask_x"))];
 type BackwardSumsMaskY = (In, In, In, In, In, In, In, Out, Out, Pod<Partition>);
 static BACKWARD_SUMS_MASK_Y: Kernel<BackwardSumsMaskY> = Kernel::new(&MODULE, entries!("backward_sums_mask_y"));
-type BackwardMerge = (In, In, In, Out, Out, Out, u32, u32, u32, f32);
+type BackwardMerge = (In, In, In, Out, Out, Out, u32, u32, u32, u32, f32);
 static BACKWARD_MERGE: Kernel<BackwardMerge> = Kernel::new(&MODULE, &["batch_norm_backward_merge_f32"]);
 type BackwardApply = (In, In, In, In, In, In, In, Out, Pod<Partition>);
 static BACKWARD_APPLY: [Kernel<BackwardApply>; 2] =
@@ -185,7 +185,9 @@ pub(super) fn apply(
     Ok(y)
 }
 
-/// The gradients; `dy` has the data type of `x`.
+/// The gradients; `dy` has the data type of `x`. If dgrad has already masked `dy` and taken the `sums [parts 2 c]`, the
+/// first pass over memory is not needed.
+#[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
 pub(super) fn backward(
     gpu: &Gpu,
     p: &Rows,
@@ -194,36 +196,39 @@ pub(super) fn backward(
     relu: ReluMask,
     residual: bool,
     dy: &Tensor,
+    sums: Option<&Tensor>,
 ) -> Result<Gradients> {
     let pass = Pass::new(p, x.dtype());
     let (which, spread, partition) = (pass.which, pass.spread(), pass.partition);
     let (mean, inv_std, g, b) = numbers(norm);
-    let mut parts = pass.parts(gpu, 2)?;
-    let target = parts.output();
     // The mask: none, recomputed from `x`, or taken from the result. In the last case the masked gradient is also the
     // residual's.
-    let (mask_x, dz) = match relu {
-        ReluMask::FromResult(y) => {
+    let (mask_x, dz, parts) = match (sums, relu) {
+        (Some(sums), _) => (0, None, sums.clone()),
+        (None, ReluMask::FromResult(y)) => {
+            let mut parts = pass.parts(gpu, 2)?;
             let y = y.cast(x.dtype())?;
             let mut dz = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
-            let masked = dz.output();
+            let (masked, target) = (dz.output(), parts.output());
             let args = (x.input(), dy.input(), y.input(), mean, inv_std, g, b, masked, target, partition);
             BACKWARD_SUMS_MASK_Y.launch(gpu, which, spread, args)?;
-            (0, Some(dz))
+            (0, Some(dz), parts)
         }
-        _ => {
+        (None, _) => {
+            let mut parts = pass.parts(gpu, 2)?;
             let mask_x = usize::from(matches!(relu, ReluMask::FromInput));
-            let args = (x.input(), dy.input(), mean, inv_std, g, b, target, partition);
+            let args = (x.input(), dy.input(), mean, inv_std, g, b, parts.output(), partition);
             BACKWARD_SUMS[mask_x].launch(gpu, which, spread, args)?;
-            (mask_x, None)
+            (mask_x, None, parts)
         }
     };
+    let (chunks, normalised) = if sums.is_some() { (1, 1) } else { (pass.columns.chunks, 0) };
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
     let targets = (slopes.output(), dgamma.output(), dbeta.output());
     // Given statistics are constants: no gradient passes through them.
     let share = if norm.of_batch() { 1.0 / p.rows as f32 } else { 0.0 };
-    let [count, c, chunks] = [p.parts, p.c, pass.columns.chunks].map(|v| v as u32);
-    let args = (parts.input(), inv_std, g, targets.0, targets.1, targets.2, count, c, chunks, share);
+    let [count, c, chunks] = [p.parts, p.c, chunks].map(|v| v as u32);
+    let args = (parts.input(), inv_std, g, targets.0, targets.1, targets.2, count, c, chunks, normalised, share);
     BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
 
     let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;

@@ -214,8 +214,7 @@ pub fn backward(x: &Tensor, norm: &Norm, relu: ReluMask, residual: bool, dy: &In
     }
     let dy = dy.cast(x.dtype())?;
     match x.place("batch_norm", &[&[("dy", &dy)], &norm.arrays()[..]].concat())? {
-        // The GPU's merging kernel expects sums in another form, so it computes them itself.
-        Place::Gpu(gpu) => cuda::backward(gpu, &rows, x, norm, relu, residual, &dy),
+        Place::Gpu(gpu) => cuda::backward(gpu, &rows, x, norm, relu, residual, &dy, sums),
         Place::Cpu => match x.dtype() {
             DType::F32 => backward_as::<f32>(&rows, x, norm, relu, residual, &dy, sums),
             DType::BF16 => backward_as::<bf16>(&rows, x, norm, relu, residual, &dy, sums),

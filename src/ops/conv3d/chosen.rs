@@ -40,6 +40,19 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     }
 }
 
+/// The number of tiles among which a pass of `p` on bf16 tensors chooses on a GPU.
+///
+/// # Errors
+/// `Param` when a GPU does not take the problem.
+#[cfg(any(test, feature = "testing"))]
+pub fn tiles(p: &Conv3d, pass: Operator) -> Result<usize> {
+    let mut count = 0;
+    while cuda::Plan::with_tile(p, pass, crate::tensor::DType::BF16, count)?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// A pass of `p` on a GPU with a given tile, so that a test can run each tile on small problems. `None` if there is no
 /// such tile, and on the CPU. `inputs` are those of the pass, of one data type.
 #[cfg(any(test, feature = "testing"))]

@@ -15,7 +15,8 @@ use super::cuda::{Forwards, Plan, Work};
 use super::{Conv3d, Operator};
 use crate::driver::{Gpu, In, Out};
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::shape::Shape;
+use crate::tensor::{DType, aligned};
 
 /// Bytes of working space that a pass of `p` on tensors of `dtype` needs, aligned to 256 bytes.
 ///
@@ -32,10 +33,11 @@ pub fn workspace(p: &Conv3d, pass: Operator, dtype: DType) -> Result<usize> {
 /// [`workspace`] bytes; all of them stay valid until the work given to the stream is done.
 ///
 /// # Errors
-/// As [`workspace`]; `Driver`.
+/// As [`workspace`]; `Param` when an address is null or not a multiple of 16; `Driver`.
 pub unsafe fn fprop(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, w: u64, y: u64, workspace: u64) -> Result<()> {
-    let (x, w) = (input(x, p.x_shape().len(), dtype), input(w, p.w_shape().len(), dtype));
-    work(gpu, p, Operator::Fprop, dtype, workspace)?.fprop(x, w, output(y, p.y_shape().len(), dtype), &NO_EXTRAS)
+    let (x, w) = (input("x", x, p.x_shape(), dtype)?, input("w", w, p.w_shape(), dtype)?);
+    let y = output("y", y, p.y_shape(), dtype)?;
+    work(gpu, p, Operator::Fprop, dtype, workspace)?.fprop(x, w, y, &NO_EXTRAS)
 }
 
 /// `dx` from `dy` and `w`, all of `dtype`; shapes as for [`fprop`].
@@ -46,8 +48,9 @@ pub unsafe fn fprop(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, w: u64, y: u64,
 /// # Errors
 /// As [`fprop`].
 pub unsafe fn dgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, dy: u64, w: u64, dx: u64, workspace: u64) -> Result<()> {
-    let (dy, w) = (input(dy, p.y_shape().len(), dtype), input(w, p.w_shape().len(), dtype));
-    work(gpu, p, Operator::Dgrad, dtype, workspace)?.dgrad(dy, w, output(dx, p.x_shape().len(), dtype), None)
+    let (dy, w) = (input("dy", dy, p.y_shape(), dtype)?, input("w", w, p.w_shape(), dtype)?);
+    let dx = output("dx", dx, p.x_shape(), dtype)?;
+    work(gpu, p, Operator::Dgrad, dtype, workspace)?.dgrad(dy, w, dx, None)
 }
 
 /// `dw`, f32, from `x` and `dy` of `dtype`; shapes as for [`fprop`].
@@ -58,20 +61,25 @@ pub unsafe fn dgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, dy: u64, w: u64, dx: u6
 /// # Errors
 /// As [`fprop`].
 pub unsafe fn wgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, dy: u64, dw: u64, workspace: u64) -> Result<()> {
-    let (x, dy) = (input(x, p.x_shape().len(), dtype), input(dy, p.y_shape().len(), dtype));
-    work(gpu, p, Operator::Wgrad, dtype, workspace)?.wgrad(x, dy, output(dw, p.w_shape().len(), DType::F32))
+    let (x, dy) = (input("x", x, p.x_shape(), dtype)?, input("dy", dy, p.y_shape(), dtype)?);
+    let dw = output("dw", dw, p.w_shape(), DType::F32)?;
+    work(gpu, p, Operator::Wgrad, dtype, workspace)?.wgrad(x, dy, dw)
 }
 
 const NO_EXTRAS: Forwards = Forwards { bias: None, statistics: None };
 
 fn work<'a>(gpu: &'a Gpu, p: &'a Conv3d, pass: Operator, dtype: DType, space: u64) -> Result<Work<'a>> {
-    Ok(Work { gpu, problem: p, dtype, plan: Plan::new(p, pass, dtype)?, space })
+    let plan = Plan::new(p, pass, dtype)?;
+    aligned("conv3d", "workspace", space, plan.workspace())?;
+    Ok(Work { gpu, problem: p, dtype, plan, space })
 }
 
-fn input(at: u64, elements: usize, dtype: DType) -> In {
-    In(at, elements * dtype.size())
+fn input(arg: &'static str, at: u64, shape: Shape, dtype: DType) -> Result<In> {
+    aligned("conv3d", arg, at, shape.len())?;
+    Ok(In(at, shape.len() * dtype.size()))
 }
 
-fn output(at: u64, elements: usize, dtype: DType) -> Out {
-    Out(at, elements * dtype.size())
+fn output(arg: &'static str, at: u64, shape: Shape, dtype: DType) -> Result<Out> {
+    aligned("conv3d", arg, at, shape.len())?;
+    Ok(Out(at, shape.len() * dtype.size()))
 }

@@ -201,11 +201,7 @@ impl ConvNorm {
     /// batch norm.
     fn through(&self, dy: &Tensor, so_far: Option<&Tensor>, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let x = self.layer.x().value();
-        let epilogue = match x.device() {
-            Device::Cpu => GradEpilogue::NormRelu { x, norm: self.layer.norm(), relu: self.layer.mask(), add: so_far },
-            // On a GPU, batch norm takes these sums itself.
-            _ => so_far.map_or(GradEpilogue::None, GradEpilogue::Add),
-        };
+        let epilogue = GradEpilogue::NormRelu { x, norm: self.layer.norm(), relu: self.layer.mask(), add: so_far };
         let dy = fusion::dgrad(dy, self.w.value(), x.shape(), &self.g, epilogue)?;
         self.layer.backward_from(&dy, needs)
     }

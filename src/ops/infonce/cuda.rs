@@ -307,7 +307,7 @@ pub unsafe fn launch_planned(gpu: &Gpu, layout: &Layout, plan: &Plan, at: &Point
     let scores = Out(at.workspace, scores_bytes);
     let partial = (In(weighted, weighted_bytes), In(sums, sums_used));
     let merge = (q0, q1, q2, q3, k0, k1, k2, k3, partial.0, partial.1, scores, d0, d1, d2, d3, Pod(joined));
-    MERGE.launch(gpu, 0, Spread::line(rows.div_ceil(4) as u32, 128), merge)?;
+    MERGE.launch(gpu, 0, Spread::line(rows as u32, 256), merge)?; // a block a row
 
     let [l0, l1, l2, l3] = at.loss.map(|p| output(p, 4));
     let [s0, s1, s2, s3] = at.stats.map(|p| output(p, 8));

@@ -59,10 +59,11 @@ const TESTS: &[fn()] = &[
 fn alone(order: Order) {
     let machine = Machine::new(Config { order, ..Config::default() });
     let peaks = machine.load(include_str!("../../../ptx/peaks.sm_80.ptx")).unwrap();
-    let run = |entry: &str, from: Option<Region>, bytes: u64, n: u32| {
+    let run = |entry: &str, from: Option<Region>, bytes: u64, numbers: &[u32]| {
         let to = Region { ptr: machine.alloc(bytes).unwrap(), bytes, access: Write };
-        let n = n.to_ne_bytes();
-        let params: Vec<Param> = from.into_iter().chain([to]).map(Param::Pointer).chain([Param::Bytes(&n)]).collect();
+        let numbers: Vec<[u8; 4]> = numbers.iter().map(|n| n.to_ne_bytes()).collect();
+        let pointers = from.into_iter().chain([to]).map(Param::Pointer);
+        let params: Vec<Param> = pointers.chain(numbers.iter().map(|n| Param::Bytes(n))).collect();
         let launch = Launch { grid: [2, 1, 1], block: [256, 1, 1], shared: 0, params: &params, extra: &[] };
         machine.launch(&peaks, entry, &launch).unwrap_or_else(|f| panic!("{f}"));
         note(entry, order);
@@ -73,9 +74,10 @@ fn alone(order: Order) {
     let bytes: Vec<u8> = (0..32000).map(|i| (i % 251) as u8).collect();
     let from = Region { ptr: machine.alloc(32000).unwrap(), bytes: 32000, access: Read };
     machine.write(from.ptr, &bytes).unwrap();
-    assert_eq!(run("peaks_copy_f32", Some(from), 32000, 2000), bytes);
-    run("peaks_fma_f32", None, 2048, 3);
-    run("peaks_mma_bf16", None, 2048, 3);
+    assert_eq!(run("peaks_copy_f32", Some(from), 32000, &[2000]), bytes);
+    run("peaks_read_f32", Some(from), 2048, &[2000, 1]);
+    run("peaks_fma_f32", None, 2048, &[3]);
+    run("peaks_mma_bf16", None, 2048, &[3]);
 }
 
 #[test]

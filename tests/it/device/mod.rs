@@ -6,6 +6,7 @@ pub mod conv3d;
 pub mod counters;
 pub mod coverage;
 pub mod declarations;
+pub mod host;
 pub mod infonce;
 pub mod instructions;
 pub mod layers;

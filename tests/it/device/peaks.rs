@@ -12,8 +12,8 @@ const PTX: &str = include_str!("../../../ptx/peaks.sm_80.ptx");
 /// Threads of a block.
 const BLOCK: u32 = 256;
 
-/// Runs an entry on `x` (where it reads any) and a number; what it wrote, `words` long.
-fn run(gpu: &Gpu, entry: &str, x: Option<&[u32]>, number: u32, words: usize, blocks: u32) -> Vec<u32> {
+/// Runs an entry on `x` (where it reads any) and numbers; what it wrote, `words` long.
+fn run(gpu: &Gpu, entry: &str, x: Option<&[u32]>, numbers: &[u32], words: usize, blocks: u32) -> Vec<u32> {
     // SAFETY: all addresses are those of memory allocated here.
     let driver = unsafe { gpu.raw_driver() };
     let function = driver.function(driver.load(PTX).unwrap(), entry, 0).unwrap();
@@ -24,8 +24,8 @@ fn run(gpu: &Gpu, entry: &str, x: Option<&[u32]>, number: u32, words: usize, blo
         args.push(Arg::Pointer(Region { ptr: from.ptr(), bytes: from.bytes(), access: Access::Read }));
     }
     args.push(Arg::Pointer(Region { ptr: to.ptr(), bytes: to.bytes(), access: Access::Write }));
-    let number = number.to_ne_bytes();
-    args.push(Arg::Value(&number));
+    let numbers: Vec<[u8; 4]> = numbers.iter().map(|n| n.to_ne_bytes()).collect();
+    args.extend(numbers.iter().map(|n| Arg::Value(n)));
     let launch = Launch { spread: Spread::line(blocks, BLOCK), args: &args, reached: &[] };
     // SAFETY: the arguments are those of the entry in cuda/peaks.cu, over memory of the lengths they name.
     unsafe { driver.launch(function, &launch) }.unwrap();
@@ -44,13 +44,25 @@ fn both_orders(run: impl Fn(&Sim) -> Vec<u32>) -> Vec<u32> {
 fn the_copy_copies() {
     let units = 4 * BLOCK + 77; // a second block, in part
     let x: Vec<u32> = (0..4 * units).map(|i| i.wrapping_mul(2_654_435_761)).collect();
-    assert_eq!(both_orders(|sim| run(&sim.gpu, "peaks_copy_f32", Some(&x), units, x.len(), 2)), x);
+    assert_eq!(both_orders(|sim| run(&sim.gpu, "peaks_copy_f32", Some(&x), &[units], x.len(), 2)), x);
+}
+
+/// Every block reads everything once a round: the sums of its threads are that of all numbers, which are small integers.
+#[test]
+fn reads_are_as_many_as_counted() {
+    let (units, rounds, blocks) = (8 * BLOCK, 3_u32, 3);
+    let x: Vec<u32> = (0..4 * units).map(|i| ((i * 7 % 61) as f32).to_bits()).collect();
+    let y = both_orders(|sim| run(&sim.gpu, "peaks_read_f32", Some(&x), &[units, rounds], 3 * BLOCK as usize, blocks));
+    let all: f32 = x.iter().map(|bits| f32::from_bits(*bits)).sum();
+    for block in y.chunks(BLOCK as usize) {
+        assert_eq!(block.iter().map(|bits| f32::from_bits(*bits)).sum::<f32>(), rounds as f32 * all);
+    }
 }
 
 #[test]
 fn multiply_adds_are_as_many_as_counted() {
     let (threads, rounds) = (2 * BLOCK, 5_u32);
-    let y = both_orders(|sim| run(&sim.gpu, "peaks_fma_f32", None, rounds, threads as usize, 2));
+    let y = both_orders(|sim| run(&sim.gpu, "peaks_fma_f32", None, &[rounds], threads as usize, 2));
     let mut sums: Vec<f32> = (0..16).map(|k| (k as f32).mul_add(0.01, 1.0)).collect();
     for _ in 0..rounds {
         sums.iter_mut().for_each(|s| *s = s.mul_add(0.999, 0.001));
@@ -91,10 +103,10 @@ fn product(thread: u32) -> (f64, f64) {
 fn products_are_as_many_as_counted() {
     let (warps, rounds) = (2 * BLOCK / 32, 3_u32);
     let sim = Sim::new(Order::Forward);
-    run(&sim.gpu, "peaks_mma_bf16", None, 1, 2 * BLOCK as usize, 2);
+    run(&sim.gpu, "peaks_mma_bf16", None, &[1], 2 * BLOCK as usize, 2);
     let products = sim.machine.totals()["peaks_mma_bf16"].tensor_instructions;
     assert_eq!(products, u64::from(8 * warps), "eight a warp and round");
-    let y = both_orders(|sim| run(&sim.gpu, "peaks_mma_bf16", None, rounds, 2 * BLOCK as usize, 2));
+    let y = both_orders(|sim| run(&sim.gpu, "peaks_mma_bf16", None, &[rounds], 2 * BLOCK as usize, 2));
     let y: Vec<f32> = y.into_iter().map(f32::from_bits).collect();
     let times = f64::from(rounds);
     let (want, off): (Vec<f64>, Vec<f64>) = (0..2 * BLOCK)

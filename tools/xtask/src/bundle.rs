@@ -137,33 +137,55 @@ mod tests {
         folder
     }
 
-    fn run(folder: &Path) -> (Option<i32>, String) {
-        let output = Command::new(folder.join("run.sh")).output().unwrap();
-        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-        fs::remove_dir_all(folder).unwrap();
-        (output.status.code(), said)
+    fn run(folder: &Path, args: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(folder.join("run.sh")).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
     }
+
+    /// `gpu` as a script: its report counts the figures in the record.
+    const GPU: &str = "case $1 in --report) wc -l < $2/ours.json; date > $2/record.json;; \
+                       --modules|--peaks|--timed) echo $1 >> $2;; esac";
 
     #[test]
     fn without_a_gpu_it_says_so_and_ends_with_3() {
-        let (code, said) = run(&folder("none", &[("gpu", "echo no driver >&2; exit 3")]));
-        assert_eq!((code, said.as_str()), (Some(3), "there is no GPU to run on: no driver\n"));
+        let folder = folder("none", &[("gpu", "echo no driver >&2; exit 3")]);
+        assert_eq!(run(&folder, &[]), (Some(3), "there is no GPU to run on: no driver\n".to_owned()));
+        for (args, words) in [(&["--budget", "soon"][..], "not 'soon'"), (&["--fast"], "no option --fast")] {
+            let (code, said) = run(&folder, args);
+            assert!(code == Some(2) && said.contains(words), "{said}");
+        }
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
-    fn a_failure_is_noted_and_the_rest_still_runs() {
-        let programs = [
-            ("gpu", "case $1 in --report) echo the table;; --bench) exit 1;; esac"),
-            (
-                "it",
-                "echo test result: ok. 3 passed; [ $1 = device::instructions:: ] || [ $1$2 = device::conv3d::device::tensors:: ]",
-            ),
-            ("pretrain_maclr", "echo '{}'"),
-            ("embed_kernel", ""),
-        ];
-        let (code, said) = run(&folder("some", &programs));
-        assert_eq!(code, Some(1));
-        assert_eq!(said.matches("FAILED").count(), 1, "{said}");
-        assert!(said.contains("the table"), "{said}");
+    fn a_failure_is_noted_the_rest_still_runs_and_the_next_run_goes_on() {
+        let it = "echo $* >> calls; echo test result: ok. 3 passed; [ -e mended ] || [ $1 = device::instructions:: ]";
+        let programs = [("gpu", GPU), ("it", it), ("pretrain_maclr", "echo '{}'"), ("embed_kernel", "")];
+        let folder = folder("some", &programs);
+        let (code, said) = run(&folder, &[]);
+        assert_eq!((code, said.matches("NOT PASSED").count()), (Some(1), 1), "{said}");
+        assert!(said.contains("== tests: at most 189 s\n   NOT PASSED, 1 "), "{said}");
+        // Modules, peaks, layers, steps, cases, each once.
+        assert_eq!(fs::read_to_string(folder.join("results/ours.json")).unwrap().lines().count(), 5, "{said}");
+        assert_eq!(said.lines().last(), Some("5"), "the table comes last: {said}");
+        fs::write(folder.join("mended"), "").unwrap();
+        let (code, said) = run(&folder, &["--budget", "600"]);
+        assert_eq!((code, said.matches("passed before").count()), (Some(0), 8), "{said}");
+        assert_eq!(fs::read_to_string(folder.join("calls")).unwrap().lines().count(), 3, "classes once, tests twice");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_part_that_takes_too_long_is_ended_and_the_record_is_there() {
+        let it = "[ $1 != device::instructions:: ] || sleep 60";
+        let programs = [("gpu", GPU), ("it", it), ("pretrain_maclr", "echo '{}'"), ("embed_kernel", "")];
+        let folder = folder("slow", &programs);
+        let start = std::time::Instant::now();
+        let (code, said) = run(&folder, &["--budget", "60", "out"]);
+        assert!(start.elapsed().as_secs() < 50, "the sleep is ended");
+        assert!(code == Some(1) && said.contains("NOT PASSED, 124"), "{said}");
+        assert!(said.contains("== peaks: no time is left"), "three seconds are too few: {said}");
+        assert!(folder.join("out/record.json").exists() && folder.join("out/tests.passed").exists(), "{said}");
+        fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -2,18 +2,42 @@
 # Everything that only a GPU can show, on a machine with NVIDIA's driver and nothing else: no Rust, no CUDA toolkit.
 # Where python3 has PyTorch, the same cases are timed there.
 #
-#   ./run.sh [OUT]          writes OUT (default: results) and OUT/record.json; about half an hour
+#   ./run.sh [--budget SECONDS] [OUT]      writes OUT (default: results), with OUT/record.json and OUT/table.txt
 #
-# Ends with 0 when every check passed, 1 when one failed, 3 when there is no GPU.
+# Parts follow each other in the order of what they tell, and each has a share of the budget (540 seconds if none is
+# given). The record and the table are written after every part, so a run that is cut off leaves what it had. Running it
+# again with the same OUT goes on: parts that passed are not repeated, and figures that are in the record are kept.
+#
+# Ends with 0 when every part passed, 1 when one failed or was not finished, 2 for wrong options, 3 when there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")"
-out=${1:-results}
+budget=540 out=results
+while [ $# -gt 0 ]; do
+    case $1 in
+    --budget)
+        budget=${2:-}
+        if ! [[ $budget =~ ^[1-9][0-9]{0,5}$ ]]; then
+            echo "--budget takes a number of seconds, not '$budget'"
+            exit 2
+        fi
+        shift 2
+        ;;
+    -*)
+        echo "run.sh has no option $1; it takes --budget SECONDS and a folder"
+        exit 2
+        ;;
+    *)
+        out=$1
+        shift
+        ;;
+    esac
+done
 if ! said=$(bin/gpu --probe 2>&1); then
     echo "there is no GPU to run on: $said"
     exit 3
 fi
-mkdir -p "$out"
-echo "$said"
+mkdir -p "$out" || exit 2
+echo "$said, $budget seconds"
 date -u +%F >"$out/date.txt"
 if command -v nvidia-smi >/dev/null 2>&1; then
     nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 >"$out/driver.txt"
@@ -21,52 +45,86 @@ fi
 export TUBELET_TEST_DEVICE=cuda:0
 bad=0
 
-# part NAME SECONDS COMMAND..: runs a command into OUT/NAME.txt; a failure is noted and the next part follows.
-part() {
-    local name=$1 limit=$2
-    shift 2
-    echo "== $name: $*"
-    if timeout "$limit" "$@" >"$out/$name.txt" 2>&1; then
-        echo "   passed"
-    else
-        echo "   FAILED with $? (124: it took longer than $limit s); the end of $out/$name.txt:"
-        tail -n 5 "$out/$name.txt" | sed 's/^/   /'
-        bad=1
-    fi
+# Writes the record and the table of what there is.
+report() {
+    bin/gpu --report "$out" >"$out/table.new" 2>&1 && mv "$out/table.new" "$out/table.txt"
 }
 
-# (a) Every kernel's cases on the GPU against the reference on the CPU.
-read -ra modules <modules
-part tests 1800 bin/it "${modules[@]}" --test-threads 4
-grep -q "test result: ok. [1-9]" "$out/tests.txt" || bad=1
+# What is left of the budget, in seconds.
+left() {
+    echo $((budget - SECONDS))
+}
 
-# (b) The same under the sanitizer, where there is one.
+# part NAME SHARE COMMAND..: runs a command into OUT/NAME.txt, for at most SHARE percent of the budget; @ in its
+# arguments stands for those seconds, less five. A failure is noted and the next part follows.
+part() {
+    local name=$1 limit=$((budget * $2 / 100)) left code
+    shift 2
+    if [ -e "$out/$name.passed" ]; then
+        echo "== $name: passed before"
+        return
+    fi
+    left=$(left)
+    if [ "$left" -lt "$limit" ]; then limit=$left; fi
+    if [ "$limit" -lt 6 ]; then
+        echo "== $name: no time is left"
+        bad=1
+        return
+    fi
+    echo "== $name: at most $limit s"
+    timeout --kill-after 5 "$limit" "${@//@/$((limit - 5))}" >"$out/$name.txt" 2>&1
+    code=$?
+    if [ $code -eq 0 ] && ! grep -q "are left for another run" "$out/$name.txt"; then
+        echo "   passed after $SECONDS s"
+        touch "$out/$name.passed"
+    else
+        echo "   NOT PASSED, $code (124: its time was over; 0: some cases are left), after $SECONDS s; the end of $out/$name.txt:"
+        tail -n 3 "$out/$name.txt" | sed 's/^/   /'
+        bad=1
+    fi
+    report
+}
+
+read -ra modules <modules
+record=$out/ours.json
+
+# Does the driver take every module, and how long does it take?
+part modules 15 bin/gpu --modules "$record"
+# Each class of instruction on hardware and in the simulator.
+part classes 10 bin/it device::instructions:: --nocapture --test-threads 1
+# Every kernel's cases against the reference on the CPU, twice with the same bits, on memory that is NaN at first.
+part tests 35 bin/it "${modules[@]}" --skip device::instructions:: --test-threads 2
+# The peaks, then the hot layers with each of their tiles, then whole steps.
+part peaks 5 bin/gpu --peaks "$record"
+part layers 20 bin/gpu --timed "$record" /tile @
+part steps 15 bin/gpu --timed "$record" train_step @
+# The same steps in PyTorch, compiled.
+if python3 -c 'import torch; assert torch.cuda.is_available()' >/dev/null 2>&1; then
+    bin/gpu --cases >"$out/cases.json"
+    part peer_steps 20 python3 peers/gpu.py "$out/cases.json" "$out/peer.json" --filter train_step
+    part peer 20 python3 peers/gpu.py "$out/cases.json" "$out/peer.json" --eager
+else
+    echo "== peer: python3 has no PyTorch with a GPU; passed over"
+fi
+# All other cases, kernels on a stream of somebody else's, and a training run.
+part cases 30 bin/gpu --timed "$record" / @
+part embedded 5 bin/embed_kernel --device cuda:0 --out "$out/embedded"
+part training 30 bin/pretrain_maclr --device cuda:0 --out "$out/training"
+tail -n 1 "$out/training.txt" >"$out/training.json" 2>/dev/null
+
+# The tests again under the sanitizer, where there is one, each by itself, so that a part that is cut off has finished some.
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
 if [ -n "$sanitizer" ]; then
-    part sanitizer 3600 "$sanitizer" --tool memcheck --error-exitcode 9 bin/it "${modules[@]}" --skip device::maclr:: --test-threads 1
-    part races 3600 "$sanitizer" --tool racecheck --error-exitcode 9 bin/it "${modules[@]}" --skip device::maclr:: --test-threads 1
+    for tool in memcheck racecheck; do
+        for module in "${modules[@]}"; do
+            name=$tool.${module//::/_}
+            part "$name" 100 "$sanitizer" --tool $tool --error-exitcode 9 bin/it "$module" --skip device::maclr:: --test-threads 1
+        done
+    done
 else
     echo "== sanitizer: compute-sanitizer is not on this machine; passed over"
 fi
 
-# (c) Each class of instruction on hardware and in the simulator.
-part classes 600 bin/it device::instructions:: --nocapture --test-threads 1
-
-# (d) Every case, timed.
-TUBELET_GPU_RECORD="$out/ours.json" part timings 3600 bin/gpu --bench
-
-# (e) The same in PyTorch.
-if python3 -c 'import torch; assert torch.cuda.is_available()' >/dev/null 2>&1; then
-    bin/gpu --cases >"$out/cases.json"
-    part peer 3600 python3 peers/gpu.py "$out/cases.json" "$out/peer.json"
-else
-    echo "== peer: python3 has no PyTorch with a GPU; passed over"
-fi
-
-# (f) Kernels on a stream of somebody else's, and training, whole.
-part embedded 300 bin/embed_kernel --device cuda:0 --out "$out/embedded"
-part training 1800 bin/pretrain_maclr --device cuda:0 --out "$out/training"
-tail -n 1 "$out/training.txt" >"$out/training.json"
-
-bin/gpu --report "$out" | tee "$out/table.txt"
+report
+cat "$out/table.txt"
 exit $bad

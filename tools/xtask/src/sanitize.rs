@@ -16,8 +16,23 @@ pub struct Options {
 }
 
 /// Unit tests that Miri skips: safe arithmetic over many thousands of numbers, which takes it minutes each (launch plans, an
-/// optimiser, clocks, ranges of settings, a whole network, an exponential), and one that needs exact powers, which Miri does not promise.
-const NOT_IN_MIRI: [&str; 7] = ["cuda::", "lbfgs::", "clock::", "limits::", "range::", "saliency::", "exp::"];
+/// optimiser, clocks, ranges of settings, whole networks, optical flow, a curve, resampling), and one that needs exact powers, which Miri
+/// does not promise.
+const NOT_IN_MIRI: [&str; 13] = [
+    "cuda::",
+    "lbfgs::",
+    "clock::",
+    "limits::",
+    "range::",
+    "saliency::",
+    "exp::",
+    "views::",
+    "tvl1::",
+    "launch::",
+    "metrics::",
+    "scores::",
+    "eval::sgd::",
+];
 
 /// The tests of kernels on the CPU.
 const KERNELS: &str = "kernels::";

@@ -17,18 +17,24 @@ static GROUPED_FILE: Module = Module::new("conv3d_grouped", include_str!("../../
 
 /// `x w bias y sums shift`.
 type Forward = Kernel<(In, In, In, Out, Out, In, Pod<Conv>)>;
-/// `dy w dx sums mask normed mean inv_std`.
-type Backward = Kernel<(In, In, Out, Out, In, In, In, In, Pod<Conv>)>;
+/// `dy w dx sums add mask normed mean inv_std gamma beta`.
+type Backward = Kernel<(In, In, Out, Out, In, In, In, In, In, In, In, Pod<Conv>)>;
 /// `x w bias y` of the exact path.
 type ExactForward = Kernel<(In, In, In, Out, Pod<Conv>)>;
 /// Two inputs and the result.
 type Plain = Kernel<(In, In, Out, Pod<Conv>)>;
 
 /// Indexed by tile, as in `plan`.
-static FPROP: Forward =
-    Kernel::new(&FPROP_FILE, &["conv3d_fprop_128x128_bf16", "conv3d_fprop_128x64_bf16", "conv3d_fprop_64x64_bf16"]);
-static DGRAD: Backward = Kernel::new(&DGRAD_FILE, &["conv3d_dgrad_128x128_bf16", "conv3d_dgrad_64x64_bf16"]);
-static WGRAD: Plain = Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_128x128_bf16", "conv3d_wgrad_64x64_bf16"]);
+static FPROP: Forward = Kernel::new(
+    &FPROP_FILE,
+    &["conv3d_fprop_256x128_bf16", "conv3d_fprop_128x128_bf16", "conv3d_fprop_128x64_bf16", "conv3d_fprop_64x64_bf16"],
+);
+static DGRAD: Backward = Kernel::new(
+    &DGRAD_FILE,
+    &["conv3d_dgrad_256x128_bf16", "conv3d_dgrad_128x128_bf16", "conv3d_dgrad_128x64_bf16", "conv3d_dgrad_64x64_bf16"],
+);
+static WGRAD: Plain =
+    Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_128x256_bf16", "conv3d_wgrad_128x128_bf16", "conv3d_wgrad_64x64_bf16"]);
 
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);
@@ -146,9 +152,12 @@ impl Work<'_> {
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
         let Some(c) = norm_relu else {
             let no = NOTHING_IN;
-            return DGRAD.launch(self.gpu, plan.entry, plan.spread, (dy, w, dx, NOTHING_OUT, no, no, no, no, conv));
+            let args = (dy, w, dx, NOTHING_OUT, no, no, no, no, no, no, no, conv);
+            return DGRAD.launch(self.gpu, plan.entry, plan.spread, args);
         };
-        let args = (dy, w, dx, self.of_tiles(p.c), c.mask, c.normed, c.mean, c.inv_std, conv);
+        let (add, mask) = (c.add.unwrap_or(NOTHING_IN), c.mask.unwrap_or(NOTHING_IN));
+        let sums = self.of_tiles(p.c);
+        let args = (dy, w, dx, sums, add, mask, c.normed, c.mean, c.inv_std, c.gamma, c.beta, conv);
         DGRAD.launch(self.gpu, plan.entry, plan.spread, args)?;
         self.statistics(p.c, c.sums)
     }
@@ -190,12 +199,17 @@ pub(in crate::ops::conv3d) struct Forwards {
 /// What dgrad does to `dx` before it is stored, for a plan with statistics. Arrays have the shape of `dx`, or one f32
 /// for each group of samples and channel.
 pub(in crate::ops::conv3d) struct NormRelu {
-    /// The output of the ReLU before the convolution.
-    pub mask: In,
+    /// What is added to `dx` first: gradients of other branches.
+    pub add: Option<In>,
+    /// The output of the ReLU before the convolution. If absent, it is recomputed from `normed`.
+    pub mask: Option<In>,
     /// The input of the batch norm before that.
     pub normed: In,
     pub mean: In,
     pub inv_std: In,
+    /// One f32 for each channel, as `beta`.
+    pub gamma: In,
+    pub beta: In,
     /// Where Σ dx and Σ dx · (normed - mean) · inv_std are written, `groups 2 c`.
     pub sums: Out,
 }

@@ -121,21 +121,27 @@ pub(super) fn fprop_moments(
     Ok((y, sums))
 }
 
-/// The gradient with the mask of the ReLU whose result is `y` applied, and the sums for the batch norm of `x` before
-/// it, `[parts 2 c]`, in one launch: for bf16 without groups, and a multiple of eight channels.
+/// The gradient with `add` added and ReLU's mask applied, and the sums for the batch norm of `x` before it, `[parts 2
+/// c]`, in one launch: for bf16 without groups, and a multiple of eight channels. The mask is that of the ReLU's result
+/// `y`, or recomputed from `x` if there is none.
 pub(super) fn dgrad_norm_relu(
     gpu: &Gpu,
     p: &Conv3d,
-    [dy, w, x, y]: [&Tensor; 4],
+    [dy, w, x]: [&Tensor; 3],
+    y: Option<&Tensor>,
+    add: Option<&Tensor>,
     norm: &Norm,
 ) -> Result<(Tensor, Tensor)> {
     let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), 2, p.c])?;
     let epilogue = NormRelu {
-        mask: y.input(),
+        add: add.map(Tensor::input),
+        mask: y.map(Tensor::input),
         normed: x.input(),
         mean: norm.mean().input(),
         inv_std: norm.inv_std().input(),
+        gamma: norm.gamma().input(),
+        beta: norm.beta().input(),
         sums: sums.output(),
     };
     let to = dx.output();

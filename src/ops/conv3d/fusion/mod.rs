@@ -14,8 +14,8 @@
 //!   computed before and freed afterwards.) The moments of a bf16 result of the vector engine are taken in a separate
 //!   pass, and so are the mask and the sums of its bf16 dgrad, or where a dgrad on AMX tiles has a residue class without a
 //!   tap.
-//! - on a GPU: moments, for bf16 without groups; dgrad's mask and sums, for bf16 without groups, a multiple of eight
-//!   channels, nothing to add, and the mask from the result.
+//! - on a GPU: moments, for bf16 without groups; dgrad's addition, mask and sums, for bf16 without groups and a multiple
+//!   of eight channels.
 
 pub(super) mod contract;
 
@@ -102,10 +102,10 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
     if let Some((x, norm)) = x.zip(norm).filter(|_| alike) {
         match (place, relu) {
             (Place::Cpu, _) => return cpu::dgrad_norm_relu(Isa::best(), &p, [dy, w], x, add, norm, relu),
-            (Place::Gpu(gpu), ReluMask::FromResult(y))
-                if add.is_none() && p.c.is_multiple_of(8) && on_tensor_cores(&p, [dy, w]) =>
+            (Place::Gpu(gpu), ReluMask::FromInput | ReluMask::FromResult(_))
+                if p.c.is_multiple_of(8) && on_tensor_cores(&p, [dy, w]) =>
             {
-                let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x, y], norm)?;
+                let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x], relu.result(), add, norm)?;
                 return Ok(Incoming::PastRelu { dz, sums });
             }
             _ => {}

@@ -1,0 +1,261 @@
+//! The host side of a GPU: contexts, streams, uploads, events and graphs, on a driver library whose device is the simulator
+//! (`tools/simcuda`). Each test runs in a process of its own, which finds that library as `libcuda.so`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use tubelet::driver::Gpu;
+use tubelet::error::ErrorKind;
+use tubelet::ops::arith;
+use tubelet::ops::conv3d::{Conv3d, Geometry, raw};
+use tubelet::shape::{Shape, Window};
+use tubelet::tensor::{DType, Device, Tensor};
+
+/// A process that finds the simulated driver, and what it did.
+struct Ran {
+    output: Output,
+    /// The calls of the driver, one a line.
+    log: String,
+}
+
+/// Runs `program` with `args`.
+fn run(program: &Path, args: &[&str], settings: &[(&str, &str)]) -> Ran {
+    let dir = tempfile::tempdir().unwrap();
+    let library = std::env::current_exe().unwrap().parent().unwrap().join("libsimcuda.so");
+    std::fs::copy(&library, dir.path().join("libcuda.so")).expect("Cargo builds simcuda beside this test");
+    let log = dir.path().join("log");
+    let output = Command::new(program)
+        .args(args)
+        .env("LD_LIBRARY_PATH", dir.path())
+        .env("SIMCUDA_LOG", &log)
+        .envs(settings.iter().copied())
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    Ran { output, log: std::fs::read_to_string(log).unwrap_or_default() }
+}
+
+/// Runs tests of this program on the simulated driver; they must pass, and there must be some.
+fn tests(args: &[&str], settings: &[(&str, &str)]) -> Ran {
+    let ran = run(&std::env::current_exe().unwrap(), args, settings);
+    let said = String::from_utf8_lossy(&ran.output.stdout);
+    let passed = ran.output.status.success() && !said.contains(" 0 passed");
+    assert!(passed, "{said}{}", String::from_utf8_lossy(&ran.output.stderr));
+    ran
+}
+
+/// Runs the test `inside::NAME`, which is ignored otherwise.
+fn inside(name: &str, settings: &[(&str, &str)]) -> Ran {
+    tests(&["--exact", &format!("device::host::inside::{name}"), "--ignored"], settings)
+}
+
+impl Ran {
+    fn count(&self, call: &str) -> usize {
+        self.log.lines().filter(|line| line.starts_with(call)).count()
+    }
+}
+
+#[test]
+fn uploads_pass_through_page_locked_memory() {
+    let ran = inside("what_is_uploaded_arrives", &[]);
+    assert_eq!(ran.count("cuMemcpyHtoDAsync_v2 (pageable)"), 0);
+    // Slots of the ring that eight tensors fill: 1, 1, 1, 1, 2, 6, 1 and 2.
+    assert_eq!(ran.count("cuMemcpyHtoDAsync_v2 (page-locked)"), 15, "{}", ran.log);
+}
+
+#[test]
+fn events_are_destroyed() {
+    let ran = inside("events_are_made", &[]);
+    assert!(ran.count("cuEventCreate") > 100, "{}", ran.log);
+    assert_eq!(ran.count("cuEventCreate"), ran.count("cuEventDestroy_v2"));
+}
+
+#[test]
+fn the_default_stream_needs_a_context() {
+    inside("the_default_stream", &[]);
+}
+
+#[test]
+fn other_threads_stay_out_of_a_recording() {
+    inside("a_recording", &[]);
+}
+
+#[test]
+fn addresses_are_checked_before_anything_is_launched() {
+    let ran = inside("wrong_addresses", &[]);
+    assert_eq!(ran.count("cuLaunchKernel"), 0, "{}", ran.log);
+}
+
+#[test]
+fn a_stream_of_cudarc_does_the_work_and_no_other() {
+    inside("streams_of_cudarc", &[]);
+}
+
+#[test]
+fn a_device_without_memory_is_one_sentence() {
+    inside("too_little_memory", &[("SIMCUDA_MEMORY", "1048576")]);
+}
+
+#[test]
+fn a_driver_without_compiler_is_one_sentence() {
+    inside("no_compiler", &[("SIMCUDA_PTX_COMPILER", "0")]);
+}
+
+#[test]
+fn an_old_device_is_one_sentence() {
+    inside("an_old_device", &[("SIMCUDA_CAPABILITY", "7.5")]);
+}
+
+/// What a machine with a GPU runs first: tests of the device on device 0 of the driver.
+#[test]
+fn tests_of_the_device_pass_through_the_driver() {
+    let ran = tests(&["device::tensors::", "--skip", "recording"], &[("TUBELET_TEST_DEVICE", "cuda:0")]);
+    assert!(ran.count("cuLaunchKernel -> 0") > 100, "{}", ran.log);
+}
+
+#[test]
+fn the_example_of_embedding_runs_on_the_driver() {
+    let Some(program) = crate::support::programs::example("embed_kernel") else { return };
+    let ran = run(&program, &["--device", "cuda:0"], &[]);
+    assert!(ran.output.status.success(), "{}", String::from_utf8_lossy(&ran.output.stderr));
+    assert!(ran.count("launch conv3d_") > 0 && ran.count("launch tvl1_") > 0 && ran.count("launch infonce_") > 0);
+}
+
+mod inside {
+    use super::*;
+    use tubelet::ops::arith::Arith;
+
+    fn gpu() -> (Gpu, Device) {
+        let gpu = Gpu::cuda(0).unwrap();
+        (gpu.clone(), Device::Cuda(gpu))
+    }
+
+    fn sentence<T>(result: tubelet::error::Result<T>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    /// Sizes around the slots of the ring, and more than all of them hold. Sources are dropped before anybody waits.
+    #[test]
+    #[ignore = "run by uploads_pass_through_page_locked_memory"]
+    fn what_is_uploaded_arrives() {
+        let (_, device) = gpu();
+        let slot = 1 << 20; // elements
+        let sizes = [1, 1000, slot - 1, slot, slot + 1, 5 * slot + 3, 7, 2 * slot];
+        let source = |i: usize, n: usize| (0..n).map(move |j| ((i * 31 + j) % 8191) as f32).collect::<Vec<f32>>();
+        let there: Vec<Tensor> = (sizes.iter().enumerate())
+            .map(|(i, n)| Tensor::from_f32([*n], &source(i, *n)).unwrap().to(&device).unwrap())
+            .collect();
+        for (i, (n, tensor)) in sizes.iter().zip(&there).enumerate() {
+            assert!(tensor.load().unwrap()[..] == source(i, *n)[..], "{n} elements");
+        }
+    }
+
+    #[test]
+    #[ignore = "run by events_are_destroyed"]
+    fn events_are_made() {
+        let (gpu, device) = gpu();
+        let x = Tensor::full([1000], 1.0).to(&device).unwrap();
+        for _ in 0..60 {
+            let start = gpu.record_event().unwrap();
+            arith::scale_forward(&x, 2.0).unwrap();
+            let end = gpu.record_event().unwrap();
+            assert!(gpu.elapsed_ms(&start, &end).unwrap() > 0.0);
+        }
+    }
+
+    #[test]
+    #[ignore = "run by the_default_stream_needs_a_context"]
+    fn the_default_stream() {
+        // SAFETY: the default stream lives as long as its context.
+        let on_default = || unsafe { Gpu::on_stream(std::ptr::null_mut()) };
+        assert!(sentence(on_default()).contains("current on this thread, and none is"));
+        let (_kept, _) = gpu(); // makes the primary context current
+        let device = Device::Cuda(on_default().unwrap());
+        let x = Tensor::full([3], 2.0).to(&device).unwrap();
+        assert_eq!(arith::scale_forward(&x, 0.5).unwrap().load().unwrap()[..], [1.0; 3]);
+    }
+
+    #[test]
+    #[ignore = "run by other_threads_stay_out_of_a_recording"]
+    fn a_recording() {
+        let (gpu, device) = gpu();
+        let x = Tensor::full([64], 3.0).to(&device).unwrap();
+        drop(arith::scale_forward(&x, 2.0).unwrap()); // loads the module, and leaves memory in the pool
+        let mut y = None;
+        let graph = gpu
+            .graph(|| {
+                let refused =
+                    std::thread::scope(|s| s.spawn(|| sentence(arith::scale_forward(&x, 5.0))).join().unwrap());
+                assert!(refused.contains("another thread is recording a graph"), "{refused}");
+                assert!(sentence(Tensor::full([9], 1.0).to(&device)).contains("a graph is being recorded"));
+                y = Some(arith::scale_forward(&x, 2.0)?);
+                Ok(())
+            })
+            .unwrap();
+        graph.replay().unwrap();
+        assert_eq!(y.unwrap().load().unwrap()[..], [6.0; 64]);
+        assert_eq!(arith::scale_forward(&x, 5.0).unwrap().load().unwrap()[..], [15.0; 64]);
+    }
+
+    #[test]
+    #[ignore = "run by addresses_are_checked_before_anything_is_launched"]
+    fn wrong_addresses() {
+        let (gpu, _) = gpu();
+        let memory = gpu.alloc(1 << 16).unwrap();
+        for at in [0, memory.ptr() + 4] {
+            // SAFETY: nothing is done with the address.
+            let refused = sentence(unsafe { Tensor::borrow_gpu(&gpu, at, DType::F32, [4]) });
+            assert!(refused.contains("multiple of 16"), "{refused}");
+        }
+        // SAFETY: the memory is that long, and outlives the tensor.
+        assert!(unsafe { Tensor::borrow_gpu(&gpu, memory.ptr() + 16, DType::F32, [4]) }.is_ok());
+        let geometry = Geometry::new(Window::same([1, 1, 1]));
+        let p = Conv3d::new("conv3d", Shape::from([1, 2, 2, 2, 8]), Shape::from([8, 1, 1, 1, 8]), &geometry).unwrap();
+        let (a, b) = (memory.ptr(), memory.ptr() + 8);
+        for [x, w, y] in [[0, a, a], [a, b, a], [a, a, b]] {
+            // SAFETY: nothing is launched, since an address is refused.
+            let refused = sentence(unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, 0) });
+            assert!(refused.contains("multiple of 16"), "{refused}");
+        }
+    }
+
+    #[test]
+    #[ignore = "run by a_stream_of_cudarc_does_the_work_and_no_other"]
+    fn streams_of_cudarc() {
+        let context = cudarc::driver::CudaContext::new(0).unwrap();
+        let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let gpu = Gpu::on_cudarc(&stream).unwrap();
+        let slice = std::sync::Arc::new(stream.clone_htod(&[1.0f32, 2.0, 3.0]).unwrap());
+        assert!(sentence(Tensor::share_cudarc(&gpu, &other, &slice, [3])).contains("the stream of the tensor's Gpu"));
+        let x = Tensor::share_cudarc(&gpu, &stream, &slice, [3]).unwrap();
+        let y = arith::forward(Arith::Add, &x, &x).unwrap();
+        let mut back = stream.alloc_zeros::<f32>(3).unwrap();
+        assert!(sentence(y.copy_to_cudarc(&other, &mut back)).contains("the stream of the tensor's Gpu"));
+        y.copy_to_cudarc(&stream, &mut back).unwrap();
+        assert_eq!(stream.clone_dtoh(&back).unwrap(), [2.0, 4.0, 6.0]);
+    }
+
+    #[test]
+    #[ignore = "run by a_device_without_memory_is_one_sentence"]
+    fn too_little_memory() {
+        let (_, device) = gpu();
+        let error = Tensor::full([1 << 20], 1.0).to(&device).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::OutOfMemory { .. }), "{error}");
+        let x = Tensor::full([1000], 1.0).to(&device).unwrap(); // and the device goes on
+        assert_eq!(x.load().unwrap()[..], [1.0; 1000]);
+    }
+
+    #[test]
+    #[ignore = "run by a_driver_without_compiler_is_one_sentence"]
+    fn no_compiler() {
+        let (_, device) = gpu();
+        let x = Tensor::full([8], 1.0).to(&device).unwrap();
+        let refused = sentence(arith::scale_forward(&x, 2.0));
+        assert!(refused.contains("libnvidia-ptxjitcompiler.so.1, is not on this machine"), "{refused}");
+    }
+
+    #[test]
+    #[ignore = "run by an_old_device_is_one_sentence"]
+    fn an_old_device() {
+        assert!(sentence(Gpu::cuda(0)).contains("has compute capability 7.5, and 8.0 is needed"));
+    }
+}
