@@ -94,11 +94,13 @@ fn run(gpu: &Gpu) -> Result<()> {
     let peaks = Peaks::measure(gpu)?;
     let tera = |n: f64| (n * 1e-10).round() / 100.0;
     println!(
-        "{}: copy {} TB/s, bf16 products {} TFLOP/s, f32 {} TFLOP/s",
+        "{}: copy {} TB/s (in L2 {}), bf16 products {} TFLOP/s, f32 {} TFLOP/s, {:.2} µs a launch",
         gpu.name(),
         tera(peaks.copy),
+        tera(peaks.cached),
         tera(peaks.bf16),
-        tera(peaks.f32)
+        tera(peaks.f32),
+        peaks.launch * 1e6
     );
     let mut criterion = Criterion::default().configure_from_args();
     let mut rows = Vec::new();
@@ -110,7 +112,10 @@ fn run(gpu: &Gpu) -> Result<()> {
         let record = json!({
             "device": gpu.name(),
             "compute_capability": gpu.compute_capability(),
-            "peaks": {"copy_tb_per_s": tera(peaks.copy), "bf16_tflops": tera(peaks.bf16), "f32_tflops": tera(peaks.f32)},
+            "peaks": {
+                "copy_tb_per_s": tera(peaks.copy), "bf16_tflops": tera(peaks.bf16), "f32_tflops": tera(peaks.f32),
+                "l2_tb_per_s": tera(peaks.cached), "launch_us": (peaks.launch * 1e9).round() * 1e-3,
+            },
             "cases": rows,
         });
         std::fs::write(&file, format!("{record:#}\n")).unwrap_or_else(|e| eprintln!("cannot write {file:?}: {e}"));

@@ -7,7 +7,7 @@
 //! | resource | time |
 //! |---|---|
 //! | HBM | every byte that the launch has to read or write once, over the rate of a copy |
-//! | L2 | bytes that blocks request: operands of every block's tiles for products, otherwise as HBM |
+//! | L2 | bytes that blocks request: for convolutions the operands of every block's tile, otherwise as HBM |
 //! | tensor, FMA | operations of whole tiles, padding included, of the busiest multiprocessor: `⌈blocks / processors⌉` blocks |
 //! | shared | bytes by `ldmatrix` and of the copies into shared memory, 128 a cycle |
 //! | issue | warp instructions of the main loop, four a cycle |
@@ -16,8 +16,9 @@
 //! It knows no bank conflicts, no wait at a barrier, no power limit beyond that in the device's rates. It is therefore a
 //! lower estimate for kernels whose main loop exposes latency.
 
+use super::conv::{self, Pass};
 use super::device::{BLOCKS, Device, ISSUED_PER_CYCLE, SHARED_PER_CYCLE, WARPS};
-use super::ptx::{Kernel, Loop};
+use super::ptx::Kernel;
 use super::recorder::Launch;
 use tubelet::driver::Access;
 use tubelet::ops::conv3d::Launched;
@@ -98,14 +99,14 @@ impl Demand {
             cycles(self.issued, ISSUED_PER_CYCLE),
         ];
         let all = [Resource::Hbm, Resource::L2, Resource::Tensor, Resource::Fma, Resource::Shared, Resource::Issue];
-        let (longest, seconds) = all
-            .into_iter()
-            .zip(by)
-            .fold((Resource::Latency, device.latency), |best, (r, s)| if s > best.1 { (r, s) } else { best });
-        let busy = by.into_iter().fold(0.0, f64::max);
-        debug_assert!(seconds >= busy);
+        let (mut bound, mut busy) = (Resource::Latency, 0.0);
+        for (resource, seconds) in all.into_iter().zip(by) {
+            if seconds > busy {
+                (bound, busy) = (if seconds > device.latency { resource } else { bound }, seconds);
+            }
+        }
         let waves = self.blocks / (processors * f64::from(self.resident.max(1)));
-        Cost { seconds: busy + device.latency, bound: longest, by, waves }
+        Cost { seconds: busy + device.latency, bound, by, waves }
     }
 
     /// Operations in total, padding included.
@@ -116,7 +117,7 @@ impl Demand {
 
 /// What a recorded launch asks of `device`.
 pub fn demand(launch: &Launch, device: &Device) -> Demand {
-    let conv = launch.values.last().and_then(|bytes| Launched::read(bytes)).filter(|_| pass(&launch.name).is_some());
+    let conv = conv::problem(launch);
     let [read, written] = traffic(launch, conv.as_ref());
     let hbm = read + written;
     let blocks: f64 = launch.spread.grid.map(f64::from).iter().product();
@@ -126,23 +127,16 @@ pub fn demand(launch: &Launch, device: &Device) -> Demand {
     let warps = f64::from(threads.div_ceil(32));
     d.resident = resident(kernel, threads, launch.spread.shared, device);
     let main = kernel.main.unwrap_or_default();
-    let passes = match (pass(&launch.name), conv) {
-        (Some(pass), Some(conv)) if main.mma + main.wgmma > 0 => {
-            let tile = tile(&launch.name);
-            let (of_block, active) = k_blocks(pass, &conv, &launch.spread.grid, depth(&main, tile, warps));
-            d.blocks = active;
-            let copied = copied(&main, tile, threads);
-            d.l2 = active * of_block * copied + written;
-            d.shared = of_block * copied;
-            of_block
-        }
-        // Elsewhere the main loop runs until the launch's reads are done; without loads in it, its length is unknown and the
-        // body counts once.
-        _ => {
-            let of_pass = f64::from(threads) * f64::from(main.copied + main.loaded);
-            d.shared = if of_pass > 0.0 { read / blocks * f64::from(u8::from(main.copied > 0)) } else { 0.0 };
-            if of_pass > 0.0 { (read / blocks / of_pass).max(1.0) } else { 1.0 }
-        }
+    let tiled = conv.and_then(|(pass, p)| conv::tiled(pass, &p, launch, &main, warps));
+    let passes = if let Some(tiled) = tiled {
+        (d.blocks, d.l2, d.shared) = (tiled.blocks, tiled.operands + written, tiled.k_blocks * tiled.stage);
+        tiled.k_blocks
+    } else {
+        // Elsewhere the main loop runs until the launch's reads are done; without loads in it, its length is unknown and
+        // the body counts once.
+        let of_pass = f64::from(threads) * f64::from(main.copied + main.loaded);
+        d.shared = if main.copied > 0 { read / blocks } else { 0.0 };
+        if of_pass > 0.0 { (read / blocks / of_pass).max(1.0) } else { 1.0 }
     };
     d.mma = passes * warps * main.mma as f64;
     d.wgmma = passes * (warps / 4.0) * main.wgmma as f64;
@@ -161,14 +155,13 @@ fn resident(kernel: &Kernel, threads: u32, dynamic: u32, device: &Device) -> u32
     by_warps.min(by_shared).min(by_bounds).clamp(1, BLOCKS)
 }
 
-/// Bytes that a launch reads and writes, each once. A kernel smaller than its stride leaves part of a convolution's
-/// input unread.
-fn traffic(launch: &Launch, conv: Option<&Launched>) -> [f64; 2] {
+/// Bytes that a launch reads and writes, each once.
+fn traffic(launch: &Launch, conv: Option<&(Pass, Launched)>) -> [f64; 2] {
     let [mut read, mut written] = [0.0; 2];
     for (at, region) in launch.regions.iter().enumerate() {
         // The input is the first argument of fprop and wgrad.
         let part = match conv {
-            Some(p) if at == 0 && pass(&launch.name) != Some(Pass::Dgrad) => used(p),
+            Some((pass, p)) if at == 0 && *pass != Pass::Dgrad => conv::touched(p),
             _ => 1.0,
         };
         let bytes = region.bytes as f64 * part;
@@ -179,90 +172,6 @@ fn traffic(launch: &Launch, conv: Option<&Launched>) -> [f64; 2] {
         }
     }
     [read, written]
-}
-
-/// The part of the input that the windows of a convolution touch.
-fn used(p: &Launched) -> f64 {
-    (0..3).map(|a| (p.kernel[a] as f64 / p.stride[a] as f64).min(1.0)).product()
-}
-
-/// A pass of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    Fprop,
-    Dgrad,
-    Wgrad,
-}
-
-/// The pass that a kernel computes, by its name.
-pub fn pass(name: &str) -> Option<Pass> {
-    let rest = name.strip_prefix("conv3d_")?;
-    let starts = |word: &str| rest.starts_with(word);
-    [("fprop", Pass::Fprop), ("dgrad", Pass::Dgrad), ("wgrad", Pass::Wgrad)]
-        .into_iter()
-        .find_map(|(word, pass)| starts(word).then_some(pass))
-}
-
-/// Rows and columns of a block's tile, if the kernel's name has them: `128x64`.
-fn tile(name: &str) -> Option<[f64; 2]> {
-    name.split('_').find_map(|part| {
-        let (m, n) = part.split_once('x')?;
-        Some([m.parse().ok()?, n.parse().ok()?])
-    })
-}
-
-/// Extent of K in one pass of the main loop. Where the name has no tile it is that of all kernels here, 32.
-fn depth(main: &Loop, tile: Option<[f64; 2]>, warps: f64) -> usize {
-    let operations = main.mma as f64 * warps + main.wgmma as f64 * warps / 4.0;
-    tile.map_or(32, |[m, n]| (operations / (2.0 * m * n)).round() as usize).max(16)
-}
-
-/// Bytes that a block copies to shared memory in one pass of the main loop.
-fn copied(main: &Loop, tile: Option<[f64; 2]>, threads: u32) -> f64 {
-    match tile {
-        // What the tensor memory accelerator copies is not in its instruction.
-        Some([m, n]) if main.copied == 0 => (m + n) * depth(main, tile, f64::from(threads.div_ceil(32))) as f64 * 2.0,
-        _ => f64::from(threads) * f64::from(main.copied),
-    }
-}
-
-/// Passes of the main loop of a block that has any, in the mean, and the number of such blocks.
-fn k_blocks(pass: Pass, p: &Launched, grid: &[u32; 3], depth: usize) -> (f64, f64) {
-    let blocks = grid.iter().map(|v| f64::from(*v)).product::<f64>();
-    let taps: usize = p.kernel.iter().product();
-    match pass {
-        Pass::Fprop => ((taps * p.of_row[0]).div_ceil(depth) as f64, blocks),
-        Pass::Wgrad => {
-            let pixels = p.n * p.out.iter().product::<usize>();
-            (p.split.clamp(1, pixels.max(1)).div_ceil(depth) as f64, blocks)
-        }
-        Pass::Dgrad => {
-            // One block in the second dimension for each residue class of inputs modulo the stride.
-            let lengths = classes(p).map(|taps| (taps * p.of_row[1]).div_ceil(depth));
-            let with: Vec<usize> = lengths.filter(|passes| *passes > 0).collect();
-            let classes: usize = p.stride.iter().product();
-            let mean = with.iter().sum::<usize>() as f64 / with.len().max(1) as f64;
-            (mean, blocks * with.len() as f64 / classes as f64)
-        }
-    }
-}
-
-/// Taps that meet each residue class of inputs modulo the stride.
-fn classes(p: &Launched) -> impl Iterator<Item = usize> {
-    let of_axis = |a: usize| -> Vec<usize> {
-        let meets = |r: usize, tap: usize| (r + p.pad[a]) as i64 - (tap * p.dilation[a]) as i64;
-        (0..p.stride[a])
-            .map(|r| (0..p.kernel[a]).filter(|tap| meets(r, *tap).rem_euclid(p.stride[a] as i64) == 0).count())
-            .collect()
-    };
-    let [t, h, w] = [0, 1, 2].map(of_axis);
-    let mut all = Vec::new();
-    for a in &t {
-        for b in &h {
-            all.extend(w.iter().map(|c| a * b * c));
-        }
-    }
-    all.into_iter()
 }
 
 /// A launch with its cost.

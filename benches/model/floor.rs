@@ -18,6 +18,8 @@ pub enum Fusion {
     Compiled,
     /// Statistics taken by the convolution before, sums of gradients by dgrad; one pass over memory in each direction.
     Epilogue,
+    /// In addition normalisation is applied where the next convolution loads its operands, but not its gradient.
+    Mainloop,
     /// In addition normalisation and its gradient are applied where the next convolution loads its operands.
     Full,
 }
@@ -163,7 +165,7 @@ fn forward(l: &Sized, fusion: Fusion, all: &mut Vec<Op>) {
             all.push(traffic(2.0 * y + added));
         }
         Fusion::Epilogue => all.push(traffic(2.0 * y + added)),
-        Fusion::Full => all.extend(l.added.then(|| traffic(3.0 * y))),
+        Fusion::Mainloop | Fusion::Full => all.extend(l.added.then(|| traffic(3.0 * y))),
     }
 }
 
@@ -190,7 +192,7 @@ fn backward(l: &Sized, fusion: Fusion, all: &mut Vec<Op>) {
             all.extend(l.added.then(|| traffic(3.0 * y)));
         }
         // dgrad also reads the input of the normalisation before it, of the size of `x`, and writes a masked gradient.
-        Fusion::Epilogue => {
+        Fusion::Epilogue | Fusion::Mainloop => {
             all.push(traffic(3.0 * y));
             gradients(2.0 * x + y, x + y, all);
             all.extend(l.added.then(|| traffic(y)));

@@ -2,6 +2,7 @@
 //! kernels would take. No number is fitted to this crate's kernels. docs/gpu.md describes it.
 
 pub mod calibrate;
+pub mod conv;
 pub mod cost;
 pub mod device;
 pub mod floor;

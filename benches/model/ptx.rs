@@ -1,6 +1,8 @@
 //! What the text of a kernel's PTX says about its cost: launch bounds, shared memory, and the instructions of its main
 //! loop. The counts are those of PTX: the assembler folds some address arithmetic and adds little.
 
+use std::collections::BTreeMap;
+
 /// One `.entry`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kernel {
@@ -11,7 +13,7 @@ pub struct Kernel {
     pub resident: u32,
     /// Bytes of static shared memory.
     pub shared: u32,
-    /// Instructions of the whole body.
+    /// Instructions of the longest way through the body that enters every loop once.
     pub instructions: u32,
     /// The innermost loop with most products, then most loads, then most multiply-adds.
     pub main: Option<Loop>,
@@ -20,7 +22,7 @@ pub struct Kernel {
 /// One pass of a loop, per thread or warp.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loop {
-    /// Instructions without moves between registers, which mostly vanish.
+    /// Instructions of the longest way through it.
     pub instructions: u32,
     /// Operations of `mma.sync` of one warp, two per multiply-add.
     pub mma: u64,
@@ -55,7 +57,7 @@ pub fn parse(ptx: &str) -> Vec<Kernel> {
             threads: number(".maxntid").unwrap_or(1024),
             resident: number(".minnctapersm").unwrap_or(1),
             shared: body.iter().filter_map(|line| shared(line)).sum(),
-            instructions: body.iter().filter(|line| operation(line).is_some()).count() as u32,
+            instructions: longest(&body, &labels(&body), 0),
             main: main_loop(&body),
         });
     }
@@ -78,19 +80,43 @@ fn operation(line: &str) -> Option<&str> {
     (line.ends_with([';', '}']) && name.starts_with(|c: char| c.is_ascii_lowercase())).then_some(name)
 }
 
-fn main_loop(body: &[&str]) -> Option<Loop> {
+type Labels = BTreeMap<String, usize>;
+
+/// The lines of labels.
+fn labels(body: &[&str]) -> Labels {
     let label = |line: &str| line.strip_suffix(':').filter(|l| l.starts_with('$')).map(str::to_owned);
-    let labels: std::collections::BTreeMap<String, usize> =
-        body.iter().enumerate().filter_map(|(at, line)| Some((label(line)?, at))).collect();
-    let back = |(at, line): (usize, &&str)| {
-        operation(line).filter(|name| name.starts_with("bra"))?;
-        let target = line.trim_end_matches(';').rsplit(char::is_whitespace).next()?;
-        labels.get(target).filter(|start| **start < at).map(|start| (*start, at))
-    };
+    body.iter().enumerate().filter_map(|(at, line)| Some((label(line)?, at))).collect()
+}
+
+/// The line that a branch goes to.
+fn target(line: &str, labels: &Labels) -> Option<usize> {
+    operation(line).filter(|name| name.starts_with("bra"))?;
+    labels.get(line.trim_end_matches(';').rsplit(char::is_whitespace).next()?).copied()
+}
+
+/// Instructions of the longest way through `lines`, the first of which is line `first` of the body, without going back.
+/// Moves between registers and changes of address space are left out: they mostly vanish.
+fn longest(lines: &[&str], labels: &Labels, first: usize) -> u32 {
+    let mut from = vec![0_u32; lines.len() + 1];
+    for (at, line) in lines.iter().enumerate().rev() {
+        let name = operation(line).unwrap_or("");
+        let counts = !name.is_empty() && !name.starts_with("mov.") && !name.starts_with("cvta.");
+        let jump = target(line, labels).and_then(|to| to.checked_sub(first)).filter(|to| *to > at);
+        let ends = !line.starts_with('@') && (name.starts_with("bra") || name == "ret" || name == "exit");
+        let next = if ends { 0 } else { from[at + 1] };
+        let jumped = jump.map_or(0, |to| from[to.min(lines.len())]);
+        from[at] = u32::from(counts) + next.max(jumped);
+    }
+    from[0]
+}
+
+fn main_loop(body: &[&str]) -> Option<Loop> {
+    let labels = labels(body);
+    let back = |(at, line): (usize, &&str)| target(line, &labels).filter(|to| *to < at).map(|to| (to, at));
     let loops: Vec<(usize, usize)> = body.iter().enumerate().filter_map(back).collect();
     let innermost = loops.iter().filter(|(a, z)| !loops.iter().any(|(c, d)| (c, d) != (a, z) && a <= c && d <= z));
     innermost
-        .map(|(a, z)| Loop::of(&body[*a..=*z]))
+        .map(|(a, z)| Loop { instructions: longest(&body[*a..=*z], &labels, *a), ..Loop::of(&body[*a..=*z]) })
         .max_by_key(|l| (l.mma + l.wgmma, l.copied + l.loaded > 0, l.fma, l.instructions))
 }
 
@@ -99,10 +125,6 @@ impl Loop {
         let mut all = Loop::default();
         for line in lines {
             let Some(name) = operation(line) else { continue };
-            if name.starts_with("mov.") || name.starts_with("cvta.") {
-                continue;
-            }
-            all.instructions += 1;
             let has = |part: &str| name.split('.').any(|p| p == part);
             match name.split('.').next().unwrap_or("") {
                 "mma" => all.mma += product(name),
@@ -119,8 +141,8 @@ impl Loop {
                         }
                 }
                 "cp" if has("global") && !has("bulk") => {
-                    let size = line.split(',').nth(1).and_then(|n| n.trim().trim_end_matches(';').parse().ok());
-                    all.copied += size.unwrap_or(16);
+                    let size = line.split(',').nth(2).and_then(|n| n.trim().trim_end_matches(';').parse().ok());
+                    all.copied += size.unwrap_or(16); // address, address, bytes, and bytes that exist
                 }
                 "ld" if has("global") => all.loaded += width(name),
                 _ => {}
