@@ -37,6 +37,8 @@ pub mod reference;
 pub use chosen::{dgrad_with, fprop_with, on_tile, tiles, wgrad_with};
 #[cfg(not(any(test, feature = "testing")))]
 use chosen::{dgrad_with, fprop_with, wgrad_with};
+#[cfg(any(test, feature = "testing"))]
+pub use cuda::Launched;
 pub use grad::conv3d;
 pub(in crate::ops) use grad::{dgrad_recorded, recorded, wgrad_recorded};
 

@@ -6,7 +6,7 @@
 
 #[path = "../../../benches/gpu/cases.rs"]
 #[allow(dead_code, reason = "the bench uses the rest")]
-mod cases;
+pub mod cases;
 
 use crate::support::sim::Sim;
 use ptxsim::{Counters, Order};
@@ -85,7 +85,7 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
 }
 
 /// The committed counts, and the names of their columns.
-const COMMITTED: &str = include_str!("../../fixtures/counters.csv");
+pub const COMMITTED: &str = include_str!("../../fixtures/counters.csv");
 const HEADER: &str = "kernel,case,warp_instructions,tensor_instructions,sectors,ideal_sectors,bytes,\
     shared_requests,bank_conflict_cycles";
 

@@ -13,6 +13,7 @@ pub mod layers;
 pub mod maclr;
 pub mod matmul;
 pub mod mcl;
+pub mod model;
 pub mod motion_map;
 pub mod no_gpu;
 pub mod peaks;

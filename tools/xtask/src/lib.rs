@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod device;
 pub mod fuzz;
 pub mod maclr;
+pub mod model;
 mod nightly;
 pub mod sanitize;
 mod source;

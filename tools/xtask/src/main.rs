@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, sanitize, tidy, transfer, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, model, sanitize, tidy, transfer, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks names, layers, circles, cases and sizes
@@ -34,6 +34,12 @@ const USAGE: &str = "usage: cargo xtask <command>
                     MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:
                     --precision P (f32; repeatable: fma, bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),
                     --python PATH (python3), --json FILE
+  model [OPTION..]  predicts training steps on a GPU, without one: launches, time, what bounds it, floors, the peer
+                    --net TEXT (repeatable: steps with one TEXT in their names), --launches (the dearest ones),
+                    --json ({step: {ms, floor_epi_ms, floor_full_ms, peer_ms, ..}}), --device h200|h100|a100 (h200),
+                    --known (the model's predictions beside what others measured), --calibration FILE (measured rates)
+  model --calibrate RECORD OUT
+                    writes the rates in a record of the `gpu` bench as a calibration file
   fuzz [TARGET..] [OPTION..]
                     reads made-up files with every reader of files from outside, until one crashes or the time is over:
                     --seconds N for each target (60), --jobs N targets at a time (1), --json FILE for the figures
@@ -66,6 +72,10 @@ fn main() -> ExitCode {
         },
         Some(("versus-maclr", args)) => match maclr::Options::parse(args) {
             Ok(options) => maclr::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("model", options)) => match model::Options::parse(options) {
+            Ok(options) => model::run(root, &options),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("transfer", args)) => match transfer::Options::parse(args) {

@@ -29,6 +29,7 @@ const WITHOUT: &[(&str, &[&str], &str)] = &[
 const OTHER_BENCHES: &[(&str, &str)] = &[
     ("augment", "clips to the input of a network"),
     ("gpu", "every operation on a GPU"),
+    ("model", "predicted training steps on a GPU, for `cargo xtask model`"),
     ("mcl_step", "what the alignment loss costs a training step"),
     ("scaling", "how the cost of a training step grows"),
     ("train_step", "whole training steps"),

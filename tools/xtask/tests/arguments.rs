@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 7] = ["tidy", "ptx", "kernels", "ablation", "versus", "versus-maclr", "bundle"];
+const COMMANDS: [&str; 8] = ["tidy", "ptx", "kernels", "ablation", "versus", "versus-maclr", "model", "bundle"];
 
 fn xtask(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xtask")).args(args).output().unwrap()
@@ -32,6 +32,8 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["bundle", "a", "nope"],
         vec!["ablation", "a", "b", "nope"],
         vec!["versus", "nope"],
+        vec!["model", "--device", "nope"],
+        vec!["model", "--calibrate", "a", "b", "nope"],
         vec!["versus-maclr", ".", "b", "--nope", "1"],
         vec!["versus-maclr", "nope", "b"],
         vec!["ablation", "a", "nope"],

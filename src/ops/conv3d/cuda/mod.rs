@@ -18,6 +18,8 @@ use crate::tensor::{DType, Tensor};
 use launch::NormRelu;
 pub(super) use launch::{Forwards, Work};
 pub(super) use plan::Plan;
+#[cfg(any(test, feature = "testing"))]
+pub use problem::Launched;
 
 /// Both tensors in one data type that represents the values of either.
 fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {

@@ -101,11 +101,78 @@ impl Conv {
     }
 }
 
+/// The extents of a convolution that was launched, read back from the kernel's last argument: for a driver that records
+/// launches.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launched {
+    /// Samples.
+    pub n: usize,
+    /// Extents `t h w` of `x`.
+    pub input: [usize; 3],
+    /// Extents `t h w` of `y`.
+    pub out: [usize; 3],
+    /// Extents of the filters.
+    pub kernel: [usize; 3],
+    /// Strides.
+    pub stride: [usize; 3],
+    /// Zeros before each axis.
+    pub pad: [usize; 3],
+    /// Distances between taps.
+    pub dilation: [usize; 3],
+    /// Channels of `x` and of `y`.
+    pub channels: [usize; 2],
+    /// The same of one group.
+    pub of_group: [usize; 2],
+    /// The same of a row in memory, padded.
+    pub of_row: [usize; 2],
+    /// Pixels that one block of wgrad adds up; 0 in the other passes.
+    pub split: usize,
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Launched {
+    /// From the bytes of the argument; `None` if they are not a convolution's.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Launched> {
+        let p: Conv = bytemuck::try_pod_read_unaligned(bytes).ok()?;
+        let three = |v: [u32; 3]| v.map(|v| v as usize);
+        let two = |a: u32, b: u32| [a as usize, b as usize];
+        Some(Launched {
+            n: p.n as usize,
+            input: three(p.input),
+            out: three(p.out),
+            kernel: three(p.kernel),
+            stride: three(p.stride),
+            pad: three(p.pad),
+            dilation: three(p.dilation),
+            channels: two(p.c, p.k),
+            of_group: two(p.c_group, p.k_group),
+            of_row: two(p.c_row, p.k_row),
+            split: p.split as usize,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::Geometry;
     use super::*;
     use crate::rng::{Purpose, stream};
+    use crate::shape::Window;
     use rand::RngExt;
+
+    #[test]
+    fn a_launched_problem_is_read_back() {
+        let window = Window::same([1, 3, 3]).strided([1, 2, 2]);
+        let p = Conv3d::new("conv3d", [2, 4, 9, 8, 16], [24, 1, 3, 3, 16], &Geometry::from(window)).unwrap();
+        let conv = Conv { c_row: 16, split: 96, ..Conv::new(&p, false) };
+        let read = Launched::read(bytemuck::bytes_of(&conv)).unwrap();
+        assert_eq!((read.n, read.input, read.out), (2, [4, 9, 8], [4, 5, 4]));
+        assert_eq!((read.kernel, read.stride, read.pad, read.dilation), ([1, 3, 3], [1, 2, 2], [0, 1, 1], [1; 3]));
+        assert_eq!((read.channels, read.of_group, read.of_row, read.split), ([16, 24], [16, 24], [16, 24], 96));
+        assert_eq!(Launched::read(&[0; 8]), None);
+    }
 
     #[test]
     fn products_divide() {

@@ -1,0 +1,158 @@
+//! What a launched convolution loads and multiplies: its implicit product, cut into the kernel's tiles.
+
+use super::ptx::Loop;
+use super::recorder::Launch;
+use tubelet::ops::conv3d::Launched;
+
+/// A pass of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Fprop,
+    Dgrad,
+    Wgrad,
+}
+
+/// The pass that a kernel computes, by its name.
+pub fn pass(name: &str) -> Option<Pass> {
+    let rest = name.strip_prefix("conv3d_")?;
+    let all = [("fprop", Pass::Fprop), ("dgrad", Pass::Dgrad), ("wgrad", Pass::Wgrad)];
+    all.into_iter().find_map(|(word, pass)| rest.starts_with(word).then_some(pass))
+}
+
+/// The problem of a launch of one of these passes.
+pub fn problem(launch: &Launch) -> Option<(Pass, Launched)> {
+    Some((pass(&launch.name)?, Launched::read(launch.values.last()?)?))
+}
+
+/// One of the products of a pass: dgrad has one for each residue class of inputs modulo the stride.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Product {
+    rows: usize,
+    columns: usize,
+    depth: usize,
+}
+
+/// A pass on the tiles of its kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tiled {
+    /// Blocks that have products.
+    pub blocks: f64,
+    /// k-blocks of one of them, in the mean.
+    pub k_blocks: f64,
+    /// Bytes of operands that all blocks request; what lies outside of the arrays is filled with zeros instead.
+    pub operands: f64,
+    /// Bytes that a block writes to shared memory per k-block.
+    pub stage: f64,
+}
+
+/// A pass with products of tensor cores; `warps` of a block run its main loop.
+pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64) -> Option<Tiled> {
+    let products = products(pass, p);
+    let (first, splits) = (*products.first()?, splits(pass, p));
+    // Operations of a block in a pass of the loop: products and k-block together.
+    let operations = main.mma as f64 * warps + main.wgmma as f64 * warps / 4.0;
+    let [m, n] = named(&launch.name).or_else(|| solved(main, operations, warps, &first, launch.spread.grid[0]))?;
+    let k = (operations / (2 * m * n) as f64).round().max(16.0) as usize;
+    let inside = inside(pass, p, &products);
+    let mut all = Tiled { blocks: 0.0, k_blocks: 0.0, operands: 0.0, stage: ((m + n) * k * 2) as f64 };
+    for product in products.iter().filter(|product| product.depth > 0) {
+        let [down, across] = [product.rows.div_ceil(m), product.columns.div_ceil(n)];
+        let blocks = (down * across * splits) as f64;
+        let (rows, columns) = ((product.rows * across) as f64, (product.columns * down) as f64);
+        // The gathered operand is the columns' in wgrad, otherwise the rows'.
+        let elements = match pass {
+            Pass::Wgrad => rows + columns * inside,
+            _ => rows * inside + columns,
+        };
+        all.blocks += blocks;
+        all.k_blocks += blocks * product.depth.div_ceil(splits).div_ceil(k) as f64;
+        all.operands += elements * product.depth as f64 * 2.0;
+    }
+    all.k_blocks /= all.blocks.max(1.0);
+    Some(all)
+}
+
+/// Rows and columns of a block's tile, if the kernel's name has them: `128x64`.
+fn named(name: &str) -> Option<[usize; 2]> {
+    name.split('_').find_map(|part| {
+        let (m, n) = part.split_once('x')?;
+        Some([m.parse().ok()?, n.parse().ok()?])
+    })
+}
+
+/// The tile of a loop over k-blocks of 32, from its operations and the bytes it copies: the product and the sum of rows and
+/// columns. Of the two ways round, the one that gives this grid.
+fn solved(main: &Loop, operations: f64, warps: f64, of: &Product, grid: u32) -> Option<[usize; 2]> {
+    let (product, sum) = (operations / 64.0, warps * 32.0 * f64::from(main.copied) / 64.0);
+    let root = (sum * sum / 4.0 - product).max(0.0).sqrt();
+    let (long, short) = ((sum / 2.0 + root).round() as usize, (sum / 2.0 - root).round() as usize);
+    let fits = |[m, n]: &[usize; 2]| of.rows.div_ceil(*m) * of.columns.div_ceil(*n) == grid as usize;
+    if short == 0 {
+        return None;
+    }
+    let ways = [[long, short], [short, long]];
+    ways.into_iter().find(fits).or(Some(ways[0]))
+}
+
+/// Parts of wgrad's depth that different blocks add up.
+fn splits(pass: Pass, p: &Launched) -> usize {
+    match pass {
+        Pass::Wgrad => pixels(p).div_ceil(p.split.max(1)).max(1),
+        _ => 1,
+    }
+}
+
+fn pixels(p: &Launched) -> usize {
+    p.n * p.out.iter().product::<usize>()
+}
+
+fn products(pass: Pass, p: &Launched) -> Vec<Product> {
+    let taps = p.kernel.iter().product::<usize>();
+    match pass {
+        Pass::Fprop => vec![Product { rows: pixels(p), columns: p.of_group[1], depth: taps * p.of_row[0] }],
+        Pass::Wgrad => vec![Product { rows: p.of_group[1], columns: taps * p.of_row[0], depth: pixels(p) }],
+        Pass::Dgrad => {
+            let [t, h, w] = [0, 1, 2].map(|a| classes(p, a));
+            let mut all = Vec::new();
+            for a in &t {
+                for b in &h {
+                    for c in &w {
+                        let [inputs, taps] = [0, 1].map(|i| a[i] * b[i] * c[i]);
+                        all.push(Product { rows: p.n * inputs, columns: p.of_group[0], depth: taps * p.of_row[1] });
+                    }
+                }
+            }
+            all
+        }
+    }
+}
+
+/// The inputs of each residue class modulo the stride along an axis, and the taps that meet them.
+fn classes(p: &Launched, axis: usize) -> Vec<[usize; 2]> {
+    let stride = p.stride[axis];
+    let distance = |r: usize, tap: usize| (r + p.pad[axis]) as i64 - (tap * p.dilation[axis]) as i64;
+    let taps = |r: usize| (0..p.kernel[axis]).filter(|tap| distance(r, *tap) % stride as i64 == 0).count();
+    (0..stride).map(|r| [(p.input[axis] + stride - 1 - r) / stride, taps(r)]).collect()
+}
+
+/// The share of the gathered operand that is inside of its array.
+fn inside(pass: Pass, p: &Launched, products: &[Product]) -> f64 {
+    let hits = |a: usize| {
+        let of = |o: usize| {
+            let at = |tap: usize| (o * p.stride[a] + tap * p.dilation[a]) as i64 - p.pad[a] as i64;
+            (0..p.kernel[a]).filter(|tap| (0..p.input[a] as i64).contains(&at(*tap))).count()
+        };
+        (0..p.out[a]).map(of).sum::<usize>() as f64
+    };
+    let pairs = p.n as f64 * [0, 1, 2].map(hits).iter().product::<f64>();
+    let asked: f64 = match pass {
+        Pass::Fprop | Pass::Wgrad => (pixels(p) * p.kernel.iter().product::<usize>()) as f64,
+        Pass::Dgrad => products.iter().map(|q| q.rows as f64 * (q.depth / p.of_row[1].max(1)) as f64).sum(),
+    };
+    if asked > 0.0 { pairs / asked } else { 0.0 }
+}
+
+/// The part of the input that the windows of a convolution touch: a kernel smaller than its stride leaves gaps.
+pub fn touched(p: &Launched) -> f64 {
+    (0..3).map(|a| (p.kernel[a] as f64 / p.stride[a] as f64).min(1.0)).product()
+}

@@ -1,0 +1,274 @@
+//! The cost model of `cargo xtask model`: what it records, what a launch costs, the floors, and what others measured.
+
+#[path = "../../../benches/model/mod.rs"]
+#[allow(dead_code, reason = "the bench uses the rest")]
+mod model;
+
+use super::counters::{COMMITTED, cases};
+use crate::support::close::assert_near;
+use model::cost::{self, Demand, Resource};
+use model::device::Device;
+use model::floor::{self, Fusion};
+use model::gemm::Tile;
+use model::recorder::{self, Launch};
+use model::report::{self, Predicted};
+use model::{calibrate, known, nets, ptx, steps};
+use serde_json::json;
+use tubelet::nn::SmallR3d;
+use tubelet::ops::conv3d;
+use tubelet::shape::Window;
+use tubelet::tensor::{DType, Tensor};
+
+fn h100() -> Device {
+    Device::named("h100").unwrap()
+}
+
+/// Clips per second of a training step by degree of fusion, computed by another program from the networks' published
+/// tables, for an H200 at 790 TFLOP/s and 4.3 TB/s.
+const FLOORS: [(&str, [f64; 4]); 5] = [
+    ("r2plus1d_18", [1356.0, 1684.0, 1964.0, 2558.0]),
+    ("slow_r50", [959.0, 1158.0, 1466.0, 1724.0]),
+    ("cvrl_r3d50", [1888.0, 2272.0, 2862.0, 3367.0]),
+    ("p3d_a50", [1942.0, 2349.0, 2954.0, 3447.0]),
+    ("r3d_18", [2162.0, 2408.0, 2691.0, 3019.0]),
+];
+
+#[test]
+fn floors_are_those_of_the_layers_by_another_program() {
+    let h200 = &Device::all()[0];
+    for ((name, net, clip), (other, rates)) in nets::nets().into_iter().zip(FLOORS) {
+        assert_eq!(name, other);
+        for (fusion, rate) in [Fusion::Eager, Fusion::Compiled, Fusion::Epilogue, Fusion::Full].into_iter().zip(rates) {
+            let seconds = floor::seconds(&net, clip, fusion, true, 1, h200).unwrap();
+            assert_near(&format!("{name} {fusion:?}"), 1.0 / seconds, rate, 2e-3);
+        }
+    }
+}
+
+#[test]
+fn the_busiest_multiprocessor_and_the_slowest_resource_decide() {
+    let device = h100();
+    // One block more than there are multiprocessors: one of them has two.
+    let products = Demand { blocks: 133.0, resident: 2, mma: 1e9, ..Demand::default() };
+    let cost = products.on(&device);
+    assert_eq!(cost.bound, Resource::Tensor);
+    assert_near("tensor", cost.seconds * 1e6, (2.0 * 1e9 * 132.0 / 613e12 + 1.5e-6) * 1e6, 1e-12);
+    assert_near("waves", cost.waves, 133.0 / 264.0, 1e-12);
+    // 3 GB at 3.0 TB/s are a millisecond, longer than these products.
+    let cost = Demand { hbm: 3e9, ..products }.on(&device);
+    assert_eq!(cost.bound, Resource::Hbm);
+    assert_near("HBM", cost.seconds * 1e3, 1.0 + 1.5e-3, 1e-12);
+    // 128 bytes and four instructions a cycle, at 1.83 GHz.
+    let cost = Demand { blocks: 132.0, shared: 128.0 * 1830.0, issued: 4.0 * 915.0, ..Demand::default() }.on(&device);
+    assert_near("shared", cost.by[4] * 1e6, 1.0, 1e-12);
+    assert_near("issue", cost.by[5] * 1e6, 0.5, 1e-12);
+    assert_eq!(Demand { blocks: 1.0, hbm: 1.0, ..Demand::default() }.on(&device).bound, Resource::Latency);
+}
+
+#[test]
+fn a_described_tile_asks_for_its_operands() {
+    // 512x512x128: 4x2 tiles of 128x256, two k-blocks of 64.
+    let demand = Tile::hopper(128, 256).demand([512, 512, 128], 1, 7.0, 0.0);
+    assert_eq!(demand.blocks as usize, 8);
+    assert_eq!(demand.wgmma as u64, 2 * 128 * 256 * 128);
+    // Each block of a cluster of two loads its rows, and half of the columns.
+    assert_eq!(demand.l2 as u64, 8 * 2 * (128 + 256 / 2) * 64 * 2);
+    let demand = Tile::ampere(128, 128).demand([128, 128, 32], 1, 7.0, 0.0);
+    // Four warps read 64 rows and 64 columns for each of two steps of 16; the block's copy is written once.
+    assert_eq!(demand.shared as u64, 4 * 2 * (64 + 64) * 32 + (128 + 128) * 64);
+}
+
+const PTX: &str = "\
+.visible .entry first(
+\t.param .u64 first_param_0
+)
+.maxntid 128, 1, 1
+.minnctapersm 3
+{
+\t.shared .align 16 .b8 tiles[4096];
+\tmov.u32 \t%r1, %tid.x;
+\tsetp.ge.u32 \t%p1, %r1, 7;
+\t@%p1 bra \t$L__BB0_3;
+
+$L__BB0_1:
+\t// begin inline asm
+\tcp.async.ca.shared.global [%r2], [%rd1], 8, %r3;
+\t// end inline asm
+\tldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r4,%r5,%r6,%r7}, [%r8];
+\tmma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1,%f2,%f3,%f4}, {%r4,%r5,%r6,%r7}, {%r9,%r10}, {%f1,%f2,%f3,%f4};
+\tld.global.nc.v4.u32 \t{%r11, %r12, %r13, %r14}, [%rd2];
+\t@%p2 bra \t$L__BB0_1;
+
+\tsetp.eq.s32 \t%p3, %r1, 0;
+\t@%p3 bra \t$L__BB0_2;
+\tadd.s32 \t%r1, %r1, 1;
+\tadd.s32 \t%r1, %r1, 1;
+\tbra.uni \t$L__BB0_3;
+
+$L__BB0_2:
+\tadd.s32 \t%r1, %r1, 2;
+
+$L__BB0_3:
+\tret;
+
+}
+";
+
+#[test]
+fn ptx_says_what_a_loop_does() {
+    let [kernel] = &ptx::parse(PTX)[..] else { panic!("one entry") };
+    assert_eq!((kernel.name.as_str(), kernel.threads, kernel.resident, kernel.shared), ("first", 128, 3, 4096));
+    let main = kernel.main.unwrap();
+    assert_eq!((main.instructions, main.mma, main.fragments), (5, 2 * 16 * 8 * 16, 512));
+    assert_eq!((main.copied, main.loaded), (8, 16));
+    // Two before the loop, five in it, then the longer of two branches, and the return.
+    assert_eq!(kernel.instructions, 2 + 5 + 2 + 3 + 1);
+}
+
+/// What one operation launches, on zeros of these shapes.
+fn recorded(run: impl FnOnce(&[Tensor]), shapes: &[&[usize]]) -> Vec<Launch> {
+    let (device, log) = recorder::device();
+    let zeros = |shape: &&[usize]| {
+        let shape = tubelet::shape::Shape::new(shape);
+        Tensor::zeros_on(&device, shape).unwrap().cast(DType::BF16).unwrap()
+    };
+    let tensors: Vec<Tensor> = shapes.iter().map(zeros).collect();
+    drop(log.take());
+    run(&tensors);
+    log.take()
+}
+
+#[test]
+fn a_convolution_is_recorded_and_priced_by_its_tile() {
+    let launches = recorded(
+        |t| drop(conv3d::fprop(&t[0], &t[1], &Window::same([1, 3, 3]).into()).unwrap()),
+        &[&[2, 4, 16, 16, 64], &[128, 1, 3, 3, 64]],
+    );
+    let [launch] = &launches[..] else { panic!("one launch, not {launches:?}") };
+    let tile = launch.name.split('_').find_map(|part| part.split_once('x')).expect("the name has the tile");
+    let [m, n]: [usize; 2] = [tile.0.parse().unwrap(), tile.1.parse().unwrap()];
+    let blocks = (2048_usize.div_ceil(m) * 128_usize.div_ceil(n)) as u32;
+    assert_eq!(launch.spread.grid, [blocks, 1, 1]);
+    let demand = cost::demand(launch, &h100());
+    let (depth, [x, w, y]) = (9 * 64, [2048 * 64 * 2, 9 * 64 * 128 * 2, 2048 * 128 * 2]);
+    assert_eq!(demand.hbm as usize, x + w + y);
+    assert_eq!(demand.mma as usize, 2 * m * n * depth);
+    // Windows lie outside at two of sixteen rows, for one of three taps, and likewise columns: 46 of 48 are inside.
+    let inside = 46.0 * 46.0 / (48.0 * 48.0);
+    let (down, across) = (2048_usize.div_ceil(m) as f64, 128_usize.div_ceil(n) as f64);
+    let operands = (2048.0 * across * inside + 128.0 * down) * (depth * 2) as f64;
+    assert_near("L2", demand.l2, operands + y as f64, 1e-12);
+    // Every operand is read as often as warps share it: at least once.
+    assert!(demand.shared as usize >= 2 * (m + n) * depth * 2);
+}
+
+#[test]
+fn strides_leave_blocks_of_dgrad_and_parts_of_the_input_alone() {
+    let geometry = Window::UNIT.strided([1, 2, 2]);
+    let x = tubelet::shape::Shape::from([2, 4, 16, 16, 64]);
+    let launches = recorded(
+        |t| {
+            drop(conv3d::dgrad(&t[0], &t[1], x, &geometry.into()).unwrap());
+            drop(conv3d::fprop(&t[2], &t[1], &geometry.into()).unwrap());
+        },
+        &[&[2, 4, 8, 8, 128], &[128, 1, 1, 1, 64], x.dims()],
+    );
+    let [dgrad, fprop] = &launches[..] else { panic!("two launches, not {launches:?}") };
+    // One of four residue classes has a tap.
+    let blocks: u32 = dgrad.spread.grid.iter().product();
+    assert_eq!(4 * cost::demand(dgrad, &h100()).blocks as u32, blocks);
+    let [quarter, w, y] = [x.len() / 4 * 2, 128 * 64 * 2, 2 * 4 * 8 * 8 * 128 * 2];
+    assert_eq!(cost::demand(fprop, &h100()).hbm as usize, quarter + w + y);
+}
+
+/// The simulator executes each of these launches and counts: the model's demand is what it counts.
+#[test]
+fn demands_are_what_the_simulator_counts() {
+    let mut compared = 0;
+    for case in cases::all(1).into_iter().filter(|c| c.name.starts_with("conv3d/") && c.name.ends_with("/bf16")) {
+        let counts = |kernel: &str| -> Option<Vec<f64>> {
+            let line = COMMITTED.lines().find_map(|l| l.strip_prefix(&format!("{kernel},{},", case.name)))?;
+            Some(line.split(',').map(|n| n.parse().unwrap()).collect())
+        };
+        if !COMMITTED.contains(&format!(",{},", case.name)) {
+            continue;
+        }
+        let (device, log) = recorder::device();
+        let timed = (case.make)(&device).unwrap()().unwrap();
+        drop(log.take());
+        timed().unwrap();
+        for launch in log.take() {
+            let Some(counted) = counts(&launch.name).filter(|_| launch.name.ends_with("_bf16")) else { continue };
+            let [instructions, tensor, _, _, bytes, ..] = counted[..] else { panic!("seven counters") };
+            let demand = cost::demand(&launch, &h100());
+            let what = |kind: &str| format!("{} in {}: {kind}", launch.name, case.name);
+            assert_near(&what("products"), demand.blocks * demand.mma / 4096.0, tensor, 1e-12);
+            assert_near(&what("bytes"), demand.l2, bytes, 0.03);
+            assert_near(&what("instructions"), demand.blocks * demand.issued, instructions, 0.2);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 10, "{compared} launches");
+}
+
+#[test]
+fn a_step_is_recorded_whole_and_keeps_the_contract() {
+    let net = SmallR3d::default().net().unwrap();
+    let step = steps::network("small", net, [8, 32, 32], 4);
+    let predicted = Predicted::of(&step, &h100()).unwrap();
+    let of = |kind: &str| predicted.launches.iter().filter(|l| report::kind(&l.launch.name) == kind).count();
+    // Four convolutions and the classifier's product; the clips have no gradient.
+    assert_eq!([of("conv fprop"), of("conv dgrad"), of("conv wgrad")], [5, 4, 5]);
+    assert!(of("update") > 0, "the step ends with the update of the weights");
+    let json = report::json(std::slice::from_ref(&predicted));
+    let row = &json["train_step/small/b4/bf16"];
+    for key in ["ms", "floor_epi_ms", "floor_full_ms", "peer_ms"] {
+        assert!(row[key].as_f64().is_some_and(|ms| ms > 0.0), "{key} in {row}");
+    }
+    assert_eq!(row["launches"], predicted.launches.len());
+    // A launch costs the host more than these small kernels take.
+    assert_near("host", predicted.total.stream, predicted.launches.len() as f64 * h100().host, 1e-12);
+    assert!(predicted.total.reusing <= predicted.total.graph && predicted.total.graph < predicted.total.stream);
+    let names: Vec<String> = steps::all().unwrap().into_iter().map(|step| step.name).collect();
+    let networks = FLOORS.map(|(name, _)| format!("train_step/{name}/b64/bf16"));
+    assert_eq!(names, [&networks[..], &["step/maclr".to_owned(), "step/mcl".to_owned()]].concat());
+}
+
+#[test]
+fn the_model_says_where_it_is_wrong() {
+    let all = known::all().unwrap();
+    let missed: Vec<&str> = all.iter().filter(|k| !k.reproduced()).map(|k| k.name).collect();
+    assert_eq!(
+        missed,
+        [
+            "fprop 3x3 c128 k128 224², CUTLASS 2.x",
+            "stem wgrad n128 224² c4 k64 7x7/2, CUTLASS",
+            "ResNet-50 training, MLPerf v3.0",
+            "ResNet-50 training, PyTorch",
+        ],
+        "what is reproduced has changed: docs/gpu.md has the table"
+    );
+    for k in &all {
+        assert!(k.reproduced() != !k.why.is_empty(), "{}: a reason belongs to a miss", k.name);
+    }
+}
+
+#[test]
+fn a_record_calibrates_the_device() {
+    let record = json!({
+        "machine": "a GPU", "cases": {},
+        "peaks": {"copy_tb_per_s": 4.1, "bf16_tflops": 600.0, "f32_tflops": 60.0, "l2_tb_per_s": 6.0, "launch_us": 2.0},
+    });
+    let file = calibrate::from_record(&record).unwrap();
+    let device = h100().calibrated(&file).unwrap();
+    let rates = [device.hbm, device.mma, device.fma, device.l2].map(|rate| rate * 1e-12);
+    for ((what, got), want) in ["HBM", "mma", "FMA", "L2"].into_iter().zip(rates).zip([4.1, 600.0, 60.0, 6.0]) {
+        assert_near(what, got, want, 1e-12);
+    }
+    assert_near("host", device.host * 1e6, 2.0, 1e-12);
+    assert_near("gap", device.gap * 1e6, 1.5, 1e-12);
+    assert_eq!(device.processors, h100().processors);
+    assert!(calibrate::from_record(&json!({"peaks": {}})).unwrap_err().contains("copy_tb_per_s"));
+    assert!(h100().calibrated(&json!({"hbm_tb_per_s": -1.0})).unwrap_err().contains("hbm_tb_per_s"));
+    assert!(h100().calibrated(&json!({"hbm": 4.0})).unwrap_err().contains("hbm"));
+}
