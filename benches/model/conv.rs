@@ -2,7 +2,7 @@
 
 use super::ptx::Loop;
 use super::recorder::Launch;
-use tubelet::ops::conv3d::Launched;
+use tubelet::ops::conv3d::{Launched, Operator};
 
 /// A pass of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Tiled {
     pub k_blocks: f64,
     /// Bytes of operands that all blocks request; what lies outside of the arrays is filled with zeros instead.
     pub operands: f64,
+    /// Those of them that an earlier tap of the same block has brought to the first-level cache.
+    pub again: f64,
     /// Bytes that a block writes to shared memory per k-block.
     pub stage: f64,
 }
@@ -54,19 +56,23 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
     let [m, n] = named(&launch.name).or_else(|| solved(main, operations, warps, &first, launch.spread.grid[0]))?;
     let k = (operations / (2 * m * n) as f64).round().max(16.0) as usize;
     let inside = inside(pass, p, &products);
-    let mut all = Tiled { blocks: 0.0, k_blocks: 0.0, operands: 0.0, stage: ((m + n) * k * 2) as f64 };
+    let mut all = Tiled { blocks: 0.0, k_blocks: 0.0, operands: 0.0, again: 0.0, stage: ((m + n) * k * 2) as f64 };
+    let operator = match pass {
+        Pass::Fprop => Operator::Fprop,
+        Pass::Dgrad => Operator::Dgrad,
+        Pass::Wgrad => Operator::Wgrad,
+    };
+    let again = 1.0 - p.gather(operator).fresh([m, n]);
     for product in products.iter().filter(|product| product.depth > 0) {
         let [down, across] = [product.rows.div_ceil(m), product.columns.div_ceil(n)];
         let blocks = (down * across * splits) as f64;
         let (rows, columns) = ((product.rows * across) as f64, (product.columns * down) as f64);
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
-        let elements = match pass {
-            Pass::Wgrad => rows + columns * inside,
-            _ => rows * inside + columns,
-        };
+        let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
         all.k_blocks += blocks * product.depth.div_ceil(splits).div_ceil(k) as f64;
-        all.operands += elements * product.depth as f64 * 2.0;
+        all.operands += (gathered + other) * product.depth as f64 * 2.0;
+        all.again += again * gathered * product.depth as f64 * 2.0;
     }
     all.k_blocks /= all.blocks.max(1.0);
     Some(all)

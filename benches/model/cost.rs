@@ -7,7 +7,7 @@
 //! | resource | time |
 //! |---|---|
 //! | HBM | every byte that the launch has to read or write once, over the rate of a copy |
-//! | L2 | bytes that blocks request: for convolutions the operands of every block's tile, otherwise as HBM |
+//! | L2 | bytes that blocks request: for convolutions the operands of every block's tile, less what an earlier tap of the block has brought to the first-level cache; otherwise as HBM |
 //! | tensor, FMA | operations of whole tiles, padding included, of the busiest multiprocessor: `⌈blocks / processors⌉` blocks |
 //! | shared | bytes by `ldmatrix` and of the copies into shared memory, 128 a cycle |
 //! | issue | warp instructions of the main loop, four a cycle |
@@ -60,7 +60,8 @@ pub struct Demand {
     pub resident: u32,
     /// Bytes read and written, each once.
     pub hbm: f64,
-    /// Bytes requested of the second-level cache.
+    /// Bytes that blocks request, and those of them that the second-level cache is asked for.
+    pub requested: f64,
     pub l2: f64,
     /// Of one block: operations of `mma.sync`, `wgmma` and f32 multiply-adds, bytes of shared memory, warp instructions.
     pub mma: f64,
@@ -121,7 +122,7 @@ pub fn demand(launch: &Launch, device: &Device) -> Demand {
     let [read, written] = traffic(launch, conv.as_ref());
     let hbm = read + written;
     let blocks: f64 = launch.spread.grid.map(f64::from).iter().product();
-    let mut d = Demand { blocks, resident: BLOCKS, hbm, l2: hbm, ..Demand::default() };
+    let mut d = Demand { blocks, resident: BLOCKS, hbm, requested: hbm, l2: hbm, ..Demand::default() };
     let Some(kernel) = &launch.kernel else { return d };
     let threads = launch.spread.block.iter().product::<u32>();
     let warps = f64::from(threads.div_ceil(32));
@@ -129,7 +130,10 @@ pub fn demand(launch: &Launch, device: &Device) -> Demand {
     let main = kernel.main.unwrap_or_default();
     let tiled = conv.and_then(|(pass, p)| conv::tiled(pass, &p, launch, &main, warps));
     let passes = if let Some(tiled) = tiled {
-        (d.blocks, d.l2, d.shared) = (tiled.blocks, tiled.operands + written, tiled.k_blocks * tiled.stage);
+        (d.blocks, d.requested, d.shared) = (tiled.blocks, tiled.operands + written, tiled.k_blocks * tiled.stage);
+        d.l2 = d.requested - tiled.again;
+        // What is in the first-level cache is read there before it is written to shared memory.
+        d.shared += tiled.again / tiled.blocks.max(1.0);
         tiled.k_blocks
     } else {
         // Elsewhere the main loop runs until the launch's reads are done; without loads in it, its length is unknown and

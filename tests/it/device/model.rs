@@ -203,7 +203,7 @@ fn demands_are_what_the_simulator_counts() {
             let demand = cost::demand(&launch, &h100());
             let what = |kind: &str| format!("{} in {}: {kind}", launch.name, case.name);
             assert_near(&what("products"), demand.blocks * demand.mma / 4096.0, tensor, 1e-12);
-            assert_near(&what("bytes"), demand.l2, bytes, 0.03);
+            assert_near(&what("bytes"), demand.requested, bytes, 0.03);
             assert_near(&what("instructions"), demand.blocks * demand.issued, instructions, 0.2);
             compared += 1;
         }

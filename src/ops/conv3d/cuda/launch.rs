@@ -33,8 +33,10 @@ static DGRAD: Backward = Kernel::new(
     &DGRAD_FILE,
     &["conv3d_dgrad_256x128_bf16", "conv3d_dgrad_128x128_bf16", "conv3d_dgrad_128x64_bf16", "conv3d_dgrad_64x64_bf16"],
 );
-static WGRAD: Plain =
-    Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_128x256_bf16", "conv3d_wgrad_128x128_bf16", "conv3d_wgrad_64x64_bf16"]);
+static WGRAD: Plain = Kernel::new(
+    &WGRAD_FILE,
+    &["conv3d_wgrad_128x256_bf16", "conv3d_wgrad_64x256_bf16", "conv3d_wgrad_128x128_bf16", "conv3d_wgrad_64x64_bf16"],
+);
 
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);

@@ -7,6 +7,7 @@
 mod launch;
 pub mod plan;
 mod problem;
+pub mod reuse;
 
 pub(in crate::ops) use launch::kernels;
 

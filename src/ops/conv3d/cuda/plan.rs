@@ -2,6 +2,7 @@
 
 use super::super::{Conv3d, Operator};
 use super::problem::Conv;
+use super::reuse::Gather;
 use crate::driver::Spread;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -48,13 +49,14 @@ struct Tile(usize, usize, u32, u32);
 
 const HIGH: Tile = Tile(256, 128, 256, 73728);
 const WIDE: Tile = Tile(128, 256, 256, 73728);
+const BROAD: Tile = Tile(64, 256, 256, 61440);
 const LARGE: Tile = Tile(128, 128, 128, 49152);
 const TALL: Tile = Tile(128, 64, 128, 49152);
 const SMALL: Tile = Tile(64, 64, 128, 32768);
 
 const FPROP: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
 const DGRAD: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
-const WGRAD: &[Tile] = &[WIDE, LARGE, SMALL];
+const WGRAD: &[Tile] = &[WIDE, BROAD, LARGE, SMALL];
 const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152)];
 const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768)];
 const EXACT: &[Tile] = &[Tile(64, 64, 128, 0)];
@@ -65,9 +67,16 @@ const BALANCE: usize = 107;
 
 impl Tile {
     /// The time that one step along the reduction of a product of `rows` x `columns` takes, in multiply-adds: for all
-    /// products of the tile, or until the operands have arrived, of which what lies outside is not read.
-    fn step(&self, rows: usize, columns: usize) -> usize {
-        (self.0 * self.1).max(BALANCE * (self.0.min(rows) + self.1.min(columns)))
+    /// products of the tile, or until the operands have arrived from the second-level cache. What lies outside is not
+    /// read, and of the gathered operand only what no tap before has read.
+    fn step(&self, gather: &Gather, rows: usize, columns: usize) -> usize {
+        let (rows, columns) = (self.0.min(rows), self.1.min(columns));
+        let fresh = gather.fresh([self.0, self.1]);
+        let read = match gather.pass {
+            Operator::Wgrad => rows + (columns as f64 * fresh).ceil() as usize,
+            _ => columns + (rows as f64 * fresh).ceil() as usize,
+        };
+        (self.0 * self.1).max(BALANCE * read)
     }
 
     /// Number of such tiles in each direction.
@@ -161,9 +170,16 @@ impl Plan {
             (Path::Dense, Operator::Wgrad) => WGRAD,
         };
         let times = groups * classes * p.geometry.groups;
-        let chosen = |t: &Tile| match pass {
-            Operator::Wgrad => split(t, rows, columns, times, pixels),
-            _ => Split { size: pixels, count: 1, cost: waves(t, rows, columns, times) * t.step(rows, columns) },
+        let w = &p.geometry.window;
+        let channels = if pass == Operator::Dgrad { k_row } else { c_row };
+        let (input, out, kernel) = (p.input, p.out, p.kernel);
+        let gather = Gather { pass, input, out, kernel, stride: w.stride, dilation: w.dilation, channels };
+        let chosen = |t: &Tile| {
+            let step = t.step(&gather, rows, columns);
+            match pass {
+                Operator::Wgrad => split(t, step, rows, columns, times, pixels),
+                _ => Split { size: pixels, count: 1, cost: waves(t, rows, columns, times) * step },
+            }
         };
         // Of equals the smallest, which computes the least outside of the result.
         let cost = |t: &Tile| (chosen(t).cost, t.0 * t.1);
@@ -243,14 +259,14 @@ struct Split {
     cost: usize,
 }
 
-/// The division of `pixels` that finishes first with this tile, among those of at most four blocks a multiprocessor.
-fn split(tile: &Tile, rows: usize, columns: usize, times: usize, pixels: usize) -> Split {
+/// The division of `pixels` that finishes first with this tile, of which a pixel takes `step`, among those of at most four blocks a multiprocessor.
+fn split(tile: &Tile, step: usize, rows: usize, columns: usize, times: usize, pixels: usize) -> Split {
     let tiles = tile.tiles(rows, columns).iter().product::<usize>() * times;
     let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
     let divided = |wanted: usize| {
         let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
         let count = pixels.div_ceil(size).max(1);
-        let products = waves(tile, rows, columns, times * count) * size * tile.step(rows, columns);
+        let products = waves(tile, rows, columns, times * count) * size * step;
         // A sum is written and read: eight bytes, which are four elements. All multiprocessors share this work.
         let sums = if count > 1 { (count * rows * columns * times * 4 * BALANCE).div_ceil(PROCESSORS) } else { 0 };
         Split { size, count, cost: products + sums }
@@ -340,7 +356,7 @@ mod tests {
     fn wgrad_takes_the_tile_that_reads_least_and_fills_the_processors_by_splitting() {
         // Layers of SlowOnly-R50, 64 clips: stage, channels, kernel.
         for (side, c, k, kernel, tile) in [
-            (56, 64, 64, [1, 3, 3], [128, 256]),
+            (56, 64, 64, [1, 3, 3], [64, 256]),
             (56, 64, 256, [1, 1, 1], [128, 128]),
             (28, 128, 128, [1, 3, 3], [128, 256]),
             (28, 512, 128, [1, 1, 1], [128, 256]),

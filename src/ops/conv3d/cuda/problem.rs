@@ -132,6 +132,14 @@ pub struct Launched {
 
 #[cfg(any(test, feature = "testing"))]
 impl Launched {
+    /// The operand that `pass` gathers.
+    #[must_use]
+    pub fn gather(&self, pass: super::super::Operator) -> super::reuse::Gather {
+        let channels = self.of_row[usize::from(pass == super::super::Operator::Dgrad)];
+        let Launched { input, out, kernel, stride, dilation, .. } = *self;
+        super::reuse::Gather { pass, input, out, kernel, stride, dilation, channels }
+    }
+
     /// From the bytes of the argument; `None` if they are not a convolution's.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Launched> {
@@ -165,7 +173,8 @@ mod tests {
     #[test]
     fn a_launched_problem_is_read_back() {
         let window = Window::same([1, 3, 3]).strided([1, 2, 2]);
-        let p = Conv3d::new("conv3d", [2, 4, 9, 8, 16], [24, 1, 3, 3, 16], &Geometry::from(window)).unwrap();
+        let p =
+            Conv3d::new("conv3d", [2, 4, 9, 8, 16].into(), [24, 1, 3, 3, 16].into(), &Geometry::from(window)).unwrap();
         let conv = Conv { c_row: 16, split: 96, ..Conv::new(&p, false) };
         let read = Launched::read(bytemuck::bytes_of(&conv)).unwrap();
         assert_eq!((read.n, read.input, read.out), (2, [4, 9, 8], [4, 5, 4]));
