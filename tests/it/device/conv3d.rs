@@ -1,9 +1,9 @@
 //! Convolution's device code against the definition, in the simulator or on a GPU: every row of the table, every path,
 //! random ragged shapes, and the sums that fused launches leave.
 
-use crate::support::close::assert_bounded;
+use crate::support::close::{assert_bounded, assert_tensor_cores};
 use crate::support::numbers::{drawn, real, seeded, wide};
-use crate::support::sim::{Sim, on_gpu};
+use crate::support::sim::{Sim, on_gpu, on_tensor_cores};
 use proptest::prelude::*;
 use ptxsim::Order;
 use rand_chacha::ChaCha8Rng;
@@ -38,9 +38,11 @@ fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> 
         ("dgrad", dx, reference::dgrad(p, &dys, &ws)),
         ("wgrad", dw, reference::wgrad(p, &xs, &dys)),
     ];
+    let bf16 = [xt, wt, dyt] == [DType::BF16; 3];
+    let hold = if bf16 && g.groups == 1 { assert_tensor_cores } else { assert_bounded };
     let bits = results.map(|(pass, got, want)| {
         let got_values = got.load().unwrap();
-        assert_bounded(&what(pass), &got_values, &want, got.dtype());
+        hold(&what(pass), &got_values, &want, got.dtype());
         got_values.iter().map(|v| v.to_bits()).collect()
     });
     bits.into()
@@ -50,7 +52,7 @@ fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> 
 fn check_table(third: usize) {
     for c in SMALL.iter().skip(third).step_by(3) {
         for dtype in TYPES {
-            on_gpu(|device| check(c.name, &c.problem(), [dtype; 3], device));
+            on_tensor_cores(|device| check(c.name, &c.problem(), [dtype; 3], device));
         }
     }
 }
@@ -98,12 +100,12 @@ pub fn every_tile() {
             (Operator::Wgrad, [&x, &dy], reference::wgrad(&p, &xs, &dys)),
         ];
         for (pass, [a, b], want) in passes {
-            let tiles = on_gpu(|device| {
+            let tiles = on_tensor_cores(|device| {
                 let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
                 let results = (0..).map_while(|tile| on_tile(&p, pass, tile, [&a, &b]).unwrap());
                 let each = results.enumerate().map(|(tile, got)| {
                     let values = got.load().unwrap();
-                    assert_bounded(&format!("{name} {pass:?} tile {tile}"), &values, &want, got.dtype());
+                    assert_tensor_cores(&format!("{name} {pass:?} tile {tile}"), &values, &want, got.dtype());
                     values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
                 });
                 each.collect::<Vec<_>>()
@@ -135,7 +137,7 @@ proptest! {
 
     #[test]
     fn any_shape((p, dtype) in any_problem()) {
-        on_gpu(|device| check("any", &p, [dtype; 3], device));
+        on_tensor_cores(|device| check("any", &p, [dtype; 3], device));
     }
 }
 
@@ -166,11 +168,13 @@ pub fn statistics_leave_with_the_result() {
         ([2, 2, 5, 5, 23], 8, [1, 1, 1]),
         // More tiles than one block adds up.
         ([2, 8, 46, 46, 8], 8, [1, 1, 1]),
+        // Enough for the plan to take larger tiles.
+        ([2, 1, 92, 92, 8], 70, [1, 1, 1]),
     ] {
         let g = geometry(kernel);
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
         for parts in [1, 2] {
-            on_gpu(|device| {
+            on_tensor_cores(|device| {
                 let r = &mut seeded(5);
                 let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
                 let shift = reals(r, [k], DType::F32);
@@ -179,7 +183,7 @@ pub fn statistics_leave_with_the_result() {
                 let (y, moments) = fusion::fprop(&xd, &wd, &g, Prologue::None, epilogue).unwrap();
                 let moments = moments.unwrap();
                 let (_, sums) = moments.shifted().expect("a GPU takes them in one launch, about `near`");
-                assert_bounded("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
+                assert_tensor_cores("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
                 let (y, shift) = (wide(&y), wide(&shift));
                 let rows = y.len() / k / parts;
                 let want = statistics(parts, k, |part, c| {
@@ -194,8 +198,43 @@ pub fn statistics_leave_with_the_result() {
     }
 }
 
+/// Results of ReLU, many of them zero: of negative numbers, of 0 and of -0. A third of them are kept as -0 or as the least
+/// positive bf16, which a mask must tell apart.
+fn rectified(before: &Tensor) -> Tensor {
+    let special = [0.0, -0.0, f32::from_bits(1 << 16)];
+    let before: Vec<f32> =
+        wide(before).iter().enumerate().map(|(i, v)| if i % 2 == 0 { special[i / 2 % 3] } else { *v as f32 }).collect();
+    let after: Vec<f32> = before.iter().map(|v| if v.to_bits() == 1 << 31 { *v } else { v.max(0.0) }).collect();
+    let zeros = after.iter().filter(|v| **v == 0.0).count();
+    assert!(zeros > after.len() / 3 && zeros < after.len(), "{zeros} of {}", after.len());
+    Tensor::from_f32([after.len()], &after).unwrap().cast(DType::BF16).unwrap()
+}
+
+/// Inputs, means and shifts of a batch norm, all in bf16, of which every third result is 0: the input is the mean, and the
+/// shift of even channels is 0.
+fn silenced(x: &Tensor, mean: &Tensor, beta: &Tensor) -> [Tensor; 3] {
+    let (c, parts) = (beta.shape().len(), mean.shape().len() / beta.shape().len());
+    let round = |t: &Tensor| wide(&t.cast(DType::BF16).unwrap()).iter().map(|v| *v as f32).collect::<Vec<_>>();
+    let (mean, mut beta) = (round(mean), round(beta));
+    beta.iter_mut().step_by(2).for_each(|b| *b = 0.0);
+    let (mut at, each) = (round(x), x.shape().len() / parts);
+    at.iter_mut().enumerate().step_by(3).for_each(|(i, v)| *v = mean[i / each * c + i % c]);
+    let tensor = |shape, v: &[f32]| Tensor::from_f32(shape, v).unwrap();
+    let normed = tensor(x.shape(), &at).cast(DType::BF16).unwrap();
+    [normed, tensor([parts * c].into(), &mean), tensor([c].into(), &beta)]
+}
+
 #[test]
 pub fn a_chain_of_gradients_in_one_launch() {
+    chain_of_gradients(false);
+}
+
+#[test]
+pub fn a_chain_of_gradients_past_results_that_are_zero() {
+    chain_of_gradients(true);
+}
+
+fn chain_of_gradients(zeros: bool) {
     for (x, k, kernel, stride, parts) in [
         ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1], 1),
         ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),
@@ -203,15 +242,21 @@ pub fn a_chain_of_gradients_in_one_launch() {
         ([4, 2, 9, 5, 8], 8, [3, 1, 1], [1, 1, 1], 2),
         // More tiles than one block adds up.
         ([1, 8, 46, 46, 8], 8, [1, 1, 1], [1, 1, 1], 1),
+        // Enough for the plan to take the larger tiles: 128x64, 128x128, 256x128.
+        ([1, 1, 65, 65, 72], 8, [1, 1, 1], [1, 1, 1], 1),
+        ([1, 1, 92, 92, 72], 8, [1, 1, 1], [1, 1, 1], 1),
+        ([1, 1, 130, 130, 72], 8, [1, 1, 1], [1, 1, 1], 1),
     ] {
         let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();
-        on_gpu(|device| {
+        on_tensor_cores(|device| {
             let r = &mut seeded(6);
-            let [relu, normed, add] = [0; 3].map(|_| reals(r, p.x_shape(), DType::BF16));
+            let [before, normed, add] = [0; 3].map(|_| reals(r, p.x_shape(), DType::BF16));
+            let relu = if zeros { rectified(&before).reshape(p.x_shape()).unwrap() } else { before };
             let (w, dy) = (reals(r, p.w_shape(), DType::BF16), reals(r, p.y_shape(), DType::BF16));
             let [mean, inv_std] = [0; 2].map(|_| reals(r, [parts * c], DType::F32));
             let [gamma, beta] = [0; 2].map(|_| reals(r, [c], DType::F32));
+            let [normed, mean, beta] = if zeros { silenced(&normed, &mean, &beta) } else { [normed, mean, beta] };
             let [rd, nd, ad, wd, yd] = [&relu, &normed, &add, &w, &dy].map(|t| t.to(device).unwrap());
             let [md, id, gd, bd] = [&mean, &inv_std, &gamma, &beta].map(|t| t.to(device).unwrap());
             let norm = Norm::new(&md, &id, &gd, &bd).unwrap();

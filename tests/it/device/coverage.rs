@@ -2,6 +2,7 @@
 
 use super::{alignment, augment, conv3d, infonce, instructions, layers, matmul, motion_map, tensors, tvl1};
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
+use crate::support::sim::REGISTERS;
 use ptxsim::{Access::*, Config, Launch, Machine, Order, Param, Region};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +58,7 @@ const TESTS: &[fn()] = &[
 
 /// Kernels that no operation launches, since they only measure: a copy, and arithmetic whose sums are written.
 fn alone(order: Order) {
-    let machine = Machine::new(Config { order, ..Config::default() });
+    let machine = Machine::new(Config { order, registers: REGISTERS.clone(), ..Config::default() });
     let peaks = machine.load(include_str!("../../../ptx/peaks.sm_80.ptx")).unwrap();
     let run = |entry: &str, from: Option<Region>, bytes: u64, numbers: &[u32]| {
         let to = Region { ptr: machine.alloc(bytes).unwrap(), bytes, access: Write };
@@ -103,6 +104,8 @@ fn every_entry_is_executed() {
             let text = std::fs::read_to_string(&path).unwrap();
             for entry in text.split(".visible .entry ").skip(1).filter_map(|e| e.split('(').next()) {
                 all += 1;
+                // Each launch was refused if its block had more registers than a multiprocessor.
+                assert!(REGISTERS.contains_key(entry.trim()), "{entry}: no manifest says how many registers it has");
                 let orders = executed.get(entry.trim()).cloned().unwrap_or_default();
                 if !(orders.contains("forward") && orders.contains("reverse")) {
                     missing.push(format!("{entry}: {orders:?}"));

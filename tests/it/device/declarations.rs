@@ -54,6 +54,24 @@ fn declared_kernels_are_those_of_the_ptx() {
     }
 }
 
+/// Shared memory of a block is 163 KiB on compute capability 8.0, and 99 KiB on 8.6, 8.9 and 12.0. What a launch asks for is
+/// in the manifests, from the sources; the CUDA driver grants it where it is above 48 KiB, without the static memory.
+#[test]
+fn shared_memory_is_granted_on_every_device() {
+    for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
+        let machine = ptxsim::Machine::new(ptxsim::Config { capability, ..Default::default() });
+        for name in xtask::device::families(crate::root()).unwrap() {
+            let text = std::fs::read_to_string(crate::root().join(format!("ptx/{name}.sm_80.ptx"))).unwrap();
+            let module = machine.load(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for (entry, bytes) in xtask::device::read_manifest(crate::root(), &name).unwrap().shared {
+                machine.grant_shared(&module, &entry, bytes).unwrap();
+                let all = bytes + module.entry(&entry).unwrap().static_shared();
+                assert!(bytes > 48 << 10 || all <= 48 << 10, "{entry}: {all} bytes, which nobody grants");
+            }
+        }
+    }
+}
+
 /// Modules that tests and benches load by themselves.
 const NOT_OF_THE_LIBRARY: [&str; 2] = ["classes", "peaks"];
 

@@ -1,8 +1,8 @@
 //! InfoNCE's device code in the simulator, against its definition.
 
-use crate::support::close::assert_within;
+use crate::support::close::{assert_within, gamma, tensor_core_gamma};
 use crate::support::numbers::{data, reals, tensor, wide};
-use crate::support::sim::{Sim, on_gpu};
+use crate::support::sim::{Sim, on_gpu, on_tensor_cores};
 use ptxsim::Order;
 use tubelet::error::ErrorKind;
 use tubelet::ops::infonce::{self, Layout, Mask, Owners, Plan, Pointers, Scores, Term};
@@ -72,7 +72,10 @@ impl Problem {
             let share = 1.0 / n as f64;
             let Bounded { value, magnitude, terms } = infonce::reference::forward(q, k, &keys, d, tau);
             let dq = infonce::reference::backward(q, k, &keys, d, tau);
-            let error = 2.0 * crate::support::close::gamma(terms + 16, DType::F32);
+            let error = match weights {
+                DType::BF16 => tensor_core_gamma(terms + 16),
+                _ => 2.0 * gamma(terms + 16, DType::F32),
+            };
             let more = 1.0 + 1.0 / tau;
             out.scores[0] += share * value[0];
             out.off[0] += share * error * (magnitude[0] + more);
@@ -125,7 +128,7 @@ fn check(what: &str, p: &Problem) {
     let weights = if tensor { DType::BF16 } else { DType::F32 };
     for masked in [false, true] {
         let want = p.want(masked, weights);
-        on_gpu(|device| {
+        on_tensor_cores(|device| {
             let [q, k, queue] = p.on(device);
             let mask = masked.then_some(p.mask());
             let (scores, dq) = infonce::forward_backward_masked(&q, &k, &queue, mask, p.tau).unwrap();
@@ -160,6 +163,63 @@ pub fn every_kernel_of_infonce_meets_the_reference() {
                 let d = d.min(127 + usize::from(q == DType::F32));
                 let p = Problem::new(n, d, m, 0.07, [q, DType::F32, queue]);
                 check(&format!("plain {n} {d} {m} {} {}", q.name(), queue.name()), &p);
+            }
+        }
+    }
+}
+
+/// Queries that point away from everything: similarities with the positive and the queue are negative, and the positive's is the
+/// largest where `first`. Keys beyond the last are not filled, and a similarity of 0 would outweigh all others.
+fn opposed(n: usize, d: usize, m: usize, tau: f32, types: [DType; 3], first: bool) -> Problem {
+    let p = Problem::new(n, d, m, tau, types);
+    // Codes with numbers of one sign; a key that has half of its numbers at 0 is nearer to orthogonal.
+    let unit_rows = |rows: usize, seed: u64, sign: f32, sparse: bool, dtype: DType| {
+        let x: Vec<f32> = reals(rows * d, seed)
+            .iter()
+            .enumerate()
+            .map(|(i, v)| sign * if sparse && i % d >= d / 8 { 0.0 } else { 0.5 + 0.25 * v })
+            .collect();
+        l2_norm::forward(&tensor(&[rows, d], &x)).unwrap().cast(dtype).unwrap()
+    };
+    Problem {
+        q: unit_rows(n, 1, 1.0, false, types[0]),
+        k: unit_rows(n, 2, -1.0, first, types[1]),
+        queue: unit_rows(m, 3, -1.0, !first, types[2]),
+        ..p
+    }
+}
+
+/// All similarities are -1: queries are one vector, and everything else its opposite.
+fn opposite(n: usize, d: usize, m: usize, tau: f32, types: [DType; 3]) -> Problem {
+    let rows = |rows: usize, value: f32, dtype: DType| {
+        let x: Vec<f32> = (0..rows * d).map(|i| if i % d < 4 { value } else { 0.0 }).collect();
+        tensor(&[rows, d], &x).cast(dtype).unwrap()
+    };
+    let p = Problem::new(n, d, m, tau, types);
+    Problem { q: rows(n, 0.5, types[0]), k: rows(n, -0.5, types[1]), queue: rows(m, -0.5, types[2]), ..p }
+}
+
+/// With the smallest temperature too: an exponential is then as small as exp(-80).
+#[test]
+pub fn similarities_may_all_be_negative() {
+    for tau in [0.1, 0.025] {
+        for (types, [n, d, m]) in
+            [(BF16, [5, 64, 70]), (BF16, [66, 128, 257]), (F32, [5, 40, 70]), (F32, [66, 128, 97])]
+        {
+            for (what, p) in [
+                ("the positive first", opposed(n, d, m, tau, types, true)),
+                ("the positive last", opposed(n, d, m, tau, types, false)),
+                ("all alike", opposite(n, d, m, tau, types)),
+            ] {
+                let (q, k, queue) = (wide(&data(&p.q)), wide(&data(&p.k)), wide(&data(&p.queue)));
+                for q in q.chunks_exact(d) {
+                    for key in k.chunks_exact(d).chain(queue.chunks_exact(d)) {
+                        assert!(q.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() < 0.0);
+                    }
+                }
+                let nearest = p.want(false, DType::F32).scores[2];
+                assert_eq!(nearest > 0.5, what == "the positive first");
+                check(&format!("{what} {n} {d} {m} {tau}"), &p);
             }
         }
     }

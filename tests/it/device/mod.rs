@@ -16,6 +16,7 @@ pub mod mcl;
 pub mod model;
 pub mod motion_map;
 pub mod no_gpu;
+pub mod offsets;
 pub mod peaks;
 pub mod ptx;
 pub mod seeded_faults;

@@ -1,7 +1,7 @@
 //! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
-use super::{alignment, conv3d, infonce, layers, matmul, tensors, tvl1};
+use super::{alignment, conv3d, infonce, layers, matmul, offsets, tensors, tvl1};
 use crate::kernels::{batch_norm, losses, pool3d, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -18,6 +18,8 @@ enum Edit {
     Swap(usize, usize),
     /// The address it accesses lies this much further on.
     Offset(i32),
+    /// The 64-bit number it computes is one of 32 bits with a sign.
+    Narrow,
 }
 
 /// A mistake: in an entry, the line of a number (from 0) among those that contain a text.
@@ -104,6 +106,12 @@ fn edit(line: &str, edit: Edit) -> Option<String> {
             let (a, b) = (names.get(i)?.clone(), names.get(j)?.clone());
             [&line[..a.start], &line[b.clone()], &line[a.end..b.start], &line[a], &line[b.end..]].concat()
         }
+        Edit::Narrow => {
+            let from = line.find("%rd")?;
+            let name = &line[from..from + line[from..].find(',')?];
+            let cut = format!("cvt.u32.u64 %narrow, {name}; cvt.s64.s32 {name}, %narrow;");
+            format!("{} {{ .reg .b32 %narrow; {cut} }}\n", line.trim_end())
+        }
         Edit::Offset(by) => {
             let close = line.find(']')?;
             let open = line[..close].rfind('[')?;
@@ -150,6 +158,16 @@ const LAYERS: &[fn()] = &[
 const MATMUL: &[fn()] = &[matmul::products];
 const POOL: &[fn()] = &[pool3d::cases_meet_the_definition_on_a_device];
 const LOSS: &[fn()] = &[losses::cross_entropy_on_a_device];
+const ZEROS: &[fn()] = &[conv3d::a_chain_of_gradients_past_results_that_are_zero];
+const NEGATIVE: &[fn()] = &[infonce::similarities_may_all_be_negative];
+const BIAS: &[fn()] = &[matmul::a_bias_of_its_own_for_every_column];
+const FAR_CONV: &[fn()] = &[offsets::fprop_and_dgrad_beyond_two_gigabytes];
+const FAR_WGRAD: &[fn()] = &[offsets::wgrad_beyond_two_gigabytes];
+const FAR_STEM: &[fn()] = &[offsets::stems_beyond_two_gigabytes];
+const FAR_EXACT: &[fn()] = &[offsets::exact_passes_beyond_two_gigabytes];
+const FAR_ELEMENTS: &[fn()] = &[offsets::elementwise_operations_beyond_two_gigabytes];
+const FAR_POOL: &[fn()] = &[offsets::pools_beyond_two_gigabytes];
+const FAR_NORM: &[fn()] = &[offsets::batch_norm_beyond_two_gigabytes];
 const UPDATES: &[fn()] = &[updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit];
 
 const fn mistake(
@@ -169,6 +187,12 @@ const WGRAD: &str = "conv3d_wgrad_64x64_bf16";
 const EXACT: &str = "conv3d_fprop_exact_f32";
 const STEM: &str = "conv3d_fprop_stem_bf16";
 const SWEEP: &str = "infonce_sweep_r64_d64_bf16";
+const SWEEP_256: &str = "infonce_sweep_r256_d128_bf16";
+const SWEEP_FFMA: &str = "infonce_sweep_ffma_d64_f32";
+const FPROP_128: &str = "conv3d_fprop_128x128_bf16";
+const FPROP_128X64: &str = "conv3d_fprop_128x64_bf16";
+const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
+const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
 /// All mistakes.
 const MISTAKES: &[Mistake] = &[
@@ -264,6 +288,45 @@ const MISTAKES: &[Mistake] = &[
         Replace("neg", "mov"),
         ALIGN,
     ),
+    // Where nothing but an exact zero tells the difference.
+    mistake("gradients pass at zero, even columns", DGRAD, ("setp.gt.f32", 0), Replace("gt", "ge"), ZEROS),
+    mistake("gradients pass at zero, odd columns", DGRAD, ("setp.gt.f32", 1), Replace("gt", "ge"), ZEROS),
+    mistake("gradients pass at zero in the last columns", DGRAD, ("setp.gt.f32", 7), Replace("gt", "ge"), ZEROS),
+    mistake("gradients pass at zero in large tiles", DGRAD_128, ("setp.gt.f32", 0), Replace("gt", "ge"), ZEROS),
+    mistake("the mask is that of negative results", DGRAD, ("setp.gt.f32", 2), Replace("gt", "lt"), ZEROS),
+    mistake("only what is not zero passes", DGRAD, ("setp.gt.f32", 3), Replace("gt", "ne"), CONV),
+    // Where all similarities are negative.
+    mistake("the largest similarity begins at 0", SWEEP, ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
+    mistake("that of 256 rows, too", SWEEP_256, ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
+    mistake("that of plain arithmetic, too", SWEEP_FFMA, ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
+    mistake("that of the parts, too", "infonce_merge_f32", ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
+    mistake("keys past the last one count", SWEEP, ("setp.eq.s32", 4), Replace("-1", "-2"), NEGATIVE),
+    mistake("a negative is missing", SWEEP, ("ex2.approx", 0), Replace("%f484", "0fFF800000"), NEGATIVE),
+    // A bias of its own for each column.
+    mistake("all columns take the first ones' bias", FPROP, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
+    mistake("in tiles of 128 columns, too", FPROP_128, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
+    mistake("in tiles of 128 rows, too", FPROP_128X64, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
+    mistake("in stems, too", STEM, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
+    mistake("odd columns take even ones' bias", FPROP, ("ld.global.nc.f32", 1), Offset(-4), BIAS),
+    mistake("the bias of eight columns further", FPROP_128, ("ld.global.nc.f32", 2), Offset(32), BIAS),
+    mistake("the bias of a tile further", FPROP, ("ld.global.nc.f32", 0), Offset(256), BIAS),
+    mistake("plain arithmetic: the column's before it", EXACT, ("ld.global.nc.f32", 17), Offset(-4), BIAS),
+    // Offsets in bytes of 32 bits.
+    mistake("offsets in x have 32 bits", FPROP, ("mul.wide.u32", 0), Narrow, FAR_CONV),
+    mistake("offsets in dy have 32 bits", DGRAD, ("mul.wide.u32", 3), Narrow, FAR_CONV),
+    mistake("offsets of wgrad have 32 bits", WGRAD, ("mul.wide.u32", 0), Narrow, FAR_WGRAD),
+    mistake("offsets in a stem's x have 32 bits", STEM, ("mul.wide.u32", 0), Narrow, FAR_STEM),
+    mistake("offsets of plain arithmetic have 32 bits", EXACT, ("shl.b64", 0), Narrow, FAR_EXACT),
+    mistake("offsets in a sum have 32 bits", "arith_elementwise_bf16", ("mul.wide", 0), Narrow, FAR_ELEMENTS),
+    mistake("those of its last elements, too", "arith_elementwise_bf16", ("mul.wide", 1), Narrow, FAR_ELEMENTS),
+    mistake("offsets in a broadcast have 32 bits", "arith_broadcast_f32", ("mul.wide", 0), Narrow, FAR_ELEMENTS),
+    mistake("offsets in f32 have 32 bits", "cast_convert_bf16_f32", ("mul.wide", 1), Narrow, FAR_ELEMENTS),
+    mistake("offsets of a mask have 32 bits", "relu_backward_bf16", ("mul.wide", 0), Narrow, FAR_ELEMENTS),
+    mistake("offsets in a pool's x have 32 bits", "pool3d_max_forward_wide_bf16", ("shl.b64", 0), Narrow, FAR_POOL),
+    mistake("offsets in a pool's dx have 32 bits", "pool3d_max_backward_wide_bf16", ("shl.b64", 2), Narrow, FAR_POOL),
+    mistake("offsets of statistics have 32 bits", "batch_norm_sums_wide_bf16", ("shl.b64", 0), Narrow, FAR_NORM),
+    mistake("offsets of a norm have 32 bits", "batch_norm_apply_wide_bf16", ("shl.b64", 2), Narrow, FAR_NORM),
+    mistake("offsets of its gradient have 32 bits", NORM_BACKWARD, ("shl.b64", 1), Narrow, FAR_NORM),
     mistake("e to the wrong power", "cross_entropy_loss_wide_f32", ("ex2.approx", 0), Replace("ex2", "lg2"), LOSS),
 ];
 

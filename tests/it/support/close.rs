@@ -16,15 +16,39 @@ pub fn likely_gamma(n: usize) -> f64 {
     6.0 * (n as f64).sqrt() * DType::F32.unit_roundoff()
 }
 
+/// What a bound of sums on tensor cores is in `γ_n`, with u = 2⁻²⁴ and S the sum of the magnitudes of all terms.
+///
+/// A tensor core adds an accumulator and eight products (four of tf32) at once. It aligns them to the largest, which is at
+/// most S, and cuts the others off behind the f32 significand and one more bit (Fasi et al. 2021, see `ptxsim::Sums`): each
+/// loses less than 2⁻²⁴ S = u S. It cuts the sum off to f32, which loses less than 2⁻²³ S = 2u S. Of p + 1 numbers other than
+/// zero, p are not the largest, so this costs (p + 2) u S, at most 3 u S for each product; without a product the accumulator
+/// stays what it is. Sums that are computed apart are added with one more rounding each, and each has a product: 4 u S.
+const TENSOR_CORES: f64 = 4.0;
+
+/// The largest error of a sum of `n` products on tensor cores, relative to the sum of their magnitudes: [`TENSOR_CORES`].
+pub fn tensor_core_gamma(n: usize) -> f64 {
+    TENSOR_CORES * gamma(n, DType::F32)
+}
+
 /// Asserts `|got - want| ≤ 2·γ·magnitude` everywhere (f32 arithmetic); where `stored` is bf16, plus one rounding of the
 /// value to it. The factor 2 covers the reference's own inputs having been rounded.
 #[track_caller]
 pub fn assert_bounded(what: &str, got: &[f32], want: &Bounded<f64>, stored: DType) {
+    bounded(what, got, want, 2.0 * gamma(want.terms.max(1), DType::F32), stored);
+}
+
+/// [`assert_bounded`] for sums of tensor cores, whose inputs are bf16 in the reference too.
+#[track_caller]
+pub fn assert_tensor_cores(what: &str, got: &[f32], want: &Bounded<f64>, stored: DType) {
+    bounded(what, got, want, tensor_core_gamma(want.terms.max(1)), stored);
+}
+
+#[track_caller]
+fn bounded(what: &str, got: &[f32], want: &Bounded<f64>, g: f64, stored: DType) {
     assert_eq!(got.len(), want.value.len(), "{what}: length");
     if got.is_empty() {
         return; // nothing was rounded, however many terms a result would have
     }
-    let g = 2.0 * gamma(want.terms.max(1), DType::F32);
     let last = if stored == DType::BF16 { DType::BF16.unit_roundoff() * 1.01 } else { 0.0 };
     for (i, (&y, &r)) in got.iter().zip(&want.value).enumerate() {
         let bound = g * want.magnitude[i] + last * r.abs() + f64::from(f32::MIN_POSITIVE);

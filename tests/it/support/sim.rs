@@ -2,10 +2,10 @@
 //!
 //! A fault of a kernel is an error of its launch, so a test that unwraps has proven that there is none.
 
-use ptxsim::{Config, Machine, Order};
-use std::collections::HashMap;
+use ptxsim::{Config, Machine, Order, Sums};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use tubelet::driver::{Access, Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId};
 use tubelet::error::{ErrorKind, Result};
 use tubelet::tensor::Device;
@@ -28,14 +28,28 @@ impl Sim {
 
     /// One with this much memory.
     pub fn with_memory(order: Order, bytes: usize) -> Sim {
+        Self::configured(Config { order, ..Config::default() }, bytes)
+    }
+
+    /// One whose tensor cores add so.
+    pub fn adding(sums: Sums) -> Sim {
+        Self::configured(Config { sums, ..Config::default() }, usize::MAX)
+    }
+
+    /// One that executes only the last blocks of each launch, on memory that is zero until it is stored to.
+    pub fn of_last_blocks(blocks: u64) -> Sim {
+        Self::configured(Config { last_blocks: Some(blocks), ..Config::default() }, usize::MAX)
+    }
+
+    fn configured(config: Config, bytes: usize) -> Sim {
         // A mistake on purpose may loop for ever.
-        let max_instructions =
-            if crate::device::seeded_faults::seeded() { 1 << 26 } else { Config::default().max_instructions };
-        let config = Config { order, max_instructions, ..Config::default() };
+        let max_instructions = if crate::device::seeded_faults::seeded() { 1 << 26 } else { config.max_instructions };
+        let (order, capability) = (config.order, config.capability);
+        let config = Config { max_instructions, registers: REGISTERS.clone(), ..config };
         let machine = Arc::new(Machine::new(config));
         let loaded = Mutex::new(Loaded { left: bytes, ..Loaded::default() });
         let waits = Arc::new(AtomicU64::new(0));
-        let driver = SimDriver { machine: machine.clone(), order, loaded, waits: waits.clone() };
+        let driver = SimDriver { machine: machine.clone(), order, capability, loaded, waits: waits.clone() };
         Sim { gpu: Gpu::new(driver), machine, waits }
     }
 
@@ -58,9 +72,25 @@ pub fn on_gpu<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -> T
     forward
 }
 
+/// Runs `test` as [`on_gpu`] does, and in the simulator also with sums of tensor cores that are cut off, whose bits may differ.
+pub fn on_tensor_cores<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -> T) -> T {
+    if std::env::var_os("TUBELET_TEST_DEVICE").is_none() {
+        test(&Sim::adding(Sums::Truncated).device());
+    }
+    on_gpu(test)
+}
+
+/// Registers of a thread of every kernel, from the manifests of the PTX: what NVIDIA's assemblers gave it, at most.
+pub static REGISTERS: LazyLock<Arc<BTreeMap<String, u32>>> = LazyLock::new(|| {
+    let families = xtask::device::families(crate::root()).unwrap_or_default();
+    let manifests = families.iter().filter_map(|name| xtask::device::read_manifest(crate::root(), name).ok());
+    Arc::new(manifests.flat_map(|manifest| manifest.registers).collect())
+});
+
 struct SimDriver {
     machine: Arc<Machine>,
     order: Order,
+    capability: (u32, u32),
     loaded: Mutex<Loaded>,
     waits: Arc<AtomicU64>,
 }
@@ -157,7 +187,7 @@ impl Driver for SimDriver {
     }
 
     fn compute_capability(&self) -> (u32, u32) {
-        (8, 0)
+        self.capability
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
@@ -223,8 +253,13 @@ impl Driver for SimDriver {
         Ok(ModuleId(loaded.modules.len() as u64 - 1))
     }
 
-    fn function(&self, module: ModuleId, entry: &str, _: u32) -> Result<FunctionId> {
+    fn function(&self, module: ModuleId, entry: &str, shared: u32) -> Result<FunctionId> {
         let mut loaded = self.loaded();
+        // As the CUDA driver: where the launch's own memory does not exceed the default, nothing is asked for.
+        if shared > 48 << 10 {
+            let granted = self.machine.grant_shared(&loaded.modules[module.0 as usize], entry, shared);
+            granted.map_err(refused("give a kernel its shared memory"))?;
+        }
         loaded.functions.push((module.0 as usize, entry.to_owned()));
         Ok(FunctionId(loaded.functions.len() as u64 - 1))
     }

@@ -74,8 +74,14 @@ pub enum Fault {
     Runaway(Box<Site>),
     /// Another violation of the rules of a barrier or an instruction.
     Illegal(Box<Site>),
-    /// The launch itself is wrong: geometry, shared memory or parameters.
+    /// The launch itself is wrong: its entry or its parameters.
     Launch(String),
+    /// A grid or a block that the device or the entry does not allow.
+    Geometry(String),
+    /// More shared memory than the device has for a block, or than the function was granted.
+    SharedMemory(String),
+    /// A block whose registers do not fit into a multiprocessor.
+    Registers(String),
     /// A host call refers to memory that does not exist.
     Host(String),
 }
@@ -88,7 +94,7 @@ impl Fault {
             OutOfBounds(_, s) | Misaligned(_, s) | Uninitialised(_, s) | Race(_, s) => Some(s),
             UninitialisedRegister(s) | ReadOnly(s) | Divergence(s) | Deadlock(s) | NotWritten(s) => Some(s),
             Trap(s) | Runaway(s) | Illegal(s) => Some(s),
-            Launch(_) | Host(_) => None,
+            Launch(_) | Geometry(_) | SharedMemory(_) | Registers(_) | Host(_) => None,
         }
     }
 
@@ -98,7 +104,7 @@ impl Fault {
             OutOfBounds(_, s) | Misaligned(_, s) | Uninitialised(_, s) | Race(_, s) => Some(s),
             UninitialisedRegister(s) | ReadOnly(s) | Divergence(s) | Deadlock(s) | NotWritten(s) => Some(s),
             Trap(s) | Runaway(s) | Illegal(s) => Some(s),
-            Launch(_) | Host(_) => None,
+            Launch(_) | Geometry(_) | SharedMemory(_) | Registers(_) | Host(_) => None,
         }
     }
 
@@ -119,6 +125,9 @@ impl Fault {
             Runaway(_) => "runaway",
             Illegal(_) => "illegal instruction",
             Launch(_) => "bad launch",
+            Geometry(_) => "bad grid or block",
+            SharedMemory(_) => "too much shared memory",
+            Registers(_) => "too many registers",
             Host(_) => "bad call",
         }
     }
@@ -133,7 +142,9 @@ impl fmt::Display for Fault {
             _ => None,
         };
         match self {
-            Fault::Launch(m) | Fault::Host(m) => return write!(f, "{}: {m}", self.name()),
+            Fault::Launch(m) | Fault::Geometry(m) | Fault::SharedMemory(m) | Fault::Registers(m) | Fault::Host(m) => {
+                return write!(f, "{}: {m}", self.name());
+            }
             _ => write!(f, "{}", self.name())?,
         }
         if let Some(space) = space {

@@ -10,14 +10,15 @@
 //! * races: between warps without a barrier between them, between blocks, between lanes of one store, and with a `cp.async`
 //!   that was not waited for (such copies become visible at their wait, never before);
 //! * barriers and warp-wide instructions that not all of their participating threads reach, deadlocks, and endless loops;
-//! * outputs that were not filled.
+//! * outputs that were not filled;
+//! * launches that a driver refuses: grids and blocks, shared memory that was not granted, registers, sizes of parameters.
 //!
 //! An opcode or modifier that is not supported is a [`ParseError`] with its line, and never skipped. Warps and blocks
 //! run in a given [`Order`]; a correct kernel gives the same bits in all of them. [`Counters`] report what a launch
 //! did: instructions, sectors of global memory, bank conflicts of shared memory.
 //!
 //! Arithmetic is bit-exact where PTX defines it. Approximate instructions are correctly rounded instead; [`accuracy`]
-//! says by how much a GPU may differ.
+//! says by how much a GPU may differ. PTX leaves open how tensor cores add; [`Sums`] has two ways.
 //!
 //! Not supported are the asynchronous features of sm_90 (TMA, `mbarrier`, `wgmma`, clusters) and function calls. The
 //! former could be added as a module next to `exec::copy`, with barriers in shared memory, and warps that wait for them
@@ -44,6 +45,7 @@
 pub mod accuracy;
 mod counters;
 mod decode;
+mod device;
 mod exec;
 mod fault;
 mod ins;
@@ -60,6 +62,6 @@ mod types;
 
 pub use counters::{CLASSES, Class, Counters};
 pub use fault::{Fault, ParseError, Site};
-pub use machine::{Access, Config, Launch, Machine, Order, Param, Region};
+pub use machine::{Access, Config, Launch, Machine, Order, Param, Region, Sums};
 pub use module::{Entry, Module, ParamType};
 pub use types::{Space, Type};

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::counters::Counters;
+use crate::device;
 use crate::exec::{self, Job, Region as Seen, Tags};
 use crate::fault::{Fault, ParseError, Site};
 use crate::memory::Buffer;
-use crate::module::{Entry, Module};
+use crate::module::Module;
 use crate::types::Space;
 
 /// The order in which blocks, and the warps of a block, run.
@@ -22,6 +23,17 @@ pub enum Order {
     Shuffled(u64),
 }
 
+/// How the tensor cores add products to an f32 accumulator. NVIDIA does not specify it; PTX promises at least f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sums {
+    /// One product after another, each sum rounded to the nearest f32.
+    Nearest,
+    /// As measured on an A100 (Fasi, Higham, Mikaitis and Pranesh, PeerJ Computer Science 7:e330, 2021): the accumulator and
+    /// eight products (four of tf32) are aligned to the largest exponent among them, cut off behind the f32 significand and
+    /// one more bit, added exactly, and cut off to f32. More bits were seen on later devices, whose errors are smaller.
+    Truncated,
+}
+
 /// How a machine runs launches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -33,11 +45,29 @@ pub struct Config {
     pub max_instructions: u64,
     /// Whether to detect races in shared and global memory.
     pub races: bool,
+    /// How `mma.sync` adds.
+    pub sums: Sums,
+    /// Compute capability, 8.0 or newer: how much shared memory a block may be granted.
+    pub capability: (u32, u32),
+    /// Registers of a thread by entry, as an assembler reports them; a launch of another entry is not checked for them.
+    pub registers: Arc<BTreeMap<String, u32>>,
+    /// Executes only the last so many blocks of each launch, for tensors that are too large to compute. Then all memory is zero
+    /// until something else is stored, takes space on the host only where it is stored to, and is never uninitialised.
+    pub last_blocks: Option<u64>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { order: Order::Forward, threads: 0, max_instructions: 1 << 34, races: true }
+        Config {
+            order: Order::Forward,
+            threads: 0,
+            max_instructions: 1 << 34,
+            races: true,
+            sums: Sums::Nearest,
+            capability: (8, 0),
+            registers: Arc::default(),
+            last_blocks: None,
+        }
     }
 }
 
@@ -93,6 +123,8 @@ pub struct Launch<'a> {
 #[derive(Default)]
 struct State {
     order: Option<Order>,
+    /// Whether memory is zero until it is stored to, instead of uninitialised.
+    zeroed: bool,
     allocations: Vec<Option<Arc<Buffer>>>,
     totals: BTreeMap<String, Counters>,
 }
@@ -106,15 +138,12 @@ pub struct Machine {
 /// The first address of the first allocation, and the distance between allocations.
 const BASE: u64 = 1 << 44;
 const STRIDE: u64 = 1 << 34;
-/// Maximum threads per block, and shared memory per block.
-const MAX_THREADS: u32 = 1024;
-const MAX_SHARED: u32 = 227 * 1024;
 
 impl State {
     fn place(&mut self, bytes: u64) -> Arc<Buffer> {
         // Addresses are not reused, so that a use after `free` is always a fault.
         let base = BASE + self.allocations.len() as u64 * STRIDE;
-        let buffer = Arc::new(Buffer::new(base, bytes));
+        let buffer = Arc::new(Buffer::new(base, bytes, self.zeroed));
         self.allocations.push(Some(buffer.clone()));
         buffer
     }
@@ -143,7 +172,8 @@ impl State {
 impl Machine {
     /// A device with empty memory.
     pub fn new(config: Config) -> Machine {
-        Machine { config, state: Mutex::new(State::default()) }
+        let state = State { zeroed: config.last_blocks.is_some(), ..State::default() };
+        Machine { config, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -227,6 +257,13 @@ impl Machine {
         crate::decode::load(ptx, |bytes| s.place(bytes)).map(Arc::new)
     }
 
+    /// Grants an entry dynamic shared memory, as `cuFuncSetAttribute` does. A block that has more than 48 KiB, static and
+    /// dynamic, is refused without.
+    pub fn grant_shared(&self, m: &Module, entry: &str, bytes: u32) -> Result<(), Fault> {
+        let e = m.entry(entry).ok_or_else(|| Fault::Launch(format!("there is no entry `{entry}`")))?;
+        device::grant(&self.config, e, bytes)
+    }
+
     /// The counters of every entry so far.
     pub fn totals(&self) -> BTreeMap<String, Counters> {
         self.lock().totals.clone()
@@ -236,12 +273,11 @@ impl Machine {
     pub fn launch(&self, m: &Module, entry: &str, l: &Launch) -> Result<Counters, Fault> {
         let e = m.entry(entry).ok_or_else(|| Fault::Launch(format!("there is no entry `{entry}`")))?;
         let mut state = self.lock();
-        check_geometry(e, l)?;
-        let params = pack(e, l.params)?;
+        device::check(&self.config, e, l)?;
+        let params = device::pack(e, l.params)?;
         let order = state.order.unwrap_or(self.config.order);
         let blocks = l.grid.iter().map(|&g| g as u64).product::<u64>();
         let races = self.config.races;
-        check_overlaps(e, l)?;
         let mut regions = Vec::new();
         let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
         for r in pointers.chain(l.extra).filter(|r| r.bytes > 0) {
@@ -270,6 +306,8 @@ impl Machine {
             regions: regions.collect(),
             races,
             order,
+            sums: self.config.sums,
+            first: blocks.saturating_sub(self.config.last_blocks.unwrap_or(blocks)),
             limit: self.config.max_instructions,
             used: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -296,78 +334,4 @@ impl Machine {
         state.totals.entry(e.name.clone()).or_default().add(&counters);
         Ok(counters)
     }
-}
-
-fn check_geometry(e: &Entry, l: &Launch) -> Result<(), Fault> {
-    let bad = |m: String| Err(Fault::Launch(format!("{}: {m}", e.name)));
-    if l.grid.contains(&0)
-        || l.block.contains(&0)
-        || l.grid[1] > 65535
-        || l.grid[2] > 65535
-        || l.grid[0] > i32::MAX as u32
-    {
-        return bad(format!("a grid of {:?} blocks of {:?} threads", l.grid, l.block));
-    }
-    let threads = l.block.iter().map(|&b| b as u64).product::<u64>();
-    let most = e.max_threads().unwrap_or(MAX_THREADS).min(MAX_THREADS);
-    if threads > most as u64 || l.block[2] > 64 {
-        return bad(format!("blocks of {:?} threads where at most {most} are allowed", l.block));
-    }
-    if e.exact_threads.is_some_and(|t| t != l.block) {
-        return bad(format!("blocks of {:?} threads where {:?} are required", l.block, e.exact_threads));
-    }
-    let total = e.static_shared as u64 + l.shared as u64;
-    if total > MAX_SHARED as u64 {
-        return bad(format!("{total} bytes of shared memory where a block has at most {MAX_SHARED}"));
-    }
-    Ok(())
-}
-
-/// Memory that is stored to must not be passed a second time: kernels assume that their pointers do not alias, and the
-/// result of such a launch would depend on the order.
-fn check_overlaps(e: &Entry, l: &Launch) -> Result<(), Fault> {
-    let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
-    let all: Vec<&Region> = pointers.chain(l.extra).filter(|r| r.bytes > 0).collect();
-    for a in all.iter().filter(|r| r.access != Access::Read) {
-        let meets = |b: &&&Region| a.ptr < b.ptr + b.bytes && b.ptr < a.ptr + a.bytes && a != *b;
-        if let Some(b) = all.iter().find(meets) {
-            let m = format!(
-                "{}: {:?} memory at {:#x} overlaps {:?} memory at {:#x}",
-                e.name, a.access, a.ptr, b.access, b.ptr
-            );
-            return Err(Fault::Launch(m));
-        }
-    }
-    Ok(())
-}
-
-/// The bytes of all parameters, checked against the signature.
-fn pack(e: &Entry, params: &[Param]) -> Result<Vec<u8>, Fault> {
-    let bad = |m: String| Err(Fault::Launch(format!("{}: {m}", e.name)));
-    if params.len() != e.params.len() {
-        return bad(format!("{} parameters where the entry has {}", params.len(), e.params.len()));
-    }
-    let size = e.params.last().map_or(0, |p| p.offset + p.size);
-    let mut out = vec![0; size as usize];
-    for (i, (p, t)) in params.iter().zip(&e.params).enumerate() {
-        let pointer;
-        let bytes = match p {
-            Param::Pointer(r) => {
-                pointer = r.ptr.to_le_bytes();
-                if t.size != 8 || t.ty.float() || t.array {
-                    return bad(format!(
-                        "parameter {i} is a pointer where the entry has {:?} of {} bytes",
-                        t.ty, t.size
-                    ));
-                }
-                &pointer[..]
-            }
-            Param::Bytes(b) => b,
-        };
-        if bytes.len() != t.size as usize {
-            return bad(format!("parameter {i} has {} bytes where the entry has {}", bytes.len(), t.size));
-        }
-        out[t.offset as usize..][..bytes.len()].copy_from_slice(bytes);
-    }
-    Ok(out)
 }

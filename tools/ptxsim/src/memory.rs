@@ -7,8 +7,8 @@ pub(crate) struct Buffer {
     base: u64,
     len: u64,
     data: Box<[AtomicU64]>,
-    /// A byte per byte of data: 1 where it was written.
-    init: Box<[AtomicU64]>,
+    /// A byte per byte of data: 1 where it was written. `None` where all of it counts as written.
+    init: Option<Box<[AtomicU64]>>,
 }
 
 impl std::fmt::Debug for Buffer {
@@ -39,8 +39,9 @@ macro_rules! atomic {
 }
 
 impl Buffer {
-    pub fn new(base: u64, len: u64) -> Buffer {
-        Buffer { base, len, data: zeros(len), init: zeros(len) }
+    /// Memory that is uninitialised, or zero.
+    pub fn new(base: u64, len: u64, zeroed: bool) -> Buffer {
+        Buffer { base, len, data: zeros(len), init: (!zeroed).then(|| zeros(len)) }
     }
 
     pub fn base(&self) -> u64 {
@@ -91,7 +92,9 @@ impl Buffer {
     pub fn set(&self, off: u64, n: u32, v: u64) {
         self.check(off, n);
         Self::store(&self.data, off, n, v);
-        Self::store(&self.init, off, n, 0x0101_0101_0101_0101);
+        if let Some(init) = &self.init {
+            Self::store(init, off, n, 0x0101_0101_0101_0101);
+        }
     }
 
     /// Whether all bytes of a value were written.
@@ -99,7 +102,7 @@ impl Buffer {
     pub fn initialised(&self, off: u64, n: u32) -> bool {
         self.check(off, n);
         let ones = 0x0101_0101_0101_0101 & (u64::MAX >> (64 - 8 * n));
-        Self::load(&self.init, off, n) == ones
+        self.init.as_ref().is_none_or(|init| Self::load(init, off, n) == ones)
     }
 
     /// Replaces a value by a function of it, and returns the old value.
@@ -155,17 +158,19 @@ impl Buffer {
     /// Marks bytes as written (1) or not (0).
     pub fn mark(&self, off: u64, n: u64, value: u8) {
         let (at, n) = self.span(off, n);
+        let Some(init) = &self.init else { return };
         // SAFETY: inside the allocation; only called between launches.
-        unsafe { std::ptr::write_bytes(self.init.as_ptr().cast_mut().cast::<u8>().add(at), value, n) }
+        unsafe { std::ptr::write_bytes(init.as_ptr().cast_mut().cast::<u8>().add(at), value, n) }
     }
 
     /// Copies bytes and whether they were written.
     pub fn copy(&self, off: u64, from: &Buffer, from_off: u64, n: u64) {
         let mut data = vec![0; n as usize];
         from.read(from_off, &mut data);
-        let init: Vec<u8> = from.bytes(&from.init, from_off, n).iter().map(|b| b.load(Relaxed)).collect();
         self.write(off, &data);
-        for (b, v) in self.bytes(&self.init, off, n).iter().zip(init) {
+        let (Some(to), Some(init)) = (&self.init, &from.init) else { return };
+        let init: Vec<u8> = from.bytes(init, from_off, n).iter().map(|b| b.load(Relaxed)).collect();
+        for (b, v) in self.bytes(to, off, n).iter().zip(init) {
             b.store(v, Relaxed);
         }
     }
@@ -174,7 +179,7 @@ impl Buffer {
     pub fn first_unwritten(&self, off: u64, n: u64) -> Option<u64> {
         let (at, n) = self.span(off, n);
         // SAFETY: inside the allocation; only called between launches.
-        let init = unsafe { std::slice::from_raw_parts(self.init.as_ptr().cast::<u8>().add(at), n) };
+        let init = unsafe { std::slice::from_raw_parts(self.init.as_ref()?.as_ptr().cast::<u8>().add(at), n) };
         let chunk = init.chunks(4096).position(|c| c.iter().fold(1, |a, b| a & b) == 0)? * 4096;
         init[chunk..].iter().position(|b| *b == 0).map(|i| off + (chunk + i) as u64)
     }

@@ -4,6 +4,7 @@ use crate::ins::{Constant, Ins};
 use crate::memory::Buffer;
 use crate::types::Type;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 /// A parameter of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +24,15 @@ pub struct ParamType {
 }
 
 /// A kernel.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Entry {
     pub(crate) name: String,
     pub(crate) line: u32,
     pub(crate) params: Vec<ParamType>,
     pub(crate) static_shared: u32,
     pub(crate) dynamic_shared: bool,
+    /// Bytes of dynamic shared memory that it was granted; 0 before.
+    pub(crate) granted: AtomicU32,
     pub(crate) local: u32,
     pub(crate) max_threads: Option<u32>,
     pub(crate) exact_threads: Option<[u32; 3]>,

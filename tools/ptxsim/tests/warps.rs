@@ -249,6 +249,33 @@ fn tensor_cores() {
     mma("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32", 4, Format::Tf32);
 }
 
+/// One plus four products of 1.5·2^-24: to the nearest, each adds 2^-23, the distance of f32 above 1; cut off behind one bit
+/// more than those of f32, each adds 2^-24.
+#[test]
+fn tensor_cores_that_cut_off() {
+    let body = "mov.f32 %f1, 0f3F800000; mov.u32 %r10, 0x3f80; mov.u32 %r11, 0x33c0; mov.u32 %r12, 0;
+        mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f2,%f3,%f4,%f5}, {%r10,%r10,%r10,%r10}, {%r11,%r12},
+        {%f1,%f1,%f1,%f1}; st.global.f32 [%rd4], %f2;";
+    let sum = |sums| {
+        let machine = Machine::new(Config { sums, ..Config::default() });
+        let module = machine.load(&kernel(body)).unwrap();
+        let out = machine.alloc(128).unwrap();
+        let region = |access| Param::Pointer(Region { ptr: out, bytes: 128, access });
+        let null = Param::Pointer(Region { ptr: 0, bytes: 0, access: Access::Read });
+        let params = [null, region(Access::Write), int(0)];
+        machine.launch(
+            &module,
+            "k",
+            &Launch { grid: [1; 3], block: [32, 1, 1], shared: 0, params: &params, extra: &[] },
+        )?;
+        let mut word = [0; 4];
+        machine.read(out, &mut word)?;
+        Ok::<f32, Fault>(f32::from_le_bytes(word))
+    };
+    assert_eq!(sum(Sums::Nearest).unwrap(), 1.0 + 4.0 * f32::EPSILON);
+    assert_eq!(sum(Sums::Truncated).unwrap(), 1.0 + 2.0 * f32::EPSILON);
+}
+
 #[test]
 fn matrices_through_shared_memory() {
     // f16 numbers 0 to 255 in four matrices of 8 rows of 16 bytes; lane 8 i + r holds the address of row r of matrix i.

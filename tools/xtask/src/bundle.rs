@@ -59,7 +59,8 @@ pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
 /// The test modules that use a GPU if there is one, as filters.
 fn modules(root: &Path) -> Result<String> {
     let files = source::read(root, &["tests/it"])?;
-    let stems = files.iter().filter(|f| f.mentions("on_gpu(") && !f.under("tests/it/support"));
+    let uses = |f: &&source::Source| f.mentions("on_gpu(") || f.mentions("on_tensor_cores(");
+    let stems = files.iter().filter(|f| uses(f) && !f.under("tests/it/support"));
     let stems: Vec<String> = stems
         .map(|f| format!("{}::", f.path["tests/it/".len()..].trim_end_matches(".rs").replace('/', "::")))
         .collect();

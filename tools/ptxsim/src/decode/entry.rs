@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use super::{Decoder, Result};
 use crate::ParseError;
+use crate::device::{SHARED_BY_DEFAULT, most_parameters};
 use crate::ins::{Ins, Op};
 use crate::memory::Buffer;
 use crate::module::{Entry, Module, ParamType};
@@ -81,6 +83,12 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
         });
         at = limited(at + size, v)?;
     }
+    let most = most_parameters(&file.version, &file.target);
+    if at > most.into() {
+        let (name, version, target) = (&f.name, &file.version, &file.target);
+        let m = format!("`{name}` has {at} bytes of parameters where PTX {version} for {target} allows {most}");
+        return Err(ParseError::new(f.line, m));
+    }
     let names = |v: &&Variable| f.statements.iter().any(|s| s.args.iter().any(|a| mentions(a, &v.name)));
     let (fixed, open): (Vec<_>, Vec<_>) =
         file.shared.iter().filter(names).chain(&f.shared).partition(|v| v.bytes.is_some());
@@ -90,6 +98,10 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
     let static_shared = if open.is_empty() { shared } else { round_up(shared, align) };
     for v in &open {
         symbols.insert(v.name.clone(), (Space::Shared, static_shared));
+    }
+    if static_shared > SHARED_BY_DEFAULT.into() {
+        let m = format!("`{}` has {static_shared} bytes of static shared memory where 49152 are allowed", f.name);
+        return Err(ParseError::new(f.line, m));
     }
     let mut d = Decoder::new(f, symbols)?;
     let mut code = f.statements.iter().map(|s| d.statement(s)).collect::<Result<Vec<_>>>()?;
@@ -103,6 +115,7 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
         params,
         static_shared: static_shared as u32,
         dynamic_shared: !open.is_empty(),
+        granted: AtomicU32::new(0),
         local: round_up(local, 16) as u32,
         max_threads: f.max_threads,
         exact_threads: f.exact_threads,

@@ -3,10 +3,11 @@
 use super::control::Warp;
 use super::load_store::trouble;
 use super::regs::Regs;
-use super::{Block, Result, site, unwritten};
+use super::{Block, Result, site, truncated, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op, Slot, Tensor};
 use crate::lane::format::f16_value;
+use crate::machine::Sums;
 use crate::requests::conflicts;
 use crate::types::Space;
 
@@ -21,7 +22,7 @@ impl Block<'_> {
             Op::StoreMatrix { offset, trans, regs } => self.store_matrix(w, ins, *offset, *trans, regs),
             Op::Mma { kind, d, a, b, c } => {
                 self.counters.tensor_instructions += 1;
-                mma(w, *kind, d, a, b, c)
+                mma(w, *kind, self.job.sums, d, a, b, c)
             }
             op => unreachable!("{op:?} is executed elsewhere"),
         }
@@ -112,9 +113,9 @@ fn halves(
     }
 }
 
-/// A matrix multiplication: products in f32 (exact for bf16, f16 and tf32 operands), added in the order of `k` with a
-/// rounding to f32 after each. Tensor cores add in another order, with at least this precision.
-fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[Slot; 4]) -> Result<()> {
+/// A matrix multiplication: products in f32, exact for bf16, f16 and tf32 operands, added in the order of `k` with a rounding
+/// to f32 after each, or as [`Sums::Truncated`] says.
+fn mma(w: &mut Warp, kind: Tensor, sums: Sums, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[Slot; 4]) -> Result<()> {
     let r = &mut w.regs;
     let missing = a.iter().chain(b).chain(c).fold(0, |m, s| m | !r.def(*s));
     if missing != 0 {
@@ -154,7 +155,11 @@ fn mma(w: &mut Warp, kind: Tensor, d: &[Slot; 4], a: &[Slot], b: &[Slot], c: &[S
             acc[row][column] = f32::from_bits(*v);
         }
     }
-    multiply(&mut acc, &am, &bm, depth);
+    match (sums, kind) {
+        (Sums::Nearest, _) => multiply(&mut acc, &am, &bm, depth),
+        (Sums::Truncated, Tensor::Tf32K8 | Tensor::Tf32K4) => truncated::multiply(&mut acc, &am, &bm, depth, 4),
+        (Sums::Truncated, _) => truncated::multiply(&mut acc, &am, &bm, depth, 8),
+    }
     for (i, s) in d.iter().enumerate() {
         r.wdef[s.i as usize] = !0;
         for (l, v) in r.w[s.i as usize].iter_mut().enumerate() {

@@ -10,6 +10,7 @@ mod hot;
 mod load_store;
 mod matrix;
 mod regs;
+mod truncated;
 mod votes;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 
 use crate::counters::Counters;
 use crate::fault::{Fault, Site};
-use crate::machine::{Access, Order};
+use crate::machine::{Access, Order, Sums};
 use crate::memory::{Buffer, marks};
 use crate::module::Entry;
 use crate::shared::Shared;
@@ -63,6 +64,9 @@ pub(crate) struct Job<'a> {
     pub regions: Vec<Region>,
     pub races: bool,
     pub order: Order,
+    pub sums: Sums,
+    /// The first block that is executed.
+    pub first: u64,
     pub limit: u64,
     pub used: AtomicU64,
     pub stop: AtomicBool,
@@ -104,7 +108,7 @@ impl Mix {
 /// Runs all blocks, and returns the counters or the first fault in the order of the blocks.
 pub(crate) fn run(job: &Job, threads: usize) -> std::result::Result<Counters, Fault> {
     let blocks = job.grid.iter().map(|&g| g as u64).product::<u64>();
-    let mut order: Vec<u64> = (0..blocks).collect();
+    let mut order: Vec<u64> = (job.first..blocks).collect();
     match job.order {
         Order::Forward => {}
         Order::Reverse => order.reverse(),
@@ -124,7 +128,7 @@ pub(crate) fn run(job: &Job, threads: usize) -> std::result::Result<Counters, Fa
         }
         Ok(block.counters)
     };
-    let threads = threads.min(blocks as usize).max(1);
+    let threads = threads.min(order.len()).max(1);
     let results: Vec<_> = if threads == 1 {
         vec![work()]
     } else {

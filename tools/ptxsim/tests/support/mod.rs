@@ -50,7 +50,7 @@ impl Device {
 
     /// A device with a text loaded.
     pub fn text(ptx: &str, order: Order) -> Device {
-        let machine = Machine::new(Config { order, threads: 2, max_instructions: 1 << 32, races: true });
+        let machine = Machine::new(Config { order, threads: 2, max_instructions: 1 << 32, ..Config::default() });
         let module = machine.load(ptx).unwrap_or_else(|e| panic!("{e}"));
         Device { machine, module }
     }

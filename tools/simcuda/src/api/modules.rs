@@ -66,8 +66,9 @@ unsafe extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value
         if attribute != 8 || !(0..=163 << 10).contains(&value) {
             return Err(INVALID_VALUE);
         }
-        d.functions.get_mut(&function).ok_or(INVALID_HANDLE)?.granted = value as u32;
-        Ok(())
+        let f = d.functions.get_mut(&function).ok_or(INVALID_HANDLE)?;
+        f.granted = value as u32;
+        d.machine.grant_shared(&f.module, &f.entry, f.granted).map_err(|_| INVALID_VALUE)
     })
 }
 

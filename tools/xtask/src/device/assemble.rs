@@ -2,6 +2,7 @@
 
 use super::tools::Tools;
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,6 +63,18 @@ impl Assembler {
         ensure!(output.status.success(), "{} refuses {}: {}", self.name(), ptx.display(), said.trim());
         Ok(parse(&said))
     }
+}
+
+/// Registers of a thread of each entry of a file: the most that any of the assemblers gives it.
+pub fn most_registers(assemblers: &[Assembler], ptx: &Path) -> Result<BTreeMap<String, u32>> {
+    let mut most = BTreeMap::new();
+    for entries in on_all_cores(assemblers, |assembler| assembler.run(ptx, Path::new("/dev/null"))) {
+        for entry in entries? {
+            let registers = most.entry(entry.name).or_default();
+            *registers = entry.registers.max(*registers);
+        }
+    }
+    Ok(most)
 }
 
 /// Parses the report of `ptxas -v`.

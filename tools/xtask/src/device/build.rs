@@ -1,5 +1,6 @@
 //! `cargo xtask ptx`: compiles sources to PTX and manifests.
 
+use super::assemble::{Assembler, most_registers};
 use super::family::{Family, OPTIONS, families, manifest_path, ptx_path};
 use super::nvrtc::{Nvrtc, Unit};
 use super::tools::{COMPILER, Tools};
@@ -10,15 +11,18 @@ use std::path::Path;
 /// Compiles the named families, or all, and writes changed files. Returns one line per family.
 pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
     let chosen = chosen(root, names)?;
-    let compiler = Nvrtc::load(&Tools::require(root)?.nvrtc()?)?;
+    let tools = Tools::require(root)?;
+    let (compiler, assemblers) = (Nvrtc::load(&tools.nvrtc()?)?, Assembler::all(&tools)?);
     fs::create_dir_all(root.join("ptx"))?;
     let mut said = Vec::new();
     for name in &chosen {
         let family = Family::read(root, name)?;
         let ptx = compile(&compiler, &family, &mut said)?;
-        let manifest = family.manifest(COMPILER, &ptx)?;
+        let written = write(root, &ptx_path(name), &ptx)?;
+        let registers = most_registers(&assemblers, &root.join(ptx_path(name)))?;
+        let manifest = family.manifest(COMPILER, &ptx, registers)?;
         let json = serde_json::to_string_pretty(&manifest)? + "\n";
-        let changed = write(root, &ptx_path(name), &ptx)? | write(root, &manifest_path(name), &json)?;
+        let changed = written | write(root, &manifest_path(name), &json)?;
         let state = if changed { "written" } else { "unchanged" };
         said.push(format!("{}: {} entries, {} bytes, {state}", ptx_path(name), manifest.entries.len(), ptx.len()));
     }

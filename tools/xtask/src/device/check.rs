@@ -80,6 +80,14 @@ fn complaints(entry: &Resources, manifest: &Manifest) -> Vec<String> {
     for advice in &entry.advice {
         refuse("advice", format!("{name}: {advice}"));
     }
+    let stated = manifest.registers.get(name).copied().unwrap_or(0);
+    if entry.registers > stated {
+        let found = entry.registers;
+        refuse(
+            "registers",
+            format!("{name} has {found} registers where its manifest says {stated}: run `cargo xtask ptx`"),
+        );
+    }
     found
 }
 
@@ -97,6 +105,7 @@ mod tests {
             ptx: String::new(),
             entries: vec!["k".into()],
             shared: Default::default(),
+            registers: [("k".to_owned(), 40)].into(),
             allowed: vec![allowed],
         }
     }
@@ -110,5 +119,8 @@ mod tests {
         assert_eq!(complaints(&advised, &manifest("spill")).len(), 1);
         assert!(complaints(&advised, &manifest("advice")).is_empty());
         assert!(complaints(&Resources { name: "k".into(), ..Resources::default() }, &manifest("stack")).is_empty());
+        let with = |registers| Resources { name: "k".into(), registers, ..Resources::default() };
+        assert!(complaints(&with(40), &manifest("stack")).is_empty());
+        assert_eq!(complaints(&with(41), &manifest("stack")).len(), 1);
     }
 }

@@ -55,6 +55,9 @@ fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
     if ptx.lines().any(|l| l.split_whitespace().any(|word| word == ".func")) {
         found.push(format!("{path} defines a function (.func): let it be inlined"));
     }
+    if !manifest.entries.iter().all(|entry| manifest.registers.contains_key(entry)) {
+        found.push(format!("{} does not say how many registers each kernel has: {run}", manifest_path(name)));
+    }
     let dynamic = listing::dynamic_shared(&ptx);
     for entry in listing::parse(&ptx) {
         if dynamic.iter().any(|array| entry.body.contains(array)) && !manifest.shared.contains_key(entry.name) {

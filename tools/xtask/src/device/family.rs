@@ -34,6 +34,9 @@ pub struct Manifest {
     /// Bytes of dynamic shared memory that an entry is launched with, from `// shared: <entry> <bytes>` in the source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shared: BTreeMap<String, u32>,
+    /// Registers of a thread of each entry: the most among the assemblers of `cargo xtask ptx --check`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub registers: BTreeMap<String, u32>,
     /// Problems that the source allows, from `// allow: <entry> <what>: <reason>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<Allowed>,
@@ -110,8 +113,8 @@ impl Family {
         headers.chain([(format!("cuda/{}", self.file), sha256(self.source.as_bytes()))]).collect()
     }
 
-    /// The manifest for this source and its compiled `ptx`.
-    pub fn manifest(&self, compiler: &str, ptx: &str) -> Result<Manifest> {
+    /// The manifest for this source, its compiled `ptx` and the registers that the assemblers give it.
+    pub fn manifest(&self, compiler: &str, ptx: &str, registers: BTreeMap<String, u32>) -> Result<Manifest> {
         let listing = listing::parse(ptx);
         let manifest = Manifest {
             compiler: compiler.to_owned(),
@@ -120,6 +123,7 @@ impl Family {
             ptx: sha256(ptx.as_bytes()),
             entries: listing.iter().map(|e| e.name.to_owned()).collect(),
             shared: self.shared()?,
+            registers,
             allowed: self.allowed()?,
         };
         let named = manifest.shared.keys().chain(manifest.allowed.iter().map(|a| &a.entry));
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn the_source_states_its_exceptions() {
         let toy = family("// shared: k 98304\n// allow: k local: an array is indexed by a register\n");
-        let manifest = toy.manifest("c", PTX).unwrap();
+        let manifest = toy.manifest("c", PTX, BTreeMap::new()).unwrap();
         assert_eq!(manifest.shared["k"], 98304);
         assert_eq!(manifest.allowed[0].reason, "an array is indexed by a register");
     }
@@ -222,7 +226,7 @@ mod tests {
     #[test]
     fn a_misspelt_exception_is_an_error() {
         for source in ["// shared: k much\n", "// shared: j 4\n", "// allow: k haste: none\n", "// allow: k local\n"] {
-            assert!(family(source).manifest("c", PTX).is_err(), "{source}");
+            assert!(family(source).manifest("c", PTX, BTreeMap::new()).is_err(), "{source}");
         }
     }
 }

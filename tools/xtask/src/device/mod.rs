@@ -17,7 +17,7 @@ mod tools;
 pub use build::{build, chosen};
 pub use check::{Checked, check};
 pub use committed::problems;
-pub use family::{Family, Manifest, families, files};
+pub use family::{Family, Manifest, families, files, read_manifest};
 pub use format::{Formatted, formatted};
 pub use tools::{INSTALL, Tools};
 
