@@ -44,7 +44,7 @@ impl Far {
         };
         self.0.machine.write(ptr + bytes - last.len() as u64, last).unwrap();
         // SAFETY: the memory was just allocated, and lives as long as the simulator.
-        unsafe { Tensor::borrow_gpu(&self.0.gpu, ptr, dtype, shape) }
+        unsafe { Tensor::borrow_gpu(&self.0.gpu, ptr, dtype, shape) }.unwrap()
     }
 
     /// The last `n` elements.

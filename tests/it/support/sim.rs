@@ -5,7 +5,7 @@
 use ptxsim::{Config, Machine, Order, Sums};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
 use tubelet::driver::{Access, Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId};
 use tubelet::error::{ErrorKind, Result};
 use tubelet::tensor::Device;
@@ -59,12 +59,24 @@ impl Sim {
     }
 }
 
-/// Runs `test` on the device of the environment: both orders of the simulator, or the GPU named by
+/// The GPU that `TUBELET_TEST_DEVICE=cuda:N` names, if the variable is set. All tests share it, one at a time, since graphs are
+/// recorded on its stream; its memory is NaN until it is written.
+fn gpu_of_environment() -> Option<MutexGuard<'static, Gpu>> {
+    static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
+    let name = std::env::var("TUBELET_TEST_DEVICE").ok()?;
+    let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("TUBELET_TEST_DEVICE is cuda:N");
+    let gpu = GPU.get_or_init(|| Mutex::new(Gpu::cuda_full_of_nan(ordinal).unwrap()));
+    Some(gpu.lock().unwrap_or_else(|e| e.into_inner()))
+}
+
+/// Runs `test` on the device of the environment: both orders of the simulator, or twice on the GPU named by
 /// `TUBELET_TEST_DEVICE=cuda:N`. What does not depend on the order must have the same bits in both.
 pub fn on_gpu<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -> T) -> T {
-    if let Ok(name) = std::env::var("TUBELET_TEST_DEVICE") {
-        let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-        return test(&Device::cuda(ordinal.expect("TUBELET_TEST_DEVICE is cuda:N")).unwrap());
+    if let Some(gpu) = gpu_of_environment() {
+        let device = Device::Cuda(gpu.clone());
+        let (first, second) = (test(&device), test(&device));
+        assert_eq!(first, second, "the same test has other bits when it is repeated");
+        return first;
     }
     let forward = test(&Sim::new(Order::Forward).device());
     let reverse = test(&Sim::new(Order::Reverse).device());
