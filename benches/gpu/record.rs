@@ -5,7 +5,7 @@ use super::peaks::Peaks;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tubelet::driver::Gpu;
-use tubelet::error::{Error, Result};
+use tubelet::error::{ErrorKind, Result};
 
 /// A record and its file.
 pub struct Record {
@@ -24,7 +24,8 @@ impl Record {
         let device = json!(gpu.name());
         if value.get("device").is_some_and(|d| *d != device) {
             let other = value["device"].to_string();
-            return Err(Error::param("gpu", "record", other, format!("it is of another device than {device}")));
+            let what = format!("{} is of the device {other}, and this one is {device}", path.display());
+            return Err(ErrorKind::Driver { action: "open the record", what }.into());
         }
         value.insert("device".into(), device);
         value.insert("compute_capability".into(), json!(gpu.compute_capability()));
@@ -62,6 +63,9 @@ impl Record {
         let text = format!("{:#}\n", Value::Object(self.value.clone()));
         let temporary = self.path.with_extension("new");
         let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &self.path));
-        written.map_err(|e| Error::param("gpu", "record", self.path.display(), format!("it cannot be written: {e}")))
+        written.map_err(|e| {
+            let what = format!("{}: {e}", self.path.display());
+            ErrorKind::Driver { action: "write the record", what }.into()
+        })
     }
 }

@@ -3,6 +3,7 @@
 pub mod alignment;
 pub mod augment;
 pub mod conv3d;
+pub mod cost_model;
 pub mod counters;
 pub mod coverage;
 pub mod declarations;
@@ -13,7 +14,6 @@ pub mod layers;
 pub mod maclr;
 pub mod matmul;
 pub mod mcl;
-pub mod model;
 pub mod motion_map;
 pub mod no_gpu;
 pub mod offsets;

@@ -56,10 +56,10 @@ fn shared_memory_above_48_kilobytes_is_granted_first() {
         run(47 << 10).unwrap();
         let f = run((47 << 10) + 16).unwrap_err();
         assert!(matches!(f, Fault::SharedMemory(_)) && f.to_string().contains("besides 1024 static"), "{f}");
-        let f = machine.grant_shared(&module, "k", (kilobytes - 1 << 10) + 1).unwrap_err();
+        let f = machine.grant_shared(&module, "k", ((kilobytes - 1) << 10) + 1).unwrap_err();
         assert!(matches!(f, Fault::SharedMemory(_)) && f.to_string().contains("where a block has at most"), "{f}");
-        machine.grant_shared(&module, "k", kilobytes - 1 << 10).unwrap();
-        run(kilobytes - 1 << 10).unwrap();
+        machine.grant_shared(&module, "k", (kilobytes - 1) << 10).unwrap();
+        run((kilobytes - 1) << 10).unwrap();
         assert!(matches!(run(kilobytes << 10), Err(Fault::SharedMemory(_))));
     }
 }
