@@ -70,7 +70,8 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
-        all.k_blocks += blocks * product.depth.div_ceil(splits).div_ceil(k) as f64;
+        // Parts of the depth are whole k-blocks; the last one may be shorter.
+        all.k_blocks += (down * across * product.depth.div_ceil(k)) as f64;
         all.operands += (gathered + other) * product.depth as f64 * 2.0;
         all.again += again * gathered * product.depth as f64 * 2.0;
     }

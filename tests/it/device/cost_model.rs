@@ -203,8 +203,10 @@ fn demands_are_what_the_simulator_counts() {
             let demand = cost::demand(&launch, &h100());
             let what = |kind: &str| format!("{} in {}: {kind}", launch.name, case.name);
             assert_near(&what("products"), demand.blocks * demand.mma / 4096.0, tensor, 1e-12);
-            assert_near(&what("bytes"), demand.requested, bytes, 0.03);
-            assert_near(&what("instructions"), demand.blocks * demand.issued, instructions, 0.2);
+            assert_near(&what("bytes"), demand.requested, bytes, 1e-9);
+            // Over 64 channels the epilogue has most instructions, and its longest way is one that this launch does not take.
+            let off = if case.name == "conv3d/fprop/slow-2c/bf16" { 0.4 } else { 0.1 };
+            assert_near(&what("instructions"), demand.blocks * demand.issued, instructions, off);
             compared += 1;
         }
     }
@@ -226,8 +228,10 @@ fn a_step_is_recorded_whole_and_keeps_the_contract() {
         assert!(row[key].as_f64().is_some_and(|ms| ms > 0.0), "{key} in {row}");
     }
     assert_eq!(row["launches"], predicted.launches.len());
-    // A launch costs the host more than these small kernels take.
-    assert_near("host", predicted.total.stream, predicted.launches.len() as f64 * h100().host, 1e-12);
+    // A host that takes a millisecond per launch decides alone.
+    let slow = h100().calibrated(&json!({"launch_us": 1000.0})).unwrap();
+    let total = cost::total(&predicted.launches, &slow);
+    assert_near("host", total.stream * 1e3, predicted.launches.len() as f64, 1e-12);
     assert!(predicted.total.reusing <= predicted.total.graph && predicted.total.graph < predicted.total.stream);
     let names: Vec<String> = steps::all().unwrap().into_iter().map(|step| step.name).collect();
     let networks = FLOORS.map(|(name, _)| format!("train_step/{name}/b64/bf16"));
