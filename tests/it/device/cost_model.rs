@@ -156,8 +156,12 @@ fn a_convolution_is_recorded_and_priced_by_its_tile() {
     // Windows lie outside at two of sixteen rows, for one of three taps, and likewise columns: 46 of 48 are inside.
     let inside = 46.0 * 46.0 / (48.0 * 48.0);
     let (down, across) = (2048_usize.div_ceil(m) as f64, 128_usize.div_ceil(n) as f64);
-    let operands = (2048.0 * across * inside + 128.0 * down) * (depth * 2) as f64;
-    assert_near("L2", demand.l2, operands + y as f64, 1e-12);
+    let (pixels, filters) = (2048.0 * across * inside, 128.0 * down);
+    let bytes = |elements: f64| elements * (depth * 2) as f64 + y as f64;
+    assert_near("requested", demand.requested, bytes(pixels + filters), 1e-12);
+    // A tile has whole lines of 16 pixels, whose windows are two lines more, of 18 pixels each; each has nine taps.
+    let fresh = ((m / 16 + 2) * 18) as f64 / (9 * m) as f64;
+    assert_near("L2", demand.l2, bytes(pixels * fresh + filters), 1e-12);
     // Every operand is read as often as warps share it: at least once.
     assert!(demand.shared as usize >= 2 * (m + n) * depth * 2);
 }

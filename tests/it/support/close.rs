@@ -34,21 +34,22 @@ pub fn tensor_core_gamma(n: usize) -> f64 {
 /// value to it. The factor 2 covers the reference's own inputs having been rounded.
 #[track_caller]
 pub fn assert_bounded(what: &str, got: &[f32], want: &Bounded<f64>, stored: DType) {
-    bounded(what, got, want, 2.0 * gamma(want.terms.max(1), DType::F32), stored);
+    bounded(what, got, want, |n| 2.0 * gamma(n, DType::F32), stored);
 }
 
 /// [`assert_bounded`] for sums of tensor cores, whose inputs are bf16 in the reference too.
 #[track_caller]
 pub fn assert_tensor_cores(what: &str, got: &[f32], want: &Bounded<f64>, stored: DType) {
-    bounded(what, got, want, tensor_core_gamma(want.terms.max(1)), stored);
+    bounded(what, got, want, tensor_core_gamma, stored);
 }
 
 #[track_caller]
-fn bounded(what: &str, got: &[f32], want: &Bounded<f64>, g: f64, stored: DType) {
+fn bounded(what: &str, got: &[f32], want: &Bounded<f64>, error: impl Fn(usize) -> f64, stored: DType) {
     assert_eq!(got.len(), want.value.len(), "{what}: length");
     if got.is_empty() {
         return; // nothing was rounded, however many terms a result would have
     }
+    let g = error(want.terms.max(1));
     let last = if stored == DType::BF16 { DType::BF16.unit_roundoff() * 1.01 } else { 0.0 };
     for (i, (&y, &r)) in got.iter().zip(&want.value).enumerate() {
         let bound = g * want.magnitude[i] + last * r.abs() + f64::from(f32::MIN_POSITIVE);
