@@ -1,4 +1,4 @@
-// Kernels that measure the peak rates of a GPU (copy, FFMA, tensor cores), against which benches state their results.
+// Kernels that measure the peak rates of a GPU (copy, L2, FFMA, tensor cores), against which benches state their results.
 // Blocks of 256 threads. Launched by benches/gpu/peaks.rs.
 #include "common/mma.cuh"
 
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (u32 r = 0; r < rounds * n; r += 4 * THREADS) {
 #pragma unroll
         for (u32 k = 0; k < 4; ++k) {
-            const float4 v = x[at];
+            const float4 v = __ldcg(x + at);  // not from L1
             sums[k].x += v.x, sums[k].y += v.y, sums[k].z += v.z, sums[k].w += v.w;
             at = at + THREADS < n ? at + THREADS : at + THREADS - n;
         }

@@ -1,4 +1,4 @@
-//! The peaks of this GPU, measured with three kernels of `cuda/peaks.cu`: the denominators of every share.
+//! The peaks of this GPU, measured with the kernels of `cuda/peaks.cu`: the denominators of every share.
 
 use serde_json::{Value, json};
 use tubelet::driver::{Access, Arg, FunctionId, Gpu, Launch, Region, Spread};
@@ -14,13 +14,14 @@ const BLOCK: u32 = 256;
 pub struct Peaks {
     /// Bytes read and written by a copy.
     pub copy: f64,
-    /// Bytes read from the second-level cache.
+    /// Bytes read from the second-level cache, by all multiprocessors the same ones: where the cache has two halves, each
+    /// may have its own copy, so that this bounds what a convolution gets.
     pub cache: f64,
     /// Operations of f32 multiply-adds, two each.
     pub f32: f64,
     /// Operations of bf16 matrix products (`mma.sync`), two per multiply-add.
     pub bf16: f64,
-    /// Launches of an empty grid one after another in a stream.
+    /// Launches a second of a block that does nothing, one after another in a stream: as fast as the slower of host and device.
     pub launches: f64,
 }
 
@@ -91,9 +92,9 @@ fn copy<'a>(gpu: &'a Gpu, probe: &impl Fn(&str, u32) -> Result<Probe<'a>>) -> Re
     Ok(2.0 * bytes as f64 / probe.best(&args)?)
 }
 
-/// Blocks that read at the same time, and the bytes they read: more than first-level caches hold, and less than the
-/// second-level cache of any GPU of compute capability 8.0 (3 MB on the smallest of 8.6).
-const CACHED_BLOCKS: u32 = 132 * 8;
+/// Blocks that read at the same time (four a multiprocessor on an H100), and the bytes they read: less than any second-level
+/// cache of compute capability 8.0 and newer holds.
+const CACHED_BLOCKS: u32 = 132 * 4;
 const CACHED: usize = 2 << 20;
 
 fn cache(gpu: &Gpu, probe: &Probe) -> Result<f64> {

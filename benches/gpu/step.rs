@@ -6,11 +6,12 @@ use serde_json::json;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tubelet::error::Result;
-use tubelet::nn::{Classifier, Net};
+use tubelet::nn::{Classifier, Net, Precision};
 use tubelet::ops::sgd::{self, Rate, Sgd, Update, Weights};
 use tubelet::rng::{Purpose, stream};
 use tubelet::shape::Shape;
 use tubelet::ssl::maclr::{Maclr, Views};
+use tubelet::ssl::supervised::{Learner, Supervised};
 use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
 use tubelet::train::recipe::Training;
@@ -56,14 +57,41 @@ pub fn maclr(dtype: DType) -> Case {
             }))
         }))
     };
-    Case {
-        name: format!("train_step/maclr/paper-{BATCH}/{}", dtype.name()),
-        dtype,
-        problem,
-        flops: 0,
-        bytes: 0,
-        make: Box::new(make),
-    }
+    Case { name: format!("step/maclr/{}", dtype.name()), dtype, problem, flops: 0, bytes: 0, make: Box::new(make) }
+}
+
+/// A training step with labels of two of the networks that `cargo xtask model` predicts, under its names.
+pub fn networks() -> [Case; 2] {
+    [("slow_r50", Net::slow_r50(), [8, 224, 224]), ("r2plus1d_18", Net::r2plus1d_18(), [16, 112, 112])].map(
+        |(name, net, [t, h, w])| {
+            const CLIPS: usize = 64;
+            let make = move |device: &Device| -> Result<Work> {
+                let (classifier, params) = Classifier::new(&net, 400, 1)?;
+                let learner = Rc::new(RefCell::new(Learner::new(classifier, params.to(device)?)?));
+                let clips = random([CLIPS, t, h, w, 3], DType::F32, device, 1)?;
+                let device = device.clone();
+                Ok(Box::new(move || {
+                    let (learner, clips, device) = (learner.clone(), clips.clone(), device.clone());
+                    Ok(Box::new(move || {
+                        let precision = Precision::Bf16;
+                        let how = Supervised { dropout: 0.0, clip_norm: None, frozen: false, precision };
+                        let mut rng = stream(1, 0, 0, Purpose::Dropout);
+                        let part = std::iter::once(Ok((clips, (0..CLIPS as u32).collect())));
+                        learner.borrow_mut().step(&how, CLIPS, part, &mut rng, 0.01, &Sgd::default())?;
+                        Ok(device)
+                    }))
+                }))
+            };
+            Case {
+                name: format!("train_step/{name}/b{CLIPS}/bf16"),
+                dtype: DType::BF16,
+                problem: json!({"op": "train_step", "net": name, "clips": CLIPS}),
+                flops: 0,
+                bytes: 0,
+                make: Box::new(make),
+            }
+        },
+    )
 }
 
 /// SGD, moving average and bf16 copies of all weights of SlowOnly-R50.

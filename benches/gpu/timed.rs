@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tubelet::driver::Gpu;
-use tubelet::error::Result;
+use tubelet::error::{ErrorKind, Result};
 use tubelet::ops::conv3d::{self, Operator, on_tile};
 use tubelet::tensor::{DType, Device};
 
@@ -17,7 +17,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(60);
 
 /// What is measured.
 pub enum Part {
-    /// How long each module takes to load: an error names the module that a driver refuses.
+    /// How long each module takes to load, or why the driver refuses it.
     Modules,
     /// The peaks of the device.
     Peaks,
@@ -42,7 +42,7 @@ impl Part {
     /// Measures it, and writes the record after each figure.
     pub fn run(&self, gpu: &Gpu, mut record: Record) -> Result<()> {
         match self {
-            Part::Modules => record.set("modules", modules(gpu)?),
+            Part::Modules => modules(gpu, &mut record),
             Part::Peaks => {
                 let peaks = super::Peaks::measure(gpu)?.json();
                 println!("{}: {peaks}", gpu.name());
@@ -53,21 +53,32 @@ impl Part {
     }
 }
 
-/// Milliseconds that each module takes to load.
-fn modules(gpu: &Gpu) -> Result<Value> {
+/// Loads every module: the milliseconds that each takes, or the driver's reason for refusing it.
+fn modules(gpu: &Gpu, record: &mut Record) -> Result<()> {
     let mut all: Vec<(&str, &'static str)> = tubelet::ops::kernels().iter().map(|k| (k.module, k.ptx)).collect();
     all.sort_unstable();
     all.dedup();
-    let mut took = serde_json::Map::new();
+    let (mut took, mut refused) = (serde_json::Map::new(), 0);
     for (name, ptx) in all {
         let start = Instant::now();
         // SAFETY: no addresses are passed to it.
-        unsafe { gpu.raw_driver() }.load(ptx)?;
-        let ms = start.elapsed().as_secs_f64() * 1e3;
-        println!("{name}: {ms:.1} ms");
-        took.insert(name.to_owned(), json!((ms * 10.0).round() / 10.0));
+        let loaded = unsafe { gpu.raw_driver() }.load(ptx);
+        let ms = (start.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+        let outcome = loaded.map_or_else(|error| json!(error.to_string()), |_| json!(ms));
+        refused += usize::from(outcome.is_string());
+        println!("{name}: {outcome}");
+        took.insert(name.to_owned(), outcome);
+        record.set("modules", Value::Object(took.clone()))?;
     }
-    Ok(Value::Object(took))
+    all_well("load every module", refused, took.len())
+}
+
+/// An error when some failed, so that the part is not taken for passed.
+fn all_well(action: &'static str, failed: usize, of: usize) -> Result<()> {
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(ErrorKind::Driver { action, what: format!("{failed} of {of} failed") }.into())
 }
 
 /// The hot layers with every tile: `conv3d/<pass>/<layer>/bf16/tile<i>`. Passes that have no such tile are left out.
@@ -110,9 +121,10 @@ fn tiles(clips: usize) -> impl Iterator<Item = Case> {
 fn cases(gpu: &Gpu, record: &mut Record, text: &str, time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     let Some(peaks) = record.peaks() else {
-        println!("the record has no peaks yet; measure those first");
-        return Ok(());
+        let what = "the record has no peaks yet; measure those first".into();
+        return Err(ErrorKind::Driver { action: "time cases", what }.into());
     };
+    let mut failed = 0;
     let all = super::all().into_iter().chain(tiles(super::CLIPS));
     let wanted: Vec<Case> = all.filter(|case| case.name.contains(text) && !record.has(&case.name)).collect();
     for (i, case) in wanted.iter().enumerate() {
@@ -132,12 +144,17 @@ fn cases(gpu: &Gpu, record: &mut Record, text: &str, time: Duration) -> Result<(
         });
         let row = match measured {
             Ok(()) => result(case, &mut runs, &peaks),
-            Err(error) => Some(json!({"name": case.name, "error": error.to_string()})),
+            Err(error) => {
+                failed += 1;
+                Some(json!({"name": case.name, "error": error.to_string()}))
+            }
         };
         if let Some(row) = row {
             println!("{}: {}", case.name, row.get("ms").or(row.get("error")).unwrap_or(&Value::Null));
             record.add(row)?;
         }
+        // A fault ends the context: nothing that follows would be measured.
+        gpu.synchronize()?;
     }
-    Ok(())
+    all_well("time every case", failed, wanted.len())
 }

@@ -59,6 +59,7 @@ def last(shape):
 class Peer:
     def __init__(self, device, dry, compiles, clock):
         self.device, self.dry, self.compiles, self.clock = device, dry, compiles, clock
+        self.early = lambda took: None  # told what is known before the rest is measured
 
     def random(self, shape, dtype, grad=False):
         x = torch.rand(shape, device=self.device).mul_(2).sub_(1).to(dtype)
@@ -219,6 +220,7 @@ class Peer:
             return loss.item()
 
         out = {"eager": self.clock(lambda: step(nets))}
+        self.early(out)  # compiling takes minutes
         if not self.dry:
             compiled = {m: torch.compile(net) for m, net in nets.items()}
             out["compiled"] = self.clock(lambda: step(compiled))
@@ -297,6 +299,7 @@ def main():
         del x, y
     with open(a.cases) as file:
         cases = [c for c in json.load(file) if a.filter in c["name"]]
+    failed = False
     measured = {row["name"] for row in record["cases"] if "ms" in row}
     for case in cases:
         p = case["problem"]
@@ -304,16 +307,25 @@ def main():
             continue
         torch.manual_seed(0)
         torch._dynamo.reset()
+
+        def write(row, name=case["name"]):
+            row = {"name": name, **row}
+            record["cases"] = [r for r in record["cases"] if r["name"] != name] + [row]
+            print(name, f"{row['ms']:.4f} ms" if "ms" in row else row.get("error", "begun"), flush=True)
+            with open(a.out + ".new", "w") as file:
+                json.dump(record, file, indent=1)
+            os.replace(a.out + ".new", a.out)
+
+        # Without `ms` a row is measured again by the next run.
+        peer.early = lambda took: write({f"{how}_ms": ms for how, ms in took.items()})
         try:
             took = getattr(peer, p["op"])(p, TYPES[case["dtype"]])
-            row = {"name": case["name"], "ms": min(took.values()), **{f"{how}_ms": ms for how, ms in took.items()}}
+            write({"ms": min(took.values()), **{f"{how}_ms": ms for how, ms in took.items()}})
         except Exception as error:
-            row = {"name": case["name"], "error": str(error).splitlines()[0]}
-        record["cases"] = [r for r in record["cases"] if r["name"] != row["name"]] + [row]
-        print(row["name"], f"{row['ms']:.4f} ms" if "ms" in row else row["error"], flush=True)
-        with open(a.out + ".new", "w") as file:
-            json.dump(record, file, indent=1)
-        os.replace(a.out + ".new", a.out)
+            failed = True
+            write({"error": str(error).splitlines()[0]})
+    if failed:
+        sys.exit("some cases failed; their rows say why")
 
 
 if __name__ == "__main__":

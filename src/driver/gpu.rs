@@ -63,6 +63,27 @@ impl Drop for Event {
     }
 }
 
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.gpu.driver().destroy_graph(self.id);
+    }
+}
+
+/// Ends capturing when a panic passes, so that the stream works again.
+struct Capturing<'a>(Option<&'a Gpu>);
+
+impl Drop for Capturing<'_> {
+    fn drop(&mut self) {
+        if let Some(gpu) = self.0.take() {
+            if let Ok(id) = gpu.driver().end_graph() {
+                gpu.driver().destroy_graph(id);
+            }
+            let blocks = gpu.pool().end_capture();
+            blocks.into_iter().for_each(|(ptr, block)| gpu.recycle(ptr, block));
+        }
+    }
+}
+
 /// Memory of a [`Gpu`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -176,8 +197,11 @@ impl Gpu {
     /// Milliseconds between two events of this GPU; waits for the later one.
     ///
     /// # Errors
-    /// `Driver`.
+    /// `Driver`, also for an event of another GPU.
     pub fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
+        if from.gpu != *self || to.gpu != *self {
+            return Err(Error::driver("read its clock", "an event is of another GPU"));
+        }
         self.0.driver.elapsed_ms(from.id, to.id)
     }
 
@@ -192,8 +216,10 @@ impl Gpu {
     pub fn graph(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         self.0.driver.begin_graph()?;
         self.pool().start_capture();
+        let mut capturing = Capturing(Some(self));
         let done = work();
-        let id = self.0.driver.end_graph(); // always ended, so that the stream works again after a failure
+        capturing.0 = None;
+        let id = self.0.driver.end_graph(); // also after a failure, so that the stream works again
         let blocks = self.pool().end_capture();
         let used = blocks.into_iter().map(|(ptr, block)| Memory::owned(self.clone(), ptr, block, block)).collect();
         done?;

@@ -238,4 +238,10 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// `Driver`.
     fn replay(&self, graph: GraphId) -> Result<()>;
+
+    /// Destroys a graph of [`Driver::end_graph`]; a replay that is under way goes on. Called from destructors, so an error is
+    /// ignored.
+    fn destroy_graph(&self, graph: GraphId) {
+        let _ = graph;
+    }
 }

@@ -52,7 +52,8 @@ impl Tensor {
     /// be written while it is shared ([`Arc::get_mut`] refuses).
     ///
     /// # Errors
-    /// `Shape` when the slice has not `shape.len()` elements; `Param` when `stream` is not that of `gpu`; `Driver` when work that the slice waits for failed.
+    /// `Shape` when the slice has not `shape.len()` elements; `Param` when `stream`, or the stream the slice was allocated
+    /// on, is not that of `gpu`; `Driver` when work that the slice waits for failed.
     pub fn share_cudarc<T: Stored>(
         gpu: &Gpu,
         stream: &CudaStream,
@@ -61,6 +62,8 @@ impl Tensor {
     ) -> Result<Tensor> {
         let shape = shape.into().check("share_cudarc", "shape")?;
         same_stream("share_cudarc", gpu, stream)?;
+        // When the slice is dropped, cudarc frees it in order with the slice's own stream alone.
+        same_stream("share_cudarc", gpu, slice.stream())?;
         if shape.len() != slice.len() {
             let want = format!("{} elements for shape {shape}", shape.len());
             return Err(Error::shape("share_cudarc", "slice", want, slice.len()));

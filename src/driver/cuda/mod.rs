@@ -44,7 +44,7 @@ pub(crate) type Kept = Option<Arc<dyn std::any::Any + Send + Sync>>;
 #[derive(Default)]
 struct Made {
     modules: Vec<sys::CUmodule>,
-    graphs: Vec<(sys::CUgraph, sys::CUgraphExec)>,
+    graphs: Vec<sys::CUgraphExec>,
 }
 
 // SAFETY: the driver's functions may be called from any thread; each call here first makes the context current.
@@ -77,20 +77,30 @@ impl Cuda {
     }
 
     /// Like [`Cuda::enter`], before work is submitted. What other threads submit while one captures a graph would become
-    /// part of the graph.
-    fn enter_to_submit(&self, action: &'static str) -> Result<()> {
-        if lock(&self.capturing).is_some_and(|thread| thread != thread::current().id()) {
+    /// part of the graph. Hold the result until the work is submitted, so that no capture begins meanwhile.
+    fn enter_to_submit(&self, action: &'static str) -> Result<Submitting<'_>> {
+        let capturing = lock(&self.capturing);
+        if capturing.is_some_and(|thread| thread != thread::current().id()) {
             return Err(Error::driver(action, "another thread is recording a graph on the same stream"));
         }
-        self.enter()
+        self.enter()?;
+        Ok(capturing)
     }
 
-    /// Like [`Cuda::enter`], for operations a graph could not replay correctly: allocations, host memory.
-    fn enter_outside_of_graphs(&self, action: &'static str) -> Result<()> {
-        if lock(&self.capturing).is_some() {
+    /// Like [`Cuda::enter_to_submit`], for operations a graph could not replay correctly: allocations, host memory, waiting.
+    fn enter_outside_of_graphs(&self, action: &'static str) -> Result<Submitting<'_>> {
+        let capturing = lock(&self.capturing);
+        if capturing.is_some() {
             return Err(Error::driver(action, "a graph is being recorded, and this cannot be part of one"));
         }
-        self.enter()
+        self.enter()?;
+        Ok(capturing)
+    }
+
+    /// Waits for the stream. The context is current.
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as `self`.
+        check("finish its work", unsafe { sys::cuStreamSynchronize(self.stream) })
     }
 
     /// Sets all bits, if this value is to do so. The context is current.
@@ -105,6 +115,9 @@ impl Cuda {
         lock(&self.made)
     }
 }
+
+/// The thread that captures a graph, if one does; nobody begins or ends to while this is held.
+type Submitting<'a> = MutexGuard<'a, Option<ThreadId>>;
 
 /// A lock whose holder may have panicked: what it protects is complete between calls of the driver.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,7 +138,7 @@ impl Driver for Cuda {
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        self.enter_outside_of_graphs("allocate")?;
+        let _submitting = self.enter_outside_of_graphs("allocate")?;
         let mut at = 0;
         // SAFETY: the result goes to a local.
         match unsafe { sys::cuMemAllocAsync(&mut at, bytes, self.stream) } {
@@ -139,7 +152,7 @@ impl Driver for Cuda {
     }
 
     fn forget(&self, at: u64, bytes: usize) {
-        if lock(&self.capturing).is_none() && self.enter().is_ok() {
+        if let Ok(_submitting) = self.enter_outside_of_graphs("fill memory") {
             self.fill(at, bytes);
         }
     }
@@ -152,27 +165,27 @@ impl Driver for Cuda {
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        self.enter_outside_of_graphs("upload")?;
+        let _submitting = self.enter_outside_of_graphs("upload")?;
         // SAFETY: the context is current; the caller owns that much at `to`.
         unsafe { lock(&self.staging).upload(to, bytes, self.stream) }
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        self.enter_outside_of_graphs("download")?;
+        let _submitting = self.enter_outside_of_graphs("download")?;
         // SAFETY: the caller owns that much at `from`; the target outlives the wait.
         let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream) };
         check("download", copied)?;
-        self.synchronize()
+        self.wait()
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.enter_to_submit("copy")?;
+        let _submitting = self.enter_to_submit("copy")?;
         // SAFETY: the caller owns both spans.
         check("copy", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) })
     }
 
     fn clear(&self, at: u64, bytes: usize) -> Result<()> {
-        self.enter_to_submit("clear memory")?;
+        let _submitting = self.enter_to_submit("clear memory")?;
         // SAFETY: the caller owns the span.
         check("clear memory", unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) })
     }
@@ -233,7 +246,7 @@ impl Driver for Cuda {
     }
 
     unsafe fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {
-        self.enter_to_submit("launch a kernel")?;
+        let _submitting = self.enter_to_submit("launch a kernel")?;
         let mut args: Vec<*mut c_void> = launch
             .args
             .iter()
@@ -264,13 +277,13 @@ impl Driver for Cuda {
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.enter()?;
-        // SAFETY: the stream lives as long as `self`.
-        check("finish its work", unsafe { sys::cuStreamSynchronize(self.stream) })
+        // Waiting for a stream that is captured would end the capture.
+        drop(self.enter_outside_of_graphs("finish its work")?);
+        self.wait()
     }
 
     fn record_event(&self) -> Result<EventId> {
-        self.enter_to_submit("record an event")?;
+        let _submitting = self.enter_to_submit("record an event")?;
         let mut event = ptr::null_mut();
         // SAFETY: the result goes to a local.
         check("make an event", unsafe { sys::cuEventCreate(&mut event, 0) })?;
@@ -304,47 +317,54 @@ impl Driver for Cuda {
     }
 
     fn begin_graph(&self) -> Result<()> {
-        self.enter_outside_of_graphs("start recording")?;
+        let mut capturing = self.enter_outside_of_graphs("start recording")?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
         check("start recording", unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) })?;
-        *lock(&self.capturing) = Some(thread::current().id());
+        *capturing = Some(thread::current().id());
         Ok(())
     }
 
     fn end_graph(&self) -> Result<GraphId> {
         self.enter()?;
-        *lock(&self.capturing) = None;
+        let mut capturing = lock(&self.capturing);
+        *capturing = None;
         let (mut graph, mut ready) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the results go to locals, kept until `self` goes.
         unsafe {
             check("end recording", sys::cuStreamEndCapture(self.stream, &mut graph))?;
             let result = sys::cuGraphInstantiateWithFlags(&mut ready, graph, 0);
-            if let Err(e) = check("prepare a graph", result) {
-                sys::cuGraphDestroy(graph);
-                return Err(e);
-            }
+            sys::cuGraphDestroy(graph); // the template; what is replayed is a copy
+            check("prepare a graph", result)?;
         }
-        self.made().graphs.push((graph, ready));
+        self.made().graphs.push(ready);
         Ok(GraphId(ready as u64))
     }
 
     fn replay(&self, graph: GraphId) -> Result<()> {
-        self.enter_to_submit("run a graph")?;
+        let _submitting = self.enter_to_submit("run a graph")?;
         // SAFETY: the graph is one of `end_graph`'s.
         check("run a graph", unsafe { sys::cuGraphLaunch(graph.0 as sys::CUgraphExec, self.stream) })
+    }
+
+    fn destroy_graph(&self, graph: GraphId) {
+        let ready = graph.0 as sys::CUgraphExec;
+        self.made().graphs.retain(|made| *made != ready);
+        if self.enter().is_ok() {
+            // SAFETY: the graph is one of `end_graph`'s, whose only owner is done with it. A replay under way goes on.
+            let _ = unsafe { sys::cuGraphExecDestroy(ready) };
+        }
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        let _ = self.synchronize();
+        let _ = self.enter().and_then(|()| self.wait());
         let made = std::mem::take(&mut *self.made());
         // SAFETY: each was created by this value, its users are done, and no handle to it remains.
         unsafe {
-            for (graph, ready) in made.graphs {
+            for ready in made.graphs {
                 sys::cuGraphExecDestroy(ready);
-                sys::cuGraphDestroy(graph);
             }
             lock(&self.staging).free();
             for module in made.modules {

@@ -38,7 +38,7 @@ impl Gpu {
     }
 
     /// The device and stream of a caller: `stream` is a `CUstream` of the device's primary context, as cudarc, cust and
-    /// the CUDA runtime create them. Everything is submitted to that stream; only downloads synchronise with it.
+    /// the CUDA runtime create them. Everything is submitted to that stream; downloads wait for it, and so do uploads of more than 16 MiB.
     ///
     /// # Safety
     /// `stream` is a live stream, and stays so for as long as the result and every tensor on it.
@@ -75,11 +75,25 @@ impl Cuda {
         unsafe {
             check("find the device", sys::cuDeviceGet(&mut device, ordinal as i32))?;
             check("take the device's context", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
-            check("use the device's context", sys::cuCtxSetCurrent(context))?;
-            // 1: not synchronised with the null stream, which others may use.
-            check("make a stream", sys::cuStreamCreate(&mut stream, 1))?;
+            let made = check("use the device's context", sys::cuCtxSetCurrent(context))
+                // 1: not synchronised with the null stream, which others may use.
+                .and_then(|()| check("make a stream", sys::cuStreamCreate(&mut stream, 1)))
+                .and_then(|()| Self::new(found, device, context, stream, None));
+            match made {
+                Ok(mut cuda) => {
+                    cuda.owned = true;
+                    Ok(cuda)
+                }
+                Err(error) => {
+                    // No value owns what was acquired.
+                    if !stream.is_null() {
+                        sys::cuStreamDestroy_v2(stream);
+                    }
+                    sys::cuDevicePrimaryCtxRelease_v2(device);
+                    Err(error)
+                }
+            }
         }
-        Self::new(found, device, context, stream, true, None)
     }
 
     /// # Safety
@@ -101,15 +115,15 @@ impl Cuda {
             check("use the stream's context", sys::cuCtxSetCurrent(context))?;
             check("find the stream's device", sys::cuCtxGetDevice(&mut device))?;
         }
-        Self::new(found, device, context, stream, false, kept)
+        Self::new(found, device, context, stream, kept)
     }
 
+    /// A value that does not own the context and the stream.
     fn new(
         found: probe::Found,
         device: sys::CUdevice,
         context: sys::CUcontext,
         stream: sys::CUstream,
-        owned: bool,
         kept: Kept,
     ) -> Result<Cuda> {
         use sys::CUdevice_attribute_enum as Attribute;
@@ -133,7 +147,7 @@ impl Cuda {
             device,
             context,
             stream,
-            owned,
+            owned: false,
             name,
             capability,
             elapsed_time,

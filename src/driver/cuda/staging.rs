@@ -37,7 +37,7 @@ impl Staging {
     /// # Safety
     /// The context is current, `stream` is one of its streams, and `to` is device memory of that length.
     pub unsafe fn upload(&mut self, to: u64, bytes: &[u8], stream: sys::CUstream) -> Result<()> {
-        if self.slots.is_empty() && !bytes.is_empty() {
+        if self.slots.len() < SLOTS && !bytes.is_empty() {
             // SAFETY: the context is current.
             unsafe { self.fill() }?;
         }
@@ -56,12 +56,12 @@ impl Staging {
         Ok(())
     }
 
-    /// Allocates the slots.
+    /// Allocates the slots that are missing.
     ///
     /// # Safety
     /// The context is current.
     unsafe fn fill(&mut self) -> Result<()> {
-        for _ in 0..SLOTS {
+        while self.slots.len() < SLOTS {
             let (mut at, mut read) = (ptr::null_mut::<c_void>(), ptr::null_mut());
             // SAFETY: the results go to locals. An event that was never recorded has happened.
             unsafe {

@@ -70,6 +70,13 @@ fn events_are_destroyed() {
 }
 
 #[test]
+fn graphs_are_destroyed() {
+    let ran = inside("a_recording", &[]);
+    let made = ran.count("cuStreamEndCapture") + ran.count("cuGraphInstantiateWithFlags");
+    assert_eq!((made, ran.count("cuGraphDestroy") + ran.count("cuGraphExecDestroy")), (4, 4), "{}", ran.log);
+}
+
+#[test]
 fn the_default_stream_needs_a_context() {
     inside("the_default_stream", &[]);
 }
@@ -160,6 +167,9 @@ mod inside {
             let end = gpu.record_event().unwrap();
             assert!(gpu.elapsed_ms(&start, &end).unwrap() > 0.0);
         }
+        let (other, _) = self::gpu();
+        let (here, there) = (gpu.record_event().unwrap(), other.record_event().unwrap());
+        assert!(sentence(gpu.elapsed_ms(&here, &there)).contains("of another GPU"));
     }
 
     #[test]
@@ -186,11 +196,14 @@ mod inside {
                 let refused =
                     std::thread::scope(|s| s.spawn(|| sentence(arith::scale_forward(&x, 5.0))).join().unwrap());
                 assert!(refused.contains("another thread is recording a graph"), "{refused}");
+                assert!(sentence(gpu.synchronize()).contains("a graph is being recorded"));
                 assert!(sentence(Tensor::full([9], 1.0).to(&device)).contains("a graph is being recorded"));
                 y = Some(arith::scale_forward(&x, 2.0)?);
                 Ok(())
             })
             .unwrap();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gpu.graph(|| panic!("on purpose"))));
+        assert!(panicked.is_err() && gpu.synchronize().is_ok(), "the stream is not captured any more");
         graph.replay().unwrap();
         assert_eq!(y.unwrap().load().unwrap()[..], [6.0; 64]);
         assert_eq!(arith::scale_forward(&x, 5.0).unwrap().load().unwrap()[..], [15.0; 64]);
@@ -226,6 +239,10 @@ mod inside {
         let gpu = Gpu::on_cudarc(&stream).unwrap();
         let slice = std::sync::Arc::new(stream.clone_htod(&[1.0f32, 2.0, 3.0]).unwrap());
         assert!(sentence(Tensor::share_cudarc(&gpu, &other, &slice, [3])).contains("the stream of the tensor's Gpu"));
+        let elsewhere = std::sync::Arc::new(other.clone_htod(&[1.0f32, 2.0, 3.0]).unwrap());
+        assert!(
+            sentence(Tensor::share_cudarc(&gpu, &stream, &elsewhere, [3])).contains("the stream of the tensor's Gpu")
+        );
         let x = Tensor::share_cudarc(&gpu, &stream, &slice, [3]).unwrap();
         let y = arith::forward(Arith::Add, &x, &x).unwrap();
         let mut back = stream.alloc_zeros::<f32>(3).unwrap();

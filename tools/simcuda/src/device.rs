@@ -33,6 +33,8 @@ pub struct Device {
     pub left: u64,
     /// Warp instructions so far.
     pub clock: u64,
+    /// Whether work is executed; otherwise it is only logged, and memory has addresses and no content.
+    pub executes: bool,
     /// The code of the fault after which every call fails.
     pub fault: Option<i32>,
     log: Option<File>,
@@ -70,6 +72,7 @@ pub fn device() -> MutexGuard<'static, Device> {
             page_locked: BTreeMap::new(),
             left: setting("SIMCUDA_MEMORY", 64 << 30),
             clock: 0,
+            executes: setting("SIMCUDA_EXECUTE", 1) != 0,
             fault: None,
             log: log.and_then(|path| File::options().create(true).append(true).open(path).ok()),
         })
@@ -90,6 +93,15 @@ impl Device {
 
     pub fn event(&mut self, handle: usize) -> Result<&mut Event, i32> {
         self.events.get_mut(&handle).ok_or(INVALID_HANDLE)
+    }
+
+    /// Memory, in the simulator if work is executed.
+    pub fn allocate(&mut self, bytes: u64) -> Option<u64> {
+        if self.executes {
+            return self.machine.alloc(bytes).ok();
+        }
+        let end = self.allocations.last_key_value().map_or(1 << 45, |(at, bytes)| at + bytes);
+        Some(end.next_multiple_of(256))
     }
 
     /// Checks that `bytes` bytes at `at` belong to one allocation.

@@ -14,7 +14,10 @@
 //!
 //! Sources in pageable memory are read before the call returns, as drivers do that copy through a staging buffer.
 //! Memory that a launch may access is what its arguments point to, in their bytes: allocations as a whole, since the
-//! interface does not say more. Times are simulated: a microsecond for each thousand warp instructions.
+//! interface does not say more. Times are simulated: a nanosecond for each warp instruction.
+//!
+//! With `SIMCUDA_EXECUTE=0` launches and copies are only logged, and downloads give zeros: a rehearsal of what a program asks
+//! of a device, at the full size of its data and at the host's speed.
 //!
 //! Environment: `SIMCUDA_LOG` names a file that receives a line for each call, `SIMCUDA_DEVICES` the number of devices
 //! (1), `SIMCUDA_MEMORY` the bytes of each (64 GiB), `SIMCUDA_CAPABILITY` its compute

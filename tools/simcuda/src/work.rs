@@ -6,6 +6,9 @@ use ptxsim::{Access, Launch, Module, Param, Region};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// Warp instructions that a launch counts for if it is not executed.
+const TYPICAL: u64 = 10_000;
+
 /// Work of a stream.
 #[derive(Clone)]
 pub enum Work {
@@ -101,7 +104,15 @@ impl Device {
     }
 
     fn perform(&mut self, work: Work) -> Answer {
+        let moves = matches!(work, Work::Upload { .. } | Work::Copy { .. } | Work::Clear { .. });
+        if !self.executes && moves {
+            return Ok(());
+        }
         let done = match work {
+            Work::Launch(_) if !self.executes => {
+                self.clock += TYPICAL;
+                Ok(())
+            }
             Work::Launch(kernel) => return self.launch(&kernel),
             Work::Upload { to, source: Source::Taken(bytes), .. } => self.machine.write(to, &bytes),
             Work::Upload { to, source: Source::PageLocked(from), bytes } => {
@@ -114,7 +125,7 @@ impl Device {
             Work::Free(at) => {
                 let bytes = self.allocations.remove(&at).unwrap_or(0);
                 self.left += bytes;
-                self.machine.free(at)
+                if self.executes { self.machine.free(at) } else { Ok(()) }
             }
             Work::Record(event) => {
                 let now = self.clock;

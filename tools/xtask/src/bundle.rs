@@ -56,6 +56,33 @@ pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
     Ok(said)
 }
 
+/// Runs `run.sh` of the bundle in `folder` on `tools/simcuda`, which logs calls and executes nothing; the results are in
+/// `folder/rehearsal`. Returns how it ended.
+///
+/// # Errors
+/// When there is no bundle, or the driver cannot be built.
+pub fn rehearse(root: &Path, folder: &Path, seconds: u32) -> Result<String> {
+    let folder = folder.canonicalize().with_context(|| format!("there is no {}", folder.display()))?;
+    ensure!(
+        folder.join("run.sh").is_file(),
+        "there is no run.sh in {}; `cargo xtask bundle` writes it",
+        folder.display()
+    );
+    let driver = folder.join("rehearsal/driver");
+    fs::create_dir_all(&driver)?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).current_dir(root).args(["build", "--release", "--package", "simcuda"]).status()?;
+    ensure!(built.success(), "simcuda cannot be built");
+    fs::copy(root.join("target/release/libsimcuda.so"), driver.join("libcuda.so"))?;
+    let ended = Command::new(folder.join("run.sh"))
+        .args(["--budget", &seconds.to_string(), "rehearsal"])
+        .env("LD_LIBRARY_PATH", &driver)
+        .env("SIMCUDA_EXECUTE", "0")
+        .status()
+        .context("cannot run run.sh")?;
+    Ok(format!("the rehearsal {ended}; {}", folder.join("rehearsal/table.txt").display()))
+}
+
 /// The test modules that use a GPU if there is one, as filters.
 fn modules(root: &Path) -> Result<String> {
     let files = source::read(root, &["tests/it"])?;
@@ -164,29 +191,47 @@ mod tests {
         let programs = [("gpu", GPU), ("it", it), ("pretrain_maclr", "echo '{}'"), ("embed_kernel", "")];
         let folder = folder("some", &programs);
         let (code, said) = run(&folder, &[]);
-        assert_eq!((code, said.matches("NOT PASSED").count()), (Some(1), 1), "{said}");
-        assert!(said.contains("== tests: at most 189 s\n   NOT PASSED, 1 "), "{said}");
+        assert_eq!((code, said.matches("NOT PASSED").count()), (Some(1), 2), "{said}");
+        assert!(said.contains("== tests.device_conv3d: at most 81 s\n   NOT PASSED (1;"), "{said}");
         // Modules, peaks, layers, steps, cases, each once.
         assert_eq!(fs::read_to_string(folder.join("results/ours.json")).unwrap().lines().count(), 5, "{said}");
         assert_eq!(said.lines().last(), Some("5"), "the table comes last: {said}");
         fs::write(folder.join("mended"), "").unwrap();
         let (code, said) = run(&folder, &["--budget", "600"]);
         assert_eq!((code, said.matches("passed before").count()), (Some(0), 8), "{said}");
-        assert_eq!(fs::read_to_string(folder.join("calls")).unwrap().lines().count(), 3, "classes once, tests twice");
+        assert_eq!(
+            fs::read_to_string(folder.join("calls")).unwrap().lines().count(),
+            5,
+            "classes once, tests of two subjects twice"
+        );
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
+    fn a_rehearsal_needs_a_bundle() {
+        let empty = folder("empty", &[]);
+        fs::remove_file(empty.join("run.sh")).unwrap();
+        for (folder, words) in [(empty.clone(), "there is no run.sh in"), (empty.join("none"), "there is no ")] {
+            let error = rehearse(Path::new("."), &folder, 60).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        fs::remove_dir_all(empty).unwrap();
+    }
+
+    #[test]
     fn a_part_that_takes_too_long_is_ended_and_the_record_is_there() {
-        let it = "[ $1 != device::instructions:: ] || sleep 60";
+        let it = "echo test result: ok. 1 passed; [ $1 != device::instructions:: ] || sleep 60";
         let programs = [("gpu", GPU), ("it", it), ("pretrain_maclr", "echo '{}'"), ("embed_kernel", "")];
         let folder = folder("slow", &programs);
         let start = std::time::Instant::now();
         let (code, said) = run(&folder, &["--budget", "60", "out"]);
         assert!(start.elapsed().as_secs() < 50, "the sleep is ended");
-        assert!(code == Some(1) && said.contains("NOT PASSED, 124"), "{said}");
+        assert!(code == Some(1) && said.contains("NOT PASSED (124;"), "{said}");
         assert!(said.contains("== peaks: no time is left"), "three seconds are too few: {said}");
-        assert!(folder.join("out/record.json").exists() && folder.join("out/tests.passed").exists(), "{said}");
+        assert!(
+            folder.join("out/record.json").exists() && folder.join("out/tests.device_tensors.passed").exists(),
+            "{said}"
+        );
         fs::remove_dir_all(folder).unwrap();
     }
 }

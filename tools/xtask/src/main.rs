@@ -50,6 +50,9 @@ const USAGE: &str = "usage: cargo xtask <command>
                     the library's unit tests under Miri, and the tests of the CPU's kernels under the address sanitizer; it
                     needs a nightly compiler, with its parts miri and rust-src for Miri
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver
+  rehearse DIR [SECONDS]
+                    run.sh of the bundle in DIR, for SECONDS (540), on a driver that logs every call and executes none; tests
+                    that compare results fail there, and the figures mean nothing
   --help            this page; so does any command with --help";
 
 fn main() -> ExitCode {
@@ -66,6 +69,11 @@ fn main() -> ExitCode {
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
         Some(("kernels", families)) if !families.iter().any(|f| f.starts_with('-')) => kernels(root, families),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
+        Some(("rehearse", [folder])) if !folder.starts_with('-') => rehearse(root, folder.as_ref(), 540),
+        Some(("rehearse", [folder, seconds])) if !folder.starts_with('-') => match seconds.parse() {
+            Ok(seconds) => rehearse(root, folder.as_ref(), seconds),
+            Err(_) => return refused(&format!("rehearse takes a number of seconds, not {seconds}")),
+        },
         Some(("versus", options)) => match versus::Options::parse(options) {
             Ok(options) => versus::run(root, &options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
@@ -176,6 +184,11 @@ fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCod
 /// The exit code for success or failure.
 fn passed(well: bool) -> ExitCode {
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn rehearse(root: &Path, folder: &Path, seconds: u32) -> Result<ExitCode> {
+    println!("{}", bundle::rehearse(root, folder, seconds)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_bundle(root: &Path, folder: &Path) -> Result<ExitCode> {

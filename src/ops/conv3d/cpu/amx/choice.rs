@@ -7,7 +7,7 @@ use crate::cpu::amx::{DEPTH, SIDE};
 use crate::tensor::{DType, Tensor};
 
 /// Number of bf16 terms into which AMX tiles split the numbers of these tensors; `None` where AMX is not used. Depends
-/// only on the shape, the data types and the processor.
+/// only on the shape (for fprop without the number of samples), the data types and the processor.
 pub(in super::super) fn parts(isa: Isa, p: &Conv3d, pass: Operator, operands: [&Tensor; 2]) -> Option<usize> {
     let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
     if isa.or_less() != Isa::Amx || p.geometry.groups != 1 || !any || !moderate(p) {
@@ -37,13 +37,20 @@ fn moderate(p: &Conv3d) -> bool {
 /// The largest stride, padding and extent of a dilated kernel that AMX tiles are used for.
 const MOST: usize = 1 << 10;
 
+/// Samples that the splitting of filters is spread over in the choice for fprop: a small batch.
+const CLIPS: usize = 4;
+
 /// Whether six AMX products of bf16 terms are clearly faster than f32 multiply-adds.
 ///
 /// Both costs are in picoseconds, fitted to the passes of five networks (two cores with two 512-bit units each); only
 /// their ratio matters. Tiles multiply faster, but operands must be split first: splitting costs more than is gained
 /// for an activation that few output channels use, and for filters that few positions use.
+///
+/// fprop is judged as if it were of [`CLIPS`] samples, whatever their number: otherwise the bits of a clip's features would
+/// depend on how many clips they are computed with.
 fn pays(p: &Conv3d, pass: Operator) -> bool {
-    let [inputs, outputs] = [p.input, p.out].map(|axes| (p.n * axes.iter().product::<usize>()) as f64);
+    let n = if pass == Operator::Fprop { CLIPS } else { p.n };
+    let [inputs, outputs] = [p.input, p.out].map(|axes| (n * axes.iter().product::<usize>()) as f64);
     let (c, k, taps) = (p.c as f64, p.k as f64, p.taps() as f64);
     let filters = taps * c * k;
     // Multiply-adds compute vectors of results, at least two side by side.
