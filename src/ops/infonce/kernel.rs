@@ -49,8 +49,10 @@ impl Product<'_> {
         let mut done = 0;
         for &(rows, tile) in tiles(isa) {
             while c.len() - done >= rows {
+                // Without steps nothing is read, and the address may lie outside of an empty `a`.
+                let from = a.as_ptr().wrapping_add(done * row);
                 // SAFETY: the instructions are there, and the assertion covers all that is read.
-                unsafe { tile(a.as_ptr().add(done * row), row, step, b, &mut c[done..done + rows], fresh) };
+                unsafe { tile(from, row, step, b, &mut c[done..done + rows], fresh) };
                 done += rows;
             }
         }
