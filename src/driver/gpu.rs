@@ -200,7 +200,8 @@ impl Gpu {
     /// `Driver`, also for an event of another GPU.
     pub fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
         if from.gpu != *self || to.gpu != *self {
-            return Err(Error::driver("read its clock", "an event is of another GPU"));
+            let what = "an event is of another GPU".into();
+            return Err(ErrorKind::Driver { action: "read its clock", what }.into());
         }
         self.0.driver.elapsed_ms(from.id, to.id)
     }
