@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_released_can_be_used_again() {
-        let mut s = Stretch::new(1).unwrap();
+        let mut s = Stretch::new(1 << 12).unwrap();
         let at = s.take(1 << 12).unwrap();
         s.put(at, 1 << 12);
         s.release();
