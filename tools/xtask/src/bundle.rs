@@ -16,11 +16,11 @@ const HEAVIEST: u64 = 64 << 20;
 /// The script that the bundle runs.
 const RUN: &str = include_str!("run.sh");
 
-/// What cargo builds: the tests, the one bench that needs a GPU, the examples.
+/// What cargo builds: the tests, the one bench that needs a GPU, and the examples that `run.sh` runs.
 const BUILDS: [&[&str]; 3] = [
     &["test", "--package", "tubelet-tests", "--release", "--no-run", "--test", "it"],
     &["bench", "--package", "tubelet-benches", "--no-run", "--bench", "gpu"],
-    &["build", "--package", "tubelet", "--release", "--examples"],
+    &["build", "--package", "tubelet", "--release", "--example", "pretrain_maclr", "--example", "embed_kernel"],
 ];
 
 /// Builds and writes the bundle; returns a list of its contents.
