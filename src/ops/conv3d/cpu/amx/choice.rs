@@ -83,3 +83,26 @@ fn pays(p: &Conv3d, pass: Operator) -> bool {
     };
     tiles < 0.95 * multiply_adds
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::super::cases::LAYERS;
+    use super::*;
+
+    /// A pure function of the shape, so this holds it on processors without AMX too.
+    #[test]
+    fn the_choice_for_fprop_does_not_depend_on_the_batch() {
+        let mut chosen = [0; 2];
+        for row in LAYERS {
+            let of = |n: usize| {
+                let mut row = *row;
+                row.x[0] = n;
+                pays(&row.problem(), Operator::Fprop)
+            };
+            let one = of(1);
+            chosen[usize::from(one)] += 1;
+            assert!([2, 4, 7, 32].into_iter().all(|n| of(n) == one), "{}", row.name);
+        }
+        assert!(chosen.iter().all(|count| *count > 0), "both choices are met: {chosen:?}");
+    }
+}
