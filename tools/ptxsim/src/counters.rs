@@ -66,6 +66,14 @@ pub struct Counters {
     pub bank_conflict_cycles: u64,
     /// Matrix multiplications on tensor cores.
     pub tensor_instructions: u64,
+    /// Bytes that bulk copies (TMA) have loaded from global memory; not those that fill what lies outside a tensor.
+    pub bulk_bytes_loaded: u64,
+    /// 32-byte sectors that they touched, summed over contiguous rows.
+    pub bulk_sectors_loaded: u64,
+    /// Bytes that they have stored to global memory.
+    pub bulk_bytes_stored: u64,
+    /// Products of `wgmma`: one per multiplication of two elements.
+    pub wgmma_products: u64,
     /// Warp instructions by [`Class`].
     pub classes: [u64; CLASSES],
 }
@@ -90,6 +98,10 @@ impl Counters {
         self.shared_requests += o.shared_requests;
         self.bank_conflict_cycles += o.bank_conflict_cycles;
         self.tensor_instructions += o.tensor_instructions;
+        self.bulk_bytes_loaded += o.bulk_bytes_loaded;
+        self.bulk_sectors_loaded += o.bulk_sectors_loaded;
+        self.bulk_bytes_stored += o.bulk_bytes_stored;
+        self.wgmma_products += o.wgmma_products;
         for (a, b) in self.classes.iter_mut().zip(&o.classes) {
             *a += b;
         }

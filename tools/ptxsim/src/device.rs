@@ -4,7 +4,8 @@
 
 use crate::fault::Fault;
 use crate::machine::{Config, Launch, Param, Region};
-use crate::module::Entry;
+use crate::module::{Entry, Module};
+use crate::tensor_map::TensorMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Maximum threads per block, and blocks of a grid in y and z.
@@ -22,6 +23,8 @@ const MAX_PARAMETERS: u32 = 32764;
 const REGISTERS: u32 = 16384;
 const PARTITIONS: u32 = 4;
 const REGISTER_UNIT: u32 = 256;
+/// Registers per thread that can be addressed, rounded up to a multiple of 8.
+const MAX_REGISTERS: u32 = 256;
 
 /// Shared memory that a block may be granted, in bytes.
 fn most_shared((major, minor): (u32, u32)) -> u32 {
@@ -37,8 +40,7 @@ fn most_shared((major, minor): (u32, u32)) -> u32 {
 pub(crate) fn most_parameters(version: &str, target: &str) -> u32 {
     let number = |text: &str| text.parse().unwrap_or(0);
     let (major, minor) = version.split_once('.').unwrap_or((version, "0"));
-    let digits = target.trim_start_matches("sm_").trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    match (number(major), number(minor)) >= (8, 1) && number(digits) >= 70 {
+    match (number(major), number(minor)) >= (8, 1) && architecture(target).0 >= 70 {
         true => MAX_PARAMETERS,
         false => PARAMETERS_BY_DEFAULT,
     }
@@ -59,11 +61,37 @@ pub(crate) fn grant(config: &Config, e: &Entry, bytes: u32) -> Result<(), Fault>
 }
 
 /// Refuses a launch as the driver would.
-pub(crate) fn check(config: &Config, e: &Entry, l: &Launch) -> Result<(), Fault> {
+pub(crate) fn check(config: &Config, m: &Module, e: &Entry, l: &Launch) -> Result<(), Fault> {
+    target(config, m, e)?;
     geometry(e, l)?;
     shared(e, l)?;
     registers(config, e, l)?;
     overlaps(e, l)
+}
+
+/// The number of a target such as `sm_90a`, and whether it is for that architecture alone.
+fn architecture(target: &str) -> (u32, bool) {
+    let digits = target.trim_start_matches("sm_").trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    (digits.parse().unwrap_or(0), target.ends_with('a'))
+}
+
+fn target(config: &Config, m: &Module, e: &Entry) -> Result<(), Fault> {
+    let (needs, alone) = architecture(m.target());
+    let (major, minor) = config.capability;
+    let has = 10 * major + minor;
+    if has < needs || (alone && has != needs) {
+        let m =
+            format!("{} is compiled for {}, and the device has compute capability {major}.{minor}", e.name, m.target());
+        return Err(Fault::Unsupported(m));
+    }
+    Ok(())
+}
+
+/// Registers that each thread of a launch starts with: as reported, or as many as fit.
+pub(crate) fn registers_per_thread(config: &Config, e: &Entry, l: &Launch) -> u32 {
+    let warps = e.max_threads().unwrap_or(l.block.iter().product()).div_ceil(32);
+    let most = PARTITIONS * REGISTERS / (warps.max(1) * 32) / 8 * 8;
+    config.registers.get(&e.name).map_or(most.min(MAX_REGISTERS), |r| r.next_multiple_of(8))
 }
 
 fn geometry(e: &Entry, l: &Launch) -> Result<(), Fault> {
@@ -117,7 +145,7 @@ fn registers(config: &Config, e: &Entry, l: &Launch) -> Result<(), Fault> {
 /// Memory that is stored to must not be passed a second time: kernels assume that their pointers do not alias, and the
 /// result of such a launch would depend on the order.
 fn overlaps(e: &Entry, l: &Launch) -> Result<(), Fault> {
-    let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
+    let pointers = l.params.iter().filter_map(Param::region);
     let all: Vec<&Region> = pointers.chain(l.extra).filter(|r| r.bytes > 0).collect();
     for a in all.iter().filter(|r| r.access != crate::Access::Read) {
         let meets = |b: &&&Region| a.ptr < b.ptr + b.bytes && b.ptr < a.ptr + a.bytes && a != *b;
@@ -128,6 +156,22 @@ fn overlaps(e: &Entry, l: &Launch) -> Result<(), Fault> {
             );
             return Err(Fault::Launch(m));
         }
+    }
+    Ok(())
+}
+
+/// Fails unless the tensor of a map lies in a region.
+fn tensor(map: &[u8; 128], region: &Region) -> Result<(), String> {
+    let Some(map) = TensorMap::decode(map) else { return Err("is no tensor map".into()) };
+    let (end, last) = (map.address.checked_add(map.bytes()), region.ptr + region.bytes);
+    if map.address < region.ptr || end.is_none_or(|e| e > last) {
+        return Err(format!(
+            "is a map of {} bytes at {:#x}, which are not in its region of {} bytes at {:#x}",
+            map.bytes(),
+            map.address,
+            region.bytes,
+            region.ptr
+        ));
     }
     Ok(())
 }
@@ -154,6 +198,13 @@ pub(crate) fn pack(e: &Entry, params: &[Param]) -> Result<Vec<u8>, Fault> {
                 &pointer[..]
             }
             Param::Bytes(b) => b,
+            Param::TensorMap(map, region) => {
+                tensor(map, region).map_err(|m| Fault::Launch(format!("{}: parameter {i} {m}", e.name)))?;
+                if t.size == 128 && t.align < 64 {
+                    return bad(format!("parameter {i} is a tensor map and aligned to {} bytes, not 64", t.align));
+                }
+                &map[..]
+            }
         };
         if bytes.len() != t.size as usize {
             return bad(format!("parameter {i} has {} bytes where the entry has {}", bytes.len(), t.size));

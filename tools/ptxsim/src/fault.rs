@@ -74,6 +74,13 @@ pub enum Fault {
     Runaway(Box<Site>),
     /// Another violation of the rules of a barrier or an instruction.
     Illegal(Box<Site>),
+    /// A store that the async proxy does not see, for want of a proxy fence.
+    Proxy(Box<Site>),
+    /// Registers that a `wgmma` in flight reads or writes are used, or ones changed since the last `wgmma.fence` are its
+    /// operands; or a warp leaves before its asynchronous operations are complete.
+    InFlight(Box<Site>),
+    /// A wrong use of an mbarrier.
+    Mbarrier(Box<Site>),
     /// The launch itself is wrong: its entry or its parameters.
     Launch(String),
     /// A grid or a block that the device or the entry does not allow.
@@ -82,6 +89,10 @@ pub enum Fault {
     SharedMemory(String),
     /// A block whose registers do not fit into a multiprocessor.
     Registers(String),
+    /// A tensor map beyond the limits of `cuTensorMapEncode`.
+    TensorMap(String),
+    /// The device does not have what the kernel's target needs.
+    Unsupported(String),
     /// A host call refers to memory that does not exist.
     Host(String),
 }
@@ -93,8 +104,9 @@ impl Fault {
         match self {
             OutOfBounds(_, s) | Misaligned(_, s) | Uninitialised(_, s) | Race(_, s) => Some(s),
             UninitialisedRegister(s) | ReadOnly(s) | Divergence(s) | Deadlock(s) | NotWritten(s) => Some(s),
-            Trap(s) | Runaway(s) | Illegal(s) => Some(s),
-            Launch(_) | Geometry(_) | SharedMemory(_) | Registers(_) | Host(_) => None,
+            Trap(s) | Runaway(s) | Illegal(s) | Proxy(s) | InFlight(s) | Mbarrier(s) => Some(s),
+            Launch(_) | Geometry(_) | SharedMemory(_) | Registers(_) => None,
+            TensorMap(_) | Unsupported(_) | Host(_) => None,
         }
     }
 
@@ -103,8 +115,9 @@ impl Fault {
         match self {
             OutOfBounds(_, s) | Misaligned(_, s) | Uninitialised(_, s) | Race(_, s) => Some(s),
             UninitialisedRegister(s) | ReadOnly(s) | Divergence(s) | Deadlock(s) | NotWritten(s) => Some(s),
-            Trap(s) | Runaway(s) | Illegal(s) => Some(s),
-            Launch(_) | Geometry(_) | SharedMemory(_) | Registers(_) | Host(_) => None,
+            Trap(s) | Runaway(s) | Illegal(s) | Proxy(s) | InFlight(s) | Mbarrier(s) => Some(s),
+            Launch(_) | Geometry(_) | SharedMemory(_) | Registers(_) => None,
+            TensorMap(_) | Unsupported(_) | Host(_) => None,
         }
     }
 
@@ -124,10 +137,15 @@ impl Fault {
             Trap(_) => "trap",
             Runaway(_) => "runaway",
             Illegal(_) => "illegal instruction",
+            Proxy(_) => "missing proxy fence",
+            InFlight(_) => "operation in flight",
+            Mbarrier(_) => "misused mbarrier",
             Launch(_) => "bad launch",
             Geometry(_) => "bad grid or block",
             SharedMemory(_) => "too much shared memory",
             Registers(_) => "too many registers",
+            TensorMap(_) => "bad tensor map",
+            Unsupported(_) => "unsupported by the device",
             Host(_) => "bad call",
         }
     }
@@ -145,6 +163,7 @@ impl fmt::Display for Fault {
             Fault::Launch(m) | Fault::Geometry(m) | Fault::SharedMemory(m) | Fault::Registers(m) | Fault::Host(m) => {
                 return write!(f, "{}: {m}", self.name());
             }
+            Fault::TensorMap(m) | Fault::Unsupported(m) => return write!(f, "{}: {m}", self.name()),
             _ => write!(f, "{}", self.name())?,
         }
         if let Some(space) = space {

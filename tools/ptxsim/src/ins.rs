@@ -1,5 +1,6 @@
 //! Decoded instructions: every operand is a slot of a register file, including constants.
 
+use crate::asynchronous::Async;
 use crate::counters::Class;
 use crate::lane::float::{Compare, Convert, FloatOp, Relation};
 use crate::types::{Round, Space, Type};
@@ -224,6 +225,7 @@ pub(crate) enum Op {
         b: Box<[Slot]>,
         c: [Slot; 4],
     },
+    Async(Box<Async>),
 }
 
 /// Frequent instructions, for which there are loops over all lanes at once. The number is the width of the sources.

@@ -43,6 +43,7 @@
 //! ```
 
 pub mod accuracy;
+mod asynchronous;
 mod counters;
 mod decode;
 mod device;
@@ -58,10 +59,12 @@ mod parse;
 mod requests;
 mod shared;
 mod syntax;
+pub mod tensor_map;
 mod types;
 
 pub use counters::{CLASSES, Class, Counters};
 pub use fault::{Fault, ParseError, Site};
 pub use machine::{Access, Config, Launch, Machine, Order, Param, Region, Sums};
 pub use module::{Entry, Module, ParamType};
+pub use tensor_map::{Element, Fill, Swizzle, TensorMap, Window};
 pub use types::{Space, Type};

@@ -10,6 +10,7 @@ use crate::exec::{self, Job, Region as Seen, Tags};
 use crate::fault::{Fault, ParseError, Site};
 use crate::memory::Buffer;
 use crate::module::Module;
+use crate::tensor_map::TensorMap;
 use crate::types::Space;
 
 /// The order in which blocks, and the warps of a block, run.
@@ -102,6 +103,19 @@ pub enum Param<'a> {
     Pointer(Region),
     /// A scalar or a structure, as bytes.
     Bytes(&'a [u8]),
+    /// A tensor map (`__grid_constant__ const CUtensorMap`) from [`Machine::tensor_map`], and the memory that may be accessed
+    /// through it.
+    TensorMap(&'a [u8; 128], Region),
+}
+
+impl Param<'_> {
+    /// The memory accessed through the parameter.
+    pub(crate) fn region(&self) -> Option<&Region> {
+        match self {
+            Param::Pointer(r) | Param::TensorMap(_, r) => Some(r),
+            Param::Bytes(_) => None,
+        }
+    }
 }
 
 /// The arguments of a launch.
@@ -257,6 +271,12 @@ impl Machine {
         crate::decode::load(ptx, |bytes| s.place(bytes)).map(Arc::new)
     }
 
+    /// The 128 bytes of a tensor map, after checking the limits that `cuda.h` states for `cuTensorMapEncodeTiled` and
+    /// `cuTensorMapEncodeIm2col`. The bytes are opaque.
+    pub fn tensor_map(&self, map: &TensorMap) -> Result<[u8; 128], Fault> {
+        map.encode()
+    }
+
     /// Grants an entry dynamic shared memory, as `cuFuncSetAttribute` does. A block that has more than 48 KiB, static and
     /// dynamic, is refused without.
     pub fn grant_shared(&self, m: &Module, entry: &str, bytes: u32) -> Result<(), Fault> {
@@ -273,13 +293,13 @@ impl Machine {
     pub fn launch(&self, m: &Module, entry: &str, l: &Launch) -> Result<Counters, Fault> {
         let e = m.entry(entry).ok_or_else(|| Fault::Launch(format!("there is no entry `{entry}`")))?;
         let mut state = self.lock();
-        device::check(&self.config, e, l)?;
+        device::check(&self.config, m, e, l)?;
         let params = device::pack(e, l.params)?;
         let order = state.order.unwrap_or(self.config.order);
         let blocks = l.grid.iter().map(|&g| g as u64).product::<u64>();
         let races = self.config.races;
         let mut regions = Vec::new();
-        let pointers = l.params.iter().filter_map(|p| if let Param::Pointer(r) = p { Some(r) } else { None });
+        let pointers = l.params.iter().filter_map(Param::region);
         for r in pointers.chain(l.extra).filter(|r| r.bytes > 0) {
             let (b, off) = state.find(r.ptr, r.bytes)?;
             if matches!(r.access, Access::Write | Access::Scratch) {
@@ -307,6 +327,7 @@ impl Machine {
             races,
             order,
             sums: self.config.sums,
+            registers: device::registers_per_thread(&self.config, e, l),
             first: blocks.saturating_sub(self.config.last_blocks.unwrap_or(blocks)),
             limit: self.config.max_instructions,
             used: AtomicU64::new(0),

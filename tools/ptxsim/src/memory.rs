@@ -30,6 +30,20 @@ pub(crate) fn marks(n: usize) -> Box<[AtomicU16]> {
     unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [AtomicU16]) }
 }
 
+/// A range in pieces of 1, 2, 4 or 8 bytes that are aligned to their size.
+pub(crate) fn pieces(from: u64, n: u64) -> impl Iterator<Item = (u64, u64)> {
+    let mut at = from;
+    std::iter::from_fn(move || {
+        let left = from + n - at;
+        if left == 0 {
+            return None;
+        }
+        let step = 1 << (at | 8).trailing_zeros().min(left.ilog2());
+        at += step;
+        Some((at - step, step))
+    })
+}
+
 macro_rules! atomic {
     ($words:expr, $off:expr, $T:ident) => {
         // SAFETY: callers check that the access lies inside the allocation and is aligned to its size; the words are aligned
@@ -94,6 +108,23 @@ impl Buffer {
         Self::store(&self.data, off, n, v);
         if let Some(init) = &self.init {
             Self::store(init, off, n, 0x0101_0101_0101_0101);
+        }
+    }
+
+    /// Reads a range while a launch runs.
+    pub fn load_range(&self, off: u64, out: &mut [u8]) {
+        for (at, n) in pieces(off, out.len() as u64) {
+            let to = (at - off) as usize;
+            out[to..to + n as usize].copy_from_slice(&self.get(at, n as u32).to_le_bytes()[..n as usize]);
+        }
+    }
+
+    /// Stores a range while a launch runs.
+    pub fn store_range(&self, off: u64, bytes: &[u8]) {
+        for (at, n) in pieces(off, bytes.len() as u64) {
+            let from = (at - off) as usize;
+            let v = bytes[from..from + n as usize].iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
+            self.set(at, n as u32, v);
         }
     }
 

@@ -43,6 +43,10 @@ pub struct Entry {
     pub(crate) constants: [Vec<Constant>; 3],
     /// Log2 of the narrowest access, per space: the granularity of the race detector.
     pub(crate) granule: [u32; 2],
+    /// Whether it has asynchronous instructions of sm_90.
+    pub(crate) asynchronous: bool,
+    /// Registers that `wgmma` reads or writes.
+    pub(crate) fragments: Vec<u16>,
 }
 
 impl Entry {

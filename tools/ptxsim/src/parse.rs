@@ -402,6 +402,11 @@ impl Parser {
                 self.accept('+');
                 offset = offset.wrapping_add(self.int()? as i64);
             }
+            if self.accept(',') {
+                let Arg::Vector(at) = self.simple()? else { return self.fail("coordinates expected") };
+                self.expect(']')?;
+                return Ok(Arg::Tensor(Box::new(Arg::Memory(Box::new(base), offset)), at));
+            }
             self.expect(']')?;
             return Ok(Arg::Memory(Box::new(base), offset));
         }

@@ -2,7 +2,12 @@
 //!
 //! Time is a counter that every completed barrier advances. Accesses are recorded with their time; `seen[w][v]` is the
 //! latest time of warp `v` that barriers have ordered before the present of warp `w`. An access races with an earlier
-//! one of another warp if that one's time is later than this, and at least one of them is a write.
+//! one of another warp if that one's time is later than this, and at least one of them is a write. Kernels with
+//! asynchronous instructions of sm_90 are checked more exactly, as [`exact`] says.
+
+pub(crate) mod exact;
+
+use exact::{COLUMNS, Readers};
 
 /// What is wrong with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +16,10 @@ pub(crate) enum Trouble {
     Uninitialised,
     /// A `cp.async` to these bytes was issued, but not waited for.
     Pending,
-    /// Not ordered with an access of this warp (or of several: `MANY`).
+    /// Not ordered with an access of this warp or agent (or of several: `MANY`).
     Race(u32),
+    /// The async proxy does not see what this warp stored.
+    Proxy(u32),
 }
 
 const WARP: u32 = 63;
@@ -32,24 +39,33 @@ pub(crate) struct Shared {
     /// Log2 of a granule's bytes.
     granule: u32,
     now: u32,
-    seen: Vec<[u32; 32]>,
-    /// For each warp the minimum of `seen` over the other warps.
+    warps: usize,
+    /// A row of `columns` per warp.
+    seen: Vec<u32>,
+    columns: usize,
+    /// For each warp the minimum of `seen` over the other warps; 0 where there are other agents.
     floor: [u32; 32],
     races: bool,
+    exact: Option<Readers>,
 }
 
 impl Shared {
-    pub fn new(bytes: u32, granule: u32, warps: usize, races: bool) -> Shared {
+    /// Memory of a block; `exact` where warps are not the only agents.
+    pub fn new(bytes: u32, granule: u32, warps: usize, races: bool, exact: bool) -> Shared {
         let n = (bytes as usize).div_ceil(1 << granule);
+        let columns = if exact { COLUMNS } else { 32 };
         let mut s = Shared {
             data: vec![0; bytes as usize],
             writes: vec![0; n],
             reads: vec![0; n],
             granule,
             now: 1,
-            seen: vec![[0; 32]; warps],
+            warps,
+            seen: vec![0; warps * columns],
+            columns,
             floor: [0; 32],
             races,
+            exact: exact.then(Readers::default),
         };
         s.reset();
         s
@@ -60,8 +76,12 @@ impl Shared {
         self.writes.fill(0);
         self.reads.fill(0);
         self.now = 1;
-        self.seen.fill([0; 32]);
-        self.floor = [if self.races && self.seen.len() > 1 { 0 } else { PENDING - 1 }; 32];
+        self.seen.fill(0);
+        let alone = self.warps <= 1 && self.exact.is_none();
+        self.floor = [if self.races && !alone { 0 } else { PENDING - 1 }; 32];
+        if let Some(readers) = &mut self.exact {
+            readers.clear();
+        }
     }
 
     pub fn len(&self) -> u64 {
@@ -80,7 +100,7 @@ impl Shared {
         let (time, by) = (stamp >> 6, stamp & WARP);
         time <= self.floor[warp as usize]
             || (by == warp && time != PENDING)
-            || (by < 32 && time <= self.seen[warp as usize][by as usize])
+            || (by < 32 && time <= self.seen[warp as usize * self.columns + by as usize])
     }
 
     /// Whether an earlier access is ordered before the warp's present, checked without looking up individual warps.
@@ -93,6 +113,9 @@ impl Shared {
     #[inline]
     pub fn read(&mut self, off: u64, n: u32, warp: u32, strong: bool) -> Result<(), Trouble> {
         let span = self.granules(off, n)?;
+        if self.exact.is_some() {
+            return self.read_exact(span, warp, strong);
+        }
         let (me, many, floor) = (self.now << 6 | warp, self.now << 6 | MANY, self.floor[warp as usize]);
         let mut ok = true;
         for w in &self.writes[span.clone()] {
@@ -121,6 +144,9 @@ impl Shared {
     #[inline]
     fn claim(&mut self, off: u64, n: u32, warp: u32, stamp: u32) -> Result<(), Trouble> {
         let span = self.granules(off, n)?;
+        if self.exact.is_some() {
+            return self.claim_exact(span, warp, stamp);
+        }
         let floor = self.floor[warp as usize];
         let mut ok = true;
         for (w, r) in self.writes[span.clone()].iter().zip(&self.reads[span.clone()]) {
@@ -174,20 +200,21 @@ impl Shared {
 
     /// Orders the accesses of the warps `from` before the later ones of the warps `to` (bit sets).
     pub fn join(&mut self, from: u32, to: u32) {
-        let warps = self.seen.len();
-        let mut known = [0; 32];
+        let (warps, columns) = (self.warps, self.columns);
+        let mut known = [0; COLUMNS];
         for v in (0..warps).filter(|v| from >> v & 1 == 1) {
-            for (k, s) in known.iter_mut().zip(&self.seen[v]) {
+            for (k, s) in known.iter_mut().zip(&self.seen[v * columns..][..columns]) {
                 *k = (*k).max(*s);
             }
             known[v] = self.now;
         }
         for w in (0..warps).filter(|w| to >> w & 1 == 1) {
-            for (s, k) in self.seen[w].iter_mut().zip(&known) {
+            for (s, k) in self.seen[w * columns..][..columns].iter_mut().zip(&known) {
                 *s = (*s).max(*k);
             }
-            if self.races && warps > 1 {
-                self.floor[w] = (0..warps).filter(|v| *v != w).map(|v| self.seen[w][v]).min().unwrap_or(0);
+            if self.races && warps > 1 && self.exact.is_none() {
+                let others = (0..warps).filter(|v| *v != w);
+                self.floor[w] = others.map(|v| self.seen[w * columns + v]).min().unwrap_or(0);
             }
         }
         self.now += 1;

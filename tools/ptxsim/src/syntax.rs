@@ -14,6 +14,8 @@ pub(crate) enum Arg {
     Vector(Vec<Arg>),
     /// `[base + offset]`
     Memory(Box<Arg>, i64),
+    /// `[base, {coordinates}]`
+    Tensor(Box<Arg>, Vec<Arg>),
     /// `d|p`
     Pair(Box<Arg>, Box<Arg>),
     /// `!p`

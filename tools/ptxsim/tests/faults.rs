@@ -304,7 +304,7 @@ fn what_is_not_known_is_refused_with_its_line() {
         ("sin.f32 %f1, %f2;", "modifiers"),
         ("cvt.s32.f32 %r1, %f1;", "modifiers"),
         ("fma.f32 %f1, %f1, %f1, %f1;", "modifiers"),
-        ("wgmma.fence.sync.aligned;", "unknown opcode"),
+        ("wgmma.fence.sync.aligned;", "sm_90a"),
         (
             "mma.sync.aligned.m16n8k16.row.row.f32.bf16.bf16.f32 {%f1,%f2,%f3,%f4}, {%r1,%r1}, {%r1}, {%f1,%f2,%f3,%f4};",
             "row",

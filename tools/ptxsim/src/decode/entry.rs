@@ -1,11 +1,12 @@
 //! From files to modules: the addresses of variables, and the resources of entries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::{Decoder, Result};
 use crate::ParseError;
+use crate::asynchronous::{Async, Factor};
 use crate::device::{SHARED_BY_DEFAULT, most_parameters};
 use crate::ins::{Ins, Op};
 use crate::memory::Buffer;
@@ -103,7 +104,7 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
         let m = format!("`{}` has {static_shared} bytes of static shared memory where 49152 are allowed", f.name);
         return Err(ParseError::new(f.line, m));
     }
-    let mut d = Decoder::new(f, symbols)?;
+    let mut d = Decoder::new(f, &file.target, symbols)?;
     let mut code = f.statements.iter().map(|s| d.statement(s)).collect::<Result<Vec<_>>>()?;
     let full = (0..3).any(|file| usize::from(d.count[file]) + d.constants[file].len() > usize::from(u16::MAX));
     if full || !super::flow::rank(&mut code) {
@@ -122,6 +123,8 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
         registers: d.count.map(usize::from),
         constants: d.constants,
         granule: granules(&code),
+        asynchronous: code.iter().any(|i| matches!(i.op, Op::Async(_))),
+        fragments: fragments(&code),
         code,
     })
 }
@@ -131,9 +134,24 @@ fn mentions(a: &Arg, name: &str) -> bool {
         Arg::Word(w) => w == name,
         Arg::Vector(v) => v.iter().any(|a| mentions(a, name)),
         Arg::Memory(a, _) | Arg::Not(a) => mentions(a, name),
+        Arg::Tensor(a, v) => mentions(a, name) || v.iter().any(|a| mentions(a, name)),
         Arg::Pair(a, b) => mentions(a, name) || mentions(b, name),
         Arg::Int(_) | Arg::Float(..) => false,
     }
+}
+
+/// The registers that `wgmma` reads or writes.
+fn fragments(code: &[Ins]) -> Vec<u16> {
+    let mut all = BTreeSet::new();
+    for i in code {
+        let Op::Async(op) = &i.op else { continue };
+        let Async::Multiply(m) = &**op else { continue };
+        all.extend(m.d.iter().map(|s| s.i));
+        if let Factor::Registers(a) = m.a {
+            all.extend(a.map(|s| s.i));
+        }
+    }
+    all.into_iter().collect()
 }
 
 /// Log2 of the narrowest access of global and of shared memory, 4 bytes at most.

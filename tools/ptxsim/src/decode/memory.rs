@@ -28,7 +28,7 @@ impl Decoder<'_> {
                 if root == "fence" {
                     m.one(&[("sc", ()), ("acq_rel", ())]);
                 }
-                if m.one(&[("cta", ()), ("gl", ()), ("gpu", ()), ("sys", ())]).is_none() {
+                if m.one(&[("cta", ()), ("gl", ()), ("gpu", ()), ("sys", ()), ("cluster", ())]).is_none() {
                     return m.fail("a scope is missing");
                 }
                 self.arity(args, 0..=0)?;
@@ -171,6 +171,9 @@ impl Decoder<'_> {
     fn copy_async(&mut self, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<()> {
         if !m.take("async") {
             return m.fail("not simulated");
+        }
+        if m.take("bulk") {
+            return self.bulk(m, args, ins);
         }
         ins.class = Class::Sync;
         if m.take("commit_group") {

@@ -1,12 +1,15 @@
 //! From statements to instructions: names are resolved, types checked, and constants placed in registers.
 
+mod bulk;
 mod entry;
 mod float;
 mod flow;
 mod hot;
 mod integer;
+mod mbarrier;
 mod memory;
 mod warp;
+mod wgmma;
 
 use std::collections::HashMap;
 
@@ -73,6 +76,8 @@ impl<'a> Mods<'a> {
 
 pub(crate) struct Decoder<'a> {
     f: &'a Function,
+    /// `.target` of the file.
+    target: &'a str,
     symbols: HashMap<String, (Space, u64)>,
     single: HashMap<(usize, String), Slot>,
     ranges: HashMap<(usize, String), (Slot, u32)>,
@@ -92,9 +97,10 @@ fn home(ty: Type) -> (RegFile, u8) {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(f: &'a Function, symbols: HashMap<String, (Space, u64)>) -> Result<Decoder<'a>> {
+    fn new(f: &'a Function, target: &'a str, symbols: HashMap<String, (Space, u64)>) -> Result<Decoder<'a>> {
         let mut d = Decoder {
             f,
+            target,
             symbols,
             single: HashMap::new(),
             ranges: HashMap::new(),
@@ -332,6 +338,7 @@ impl<'a> Decoder<'a> {
         };
         let known = self.integer(root, &mut m, &s.args, &mut ins)?
             || self.float(root, &mut m, &s.args, &mut ins)?
+            || self.order(root, &mut m, &s.args, &mut ins)?
             || self.memory(root, &mut m, &s.args, &mut ins)?
             || self.warp(root, &mut m, &s.args, &mut ins)?;
         if !known {

@@ -116,6 +116,7 @@ impl Decoder<'_> {
             }
             "ldmatrix" | "stmatrix" => self.matrix(root == "stmatrix", m, args, ins)?,
             "mma" => self.mma(m, args, ins)?,
+            "wgmma" => self.wgmma(m, args, ins)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -190,7 +191,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn registers(&mut self, a: &Arg, ty: Type, n: usize, write: bool) -> Result<Vec<Slot>> {
+    pub(super) fn registers(&mut self, a: &Arg, ty: Type, n: usize, write: bool) -> Result<Vec<Slot>> {
         let list = Self::list(a);
         if list.len() != n {
             return Err(self.error(format!("{} registers where {n} are expected", list.len())));

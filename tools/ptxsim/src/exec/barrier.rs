@@ -1,6 +1,7 @@
 //! Barriers of a block: `bar.sync`, `bar.arrive`, `bar.red`.
 
 use super::control::Warp;
+use super::wait::{Reason, Wait};
 use super::{Block, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op, Reduce, Slot};
@@ -22,13 +23,10 @@ pub(crate) struct Barrier {
     line: u32,
 }
 
-/// The barrier that a warp waits for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wait {
-    barrier: usize,
-    to: Slot,
-    reduce: Reduce,
-    line: u32,
+impl Barrier {
+    pub fn describe(&self, id: usize) -> String {
+        format!("barrier {id} has {} of {} threads", self.threads, self.expected)
+    }
 }
 
 impl Block<'_> {
@@ -91,49 +89,36 @@ impl Block<'_> {
         }
         if !arrive {
             b.waiting |= 1 << w.id;
-            w.wait = Some(Wait { barrier: id as usize, to: ins.d, reduce, line: ins.line });
+            w.wait = Some(Wait { reason: Reason::Barrier { id: id as usize, to: ins.d, reduce }, line: ins.line });
         }
         Ok(())
     }
 
     /// Releases the barriers that are complete.
-    pub(super) fn settle(&mut self, warps: &mut [Warp]) -> Result<()> {
+    pub(super) fn settle_barriers(&mut self, warps: &mut [Warp]) {
         for id in 0..16 {
             let b = self.barriers[id];
             if b.arrived == 0 || b.threads < b.expected {
                 continue;
             }
             for w in warps.iter_mut() {
-                let Some(wait) = w.wait.filter(|x| x.barrier == id) else { continue };
-                let value = match wait.reduce {
+                let Some(Wait { reason: Reason::Barrier { id: of, to, reduce }, .. }) = w.wait else { continue };
+                if of != id {
+                    continue;
+                }
+                let value = match reduce {
                     Reduce::None => 0,
                     Reduce::And => u64::from(b.all),
                     Reduce::Or => u64::from(b.any),
                     Reduce::Popc => b.count as u64,
                 };
-                if wait.reduce != Reduce::None {
-                    w.regs.put(wait.to, w.lanes, &[value; 32], !0);
+                if reduce != Reduce::None {
+                    w.regs.put(to, w.lanes, &[value; 32], !0);
                 }
                 w.wait = None;
             }
             self.shared.join(b.arrived, b.waiting);
             self.barriers[id] = Barrier::default();
         }
-        Ok(())
-    }
-
-    /// No warp can continue: the fault that says why.
-    pub(super) fn deadlock(&self, warps: &[Warp]) -> Box<Fault> {
-        let stuck = warps.iter().find_map(|w| w.wait.map(|x| (w, x)));
-        let Some((w, wait)) = stuck else { unreachable!("some warp waits") };
-        let gone = warps.iter().filter(|w| w.done()).count();
-        let b = self.barriers[wait.barrier];
-        let m = format!("barrier {} has {} of {} threads", wait.barrier, b.threads, b.expected);
-        let f = if gone > 0 {
-            Fault::Divergence(site(0, None, format!("{m}, and {gone} warps have left the kernel")))
-        } else {
-            Fault::Deadlock(site(0, None, m))
-        };
-        self.place(Box::new(f), wait.line, w.id)
     }
 }

@@ -3,10 +3,12 @@
 //! The group at the lowest rank (see `decode::flow`) runs until it reaches the program counter of another one; the two
 //! are then merged. This reconverges where branches join and after loops.
 
-use super::barrier::Wait;
+use super::bulk::Groups;
 use super::copy::Copies;
 use super::regs::{Place, Regs, lanes};
-use super::{Block, FUEL, Result, site, unwritten};
+use super::wait::Wait;
+use super::wgmma::Flight;
+use super::{Block, FUEL, Next, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op};
 use crate::module::Entry;
@@ -23,6 +25,8 @@ pub(crate) struct Warp {
     groups: Vec<(u32, u32)>,
     pub wait: Option<Wait>,
     pub copies: Copies,
+    pub bulk: Groups,
+    pub flight: Flight,
     /// Local memory: all of lane 0, then all of lane 1, ...; and whether a byte was written.
     pub local: Vec<u8>,
     pub local_init: Vec<u8>,
@@ -40,6 +44,8 @@ impl Warp {
             groups: Vec::new(),
             wait: None,
             copies: Copies::default(),
+            bulk: Groups::default(),
+            flight: Flight::new(e),
             local: vec![0; bytes],
             local_init: vec![0; bytes],
             clock: 0,
@@ -53,6 +59,8 @@ impl Warp {
         self.groups.push((0, self.lanes));
         self.wait = None;
         self.copies = Copies::default();
+        self.bulk = Groups::default();
+        self.flight.reset();
         self.local_init.fill(0);
         self.clock = 0;
     }
@@ -149,6 +157,19 @@ impl Block<'_> {
                             return Ok(());
                         }
                         break;
+                    }
+                    Op::Async(op) => {
+                        let next = if run == 0 {
+                            Next::Go
+                        } else {
+                            let next = self.asynchronous(w, ins, op, run, pc);
+                            next.map_err(|f| self.place(f, ins.line, w.id))?
+                        };
+                        if next != Next::Go {
+                            w.park(pc + u32::from(next == Next::Yield), mask);
+                            return Ok(());
+                        }
+                        pc += 1;
                     }
                     _ => {
                         if run != 0 {

@@ -6,6 +6,7 @@ use super::regs::lanes;
 use super::{Block, Region, Result, Tags, site};
 use crate::fault::Fault;
 use crate::machine::Access;
+use crate::memory::pieces;
 use crate::requests::strided;
 use crate::types::Space;
 
@@ -138,6 +139,35 @@ impl Block<'_> {
             at += step;
         }
         Ok((i, addr - base))
+    }
+
+    /// Checks and reads a range.
+    pub(super) fn load_range(&mut self, addr: u64, out: &mut [u8], lane: usize) -> Result<()> {
+        let n = out.len() as u64;
+        let i = self.range(addr, n, lane, Touch::Load)?;
+        let buffer = &self.job.regions[i].buffer;
+        buffer.load_range(addr - buffer.base(), out);
+        Ok(())
+    }
+
+    /// Checks and stores a range.
+    pub(super) fn store_range(&mut self, addr: u64, bytes: &[u8], lane: usize) -> Result<()> {
+        let i = self.range(addr, bytes.len() as u64, lane, Touch::Store)?;
+        let buffer = &self.job.regions[i].buffer;
+        buffer.store_range(addr - buffer.base(), bytes);
+        Ok(())
+    }
+
+    fn range(&mut self, addr: u64, n: u64, lane: usize, how: Touch) -> Result<usize> {
+        let store = how == Touch::Store;
+        let found = self.region(addr, addr.wrapping_add(n), store);
+        let i = found.ok_or_else(|| self.outside(addr, n as u32, lane, store))?;
+        if !self.job.regions[i].full {
+            for (at, step) in pieces(addr, n) {
+                self.check_in(i, at, step as u32, lane, how)?;
+            }
+        }
+        Ok(i)
     }
 
     /// Checks an access of `n` bytes per lane, and returns the region if all lanes are in the same one.

@@ -7,7 +7,8 @@ use super::{Block, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Memory, Op};
 use crate::requests::{conflicts, request, strided};
-use crate::shared::{MANY, Trouble};
+use crate::shared::Trouble;
+use crate::shared::exact::who;
 use crate::types::{Space, Type, WINDOW_MASK};
 
 /// Translates an error of shared memory into a fault.
@@ -20,10 +21,11 @@ pub(super) fn trouble(t: Trouble, lane: usize, address: u64, what: &str) -> Box<
             Fault::Uninitialised(Space::Shared, s(format!("{what} what a cp.async has not yet brought")))
         }
         Trouble::Pending => Fault::Race(Space::Shared, s(format!("{what} where a cp.async is under way"))),
-        Trouble::Race(w) if w >= MANY - 1 => {
-            Fault::Race(Space::Shared, s(format!("{what}, and no barrier since other warps' accesses")))
+        Trouble::Race(w) => Fault::Race(Space::Shared, s(format!("{what}, and no barrier since {}", who(w)))),
+        Trouble::Proxy(w) => {
+            let m = format!("{what} through the async proxy, and no fence.proxy.async of warp {w} since it stored");
+            Fault::Proxy(s(m))
         }
-        Trouble::Race(w) => Fault::Race(Space::Shared, s(format!("{what}, and no barrier since warp {w}'s access"))),
     })
 }
 

@@ -1,17 +1,23 @@
 //! Executes launches: blocks in parallel on host threads, the warps of a block in turns.
 
 mod alu;
+mod asynchronous;
 mod atomic;
 mod barrier;
+mod bulk;
 mod control;
 mod copy;
 mod global;
 mod hot;
 mod load_store;
 mod matrix;
+mod mbarrier;
+mod products;
 mod regs;
 mod truncated;
 mod votes;
+mod wait;
+mod wgmma;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
@@ -65,6 +71,8 @@ pub(crate) struct Job<'a> {
     pub races: bool,
     pub order: Order,
     pub sums: Sums,
+    /// Registers per thread, as far as known.
+    pub registers: u32,
     /// The first block that is executed.
     pub first: u64,
     pub limit: u64,
@@ -81,10 +89,21 @@ pub(crate) struct Block<'a> {
     shared: Shared,
     counters: Counters,
     barriers: [Barrier; 16],
+    asynchronous: asynchronous::State,
     /// The region of the most recent access.
     near: usize,
     /// Instructions until the launch's budget is checked again.
     fuel: u64,
+}
+
+/// How a warp goes on after an instruction that may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Go,
+    /// It executes the instruction again when its wait is over.
+    Retry,
+    /// Other warps run before the next instruction.
+    Yield,
 }
 
 /// A small random generator for shuffled orders.
@@ -163,9 +182,10 @@ impl<'a> Block<'a> {
             job,
             id: [0; 3],
             tag: 0,
-            shared: Shared::new(bytes, job.entry.granule[1], warps, job.races),
+            shared: Shared::new(bytes, job.entry.granule[1], warps, job.races, job.entry.asynchronous),
             counters: Counters::default(),
             barriers: [Barrier::default(); 16],
+            asynchronous: asynchronous::State::default(),
             near: 0,
             fuel: 0,
         }
@@ -183,6 +203,9 @@ impl<'a> Block<'a> {
         self.tag = 1 + (index % 0xfff0) as u16;
         self.shared.reset();
         self.barriers = [Barrier::default(); 16];
+        if job.entry.asynchronous {
+            self.asynchronous = asynchronous::State::new(warps.len(), job.registers);
+        }
         self.counters.blocks += 1;
         for w in warps.iter_mut() {
             let place = Place {
@@ -210,12 +233,12 @@ impl<'a> Block<'a> {
             for &i in &order {
                 if warps[i].ready() {
                     progress = true;
-                    self.advance(&mut warps[i])?;
+                    self.advance(&mut warps[i]).map_err(|f| warps[i].flight.explain(f))?;
                     self.settle(warps)?;
                 }
             }
             if warps.iter().all(Warp::done) {
-                return Ok(());
+                return self.left_in_flight(warps);
             }
             if !progress {
                 return Err(self.deadlock(warps));

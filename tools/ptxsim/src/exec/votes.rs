@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::ins::{Ins, Op, Shuffle, Vote};
 
 /// Fails unless the active lanes are exactly those in the mask of each of them.
-fn members(mask: &[u64; 32], def: u32, run: u32) -> Result<()> {
+pub(super) fn members(mask: &[u64; 32], def: u32, run: u32) -> Result<()> {
     if run & !def != 0 {
         return unwritten(run & !def, "it is a mask of lanes");
     }
