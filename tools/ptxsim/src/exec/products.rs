@@ -9,19 +9,23 @@ use crate::ins::Slot;
 use crate::lane::format::f16_value;
 use crate::machine::Sums;
 
-/// Eight columns of the second factor: for each k first the even columns, then the odd ones.
-pub(super) type Columns = [[f32; 8]; 16];
+/// As many lanes as are computed at once.
+type Lanes = [f32; 16];
+
+/// Eight columns of the second factor: for each k the even ones, four times, and the odd ones, four times.
+pub(super) type Columns = [[Lanes; 2]; 16];
 
 /// Sixteen rows of the first factor.
 pub(super) struct Rows {
     plain: [[f32; 16]; 16],
     /// For each k rows 0 to 7 and 8 to 15, each value four times.
-    spread: [[[f32; 32]; 2]; 16],
+    spread: [[[Lanes; 2]; 2]; 16],
 }
 
 impl Rows {
     pub fn new(plain: [[f32; 16]; 16]) -> Rows {
-        let spread = std::array::from_fn(|k| std::array::from_fn(|h| std::array::from_fn(|l| plain[8 * h + l / 4][k])));
+        let lanes = |k: usize, from: usize| std::array::from_fn(|l| plain[from + l / 4][k]);
+        let spread = std::array::from_fn(|k| std::array::from_fn(|h| [lanes(k, 8 * h), lanes(k, 8 * h + 4)]));
         Rows { plain, spread }
     }
 }
@@ -32,9 +36,18 @@ pub(super) fn chunk(row: &[u8; 16]) -> impl Iterator<Item = u16> + '_ {
     row.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]))
 }
 
-/// How an element is read.
-pub(super) fn value(bf16: bool) -> fn(u16) -> f32 {
-    if bf16 { |v| f32::from_bits(u32::from(v) << 16) } else { |v| f16_value(u64::from(v)) as f32 }
+/// The value of an element.
+#[inline(always)]
+pub(super) fn value(bf16: bool, v: u16) -> f32 {
+    if bf16 { f32::from_bits(u32::from(v) << 16) } else { f16_value(u64::from(v)) as f32 }
+}
+
+/// Puts a value of the second factor into its column.
+#[inline(always)]
+pub(super) fn put(columns: &mut Columns, k: usize, column: usize, v: f32) {
+    for l in (column / 2..16).step_by(4) {
+        columns[k][column % 2][l] = v;
+    }
 }
 
 /// `D = A B`, plus `D` if `add`; `-A B` if `negative`.
@@ -80,23 +93,46 @@ fn nearest(regs: &mut Regs, d: &[Slot], add: bool, rows: &Rows, columns: &[Colum
     body(regs, d, add, rows, columns);
 }
 
+#[inline(always)]
+fn add_products(sum: &mut Lanes, a: &Lanes, b: &Lanes) {
+    for l in 0..16 {
+        sum[l] = a[l].mul_add(b[l], sum[l]);
+    }
+}
+
+/// The accumulators of a register.
+#[inline(always)]
+fn load(r: &[u32; 32], add: bool) -> [Lanes; 2] {
+    if !add {
+        return [[0.0; 16]; 2];
+    }
+    [std::array::from_fn(|l| f32::from_bits(r[l])), std::array::from_fn(|l| f32::from_bits(r[16 + l]))]
+}
+
+#[inline(always)]
+fn store(r: &mut [u32; 32], sums: &[Lanes; 2]) {
+    for (to, v) in r.iter_mut().zip(sums.as_flattened()) {
+        *to = v.to_bits();
+    }
+}
+
 /// One product after another is added, each sum rounded to the nearest f32; the products themselves are exact.
 #[inline(always)]
 fn body(regs: &mut Regs, d: &[Slot], add: bool, rows: &Rows, columns: &[Columns]) {
     for (quad, b) in d.chunks_exact(4).zip(columns) {
         for half in 0..2 {
             let [e, o] = [quad[2 * half].i as usize, quad[2 * half + 1].i as usize];
-            let start = |r: &[u32; 32]| if add { r.map(f32::from_bits) } else { [0.0; 32] };
-            let (mut even, mut odd) = (start(&regs.w[e]), start(&regs.w[o]));
-            for (a, b) in rows.spread.iter().zip(b) {
-                let a = &a[half];
-                for l in 0..32 {
-                    even[l] = a[l].mul_add(b[l % 4], even[l]);
-                    odd[l] = a[l].mul_add(b[4 + l % 4], odd[l]);
-                }
+            let [mut e0, mut e1] = load(&regs.w[e], add);
+            let [mut o0, mut o1] = load(&regs.w[o], add);
+            for (a, [even, odd]) in rows.spread.iter().zip(b) {
+                let [upper, lower] = &a[half];
+                add_products(&mut e0, upper, even);
+                add_products(&mut e1, lower, even);
+                add_products(&mut o0, upper, odd);
+                add_products(&mut o1, lower, odd);
             }
-            regs.w[e] = even.map(f32::to_bits);
-            regs.w[o] = odd.map(f32::to_bits);
+            store(&mut regs.w[e], &[e0, e1]);
+            store(&mut regs.w[o], &[o0, o1]);
         }
     }
 }
@@ -104,7 +140,7 @@ fn body(regs: &mut Regs, d: &[Slot], add: bool, rows: &Rows, columns: &[Columns]
 /// Sums that are cut off, as [`Sums::Truncated`] says.
 fn cut(regs: &mut Regs, d: &[Slot], add: bool, rows: &Rows, columns: &[Columns]) {
     for (quad, b) in d.chunks_exact(4).zip(columns) {
-        let plain = b.map(|v| std::array::from_fn(|c| v[c % 2 * 4 + c / 2]));
+        let plain = b.map(|v| std::array::from_fn(|c| v[c % 2][c / 2]));
         let mut acc = [[0f32; 8]; 16];
         let place = |i: usize, l: usize| (l / 4 + i / 2 * 8, l % 4 * 2 + i % 2);
         if add {

@@ -135,6 +135,8 @@ pub(crate) struct Group {
     /// Products from number `first` on.
     open: VecDeque<Open>,
     first: u64,
+    /// Memory for the next product.
+    spare: Vec<Columns>,
     /// Products that each warp has issued.
     issued: [u64; GROUP as usize],
     /// For each product the latest time at which a warp issued it.
@@ -186,7 +188,7 @@ impl Block<'_> {
         g.times[number as usize] = g.times[number as usize].max(now);
         g.issued[quarter as usize] += 1;
         while g.issued.iter().all(|n| *n > g.first) {
-            g.open.pop_front();
+            g.spare = g.open.pop_front().map_or(Vec::new(), |o| o.columns);
             g.first += 1;
         }
         for s in &m.d {
@@ -289,26 +291,26 @@ impl Block<'_> {
             return Ok(());
         }
         let d = Descriptor::new(signature.b);
-        let mut columns = vec![[[0f32; 8]; 16]; m.columns / 8];
+        let mut columns = std::mem::take(&mut self.asynchronous.groups[group].spare);
+        columns.resize(m.columns / 8, [[[0.0; 16]; 2]; 16]);
         let mut stamps = Vec::new();
-        let value = products::value(m.bf16);
         if m.transposed[1] {
-            for j in 0..m.columns / 8 {
-                for (k, to) in columns[j].iter_mut().enumerate() {
+            for (j, to) in columns.iter_mut().enumerate() {
+                for k in 0..16 {
                     let at = d.chunk(j as u64, k as u64, true);
                     self.chunk(at, w.id, agent, &mut stamps)?;
                     for (c, v) in products::chunk(self.shared.row(at)).enumerate() {
-                        to[c % 2 * 4 + c / 2] = value(v);
+                        products::put(to, k, c, products::value(m.bf16, v));
                     }
                 }
             }
         } else {
             for c in 0..m.columns {
                 for part in 0..2 {
-                    let at = d.chunk(c as u64, part, false);
+                    let at = d.chunk(c as u64, part as u64, false);
                     self.chunk(at, w.id, agent, &mut stamps)?;
                     for (k, v) in products::chunk(self.shared.row(at)).enumerate() {
-                        columns[c / 8][8 * part as usize + k][c % 2 * 4 + c % 8 / 2] = value(v);
+                        products::put(&mut columns[c / 8], 8 * part + k, c % 8, products::value(m.bf16, v));
                     }
                 }
             }
@@ -321,7 +323,7 @@ impl Block<'_> {
 
     /// The sixteen rows of the first factor that a warp multiplies.
     fn first_factor(&mut self, w: &Warp, m: &Multiply, quarter: u32, descriptor: Option<u64>) -> Result<Box<Rows>> {
-        let value = products::value(m.bf16);
+        let value = |v| products::value(m.bf16, v);
         let mut rows = [[0f32; 16]; 16];
         match (&m.a, descriptor) {
             (Factor::Registers(a), _) => {

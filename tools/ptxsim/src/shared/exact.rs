@@ -36,12 +36,13 @@ pub(crate) fn store_agent(warp: u32) -> u32 {
 pub(super) struct Readers {
     sets: Vec<Vec<u32>>,
     numbers: HashMap<Vec<u32>, u32>,
+    /// The readers, the new one and the warp of the last addition, and its result.
+    last: (u32, u32, u32, u32),
 }
 
 impl Readers {
     pub fn clear(&mut self) {
-        self.sets.clear();
-        self.numbers.clear();
+        *self = Readers::default();
     }
 
     fn intern(&mut self, set: Vec<u32>) -> u32 {
@@ -198,11 +199,18 @@ impl Shared {
 
     fn joined(&mut self, readers: u32, warp: u32, me: u32) -> u32 {
         let Some(exact) = self.exact.as_ref().filter(|_| readers != 0) else { return me };
+        // The same as last time, although the warp may have seen more since.
+        if (exact.last.0, exact.last.1, exact.last.2) == (readers, me, warp) {
+            return exact.last.3;
+        }
         // Readers that are ordered before this one need not be remembered: who is ordered after this one is after them.
         let kept = exact.of(&readers).iter().filter(|r| **r & WARP != me & WARP && !self.before(**r, warp));
         let mut set: Vec<u32> = kept.copied().chain([me]).collect();
         set.sort_unstable_by_key(|s| s & WARP);
-        self.exact.as_mut().map_or(me, |e| e.intern(set))
+        let Some(exact) = self.exact.as_mut() else { return me };
+        let to = exact.intern(set);
+        exact.last = (readers, me, warp, to);
+        to
     }
 
     pub(super) fn claim_exact(&mut self, span: std::ops::Range<usize>, warp: u32, stamp: u32) -> Result<(), Trouble> {
