@@ -82,7 +82,7 @@ fn all_well(action: &'static str, failed: usize, of: usize) -> Result<()> {
 }
 
 /// The hot layers with every tile: `conv3d/<pass>/<layer>/bf16/tile<i>`. Passes that have no such tile are left out.
-fn tiles(clips: usize) -> impl Iterator<Item = Case> {
+fn tiles(gpu: &Gpu, clips: usize) -> impl Iterator<Item = Case> {
     let passes = [("fprop", Operator::Fprop), ("dgrad", Operator::Dgrad), ("wgrad", Operator::Wgrad)];
     layers(clips).flat_map(move |row| {
         let p = row.problem();
@@ -93,7 +93,8 @@ fn tiles(clips: usize) -> impl Iterator<Item = Case> {
         };
         passes.into_iter().flat_map(move |(name, pass)| {
             // A stem has no gradient by its input.
-            let tiles = if row.x[4] <= 3 && pass == Operator::Dgrad { 0 } else { conv3d::tiles(&p, pass).unwrap_or(0) };
+            let tiles =
+                if row.x[4] <= 3 && pass == Operator::Dgrad { 0 } else { conv3d::tiles(gpu, &p, pass).unwrap_or(0) };
             (0..tiles).map(move |tile| {
                 let [a, b] = operands(pass);
                 Case {
@@ -125,7 +126,7 @@ fn cases(gpu: &Gpu, record: &mut Record, text: &str, time: Duration) -> Result<(
         return Err(ErrorKind::Driver { action: "time cases", what }.into());
     };
     let mut failed = 0;
-    let all = super::all().into_iter().chain(tiles(super::CLIPS));
+    let all = super::all().into_iter().chain(tiles(gpu, super::CLIPS));
     let wanted: Vec<Case> = all.filter(|case| case.name.contains(text) && !record.has(&case.name)).collect();
     for (i, case) in wanted.iter().enumerate() {
         if Instant::now() >= end {

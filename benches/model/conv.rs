@@ -21,7 +21,31 @@ pub fn pass(name: &str) -> Option<Pass> {
 
 /// The problem of a launch of one of these passes.
 pub fn problem(launch: &Launch) -> Option<(Pass, Launched)> {
-    Some((pass(&launch.name)?, Launched::read(launch.values.last()?)?))
+    Some((pass(&launch.name)?, launch.values.iter().find_map(|value| Launched::read(value))?))
+}
+
+/// Whether the kernel's operands come by TMA: in k-blocks of 64 channels of a tap, past the first-level cache, to warps of
+/// their own that do not multiply.
+pub fn by_tma(name: &str) -> bool {
+    name.contains("_sm90_")
+}
+
+/// The share of the result that a launch writes: dgrad by TMA has one for each residue class, which is its last but one
+/// argument.
+pub fn share(launch: &Launch, pass: Pass, p: &Launched) -> f64 {
+    let all = products(pass, p);
+    let rows: usize = all.iter().map(|product| product.rows).sum();
+    of_launch(launch, pass, &all).iter().map(|product| product.rows as f64).sum::<f64>() / rows.max(1) as f64
+}
+
+/// The products that a launch computes.
+fn of_launch<'a>(launch: &Launch, pass: Pass, all: &'a [Product]) -> &'a [Product] {
+    if pass != Pass::Dgrad || !by_tma(&launch.name) {
+        return all;
+    }
+    let [.., class, _] = &launch.values[..] else { return all };
+    let class = class[..].try_into().map_or(0, u32::from_le_bytes) as usize;
+    all.get(class..class + 1).unwrap_or(all)
 }
 
 /// One of the products of a pass: dgrad has one for each residue class of inputs modulo the stride.
@@ -47,31 +71,39 @@ pub struct Tiled {
     pub stage: f64,
 }
 
-/// A pass with products of tensor cores; `warps` of a block run its main loop.
+/// A pass with products of tensor cores; `warps` of a block multiply.
 pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64) -> Option<Tiled> {
-    let products = products(pass, p);
+    let everything = products(pass, p);
+    let products = of_launch(launch, pass, &everything);
     let (first, splits) = (*products.first()?, splits(pass, p));
     // Operations of a block in a pass of the loop: products and k-block together.
     let operations = main.mma as f64 * warps + main.wgmma as f64 * warps / 4.0;
     let [m, n] = named(&launch.name).or_else(|| solved(main, operations, warps, &first, launch.spread.grid[0]))?;
     let k = (operations / (2 * m * n) as f64).round().max(16.0) as usize;
-    let inside = inside(pass, p, &products);
+    let inside = inside(pass, p, products);
     let mut all = Tiled { blocks: 0.0, k_blocks: 0.0, operands: 0.0, again: 0.0, stage: ((m + n) * k * 2) as f64 };
     let operator = match pass {
         Pass::Fprop => Operator::Fprop,
         Pass::Dgrad => Operator::Dgrad,
         Pass::Wgrad => Operator::Wgrad,
     };
-    let again = 1.0 - p.gather(operator).fresh([m, n]);
+    let tma = by_tma(&launch.name);
+    let again = if tma { 0.0 } else { 1.0 - p.gather(operator).fresh([m, n]) };
+    // Channels of a tap, and what they are filled up to in a k-block, or in a block of columns.
+    let channels = p.of_row[usize::from(pass == Pass::Dgrad)].max(1);
+    let filled = |extent: usize| if tma { extent / channels * channels.next_multiple_of(64) } else { extent };
     for product in products.iter().filter(|product| product.depth > 0) {
-        let [down, across] = [product.rows.div_ceil(m), product.columns.div_ceil(n)];
+        let wgrad = pass == Pass::Wgrad;
+        let columns = if wgrad { filled(product.columns) } else { product.columns };
+        let depth = if wgrad { product.depth } else { filled(product.depth) };
+        let [down, across] = [product.rows.div_ceil(m), columns.div_ceil(n)];
         let blocks = (down * across * splits) as f64;
         let (rows, columns) = ((product.rows * across) as f64, (product.columns * down) as f64);
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
         // Parts of the depth are whole k-blocks; the last one may be shorter.
-        all.k_blocks += (down * across * product.depth.div_ceil(k)) as f64;
+        all.k_blocks += (down * across * depth.div_ceil(k)) as f64;
         all.operands += (gathered + other) * product.depth as f64 * 2.0;
         all.again += again * gathered * product.depth as f64 * 2.0;
     }

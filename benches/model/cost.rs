@@ -128,6 +128,8 @@ pub fn demand(launch: &Launch, device: &Device) -> Demand {
     let warps = f64::from(threads.div_ceil(32));
     d.resident = resident(kernel, threads, launch.spread.shared, device);
     let main = kernel.main.unwrap_or_default();
+    // One warpgroup of a kernel with TMA copies, and the others multiply.
+    let warps = if conv::by_tma(&launch.name) { warps - 4.0 } else { warps };
     let tiled = conv.and_then(|(pass, p)| conv::tiled(pass, &p, launch, &main, warps));
     let passes = if let Some(tiled) = tiled {
         (d.blocks, d.requested, d.shared) = (tiled.blocks, tiled.operands + written, tiled.k_blocks * tiled.stage);
@@ -171,6 +173,8 @@ fn traffic(launch: &Launch, conv: Option<&(Pass, Launched)>) -> [f64; 2] {
         let bytes = region.bytes as f64 * part;
         match region.access {
             Access::Read => read += bytes,
+            // What such a kernel updates is its part of a result.
+            Access::ReadWrite if let Some((pass, p)) = conv => written += bytes * conv::share(launch, *pass, p),
             Access::Write => written += bytes,
             Access::ReadWrite | Access::Scratch => (read, written) = (read + bytes, written + bytes),
         }

@@ -31,7 +31,7 @@ pub struct Loop {
     pub wgmma: u64,
     /// Multiply-adds of f32 of one thread.
     pub fma: u32,
-    /// Bytes that a warp loads from shared memory by `ldmatrix`.
+    /// Bytes that a warp loads from shared memory by `ldmatrix`, or its share of those of a warpgroup's `wgmma`.
     pub fragments: u32,
     /// Bytes that a thread copies from global to shared memory (`cp.async`).
     pub copied: u32,
@@ -129,7 +129,10 @@ impl Loop {
             let has = |part: &str| name.split('.').any(|p| p == part);
             match name.split('.').next().unwrap_or("") {
                 "mma" => all.mma += product(name),
-                "wgmma" if has("mma_async") => all.wgmma += product(name),
+                "wgmma" if has("mma_async") => {
+                    all.wgmma += product(name);
+                    all.fragments += operands(name) / 4;
+                }
                 "fma" if has("f32") => all.fma += 1,
                 "ldmatrix" => {
                     all.fragments += 128
@@ -155,12 +158,20 @@ impl Loop {
 
 /// Operations of a product whose name has its extents: `m16n8k16`.
 fn product(name: &str) -> u64 {
-    let extents = |part: &str| -> Option<u64> {
+    extents(name).map_or(0, |[m, n, k]| 2 * m * n * k)
+}
+
+/// Bytes of both operands of such a product, of two bytes a number.
+fn operands(name: &str) -> u32 {
+    extents(name).map_or(0, |[m, n, k]| 2 * k * (m + n)) as u32
+}
+
+fn extents(name: &str) -> Option<[u64; 3]> {
+    name.split('.').find_map(|part| {
         let (m, rest) = part.strip_prefix('m')?.split_once('n')?;
         let (n, k) = rest.split_once('k')?;
-        Some(2 * m.parse::<u64>().ok()? * n.parse::<u64>().ok()? * k.parse::<u64>().ok()?)
-    };
-    name.split('.').find_map(extents).unwrap_or(0)
+        Some([m.parse().ok()?, n.parse().ok()?, k.parse().ok()?])
+    })
 }
 
 /// Bytes per thread of `ld.global.v4.f32`.

@@ -5,7 +5,8 @@ use super::ptx::{self, Kernel};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tubelet::driver::{
-    Access, Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch as Submitted, ModuleId, Region, Spread,
+    Access, Arg, Driver, EncodedMap, EventId, FunctionId, Gpu, GraphId, Launch as Submitted, ModuleId, Region, Spread,
+    TensorMap,
 };
 use tubelet::error::{ErrorKind, Result};
 use tubelet::tensor::Device;
@@ -132,6 +133,11 @@ impl Driver for Recorder {
         Ok(FunctionId(state.functions.len() as u64 - 1))
     }
 
+    fn tensor_map(&self, map: &TensorMap) -> Result<EncodedMap> {
+        let region = Region { ptr: map.ptr, bytes: map.bytes(), access: Access::Read };
+        Ok(EncodedMap { bytes: [0; 128], region })
+    }
+
     unsafe fn launch(&self, function: FunctionId, launch: &Submitted) -> Result<()> {
         let kernel = locked(&self.state).functions[function.0 as usize].clone();
         let mut recorded = Launch {
@@ -145,6 +151,7 @@ impl Driver for Recorder {
             match arg {
                 Arg::Pointer(region) => recorded.regions.push(*region),
                 Arg::Value(bytes) => recorded.values.push(bytes.to_vec()),
+                Arg::TensorMap(map) => recorded.regions.push(map.region),
             }
         }
         recorded.regions.extend(launch.reached);

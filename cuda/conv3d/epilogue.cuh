@@ -15,47 +15,13 @@ struct NormRelu {
     const float* beta;
 };
 
+// What happens to a tile that is staged in smem: T::M rows of T::N columns, by T::THREADS threads.
 template <class T>
-struct Epilogue {
-    using Accumulators = typename T::Accumulators;
+struct StagedTile {
     // Rows of the tile in smem are padded by 16 bytes, which avoids bank conflicts in both directions.
     static constexpr int PITCH = T::N * 2 + 16;
-    static_assert(T::M * PITCH <= T::SMEM_BYTES, "the tile takes the place of the operands");
 
     static __device__ __forceinline__ u32 staged(int row, int column) { return row * PITCH + column * 2; }
-
-    // Adds the bias of each column; `bias` may be null, and there are `k` columns in all.
-    static __device__ __forceinline__ void add_bias(Accumulators& acc, const float* __restrict__ bias, int n0, int k) {
-        if (!bias) return;
-        const int c = n0 + T::warp_n() + (threadIdx.x & 3) * 2;
-#pragma unroll
-        for (int j = 0; j < T::WARP_N / 8; ++j) {
-            const float lo = c + j * 8 < k ? bias[c + j * 8] : 0.0f,
-                        hi = c + j * 8 + 1 < k ? bias[c + j * 8 + 1] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < T::WARP_M / 16; ++i) {
-                acc.at[i][j][0] += lo, acc.at[i][j][1] += hi;
-                acc.at[i][j][2] += lo, acc.at[i][j][3] += hi;
-            }
-        }
-    }
-
-    // Rounds the accumulators to bf16 into smem. The operands there are no longer needed by any warp afterwards.
-    static __device__ __forceinline__ void stage(u8* smem, const Accumulators& acc) {
-        cp_async_wait<0>();
-        __syncthreads();
-        const int lane = threadIdx.x & 31, r = T::warp_m() + (lane >> 2), c = T::warp_n() + (lane & 3) * 2;
-#pragma unroll
-        for (int i = 0; i < T::WARP_M / 16; ++i) {
-#pragma unroll
-            for (int j = 0; j < T::WARP_N / 8; ++j) {
-                const float(&v)[4] = acc.at[i][j];
-                *(u32*)(smem + staged(r + i * 16, c + j * 8)) = pack_bf16(v[0], v[1]);
-                *(u32*)(smem + staged(r + i * 16 + 8, c + j * 8)) = pack_bf16(v[2], v[3]);
-            }
-        }
-        __syncthreads();
-    }
 
     // Stores the staged rows `m0 .. m_end`. Row m of the GEMM is row `place(m)` of `to`, whose rows have `width`
     // columns.
@@ -65,9 +31,9 @@ struct Epilogue {
         const int rows = min(T::M, m_end - m0), columns = min(T::N, width - n0);
         if (width % 8 == 0) {
             constexpr int CHUNKS = T::N / 8;
-            const int column = threadIdx.x % CHUNKS * 8;
+            const int column = T::thread() % CHUNKS * 8;
 #pragma unroll 2
-            for (int r = threadIdx.x / CHUNKS; r < rows; r += T::THREADS / CHUNKS) {
+            for (int r = T::thread() / CHUNKS; r < rows; r += T::THREADS / CHUNKS) {
                 if (column < columns) {
                     *(uint4*)(to + (u32)(place(m0 + r) * width + n0 + column)) =
                         *(const uint4*)(smem + staged(r, column));
@@ -75,9 +41,9 @@ struct Epilogue {
             }
         } else {
             // Rows are not aligned to 16 bytes: a warp writes a row, one element a lane.
-            for (int r = threadIdx.x >> 5; r < rows; r += T::THREADS / 32) {
+            for (int r = T::thread() >> 5; r < rows; r += T::THREADS / 32) {
                 const u32 at = (u32)(place(m0 + r) * width + n0);
-                for (int c = threadIdx.x & 31; c < columns; c += 32) {
+                for (int c = T::thread() & 31; c < columns; c += 32) {
                     to[at + c] = *(const bf16*)(smem + staged(r, c));
                 }
             }
@@ -87,8 +53,8 @@ struct Epilogue {
     // `row[2][width]` = the sums of PARTS partial sums in smem, `[PARTS][2][N]`, in order.
     template <int PARTS>
     static __device__ __forceinline__ void sum_parts(const float* parts, float* __restrict__ row, int n0, int width) {
-        __syncthreads();
-        for (int i = threadIdx.x; i < 2 * T::N; i += T::THREADS) {
+        T::synchronize();
+        for (int i = T::thread(); i < 2 * T::N; i += T::THREADS) {
             const int which = i / T::N, column = i % T::N;
             float sum = 0.0f;
 #pragma unroll
@@ -102,7 +68,7 @@ struct Epilogue {
     static __device__ __forceinline__ void column_sums(u8* smem, float* __restrict__ row,
                                                        const float* __restrict__ shift, int rows, int n0, int width) {
         constexpr int PARTS = T::THREADS / (T::N / 2);
-        const int c = threadIdx.x % (T::N / 2) * 2, part = threadIdx.x / (T::N / 2);
+        const int c = T::thread() % (T::N / 2) * 2, part = T::thread() / (T::N / 2);
         const float s0 = n0 + c < width ? shift[n0 + c] : 0.0f, s1 = n0 + c + 1 < width ? shift[n0 + c + 1] : 0.0f;
         float a0 = 0.0f, a1 = 0.0f, q0 = 0.0f, q1 = 0.0f;
 #pragma unroll 4
@@ -112,7 +78,7 @@ struct Epilogue {
             a0 += y0, a1 += y1;
             q0 = fmaf(y0, y0, q0), q1 = fmaf(y1, y1, q1);
         }
-        __syncthreads();
+        T::synchronize();
         float* parts = (float*)smem;
         *(float2*)(parts + (part * 2) * T::N + c) = make_float2(a0, a1);
         *(float2*)(parts + (part * 2 + 1) * T::N + c) = make_float2(q0, q1);
@@ -127,7 +93,7 @@ struct Epilogue {
                                                      int width, Place place) {
         constexpr int PARTS = T::THREADS / (T::N / 8);
         const int rows = min(T::M, m_end - m0);
-        const int c = threadIdx.x % (T::N / 8) * 8, part = threadIdx.x / (T::N / 8);
+        const int c = T::thread() % (T::N / 8) * 8, part = T::thread() / (T::N / 8);
         float sum[8] = {}, dot[8] = {};
         if (n0 + c < width) {
             const int channel = n0 + c, of_group = group * width + channel;
@@ -169,7 +135,7 @@ struct Epilogue {
 #pragma unroll
             for (int i = 0; i < 8; ++i) dot[i] *= with.inv_std[of_group + i];
         }
-        __syncthreads();
+        T::synchronize();
         float* parts = (float*)smem;
 #pragma unroll
         for (int i = 0; i < 8; i += 4) {
@@ -177,5 +143,47 @@ struct Epilogue {
             *(float4*)(parts + (part * 2 + 1) * T::N + c + i) = make_float4(dot[i], dot[i + 1], dot[i + 2], dot[i + 3]);
         }
         sum_parts<PARTS>(parts, row, n0, width);
+    }
+};
+
+// The epilogue of kernels whose warps multiply with `mma.sync`: adds a bias to the accumulators, and stages them.
+template <class T>
+struct Epilogue : StagedTile<T> {
+    using Accumulators = typename T::Accumulators;
+    using StagedTile<T>::PITCH;
+    using StagedTile<T>::staged;
+    static_assert(T::M * PITCH <= T::SMEM_BYTES, "the tile takes the place of the operands");
+
+    // Adds the bias of each column; `bias` may be null, and there are `k` columns in all.
+    static __device__ __forceinline__ void add_bias(Accumulators& acc, const float* __restrict__ bias, int n0, int k) {
+        if (!bias) return;
+        const int c = n0 + T::warp_n() + (threadIdx.x & 3) * 2;
+#pragma unroll
+        for (int j = 0; j < T::WARP_N / 8; ++j) {
+            const float lo = c + j * 8 < k ? bias[c + j * 8] : 0.0f,
+                        hi = c + j * 8 + 1 < k ? bias[c + j * 8 + 1] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < T::WARP_M / 16; ++i) {
+                acc.at[i][j][0] += lo, acc.at[i][j][1] += hi;
+                acc.at[i][j][2] += lo, acc.at[i][j][3] += hi;
+            }
+        }
+    }
+
+    // Rounds the accumulators to bf16 into smem. The operands there are no longer needed by any warp afterwards.
+    static __device__ __forceinline__ void stage(u8* smem, const Accumulators& acc) {
+        cp_async_wait<0>();
+        __syncthreads();
+        const int lane = threadIdx.x & 31, r = T::warp_m() + (lane >> 2), c = T::warp_n() + (lane & 3) * 2;
+#pragma unroll
+        for (int i = 0; i < T::WARP_M / 16; ++i) {
+#pragma unroll
+            for (int j = 0; j < T::WARP_N / 8; ++j) {
+                const float(&v)[4] = acc.at[i][j];
+                *(u32*)(smem + staged(r + i * 16, c + j * 8)) = pack_bf16(v[0], v[1]);
+                *(u32*)(smem + staged(r + i * 16 + 8, c + j * 8)) = pack_bf16(v[2], v[3]);
+            }
+        }
+        __syncthreads();
     }
 };

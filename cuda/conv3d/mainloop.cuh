@@ -10,6 +10,10 @@ struct Tile {
     static constexpr int WARPS_M = M / WARP_M, THREADS = WARPS_M * (N / WARP_N) * 32;
     static constexpr int A_BYTES = M * 64, STAGE_BYTES = A_BYTES + N * 64, SMEM_BYTES = STAGES * STAGE_BYTES;
 
+    // The threads that compute the tile: the whole block.
+    static __device__ __forceinline__ u32 thread() { return threadIdx.x; }
+    static __device__ __forceinline__ void synchronize() { __syncthreads(); }
+
     // The accumulator fragments of a thread, zero at first: `acc[i][j]` of m16n8 tile (i, j) of the warp tile.
     struct Accumulators {
         float at[WARP_M / 16][WARP_N / 8][4] = {};

@@ -241,6 +241,11 @@ impl Gpu {
         &*self.0.driver
     }
 
+    /// A tensor for TMA, as a kernel's argument.
+    pub(crate) fn tensor_map(&self, map: &super::TensorMap) -> Result<super::Map> {
+        self.0.driver.tensor_map(map).map(super::Map)
+    }
+
     /// An entry point of a module, loaded at first use.
     pub(super) fn function(&self, module: &Module, entry: &'static str, shared: u32) -> Result<FunctionId> {
         let mut loaded = self.0.loaded.lock().unwrap_or_else(|e| e.into_inner());

@@ -9,7 +9,7 @@
 //! SCALE.launch(gpu, a.dtype().index(), Spread::cover(n, 256), (a.input(), y.output(), 2.0, n as u32))?;
 //! ```
 
-use super::{Access, Arg, Gpu, Launch, Region, Spread};
+use super::{Access, Arg, EncodedMap, Gpu, Launch, Region, Spread};
 use crate::error::Result;
 use std::marker::PhantomData;
 
@@ -99,6 +99,10 @@ pub struct InOut(pub u64, pub usize);
 #[derive(Clone, Copy)]
 pub struct Scratch(pub u64, pub usize);
 
+/// A tensor that TMA reads.
+#[derive(Clone, Copy)]
+pub struct Map(pub EncodedMap);
+
 /// A plain struct passed by value, with the layout of its C counterpart.
 #[derive(Clone, Copy)]
 pub struct Pod<T: bytemuck::Pod>(pub T);
@@ -121,6 +125,13 @@ macro_rules! pointer {
 }
 
 pointer! { In Read  Out Write  InOut ReadWrite  Scratch Scratch }
+
+impl Argument for Map {
+    const PARAMETER: Parameter = Parameter::Struct { bytes: 128, align: 64 };
+    fn arg(&self) -> Arg<'_> {
+        Arg::TensorMap(&self.0)
+    }
+}
 
 impl Argument for u32 {
     const PARAMETER: Parameter = Parameter::U32;

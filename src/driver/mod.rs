@@ -23,12 +23,14 @@ mod cuda;
 mod gpu;
 mod kernel;
 mod pool;
+mod tensor_map;
 
 pub use gpu::{Event, Gpu, Graph, Memory, Usage};
 pub use kernel::{Declared, Parameter};
-pub(crate) use kernel::{In, InOut, Kernel, Module, Out, Pod, Scratch};
+pub(crate) use kernel::{In, InOut, Kernel, Map, Module, Out, Pod, Scratch};
+pub use tensor_map::{EncodedMap, TensorMap, TensorWindow};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How a launch accesses a region of device memory. The simulator enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +64,8 @@ pub enum Arg<'a> {
     Pointer(Region),
     /// A number or a plain struct, as bytes.
     Value(&'a [u8]),
+    /// A tensor that TMA reads, by [`Driver::tensor_map`].
+    TensorMap(&'a EncodedMap),
 }
 
 /// Launch configuration: grid, block, dynamic shared memory.
@@ -188,6 +192,14 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// `Driver` when the module has no such entry, or the device not that much shared memory.
     fn function(&self, module: ModuleId, entry: &str, shared: u32) -> Result<FunctionId>;
+
+    /// Encodes a tensor for TMA, on devices of compute capability 9.0 and newer.
+    ///
+    /// # Errors
+    /// `Driver` where the device has no TMA, or the map breaks one of its rules.
+    fn tensor_map(&self, map: &TensorMap) -> Result<EncodedMap> {
+        Err(Error::driver("encode a tensor map", format!("{} has no TMA (0x{:x})", self.name(), map.ptr)))
+    }
 
     /// Submits a launch.
     ///

@@ -6,8 +6,9 @@
 mod open;
 mod probe;
 mod staging;
+mod tensor_map;
 
-use super::{Arg, Driver, EventId, FunctionId, GraphId, Launch, ModuleId};
+use super::{Arg, Driver, EncodedMap, EventId, FunctionId, GraphId, Launch, ModuleId, TensorMap};
 
 use crate::error::{Error, ErrorKind, Result};
 use cudarc::driver::sys::{self, CUresult};
@@ -245,6 +246,11 @@ impl Driver for Cuda {
         Ok(FunctionId(function as u64))
     }
 
+    fn tensor_map(&self, map: &TensorMap) -> Result<EncodedMap> {
+        self.enter()?;
+        tensor_map::encode(map)
+    }
+
     unsafe fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {
         let _submitting = self.enter_to_submit("launch a kernel")?;
         let mut args: Vec<*mut c_void> = launch
@@ -253,6 +259,7 @@ impl Driver for Cuda {
             .map(|arg| match arg {
                 Arg::Pointer(region) => ptr::from_ref(&region.ptr).cast_mut().cast(),
                 Arg::Value(bytes) => bytes.as_ptr().cast_mut().cast(),
+                Arg::TensorMap(map) => map.bytes.as_ptr().cast_mut().cast(),
             })
             .collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.spread.grid, launch.spread.block);

@@ -40,6 +40,8 @@ const NEEDED: &[&str] = &[
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
     "cuLaunchKernel",
+    "cuTensorMapEncodeTiled",
+    "cuTensorMapEncodeIm2col",
     "cuEventCreate",
     "cuEventRecord",
     "cuEventSynchronize",

@@ -40,14 +40,14 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     }
 }
 
-/// The number of tiles among which a pass of `p` on bf16 tensors chooses on a GPU.
+/// The number of tiles among which a pass of `p` on bf16 tensors chooses on `gpu`.
 ///
 /// # Errors
 /// `Param` when a GPU does not take the problem.
 #[cfg(any(test, feature = "testing"))]
-pub fn tiles(p: &Conv3d, pass: Operator) -> Result<usize> {
-    let mut count = 0;
-    while cuda::Plan::with_tile(p, pass, crate::tensor::DType::BF16, count)?.is_some() {
+pub fn tiles(gpu: &crate::driver::Gpu, p: &Conv3d, pass: Operator) -> Result<usize> {
+    let (on, mut count) = (cuda::Generation::of(gpu), 0);
+    while cuda::Plan::with_tile(p, pass, crate::tensor::DType::BF16, on, count)?.is_some() {
         count += 1;
     }
     Ok(count)

@@ -6,24 +6,24 @@
 //! let gpu = unsafe { Gpu::on_stream(stream) }?; // your CUstream
 //! let g = Geometry::new(Window::same([3, 3, 3]));
 //! let p = Conv3d::new("conv3d", [1, 8, 56, 56, 64].into(), [64, 3, 3, 3, 64].into(), &g)?;
-//! assert_eq!(raw::workspace(&p, Operator::Fprop, DType::BF16)?, 0); // else allocate that much
+//! assert_eq!(raw::workspace(&gpu, &p, Operator::Fprop, DType::BF16)?, 0); // else allocate that much
 //! unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, workspace) }
 //! # }
 //! ```
 
-use super::cuda::{Forwards, Plan, Work};
+use super::cuda::{Forwards, Generation, Plan, Work};
 use super::{Conv3d, Operator};
 use crate::driver::{Gpu, In, Out};
 use crate::error::Result;
 use crate::shape::Shape;
 use crate::tensor::{DType, aligned};
 
-/// Bytes of working space that a pass of `p` on tensors of `dtype` needs, aligned to 256 bytes.
+/// Bytes of working space that a pass of `p` on tensors of `dtype` needs on this device, aligned to 256 bytes.
 ///
 /// # Errors
 /// `Param` when a tensor has 2³¹ elements or more.
-pub fn workspace(p: &Conv3d, pass: Operator, dtype: DType) -> Result<usize> {
-    Ok(Plan::new(p, pass, dtype)?.workspace())
+pub fn workspace(gpu: &Gpu, p: &Conv3d, pass: Operator, dtype: DType) -> Result<usize> {
+    Ok(Plan::new(p, pass, dtype, Generation::of(gpu))?.workspace())
 }
 
 /// `y` (`n to ho wo k`) from `x` (`n t h w c`) and `w` (`k kt kh kw c/groups`), all of `dtype`.
@@ -69,7 +69,7 @@ pub unsafe fn wgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, dy: u64, dw: u6
 const NO_EXTRAS: Forwards = Forwards { bias: None, statistics: None };
 
 fn work<'a>(gpu: &'a Gpu, p: &'a Conv3d, pass: Operator, dtype: DType, space: u64) -> Result<Work<'a>> {
-    let plan = Plan::new(p, pass, dtype)?;
+    let plan = Plan::new(p, pass, dtype, Generation::of(gpu))?;
     aligned("conv3d", "workspace", space, plan.workspace())?;
     Ok(Work { gpu, problem: p, dtype, plan, space })
 }

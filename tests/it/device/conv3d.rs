@@ -3,7 +3,7 @@
 
 use crate::support::close::{assert_bounded, assert_tensor_cores};
 use crate::support::numbers::{drawn, real, seeded, wide};
-use crate::support::sim::{Sim, on_gpu, on_tensor_cores};
+use crate::support::sim::{Sim, on_gpu, on_hopper, on_tensor_cores};
 use proptest::prelude::*;
 use ptxsim::Order;
 use rand_chacha::ChaCha8Rng;
@@ -84,6 +84,25 @@ fn two_number_types_meet_in_f32() {
     on_gpu(|device| (check("mixed", &p, [f, b, b], device), check("mixed", &p, [b, f, f], device)));
 }
 
+/// Which kernels a test is for.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kernels {
+    /// Those of all devices.
+    Portable,
+    /// Those with TMA and wgmma.
+    Hopper,
+}
+
+impl Kernels {
+    /// Runs a test on such devices.
+    pub fn run<T: PartialEq + std::fmt::Debug>(self, test: impl FnMut(&Device) -> T) -> T {
+        match self {
+            Kernels::Portable => on_tensor_cores(test),
+            Kernels::Hopper => on_hopper(test),
+        }
+    }
+}
+
 /// Every tile of every pass, also where the plan would take a smaller one.
 #[test]
 pub fn every_tile() {
@@ -96,28 +115,35 @@ pub fn every_tile() {
     ] {
         let w = [k, kernel[0], kernel[1], kernel[2], x[4]];
         let p = Conv3d::new("conv3d", x.into(), w.into(), &window(kernel, stride)).unwrap();
-        let r = &mut seeded(12);
-        let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
-        let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
-        let passes = [
-            (Operator::Fprop, [&x, &w], reference::fprop(&p, &xs, &ws)),
-            (Operator::Dgrad, [&dy, &w], reference::dgrad(&p, &dys, &ws)),
-            (Operator::Wgrad, [&x, &dy], reference::wgrad(&p, &xs, &dys)),
-        ];
-        for (pass, [a, b], want) in passes {
-            let tiles = on_tensor_cores(|device| {
-                let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
-                let results = (0..).map_while(|tile| on_tile(&p, pass, tile, [&a, &b]).unwrap());
-                let each = results.enumerate().map(|(tile, got)| {
-                    let values = got.load().unwrap();
-                    assert_tensor_cores(&format!("{name} {pass:?} tile {tile}"), &values, &want, got.dtype());
-                    values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-                });
-                each.collect::<Vec<_>>()
-            });
-            assert!(tiles.len() >= if name == "stem" { 1 } else { 3 }, "{name} {pass:?}: {} tiles", tiles.len());
+        for (pass, tiles) in tiles_of(name, &p, Kernels::Portable, 0) {
+            assert!(tiles >= if name == "stem" { 1 } else { 3 }, "{name} {pass:?}: {tiles} tiles");
         }
     }
+}
+
+/// Holds the tiles of each pass from number `first` on against the definition; returns how many there were.
+pub fn tiles_of(name: &str, p: &Conv3d, kernels: Kernels, first: usize) -> [(Operator, usize); 3] {
+    let r = &mut seeded(12);
+    let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
+    let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
+    let passes = [
+        (Operator::Fprop, [&x, &w], reference::fprop(p, &xs, &ws)),
+        (Operator::Dgrad, [&dy, &w], reference::dgrad(p, &dys, &ws)),
+        (Operator::Wgrad, [&x, &dy], reference::wgrad(p, &xs, &dys)),
+    ];
+    passes.map(|(pass, [a, b], want)| {
+        let tiles = kernels.run(|device| {
+            let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
+            let results = (first..).map_while(|tile| on_tile(p, pass, tile, [&a, &b]).unwrap());
+            let each = results.enumerate().map(|(tile, got)| {
+                let values = got.load().unwrap();
+                assert_tensor_cores(&format!("{name} {pass:?} tile {}", first + tile), &values, &want, got.dtype());
+                values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            });
+            each.collect::<Vec<_>>()
+        });
+        (pass, tiles.len())
+    })
 }
 
 /// Any convolution that is small enough.
@@ -166,21 +192,28 @@ fn statistics(rows: usize, channels: usize, terms: impl Fn(usize, usize) -> Vec<
 
 #[test]
 pub fn statistics_leave_with_the_result() {
-    let geometry = |kernel| Geometry::new(Window::same(kernel));
-    for (x, k, kernel) in [
-        ([2, 3, 5, 7, 16], 24, [1, 3, 3]),
-        ([2, 4, 9, 10, 8], 45, [3, 1, 1]),
-        ([4, 1, 9, 9, 3], 16, [1, 3, 3]),
-        ([2, 2, 5, 5, 23], 8, [1, 1, 1]),
-        // More tiles than one block adds up.
-        ([2, 8, 46, 46, 8], 8, [1, 1, 1]),
-        // Enough for the plan to take larger tiles.
-        ([2, 1, 92, 92, 8], 70, [1, 1, 1]),
-    ] {
-        let g = geometry(kernel);
+    statistics_of(
+        Kernels::Portable,
+        &[
+            ([2, 3, 5, 7, 16], 24, [1, 3, 3]),
+            ([2, 4, 9, 10, 8], 45, [3, 1, 1]),
+            ([4, 1, 9, 9, 3], 16, [1, 3, 3]),
+            ([2, 2, 5, 5, 23], 8, [1, 1, 1]),
+            // More tiles than one block adds up.
+            ([2, 8, 46, 46, 8], 8, [1, 1, 1]),
+            // Enough for the plan to take larger tiles.
+            ([2, 1, 92, 92, 8], 70, [1, 1, 1]),
+        ],
+    );
+}
+
+/// The sums of y of convolutions: shape of x, filters, their extents.
+pub fn statistics_of(kernels: Kernels, cases: &[([usize; 5], usize, [usize; 3])]) {
+    for &(x, k, kernel) in cases {
+        let g = Geometry::new(Window::same(kernel));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
         for parts in [1, 2] {
-            on_tensor_cores(|device| {
+            kernels.run(|device| {
                 let r = &mut seeded(5);
                 let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
                 let shift = reals(r, [k], DType::F32);
@@ -232,30 +265,35 @@ fn silenced(x: &Tensor, mean: &Tensor, beta: &Tensor) -> [Tensor; 3] {
 
 #[test]
 pub fn a_chain_of_gradients_in_one_launch() {
-    chain_of_gradients(false);
+    chain_of_gradients(Kernels::Portable, false, CHAINS);
 }
 
 #[test]
 pub fn a_chain_of_gradients_past_results_that_are_zero() {
-    chain_of_gradients(true);
+    chain_of_gradients(Kernels::Portable, true, CHAINS);
 }
 
-fn chain_of_gradients(zeros: bool) {
-    for (x, k, kernel, stride, parts) in [
-        ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1], 1),
-        ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),
-        ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2], 1),
-        ([4, 2, 9, 5, 8], 8, [3, 1, 1], [1, 1, 1], 2),
-        // More tiles than one block adds up.
-        ([1, 8, 46, 46, 8], 8, [1, 1, 1], [1, 1, 1], 1),
-        // Enough for the plan to take the larger tiles: 128x64, 128x128, 256x128.
-        ([1, 1, 65, 65, 72], 8, [1, 1, 1], [1, 1, 1], 1),
-        ([1, 1, 92, 92, 72], 8, [1, 1, 1], [1, 1, 1], 1),
-        ([1, 1, 130, 130, 72], 8, [1, 1, 1], [1, 1, 1], 1),
-    ] {
+/// Shape of x, filters, their extents, strides, parts of the batch.
+pub type Chain = ([usize; 5], usize, [usize; 3], [usize; 3], usize);
+
+const CHAINS: &[Chain] = &[
+    ([2, 3, 5, 7, 16], 24, [1, 3, 3], [1, 1, 1], 1),
+    ([2, 3, 6, 7, 72], 13, [1, 3, 3], [1, 2, 2], 2),
+    ([1, 4, 5, 5, 8], 16, [1, 1, 1], [2, 2, 2], 1),
+    ([4, 2, 9, 5, 8], 8, [3, 1, 1], [1, 1, 1], 2),
+    // More tiles than one block adds up.
+    ([1, 8, 46, 46, 8], 8, [1, 1, 1], [1, 1, 1], 1),
+    // Enough for the plan to take the larger tiles: 128x64, 128x128, 256x128.
+    ([1, 1, 65, 65, 72], 8, [1, 1, 1], [1, 1, 1], 1),
+    ([1, 1, 92, 92, 72], 8, [1, 1, 1], [1, 1, 1], 1),
+    ([1, 1, 130, 130, 72], 8, [1, 1, 1], [1, 1, 1], 1),
+];
+
+pub fn chain_of_gradients(kernels: Kernels, zeros: bool, chains: &[Chain]) {
+    for &(x, k, kernel, stride, parts) in chains {
         let (c, g) = (x[4], Geometry::new(Window::same(kernel).strided(stride)));
         let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], c].into(), &g).unwrap();
-        on_tensor_cores(|device| {
+        kernels.run(|device| {
             let r = &mut seeded(6);
             let [before, normed, add] = [0; 3].map(|_| reals(r, p.x_shape(), DType::BF16));
             let relu = if zeros { rectified(&before).reshape(p.x_shape()).unwrap() } else { before };

@@ -6,7 +6,9 @@ use ptxsim::{Config, Machine, Order, Sums};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
-use tubelet::driver::{Access, Arg, Driver, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId};
+use tubelet::driver::{
+    Access, Arg, Driver, EncodedMap, EventId, FunctionId, Gpu, GraphId, Launch, ModuleId, TensorMap, TensorWindow,
+};
 use tubelet::error::{ErrorKind, Result};
 use tubelet::tensor::Device;
 
@@ -39,6 +41,11 @@ impl Sim {
     /// One that executes only the last blocks of each launch, on memory that is zero until it is stored to.
     pub fn of_last_blocks(blocks: u64) -> Sim {
         Self::configured(Config { last_blocks: Some(blocks), ..Config::default() }, usize::MAX)
+    }
+
+    /// A Hopper, with TMA and wgmma, whose warps and blocks run in this order and whose tensor cores add so.
+    pub fn hopper(order: Order, sums: Sums) -> Sim {
+        Self::configured(Config { order, sums, capability: (9, 0), ..Config::default() }, usize::MAX)
     }
 
     fn configured(config: Config, bytes: usize) -> Sim {
@@ -92,6 +99,21 @@ pub fn on_tensor_cores<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Dev
     on_gpu(test)
 }
 
+/// Runs `test` as [`on_tensor_cores`] does, on the simulator's Hopper, whose warps also run in a random order: those that
+/// copy, multiply and store are ordered by barriers alone.
+pub fn on_hopper<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -> T) -> T {
+    if std::env::var_os("TUBELET_TEST_DEVICE").is_some() {
+        return on_gpu(test);
+    }
+    test(&Sim::hopper(Order::Forward, Sums::Truncated).device());
+    let forward = test(&Sim::hopper(Order::Forward, Sums::Nearest).device());
+    for order in [Order::Reverse, Order::Shuffled(5)] {
+        let other = test(&Sim::hopper(order, Sums::Nearest).device());
+        assert_eq!(forward, other, "the result depends on the order of the warps: {order:?}");
+    }
+    forward
+}
+
 /// Registers of a thread of every kernel, from the manifests of the PTX: what NVIDIA's assemblers gave it, at most.
 pub static REGISTERS: LazyLock<Arc<BTreeMap<String, u32>>> = LazyLock::new(|| {
     let families = xtask::device::families(crate::root()).unwrap_or_default();
@@ -131,6 +153,7 @@ enum Recorded {
 enum Held {
     Pointer(ptxsim::Region),
     Value(Vec<u8>),
+    TensorMap(EncodedMap),
 }
 
 fn region(r: &tubelet::driver::Region) -> ptxsim::Region {
@@ -176,6 +199,7 @@ impl SimDriver {
                     .map(|arg| match arg {
                         Held::Pointer(region) => ptxsim::Param::Pointer(*region),
                         Held::Value(bytes) => ptxsim::Param::Bytes(bytes),
+                        Held::TensorMap(map) => ptxsim::Param::TensorMap(&map.bytes, region(&map.region)),
                     })
                     .collect();
                 let launch = ptxsim::Launch {
@@ -276,10 +300,35 @@ impl Driver for SimDriver {
         Ok(FunctionId(loaded.functions.len() as u64 - 1))
     }
 
+    fn tensor_map(&self, map: &TensorMap) -> Result<EncodedMap> {
+        let (window, steps) = match &map.window {
+            TensorWindow::Tiled(extent) => {
+                (ptxsim::Window::Tiled { extent: extent.clone() }, vec![1; map.extents.len()])
+            }
+            TensorWindow::Im2col { lower, upper, strides: [w, h, t], channels, pixels } => {
+                let (lower, upper) = (lower.to_vec(), upper.to_vec());
+                (ptxsim::Window::Im2col { lower, upper, channels: *channels, pixels: *pixels }, vec![1, *w, *h, *t, 1])
+            }
+        };
+        let encoded = self.machine.tensor_map(&ptxsim::TensorMap {
+            element: ptxsim::Element::Bf16,
+            address: map.ptr,
+            extents: map.extents.clone(),
+            strides: map.strides(),
+            window,
+            steps,
+            swizzle: ptxsim::Swizzle::B128,
+            fill: ptxsim::Fill::Zero,
+        });
+        let region = tubelet::driver::Region { ptr: map.ptr, bytes: map.bytes(), access: Access::Read };
+        Ok(EncodedMap { bytes: encoded.map_err(refused("encode a tensor map"))?, region })
+    }
+
     unsafe fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {
         let args = launch.args.iter().map(|arg| match arg {
             Arg::Pointer(r) => Held::Pointer(region(r)),
             Arg::Value(bytes) => Held::Value(bytes.to_vec()),
+            Arg::TensorMap(map) => Held::TensorMap(**map),
         });
         let reached = launch.reached.iter().map(region).collect();
         self.give(Recorded::Launch { function, spread: launch.spread, args: args.collect(), reached })

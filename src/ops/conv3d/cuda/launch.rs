@@ -1,9 +1,10 @@
 //! The launches of a planned pass, on device addresses: no tensors, no allocation.
 
-use super::super::Conv3d;
+use super::super::{Conv3d, Operator};
 use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::{Conv, Divisor};
-use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
+use super::windows;
+use crate::driver::{Declared, Gpu, In, InOut, Kernel, Map, Module, Out, Pod, Spread};
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -14,11 +15,21 @@ static STEM_FILE: Module = Module::new("conv3d_stem", include_str!("../../../../
 static EXACT_FILE: Module = Module::new("conv3d_exact", include_str!("../../../../ptx/conv3d_exact.sm_80.ptx"));
 static PARTS_FILE: Module = Module::new("conv3d_parts", include_str!("../../../../ptx/conv3d_parts.sm_80.ptx"));
 static GROUPED_FILE: Module = Module::new("conv3d_grouped", include_str!("../../../../ptx/conv3d_grouped.sm_80.ptx"));
+static FPROP_SM90_FILE: Module =
+    Module::new("conv3d_fprop_sm90", include_str!("../../../../ptx/conv3d_fprop_sm90.sm_90a.ptx"));
+static DGRAD_SM90_FILE: Module =
+    Module::new("conv3d_dgrad_sm90", include_str!("../../../../ptx/conv3d_dgrad_sm90.sm_90a.ptx"));
+static WGRAD_SM90_FILE: Module =
+    Module::new("conv3d_wgrad_sm90", include_str!("../../../../ptx/conv3d_wgrad_sm90.sm_90a.ptx"));
 
 /// `x w bias y sums shift`.
 type Forward = Kernel<(In, In, In, Out, Out, In, Pod<Conv>)>;
 /// `dy w dx sums add mask normed mean inv_std gamma beta`.
 type Backward = Kernel<(In, In, Out, Out, In, In, In, In, In, In, In, Pod<Conv>)>;
+/// The same with tensors of TMA, and the number of tiles; of dgrad also the residue class and how many there are.
+type ForwardSm90 = Kernel<(Map, Map, In, Out, Out, In, Pod<Conv>, u32)>;
+type BackwardSm90 = Kernel<(Map, Map, InOut, InOut, In, In, In, In, In, In, In, Pod<Conv>, u32, u32, u32)>;
+type PlainSm90 = Kernel<(Map, Map, Out, Pod<Conv>, u32)>;
 /// `x w bias y` of the exact path.
 type ExactForward = Kernel<(In, In, In, Out, Pod<Conv>)>;
 /// Two inputs and the result.
@@ -36,6 +47,34 @@ static DGRAD: Backward = Kernel::new(
 static WGRAD: Plain = Kernel::new(
     &WGRAD_FILE,
     &["conv3d_wgrad_128x256_bf16", "conv3d_wgrad_64x256_bf16", "conv3d_wgrad_128x128_bf16", "conv3d_wgrad_64x64_bf16"],
+);
+
+static FPROP_SM90: ForwardSm90 = Kernel::new(
+    &FPROP_SM90_FILE,
+    &[
+        "conv3d_fprop_sm90_128x256_bf16",
+        "conv3d_fprop_sm90_256x128_bf16",
+        "conv3d_fprop_sm90_128x128_bf16",
+        "conv3d_fprop_sm90_256x64_bf16",
+    ],
+);
+static DGRAD_SM90: BackwardSm90 = Kernel::new(
+    &DGRAD_SM90_FILE,
+    &[
+        "conv3d_dgrad_sm90_128x256_bf16",
+        "conv3d_dgrad_sm90_256x128_bf16",
+        "conv3d_dgrad_sm90_128x128_bf16",
+        "conv3d_dgrad_sm90_256x64_bf16",
+    ],
+);
+static WGRAD_SM90: PlainSm90 = Kernel::new(
+    &WGRAD_SM90_FILE,
+    &[
+        "conv3d_wgrad_sm90_128x256_bf16",
+        "conv3d_wgrad_sm90_256x128_bf16",
+        "conv3d_wgrad_sm90_128x128_bf16",
+        "conv3d_wgrad_sm90_64x256_bf16",
+    ],
 );
 
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
@@ -58,6 +97,9 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         FPROP.declared(),
         DGRAD.declared(),
         WGRAD.declared(),
+        FPROP_SM90.declared(),
+        DGRAD_SM90.declared(),
+        WGRAD_SM90.declared(),
         FPROP_STEM.declared(),
         WGRAD_STEM.declared(),
         PAD.declared(),
@@ -95,6 +137,18 @@ impl Work<'_> {
         Ok(In(at, bytes))
     }
 
+    /// The operand that `pass` gathers, for TMA: `pixels` pixels a copy, of residue class `z`.
+    fn windows(&self, rows: In, pass: Operator, z: usize, pixels: usize) -> Result<Map> {
+        let conv = &self.plan.conv;
+        let channels = if pass == Operator::Dgrad { conv.k_row } else { conv.c_row };
+        self.gpu.tensor_map(&windows::windows(self.problem, pass, z, rows.0, channels as usize, pixels))
+    }
+
+    /// The filters, for TMA: `filters` a copy.
+    fn filters(&self, w: In, filters: usize) -> Result<Map> {
+        self.gpu.tensor_map(&windows::filters(self.problem, w.0, self.plan.conv.c_row as usize, filters))
+    }
+
     /// Address and size of the partial results that are to be added up.
     fn part(&self) -> (u64, usize) {
         let [first, second, part] = self.plan.space;
@@ -103,7 +157,7 @@ impl Work<'_> {
 
     /// Where the tiles of a pass with statistics write their sums, of `channels` channels.
     fn of_tiles(&self, channels: usize) -> Out {
-        let [groups, tiles] = self.plan.statistics_tiles();
+        let [groups, tiles] = self.plan.sums;
         Out(self.part().0, 4 * groups * tiles * 2 * channels)
     }
 
@@ -116,20 +170,25 @@ impl Work<'_> {
         }
         let x = self.rows(x, p.c, plan.padded[0], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
-        let kernel = if plan.path == Path::Stem { &FPROP_STEM } else { &FPROP };
-        let Some((shift, sums)) = f.statistics else {
-            let args = (x, w, bias, y, NOTHING_OUT, NOTHING_IN, conv);
-            return kernel.launch(self.gpu, plan.entry, plan.spread, args);
+        let (shift, of_tiles) = match f.statistics {
+            Some((shift, _)) => (shift, self.of_tiles(p.k)),
+            None => (NOTHING_IN, NOTHING_OUT),
         };
-        let of_tiles = self.of_tiles(p.k);
-        kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, bias, y, of_tiles, shift, conv))?;
-        self.statistics(p.k, sums)
+        if plan.path == Path::Warpgroup {
+            let (x, w) = (self.windows(x, Operator::Fprop, 0, plan.tile[0])?, self.filters(w, plan.tile[1])?);
+            let args = (x, w, bias, y, of_tiles, shift, conv, plan.tiles as u32);
+            FPROP_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+        } else {
+            let kernel = if plan.path == Path::Stem { &FPROP_STEM } else { &FPROP };
+            kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, bias, y, of_tiles, shift, conv))?;
+        }
+        f.statistics.map_or(Ok(()), |(_, sums)| self.statistics(p.k, sums))
     }
 
     /// Adds up the partial sums that the tiles wrote for `channels` channels: in two levels if there are many tiles, so
     /// that enough blocks take part.
     fn statistics(&self, channels: usize, sums: Out) -> Result<()> {
-        let [groups, tiles] = self.plan.statistics_tiles();
+        let [groups, tiles] = self.plan.sums;
         let columns = 2 * channels;
         let merge = |from: In, to: Out, tiles: usize, span: usize| {
             let grid = [columns.div_ceil(32), tiles.div_ceil(span), groups].map(|v| v as u32);
@@ -152,16 +211,27 @@ impl Work<'_> {
         }
         let dy = self.rows(dy, p.k, plan.padded[1], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
-        let Some(c) = norm_relu else {
-            let no = NOTHING_IN;
-            let args = (dy, w, dx, NOTHING_OUT, no, no, no, no, no, no, no, conv);
-            return DGRAD.launch(self.gpu, plan.entry, plan.spread, args);
-        };
-        let (add, mask) = (c.add.unwrap_or(NOTHING_IN), c.mask.unwrap_or(NOTHING_IN));
-        let sums = self.of_tiles(p.c);
-        let args = (dy, w, dx, sums, add, mask, c.normed, c.mean, c.inv_std, c.gamma, c.beta, conv);
-        DGRAD.launch(self.gpu, plan.entry, plan.spread, args)?;
-        self.statistics(p.c, c.sums)
+        let no = NOTHING_IN;
+        let of_tiles = if norm_relu.is_some() { self.of_tiles(p.c) } else { NOTHING_OUT };
+        let [add, mask, normed, mean, inv_std, gamma, beta] = norm_relu.map_or([no; 7], |c| {
+            [c.add.unwrap_or(no), c.mask.unwrap_or(no), c.normed, c.mean, c.inv_std, c.gamma, c.beta]
+        });
+        if plan.path == Path::Warpgroup {
+            let w = self.filters(w, 64)?;
+            let classes = p.geometry.window.stride.iter().product::<usize>();
+            for z in 0..classes {
+                let dy = self.windows(dy, Operator::Dgrad, z, plan.tile[0])?;
+                let [tiles, z, classes] = [plan.tiles, z, classes].map(|v| v as u32);
+                // Each launch writes the pixels and the sums of its class.
+                let (dx, sums) = (InOut(dx.0, dx.1), InOut(of_tiles.0, of_tiles.1));
+                let args = (dy, w, dx, sums, add, mask, normed, mean, inv_std, gamma, beta, conv, tiles, z, classes);
+                DGRAD_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+            }
+        } else {
+            let args = (dy, w, dx, of_tiles, add, mask, normed, mean, inv_std, gamma, beta, conv);
+            DGRAD.launch(self.gpu, plan.entry, plan.spread, args)?;
+        }
+        norm_relu.map_or(Ok(()), |c| self.statistics(p.c, c.sums))
     }
 
     /// `dw` (f32) from `x` and `dy`.
@@ -175,8 +245,15 @@ impl Work<'_> {
         } else {
             let x = self.rows(x, p.c, plan.padded[0], 0)?;
             let dy = self.rows(dy, p.k, plan.padded[1], 1)?;
-            let kernel = if plan.path == Path::Stem { &WGRAD_STEM } else { &WGRAD };
-            kernel.launch(self.gpu, plan.entry, plan.spread, (x, dy, product, conv))?;
+            if plan.path == Path::Warpgroup {
+                let gradient = windows::gradient(p, dy.0, plan.conv.k_row as usize);
+                let (x, dy) = (self.windows(x, Operator::Wgrad, 0, 64)?, self.gpu.tensor_map(&gradient)?);
+                let args = (x, dy, product, conv, plan.tiles as u32);
+                WGRAD_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+            } else {
+                let kernel = if plan.path == Path::Stem { &WGRAD_STEM } else { &WGRAD };
+                kernel.launch(self.gpu, plan.entry, plan.spread, (x, dy, product, conv))?;
+            }
         }
         if !plan.sums_after {
             return Ok(());

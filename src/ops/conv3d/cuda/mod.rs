@@ -8,6 +8,8 @@ mod launch;
 pub mod plan;
 mod problem;
 pub mod reuse;
+mod tiles;
+mod windows;
 
 pub(in crate::ops) use launch::kernels;
 
@@ -18,7 +20,7 @@ use crate::ops::batch_norm::Norm;
 use crate::tensor::{DType, Tensor};
 use launch::NormRelu;
 pub(super) use launch::{Forwards, Work};
-pub(super) use plan::Plan;
+pub(super) use plan::{Generation, Plan};
 #[cfg(any(test, feature = "testing"))]
 pub use problem::Launched;
 
@@ -54,7 +56,7 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
     if has_work(gpu, [&a, &b], &mut y)? {
         let f = Forwards { bias: bias.as_ref().map(Tensor::input), statistics: None };
         let to = y.output();
-        let plan = Plan::new(p, Operator::Fprop, a.dtype())?;
+        let plan = Plan::new(p, Operator::Fprop, a.dtype(), Generation::of(gpu))?;
         with_space(gpu, p, a.dtype(), plan, |work| work.fprop(a.input(), b.input(), to, &f))?;
     }
     y.cast(x.dtype())
@@ -69,7 +71,7 @@ pub(super) fn on_tile(
     tile: usize,
     [a, b]: [&Tensor; 2],
 ) -> Result<Option<Tensor>> {
-    let Some(plan) = Plan::with_tile(p, pass, a.dtype(), tile)? else { return Ok(None) };
+    let Some(plan) = Plan::with_tile(p, pass, a.dtype(), Generation::of(gpu), tile)? else { return Ok(None) };
     let (dtype, shape) = match pass {
         Operator::Fprop => (a.dtype(), p.y_shape()),
         Operator::Dgrad => (a.dtype(), p.x_shape()),
@@ -90,7 +92,7 @@ pub(in crate::ops) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> R
     let mut dx = Tensor::on_gpu(gpu, a.dtype(), p.x_shape())?;
     if has_work(gpu, [&a, &b], &mut dx)? {
         let to = dx.output();
-        let plan = Plan::new(p, Operator::Dgrad, a.dtype())?;
+        let plan = Plan::new(p, Operator::Dgrad, a.dtype(), Generation::of(gpu))?;
         with_space(gpu, p, a.dtype(), plan, |work| work.dgrad(a.input(), b.input(), to, None))?;
     }
     dx.cast(dy.dtype())
@@ -101,7 +103,7 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> R
     let mut dw = Tensor::on_gpu(gpu, DType::F32, p.w_shape())?;
     if has_work(gpu, [&a, &b], &mut dw)? {
         let to = dw.output();
-        let plan = Plan::new(p, Operator::Wgrad, a.dtype())?;
+        let plan = Plan::new(p, Operator::Wgrad, a.dtype(), Generation::of(gpu))?;
         with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to))?;
     }
     Ok(dw)
@@ -118,7 +120,7 @@ pub(super) fn fprop_moments(
     let mut y = Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?;
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.k])?;
     let (to, moments) = (y.output(), (near.input(), sums.output()));
-    let plan = Plan::with_statistics(p, Operator::Fprop, DType::BF16, parts)?;
+    let plan = Plan::with_statistics(p, Operator::Fprop, DType::BF16, Generation::of(gpu), parts)?;
     let f = Forwards { bias: None, statistics: Some(moments) };
     with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
     Ok((y, sums))
@@ -148,7 +150,7 @@ pub(super) fn dgrad_norm_relu(
         sums: sums.output(),
     };
     let to = dx.output();
-    let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, norm.parts())?;
+    let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, Generation::of(gpu), norm.parts())?;
     with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&epilogue)))?;
     Ok((dx, sums))
 }

@@ -3,9 +3,28 @@
 use super::super::{Conv3d, Operator};
 use super::problem::Conv;
 use super::reuse::Gather;
-use crate::driver::Spread;
+use super::tiles::{PROCESSORS, Product, Split, Tile, tiles};
+use super::windows;
+use crate::driver::{Gpu, Spread};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
+
+/// Which instructions the kernels may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Generation {
+    /// `mma.sync`: compute capability 8.0 and newer.
+    Ampere,
+    /// TMA and wgmma beside it: compute capability 9.0.
+    Hopper,
+}
+
+impl Generation {
+    /// That of a device.
+    #[must_use]
+    pub fn of(gpu: &Gpu) -> Generation {
+        if gpu.compute_capability() == (9, 0) { Generation::Hopper } else { Generation::Ampere }
+    }
+}
 
 /// Which kernels compute a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +35,8 @@ pub enum Path {
     Dense,
     /// Tensor cores, on rows of four channels.
     Stem,
+    /// Tensor cores of Hopper, on rows of a multiple of eight channels.
+    Warpgroup,
 }
 
 /// How one pass is launched.
@@ -29,6 +50,12 @@ pub struct Plan {
     pub entry: usize,
     /// Blocks, threads, shared memory.
     pub spread: Spread,
+    /// Tiles of all blocks of one launch. On the path [`Path::Warpgroup`] each block computes several of them, one after
+    /// another, and there is a launch for each residue class of dgrad; elsewhere a block computes one.
+    pub tiles: usize,
+    /// Of a pass with statistics: the parts of the samples, and the number of rows of tiles of each, which all write
+    /// sums.
+    pub sums: [usize; 2],
     /// Number of partial sums over pixels that are computed separately and added afterwards (wgrad; otherwise 1).
     pub splits: usize,
     /// Whether a second kernel adds up the results of the first and removes padding (wgrad).
@@ -41,55 +68,8 @@ pub struct Plan {
     pub conv: Conv,
 }
 
-/// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
-const PROCESSORS: usize = 132;
-
-/// A tile: rows, columns, threads, bytes of shared memory.
-struct Tile(usize, usize, u32, u32);
-
-const HIGH: Tile = Tile(256, 128, 256, 73728);
-const WIDE: Tile = Tile(128, 256, 256, 73728);
-const BROAD: Tile = Tile(64, 256, 256, 61440);
-const LARGE: Tile = Tile(128, 128, 128, 49152);
-const TALL: Tile = Tile(128, 64, 128, 49152);
-const SMALL: Tile = Tile(64, 64, 128, 32768);
-
-const FPROP: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
-const DGRAD: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
-const WGRAD: &[Tile] = &[WIDE, BROAD, LARGE, SMALL];
-const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152)];
-const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768)];
-const EXACT: &[Tile] = &[Tile(64, 64, 128, 0)];
-
-/// Multiply-adds in the time in which the second-level cache delivers one bf16 element: about 0.62 of an H100's 495 T a
-/// second, which is what `mma.sync` reaches, over 2.85 T elements a second (5.7 TB/s). Assumed, not measured.
-const BALANCE: usize = 107;
-
-impl Tile {
-    /// The time that one step along the reduction of a product of `rows` x `columns` takes, in multiply-adds: for all
-    /// products of the tile, or until the operands have arrived from the second-level cache. What lies outside is not
-    /// read, and of the gathered operand only what no tap before has read.
-    fn step(&self, gather: &Gather, rows: usize, columns: usize) -> usize {
-        let (rows, columns) = (self.0.min(rows), self.1.min(columns));
-        let fresh = gather.fresh([self.0, self.1]);
-        let read = match gather.pass {
-            Operator::Wgrad => rows + (columns as f64 * fresh).ceil() as usize,
-            _ => columns + (rows as f64 * fresh).ceil() as usize,
-        };
-        (self.0 * self.1).max(BALANCE * read)
-    }
-
-    /// Number of such tiles in each direction.
-    fn tiles(&self, rows: usize, columns: usize) -> [usize; 2] {
-        [rows.div_ceil(self.0), columns.div_ceil(self.1)]
-    }
-}
-
 /// Maximum size of a grid in its second dimension, in which dgrad has one block per residue class modulo the stride.
 const MOST_CLASSES: usize = 65535;
-
-/// The pixels of one split are a multiple of this, and at least eight times as many.
-const DEPTH: usize = 32;
 
 /// Sums of tiles that one block adds up.
 pub(super) const MERGED: usize = 128;
@@ -109,8 +89,8 @@ impl Plan {
     ///
     /// # Errors
     /// `Param` when a tensor has 2³¹ elements or more, or strides are too large for dgrad.
-    pub fn new(p: &Conv3d, pass: Operator, dtype: DType) -> Result<Plan> {
-        Plan::cut(p, pass, dtype, None, None)
+    pub fn new(p: &Conv3d, pass: Operator, dtype: DType, on: Generation) -> Result<Plan> {
+        Plan::cut(p, pass, dtype, on, None, None)
     }
 
     /// The same for a pass that also computes statistics, over `groups` equal parts of the samples: tiles then do not
@@ -118,33 +98,34 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn with_statistics(p: &Conv3d, pass: Operator, dtype: DType, groups: usize) -> Result<Plan> {
-        Plan::cut(p, pass, dtype, Some(groups), None)
+    pub fn with_statistics(p: &Conv3d, pass: Operator, dtype: DType, on: Generation, groups: usize) -> Result<Plan> {
+        Plan::cut(p, pass, dtype, on, Some(groups), None)
     }
 
-    /// As [`Plan::new`], with tile number `tile` instead of the cheapest; `None` if there is no such tile.
+    /// As [`Plan::new`], with tile number `tile` of those that can compute it instead of the cheapest; `None` if there is
+    /// no such tile.
     ///
     /// # Errors
     /// As [`Plan::new`].
     #[cfg(any(test, feature = "testing"))]
-    pub fn with_tile(p: &Conv3d, pass: Operator, dtype: DType, tile: usize) -> Result<Option<Plan>> {
-        let plan = Plan::cut(p, pass, dtype, None, Some(tile))?;
-        Ok((plan.entry == tile).then_some(plan))
+    pub fn with_tile(p: &Conv3d, pass: Operator, dtype: DType, on: Generation, tile: usize) -> Result<Option<Plan>> {
+        let count: usize = paths(p, pass, dtype, on).iter().map(|path| tiles(*path, pass).len()).sum();
+        (tile < count).then(|| Plan::cut(p, pass, dtype, on, None, Some(tile))).transpose()
     }
 
-    fn cut(p: &Conv3d, pass: Operator, dtype: DType, statistics: Option<usize>, tile: Option<usize>) -> Result<Plan> {
+    fn cut(
+        p: &Conv3d,
+        pass: Operator,
+        dtype: DType,
+        on: Generation,
+        statistics: Option<usize>,
+        tile: Option<usize>,
+    ) -> Result<Plan> {
         let groups = statistics.unwrap_or(1);
-        let exact = dtype == DType::F32 || p.geometry.groups > 1;
+        let paths = paths(p, pass, dtype, on);
+        let exact = paths[0] == Path::Exact;
         let row = |c: usize| if exact { c } else { c.next_multiple_of(8) };
-        let stem = !exact && p.c <= 4 && pass != Operator::Dgrad;
-        let (c_row, k_row) = (if stem { 4 } else { row(p.c) }, row(p.k));
-        let path = if exact {
-            Path::Exact
-        } else if stem {
-            Path::Stem
-        } else {
-            Path::Dense
-        };
+        let (c_row, k_row) = (if paths[0] == Path::Stem { 4 } else { row(p.c) }, row(p.k));
         let (taps, pixels) = (p.taps(), p.n * p.out.iter().product::<usize>());
         let c_row_group = if exact { p.c_group() } else { c_row };
         let classes: usize = if pass == Operator::Dgrad {
@@ -156,44 +137,41 @@ impl Plan {
             let stride = format!("{:?}", p.geometry.window.stride);
             return Err(Error::param("conv3d", "stride", stride, "a GPU takes products of at most 65535"));
         }
-        let (rows, columns) = match pass {
-            Operator::Fprop => (pixels / groups, p.k_group()),
-            Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
-            Operator::Wgrad => (p.k_group(), taps * c_row_group),
-        };
-        let tiles = match (path, pass) {
-            (Path::Exact, _) => EXACT,
-            (Path::Stem, Operator::Wgrad) => WGRAD_STEM,
-            (Path::Stem, _) => FPROP_STEM,
-            (Path::Dense, Operator::Fprop) => FPROP,
-            (Path::Dense, Operator::Dgrad) => DGRAD,
-            (Path::Dense, Operator::Wgrad) => WGRAD,
-        };
         let times = groups * classes * p.geometry.groups;
         let w = &p.geometry.window;
         let channels = if pass == Operator::Dgrad { k_row } else { c_row };
         let (input, out, kernel) = (p.input, p.out, p.kernel);
         let gather = Gather { pass, input, out, kernel, stride: w.stride, dilation: w.dilation, channels };
-        let chosen = |t: &Tile| {
-            let step = t.step(&gather, rows, columns);
-            match pass {
-                Operator::Wgrad => split(t, step, rows, columns, times, pixels),
-                _ => Split { size: pixels, count: 1, cost: waves(t, rows, columns, times) * step },
-            }
+        let product = |path: Path| {
+            let (rows, columns) = match pass {
+                Operator::Fprop => (pixels / groups, p.k_group()),
+                Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
+                Operator::Wgrad if path == Path::Warpgroup => (p.k_group(), taps * c_row.next_multiple_of(64)),
+                Operator::Wgrad => (p.k_group(), taps * c_row_group),
+            };
+            Product { path, gather, rows, columns, times }
         };
+        let candidates: Vec<(Product, usize, &Tile)> = paths
+            .iter()
+            .flat_map(|&path| tiles(path, pass).iter().enumerate().map(move |(entry, tile)| (path, entry, tile)))
+            .map(|(path, entry, tile)| (product(path), entry, tile))
+            .collect();
         // Of equals the smallest, which computes the least outside of the result.
-        let cost = |t: &Tile| (chosen(t).cost, t.0 * t.1);
-        let best = || (0..tiles.len()).min_by_key(|&i| cost(&tiles[i])).unwrap_or(0);
-        let entry = tile.filter(|&t| t < tiles.len()).unwrap_or_else(best);
-        let Tile(bm, bn, threads, shared) = tiles[entry];
-        let [row_tiles, column_tiles] = tiles[entry].tiles(rows, columns);
+        let cost = |i: &usize| {
+            let (of, _, t) = &candidates[*i];
+            (t.divide(of, pixels).cost, t.0 * t.1)
+        };
+        let chosen = tile.unwrap_or_else(|| (0..candidates.len()).min_by_key(cost).unwrap_or(0));
+        let (of, entry, tile) = &candidates[chosen];
+        let &Tile(bm, bn, threads, shared) = *tile;
+        let [row_tiles, column_tiles] = tile.tiles(of.rows, of.columns);
         let mut conv = Conv::new(p, pass == Operator::Dgrad);
-        let Split { size, count: splits, .. } = chosen(&tiles[entry]);
+        let Split { size, count: splits, .. } = tile.divide(of, pixels);
         if pass == Operator::Wgrad {
             conv.split = size as u32;
         }
         (conv.c_row, conv.k_row, conv.column_tiles) = (c_row as u32, k_row as u32, column_tiles as u32);
-        let group_rows = if pass == Operator::Dgrad { p.n / groups } else { rows };
+        let group_rows = if pass == Operator::Dgrad { p.n / groups } else { of.rows };
         (conv.group_tiles, conv.group_rows) = (row_tiles as u32, group_rows as u32);
 
         let padded = [(c_row != p.c && !exact).then_some(c_row), (k_row != p.k && !exact).then_some(k_row)];
@@ -205,10 +183,11 @@ impl Plan {
             Operator::Dgrad => [copy(pixels, padded[1]), copy(p.k * taps, padded[0])],
             Operator::Wgrad => [copy(x_rows, padded[0]), copy(pixels, padded[1])],
         };
+        let sums = [groups, row_tiles * classes];
         let part = match (pass, statistics) {
             (Operator::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
-            (Operator::Fprop, Some(_)) => groups * with_parts(row_tiles) * 2 * p.k * 4,
-            (Operator::Dgrad, Some(_)) => groups * with_parts(classes * row_tiles) * 2 * p.c * 4,
+            (Operator::Fprop, Some(_)) => groups * with_parts(sums[1]) * 2 * p.k * 4,
+            (Operator::Dgrad, Some(_)) => groups * with_parts(sums[1]) * 2 * p.c * 4,
             _ => 0,
         };
         for (what, elements) in [
@@ -221,16 +200,16 @@ impl Plan {
                 return Err(Error::param("conv3d", what, elements, "a GPU's kernels take fewer than 2³¹ elements"));
             }
         }
-        let across = [groups * row_tiles * column_tiles, splits * classes, p.geometry.groups];
-        let spread = Spread { grid: across.map(|v| v as u32), block: [threads, 1, 1], shared };
-        Ok(Plan { path, tile: [bm, bn], entry, spread, splits, sums_after, padded, space: [first, second, part], conv })
-    }
-
-    /// Of a pass with statistics: the parts of the samples, and the number of rows of tiles of each, which all write sums.
-    pub(super) fn statistics_tiles(&self) -> [usize; 2] {
-        let [across, classes, _] = self.spread.grid;
-        let of_group = self.conv.group_tiles;
-        [across / (of_group * self.conv.column_tiles), of_group * classes].map(|v| v as usize)
+        let across = groups * row_tiles * column_tiles;
+        let (tiles, grid) = if of.path == Path::Warpgroup {
+            let tiles = across * splits;
+            (tiles, [tiles.min(PROCESSORS), 1, 1])
+        } else {
+            (across * splits * classes * p.geometry.groups, [across, splits * classes, p.geometry.groups])
+        };
+        let spread = Spread { grid: grid.map(|v| v as u32), block: [threads, 1, 1], shared };
+        let (path, tile, entry, space) = (of.path, [bm, bn], *entry, [first, second, part]);
+        Ok(Plan { path, tile, entry, spread, tiles, sums, splits, sums_after, padded, space, conv })
     }
 
     /// Bytes of working space in total.
@@ -239,39 +218,21 @@ impl Plan {
     }
 }
 
+/// The kernels that can compute a pass: one sort, or those of Hopper beside those for all devices.
+fn paths(p: &Conv3d, pass: Operator, dtype: DType, on: Generation) -> Vec<Path> {
+    if dtype == DType::F32 || p.geometry.groups > 1 {
+        return vec![Path::Exact];
+    }
+    if p.c <= 4 && pass != Operator::Dgrad {
+        return vec![Path::Stem];
+    }
+    let warpgroup = on == Generation::Hopper && windows::fit(p, pass);
+    [Some(Path::Dense), warpgroup.then_some(Path::Warpgroup)].into_iter().flatten().collect()
+}
+
 /// Extents of the largest residue class of inputs modulo the stride.
 fn largest_class(p: &Conv3d) -> [usize; 3] {
     [0, 1, 2].map(|a| p.input[a].div_ceil(p.geometry.window.stride[a]))
-}
-
-/// Blocks that the busiest multiprocessor computes one after another; `times`: the number of such products.
-fn waves(tile: &Tile, rows: usize, columns: usize, times: usize) -> usize {
-    (tile.tiles(rows, columns).iter().product::<usize>() * times).div_ceil(PROCESSORS)
-}
-
-/// How the reduction of wgrad, which is over pixels, is divided among blocks.
-struct Split {
-    /// Pixels of one block.
-    size: usize,
-    /// Number of such parts. Each writes partial sums, which are added afterwards if there are several.
-    count: usize,
-    /// Time until the busiest multiprocessor is done, and the partial sums are added, in multiply-adds.
-    cost: usize,
-}
-
-/// The division of `pixels` that finishes first with this tile, of which a pixel takes `step`, among those of at most four blocks a multiprocessor.
-fn split(tile: &Tile, step: usize, rows: usize, columns: usize, times: usize, pixels: usize) -> Split {
-    let tiles = tile.tiles(rows, columns).iter().product::<usize>() * times;
-    let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * DEPTH)).max(1);
-    let divided = |wanted: usize| {
-        let size = pixels.div_ceil(wanted).next_multiple_of(DEPTH).max(DEPTH);
-        let count = pixels.div_ceil(size).max(1);
-        let products = waves(tile, rows, columns, times * count) * size * step;
-        // A sum is written and read: eight bytes, which are four elements. All multiprocessors share this work.
-        let sums = if count > 1 { (count * rows * columns * times * 4 * BALANCE).div_ceil(PROCESSORS) } else { 0 };
-        Split { size, count, cost: products + sums }
-    };
-    (2..=most).map(divided).fold(divided(1), |best, next| if next.cost < best.cost { next } else { best })
 }
 
 #[cfg(test)]
@@ -291,8 +252,15 @@ mod tests {
     /// one result per split, each of which must read its pixels once.
     fn written(p: &Conv3d, pass: Operator, plan: &Plan) -> Vec<u32> {
         let [bm, bn] = plan.tile;
-        let [tiles, second, groups] = plan.spread.grid.map(|v| v as usize);
         let (conv, stride) = (&plan.conv, p.geometry.window.stride);
+        let [mut tiles, mut second, groups] = plan.spread.grid.map(|v| v as usize);
+        if plan.path == Path::Warpgroup {
+            // A persistent grid: in wgrad splits follow each other, and dgrad has a launch for each class.
+            let classes = if pass == Operator::Dgrad { stride.iter().product() } else { 1 };
+            (tiles, second) = (plan.tiles / plan.splits, plan.splits * classes);
+        }
+        // Of wgrad with wgmma, columns are in blocks of 64 channels of a tap.
+        let blocks = (conv.c_row as usize).next_multiple_of(64);
         let width = p.taps() * if plan.path == Path::Exact { p.c_group() } else { conv.c_row as usize };
         let (size, columns) = match pass {
             Operator::Fprop => (p.y_shape().len(), p.k_group()),
@@ -322,6 +290,12 @@ mod tests {
                     }
                 };
                 let group = if pass == Operator::Wgrad { 0 } else { z * columns };
+                if plan.path == Path::Warpgroup && pass == Operator::Wgrad {
+                    for n in range(column, bn, p.taps() * blocks).filter(|n| n % blocks < conv.c_row as usize) {
+                        counts[row + n / blocks * conv.c_row as usize + n % blocks] += 1;
+                    }
+                    continue;
+                }
                 range(column, bn, columns).for_each(|n| counts[row + group + n] += 1);
             }
         }
@@ -366,7 +340,7 @@ mod tests {
             (7, 2048, 512, [3, 1, 1], [128, 256]),
         ] {
             let p = layer(side, c, k, kernel);
-            let plan = Plan::new(&p, Operator::Wgrad, DType::BF16).unwrap();
+            let plan = Plan::new(&p, Operator::Wgrad, DType::BF16, Generation::Ampere).unwrap();
             assert_eq!(plan.tile, tile, "{c} to {k} at {side}");
             // Of these layers no more than a quarter may be lost to unequal shares: what the busiest multiprocessor computes
             // against an equal share of the padded tiles.
@@ -382,11 +356,14 @@ mod tests {
         for case in 0..64 {
             let p = problem(&mut stream(case, 0, 0, Purpose::Test));
             for pass in [Operator::Fprop, Operator::Dgrad, Operator::Wgrad] {
-                let mut plans =
-                    vec![Plan::new(&p, pass, DType::F32).unwrap(), Plan::new(&p, pass, DType::BF16).unwrap()];
-                plans.extend((0..4).filter_map(|tile| Plan::with_tile(&p, pass, DType::BF16, tile).unwrap()));
+                let on = Generation::Hopper;
+                let mut plans = vec![Plan::new(&p, pass, DType::F32, on).unwrap()];
+                plans.extend((0..8).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile).unwrap()));
                 if pass != Operator::Wgrad && p.geometry.groups == 1 {
-                    plans.push(Plan::with_statistics(&p, pass, DType::BF16, p.n).unwrap());
+                    plans.extend(
+                        [Generation::Ampere, on]
+                            .map(|on| Plan::with_statistics(&p, pass, DType::BF16, on, p.n).unwrap()),
+                    );
                 }
                 for plan in plans {
                     assert!(written(&p, pass, &plan).iter().all(|&n| n == 1), "{pass:?} of {p:?}: {plan:?}");

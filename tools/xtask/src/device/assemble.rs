@@ -1,5 +1,6 @@
 //! Assembling PTX with NVIDIA's `ptxas`, of two releases, for its diagnostics.
 
+use super::family::Target;
 use super::tools::Tools;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
@@ -37,11 +38,20 @@ pub struct Resources {
 }
 
 impl Assembler {
-    /// Both releases: the oldest for sm_80, the latest for every architecture that is reported on.
+    /// Both releases: the oldest for sm_80 and sm_90a, the latest for every architecture that is reported on.
     pub fn all(tools: &Tools) -> Result<Vec<Assembler>> {
         let latest = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
-        let wanted = [(OLDEST, "sm_80")].into_iter().chain(latest.map(|arch| (LATEST, arch)));
+        let oldest = ["sm_80", "sm_90a"].map(|arch| (OLDEST, arch));
+        let wanted = oldest.into_iter().chain(latest.map(|arch| (LATEST, arch)));
         wanted.map(|((release, path), arch)| Ok(Assembler { program: tools.program(path)?, release, arch })).collect()
+    }
+
+    /// Whether it is given families of a target: those for Hopper are of no other architecture.
+    pub fn takes(&self, target: Target) -> bool {
+        match target {
+            Target::Portable => self.is_latest() || self.arch == "sm_80",
+            Target::Hopper => self.arch == "sm_90a",
+        }
     }
 
     /// Whether this is the release whose analysis is used.
@@ -66,9 +76,10 @@ impl Assembler {
 }
 
 /// Registers of a thread of each entry of a file: the most that any of the assemblers gives it.
-pub fn most_registers(assemblers: &[Assembler], ptx: &Path) -> Result<BTreeMap<String, u32>> {
+pub fn most_registers(assemblers: &[Assembler], target: Target, ptx: &Path) -> Result<BTreeMap<String, u32>> {
     let mut most = BTreeMap::new();
-    for entries in on_all_cores(assemblers, |assembler| assembler.run(ptx, Path::new("/dev/null"))) {
+    let assemblers: Vec<&Assembler> = assemblers.iter().filter(|a| a.takes(target)).collect();
+    for entries in on_all_cores(&assemblers, |assembler| assembler.run(ptx, Path::new("/dev/null"))) {
         for entry in entries? {
             let registers = most.entry(entry.name).or_default();
             *registers = entry.registers.max(*registers);

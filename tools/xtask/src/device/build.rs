@@ -1,7 +1,7 @@
 //! `cargo xtask ptx`: compiles sources to PTX and manifests.
 
 use super::assemble::{Assembler, most_registers};
-use super::family::{Family, OPTIONS, families, manifest_path, ptx_path};
+use super::family::{Family, families, family_of, manifest_path, ptx_path};
 use super::nvrtc::{Nvrtc, Unit};
 use super::tools::{COMPILER, Tools};
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,7 @@ pub fn build(root: &Path, names: &[String]) -> Result<Vec<String>> {
         let family = Family::read(root, name)?;
         let ptx = compile(&compiler, &family, &mut said)?;
         let written = write(root, &ptx_path(name), &ptx)?;
-        let registers = most_registers(&assemblers, &root.join(ptx_path(name)))?;
+        let registers = most_registers(&assemblers, family.target, &root.join(ptx_path(name)))?;
         let manifest = family.manifest(COMPILER, &ptx, registers)?;
         let json = serde_json::to_string_pretty(&manifest)? + "\n";
         let changed = written | write(root, &manifest_path(name), &json)?;
@@ -43,7 +43,8 @@ pub fn chosen(root: &Path, names: &[String]) -> Result<Vec<String>> {
 
 /// The PTX of a family, compiled with the pinned compiler. Warnings are appended to `said`.
 pub fn compile(compiler: &Nvrtc, family: &Family, said: &mut Vec<String>) -> Result<String> {
-    let unit = Unit { name: &family.file, source: &family.source, headers: &family.headers, options: &OPTIONS };
+    let options = &family.target.options();
+    let unit = Unit { name: &family.file, source: &family.source, headers: &family.headers, options };
     let compiled = compiler.compile(&unit)?;
     if !compiled.log.is_empty() {
         said.push(compiled.log);
@@ -65,8 +66,7 @@ fn write(root: &Path, path: &str, text: &str) -> Result<bool> {
 fn remove_orphans(root: &Path, families: &[String]) -> Result<Vec<String>> {
     let mut said = Vec::new();
     for (name, _) in crate::source::entries(root, "ptx")? {
-        let stem = name.strip_suffix(".sm_80.ptx").or_else(|| name.strip_suffix(".sm_80.json"));
-        if stem.is_some_and(|stem| !families.iter().any(|f| f == stem)) {
+        if family_of(&name).is_some_and(|family| !families.iter().any(|f| f == family)) {
             fs::remove_file(root.join("ptx").join(&name))?;
             said.push(format!("ptx/{name}: removed, its source is gone"));
         }

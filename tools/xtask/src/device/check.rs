@@ -2,7 +2,7 @@
 
 use super::assemble::{Assembler, Resources, on_all_cores};
 use super::build::{chosen, compile};
-use super::family::{Family, Manifest, ptx_path, read_manifest};
+use super::family::{Family, Manifest, Target, ptx_path, read_manifest};
 use super::nvrtc::Nvrtc;
 use super::tools::Tools;
 use anyhow::Result;
@@ -20,12 +20,13 @@ pub fn check(root: &Path, tools: &Tools, names: &[String]) -> Result<Checked> {
     let names = chosen(root, names)?;
     let mut problems = rebuilt(root, tools, &names)?;
     let assemblers = Assembler::all(tools)?;
-    let jobs: Vec<(&String, &Assembler)> = names.iter().flat_map(|n| assemblers.iter().map(move |a| (n, a))).collect();
+    let jobs: Vec<(&String, &Assembler)> =
+        names.iter().flat_map(|n| assemblers.iter().filter(|a| a.takes(Target::of(n))).map(move |a| (n, a))).collect();
     let results = on_all_cores(&jobs, |(name, assembler)| assembled(root, name, assembler));
     for result in results {
         problems.extend(result?);
     }
-    let said = format!("{} families rebuilt alike, each taken by {} assemblers", names.len(), assemblers.len());
+    let said = format!("{} families rebuilt alike, and assembled {} times", names.len(), jobs.len());
     Ok(Checked { said, problems })
 }
 

@@ -1,7 +1,7 @@
 //! Checks of the committed PTX that need no compiler: whether it matches its sources, and whether it contains
 //! instructions that no kernel should have.
 
-use super::family::{Family, Manifest, OPTIONS, families, manifest_path, ptx_path, read_manifest};
+use super::family::{Family, Manifest, families, family_of, manifest_path, ptx_path, read_manifest};
 use super::tools::COMPILER;
 use super::{listing, sha256};
 use crate::source::entries;
@@ -9,8 +9,8 @@ use anyhow::Result;
 use std::fs;
 use std::path::Path;
 
-/// Lines that every committed file must have: an older driver refuses newer versions.
-const LINES: [&str; 2] = [".version 8.4", ".target sm_80"];
+/// The version that every committed file must have: an older driver refuses newer ones.
+const VERSION: &str = ".version 8.4";
 
 /// All problems in `ptx/`, one sentence each.
 pub fn problems(root: &Path) -> Result<Vec<String>> {
@@ -20,8 +20,7 @@ pub fn problems(root: &Path) -> Result<Vec<String>> {
         found.extend(family_problems(root, name)?);
     }
     for (file, _) in entries(root, "ptx")? {
-        let stem = file.strip_suffix(".sm_80.ptx").or_else(|| file.strip_suffix(".sm_80.json"));
-        if !stem.is_some_and(|stem| names.iter().any(|name| name == stem)) {
+        if !family_of(&file).is_some_and(|family| names.iter().any(|name| name == family)) {
             found.push(format!("ptx/{file} belongs to no source in cuda/: run `cargo xtask ptx`"));
         }
     }
@@ -44,10 +43,10 @@ fn family_problems(root: &Path, name: &str) -> Result<Vec<String>> {
     if manifest.ptx != sha256(ptx.as_bytes()) {
         found.push(format!("{path} is not the file that {} speaks of: {run}", manifest_path(name)));
     }
-    if manifest.compiler != COMPILER || manifest.options != OPTIONS {
+    if manifest.compiler != COMPILER || manifest.options != family.target.options() {
         found.push(format!("{path} was made by another compiler or with other options: {run}"));
     }
-    for line in LINES {
+    for line in [VERSION, &format!(".target {}", family.target.arch())] {
         if !ptx.lines().any(|l| l.trim() == line) {
             found.push(format!("{path} lacks the line {line}"));
         }

@@ -8,11 +8,43 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// The options that every family is compiled with.
-pub const OPTIONS: [&str; 3] = ["--gpu-architecture=compute_80", "--std=c++17", "--fmad=true"];
+/// What a family is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `compute_80`: all devices of compute capability 8.0 and newer.
+    Portable,
+    /// `compute_90a`: Hopper alone, with TMA and wgmma. Families whose name ends in `_sm90`.
+    Hopper,
+}
+
+impl Target {
+    /// That of a family.
+    pub fn of(family: &str) -> Target {
+        if family.ends_with("_sm90") { Target::Hopper } else { Target::Portable }
+    }
+
+    /// The architecture in the names of its files, and in the PTX.
+    pub fn arch(self) -> &'static str {
+        match self {
+            Target::Portable => "sm_80",
+            Target::Hopper => "sm_90a",
+        }
+    }
+
+    /// The compiler's options.
+    pub fn options(self) -> [&'static str; 3] {
+        let architecture = match self {
+            Target::Portable => "--gpu-architecture=compute_80",
+            Target::Hopper => "--gpu-architecture=compute_90a",
+        };
+        [architecture, "--std=c++17", "--fmad=true"]
+    }
+}
 
 /// The sources of a family.
 pub struct Family {
+    /// What it is compiled for.
+    pub target: Target,
     /// The path of its source from `cuda/`.
     pub file: String,
     pub source: String,
@@ -21,7 +53,7 @@ pub struct Family {
     pub headers: Vec<(String, String)>,
 }
 
-/// `ptx/<name>.sm_80.json`: the inputs, the compiler and the output of compiling a family.
+/// `ptx/<name>.<arch>.json`: the inputs, the compiler and the output of compiling a family.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
 pub struct Manifest {
     pub compiler: String,
@@ -104,7 +136,7 @@ impl Family {
             wanted.extend(included(&text).map(|h| (h, header.clone())));
             headers.insert(header, text);
         }
-        Ok(Family { file: path, source, headers: headers.into_iter().collect() })
+        Ok(Family { target: Target::of(name), file: path, source, headers: headers.into_iter().collect() })
     }
 
     /// The sha256 of each of its files, by path.
@@ -118,7 +150,7 @@ impl Family {
         let listing = listing::parse(ptx);
         let manifest = Manifest {
             compiler: compiler.to_owned(),
-            options: OPTIONS.map(str::to_owned).to_vec(),
+            options: self.target.options().map(str::to_owned).to_vec(),
             sources: self.hashes(),
             ptx: sha256(ptx.as_bytes()),
             entries: listing.iter().map(|e| e.name.to_owned()).collect(),
@@ -183,12 +215,18 @@ fn included(text: &str) -> impl Iterator<Item = String> + '_ {
 
 /// The path of a family's PTX, relative to the root.
 pub fn ptx_path(name: &str) -> String {
-    format!("ptx/{name}.sm_80.ptx")
+    format!("ptx/{name}.{}.ptx", Target::of(name).arch())
 }
 
 /// The path of a family's manifest, relative to the root.
 pub fn manifest_path(name: &str) -> String {
-    format!("ptx/{name}.sm_80.json")
+    format!("ptx/{name}.{}.json", Target::of(name).arch())
+}
+
+/// The family of a file's name in `ptx/`, if it is that of a PTX file or a manifest.
+pub fn family_of(file: &str) -> Option<&str> {
+    let (name, arch) = file.strip_suffix(".ptx").or_else(|| file.strip_suffix(".json"))?.split_once('.')?;
+    (arch == Target::of(name).arch()).then_some(name)
 }
 
 /// The committed manifest of a family.
@@ -203,7 +241,7 @@ mod tests {
     use super::*;
 
     fn family(source: &str) -> Family {
-        Family { file: "toy.cu".into(), source: source.into(), headers: Vec::new() }
+        Family { target: Target::Portable, file: "toy.cu".into(), source: source.into(), headers: Vec::new() }
     }
 
     const PTX: &str = ".visible .entry k(\n)\n{\nret;\n}\n";
@@ -213,6 +251,17 @@ mod tests {
         let found: Vec<String> =
             included("#include \"a.cuh\"\n  # include \"b/c.cuh\" // why\n#include <d>\n// x").collect();
         assert_eq!(found, ["a.cuh", "b/c.cuh"]);
+    }
+
+    #[test]
+    fn files_belong_to_families() {
+        assert_eq!(ptx_path("relu"), "ptx/relu.sm_80.ptx");
+        assert_eq!(manifest_path("gemm_sm90"), "ptx/gemm_sm90.sm_90a.json");
+        assert_eq!(family_of("gemm_sm90.sm_90a.ptx"), Some("gemm_sm90"));
+        assert_eq!(family_of("relu.sm_80.json"), Some("relu"));
+        for file in ["relu.sm_90a.ptx", "gemm_sm90.sm_80.ptx", "relu.ptx", "relu.sm_80.txt"] {
+            assert_eq!(family_of(file), None, "{file}");
+        }
     }
 
     #[test]

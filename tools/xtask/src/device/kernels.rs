@@ -2,7 +2,7 @@
 
 use super::assemble::{Assembler, Resources, on_all_cores};
 use super::build::chosen;
-use super::family::{Manifest, ptx_path, read_manifest};
+use super::family::{Manifest, Target, ptx_path, read_manifest};
 use super::listing;
 use super::occupancy::occupancy;
 use super::sass::{self, Code, Loop};
@@ -67,7 +67,8 @@ pub fn report(root: &Path, named: &[String]) -> Result<String> {
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
     let assemblers: Vec<Assembler> = Assembler::all(tools)?.into_iter().filter(Assembler::is_latest).collect();
     let nvdisasm = tools.program("cu13/bin/nvdisasm")?;
-    let jobs: Vec<(&String, &Assembler)> = names.iter().flat_map(|n| assemblers.iter().map(move |a| (n, a))).collect();
+    let jobs: Vec<(&String, &Assembler)> =
+        names.iter().flat_map(|n| assemblers.iter().filter(|a| a.takes(Target::of(n))).map(move |a| (n, a))).collect();
     let mut done = on_all_cores(&jobs, |(name, assembler)| {
         let cubin = scratch.join(format!("{name}.{}.cubin", assembler.arch));
         let resources = assembler.run(&root.join(ptx_path(name)), &cubin)?;
@@ -80,8 +81,9 @@ pub fn report(root: &Path, named: &[String]) -> Result<String> {
     .into_iter();
     let mut text = HEAD.to_owned();
     for name in names {
+        let of = assemblers.iter().filter(|a| a.takes(Target::of(&name))).count();
         let mut report = Report::read(root, name)?;
-        for (arch, resources, code) in done.by_ref().take(assemblers.len()) {
+        for (arch, resources, code) in done.by_ref().take(of) {
             report.resources.push((arch, resources));
             report.code.extend(code.map(|code| (arch, code)));
         }

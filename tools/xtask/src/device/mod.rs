@@ -1,4 +1,5 @@
-//! Device code: the sources under `cuda/` are compiled to `ptx/<family>.sm_80.ptx`, with a manifest of the inputs.
+//! Device code: the sources under `cuda/` are compiled to `ptx/<family>.sm_80.ptx`, those of families `_sm90`
+//! to `.sm_90a.ptx`, with a manifest of the inputs.
 //! The family of a source is its path from `cuda/`, with `_` for `/`.
 
 mod assemble;
@@ -17,7 +18,7 @@ mod tools;
 pub use build::{build, chosen};
 pub use check::{Checked, check};
 pub use committed::problems;
-pub use family::{Family, Manifest, families, files, read_manifest};
+pub use family::{Family, Manifest, families, family_of, files, ptx_path, read_manifest};
 pub use format::{Formatted, formatted};
 pub use tools::{INSTALL, Tools};
 

@@ -1,0 +1,147 @@
+// fprop and dgrad with TMA and wgmma, bf16 in and out: the implicit GEMM of a gathered operand (pixels, by im2col) and
+// the filters. For `compute_90a` only.
+//
+// K counts blocks of 64 channels, and the taps of each block: a tile of pixels reads the same channels of neighbouring
+// pixels again and again, so they are in L2. The grid is persistent: a block computes every gridDim.x-th tile, and its
+// producer copies for the next tile while the consumers store the last one.
+#pragma once
+#include "conv3d/epilogue.cuh"
+#include "conv3d/mainloop_sm90.cuh"
+#include "conv3d/problem.cuh"
+
+// A tile of the product: its group of samples, the tile within the group, rows and columns.
+struct TilePlace {
+    int group, within, m0, m_end, n0;
+};
+
+template <class T>
+__device__ __forceinline__ TilePlace tile_place(const Conv& p, int tile, int group_rows) {
+    TilePlace at;
+    // Tiles of columns are neighbours: they read the same pixels at the same time.
+    const int row_tile = tile / p.column_tiles;
+    at.n0 = (tile - row_tile * p.column_tiles) * T::N;
+    at.group = row_tile / p.group_tiles, at.within = row_tile - at.group * p.group_tiles;
+    // A tile ends where its group of samples ends, so that its statistics are of one group.
+    at.m0 = at.group * group_rows + at.within * T::M;
+    at.m_end = min(at.m0 + T::M, (at.group + 1) * group_rows);
+    return at;
+}
+
+// The producer's thread: copies all k-blocks of all tiles of this block. `of_rows` takes T::M pixels and 64 channels of
+// the gathered grid. `of_filters` takes 64 channels of one tap of T::N filters (fprop), or of 64 filters (dgrad, where
+// T::N / 64 copies side by side make an operand [k][column]).
+template <class T, bool DGRAD>
+__device__ __forceinline__ void produce(const Ring<T>& ring, const TensorMap& of_rows, const TensorMap& of_filters,
+                                        const GatherMap& map, const Conv& p, int tiles, int group_rows) {
+    const int channels = DGRAD ? p.k_row : p.c_row;
+    int lowest[3];
+#pragma unroll
+    for (int a = 0; a < 3; ++a) lowest[a] = map.offset[a] + min(0, (map.taps[a] - 1) * map.step[a]);
+    Stage<T::STAGES> write;
+#pragma unroll 1
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const TilePlace at = tile_place<T>(p, tile, group_rows);
+        if (at.m0 >= at.m_end) continue;
+        const Pixel q = pixel_of(at.m0, map.grid);
+        const int t = q.t * map.mul[0] + lowest[0], h = q.h * map.mul[1] + lowest[1], w = q.w * map.mul[2] + lowest[2];
+#pragma unroll 1
+        for (int c = 0; c < channels; c += T::K_BLOCK) {
+            int tap_t = 0, tap_h = 0, tap_w = 0;
+#pragma unroll 1
+            for (int tap = map.taps[0] * map.taps[1] * map.taps[2]; tap > 0; --tap) {
+                const u32 a = ring.acquire(write), b = a + T::A_BYTES, arrived = ring.arrived(write);
+                tma_load_im2col(a, &of_rows, arrived, c, w, h, t, q.n, map.offset[2] + tap_w * map.step[2] - lowest[2],
+                                map.offset[1] + tap_h * map.step[1] - lowest[1],
+                                map.offset[0] + tap_t * map.step[0] - lowest[0]);
+                const int filter_tap = map.filter_first + tap_t * map.filter_step[0] + tap_h * map.filter_step[1] +
+                                       tap_w * map.filter_step[2];
+                if (DGRAD) {
+#pragma unroll
+                    for (int n = 0; n < T::N; n += 64) {
+                        tma_load(b + n * 128, &of_filters, arrived, at.n0 + n, filter_tap, c);
+                    }
+                } else {
+                    tma_load(b, &of_filters, arrived, c, filter_tap, at.n0);
+                }
+                write.next();
+                if (++tap_w == map.taps[2]) {
+                    tap_w = 0;
+                    if (++tap_h == map.taps[1]) tap_h = 0, ++tap_t;
+                }
+            }
+        }
+    }
+}
+
+// Columns `part` · T::COLUMNS and following of a consumer's accumulators, with the bias of each column added, rounded to
+// bf16 into smem. `bias` may be null, and there are `width` columns in all.
+template <class T>
+__device__ __forceinline__ void stage_part(u8* smem, const typename T::Accumulators& acc, int consumer, int part,
+                                           const float* __restrict__ bias, int n0, int width) {
+    using Part = StagedTile<typename T::Part>;
+    static_assert(T::WIDTH == T::N, "consumers have all columns");
+    const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
+    const int row = T::consumer_m(consumer) + warp * 16 + (lane >> 2), column = (lane & 3) * 2;
+    // Registers cannot be indexed: the part is compared with each that there is.
+#pragma unroll
+    for (int q = 0; q < T::N / T::COLUMNS; ++q) {
+        if (q != part) continue;
+#pragma unroll
+        for (int j = 0; j < T::COLUMNS / 8; ++j) {
+            const int c = n0 + column + j * 8;
+            const float lo = bias && c < width ? bias[c] : 0.0f, hi = bias && c + 1 < width ? bias[c + 1] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < T::ROWS; ++i) {
+                const float* v = acc.at[i] + (q * T::COLUMNS + j * 8) / 2;
+                *(u32*)(smem + Part::staged(row + i * 64, column + j * 8)) = pack_bf16(v[0] + lo, v[1] + hi);
+                *(u32*)(smem + Part::staged(row + i * 64 + 8, column + j * 8)) = pack_bf16(v[2] + lo, v[3] + hi);
+            }
+        }
+    }
+}
+
+// The whole kernel. `finish(smem, at, n0)` stores the part of the tile `at` that is staged, whose columns begin at `n0`.
+// `empty(at)` is called for a tile without rows.
+template <class T, bool DGRAD, class Finish, class Empty>
+__device__ __forceinline__ void gemm(const TensorMap& of_rows, const TensorMap& of_filters, const GatherMap& map,
+                                     const Conv& p, int tiles, int group_rows, const float* __restrict__ bias,
+                                     int width, Finish finish, Empty empty) {
+    extern __shared__ __align__(128) u8 smem[];
+    __shared__ __align__(8) u64 barriers[2 * T::STAGES];
+    const Ring<T> ring(smem_address(smem), smem_address(barriers));
+    if (threadIdx.x < 128) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 0) {
+            prefetch_map(&of_rows);
+            prefetch_map(&of_filters);
+            produce<T, DGRAD>(ring, of_rows, of_filters, map, p, tiles, group_rows);
+        }
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    const int consumer = (threadIdx.x >> 7) - 1;
+    const int channels = DGRAD ? p.k_row : p.c_row;
+    const int k_blocks = map.taps[0] * map.taps[1] * map.taps[2] * ((channels + T::K_BLOCK - 1) / T::K_BLOCK);
+    u8* staged = smem + (ring.stages - smem_address(smem)) + T::STAGED;
+    Stage<T::STAGES> read;
+#pragma unroll 1
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const TilePlace at = tile_place<T>(p, tile, group_rows);
+        if (at.m0 >= at.m_end) {
+            empty(at);
+            continue;
+        }
+        typename T::Accumulators acc;
+        multiply<T, false, DGRAD>(acc, ring, read, k_blocks, consumer);
+#pragma unroll 1
+        for (int part = 0; part < T::N / T::COLUMNS; ++part) {
+            const int n0 = at.n0 + part * T::COLUMNS;
+            if (n0 >= width) break;
+            // What was staged before has been read.
+            T::Part::synchronize();
+            stage_part<T>(staged, acc, consumer, part, bias, n0, width);
+            T::Part::synchronize();
+            finish(staged, at, n0);
+        }
+    }
+}

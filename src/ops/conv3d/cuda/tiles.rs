@@ -1,0 +1,135 @@
+//! The tiles that there are kernels for, and what a pass costs with each.
+
+use super::super::Operator;
+use super::plan::Path;
+use super::reuse::Gather;
+
+/// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
+pub(super) const PROCESSORS: usize = 132;
+
+/// A tile: rows, columns, threads, bytes of shared memory.
+pub(super) struct Tile(pub usize, pub usize, pub u32, pub u32);
+
+const HIGH: Tile = Tile(256, 128, 256, 73728);
+const WIDE: Tile = Tile(128, 256, 256, 73728);
+const BROAD: Tile = Tile(64, 256, 256, 61440);
+const LARGE: Tile = Tile(128, 128, 128, 49152);
+const TALL: Tile = Tile(128, 64, 128, 49152);
+const SMALL: Tile = Tile(64, 64, 128, 32768);
+
+const FPROP: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
+const DGRAD: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
+const WGRAD: &[Tile] = &[WIDE, BROAD, LARGE, SMALL];
+const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152)];
+const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768)];
+const EXACT: &[Tile] = &[Tile(64, 64, 128, 0)];
+
+/// Of wgmma: fprop and dgrad, which stage a part of the result, and wgrad.
+const STAGED_SM90: &[Tile] = &[
+    Tile(128, 256, 384, 216064),
+    Tile(256, 128, 384, 218112),
+    Tile(128, 128, 384, 216064),
+    Tile(256, 64, 384, 185344),
+];
+const WGRAD_SM90: &[Tile] = &[
+    Tile(128, 256, 384, 197632),
+    Tile(256, 128, 384, 197632),
+    Tile(128, 128, 384, 197632),
+    Tile(64, 256, 384, 205824),
+];
+
+/// The tiles of the kernels of a pass.
+pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
+    match (path, pass) {
+        (Path::Exact, _) => EXACT,
+        (Path::Stem, Operator::Wgrad) => WGRAD_STEM,
+        (Path::Stem, _) => FPROP_STEM,
+        (Path::Dense, Operator::Fprop) => FPROP,
+        (Path::Dense, Operator::Dgrad) => DGRAD,
+        (Path::Dense, Operator::Wgrad) => WGRAD,
+        (Path::Warpgroup, Operator::Wgrad) => WGRAD_SM90,
+        (Path::Warpgroup, _) => STAGED_SM90,
+    }
+}
+
+/// What `mma.sync` and wgmma reach of the 495 T multiply-adds of bf16 a second of an H100, in percent: the former as
+/// measured for CUTLASS's kernels on A100, the latter for GEMMs on H100 and H200 (790 TFLOP/s).
+const SYNC_PERCENT: usize = 62;
+const WARPGROUP_PERCENT: usize = 80;
+
+/// Multiply-adds of `mma.sync` in the time in which the second-level cache delivers one bf16 element: about 0.62 of an
+/// H100's 495 T a second over 2.85 T elements a second (5.7 TB/s). Assumed, not measured.
+const BALANCE: usize = 107;
+
+/// A product to be divided into tiles, `times` times.
+pub(super) struct Product {
+    pub path: Path,
+    pub gather: Gather,
+    pub rows: usize,
+    pub columns: usize,
+    pub times: usize,
+}
+
+impl Tile {
+    /// The time that one step along the reduction takes, in multiply-adds of `mma.sync`: for all products of the tile,
+    /// or until the operands have arrived from the second-level cache. What lies outside is not read, and of the gathered
+    /// operand only what no tap before has read, unless TMA reads it, which bypasses the first-level cache.
+    fn step(&self, of: &Product) -> usize {
+        let (rows, columns) = (self.0.min(of.rows), self.1.min(of.columns));
+        if of.path == Path::Warpgroup {
+            // Channels are reduced, and of wgrad are columns, in blocks of 64.
+            let channels = of.gather.channels.max(1);
+            let padded = if of.gather.pass == Operator::Wgrad { channels } else { channels.next_multiple_of(64) };
+            let products = (self.0 * self.1 * SYNC_PERCENT).div_ceil(WARPGROUP_PERCENT);
+            return (products.max(BALANCE * (rows + columns)) * padded).div_ceil(channels);
+        }
+        let fresh = of.gather.fresh([self.0, self.1]);
+        let read = match of.gather.pass {
+            Operator::Wgrad => rows + (columns as f64 * fresh).ceil() as usize,
+            _ => columns + (rows as f64 * fresh).ceil() as usize,
+        };
+        (self.0 * self.1).max(BALANCE * read)
+    }
+
+    /// Number of such tiles in each direction.
+    pub fn tiles(&self, rows: usize, columns: usize) -> [usize; 2] {
+        [rows.div_ceil(self.0), columns.div_ceil(self.1)]
+    }
+
+    /// Blocks that the busiest multiprocessor computes one after another, of `count` times all tiles.
+    fn waves(&self, of: &Product, count: usize) -> usize {
+        (self.tiles(of.rows, of.columns).iter().product::<usize>() * of.times * count).div_ceil(PROCESSORS)
+    }
+
+    /// The division of `pixels` that finishes first, of wgrad among those of at most four blocks a multiprocessor.
+    pub fn divide(&self, of: &Product, pixels: usize) -> Split {
+        let step = self.step(of);
+        if of.gather.pass != Operator::Wgrad {
+            return Split { size: pixels, count: 1, cost: self.waves(of, 1) * step };
+        }
+        // The pixels of one split are whole k-blocks, and at least eight.
+        let depth = if of.path == Path::Warpgroup { 64 } else { 32 };
+        let tiles = self.tiles(of.rows, of.columns).iter().product::<usize>() * of.times;
+        let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * depth)).max(1);
+        let divided = |wanted: usize| {
+            let size = pixels.div_ceil(wanted).next_multiple_of(depth).max(depth);
+            let count = pixels.div_ceil(size).max(1);
+            let products = self.waves(of, count) * size * step;
+            // A sum is written and read: eight bytes, which are four elements. All multiprocessors share this work.
+            let sums = count * of.rows * of.columns * of.times * 4 * BALANCE;
+            let sums = if count > 1 { sums.div_ceil(PROCESSORS) } else { 0 };
+            Split { size, count, cost: products + sums }
+        };
+        (2..=most).map(divided).fold(divided(1), |best, next| if next.cost < best.cost { next } else { best })
+    }
+}
+
+/// How the reduction of wgrad, which is over pixels, is divided among blocks.
+pub(super) struct Split {
+    /// Pixels of one block.
+    pub size: usize,
+    /// Number of such parts. Each writes partial sums, which are added afterwards if there are several.
+    pub count: usize,
+    /// Time until the busiest multiprocessor is done, and the partial sums are added, in multiply-adds.
+    pub cost: usize,
+}

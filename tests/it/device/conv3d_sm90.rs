@@ -1,0 +1,81 @@
+//! The convolutions with TMA and wgmma against the definition, on the simulator's Hopper.
+
+use super::conv3d::{Kernels, chain_of_gradients, statistics_of, tiles_of};
+use proptest::prelude::*;
+use tubelet::ops::conv3d::{Conv3d, Geometry};
+use tubelet::shape::Window;
+
+/// Tiles of the portable kernels, which come first.
+const PORTABLE: usize = 4;
+
+fn problem(x: [usize; 5], k: usize, kernel: [usize; 3], window: Window) -> Option<Conv3d> {
+    let w = [k, kernel[0], kernel[1], kernel[2], x[4]];
+    Conv3d::new("conv3d", x.into(), w.into(), &Geometry::new(window)).ok()
+}
+
+#[test]
+pub fn every_tile_of_hopper() {
+    for (name, x, k, kernel, stride) in [
+        ("dense", [1, 3, 9, 10, 24], 136, [1, 3, 3], [1, 1, 1]),
+        // More than one k-block of channels, more than one column of tiles, samples that end within a tile.
+        ("deep", [3, 2, 7, 6, 136], 264, [1, 1, 1], [1, 1, 1]),
+        ("strided", [1, 4, 9, 8, 136], 24, [3, 1, 1], [2, 1, 2]),
+        ("odd", [2, 2, 7, 7, 19], 67, [1, 3, 1], [1, 1, 1]),
+    ] {
+        let p = problem(x, k, kernel, Window::same(kernel).strided(stride)).unwrap();
+        for (pass, tiles) in tiles_of(name, &p, Kernels::Hopper, PORTABLE) {
+            assert_eq!(tiles, 4, "{name} {pass:?}");
+        }
+    }
+}
+
+/// More tiles than the grid has blocks, which each compute several then, with a ring of stages that goes on.
+#[test]
+fn blocks_compute_several_tiles() {
+    let p = problem([1, 2, 105, 97, 8], 8, [1, 1, 1], Window::same([1, 1, 1])).unwrap();
+    tiles_of("many", &p, Kernels::Hopper, PORTABLE);
+}
+
+#[test]
+pub fn statistics_leave_with_the_result_of_hopper() {
+    statistics_of(Kernels::Hopper, HOPPER_STATISTICS);
+}
+
+const HOPPER_STATISTICS: &[([usize; 5], usize, [usize; 3])] =
+    &[([2, 3, 5, 7, 16], 24, [1, 3, 3]), ([2, 1, 92, 92, 64], 70, [1, 1, 1]), ([2, 1, 40, 40, 64], 264, [1, 1, 1])];
+
+#[test]
+pub fn a_chain_of_gradients_in_one_launch_of_hopper() {
+    for zeros in [false, true] {
+        chain_of_gradients(
+            Kernels::Hopper,
+            zeros,
+            &[
+                ([2, 3, 6, 7, 72], 64, [1, 3, 3], [1, 2, 2], 2),
+                ([1, 1, 92, 92, 72], 64, [1, 1, 1], [1, 1, 1], 1),
+                ([1, 1, 40, 40, 264], 64, [1, 1, 1], [1, 1, 1], 1),
+            ],
+        );
+    }
+}
+
+/// Any window that TMA can gather, and some that it cannot, for which there are only portable tiles.
+fn any_problem() -> impl Strategy<Value = Conv3d> {
+    let axis = || (1usize..=9, 1usize..=3, 1usize..=3, 0usize..=3, 1usize..=2);
+    (1usize..=2, 5usize..=140, 1usize..=140, axis(), axis(), axis()).prop_filter_map(
+        "the filter fits",
+        |(n, c, k, t, h, w)| {
+            let window = Window { stride: [t.2, h.2, w.2], pad: [t.3, h.3, w.3], dilation: [t.4, h.4, w.4] };
+            problem([n, t.0, h.0, w.0, c], k, [t.1, h.1, w.1], window)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn any_shape(p in any_problem()) {
+        tiles_of("any", &p, Kernels::Hopper, PORTABLE);
+    }
+}
