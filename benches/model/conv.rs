@@ -40,11 +40,11 @@ pub fn share(launch: &Launch, pass: Pass, p: &Launched) -> f64 {
 
 /// The products that a launch computes.
 fn of_launch<'a>(launch: &Launch, pass: Pass, all: &'a [Product]) -> &'a [Product] {
-    if pass != Pass::Dgrad || !by_tma(&launch.name) {
+    if pass != Pass::Dgrad || !by_tma(&launch.name) || launch.name.contains("_halo_") {
         return all;
     }
     let [.., class, _] = &launch.values[..] else { return all };
-    let class = class[..].try_into().map_or(0, u32::from_le_bytes) as usize;
+    let class = word(class);
     all.get(class..class + 1).unwrap_or(all)
 }
 
@@ -80,8 +80,18 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
     let operations = main.mma as f64 * warps + main.wgmma as f64 * warps / 4.0;
     let [m, n] = named(&launch.name).or_else(|| solved(main, operations, warps, &first, launch.spread.grid[0]))?;
     let k = (operations / (2 * m * n) as f64).round().max(16.0) as usize;
-    let inside = inside(pass, p, products);
-    let mut all = Tiled { blocks: 0.0, k_blocks: 0.0, operands: 0.0, again: 0.0, stage: ((m + n) * k * 2) as f64 };
+    // Where the pixels of a tile are copied with their halo: positions of all frames, and pixels copied for each tap.
+    let halo = launch.values.iter().find(|value| value.len() == 16).filter(|_| launch.name.contains("_halo_"));
+    let halo = halo.map(|value| [0, 1, 2].map(|i| word(&value[4 * i..])));
+    let of_taps = halo.map(|[pitch, lines, _]| (pitch * lines).div_ceil(p.kernel[1] * p.kernel[2]));
+    let inside = if halo.is_some() { 1.0 } else { inside(pass, p, products) };
+    let mut all = Tiled {
+        blocks: 0.0,
+        k_blocks: 0.0,
+        operands: 0.0,
+        again: 0.0,
+        stage: ((of_taps.unwrap_or(m) + n) * k * 2) as f64,
+    };
     let operator = match pass {
         Pass::Fprop => Operator::Fprop,
         Pass::Dgrad => Operator::Dgrad,
@@ -96,9 +106,12 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         let wgrad = pass == Pass::Wgrad;
         let columns = if wgrad { filled(product.columns) } else { product.columns };
         let depth = if wgrad { product.depth } else { filled(product.depth) };
-        let [down, across] = [product.rows.div_ceil(m), columns.div_ceil(n)];
+        let frames = if pass == Pass::Dgrad { p.input[0] } else { p.out[0] };
+        let down = halo.map_or(product.rows.div_ceil(m), |[_, _, tiles]| p.n * frames * tiles);
+        let across = columns.div_ceil(n);
         let blocks = (down * across * splits) as f64;
-        let (rows, columns) = ((product.rows * across) as f64, (product.columns * down) as f64);
+        let rows = of_taps.map_or(product.rows, |pixels| pixels * down);
+        let (rows, columns) = ((rows * across) as f64, (product.columns * down) as f64);
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
@@ -109,6 +122,11 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
     }
     all.k_blocks /= all.blocks.max(1.0);
     Some(all)
+}
+
+/// A number of an argument.
+fn word(bytes: &[u8]) -> usize {
+    bytes.first_chunk().map_or(0, |four| u32::from_le_bytes(*four)) as usize
 }
 
 /// Rows and columns of a block's tile, if the kernel's name has them: `128x64`.

@@ -58,6 +58,14 @@ __device__ __forceinline__ void tma_load(u32 to, const TensorMap* map, u32 barri
         : "memory");
 }
 
+__device__ __forceinline__ void tma_load(u32 to, const TensorMap* map, u32 barrier, int c, int w, int h, int t, int n) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c), "r"(w), "r"(h), "r"(t), "r"(n)
+        : "memory");
+}
+
 // Copies channels from `c` on of consecutive pixels of `n t h w c`, in im2col mode: the first pixel is at these
 // coordinates of the tap with offset 0, and the offsets (0 or more) of the tap move all pixels.
 __device__ __forceinline__ void tma_load_im2col(u32 to, const TensorMap* map, u32 barrier, int c, int w, int h, int t,

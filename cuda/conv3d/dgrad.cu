@@ -33,7 +33,7 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
     typename T::Accumulators acc;
     mainloop<T, false, true>(acc, smem_address(smem), (length + 31) >> 5, pixels, filters);
     Out::stage(smem, acc);
-    auto place = [&](int m) { return input_pixel(p, map, m); };
+    const InClass place = {p, map};
     if (norm_relu.normed) {
         Out::norm_relu(smem, dx, row, norm_relu, group, m0, m_end, n0, p.c, place);
     } else {

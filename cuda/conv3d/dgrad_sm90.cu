@@ -13,7 +13,7 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
     auto row = [&](const TilePlace& at) {
         return sums + ((size_t)(at.group * classes + z) * p.group_tiles + at.within) * 2 * p.c;
     };
-    auto place = [&](int m) { return input_pixel(p, map, m); };
+    const InClass place = {p, map};
     auto finish = [&](u8* smem, const TilePlace& at, int n0) {
         if (norm_relu.normed) {
             Part::norm_relu(smem, dx, row(at), norm_relu, at.group, at.m0, at.m_end, n0, p.c, place);

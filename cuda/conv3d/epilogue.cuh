@@ -2,6 +2,7 @@
 // operation needs of it.
 #pragma once
 #include "conv3d/mainloop.cuh"
+#include "conv3d/problem.cuh"
 
 // dgrad with the ReLU and batch norm before it. Tensors have the shape of dx; `normed` is null where there is no such
 // epilogue.
@@ -15,6 +16,20 @@ struct NormRelu {
     const float* beta;
 };
 
+// Where the rows of the GEMM are stored if its rows are pixels of the result, in order.
+struct InOrder {
+    static constexpr bool GAPS = false;
+    __device__ __forceinline__ int operator()(int m) const { return m; }
+};
+
+// The same for a residue class of dgrad.
+struct InClass {
+    static constexpr bool GAPS = false;
+    const Conv& p;
+    const GatherMap& map;
+    __device__ __forceinline__ int operator()(int m) const { return input_pixel(p, map, m); }
+};
+
 // What happens to a tile that is staged in smem: T::M rows of T::N columns, by T::THREADS threads.
 template <class T>
 struct StagedTile {
@@ -24,7 +39,7 @@ struct StagedTile {
     static __device__ __forceinline__ u32 staged(int row, int column) { return row * PITCH + column * 2; }
 
     // Stores the staged rows `m0 .. m_end`. Row m of the GEMM is row `place(m)` of `to`, whose rows have `width`
-    // columns.
+    // columns. Where `Place::GAPS`, it may be negative: such a row is nothing.
     template <class Place>
     static __device__ __forceinline__ void store(const u8* smem, bf16* __restrict__ to, int m0, int m_end, int n0,
                                                  int width, Place place) {
@@ -34,15 +49,17 @@ struct StagedTile {
             const int column = T::thread() % CHUNKS * 8;
 #pragma unroll 2
             for (int r = T::thread() / CHUNKS; r < rows; r += T::THREADS / CHUNKS) {
-                if (column < columns) {
-                    *(uint4*)(to + (u32)(place(m0 + r) * width + n0 + column)) =
-                        *(const uint4*)(smem + staged(r, column));
+                const int row = place(m0 + r);
+                if (column < columns && !(Place::GAPS && row < 0)) {
+                    *(uint4*)(to + (u32)(row * width + n0 + column)) = *(const uint4*)(smem + staged(r, column));
                 }
             }
         } else {
             // Rows are not aligned to 16 bytes: a warp writes a row, one element a lane.
             for (int r = T::thread() >> 5; r < rows; r += T::THREADS / 32) {
-                const u32 at = (u32)(place(m0 + r) * width + n0);
+                const int row = place(m0 + r);
+                if (Place::GAPS && row < 0) continue;
+                const u32 at = (u32)(row * width + n0);
                 for (int c = T::thread() & 31; c < columns; c += 32) {
                     to[at + c] = *(const bf16*)(smem + staged(r, c));
                 }
@@ -63,16 +80,20 @@ struct StagedTile {
         }
     }
 
-    // Column sums of the staged tile, `row[2][width]`: Σ (y - shift) and Σ (y - shift)² over its `rows` rows, in a
-    // fixed order. A thread sums two columns over every PARTS-th row.
+    // Column sums of the staged tile, `row[2][width]`: Σ (y - shift) and Σ (y - shift)² over its rows `m0 .. m_end`, in
+    // a fixed order. A thread sums two columns over every PARTS-th row.
+    template <class Place>
     static __device__ __forceinline__ void column_sums(u8* smem, float* __restrict__ row,
-                                                       const float* __restrict__ shift, int rows, int n0, int width) {
+                                                       const float* __restrict__ shift, int m0, int m_end, int n0,
+                                                       int width, Place place) {
+        const int rows = min(T::M, m_end - m0);
         constexpr int PARTS = T::THREADS / (T::N / 2);
         const int c = T::thread() % (T::N / 2) * 2, part = T::thread() / (T::N / 2);
         const float s0 = n0 + c < width ? shift[n0 + c] : 0.0f, s1 = n0 + c + 1 < width ? shift[n0 + c + 1] : 0.0f;
         float a0 = 0.0f, a1 = 0.0f, q0 = 0.0f, q1 = 0.0f;
 #pragma unroll 4
         for (int r = part; r < rows; r += PARTS) {
+            if (Place::GAPS && place(m0 + r) < 0) continue;
             const u32 y = *(const u32*)(smem + staged(r, c));
             const float y0 = bf16_lo(y) - s0, y1 = bf16_hi(y) - s1;
             a0 += y0, a1 += y1;
@@ -107,7 +128,9 @@ struct StagedTile {
             const uint4 nothing = make_uint4(0, 0, 0, 0);
 #pragma unroll 1
             for (int r = part; r < rows; r += PARTS) {
-                const u32 at = (u32)(place(m0 + r) * width + channel);
+                const int of = place(m0 + r);
+                if (Place::GAPS && of < 0) continue;
+                const u32 at = (u32)(of * width + channel);
                 const uint4 x4 = *(const uint4*)(with.normed + at);
                 const uint4 a4 = with.add ? *(const uint4*)(with.add + at) : nothing;
                 const uint4 y4 = with.mask ? *(const uint4*)(with.mask + at) : nothing;

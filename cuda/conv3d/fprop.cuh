@@ -25,8 +25,8 @@ __device__ __forceinline__ void fprop(const bf16* __restrict__ x, const bf16* __
     mainloop<T, false, false>(acc, smem_address(smem), (length + 31) >> 5, pixels, filters);
     Out::add_bias(acc, bias, n0, p.k);
     Out::stage(smem, acc);
-    Out::store(smem, y, m0, m_end, n0, p.k, [](int m) { return m; });
-    if (sums) Out::column_sums(smem, sums + (size_t)tile * 2 * p.k, shift, m_end - m0, n0, p.k);
+    Out::store(smem, y, m0, m_end, n0, p.k, InOrder());
+    if (sums) Out::column_sums(smem, sums + (size_t)tile * 2 * p.k, shift, m0, m_end, n0, p.k, InOrder());
 }
 
 // The convolution of `x` (`n t h w c_row`) with `w` (`k kt kh kw c_row`): `y` is `n to ho wo k`. `bias [k]` may be

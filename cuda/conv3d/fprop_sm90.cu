@@ -8,10 +8,10 @@ __device__ __forceinline__ void fprop(const TensorMap& x, const TensorMap& w, co
                                       const Conv& p, int tiles) {
     using Part = StagedTile<typename T::Part>;
     auto finish = [&](u8* smem, const TilePlace& at, int n0) {
-        Part::store(smem, y, at.m0, at.m_end, n0, p.k, [](int m) { return m; });
+        Part::store(smem, y, at.m0, at.m_end, n0, p.k, InOrder());
         if (!sums) return;
         float* row = sums + (size_t)(at.group * p.group_tiles + at.within) * 2 * p.k;
-        Part::column_sums(smem, row, shift, at.m_end - at.m0, n0, p.k);
+        Part::column_sums(smem, row, shift, at.m0, at.m_end, n0, p.k, InOrder());
     };
     gemm<T, false>(x, w, gather_map_fprop(p), p, tiles, p.group_rows, bias, p.k, finish, [](const TilePlace&) {});
 }

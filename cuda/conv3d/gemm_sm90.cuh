@@ -73,33 +73,6 @@ __device__ __forceinline__ void produce(const Ring<T>& ring, const TensorMap& of
     }
 }
 
-// Columns `part` · T::COLUMNS and following of a consumer's accumulators, with the bias of each column added, rounded to
-// bf16 into smem. `bias` may be null, and there are `width` columns in all.
-template <class T>
-__device__ __forceinline__ void stage_part(u8* smem, const typename T::Accumulators& acc, int consumer, int part,
-                                           const float* __restrict__ bias, int n0, int width) {
-    using Part = StagedTile<typename T::Part>;
-    static_assert(T::WIDTH == T::N, "consumers have all columns");
-    const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
-    const int row = T::consumer_m(consumer) + warp * 16 + (lane >> 2), column = (lane & 3) * 2;
-    // Registers cannot be indexed: the part is compared with each that there is.
-#pragma unroll
-    for (int q = 0; q < T::N / T::COLUMNS; ++q) {
-        if (q != part) continue;
-#pragma unroll
-        for (int j = 0; j < T::COLUMNS / 8; ++j) {
-            const int c = n0 + column + j * 8;
-            const float lo = bias && c < width ? bias[c] : 0.0f, hi = bias && c + 1 < width ? bias[c + 1] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < T::ROWS; ++i) {
-                const float* v = acc.at[i] + (q * T::COLUMNS + j * 8) / 2;
-                *(u32*)(smem + Part::staged(row + i * 64, column + j * 8)) = pack_bf16(v[0] + lo, v[1] + hi);
-                *(u32*)(smem + Part::staged(row + i * 64 + 8, column + j * 8)) = pack_bf16(v[2] + lo, v[3] + hi);
-            }
-        }
-    }
-}
-
 // The whole kernel. `finish(smem, at, n0)` stores the part of the tile `at` that is staged, whose columns begin at `n0`.
 // `empty(at)` is called for a tile without rows.
 template <class T, bool DGRAD, class Finish, class Empty>

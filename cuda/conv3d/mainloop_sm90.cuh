@@ -3,6 +3,7 @@
 #pragma once
 #include "common/tma.cuh"
 #include "common/wgmma.cuh"
+#include "conv3d/epilogue.cuh"
 
 // The threadblock tile (M x N of the product) and the pipeline stages. A stage holds one k-block of both operands: 64 of
 // K. Each of two consumer warpgroups computes half of the rows, or half of the columns of a tile of 64 rows. COLUMNS of
@@ -81,35 +82,46 @@ struct Ring {
     }
 };
 
-// A consumer: `acc` = the product of `k_blocks` k-blocks of the ring, for its half of the tile. A_MN_MAJOR,
-// B_MN_MAJOR: the operand is [k][row or column] in smem, in blocks of 64 rows or columns, otherwise [row or column][k].
+// A consumer's part of the product of one k-block, whose operands begin at `a` and `b`. A_MN_MAJOR, B_MN_MAJOR: the
+// operand is [k][row or column] in smem, in blocks of 64 rows or columns, otherwise [row or column][k].
 template <class T, bool A_MN_MAJOR, bool B_MN_MAJOR>
-__device__ __forceinline__ void multiply(typename T::Accumulators& acc, const Ring<T>& ring, Stage<T::STAGES>& read,
-                                         int k_blocks, int consumer) {
+__device__ __forceinline__ void multiply_k_block(typename T::Accumulators& acc, u32 a, u32 b) {
     constexpr u32 BLOCK = T::K_BLOCK * 128;  // bytes of 64 rows or columns
-    Stage<T::STAGES> done = read;
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < T::K_BLOCK / 16; ++k) {
+        // Sixteen k are 32 bytes of a row, or two atoms of eight k.
+        const u64 of_b = operand<B_MN_MAJOR>(b + k * (B_MN_MAJOR ? 2048 : 32), BLOCK);
+#pragma unroll
+        for (int i = 0; i < T::ROWS; ++i) {
+            const u64 of_a = operand<A_MN_MAJOR>(a + i * BLOCK + k * (A_MN_MAJOR ? 2048 : 32), BLOCK);
+            Wgmma<T::WIDTH, A_MN_MAJOR, B_MN_MAJOR>::multiply(acc.at[i], of_a, of_b);
+        }
+    }
+    wgmma_commit();
+}
+
+template <class T>
+__device__ __forceinline__ void clear(typename T::Accumulators& acc) {
 #pragma unroll
     for (float(&c)[T::WIDTH / 2] : acc.at) {
 #pragma unroll
         for (float& v : c) v = 0.0f;
     }
+}
+
+// A consumer: `acc` = the product of `k_blocks` k-blocks of the ring, for its half of the tile.
+template <class T, bool A_MN_MAJOR, bool B_MN_MAJOR>
+__device__ __forceinline__ void multiply(typename T::Accumulators& acc, const Ring<T>& ring, Stage<T::STAGES>& read,
+                                         int k_blocks, int consumer) {
+    Stage<T::STAGES> done = read;
+    clear<T>(acc);
 #pragma unroll 1
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
         barrier_wait(ring.full + 8 * read.index, read.parity);
-        const u32 stage = ring.stages + read.index * T::STAGE_BYTES;
-        const u32 a = stage + T::consumer_m(consumer) * 128, b = stage + T::A_BYTES + T::consumer_n(consumer) * 128;
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < T::K_BLOCK / 16; ++k) {
-            // Sixteen k are 32 bytes of a row, or two atoms of eight k.
-            const u64 of_b = operand<B_MN_MAJOR>(b + k * (B_MN_MAJOR ? 2048 : 32), BLOCK);
-#pragma unroll
-            for (int i = 0; i < T::ROWS; ++i) {
-                const u64 of_a = operand<A_MN_MAJOR>(a + i * BLOCK + k * (A_MN_MAJOR ? 2048 : 32), BLOCK);
-                Wgmma<T::WIDTH, A_MN_MAJOR, B_MN_MAJOR>::multiply(acc.at[i], of_a, of_b);
-            }
-        }
-        wgmma_commit();
+        const u32 a = ring.stages + read.index * T::STAGE_BYTES, b = a + T::A_BYTES;
+        multiply_k_block<T, A_MN_MAJOR, B_MN_MAJOR>(acc, a + T::consumer_m(consumer) * 128,
+                                                    b + T::consumer_n(consumer) * 128);
         // The products of the k-block before are done when only those of this one are pending.
         wgmma_wait<1>();
         if (k_block > 0) {
@@ -120,4 +132,31 @@ __device__ __forceinline__ void multiply(typename T::Accumulators& acc, const Ri
     }
     wgmma_wait<0>();
     if (k_blocks > 0) ring.release(done);
+}
+
+// Columns `part` · T::COLUMNS and following of a consumer's accumulators, with the bias of each column added, rounded to
+// bf16 into smem. `bias` may be null, and there are `width` columns in all.
+template <class T>
+__device__ __forceinline__ void stage_part(u8* smem, const typename T::Accumulators& acc, int consumer, int part,
+                                           const float* __restrict__ bias, int n0, int width) {
+    using Part = StagedTile<typename T::Part>;
+    static_assert(T::WIDTH == T::N, "consumers have all columns");
+    const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
+    const int row = T::consumer_m(consumer) + warp * 16 + (lane >> 2), column = (lane & 3) * 2;
+    // Registers cannot be indexed: the part is compared with each that there is.
+#pragma unroll
+    for (int q = 0; q < T::N / T::COLUMNS; ++q) {
+        if (q != part) continue;
+#pragma unroll
+        for (int j = 0; j < T::COLUMNS / 8; ++j) {
+            const int c = n0 + column + j * 8;
+            const float lo = bias && c < width ? bias[c] : 0.0f, hi = bias && c + 1 < width ? bias[c + 1] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < T::ROWS; ++i) {
+                const float* v = acc.at[i] + (q * T::COLUMNS + j * 8) / 2;
+                *(u32*)(smem + Part::staged(row + i * 64, column + j * 8)) = pack_bf16(v[0] + lo, v[1] + hi);
+                *(u32*)(smem + Part::staged(row + i * 64 + 8, column + j * 8)) = pack_bf16(v[2] + lo, v[3] + hi);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::conv3d::{Kernels, chain_of_gradients, statistics_of, tiles_of};
 use proptest::prelude::*;
-use tubelet::ops::conv3d::{Conv3d, Geometry};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator};
 use tubelet::shape::Window;
 
 /// Tiles of the portable kernels, which come first.
@@ -21,10 +21,14 @@ pub fn every_tile_of_hopper() {
         ("deep", [3, 2, 7, 6, 136], 264, [1, 1, 1], [1, 1, 1]),
         ("strided", [1, 4, 9, 8, 136], 24, [3, 1, 1], [2, 1, 2]),
         ("odd", [2, 2, 7, 7, 19], 67, [1, 3, 1], [1, 1, 1]),
+        ("volume", [1, 4, 12, 26, 72], 16, [3, 3, 3], [1, 1, 1]),
     ] {
         let p = problem(x, k, kernel, Window::same(kernel).strided(stride)).unwrap();
+        // Tiles with halos are for strides of 1 and several taps within a frame.
+        let halo = stride == [1; 3] && kernel[1] > 1;
         for (pass, tiles) in tiles_of(name, &p, Kernels::Hopper, PORTABLE) {
-            assert_eq!(tiles, 4, "{name} {pass:?}");
+            let wanted = if halo && pass != Operator::Wgrad { 8 } else { 4 };
+            assert_eq!(tiles, wanted, "{name} {pass:?}");
         }
     }
 }
@@ -71,8 +75,25 @@ fn any_problem() -> impl Strategy<Value = Conv3d> {
     )
 }
 
+/// The same with strides of 1.
+fn any_dense_problem() -> impl Strategy<Value = Conv3d> {
+    let axis = |most: usize| (1..=most, 1usize..=3, 0usize..=2, 1usize..=2);
+    (1usize..=2, 5usize..=80, 1usize..=80, axis(4), axis(12), axis(30)).prop_filter_map(
+        "the filter fits",
+        |(n, c, k, t, h, w)| {
+            let window = Window { stride: [1; 3], pad: [t.2, h.2, w.2], dilation: [t.3, h.3, w.3] };
+            problem([n, t.0, h.0, w.0, c], k, [t.1, h.1, w.1], window)
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn any_dense_shape(p in any_dense_problem()) {
+        tiles_of("dense", &p, Kernels::Hopper, PORTABLE);
+    }
 
     #[test]
     fn any_shape(p in any_problem()) {

@@ -1,6 +1,7 @@
 //! The launches of a planned pass, on device addresses: no tensors, no allocation.
 
 use super::super::{Conv3d, Operator};
+use super::halo::Halo;
 use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::{Conv, Divisor};
 use super::windows;
@@ -21,6 +22,10 @@ static DGRAD_SM90_FILE: Module =
     Module::new("conv3d_dgrad_sm90", include_str!("../../../../ptx/conv3d_dgrad_sm90.sm_90a.ptx"));
 static WGRAD_SM90_FILE: Module =
     Module::new("conv3d_wgrad_sm90", include_str!("../../../../ptx/conv3d_wgrad_sm90.sm_90a.ptx"));
+static FPROP_HALO_FILE: Module =
+    Module::new("conv3d_fprop_halo_sm90", include_str!("../../../../ptx/conv3d_fprop_halo_sm90.sm_90a.ptx"));
+static DGRAD_HALO_FILE: Module =
+    Module::new("conv3d_dgrad_halo_sm90", include_str!("../../../../ptx/conv3d_dgrad_halo_sm90.sm_90a.ptx"));
 
 /// `x w bias y sums shift`.
 type Forward = Kernel<(In, In, In, Out, Out, In, Pod<Conv>)>;
@@ -29,6 +34,8 @@ type Backward = Kernel<(In, In, Out, Out, In, In, In, In, In, In, In, Pod<Conv>)
 /// The same with tensors of TMA, and the number of tiles; of dgrad also the residue class and how many there are.
 type ForwardSm90 = Kernel<(Map, Map, In, Out, Out, In, Pod<Conv>, u32)>;
 type BackwardSm90 = Kernel<(Map, Map, InOut, InOut, In, In, In, In, In, In, In, Pod<Conv>, u32, u32, u32)>;
+type ForwardHalo = Kernel<(Map, Map, In, Out, Out, In, Pod<Conv>, Pod<Halo>, u32)>;
+type BackwardHalo = Kernel<(Map, Map, Out, Out, In, In, In, In, In, In, In, Pod<Conv>, Pod<Halo>, u32)>;
 type PlainSm90 = Kernel<(Map, Map, Out, Pod<Conv>, u32)>;
 /// `x w bias y` of the exact path.
 type ExactForward = Kernel<(In, In, In, Out, Pod<Conv>)>;
@@ -77,6 +84,25 @@ static WGRAD_SM90: PlainSm90 = Kernel::new(
     ],
 );
 
+static FPROP_HALO: ForwardHalo = Kernel::new(
+    &FPROP_HALO_FILE,
+    &[
+        "conv3d_fprop_halo_sm90_128x256_bf16",
+        "conv3d_fprop_halo_sm90_256x128_bf16",
+        "conv3d_fprop_halo_sm90_128x128_bf16",
+        "conv3d_fprop_halo_sm90_256x64_bf16",
+    ],
+);
+static DGRAD_HALO: BackwardHalo = Kernel::new(
+    &DGRAD_HALO_FILE,
+    &[
+        "conv3d_dgrad_halo_sm90_128x256_bf16",
+        "conv3d_dgrad_halo_sm90_256x128_bf16",
+        "conv3d_dgrad_halo_sm90_128x128_bf16",
+        "conv3d_dgrad_halo_sm90_256x64_bf16",
+    ],
+);
+
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);
 
@@ -100,6 +126,8 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         FPROP_SM90.declared(),
         DGRAD_SM90.declared(),
         WGRAD_SM90.declared(),
+        FPROP_HALO.declared(),
+        DGRAD_HALO.declared(),
         FPROP_STEM.declared(),
         WGRAD_STEM.declared(),
         PAD.declared(),
@@ -144,6 +172,13 @@ impl Work<'_> {
         self.gpu.tensor_map(&windows::windows(self.problem, pass, z, rows.0, channels as usize, pixels))
     }
 
+    /// The operand that `pass` gathers, for TMA: the lines of one tile.
+    fn lines(&self, rows: In, pass: Operator, halo: &Halo) -> Result<Map> {
+        let conv = &self.plan.conv;
+        let channels = if pass == Operator::Dgrad { conv.k_row } else { conv.c_row };
+        self.gpu.tensor_map(&windows::lines(self.problem, pass, rows.0, channels as usize, halo))
+    }
+
     /// The filters, for TMA: `filters` a copy.
     fn filters(&self, w: In, filters: usize) -> Result<Map> {
         self.gpu.tensor_map(&windows::filters(self.problem, w.0, self.plan.conv.c_row as usize, filters))
@@ -174,7 +209,11 @@ impl Work<'_> {
             Some((shift, _)) => (shift, self.of_tiles(p.k)),
             None => (NOTHING_IN, NOTHING_OUT),
         };
-        if plan.path == Path::Warpgroup {
+        if let Some(halo) = plan.halo {
+            let (x, w) = (self.lines(x, Operator::Fprop, &halo)?, self.filters(w, plan.tile[1])?);
+            let args = (x, w, bias, y, of_tiles, shift, conv, Pod(halo), plan.tiles as u32);
+            FPROP_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;
+        } else if plan.path == Path::Warpgroup {
             let (x, w) = (self.windows(x, Operator::Fprop, 0, plan.tile[0])?, self.filters(w, plan.tile[1])?);
             let args = (x, w, bias, y, of_tiles, shift, conv, plan.tiles as u32);
             FPROP_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
@@ -216,7 +255,12 @@ impl Work<'_> {
         let [add, mask, normed, mean, inv_std, gamma, beta] = norm_relu.map_or([no; 7], |c| {
             [c.add.unwrap_or(no), c.mask.unwrap_or(no), c.normed, c.mean, c.inv_std, c.gamma, c.beta]
         });
-        if plan.path == Path::Warpgroup {
+        if let Some(halo) = plan.halo {
+            let (dy, w) = (self.lines(dy, Operator::Dgrad, &halo)?, self.filters(w, 64)?);
+            let (conv, halo, tiles) = (conv, Pod(halo), plan.tiles as u32);
+            let args = (dy, w, dx, of_tiles, add, mask, normed, mean, inv_std, gamma, beta, conv, halo, tiles);
+            DGRAD_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;
+        } else if plan.path == Path::Warpgroup {
             let w = self.filters(w, 64)?;
             let classes = p.geometry.window.stride.iter().product::<usize>();
             for z in 0..classes {

@@ -4,6 +4,7 @@
 //! bf16 is computed on tensor cores; f32, and grouped convolutions in either type, in f32 arithmetic. With one operand
 //! of each type, the bf16 one is widened, and the result is rounded once.
 
+mod halo;
 mod launch;
 pub mod plan;
 mod problem;

@@ -1,6 +1,7 @@
 //! How a pass is divided into blocks and which kernel computes them: pure functions of the problem.
 
 use super::super::{Conv3d, Operator};
+use super::halo::Halo;
 use super::problem::Conv;
 use super::reuse::Gather;
 use super::tiles::{PROCESSORS, Product, Split, Tile, tiles};
@@ -37,6 +38,8 @@ pub enum Path {
     Stem,
     /// Tensor cores of Hopper, on rows of a multiple of eight channels.
     Warpgroup,
+    /// The same, where pixels are copied once for all taps within a frame.
+    Halo,
 }
 
 /// How one pass is launched.
@@ -46,12 +49,14 @@ pub struct Plan {
     pub path: Path,
     /// Rows and columns of the result that one block computes.
     pub tile: [usize; 2],
-    /// Index of the kernel with that tile among the kernels of the pass.
+    /// Index of the kernel with that tile among the kernels of the path and the pass.
     pub entry: usize,
+    /// Its number among all tiles that can compute the pass.
+    pub candidate: usize,
     /// Blocks, threads, shared memory.
     pub spread: Spread,
-    /// Tiles of all blocks of one launch. On the path [`Path::Warpgroup`] each block computes several of them, one after
-    /// another, and there is a launch for each residue class of dgrad; elsewhere a block computes one.
+    /// Tiles of all blocks of one launch. With wgmma each block computes several of them, one after another, and there is
+    /// a launch for each residue class of dgrad; elsewhere a block computes one.
     pub tiles: usize,
     /// Of a pass with statistics: the parts of the samples, and the number of rows of tiles of each, which all write
     /// sums.
@@ -66,6 +71,8 @@ pub struct Plan {
     pub space: [usize; 3],
     /// The kernel's parameters.
     pub conv: Conv,
+    /// Those of the path [`Path::Halo`].
+    pub halo: Option<Halo>,
 }
 
 /// Maximum size of a grid in its second dimension, in which dgrad has one block per residue class modulo the stride.
@@ -109,8 +116,8 @@ impl Plan {
     /// As [`Plan::new`].
     #[cfg(any(test, feature = "testing"))]
     pub fn with_tile(p: &Conv3d, pass: Operator, dtype: DType, on: Generation, tile: usize) -> Result<Option<Plan>> {
-        let count: usize = paths(p, pass, dtype, on).iter().map(|path| tiles(*path, pass).len()).sum();
-        (tile < count).then(|| Plan::cut(p, pass, dtype, on, None, Some(tile))).transpose()
+        let plan = Plan::cut(p, pass, dtype, on, None, Some(tile))?;
+        Ok((plan.candidate == tile).then_some(plan))
     }
 
     fn cut(
@@ -144,27 +151,34 @@ impl Plan {
         let gather = Gather { pass, input, out, kernel, stride: w.stride, dilation: w.dilation, channels };
         let product = |path: Path| {
             let (rows, columns) = match pass {
+                Operator::Fprop | Operator::Dgrad if path == Path::Halo => {
+                    let frames = if pass == Operator::Dgrad { p.input[0] } else { p.out[0] };
+                    let columns = if pass == Operator::Dgrad { p.c } else { p.k };
+                    (p.n / groups * frames * Halo::positions(p, pass), columns)
+                }
                 Operator::Fprop => (pixels / groups, p.k_group()),
                 Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
                 Operator::Wgrad if path == Path::Warpgroup => (p.k_group(), taps * c_row.next_multiple_of(64)),
                 Operator::Wgrad => (p.k_group(), taps * c_row_group),
             };
-            Product { path, gather, rows, columns, times }
+            Product { problem: p, path, gather, rows, columns, times }
         };
         let candidates: Vec<(Product, usize, &Tile)> = paths
             .iter()
             .flat_map(|&path| tiles(path, pass).iter().enumerate().map(move |(entry, tile)| (path, entry, tile)))
             .map(|(path, entry, tile)| (product(path), entry, tile))
+            .filter(|(of, _, tile)| of.path != Path::Halo || tile.halo(of).is_some())
             .collect();
         // Of equals the smallest, which computes the least outside of the result.
         let cost = |i: &usize| {
             let (of, _, t) = &candidates[*i];
             (t.divide(of, pixels).cost, t.0 * t.1)
         };
-        let chosen = tile.unwrap_or_else(|| (0..candidates.len()).min_by_key(cost).unwrap_or(0));
+        let best = || (0..candidates.len()).min_by_key(cost).unwrap_or(0);
+        let chosen = tile.filter(|tile| *tile < candidates.len()).unwrap_or_else(best);
         let (of, entry, tile) = &candidates[chosen];
         let &Tile(bm, bn, threads, shared) = *tile;
-        let [row_tiles, column_tiles] = tile.tiles(of.rows, of.columns);
+        let ([row_tiles, column_tiles], halo) = (tile.tiles(of), tile.halo(of));
         let mut conv = Conv::new(p, pass == Operator::Dgrad);
         let Split { size, count: splits, .. } = tile.divide(of, pixels);
         if pass == Operator::Wgrad {
@@ -201,7 +215,7 @@ impl Plan {
             }
         }
         let across = groups * row_tiles * column_tiles;
-        let (tiles, grid) = if of.path == Path::Warpgroup {
+        let (tiles, grid) = if let Path::Warpgroup | Path::Halo = of.path {
             let tiles = across * splits;
             (tiles, [tiles.min(PROCESSORS), 1, 1])
         } else {
@@ -209,7 +223,21 @@ impl Plan {
         };
         let spread = Spread { grid: grid.map(|v| v as u32), block: [threads, 1, 1], shared };
         let (path, tile, entry, space) = (of.path, [bm, bn], *entry, [first, second, part]);
-        Ok(Plan { path, tile, entry, spread, tiles, sums, splits, sums_after, padded, space, conv })
+        Ok(Plan {
+            path,
+            tile,
+            entry,
+            candidate: chosen,
+            spread,
+            tiles,
+            sums,
+            splits,
+            sums_after,
+            padded,
+            space,
+            conv,
+            halo,
+        })
     }
 
     /// Bytes of working space in total.
@@ -226,8 +254,10 @@ fn paths(p: &Conv3d, pass: Operator, dtype: DType, on: Generation) -> Vec<Path> 
     if p.c <= 4 && pass != Operator::Dgrad {
         return vec![Path::Stem];
     }
-    let warpgroup = on == Generation::Hopper && windows::fit(p, pass);
-    [Some(Path::Dense), warpgroup.then_some(Path::Warpgroup)].into_iter().flatten().collect()
+    let hopper = on == Generation::Hopper;
+    let warpgroup = hopper && windows::fit(p, pass);
+    let all = [Some(Path::Dense), warpgroup.then_some(Path::Warpgroup), hopper.then_some(Path::Halo)];
+    all.into_iter().flatten().collect()
 }
 
 /// Extents of the largest residue class of inputs modulo the stride.
@@ -358,13 +388,15 @@ mod tests {
             for pass in [Operator::Fprop, Operator::Dgrad, Operator::Wgrad] {
                 let on = Generation::Hopper;
                 let mut plans = vec![Plan::new(&p, pass, DType::F32, on).unwrap()];
-                plans.extend((0..8).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile).unwrap()));
+                plans.extend((0..12).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile).unwrap()));
                 if pass != Operator::Wgrad && p.geometry.groups == 1 {
                     plans.extend(
                         [Generation::Ampere, on]
                             .map(|on| Plan::with_statistics(&p, pass, DType::BF16, on, p.n).unwrap()),
                     );
                 }
+                // Kernels with halos skip positions; the simulator holds that they write everything.
+                plans.retain(|plan| plan.path != Path::Halo);
                 for plan in plans {
                     assert!(written(&p, pass, &plan).iter().all(|&n| n == 1), "{pass:?} of {p:?}: {plan:?}");
                     let pixels = p.n * p.out.iter().product::<usize>();

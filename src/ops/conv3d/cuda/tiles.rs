@@ -1,6 +1,7 @@
 //! The tiles that there are kernels for, and what a pass costs with each.
 
-use super::super::Operator;
+use super::super::{Conv3d, Operator};
+use super::halo::Halo;
 use super::plan::Path;
 use super::reuse::Gather;
 
@@ -38,6 +39,14 @@ const WGRAD_SM90: &[Tile] = &[
     Tile(64, 256, 384, 205824),
 ];
 
+/// Of wgmma with halos, which have rings as long as memory allows.
+const HALO_SM90: &[Tile] = &[
+    Tile(128, 256, 384, 232192),
+    Tile(256, 128, 384, 232192),
+    Tile(128, 128, 384, 232192),
+    Tile(256, 64, 384, 232192),
+];
+
 /// The tiles of the kernels of a pass.
 pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
     match (path, pass) {
@@ -49,6 +58,8 @@ pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
         (Path::Dense, Operator::Wgrad) => WGRAD,
         (Path::Warpgroup, Operator::Wgrad) => WGRAD_SM90,
         (Path::Warpgroup, _) => STAGED_SM90,
+        (Path::Halo, Operator::Wgrad) => &[],
+        (Path::Halo, _) => HALO_SM90,
     }
 }
 
@@ -62,7 +73,8 @@ const WARPGROUP_PERCENT: usize = 80;
 const BALANCE: usize = 107;
 
 /// A product to be divided into tiles, `times` times.
-pub(super) struct Product {
+pub(super) struct Product<'a> {
+    pub problem: &'a Conv3d,
     pub path: Path,
     pub gather: Gather,
     pub rows: usize,
@@ -76,11 +88,12 @@ impl Tile {
     /// operand only what no tap before has read, unless TMA reads it, which bypasses the first-level cache.
     fn step(&self, of: &Product) -> usize {
         let (rows, columns) = (self.0.min(of.rows), self.1.min(of.columns));
-        if of.path == Path::Warpgroup {
+        if let Path::Warpgroup | Path::Halo = of.path {
             // Channels are reduced, and of wgrad are columns, in blocks of 64.
             let channels = of.gather.channels.max(1);
             let padded = if of.gather.pass == Operator::Wgrad { channels } else { channels.next_multiple_of(64) };
             let products = (self.0 * self.1 * SYNC_PERCENT).div_ceil(WARPGROUP_PERCENT);
+            let rows = self.halo(of).map_or(rows, |halo| halo.pixels_of_tap(of.problem));
             return (products.max(BALANCE * (rows + columns)) * padded).div_ceil(channels);
         }
         let fresh = of.gather.fresh([self.0, self.1]);
@@ -91,14 +104,27 @@ impl Tile {
         (self.0 * self.1).max(BALANCE * read)
     }
 
-    /// Number of such tiles in each direction.
-    pub fn tiles(&self, rows: usize, columns: usize) -> [usize; 2] {
-        [rows.div_ceil(self.0), columns.div_ceil(self.1)]
+    /// How frames are cut, on the path that copies halos.
+    pub fn halo(&self, of: &Product) -> Option<Halo> {
+        let halo = (of.path == Path::Halo).then(|| Halo::new(of.problem, of.gather.pass, [self.0, self.1]));
+        halo.flatten()
+    }
+
+    /// Number of such tiles in each direction; with halos every frame is cut by itself.
+    pub fn tiles(&self, of: &Product) -> [usize; 2] {
+        let rows = match of.path {
+            Path::Halo => {
+                let frame = Halo::positions(of.problem, of.gather.pass);
+                of.rows / frame * frame.div_ceil(self.0)
+            }
+            _ => of.rows.div_ceil(self.0),
+        };
+        [rows, of.columns.div_ceil(self.1)]
     }
 
     /// Blocks that the busiest multiprocessor computes one after another, of `count` times all tiles.
     fn waves(&self, of: &Product, count: usize) -> usize {
-        (self.tiles(of.rows, of.columns).iter().product::<usize>() * of.times * count).div_ceil(PROCESSORS)
+        (self.tiles(of).iter().product::<usize>() * of.times * count).div_ceil(PROCESSORS)
     }
 
     /// The division of `pixels` that finishes first, of wgrad among those of at most four blocks a multiprocessor.
@@ -109,7 +135,7 @@ impl Tile {
         }
         // The pixels of one split are whole k-blocks, and at least eight.
         let depth = if of.path == Path::Warpgroup { 64 } else { 32 };
-        let tiles = self.tiles(of.rows, of.columns).iter().product::<usize>() * of.times;
+        let tiles = self.tiles(of).iter().product::<usize>() * of.times;
         let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * depth)).max(1);
         let divided = |wanted: usize| {
             let size = pixels.div_ceil(wanted).next_multiple_of(depth).max(depth);

@@ -1,0 +1,213 @@
+// fprop and dgrad with TMA and wgmma where the stride is 1: the pixels of a tile with the halo around them are copied
+// once for all taps within a frame, instead of once for each tap. For `compute_90a` only.
+//
+// The rows of a tile are consecutive positions of lines of `pitch` pixels: the pixels of a line of the result, and as
+// many behind them as the window reaches beyond (those rows are computed, but are nothing). In smem lie the lines of the
+// gathered grid that they meet, of the same pitch, zero where they are outside. The operand of a tap is then the same
+// rows, moved on by (line, pixel) of the tap: the descriptor begins there. A row of 128 bytes is at its place in the
+// swizzle by the address in smem alone, so an operand may begin at any row.
+#pragma once
+#include "conv3d/mainloop_sm90.cuh"
+
+// How frames are cut, from the host: field for field as `Halo` of `ops::conv3d::cuda::halo`.
+struct Halo {
+    int pitch;        // pixels of a line with its halo
+    int lines;        // lines that the rows of one tile meet
+    int frame_tiles;  // tiles of one frame of the result
+    int filter_stages;
+};
+
+// Tiles of this kernel: two stages of lines, and `filter_stages` of filters of one tap.
+template <int M_, int N_, int COLUMNS_>
+struct HaloTile : WarpgroupTile<M_, N_, 2, COLUMNS_> {
+    static constexpr int FILTER_BYTES = N_ * 128, MOST_STAGES = 8;
+    static constexpr int STAGED_BYTES = M_ * (COLUMNS_ * 2 + 16);
+};
+
+// The place of a tile: a frame of the result, and the first row of the tile among its positions.
+struct FramePlace {
+    int n, t, group, within, n0, row0, rows, frame0;
+};
+
+template <class T>
+__device__ __forceinline__ FramePlace frame_place(const Conv& p, const GatherMap& map, const Halo& halo, int tile) {
+    FramePlace at;
+    const int row_tile = tile / p.column_tiles;
+    at.n0 = (tile - row_tile * p.column_tiles) * T::N;
+    const int frame = row_tile / halo.frame_tiles, frames = map.grid[0].by;
+    at.group = row_tile / p.group_tiles, at.within = row_tile - at.group * p.group_tiles;
+    at.n = frame / frames, at.t = frame - at.n * frames;
+    at.row0 = (row_tile - frame * halo.frame_tiles) * T::M;
+    at.rows = min(T::M, (int)map.grid[1].by * halo.pitch - at.row0);
+    at.frame0 = frame * (int)(map.grid[1].by * map.grid[2].by);
+    return at;
+}
+
+// Where position `m` of a frame is stored; behind the end of a line there is nothing.
+struct InFrame {
+    static constexpr bool GAPS = true;
+    int frame0, pitch, width;
+    __device__ __forceinline__ int operator()(int m) const {
+        const int line = m / pitch, w = m - line * pitch;
+        return w < width ? frame0 + line * width + w : -1;
+    }
+};
+
+// The two rings: halos, and filters of one tap.
+template <class T>
+struct HaloRing {
+    u32 halos, filters, full[2], freed[2];
+    int line_bytes, halo_bytes, filter_stages;
+
+    __device__ __forceinline__ HaloRing(u32 smem, u32 barriers, const Halo& halo) {
+        line_bytes = halo.pitch * halo.lines * 128, halo_bytes = (line_bytes + 1023) & ~1023;
+        filter_stages = halo.filter_stages;
+        halos = (smem + T::STAGED_BYTES + 1023) & ~1023u;
+        filters = halos + 2 * halo_bytes;
+        full[0] = barriers, freed[0] = barriers + 16;
+        full[1] = barriers + 32, freed[1] = full[1] + 8 * T::MOST_STAGES;
+        if (threadIdx.x == 0) {
+            for (int s = 0; s < 2; ++s) barrier_init(full[0] + 8 * s, 1), barrier_init(freed[0] + 8 * s, 8);
+            for (int s = 0; s < filter_stages; ++s) {
+                barrier_init(full[1] + 8 * s, 1), barrier_init(freed[1] + 8 * s, 8);
+            }
+            barrier_init_done();
+        }
+        __syncthreads();
+    }
+};
+
+// A stage of a ring whose length is known at run time.
+struct RingStage {
+    int index = 0;
+    u32 parity = 0;
+
+    __device__ __forceinline__ void next(int stages) {
+        if (++index == stages) index = 0, parity ^= 1;
+    }
+};
+
+// The whole kernel. `of_lines` takes lines of `pitch` pixels and 64 channels of one frame of the gathered grid;
+// `of_filters` as in `gemm_sm90.cuh`. `finish(smem, at, n0, place)` stores the part of a tile that is staged, whose
+// columns begin at `n0`.
+template <class T, bool DGRAD, class Finish>
+__device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const TensorMap& of_filters, const GatherMap& map,
+                                          const Conv& p, const Halo& halo, int tiles, const float* __restrict__ bias,
+                                          int width, Finish finish) {
+    extern __shared__ __align__(128) u8 smem[];
+    __shared__ __align__(8) u64 barriers[4 + 2 * T::MOST_STAGES];
+    const HaloRing<T> ring(smem_address(smem), smem_address(barriers), halo);
+    const int channels = DGRAD ? p.k_row : p.c_row;
+    int lowest[3];
+#pragma unroll
+    for (int a = 0; a < 3; ++a) lowest[a] = map.offset[a] + min(0, (map.taps[a] - 1) * map.step[a]);
+    // The frame that tap `tap_t` of a tile reads; all taps of a frame that is outside are left out.
+    auto frame_of = [&](const FramePlace& at, int tap_t) { return at.t + map.offset[0] + tap_t * map.step[0]; };
+    auto outside = [&](int frame) { return (u32)frame >= (u32)map.extent[0]; };
+    if (threadIdx.x < 128) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x != 0) return;
+        prefetch_map(&of_lines);
+        prefetch_map(&of_filters);
+        RingStage lines, filters;
+#pragma unroll 1
+        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+            const FramePlace at = frame_place<T>(p, map, halo, tile);
+            const int line0 = at.row0 / halo.pitch;
+#pragma unroll 1
+            for (int c = 0; c < channels; c += T::K_BLOCK) {
+#pragma unroll 1
+                for (int tap_t = 0; tap_t < map.taps[0]; ++tap_t) {
+                    const int frame = frame_of(at, tap_t);
+                    if (outside(frame)) continue;
+                    barrier_wait(ring.freed[0] + 8 * lines.index, lines.parity ^ 1);
+                    barrier_arrive_expect(ring.full[0] + 8 * lines.index, ring.line_bytes);
+                    tma_load(ring.halos + lines.index * ring.halo_bytes, &of_lines, ring.full[0] + 8 * lines.index, c,
+                             lowest[2], line0 + lowest[1], frame, at.n);
+                    lines.next(2);
+#pragma unroll 1
+                    for (int tap = 0; tap < map.taps[1] * map.taps[2]; ++tap) {
+                        const int tap_h = tap / map.taps[2], tap_w = tap - tap_h * map.taps[2];
+                        const int filter_tap = map.filter_first + tap_t * map.filter_step[0] +
+                                               tap_h * map.filter_step[1] + tap_w * map.filter_step[2];
+                        const u32 b = ring.filters + filters.index * T::FILTER_BYTES;
+                        const u32 arrived = ring.full[1] + 8 * filters.index;
+                        barrier_wait(ring.freed[1] + 8 * filters.index, filters.parity ^ 1);
+                        barrier_arrive_expect(arrived, T::FILTER_BYTES);
+                        if (DGRAD) {
+#pragma unroll
+                            for (int n = 0; n < T::N; n += 64) {
+                                tma_load(b + n * 128, &of_filters, arrived, at.n0 + n, filter_tap, c);
+                            }
+                        } else {
+                            tma_load(b, &of_filters, arrived, c, filter_tap, at.n0);
+                        }
+                        filters.next(ring.filter_stages);
+                    }
+                }
+            }
+        }
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    const int consumer = (threadIdx.x >> 7) - 1;
+    const bool arrives = (threadIdx.x & 31) == 0;
+    RingStage lines, filters, used_filters;
+#pragma unroll 1
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const FramePlace at = frame_place<T>(p, map, halo, tile);
+        const u32 first = (at.row0 % halo.pitch + T::consumer_m(consumer)) * 128;
+        typename T::Accumulators acc;
+        clear<T>(acc);
+        // Products are released one k-block late, and lines with the last of their products.
+        bool pending = false;
+        int used_lines = -1;
+#pragma unroll 1
+        for (int c = 0; c < channels; c += T::K_BLOCK) {
+#pragma unroll 1
+            for (int tap_t = 0; tap_t < map.taps[0]; ++tap_t) {
+                if (outside(frame_of(at, tap_t))) continue;
+                barrier_wait(ring.full[0] + 8 * lines.index, lines.parity);
+                int offset_h = map.offset[1] - lowest[1];
+#pragma unroll 1
+                for (int tap_h = 0; tap_h < map.taps[1]; ++tap_h, offset_h += map.step[1]) {
+                    int offset_w = map.offset[2] - lowest[2];
+#pragma unroll 1
+                    for (int tap_w = 0; tap_w < map.taps[2]; ++tap_w, offset_w += map.step[2]) {
+                        barrier_wait(ring.full[1] + 8 * filters.index, filters.parity);
+                        const u32 a = ring.halos + lines.index * ring.halo_bytes + first +
+                                      (offset_h * halo.pitch + offset_w) * 128;
+                        multiply_k_block<T, false, DGRAD>(acc, a, ring.filters + filters.index * T::FILTER_BYTES);
+                        wgmma_wait<1>();
+                        if (pending) {
+                            if (arrives) barrier_arrive(ring.freed[1] + 8 * used_filters.index);
+                            used_filters.next(ring.filter_stages);
+                            if (arrives && used_lines >= 0) barrier_arrive(ring.freed[0] + 8 * used_lines);
+                            used_lines = -1;
+                        }
+                        pending = true;
+                        filters.next(ring.filter_stages);
+                    }
+                }
+                used_lines = lines.index;
+                lines.next(2);
+            }
+        }
+        wgmma_wait<0>();
+        if (pending) {
+            if (arrives) barrier_arrive(ring.freed[1] + 8 * used_filters.index);
+            used_filters.next(ring.filter_stages);
+            if (arrives && used_lines >= 0) barrier_arrive(ring.freed[0] + 8 * used_lines);
+        }
+        const InFrame place = {at.frame0, halo.pitch, (int)map.grid[2].by};
+#pragma unroll 1
+        for (int part = 0; part < T::N / T::COLUMNS; ++part) {
+            const int n0 = at.n0 + part * T::COLUMNS;
+            if (n0 >= width) break;
+            T::Part::synchronize();
+            stage_part<T>(smem, acc, consumer, part, bias, n0, width);
+            T::Part::synchronize();
+            finish(smem, at, n0, place);
+        }
+    }
+}
