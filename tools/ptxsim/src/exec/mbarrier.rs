@@ -224,7 +224,7 @@ impl Block<'_> {
         ins: &Ins,
         at: Address,
         (parity, suspend, acquire): (bool, bool, bool),
-        run: u32,
+        (run, pc): (u32, u32),
     ) -> Result<Next> {
         let addresses = self.shared_addresses(w, at, run)?;
         let missing = run & !w.regs.def(ins.b);
@@ -250,8 +250,9 @@ impl Block<'_> {
                 }
             }
         }
-        if done == 0 && suspend {
-            let at = addresses[run.trailing_zeros() as usize];
+        // `try_wait` may give up: it does at first, so that a missing loop is noticed.
+        let at = addresses[run.trailing_zeros() as usize];
+        if done == 0 && suspend && w.tried.replace((pc, at, phase)) == Some((pc, at, phase)) {
             w.wait = Some(Wait { reason: Reason::Phase { at, phase }, line: ins.line });
             return Ok(Next::Retry);
         }
