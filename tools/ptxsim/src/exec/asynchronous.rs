@@ -108,7 +108,7 @@ impl Block<'_> {
                 w.flight.commit();
             }
             Async::WaitProducts { keep } => return self.wait_products(w, ins, *keep, run),
-            Async::Multiply(m) => self.multiply(w, ins, m, run, pc)?,
+            Async::Multiply(m) => self.multiply(w, m, run, pc)?,
             Async::Registers { count, increase } => return self.set_registers(w, ins, *count, *increase, run),
             Async::Elect { p } => {
                 super::votes::members(&w.regs.fetch(ins.a), w.regs.def(ins.a), run)?;

@@ -112,7 +112,7 @@ impl Block<'_> {
         let value = |s: &crate::ins::Slot| w.regs.fetch(*s)[lane];
         let coordinates: Vec<i64> = t.coordinates.iter().map(|s| value(s) as i32 as i64).collect();
         // Offsets have 16 bits, of which the map's number of dimensions says how many count.
-        let bits = 16 / (map.rank() as u32 - 2).max(1);
+        let bits = 16 / (map.rank() as u32).saturating_sub(2).max(1);
         let offsets = t.offsets.as_ref().map(|o| o.iter().map(|s| value(s) as i64).collect::<Vec<_>>());
         if let Some(o) = offsets.iter().flatten().find(|o| **o >= 1 << bits) {
             return Err(illegal(format!("an offset of {o} where {bits} bits are possible")));
