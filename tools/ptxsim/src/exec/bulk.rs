@@ -66,7 +66,7 @@ impl Block<'_> {
         let illegal = |m: &str| Err(Box::new(Fault::Illegal(site(lane, Some(at), m))));
         let param = at & WINDOW_MASK == PARAM_WINDOW;
         let off = at & !WINDOW_MASK;
-        if off % 64 != 0 {
+        if !off.is_multiple_of(64) {
             return illegal("a tensor map that is not aligned to 64 bytes");
         }
         let mut bytes = [0; 128];
@@ -135,7 +135,7 @@ impl Block<'_> {
     }
 
     fn aligned(at: u64, to: u64, lane: usize, space: Space, what: &str) -> Result<()> {
-        if at % to == 0 {
+        if at.is_multiple_of(to) {
             return Ok(());
         }
         Err(Box::new(Fault::Misaligned(space, site(lane, Some(at), format!("{what}, which needs a multiple of {to}")))))
@@ -222,7 +222,7 @@ impl Block<'_> {
             return unwritten(missing, "it is the size of a copy");
         }
         let n = w.regs.fetch(ins.b);
-        match lanes(run).find(|l| n[*l] % ARRAY != 0 || n[*l] == 0) {
+        match lanes(run).find(|l| !n[*l].is_multiple_of(ARRAY) || n[*l] == 0) {
             None => Ok(n),
             Some(l) => {
                 let m = format!("a bulk copy of {} bytes, not a multiple of {ARRAY}", n[l]);

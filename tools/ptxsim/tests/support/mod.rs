@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod lanewise;
+pub mod tensor;
 
 use ptxsim::*;
 use std::sync::Arc;
