@@ -85,7 +85,7 @@ impl Block<'_> {
             Async::Arrive { at, complete } => self.arrive_at(w, ins, *at, Some(*complete), run)?,
             Async::Expect { at } => self.arrive_at(w, ins, *at, None, run)?,
             Async::Wait { at, parity, suspend, acquire } => {
-                return self.test_phase(w, ins, *at, (*parity, *suspend, *acquire), run);
+                return self.test_phase(w, ins, *at, (*parity, *suspend, *acquire), (run, pc));
             }
             Async::LoadTensor(t) => self.load_tensor(w, ins, t, run)?,
             Async::StoreTensor(t) => self.store_tensor(w, ins, t, run)?,
@@ -108,7 +108,7 @@ impl Block<'_> {
                 w.flight.commit();
             }
             Async::WaitProducts { keep } => return self.wait_products(w, ins, *keep, run),
-            Async::Multiply(m) => self.multiply(w, ins, m, run, pc)?,
+            Async::Multiply(m) => self.multiply(w, m, run, pc)?,
             Async::Registers { count, increase } => return self.set_registers(w, ins, *count, *increase, run),
             Async::Elect { p } => {
                 super::votes::members(&w.regs.fetch(ins.a), w.regs.def(ins.a), run)?;

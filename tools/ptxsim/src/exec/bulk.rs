@@ -66,7 +66,7 @@ impl Block<'_> {
         let illegal = |m: &str| Err(Box::new(Fault::Illegal(site(lane, Some(at), m))));
         let param = at & WINDOW_MASK == PARAM_WINDOW;
         let off = at & !WINDOW_MASK;
-        if off % 64 != 0 {
+        if !off.is_multiple_of(64) {
             return illegal("a tensor map that is not aligned to 64 bytes");
         }
         let mut bytes = [0; 128];
@@ -112,7 +112,7 @@ impl Block<'_> {
         let value = |s: &crate::ins::Slot| w.regs.fetch(*s)[lane];
         let coordinates: Vec<i64> = t.coordinates.iter().map(|s| value(s) as i32 as i64).collect();
         // Offsets have 16 bits, of which the map's number of dimensions says how many count.
-        let bits = 16 / (map.rank() as u32 - 2).max(1);
+        let bits = 16 / (map.rank() as u32).saturating_sub(2).max(1);
         let offsets = t.offsets.as_ref().map(|o| o.iter().map(|s| value(s) as i64).collect::<Vec<_>>());
         if let Some(o) = offsets.iter().flatten().find(|o| **o >= 1 << bits) {
             return Err(illegal(format!("an offset of {o} where {bits} bits are possible")));
@@ -135,7 +135,7 @@ impl Block<'_> {
     }
 
     fn aligned(at: u64, to: u64, lane: usize, space: Space, what: &str) -> Result<()> {
-        if at % to == 0 {
+        if at.is_multiple_of(to) {
             return Ok(());
         }
         Err(Box::new(Fault::Misaligned(space, site(lane, Some(at), format!("{what}, which needs a multiple of {to}")))))
@@ -222,7 +222,7 @@ impl Block<'_> {
             return unwritten(missing, "it is the size of a copy");
         }
         let n = w.regs.fetch(ins.b);
-        match lanes(run).find(|l| n[*l] % ARRAY != 0 || n[*l] == 0) {
+        match lanes(run).find(|l| !n[*l].is_multiple_of(ARRAY) || n[*l] == 0) {
             None => Ok(n),
             Some(l) => {
                 let m = format!("a bulk copy of {} bytes, not a multiple of {ARRAY}", n[l]);

@@ -27,6 +27,8 @@ pub(crate) struct Warp {
     pub copies: Copies,
     pub bulk: Groups,
     pub flight: Flight,
+    /// The last `mbarrier.try_wait` that was in vain: where, on which mbarrier, for which phase.
+    pub tried: Option<(u32, u64, u64)>,
     /// Local memory: all of lane 0, then all of lane 1, ...; and whether a byte was written.
     pub local: Vec<u8>,
     pub local_init: Vec<u8>,
@@ -46,6 +48,7 @@ impl Warp {
             copies: Copies::default(),
             bulk: Groups::default(),
             flight: Flight::new(e),
+            tried: None,
             local: vec![0; bytes],
             local_init: vec![0; bytes],
             clock: 0,
@@ -61,6 +64,7 @@ impl Warp {
         self.copies = Copies::default();
         self.bulk = Groups::default();
         self.flight.reset();
+        self.tried = None;
         self.local_init.fill(0);
         self.clock = 0;
     }

@@ -96,10 +96,10 @@ impl Block<'_> {
 
     /// Fails unless there is an mbarrier that the warp knows of.
     fn known(&self, at: u64, lane: usize, warp: u32) -> Result<()> {
-        if at % 8 != 0 {
+        if !at.is_multiple_of(8) {
             return Err(Box::new(Fault::Misaligned(Space::Shared, site(lane, Some(at), "an mbarrier"))));
         }
-        if at + 8 > self.shared.len() {
+        if at.checked_add(8).is_none_or(|end| end > self.shared.len()) {
             return Err(Box::new(Fault::OutOfBounds(Space::Shared, site(lane, Some(at), "an mbarrier"))));
         }
         let Some(b) = self.asynchronous.mbarriers.get(&at) else {
@@ -139,7 +139,7 @@ impl Block<'_> {
         let counts = w.regs.fetch(ins.b);
         for l in lanes(run) {
             let (at, count) = (addresses[l], counts[l]);
-            if at % 8 != 0 {
+            if !at.is_multiple_of(8) {
                 return Err(Box::new(Fault::Misaligned(Space::Shared, site(l, Some(at), "an mbarrier"))));
             }
             if !(1..=MOST as u64).contains(&count) {
@@ -224,7 +224,7 @@ impl Block<'_> {
         ins: &Ins,
         at: Address,
         (parity, suspend, acquire): (bool, bool, bool),
-        run: u32,
+        (run, pc): (u32, u32),
     ) -> Result<Next> {
         let addresses = self.shared_addresses(w, at, run)?;
         let missing = run & !w.regs.def(ins.b);
@@ -250,8 +250,9 @@ impl Block<'_> {
                 }
             }
         }
-        if done == 0 && suspend {
-            let at = addresses[run.trailing_zeros() as usize];
+        // `try_wait` may give up: it does at first, so that a missing loop is noticed.
+        let at = addresses[run.trailing_zeros() as usize];
+        if done == 0 && suspend && w.tried.replace((pc, at, phase)) == Some((pc, at, phase)) {
             w.wait = Some(Wait { reason: Reason::Phase { at, phase }, line: ins.line });
             return Ok(Next::Retry);
         }

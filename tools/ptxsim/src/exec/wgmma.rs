@@ -149,7 +149,7 @@ fn in_flight<T>(m: String) -> Result<T> {
 
 impl Block<'_> {
     /// `wgmma.mma_async`.
-    pub(super) fn multiply(&mut self, w: &mut Warp, ins: &Ins, m: &Multiply, run: u32, pc: u32) -> Result<()> {
+    pub(super) fn multiply(&mut self, w: &mut Warp, m: &Multiply, run: u32, pc: u32) -> Result<()> {
         whole(w, run)?;
         let (group, quarter) = ((w.id / GROUP) as usize, w.id % GROUP);
         if (group as u32 + 1) * GROUP * 32 > self.job.block.iter().product::<u32>() {
@@ -175,7 +175,7 @@ impl Block<'_> {
         let signature = Signature { pc, a, b, add };
         let number = self.asynchronous.groups[group].issued[quarter as usize];
         self.open(w, m, group, number, signature)?;
-        let rows = self.first_factor(w, m, quarter, a)?;
+        let rows = self.first_factor(w, m, a);
         let g = &mut self.asynchronous.groups[group];
         let columns = &g.open[(number - g.first) as usize].columns;
         let negative = m.negative[0] != m.negative[1];
@@ -204,7 +204,6 @@ impl Block<'_> {
         w.flight.pending.push_back(Pending { pc, number, group: None });
         self.counters.tensor_instructions += 1;
         self.counters.wgmma_products += 256 * m.columns as u64;
-        let _ = ins;
         Ok(())
     }
 
@@ -265,13 +264,14 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Reads 16-byte chunks, of which neighbours are checked together.
+    /// Checks and records that a product reads a chunk.
     fn chunk(&mut self, at: u64, warp: u32, agent: u32, stamps: &mut Vec<u32>) -> Result<()> {
         let read = self.shared.read_async(at, 16, warp, agent, stamps);
         read.map_err(|t| trouble(t, 0, at, "wgmma reads"))
     }
 
-    /// The second factor: read by the first warp that issues a product, for the others only checked.
+    /// Both factors are checked, and the second one is read, by the first warp that issues a product; the other warps only check
+    /// whether they may read what was stored there.
     fn open(&mut self, w: &Warp, m: &Multiply, group: usize, number: u64, signature: Signature) -> Result<()> {
         let agent = WGMMA + group as u32;
         let g = &self.asynchronous.groups[group];
@@ -290,29 +290,19 @@ impl Block<'_> {
             }
             return Ok(());
         }
-        let d = Descriptor::new(signature.b);
+        let mut stamps = Vec::new();
+        if let Some(a) = signature.a {
+            for (at, ..) in chunks(&Descriptor::new(a), 0, 64, m.transposed[0]) {
+                self.chunk(at, w.id, agent, &mut stamps)?;
+            }
+        }
         let mut columns = std::mem::take(&mut self.asynchronous.groups[group].spare);
         columns.resize(m.columns / 8, [[[0.0; 16]; 2]; 16]);
-        let mut stamps = Vec::new();
-        if m.transposed[1] {
-            for (j, to) in columns.iter_mut().enumerate() {
-                for k in 0..16 {
-                    let at = d.chunk(j as u64, k as u64, true);
-                    self.chunk(at, w.id, agent, &mut stamps)?;
-                    for (c, v) in products::chunk(self.shared.row(at)).enumerate() {
-                        products::put(to, k, c, products::value(m.bf16, v));
-                    }
-                }
-            }
-        } else {
-            for c in 0..m.columns {
-                for part in 0..2 {
-                    let at = d.chunk(c as u64, part as u64, false);
-                    self.chunk(at, w.id, agent, &mut stamps)?;
-                    for (k, v) in products::chunk(self.shared.row(at)).enumerate() {
-                        products::put(&mut columns[c / 8], 8 * part + k, c % 8, products::value(m.bf16, v));
-                    }
-                }
+        for (at, column, k) in chunks(&Descriptor::new(signature.b), 0, m.columns, m.transposed[1]) {
+            self.chunk(at, w.id, agent, &mut stamps)?;
+            for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
+                let (column, k) = if m.transposed[1] { (column + e, k) } else { (column, k + e) };
+                products::put(&mut columns[column / 8], k, column % 8, products::value(m.bf16, v));
             }
         }
         stamps.sort_unstable();
@@ -321,11 +311,20 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// The sixteen rows of the first factor that a warp multiplies.
-    fn first_factor(&mut self, w: &Warp, m: &Multiply, quarter: u32, descriptor: Option<u64>) -> Result<Box<Rows>> {
+    /// The sixteen rows of the first factor that a warp multiplies. They were checked when the product was opened.
+    fn first_factor(&self, w: &Warp, m: &Multiply, descriptor: Option<u64>) -> Box<Rows> {
         let value = |v| products::value(m.bf16, v);
         let mut rows = [[0f32; 16]; 16];
-        match (&m.a, descriptor) {
+        match (&m.a, descriptor.map(Descriptor::new)) {
+            (Factor::Shared(_), Some(d)) => {
+                let from = u64::from(w.id % GROUP) * 16;
+                for (at, row, k) in chunks(&d, from, 16, m.transposed[0]) {
+                    for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
+                        let (row, k) = if m.transposed[0] { (row + e, k) } else { (row, k + e) };
+                        rows[row][k] = value(v);
+                    }
+                }
+            }
             (Factor::Registers(a), _) => {
                 for (i, s) in a.iter().enumerate() {
                     for (l, v) in w.regs.w[s.i as usize].iter().enumerate() {
@@ -335,31 +334,9 @@ impl Block<'_> {
                     }
                 }
             }
-            (_, descriptor) => {
-                let d = Descriptor::new(descriptor.unwrap_or(0));
-                let (agent, mut stamps) = (WGMMA + w.id / GROUP, Vec::new());
-                let from = quarter as u64 * 16;
-                for (index, part) in (0..16).flat_map(|i| (0..2).map(move |p| (i, p))) {
-                    // Transposed, a chunk has eight rows of one k.
-                    let (row, k) = if m.transposed[0] { (8 * part, index) } else { (index, 8 * part) };
-                    let at = if m.transposed[0] {
-                        d.chunk((from + row) / 8, k, true)
-                    } else {
-                        d.chunk(from + row, part, false)
-                    };
-                    self.chunk(at, w.id, agent, &mut stamps)?;
-                    for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
-                        let (r, k) = (row as usize, k as usize);
-                        if m.transposed[0] {
-                            rows[r + e][k] = value(v);
-                        } else {
-                            rows[r][k + e] = value(v);
-                        }
-                    }
-                }
-            }
+            (Factor::Shared(_), None) => unreachable!("a factor in shared memory has a descriptor"),
         }
-        Ok(Box::new(Rows::new(rows)))
+        Box::new(Rows::new(rows))
     }
 
     pub(super) fn issued_by_all(&self, warp: u32, number: u64) -> bool {
@@ -395,6 +372,27 @@ impl Block<'_> {
         }
         Ok(Next::Go)
     }
+}
+
+/// The 16-byte chunks of some rows of a matrix: the address, and the first element's row (from the first of them) and k.
+fn chunks(
+    d: &Descriptor,
+    from: u64,
+    rows: usize,
+    transposed: bool,
+) -> impl Iterator<Item = (u64, usize, usize)> + use<> {
+    let d = *d;
+    // Transposed, a chunk has eight rows of one k, and otherwise eight k of one row.
+    let (outer, inner) = if transposed { (rows / 8, 16) } else { (rows, 2) };
+    (0..outer).flat_map(move |i| {
+        (0..inner).map(move |j| {
+            if transposed {
+                (d.chunk(from / 8 + i as u64, j as u64, true), 8 * i, j)
+            } else {
+                (d.chunk(from + i as u64, j as u64, false), i, 8 * j)
+            }
+        })
+    })
 }
 
 /// Makes a register usable that no product in flight needs any more.

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod lanewise;
+pub mod tensor;
 
 use ptxsim::*;
 use std::sync::Arc;
@@ -23,6 +24,16 @@ impl Rng {
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
     }
+}
+
+/// Random bf16 numbers between -1 and 1.
+pub fn bf16s(seed: u64, n: usize) -> Vec<u16> {
+    floats(seed, n, 2.0).iter().map(|v| (v.to_bits() >> 16) as u16).collect()
+}
+
+/// The bytes of 16-bit values.
+pub fn bytes(v: &[u16]) -> Vec<u8> {
+    v.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 pub struct Memory {
@@ -55,6 +66,15 @@ impl Device {
         Device { machine, module }
     }
 
+    /// A device of compute capability 9.0 with a text loaded.
+    pub fn hopper(ptx: &str, order: Order) -> Device {
+        let capability = (9, 0);
+        let machine =
+            Machine::new(Config { order, threads: 2, max_instructions: 1 << 24, capability, ..Config::default() });
+        let module = machine.load(ptx).unwrap_or_else(|e| panic!("{e}"));
+        Device { machine, module }
+    }
+
     pub fn bytes(&self, b: &[u8]) -> Memory {
         let m = self.empty(b.len());
         self.machine.write(m.ptr, b).unwrap();
@@ -71,6 +91,10 @@ impl Device {
 
     pub fn empty(&self, n: usize) -> Memory {
         Memory { ptr: self.machine.alloc(n as u64).unwrap(), bytes: n as u64 }
+    }
+
+    pub fn read_u16s(&self, m: &Memory) -> Vec<u16> {
+        self.read(m).chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
     }
 
     pub fn read(&self, m: &Memory) -> Vec<u8> {
