@@ -81,9 +81,9 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
     let [m, n] = named(&launch.name).or_else(|| solved(main, operations, warps, &first, launch.spread.grid[0]))?;
     let k = (operations / (2 * m * n) as f64).round().max(16.0) as usize;
     // Where the pixels of a tile are copied with their halo: positions of all frames, and pixels copied for each tap.
-    let halo = launch.values.iter().find(|value| value.len() == 16).filter(|_| launch.name.contains("_halo_"));
-    let halo = halo.map(|value| [0, 1, 2].map(|i| word(&value[4 * i..])));
-    let of_taps = halo.map(|[pitch, lines, _]| (pitch * lines).div_ceil(p.kernel[1] * p.kernel[2]));
+    let halo = launch.values.iter().find(|value| value.len() == 20).filter(|_| launch.name.contains("_halo_"));
+    let halo = halo.map(|value| [0, 1, 2, 3].map(|i| word(&value[4 * i..])));
+    let of_taps = halo.map(|[pitch, lines, ..]| (pitch * lines).div_ceil(p.kernel[1] * p.kernel[2]));
     let inside = if halo.is_some() { 1.0 } else { inside(pass, p, products) };
     let mut all = Tiled {
         blocks: 0.0,
@@ -107,7 +107,7 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         let columns = if wgrad { filled(product.columns) } else { product.columns };
         let depth = if wgrad { product.depth } else { filled(product.depth) };
         let frames = if pass == Pass::Dgrad { p.input[0] } else { p.out[0] };
-        let down = halo.map_or(product.rows.div_ceil(m), |[_, _, tiles]| p.n * frames * tiles);
+        let down = halo.map_or(product.rows.div_ceil(m), |[_, _, parts, tiles]| p.n * frames * parts * tiles);
         let across = columns.div_ceil(n);
         let blocks = (down * across * splits) as f64;
         let rows = of_taps.map_or(product.rows, |pixels| pixels * down);

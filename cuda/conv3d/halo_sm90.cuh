@@ -2,7 +2,9 @@
 // once for all taps within a frame, instead of once for each tap. For `compute_90a` only.
 //
 // The rows of a tile are consecutive positions of lines of `pitch` pixels: the pixels of a line of the result, and as
-// many behind them as the window reaches beyond (those rows are computed, but are nothing). In smem lie the lines of the
+// many behind them as the window reaches beyond (those rows are computed, but are nothing). Long lines are cut into
+// several parts of `pitch` pixels where no tap reaches along them: a convolution over time alone is passed as one whose
+// lines are frames. In smem lie the lines of the
 // gathered grid that they meet, of the same pitch, zero where they are outside. The operand of a tap is then the same
 // rows, moved on by (line, pixel) of the tap: the descriptor begins there. A row of 128 bytes is at its place in the
 // swizzle by the address in smem alone, so an operand may begin at any row.
@@ -11,9 +13,10 @@
 
 // How frames are cut, from the host: field for field as `Halo` of `ops::conv3d::cuda::halo`.
 struct Halo {
-    int pitch;        // pixels of a line with its halo
-    int lines;        // lines that the rows of one tile meet
-    int frame_tiles;  // tiles of one frame of the result
+    int pitch;       // pixels of a line with its halo
+    int lines;       // lines that the rows of one tile meet
+    int parts;       // parts of a line; several only where pitch has no halo
+    int part_tiles;  // tiles of one part of a frame of the result
     int filter_stages;
 };
 
@@ -26,7 +29,7 @@ struct HaloTile : WarpgroupTile<M_, N_, 2, COLUMNS_> {
 
 // The place of a tile: a frame of the result, and the first row of the tile among its positions.
 struct FramePlace {
-    int n, t, group, within, n0, row0, rows, frame0;
+    int n, t, group, within, n0, row0, rows, frame0, pixel0;
 };
 
 template <class T>
@@ -34,21 +37,22 @@ __device__ __forceinline__ FramePlace frame_place(const Conv& p, const GatherMap
     FramePlace at;
     const int row_tile = tile / p.column_tiles;
     at.n0 = (tile - row_tile * p.column_tiles) * T::N;
-    const int frame = row_tile / halo.frame_tiles, frames = map.grid[0].by;
+    const int part = row_tile / halo.part_tiles, frame = part / halo.parts, frames = map.grid[0].by;
     at.group = row_tile / p.group_tiles, at.within = row_tile - at.group * p.group_tiles;
     at.n = frame / frames, at.t = frame - at.n * frames;
-    at.row0 = (row_tile - frame * halo.frame_tiles) * T::M;
+    at.row0 = (row_tile - part * halo.part_tiles) * T::M;
     at.rows = min(T::M, (int)map.grid[1].by * halo.pitch - at.row0);
+    at.pixel0 = (part - frame * halo.parts) * halo.pitch;
     at.frame0 = frame * (int)(map.grid[1].by * map.grid[2].by);
     return at;
 }
 
-// Where position `m` of a frame is stored; behind the end of a line there is nothing.
+// Where position `m` of a part of a frame is stored; behind the end of a line there is nothing.
 struct InFrame {
     static constexpr bool GAPS = true;
-    int frame0, pitch, width;
+    int frame0, pixel0, pitch, width;
     __device__ __forceinline__ int operator()(int m) const {
-        const int line = m / pitch, w = m - line * pitch;
+        const int line = m / pitch, w = pixel0 + m - line * pitch;
         return w < width ? frame0 + line * width + w : -1;
     }
 };
@@ -123,7 +127,7 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
                     barrier_wait(ring.freed[0] + 8 * lines.index, lines.parity ^ 1);
                     barrier_arrive_expect(ring.full[0] + 8 * lines.index, ring.line_bytes);
                     tma_load(ring.halos + lines.index * ring.halo_bytes, &of_lines, ring.full[0] + 8 * lines.index, c,
-                             lowest[2], line0 + lowest[1], frame, at.n);
+                             at.pixel0 + lowest[2], line0 + lowest[1], frame, at.n);
                     lines.next(2);
 #pragma unroll 1
                     for (int tap = 0; tap < map.taps[1] * map.taps[2]; ++tap) {
@@ -199,7 +203,7 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
             used_filters.next(ring.filter_stages);
             if (arrives && used_lines >= 0) barrier_arrive(ring.freed[0] + 8 * used_lines);
         }
-        const InFrame place = {at.frame0, halo.pitch, (int)map.grid[2].by};
+        const InFrame place = {at.frame0, at.pixel0, halo.pitch, (int)map.grid[2].by};
 #pragma unroll 1
         for (int part = 0; part < T::N / T::COLUMNS; ++part) {
             const int n0 = at.n0 + part * T::COLUMNS;

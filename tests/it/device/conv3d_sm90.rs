@@ -21,11 +21,12 @@ pub fn every_tile_of_hopper() {
         ("deep", [3, 2, 7, 6, 136], 264, [1, 1, 1], [1, 1, 1]),
         ("strided", [1, 4, 9, 8, 136], 24, [3, 1, 1], [2, 1, 2]),
         ("odd", [2, 2, 7, 7, 19], 67, [1, 3, 1], [1, 1, 1]),
+        ("temporal", [2, 5, 9, 7, 40], 72, [3, 1, 1], [1, 1, 1]),
         ("volume", [1, 4, 12, 26, 72], 16, [3, 3, 3], [1, 1, 1]),
     ] {
         let p = problem(x, k, kernel, Window::same(kernel).strided(stride)).unwrap();
-        // Tiles with halos are for strides of 1 and several taps within a frame.
-        let halo = stride == [1; 3] && kernel[1] > 1;
+        // Tiles with halos are for strides of 1 and several taps.
+        let halo = stride == [1; 3] && kernel != [1; 3];
         for (pass, tiles) in tiles_of(name, &p, Kernels::Hopper, PORTABLE) {
             let wanted = if halo && pass != Operator::Wgrad { 8 } else { 4 };
             assert_eq!(tiles, wanted, "{name} {pass:?}");
@@ -45,8 +46,13 @@ pub fn statistics_leave_with_the_result_of_hopper() {
     statistics_of(Kernels::Hopper, HOPPER_STATISTICS);
 }
 
-const HOPPER_STATISTICS: &[([usize; 5], usize, [usize; 3])] =
-    &[([2, 3, 5, 7, 16], 24, [1, 3, 3]), ([2, 1, 92, 92, 64], 70, [1, 1, 1]), ([2, 1, 40, 40, 64], 264, [1, 1, 1])];
+const HOPPER_STATISTICS: &[([usize; 5], usize, [usize; 3])] = &[
+    ([2, 3, 5, 7, 16], 24, [1, 3, 3]),
+    ([2, 1, 92, 92, 64], 70, [1, 1, 1]),
+    ([2, 1, 40, 40, 64], 264, [1, 1, 1]),
+    ([2, 8, 12, 13, 64], 64, [3, 1, 1]),
+    ([2, 3, 28, 28, 64], 64, [3, 3, 3]),
+];
 
 #[test]
 pub fn a_chain_of_gradients_in_one_launch_of_hopper() {
@@ -57,6 +63,8 @@ pub fn a_chain_of_gradients_in_one_launch_of_hopper() {
             &[
                 ([2, 3, 6, 7, 72], 64, [1, 3, 3], [1, 2, 2], 2),
                 ([1, 1, 92, 92, 72], 64, [1, 1, 1], [1, 1, 1], 1),
+                ([2, 8, 12, 13, 64], 64, [3, 1, 1], [1, 1, 1], 2),
+                ([2, 2, 28, 28, 72], 64, [1, 3, 3], [1, 1, 1], 2),
                 ([1, 1, 40, 40, 264], 64, [1, 1, 1], [1, 1, 1], 1),
             ],
         );

@@ -11,56 +11,74 @@ pub struct Halo {
     pub pitch: u32,
     /// Lines that the rows of one tile meet.
     pub lines: u32,
-    /// Tiles of one frame of the result.
-    pub frame_tiles: u32,
+    /// Parts of a line, of `pitch` pixels each.
+    pub parts: u32,
+    /// Tiles of one part of a frame of the result.
+    pub part_tiles: u32,
     /// Stages of the ring of filters.
     pub filter_stages: u32,
 }
 
 /// Dynamic shared memory of a block: what the device grants (227 KiB) less the static part.
 const SHARED: usize = (227 << 10) - 256;
-/// The longest ring of filters, and the shortest that hides the time of a copy.
+/// The shortest ring of filters that hides the time of a copy, and the longest.
 const STAGES: [usize; 2] = [3, 8];
 /// Extents of a box of TMA are at most this.
 const MOST: usize = 256;
 
-/// Extents `h w` of a frame of the grid of rows, and how far the taps reach beyond a pixel.
-fn frame(p: &Conv3d, pass: Operator) -> ([usize; 2], [usize; 2]) {
-    let grid = if pass == Operator::Dgrad { p.input } else { p.out };
-    let reach = |a: usize| (p.kernel[a] - 1) * p.geometry.window.dilation[a];
-    ([grid[1], grid[2]], [reach(1), reach(2)])
+/// The problem as the kernel is given it: a convolution over time alone is one of a single frame, whose lines are frames.
+pub(super) fn flat(p: &Conv3d) -> Conv3d {
+    let mut flat = *p;
+    let window = &mut flat.geometry.window;
+    if p.kernel[1..] == [1, 1] && window.pad[1..] == [0, 0] && window.stride == [1; 3] {
+        let lines = |extents: [usize; 3]| [1, extents[0], extents[1] * extents[2]];
+        (flat.input, flat.out, flat.kernel) = (lines(p.input), lines(p.out), [1, p.kernel[0], 1]);
+        (window.pad, window.dilation) = ([0, window.pad[0], 0], [1, window.dilation[0], 1]);
+    }
+    flat
+}
+
+/// Extents of the grid of rows of a pass.
+fn grid(p: &Conv3d, pass: Operator) -> [usize; 3] {
+    if pass == Operator::Dgrad { p.input } else { p.out }
 }
 
 impl Halo {
-    /// Positions of a frame: its lines with their halo.
-    pub fn positions(p: &Conv3d, pass: Operator) -> usize {
-        let ([h, w], [_, reach]) = frame(p, pass);
-        h * (w + reach)
-    }
-
     /// The cut for tiles of `m` positions and `n` columns, if there is one: the stride is 1, several taps are within a
-    /// frame, and the lines fit into shared memory.
+    /// frame (of [`flat`]), and the lines fit into shared memory.
     pub fn new(p: &Conv3d, pass: Operator, [m, n]: [usize; 2]) -> Option<Halo> {
+        let p = flat(p);
         let several = p.kernel[1] * p.kernel[2] > 1;
         if pass == Operator::Wgrad || p.geometry.window.stride != [1; 3] || !several {
             return None;
         }
-        let ([h, w], [reach_h, reach_w]) = frame(p, pass);
-        let pitch = w + reach_w;
-        // The first row of a tile may be the last position of a line.
-        let lines = (m + pitch - 1 + reach_w).div_ceil(pitch) + reach_h;
+        let [_, h, w] = grid(&p, pass);
+        let reach = |a: usize| (p.kernel[a] - 1) * p.geometry.window.dilation[a];
+        // Where no tap reaches along a line, a tile has all lines, and of each so many pixels that it is full.
+        let pitch = if reach(2) == 0 { w.min((m / h).max(8)) } else { w + reach(2) };
+        // The first row of a tile may be the last position of a line, unless a tile begins with the first line. The operand
+        // of a tap has all rows of the tile, also where the frame has fewer: lines outside of it are zero.
+        let before = if (h * pitch) <= m { 0 } else { pitch - 1 };
+        let lines = (m + before + reach(2)).div_ceil(pitch) + reach(1);
         let columns = if m == 256 { 32 } else { 64 };
         let staged = m * (columns * 2 + 16) + 1024;
         let left = SHARED.checked_sub(staged + 2 * (pitch * lines * 128).next_multiple_of(1024))?;
         let stages = (left / (n * 128)).min(STAGES[1]);
-        let [pitch, lines, frame_tiles, filter_stages] =
-            [pitch, lines, (h * pitch).div_ceil(m), stages].map(|v| v as u32);
+        let parts = if reach(2) == 0 { w.div_ceil(pitch) } else { 1 };
+        let [pitch, lines, parts, part_tiles, filter_stages] =
+            [pitch, lines, parts, (h * pitch).div_ceil(m), stages].map(|v| v as u32);
         let fits = stages >= STAGES[0] && pitch.max(lines) as usize <= MOST;
-        fits.then_some(Halo { pitch, lines, frame_tiles, filter_stages })
+        fits.then_some(Halo { pitch, lines, parts, part_tiles, filter_stages })
+    }
+
+    /// Tiles of the rows of `n` samples.
+    pub fn tiles(&self, p: &Conv3d, pass: Operator, n: usize) -> usize {
+        n * grid(&flat(p), pass)[0] * (self.parts * self.part_tiles) as usize
     }
 
     /// Pixels that are copied for one tile and frame of the window, for each tap of the frame.
     pub fn pixels_of_tap(&self, p: &Conv3d) -> usize {
-        (self.pitch as usize * self.lines as usize).div_ceil(p.kernel[1] * p.kernel[2])
+        let [_, h, w] = flat(p).kernel;
+        (self.pitch as usize * self.lines as usize).div_ceil(h * w)
     }
 }

@@ -1,7 +1,7 @@
 //! How a pass is divided into blocks and which kernel computes them: pure functions of the problem.
 
 use super::super::{Conv3d, Operator};
-use super::halo::Halo;
+use super::halo::{self, Halo};
 use super::problem::Conv;
 use super::reuse::Gather;
 use super::tiles::{PROCESSORS, Product, Split, Tile, tiles};
@@ -151,17 +151,12 @@ impl Plan {
         let gather = Gather { pass, input, out, kernel, stride: w.stride, dilation: w.dilation, channels };
         let product = |path: Path| {
             let (rows, columns) = match pass {
-                Operator::Fprop | Operator::Dgrad if path == Path::Halo => {
-                    let frames = if pass == Operator::Dgrad { p.input[0] } else { p.out[0] };
-                    let columns = if pass == Operator::Dgrad { p.c } else { p.k };
-                    (p.n / groups * frames * Halo::positions(p, pass), columns)
-                }
                 Operator::Fprop => (pixels / groups, p.k_group()),
                 Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
                 Operator::Wgrad if path == Path::Warpgroup => (p.k_group(), taps * c_row.next_multiple_of(64)),
                 Operator::Wgrad => (p.k_group(), taps * c_row_group),
             };
-            Product { problem: p, path, gather, rows, columns, times }
+            Product { problem: p, path, gather, samples: p.n / groups, rows, columns, times }
         };
         let candidates: Vec<(Product, usize, &Tile)> = paths
             .iter()
@@ -179,7 +174,8 @@ impl Plan {
         let (of, entry, tile) = &candidates[chosen];
         let &Tile(bm, bn, threads, shared) = *tile;
         let ([row_tiles, column_tiles], halo) = (tile.tiles(of), tile.halo(of));
-        let mut conv = Conv::new(p, pass == Operator::Dgrad);
+        let launched = if halo.is_some() { halo::flat(p) } else { *p };
+        let mut conv = Conv::new(&launched, pass == Operator::Dgrad);
         let Split { size, count: splits, .. } = tile.divide(of, pixels);
         if pass == Operator::Wgrad {
             conv.split = size as u32;

@@ -77,6 +77,8 @@ pub(super) struct Product<'a> {
     pub problem: &'a Conv3d,
     pub path: Path,
     pub gather: Gather,
+    /// Samples of a group, and the rows and columns of their product.
+    pub samples: usize,
     pub rows: usize,
     pub columns: usize,
     pub times: usize,
@@ -113,10 +115,7 @@ impl Tile {
     /// Number of such tiles in each direction; with halos every frame is cut by itself.
     pub fn tiles(&self, of: &Product) -> [usize; 2] {
         let rows = match of.path {
-            Path::Halo => {
-                let frame = Halo::positions(of.problem, of.gather.pass);
-                of.rows / frame * frame.div_ceil(self.0)
-            }
+            Path::Halo => self.halo(of).map_or(0, |halo| halo.tiles(of.problem, of.gather.pass, of.samples)),
             _ => of.rows.div_ceil(self.0),
         };
         [rows, of.columns.div_ceil(self.1)]

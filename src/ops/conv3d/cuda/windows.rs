@@ -5,7 +5,7 @@
 //! lowest of these places for q = 0 is the lower corner; a copy names the distance of its tap from there.
 
 use super::super::{Conv3d, Operator};
-use super::halo::Halo;
+use super::halo::{self, Halo};
 use crate::driver::{TensorMap, TensorWindow};
 
 /// Channels of a copy: 128 bytes, the width of the swizzle.
@@ -110,7 +110,7 @@ pub(super) fn windows(p: &Conv3d, pass: Operator, z: usize, ptr: u64, channels: 
 
 /// The gathered operand at `ptr`, rows of `channels`, in copies of the lines of one tile.
 pub(super) fn lines(p: &Conv3d, pass: Operator, ptr: u64, channels: usize, halo: &Halo) -> TensorMap {
-    let (grid, ..) = gathered(p, pass);
+    let (grid, ..) = gathered(&halo::flat(p), pass);
     let extents = [channels, grid[2], grid[1], grid[0], p.n].map(|v| v as u64).to_vec();
     TensorMap { ptr, extents, window: TensorWindow::Tiled(vec![CHANNELS, halo.pitch, halo.lines, 1, 1]) }
 }
