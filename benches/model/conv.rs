@@ -84,6 +84,11 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
     let halo = launch.values.iter().find(|value| value.len() == 20).filter(|_| launch.name.contains("_halo_"));
     let halo = halo.map(|value| [0, 1, 2, 3].map(|i| word(&value[4 * i..])));
     let of_taps = halo.map(|[pitch, lines, ..]| (pitch * lines).div_ceil(p.kernel[1] * p.kernel[2]));
+    // Of wgrad: lines of dy that such a unit has, its positions, and the units of a frame.
+    let unit = halo.filter(|_| pass == Pass::Wgrad).map(|[pitch, lines, parts, units]| {
+        let of_dy = lines - (p.kernel[1] - 1) * p.dilation[1];
+        (lines as f64 / of_dy as f64, pitch * of_dy, parts * units)
+    });
     let inside = if halo.is_some() { 1.0 } else { inside(pass, p, products) };
     let mut all = Tiled {
         blocks: 0.0,
@@ -107,11 +112,23 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         let columns = if wgrad { filled(product.columns) } else { product.columns };
         let depth = if wgrad { product.depth } else { filled(product.depth) };
         let frames = if pass == Pass::Dgrad { p.input[0] } else { p.out[0] };
-        let down = halo.map_or(product.rows.div_ceil(m), |[_, _, parts, tiles]| p.n * frames * parts * tiles);
+        let down = match halo {
+            Some([_, _, parts, tiles]) if !wgrad => p.n * frames * parts * tiles,
+            _ => product.rows.div_ceil(m),
+        };
         let across = columns.div_ceil(n);
         let blocks = (down * across * splits) as f64;
         let rows = of_taps.map_or(product.rows, |pixels| pixels * down);
         let (rows, columns) = ((rows * across) as f64, (product.columns * down) as f64);
+        if let Some((of_x, positions, units)) = unit {
+            let (all_units, tiles) = (p.n * p.out[0] * units, down * across);
+            let splits = all_units.div_ceil(p.split.max(1));
+            all.blocks += (tiles * splits) as f64;
+            all.k_blocks += (tiles * all_units * positions.div_ceil(k)) as f64;
+            all.operands += (tiles * all_units * positions) as f64 * 2.0 * (m as f64 + 64.0 * of_x);
+            all.stage = (k * 2) as f64 * (m as f64 + 64.0 * of_x);
+            continue;
+        }
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;

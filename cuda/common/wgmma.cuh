@@ -77,6 +77,26 @@ struct Wgmma<128, A_MN_MAJOR, B_MN_MAJOR> {
 };
 
 template <bool A_MN_MAJOR, bool B_MN_MAJOR>
+struct Wgmma<192, A_MN_MAJOR, B_MN_MAJOR> {
+    static __device__ __forceinline__ void multiply(float (&c)[96], u64 a, u64 b) {
+        asm volatile(
+            "{\n"
+            ".reg .pred add;\n"
+            "setp.eq.u32 add, 0, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+            "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+            "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+            "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+            "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+            "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+            "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95}, %96, %97, add, 1, 1, %98, %99;\n"
+            "\t}"
+            : REGISTERS_32(c, 0), REGISTERS_32(c, 32), REGISTERS_32(c, 64)
+            : "l"(a), "l"(b), "n"(A_MN_MAJOR ? 1 : 0), "n"(B_MN_MAJOR ? 1 : 0));
+    }
+};
+
+template <bool A_MN_MAJOR, bool B_MN_MAJOR>
 struct Wgmma<256, A_MN_MAJOR, B_MN_MAJOR> {
     static __device__ __forceinline__ void multiply(float (&c)[128], u64 a, u64 b) {
         asm volatile(

@@ -23,6 +23,8 @@ pub struct Halo {
 const SHARED: usize = (227 << 10) - 256;
 /// The shortest ring of filters that hides the time of a copy, and the longest.
 const STAGES: [usize; 2] = [3, 8];
+/// The same of the ring of wgrad, whose stages are longer.
+const UNITS: [usize; 2] = [2, 8];
 /// Extents of a box of TMA are at most this.
 const MOST: usize = 256;
 
@@ -69,6 +71,50 @@ impl Halo {
             [pitch, lines, parts, (h * pitch).div_ceil(m), stages].map(|v| v as u32);
         let fits = stages >= STAGES[0] && pitch.max(lines) as usize <= MOST;
         fits.then_some(Halo { pitch, lines, parts, part_tiles, filter_stages })
+    }
+
+    /// The cut of wgrad for tiles of `m` filters, if there is one: the stride is 1, and the filter has three lines of one or
+    /// three taps (of [`flat`]), as the tile has columns. `lines` are those of x in a unit of the reduction, `part_tiles`
+    /// the units of a part of a frame, and `filter_stages` the stages of units.
+    pub fn of_wgrad(p: &Conv3d, [m, n]: [usize; 2]) -> Option<Halo> {
+        let p = flat(p);
+        let window = &p.geometry.window;
+        if window.stride != [1; 3] || p.kernel[1] != 3 || n != p.kernel[1] * p.kernel[2] * 64 {
+            return None;
+        }
+        let [_, h, w] = p.out;
+        let reach = |a: usize| (p.kernel[a] - 1) * window.dilation[a];
+        let cut = |pitch: usize, lines: usize| {
+            let of_x = lines + reach(1);
+            // Sixteen positions are multiplied at a time, and a box of TMA has at most 256 of an extent.
+            if !(pitch * lines).is_multiple_of(16) || pitch.max(of_x) > MOST {
+                return None;
+            }
+            let stage = m / 64 * pitch * lines * 128 + ((pitch * of_x + reach(2)) * 128).next_multiple_of(1024);
+            let stages = ((SHARED - 1024) / stage).min(UNITS[1]);
+            let parts = if reach(2) == 0 { w.div_ceil(pitch) } else { 1 };
+            let halo = [pitch, of_x, parts, h.div_ceil(lines), stages].map(|v| v as u32);
+            let [pitch, lines, parts, part_tiles, filter_stages] = halo;
+            (stages >= UNITS[0]).then_some(Halo { pitch, lines, parts, part_tiles, filter_stages })
+        };
+        let pitches = if reach(2) == 0 { 1..=w.min(MOST) } else { w + reach(2)..=w + reach(2) + 15 };
+        // Bytes for each tile: 64 channels of x, and 64 filters of dy at a time. Of equals the longest units.
+        let bytes = |halo: &Halo| {
+            let units = (halo.parts * halo.part_tiles) as usize;
+            let lines = halo.lines as usize;
+            units * halo.pitch as usize * (lines + m / 64 * (lines - reach(1)))
+        };
+        let all = pitches.flat_map(|pitch| (1..=h).filter_map(move |lines| cut(pitch, lines)));
+        all.min_by_key(|halo| (bytes(halo), std::cmp::Reverse(halo.lines)))
+    }
+
+    /// Of a cut of wgrad: positions of dy in a unit, of x for them, and the units of all samples.
+    pub fn units(&self, p: &Conv3d) -> [usize; 3] {
+        let flat = flat(p);
+        let reach = (flat.kernel[1] - 1) * flat.geometry.window.dilation[1];
+        let [pitch, lines] = [self.pitch, self.lines].map(|v| v as usize);
+        let units = flat.n * flat.out[0] * (self.parts * self.part_tiles) as usize;
+        [pitch * (lines - reach), pitch * lines, units]
     }
 
     /// Tiles of the rows of `n` samples.

@@ -26,6 +26,8 @@ static FPROP_HALO_FILE: Module =
     Module::new("conv3d_fprop_halo_sm90", include_str!("../../../../ptx/conv3d_fprop_halo_sm90.sm_90a.ptx"));
 static DGRAD_HALO_FILE: Module =
     Module::new("conv3d_dgrad_halo_sm90", include_str!("../../../../ptx/conv3d_dgrad_halo_sm90.sm_90a.ptx"));
+static WGRAD_HALO_FILE: Module =
+    Module::new("conv3d_wgrad_halo_sm90", include_str!("../../../../ptx/conv3d_wgrad_halo_sm90.sm_90a.ptx"));
 
 /// `x w bias y sums shift`.
 type Forward = Kernel<(In, In, In, Out, Out, In, Pod<Conv>)>;
@@ -36,6 +38,7 @@ type ForwardSm90 = Kernel<(Map, Map, In, Out, Out, In, Pod<Conv>, u32)>;
 type BackwardSm90 = Kernel<(Map, Map, InOut, InOut, In, In, In, In, In, In, In, Pod<Conv>, u32, u32, u32)>;
 type ForwardHalo = Kernel<(Map, Map, In, Out, Out, In, Pod<Conv>, Pod<Halo>, u32)>;
 type BackwardHalo = Kernel<(Map, Map, Out, Out, In, In, In, In, In, In, In, Pod<Conv>, Pod<Halo>, u32)>;
+type PlainHalo = Kernel<(Map, Map, Out, Pod<Conv>, Pod<Halo>, u32)>;
 type PlainSm90 = Kernel<(Map, Map, Out, Pod<Conv>, u32)>;
 /// `x w bias y` of the exact path.
 type ExactForward = Kernel<(In, In, In, Out, Pod<Conv>)>;
@@ -102,6 +105,8 @@ static DGRAD_HALO: BackwardHalo = Kernel::new(
         "conv3d_dgrad_halo_sm90_256x64_bf16",
     ],
 );
+static WGRAD_HALO: PlainHalo =
+    Kernel::new(&WGRAD_HALO_FILE, &["conv3d_wgrad_halo_sm90_64x576_bf16", "conv3d_wgrad_halo_sm90_128x192_bf16"]);
 
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);
@@ -128,6 +133,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         WGRAD_SM90.declared(),
         FPROP_HALO.declared(),
         DGRAD_HALO.declared(),
+        WGRAD_HALO.declared(),
         FPROP_STEM.declared(),
         WGRAD_STEM.declared(),
         PAD.declared(),
@@ -289,7 +295,16 @@ impl Work<'_> {
         } else {
             let x = self.rows(x, p.c, plan.padded[0], 0)?;
             let dy = self.rows(dy, p.k, plan.padded[1], 1)?;
-            if plan.path == Path::Warpgroup {
+            if let Some(halo) = plan.halo {
+                let gradient = windows::gradient_lines(p, dy.0, plan.conv.k_row as usize, &halo);
+                let (x, dy) = (self.lines(x, Operator::Wgrad, &halo)?, self.gpu.tensor_map(&gradient)?);
+                WGRAD_HALO.launch(
+                    self.gpu,
+                    plan.entry,
+                    plan.spread,
+                    (x, dy, product, conv, Pod(halo), plan.tiles as u32),
+                )?;
+            } else if plan.path == Path::Warpgroup {
                 let gradient = windows::gradient(p, dy.0, plan.conv.k_row as usize);
                 let (x, dy) = (self.windows(x, Operator::Wgrad, 0, 64)?, self.gpu.tensor_map(&gradient)?);
                 let args = (x, dy, product, conv, plan.tiles as u32);

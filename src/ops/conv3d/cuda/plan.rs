@@ -153,6 +153,11 @@ impl Plan {
             let (rows, columns) = match pass {
                 Operator::Fprop => (pixels / groups, p.k_group()),
                 Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
+                Operator::Wgrad if path == Path::Halo => {
+                    // A tile has the taps of a frame of the filter for 64 channels.
+                    let [t, h, w] = halo::flat(p).kernel;
+                    (p.k, t * c_row.div_ceil(64) * h * w * 64)
+                }
                 Operator::Wgrad if path == Path::Warpgroup => (p.k_group(), taps * c_row.next_multiple_of(64)),
                 Operator::Wgrad => (p.k_group(), taps * c_row_group),
             };
@@ -178,7 +183,8 @@ impl Plan {
         let mut conv = Conv::new(&launched, pass == Operator::Dgrad);
         let Split { size, count: splits, .. } = tile.divide(of, pixels);
         if pass == Operator::Wgrad {
-            conv.split = size as u32;
+            // With halos, in units of lines.
+            conv.split = halo.map_or(size, |halo| size / halo.units(p)[0]) as u32;
         }
         (conv.c_row, conv.k_row, conv.column_tiles) = (c_row as u32, k_row as u32, column_tiles as u32);
         let group_rows = if pass == Operator::Dgrad { p.n / groups } else { of.rows };

@@ -47,6 +47,8 @@ const HALO_SM90: &[Tile] = &[
     Tile(256, 64, 384, 232192),
 ];
 
+const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, 232192), Tile(128, 192, 512, 232192)];
+
 /// The tiles of the kernels of a pass.
 pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
     match (path, pass) {
@@ -58,7 +60,7 @@ pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
         (Path::Dense, Operator::Wgrad) => WGRAD,
         (Path::Warpgroup, Operator::Wgrad) => WGRAD_SM90,
         (Path::Warpgroup, _) => STAGED_SM90,
-        (Path::Halo, Operator::Wgrad) => &[],
+        (Path::Halo, Operator::Wgrad) => WGRAD_HALO_SM90,
         (Path::Halo, _) => HALO_SM90,
     }
 }
@@ -95,7 +97,12 @@ impl Tile {
             let channels = of.gather.channels.max(1);
             let padded = if of.gather.pass == Operator::Wgrad { channels } else { channels.next_multiple_of(64) };
             let products = (self.0 * self.1 * SYNC_PERCENT).div_ceil(WARPGROUP_PERCENT);
-            let rows = self.halo(of).map_or(rows, |halo| halo.pixels_of_tap(of.problem));
+            let halo = self.halo(of);
+            if let (Operator::Wgrad, Some(halo)) = (of.gather.pass, halo) {
+                let [of_dy, of_x, _] = halo.units(of.problem);
+                return products.max(BALANCE * (rows + (64 * of_x).div_ceil(of_dy)));
+            }
+            let rows = halo.map_or(rows, |halo| halo.pixels_of_tap(of.problem));
             return (products.max(BALANCE * (rows + columns)) * padded).div_ceil(channels);
         }
         let fresh = of.gather.fresh([self.0, self.1]);
@@ -108,14 +115,19 @@ impl Tile {
 
     /// How frames are cut, on the path that copies halos.
     pub fn halo(&self, of: &Product) -> Option<Halo> {
-        let halo = (of.path == Path::Halo).then(|| Halo::new(of.problem, of.gather.pass, [self.0, self.1]));
-        halo.flatten()
+        match (of.path, of.gather.pass) {
+            (Path::Halo, Operator::Wgrad) => Halo::of_wgrad(of.problem, [self.0, self.1]),
+            (Path::Halo, pass) => Halo::new(of.problem, pass, [self.0, self.1]),
+            _ => None,
+        }
     }
 
     /// Number of such tiles in each direction; with halos every frame is cut by itself.
     pub fn tiles(&self, of: &Product) -> [usize; 2] {
         let rows = match of.path {
-            Path::Halo => self.halo(of).map_or(0, |halo| halo.tiles(of.problem, of.gather.pass, of.samples)),
+            Path::Halo if of.gather.pass != Operator::Wgrad => {
+                self.halo(of).map_or(0, |halo| halo.tiles(of.problem, of.gather.pass, of.samples))
+            }
             _ => of.rows.div_ceil(self.0),
         };
         [rows, of.columns.div_ceil(self.1)]
@@ -132,8 +144,15 @@ impl Tile {
         if of.gather.pass != Operator::Wgrad {
             return Split { size: pixels, count: 1, cost: self.waves(of, 1) * step };
         }
-        // The pixels of one split are whole k-blocks, and at least eight.
-        let depth = if of.path == Path::Warpgroup { 64 } else { 32 };
+        // The pixels of one split are whole k-blocks, and at least eight; with halos, positions in whole units.
+        let (depth, pixels) = match (of.path, self.halo(of)) {
+            (_, Some(halo)) => {
+                let [positions, _, units] = halo.units(of.problem);
+                (positions, positions * units)
+            }
+            (Path::Warpgroup, None) => (64, pixels),
+            _ => (32, pixels),
+        };
         let tiles = self.tiles(of).iter().product::<usize>() * of.times;
         let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * depth)).max(1);
         let divided = |wanted: usize| {

@@ -127,6 +127,15 @@ pub(super) fn gradient(p: &Conv3d, ptr: u64, k_row: usize) -> TensorMap {
     TensorMap { ptr, extents, window: TensorWindow::Tiled(vec![CHANNELS, 64]) }
 }
 
+/// The same in copies of the lines of one unit of wgrad, of 64 filters.
+pub(super) fn gradient_lines(p: &Conv3d, ptr: u64, k_row: usize, halo: &Halo) -> TensorMap {
+    let flat = halo::flat(p);
+    let [of_dy, ..] = halo.units(p);
+    let extents = [k_row, flat.out[2], flat.out[1], flat.out[0], p.n].map(|v| v as u64).to_vec();
+    let lines = of_dy as u32 / halo.pitch;
+    TensorMap { ptr, extents, window: TensorWindow::Tiled(vec![CHANNELS, halo.pitch, lines, 1, 1]) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::Geometry;
