@@ -323,7 +323,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("offsets in f32 have 32 bits", "cast_convert_bf16_f32", ("mul.wide", 1), Narrow, FAR_ELEMENTS),
     mistake("offsets of a mask have 32 bits", "relu_backward_bf16", ("mul.wide", 0), Narrow, FAR_ELEMENTS),
     mistake("offsets in a pool's x have 32 bits", "pool3d_max_forward_wide_bf16", ("shl.b64", 0), Narrow, FAR_POOL),
-    mistake("offsets in a pool's dx have 32 bits", "pool3d_max_backward_wide_bf16", ("shl.b64", 2), Narrow, FAR_POOL),
+    mistake("offsets in a pool's dx have 32 bits", "pool3d_max_backward_wide_bf16", ("shl.b64", 1), Narrow, FAR_POOL),
     mistake("offsets of statistics have 32 bits", "batch_norm_sums_wide_bf16", ("shl.b64", 0), Narrow, FAR_NORM),
     mistake("offsets of a norm have 32 bits", "batch_norm_apply_wide_bf16", ("shl.b64", 2), Narrow, FAR_NORM),
     mistake("offsets of its gradient have 32 bits", NORM_BACKWARD, ("shl.b64", 1), Narrow, FAR_NORM),

@@ -3,10 +3,11 @@
 use super::super::{Conv3d, Operator};
 use super::halo::Halo;
 use super::plan::{MERGED, Path, Plan, merged_parts};
-use super::problem::{Conv, Divisor};
+use super::problem::Conv;
 use super::windows;
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Map, Module, Out, Pod, Spread};
 use crate::error::Result;
+use crate::ops::divisor::Divisor;
 use crate::tensor::DType;
 
 static FPROP_FILE: Module = Module::new("conv3d_fprop", include_str!("../../../../ptx/conv3d_fprop.sm_80.ptx"));
