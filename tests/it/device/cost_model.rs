@@ -183,6 +183,19 @@ fn strides_leave_blocks_of_dgrad_and_parts_of_the_input_alone() {
     assert_eq!(cost::demand(fprop, &h100()).hbm as usize, quarter + w + y);
 }
 
+/// What each step launches. More than this was not needed when it was written.
+#[test]
+fn steps_take_few_launches() {
+    let most = [418, 538, 538, 602, 209, 1529, 1478];
+    for (step, most) in steps::all().unwrap().into_iter().zip(most) {
+        let predicted = Predicted::of(&step, &Device::all()[0]).unwrap();
+        println!("{}", report::table(std::slice::from_ref(&predicted), &Device::all()[0]));
+        let launched = |kernel: &str| predicted.launches.iter().filter(|l| l.launch.name.starts_with(kernel)).count();
+        assert!(predicted.launches.len() <= most, "{}: {}", step.name, predicted.launches.len());
+        assert_eq!(launched("ema"), 0, "running statistics are updated where those of a batch are formed");
+    }
+}
+
 /// The simulator executes each of these launches and counts: the model's demand is what it counts.
 #[test]
 fn demands_are_what_the_simulator_counts() {

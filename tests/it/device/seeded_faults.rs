@@ -2,7 +2,7 @@
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
 use super::{alignment, conv3d, infonce, layers, matmul, offsets, tensors, tvl1};
-use crate::kernels::{batch_norm, losses, pool3d, updates};
+use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,6 +146,11 @@ const INFONCE: &[fn()] = &[infonce::every_kernel_of_infonce_meets_the_reference]
 const TVL1: &[fn()] = &[tvl1::tvl1_on_a_gpu_meets_the_definition];
 const ALIGN: &[fn()] = &[alignment::channel_maps_on_a_device, alignment::alignment_losses_on_a_device];
 const NORM: &[fn()] = &[batch_norm::cases_meet_the_definition_on_a_device];
+const MOMENTS: &[fn()] = &[
+    batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
+    batch_norm_moments::running_averages_follow_where_statistics_are_formed,
+    batch_norm_moments::sums_of_tiles_give_the_gradients_of_their_sums,
+];
 const LAYERS: &[fn()] = &[
     tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
     tensors::conversion_scaling_and_rows_on_a_device,
@@ -215,6 +220,9 @@ const MISTAKES: &[Mistake] = &[
     mistake("statistics are summed too early", "batch_norm_sums_wide_f32", ("bar.sync", 0), Drop, NORM),
     mistake("TV-L1's tile is read too early", "tvl1_iterate_f32", ("bar.sync", 1), Drop, TVL1),
     mistake("the median's columns are read too early", "tvl1_median_3x3_f32", ("bar.sync", 1), Drop, TVL1),
+    mistake("sums of tiles are added too early", "batch_norm_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
+    mistake("the second sums overtake the first", "batch_norm_merge_f32", ("bar.sync", 2), Drop, MOMENTS),
+    mistake("gradients' sums are added too early", "batch_norm_backward_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
     mistake("a frame's means are read too early", "alignment_map_backward_g_wide_f32", ("bar.sync", 2), Drop, ALIGN),
     mistake("a sample's frames are weighed too early", "alignment_loss_forward_f32", ("bar.sync", 0), Drop, ALIGN),
     // Fragments, swizzles, layouts.
@@ -271,6 +279,15 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake("a clamp at the wrong end", "tvl1_iterate_f32", ("min.f32", 0), Replace("min", "max"), TVL1),
     mistake("the lesser of three for the median", "tvl1_median_3x3_f32", ("max.f32", 1), Replace("max", "min"), TVL1),
+    mistake("the running mean stays", "batch_norm_merge_f32", ("st.global.f32", 4), Drop, MOMENTS),
+    mistake(
+        "the running variance follows the mean",
+        "batch_norm_merge_f32",
+        ("mul.rn.f32", 3),
+        Replace("%f19", "%f90"),
+        MOMENTS,
+    ),
+    mistake("sums are about the next channel's mean", "batch_norm_merge_f32", ("ld.global.f32", 1), Offset(4), MOMENTS),
     mistake("gradients pass at zero", "relu_backward_f32", ("setp.gt.f32", 0), Replace("gt", "ge"), LAYERS),
     mistake("an average leans the other way", "ema_blend_f32", ("ld.global.nc.f32", 0), Offset(-4), UPDATES),
     mistake("the least of a window", "pool3d_max_forward_wide_f32", ("setp.gt.f32", 0), Replace("gt", "lt"), POOL),
