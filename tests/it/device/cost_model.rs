@@ -15,7 +15,7 @@ use model::report::{self, Predicted};
 use model::{calibrate, known, nets, ptx, steps};
 use serde_json::json;
 use tubelet::nn::SmallR3d;
-use tubelet::ops::conv3d;
+use tubelet::ops::{conv3d, tvl1};
 use tubelet::shape::Window;
 use tubelet::tensor::{DType, Tensor};
 
@@ -193,6 +193,28 @@ fn steps_take_few_launches() {
         let launched = |kernel: &str| predicted.launches.iter().filter(|l| l.launch.name.starts_with(kernel)).count();
         assert!(predicted.launches.len() <= most, "{}: {}", step.name, predicted.launches.len());
         assert_eq!(launched("ema"), 0, "running statistics are updated where those of a batch are formed");
+    }
+}
+
+/// TV-L1 of a batch: as many launches for sixteen pairs as for one, several iterations in each, the median among them.
+#[test]
+fn the_flow_of_a_batch_takes_few_launches() {
+    let p = tvl1::Tvl1::default();
+    for (side, most) in [(224, 664), (112, 564), (64, 314)] {
+        let [one, sixteen] = [1, 16].map(|pairs| {
+            let (device, log) = recorder::device();
+            let images = Tensor::zeros_on(&device, [pairs, side, side]).unwrap();
+            drop(log.take());
+            tvl1::flow_batch(&images, &images, &p).unwrap();
+            log.take().len()
+        });
+        println!("{side}x{side}: {one} launches for a pair, {sixteen} for sixteen");
+        // Of each level: its warps, the iterations between medians in at least one launch, and one that ends a warp.
+        let levels = tvl1::Plan::new(16, side, side, &p).unwrap().levels.len();
+        assert!(
+            one.max(sixteen) <= most && sixteen > levels * p.warps * (2 + p.outer_iterations),
+            "{one} and {sixteen}"
+        );
     }
 }
 

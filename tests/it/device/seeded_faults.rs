@@ -144,6 +144,7 @@ const CONV: &[fn()] =
 const PLAIN: &[fn()] = &[conv3d::table_first];
 const INFONCE: &[fn()] = &[infonce::every_kernel_of_infonce_meets_the_reference];
 const TVL1: &[fn()] = &[tvl1::tvl1_on_a_gpu_meets_the_definition];
+const TVL1_STOPS: &[fn()] = &[tvl1::iterations_per_load_change_no_bit];
 const ALIGN: &[fn()] = &[alignment::channel_maps_on_a_device, alignment::alignment_losses_on_a_device];
 const NORM: &[fn()] = &[batch_norm::cases_meet_the_definition_on_a_device];
 const MOMENTS: &[fn()] = &[
@@ -197,6 +198,7 @@ const SWEEP_FFMA: &str = "infonce_sweep_ffma_d64_f32";
 const FPROP_128: &str = "conv3d_fprop_128x128_bf16";
 const FPROP_128X64: &str = "conv3d_fprop_128x64_bf16";
 const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
+const TVL1_3X3: &str = "tvl1_iterate_3x3_f32";
 const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
 /// All mistakes.
@@ -219,7 +221,8 @@ const MISTAKES: &[Mistake] = &[
     mistake("a column's parts are summed too early", "reduce_columns_wide_f32", ("bar.sync", 0), Drop, LAYERS),
     mistake("statistics are summed too early", "batch_norm_sums_wide_f32", ("bar.sync", 0), Drop, NORM),
     mistake("TV-L1's tile is read too early", "tvl1_iterate_f32", ("bar.sync", 1), Drop, TVL1),
-    mistake("the median's columns are read too early", "tvl1_median_3x3_f32", ("bar.sync", 1), Drop, TVL1),
+    mistake("the median's pixels are read too early", TVL1_3X3, ("bar.sync", 1), Drop, TVL1),
+    mistake("the median's pixels are overwritten too early", TVL1_3X3, ("bar.sync", 2), Drop, TVL1),
     mistake("sums of tiles are added too early", "batch_norm_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
     mistake("the second sums overtake the first", "batch_norm_merge_f32", ("bar.sync", 2), Drop, MOMENTS),
     mistake("gradients' sums are added too early", "batch_norm_backward_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
@@ -278,7 +281,15 @@ const MISTAKES: &[Mistake] = &[
         TVL1,
     ),
     mistake("a clamp at the wrong end", "tvl1_iterate_f32", ("min.f32", 0), Replace("min", "max"), TVL1),
-    mistake("the lesser of three for the median", "tvl1_median_3x3_f32", ("max.f32", 1), Replace("max", "min"), TVL1),
+    mistake("the lesser of three for the median", TVL1_3X3, ("max.f32", 1), Replace("max", "min"), TVL1),
+    mistake("the neighbour's columns from the wrong side", TVL1_3X3, ("shfl.sync.up", 0), Replace("up", "down"), TVL1),
+    mistake(
+        "repeated iterations leave the median out",
+        "tvl1_iterate_5x5_f32",
+        (", 28;", 0),
+        Replace("28", "12"),
+        TVL1_STOPS,
+    ),
     mistake("the running mean stays", "batch_norm_merge_f32", ("st.global.f32", 4), Drop, MOMENTS),
     mistake(
         "the running variance follows the mean",
