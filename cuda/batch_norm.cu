@@ -1,10 +1,10 @@
 // Batch normalisation over the innermost axis, forward and backward; docs/math/batch_norm.md derives both.
 //
 // `x` is `[groups rows c]`. Four kernels read the tensors: the sums of the forward pass, its result, the sums of the
-// backward pass, the gradient. Each block sums a chunk of `span` rows, and two small kernels add the chunks in order,
-// in f64. The forward sums may come from the convolution that produced x instead.
+// backward pass, the gradient. Each block sums a chunk of `span` rows, and two small kernels add the chunks
+// (`batch_norm_merge.cu`). The forward sums may come from the convolution that produced x instead.
 //
-// Grid of the four: `tiles * chunks * groups` blocks of 256, at most 64 channels each. `wide` kernels access 16 bytes a
+// Grid: `tiles * chunks * groups` blocks of 256, at most 64 channels each. `wide` kernels access 16 bytes a
 // thread and need c to be a multiple of that; `single` ones access one element. Launched by `ops::batch_norm::cuda`.
 #include "common/elements.cuh"
 #include "common/reduce.cuh"
@@ -242,111 +242,6 @@ __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restric
             g[k] = fmaf(g[k], z.scale[k], fmaf(a[k] - z.mean[k], b[k], d[k]));
         }
         store<W>(dx + i, g);
-    }
-}
-
-// The merging kernels have 32 channels a block, and TURNS threads a channel, each of which takes every TURNS-th chunk.
-constexpr u32 TURNS = 8;
-
-// The sum of `v` over the turns, in their order, in every thread of the channel.
-__device__ __forceinline__ double merge(double v, double* space) {
-    u32 across = threadIdx.x % 32, turn = threadIdx.x / 32;
-    __syncthreads();
-    space[turn * 32 + across] = v;
-    __syncthreads();
-    double sum = 0.0;
-#pragma unroll
-    for (u32 t = 0; t < TURNS; ++t) {
-        sum += space[t * 32 + across];
-    }
-    return sum;
-}
-
-// Merges `parts [groups chunks 3 c]` (or `[groups chunks 2 c]` relative to `shift [c]`, where that is not null), each
-// of `span` rows but the last of a group, in f64: `mean` and `inv_std [groups c]`, and of all groups together
-// `all_mean`, and `all_var`, unbiased, `[c]`. Grid: a block of 256 for every 32 channels. Launched by
-// `ops::batch_norm::forward`.
-extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_merge_f32(const float* __restrict__ parts, const float* __restrict__ shift, float* __restrict__ mean,
-                         float* __restrict__ inv_std, float* __restrict__ all_mean, float* __restrict__ all_var,
-                         u32 groups, u32 rows, u32 c, u32 span, u32 chunks, float eps) {
-    __shared__ double space[TURNS * 32];
-    u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
-    bool mine = channel < c;
-    double center = 0.0, square = 0.0;                        // of the groups so far
-    u32 lines = shift != nullptr ? 2 : 3, first = lines - 2;  // of a part, and the first that is a sum
-    for (u32 g = 0; g < groups; ++g) {
-        const float* of = parts + (u64)g * chunks * lines * c + channel;
-        double sum = 0.0;
-        for (u32 k = turn; mine && k < chunks; k += TURNS) {
-            const float* part = of + (u64)k * lines * c;
-            double n = (double)min(span, rows - k * span), base = (double)(first != 0 ? part[0] : shift[channel]);
-            sum += base * n + (double)part[first * c];
-        }
-        double m = merge(sum, space) / (double)rows;
-        sum = 0.0;
-        for (u32 k = turn; mine && k < chunks; k += TURNS) {
-            const float* part = of + (u64)k * lines * c;
-            double n = (double)min(span, rows - k * span), base = (double)(first != 0 ? part[0] : shift[channel]);
-            double s = (double)part[first * c], per = s / n, off = base + per - m;
-            sum += fmax((double)part[(first + 1) * c] - s * per, 0.0) + n * off * off;
-        }
-        double m2 = merge(sum, space);
-        if (mine && turn == 0) {
-            mean[g * c + channel] = (float)m;
-            inv_std[g * c + channel] = (float)(1.0 / sqrt(m2 / (double)rows + (double)eps));
-        }
-        double apart = m - center, share = 1.0 / (double)(g + 1);
-        center += apart * share;
-        square += m2 + apart * apart * (double)rows * (double)g * share;
-    }
-    if (mine && turn == 0) {
-        all_mean[channel] = (float)center;
-        all_var[channel] = (float)(square / ((double)groups * (double)rows - 1.0));
-    }
-}
-
-// `inv_std = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
-// `ops::batch_norm::forward`.
-extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_inv_std_f32(const float* __restrict__ var, float* __restrict__ inv_std, u32 c, float eps) {
-    u32 channel = blockIdx.x * 256 + threadIdx.x;
-    if (channel < c) {
-        inv_std[channel] = 1.0f / sqrtf(var[channel] + eps);
-    }
-}
-
-// Merges `parts [groups chunks 2 c]` in f64: `slopes [groups 2 c]` for the gradient of x, `dgamma` and `dbeta [c]`.
-// `normalised`: the second sums are already multiplied by inv_std, as dgrad's epilogue takes them. `share` is 1 over the
-// rows of a group, or 0 where the statistics are constants. Grid: as `batch_norm_merge_f32`. Launched by the backward
-// pass.
-extern "C" __global__ void __launch_bounds__(256, 1)
-    batch_norm_backward_merge_f32(const float* __restrict__ parts, const float* __restrict__ inv_std,
-                                  const float* __restrict__ gamma, float* __restrict__ slopes,
-                                  float* __restrict__ dgamma, float* __restrict__ dbeta, u32 groups, u32 c, u32 chunks,
-                                  u32 normalised, float share) {
-    __shared__ double space[TURNS * 32];
-    u32 channel = blockIdx.x * 32 + threadIdx.x % 32, turn = threadIdx.x / 32;
-    bool mine = channel < c;
-    double all_dz = 0.0, all_hat = 0.0;
-    for (u32 g = 0; g < groups; ++g) {
-        double dz = 0.0, dev = 0.0;
-        for (u32 k = turn; mine && k < chunks; k += TURNS) {
-            const float* part = parts + (u64)(g * chunks + k) * 2 * c + channel;
-            dz += (double)part[0], dev += (double)part[c];
-        }
-        dz = merge(dz, space), dev = merge(dev, space);
-        if (mine && turn == 0) {
-            double r = (double)inv_std[g * c + channel], a = r * (double)gamma[channel] * (double)share;
-            double hat = normalised != 0 ? dev : dev * r;
-            slopes[g * 2 * c + channel] = (float)(-a * r * hat);
-            slopes[(g * 2 + 1) * c + channel] = (float)(-a * dz);
-            all_dz += dz, all_hat += hat;
-        }
-    }
-    if (mine && turn == 0) {
-        dgamma[channel] = (float)all_hat;
-        dbeta[channel] = (float)all_dz;
     }
 }
 

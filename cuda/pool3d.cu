@@ -3,12 +3,15 @@
 //
 // Backward passes gather: each position of the input finds the windows that contain it. Nothing is written twice, and
 // the order of additions is fixed.
+#include "common/divisor.cuh"
 #include "common/elements.cuh"
 
 // The extents of a pool, axes t h w; the same struct as `ops::pool3d::cuda::Extents`.
 struct Pool {
-    u32 n, c;
-    u32 input[3], out[3], kernel[3], stride[3], pad[3], dilation[3];
+    u32 c;
+    Divisor groups;  // of the channels of one thread
+    Divisor input[3], out[3], kernel[3], stride[3], dilation[3];
+    u32 pad[3];
 };
 
 // The item of a thread: W channels from `channel` on, at position `t h w` of sample `n`.
@@ -16,36 +19,40 @@ struct Place {
     u32 channel, n, at[3];
 
     // Place number `i` of all channels of all places of extents `extent`, W channels at a time.
-    __device__ __forceinline__ Place(u32 i, u32 groups, const u32 (&extent)[3], int width) {
-        channel = i % groups * width, i /= groups;
-        at[2] = i % extent[2], i /= extent[2];
-        at[1] = i % extent[1], i /= extent[1];
-        at[0] = i % extent[0], n = i / extent[0];
+    __device__ __forceinline__ Place(u32 i, const Divisor& groups, const Divisor (&extent)[3], int width) {
+        channel = divide(i, groups) * width;
+        at[2] = divide(i, extent[2]), at[1] = divide(i, extent[1]), at[0] = divide(i, extent[0]);
+        n = i;
     }
 };
 
 // The index of position `t h w` within a sample.
-__device__ __forceinline__ u32 number(const u32 (&extent)[3], u32 t, u32 h, u32 w) {
-    return (t * extent[1] + h) * extent[2] + w;
+__device__ __forceinline__ u32 number(const Divisor (&extent)[3], u32 t, u32 h, u32 w) {
+    return (t * extent[1].by + h) * extent[2].by + w;
+}
+
+// The coordinate under a tap of an output's window; one below 0 wraps.
+__device__ __forceinline__ u32 under(const Pool& p, const Place& o, int axis, u32 tap) {
+    return o.at[axis] * p.stride[axis].by + tap * p.dilation[axis].by - p.pad[axis];
 }
 
 // Calls `f.tap(position, tap)` with their indices for the taps of an output's window that are inside the input, in
 // order.
 template <class F>
 __device__ __forceinline__ void for_taps(const Pool& p, const Place& o, F& f) {
-    for (u32 a = 0; a < p.kernel[0]; ++a) {
-        u32 t = o.at[0] * p.stride[0] + a * p.dilation[0] - p.pad[0];
-        if (t >= p.input[0]) {  // or below 0, which wraps
+    for (u32 a = 0; a < p.kernel[0].by; ++a) {
+        u32 t = under(p, o, 0, a);
+        if (t >= p.input[0].by) {
             continue;
         }
-        for (u32 b = 0; b < p.kernel[1]; ++b) {
-            u32 h = o.at[1] * p.stride[1] + b * p.dilation[1] - p.pad[1];
-            if (h >= p.input[1]) {
+        for (u32 b = 0; b < p.kernel[1].by; ++b) {
+            u32 h = under(p, o, 1, b);
+            if (h >= p.input[1].by) {
                 continue;
             }
-            for (u32 d = 0; d < p.kernel[2]; ++d) {
-                u32 w = o.at[2] * p.stride[2] + d * p.dilation[2] - p.pad[2];
-                if (w < p.input[2]) {
+            for (u32 d = 0; d < p.kernel[2].by; ++d) {
+                u32 w = under(p, o, 2, d);
+                if (w < p.input[2].by) {
                     f.tap(number(p.input, t, h, w), number(p.kernel, a, b, d));
                 }
             }
@@ -55,21 +62,20 @@ __device__ __forceinline__ void for_taps(const Pool& p, const Place& o, F& f) {
 
 // Along one axis, the outputs `first .. end` whose windows may contain an input coordinate.
 struct Over {
-    u32 at, first, end, stride, dilation;
+    const Divisor &stride, &dilation;
+    u32 at, first, end;
 
-    __device__ __forceinline__ Over(const Pool& p, const Place& i, int axis) {
-        stride = p.stride[axis], dilation = p.dilation[axis], at = i.at[axis] + p.pad[axis];
-        u32 reach = dilation * (p.kernel[axis] - 1);
-        first = at > reach ? (at - reach + stride - 1) / stride : 0;
-        end = min(at / stride + 1, p.out[axis]);
+    __device__ __forceinline__ Over(const Pool& p, const Place& i, int axis)
+        : stride(p.stride[axis]), dilation(p.dilation[axis]), at(i.at[axis] + p.pad[axis]) {
+        u32 reach = dilation.by * (p.kernel[axis].by - 1);
+        first = at > reach ? quotient(at - reach + stride.by - 1, stride) : 0;
+        end = min(quotient(at, stride) + 1, p.out[axis].by);
     }
-
-    __device__ __forceinline__ bool touches(u32 o) const { return dilation == 1 || (at - o * stride) % dilation == 0; }
 
     // The tap of output o that is at the coordinate, for an output that touches it.
-    __device__ __forceinline__ u32 tap(u32 o) const {
-        return dilation == 1 ? at - o * stride : (at - o * stride) / dilation;
-    }
+    __device__ __forceinline__ u32 tap(u32 o) const { return quotient(at - o * stride.by, dilation); }
+
+    __device__ __forceinline__ bool touches(u32 o) const { return tap(o) * dilation.by == at - o * stride.by; }
 };
 
 // Calls `f.tap(output, tap)` with their indices for the outputs whose windows contain a position of the input, in
@@ -90,8 +96,8 @@ __device__ __forceinline__ void for_windows(const Pool& p, const Place& i, F& f)
 
 // The first W channels of sample n of a tensor whose samples have `places` places.
 template <class T>
-__device__ __forceinline__ T* sample(T* of, const Pool& p, const u32 (&extent)[3], const Place& at) {
-    return of + (u64)at.n * extent[0] * extent[1] * extent[2] * p.c + at.channel;
+__device__ __forceinline__ T* sample(T* of, const Pool& p, const Divisor (&extent)[3], const Place& at) {
+    return of + (u64)at.n * extent[0].by * extent[1].by * extent[2].by * p.c + at.channel;
 }
 
 // The stored index of a tap: two bytes, the size of a bf16.
@@ -193,7 +199,7 @@ __device__ __forceinline__ void largest(const T* __restrict__ x, T* __restrict__
                                         u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
-        Place o(i, p.c / W, p.out, W);
+        Place o(i, p.groups, p.out, W);
         Largest<T, W> f = {sample(x, p, p.input, o), p.c, true, {}, {}};
         for_taps(p, o, f);
         store<W>(y + (u64)i * W, f.best);
@@ -206,7 +212,7 @@ __device__ __forceinline__ void unpool(const T* __restrict__ dy, const Tap* __re
                                        const Pool& p, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
-        Place o(i, p.c / W, p.input, W);
+        Place o(i, p.groups, p.input, W);
         Chosen<T, W> f = {sample(dy, p, p.out, o), sample(at, p, p.out, o), p.c, {}};
         for_windows(p, o, f);
         store<W>(dx + (u64)i * W, f.sum);
@@ -218,17 +224,16 @@ __device__ __forceinline__ void gather(const T* __restrict__ x, const Tap* __res
                                        const Pool& p, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
-        Place o(i, p.c / W, p.out, W);
+        Place o(i, p.groups, p.out, W);
         const T* from = sample(x, p, p.input, o);
         u32 found[W];
         float v[W];
         load_taps<W>(at + (u64)i * W, found);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            u32 a = found[k] / p.kernel[2], d = found[k] % p.kernel[2];
-            u32 t = o.at[0] * p.stride[0] + a / p.kernel[1] * p.dilation[0] - p.pad[0];
-            u32 h = o.at[1] * p.stride[1] + a % p.kernel[1] * p.dilation[1] - p.pad[1];
-            u32 w = o.at[2] * p.stride[2] + d * p.dilation[2] - p.pad[2];
+            u32 w = under(p, o, 2, divide(found[k], p.kernel[2]));
+            u32 h = under(p, o, 1, divide(found[k], p.kernel[1]));
+            u32 t = under(p, o, 0, found[k]);
             v[k] = to_f32(from[(u64)number(p.input, t, h, w) * p.c + k]);
         }
         store<W>(y + (u64)i * W, v);
@@ -242,7 +247,7 @@ template <class T, int W, Pass PASS>
 __device__ __forceinline__ void mean(const T* __restrict__ x, T* __restrict__ y, const Pool& p, float factor, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
-        Place o(i, p.c / W, PASS == BACKWARD ? p.input : p.out, W);
+        Place o(i, p.groups, PASS == BACKWARD ? p.input : p.out, W);
         Total<T, W> f = {sample(x, p, PASS == BACKWARD ? p.out : p.input, o), p.c, {}};
         if constexpr (PASS == BACKWARD) {
             for_windows(p, o, f);
@@ -258,15 +263,16 @@ __device__ __forceinline__ void mean(const T* __restrict__ x, T* __restrict__ y,
 }
 
 template <class T, int W>
-__device__ __forceinline__ void share(const T* __restrict__ dy, T* __restrict__ dx, u32 places, u32 c, u32 n) {
+__device__ __forceinline__ void share(const T* __restrict__ dy, T* __restrict__ dx, const Divisor& groups,
+                                      const Divisor& places, u32 n) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < n) {
-        u32 groups = c / W;
+        u32 rest = i, channel = divide(rest, groups) * W;
         float v[W];
-        load<W>(dy + (u64)(i / groups / places) * c + i % groups * W, v);
+        load<W>(dy + (u64)quotient(rest, places) * groups.by * W + channel, v);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            v[k] = v[k] / (float)places;
+            v[k] = v[k] / (float)places.by;
         }
         store<W>(dx + (u64)i * W, v);
     }
@@ -280,29 +286,29 @@ __device__ __forceinline__ void share(const T* __restrict__ dy, T* __restrict__ 
 // kernel's size; avg_backward: its adjoint; global_backward: dy[n c] over `places` repeated to them. Launched by
 // `ops::pool3d`.
 #define POOLS(NAME, T, W)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_max_forward_##NAME(const T* __restrict__ x, T* __restrict__ y, Tap* __restrict__ at, Pool p, u32 n) {   \
+    extern "C" __global__ void __launch_bounds__(256, 1) pool3d_max_forward_##NAME(                                    \
+        const T* __restrict__ x, T* __restrict__ y, Tap* __restrict__ at, const Pool p, u32 n) {                       \
         largest<T, W>(x, y, at, p, n);                                                                                 \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1) pool3d_max_backward_##NAME(                                   \
-        const T* __restrict__ dy, const Tap* __restrict__ at, T* __restrict__ dx, Pool p, u32 n) {                     \
+        const T* __restrict__ dy, const Tap* __restrict__ at, T* __restrict__ dx, const Pool p, u32 n) {               \
         unpool<T, W>(dy, at, dx, p, n);                                                                                \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1) pool3d_max_gather_##NAME(                                     \
-        const T* __restrict__ x, const Tap* __restrict__ at, T* __restrict__ y, Pool p, u32 n) {                       \
+        const T* __restrict__ x, const Tap* __restrict__ at, T* __restrict__ y, const Pool p, u32 n) {                 \
         gather<T, W>(x, at, y, p, n);                                                                                  \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_avg_forward_##NAME(const T* __restrict__ x, T* __restrict__ y, Pool p, float factor, u32 n) {           \
+        pool3d_avg_forward_##NAME(const T* __restrict__ x, T* __restrict__ y, const Pool p, float factor, u32 n) {     \
         mean<T, W, FORWARD>(x, y, p, factor, n);                                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_avg_backward_##NAME(const T* __restrict__ dy, T* __restrict__ dx, Pool p, float factor, u32 n) {        \
+        pool3d_avg_backward_##NAME(const T* __restrict__ dy, T* __restrict__ dx, const Pool p, float factor, u32 n) {  \
         mean<T, W, BACKWARD>(dy, dx, p, factor, n);                                                                    \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        pool3d_global_backward_##NAME(const T* __restrict__ dy, T* __restrict__ dx, u32 places, u32 c, u32 n) {        \
-        share<T, W>(dy, dx, places, c, n);                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 1) pool3d_global_backward_##NAME(                                \
+        const T* __restrict__ dy, T* __restrict__ dx, const Divisor groups, const Divisor places, u32 n) {             \
+        share<T, W>(dy, dx, groups, places, n);                                                                        \
     }
 
 POOLS(wide_f32, float, 4)

@@ -1,5 +1,5 @@
-// TV-L1 optical flow for a batch of pairs: pyramid, warps and medians; `tvl1_iterate.cu` has the iterations. The grid
-// is stated at each kernel. Launched by `ops::tvl1::cuda`.
+// TV-L1 optical flow for a batch of pairs: pyramid and warps; `tvl1_iterate.cu` has medians and iterations. The grid is
+// stated at each kernel. Launched by `ops::tvl1::cuda`.
 //
 // No launch waits for the host. Each pair has a state in gmem that is passed from launch to launch; kernels return at
 // once for a pair whose warp has converged. Rows of the solver's planes have `pitch` elements, a multiple of 8, padded
@@ -24,19 +24,21 @@ __device__ __forceinline__ void tap(int i, int from, double ratio, int& low, int
     weight = (float)(at - (double)low);
 }
 
-// Planes of one size resampled to another, times `gain`. Grid: pixels of the target's rows with their padding (128 a
-// block), rows, planes of all pairs. With a state, the source is the pair's present copy of the flow.
+// Planes of one size resampled to another, times `gain`: the flow of each pair, or images. Grid: pixels of the target's
+// rows with their padding (128 a block), rows, planes. With a state, the source is the pair's present copy of the flow.
+// Planes from number `e.first` on come from `second`.
 extern "C" __global__ void __launch_bounds__(128)
-    tvl1_resample_f32(const float* __restrict__ from, float* __restrict__ to, const u32* __restrict__ state,
-                      Resample e) {
+    tvl1_resample_f32(const float* __restrict__ from, const float* __restrict__ second, float* __restrict__ to,
+                      const u32* __restrict__ state, Resample e) {
     const int x = blockIdx.x * 128 + threadIdx.x, y = blockIdx.y, plane = blockIdx.z;
     if (x >= e.to_pitch) return;
     float v = 0.0f;
     if (x < e.to_w) {
         const int pair = plane / e.planes;
         const int copy = state ? flow_copy(state[pair]) : 0;
-        const float* source =
-            from + (size_t)((pair * (state ? 2 : 1) + copy) * e.planes + plane % e.planes) * e.h * e.pitch;
+        const int number = (pair * (state ? 2 : 1) + copy) * e.planes + plane % e.planes;
+        const float* source = plane < e.first ? from + (size_t)number * e.h * e.pitch
+                                              : second + (size_t)(plane - e.first) * e.h * e.pitch;
         int x0, x1, y0, y1;
         float tx, ty;
         tap(x, e.w, e.ratio_x, x0, x1, tx);
@@ -85,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(128)
     if (x >= e.pitch) return;
     const size_t size = (size_t)e.h * e.pitch, at = (size_t)y * e.pitch + x;
     const u32 before = start == GO_ON ? state[pair] : 0;
-    if (x == 0 && y == 0) next[pair] = pack_state(RUNNING, flow_copy(before), dual_copy(before), 0);
+    if (x == 0 && y == 0) next[pair] = pack_state(RUNNING, flow_copy(before), dual_copy(before), 0, 0);
     float* u = flow + (size_t)(pair * 2 + flow_copy(before)) * 2 * size + at;
     float *gx = fixed + (size_t)pair * 4 * size + at, *gy = gx + size, *slope = gy + size, *rho = slope + size;
     if (start != GO_ON) {
@@ -125,73 +127,4 @@ extern "C" __global__ void __launch_bounds__(128)
     *gy = sum[2];
     *slope = -1.0f / fmaxf(sum[1] * sum[1] + sum[2] * sum[2], 1.1920929e-7f);
     *rho = sum[0] - sum[1] * du - sum[2] * dv - a[((size_t)pair * e.h + y) * e.w + x];
-}
-
-// ---- medians
-
-// Median of the flow over K x K pixels, the border repeated, from each running pair's present copy into its other one.
-// Columns are sorted once for the windows that share them (ops/tvl1/median.rs proves the network). Grid: tiles of 32 x
-// 8 pixels, pairs times two components.
-template <int K>
-__device__ __forceinline__ void median(float* flow, const u32* state, u32* next, const float* change, const Level& e) {
-    constexpr int R = K / 2, WIDE = 32 + 2 * R;
-    __shared__ float pixels[8 + 2 * R][WIDE], columns[K][8][WIDE];
-    const int pair = blockIdx.z / 2, x0 = blockIdx.x * 32, y0 = blockIdx.y * 8, tid = threadIdx.x;
-    const u32 now = resolve(state[pair], change, pair, e);
-    const bool run = phase(now) == RUNNING;
-    if (tid == 0 && blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z % 2 == 0)
-        next[pair] = run ? pack_state(RUNNING, flow_copy(now) ^ 1, dual_copy(now), 0) : now;
-    if (!run) return;
-    const size_t size = (size_t)e.h * e.pitch, component = blockIdx.z % 2;
-    const float* from = flow + (size_t)((pair * 2 + flow_copy(now)) * 2 + component) * size;
-    float* to = flow + (size_t)((pair * 2 + (flow_copy(now) ^ 1)) * 2 + component) * size;
-    for (int i = tid; i < (8 + 2 * R) * WIDE; i += 256) {
-        const int x = min(max(x0 + i % WIDE - R, 0), e.w - 1), y = min(max(y0 + i / WIDE - R, 0), e.h - 1);
-        pixels[i / WIDE][i % WIDE] = from[y * e.pitch + x];
-    }
-    __syncthreads();
-    for (int i = tid; i < 8 * WIDE; i += 256) {
-        const int x = i % WIDE, y = i / WIDE;
-        float v[K];
-#pragma unroll
-        for (int k = 0; k < K; ++k) v[k] = pixels[y + k][x];
-        sort(v);
-#pragma unroll
-        for (int k = 0; k < K; ++k) columns[k][y][x] = v[k];
-    }
-    __syncthreads();
-    const int tx = tid % 32, ty = tid / 32, x = x0 + tx, y = y0 + ty;
-    if (x >= e.pitch || y >= e.h) return;
-    // Rank k of each column, sorted along the row: rows and columns of the matrix are then in order, and only its
-    // middle antidiagonals can hold the median.
-    float rows[K][K], main[K];
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-#pragma unroll
-        for (int i = 0; i < K; ++i) rows[k][i] = columns[k][ty][tx + i];
-        sort(rows[k]);
-    }
-#pragma unroll
-    for (int k = 0; k < K; ++k) main[k] = rows[k][K - 1 - k];
-    sort(main);
-    float middle = main[K / 2];
-    if constexpr (K == 5) {
-        float last[3] = {fmaxf(fmaxf(rows[0][3], rows[1][2]), fmaxf(rows[2][1], rows[3][0])), middle,
-                         fminf(fminf(rows[1][4], rows[2][3]), fminf(rows[3][2], rows[4][1]))};
-        sort(last);
-        middle = last[1];
-    }
-    to[y * e.pitch + x] = x < e.w ? middle : 0.0f;
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    tvl1_median_3x3_f32(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
-                        const float* __restrict__ change, Level e) {
-    median<3>(flow, state, next, change, e);
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    tvl1_median_5x5_f32(float* __restrict__ flow, const u32* __restrict__ state, u32* __restrict__ next,
-                        const float* __restrict__ change, Level e) {
-    median<5>(flow, state, next, change, e);
 }

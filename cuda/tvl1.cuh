@@ -1,4 +1,4 @@
-// What the TV-L1 kernels share: the state of a pair, the extents of a pyramid level, and sorting networks.
+// What the TV-L1 kernels share: the state of a pair and the extents of a pyramid level.
 #pragma once
 #include "common/types.cuh"
 
@@ -15,10 +15,10 @@
 #define FROM_COARSER 1
 #define FROM_REST 2
 
-// A pair's state in one word: the phase, which copies of the flow and of the dual variables are the present ones, and
-// the iterations of the last launch (RUNNING) or to be run again (AGAIN).
-__device__ __forceinline__ u32 pack_state(u32 phase, u32 flow, u32 dual, u32 count) {
-    return phase | flow << 2 | dual << 3 | count << 4;
+// A pair's state in one word: the phase, which copies of the flow and of the dual variables are the present ones, and of
+// the last launch (RUNNING) or the one to be run again (AGAIN), whether it began with the median and its iterations.
+__device__ __forceinline__ u32 pack_state(u32 phase, u32 flow, u32 dual, u32 median, u32 count) {
+    return phase | flow << 2 | dual << 3 | median << 4 | count << 5;
 }
 __device__ __forceinline__ u32 phase(u32 s) {
     return s & 3;
@@ -29,18 +29,21 @@ __device__ __forceinline__ u32 flow_copy(u32 s) {
 __device__ __forceinline__ u32 dual_copy(u32 s) {
     return s >> 3 & 1;
 }
+__device__ __forceinline__ u32 median_of(u32 s) {
+    return s >> 4 & 1;
+}
 __device__ __forceinline__ u32 count_of(u32 s) {
-    return s >> 4;
+    return s >> 5;
 }
 
-// Arguments of tvl1_resample_f32, as in ops/tvl1/cuda.rs: planes of a pair; the source's extents; the target's, and its
-// planes from one pair to the next; source pixels per target pixel; the factor.
+// Arguments of tvl1_resample_f32, as in ops/tvl1/cuda.rs: source pixels per target pixel; planes of a pair; the source's
+// extents; the target's, and its planes from one pair to the next; the factor; planes of the first source.
 struct Resample {
     double ratio_x, ratio_y;
     int planes, h, w, pitch;
     int to_h, to_w, to_pitch, to_step;
     float gain;
-    int unused;
+    int first;
 };
 
 // A level of the pyramid, as in ops/tvl1/cuda.rs.
@@ -74,24 +77,10 @@ __device__ __forceinline__ u32 resolve(u32 state, const float* change, int pair,
         if (threadIdx.x == 0) {
             const u32 ran = __ffs(met);
             const u32 next = met == 0 ? RUNNING : ran == count ? DONE : AGAIN;
-            shared_state = pack_state(next, flow_copy(state), dual_copy(state), next == AGAIN ? ran : 0);
+            shared_state =
+                pack_state(next, flow_copy(state), dual_copy(state), median_of(state), next == AGAIN ? ran : 0);
         }
     }
     __syncthreads();
     return shared_state;
-}
-
-__device__ __forceinline__ void order(float& a, float& b) {
-    const float low = fminf(a, b);
-    b = fmaxf(a, b);
-    a = low;
-}
-
-__device__ __forceinline__ void sort(float (&v)[3]) {
-    order(v[0], v[2]), order(v[0], v[1]), order(v[1], v[2]);
-}
-
-__device__ __forceinline__ void sort(float (&v)[5]) {
-    order(v[0], v[3]), order(v[1], v[4]), order(v[0], v[2]), order(v[1], v[3]), order(v[0], v[1]);
-    order(v[2], v[4]), order(v[1], v[2]), order(v[3], v[4]), order(v[2], v[3]);
 }

@@ -1,12 +1,14 @@
-// The iterations of TV-L1, several for each time the planes are read. Grid: x = tiles, y = pairs. Launched by
-// `ops::tvl1::cuda`.
+// The iterations of TV-L1 with the median filter before some of them, several for each time the planes are read. Grid:
+// x = tiles, y = pairs. Launched by `ops::tvl1::cuda`.
 //
 // A block has a tile of 64 x 64 pixels in registers: sixteen warps of four rows, two neighbouring columns a lane.
 // Horizontal neighbours are exchanged by shuffles, vertical ones between warps through smem. The dependence on
-// neighbours grows by one pixel an iteration, so pixels within `count` of a tile's edge (not the image's) are wrong and
-// are not written. Tiles overlap by twice `halo >= count`, a multiple of 4, so that tiles start at whole sectors.
+// neighbours grows by one pixel an iteration, and by half a window with the median, so pixels within that of a tile edge
+// (not the image's) are wrong and are not written. Tiles overlap by twice `halo`, which is at least that and a multiple
+// of 4, so that tiles start at whole sectors.
 
 #include "tvl1.cuh"
+#include "tvl1_median.cuh"
 
 #define SIDE 64
 #define ROWS 4
@@ -26,13 +28,63 @@ __device__ __forceinline__ float reciprocal(float x) {
     return y;
 }
 
+// The medians of a thread's pixels, those of the tile being exchanged through `plane` (smem: a row's even columns, then
+// its odd ones). Pixels beyond the image's edge are those at its edge; beyond the tile's edge it does not matter. `last`
+// is the image's last row and column, counted from the tile's first.
+template <int K>
+__device__ __forceinline__ void median(float (&v)[ROWS][2], float (*plane)[SIDE], int last_row, int last_column) {
+    constexpr int R = K / 2, HIGH = ROWS + 2 * R;
+    const int lane = threadIdx.x & 31, first = (threadIdx.x >> 5) * ROWS;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) plane[first + r][lane] = v[r][0], plane[first + r][32 + lane] = v[r][1];
+    __syncthreads();
+    float strip[HIGH][2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+        const int column = min(2 * lane + c, last_column), at = (column & 1) * 32 + (column >> 1);
+#pragma unroll
+        for (int i = 0; i < HIGH; ++i) strip[i][c] = plane[min(max(first + i - R, 0), min(last_row, SIDE - 1))][at];
+    }
+    __syncthreads();  // the plane is the next component's
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        // The sorted columns from R left of the thread's first to R right of its second.
+        float ranks[K][2 + 2 * R];
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            float column[K];
+#pragma unroll
+            for (int k = 0; k < K; ++k) column[k] = strip[r + k][c];
+            sort(column);
+#pragma unroll
+            for (int k = 0; k < K; ++k) ranks[k][R + c] = column[k];
+        }
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+#pragma unroll
+            for (int j = 0; j < R; ++j) {
+                const float left = __shfl_up_sync(~0u, ranks[k][2 + j], 1);
+                const float right = __shfl_down_sync(~0u, ranks[k][R + j], 1);
+                ranks[k][j] = lane > 0 ? left : ranks[k][R];
+                ranks[k][R + 2 + j] = lane < 31 ? right : ranks[k][R + 1];
+            }
+        }
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            const bool inside = first + r <= last_row && 2 * lane + c <= last_column;
+            v[r][c] = inside ? median_of_columns(ranks, c) : 0.0f;
+        }
+    }
+}
+
 // `most` iterations of every running pair (or those to be run again, or none where the pair is done), from the present
 // copies of flow and dual variables into the other ones (the other way round when run again); the sums of squared
-// changes of each. Grid: tiles, pairs.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
-    tvl1_iterate_f32(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed,
-                     const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change,
-                     float* __restrict__ next_change, Level e, int most) {
+// changes of each. If `filter`, the flow is replaced by its medians over K x K pixels first.
+template <int K>
+__device__ __forceinline__ void iterate(float* __restrict__ flow, float* __restrict__ dual,
+                                        const float* __restrict__ fixed, const u32* __restrict__ state,
+                                        u32* __restrict__ next, const float* __restrict__ change,
+                                        float* __restrict__ next_change, const Level& e, int most, u32 filter) {
     // The flow of each warp's first row, for the warp above; vertical dual variables of its last, for the warp below.
     __shared__ float2 top[WARPS][2][32], bottom[WARPS][2][32];
     __shared__ float sums[MOST][WARPS + 1];
@@ -40,8 +92,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     const u32 now = resolve(state[pair], change, pair, e);
     const bool run = phase(now) == RUNNING && most > 0, again = phase(now) == AGAIN;
     if (tile == 0 && threadIdx.x == 0)
-        next[pair] = run     ? pack_state(RUNNING, flow_copy(now) ^ 1, dual_copy(now) ^ 1, most)
-                     : again ? pack_state(DONE, flow_copy(now), dual_copy(now), 0)
+        next[pair] = run     ? pack_state(RUNNING, flow_copy(now) ^ 1, dual_copy(now) ^ 1, K > 1 ? filter : 0, most)
+                     : again ? pack_state(DONE, flow_copy(now), dual_copy(now), 0, 0)
                              : now;
     if (!run && !again) return;
     const int count = run ? most : count_of(now);
@@ -56,9 +108,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     const int y_from = ty == 0 ? 0 : above + e.halo,
               y_to = (ty + 1) * e.tiles_x == e.tiles ? e.h : above + SIDE - e.halo;
 
-    // In one register: which of the thread's rows the tile writes, which have nothing below them in the image, and
-    // which of its columns nothing to their right.
-    u32 flags = x + 1 >= e.w - 1 ? 2u << 8 : 0;
+    // In one register: which of the thread's rows the tile writes, which have nothing below them in the image, which of
+    // its columns nothing to their right, and which copies are written.
+    u32 flags = (from_u ^ 1) << 10 | (from_p ^ 1) << 11 | (u32)run << 12;
+    if (x + 1 >= e.w - 1) flags |= 2u << 8;
     if (x >= e.w - 1) flags |= 1u << 8;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
@@ -66,20 +119,34 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         if (y + r >= e.h - 1) flags |= 16u << r;
     }
 
+    const int place = y * e.pitch + x;
     float u[2][ROWS][2], p[4][ROWS][2], g[2][ROWS][2], slope[ROWS][2], rho[ROWS][2];
     auto fetch = [&](float(&v)[2], const float* plane, int r) {
         const bool inside = x < e.pitch && y + r < e.h;
-        const float2 q = inside ? *(const float2*)(plane + (y + r) * e.pitch + x) : make_float2(0.0f, 0.0f);
+        const float2 q = inside ? *(const float2*)(plane + place + r * e.pitch) : make_float2(0.0f, 0.0f);
         v[0] = q.x, v[1] = q.y;
     };
     {
         const float* us = flow + (size_t)(pair * 2 + from_u) * 2 * size;
         const float* ps = dual + (size_t)(pair * 2 + from_p) * 4 * size;
         const float* fs = fixed + (size_t)pair * 4 * size;
+        if constexpr (K > 1) {
+            __shared__ float plane[SIDE][SIDE];
+            const bool filters = run ? filter : median_of(now);
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+#pragma unroll
+                for (int r = 0; r < ROWS; ++r) fetch(u[k][r], us + k * size, r);
+                if (filters) median<K>(u[k], plane, e.h - 1 - above, e.w - 1 - left);
+            }
+        }
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-            for (int k = 0; k < 2; ++k) fetch(u[k][r], us + k * size, r), fetch(g[k][r], fs + k * size, r);
+            for (int k = 0; k < 2; ++k) {
+                if constexpr (K == 1) fetch(u[k][r], us + k * size, r);
+                fetch(g[k][r], fs + k * size, r);
+            }
 #pragma unroll
             for (int k = 0; k < 4; ++k) fetch(p[k][r], ps + k * size, r);
             fetch(slope[r], fs + 2 * size, r);
@@ -171,21 +238,34 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         __syncthreads();
     }
 
-    float* us = flow + (size_t)(pair * 2 + (from_u ^ 1)) * 2 * size;
-    float* ps = dual + (size_t)(pair * 2 + (from_p ^ 1)) * 4 * size;
+    float* us = flow + (size_t)(pair * 2 + (flags >> 10 & 1)) * 2 * size;
+    float* ps = dual + (size_t)(pair * 2 + (flags >> 11 & 1)) * 4 * size;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         if (!(flags & 1u << r)) continue;
-        const int at = (y + r) * e.pitch + x;
+        const int at = place + r * e.pitch;
 #pragma unroll
         for (int k = 0; k < 2; ++k) *(float2*)(us + k * size + at) = make_float2(u[k][r][0], u[k][r][1]);
 #pragma unroll
         for (int k = 0; k < 4; ++k) *(float2*)(ps + k * size + at) = make_float2(p[k][r][0], p[k][r][1]);
     }
-    if (run && threadIdx.x < count) {
+    if (flags >> 12 & 1 && threadIdx.x < count) {
         float sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < WARPS; ++i) sum += sums[threadIdx.x][i];
         next_change[((size_t)pair * e.tiles + tile) * MOST + threadIdx.x] = sum;
     }
 }
+
+// Grids: tiles, pairs. Without a median, and with that of each size.
+#define ITERATE(NAME, K)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)                                                        \
+        NAME(float* __restrict__ flow, float* __restrict__ dual, const float* __restrict__ fixed,                      \
+             const u32* __restrict__ state, u32* __restrict__ next, const float* __restrict__ change,                  \
+             float* __restrict__ next_change, const Level e, int most, u32 filter) {                                   \
+        iterate<K>(flow, dual, fixed, state, next, change, next_change, e, most, filter);                              \
+    }
+
+ITERATE(tvl1_iterate_f32, 1)
+ITERATE(tvl1_iterate_3x3_f32, 3)
+ITERATE(tvl1_iterate_5x5_f32, 5)

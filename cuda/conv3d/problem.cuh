@@ -12,16 +12,7 @@
 //
 // "K" is the summed dimension of the GEMM, `k` the filters of the convolution.
 #pragma once
-#include "common/types.cuh"
-
-// Division of numbers below 2^31 by a constant `by`, as a multiplication. The host computes `mul` and `shift`.
-struct Divisor {
-    u32 by, mul, shift;
-};
-
-__device__ __forceinline__ u32 quotient(u32 n, const Divisor& d) {
-    return d.by == 1 ? n : __umulhi(n, d.mul) >> d.shift;
-}
+#include "common/divisor.cuh"
 
 // The same struct as `ops::conv3d::cuda::problem::Conv` on the host, field for field. All extents and element offsets
 // are below 2^31.

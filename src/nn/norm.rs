@@ -5,7 +5,7 @@ use super::params::{ParamId, Role};
 use super::pass::{Mode, Pass};
 use crate::error::Result;
 use crate::ops::Activation;
-use crate::ops::batch_norm::{Moments, Stats};
+use crate::ops::batch_norm::{Moments, Running, Stats};
 use crate::tape::Var;
 
 /// Batch norm, fused with what follows it in a residual network: adding the shortcut, and ReLU.
@@ -64,16 +64,10 @@ impl Norm {
             let (mean, var) = (&pass.params()[self.mean].value, &pass.params()[self.var].value);
             return Ok(layer(Stats::Fixed { mean, var })?.0);
         };
-        let stats = match &moments {
-            Some(moments) => Stats::Moments(moments),
-            None => Stats::Batch { parts },
-        };
-        let (y, batch) = layer(stats)?;
-        drop(moments); // they share the running mean, which would be copied before it is updated
-        if let Some(batch) = batch {
-            pass.update_running(self.mean, &batch.mean, Self::MOMENTUM)?;
-            pass.update_running(self.var, &batch.var, Self::MOMENTUM)?;
-        }
-        Ok(y)
+        let moments = moments.map_or_else(|| Moments::of(x.value(), parts), Ok)?;
+        let running = pass.running([self.mean, self.var]);
+        let running = running.map(|[mean, var]| Running { mean, var, momentum: Self::MOMENTUM });
+        let formed = moments.statistics(x.value(), Self::EPS, running)?;
+        Ok(layer(Stats::Formed(&formed))?.0)
     }
 }

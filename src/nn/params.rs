@@ -124,6 +124,12 @@ impl Params {
         self.list.iter_mut().enumerate().map(|(i, p)| (ParamId(i), p))
     }
 
+    /// The values of two different entries, to be changed.
+    pub(super) fn two_mut(&mut self, [a, b]: [ParamId; 2]) -> [&mut Tensor; 2] {
+        let both = self.list.get_disjoint_mut([a.0, b.0]).expect("two indices of this network");
+        both.map(|p| &mut p.value)
+    }
+
     /// The entries that are trained by gradients.
     pub fn trainable(&self) -> impl Iterator<Item = (ParamId, &Param)> {
         self.iter().filter(|(_, p)| p.role.trains())

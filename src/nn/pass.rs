@@ -3,7 +3,7 @@
 use super::params::{ParamId, Params, Role};
 use super::precision::Precision;
 use crate::error::Result;
-use crate::ops::{self, conv3d::Products};
+use crate::ops::{conv3d::Products, convert};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -31,6 +31,9 @@ pub struct Pass<'a> {
     mode: Mode,
     precision: Precision,
     vars: Vec<Option<Use>>,
+    /// In bf16, the rounded weights that have not been used yet, by index: all are rounded together when the first is
+    /// used, which takes one launch on a GPU.
+    rounded: Vec<Option<Tensor>>,
     tap: Option<Tap>,
     recompute: bool,
     /// Whether this run repeats one that has already updated the running statistics.
@@ -54,7 +57,8 @@ impl<'a> Pass<'a> {
     /// A pass in f32.
     pub fn new(tape: &'a Tape, params: &'a mut Params, mode: Mode) -> Self {
         let vars = params.iter().map(|_| None).collect();
-        Pass { tape, params, mode, precision: Precision::F32, vars, tap: None, recompute: false, again: false }
+        let (precision, rounded) = (Precision::F32, Vec::new());
+        Pass { tape, params, mode, precision, vars, rounded, tap: None, recompute: false, again: false }
     }
 
     /// The same pass computing in `precision` (or a data type). In bf16, activations and the weights of convolutions
@@ -175,11 +179,27 @@ impl<'a> Pass<'a> {
         let value = param.value.clone();
         let leaf = if constant { Var::constant(value) } else { self.tape.leaf(value) };
         let value = match param.role {
-            Role::ConvWeight | Role::LinearWeight => ops::cast(self.tape, &leaf, self.dtype())?,
+            Role::ConvWeight | Role::LinearWeight if self.dtype() == DType::BF16 => {
+                let rounded = self.rounded(id)?;
+                convert::converted(self.tape, &leaf, rounded)
+            }
             _ => leaf.clone(),
         };
         self.vars[id.index()] = Some(Use { leaf, value: value.clone() });
         Ok(value)
+    }
+
+    /// A weight in bf16.
+    fn rounded(&mut self, id: ParamId) -> Result<Tensor> {
+        if self.rounded.is_empty() {
+            let weights =
+                || self.params.iter().filter(|(_, p)| matches!(p.role, Role::ConvWeight | Role::LinearWeight));
+            let halves = convert::round_all(&weights().map(|(_, p)| &p.value).collect::<Vec<_>>())?;
+            let mut rounded = vec![None; self.params.len()];
+            weights().zip(halves).for_each(|((id, _), half)| rounded[id.index()] = Some(half));
+            self.rounded = rounded;
+        }
+        Ok(self.rounded[id.index()].take().expect("a weight is used once, and kept in `vars`"))
     }
 
     /// The parameters used so far that have a gradient, in order: the variables for [`Tape::grad`].
@@ -216,11 +236,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `running = (1 - momentum) running + momentum new`, in place.
-    pub(super) fn update_running(&mut self, id: ParamId, new: &Tensor, momentum: f32) -> Result<()> {
-        if self.again {
-            return Ok(());
-        }
-        ops::ema::blend(&mut self.params[id].value, new, 1.0 - momentum, momentum)
+    /// Two running statistics, unless this run repeats one that has already updated them.
+    pub(super) fn running(&mut self, ids: [ParamId; 2]) -> Option<[&mut Tensor; 2]> {
+        if self.again { None } else { Some(self.params.two_mut(ids)) }
     }
 }

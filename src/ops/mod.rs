@@ -2,6 +2,7 @@
 //! plain loops in f32 and f64), `cpu.rs`, `cuda.rs`, `grad.rs` (recording on the tape), `cases.rs` (the table of
 //! problems for tests and benches).
 
+mod divisor;
 mod lanes;
 mod launch;
 #[cfg(any(test, feature = "testing"))]

@@ -1,13 +1,14 @@
 //! Batch norm on a GPU. Forward: sums, their merging, the result; likewise backward. There is no host synchronisation.
 
-use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows};
-use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
+use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows, Running, Statistics, rows::tiles};
+use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
 use crate::ops::launch::{BLOCK, Columns};
 use crate::shape::Shape;
 use crate::tensor::{DType, Tensor};
 
 static MODULE: Module = Module::new("batch_norm", include_str!("../../../ptx/batch_norm.sm_80.ptx"));
+static MERGING: Module = Module::new("batch_norm_merge", include_str!("../../../ptx/batch_norm_merge.sm_80.ptx"));
 
 /// How a pass is divided into blocks, as the kernels take it.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -19,6 +20,23 @@ struct Partition {
     chunks: u32,
     tiles: u32,
     shift: u32,
+}
+
+/// What the merging kernel of the forward pass takes besides pointers.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Merging {
+    groups: u32,
+    rows: u32,
+    c: u32,
+    span: u32,
+    chunks: u32,
+    /// Where the sums are about one shift for each channel, the number of tiles that they are of; 0 where each chunk has a
+    /// shift of its own.
+    tiles: u32,
+    eps: f32,
+    keep: f32,
+    fresh: f32,
 }
 
 /// The four entries of a pass: indexed by data type, then by whether threads access single elements.
@@ -38,9 +56,10 @@ type Numbers = (In, In, In, In);
 
 static SUMS: Kernel<(In, Out, Pod<Partition>)> = Kernel::new(&MODULE, entries!("sums"));
 
-type Merge = (In, In, Out, Out, Out, Out, u32, u32, u32, u32, u32, f32);
-static MERGE: Kernel<Merge> = Kernel::new(&MODULE, &["batch_norm_merge_f32"]);
-static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MODULE, &["batch_norm_inv_std_f32"]);
+/// Sums, shift, mean, inv_std, statistics of the batch, running averages.
+type Merge = (In, In, Out, Out, Out, Out, InOut, InOut, Pod<Merging>);
+static MERGE: Kernel<Merge> = Kernel::new(&MERGING, &["batch_norm_merge_f32"]);
+static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MERGING, &["batch_norm_inv_std_f32"]);
 
 type Apply = (In, In, In, In, In, Out, Pod<Partition>, u32);
 static APPLY: Kernel<Apply> = Kernel::new(&MODULE, entries!("apply"));
@@ -53,7 +72,7 @@ static BACKWARD_SUMS: [Kernel<BackwardSums>; 2] =
 type BackwardSumsMaskY = (In, In, In, In, In, In, In, Out, Out, Pod<Partition>);
 static BACKWARD_SUMS_MASK_Y: Kernel<BackwardSumsMaskY> = Kernel::new(&MODULE, entries!("backward_sums_mask_y"));
 type BackwardMerge = (In, In, In, Out, Out, Out, u32, u32, u32, u32, f32);
-static BACKWARD_MERGE: Kernel<BackwardMerge> = Kernel::new(&MODULE, &["batch_norm_backward_merge_f32"]);
+static BACKWARD_MERGE: Kernel<BackwardMerge> = Kernel::new(&MERGING, &["batch_norm_backward_merge_f32"]);
 type BackwardApply = (In, In, In, In, In, In, In, Out, Pod<Partition>);
 static BACKWARD_APPLY: [Kernel<BackwardApply>; 2] =
     [Kernel::new(&MODULE, entries!("backward_apply")), Kernel::new(&MODULE, entries!("backward_apply_mask_x"))];
@@ -120,26 +139,36 @@ pub(super) fn chunk_sums(gpu: &Gpu, p: &Rows, x: &Tensor) -> Result<(usize, Tens
     Ok((pass.columns.span, parts))
 }
 
-/// Mean and `1/√(var + eps)` per part and channel, and the statistics of the whole batch, from sums of chunks of `span`
-/// rows (the last of a part may be shorter), as [`chunk_sums`] makes them. Where `shift` is given, it replaces the
-/// first number of each chunk.
+/// The statistics, from sums of chunks of `span` rows (the last of a part may be shorter), as [`chunk_sums`] makes them,
+/// or, where `shift` is given, from sums of tiles about it. `running` is updated in the same launch.
 pub(super) fn merge(
     gpu: &Gpu,
     p: &Rows,
     sums: &Tensor,
-    shift: Option<&Tensor>,
+    mut shift: Option<Tensor>,
     span: usize,
     eps: f32,
-) -> Result<(Tensor, Tensor, BatchStatistics)> {
+    running: Option<Running>,
+) -> Result<Statistics> {
     let (mut mean, mut inv_std) = (vector(gpu, p.parts * p.c)?, vector(gpu, p.parts * p.c)?);
     let mut batch = BatchStatistics { mean: vector(gpu, p.c)?, var: vector(gpu, p.c)? };
     let targets = (mean.output(), inv_std.output(), batch.mean.output(), batch.var.output());
-    let sizes = [p.parts, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
-    let [parts, rows, c, span, chunks] = sizes;
-    let shift = shift.map_or(In(0, 0), Tensor::input);
-    let args = (sums.input(), shift, targets.0, targets.1, targets.2, targets.3, parts, rows, c, span, chunks, eps);
+    let tiles = shift.as_ref().map_or(0, |_| tiles(sums) as u32);
+    let (mut averages, mut momentum) = ([InOut(0, 0); 2], 0.0);
+    if let Some(running) = running {
+        // Sums about the running mean share its memory. The kernel reads them there, before it updates them, so that
+        // nothing has to be copied.
+        shift = shift.filter(|shift| shift.address() != running.mean.address());
+        (averages, momentum) = ([running.mean.in_out()?, running.var.in_out()?], running.momentum);
+    }
+    let [groups, rows, c, span, chunks] = [p.parts, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
+    let (keep, fresh) = (1.0 - momentum, momentum);
+    let how = Pod(Merging { groups, rows, c, span, chunks, tiles, eps, keep, fresh });
+    let shift = shift.as_ref().map_or(In(0, 0), Tensor::input);
+    let [running_mean, running_var] = averages;
+    let args = (sums.input(), shift, targets.0, targets.1, targets.2, targets.3, running_mean, running_var, how);
     MERGE.launch(gpu, 0, merging(p.c), args)?;
-    Ok((mean, inv_std, batch))
+    Ok(Statistics { rows: *p, mean, inv_std, batch })
 }
 
 /// `1/√(var + eps)` of given variances.
@@ -185,8 +214,8 @@ pub(super) fn apply(
     Ok(y)
 }
 
-/// The gradients; `dy` has the data type of `x`. If dgrad has already masked `dy` and taken the `sums [parts 2 c]`, the
-/// first pass over memory is not needed.
+/// The gradients; `dy` has the data type of `x`. If dgrad has already masked `dy` and taken the `sums [parts tiles 2 c]`,
+/// the first pass over memory is not needed.
 #[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
 pub(super) fn backward(
     gpu: &Gpu,
@@ -222,7 +251,7 @@ pub(super) fn backward(
             (mask_x, None, parts)
         }
     };
-    let (chunks, normalised) = if sums.is_some() { (1, 1) } else { (pass.columns.chunks, 0) };
+    let (chunks, normalised) = sums.map_or((pass.columns.chunks, 0), |sums| (tiles(sums), 1));
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
     let targets = (slopes.output(), dgamma.output(), dbeta.output());
     // Given statistics are constants: no gradient passes through them.

@@ -37,7 +37,7 @@ mod rows;
 pub(in crate::ops) use cpu::Lines;
 pub use grad::batch_norm;
 pub(in crate::ops) use grad::{BatchNorm, deferred, normalised};
-pub use moments::{BatchStatistics, Moments};
+pub use moments::{BatchStatistics, Moments, Running, Statistics};
 pub use norm::Norm;
 
 use rows::Rows;
@@ -59,6 +59,8 @@ pub enum Stats<'a> {
     },
     /// As [`Stats::Batch`], from moments that were taken while `x` was computed.
     Moments(&'a Moments),
+    /// As [`Stats::Moments`], formed before.
+    Formed(&'a Statistics),
     /// Given values per channel, as constants: evaluation, or frozen statistics.
     Fixed {
         /// Mean, `[c]`, f32.
@@ -89,7 +91,8 @@ pub enum Incoming {
     PastRelu {
         /// The masked gradient, in the shape of `x`.
         dz: Tensor,
-        /// `Σ dz` and `Σ dz · (x - mean) · inv_std` per part and channel, `[parts 2 c]`, f32.
+        /// `Σ dz` and `Σ dz · (x - mean) · inv_std` per part and channel, `[parts 2 c]`, or of tiles of each part that are
+        /// still to be added up, `[parts tiles 2 c]`; f32.
         sums: Tensor,
     },
 }
@@ -143,15 +146,13 @@ fn statistics(
     let parts = match stats {
         Stats::Batch { parts } => parts,
         Stats::Moments(moments) => moments.parts(),
+        Stats::Formed(formed) => formed.rows.parts,
         Stats::Fixed { .. } => 1,
     };
     let rows = Rows::new(x.shape(), parts)?;
     expect_channels("gamma", gamma.shape(), rows.c)?;
     expect_channels("beta", beta.shape(), rows.c)?;
-    if !(eps >= f32::MIN_POSITIVE && eps.is_finite()) {
-        // A channel of one value has variance 0, and 0/√0 is NaN.
-        return Err(Error::param("batch_norm", "eps", eps, "it must be finite and at least 1.2e-38"));
-    }
+    check_eps(eps)?;
     let mut others = vec![("gamma", gamma), ("beta", beta)];
     if let Stats::Fixed { mean, var } = stats {
         others.extend([("mean", mean), ("var", var)]);
@@ -168,20 +169,26 @@ fn statistics(
         };
         return Ok((Norm::of(false, [mean.clone(), inv_std], [gamma, beta])?, None));
     }
-    if rows.rows == 1 {
-        let want = "more than one value per channel and part to form statistics";
-        return Err(Error::shape("batch_norm", "x", want, x.shape()));
-    }
-    let own;
-    let moments = match stats {
-        Stats::Moments(moments) => moments,
-        _ => {
-            own = Moments::of(x, parts)?;
-            &own
+    let formed = match stats {
+        Stats::Formed(formed) if formed.rows == rows => formed.clone(),
+        Stats::Formed(formed) => {
+            let want = format!("those of {}", x.shape());
+            return Err(Error::shape("batch_norm", "statistics", want, formed.mean.shape()));
         }
+        Stats::Moments(moments) => moments.clone().statistics(x, eps, None)?,
+        _ => Moments::of(x, parts)?.statistics(x, eps, None)?,
     };
-    let (mean, inv_std, batch) = moments.statistics(&rows, x, eps)?;
+    let Statistics { mean, inv_std, batch, .. } = formed;
+    x.place("batch_norm", &[("statistics", &mean)])?;
     Ok((Norm::of(true, [mean, inv_std], [gamma, beta])?, Some(batch)))
+}
+
+/// A channel of one value has variance 0, and 0/√0 is NaN.
+fn check_eps(eps: f32) -> Result<()> {
+    if eps >= f32::MIN_POSITIVE && eps.is_finite() {
+        return Ok(());
+    }
+    Err(Error::param("batch_norm", "eps", eps, "it must be finite and at least 1.2e-38"))
 }
 
 /// A tensor of rank 1.
@@ -209,6 +216,7 @@ pub fn backward(x: &Tensor, norm: &Norm, relu: ReluMask, residual: bool, dy: &In
     }
     if let Some(sums) = sums
         && sums.dims() != [rows.parts, 2, rows.c]
+        && sums.dims() != [rows.parts, rows::tiles(sums), 2, rows.c]
     {
         return Err(Error::shape("batch_norm", "sums", format!("[{} 2 {}]", rows.parts, rows.c), sums.shape()));
     }
@@ -238,7 +246,7 @@ fn backward_as<T: Stored>(
         (_, Some(y)) => Mask::Result(T::of(y)),
         (_, None) => Mask::Recomputed,
     };
-    let taken = sums.map(|s| cpu::past_sums(norm, &s.host()?)).transpose()?;
+    let taken = sums.map(|s| cpu::past_sums(norm, &rows::over_tiles(s)?)).transpose()?;
     let (xs, dys) = (T::of(x), T::of(dy));
     // The gradient of the residual is the masked gradient, so it is written while the sums are taken.
     let (mut sums, masked) = (Vec::new(), !matches!(mask, Mask::None));

@@ -1,7 +1,8 @@
 //! Sums over a batch, from which its statistics are formed.
 
-use super::{Rows, cpu, cuda, vector};
+use super::{Rows, check_eps, cpu, cuda, expect_channels, rows, vector};
 use crate::error::{Error, Result};
+use crate::ops::ema;
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
 
@@ -19,7 +20,7 @@ pub struct Moments {
 /// f32 sums, on the device of `x`.
 #[derive(Clone, Debug)]
 enum Sums {
-    /// `shift [c]`; `Σ (x - shift)` and `Σ (x - shift)²` of each part, `[parts 2 c]`.
+    /// `shift [c]`; `Σ (x - shift)` and `Σ (x - shift)²` of each part, `[parts 2 c]`, or `[parts tiles 2 c]`.
     Shifted { shift: Tensor, sums: Tensor },
     /// For each chunk of `span` rows of a part (the last may be shorter): its own shift, and the two sums, `[parts
     /// chunks 3 c]`; for an `x` that divides into `rows`.
@@ -34,6 +35,28 @@ pub struct BatchStatistics {
     pub mean: Tensor,
     /// Unbiased variance per channel (divided by the count minus one), as in PyTorch's running average, `[c]`, f32.
     pub var: Tensor,
+}
+
+/// Running averages that a batch's statistics are added to: `running = (1 - momentum) running + momentum batch`.
+#[derive(Debug)]
+pub struct Running<'a> {
+    /// Of the means, `[c]`, f32.
+    pub mean: &'a mut Tensor,
+    /// Of the unbiased variances, `[c]`, f32.
+    pub var: &'a mut Tensor,
+    /// Weight of the newest batch, from 0 to 1.
+    pub momentum: f32,
+}
+
+/// What a batch norm in training mode normalises with: the result of [`Moments::statistics`].
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    pub(super) rows: Rows,
+    /// Mean and `1/√(var + eps)` of each part and channel, `[parts · c]`.
+    pub(super) mean: Tensor,
+    pub(super) inv_std: Tensor,
+    /// Those of the whole batch.
+    pub batch: BatchStatistics,
 }
 
 impl Moments {
@@ -55,6 +78,7 @@ impl Moments {
     }
 
     /// Moments from given sums `sums [parts 2 c]` of `x - shift` and of its square, where `shift` is `[c]`; both f32.
+    /// Sums of some number of tiles of each part, `[parts tiles 2 c]`, are added up.
     ///
     /// # Errors
     /// `DType` or `Shape` when the arguments are not of that type or shape; `Device` when they are on different
@@ -68,6 +92,7 @@ impl Moments {
         }
         let parts = match *sums.dims() {
             [parts, 2, channels] if channels == c && parts > 0 => parts,
+            [parts, tiles, 2, channels] if channels == c && parts > 0 && tiles > 0 => parts,
             _ => return Err(Error::shape("batch_norm", "sums", format!("[parts 2 {c}]"), sums.shape())),
         };
         shift.place("batch_norm", &[("sums", &sums)])?;
@@ -80,7 +105,7 @@ impl Moments {
         self.parts
     }
 
-    /// The shift `[c]` and the sums `[parts 2 c]`, where one shift is used for all rows ([`Moments::about`]).
+    /// The shift `[c]` and the sums `[parts 2 c]` or `[parts tiles 2 c]`, where one shift is used for all rows ([`Moments::about`]).
     #[must_use]
     pub fn shifted(&self) -> Option<(&Tensor, &Tensor)> {
         match &self.sums {
@@ -89,28 +114,51 @@ impl Moments {
         }
     }
 
-    /// Mean and `1/√(var + eps)` of each part and channel, `[parts · c]`, and the statistics of the whole batch.
-    pub(super) fn statistics(&self, rows: &Rows, x: &Tensor, eps: f32) -> Result<(Tensor, Tensor, BatchStatistics)> {
-        let (span, shift, sums) = match &self.sums {
-            Sums::Shifted { shift, sums } => (rows.rows, Some(shift), sums),
-            Sums::Chunked { span, sums, .. } => (*span, None, sums),
-        };
-        let fits = match &self.sums {
-            Sums::Shifted { .. } => self.c == rows.c,
-            Sums::Chunked { rows: taken, .. } => taken == rows,
+    /// The statistics of `x`, whose moments these are. `running` is updated with those of the whole batch; on a GPU this
+    /// takes no launch of its own. `eps` is added to the variances.
+    ///
+    /// # Errors
+    /// `Shape` when `x` has other extents than the tensor the moments were taken of, when there is only one value per
+    /// channel and part, or when a running average is not `[c]`; `DType` when one is not f32; `Param` when `eps` is below
+    /// 1.2e-38 or not finite, or the momentum is not from 0 to 1; `Device` when the tensors are on different devices.
+    pub fn statistics(self, x: &Tensor, eps: f32, running: Option<Running>) -> Result<Statistics> {
+        let rows = Rows::new(x.shape(), self.parts)?;
+        check_eps(eps)?;
+        if let Some(Running { mean, var, momentum }) = &running {
+            for (arg, t) in [("running mean", mean), ("running variance", var)] {
+                expect_channels(arg, t.shape(), rows.c)?;
+                t.expect("batch_norm", arg, DType::F32)?;
+                x.place("batch_norm", &[(arg, t)])?;
+            }
+            if !(0.0..=1.0).contains(momentum) {
+                return Err(Error::param("batch_norm", "momentum", momentum, "it must be from 0 to 1"));
+            }
+        }
+        if rows.rows == 1 {
+            let want = "more than one value per channel and part to form statistics";
+            return Err(Error::shape("batch_norm", "x", want, x.shape()));
+        }
+        let (fits, span, shift, sums) = match self.sums {
+            Sums::Shifted { shift, sums } => (self.c == rows.c, rows.rows, Some(shift), sums),
+            Sums::Chunked { rows: taken, span, sums } => (taken == rows, span, None, sums),
         };
         if !fits {
             return Err(Error::shape("batch_norm", "moments", format!("those of {}", x.shape()), sums.shape()));
         }
-        if let Place::Gpu(gpu) = x.place("batch_norm", &[("moments", sums)])? {
-            return cuda::merge(gpu, rows, sums, shift, span, eps);
+        if let Place::Gpu(gpu) = x.place("batch_norm", &[("moments", &sums)])? {
+            return cuda::merge(gpu, &rows, &sums, shift, span, eps, running);
         }
         let merged = match shift {
-            Some(shift) => cpu::from_sums(rows, &shift.host()?, &sums.host()?),
-            None => cpu::merge_chunks(rows, &sums.host()?),
+            Some(shift) => cpu::from_sums(&rows, &shift.host()?, &rows::over_tiles(&sums)?),
+            None => cpu::merge_chunks(&rows, &sums.host()?),
         };
         let inv_std = merged.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32);
         let mean = vector(merged.iter().map(|s| s.mean as f32))?;
-        Ok((mean, vector(inv_std)?, cpu::whole_batch(rows, &merged)?))
+        let batch = cpu::whole_batch(&rows, &merged)?;
+        if let Some(Running { mean, var, momentum }) = running {
+            ema::blend(mean, &batch.mean, 1.0 - momentum, momentum)?;
+            ema::blend(var, &batch.var, 1.0 - momentum, momentum)?;
+        }
+        Ok(Statistics { rows, mean, inv_std: vector(inv_std)?, batch })
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
+use crate::tensor::Tensor;
 
 /// How the elements of `x` are divided: `parts` parts of `rows` rows of `c` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,4 +31,16 @@ impl Rows {
         let c = x.last();
         Ok(Rows { parts, rows: x.len() / c / parts, c })
     }
+}
+
+/// Number of tiles of each part that `sums [parts 2 c]` or `[parts tiles 2 c]` are of.
+pub(super) fn tiles(sums: &Tensor) -> usize {
+    if let [_, tiles, 2, _] = *sums.dims() { tiles } else { 1 }
+}
+
+/// Such sums added up over the tiles, on the host: `[parts 2 c]`.
+pub(super) fn over_tiles(sums: &Tensor) -> Result<Vec<f32>> {
+    let (columns, tiles, all) = (2 * sums.shape().last(), tiles(sums), sums.host()?);
+    let total = |part: &[f32], j: usize| part.iter().skip(j).step_by(columns).sum();
+    Ok(all.chunks(tiles * columns).flat_map(|part| (0..columns).map(move |j| total(part, j))).collect())
 }

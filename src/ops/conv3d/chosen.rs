@@ -36,7 +36,7 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
     check_dy("conv3d wgrad", &p, dy)?;
     match x.place("conv3d wgrad", &[("dy", dy)])? {
         Place::Cpu => cpu::wgrad(isa, &p, x, Prologue::None, dy),
-        Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, dy),
+        Place::Gpu(gpu) => cuda::wgrad(gpu, &p, x, None, dy),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Convolution on the tape. It is bilinear, so the gradients of each pass are the other two.
 
+use super::fusion::{self, Prologue};
 use super::{Geometry, dgrad, fprop, wgrad};
 use crate::error::Result;
 use crate::shape::Shape;
@@ -10,6 +11,8 @@ struct Fprop {
     x: Var,
     w: Var,
     g: Geometry,
+    /// The copy of `x` that fprop read, where wgrad can read it too.
+    kept: Option<Tensor>,
 }
 
 impl Op for Fprop {
@@ -20,8 +23,18 @@ impl Op for Fprop {
     fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         Ok(vec![
             needs[0].then(|| dgrad_recorded(t, dy, &self.w, self.x.shape(), &self.g)).transpose()?,
-            needs[1].then(|| wgrad_recorded(t, &self.x, dy, self.w.shape(), &self.g)).transpose()?,
+            needs[1].then(|| self.dw(t, dy)).transpose()?,
         ])
+    }
+}
+
+impl Fprop {
+    fn dw(&self, t: &Tape, dy: &Var) -> Result<Var> {
+        let Some(kept) = self.kept.as_ref().filter(|_| !t.is_recording()) else {
+            return wgrad_recorded(t, &self.x, dy, self.w.shape(), &self.g);
+        };
+        let (x, dy) = (self.x.value(), dy.value());
+        fusion::wgrad_of_kept(x, Some(kept), dy, self.w.shape(), &self.g, Prologue::None).map(Var::constant)
     }
 }
 
@@ -30,12 +43,12 @@ impl Op for Fprop {
 /// # Errors
 /// As [`super::fprop`].
 pub fn conv3d(t: &Tape, x: &Var, w: &Var, g: &Geometry) -> Result<Var> {
-    Ok(recorded(t, fprop(x.value(), w.value(), g)?, x, w, g))
+    Ok(recorded(t, fprop(x.value(), w.value(), g)?, x, w, g, None))
 }
 
-/// Records the result `y` of a convolution.
-pub(in crate::ops) fn recorded(t: &Tape, y: Tensor, x: &Var, w: &Var, g: &Geometry) -> Var {
-    t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g })
+/// Records the result `y` of a convolution, with the copy of `x` that [`fusion::fprop_keeping`] returned.
+pub(in crate::ops) fn recorded(t: &Tape, y: Tensor, x: &Var, w: &Var, g: &Geometry, kept: Option<Tensor>) -> Var {
+    t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g, kept })
 }
 
 struct Dgrad {

@@ -110,8 +110,9 @@ pub fn conv_norm(
 ) -> Result<(Var, Option<Moments>)> {
     let (layer, value) = match &x.0 {
         Source::Value(x) => {
-            let (y, moments) = fusion::fprop(x.value(), w.value(), g, Prologue::None, epilogue)?;
-            return Ok((conv3d::recorded(t, y, x, w, g), moments));
+            let keep = t.is_recording() && w.has_grad();
+            let (y, moments, kept) = fusion::fprop_keeping(x.value(), w.value(), g, Prologue::None, epilogue, keep)?;
+            return Ok((conv3d::recorded(t, y, x, w, g, kept), moments));
         }
         Source::Normed(layer, value) => (layer, value),
     };

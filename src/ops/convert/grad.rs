@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 struct Cast {
     from: DType,
@@ -28,7 +28,13 @@ pub fn cast(t: &Tape, a: &Var, dtype: DType) -> Result<Var> {
     if from == dtype {
         return Ok(a.clone());
     }
-    Ok(t.record(a.value().cast(dtype)?, &[a], || Cast { from }))
+    Ok(converted(t, a, a.value().cast(dtype)?))
+}
+
+/// Records `y`, which is `a` in another data type.
+pub(crate) fn converted(t: &Tape, a: &Var, y: Tensor) -> Var {
+    let from = a.value().dtype();
+    t.record(y, &[a], || Cast { from })
 }
 
 struct Reshape {

@@ -13,4 +13,33 @@
 
 mod grad;
 
+pub(crate) use grad::converted;
 pub use grad::{cast, reshape};
+
+use crate::error::Result;
+use crate::ops::sgd;
+use crate::tensor::{DType, Device, Tensor};
+
+/// f32 tensors rounded to bf16; on a GPU one launch for up to 512 of them.
+///
+/// # Errors
+/// `DType` when one is not f32; `Device` when they are on different devices; `OutOfMemory`; on a GPU also `Driver`.
+pub(crate) fn round_all(all: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let Some(Device::Cuda(gpu)) = all.first().map(|t| t.device()) else {
+        return all.iter().map(|t| t.cast(DType::BF16)).collect();
+    };
+    let mut halves: Vec<Tensor> =
+        all.iter().map(|t| Tensor::on_gpu(&gpu, DType::BF16, t.shape())).collect::<Result<_>>()?;
+    // An update that changes nothing but the copies.
+    let step = |(w, half)| sgd::Update {
+        w: sgd::Weights::Fixed(w),
+        update: None,
+        key: None,
+        half: Some(half),
+        key_half: None,
+    };
+    let mut steps: Vec<_> = all.iter().copied().zip(&mut halves).map(step).collect();
+    sgd::update_all(&sgd::Sgd::default(), sgd::Rate::Value(0.0), 1.0, None, &mut steps)?;
+    drop(steps);
+    Ok(halves)
+}

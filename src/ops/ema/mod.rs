@@ -48,7 +48,7 @@ pub fn update_all<'a>(pairs: impl Iterator<Item = (&'a mut Tensor, &'a Tensor)>,
 }
 
 /// `key ← keep·key + fresh·query`, with the same conditions.
-pub(crate) fn blend(key: &mut Tensor, query: &Tensor, keep: f32, fresh: f32) -> Result<()> {
+pub(in crate::ops) fn blend(key: &mut Tensor, query: &Tensor, keep: f32, fresh: f32) -> Result<()> {
     if query.shape() != key.shape() {
         return Err(Error::shape("ema", "query", key.shape(), query.shape()));
     }

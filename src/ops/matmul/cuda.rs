@@ -39,7 +39,7 @@ pub(super) fn apply(
     let y = match (ta, tb) {
         (false, true) => conv::fprop(gpu, &pointwise(m, k, n)?, &wide(a)?, b, None)?,
         (false, false) => conv::dgrad(gpu, &pointwise(m, n, k)?, &wide(a)?, b)?,
-        (true, false) => conv::wgrad(gpu, &pointwise(k, n, m)?, b, a)?,
+        (true, false) => conv::wgrad(gpu, &pointwise(k, n, m)?, b, None, a)?,
         (true, true) => conv::fprop(gpu, &pointwise(m, k, n)?, &wide(&transpose(gpu, a)?)?, b, None)?,
     };
     y.reshape([m, n])?.cast(dtype)

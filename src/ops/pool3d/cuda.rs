@@ -3,6 +3,7 @@
 use super::Pool;
 use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Spread};
 use crate::error::{Error, Result};
+use crate::ops::divisor::Divisor;
 use crate::ops::launch::{BLOCK, wide};
 use crate::ops::reduce::cuda::middle;
 use crate::shape::Shape;
@@ -14,14 +15,15 @@ static MODULE: Module = Module::new("pool3d", include_str!("../../../ptx/pool3d.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Extents {
-    n: u32,
     c: u32,
-    input: [u32; 3],
-    out: [u32; 3],
-    kernel: [u32; 3],
-    stride: [u32; 3],
+    /// Groups of the channels that one thread has.
+    groups: Divisor,
+    input: [Divisor; 3],
+    out: [Divisor; 3],
+    kernel: [Divisor; 3],
+    stride: [Divisor; 3],
+    dilation: [Divisor; 3],
     pad: [u32; 3],
-    dilation: [u32; 3],
 }
 
 /// The four entries of a pass: indexed by data type, then by whether threads access single elements.
@@ -41,7 +43,8 @@ static MAX_BACKWARD: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MOD
 static MAX_GATHER: Kernel<(In, In, Out, Pod<Extents>, u32)> = Kernel::new(&MODULE, entries!("max_gather"));
 static AVG_FORWARD: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg_forward"));
 static AVG_BACKWARD: Kernel<(In, Out, Pod<Extents>, f32, u32)> = Kernel::new(&MODULE, entries!("avg_backward"));
-static GLOBAL_BACKWARD: Kernel<(In, Out, u32, u32, u32)> = Kernel::new(&MODULE, entries!("global_backward"));
+type GlobalBackward = (In, Out, Pod<Divisor>, Pod<Divisor>, u32);
+static GLOBAL_BACKWARD: Kernel<GlobalBackward> = Kernel::new(&MODULE, entries!("global_backward"));
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![
@@ -54,24 +57,29 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     ]
 }
 
+/// Channels of one thread, of `c`.
+fn width(c: usize, dtype: DType) -> usize {
+    if c.is_multiple_of(wide(dtype)) { wide(dtype) } else { 1 }
+}
+
 /// The entry for a result of this shape, its grid, and its number of threads.
 fn plan(result: Shape, dtype: DType) -> (usize, Spread, u32) {
-    let width = if result.last().is_multiple_of(wide(dtype)) { wide(dtype) } else { 1 };
+    let width = width(result.last(), dtype);
     let threads = result.len() / width;
     (2 * dtype.index() + usize::from(width == 1), Spread::cover(threads, BLOCK), threads as u32)
 }
 
-fn extents(p: &Pool) -> Pod<Extents> {
-    let axes = |v: [usize; 3]| v.map(|v| v as u32);
+fn extents(p: &Pool, dtype: DType) -> Pod<Extents> {
+    let axes = |v: [usize; 3]| v.map(Divisor::new);
     Pod(Extents {
-        n: p.n as u32,
         c: p.c as u32,
+        groups: Divisor::new(p.c / width(p.c, dtype)),
         input: axes(p.input),
         out: axes(p.out),
         kernel: axes(p.kernel),
         stride: axes(p.window.stride),
-        pad: axes(p.window.pad),
         dilation: axes(p.window.dilation),
+        pad: p.window.pad.map(|v| v as u32),
     })
 }
 
@@ -90,7 +98,7 @@ pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
     if at.bytes() > 0 {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let (target, places) = (y.output(), Out(at.ptr(), at.bytes()));
-        MAX_FORWARD.launch(gpu, which, spread, (x.input(), target, places, extents(p), n))?;
+        MAX_FORWARD.launch(gpu, which, spread, (x.input(), target, places, extents(p, x.dtype()), n))?;
     }
     Ok((y, at))
 }
@@ -116,7 +124,12 @@ pub(super) fn unpool(gpu: &Gpu, p: &Pool, dy: &Tensor, at: &Memory) -> Result<Te
     if !p.in_shape().is_empty() {
         let (which, spread, n) = plan(p.in_shape(), dy.dtype());
         let target = dx.output();
-        MAX_BACKWARD.launch(gpu, which, spread, (dy.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
+        MAX_BACKWARD.launch(
+            gpu,
+            which,
+            spread,
+            (dy.input(), In(at.ptr(), at.bytes()), target, extents(p, dy.dtype()), n),
+        )?;
     }
     Ok(dx)
 }
@@ -126,7 +139,12 @@ pub(super) fn gather(gpu: &Gpu, p: &Pool, x: &Tensor, at: &Memory) -> Result<Ten
     if at.bytes() > 0 {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let target = y.output();
-        MAX_GATHER.launch(gpu, which, spread, (x.input(), In(at.ptr(), at.bytes()), target, extents(p), n))?;
+        MAX_GATHER.launch(
+            gpu,
+            which,
+            spread,
+            (x.input(), In(at.ptr(), at.bytes()), target, extents(p, x.dtype()), n),
+        )?;
     }
     Ok(y)
 }
@@ -136,7 +154,7 @@ pub(super) fn avg(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<Tensor> {
     if !p.out_shape().is_empty() {
         let (which, spread, n) = plan(p.out_shape(), x.dtype());
         let target = y.output();
-        AVG_FORWARD.launch(gpu, which, spread, (x.input(), target, extents(p), factor(p), n))?;
+        AVG_FORWARD.launch(gpu, which, spread, (x.input(), target, extents(p, x.dtype()), factor(p), n))?;
     }
     Ok(y)
 }
@@ -146,7 +164,7 @@ pub(super) fn avg_back(gpu: &Gpu, p: &Pool, dy: &Tensor) -> Result<Tensor> {
     if !p.in_shape().is_empty() {
         let (which, spread, n) = plan(p.in_shape(), dy.dtype());
         let target = dx.output();
-        AVG_BACKWARD.launch(gpu, which, spread, (dy.input(), target, extents(p), factor(p), n))?;
+        AVG_BACKWARD.launch(gpu, which, spread, (dy.input(), target, extents(p, dy.dtype()), factor(p), n))?;
     }
     Ok(dx)
 }
@@ -164,7 +182,9 @@ pub(super) fn global_back(gpu: &Gpu, dy: &Tensor, x_shape: Shape, places: usize)
     if !x_shape.is_empty() {
         let (which, spread, n) = plan(x_shape, dy.dtype());
         let target = dx.output();
-        GLOBAL_BACKWARD.launch(gpu, which, spread, (dy.input(), target, places as u32, x_shape.last() as u32, n))?;
+        let c = x_shape.last();
+        let [groups, places] = [c / width(c, dy.dtype()), places].map(|v| Pod(Divisor::new(v)));
+        GLOBAL_BACKWARD.launch(gpu, which, spread, (dy.input(), target, groups, places, n))?;
     }
     Ok(dx)
 }

@@ -15,7 +15,7 @@ use model::report::{self, Predicted};
 use model::{calibrate, known, nets, ptx, steps};
 use serde_json::json;
 use tubelet::nn::SmallR3d;
-use tubelet::ops::conv3d;
+use tubelet::ops::{conv3d, tvl1};
 use tubelet::shape::Window;
 use tubelet::tensor::{DType, Tensor};
 
@@ -181,6 +181,41 @@ fn strides_leave_blocks_of_dgrad_and_parts_of_the_input_alone() {
     assert_eq!(4 * cost::demand(dgrad, &h100()).blocks as u32, blocks);
     let [quarter, w, y] = [x.len() / 4 * 2, 128 * 64 * 2, 2 * 4 * 8 * 8 * 128 * 2];
     assert_eq!(cost::demand(fprop, &h100()).hbm as usize, quarter + w + y);
+}
+
+/// What each step launches. More than this was not needed when it was written.
+#[test]
+fn steps_take_few_launches() {
+    let most = [418, 538, 538, 602, 209, 1529, 1478];
+    for (step, most) in steps::all().unwrap().into_iter().zip(most) {
+        let predicted = Predicted::of(&step, &Device::all()[0]).unwrap();
+        println!("{}", report::table(std::slice::from_ref(&predicted), &Device::all()[0]));
+        let launched = |kernel: &str| predicted.launches.iter().filter(|l| l.launch.name.starts_with(kernel)).count();
+        assert!(predicted.launches.len() <= most, "{}: {}", step.name, predicted.launches.len());
+        assert_eq!(launched("ema"), 0, "running statistics are updated where those of a batch are formed");
+    }
+}
+
+/// TV-L1 of a batch: as many launches for sixteen pairs as for one, several iterations in each, the median among them.
+#[test]
+fn the_flow_of_a_batch_takes_few_launches() {
+    let p = tvl1::Tvl1::default();
+    for (side, most) in [(224, 664), (112, 564), (64, 314)] {
+        let [one, sixteen] = [1, 16].map(|pairs| {
+            let (device, log) = recorder::device();
+            let images = Tensor::zeros_on(&device, [pairs, side, side]).unwrap();
+            drop(log.take());
+            tvl1::flow_batch(&images, &images, &p).unwrap();
+            log.take().len()
+        });
+        println!("{side}x{side}: {one} launches for a pair, {sixteen} for sixteen");
+        // Of each level: its warps, the iterations between medians in at least one launch, and one that ends a warp.
+        let levels = tvl1::Plan::new(16, side, side, &p).unwrap().levels.len();
+        assert!(
+            one.max(sixteen) <= most && sixteen > levels * p.warps * (2 + p.outer_iterations),
+            "{one} and {sixteen}"
+        );
+    }
 }
 
 /// The simulator executes each of these launches and counts: the model's demand is what it counts.

@@ -11,6 +11,7 @@ pub mod declarations;
 pub mod host;
 pub mod infonce;
 pub mod instructions;
+pub mod launches;
 pub mod layers;
 pub mod maclr;
 pub mod matmul;

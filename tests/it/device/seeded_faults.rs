@@ -2,7 +2,7 @@
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
 use super::{alignment, conv3d, infonce, layers, matmul, offsets, tensors, tvl1};
-use crate::kernels::{batch_norm, losses, pool3d, updates};
+use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -144,8 +144,14 @@ const CONV: &[fn()] =
 const PLAIN: &[fn()] = &[conv3d::table_first];
 const INFONCE: &[fn()] = &[infonce::every_kernel_of_infonce_meets_the_reference];
 const TVL1: &[fn()] = &[tvl1::tvl1_on_a_gpu_meets_the_definition];
+const TVL1_STOPS: &[fn()] = &[tvl1::iterations_per_load_change_no_bit];
 const ALIGN: &[fn()] = &[alignment::channel_maps_on_a_device, alignment::alignment_losses_on_a_device];
 const NORM: &[fn()] = &[batch_norm::cases_meet_the_definition_on_a_device];
+const MOMENTS: &[fn()] = &[
+    batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
+    batch_norm_moments::running_averages_follow_where_statistics_are_formed,
+    batch_norm_moments::sums_of_tiles_give_the_gradients_of_their_sums,
+];
 const LAYERS: &[fn()] = &[
     tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
     tensors::conversion_scaling_and_rows_on_a_device,
@@ -192,6 +198,7 @@ const SWEEP_FFMA: &str = "infonce_sweep_ffma_d64_f32";
 const FPROP_128: &str = "conv3d_fprop_128x128_bf16";
 const FPROP_128X64: &str = "conv3d_fprop_128x64_bf16";
 const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
+const TVL1_3X3: &str = "tvl1_iterate_3x3_f32";
 const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
 /// All mistakes.
@@ -214,7 +221,11 @@ const MISTAKES: &[Mistake] = &[
     mistake("a column's parts are summed too early", "reduce_columns_wide_f32", ("bar.sync", 0), Drop, LAYERS),
     mistake("statistics are summed too early", "batch_norm_sums_wide_f32", ("bar.sync", 0), Drop, NORM),
     mistake("TV-L1's tile is read too early", "tvl1_iterate_f32", ("bar.sync", 1), Drop, TVL1),
-    mistake("the median's columns are read too early", "tvl1_median_3x3_f32", ("bar.sync", 1), Drop, TVL1),
+    mistake("the median's pixels are read too early", TVL1_3X3, ("bar.sync", 1), Drop, TVL1),
+    mistake("the median's pixels are overwritten too early", TVL1_3X3, ("bar.sync", 2), Drop, TVL1),
+    mistake("sums of tiles are added too early", "batch_norm_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
+    mistake("the second sums overtake the first", "batch_norm_merge_f32", ("bar.sync", 2), Drop, MOMENTS),
+    mistake("gradients' sums are added too early", "batch_norm_backward_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
     mistake("a frame's means are read too early", "alignment_map_backward_g_wide_f32", ("bar.sync", 2), Drop, ALIGN),
     mistake("a sample's frames are weighed too early", "alignment_loss_forward_f32", ("bar.sync", 0), Drop, ALIGN),
     // Fragments, swizzles, layouts.
@@ -270,7 +281,24 @@ const MISTAKES: &[Mistake] = &[
         TVL1,
     ),
     mistake("a clamp at the wrong end", "tvl1_iterate_f32", ("min.f32", 0), Replace("min", "max"), TVL1),
-    mistake("the lesser of three for the median", "tvl1_median_3x3_f32", ("max.f32", 1), Replace("max", "min"), TVL1),
+    mistake("the lesser of three for the median", TVL1_3X3, ("max.f32", 1), Replace("max", "min"), TVL1),
+    mistake("the neighbour's columns from the wrong side", TVL1_3X3, ("shfl.sync.up", 0), Replace("up", "down"), TVL1),
+    mistake(
+        "repeated iterations leave the median out",
+        "tvl1_iterate_5x5_f32",
+        (", 28;", 0),
+        Replace("28", "12"),
+        TVL1_STOPS,
+    ),
+    mistake("the running mean stays", "batch_norm_merge_f32", ("st.global.f32", 4), Drop, MOMENTS),
+    mistake(
+        "the running variance follows the mean",
+        "batch_norm_merge_f32",
+        ("mul.rn.f32", 3),
+        Replace("%f19", "%f90"),
+        MOMENTS,
+    ),
+    mistake("sums are about the next channel's mean", "batch_norm_merge_f32", ("ld.global.f32", 1), Offset(4), MOMENTS),
     mistake("gradients pass at zero", "relu_backward_f32", ("setp.gt.f32", 0), Replace("gt", "ge"), LAYERS),
     mistake("an average leans the other way", "ema_blend_f32", ("ld.global.nc.f32", 0), Offset(-4), UPDATES),
     mistake("the least of a window", "pool3d_max_forward_wide_f32", ("setp.gt.f32", 0), Replace("gt", "lt"), POOL),
@@ -323,7 +351,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("offsets in f32 have 32 bits", "cast_convert_bf16_f32", ("mul.wide", 1), Narrow, FAR_ELEMENTS),
     mistake("offsets of a mask have 32 bits", "relu_backward_bf16", ("mul.wide", 0), Narrow, FAR_ELEMENTS),
     mistake("offsets in a pool's x have 32 bits", "pool3d_max_forward_wide_bf16", ("shl.b64", 0), Narrow, FAR_POOL),
-    mistake("offsets in a pool's dx have 32 bits", "pool3d_max_backward_wide_bf16", ("shl.b64", 2), Narrow, FAR_POOL),
+    mistake("offsets in a pool's dx have 32 bits", "pool3d_max_backward_wide_bf16", ("shl.b64", 1), Narrow, FAR_POOL),
     mistake("offsets of statistics have 32 bits", "batch_norm_sums_wide_bf16", ("shl.b64", 0), Narrow, FAR_NORM),
     mistake("offsets of a norm have 32 bits", "batch_norm_apply_wide_bf16", ("shl.b64", 2), Narrow, FAR_NORM),
     mistake("offsets of its gradient have 32 bits", NORM_BACKWARD, ("shl.b64", 1), Narrow, FAR_NORM),

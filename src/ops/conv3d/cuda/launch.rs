@@ -3,10 +3,11 @@
 use super::super::{Conv3d, Operator};
 use super::halo::Halo;
 use super::plan::{MERGED, Path, Plan, merged_parts};
-use super::problem::{Conv, Divisor};
+use super::problem::Conv;
 use super::windows;
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Map, Module, Out, Pod, Spread};
 use crate::error::Result;
+use crate::ops::divisor::Divisor;
 use crate::tensor::DType;
 
 static FPROP_FILE: Module = Module::new("conv3d_fprop", include_str!("../../../../ptx/conv3d_fprop.sm_80.ptx"));
@@ -159,15 +160,20 @@ pub(in crate::ops::conv3d) struct Work<'a> {
     pub space: u64,
 }
 
+/// Copies bf16 rows from `channels` to `padded` channels, a multiple of four, of which the last are 0.
+pub(super) fn pad(gpu: &Gpu, from: In, to: Out, channels: usize, padded: usize) -> Result<()> {
+    let rows = from.1 / (2 * channels);
+    let args = (from, to, rows as u32, channels as u32, Pod(Divisor::new(padded / 4)));
+    PAD.launch(gpu, 0, Spread::cover(rows * padded / 4, 256), args)
+}
+
 impl Work<'_> {
-    /// `from`, or a copy of it in working space number `slot` with rows padded from `channels` to `to`.
+    /// `from`, or a copy of it in working space number `slot`, if there is any, with rows padded from `channels` to `to`.
     fn rows(&self, from: In, channels: usize, to: Option<usize>, slot: usize) -> Result<In> {
-        let Some(to) = to else { return Ok(from) };
-        let rows = from.1 / (2 * channels);
+        let Some(to) = to.filter(|_| self.plan.space[slot] > 0) else { return Ok(from) };
         let at = self.space + self.plan.space[..slot].iter().sum::<usize>() as u64;
-        let bytes = rows * to * 2;
-        let args = (from, Out(at, bytes), rows as u32, channels as u32, Pod(Divisor::new(to / 4)));
-        PAD.launch(self.gpu, 0, Spread::cover(rows * to / 4, 256), args)?;
+        let bytes = from.1 / channels * to;
+        pad(self.gpu, from, Out(at, bytes), channels, to)?;
         Ok(In(at, bytes))
     }
 
@@ -196,10 +202,11 @@ impl Work<'_> {
         (self.space + (first + second) as u64, part)
     }
 
-    /// Where the tiles of a pass with statistics write their sums, of `channels` channels.
-    fn of_tiles(&self, channels: usize) -> Out {
+    /// Where the tiles of a pass with statistics write their sums, of `channels` channels: into `sums` if they are few,
+    /// which whoever reads these adds up, and otherwise into working space.
+    fn of_tiles(&self, channels: usize, sums: Out) -> Out {
         let [groups, tiles] = self.plan.sums;
-        Out(self.part().0, 4 * groups * tiles * 2 * channels)
+        merged_parts(tiles).map_or(sums, |_| Out(self.part().0, 4 * groups * tiles * 2 * channels))
     }
 
     /// `y` from `x` and `w`, with the bias of `f` added if there is one.
@@ -212,7 +219,7 @@ impl Work<'_> {
         let x = self.rows(x, p.c, plan.padded[0], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
         let (shift, of_tiles) = match f.statistics {
-            Some((shift, _)) => (shift, self.of_tiles(p.k)),
+            Some((shift, sums)) => (shift, self.of_tiles(p.k, sums)),
             None => (NOTHING_IN, NOTHING_OUT),
         };
         if let Some(halo) = plan.halo {
@@ -230,21 +237,16 @@ impl Work<'_> {
         f.statistics.map_or(Ok(()), |(_, sums)| self.statistics(p.k, sums))
     }
 
-    /// Adds up the partial sums that the tiles wrote for `channels` channels: in two levels if there are many tiles, so
-    /// that enough blocks take part.
+    /// Adds up the partial sums of many tiles to those of a few parts, so that enough blocks take part.
     fn statistics(&self, channels: usize, sums: Out) -> Result<()> {
         let [groups, tiles] = self.plan.sums;
+        let Some(parts) = merged_parts(tiles) else { return Ok(()) };
         let columns = 2 * channels;
-        let merge = |from: In, to: Out, tiles: usize, span: usize| {
-            let grid = [columns.div_ceil(32), tiles.div_ceil(span), groups].map(|v| v as u32);
-            let [tiles, span, columns] = [tiles, span, columns].map(|v| v as u32);
-            STATISTICS.launch(self.gpu, 0, Spread { grid, ..Spread::line(1, 256) }, (from, to, tiles, span, columns))
-        };
-        let Out(at, bytes) = self.of_tiles(channels);
-        let Some(parts) = merged_parts(tiles) else { return merge(In(at, bytes), sums, tiles, tiles) };
-        let of_parts = (at + bytes as u64, 4 * groups * parts * columns);
-        merge(In(at, bytes), Out(of_parts.0, of_parts.1), tiles, MERGED)?;
-        merge(In(of_parts.0, of_parts.1), sums, parts, parts)
+        let grid = [columns.div_ceil(32), parts, groups].map(|v| v as u32);
+        let [tiles, span, columns] = [tiles, MERGED, columns].map(|v| v as u32);
+        let Out(at, bytes) = self.of_tiles(channels, sums);
+        let args = (In(at, bytes), sums, tiles, span, columns);
+        STATISTICS.launch(self.gpu, 0, Spread { grid, ..Spread::line(1, 256) }, args)
     }
 
     /// `dx` from `dy` and `w`, with the epilogue `norm_relu` if there is one (not on the exact path).
@@ -257,7 +259,7 @@ impl Work<'_> {
         let dy = self.rows(dy, p.k, plan.padded[1], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
         let no = NOTHING_IN;
-        let of_tiles = if norm_relu.is_some() { self.of_tiles(p.c) } else { NOTHING_OUT };
+        let of_tiles = norm_relu.map_or(NOTHING_OUT, |c| self.of_tiles(p.c, c.sums));
         let [add, mask, normed, mean, inv_std, gamma, beta] = norm_relu.map_or([no; 7], |c| {
             [c.add.unwrap_or(no), c.mask.unwrap_or(no), c.normed, c.mean, c.inv_std, c.gamma, c.beta]
         });
@@ -330,7 +332,7 @@ pub(in crate::ops::conv3d) struct Forwards {
     /// One f32 per filter, added before rounding.
     pub bias: Option<In>,
     /// For a plan with statistics: the shift per channel (f32), and where Σ (y - shift) and Σ (y - shift)² are written,
-    /// `groups 2 k`.
+    /// `groups tiles 2 k` as [`sums_of`] says.
     pub statistics: Option<(In, Out)>,
 }
 
@@ -348,6 +350,12 @@ pub(in crate::ops::conv3d) struct NormRelu {
     /// One f32 for each channel, as `beta`.
     pub gamma: In,
     pub beta: In,
-    /// Where Σ dx and Σ dx · (normed - mean) · inv_std are written, `groups 2 c`.
+    /// Where Σ dx and Σ dx · (normed - mean) · inv_std are written, `groups tiles 2 c` as [`sums_of`] says.
     pub sums: Out,
+}
+
+/// For how many tiles of each group of samples a pass with statistics leaves sums, to be added up by whoever reads them.
+pub(super) fn sums_of(plan: &Plan) -> usize {
+    let [_, tiles] = plan.sums;
+    merged_parts(tiles).unwrap_or(tiles)
 }

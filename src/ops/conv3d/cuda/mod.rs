@@ -19,8 +19,9 @@ use crate::driver::{Gpu, Memory};
 use crate::error::Result;
 use crate::ops::batch_norm::Norm;
 use crate::tensor::{DType, Tensor};
-use launch::NormRelu;
 pub(super) use launch::{Forwards, Work};
+use launch::{NormRelu, sums_of};
+use plan::Path;
 pub(super) use plan::{Generation, Plan};
 #[cfg(any(test, feature = "testing"))]
 pub use problem::Launched;
@@ -99,36 +100,59 @@ pub(in crate::ops) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> R
     dx.cast(dy.dtype())
 }
 
-pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+/// `padded`: `x` as [`padded_stem`] returned it.
+pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, padded: Option<&Tensor>, dy: &Tensor) -> Result<Tensor> {
     let (a, b) = alike(x, dy)?;
     let mut dw = Tensor::on_gpu(gpu, DType::F32, p.w_shape())?;
     if has_work(gpu, [&a, &b], &mut dw)? {
         let to = dw.output();
         let plan = Plan::new(p, Operator::Wgrad, a.dtype(), Generation::of(gpu))?;
+        let (plan, a) = reading(plan, &a, padded);
         with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to))?;
     }
     Ok(dw)
 }
 
-/// `y`, and `Σ (y - near)` and `Σ (y - near)²` per channel over each of `parts` parts of the samples, `[parts 2 k]`, in
-/// one launch: for bf16 without groups.
+/// The `x` of a bf16 stem with the four channels that fprop and wgrad read: a copy that both can share. `None` where
+/// they read `x` itself, and for other convolutions.
+pub(super) fn padded_stem(gpu: &Gpu, p: &Conv3d, x: &Tensor) -> Result<Option<Tensor>> {
+    let plan = Plan::new(p, Operator::Fprop, x.dtype(), Generation::of(gpu))?;
+    let (Path::Stem, Some(channels)) = (plan.path, plan.padded[0]) else { return Ok(None) };
+    let [t, h, w] = p.input;
+    let mut padded = Tensor::on_gpu(gpu, x.dtype(), [p.n, t, h, w, channels])?;
+    let to = padded.output();
+    launch::pad(gpu, x.input(), to, p.c, channels)?;
+    Ok(Some(padded))
+}
+
+/// The plan and its first operand: `padded` in place of `x`, if there is one, so that none is made in the working space.
+fn reading<'a>(mut plan: Plan, x: &'a Tensor, padded: Option<&'a Tensor>) -> (Plan, &'a Tensor) {
+    let Some(padded) = padded else { return (plan, x) };
+    plan.space[0] = 0;
+    (plan, padded)
+}
+
+/// `y`, and `Σ (y - near)` and `Σ (y - near)²` per channel over tiles of each of `parts` parts of the samples, `[parts
+/// tiles 2 k]`, in one launch: for bf16 without groups. `padded`: `x` as [`padded_stem`] returned it.
 pub(super) fn fprop_moments(
     gpu: &Gpu,
     p: &Conv3d,
     [x, w, near]: [&Tensor; 3],
+    padded: Option<&Tensor>,
     parts: usize,
 ) -> Result<(Tensor, Tensor)> {
     let mut y = Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?;
-    let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, 2, p.k])?;
-    let (to, moments) = (y.output(), (near.input(), sums.output()));
     let plan = Plan::with_statistics(p, Operator::Fprop, DType::BF16, Generation::of(gpu), parts)?;
+    let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, sums_of(&plan), 2, p.k])?;
+    let (to, moments) = (y.output(), (near.input(), sums.output()));
+    let (plan, x) = reading(plan, x, padded);
     let f = Forwards { bias: None, statistics: Some(moments) };
     with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
     Ok((y, sums))
 }
 
-/// The gradient with `add` added and ReLU's mask applied, and the sums for the batch norm of `x` before it, `[parts 2
-/// c]`, in one launch: for bf16 without groups, and a multiple of eight channels. The mask is that of the ReLU's result
+/// The gradient with `add` added and ReLU's mask applied, and the sums for the batch norm of `x` before it, `[parts tiles
+/// 2 c]`, in one launch: for bf16 without groups, and a multiple of eight channels. The mask is that of the ReLU's result
 /// `y`, or recomputed from `x` if there is none.
 pub(super) fn dgrad_norm_relu(
     gpu: &Gpu,
@@ -139,7 +163,8 @@ pub(super) fn dgrad_norm_relu(
     norm: &Norm,
 ) -> Result<(Tensor, Tensor)> {
     let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
-    let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), 2, p.c])?;
+    let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, Generation::of(gpu), norm.parts())?;
+    let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), sums_of(&plan), 2, p.c])?;
     let epilogue = NormRelu {
         add: add.map(Tensor::input),
         mask: y.map(Tensor::input),
@@ -151,7 +176,6 @@ pub(super) fn dgrad_norm_relu(
         sums: sums.output(),
     };
     let to = dx.output();
-    let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, Generation::of(gpu), norm.parts())?;
     with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&epilogue)))?;
     Ok((dx, sums))
 }

@@ -41,6 +41,20 @@ pub fn fprop(
     prologue: Prologue,
     epilogue: Epilogue,
 ) -> Result<(Tensor, Option<Moments>)> {
+    let (y, moments, _) = fprop_keeping(x, w, g, prologue, epilogue, false)?;
+    Ok((y, moments))
+}
+
+/// [`fprop`], which also returns, if `keep`, the copy of `x` with padded channels that a GPU made for a stem:
+/// [`wgrad_of_kept`] reads it.
+pub(in crate::ops) fn fprop_keeping(
+    x: &Tensor,
+    w: &Tensor,
+    g: &Geometry,
+    prologue: Prologue,
+    epilogue: Epilogue,
+    keep: bool,
+) -> Result<(Tensor, Option<Moments>, Option<Tensor>)> {
     let op = "conv3d";
     let p = Conv3d::new(op, x.shape(), w.shape(), g)?;
     prologue.check(x)?;
@@ -55,19 +69,23 @@ pub fn fprop(
         }
         others.push(("near", near));
     }
-    let Place::Gpu(gpu) = x.place(op, &others)? else { return cpu::fprop(Isa::best(), &p, [x, w], prologue, epilogue) };
+    let Place::Gpu(gpu) = x.place(op, &others)? else {
+        let (y, moments) = cpu::fprop(Isa::best(), &p, [x, w], prologue, epilogue)?;
+        return Ok((y, moments, None));
+    };
     let normed = prologue.apply(x)?;
     let x = normed.as_ref().unwrap_or(x);
     match epilogue {
-        Epilogue::None => Ok((cuda::fprop(gpu, &p, x, w, None)?, None)),
+        Epilogue::None => Ok((cuda::fprop(gpu, &p, x, w, None)?, None, None)),
         Epilogue::Moments { parts, near } if on_tensor_cores(&p, [x, w]) => {
-            let (y, sums) = cuda::fprop_moments(gpu, &p, [x, w, near], parts)?;
-            Ok((y, Some(Moments::about(near.clone(), sums)?)))
+            let kept = if keep { cuda::padded_stem(gpu, &p, x)? } else { None };
+            let (y, sums) = cuda::fprop_moments(gpu, &p, [x, w, near], kept.as_ref(), parts)?;
+            Ok((y, Some(Moments::about(near.clone(), sums)?), kept))
         }
         Epilogue::Moments { parts, .. } => {
             let y = cuda::fprop(gpu, &p, x, w, None)?;
             let moments = Moments::of(&y, parts)?;
-            Ok((y, Some(moments)))
+            Ok((y, Some(moments), None))
         }
     }
 }
@@ -123,6 +141,18 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
 /// # Errors
 /// As [`super::wgrad`]; `Shape` or `Param` when the arrays of the prologue do not fit `x`.
 pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry, prologue: Prologue) -> Result<Tensor> {
+    wgrad_of_kept(x, None, dy, w_shape, g, prologue)
+}
+
+/// [`wgrad`], where `kept` is the copy of `x` that [`fprop_keeping`] returned.
+pub(in crate::ops) fn wgrad_of_kept(
+    x: &Tensor,
+    kept: Option<&Tensor>,
+    dy: &Tensor,
+    w_shape: Shape,
+    g: &Geometry,
+    prologue: Prologue,
+) -> Result<Tensor> {
     let op = "conv3d wgrad";
     let p = Conv3d::new(op, x.shape(), w_shape, g)?;
     prologue.check(x)?;
@@ -130,8 +160,8 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometry, prologue: Pr
     match x.place(op, &[("dy", dy)])? {
         Place::Cpu => cpu::wgrad(Isa::best(), &p, x, prologue, dy),
         Place::Gpu(gpu) => match prologue.apply(x)? {
-            Some(normed) => cuda::wgrad(gpu, &p, &normed, dy),
-            None => cuda::wgrad(gpu, &p, x, dy),
+            Some(normed) => cuda::wgrad(gpu, &p, &normed, None, dy),
+            None => cuda::wgrad(gpu, &p, x, kept, dy),
         },
     }
 }
