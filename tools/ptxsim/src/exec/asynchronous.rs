@@ -78,7 +78,28 @@ pub(super) fn uniform(w: &Warp, s: Slot, what: &str) -> Result<u64> {
 }
 
 impl Block<'_> {
-    pub(super) fn asynchronous(&mut self, w: &mut Warp, ins: &Ins, op: &Async, run: u32, pc: u32) -> Result<Next> {
+    /// Executes an instruction of sm_90, and returns whether the warp is parked after it. Not inlined, because other kernels have
+    /// none.
+    #[inline(never)]
+    pub(super) fn pauses(
+        &mut self,
+        w: &mut Warp,
+        ins: &Ins,
+        op: &Async,
+        (run, mask): (u32, u32),
+        pc: u32,
+    ) -> Result<bool> {
+        if run == 0 {
+            return Ok(false);
+        }
+        let next = self.execute(w, ins, op, run, pc).map_err(|f| self.place(f, ins.line, w.id))?;
+        if next != Next::Go {
+            w.park(pc + u32::from(next == Next::Yield), mask);
+        }
+        Ok(next != Next::Go)
+    }
+
+    fn execute(&mut self, w: &mut Warp, ins: &Ins, op: &Async, run: u32, pc: u32) -> Result<Next> {
         match op {
             Async::Init { at } => self.init(w, ins, *at, run)?,
             Async::Invalidate { at } => self.invalidate(w, *at, run)?,

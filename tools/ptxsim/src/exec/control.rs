@@ -8,7 +8,7 @@ use super::copy::Copies;
 use super::regs::{Place, Regs, lanes};
 use super::wait::Wait;
 use super::wgmma::Flight;
-use super::{Block, FUEL, Next, Result, site, unwritten};
+use super::{Block, FUEL, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op};
 use crate::module::Entry;
@@ -77,7 +77,7 @@ impl Warp {
         self.alive == 0
     }
 
-    fn park(&mut self, pc: u32, mask: u32) {
+    pub fn park(&mut self, pc: u32, mask: u32) {
         match self.groups.iter_mut().find(|g| g.0 == pc) {
             Some(g) => g.1 |= mask,
             None => self.groups.push((pc, mask)),
@@ -163,14 +163,7 @@ impl Block<'_> {
                         break;
                     }
                     Op::Async(op) => {
-                        let next = if run == 0 {
-                            Next::Go
-                        } else {
-                            let next = self.asynchronous(w, ins, op, run, pc);
-                            next.map_err(|f| self.place(f, ins.line, w.id))?
-                        };
-                        if next != Next::Go {
-                            w.park(pc + u32::from(next == Next::Yield), mask);
+                        if self.pauses(w, ins, op, (run, mask), pc)? {
                             return Ok(());
                         }
                         pc += 1;

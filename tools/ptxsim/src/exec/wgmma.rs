@@ -264,10 +264,23 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Checks and records that a product reads a chunk.
-    fn chunk(&mut self, at: u64, warp: u32, agent: u32, stamps: &mut Vec<u32>) -> Result<()> {
-        let read = self.shared.read_async(at, 16, warp, agent, stamps);
-        read.map_err(|t| trouble(t, 0, at, "wgmma reads"))
+    /// Checks and records that a product reads a factor; the two chunks of a row together, if they are next to each other.
+    fn check_factor(
+        &mut self,
+        d: &Descriptor,
+        rows: usize,
+        transposed: bool,
+        (warp, agent): (u32, u32),
+        stamps: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut all = chunks(d, 0, rows, transposed).map(|c| c.0).peekable();
+        while let Some(at) = all.next() {
+            let pair = all.next_if(|next| next ^ at == 16).is_some();
+            let (from, n) = if pair { (at & !16, 32) } else { (at, 16) };
+            let read = self.shared.read_async(from, n, warp, agent, stamps);
+            read.map_err(|t| trouble(t, 0, from, "wgmma reads"))?;
+        }
+        Ok(())
     }
 
     /// Both factors are checked, and the second one is read, by the first warp that issues a product; the other warps only check
@@ -292,18 +305,21 @@ impl Block<'_> {
         }
         let mut stamps = Vec::new();
         if let Some(a) = signature.a {
-            for (at, ..) in chunks(&Descriptor::new(a), 0, 64, m.transposed[0]) {
-                self.chunk(at, w.id, agent, &mut stamps)?;
-            }
+            self.check_factor(&Descriptor::new(a), 64, m.transposed[0], (w.id, agent), &mut stamps)?;
         }
+        let second = Descriptor::new(signature.b);
+        self.check_factor(&second, m.columns, m.transposed[1], (w.id, agent), &mut stamps)?;
         let mut columns = std::mem::take(&mut self.asynchronous.groups[group].spare);
         columns.resize(m.columns / 8, [[[0.0; 16]; 2]; 16]);
-        for (at, column, k) in chunks(&Descriptor::new(signature.b), 0, m.columns, m.transposed[1]) {
-            self.chunk(at, w.id, agent, &mut stamps)?;
-            for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
-                let (column, k) = if m.transposed[1] { (column + e, k) } else { (column, k + e) };
-                products::put(&mut columns[column / 8], k, column % 8, products::value(m.bf16, v));
+        for (j, to) in columns.iter_mut().enumerate() {
+            let mut eight = [[0; 16]; 8];
+            for (at, column, k) in chunks(&second, 8 * j as u64, 8, m.transposed[1]) {
+                for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
+                    let (column, k) = if m.transposed[1] { (e, k) } else { (column, k + e) };
+                    eight[column][k] = v;
+                }
             }
+            products::arrange(&eight, m.bf16, to);
         }
         stamps.sort_unstable();
         stamps.dedup();
