@@ -11,7 +11,7 @@ use super::{Block, Next, Result, site, unwritten};
 use crate::asynchronous::Async;
 use crate::fault::Fault;
 use crate::ins::{Ins, Slot};
-use crate::shared::exact::{LOADS, MBARRIER};
+use crate::shared::clocks::{LOADS, MBARRIER};
 use crate::tensor_map::TensorMap;
 
 /// Warps of a warpgroup.
@@ -110,15 +110,18 @@ impl Block<'_> {
             }
             Async::LoadTensor(t) => self.load_tensor(w, ins, t, run)?,
             Async::StoreTensor(t) => self.store_tensor(w, ins, t, run)?,
-            Async::LoadBulk { to, from, barrier } => self.load_bulk(w, ins, (*to, *from, *barrier), run)?,
+            Async::LoadBulk(c) => self.load_bulk(w, ins, c, run)?,
             Async::StoreBulk { to, from } => self.store_bulk(w, ins, (*to, *from), run)?,
             Async::Commit => w.bulk.commit(run),
             Async::Complete { keep } => self.complete_groups(w, *keep, run),
             Async::Fence => {
-                self.shared.fence(w.id);
-                self.fence_barriers(w.id);
+                self.clocks.borrow_mut().fence(w.agent);
+                self.fence_barriers(w.agent);
             }
-            Async::FenceInit => self.fence_barriers(w.id),
+            Async::FenceInit => self.fence_barriers(w.agent),
+            Async::ArriveCluster { relaxed } => self.arrive_in_cluster(w, *relaxed, run)?,
+            Async::WaitCluster => return self.wait_in_cluster(w, ins, run),
+            Async::MapAddress { rank_of } => self.map_address(w, ins, *rank_of, run)?,
             Async::Prefetch { map } => self.prefetch(w, *map, run)?,
             Async::FenceRegisters => {
                 whole(w, run)?;
@@ -199,8 +202,8 @@ impl Block<'_> {
                 return fault(line, w.id, "the block ends before this product is complete");
             }
         }
-        for (agent, landed) in (LOADS..).zip(&self.asynchronous.landed) {
-            if self.shared.observed(agent) < landed.time {
+        for (local, landed) in (LOADS..).zip(&self.asynchronous.landed) {
+            if self.clocks.borrow().observed(self.rank, (self.rank as u32) << 6 | local) < landed.time {
                 let m = "the block ends while this copy may still write its shared memory";
                 return fault(landed.line, landed.warp, m);
             }

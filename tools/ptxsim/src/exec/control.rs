@@ -15,7 +15,9 @@ use crate::module::Entry;
 use std::sync::atomic::Ordering::Relaxed;
 
 pub(crate) struct Warp {
+    /// Its number in the block, and in the clocks of the cluster.
     pub id: u32,
+    pub agent: u32,
     pub regs: Regs,
     /// Lanes that have not left the kernel.
     pub alive: u32,
@@ -29,6 +31,8 @@ pub(crate) struct Warp {
     pub flight: Flight,
     /// The last `mbarrier.try_wait` that was in vain: where, on which mbarrier, for which phase.
     pub tried: Option<(u32, u64, u64)>,
+    /// The phase of the cluster's barrier at which it has arrived.
+    pub meeting: Option<u64>,
     /// Local memory: all of lane 0, then all of lane 1, ...; and whether a byte was written.
     pub local: Vec<u8>,
     pub local_init: Vec<u8>,
@@ -36,10 +40,12 @@ pub(crate) struct Warp {
 }
 
 impl Warp {
-    pub fn new(e: &Entry, id: u32, count: u32) -> Warp {
+    /// Warp `id` of the block with a rank in its cluster, with so many lanes.
+    pub fn new(e: &Entry, (rank, id): (u32, u32), count: u32) -> Warp {
         let bytes = e.local as usize * 32;
         Warp {
             id,
+            agent: rank << 6 | id,
             regs: Regs::new(e),
             alive: 0,
             lanes: if count == 32 { !0 } else { (1 << count) - 1 },
@@ -49,6 +55,7 @@ impl Warp {
             bulk: Groups::default(),
             flight: Flight::new(e),
             tried: None,
+            meeting: None,
             local: vec![0; bytes],
             local_init: vec![0; bytes],
             clock: 0,
@@ -65,6 +72,7 @@ impl Warp {
         self.bulk = Groups::default();
         self.flight.reset();
         self.tried = None;
+        self.meeting = None;
         self.local_init.fill(0);
         self.clock = 0;
     }

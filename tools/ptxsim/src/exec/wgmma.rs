@@ -17,7 +17,7 @@ use crate::asynchronous::{Async, Descriptor, Factor, Multiply};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op, Slot};
 use crate::module::Entry;
-use crate::shared::exact::WGMMA;
+use crate::shared::clocks::WGMMA;
 
 /// A product that a warp has issued and not waited for.
 struct Pending {
@@ -148,6 +148,11 @@ fn in_flight<T>(m: String) -> Result<T> {
 }
 
 impl Block<'_> {
+    /// The agent of the products of a warp's group.
+    fn products_agent(&self, w: &Warp) -> u32 {
+        (self.rank as u32) << 6 | (WGMMA + w.id / GROUP)
+    }
+
     /// `wgmma.mma_async`.
     pub(super) fn multiply(&mut self, w: &mut Warp, m: &Multiply, run: u32, pc: u32) -> Result<()> {
         whole(w, run)?;
@@ -180,8 +185,8 @@ impl Block<'_> {
         let columns = &g.open[(number - g.first) as usize].columns;
         let negative = m.negative[0] != m.negative[1];
         products::accumulate(&mut w.regs, &m.d, add, rows, columns, negative, self.job.sums);
-        let now = self.shared.stamp(0) >> 6;
-        self.shared.tick();
+        let now = self.clocks.borrow().now();
+        self.clocks.borrow_mut().tick();
         if g.times.len() as u64 == number {
             g.times.push(now);
         }
@@ -286,7 +291,7 @@ impl Block<'_> {
     /// Both factors are checked, and the second one is read, by the first warp that issues a product; the other warps only check
     /// whether they may read what was stored there.
     fn open(&mut self, w: &Warp, m: &Multiply, group: usize, number: u64, signature: Signature) -> Result<()> {
-        let agent = WGMMA + group as u32;
+        let agent = self.products_agent(w);
         let g = &self.asynchronous.groups[group];
         if let Some(open) = g.open.get((number - g.first) as usize) {
             if open.signature != signature {
@@ -298,17 +303,17 @@ impl Block<'_> {
                 return Err(Box::new(Fault::Divergence(site(0, None, m))));
             }
             for s in &open.stamps {
-                let visible = self.shared.visible(*s, w.id);
+                let visible = self.clocks.borrow().visible(*s, w.agent);
                 visible.map_err(|t| trouble(t, 0, Descriptor::new(signature.b).start, "wgmma reads"))?;
             }
             return Ok(());
         }
         let mut stamps = Vec::new();
         if let Some(a) = signature.a {
-            self.check_factor(&Descriptor::new(a), 64, m.transposed[0], (w.id, agent), &mut stamps)?;
+            self.check_factor(&Descriptor::new(a), 64, m.transposed[0], (w.agent, agent), &mut stamps)?;
         }
         let second = Descriptor::new(signature.b);
-        self.check_factor(&second, m.columns, m.transposed[1], (w.id, agent), &mut stamps)?;
+        self.check_factor(&second, m.columns, m.transposed[1], (w.agent, agent), &mut stamps)?;
         let mut columns = std::mem::take(&mut self.asynchronous.groups[group].spare);
         columns.resize(m.columns / 8, [[[0.0; 16]; 2]; 16]);
         for (j, to) in columns.iter_mut().enumerate() {
@@ -370,7 +375,8 @@ impl Block<'_> {
             return Ok(Next::Retry);
         }
         let time = self.asynchronous.groups[(w.id / GROUP) as usize].times[last as usize];
-        self.shared.observe(w.id, WGMMA + w.id / GROUP, time);
+        let agent = self.products_agent(w);
+        self.clocks.borrow_mut().observe(w.agent, agent, time);
         for _ in 0..done {
             let Some(p) = w.flight.pending.pop_front() else { break };
             let Op::Async(op) = &self.job.entry.code[p.pc as usize].op else { continue };
