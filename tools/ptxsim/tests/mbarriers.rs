@@ -163,6 +163,11 @@ fn two_phases_pass_a_waiting_warp() {
 fn deadlocks_name_what_is_missing() {
     let f = fault!(32, format!("{} {}", init(2), wait("W", 0)), Fault::Deadlock(_));
     assert!(f.contains("lacks 2 of 2 arrivals and 0 bytes"), "{f}");
+    // Also where warps only test.
+    let test = "T: mbarrier.test_wait.parity.shared.b64 %p8, [bar], 0; @!%p8 bra T;";
+    let f = fault!(64, format!("{} {test}", init(1)), Fault::Deadlock(_));
+    assert!(f.contains("lacks 1 of 1 arrivals"), "{f}");
+    go(64, &format!("{} setp.eq.u32 %p3, %r1, 63; @%p3 mbarrier.arrive.shared.b64 _, [bar]; {test}", init(1)));
     let expects = "@%p1 mbarrier.arrive.expect_tx.shared.b64 _, [bar], 48;";
     let f = fault!(
         64,

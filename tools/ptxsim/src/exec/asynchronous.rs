@@ -11,6 +11,7 @@ use super::{Block, Next, Result, site, unwritten};
 use crate::asynchronous::Async;
 use crate::fault::Fault;
 use crate::ins::{Ins, Slot};
+use crate::machine::Order;
 use crate::shared::clocks::{LOADS, MBARRIER};
 use crate::tensor_map::TensorMap;
 
@@ -136,7 +137,11 @@ impl Block<'_> {
             Async::Registers { count, increase } => return self.set_registers(w, ins, *count, *increase, run),
             Async::Elect { p } => {
                 super::votes::members(&w.regs.fetch(ins.a), w.regs.def(ins.a), run)?;
-                let leader = run.trailing_zeros();
+                // PTX does not say which lane it is.
+                let leader = match self.job.order {
+                    Order::Forward => run.trailing_zeros(),
+                    _ => 31 - run.leading_zeros(),
+                };
                 w.regs.put(ins.d, run, &[u64::from(leader); 32], !0);
                 w.regs.put_pred(p.i, run, 1 << leader, !0);
             }

@@ -26,6 +26,8 @@ pub(crate) struct Warp {
     /// Groups that are not running: program counter and lanes.
     groups: Vec<(u32, u32)>,
     pub wait: Option<Wait>,
+    /// What it has only tested since it ran last, again in vain.
+    pub idle: Option<Wait>,
     pub copies: Copies,
     pub bulk: Groups,
     pub flight: Flight,
@@ -51,6 +53,7 @@ impl Warp {
             lanes: if count == 32 { !0 } else { (1 << count) - 1 },
             groups: Vec::new(),
             wait: None,
+            idle: None,
             copies: Copies::default(),
             bulk: Groups::default(),
             flight: Flight::new(e),
@@ -67,7 +70,7 @@ impl Warp {
         self.alive = self.lanes;
         self.groups.clear();
         self.groups.push((0, self.lanes));
-        self.wait = None;
+        (self.wait, self.idle) = (None, None);
         self.copies = Copies::default();
         self.bulk = Groups::default();
         self.flight.reset();

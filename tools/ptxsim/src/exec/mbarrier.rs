@@ -274,9 +274,13 @@ impl Block<'_> {
         }
         // `try_wait` may give up: it does at first, so that a missing loop is noticed.
         let at = addresses[run.trailing_zeros() as usize];
-        if done == 0 && suspend && w.tried.replace((pc, at, phase)) == Some((pc, at, phase)) {
-            w.wait = Some(Wait { reason: Reason::Phase { at, phase }, line: ins.line });
-            return Ok(Next::Retry);
+        if done == 0 && w.tried.replace((pc, at, phase)) == Some((pc, at, phase)) {
+            let wait = Wait { reason: Reason::Phase { at, phase }, line: ins.line };
+            if suspend {
+                w.wait = Some(wait);
+                return Ok(Next::Retry);
+            }
+            w.idle = Some(wait);
         }
         w.regs.put_pred(ins.d.i, run, done, !0);
         Ok(if done == 0 { Next::Yield } else { Next::Go })

@@ -290,9 +290,10 @@ impl<'a> Block<'a> {
             let mut progress = false;
             for &i in &order {
                 if warps[i].ready() {
-                    progress = true;
                     self.enter(i / per);
+                    warps[i].idle = None;
                     self.advance(&mut warps[i]).map_err(|f| warps[i].flight.explain(f))?;
+                    progress |= warps[i].idle.is_none();
                     self.settle(warps, per)?;
                 }
             }

@@ -76,7 +76,7 @@ impl Block<'_> {
 
     /// No warp can continue: the fault that says why.
     pub(super) fn deadlock(&mut self, warps: &[Warp]) -> Box<Fault> {
-        let mut waiting: Vec<(&Warp, Wait)> = warps.iter().filter_map(|w| Some((w, w.wait?))).collect();
+        let mut waiting: Vec<(&Warp, Wait)> = warps.iter().filter_map(|w| Some((w, w.wait.or(w.idle)?))).collect();
         let (first, wait) = waiting[0];
         let gone = warps.iter().filter(|w| w.done()).count();
         let mut m = self.describe(first, wait.reason);
