@@ -40,12 +40,9 @@ pub(crate) enum Async {
     LoadTensor(Box<Transfer>),
     /// A box of a tensor, from shared memory.
     StoreTensor(Box<Transfer>),
-    /// `b` bytes.
-    LoadBulk {
-        to: Address,
-        from: Address,
-        barrier: Address,
-    },
+    /// `b` bytes, to shared memory.
+    LoadBulk(Box<Copy>),
+    /// `b` bytes, from shared memory.
     StoreBulk {
         to: Address,
         from: Address,
@@ -59,6 +56,14 @@ pub(crate) enum Async {
     Fence,
     /// `fence.mbarrier_init`.
     FenceInit,
+    ArriveCluster {
+        relaxed: bool,
+    },
+    WaitCluster,
+    /// Address `a` in block `b` of the cluster; or the rank of the block where `a` is.
+    MapAddress {
+        rank_of: bool,
+    },
     /// The address must hold a tensor map.
     Prefetch {
         map: Address,
@@ -80,6 +85,18 @@ pub(crate) enum Async {
     },
 }
 
+/// A copy of an array to shared memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Copy {
+    pub to: Address,
+    pub from: Address,
+    /// Whether it comes from shared memory.
+    pub shared: bool,
+    pub barrier: Address,
+    /// A mask of blocks of the cluster.
+    pub multicast: Option<Slot>,
+}
+
 /// A copy between shared memory and a tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Transfer {
@@ -90,6 +107,8 @@ pub(crate) struct Transfer {
     pub shared: Address,
     /// Where a load completes.
     pub barrier: Address,
+    /// A mask of blocks of the cluster.
+    pub multicast: Option<Slot>,
 }
 
 /// The first factor of a product of matrices.

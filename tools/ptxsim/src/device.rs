@@ -87,6 +87,30 @@ fn target(config: &Config, m: &Module, e: &Entry) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Maximum blocks of a cluster that every device with clusters runs.
+const MAX_CLUSTER: u32 = 8;
+
+/// Fails unless the device runs clusters of this size, and the grid consists of them.
+pub(crate) fn clusters(config: &Config, e: &Entry, l: &Launch, cluster: [u32; 3]) -> Result<(), Fault> {
+    let bad = |m: String| Err(Fault::Geometry(format!("{}: {m}", e.name)));
+    let all = cluster.iter().map(|&c| c as u64).product::<u64>();
+    if all == 0 || all > MAX_CLUSTER.into() {
+        return bad(format!("clusters of {cluster:?} blocks where 1 to {MAX_CLUSTER} are allowed"));
+    }
+    if e.cluster.is_some_and(|c| c != cluster) {
+        return bad(format!("clusters of {cluster:?} blocks where {:?} are required", e.cluster));
+    }
+    if l.grid.iter().zip(cluster).any(|(g, c)| g % c != 0) {
+        return bad(format!("a grid of {:?} blocks in clusters of {cluster:?}", l.grid));
+    }
+    if all > 1 && config.capability < (9, 0) {
+        let (major, minor) = config.capability;
+        let m = format!("{}: clusters of blocks, on compute capability {major}.{minor}", e.name);
+        return Err(Fault::Unsupported(m));
+    }
+    Ok(())
+}
+
 /// Registers that each thread of a launch starts with: as reported, or as many as fit.
 pub(crate) fn registers_per_thread(config: &Config, e: &Entry, l: &Launch) -> u32 {
     let warps = e.max_threads().unwrap_or(l.block.iter().product()).div_ceil(32);

@@ -58,6 +58,14 @@ pub(crate) enum Special {
     LaneMask(Order),
     DynamicShared,
     TotalShared,
+    /// The block's index in its cluster, the blocks of a cluster, the cluster's index, and the number of clusters.
+    InCluster(u8),
+    OfCluster(u8),
+    Cluster(u8),
+    Clusters(u8),
+    /// The block's rank in its cluster, and the number of ranks.
+    Rank,
+    Ranks,
 }
 
 /// Which lanes are in a lane mask register, relative to the lane itself.

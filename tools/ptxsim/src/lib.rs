@@ -9,6 +9,9 @@
 //!   never written;
 //! * races: between warps without a barrier between them, between blocks, between lanes of one store, and with a `cp.async`
 //!   that was not waited for (such copies become visible at their wait, never before);
+//! * on sm_90: uses of what TMA or `wgmma` reads or writes before their mbarrier or group was waited for, stores that the async
+//!   proxy does not see for want of a proxy fence, registers of a `wgmma` in flight, wrong uses of mbarriers, blocks of a
+//!   cluster that touch each other before one has begun or after it may have ended;
 //! * barriers and warp-wide instructions that not all of their participating threads reach, deadlocks, and endless loops;
 //! * outputs that were not filled;
 //! * launches that a driver refuses: grids and blocks, shared memory that was not granted, registers, sizes of parameters.
@@ -20,9 +23,13 @@
 //! Arithmetic is bit-exact where PTX defines it. Approximate instructions are correctly rounded instead; [`accuracy`]
 //! says by how much a GPU may differ. PTX leaves open how tensor cores add; [`Sums`] has two ways.
 //!
-//! Not supported are the asynchronous features of sm_90 (TMA, `mbarrier`, `wgmma`, clusters) and function calls. The
-//! former could be added as a module next to `exec::copy`, with barriers in shared memory, and warps that wait for them
-//! in `exec::Block::run`.
+//! Asynchronous instructions of sm_90 do their work at once; *who* may use the result is decided by clocks (`shared::exact`).
+//! So most mistakes are found in any order of the warps. Not found are: accumulators that were only read, or overwritten with the
+//! value that they had, between a `wgmma` and the next one without `wgmma.fence`; and global memory that a launch stores
+//! and then loads by TMA without a proxy fence. A tensor map is opaque ([`Machine::tensor_map`]); NVIDIA's is not documented.
+//!
+//! Not supported are function calls, `wgmma` with other types than bf16 and f16 and sums in f32, im2col stores, reductions by
+//! bulk copies, `st.async`, multimem, and windows of tensors whose rows are shorter than their swizzle.
 //!
 //! ```
 //! use ptxsim::*;

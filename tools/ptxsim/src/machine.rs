@@ -289,9 +289,16 @@ impl Machine {
         self.lock().totals.clone()
     }
 
-    /// Runs a kernel to completion.
+    /// Runs a kernel to completion, in clusters of the size that its text requires, or of single blocks.
     pub fn launch(&self, m: &Module, entry: &str, l: &Launch) -> Result<Counters, Fault> {
+        let cluster = m.entry(entry).and_then(|e| e.cluster()).unwrap_or([1; 3]);
+        self.launch_cluster(m, entry, l, cluster)
+    }
+
+    /// Runs a kernel in clusters of blocks, as the launch attribute `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION` says.
+    pub fn launch_cluster(&self, m: &Module, entry: &str, l: &Launch, cluster: [u32; 3]) -> Result<Counters, Fault> {
         let e = m.entry(entry).ok_or_else(|| Fault::Launch(format!("there is no entry `{entry}`")))?;
+        device::clusters(&self.config, e, l, cluster)?;
         let mut state = self.lock();
         device::check(&self.config, m, e, l)?;
         let params = device::pack(e, l.params)?;
@@ -327,6 +334,7 @@ impl Machine {
             races,
             order,
             sums: self.config.sums,
+            cluster,
             registers: device::registers_per_thread(&self.config, e, l),
             first: blocks.saturating_sub(self.config.last_blocks.unwrap_or(blocks)),
             limit: self.config.max_instructions,

@@ -36,6 +36,7 @@ pub struct Entry {
     pub(crate) local: u32,
     pub(crate) max_threads: Option<u32>,
     pub(crate) exact_threads: Option<[u32; 3]>,
+    pub(crate) cluster: Option<[u32; 3]>,
     pub(crate) code: Vec<Ins>,
     /// Registers of the three files, without constants.
     pub(crate) registers: [usize; 3],
@@ -78,6 +79,11 @@ impl Entry {
     /// Maximum threads per block (`.maxntid`, `.reqntid`).
     pub fn max_threads(&self) -> Option<u32> {
         self.exact_threads.map(|t| t.iter().product()).or(self.max_threads)
+    }
+
+    /// Blocks of a cluster (`.reqnctapercluster`).
+    pub fn cluster(&self) -> Option<[u32; 3]> {
+        self.cluster
     }
 
     /// Number of instructions.

@@ -235,7 +235,9 @@ impl Parser {
             match self.word()?.as_str() {
                 ".maxntid" => f.max_threads = Some(self.triple()?.iter().product()),
                 ".reqntid" => f.exact_threads = Some(self.triple()?),
-                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" => {
+                ".reqnctapercluster" => f.cluster = Some(self.triple()?),
+                ".explicitcluster" => {}
+                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => {
                     self.int()?;
                 }
                 w => return self.fail(format!("unknown directive `{w}` of an entry")),

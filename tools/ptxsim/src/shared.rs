@@ -5,9 +5,14 @@
 //! one of another warp if that one's time is later than this, and at least one of them is a write. Kernels with
 //! asynchronous instructions of sm_90 are checked more exactly, as [`exact`] says.
 
-pub(crate) mod exact;
+pub(crate) mod clocks;
+mod exact;
 
-use exact::{COLUMNS, Readers};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use clocks::Clocks;
+use exact::Exact;
 
 /// What is wrong with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,33 +44,34 @@ pub(crate) struct Shared {
     /// Log2 of a granule's bytes.
     granule: u32,
     now: u32,
-    warps: usize,
-    /// A row of `columns` per warp.
-    seen: Vec<u32>,
-    columns: usize,
-    /// For each warp the minimum of `seen` over the other warps; 0 where there are other agents.
+    seen: Vec<[u32; 32]>,
+    /// For each warp the minimum of `seen` over the other warps.
     floor: [u32; 32],
     races: bool,
-    exact: Option<Readers>,
+    /// In place of the last three where warps are not the only agents.
+    exact: Option<Exact>,
 }
 
 impl Shared {
-    /// Memory of a block; `exact` where warps are not the only agents.
-    pub fn new(bytes: u32, granule: u32, warps: usize, races: bool, exact: bool) -> Shared {
+    /// Memory of a block; with the clocks of its cluster, and its rank there, where warps are not the only agents.
+    pub fn new(
+        bytes: u32,
+        granule: u32,
+        warps: usize,
+        races: bool,
+        cluster: Option<(Rc<RefCell<Clocks>>, usize)>,
+    ) -> Shared {
         let n = (bytes as usize).div_ceil(1 << granule);
-        let columns = if exact { COLUMNS } else { 32 };
         let mut s = Shared {
             data: vec![0; bytes as usize],
             writes: vec![0; n],
             reads: vec![0; n],
             granule,
             now: 1,
-            warps,
-            seen: vec![0; warps * columns],
-            columns,
+            seen: vec![[0; 32]; warps],
             floor: [0; 32],
             races,
-            exact: exact.then(Readers::default),
+            exact: cluster.map(|(clocks, rank)| Exact::new(clocks, rank)),
         };
         s.reset();
         s
@@ -76,11 +82,10 @@ impl Shared {
         self.writes.fill(0);
         self.reads.fill(0);
         self.now = 1;
-        self.seen.fill(0);
-        let alone = self.warps <= 1 && self.exact.is_none();
-        self.floor = [if self.races && !alone { 0 } else { PENDING - 1 }; 32];
-        if let Some(readers) = &mut self.exact {
-            readers.clear();
+        self.seen.fill([0; 32]);
+        self.floor = [if self.races && self.seen.len() > 1 { 0 } else { PENDING - 1 }; 32];
+        if let Some(exact) = &mut self.exact {
+            exact.clear();
         }
     }
 
@@ -100,7 +105,7 @@ impl Shared {
         let (time, by) = (stamp >> 6, stamp & WARP);
         time <= self.floor[warp as usize]
             || (by == warp && time != PENDING)
-            || (by < 32 && time <= self.seen[warp as usize * self.columns + by as usize])
+            || (by < 32 && time <= self.seen[warp as usize][by as usize])
     }
 
     /// Whether an earlier access is ordered before the warp's present, checked without looking up individual warps.
@@ -109,12 +114,21 @@ impl Shared {
         (stamp >> 6 <= floor) | ((stamp & WARP == warp) & (stamp >> 6 != PENDING))
     }
 
+    /// The stamp of an access at present.
+    #[inline(always)]
+    pub fn stamp(&self, agent: u32) -> u32 {
+        match &self.exact {
+            None => self.now << 6 | agent,
+            Some(exact) => exact.clocks.borrow().stamp(agent),
+        }
+    }
+
     /// Checks and records a read. `strong` reads are ordered by their own memory semantics.
     #[inline]
     pub fn read(&mut self, off: u64, n: u32, warp: u32, strong: bool) -> Result<(), Trouble> {
         let span = self.granules(off, n)?;
-        if self.exact.is_some() {
-            return self.read_exact(span, warp, strong);
+        if let Some(exact) = &mut self.exact {
+            return exact.read((&self.writes[span.clone()], &mut self.reads[span]), warp, strong);
         }
         let (me, many, floor) = (self.now << 6 | warp, self.now << 6 | MANY, self.floor[warp as usize]);
         let mut ok = true;
@@ -144,8 +158,13 @@ impl Shared {
     #[inline]
     fn claim(&mut self, off: u64, n: u32, warp: u32, stamp: u32) -> Result<(), Trouble> {
         let span = self.granules(off, n)?;
-        if self.exact.is_some() {
-            return self.claim_exact(span, warp, stamp);
+        self.claim_granules(span, warp, stamp)
+    }
+
+    #[inline]
+    fn claim_granules(&mut self, span: std::ops::Range<usize>, warp: u32, stamp: u32) -> Result<(), Trouble> {
+        if let Some(exact) = &self.exact {
+            return exact.claim((&mut self.writes[span.clone()], &mut self.reads[span]), warp, stamp);
         }
         let floor = self.floor[warp as usize];
         let mut ok = true;
@@ -174,7 +193,7 @@ impl Shared {
     /// Checks and records a write.
     #[inline]
     pub fn write(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
-        self.claim(off, n, warp, self.now << 6 | warp)
+        self.claim(off, n, warp, self.stamp(warp))
     }
 
     /// Checks and records an atomic operation: a read and a write that does not race with other atomics.
@@ -182,39 +201,46 @@ impl Shared {
         if self.granules(off, n)?.any(|i| self.writes[i] == 0) {
             return Err(Trouble::Uninitialised);
         }
+        if let Some(exact) = &mut self.exact {
+            let span = (off >> self.granule) as usize..((off + n as u64 - 1) >> self.granule) as usize + 1;
+            return exact.atomic((&mut self.writes[span.clone()], &mut self.reads[span]), warp);
+        }
         self.claim(off, n, warp, self.now << 6 | ATOMIC)
     }
 
     /// Checks a write by `cp.async`, and forbids accesses to its bytes until it completes.
     pub fn issue(&mut self, off: u64, n: u32, warp: u32) -> Result<(), Trouble> {
-        self.claim(off, n, warp, PENDING << 6 | warp)
+        let stamp = self.exact.as_ref().map_or(PENDING << 6 | warp, |e| e.pending(warp));
+        self.claim(off, n, warp, stamp)
     }
 
     /// Completes a copy that was announced by `issue`.
     pub fn land(&mut self, off: u64, bytes: &[u8], warp: u32) {
         self.data[off as usize..off as usize + bytes.len()].copy_from_slice(bytes);
-        let stamp = self.now << 6 | warp;
+        let stamp = self.stamp(warp);
         let (a, b) = (off >> self.granule, (off + bytes.len() as u64 - 1) >> self.granule);
         self.writes[a as usize..=b as usize].fill(stamp);
     }
 
     /// Orders the accesses of the warps `from` before the later ones of the warps `to` (bit sets).
     pub fn join(&mut self, from: u32, to: u32) {
-        let (warps, columns) = (self.warps, self.columns);
-        let mut known = [0; COLUMNS];
+        if let Some(exact) = &self.exact {
+            return exact.clocks.borrow_mut().join(exact.rank, from, to);
+        }
+        let warps = self.seen.len();
+        let mut known = [0; 32];
         for v in (0..warps).filter(|v| from >> v & 1 == 1) {
-            for (k, s) in known.iter_mut().zip(&self.seen[v * columns..][..columns]) {
+            for (k, s) in known.iter_mut().zip(&self.seen[v]) {
                 *k = (*k).max(*s);
             }
             known[v] = self.now;
         }
         for w in (0..warps).filter(|w| to >> w & 1 == 1) {
-            for (s, k) in self.seen[w * columns..][..columns].iter_mut().zip(&known) {
+            for (s, k) in self.seen[w].iter_mut().zip(&known) {
                 *s = (*s).max(*k);
             }
-            if self.races && warps > 1 && self.exact.is_none() {
-                let others = (0..warps).filter(|v| *v != w);
-                self.floor[w] = others.map(|v| self.seen[w * columns + v]).min().unwrap_or(0);
+            if self.races && warps > 1 {
+                self.floor[w] = (0..warps).filter(|v| *v != w).map(|v| self.seen[w][v]).min().unwrap_or(0);
             }
         }
         self.now += 1;

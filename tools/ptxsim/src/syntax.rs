@@ -71,6 +71,7 @@ pub(crate) struct Function {
     pub statements: Vec<Statement>,
     pub max_threads: Option<u32>,
     pub exact_threads: Option<[u32; 3]>,
+    pub cluster: Option<[u32; 3]>,
 }
 
 /// A file.

@@ -90,6 +90,8 @@ pub enum Space {
     Global,
     /// Memory of a block.
     Shared,
+    /// Memory of the blocks of a cluster.
+    Cluster,
     /// Memory of a thread.
     Local,
     /// The parameters of a launch.

@@ -134,6 +134,20 @@ fn wrong_uses() {
 }
 
 #[test]
+fn atomic_operations_beside_mbarriers() {
+    // All threads add to one word; who reads it must have met all of them.
+    let body = format!(
+        "mov.u32 %r3, 0; @%p1 st.shared.u32 [s], %r3; {} red.shared.add.u32 [s], 1; mbarrier.arrive.shared.b64 _, [bar]; {}
+        @%p1 ld.shared.u32 %r4, [s]; @%p1 st.global.u32 [%rd4], %r4;",
+        init(96),
+        wait("W", 0)
+    );
+    assert_eq!(go(96, &body)[0], 96);
+    fault!(96, body.replace(&wait("W", 0), ""), Fault::Race(Space::Shared, _));
+    fault!(96, body.replace("red.shared.add.u32 [s], 1;", "st.shared.u32 [s], %r3;"), Fault::Race(Space::Shared, _));
+}
+
+#[test]
 fn two_phases_pass_a_waiting_warp() {
     // Warp 1 waits while warp 0 arrives twice: the parity is what it was.
     let body = format!(
@@ -149,6 +163,11 @@ fn two_phases_pass_a_waiting_warp() {
 fn deadlocks_name_what_is_missing() {
     let f = fault!(32, format!("{} {}", init(2), wait("W", 0)), Fault::Deadlock(_));
     assert!(f.contains("lacks 2 of 2 arrivals and 0 bytes"), "{f}");
+    // Also where warps only test.
+    let test = "T: mbarrier.test_wait.parity.shared.b64 %p8, [bar], 0; @!%p8 bra T;";
+    let f = fault!(64, format!("{} {test}", init(1)), Fault::Deadlock(_));
+    assert!(f.contains("lacks 1 of 1 arrivals"), "{f}");
+    go(64, &format!("{} setp.eq.u32 %p3, %r1, 63; @%p3 mbarrier.arrive.shared.b64 _, [bar]; {test}", init(1)));
     let expects = "@%p1 mbarrier.arrive.expect_tx.shared.b64 _, [bar], 48;";
     let f = fault!(
         64,

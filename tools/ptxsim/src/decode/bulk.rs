@@ -1,7 +1,7 @@
 //! `cp.async.bulk`: copies of whole boxes, columns and arrays.
 
 use super::{Decoder, Mods, Result};
-use crate::asynchronous::{Address, Async, Transfer};
+use crate::asynchronous::{Address, Async, Copy, Transfer};
 use crate::counters::Class;
 use crate::ins::{Ins, Slot};
 use crate::parse::Arg;
@@ -30,25 +30,33 @@ impl Decoder<'_> {
         // The destination comes first.
         let order: Vec<bool> =
             m.rest().iter().filter_map(|w| shared(w).or((*w == "global").then_some(false))).collect();
-        let load = match order[..] {
-            [true, false] => true,
-            [false, true] => false,
-            _ => return m.fail("only copies between shared and global memory are simulated"),
+        let (load, inside) = match order[..] {
+            [true, false] => (true, false),
+            [false, true] => (false, false),
+            [true, true] => (true, true),
+            _ => return m.fail("only copies to or from shared memory are simulated"),
         };
         m.drop_matching(|w| shared(w).is_some() || w == "global");
         let completes = m.one(&[("mbarrier::complete_tx::bytes", true), ("bulk_group", false)]);
         if completes != Some(load) {
             return m.fail("a load completes at an mbarrier, a store in a bulk group");
         }
+        let mut multicast = None;
+        if m.take("multicast::cluster") {
+            let mask = args.pop().ok_or_else(|| self.error("a mask of blocks is missing"))?;
+            multicast = Some(self.src(&mask, Type::U16)?);
+        }
         let op = if m.take("tensor") {
-            let op = self.tensor(m, &args, load)?;
+            let op = Transfer { multicast, ..self.tensor(m, &args, load)? };
             if load { Async::LoadTensor(Box::new(op)) } else { Async::StoreTensor(Box::new(op)) }
         } else {
             self.arity(&args, if load { 4..=4 } else { 3..=3 })?;
             ins.b = self.src(&args[2], Type::U32)?;
             if load {
+                let to = self.shared_address(&args[0])?;
+                let from = if inside { self.shared_address(&args[1])? } else { self.plain(&args[1])? };
                 let barrier = self.shared_address(&args[3])?;
-                Async::LoadBulk { to: self.shared_address(&args[0])?, from: self.plain(&args[1])?, barrier }
+                Async::LoadBulk(Box::new(Copy { to, from, shared: inside, barrier, multicast }))
             } else {
                 Async::StoreBulk { to: self.plain(&args[0])?, from: self.shared_address(&args[1])? }
             }
@@ -89,7 +97,7 @@ impl Decoder<'_> {
         };
         let shared = self.shared_address(shared)?;
         let barrier = if load { self.shared_address(&args[2])? } else { shared };
-        Ok(Transfer { map: self.plain(map)?, coordinates, offsets, shared, barrier })
+        Ok(Transfer { map: self.plain(map)?, coordinates, offsets, shared, barrier, multicast: None })
     }
 }
 

@@ -120,10 +120,11 @@ fn entry(file: &File, f: &Function, mut symbols: HashMap<String, (Space, u64)>) 
         local: round_up(local, 16) as u32,
         max_threads: f.max_threads,
         exact_threads: f.exact_threads,
+        cluster: f.cluster,
         registers: d.count.map(usize::from),
         constants: d.constants,
         granule: granules(&code),
-        asynchronous: code.iter().any(|i| matches!(i.op, Op::Async(_))),
+        asynchronous: f.cluster.is_some() || code.iter().any(asynchronous),
         fragments: fragments(&code),
         code,
     })
@@ -137,6 +138,16 @@ fn mentions(a: &Arg, name: &str) -> bool {
         Arg::Tensor(a, v) => mentions(a, name) || v.iter().any(|a| mentions(a, name)),
         Arg::Pair(a, b) => mentions(a, name) || mentions(b, name),
         Arg::Int(_) | Arg::Float(..) => false,
+    }
+}
+
+/// Whether an instruction needs the order of accesses to be checked exactly.
+fn asynchronous(i: &Ins) -> bool {
+    match &i.op {
+        Op::Async(_) => true,
+        Op::Load(m) | Op::Store(m) => m.space == Space::Cluster,
+        Op::Atomic { space, .. } => *space == Space::Cluster,
+        _ => false,
     }
 }
 
@@ -167,7 +178,7 @@ fn granules(code: &[Ins]) -> [u32; 2] {
         if matches!(space, Space::Global | Space::Generic) {
             g[0] = g[0].min(log);
         }
-        if matches!(space, Space::Shared | Space::Generic) {
+        if matches!(space, Space::Shared | Space::Cluster | Space::Generic) {
             g[1] = g[1].min(log);
         }
     }

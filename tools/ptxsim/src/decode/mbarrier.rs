@@ -93,10 +93,51 @@ impl Decoder<'_> {
                 let (base, offset, _) = self.address(&args[0])?;
                 Async::Prefetch { map: Address { base, offset } }
             }
+            "mapa" | "getctarank" => {
+                self.needs(m, false)?;
+                let rank_of = root == "getctarank";
+                let shared = m.take("shared::cluster");
+                let ty = m.ty()?;
+                if !matches!((ty, shared), (Type::U32, true) | (Type::U64, false)) {
+                    return m.fail("`.shared::cluster.u32` or `.u64` is expected");
+                }
+                self.arity(args, if rank_of { 2..=2 } else { 3..=3 })?;
+                ins.d = self.dst(&args[0], if rank_of { Type::U32 } else { ty })?;
+                ins.a = self.src(&args[1], ty)?;
+                if !rank_of {
+                    ins.b = self.src(&args[2], Type::U32)?;
+                }
+                Async::MapAddress { rank_of }
+            }
+            "griddepcontrol" => {
+                self.needs(m, false)?;
+                self.arity(args, 0..=0)?;
+                // Launches follow one another, so there is nothing to wait for.
+                if m.one(&[("wait", ()), ("launch_dependents", ())]).is_none() {
+                    return m.fail("`.wait` or `.launch_dependents` is expected");
+                }
+                ins.class = Class::Sync;
+                return Ok(true);
+            }
             _ => return Ok(false),
         };
         Self::asynchronous(ins, Class::Sync, op);
         Ok(true)
+    }
+
+    /// The rest of `barrier.cluster`.
+    pub(super) fn cluster_barrier(&mut self, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<()> {
+        self.needs(m, false)?;
+        self.arity(args, 0..=0)?;
+        m.take("aligned");
+        let op = match m.one(&[("arrive", true), ("wait", false)]) {
+            Some(true) => Async::ArriveCluster { relaxed: m.take("relaxed") },
+            Some(false) => Async::WaitCluster,
+            None => return m.fail("`.arrive` or `.wait` is expected"),
+        };
+        m.one(&[("release", ()), ("acquire", ())]);
+        Self::asynchronous(ins, Class::Sync, op);
+        Ok(())
     }
 
     fn mbarrier(&mut self, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<Async> {

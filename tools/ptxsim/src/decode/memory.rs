@@ -6,11 +6,12 @@ use crate::ins::{AtomicOp, File, Ins, Memory, Op, Slot};
 use crate::parse::Arg;
 use crate::types::{Space, Type};
 
-const SPACES: [(&str, Space); 7] = [
+const SPACES: [(&str, Space); 8] = [
     ("global", Space::Global),
     ("const", Space::Global),
     ("shared", Space::Shared),
     ("shared::cta", Space::Shared),
+    ("shared::cluster", Space::Cluster),
     ("local", Space::Local),
     ("param", Space::Param),
     ("param::entry", Space::Param),
@@ -62,7 +63,7 @@ impl Decoder<'_> {
     /// The state space of an access: that of the modifier, which must agree with a symbol's.
     fn space(&self, m: &mut Mods, symbol: Option<Space>) -> Result<Space> {
         let space = m.one(&SPACES).unwrap_or(Space::Generic);
-        if symbol.is_some_and(|s| s != space) {
+        if symbol.is_some_and(|s| s != space && (s, space) != (Space::Shared, Space::Cluster)) {
             return m.fail("the symbol lies in another state space");
         }
         Ok(space)
@@ -71,7 +72,7 @@ impl Decoder<'_> {
     fn strong(m: &mut Mods) -> bool {
         m.take("weak");
         let order = m.one(&[("relaxed", ()), ("acquire", ()), ("release", ()), ("acq_rel", ())]).is_some();
-        let scope = m.one(&[("cta", ()), ("gpu", ()), ("sys", ())]).is_some();
+        let scope = m.one(&[("cta", ()), ("gpu", ()), ("sys", ()), ("cluster", ())]).is_some();
         m.take("volatile") | order | scope
     }
 
@@ -100,8 +101,8 @@ impl Decoder<'_> {
         }
         ins.a = base;
         ins.class = match (space, store) {
-            (Space::Shared, false) => Class::SharedLoad,
-            (Space::Shared, true) => Class::SharedStore,
+            (Space::Shared | Space::Cluster, false) => Class::SharedLoad,
+            (Space::Shared | Space::Cluster, true) => Class::SharedStore,
             (Space::Local, _) => Class::Local,
             (Space::Param, _) => Class::Param,
             (_, false) => Class::GlobalLoad,
@@ -142,7 +143,7 @@ impl Decoder<'_> {
             Inc | Dec => ty == Type::U32,
         };
         if !known
-            || !matches!(space, Space::Global | Space::Shared | Space::Generic)
+            || !matches!(space, Space::Global | Space::Shared | Space::Cluster | Space::Generic)
             || (args.len() == first + 3) != (op == Cas)
         {
             return m.fail("this atomic operation is not known");

@@ -191,6 +191,10 @@ impl<'a> Decoder<'a> {
                 "%ntid" => Special::Ntid(a),
                 "%ctaid" => Special::Ctaid(a),
                 "%nctaid" => Special::Nctaid(a),
+                "%cluster_ctaid" => Special::InCluster(a),
+                "%cluster_nctaid" => Special::OfCluster(a),
+                "%clusterid" => Special::Cluster(a),
+                "%nclusterid" => Special::Clusters(a),
                 _ => return None,
             });
         }
@@ -205,6 +209,8 @@ impl<'a> Decoder<'a> {
             "%lanemask_ge" => Special::LaneMask(Order::Ge),
             "%dynamic_smem_size" => Special::DynamicShared,
             "%total_smem_size" => Special::TotalShared,
+            "%cluster_ctarank" => Special::Rank,
+            "%cluster_nctarank" => Special::Ranks,
             _ => return None,
         })
     }

@@ -133,6 +133,9 @@ impl Decoder<'_> {
             ins.op = Op::WarpSync;
             return Ok(());
         }
+        if m.take("cluster") {
+            return self.cluster_barrier(m, args, ins);
+        }
         m.take("cta");
         m.take("aligned");
         if m.take("red") {

@@ -11,7 +11,8 @@ use super::{Block, Next, Result, site, unwritten};
 use crate::asynchronous::Async;
 use crate::fault::Fault;
 use crate::ins::{Ins, Slot};
-use crate::shared::exact::{LOADS, MBARRIER};
+use crate::machine::Order;
+use crate::shared::clocks::{LOADS, MBARRIER};
 use crate::tensor_map::TensorMap;
 
 /// Warps of a warpgroup.
@@ -78,7 +79,28 @@ pub(super) fn uniform(w: &Warp, s: Slot, what: &str) -> Result<u64> {
 }
 
 impl Block<'_> {
-    pub(super) fn asynchronous(&mut self, w: &mut Warp, ins: &Ins, op: &Async, run: u32, pc: u32) -> Result<Next> {
+    /// Executes an instruction of sm_90, and returns whether the warp is parked after it. Not inlined, because other kernels have
+    /// none.
+    #[inline(never)]
+    pub(super) fn pauses(
+        &mut self,
+        w: &mut Warp,
+        ins: &Ins,
+        op: &Async,
+        (run, mask): (u32, u32),
+        pc: u32,
+    ) -> Result<bool> {
+        if run == 0 {
+            return Ok(false);
+        }
+        let next = self.execute(w, ins, op, run, pc).map_err(|f| self.place(f, ins.line, w.id))?;
+        if next != Next::Go {
+            w.park(pc + u32::from(next == Next::Yield), mask);
+        }
+        Ok(next != Next::Go)
+    }
+
+    fn execute(&mut self, w: &mut Warp, ins: &Ins, op: &Async, run: u32, pc: u32) -> Result<Next> {
         match op {
             Async::Init { at } => self.init(w, ins, *at, run)?,
             Async::Invalidate { at } => self.invalidate(w, *at, run)?,
@@ -89,15 +111,18 @@ impl Block<'_> {
             }
             Async::LoadTensor(t) => self.load_tensor(w, ins, t, run)?,
             Async::StoreTensor(t) => self.store_tensor(w, ins, t, run)?,
-            Async::LoadBulk { to, from, barrier } => self.load_bulk(w, ins, (*to, *from, *barrier), run)?,
+            Async::LoadBulk(c) => self.load_bulk(w, ins, c, run)?,
             Async::StoreBulk { to, from } => self.store_bulk(w, ins, (*to, *from), run)?,
             Async::Commit => w.bulk.commit(run),
             Async::Complete { keep } => self.complete_groups(w, *keep, run),
             Async::Fence => {
-                self.shared.fence(w.id);
-                self.fence_barriers(w.id);
+                self.clocks.borrow_mut().fence(w.agent);
+                self.fence_barriers(w.agent);
             }
-            Async::FenceInit => self.fence_barriers(w.id),
+            Async::FenceInit => self.fence_barriers(w.agent),
+            Async::ArriveCluster { relaxed } => self.arrive_in_cluster(w, *relaxed, run)?,
+            Async::WaitCluster => return self.wait_in_cluster(w, ins, run),
+            Async::MapAddress { rank_of } => self.map_address(w, ins, *rank_of, run)?,
             Async::Prefetch { map } => self.prefetch(w, *map, run)?,
             Async::FenceRegisters => {
                 whole(w, run)?;
@@ -112,7 +137,11 @@ impl Block<'_> {
             Async::Registers { count, increase } => return self.set_registers(w, ins, *count, *increase, run),
             Async::Elect { p } => {
                 super::votes::members(&w.regs.fetch(ins.a), w.regs.def(ins.a), run)?;
-                let leader = run.trailing_zeros();
+                // PTX does not say which lane it is.
+                let leader = match self.job.order {
+                    Order::Forward => run.trailing_zeros(),
+                    _ => 31 - run.leading_zeros(),
+                };
                 w.regs.put(ins.d, run, &[u64::from(leader); 32], !0);
                 w.regs.put_pred(p.i, run, 1 << leader, !0);
             }
@@ -178,8 +207,8 @@ impl Block<'_> {
                 return fault(line, w.id, "the block ends before this product is complete");
             }
         }
-        for (agent, landed) in (LOADS..).zip(&self.asynchronous.landed) {
-            if self.shared.observed(agent) < landed.time {
+        for (local, landed) in (LOADS..).zip(&self.asynchronous.landed) {
+            if self.clocks.borrow().observed(self.rank, (self.rank as u32) << 6 | local) < landed.time {
                 let m = "the block ends while this copy may still write its shared memory";
                 return fault(landed.line, landed.warp, m);
             }

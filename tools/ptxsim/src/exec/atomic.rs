@@ -98,6 +98,16 @@ impl Block<'_> {
                     self.shared.set(addr[l], n, apply(op, ty, old[l], b[l], c[l]));
                 }
             }
+            Space::Cluster => {
+                for l in order {
+                    let what = "an atomic operation writes";
+                    let spot =
+                        self.check_cluster(w, (addr[l], n), l, ins.line, (what, |s, at| s.atomic(at, n, w.agent)))?;
+                    let shared = self.peer(spot.rank).0;
+                    old[l] = shared.get(spot.at, n);
+                    shared.set(spot.at, n, apply(op, ty, old[l], b[l], c[l]));
+                }
+            }
             Space::Global => {
                 self.check_global(&addr, run, n, Touch::Atomic)?;
                 self.count_store(&addr, run, n);

@@ -7,14 +7,15 @@
 use std::rc::Rc;
 
 use super::asynchronous::{Landed, defined};
+use super::cluster::Spot;
 use super::control::Warp;
 use super::load_store::trouble;
 use super::regs::lanes;
 use super::{Block, Result, site, unwritten};
-use crate::asynchronous::{Address, Transfer};
+use crate::asynchronous::{Address, Copy, Transfer};
 use crate::fault::Fault;
-use crate::ins::Ins;
-use crate::shared::exact::{LOADS, store_agent};
+use crate::ins::{Ins, Slot};
+use crate::shared::clocks::{LOADS, store_agent};
 use crate::tensor_map::window::Row;
 use crate::tensor_map::{Fill, TensorMap};
 use crate::types::{PARAM_WINDOW, Space, WINDOW_MASK};
@@ -50,6 +51,14 @@ impl Groups {
     pub fn left(&self) -> Option<u32> {
         self.pending.first().map(|s| s.line)
     }
+}
+
+/// A copy that writes shared memory, and where it completes.
+struct Landing {
+    to: Spot,
+    n: u64,
+    barrier: Spot,
+    agent: u32,
 }
 
 /// 32-byte sectors of a range.
@@ -109,7 +118,7 @@ impl Block<'_> {
                 map.rank()
             )));
         }
-        let value = |s: &crate::ins::Slot| w.regs.fetch(*s)[lane];
+        let value = |s: &Slot| w.regs.fetch(*s)[lane];
         let coordinates: Vec<i64> = t.coordinates.iter().map(|s| value(s) as i32 as i64).collect();
         // Offsets have 16 bits, of which the map's number of dimensions says how many count.
         let bits = 16 / (map.rank() as u32).saturating_sub(2).max(1);
@@ -149,8 +158,8 @@ impl Block<'_> {
             let (map, rows) = self.window(w, t, maps[l], l)?;
             let row = map.rows().0 as usize;
             Self::aligned(to[l], TENSOR, l, Space::Shared, "a tensor's window")?;
-            let total = row as u64 * rows.len() as u64;
-            let agent = self.landing(w, ins, (to[l], total), barriers[l], l)?;
+            let landings =
+                self.landings(w, ins, (to[l], row as u64 * rows.len() as u64), barriers[l], (t.multicast, l))?;
             let size = map.element.size() as usize;
             let mut fill = vec![if map.fill == Fill::Nan { 0xff } else { 0 }; row];
             fill.iter_mut().skip(size - 1).step_by(size).for_each(|b| *b &= 0x7f);
@@ -163,32 +172,71 @@ impl Block<'_> {
                     self.counters.bulk_bytes_loaded += r.bytes;
                     self.counters.bulk_sectors_loaded += sectors(r.address, r.bytes);
                 }
-                for (c, chunk) in buffer.chunks_exact(16).enumerate() {
-                    let at = to[l] + (k * row + 16 * c) as u64;
-                    self.shared.set_row(map.swizzle.place(at), chunk);
+                for landing in &landings {
+                    let shared = self.peer(landing.to.rank).0;
+                    for (c, chunk) in buffer.chunks_exact(16).enumerate() {
+                        let at = landing.to.at + (k * row + 16 * c) as u64;
+                        shared.set_row(map.swizzle.place(at), chunk);
+                    }
                 }
             }
-            self.complete(barriers[l], total, agent, l, w.id)?;
+            self.land_all(w, &landings, l)?;
         }
         Ok(())
     }
 
-    /// Checks and records that a copy writes shared memory, and returns its agent.
-    fn landing(&mut self, w: &Warp, ins: &Ins, (to, n): (u64, u64), barrier: u64, lane: usize) -> Result<u32> {
-        let agent = self.load_agent(barrier, lane, w.id)?;
-        let claimed = self.shared.write_async(to, n as u32, w.id, agent);
-        claimed.map_err(|t| trouble(t, lane, to, "a bulk copy writes"))?;
-        let time = self.shared.stamp(0) >> 6;
-        self.asynchronous.landed[(agent - LOADS) as usize] = Landed { time, warp: w.id, line: ins.line };
-        Ok(agent)
+    /// Checks and records that a copy writes `n` bytes of shared memory, of each block that a mask names if there is one.
+    fn landings(
+        &mut self,
+        w: &Warp,
+        ins: &Ins,
+        (to, n): (u64, u64),
+        barrier: u64,
+        (multicast, lane): (Option<Slot>, usize),
+    ) -> Result<Vec<Landing>> {
+        let (to, barrier) = (self.spot(to, lane)?, self.spot(barrier, lane)?);
+        if to.rank != barrier.rank {
+            let m = format!("a copy to block {} of the cluster that completes in block {}", to.rank, barrier.rank);
+            return Err(Box::new(Fault::Illegal(site(lane, Some(to.at), m))));
+        }
+        let mut ranks = vec![to.rank];
+        if let Some(mask) = multicast {
+            defined(w, &[mask], 1 << lane, "it says to which blocks a copy goes")?;
+            let mask = w.regs.fetch(mask)[lane];
+            ranks = (0..16).filter(|r| mask >> r & 1 == 1).collect();
+            if mask == 0 || mask >> self.blocks() != 0 {
+                let m = format!("a copy to blocks {mask:#x} of a cluster of {}", self.blocks());
+                return Err(Box::new(Fault::Illegal(site(lane, Some(to.at), m))));
+            }
+        }
+        ranks
+            .into_iter()
+            .map(|rank| self.landing(w, ins, (Spot { rank, ..to }, n), Spot { rank, ..barrier }, lane))
+            .collect()
+    }
+
+    fn landing(&mut self, w: &Warp, ins: &Ins, (to, n): (Spot, u64), barrier: Spot, lane: usize) -> Result<Landing> {
+        self.visit(w, to, lane, ins.line)?;
+        let agent = self.load_agent(barrier, lane, w.agent)?;
+        let now = self.clocks.borrow().now();
+        let (shared, state) = self.peer(to.rank);
+        let claimed = shared.write_async(to.at, n as u32, w.agent, agent);
+        state.landed[(agent % 64 - LOADS) as usize] = Landed { time: now, warp: w.id, line: ins.line };
+        claimed.map_err(|t| trouble(t, lane, to.at, "a bulk copy writes"))?;
+        Ok(Landing { to, n, barrier, agent })
+    }
+
+    /// The ends of copies.
+    fn land_all(&mut self, w: &Warp, landings: &[Landing], lane: usize) -> Result<()> {
+        landings.iter().try_for_each(|l| self.complete(l.barrier, l.n, l.agent, lane, w.agent))
     }
 
     /// Checks and records that a copy reads shared memory.
     fn leaving(&mut self, w: &mut Warp, ins: &Ins, from: u64, n: u64, lane: usize) -> Result<()> {
-        let read = self.shared.read_async(from, n as u32, w.id, store_agent(w.id), &mut Vec::new());
+        let read = self.shared.read_async(from, n as u32, w.agent, store_agent(w.agent), &mut Vec::new());
         read.map_err(|t| trouble(t, lane, from, "a bulk copy reads"))?;
-        let time = self.shared.stamp(0) >> 6;
-        self.shared.tick();
+        let time = self.clocks.borrow().now();
+        self.clocks.borrow_mut().tick();
         w.bulk.pending.push(Store { lane, group: w.bulk.committed[lane], time, line: ins.line });
         Ok(())
     }
@@ -196,7 +244,7 @@ impl Block<'_> {
     pub(super) fn store_tensor(&mut self, w: &mut Warp, ins: &Ins, t: &Transfer, run: u32) -> Result<()> {
         Self::operands(w, t, run)?;
         let maps = Self::generic(w, t.map, run)?;
-        let from = self.shared_addresses(w, t.shared, run)?;
+        let from = self.own_addresses(w, t.shared, run)?;
         for l in lanes(run) {
             let (map, rows) = self.window(w, t, maps[l], l)?;
             let row = map.rows().0 as usize;
@@ -231,25 +279,34 @@ impl Block<'_> {
         }
     }
 
-    pub(super) fn load_bulk(
-        &mut self,
-        w: &mut Warp,
-        ins: &Ins,
-        (to, from, barrier): (Address, Address, Address),
-        run: u32,
-    ) -> Result<()> {
-        let (n, from) = (Self::sizes(w, ins, run)?, Self::generic(w, from, run)?);
-        let (to, barriers) = (self.shared_addresses(w, to, run)?, self.shared_addresses(w, barrier, run)?);
+    pub(super) fn load_bulk(&mut self, w: &mut Warp, ins: &Ins, c: &Copy, run: u32) -> Result<()> {
+        let n = Self::sizes(w, ins, run)?;
+        let from = match c.shared {
+            true => self.own_addresses(w, c.from, run)?,
+            false => Self::generic(w, c.from, run)?,
+        };
+        let (to, barriers) = (self.shared_addresses(w, c.to, run)?, self.shared_addresses(w, c.barrier, run)?);
         for l in lanes(run) {
             Self::aligned(to[l], ARRAY, l, Space::Shared, "a bulk copy")?;
-            Self::aligned(from[l], ARRAY, l, Space::Global, "a bulk copy")?;
-            let agent = self.landing(w, ins, (to[l], n[l]), barriers[l], l)?;
+            Self::aligned(from[l], ARRAY, l, if c.shared { Space::Shared } else { Space::Global }, "a bulk copy")?;
+            let landings = self.landings(w, ins, (to[l], n[l]), barriers[l], (c.multicast, l))?;
             let mut buffer = vec![0; n[l] as usize];
-            self.load_range(from[l], &mut buffer, l)?;
-            self.shared.set_row(to[l], &buffer);
-            self.counters.bulk_bytes_loaded += n[l];
-            self.counters.bulk_sectors_loaded += sectors(from[l], n[l]);
-            self.complete(barriers[l], n[l], agent, l, w.id)?;
+            if c.shared {
+                // The copy has read its source when it is complete at its destination.
+                let read = self.shared.read_async(from[l], n[l] as u32, w.agent, landings[0].agent, &mut Vec::new());
+                read.map_err(|t| trouble(t, l, from[l], "a bulk copy reads"))?;
+                for (k, chunk) in buffer.chunks_exact_mut(16).enumerate() {
+                    chunk.copy_from_slice(self.shared.row(from[l] + 16 * k as u64));
+                }
+            } else {
+                self.load_range(from[l], &mut buffer, l)?;
+                self.counters.bulk_bytes_loaded += n[l];
+                self.counters.bulk_sectors_loaded += sectors(from[l], n[l]);
+            }
+            for landing in &landings {
+                self.peer(landing.to.rank).0.set_row(landing.to.at, &buffer);
+            }
+            self.land_all(w, &landings, l)?;
         }
         Ok(())
     }
@@ -262,7 +319,7 @@ impl Block<'_> {
         run: u32,
     ) -> Result<()> {
         let (n, to) = (Self::sizes(w, ins, run)?, Self::generic(w, to, run)?);
-        let from = self.shared_addresses(w, from, run)?;
+        let from = self.own_addresses(w, from, run)?;
         for l in lanes(run) {
             Self::aligned(from[l], ARRAY, l, Space::Shared, "a bulk copy")?;
             Self::aligned(to[l], ARRAY, l, Space::Global, "a bulk copy")?;
@@ -276,12 +333,12 @@ impl Block<'_> {
 
     /// `cp.async.bulk.wait_group`: all groups of the lanes but their last `keep` have read shared memory.
     pub(super) fn complete_groups(&mut self, w: &mut Warp, keep: u32, run: u32) {
-        let Warp { bulk: Groups { committed, pending }, id, .. } = w;
-        let shared = &mut self.shared;
+        let Warp { bulk: Groups { committed, pending }, agent, .. } = w;
+        let mut clocks = self.clocks.borrow_mut();
         pending.retain(|s| {
             let done = run >> s.lane & 1 == 1 && s.group + keep < committed[s.lane];
             if done {
-                shared.observe(*id, store_agent(*id), s.time);
+                clocks.observe(*agent, store_agent(*agent), s.time);
             }
             !done
         });

@@ -8,14 +8,16 @@ use super::copy::Copies;
 use super::regs::{Place, Regs, lanes};
 use super::wait::Wait;
 use super::wgmma::Flight;
-use super::{Block, FUEL, Next, Result, site, unwritten};
+use super::{Block, FUEL, Result, site, unwritten};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op};
 use crate::module::Entry;
 use std::sync::atomic::Ordering::Relaxed;
 
 pub(crate) struct Warp {
+    /// Its number in the block, and in the clocks of the cluster.
     pub id: u32,
+    pub agent: u32,
     pub regs: Regs,
     /// Lanes that have not left the kernel.
     pub alive: u32,
@@ -24,11 +26,15 @@ pub(crate) struct Warp {
     /// Groups that are not running: program counter and lanes.
     groups: Vec<(u32, u32)>,
     pub wait: Option<Wait>,
+    /// What it has only tested since it ran last, again in vain.
+    pub idle: Option<Wait>,
     pub copies: Copies,
     pub bulk: Groups,
     pub flight: Flight,
     /// The last `mbarrier.try_wait` that was in vain: where, on which mbarrier, for which phase.
     pub tried: Option<(u32, u64, u64)>,
+    /// The phase of the cluster's barrier at which it has arrived.
+    pub meeting: Option<u64>,
     /// Local memory: all of lane 0, then all of lane 1, ...; and whether a byte was written.
     pub local: Vec<u8>,
     pub local_init: Vec<u8>,
@@ -36,19 +42,23 @@ pub(crate) struct Warp {
 }
 
 impl Warp {
-    pub fn new(e: &Entry, id: u32, count: u32) -> Warp {
+    /// Warp `id` of the block with a rank in its cluster, with so many lanes.
+    pub fn new(e: &Entry, (rank, id): (u32, u32), count: u32) -> Warp {
         let bytes = e.local as usize * 32;
         Warp {
             id,
+            agent: rank << 6 | id,
             regs: Regs::new(e),
             alive: 0,
             lanes: if count == 32 { !0 } else { (1 << count) - 1 },
             groups: Vec::new(),
             wait: None,
+            idle: None,
             copies: Copies::default(),
             bulk: Groups::default(),
             flight: Flight::new(e),
             tried: None,
+            meeting: None,
             local: vec![0; bytes],
             local_init: vec![0; bytes],
             clock: 0,
@@ -60,11 +70,12 @@ impl Warp {
         self.alive = self.lanes;
         self.groups.clear();
         self.groups.push((0, self.lanes));
-        self.wait = None;
+        (self.wait, self.idle) = (None, None);
         self.copies = Copies::default();
         self.bulk = Groups::default();
         self.flight.reset();
         self.tried = None;
+        self.meeting = None;
         self.local_init.fill(0);
         self.clock = 0;
     }
@@ -77,7 +88,7 @@ impl Warp {
         self.alive == 0
     }
 
-    fn park(&mut self, pc: u32, mask: u32) {
+    pub fn park(&mut self, pc: u32, mask: u32) {
         match self.groups.iter_mut().find(|g| g.0 == pc) {
             Some(g) => g.1 |= mask,
             None => self.groups.push((pc, mask)),
@@ -163,14 +174,7 @@ impl Block<'_> {
                         break;
                     }
                     Op::Async(op) => {
-                        let next = if run == 0 {
-                            Next::Go
-                        } else {
-                            let next = self.asynchronous(w, ins, op, run, pc);
-                            next.map_err(|f| self.place(f, ins.line, w.id))?
-                        };
-                        if next != Next::Go {
-                            w.park(pc + u32::from(next == Next::Yield), mask);
+                        if self.pauses(w, ins, op, (run, mask), pc)? {
                             return Ok(());
                         }
                         pc += 1;

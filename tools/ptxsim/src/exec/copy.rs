@@ -64,7 +64,7 @@ impl Block<'_> {
             if read > n {
                 return Err(Box::new(Fault::Illegal(site(l, Some(s), format!("{read} bytes to read into {n}")))));
             }
-            self.shared.issue(d, n, w.id).map_err(|t| trouble(t, l, d, "an asynchronous copy writes"))?;
+            self.shared.issue(d, n, w.agent).map_err(|t| trouble(t, l, d, "an asynchronous copy writes"))?;
             let mut found = (0, 0);
             if read > 0 {
                 reads |= 1 << l;
@@ -98,7 +98,7 @@ impl Block<'_> {
 
     /// Completes all copies of the lanes except those of their last `keep` groups; all of them without `keep`.
     pub(super) fn land(&mut self, w: &mut Warp, run: u32, keep: Option<u32>) {
-        let Warp { copies, id, .. } = w;
+        let Warp { copies, agent, .. } = w;
         let Copies { pending, committed } = copies;
         let (shared, regions) = (&mut self.shared, &self.job.regions);
         pending.retain(|c| {
@@ -118,7 +118,7 @@ impl Block<'_> {
                 bytes[at as usize..(at + n) as usize].copy_from_slice(&v.to_le_bytes()[..n as usize]);
                 at += n;
             }
-            shared.land(c.to, &bytes[..c.bytes as usize], *id);
+            shared.land(c.to, &bytes[..c.bytes as usize], *agent);
             false
         });
     }

@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::ins::{Ins, Memory, Op};
 use crate::requests::{conflicts, request, strided};
 use crate::shared::Trouble;
-use crate::shared::exact::who;
+use crate::shared::clocks::who;
 use crate::types::{Space, Type, WINDOW_MASK};
 
 /// Translates an error of shared memory into a fault.
@@ -23,7 +23,8 @@ pub(super) fn trouble(t: Trouble, lane: usize, address: u64, what: &str) -> Box<
         Trouble::Pending => Fault::Race(Space::Shared, s(format!("{what} where a cp.async is under way"))),
         Trouble::Race(w) => Fault::Race(Space::Shared, s(format!("{what}, and no barrier since {}", who(w)))),
         Trouble::Proxy(w) => {
-            let m = format!("{what} through the async proxy, and no fence.proxy.async of warp {w} since it stored");
+            let m =
+                format!("{what} through the async proxy, and no fence.proxy.async of warp {} since it stored", w & 63);
             Fault::Proxy(s(m))
         }
     })
@@ -83,6 +84,7 @@ impl Block<'_> {
             *a &= !WINDOW_MASK;
         }
         Ok(match window >> 60 {
+            1 if lanes(run).any(|l| addr[l] >> 24 != 0) => Space::Cluster,
             1 => Space::Shared,
             2 => Space::Local,
             3 => Space::Param,
@@ -107,6 +109,7 @@ impl Block<'_> {
                 }
             }
             Space::Local => self.local(w, m, &addr, run, false)?,
+            Space::Cluster => self.load_cluster(w, ins, m, &addr, run)?,
             Space::Param => {
                 for (k, r) in m.regs.iter().enumerate() {
                     let mut v = [0; 32];
@@ -177,6 +180,10 @@ impl Block<'_> {
                     }
                 }
             }
+            Space::Cluster => {
+                apart()?;
+                self.store_cluster(w, ins, m, (&addr, &values), run)?;
+            }
             Space::Param => {
                 return Err(Box::new(Fault::ReadOnly(site(run.trailing_zeros() as usize, None, "a parameter"))));
             }
@@ -213,8 +220,8 @@ impl Block<'_> {
         // by lane.
         if run == !0 && addr[0] & (n as u64 - 1) == 0 && strided(addr, n as u64) {
             let whole = match how {
-                Touch::Load => self.shared.read(addr[0], 32 * n, w.id, false),
-                Touch::Store => self.shared.write(addr[0], 32 * n, w.id),
+                Touch::Load => self.shared.read(addr[0], 32 * n, w.agent, false),
+                Touch::Store => self.shared.write(addr[0], 32 * n, w.agent),
                 _ => Err(Trouble::OutOfBounds),
             };
             if whole.is_ok() {
@@ -231,10 +238,10 @@ impl Block<'_> {
                 )));
             }
             let (r, what) = match how {
-                Touch::Load => (self.shared.read(a, n, w.id, false), "a load reads"),
-                Touch::Strong => (self.shared.read(a, n, w.id, true), "a load reads"),
-                Touch::Store => (self.shared.write(a, n, w.id), "a store writes"),
-                Touch::Atomic => (self.shared.atomic(a, n, w.id), "an atomic operation writes"),
+                Touch::Load => (self.shared.read(a, n, w.agent, false), "a load reads"),
+                Touch::Strong => (self.shared.read(a, n, w.agent, true), "a load reads"),
+                Touch::Store => (self.shared.write(a, n, w.agent), "a store writes"),
+                Touch::Atomic => (self.shared.atomic(a, n, w.agent), "an atomic operation writes"),
             };
             r.map_err(|t| trouble(t, l, a, what))?;
         }
@@ -288,7 +295,7 @@ impl Block<'_> {
 }
 
 /// Sign-extends loaded values of signed types.
-fn extend(mut v: [u64; 32], ty: Type) -> [u64; 32] {
+pub(super) fn extend(mut v: [u64; 32], ty: Type) -> [u64; 32] {
     match ty {
         Type::S8 => v.iter_mut().for_each(|x| *x = *x as i8 as u64),
         Type::S16 => v.iter_mut().for_each(|x| *x = *x as i16 as u64),

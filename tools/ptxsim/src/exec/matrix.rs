@@ -37,9 +37,9 @@ impl Block<'_> {
                 return Err(Box::new(Fault::Misaligned(Space::Shared, site(l, Some(a), "a row of a matrix"))));
             }
             let (r, what) = if store {
-                (self.shared.write(a, 16, w.id), "stmatrix writes")
+                (self.shared.write(a, 16, w.agent), "stmatrix writes")
             } else {
-                (self.shared.read(a, 16, w.id, false), "ldmatrix reads")
+                (self.shared.read(a, 16, w.agent, false), "ldmatrix reads")
             };
             r.map_err(|t| trouble(t, l, a, what))?;
         }

@@ -1,5 +1,6 @@
 //! mbarriers: phases that end when all arrivals have come and all expected bytes have been copied.
 
+use super::cluster::Spot;
 use super::control::Warp;
 use super::regs::lanes;
 use super::wait::{Reason, Wait};
@@ -7,7 +8,7 @@ use super::{Block, Next, Result, site, unwritten};
 use crate::asynchronous::Address;
 use crate::fault::Fault;
 use crate::ins::Ins;
-use crate::shared::exact::{COLUMNS, Clock, LOADS, MBARRIER};
+use crate::shared::clocks::{Clock, LOADS, MBARRIER};
 use crate::types::{SHARED_WINDOW, Space, WINDOW_MASK};
 
 /// Maximum number of arrivals, and of bytes that are expected or too many.
@@ -28,8 +29,8 @@ pub(crate) struct Mbarrier {
     /// Whether its initialisation is visible to the async proxy.
     fenced: bool,
     /// What the arrivals of this phase pass on, and what those of the last one have.
-    collected: Box<Clock>,
-    passed: Box<Clock>,
+    collected: Clock,
+    passed: Clock,
     /// The agent of the copies that complete here.
     agent: Option<u32>,
 }
@@ -59,7 +60,7 @@ impl Mbarrier {
         Ok(())
     }
 
-    fn collect(&mut self, clock: &Clock) {
+    fn collect(&mut self, clock: &[u32]) {
         self.collected.iter_mut().zip(clock).for_each(|(a, b)| *a = (*a).max(*b));
     }
 
@@ -94,19 +95,34 @@ impl Block<'_> {
         Ok(a)
     }
 
+    /// The same, if they are in the block itself.
+    pub(super) fn own_addresses(&self, w: &Warp, at: Address, run: u32) -> Result<[u64; 32]> {
+        let mut a = self.shared_addresses(w, at, run)?;
+        for l in lanes(run) {
+            let spot = self.spot(a[l], l)?;
+            if spot.rank != self.rank {
+                let m = "only another block's memory can be used in this way by that block";
+                return Err(Box::new(Fault::Illegal(site(l, Some(a[l]), m))));
+            }
+            a[l] = spot.at;
+        }
+        Ok(a)
+    }
+
     /// Fails unless there is an mbarrier that the warp knows of.
-    fn known(&self, at: u64, lane: usize, warp: u32) -> Result<()> {
+    fn known(&self, Spot { rank, at }: Spot, lane: usize, warp: u32) -> Result<()> {
+        let (shared, state) = self.peek(rank);
         if !at.is_multiple_of(8) {
             return Err(Box::new(Fault::Misaligned(Space::Shared, site(lane, Some(at), "an mbarrier"))));
         }
-        if at.checked_add(8).is_none_or(|end| end > self.shared.len()) {
+        if at.checked_add(8).is_none_or(|end| end > shared.len()) {
             return Err(Box::new(Fault::OutOfBounds(Space::Shared, site(lane, Some(at), "an mbarrier"))));
         }
-        let Some(b) = self.asynchronous.mbarriers.get(&at) else {
+        let Some(b) = state.mbarriers.get(&at) else {
             return Err(Box::new(Fault::Mbarrier(site(lane, Some(at), "no mbarrier was initialised here"))));
         };
-        if !self.shared.before(b.made, warp) {
-            let m = format!("nothing orders its initialisation by warp {} before this use", b.by);
+        if !self.clocks.borrow().before(b.made, warp) {
+            let m = format!("nothing orders its initialisation by warp {} before this use", b.by & 63);
             return Err(Box::new(Fault::Race(Space::Shared, site(lane, Some(at), m))));
         }
         Ok(())
@@ -115,23 +131,23 @@ impl Block<'_> {
     /// Does something to an mbarrier, and adds its address to a fault.
     fn at_barrier<T>(
         &mut self,
-        at: u64,
+        spot: Spot,
         lane: usize,
         warp: u32,
         f: impl FnOnce(&mut Mbarrier) -> Result<T>,
     ) -> Result<T> {
-        self.known(at, lane, warp)?;
-        let b = self.asynchronous.mbarriers.get_mut(&at).expect("just found");
+        self.known(spot, lane, warp)?;
+        let b = self.peer(spot.rank).1.mbarriers.get_mut(&spot.at).expect("just found");
         f(b).map_err(|mut f| {
             if let Some(s) = f.site_mut() {
-                (s.lane, s.address) = (lane as u32, Some(at));
+                (s.lane, s.address) = (lane as u32, Some(spot.at));
             }
             f
         })
     }
 
     pub(super) fn init(&mut self, w: &Warp, ins: &Ins, at: Address, run: u32) -> Result<()> {
-        let addresses = self.shared_addresses(w, at, run)?;
+        let addresses = self.own_addresses(w, at, run)?;
         let missing = run & !w.regs.def(ins.b);
         if missing != 0 {
             return unwritten(missing, "it is the number of arrivals of an mbarrier");
@@ -150,32 +166,32 @@ impl Block<'_> {
                 let m = "an mbarrier is already here, and was not invalidated";
                 return Err(Box::new(Fault::Mbarrier(site(l, Some(at), m))));
             }
-            let taken = self.shared.occupy(at, w.id, true);
+            let taken = self.shared.occupy(at, w.agent, true);
             taken.map_err(|t| super::load_store::trouble(t, l, at, "mbarrier.init writes"))?;
             let b = Mbarrier {
                 count: count as u32,
                 pending: count as u32,
                 bytes: 0,
                 phase: 0,
-                made: self.shared.stamp(w.id),
-                by: w.id,
+                made: self.shared.stamp(w.agent),
+                by: w.agent,
                 fenced: false,
-                collected: Box::new([0; COLUMNS]),
-                passed: Box::new([0; COLUMNS]),
+                collected: self.clocks.borrow().empty(),
+                passed: self.clocks.borrow().empty(),
                 agent: None,
             };
             self.asynchronous.mbarriers.insert(at, b);
         }
-        self.shared.tick();
+        self.clocks.borrow_mut().tick();
         Ok(())
     }
 
     pub(super) fn invalidate(&mut self, w: &Warp, at: Address, run: u32) -> Result<()> {
-        let addresses = self.shared_addresses(w, at, run)?;
+        let addresses = self.own_addresses(w, at, run)?;
         for l in lanes(run) {
-            self.known(addresses[l], l, w.id)?;
+            self.known(Spot { rank: self.rank, at: addresses[l] }, l, w.agent)?;
             self.asynchronous.mbarriers.remove(&addresses[l]);
-            let free = self.shared.occupy(addresses[l], w.id, false);
+            let free = self.shared.occupy(addresses[l], w.agent, false);
             free.map_err(|t| super::load_store::trouble(t, l, addresses[l], "mbarrier.inval writes"))?;
         }
         Ok(())
@@ -196,10 +212,16 @@ impl Block<'_> {
             return unwritten(missing, "it is an operand of an mbarrier's operation");
         }
         let (counts, bytes) = (w.regs.fetch(ins.b), w.regs.fetch(ins.c));
-        let clock = self.shared.release(w.id);
+        let mut spots = [Spot { rank: 0, at: 0 }; 32];
+        for l in lanes(run) {
+            spots[l] = self.spot(addresses[l], l)?;
+            self.visit(w, spots[l], l, ins.line)?;
+        }
+        let clock = self.clocks.borrow_mut().release(w.agent);
         let mut states = [0; 32];
         for l in lanes(run) {
-            states[l] = self.at_barrier(addresses[l], l, w.id, |b| {
+            let spot = spots[l];
+            states[l] = self.at_barrier(spot, l, w.agent, |b| {
                 let state = b.phase;
                 b.expect(bytes[l] as i64)?;
                 let Some(may_complete) = arrive else { return Ok(0) };
@@ -226,7 +248,7 @@ impl Block<'_> {
         (parity, suspend, acquire): (bool, bool, bool),
         (run, pc): (u32, u32),
     ) -> Result<Next> {
-        let addresses = self.shared_addresses(w, at, run)?;
+        let addresses = self.own_addresses(w, at, run)?;
         let missing = run & !w.regs.def(ins.b);
         if missing != 0 {
             return unwritten(missing, "it says which phase of an mbarrier is waited for");
@@ -235,7 +257,7 @@ impl Block<'_> {
         let (mut done, mut phase) = (0u32, 0);
         for l in lanes(run) {
             let at = addresses[l];
-            self.known(at, l, w.id)?;
+            self.known(Spot { rank: self.rank, at }, l, w.agent)?;
             let b = &self.asynchronous.mbarriers[&at];
             phase = b.phase;
             let over = if parity { b.phase & 1 != states[l] & 1 } else { b.phase > states[l] };
@@ -246,15 +268,19 @@ impl Block<'_> {
             if over {
                 done |= 1 << l;
                 if acquire {
-                    self.shared.acquire(w.id, &b.passed);
+                    self.clocks.borrow_mut().acquire(w.agent, &b.passed);
                 }
             }
         }
         // `try_wait` may give up: it does at first, so that a missing loop is noticed.
         let at = addresses[run.trailing_zeros() as usize];
-        if done == 0 && suspend && w.tried.replace((pc, at, phase)) == Some((pc, at, phase)) {
-            w.wait = Some(Wait { reason: Reason::Phase { at, phase }, line: ins.line });
-            return Ok(Next::Retry);
+        if done == 0 && w.tried.replace((pc, at, phase)) == Some((pc, at, phase)) {
+            let wait = Wait { reason: Reason::Phase { at, phase }, line: ins.line };
+            if suspend {
+                w.wait = Some(wait);
+                return Ok(Next::Retry);
+            }
+            w.idle = Some(wait);
         }
         w.regs.put_pred(ins.d.i, run, done, !0);
         Ok(if done == 0 { Next::Yield } else { Next::Go })
@@ -291,29 +317,31 @@ impl Block<'_> {
     }
 
     /// The agent of copies that complete at an mbarrier.
-    pub(super) fn load_agent(&mut self, at: u64, lane: usize, warp: u32) -> Result<u32> {
-        let next = (LOADS + self.asynchronous.agents).min(MBARRIER - 1);
-        let (agent, new) = self.at_barrier(at, lane, warp, |b| {
+    pub(super) fn load_agent(&mut self, spot: Spot, lane: usize, warp: u32) -> Result<u32> {
+        let next = (LOADS + self.peek(spot.rank).1.agents).min(MBARRIER - 1);
+        let next = (spot.rank as u32) << 6 | next;
+        let (agent, new) = self.at_barrier(spot, lane, warp, |b| {
             if !b.fenced {
-                let m = format!("no proxy fence of warp {} since it initialised the mbarrier", b.by);
+                let m = format!("no proxy fence of warp {} since it initialised the mbarrier", b.by & 63);
                 return Err(Box::new(Fault::Proxy(site(0, None, m))));
             }
             let new = b.agent.is_none();
             Ok((*b.agent.get_or_insert(next), new))
         })?;
-        self.asynchronous.agents += u32::from(new);
+        self.peer(spot.rank).1.agents += u32::from(new);
         Ok(agent)
     }
 
     /// The end of a copy: some bytes, written at present by the agent.
-    pub(super) fn complete(&mut self, at: u64, bytes: u64, agent: u32, lane: usize, warp: u32) -> Result<()> {
-        let now = self.shared.stamp(0) >> 6;
-        self.shared.tick();
-        self.at_barrier(at, lane, warp, |b| {
-            b.collected[agent as usize] = now;
+    pub(super) fn complete(&mut self, spot: Spot, bytes: u64, agent: u32, lane: usize, warp: u32) -> Result<()> {
+        let clocks = self.clocks.clone();
+        self.at_barrier(spot, lane, warp, |b| {
+            clocks.borrow().add(&mut b.collected, agent);
             b.expect(-(bytes as i64))?;
             b.end();
             Ok(())
-        })
+        })?;
+        clocks.borrow_mut().tick();
+        Ok(())
     }
 }

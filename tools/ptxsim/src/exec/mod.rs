@@ -5,6 +5,7 @@ mod asynchronous;
 mod atomic;
 mod barrier;
 mod bulk;
+mod cluster;
 mod control;
 mod copy;
 mod global;
@@ -19,6 +20,8 @@ mod votes;
 mod wait;
 mod wgmma;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 
@@ -28,7 +31,9 @@ use crate::machine::{Access, Order, Sums};
 use crate::memory::{Buffer, marks};
 use crate::module::Entry;
 use crate::shared::Shared;
+use crate::shared::clocks::Clocks;
 use barrier::Barrier;
+use cluster::{Cta, Meeting};
 use control::Warp;
 use regs::Place;
 
@@ -73,6 +78,8 @@ pub(crate) struct Job<'a> {
     pub sums: Sums,
     /// Registers per thread, as far as known.
     pub registers: u32,
+    /// Blocks of a cluster.
+    pub cluster: [u32; 3],
     /// The first block that is executed.
     pub first: u64,
     pub limit: u64,
@@ -80,9 +87,14 @@ pub(crate) struct Job<'a> {
     pub stop: AtomicBool,
 }
 
-/// The state of a running block.
+/// The state of a running block, and of the others of its cluster.
 pub(crate) struct Block<'a> {
     job: &'a Job<'a>,
+    /// Its rank in the cluster, and all blocks of the cluster; the running one's place is empty.
+    rank: usize,
+    others: Vec<Cta>,
+    clocks: Rc<RefCell<Clocks>>,
+    meeting: Meeting,
     id: [u32; 3],
     /// The block's tag in [`Tags`].
     tag: u16,
@@ -126,8 +138,10 @@ impl Mix {
 
 /// Runs all blocks, and returns the counters or the first fault in the order of the blocks.
 pub(crate) fn run(job: &Job, threads: usize) -> std::result::Result<Counters, Fault> {
-    let blocks = job.grid.iter().map(|&g| g as u64).product::<u64>();
-    let mut order: Vec<u64> = (job.first..blocks).collect();
+    // Clusters of blocks, which in most launches are single blocks.
+    let size = job.cluster.iter().map(|&c| c as u64).product::<u64>();
+    let clusters = job.grid.iter().map(|&g| g as u64).product::<u64>() / size;
+    let mut order: Vec<u64> = (job.first / size..clusters).collect();
     match job.order {
         Order::Forward => {}
         Order::Reverse => order.reverse(),
@@ -178,28 +192,59 @@ impl<'a> Block<'a> {
     fn new(job: &'a Job<'a>) -> Block<'a> {
         let warps = job.block.iter().product::<u32>().div_ceil(32) as usize;
         let bytes = job.entry.static_shared + job.dynamic;
-        Block {
-            job,
+        let exact = job.entry.asynchronous;
+        let blocks = job.cluster.iter().product::<u32>() as usize;
+        let clocks = Rc::new(RefCell::new(Clocks::new(blocks, if exact { warps } else { 0 }, job.races)));
+        let granule = job.entry.granule[1];
+        let cta = |rank| Cta {
             id: [0; 3],
             tag: 0,
-            shared: Shared::new(bytes, job.entry.granule[1], warps, job.races, job.entry.asynchronous),
-            counters: Counters::default(),
+            shared: Shared::new(bytes, granule, warps, job.races, exact.then(|| (clocks.clone(), rank))),
             barriers: [Barrier::default(); 16],
             asynchronous: asynchronous::State::default(),
+        };
+        let first = cta(0);
+        let empty = Cta { shared: Shared::new(0, granule, 0, false, None), ..cta(0) };
+        let others = std::iter::once(empty).chain((1..blocks).map(cta)).collect();
+        Block {
+            job,
+            rank: 0,
+            others,
+            meeting: Meeting::default(),
+            id: first.id,
+            tag: first.tag,
+            shared: first.shared,
+            counters: Counters::default(),
+            barriers: first.barriers,
+            asynchronous: first.asynchronous,
             near: 0,
             fuel: 0,
+            clocks,
         }
     }
 
+    /// The warps of all blocks of the cluster.
     fn warps(&self) -> Vec<Warp> {
         let threads = self.job.block.iter().product::<u32>();
-        (0..threads.div_ceil(32)).map(|i| Warp::new(self.job.entry, i, (threads - 32 * i).min(32))).collect()
+        let of = |rank: usize| {
+            (0..threads.div_ceil(32))
+                .map(move |i| Warp::new(self.job.entry, (rank as u32, i), (threads - 32 * i).min(32)))
+        };
+        (0..self.blocks()).flat_map(of).collect()
     }
 
-    fn run(&mut self, index: u64, warps: &mut [Warp]) -> Result<()> {
+    /// Prepares a block of a cluster.
+    fn begin(&mut self, cluster: u64, rank: usize, warps: &mut [Warp]) {
         let job = self.job;
-        let g = job.grid.map(u64::from);
-        self.id = [(index % g[0]) as u32, (index / g[0] % g[1]) as u32, (index / g[0] / g[1]) as u32];
+        self.enter(rank);
+        let size = job.cluster;
+        let across: [u64; 3] = std::array::from_fn(|a| u64::from(job.grid[a] / size[a]));
+        let first = [cluster % across[0], cluster / across[0] % across[1], cluster / across[0] / across[1]];
+        let r = rank as u32;
+        let inside = [r % size[0], r / size[0] % size[1], r / size[0] / size[1]];
+        self.id = std::array::from_fn(|a| first[a] as u32 * size[a] + inside[a]);
+        let [x, y, z] = self.id.map(u64::from);
+        let index = x + u64::from(job.grid[0]) * (y + u64::from(job.grid[1]) * z);
         self.tag = 1 + (index % 0xfff0) as u16;
         self.shared.reset();
         self.barriers = [Barrier::default(); 16];
@@ -207,7 +252,7 @@ impl<'a> Block<'a> {
             self.asynchronous = asynchronous::State::new(warps.len(), job.registers);
         }
         self.counters.blocks += 1;
-        for w in warps.iter_mut() {
+        for w in warps {
             let place = Place {
                 grid: job.grid,
                 block: job.block,
@@ -215,8 +260,21 @@ impl<'a> Block<'a> {
                 warp: w.id,
                 dynamic: job.dynamic,
                 shared: job.entry.static_shared + job.dynamic,
+                cluster: size,
+                rank: r,
             };
             w.reset(job.entry, &place);
+        }
+    }
+
+    /// Runs the blocks of a cluster.
+    fn run(&mut self, index: u64, warps: &mut [Warp]) -> Result<()> {
+        let job = self.job;
+        let per = warps.len() / self.blocks();
+        self.clocks.borrow_mut().reset();
+        self.meeting = Meeting::default();
+        for (rank, of) in warps.chunks_mut(per).enumerate() {
+            self.begin(index, rank, of);
         }
         let mut order: Vec<usize> = (0..warps.len()).collect();
         let mut mix = Mix(index);
@@ -232,18 +290,31 @@ impl<'a> Block<'a> {
             let mut progress = false;
             for &i in &order {
                 if warps[i].ready() {
-                    progress = true;
+                    self.enter(i / per);
+                    warps[i].idle = None;
                     self.advance(&mut warps[i]).map_err(|f| warps[i].flight.explain(f))?;
-                    self.settle(warps)?;
+                    progress |= warps[i].idle.is_none();
+                    self.settle(warps, per)?;
                 }
             }
             if warps.iter().all(Warp::done) {
-                return self.left_in_flight(warps);
+                return self.end(warps, per);
             }
             if !progress {
                 return Err(self.deadlock(warps));
             }
         }
+    }
+
+    fn end(&mut self, warps: &[Warp], per: usize) -> Result<()> {
+        if self.job.entry.asynchronous {
+            for (rank, of) in warps.chunks(per).enumerate() {
+                self.enter(rank);
+                self.left_in_flight(of)?;
+            }
+            self.check_visits()?;
+        }
+        Ok(())
     }
 
     /// Adds the location to a fault.

@@ -42,11 +42,13 @@ pub(super) fn value(bf16: bool, v: u16) -> f32 {
     if bf16 { f32::from_bits(u32::from(v) << 16) } else { f16_value(u64::from(v)) as f32 }
 }
 
-/// Puts a value of the second factor into its column.
-#[inline(always)]
-pub(super) fn put(columns: &mut Columns, k: usize, column: usize, v: f32) {
-    for l in (column / 2..16).step_by(4) {
-        columns[k][column % 2][l] = v;
+/// Arranges eight columns of sixteen elements.
+pub(super) fn arrange(from: &[[u16; 16]; 8], bf16: bool, to: &mut Columns) {
+    for (k, pair) in to.iter_mut().enumerate() {
+        for (odd, lanes) in pair.iter_mut().enumerate() {
+            let four: [f32; 4] = std::array::from_fn(|c| value(bf16, from[2 * c + odd][k]));
+            lanes.as_chunks_mut().0.fill(four);
+        }
     }
 }
 

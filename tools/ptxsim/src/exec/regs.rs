@@ -35,6 +35,9 @@ pub(crate) struct Place {
     pub warp: u32,
     pub dynamic: u32,
     pub shared: u32,
+    /// Blocks of a cluster, and the block's rank there.
+    pub cluster: [u32; 3],
+    pub rank: u32,
 }
 
 impl Place {
@@ -60,6 +63,12 @@ impl Place {
             },
             Special::DynamicShared => self.dynamic,
             Special::TotalShared => self.shared,
+            Special::InCluster(a) => self.id[a as usize] % self.cluster[a as usize],
+            Special::OfCluster(a) => self.cluster[a as usize],
+            Special::Cluster(a) => self.id[a as usize] / self.cluster[a as usize],
+            Special::Clusters(a) => self.grid[a as usize] / self.cluster[a as usize],
+            Special::Rank => self.rank,
+            Special::Ranks => self.cluster.iter().product(),
         }) as u64
     }
 }

@@ -17,7 +17,7 @@ use crate::asynchronous::{Async, Descriptor, Factor, Multiply};
 use crate::fault::Fault;
 use crate::ins::{Ins, Op, Slot};
 use crate::module::Entry;
-use crate::shared::exact::WGMMA;
+use crate::shared::clocks::WGMMA;
 
 /// A product that a warp has issued and not waited for.
 struct Pending {
@@ -148,6 +148,11 @@ fn in_flight<T>(m: String) -> Result<T> {
 }
 
 impl Block<'_> {
+    /// The agent of the products of a warp's group.
+    fn products_agent(&self, w: &Warp) -> u32 {
+        (self.rank as u32) << 6 | (WGMMA + w.id / GROUP)
+    }
+
     /// `wgmma.mma_async`.
     pub(super) fn multiply(&mut self, w: &mut Warp, m: &Multiply, run: u32, pc: u32) -> Result<()> {
         whole(w, run)?;
@@ -180,8 +185,8 @@ impl Block<'_> {
         let columns = &g.open[(number - g.first) as usize].columns;
         let negative = m.negative[0] != m.negative[1];
         products::accumulate(&mut w.regs, &m.d, add, rows, columns, negative, self.job.sums);
-        let now = self.shared.stamp(0) >> 6;
-        self.shared.tick();
+        let now = self.clocks.borrow().now();
+        self.clocks.borrow_mut().tick();
         if g.times.len() as u64 == number {
             g.times.push(now);
         }
@@ -264,16 +269,29 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Checks and records that a product reads a chunk.
-    fn chunk(&mut self, at: u64, warp: u32, agent: u32, stamps: &mut Vec<u32>) -> Result<()> {
-        let read = self.shared.read_async(at, 16, warp, agent, stamps);
-        read.map_err(|t| trouble(t, 0, at, "wgmma reads"))
+    /// Checks and records that a product reads a factor; the two chunks of a row together, if they are next to each other.
+    fn check_factor(
+        &mut self,
+        d: &Descriptor,
+        rows: usize,
+        transposed: bool,
+        (warp, agent): (u32, u32),
+        stamps: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut all = chunks(d, 0, rows, transposed).map(|c| c.0).peekable();
+        while let Some(at) = all.next() {
+            let pair = all.next_if(|next| next ^ at == 16).is_some();
+            let (from, n) = if pair { (at & !16, 32) } else { (at, 16) };
+            let read = self.shared.read_async(from, n, warp, agent, stamps);
+            read.map_err(|t| trouble(t, 0, from, "wgmma reads"))?;
+        }
+        Ok(())
     }
 
     /// Both factors are checked, and the second one is read, by the first warp that issues a product; the other warps only check
     /// whether they may read what was stored there.
     fn open(&mut self, w: &Warp, m: &Multiply, group: usize, number: u64, signature: Signature) -> Result<()> {
-        let agent = WGMMA + group as u32;
+        let agent = self.products_agent(w);
         let g = &self.asynchronous.groups[group];
         if let Some(open) = g.open.get((number - g.first) as usize) {
             if open.signature != signature {
@@ -285,25 +303,28 @@ impl Block<'_> {
                 return Err(Box::new(Fault::Divergence(site(0, None, m))));
             }
             for s in &open.stamps {
-                let visible = self.shared.visible(*s, w.id);
+                let visible = self.clocks.borrow().visible(*s, w.agent);
                 visible.map_err(|t| trouble(t, 0, Descriptor::new(signature.b).start, "wgmma reads"))?;
             }
             return Ok(());
         }
         let mut stamps = Vec::new();
         if let Some(a) = signature.a {
-            for (at, ..) in chunks(&Descriptor::new(a), 0, 64, m.transposed[0]) {
-                self.chunk(at, w.id, agent, &mut stamps)?;
-            }
+            self.check_factor(&Descriptor::new(a), 64, m.transposed[0], (w.agent, agent), &mut stamps)?;
         }
+        let second = Descriptor::new(signature.b);
+        self.check_factor(&second, m.columns, m.transposed[1], (w.agent, agent), &mut stamps)?;
         let mut columns = std::mem::take(&mut self.asynchronous.groups[group].spare);
         columns.resize(m.columns / 8, [[[0.0; 16]; 2]; 16]);
-        for (at, column, k) in chunks(&Descriptor::new(signature.b), 0, m.columns, m.transposed[1]) {
-            self.chunk(at, w.id, agent, &mut stamps)?;
-            for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
-                let (column, k) = if m.transposed[1] { (column + e, k) } else { (column, k + e) };
-                products::put(&mut columns[column / 8], k, column % 8, products::value(m.bf16, v));
+        for (j, to) in columns.iter_mut().enumerate() {
+            let mut eight = [[0; 16]; 8];
+            for (at, column, k) in chunks(&second, 8 * j as u64, 8, m.transposed[1]) {
+                for (e, v) in products::chunk(self.shared.row(at)).enumerate() {
+                    let (column, k) = if m.transposed[1] { (e, k) } else { (column, k + e) };
+                    eight[column][k] = v;
+                }
             }
+            products::arrange(&eight, m.bf16, to);
         }
         stamps.sort_unstable();
         stamps.dedup();
@@ -354,7 +375,8 @@ impl Block<'_> {
             return Ok(Next::Retry);
         }
         let time = self.asynchronous.groups[(w.id / GROUP) as usize].times[last as usize];
-        self.shared.observe(w.id, WGMMA + w.id / GROUP, time);
+        let agent = self.products_agent(w);
+        self.clocks.borrow_mut().observe(w.agent, agent, time);
         for _ in 0..done {
             let Some(p) = w.flight.pending.pop_front() else { break };
             let Op::Async(op) = &self.job.entry.code[p.pc as usize].op else { continue };
