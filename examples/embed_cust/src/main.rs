@@ -26,11 +26,11 @@ fn main() -> Result<()> {
 
     let (x, w) = (DeviceBuffer::from_slice(&clip)?, DeviceBuffer::from_slice(&filters)?);
     let y = DeviceBuffer::<f32>::zeroed(problem.y_shape().len())?;
-    let space = raw::workspace(&problem, Operator::Fprop, DType::F32)?;
-    let space = DeviceBuffer::<u8>::zeroed(space.max(1))?;
 
     // SAFETY: the stream outlives `gpu`; it belongs to the primary context, which cust and tubelet share.
     let gpu = unsafe { Gpu::on_stream(stream.as_inner().cast()) }?;
+    let space = raw::workspace(&gpu, &problem, Operator::Fprop, DType::F32)?;
+    let space = DeviceBuffer::<u8>::zeroed(space.max(1))?;
     // SAFETY: the buffers have the lengths of the problem, and are synchronised before they are dropped.
     unsafe {
         let [x, w, y, space] = [

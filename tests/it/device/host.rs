@@ -120,6 +120,13 @@ fn tests_of_the_device_pass_through_the_driver() {
 }
 
 #[test]
+fn tensor_maps_pass_through_the_driver() {
+    let settings = [("TUBELET_TEST_DEVICE", "cuda:0"), ("SIMCUDA_CAPABILITY", "9.0")];
+    let ran = tests(&["--exact", "device::conv3d_sm90::every_tile_of_hopper"], &settings);
+    assert!(ran.count("cuTensorMapEncodeIm2col") > 0 && ran.count("cuTensorMapEncodeTiled") > 0, "{}", ran.log);
+}
+
+#[test]
 fn the_example_of_embedding_runs_on_the_driver() {
     let Some(program) = crate::support::programs::example("embed_kernel") else { return };
     let ran = run(&program, &["--device", "cuda:0"], &[]);

@@ -1,7 +1,7 @@
 //! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
-use super::{alignment, conv3d, infonce, layers, matmul, offsets, tensors, tvl1};
+use super::{alignment, conv3d, conv3d_sm90, infonce, layers, matmul, offsets, tensors, tvl1};
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -199,6 +199,13 @@ const FPROP_128: &str = "conv3d_fprop_128x128_bf16";
 const FPROP_128X64: &str = "conv3d_fprop_128x64_bf16";
 const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
 const TVL1_3X3: &str = "tvl1_iterate_3x3_f32";
+const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
+const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
+const WGRAD_SM90: &str = "conv3d_wgrad_sm90_128x128_bf16";
+const FPROP_HALO: &str = "conv3d_fprop_halo_sm90_128x128_bf16";
+const DGRAD_HALO: &str = "conv3d_dgrad_halo_sm90_128x128_bf16";
+const WGRAD_HALO: &str = "conv3d_wgrad_halo_sm90_64x576_bf16";
+const HOPPER: &[fn()] = &[conv3d_sm90::every_tile_of_hopper_on_a_small_problem];
 const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
 /// All mistakes.
@@ -228,6 +235,32 @@ const MISTAKES: &[Mistake] = &[
     mistake("gradients' sums are added too early", "batch_norm_backward_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
     mistake("a frame's means are read too early", "alignment_map_backward_g_wide_f32", ("bar.sync", 2), Drop, ALIGN),
     mistake("a sample's frames are weighed too early", "alignment_loss_forward_f32", ("bar.sync", 0), Drop, ALIGN),
+    // TMA and wgmma.
+    mistake("barriers are not made visible to TMA", WGRAD_HALO, ("fence.proxy.async", 0), Drop, HOPPER),
+    mistake("accumulators are not fenced", FPROP_SM90, ("wgmma.fence", 0), Drop, HOPPER),
+    mistake("a stage is given back while it is read", FPROP_SM90, ("wgmma.wait_group", 0), Replace("1;", "2;"), HOPPER),
+    mistake(
+        "sums are stored before they are complete",
+        FPROP_SM90,
+        ("wgmma.wait_group", 1),
+        Replace("0;", "1;"),
+        HOPPER,
+    ),
+    mistake("products are not a group", FPROP_SM90, ("wgmma.commit_group", 0), Drop, HOPPER),
+    mistake("a stage is never given back", WGRAD_SM90, ("mbarrier.arrive.shared", 0), Drop, HOPPER),
+    mistake("no bytes are announced", DGRAD_SM90, ("mbarrier.arrive.expect_tx", 0), Drop, HOPPER),
+    mistake("lines are not waited for", FPROP_HALO, ("mbarrier.try_wait", 2), Drop, HOPPER),
+    mistake("two offsets of a tap change places", FPROP_SM90, (".im2col.", 0), Swap(8, 9), HOPPER),
+    mistake("two coordinates of lines change places", DGRAD_HALO, (".5d.", 0), Swap(3, 4), HOPPER),
+    mistake("consumers do not wait before they stage", FPROP_HALO, ("bar.sync", 1), Drop, HOPPER),
+    mistake("consumers do not wait before they store", DGRAD_SM90, ("bar.sync", 2), Drop, HOPPER),
+    mistake(
+        "filters are taken to be in the other order",
+        DGRAD_SM90,
+        ("wgmma.mma_async", 0),
+        Replace("0, 1;", "0, 0;"),
+        HOPPER,
+    ),
     // Fragments, swizzles, layouts.
     mistake("swizzled on the way in, not on the way out", FPROP, ("xor.b32", 2), Replace("xor", "or"), CONV),
     mistake("another swizzle on the way in", FPROP, ("xor.b32", 0), Replace("xor", "or"), CONV),

@@ -27,6 +27,8 @@ pub struct Device {
     pub graphs: HashMap<usize, Vec<Work>>,
     /// Device memory: bytes by address.
     pub allocations: BTreeMap<u64, u64>,
+    /// Tensor maps that were encoded, and the addresses of their tensors.
+    pub tensor_maps: HashMap<[u8; 128], u64>,
     /// Page-locked memory: bytes by address.
     pub page_locked: BTreeMap<usize, usize>,
     /// Bytes of device memory that are free.
@@ -52,6 +54,12 @@ pub fn capability() -> (i32, i32) {
     numbers.unwrap_or((8, 0))
 }
 
+/// That of the simulator, which executes for 8.0 and newer.
+fn simulated() -> (u32, u32) {
+    let (major, minor) = capability();
+    if major < 8 { (8, 0) } else { (major as u32, minor as u32) }
+}
+
 /// Handle of the default stream: null.
 pub const DEFAULT_STREAM: usize = 0;
 
@@ -61,7 +69,7 @@ pub fn device() -> MutexGuard<'static, Device> {
     let device = DEVICE.get_or_init(|| {
         let log = std::env::var_os("SIMCUDA_LOG");
         Mutex::new(Device {
-            machine: Machine::new(Config::default()),
+            machine: Machine::new(Config { capability: simulated(), ..Config::default() }),
             next: 0x1000,
             modules: HashMap::new(),
             functions: HashMap::new(),
@@ -69,6 +77,7 @@ pub fn device() -> MutexGuard<'static, Device> {
             events: HashMap::new(),
             graphs: HashMap::new(),
             allocations: BTreeMap::new(),
+            tensor_maps: HashMap::new(),
             page_locked: BTreeMap::new(),
             left: setting("SIMCUDA_MEMORY", 64 << 30),
             clock: 0,

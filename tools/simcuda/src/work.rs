@@ -149,9 +149,12 @@ impl Device {
     }
 
     fn launch(&mut self, kernel: &Kernel) -> Answer {
+        // The address of a tensor, if a parameter is a tensor map.
+        let mapped = |param: &[u8]| self.tensor_maps.get(<&[u8; 128]>::try_from(param).ok()?).copied();
+        let words = kernel.params.iter().filter(|p| mapped(p).is_none()).flat_map(|p| p.chunks_exact(8));
+        let words = words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let mut starts: Vec<u64> = Vec::new();
-        for word in kernel.params.iter().flat_map(|p| p.chunks_exact(8)) {
-            let at = u64::from_le_bytes(word.try_into().unwrap_or_default());
+        for at in words.chain(kernel.params.iter().filter_map(|p| mapped(p))) {
             // The end of an allocation is no part of it, but pointers to empty spans may lie there.
             let before = self.allocations.range(..=at).next_back();
             if let Some((start, _)) = before.filter(|(start, bytes)| at < **start + **bytes) {
@@ -164,7 +167,15 @@ impl Device {
             .iter()
             .map(|ptr| Region { ptr: *ptr, bytes: self.allocations[ptr], access: Access::ReadWrite })
             .collect();
-        let params: Vec<Param> = kernel.params.iter().map(|p| Param::Bytes(p)).collect();
+        let params: Vec<Param> = kernel
+            .params
+            .iter()
+            .map(|p| match (mapped(p), <&[u8; 128]>::try_from(&p[..])) {
+                // The whole allocation is reached already.
+                (Some(ptr), Ok(map)) => Param::TensorMap(map, Region { ptr, bytes: 0, access: Access::Read }),
+                _ => Param::Bytes(p),
+            })
+            .collect();
         let launch =
             Launch { grid: kernel.grid, block: kernel.block, shared: kernel.shared, params: &params, extra: &reached };
         match self.machine.launch(&kernel.module, &kernel.entry, &launch) {

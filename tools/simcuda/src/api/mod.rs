@@ -6,6 +6,7 @@
 mod memory;
 mod modules;
 mod streams;
+mod tensor_maps;
 
 use crate::device::{Device, capability, device, setting};
 use crate::{Answer, CAPTURE_UNSUPPORTED, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, text};
