@@ -183,16 +183,26 @@ fn strides_leave_blocks_of_dgrad_and_parts_of_the_input_alone() {
     assert_eq!(cost::demand(fprop, &h100()).hbm as usize, quarter + w + y);
 }
 
-/// What each step launches. More than this was not needed when it was written.
+/// Launches beside the large ones, in a step of each method: more than this was not needed when it was written.
 #[test]
-fn steps_take_few_launches() {
-    let most = [418, 538, 538, 602, 209, 1529, 1478];
-    for (step, most) in steps::all().unwrap().into_iter().zip(most) {
+fn steps_take_few_small_launches() {
+    for step in steps::all().unwrap() {
         let predicted = Predicted::of(&step, &Device::all()[0]).unwrap();
         println!("{}", report::table(std::slice::from_ref(&predicted), &Device::all()[0]));
-        let launched = |kernel: &str| predicted.launches.iter().filter(|l| l.launch.name.starts_with(kernel)).count();
-        assert!(predicted.launches.len() <= most, "{}: {}", step.name, predicted.launches.len());
-        assert_eq!(launched("ema"), 0, "running statistics are updated where those of a batch are formed");
+        let of = |kind: &str| predicted.launches.iter().filter(|l| report::kind(&l.launch.name) == kind).count();
+        let [update, cast, padding] = ["update", "cast", "conv padding"].map(of);
+        // Running statistics are updated where those of a batch are formed, the weights of a pass are rounded together,
+        // and a stem's clips are padded once.
+        let most = match step.name.as_str() {
+            "step/maclr" => [8, 23, 8],
+            "step/mcl" => [6, 62, 10],
+            _ => continue,
+        };
+        assert!(
+            update <= most[0] && cast <= most[1] && padding <= most[2],
+            "{}: {update}, {cast}, {padding}",
+            step.name
+        );
     }
 }
 
