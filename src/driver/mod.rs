@@ -30,7 +30,7 @@ pub use kernel::{Declared, Parameter};
 pub(crate) use kernel::{In, InOut, Kernel, Map, Module, Out, Pod, Scratch};
 pub use tensor_map::{EncodedMap, TensorMap, TensorWindow};
 
-use crate::error::{Error, Result};
+use crate::error::{ErrorKind, Result};
 
 /// How a launch accesses a region of device memory. The simulator enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,7 +198,8 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// `Driver` where the device has no TMA, or the map breaks one of its rules.
     fn tensor_map(&self, map: &TensorMap) -> Result<EncodedMap> {
-        Err(Error::driver("encode a tensor map", format!("{} has no TMA (0x{:x})", self.name(), map.ptr)))
+        let what = format!("{} has no TMA (the tensor is at {:#x})", self.name(), map.ptr);
+        Err(ErrorKind::Driver { action: "encode a tensor map", what }.into())
     }
 
     /// Submits a launch.

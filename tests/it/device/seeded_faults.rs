@@ -201,7 +201,6 @@ const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
 const TVL1_3X3: &str = "tvl1_iterate_3x3_f32";
 const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
 const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
-const WGRAD_SM90: &str = "conv3d_wgrad_sm90_128x128_bf16";
 const FPROP_HALO: &str = "conv3d_fprop_halo_sm90_128x128_bf16";
 const DGRAD_HALO: &str = "conv3d_dgrad_halo_sm90_128x128_bf16";
 const WGRAD_HALO: &str = "conv3d_wgrad_halo_sm90_64x576_bf16";
@@ -247,12 +246,12 @@ const MISTAKES: &[Mistake] = &[
         HOPPER,
     ),
     mistake("products are not a group", FPROP_SM90, ("wgmma.commit_group", 0), Drop, HOPPER),
-    mistake("a stage is never given back", WGRAD_SM90, ("mbarrier.arrive.shared", 0), Drop, HOPPER),
+    mistake("a stage is never given back", FPROP_SM90, ("mbarrier.arrive.shared", 0), Drop, HOPPER),
     mistake("no bytes are announced", DGRAD_SM90, ("mbarrier.arrive.expect_tx", 0), Drop, HOPPER),
     mistake("lines are not waited for", FPROP_HALO, ("mbarrier.try_wait", 2), Drop, HOPPER),
     mistake("two offsets of a tap change places", FPROP_SM90, (".im2col.", 0), Swap(8, 9), HOPPER),
-    mistake("two coordinates of lines change places", DGRAD_HALO, (".5d.", 0), Swap(3, 4), HOPPER),
-    mistake("consumers do not wait before they stage", FPROP_HALO, ("bar.sync", 1), Drop, HOPPER),
+    mistake("two coordinates of lines change places", DGRAD_HALO, (".5d.", 0), Swap(4, 5), HOPPER),
+    mistake("consumers do not wait before they stage", DGRAD_HALO, ("bar.sync", 1), Drop, HOPPER),
     mistake("consumers do not wait before they store", DGRAD_SM90, ("bar.sync", 2), Drop, HOPPER),
     mistake(
         "filters are taken to be in the other order",

@@ -27,8 +27,8 @@ pub struct Device {
     pub graphs: HashMap<usize, Vec<Work>>,
     /// Device memory: bytes by address.
     pub allocations: BTreeMap<u64, u64>,
-    /// Tensor maps that were encoded, and the addresses of their tensors.
-    pub tensor_maps: HashMap<[u8; 128], u64>,
+    /// Tensor maps that were encoded, and the memory of their tensors: address and bytes.
+    pub tensor_maps: HashMap<[u8; 128], (u64, u64)>,
     /// Page-locked memory: bytes by address.
     pub page_locked: BTreeMap<usize, usize>,
     /// Bytes of device memory that are free.
@@ -58,6 +58,11 @@ pub fn capability() -> (i32, i32) {
 fn simulated() -> (u32, u32) {
     let (major, minor) = capability();
     if major < 8 { (8, 0) } else { (major as u32, minor as u32) }
+}
+
+/// Bytes of shared memory that a block can be granted.
+pub fn grantable() -> u32 {
+    if simulated() >= (9, 0) { 227 << 10 } else { 163 << 10 }
 }
 
 /// Handle of the default stream: null.

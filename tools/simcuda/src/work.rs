@@ -149,12 +149,14 @@ impl Device {
     }
 
     fn launch(&mut self, kernel: &Kernel) -> Answer {
-        // The address of a tensor, if a parameter is a tensor map.
-        let mapped = |param: &[u8]| self.tensor_maps.get(<&[u8; 128]>::try_from(param).ok()?).copied();
+        // The memory of a tensor, if a parameter is a tensor map.
+        let mapped = |param: &[u8]| -> Option<Region> {
+            let (ptr, bytes) = *self.tensor_maps.get(<&[u8; 128]>::try_from(param).ok()?)?;
+            Some(Region { ptr, bytes, access: Access::Read })
+        };
         let words = kernel.params.iter().filter(|p| mapped(p).is_none()).flat_map(|p| p.chunks_exact(8));
-        let words = words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let mut starts: Vec<u64> = Vec::new();
-        for at in words.chain(kernel.params.iter().filter_map(|p| mapped(p))) {
+        for at in words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())) {
             // The end of an allocation is no part of it, but pointers to empty spans may lie there.
             let before = self.allocations.range(..=at).next_back();
             if let Some((start, _)) = before.filter(|(start, bytes)| at < **start + **bytes) {
@@ -163,16 +165,26 @@ impl Device {
         }
         starts.sort_unstable();
         starts.dedup();
-        let reached: Vec<Region> = starts
-            .iter()
-            .map(|ptr| Region { ptr: *ptr, bytes: self.allocations[ptr], access: Access::ReadWrite })
-            .collect();
+        // Tensors of maps are read only, and the rest of an allocation may be stored to.
+        let mut tensors: Vec<Region> = kernel.params.iter().filter_map(|p| mapped(p)).collect();
+        tensors.sort_unstable_by_key(|region| region.ptr);
+        let mut reached = Vec::new();
+        for start in starts {
+            let (mut at, end) = (start, start + self.allocations[&start]);
+            for tensor in tensors.iter().filter(|t| (start..end).contains(&t.ptr)) {
+                reached.push((at, tensor.ptr));
+                at = at.max(tensor.ptr + tensor.bytes);
+            }
+            reached.push((at, end));
+        }
+        let rest = reached.into_iter().filter(|(at, end)| at < end);
+        let reached: Vec<Region> =
+            rest.map(|(ptr, end)| Region { ptr, bytes: end - ptr, access: Access::ReadWrite }).collect();
         let params: Vec<Param> = kernel
             .params
             .iter()
             .map(|p| match (mapped(p), <&[u8; 128]>::try_from(&p[..])) {
-                // The whole allocation is reached already.
-                (Some(ptr), Ok(map)) => Param::TensorMap(map, Region { ptr, bytes: 0, access: Access::Read }),
+                (Some(region), Ok(map)) => Param::TensorMap(map, region),
                 _ => Param::Bytes(p),
             })
             .collect();

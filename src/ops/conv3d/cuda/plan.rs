@@ -4,6 +4,7 @@ use super::super::{Conv3d, Operator};
 use super::halo::{self, Halo};
 use super::problem::Conv;
 use super::reuse::Gather;
+pub use super::tiles::Path;
 use super::tiles::{PROCESSORS, Product, Split, Tile, tiles};
 use super::windows;
 use crate::driver::{Gpu, Spread};
@@ -25,21 +26,6 @@ impl Generation {
     pub fn of(gpu: &Gpu) -> Generation {
         if gpu.compute_capability() == (9, 0) { Generation::Hopper } else { Generation::Ampere }
     }
-}
-
-/// Which kernels compute a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Path {
-    /// f32 arithmetic: f32 tensors, and groups.
-    Exact,
-    /// Tensor cores, on rows of a multiple of eight channels.
-    Dense,
-    /// Tensor cores, on rows of four channels.
-    Stem,
-    /// Tensor cores of Hopper, on rows of a multiple of eight channels.
-    Warpgroup,
-    /// The same, where pixels are copied once for all taps within a frame.
-    Halo,
 }
 
 /// How one pass is launched.

@@ -2,8 +2,22 @@
 
 use super::super::{Conv3d, Operator};
 use super::halo::Halo;
-use super::plan::Path;
 use super::reuse::Gather;
+
+/// Which kernels compute a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// f32 arithmetic: f32 tensors, and groups.
+    Exact,
+    /// Tensor cores, on rows of a multiple of eight channels.
+    Dense,
+    /// Tensor cores, on rows of four channels.
+    Stem,
+    /// Tensor cores of Hopper, on rows of a multiple of eight channels.
+    Warpgroup,
+    /// The same, where pixels are copied once for all taps within a frame.
+    Halo,
+}
 
 /// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
 pub(super) const PROCESSORS: usize = 132;

@@ -8,7 +8,7 @@ mod modules;
 mod streams;
 mod tensor_maps;
 
-use crate::device::{Device, capability, device, setting};
+use crate::device::{Device, capability, device, grantable, setting};
 use crate::{Answer, CAPTURE_UNSUPPORTED, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, text};
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint};
@@ -102,13 +102,13 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _device: 
 unsafe extern "C" fn cuDeviceGetAttribute(to: *mut c_int, attribute: c_int, _device: c_int) -> c_int {
     let (major, minor) = capability();
     let value = match attribute {
-        1 => 1024,       // threads per block
-        10 => 32,        // warp size
-        16 => 108,       // multiprocessors
-        75 => major,     // compute capability
-        76 => minor,     //
-        97 => 163 << 10, // shared memory per block that a function can be granted
-        115 => 1,        // memory pools
+        1 => 1024,                  // threads per block
+        10 => 32,                   // warp size
+        16 => 108,                  // multiprocessors
+        75 => major,                // compute capability
+        76 => minor,                //
+        97 => grantable() as c_int, // shared memory per block that a function can be granted
+        115 => 1,                   // memory pools
         _ => 0,
     };
     code(unsafe { give(to, value) })

@@ -2,7 +2,7 @@
 #![allow(clippy::too_many_arguments, reason = "the signatures of cuda.h")]
 
 use super::{give, inside};
-use crate::device::{Function, setting};
+use crate::device::{Function, grantable, setting};
 use crate::work::{Kernel, Work};
 use crate::{INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, JIT_COMPILER_NOT_FOUND, NOT_FOUND};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -63,7 +63,7 @@ unsafe extern "C" fn cuModuleGetFunction(to: *mut usize, module: usize, name: *c
 unsafe extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> c_int {
     inside("cuFuncSetAttribute", |d| {
         // 8: the most dynamic shared memory.
-        if attribute != 8 || !(0..=163 << 10).contains(&value) {
+        if attribute != 8 || !(0..=grantable() as c_int).contains(&value) {
             return Err(INVALID_VALUE);
         }
         let f = d.functions.get_mut(&function).ok_or(INVALID_HANDLE)?;
@@ -89,7 +89,8 @@ unsafe extern "C" fn cuLaunchKernel(
     inside("cuLaunchKernel", |d| {
         let f = d.functions.get(&function).ok_or(INVALID_HANDLE)?;
         let entry = f.module.entry(&f.entry).ok_or(INVALID_HANDLE)?;
-        if shared + entry.static_shared() > f.granted.max(48 << 10) {
+        // Without a grant, static and dynamic memory have 48 KiB together; a grant is of dynamic memory.
+        if shared > f.granted && shared + entry.static_shared() > 48 << 10 {
             return Err(INVALID_VALUE);
         }
         let read = |(i, size): (usize, u32)| {

@@ -71,7 +71,8 @@ unsafe fn encode(name: &str, to: *mut [u8; 128], of: &Described, window: Result<
             fill: *FILLS.get(of.fill as usize).ok_or(INVALID_VALUE)?,
         };
         let bytes = d.machine.tensor_map(&map).map_err(|_| INVALID_VALUE)?;
-        d.tensor_maps.insert(bytes, map.address);
+        let outermost = map.strides.last().copied().unwrap_or(map.element.size());
+        d.tensor_maps.insert(bytes, (map.address, outermost * map.extents[rank - 1]));
         // SAFETY: the caller vouches for `to`.
         unsafe { give(to, bytes) }
     })
