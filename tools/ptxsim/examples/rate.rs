@@ -24,6 +24,9 @@ impl Bench {
         let path = format!("{}/tests/fixtures/{fixture}.ptx", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).expect("a fixture");
         let module = self.machine.load(&text).expect("PTX");
+        if shared > 48 << 10 {
+            self.machine.grant_shared(&module, entry, shared).expect("shared memory");
+        }
         let start = Instant::now();
         let launch = Launch { grid, block, shared, params, extra: &[] };
         let c = self.machine.launch(&module, entry, &launch).unwrap_or_else(|f| panic!("{f}"));
@@ -32,6 +35,9 @@ impl Bench {
         self.total.1 += s;
         let rate = c.warp_instructions as f64 / s / 1e6;
         println!("{entry:20} {:8.3} s {:12} warp instructions {rate:6.1} M/s", s, c.warp_instructions);
+        if c.wgmma_products > 0 {
+            println!("{:20} {:.1} GFLOP/s of wgmma", "", 2.0 * c.wgmma_products as f64 / s / 1e9);
+        }
     }
 }
 
@@ -46,7 +52,7 @@ fn float(v: f32) -> Param<'static> {
 fn main() {
     let threads = std::env::args().nth(1).map_or(2, |s| s.parse().expect("a number of threads"));
     let races = std::env::args().nth(2).is_none();
-    let config = Config { threads, races, ..Config::default() };
+    let config = Config { threads, races, capability: (9, 0), ..Config::default() };
     let mut b = Bench { machine: Machine::new(config), total: (0, 0.0) };
     let (rows, c) = (256, 4096);
     let p = [b.memory(4 * rows * c, Read), b.memory(4 * rows * c, Write), int(c as u32)];
@@ -69,5 +75,22 @@ fn main() {
     let p = [b.memory(2 * m * k, Read), b.memory(2 * n * k, Read), b.memory(4 * m * n, Write)];
     let p = [&p[..], &[int(m as u32), int(n as u32), int(k as u32)]].concat();
     b.run("gemm_mma", "gemm_bf16_mma", [4, 4, 1], [256, 1, 1], 49152, &p);
+    let map = |bench: &Bench, rows: u32, columns: u64, access: Access| {
+        let Param::Pointer(region) = bench.memory(2 * m * columns as usize, access) else { unreachable!("a pointer") };
+        let map = TensorMap {
+            element: Element::Bf16,
+            address: region.ptr,
+            extents: vec![columns, m as u64],
+            strides: vec![2 * columns],
+            window: Window::Tiled { extent: vec![64, rows] },
+            steps: vec![1, 1],
+            swizzle: Swizzle::B128,
+            fill: Fill::Zero,
+        };
+        Param::TensorMap(Box::leak(Box::new(bench.machine.tensor_map(&map).expect("a map"))), region)
+    };
+    let p = [map(&b, 128, k as u64, Read), map(&b, 64, k as u64, Read), map(&b, 64, n as u64, Write)];
+    let p = [&p[..], &[int(m as u32), int(n as u32), int(k as u32)]].concat();
+    b.run("gemm_tma", "gemm_tma", [16, 1, 1], [384, 1, 1], 90112, &p);
     println!("all: {:.1} M warp instructions per second on {threads} threads", b.total.0 as f64 / b.total.1 / 1e6);
 }

@@ -24,6 +24,7 @@ pub(crate) enum Async {
     Arrive {
         at: Address,
         complete: bool,
+        relaxed: bool,
     },
     /// `c` more bytes are expected.
     Expect {

@@ -81,6 +81,7 @@ fn phases_order_what_comes_before_arrivals() {
     );
     // Relaxed waits order nothing.
     fault!(64, body.replace("try_wait.parity", "try_wait.parity.relaxed.cluster"), Fault::Race(..));
+    fault!(64, body.replace("mbarrier.arrive.shared", "mbarrier.arrive.relaxed.cta.shared"), Fault::Race(..));
     // A wait without a loop may end too early.
     let f = on(Order::Reverse, 64, &body.replace("@!%p8 bra W1;", "")).unwrap_err();
     assert!(matches!(f, Fault::Race(..) | Fault::Uninitialised(..)), "{f}");

@@ -148,6 +148,13 @@ fn maps_that_are_wrong_in_a_launch() {
         let f = wrong(from, to);
         assert!(matches!(f, Fault::Illegal(_)), "{f}");
     }
+    // A window that no shared memory holds.
+    let mut huge = plain();
+    huge.map.window = Window::Tiled { extent: vec![64, 256, 256, 256, 256] };
+    (huge.map.extents, huge.map.strides) = (vec![64, 1, 1, 1, 4], vec![128; 4]);
+    (huge.map.steps, huge.at) = (vec![1; 5], vec![0; 5]);
+    let f = huge.load_as(256, Order::Forward).unwrap_err();
+    assert!(matches!(f, Fault::OutOfBounds(Space::Shared, _)), "{f}");
     let f = wrong("[%r4], [%rd1", "[%r4+64], [%rd1");
     assert!(matches!(f, Fault::Misaligned(Space::Shared, _)), "{f}");
     let f = wrong("[%r4], [%rd1", "[%r4+40832], [%rd1");

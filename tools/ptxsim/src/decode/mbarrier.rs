@@ -141,14 +141,13 @@ impl Decoder<'_> {
     }
 
     fn mbarrier(&mut self, m: &mut Mods, args: &[Arg], ins: &mut Ins) -> Result<Async> {
-        let shared = Self::in_shared(m);
+        Self::in_shared(m);
         let relaxed = m.take("relaxed");
         m.one(&[("acquire", ()), ("release", ())]);
         m.one(&[("cta", ()), ("cluster", ())]);
         if !m.take("b64") && !m.rest().contains(&"expect_tx") {
             return m.fail("type b64 is expected");
         }
-        let _ = shared;
         if m.take("init") {
             self.arity(args, 2..=2)?;
             ins.b = self.src(&args[1], Type::U32)?;
@@ -187,7 +186,7 @@ impl Decoder<'_> {
             if expect {
                 self.needs(m, false)?;
             }
-            return Ok(Async::Arrive { at, complete });
+            return Ok(Async::Arrive { at, complete, relaxed });
         }
         if expect {
             self.needs(m, false)?;

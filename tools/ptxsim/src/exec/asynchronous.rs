@@ -104,7 +104,7 @@ impl Block<'_> {
         match op {
             Async::Init { at } => self.init(w, ins, *at, run)?,
             Async::Invalidate { at } => self.invalidate(w, *at, run)?,
-            Async::Arrive { at, complete } => self.arrive_at(w, ins, *at, Some(*complete), run)?,
+            Async::Arrive { at, complete, relaxed } => self.arrive_at(w, ins, *at, Some((*complete, *relaxed)), run)?,
             Async::Expect { at } => self.arrive_at(w, ins, *at, None, run)?,
             Async::Wait { at, parity, suspend, acquire } => {
                 return self.test_phase(w, ins, *at, (*parity, *suspend, *acquire), (run, pc));

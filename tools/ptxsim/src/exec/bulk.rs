@@ -126,7 +126,11 @@ impl Block<'_> {
         if let Some(o) = offsets.iter().flatten().find(|o| **o >= 1 << bits) {
             return Err(illegal(format!("an offset of {o} where {bits} bits are possible")));
         }
-        let (row, _) = map.rows();
+        let (row, count) = map.rows();
+        if row * count > self.shared.len() {
+            let m = format!("a window of {} bytes in {} of shared memory", row * count, self.shared.len());
+            return Err(Box::new(Fault::OutOfBounds(Space::Shared, site(lane, Some(at), m))));
+        }
         if map.swizzle != crate::Swizzle::None && row != map.swizzle.span() {
             return Err(illegal(format!(
                 "rows of {row} bytes are shorter than the swizzle's {}, which is not simulated",

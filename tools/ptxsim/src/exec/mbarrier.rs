@@ -197,13 +197,14 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// `arrive` (for `b` arrivals) after `expect_tx` (of `c` bytes), or the latter alone.
+    /// `arrive` (for `b` arrivals; whether it may complete the phase, and whether it orders nothing) after `expect_tx` (of `c`
+    /// bytes), or the latter alone.
     pub(super) fn arrive_at(
         &mut self,
         w: &mut Warp,
         ins: &Ins,
         at: Address,
-        arrive: Option<bool>,
+        arrive: Option<(bool, bool)>,
         run: u32,
     ) -> Result<()> {
         let addresses = self.shared_addresses(w, at, run)?;
@@ -224,8 +225,10 @@ impl Block<'_> {
             states[l] = self.at_barrier(spot, l, w.agent, |b| {
                 let state = b.phase;
                 b.expect(bytes[l] as i64)?;
-                let Some(may_complete) = arrive else { return Ok(0) };
-                b.collect(&clock);
+                let Some((may_complete, relaxed)) = arrive else { return Ok(0) };
+                if !relaxed {
+                    b.collect(&clock);
+                }
                 b.arrive(counts[l] as u32)?;
                 if !may_complete && b.phase != state {
                     return Err(Mbarrier::fault("`arrive.noComplete` completes the phase".into()));

@@ -96,12 +96,17 @@ impl Case {
 
     /// Loads the window, and undoes the permutation of shared memory.
     pub fn load(&self, order: Order) -> Result<(Vec<u8>, Counters), Fault> {
+        self.load_as(self.bytes(), order)
+    }
+
+    /// The same, if the window had so many bytes.
+    pub fn load_as(&self, bytes: usize, order: Order) -> Result<(Vec<u8>, Counters), Fault> {
         let im2col = matches!(self.map.window, Window::Im2col { .. });
         let d = Device::hopper(&loader(self.map.extents.len(), im2col), order);
-        let (tensor, out) = (d.bytes(&self.data), d.empty(self.bytes()));
+        let (tensor, out) = (d.bytes(&self.data), d.empty(bytes));
         let map = d.machine.tensor_map(&TensorMap { address: tensor.ptr, ..self.map.clone() })?;
         let region = Region { ptr: tensor.ptr, bytes: tensor.bytes, access: Read };
-        let mut params = vec![Param::TensorMap(&map, region), out.p(Write), int(self.bytes())];
+        let mut params = vec![Param::TensorMap(&map, region), out.p(Write), int(bytes)];
         params.extend(self.params());
         let c = d.launch("k", [1; 3], [32, 1, 1], 0, &params)?;
         let out = d.read(&out);
