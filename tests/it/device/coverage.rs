@@ -24,6 +24,11 @@ pub fn note(entry: &str, order: Order) {
     EXECUTED.with_borrow_mut(|e| e.entry(entry.to_owned()).or_default().insert(order));
 }
 
+/// How many entries whose names contain `part` have run on this thread.
+pub fn executed(part: &str) -> usize {
+    EXECUTED.with_borrow(|e| e.keys().filter(|entry| entry.contains(part)).count())
+}
+
 /// Tests that hold kernels against their references. Between them they launch everything.
 const TESTS: &[fn()] = &[
     alignment::alignment_losses_on_a_device,

@@ -99,10 +99,10 @@ pub fn on_tensor_cores<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Dev
     on_gpu(test)
 }
 
-/// Runs `test` as [`on_tensor_cores`] does, on the simulator's Hopper, whose warps also run in a random order: those that
-/// copy, multiply and store are ordered by barriers alone.
+/// Runs `test` on the GPU of the environment if that is a Hopper, or else as [`on_tensor_cores`] does on the simulator's
+/// Hopper, whose warps also run in a random order: those that copy, multiply and store are ordered by barriers alone.
 pub fn on_hopper<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -> T) -> T {
-    if std::env::var_os("TUBELET_TEST_DEVICE").is_some() {
+    if gpu_of_environment().is_some_and(|gpu| gpu.compute_capability() == (9, 0)) {
         return on_gpu(test);
     }
     test(&Sim::hopper(Order::Forward, Sums::Truncated).device());

@@ -86,7 +86,8 @@ pub fn rehearse(root: &Path, folder: &Path, seconds: u32) -> Result<String> {
 /// The test modules that use a GPU if there is one, as filters.
 fn modules(root: &Path) -> Result<String> {
     let files = source::read(root, &["tests/it"])?;
-    let uses = |f: &&source::Source| f.mentions("on_gpu(") || f.mentions("on_tensor_cores(");
+    let marks = ["on_gpu(", "on_tensor_cores(", "on_hopper(", "Kernels::Hopper"];
+    let uses = |f: &&source::Source| marks.iter().any(|mark| f.mentions(mark));
     let stems = files.iter().filter(|f| uses(f) && !f.under("tests/it/support"));
     let stems: Vec<String> = stems
         .map(|f| format!("{}::", f.path["tests/it/".len()..].trim_end_matches(".rs").replace('/', "::")))
