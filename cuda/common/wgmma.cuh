@@ -5,8 +5,8 @@
 #pragma once
 #include "common/copy.cuh"
 
-// The descriptor of an operand in smem at `address`, which is a multiple of 1024 bytes, or of 32 within an atom where
-// the operand is K-major. K-major: atoms of eight rows follow each other. MN-major: atoms of eight k follow each other,
+// The descriptor of an operand in smem at `address`: the beginning of an atom or of another row of 128 bytes, or a
+// multiple of 32 bytes within the row where the operand is K-major. That rows may begin within an atom is assumed. K-major: atoms of eight rows follow each other. MN-major: atoms of eight k follow each other,
 // and the next 64 rows or columns are `next` bytes further.
 template <bool MN_MAJOR>
 __device__ __forceinline__ u64 operand(u32 address, u32 next) {

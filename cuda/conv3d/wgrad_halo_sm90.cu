@@ -113,11 +113,7 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const UnitTile at = unit_tile<T>(p, tile, units);
         typename T::Accumulators acc;
-#pragma unroll
-        for (float(&c)[T::WIDTH / 2] : acc.at) {
-#pragma unroll
-            for (float& v : c) v = 0.0f;
-        }
+        clear<T>(acc);
         int used = -1;
 #pragma unroll 1
         for (int u = at.first; u < at.end; ++u) {

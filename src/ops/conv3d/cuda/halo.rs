@@ -20,7 +20,7 @@ pub struct Halo {
 }
 
 /// Dynamic shared memory of a block: what the device grants (227 KiB) less the static part.
-const SHARED: usize = (227 << 10) - 256;
+pub(super) const SHARED: usize = (227 << 10) - 256;
 /// The shortest ring of filters that hides the time of a copy, and the longest.
 const STAGES: [usize; 2] = [3, 8];
 /// The same of the ring of wgrad, whose stages are longer.
@@ -55,6 +55,9 @@ impl Halo {
             return None;
         }
         let [_, h, w] = grid(&p, pass);
+        if h * w == 0 {
+            return None; // an input of padding alone
+        }
         let reach = |a: usize| (p.kernel[a] - 1) * p.geometry.window.dilation[a];
         // Where no tap reaches along a line, a tile has all lines, and of each so many pixels that it is full.
         let pitch = if reach(2) == 0 { w.min((m / h).max(8)) } else { w + reach(2) };
@@ -62,6 +65,7 @@ impl Halo {
         // of a tap has all rows of the tile, also where the frame has fewer: lines outside of it are zero.
         let before = if (h * pitch) <= m { 0 } else { pitch - 1 };
         let lines = (m + before + reach(2)).div_ceil(pitch) + reach(1);
+        // As `HaloTile` in the source: columns of a part of the result that is staged, and the bytes of its rows.
         let columns = if m == 256 { 32 } else { 64 };
         let staged = m * (columns * 2 + 16) + 1024;
         let left = SHARED.checked_sub(staged + 2 * (pitch * lines * 128).next_multiple_of(1024))?;

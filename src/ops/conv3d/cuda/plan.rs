@@ -369,6 +369,22 @@ mod tests {
         }
     }
 
+    /// Nothing of such an input is computed, but programs ask for its working space.
+    #[test]
+    fn an_input_of_padding_alone_has_a_plan() {
+        for kernel in [[1, 3, 3], [3, 1, 1], [1, 1, 1]] {
+            let window = Window { pad: [2; 3], ..Window::same(kernel) };
+            let [kt, kh, kw] = kernel;
+            let p = Conv3d::new("conv3d", [1, 0, 0, 0, 8].into(), [8, kt, kh, kw, 8].into(), &Geometry::new(window))
+                .unwrap();
+            for pass in [Operator::Fprop, Operator::Dgrad, Operator::Wgrad] {
+                for on in [Generation::Ampere, Generation::Hopper] {
+                    Plan::new(&p, pass, DType::BF16, on).unwrap();
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_element_is_written_once() {
         for case in 0..64 {

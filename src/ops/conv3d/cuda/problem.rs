@@ -30,7 +30,7 @@ pub struct Conv {
     pub(super) split: u32,
 }
 
-fn gcd(a: usize, b: usize) -> usize {
+pub(super) fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

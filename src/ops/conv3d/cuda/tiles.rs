@@ -1,7 +1,7 @@
 //! The tiles that there are kernels for, and what a pass costs with each.
 
 use super::super::{Conv3d, Operator};
-use super::halo::Halo;
+use super::halo::{self, Halo};
 use super::reuse::Gather;
 
 /// Which kernels compute a pass.
@@ -54,14 +54,11 @@ const WGRAD_SM90: &[Tile] = &[
 ];
 
 /// Of wgmma with halos, which have rings as long as memory allows.
-const HALO_SM90: &[Tile] = &[
-    Tile(128, 256, 384, 232192),
-    Tile(256, 128, 384, 232192),
-    Tile(128, 128, 384, 232192),
-    Tile(256, 64, 384, 232192),
-];
+const RING: u32 = halo::SHARED as u32;
+const HALO_SM90: &[Tile] =
+    &[Tile(128, 256, 384, RING), Tile(256, 128, 384, RING), Tile(128, 128, 384, RING), Tile(256, 64, 384, RING)];
 
-const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, 232192), Tile(128, 192, 512, 232192)];
+const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, RING), Tile(128, 192, 512, RING)];
 
 /// The tiles of the kernels of a pass.
 pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
@@ -79,8 +76,8 @@ pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
     }
 }
 
-/// What `mma.sync` and wgmma reach of the 495 T multiply-adds of bf16 a second of an H100, in percent: the former as
-/// measured for CUTLASS's kernels on A100, the latter for GEMMs on H100 and H200 (790 TFLOP/s).
+/// What `mma.sync` and wgmma reach of the 495 T multiply-adds of bf16 a second of an H100, in percent, as in
+/// `benches/model/device.rs`: the former measured by Luo et al. (arXiv 2402.13499), the latter by the best GEMMs (fast.cu).
 const SYNC_PERCENT: usize = 62;
 const WARPGROUP_PERCENT: usize = 80;
 

@@ -6,6 +6,7 @@
 
 use super::super::{Conv3d, Operator};
 use super::halo::{self, Halo};
+use super::problem::gcd;
 use crate::driver::{TensorMap, TensorWindow};
 
 /// Channels of a copy: 128 bytes, the width of the swizzle.
@@ -36,7 +37,7 @@ fn forward(p: &Conv3d, a: usize) -> Axis {
 fn backward(p: &Conv3d, a: usize, r: usize) -> Option<Axis> {
     let w = &p.geometry.window;
     let (s, d, pad) = (w.stride[a], w.dilation[a], w.pad[a] as i64);
-    let common = (1..=s).rev().find(|n| s.is_multiple_of(*n) && d.is_multiple_of(*n)).unwrap_or(1);
+    let common = gcd(s, d);
     let (every, moves) = (s / common, (d / common) as i64);
     let place = |tap: usize| r as i64 + pad - (tap * d) as i64;
     let first = (0..every.min(p.kernel[a])).find(|tap| place(*tap) % s as i64 == 0)?;
