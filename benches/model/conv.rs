@@ -104,13 +104,18 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
     };
     let tma = by_tma(&launch.name);
     let again = if tma { 0.0 } else { 1.0 - p.gather(operator).fresh([m, n]) };
-    // Channels of a tap, and what they are filled up to in a k-block, or in a block of columns.
+    // Channels of a tap, and what they are filled up to: in a k-block, of which tiles with halos multiply what is not only
+    // filling, and in a block of columns.
     let channels = p.of_row[usize::from(pass == Pass::Dgrad)].max(1);
-    let filled = |extent: usize| if tma { extent / channels * channels.next_multiple_of(64) } else { extent };
+    let whole = if halo.is_some() { 16 } else { 64 };
+    let filled =
+        |extent: usize, to: usize| if tma { extent / channels * channels.next_multiple_of(to) } else { extent };
     for product in products.iter().filter(|product| product.depth > 0) {
         let wgrad = pass == Pass::Wgrad;
-        let columns = if wgrad { filled(product.columns) } else { product.columns };
-        let depth = if wgrad { product.depth } else { filled(product.depth) };
+        // Of wgrad with halos, a tile has the taps of a frame of the filter.
+        let of_tile = if unit.is_some() { n / (p.kernel[1] * p.kernel[2]) } else { 64 };
+        let columns = if wgrad { filled(product.columns, of_tile) } else { product.columns };
+        let depth = if wgrad { product.depth } else { filled(product.depth, whole) };
         let frames = if pass == Pass::Dgrad { p.input[0] } else { p.out[0] };
         let down = match halo {
             Some([_, _, parts, tiles]) if !wgrad => p.n * frames * parts * tiles,
@@ -125,15 +130,18 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
             let splits = all_units.div_ceil(p.split.max(1));
             all.blocks += (tiles * splits) as f64;
             all.k_blocks += (tiles * all_units * positions.div_ceil(k)) as f64;
-            all.operands += (tiles * all_units * positions) as f64 * 2.0 * (m as f64 + 64.0 * of_x);
-            all.stage = (k * 2) as f64 * (m as f64 + 64.0 * of_x);
+            let blocks = of_tile.next_multiple_of(64) as f64;
+            all.operands +=
+                (tiles * all_units * positions) as f64 * 2.0 * (m as f64 + blocks.min(channels as f64) * of_x);
+            all.stage = (k * 2) as f64 * (m as f64 + blocks * of_x);
             continue;
         }
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
         // Parts of the depth are whole k-blocks; the last one may be shorter.
-        all.k_blocks += (down * across * depth.div_ceil(k)) as f64;
+        let k_blocks = if halo.is_some() { depth as f64 / k as f64 } else { depth.div_ceil(k) as f64 };
+        all.k_blocks += (down * across) as f64 * k_blocks;
         all.operands += (gathered + other) * product.depth as f64 * 2.0;
         all.again += again * gathered * product.depth as f64 * 2.0;
     }

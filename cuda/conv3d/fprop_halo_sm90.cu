@@ -31,12 +31,16 @@ using Tile128x256 = HaloTile<128, 256, 64>;
 using Tile256x128 = HaloTile<256, 128, 32>;
 using Tile128x128 = HaloTile<128, 128, 64>;
 using Tile256x64 = HaloTile<256, 64, 32>;
+// For the 144 filters of an R(2+1)D network's first stage, and multiples.
+using Tile256x144 = HaloTile<256, 144, 16>;
 
 // shared: conv3d_fprop_halo_sm90_128x256_bf16 232192
 // shared: conv3d_fprop_halo_sm90_256x128_bf16 232192
 // shared: conv3d_fprop_halo_sm90_128x128_bf16 232192
 // shared: conv3d_fprop_halo_sm90_256x64_bf16 232192
+// shared: conv3d_fprop_halo_sm90_256x144_bf16 232192
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_128x256_bf16, Tile128x256)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x128_bf16, Tile256x128)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_128x128_bf16, Tile128x128)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x64_bf16, Tile256x64)
+FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x144_bf16, Tile256x144)

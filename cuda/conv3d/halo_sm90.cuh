@@ -181,7 +181,8 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
                         barrier_wait(ring.full[1] + 8 * filters.index, filters.parity);
                         const u32 a = ring.halos + lines.index * ring.halo_bytes + first +
                                       (offset_h * halo.pitch + offset_w) * 128;
-                        multiply_k_block<T, false, DGRAD>(acc, a, ring.filters + filters.index * T::FILTER_BYTES);
+                        multiply_begun<T, false, DGRAD>(acc, a, ring.filters + filters.index * T::FILTER_BYTES,
+                                                        channels - c);
                         wgmma_wait<1>();
                         if (pending) {
                             if (arrives) barrier_arrive(ring.freed[1] + 8 * used_filters.index);

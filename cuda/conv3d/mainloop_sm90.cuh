@@ -82,14 +82,15 @@ struct Ring {
     }
 };
 
-// A consumer's part of the product of one k-block, whose operands begin at `a` and `b`. A_MN_MAJOR, B_MN_MAJOR: the
-// operand is [k][row or column] in smem, in blocks of 64 rows or columns, otherwise [row or column][k].
-template <class T, bool A_MN_MAJOR, bool B_MN_MAJOR>
+// A consumer's part of the product of one k-block, whose operands begin at `a` and `b`: of its first STEPS · 16 k.
+// A_MN_MAJOR, B_MN_MAJOR: the operand is [k][row or column] in smem, in blocks of 64 rows or columns, otherwise
+// [row or column][k].
+template <class T, bool A_MN_MAJOR, bool B_MN_MAJOR, int STEPS = T::K_BLOCK / 16>
 __device__ __forceinline__ void multiply_k_block(typename T::Accumulators& acc, u32 a, u32 b) {
     constexpr u32 BLOCK = T::K_BLOCK * 128;  // bytes of 64 rows or columns
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < T::K_BLOCK / 16; ++k) {
+    for (int k = 0; k < STEPS; ++k) {
         // Sixteen k are 32 bytes of a row, or two atoms of eight k.
         const u64 of_b = operand<B_MN_MAJOR>(b + k * (B_MN_MAJOR ? 2048 : 32), BLOCK);
 #pragma unroll
@@ -99,6 +100,16 @@ __device__ __forceinline__ void multiply_k_block(typename T::Accumulators& acc, 
         }
     }
     wgmma_commit();
+}
+
+// The same, of which only the first `depth` k are numbers, and zeros follow. Each number of products has a way of its
+// own: the compiler lets products follow each other only where no branch is between them.
+template <class T, bool A_MN_MAJOR, bool B_MN_MAJOR, int STEPS = T::K_BLOCK / 16>
+__device__ __forceinline__ void multiply_begun(typename T::Accumulators& acc, u32 a, u32 b, int depth) {
+    if constexpr (STEPS > 1) {
+        if (depth <= (STEPS - 1) * 16) return multiply_begun<T, A_MN_MAJOR, B_MN_MAJOR, STEPS - 1>(acc, a, b, depth);
+    }
+    multiply_k_block<T, A_MN_MAJOR, B_MN_MAJOR, STEPS>(acc, a, b);
 }
 
 template <class T>

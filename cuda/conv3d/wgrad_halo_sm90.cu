@@ -1,15 +1,18 @@
 // wgrad with TMA and wgmma, where the stride is 1 and the filter has three lines: the pixels of x with the halo around
 // them are copied once for all taps within a frame. Launched by `ops::conv3d::cuda`.
 //
-// A tile has FILTERS filters, 64 channels, and all taps of one frame of the filter. K counts positions of lines of dy of
+// A tile has FILTERS filters, CHANNELS channels, and all taps of one frame of the filter. K counts positions of lines of dy of
 // `pitch` pixels, which are zero behind the end of a line, in units of some lines. The operand of a tap is the lines of
 // x, moved on by (line, pixel) of the tap, as in `halo_sm90.cuh`: a consumer warpgroup computes the taps of one line of
-// the filter, which are neighbours in its operand at a distance of one pixel.
+// the filter: TAPS taps of 64 channels, which are neighbours in its operand at a distance of one pixel, or one tap with
+// any number of channels, in blocks of 64.
 #include "conv3d/halo_sm90.cuh"
 
-template <int FILTERS_, int TAPS_>
+template <int FILTERS_, int TAPS_, int CHANNELS_>
 struct WgradHaloTile {
-    static constexpr int FILTERS = FILTERS_, TAPS = TAPS_, ROWS = FILTERS / 64, WIDTH = TAPS * 64;
+    static constexpr int FILTERS = FILTERS_, TAPS = TAPS_, CHANNELS = CHANNELS_;
+    static constexpr int ROWS = FILTERS / 64, BLOCKS = (CHANNELS + 63) / 64, WIDTH = TAPS * CHANNELS;
+    static_assert(TAPS == 1 || CHANNELS == 64, "columns follow each other at one distance");
     static constexpr int CONSUMERS = 3, THREADS = (1 + CONSUMERS) * 128, MOST_STAGES = 8;
 
     struct Accumulators {
@@ -26,8 +29,9 @@ struct UnitTile {
 template <class T>
 __device__ __forceinline__ UnitTile unit_tile(const Conv& p, int tile, int units) {
     UnitTile at;
-    const int row = tile / p.column_tiles, column = tile - row * p.column_tiles, channel_blocks = (p.c_row + 63) / 64;
-    at.tap_t = column / channel_blocks, at.c0 = (column - at.tap_t * channel_blocks) * 64;
+    const int row = tile / p.column_tiles, column = tile - row * p.column_tiles,
+              blocks = (p.c_row + T::CHANNELS - 1) / T::CHANNELS;
+    at.tap_t = column / blocks, at.c0 = (column - at.tap_t * blocks) * T::CHANNELS;
     at.split = row / p.group_tiles, at.k0 = (row - at.split * p.group_tiles) * T::FILTERS;
     at.first = at.split * p.split, at.end = min(at.first + p.split, units);
     return at;
@@ -56,8 +60,11 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
     const int lines = halo.lines - (map.taps[1] - 1) * map.step[1];
     const int dy_bytes = lines * halo.pitch * 128, x_bytes = halo.lines * halo.pitch * 128;
     // The last taps of a line reach as many pixels beyond the lines of x, where dy is zero, and x must be a number.
-    const int guard_bytes = (map.taps[2] - 1) * map.step[2] * 128;
-    const int stage_bytes = T::ROWS * dy_bytes + ((x_bytes + guard_bytes + 1023) & ~1023);
+    const int guard_bytes = T::TAPS == 1 ? 0 : (T::TAPS - 1) * map.step[2] * 128;
+    const int block_bytes = (x_bytes + guard_bytes + 1023) & ~1023;
+    const int stage_bytes = T::ROWS * dy_bytes + T::BLOCKS * block_bytes;
+    // Of operands: where the next tap begins, or the next 64 channels.
+    const u32 next_columns = T::TAPS == 1 ? block_bytes : map.step[2] * 128;
     const int units = p.n * (int)map.grid[0].by * halo.parts * halo.part_tiles;
     if (threadIdx.x == 0) {
         for (int s = 0; s < halo.filter_stages; ++s) {
@@ -93,13 +100,16 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
                 if (outside(frame)) continue;
                 const u32 to = stages + stage.index * stage_bytes, arrived = full + 8 * stage.index;
                 barrier_wait(freed + 8 * stage.index, stage.parity ^ 1);
-                barrier_arrive_expect(arrived, T::ROWS * dy_bytes + x_bytes);
+                barrier_arrive_expect(arrived, T::ROWS * dy_bytes + T::BLOCKS * x_bytes);
 #pragma unroll
                 for (int i = 0; i < T::ROWS; ++i) {
                     tma_load(to + i * dy_bytes, &dy, arrived, at.k0 + i * 64, unit.pixel0, unit.line0, unit.t, unit.n);
                 }
-                tma_load(to + T::ROWS * dy_bytes, &x, arrived, at.c0, unit.pixel0 + map.offset[2],
-                         unit.line0 + map.offset[1], frame, unit.n);
+#pragma unroll
+                for (int i = 0; i < T::BLOCKS; ++i) {
+                    tma_load(to + T::ROWS * dy_bytes + i * block_bytes, &x, arrived, at.c0 + i * 64,
+                             unit.pixel0 + map.offset[2], unit.line0 + map.offset[1], frame, unit.n);
+                }
                 stage.next(halo.filter_stages);
             }
         }
@@ -123,7 +133,7 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
             int k = 0;
 #pragma unroll 1
             do {
-                const u64 of_b = operand<true>(b + k, map.step[2] * 128);
+                const u64 of_b = operand<true>(b + k, next_columns);
                 wgmma_fence();
 #pragma unroll
                 for (int i = 0; i < T::ROWS; ++i) {
@@ -146,13 +156,14 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
         const int width = map.taps[0] * map.taps[1] * map.taps[2] * p.c_row;
 #pragma unroll
         for (int j = 0; j < T::WIDTH / 8; ++j) {
-            const int c = at.c0 + j % 8 * 8 + (lane & 3) * 2;
+            constexpr int EIGHTS = T::CHANNELS / 8;
+            const int c = at.c0 + j % EIGHTS * 8 + (lane & 3) * 2;
             if (c >= p.c_row) continue;
 #pragma unroll
             for (int i = 0; i < T::ROWS; ++i) {
                 const int k = row + i * 64;
                 const float* v = acc.at[i] + j * 4;
-                float* to = dw + ((size_t)at.split * p.k + k) * width + (first_tap + j / 8) * p.c_row + c;
+                float* to = dw + ((size_t)at.split * p.k + k) * width + (first_tap + j / EIGHTS) * p.c_row + c;
                 if (k < p.k) *(float2*)to = make_float2(v[0], v[1]);
                 if (k + 8 < p.k) *(float2*)(to + (size_t)8 * width) = make_float2(v[2], v[3]);
             }
@@ -169,11 +180,14 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
         wgrad<TILE>(x, dy, dw, p, halo, tiles);                                                                        \
     }
 
-// Three taps on each of three lines, and one.
-using Tile64x576 = WgradHaloTile<64, 3>;
-using Tile128x192 = WgradHaloTile<128, 1>;
+// Three taps on each of three lines, and one; with 144 channels for an R(2+1)D network's first stage, and multiples.
+using Tile64x576 = WgradHaloTile<64, 3, 64>;
+using Tile128x192 = WgradHaloTile<128, 1, 64>;
+using Tile64x432 = WgradHaloTile<64, 1, 144>;
 
 // shared: conv3d_wgrad_halo_sm90_64x576_bf16 232192
 // shared: conv3d_wgrad_halo_sm90_128x192_bf16 232192
+// shared: conv3d_wgrad_halo_sm90_64x432_bf16 232192
 WGRAD_HALO_SM90(conv3d_wgrad_halo_sm90_64x576_bf16, Tile64x576)
 WGRAD_HALO_SM90(conv3d_wgrad_halo_sm90_128x192_bf16, Tile128x192)
+WGRAD_HALO_SM90(conv3d_wgrad_halo_sm90_64x432_bf16, Tile64x432)

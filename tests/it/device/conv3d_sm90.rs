@@ -23,13 +23,19 @@ pub fn every_tile_of_hopper() {
         ("strided", [1, 4, 9, 8, 136], 24, [3, 1, 1], [2, 1, 2]),
         ("odd", [2, 2, 7, 7, 19], 67, [1, 3, 1], [1, 1, 1]),
         ("temporal", [2, 5, 9, 7, 40], 72, [3, 1, 1], [1, 1, 1]),
+        // More channels and filters than the tiles of 144 have.
+        ("broad", [1, 4, 5, 7, 152], 152, [3, 1, 1], [1, 1, 1]),
         ("volume", [1, 4, 12, 26, 72], 16, [3, 3, 3], [1, 1, 1]),
     ] {
         let p = problem(x, k, kernel, Window::same(kernel).strided(stride)).unwrap();
-        // Tiles with halos are for strides of 1 and several taps, in wgrad for three lines of one or three.
+        // Tiles with halos are for strides of 1 and several taps, in wgrad for three lines of three, or of one.
         let halo = stride == [1; 3] && kernel != [1; 3];
         for (pass, tiles) in tiles_of(name, &p, Kernels::Hopper, PORTABLE) {
-            let more = if pass == Operator::Wgrad { 1 } else { 4 };
+            let more = match pass {
+                Operator::Fprop => 5,
+                Operator::Dgrad => 4,
+                Operator::Wgrad => 1 + usize::from(kernel[2] == 1),
+            };
             assert_eq!(tiles, if halo { 4 + more } else { 4 }, "{name} {pass:?}");
         }
     }

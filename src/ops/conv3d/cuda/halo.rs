@@ -66,7 +66,11 @@ impl Halo {
         let before = if (h * pitch) <= m { 0 } else { pitch - 1 };
         let lines = (m + before + reach(2)).div_ceil(pitch) + reach(1);
         // As `HaloTile` in the source: columns of a part of the result that is staged, and the bytes of its rows.
-        let columns = if m == 256 { 32 } else { 64 };
+        let columns = match [m, n] {
+            [256, 144] => 16,
+            [256, _] => 32,
+            _ => 64,
+        };
         let staged = m * (columns * 2 + 16) + 1024;
         let left = SHARED.checked_sub(staged + 2 * (pitch * lines * 128).next_multiple_of(1024))?;
         let stages = (left / (n * 128)).min(STAGES[1]);
@@ -77,15 +81,23 @@ impl Halo {
         fits.then_some(Halo { pitch, lines, parts, part_tiles, filter_stages })
     }
 
-    /// The cut of wgrad for tiles of `m` filters, if there is one: the stride is 1, and the filter has three lines of one or
-    /// three taps (of [`flat`]), as the tile has columns. `lines` are those of x in a unit of the reduction, `part_tiles`
+    /// The cut of wgrad for tiles of `m` filters and `n` columns, if there is one: the stride is 1, and the filter has three
+    /// lines of one or three taps (of [`flat`]), as the tile has. `lines` are those of x in a unit of the reduction, `part_tiles`
     /// the units of a part of a frame, and `filter_stages` the stages of units.
     pub fn of_wgrad(p: &Conv3d, [m, n]: [usize; 2]) -> Option<Halo> {
         let p = flat(p);
         let window = &p.geometry.window;
-        if window.stride != [1; 3] || p.kernel[1] != 3 || n != p.kernel[1] * p.kernel[2] * 64 {
+        // Columns are lines of the filter, their taps, and channels.
+        let channels = match (p.kernel, n) {
+            ([_, 3, 3], 576) | ([_, 3, 1], 192) => 64,
+            ([_, 3, 1], 432) => 144,
+            _ => return None,
+        };
+        if window.stride != [1; 3] {
             return None;
         }
+        // Copies have 64 channels.
+        let blocks = channels.div_ceil(64);
         let [_, h, w] = p.out;
         let reach = |a: usize| (p.kernel[a] - 1) * window.dilation[a];
         let cut = |pitch: usize, lines: usize| {
@@ -94,7 +106,8 @@ impl Halo {
             if !(pitch * lines).is_multiple_of(16) || pitch.max(of_x) > MOST {
                 return None;
             }
-            let stage = m / 64 * pitch * lines * 128 + ((pitch * of_x + reach(2)) * 128).next_multiple_of(1024);
+            let of_block = ((pitch * of_x + reach(2)) * 128).next_multiple_of(1024);
+            let stage = m / 64 * pitch * lines * 128 + blocks * of_block;
             let stages = ((SHARED - 1024) / stage).min(UNITS[1]);
             let parts = if reach(2) == 0 { w.div_ceil(pitch) } else { 1 };
             let halo = [pitch, of_x, parts, h.div_ceil(lines), stages].map(|v| v as u32);
@@ -102,11 +115,11 @@ impl Halo {
             (stages >= UNITS[0]).then_some(Halo { pitch, lines, parts, part_tiles, filter_stages })
         };
         let pitches = if reach(2) == 0 { 1..=w.min(MOST) } else { w + reach(2)..=w + reach(2) + 15 };
-        // Bytes for each tile: 64 channels of x, and 64 filters of dy at a time. Of equals the longest units.
+        // Bytes for each tile: blocks of 64 channels of x, and of 64 filters of dy. Of equals the longest units.
         let bytes = |halo: &Halo| {
             let units = (halo.parts * halo.part_tiles) as usize;
             let lines = halo.lines as usize;
-            units * halo.pitch as usize * (lines + m / 64 * (lines - reach(1)))
+            units * halo.pitch as usize * (blocks * lines + m / 64 * (lines - reach(1)))
         };
         let all = pitches.flat_map(|pitch| (1..=h).filter_map(move |lines| cut(pitch, lines)));
         all.min_by_key(|halo| (bytes(halo), std::cmp::Reverse(halo.lines)))

@@ -95,6 +95,7 @@ static FPROP_HALO: ForwardHalo = Kernel::new(
         "conv3d_fprop_halo_sm90_256x128_bf16",
         "conv3d_fprop_halo_sm90_128x128_bf16",
         "conv3d_fprop_halo_sm90_256x64_bf16",
+        "conv3d_fprop_halo_sm90_256x144_bf16",
     ],
 );
 static DGRAD_HALO: BackwardHalo = Kernel::new(
@@ -106,8 +107,14 @@ static DGRAD_HALO: BackwardHalo = Kernel::new(
         "conv3d_dgrad_halo_sm90_256x64_bf16",
     ],
 );
-static WGRAD_HALO: PlainHalo =
-    Kernel::new(&WGRAD_HALO_FILE, &["conv3d_wgrad_halo_sm90_64x576_bf16", "conv3d_wgrad_halo_sm90_128x192_bf16"]);
+static WGRAD_HALO: PlainHalo = Kernel::new(
+    &WGRAD_HALO_FILE,
+    &[
+        "conv3d_wgrad_halo_sm90_64x576_bf16",
+        "conv3d_wgrad_halo_sm90_128x192_bf16",
+        "conv3d_wgrad_halo_sm90_64x432_bf16",
+    ],
+);
 
 static FPROP_STEM: Forward = Kernel::new(&STEM_FILE, &["conv3d_fprop_stem_bf16"]);
 static WGRAD_STEM: Plain = Kernel::new(&STEM_FILE, &["conv3d_wgrad_stem_bf16"]);

@@ -139,11 +139,6 @@ impl Plan {
             let (rows, columns) = match pass {
                 Operator::Fprop => (pixels / groups, p.k_group()),
                 Operator::Dgrad => (p.n / groups * largest_class(p).iter().product::<usize>(), p.c_group()),
-                Operator::Wgrad if path == Path::Halo => {
-                    // A tile has the taps of a frame of the filter for 64 channels.
-                    let [t, h, w] = halo::flat(p).kernel;
-                    (p.k, t * c_row.div_ceil(64) * h * w * 64)
-                }
                 Operator::Wgrad if path == Path::Warpgroup => (p.k_group(), taps * c_row.next_multiple_of(64)),
                 Operator::Wgrad => (p.k_group(), taps * c_row_group),
             };
@@ -392,7 +387,7 @@ mod tests {
             for pass in [Operator::Fprop, Operator::Dgrad, Operator::Wgrad] {
                 let on = Generation::Hopper;
                 let mut plans = vec![Plan::new(&p, pass, DType::F32, on).unwrap()];
-                plans.extend((0..12).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile).unwrap()));
+                plans.extend((0..16).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile).unwrap()));
                 if pass != Operator::Wgrad && p.geometry.groups == 1 {
                     plans.extend(
                         [Generation::Ampere, on]

@@ -55,10 +55,16 @@ const WGRAD_SM90: &[Tile] = &[
 
 /// Of wgmma with halos, which have rings as long as memory allows.
 const RING: u32 = halo::SHARED as u32;
-const HALO_SM90: &[Tile] =
+const FPROP_HALO_SM90: &[Tile] = &[
+    Tile(128, 256, 384, RING),
+    Tile(256, 128, 384, RING),
+    Tile(128, 128, 384, RING),
+    Tile(256, 64, 384, RING),
+    Tile(256, 144, 384, RING),
+];
+const DGRAD_HALO_SM90: &[Tile] =
     &[Tile(128, 256, 384, RING), Tile(256, 128, 384, RING), Tile(128, 128, 384, RING), Tile(256, 64, 384, RING)];
-
-const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, RING), Tile(128, 192, 512, RING)];
+const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, RING), Tile(128, 192, 512, RING), Tile(64, 432, 512, RING)];
 
 /// The tiles of the kernels of a pass.
 pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
@@ -72,7 +78,8 @@ pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
         (Path::Warpgroup, Operator::Wgrad) => WGRAD_SM90,
         (Path::Warpgroup, _) => STAGED_SM90,
         (Path::Halo, Operator::Wgrad) => WGRAD_HALO_SM90,
-        (Path::Halo, _) => HALO_SM90,
+        (Path::Halo, Operator::Fprop) => FPROP_HALO_SM90,
+        (Path::Halo, Operator::Dgrad) => DGRAD_HALO_SM90,
     }
 }
 
@@ -104,16 +111,21 @@ impl Tile {
     fn step(&self, of: &Product) -> usize {
         let (rows, columns) = (self.0.min(of.rows), self.1.min(of.columns));
         if let Path::Warpgroup | Path::Halo = of.path {
-            // Channels are reduced, and of wgrad are columns, in blocks of 64.
-            let channels = of.gather.channels.max(1);
-            let padded = if of.gather.pass == Operator::Wgrad { channels } else { channels.next_multiple_of(64) };
             let products = (self.0 * self.1 * SYNC_PERCENT).div_ceil(WARPGROUP_PERCENT);
             let halo = self.halo(of);
             if let (Operator::Wgrad, Some(halo)) = (of.gather.pass, halo) {
                 let [of_dy, of_x, _] = halo.units(of.problem);
-                return products.max(BALANCE * (rows + (64 * of_x).div_ceil(of_dy)));
+                let channels = self.channels(of.problem).next_multiple_of(64).min(of.gather.channels);
+                return products.max(BALANCE * (rows + (channels * of_x).div_ceil(of_dy)));
             }
-            let rows = halo.map_or(rows, |halo| halo.pixels_of_tap(of.problem));
+            let channels = of.gather.channels.max(1);
+            if let Some(halo) = halo {
+                // Channels are reduced sixteen at a time, and what is only padding is not read.
+                let products = (products * channels.next_multiple_of(16)).div_ceil(channels);
+                return products.max(BALANCE * (halo.pixels_of_tap(of.problem) + columns));
+            }
+            // Channels are reduced, and of wgrad are columns, in blocks of 64.
+            let padded = if of.gather.pass == Operator::Wgrad { channels } else { channels.next_multiple_of(64) };
             return (products.max(BALANCE * (rows + columns)) * padded).div_ceil(channels);
         }
         let fresh = of.gather.fresh([self.0, self.1]);
@@ -133,15 +145,23 @@ impl Tile {
         }
     }
 
+    /// Channels of a tile of wgrad with halos, which has all taps of a frame of the filter.
+    fn channels(&self, p: &Conv3d) -> usize {
+        let [_, h, w] = halo::flat(p).kernel;
+        self.1 / (h * w)
+    }
+
     /// Number of such tiles in each direction; with halos every frame is cut by itself.
     pub fn tiles(&self, of: &Product) -> [usize; 2] {
-        let rows = match of.path {
-            Path::Halo if of.gather.pass != Operator::Wgrad => {
-                self.halo(of).map_or(0, |halo| halo.tiles(of.problem, of.gather.pass, of.samples))
+        let (rows, columns) = (of.rows.div_ceil(self.0), of.columns.div_ceil(self.1));
+        match (of.path, of.gather.pass) {
+            (Path::Halo, Operator::Wgrad) => {
+                let frames = halo::flat(of.problem).kernel[0];
+                [rows, frames * of.gather.channels.div_ceil(self.channels(of.problem))]
             }
-            _ => of.rows.div_ceil(self.0),
-        };
-        [rows, of.columns.div_ceil(self.1)]
+            (Path::Halo, pass) => [self.halo(of).map_or(0, |halo| halo.tiles(of.problem, pass, of.samples)), columns],
+            _ => [rows, columns],
+        }
     }
 
     /// Blocks that the busiest multiprocessor computes one after another, of `count` times all tiles.
