@@ -3,6 +3,7 @@
 //!
 //!     cargo bench --bench model -- [--net TEXT..] [--launches] [--json] [--known] [--device h200|h100|a100]
 //!                                  [--calibration FILE]
+//!     cargo bench --bench model -- --kernels [--device ..] [--calibration FILE]
 //!     cargo bench --bench model -- --calibrate RECORD OUT
 
 #[path = "model/mod.rs"]
@@ -10,7 +11,7 @@ mod model;
 
 use model::device::Device;
 use model::report::{self, Predicted};
-use model::{calibrate, known, steps};
+use model::{calibrate, known, single, steps};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ struct Options {
     launches: bool,
     json: bool,
     known: bool,
+    kernels: bool,
     device: Device,
 }
 
@@ -52,6 +54,10 @@ fn run(args: &[String]) -> Result<String, String> {
     if options.known {
         return Ok(report::known(&known::all().map_err(|e| e.to_string())?));
     }
+    if options.kernels {
+        let all = single::all(&options.device).map_err(|e| e.to_string())?;
+        return Ok(single::table(&all, &options.device));
+    }
     let all = steps::all().map_err(|e| e.to_string())?;
     let chosen: Vec<_> =
         all.iter().filter(|s| options.nets.is_empty() || options.nets.iter().any(|n| s.name.contains(n))).collect();
@@ -80,8 +86,8 @@ fn read(path: &str) -> Result<Value, String> {
 }
 
 fn parse(args: &[String]) -> Result<Options, String> {
-    let mut options =
-        Options { nets: Vec::new(), launches: false, json: false, known: false, device: Device::all()[0].clone() };
+    let device = Device::all()[0].clone();
+    let mut options = Options { nets: Vec::new(), launches: false, json: false, known: false, kernels: false, device };
     let mut calibration = None;
     let mut args = args.iter();
     while let Some(name) = args.next() {
@@ -91,6 +97,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--launches" => options.launches = true,
             "--json" => options.json = true,
             "--known" => options.known = true,
+            "--kernels" => options.kernels = true,
             "--device" => {
                 let name = value()?;
                 options.device = Device::named(name).ok_or(format!("--device {name}: it is h200, h100 or a100"))?;

@@ -18,6 +18,7 @@
 
 use super::conv::{self, Pass};
 use super::device::{BLOCKS, Device, ISSUED_PER_CYCLE, SHARED_PER_CYCLE, WARPS};
+use super::loops;
 use super::ptx::Kernel;
 use super::recorder::Launch;
 use tubelet::driver::Access;
@@ -127,7 +128,8 @@ pub fn demand(launch: &Launch, device: &Device) -> Demand {
     let threads = launch.spread.block.iter().product::<u32>();
     let warps = f64::from(threads.div_ceil(32));
     d.resident = resident(kernel, threads, launch.spread.shared, device);
-    let main = kernel.main.unwrap_or_default();
+    let known = loops::counted(launch, kernel);
+    let main = known.map_or(kernel.main.unwrap_or_default(), |known| known.main);
     // One warpgroup of a kernel with TMA copies, and the others multiply.
     let warps = if conv::by_tma(&launch.name) { warps - 4.0 } else { warps };
     let tiled = conv.and_then(|(pass, p)| conv::tiled(pass, &p, launch, &main, warps));
@@ -137,6 +139,9 @@ pub fn demand(launch: &Launch, device: &Device) -> Demand {
         // What is in the first-level cache is read there before it is written to shared memory.
         d.shared += tiled.again / tiled.blocks.max(1.0);
         tiled.k_blocks
+    } else if let Some(known) = known {
+        (d.requested, d.l2, d.shared) = (hbm + known.again, hbm + known.again, known.copied);
+        known.passes
     } else {
         // Elsewhere the main loop runs until the launch's reads are done; without loads in it, its length is unknown and
         // the body counts once.

@@ -8,9 +8,11 @@ pub mod device;
 pub mod floor;
 pub mod gemm;
 pub mod known;
+pub mod loops;
 #[path = "../versus/nets.rs"]
 pub mod nets;
 pub mod ptx;
 pub mod recorder;
 pub mod report;
+pub mod single;
 pub mod steps;

@@ -18,6 +18,8 @@ pub struct Kernel {
     pub instructions: u32,
     /// The innermost loop with most products, then most loads, then most multiply-adds.
     pub main: Option<Loop>,
+    /// The innermost loop with most instructions.
+    pub longest: Option<Loop>,
 }
 
 /// One pass of a loop, per thread or warp.
@@ -59,7 +61,8 @@ pub fn parse(ptx: &str) -> Vec<Kernel> {
             resident: number(".minnctapersm").unwrap_or(1),
             shared: body.iter().filter_map(|line| shared(line)).sum(),
             instructions: longest(&body, &labels(&body), 0),
-            main: main_loop(&body),
+            main: innermost(&body).into_iter().max_by_key(Loop::weight),
+            longest: innermost(&body).into_iter().max_by_key(|l| l.instructions),
         });
     }
     found
@@ -111,17 +114,23 @@ fn longest(lines: &[&str], labels: &Labels, first: usize) -> u32 {
     from[0]
 }
 
-fn main_loop(body: &[&str]) -> Option<Loop> {
+/// All loops without a loop in them.
+fn innermost(body: &[&str]) -> Vec<Loop> {
     let labels = labels(body);
     let back = |(at, line): (usize, &&str)| target(line, &labels).filter(|to| *to < at).map(|to| (to, at));
     let loops: Vec<(usize, usize)> = body.iter().enumerate().filter_map(back).collect();
     let innermost = loops.iter().filter(|(a, z)| !loops.iter().any(|(c, d)| (c, d) != (a, z) && a <= c && d <= z));
     innermost
         .map(|(a, z)| Loop { instructions: longest(&body[*a..=*z], &labels, *a), ..Loop::of(&body[*a..=*z]) })
-        .max_by_key(|l| (l.mma + l.wgmma, l.copied + l.loaded > 0, l.fma, l.instructions))
+        .collect()
 }
 
 impl Loop {
+    /// By which the main loop is found.
+    fn weight(&self) -> (u64, bool, u32, u32) {
+        (self.mma + self.wgmma, self.copied + self.loaded > 0, self.fma, self.instructions)
+    }
+
     fn of(lines: &[&str]) -> Loop {
         let mut all = Loop::default();
         for line in lines {
@@ -131,7 +140,7 @@ impl Loop {
                 "mma" => all.mma += product(name),
                 "wgmma" if has("mma_async") => {
                     all.wgmma += product(name);
-                    all.fragments += operands(name) / 4;
+                    all.fragments += operands(name, line.contains("}, {")) / 4;
                 }
                 "fma" if has("f32") => all.fma += 1,
                 "ldmatrix" => {
@@ -161,9 +170,9 @@ fn product(name: &str) -> u64 {
     extents(name).map_or(0, |[m, n, k]| 2 * m * n * k)
 }
 
-/// Bytes of both operands of such a product, of two bytes a number.
-fn operands(name: &str) -> u32 {
-    extents(name).map_or(0, |[m, n, k]| 2 * k * (m + n)) as u32
+/// Bytes of both operands of such a product, of two bytes a number; of the second one alone if the first is in registers.
+fn operands(name: &str, first_in_registers: bool) -> u32 {
+    extents(name).map_or(0, |[m, n, k]| 2 * k * (n + if first_in_registers { 0 } else { m })) as u32
 }
 
 fn extents(name: &str) -> Option<[u64; 3]> {

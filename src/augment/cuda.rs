@@ -1,5 +1,6 @@
 //! Augmentation on a GPU: RGB clips from bytes to network input in one pass, preceded by one pass for the mean grey of
-//! each frame if contrast is jittered, and followed by one pass if a clip is blurred by boxes; motion clips in one pass.
+//! each frame if a clip's colours are jittered, and followed by one pass if a clip is blurred by boxes; motion clips in
+//! one pass.
 
 use super::color::{Boxes, blur_weights};
 use super::{Adjust, Draw, MotionKind, check};
@@ -124,6 +125,8 @@ pub struct Layout {
     pub side: usize,
     /// Data type of the result.
     pub dtype: DType,
+    /// Whether there is a clip whose colours are jittered, which takes a pass for the mean greys.
+    pub jitter: bool,
     /// Whether there is a clip that is blurred by boxes ([`super::BlurForm::Boxes`]), which takes a pass more.
     pub boxes: bool,
 }
@@ -141,7 +144,7 @@ impl Layout {
 
     /// Bytes of the sums for the mean greys.
     fn sums(&self) -> usize {
-        4 * self.clips * self.t * self.chunks()
+        if self.jitter { 4 * self.clips * self.t * self.chunks() } else { 0 }
     }
 
     /// Numbers in the result.
@@ -201,8 +204,10 @@ pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()
     let input = In(at.frames, frames * layout.h * layout.w * 3);
     let clips = In(at.clips, layout.clips * size_of::<Clip>());
     let bytes = layout.sums();
-    let mean = Spread { grid: [layout.chunks() as u32, frames as u32, 1], ..Spread::line(1, BLOCK) };
-    MEAN.launch(gpu, 0, mean, (input, clips, Scratch(at.workspace, bytes), layout.extents()))?;
+    if layout.jitter {
+        let mean = Spread { grid: [layout.chunks() as u32, frames as u32, 1], ..Spread::line(1, BLOCK) };
+        MEAN.launch(gpu, 0, mean, (input, clips, Scratch(at.workspace, bytes), layout.extents()))?;
+    }
     // Normalisation is the same for all pixels, so that a blur may come after it.
     let dtype = if layout.boxes { DType::F32 } else { layout.dtype };
     let to = if layout.boxes { at.workspace + bytes as u64 } else { at.out };
@@ -229,7 +234,8 @@ pub fn apply_rgb_batch(frames: &Frames, draws: &[Draw], side: usize, dtype: DTyp
         return Err(Error::shape("augment", "frames", rule, format!("{count} frames")));
     }
     let boxes = draws.iter().any(|draw| draw.boxes().is_some());
-    let layout = Layout { clips: draws.len(), t: count / draws.len(), h, w, side, dtype, boxes };
+    let jitter = draws.iter().any(|draw| draw.jitter.is_some());
+    let layout = Layout { clips: draws.len(), t: count / draws.len(), h, w, side, dtype, jitter, boxes };
     layout.check()?;
     let gpu = frames.gpu();
     let clips = upload(gpu, draws, [h, w], side)?;
@@ -268,7 +274,7 @@ pub fn apply_motion_batch(
     let Place::Gpu(gpu) = maps.place("augment", &[])? else {
         return Err(Error::device("augment", "maps", "a GPU", maps.device()));
     };
-    let layout = Layout { clips: n, t, h, w, side, dtype, boxes: false };
+    let layout = Layout { clips: n, t, h, w, side, dtype, jitter: false, boxes: false };
     layout.check()?;
     let clips = upload(gpu, draws, [h, w], side)?;
     let gain = |draw: &Draw| [0, 1].map(|channel| kind.gain(channel, draw.crop_in(h, w), side, draw.flip));

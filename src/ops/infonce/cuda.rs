@@ -2,9 +2,9 @@
 //!
 //! The rows of all terms are concatenated. A block holds a tile of rows and iterates over one part of the queue; the
 //! parts write partial sums to the workspace, which the second kernel merges in order. Three launches, no host
-//! synchronisation.
+//! synchronisation. On Hopper, tiles of more than 64 rows are swept with TMA and wgmma.
 
-use crate::driver::{Declared, Gpu, In, Kernel, Module, Out, Pod, Spread};
+use crate::driver::{Declared, Gpu, In, Kernel, Map, Module, Out, Pod, Spread, TensorMap, TensorWindow};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -21,6 +21,11 @@ static TENSOR: Kernel<Sweep> = Kernel::new(
         "infonce_sweep_r256_d128_bf16",
     ],
 );
+static SM90: Module = Module::new("infonce_sm90", include_str!("../../../ptx/infonce_sm90.sm_90a.ptx"));
+type SweepOfMap = (In, In, In, In, Map, In, In, Out, Out, Pod<Extents>);
+/// Indexed by the maximum length of a code (64, 128).
+static WGMMA: Kernel<SweepOfMap> =
+    Kernel::new(&SM90, &["infonce_sweep_sm90_r128_d64_bf16", "infonce_sweep_sm90_r128_d128_bf16"]);
 /// Indexed by the data type of the queue, then the maximum length of a code (64, 128).
 static PLAIN: Kernel<Sweep> = Kernel::new(
     &MODULE,
@@ -37,7 +42,7 @@ type Mean = (In, Out, Out, Out, Out, Out, Out, Out, Out, u32);
 static MEAN: Kernel<Mean> = Kernel::new(&MODULE, &["infonce_mean_f32"]);
 
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![TENSOR.declared(), PLAIN.declared(), MERGE.declared(), MEAN.declared()]
+    vec![TENSOR.declared(), WGMMA.declared(), PLAIN.declared(), MERGE.declared(), MEAN.declared()]
 }
 
 /// Maximum number of terms per pass.
@@ -121,11 +126,22 @@ pub struct Pointers {
     pub workspace: u64,
 }
 
+/// The sort of kernel that passes over the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// Plain arithmetic: any data types, any `d`.
+    Plain,
+    /// Tensor cores with `mma.sync`: bf16 queries and queue, `d` a multiple of 8.
+    Mma,
+    /// The same with TMA and `wgmma`, on Hopper, for more than 64 rows.
+    Wgmma,
+}
+
 /// How a pass is divided into blocks: tiles of rows times parts of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Whether tensor cores compute it (bf16 queries and queue, `d` a multiple of 8).
-    pub tensor: bool,
+    /// The sort of kernel.
+    pub sort: Sort,
     /// Rows per tile.
     pub tile: usize,
     /// Number of tiles.
@@ -139,30 +155,40 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for `blocks` concurrent blocks.
-    pub fn new(l: &Layout, blocks: usize) -> Plan {
+    /// A plan for `blocks` concurrent blocks, of a Hopper or of another GPU.
+    pub fn new(l: &Layout, blocks: usize, hopper: bool) -> Plan {
         let rows = l.terms * l.n;
         let tensor = l.q == DType::BF16 && l.queue == DType::BF16 && l.d.is_multiple_of(8);
-        let tile = if tensor && rows > 64 { 256 } else { 64 };
+        let (sort, tile) = match (tensor, rows > 64) {
+            (true, true) if hopper => (Sort::Wgmma, 128),
+            (true, true) => (Sort::Mma, 256),
+            (true, false) => (Sort::Mma, 64),
+            (false, _) => (Sort::Plain, 64),
+        };
         let tiles = rows.div_ceil(tile);
         let parts = (blocks / tiles).clamp(1, l.m.div_ceil(SHORTEST));
         let share = l.m.div_ceil(parts).next_multiple_of(64);
-        Plan { tensor, tile, tiles, share, parts: l.m.div_ceil(share), width: if l.d <= 64 { 64 } else { WIDEST } }
+        Plan { sort, tile, tiles, share, parts: l.m.div_ceil(share), width: if l.d <= 64 { 64 } else { WIDEST } }
     }
 
     /// Threads per block.
     fn threads(&self) -> u32 {
-        if self.tile == 256 { 256 } else { 128 }
+        match (self.sort, self.tile) {
+            (Sort::Wgmma, _) => 384,
+            (_, 256) => 256,
+            _ => 128,
+        }
     }
 
-    /// Shared memory per block: the tile of rows, two tiles of keys with their owners and, without tensor cores, which
-    /// keep the weights in registers, the weights.
+    /// Dynamic shared memory per block: the tile of rows, two tiles of keys with their owners and, without tensor cores,
+    /// which keep the weights in registers, the weights. With `wgmma`, which keeps the rows in registers as well, four
+    /// tiles of keys, aligned to 1024 bytes.
     fn shared(&self) -> u32 {
         let (tile, width) = (self.tile as u32, self.width as u32);
-        if self.tensor {
-            (tile + 2 * 64) * width * 2 + 2 * 64 * 4
-        } else {
-            (tile + 2 * 32) * (width + 4) * 4 + 32 * (tile + 4) * 4 + 2 * 32 * 4
+        match self.sort {
+            Sort::Wgmma => 4 * 64 * width * 2 + 1024,
+            Sort::Mma => (tile + 2 * 64) * width * 2 + 2 * 64 * 4,
+            Sort::Plain => (tile + 2 * 32) * (width + 4) * 4 + 32 * (tile + 4) * 4 + 2 * 32 * 4,
         }
     }
 
@@ -200,8 +226,8 @@ impl Layout {
         Ok(())
     }
 
-    fn plan(&self) -> Plan {
-        Plan::new(self, BLOCKS)
+    fn plan(&self, hopper: bool) -> Plan {
+        Plan::new(self, BLOCKS, hopper)
     }
 
     /// Minimum memory traffic of this computation: every argument and result once, without a mask.
@@ -213,10 +239,10 @@ impl Layout {
             as u64
     }
 
-    /// Bytes of working memory that [`launch`] needs.
+    /// Bytes of working memory that [`launch`] needs on any GPU.
     #[must_use]
     pub fn workspace(&self) -> usize {
-        self.workspace_for(&self.plan())
+        self.workspace_for(&self.plan(false)).max(self.workspace_for(&self.plan(true)))
     }
 
     /// As [`Layout::workspace`], for a given plan.
@@ -246,7 +272,7 @@ impl Layout {
 /// `Param` when `d` is above 128, the temperature below 0.025, or there are no terms, queries or keys; `Driver`.
 pub unsafe fn launch(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { launch_planned(gpu, layout, &layout.plan(), at) }
+    unsafe { launch_planned(gpu, layout, &layout.plan(gpu.compute_capability() == (9, 0)), at) }
 }
 
 /// As [`launch`], with a given plan, whose working memory is [`Layout::workspace_for`].
@@ -282,17 +308,24 @@ pub unsafe fn launch_planned(gpu: &Gpu, layout: &Layout, plan: &Plan, at: &Point
         scale: std::f32::consts::LOG2_E / l.tau,
     };
     let wide = usize::from(plan.width > 64);
-    let (kernel, which) = if plan.tensor {
-        (&TENSOR, 2 * usize::from(plan.tile > 64) + wide)
-    } else {
-        (&PLAIN, 2 * l.queue.index() + wide)
-    };
     let queue = input(at.queue, l.m * l.d * l.queue.size());
     let owners = [input(at.owners[0], 4 * l.n), input(at.owners[1], 4 * l.m)];
     let sums_used = plan.parts * rows * 8;
     let partial = (Out(weighted, weighted_bytes), Out(sums, sums_used));
-    let sweep = (q0, q1, q2, q3, queue, owners[0], owners[1], partial.0, partial.1, Pod(extents));
-    kernel.launch(gpu, which, plan.spread(), sweep)?;
+    if plan.sort == Sort::Wgmma {
+        let window = TensorWindow::Tiled(vec![64, 64]);
+        let map = gpu.tensor_map(&TensorMap { ptr: queue.0, extents: vec![l.d as u64, l.m as u64], window })?;
+        let sweep = (q0, q1, q2, q3, map, owners[0], owners[1], partial.0, partial.1, Pod(extents));
+        WGMMA.launch(gpu, wide, plan.spread(), sweep)?;
+    } else {
+        let (kernel, which) = if plan.sort == Sort::Mma {
+            (&TENSOR, 2 * usize::from(plan.tile > 64) + wide)
+        } else {
+            (&PLAIN, 2 * l.queue.index() + wide)
+        };
+        let sweep = (q0, q1, q2, q3, queue, owners[0], owners[1], partial.0, partial.1, Pod(extents));
+        kernel.launch(gpu, which, plan.spread(), sweep)?;
+    }
 
     let joined = Joined {
         n: extents.n,
@@ -328,12 +361,12 @@ mod tests {
             let [terms, n, d, m, blocks] = [TERMS, 699, WIDEST, 199_999, 299].map(|most| rng.random_range(1..=most));
             let dtype = if case.is_multiple_of(2) { DType::F32 } else { DType::BF16 };
             let l = Layout { terms, n, d, m, q: dtype, k: dtype, queue: dtype, tau: 0.1, gradient: true };
-            let p = Plan::new(&l, blocks);
+            let p = Plan::new(&l, blocks, case % 3 == 0);
             let rows = terms * n;
             assert!(p.tiles * p.tile >= rows && (p.tiles - 1) * p.tile < rows);
             assert!(p.parts * p.share >= m && (p.parts - 1) * p.share < m && p.share.is_multiple_of(64));
             assert!(p.parts == 1 || p.tiles * p.parts <= blocks);
-            assert!(p.width >= d && p.shared() <= 163 * 1024 && (p.tensor || p.shared() <= 99 * 1024));
+            assert!(p.width >= d && p.shared() <= 163 * 1024 && (p.sort != Sort::Plain || p.shared() <= 99 * 1024));
             assert!(l.workspace() >= rows * 16 && p.traffic(&l) >= l.fewest_bytes());
         }
     }

@@ -48,7 +48,7 @@ pub mod reference;
 
 pub use cuda::{Layout, Pointers, TERMS, launch};
 #[cfg(any(test, feature = "testing"))]
-pub use cuda::{Plan, launch_planned};
+pub use cuda::{Plan, Sort, launch_planned};
 pub use grad::{Loss, infonce, infonce_masked, infonce_terms};
 
 use crate::driver::{Gpu, Memory};

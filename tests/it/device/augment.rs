@@ -201,3 +201,22 @@ fn augmentation_writes_its_result_once() {
     assert_eq!(c.global_bytes_stored, (t * side * side * 3 * 2) as u64);
     assert_eq!(c.global_sectors_stored * 32, c.global_bytes_stored);
 }
+
+/// Only contrast needs the mean greys, and only boxes a pass after the others.
+#[test]
+fn clips_take_no_pass_more_than_their_draws_need() {
+    let (h, w) = (21, 26);
+    let jittered = Draw { jitter: Some(jitter(ORDER)), ..plain(h, w) };
+    let boxed = Draw { blur: Some(0.9), blur_form: BlurForm::Boxes, ..plain(h, w) };
+    for (draws, passes) in [
+        ([plain(h, w), Draw { blur: Some(0.8), ..plain(h, w) }], 1),
+        ([plain(h, w), jittered.clone()], 2),
+        ([boxed.clone(), plain(h, w)], 2),
+        ([boxed, jittered], 3),
+    ] {
+        let sim = Sim::new(Order::Forward);
+        let frames = upload(&sim.device(), &frames(2, h, w), h, w);
+        apply_rgb_batch(&frames, &draws, 13, DType::F32).unwrap();
+        assert_eq!(sim.machine.totals().values().map(|c| c.launches).sum::<u64>(), passes);
+    }
+}

@@ -12,7 +12,7 @@ use model::floor::{self, Fusion};
 use model::gemm::Tile;
 use model::recorder::{self, Launch};
 use model::report::{self, Predicted};
-use model::{calibrate, known, nets, ptx, steps};
+use model::{calibrate, known, nets, ptx, single, steps};
 use serde_json::json;
 use tubelet::nn::SmallR3d;
 use tubelet::ops::{conv3d, tvl1};
@@ -225,6 +225,25 @@ fn the_flow_of_a_batch_takes_few_launches() {
             one.max(sixteen) <= most && sixteen > levels * p.warps * (2 + p.outer_iterations),
             "{one} and {sixteen}"
         );
+    }
+}
+
+/// What is asked of an H200: in a graph, 25 µs for the loss of 512 queries and 45 more for its gradient, and 5000 flows a
+/// second.
+#[test]
+fn single_kernels_are_predicted_to_reach_their_goals() {
+    let device = Device::named("h200").unwrap();
+    let all = single::all(&device).unwrap();
+    println!("{}", single::table(&all, &device));
+    let micros = |i: usize| 1e6 * cost::total(&all[i].launches, &device).graph;
+    assert!(micros(0) <= 25.0 && micros(1) <= 25.0 + 45.0);
+    assert!(1e6 * tvl1::PAIRS as f64 / micros(2) >= 5000.0);
+    // The sweep multiplies whole tiles: all rows and keys, twice where there is a gradient.
+    let sweep = |i: usize| all[i].launches.iter().find(|l| l.launch.name.starts_with("infonce_sweep_sm90")).unwrap();
+    for (i, products) in [(0, 1.0), (1, 2.0)] {
+        let wanted = products * 2.0 * 512.0 * 65536.0 * 128.0;
+        let demand = sweep(i).demand;
+        assert_near("products of the sweep", demand.blocks * demand.wgmma, wanted, 1e-12);
     }
 }
 

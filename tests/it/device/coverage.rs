@@ -1,7 +1,8 @@
 //! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
 
 use super::{
-    alignment, augment, conv3d, conv3d_sm90, infonce, instructions, layers, matmul, motion_map, tensors, tvl1,
+    alignment, augment, conv3d, conv3d_sm90, infonce, infonce_sm90, instructions, layers, matmul, motion_map, tensors,
+    tvl1,
 };
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
@@ -46,6 +47,7 @@ const TESTS: &[fn()] = &[
     tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
     tensors::conversion_scaling_and_rows_on_a_device,
     infonce::every_kernel_of_infonce_meets_the_reference,
+    infonce_sm90::infonce_of_hopper_meets_the_reference,
     layers::a_queue_on_a_device_holds_what_one_on_the_cpu_holds,
     layers::functions_on_a_device,
     layers::sums_on_a_device,

@@ -2,7 +2,7 @@
 
 use crate::support::close::{assert_within, gamma, tensor_core_gamma};
 use crate::support::numbers::{data, reals, tensor, wide};
-use crate::support::sim::{Sim, on_gpu, on_tensor_cores};
+use crate::support::sim::{Sim, on_gpu, on_hopper, on_tensor_cores};
 use ptxsim::Order;
 use tubelet::error::ErrorKind;
 use tubelet::ops::infonce::{self, Layout, Mask, Owners, Plan, Pointers, Scores, Term};
@@ -11,23 +11,23 @@ use tubelet::ops::{self, l2_norm};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
 
-fn unit(n: usize, d: usize, seed: u64, dtype: DType) -> Tensor {
+pub fn unit(n: usize, d: usize, seed: u64, dtype: DType) -> Tensor {
     l2_norm::forward(&tensor(&[n, d], &reals(n * d, seed))).unwrap().cast(dtype).unwrap()
 }
 
 /// Queries, positives, queue, and who owns them.
-struct Problem {
-    q: Tensor,
-    k: Tensor,
-    queue: Tensor,
-    rows: Vec<u32>,
-    keys: Vec<u32>,
-    tau: f32,
+pub struct Problem {
+    pub q: Tensor,
+    pub k: Tensor,
+    pub queue: Tensor,
+    pub rows: Vec<u32>,
+    pub keys: Vec<u32>,
+    pub tau: f32,
 }
 
 impl Problem {
     /// Every third key is near a query, so that probabilities are not all alike; every seventh place is empty.
-    fn new(n: usize, d: usize, m: usize, tau: f32, [q, k, queue]: [DType; 3]) -> Problem {
+    pub fn new(n: usize, d: usize, m: usize, tau: f32, [q, k, queue]: [DType; 3]) -> Problem {
         let codes = reals(n * d, 1);
         let mut keys = reals(m * d, 3);
         for (j, key) in keys.chunks_exact_mut(d).enumerate().filter(|(j, _)| j % 3 == 0) {
@@ -45,11 +45,11 @@ impl Problem {
         }
     }
 
-    fn on(&self, device: &Device) -> [Tensor; 3] {
+    pub fn on(&self, device: &Device) -> [Tensor; 3] {
         [&self.q, &self.k, &self.queue].map(|x| x.to(device).unwrap())
     }
 
-    fn mask(&self) -> Mask<'_> {
+    pub fn mask(&self) -> Mask<'_> {
         Mask { rows: &self.rows, keys: &self.keys }
     }
 
@@ -59,7 +59,7 @@ impl Problem {
     /// To the reference's bound comes what the device does otherwise: the fixed maximum `1/τ` in place of the largest logit
     /// (`1/τ` more to round in each exponent), and the exponential itself (2^-22). Both count as terms of size `1 + 1/τ`, and
     /// a probability's relative error grows by as much. With weights in bf16 each is off by one more rounding.
-    fn want(&self, masked: bool, weights: DType) -> Wanted {
+    pub fn want(&self, masked: bool, weights: DType) -> Wanted {
         let (n, d) = (self.q.dims()[0], self.q.dims()[1]);
         let tau = f64::from(self.tau);
         let [q, k, queue] = [&self.q, &self.k, &self.queue].map(|x| wide(&data(x)));
@@ -95,7 +95,7 @@ impl Problem {
     }
 }
 
-struct Wanted {
+pub struct Wanted {
     scores: [f64; 3],
     off: [f64; 2],
     dq: Vec<f64>,
@@ -104,7 +104,7 @@ struct Wanted {
 
 impl Wanted {
     #[track_caller]
-    fn hold(&self, what: &str, scores: Scores, dq: Option<&[f32]>) {
+    pub fn hold(&self, what: &str, scores: Scores, dq: Option<&[f32]>) {
         assert_within(&format!("{what}: loss"), &[scores.loss], &self.scores[..1], &self.off[..1]);
         assert_within(&format!("{what}: positive"), &[scores.positive], &self.scores[1..2], &self.off[1..]);
         assert_within(&format!("{what}: accuracy"), &[scores.accuracy], &self.scores[2..], &[1e-6]);
@@ -120,15 +120,19 @@ fn bits(scores: Scores, dq: &[f32]) -> Vec<u32> {
 }
 
 const F32: [DType; 3] = [DType::F32; 3];
-const BF16: [DType; 3] = [DType::BF16; 3];
+pub const BF16: [DType; 3] = [DType::BF16; 3];
 
-/// Runs one term with and without its gradient and a mask, in both orders.
 fn check(what: &str, p: &Problem) {
+    check_on(what, p, false);
+}
+
+/// Runs one term with and without its gradient and a mask, in both orders; on a Hopper or any GPU.
+pub fn check_on(what: &str, p: &Problem, hopper: bool) {
     let tensor = p.q.dtype() == DType::BF16 && p.queue.dtype() == DType::BF16 && p.q.dims()[1].is_multiple_of(8);
     let weights = if tensor { DType::BF16 } else { DType::F32 };
     for masked in [false, true] {
         let want = p.want(masked, weights);
-        on_tensor_cores(|device| {
+        let test = |device: &Device| {
             let [q, k, queue] = p.on(device);
             let mask = masked.then_some(p.mask());
             let (scores, dq) = infonce::forward_backward_masked(&q, &k, &queue, mask, p.tau).unwrap();
@@ -137,7 +141,12 @@ fn check(what: &str, p: &Problem) {
             let alone = infonce::forward_masked(&q, &k, &queue, mask, p.tau).unwrap();
             assert_eq!(bits(alone, &[]), bits(scores, &[]), "{what}: the gradient changed the scores");
             bits(scores, &dq)
-        });
+        };
+        if hopper {
+            on_hopper(test)
+        } else {
+            on_tensor_cores(test)
+        };
     }
 }
 
@@ -209,19 +218,23 @@ pub fn similarities_may_all_be_negative() {
         (F32, [5, 40, 70], 0.025),
         (F32, [5, 128, 70], 0.1),
     ] {
-        for (what, p) in [
-            ("the positive first", opposed(n, d, m, tau, types, true)),
-            ("the positive last", opposed(n, d, m, tau, types, false)),
-            ("all alike", opposite(n, d, m, tau, types)),
-        ] {
-            let (q, k, queue) = (wide(&data(&p.q)), wide(&data(&p.k)), wide(&data(&p.queue)));
-            let all = || k.chunks_exact(d).chain(queue.chunks_exact(d));
-            let negative = |q: &[f64]| all().all(|key| q.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() < 0.0);
-            assert!(q.chunks_exact(d).all(negative), "{what}");
-            let nearest = p.want(false, DType::F32).scores[2];
-            assert_eq!(nearest > 0.5, what == "the positive first");
-            check(&format!("{what} {n} {d} {m} {tau}"), &p);
-        }
+        all_negative(types, [n, d, m], tau, false);
+    }
+}
+
+pub fn all_negative(types: [DType; 3], [n, d, m]: [usize; 3], tau: f32, hopper: bool) {
+    for (what, p) in [
+        ("the positive first", opposed(n, d, m, tau, types, true)),
+        ("the positive last", opposed(n, d, m, tau, types, false)),
+        ("all alike", opposite(n, d, m, tau, types)),
+    ] {
+        let (q, k, queue) = (wide(&data(&p.q)), wide(&data(&p.k)), wide(&data(&p.queue)));
+        let all = || k.chunks_exact(d).chain(queue.chunks_exact(d));
+        let negative = |q: &[f64]| all().all(|key| q.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() < 0.0);
+        assert!(q.chunks_exact(d).all(negative), "{what}");
+        let nearest = p.want(false, DType::F32).scores[2];
+        assert_eq!(nearest > 0.5, what == "the positive first");
+        check_on(&format!("{what} {n} {d} {m} {tau}"), &p, hopper);
     }
 }
 
@@ -320,7 +333,7 @@ fn infonce_asks_for_few_bytes() {
     for (dtype, gradient) in [(DType::BF16, true), (DType::BF16, false), (DType::F32, true)] {
         let (n, d, m) = (32, 128, 8192);
         let layout = Layout { terms: 2, n, d, m, q: dtype, k: dtype, queue: dtype, tau: 0.1, gradient };
-        let plan = Plan::new(&layout, 1);
+        let plan = Plan::new(&layout, 1, false);
         let sim = Sim::new(Order::Forward);
         let p = Problem::new(n, d, m, 0.1, [dtype; 3]);
         let [q, k, queue] = p.on(&sim.device());
@@ -388,7 +401,7 @@ fn the_papers_queue_in_one_sweep() {
         tau: c.tau,
         gradient: true,
     };
-    let plan = Plan::new(&layout, 132);
+    let plan = Plan::new(&layout, 132, false);
     assert_eq!((plan.tile, plan.tiles), (256, 1), "every key is asked for once");
     let totals = sim.machine.totals();
     let of_infonce = totals.iter().filter(|(name, _)| name.starts_with("infonce"));

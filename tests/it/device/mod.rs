@@ -10,6 +10,7 @@ pub mod coverage;
 pub mod declarations;
 pub mod host;
 pub mod infonce;
+pub mod infonce_sm90;
 pub mod instructions;
 pub mod launches;
 pub mod layers;

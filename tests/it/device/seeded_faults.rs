@@ -1,7 +1,7 @@
 //! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
-use super::{alignment, conv3d, conv3d_sm90, infonce, layers, matmul, offsets, tensors, tvl1};
+use super::{alignment, conv3d, conv3d_sm90, infonce, infonce_sm90, layers, matmul, offsets, tensors, tvl1};
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -204,6 +204,8 @@ const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
 const FPROP_HALO: &str = "conv3d_fprop_halo_sm90_128x128_bf16";
 const DGRAD_HALO: &str = "conv3d_dgrad_halo_sm90_128x128_bf16";
 const WGRAD_HALO: &str = "conv3d_wgrad_halo_sm90_64x576_bf16";
+const SWEEP_SM90: &str = "infonce_sweep_sm90_r128_d128_bf16";
+const SWEPT: &[fn()] = &[infonce_sm90::a_part_of_many_tiles_meets_the_reference];
 const HOPPER: &[fn()] = &[conv3d_sm90::every_tile_of_hopper_on_a_small_problem];
 const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
@@ -362,6 +364,13 @@ const MISTAKES: &[Mistake] = &[
     mistake("that of the parts, too", "infonce_merge_f32", ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
     mistake("keys past the last one count", SWEEP, ("setp.eq.s32", 4), Replace("-1", "-2"), NEGATIVE),
     mistake("a negative is missing", SWEEP, ("ex2.approx", 0), Replace("%f484", "0fFF800000"), NEGATIVE),
+    // InfoNCE with TMA and wgmma.
+    mistake("weights are not fenced", SWEEP_SM90, ("wgmma.fence", 1), Drop, SWEPT),
+    mistake("logits are used before they are there", SWEEP_SM90, ("wgmma.wait_group", 1), Replace("0;", "1;"), SWEPT),
+    mistake("a tile of keys is never given back", SWEEP_SM90, ("mbarrier.arrive.shared", 0), Drop, SWEPT),
+    mistake("keys past the last one count", SWEEP_SM90, ("setp.le.s32", 13), Replace("le", "gt"), SWEPT),
+    mistake("owners of eight keys further", SWEEP_SM90, ("ld.shared.v2.u32", 3), Offset(32), SWEPT),
+    mistake("two coordinates of keys change places", SWEEP_SM90, (".2d.", 0), Swap(2, 3), SWEPT),
     // A bias of its own for each column.
     mistake("all columns take the first ones' bias", FPROP, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
     mistake("in tiles of 128 columns, too", FPROP_128, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),

@@ -189,6 +189,29 @@ fn iterating_moves_a_fifth_of_the_bytes() {
     assert!(5.0 * eight <= 64.0 && 5.0 * eight <= one, "{one} and {eight}");
 }
 
+/// More pairs than a batch: the same bits as all at once. A recorded flow is that of its images, also when an earlier result
+/// is still in use.
+#[test]
+fn many_pairs_and_recorded_ones_have_the_same_flow() {
+    let sim = Sim::new(Order::Forward);
+    let device = sim.device();
+    let pairs: Vec<(Gray, Gray)> = (0..tvl1::PAIRS + 1).map(|i| pair(5, 7, i)).collect();
+    let of: Vec<(&Gray, &Gray)> = pairs.iter().map(|(a, b)| (a, b)).collect();
+    let p = Tvl1 { inner_iterations: 3, ..brief() };
+    let flows = tvl1::flow_pairs_on(&device, &of, &p).unwrap();
+    let flat =
+        |flows: &[tubelet::flow::Flow]| -> Vec<f32> { flows.iter().flat_map(|f| [f.u(), f.v()].concat()).collect() };
+    assert_eq!(flat(&flows), on(&device, &batch(&pairs), &p));
+
+    let recorded = tvl1::Recorded::new(&device, [1, 5, 7], &p).unwrap();
+    let images = [0, 1].map(|i| batch(&pairs[i..=i]).map(|x| x.to(&device).unwrap()));
+    let [first, second] = [0, 1].map(|i| recorded.of(&images[i][0], &images[i][1]).unwrap());
+    assert_eq!(data(&first), flat(&flows[..1]));
+    assert_eq!(data(&second), flat(&flows[1..2]));
+    assert!(recorded.of(&Tensor::zeros_on(&device, [2, 5, 7]).unwrap(), &images[0][1]).is_err());
+    assert!(tvl1::Recorded::new(&Device::Cpu, [1, 5, 7], &p).is_err());
+}
+
 /// The flow of a batch does not wait for the host, so it can be recorded and replayed.
 #[test]
 fn tvl1_can_be_recorded() {

@@ -37,7 +37,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   model [OPTION..]  predicts training steps on a GPU, without one: launches, time, what bounds it, floors, the peer
                     --net TEXT (repeatable: steps with one TEXT in their names), --launches (the dearest ones),
                     --json ({step: {ms, floor_epi_ms, floor_full_ms, peer_ms, ..}}), --device h200|h100|a100 (h200),
-                    --known (the model's predictions beside what others measured), --calibration FILE (measured rates)
+                    --known (the model's predictions beside what others measured), --calibration FILE (measured rates),
+                    --kernels (InfoNCE, TV-L1 and augmentation alone)
   model --calibrate RECORD OUT
                     writes the rates in a record of the `gpu` bench as a calibration file
   fuzz [TARGET..] [OPTION..]

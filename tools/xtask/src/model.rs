@@ -22,7 +22,7 @@ impl Options {
             let mut value = || args.next().with_context(|| format!("{name} needs a value"));
             let file = |path: &String| -> Result<String> { Ok(absolute(path)?.to_string_lossy().into_owned()) };
             match name.as_str() {
-                "--launches" | "--json" | "--known" => {}
+                "--launches" | "--json" | "--known" | "--kernels" => {}
                 "--net" => options.push(value()?.clone()),
                 "--device" => {
                     let device = value()?;
