@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use tubelet::driver::Gpu;
 use tubelet::error::ErrorKind;
+use tubelet::ops::Workspace;
 use tubelet::ops::arith;
-use tubelet::ops::conv3d::{Conv3d, Geometry, raw};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, raw};
 use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Device, Tensor};
 
@@ -233,9 +234,19 @@ mod inside {
         let (a, b) = (memory.ptr(), memory.ptr() + 8);
         for [x, w, y] in [[0, a, a], [a, b, a], [a, a, b]] {
             // SAFETY: nothing is launched, since an address is refused.
-            let refused = sentence(unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, 0) });
+            let refused = sentence(unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, Workspace::NONE) });
             assert!(refused.contains("multiple of 16"), "{refused}");
         }
+        // dw of so many pixels is added up from parts, which need working space.
+        let p = Conv3d::new("conv3d", [1, 8, 8, 8, 8].into(), [8, 1, 1, 1, 8].into(), &geometry).unwrap();
+        let bytes = raw::workspace(&gpu, &p, Operator::Wgrad, DType::F32).unwrap();
+        assert!(bytes > 0);
+        for workspace in [Workspace { ptr: a, bytes: bytes - 1 }, Workspace { ptr: b, bytes }] {
+            // SAFETY: nothing is launched, since the working space is refused.
+            let refused = sentence(unsafe { raw::wgrad(&gpu, &p, DType::F32, a, a, a, workspace) });
+            assert!(refused.contains("needs") || refused.contains("multiple of 256"), "{refused}");
+        }
+        crate::device::raw::refusals(&gpu, a);
     }
 
     #[test]

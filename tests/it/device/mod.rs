@@ -21,6 +21,7 @@ pub mod no_gpu;
 pub mod offsets;
 pub mod peaks;
 pub mod ptx;
+pub mod raw;
 pub mod seeded_faults;
 pub mod tensors;
 pub mod tvl1;
