@@ -206,7 +206,6 @@ impl Error {
         ErrorKind::Program { program, what: what.to_string(), source: Some(source) }.into()
     }
 
-    #[cfg(feature = "cuda")]
     pub(crate) fn driver(action: &'static str, what: impl fmt::Display) -> Self {
         ErrorKind::Driver { action, what: what.to_string() }.into()
     }

@@ -2,21 +2,31 @@
 
 use super::kernel::Module;
 use super::pool::{Pool, block_for};
-use super::{Driver, EventId, FunctionId, GraphId, Launch, ModuleId};
+use super::{Driver, FunctionId, GraphId, Launch, ModuleId};
 use crate::error::{Error, ErrorKind, Result};
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// A GPU and one stream on it. Clones share both.
+/// A GPU and one stream on it. Clones share both; [`Gpu::fork`] makes another stream.
 #[derive(Clone)]
-pub struct Gpu(Arc<Inner>);
+pub struct Gpu(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     driver: Box<dyn Driver>,
     pool: Mutex<Pool>,
+    /// The first stream, of which this one was forked: it has the context and the modules. It goes after `driver`.
+    root: Option<Gpu>,
+    /// Of the first stream: what all its streams share.
+    shared: Shared,
+}
+
+/// What the streams of one device share.
+#[derive(Default)]
+pub(super) struct Shared {
     loaded: Mutex<Loaded>,
+    forks: Mutex<Vec<Weak<Inner>>>,
 }
 
 #[derive(Default)]
@@ -47,19 +57,6 @@ impl Graph {
     /// Bytes the graph keeps for its launches.
     pub fn bytes(&self) -> usize {
         self.used.iter().map(Memory::bytes).sum()
-    }
-}
-
-/// A point in the stream of a [`Gpu`]. See [`Gpu::record_event`].
-#[derive(Debug)]
-pub struct Event {
-    gpu: Gpu,
-    id: EventId,
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        self.gpu.driver().destroy_event(self.id);
     }
 }
 
@@ -100,7 +97,21 @@ pub struct Usage {
 impl Gpu {
     /// A GPU on a driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Gpu(Arc::new(Inner { driver: Box::new(driver), pool: Mutex::default(), loaded: Mutex::default() }))
+        Self::of(Box::new(driver), None)
+    }
+
+    /// A stream of its own, or one that was forked of `root`.
+    pub(super) fn of(driver: Box<dyn Driver>, root: Option<Gpu>) -> Self {
+        Gpu(Arc::new(Inner { driver, pool: Mutex::default(), root, shared: Shared::default() }))
+    }
+
+    /// The first stream of the device, of which the others were forked.
+    pub(super) fn root(&self) -> &Gpu {
+        self.0.root.as_ref().unwrap_or(self)
+    }
+
+    pub(super) fn forks(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
+        self.0.shared.forks.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The device's name.
@@ -131,6 +142,7 @@ impl Gpu {
             Ok(ptr) => ptr,
             Err(e) if matches!(e.kind(), ErrorKind::OutOfMemory { .. }) => {
                 self.trim()?;
+                self.trim_others();
                 self.0.driver.alloc(block).map_err(|e| self.with_usage(e))?
             }
             Err(e) => return Err(e),
@@ -160,7 +172,7 @@ impl Gpu {
         self.pool().give(ptr, block);
     }
 
-    /// Memory in use and held.
+    /// Memory of this stream in use and held.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let p = self.pool();
@@ -184,26 +196,6 @@ impl Gpu {
     /// `Driver`, also for an earlier launch that failed.
     pub fn synchronize(&self) -> Result<()> {
         self.0.driver.synchronize()
-    }
-
-    /// Records an event in the stream.
-    ///
-    /// # Errors
-    /// `Driver`.
-    pub fn record_event(&self) -> Result<Event> {
-        Ok(Event { gpu: self.clone(), id: self.0.driver.record_event()? })
-    }
-
-    /// Milliseconds between two events of this GPU; waits for the later one.
-    ///
-    /// # Errors
-    /// `Driver`, also for an event of another GPU.
-    pub fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f32> {
-        if from.gpu != *self || to.gpu != *self {
-            let what = "an event is of another GPU".into();
-            return Err(ErrorKind::Driver { action: "read its clock", what }.into());
-        }
-        self.0.driver.elapsed_ms(from.id, to.id)
     }
 
     /// Records the work that `work` submits instead of executing it. Run the same work once before: modules must be loaded
@@ -248,7 +240,8 @@ impl Gpu {
 
     /// An entry point of a module, loaded at first use.
     pub(super) fn function(&self, module: &Module, entry: &'static str, shared: u32) -> Result<FunctionId> {
-        let mut loaded = self.0.loaded.lock().unwrap_or_else(|e| e.into_inner());
+        let root = self.root();
+        let mut loaded = root.0.shared.loaded.lock().unwrap_or_else(|e| e.into_inner());
         match loaded.functions.get(entry) {
             Some((function, allowed)) if *allowed >= shared => return Ok(*function),
             _ => {}
@@ -256,12 +249,12 @@ impl Gpu {
         let id = match loaded.modules.get(module.name) {
             Some(id) => *id,
             None => {
-                let id = self.0.driver.load(module.ptx)?;
+                let id = root.0.driver.load(module.ptx)?;
                 loaded.modules.insert(module.name, id);
                 id
             }
         };
-        let function = self.0.driver.function(id, entry, shared)?;
+        let function = root.0.driver.function(id, entry, shared)?;
         loaded.functions.insert(entry, (function, shared));
         Ok(function)
     }
@@ -273,7 +266,7 @@ impl Gpu {
         unsafe { self.0.driver.launch(function, launch) }
     }
 
-    fn pool(&self) -> MutexGuard<'_, Pool> {
+    pub(super) fn pool(&self) -> MutexGuard<'_, Pool> {
         self.0.pool.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -297,7 +290,11 @@ impl Eq for Gpu {}
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name())
+        f.write_str(&self.name())?;
+        match &self.0.root {
+            None => Ok(()),
+            Some(_) => write!(f, " (stream {:#x})", self.0.driver.stream()),
+        }
     }
 }
 
@@ -310,16 +307,18 @@ pub struct Memory {
     block: Option<usize>,
     /// Owner of borrowed memory, where it can be kept.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
+    /// Whether it is memory of another stream, which may read it too.
+    pub(super) is_lent: bool,
 }
 
 impl Memory {
     fn owned(gpu: Gpu, ptr: u64, bytes: usize, block: usize) -> Self {
-        Memory { gpu, ptr, bytes, block: Some(block), _kept: None }
+        Memory { gpu, ptr, bytes, block: Some(block), _kept: None, is_lent: false }
     }
 
     /// Borrowed memory that outlives this value, or that `owner` keeps alive.
     fn borrowed(gpu: Gpu, ptr: u64, bytes: usize, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
-        Memory { gpu, ptr, bytes, block: None, _kept: owner }
+        Memory { gpu, ptr, bytes, block: None, _kept: owner, is_lent: false }
     }
 
     /// The GPU it is on.
@@ -338,6 +337,11 @@ impl Memory {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it is memory of another stream, which may read it too.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.is_lent
     }
 }
 

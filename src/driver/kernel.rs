@@ -92,6 +92,13 @@ pub struct In(pub u64, pub usize);
 /// A pointer to memory the kernel overwrites completely.
 #[derive(Clone, Copy)]
 pub struct Out(pub u64, pub usize);
+impl Out {
+    /// The same memory, once it is written, as the input of a later kernel.
+    pub fn written(self) -> In {
+        In(self.0, self.1)
+    }
+}
+
 /// A pointer to memory the kernel updates.
 #[derive(Clone, Copy)]
 pub struct InOut(pub u64, pub usize);

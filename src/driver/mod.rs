@@ -16,21 +16,35 @@
 //! # Ok::<(), tubelet::error::Error>(())
 //! ```
 //!
-//! All work of one [`Gpu`] is submitted to one stream and executed in order.
+//! All work of one [`Gpu`] is submitted to one stream and executed in order. [`Gpu::fork`] makes another stream of the same
+//! device, and [`Event`]s order the work of the two:
+//!
+//! ```no_run
+//! # use tubelet::{driver::Gpu, ops::arith, tensor::{Device, Tensor}};
+//! # fn f(gpu: &Gpu, x: &Tensor) -> tubelet::error::Result<()> {
+//! let other = gpu.fork()?; // its work runs beside that of `gpu`, after what `gpu` was given so far
+//! let there = x.share(&other)?; // the same memory, for operations on the other stream
+//! let y = arith::scale_forward(&there, 2.0)?; // runs on the other stream
+//! let y = y.share(gpu)?; // `gpu` waits for it before it goes on
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(feature = "cuda")]
 mod cuda;
 mod gpu;
 mod kernel;
 mod pool;
+mod streams;
 mod tensor_map;
 
-pub use gpu::{Event, Gpu, Graph, Memory, Usage};
+pub use gpu::{Gpu, Graph, Memory, Usage};
 pub use kernel::{Declared, Parameter};
 pub(crate) use kernel::{In, InOut, Kernel, Map, Module, Out, Pod, Scratch};
+pub use streams::Event;
 pub use tensor_map::{EncodedMap, TensorMap, TensorWindow};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How a launch accesses a region of device memory. The simulator enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +140,7 @@ pub struct EventId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub u64);
 
-/// What an operation needs of a device. All work is submitted to one stream, in order.
+/// What an operation needs of a device. All work of one value is submitted to one stream, in order.
 ///
 /// Addresses are plain `u64`, so that an implementation for any CUDA binding is short.
 pub trait Driver: Send + Sync {
@@ -222,6 +236,24 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// `Driver`.
     fn record_event(&self) -> Result<EventId>;
+
+    /// Has later work of this stream wait for an event of another stream of the same device.
+    ///
+    /// # Errors
+    /// `Driver`, also where there is one stream only, or a graph is being recorded.
+    fn wait_event(&self, event: EventId) -> Result<()> {
+        let _ = event;
+        Err(Error::driver("wait for an event", "this driver has one stream"))
+    }
+
+    /// The same device with another stream. Modules and functions that this value loaded can be launched on it, as long as this
+    /// value lives.
+    ///
+    /// # Errors
+    /// `Driver`, also where there is one stream only.
+    fn fork(&self) -> Result<Box<dyn Driver>> {
+        Err(Error::driver("make a stream", "this driver has one stream"))
+    }
 
     /// Destroys an event of [`Driver::record_event`]. Called from destructors, so an error is ignored.
     fn destroy_event(&self, event: EventId) {

@@ -3,6 +3,9 @@
 //! A training step requests the same sizes again and again, and `cuMemAlloc` synchronises with the device. Freed blocks are
 //! therefore kept for the next request of their size class. This needs no synchronisation, because all work of a `Gpu` is on
 //! one stream: the next user of a block runs after the previous one. For the same reason a graph can keep its addresses.
+//!
+//! Each stream of a device has a pool of its own, and a block returns to the pool of the stream that allocated it. If another
+//! stream used the block meanwhile, its own stream first waits for that use (`Gpu::lend`), so the rule still holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +36,10 @@ impl Pool {
         }
         self.used(block);
         Some(ptr)
+    }
+
+    pub fn is_capturing(&self) -> bool {
+        self.recorded.is_some()
     }
 
     pub fn start_capture(&mut self) {

@@ -2,6 +2,7 @@
 //! plain loops in f32 and f64), `cpu.rs`, `cuda.rs`, `grad.rs` (recording on the tape), `cases.rs` (the table of
 //! problems for tests and benches).
 
+mod addresses;
 mod divisor;
 mod lanes;
 mod launch;
@@ -69,6 +70,7 @@ pub fn kernels() -> Vec<crate::driver::Declared> {
     .concat()
 }
 
+pub use addresses::Workspace;
 pub use alignment::{channel_map, map_alignment};
 pub use arith::{add, div, mul, scale, sub};
 pub use batch_norm::batch_norm;

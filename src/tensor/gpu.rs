@@ -135,6 +135,28 @@ impl Tensor {
         }
     }
 
+    /// This tensor on another stream of its GPU ([`Gpu::fork`]), without a copy: `gpu` waits for the work that the tensor's own
+    /// stream was given so far. As between clones, a tensor that is written in place is copied first. When the result and its
+    /// clones are dropped, the tensor's own stream waits for the work that `gpu` was given until then, so do not drop the last
+    /// of them while a graph is recorded: its memory would be lost.
+    ///
+    /// # Errors
+    /// `Device` when this tensor is on no GPU, or on another one; `Driver`, also while a graph is being recorded.
+    pub fn share(&self, gpu: &Gpu) -> Result<Tensor> {
+        let Storage::Gpu(dtype, memory) = &self.storage else {
+            return Err(Error::device("share", "self", "a GPU", self.device()));
+        };
+        let own = memory.gpu();
+        if own == gpu {
+            return Ok(self.clone());
+        }
+        if !own.is_beside(gpu) {
+            return Err(Error::device("share", "gpu", "a stream of the tensor's GPU", gpu.name()));
+        }
+        gpu.join(own)?;
+        Ok(Tensor { shape: self.shape, storage: Storage::Gpu(*dtype, Arc::new(gpu.lent(memory))) })
+    }
+
     /// This tensor in main memory.
     ///
     /// # Errors
@@ -293,7 +315,7 @@ impl Tensor {
 
     fn is_sole(&self) -> bool {
         match &self.storage {
-            Storage::Gpu(_, memory) => Arc::strong_count(memory) == 1,
+            Storage::Gpu(_, memory) => Arc::strong_count(memory) == 1 && !memory.is_lent(),
             _ => true,
         }
     }

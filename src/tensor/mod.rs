@@ -89,7 +89,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("the CPU"),
-            Device::Cuda(gpu) => f.write_str(&gpu.name()),
+            Device::Cuda(gpu) => write!(f, "{gpu:?}"),
         }
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use cust::memory::CopyDestination;
 use cust::prelude::{DeviceBuffer, Stream, StreamFlags};
 use tubelet::driver::Gpu;
+use tubelet::ops::Workspace;
 use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, fprop, raw};
 use tubelet::shape::Window;
 use tubelet::tensor::{DType, Tensor};
@@ -29,17 +30,13 @@ fn main() -> Result<()> {
 
     // SAFETY: the stream outlives `gpu`; it belongs to the primary context, which cust and tubelet share.
     let gpu = unsafe { Gpu::on_stream(stream.as_inner().cast()) }?;
-    let space = raw::workspace(&gpu, &problem, Operator::Fprop, DType::F32)?;
-    let space = DeviceBuffer::<u8>::zeroed(space.max(1))?;
+    let bytes = raw::workspace(&gpu, &problem, Operator::Fprop, DType::F32)?;
+    let space = DeviceBuffer::<u8>::zeroed(bytes.max(1))?;
     // SAFETY: the buffers have the lengths of the problem, and are synchronised before they are dropped.
     unsafe {
-        let [x, w, y, space] = [
-            x.as_device_ptr().as_raw(),
-            w.as_device_ptr().as_raw(),
-            y.as_device_ptr().as_raw(),
-            space.as_device_ptr().as_raw(),
-        ];
-        raw::fprop(&gpu, &problem, DType::F32, x, w, y, space)?;
+        let [x, w, y] = [&x, &w, &y].map(|buffer| buffer.as_device_ptr().as_raw());
+        let workspace = Workspace { ptr: space.as_device_ptr().as_raw(), bytes };
+        raw::fprop(&gpu, &problem, DType::F32, x, w, y, workspace)?;
     }
     stream.synchronize()?;
 

@@ -23,8 +23,8 @@ pub(super) struct Cuda {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    /// Whether this value acquired context and stream, and has to release them; otherwise they are the caller's.
-    owned: bool,
+    /// What this value acquired, and has to release; the rest is the caller's.
+    owned: Owned,
     name: String,
     capability: (u32, u32),
     elapsed_time: probe::ElapsedTime,
@@ -36,6 +36,14 @@ pub(super) struct Cuda {
     staging: Mutex<Staging>,
     /// The thread that captures a graph.
     capturing: Mutex<Option<ThreadId>>,
+}
+
+/// What a [`Cuda`] acquired itself.
+#[derive(Clone, Copy, PartialEq)]
+enum Owned {
+    Nothing,
+    Stream,
+    StreamAndContext,
 }
 
 /// An owner that is only kept alive.
@@ -303,6 +311,18 @@ impl Driver for Cuda {
         recorded.map(|()| event)
     }
 
+    fn wait_event(&self, event: EventId) -> Result<()> {
+        // In a graph, the wait would take the other stream into it.
+        let _submitting = self.enter_outside_of_graphs("wait for another stream")?;
+        // SAFETY: the event is one of `record_event`, and the stream lives as long as `self`.
+        check("wait for an event", unsafe { sys::cuStreamWaitEvent(self.stream, event.0 as sys::CUevent, 0) })
+    }
+
+    fn fork(&self) -> Result<Box<dyn Driver>> {
+        let _submitting = self.enter_outside_of_graphs("make a stream")?;
+        Ok(Box::new(self.beside()?))
+    }
+
     fn destroy_event(&self, event: EventId) {
         if self.enter().is_ok() {
             // SAFETY: the event is one of `record_event`, whose only owner is done with it.
@@ -377,8 +397,10 @@ impl Drop for Cuda {
             for module in made.modules {
                 sys::cuModuleUnload(module);
             }
-            if self.owned {
+            if self.owned != Owned::Nothing {
                 sys::cuStreamDestroy_v2(self.stream);
+            }
+            if self.owned == Owned::StreamAndContext {
                 sys::cuDevicePrimaryCtxRelease_v2(self.device);
             }
         }

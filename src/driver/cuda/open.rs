@@ -1,7 +1,7 @@
 //! Opening a device: one of its own stream, or the stream of a caller.
 
 use super::super::Gpu;
-use super::{Cuda, Kept, check, probe};
+use super::{Cuda, Kept, Owned, check, probe};
 use crate::error::{Error, ErrorKind, Result};
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_void};
@@ -81,7 +81,7 @@ impl Cuda {
                 .and_then(|()| Self::new(found, device, context, stream, None));
             match made {
                 Ok(mut cuda) => {
-                    cuda.owned = true;
+                    cuda.owned = Owned::StreamAndContext;
                     Ok(cuda)
                 }
                 Err(error) => {
@@ -94,6 +94,27 @@ impl Cuda {
                 }
             }
         }
+    }
+
+    /// Another stream in the context of `self`, which must live longer: the context is current, and remains its.
+    pub(super) fn beside(&self) -> Result<Cuda> {
+        let mut stream = ptr::null_mut();
+        // SAFETY: the result goes to a local.
+        check("make a stream", unsafe { sys::cuStreamCreate(&mut stream, 1) })?;
+        Ok(Cuda {
+            device: self.device,
+            context: self.context,
+            stream,
+            owned: Owned::Stream,
+            name: self.name.clone(),
+            capability: self.capability,
+            elapsed_time: self.elapsed_time,
+            _kept: None,
+            made: Mutex::default(),
+            fills: self.fills,
+            staging: Mutex::default(),
+            capturing: Mutex::new(None),
+        })
     }
 
     /// # Safety
@@ -147,7 +168,7 @@ impl Cuda {
             device,
             context,
             stream,
-            owned: false,
+            owned: Owned::Nothing,
             name,
             capability,
             elapsed_time,

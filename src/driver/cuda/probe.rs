@@ -19,6 +19,7 @@ const NEEDED: &[&str] = &[
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
     "cuStreamGetCtx",
     "cuCtxGetDevice",
     "cuStreamBeginCapture_v2",

@@ -52,7 +52,7 @@ macro_rules! entries {
 }
 
 /// Mean, `1/√(var + eps)`, gamma, beta: the four inputs after x (and dy).
-type Numbers = (In, In, In, In);
+pub(super) type Numbers = (In, In, In, In);
 
 static SUMS: Kernel<(In, Out, Pod<Partition>)> = Kernel::new(&MODULE, entries!("sums"));
 
@@ -93,15 +93,16 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     ]
 }
 
-/// A pass over `x`: which entry, the grid, and the partition as the kernel takes it.
-struct Pass {
+/// A pass over `x`: which entry, the grid, and the partition as the kernel takes it. Its methods launch kernels on device
+/// addresses: no tensors, no allocation.
+pub(super) struct Pass {
     columns: Columns,
     which: usize,
     partition: Pod<Partition>,
 }
 
 impl Pass {
-    fn new(p: &Rows, dtype: DType) -> Pass {
+    pub fn new(p: &Rows, dtype: DType) -> Pass {
         let columns = Columns::new(p.parts, p.rows, p.c, dtype);
         let Columns { rows, c, span, chunks, tiles, shift, .. } = columns;
         let [rows, c, span, chunks, tiles] = [rows, c, span, chunks, tiles].map(|v| v as u32);
@@ -113,11 +114,124 @@ impl Pass {
         self.columns.spread()
     }
 
-    /// A buffer for `each` numbers per channel of each chunk.
-    fn parts(&self, gpu: &Gpu, each: usize) -> Result<Tensor> {
+    /// How many numbers there are if there are `each` per channel of each chunk.
+    pub fn parts(&self, each: usize) -> usize {
         let p = &self.columns;
-        vector(gpu, p.groups * p.chunks * each * p.c)
+        p.groups * p.chunks * each * p.c
     }
+
+    /// Rows per chunk.
+    pub fn span(&self) -> usize {
+        self.columns.span
+    }
+
+    /// For each chunk a shift near the mean, the sum of the deviations from it, and the sum of their squares: `[parts
+    /// chunks 3 c]`.
+    pub fn sums(&self, gpu: &Gpu, x: In, to: Out) -> Result<()> {
+        SUMS.launch(gpu, self.which, self.spread(), (x, to, self.partition))
+    }
+
+    /// `y`, with `residual` added and ReLU applied where requested.
+    pub fn apply(&self, gpu: &Gpu, x: In, n: Numbers, residual: Option<In>, relu: bool, y: Out) -> Result<()> {
+        let ((mean, inv_std, gamma, beta), relu) = (n, u32::from(relu));
+        let (which, spread, partition) = (self.which, self.spread(), self.partition);
+        match residual {
+            None => APPLY.launch(gpu, which, spread, (x, mean, inv_std, gamma, beta, y, partition, relu)),
+            Some(r) => ADD.launch(gpu, which, spread, (x, mean, inv_std, gamma, beta, r, y, partition, relu)),
+        }
+    }
+
+    /// The backward pass.
+    pub fn backward(&self, gpu: &Gpu, p: &Rows, b: &Backward) -> Result<()> {
+        let (which, spread, partition) = (self.which, self.spread(), self.partition);
+        let (mean, inv_std, gamma, beta) = b.numbers;
+        let (mut mask_x, mut chunks, mut normalised, mut dz) = (0, self.columns.chunks, 0, b.dy);
+        let sums = match b.first {
+            First::Taken { sums, tiles } => {
+                (chunks, normalised) = (tiles, 1);
+                sums
+            }
+            First::MaskedByResult { y, masked, sums } => {
+                dz = masked.written();
+                let args = (b.x, b.dy, y, mean, inv_std, gamma, beta, masked, sums, partition);
+                BACKWARD_SUMS_MASK_Y.launch(gpu, which, spread, args)?;
+                sums.written()
+            }
+            First::Sums { recomputes_mask, sums } => {
+                mask_x = usize::from(recomputes_mask);
+                let args = (b.x, b.dy, mean, inv_std, gamma, beta, sums, partition);
+                BACKWARD_SUMS[mask_x].launch(gpu, which, spread, args)?;
+                sums.written()
+            }
+        };
+        // Given statistics are constants: no gradient passes through them.
+        let share = if b.of_batch { 1.0 / p.rows as f32 } else { 0.0 };
+        let [count, c, chunks] = [p.parts, p.c, chunks].map(|v| v as u32);
+        let args = (sums, inv_std, gamma, b.slopes, b.dgamma, b.dbeta, count, c, chunks, normalised, share);
+        BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
+        let args = (b.x, dz, mean, inv_std, gamma, beta, b.slopes.written(), b.dx, partition);
+        BACKWARD_APPLY[mask_x].launch(gpu, which, spread, args)
+    }
+}
+
+/// What a backward pass reads and writes.
+pub(super) struct Backward {
+    pub x: In,
+    pub dy: In,
+    pub numbers: Numbers,
+    /// Whether the statistics are functions of `x`.
+    pub of_batch: bool,
+    pub first: First,
+    /// `[2 parts c]`, f32, for the kernels alone.
+    pub slopes: Out,
+    pub dx: Out,
+    pub dgamma: Out,
+    pub dbeta: Out,
+}
+
+/// How the two sums that a backward pass begins with are obtained, and ReLU's mask.
+pub(super) enum First {
+    /// dgrad has already masked `dy` and taken the sums, `[parts tiles 2 c]`.
+    Taken { sums: In, tiles: usize },
+    /// A pass takes them, `[parts chunks 2 c]`, and writes `dy` masked by the result `y`: the residual's gradient.
+    MaskedByResult { y: In, masked: Out, sums: Out },
+    /// A pass takes them; the mask, if there is one, is recomputed from `x`.
+    Sums { recomputes_mask: bool, sums: Out },
+}
+
+/// What statistics are formed from and where they go.
+pub(super) struct Merged {
+    /// Sums of chunks of `span` rows (the last of a part may be shorter), or of `tiles` tiles about `shift`.
+    pub sums: In,
+    pub span: usize,
+    pub shift: Option<In>,
+    pub tiles: usize,
+    /// Mean and `1/√(var + eps)` of each part and channel; mean and unbiased variance of the batch.
+    pub targets: [Out; 4],
+    pub eps: f32,
+    /// Running mean and variance, and the weight of the newest batch.
+    pub running: Option<([InOut; 2], f32)>,
+}
+
+impl Merged {
+    pub fn launch(&self, gpu: &Gpu, p: &Rows) -> Result<()> {
+        let (averages, momentum) = self.running.unwrap_or(([InOut(0, 0); 2], 0.0));
+        // Sums about the running mean share its memory. The kernel reads them there, before it updates them, so that
+        // nothing has to be copied.
+        let shift = self.shift.filter(|shift| shift.0 != averages[0].0).unwrap_or(In(0, 0));
+        let (span, tiles) = (self.span, self.shift.map_or(0, |_| self.tiles) as u32);
+        let [groups, rows, c, span, chunks] = [p.parts, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
+        let (keep, fresh) = (1.0 - momentum, momentum);
+        let how = Pod(Merging { groups, rows, c, span, chunks, tiles, eps: self.eps, keep, fresh });
+        let ([mean, inv_std, batch_mean, batch_var], [running_mean, running_var]) = (self.targets, averages);
+        let args = (self.sums, shift, mean, inv_std, batch_mean, batch_var, running_mean, running_var, how);
+        MERGE.launch(gpu, 0, merging(p.c), args)
+    }
+}
+
+/// `1/√(var + eps)` of `c` variances.
+pub(super) fn launch_inv_std(gpu: &Gpu, c: usize, var: In, to: Out, eps: f32) -> Result<()> {
+    INV_STD.launch(gpu, 0, Spread::cover(c, BLOCK), (var, to, c as u32, eps))
 }
 
 fn vector(gpu: &Gpu, len: usize) -> Result<Tensor> {
@@ -129,14 +243,12 @@ fn merging(c: usize) -> Spread {
     Spread::line(c.div_ceil(32) as u32, BLOCK)
 }
 
-/// Rows per chunk, and for each chunk a shift near the mean, the sum of the deviations from it, and the sum of their
-/// squares: `[parts chunks 3 c]`.
+/// Rows per chunk, and the sums of [`Pass::sums`].
 pub(super) fn chunk_sums(gpu: &Gpu, p: &Rows, x: &Tensor) -> Result<(usize, Tensor)> {
     let pass = Pass::new(p, x.dtype());
-    let mut parts = pass.parts(gpu, 3)?;
-    let target = parts.output();
-    SUMS.launch(gpu, pass.which, pass.spread(), (x.input(), target, pass.partition))?;
-    Ok((pass.columns.span, parts))
+    let mut parts = vector(gpu, pass.parts(3))?;
+    pass.sums(gpu, x.input(), parts.output())?;
+    Ok((pass.span(), parts))
 }
 
 /// The statistics, from sums of chunks of `span` rows (the last of a part may be shorter), as [`chunk_sums`] makes them,
@@ -145,29 +257,29 @@ pub(super) fn merge(
     gpu: &Gpu,
     p: &Rows,
     sums: &Tensor,
-    mut shift: Option<Tensor>,
+    shift: Option<Tensor>,
     span: usize,
     eps: f32,
     running: Option<Running>,
 ) -> Result<Statistics> {
     let (mut mean, mut inv_std) = (vector(gpu, p.parts * p.c)?, vector(gpu, p.parts * p.c)?);
     let mut batch = BatchStatistics { mean: vector(gpu, p.c)?, var: vector(gpu, p.c)? };
-    let targets = (mean.output(), inv_std.output(), batch.mean.output(), batch.var.output());
-    let tiles = shift.as_ref().map_or(0, |_| tiles(sums) as u32);
-    let (mut averages, mut momentum) = ([InOut(0, 0); 2], 0.0);
+    let targets = [mean.output(), inv_std.output(), batch.mean.output(), batch.var.output()];
+    let (from, tiles) = (sums.input(), tiles(sums));
+    let mut merged = Merged { sums: from, span, shift: None, tiles, targets, eps, running: None };
+    let mut shift = shift;
     if let Some(running) = running {
-        // Sums about the running mean share its memory. The kernel reads them there, before it updates them, so that
-        // nothing has to be copied.
-        shift = shift.filter(|shift| shift.address() != running.mean.address());
-        (averages, momentum) = ([running.mean.in_out()?, running.var.in_out()?], running.momentum);
+        // A shift in the running mean's memory must not count as a second user of it, or it would be copied.
+        let at = running.mean.address();
+        if shift.as_ref().is_some_and(|shift| shift.address() == at) {
+            merged.shift = shift.take().map(|shift| shift.input());
+        }
+        merged.running = Some(([running.mean.in_out()?, running.var.in_out()?], running.momentum));
     }
-    let [groups, rows, c, span, chunks] = [p.parts, p.rows, p.c, span, p.rows.div_ceil(span)].map(|v| v as u32);
-    let (keep, fresh) = (1.0 - momentum, momentum);
-    let how = Pod(Merging { groups, rows, c, span, chunks, tiles, eps, keep, fresh });
-    let shift = shift.as_ref().map_or(In(0, 0), Tensor::input);
-    let [running_mean, running_var] = averages;
-    let args = (sums.input(), shift, targets.0, targets.1, targets.2, targets.3, running_mean, running_var, how);
-    MERGE.launch(gpu, 0, merging(p.c), args)?;
+    if let Some(shift) = &shift {
+        merged.shift = Some(shift.input());
+    }
+    merged.launch(gpu, p)?;
     Ok(Statistics { rows: *p, mean, inv_std, batch })
 }
 
@@ -175,8 +287,7 @@ pub(super) fn merge(
 pub(super) fn inv_std(gpu: &Gpu, var: &Tensor, eps: f32) -> Result<Tensor> {
     let c = var.shape().len();
     let mut inv_std = vector(gpu, c)?;
-    let target = inv_std.output();
-    INV_STD.launch(gpu, 0, Spread::cover(c, BLOCK), (var.input(), target, c as u32, eps))?;
+    launch_inv_std(gpu, c, var.input(), inv_std.output(), eps)?;
     Ok(inv_std)
 }
 
@@ -193,24 +304,9 @@ pub(super) fn apply(
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<Tensor> {
-    let pass = Pass::new(rows, x.dtype());
-    let (mean, inv_std, gamma, beta) = numbers(norm);
     let mut y = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
-    let (target, relu, Pass { which, partition, .. }) = (y.output(), u32::from(relu), &pass);
-    match residual {
-        None => {
-            APPLY.launch(
-                gpu,
-                *which,
-                pass.spread(),
-                (x.input(), mean, inv_std, gamma, beta, target, *partition, relu),
-            )?;
-        }
-        Some(r) => {
-            let args = (x.input(), mean, inv_std, gamma, beta, r.input(), target, *partition, relu);
-            ADD.launch(gpu, *which, pass.spread(), args)?;
-        }
-    }
+    let (target, residual) = (y.output(), residual.map(Tensor::input));
+    Pass::new(rows, x.dtype()).apply(gpu, x.input(), numbers(norm), residual, relu, target)?;
     Ok(y)
 }
 
@@ -228,46 +324,36 @@ pub(super) fn backward(
     sums: Option<&Tensor>,
 ) -> Result<Gradients> {
     let pass = Pass::new(p, x.dtype());
-    let (which, spread, partition) = (pass.which, pass.spread(), pass.partition);
-    let (mean, inv_std, g, b) = numbers(norm);
-    // The mask: none, recomputed from `x`, or taken from the result. In the last case the masked gradient is also the
-    // residual's.
-    let (mask_x, dz, parts) = match (sums, relu) {
-        (Some(sums), _) => (0, None, sums.clone()),
-        (None, ReluMask::FromResult(y)) => {
-            let mut parts = pass.parts(gpu, 2)?;
-            let y = y.cast(x.dtype())?;
-            let mut dz = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
-            let (masked, target) = (dz.output(), parts.output());
-            let args = (x.input(), dy.input(), y.input(), mean, inv_std, g, b, masked, target, partition);
-            BACKWARD_SUMS_MASK_Y.launch(gpu, which, spread, args)?;
-            (0, Some(dz), parts)
-        }
-        (None, _) => {
-            let mut parts = pass.parts(gpu, 2)?;
-            let mask_x = usize::from(matches!(relu, ReluMask::FromInput));
-            let args = (x.input(), dy.input(), mean, inv_std, g, b, parts.output(), partition);
-            BACKWARD_SUMS[mask_x].launch(gpu, which, spread, args)?;
-            (mask_x, None, parts)
+    // The masked gradient is also the residual's, so it is kept; sums that a pass takes are not.
+    let (mut dz, mut result, mut parts) = (None, None, None);
+    let first = match (sums, relu) {
+        (Some(sums), _) => First::Taken { sums: sums.input(), tiles: tiles(sums) },
+        (None, relu) => {
+            let sums = parts.insert(vector(gpu, pass.parts(2))?).output();
+            match relu {
+                ReluMask::FromResult(y) => {
+                    let y = result.insert(y.cast(x.dtype())?).input();
+                    let masked = dz.insert(Tensor::on_gpu(gpu, x.dtype(), x.shape())?).output();
+                    First::MaskedByResult { y, masked, sums }
+                }
+                relu => First::Sums { recomputes_mask: matches!(relu, ReluMask::FromInput), sums },
+            }
         }
     };
-    let (chunks, normalised) = sums.map_or((pass.columns.chunks, 0), |sums| (tiles(sums), 1));
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
-    let targets = (slopes.output(), dgamma.output(), dbeta.output());
-    // Given statistics are constants: no gradient passes through them.
-    let share = if norm.of_batch() { 1.0 / p.rows as f32 } else { 0.0 };
-    let [count, c, chunks] = [p.parts, p.c, chunks].map(|v| v as u32);
-    let args = (parts.input(), inv_std, g, targets.0, targets.1, targets.2, count, c, chunks, normalised, share);
-    BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
-
     let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;
-    let (from, target) = (dz.as_ref().unwrap_or(dy).input(), dx.output());
-    BACKWARD_APPLY[mask_x].launch(
-        gpu,
-        which,
-        spread,
-        (x.input(), from, mean, inv_std, g, b, slopes.input(), target, partition),
-    )?;
+    let given = Backward {
+        x: x.input(),
+        dy: dy.input(),
+        numbers: numbers(norm),
+        of_batch: norm.of_batch(),
+        first,
+        slopes: slopes.output(),
+        dx: dx.output(),
+        dgamma: dgamma.output(),
+        dbeta: dbeta.output(),
+    };
+    pass.backward(gpu, p, &given)?;
     let dresidual = residual.then(|| dz.unwrap_or_else(|| dy.clone()));
     Ok(Gradients { dx, dgamma, dbeta, dresidual })
 }

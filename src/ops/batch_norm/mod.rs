@@ -21,6 +21,8 @@
 //! assert!(d.dx.load()?.iter().all(|dx| dx.abs() < 1e-5));
 //! # Ok::<(), tubelet::Error>(())
 //! ```
+//!
+//! [`raw`] works on device memory that you allocate.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
@@ -30,6 +32,7 @@ mod grad;
 pub(in crate::ops) mod lines;
 mod moments;
 mod norm;
+pub mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 mod rows;

@@ -88,19 +88,29 @@ fn factor(p: &Pool) -> f32 {
     1.0 / p.kernel.iter().product::<usize>() as f32
 }
 
+/// Refuses a kernel whose taps 16 bits cannot number.
+pub(super) fn check_taps(p: &Pool) -> Result<()> {
+    match p.kernel.iter().product::<usize>() {
+        taps if taps > 1 << 16 => Err(Error::param("max_pool", "kernel", taps, "a GPU takes at most 65536 taps")),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn max(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<(Tensor, Memory)> {
+    check_taps(p)?;
     let mut y = Tensor::on_gpu(gpu, x.dtype(), p.out_shape())?;
-    let taps = p.kernel.iter().product::<usize>();
-    if taps > 1 << 16 {
-        return Err(Error::param("max_pool", "kernel", taps, "a GPU takes at most 65536 taps"));
+    let taps = gpu.alloc(2 * p.out_shape().len())?;
+    launch_max(gpu, p, x.dtype(), x.input(), y.output(), Out(taps.ptr(), taps.bytes()))?;
+    Ok((y, taps))
+}
+
+/// The maxima `y` of `x`, and the tap of each.
+pub(super) fn launch_max(gpu: &Gpu, p: &Pool, dtype: DType, x: In, y: Out, taps: Out) -> Result<()> {
+    if p.out_shape().is_empty() {
+        return Ok(());
     }
-    let at = gpu.alloc(2 * p.out_shape().len())?;
-    if at.bytes() > 0 {
-        let (which, spread, n) = plan(p.out_shape(), x.dtype());
-        let (target, places) = (y.output(), Out(at.ptr(), at.bytes()));
-        MAX_FORWARD.launch(gpu, which, spread, (x.input(), target, places, extents(p, x.dtype()), n))?;
-    }
-    Ok((y, at))
+    let (which, spread, n) = plan(p.out_shape(), dtype);
+    MAX_FORWARD.launch(gpu, which, spread, (x, y, taps, extents(p, dtype), n))
 }
 
 /// The positions, on the host, computed from the tap indices that the kernels store.
@@ -121,17 +131,17 @@ pub(super) fn positions(p: &Pool, at: &Memory) -> Result<Vec<u32>> {
 
 pub(super) fn unpool(gpu: &Gpu, p: &Pool, dy: &Tensor, at: &Memory) -> Result<Tensor> {
     let mut dx = Tensor::on_gpu(gpu, dy.dtype(), p.in_shape())?;
-    if !p.in_shape().is_empty() {
-        let (which, spread, n) = plan(p.in_shape(), dy.dtype());
-        let target = dx.output();
-        MAX_BACKWARD.launch(
-            gpu,
-            which,
-            spread,
-            (dy.input(), In(at.ptr(), at.bytes()), target, extents(p, dy.dtype()), n),
-        )?;
-    }
+    launch_unpool(gpu, p, dy.dtype(), dy.input(), In(at.ptr(), at.bytes()), dx.output())?;
     Ok(dx)
+}
+
+/// The gradient `dx` of the maxima at `taps`.
+pub(super) fn launch_unpool(gpu: &Gpu, p: &Pool, dtype: DType, dy: In, taps: In, dx: Out) -> Result<()> {
+    if p.in_shape().is_empty() {
+        return Ok(());
+    }
+    let (which, spread, n) = plan(p.in_shape(), dtype);
+    MAX_BACKWARD.launch(gpu, which, spread, (dy, taps, dx, extents(p, dtype), n))
 }
 
 pub(super) fn gather(gpu: &Gpu, p: &Pool, x: &Tensor, at: &Memory) -> Result<Tensor> {
@@ -151,22 +161,32 @@ pub(super) fn gather(gpu: &Gpu, p: &Pool, x: &Tensor, at: &Memory) -> Result<Ten
 
 pub(super) fn avg(gpu: &Gpu, p: &Pool, x: &Tensor) -> Result<Tensor> {
     let mut y = Tensor::on_gpu(gpu, x.dtype(), p.out_shape())?;
-    if !p.out_shape().is_empty() {
-        let (which, spread, n) = plan(p.out_shape(), x.dtype());
-        let target = y.output();
-        AVG_FORWARD.launch(gpu, which, spread, (x.input(), target, extents(p, x.dtype()), factor(p), n))?;
-    }
+    launch_avg(gpu, p, x.dtype(), x.input(), y.output())?;
     Ok(y)
+}
+
+/// The means `y` of `x`.
+pub(super) fn launch_avg(gpu: &Gpu, p: &Pool, dtype: DType, x: In, y: Out) -> Result<()> {
+    if p.out_shape().is_empty() {
+        return Ok(());
+    }
+    let (which, spread, n) = plan(p.out_shape(), dtype);
+    AVG_FORWARD.launch(gpu, which, spread, (x, y, extents(p, dtype), factor(p), n))
 }
 
 pub(super) fn avg_back(gpu: &Gpu, p: &Pool, dy: &Tensor) -> Result<Tensor> {
     let mut dx = Tensor::on_gpu(gpu, dy.dtype(), p.in_shape())?;
-    if !p.in_shape().is_empty() {
-        let (which, spread, n) = plan(p.in_shape(), dy.dtype());
-        let target = dx.output();
-        AVG_BACKWARD.launch(gpu, which, spread, (dy.input(), target, extents(p, dy.dtype()), factor(p), n))?;
-    }
+    launch_avg_back(gpu, p, dy.dtype(), dy.input(), dx.output())?;
     Ok(dx)
+}
+
+/// The gradient `dx` of the means.
+pub(super) fn launch_avg_back(gpu: &Gpu, p: &Pool, dtype: DType, dy: In, dx: Out) -> Result<()> {
+    if p.in_shape().is_empty() {
+        return Ok(());
+    }
+    let (which, spread, n) = plan(p.in_shape(), dtype);
+    AVG_BACKWARD.launch(gpu, which, spread, (dy, dx, extents(p, dtype), factor(p), n))
 }
 
 /// The means over the middle axis of `[n places c]`.
@@ -179,12 +199,24 @@ pub(super) fn global(gpu: &Gpu, x: &Tensor, [n, places, c]: [usize; 3]) -> Resul
 
 pub(super) fn global_back(gpu: &Gpu, dy: &Tensor, x_shape: Shape, places: usize) -> Result<Tensor> {
     let mut dx = Tensor::on_gpu(gpu, dy.dtype(), x_shape)?;
-    if !x_shape.is_empty() {
-        let (which, spread, n) = plan(x_shape, dy.dtype());
-        let target = dx.output();
-        let c = x_shape.last();
-        let [groups, places] = [c / width(c, dy.dtype()), places].map(|v| Pod(Divisor::new(v)));
-        GLOBAL_BACKWARD.launch(gpu, which, spread, (dy.input(), target, groups, places, n))?;
-    }
+    launch_global_back(gpu, x_shape, places, dy.dtype(), dy.input(), dx.output())?;
     Ok(dx)
+}
+
+/// The gradient `dx` of the means over `places` places.
+pub(super) fn launch_global_back(
+    gpu: &Gpu,
+    x_shape: Shape,
+    places: usize,
+    dtype: DType,
+    dy: In,
+    dx: Out,
+) -> Result<()> {
+    if x_shape.is_empty() {
+        return Ok(());
+    }
+    let (which, spread, n) = plan(x_shape, dtype);
+    let c = x_shape.last();
+    let [groups, places] = [c / width(c, dtype), places].map(|v| Pod(Divisor::new(v)));
+    GLOBAL_BACKWARD.launch(gpu, which, spread, (dy, dx, groups, places, n))
 }

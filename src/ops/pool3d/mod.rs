@@ -15,12 +15,15 @@
 //! assert_eq!(pool3d::global_forward(&x)?.load()?[..], [1.5]);
 //! # Ok::<(), tubelet::Error>(())
 //! ```
+//!
+//! [`raw`] works on device memory that you allocate.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+pub mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 

@@ -120,30 +120,69 @@ pub(in crate::ops) fn middle(
     dtype: DType,
     factor: f32,
 ) -> Result<Tensor> {
-    let pass = |chunks: usize| {
-        let (to, factor) = if chunks == 1 { (dtype, factor) } else { (DType::F32, 1.0) };
-        Ok::<_, crate::error::Error>((Tensor::on_gpu(gpu, to, [outer, chunks, c])?, factor))
-    };
-    let which = |to: DType, single: bool| 4 * x.dtype().index() + 2 * to.index() + usize::from(single);
-    let (y, chunks) = if c == 1 {
-        let p = Rows::new(outer, rows, x.dtype());
-        let (mut y, factor) = pass(p.chunks)?;
-        let sizes = [p.outer, p.len, p.span, p.chunks].map(|v| v as u32);
-        let [outer, len, span, chunks] = sizes;
-        let target = y.output();
-        let which = which(y.dtype(), p.width == 1);
-        ROWS.launch(gpu, which, p.spread(), (x.input(), target, outer, len, span, chunks, p.shift, factor))?;
-        (y, p.chunks)
-    } else {
-        let p = Columns::new(outer, rows, c, x.dtype());
-        let (mut y, factor) = pass(p.chunks)?;
-        let [rows, c, span, chunks, tiles] = [p.rows, p.c, p.span, p.chunks, p.tiles].map(|v| v as u32);
-        let target = y.output();
-        let args = (x.input(), target, rows, c, span, chunks, tiles, p.shift, factor);
-        COLUMNS.launch(gpu, which(y.dtype(), p.single()), p.spread(), args)?;
-        (y, p.chunks)
-    };
-    if chunks == 1 { y.reshape([outer, c]) } else { middle(gpu, &y, [outer, chunks, c], dtype, factor) }
+    let sums = Middle { outer, rows, c, from: x.dtype(), to: dtype, factor };
+    let mut y = Tensor::on_gpu(gpu, dtype, [outer, c])?;
+    let space = gpu.alloc(sums.workspace())?;
+    sums.launch(gpu, x.input(), y.output(), space.ptr())?;
+    Ok(y)
+}
+
+/// Sums over the middle axis of `[outer rows c]`, no extent of which is 0.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops) struct Middle {
+    pub outer: usize,
+    pub rows: usize,
+    pub c: usize,
+    /// Data types of the elements and of the sums.
+    pub from: DType,
+    pub to: DType,
+    /// What the sums are multiplied by.
+    pub factor: f32,
+}
+
+impl Middle {
+    /// Parts of the rows that are summed separately.
+    fn chunks(&self) -> usize {
+        if self.c == 1 {
+            Rows::new(self.outer, self.rows, self.from).chunks
+        } else {
+            Columns::new(self.outer, self.rows, self.c, self.from).chunks
+        }
+    }
+
+    /// Bytes of the sums of parts, and the sums over these, where there are several parts.
+    fn parts(&self) -> Option<(usize, Middle)> {
+        let chunks = self.chunks();
+        let bytes = 4 * self.outer * chunks * self.c;
+        (chunks > 1).then_some((bytes.next_multiple_of(256), Middle { rows: chunks, from: DType::F32, ..*self }))
+    }
+
+    /// Bytes of working space.
+    pub fn workspace(&self) -> usize {
+        self.parts().map_or(0, |(bytes, rest)| bytes + rest.workspace())
+    }
+
+    /// Launches them: `y [outer c]` from `x`, with working space at `space`.
+    pub fn launch(&self, gpu: &Gpu, x: In, y: Out, space: u64) -> Result<()> {
+        let rest = self.parts();
+        let (target, to, factor) = match &rest {
+            None => (y, self.to, self.factor),
+            Some(_) => (Out(space, 4 * self.outer * self.chunks() * self.c), DType::F32, 1.0),
+        };
+        let which = |single: bool| 4 * self.from.index() + 2 * to.index() + usize::from(single);
+        if self.c == 1 {
+            let p = Rows::new(self.outer, self.rows, self.from);
+            let [outer, len, span, chunks] = [p.outer, p.len, p.span, p.chunks].map(|v| v as u32);
+            let args = (x, target, outer, len, span, chunks, p.shift, factor);
+            ROWS.launch(gpu, which(p.width == 1), p.spread(), args)?;
+        } else {
+            let p = Columns::new(self.outer, self.rows, self.c, self.from);
+            let [rows, c, span, chunks, tiles] = [p.rows, p.c, p.span, p.chunks, p.tiles].map(|v| v as u32);
+            let args = (x, target, rows, c, span, chunks, tiles, p.shift, factor);
+            COLUMNS.launch(gpu, which(p.single()), p.spread(), args)?;
+        }
+        rest.map_or(Ok(()), |(bytes, rest)| rest.launch(gpu, target.written(), y, space + bytes as u64))
+    }
 }
 
 pub(super) fn broadcast_to(gpu: &Gpu, a: &Tensor, shape: Shape) -> Result<Tensor> {

@@ -11,12 +11,15 @@
 //! assert_eq!(ops::mean(&t, &x)?.value().item()?, 3.5);
 //! # Ok::<(), tubelet::Error>(())
 //! ```
+//!
+//! [`raw`] sums device memory that you allocate: a bias's gradient.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod grad;
+pub mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 

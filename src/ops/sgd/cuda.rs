@@ -54,13 +54,16 @@ fn blocks(len: usize) -> usize {
 }
 
 pub(super) fn update(gpu: &Gpu, p: &Sgd, lr: f32, w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor) -> Result<()> {
-    let n = w.shape().len();
-    if n == 0 {
+    if w.shape().is_empty() {
         return Ok(());
     }
-    let constants = constants(p, lr, 1.0);
-    let (weights, velocities) = (w.in_out()?, velocity.in_out()?);
-    STEP.launch(gpu, 0, elements(n, DType::F32), (weights, grad.input(), velocities, constants, n as u32))
+    let (n, weights, velocities) = (w.shape().len(), w.in_out()?, velocity.in_out()?);
+    launch_one(gpu, p, lr, n, weights, grad.input(), velocities)
+}
+
+/// One step of `n` weights, at least one, on device addresses.
+pub(super) fn launch_one(gpu: &Gpu, p: &Sgd, lr: f32, n: usize, w: InOut, grad: In, velocity: InOut) -> Result<()> {
+    STEP.launch(gpu, 0, elements(n, DType::F32), (w, grad, velocity, constants(p, lr, 1.0), n as u32))
 }
 
 fn constants(p: &Sgd, lr: f32, keep: f32) -> Pod<Constants> {
@@ -78,38 +81,75 @@ pub(in crate::ops) fn all(
     keep: f32,
     steps: &mut [Update],
 ) -> Result<()> {
-    let [rate, guard] = [rate, guard].map(|t| t.map_or(In(0, 0), Tensor::input));
-    for steps in steps.chunks_mut(MOST) {
+    let steps = steps.iter_mut().filter(|s| !s.w.shape().is_empty()).map(Step::of).collect::<Result<Vec<_>>>()?;
+    launch_all(gpu, p, lr, [rate, guard].map(|t| t.map(Tensor::input)), keep, &steps)
+}
+
+/// One tensor of at least one element, and what is done with it, as device addresses.
+pub(super) struct Step {
+    pub len: usize,
+    pub w: InOut,
+    /// Gradient, velocity, and whether weight decay applies.
+    pub update: Option<(In, InOut, bool)>,
+    pub key: Option<InOut>,
+    pub half: Option<InOut>,
+    pub key_half: Option<InOut>,
+}
+
+impl Step {
+    fn of(step: &mut Update) -> Result<Step> {
+        let len = step.w.shape().len();
+        let (w, update) = match (&mut step.w, &mut step.update) {
+            (Weights::Trained(w), Some((grad, velocity, decays))) => {
+                (w.in_out()?, Some((grad.input(), velocity.in_out()?, *decays)))
+            }
+            (w, _) => {
+                let In(ptr, bytes) = w.input();
+                (InOut(ptr, bytes), None)
+            }
+        };
+        let written = |tensor: &mut Option<&mut Tensor>| tensor.as_deref_mut().map(Tensor::in_out).transpose();
+        let (key, half) = (written(&mut step.key)?, written(&mut step.half)?);
+        Ok(Step { len, w, update, key, half, key_half: written(&mut step.key_half)? })
+    }
+}
+
+/// [`all`] on device addresses.
+pub(super) fn launch_all(
+    gpu: &Gpu,
+    p: &Sgd,
+    lr: f32,
+    [rate, guard]: [Option<In>; 2],
+    keep: f32,
+    steps: &[Step],
+) -> Result<()> {
+    let [rate, guard] = [rate, guard].map(|t| t.unwrap_or(In(0, 0)));
+    for steps in steps.chunks(MOST) {
         let mut table: Table = bytemuck::Zeroable::zeroed();
         let mut reached = Vec::new();
-        let mut reach = |pointer: InOut, access: Access| {
-            reached.push(Region { ptr: pointer.0, bytes: pointer.1, access });
-            pointer.0
+        let mut reach = |InOut(ptr, bytes): InOut, access: Access| {
+            reached.push(Region { ptr, bytes, access });
+            ptr
         };
         let mut start = 0;
-        for step in steps.iter_mut().filter(|s| !s.w.shape().is_empty()) {
-            let (i, len) = (table.count as usize, step.w.shape().len());
-            if let (Some((grad, velocity, decays)), Weights::Trained(w)) = (&mut step.update, &mut step.w) {
-                let In(ptr, bytes) = grad.input();
+        for (i, step) in steps.iter().enumerate() {
+            if let Some((In(ptr, bytes), velocity, decays)) = step.update {
                 table.grad[i] = reach(InOut(ptr, bytes), Access::Read);
-                table.v[i] = reach(velocity.in_out()?, Access::ReadWrite);
-                table.decays[i / 32] |= u32::from(*decays) << (i % 32);
-                table.w[i] = reach(w.in_out()?, Access::ReadWrite);
-            } else {
-                let In(ptr, bytes) = step.w.input();
-                table.w[i] = reach(InOut(ptr, bytes), Access::Read);
+                table.v[i] = reach(velocity, Access::ReadWrite);
+                table.decays[i / 32] |= u32::from(decays) << (i % 32);
             }
-            for (slot, tensor, access) in [
-                (&mut table.half[i], &mut step.half, Access::Write),
-                (&mut table.key[i], &mut step.key, Access::ReadWrite),
-                (&mut table.key_half[i], &mut step.key_half, Access::Write),
+            table.w[i] = reach(step.w, if step.update.is_some() { Access::ReadWrite } else { Access::Read });
+            for (slot, copy, access) in [
+                (&mut table.half[i], step.half, Access::Write),
+                (&mut table.key[i], step.key, Access::ReadWrite),
+                (&mut table.key_half[i], step.key_half, Access::Write),
             ] {
-                if let Some(tensor) = tensor {
-                    *slot = reach(tensor.in_out()?, access);
+                if let Some(copy) = copy {
+                    *slot = reach(copy, access);
                 }
             }
-            (table.start[i], table.len[i]) = (start as u32, len as u32);
-            (table.count, start) = (table.count + 1, start + blocks(len));
+            (table.start[i], table.len[i]) = (start as u32, step.len as u32);
+            (table.count, start) = (table.count + 1, start + blocks(step.len));
         }
         if start > 0 {
             let spread = Spread::line(start as u32, BLOCK);

@@ -7,11 +7,14 @@
 //! w ← w - lr·v                       without
 //! ```
 //! Velocities start at zero, which makes the first step PyTorch's `v = g`. Weights, gradients and velocities are f32.
+//!
+//! [`raw`] works on device memory that you allocate.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+pub mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 

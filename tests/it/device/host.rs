@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use tubelet::driver::Gpu;
 use tubelet::error::ErrorKind;
+use tubelet::ops::Workspace;
 use tubelet::ops::arith;
-use tubelet::ops::conv3d::{Conv3d, Geometry, raw};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, raw};
 use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Device, Tensor};
 
@@ -110,6 +111,24 @@ fn a_driver_without_compiler_is_one_sentence() {
 #[test]
 fn an_old_device_is_one_sentence() {
     inside("an_old_device", &[("SIMCUDA_CAPABILITY", "7.5")]);
+}
+
+#[test]
+fn streams_of_one_device_wait_for_each_other() {
+    let ran = inside("streams_beside_each_other", &[]);
+    assert_eq!(ran.count("cuStreamCreate"), ran.count("cuStreamDestroy_v2"), "{}", ran.log);
+    assert_eq!(ran.count("cuEventCreate"), ran.count("cuEventDestroy_v2"), "{}", ran.log);
+    assert_eq!(ran.count("cuModuleLoadDataEx"), 1, "all streams share what one has loaded: {}", ran.log);
+}
+
+#[test]
+fn memory_of_another_stream_is_handed_out_after_its_use() {
+    inside("memory_across_streams", &[]);
+}
+
+#[test]
+fn streams_leave_each_other_the_memory_they_do_not_use() {
+    inside("little_memory_and_two_streams", &[("SIMCUDA_MEMORY", "1048576")]);
 }
 
 /// What a machine with a GPU runs first: tests of the device on device 0 of the driver.
@@ -233,9 +252,19 @@ mod inside {
         let (a, b) = (memory.ptr(), memory.ptr() + 8);
         for [x, w, y] in [[0, a, a], [a, b, a], [a, a, b]] {
             // SAFETY: nothing is launched, since an address is refused.
-            let refused = sentence(unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, 0) });
+            let refused = sentence(unsafe { raw::fprop(&gpu, &p, DType::BF16, x, w, y, Workspace::NONE) });
             assert!(refused.contains("multiple of 16"), "{refused}");
         }
+        // dw of so many pixels is added up from parts, which need working space.
+        let p = Conv3d::new("conv3d", [1, 8, 8, 8, 8].into(), [8, 1, 1, 1, 8].into(), &geometry).unwrap();
+        let bytes = raw::workspace(&gpu, &p, Operator::Wgrad, DType::F32).unwrap();
+        assert!(bytes > 0);
+        for workspace in [Workspace { ptr: a, bytes: bytes - 1 }, Workspace { ptr: b, bytes }] {
+            // SAFETY: nothing is launched, since the working space is refused.
+            let refused = sentence(unsafe { raw::wgrad(&gpu, &p, DType::F32, a, a, a, workspace) });
+            assert!(refused.contains("needs") || refused.contains("multiple of 256"), "{refused}");
+        }
+        crate::device::raw::refusals(&gpu, a);
     }
 
     #[test]
@@ -256,6 +285,98 @@ mod inside {
         assert!(sentence(y.copy_to_cudarc(&other, &mut back)).contains("the stream of the tensor's Gpu"));
         y.copy_to_cudarc(&stream, &mut back).unwrap();
         assert_eq!(stream.clone_dtoh(&back).unwrap(), [2.0, 4.0, 6.0]);
+    }
+
+    #[test]
+    #[ignore = "run by streams_of_one_device_wait_for_each_other"]
+    fn streams_beside_each_other() {
+        let (gpu, device) = gpu();
+        let x = Tensor::full([1000], 3.0).to(&device).unwrap();
+        let fork = gpu.fork().unwrap();
+        // Nothing is executed until somebody waits, and then in an order that events alone determine.
+        let there = x.share(&fork).unwrap();
+        let y = arith::scale_forward(&there, 2.0).unwrap();
+        let back = y.share(&gpu).unwrap();
+        let z = arith::forward(Arith::Add, &back, &x).unwrap();
+        assert_eq!((there.address(), z.load().unwrap()[999]), (x.address(), 9.0));
+
+        assert!(sentence(arith::forward(Arith::Add, &y, &x)).contains("(stream 0x"), "of two streams");
+        let other = Gpu::cuda(0).unwrap();
+        assert!(sentence(x.share(&other)).contains("a stream of the tensor's GPU"));
+        let event = other.record_event().unwrap();
+        assert!(sentence(gpu.wait(&event)).contains("of another GPU"));
+
+        // An event of the one and a wait of the other, and the time between events of both.
+        let start = gpu.record_event().unwrap();
+        let w = arith::scale_forward(&x, 7.0).unwrap();
+        let done = gpu.record_event().unwrap();
+        fork.wait(&done).unwrap();
+        assert_eq!(w.share(&fork).unwrap().load().unwrap()[0], 21.0);
+        assert!(fork.elapsed_ms(&start, &fork.record_event().unwrap()).unwrap() > 0.0);
+
+        // A graph has work of its own stream alone.
+        let mut recorded = None;
+        let graph = gpu.graph(|| {
+            assert!(sentence(x.share(&fork)).contains("part of a recorded graph"));
+            assert!(sentence(y.share(&gpu)).contains("a graph is being recorded"));
+            assert!(sentence(gpu.fork()).contains("a graph is being recorded"));
+            recorded = Some(gpu.record_event()?);
+            Ok(())
+        });
+        assert!(sentence(fork.wait(&recorded.unwrap())).contains("part of a recorded graph"));
+        drop(graph.unwrap());
+
+        // The fork of a fork is beside the first too, and a fork goes on without the first.
+        let third = fork.fork().unwrap();
+        assert!(third.is_beside(&gpu) && !third.is_beside(&other));
+        drop((gpu, device, x, back, z, w, start, done));
+        assert_eq!(arith::scale_forward(&y.share(&third).unwrap(), 0.5).unwrap().load().unwrap()[0], 3.0);
+    }
+
+    #[test]
+    #[ignore = "run by memory_of_another_stream_is_handed_out_after_its_use"]
+    fn memory_across_streams() {
+        let (gpu, device) = gpu();
+        let fork = gpu.fork().unwrap();
+        let x = Tensor::full([1000], 1.0).to(&device).unwrap();
+        let (at, there) = (x.address(), x.share(&fork).unwrap());
+        let y = arith::scale_forward(&there, 2.0).unwrap(); // not executed yet
+        drop((x, there));
+        let other = Tensor::full([1000], 9.0).to(&device).unwrap();
+        assert_eq!(other.address(), at, "the memory is handed out again");
+        gpu.synchronize().unwrap(); // writes there, after the other stream has read
+        assert_eq!(y.load().unwrap()[..], [2.0; 1000]);
+
+        // A tensor that another stream shares is written in a copy, by either of them.
+        let gradient = Tensor::full([1000], 1.0).to(&device).unwrap();
+        let velocity = || Tensor::full([1000], 0.0).to(&device).unwrap();
+        let step = tubelet::ops::sgd::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let update = |w: &mut Tensor, grad: &Tensor, velocity: &mut Tensor| {
+            tubelet::ops::sgd::update(&step, 1.0, w, grad, velocity, false).unwrap();
+        };
+        let mut w = other;
+        let mut theirs = w.share(&fork).unwrap();
+        update(&mut w, &gradient, &mut velocity());
+        assert_eq!((w.load().unwrap()[0], theirs.load().unwrap()[0]), (8.0, 9.0));
+        let (g, mut v) = (gradient.share(&fork).unwrap(), velocity().share(&fork).unwrap());
+        let ours = w.share(&fork).unwrap();
+        let shared = theirs.address();
+        update(&mut theirs, &g, &mut v);
+        assert_ne!(theirs.address(), shared, "written apart");
+        assert_eq!((theirs.load().unwrap()[0], ours.load().unwrap()[0], w.load().unwrap()[0]), (8.0, 8.0, 8.0));
+    }
+
+    #[test]
+    #[ignore = "run by streams_leave_each_other_the_memory_they_do_not_use"]
+    fn little_memory_and_two_streams() {
+        let (gpu, _) = gpu();
+        let fork = gpu.fork().unwrap();
+        drop(fork.alloc(800_000).unwrap());
+        assert!(fork.usage().held > 0 && gpu.usage().held == 0);
+        let memory = gpu.alloc(800_000).unwrap(); // there is no room for both
+        assert!(fork.usage().held == 0 && fork.alloc(800_000).is_err(), "{memory:?}");
+        drop(memory);
+        assert!(fork.alloc(800_000).is_ok() && gpu.usage().held == 0);
     }
 
     #[test]

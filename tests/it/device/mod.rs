@@ -22,6 +22,8 @@ pub mod no_gpu;
 pub mod offsets;
 pub mod peaks;
 pub mod ptx;
+pub mod raw;
+pub mod raw_conv3d;
 pub mod seeded_faults;
 pub mod tensors;
 pub mod tvl1;

@@ -106,7 +106,7 @@ impl Device {
     }
 
     pub fn event(&mut self, handle: usize) -> Result<&mut Event, i32> {
-        self.events.get_mut(&handle).ok_or(INVALID_HANDLE)
+        self.events.get_mut(&handle).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)
     }
 
     /// Memory, in the simulator if work is executed.

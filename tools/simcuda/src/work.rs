@@ -68,6 +68,8 @@ pub struct Event {
     pub pending: Option<usize>,
     /// The clock when it happened.
     pub at: u64,
+    /// Whether its handle is gone: it still happens, for streams that wait for it.
+    pub destroyed: bool,
 }
 
 impl Device {
@@ -96,7 +98,7 @@ impl Device {
 
     /// Does what precedes an event in its stream.
     pub fn reach(&mut self, event: usize) -> Answer {
-        while let Some(stream) = self.event(event)?.pending {
+        while let Some(stream) = self.events.get(&event).and_then(|event| event.pending) {
             let next = self.stream(stream)?.pending.pop_front().ok_or(INVALID_HANDLE)?;
             self.perform(next)?;
         }
@@ -129,13 +131,15 @@ impl Device {
             }
             Work::Record(event) => {
                 let now = self.clock;
-                // The event may have been destroyed since.
-                if let Ok(event) = self.event(event) {
+                if let Some(event) = self.events.get_mut(&event) {
                     (event.pending, event.at) = (None, now);
+                }
+                if self.events.get(&event).is_some_and(|event| event.destroyed) {
+                    self.events.remove(&event);
                 }
                 Ok(())
             }
-            Work::Wait(event) => return if self.event(event).is_ok() { self.reach(event) } else { Ok(()) },
+            Work::Wait(event) => return self.reach(event),
         };
         done.map_err(|fault| self.failed(&fault))
     }

@@ -362,7 +362,7 @@ pub(in crate::ops::conv3d) struct NormRelu {
 }
 
 /// For how many tiles of each group of samples a pass with statistics leaves sums, to be added up by whoever reads them.
-pub(super) fn sums_of(plan: &Plan) -> usize {
+pub(in crate::ops::conv3d) fn sums_of(plan: &Plan) -> usize {
     let [_, tiles] = plan.sums;
     merged_parts(tiles).unwrap_or(tiles)
 }

@@ -19,8 +19,7 @@ use crate::driver::{Gpu, Memory};
 use crate::error::Result;
 use crate::ops::batch_norm::Norm;
 use crate::tensor::{DType, Tensor};
-pub(super) use launch::{Forwards, Work};
-use launch::{NormRelu, sums_of};
+pub(super) use launch::{Forwards, NormRelu, Work, sums_of};
 use plan::Path;
 pub(super) use plan::{Generation, Plan};
 #[cfg(any(test, feature = "testing"))]

@@ -168,6 +168,5 @@ pub(in crate::ops) fn wgrad_of_kept(
 
 /// Whether a GPU computes these operands on its tensor cores.
 fn on_tensor_cores(p: &Conv3d, operands: [&Tensor; 2]) -> bool {
-    let any = [p.x_shape(), p.w_shape(), p.y_shape()].iter().all(|s| !s.is_empty());
-    any && p.geometry.groups == 1 && operands.iter().all(|t| t.dtype() == DType::BF16)
+    !p.is_empty() && p.geometry.groups == 1 && operands.iter().all(|t| t.dtype() == DType::BF16)
 }

@@ -118,7 +118,14 @@ unsafe extern "C" fn cuEventCreate(to: *mut usize, _flags: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuEventDestroy_v2(event: usize) -> c_int {
-    inside("cuEventDestroy_v2", |d| d.events.remove(&event).map(drop).ok_or(INVALID_HANDLE))
+    inside("cuEventDestroy_v2", |d| {
+        let happens = d.event(event)?;
+        happens.destroyed = true;
+        if happens.pending.is_none() {
+            d.events.remove(&event);
+        }
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -136,7 +143,10 @@ unsafe extern "C" fn cuEventQuery(event: usize) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuEventSynchronize(event: usize) -> c_int {
-    inside("cuEventSynchronize", |d| d.reach(event))
+    inside("cuEventSynchronize", |d| {
+        d.event(event)?;
+        d.reach(event)
+    })
 }
 
 #[unsafe(no_mangle)]
