@@ -243,6 +243,7 @@ impl Gpu {
 
     /// A tensor for TMA, as a kernel's argument.
     pub(crate) fn tensor_map(&self, map: &super::TensorMap) -> Result<super::Map> {
+        map.check()?;
         self.0.driver.tensor_map(map).map(super::Map)
     }
 
