@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// A GPU and one stream on it. Clones share both.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ struct Inner {
     driver: Box<dyn Driver>,
     pool: Mutex<Pool>,
     loaded: Mutex<Loaded>,
+    /// The answer of [`Gpu::once`].
+    answer: OnceLock<bool>,
 }
 
 #[derive(Default)]
@@ -100,7 +102,12 @@ pub struct Usage {
 impl Gpu {
     /// A GPU on a driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Gpu(Arc::new(Inner { driver: Box::new(driver), pool: Mutex::default(), loaded: Mutex::default() }))
+        Gpu(Arc::new(Inner {
+            driver: Box::new(driver),
+            pool: Mutex::default(),
+            loaded: Mutex::default(),
+            answer: OnceLock::new(),
+        }))
     }
 
     /// The device's name.
@@ -239,6 +246,15 @@ impl Gpu {
 
     pub(crate) fn driver(&self) -> &dyn Driver {
         &*self.0.driver
+    }
+
+    /// What `ask` found out about this device when it was called first: it launches kernels and waits for their results, which is
+    /// impossible while a graph is recorded. The answer is no until then.
+    pub(crate) fn once(&self, ask: impl FnOnce() -> bool) -> bool {
+        if self.0.answer.get().is_none() && self.pool().captures() {
+            return false;
+        }
+        *self.0.answer.get_or_init(ask)
     }
 
     /// A tensor for TMA, as a kernel's argument.

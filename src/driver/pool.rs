@@ -35,6 +35,11 @@ impl Pool {
         Some(ptr)
     }
 
+    /// Whether a graph is being recorded.
+    pub fn captures(&self) -> bool {
+        self.recorded.is_some()
+    }
+
     pub fn start_capture(&mut self) {
         self.recorded = Some(BTreeSet::new());
     }
