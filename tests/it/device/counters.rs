@@ -88,9 +88,12 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
     ]
 }
 
+/// Name, input, filters, kernel and stride.
+type Layer = (&'static str, [usize; 5], usize, [usize; 3], [usize; 3]);
+
 /// Small problems of which every tile of the kernels with TMA and wgmma is counted, in every pass: with halos and without, with
-/// strides, and over time. By name, input, filters, kernel and stride.
-const HOPPER: [(&str, [usize; 5], usize, [usize; 3], [usize; 3]); 5] = [
+/// strides, and over time.
+const HOPPER: [Layer; 5] = [
     ("small-s", [1, 2, 14, 14, 64], 64, [1, 3, 3], [1, 1, 1]),
     ("small-down", [1, 2, 12, 12, 64], 128, [1, 3, 3], [1, 2, 2]),
     ("small-t", [1, 4, 8, 10, 64], 64, [3, 1, 1], [1, 1, 1]),

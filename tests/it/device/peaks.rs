@@ -141,7 +141,7 @@ fn run_on_hopper(gpu: &Gpu, entry: &str, spread: Spread, inputs: &[Arg], words: 
 
 /// A number of the tile of `peaks_wgmma_sm90_bf16`: chunks of sixteen bytes of a row are permuted by the row's number.
 fn of_tile(row: usize, k: usize) -> f64 {
-    let word = row * 32 + (k / 8 ^ row % 8) * 4 + k % 8 / 2;
+    let word = row * 32 + ((k / 8) ^ (row % 8)) * 4 + k % 8 / 2;
     let mixed = (word as u32).wrapping_mul(2_654_435_761) & 0x007f_007f;
     let word = mixed | if word % 2 == 1 { 0x3f00_bf00 } else { 0xbf00_3f00 };
     f64::from(f32::from_bits(if k % 2 == 1 { word & 0xffff_0000 } else { word << 16 }))

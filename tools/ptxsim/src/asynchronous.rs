@@ -152,7 +152,7 @@ impl Descriptor {
         let swizzle = [Swizzle::None, Swizzle::B128, Swizzle::B64, Swizzle::B32][(bits >> 62) as usize];
         let start = field(0);
         let origin = if swizzled == Swizzled::ByOperand { start >> 7 } else { 0 };
-        Descriptor { start, leading: field(16), stride: field(32), base: (bits >> 49) + origin & 7, swizzle }
+        Descriptor { start, leading: field(16), stride: field(32), base: ((bits >> 49) + origin) & 7, swizzle }
     }
 
     /// Where the pattern of the swizzle puts an address, if its repetition begins at `base` times 128 bytes.
