@@ -3,8 +3,10 @@
 //!
 //!     cargo bench --bench gpu [FILTER]            Criterion, if there is a GPU
 //!     cargo bench --bench gpu -- --cases          the list of cases, for benches/peers/gpu.py
+//!     cargo bench --bench gpu -- --assumptions FILE   what the kernels for Hopper assume, into a record: PASS or FAIL
 //!     cargo bench --bench gpu -- --modules FILE   loads every module, into a record
 //!     cargo bench --bench gpu -- --peaks FILE     the device's peaks, into the same record
+//!     cargo bench --bench gpu -- --launches FILE SECONDS      every kernel of a step of MaCLR and of MCL
 //!     cargo bench --bench gpu -- --timed FILE TEXT SECONDS    cases with TEXT in their name, until the time is over
 //!     cargo bench --bench gpu -- --report DIR     the results that `run.sh` of a bundle wrote to DIR, as a table and a record
 //!
@@ -14,6 +16,10 @@
 mod cases;
 #[path = "scaling/home.rs"]
 mod home;
+#[path = "gpu/launches.rs"]
+mod launches;
+#[path = "gpu/methods.rs"]
+mod methods;
 #[path = "gpu/peaks.rs"]
 mod peaks;
 #[path = "gpu/record.rs"]
@@ -81,7 +87,9 @@ fn main() -> ExitCode {
 
 /// Every case.
 fn all() -> Vec<Case> {
-    let steps = [DType::BF16, DType::F32].map(step::maclr).into_iter().chain(step::networks());
+    let [maclr, mcl] = methods::METHODS;
+    let ours = [step::maclr(DType::BF16), maclr.graph(), mcl.eager(), mcl.graph(), step::maclr(DType::F32)];
+    let steps = ours.into_iter().chain(step::networks());
     cases::all(CLIPS).into_iter().chain([step::update()]).chain(steps).collect()
 }
 
@@ -165,7 +173,7 @@ fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Opt
 fn result(case: &Case, runs: &mut [f32], peaks: &Peaks) -> Option<Value> {
     runs.sort_by(f32::total_cmp);
     let ms = f64::from(*runs.get(runs.len() / 2)?);
-    let peak = if case.dtype == DType::BF16 { peaks.bf16 } else { peaks.f32 };
+    let peak = if case.dtype == DType::BF16 { peaks.products() } else { peaks.f32 };
     let (matrix, copy) = (case.flops as f64 / ms * 1e3 / peak, case.bytes as f64 / ms * 1e3 / peaks.copy);
     println!("    median {ms:.4} ms, {:.0} % of arithmetic, {:.0} % of a copy", 100.0 * matrix, 100.0 * copy);
     Some(json!({

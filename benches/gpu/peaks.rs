@@ -1,9 +1,10 @@
 //! The peaks of this GPU, measured with the kernels of `cuda/peaks.cu`: the denominators of every share.
 
 use serde_json::{Value, json};
-use tubelet::driver::{Access, Arg, FunctionId, Gpu, Launch, Region, Spread};
+use tubelet::driver::{Access, Arg, FunctionId, Gpu, Launch, Region, Spread, TensorMap, TensorWindow};
 use tubelet::error::Result;
 
+const HOPPER: &str = include_str!("../../ptx/peaks_sm90.sm_90a.ptx");
 const PTX: &str = include_str!("../../ptx/peaks.sm_80.ptx");
 
 /// Threads per block.
@@ -23,6 +24,17 @@ pub struct Peaks {
     pub bf16: f64,
     /// Launches a second of a block that does nothing, one after another in a stream: as fast as the slower of host and device.
     pub launches: f64,
+    /// Of a Hopper.
+    pub hopper: Option<Hopper>,
+}
+
+/// What only a Hopper has, per second.
+#[derive(Clone, Copy, Debug)]
+pub struct Hopper {
+    /// Operations of bf16 products of warpgroups (`wgmma`, 64x256x16, both operands in shared memory).
+    pub wgmma: f64,
+    /// Bytes that TMA loads from the second-level cache, by all multiprocessors the same ones.
+    pub tma: f64,
 }
 
 /// A kernel and its buffers.
@@ -49,7 +61,13 @@ impl Peaks {
             // Eight products of 16x8x16 per warp and iteration.
             bf16: arithmetic(gpu, &probe("peaks_mma_bf16", BLOCKS)?, 2 * 8 * 16 * 8 * 16 * u64::from(BLOCK / 32))?,
             launches: launches(gpu, &probe("peaks_fma_f32", 1)?)?,
+            hopper: (gpu.compute_capability() == (9, 0)).then(|| Hopper::measure(gpu)).transpose()?,
         })
+    }
+
+    /// Operations of bf16 products, by the faster of both instructions.
+    pub fn products(&self) -> f64 {
+        self.hopper.map_or(self.bf16, |hopper| hopper.wgmma.max(self.bf16))
     }
 
     /// For a record: terabytes and tera-operations per second, microseconds of a launch.
@@ -58,13 +76,17 @@ impl Peaks {
         json!({
             "copy_tb_per_s": tera(self.copy), "l2_tb_per_s": tera(self.cache), "bf16_tflops": tera(self.bf16),
             "f32_tflops": tera(self.f32), "launch_us": (1e8 / self.launches).round() / 100.0,
+            "wgmma_tflops": self.hopper.map(|hopper| tera(hopper.wgmma)),
+            "tma_tb_per_s": self.hopper.map(|hopper| tera(hopper.tma)),
         })
     }
 
     /// Those of a record, if it has all that shares are taken of.
     pub fn read(record: &Value) -> Option<Peaks> {
         let rate = |key: &str| record[key].as_f64().filter(|v| *v > 0.0);
+        let hopper = || Some(Hopper { wgmma: 1e12 * rate("wgmma_tflops")?, tma: 1e12 * rate("tma_tb_per_s")? });
         Some(Peaks {
+            hopper: hopper(),
             copy: 1e12 * rate("copy_tb_per_s")?,
             cache: 1e12 * rate("l2_tb_per_s")?,
             f32: 1e12 * rate("f32_tflops")?,
@@ -131,6 +153,50 @@ fn arithmetic(gpu: &Gpu, probe: &Probe, of_block_and_round: u64) -> Result<f64> 
     Ok(operations as f64 / probe.best(&args)?)
 }
 
+/// Threads and shared memory of a block, and its operations a round: two tiles of 64x256x64.
+const WGMMA: Spread = Spread { grid: [132 * 8, 1, 1], block: [256, 1, 1], shared: 50176 };
+const OF_ROUND: u64 = 2 * 2 * 64 * 256 * 64;
+/// A warp that copies 128 rows of 128 bytes at a time.
+const TMA: Spread = Spread { grid: [132, 1, 1], block: [32, 1, 1], shared: 132_096 };
+const ROWS: usize = 128;
+
+impl Hopper {
+    fn measure(gpu: &Gpu) -> Result<Hopper> {
+        // SAFETY: the addresses passed to it are those of memory allocated here.
+        let driver = unsafe { gpu.raw_driver() };
+        let module = driver.load(HOPPER)?;
+        let probe = |entry: &str, spread: Spread| -> Result<Probe> {
+            Ok(Probe { gpu, function: driver.function(module, entry, spread.shared)?, spread })
+        };
+        let written = |spread: Spread| {
+            let bytes = (4 * spread.grid[0] * spread.block[0]) as usize;
+            Ok::<_, tubelet::error::Error>((gpu.alloc(bytes)?, bytes))
+        };
+        let (sums, bytes) = written(WGMMA)?;
+        let rounds = 2000_u32;
+        let args =
+            [Arg::Pointer(Region { ptr: sums.ptr(), bytes, access: Access::Write }), Arg::Value(&rounds.to_ne_bytes())];
+        let operations = u64::from(WGMMA.grid[0]) * u64::from(rounds) * OF_ROUND;
+        let wgmma = operations as f64 / probe("peaks_wgmma_sm90_bf16", WGMMA)?.best(&args)?;
+
+        let from = gpu.alloc(CACHED)?;
+        driver.clear(from.ptr(), CACHED)?;
+        let (mixed, bytes) = written(TMA)?;
+        let (copies, rounds) = ((CACHED / ROWS / 128) as u32, 50_u32);
+        let extents = vec![64, (CACHED / 128) as u64];
+        let window = TensorWindow::Tiled(vec![64, ROWS as u32]);
+        let map = driver.tensor_map(&TensorMap { ptr: from.ptr(), extents, window })?;
+        let args = [
+            Arg::TensorMap(&map),
+            Arg::Pointer(Region { ptr: mixed.ptr(), bytes, access: Access::Write }),
+            Arg::Value(&copies.to_ne_bytes()),
+            Arg::Value(&rounds.to_ne_bytes()),
+        ];
+        let bytes = f64::from(TMA.grid[0]) * f64::from(rounds) * CACHED as f64;
+        Ok(Hopper { wgmma, tma: bytes / probe("peaks_tma_sm90_bf16", TMA)?.best(&args)? })
+    }
+}
+
 impl Probe<'_> {
     /// Seconds of the fastest of several launches.
     fn best(&self, args: &[Arg]) -> Result<f64> {
@@ -144,7 +210,7 @@ impl Probe<'_> {
         for _ in 0..10 {
             let start = self.gpu.record_event()?;
             for _ in 0..each {
-                // SAFETY: the arguments are those of the entry in cuda/peaks.cu, over memory of the lengths they name.
+                // SAFETY: the arguments are those of the entry in cuda/peaks.cu or peaks_sm90.cu, over memory of the lengths they name.
                 unsafe { self.gpu.raw_driver().launch(self.function, &launch)? };
             }
             let end = self.gpu.record_event()?;

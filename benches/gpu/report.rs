@@ -53,9 +53,11 @@ fn record(folder: &Path) -> Value {
         "date": read("date.txt").map(|s| s.trim().to_owned()),
         "how": "run.sh of `cargo xtask bundle`; medians of runs timed with events, cold L2; ratio = peer / ours, above 1 we are faster",
         "peers": {"pytorch": peer["torch"], "cudnn": peer["cudnn"], "matmul_8192_bf16_tflops": peer["matmul_8192_bf16_tflops"]},
+        "assumptions": ours["assumptions"],
         "peaks": ours["peaks"],
         "parts": tests,
         "modules_ms": ours["modules"],
+        "step_kernels": ours["step_kernels"],
         "instruction_classes": read("classes.txt").map(|text| class_lines(&text)),
         "training_run": parsed("training.json"),
         "geomean_ratio": geomeans(&our_rows),
@@ -111,6 +113,9 @@ fn geomeans(rows: &BTreeMap<String, Value>) -> Value {
 
 fn print_table(record: &Value) {
     println!("{}, peaks {}", record["machine"], record["peaks"]);
+    for (what, verdict) in record["assumptions"].as_object().into_iter().flatten() {
+        println!("{what}: {verdict}");
+    }
     for (part, outcome) in record["parts"].as_object().into_iter().flatten() {
         println!("{part}: {outcome}");
     }
@@ -132,6 +137,22 @@ fn print_table(record: &Value) {
             figure("share_of_copy", 100.0, 0)
         );
     }
+    for (step, kernels) in record["step_kernels"].as_object().into_iter().flatten() {
+        dearest(step, kernels);
+    }
     println!("geometric means, peer / ours: {}", record["geomean_ratio"]);
     println!("training run: {}", record["training_run"]);
+}
+
+/// The kernels in which a step spends most of its time.
+fn dearest(step: &str, kernels: &Value) {
+    const SHOWN: usize = 12;
+    let ms = |kernel: &Value| kernel["ms"].as_f64().unwrap_or(0.0);
+    let mut all: Vec<(&String, &Value)> = kernels.as_object().into_iter().flatten().collect();
+    all.sort_by(|a, b| ms(b.1).total_cmp(&ms(a.1)));
+    let total: f64 = all.iter().map(|(_, kernel)| ms(kernel)).sum();
+    println!("{step}: {} kernels, {total:.3} ms between events", all.len());
+    for (name, kernel) in all.into_iter().take(SHOWN) {
+        println!("  {name:<42} {:>5} {:>10.4} ms", kernel["launches"], ms(kernel));
+    }
 }

@@ -17,18 +17,26 @@ const LONG_ENOUGH: Duration = Duration::from_millis(60);
 
 /// What is measured.
 pub enum Part {
+    /// What the kernels for Hopper assume of hardware, and no document says.
+    Assumptions,
     /// How long each module takes to load, or why the driver refuses it.
     Modules,
     /// The peaks of the device.
     Peaks,
+    /// Every kernel of a step of each method.
+    Launches(Duration),
     /// Cases whose names contain the text, until the time is over.
     Cases(String, Duration),
 }
 
 impl Part {
-    /// Parses `--modules FILE`, `--peaks FILE` or `--timed FILE TEXT SECONDS`.
+    /// Parses `--assumptions FILE`, `--modules FILE`, `--peaks FILE`, `--launches FILE SECONDS` or `--timed FILE TEXT SECONDS`.
     pub fn parse(args: &[&str]) -> Option<(Part, PathBuf)> {
         match args {
+            ["--assumptions", file] => Some((Part::Assumptions, file.into())),
+            ["--launches", file, seconds] => {
+                Some((Part::Launches(Duration::from_secs(seconds.parse().ok()?)), file.into()))
+            }
             ["--modules", file] => Some((Part::Modules, file.into())),
             ["--peaks", file] => Some((Part::Peaks, file.into())),
             ["--timed", file, text, seconds] => {
@@ -42,6 +50,8 @@ impl Part {
     /// Measures it, and writes the record after each figure.
     pub fn run(&self, gpu: &Gpu, mut record: Record) -> Result<()> {
         match self {
+            Part::Assumptions => assumptions(gpu, &mut record),
+            Part::Launches(time) => super::launches::measure(gpu, &mut record, *time),
             Part::Modules => modules(gpu, &mut record),
             Part::Peaks => {
                 let peaks = super::Peaks::measure(gpu)?.json();
@@ -51,6 +61,27 @@ impl Part {
             Part::Cases(text, time) => cases(gpu, &mut record, text, *time),
         }
     }
+}
+
+/// Whether wgmma reads operands that begin at any row of a tile, as the kernels with halos take them.
+fn assumptions(gpu: &Gpu, record: &mut Record) -> Result<()> {
+    const NAME: &str = "wgmma operands begin at any row";
+    if gpu.compute_capability() != (9, 0) {
+        println!("{NAME}: not needed on this device");
+        return record.set("assumptions", json!({NAME: "not needed"}));
+    }
+    let answer = conv3d::operands_begin(gpu);
+    let passes = answer.as_ref().is_ok_and(conv3d::Begins::anywhere);
+    let detail = match &answer {
+        Ok(begins) => {
+            conv3d::FORMS.iter().zip(begins.wrong).map(|(form, wrong)| format!("{form}: {wrong:?}")).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    };
+    let verdict = if passes { "PASS" } else { "FAIL" };
+    println!("{NAME}: {verdict}; wrong numbers by row: {}", detail.join(", "));
+    record.set("assumptions", json!({NAME: verdict, "wrong numbers by row": detail}))?;
+    all_well("read operands of wgmma as the kernels with halos assume", usize::from(!passes), 1)
 }
 
 /// Loads every module: the milliseconds that each takes, or the driver's reason for refusing it.

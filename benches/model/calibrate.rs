@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 /// Peaks of a record, and what they are called in a calibration.
-const PEAKS: [(&str, &str); 5] = [
+const PEAKS: [(&str, &str); 6] = [
     ("copy_tb_per_s", "hbm_tb_per_s"),
     ("l2_tb_per_s", "l2_tb_per_s"),
     ("bf16_tflops", "mma_tflops"),
+    ("wgmma_tflops", "wgmma_tflops"),
     ("f32_tflops", "fma_tflops"),
     ("launch_us", "launch_us"),
 ];

@@ -89,7 +89,7 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         let of_dy = lines - (p.kernel[1] - 1) * p.dilation[1];
         (lines as f64 / of_dy as f64, pitch * of_dy, parts * units)
     });
-    let inside = if halo.is_some() { 1.0 } else { inside(pass, p, products) };
+    let inside = inside(pass, p, &everything);
     let mut all = Tiled {
         blocks: 0.0,
         k_blocks: 0.0,
@@ -123,30 +123,87 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         };
         let across = columns.div_ceil(n);
         let blocks = (down * across * splits) as f64;
-        let rows = of_taps.map_or(product.rows, |pixels| pixels * down);
-        let (rows, columns) = ((rows * across) as f64, (product.columns * down) as f64);
+        let (rows, columns) = ((product.rows * across) as f64, (product.columns * down) as f64);
         if let Some((of_x, positions, units)) = unit {
             let (all_units, tiles) = (p.n * p.out[0] * units, down * across);
             let splits = all_units.div_ceil(p.split.max(1));
             all.blocks += (tiles * splits) as f64;
-            all.k_blocks += (tiles * all_units * positions.div_ceil(k)) as f64;
-            let blocks = of_tile.next_multiple_of(64) as f64;
-            all.operands +=
-                (tiles * all_units * positions) as f64 * 2.0 * (m as f64 + blocks.min(channels as f64) * of_x);
-            all.stage = (k * 2) as f64 * (m as f64 + blocks * of_x);
+            // Units whose frame of x is outside are left out.
+            let pairs = frames_inside(pass, p);
+            let share = pairs as f64 / (p.out[0] * p.kernel[0]) as f64;
+            all.k_blocks += (tiles * all_units * positions.div_ceil(k)) as f64 * share;
+            let [pitch, lines, parts, units] = halo.unwrap_or_default();
+            let of_dy = positions / pitch.max(1);
+            let pad = p.pad.map(|pad| -(pad as i64));
+            let gradient = Copies { pitch, lines: of_dy, parts, tiles: units };
+            let dy = gradient.pixels(p.out, [0; 3], |unit| unit * of_dy) * across / p.kernel[0].max(1) * product.rows;
+            // Blocks of 64 channels; those of a tile of 144 reach into the next tile's.
+            let blocks = of_tile.next_multiple_of(64);
+            let of_tiles = (0..channels).step_by(of_tile).map(|c| blocks.min(channels - c)).sum::<usize>();
+            let x = Copies { lines, ..gradient }.pixels(p.input, pad, |unit| unit * of_dy) * down * of_tiles;
+            all.operands += (2 * p.n * pairs * (dy + x)) as f64;
+            all.stage = (k * 2) as f64 * (m as f64 + blocks as f64 * of_x);
+            continue;
+        }
+        if let Some([pitch, lines, parts, tiles]) = halo {
+            let (grid, lowest) = match pass {
+                Pass::Dgrad => (p.out, [0, 1, 2].map(|a| p.pad[a] as i64 - ((p.kernel[a] - 1) * p.dilation[a]) as i64)),
+                _ => (p.input, p.pad.map(|pad| -(pad as i64))),
+            };
+            // Taps whose frame is outside are left out, lines and filters.
+            let pairs = frames_inside(pass, p);
+            let share = pairs as f64 / (frames * p.kernel[0]) as f64;
+            let pixels = Copies { pitch, lines, parts, tiles }.pixels(grid, lowest, |tile| tile * m / pitch);
+            let of_filters = parts * tiles * p.kernel[1] * p.kernel[2] * product.columns;
+            all.blocks += blocks;
+            all.k_blocks += (down * across * depth) as f64 / k as f64 * share;
+            all.operands += (2 * p.n * pairs * channels * (across * pixels + of_filters)) as f64;
             continue;
         }
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
         // Parts of the depth are whole k-blocks; the last one may be shorter.
-        let k_blocks = if halo.is_some() { depth as f64 / k as f64 } else { depth.div_ceil(k) as f64 };
-        all.k_blocks += (down * across) as f64 * k_blocks;
+        all.k_blocks += (down * across * depth.div_ceil(k)) as f64;
         all.operands += (gathered + other) * product.depth as f64 * 2.0;
         all.again += again * gathered * product.depth as f64 * 2.0;
     }
     all.k_blocks /= all.blocks.max(1.0);
     Some(all)
+}
+
+/// How lines are copied with their halo: boxes of `lines` lines of `pitch` pixels, for each part of the lines and each tile
+/// of a frame.
+#[derive(Clone, Copy)]
+struct Copies {
+    pitch: usize,
+    lines: usize,
+    parts: usize,
+    tiles: usize,
+}
+
+impl Copies {
+    /// Pixels of a frame that are inside of `grid`, over all copies of the frame: the first line of a tile and the first pixel
+    /// of a part are moved by `lowest`.
+    fn pixels(&self, grid: [usize; 3], lowest: [i64; 3], line: impl Fn(usize) -> usize) -> usize {
+        let within = |from: i64, count: usize, extent: usize| {
+            let inside = |at: i64| at.clamp(0, extent as i64);
+            (inside(from + count as i64) - inside(from)) as usize
+        };
+        let down = (0..self.tiles).map(|tile| within(line(tile) as i64 + lowest[1], self.lines, grid[1]));
+        let along = (0..self.parts).map(|part| within((part * self.pitch) as i64 + lowest[2], self.pitch, grid[2]));
+        down.sum::<usize>() * along.sum::<usize>()
+    }
+}
+
+/// Pairs of a frame of the rows (of dy in wgrad) and a frame of the filter that meet inside of the gathered array.
+fn frames_inside(pass: Pass, p: &Launched) -> usize {
+    let (pad, taps) = (p.pad[0] as i64, 0..p.kernel[0]);
+    let far = |tap: usize| (tap * p.dilation[0]) as i64 - pad;
+    let (frames, extent) = if pass == Pass::Dgrad { (p.input[0], p.out[0]) } else { (p.out[0], p.input[0]) };
+    let at = |frame: usize, tap: usize| frame as i64 + if pass == Pass::Dgrad { -far(tap) } else { far(tap) };
+    let of = |frame: usize| taps.clone().filter(|tap| (0..extent as i64).contains(&at(frame, *tap))).count();
+    (0..frames).map(of).sum()
 }
 
 /// A number of an argument.

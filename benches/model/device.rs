@@ -102,6 +102,7 @@ impl Device {
                 "hbm_tb_per_s" => self.hbm = number()? * 1e12,
                 "l2_tb_per_s" => self.l2 = number()? * 1e12,
                 "mma_tflops" => self.mma = number()? * 1e12,
+                "wgmma_tflops" => self.wgmma = number()? * 1e12,
                 "fma_tflops" => self.fma = number()? * 1e12,
                 "launch_us" => {
                     // Launches one after another take as long as the slower of host and device.

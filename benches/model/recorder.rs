@@ -140,6 +140,11 @@ impl Driver for Recorder {
 
     unsafe fn launch(&self, function: FunctionId, launch: &Submitted) -> Result<()> {
         let kernel = locked(&self.state).functions[function.0 as usize].clone();
+        // Launched once for a device, in no step but the first: it finds out whether the device can have kernels with halos.
+        // The zeros of `download` say yes.
+        if kernel.name == "conv3d_rows_sm90_bf16" {
+            return Ok(());
+        }
         let mut recorded = Launch {
             name: kernel.name.clone(),
             kernel: Some(kernel),

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 /// A GPU and one stream on it. Clones share both; [`Gpu::fork`] makes another stream.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ pub(super) struct Inner {
 pub(super) struct Shared {
     loaded: Mutex<Loaded>,
     forks: Mutex<Vec<Weak<Inner>>>,
+    /// The answer of [`Gpu::once`].
+    answer: OnceLock<bool>,
 }
 
 #[derive(Default)]
@@ -233,8 +235,19 @@ impl Gpu {
         &*self.0.driver
     }
 
+    /// What `ask` found out about this device when it was called first: it launches kernels and waits for their results, which is
+    /// impossible while a graph is recorded. The answer is no until then.
+    pub(crate) fn once(&self, ask: impl FnOnce() -> bool) -> bool {
+        let answer = &self.root().0.shared.answer;
+        if answer.get().is_none() && self.pool().is_capturing() {
+            return false;
+        }
+        *answer.get_or_init(ask)
+    }
+
     /// A tensor for TMA, as a kernel's argument.
     pub(crate) fn tensor_map(&self, map: &super::TensorMap) -> Result<super::Map> {
+        map.check()?;
         self.0.driver.tensor_map(map).map(super::Map)
     }
 

@@ -38,7 +38,10 @@ pub use chosen::{dgrad_with, fprop_with, on_tile, tiles, wgrad_with};
 #[cfg(not(any(test, feature = "testing")))]
 use chosen::{dgrad_with, fprop_with, wgrad_with};
 #[cfg(any(test, feature = "testing"))]
-pub use cuda::Launched;
+pub use cuda::{
+    Launched,
+    rows::{Begins, FORMS, ask as operands_begin},
+};
 pub use grad::conv3d;
 pub(in crate::ops) use grad::{dgrad_recorded, recorded, wgrad_recorded};
 

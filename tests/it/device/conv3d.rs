@@ -23,7 +23,7 @@ fn reals(r: &mut ChaCha8Rng, shape: impl Into<Shape>, dtype: DType) -> Tensor {
 }
 
 /// The three passes on `device` against the definition; the results' bits.
-fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> Vec<Vec<u32>> {
+pub fn check(name: &str, p: &Conv3d, [xt, wt, dyt]: [DType; 3], device: &Device) -> Vec<Vec<u32>> {
     let r = &mut seeded(11);
     let (x, w, dy) = (reals(r, p.x_shape(), xt), reals(r, p.w_shape(), wt), reals(r, p.y_shape(), dyt));
     let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));

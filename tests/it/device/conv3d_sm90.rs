@@ -1,10 +1,12 @@
 //! The convolutions with TMA and wgmma against the definition, on the simulator's Hopper.
 
-use super::conv3d::{Kernels, chain_of_gradients, statistics_of, tiles_of};
+use super::conv3d::{Kernels, chain_of_gradients, check, statistics_of, tiles_of};
 use super::coverage::executed;
+use crate::support::sim::{Sim, on_hopper};
 use proptest::prelude::*;
-use tubelet::ops::conv3d::{Conv3d, Geometry, Operator};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, operands_begin, tiles};
 use tubelet::shape::Window;
+use tubelet::tensor::{DType, Device};
 
 /// Tiles of the portable kernels, which come first.
 const PORTABLE: usize = 4;
@@ -46,6 +48,28 @@ pub fn every_tile_of_hopper() {
 pub fn every_tile_of_hopper_on_a_small_problem() {
     let p = problem([1, 2, 5, 6, 72], 40, [1, 3, 3], Window::same([1, 3, 3])).unwrap();
     tiles_of("small", &p, Kernels::Hopper, PORTABLE);
+}
+
+/// The assumption of the kernels with halos, on hardware or in the simulator; and a device on which it does not hold.
+#[test]
+fn operands_begin_at_any_row_or_kernels_with_halos_are_left_out() {
+    let p = problem([1, 2, 12, 13, 72], 40, [1, 3, 3], Window::same([1, 3, 3])).unwrap();
+    let passes = [Operator::Fprop, Operator::Dgrad, Operator::Wgrad];
+    on_hopper(|device| {
+        let Device::Cuda(gpu) = device else { panic!("a GPU") };
+        assert_eq!(operands_begin(gpu).unwrap().wrong, [[0; 8]; 3]);
+        assert_eq!(passes.map(|pass| tiles(gpu, &p, pass).unwrap()), [13, 12, 9]);
+    });
+    let other = Sim::reading_by_operand();
+    let wrong = operands_begin(&other.gpu).unwrap().wrong;
+    for form in wrong {
+        assert!(form[0] == 0 && form[1..].iter().all(|wrong| *wrong > 0), "{wrong:?}");
+    }
+    assert_eq!(passes.map(|pass| tiles(&other.gpu, &p, pass).unwrap()), [PORTABLE + 4; 3]);
+    // What remains computes the right numbers.
+    check("without halos", &p, [DType::BF16; 3], &other.device());
+    let ran: Vec<String> = other.machine.totals().into_keys().collect();
+    assert!(!ran.iter().any(|name| name.contains("_halo_")), "{ran:?}");
 }
 
 /// More tiles than the grid has blocks, which each compute several then, with a ring of stages that goes on.

@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod model;
 
-use super::counters::{COMMITTED, cases};
+use super::counters::{COMMITTED, HopperTile, cases};
 use crate::support::close::assert_near;
 use model::cost::{self, Demand, Resource};
 use model::device::Device;
@@ -277,6 +277,33 @@ fn demands_are_what_the_simulator_counts() {
         }
     }
     assert!(compared >= 5, "{compared} launches");
+}
+
+/// The same of every tile with TMA and wgmma. Bytes are those of TMA's copies, without zeros, and of the stores.
+#[test]
+fn demands_on_a_hopper_are_what_the_simulator_counts() {
+    let mut compared = 0;
+    for tile in HopperTile::all() {
+        let (device, log) = recorder::device();
+        let operands = tile.operands(&device);
+        drop(log.take());
+        tile.run(&operands);
+        // dgrad has a launch for each residue class.
+        let launches: Vec<Launch> = log.take().into_iter().filter(|l| l.name.contains("_sm90_")).collect();
+        let Some(name) = launches.first().map(|launch| launch.name.clone()) else { continue };
+        let demands: Vec<Demand> = launches.iter().map(|launch| cost::demand(launch, &h100())).collect();
+        let line = COMMITTED.lines().find_map(|l| l.strip_prefix(&format!("{name},{},", tile.name)));
+        let line = line.unwrap_or_else(|| panic!("{name} in {} is not counted", tile.name));
+        let counted: Vec<f64> = line.split(',').map(|n| n.parse().unwrap()).collect();
+        let [_, tensor, _, _, bytes, ..] = counted[..] else { panic!("seven counters") };
+        let products: f64 = demands.iter().map(|d| d.blocks * d.wgmma / 4096.0).sum();
+        let requested: f64 = demands.iter().map(|d| d.requested).sum();
+        for (what, got, want) in [("products", products, tensor), ("bytes", requested, bytes)] {
+            assert_near(&format!("{name} in {}: {what}", tile.name), got, want, 1e-9);
+        }
+        compared += 1;
+    }
+    assert!(compared > 60, "{compared} compared");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
 
 use super::{
-    alignment, augment, conv3d, conv3d_sm90, infonce, infonce_sm90, instructions, layers, matmul, motion_map, tensors,
-    tvl1,
+    alignment, augment, conv3d, conv3d_sm90, infonce, infonce_sm90, instructions, layers, matmul, motion_map, peaks,
+    tensors, tvl1,
 };
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
@@ -60,6 +60,8 @@ const TESTS: &[fn()] = &[
     motion_map::frame_differences_meet_the_definition_on_a_gpu,
     motion_map::maps_of_flow_meet_the_definition_on_a_gpu,
     motion_map::unknown_flow_is_unknown_on_both_devices,
+    peaks::copies_by_tma_are_as_many_as_counted,
+    peaks::products_of_warpgroups_are_as_many_as_counted,
     pool3d::cases_meet_the_definition_on_a_device,
     batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
     tvl1::tvl1_on_a_gpu_meets_the_definition,

@@ -76,7 +76,7 @@ fn shared_memory_is_granted_on_every_device() {
 }
 
 /// Modules that tests and benches load by themselves.
-const NOT_OF_THE_LIBRARY: [&str; 2] = ["classes", "peaks"];
+const NOT_OF_THE_LIBRARY: [&str; 3] = ["classes", "peaks", "peaks_sm90"];
 
 /// Every committed module is declared by somebody.
 #[test]

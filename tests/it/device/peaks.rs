@@ -3,11 +3,12 @@
 
 use crate::support::close::{assert_within, gamma};
 use crate::support::sim::Sim;
-use ptxsim::Order;
-use tubelet::driver::{Access, Arg, Gpu, Launch, Region, Spread};
+use ptxsim::{Order, Sums};
+use tubelet::driver::{Access, Arg, Gpu, Launch, Region, Spread, TensorMap, TensorWindow};
 use tubelet::tensor::DType;
 
 const PTX: &str = include_str!("../../../ptx/peaks.sm_80.ptx");
+const HOPPER: &str = include_str!("../../../ptx/peaks_sm90.sm_90a.ptx");
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
@@ -115,4 +116,99 @@ fn products_are_as_many_as_counted() {
         .map(|(sum, magnitude)| (times * sum, gamma(16 * rounds as usize + 32, DType::F32) * times * magnitude))
         .unzip();
     assert_within("products", &y, &want, &off);
+}
+
+fn hopper(order: Order) -> Sim {
+    Sim::hopper(order, Sums::Nearest)
+}
+
+/// Runs an entry for Hopper; what it wrote.
+fn run_on_hopper(gpu: &Gpu, entry: &str, spread: Spread, inputs: &[Arg], words: usize) -> Vec<u32> {
+    // SAFETY: all addresses are those of memory allocated here or by the caller.
+    let driver = unsafe { gpu.raw_driver() };
+    let function = driver.function(driver.load(HOPPER).unwrap(), entry, spread.shared).unwrap();
+    let to = gpu.alloc(4 * words).unwrap();
+    let mut args = inputs.to_vec();
+    let at = usize::from(matches!(inputs[0], Arg::TensorMap(_)));
+    args.insert(at, Arg::Pointer(Region { ptr: to.ptr(), bytes: to.bytes(), access: Access::Write }));
+    let launch = Launch { spread, args: &args, reached: &[] };
+    // SAFETY: the arguments are those of the entry in cuda/peaks_sm90.cu, over memory of the lengths they name.
+    unsafe { driver.launch(function, &launch) }.unwrap();
+    let mut y = vec![0_u32; words];
+    driver.download(to.ptr(), bytemuck::cast_slice_mut(&mut y)).unwrap();
+    y
+}
+
+/// A number of the tile of `peaks_wgmma_sm90_bf16`: chunks of sixteen bytes of a row are permuted by the row's number.
+fn of_tile(row: usize, k: usize) -> f64 {
+    let word = row * 32 + ((k / 8) ^ (row % 8)) * 4 + k % 8 / 2;
+    let mixed = (word as u32).wrapping_mul(2_654_435_761) & 0x007f_007f;
+    let word = mixed | if word % 2 == 1 { 0x3f00_bf00 } else { 0xbf00_3f00 };
+    f64::from(f32::from_bits(if k % 2 == 1 { word & 0xffff_0000 } else { word << 16 }))
+}
+
+#[test]
+pub fn products_of_warpgroups_are_as_many_as_counted() {
+    let (rounds, blocks) = (3_u32, 2);
+    let spread = Spread::line(blocks, 256).with_shared(50176);
+    let words = 256 * blocks as usize;
+    let once = |order: Order| {
+        let sim = hopper(order);
+        let y = run_on_hopper(&sim.gpu, "peaks_wgmma_sm90_bf16", spread, &[Arg::Value(&rounds.to_ne_bytes())], words);
+        // 64x256x64 of each of four warpgroups and each round.
+        assert_eq!(sim.machine.totals()["peaks_wgmma_sm90_bf16"].wgmma_products, u64::from(rounds) * 4 * 64 * 256 * 64);
+        y
+    };
+    let y = once(Order::Forward);
+    assert_eq!(y, once(Order::Reverse));
+    let y: Vec<f32> = y.into_iter().map(f32::from_bits).collect();
+    // Of a thread: two rows and 64 pairs of columns.
+    let sum = |thread: usize| {
+        let (warp, lane) = (thread / 32 % 8, thread % 32);
+        let (mut sum, mut magnitude) = (0.0, 0.0);
+        for row in [warp * 16 + lane / 4, warp * 16 + lane / 4 + 8] {
+            for column in (0..32).flat_map(|j| [8 * j + lane % 4 * 2, 8 * j + lane % 4 * 2 + 1]) {
+                for k in 0..64 {
+                    let term = f64::from(rounds) * of_tile(row, k) * of_tile(128 + column, k);
+                    (sum, magnitude) = (sum + term, magnitude + term.abs());
+                }
+            }
+        }
+        (sum, gamma(64 * rounds as usize + 128, DType::F32) * magnitude)
+    };
+    let (want, off): (Vec<f64>, Vec<f64>) = (0..words).map(|thread| sum(thread % 256)).unzip();
+    assert_within("products", &y, &want, &off);
+}
+
+/// Every block copies everything once a round, from another place on; a word of each copy is mixed in.
+#[test]
+pub fn copies_by_tma_are_as_many_as_counted() {
+    const ROWS: u32 = 128;
+    let (copies, rounds, blocks) = (5_u32, 3_u32, 3);
+    let x: Vec<u32> = (0..copies * ROWS * 32).map(|i| i.wrapping_mul(2_654_435_761) ^ i).collect();
+    let once = |order: Order| {
+        let sim = hopper(order);
+        // SAFETY: the address is that of memory allocated here.
+        let driver = unsafe { sim.gpu.raw_driver() };
+        let from = sim.gpu.alloc(4 * x.len()).unwrap();
+        driver.upload(from.ptr(), bytemuck::cast_slice(&x)).unwrap();
+        let extents = vec![64, u64::from(copies * ROWS)];
+        let window = TensorWindow::Tiled(vec![64, ROWS]);
+        let map = driver.tensor_map(&TensorMap { ptr: from.ptr(), extents, window }).unwrap();
+        let numbers = [copies, rounds].map(u32::to_ne_bytes);
+        let inputs = [Arg::TensorMap(&map), Arg::Value(&numbers[0]), Arg::Value(&numbers[1])];
+        let spread = Spread::line(blocks, 32).with_shared(132_096);
+        let y = run_on_hopper(&sim.gpu, "peaks_tma_sm90_bf16", spread, &inputs, 32 * blocks as usize);
+        let loaded = sim.machine.totals()["peaks_tma_sm90_bf16"].bulk_bytes_loaded;
+        assert_eq!(loaded, u64::from(blocks * rounds * copies * ROWS) * 128);
+        y
+    };
+    let y = once(Order::Forward);
+    assert_eq!(y, once(Order::Reverse));
+    // Rounds are odd in number: each word once.
+    for block in y.chunks(32) {
+        for (lane, mixed) in block.iter().enumerate() {
+            assert_eq!(*mixed, (0..copies).fold(0, |all, copy| all ^ x[(copy * ROWS * 32) as usize + lane]));
+        }
+    }
 }

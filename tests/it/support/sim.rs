@@ -2,7 +2,7 @@
 //!
 //! A fault of a kernel is an error of its launch, so a test that unwraps has proven that there is none.
 
-use ptxsim::{Config, Machine, Order, Sums};
+use ptxsim::{Config, Machine, Order, Sums, Swizzled};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
@@ -46,6 +46,13 @@ impl Sim {
     /// A Hopper, with TMA and wgmma, whose warps and blocks run in this order and whose tensor cores add so.
     pub fn hopper(order: Order, sums: Sums) -> Sim {
         Self::configured(Config { order, sums, capability: (9, 0), ..Config::default() }, usize::MAX)
+    }
+
+    /// A Hopper whose wgmma reads operands in another way than the kernels with halos assume: the pattern of the swizzle begins
+    /// where the operand does.
+    pub fn reading_by_operand() -> Sim {
+        let config = Config { capability: (9, 0), swizzled: Swizzled::ByOperand, ..Config::default() };
+        Self::configured(config, usize::MAX)
     }
 
     fn configured(config: Config, bytes: usize) -> Sim {

@@ -1,6 +1,7 @@
 //! Decoded instructions of sm_90: mbarriers, bulk copies, `wgmma`, and what belongs to them.
 
 use crate::ins::Slot;
+use crate::machine::Swizzled;
 use crate::tensor_map::Swizzle;
 
 /// An address: a register and an offset.
@@ -146,10 +147,12 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
-    pub fn new(bits: u64) -> Descriptor {
+    pub fn new(bits: u64, swizzled: Swizzled) -> Descriptor {
         let field = |at: u32| (bits >> at & 0x3fff) << 4;
         let swizzle = [Swizzle::None, Swizzle::B128, Swizzle::B64, Swizzle::B32][(bits >> 62) as usize];
-        Descriptor { start: field(0), leading: field(16), stride: field(32), base: bits >> 49 & 7, swizzle }
+        let start = field(0);
+        let origin = if swizzled == Swizzled::ByOperand { start >> 7 } else { 0 };
+        Descriptor { start, leading: field(16), stride: field(32), base: ((bits >> 49) + origin) & 7, swizzle }
     }
 
     /// Where the pattern of the swizzle puts an address, if its repetition begins at `base` times 128 bytes.

@@ -71,7 +71,7 @@ mod types;
 
 pub use counters::{CLASSES, Class, Counters};
 pub use fault::{Fault, ParseError, Site};
-pub use machine::{Access, Config, Launch, Machine, Order, Param, Region, Sums};
+pub use machine::{Access, Config, Launch, Machine, Order, Param, Region, Sums, Swizzled};
 pub use module::{Entry, Module, ParamType};
 pub use tensor_map::{Element, Fill, Swizzle, TensorMap, Window};
 pub use types::{Space, Type};

@@ -35,6 +35,16 @@ pub enum Sums {
     Truncated,
 }
 
+/// Where the swizzle of an operand of `wgmma` in shared memory has its origin. PTX does not say it of operands that begin within
+/// a pattern (of 1024 bytes for the 128-byte swizzle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swizzled {
+    /// A chunk is placed by its address, as the copy that wrote it has placed it.
+    ByAddress,
+    /// The pattern begins with the row at which the operand begins.
+    ByOperand,
+}
+
 /// How a machine runs launches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -48,6 +58,8 @@ pub struct Config {
     pub races: bool,
     /// How `mma.sync` adds.
     pub sums: Sums,
+    /// How `wgmma` reads operands from shared memory.
+    pub swizzled: Swizzled,
     /// Compute capability, 8.0 or newer: how much shared memory a block may be granted.
     pub capability: (u32, u32),
     /// Registers of a thread by entry, as an assembler reports them; a launch of another entry is not checked for them.
@@ -65,6 +77,7 @@ impl Default for Config {
             max_instructions: 1 << 34,
             races: true,
             sums: Sums::Nearest,
+            swizzled: Swizzled::ByAddress,
             capability: (8, 0),
             registers: Arc::default(),
             last_blocks: None,
@@ -334,6 +347,7 @@ impl Machine {
             races,
             order,
             sums: self.config.sums,
+            swizzled: self.config.swizzled,
             cluster,
             registers: device::registers_per_thread(&self.config, e, l),
             first: blocks.saturating_sub(self.config.last_blocks.unwrap_or(blocks)),

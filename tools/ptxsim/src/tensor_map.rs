@@ -211,6 +211,9 @@ impl TensorMap {
                     let ok = corner.iter().all(|c| (-most..most).contains(c));
                     ensure(ok, format!("the {name} corner {corner:?} is not between {} and {}", -most, most - 1))?;
                 }
+                let boxes = self.extents[1..].iter().zip(lower).zip(upper);
+                let empty = |((e, l), u): ((&u64, &i32), &i32)| *e as i64 + i64::from(*u) - i64::from(*l) < 1;
+                ensure(!boxes.into_iter().any(empty), format!("the box from {lower:?} to {upper:?} is empty"))?;
                 ensure((1..=256).contains(channels), format!("{channels} channels per pixel, not 1 to 256"))?;
                 ensure((1..=1024).contains(pixels), format!("{pixels} pixels per column, not 1 to 1024"))?;
             }

@@ -71,6 +71,7 @@ fn limits_of_maps() {
     };
     column(&|l, _, _, _| l[0] = -17, "lower corner");
     column(&|_, u, _, _| u[2] = 16, "upper corner");
+    column(&|_, u, _, _| u[1] = -8, "is empty");
     column(&|l, _, _, _| l.truncate(2), "lower corner has 2");
     column(&|_, _, c, _| *c = 257, "257 channels");
     column(&|_, _, c, _| *c = 4, "multiple of 16");

@@ -123,6 +123,7 @@ struct Product {
     negative: [i32; 2],
     add: bool,
     sums: Sums,
+    swizzled: Swizzled,
 }
 
 fn matrix(seed: u64, rows: usize, bf16: bool) -> Matrix {
@@ -156,7 +157,17 @@ fn value(v: u16, bf16: bool) -> f64 {
 impl Product {
     fn new(n: usize, layouts: [Layout; 2]) -> Product {
         let (a, b) = (matrix(1, 64, true), matrix(2, n, true));
-        Product { n, bf16: true, a, b, layouts, negative: [1, 1], add: true, sums: Sums::Nearest }
+        Product {
+            n,
+            bf16: true,
+            a,
+            b,
+            layouts,
+            negative: [1, 1],
+            add: true,
+            sums: Sums::Nearest,
+            swizzled: Swizzled::ByAddress,
+        }
     }
 
     fn want(&self) -> Vec<Vec<f32>> {
@@ -169,7 +180,8 @@ impl Product {
     }
 
     fn launch(&self, text: &str, images: [&[u8]; 2]) -> Result<Vec<Vec<f32>>, Fault> {
-        let config = Config { capability: (9, 0), sums: self.sums, ..Config::default() };
+        let (sums, swizzled) = (self.sums, self.swizzled);
+        let config = Config { capability: (9, 0), sums, swizzled, ..Config::default() };
         let machine = Machine::new(config);
         let module = machine.load(text).unwrap_or_else(|e| panic!("{e}"));
         let d = Device { machine, module };
@@ -267,6 +279,20 @@ fn every_layout_of_both_factors() {
     for a in layouts(64) {
         let p = Product::new(32, [a, dense]);
         assert_eq!(p.shared(), p.want(), "A {a:?}");
+    }
+}
+
+/// What hardware may do with an operand that begins within a pattern: the rows of one that TMA wrote are then in disorder.
+#[test]
+fn a_swizzle_by_operand_is_another_one_within_a_pattern() {
+    for transposed in [false, true] {
+        let whole = Layout { swizzle: Swizzle::B128, transposed, leading: 1024, stride: 1024, start: 0, base: 0 };
+        for start in [0, 1024, 128, 7 * 128] {
+            let mut p = Product::new(64, [Layout { start, ..whole }, Layout { transposed: false, ..whole }]);
+            assert_eq!(p.shared(), p.want(), "row {}", start / 128);
+            p.swizzled = Swizzled::ByOperand;
+            assert_eq!(p.shared() == p.want(), start % 1024 == 0, "row {}", start / 128);
+        }
     }
 }
 

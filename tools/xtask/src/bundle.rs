@@ -173,7 +173,7 @@ mod tests {
 
     /// `gpu` as a script: its report counts the figures in the record.
     const GPU: &str = "case $1 in --report) wc -l < $2/ours.json; date > $2/record.json;; \
-                       --modules|--peaks|--timed) echo $1 >> $2;; esac";
+                       --assumptions|--modules|--peaks|--launches|--timed) echo $1 >> $2;; esac";
 
     #[test]
     fn without_a_gpu_it_says_so_and_ends_with_3() {
@@ -194,12 +194,13 @@ mod tests {
         let (code, said) = run(&folder, &[]);
         assert_eq!((code, said.matches("NOT PASSED").count()), (Some(1), 2), "{said}");
         assert!(said.contains("== tests.device_conv3d: at most 81 s\n   NOT PASSED (1;"), "{said}");
-        // Modules, peaks, layers, steps, cases, each once.
-        assert_eq!(fs::read_to_string(folder.join("results/ours.json")).unwrap().lines().count(), 5, "{said}");
-        assert_eq!(said.lines().last(), Some("5"), "the table comes last: {said}");
+        // Assumptions, modules, peaks, layers, steps, kernels, cases, each once.
+        let ours = fs::read_to_string(folder.join("results/ours.json")).unwrap();
+        assert_eq!((ours.lines().count(), ours.lines().next()), (7, Some("--assumptions")), "{said}");
+        assert_eq!(said.lines().last(), Some("7"), "the table comes last: {said}");
         fs::write(folder.join("mended"), "").unwrap();
         let (code, said) = run(&folder, &["--budget", "600"]);
-        assert_eq!((code, said.matches("passed before").count()), (Some(0), 8), "{said}");
+        assert_eq!((code, said.matches("passed before").count()), (Some(0), 10), "{said}");
         assert_eq!(
             fs::read_to_string(folder.join("calls")).unwrap().lines().count(),
             5,

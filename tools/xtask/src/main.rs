@@ -13,7 +13,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   ptx [FAMILY..]    compiles cuda/ into ptx/, with the pinned compiler
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
-                    no spill, no stack frame, no advice. Without the tools it says so and compares hashes alone
+                    no spill, no stack frame, no advice; kernels for Hopper have HGMMA and UTMALDG. Without the tools it says so and compares hashes alone
   kernels [FAMILY..]
                     prints registers, occupancy, instructions and counters of every kernel, in Markdown
   ablation DIR [GESTURES]

@@ -98,6 +98,8 @@ part() {
 read -ra modules <modules
 record=$out/ours.json
 
+# On a Hopper: does wgmma read operands as the kernels with halos assume? The library asks, too, and does without them if not.
+part assumptions 5 bin/gpu --assumptions "$record"
 # Does the driver take every module, and how long does it take?
 part modules 15 bin/gpu --modules "$record"
 # Each class of instruction on hardware and in the simulator.
@@ -114,6 +116,8 @@ done
 part peaks 5 bin/gpu --peaks "$record"
 part layers 20 bin/gpu --timed "$record" /tile @
 part steps 15 bin/gpu --timed "$record" step/ @
+# Every kernel of a step by itself.
+part kernels 5 bin/gpu --launches "$record" @
 # The same steps in PyTorch, compiled.
 if python3 -c 'import torch; assert torch.cuda.is_available()' >/dev/null 2>&1; then
     bin/gpu --cases >"$out/cases.json"

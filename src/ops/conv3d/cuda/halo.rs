@@ -89,7 +89,7 @@ impl Halo {
         let window = &p.geometry.window;
         // Columns are lines of the filter, their taps, and channels.
         let channels = match (p.kernel, n) {
-            ([_, 3, 3], 576) | ([_, 3, 1], 192) => 64,
+            ([_, 3, 3], 576) | ([_, 3, 1], 192) => 64_usize,
             ([_, 3, 1], 432) => 144,
             _ => return None,
         };

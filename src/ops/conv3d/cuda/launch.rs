@@ -4,6 +4,7 @@ use super::super::{Conv3d, Operator};
 use super::halo::Halo;
 use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::Conv;
+use super::rows;
 use super::windows;
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Map, Module, Out, Pod, Spread};
 use crate::error::Result;
@@ -142,6 +143,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         FPROP_HALO.declared(),
         DGRAD_HALO.declared(),
         WGRAD_HALO.declared(),
+        rows::declared(),
         FPROP_STEM.declared(),
         WGRAD_STEM.declared(),
         PAD.declared(),

@@ -9,6 +9,7 @@ mod launch;
 pub mod plan;
 mod problem;
 pub mod reuse;
+pub mod rows;
 mod tiles;
 mod windows;
 

@@ -4,6 +4,7 @@ use super::super::{Conv3d, Operator};
 use super::halo::{self, Halo};
 use super::problem::Conv;
 use super::reuse::Gather;
+use super::rows;
 pub use super::tiles::Path;
 use super::tiles::{PROCESSORS, Product, Split, Tile, tiles};
 use super::windows;
@@ -16,15 +17,22 @@ use crate::tensor::DType;
 pub enum Generation {
     /// `mma.sync`: compute capability 8.0 and newer.
     Ampere,
-    /// TMA and wgmma beside it: compute capability 9.0.
+    /// TMA and wgmma beside it, with operands that begin where a pattern of the swizzle does: compute capability 9.0.
+    HopperWithoutHalos,
+    /// The same, with operands that begin at any row.
     Hopper,
 }
 
 impl Generation {
-    /// That of a device.
+    /// That of a device. A Hopper is asked once whether the kernels with halos compute the right numbers there, which waits for
+    /// the answer.
     #[must_use]
     pub fn of(gpu: &Gpu) -> Generation {
-        if gpu.compute_capability() == (9, 0) { Generation::Hopper } else { Generation::Ampere }
+        if gpu.compute_capability() != (9, 0) {
+            return Generation::Ampere;
+        }
+        let right = gpu.once(|| rows::ask(gpu).is_ok_and(|answer| answer.anywhere()));
+        if right { Generation::Hopper } else { Generation::HopperWithoutHalos }
     }
 }
 
@@ -237,9 +245,9 @@ fn paths(p: &Conv3d, pass: Operator, dtype: DType, on: Generation) -> Vec<Path> 
     if p.c <= 4 && pass != Operator::Dgrad {
         return vec![Path::Stem];
     }
-    let hopper = on == Generation::Hopper;
-    let warpgroup = hopper && windows::fit(p, pass);
-    let all = [Some(Path::Dense), warpgroup.then_some(Path::Warpgroup), hopper.then_some(Path::Halo)];
+    let warpgroup = on != Generation::Ampere && windows::fit(p, pass);
+    let halo = on == Generation::Hopper;
+    let all = [Some(Path::Dense), warpgroup.then_some(Path::Warpgroup), halo.then_some(Path::Halo)];
     all.into_iter().flatten().collect()
 }
 

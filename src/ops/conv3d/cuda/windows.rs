@@ -33,8 +33,12 @@ fn forward(p: &Conv3d, a: usize) -> Axis {
     Axis { lowest: -pad, reach, places: p.input[a] as i64 + 2 * pad - reach }
 }
 
-/// dgrad: windows of `dy` for the inputs of residue `r` modulo the stride. `None` if no tap reaches them.
+/// dgrad: windows of `dy` for the inputs of residue `r` modulo the stride. `None` if there are none, or no tap reaches them:
+/// TMA has no empty boxes.
 fn backward(p: &Conv3d, a: usize, r: usize) -> Option<Axis> {
+    if r >= p.input[a] {
+        return None;
+    }
     let w = &p.geometry.window;
     let (s, d, pad) = (w.stride[a], w.dilation[a], w.pad[a] as i64);
     let common = gcd(s, d);
@@ -43,7 +47,7 @@ fn backward(p: &Conv3d, a: usize, r: usize) -> Option<Axis> {
     let first = (0..every.min(p.kernel[a])).find(|tap| place(*tap) % s as i64 == 0)?;
     let taps = (p.kernel[a] - first).div_ceil(every) as i64;
     let reach = (taps - 1) * moves;
-    let places = (p.input[a] + s - 1 - r.min(p.input[a])) / s;
+    let places = (p.input[a] + s - 1 - r) / s;
     Some(Axis { lowest: place(first) / s as i64 - reach, reach, places: places as i64 })
 }
 
@@ -63,7 +67,7 @@ fn axes(p: &Conv3d, pass: Operator, z: usize) -> Option<[Axis; 3]> {
 }
 
 /// Whether TMA can gather the operand of a pass: for tensors of rank 5, corners have five bits with a sign, distances of
-/// taps five bits, and strides are at most 8.
+/// taps five bits, and strides are at most 8 ([`TensorMap::check`] has the driver's limits).
 pub(super) fn fit(p: &Conv3d, pass: Operator) -> bool {
     let (grid, strides, classes) = gathered(p, pass);
     let fits = |z: usize| {

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 
 use crate::counters::Counters;
 use crate::fault::{Fault, Site};
-use crate::machine::{Access, Order, Sums};
+use crate::machine::{Access, Order, Sums, Swizzled};
 use crate::memory::{Buffer, marks};
 use crate::module::Entry;
 use crate::shared::Shared;
@@ -76,6 +76,7 @@ pub(crate) struct Job<'a> {
     pub races: bool,
     pub order: Order,
     pub sums: Sums,
+    pub swizzled: Swizzled,
     /// Registers per thread, as far as known.
     pub registers: u32,
     /// Blocks of a cluster.

@@ -304,15 +304,22 @@ impl Block<'_> {
             }
             for s in &open.stamps {
                 let visible = self.clocks.borrow().visible(*s, w.agent);
-                visible.map_err(|t| trouble(t, 0, Descriptor::new(signature.b).start, "wgmma reads"))?;
+                visible
+                    .map_err(|t| trouble(t, 0, Descriptor::new(signature.b, self.job.swizzled).start, "wgmma reads"))?;
             }
             return Ok(());
         }
         let mut stamps = Vec::new();
         if let Some(a) = signature.a {
-            self.check_factor(&Descriptor::new(a), 64, m.transposed[0], (w.agent, agent), &mut stamps)?;
+            self.check_factor(
+                &Descriptor::new(a, self.job.swizzled),
+                64,
+                m.transposed[0],
+                (w.agent, agent),
+                &mut stamps,
+            )?;
         }
-        let second = Descriptor::new(signature.b);
+        let second = Descriptor::new(signature.b, self.job.swizzled);
         self.check_factor(&second, m.columns, m.transposed[1], (w.agent, agent), &mut stamps)?;
         let mut columns = std::mem::take(&mut self.asynchronous.groups[group].spare);
         columns.resize(m.columns / 8, [[[0.0; 16]; 2]; 16]);
@@ -336,7 +343,7 @@ impl Block<'_> {
     fn first_factor(&self, w: &Warp, m: &Multiply, descriptor: Option<u64>) -> Box<Rows> {
         let value = |v| products::value(m.bf16, v);
         let mut rows = [[0f32; 16]; 16];
-        match (&m.a, descriptor.map(Descriptor::new)) {
+        match (&m.a, descriptor.map(|bits| Descriptor::new(bits, self.job.swizzled))) {
             (Factor::Shared(_), Some(d)) => {
                 let from = u64::from(w.id % GROUP) * 16;
                 for (at, row, k) in chunks(&d, from, 16, m.transposed[0]) {

@@ -4,10 +4,14 @@ use super::assemble::{Assembler, Resources, on_all_cores};
 use super::build::{chosen, compile};
 use super::family::{Family, Manifest, Target, ptx_path, read_manifest};
 use super::nvrtc::Nvrtc;
+use super::sass::{self, Mix};
 use super::tools::Tools;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
+
+/// Where the machine code that is disassembled is written.
+pub const SCRATCH: &str = "target/xtask";
 
 /// The result of a check.
 pub struct Checked {
@@ -22,7 +26,9 @@ pub fn check(root: &Path, tools: &Tools, names: &[String]) -> Result<Checked> {
     let assemblers = Assembler::all(tools)?;
     let jobs: Vec<(&String, &Assembler)> =
         names.iter().flat_map(|n| assemblers.iter().filter(|a| a.takes(Target::of(n))).map(move |a| (n, a))).collect();
-    let results = on_all_cores(&jobs, |(name, assembler)| assembled(root, name, assembler));
+    let nvdisasm = tools.program("cu13/bin/nvdisasm")?;
+    fs::create_dir_all(root.join(SCRATCH)).with_context(|| format!("cannot create {SCRATCH}"))?;
+    let results = on_all_cores(&jobs, |(name, assembler)| assembled(root, name, assembler, &nvdisasm));
     for result in results {
         problems.extend(result?);
     }
@@ -48,17 +54,37 @@ fn rebuilt(root: &Path, tools: &Tools, names: &[String]) -> Result<Vec<String>> 
     Ok(found)
 }
 
-/// Problems that one assembler reports for one family.
-fn assembled(root: &Path, name: &str, assembler: &Assembler) -> Result<Vec<String>> {
+/// Problems that one assembler reports for one family, and of the machine code it makes of one for Hopper.
+fn assembled(root: &Path, name: &str, assembler: &Assembler, nvdisasm: &Path) -> Result<Vec<String>> {
     let manifest = read_manifest(root, name)?;
     let path = ptx_path(name);
-    Ok(match assembler.run(&root.join(&path), Path::new("/dev/null")) {
-        Err(refusal) => vec![format!("{refusal:#}")],
-        Ok(entries) => {
-            let complaints = entries.iter().flat_map(|entry| complaints(entry, &manifest));
-            complaints.map(|c| format!("{path}: {}: {c}", assembler.name())).collect()
-        }
-    })
+    let hopper = Target::of(name) == Target::Hopper;
+    let cubin =
+        if hopper { root.join(format!("{SCRATCH}/{name}.{}.cubin", assembler.release)) } else { "/dev/null".into() };
+    let entries = match assembler.run(&root.join(&path), &cubin) {
+        Err(refusal) => return Ok(vec![format!("{refusal:#}")]),
+        Ok(entries) => entries,
+    };
+    let mut found: Vec<String> = entries.iter().flat_map(|entry| complaints(entry, &manifest)).collect();
+    if hopper {
+        let code = sass::disassemble(nvdisasm, &cubin)?;
+        found.extend(manifest.entries.iter().flat_map(|entry| {
+            let mix = code.get(entry).map(|code| &code.mix);
+            mix.map_or_else(|| vec![format!("{entry} is not in the machine code")], |mix| lacks(entry, mix, &manifest))
+        }));
+    }
+    Ok(found.into_iter().map(|sentence| format!("{path}: {}: {sentence}", assembler.name())).collect())
+}
+
+/// What a kernel for Hopper exists for and is not in its machine code, and local memory, unless its source allows it.
+fn lacks(entry: &str, mix: &Mix, manifest: &Manifest) -> Vec<String> {
+    let wanted = [("HGMMA", "hgmma", "products of a warpgroup"), ("UTMALDG", "utmaldg", "copies of tensors by TMA")];
+    let lacking = wanted.into_iter().filter(|(class, what, _)| mix.count(class) == 0 && !manifest.allows(entry, what));
+    let mut found: Vec<String> = lacking.map(|(class, _, what)| format!("{entry} has no {what} ({class})")).collect();
+    if mix.count("LDL/STL") > 0 && !manifest.allows(entry, "local") {
+        found.push(format!("{entry} accesses local memory {} times (LDL, STL)", mix.count("LDL/STL")));
+    }
+    found
 }
 
 /// Problems of an entry that its source does not allow.
@@ -109,6 +135,18 @@ mod tests {
             registers: [("k".to_owned(), 40)].into(),
             allowed: vec![allowed],
         }
+    }
+
+    #[test]
+    fn a_kernel_for_hopper_has_its_instructions() {
+        let mix = |classes: &[&str]| Mix::with(classes);
+        let all = ["HGMMA", "UTMALDG"];
+        assert!(lacks("k", &mix(&all), &manifest("spill")).is_empty());
+        let said = lacks("k", &mix(&["HMMA"]), &manifest("hgmma"));
+        assert_eq!(said, ["k has no copies of tensors by TMA (UTMALDG)"]);
+        assert_eq!(lacks("k", &mix(&["UTMALDG"]), &manifest("utmaldg")).len(), 1);
+        let local = lacks("k", &mix(&["HGMMA", "UTMALDG", "LDL/STL"]), &manifest("stack"));
+        assert_eq!(local, ["k accesses local memory 1 times (LDL, STL)"]);
     }
 
     #[test]

@@ -202,8 +202,8 @@ impl Family {
     }
 }
 
-/// Problems that `// allow:` can allow.
-pub const EXCEPTIONS: [&str; 5] = ["local", "div64", "spill", "stack", "advice"];
+/// Problems that `// allow:` can allow; `hgmma` and `utmaldg` are the lack of these instructions in a kernel for Hopper.
+pub const EXCEPTIONS: [&str; 7] = ["local", "div64", "spill", "stack", "advice", "hgmma", "utmaldg"];
 
 /// The names in `#include "name"` directives.
 fn included(text: &str) -> impl Iterator<Item = String> + '_ {

@@ -2,6 +2,7 @@
 
 use super::assemble::{Assembler, Resources, on_all_cores};
 use super::build::chosen;
+use super::check::SCRATCH;
 use super::family::{Manifest, Target, ptx_path, read_manifest};
 use super::listing;
 use super::occupancy::occupancy;
@@ -34,10 +35,10 @@ what hinders more (`reg` registers, `smem` shared memory, `warp` and `blk` the h
 the kernel is not launched there.
 
 *Instructions*: **all** is the length of the machine code and the instructions in it by class (address arithmetic and control are not
-listed): `HMMA` a warp's tensor product, `LDGSTS` an asynchronous copy from global to shared memory, `LDSM` a load of matrix
-fragments, `.128` sixteen bytes a thread. **main loop** is the innermost loop with most of the arithmetic: its length, the cycles below which a warp cannot
-issue one pass (the sum of the stalls in the encoding; waiting for memory comes on top), and the bytes that a thread loads from global
-memory in a pass, as issued.
+listed): `HMMA` a warp's tensor product, `HGMMA` a warpgroup's, `UTMALDG` a copy of a tensor by TMA, `LDGSTS` an asynchronous copy from
+global to shared memory, `LDSM` a load of matrix fragments, `.128` sixteen bytes a thread. **main loop** is the innermost loop with most of
+the arithmetic: its length, the cycles below which a warp cannot issue one pass (the sum of the stalls in the encoding; waiting for memory
+comes on top), and the bytes that a thread loads from global memory in a pass, as issued.
 
 *Counters*, where a table has them, are the simulator's for a real layer at its table's batch (`tests/fixtures/counters.csv`; they may not grow): warp
 instructions and products of tensor cores in millions; bytes of global memory asked for, counted each time; **sectors** of 32 bytes touched, as
@@ -63,7 +64,7 @@ pub fn report(root: &Path, named: &[String]) -> Result<String> {
     names.retain(|name| !named.is_empty() || name != NOT_SHOWN);
     let tools = &Tools::require(root)?;
     let all_counters = fs::read_to_string(root.join(COUNTERS)).with_context(|| format!("cannot read {COUNTERS}"))?;
-    let scratch = root.join("target/xtask");
+    let scratch = root.join(SCRATCH);
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
     let assemblers: Vec<Assembler> = Assembler::all(tools)?.into_iter().filter(Assembler::is_latest).collect();
     let nvdisasm = tools.program("cu13/bin/nvdisasm")?;

@@ -7,10 +7,11 @@ use std::process::Command;
 
 /// Classes of instructions, in the order in which the page lists them. An instruction belongs to the first that
 /// matches: its name up to the first dot, and a substring of the rest (such as a width).
-const CLASSES: [(&str, &[&str], &str); 25] = [
+const CLASSES: [(&str, &[&str], &str); 26] = [
     ("HGMMA", &["HGMMA"], ""),
     ("HMMA", &["HMMA"], ""),
-    ("TMA", &["UTMALDG", "UTMASTG", "UBLKCP"], ""),
+    ("UTMALDG", &["UTMALDG"], ""),
+    ("UTMASTG/UBLKCP", &["UTMASTG", "UBLKCP"], ""),
     ("LDGSTS.128", &["LDGSTS"], ".128"),
     ("LDGSTS", &["LDGSTS"], ""),
     ("LDSM", &["LDSM"], ""),
@@ -170,6 +171,13 @@ impl Mix {
         Mix(mix)
     }
 
+    /// One of each of these classes.
+    #[cfg(test)]
+    pub fn with(classes: &[&str]) -> Mix {
+        let place = |class: &&str| CLASSES.iter().position(|(name, ..)| name == class).expect("it is a class");
+        Mix(classes.iter().map(|class| (place(class), 1)).collect())
+    }
+
     /// The count of a class.
     pub fn count(&self, class: &str) -> u32 {
         let place = CLASSES.iter().position(|(name, ..)| *name == class);
@@ -222,6 +230,13 @@ k:
         assert_eq!((main.instructions, main.loaded), (4, 16));
         assert_eq!(main.cycles, 2 + 1 + 5);
         assert_eq!(main.mix.count("LDG.128"), 0);
+    }
+
+    #[test]
+    fn tensor_copies_and_products_of_warpgroups_are_counted() {
+        let text = TEXT.replace("HMMA.16816.F32.BF16", "HGMMA.64x256x16.F32.BF16").replace("LDG.E.128", "UTMALDG.5D");
+        let code = &parse(&text)["k"];
+        assert_eq!(["HGMMA", "UTMALDG", "HMMA", "LDL/STL"].map(|class| code.mix.count(class)), [1, 1, 0, 0]);
     }
 
     #[test]
