@@ -82,7 +82,7 @@ fn blocks_compute_several_tiles() {
 #[test]
 pub fn statistics_leave_with_the_result_of_hopper() {
     statistics_of(Kernels::Hopper, HOPPER_STATISTICS);
-    took_part(&["conv3d_fprop_sm90_", "conv3d_fprop_halo_sm90_"]);
+    took_part(&["conv3d_fprop_sm90_", "conv3d_fprop_halo_sm90_", "conv3d_fprop_halo_sm90_256x144"]);
 }
 
 /// In the simulator, kernels of each of these sorts have run in this test: the plan chose them.
@@ -99,6 +99,8 @@ const HOPPER_STATISTICS: &[([usize; 5], usize, [usize; 3])] = &[
     ([2, 1, 40, 40, 64], 264, [1, 1, 1]),
     ([2, 8, 12, 13, 64], 64, [3, 1, 1]),
     ([2, 3, 28, 28, 64], 64, [3, 3, 3]),
+    // So many positions that the plan takes the tile of 144 filters.
+    ([2, 4, 60, 54, 8], 144, [1, 3, 3]),
 ];
 
 #[test]
