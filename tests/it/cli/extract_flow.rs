@@ -212,7 +212,8 @@ fn a_video_that_fails_is_named_and_the_others_have_their_flow() {
 fn a_signal_stops_it_and_leaves_whole_videos_only() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    video(&d.join("data/a/long"), 30, 200, [1, 1]);
+    // So long that it is not done before the signal comes, also where this process has to wait for its turn.
+    video(&d.join("data/a/long"), 150, 200, [1, 1]);
     let Some(mut command) = command(d, &["data", "--threads", "1"]) else { return };
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     while !d.join("flow/.writing/0").exists() {
