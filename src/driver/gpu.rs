@@ -235,14 +235,18 @@ impl Gpu {
         &*self.0.driver
     }
 
-    /// What `ask` found out about this device when it was called first: it launches kernels and waits for their results, which is
-    /// impossible while a graph is recorded. The answer is no until then.
-    pub(crate) fn once(&self, ask: impl FnOnce() -> bool) -> bool {
+    /// What `ask` found out about this device when it was first called and did not fail: it launches kernels and waits for
+    /// their results, which is impossible while a graph is recorded. The answer is no until then.
+    pub(crate) fn once(&self, ask: impl FnOnce() -> Result<bool>) -> bool {
         let answer = &self.root().0.shared.answer;
-        if answer.get().is_none() && self.pool().is_capturing() {
+        if let Some(found) = answer.get() {
+            return *found;
+        }
+        if self.pool().is_capturing() {
             return false;
         }
-        *answer.get_or_init(ask)
+        // A failure, such as memory that another program has now, says nothing about the device.
+        ask().is_ok_and(|found| *answer.get_or_init(|| found))
     }
 
     /// A tensor for TMA, as a kernel's argument.

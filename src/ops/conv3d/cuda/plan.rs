@@ -31,7 +31,7 @@ impl Generation {
         if gpu.compute_capability() != (9, 0) {
             return Generation::Ampere;
         }
-        let right = gpu.once(|| rows::ask(gpu).is_ok_and(|answer| answer.anywhere()));
+        let right = gpu.once(|| Ok(rows::ask(gpu)?.anywhere()));
         if right { Generation::Hopper } else { Generation::HopperWithoutHalos }
     }
 }
