@@ -123,13 +123,23 @@ __device__ __forceinline__ Affine<W> affine(const Block& block, const float* __r
     return a;
 }
 
+// A bit for each of eight stored numbers of a row, the first the lowest: whether it is positive.
+__device__ __forceinline__ u8 positive(const u32 (&pairs)[4]) {
+    u32 bits = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        bits |= (bf16_lo(pairs[i]) > 0.0f ? 1u : 0u) << 2 * i | (bf16_hi(pairs[i]) > 0.0f ? 2u : 0u) << 2 * i;
+    }
+    return (u8)bits;
+}
+
 // `y = relu((x - mean) · inv_std · gamma + beta + residual)`; the residual (RESIDUAL) and the ReLU (`relu`) are
-// optional.
+// optional. `signs`, if not null, gets a bit for each element of y: whether it is positive (only of bf16 with W = 8).
 template <class T, int W, bool RESIDUAL>
 __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __restrict__ mean,
                                       const float* __restrict__ inv_std, const float* __restrict__ gamma,
                                       const float* __restrict__ beta, const T* __restrict__ residual, T* __restrict__ y,
-                                      const Partition& p, u32 relu) {
+                                      u8* __restrict__ signs, const Partition& p, u32 relu) {
     __shared__ __align__(16) float space[ROOM];
     Block block(p);
     Lane lane = lane_of<W>(block.tile, p.shift);
@@ -155,6 +165,14 @@ __device__ __forceinline__ void apply(const T* __restrict__ x, const float* __re
             v[k] = relu != 0 && v[k] <= 0.0f ? 0.0f : v[k];
         }
         store<W>(y + i, v);
+        if constexpr (RESIDUAL && W == 8) {
+            if (signs) {
+                // Of what is stored: rounding may make a 0.
+                const u32 pairs[4] = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
+                                      pack_bf16(v[6], v[7])};
+                signs[i / 8] = positive(pairs);
+            }
+        }
     }
 }
 
@@ -260,11 +278,12 @@ __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restric
 #define APPLY(NAME, T, W)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         batch_norm_apply_##NAME(const T* __restrict__ x, LAYER, T* __restrict__ y, Partition p, u32 relu) {            \
-        apply<T, W, false>(x, mean, inv_std, gamma, beta, nullptr, y, p, relu);                                        \
+        apply<T, W, false>(x, mean, inv_std, gamma, beta, nullptr, y, nullptr, p, relu);                               \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1) batch_norm_add_##NAME(                                        \
-        const T* __restrict__ x, LAYER, const T* __restrict__ residual, T* __restrict__ y, Partition p, u32 relu) {    \
-        apply<T, W, true>(x, mean, inv_std, gamma, beta, residual, y, p, relu);                                        \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        batch_norm_add_##NAME(const T* __restrict__ x, LAYER, const T* __restrict__ residual, T* __restrict__ y,       \
+                              u8* __restrict__ signs, Partition p, u32 relu) {                                         \
+        apply<T, W, true>(x, mean, inv_std, gamma, beta, residual, y, signs, p, relu);                                 \
     }
 
 // `parts [groups chunks 2 c]` of the backward pass. `mask_x` recomputes the mask of the ReLU from x; `mask_y` reads it
@@ -302,6 +321,16 @@ __device__ __forceinline__ void grad(const T* __restrict__ x, const T* __restric
     APPLY(NAME, T, W)                                                                                                  \
     GRAD_SUMS(NAME, T, W)                                                                                              \
     GRAD(NAME, T, W)
+
+// The signs of a tensor of 8 · `bytes` elements, as `batch_norm_add` writes them. Grid: a thread a byte.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    batch_norm_signs_bf16(const bf16* __restrict__ y, u8* __restrict__ signs, u32 bytes) {
+    const u32 i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= bytes) return;
+    const uint4 q = *reinterpret_cast<const uint4*>(y + (u64)i * 8);
+    const u32 pairs[4] = {q.x, q.y, q.z, q.w};
+    signs[i] = positive(pairs);
+}
 
 ALL(wide_f32, float, 4)
 ALL(single_f32, float, 1)

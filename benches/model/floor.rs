@@ -221,3 +221,11 @@ pub fn seconds(
     let of_clip: f64 = all.iter().map(|op| (op.flops / device.wgmma).max(op.bytes / device.hbm)).sum();
     Ok(of_clip * clips as f64)
 }
+
+/// Bytes that the best kernels with `fusion` read and write for `clips` clips.
+///
+/// # Errors
+/// As [`ops`].
+pub fn bytes(net: &Net, clip: [usize; 3], fusion: Fusion, training: bool, clips: usize) -> Result<f64> {
+    Ok(ops(net, clip, fusion, training)?.iter().map(|op| op.bytes).sum::<f64>() * clips as f64)
+}

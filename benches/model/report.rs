@@ -24,6 +24,8 @@ pub struct Predicted {
     pub floor_epilogue: f64,
     pub floor_full: f64,
     pub floor_compiled: f64,
+    /// Bytes of the activations at the floor with batch norm's sums in epilogues.
+    pub floor_bytes: f64,
 }
 
 impl Predicted {
@@ -42,7 +44,13 @@ impl Predicted {
             floor_epilogue: floor(Fusion::Epilogue)?,
             floor_full: floor(Fusion::Full)?,
             floor_compiled: floor(Fusion::Compiled)?,
+            floor_bytes: step.floor_bytes(Fusion::Epilogue)?,
         })
+    }
+
+    /// Bytes that the step has to read and write in HBM once.
+    pub fn bytes(&self) -> f64 {
+        self.launches.iter().map(|l| l.demand.hbm).sum()
     }
 
     /// Seconds of the peer.
@@ -68,6 +76,7 @@ pub fn json(all: &[Predicted]) -> Value {
             "ms": ms(p.total.stream), "floor_epi_ms": ms(p.floor_epilogue), "floor_full_ms": ms(p.floor_full),
             "peer_ms": ms(p.peer()), "peer_range_ms": [fast, slow], "graph_ms": ms(p.total.graph),
             "reusing_l2_ms": ms(p.total.reusing), "samples": p.samples, "launches": p.launches.len(), "kinds": kinds,
+            "hbm_gb": ms(p.bytes() * 1e-12), "floor_epi_gb": ms(p.floor_bytes * 1e-12),
         })
     };
     all.iter().map(|p| (p.name.clone(), row(p))).collect::<Map<_, _>>().into()
@@ -145,13 +154,13 @@ pub fn table(all: &[Predicted], device: &Device) -> String {
     let mut text = format!("Predicted for an {}, milliseconds per step; no number is measured. ", device.name);
     text += "Training steps of others take 1.1 to 1.3 times as long as the model predicts (--known), and ours may; the peer's time \
              is not by the model, but what PyTorch reaches of the floor of compiled code for another network.\n\n";
-    text += "| step | launches | ms | in a graph | samples/s | floor epi | floor full | peer (range) | peer / ours |\n";
-    text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    text += "| step | launches | ms | in a graph | samples/s | floor epi | floor full | peer (range) | peer / ours | HBM GB | epi GB |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for p in all {
         let [slow, peer, fast] = PEER.map(|share| 1e3 * p.floor_compiled / share);
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} | {peer:.2} ({fast:.2} to {slow:.2}) | {:.2} |",
+            "| {} | {} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} | {peer:.2} ({fast:.2} to {slow:.2}) | {:.2} | {:.1} | {:.1} |",
             p.name,
             p.launches.len(),
             1e3 * p.total.stream,
@@ -159,7 +168,9 @@ pub fn table(all: &[Predicted], device: &Device) -> String {
             p.samples as f64 / p.total.stream,
             1e3 * p.floor_epilogue,
             1e3 * p.floor_full,
-            p.peer() / p.total.stream
+            p.peer() / p.total.stream,
+            p.bytes() * 1e-9,
+            p.floor_bytes * 1e-9
         );
     }
     for p in all {

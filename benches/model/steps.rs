@@ -52,6 +52,14 @@ impl Step {
         let of = |(net, clip, n, trained): &(Net, _, _, _)| floor::seconds(net, *clip, fusion, *trained, *n, device);
         self.runs.iter().map(of).sum()
     }
+
+    /// Bytes of the activations that the best kernels with `fusion` read and write.
+    ///
+    /// # Errors
+    /// As [`Step::floor`].
+    pub fn floor_bytes(&self, fusion: Fusion) -> Result<f64> {
+        self.runs.iter().map(|(net, clip, n, trained)| floor::bytes(net, *clip, fusion, *trained, *n)).sum()
+    }
 }
 
 /// Every step.

@@ -48,10 +48,10 @@ __device__ __forceinline__ void dgrad(const bf16* __restrict__ dy, const bf16* _
 #define DGRAD(NAME, TILE, BLOCKS)                                                                                      \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS)                                                \
         NAME(const bf16* __restrict__ dy, const bf16* __restrict__ w, bf16* __restrict__ dx, float* __restrict__ sums, \
-             const bf16* __restrict__ add, const bf16* __restrict__ mask, const bf16* __restrict__ normed,             \
+             const bf16* __restrict__ add, const u8* __restrict__ signs, const bf16* __restrict__ normed,              \
              const float* __restrict__ mean, const float* __restrict__ inv_std, const float* __restrict__ gamma,       \
              const float* __restrict__ beta, const Conv p) {                                                           \
-        dgrad<TILE>(dy, w, dx, sums, NormRelu{add, mask, normed, mean, inv_std, gamma, beta}, p);                      \
+        dgrad<TILE>(dy, w, dx, sums, NormRelu{add, signs, normed, mean, inv_std, gamma, beta}, p);                     \
     }
 
 using Tile256x128 = Tile<256, 128, 64, 64, 3>;

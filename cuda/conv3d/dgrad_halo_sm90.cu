@@ -24,11 +24,11 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
 #define DGRAD_HALO_SM90(NAME, TILE)                                                                                    \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, 1)                                                     \
         NAME(const __grid_constant__ TensorMap dy, const __grid_constant__ TensorMap w, bf16* __restrict__ dx,         \
-             float* __restrict__ sums, const bf16* __restrict__ add, const bf16* __restrict__ mask,                    \
+             float* __restrict__ sums, const bf16* __restrict__ add, const u8* __restrict__ signs,                     \
              const bf16* __restrict__ normed, const float* __restrict__ mean, const float* __restrict__ inv_std,       \
              const float* __restrict__ gamma, const float* __restrict__ beta, const __grid_constant__ Conv p,          \
              const __grid_constant__ Halo halo, int tiles) {                                                           \
-        dgrad<TILE>(dy, w, dx, sums, NormRelu{add, mask, normed, mean, inv_std, gamma, beta}, p, halo, tiles);         \
+        dgrad<TILE>(dy, w, dx, sums, NormRelu{add, signs, normed, mean, inv_std, gamma, beta}, p, halo, tiles);        \
     }
 
 using Tile128x256 = HaloTile<128, 256, 64>;

@@ -8,7 +8,8 @@
 // epilogue.
 struct NormRelu {
     const bf16* add;     // gradients of other branches, added to dx before the mask; may be null
-    const bf16* mask;    // the ReLU's output: dx is kept where it is positive. If null, it is recomputed from `normed`
+    const u8* signs;     // a bit for each element of the ReLU's output: dx is kept where it is positive. If null, the
+                         // mask is recomputed from `normed`
     const bf16* normed;  // the batch norm's input
     const float* mean;   // of `normed`, per group of samples and channel
     const float* inv_std;
@@ -133,22 +134,22 @@ struct StagedTile {
                 const u32 at = (u32)(of * width + channel);
                 const uint4 x4 = *(const uint4*)(with.normed + at);
                 const uint4 a4 = with.add ? *(const uint4*)(with.add + at) : nothing;
-                const uint4 y4 = with.mask ? *(const uint4*)(with.mask + at) : nothing;
+                const u32 signs = with.signs ? with.signs[at / 8] : 0;
                 const uint4 g4 = *(const uint4*)(smem + staged(r, c));
                 const u32 x[4] = {x4.x, x4.y, x4.z, x4.w}, a[4] = {a4.x, a4.y, a4.z, a4.w};
-                const u32 y[4] = {y4.x, y4.y, y4.z, y4.w}, g[4] = {g4.x, g4.y, g4.z, g4.w};
+                const u32 g[4] = {g4.x, g4.y, g4.z, g4.w};
                 u32 out[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const int lo = 2 * i, hi = lo + 1;
                     const float e0 = bf16_lo(x[i]) - mean[lo], e1 = bf16_hi(x[i]) - mean[hi];
                     // As batch_norm_apply computes it, so the mask is the same.
-                    const float z0 = with.mask ? bf16_lo(y[i]) : fmaf(e0, scale[lo], beta[lo]);
-                    const float z1 = with.mask ? bf16_hi(y[i]) : fmaf(e1, scale[hi], beta[hi]);
+                    const bool on0 = with.signs ? signs >> lo & 1 : fmaf(e0, scale[lo], beta[lo]) > 0.0f;
+                    const bool on1 = with.signs ? signs >> hi & 1 : fmaf(e1, scale[hi], beta[hi]) > 0.0f;
                     // What is added is rounded before and after, as a separate addition does.
                     const u32 dx =
                         with.add ? pack_bf16(bf16_lo(g[i]) + bf16_lo(a[i]), bf16_hi(g[i]) + bf16_hi(a[i])) : g[i];
-                    out[i] = dx & ((z0 > 0.0f ? 0xffffu : 0u) | (z1 > 0.0f ? 0xffff0000u : 0u));
+                    out[i] = dx & ((on0 ? 0xffffu : 0u) | (on1 ? 0xffff0000u : 0u));
                     const float d0 = bf16_lo(out[i]), d1 = bf16_hi(out[i]);
                     sum[lo] += d0, sum[hi] += d1;
                     dot[lo] = fmaf(d0, e0, dot[lo]), dot[hi] = fmaf(d1, e1, dot[hi]);

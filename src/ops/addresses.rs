@@ -57,6 +57,16 @@ impl Addresses {
         Ok(In(at, self.bytes(arg, at, elements, 2)?))
     }
 
+    /// A bit for each of `elements` elements, that are read.
+    pub fn input_bits(self, arg: &'static str, at: u64, elements: usize) -> Result<In> {
+        Ok(In(at, self.bytes(arg, at, elements.div_ceil(8), 1)?))
+    }
+
+    /// A bit for each of `elements` elements, that are overwritten.
+    pub fn output_bits(self, arg: &'static str, at: u64, elements: usize) -> Result<Out> {
+        Ok(Out(at, self.bytes(arg, at, elements.div_ceil(8), 1)?))
+    }
+
     /// The address of working space of at least `needed` bytes.
     pub fn workspace(self, given: Workspace, needed: usize) -> Result<u64> {
         if given.bytes < needed {

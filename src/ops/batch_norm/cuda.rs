@@ -1,6 +1,6 @@
 //! Batch norm on a GPU. Forward: sums, their merging, the result; likewise backward. There is no host synchronisation.
 
-use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows, Running, Statistics, rows::tiles};
+use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows, Running, Signs, Statistics, rows::tiles};
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
 use crate::ops::launch::{BLOCK, Columns};
@@ -63,8 +63,9 @@ static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MERGING, &["batch_nor
 
 type Apply = (In, In, In, In, In, Out, Pod<Partition>, u32);
 static APPLY: Kernel<Apply> = Kernel::new(&MODULE, entries!("apply"));
-type Add = (In, In, In, In, In, In, Out, Pod<Partition>, u32);
+type Add = (In, In, In, In, In, In, Out, Out, Pod<Partition>, u32);
 static ADD: Kernel<Add> = Kernel::new(&MODULE, entries!("add"));
+static SIGNS: Kernel<(In, Out, u32)> = Kernel::new(&MODULE, &["batch_norm_signs_bf16"]);
 
 type BackwardSums = (In, In, In, In, In, In, Out, Pod<Partition>);
 static BACKWARD_SUMS: [Kernel<BackwardSums>; 2] =
@@ -84,6 +85,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         INV_STD.declared(),
         APPLY.declared(),
         ADD.declared(),
+        SIGNS.declared(),
         BACKWARD_SUMS[0].declared(),
         BACKWARD_SUMS[1].declared(),
         BACKWARD_SUMS_MASK_Y.declared(),
@@ -131,13 +133,26 @@ impl Pass {
         SUMS.launch(gpu, self.which, self.spread(), (x, to, self.partition))
     }
 
-    /// `y`, with `residual` added and ReLU applied where requested.
-    pub fn apply(&self, gpu: &Gpu, x: In, n: Numbers, residual: Option<In>, relu: bool, y: Out) -> Result<()> {
+    /// `y`, with `residual` added and ReLU applied where requested. With a residual, and where threads access eight bf16, also
+    /// the signs of `y` if `signs` says where.
+    pub fn apply(
+        &self,
+        gpu: &Gpu,
+        x: In,
+        n: Numbers,
+        residual: Option<In>,
+        relu: bool,
+        y: Out,
+        signs: Option<Out>,
+    ) -> Result<()> {
         let ((mean, inv_std, gamma, beta), relu) = (n, u32::from(relu));
         let (which, spread, partition) = (self.which, self.spread(), self.partition);
         match residual {
             None => APPLY.launch(gpu, which, spread, (x, mean, inv_std, gamma, beta, y, partition, relu)),
-            Some(r) => ADD.launch(gpu, which, spread, (x, mean, inv_std, gamma, beta, r, y, partition, relu)),
+            Some(r) => {
+                let signs = signs.unwrap_or(Out(0, 0));
+                ADD.launch(gpu, which, spread, (x, mean, inv_std, gamma, beta, r, y, signs, partition, relu))
+            }
         }
     }
 
@@ -303,11 +318,27 @@ pub(super) fn apply(
     norm: &Norm,
     residual: Option<&Tensor>,
     relu: bool,
-) -> Result<Tensor> {
+    keep: bool,
+) -> Result<(Tensor, Option<Signs>)> {
     let mut y = Tensor::on_gpu(gpu, x.dtype(), x.shape())?;
     let (target, residual) = (y.output(), residual.map(Tensor::input));
-    Pass::new(rows, x.dtype()).apply(gpu, x.input(), numbers(norm), residual, relu, target)?;
-    Ok(y)
+    let keep = keep && residual.is_some() && x.dtype() == DType::BF16 && rows.c.is_multiple_of(8);
+    let mut signs = keep.then(|| Signs::on(gpu, x.shape())).transpose()?;
+    let to = signs.as_mut().map(Signs::output);
+    Pass::new(rows, x.dtype()).apply(gpu, x.input(), numbers(norm), residual, relu, target, to)?;
+    Ok((y, signs))
+}
+
+/// The signs of `y`, bf16, on the GPU.
+pub(super) fn signs(gpu: &Gpu, y: &Tensor) -> Result<Signs> {
+    let mut signs = Signs::on(gpu, y.shape())?;
+    launch_signs(gpu, y.input(), signs.output())?;
+    Ok(signs)
+}
+
+/// The signs of bf16 numbers, a byte for every eight.
+pub(super) fn launch_signs(gpu: &Gpu, y: In, to: Out) -> Result<()> {
+    SIGNS.launch(gpu, 0, Spread::cover(to.1, BLOCK), (y, to, to.1 as u32))
 }
 
 /// The gradients; `dy` has the data type of `x`. If dgrad has already masked `dy` and taken the `sums [parts tiles 2 c]`,

@@ -1,7 +1,7 @@
 //! Batch norm on the tape: a fused kernel for first-order gradients, a composition of primitives where the gradient is
 //! to be differentiated again.
 
-use super::{BatchStatistics, Incoming, Norm, ReluMask, Stats, backward, forward, statistics};
+use super::{BatchStatistics, Incoming, Norm, ReluMask, Signs, Stats, backward, forward_keeping, statistics};
 use crate::error::Result;
 use crate::ops::{self, cast, mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
@@ -20,6 +20,8 @@ pub(in crate::ops) struct BatchNorm {
     relu: bool,
     /// The result, where ReLU's mask cannot be recomputed from `x` alone.
     y: Option<Tensor>,
+    /// Its signs, where a convolution's dgrad can read them in its place.
+    signs: Option<Signs>,
 }
 
 impl Op for Rc<BatchNorm> {
@@ -58,6 +60,11 @@ impl BatchNorm {
             (true, None) => ReluMask::FromInput,
             (true, Some(y)) => ReluMask::FromResult(y),
         }
+    }
+
+    /// The signs of the result, where they were kept.
+    pub fn signs(&self) -> Option<&Signs> {
+        self.signs.as_ref()
     }
 
     /// The gradients of its inputs as constants; ReLU's mask may have been applied to `dy` already.
@@ -140,11 +147,15 @@ pub(in crate::ops) fn normalised(
     residual: Option<&Var>,
     relu: bool,
 ) -> Result<(Rc<BatchNorm>, Tensor, Option<BatchStatistics>)> {
+    let masked = relu && residual.is_some();
+    // Without a gradient nobody reads the signs.
+    let keep = masked && [Some(x), Some(gamma), residual].into_iter().flatten().any(Var::has_grad);
     let residual_value = residual.map(Var::value);
-    let (y, norm, batch) = forward(x.value(), gamma.value(), beta.value(), stats, eps, residual_value, relu)?;
-    let kept = (relu && residual.is_some()).then(|| y.clone());
+    let (y, signs, norm, batch) =
+        forward_keeping(x.value(), gamma.value(), beta.value(), stats, eps, residual_value, relu, keep)?;
+    let kept = masked.then(|| y.clone());
     let (x, gamma, beta) = (x.clone(), gamma.clone(), beta.clone());
-    let layer = BatchNorm { x, gamma, beta, residual: residual.map(Var::edge), norm, eps, relu, y: kept };
+    let layer = BatchNorm { x, gamma, beta, residual: residual.map(Var::edge), norm, eps, relu, y: kept, signs };
     Ok((Rc::new(layer), y, batch))
 }
 
@@ -158,7 +169,7 @@ pub(in crate::ops) fn deferred(
 ) -> Result<(Rc<BatchNorm>, Option<BatchStatistics>)> {
     let (norm, batch) = statistics(x.value(), gamma.value(), beta.value(), stats, eps)?;
     let (x, gamma, beta) = (x.clone(), gamma.clone(), beta.clone());
-    Ok((Rc::new(BatchNorm { x, gamma, beta, residual: None, norm, eps, relu: true, y: None }), batch))
+    Ok((Rc::new(BatchNorm { x, gamma, beta, residual: None, norm, eps, relu: true, y: None, signs: None }), batch))
 }
 
 /// `y = relu((x - mean) / √(var + eps) · gamma + beta + residual)` with `x`, `residual` of `[n .. c]` and `gamma`,

@@ -36,12 +36,14 @@ pub mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 mod rows;
+mod signs;
 
 pub(in crate::ops) use cpu::Lines;
 pub use grad::batch_norm;
 pub(in crate::ops) use grad::{BatchNorm, deferred, normalised};
 pub use moments::{BatchStatistics, Moments, Running, Statistics};
 pub use norm::Norm;
+pub use signs::Signs;
 
 use rows::Rows;
 
@@ -129,13 +131,29 @@ pub fn forward(
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<(Tensor, Norm, Option<BatchStatistics>)> {
+    let (y, _, norm, batch) = forward_keeping(x, gamma, beta, stats, eps, residual, relu, false)?;
+    Ok((y, norm, batch))
+}
+
+/// [`forward`], which also returns, if `keep`, the signs of the result: where a GPU's dgrad can read them.
+#[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
+fn forward_keeping(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    stats: Stats,
+    eps: f32,
+    residual: Option<&Tensor>,
+    relu: bool,
+    keep: bool,
+) -> Result<(Tensor, Option<Signs>, Norm, Option<BatchStatistics>)> {
     if let Some(r) = residual.filter(|r| r.shape() != x.shape()) {
         return Err(Error::shape("batch_norm", "residual", x.shape(), r.shape()));
     }
     x.place("batch_norm", residual.map(|r| ("residual", r)).as_slice())?;
     let (norm, batch) = statistics(x, gamma, beta, stats, eps)?;
-    let y = norm.apply(x, residual, relu)?;
-    Ok((y, norm, batch))
+    let (y, signs) = norm.apply_keeping(x, residual, relu, keep)?;
+    Ok((y, signs, norm, batch))
 }
 
 /// The statistics part of [`forward`], with its errors.

@@ -1,6 +1,6 @@
 //! A normalisation whose statistics are known.
 
-use super::{Lines, Rows, cuda};
+use super::{Lines, Rows, Signs, cuda};
 use crate::error::{Error, Result};
 use crate::ops::lanes::Stored;
 use crate::shape::Shape;
@@ -117,6 +117,17 @@ impl Norm {
     /// `Shape` or `Param` when `x` has another number of channels or does not divide into the parts, or `residual` does
     /// not have its shape; `Device` when they are on different devices.
     pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        Ok(self.apply_keeping(x, residual, relu, false)?.0)
+    }
+
+    /// [`Norm::apply`], with the signs of the result if `keep`, and where a GPU takes them.
+    pub(super) fn apply_keeping(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        relu: bool,
+        keep: bool,
+    ) -> Result<(Tensor, Option<Signs>)> {
         let rows = self.rows(x.shape())?;
         if let Some(r) = residual.filter(|r| r.shape() != x.shape()) {
             return Err(Error::shape("batch_norm", "residual", x.shape(), r.shape()));
@@ -125,11 +136,15 @@ impl Norm {
         let mut others = self.arrays().to_vec();
         others.extend(residual.as_ref().map(|r| ("residual", r)));
         match x.place("batch_norm", &others)? {
-            Place::Gpu(gpu) => cuda::apply(gpu, &rows, x, self, residual.as_ref(), relu),
-            Place::Cpu => match x.dtype() {
-                DType::F32 => apply_as::<f32>(&Lines::new(&rows, self)?, x, residual.as_ref(), relu),
-                DType::BF16 => apply_as::<bf16>(&Lines::new(&rows, self)?, x, residual.as_ref(), relu),
-            },
+            Place::Gpu(gpu) => cuda::apply(gpu, &rows, x, self, residual.as_ref(), relu, keep),
+            Place::Cpu => {
+                let (lines, residual) = (Lines::new(&rows, self)?, residual.as_ref());
+                let y = match x.dtype() {
+                    DType::F32 => apply_as::<f32>(&lines, x, residual, relu),
+                    DType::BF16 => apply_as::<bf16>(&lines, x, residual, relu),
+                };
+                Ok((y?, None))
+            }
         }
     }
 }

@@ -65,6 +65,9 @@ pub struct Forward {
     pub residual: Option<u64>,
     /// Result.
     pub y: u64,
+    /// With a residual, bf16, and channels that are a multiple of eight: receives the signs of the result, one bit for each
+    /// element, for [`crate::ops::conv3d::raw::dgrad_norm_relu`].
+    pub signs: Option<u64>,
     /// Receives the mean of each part and channel, `[parts c]`, for [`backward`].
     pub mean: u64,
     /// Receives `1/√(var + eps)`, `[parts c]`, for [`backward`].
@@ -227,6 +230,14 @@ pub unsafe fn forward(
         Ok(([mean, CHECK.in_out("running variance", r.var, p.c, f32s)?], r.momentum))
     });
     let running = running.transpose()?;
+    let signs = at.signs.map(|at| {
+        if residual.is_none() || dtype != DType::BF16 || !p.c.is_multiple_of(8) {
+            let rule = "signs are taken where there is a residual, of bf16 with a multiple of 8 channels";
+            return Err(Error::param("batch_norm", "signs", format!("{at:#x}"), rule));
+        }
+        CHECK.output_bits("signs", at, n)
+    });
+    let signs = signs.transpose()?;
     let given = at.moments.map(|m| {
         let sums = CHECK.input("sums", m.sums, sums(&p, m.tiles)?, f32s)?;
         Ok::<_, Error>((sums, CHECK.input("near", m.near, p.c, f32s)?, m.tiles))
@@ -243,7 +254,23 @@ pub unsafe fn forward(
         }
     };
     merged.launch(gpu, &p)?;
-    pass.apply(gpu, x, (mean.written(), inv_std.written(), gamma, beta), residual, relu, y)
+    pass.apply(gpu, x, (mean.written(), inv_std.written(), gamma, beta), residual, relu, y, signs)
+}
+
+/// The signs of `y`, `elements` numbers of bf16, one bit for each, for [`crate::ops::conv3d::raw::dgrad_norm_relu`]: where
+/// [`forward`] did not take them.
+///
+/// # Safety
+/// As [`forward`].
+///
+/// # Errors
+/// `Param` for an address that is null or not aligned, or a number of elements that is no multiple of eight; `Driver`.
+pub unsafe fn signs(gpu: &Gpu, elements: usize, y: u64, signs: u64) -> Result<()> {
+    if !elements.is_multiple_of(8) {
+        return Err(Error::param("batch_norm", "elements", elements, "a byte has the signs of 8 elements"));
+    }
+    let (y, to) = (CHECK.input("y", y, elements, DType::BF16)?, CHECK.output_bits("signs", signs, elements)?);
+    cuda::launch_signs(gpu, y, to)
 }
 
 /// As [`forward`], with a given mean and variance for each channel; [`Layout::parts`] is 1.
@@ -274,7 +301,7 @@ pub unsafe fn inference(
     let y = CHECK.output("y", at.y, n, dtype)?;
     let inv_std = Out(CHECK.workspace(workspace, layout.inference_workspace()?)?, 4 * p.c);
     cuda::launch_inv_std(gpu, p.c, var, inv_std, eps)?;
-    Pass::new(&p, dtype).apply(gpu, x, (mean, inv_std.written(), gamma, beta), residual, relu, y)
+    Pass::new(&p, dtype).apply(gpu, x, (mean, inv_std.written(), gamma, beta), residual, relu, y, None)
 }
 
 /// The gradients by `x`, `gamma` and `beta` of [`forward`]. That by the residual is `dy` after ReLU's mask: [`Mask`].

@@ -155,9 +155,10 @@ pub struct DgradNormRelu {
     pub w: u64,
     /// Gradients of other branches by the convolution's input, which are added first.
     pub add: Option<u64>,
-    /// The convolution's input, the result of the ReLU; if absent, the mask is recomputed from `x`, which is correct where
-    /// no residual was added before the ReLU.
-    pub y: Option<u64>,
+    /// The signs of the convolution's input, the result of the ReLU, one bit for each element, as
+    /// [`crate::ops::batch_norm::raw::Forward::signs`] receives them; if absent, the mask is recomputed from `x`, which is
+    /// correct where no residual was added before the ReLU.
+    pub signs: Option<u64>,
     /// The input of the batch norm before the ReLU.
     pub x: u64,
     /// Its mean, `[parts c]`, f32.
@@ -196,7 +197,7 @@ pub unsafe fn dgrad_norm_relu(
     let numbers = |arg, at, parts: usize| CHECK.input(arg, at, parts * p.c, DType::F32);
     let epilogue = cuda::NormRelu {
         add: at.add.map(|add| like_x("add", add)).transpose()?,
-        mask: at.y.map(|y| like_x("y", y)).transpose()?,
+        signs: at.signs.map(|at| CHECK.input_bits("signs", at, p.x_shape().len())).transpose()?,
         normed: like_x("x", at.x)?,
         mean: numbers("mean", at.mean, parts)?,
         inv_std: numbers("inv_std", at.inv_std, parts)?,

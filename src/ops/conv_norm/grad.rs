@@ -202,7 +202,8 @@ impl ConvNorm {
     /// batch norm.
     fn through(&self, dy: &Tensor, so_far: Option<&Tensor>, needs: &[bool]) -> Result<Vec<Option<Var>>> {
         let x = self.layer.x().value();
-        let epilogue = GradEpilogue::NormRelu { x, norm: self.layer.norm(), relu: self.layer.mask(), add: so_far };
+        let (norm, relu, signs) = (self.layer.norm(), self.layer.mask(), self.layer.signs());
+        let epilogue = GradEpilogue::NormRelu { x, norm, relu, signs, add: so_far };
         let dy = fusion::dgrad(dy, self.w.value(), x.shape(), &self.g, epilogue)?;
         self.layer.backward_from(&dy, needs)
     }

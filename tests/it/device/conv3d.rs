@@ -7,7 +7,7 @@ use crate::support::sim::{Sim, on_gpu, on_hopper, on_tensor_cores};
 use proptest::prelude::*;
 use ptxsim::Order;
 use rand_chacha::ChaCha8Rng;
-use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask};
+use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask, Signs};
 use tubelet::ops::conv3d::cases::SMALL;
 use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
 use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, dgrad, fprop, on_tile, reference, wgrad};
@@ -317,7 +317,9 @@ pub fn chain_of_gradients(kernels: Kernels, zeros: bool, chains: &[Chain]) {
             let mut bits = Vec::new();
             for (mask, add) in [(Some(&rd), None), (Some(&rd), Some(&ad)), (None, None), (None, Some(&ad))] {
                 let relu = mask.map_or(ReluMask::FromInput, ReluMask::FromResult);
-                let epilogue = GradEpilogue::NormRelu { x: &nd, norm: &norm, relu, add };
+                // Signs that were kept, or those of the result.
+                let signs = mask.filter(|_| add.is_some()).map(|y| Signs::of(y).unwrap());
+                let epilogue = GradEpilogue::NormRelu { x: &nd, norm: &norm, relu, signs: signs.as_ref(), add };
                 let incoming = fusion::dgrad(&yd, &wd, p.x_shape(), &g, epilogue).unwrap();
                 let Incoming::PastRelu { dz, sums } = incoming else { panic!("a GPU has this launch") };
                 // The bits of separate passes: dgrad, which other tests compare with its definition, an addition, a mask.

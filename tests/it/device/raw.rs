@@ -79,12 +79,15 @@ fn one_batch_norm(device: &Device, shape: Shape, parts: usize, dtype: DType, res
     );
     let (mean_raw, var_raw) = averages();
     let (_kept, workspace) = space(device, layout.forward_workspace().unwrap());
+    let (kept_signs, signs) = space(device, shape.len().div_ceil(8));
+    let signs = (residual && dtype == DType::BF16 && c.is_multiple_of(8)).then_some(signs);
     let forward = norms::Forward {
         x: at(&x),
         gamma: at(&gamma),
         beta: at(&beta),
         residual: r.as_ref().map(at),
         y: at(&y_raw),
+        signs: signs.map(|signs| signs.ptr),
         mean: at(&mean),
         inv_std: at(&inv_std),
         moments: None,
@@ -100,6 +103,16 @@ fn one_batch_norm(device: &Device, shape: Shape, parts: usize, dtype: DType, res
         ("running variance", &var_raw, &running_var),
     ] {
         assert_eq!(bits(raw), bits(want), "{what} of {shape} {}", dtype.name());
+    }
+    if signs.is_some() {
+        let mut bytes: Vec<u8> = bits(&kept_signs).into_iter().flat_map(u32::to_le_bytes).collect();
+        bytes.truncate(shape.len() / 8);
+        assert_eq!(bytes, signs_of(&y), "signs of {shape}");
+        // The same from the result.
+        let (kept, again) = space(device, bytes.len());
+        // SAFETY: as above.
+        unsafe { norms::signs(gpu, shape.len(), at(&y), again.ptr).unwrap() };
+        assert_eq!(bits(&kept), bits(&kept_signs));
     }
 
     let mask = if residual { ReluMask::FromResult(&y) } else { ReluMask::FromInput };
@@ -304,6 +317,13 @@ pub fn raw_updates_on_a_device() {
     });
 }
 
+/// A bit for each element, whether it is positive.
+fn signs_of(y: &Tensor) -> Vec<u8> {
+    let positive: Vec<bool> = y.load().unwrap().iter().map(|v| *v > 0.0).collect();
+    assert!(positive.contains(&true) && positive.contains(&false));
+    positive.chunks(8).map(|eight| eight.iter().rev().fold(0, |byte, &on| byte << 1 | u8::from(on))).collect()
+}
+
 /// Calls that must be refused before anything is launched: `a` is an address of a few kilobytes. Run by
 /// `host::wrong_addresses`, which counts launches.
 pub fn refusals(gpu: &Gpu, a: u64) {
@@ -321,6 +341,7 @@ pub fn refusals(gpu: &Gpu, a: u64) {
         beta: a,
         residual: None,
         y: a,
+        signs: None,
         mean: a,
         inv_std: a,
         moments: None,
@@ -341,6 +362,12 @@ pub fn refusals(gpu: &Gpu, a: u64) {
     param("one value", norm(&norms::Layout { x: [1, 8].into(), ..layout }, &forward, 1e-5, enough));
     let moments = Some(norms::Moments { sums: a, tiles: 0, near: a });
     param("tiles", norm(&layout, &norms::Forward { moments, ..forward }, 1e-5, enough));
+    let signs = Some(a);
+    param("no residual", norm(&layout, &norms::Forward { signs, ..forward }, 1e-5, enough));
+    let both = norms::Forward { signs, residual: Some(a), ..forward };
+    param("signs of f32", norm(&layout, &both, 1e-5, enough));
+    // SAFETY: as above.
+    param("signs of seven", unsafe { norms::signs(gpu, 7, a, a) });
     let running = Some(norms::Running { mean: a, var: a, momentum: 1.5 });
     param("momentum", norm(&layout, &norms::Forward { running, ..forward }, 1e-5, enough));
 

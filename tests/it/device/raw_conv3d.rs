@@ -50,6 +50,7 @@ pub fn raw_fused_convolutions_on_a_device() {
             beta: at(&beta),
             residual: None,
             y: at(&z_raw),
+            signs: None,
             mean: at(&mean),
             inv_std: at(&inv_std),
             moments: Some(norms::Moments { sums: at(&sums), tiles: needs.tiles, near: at(&near) }),
@@ -64,7 +65,7 @@ pub fn raw_fused_convolutions_on_a_device() {
         let add = given(device, 8, next.x_shape(), dtype);
         for (from_result, adds) in [(false, false), (true, true)] {
             let relu = if from_result { ReluMask::FromResult(&z) } else { ReluMask::FromInput };
-            let epilogue = GradEpilogue::NormRelu { x: &y, norm: &norm, relu, add: adds.then_some(&add) };
+            let epilogue = GradEpilogue::NormRelu { x: &y, norm: &norm, relu, signs: None, add: adds.then_some(&add) };
             let incoming = fusion::dgrad(&dy, &w2, next.x_shape(), &g, epilogue).unwrap();
             let Incoming::PastRelu { dz, sums } = &incoming else { panic!("a GPU fuses this") };
             let want = batch_norm::backward(&y, &norm, relu, false, &incoming).unwrap();
@@ -73,11 +74,13 @@ pub fn raw_fused_convolutions_on_a_device() {
             let dz_raw = result(device, next.x_shape(), dtype);
             let sums_raw = result(device, [parts, needs.tiles, 2, next.c()], f32s);
             let (_kept, workspace) = space(device, needs.workspace);
+            let (_kept_signs, signs) = space(device, next.x_shape().len() / 8);
+            unsafe { norms::signs(gpu, next.x_shape().len(), at(&z), signs.ptr).unwrap() };
             let at_dgrad = convs::DgradNormRelu {
                 dy: at(&dy),
                 w: at(&w2),
                 add: adds.then(|| at(&add)),
-                y: from_result.then(|| at(&z)),
+                signs: from_result.then_some(signs.ptr),
                 x: at(&y),
                 mean: at(&mean),
                 inv_std: at(&inv_std),

@@ -1,7 +1,7 @@
 //! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
 //! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
 
-use super::{alignment, conv3d, conv3d_sm90, infonce, infonce_sm90, layers, matmul, offsets, tensors, tvl1};
+use super::{alignment, conv3d, conv3d_sm90, infonce, infonce_sm90, layers, matmul, offsets, raw, tensors, tvl1};
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -165,6 +165,7 @@ const MATMUL: &[fn()] = &[matmul::products];
 const POOL: &[fn()] = &[pool3d::cases_meet_the_definition_on_a_device];
 const LOSS: &[fn()] = &[losses::cross_entropy_on_a_device];
 const ZEROS: &[fn()] = &[conv3d::a_chain_of_gradients_past_results_that_are_zero];
+const RAW_NORM: &[fn()] = &[raw::raw_batch_norm_on_a_device];
 const NEGATIVE: &[fn()] = &[infonce::similarities_may_all_be_negative];
 const BIAS: &[fn()] = &[matmul::a_bias_of_its_own_for_every_column];
 const FAR_CONV: &[fn()] = &[offsets::fprop_and_dgrad_beyond_two_gigabytes];
@@ -351,12 +352,14 @@ const MISTAKES: &[Mistake] = &[
         ALIGN,
     ),
     // Where nothing but an exact zero tells the difference.
-    mistake("gradients pass at zero, even columns", DGRAD, ("setp.gt.f32", 0), Replace("gt", "ge"), ZEROS),
-    mistake("gradients pass at zero, odd columns", DGRAD, ("setp.gt.f32", 1), Replace("gt", "ge"), ZEROS),
-    mistake("gradients pass at zero in the last columns", DGRAD, ("setp.gt.f32", 7), Replace("gt", "ge"), ZEROS),
-    mistake("gradients pass at zero in large tiles", DGRAD_128, ("setp.gt.f32", 0), Replace("gt", "ge"), ZEROS),
-    mistake("the mask is that of negative results", DGRAD, ("setp.gt.f32", 2), Replace("gt", "lt"), ZEROS),
-    mistake("only what is not zero passes", DGRAD, ("setp.gt.f32", 3), Replace("gt", "ne"), CONV),
+    mistake("gradients pass at zero, even columns", DGRAD, ("setp.leu.f32", 0), Replace("leu", "ltu"), ZEROS),
+    mistake("gradients pass at zero in the last columns", DGRAD, ("setp.leu.f32", 6), Replace("leu", "ltu"), ZEROS),
+    mistake("gradients pass at zero in large tiles", DGRAD_128, ("setp.leu.f32", 0), Replace("leu", "ltu"), ZEROS),
+    mistake("the mask is that of negative results", DGRAD, ("setp.leu.f32", 3), Replace("leu", "geu"), ZEROS),
+    mistake("the mask is that of other elements", DGRAD, ("ld.global.nc.u8", 0), Offset(1), ZEROS),
+    mistake("zero counts as positive", "batch_norm_signs_bf16", ("setp.gt.f32", 1), Replace("gt", "ge"), ZEROS),
+    mistake("all but zero is positive", "batch_norm_signs_bf16", ("setp.gt.f32", 7), Replace("gt", "ne"), CONV),
+    mistake("a sign is that of the neighbour", "batch_norm_add_wide_bf16", ("st.global.u8", 0), Offset(1), RAW_NORM),
     // Where all similarities are negative.
     mistake("the largest similarity begins at 0", SWEEP, ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
     mistake("that of 256 rows, too", SWEEP_256, ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),

@@ -128,6 +128,7 @@ impl Before {
                 Mask::Input => ReluMask::FromInput,
                 Mask::Result => ReluMask::FromResult(&self.relu),
             },
+            signs: None,
             add: so_far.then_some(&self.so_far),
         };
         match fusion::dgrad(dy, w, self.normed.shape(), g, epilogue).unwrap() {
@@ -317,16 +318,25 @@ fn tensors_that_do_not_fit_are_refused() {
     let (x, dy, w) = (noise(1, p.x_shape().dims()), noise(2, p.y_shape().dims()), noise(3, p.w_shape().dims()));
     let chain = Before::new(&p, 1, DType::F32);
     let (short, norm) = (noise(3, &[2, 2, 3, 2, 4]), chain.norm());
-    let good = |relu, add| GradEpilogue::NormRelu { x: &chain.normed, norm: &norm, relu, add };
+    let good = |relu, add| GradEpilogue::NormRelu { x: &chain.normed, norm: &norm, relu, signs: None, add };
     let three = Norm::new(&noise(4, &[12]), &noise(5, &[12]), &chain.gamma, &chain.beta).unwrap();
     let refused = [
         ("`add` must be [2 2 3 3 4]", GradEpilogue::Add(&short)),
         ("`add` must be [2 2 3 3 4]", good(ReluMask::FromInput, Some(&short))),
         ("`relu` must be [2 2 3 3 4]", good(ReluMask::FromResult(&short), None)),
-        ("`x` must be", GradEpilogue::NormRelu { x: &short, norm: &norm, relu: ReluMask::FromInput, add: None }),
+        (
+            "`x` must be",
+            GradEpilogue::NormRelu { x: &short, norm: &norm, relu: ReluMask::FromInput, signs: None, add: None },
+        ),
         (
             "parts = 3, but it must divide the batch of 2",
-            GradEpilogue::NormRelu { x: &chain.normed, norm: &three, relu: ReluMask::FromInput, add: None },
+            GradEpilogue::NormRelu {
+                x: &chain.normed,
+                norm: &three,
+                relu: ReluMask::FromInput,
+                signs: None,
+                add: None,
+            },
         ),
     ];
     for (words, epilogue) in refused {
@@ -335,7 +345,7 @@ fn tensors_that_do_not_fit_are_refused() {
     }
     // What has another number type is composed, not refused.
     let half = chain.normed.cast(DType::BF16).unwrap();
-    let epilogue = GradEpilogue::NormRelu { x: &half, norm: &norm, relu: ReluMask::FromInput, add: None };
+    let epilogue = GradEpilogue::NormRelu { x: &half, norm: &norm, relu: ReluMask::FromInput, signs: None, add: None };
     assert!(matches!(fusion::dgrad(&dy, &w, p.x_shape(), &g, epilogue).unwrap(), Incoming::Result(_)));
     let (near, wrong) = (noise(6, &[8]), noise(7, &[7]));
     for (words, epilogue) in [

@@ -33,7 +33,7 @@ static WGRAD_HALO_FILE: Module =
 
 /// `x w bias y sums shift`.
 type Forward = Kernel<(In, In, In, Out, Out, In, Pod<Conv>)>;
-/// `dy w dx sums add mask normed mean inv_std gamma beta`.
+/// `dy w dx sums add signs normed mean inv_std gamma beta`.
 type Backward = Kernel<(In, In, Out, Out, In, In, In, In, In, In, In, Pod<Conv>)>;
 /// The same with tensors of TMA, and the number of tiles; of dgrad also the residue class and how many there are.
 type ForwardSm90 = Kernel<(Map, Map, In, Out, Out, In, Pod<Conv>, u32)>;
@@ -269,13 +269,13 @@ impl Work<'_> {
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
         let no = NOTHING_IN;
         let of_tiles = norm_relu.map_or(NOTHING_OUT, |c| self.of_tiles(p.c, c.sums));
-        let [add, mask, normed, mean, inv_std, gamma, beta] = norm_relu.map_or([no; 7], |c| {
-            [c.add.unwrap_or(no), c.mask.unwrap_or(no), c.normed, c.mean, c.inv_std, c.gamma, c.beta]
+        let [add, signs, normed, mean, inv_std, gamma, beta] = norm_relu.map_or([no; 7], |c| {
+            [c.add.unwrap_or(no), c.signs.unwrap_or(no), c.normed, c.mean, c.inv_std, c.gamma, c.beta]
         });
         if let Some(halo) = plan.halo {
             let (dy, w) = (self.lines(dy, Operator::Dgrad, &halo)?, self.filters(w, 64)?);
             let (conv, halo, tiles) = (conv, Pod(halo), plan.tiles as u32);
-            let args = (dy, w, dx, of_tiles, add, mask, normed, mean, inv_std, gamma, beta, conv, halo, tiles);
+            let args = (dy, w, dx, of_tiles, add, signs, normed, mean, inv_std, gamma, beta, conv, halo, tiles);
             DGRAD_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;
         } else if plan.path == Path::Warpgroup {
             let w = self.filters(w, 64)?;
@@ -285,11 +285,11 @@ impl Work<'_> {
                 let [tiles, z, classes] = [plan.tiles, z, classes].map(|v| v as u32);
                 // Each launch writes the pixels and the sums of its class.
                 let (dx, sums) = (InOut(dx.0, dx.1), InOut(of_tiles.0, of_tiles.1));
-                let args = (dy, w, dx, sums, add, mask, normed, mean, inv_std, gamma, beta, conv, tiles, z, classes);
+                let args = (dy, w, dx, sums, add, signs, normed, mean, inv_std, gamma, beta, conv, tiles, z, classes);
                 DGRAD_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
             }
         } else {
-            let args = (dy, w, dx, of_tiles, add, mask, normed, mean, inv_std, gamma, beta, conv);
+            let args = (dy, w, dx, of_tiles, add, signs, normed, mean, inv_std, gamma, beta, conv);
             DGRAD.launch(self.gpu, plan.entry, plan.spread, args)?;
         }
         norm_relu.map_or(Ok(()), |c| self.statistics(p.c, c.sums))
@@ -350,8 +350,9 @@ pub(in crate::ops::conv3d) struct Forwards {
 pub(in crate::ops::conv3d) struct NormRelu {
     /// What is added to `dx` first: gradients of other branches.
     pub add: Option<In>,
-    /// The output of the ReLU before the convolution. If absent, it is recomputed from `normed`.
-    pub mask: Option<In>,
+    /// A bit for each element of the output of the ReLU before the convolution, whether it is positive. If absent, it is
+    /// recomputed from `normed`.
+    pub signs: Option<In>,
     /// The input of the batch norm before that.
     pub normed: In,
     pub mean: In,

@@ -18,7 +18,7 @@ pub(in crate::ops) use launch::kernels;
 use super::{Conv3d, Operator};
 use crate::driver::{Gpu, Memory};
 use crate::error::Result;
-use crate::ops::batch_norm::Norm;
+use crate::ops::batch_norm::{Norm, Signs};
 use crate::tensor::{DType, Tensor};
 pub(super) use launch::{Forwards, NormRelu, Work, sums_of};
 use plan::Path;
@@ -152,13 +152,13 @@ pub(super) fn fprop_moments(
 }
 
 /// The gradient with `add` added and ReLU's mask applied, and the sums for the batch norm of `x` before it, `[parts tiles
-/// 2 c]`, in one launch: for bf16 without groups, and a multiple of eight channels. The mask is that of the ReLU's result
-/// `y`, or recomputed from `x` if there is none.
+/// 2 c]`, in one launch: for bf16 without groups, and a multiple of eight channels. The mask is the signs of the ReLU's
+/// result, or recomputed from `x` if there are none.
 pub(super) fn dgrad_norm_relu(
     gpu: &Gpu,
     p: &Conv3d,
     [dy, w, x]: [&Tensor; 3],
-    y: Option<&Tensor>,
+    signs: Option<&Signs>,
     add: Option<&Tensor>,
     norm: &Norm,
 ) -> Result<(Tensor, Tensor)> {
@@ -167,7 +167,7 @@ pub(super) fn dgrad_norm_relu(
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), sums_of(&plan), 2, p.c])?;
     let epilogue = NormRelu {
         add: add.map(Tensor::input),
-        mask: y.map(Tensor::input),
+        signs: signs.map(Signs::input),
         normed: x.input(),
         mean: norm.mean().input(),
         inv_std: norm.inv_std().input(),

@@ -1,7 +1,7 @@
 //! The types of the fusion contract.
 
 use crate::error::Result;
-use crate::ops::batch_norm::{Norm, ReluMask};
+use crate::ops::batch_norm::{Norm, ReluMask, Signs};
 use crate::tensor::Tensor;
 
 /// What is applied to the `x` that a convolution reads.
@@ -50,6 +50,8 @@ pub enum GradEpilogue<'a> {
         norm: &'a Norm,
         /// ReLU's mask.
         relu: ReluMask<'a>,
+        /// The signs of ReLU's result, if they were kept: a GPU reads them in place of the result.
+        signs: Option<&'a Signs>,
         /// The contributions of other paths.
         add: Option<&'a Tensor>,
     },

@@ -25,7 +25,7 @@ use super::{Conv3d, Geometry, check_dy, cpu, cuda};
 use crate::cpu::Isa;
 use crate::error::{Error, Result};
 use crate::ops::arith::{self, Arith};
-use crate::ops::batch_norm::{Incoming, Moments, ReluMask};
+use crate::ops::batch_norm::{Incoming, Moments, ReluMask, Signs};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 
@@ -99,11 +99,14 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
     let op = "conv3d dgrad";
     let p = Conv3d::new(op, x_shape, w.shape(), g)?;
     check_dy(op, &p, dy)?;
-    let (x, norm, relu, add) = match epilogue {
-        GradEpilogue::None => (None, None, ReluMask::None, None),
-        GradEpilogue::Add(add) => (None, None, ReluMask::None, Some(add)),
-        GradEpilogue::NormRelu { x, norm, relu, add } => (Some(x), Some(norm), relu, add),
+    let (x, norm, relu, signs, add) = match epilogue {
+        GradEpilogue::None => (None, None, ReluMask::None, None, None),
+        GradEpilogue::Add(add) => (None, None, ReluMask::None, None, Some(add)),
+        GradEpilogue::NormRelu { x, norm, relu, signs, add } => (Some(x), Some(norm), relu, signs, add),
     };
+    if let Some(signs) = signs.filter(|signs| signs.shape() != p.x_shape()) {
+        return Err(Error::shape(op, "signs", p.x_shape(), signs.shape()));
+    }
     let like_input: Vec<_> =
         [("x", x), ("relu", relu.result()), ("add", add)].into_iter().filter_map(|(arg, t)| Some((arg, t?))).collect();
     if let Some((arg, t)) = like_input.iter().find(|(_, t)| t.shape() != p.x_shape()) {
@@ -123,7 +126,8 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
             (Place::Gpu(gpu), ReluMask::FromInput | ReluMask::FromResult(_))
                 if p.c.is_multiple_of(8) && on_tensor_cores(&p, [dy, w]) =>
             {
-                let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x], relu.result(), add, norm)?;
+                let signs = relu.result().map(|y| signs.cloned().map_or_else(|| Signs::of(y), Ok)).transpose()?;
+                let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x], signs.as_ref(), add, norm)?;
                 return Ok(Incoming::PastRelu { dz, sums });
             }
             _ => {}
