@@ -86,7 +86,7 @@ pub fn statistics_leave_with_the_result_of_hopper() {
 }
 
 /// In the simulator, kernels of each of these sorts have run in this test: the plan chose them.
-fn took_part(sorts: &[&str]) {
+pub fn took_part(sorts: &[&str]) {
     let simulated = std::env::var_os("TUBELET_TEST_DEVICE").is_none();
     for sort in sorts {
         assert!(!simulated || executed(sort) > 0, "no kernel {sort} took part");

@@ -8,6 +8,7 @@ pub mod cost_model;
 pub mod counters;
 pub mod coverage;
 pub mod declarations;
+pub mod hopper_step;
 pub mod host;
 pub mod infonce;
 pub mod infonce_sm90;

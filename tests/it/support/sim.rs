@@ -121,6 +121,15 @@ pub fn on_hopper<T: PartialEq + std::fmt::Debug>(mut test: impl FnMut(&Device) -
     forward
 }
 
+/// As [`on_hopper`], of which the simulator's runs once, in ascending order: for what takes long and consists of kernels whose
+/// other orders have tests of their own.
+pub fn once_on_hopper<T>(test: impl FnOnce(&Device) -> T) -> T {
+    match gpu_of_environment().filter(|gpu| gpu.compute_capability() == (9, 0)) {
+        Some(gpu) => test(&Device::Cuda(gpu.clone())),
+        None => test(&Sim::hopper(Order::Forward, Sums::Nearest).device()),
+    }
+}
+
 /// Registers of a thread of every kernel, from the manifests of the PTX: what NVIDIA's assemblers gave it, at most.
 pub static REGISTERS: LazyLock<Arc<BTreeMap<String, u32>>> = LazyLock::new(|| {
     let families = xtask::device::families(crate::root()).unwrap_or_default();
