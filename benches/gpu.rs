@@ -4,13 +4,15 @@
 //!     cargo bench --bench gpu [FILTER]            Criterion, if there is a GPU
 //!     cargo bench --bench gpu -- --cases          the list of cases, for benches/peers/gpu.py
 //!     cargo bench --bench gpu -- --assumptions FILE   what the kernels for Hopper assume, into a record: PASS or FAIL
-//!     cargo bench --bench gpu -- --modules FILE   loads every module, into a record
+//!     cargo bench --bench gpu -- --architecture   the architecture whose cubins the GPU takes, or nothing
+//!     cargo bench --bench gpu -- --modules FILE   loads every module from its cubin and from PTX, into a record
 //!     cargo bench --bench gpu -- --peaks FILE     the device's peaks, into the same record
 //!     cargo bench --bench gpu -- --launches FILE SECONDS      every kernel of a step of MaCLR and of MCL
 //!     cargo bench --bench gpu -- --timed FILE TEXT SECONDS    cases with TEXT in their name, until the time is over
 //!     cargo bench --bench gpu -- --report DIR     the results that `run.sh` of a bundle wrote to DIR, as a table and a record
 //!
-//! `TUBELET_GPU_RECORD=FILE` also writes the results as JSON.
+//! `TUBELET_GPU_RECORD=FILE` also writes the results as JSON. `TUBELET_TEST_CUBINS=DIR` names a folder of `cargo xtask cubins`, from
+//! which modules are loaded.
 
 #[path = "gpu/cases.rs"]
 mod cases;
@@ -38,7 +40,7 @@ use record::Record;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
-use tubelet::driver::Gpu;
+use tubelet::driver::{Gpu, architecture};
 use tubelet::error::Result;
 use tubelet::tensor::{DType, Device, Tensor};
 
@@ -59,12 +61,15 @@ fn main() -> ExitCode {
             println!("{}", listed());
             return ExitCode::SUCCESS;
         }
-        ["--probe", ..] => return probe(),
+        ["--probe", ..] => return probe(Gpu::name),
+        ["--architecture", ..] => {
+            return probe(|gpu| architecture(gpu.compute_capability()).unwrap_or_default().into());
+        }
         ["--report", folder, ..] => return report::write(folder.as_ref()),
         _ => {}
     }
     let part = timed::Part::parse(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    let gpu = match Gpu::cuda(0) {
+    let gpu = match Gpu::cuda(0).and_then(with_cubins) {
         Ok(gpu) => gpu,
         Err(reason) => {
             println!("nothing is timed: {reason}");
@@ -98,11 +103,20 @@ fn listed() -> Value {
     all().iter().map(|c| json!({"name": c.name, "dtype": c.dtype.name(), "problem": c.problem})).collect()
 }
 
-/// Prints the name of the GPU, or exits with status 3 and the reason why there is none.
-fn probe() -> ExitCode {
+/// A GPU with the cubins in the folder that `TUBELET_TEST_CUBINS` names, if it does.
+fn with_cubins(gpu: Gpu) -> Result<Gpu> {
+    match std::env::var_os("TUBELET_TEST_CUBINS") {
+        // SAFETY: who sets the variable names a folder of `cargo xtask cubins`.
+        Some(folder) => unsafe { gpu.with_cubins(folder) },
+        None => Ok(gpu),
+    }
+}
+
+/// Prints what `say` says of the GPU, or exits with status 3 and the reason why there is none.
+fn probe(say: impl Fn(&Gpu) -> String) -> ExitCode {
     match Gpu::cuda(0) {
         Ok(gpu) => {
-            println!("{}", gpu.name());
+            println!("{}", say(&gpu));
             ExitCode::SUCCESS
         }
         Err(reason) => {
@@ -172,19 +186,24 @@ fn time(gpu: &Gpu, case: &Case, peaks: &Peaks, criterion: &mut Criterion) -> Opt
 /// The figures of a case from the milliseconds of its runs; `None` if there are none.
 fn result(case: &Case, runs: &mut [f32], peaks: &Peaks) -> Option<Value> {
     runs.sort_by(f32::total_cmp);
-    let ms = f64::from(*runs.get(runs.len() / 2)?);
+    let (ms, best) = (milliseconds((*runs.get(runs.len() / 2)?).into()), milliseconds(runs[0].into()));
     let peak = if case.dtype == DType::BF16 { peaks.products() } else { peaks.f32 };
     let (matrix, copy) = (case.flops as f64 / ms * 1e3 / peak, case.bytes as f64 / ms * 1e3 / peaks.copy);
     println!("    median {ms:.4} ms, {:.0} % of arithmetic, {:.0} % of a copy", 100.0 * matrix, 100.0 * copy);
     Some(json!({
-        "name": case.name, "ms": ms, "best_ms": runs[0], "runs": runs.len(), "share_of_arithmetic": share(matrix),
+        "name": case.name, "ms": ms, "best_ms": best, "runs": runs.len(), "share_of_arithmetic": share(matrix),
         "share_of_copy": share(copy), "gflop": case.flops as f64 * 1e-9, "megabytes": case.bytes as f64 * 1e-6,
     }))
 }
 
+/// Milliseconds for the record, of events, whose clock is in f32: without digits of no meaning.
+fn milliseconds(ms: f64) -> f64 {
+    (ms * 1e6).round() / 1e6
+}
+
 /// A share for the record; `None` for cases without stated work.
 fn share(share: f64) -> Option<f64> {
-    (share > 0.0).then(|| (share * 1e4).round() * 1e-4)
+    (share > 0.0).then(|| (share * 1e4).round() / 1e4)
 }
 
 /// Milliseconds of one run between two events, with a cold cache.

@@ -6,7 +6,6 @@
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-#[cfg(feature = "video")]
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -104,7 +103,6 @@ pub(crate) fn open_regular(path: impl AsRef<Path>, what: &str) -> Result<(File, 
 /// # Errors
 /// As [`open_regular`]; `Data` when the file is longer than `max` bytes; `Io` when it cannot be read or there is no
 /// memory for it.
-#[cfg(feature = "video")]
 pub(crate) fn read_bounded(path: impl AsRef<Path>, max: u64, what: &str) -> Result<Vec<u8>> {
     let path = path.as_ref();
     let (file, length) = open_regular(path, what)?;
@@ -159,13 +157,11 @@ fn refuse_irregular(path: &Path, what: &str, metadata: &Metadata) -> Result<()> 
 }
 
 /// 64-bit FNV-1a, for names of files and to recognise content: the same on every machine and in every version.
-#[cfg(any(feature = "train", feature = "video"))]
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     fnv1a_on(bytes, 0xcbf2_9ce4_8422_2325)
 }
 
 /// Continues the hash `before` with `bytes`.
-#[cfg(any(feature = "train", feature = "video"))]
 pub(crate) fn fnv1a_on(bytes: &[u8], before: u64) -> u64 {
     bytes.iter().fold(before, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

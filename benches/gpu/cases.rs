@@ -1,6 +1,7 @@
 //! The cases: the tables of the operations, at the batch size of a training step on a GPU, and batch norm over the
 //! output of every layer. For some of them the simulator counts memory accesses (tests/it/device/counters.rs).
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tubelet::error::{Error, ErrorKind, Result};
@@ -54,7 +55,7 @@ pub fn random(shape: impl Into<Shape>, dtype: DType, device: &Device, seed: u32)
         h = (h ^ (h >> 15)).wrapping_mul(0xC2B2_AE35);
         ((h ^ (h >> 13)) >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
-    let data: Vec<f32> = (0..shape.len()).map(hash).collect();
+    let data: Vec<f32> = (0..shape.len()).into_par_iter().map(hash).collect();
     Tensor::from_f32(shape, &data)?.cast(dtype)?.to(device)
 }
 

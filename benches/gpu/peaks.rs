@@ -1,11 +1,16 @@
 //! The peaks of this GPU, measured with the kernels of `cuda/peaks.cu`: the denominators of every share.
 
 use serde_json::{Value, json};
-use tubelet::driver::{Access, Arg, FunctionId, Gpu, Launch, Region, Spread, TensorMap, TensorWindow};
+use tubelet::driver::{Access, Arg, Declared, FunctionId, Gpu, Launch, Region, Spread, TensorMap, TensorWindow};
 use tubelet::error::Result;
 
-const HOPPER: &str = include_str!("../../ptx/peaks_sm90.sm_90a.ptx");
-const PTX: &str = include_str!("../../ptx/peaks.sm_80.ptx");
+const HOPPER: Declared = module("peaks_sm90", include_str!("../../ptx/peaks_sm90.sm_90a.ptx"));
+const PORTABLE: Declared = module("peaks", include_str!("../../ptx/peaks.sm_80.ptx"));
+
+/// A module whose kernels are launched by name.
+const fn module(module: &'static str, ptx: &'static str) -> Declared {
+    Declared { module, ptx, entries: &[], parameters: &[] }
+}
 
 /// Threads per block.
 const BLOCK: u32 = 256;
@@ -49,7 +54,7 @@ impl Peaks {
     pub fn measure(gpu: &Gpu) -> Result<Peaks> {
         // SAFETY: no addresses are passed to it.
         let driver = unsafe { gpu.raw_driver() };
-        let module = driver.load(PTX)?;
+        let module = PORTABLE.load(gpu)?;
         let probe = |entry: &str, blocks: u32| -> Result<Probe> {
             let function = driver.function(module, entry, 0)?;
             Ok(Probe { gpu, function, spread: Spread::line(blocks, BLOCK) })
@@ -164,7 +169,7 @@ impl Hopper {
     fn measure(gpu: &Gpu) -> Result<Hopper> {
         // SAFETY: the addresses passed to it are those of memory allocated here.
         let driver = unsafe { gpu.raw_driver() };
-        let module = driver.load(HOPPER)?;
+        let module = HOPPER.load(gpu)?;
         let probe = |entry: &str, spread: Spread| -> Result<Probe> {
             Ok(Probe { gpu, function: driver.function(module, entry, spread.shared)?, spread })
         };

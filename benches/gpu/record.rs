@@ -37,6 +37,11 @@ impl Record {
         Peaks::read(self.value.get("peaks")?)
     }
 
+    /// A field that is an object, or an empty one.
+    pub fn object(&self, key: &str) -> Map<String, Value> {
+        self.value.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
+    }
+
     /// Sets a field.
     pub fn set(&mut self, key: &str, value: Value) -> Result<()> {
         self.value.insert(key.into(), value);

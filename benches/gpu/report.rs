@@ -37,7 +37,7 @@ fn record(folder: &Path) -> Value {
         let Some(theirs) = peer_rows.get(name) else { continue };
         row["peer_ms"] = theirs["ms"].clone();
         if let (Some(us), Some(them)) = (row["ms"].as_f64(), theirs["ms"].as_f64()) {
-            row["ratio"] = json!((them / us * 1e3).round() * 1e-3);
+            row["ratio"] = json!((them / us * 1e3).round() / 1e3);
         }
     }
     let of_part = |part: String| {
@@ -56,7 +56,7 @@ fn record(folder: &Path) -> Value {
         "assumptions": ours["assumptions"],
         "peaks": ours["peaks"],
         "parts": tests,
-        "modules_ms": ours["modules"],
+        "modules": ours["modules"],
         "step_kernels": ours["step_kernels"],
         "instruction_classes": read("classes.txt").map(|text| class_lines(&text)),
         "training_run": parsed("training.json"),
@@ -87,9 +87,14 @@ fn outcome(log: &str) -> Value {
     if runs == 0 {
         return json!({"ended": log.lines().last()});
     }
-    let failures: Vec<_> = log.lines().filter(|l| l.starts_with("test ") && l.ends_with("FAILED")).collect();
     let faults = log.lines().rfind(|l| l.contains("ERROR SUMMARY:"));
-    json!({"passed": passed, "failed": failed, "failures": failures, "sanitizer": faults})
+    json!({"passed": passed, "failed": failed, "failures": failures(log), "sanitizer": faults})
+}
+
+/// The tests that failed: their names follow each other, indented, after a line `failures:`.
+fn failures(log: &str) -> Vec<&str> {
+    let blocks = log.split("\nfailures:\n").skip(1);
+    blocks.flat_map(|block| block.lines().map_while(|line| line.strip_prefix("    "))).collect()
 }
 
 /// The lines printed by the comparison of instruction classes.
@@ -108,16 +113,25 @@ fn geomeans(rows: &BTreeMap<String, Value>) -> Value {
         let sum = sums.entry(format!("{op}/{pass}/{dtype}")).or_default();
         *sum = (sum.0 + ratio.ln(), sum.1 + 1);
     }
-    sums.into_iter().map(|(key, (sum, n))| (key, json!(((sum / f64::from(n)).exp() * 1e3).round() * 1e-3))).collect()
+    sums.into_iter().map(|(key, (sum, n))| (key, json!(((sum / f64::from(n)).exp() * 1e3).round() / 1e3))).collect()
 }
 
 fn print_table(record: &Value) {
-    println!("{}, peaks {}", record["machine"], record["peaks"]);
+    let text = |key: &str| record[key].as_str().unwrap_or("unknown").to_owned();
+    let [machine, driver, date] = ["machine", "driver", "date"].map(text);
+    println!("{machine}, compute capability {}, driver {driver}, {date}", record["compute_capability"]);
+    println!("peaks {}", record["peaks"]);
     for (what, verdict) in record["assumptions"].as_object().into_iter().flatten() {
-        println!("{what}: {verdict}");
+        match verdict {
+            Value::Array(rows) => {
+                rows.iter().for_each(|row| println!("  {what}: {}", row.as_str().unwrap_or_default()))
+            }
+            verdict => println!("{what}: {}", verdict.as_str().unwrap_or_default()),
+        }
     }
+    modules(record);
     for (part, outcome) in record["parts"].as_object().into_iter().flatten() {
-        println!("{part}: {outcome}");
+        print_part(part, outcome);
     }
     println!("{:<44} {:>10} {:>10} {:>7} {:>7} {:>7}", "case", "ours ms", "peer ms", "ratio", "math %", "copy %");
     for (name, row) in record["cases"].as_object().into_iter().flatten() {
@@ -142,6 +156,35 @@ fn print_table(record: &Value) {
     }
     println!("geometric means, peer / ours: {}", record["geomean_ratio"]);
     println!("training run: {}", record["training_run"]);
+}
+
+/// Whether a part passed, with its tests, or else with the last line of its log.
+fn print_part(part: &str, outcome: &Value) {
+    let verdict = if outcome["finished"] == true { "passed" } else { "NOT PASSED" };
+    let tests = outcome["passed"].as_u64().map(|n| format!("tests: {n} passed, {} failed", outcome["failed"]));
+    let said = tests.or_else(|| outcome["ended"].as_str().map(str::to_owned)).unwrap_or_default();
+    println!("{part}: {verdict}; {said}");
+    for name in outcome["failures"].as_array().into_iter().flatten() {
+        println!("  {}", name.as_str().unwrap_or_default());
+    }
+    if let Some(faults) = outcome["sanitizer"].as_str() {
+        println!("  {faults}");
+    }
+}
+
+/// How long the modules took to load, of each kind together, and those that the driver refused.
+fn modules(record: &Value) {
+    for (key, what) in [("cubin_ms", "modules loaded from cubins"), ("ptx_ms", "modules compiled by the driver")] {
+        let all = record["modules"].as_object().into_iter().flatten();
+        let found: Vec<_> = all.map(|(name, module)| (name, &module[key])).filter(|(_, m)| !m.is_null()).collect();
+        let ms: Vec<f64> = found.iter().filter_map(|(_, ms)| ms.as_f64()).collect();
+        if !found.is_empty() {
+            println!("{what}: {} in {:.3} s", ms.len(), ms.iter().sum::<f64>() * 1e-3);
+        }
+        for (name, why) in found.iter().filter_map(|(name, why)| Some((name, why.as_str()?))) {
+            println!("  {name}: {why}");
+        }
+    }
 }
 
 /// The kernels in which a step spends most of its time.

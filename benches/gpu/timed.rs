@@ -4,12 +4,14 @@ use super::cases::{Case, layers, random};
 use super::record::Record;
 use super::{once, result};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tubelet::driver::Gpu;
+use tubelet::driver::{Declared, Gpu, Origin};
 use tubelet::error::{ErrorKind, Result};
-use tubelet::ops::conv3d::{self, Operator, on_tile};
-use tubelet::tensor::{DType, Device};
+use tubelet::ops::conv3d::{self, Conv3d, Operator, on_tile};
+use tubelet::tensor::{DType, Device, Tensor};
 
 /// Runs of a case: at most so many, or until they took so long.
 const RUNS: usize = 10;
@@ -19,7 +21,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(60);
 pub enum Part {
     /// What the kernels for Hopper assume of hardware, and no document says.
     Assumptions,
-    /// How long each module takes to load, or why the driver refuses it.
+    /// How long each module takes to load, from its cubin and from PTX, or why the driver refuses it.
     Modules,
     /// The peaks of the device.
     Peaks,
@@ -84,24 +86,51 @@ fn assumptions(gpu: &Gpu, record: &mut Record) -> Result<()> {
     all_well("read operands of wgmma as the kernels with halos assume", usize::from(!passes), 1)
 }
 
-/// Loads every module: the milliseconds that each takes, or the driver's reason for refusing it.
+/// Loads every module from its cubin, if there is one, and from PTX: `cubin_ms` and `ptx_ms` of each, or the driver's reason
+/// for refusing it. Times that are in the record are kept, because the driver has a cache of what it compiled.
 fn modules(gpu: &Gpu, record: &mut Record) -> Result<()> {
-    let mut all: Vec<(&str, &'static str)> = tubelet::ops::kernels().iter().map(|k| (k.module, k.ptx)).collect();
-    all.sort_unstable();
-    all.dedup();
-    let (mut took, mut refused) = (serde_json::Map::new(), 0);
-    for (name, ptx) in all {
-        let start = Instant::now();
-        // SAFETY: no addresses are passed to it.
-        let loaded = unsafe { gpu.raw_driver() }.load(ptx);
-        let ms = (start.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-        let outcome = loaded.map_or_else(|error| json!(error.to_string()), |_| json!(ms));
-        refused += usize::from(outcome.is_string());
-        println!("{name}: {outcome}");
-        took.insert(name.to_owned(), outcome);
-        record.set("modules", Value::Object(took.clone()))?;
+    let kernels = [tubelet::ops::kernels(), tubelet::augment::kernels()].concat();
+    let fits = |kernel: &Declared| gpu.compute_capability() == (9, 0) || !kernel.ptx.contains(".target sm_90a");
+    let mut all: Vec<Declared> = kernels.into_iter().filter(fits).collect();
+    all.sort_unstable_by_key(|kernel| kernel.module);
+    all.dedup_by_key(|kernel| kernel.module);
+    let mut modules = record.object("modules");
+    let mut refused = 0;
+    // Cubins first: all of them take less time than one module of PTX. What has none is compiled at once.
+    for (key, gpu) in [("cubin_ms", gpu), ("ptx_ms", &Gpu::cuda(0)?)] {
+        for kernel in &all {
+            let known = |key: &str| modules.get(kernel.module).is_some_and(|module| module[key].is_number());
+            if known("ptx_ms") || known(key) {
+                continue;
+            }
+            for (key, outcome) in loaded(kernel, gpu) {
+                println!("{} {key}: {outcome}", kernel.module);
+                refused += usize::from(outcome.is_string());
+                modules.entry(kernel.module).or_insert_with(|| json!({}))[key] = outcome;
+            }
+            record.set("modules", Value::Object(modules.clone()))?;
+        }
     }
-    all_well("load every module", refused, took.len())
+    all_well("load every module", refused, all.len())
+}
+
+/// The milliseconds in which a module was loaded, by what it was loaded from, or why the driver refused that.
+fn loaded(kernel: &Declared, gpu: &Gpu) -> Vec<(&'static str, Value)> {
+    if let Err(error) = kernel.load(gpu) {
+        let of_driver = matches!(error.kind(), ErrorKind::Driver { .. });
+        return vec![(if of_driver { "ptx_ms" } else { "cubin_ms" }, json!(error.to_string()))];
+    }
+    let Some(module) = gpu.modules().into_iter().find(|module| module.name == kernel.module) else {
+        return Vec::new();
+    };
+    let ms = json!((module.took.as_secs_f64() * 1e4).round() / 10.0);
+    match module.origin {
+        Origin::Ptx => vec![("ptx_ms", ms)],
+        Origin::Refused { file, why } => {
+            vec![("cubin_ms", json!(format!("{}: {why}", file.display()))), ("ptx_ms", ms)]
+        }
+        _ => vec![("cubin_ms", ms)],
+    }
 }
 
 /// An error when some failed, so that the part is not taken for passed.
@@ -115,19 +144,16 @@ fn all_well(action: &'static str, failed: usize, of: usize) -> Result<()> {
 /// The hot layers with every tile: `conv3d/<pass>/<layer>/bf16/tile<i>`. Passes that have no such tile are left out.
 fn tiles(gpu: &Gpu, clips: usize) -> impl Iterator<Item = Case> {
     let passes = [("fprop", Operator::Fprop), ("dgrad", Operator::Dgrad), ("wgrad", Operator::Wgrad)];
+    let last = Rc::new(RefCell::new(None));
     layers(clips).flat_map(move |row| {
-        let p = row.problem();
-        let operands = move |pass| match pass {
-            Operator::Fprop => [p.x_shape(), p.w_shape()],
-            Operator::Dgrad => [p.y_shape(), p.w_shape()],
-            Operator::Wgrad => [p.x_shape(), p.y_shape()],
-        };
+        let (p, last) = (row.problem(), last.clone());
         passes.into_iter().flat_map(move |(name, pass)| {
             // A stem has no gradient by its input.
             let tiles =
                 if row.x[4] <= 3 && pass == Operator::Dgrad { 0 } else { conv3d::tiles(gpu, &p, pass).unwrap_or(0) };
+            let last: Rc<RefCell<Option<Operands>>> = last.clone();
             (0..tiles).map(move |tile| {
-                let [a, b] = operands(pass);
+                let last = last.clone();
                 Case {
                     name: format!("conv3d/{name}/{}/bf16/tile{tile}", row.name),
                     dtype: DType::BF16,
@@ -135,7 +161,11 @@ fn tiles(gpu: &Gpu, clips: usize) -> impl Iterator<Item = Case> {
                     flops: p.flops(),
                     bytes: 2 * (p.x_shape().len() + p.w_shape().len() + p.y_shape().len()) as u64,
                     make: Box::new(move |device: &Device| {
-                        let (a, b) = (random(a, DType::BF16, device, 1)?, random(b, DType::BF16, device, 2)?);
+                        // Making them takes longer than timing a tile, and one layer's tiles follow each other.
+                        let same = last.take().filter(|operands| operands.of == (row.name, name));
+                        let operands = same.map_or_else(|| Operands::make((row.name, name), &p, pass, device), Ok)?;
+                        let [a, b] = operands.tensors.clone();
+                        last.replace(Some(operands));
                         Ok(Box::new(move || {
                             let (a, b) = (a.clone(), b.clone());
                             Ok(Box::new(move || {
@@ -148,6 +178,24 @@ fn tiles(gpu: &Gpu, clips: usize) -> impl Iterator<Item = Case> {
             })
         })
     })
+}
+
+/// The operands of a pass of a layer.
+struct Operands {
+    /// The names of the layer and of the pass.
+    of: (&'static str, &'static str),
+    tensors: [Tensor; 2],
+}
+
+impl Operands {
+    fn make(of: (&'static str, &'static str), p: &Conv3d, pass: Operator, device: &Device) -> Result<Operands> {
+        let [a, b] = match pass {
+            Operator::Fprop => [p.x_shape(), p.w_shape()],
+            Operator::Dgrad => [p.y_shape(), p.w_shape()],
+            Operator::Wgrad => [p.x_shape(), p.y_shape()],
+        };
+        Ok(Operands { of, tensors: [random(a, DType::BF16, device, 1)?, random(b, DType::BF16, device, 2)?] })
+    }
 }
 
 fn cases(gpu: &Gpu, record: &mut Record, text: &str, time: Duration) -> Result<()> {

@@ -1,12 +1,14 @@
 //! A driver with a memory pool and a cache of loaded modules.
 
-use super::kernel::Module;
+#[cfg(feature = "testing")]
+use super::ModuleId;
+use super::modules::{Loaded, LoadedModule};
 use super::pool::{Pool, block_for};
-use super::{Driver, FunctionId, GraphId, Launch, ModuleId};
+use super::{Driver, FunctionId, GraphId, Launch};
 use crate::error::{Error, ErrorKind, Result};
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 /// A GPU and one stream on it. Clones share both; [`Gpu::fork`] makes another stream.
@@ -29,13 +31,6 @@ pub(super) struct Shared {
     forks: Mutex<Vec<Weak<Inner>>>,
     /// The answer of [`Gpu::once`].
     answer: OnceLock<bool>,
-}
-
-#[derive(Default)]
-struct Loaded {
-    modules: HashMap<&'static str, ModuleId>,
-    /// Entry points, with the dynamic shared memory each was granted.
-    functions: HashMap<&'static str, (FunctionId, u32)>,
 }
 
 /// A captured graph that can be replayed with one launch. See [`Gpu::graph`].
@@ -114,6 +109,30 @@ impl Gpu {
 
     pub(super) fn forks(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
         self.0.shared.forks.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The same, with modules taken from the cubins in `folder` instead of being compiled from PTX by the driver, for all streams of
+    /// the device. `cargo xtask cubins` of this project writes such folders. A module that the folder does not have for this device,
+    /// or whose cubin the driver refuses (it is older than ptxas, say), is compiled all the same: [`Gpu::modules`] tells which.
+    ///
+    /// The assembler inside the driver may be of another release than ptxas, and fuse other multiplications and additions, so
+    /// results may round differently than without cubins.
+    ///
+    /// # Safety
+    /// The files of the folder are as `cargo xtask cubins` wrote them: they are executed on the device.
+    ///
+    /// # Errors
+    /// `Param` when the device has a folder, or loaded a module; `Io`, `Data` and `Format` when the folder or its list cannot
+    /// be read. A cubin of other PTX than the library's, or one that was damaged, is `Format` in the operation that first needs it.
+    pub unsafe fn with_cubins(self, folder: impl AsRef<Path>) -> Result<Gpu> {
+        self.loaded().take_cubins(folder.as_ref(), self.compute_capability())?;
+        Ok(self)
+    }
+
+    /// The modules loaded so far on this device, by name.
+    #[must_use]
+    pub fn modules(&self) -> Vec<LoadedModule> {
+        self.loaded().list()
     }
 
     /// The device's name.
@@ -255,25 +274,24 @@ impl Gpu {
         self.0.driver.tensor_map(map).map(super::Map)
     }
 
-    /// An entry point of a module, loaded at first use.
-    pub(super) fn function(&self, module: &Module, entry: &'static str, shared: u32) -> Result<FunctionId> {
-        let root = self.root();
-        let mut loaded = root.0.shared.loaded.lock().unwrap_or_else(|e| e.into_inner());
-        match loaded.functions.get(entry) {
-            Some((function, allowed)) if *allowed >= shared => return Ok(*function),
-            _ => {}
-        }
-        let id = match loaded.modules.get(module.name) {
-            Some(id) => *id,
-            None => {
-                let id = root.0.driver.load(module.ptx)?;
-                loaded.modules.insert(module.name, id);
-                id
-            }
-        };
-        let function = root.0.driver.function(id, entry, shared)?;
-        loaded.functions.insert(entry, (function, shared));
-        Ok(function)
+    /// An entry point of the module of this name, which is loaded at first use.
+    pub(super) fn function(
+        &self,
+        module: (&'static str, &'static str),
+        entry: &'static str,
+        shared: u32,
+    ) -> Result<FunctionId> {
+        self.loaded().function(self.root().driver(), module, entry, shared)
+    }
+
+    /// Loads a module, given by its name and PTX, unless it is loaded.
+    #[cfg(feature = "testing")]
+    pub(super) fn load(&self, (name, ptx): (&'static str, &'static str)) -> Result<ModuleId> {
+        self.loaded().module(self.root().driver(), name, ptx)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.root().0.shared.loaded.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     pub(super) fn launch(&self, function: FunctionId, launch: &Launch) -> Result<()> {

@@ -58,6 +58,17 @@ pub struct Declared {
     pub parameters: &'static [Parameter],
 }
 
+#[cfg(feature = "testing")]
+impl Declared {
+    /// The kernel's module on a GPU, loaded unless it is.
+    ///
+    /// # Errors
+    /// `Driver` with the driver's log; `Format` and `Io` for a cubin of [`Gpu::with_cubins`].
+    pub fn load(&self, gpu: &Gpu) -> Result<super::ModuleId> {
+        gpu.load((self.module, self.ptx))
+    }
+}
+
 /// Entries of one module that share a parameter list `A`.
 pub struct Kernel<A> {
     module: &'static Module,
@@ -81,7 +92,8 @@ impl<A: Args> Kernel<A> {
 
     /// Like [`Kernel::launch`], for a kernel that also follows pointers stored in tables.
     pub fn launch_reaching(&self, gpu: &Gpu, which: usize, spread: Spread, args: A, reached: &[Region]) -> Result<()> {
-        let function = gpu.function(self.module, self.entries[which], spread.shared)?;
+        let Module { name, ptx } = *self.module;
+        let function = gpu.function((name, ptx), self.entries[which], spread.shared)?;
         args.with(|args| gpu.launch(function, &Launch { spread, args, reached }))
     }
 }

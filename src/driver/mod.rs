@@ -30,17 +30,21 @@
 //! # }
 //! ```
 
+mod cubins;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod gpu;
 mod kernel;
+mod modules;
 mod pool;
 mod streams;
 mod tensor_map;
 
+pub use cubins::architecture;
 pub use gpu::{Gpu, Graph, Memory, Usage};
 pub use kernel::{Declared, Parameter};
 pub(crate) use kernel::{In, InOut, Kernel, Map, Module, Out, Pod, Scratch};
+pub use modules::{LoadedModule, Origin};
 pub use streams::Event;
 pub use tensor_map::{EncodedMap, TensorMap, TensorWindow};
 
@@ -200,6 +204,20 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// `Driver` with the driver's log.
     fn load(&self, ptx: &'static str) -> Result<ModuleId>;
+
+    /// Loads a module that is assembled already.
+    ///
+    /// # Safety
+    /// `cubin` is a whole file of ptxas: the driver is not told its length, and reads as far as its tables say.
+    ///
+    /// # Errors
+    /// `Driver` when it is for another architecture or newer than the driver, or this driver takes PTX alone.
+    unsafe fn load_cubin(&self, cubin: &[u8]) -> Result<ModuleId> {
+        Err(Error::driver(
+            "load a cubin",
+            format!("{} bytes of machine code: this driver takes PTX alone", cubin.len()),
+        ))
+    }
 
     /// An entry point of a module, granted `shared` bytes of dynamic shared memory.
     ///

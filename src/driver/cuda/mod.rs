@@ -112,6 +112,40 @@ impl Cuda {
         check("finish its work", unsafe { sys::cuStreamSynchronize(self.stream) })
     }
 
+    /// Loads a module.
+    ///
+    /// # Safety
+    /// The image is PTX that ends with a zero byte, or a whole cubin.
+    unsafe fn load_image(&self, image: *const c_void) -> Result<ModuleId> {
+        use sys::CUjit_option_enum as Jit;
+        self.enter()?;
+        let mut log = vec![0u8; 16 << 10];
+        let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+        // Numeric options are passed by value in place of the pointer.
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(log.len())];
+        let mut module = ptr::null_mut();
+        // SAFETY: options and log outlive the call, and their lengths are passed; the image is as the caller promises.
+        let result = unsafe {
+            let (names, values) = (options.as_mut_ptr(), values.as_mut_ptr());
+            sys::cuModuleLoadDataEx(&mut module, image, options.len() as u32, names, values)
+        };
+        if result != CUresult::CUDA_SUCCESS {
+            let end = log.iter().position(|&b| b == 0).unwrap_or(0);
+            let said = String::from_utf8_lossy(&log[..end]);
+            let hint = match result {
+                CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => {
+                    "; the driver's PTX compiler, libnvidia-ptxjitcompiler.so.1, is not on this machine: install it with \
+                     the driver, and let containers have it, or use cubins (`Gpu::with_cubins`)"
+                }
+                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => "; a driver of CUDA 12.4 (550) or newer is needed",
+                _ => "",
+            };
+            return Err(Error::driver("load a module", format!("{}: {}{hint}", words(result), said.trim())));
+        }
+        self.made().modules.push(module);
+        Ok(ModuleId(module as u64))
+    }
+
     /// Sets all bits, if this value is to do so. The context is current.
     fn fill(&self, at: u64, bytes: usize) {
         if self.fills {
@@ -200,39 +234,14 @@ impl Driver for Cuda {
     }
 
     fn load(&self, ptx: &'static str) -> Result<ModuleId> {
-        use sys::CUjit_option_enum as Jit;
-        self.enter()?;
         let text = CString::new(ptx).map_err(|_| Error::driver("load a module", "its text holds a zero byte"))?;
-        let mut log = vec![0u8; 16 << 10];
-        let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-        // Numeric options are passed by value in place of the pointer.
-        let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(log.len())];
-        let mut module = ptr::null_mut();
-        // SAFETY: text, options and log outlive the call, and their lengths are passed.
-        let result = unsafe {
-            sys::cuModuleLoadDataEx(
-                &mut module,
-                text.as_ptr().cast(),
-                options.len() as u32,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
-        };
-        if result != CUresult::CUDA_SUCCESS {
-            let end = log.iter().position(|&b| b == 0).unwrap_or(0);
-            let said = String::from_utf8_lossy(&log[..end]);
-            let hint = match result {
-                CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => {
-                    "; the driver's PTX compiler, libnvidia-ptxjitcompiler.so.1, is not on this machine: install it with \
-                     the driver, and let containers have it"
-                }
-                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => "; a driver of CUDA 12.4 (550) or newer is needed",
-                _ => "",
-            };
-            return Err(Error::driver("load a module", format!("{}: {}{hint}", words(result), said.trim())));
-        }
-        self.made().modules.push(module);
-        Ok(ModuleId(module as u64))
+        // SAFETY: the text ends with a zero byte.
+        unsafe { self.load_image(text.as_ptr().cast()) }
+    }
+
+    unsafe fn load_cubin(&self, cubin: &[u8]) -> Result<ModuleId> {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_image(cubin.as_ptr().cast()) }
     }
 
     fn function(&self, module: ModuleId, entry: &str, shared: u32) -> Result<FunctionId> {

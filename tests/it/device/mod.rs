@@ -7,6 +7,7 @@ pub mod conv3d_sm90;
 pub mod cost_model;
 pub mod counters;
 pub mod coverage;
+pub mod cubins;
 pub mod declarations;
 pub mod hopper_step;
 pub mod host;

@@ -74,12 +74,17 @@ impl Sim {
 }
 
 /// The GPU that `TUBELET_TEST_DEVICE=cuda:N` names, if the variable is set. All tests share it, one at a time, since graphs are
-/// recorded on its stream; its memory is NaN until it is written.
+/// recorded on its stream; its memory is NaN until it is written. Its modules are cubins, if `TUBELET_TEST_CUBINS` names a folder.
 fn gpu_of_environment() -> Option<MutexGuard<'static, Gpu>> {
     static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
     let name = std::env::var("TUBELET_TEST_DEVICE").ok()?;
     let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("TUBELET_TEST_DEVICE is cuda:N");
-    let gpu = GPU.get_or_init(|| Mutex::new(Gpu::cuda_full_of_nan(ordinal).unwrap()));
+    let open = || match std::env::var_os("TUBELET_TEST_CUBINS") {
+        // SAFETY: who sets the variable names a folder of `cargo xtask cubins`.
+        Some(folder) => unsafe { Gpu::cuda_full_of_nan(ordinal)?.with_cubins(folder) },
+        None => Gpu::cuda_full_of_nan(ordinal),
+    };
+    let gpu = GPU.get_or_init(|| Mutex::new(open().unwrap()));
     Some(gpu.lock().unwrap_or_else(|e| e.into_inner()))
 }
 

@@ -54,6 +54,11 @@ pub fn capability() -> (i32, i32) {
     numbers.unwrap_or((8, 0))
 }
 
+/// The release of CUDA that the driver is of: 12040 for 12.4.
+pub fn release() -> u32 {
+    setting("SIMCUDA_VERSION", 12040) as u32
+}
+
 /// That of the simulator, which executes for 8.0 and newer.
 fn simulated() -> (u32, u32) {
     let (major, minor) = capability();

@@ -21,9 +21,11 @@
 //!
 //! Environment: `SIMCUDA_LOG` names a file that receives a line for each call, `SIMCUDA_DEVICES` the number of devices
 //! (1), `SIMCUDA_MEMORY` the bytes of each (64 GiB), `SIMCUDA_CAPABILITY` its compute
-//! capability (`8.0`), and `SIMCUDA_PTX_COMPILER=0` takes the compiler away.
+//! capability (`8.0`), `SIMCUDA_VERSION` the release of CUDA that the driver is of (12040), `SIMCUDA_PTX` the folder with the PTX
+//! that cubins stand for, and `SIMCUDA_PTX_COMPILER=0` takes the compiler away.
 
 mod api;
+mod cubin;
 mod device;
 mod work;
 
@@ -35,8 +37,12 @@ const OUT_OF_MEMORY: i32 = 2;
 const NO_DEVICE: i32 = 100;
 /// `CUDA_ERROR_INVALID_DEVICE`.
 const INVALID_DEVICE: i32 = 101;
+/// `CUDA_ERROR_INVALID_IMAGE`.
+const INVALID_IMAGE: i32 = 200;
 /// `CUDA_ERROR_INVALID_CONTEXT`.
 const INVALID_CONTEXT: i32 = 201;
+/// `CUDA_ERROR_NO_BINARY_FOR_GPU`.
+const NO_BINARY_FOR_GPU: i32 = 209;
 /// `CUDA_ERROR_INVALID_PTX`.
 const INVALID_PTX: i32 = 218;
 /// `CUDA_ERROR_JIT_COMPILER_NOT_FOUND`.
@@ -63,7 +69,9 @@ fn text(code: i32) -> Option<&'static std::ffi::CStr> {
         OUT_OF_MEMORY => c"out of memory",
         NO_DEVICE => c"no CUDA-capable device is detected",
         INVALID_DEVICE => c"invalid device ordinal",
+        INVALID_IMAGE => c"device kernel image is invalid",
         INVALID_CONTEXT => c"invalid device context",
+        NO_BINARY_FOR_GPU => c"no kernel image is available for execution on the device",
         INVALID_PTX => c"a PTX JIT compilation failed",
         JIT_COMPILER_NOT_FOUND => c"PTX JIT compiler library not found",
         INVALID_HANDLE => c"invalid resource handle",

@@ -10,7 +10,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("src/rng.rs", ""),
     ("src/files.rs", "error"),
     ("src/shape.rs", "error"),
-    ("src/driver/", "error"),
+    ("src/driver/", "error files"),
     ("src/cpu/", ""),
     ("src/tensor/", "error shape driver cpu"),
     ("src/interop/", "error shape driver tensor"),

@@ -14,6 +14,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   ptx --check [FAMILY..]
                     compiles again and compares, then lets two releases of ptxas take the PTX for six architectures:
                     no spill, no stack frame, no advice; kernels for Hopper have HGMMA and UTMALDG. Without the tools it says so and compares hashes alone
+  cubins DIR [ARCH..]
+                    assembles the PTX for sm_80, sm_86, sm_89, sm_90a, sm_100 and sm_120, or for those named, into a folder that
+                    the library loads modules from (`Gpu::with_cubins`)
   kernels [FAMILY..]
                     prints registers, occupancy, instructions and counters of every kernel, in Markdown
   ablation DIR [GESTURES]
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Some(("ptx", [flag, families @ ..])) if flag == "--check" => check(root, families),
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
         Some(("kernels", families)) if !families.iter().any(|f| f.starts_with('-')) => kernels(root, families),
+        Some(("cubins", [folder, archs @ ..])) if !folder.starts_with('-') => cubins(root, folder.as_ref(), archs),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
         Some(("rehearse", [folder])) if !folder.starts_with('-') => rehearse(root, folder.as_ref(), 540),
         Some(("rehearse", [folder, seconds])) if !folder.starts_with('-') => match seconds.parse() {
@@ -170,6 +174,13 @@ fn check(root: &Path, families: &[String]) -> Result<ExitCode> {
 
 fn kernels(root: &Path, families: &[String]) -> Result<ExitCode> {
     stdout().write_all(kernels::report(root, families)?.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cubins(root: &Path, folder: &Path, archs: &[String]) -> Result<ExitCode> {
+    for line in device::cubins(root, folder, archs)? {
+        println!("{line}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, on a machine with NVIDIA's driver and nothing else: no Rust, no CUDA toolkit.
-# Where python3 has PyTorch, the same cases are timed there.
+# Cubins are unpacked with gzip; without it the driver compiles all modules. Where python3 has PyTorch, the same cases are
+# timed there.
 #
 #   ./run.sh [--budget SECONDS] [OUT]      writes OUT (default: results), with OUT/record.json and OUT/table.txt
 #
 # Parts follow each other in the order of what they tell, and each has a share of the budget (540 seconds if none is
-# given). The record and the table are written after every part, so a run that is cut off leaves what it had. Running it
-# again with the same OUT goes on: parts that passed are not repeated, and figures that are in the record are kept.
+# given). The record and the table are written after every part, so a run that is cut off leaves what it had; what its last
+# part had measured is in OUT/ours.json, and `bin/gpu --report OUT` takes it into both. Running it again with the same OUT
+# goes on: parts that passed are not repeated, and figures that are in the record are kept.
 #
 # Ends with 0 when every part passed, 1 when one failed or was not finished, 2 for wrong options, 3 when there is no GPU.
 set -uo pipefail
@@ -37,7 +39,27 @@ if ! said=$(bin/gpu --probe 2>&1); then
     exit 3
 fi
 mkdir -p "$out" || exit 2
-echo "$said, $budget seconds"
+# Modules that are assembled for this GPU already; those that are not are compiled by the driver.
+unpack() {
+    mkdir -p "$out/cubins" || return
+    local packed name
+    for packed in cubins/*."$arch".cubin.gz; do
+        name=${packed##*/}
+        gzip -dc "$packed" >"$out/cubins/${name%.gz}" || return
+    done
+    cp "cubins/$arch.txt" "$out/cubins/"
+}
+arch=$(bin/gpu --architecture)
+if ! [ -e "cubins/$arch.txt" ]; then
+    cubins="no cubins for it"
+elif ! unpack 2>"$out/unpack.log"; then
+    cubins="no cubins, since they cannot be unpacked ($(tail -n 1 "$out/unpack.log"))"
+else
+    cubins="cubins of $arch"
+    TUBELET_TEST_CUBINS=$(cd "$out" && pwd)/cubins
+    export TUBELET_TEST_CUBINS
+fi
+echo "$said, $cubins, $budget seconds"
 date -u +%F >"$out/date.txt"
 if command -v nvidia-smi >/dev/null 2>&1; then
     nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 >"$out/driver.txt"
@@ -61,7 +83,7 @@ left() {
 # part NAME SHARE COMMAND..: runs a command into OUT/NAME.txt, for at most SHARE percent of the budget; an argument @
 # stands for those seconds, less five. A failure is noted and the next part follows. A log of tests must have tests.
 part() {
-    local name=$1 limit=$((budget * $2 / 100)) left code arg args=()
+    local name=$1 limit=$((budget * $2 / 100)) left code why arg args=()
     shift 2
     if [ -e "$out/$name.passed" ]; then
         echo "== $name: passed before"
@@ -88,7 +110,13 @@ part() {
         echo "   passed after $SECONDS s"
         touch "$out/$name.passed"
     else
-        echo "   NOT PASSED ($code; 124: its time was over, 0: some cases are left) after $SECONDS s; the end of $out/$name.txt:"
+        case $code in
+        0) why="some cases are left for another run" ;;
+        124 | 137) why="its time was over" ;;
+        *[!0-9]*) why=$code ;;
+        *) why="status $code" ;;
+        esac
+        echo "   NOT PASSED ($why) after $SECONDS s; the end of $out/$name.txt:"
         tail -n 3 "$out/$name.txt" | sed 's/^/   /'
         bad=1
     fi
@@ -102,6 +130,7 @@ record=$out/ours.json
 part assumptions 5 bin/gpu --assumptions "$record"
 # Does the driver take every module, and how long does it take?
 part modules 15 bin/gpu --modules "$record"
+grep "^modules " "$out/table.txt" | sed 's/^/   /'
 # Each class of instruction on hardware and in the simulator.
 part classes 10 bin/it device::instructions:: --nocapture --test-threads 1
 # Every kernel's cases against the reference on the CPU, twice with the same bits, on memory that is NaN at first. A process

@@ -2,8 +2,8 @@
 
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 9] =
-    ["tidy", "ptx", "kernels", "ablation", "versus", "versus-maclr", "model", "bundle", "rehearse"];
+const COMMANDS: [&str; 10] =
+    ["tidy", "ptx", "cubins", "kernels", "ablation", "versus", "versus-maclr", "model", "bundle", "rehearse"];
 
 fn xtask(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xtask")).args(args).output().unwrap()
@@ -31,6 +31,7 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["kernels", "nope"],
         vec!["ptx", "--check", "nope"],
         vec!["bundle", "a", "nope"],
+        vec!["cubins", "a", "nope"],
         vec!["rehearse", "a", "nope"],
         vec!["ablation", "a", "b", "nope"],
         vec!["versus", "nope"],

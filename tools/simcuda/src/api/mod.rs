@@ -8,7 +8,7 @@ mod modules;
 mod streams;
 mod tensor_maps;
 
-use crate::device::{Device, capability, device, grantable, setting};
+use crate::device::{Device, capability, device, grantable, release, setting};
 use crate::{Answer, CAPTURE_UNSUPPORTED, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, text};
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint};
@@ -62,7 +62,7 @@ unsafe extern "C" fn cuInit(_flags: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
-    code(unsafe { give(version, 12040) })
+    code(unsafe { give(version, release() as c_int) })
 }
 
 #[unsafe(no_mangle)]

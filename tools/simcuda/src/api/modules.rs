@@ -2,6 +2,7 @@
 #![allow(clippy::too_many_arguments, reason = "the signatures of cuda.h")]
 
 use super::{give, inside};
+use crate::cubin;
 use crate::device::{Function, grantable, setting};
 use crate::work::{Kernel, Work};
 use crate::{INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, JIT_COMPILER_NOT_FOUND, NOT_FOUND};
@@ -16,12 +17,17 @@ unsafe extern "C" fn cuModuleLoadDataEx(
     values: *const *mut c_void,
 ) -> c_int {
     inside("cuModuleLoadDataEx", |d| {
-        if setting("SIMCUDA_PTX_COMPILER", 1) == 0 {
-            return Err(JIT_COMPILER_NOT_FOUND);
-        }
-        // SAFETY: the caller's image is a text that ends with a zero byte.
-        let ptx = unsafe { CStr::from_ptr(image.cast()) }.to_str().map_err(|_| INVALID_PTX)?;
-        match d.machine.load(ptx) {
+        // SAFETY (of this block): the caller's image is a whole cubin, or a text that ends with a zero byte.
+        let ptx = unsafe {
+            if cubin::is_elf(image.cast()) {
+                cubin::ptx_of(image.cast())?
+            } else if setting("SIMCUDA_PTX_COMPILER", 1) == 0 {
+                return Err(JIT_COMPILER_NOT_FOUND);
+            } else {
+                CStr::from_ptr(image.cast()).to_str().map_err(|_| INVALID_PTX)?.to_owned()
+            }
+        };
+        match d.machine.load(&ptx) {
             Ok(module) => {
                 let handle = d.handle();
                 d.modules.insert(handle, module);

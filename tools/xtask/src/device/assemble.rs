@@ -22,6 +22,18 @@ pub struct Assembler {
 const OLDEST: (&str, &str) = ("12.4", "cuda_nvcc/bin/ptxas");
 const LATEST: (&str, &str) = ("13.0", "cu13/bin/ptxas");
 
+/// Architectures that cubins are made for, and the release that makes them. A driver takes cubins of its own major release of CUDA
+/// and of earlier ones, so those of 12.4 are taken by every driver that takes our PTX. Blackwell is newer than 12.4, and its cubins
+/// need a driver of CUDA 13 (580).
+pub const CUBINS: [(&str, (&str, &str)); 6] = [
+    ("sm_80", OLDEST),
+    ("sm_86", OLDEST),
+    ("sm_89", OLDEST),
+    ("sm_90a", OLDEST),
+    ("sm_100", LATEST),
+    ("sm_120", LATEST),
+];
+
 /// Resources of an entry, as reported by the assembler.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resources {
@@ -44,6 +56,12 @@ impl Assembler {
         let oldest = ["sm_80", "sm_90a"].map(|arch| (OLDEST, arch));
         let wanted = oldest.into_iter().chain(latest.map(|arch| (LATEST, arch)));
         wanted.map(|((release, path), arch)| Ok(Assembler { program: tools.program(path)?, release, arch })).collect()
+    }
+
+    /// One for each architecture that cubins are made for.
+    pub fn of_cubins(tools: &Tools) -> Result<Vec<Assembler>> {
+        let wanted = CUBINS.into_iter();
+        wanted.map(|(arch, (release, path))| Ok(Assembler { program: tools.program(path)?, release, arch })).collect()
     }
 
     /// Whether it is given families of a target: those for Hopper are of no other architecture.
