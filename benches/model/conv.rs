@@ -160,6 +160,11 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
             all.operands += (2 * p.n * pairs * channels * (across * pixels + of_filters)) as f64;
             continue;
         }
+        // Four numbers of f32 for each channel that is normalised on load: once for a block, in wgrad once for a tile.
+        if launch.name.contains("_norm_sm90_") {
+            let times = if wgrad { down * splits } else { launch.spread.grid[0] as usize };
+            all.operands += (16 * channels * times) as f64;
+        }
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;

@@ -28,7 +28,7 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
             if (at.n0 + i % T::N < p.c) row(at)[i / T::N * p.c + at.n0 + i % T::N] = 0.0f;
         }
     };
-    gemm<T, true>(dy, w, map, p, tiles, group_rows, nullptr, p.c, finish, empty);
+    gemm<T, true>(dy, w, map, p, tiles, group_rows, nullptr, p.c, PlainProduct<T, true>(), finish, empty);
 }
 
 // As `DGRAD` of `dgrad.cu`, for residue class `z` of `classes`, with `dy` and `w` as tensors of TMA: `dy` by im2col of

@@ -13,7 +13,8 @@ __device__ __forceinline__ void fprop(const TensorMap& x, const TensorMap& w, co
         float* row = sums + (size_t)(at.group * p.group_tiles + at.within) * 2 * p.k;
         Part::column_sums(smem, row, shift, at.m0, at.m_end, n0, p.k, InOrder());
     };
-    gemm<T, false>(x, w, gather_map_fprop(p), p, tiles, p.group_rows, bias, p.k, finish, [](const TilePlace&) {});
+    gemm<T, false>(x, w, gather_map_fprop(p), p, tiles, p.group_rows, bias, p.k, PlainProduct<T, false>(), finish,
+                   [](const TilePlace&) {});
 }
 
 // As `FPROP` of `fprop.cuh`, with `x` and `w` as tensors of TMA: `x` by im2col, as many pixels as the tile has rows and

@@ -73,12 +73,23 @@ __device__ __forceinline__ void produce(const Ring<T>& ring, const TensorMap& of
     }
 }
 
-// The whole kernel. `finish(smem, at, n0)` stores the part of the tile `at` that is staged, whose columns begin at `n0`.
-// `empty(at)` is called for a tile without rows.
-template <class T, bool DGRAD, class Finish, class Empty>
+// The mainloop of operands that are multiplied as they are.
+template <class T, bool DGRAD>
+struct PlainProduct {
+    __device__ __forceinline__ void operator()(typename T::Accumulators& acc, const Ring<T>& ring,
+                                               Stage<T::STAGES>& read, int k_blocks, int consumer, u8*,
+                                               const TilePlace&) const {
+        multiply<T, false, DGRAD>(acc, ring, read, k_blocks, consumer);
+    }
+};
+
+// The whole kernel. `product(acc, ring, read, k_blocks, consumer, staged, at)` multiplies a consumer's part of the tile
+// `at`; smem behind what is staged is free for it. `finish(smem, at, n0)` stores the part of the tile that is staged,
+// whose columns begin at `n0`. `empty(at)` is called for a tile without rows.
+template <class T, bool DGRAD, class Product, class Finish, class Empty>
 __device__ __forceinline__ void gemm(const TensorMap& of_rows, const TensorMap& of_filters, const GatherMap& map,
                                      const Conv& p, int tiles, int group_rows, const float* __restrict__ bias,
-                                     int width, Finish finish, Empty empty) {
+                                     int width, Product product, Finish finish, Empty empty) {
     extern __shared__ __align__(128) u8 smem[];
     __shared__ __align__(8) u64 barriers[2 * T::STAGES];
     const Ring<T> ring(smem_address(smem), smem_address(barriers));
@@ -105,7 +116,7 @@ __device__ __forceinline__ void gemm(const TensorMap& of_rows, const TensorMap& 
             continue;
         }
         typename T::Accumulators acc;
-        multiply<T, false, DGRAD>(acc, ring, read, k_blocks, consumer);
+        product(acc, ring, read, k_blocks, consumer, staged, at);
 #pragma unroll 1
         for (int part = 0; part < T::N / T::COLUMNS; ++part) {
             const int n0 = at.n0 + part * T::COLUMNS;

@@ -8,6 +8,8 @@ use crate::cpu::Isa;
 #[cfg(any(test, feature = "testing"))]
 use crate::error::Error;
 use crate::error::Result;
+#[cfg(any(test, feature = "testing"))]
+use crate::ops::batch_norm::Norm;
 use crate::shape::Shape;
 use crate::tensor::{Place, Tensor};
 
@@ -47,7 +49,7 @@ pub fn wgrad_with(isa: Isa, x: &Tensor, dy: &Tensor, w_shape: Shape, g: &Geometr
 #[cfg(any(test, feature = "testing"))]
 pub fn tiles(gpu: &crate::driver::Gpu, p: &Conv3d, pass: Operator) -> Result<usize> {
     let (on, mut count) = (cuda::Generation::of(gpu), 0);
-    while cuda::Plan::with_tile(p, pass, crate::tensor::DType::BF16, on, count)?.is_some() {
+    while cuda::Plan::with_tile(p, pass, crate::tensor::DType::BF16, on, count, None)?.is_some() {
         count += 1;
     }
     Ok(count)
@@ -55,8 +57,37 @@ pub fn tiles(gpu: &crate::driver::Gpu, p: &Conv3d, pass: Operator) -> Result<usi
 
 /// A pass of `p` on a GPU with a given tile, so that a test can run each tile on small problems. `None` if there is no
 /// such tile, and on the CPU. `inputs` are those of the pass, of one data type.
+///
+/// # Errors
+/// `DType` or `Shape` when the inputs are not those of the pass; on a GPU also errors of its driver.
 #[cfg(any(test, feature = "testing"))]
 pub fn on_tile(p: &Conv3d, pass: Operator, tile: usize, inputs: [&Tensor; 2]) -> Result<Option<Tensor>> {
+    on_tile_with(p, pass, tile, inputs, None)
+}
+
+/// The same of fprop or wgrad with normalisation and ReLU of `x` in the pass; `None` also where the tile has no such kernel.
+///
+/// # Errors
+/// As [`on_tile`].
+#[cfg(any(test, feature = "testing"))]
+pub fn on_tile_normed(
+    p: &Conv3d,
+    pass: Operator,
+    tile: usize,
+    inputs: [&Tensor; 2],
+    norm: &Norm,
+) -> Result<Option<Tensor>> {
+    on_tile_with(p, pass, tile, inputs, Some(norm))
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn on_tile_with(
+    p: &Conv3d,
+    pass: Operator,
+    tile: usize,
+    inputs: [&Tensor; 2],
+    norm: Option<&Norm>,
+) -> Result<Option<Tensor>> {
     let shapes = match pass {
         Operator::Fprop => [p.x_shape(), p.w_shape()],
         Operator::Dgrad => [p.y_shape(), p.w_shape()],
@@ -70,6 +101,6 @@ pub fn on_tile(p: &Conv3d, pass: Operator, tile: usize, inputs: [&Tensor; 2]) ->
     }
     match inputs[0].place("conv3d", &[("inputs", inputs[1])])? {
         Place::Cpu => Ok(None),
-        Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs),
+        Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs, norm),
     }
 }

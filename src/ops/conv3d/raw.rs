@@ -61,7 +61,7 @@ pub unsafe fn fprop_bias(
 ) -> Result<()> {
     let (x, w, y) = forward(p, dtype, [x, w, y])?;
     let bias = Some(CHECK.input("bias", bias, p.k, DType::F32)?);
-    work(gpu, p, Operator::Fprop, dtype, workspace)?.fprop(x, w, y, &Forwards { bias, statistics: None })
+    work(gpu, p, Operator::Fprop, dtype, workspace)?.fprop(x, w, y, &Forwards { bias, ..Forwards::default() })
 }
 
 /// `dx` from `dy` and `w`, all of `dtype`; shapes as for [`fprop`].
@@ -86,7 +86,7 @@ pub unsafe fn dgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, dy: u64, w: u64, dx: u6
 pub unsafe fn wgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, x: u64, dy: u64, dw: u64, workspace: Workspace) -> Result<()> {
     let (x, dy) = (input("x", x, p.x_shape(), dtype)?, input("dy", dy, p.y_shape(), dtype)?);
     let dw = output("dw", dw, p.w_shape(), DType::F32)?;
-    work(gpu, p, Operator::Wgrad, dtype, workspace)?.wgrad(x, dy, dw)
+    work(gpu, p, Operator::Wgrad, dtype, workspace)?.wgrad(x, dy, dw, None)
 }
 
 /// What [`fprop_moments`] and [`dgrad_norm_relu`] need on a device: see [`with_sums`].
@@ -142,7 +142,7 @@ pub unsafe fn fprop_moments(
     let (x, w, y) = forward(p, DType::BF16, [at.x, at.w, at.y])?;
     let near = CHECK.input("near", at.near, p.k, DType::F32)?;
     let sums = CHECK.output("sums", at.sums, parts * sums_of(&plan) * 2 * p.k, DType::F32)?;
-    let f = Forwards { bias: None, statistics: Some((near, sums)) };
+    let f = Forwards { statistics: Some((near, sums)), ..Forwards::default() };
     on_plan(gpu, p, plan, DType::BF16, workspace)?.fprop(x, w, y, &f)
 }
 

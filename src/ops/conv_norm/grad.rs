@@ -7,7 +7,7 @@ use crate::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
 use crate::ops::conv3d::{self, Geometry, dgrad_recorded, wgrad_recorded};
 use crate::shape::Shape;
 use crate::tape::{Op, Share, Tape, Var};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::Tensor;
 use std::rc::Rc;
 
 /// The input of a convolution: a value, or the result of a batch norm with ReLU.
@@ -29,8 +29,8 @@ impl From<&Var> for Activation {
 
 impl Activation {
     /// The result of [`batch_norm`](batch_norm::batch_norm()) with its arguments, and the statistics of the whole
-    /// batch. With ReLU and without a residual, on devices whose convolutions can apply it in their prologue (the CPU),
-    /// it is not computed here but left to the convolution that reads it.
+    /// batch. With ReLU and without a residual, on devices some of whose convolutions apply it in their prologue
+    /// ([`crate::ops::conv3d::fusion`]), it is not computed here but left to the convolution that reads it.
     ///
     /// # Errors
     /// As [`batch_norm`](batch_norm::batch_norm()).
@@ -45,7 +45,7 @@ impl Activation {
         residual: Option<&Var>,
         relu: bool,
     ) -> Result<(Activation, Option<BatchStatistics>)> {
-        if relu && residual.is_none() && x.value().device() == Device::Cpu {
+        if relu && residual.is_none() && fusion::may_read_before_norm(x.value()) {
             let (layer, batch) = batch_norm::deferred(x, gamma, beta, stats, eps)?;
             return Ok((Activation(Source::Normed(layer, None)), batch));
         }
@@ -97,7 +97,8 @@ impl Activation {
 }
 
 /// The convolution of `x [n t h w c]` with `w [k kt kh kw c/groups]`: `[n to ho wo k]`. Also returns the moments of the
-/// result if `epilogue` requests them.
+/// result if `epilogue` requests them. The result of a batch norm that is not stored, and that the device does not compute
+/// as it reads it, is stored for this convolution and its gradient.
 ///
 /// # Errors
 /// As [`fusion::fprop`].
@@ -108,7 +109,15 @@ pub fn conv_norm(
     g: &Geometry,
     epilogue: Epilogue,
 ) -> Result<(Var, Option<Moments>)> {
-    let (layer, value) = match &x.0 {
+    let stored = match &x.0 {
+        Source::Normed(layer, None) => {
+            let operands = [layer.x().value(), w.value()];
+            let reads = fusion::reads_before_norm(operands, g, layer.norm(), epilogue)?;
+            if reads { None } else { Some(x.clone().stored(t)?) }
+        }
+        _ => None,
+    };
+    let (layer, value) = match &stored.as_ref().unwrap_or(x).0 {
         Source::Value(x) => {
             let keep = t.is_recording() && w.has_grad();
             let (y, moments, kept) = fusion::fprop_keeping(x.value(), w.value(), g, Prologue::None, epilogue, keep)?;

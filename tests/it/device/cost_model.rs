@@ -183,12 +183,18 @@ fn strides_leave_blocks_of_dgrad_and_parts_of_the_input_alone() {
     assert_eq!(cost::demand(fprop, &h100()).hbm as usize, quarter + w + y);
 }
 
-/// Launches beside the large ones, in a step of each method: more than this was not needed when it was written.
+/// Launches beside the large ones, in a step of each method: more than this was not needed when it was written. And no
+/// convolution that normalises what it reads is bound by the instructions that this takes.
 #[test]
 fn steps_take_few_small_launches() {
+    let mut normalising = 0;
     for step in steps::all().unwrap() {
         let predicted = Predicted::of(&step, &Device::all()[0]).unwrap();
         println!("{}", report::table(std::slice::from_ref(&predicted), &Device::all()[0]));
+        for l in predicted.launches.iter().filter(|l| l.launch.name.contains("_norm_sm90_")) {
+            assert_ne!(l.cost.bound, Resource::Issue, "{} in {}: {:?}", l.launch.name, step.name, l.cost);
+            normalising += 1;
+        }
         let of = |kind: &str| predicted.launches.iter().filter(|l| report::kind(&l.launch.name) == kind).count();
         let [update, cast, padding] = ["update", "cast", "conv padding"].map(of);
         // Running statistics are updated where those of a batch are formed, the weights of a pass are rounded together,
@@ -204,6 +210,7 @@ fn steps_take_few_small_launches() {
             step.name
         );
     }
+    assert!(normalising > 0);
 }
 
 /// TV-L1 of a batch: as many launches for sixteen pairs as for one, several iterations in each, the median among them.

@@ -13,7 +13,8 @@ use ptxsim::{Counters, Order, Sums};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, on_tile};
+use tubelet::ops::batch_norm::Norm;
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, on_tile, on_tile_normed};
 use tubelet::ops::unary::{self, Unary};
 use tubelet::ops::{arith, reduce, relu, sgd};
 use tubelet::shape::Window;
@@ -101,12 +102,13 @@ const HOPPER: [Layer; 5] = [
     ("small-c", [1, 2, 9, 10, 128], 64, [1, 1, 1], [1, 1, 1]),
 ];
 
-/// A tile of a pass of one of them.
+/// A tile of a pass of one of them, with a batch norm of its input in the pass or without.
 pub struct HopperTile {
     pub name: String,
     problem: Conv3d,
     pass: Operator,
     tile: usize,
+    normed: bool,
 }
 
 impl HopperTile {
@@ -120,26 +122,36 @@ impl HopperTile {
             let problem = Conv3d::new("conv3d", x.into(), w.into(), &g).unwrap();
             // The first four are those of all devices.
             for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (4..13).map(move |tile| (pass, tile))) {
-                all.push(HopperTile { name: format!("conv3d/{word}/{layer}/bf16/tile{tile}"), problem, pass, tile });
+                let name = |with: &str| format!("conv3d/{word}{with}/{layer}/bf16/tile{tile}");
+                all.push(HopperTile { name: name(""), problem, pass, tile, normed: false });
+                if kernel == [1; 3] && stride == [1; 3] && pass != Operator::Dgrad {
+                    all.push(HopperTile { name: name("_normed"), problem, pass, tile, normed: true });
+                }
             }
         }
         all
     }
 
-    /// Its operands on a device.
-    pub fn operands(&self, device: &Device) -> [Tensor; 2] {
+    /// Its operands on a device, and ones for its channels.
+    pub fn operands(&self, device: &Device) -> [Tensor; 3] {
         let p = &self.problem;
         let shapes = match self.pass {
             Operator::Fprop => [p.x_shape(), p.w_shape()],
             Operator::Dgrad => [p.y_shape(), p.w_shape()],
             Operator::Wgrad => [p.x_shape(), p.y_shape()],
         };
-        shapes.map(|shape| cases::random(shape, DType::BF16, device, 1).unwrap())
+        let [a, b] = shapes.map(|shape| cases::random(shape, DType::BF16, device, 1).unwrap());
+        [a, b, Tensor::full([p.c()], 1.0).to(device).unwrap()]
     }
 
     /// Computes it.
-    pub fn run(&self, [a, b]: &[Tensor; 2]) {
-        on_tile(&self.problem, self.pass, self.tile, [a, b]).unwrap();
+    pub fn run(&self, [a, b, ones]: &[Tensor; 3]) {
+        if self.normed {
+            let norm = Norm::new(ones, ones, ones, ones).unwrap();
+            on_tile_normed(&self.problem, self.pass, self.tile, [a, b], &norm).unwrap();
+        } else {
+            on_tile(&self.problem, self.pass, self.tile, [a, b]).unwrap();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::{Conv3d, Operator};
 use super::halo::Halo;
+use super::norm::{self, Numbers};
 use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::Conv;
 use super::rows;
@@ -150,6 +151,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         SPLITS.declared(),
         STATISTICS.declared(),
     ];
+    all.extend(norm::declared());
     for i in 0..2 {
         all.extend([FPROP_EXACT[i].declared(), DGRAD_EXACT[i].declared(), WGRAD_EXACT[i].declared()]);
     }
@@ -237,8 +239,12 @@ impl Work<'_> {
             FPROP_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;
         } else if plan.path == Path::Warpgroup {
             let (x, w) = (self.windows(x, Operator::Fprop, 0, plan.tile[0])?, self.filters(w, plan.tile[1])?);
-            let args = (x, w, bias, y, of_tiles, shift, conv, plan.tiles as u32);
-            FPROP_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+            if let Some(norm) = &f.norm {
+                norm::fprop(self.gpu, plan, [x, w], y, (of_tiles, shift), norm)?;
+            } else {
+                let args = (x, w, bias, y, of_tiles, shift, conv, plan.tiles as u32);
+                FPROP_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+            }
         } else {
             let kernel = if plan.path == Path::Stem { &FPROP_STEM } else { &FPROP };
             kernel.launch(self.gpu, plan.entry, plan.spread, (x, w, bias, y, of_tiles, shift, conv))?;
@@ -295,8 +301,8 @@ impl Work<'_> {
         norm_relu.map_or(Ok(()), |c| self.statistics(p.c, c.sums))
     }
 
-    /// `dw` (f32) from `x` and `dy`.
-    pub fn wgrad(&self, x: In, dy: In, dw: Out) -> Result<()> {
+    /// `dw` (f32) from `x` and `dy`; `x` is normalised by `norm`, if there is one, on a plan that does so.
+    pub fn wgrad(&self, x: In, dy: In, dw: Out, norm: Option<&Numbers>) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let (part, bytes) = self.part();
         let product = if plan.sums_after { Out(part, bytes) } else { dw };
@@ -318,8 +324,13 @@ impl Work<'_> {
             } else if plan.path == Path::Warpgroup {
                 let gradient = windows::gradient(p, dy.0, plan.conv.k_row as usize);
                 let (x, dy) = (self.windows(x, Operator::Wgrad, 0, 64)?, self.gpu.tensor_map(&gradient)?);
-                let args = (x, dy, product, conv, plan.tiles as u32);
-                WGRAD_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+                if let Some(norm) = norm {
+                    let pixels = p.n * p.out.iter().product::<usize>();
+                    norm::wgrad(self.gpu, plan, [x, dy], product, norm, pixels)?;
+                } else {
+                    let args = (x, dy, product, conv, plan.tiles as u32);
+                    WGRAD_SM90.launch(self.gpu, plan.entry, plan.spread, args)?;
+                }
             } else {
                 let kernel = if plan.path == Path::Stem { &WGRAD_STEM } else { &WGRAD };
                 kernel.launch(self.gpu, plan.entry, plan.spread, (x, dy, product, conv))?;
@@ -343,6 +354,8 @@ pub(in crate::ops::conv3d) struct Forwards {
     /// For a plan with statistics: the shift per channel (f32), and where Σ (y - shift) and Σ (y - shift)² are written,
     /// `groups tiles 2 k` as [`sums_of`] says.
     pub statistics: Option<(In, Out)>,
+    /// The batch norm with ReLU that is applied to `x`, for a plan that normalises. There is no bias then.
+    pub norm: Option<Numbers>,
 }
 
 /// What dgrad does to `dx` before it is stored, for a plan with statistics. Arrays have the shape of `dx`, or one f32

@@ -6,6 +6,7 @@
 
 mod halo;
 mod launch;
+mod norm;
 pub mod plan;
 mod problem;
 pub mod reuse;
@@ -21,6 +22,8 @@ use crate::error::Result;
 use crate::ops::batch_norm::{Norm, Signs};
 use crate::tensor::{DType, Tensor};
 pub(super) use launch::{Forwards, NormRelu, Work, sums_of};
+use norm::Numbers;
+use plan::HOPPER;
 use plan::Path;
 pub(super) use plan::{Generation, Plan};
 #[cfg(any(test, feature = "testing"))]
@@ -56,7 +59,7 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
     debug_assert!(bias.is_none() || p.c > 0, "the sum of nothing would lack the bias");
     let mut y = Tensor::on_gpu(gpu, a.dtype(), p.y_shape())?;
     if has_work(gpu, [&a, &b], &mut y)? {
-        let f = Forwards { bias: bias.as_ref().map(Tensor::input), statistics: None };
+        let f = Forwards { bias: bias.as_ref().map(Tensor::input), ..Forwards::default() };
         let to = y.output();
         let plan = Plan::new(p, Operator::Fprop, a.dtype(), Generation::of(gpu))?;
         with_space(gpu, p, a.dtype(), plan, |work| work.fprop(a.input(), b.input(), to, &f))?;
@@ -64,7 +67,8 @@ pub(in crate::ops) fn fprop(gpu: &Gpu, p: &Conv3d, x: &Tensor, w: &Tensor, bias:
     y.cast(x.dtype())
 }
 
-/// A pass with tile number `tile` of its kernels, if there is such a tile.
+/// A pass with tile number `tile` of its kernels, if there is such a tile; with `norm` fprop or wgrad of what that makes of
+/// `x`, if the tile has such a kernel.
 #[cfg(any(test, feature = "testing"))]
 pub(super) fn on_tile(
     gpu: &Gpu,
@@ -72,8 +76,12 @@ pub(super) fn on_tile(
     pass: Operator,
     tile: usize,
     [a, b]: [&Tensor; 2],
+    norm: Option<&Norm>,
 ) -> Result<Option<Tensor>> {
-    let Some(plan) = Plan::with_tile(p, pass, a.dtype(), Generation::of(gpu), tile)? else { return Ok(None) };
+    let groups = norm.filter(|_| pass == Operator::Fprop).map(Norm::parts);
+    let plan = Plan::with_tile(p, pass, a.dtype(), Generation::of(gpu), tile, groups)?;
+    let plan = plan.and_then(|plan| norm.map_or(Some(plan), |norm| plan.normalising(p, pass, norm.parts())));
+    let (Some(plan), norm) = (plan, norm.map(numbers)) else { return Ok(None) };
     let (dtype, shape) = match pass {
         Operator::Fprop => (a.dtype(), p.y_shape()),
         Operator::Dgrad => (a.dtype(), p.x_shape()),
@@ -82,9 +90,9 @@ pub(super) fn on_tile(
     let mut result = Tensor::on_gpu(gpu, dtype, shape)?;
     let to = result.output();
     with_space(gpu, p, a.dtype(), plan, |work| match pass {
-        Operator::Fprop => work.fprop(a.input(), b.input(), to, &Forwards::default()),
+        Operator::Fprop => work.fprop(a.input(), b.input(), to, &Forwards { norm, ..Forwards::default() }),
         Operator::Dgrad => work.dgrad(a.input(), b.input(), to, None),
-        Operator::Wgrad => work.wgrad(a.input(), b.input(), to),
+        Operator::Wgrad => work.wgrad(a.input(), b.input(), to, norm.as_ref()),
     })?;
     Ok(Some(result))
 }
@@ -108,7 +116,7 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, padded: Option<&T
         let to = dw.output();
         let plan = Plan::new(p, Operator::Wgrad, a.dtype(), Generation::of(gpu))?;
         let (plan, a) = reading(plan, &a, padded);
-        with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to))?;
+        with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to, None))?;
     }
     Ok(dw)
 }
@@ -146,9 +154,65 @@ pub(super) fn fprop_moments(
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, sums_of(&plan), 2, p.k])?;
     let (to, moments) = (y.output(), (near.input(), sums.output()));
     let (plan, x) = reading(plan, x, padded);
-    let f = Forwards { bias: None, statistics: Some(moments) };
+    let f = Forwards { statistics: Some(moments), ..Forwards::default() };
     with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
     Ok((y, sums))
+}
+
+/// Where a convolution on `gpu` normalises the `x` that it reads, as the tensor before a batch norm with ReLU: the plan of
+/// fprop, which takes sums over `sums` parts of the samples if there are any, or of wgrad. For bf16, without empty arrays.
+pub(super) fn normalising(
+    gpu: &Gpu,
+    p: &Conv3d,
+    pass: Operator,
+    norm: &Norm,
+    sums: Option<usize>,
+) -> Result<Option<Plan>> {
+    if gpu.compute_capability() != HOPPER || !norm::reads_rows(p) {
+        return Ok(None);
+    }
+    let on = Generation::of(gpu);
+    let plan = match sums {
+        Some(parts) => Plan::with_statistics(p, pass, DType::BF16, on, parts)?,
+        None => Plan::new(p, pass, DType::BF16, on)?,
+    };
+    Ok(plan.normalising(p, pass, norm.parts()))
+}
+
+/// Whether some convolution on `gpu` may be one of [`normalising`] on `x`, before filters are known.
+pub(super) fn may_normalise(gpu: &Gpu, x: &Tensor) -> bool {
+    gpu.compute_capability() == HOPPER && x.dtype() == DType::BF16 && x.shape().last().is_multiple_of(8)
+}
+
+/// fprop of a plan of [`normalising`], with the sums of [`fprop_moments`] about `near` if that is given.
+pub(super) fn fprop_normed(
+    gpu: &Gpu,
+    p: &Conv3d,
+    plan: Plan,
+    [x, w]: [&Tensor; 2],
+    norm: &Norm,
+    near: Option<&Tensor>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let mut y = Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?;
+    let shape = [plan.sums[0], sums_of(&plan), 2, p.k];
+    let mut sums = near.map(|_| Tensor::on_gpu(gpu, DType::F32, shape)).transpose()?;
+    let statistics = near.zip(sums.as_mut()).map(|(near, sums)| (near.input(), sums.output()));
+    let (to, f) = (y.output(), Forwards { bias: None, statistics, norm: Some(numbers(norm)) });
+    with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
+    Ok((y, sums))
+}
+
+/// wgrad of a plan of [`normalising`].
+pub(super) fn wgrad_normed(gpu: &Gpu, p: &Conv3d, plan: Plan, [x, dy]: [&Tensor; 2], norm: &Norm) -> Result<Tensor> {
+    let mut dw = Tensor::on_gpu(gpu, DType::F32, p.w_shape())?;
+    let (to, norm) = (dw.output(), numbers(norm));
+    with_space(gpu, p, DType::BF16, plan, |work| work.wgrad(x.input(), dy.input(), to, Some(&norm)))?;
+    Ok(dw)
+}
+
+fn numbers(norm: &Norm) -> Numbers {
+    let [mean, inv_std, gamma, beta] = norm.arrays().map(|(_, array)| array.input());
+    Numbers { mean, inv_std, gamma, beta, parts: norm.parts() }
 }
 
 /// The gradient with `add` added and ReLU's mask applied, and the sums for the batch norm of `x` before it, `[parts tiles

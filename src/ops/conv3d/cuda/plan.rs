@@ -12,6 +12,9 @@ use crate::driver::{Gpu, Spread};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
+/// The compute capability of devices with TMA and wgmma.
+pub(super) const HOPPER: (u32, u32) = (9, 0);
+
 /// Which instructions the kernels may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Generation {
@@ -28,7 +31,7 @@ impl Generation {
     /// the answer.
     #[must_use]
     pub fn of(gpu: &Gpu) -> Generation {
-        if gpu.compute_capability() != (9, 0) {
+        if gpu.compute_capability() != HOPPER {
             return Generation::Ampere;
         }
         let right = gpu.once(|| Ok(rows::ask(gpu)?.anywhere()));
@@ -103,14 +106,21 @@ impl Plan {
         Plan::cut(p, pass, dtype, on, Some(groups), None)
     }
 
-    /// As [`Plan::new`], with tile number `tile` of those that can compute it instead of the cheapest; `None` if there is
-    /// no such tile.
+    /// As [`Plan::new`], with tile number `tile` of those that can compute it instead of the cheapest, and tiles that do not
+    /// cross the boundaries of `groups` parts of the samples; `None` if there is no such tile.
     ///
     /// # Errors
     /// As [`Plan::new`].
     #[cfg(any(test, feature = "testing"))]
-    pub fn with_tile(p: &Conv3d, pass: Operator, dtype: DType, on: Generation, tile: usize) -> Result<Option<Plan>> {
-        let plan = Plan::cut(p, pass, dtype, on, None, Some(tile))?;
+    pub fn with_tile(
+        p: &Conv3d,
+        pass: Operator,
+        dtype: DType,
+        on: Generation,
+        tile: usize,
+        groups: Option<usize>,
+    ) -> Result<Option<Plan>> {
+        let plan = Plan::cut(p, pass, dtype, on, groups, Some(tile))?;
         Ok((plan.candidate == tile).then_some(plan))
     }
 
@@ -158,10 +168,11 @@ impl Plan {
             .map(|(path, entry, tile)| (product(path), entry, tile))
             .filter(|(of, _, tile)| of.path != Path::Halo || tile.halo(of).is_some())
             .collect();
-        // Of equals the smallest, which computes the least outside of the result.
+        // Of equals one whose operands are copied by TMA, so that no warp that multiplies computes addresses, unless it takes
+        // several launches; of those the smallest, which computes the least outside of the result.
         let cost = |i: &usize| {
             let (of, _, t) = &candidates[*i];
-            (t.divide(of, pixels).cost, t.0 * t.1)
+            (t.divide(of, pixels).cost, of.path == Path::Dense && classes == 1, t.0 * t.1)
         };
         let best = || (0..candidates.len()).min_by_key(cost).unwrap_or(0);
         let chosen = tile.filter(|tile| *tile < candidates.len()).unwrap_or_else(best);
@@ -395,7 +406,7 @@ mod tests {
             for pass in [Operator::Fprop, Operator::Dgrad, Operator::Wgrad] {
                 let on = Generation::Hopper;
                 let mut plans = vec![Plan::new(&p, pass, DType::F32, on).unwrap()];
-                plans.extend((0..16).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile).unwrap()));
+                plans.extend((0..16).map_while(|tile| Plan::with_tile(&p, pass, DType::BF16, on, tile, None).unwrap()));
                 if pass != Operator::Wgrad && p.geometry.groups == 1 {
                     plans.extend(
                         [Generation::Ampere, on]

@@ -57,6 +57,16 @@ pub enum GradEpilogue<'a> {
     },
 }
 
+impl<'a> Epilogue<'a> {
+    /// What moments are taken about, and over how many parts of the samples.
+    pub(super) fn near(&self) -> (Option<&'a Tensor>, Option<usize>) {
+        match *self {
+            Epilogue::None => (None, None),
+            Epilogue::Moments { parts, near } => (Some(near), Some(parts)),
+        }
+    }
+}
+
 impl Prologue<'_> {
     /// Checks that it can be applied to `x`.
     pub(super) fn check(&self, x: &Tensor) -> Result<()> {

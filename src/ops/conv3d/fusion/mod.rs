@@ -15,19 +15,23 @@
 //!   in a separate pass, and so are the mask and the sums of its bf16 dgrad, or where a dgrad on AMX tiles has a residue
 //!   class without a tap.
 //! - on a GPU: moments, for bf16 without groups; dgrad's mask and sums, and an addition with them, for bf16 without groups
-//!   and a multiple of eight channels.
+//!   and a multiple of eight channels. On compute capability 9.0 also the prologue, for bf16 without groups, filters of one
+//!   tap, strides of 1, no padding and a multiple of eight channels, wherever the pass without prologue takes a tile of the
+//!   kernels with TMA and wgmma. In fprop there are at most 1024 channels, and the norm has statistics of one part of the
+//!   samples, or of the parts whose moments are taken. In wgrad a part has a multiple of 64 pixels, or there is one.
 
 pub(super) mod contract;
 
 pub use contract::{Epilogue, GradEpilogue, Prologue};
 
-use super::{Conv3d, Geometry, check_dy, cpu, cuda};
+use super::{Conv3d, Geometry, Operator, check_dy, cpu, cuda};
 use crate::cpu::Isa;
+use crate::driver::Gpu;
 use crate::error::{Error, Result};
 use crate::ops::arith::{self, Arith};
-use crate::ops::batch_norm::{Incoming, Moments, ReluMask, Signs};
+use crate::ops::batch_norm::{Incoming, Moments, Norm, ReluMask, Signs};
 use crate::shape::Shape;
-use crate::tensor::{DType, Place, Tensor};
+use crate::tensor::{DType, Device, Place, Tensor};
 
 /// [`super::fprop`] with a prologue and an epilogue: `y`, and its moments if requested.
 ///
@@ -73,6 +77,14 @@ pub(in crate::ops) fn fprop_keeping(
         let (y, moments) = cpu::fprop(Isa::best(), &p, [x, w], prologue, epilogue)?;
         return Ok((y, moments, None));
     };
+    if let Prologue::NormRelu(norm) = prologue
+        && let (near, sums) = epilogue.near()
+        && let Some(plan) = on_load(gpu, &p, Operator::Fprop, [x, w], norm, sums)?
+    {
+        let (y, sums) = cuda::fprop_normed(gpu, &p, plan, [x, w], norm, near)?;
+        let moments = near.zip(sums).map(|(near, sums)| Moments::about(near.clone(), sums)).transpose()?;
+        return Ok((y, moments, None));
+    }
     let normed = prologue.apply(x)?;
     let x = normed.as_ref().unwrap_or(x);
     match epilogue {
@@ -163,11 +175,59 @@ pub(in crate::ops) fn wgrad_of_kept(
     check_dy(op, &p, dy)?;
     match x.place(op, &[("dy", dy)])? {
         Place::Cpu => cpu::wgrad(Isa::best(), &p, x, prologue, dy),
-        Place::Gpu(gpu) => match prologue.apply(x)? {
-            Some(normed) => cuda::wgrad(gpu, &p, &normed, None, dy),
-            None => cuda::wgrad(gpu, &p, x, kept, dy),
-        },
+        Place::Gpu(gpu) => {
+            if let Prologue::NormRelu(norm) = prologue
+                && let Some(plan) = on_load(gpu, &p, Operator::Wgrad, [x, dy], norm, None)?
+            {
+                return cuda::wgrad_normed(gpu, &p, plan, [x, dy], norm);
+            }
+            match prologue.apply(x)? {
+                Some(normed) => cuda::wgrad(gpu, &p, &normed, None, dy),
+                None => cuda::wgrad(gpu, &p, x, kept, dy),
+            }
+        }
     }
+}
+
+/// The plan of a pass on a GPU that normalises `x` as it reads it, if there is one.
+fn on_load(
+    gpu: &Gpu,
+    p: &Conv3d,
+    pass: Operator,
+    operands: [&Tensor; 2],
+    norm: &Norm,
+    sums: Option<usize>,
+) -> Result<Option<cuda::Plan>> {
+    if on_tensor_cores(p, operands) { cuda::normalising(gpu, p, pass, norm, sums) } else { Ok(None) }
+}
+
+/// Whether it can be left to convolutions of `x` to normalise it: on the CPU always, and on a GPU for a data type and channels
+/// that some of its convolutions take. [`reads_before_norm`] tells whether a given one does.
+pub(in crate::ops) fn may_read_before_norm(x: &Tensor) -> bool {
+    match x.device() {
+        Device::Cpu => true,
+        Device::Cuda(gpu) => cuda::may_normalise(&gpu, x),
+    }
+}
+
+/// Whether fprop with this epilogue is computed from the `x` before `norm`, without a tensor of what the norm makes of it that
+/// outlives the pass: then wgrad and dgrad need none either.
+///
+/// # Errors
+/// As [`fprop`].
+pub(in crate::ops) fn reads_before_norm(
+    [x, w]: [&Tensor; 2],
+    g: &Geometry,
+    norm: &Norm,
+    epilogue: Epilogue,
+) -> Result<bool> {
+    let Place::Gpu(gpu) = x.place("conv3d", &[("w", w)])? else { return Ok(true) };
+    let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
+    let (_, sums) = epilogue.near();
+    if sums.is_some_and(|parts| parts == 0 || !p.n.is_multiple_of(parts)) {
+        return Ok(false); // fprop says so
+    }
+    Ok(on_load(gpu, &p, Operator::Fprop, [x, w], norm, sums)?.is_some())
 }
 
 /// Whether a GPU computes these operands on its tensor cores.

@@ -1,143 +1,9 @@
-//! Mistakes put into the shipped PTX, each of which the tests of the kernel must catch: as a fault of the simulator, or as a
-//! result that is not the reference's. A mistake that no longer applies to the PTX is a failure too, and says so.
+//! Mistakes in the kernels of all devices.
 
-use super::{alignment, conv3d, conv3d_sm90, infonce, infonce_sm90, layers, matmul, offsets, raw, tensors, tvl1};
+use super::Edit::*;
+use super::{Mistake, mistake};
+use crate::device::{alignment, conv3d, infonce, layers, matmul, offsets, raw, tensors, tvl1};
 use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
-use std::borrow::Cow;
-use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// What happens to a line.
-#[derive(Clone, Copy, Debug)]
-enum Edit {
-    /// It is gone.
-    Drop,
-    /// A part of it is another.
-    Replace(&'static str, &'static str),
-    /// Two of the registers it names change places.
-    Swap(usize, usize),
-    /// The address it accesses lies this much further on.
-    Offset(i32),
-    /// The 64-bit number it computes is one of 32 bits with a sign.
-    Narrow,
-}
-
-/// A mistake: in an entry, the line of a number (from 0) among those that contain a text.
-struct Mistake {
-    what: &'static str,
-    entry: &'static str,
-    line: (&'static str, usize),
-    edit: Edit,
-    /// The tests that must fail.
-    tests: &'static [fn()],
-}
-
-/// The mistake under way on this thread, and whether it found its place.
-struct Seed {
-    entry: &'static str,
-    line: (&'static str, usize),
-    edit: Edit,
-    applied: bool,
-    broken: Option<String>,
-}
-
-thread_local! {
-    static SEED: RefCell<Option<Seed>> = const { RefCell::new(None) };
-}
-
-/// Whether a mistake is under way: a launch may then run for ever.
-pub fn seeded() -> bool {
-    SEED.with_borrow(Option::is_some)
-}
-
-/// The PTX as the simulator shall see it.
-pub fn edited(ptx: &str) -> Cow<'_, str> {
-    SEED.with_borrow_mut(|seed| {
-        let Some(seed) = seed.as_mut().filter(|s| ptx.contains(&format!(".entry {}(", s.entry))) else {
-            return Cow::Borrowed(ptx);
-        };
-        match apply(ptx, seed) {
-            Some(text) => {
-                seed.applied = true;
-                let loaded = ptxsim::Machine::new(ptxsim::Config::default()).load(&text);
-                seed.broken = loaded.err().map(|e| format!("it is no PTX any more: {e}"));
-                Cow::Owned(text)
-            }
-            None => {
-                let (text, n) = seed.line;
-                seed.broken = Some(format!("line {n} with `{text}` does not exist or cannot be edited so"));
-                Cow::Borrowed(ptx)
-            }
-        }
-    })
-}
-
-fn apply(ptx: &str, seed: &Seed) -> Option<String> {
-    let start = ptx.find(&format!(".entry {}(", seed.entry))?;
-    let end = ptx[start..].find(".visible .entry").map_or(ptx.len(), |e| start + e);
-    let mut at = start;
-    let mut left = seed.line.1;
-    for line in ptx[start..end].split_inclusive('\n') {
-        if line.contains(seed.line.0) {
-            if left == 0 {
-                let new = edit(line, seed.edit)?;
-                return (new != line).then(|| [&ptx[..at], &new, &ptx[at + line.len()..]].concat());
-            }
-            left -= 1;
-        }
-        at += line.len();
-    }
-    None
-}
-
-fn edit(line: &str, edit: Edit) -> Option<String> {
-    Some(match edit {
-        Edit::Drop => "\n".to_owned(),
-        Edit::Replace(from, to) => line.contains(from).then(|| line.replacen(from, to, 1))?,
-        Edit::Swap(i, j) => {
-            let mut names = vec![];
-            let mut from = 0;
-            while let Some(p) = line[from..].find('%') {
-                let a = from + p;
-                let rest = line[a + 1..].find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(0);
-                from = a + 1 + rest;
-                names.push(a..from);
-            }
-            let (a, b) = (names.get(i)?.clone(), names.get(j)?.clone());
-            [&line[..a.start], &line[b.clone()], &line[a.end..b.start], &line[a], &line[b.end..]].concat()
-        }
-        Edit::Narrow => {
-            let from = line.find("%rd")?;
-            let name = &line[from..from + line[from..].find(',')?];
-            let cut = format!("cvt.u32.u64 %narrow, {name}; cvt.s64.s32 {name}, %narrow;");
-            format!("{} {{ .reg .b32 %narrow; {cut} }}\n", line.trim_end())
-        }
-        Edit::Offset(by) => {
-            let close = line.find(']')?;
-            let open = line[..close].rfind('[')?;
-            let (base, old) = line[open + 1..close].split_once('+').unwrap_or((&line[open + 1..close], "0"));
-            let sum = old.parse::<i32>().ok()? + by;
-            format!("{}[{base}+{sum}]{}", &line[..open], &line[close + 1..])
-        }
-    })
-}
-
-/// Runs the tests of a mistake; what they say, or why the mistake was not caught.
-fn caught(m: &Mistake) -> Result<String, String> {
-    let seed = Seed { entry: m.entry, line: m.line, edit: m.edit, applied: false, broken: None };
-    SEED.set(Some(seed));
-    let said = m.tests.iter().find_map(|test| catch_unwind(AssertUnwindSafe(test)).err());
-    let seed = SEED.take().expect("it was put there");
-    if let Some(why) = seed.broken {
-        return Err(why);
-    }
-    if !seed.applied {
-        return Err("no test loads the entry".into());
-    }
-    let said = said.ok_or("no test notices")?;
-    let text = said.downcast_ref::<String>().cloned().or(said.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-    Ok(text.unwrap_or_default())
-}
 
 const CONV: &[fn()] =
     &[conv3d::every_tile, conv3d::statistics_leave_with_the_result, conv3d::a_chain_of_gradients_in_one_launch];
@@ -177,17 +43,6 @@ const FAR_POOL: &[fn()] = &[offsets::pools_beyond_two_gigabytes];
 const FAR_NORM: &[fn()] = &[offsets::batch_norm_beyond_two_gigabytes];
 const UPDATES: &[fn()] = &[updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit];
 
-const fn mistake(
-    what: &'static str,
-    entry: &'static str,
-    line: (&'static str, usize),
-    edit: Edit,
-    tests: &'static [fn()],
-) -> Mistake {
-    Mistake { what, entry, line, edit, tests }
-}
-
-use Edit::*;
 const FPROP: &str = "conv3d_fprop_64x64_bf16";
 const DGRAD: &str = "conv3d_dgrad_64x64_bf16";
 const WGRAD: &str = "conv3d_wgrad_64x64_bf16";
@@ -200,18 +55,9 @@ const FPROP_128: &str = "conv3d_fprop_128x128_bf16";
 const FPROP_128X64: &str = "conv3d_fprop_128x64_bf16";
 const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
 const TVL1_3X3: &str = "tvl1_iterate_3x3_f32";
-const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
-const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
-const FPROP_HALO: &str = "conv3d_fprop_halo_sm90_128x128_bf16";
-const DGRAD_HALO: &str = "conv3d_dgrad_halo_sm90_128x128_bf16";
-const WGRAD_HALO: &str = "conv3d_wgrad_halo_sm90_64x576_bf16";
-const SWEEP_SM90: &str = "infonce_sweep_sm90_r128_d128_bf16";
-const SWEPT: &[fn()] = &[infonce_sm90::a_part_of_many_tiles_meets_the_reference];
-const HOPPER: &[fn()] = &[conv3d_sm90::every_tile_of_hopper_on_a_small_problem];
 const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
-/// All mistakes.
-const MISTAKES: &[Mistake] = &[
+pub(super) const MISTAKES: &[Mistake] = &[
     // Barriers and asynchronous copies.
     mistake("the main loop's barrier is missing", FPROP, ("bar.sync", 0), Drop, CONV),
     mistake("no barrier before the stage becomes the output's", FPROP, ("bar.sync", 1), Drop, CONV),
@@ -237,32 +83,6 @@ const MISTAKES: &[Mistake] = &[
     mistake("gradients' sums are added too early", "batch_norm_backward_merge_f32", ("bar.sync", 1), Drop, MOMENTS),
     mistake("a frame's means are read too early", "alignment_map_backward_g_wide_f32", ("bar.sync", 2), Drop, ALIGN),
     mistake("a sample's frames are weighed too early", "alignment_loss_forward_f32", ("bar.sync", 0), Drop, ALIGN),
-    // TMA and wgmma.
-    mistake("barriers are not made visible to TMA", WGRAD_HALO, ("fence.proxy.async", 0), Drop, HOPPER),
-    mistake("accumulators are not fenced", FPROP_SM90, ("wgmma.fence", 0), Drop, HOPPER),
-    mistake("a stage is given back while it is read", FPROP_SM90, ("wgmma.wait_group", 0), Replace("1;", "2;"), HOPPER),
-    mistake(
-        "sums are stored before they are complete",
-        FPROP_SM90,
-        ("wgmma.wait_group", 1),
-        Replace("0;", "1;"),
-        HOPPER,
-    ),
-    mistake("products are not a group", FPROP_SM90, ("wgmma.commit_group", 0), Drop, HOPPER),
-    mistake("a stage is never given back", FPROP_SM90, ("mbarrier.arrive.shared", 0), Drop, HOPPER),
-    mistake("no bytes are announced", DGRAD_SM90, ("mbarrier.arrive.expect_tx", 0), Drop, HOPPER),
-    mistake("lines are not waited for", FPROP_HALO, ("mbarrier.try_wait", 2), Drop, HOPPER),
-    mistake("two offsets of a tap change places", FPROP_SM90, (".im2col.", 0), Swap(8, 9), HOPPER),
-    mistake("two coordinates of lines change places", DGRAD_HALO, (".5d.", 0), Swap(4, 5), HOPPER),
-    mistake("consumers do not wait before they stage", DGRAD_HALO, ("bar.sync", 1), Drop, HOPPER),
-    mistake("consumers do not wait before they store", DGRAD_SM90, ("bar.sync", 2), Drop, HOPPER),
-    mistake(
-        "filters are taken to be in the other order",
-        DGRAD_SM90,
-        ("wgmma.mma_async", 0),
-        Replace("0, 1;", "0, 0;"),
-        HOPPER,
-    ),
     // Fragments, swizzles, layouts.
     mistake("swizzled on the way in, not on the way out", FPROP, ("xor.b32", 2), Replace("xor", "or"), CONV),
     mistake("another swizzle on the way in", FPROP, ("xor.b32", 0), Replace("xor", "or"), CONV),
@@ -367,13 +187,6 @@ const MISTAKES: &[Mistake] = &[
     mistake("that of the parts, too", "infonce_merge_f32", ("0fFF800000", 0), Replace("FF8", "000"), NEGATIVE),
     mistake("keys past the last one count", SWEEP, ("setp.eq.s32", 4), Replace("-1", "-2"), NEGATIVE),
     mistake("a negative is missing", SWEEP, ("ex2.approx", 0), Replace("%f484", "0fFF800000"), NEGATIVE),
-    // InfoNCE with TMA and wgmma.
-    mistake("weights are not fenced", SWEEP_SM90, ("wgmma.fence", 1), Drop, SWEPT),
-    mistake("logits are used before they are there", SWEEP_SM90, ("wgmma.wait_group", 1), Replace("0;", "1;"), SWEPT),
-    mistake("a tile of keys is never given back", SWEEP_SM90, ("mbarrier.arrive.shared", 0), Drop, SWEPT),
-    mistake("keys past the last one count", SWEEP_SM90, ("setp.le.s32", 13), Replace("le", "gt"), SWEPT),
-    mistake("owners of eight keys further", SWEEP_SM90, ("ld.shared.v2.u32", 3), Offset(32), SWEPT),
-    mistake("two coordinates of keys change places", SWEEP_SM90, (".2d.", 0), Swap(2, 3), SWEPT),
     // A bias of its own for each column.
     mistake("all columns take the first ones' bias", FPROP, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
     mistake("in tiles of 128 columns, too", FPROP_128, ("mul.wide.s32", 0), Replace(", 4", ", 0"), BIAS),
@@ -401,52 +214,3 @@ const MISTAKES: &[Mistake] = &[
     mistake("offsets of its gradient have 32 bits", NORM_BACKWARD, ("shl.b64", 1), Narrow, FAR_NORM),
     mistake("e to the wrong power", "cross_entropy_loss_wide_f32", ("ex2.approx", 0), Replace("ex2", "lg2"), LOSS),
 ];
-
-/// Mistakes are made in the simulator alone.
-fn on_hardware() -> bool {
-    let named = std::env::var_os("TUBELET_TEST_DEVICE").is_some();
-    if named {
-        crate::support::skip::absent("the simulator, where TUBELET_TEST_DEVICE names a GPU", "mistakes in kernels");
-    }
-    named
-}
-
-#[test]
-fn every_mistake_is_caught() {
-    if on_hardware() {
-        return;
-    }
-    let mut missed = vec![];
-    let mut faults = 0;
-    for m in MISTAKES {
-        match caught(m) {
-            Ok(said) => {
-                let said = said.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
-                faults += usize::from(said.contains("PTX line"));
-                println!("{}: {}: {:.160}", m.entry, m.what, said);
-            }
-            Err(why) => missed.push(format!("{}: {}: {why}", m.entry, m.what)),
-        }
-    }
-    assert!(
-        missed.is_empty(),
-        "{} of {} mistakes are not caught:\n{}",
-        missed.len(),
-        MISTAKES.len(),
-        missed.join("\n")
-    );
-    println!("{} mistakes caught, {faults} of them as faults of the simulator", MISTAKES.len());
-}
-
-#[test]
-fn a_mistake_that_does_not_apply_is_no_success() {
-    if on_hardware() {
-        return;
-    }
-    let why = |line, edit| {
-        caught(&mistake("", "relu_forward_f32", line, edit, &[layers::the_rectifier_on_a_device])).unwrap_err()
-    };
-    assert!(why(("bar.sync", 0), Drop).contains("does not exist"));
-    assert!(why(("ret;", 0), Replace("ret", "frobnicate")).contains("no PTX"));
-    assert!(why(("mov.u32", 0), Replace("mov.u32", "mov.b32")).contains("no test notices"));
-}

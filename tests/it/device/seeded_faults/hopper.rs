@@ -1,0 +1,69 @@
+//! Mistakes in the kernels with TMA and wgmma.
+
+use super::Edit::*;
+use super::{Mistake, mistake};
+use crate::device::{conv3d_norm_sm90, conv3d_sm90, infonce_sm90};
+
+const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
+const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
+const FPROP_HALO: &str = "conv3d_fprop_halo_sm90_128x128_bf16";
+const DGRAD_HALO: &str = "conv3d_dgrad_halo_sm90_128x128_bf16";
+const WGRAD_HALO: &str = "conv3d_wgrad_halo_sm90_64x576_bf16";
+const SWEEP_SM90: &str = "infonce_sweep_sm90_r128_d128_bf16";
+const SWEPT: &[fn()] = &[infonce_sm90::a_part_of_many_tiles_meets_the_reference];
+const HOPPER: &[fn()] = &[conv3d_sm90::every_tile_of_hopper_on_a_small_problem];
+const FPROP_NORM: &str = "conv3d_fprop_norm_sm90_128x128_bf16";
+const WGRAD_NORM: &str = "conv3d_wgrad_norm_sm90_128x128_bf16";
+const NORMED: &[fn()] = &[conv3d_norm_sm90::every_tile_normalises_a_small_problem];
+
+pub(super) const MISTAKES: &[Mistake] = &[
+    // Convolutions.
+    mistake("barriers are not made visible to TMA", WGRAD_HALO, ("fence.proxy.async", 0), Drop, HOPPER),
+    mistake("accumulators are not fenced", FPROP_SM90, ("wgmma.fence", 0), Drop, HOPPER),
+    mistake("a stage is given back while it is read", FPROP_SM90, ("wgmma.wait_group", 0), Replace("1;", "2;"), HOPPER),
+    mistake(
+        "sums are stored before they are complete",
+        FPROP_SM90,
+        ("wgmma.wait_group", 1),
+        Replace("0;", "1;"),
+        HOPPER,
+    ),
+    mistake("products are not a group", FPROP_SM90, ("wgmma.commit_group", 0), Drop, HOPPER),
+    mistake("a stage is never given back", FPROP_SM90, ("mbarrier.arrive.shared", 0), Drop, HOPPER),
+    mistake("no bytes are announced", DGRAD_SM90, ("mbarrier.arrive.expect_tx", 0), Drop, HOPPER),
+    mistake("lines are not waited for", FPROP_HALO, ("mbarrier.try_wait", 2), Drop, HOPPER),
+    mistake("two offsets of a tap change places", FPROP_SM90, (".im2col.", 0), Swap(8, 9), HOPPER),
+    mistake("two coordinates of lines change places", DGRAD_HALO, (".5d.", 0), Swap(4, 5), HOPPER),
+    mistake("consumers do not wait before they stage", DGRAD_HALO, ("bar.sync", 1), Drop, HOPPER),
+    mistake("consumers do not wait before they store", DGRAD_SM90, ("bar.sync", 2), Drop, HOPPER),
+    mistake(
+        "filters are taken to be in the other order",
+        DGRAD_SM90,
+        ("wgmma.mma_async", 0),
+        Replace("0, 1;", "0, 0;"),
+        HOPPER,
+    ),
+    // Convolutions that normalise what they read.
+    mistake("a part's numbers are read too early", FPROP_NORM, ("bar.sync", 1), Drop, NORMED),
+    mistake("fragments are not fenced", FPROP_NORM, ("wgmma.fence", 1), Drop, NORMED),
+    mistake("fragments are overwritten too early", FPROP_NORM, ("wgmma.wait_group", 1), Replace("1;", "2;"), NORMED),
+    mistake("a stage is given back while it is read", FPROP_NORM, ("wgmma.wait_group", 0), Replace("1;", "2;"), NORMED),
+    mistake("a stage is never given back", FPROP_NORM, ("mbarrier.arrive.shared", 0), Drop, NORMED),
+    mistake("two registers of a fragment change places", FPROP_NORM, ("ldmatrix", 3), Swap(1, 2), NORMED),
+    mistake("a chunk where the swizzle did not put it", FPROP_NORM, ("ldmatrix", 2), Offset(16), NORMED),
+    mistake("a channel's mean is its neighbour's", FPROP_NORM, ("sub.f32", 4), Swap(1, 2), NORMED),
+    mistake("shifts of eight channels further", FPROP_NORM, ("ld.shared.v2.f32", 4), Offset(32), NORMED),
+    mistake("negative numbers pass", FPROP_NORM, (".relu.", 9), Replace(".relu", ""), NORMED),
+    mistake("a matrix is not transposed that should be", WGRAD_NORM, ("x4.trans", 2), Replace(".trans", ""), NORMED),
+    mistake("fragments of wgrad are not fenced", WGRAD_NORM, ("wgmma.fence", 0), Drop, NORMED),
+    mistake("the numbers stay those of the first part", WGRAD_NORM, ("setp.ge.s32", 3), Replace("ge", "gt"), NORMED),
+    mistake("the mean of eight channels further", WGRAD_NORM, ("ld.global.nc.f32", 8), Offset(32), NORMED),
+    mistake("two sums of wgrad change places", WGRAD_NORM, ("st.global.f32", 1), Offset(4), NORMED),
+    // InfoNCE.
+    mistake("weights are not fenced", SWEEP_SM90, ("wgmma.fence", 1), Drop, SWEPT),
+    mistake("logits are used before they are there", SWEEP_SM90, ("wgmma.wait_group", 1), Replace("0;", "1;"), SWEPT),
+    mistake("a tile of keys is never given back", SWEEP_SM90, ("mbarrier.arrive.shared", 0), Drop, SWEPT),
+    mistake("keys past the last one count", SWEEP_SM90, ("setp.le.s32", 13), Replace("le", "gt"), SWEPT),
+    mistake("owners of eight keys further", SWEEP_SM90, ("ld.shared.v2.u32", 3), Offset(32), SWEPT),
+    mistake("two coordinates of keys change places", SWEEP_SM90, (".2d.", 0), Swap(2, 3), SWEPT),
+];
