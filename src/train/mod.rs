@@ -9,6 +9,7 @@ mod graph;
 pub mod limits;
 pub mod maclr;
 pub mod mcl;
+mod method;
 pub mod metrics;
 mod order;
 mod pathway;

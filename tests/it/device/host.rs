@@ -12,10 +12,10 @@ use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Device, Tensor};
 
 /// A process that finds the simulated driver, and what it did.
-struct Ran {
+pub struct Ran {
     output: Output,
     /// The calls of the driver, one a line.
-    log: String,
+    pub log: String,
 }
 
 /// Runs `program` with `args`.
@@ -36,7 +36,7 @@ fn run(program: &Path, args: &[&str], settings: &[(&str, &str)]) -> Ran {
 }
 
 /// Runs tests of this program on the simulated driver; they must pass, and there must be some.
-fn tests(args: &[&str], settings: &[(&str, &str)]) -> Ran {
+pub fn tests(args: &[&str], settings: &[(&str, &str)]) -> Ran {
     let ran = run(&std::env::current_exe().unwrap(), args, settings);
     let said = String::from_utf8_lossy(&ran.output.stdout);
     let passed = ran.output.status.success() && !said.contains(" 0 passed");
@@ -50,7 +50,8 @@ fn inside(name: &str, settings: &[(&str, &str)]) -> Ran {
 }
 
 impl Ran {
-    fn count(&self, call: &str) -> usize {
+    /// How often it made a call.
+    pub fn count(&self, call: &str) -> usize {
         self.log.lines().filter(|line| line.starts_with(call)).count()
     }
 }

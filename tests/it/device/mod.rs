@@ -9,6 +9,7 @@ pub mod counters;
 pub mod coverage;
 pub mod declarations;
 pub mod hopper_step;
+pub mod feed;
 pub mod host;
 pub mod infonce;
 pub mod infonce_sm90;

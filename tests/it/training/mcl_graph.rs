@@ -17,7 +17,7 @@ use tubelet::train::pretrain::{At, Method};
 use tubelet::train::views::Part;
 
 /// A video's clips in a step.
-fn sample(video: u32, step: u64) -> Quad {
+pub fn sample(video: u32, step: u64) -> Quad {
     let mut rng = stream(step, 0, u64::from(video), Purpose::Test);
     let mut part = |dims: [usize; 4], low: f32| Part {
         dims,
