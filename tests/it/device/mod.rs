@@ -10,6 +10,7 @@ pub mod coverage;
 pub mod declarations;
 pub mod hopper_step;
 pub mod feed;
+pub mod flows;
 pub mod host;
 pub mod infonce;
 pub mod infonce_sm90;
