@@ -21,7 +21,10 @@ pub mod rand_augment;
 mod resize;
 mod tubelet;
 
-pub use cuda::{Clip, Layout, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_rgb};
+pub use cuda::{
+    Clip, Layout, MotionLayout, MotionPointers, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_motion,
+    launch_rgb,
+};
 pub use draw::{Adjust, AugmentSpec, BlurForm, Crop, Draw, Jitter};
 pub use tubelet::Region;
 
@@ -40,6 +43,13 @@ pub enum MotionKind {
 }
 
 impl MotionKind {
+    /// The factors on the channels of a clip of `h w` that is augmented by `draw`: on channel 0, and on the others. For flow
+    /// they bring displacements to pixels of the result.
+    #[must_use]
+    pub fn gains(self, draw: &Draw, h: usize, w: usize, out_side: usize) -> [f32; 2] {
+        [0, 1].map(|channel| self.gain(channel, draw.crop_in(h, w), out_side, draw.flip))
+    }
+
     /// The factor on channel `channel` when `crop` is resized to a square of `side`, flipped or not.
     fn gain(self, channel: usize, crop: [f64; 4], side: usize, flip: bool) -> f32 {
         let [_, _, height, width] = crop;

@@ -266,6 +266,7 @@ mod inside {
             assert!(refused.contains("needs") || refused.contains("multiple of 256"), "{refused}");
         }
         crate::device::raw::refusals(&gpu, a);
+        crate::device::raw_clips::refusals(&gpu, a);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod offsets;
 pub mod peaks;
 pub mod ptx;
 pub mod raw;
+pub mod raw_clips;
 pub mod raw_conv3d;
 pub mod seeded_faults;
 pub mod tensors;
