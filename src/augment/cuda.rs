@@ -184,7 +184,7 @@ pub struct Pointers {
     pub frames: u64,
     /// A [`Clip`] for each clip, aligned to 8 bytes.
     pub clips: u64,
-    /// Result `[clips t side side 3]`, aligned to 4 bytes, overwritten.
+    /// Result `[clips t side side 3]`, aligned to 4 bytes (to 2 in bf16 with an odd side), overwritten.
     pub out: u64,
     /// [`Layout::workspace`] bytes, aligned to 4.
     pub workspace: u64,
@@ -201,7 +201,9 @@ pub struct Pointers {
 /// `Driver`.
 pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
     layout.check()?;
-    check_addresses(&[("frames", at.frames, 1), ("clips", at.clips, 8), ("out", at.out, 4)])?;
+    // Of even sides the kernel stores two numbers at a time.
+    let of_out = if layout.side.is_multiple_of(2) { 4 } else { layout.dtype.size() as u64 };
+    check_addresses(&[("frames", at.frames, 1), ("clips", at.clips, 8), ("out", at.out, of_out)])?;
     if layout.workspace() > 0 {
         check_addresses(&[("workspace", at.workspace, 4)])?;
     }
@@ -375,7 +377,7 @@ fn upload(gpu: &Gpu, draws: &[Draw], [h, w]: [usize; 2], side: usize) -> Result<
     copy(gpu, bytemuck::cast_slice(&clips))
 }
 
-fn copy(gpu: &Gpu, bytes: &[u8]) -> Result<Memory> {
+pub(super) fn copy(gpu: &Gpu, bytes: &[u8]) -> Result<Memory> {
     let memory = gpu.alloc(bytes.len())?;
     gpu.driver().upload(memory.ptr(), bytes)?;
     Ok(memory)

@@ -12,6 +12,7 @@ pub mod mcl;
 mod method;
 pub mod metrics;
 mod order;
+mod part;
 mod pathway;
 pub mod pretrain;
 pub mod recipe;

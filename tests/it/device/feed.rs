@@ -3,12 +3,13 @@
 
 use super::host;
 use crate::support::numbers::noise;
-use crate::support::whole_run::{SEED, checkpoint};
+use crate::support::whole_run::{SEED, VIDEOS, checkpoint, loaders};
 use crate::training::{maclr, mcl, mcl_graph};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use tubelet::augment::apply_rgb;
 use tubelet::driver::Gpu;
 use tubelet::error::Result;
 use tubelet::nn::{Params, Trunk};
@@ -20,9 +21,8 @@ use tubelet::train::maclr::MaclrRun;
 use tubelet::train::mcl::MclRun;
 use tubelet::train::pretrain::{At, Load, Method, Observer, Report, Scores, Seen, Settings, pretrain};
 use tubelet::train::recipe::Training;
-use tubelet::train::views::{ClipPair, Part};
+use tubelet::train::views::{ClipPair, Loader, Part};
 
-const VIDEOS: usize = 16;
 const STEPS: usize = 4;
 
 /// The order of the calls of the first run in a log, one letter for consecutive calls of a kind: `u` an upload by the stream that
@@ -64,6 +64,10 @@ fn is_fed(name: &str) {
     }
     let want = format!("wu{}", steps.concat().replace(' ', ""));
     assert!(calls.starts_with(&want), "{calls} instead of {want}");
+    let made = ran.log.lines().filter(|line| line.starts_with("launch augment_rgb_")).count();
+    // A launch for each of two or four tensors of RGB clips a step: all videos are of one size.
+    let clips = if name.contains("mcl") { 4 } else { 2 };
+    assert_eq!(made, if name.contains("frames") { 2 * clips * STEPS } else { 0 });
     // Two runs, whose first two steps are not replayed.
     assert_eq!(ran.count("cuGraphLaunch"), if name.ends_with("graph") { 2 * (STEPS - 2) } else { 0 });
     assert_eq!(ran.count("cuMemcpyHtoDAsync_v2 (pageable)"), 0);
@@ -87,6 +91,40 @@ fn mcl_is_fed_while_it_computes() {
 #[test]
 fn mcl_as_a_graph_is_fed_while_it_computes() {
     is_fed("mcl_as_a_graph");
+}
+
+#[test]
+fn maclr_is_fed_with_frames() {
+    is_fed("maclr_of_frames");
+}
+
+#[test]
+fn mcl_is_fed_with_frames() {
+    is_fed("mcl_of_frames_as_a_graph");
+}
+
+/// What is left to a GPU is what the CPU would have made the clips of.
+#[test]
+fn clips_are_left_to_a_gpu_with_all_they_are_made_of() {
+    let (dir, recipe) = (tempfile::tempdir().unwrap(), maclr::recipe());
+    let ([cpu, _], _) = loaders(dir.path(), &recipe.training, true).unwrap();
+    let gpu = Loader { on_gpu: true, ..cpu.clone() };
+    for video in 0..4 {
+        let (made, left) = (cpu.pair(1, video).unwrap(), gpu.pair(1, video).unwrap());
+        for (made, left) in made.rgb.iter().zip(&left.rgb) {
+            let raw = left.raw.as_ref().unwrap();
+            let ([h, w], mut out) = (raw.size, vec![0.0; made.data.len()]);
+            let frames: Vec<&[u8]> = raw.frames.chunks_exact(h * w * 3).collect();
+            apply_rgb(&frames, h, w, &raw.draw, left.dims[1], &mut out).unwrap();
+            assert!(left.data.is_empty() && left.dims == made.dims && out == made.data, "video {video}");
+        }
+        assert_eq!(left.motion.unwrap()[1].data, made.motion.unwrap()[1].data);
+        // Views for evaluation are made here.
+        assert_eq!(gpu.uniform(video, 1).unwrap()[0].data, cpu.uniform(video, 1).unwrap()[0].data);
+    }
+    let mut run = MaclrRun::new(&recipe, VIDEOS, 1, &Device::Cpu).unwrap();
+    let refused = run.batch(vec![gpu.pair(0, 0).unwrap()]).err().expect("networks on the CPU");
+    assert!(refused.to_string().contains("made there"), "{refused}");
 }
 
 /// A method whose batches are prepared between its steps.
@@ -137,7 +175,7 @@ impl Observer for Losses {
 fn train<M: Method>(
     mut method: M,
     training: &Training,
-    sample: fn(u64, usize) -> M::Sample,
+    sample: impl Fn(u64, usize) -> M::Sample + Send + Sync + 'static,
 ) -> (Vec<u32>, BTreeMap<PathBuf, Vec<u8>>) {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
@@ -163,7 +201,7 @@ fn train<M: Method>(
 fn pair(epoch: u64, video: usize) -> ClipPair {
     let part = |dims: [usize; 4], seed: u64| {
         let data = noise(seed + 10 * video as u64 + 1000 * epoch, &dims).load().unwrap().into_owned();
-        Part { dims, data }
+        Part::new(dims, data)
     };
     let (rgb, motion) = ([4, 16, 16, 3], [8, 16, 16, 1]);
     ClipPair {
@@ -199,6 +237,36 @@ mod inside {
         };
         let sample = |epoch, video| mcl_graph::sample(video as u32, epoch);
         assert!(train(run(), &recipe.training, sample) == train(Plain(run()), &recipe.training, sample));
+    }
+
+    #[test]
+    #[ignore = "run by maclr_is_fed_with_frames"]
+    fn maclr_of_frames() {
+        let (dir, recipe) = (tempfile::tempdir().unwrap(), maclr::recipe());
+        let ([loader, _], _) = loaders(dir.path(), &recipe.training, true).unwrap();
+        let loader = Loader { on_gpu: true, ..loader };
+        let run = || MaclrRun::new(&recipe, VIDEOS, 1, &device()).unwrap();
+        let sample = |loader: &Loader| {
+            let loader = loader.clone();
+            move |epoch, video| loader.pair(epoch, video).unwrap()
+        };
+        let fed = train(run(), &recipe.training, sample(&loader));
+        assert!(fed == train(Plain(run()), &recipe.training, sample(&loader)));
+    }
+
+    #[test]
+    #[ignore = "run by mcl_is_fed_with_frames"]
+    fn mcl_of_frames_as_a_graph() {
+        let (dir, recipe) = (tempfile::tempdir().unwrap(), mcl::recipe().with_target().unwrap());
+        let ([loader, _], _) = loaders(dir.path(), &recipe.training, true).unwrap();
+        let loader = Loader { on_gpu: true, ..loader };
+        let run = || MclRun::new(&recipe, VIDEOS, 1, &device()).unwrap().recorded();
+        let sample = |loader: &Loader| {
+            let loader = loader.clone();
+            move |epoch, video| loader.quad(epoch, video).unwrap()
+        };
+        let fed = train(run(), &recipe.training, sample(&loader));
+        assert!(fed == train(Plain(run()), &recipe.training, sample(&loader)));
     }
 
     #[test]

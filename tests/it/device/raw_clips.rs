@@ -5,7 +5,7 @@ use crate::support::numbers::{bits, reals};
 use crate::support::sim::on_gpu;
 use tubelet::augment::{
     Adjust, AugmentSpec, BlurForm, Clip, Draw, Jitter, Layout, MotionKind, MotionLayout, MotionPointers, Pointers,
-    apply_motion_batch, apply_rgb_batch, launch_motion, launch_rgb,
+    RawClip, apply_motion_batch, apply_rgb_batch, apply_rgb_clips, launch_motion, launch_rgb,
 };
 use tubelet::driver::Gpu;
 use tubelet::error::ErrorKind;
@@ -50,6 +50,47 @@ pub fn raw_rgb_clips_on_a_device() {
             assert_eq!(bits(&out), bits(&want), "side {side}");
             seen.push(bits(&out));
         }
+        seen
+    });
+}
+
+/// Clips of two sizes in one batch, with odd sides and plain ones among them: each as it is alone.
+#[test]
+pub fn clips_of_several_sizes_on_a_device() {
+    let [plain, all] = draws();
+    let jittered = Draw { blur: None, ..all.clone() };
+    let clip = |[h, w]: [usize; 2], draw: &Draw, seed: u64| {
+        let frames = reals(T * h * w * 3, seed).iter().map(|v| (128.0 + 120.0 * v) as u8).collect();
+        // Draws are of frames of 17 x 22: those of other sizes are cropped alike.
+        RawClip { frames, size: [h, w], draw: draw.clone() }
+    };
+    let clips = [
+        clip([H, W], &plain, 1),
+        clip([H, W], &all, 2),
+        clip([34, 20], &jittered, 3),
+        clip([H, W], &jittered, 4),
+        clip([34, 20], &plain, 5),
+    ];
+    on_gpu(|device| {
+        let mut seen = Vec::new();
+        for (side, dtype) in [(13, DType::F32), (13, DType::BF16), (16, DType::BF16)] {
+            let together = apply_rgb_clips(gpu(device), &clips.each_ref(), side, dtype).unwrap();
+            assert_eq!((together.dims(), together.dtype()), (&[5, T, side, side, 3][..], dtype));
+            let together = bits(&together);
+            for (clip, got) in clips.iter().zip(together.chunks_exact(T * side * side * 3)) {
+                let ([h, w], draw) = (clip.size, std::slice::from_ref(&clip.draw));
+                let frames: Vec<&[u8]> = clip.frames.chunks_exact(h * w * 3).collect();
+                let frames = Frames::upload(gpu(device), &frames, h, w).unwrap();
+                assert_eq!(got, bits(&apply_rgb_batch(&frames, draw, side, dtype).unwrap()), "{h} x {w} to {side}");
+            }
+            seen.push(together);
+        }
+        let refused = |clips: &[&RawClip]| apply_rgb_clips(gpu(device), clips, 13, DType::F32).unwrap_err().to_string();
+        assert!(refused(&[]).contains("at least one clip"));
+        let broken = RawClip { frames: vec![0; H * W * 3 + 1], ..clips[0].clone() };
+        assert!(refused(&[&clips[0], &broken]).contains("whole frames of 17 x 22"));
+        let short = RawClip { frames: vec![0; H * W * 3], ..clips[0].clone() };
+        assert!(refused(&[&clips[0], &short]).contains("2 frames, as the first one has"));
         seen
     });
 }
