@@ -15,7 +15,7 @@ use support::checks::init_file;
 use support::motion::FocusOptions;
 use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
-use support::run::draw_sheet;
+use support::run::{draw_sheet, fed_to};
 use support::settings::of_recipe;
 use tubelet::flow::motion::MotionInput;
 use tubelet::ssl::alignment::Alignment;
@@ -163,7 +163,7 @@ fn run(args: &Args) -> Result<()> {
     if with_motion {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
-    let train = run.train.clone();
+    let train = fed_to(&run.device, &run.train);
     let load = Arc::new(move |epoch, video| train.pair(epoch, video));
     let done = run.pretrain(&mut method, load, &recipe.networks())?;
     let [first, last] = run.first_and_last("loss_align")?;

@@ -16,6 +16,7 @@ use support::motion::FocusOptions;
 use support::output::warn;
 use support::presets::{self, Preset as Values};
 use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
+use support::run::fed_to;
 use support::saliency;
 use support::settings::of_recipe;
 use tubelet::train::limits;
@@ -129,7 +130,7 @@ fn run(args: &Args) -> Result<()> {
     if focus.needs_maps() {
         draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
     }
-    let train = run.train.clone();
+    let train = fed_to(&run.device, &run.train);
     let load = Arc::new(move |epoch, video| train.quad(epoch, video));
     let done = run.pretrain(&mut method, load, &recipe.networks())?;
     let after = saliency::look(&method, &run.test, &run.splits.test)?;

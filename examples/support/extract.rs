@@ -8,8 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tubelet::error::ErrorKind;
 use tubelet::flow::{Flow, Gray, color, flo};
-use tubelet::ops::tvl1::{self, Tvl1};
-use tubelet::tensor::Device;
+use tubelet::ops::tvl1;
 use tubelet::train::folder::{remove_unfinished, write_atomic};
 use tubelet::video::dataset::{is_video, lines_of_list, videos_below};
 use tubelet::video::{Clip, Decode, Ffmpeg, Source, Splits, read};
@@ -129,8 +128,7 @@ pub struct Extract<'a> {
     /// Distance in frames between the images of a field, and the frames at which fields start.
     pub gap: usize,
     pub every: usize,
-    pub tvl1: Tvl1,
-    pub device: &'a Device,
+    pub flows: tvl1::Flows,
     /// Also draw each field that has no picture; motion of this many pixels has full saturation, 0 for the maximum of the
     /// video.
     pub pictures: Option<f32>,
@@ -308,7 +306,7 @@ impl Extract<'_> {
         let gray = |t: usize| Gray::from_rgb(clip.frame(t), clip.h, clip.w);
         let frames =
             starts.iter().map(|&t| Ok((gray(t)?, gray(t + self.gap)?))).collect::<tubelet::error::Result<Vec<_>>>()?;
-        tvl1::flow_pairs_on(self.device, &frames.iter().map(|(a, b)| (a, b)).collect::<Vec<_>>(), &self.tvl1)
+        self.flows.of(&frames.iter().map(|(a, b)| (a, b)).collect::<Vec<_>>())
     }
 
     fn go_on(&self) -> Result<()> {

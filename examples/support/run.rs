@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use tubelet::flow::{color, motion::MotionInput};
 use tubelet::ops::tvl1;
+use tubelet::tensor::Device;
 use tubelet::train::pretrain::{At, Observer, Report, Scores};
 use tubelet::train::views::{Loader, ViewSpec};
 use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress};
@@ -58,8 +59,14 @@ pub fn loader(
         let (n, all) = (report.failed.len(), count(data.len(), "test video", "test videos"));
         warn(format_args!("{n} of {all} skipped: scores are of the others, and differ from those of the whole set"));
     }
-    let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion };
+    let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion, on_gpu: false };
     Ok((loader, report.failed.into_iter().map(|(_, name, _)| name).collect()))
+}
+
+/// The loader of samples for networks on `device`. A GPU makes the RGB clips itself, of frames: it does so in a fraction of the
+/// time, and frames are fewer bytes.
+pub fn fed_to(device: &Device, loader: &Loader) -> Loader {
+    Loader { on_gpu: *device != Device::Cpu, ..loader.clone() }
 }
 
 /// The problems that [`loader`] would find before it decodes a video; nothing is created.

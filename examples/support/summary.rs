@@ -124,7 +124,7 @@ impl Run<'_> {
             .set("knn_top1", done.after.map(|s| s.knn))
             .set(&self.before("knn_top1"), done.before.map(|s| s.knn));
         if let Device::Cuda(gpu) = &self.device {
-            summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", gpu.usage().peak);
+            summary.set("gpu", gpu.name()).set("gpu_memory_peak_bytes", self.device.usage().peak);
         }
         summary
     }

@@ -6,7 +6,7 @@ use super::color::{Boxes, blur_weights};
 use super::{Adjust, Draw, MotionKind, check};
 use crate::driver::{Declared, Gpu, In, Kernel, Memory, Module, Out, Pod, Scratch, Spread};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Frames, Place, Tensor};
+use crate::tensor::{DType, Frames, Place, Tensor, aligned};
 
 static MODULE: Module = Module::new("augment", include_str!("../../ptx/augment.sm_80.ptx"));
 
@@ -177,29 +177,36 @@ impl Layout {
     }
 }
 
-/// Device addresses of the arguments.
+/// Device addresses of the arguments of [`launch_rgb`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointers {
-    /// RGB frames `[clips t h w 3]` of bytes.
+    /// RGB frames `[clips t h w 3]` of bytes, at any address.
     pub frames: u64,
     /// A [`Clip`] for each clip, aligned to 8 bytes.
     pub clips: u64,
-    /// Result `[clips t side side 3]`, aligned to 4 bytes, overwritten.
+    /// Result `[clips t side side 3]`, aligned to 4 bytes (to 2 in bf16 with an odd side), overwritten.
     pub out: u64,
     /// [`Layout::workspace`] bytes, aligned to 4.
     pub workspace: u64,
 }
 
-/// Submits the augmentation of RGB clips to `gpu`.
+/// Submits the augmentation of RGB clips to `gpu`: the bits of [`apply_rgb_batch`].
 ///
 /// # Safety
 /// The addresses are valid on `gpu`'s device for the layout's extents until the work is done, and the descriptions at `clips`
 /// were made for these extents.
 ///
 /// # Errors
-/// `Param` when there is nothing to do, or too much for one launch; `Driver`.
+/// `Param` when there is nothing to do, or too much for one launch, or an address is null or not aligned as [`Pointers`] says;
+/// `Driver`.
 pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
     layout.check()?;
+    // Of even sides the kernel stores two numbers at a time.
+    let of_out = if layout.side.is_multiple_of(2) { 4 } else { layout.dtype.size() as u64 };
+    check_addresses(&[("frames", at.frames, 1), ("clips", at.clips, 8), ("out", at.out, of_out)])?;
+    if layout.workspace() > 0 {
+        check_addresses(&[("workspace", at.workspace, 4)])?;
+    }
     let frames = layout.clips * layout.t;
     let input = In(at.frames, frames * layout.h * layout.w * 3);
     let clips = In(at.clips, layout.clips * size_of::<Clip>());
@@ -219,6 +226,84 @@ pub unsafe fn launch_rgb(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()
         BOXES.launch(gpu, layout.dtype.index(), layout.tiles(), args)?;
     }
     Ok(())
+}
+
+/// Extents of a batch of motion clips and of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MotionLayout {
+    /// Number of clips.
+    pub clips: usize,
+    /// Frames per clip.
+    pub t: usize,
+    /// Rows of a map.
+    pub h: usize,
+    /// Columns of a map.
+    pub w: usize,
+    /// Channels of a map.
+    pub channels: usize,
+    /// Side of the result.
+    pub side: usize,
+    /// Data type of the result.
+    pub dtype: DType,
+}
+
+impl MotionLayout {
+    /// That of the frames alone.
+    fn frames(&self) -> Layout {
+        let MotionLayout { clips, t, h, w, side, dtype, .. } = *self;
+        Layout { clips, t, h, w, side, dtype, jitter: false, boxes: false }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.frames().check()?;
+        let [from, to] = [self.h * self.w, self.side * self.side].map(|pixels| pixels.saturating_mul(self.channels));
+        // The kernel counts the numbers of a frame in 31 bits.
+        if self.channels == 0 || from > 1 << 30 || to > 1 << 30 {
+            let rule = "at least one channel, and at most 2^30 numbers in a frame";
+            return Err(Error::param("augment", "layout", format!("{self:?}"), rule));
+        }
+        Ok(())
+    }
+}
+
+/// Device addresses of the arguments of [`launch_motion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MotionPointers {
+    /// Maps `[clips t h w channels]`, f32, aligned to 4 bytes.
+    pub maps: u64,
+    /// A [`Clip`] for each clip, made for maps of these extents, aligned to 8 bytes.
+    pub clips: u64,
+    /// Factors on the channels, `[clips 2]`, f32, as [`MotionKind::gains`] returns them, aligned to 8 bytes.
+    pub gains: u64,
+    /// Result `[clips t side side channels]`, aligned to 4 bytes, overwritten.
+    pub out: u64,
+}
+
+/// Submits crop, resize and flip of motion clips to `gpu`: the bits of [`apply_motion_batch`]. It needs no working memory.
+///
+/// # Safety
+/// The addresses are valid on `gpu`'s device for the layout's extents until the work is done, and the descriptions at `clips`
+/// were made for these extents.
+///
+/// # Errors
+/// `Param` when there is nothing to do, or too much for one launch, or an address is null or not aligned as [`MotionPointers`]
+/// says; `Driver`.
+pub unsafe fn launch_motion(gpu: &Gpu, layout: &MotionLayout, at: &MotionPointers) -> Result<()> {
+    layout.check()?;
+    check_addresses(&[("maps", at.maps, 4), ("clips", at.clips, 8), ("gains", at.gains, 8), ("out", at.out, 4)])?;
+    let MotionLayout { clips, t, h, w, channels, side, dtype } = *layout;
+    let (frames, numbers) = (clips * t, side * side * channels);
+    let grid = [numbers.div_ceil(BLOCK as usize) as u32, frames as u32, 1];
+    let maps = In(at.maps, frames * h * w * channels * 4);
+    let (clips, gains) = (In(at.clips, clips * size_of::<Clip>()), In(at.gains, clips * 8));
+    let out = Out(at.out, frames * numbers * dtype.size());
+    let args = (maps, clips, gains, out, layout.frames().extents(), channels as u32);
+    MOTION.launch(gpu, dtype.index(), Spread { grid, ..Spread::line(1, BLOCK) }, args)
+}
+
+/// Refuses addresses that are null or no multiple of the number beside them.
+fn check_addresses(all: &[(&'static str, u64, u64)]) -> Result<()> {
+    all.iter().try_for_each(|(arg, at, multiple)| aligned("augment", arg, *at, *multiple))
 }
 
 /// Applies one draw to each of the clips concatenated in `frames`, on their GPU: `[n t s s 3]` in `dtype`, with `n` the
@@ -274,17 +359,16 @@ pub fn apply_motion_batch(
     let Place::Gpu(gpu) = maps.place("augment", &[])? else {
         return Err(Error::device("augment", "maps", "a GPU", maps.device()));
     };
-    let layout = Layout { clips: n, t, h, w, side, dtype, jitter: false, boxes: false };
+    let layout = MotionLayout { clips: n, t, h, w, channels: c, side, dtype };
     layout.check()?;
     let clips = upload(gpu, draws, [h, w], side)?;
-    let gain = |draw: &Draw| [0, 1].map(|channel| kind.gain(channel, draw.crop_in(h, w), side, draw.flip));
-    let gains: Vec<[f32; 2]> = draws.iter().map(gain).collect();
+    let gains: Vec<[f32; 2]> = draws.iter().map(|draw| kind.gains(draw, h, w, side)).collect();
     let gains = copy(gpu, bytemuck::cast_slice(&gains))?;
     let mut out = Tensor::on_gpu(gpu, dtype, [n, t, side, side, c])?;
-    let grid = [(side * side * c).div_ceil(BLOCK as usize) as u32, (n * t) as u32, 1];
-    let (clips, gains) = (In(clips.ptr(), clips.bytes()), In(gains.ptr(), gains.bytes()));
-    let args = (maps.input(), clips, gains, out.output(), layout.extents(), c as u32);
-    MOTION.launch(gpu, dtype.index(), Spread { grid, ..Spread::line(1, BLOCK) }, args)?;
+    let (maps, out_at) = (maps.input().0, out.output().0);
+    let at = MotionPointers { maps, clips: clips.ptr(), gains: gains.ptr(), out: out_at };
+    // SAFETY: the memory has the layout's extents and is kept until the work has been executed.
+    unsafe { launch_motion(gpu, &layout, &at)? };
     Ok(out)
 }
 
@@ -293,7 +377,7 @@ fn upload(gpu: &Gpu, draws: &[Draw], [h, w]: [usize; 2], side: usize) -> Result<
     copy(gpu, bytemuck::cast_slice(&clips))
 }
 
-fn copy(gpu: &Gpu, bytes: &[u8]) -> Result<Memory> {
+pub(super) fn copy(gpu: &Gpu, bytes: &[u8]) -> Result<Memory> {
     let memory = gpu.alloc(bytes.len())?;
     gpu.driver().upload(memory.ptr(), bytes)?;
     Ok(memory)

@@ -5,7 +5,7 @@
 //! same time span uses the same [`Draw`]: it is cropped and flipped with its RGB clip ([`apply_motion`]), without
 //! colour operations.
 //!
-//! On a GPU ([`apply_rgb_batch`], [`apply_motion_batch`]) everything from bytes to the normalised result is one pass,
+//! On a GPU ([`apply_rgb_batch`], [`apply_rgb_clips`], [`apply_motion_batch`]) everything from bytes to the normalised result is one pass,
 //! except the mean grey needed for contrast: if a clip has jitter, a launch before it samples the frame too and writes
 //! sums of tiles, which are added in order. Clips that are blurred by boxes, as in MCL's release ([`BlurForm`]), take a
 //! second pass. Positions are computed in `f64` on both devices, so the same pixels are
@@ -14,6 +14,7 @@
 //! Sources of the constants: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code.
 //! The probabilities of jitter, greyscale and blur are not published for pre-training, so those of MoCo v2 are used.
 
+mod clips;
 mod color;
 mod cuda;
 mod draw;
@@ -21,7 +22,11 @@ pub mod rand_augment;
 mod resize;
 mod tubelet;
 
-pub use cuda::{Clip, Layout, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_rgb};
+pub use clips::{RawClip, apply_rgb_clips};
+pub use cuda::{
+    Clip, Layout, MotionLayout, MotionPointers, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_motion,
+    launch_rgb,
+};
 pub use draw::{Adjust, AugmentSpec, BlurForm, Crop, Draw, Jitter};
 pub use tubelet::Region;
 
@@ -40,6 +45,13 @@ pub enum MotionKind {
 }
 
 impl MotionKind {
+    /// The factors on the channels of a clip of `h w` that is augmented by `draw`: on channel 0, and on the others. For flow
+    /// they bring displacements to pixels of the result.
+    #[must_use]
+    pub fn gains(self, draw: &Draw, h: usize, w: usize, out_side: usize) -> [f32; 2] {
+        [0, 1].map(|channel| self.gain(channel, draw.crop_in(h, w), out_side, draw.flip))
+    }
+
     /// The factor on channel `channel` when `crop` is resized to a square of `side`, flipped or not.
     fn gain(self, channel: usize, crop: [f64; 4], side: usize, flip: bool) -> f32 {
         let [_, _, height, width] = crop;

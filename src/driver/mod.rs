@@ -175,6 +175,19 @@ pub trait Driver: Send + Sync {
     /// `Driver`.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
+    /// Copies `parts` to the device, one after another; they may be dropped when this returns.
+    ///
+    /// # Errors
+    /// `Driver`.
+    fn upload_all(&self, to: u64, parts: &[&[u8]]) -> Result<()> {
+        let mut at = to;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            self.upload(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Waits for the work submitted so far and copies from the device.
     ///
     /// # Errors

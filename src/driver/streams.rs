@@ -1,6 +1,6 @@
 //! Several streams of one device, and the events that order them.
 
-use super::{EventId, Gpu, Memory};
+use super::{EventId, Gpu, Memory, Usage};
 use crate::error::{Error, ErrorKind, Result};
 use std::sync::{Arc, Weak};
 
@@ -78,6 +78,20 @@ impl Gpu {
             // an error of the next call there.
             let _ = other.trim().and_then(|()| other.synchronize());
         }
+    }
+
+    /// Memory of all streams of the device in use and held. The peak is the sum of theirs, so it is an upper bound: they may have
+    /// been at different times.
+    #[must_use]
+    pub fn usage_of_all_streams(&self) -> Usage {
+        let forks = self.root().forks();
+        let others = forks.iter().filter_map(Weak::upgrade).map(|fork| Gpu(fork).usage());
+        others.fold(self.root().usage(), |a, b| Usage {
+            live: a.live + b.live,
+            peak: a.peak + b.peak,
+            held: a.held + b.held,
+            allocations: a.allocations + b.allocations,
+        })
     }
 
     /// Records an event in the stream.

@@ -2,7 +2,7 @@
 
 use crate::driver::{In, InOut, Out};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, aligned};
+use crate::tensor::{DType, WIDE, aligned};
 
 /// Working space that a caller lends to a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,9 @@ impl Addresses {
         if elements > 1 << 31 {
             return Err(Error::shape(self.0, arg, "at most 2³¹ elements on a GPU", elements));
         }
-        aligned(self.0, arg, at, elements)?;
+        if elements > 0 {
+            aligned(self.0, arg, at, WIDE)?;
+        }
         Ok(elements * size)
     }
 

@@ -38,7 +38,7 @@ impl<M: MethodStep> Captured<M> {
         // Memory owned by the graph: the caller's views may be freed, and are not overwritten.
         let inputs = M::apart(method.inputs(p, views, rng, rates)?)?;
         // A real step. It loads every kernel and leaves the memory that capturing will request: neither is possible
-        // while capturing.
+        // while capturing. Its numbers are read now, since their memory is requested too.
         let report = method.run(p, &inputs, sgd)?.read()?;
         // Capturing does nothing on the GPU, but it updates the host-side state.
         let notes = M::notes(p);
@@ -63,10 +63,24 @@ impl<M: MethodStep> Captured<M> {
         rng: &mut impl Rng,
         rates: M::Rates,
     ) -> Result<Report> {
+        self.start(p, views, rng, rates)?.read()
+    }
+
+    /// As [`Captured::step`], without waiting for the GPU: read the numbers before the next step, which overwrites them.
+    ///
+    /// # Errors
+    /// As [`Captured::step`].
+    pub fn start(
+        &mut self,
+        p: &mut M::Networks,
+        views: &M::Views,
+        rng: &mut impl Rng,
+        rates: M::Rates,
+    ) -> Result<Seen> {
         self.method.refill(&mut self.inputs, views, rng, rates)?;
         self.graph.replay()?;
         self.method.note_step(p, views);
-        self.seen.read()
+        Ok(self.seen.clone())
     }
 
     /// Bytes that the graph keeps for its launches.

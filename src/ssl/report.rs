@@ -32,6 +32,7 @@ pub(super) enum Part {
 }
 
 /// The numbers of a step, on the device that computed them.
+#[derive(Clone)]
 pub struct Seen {
     /// The loss, then the parts.
     numbers: Tensor,
@@ -43,6 +44,13 @@ impl Seen {
     pub(super) fn new(loss: &Tensor, tensors: &[Tensor], parts: Vec<Part>) -> Result<Seen> {
         let all: Vec<&Tensor> = std::iter::once(loss).chain(tensors).collect();
         Ok(Seen { numbers: Tensor::collect(&all)?, parts })
+    }
+
+    /// The numbers of a report that was read already.
+    pub(crate) fn of(report: &Report) -> Result<Seen> {
+        let numbers: Vec<f32> = std::iter::once(report.loss).chain(report.parts.iter().map(|(_, v)| *v)).collect();
+        let parts = report.parts.iter().map(|(name, _)| Part::Value(name, 1.0)).collect();
+        Ok(Seen { numbers: Tensor::from_f32([numbers.len()], &numbers)?, parts })
     }
 
     /// Reads the numbers; synchronises with a GPU.

@@ -4,6 +4,7 @@ use super::{Buffer, DType, Device, Storage, Tensor, cuda, sole};
 use crate::driver::{Gpu, In, InOut, Memory, Out};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Where an operation runs, for it to `match` on.
@@ -49,15 +50,14 @@ impl Device {
     }
 }
 
-/// Refuses a device address that kernels cannot take: they access 16 bytes at a time.
-pub(crate) fn aligned(op: &'static str, arg: &'static str, at: u64, elements: usize) -> Result<()> {
-    if elements > 0 && (at == 0 || !at.is_multiple_of(16)) {
-        return Err(Error::param(
-            op,
-            arg,
-            format!("{at:#x}"),
-            "an address on a GPU must be a multiple of 16 and not null",
-        ));
+/// Bytes that most kernels access at a time: the alignment of their arrays.
+pub(crate) const WIDE: u64 = 16;
+
+/// Refuses a device address that is null or no multiple of `multiple`: a kernel would answer with an error that ends the context.
+pub(crate) fn aligned(op: &'static str, arg: &'static str, at: u64, multiple: u64) -> Result<()> {
+    if at == 0 || !at.is_multiple_of(multiple) {
+        let rule = format!("an address on a GPU must be a multiple of {multiple} and not null");
+        return Err(Error::param(op, arg, format!("{at:#x}"), rule));
     }
     Ok(())
 }
@@ -106,7 +106,9 @@ impl Tensor {
         if shape.len() > 1 << 31 {
             return Err(Error::shape("borrow_gpu", "shape", "of at most 2³¹ elements on a GPU", shape));
         }
-        aligned("borrow_gpu", "ptr", ptr, shape.len())?;
+        if !shape.is_empty() {
+            aligned("borrow_gpu", "ptr", ptr, WIDE)?;
+        }
         let memory = gpu.borrow(ptr, shape.len() * dtype.size(), None);
         Ok(Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) })
     }
@@ -124,7 +126,8 @@ impl Tensor {
         Tensor { shape, storage: Storage::Gpu(dtype, Arc::new(memory)) }
     }
 
-    /// This tensor on `device`: shared if it is there already, otherwise copied. A copy to the CPU synchronises.
+    /// This tensor on `device`: shared if it is there already, also between streams of one GPU ([`Tensor::share`]), otherwise
+    /// copied. A copy to the CPU synchronises.
     ///
     /// # Errors
     /// `OutOfMemory` and `Driver` of the GPUs involved.
@@ -188,7 +191,7 @@ impl Tensor {
         let bytes: &[u8] = match &self.storage {
             Storage::F32(b) => bytemuck::cast_slice(b.as_slice()),
             Storage::BF16(b) => bytemuck::cast_slice(b.as_slice()),
-            Storage::Gpu(_, memory) if memory.gpu() == gpu => return Ok(self.clone()),
+            Storage::Gpu(_, memory) if memory.gpu().is_beside(gpu) => return self.share(gpu),
             Storage::Gpu(..) => return self.to_cpu()?.to_gpu(gpu),
         };
         let to = Tensor::on_gpu(gpu, self.dtype(), self.shape)?;
@@ -196,6 +199,32 @@ impl Tensor {
             gpu.driver().upload(to.memory().ptr(), bytes)?;
         }
         Ok(to)
+    }
+
+    /// An f32 tensor on `device` of the numbers of `parts`, one after another. On a GPU the copies may go on when it returns;
+    /// the parts may be dropped.
+    pub(crate) fn stack(device: &Device, shape: impl Into<Shape>, parts: &[&[f32]]) -> Result<Tensor> {
+        let shape = shape.into().check("tensor", "shape")?;
+        if parts.iter().map(|part| part.len()).sum::<usize>() != shape.len() {
+            return Err(Error::shape("tensor", "parts", shape, format!("{} parts", parts.len())));
+        }
+        match device {
+            Device::Cpu => Tensor::build(shape, |mut out| {
+                let mut spans = Vec::with_capacity(parts.len());
+                for part in parts {
+                    let (to, rest) = std::mem::take(&mut out).split_at_mut(part.len());
+                    spans.push((to, *part));
+                    out = rest;
+                }
+                spans.into_par_iter().for_each(|(to, part)| to.copy_from_slice(part));
+            }),
+            Device::Cuda(gpu) => {
+                let to = Tensor::on_gpu(gpu, DType::F32, shape)?;
+                let bytes: Vec<&[u8]> = parts.iter().map(|part| bytemuck::cast_slice(part)).collect();
+                gpu.driver().upload_all(to.memory().ptr(), &bytes)?;
+                Ok(to)
+            }
+        }
     }
 
     /// `f32` zeros on `device`.
@@ -272,6 +301,7 @@ impl Tensor {
             Storage::F32(b) => gpu.driver().upload(to.ptr(), bytemuck::cast_slice(b.as_slice())),
             Storage::BF16(b) => gpu.driver().upload(to.ptr(), bytemuck::cast_slice(b.as_slice())),
             Storage::Gpu(_, memory) if memory.gpu() == gpu => gpu.driver().copy(to.ptr(), memory.ptr(), to.bytes()),
+            Storage::Gpu(_, memory) if memory.gpu().is_beside(gpu) => self.overwrite(&from.share(gpu)?),
             Storage::Gpu(..) => self.overwrite(&from.to_cpu()?),
         }
     }

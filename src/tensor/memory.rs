@@ -35,12 +35,13 @@ pub fn release() {
 }
 
 impl Device {
-    /// Bytes in use by tensors of this process on the device, their maximum, and what is held.
+    /// Bytes in use by tensors of this process on the device, their maximum, and what is held; on a GPU those of all its streams
+    /// ([`Gpu::usage_of_all_streams`](crate::driver::Gpu::usage_of_all_streams)).
     #[must_use]
     pub fn usage(&self) -> Usage {
         match self {
             Device::Cpu => usage(),
-            Device::Cuda(gpu) => gpu.usage(),
+            Device::Cuda(gpu) => gpu.usage_of_all_streams(),
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) use buffer::Buffer;
 pub(crate) use cuda::kernels;
 pub(crate) use element::Element;
 pub use frames::Frames;
-pub(crate) use gpu::{Place, aligned};
+pub(crate) use gpu::{Place, WIDE, aligned};
 pub use integers::Integers;
 pub(crate) use ring::Ring;
 

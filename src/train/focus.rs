@@ -161,7 +161,7 @@ impl Loader {
         let Some([t, h, w]) = focus.target else { return Ok(None) };
         self.expect_flow(view)?;
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::LegacyFlip);
-        let mut parts = [(); N].map(|()| Part { dims: [t, h, w, 1], data: Vec::new() });
+        let mut parts = [(); N].map(|()| Part::new([t, h, w, 1], Vec::new()));
         for i in 0..N {
             let frames = clip.indices(starts[i], view.len(), view.fps(), self.spec.short)?;
             let planes: Vec<[&[f16]; 2]> = frames.iter().map(|&f| view.flow(view.field_of(f)).into()).collect();

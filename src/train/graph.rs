@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
 use crate::ssl::capture::{Captured, MethodStep};
-use crate::ssl::report::Report;
+use crate::ssl::report::Seen;
 use crate::tensor::Device;
 use rand::Rng;
 
@@ -33,8 +33,8 @@ impl<M: MethodStep> Graph<M> {
         }
     }
 
-    /// One step of `method`.
-    pub fn step(
+    /// Starts one step of `method`. Read its numbers before the next one.
+    pub fn start(
         &mut self,
         method: &M,
         p: &mut M::Networks,
@@ -42,18 +42,18 @@ impl<M: MethodStep> Graph<M> {
         rng: &mut impl Rng,
         rates: M::Rates,
         sgd: &Sgd,
-    ) -> Result<Report> {
+    ) -> Result<Seen> {
         match self {
-            Graph::Captured(step) => return step.step(p, views, rng, rates),
+            Graph::Captured(step) => return step.start(p, views, rng, rates),
             Graph::Wanted { steps: 1 } => {
                 let (step, report) = Captured::new(method, p, views, rng, rates, sgd)?;
                 *self = Graph::Captured(Box::new(step));
-                return Ok(report);
+                return Seen::of(&report);
             }
             Graph::Wanted { steps } => *steps += 1,
             Graph::Off => {}
         }
         let inputs = method.inputs(p, views, rng, rates)?;
-        method.run(p, &inputs, sgd)?.read()
+        method.run(p, &inputs, sgd)
     }
 }

@@ -1,12 +1,12 @@
 //! A MaCLR run: its settings as a plain struct, presets, and the implementation of the [loop](super::pretrain)'s
 //! method.
 
-use super::batch::{stack, stack_maps};
+use super::batch::Feed;
 use super::checkpoint::State;
 use super::graph::Graph;
 use super::limits;
 use super::pathway;
-use super::pretrain::{At, Method, Report};
+use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::{ClipPair, ViewSpec};
 use crate::error::Result;
@@ -229,6 +229,7 @@ pub struct MaclrRun {
     pathways: Pathways,
     inflated: Option<Loaded>,
     device: Device,
+    feed: Feed,
     graph: Graph<Maclr>,
 }
 
@@ -240,7 +241,8 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        Ok(MaclrRun { method: recipe.method.clone(), pathways, inflated, device: device.clone(), graph: Graph::Off })
+        let (method, feed) = (recipe.method.clone(), Feed::new(device));
+        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph: Graph::Off })
     }
 
     /// What the visual network loaded from [`Recipe::init`].
@@ -273,16 +275,24 @@ const MOTION: &str = "motion.encoder_q.";
 
 impl Method for MaclrRun {
     type Sample = ClipPair;
+    type Batch = Views;
 
     fn name(&self) -> &'static str {
         "maclr"
     }
 
-    fn step(&mut self, batch: Vec<ClipPair>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
-        let views = collate(&batch)?;
-        drop(batch); // the views hold copies, and a step needs the memory
+    fn batch(&mut self, samples: Vec<ClipPair>) -> Result<Views> {
+        collate(&samples, &self.feed)
+    }
+
+    fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
+        *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
-        self.graph.step(&self.method, &mut self.pathways, &views, &mut rng, lr, sgd)
+        self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd)
+    }
+
+    fn is_asynchronous(&self) -> bool {
+        self.feed.is_asynchronous()
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -325,10 +335,11 @@ impl Method for MaclrRun {
 }
 
 /// Collates samples into a batch.
-fn collate(batch: &[ClipPair]) -> Result<Views> {
-    let rgb = |i: usize| stack(batch.iter().map(|p| Some(&p.rgb[i]))).map(|x| x.unwrap_or_else(|| Tensor::zeros([0])));
-    let motion = |i: usize| stack(batch.iter().map(|p| p.motion.as_ref().map(|m| &m[i])));
-    let target = |i: usize| stack_maps(batch.iter().map(|p| p.target.as_ref().map(|t| &t[i])));
+fn collate(batch: &[ClipPair], feed: &Feed) -> Result<Views> {
+    let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
+    let rgb = |i: usize| feed.stack(batch.iter().map(|p| Some(&p.rgb[i]))).map(clips);
+    let motion = |i: usize| feed.stack(batch.iter().map(|p| p.motion.as_ref().map(|m| &m[i])));
+    let target = |i: usize| feed.stack_maps(batch.iter().map(|p| p.target.as_ref().map(|t| &t[i])));
     Ok(Views {
         rgb: [rgb(0)?, rgb(1)?],
         motion: motion(0)?.zip(motion(1)?).map(|(a, b)| [a, b]),

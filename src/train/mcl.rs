@@ -1,12 +1,12 @@
 //! An MCL run: its settings as a plain struct, presets, and the implementation of the [loop](super::pretrain)'s method.
 
-use super::batch::{stack, stack_maps};
+use super::batch::Feed;
 use super::checkpoint::State;
 use super::focus::{Focus, Quad};
 use super::graph::Graph;
 use super::limits;
 use super::pathway;
-use super::pretrain::{At, Method, Report};
+use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
@@ -208,6 +208,8 @@ pub struct MclRun {
     method: Mcl,
     network: Network,
     inflated: Option<Loaded>,
+    device: Device,
+    feed: Feed,
     graph: Graph<Mcl>,
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
@@ -222,8 +224,16 @@ impl MclRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
         recipe.check_numbers()?;
         let (network, inflated) = recipe.network(videos, seed, device)?;
-        let warmup_epochs = recipe.training.warmup_epochs;
-        Ok(MclRun { method: recipe.method.clone(), network, inflated, graph: Graph::Off, rates: None, warmup_epochs })
+        Ok(MclRun {
+            method: recipe.method.clone(),
+            network,
+            inflated,
+            device: device.clone(),
+            feed: Feed::new(device),
+            graph: Graph::Off,
+            rates: None,
+            warmup_epochs: recipe.training.warmup_epochs,
+        })
     }
 
     /// If `yes`, the same run with steps that need less memory and more time: blocks of the query network run again in
@@ -238,7 +248,7 @@ impl MclRun {
     /// the same bits, in one launch per step. It has no effect on the CPU.
     #[must_use]
     pub fn recorded(mut self) -> MclRun {
-        self.graph = Graph::wanted(&self.network.query().device());
+        self.graph = Graph::wanted(&self.device);
         self
     }
 
@@ -260,7 +270,7 @@ impl MclRun {
     /// # Errors
     /// As [`Mcl::saliency`].
     pub fn saliency(&self, batch: &[Quad]) -> Result<Tensor> {
-        self.method.saliency(&self.network, &collate(batch)?)
+        self.method.saliency(&self.network, &collate(batch, &Feed::new(&Device::Cpu))?)
     }
 }
 
@@ -269,20 +279,28 @@ const QUERY: &str = "encoder_q.";
 
 impl Method for MclRun {
     type Sample = Quad;
+    type Batch = Views;
 
     fn name(&self) -> &'static str {
         "mcl"
     }
 
-    fn step(&mut self, batch: Vec<Quad>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
-        let views = collate(&batch)?;
-        drop(batch); // the views hold copies, and a step needs the memory
+    fn batch(&mut self, samples: Vec<Quad>) -> Result<Views> {
+        collate(&samples, &self.feed)
+    }
+
+    fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
+        *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
         let rates = self.method.rates(lr, at.epoch, at.epochs, self.warmup_epochs);
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
             self.graph.forget(); // the recording has other losses
         }
-        self.graph.step(&self.method, &mut self.network, &views, &mut rng, rates, sgd)
+        self.graph.start(&self.method, &mut self.network, views, &mut rng, rates, sgd)
+    }
+
+    fn is_asynchronous(&self) -> bool {
+        self.feed.is_asynchronous()
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -308,14 +326,14 @@ impl Method for MclRun {
 }
 
 /// Collates samples into a batch.
-fn collate(batch: &[Quad]) -> Result<Views> {
+fn collate(batch: &[Quad], feed: &Feed) -> Result<Views> {
     let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
-    let key = |i: usize| stack(batch.iter().map(|s| Some(&s.keys[i]))).map(clips);
+    let key = |i: usize| feed.stack(batch.iter().map(|s| Some(&s.keys[i]))).map(clips);
     let order: Vec<f32> = batch.iter().map(|s| if s.order { 1.0 } else { -1.0 }).collect();
     Ok(Views {
-        query: stack(batch.iter().map(|s| Some(&s.query))).map(clips)?,
+        query: feed.stack(batch.iter().map(|s| Some(&s.query))).map(clips)?,
         keys: [key(0)?, key(1)?, key(2)?],
-        target: stack_maps(batch.iter().map(|s| s.target.as_ref()))?,
+        target: feed.stack_maps(batch.iter().map(|s| s.target.as_ref()))?,
         order: Tensor::from_f32([batch.len(), 1], &order)?,
         owners: Integers::new(batch.iter().map(|s| s.video).collect()),
     })

@@ -3,6 +3,7 @@
 use super::checkpoint::{self, CHECKPOINTS, Checkpoint, Checkpoints, Resumed, State};
 use super::folder::Folder;
 use super::limits;
+pub use super::method::{At, Method};
 use super::metrics::Metrics;
 use super::order::Order;
 use super::schedule::Schedule;
@@ -10,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::fnv1a;
 use crate::nn::{Params, Trunk};
 use crate::ops::sgd::Sgd;
-pub use crate::ssl::report::Report;
+pub use crate::ssl::report::{Report, Seen};
 use crate::video::prefetch::Prefetch;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -19,62 +20,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-
-/// A step's place in the run, which is the key of its random numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Epoch, from 0.
-    pub epoch: u64,
-    /// Optimiser step, from 0, counted over the whole run.
-    pub step: u64,
-    /// The number of epochs that the run was to have at this step: its schedules are of that length.
-    pub epochs: u64,
-}
-
-/// What a method implements for the loop.
-pub trait Method {
-    /// A training sample of one video.
-    type Sample: Send + 'static;
-
-    /// The method's name, as in `summary.json`.
-    fn name(&self) -> &'static str;
-
-    /// One optimiser step with learning rate `lr`. If the loss is not finite, the weights must be left unchanged.
-    ///
-    /// # Errors
-    /// Errors of the method's operations.
-    fn step(&mut self, batch: Vec<Self::Sample>, at: At, lr: f32, sgd: &Sgd) -> Result<Report>;
-
-    /// The trained networks with the prefixes of their names: the weights that other programs read.
-    fn networks(&self) -> Vec<(&'static str, &Params)>;
-
-    /// The same, for restoring.
-    fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)>;
-
-    /// Adds everything else that later steps depend on to `state`.
-    fn save(&self, state: &mut State);
-
-    /// Restores that from `state`.
-    ///
-    /// # Errors
-    /// `Data` when something is missing or of another shape.
-    fn restore(&mut self, state: &State) -> Result<()>;
-
-    /// What is to be done once after the last step, before its checkpoint is saved. It must depend on nothing but the state
-    /// and the step, so that a run has the same bits however often it was interrupted.
-    ///
-    /// # Errors
-    /// Errors of loading and of the method's operations.
-    fn finish(&mut self, at: At) -> Result<()> {
-        let _ = at;
-        Ok(())
-    }
-
-    /// The network that is kept after pre-training, and evaluated by the probe.
-    fn kept(&self) -> (&Trunk, &Params);
-}
 
 /// Loads a sample of one video. Called from several threads; the same `(epoch, video)` always gives the same sample.
 pub type Load<S> = dyn Fn(u64, usize) -> Result<S> + Send + Sync;
@@ -188,7 +133,8 @@ pub struct Outcome {
     /// Seconds from the end of a step to the end of the next, including loading: the median over the last 65536 steps
     /// since the run was started or last resumed.
     pub step_seconds: f64,
-    /// Seconds that its steps waited for their samples: the cost of loading that does not overlap with the steps.
+    /// Seconds that the loop waited for samples: the cost of loading that does not overlap with the steps. On a GPU it waits for
+    /// those of the next step while a step is computed, so this is an upper bound.
     pub loading_seconds: f64,
     /// Samples per second that all loader threads together prepare while they are busy.
     pub samples_per_second: f64,
@@ -293,14 +239,26 @@ pub fn pretrain<M: Method>(
         });
     let (mut clock, first) = (Instant::now(), step);
     let (mut took, mut loading_seconds) = (VecDeque::new(), 0.0);
+    let mut fetch = |method: &mut M| {
+        let began = Instant::now();
+        let some = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
+        loading_seconds += began.elapsed().as_secs_f64();
+        method.batch(some)
+    };
+    let mut next = None;
 
     while step < steps {
         let at = At { seed: settings.seed, epoch: step / per_epoch, step, epochs: settings.epochs_at(step) };
         let lr = settings.rate(step, per_epoch);
         let began = Instant::now();
-        let batch = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
-        loading_seconds += began.elapsed().as_secs_f64();
-        let report = method.step(batch, at, lr, &settings.sgd)?;
+        let mut batch = next.take().unwrap_or_else(|| fetch(method))?;
+        let seen = method.start(&mut batch, at, lr, &settings.sgd)?;
+        if method.is_asynchronous() && step + 1 < steps && !stop.load(Ordering::Relaxed) {
+            // An error of the next batch is the next step's.
+            next = Some(fetch(method));
+        }
+        let report = seen.read()?;
+        drop(batch); // after the next one is on its way, as `Method::start` asks
         if !report.loss.is_finite() {
             return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());
         }

@@ -1,5 +1,6 @@
 //! From the cache to a network's input: two clips of a video, RGB and motion, cropped and with changed colours.
 
+pub use super::part::Part;
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
 use crate::error::{Error, Result};
 use crate::flow::maps::MapSpec;
@@ -269,15 +270,6 @@ impl Focus {
     }
 }
 
-/// A clip as a network's input.
-#[derive(Clone, Debug)]
-pub struct Part {
-    /// Extents `t h w c`.
-    pub dims: [usize; 4],
-    /// The values.
-    pub data: Vec<f32>,
-}
-
 /// Two clips of a video.
 #[derive(Clone, Debug)]
 pub struct ClipPair {
@@ -306,6 +298,8 @@ pub struct Loader {
     pub seed: u64,
     /// Whether motion clips are needed.
     pub motion: bool,
+    /// Whether the RGB clips of samples are left to the GPU of the networks, as [`Part::raw`]. It rounds otherwise than the CPU.
+    pub on_gpu: bool,
 }
 
 impl Loader {
@@ -364,7 +358,8 @@ impl Loader {
         if self.spec.segments {
             return self.rgb_of(&view, &segments(view.len(), self.spec.frames, |from, to| (from + to) / 2), &draw);
         }
-        self.rgb(&view, start, &draw)
+        let clip = self.spec.clip(view.fps());
+        self.rgb_of(&view, &clip.indices(start, view.len(), view.fps(), self.spec.short)?, &draw)
     }
 
     /// The video of such a clip, its first frame and its crop.
@@ -379,10 +374,14 @@ impl Loader {
         Ok((view, start, draw))
     }
 
-    /// The RGB clip that starts at frame `start`.
+    /// The RGB clip of a sample that starts at frame `start`.
     pub(super) fn rgb(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let clip = self.spec.clip(view.fps());
-        self.rgb_of(view, &clip.indices(start, view.len(), view.fps(), self.spec.short)?, draw)
+        let frames = clip.indices(start, view.len(), view.fps(), self.spec.short)?;
+        if self.on_gpu {
+            return Ok(Part::of_frames(self.spec.dims()[0], view, &frames, draw));
+        }
+        self.rgb_of(view, &frames, draw)
     }
 
     /// An RGB clip of these frames.
@@ -392,7 +391,7 @@ impl Loader {
         let [dims, _] = self.spec.dims();
         let mut data = vec![0.0; dims.iter().product()];
         apply_rgb(&frames, h, w, draw, self.spec.side, &mut data)?;
-        Ok(Part { dims, data })
+        Ok(Part::new(dims, data))
     }
 
     /// The frames of a motion clip over the span of the RGB clip that starts at frame `start`.
@@ -415,7 +414,7 @@ impl Loader {
         let [_, dims] = spec.dims();
         let mut data = vec![0.0; dims.iter().product()];
         apply_motion(&planes, dims[3], kind, size, draw, spec.side, &mut data)?;
-        Ok(Part { dims, data })
+        Ok(Part::new(dims, data))
     }
 
     /// The motion input at frame `i`: from the flow field that starts nearest to it, or from the frame and its

@@ -208,9 +208,14 @@ impl Driver for Cuda {
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.upload_all(to, &[bytes])
+    }
+
+    fn upload_all(&self, to: u64, parts: &[&[u8]]) -> Result<()> {
         let _submitting = self.enter_outside_of_graphs("upload")?;
+        let by = staging::By { context: self.context, stream: self.stream };
         // SAFETY: the context is current; the caller owns that much at `to`.
-        unsafe { lock(&self.staging).upload(to, bytes, self.stream) }
+        unsafe { lock(&self.staging).upload(to, parts, by) }
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {

@@ -6,7 +6,7 @@
 
 use crate::driver::{Declared, Gpu, In, Kernel, Map, Module, Out, Pod, Spread, TensorMap, TensorWindow};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
+use crate::tensor::{DType, WIDE, aligned};
 
 static MODULE: Module = Module::new("infonce", include_str!("../../../ptx/infonce.sm_80.ptx"));
 
@@ -105,7 +105,7 @@ pub struct Layout {
     pub gradient: bool,
 }
 
-/// Device addresses of the arguments, all aligned to 16 bytes. Those of absent terms are 0.
+/// Device addresses of the arguments, aligned to 16 bytes, `loss` and `stats` to 4. Those of absent terms are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pointers {
     /// Queries `[n d]` of each term, rows of unit length.
@@ -124,6 +124,23 @@ pub struct Pointers {
     pub stats: [u64; TERMS],
     /// [`Layout::workspace`] bytes.
     pub workspace: u64,
+}
+
+impl Pointers {
+    /// Refuses addresses that the kernels cannot take.
+    fn check(&self, l: &Layout) -> Result<()> {
+        let of_terms = [("q", &self.q, WIDE), ("k", &self.k, WIDE), ("loss", &self.loss, 4), ("stats", &self.stats, 4)];
+        for (arg, all, multiple) in of_terms {
+            all[..l.terms].iter().try_for_each(|at| aligned("infonce", arg, *at, multiple))?;
+        }
+        aligned("infonce", "queue", self.queue, WIDE)?;
+        aligned("infonce", "workspace", self.workspace, WIDE)?;
+        if self.owners != [0, 0] {
+            self.owners.iter().try_for_each(|at| aligned("infonce", "owners", *at, WIDE))?;
+        }
+        let mut needed = self.dq[..l.terms].iter().filter(|at| l.gradient && **at != 0);
+        needed.try_for_each(|at| aligned("infonce", "dq", *at, WIDE))
+    }
 }
 
 /// The sort of kernel that passes over the queue.
@@ -266,10 +283,11 @@ impl Layout {
 ///
 /// # Safety
 /// Every address of the layout's arguments is valid on `gpu`'s device for the extents that [`Pointers`] states until the
-/// work is done, and aligned to 16 bytes.
+/// work is done.
 ///
 /// # Errors
-/// `Param` when `d` is above 128, the temperature below 0.025, or there are no terms, queries or keys; `Driver`.
+/// `Param` when `d` is above 128, the temperature below 0.025, there are no terms, queries or keys, or an address is null or
+/// not aligned as [`Pointers`] says; `Driver`.
 pub unsafe fn launch(gpu: &Gpu, layout: &Layout, at: &Pointers) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { launch_planned(gpu, layout, &layout.plan(gpu.compute_capability() == (9, 0)), at) }
@@ -288,6 +306,7 @@ pub unsafe fn launch_planned(gpu: &Gpu, layout: &Layout, plan: &Plan, at: &Point
     if !(1..=TERMS).contains(&l.terms) || l.n == 0 || l.d == 0 || l.m == 0 {
         return Err(Error::param("infonce", "layout", format!("{l:?}"), "it has 1 to 4 terms and no extent of 0"));
     }
+    at.check(l)?;
     let (rows, codes) = (l.terms * l.n, l.n * l.d);
     let bytes = |ptr: u64, bytes: usize| if ptr == 0 { 0 } else { bytes };
     let input = |ptr: u64, n: usize| In(ptr, bytes(ptr, n));

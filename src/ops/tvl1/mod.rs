@@ -20,6 +20,7 @@
 pub mod cases;
 mod cpu;
 pub(super) mod cuda;
+mod flows;
 mod median;
 mod plane;
 mod pyramid;
@@ -30,6 +31,7 @@ mod sweep;
 mod warp;
 
 pub use cuda::{Plan, PlannedLevel, Pointers, launch};
+pub use flows::Flows;
 pub use recorded::Recorded;
 
 use crate::cpu::Isa;
@@ -192,30 +194,35 @@ pub fn flow_pairs(pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
 /// `Driver`.
 pub fn flow_pairs_on(device: &Device, pairs: &[(&Gray, &Gray)], p: &Tvl1) -> Result<Vec<Flow>> {
     let (Device::Cuda(_), Some((first, _))) = (device, pairs.first()) else { return flow_pairs(pairs, p) };
-    let (h, w) = (first.h(), first.w());
+    let size = [first.h(), first.w()];
     let mut flows = Vec::with_capacity(pairs.len());
     for some in pairs.chunks(PAIRS) {
-        for (a, b) in some {
-            check(a, b, p)?;
-            if (a.h(), a.w()) != (h, w) {
-                return Err(Error::shape(
-                    "tvl1",
-                    "pairs",
-                    format!("all of {h} x {w} pixels"),
-                    format!("{} x {}", a.h(), a.w()),
-                ));
-            }
-        }
-        let stack = |of: fn(&(&Gray, &Gray)) -> Vec<f32>| {
-            Tensor::from_f32([some.len(), h, w], &some.iter().flat_map(of).collect::<Vec<f32>>())?.to(device)
-        };
-        let (a, b) = (stack(|(a, _)| a.data().to_vec())?, stack(|(_, b)| b.data().to_vec())?);
-        let flow = flow_batch(&a, &b, p)?;
-        for uv in flow.load()?.chunks_exact(2 * h * w) {
-            flows.push(Flow::new(h, w, uv[..h * w].to_vec(), uv[h * w..].to_vec())?);
-        }
+        flows.extend(batch_on(device, some, size, p, |a, b| flow_batch(a, b, p))?);
     }
     Ok(flows)
+}
+
+/// The flows of pairs that are all of `h w` pixels, which `compute` computes on `device`.
+fn batch_on(
+    device: &Device,
+    pairs: &[(&Gray, &Gray)],
+    [h, w]: [usize; 2],
+    p: &Tvl1,
+    compute: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Vec<Flow>> {
+    for (a, b) in pairs {
+        check(a, b, p)?;
+        if (a.h(), a.w()) != (h, w) {
+            let got = format!("{} x {}", a.h(), a.w());
+            return Err(Error::shape("tvl1", "pairs", format!("all of {h} x {w} pixels"), got));
+        }
+    }
+    let (a, b): (Vec<&[f32]>, Vec<&[f32]>) = pairs.iter().map(|(a, b)| (a.data(), b.data())).unzip();
+    let [a, b] = [a, b].map(|images| Tensor::stack(device, [pairs.len(), h, w], &images));
+    let flow = compute(&a?, &b?)?;
+    let fields = flow.load()?;
+    let field = |uv: &[f32]| Flow::new(h, w, uv[..h * w].to_vec(), uv[h * w..].to_vec());
+    fields.chunks_exact(2 * h * w).map(field).collect()
 }
 
 /// Number of pairs that [`flow_pairs_on`] computes at once on a GPU. With 42, the tiles of 224x224 pixels fill 132

@@ -4,6 +4,7 @@ use super::{Plan, Pointers, Tvl1, launch};
 use crate::driver::{Graph, Memory};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Tensor};
+use std::sync::{Mutex, PoisonError};
 
 /// The flow of a batch of a fixed number of pairs of one size on a GPU, recorded once. Each batch is then a launch and three
 /// copies in device memory; the results are those of [`flow_batch`](super::flow_batch), to the bit.
@@ -26,6 +27,8 @@ pub struct Recorded {
     graph: Graph,
     images: [Tensor; 2],
     flow: Tensor,
+    /// Threads take turns: their images go to the same memory.
+    turn: Mutex<()>,
     /// What the graph's launches work on; it lives as long as the graph.
     _work: Memory,
 }
@@ -48,7 +51,7 @@ impl Recorded {
         let run = || unsafe { launch(gpu, &plan, p, &at) };
         run()?;
         let graph = gpu.graph(run)?;
-        Ok(Recorded { graph, images, flow, _work: work })
+        Ok(Recorded { graph, images, flow, turn: Mutex::new(()), _work: work })
     }
 
     /// The flows from `a [pairs h w]` to `b`: `[pairs 2 h w]` (u, then v). Does not wait for the GPU.
@@ -63,6 +66,9 @@ impl Recorded {
             }
             x.expect("tvl1", name, DType::F32)?;
             to.place("tvl1", &[(name, x)])?;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for (x, to) in [a, b].into_iter().zip(&self.images) {
             to.overwrite(x)?;
         }
         self.graph.replay()?;

@@ -6,10 +6,10 @@ mod recipe;
 
 pub use recipe::Recipe;
 
-use super::batch::stack;
+use super::batch::Feed;
 use super::checkpoint::State;
 use super::order::Order;
-use super::pretrain::{At, Load, Method, Report, steps_per_epoch};
+use super::pretrain::{At, Load, Method, Seen, steps_per_epoch};
 use super::views::{Loader, Part, segments};
 use crate::augment::{Draw, rand_augment};
 use crate::error::Result;
@@ -119,7 +119,8 @@ impl Finetune {
 
 /// The clips of samples, `n t h w c`.
 fn clips(some: &[Labelled]) -> Result<Tensor> {
-    Ok(stack(some.iter().map(|sample| Some(&sample.clip)))?.unwrap_or_else(|| Tensor::zeros([0])))
+    let feed = Feed::new(&Device::Cpu);
+    Ok(feed.stack(some.iter().map(|sample| Some(&sample.clip)))?.unwrap_or_else(|| Tensor::zeros([0])))
 }
 
 /// Keeps a `share` of the videos of each class, at least one of each. Those of a smaller share are among those of a larger
@@ -141,16 +142,21 @@ pub fn keep_share(data: &mut Dataset, share: f64, seed: u64) {
 
 impl Method for Finetune {
     type Sample = Labelled;
+    type Batch = Vec<Labelled>;
 
     fn name(&self) -> &'static str {
         "finetune"
     }
 
-    fn step(&mut self, batch: Vec<Labelled>, at: At, lr: f32, sgd: &Sgd) -> Result<Report> {
+    fn batch(&mut self, samples: Vec<Labelled>) -> Result<Vec<Labelled>> {
+        Ok(samples)
+    }
+
+    fn start(&mut self, batch: &mut Vec<Labelled>, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
         let mut rng = rng::stream(at.seed, at.step, 0, Purpose::Dropout);
         let labels = |some: &[Labelled]| some.iter().map(|sample| sample.label).collect();
         let parts = batch.chunks(self.recipe.micro_batch).map(|some| Ok((clips(some)?, labels(some))));
-        self.learner.step(&self.recipe.supervised(), batch.len(), parts, &mut rng, lr, sgd)
+        Seen::of(&self.learner.step(&self.recipe.supervised(), batch.len(), parts, &mut rng, lr, sgd)?)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {

@@ -50,6 +50,7 @@ fn inside(name: &str, settings: &[(&str, &str)]) -> Ran {
 }
 
 impl Ran {
+    /// How often it made a call.
     pub fn count(&self, call: &str) -> usize {
         self.log.lines().filter(|line| line.starts_with(call)).count()
     }
@@ -265,6 +266,7 @@ mod inside {
             assert!(refused.contains("needs") || refused.contains("multiple of 256"), "{refused}");
         }
         crate::device::raw::refusals(&gpu, a);
+        crate::device::raw_clips::refusals(&gpu, a);
     }
 
     #[test]

@@ -139,7 +139,7 @@ fn a_recorded_run_is_the_run() {
     let sample = |video: u32, step: u64| {
         let part = |dims: [usize; 4], seed: u64| {
             let data = noise(seed + 10 * u64::from(video) + 1000 * step, &dims).load().unwrap().into_owned();
-            Part { dims, data }
+            Part::new(dims, data)
         };
         let (rgb, motion) = ([4, 16, 16, 3], [8, 16, 16, 1]);
         ClipPair {

@@ -9,7 +9,7 @@ use tubelet::ops::tvl1::{self, Plan, Pointers, Tvl1, reference};
 use tubelet::tensor::{Device, Tensor};
 
 /// A smooth pattern and the same moved by a smooth field of about a pixel; `seed` moves it otherwise.
-fn pair(h: usize, w: usize, seed: usize) -> (Gray, Gray) {
+pub fn pair(h: usize, w: usize, seed: usize) -> (Gray, Gray) {
     let (_, a) = tvl1::cases::Case { name: "", h, w, why: "" }.pair();
     let moved = |y: usize, x: usize| {
         let (dy, dx) = ((seed % 3) as f32 * 0.4 - 0.3, 0.8 - (seed % 2) as f32);
@@ -53,7 +53,7 @@ fn meets(what: &str, flow: &[f32], pairs: &[(Gray, Gray)], p: &Tvl1) {
     }
 }
 
-fn brief() -> Tvl1 {
+pub fn brief() -> Tvl1 {
     Tvl1 { warps: 2, inner_iterations: 5, outer_iterations: 2, epsilon: 0.0, ..Tvl1::default() }
 }
 

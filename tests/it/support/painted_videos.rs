@@ -54,7 +54,7 @@ pub fn cached(
     };
     let (cache, report) = Cache::build(&dir.join("cache"), &data, &views.cache(motion), &with).unwrap();
     assert_eq!(report.failed.len(), 0, "{report:?}");
-    Loader { videos: cache.usable(), cache, spec: views.clone(), seed: 7, motion }
+    Loader { videos: cache.usable(), cache, spec: views.clone(), seed: 7, motion, on_gpu: false }
 }
 
 /// Small clips of frames of 32 pixels.

@@ -63,7 +63,7 @@ pub fn loaders(dir: &Path, training: &Training, motion: bool) -> Result<([Loader
             progress: &|_| {},
         };
         let (cache, _) = Cache::build(&dir.join("cache"), data, &training.views.cache(motion), &with)?;
-        Ok(Loader { videos: cache.usable(), cache, spec: training.views.clone(), seed: SEED, motion })
+        Ok(Loader { videos: cache.usable(), cache, spec: training.views.clone(), seed: SEED, motion, on_gpu: false })
     };
     Ok(([loader(&splits.train, motion)?, loader(&splits.test, false)?], splits))
 }

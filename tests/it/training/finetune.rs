@@ -39,7 +39,7 @@ fn recipe() -> Recipe {
 fn clip(epoch: u64, video: usize) -> Labelled {
     let label = (video % CLASSES) as u32;
     let data = noise(100 * epoch + video as u64, &DIMS).load().unwrap().iter().map(|v| v + label as f32).collect();
-    Labelled { clip: Part { dims: DIMS, data }, label }
+    Labelled { clip: Part::new(DIMS, data), label }
 }
 
 fn started(recipe: &Recipe) -> Finetune {

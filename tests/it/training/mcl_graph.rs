@@ -17,11 +17,10 @@ use tubelet::train::pretrain::{At, Method};
 use tubelet::train::views::Part;
 
 /// A video's clips in a step.
-fn sample(video: u32, step: u64) -> Quad {
+pub fn sample(video: u32, step: u64) -> Quad {
     let mut rng = stream(step, 0, u64::from(video), Purpose::Test);
-    let mut part = |dims: [usize; 4], low: f32| Part {
-        dims,
-        data: (0..dims.iter().product()).map(|_| rng.random_range(low..1.0)).collect(),
+    let mut part = |dims: [usize; 4], low: f32| {
+        Part::new(dims, (0..dims.iter().product()).map(|_| rng.random_range(low..1.0)).collect())
     };
     let rgb = [4, 16, 16, 3];
     let clips = [(); 4].map(|()| part(rgb, -1.0));

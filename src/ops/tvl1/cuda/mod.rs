@@ -11,6 +11,7 @@ pub use plan::{Plan, PlannedLevel};
 use super::Tvl1;
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module, Out, Pod, Scratch, Spread};
 use crate::error::Result;
+use crate::tensor::{WIDE, aligned};
 use plan::MOST;
 
 static MODULE: Module = Module::new("tvl1", include_str!("../../../../ptx/tvl1.sm_80.ptx"));
@@ -88,12 +89,15 @@ struct Batch<'a> {
 /// without affecting other pairs.
 ///
 /// # Safety
-/// The addresses are valid on `gpu`'s device for the plan's extents until the work is done, and aligned to 16 bytes. The plan
-/// was made for the same parameters.
+/// The addresses are valid on `gpu`'s device for the plan's extents until the work is done. The plan was made for the same
+/// parameters.
 ///
 /// # Errors
-/// `Driver`.
+/// `Param` when an address is null or not a multiple of 16; `Driver`.
 pub unsafe fn launch(gpu: &Gpu, plan: &Plan, p: &Tvl1, at: &Pointers) -> Result<()> {
+    for (arg, at) in [("a", at.a), ("b", at.b), ("flow", at.flow), ("workspace", at.workspace)] {
+        aligned("tvl1", arg, at, WIDE)?;
+    }
     Batch { gpu, plan, p, at, state: 0, change: 0 }.run()
 }
 

@@ -1,6 +1,6 @@
 //! Memory of the device and page-locked memory, and copies.
 
-use super::{give, inside, outside_of_graphs};
+use super::{give, in_stream, inside, outside_of_graphs};
 use crate::device::{Device, device};
 use crate::work::{Source, Work};
 use crate::{Answer, CAPTURE_UNSUPPORTED, INVALID_VALUE, OUT_OF_MEMORY};
@@ -80,7 +80,7 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: u
     let at = from as usize;
     let pinned = device().is_page_locked(at, bytes);
     let name = if pinned { "cuMemcpyHtoDAsync_v2 (page-locked)" } else { "cuMemcpyHtoDAsync_v2 (pageable)" };
-    inside(name, |d| {
+    in_stream(name, stream, |d| {
         d.spans(to, bytes)?;
         let source = if pinned {
             Source::PageLocked(at)
@@ -97,7 +97,7 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: u
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize) -> c_int {
-    outside_of_graphs("cuMemcpyDtoHAsync_v2", |d| {
+    outside_of_graphs(&format!("cuMemcpyDtoHAsync_v2 in {stream:#x}"), |d| {
         d.spans(from, bytes)?;
         d.finish(stream)?;
         // SAFETY: the caller's target has that many bytes.
@@ -112,7 +112,7 @@ unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usi
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> c_int {
-    inside("cuMemcpyDtoDAsync_v2", |d| {
+    in_stream("cuMemcpyDtoDAsync_v2", stream, |d| {
         d.spans(to, bytes)?;
         d.spans(from, bytes)?;
         d.submit(stream, Work::Copy { to, from, bytes })

@@ -37,6 +37,11 @@ fn inside(name: &str, call: impl FnOnce(&mut Device) -> Answer) -> c_int {
     code(answer)
 }
 
+/// As [`inside`], of work in a stream, whose handle the log names.
+fn in_stream(name: &str, stream: usize, call: impl FnOnce(&mut Device) -> Answer) -> c_int {
+    inside(&format!("{name} in {stream:#x}"), call)
+}
+
 /// As [`inside`], refused while any stream is captured: what a graph could not repeat.
 fn outside_of_graphs(name: &str, call: impl FnOnce(&mut Device) -> Answer) -> c_int {
     inside(name, |d| if d.streams.values().any(|s| s.captured.is_some()) { Err(CAPTURE_UNSUPPORTED) } else { call(d) })

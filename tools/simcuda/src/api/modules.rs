@@ -106,7 +106,7 @@ unsafe extern "C" fn cuLaunchKernel(
         let params = entry.params().iter().map(|p| p.size).enumerate().map(read).collect();
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let kernel = Kernel { module: f.module.clone(), entry: f.entry.clone(), grid, block, shared, params };
-        d.note(format_args!("launch {} {grid:?} {block:?} {shared}", kernel.entry));
+        d.note(format_args!("launch {} {grid:?} {block:?} {shared} in {stream:#x}", kernel.entry));
         d.submit(stream, Work::Launch(kernel))
     })
 }

@@ -1,6 +1,6 @@
 //! Streams, events and graphs.
 
-use super::{CONTEXT, CURRENT, code, give, inside, outside_of_graphs};
+use super::{CONTEXT, CURRENT, code, give, in_stream, inside, outside_of_graphs};
 use crate::device::{DEFAULT_STREAM, device};
 use crate::work::{Event, Stream, Work};
 use crate::{CAPTURE_UNSUPPORTED, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, NOT_READY};
@@ -44,7 +44,7 @@ unsafe extern "C" fn cuStreamGetCtx(stream: usize, to: *mut usize) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: c_uint) -> c_int {
-    inside("cuStreamWaitEvent", |d| {
+    in_stream("cuStreamWaitEvent", stream, |d| {
         d.event(event)?;
         d.submit(stream, Work::Wait(event))
     })
@@ -91,7 +91,7 @@ unsafe extern "C" fn cuGraphInstantiateWithFlags(to: *mut usize, graph: usize, _
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuGraphLaunch(graph: usize, stream: usize) -> c_int {
-    inside("cuGraphLaunch", |d| {
+    in_stream("cuGraphLaunch", stream, |d| {
         let work = d.graphs.get(&graph).ok_or(INVALID_HANDLE)?.clone();
         work.into_iter().try_for_each(|work| d.submit(stream, work))
     })
@@ -130,7 +130,7 @@ unsafe extern "C" fn cuEventDestroy_v2(event: usize) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuEventRecord(event: usize, stream: usize) -> c_int {
-    inside("cuEventRecord", |d| {
+    in_stream("cuEventRecord", stream, |d| {
         d.event(event)?;
         d.submit(stream, Work::Record(event))
     })
