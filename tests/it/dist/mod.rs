@@ -1,0 +1,3 @@
+//! Several ranks.
+
+mod tcp;
