@@ -29,7 +29,6 @@ pub use tensor::{DType, Device, Tensor};
 
 pub mod augment;
 pub mod cpu;
-#[cfg(feature = "train")]
 pub mod dist;
 pub mod driver;
 pub mod error;

@@ -12,15 +12,19 @@
 //! ```
 
 mod alone;
+#[cfg(feature = "train")]
 mod join;
 pub mod sum;
+#[cfg(feature = "train")]
 mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod threads;
 mod world;
 
 pub use alone::Alone;
+#[cfg(feature = "train")]
 pub use join::join;
+#[cfg(feature = "train")]
 pub use tcp::{Patience, Tcp};
 pub use world::{Launcher, World};
 

@@ -14,6 +14,7 @@ use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
+use crate::ssl::Division;
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
@@ -93,6 +94,7 @@ impl Recipe {
                 queue_cap: 65536,
                 epochs: 200,
                 batch: 64,
+                accumulate: 1,
                 lr: 0.1,
                 lr_floor: 0.0,
                 warmup_epochs: 35.0,
@@ -230,6 +232,7 @@ pub struct MaclrRun {
     inflated: Option<Loaded>,
     device: Device,
     graph: Graph<Maclr>,
+    division: Division,
 }
 
 impl MaclrRun {
@@ -240,7 +243,9 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        Ok(MaclrRun { method: recipe.method.clone(), pathways, inflated, device: device.clone(), graph: Graph::Off })
+        let division = recipe.training.division()?;
+        let (method, graph) = (recipe.method.clone(), Graph::Off);
+        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), graph, division })
     }
 
     /// What the visual network loaded from [`Recipe::init`].
@@ -282,7 +287,7 @@ impl Method for MaclrRun {
         let views = collate(&batch)?;
         drop(batch); // the views hold copies, and a step needs the memory
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
-        self.graph.step(&self.method, &mut self.pathways, &views, &mut rng, lr, sgd)
+        self.graph.step(&self.method, &mut self.pathways, &views, &mut rng, lr, sgd, &self.division)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -334,5 +339,6 @@ fn collate(batch: &[ClipPair]) -> Result<Views> {
         motion: motion(0)?.zip(motion(1)?).map(|(a, b)| [a, b]),
         targets: target(0)?.zip(target(1)?).map(|(a, b)| [a, b]),
         owners: Integers::new(batch.iter().map(|p| p.video).collect()),
+        key_clips: Vec::new(),
     })
 }

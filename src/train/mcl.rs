@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
+use crate::ssl::Division;
 use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
 use crate::ssl::queue::Queue;
@@ -102,6 +103,7 @@ impl Recipe {
                 queue_cap: 131_072,
                 epochs: 200,
                 batch: 32,
+                accumulate: 1,
                 lr: 0.01,
                 lr_floor: 1e-6,
                 warmup_epochs: 5.0,
@@ -209,6 +211,7 @@ pub struct MclRun {
     network: Network,
     inflated: Option<Loaded>,
     graph: Graph<Mcl>,
+    division: Division,
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
     warmup_epochs: f64,
@@ -222,8 +225,9 @@ impl MclRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MclRun> {
         recipe.check_numbers()?;
         let (network, inflated) = recipe.network(videos, seed, device)?;
-        let warmup_epochs = recipe.training.warmup_epochs;
-        Ok(MclRun { method: recipe.method.clone(), network, inflated, graph: Graph::Off, rates: None, warmup_epochs })
+        let (warmup_epochs, division) = (recipe.training.warmup_epochs, recipe.training.division()?);
+        let (method, graph) = (recipe.method.clone(), Graph::Off);
+        Ok(MclRun { method, network, inflated, graph, division, rates: None, warmup_epochs })
     }
 
     /// If `yes`, the same run with steps that need less memory and more time: blocks of the query network run again in
@@ -282,7 +286,7 @@ impl Method for MclRun {
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
             self.graph.forget(); // the recording has other losses
         }
-        self.graph.step(&self.method, &mut self.network, &views, &mut rng, rates, sgd)
+        self.graph.step(&self.method, &mut self.network, &views, &mut rng, rates, sgd, &self.division)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -318,5 +322,6 @@ fn collate(batch: &[Quad]) -> Result<Views> {
         target: stack_maps(batch.iter().map(|s| s.target.as_ref()))?,
         order: Tensor::from_f32([batch.len(), 1], &order)?,
         owners: Integers::new(batch.iter().map(|s| s.video).collect()),
+        permuted: false,
     })
 }

@@ -1,3 +1,4 @@
 //! Several ranks.
 
+mod law;
 mod tcp;
