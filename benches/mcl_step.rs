@@ -62,6 +62,7 @@ fn case(net: &str, recipe: &Recipe, n: usize, last: &str, below: &str, way: usiz
         target,
         order: Tensor::from_f32([n, 1], &vec![1.0; n]).unwrap(),
         owners: Integers::new((0..n as u32).collect()),
+        permuted: false,
     };
     let (network, _) = recipe.network(256, 1, &Device::Cpu).unwrap();
     let name = format!("{net}/{n}x{t}x{h}x{w}/{way}/f32/cpu");

@@ -135,6 +135,11 @@ pub enum ErrorKind {
         /// The device where it is.
         got: String,
     },
+    /// Processes that train together do not find each other, or one of them has ended or hangs.
+    Peer {
+        /// Which rank, and what happened to it.
+        what: String,
+    },
     /// The work was interrupted on request.
     Stopped {
         /// The folder or file of the work.
@@ -313,6 +318,7 @@ impl fmt::Display for Error {
             ErrorKind::Device { op, arg, expected, got } => {
                 write!(f, "{op}: `{arg}` must be on {expected}, but it is on {got}")
             }
+            ErrorKind::Peer { what } => f.write_str(what),
             ErrorKind::Stopped { what, .. } => write!(f, "stopped as asked: {what}"),
         }
     }

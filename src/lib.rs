@@ -29,6 +29,7 @@ pub use tensor::{DType, Device, Tensor};
 
 pub mod augment;
 pub mod cpu;
+pub mod dist;
 pub mod driver;
 pub mod error;
 #[cfg(feature = "train")]

@@ -43,6 +43,7 @@ fn maclr(device: &Device) -> Result<Run> {
         motion: Some([clips(motion, 3)?, clips(motion, 4)?]),
         targets: None,
         owners: (0..PAIRS as u32).collect(),
+        key_clips: Vec::new(),
     };
     let inputs = method.inputs(&pathways, &views, &mut stream(1, 0, 0, Purpose::KeyShuffle), 0.01)?;
     let sgd: Sgd = recipe.training.sgd;
@@ -64,6 +65,7 @@ fn mcl(device: &Device) -> Result<Run> {
         target,
         order: Tensor::from_f32([n, 1], &order)?.to(device)?,
         owners: Integers::new((0..n as u32).collect()),
+        permuted: false,
     };
     let rates = mcl::Rates { lr: 0.01, order: 1.0, alignment: method.alignment.weight };
     let inputs = method.inputs(&network, &views, &mut stream(1, 0, 0, Purpose::KeyShuffle), rates)?;

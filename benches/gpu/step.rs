@@ -46,6 +46,7 @@ pub fn maclr(dtype: DType) -> Case {
             motion: Some([clips(motion, 3)?, clips(motion, 4)?]),
             targets: None,
             owners: (0..BATCH as u32).collect(),
+            key_clips: Vec::new(),
         });
         let (device, sgd) = (device.clone(), recipe.training.sgd);
         Ok(Box::new(move || {

@@ -122,6 +122,7 @@ fn maclr() -> Result<Step> {
             motion: Some([clips(motion)?, clips(motion)?]),
             targets: None,
             owners: (0..PAIRS as u32).collect(),
+            key_clips: Vec::new(),
         };
         let sgd = recipe.training.sgd;
         let mut step = || {
@@ -152,6 +153,7 @@ fn mcl() -> Result<Step> {
             target,
             order: Tensor::zeros_on(&device, [n, 1])?,
             owners: Integers::new((0..n as u32).collect()),
+            permuted: false,
         };
         let rates = Weights { lr: 0.01, order: 1.0, alignment: method.alignment.weight };
         let mut step = || {

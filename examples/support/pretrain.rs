@@ -86,6 +86,9 @@ pub struct Options {
     /// Videos per step
     #[arg(long, value_parser = within::<usize>(limits::BATCH))]
     batch: Option<usize>,
+    /// Micro-batches that a step is computed in, one after another, with batch statistics of their own: takes less memory
+    #[arg(long, value_name = "N", value_parser = within::<usize>(limits::ACCUMULATE))]
+    accumulate: Option<usize>,
     /// Learning rate at the start of the cosine, which follows the warm-up, or spans it with the preset paper of MaCLR
     #[arg(long, value_parser = within::<f32>(limits::LR))]
     lr: Option<f32>,
@@ -187,6 +190,7 @@ impl Options {
     pub fn apply(&self, t: &mut Training) {
         set(&mut t.epochs, self.epochs);
         set(&mut t.batch, self.batch);
+        set(&mut t.accumulate, self.accumulate);
         set(&mut t.lr, self.lr);
         set(&mut t.warmup_epochs, self.warmup_epochs);
         set(&mut t.sgd.weight_decay, self.weight_decay);
@@ -203,9 +207,7 @@ impl Options {
         if self.no_flip || self.videos.data.is_none() {
             t.views.augment.flip = 0.0;
         }
-        if self.videos.data.is_none() {
-            t.min_frames = 0;
-        }
+        set(&mut t.min_frames, self.videos.data.is_none().then_some(0));
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Pass<'a> {
     rounded: Vec<Option<Tensor>>,
     tap: Option<Tap>,
     recompute: bool,
-    /// Whether this run repeats one that has already updated the running statistics.
+    /// Whether another run updates the running statistics: this one repeats it, or computes another part of its batch.
     again: bool,
 }
 
@@ -90,6 +90,14 @@ impl<'a> Pass<'a> {
     #[must_use]
     pub fn recomputing(mut self, yes: bool) -> Self {
         self.recompute = yes;
+        self
+    }
+
+    /// If not `yes`, the same pass without an update of the running statistics: of a batch that is computed in several
+    /// passes, one of them updates these.
+    #[must_use]
+    pub fn updating(mut self, yes: bool) -> Self {
+        self.again = !yes;
         self
     }
 
@@ -231,7 +239,7 @@ impl<'a> Pass<'a> {
 
     /// Counts one batch, in training mode.
     pub(super) fn count_batch(&mut self) {
-        if let Mode::Train { .. } = self.mode {
+        if let (Mode::Train { .. }, false) = (self.mode, self.again) {
             self.params.batches += 1;
         }
     }

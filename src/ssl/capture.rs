@@ -1,5 +1,6 @@
 //! A training step captured as a graph and replayed: one launch instead of some hundreds.
 
+use super::division::Division;
 use super::report::{Report, Seen};
 pub(crate) use super::step::MethodStep;
 use crate::driver::Graph;
@@ -22,8 +23,8 @@ impl<M: MethodStep> Captured<M> {
     /// initially has been separated.
     ///
     /// # Errors
-    /// Those of the method's step; `Device` when the networks are not on a GPU; `Driver` when something cannot be
-    /// captured. After an error the networks may be half updated and must be restored.
+    /// Those of the method's step; `Device` when the networks are not on a GPU; `Param` when there are several ranks; `Driver` when
+    /// something cannot be captured. After an error the networks may be half updated and must be restored.
     pub fn new(
         method: &M,
         p: &mut M::Networks,
@@ -31,12 +32,17 @@ impl<M: MethodStep> Captured<M> {
         rng: &mut impl Rng,
         rates: M::Rates,
         sgd: &Sgd,
+        division: &Division,
     ) -> Result<(Captured<M>, Report)> {
         let Device::Cuda(gpu) = M::device(p) else {
             return Err(Error::device("capture", "networks", "a GPU", Device::Cpu));
         };
+        let size = division.ranks().size();
+        if size > 1 {
+            return Err(Error::param("capture", "ranks", size, "what several ranks exchange is not part of a graph"));
+        }
         // Memory owned by the graph: the caller's views may be freed, and are not overwritten.
-        let inputs = M::apart(method.inputs(p, views, rng, rates)?)?;
+        let inputs = M::apart(method.inputs(p, views, rng, rates, division)?)?;
         // A real step. It loads every kernel and leaves the memory that capturing will request: neither is possible
         // while capturing. Its numbers are read now, since their memory is requested too.
         let report = method.run(p, &inputs, sgd)?.read()?;

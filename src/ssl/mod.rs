@@ -3,11 +3,15 @@
 
 pub mod alignment;
 pub mod capture;
+mod division;
 pub mod maclr;
 pub mod mcl;
 mod objective;
+mod over_batch;
 pub mod pathway;
 pub mod queue;
 pub mod report;
 mod step;
 pub mod supervised;
+
+pub use division::Division;

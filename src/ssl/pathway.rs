@@ -1,16 +1,19 @@
 //! One modality of a momentum-contrast method: query encoder, key encoder (its exponential moving average), and a queue
 //! of past keys (He et al. 2020, MoCo; `docs/papers/maclr.md` section 2.3).
 
+use super::division::Division;
 use super::queue::Queue;
 use super::step::Notes;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Codes, Encoder, MclEncoder, Mode, ParamId, Params, Pass, Precision, Trunk};
 use crate::ops::{ema, sgd};
+use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Integers, Tensor};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Velocities of `params`, all zero.
 ///
@@ -48,20 +51,27 @@ pub(super) fn descend(
     sgd::update_all(sgd, sgd::Rate::In(lr), 1.0, Some(loss), &mut steps)
 }
 
-/// A permutation of a batch, and its inverse.
+/// A permutation of the batch of all ranks, and its inverse.
 pub struct Order {
-    there: Integers,
+    /// The rows of this rank's batch in the order of the key network, one list for each micro-batch; of several ranks, each is
+    /// given its clips in this order.
+    there: Vec<Integers>,
     back: Integers,
 }
 
 impl Order {
-    /// A random permutation of `n` rows on `device`.
+    /// A random permutation of the `n` rows of each rank's batch, on `device`.
     ///
     /// # Errors
     /// On a GPU `OutOfMemory` and `Driver`.
-    pub fn shuffled(n: usize, rng: &mut impl Rng, device: &Device) -> Result<Order> {
-        let (there, back) = permutation(n, rng);
-        Ok(Order { there: Integers::new(there).to(device)?, back: Integers::new(back).to(device)? })
+    pub fn shuffled(n: usize, rng: &mut impl Rng, device: &Device, division: &Division) -> Result<Order> {
+        let there = permutation(n * division.ranks().size(), rng);
+        let parts = division.micro_batches(n)?;
+        let there_of = |part: &Range<usize>| Integers::new(there[part.clone()].to_vec()).to(device);
+        // Of several ranks, each has its clips in this order already.
+        let alone = division.ranks().size() == 1;
+        let lists = if alone { parts.iter().map(there_of).collect::<Result<_>>()? } else { Vec::new() };
+        Ok(Order { there: lists, back: Integers::new(inverse(&there)).to(device)? })
     }
 
     /// Draws another permutation of the same size into the same memory.
@@ -69,20 +79,33 @@ impl Order {
     /// # Errors
     /// `Shape` when `n` differs; on a GPU `Driver`.
     pub(crate) fn shuffle(&mut self, n: usize, rng: &mut impl Rng) -> Result<()> {
-        let (there, back) = permutation(n, rng);
-        self.there.set(&there)?;
-        self.back.set(&back)
+        let all = permutation(n, rng);
+        let mut rest = &all[..];
+        for list in &mut self.there {
+            let (own, behind) = rest.split_at(list.len().min(rest.len()));
+            list.set(own)?;
+            rest = behind;
+        }
+        self.back.set(&inverse(&all))
     }
 }
 
-fn permutation(n: usize, rng: &mut impl Rng) -> (Vec<u32>, Vec<u32>) {
+/// A random order of `n` rows: which row is in each place.
+#[must_use]
+pub fn permutation(n: usize, rng: &mut impl Rng) -> Vec<u32> {
     let mut there: Vec<u32> = (0..n as u32).collect();
     there.shuffle(rng);
+    there
+}
+
+/// Its inverse: the place of each row.
+fn inverse(there: &[u32]) -> Vec<u32> {
+    let n = there.len();
     let mut back = vec![0; n];
     for (at, &from) in there.iter().enumerate() {
         back[from as usize] = at as u32;
     }
-    (there, back)
+    back
 }
 
 /// Query codes, with what the loss or the optimiser needs from the tape.
@@ -103,6 +126,14 @@ pub struct KeyCodes {
     pub intra: Tensor,
     /// Codes of the head that determines the order.
     pub order: Tensor,
+}
+
+impl KeyCodes {
+    /// Those of some rows.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Result<KeyCodes> {
+        let of = |codes: &Tensor| rows_of(codes, rows.clone());
+        Ok(KeyCodes { inter: of(&self.inter)?, intra: of(&self.intra)?, order: of(&self.order)? })
+    }
 }
 
 /// Query network, key network and queue of one modality, with the optimiser's velocity. `E` is the network structure.
@@ -210,6 +241,40 @@ impl<E> Pathway<E> {
         (0..pushed).for_each(|_| self.queue.advance(owners));
     }
 
+    /// The codes of all heads of the key network, of all ranks, in the original order of the batch: f32.
+    fn codes<const HEADS: usize>(
+        &mut self,
+        x: &Tensor,
+        groups: usize,
+        shuffle: Option<&Order>,
+        precision: Precision,
+        division: &Division,
+        forward: impl Fn(&E, &mut Pass, &Var) -> Result<[Var; HEADS]>,
+    ) -> Result<[Tensor; HEADS]> {
+        let (parts, n) = (division.parts(groups)?, x.dims().first().copied().unwrap_or(0));
+        let mut codes = [const { Vec::new() }; HEADS];
+        for (i, rows) in division.micro_batches(n)?.into_iter().enumerate() {
+            // The clips in the order that the key network sees.
+            let clips = match shuffle.and_then(|order| order.there.get(i)) {
+                Some(list) => x.rows_by(list)?,
+                None => rows_of(x, rows)?,
+            };
+            let tape = Tape::no_grad();
+            let pass = Pass::new(&tape, &mut self.key, Mode::Train { parts }).with_precision(precision);
+            let mut pass = pass.updating(division.leads(i));
+            let of_heads = forward(&self.encoder, &mut pass, &Var::constant(clips))?;
+            for (codes, code) in codes.iter_mut().zip(of_heads) {
+                codes.push(code.value().cast(DType::F32)?);
+            }
+        }
+        let mut all = Vec::with_capacity(HEADS);
+        for codes in &codes {
+            let codes = division.gather(codes)?;
+            all.push(shuffle.map_or(Ok(codes.clone()), |order| codes.rows_by(&order.back))?);
+        }
+        Ok(all.try_into().unwrap_or_else(|_| unreachable!("one for each head")))
+    }
+
     /// Enqueues new keys `n d`.
     ///
     /// # Errors
@@ -220,20 +285,26 @@ impl<E> Pathway<E> {
 }
 
 impl Pathway {
-    /// Keys `n d` of the clips `x`, as constants. With `shuffle`, the batch is permuted before the network and back
-    /// after it, so that the batch-statistics groups of a key differ from those of its query (MoCo's shuffled BN).
+    /// Keys `n d` of the clips `x`, as constants, of all ranks. With `shuffle`, the batch is permuted before the network and
+    /// back after it, so that the batch-statistics groups of a key differ from those of its query (MoCo's shuffled BN).
     ///
     /// # Errors
-    /// Errors of the network's operations.
-    pub fn keys(&mut self, x: &Tensor, groups: usize, shuffle: Option<&Order>, precision: Precision) -> Result<Tensor> {
-        let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { parts: groups }).with_precision(precision);
-        let k = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
-        back(&k, shuffle)
+    /// Errors of the network's operations, and of the ranks.
+    pub fn keys(
+        &mut self,
+        x: &Tensor,
+        groups: usize,
+        shuffle: Option<&Order>,
+        precision: Precision,
+        division: &Division,
+    ) -> Result<Tensor> {
+        let forward = |encoder: &Encoder, pass: &mut Pass, x: &Var| Ok([encoder.forward(pass, x)?]);
+        let [k] = self.codes(x, groups, shuffle, precision, division, forward)?;
+        Ok(k)
     }
 
     /// Queries `n d` of the clips `x`, recorded on `tape`, with the output of the module `tap` ([`Trunk::modules`]) if
-    /// one is named. [`Mode::Eval`] freezes the normalisations and still trains.
+    /// one is named. [`Mode::Eval`] freezes the normalisations and still trains. Running statistics are updated if `updating`.
     ///
     /// # Errors
     /// `Param` when there is no module `tap`; errors of the network's operations.
@@ -244,9 +315,10 @@ impl Pathway {
         mode: Mode,
         precision: Precision,
         tap: Option<&str>,
+        updating: bool,
     ) -> Result<Queries<Var>> {
         let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
-        let mut pass = pass.with_precision(precision).recomputing(self.recompute);
+        let mut pass = pass.with_precision(precision).recomputing(self.recompute).updating(updating);
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         Ok(Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() })
     }
@@ -263,11 +335,14 @@ impl Pathway<MclEncoder> {
         groups: usize,
         shuffle: Option<&Order>,
         precision: Precision,
+        division: &Division,
     ) -> Result<KeyCodes> {
-        let tape = Tape::no_grad();
-        let mut pass = Pass::new(&tape, &mut self.key, Mode::Train { parts: groups }).with_precision(precision);
-        let Codes { inter, intra, order } = self.encoder.forward(&mut pass, &there(x, shuffle)?)?;
-        Ok(KeyCodes { inter: back(&inter, shuffle)?, intra: back(&intra, shuffle)?, order: back(&order, shuffle)? })
+        let forward = |encoder: &MclEncoder, pass: &mut Pass, x: &Var| {
+            let Codes { inter, intra, order } = encoder.forward(pass, x)?;
+            Ok([inter, intra, order])
+        };
+        let [inter, intra, order] = self.codes(x, groups, shuffle, precision, division, forward)?;
+        Ok(KeyCodes { inter, intra, order })
     }
 
     /// Queries of the clips `x`, as for one head, and the result of `also` computed from them in the same pass (the
@@ -282,25 +357,27 @@ impl Pathway<MclEncoder> {
         mode: Mode,
         precision: Precision,
         tap: Option<&str>,
+        updating: bool,
         also: impl FnOnce(&MclEncoder, &mut Pass, &Codes) -> Result<T>,
     ) -> Result<(Queries<Codes>, T)> {
         let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
-        let mut pass = pass.with_precision(precision).recomputing(self.recompute);
+        let mut pass = pass.with_precision(precision).recomputing(self.recompute).updating(updating);
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         let more = also(&self.encoder, &mut pass, &codes)?;
         Ok((Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() }, more))
     }
 }
 
-/// The clips in the order the key network sees.
-fn there(x: &Tensor, shuffle: Option<&Order>) -> Result<Var> {
-    shuffle.map_or_else(|| Ok(x.clone()), |order| x.rows_by(&order.there)).map(Var::constant)
-}
-
-/// Its codes, in the original order of the batch.
-fn back(code: &Var, shuffle: Option<&Order>) -> Result<Tensor> {
-    let k = code.value().cast(DType::F32)?;
-    shuffle.map_or(Ok(k.clone()), |order| k.rows_by(&order.back))
+/// Some neighbouring rows.
+pub(super) fn rows_of(x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+    match x.dims() {
+        [n, ..] if rows == (0..*n) => Ok(x.clone()),
+        [n, row @ ..] if rows.end <= *n => {
+            let dims: Vec<usize> = [rows.len()].into_iter().chain(row.iter().copied()).collect();
+            x.part(rows.start * row.iter().product::<usize>(), Shape::new(&dims))
+        }
+        _ => Err(Error::shape("micro-batch", "x", format!("at least {} rows", rows.end), x.shape())),
+    }
 }
 
 /// A forward pass of a query network; a name that is not a module is refused before anything is computed.

@@ -1,6 +1,7 @@
 //! What a method implements so that its step can be captured as a graph. The module is private: the methods of this crate
 //! alone implement it.
 
+use super::division::Division;
 use super::report::Seen;
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
@@ -28,6 +29,7 @@ pub trait MethodStep: Clone {
         views: &Self::Views,
         rng: &mut impl Rng,
         rates: Self::Rates,
+        division: &Division,
     ) -> Result<Self::Inputs>;
 
     /// A step on inputs that are on the device. There are no uploads and no host synchronisation.

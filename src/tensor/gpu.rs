@@ -277,6 +277,17 @@ impl Tensor {
         }
     }
 
+    /// [`Tensor::part`] on a GPU; the elements are there.
+    pub(super) fn part_there(&self, at: usize, shape: Shape) -> Result<Tensor> {
+        let (from, size) = (self.memory(), self.dtype().size());
+        let mut part = Tensor::on_gpu(from.gpu(), self.dtype(), shape)?;
+        let Out(to, bytes) = part.output();
+        if bytes > 0 {
+            from.gpu().driver().copy(to, from.ptr() + (at * size) as u64, bytes)?;
+        }
+        Ok(part)
+    }
+
     /// This tensor in memory that is not shared.
     pub(crate) fn apart(&self) -> Result<Tensor> {
         let mut copy = self.clone(); // shared for now, so the next line copies

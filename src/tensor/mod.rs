@@ -373,6 +373,24 @@ impl Tensor {
         Ok(Tensor { shape, storage })
     }
 
+    /// The elements from number `at` on, as many as `shape` has, copied.
+    ///
+    /// # Errors
+    /// `Param` when there are not as many; `OutOfMemory`; on a GPU also `Driver`.
+    pub fn part(&self, at: usize, shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into().check("part", "shape")?;
+        let Some(end) = at.checked_add(shape.len()).filter(|end| *end <= self.shape.len()) else {
+            let rule = format!("there are {} elements, and {} are wanted from there on", self.shape.len(), shape.len());
+            return Err(Error::param("part", "at", at, rule));
+        };
+        let storage = match &self.storage {
+            Storage::F32(b) => Storage::F32(Arc::new(Buffer::from_slice(&b.as_slice()[at..end])?)),
+            Storage::BF16(b) => Storage::BF16(Arc::new(Buffer::from_slice(&b.as_slice()[at..end])?)),
+            Storage::Gpu(..) => return self.part_there(at, shape),
+        };
+        Ok(Tensor { shape, storage })
+    }
+
     /// As [`Tensor::rows`] for a permutation (which needs no check); nothing is uploaded if both are on the same GPU.
     pub(crate) fn rows_by(&self, index: &Integers) -> Result<Self> {
         match (&self.storage, index.input()) {

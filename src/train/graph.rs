@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
+use crate::ssl::Division;
 use crate::ssl::capture::{Captured, MethodStep};
 use crate::ssl::report::Seen;
 use crate::tensor::Device;
@@ -42,18 +43,19 @@ impl<M: MethodStep> Graph<M> {
         rng: &mut impl Rng,
         rates: M::Rates,
         sgd: &Sgd,
+        division: &Division,
     ) -> Result<Seen> {
         match self {
             Graph::Captured(step) => return step.start(p, views, rng, rates),
             Graph::Wanted { steps: 1 } => {
-                let (step, report) = Captured::new(method, p, views, rng, rates, sgd)?;
+                let (step, report) = Captured::new(method, p, views, rng, rates, sgd, division)?;
                 *self = Graph::Captured(Box::new(step));
                 return Seen::of(&report);
             }
             Graph::Wanted { steps } => *steps += 1,
             Graph::Off => {}
         }
-        let inputs = method.inputs(p, views, rng, rates)?;
+        let inputs = method.inputs(p, views, rng, rates, division)?;
         method.run(p, &inputs, sgd)
     }
 }

@@ -63,6 +63,8 @@ pub const TEMPERATURE: Limit = real("--temperature", "", 0.001, 1000.0);
 pub const QUEUE: Limit = whole("--queue", "keys", 1, 1 << 24);
 /// Momentum of the key networks.
 pub const EMA: Limit = real("--ema", "", 0.0, 1.0);
+/// Micro-batches of a step ([`super::recipe::Training::accumulate`]).
+pub const ACCUMULATE: Limit = whole("--accumulate", "micro-batches", 1, 32_768);
 /// Parts of the batch with statistics of their own.
 pub const BN_GROUPS: Limit = whole("--bn-groups", "parts", 1, 32_768);
 /// Frames of an RGB clip.
@@ -122,12 +124,13 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 37] = [
+pub const ALL: [Limit; 38] = [
     SEED,
     SPLIT,
     THREADS,
     EPOCHS,
     BATCH,
+    ACCUMULATE,
     LR,
     WARMUP_EPOCHS,
     WEIGHT_DECAY,

@@ -14,6 +14,7 @@ use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
+use crate::ssl::Division;
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
@@ -93,6 +94,7 @@ impl Recipe {
                 queue_cap: 65536,
                 epochs: 200,
                 batch: 64,
+                accumulate: 1,
                 lr: 0.1,
                 lr_floor: 0.0,
                 warmup_epochs: 35.0,
@@ -231,6 +233,7 @@ pub struct MaclrRun {
     device: Device,
     feed: Feed,
     graph: Graph<Maclr>,
+    division: Division,
 }
 
 impl MaclrRun {
@@ -241,8 +244,9 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        let (method, feed) = (recipe.method.clone(), Feed::new(device));
-        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph: Graph::Off })
+        let division = recipe.training.division()?;
+        let (method, feed, graph) = (recipe.method.clone(), Feed::new(device), Graph::Off);
+        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division })
     }
 
     /// What the visual network loaded from [`Recipe::init`].
@@ -288,7 +292,7 @@ impl Method for MaclrRun {
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
-        self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd)
+        self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd, &self.division)
     }
 
     fn is_asynchronous(&self) -> bool {
@@ -345,5 +349,6 @@ fn collate(batch: &[ClipPair], feed: &Feed) -> Result<Views> {
         motion: motion(0)?.zip(motion(1)?).map(|(a, b)| [a, b]),
         targets: target(0)?.zip(target(1)?).map(|(a, b)| [a, b]),
         owners: Integers::new(batch.iter().map(|p| p.video).collect()),
+        key_clips: Vec::new(),
     })
 }

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
+use crate::ssl::Division;
 use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
 use crate::ssl::queue::Queue;
@@ -102,6 +103,7 @@ impl Recipe {
                 queue_cap: 131_072,
                 epochs: 200,
                 batch: 32,
+                accumulate: 1,
                 lr: 0.01,
                 lr_floor: 1e-6,
                 warmup_epochs: 5.0,
@@ -211,6 +213,7 @@ pub struct MclRun {
     device: Device,
     feed: Feed,
     graph: Graph<Mcl>,
+    division: Division,
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
     warmup_epochs: f64,
@@ -231,6 +234,7 @@ impl MclRun {
             device: device.clone(),
             feed: Feed::new(device),
             graph: Graph::Off,
+            division: recipe.training.division()?,
             rates: None,
             warmup_epochs: recipe.training.warmup_epochs,
         })
@@ -296,7 +300,7 @@ impl Method for MclRun {
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
             self.graph.forget(); // the recording has other losses
         }
-        self.graph.start(&self.method, &mut self.network, views, &mut rng, rates, sgd)
+        self.graph.start(&self.method, &mut self.network, views, &mut rng, rates, sgd, &self.division)
     }
 
     fn is_asynchronous(&self) -> bool {
@@ -336,5 +340,6 @@ fn collate(batch: &[Quad], feed: &Feed) -> Result<Views> {
         target: feed.stack_maps(batch.iter().map(|s| s.target.as_ref()))?,
         order: Tensor::from_f32([batch.len(), 1], &order)?,
         owners: Integers::new(batch.iter().map(|s| s.video).collect()),
+        permuted: false,
     })
 }

@@ -3,10 +3,14 @@
 use super::limits;
 use super::schedule::Schedule;
 use super::views::ViewSpec;
+use crate::dist::Alone;
+use crate::dist::sum::Wire;
 use crate::error::{Error, Result};
 use crate::nn::{Arch, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
+use crate::ssl::Division;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// The settings that all methods share.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +27,10 @@ pub struct Training {
     pub epochs: u64,
     /// Videos per step.
     pub batch: usize,
+    /// Micro-batches in which a step is computed, one after another: as many times less memory for activations. Each has
+    /// statistics of batch norm of its own.
+    #[serde(skip_serializing_if = "is_one")]
+    pub accumulate: usize,
     /// Learning rate where the cosine begins; the warm-up starts at a hundredth of it.
     pub lr: f32,
     /// Learning rate at the end.
@@ -48,6 +56,7 @@ impl Training {
             queue_cap: 256,
             epochs: 60,
             batch: 32,
+            accumulate: 1,
             lr: 0.03,
             lr_floor: 0.0,
             warmup_epochs: 1.0,
@@ -66,6 +75,7 @@ impl Training {
         limits::EPOCHS.check(self.epochs)?;
         limits::MIN_FRAMES.check(self.min_frames)?;
         limits::BATCH.check(self.batch)?;
+        limits::ACCUMULATE.check(self.accumulate)?;
         limits::LR.check(self.lr)?;
         limits::WARMUP_EPOCHS.check(self.warmup_epochs)?;
         limits::WEIGHT_DECAY.check(self.sgd.weight_decay)?;
@@ -108,12 +118,26 @@ impl Training {
     /// `Param` when it does not, or a part would have a single video.
     pub(crate) fn check_groups(&self, groups: usize) -> Result<()> {
         limits::BN_GROUPS.check(groups)?;
-        let batch = self.batch;
+        let (batch, micro_batches) = (self.batch, self.accumulate);
+        if !batch.is_multiple_of(micro_batches) || batch / micro_batches < 2 {
+            let rule = format!("--batch {batch} must divide into that many equal micro-batches of at least 2 videos");
+            return Err(Error::param("settings", limits::ACCUMULATE.option, micro_batches, rule));
+        }
+        // Each micro-batch has its own parts.
+        let groups = self.division()?.parts(groups)? * micro_batches;
         if !batch.is_multiple_of(groups) || batch / groups < 2 {
             let rule = format!("--batch {batch} must divide into that many equal parts of at least 2 videos");
             return Err(Error::param("settings", limits::BN_GROUPS.option, groups, rule));
         }
         Ok(())
+    }
+
+    /// How the batch of a step is divided.
+    ///
+    /// # Errors
+    /// `Param` when the number of micro-batches is 0.
+    pub fn division(&self) -> Result<Division> {
+        Division::new(Arc::new(Alone), self.accumulate, Wire::F32)
     }
 
     /// Settings that are allowed but probably not intended, one sentence each.
@@ -163,6 +187,11 @@ impl Training {
             drops: None,
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// The maximum of numbers in clips that are computed at once: 8.6 GB of them.

@@ -5,6 +5,7 @@ use std::path::Path;
 mod autograd;
 mod cli;
 mod device;
+mod dist;
 mod kernels;
 mod networks;
 mod support;

@@ -4,6 +4,7 @@ use super::step::Inputs;
 use super::{Maclr, Pathways, Views};
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
+use crate::ssl::division::Division;
 use crate::ssl::pathway::Pathway;
 use crate::ssl::report::Seen;
 use crate::ssl::step::{MethodStep, Notes, overwrite};
@@ -16,8 +17,8 @@ impl MethodStep for Maclr {
     type Rates = f32;
     type Inputs = Inputs;
 
-    fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32) -> Result<Inputs> {
-        self.inputs(p, views, rng, lr)
+    fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32, division: &Division) -> Result<Inputs> {
+        self.inputs_of(p, views, rng, lr, division)
     }
 
     fn run(&self, p: &mut Pathways, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
@@ -25,12 +26,15 @@ impl MethodStep for Maclr {
     }
 
     fn apart(mut inputs: Inputs) -> Result<Inputs> {
-        let Views { rgb, motion, targets, owners } = &mut inputs.views;
+        let Views { rgb, motion, targets, owners, key_clips: _ } = &mut inputs.views;
         for x in rgb.iter_mut().chain(motion.iter_mut().flatten()).chain(targets.iter_mut().flatten()) {
             *x = x.apart()?;
         }
         *owners = owners.apart()?;
-        inputs.masked = inputs.masked.apart()?;
+        inputs.owners = inputs.owners.apart()?;
+        for masked in &mut inputs.masked {
+            *masked = masked.apart()?;
+        }
         Ok(inputs)
     }
 
@@ -47,8 +51,11 @@ impl MethodStep for Maclr {
             order.shuffle(n, rng)?;
         }
         inputs.views.owners.set(views.owners.values())?;
+        inputs.owners.set(views.owners.values())?;
         if self.mask_own {
-            inputs.masked.set(views.owners.values())?;
+            for (masked, rows) in inputs.masked.iter_mut().zip(inputs.division.micro_batches(n)?) {
+                masked.set(&views.owners.values()[rows])?;
+            }
         }
         inputs.lr.overwrite(&Tensor::scalar(lr))
     }

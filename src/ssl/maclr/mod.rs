@@ -104,6 +104,9 @@ pub struct Views {
     pub targets: Option<[Tensor; 2]>,
     /// Numbers of the videos, the owners of their keys in the queue.
     pub owners: Integers,
+    /// With several ranks and shuffled keys: the clips that this rank's key networks see, in their order, of the visual and then
+    /// the motion network in each direction ([`crate::ssl::pathway::permutation`]). Otherwise empty: the clips above, permuted.
+    pub key_clips: Vec<Tensor>,
 }
 
 impl Views {
@@ -118,6 +121,7 @@ impl Views {
             motion: self.motion.as_ref().map(pair).transpose()?,
             targets: self.targets.as_ref().map(pair).transpose()?,
             owners: self.owners.to(device)?,
+            key_clips: self.key_clips.iter().map(|x| x.to(device)).collect::<Result<_>>()?,
         })
     }
 }

@@ -2,27 +2,34 @@
 
 use super::{CrossPositive, Maclr, Pathways, Views};
 use crate::cpu::in_pool;
-use crate::error::Result;
-use crate::nn::Mode;
+use crate::error::{Error, Result};
+use crate::nn::{Mode, ParamId};
 use crate::ops::infonce::{Loss, Mask, Owners};
 use crate::ops::{self, sgd::Sgd};
 use crate::ssl::alignment::Alignment;
+use crate::ssl::division::Division;
 use crate::ssl::objective::{Objective, gradients};
-use crate::ssl::pathway::{Order, Pathway};
+use crate::ssl::over_batch::{Sum, all_owners};
+use crate::ssl::pathway::{Order, Pathway, rows_of};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Device, Integers, Tensor};
 use rand::Rng;
+use std::ops::Range;
 
 /// Everything a step reads besides the networks and queues, on their device.
 pub struct Inputs {
     pub(super) views: Views,
-    /// Whose keys are masked for each query: those of its own video, or none.
-    pub(super) masked: Integers,
+    /// For each micro-batch: whose keys are masked for each query, those of its own video, or none.
+    pub(super) masked: Vec<Integers>,
+    /// Owners of the keys of all ranks.
+    pub(super) owners: Integers,
     /// Permutations of the key batches, one direction after the other, the visual one first.
     pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
     pub(super) lr: Tensor,
+    /// How the batch is divided.
+    pub(super) division: Division,
 }
 
 impl Maclr {
@@ -35,25 +42,70 @@ impl Maclr {
     /// `Param` when a term needs motion and there is none, or the batch is not divisible by `groups`; errors of the
     /// networks' operations.
     pub fn step(&self, p: &mut Pathways, views: &Views, rng: &mut impl Rng, lr: f32, sgd: &Sgd) -> Result<Report> {
-        let inputs = self.inputs(p, views, rng, lr)?;
+        self.step_of(p, views, rng, lr, sgd, &Division::default())
+    }
+
+    /// One training step as [`Maclr::step`], of a batch that is divided among ranks or micro-batches; all ranks call it. With
+    /// several ranks, `views` are this rank's, and [`Views::key_clips`] the clips of its key networks. `rng` is in the same state on
+    /// all ranks.
+    ///
+    /// # Errors
+    /// Those of [`Maclr::step`]; `Param` when the batch or `groups` cannot be divided so; `Peer` when a rank has ended.
+    pub fn step_of(
+        &self,
+        p: &mut Pathways,
+        views: &Views,
+        rng: &mut impl Rng,
+        lr: f32,
+        sgd: &Sgd,
+        division: &Division,
+    ) -> Result<Report> {
+        let inputs = self.inputs_of(p, views, rng, lr, division)?;
         self.run(p, &inputs, sgd)?.read()
     }
 
     /// The inputs of a step on `views`, moved to the device of the networks.
     ///
     /// # Errors
-    /// `Param` when a term needs motion and there is none; on a GPU `OutOfMemory` and `Driver`.
+    /// `Param` when a term needs motion and there is none, or clips of key networks are missing; on a GPU `OutOfMemory` and
+    /// `Driver`.
     pub fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32) -> Result<Inputs> {
+        self.inputs_of(p, views, rng, lr, &Division::default())
+    }
+
+    /// The same of a batch that is divided; all ranks call it.
+    ///
+    /// # Errors
+    /// Those of `step_of`.
+    pub fn inputs_of(
+        &self,
+        p: &Pathways,
+        views: &Views,
+        rng: &mut impl Rng,
+        lr: f32,
+        division: &Division,
+    ) -> Result<Inputs> {
         let device = p.visual.query().device();
         let networks = 1 + usize::from(p.motion.is_some() && self.motion(views)?.is_some());
         let n = views.rgb[0].dims().first().copied().unwrap_or(0);
-        let count = if self.shuffle_keys { networks * self.directions().len() } else { 0 };
-        let orders = (0..count).map(|_| Order::shuffled(n, rng, &device)).collect::<Result<_>>()?;
-        let views = views.to(&device)?;
-        let nobody = || Integers::new(vec![Mask::NOBODY; views.owners.len()]).to(&device);
-        let masked = if self.mask_own { views.owners.clone() } else { nobody()? };
+        let passes = networks * self.directions().len();
+        let count = if self.shuffle_keys { passes } else { 0 };
+        let orders = (0..count).map(|_| Order::shuffled(n, rng, &device, division)).collect::<Result<_>>()?;
+        if division.ranks().size() > 1 && count > 0 && views.key_clips.len() != count {
+            let rule = format!("with several ranks and shuffled keys, each of {count} passes has clips of its own");
+            return Err(Error::param("maclr", "key_clips", views.key_clips.len(), rule));
+        }
+        division.parts(self.groups)?;
+        let owners = all_owners(views.owners.values(), division)?;
+        let masked = division.micro_batches(views.owners.len())?.into_iter().map(|rows| {
+            let nobody = || vec![Mask::NOBODY; rows.len()];
+            let own = || views.owners.values()[rows.clone()].to_vec();
+            Integers::new(if self.mask_own { own() } else { nobody() }).to(&device)
+        });
+        let masked = masked.collect::<Result<_>>()?;
         let lr = Tensor::scalar(lr).to(&device)?;
-        Ok(Inputs { views, masked, orders, lr })
+        let (views, owners) = (views.to(&device)?, Integers::new(owners).to(&device)?);
+        Ok(Inputs { views, masked, owners, orders, lr, division: division.clone() })
     }
 
     /// The clips used as queries; each is one pass of the step.
@@ -78,36 +130,67 @@ impl Maclr {
             m.follow(self.momentum)?;
         }
         // The passes of the symmetric form share the key networks and queues of this step.
-        let directions = self.directions();
-        let (mut keys, mut orders) = (Vec::new(), inputs.orders.iter());
-        for &a in directions {
-            keys.push(self.keys(p, &inputs.views, a, &mut orders)?);
+        let (mut keys, mut orders) = (Vec::new(), inputs.orders.iter().enumerate());
+        for &a in self.directions() {
+            keys.push(self.keys(p, inputs, a, &mut orders)?);
         }
         let in_batch = self.in_batch && self.mask_own;
         if in_batch {
-            enqueue(p, &keys, &inputs.views.owners)?;
+            enqueue(p, &keys, &inputs.owners)?;
         }
+        let n = inputs.views.owners.len();
+        let mut sum = Sum::new(&inputs.division);
+        for (i, rows) in inputs.division.micro_batches(n)?.into_iter().enumerate() {
+            let [visual, motion] = self.gradients(p, inputs, i, rows, &keys, &mut sum)?;
+            sum.add([visual, motion])?;
+        }
+        let (loss, [visual, motion], seen) = sum.finish()?;
+        p.visual.descend(&visual, &inputs.lr, &loss, sgd)?;
+        if let Some(pathway) = &mut p.motion {
+            pathway.descend(&motion, &inputs.lr, &loss, sgd)?;
+        }
+        if !in_batch {
+            enqueue(p, &keys, &inputs.owners)?;
+        }
+        Ok(seen)
+    }
+
+    /// The gradients of both networks for micro-batch `i`, which has the `rows` of this rank's views.
+    fn gradients(
+        &self,
+        p: &mut Pathways,
+        inputs: &Inputs,
+        i: usize,
+        rows: Range<usize>,
+        keys: &[Keys],
+        sums: &mut Sum<2>,
+    ) -> Result<[Vec<(ParamId, Tensor)>; 2]> {
+        let (views, division, directions) = (&inputs.views, &inputs.division, self.directions());
+        let own = division.own(views.owners.len()).start;
+        let in_all = own + rows.start..own + rows.end;
         let tape = Tape::new();
         let mut sum = Objective::new(&tape);
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
-        let mode = Mode::Train { parts: self.groups };
+        let (mode, leads) = (Mode::Train { parts: division.parts(self.groups)? }, division.leads(i));
         let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
         let tap = alignment.and_then(|of| of.tap());
-        for (&a, keys) in directions.iter().zip(&keys) {
-            let visual = p.visual.queries(&tape, &inputs.views.rgb[a], mode, self.precision, tap)?;
+        for (&a, keys) in directions.iter().zip(keys) {
+            let keys = keys.rows(in_all.clone())?;
+            let x = rows_of(&views.rgb[a], rows.clone())?;
+            let visual = p.visual.queries(&tape, &x, mode, self.precision, tap, leads)?;
             let q_v = visual.codes;
             visual_leaves.push(visual.leaves);
-            let q_m = match (&mut p.motion, self.motion(&inputs.views)?) {
+            let q_m = match (&mut p.motion, self.motion(views)?) {
                 (Some(pathway), Some(motion)) => {
-                    let x = &motion[self.motion_query(a)];
-                    let queries = pathway.queries(&tape, x, mode, self.precision, None)?;
+                    let x = rows_of(&motion[self.motion_query(a)], rows.clone())?;
+                    let queries = pathway.queries(&tape, &x, mode, self.precision, None, leads)?;
                     motion_leaves.push(queries.leaves);
                     Some(queries.codes)
                 }
                 _ => None,
             };
             let part = 1.0 / directions.len() as f32;
-            for (name, weight, loss) in self.terms(&tape, p, &q_v, q_m.as_ref(), keys, &inputs.masked)? {
+            for (name, weight, loss) in self.terms(&tape, p, &q_v, q_m.as_ref(), &keys, &inputs.masked[i])? {
                 sum.add(&ops::scale(&tape, &loss.loss, weight * part)?)?;
                 // An InfoNCE term's numbers: the loss, the probability of the positive (not reported), the accuracy.
                 let [of_loss, of_accuracy] = names(name);
@@ -116,35 +199,31 @@ impl Maclr {
             }
             if let Some(of) = alignment {
                 let same = keys.motion.as_ref().filter(|_| self.cross_positive == CrossPositive::SameClip);
-                let (k, target) = (same.unwrap_or(&keys.visual), inputs.views.targets.as_ref().map(|t| &t[a]));
-                let loss = of.loss(&tape, &q_v, k, visual.tapped.as_ref(), target)?;
+                let target = views.targets.as_ref().map(|t| rows_of(&t[a], rows.clone())).transpose()?;
+                let k = same.unwrap_or(&keys.visual);
+                let loss = of.loss(&tape, &q_v, k, visual.tapped.as_ref(), target.as_ref())?;
                 sum.add(&ops::scale(&tape, &loss.loss, of.weight * part)?)?;
                 sum.see([loss.loss.value().clone(), loss.stats], Alignment::parts(part));
             }
         }
-        let (total, seen) = sum.finish("maclr")?;
-        let grads = gradients(&tape, &total, [&visual_leaves, &motion_leaves])?;
-        drop((visual_leaves, motion_leaves, tape));
-        let [visual, motion] = grads;
-        p.visual.descend(&visual, &inputs.lr, total.value(), sgd)?;
-        if let Some(pathway) = &mut p.motion {
-            pathway.descend(&motion, &inputs.lr, total.value(), sgd)?;
-        }
-        if !in_batch {
-            enqueue(p, &keys, &inputs.views.owners)?;
-        }
-        Ok(seen)
+        let total = sums.see("maclr", sum)?;
+        gradients(&tape, &total, [&visual_leaves, &motion_leaves])
     }
 
-    /// The keys for queries of clip `a`.
+    /// The keys for queries of clip `a`, of all ranks.
     fn keys<'a>(
         &self,
         p: &mut Pathways,
-        views: &Views,
+        inputs: &Inputs,
         a: usize,
-        orders: &mut impl Iterator<Item = &'a Order>,
+        orders: &mut impl Iterator<Item = (usize, &'a Order)>,
     ) -> Result<Keys> {
-        let mut one = |pathway: &mut Pathway, x: &Tensor| pathway.keys(x, self.groups, orders.next(), self.precision);
+        let (views, division) = (&inputs.views, &inputs.division);
+        let mut one = |pathway: &mut Pathway, x: &Tensor| {
+            let order = orders.next();
+            let clips = order.and_then(|(i, _)| views.key_clips.get(i)).unwrap_or(x);
+            pathway.keys(clips, self.groups, order.map(|(_, order)| order), self.precision, division)
+        };
         let visual = one(&mut p.visual, &views.rgb[1 - a])?;
         let motion = match (&mut p.motion, self.motion(views)?) {
             (Some(pathway), Some(clips)) => Some(one(pathway, &clips[1 - self.motion_query(a)])?),
@@ -192,6 +271,14 @@ impl Maclr {
 struct Keys {
     visual: Tensor,
     motion: Option<Tensor>,
+}
+
+impl Keys {
+    /// Those of some rows.
+    fn rows(&self, rows: Range<usize>) -> Result<Keys> {
+        let motion = self.motion.as_ref().map(|k| rows_of(k, rows.clone())).transpose()?;
+        Ok(Keys { visual: rows_of(&self.visual, rows)?, motion })
+    }
 }
 
 fn enqueue(p: &mut Pathways, keys: &[Keys], owners: &Integers) -> Result<()> {

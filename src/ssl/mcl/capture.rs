@@ -4,6 +4,7 @@ use super::step::Inputs;
 use super::{Mcl, Network, Rates, Views};
 use crate::error::{Error, Result};
 use crate::ops::sgd::Sgd;
+use crate::ssl::division::Division;
 use crate::ssl::report::Seen;
 use crate::ssl::step::{MethodStep, Notes, overwrite};
 use crate::tensor::{Device, Tensor};
@@ -15,8 +16,15 @@ impl MethodStep for Mcl {
     type Rates = Rates;
     type Inputs = Inputs;
 
-    fn inputs(&self, p: &Network, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<Inputs> {
-        self.inputs(p, views, rng, rates)
+    fn inputs(
+        &self,
+        p: &Network,
+        views: &Views,
+        rng: &mut impl Rng,
+        rates: Rates,
+        division: &Division,
+    ) -> Result<Inputs> {
+        self.inputs_of(p, views, rng, rates, division)
     }
 
     fn run(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
@@ -24,12 +32,15 @@ impl MethodStep for Mcl {
     }
 
     fn apart(mut inputs: Inputs) -> Result<Inputs> {
-        let Views { query, keys, target, order, owners } = &mut inputs.views;
+        let Views { query, keys, target, order, owners, permuted: _ } = &mut inputs.views;
         for x in [query, order].into_iter().chain(keys).chain(target) {
             *x = x.apart()?;
         }
         *owners = owners.apart()?;
-        inputs.masked = inputs.masked.apart()?;
+        inputs.owners = inputs.owners.apart()?;
+        for masked in &mut inputs.masked {
+            *masked = masked.apart()?;
+        }
         Ok(inputs)
     }
 
@@ -51,8 +62,11 @@ impl MethodStep for Mcl {
             order.shuffle(n, rng)?;
         }
         inputs.views.owners.set(views.owners.values())?;
+        inputs.owners.set(views.owners.values())?;
         if self.mask_own {
-            inputs.masked.set(views.owners.values())?;
+            for (masked, rows) in inputs.masked.iter_mut().zip(inputs.division.micro_batches(n)?) {
+                masked.set(&views.owners.values()[rows])?;
+            }
         }
         inputs.lr.overwrite(&Tensor::scalar(rates.lr))?;
         let [order, alignment] = &inputs.weights;

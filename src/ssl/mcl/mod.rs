@@ -113,6 +113,10 @@ pub struct Views {
     pub order: Tensor,
     /// Numbers of the videos, the owners of their keys in the queue.
     pub owners: Integers,
+    /// Whether each of `keys` has the clips of this rank's part of a permutation of all ranks' clips, one permutation for each
+    /// ([`crate::ssl::pathway::permutation`]), as a step of several ranks with shuffled keys needs it; otherwise they are those of
+    /// the queries' videos.
+    pub permuted: bool,
 }
 
 impl Views {
@@ -128,6 +132,7 @@ impl Views {
             target: self.target.as_ref().map(|t| t.to(device)).transpose()?,
             order: self.order.to(device)?,
             owners: self.owners.to(device)?,
+            permuted: self.permuted,
         })
     }
 }

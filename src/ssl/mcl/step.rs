@@ -8,18 +8,23 @@ use crate::ops::infonce::{Loss, Mask, Owners, infonce_terms};
 use crate::ops::{self, sgd::Sgd};
 use crate::shape::Shape;
 use crate::ssl::alignment::Alignment;
+use crate::ssl::division::Division;
 use crate::ssl::objective::{Objective, gradients};
-use crate::ssl::pathway::{KeyCodes, Order, Queries};
+use crate::ssl::over_batch::{Sum, all_owners};
+use crate::ssl::pathway::{KeyCodes, Order, Queries, rows_of};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Device, Integers, Tensor};
 use rand::Rng;
+use std::ops::Range;
 
 /// Everything a step reads besides the network and its queue, on their device.
 pub struct Inputs {
     pub(super) views: Views,
-    /// Whose keys are masked for each query: those of its own video, or none.
-    pub(super) masked: Integers,
+    /// For each micro-batch: whose keys are masked for each query, those of its own video, or none.
+    pub(super) masked: Vec<Integers>,
+    /// Owners of the keys of all ranks.
+    pub(super) owners: Integers,
     /// Permutations of the key batches.
     pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
@@ -29,6 +34,8 @@ pub struct Inputs {
     /// Whether they are above 0; otherwise the loss is not computed.
     pub(super) wanted: [bool; 2],
     choice: Choice,
+    /// How the batch is divided.
+    pub(super) division: Division,
 }
 
 /// Constants of a two-way classification, on the device of the network.
@@ -37,7 +44,7 @@ struct Choice {
     beside: Tensor,
     /// `[2 1]`: 1 -1, the first logit minus the second.
     apart: Tensor,
-    /// The correct class of each sample: the first.
+    /// The correct class of each sample of a micro-batch: the first.
     right: Integers,
 }
 
@@ -78,34 +85,83 @@ impl Mcl {
     /// align, or the batch is not divisible by `groups`; `Shape` when the grid of the motion differs from the module's;
     /// errors of the network's operations.
     pub fn step(&self, p: &mut Network, views: &Views, rng: &mut impl Rng, rates: Rates, sgd: &Sgd) -> Result<Report> {
-        let inputs = self.inputs(p, views, rng, rates)?;
+        self.step_of(p, views, rng, rates, sgd, &Division::default())
+    }
+
+    /// One training step as [`Mcl::step`], of a batch that is divided among ranks or micro-batches; all ranks call it. With several
+    /// ranks, `views` are this rank's; if keys are shuffled, those of its key network are given in the order of that
+    /// ([`Views::permuted`]). `rng` is in the same state on all ranks.
+    ///
+    /// # Errors
+    /// Those of [`Mcl::step`]; `Param` when the batch or `groups` cannot be divided so; `Peer` when a rank has ended.
+    pub fn step_of(
+        &self,
+        p: &mut Network,
+        views: &Views,
+        rng: &mut impl Rng,
+        rates: Rates,
+        sgd: &Sgd,
+        division: &Division,
+    ) -> Result<Report> {
+        let inputs = self.inputs_of(p, views, rng, rates, division)?;
         self.run(p, &inputs, sgd)?.read()
     }
 
     /// The inputs of a step on `views`, moved to the device of the network.
     ///
     /// # Errors
-    /// `Shape` when `order` is not `[n 1]`; on a GPU `OutOfMemory` and `Driver`.
+    /// `Shape` when `order` is not `[n 1]`; `Param` when the keys of several ranks are not permuted as the step needs; on a GPU
+    /// `OutOfMemory` and `Driver`.
     pub fn inputs(&self, p: &Network, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<Inputs> {
+        self.inputs_of(p, views, rng, rates, &Division::default())
+    }
+
+    /// The same of a batch that is divided; all ranks call it.
+    ///
+    /// # Errors
+    /// Those of `step_of`.
+    pub fn inputs_of(
+        &self,
+        p: &Network,
+        views: &Views,
+        rng: &mut impl Rng,
+        rates: Rates,
+        division: &Division,
+    ) -> Result<Inputs> {
         let device = p.query().device();
         let n = views.owners.len();
         if views.order.dims() != [n, 1] {
             return Err(Error::shape("mcl", "order", format!("[{n} 1]"), views.order.shape()));
         }
         let count = if self.shuffle_keys { views.keys.len() } else { 0 };
-        let orders = (0..count).map(|_| Order::shuffled(n, rng, &device)).collect::<Result<_>>()?;
-        let views = views.to(&device)?;
-        let nobody = || Integers::new(vec![Mask::NOBODY; n]).to(&device);
-        let masked = if self.mask_own { views.owners.clone() } else { nobody()? };
+        let orders = (0..count).map(|_| Order::shuffled(n, rng, &device, division)).collect::<Result<_>>()?;
+        let permuted = self.shuffle_keys && division.ranks().size() > 1;
+        if views.permuted != permuted {
+            let rule = "the clips of key networks are permuted where there are several ranks and shuffled keys, and only there";
+            return Err(Error::param("mcl", "permuted", views.permuted, rule));
+        }
+        division.parts(self.groups)?;
+        let owners = all_owners(views.owners.values(), division)?;
+        let micro_batches = division.micro_batches(n)?;
+        let masked = micro_batches.iter().map(|rows| {
+            let nobody = || vec![Mask::NOBODY; rows.len()];
+            let own = || views.owners.values()[rows.clone()].to_vec();
+            Integers::new(if self.mask_own { own() } else { nobody() }).to(&device)
+        });
+        let masked = masked.collect::<Result<_>>()?;
+        let each = micro_batches.first().map_or(0, |rows| rows.len());
+        let (views, owners) = (views.to(&device)?, Integers::new(owners).to(&device)?);
         let scalar = |x: f32| Tensor::scalar(x).to(&device);
         Ok(Inputs {
             views,
             masked,
+            owners,
             orders,
             lr: scalar(rates.lr)?,
             weights: [scalar(rates.order)?, scalar(rates.alignment)?],
             wanted: rates.wanted(),
-            choice: Choice::new(n, &device)?,
+            choice: Choice::new(each, &device)?,
+            division: division.clone(),
         })
     }
 
@@ -125,7 +181,7 @@ impl Mcl {
         let Gradients { loss, grads, seen, keys } = self.gradients(p, inputs)?;
         p.descend(&grads, &inputs.lr, &loss, sgd)?;
         if !self.keys_first() {
-            enqueue(p, &keys, &inputs.views.owners)?;
+            enqueue(p, &keys, &inputs.owners)?;
         }
         Ok(seen)
     }
@@ -140,40 +196,66 @@ impl Mcl {
     /// # Errors
     /// Those of [`Mcl::step`].
     pub fn gradients(&self, p: &mut Network, inputs: &Inputs) -> Result<Gradients> {
-        let views = &inputs.views;
+        let (views, division) = (&inputs.views, &inputs.division);
         let mut orders = inputs.orders.iter();
-        let mut key = |x: &Tensor| p.keys(x, self.groups, orders.next(), self.precision);
+        let mut key = |x: &Tensor| p.keys(x, self.groups, orders.next(), self.precision, division);
         let [a, b, c] = &views.keys;
         let keys = [key(a)?, key(b)?, key(c)?];
         if self.keys_first() {
-            enqueue(p, &keys, &views.owners)?;
+            enqueue(p, &keys, &inputs.owners)?;
         }
+        let mut sum = Sum::new(division);
+        for (i, rows) in division.micro_batches(views.owners.len())?.into_iter().enumerate() {
+            let grads = self.of_micro_batch(p, inputs, i, rows, &keys, &mut sum)?;
+            sum.add([grads])?;
+        }
+        let (loss, [grads], seen) = sum.finish()?;
+        Ok(Gradients { loss, grads, seen, keys })
+    }
+
+    /// The gradients for micro-batch `i`, which has the `rows` of this rank's views.
+    fn of_micro_batch(
+        &self,
+        p: &mut Network,
+        inputs: &Inputs,
+        i: usize,
+        rows: Range<usize>,
+        keys: &[KeyCodes; 3],
+        sums: &mut Sum<1>,
+    ) -> Result<Vec<(ParamId, Tensor)>> {
+        let (views, division) = (&inputs.views, &inputs.division);
+        let own = division.own(views.owners.len()).start;
+        let [a, b, c] = keys;
+        let of = |k: &KeyCodes| k.rows(own + rows.start..own + rows.end);
+        let keys = [of(a)?, of(b)?, of(c)?];
         let tape = Tape::new();
         let [wants_order, wants_alignment] = inputs.wanted;
         let tap = self.alignment.tap().filter(|_| wants_alignment);
-        let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { parts: self.groups } };
+        let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { parts: division.parts(self.groups)? } };
         let [_, k2, k3] = &keys;
-        let (queries, answers) = p.queries(&tape, &views.query, mode, self.precision, tap, |encoder, pass, q| {
+        let (x, leads) = (rows_of(&views.query, rows.clone())?, division.leads(i));
+        let (queries, answers) = p.queries(&tape, &x, mode, self.precision, tap, leads, |encoder, pass, q| {
             wants_order.then(|| encoder.classify(pass, &q.order, &k2.order, &k3.order)).transpose()
         })?;
         let Queries { codes, tapped, leaves } = queries;
         let mut sum = Objective::new(&tape);
-        self.inter(&mut sum, p, &codes, &keys, &inputs.masked)?;
+        self.inter(&mut sum, p, &codes, &keys, &inputs.masked[i])?;
         self.intra(&mut sum, &codes, &keys, &inputs.choice)?;
         if let Some(logits) = answers {
-            order(&mut sum, &logits, inputs)?;
+            order(&mut sum, &logits, &rows_of(&views.order, rows.clone())?, inputs)?;
         }
         if wants_alignment {
             let of = &self.alignment;
-            let loss = of.loss(&tape, &codes.inter, &keys[0].inter, tapped.as_ref(), views.target.as_ref())?;
+            let target = views.target.as_ref().map(|t| rows_of(t, rows.clone())).transpose()?;
+            let loss = of.loss(&tape, &codes.inter, &keys[0].inter, tapped.as_ref(), target.as_ref())?;
             let weighted = ops::mul(&tape, &loss.loss, &Var::constant(inputs.weights[1].clone()))?;
             sum.add(&weighted)?;
             sum.see([loss.loss.value().clone(), loss.stats], Alignment::parts(1.0));
         }
         drop((codes, tapped));
-        let (total, seen) = sum.finish("mcl")?;
+        let total = sums.see("mcl", sum)?;
         let [grads] = gradients(&tape, &total, [&[leaves]])?;
-        Ok(Gradients { loss: total.value().clone(), grads, seen, keys })
+        Ok(grads)
     }
 
     /// The map of gradients `[n t h w]` of the query clips for their similarity with `k1`, by the current networks with
@@ -248,8 +330,8 @@ impl Mcl {
 }
 
 /// The classifier's `logits [n 2]` against the order (`[n 1]`, ±1).
-fn order(sum: &mut Objective, logits: &Var, inputs: &Inputs) -> Result<()> {
-    let (order, choice) = (&inputs.views.order, &inputs.choice);
+fn order(sum: &mut Objective, logits: &Var, order: &Tensor, inputs: &Inputs) -> Result<()> {
+    let choice = &inputs.choice;
     // The second class is "first": the margin of the wrong logit is the first minus the second, negated if the query
     // comes last.
     let apart = ops::matmul(sum.tape, logits, &Var::constant(choice.apart.clone()), false, false)?;

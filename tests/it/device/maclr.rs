@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tubelet::nn::Params;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::Division;
 use tubelet::ssl::capture::Captured;
 use tubelet::ssl::maclr::{Maclr, Pathways};
 use tubelet::tensor::{DType, Device, Tensor};
@@ -212,7 +213,8 @@ fn a_recorded_step_repeats_itself() {
         let mut got: Vec<u32> = (0..1)
             .map(|i| method.step(&mut q, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
             .collect();
-        let (mut recorded, report) = Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd).unwrap();
+        let (mut recorded, report) =
+            Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd, &Division::default()).unwrap();
         got.push(report.loss.to_bits());
         let before = other.gpu.usage();
         for i in 2..6 {

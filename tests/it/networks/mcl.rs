@@ -9,6 +9,7 @@ use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass, Precis
 use tubelet::ops::{self, conv3d::Geometry};
 use tubelet::rng::{self, Purpose};
 use tubelet::shape::Window;
+use tubelet::ssl::Division;
 use tubelet::ssl::pathway::{Order, Pathway};
 use tubelet::ssl::queue::Queue;
 use tubelet::tape::{self, Tape, Var};
@@ -171,12 +172,12 @@ fn the_classifier_sees_three_codes_side_by_side() {
 fn a_query_pass_knows_all_its_leaves() {
     let mut p = pathway();
     let x = filled("x", [4, 4, 16, 16, 3]);
-    let keys = p.keys(&x, 1, None, Precision::F32).unwrap();
+    let keys = p.keys(&x, 1, None, Precision::F32, &Division::default()).unwrap();
     for mode in [Mode::Train { parts: 1 }, Mode::Eval] {
         let tape = Tape::new();
         let before = p.query().clone();
         let (q, logits) = p
-            .queries(&tape, &x, mode, Precision::F32, Some("layer2.0.conv2.0"), |net, pass, q| {
+            .queries(&tape, &x, mode, Precision::F32, Some("layer2.0.conv2.0"), true, |net, pass, q| {
                 net.classify(pass, &q.order, &keys.order, &keys.order)
             })
             .unwrap();
@@ -191,7 +192,7 @@ fn a_query_pass_knows_all_its_leaves() {
         assert_eq!(moved, mode != Mode::Eval, "running statistics stand still in evaluation mode");
     }
     let tape = Tape::new();
-    let error = p.queries(&tape, &x, Mode::Eval, Precision::F32, Some("layer2"), |_, _, _| Ok(())).err().unwrap();
+    let error = p.queries(&tape, &x, Mode::Eval, Precision::F32, Some("layer2"), true, |_, _, _| Ok(())).err().unwrap();
     assert!(error.to_string().contains("layer2.0"), "{error}");
 }
 
@@ -199,9 +200,10 @@ fn a_query_pass_knows_all_its_leaves() {
 #[test]
 fn permuted_keys_return_to_their_rows() {
     let x = filled("x", [4, 4, 16, 16, 3]);
-    let order = Order::shuffled(4, &mut rng::stream(1, 0, 0, Purpose::KeyShuffle), &Device::Cpu).unwrap();
-    let plain = pathway().keys(&x, 1, None, Precision::F32).unwrap();
-    let permuted = pathway().keys(&x, 1, Some(&order), Precision::F32).unwrap();
+    let order =
+        Order::shuffled(4, &mut rng::stream(1, 0, 0, Purpose::KeyShuffle), &Device::Cpu, &Division::default()).unwrap();
+    let plain = pathway().keys(&x, 1, None, Precision::F32, &Division::default()).unwrap();
+    let permuted = pathway().keys(&x, 1, Some(&order), Precision::F32, &Division::default()).unwrap();
     for (a, b) in [(&plain.inter, &permuted.inter), (&plain.intra, &permuted.intra), (&plain.order, &permuted.order)] {
         assert_norm("keys", &data(b), &data(a), 1e-5);
     }
@@ -215,10 +217,10 @@ fn a_pathway_of_one_head_taps_too() {
     let mut p = Pathway::new(net, params, Queue::new(6, 8).unwrap()).unwrap();
     let x = filled("x", [2, 4, 16, 16, 3]);
     let tape = Tape::new();
-    let q = p.queries(&tape, &x, Mode::Train { parts: 1 }, Precision::F32, Some("layer1.0")).unwrap();
+    let q = p.queries(&tape, &x, Mode::Train { parts: 1 }, Precision::F32, Some("layer1.0"), true).unwrap();
     assert_eq!(q.tapped.unwrap().shape().dims(), [2, 4, 8, 8, 8]);
     let tape = Tape::new();
-    assert!(p.queries(&tape, &x, Mode::Eval, Precision::F32, None).unwrap().tapped.is_none());
+    assert!(p.queries(&tape, &x, Mode::Eval, Precision::F32, None, true).unwrap().tapped.is_none());
 }
 
 /// P3D-A with heads and classifier as kernels: even filters over time, pairs of convolutions, and codes put side by side

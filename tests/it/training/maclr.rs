@@ -59,6 +59,7 @@ pub fn views(n: usize) -> Views {
         motion: Some(motion),
         targets: None,
         owners: (0..n as u32).collect(),
+        key_clips: Vec::new(),
     }
 }
 

@@ -52,7 +52,8 @@ fn three_steps_agree_with_pytorch() {
     for (step, owners) in OWNERS.iter().enumerate() {
         let rgb = ["a", "b"].map(|clip| filled(&format!("rgb{step}{clip}"), [4, 4, 16, 16, 3]));
         let motion = ["a", "b"].map(|clip| filled(&format!("motion{step}{clip}"), [4, 8, 16, 16, 1]));
-        let views = Views { rgb, motion: Some(motion), targets: None, owners: Integers::new(owners.to_vec()) };
+        let owners = Integers::new(owners.to_vec());
+        let views = Views { rgb, motion: Some(motion), targets: None, owners, key_clips: Vec::new() };
         let mut rng = stream(1, 0, step as u64, Purpose::KeyShuffle);
         let report = method.step(&mut p, &views, &mut rng, 0.02, &sgd).unwrap();
         losses.extend(["vv", "mm", "vm", "mv"].map(|term| report.part(&format!("loss_{term}")).unwrap()));

@@ -83,6 +83,7 @@ pub fn views(n: usize) -> Views {
         target: Some(target(n)),
         order: Tensor::from_f32([n, 1], &order).unwrap(),
         owners: Integers::new((0..n as u32).collect()),
+        permuted: false,
     }
 }
 

@@ -64,6 +64,7 @@ fn parity(name: &str, method: &Mcl, grid: [usize; 3], weight: f32) {
         target: Some(Tensor::from_f32([OWNERS.len(), t, h, w], &target).unwrap()),
         order: Tensor::from_f32([OWNERS.len(), 1], &[1.0, -1.0, -1.0, 1.0]).unwrap(),
         owners: Integers::new(OWNERS.to_vec()),
+        permuted: false,
     };
     let mut rng = rng::stream(1, 0, 0, Purpose::KeyShuffle);
     let rates = Rates { lr: 0.0, order: 0.7, alignment: weight };

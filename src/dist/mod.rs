@@ -1,0 +1,73 @@
+//! Several processes that train one network: who they are, and what they exchange.
+//!
+//! A *rank* is one of the processes, numbered from 0. Launchers that people have (torchrun, srun, mpirun) start them and
+//! say by environment variables who is who ([`World::from_env`]). [`join`] connects them.
+//!
+//! ```
+//! use tubelet::dist::{Alone, Collective, sum};
+//! let alone = Alone; // a run of one process has the same code
+//! let gradients = [tubelet::Tensor::full([3], 2.0)];
+//! assert_eq!(sum::over_ranks(&alone, &gradients, sum::Wire::F32)?[0].f32()?, [2.0, 2.0, 2.0]);
+//! # Ok::<(), tubelet::Error>(())
+//! ```
+
+mod alone;
+#[cfg(feature = "train")]
+mod join;
+pub mod sum;
+#[cfg(feature = "train")]
+mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod threads;
+mod world;
+
+pub use alone::Alone;
+#[cfg(feature = "train")]
+pub use join::join;
+#[cfg(feature = "train")]
+pub use tcp::{Patience, Tcp};
+pub use world::{Launcher, World};
+
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// What connected ranks can do together. All of them must make the same calls in the same order.
+pub trait Collective: Send + Sync {
+    /// The number of this process, from 0.
+    fn rank(&self) -> usize;
+
+    /// The number of processes.
+    fn size(&self) -> usize;
+
+    /// What connects them, for messages: `tcp`.
+    fn name(&self) -> &'static str;
+
+    /// Short notes of all ranks, in the order of ranks. Also a barrier: nobody returns before all have called.
+    ///
+    /// # Errors
+    /// `Peer` when a rank has ended, does not answer in time, or makes another call.
+    fn share(&self, note: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Sends row `i` of `rows [size ..]` to rank `i`, and returns what was sent here, `[size ..]`: row `i` is from rank
+    /// `i`.
+    ///
+    /// # Errors
+    /// As [`Collective::share`]; `Shape` when there are not `size` rows; `Device` when the tensor is where this
+    /// collective cannot read it.
+    fn all_to_all(&self, rows: &Tensor) -> Result<Tensor>;
+
+    /// The tensors of all ranks, `[size ..]`, each of which has the shape of `part`.
+    ///
+    /// # Errors
+    /// As [`Collective::all_to_all`].
+    fn all_gather(&self, part: &Tensor) -> Result<Tensor>;
+
+    /// Bytes of tensors that this rank has sent to others so far.
+    fn sent(&self) -> u64;
+
+    /// Tells the other ranks that this one ends because of an error, so that they name it and end too.
+    fn fail(&self, why: &str);
+
+    /// Leaves without an error: the other ranks do not take the end of this process for a failure.
+    fn finish(&self);
+}

@@ -1,0 +1,118 @@
+//! How the batch of a step is divided: among ranks, and on each of them into micro-batches that are computed one after
+//! another.
+//!
+//! **A step of W ranks has the bits of a step of one process that accumulates W micro-batches.** Both compute the same W
+//! micro-batches of the same videos, and add their gradients in the same order ([`crate::dist::sum`]). Statistics of batch
+//! norm are those of a micro-batch (or of parts of it), and running statistics those of the first one.
+
+use crate::dist::sum::Wire;
+use crate::dist::{Alone, Collective};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// How a step's batch is divided.
+#[derive(Clone)]
+pub struct Division {
+    ranks: Arc<dyn Collective>,
+    accumulate: usize,
+    wire: Wire,
+}
+
+impl Default for Division {
+    /// Not at all.
+    fn default() -> Self {
+        Division { ranks: Arc::new(Alone), accumulate: 1, wire: Wire::F32 }
+    }
+}
+
+impl Division {
+    /// Among `ranks`, each of which computes its part in `accumulate` micro-batches. Gradients travel as `wire` says.
+    ///
+    /// # Errors
+    /// `Param` when `accumulate` is 0.
+    pub fn new(ranks: Arc<dyn Collective>, accumulate: usize, wire: Wire) -> Result<Division> {
+        if accumulate == 0 {
+            return Err(Error::param("division", "accumulate", accumulate, "a step has at least one micro-batch"));
+        }
+        Ok(Division { ranks, accumulate, wire })
+    }
+
+    /// The ranks.
+    #[must_use]
+    pub fn ranks(&self) -> &dyn Collective {
+        &*self.ranks
+    }
+
+    /// How gradients travel.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    /// Micro-batches of all ranks.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.ranks.size() * self.accumulate
+    }
+
+    /// The rows of each micro-batch among the `n` that this rank has.
+    ///
+    /// # Errors
+    /// `Param` when they cannot be divided equally.
+    pub(super) fn micro_batches(&self, n: usize) -> Result<Vec<Range<usize>>> {
+        if !n.is_multiple_of(self.accumulate) {
+            let rule = format!("the {n} samples of a rank must divide into that many equal micro-batches");
+            return Err(Error::param("division", "accumulate", self.accumulate, rule));
+        }
+        let each = n / self.accumulate;
+        Ok((0..self.accumulate).map(|i| i * each..(i + 1) * each).collect())
+    }
+
+    /// Into how many parts with statistics of their own a micro-batch is divided, for `groups` of the whole batch: they are
+    /// divided among the micro-batches. Each micro-batch is at least one part.
+    ///
+    /// # Errors
+    /// `Param` when there are several groups, and they are no multiple of the micro-batches.
+    pub fn parts(&self, groups: usize) -> Result<usize> {
+        let count = self.count();
+        if groups == 1 || groups == count {
+            return Ok(1);
+        }
+        if !groups.is_multiple_of(count) {
+            let rule =
+                format!("they are divided among {count} micro-batches (--accumulate, ranks): choose 1 or a multiple");
+            return Err(Error::param("division", "--bn-groups", groups, rule));
+        }
+        Ok(groups / count)
+    }
+
+    /// Whether micro-batch `i` of this rank is the first of all, whose statistics become the running ones.
+    pub(super) fn leads(&self, i: usize) -> bool {
+        self.ranks.rank() == 0 && i == 0
+    }
+
+    /// The rows that all ranks have, `[N d]`, from those of this one's micro-batches, `[n d]` each.
+    pub(super) fn gather(&self, rows: &[Tensor]) -> Result<Tensor> {
+        let (own, d) = match rows {
+            [one] => (one.clone(), one.shape().last()),
+            several => {
+                let d = several.first().map_or(0, |t| t.shape().last());
+                let all = Tensor::collect(&several.iter().collect::<Vec<_>>())?;
+                (all.reshape([all.shape().len() / d.max(1), d])?, d)
+            }
+        };
+        if self.ranks.size() == 1 {
+            return Ok(own);
+        }
+        own.expect("gather", "rows", DType::F32)?;
+        let all = self.ranks.all_gather(&own)?;
+        all.reshape([all.shape().len() / d.max(1), d])
+    }
+
+    /// The place of this rank's `n` rows among those of all ranks.
+    pub(super) fn own(&self, n: usize) -> Range<usize> {
+        self.ranks.rank() * n..(self.ranks.rank() + 1) * n
+    }
+}

@@ -1,0 +1,4 @@
+//! Several ranks.
+
+mod law;
+mod tcp;
