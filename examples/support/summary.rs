@@ -108,6 +108,7 @@ impl Run<'_> {
             .set("epochs", self.training.epochs)
             .set("steps", done.steps)
             .set("batch", batch)
+            .set("accumulate", self.training.accumulate)
             .set("queue", queue)
             .set("clips_per_second", (done.steps * clips * batch as u64) as f64 / done.train_seconds)
             .set("seconds", done.train_seconds)

@@ -12,7 +12,10 @@ use crate::support::whole_run::VIDEOS;
 use crate::training::maclr::{method, recipe, views};
 use ptxsim::Order;
 use rand::RngExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use tubelet::dist::Alone;
+use tubelet::dist::sum::Wire;
 use tubelet::nn::Params;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
@@ -202,19 +205,20 @@ fn a_recorded_step_repeats_itself() {
         }
         all
     };
-    for dtype in [DType::F32, DType::BF16] {
+    for (dtype, micro_batches) in [(DType::F32, 1), (DType::BF16, 1), (DType::BF16, 2)] {
+        let division = Division::new(Arc::new(Alone), micro_batches, Wire::F32).unwrap();
         let (one, other) = (Sim::new(Order::Forward), Sim::new(Order::Forward));
         let (method, p) = pathways(dtype, &one.device());
         let mut p = twice(p);
         let want: Vec<u32> = (0..6)
-            .map(|i| method.step(&mut p, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
+            .map(|i| method.step_of(&mut p, &batch(i), &mut rng(i), rate(i), &sgd, &division).unwrap().loss.to_bits())
             .collect();
         let mut q = twice(pathways(dtype, &other.device()).1);
         let mut got: Vec<u32> = (0..1)
-            .map(|i| method.step(&mut q, &batch(i), &mut rng(i), rate(i), &sgd).unwrap().loss.to_bits())
+            .map(|i| method.step_of(&mut q, &batch(i), &mut rng(i), rate(i), &sgd, &division).unwrap().loss.to_bits())
             .collect();
         let (mut recorded, report) =
-            Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd, &Division::default()).unwrap();
+            Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd, &division).unwrap();
         got.push(report.loss.to_bits());
         let before = other.gpu.usage();
         for i in 2..6 {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// What every summary has.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
+    "accumulate",
     "recompute",
     "memory_peak_bytes",
     "method",

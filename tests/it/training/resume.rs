@@ -35,6 +35,29 @@ fn a_run_of_maclr_that_is_stopped_and_resumed_keeps_its_bits() {
 }
 
 #[test]
+fn a_run_in_micro_batches_keeps_its_bits() {
+    let training = Training { accumulate: 2, ..maclr::recipe().training };
+    whole_run::resumes(|dir, after| run(dir, &Recipe { training: training.clone(), ..maclr::recipe() }, after));
+}
+
+#[test]
+fn micro_batches_divide_the_batch() {
+    let of = |accumulate: usize, groups: usize| {
+        let mut recipe = maclr::recipe();
+        recipe.training.accumulate = accumulate;
+        recipe.method.groups = groups;
+        recipe.check().map_err(|e| e.to_string())
+    };
+    assert_eq!((of(1, 1), of(2, 1), of(2, 2)), (Ok(()), Ok(()), Ok(())));
+    for (accumulate, groups, option) in
+        [(3, 1, "--accumulate = 3"), (4, 1, "--accumulate = 4"), (2, 4, "--bn-groups = 4")]
+    {
+        let e = of(accumulate, groups).unwrap_err();
+        assert!(e.contains(option), "{e}");
+    }
+}
+
+#[test]
 fn a_run_of_mcl_that_is_stopped_and_resumed_keeps_its_bits() {
     whole_run::resumes(run_mcl);
 }
