@@ -46,8 +46,11 @@ impl Seen {
         Ok(Seen { numbers: Tensor::collect(&all)?, parts })
     }
 
-    /// The numbers of a report that was read already.
-    pub(crate) fn of(report: &Report) -> Result<Seen> {
+    /// The numbers of a report that was read already, for methods whose steps wait for it.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn of(report: &Report) -> Result<Seen> {
         let numbers: Vec<f32> = std::iter::once(report.loss).chain(report.parts.iter().map(|(_, v)| *v)).collect();
         let parts = report.parts.iter().map(|(name, _)| Part::Value(name, 1.0)).collect();
         Ok(Seen { numbers: Tensor::from_f32([numbers.len()], &numbers)?, parts })
