@@ -48,8 +48,11 @@ impl Seen {
         Ok(Seen { numbers: vec![Tensor::collect(&all)?], parts, division: Division::default() })
     }
 
-    /// The numbers of a report that was read already.
-    pub(crate) fn of(report: &Report) -> Result<Seen> {
+    /// The numbers of a report that was read already, for methods whose steps wait for it.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn of(report: &Report) -> Result<Seen> {
         let numbers: Vec<f32> = std::iter::once(report.loss).chain(report.parts.iter().map(|(_, v)| *v)).collect();
         let parts = report.parts.iter().map(|(name, _)| Part::Value(name, 1.0)).collect();
         let numbers = vec![Tensor::from_f32([numbers.len()], &numbers)?];

@@ -1,7 +1,7 @@
 //! Memory of the device and page-locked memory, and copies.
 
 use super::{give, in_stream, inside, outside_of_graphs};
-use crate::device::{Device, device};
+use crate::device::{DEFAULT_STREAM, Device, device};
 use crate::work::{Source, Work};
 use crate::{Answer, CAPTURE_UNSUPPORTED, INVALID_VALUE, OUT_OF_MEMORY};
 use std::alloc::Layout;
@@ -44,6 +44,18 @@ unsafe extern "C" fn cuMemFreeAsync(at: u64, stream: usize) -> c_int {
     inside("cuMemFreeAsync", |d| {
         d.allocations.get(&at).ok_or(INVALID_VALUE)?;
         d.submit(stream, Work::Free(at))
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemFree_v2(at: u64) -> c_int {
+    outside_of_graphs("cuMemFree_v2", |d| {
+        d.allocations.get(&at).ok_or(INVALID_VALUE)?;
+        // It waits for the device.
+        let streams: Vec<usize> = d.streams.keys().copied().collect();
+        streams.into_iter().try_for_each(|stream| d.finish(stream))?;
+        d.submit(DEFAULT_STREAM, Work::Free(at))?;
+        d.finish(DEFAULT_STREAM)
     })
 }
 
