@@ -6,7 +6,7 @@
 //! # fn f(gpu: &Gpu, [x, y, space]: [u64; 3], [gamma, beta, mean, inv_std]: [u64; 4]) -> tubelet::error::Result<()> {
 //! let layout = raw::Layout { x: [8, 4, 14, 14, 64].into(), parts: 1, dtype: DType::BF16 };
 //! let workspace = Workspace { ptr: space, bytes: layout.forward_workspace()? }; // that much was allocated at `space`
-//! let at = raw::Forward { x, gamma, beta, residual: None, y, mean, inv_std, moments: None, running: None };
+//! let at = raw::Forward { x, gamma, beta, residual: None, y, signs: None, mean, inv_std, moments: None, running: None };
 //! unsafe { raw::forward(gpu, &layout, &at, 1e-5, true, workspace) }
 //! # }
 //! ```

@@ -164,13 +164,7 @@ pub(super) const MISTAKES: &[Mistake] = &[
         Replace("neg", "abs"),
         ALIGN,
     ),
-    mistake(
-        "a gradient that leads uphill",
-        "alignment_loss_backward_f32",
-        ("neg.f64", 0),
-        Replace("neg", "mov"),
-        ALIGN,
-    ),
+    mistake("a gradient uphill", "alignment_loss_backward_f32", ("neg.f64", 0), Replace("neg", "mov"), ALIGN),
     // Where nothing but an exact zero tells the difference.
     mistake("gradients pass at zero, even columns", DGRAD, ("setp.leu.f32", 0), Replace("leu", "ltu"), ZEROS),
     mistake("gradients pass at zero in the last columns", DGRAD, ("setp.leu.f32", 6), Replace("leu", "ltu"), ZEROS),
