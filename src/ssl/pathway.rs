@@ -350,6 +350,7 @@ impl Pathway<MclEncoder> {
     ///
     /// # Errors
     /// `Param` when there is no module `tap`; errors of the network's operations and of `also`.
+    #[allow(clippy::too_many_arguments, reason = "a pass of a network; each argument is a choice of its own")]
     pub fn queries<T>(
         &mut self,
         tape: &Tape,

@@ -35,6 +35,7 @@ impl<M: MethodStep> Graph<M> {
     }
 
     /// Starts one step of `method`. Read its numbers before the next one.
+    #[allow(clippy::too_many_arguments, reason = "what the step of every method takes")]
     pub fn start(
         &mut self,
         method: &M,

@@ -23,11 +23,14 @@ const TEXT: usize = 1 << 12;
 /// Time between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections that are watched, with the rank at their other end.
+type Watched = Vec<(usize, TcpStream)>;
+
 pub(super) struct Connected {
     /// Connections for data: to each rank, `None` at this one's place.
     pub peers: Vec<Option<TcpStream>>,
-    /// Connections that are watched, with the rank at their other end: of rank 0 to all others, of these to rank 0.
-    pub watched: Vec<(usize, TcpStream)>,
+    /// Of rank 0 to all others, of these to rank 0.
+    pub watched: Watched,
 }
 
 /// Connects all ranks of `world` with each other.
@@ -83,7 +86,7 @@ fn gather(
     own_port: u16,
     until: Instant,
     patience: Patience,
-) -> Result<(Vec<(usize, TcpStream)>, Vec<SocketAddr>)> {
+) -> Result<(Watched, Vec<SocketAddr>)> {
     let taken = |e| lost(format!("rank 0 cannot listen on port {port}: {e}; set MASTER_PORT to a free one"));
     // The agent of an earlier start may hold the port a moment longer.
     let listener =

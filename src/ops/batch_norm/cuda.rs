@@ -142,8 +142,7 @@ impl Pass {
         n: Numbers,
         residual: Option<In>,
         relu: bool,
-        y: Out,
-        signs: Option<Out>,
+        (y, signs): (Out, Option<Out>),
     ) -> Result<()> {
         let ((mean, inv_std, gamma, beta), relu) = (n, u32::from(relu));
         let (which, spread, partition) = (self.which, self.spread(), self.partition);
@@ -325,7 +324,7 @@ pub(super) fn apply(
     let keep = keep && residual.is_some() && x.dtype() == DType::BF16 && rows.c.is_multiple_of(8);
     let mut signs = keep.then(|| Signs::on(gpu, x.shape())).transpose()?;
     let to = signs.as_mut().map(Signs::output);
-    Pass::new(rows, x.dtype()).apply(gpu, x.input(), numbers(norm), residual, relu, target, to)?;
+    Pass::new(rows, x.dtype()).apply(gpu, x.input(), numbers(norm), residual, relu, (target, to))?;
     Ok((y, signs))
 }
 

@@ -254,7 +254,7 @@ pub unsafe fn forward(
         }
     };
     merged.launch(gpu, &p)?;
-    pass.apply(gpu, x, (mean.written(), inv_std.written(), gamma, beta), residual, relu, y, signs)
+    pass.apply(gpu, x, (mean.written(), inv_std.written(), gamma, beta), residual, relu, (y, signs))
 }
 
 /// The signs of `y`, `elements` numbers of bf16, one bit for each, for [`crate::ops::conv3d::raw::dgrad_norm_relu`]: where
@@ -301,7 +301,7 @@ pub unsafe fn inference(
     let y = CHECK.output("y", at.y, n, dtype)?;
     let inv_std = Out(CHECK.workspace(workspace, layout.inference_workspace()?)?, 4 * p.c);
     cuda::launch_inv_std(gpu, p.c, var, inv_std, eps)?;
-    Pass::new(&p, dtype).apply(gpu, x, (mean, inv_std.written(), gamma, beta), residual, relu, y, None)
+    Pass::new(&p, dtype).apply(gpu, x, (mean, inv_std.written(), gamma, beta), residual, relu, (y, None))
 }
 
 /// The gradients by `x`, `gamma` and `beta` of [`forward`]. That by the residual is `dy` after ReLU's mask: [`Mask`].
