@@ -35,15 +35,19 @@ pub fn write(root: &Path, folder: &Path) -> Result<Vec<String>> {
     }
     let bin = folder.join("bin");
     let peers = folder.join("peers");
+    if bin.exists() {
+        fs::remove_dir_all(&bin).with_context(|| format!("cannot remove {}", bin.display()))?;
+    }
     for path in [&bin, &peers] {
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
     }
     let mut said = Vec::new();
     let mut total = 0;
     for (name, program) in &programs {
-        let bytes = strip(program, &bin.join(name))?;
+        strip(program, &bin.join(name))?;
+        let bytes = pack(&bin.join(name))?;
         total += bytes;
-        said.push(format!("bin/{name}: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+        said.push(format!("bin/{name}, compressed: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
     for entry in fs::read_dir(root.join("benches/peers"))? {
         let path = entry?.path();
@@ -74,16 +78,23 @@ fn write_cubins(root: &Path, folder: &Path, said: &mut Vec<String>) -> Result<u6
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "cubin") {
-            // Without a time, so that the same cubin gives the same file.
-            let packed = Command::new("gzip").args(["-9", "-n"]).arg(&path).status().context("cannot run gzip")?;
-            ensure!(packed.success(), "gzip cannot compress {}", path.display());
-            bytes += fs::metadata(path.with_extension("cubin.gz"))?.len();
+            bytes += pack(&path)?;
         } else {
             bytes += fs::metadata(path)?.len();
         }
     }
     said.push(format!("cubins, compressed: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     Ok(bytes)
+}
+
+/// Replaces a file by its compressed form, `.gz`. Returns the bytes of that.
+fn pack(path: &Path) -> Result<u64> {
+    // Without a time, so that the same file gives the same bytes.
+    let packed = Command::new("gzip").args(["-9", "-n", "-f"]).arg(path).status().context("cannot run gzip")?;
+    ensure!(packed.success(), "gzip cannot compress {}", path.display());
+    let mut name = path.as_os_str().to_owned();
+    name.push(".gz");
+    Ok(fs::metadata(name)?.len())
 }
 
 /// Runs `run.sh` of the bundle in `folder` on `tools/simcuda`, which logs calls and executes nothing, as a Hopper unless
@@ -165,13 +176,13 @@ fn program(line: &str) -> Option<(String, PathBuf)> {
     wanted.then_some((name, PathBuf::from(message["executable"].as_str()?)))
 }
 
-/// Copies a program without its symbols, or with them if `strip` is not available. Returns its size.
-fn strip(from: &Path, to: &Path) -> Result<u64> {
+/// Copies a program without its symbols, or with them if `strip` is not available.
+fn strip(from: &Path, to: &Path) -> Result<()> {
     let stripped = Command::new("strip").arg("-o").arg(to).arg(from).status();
     if !stripped.is_ok_and(|s| s.success()) {
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     }
-    Ok(fs::metadata(to)?.len())
+    Ok(())
 }
 
 #[cfg(test)]

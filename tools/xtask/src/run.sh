@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, on a machine with NVIDIA's driver and nothing else: no Rust, no CUDA toolkit.
-# Cubins are unpacked with gzip; without it the driver compiles all modules. Where python3 has PyTorch, the same cases are
+# Programs and cubins are unpacked with gzip. Where python3 has PyTorch, the same cases are
 # timed there.
 #
 #   ./run.sh [--budget SECONDS] [OUT]      writes OUT (default: results), with OUT/record.json and OUT/table.txt
@@ -10,7 +10,8 @@
 # part had measured is in OUT/ours.json, and `bin/gpu --report OUT` takes it into both. Running it again with the same OUT
 # goes on: parts that passed are not repeated, and figures that are in the record are kept.
 #
-# Ends with 0 when every part passed, 1 when one failed or was not finished, 2 for wrong options, 3 when there is no GPU.
+# Ends with 0 when every part passed, 1 when one failed or was not finished, 2 for wrong options, 3 when there is no GPU, 4 when
+# the programs cannot be unpacked.
 set -uo pipefail
 cd "$(dirname "$0")"
 budget=540 out=results
@@ -33,6 +34,15 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     esac
+done
+for packed in bin/*.gz; do
+    program=${packed%.gz}
+    if [ ! -e "$packed" ] || [ -x "$program" ]; then continue; fi
+    # Renamed when it is whole: a run may be cut off here too.
+    if ! { gzip -dc "$packed" >"$program.part" && chmod +x "$program.part" && mv "$program.part" "$program"; }; then
+        echo "$packed cannot be unpacked; it needs gzip, and a folder that can be written with room for the program"
+        exit 4
+    fi
 done
 if ! said=$(bin/gpu --probe 2>&1); then
     echo "there is no GPU to run on: $said"
