@@ -21,7 +21,7 @@
 //!
 //! Environment: `SIMCUDA_LOG` names a file that receives a line for each call, `SIMCUDA_DEVICES` the number of devices
 //! (1), `SIMCUDA_MEMORY` the bytes of each (64 GiB), `SIMCUDA_CAPABILITY` its compute
-//! capability (`8.0`), and `SIMCUDA_PTX_COMPILER=0` takes the compiler away.
+//! capability (`8.0`), `SIMCUDA_VERSION` the release of the interface (`12040`), and `SIMCUDA_PTX_COMPILER=0` takes the compiler away.
 
 mod api;
 mod device;

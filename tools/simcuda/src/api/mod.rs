@@ -67,7 +67,7 @@ unsafe extern "C" fn cuInit(_flags: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
-    code(unsafe { give(version, 12040) })
+    code(unsafe { give(version, setting("SIMCUDA_VERSION", 12040) as c_int) })
 }
 
 #[unsafe(no_mangle)]
