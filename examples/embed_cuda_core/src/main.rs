@@ -4,7 +4,7 @@
 //! `cuda-core` generates its declarations from the headers of a CUDA toolkit, 13.0 or newer, with libclang: set
 //! `CUDA_TOOLKIT_PATH`, and `CUDARC_CUDA_VERSION=12040` for tubelet. Neither is needed to run the program.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use cuda_core::{Context, DeviceBuffer};
 use tubelet::driver::Gpu;
 use tubelet::ops::Workspace;
@@ -42,5 +42,8 @@ fn main() -> Result<()> {
     let want = fprop(&Tensor::from_f32(x_shape, &clip)?, &Tensor::from_f32(w_shape, &filters)?, &geometry)?;
     let apart = got.iter().zip(want.f32()?).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
     println!("conv3d on {}: {} numbers, at most {apart:e} from the CPU's", gpu.name(), got.len());
+    // Each number is a sum of this many products of at most 1: either sum is off by as many roundings of it at most.
+    let terms = (w_shape[1..].iter().product::<usize>()) as f32;
+    ensure!(apart <= terms * terms * f32::EPSILON, "that is more than rounding explains");
     Ok(())
 }
