@@ -176,7 +176,7 @@ pub(in crate::ops) fn deferred(
 /// `beta` of `[c]`; ReLU if `relu`. Also returns the statistics of the whole batch (`None` for [`Stats::Fixed`]).
 ///
 /// # Errors
-/// See [`forward`].
+/// See [`forward`](super::forward).
 #[allow(clippy::too_many_arguments, reason = "one fused layer; each argument is a part of its formula")]
 pub fn batch_norm(
     t: &Tape,
