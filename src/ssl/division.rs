@@ -83,7 +83,7 @@ impl Division {
         if !groups.is_multiple_of(count) {
             let rule =
                 format!("they are divided among {count} micro-batches (--accumulate, ranks): choose 1 or a multiple");
-            return Err(Error::param("division", "--bn-groups", groups, rule));
+            return Err(Error::param("settings", "--bn-groups", groups, rule));
         }
         Ok(groups / count)
     }

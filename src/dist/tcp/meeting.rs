@@ -54,7 +54,8 @@ pub(super) fn meet(world: &World, patience: Patience) -> Result<Connected> {
     let mut peers: Vec<Option<TcpStream>> = (0..world.size).map(|_| None).collect();
     for (peer, place) in places.iter().enumerate().take(world.rank) {
         let stream = patient(until, || {
-            let mut stream = TcpStream::connect_timeout(place, PAUSE.max(until - Instant::now()))?;
+            let mut stream =
+                TcpStream::connect_timeout(place, until.saturating_duration_since(Instant::now()).max(PAUSE))?;
             prepare(&stream, patience)?;
             Hello { rank: world.rank, size: world.size, port: 0, key: &world.key }.write(&mut stream)?;
             Ok(stream)

@@ -4,7 +4,7 @@ use super::cuda;
 use crate::driver::{Gpu, In, Memory, Out};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::{DType, Place, Tensor};
+use crate::tensor::{DType, Device, Place, Tensor};
 use std::sync::Arc;
 
 /// The signs of a bf16 tensor on a GPU whose channels are a multiple of eight: bit `i % 8` of byte `i / 8` is set where
@@ -36,6 +36,15 @@ impl Signs {
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Refuses those of another device, or of another stream, than `gpu`.
+    pub(in crate::ops) fn check_on(&self, op: &'static str, gpu: &Gpu) -> Result<()> {
+        let there = self.memory.gpu();
+        if there == gpu {
+            return Ok(());
+        }
+        Err(Error::device(op, "signs", Device::Cuda(gpu.clone()), Device::Cuda(there.clone())))
     }
 
     /// Arbitrary ones, to be written.

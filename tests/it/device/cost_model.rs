@@ -186,7 +186,7 @@ fn strides_leave_blocks_of_dgrad_and_parts_of_the_input_alone() {
 /// Launches beside the large ones, in a step of each method: more than this was not needed when it was written. And no
 /// convolution that normalises what it reads is bound by the instructions that this takes.
 #[test]
-fn steps_take_few_small_launches() {
+fn steps_take_few_small_launches_and_move_little_more_than_the_floor() {
     let mut normalising = 0;
     for step in steps::all().unwrap() {
         let predicted = Predicted::of(&step, &Device::all()[0]).unwrap();
@@ -197,6 +197,11 @@ fn steps_take_few_small_launches() {
         }
         let of = |kind: &str| predicted.launches.iter().filter(|l| report::kind(&l.launch.name) == kind).count();
         let [update, cast, padding] = ["update", "cast", "conv padding"].map(of);
+        // The passes that the floor has move at most 3 % more than it has; docs/gpu.md names the rest.
+        let kinds = ["conv fprop", "conv dgrad", "conv wgrad", "batch norm forward", "batch norm backward", "pool"];
+        let by_kind = report::by_kind(&predicted.launches);
+        let moved: f64 = kinds.iter().map(|kind| by_kind[*kind].hbm).sum();
+        assert!(moved <= 1.03 * predicted.floor_bytes, "{}: {moved:.3e} of {:.3e}", step.name, predicted.floor_bytes);
         // Running statistics are updated where those of a batch are formed, the weights of a pass are rounded together,
         // and a stem's clips are padded once.
         let most = match step.name.as_str() {

@@ -138,6 +138,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
             (Place::Gpu(gpu), ReluMask::FromInput | ReluMask::FromResult(_))
                 if p.c.is_multiple_of(8) && on_tensor_cores(&p, [dy, w]) =>
             {
+                signs.map_or(Ok(()), |signs| signs.check_on(op, gpu))?;
                 let signs = relu.result().map(|y| signs.cloned().map_or_else(|| Signs::of(y), Ok)).transpose()?;
                 let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x], signs.as_ref(), add, norm)?;
                 return Ok(Incoming::PastRelu { dz, sums });
