@@ -73,9 +73,8 @@ impl Watch {
             return; // the others know it from whom this rank knows it
         }
         let text = format!("rank {} ended with an error: {why}", shared.rank);
-        state.reason = Some(text.clone());
-        drop(state);
         shared.tell(&text);
+        state.reason = Some(text);
     }
 
     /// This rank leaves without an error.
@@ -139,12 +138,13 @@ impl Shared {
         if state.left || state.reason.is_some() {
             return;
         }
-        state.reason = Some(text.clone());
-        drop(state);
-        self.changed.notify_all();
+        // Under the lock: the other ranks know it from rank 0 alone, which must not leave before it has told them.
         if self.rank == 0 {
             self.tell(&text);
         }
+        state.reason = Some(text);
+        drop(state);
+        self.changed.notify_all();
         self.close();
     }
 }
