@@ -4,6 +4,7 @@
 //!     cargo bench --bench model -- [--net TEXT..] [--launches] [--json] [--known] [--device h200|h100|a100]
 //!                                  [--calibration FILE]
 //!     cargo bench --bench model -- --kernels [--device ..] [--calibration FILE]
+//!     cargo bench --bench model -- --ranks [--json] [--device ..] [--calibration FILE]
 //!     cargo bench --bench model -- --calibrate RECORD OUT
 
 #[path = "model/mod.rs"]
@@ -11,7 +12,7 @@ mod model;
 
 use model::device::Device;
 use model::report::{self, Predicted};
-use model::{calibrate, known, single, steps};
+use model::{calibrate, known, ranks, single, steps};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ struct Options {
     json: bool,
     known: bool,
     kernels: bool,
+    ranks: bool,
     device: Device,
 }
 
@@ -58,6 +60,11 @@ fn run(args: &[String]) -> Result<String, String> {
         let all = single::all(&options.device).map_err(|e| e.to_string())?;
         return Ok(single::table(&all, &options.device));
     }
+    if options.ranks {
+        let all = ranks::all(&options.device).map_err(|e| e.to_string())?;
+        let json = || format!("{:#}", ranks::json(&all, &options.device));
+        return Ok(if options.json { json() } else { ranks::table(&all, &options.device) });
+    }
     let all = steps::all().map_err(|e| e.to_string())?;
     let chosen: Vec<_> =
         all.iter().filter(|s| options.nets.is_empty() || options.nets.iter().any(|n| s.name.contains(n))).collect();
@@ -87,7 +94,8 @@ fn read(path: &str) -> Result<Value, String> {
 
 fn parse(args: &[String]) -> Result<Options, String> {
     let device = Device::all()[0].clone();
-    let mut options = Options { nets: Vec::new(), launches: false, json: false, known: false, kernels: false, device };
+    let mut options =
+        Options { nets: Vec::new(), launches: false, json: false, known: false, kernels: false, ranks: false, device };
     let mut calibration = None;
     let mut args = args.iter();
     while let Some(name) = args.next() {
@@ -98,6 +106,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--json" => options.json = true,
             "--known" => options.known = true,
             "--kernels" => options.kernels = true,
+            "--ranks" => options.ranks = true,
             "--device" => {
                 let name = value()?;
                 options.device = Device::named(name).ok_or(format!("--device {name}: it is h200, h100 or a100"))?;

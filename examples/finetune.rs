@@ -323,6 +323,7 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
         sgd: recipe.sgd,
         workers: rayon::current_num_threads(),
         probe_every: 0,
+        trace: None,
     };
     check_run(&run.out, &how).context("--out")?;
     run.settle(&FREE)?;

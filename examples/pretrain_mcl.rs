@@ -119,8 +119,8 @@ fn run(args: &Args) -> Result<()> {
     let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
     let queue = run.queue(KEYS, recipe.method.mask_own)?;
     let method = MclRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
-    let mut method = method.recomputing(args.options.recompute);
-    if args.options.graph {
+    let mut method = method.recomputing(args.options.running.recompute);
+    if args.options.running.graph {
         method = method.recorded();
     }
     say_inflated(method.inflated());

@@ -212,10 +212,7 @@ impl Tape {
     /// `Shape` when `y` has more than one element; `Param` when part of the recording was consumed by an earlier
     /// [`Mode::Free`]; errors of the operations' backward passes.
     pub fn grad(&self, y: &Var, xs: &[&Var], mode: Mode) -> Result<Vec<Option<Var>>> {
-        if y.shape().len() != 1 {
-            return Err(Error::shape("grad", "y", "one element", y.shape()));
-        }
-        self.grad_from(y, Var::constant(Tensor::full_on(&y.value().device(), y.shape(), 1.0)?), xs, mode)
+        self.grad_from(y, Self::seed(y)?, xs, mode)
     }
 
     /// Like [`Tape::grad`] for a `y` of any shape, given `dy`, the gradient of something by `y`.
@@ -232,20 +229,48 @@ impl Tape {
         self.grad_within(y, dy, xs, mode, false)
     }
 
-    fn grad_within(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode, beyond: bool) -> Result<Vec<Option<Var>>> {
-        if dy.shape() != y.shape() {
-            return Err(Error::shape("grad", "dy", y.shape(), dy.shape()));
-        }
-        let before = self.recording.replace(mode == Mode::Keep);
-        let result = self.walk(y, dy, xs, mode, beyond);
+    /// Like [`Tape::grad`] with [`Mode::Free`], for a caller that has work to do with some gradients while others are computed:
+    /// `done(i, gradient)` is called once for each of `xs`, as soon as nothing more will be added to its gradient. The order
+    /// depends on nothing but the recording.
+    ///
+    /// # Errors
+    /// As [`Tape::grad`], and those of `done`, which end the pass.
+    pub(crate) fn grad_each(&self, y: &Var, xs: &[&Var], done: Done) -> Result<()> {
+        let dy = Self::seed(y)?;
+        let before = self.recording.replace(false);
+        let result = self.walk(y, dy, xs, Mode::Free, true, done);
         self.recording.set(before);
         result
     }
 
-    fn walk(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode, beyond: bool) -> Result<Vec<Option<Var>>> {
-        let Some(root) = &y.node else { return Ok(vec![None; xs.len()]) };
-        let wanted: Vec<Option<u64>> = xs.iter().map(|v| v.node.as_ref().map(|n| n.id)).collect();
-        let order = relevant(root, &wanted, beyond);
+    /// The gradient of the scalar `y` by itself.
+    fn seed(y: &Var) -> Result<Var> {
+        if y.shape().len() != 1 {
+            return Err(Error::shape("grad", "y", "one element", y.shape()));
+        }
+        Ok(Var::constant(Tensor::full_on(&y.value().device(), y.shape(), 1.0)?))
+    }
+
+    fn grad_within(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode, beyond: bool) -> Result<Vec<Option<Var>>> {
+        if dy.shape() != y.shape() {
+            return Err(Error::shape("grad", "dy", y.shape(), dy.shape()));
+        }
+        let mut found = vec![None; xs.len()];
+        let before = self.recording.replace(mode == Mode::Keep);
+        let result = self.walk(y, dy, xs, mode, beyond, &mut |i, grad| {
+            found[i] = grad;
+            Ok(())
+        });
+        self.recording.set(before);
+        result.map(|()| found)
+    }
+
+    fn walk(&self, y: &Var, dy: Var, xs: &[&Var], mode: Mode, beyond: bool, done: Done) -> Result<()> {
+        let ids: Vec<Option<u64>> = xs.iter().map(|v| v.node.as_ref().map(|n| n.id)).collect();
+        let is_wanted = |id: u64| ids.contains(&Some(id));
+        let mut wanted = Wanted { all: ids.iter().map(|id| (*id, false)).collect(), done };
+        let Some(root) = &y.node else { return wanted.rest() };
+        let order = relevant(root, &ids, beyond);
         let on_path: HashMap<u64, ()> = order.iter().map(|n| (n.id, ())).collect();
         let mut grads: HashMap<u64, Var> = HashMap::from([(root.id, dy)]);
         // How many shares of each node's gradient are still to come, if every operation returns one.
@@ -253,36 +278,34 @@ impl Tape {
         for input in order.iter().flat_map(|n| n.inputs.iter().flatten()) {
             *to_come.entry(input.id).or_default() += 1;
         }
+        wanted.complete(root.id, &grads)?;
 
         for node in order {
-            let is_wanted = wanted.contains(&Some(node.id));
-            if node.inputs.is_empty() || is_wanted && !beyond {
-                continue; // a leaf, or treated as one: its gradient stays in the map
+            let is_target = is_wanted(node.id);
+            if node.inputs.is_empty() || is_target && !beyond {
+                continue; // a leaf, or treated as one
             }
-            let Some(dy) = (if is_wanted { grads.get(&node.id).cloned() } else { grads.remove(&node.id) }) else {
-                node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
-                if mode == Mode::Free {
-                    node.op.take();
-                }
-                continue; // no gradient reached it, or an operation after it has already propagated it
-            };
+            let dy = if is_target { grads.get(&node.id).cloned() } else { grads.remove(&node.id) };
             let needs: Vec<bool> =
                 node.inputs.iter().map(|i| i.as_ref().is_some_and(|i| on_path.contains_key(&i.id))).collect();
             let share = |input: &Option<Rc<Node>>| {
                 let Some(id) = input.as_ref().map(|i| i.id) else { return Share::default() };
-                let last = to_come[&id] == 1 && mode != Mode::Keep && !wanted.contains(&Some(id));
+                let last = to_come[&id] == 1 && mode != Mode::Keep && !is_wanted(id);
                 Share { last, so_far: if last { grads.remove(&id) } else { None } }
             };
-            let mut shares: Vec<Share> = node.inputs.iter().map(share).collect();
+            // Without `dy` no gradient reached it, or an operation after it has already propagated it.
+            let mut shares: Vec<Share> =
+                if dy.is_some() { node.inputs.iter().map(share).collect() } else { Vec::new() };
             node.inputs.iter().flatten().for_each(|input| came(&mut to_come, input.id));
-            let passed = if needs.contains(&true) {
-                let op = node.op.borrow();
-                let Some(op) = op.as_ref() else {
-                    return Err(Error::param("grad", "y", "a freed graph", "Mode::Free uses a recording up once"));
-                };
-                op.backward_share(self, &dy, &needs, &mut shares)?
-            } else {
-                Vec::new()
+            let passed = match &dy {
+                Some(dy) if needs.contains(&true) => {
+                    let op = node.op.borrow();
+                    let Some(op) = op.as_ref() else {
+                        return Err(Error::param("grad", "y", "a freed graph", "Mode::Free uses a recording up once"));
+                    };
+                    op.backward_share(self, dy, &needs, &mut shares)?
+                }
+                _ => Vec::new(),
             };
             if mode == Mode::Free {
                 node.op.take();
@@ -305,8 +328,41 @@ impl Tape {
                 };
                 grads.insert(input.id, sum);
             }
+            for input in node.inputs.iter().flatten().filter(|input| to_come[&input.id] == 0) {
+                wanted.complete(input.id, &grads)?;
+                if input.inputs.is_empty() {
+                    grads.remove(&input.id); // nobody reads a leaf's gradient any more
+                }
+            }
         }
-        Ok(wanted.iter().map(|id| id.and_then(|id| grads.get(&id).cloned())).collect())
+        wanted.rest()
+    }
+}
+
+/// Receives the number of a variable and its gradient, `None` where there is none.
+pub(crate) type Done<'a> = &'a mut dyn FnMut(usize, Option<Var>) -> Result<()>;
+
+/// The variables whose gradients are wanted.
+struct Wanted<'a> {
+    /// Their nodes, and whether their gradients were reported.
+    all: Vec<(Option<u64>, bool)>,
+    done: Done<'a>,
+}
+
+impl Wanted<'_> {
+    /// Reports the gradient of node `id`, to which nothing more will be added.
+    fn complete(&mut self, id: u64, grads: &HashMap<u64, Var>) -> Result<()> {
+        for (i, (_, reported)) in self.all.iter_mut().enumerate().filter(|(_, one)| **one == (Some(id), false)) {
+            *reported = true;
+            (self.done)(i, grads.get(&id).cloned())?;
+        }
+        Ok(())
+    }
+
+    /// Reports those that no gradient reaches.
+    fn rest(&mut self) -> Result<()> {
+        let mut left = self.all.iter().enumerate().filter(|(_, (_, reported))| !reported);
+        left.try_for_each(|(i, _)| (self.done)(i, None))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod calibrate;
 pub mod conv;
 pub mod cost;
 pub mod device;
+pub mod fabric;
 pub mod floor;
 pub mod gemm;
 pub mod known;
@@ -12,6 +13,7 @@ pub mod loops;
 #[path = "../versus/nets.rs"]
 pub mod nets;
 pub mod ptx;
+pub mod ranks;
 pub mod recorder;
 pub mod report;
 pub mod single;

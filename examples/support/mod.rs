@@ -23,6 +23,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod protocol;
 pub mod run;
+pub mod running;
 pub mod saliency;
 pub mod settings;
 pub mod sheet;

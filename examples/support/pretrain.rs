@@ -8,6 +8,7 @@ use super::checks::{
 use super::output::{say, warn};
 use super::plan;
 use super::run::{Show, loader};
+use super::running::Running;
 use super::settings;
 use super::stop::stop_flag;
 use super::summary::Summary;
@@ -98,12 +99,8 @@ pub struct Options {
     /// Weight decay (none on normalisations)
     #[arg(long, value_parser = within::<f32>(limits::WEIGHT_DECAY))]
     weight_decay: Option<f32>,
-    /// Record a GPU's training step as a CUDA graph and replay it: the same numbers, one launch per step
-    #[arg(long)]
-    pub graph: bool,
-    /// Use less memory and more time: recompute blocks in the backward pass. Results are equal up to rounding
-    #[arg(long)]
-    pub recompute: bool,
+    #[command(flatten)]
+    pub running: Running,
     /// Precision of the networks: f32; fma (f32 by multiply-adds only); bf16; bf16x3 and bf16x6 (f32 computed from 3 or
     /// 6 bf16 products). On a processor with AMX all but fma are exact for magnitudes from 2e-31 on; see docs/cpu.md
     #[arg(long, default_value_t = Precision::F32, value_parser = one_of(Precision::ALL.map(|p| (p.name(), p))))]
@@ -282,9 +279,7 @@ impl<'a> Run<'a> {
     pub fn open<R: Serialize>(options: &'a Options, device: Device, job: &Job<'a, R>) -> Result<Option<Run<'a>>> {
         let (out, training) = (options.common.out(job.example), job.training);
         training.warnings().iter().for_each(warn);
-        if options.graph && device == Device::Cpu {
-            warn("--graph records the steps of a GPU, and --device is the CPU here: it has no effect");
-        }
+        options.running.check(&device)?;
         check_memory(&training.views, training.batch, job.clips)?;
         options.videos.check()?;
         outside_of_data([("--out", &out), ("--cache", &options.videos.cache)], options.videos.data.as_deref())?;
@@ -363,6 +358,7 @@ impl<'a> Run<'a> {
             sgd: training.sgd,
             workers: rayon::current_num_threads(),
             probe_every: options.probe_every,
+            trace: options.running.trace.clone(),
         };
         check_run(&out, &how).context("--out")?;
         Ok(Some(Run {

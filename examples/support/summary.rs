@@ -116,7 +116,7 @@ impl Run<'_> {
             .set("loading_seconds", measured(done.loading_seconds))
             .set("cache_seconds", self.cache_seconds)
             .set("loader_videos_per_second", measured(done.samples_per_second))
-            .set("recompute", options.recompute)
+            .set("recompute", options.running.recompute)
             .set("memory_peak_bytes", measured(self.device.usage().peak as f64).map(|bytes| bytes as u64))
             .set("loss_first", done.loss_first)
             .set("loss_last", done.loss_last)

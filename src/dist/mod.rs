@@ -14,6 +14,8 @@
 mod alone;
 #[cfg(feature = "train")]
 mod join;
+mod ordered;
+mod spans;
 pub mod sum;
 #[cfg(feature = "train")]
 mod tcp;
@@ -24,6 +26,8 @@ mod world;
 pub use alone::Alone;
 #[cfg(feature = "train")]
 pub use join::join;
+pub use ordered::{Ordered, Started};
+pub use spans::{Span, Spans};
 #[cfg(feature = "train")]
 pub use tcp::{Patience, Tcp};
 pub use world::{Launcher, World};
@@ -31,7 +35,8 @@ pub use world::{Launcher, World};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// What connected ranks can do together. All of them must make the same calls in the same order.
+/// What connected ranks can do together. All of them must make the same calls in the same order, each from one thread at a
+/// time (not always the same one; [`Ordered`] sees to it).
 pub trait Collective: Send + Sync {
     /// The number of this process, from 0.
     fn rank(&self) -> usize;
@@ -62,7 +67,7 @@ pub trait Collective: Send + Sync {
     /// As [`Collective::all_to_all`].
     fn all_gather(&self, part: &Tensor) -> Result<Tensor>;
 
-    /// Bytes of tensors that this rank has sent to others so far.
+    /// Bytes of tensors and notes that this rank has sent to others so far, without what frames them on their way.
     fn sent(&self) -> u64;
 
     /// Tells the other ranks that this one ends because of an error, so that they name it and end too.

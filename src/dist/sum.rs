@@ -4,10 +4,11 @@
 //! Each rank adds one slice: the slices of all ranks are exchanged (`all_to_all`), added in order, and the sums are given
 //! to everybody (`all_gather`). Every rank sends `2 (W - 1) / W` of the numbers, which is what a ring sends.
 
-use super::Collective;
+use super::{Collective, Ordered, Span, Spans, Started};
 use crate::error::Result;
 use crate::ops::arith::{self, Arith};
 use crate::tensor::{DType, Tensor};
+use std::sync::Arc;
 
 /// How numbers travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +32,9 @@ impl Wire {
     }
 }
 
-/// Numbers of a bucket: large enough that a message's latency does not count, small enough that the first is sent early.
-const BUCKET: usize = 1 << 22;
+/// Numbers of a bucket, if nothing else is said: large enough that a message's latency does not count, small enough that the
+/// first is sent early.
+pub const BUCKET: usize = 1 << 22;
 
 /// The sums of each of `tensors` (f32) over all ranks, in the order of ranks: `((t0 + t1) + t2) + ..`. All ranks must give
 /// the same shapes.
@@ -43,75 +45,157 @@ pub fn over_ranks(ranks: &dyn Collective, tensors: &[Tensor], wire: Wire) -> Res
     if ranks.size() == 1 && wire == Wire::F32 {
         return Ok(tensors.to_vec());
     }
-    let mut sums = Vec::with_capacity(tensors.len());
-    for bucket in buckets(tensors.iter().map(|t| t.shape().len())) {
-        let bucket = &tensors[bucket];
-        let sum = flat_over_ranks(ranks, Tensor::collect(&bucket.iter().collect::<Vec<_>>())?, wire)?;
-        let mut at = 0;
-        for tensor in bucket {
-            let shape = tensor.shape();
-            sums.push(sum.part(at, shape)?);
-            at += shape.len();
+    let (mut sums, mut bucket) = (Vec::with_capacity(tensors.len()), Bucket::new(BUCKET));
+    for tensor in tensors {
+        if let Some(full) = bucket.add(tensor.clone()) {
+            sums.extend(bucket_over_ranks(ranks, &full, wire)?);
         }
     }
+    sums.extend(bucket_over_ranks(ranks, &bucket.tensors, wire)?);
     Ok(sums)
+}
+
+/// The same sums of tensors that are computed one after another: they are exchanged while others are being computed. The sums
+/// have the same bits. All ranks must give the same shapes in the same order.
+pub struct Overlapped<'a> {
+    ranks: &'a Ordered,
+    wire: Wire,
+    bucket: Bucket,
+    started: Vec<Started<Vec<Tensor>>>,
+    spans: Option<Arc<dyn Spans>>,
+}
+
+impl<'a> Overlapped<'a> {
+    /// No sums yet. An exchange starts whenever `numbers` of them are there; `spans` is told when it is made.
+    #[must_use]
+    pub fn new(ranks: &'a Ordered, wire: Wire, numbers: usize, spans: Option<Arc<dyn Spans>>) -> Overlapped<'a> {
+        Overlapped { ranks, wire, bucket: Bucket::new(numbers), started: Vec::new(), spans }
+    }
+
+    /// Gives the next tensor (f32) of this rank.
+    pub fn add(&mut self, tensor: Tensor) {
+        if let Some(full) = self.bucket.add(tensor) {
+            self.start(full);
+        }
+    }
+
+    fn start(&mut self, bucket: Vec<Tensor>) {
+        let (wire, spans, name) = (self.wire, self.spans.clone(), format!("exchange {}", self.started.len()));
+        self.started.push(self.ranks.start(move |ranks| {
+            let _span = Span::of(spans.as_ref(), &name);
+            bucket_over_ranks(ranks, &bucket, wire)
+        }));
+    }
+
+    /// Waits for all sums; they are in the order in which the tensors were given.
+    ///
+    /// # Errors
+    /// Those of [`over_ranks`].
+    pub fn finish(mut self) -> Result<Vec<Tensor>> {
+        let last = std::mem::take(&mut self.bucket.tensors);
+        self.start(last);
+        let mut sums = Vec::new();
+        for bucket in self.started {
+            sums.extend(bucket.wait()?);
+        }
+        Ok(sums)
+    }
+}
+
+/// Consecutive tensors that are exchanged together.
+struct Bucket {
+    /// How many numbers it holds, unless a single tensor has more.
+    numbers: usize,
+    filled: usize,
+    tensors: Vec<Tensor>,
+}
+
+impl Bucket {
+    fn new(numbers: usize) -> Bucket {
+        Bucket { numbers, filled: 0, tensors: Vec::new() }
+    }
+
+    /// Adds a tensor; returns those before it if it does not fit.
+    fn add(&mut self, tensor: Tensor) -> Option<Vec<Tensor>> {
+        let size = tensor.shape().len();
+        let full = (!self.tensors.is_empty() && self.filled + size > self.numbers).then(|| {
+            self.filled = 0;
+            std::mem::take(&mut self.tensors)
+        });
+        self.filled += size;
+        self.tensors.push(tensor);
+        full
+    }
+}
+
+/// Bytes that each of `size` ranks sends for the sums of tensors with these numbers of elements: `2 (W - 1) / W` of all, with
+/// each bucket of `numbers` filled up to a multiple of the ranks.
+#[must_use]
+pub fn bytes(size: usize, tensors: &[usize], wire: Wire, numbers: usize) -> u64 {
+    let of_bucket = |n: usize| (2 * (size - 1) * n.div_ceil(size) * wire.dtype().size()) as u64;
+    let (mut all, mut filled, mut empty) = (0, 0, true);
+    for &n in tensors {
+        if !empty && filled + n > numbers {
+            (all, filled) = (all + of_bucket(filled), 0);
+        }
+        (filled, empty) = (filled + n, false);
+    }
+    all + of_bucket(filled)
+}
+
+fn bucket_over_ranks(ranks: &dyn Collective, bucket: &[Tensor], wire: Wire) -> Result<Vec<Tensor>> {
+    if bucket.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sum = flat_over_ranks(ranks, Tensor::collect(&bucket.iter().collect::<Vec<_>>())?, wire)?;
+    let mut at = 0;
+    bucket
+        .iter()
+        .map(|tensor| {
+            let part = sum.part(at, tensor.shape());
+            at += tensor.shape().len();
+            part
+        })
+        .collect()
 }
 
 /// The same sums where one process takes the place of several ranks: it adds their tensors one after another, with the
 /// same bits.
 #[derive(Debug, Default)]
 pub struct InOrder {
-    sums: Option<Vec<Tensor>>,
+    sums: Vec<Option<Tensor>>,
 }
 
 impl InOrder {
-    /// Adds the tensors of the next rank.
+    /// Adds tensor `i` of the next rank.
     ///
     /// # Errors
-    /// `Shape` when they differ in shape from those of the ranks before.
-    pub fn add(&mut self, next: Vec<Tensor>, wire: Wire) -> Result<()> {
+    /// `Shape` when its shape differs from that of the ranks before.
+    pub fn add(&mut self, i: usize, next: Tensor, wire: Wire) -> Result<()> {
         let next = rounded(next, wire)?;
-        self.sums = Some(match self.sums.take() {
+        self.sums.resize(self.sums.len().max(i + 1), None);
+        self.sums[i] = Some(match self.sums[i].take() {
             None => next,
-            Some(sums) => {
-                let pairs = sums.iter().zip(&next);
-                pairs.map(|(sum, t)| arith::forward(Arith::Add, sum, t)).collect::<Result<_>>()?
-            }
+            Some(sum) => arith::forward(Arith::Add, &sum, &next)?,
         });
         Ok(())
     }
 
-    /// The sums.
+    /// Removes the sum of tensors `i`, as it arrives on the other side of `wire`; `None` if there is none.
     ///
     /// # Errors
     /// On a GPU `OutOfMemory` and `Driver`.
-    pub fn finish(self, wire: Wire) -> Result<Vec<Tensor>> {
-        rounded(self.sums.unwrap_or_default(), wire)
+    pub fn take(&mut self, i: usize, wire: Wire) -> Result<Option<Tensor>> {
+        self.sums.get_mut(i).and_then(Option::take).map(|sum| rounded(sum, wire)).transpose()
     }
 }
 
-/// The tensors as they arrive on the other side of `wire`.
-fn rounded(tensors: Vec<Tensor>, wire: Wire) -> Result<Vec<Tensor>> {
+/// The tensor as it arrives on the other side of `wire`.
+fn rounded(tensor: Tensor, wire: Wire) -> Result<Tensor> {
     match wire {
-        Wire::F32 => Ok(tensors),
-        Wire::Bf16 => tensors.iter().map(|t| t.cast(DType::BF16)?.cast(DType::F32)).collect(),
+        Wire::F32 => Ok(tensor),
+        Wire::Bf16 => tensor.cast(DType::BF16)?.cast(DType::F32),
     }
-}
-
-/// Which of tensors with these numbers of elements make a bucket: consecutive ones.
-fn buckets(sizes: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
-    let mut all: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut filled = BUCKET;
-    for (i, size) in sizes.enumerate() {
-        match all.last_mut() {
-            Some(last) if filled + size <= BUCKET => (last.end, filled) = (i + 1, filled + size),
-            _ => {
-                all.push(i..i + 1);
-                filled = size;
-            }
-        }
-    }
-    all
 }
 
 /// The sum of `numbers [n]` over all ranks.
@@ -146,21 +230,39 @@ mod tests {
             .collect()
     }
 
+    fn bits(t: &Tensor) -> Vec<u32> {
+        t.load().unwrap().iter().map(|v| v.to_bits()).collect()
+    }
+
+    /// What `of_rank` returns on each of `size` threads.
+    fn on_ranks<T: Send>(size: usize, of_rank: impl Fn(threads::Thread) -> T + Sync) -> Vec<T> {
+        std::thread::scope(|scope| {
+            let of_rank = &of_rank;
+            let ranks = threads::ranks(size).into_iter();
+            let running: Vec<_> = ranks.map(|rank| scope.spawn(move || of_rank(rank))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
     #[test]
     fn sums_over_ranks_are_those_of_one_process_that_takes_their_place() {
         for (size, wire) in [(1, Wire::F32), (2, Wire::F32), (3, Wire::Bf16), (4, Wire::F32), (1, Wire::Bf16)] {
             let mut here = InOrder::default();
-            (0..size).for_each(|rank| here.add(tensors(rank), wire).unwrap());
-            let want = here.finish(wire).unwrap();
-            let of_rank = |ranks: threads::Thread| over_ranks(&ranks, &tensors(ranks.rank()), wire).unwrap();
-            let all: Vec<_> = std::thread::scope(|scope| {
-                let running: Vec<_> =
-                    threads::ranks(size).into_iter().map(|rank| scope.spawn(|| of_rank(rank))).collect();
-                running.into_iter().map(|thread| thread.join().unwrap()).collect()
+            for rank in 0..size {
+                tensors(rank).into_iter().enumerate().for_each(|(i, t)| here.add(i, t, wire).unwrap());
+            }
+            let want: Vec<Tensor> = (0..6).map(|i| here.take(i, wire).unwrap().unwrap()).collect();
+            assert!(here.take(6, wire).unwrap().is_none() && here.take(0, wire).unwrap().is_none());
+            let at_once = on_ranks(size, |ranks| over_ranks(&ranks, &tensors(ranks.rank()), wire).unwrap());
+            let overlapped = on_ranks(size, |ranks| {
+                let ranks = Ordered::new(Arc::new(ranks)).unwrap();
+                let mut sums = Overlapped::new(&ranks, wire, 100, None);
+                tensors(ranks.rank()).into_iter().for_each(|t| sums.add(t));
+                sums.finish().unwrap()
             });
-            for got in all {
+            for got in at_once.into_iter().chain(overlapped) {
+                assert_eq!(got.len(), want.len());
                 for (got, want) in got.iter().zip(&want) {
-                    let bits = |t: &Tensor| t.load().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                     assert!(got.shape() == want.shape() && bits(got) == bits(want), "{size} ranks, {wire:?}");
                 }
             }
@@ -169,24 +271,57 @@ mod tests {
 
     #[test]
     fn buckets_hold_all_tensors_in_their_order_and_no_more_than_fits() {
-        let of = |sizes: &[usize]| buckets(sizes.iter().copied());
-        assert_eq!(of(&[]), []);
-        assert_eq!(of(&[5 * BUCKET, 1, 1]), [0..1, 1..3]);
-        assert_eq!(of(&[BUCKET / 2, BUCKET / 2, 1]), [0..2, 2..3]);
+        let of = |sizes: &[usize]| {
+            let mut bucket = Bucket::new(10);
+            let mut all: Vec<_> = sizes.iter().filter_map(|&n| bucket.add(Tensor::zeros([n]))).collect();
+            all.push(bucket.tensors);
+            let sizes = |bucket: Vec<Tensor>| bucket.iter().map(|t| t.shape().len()).collect::<Vec<_>>();
+            all.into_iter().map(sizes).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), [Vec::<usize>::new()]);
+        assert_eq!(of(&[50, 1, 1]), [vec![50], vec![1, 1]]);
+        assert_eq!(of(&[5, 5, 1]), [vec![5, 5], vec![1]]);
+        assert_eq!(of(&[0, 50, 0]), [vec![0], vec![50], vec![0]]);
+    }
+
+    #[test]
+    fn exchanges_are_made_while_tensors_are_being_computed_and_fail_with_the_peers_sentence() {
+        let told = std::sync::Barrier::new(2);
+        let failed = on_ranks(2, |ranks| {
+            let ranks = Ordered::new(Arc::new(ranks)).unwrap();
+            let mut sums = Overlapped::new(&ranks, Wire::F32, 1, None);
+            sums.add(Tensor::zeros([4]));
+            sums.add(Tensor::zeros([4]));
+            if ranks.rank() == 1 {
+                // The first exchange needs nothing more from either rank.
+                while ranks.sent() == 0 {
+                    std::thread::yield_now();
+                }
+                ranks.fail("the disk is full");
+                told.wait();
+                return String::new();
+            }
+            told.wait();
+            sums.finish().unwrap_err().to_string()
+        });
+        assert_eq!(failed, ["rank 1 ended with an error: the disk is full", ""]);
     }
 
     #[test]
     fn a_rank_sends_what_a_ring_sends() {
-        let ranks = threads::ranks(4);
         let n = 1000;
-        let sent: Vec<u64> = std::thread::scope(|scope| {
-            let one = |ranks: threads::Thread| {
-                over_ranks(&ranks, &[Tensor::zeros([n])], Wire::F32).unwrap();
-                ranks.sent()
-            };
-            let running: Vec<_> = ranks.into_iter().map(|rank| scope.spawn(move || one(rank))).collect();
-            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        let sent = on_ranks(4, |ranks| {
+            over_ranks(&ranks, &[Tensor::zeros([n])], Wire::F32).unwrap();
+            ranks.sent()
         });
         assert_eq!(sent, [2 * 3 * (n as u64 / 4) * 4; 4]);
+        for wire in [Wire::F32, Wire::Bf16] {
+            let sizes: Vec<usize> = tensors(0).iter().map(|t| t.shape().len()).collect();
+            let sent = on_ranks(3, |ranks| {
+                over_ranks(&ranks, &tensors(ranks.rank()), wire).unwrap();
+                ranks.sent()
+            });
+            assert_eq!(sent, [bytes(3, &sizes, wire, BUCKET); 3], "{wire:?}");
+        }
     }
 }

@@ -100,6 +100,7 @@ impl Collective for Thread {
 
     fn share(&self, note: &[u8]) -> Result<Vec<Vec<u8>>> {
         let all = self.exchange(Item::Note(note.to_vec()))?;
+        self.sent.fetch_add(((self.size() - 1) * note.len()) as u64, Ordering::Relaxed);
         Ok(all.into_iter().map(|item| if let Item::Note(n) = item { n } else { unreachable!("ranks agree") }).collect())
     }
 

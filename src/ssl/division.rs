@@ -5,38 +5,99 @@
 //! micro-batches of the same videos, and add their gradients in the same order ([`crate::dist::sum`]). Statistics of batch
 //! norm are those of a micro-batch (or of parts of it), and running statistics those of the first one.
 
-use crate::dist::sum::Wire;
-use crate::dist::{Alone, Collective};
-use crate::error::{Error, Result};
+use crate::dist::sum::{BUCKET, Overlapped, Wire};
+use crate::dist::{Collective, Ordered, Span, Spans};
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::fnv1a;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a step's batch is divided.
 #[derive(Clone)]
 pub struct Division {
-    ranks: Arc<dyn Collective>,
+    ranks: Arc<Ordered>,
     accumulate: usize,
     wire: Wire,
+    bucket: usize,
+    spans: Option<Arc<dyn Spans>>,
+    /// Orders of gradients on which the ranks agreed, as hashes.
+    agreed: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Default for Division {
     /// Not at all.
     fn default() -> Self {
-        Division { ranks: Arc::new(Alone), accumulate: 1, wire: Wire::F32 }
+        Division::of(Ordered::alone(), 1, Wire::F32)
     }
 }
 
 impl Division {
-    /// Among `ranks`, each of which computes its part in `accumulate` micro-batches. Gradients travel as `wire` says.
+    fn of(ranks: Ordered, accumulate: usize, wire: Wire) -> Division {
+        Division { ranks: Arc::new(ranks), accumulate, wire, bucket: BUCKET, spans: None, agreed: Arc::default() }
+    }
+
+    /// Among `ranks`, each of which computes its part in `accumulate` micro-batches. Gradients travel as `wire` says, and while
+    /// others are still being computed.
     ///
     /// # Errors
-    /// `Param` when `accumulate` is 0.
+    /// `Param` when `accumulate` is 0; `Peer` when the thread that exchanges cannot be started.
     pub fn new(ranks: Arc<dyn Collective>, accumulate: usize, wire: Wire) -> Result<Division> {
         if accumulate == 0 {
             return Err(Error::param("division", "accumulate", accumulate, "a step has at least one micro-batch"));
         }
-        Ok(Division { ranks, accumulate, wire })
+        Ok(Division::of(Ordered::new(ranks)?, accumulate, wire))
+    }
+
+    /// The same with gradients that travel whenever there are `numbers` of them. The bits are the same for any number.
+    #[must_use]
+    pub fn with_bucket(self, numbers: usize) -> Division {
+        Division { bucket: numbers, ..self }
+    }
+
+    /// The same; `spans` is told which part of a step is being computed or exchanged.
+    #[must_use]
+    pub fn with_spans(self, spans: Arc<dyn Spans>) -> Division {
+        Division { spans: Some(spans), ..self }
+    }
+
+    /// A part of a step, which ends when what this returns is dropped.
+    pub(super) fn span<'a>(&'a self, name: &'a str) -> Span<'a> {
+        Span::of(self.spans.as_ref(), name)
+    }
+
+    /// Sums over ranks of the gradients of a step.
+    pub(super) fn sums(&self) -> Overlapped<'_> {
+        Overlapped::new(&self.ranks, self.wire, self.bucket, self.spans.clone())
+    }
+
+    /// Whether micro-batch `i` of this rank is its last one.
+    pub(super) fn ends(&self, i: usize) -> bool {
+        i + 1 == self.accumulate
+    }
+
+    /// Checks that all ranks have computed their gradients in this order. They ask each other once for each order.
+    ///
+    /// # Errors
+    /// `Peer` naming a rank that has another order.
+    pub(super) fn agree(&self, order: &[usize]) -> Result<()> {
+        let bytes: Vec<u8> = order.iter().flat_map(|i| (*i as u64).to_le_bytes()).collect();
+        let hash = fnv1a(&bytes);
+        let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        if agreed.contains(&hash) {
+            return Ok(());
+        }
+        let all = self.ranks.share(&hash.to_le_bytes())?;
+        if let Some(rank) = all.iter().position(|other| *other != hash.to_le_bytes()) {
+            let what = format!(
+                "rank {rank} computes gradients in another order than rank {}: ranks must have the same program, options and \
+                 data",
+                self.ranks.rank()
+            );
+            return Err(ErrorKind::Peer { what }.into());
+        }
+        agreed.push(hash);
+        Ok(())
     }
 
     /// The ranks.

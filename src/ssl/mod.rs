@@ -13,5 +13,6 @@ pub mod queue;
 pub mod report;
 mod step;
 pub mod supervised;
+pub mod traffic;
 
 pub use division::Division;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::nn::ParamId;
 use crate::ops::add;
 use crate::ops::arith::{self, Arith};
-use crate::tape::{Mode, Tape, Var};
+use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// The sum of a step's losses, and what is reported about them.
@@ -49,29 +49,46 @@ impl<'t> Objective<'t> {
 /// The parameters (tape leaves) of one forward pass.
 pub(super) type Leaves = Vec<(ParamId, Var)>;
 
-/// One backward pass for all `networks`, each given by the leaves of its forward passes: if a network ran several
-/// times, its gradients are added.
-pub(super) fn gradients<const N: usize>(
+/// One backward pass for all `networks`, each given by the leaves of its forward passes: if a network ran several times, its
+/// gradients are added. Parameters are counted over all networks; `done` receives the number of each with its gradient, as soon
+/// as this is complete, in an order that depends on the recording alone.
+pub(super) fn gradients(
     tape: &Tape,
     total: &Var,
-    networks: [&[Leaves]; N],
-) -> Result<[Vec<(ParamId, Tensor)>; N]> {
-    let all: Vec<&Var> = networks.iter().flat_map(|passes| passes.iter().flatten()).map(|(_, v)| v).collect();
-    let mut grads = tape.grad(total, &all, Mode::Free)?.into_iter();
-    let mut out = [const { Vec::new() }; N];
-    for (passes, out) in networks.iter().zip(&mut out) {
-        for run in passes.iter() {
-            for (i, (id, leaf)) in run.iter().enumerate() {
-                let g = match grads.next().flatten() {
-                    Some(g) => g.value().clone(),
-                    None => Tensor::zeros_on(&leaf.value().device(), leaf.shape())?,
-                };
-                match out.get_mut(i) {
-                    Some((_, sum)) => *sum = arith::forward(Arith::Add, sum, &g)?,
-                    None => out.push((*id, g)),
-                }
+    networks: &[&[Leaves]],
+    done: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+) -> Result<()> {
+    // Of each variable: the number of its parameter, and which pass it is of.
+    let (mut vars, mut places, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+    for passes in networks {
+        let first = runs.len();
+        for (run, (i, (_, leaf))) in
+            passes.iter().enumerate().flat_map(|(r, p)| p.iter().enumerate().map(move |l| (r, l)))
+        {
+            if run == 0 {
+                runs.push(vec![None; passes.len()]);
             }
+            places.push((first + i, run));
+            vars.push(leaf);
         }
     }
-    Ok(out)
+    tape.grad_each(total, &vars.clone(), &mut |at, grad| {
+        let (i, run) = places[at];
+        let grad = match grad {
+            Some(grad) => grad.value().clone(),
+            None => Tensor::zeros_on(&vars[at].value().device(), vars[at].shape())?,
+        };
+        let of_runs = &mut runs[i];
+        of_runs[run] = Some(grad);
+        if of_runs.iter().any(Option::is_none) {
+            return Ok(());
+        }
+        // Added in the order of the passes, whichever is complete first.
+        let mut all = std::mem::take(of_runs).into_iter().flatten();
+        let Some(mut sum) = all.next() else { return Ok(()) };
+        for grad in all {
+            sum = arith::forward(Arith::Add, &sum, &grad)?;
+        }
+        done(i, sum)
+    })
 }

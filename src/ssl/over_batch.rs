@@ -1,13 +1,13 @@
 //! The loss and the gradients of a batch from those of its micro-batches, on all ranks.
 
 use super::division::Division;
-use super::objective::Objective;
+use super::objective::{Leaves, Objective, gradients};
 use super::report::Seen;
-use crate::dist::sum::{self, InOrder, Wire};
+use crate::dist::sum::{InOrder, Wire};
 use crate::error::{Error, Result};
 use crate::nn::ParamId;
 use crate::ops;
-use crate::tape::Var;
+use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// The owners of all ranks' rows, from those of this one.
@@ -28,6 +28,7 @@ pub(super) type Grads = Vec<(ParamId, Tensor)>;
 /// micro-batches.
 pub(super) struct Sum<'a, const N: usize> {
     division: &'a Division,
+    /// The loss, then the gradients.
     sums: InOrder,
     ids: [Vec<ParamId>; N],
     /// Of the micro-batch that is under way: its share of the loss.
@@ -53,15 +54,42 @@ impl<'a, const N: usize> Sum<'a, N> {
         Ok(total)
     }
 
-    /// Adds its gradients.
-    pub fn add(&mut self, grads: [Grads; N]) -> Result<()> {
-        let loss = self.loss.take().map(|loss| loss.reshape([1])).transpose()?;
-        let mut all: Vec<Tensor> = loss.into_iter().collect();
-        for (ids, grads) in self.ids.iter_mut().zip(grads) {
-            *ids = grads.iter().map(|(id, _)| *id).collect();
-            all.extend(grads.into_iter().map(|(_, grad)| grad));
+    /// Computes its gradients for `networks`, each given by the leaves of its forward passes, and adds them. Those of this
+    /// rank's last micro-batch are exchanged with other ranks one after another, as they are complete.
+    pub fn backward(&mut self, tape: &Tape, total: &Var, networks: [&[Leaves]; N]) -> Result<()> {
+        let (division, wire) = (self.division, self.wire());
+        for (ids, passes) in self.ids.iter_mut().zip(networks) {
+            *ids = passes.first().map_or_else(Vec::new, |leaves| leaves.iter().map(|(id, _)| *id).collect());
         }
-        self.sums.add(all, self.wire())
+        let exchanges = division.ranks().size() > 1 && division.ends(self.seen.len() - 1);
+        let (mut over_ranks, mut order) = (exchanges.then(|| division.sums()), Vec::new());
+        let sums = &mut self.sums;
+        let mut complete = |i: usize, own: Tensor| {
+            sums.add(i, own, wire)?;
+            if let Some(over_ranks) = &mut over_ranks
+                && let Some(sum) = sums.take(i, wire)?
+            {
+                order.push(i);
+                over_ranks.add(sum);
+            }
+            Ok(())
+        };
+        if let Some(loss) = self.loss.take() {
+            complete(0, loss.reshape([1])?)?;
+        }
+        {
+            let _span = division.span("backward");
+            gradients(tape, total, &networks, &mut |i, grad| complete(1 + i, grad))?;
+        }
+        if let Some(over_ranks) = over_ranks {
+            let _span = division.span("wait for ranks");
+            let all = over_ranks.finish()?;
+            division.agree(&order)?;
+            for (i, sum) in order.into_iter().zip(all) {
+                self.sums.add(i, sum, Wire::F32)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where nothing is exchanged nothing is rounded.
@@ -70,16 +98,22 @@ impl<'a, const N: usize> Sum<'a, N> {
     }
 
     /// The loss, the gradients, and the report.
-    pub fn finish(self) -> Result<(Tensor, [Grads; N], Seen)> {
-        let (wire, ranks) = (self.wire(), self.division.ranks());
-        let mut sums = self.sums.finish(wire)?;
-        if ranks.size() > 1 {
-            sums = sum::over_ranks(ranks, &sums, wire)?;
+    pub fn finish(mut self) -> Result<(Tensor, [Grads; N], Seen)> {
+        let wire = self.wire();
+        let mut next = 0;
+        let mut sum = || {
+            let rule = "a step has at least one micro-batch";
+            let sum = self.sums.take(next, wire)?.ok_or_else(|| Error::param("division", "batch", 0, rule));
+            next += 1;
+            sum
+        };
+        let loss = sum()?;
+        let mut grads = [const { Vec::new() }; N];
+        for (grads, ids) in grads.iter_mut().zip(&self.ids) {
+            for id in ids {
+                grads.push((*id, sum()?));
+            }
         }
-        let mut sums = sums.into_iter();
-        let loss =
-            sums.next().ok_or_else(|| Error::param("division", "batch", 0, "a step has at least one micro-batch"))?;
-        let grads = self.ids.map(|ids| ids.into_iter().zip(sums.by_ref()).collect());
         Ok((loss, grads, Seen::of_micro_batches(self.seen, self.division)))
     }
 }

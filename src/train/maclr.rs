@@ -9,6 +9,7 @@ use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::{ClipPair, ViewSpec};
+use crate::dist::Spans;
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
@@ -22,6 +23,7 @@ use crate::tensor::{Device, Integers, Tensor};
 use crate::weights::{Config, ImageHead, InputSpec, Loaded, Networks, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Everything that defines a run except its data. Presets are starting points; every field may be changed.
 #[derive(Clone, Debug, Serialize)]
@@ -287,6 +289,14 @@ impl Method for MaclrRun {
 
     fn batch(&mut self, samples: Vec<ClipPair>) -> Result<Views> {
         collate(&samples, &self.feed)
+    }
+
+    fn division(&self) -> Division {
+        self.division.clone()
+    }
+
+    fn trace(&mut self, spans: Arc<dyn Spans>) {
+        self.division = self.division.clone().with_spans(spans);
     }
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {

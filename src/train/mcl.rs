@@ -10,6 +10,7 @@ use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
+use crate::dist::Spans;
 use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
@@ -22,6 +23,7 @@ use crate::tensor::{Device, Integers, Tensor};
 use crate::weights::{Config, ImageHead, Loaded, Networks, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Keys per video and step.
 pub const KEYS: usize = 3;
@@ -291,6 +293,14 @@ impl Method for MclRun {
 
     fn batch(&mut self, samples: Vec<Quad>) -> Result<Views> {
         collate(&samples, &self.feed)
+    }
+
+    fn division(&self) -> Division {
+        self.division.clone()
+    }
+
+    fn trace(&mut self, spans: Arc<dyn Spans>) {
+        self.division = self.division.clone().with_spans(spans);
     }
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {

@@ -1,10 +1,13 @@
 //! What a method implements for the [loop](super::pretrain).
 
 use super::checkpoint::State;
+use crate::dist::Spans;
 use crate::error::Result;
 use crate::nn::{Params, Trunk};
 use crate::ops::sgd::Sgd;
+use crate::ssl::Division;
 use crate::ssl::report::{Report, Seen};
+use std::sync::Arc;
 
 /// A step's place in the run, which is the key of its random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,16 @@ pub trait Method {
 
     /// The method's name, as in `summary.json`.
     fn name(&self) -> &'static str;
+
+    /// How the batch of a step is divided, and among which ranks.
+    fn division(&self) -> Division {
+        Division::default()
+    }
+
+    /// From now on, `spans` is told which parts of steps are computed.
+    fn trace(&mut self, spans: Arc<dyn Spans>) {
+        let _ = spans;
+    }
 
     /// The samples of a step as a batch. Where [`Method::is_asynchronous`], they are on their way to the device when it returns.
     ///

@@ -17,4 +17,5 @@ mod pathway;
 pub mod pretrain;
 pub mod recipe;
 pub mod schedule;
+pub mod trace;
 pub mod views;

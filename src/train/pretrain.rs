@@ -7,6 +7,8 @@ pub use super::method::{At, Method};
 use super::metrics::Metrics;
 use super::order::Order;
 use super::schedule::Schedule;
+use super::trace::Trace;
+use crate::dist::{Span, Spans};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::fnv1a;
 use crate::nn::{Params, Trunk};
@@ -16,7 +18,7 @@ use crate::video::prefetch::Prefetch;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -47,7 +49,12 @@ pub struct Settings {
     pub workers: usize,
     /// Epochs between probes during training; 0 for none before the end.
     pub probe_every: u64,
+    /// Where a [timeline](super::trace) of a few steps is written, if at all.
+    pub trace: Option<PathBuf>,
 }
+
+/// The steps of a timeline, counted from the start or the resumption: not the first, which is not like the others.
+const TRACED: std::ops::Range<u64> = 2..5;
 
 /// The first steps of a run whose number of epochs was changed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,11 +234,16 @@ pub fn pretrain<M: Method>(
     }
     let order = Order::new(settings.seed, videos, per_epoch, settings.batch);
     let done = (step as usize).saturating_mul(settings.batch);
+    let trace = settings.trace.as_ref().map(|_| Trace::new(method.division().ranks()).map(Arc::new)).transpose()?;
+    let spans = trace.clone().map(|trace| trace as Arc<dyn Spans>);
+    spans.iter().for_each(|spans| method.trace(spans.clone()));
+    let of_loader = spans.clone();
     let (made, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let count = (made.clone(), busy.clone());
     let mut samples =
         Prefetch::new(settings.workers, settings.batch + settings.workers, all.saturating_sub(done), move |i| {
             let ((epoch, video), begin) = (order.at((done + i) as u64), Instant::now());
+            let _span = Span::of(of_loader.as_ref(), "sample");
             let sample = load(epoch, video);
             count.0.fetch_add(1, Ordering::Relaxed);
             count.1.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
@@ -241,6 +253,7 @@ pub fn pretrain<M: Method>(
     let (mut took, mut loading_seconds) = (VecDeque::new(), 0.0);
     let mut fetch = |method: &mut M| {
         let began = Instant::now();
+        let _span = Span::of(spans.as_ref(), "loading");
         let some = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
         loading_seconds += began.elapsed().as_secs_f64();
         method.batch(some)
@@ -251,6 +264,9 @@ pub fn pretrain<M: Method>(
         let at = At { seed: settings.seed, epoch: step / per_epoch, step, epochs: settings.epochs_at(step) };
         let lr = settings.rate(step, per_epoch);
         let began = Instant::now();
+        if let Some(trace) = &trace {
+            trace.record(TRACED.contains(&(step - first)));
+        }
         let mut batch = next.take().unwrap_or_else(|| fetch(method))?;
         let seen = method.start(&mut batch, at, lr, &settings.sgd)?;
         if method.is_asynchronous() && step + 1 < steps && !stop.load(Ordering::Relaxed) {
@@ -258,6 +274,11 @@ pub fn pretrain<M: Method>(
             next = Some(fetch(method));
         }
         let report = seen.read()?;
+        if let (Some(trace), Some(file)) = (&trace, &settings.trace)
+            && (step + 1 - first == TRACED.end || step + 1 == steps && step - first < TRACED.end)
+        {
+            trace.write(method.division().ranks(), file)?;
+        }
         drop(batch); // after the next one is on its way, as `Method::start` asks
         if !report.loss.is_finite() {
             return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());

@@ -3,12 +3,12 @@
 use super::{CrossPositive, Maclr, Pathways, Views};
 use crate::cpu::in_pool;
 use crate::error::{Error, Result};
-use crate::nn::{Mode, ParamId};
+use crate::nn::Mode;
 use crate::ops::infonce::{Loss, Mask, Owners};
 use crate::ops::{self, sgd::Sgd};
 use crate::ssl::alignment::Alignment;
 use crate::ssl::division::Division;
-use crate::ssl::objective::{Objective, gradients};
+use crate::ssl::objective::Objective;
 use crate::ssl::over_batch::{Sum, all_owners};
 use crate::ssl::pathway::{Order, Pathway, rows_of};
 use crate::ssl::report::{Part, Report, Seen};
@@ -131,8 +131,11 @@ impl Maclr {
         }
         // The passes of the symmetric form share the key networks and queues of this step.
         let (mut keys, mut orders) = (Vec::new(), inputs.orders.iter().enumerate());
-        for &a in self.directions() {
-            keys.push(self.keys(p, inputs, a, &mut orders)?);
+        {
+            let _span = inputs.division.span("keys");
+            for &a in self.directions() {
+                keys.push(self.keys(p, inputs, a, &mut orders)?);
+            }
         }
         let in_batch = self.in_batch && self.mask_own;
         if in_batch {
@@ -141,10 +144,10 @@ impl Maclr {
         let n = inputs.views.owners.len();
         let mut sum = Sum::new(&inputs.division);
         for (i, rows) in inputs.division.micro_batches(n)?.into_iter().enumerate() {
-            let [visual, motion] = self.gradients(p, inputs, i, rows, &keys, &mut sum)?;
-            sum.add([visual, motion])?;
+            self.gradients(p, inputs, i, rows, &keys, &mut sum)?;
         }
         let (loss, [visual, motion], seen) = sum.finish()?;
+        let _span = inputs.division.span("update");
         p.visual.descend(&visual, &inputs.lr, &loss, sgd)?;
         if let Some(pathway) = &mut p.motion {
             pathway.descend(&motion, &inputs.lr, &loss, sgd)?;
@@ -155,7 +158,7 @@ impl Maclr {
         Ok(seen)
     }
 
-    /// The gradients of both networks for micro-batch `i`, which has the `rows` of this rank's views.
+    /// Adds the gradients of both networks for micro-batch `i`, which has the `rows` of this rank's views.
     fn gradients(
         &self,
         p: &mut Pathways,
@@ -164,10 +167,11 @@ impl Maclr {
         rows: Range<usize>,
         keys: &[Keys],
         sums: &mut Sum<2>,
-    ) -> Result<[Vec<(ParamId, Tensor)>; 2]> {
+    ) -> Result<()> {
         let (views, division, directions) = (&inputs.views, &inputs.division, self.directions());
         let own = division.own(views.owners.len()).start;
         let in_all = own + rows.start..own + rows.end;
+        let forward = division.span("forward");
         let tape = Tape::new();
         let mut sum = Objective::new(&tape);
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
@@ -207,7 +211,8 @@ impl Maclr {
             }
         }
         let total = sums.see("maclr", sum)?;
-        gradients(&tape, &total, [&visual_leaves, &motion_leaves])
+        drop(forward);
+        sums.backward(&tape, &total, [&visual_leaves, &motion_leaves])
     }
 
     /// The keys for queries of clip `a`, of all ranks.

@@ -9,7 +9,7 @@ use crate::ops::{self, sgd::Sgd};
 use crate::shape::Shape;
 use crate::ssl::alignment::Alignment;
 use crate::ssl::division::Division;
-use crate::ssl::objective::{Objective, gradients};
+use crate::ssl::objective::Objective;
 use crate::ssl::over_batch::{Sum, all_owners};
 use crate::ssl::pathway::{KeyCodes, Order, Queries, rows_of};
 use crate::ssl::report::{Part, Report, Seen};
@@ -179,6 +179,7 @@ impl Mcl {
     fn compute(&self, p: &mut Network, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
         p.follow(self.momentum)?;
         let Gradients { loss, grads, seen, keys } = self.gradients(p, inputs)?;
+        let _span = inputs.division.span("update");
         p.descend(&grads, &inputs.lr, &loss, sgd)?;
         if !self.keys_first() {
             enqueue(p, &keys, &inputs.owners)?;
@@ -200,20 +201,22 @@ impl Mcl {
         let mut orders = inputs.orders.iter();
         let mut key = |x: &Tensor| p.keys(x, self.groups, orders.next(), self.precision, division);
         let [a, b, c] = &views.keys;
-        let keys = [key(a)?, key(b)?, key(c)?];
+        let keys = {
+            let _span = division.span("keys");
+            [key(a)?, key(b)?, key(c)?]
+        };
         if self.keys_first() {
             enqueue(p, &keys, &inputs.owners)?;
         }
         let mut sum = Sum::new(division);
         for (i, rows) in division.micro_batches(views.owners.len())?.into_iter().enumerate() {
-            let grads = self.of_micro_batch(p, inputs, i, rows, &keys, &mut sum)?;
-            sum.add([grads])?;
+            self.of_micro_batch(p, inputs, i, rows, &keys, &mut sum)?;
         }
         let (loss, [grads], seen) = sum.finish()?;
         Ok(Gradients { loss, grads, seen, keys })
     }
 
-    /// The gradients for micro-batch `i`, which has the `rows` of this rank's views.
+    /// Adds the gradients for micro-batch `i`, which has the `rows` of this rank's views.
     fn of_micro_batch(
         &self,
         p: &mut Network,
@@ -222,12 +225,13 @@ impl Mcl {
         rows: Range<usize>,
         keys: &[KeyCodes; 3],
         sums: &mut Sum<1>,
-    ) -> Result<Vec<(ParamId, Tensor)>> {
+    ) -> Result<()> {
         let (views, division) = (&inputs.views, &inputs.division);
         let own = division.own(views.owners.len()).start;
         let [a, b, c] = keys;
         let of = |k: &KeyCodes| k.rows(own + rows.start..own + rows.end);
         let keys = [of(a)?, of(b)?, of(c)?];
+        let forward = division.span("forward");
         let tape = Tape::new();
         let [wants_order, wants_alignment] = inputs.wanted;
         let tap = self.alignment.tap().filter(|_| wants_alignment);
@@ -254,8 +258,8 @@ impl Mcl {
         }
         drop((codes, tapped));
         let total = sums.see("mcl", sum)?;
-        let [grads] = gradients(&tape, &total, [&[leaves]])?;
-        Ok(grads)
+        drop(forward);
+        sums.backward(&tape, &total, [&[leaves]])
     }
 
     /// The map of gradients `[n t h w]` of the query clips for their similarity with `k1`, by the current networks with

@@ -12,7 +12,7 @@ use model::floor::{self, Fusion};
 use model::gemm::Tile;
 use model::recorder::{self, Launch};
 use model::report::{self, Predicted};
-use model::{calibrate, known, nets, ptx, single, steps};
+use model::{calibrate, known, nets, ptx, ranks, single, steps};
 use serde_json::json;
 use tubelet::nn::SmallR3d;
 use tubelet::ops::{conv3d, tvl1};
@@ -380,4 +380,29 @@ fn a_record_calibrates_the_device() {
     assert!(calibrate::from_record(&json!({"peaks": {}})).unwrap_err().contains("copy_tb_per_s"));
     assert!(h100().calibrated(&json!({"hbm_tb_per_s": -1.0})).unwrap_err().contains("hbm_tb_per_s"));
     assert!(h100().calibrated(&json!({"hbm": 4.0})).unwrap_err().contains("hbm"));
+}
+
+#[test]
+fn steps_of_many_gpus_hide_what_they_exchange_while_there_is_something_to_compute() {
+    let device = &Device::all()[0];
+    let all = ranks::json(&ranks::all(device).unwrap(), device);
+    for (method, millions) in [("maclr", 37.3), ("mcl", 40.7)] {
+        let of = |ranks: usize, wire: &str, what: &str| all[method][ranks.to_string()][wire][what].as_f64().unwrap();
+        let step = |ranks| of(ranks, "f32", "step_ms");
+        assert_eq!((step(1), of(1, "f32", "bytes")), (of(1, "f32", "alone_ms"), 0.0));
+        assert!(step(1) < step(8) && step(8) < step(64) && step(64) < step(512), "{method}");
+        for ranks in [8, 64, 512] {
+            let parts = ["alone_ms", "exposed_ms", "keys_ms", "notes_ms"];
+            let sum: f64 = parts.iter().map(|part| of(ranks, "f32", part)).sum();
+            assert!((step(ranks) - sum).abs() < 0.003, "{method}: the parts are rounded to a microsecond each");
+            // Most of the exchanges are made during the backward pass, but not all: the last bucket is complete at its end.
+            let [gradients, exposed] = ["gradients_ms", "exposed_ms"].map(|what| of(ranks, "f32", what));
+            assert!(0.0 < exposed && exposed < 0.5 * gradients, "{method} on {ranks}: {exposed} of {gradients}");
+            // What a ring sends of the gradients, and little else.
+            let least = 2.0 * (ranks - 1) as f64 / ranks as f64 * 4e6 * millions;
+            let bytes = of(ranks, "f32", "bytes");
+            assert!(0.99 * least < bytes && bytes < 1.4 * least, "{method} on {ranks}: {bytes}, {least}");
+            assert!(of(ranks, "bf16", "bytes") < 0.75 * bytes && of(ranks, "bf16", "step_ms") <= step(ranks));
+        }
+    }
 }

@@ -188,6 +188,7 @@ fn train<M: Method>(
         sgd: training.sgd,
         workers: 2,
         probe_every: 0,
+        trace: None,
     };
     let load: Arc<Load<M::Sample>> = Arc::new(move |epoch, video| Ok(sample(epoch, video)));
     let (folder, mut losses) = (Folder::open(dir.path()).unwrap(), Losses::default());

@@ -3,7 +3,7 @@
 use crate::support::numbers::bits;
 use crate::training::{maclr, mcl};
 use std::sync::Arc;
-use tubelet::dist::sum::Wire;
+use tubelet::dist::sum::{BUCKET, Wire};
 use tubelet::dist::{Collective, threads};
 use tubelet::nn::{Params, Precision};
 use tubelet::ops::sgd::Sgd;
@@ -15,13 +15,13 @@ use tubelet::ssl::pathway::{Pathway, permutation};
 use tubelet::ssl::{Division, maclr as of_maclr, mcl as of_mcl};
 use tubelet::tensor::{DType, Device, Integers, Tensor};
 
-const STEPS: u64 = 3;
-const VIDEOS: usize = 24;
+pub const STEPS: u64 = 3;
+pub const VIDEOS: usize = 24;
 /// Videos of a step: micro-batches of four, three or two parts each.
-const BATCH: usize = 12;
+pub const BATCH: usize = 12;
 
 /// What a run leaves: reports, networks and queues, as bits.
-type Left = Vec<(String, Vec<u32>)>;
+pub type Left = Vec<(String, Vec<u32>)>;
 
 /// Everything that `W` ranks and one process must agree in. Running statistics and the count of batches are those of the first
 /// rank, which alone writes them.
@@ -43,8 +43,8 @@ fn left<E>(name: &str, pathway: &Pathway<E>, first: bool) -> Left {
     all
 }
 
-/// Runs `run` as each of `size` ranks.
-fn on_ranks(size: usize, run: impl Fn(Arc<dyn Collective>) -> Left + Sync) -> Vec<Left> {
+/// What `run` returns as each of `size` ranks.
+pub fn on_ranks<T: Send>(size: usize, run: impl Fn(Arc<dyn Collective>) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let run = &run;
         let running: Vec<_> = threads::ranks(size)
@@ -76,7 +76,7 @@ fn assert_same(got: &Left, want: &Left, what: &str) {
     }
 }
 
-fn maclr_run(method: &Maclr, division: &Division) -> Left {
+pub fn maclr_run(method: &Maclr, division: &Division) -> Left {
     let recipe = tubelet::train::maclr::Recipe { method: method.clone(), ..maclr::recipe() };
     let mut p = recipe.pathways(VIDEOS, 1, &Device::Cpu).unwrap();
     let (rank, size) = (division.ranks().rank(), division.ranks().size());
@@ -139,9 +139,10 @@ fn steps_of_maclr_on_ranks_are_those_of_one_process() {
         for size in [2, 3] {
             let alone = Division::new(Arc::new(tubelet::dist::Alone), size, wire).unwrap();
             let want = maclr_run(method, &alone);
-            for (rank, got) in
-                on_ranks(size, |ranks| maclr_run(method, &Division::new(ranks, 1, wire).unwrap())).iter().enumerate()
-            {
+            // Gradients travel one by one, in many buckets, or all at once.
+            let bucket = [1, 1000, BUCKET][i % 3];
+            let of_rank = |ranks| maclr_run(method, &Division::new(ranks, 1, wire).unwrap().with_bucket(bucket));
+            for (rank, got) in on_ranks(size, of_rank).iter().enumerate() {
                 assert_same(got, &want, &format!("method {i}, rank {rank} of {size}"));
             }
             // Micro-batches change what is computed: statistics are those of fewer clips.
@@ -150,7 +151,7 @@ fn steps_of_maclr_on_ranks_are_those_of_one_process() {
     }
 }
 
-fn mcl_run(method: &Mcl, division: &Division) -> Left {
+pub fn mcl_run(method: &Mcl, division: &Division) -> Left {
     let recipe = tubelet::train::mcl::Recipe { method: method.clone(), ..mcl::recipe() };
     let mut p = recipe.network(VIDEOS, 1, &Device::Cpu).unwrap().0;
     let (rank, size) = (division.ranks().rank(), division.ranks().size());
@@ -191,7 +192,7 @@ fn steps_of_mcl_on_ranks_are_those_of_one_process() {
         for size in [2, 3] {
             let alone = Division::new(Arc::new(tubelet::dist::Alone), size, Wire::F32).unwrap();
             let want = mcl_run(&method, &alone);
-            let of_rank = |ranks| mcl_run(&method, &Division::new(ranks, 1, Wire::F32).unwrap());
+            let of_rank = |ranks| mcl_run(&method, &Division::new(ranks, 1, Wire::F32).unwrap().with_bucket(1000));
             for (rank, got) in on_ranks(size, of_rank).iter().enumerate() {
                 assert_same(got, &want, &format!("{}, rank {rank} of {size}", precision.name()));
             }

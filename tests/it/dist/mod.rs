@@ -1,4 +1,5 @@
 //! Several ranks.
 
 mod law;
+mod overlap;
 mod tcp;

@@ -114,6 +114,7 @@ pub fn changed<M: Method>(
         sgd: training.sgd,
         workers: 2,
         probe_every: 0,
+        trace: None,
     };
     let load = Arc::new({
         let train = train.clone();

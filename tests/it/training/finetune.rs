@@ -213,6 +213,7 @@ fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<Vec<(String, V
         sgd: recipe.sgd,
         workers: 2,
         probe_every: 0,
+        trace: None,
     };
     let load: Arc<Load<Labelled>> = Arc::new(|epoch, video| Ok(clip(epoch, video)));
     let mut method = started(recipe);

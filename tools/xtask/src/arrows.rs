@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("src/augment/", "error driver cpu tensor"),
     ("src/nn/", "error shape rng tensor tape ops"),
     ("src/dist/", "error files shape tensor ops::arith"),
-    ("src/ssl/", "error shape driver cpu tensor tape ops nn dist"),
+    ("src/ssl/", "error files shape driver cpu tensor tape ops nn dist"),
     ("src/eval/", "error rng tensor tape ops::l2_norm ops::matmul nn video"),
     ("src/weights/", "error files shape tensor nn"),
     ("src/train/", "error files shape rng tensor ops::sgd ops::tvl1 nn ssl dist video flow augment weights"),

@@ -44,6 +44,9 @@ const USAGE: &str = "usage: cargo xtask <command>
                     --kernels (InfoNCE, TV-L1 and augmentation alone)
   model --calibrate RECORD OUT
                     writes the rates in a record of the `gpu` bench as a calibration file
+  scaling [OPTION..]
+                    predicts the steps of MaCLR and MCL on 8, 64 and 512 GPUs: exchanges, what of them is hidden, what breaks
+                    first: --json, --device h200|h100|a100 (h200), --calibration FILE
   fuzz [TARGET..] [OPTION..]
                     reads made-up files with every reader of files from outside, until one crashes or the time is over:
                     --seconds N for each target (60), --jobs N targets at a time (1), --json FILE for the figures
@@ -88,6 +91,10 @@ fn main() -> ExitCode {
             Err(error) => return refused(&error.to_string()),
         },
         Some(("model", options)) => match model::Options::parse(options) {
+            Ok(options) => model::run(root, &options),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("scaling", args)) => match model::Options::of_ranks(args) {
             Ok(options) => model::run(root, &options),
             Err(error) => return refused(&error.to_string()),
         },

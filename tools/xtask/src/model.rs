@@ -1,5 +1,5 @@
-//! `cargo xtask model`: predicts the time of training steps on a GPU without one. `benches/model.rs` does it; this checks
-//! the options, then builds and runs that program.
+//! `cargo xtask model` and `cargo xtask scaling`: predict the time of training steps on a GPU, and on many of them, without one.
+//! `benches/model.rs` does it; this checks the options, then builds and runs that program.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, absolute};
@@ -45,7 +45,23 @@ impl Options {
         }
         Ok(Options(options))
     }
+
+    /// Parses the arguments after `scaling`.
+    ///
+    /// # Errors
+    /// When an option is unknown or has no value.
+    pub fn of_ranks(args: &[String]) -> Result<Self> {
+        let Options(mut options) = Options::parse(args)?;
+        if let Some(other) = options.iter().find(|o| o.starts_with("--") && !OF_RANKS.contains(&o.as_str())) {
+            bail!("scaling has no option {other}");
+        }
+        options.push("--ranks".to_owned());
+        Ok(Options(options))
+    }
 }
+
+/// The options of `scaling`.
+const OF_RANKS: [&str; 3] = ["--json", "--device", "--calibration"];
 
 /// Runs the program; its exit status is this command's.
 ///

@@ -2,8 +2,19 @@
 
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 10] =
-    ["tidy", "ptx", "cubins", "kernels", "ablation", "versus", "versus-maclr", "model", "bundle", "rehearse"];
+const COMMANDS: [&str; 11] = [
+    "tidy",
+    "ptx",
+    "cubins",
+    "kernels",
+    "ablation",
+    "versus",
+    "versus-maclr",
+    "model",
+    "scaling",
+    "bundle",
+    "rehearse",
+];
 
 fn xtask(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xtask")).args(args).output().unwrap()
@@ -36,6 +47,7 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["ablation", "a", "b", "nope"],
         vec!["versus", "nope"],
         vec!["model", "--device", "nope"],
+        vec!["scaling", "--net", "nope"],
         vec!["model", "--calibrate", "a", "b", "nope"],
         vec!["versus-maclr", ".", "b", "--nope", "1"],
         vec!["versus-maclr", "nope", "b"],

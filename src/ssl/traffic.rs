@@ -1,0 +1,61 @@
+//! How many bytes a step of several ranks sends: the formula of `docs/ranks.md`.
+
+use crate::dist::sum::{self, Wire};
+
+/// What determines the bytes of a step.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// Ranks.
+    pub ranks: usize,
+    /// Videos of each rank.
+    pub videos: usize,
+    /// The length of each code that the key networks compute for a video.
+    pub codes: Vec<usize>,
+    /// Numbers in each parameter that is trained.
+    pub trained: Vec<usize>,
+    /// How gradients travel.
+    pub wire: Wire,
+    /// Numbers of a bucket of gradients.
+    pub bucket: usize,
+    /// Numbers in the report of a micro-batch, the loss among them.
+    pub reported: usize,
+    /// Micro-batches of a rank.
+    pub accumulate: usize,
+}
+
+/// Bytes that a rank sends in a step, by what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Numbers of videos.
+    pub owners: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Gradients, and the loss.
+    pub gradients: u64,
+    /// What is reported.
+    pub report: u64,
+}
+
+impl Sent {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.owners + self.keys + self.gradients + self.report
+    }
+}
+
+impl Traffic {
+    /// Bytes that a rank sends. If there are several buckets, up to a row of padding in each: which gradients are together is
+    /// known when they are computed.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        let to_others = |numbers: usize| (4 * (self.ranks - 1) * numbers) as u64;
+        let tensors: Vec<usize> = [1].into_iter().chain(self.trained.iter().copied()).collect();
+        Sent {
+            owners: to_others(self.videos),
+            keys: to_others(self.videos * self.codes.iter().sum::<usize>()),
+            gradients: sum::bytes(self.ranks, &tensors, self.wire, self.bucket),
+            report: to_others(self.reported * self.accumulate),
+        }
+    }
+}

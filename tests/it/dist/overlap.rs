@@ -1,0 +1,136 @@
+//! Gradients are exchanged while others are being computed, as a timeline shows; and how many bytes a step sends.
+
+use super::law;
+use crate::training::{maclr, mcl};
+use serde_json::Value;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use tubelet::dist::Spans;
+use tubelet::dist::sum::{BUCKET, Wire};
+use tubelet::nn::Params;
+use tubelet::ssl::Division;
+use tubelet::ssl::maclr::Maclr;
+use tubelet::ssl::traffic::Traffic;
+use tubelet::tensor::Device;
+use tubelet::train::trace::Trace;
+
+/// A backward pass that does not end before the first exchange has ended: where exchanges begin after it, a test fails.
+struct Patient {
+    trace: Arc<Trace>,
+    exchanged: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Spans for Patient {
+    fn begin(&self, name: &str) {
+        if name == "backward" {
+            *self.exchanged.lock().unwrap() = false;
+        }
+        self.trace.begin(name);
+    }
+
+    fn end(&self, name: &str) {
+        if name == "backward" {
+            let exchanged = self.exchanged.lock().unwrap();
+            let waited = self.changed.wait_timeout_while(exchanged, Duration::from_secs(60), |done| !*done).unwrap();
+            assert!(!waited.1.timed_out(), "no exchange was made during the backward pass");
+        }
+        self.trace.end(name);
+        if name == "exchange 0" {
+            *self.exchanged.lock().unwrap() = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
+#[test]
+fn a_timeline_shows_exchanges_within_the_backward_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    law::on_ranks(2, |ranks| {
+        let trace = Arc::new(Trace::new(&*ranks).unwrap());
+        trace.record(true);
+        let spans = Patient { trace: trace.clone(), exchanged: Mutex::new(false), changed: Condvar::new() };
+        let division = Division::new(ranks.clone(), 1, Wire::F32).unwrap();
+        let left = law::maclr_run(&maclr::method(), &division.with_bucket(100).with_spans(Arc::new(spans)));
+        trace.record(false);
+        trace.write(&*ranks, &file).unwrap();
+        left
+    });
+    let trace: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let named = |pid: usize, name: &str| -> Vec<[f64; 2]> {
+        let of = |event: &&Value| event["pid"] == pid && event["name"] == name && event["ph"] == "X";
+        let number = |event: &Value, key: &str| event[key].as_f64().unwrap();
+        let all = events.iter().filter(of);
+        all.map(|event| [number(event, "ts"), number(event, "ts") + number(event, "dur")]).collect()
+    };
+    for pid in [0, 1] {
+        for part in ["keys", "forward", "backward", "wait for ranks", "update"] {
+            assert_eq!(named(pid, part).len(), law::STEPS as usize, "{part}");
+        }
+        let (backward, exchanges) = (named(pid, "backward"), named(pid, "exchange 0"));
+        assert_eq!(backward.len(), exchanges.len());
+        for ([began, ended], [exchange, _]) in backward.into_iter().zip(exchanges) {
+            assert!(exchange < ended && began < ended, "{exchange} is before {ended}");
+        }
+        let threads = |name: &str| {
+            let of =
+                |event: &&Value| event["name"] == "thread_name" && event["pid"] == pid && event["args"]["name"] == name;
+            events.iter().filter(of).count()
+        };
+        assert_eq!([threads("exchange"), threads("compute")], [1, 1]);
+    }
+    assert!(events.iter().all(|event| event["name"] != "sample"), "nothing is loaded here");
+}
+
+/// Numbers of each parameter that is trained.
+fn trained(params: &Params) -> Vec<usize> {
+    params.iter().filter(|(_, p)| p.role.trains()).map(|(_, p)| p.value.shape().len()).collect()
+}
+
+/// Checks what each of `size` ranks sends in the steps of `run`, which returns how many numbers a report has.
+fn assert_sent(size: usize, traffic: Traffic, run: impl Fn(&Division) -> law::Left + Sync) {
+    let sent = law::on_ranks(size, |ranks| {
+        let left = run(&Division::new(ranks.clone(), 1, traffic.wire).unwrap());
+        let (_, report) = left.iter().find(|(name, _)| name == "report 0").unwrap();
+        (report.len(), ranks.sent())
+    });
+    let reported = sent[0].0;
+    let each =
+        Traffic { ranks: size, videos: law::BATCH / size, reported, bucket: BUCKET, accumulate: 1, ..traffic }.sent();
+    assert!(each.keys > 0 && each.report > 4 && each.owners > 0);
+    // Once in a run, the ranks compare the order of their gradients.
+    let want = law::STEPS * each.total() + 8 * (size as u64 - 1);
+    assert_eq!(sent, vec![(reported, want); size]);
+}
+
+#[test]
+fn steps_send_the_bytes_of_the_formula() {
+    let nothing = Traffic {
+        ranks: 1,
+        videos: 0,
+        codes: Vec::new(),
+        trained: Vec::new(),
+        wire: Wire::F32,
+        bucket: 0,
+        reported: 0,
+        accumulate: 1,
+    };
+    let recipe = maclr::recipe();
+    let p = recipe.pathways(law::VIDEOS, 1, &Device::Cpu).unwrap();
+    let networks = [Some(&p.visual), p.motion.as_ref()].into_iter().flatten();
+    let trained_maclr: Vec<usize> = networks.flat_map(|network| trained(network.query())).collect();
+    for (symmetric, wire, size) in [(false, Wire::F32, 2), (true, Wire::Bf16, 3)] {
+        let method = Maclr { symmetric, ..maclr::method() };
+        // A code of each network and direction.
+        let codes = vec![recipe.code; if symmetric { 4 } else { 2 }];
+        let traffic = Traffic { codes, trained: trained_maclr.clone(), wire, ..nothing.clone() };
+        assert_sent(size, traffic, |division| law::maclr_run(&method, division));
+    }
+    let recipe = mcl::recipe();
+    let network = recipe.network(law::VIDEOS, 1, &Device::Cpu).unwrap().0;
+    // Codes of three heads for each of three keys.
+    let traffic = Traffic { codes: vec![recipe.heads.code; 9], trained: trained(network.query()), ..nothing };
+    assert_sent(3, traffic, |division| law::mcl_run(&recipe.method, division));
+}
