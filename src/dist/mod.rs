@@ -14,6 +14,8 @@
 mod alone;
 #[cfg(feature = "train")]
 mod join;
+#[cfg(feature = "mpi")]
+mod mpi;
 pub mod sum;
 #[cfg(feature = "train")]
 mod tcp;
@@ -21,6 +23,8 @@ mod tcp;
 pub mod threads;
 mod world;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::Mpi;
 pub use alone::Alone;
 #[cfg(feature = "train")]
 pub use join::join;
@@ -39,7 +43,7 @@ pub trait Collective: Send + Sync {
     /// The number of processes.
     fn size(&self) -> usize;
 
-    /// What connects them, for messages: `tcp`.
+    /// What connects them, for messages: `tcp`, `mpi`.
     fn name(&self) -> &'static str;
 
     /// Short notes of all ranks, in the order of ranks. Also a barrier: nobody returns before all have called.
