@@ -23,7 +23,7 @@ pub fn join(world: &World, patience: Patience) -> Result<Arc<dyn Collective>> {
 
 /// Whether programs of MPI find each other under this launcher, whose variables `set` knows: srun does it with `--mpi=pmi2`
 /// and `--mpi=pmix`.
-#[cfg(feature = "mpi")]
+#[cfg(any(test, feature = "mpi"))]
 fn starts_mpi(launcher: super::Launcher, set: impl Fn(&str) -> bool) -> bool {
     use super::Launcher;
     match launcher {
@@ -33,7 +33,7 @@ fn starts_mpi(launcher: super::Launcher, set: impl Fn(&str) -> bool) -> bool {
     }
 }
 
-#[cfg(all(test, feature = "mpi"))]
+#[cfg(test)]
 mod tests {
     use super::super::Launcher;
     use super::*;

@@ -59,21 +59,23 @@ pub fn run(root: &Path, mpirun: &str) -> Result<String> {
     let ran = ran(&mut alone)?;
     let sentence = "says that this is rank 0 of 2, and MPI that it is rank 0 of 1";
     ensure!(!ran.success && ran.said.contains(sentence), "a rank whose MPI knows of no other goes on:\n{}", ran.said);
-    let first = version.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Ok(format!("ranks of MPI exchange what threads do, and end together within {longest:.1?} ({})", first.trim()))
+    // Open MPI says it in the first line, MPICH's Hydra in one of its own.
+    let own = version.lines().find(|line| line.trim_start().starts_with("Version:")).or(version.lines().next());
+    let own = own.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    Ok(format!("ranks under {mpirun} ({own}) exchange what threads do, and end together within {longest:.1?}"))
 }
 
-/// Builds `tests/mpi` and returns where it is.
+/// Builds `tests/mpi` and returns where it is. As a part of the workspace, it needs what tests of that need.
 fn build(root: &Path) -> Result<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["test", "--locked", "--package", "tubelet-tests", "--features", "mpi", "--test", "mpi", "--no-run"]);
+    command.args(["test", "--locked", "--workspace", "--features", "tubelet-tests/mpi", "--test", "mpi", "--no-run"]);
     let output = command.arg("--message-format=json").stderr(Stdio::inherit()).current_dir(root).output()?;
     if !output.status.success() {
         bail!("the ranks could not be built; libclang and the headers of an MPI are needed (docs/ranks.md)");
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let program = messages.filter_map(|m| m["executable"].as_str().map(PathBuf::from)).last();
+    let program = messages.filter_map(|m| m["executable"].as_str().map(PathBuf::from)).next_back();
     program.context("Cargo does not say where the program is")
 }
 
