@@ -5,7 +5,8 @@ use super::{Alone, Collective, World};
 use crate::error::Result;
 use std::sync::Arc;
 
-/// Connects the processes of `world`; a single one is [`Alone`]. All of them must call it.
+/// Connects the processes of `world`; a single one is [`Alone`]. All of them must call it. Where this build has MPI (feature
+/// `mpi`), and the launcher is mpirun or an srun that starts programs of MPI, MPI connects them, else TCP does.
 ///
 /// # Errors
 /// `Peer` when they do not find each other in time, or say different things about who they are.
@@ -13,5 +14,35 @@ pub fn join(world: &World, patience: Patience) -> Result<Arc<dyn Collective>> {
     if world.size == 1 {
         return Ok(Arc::new(Alone));
     }
+    #[cfg(feature = "mpi")]
+    if starts_mpi(world.launcher, |name| std::env::var_os(name).is_some()) {
+        return Ok(Arc::new(super::Mpi::connect(world, patience)?));
+    }
     Ok(Arc::new(Tcp::connect(world, patience)?))
+}
+
+/// Whether programs of MPI find each other under this launcher, whose variables `set` knows: srun does it with `--mpi=pmi2`
+/// and `--mpi=pmix`.
+#[cfg(any(test, feature = "mpi"))]
+fn starts_mpi(launcher: super::Launcher, set: impl Fn(&str) -> bool) -> bool {
+    use super::Launcher;
+    match launcher {
+        Launcher::OpenMpi | Launcher::Mpich => true,
+        Launcher::Srun => set("PMI_RANK") || set("PMIX_RANK"),
+        Launcher::None | Launcher::Torchrun => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Launcher;
+    use super::*;
+
+    #[test]
+    fn mpi_is_used_where_the_launcher_starts_it() {
+        let starts = |launcher, variable: &str| starts_mpi(launcher, |name| name == variable);
+        assert!(starts(Launcher::OpenMpi, "") && starts(Launcher::Mpich, ""));
+        assert!(starts(Launcher::Srun, "PMIX_RANK") && starts(Launcher::Srun, "PMI_RANK"));
+        assert!(!starts(Launcher::Srun, "") && !starts(Launcher::Torchrun, "PMI_RANK"));
+    }
 }

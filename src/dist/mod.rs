@@ -14,6 +14,8 @@
 mod alone;
 #[cfg(feature = "train")]
 mod join;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod ordered;
 mod spans;
 pub mod sum;
@@ -23,6 +25,8 @@ mod tcp;
 pub mod threads;
 mod world;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::Mpi;
 pub use alone::Alone;
 #[cfg(feature = "train")]
 pub use join::join;
@@ -44,7 +48,7 @@ pub trait Collective: Send + Sync {
     /// The number of processes.
     fn size(&self) -> usize;
 
-    /// What connects them, for messages: `tcp`.
+    /// What connects them, for messages: `tcp`, `mpi`.
     fn name(&self) -> &'static str;
 
     /// Short notes of all ranks, in the order of ranks. Also a barrier: nobody returns before all have called.

@@ -131,7 +131,13 @@ impl World {
     /// As [`World::from_env`].
     pub fn from(get: impl Fn(&str) -> Option<String>) -> Result<World> {
         let set = |names: &Names| {
-            get(names.rank).is_some() && (names.launcher != Launcher::Srun || get(names.size).is_some())
+            get(names.rank).is_some()
+                && match names.launcher {
+                    Launcher::Srun => get(names.size).is_some(),
+                    // `srun --mpi=pmi2` sets these too, and says who is where by its own.
+                    Launcher::Mpich => get("MPI_LOCALRANKID").is_some() || get("SLURM_STEP_NUM_TASKS").is_none(),
+                    _ => true,
+                }
         };
         let Some(names) = LAUNCHERS.iter().find(|names| set(names)) else { return Ok(World::alone()) };
         let number = |name: &'static str, rule: &str, range: std::ops::Range<usize>| {
@@ -236,6 +242,11 @@ mod tests {
         assert_eq!((ranks, launcher), ([5, 6, 1, 2], Launcher::Srun));
         let (host, port) = meeting.unwrap();
         assert!(host == "gpu07" && (20_000..30_000).contains(&port), "{host}:{port}");
+        // Slurm with MPICH's interface, and MPICH's own launcher inside of a step of Slurm.
+        let (ranks, launcher, _) = place(&format!("{slurm} PMI_RANK=5 PMI_SIZE=6"));
+        assert_eq!((ranks, launcher), ([5, 6, 1, 2], Launcher::Srun));
+        let (ranks, launcher, _) = place(&format!("{slurm} {mpich}"));
+        assert_eq!((ranks, launcher), ([0, 2, 0, 2], Launcher::Mpich));
         // A batch script of Slurm has a process id, and is no step.
         assert_eq!(world("SLURM_JOB_ID=7 SLURM_PROCID=0").unwrap(), World::alone());
         // torchrun within Slurm.

@@ -39,7 +39,7 @@ impl Default for Patience {
 }
 
 /// The most bytes of a note.
-const NOTE: u64 = 1 << 20;
+pub(super) const NOTE: u64 = 1 << 20;
 
 /// Ranks connected by TCP.
 pub struct Tcp {
@@ -245,7 +245,7 @@ impl Header {
 }
 
 /// The bytes of a tensor in main memory.
-fn as_bytes(t: &Tensor) -> Result<&[u8]> {
+pub(super) fn as_bytes(t: &Tensor) -> Result<&[u8]> {
     match t.dtype() {
         DType::F32 => t.f32().map(bytemuck::cast_slice),
         DType::BF16 => t.bf16().map(bytemuck::cast_slice),

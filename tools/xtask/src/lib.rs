@@ -8,6 +8,7 @@ pub mod device;
 pub mod fuzz;
 pub mod maclr;
 pub mod model;
+pub mod mpi;
 mod nightly;
 pub mod sanitize;
 mod source;

@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, model, sanitize, tidy, transfer, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, model, mpi, sanitize, tidy, transfer, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks names, layers, circles, cases and sizes
@@ -56,6 +56,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   sanitize [miri|address] [TEST..]
                     the library's unit tests under Miri, and the tests of the CPU's kernels under the address sanitizer; it
                     needs a nightly compiler, with its parts miri and rust-src for Miri
+  mpi [MPIRUN]      builds with the feature mpi, and runs ranks under mpirun: what they exchange is compared with threads, and
+                    a rank fails, panics, is killed, hangs: all must end within ten seconds
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver
   rehearse DIR [SECONDS]
                     run.sh of the bundle in DIR, for SECONDS (540), on a driver that logs every call and executes none; tests
@@ -76,6 +78,8 @@ fn main() -> ExitCode {
         Some(("ptx", families)) if !families.iter().any(|f| f.starts_with('-')) => ptx(root, families),
         Some(("kernels", families)) if !families.iter().any(|f| f.starts_with('-')) => kernels(root, families),
         Some(("cubins", [folder, archs @ ..])) if !folder.starts_with('-') => cubins(root, folder.as_ref(), archs),
+        Some(("mpi", [])) => said(mpi::run(root, "mpirun")),
+        Some(("mpi", [mpirun])) if !mpirun.starts_with('-') => said(mpi::run(root, mpirun)),
         Some(("bundle", [folder])) if !folder.starts_with('-') => write_bundle(root, folder.as_ref()),
         Some(("rehearse", [folder])) if !folder.starts_with('-') => rehearse(root, folder.as_ref(), 540),
         Some(("rehearse", [folder, seconds])) if !folder.starts_with('-') => match seconds.parse() {
@@ -197,6 +201,12 @@ fn ablate(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<ExitCod
     }
     fs::create_dir_all(folder)?;
     println!("{}", ablation::run(root, &folder.canonicalize()?, gestures)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what a command says.
+fn said(text: Result<String>) -> Result<ExitCode> {
+    println!("{}", text?);
     Ok(ExitCode::SUCCESS)
 }
 
