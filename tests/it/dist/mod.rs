@@ -1,5 +1,6 @@
 //! Several ranks.
 
 mod law;
+pub mod nccl;
 mod overlap;
 mod tcp;
