@@ -16,6 +16,8 @@ mod alone;
 mod join;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(all(feature = "cuda", feature = "train"))]
+pub mod nccl;
 mod ordered;
 mod spans;
 pub mod sum;
@@ -30,6 +32,8 @@ pub use self::mpi::Mpi;
 pub use alone::Alone;
 #[cfg(feature = "train")]
 pub use join::join;
+#[cfg(all(feature = "cuda", feature = "train"))]
+pub use nccl::Nccl;
 pub use ordered::{Ordered, Started};
 pub use spans::{Span, Spans};
 #[cfg(feature = "train")]
@@ -48,7 +52,7 @@ pub trait Collective: Send + Sync {
     /// The number of processes.
     fn size(&self) -> usize;
 
-    /// What connects them, for messages: `tcp`, `mpi`.
+    /// What connects them, for messages: `tcp`, `mpi`, `nccl`.
     fn name(&self) -> &'static str;
 
     /// Short notes of all ranks, in the order of ranks. Also a barrier: nobody returns before all have called.
@@ -70,6 +74,12 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// As [`Collective::all_to_all`].
     fn all_gather(&self, part: &Tensor) -> Result<Tensor>;
+
+    /// Whether this rank knows of another one that has ended, without waiting for anybody.
+    ///
+    /// # Errors
+    /// `Peer` naming that rank.
+    fn check(&self) -> Result<()>;
 
     /// Bytes of tensors and notes that this rank has sent to others so far, without what frames them on their way.
     fn sent(&self) -> u64;

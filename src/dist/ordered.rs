@@ -130,6 +130,11 @@ impl Collective for Ordered {
         self.start(move |ranks| ranks.all_gather(&part)).wait()
     }
 
+    /// At once, whatever call is being made.
+    fn check(&self) -> Result<()> {
+        self.ranks.check()
+    }
+
     fn sent(&self) -> u64 {
         self.ranks.sent()
     }

@@ -7,6 +7,7 @@
 use super::{Collective, Ordered, Span, Spans, Started};
 use crate::error::Result;
 use crate::ops::arith::{self, Arith};
+use crate::ops::reduce;
 use crate::tensor::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -225,12 +226,8 @@ fn flat_over_ranks(ranks: &dyn Collective, numbers: Tensor, wire: Wire) -> Resul
     let each = n.div_ceil(size);
     let padding = Tensor::zeros_on(&numbers.device(), [each * size - n])?;
     let rows = Tensor::collect(&[&numbers, &padding])?.reshape([size, each])?.cast(wire.dtype())?;
-    let rows = ranks.all_to_all(&rows)?.cast(DType::F32)?;
-    let mut sum = rows.rows(&[0])?;
-    for rank in 1..size {
-        sum = arith::forward(Arith::Add, &sum, &rows.rows(&[rank])?)?;
-    }
-    let all = ranks.all_gather(&sum.cast(wire.dtype())?)?.cast(DType::F32)?;
+    let sum = reduce::in_order(&ranks.all_to_all(&rows)?, wire.dtype())?;
+    let all = ranks.all_gather(&sum)?.cast(DType::F32)?;
     all.reshape([size * each])?.part(0, numbers.shape())
 }
 

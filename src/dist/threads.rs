@@ -119,6 +119,11 @@ impl Collective for Thread {
         together(&all, gathered(self.size(), part.shape()))?.to(&part.device())
     }
 
+    fn check(&self) -> Result<()> {
+        let failed = self.board.state.lock().unwrap().failed.clone();
+        failed.map_or(Ok(()), |what| Err(ErrorKind::Peer { what }.into()))
+    }
+
     fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

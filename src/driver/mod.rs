@@ -154,6 +154,19 @@ pub trait Driver: Send + Sync {
     /// Compute capability, major and minor.
     fn compute_capability(&self) -> (u32, u32);
 
+    /// Where the device is on the bus of its machine: domain, bus and device in hexadecimal, as in `0000:3b:00`.
+    fn bus(&self) -> Option<String> {
+        None
+    }
+
+    /// Makes the device the current one of this thread, for libraries that work on that.
+    ///
+    /// # Errors
+    /// `Driver`.
+    fn make_current(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Handle of the stream; 0 where there is none, or for the default stream.
     fn stream(&self) -> u64 {
         0

@@ -317,7 +317,7 @@ impl Tensor {
         }
     }
 
-    pub(super) fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &Memory {
         match &self.storage {
             Storage::Gpu(_, memory) => memory,
             _ => unreachable!("an operation of a GPU was given a tensor on the CPU"),

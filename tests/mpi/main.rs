@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tubelet::dist::{Collective, Patience, World, join, sum, threads};
 use tubelet::error::Result;
-use tubelet::tensor::{DType, Tensor};
+use tubelet::tensor::{DType, Device, Tensor};
 
 fn main() -> ExitCode {
     let what = std::env::args().nth(1).unwrap_or_default();
@@ -24,7 +24,7 @@ fn run(what: &str) -> Result<()> {
         return Ok(()); // no launcher: this is `cargo test` with the feature `mpi`
     }
     let patience = Patience { step: Duration::from_secs(if what == "hangs" { 2 } else { 60 }), ..Patience::default() };
-    let ranks = join(&world, patience)?;
+    let ranks = join(&world, &Device::Cpu, patience)?;
     assert_eq!((ranks.rank(), ranks.size(), ranks.name()), (world.rank, world.size, "mpi"));
     ranks.share(b"here")?;
     let done = if ranks.rank() == 1 { leave(&*ranks, what) } else { Ok(()) };
@@ -94,7 +94,7 @@ struct Exchanged {
 }
 
 fn exchange(ranks: &dyn Collective) -> Result<Exchanged> {
-    let (rank, size) = (ranks.rank(), ranks.size());
+    let (rank, size, before) = (ranks.rank(), ranks.size(), ranks.sent());
     // Notes of different lengths, an empty one among them, and a long one.
     let notes = [rank * 3, 0, if rank == 0 { 1 << 20 } else { 1 }];
     let notes = notes.map(|length| ranks.share(&vec![rank as u8 + 1; length])).into_iter().collect::<Result<_>>()?;
@@ -118,5 +118,5 @@ fn exchange(ranks: &dyn Collective) -> Result<Exchanged> {
     for wire in [sum::Wire::F32, sum::Wire::Bf16] {
         tensors.extend(sum::over_ranks(ranks, &gradients, wire)?);
     }
-    Ok(Exchanged { notes, tensors, sent: ranks.sent() })
+    Ok(Exchanged { notes, tensors, sent: ranks.sent() - before })
 }

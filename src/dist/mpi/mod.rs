@@ -271,6 +271,7 @@ impl Collective for Mpi {
             std::mem::forget((from, all)); // as `wait` asks
             return Err(e);
         }
+        self.sent.fetch_add(((self.size - 1) * note.len()) as u64, Ordering::Relaxed);
         Ok(lengths.iter().enumerate().map(|(i, length)| all[i * each..][..*length as usize].to_vec()).collect())
     }
 
@@ -282,6 +283,14 @@ impl Collective for Mpi {
     fn all_gather(&self, part: &Tensor) -> Result<Tensor> {
         let each = part.shape().len() * part.dtype().size();
         self.tensors(ALL_GATHER, part, each, gathered(self.size, part.shape()))
+    }
+
+    fn check(&self) -> Result<()> {
+        // A call under way looks by itself.
+        match self.calls.try_lock() {
+            Ok(_calls) if !self.left.load(Ordering::SeqCst) => self.news(),
+            _ => self.reason().clone().map_or(Ok(()), |reason| Err(lost(reason))),
+        }
     }
 
     fn sent(&self) -> u64 {

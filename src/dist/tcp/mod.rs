@@ -216,6 +216,10 @@ impl Collective for Tcp {
         self.tensors(ALL_GATHER, bytes, |_| 0..bytes.len(), bytes, part.dtype(), part.shape())
     }
 
+    fn check(&self) -> Result<()> {
+        self.watch.check()
+    }
+
     fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

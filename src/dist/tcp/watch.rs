@@ -60,6 +60,11 @@ impl Watch {
         lost(state.reason.clone().unwrap_or_else(|| format!("the connection to rank {peer} is broken: {e}")))
     }
 
+    /// The error of a rank that is known to have ended.
+    pub fn check(&self) -> Result<()> {
+        self.0.state().reason.clone().map_or(Ok(()), |reason| Err(lost(reason)))
+    }
+
     /// Closes the connections for data.
     pub fn close(&self) {
         self.0.close();

@@ -176,6 +176,24 @@ impl Driver for Cuda {
         self.capability
     }
 
+    fn bus(&self) -> Option<String> {
+        use sys::CUdevice_attribute_enum as Attribute;
+        let number = |which| {
+            let mut value = 0;
+            // SAFETY: the probe has found the function; the result goes to a local.
+            let result = unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.device) };
+            (result == CUresult::CUDA_SUCCESS).then_some(value)
+        };
+        let domain = number(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let bus = number(Attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+        let device = number(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+        Some(format!("{domain:04x}:{bus:02x}:{device:02x}"))
+    }
+
+    fn make_current(&self) -> Result<()> {
+        self.enter()
+    }
+
     fn stream(&self) -> u64 {
         self.stream as u64
     }

@@ -29,6 +29,17 @@ const fn case(name: &'static str, from: &'static [usize], to: &'static [usize], 
     Case { name, from, to, why }
 }
 
+/// Rows that are added in order: how many, and how long.
+pub const IN_ORDER: &[(&str, usize, usize)] = &[
+    ("one", 1, 40),              // nothing to add
+    ("empty", 3, 0),             // nothing at all
+    ("two", 2, 64),              // two ranks
+    ("ragged", 3, 1001),         // not a multiple of sixteen bytes
+    ("quarters", 5, 1004),       // of f32's, and not of bf16's
+    ("tasks", 8, (1 << 16) + 8), // several tasks and blocks, the last short
+    ("many", 67, 24),            // more rows than are loaded at a time
+];
+
 /// The shapes.
 pub const CASES: &[Case] = &[
     case("all", &[3, 5, 7], &[1, 1, 1], "one sum"),

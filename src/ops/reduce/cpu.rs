@@ -3,6 +3,7 @@
 
 use crate::cpu::widest::widest;
 use crate::ops::arith::{cpu::run, offset};
+use crate::ops::lanes::{self, Lanes, Stored, Vectorized, each};
 use crate::shape::Shape;
 use rayon::prelude::*;
 
@@ -66,6 +67,41 @@ fn sum(a: &[f32]) -> f32 {
         }
     }
     lanes.iter().sum::<f32>() + rest
+}
+
+/// The `rows` rows of `x`, each as long as `y`, added one after another.
+pub(super) fn in_order<T: Stored, U: Stored>(x: &[T], rows: usize, y: &mut [U]) {
+    let n = y.len();
+    y.par_chunks_mut(CHUNK).enumerate().for_each(|(task, y)| lanes::run(InOrder { x, rows, n, at: task * CHUNK, y }));
+}
+
+struct InOrder<'a, T, U> {
+    x: &'a [T],
+    rows: usize,
+    /// Length of a row, and where in it `y` begins.
+    n: usize,
+    at: usize,
+    y: &'a mut [U],
+}
+
+impl<T: Stored, U: Stored> Vectorized for InOrder<'_, T, U> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let from = self.x[self.at..].as_ptr();
+        // SAFETY: each of the rows has `n` numbers, of which this range is a part; the instruction set is the caller's
+        // promise.
+        each(
+            self.y.len(),
+            #[inline(always)]
+            |at, n| unsafe {
+                let mut sum: V = T::get(from.add(at), n);
+                for row in 1..self.rows {
+                    sum = sum.add(T::get(from.add(row * self.n + at), n));
+                }
+                U::put(self.y.as_mut_ptr().add(at), sum, n);
+            },
+        );
+    }
 }
 
 pub(super) fn broadcast_to(a: &[f32], from: Shape, to: Shape, y: &mut [f32]) {

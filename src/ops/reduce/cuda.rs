@@ -43,8 +43,25 @@ static ROWS: Kernel<RowSums> = Kernel::new(
 static BROADCAST: Kernel<(In, Out, Pod<Axes>, u32)> =
     Kernel::new(&MODULE, &["reduce_broadcast_f32", "reduce_broadcast_bf16"]);
 
+static ORDERED: Module = Module::new("reduce_in_order", include_str!("../../../ptx/reduce_in_order.sm_80.ptx"));
+
+/// Indexed by the data type of `x`, then that of `y`, then by whether threads access single elements.
+static IN_ORDER: Kernel<(In, Out, u32, u32)> = Kernel::new(
+    &ORDERED,
+    &[
+        "reduce_in_order_wide_f32",
+        "reduce_in_order_single_f32",
+        "reduce_in_order_wide_f32_bf16",
+        "reduce_in_order_single_f32_bf16",
+        "reduce_in_order_wide_bf16_f32",
+        "reduce_in_order_single_bf16_f32",
+        "reduce_in_order_wide_bf16",
+        "reduce_in_order_single_bf16",
+    ],
+);
+
 pub(in crate::ops) fn kernels() -> Vec<Declared> {
-    vec![COLUMNS.declared(), ROWS.declared(), BROADCAST.declared()]
+    vec![COLUMNS.declared(), ROWS.declared(), BROADCAST.declared(), IN_ORDER.declared()]
 }
 
 /// The merged axes as the kernel takes them.
@@ -183,6 +200,21 @@ impl Middle {
         }
         rest.map_or(Ok(()), |(bytes, rest)| rest.launch(gpu, target.written(), y, space + bytes as u64))
     }
+}
+
+/// The rows of `x [rows ..]` added one after another, `[..]` of `dtype`.
+pub(super) fn in_order(gpu: &Gpu, x: &Tensor, dtype: DType, shape: Shape) -> Result<Tensor> {
+    let mut y = Tensor::on_gpu(gpu, dtype, shape)?;
+    let n = shape.len();
+    if n == 0 {
+        return Ok(y);
+    }
+    let width = if n.is_multiple_of(wide(x.dtype())) { wide(x.dtype()) } else { 1 };
+    let which = 4 * x.dtype().index() + 2 * dtype.index() + usize::from(width == 1);
+    let target = y.output();
+    let rows = x.dims()[0] as u32;
+    IN_ORDER.launch(gpu, which, Spread::cover(n / width, BLOCK), (x.input(), target, rows, n as u32))?;
+    Ok(y)
 }
 
 pub(super) fn broadcast_to(gpu: &Gpu, a: &Tensor, shape: Shape) -> Result<Tensor> {

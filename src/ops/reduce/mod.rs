@@ -27,7 +27,8 @@ pub use grad::{broadcast_to, mean, sum, sum_to};
 
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tensor::{Place, Tensor};
+use crate::tensor::{DType, Element, Place, Tensor};
+use half::bf16;
 
 /// `a` summed to `shape`, which on every axis must equal the shape of `a` or be 1. Sums are in a fixed order.
 ///
@@ -44,6 +45,27 @@ pub fn sum_to_forward(a: &Tensor, shape: Shape) -> Result<Tensor> {
             Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&all, a.shape(), shape, y))
         }
         Place::Gpu(gpu) => cuda::sum_to(gpu, a, shape),
+    }
+}
+
+/// The rows of `x [rows ..]`, at least one, added one after another in f32: `((x0 + x1) + x2) + ..`, `[..]` of `dtype`. The
+/// bits are those of as many additions of tensors, on every device.
+///
+/// # Errors
+/// `Shape` when there is no row; on a GPU `OutOfMemory` and `Driver`.
+pub fn in_order(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    let (rows, shape) = match x.dims() {
+        [rows, row @ ..] if *rows > 0 => (*rows, Shape::new(row)),
+        _ => return Err(Error::shape("in_order", "x", "rows, at least one", x.shape())),
+    };
+    match x.place("in_order", &[])? {
+        Place::Cpu => match (x.dtype(), dtype) {
+            (DType::F32, DType::F32) => Tensor::build(shape, |y| cpu::in_order(f32::of(x), rows, y)),
+            (DType::F32, DType::BF16) => Tensor::build_bf16(shape, |y| cpu::in_order(f32::of(x), rows, y)),
+            (DType::BF16, DType::F32) => Tensor::build(shape, |y| cpu::in_order(bf16::of(x), rows, y)),
+            (DType::BF16, DType::BF16) => Tensor::build_bf16(shape, |y| cpu::in_order(bf16::of(x), rows, y)),
+        },
+        Place::Gpu(gpu) => cuda::in_order(gpu, x, dtype, shape),
     }
 }
 

@@ -15,6 +15,15 @@ pub fn sum_to<F: Float>(a: &[F], from: Shape, to: Shape) -> Bounded<F> {
     Bounded { value, magnitude, terms: from.len() / to.len().max(1) }
 }
 
+/// The rows of `a`, added one after another.
+pub fn in_order<F: Float>(a: &[F], rows: usize) -> Bounded<F> {
+    let n = a.len() / rows;
+    let column = |i: usize| (0..rows).map(move |row| a[row * n + i]);
+    let value = (0..n).map(|i| column(i).fold(F::zero(), |sum, v| sum + v)).collect();
+    let magnitude = (0..n).map(|i| column(i).fold(F::zero(), |sum, v| sum + v.abs())).collect();
+    Bounded { value, magnitude, terms: rows }
+}
+
 /// Broadcasting.
 pub fn broadcast_to<F: Float>(a: &[F], from: Shape, to: Shape) -> Vec<F> {
     (0..to.len()).map(|i| a[offset(i, to, from)]).collect()

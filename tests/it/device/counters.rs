@@ -85,6 +85,8 @@ fn elementwise() -> Vec<(&'static str, cases::Make)> {
         ("reduce/all/256k/f32", make(DType::F32, sum([1, 1]))),
         ("reduce/channels/256k/bf16", make(DType::BF16, sum([1, 64]))),
         ("reduce/rows/256k/bf16", make(DType::BF16, sum([4096, 1]))),
+        ("reduce/in_order/8x32k/f32", make(DType::F32, |x| reduce::in_order(&x.reshape([8, 32768])?, DType::F32))),
+        ("reduce/in_order/8x32k/bf16", make(DType::BF16, |x| reduce::in_order(&x.reshape([8, 32768])?, DType::BF16))),
         ("sgd/all/256k/f32", make(DType::F32, descent)),
     ]
 }

@@ -4,7 +4,7 @@ use super::{
     alignment, augment, conv3d, conv3d_norm_sm90, conv3d_sm90, infonce, infonce_sm90, instructions, layers, matmul,
     motion_map, peaks, tensors, tvl1,
 };
-use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
+use crate::kernels::{batch_norm, batch_norm_moments, in_order, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
 use ptxsim::{Access::*, Config, Launch, Machine, Order, Param, Region};
 use std::cell::RefCell;
@@ -49,6 +49,7 @@ const TESTS: &[fn()] = &[
     tensors::conversion_scaling_and_rows_on_a_device,
     infonce::every_kernel_of_infonce_meets_the_reference,
     infonce_sm90::infonce_of_hopper_meets_the_reference,
+    in_order::rows_are_added_one_after_another_on_a_device,
     layers::a_queue_on_a_device_holds_what_one_on_the_cpu_holds,
     layers::functions_on_a_device,
     layers::sums_on_a_device,

@@ -132,6 +132,12 @@ fn streams_leave_each_other_the_memory_they_do_not_use() {
     inside("little_memory_and_two_streams", &[("SIMCUDA_MEMORY", "1048576")]);
 }
 
+#[test]
+fn ranks_have_a_device_each() {
+    let ran = inside("ranks_of_nccl", &[("SIMCUDA_DEVICES", "2")]);
+    assert_eq!(ran.count("cuStreamCreate"), ran.count("cuStreamDestroy_v2"), "{}", ran.log);
+}
+
 /// What a machine with a GPU runs first: tests of the device on device 0 of the driver.
 #[test]
 fn tests_of_the_device_pass_through_the_driver() {
@@ -197,6 +203,12 @@ mod inside {
         let (other, _) = self::gpu();
         let (here, there) = (gpu.record_event().unwrap(), other.record_event().unwrap());
         assert!(sentence(gpu.elapsed_ms(&here, &there)).contains("of another GPU"));
+    }
+
+    #[test]
+    #[ignore = "run by ranks_have_a_device_each"]
+    fn ranks_of_nccl() {
+        crate::dist::nccl::on_a_driver();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Several ranks.
 
 mod law;
+pub mod nccl;
 mod overlap;
 mod sync_bn;
 mod tcp;

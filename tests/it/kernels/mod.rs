@@ -9,6 +9,7 @@ pub mod conv3d_amx;
 pub mod conv3d_amx_wgrad;
 pub mod conv3d_epilogue;
 pub mod conv3d_prologue;
+pub mod in_order;
 pub mod layers;
 pub mod limits;
 pub mod losses;

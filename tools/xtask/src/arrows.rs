@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("src/video/", "error files rng flow ops::motion_map"),
     ("src/augment/", "error driver cpu tensor"),
     ("src/nn/", "error shape rng tensor tape ops"),
-    ("src/dist/", "error files shape tensor ops::arith"),
+    ("src/dist/", "error files shape driver tensor ops::arith ops::reduce"),
     ("src/ssl/", "error files shape driver cpu tensor tape ops nn dist"),
     ("src/eval/", "error rng tensor tape ops::l2_norm ops::matmul nn video"),
     ("src/weights/", "error files shape tensor nn"),

@@ -3,7 +3,7 @@
 use super::Edit::*;
 use super::{Mistake, mistake};
 use crate::device::{alignment, conv3d, infonce, layers, matmul, offsets, raw, tensors, tvl1};
-use crate::kernels::{batch_norm, batch_norm_moments, losses, pool3d, updates};
+use crate::kernels::{batch_norm, batch_norm_moments, in_order, losses, pool3d, updates};
 
 const CONV: &[fn()] =
     &[conv3d::every_tile, conv3d::statistics_leave_with_the_result, conv3d::a_chain_of_gradients_in_one_launch];
@@ -23,6 +23,7 @@ const LAYERS: &[fn()] = &[
     tensors::conversion_scaling_and_rows_on_a_device,
     layers::the_rectifier_on_a_device,
     layers::sums_on_a_device,
+    in_order::rows_are_added_one_after_another_on_a_device,
     layers::unit_rows_on_a_device,
     layers::a_queue_on_a_device_holds_what_one_on_the_cpu_holds,
     layers::functions_on_a_device,
@@ -105,6 +106,20 @@ pub(super) const MISTAKES: &[Mistake] = &[
     mistake("stores go to the input", "relu_backward_f32", ("ld.param.u64", 2), Replace("param_2", "param_0"), LAYERS),
     mistake("a row's end is one early", "rows_gather_wide_f32", ("setp.ge.u32", 0), Replace("ge", "gt"), LAYERS),
     mistake("a gathered row is read a word late", "rows_gather_wide_f32", ("ld.global.nc.v4", 0), Offset(4), LAYERS),
+    mistake(
+        "a row in order is read a word late",
+        "reduce_in_order_wide_f32",
+        ("ld.global.nc.v4", 1),
+        Offset(4),
+        LAYERS,
+    ),
+    mistake(
+        "rows in order have no end",
+        "reduce_in_order_single_bf16",
+        ("setp.ge.u32", 0),
+        Replace("ge", "gt"),
+        LAYERS,
+    ),
     mistake("a key is stored beside its place", "queue_push_wide_f32", ("st.global.v4", 0), Offset(16), LAYERS),
     mistake("an output keeps a hole", "arith_elementwise_f32", ("st.global.v4", 0), Drop, LAYERS),
     mistake("a store misses its place in shared memory", EXACT, ("st.shared.f32", 0), Offset(2), PLAIN),

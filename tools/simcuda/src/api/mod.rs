@@ -104,12 +104,13 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _device: 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetAttribute(to: *mut c_int, attribute: c_int, _device: c_int) -> c_int {
+unsafe extern "C" fn cuDeviceGetAttribute(to: *mut c_int, attribute: c_int, device: c_int) -> c_int {
     let (major, minor) = capability();
     let value = match attribute {
         1 => 1024,                  // threads per block
         10 => 32,                   // warp size
         16 => 108,                  // multiprocessors
+        33 => device + 1,           // bus of PCI
         75 => major,                // compute capability
         76 => minor,                //
         97 => grantable() as c_int, // shared memory per block that a function can be granted
