@@ -14,8 +14,8 @@ use support::checks::{check_memory, classes_can_be_tested, earlier_epochs};
 use support::classified::{self, Groups};
 use support::evaluate::{Options, Prepared, Task};
 use support::evaluation::Evaluation;
+use support::options::set;
 use support::output::{count, say, warn};
-use support::pretrain::set;
 use support::protocol::{IMAGENET, MACLR, MCL, Sampling};
 use support::run::Show;
 use support::settings::{EARLIER, FREE, OPTIONS, identity, of_recipe, path};
@@ -310,7 +310,7 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
     let labels: Vec<u32> = run.parts[0].labels().into_iter().map(u32::try_from).collect::<Result<_, _>>()?;
     let loader = Loader { spec: recipe.views.clone(), ..run.parts[0].loader.clone() };
     let of = recipe.clone();
-    let load: Arc<Load<Labelled>> = Arc::new(move |epoch, video| of.clip(&loader, epoch, video, labels[video]));
+    let load: Arc<Load<Labelled>> = Arc::new(move |epoch, video, _| of.clip(&loader, epoch, video, labels[video]));
     let (net, trunk) = (&run.start.net, &run.start.params);
     let mut method = Finetune::new(recipe, net, trunk, classes, (load.clone(), train.len()), seed, &run.device)?;
     let how = Settings {

@@ -13,8 +13,9 @@ use support::activation::Scene;
 use support::args::{one_of, within};
 use support::checks::init_file;
 use support::motion::FocusOptions;
+use support::options::{Options, Preset, say_inflated, set};
 use support::presets::{self, Preset as Values};
-use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
+use support::pretrain::{Job, Run};
 use support::run::{draw_sheet, fed_to};
 use support::settings::of_recipe;
 use tubelet::flow::motion::MotionInput;
@@ -132,7 +133,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = args.options.common.start()?;
+    let on = args.options.common.start_ranks()?;
     let recipe = args.recipe()?;
     let with_motion = recipe.method.uses_motion();
     recipe.check_init().context("--init")?;
@@ -144,28 +145,30 @@ fn run(args: &Args) -> Result<()> {
         keys: 1,
         masked: recipe.method.mask_own,
         clips: if with_motion { 4 } else { 2 },
+        groups: recipe.method.groups,
         init_head: None,
         networks: &networks[..if with_motion { 2 } else { 1 }],
         motion: [with_motion, false],
         motion_clips: with_motion,
     };
-    let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
+    let Some(run) = Run::open(&args.options, on, &job)? else { return Ok(()) };
     let queue = run.queue(1, recipe.method.mask_own)?;
     let method = MaclrRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
-    let mut method = method.recomputing(args.options.running.recompute);
+    let mut method = method.over(run.ranks.all.clone(), &recipe)?.recomputing(args.options.running.recompute);
     if args.options.running.graph {
         method = method.recorded();
     }
     say_inflated(method.inflated());
     // A resumed run is restored later: here the network has its initial weights.
-    let scene = Scene::before(&run, method.kept())?;
+    let is_first = run.ranks.is_first();
+    let scene = if is_first { Scene::before(&run, method.kept())? } else { None };
     // When nothing else can prevent the run from starting: a run that is refused leaves nothing.
-    if with_motion {
+    if with_motion && is_first {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
     let train = fed_to(&run.device, &run.train);
-    let load = Arc::new(move |epoch, video| train.pair(epoch, video));
-    let done = run.pretrain(&mut method, load, &recipe.networks())?;
+    let load = Arc::new(move |epoch, video, clips| train.pair_of(epoch, video, clips));
+    let Some(done) = run.pretrain(&mut method, load, &recipe.networks())? else { return Ok(()) };
     let [first, last] = run.first_and_last("loss_align")?;
     let mut summary = run.summary("maclr", 2, queue, &done);
     summary.set("alignment_first", first).set("alignment_last", last);

@@ -13,9 +13,10 @@ use support::args::within;
 use support::checks::init_file;
 use support::focus::draw_focus;
 use support::motion::FocusOptions;
+use support::options::{Options, Preset, say_inflated, set};
 use support::output::warn;
 use support::presets::{self, Preset as Values};
-use support::pretrain::{Job, Options, Preset, Run, say_inflated, set};
+use support::pretrain::{Job, Run};
 use support::run::fed_to;
 use support::saliency;
 use support::settings::of_recipe;
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = args.options.common.start()?;
+    let on = args.options.common.start_ranks()?;
     let recipe = args.recipe()?;
     recipe.method.warnings().iter().for_each(warn);
     let focus = &recipe.training.views.focus;
@@ -111,28 +112,30 @@ fn run(args: &Args) -> Result<()> {
         keys: KEYS,
         masked: recipe.method.mask_own,
         clips: 1 + KEYS,
+        groups: recipe.method.groups,
         init_head: Some(args.init_head),
         networks: &[("RGB", &recipe.net)],
         motion: [focus.needs_flow(); 2],
         motion_clips: false,
     };
-    let Some(run) = Run::open(&args.options, device, &job)? else { return Ok(()) };
+    let Some(run) = Run::open(&args.options, on, &job)? else { return Ok(()) };
     let queue = run.queue(KEYS, recipe.method.mask_own)?;
     let method = MclRun::new(&recipe, run.videos(), args.options.seed, &run.device)?;
-    let mut method = method.recomputing(args.options.running.recompute);
+    let mut method = method.over(run.ranks.all.clone(), &recipe)?.recomputing(args.options.running.recompute);
     if args.options.running.graph {
         method = method.recorded();
     }
     say_inflated(method.inflated());
     // A resumed run is restored later: here the network has its initial weights.
-    let before = saliency::look(&method, &run.test, &run.splits.test)?;
+    let is_first = run.ranks.is_first();
+    let before = if is_first { saliency::look(&method, &run.test, &run.splits.test)? } else { None };
     // When nothing else can prevent the run from starting: a run that is refused leaves nothing.
-    if focus.needs_maps() {
+    if focus.needs_maps() && is_first {
         draw_focus(&run.out.join("focus.png"), &run.train, &run.splits.train)?;
     }
     let train = fed_to(&run.device, &run.train);
-    let load = Arc::new(move |epoch, video| train.quad(epoch, video));
-    let done = run.pretrain(&mut method, load, &recipe.networks())?;
+    let load = Arc::new(move |epoch, video, clips| train.quad_of(epoch, video, clips));
+    let Some(done) = run.pretrain(&mut method, load, &recipe.networks())? else { return Ok(()) };
     let after = saliency::look(&method, &run.test, &run.splits.test)?;
     let mut summary = run.summary("mcl", 1 + KEYS as u64, queue, &done);
     if let (Some(before), Some(after)) = (before, after) {

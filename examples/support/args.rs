@@ -1,13 +1,15 @@
 //! Options of all examples, and how all examples end.
 
-use super::output::{lost, printable, say_aside};
+use super::output::{complain, lost, printable, say_aside};
+use super::ranks::{self, Ranks};
 use super::stop::{stopped, survive_file_limit};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use tubelet::cpu::Isa;
+use tubelet::dist::World;
 use tubelet::nn::{ARCHES, Arch};
 use tubelet::tensor::Device;
 use tubelet::train::limits::{self, Limit, Number};
@@ -36,21 +38,65 @@ impl Common {
 
     /// Starts the threads and opens the device. Call it once, before any computation.
     pub fn start(&self) -> Result<Device> {
+        let world = World::from_env()?;
+        ensure!(
+            world.size == 1,
+            "this program runs as one process, and {} started {}: of the programs here, pretrain_maclr and pretrain_mcl run as \
+             several",
+            world.launcher,
+            world.size
+        );
+        self.start_threads(&world)?;
+        self.open_device(&world)
+    }
+
+    /// The same of a program that may be one of several ranks, which are connected first, so that an error of one ends all.
+    pub fn start_ranks(&self) -> Result<(Device, Ranks)> {
+        let ranks = Ranks::join(World::from_env()?)?;
+        self.start_threads(&ranks.world)?;
+        Ok((self.open_device(&ranks.world)?, ranks))
+    }
+
+    /// The cores of a machine are divided among its ranks.
+    fn start_threads(&self, world: &World) -> Result<()> {
         Isa::bound().context("TUBELET_ISA")?;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if self.threads == 0 && world.size > 1 { world.threads(cores()) } else { self.threads };
         rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
+            .num_threads(threads)
             .build_global()
-            .with_context(|| format!("--threads {}: they cannot be started", self.threads))?;
+            .with_context(|| format!("--threads {}: they cannot be started", self.threads))
+    }
+
+    /// The device: of several ranks each on a machine has a GPU of its own, by its number there.
+    fn open_device(&self, world: &World) -> Result<Device> {
+        let (rank, size) = (world.local_rank, world.local_size);
         match self.device {
             DeviceChoice::Auto => {
+                let own = if rank > 0 { Device::cuda(rank).ok() } else { None };
+                if let Some(own) = own {
+                    return Ok(own);
+                }
                 let (device, reason) = Device::auto();
+                ensure!(
+                    rank == 0 || device == Device::Cpu,
+                    "{size} ranks run on this machine, and each needs a GPU of its own, but there is no cuda:{rank}: start as \
+                     many as it has GPUs, or choose --device cpu"
+                );
                 if let Some(reason) = reason {
                     say_aside(format_args!("computing on the CPU: {reason}"));
                 }
                 Ok(device)
             }
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda(n) => Device::cuda(n).with_context(|| format!("--device cuda:{n}")),
+            DeviceChoice::Cuda(n) => {
+                ensure!(
+                    size == 1,
+                    "--device cuda:{n}: {size} ranks run on this machine, and each needs a GPU of its own: leave the option out, \
+                     and each takes the one with its number"
+                );
+                Device::cuda(n).with_context(|| format!("--device cuda:{n}"))
+            }
         }
     }
 
@@ -117,24 +163,29 @@ impl FromStr for DeviceChoice {
 }
 
 /// Runs a program and ends it: success, or the error as one sentence on standard error. A program that was stopped by a
-/// signal reports what was saved, and exits with a status that identifies the signal.
+/// signal reports what was saved, and exits with a status that identifies the signal. Other ranks are told how it ended.
 /// `fn main() -> ExitCode { program(|| run(&Args::parse())) }`
 pub fn program(run: impl FnOnce() -> Result<()>) -> ExitCode {
     match survive_file_limit().and_then(|()| run()) {
-        Ok(()) => match lost() {
-            None => ExitCode::SUCCESS,
-            Some(why) => {
-                say_aside(format_args!("error: standard output cannot be written: {why}"));
-                ExitCode::FAILURE
+        Ok(()) => {
+            ranks::finish();
+            match lost() {
+                None => ExitCode::SUCCESS,
+                Some(why) => {
+                    complain(format_args!("error: standard output cannot be written: {why}"));
+                    ExitCode::FAILURE
+                }
             }
-        },
+        }
         Err(error) => {
             if let Some((text, status)) = stopped(&error) {
-                say_aside(text);
+                say_aside(&text);
+                ranks::fail(&text);
                 return ExitCode::from(status);
             }
-            let text = sentence(error.chain().map(|cause| cause.to_string()));
-            say_aside(format_args!("error: {}", printable(text)));
+            let text = printable(sentence(error.chain().map(|cause| cause.to_string())));
+            complain(format_args!("error: {text}"));
+            ranks::fail(&text);
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
 //! Options for MCL's additions to a method: clips and crops chosen by motion, and the alignment loss.
 
 use super::args::{one_of, within};
-use super::pretrain::set;
+use super::options::set;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tubelet::ops::alignment::{TargetNorm, Terms};

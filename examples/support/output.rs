@@ -8,13 +8,28 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The reason why a line was lost, for the first one.
 static LOST: OnceLock<String> = OnceLock::new();
 
+/// Whether nothing but the error that ends the program is printed.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is printed but the error that ends the program: of several ranks the first speaks for all.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether nothing is to be printed.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Prints a line on standard output.
 pub fn say(line: impl Display) {
-    if let Err(e) = writeln!(stdout().lock(), "{line}")
+    if !is_quiet()
+        && let Err(e) = writeln!(stdout().lock(), "{line}")
         && e.kind() != ErrorKind::BrokenPipe
     {
         let _ = LOST.set(e.to_string()); // only the first reason is kept
@@ -23,6 +38,13 @@ pub fn say(line: impl Display) {
 
 /// Prints a line on standard error. Failures are ignored, as there is no other place to report them.
 pub fn say_aside(line: impl Display) {
+    if !is_quiet() {
+        complain(line);
+    }
+}
+
+/// Prints the error that ends the program.
+pub fn complain(line: impl Display) {
     let _ = writeln!(stderr().lock(), "{line}");
 }
 

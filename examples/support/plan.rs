@@ -1,7 +1,8 @@
 //! What a dry run prints: the data, clips, steps and networks of a run, before anything is decoded.
 
+use super::options::Options;
 use super::output::{count, say};
-use super::pretrain::{Job, Options};
+use super::pretrain::Job;
 use anyhow::Result;
 use tubelet::nn::{Net, Trunk};
 use tubelet::tensor::Device;

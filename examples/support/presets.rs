@@ -1,6 +1,6 @@
 //! The presets' values as `--help` shows them.
 
-use super::pretrain::Preset as Named;
+use super::options::Preset as Named;
 use super::settings::{OPTIONS, SWITCHED_OFF};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};

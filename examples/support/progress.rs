@@ -1,6 +1,6 @@
 //! Progress: a bar with rate and remaining time on a terminal, otherwise a plain line every few seconds.
 
-use super::output::{say, warn};
+use super::output::{is_quiet, say, warn};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stdout};
 use std::sync::Mutex;
@@ -31,7 +31,7 @@ impl Progress {
     /// A task called `label` of `total` units, counted in `unit` (`clips`, `steps`, `videos`), of which `before` were
     /// done by an earlier run. Shown on standard output.
     pub fn new(label: &str, unit: &str, total: u64, before: u64) -> Progress {
-        if stdout().is_terminal() {
+        if stdout().is_terminal() && !is_quiet() {
             let style = ProgressStyle::with_template(
                 "{prefix:>10} {wide_bar:.cyan/dim} {pos}/{len} {per_sec}, {eta} left  {msg}",
             )

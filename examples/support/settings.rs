@@ -1,7 +1,9 @@
 //! The settings of a run in `settings.json`: one flat object, keyed by option name if there is an option, otherwise by
 //! the field's path in the recipe.
 
-use super::pretrain::{Job, Options};
+use super::options::Options;
+use super::pretrain::Job;
+use super::ranks::RANKS;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -10,9 +12,10 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 36] = [
+pub const OPTIONS: [(&str, &str); 37] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
+    ("training.accumulate", ACCUMULATE),
     ("training.lr", "--lr"),
     ("training.warmup_epochs", "--warmup-epochs"),
     ("training.sgd.weight_decay", "--weight-decay"),
@@ -51,7 +54,10 @@ pub const OPTIONS: [(&str, &str); 36] = [
 
 /// Settings that may change when a run goes on: they change nothing of what was computed. What the number of epochs was before
 /// is a setting, too.
-pub const FREE: [&str; 4] = ["--epochs", EARLIER, "--probe-every", "training.views.short"];
+pub const FREE: [&str; 6] = ["--epochs", EARLIER, "--probe-every", "training.views.short", RANKS, ACCUMULATE];
+
+/// In how many micro-batches each rank computes its part of a step.
+pub const ACCUMULATE: &str = "--accumulate";
 
 /// The numbers of epochs that a run was to have before, [`tubelet::train::pretrain::Earlier`].
 pub const EARLIER: &str = "epochs.earlier";

@@ -109,6 +109,8 @@ impl Run<'_> {
             .set("steps", done.steps)
             .set("batch", batch)
             .set("accumulate", self.training.accumulate)
+            .set("ranks", self.ranks.world.size)
+            .set("bytes_sent_per_step", measured(done.sent_per_step as f64).map(|bytes| bytes as u64))
             .set("queue", queue)
             .set("clips_per_second", (done.steps * clips * batch as u64) as f64 / done.train_seconds)
             .set("seconds", done.train_seconds)

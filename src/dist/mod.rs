@@ -25,6 +25,7 @@ pub mod sum;
 mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod threads;
+mod together;
 mod world;
 
 #[cfg(feature = "mpi")]
@@ -38,6 +39,7 @@ pub use ordered::{Ordered, Started};
 pub use spans::{Span, Spans};
 #[cfg(feature = "train")]
 pub use tcp::{Patience, Tcp};
+pub use together::{agree, together};
 pub use world::{Launcher, World};
 
 use crate::error::Result;

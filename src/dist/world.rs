@@ -45,7 +45,7 @@ pub struct World {
     pub local_size: usize,
     /// Who started them.
     pub launcher: Launcher,
-    /// Host and port where rank 0 listens, if the launcher names a host.
+    /// Host and port where rank 0 listens, if the launcher names a host or all processes are on this machine.
     pub meeting: Option<(String, u16)>,
     /// Which start of which run this is: processes with another key are of another one.
     pub key: String,
@@ -162,14 +162,18 @@ impl World {
             None => 0,
         };
         let host = get("MASTER_ADDR").or_else(|| get("SLURM_STEP_NODELIST").and_then(|list| first_host(&list)));
+        // Where all of them are on this machine, no launcher needs to name it.
+        let host = host.or_else(|| (local_size == size).then(|| "127.0.0.1".to_owned()));
         let key: Vec<String> = names.key.iter().filter_map(|name| get(name)).collect();
         let key = format!("{} {}", names.launcher, key.join("."));
         let port = match get("MASTER_PORT") {
             Some(_) => {
                 let rule = "must be set to a port that rank 0 can use, from 1024 to 65534";
                 let port = number("MASTER_PORT", rule, 1024..65535)?;
-                // torchrun's agent itself listens there, so ranks take the next one.
-                port + usize::from(names.launcher == Launcher::Torchrun)
+                // torchrun's agent itself listens there, and its own connections are likely to have the ports behind it, so ranks
+                // meet below those that systems give to connections.
+                let has_agent = get("TORCHELASTIC_RUN_ID").is_some();
+                if has_agent { 20_000 + (port + 5_000) % 10_000 } else { port }
             }
             // Several runs on one machine are unlikely to have the same.
             None => 20_000 + (fnv1a(key.as_bytes()) % 10_000) as usize,
@@ -229,11 +233,19 @@ mod tests {
     #[test]
     fn launchers_say_who_is_who() {
         assert_eq!(world("HOME=/root").unwrap(), World::alone());
+        assert_eq!(place(TORCHRUN), ([3, 8, 1, 2], Launcher::Torchrun, Some(("node0".into(), 29500))));
         // The agent of torchrun listens on the port itself.
-        assert_eq!(place(TORCHRUN), ([3, 8, 1, 2], Launcher::Torchrun, Some(("node0".into(), 29501))));
+        let meeting = place(&format!("{TORCHRUN} TORCHELASTIC_RUN_ID=a")).2;
+        assert_eq!(meeting, Some(("node0".into(), 24500)));
         let mpi =
             "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=4";
-        assert_eq!(place(mpi), ([1, 4, 1, 4], Launcher::OpenMpi, None));
+        let (ranks, launcher, meeting) = place(mpi);
+        assert_eq!((ranks, launcher), ([1, 4, 1, 4], Launcher::OpenMpi));
+        // All are on this machine.
+        let (host, port) = meeting.unwrap();
+        assert!(host == "127.0.0.1" && (20_000..30_000).contains(&port), "{host}:{port}");
+        let elsewhere = mpi.replace("LOCAL_SIZE=4", "LOCAL_SIZE=2");
+        assert_eq!(place(&elsewhere), ([1, 4, 1, 2], Launcher::OpenMpi, None));
         let mpich = "PMI_RANK=0 PMI_SIZE=2 MPI_LOCALRANKID=0 MPI_LOCALNRANKS=2 MASTER_ADDR=h MASTER_PORT=2000";
         assert_eq!(place(mpich), ([0, 2, 0, 2], Launcher::Mpich, Some(("h".into(), 2000))));
         let slurm = "SLURM_JOB_ID=7 SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=6 SLURM_LOCALID=1 SLURM_STEP_TASKS_PER_NODE=2(x3) \

@@ -12,6 +12,7 @@ use crate::files::fnv1a;
 use crate::ops::batch_norm::Peers;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a step's batch is divided.
@@ -26,6 +27,7 @@ pub struct Division {
     agreed: Arc<Mutex<Vec<u64>>>,
     /// Whether batch norm has the statistics of the whole batch.
     whole_statistics: bool,
+    stop: Arc<Stop>,
 }
 
 /// What a pass of a network is to know of the batch of which it computes a part.
@@ -58,6 +60,15 @@ impl Peers for Together {
     }
 }
 
+/// Whether the ranks stop, which they must do after the same step.
+#[derive(Default)]
+struct Stop {
+    /// Whether this rank wants to.
+    wanted: AtomicBool,
+    /// Whether one of them wanted to when the last step was reported.
+    agreed: AtomicBool,
+}
+
 impl Default for Division {
     /// Not at all.
     fn default() -> Self {
@@ -67,15 +78,8 @@ impl Default for Division {
 
 impl Division {
     fn of(ranks: Ordered, accumulate: usize, wire: Wire) -> Division {
-        Division {
-            ranks: Arc::new(ranks),
-            accumulate,
-            wire,
-            bucket: BUCKET,
-            spans: None,
-            agreed: Arc::default(),
-            whole_statistics: false,
-        }
+        let (ranks, agreed, stop) = (Arc::new(ranks), Arc::default(), Arc::default());
+        Division { ranks, accumulate, wire, bucket: BUCKET, spans: None, agreed, whole_statistics: false, stop }
     }
 
     /// Among `ranks`, each of which computes its part in `accumulate` micro-batches. Gradients travel as `wire` says, and while
@@ -194,6 +198,32 @@ impl Division {
         }
         let each = n / self.accumulate;
         Ok((0..self.accumulate).map(|i| i * each..(i + 1) * each).collect())
+    }
+
+    /// Asks all ranks to stop after the step whose report is read next. It travels with the report.
+    pub fn ask_to_stop(&self) {
+        self.stop.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a rank asked to stop before the last report was read: the same on all ranks.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.stop.agreed.load(Ordering::Relaxed)
+    }
+
+    /// The notes of all ranks, each behind what the rank says of stopping.
+    pub(super) fn share_report(&self, note: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let wanted = self.stop.wanted.load(Ordering::Relaxed);
+        let mut all = vec![[&[u8::from(wanted)], note].concat()];
+        if self.ranks.size() > 1 {
+            all = self.ranks.share(&all[0])?;
+        }
+        let asks = |note: &Vec<u8>| note.first().is_some_and(|asks| *asks != 0);
+        self.stop.agreed.store(all.iter().any(asks), Ordering::Relaxed);
+        for note in &mut all {
+            note.drain(..note.len().min(1));
+        }
+        Ok(all)
     }
 
     /// Into how many parts with statistics of their own a micro-batch is divided, for `groups` of the whole batch: they are

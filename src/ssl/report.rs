@@ -75,10 +75,9 @@ impl Seen {
     /// On a GPU, `Driver`; `Peer` when another rank has ended.
     pub fn read(&self) -> Result<Report> {
         let own = self.numbers.iter().map(|numbers| self.report(numbers)).collect::<Result<Vec<_>>>()?;
-        let ranks = self.division.ranks();
         let values = own.iter().flat_map(|r| std::iter::once(r.loss).chain(r.parts.iter().map(|(_, value)| *value)));
         let note: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
-        let all = if ranks.size() == 1 { vec![note] } else { ranks.share(&note)? };
+        let all = self.division.share_report(&note)?;
         let Some(first) = own.into_iter().next() else { return Ok(Report::default()) };
         // Added in the order of the micro-batches.
         let each = 4 * (1 + first.parts.len());

@@ -55,7 +55,8 @@ impl Traffic {
             owners: to_others(self.videos),
             keys: to_others(self.videos * self.codes.iter().sum::<usize>()),
             gradients: sum::bytes(self.ranks, &tensors, self.wire, self.bucket),
-            report: to_others(self.reported * self.accumulate),
+            // Beside the numbers a byte that says whether the rank was asked to stop.
+            report: to_others(self.reported * self.accumulate) + self.ranks as u64 - 1,
         }
     }
 }

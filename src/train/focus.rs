@@ -3,6 +3,9 @@
 //!
 //! All random choices of a sample are a plain value, [`Chosen`], which [`Loader::quad`] then applies to the video.
 
+pub use super::part::Quad;
+use super::part::wanted;
+use super::share::Clips;
 pub use super::views::Focus;
 use super::views::{Loader, Part};
 use crate::augment::{Draw, MotionKind, Region, apply_motion};
@@ -18,21 +21,6 @@ use rayon::prelude::*;
 
 /// Grey levels per pixel of displacement in the flow of the released code.
 const LEVELS: f32 = 6.375;
-
-/// MCL's sample of a video (`docs/papers/mcl.md` section 1.7).
-#[derive(Clone, Debug)]
-pub struct Quad {
-    /// The video's index among the training videos.
-    pub video: u32,
-    /// The query, `t s s 3`.
-    pub query: Part,
-    /// The query's clip with another crop and other colours, and two other clips of the video.
-    pub keys: [Part; 3],
-    /// Where the query moves, `t h w 1`, on the grid [`Focus::target`].
-    pub target: Option<Part>,
-    /// Whether the query begins before the two other clips, or after them.
-    pub order: bool,
-}
 
 /// All random choices of a [`Quad`], and what they were based on. The four views are the query, the key of the same
 /// clip, and the two other keys.
@@ -60,15 +48,24 @@ impl Loader {
     /// # Errors
     /// As [`Loader::chosen`].
     pub fn quad(&self, epoch: u64, video: usize) -> Result<Quad> {
+        self.quad_of(epoch, video, Clips::ALL)
+    }
+
+    /// The same, of which only `clips` are made, by the numbers in [`Quad`].
+    ///
+    /// # Errors
+    /// As [`Loader::chosen`].
+    pub fn quad_of(&self, epoch: u64, video: usize, clips: Clips) -> Result<Quad> {
         let view = self.cache.get(self.videos[video])?;
         let chosen = self.choose(&view, epoch, video)?;
-        let part = |i: usize| self.rgb(&view, chosen.starts[i], &chosen.draws[i]);
+        let part = |i: usize| wanted(clips, i, || self.rgb(&view, chosen.starts[i], &chosen.draws[i]));
         let [start, ..] = chosen.starts;
-        let target = self.targets(epoch, video, &view, [start], &[chosen.draws[0].clone()])?;
+        let target = || self.targets(epoch, video, &view, [start], &[chosen.draws[0].clone()]);
+        let target = clips.has(Quad::TARGET).then(target).transpose()?.flatten();
         Ok(Quad {
             video: video as u32,
-            query: part(0)?,
-            keys: [part(1)?, part(2)?, part(3)?],
+            query: part(Quad::QUERY)?,
+            keys: [part(Quad::KEYS[0])?, part(Quad::KEYS[1])?, part(Quad::KEYS[2])?],
             target: target.map(|[target]| target),
             order: chosen.order,
         })

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    lock: File,
+    /// Of a rank other than the first there is none.
+    lock: Option<File>,
     /// The folders that were created for it, the innermost last.
     created: Vec<PathBuf>,
 }
@@ -61,7 +62,12 @@ impl Folder {
         };
         write(&mut lock).map_err(Error::io("write", &lock_path))?;
         remove_unfinished(&path)?;
-        Ok(Folder { path, lock, created })
+        Ok(Folder { path, lock: Some(lock), created })
+    }
+
+    /// The folder of a run of several ranks, for those that only read it: the first rank holds its lock.
+    pub fn of_first_rank(path: impl AsRef<Path>) -> Folder {
+        Folder { path: path.as_ref().to_owned(), lock: None, created: Vec::new() }
     }
 
     /// Checks that [`Folder::open`] would succeed now, and creates nothing.
@@ -217,6 +223,21 @@ fn differences(begun: &Value, now: &Value, all: bool, at: String, found: &mut Ve
     }
 }
 
+/// A checksum of the content of a file, for a comparison: not of use against forgery.
+///
+/// # Errors
+/// `Io`.
+pub fn checksum(path: &Path) -> Result<u32> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let (mut sum, mut piece) = (crc32fast::Hasher::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece).map_err(Error::io("read", path))? {
+            0 => return Ok(sum.finalize()),
+            n => sum.update(&piece[..n]),
+        }
+    }
+}
+
 /// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part: a temporary file in the
 /// same folder, synced, then renamed.
 ///
@@ -297,6 +318,7 @@ impl Drop for Folder {
     /// Closing the file is not enough if a child process is being started at this moment: until its `exec` it holds
     /// copies of all descriptors, and thereby the lock.
     fn drop(&mut self) {
+        let Some(lock) = &self.lock else { return };
         if !self.path.join(SETTINGS).exists() {
             // It is not an error if something remains.
             let _ = fs::remove_file(self.path.join(LOCK));
@@ -305,7 +327,7 @@ impl Drop for Folder {
             }
         }
         // SAFETY: as in `open`; if it fails, closing the descriptor releases the lock.
-        unsafe { libc::flock(self.lock.as_raw_fd(), libc::LOCK_UN) };
+        unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_UN) };
     }
 }
 

@@ -8,13 +8,13 @@ use super::limits;
 use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
+use super::share::{Clips, Share, key_rng};
 use super::views::{ClipPair, ViewSpec};
-use crate::dist::Spans;
+use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
-use crate::rng::{self, Purpose};
 use crate::ssl::Division;
 use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
 use crate::ssl::pathway::Pathway;
@@ -247,9 +247,18 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        let division = recipe.training.division()?;
+        let division = recipe.training.division(Arc::new(Alone), recipe.method.groups)?;
         let (method, feed, graph) = (recipe.method.clone(), Feed::new(device), Graph::Off);
         Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division })
+    }
+
+    /// The same run as one of `ranks`, which share each step of `recipe`.
+    ///
+    /// # Errors
+    /// As [`Training::division`].
+    pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MaclrRun> {
+        self.division = recipe.training.division(ranks, recipe.method.groups)?;
+        Ok(self)
     }
 
     /// What the visual network loaded from [`Recipe::init`].
@@ -289,7 +298,16 @@ impl Method for MaclrRun {
     }
 
     fn batch(&mut self, samples: Vec<ClipPair>) -> Result<Views> {
-        collate(&samples, &self.feed)
+        collate(&samples, &self.share(), &self.feed)
+    }
+
+    fn share(&self) -> Share {
+        if self.division.ranks().size() == 1 || !self.method.shuffle_keys {
+            return Share::default();
+        }
+        let number = |(motion, i): (bool, usize)| if motion { ClipPair::MOTION[i] } else { ClipPair::RGB[i] };
+        let [queries, keys] = self.method.passes().map(|passes| passes.into_iter().map(number).collect::<Vec<_>>());
+        Share { own: Clips::of(queries.into_iter().chain([ClipPair::TARGET])), keys }
     }
 
     fn division(&self) -> Division {
@@ -302,7 +320,7 @@ impl Method for MaclrRun {
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
-        let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
+        let mut rng = key_rng(at.seed, at.epoch, at.step);
         self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd, &self.division)
     }
 
@@ -350,16 +368,22 @@ impl Method for MaclrRun {
 }
 
 /// Collates samples into a batch.
-fn collate(batch: &[ClipPair], feed: &Feed) -> Result<Views> {
+fn collate(samples: &[ClipPair], share: &Share, feed: &Feed) -> Result<Views> {
+    let (own, keys) = share.split(samples);
     let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
-    let rgb = |i: usize| feed.stack(batch.iter().map(|p| Some(&p.rgb[i]))).map(clips);
-    let motion = |i: usize| feed.stack(batch.iter().map(|p| p.motion.as_ref().map(|m| &m[i])));
-    let target = |i: usize| feed.stack_maps(batch.iter().map(|p| p.target.as_ref().map(|t| &t[i])));
+    let stack = |some: &[ClipPair], number: usize| feed.stack(some.iter().map(|p| p.clip(number)));
+    // What nobody reads is not loaded.
+    let of = |number: usize| if share.own.has(number) { stack(own, number) } else { Ok(None) };
+    let [a, b] = ClipPair::RGB.map(of);
+    let [c, d] = ClipPair::MOTION.map(of);
+    let moves = own.iter().all(|p| p.motion.is_some());
+    let motion = [clips(c?), clips(d?)];
+    let target = |i: usize| feed.stack_maps(own.iter().map(|p| p.target.as_ref().map(|t| &t[i])));
     Ok(Views {
-        rgb: [rgb(0)?, rgb(1)?],
-        motion: motion(0)?.zip(motion(1)?).map(|(a, b)| [a, b]),
+        rgb: [clips(a?), clips(b?)],
+        motion: Some(motion).filter(|_| moves),
         targets: target(0)?.zip(target(1)?).map(|(a, b)| [a, b]),
-        owners: Integers::new(batch.iter().map(|p| p.video).collect()),
-        key_clips: Vec::new(),
+        owners: Integers::new(own.iter().map(|p| p.video).collect()),
+        key_clips: keys.map(|(number, some)| stack(some, number).map(clips)).collect::<Result<_>>()?,
     })
 }

@@ -8,13 +8,13 @@ use super::limits;
 use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
+use super::share::{Clips, Share, key_rng};
 use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
-use crate::dist::Spans;
+use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
-use crate::rng::{self, Purpose};
 use crate::ssl::Division;
 use crate::ssl::alignment::Alignment;
 use crate::ssl::mcl::{Mcl, Network, Views};
@@ -237,10 +237,19 @@ impl MclRun {
             device: device.clone(),
             feed: Feed::new(device),
             graph: Graph::Off,
-            division: recipe.training.division()?,
+            division: recipe.training.division(Arc::new(Alone), recipe.method.groups)?,
             rates: None,
             warmup_epochs: recipe.training.warmup_epochs,
         })
+    }
+
+    /// The same run as one of `ranks`, which share each step of `recipe`.
+    ///
+    /// # Errors
+    /// As [`Training::division`].
+    pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MclRun> {
+        self.division = recipe.training.division(ranks, recipe.method.groups)?;
+        Ok(self)
     }
 
     /// If `yes`, the same run with steps that need less memory and more time: blocks of the query network run again in
@@ -277,7 +286,7 @@ impl MclRun {
     /// # Errors
     /// As [`Mcl::saliency`].
     pub fn saliency(&self, batch: &[Quad]) -> Result<Tensor> {
-        self.method.saliency(&self.network, &collate(batch, &Feed::new(&Device::Cpu))?)
+        self.method.saliency(&self.network, &collate(batch, &Share::default(), &Feed::new(&Device::Cpu))?)
     }
 }
 
@@ -293,7 +302,14 @@ impl Method for MclRun {
     }
 
     fn batch(&mut self, samples: Vec<Quad>) -> Result<Views> {
-        collate(&samples, &self.feed)
+        collate(&samples, &self.share(), &self.feed)
+    }
+
+    fn share(&self) -> Share {
+        if self.division.ranks().size() == 1 || !self.method.shuffle_keys {
+            return Share::default();
+        }
+        Share { own: Clips::of([Quad::QUERY, Quad::TARGET]), keys: Quad::KEYS.to_vec() }
     }
 
     fn division(&self) -> Division {
@@ -306,7 +322,7 @@ impl Method for MclRun {
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
-        let mut rng = rng::stream(at.seed, at.epoch, at.step, Purpose::KeyShuffle);
+        let mut rng = key_rng(at.seed, at.epoch, at.step);
         let rates = self.method.rates(lr, at.epoch, at.epochs, self.warmup_epochs);
         if self.rates.replace(rates.wanted()) != Some(rates.wanted()) {
             self.graph.forget(); // the recording has other losses
@@ -341,16 +357,21 @@ impl Method for MclRun {
 }
 
 /// Collates samples into a batch.
-fn collate(batch: &[Quad], feed: &Feed) -> Result<Views> {
+fn collate(samples: &[Quad], share: &Share, feed: &Feed) -> Result<Views> {
+    let (own, permuted) = share.split(samples);
     let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
-    let key = |i: usize| feed.stack(batch.iter().map(|s| Some(&s.keys[i]))).map(clips);
-    let order: Vec<f32> = batch.iter().map(|s| if s.order { 1.0 } else { -1.0 }).collect();
+    let key = |i: usize, some: &[Quad]| feed.stack(some.iter().map(|s| Some(&s.keys[i]))).map(clips);
+    let mut of_keys = [own; KEYS];
+    for (to, (_, some)) in of_keys.iter_mut().zip(permuted) {
+        *to = some;
+    }
+    let order: Vec<f32> = own.iter().map(|s| if s.order { 1.0 } else { -1.0 }).collect();
     Ok(Views {
-        query: feed.stack(batch.iter().map(|s| Some(&s.query))).map(clips)?,
-        keys: [key(0)?, key(1)?, key(2)?],
-        target: feed.stack_maps(batch.iter().map(|s| s.target.as_ref()))?,
-        order: Tensor::from_f32([batch.len(), 1], &order)?,
-        owners: Integers::new(batch.iter().map(|s| s.video).collect()),
-        permuted: false,
+        query: feed.stack(own.iter().map(|s| Some(&s.query))).map(clips)?,
+        keys: [key(0, of_keys[0])?, key(1, of_keys[1])?, key(2, of_keys[2])?],
+        target: feed.stack_maps(own.iter().map(|s| s.target.as_ref()))?,
+        order: Tensor::from_f32([own.len(), 1], &order)?,
+        owners: Integers::new(own.iter().map(|s| s.video).collect()),
+        permuted: !share.keys.is_empty(),
     })
 }

@@ -1,6 +1,7 @@
 //! What a method implements for the [loop](super::pretrain).
 
 use super::checkpoint::State;
+use super::share::Share;
 use crate::dist::Spans;
 use crate::error::Result;
 use crate::nn::{Params, Trunk};
@@ -41,6 +42,11 @@ pub trait Method {
     /// From now on, `spans` is told which parts of steps are computed.
     fn trace(&mut self, spans: Arc<dyn Spans>) {
         let _ = spans;
+    }
+
+    /// Which clips this rank loads for a step. Its samples reach [`Method::batch`] in the order of [`Share::split`].
+    fn share(&self) -> Share {
+        Share::default()
     }
 
     /// The samples of a step as a batch. Where [`Method::is_asynchronous`], they are on their way to the device when it returns.

@@ -12,10 +12,16 @@ pub mod mcl;
 mod method;
 pub mod metrics;
 mod order;
+mod pair;
 mod part;
 mod pathway;
 pub mod pretrain;
 pub mod recipe;
+mod resume;
 pub mod schedule;
+mod settings;
+mod share;
 pub mod trace;
 pub mod views;
+
+pub use share::{Clips, Share};

@@ -1,96 +1,33 @@
 //! The training loop of all methods: order of the videos, steps, checkpoints, metrics, interruption and resumption.
 
-use super::checkpoint::{self, CHECKPOINTS, Checkpoint, Checkpoints, Resumed, State};
+use super::checkpoint::{Resumed, State};
 use super::folder::Folder;
 use super::limits;
 pub use super::method::{At, Method};
 use super::metrics::Metrics;
 use super::order::Order;
-use super::schedule::Schedule;
+pub use super::resume::{check_run, fewer_than_done, found, steps_done};
+use super::resume::{resume, same_run};
+pub use super::settings::{Earlier, Settings};
+use super::share::{Clips, Samples};
 use super::trace::Trace;
-use crate::dist::{Span, Spans};
+use crate::dist::{Span, Spans, together};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::fnv1a;
 use crate::nn::{Params, Trunk};
-use crate::ops::sgd::Sgd;
 pub use crate::ssl::report::{Report, Seen};
 use crate::video::prefetch::Prefetch;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Loads a sample of one video. Called from several threads; the same `(epoch, video)` always gives the same sample.
-pub type Load<S> = dyn Fn(u64, usize) -> Result<S> + Send + Sync;
-
-/// Settings of the loop.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Which run this is: a text that changes with everything its bits depend on except the number of epochs, such as all its
-    /// settings and videos. A hash of it, and of the number of epochs at each step before, is saved with every checkpoint; a
-    /// checkpoint with another hash is refused.
-    pub run: String,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Passes over the videos.
-    pub epochs: u64,
-    /// Videos per step. Videos that do not fill a batch at the end of an epoch are not used in it.
-    pub batch: usize,
-    /// Learning rate.
-    pub schedule: Schedule,
-    /// Where the number of epochs was changed on the way: the numbers that it was before, in the order of the steps.
-    pub earlier: Vec<Earlier>,
-    /// The optimiser.
-    pub sgd: Sgd,
-    /// Threads that prepare samples.
-    pub workers: usize,
-    /// Epochs between probes during training; 0 for none before the end.
-    pub probe_every: u64,
-    /// Where a [timeline](super::trace) of a few steps is written, if at all.
-    pub trace: Option<PathBuf>,
-}
+/// Loads a sample of one video, of which only the given clips are wanted. Called from several threads; the same `(epoch, video)`
+/// always gives the same sample.
+pub type Load<S> = dyn Fn(u64, usize, Clips) -> Result<S> + Send + Sync;
 
 /// The steps of a timeline, counted from the start or the resumption: not the first, which is not like the others.
 const TRACED: std::ops::Range<u64> = 2..5;
-
-/// The first steps of a run whose number of epochs was changed later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Earlier {
-    /// The number of epochs that the run was to have.
-    pub epochs: u64,
-    /// The step, counted from 0, from which on it was another one.
-    pub until: u64,
-}
-
-impl Settings {
-    /// The number of epochs that the run is to have, as it was at `step`.
-    #[must_use]
-    pub fn epochs_at(&self, step: u64) -> u64 {
-        self.earlier.iter().find(|earlier| step < earlier.until).map_or(self.epochs, |earlier| earlier.epochs)
-    }
-
-    /// The learning rate of `step`, in a run of `per_epoch` steps in an epoch.
-    fn rate(&self, step: u64, per_epoch: u64) -> f32 {
-        Schedule { steps: per_epoch.saturating_mul(self.epochs_at(step)), ..self.schedule }.at(step)
-    }
-
-    /// A hash of all that the bits of the checkpoint after `step` steps depend on.
-    fn hash_at(&self, step: u64) -> String {
-        let mut text = self.run.clone();
-        let before = self.earlier.iter().copied().chain([Earlier { epochs: self.epochs, until: u64::MAX }]);
-        let mut from = 0;
-        for Earlier { epochs, until } in before.filter(|earlier| earlier.until > 0) {
-            if from < step {
-                text += &format!("\n{epochs} epochs until step {}", until.min(step));
-            }
-            from = until;
-        }
-        format!("{:016x}", fnv1a(text.as_bytes()))
-    }
-}
 
 /// Accuracy of simple classifiers on the frozen features.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,7 +38,7 @@ pub struct Scores {
     pub knn: f64,
 }
 
-/// Receives the events of a run, to display them.
+/// Receives the events of a run, to display them: of several ranks only the first does.
 pub trait Observer {
     /// Called before the first step, if the newest checkpoints could not be used: what is wrong with them, one sentence
     /// each, and the step from which the run resumes.
@@ -145,6 +82,8 @@ pub struct Outcome {
     pub loading_seconds: f64,
     /// Samples per second that all loader threads together prepare while they are busy.
     pub samples_per_second: f64,
+    /// Bytes that this rank sent to the others in the last step.
+    pub sent_per_step: u64,
 }
 
 /// Steps per epoch with `videos` videos.
@@ -172,6 +111,9 @@ pub type Evaluate<'a> = dyn FnMut(&Trunk, &Params) -> Result<Scores> + 'a;
 /// Trains `method` on `videos` videos in `folder` until `settings.epochs` are done, resuming from the folder's
 /// checkpoint if there is one. Where the number of epochs was changed on the way, [`Settings::earlier`] says so. Without `evaluate`, for videos without labels, there are no scores. The same settings give the same bits, however often the run is interrupted.
 ///
+/// Of several ranks ([`Method::division`]) all call it with the same arguments. The first alone evaluates and writes; the others
+/// read the checkpoint in the same folder ([`Folder::of_first_rank`]), and know neither scores nor losses in the end.
+///
 /// # Errors
 /// `Stopped` when `stop` was set (after saving, with the number of steps that are saved); `NotFinite` when the loss is
 /// not finite (the last checkpoint is kept); `Param` when the batch does not fit the data; `Io`, `Format` for the
@@ -188,22 +130,31 @@ pub fn pretrain<M: Method>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let per_epoch = steps_per_epoch(videos, settings.batch)?;
+    let division = method.division();
+    let (ranks, batch) = (division.ranks(), settings.batch);
+    let (rank, size) = (ranks.rank(), ranks.size());
+    let is_first = rank == 0;
+    if !batch.is_multiple_of(size) {
+        return Err(Error::param("settings", limits::BATCH.option, batch, format!("{size} ranks share it equally")));
+    }
+    let (order, share) = (Order::new(settings.seed, videos, per_epoch, batch), method.share());
+    let samples =
+        Samples { order, share, seed: settings.seed, batch, per_epoch, rank, size, steps: std::sync::Mutex::default() };
+    let per_step = samples.per_step();
     let too_long = || {
-        let rule =
-            format!("a run has fewer than 2^63 samples, and an epoch has {per_epoch} steps of {}", settings.batch);
+        let rule = format!("a run has fewer than 2^63 samples, and an epoch has {per_epoch} steps of {batch}");
         Error::param("settings", limits::EPOCHS.option, settings.epochs, rule)
     };
     let steps = per_epoch.checked_mul(settings.epochs).ok_or_else(too_long)?;
-    let all =
-        steps.checked_mul(settings.batch as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)? as usize;
-    // The second newest is kept to go back to, in case the newest is damaged.
-    let checkpoints = Checkpoints::open(folder.path().join(CHECKPOINTS), 2)?.every(per_epoch);
+    let all = steps.checked_mul(per_step.max(batch) as u64).and_then(|n| i64::try_from(n).ok()).ok_or_else(too_long)?;
     let mut scores_of = |method: &M| {
         let (trunk, params) = method.kept();
-        evaluate.as_mut().map(|evaluate| evaluate(trunk, params)).transpose()
+        let evaluate = evaluate.as_mut().filter(|_| is_first);
+        evaluate.map(|evaluate| evaluate(trunk, params)).transpose()
     };
     let (mut last_scores, mut paused) = (None, 0.0);
-    let (mut step, before, mut earlier) = match checkpoints.resume(&mut method.networks_mut())? {
+    let (checkpoints, resumed) = resume(method, folder.path(), per_epoch, ranks)?;
+    let (mut step, before, mut earlier) = match resumed {
         Some(Resumed { checkpoint, state, damaged }) => {
             same_run(&state, &checkpoint, Some(method.name()), settings)?;
             method.restore(&state)?;
@@ -223,38 +174,38 @@ pub fn pretrain<M: Method>(
             }
             (checkpoint.step, scores("before"), read_seconds(folder))
         }
-        None => (0, scores_of(method)?, 0.0),
+        None => (0, together(ranks, || scores_of(method), |_| ())?, 0.0),
     };
     if let Some(before) = before.filter(|_| step == 0) {
         observer.scores(0, before);
     }
-    let mut metrics = Metrics::resume(&folder.path().join("metrics.jsonl"), step)?;
-    if let Some(what) = metrics.lacking() {
+    let metrics = || Metrics::resume(&folder.path().join("metrics.jsonl"), step);
+    let mut metrics = is_first.then(metrics).transpose()?;
+    if let Some(what) = metrics.as_ref().and_then(Metrics::lacking) {
         observer.lost(what);
     }
-    let order = Order::new(settings.seed, videos, per_epoch, settings.batch);
-    let done = (step as usize).saturating_mul(settings.batch);
-    let trace = settings.trace.as_ref().map(|_| Trace::new(method.division().ranks()).map(Arc::new)).transpose()?;
+    let done = step.saturating_mul(per_step as u64);
+    let trace = settings.trace.as_ref().map(|_| Trace::new(ranks).map(Arc::new)).transpose()?;
     let spans = trace.clone().map(|trace| trace as Arc<dyn Spans>);
     spans.iter().for_each(|spans| method.trace(spans.clone()));
     let of_loader = spans.clone();
     let (made, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let count = (made.clone(), busy.clone());
-    let mut samples =
-        Prefetch::new(settings.workers, settings.batch + settings.workers, all.saturating_sub(done), move |i| {
-            let ((epoch, video), begin) = (order.at((done + i) as u64), Instant::now());
-            let _span = Span::of(of_loader.as_ref(), "sample");
-            let sample = load(epoch, video);
-            count.0.fetch_add(1, Ordering::Relaxed);
-            count.1.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
-            sample
-        });
+    let left = ((steps - step).saturating_mul(per_step as u64)).min(all as u64) as usize;
+    let mut samples = Prefetch::new(settings.workers, per_step + settings.workers, left, move |i| {
+        let ((epoch, video, clips), begin) = (samples.at(done + i as u64), Instant::now());
+        let _span = Span::of(of_loader.as_ref(), "sample");
+        let sample = load(epoch, video, clips);
+        count.0.fetch_add(1, Ordering::Relaxed);
+        count.1.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        sample
+    });
     let (mut clock, first) = (Instant::now(), step);
-    let (mut took, mut loading_seconds) = (VecDeque::new(), 0.0);
+    let (mut took, mut loading_seconds, mut sent_per_step) = (VecDeque::new(), 0.0, 0);
     let mut fetch = |method: &mut M| {
         let began = Instant::now();
         let _span = Span::of(spans.as_ref(), "loading");
-        let some = samples.by_ref().take(settings.batch).collect::<Result<Vec<_>>>()?;
+        let some = samples.by_ref().take(per_step).collect::<Result<Vec<_>>>()?;
         loading_seconds += began.elapsed().as_secs_f64();
         method.batch(some)
     };
@@ -263,40 +214,50 @@ pub fn pretrain<M: Method>(
     while step < steps {
         let at = At { seed: settings.seed, epoch: step / per_epoch, step, epochs: settings.epochs_at(step) };
         let lr = settings.rate(step, per_epoch);
-        let began = Instant::now();
+        let (began, sent) = (Instant::now(), ranks.sent());
         if let Some(trace) = &trace {
             trace.record(TRACED.contains(&(step - first)));
         }
-        let mut batch = next.take().unwrap_or_else(|| fetch(method))?;
-        let seen = method.start(&mut batch, at, lr, &settings.sgd)?;
+        let mut views = next.take().unwrap_or_else(|| fetch(method))?;
+        let seen = method.start(&mut views, at, lr, &settings.sgd)?;
         if method.is_asynchronous() && step + 1 < steps && !stop.load(Ordering::Relaxed) {
             // An error of the next batch is the next step's.
             next = Some(fetch(method));
         }
+        if stop.load(Ordering::Relaxed) {
+            division.ask_to_stop();
+        }
         let report = seen.read()?;
+        sent_per_step = ranks.sent() - sent;
         if let (Some(trace), Some(file)) = (&trace, &settings.trace)
             && (step + 1 - first == TRACED.end || step + 1 == steps && step - first < TRACED.end)
         {
-            trace.write(method.division().ranks(), file)?;
+            trace.write(ranks, file)?;
         }
-        drop(batch); // after the next one is on its way, as `Method::start` asks
+        drop(views); // after the next ones are on their way, as `Method::start` asks
         if !report.loss.is_finite() {
             return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());
         }
-        let mut line = json!({"step": step, "epoch": at.epoch, "lr": lr, "loss": report.loss});
-        for (name, value) in &report.parts {
-            line[*name] = json!(value);
+        if let Some(metrics) = &mut metrics {
+            let mut line = json!({"step": step, "epoch": at.epoch, "lr": lr, "loss": report.loss});
+            for (name, value) in &report.parts {
+                line[*name] = json!(value);
+            }
+            metrics.write(&line)?;
         }
-        metrics.write(&line)?;
         step += 1;
         if took.len() == TIMED {
             took.pop_front();
         }
         took.push_back(began.elapsed().as_secs_f64());
         let seconds = clock.elapsed().as_secs_f64() - paused;
-        observer.step(at, steps, &report, ((step - first) * settings.batch as u64) as f64 / seconds);
+        if is_first {
+            observer.step(at, steps, &report, ((step - first) * batch as u64) as f64 / seconds);
+        }
 
-        let (ended, asked) = (step.is_multiple_of(per_epoch), stop.load(Ordering::Relaxed));
+        // All ranks stop after the same step.
+        let asked = if size == 1 { stop.load(Ordering::Relaxed) } else { division.stops() };
+        let ended = step.is_multiple_of(per_epoch);
         if ended || asked {
             if step == steps {
                 method.finish(at)?;
@@ -304,32 +265,37 @@ pub fn pretrain<M: Method>(
             let pause = Instant::now();
             let epochs = step / per_epoch;
             let due = settings.probe_every > 0 && epochs.is_multiple_of(settings.probe_every);
-            if ended
-                && (due || step == steps)
-                && let Some(scores) = scores_of(method)?
-            {
-                metrics.write(
-                    &json!({"step": step - 1, "epoch": at.epoch, "probe_top1": scores.probe, "knn_top1": scores.knn}),
-                )?;
-                observer.scores(epochs, scores);
-                last_scores = Some(scores);
-            }
-            let mut state = State::default();
-            state.texts.insert("method".into(), method.name().into());
-            state.texts.insert("run".into(), settings.hash_at(step));
-            let scores = [("before", before), ("after", last_scores.filter(|_| step == steps))];
-            for (when, scores) in scores {
-                let Some(scores) = scores else { continue };
-                state.reals.insert(format!("probe_{when}"), scores.probe);
-                state.reals.insert(format!("knn_{when}"), scores.knn);
-            }
-            method.save(&mut state);
-            checkpoints.save(step, &method.networks(), &state)?;
-            earlier += clock.elapsed().as_secs_f64() - paused - pause.elapsed().as_secs_f64();
-            write_seconds(folder, earlier)?;
-            if ended {
-                observer.epoch(epochs);
-            }
+            let mut write = || -> Result<()> {
+                let (Some(metrics), Some(checkpoints)) = (&mut metrics, &checkpoints) else { return Ok(()) };
+                if ended
+                    && (due || step == steps)
+                    && let Some(scores) = scores_of(method)?
+                {
+                    metrics.write(
+                        &json!({"step": step - 1, "epoch": at.epoch, "probe_top1": scores.probe, "knn_top1": scores.knn}),
+                    )?;
+                    observer.scores(epochs, scores);
+                    last_scores = Some(scores);
+                }
+                let mut state = State::default();
+                state.texts.insert("method".into(), method.name().into());
+                state.texts.insert("run".into(), settings.hash_at(step));
+                let scores = [("before", before), ("after", last_scores.filter(|_| step == steps))];
+                for (when, scores) in scores {
+                    let Some(scores) = scores else { continue };
+                    state.reals.insert(format!("probe_{when}"), scores.probe);
+                    state.reals.insert(format!("knn_{when}"), scores.knn);
+                }
+                method.save(&mut state);
+                checkpoints.save(step, &method.networks(), &state)?;
+                earlier += clock.elapsed().as_secs_f64() - paused - pause.elapsed().as_secs_f64();
+                write_seconds(folder, earlier)?;
+                if ended {
+                    observer.epoch(epochs);
+                }
+                Ok(())
+            };
+            together(ranks, &mut write, |_| ())?;
             (clock, paused) = (Instant::now(), 0.0);
             if asked && step < steps {
                 let home = folder.path().display();
@@ -340,7 +306,7 @@ pub fn pretrain<M: Method>(
     }
     drop(samples);
     let after = last_scores.or(before); // `before` only for a run without steps
-    let losses = metrics.means("loss")?;
+    let losses = metrics.map(|metrics| metrics.means("loss")).transpose()?.unwrap_or_default();
     let mean = |epoch: u64| losses.get(&epoch).copied().unwrap_or(f64::NAN);
     took.make_contiguous().sort_by(f64::total_cmp);
     Ok(Outcome {
@@ -355,47 +321,8 @@ pub fn pretrain<M: Method>(
         loading_seconds,
         samples_per_second: made.load(Ordering::Relaxed) as f64 * settings.workers as f64
             / (busy.load(Ordering::Relaxed) as f64 * 1e-9).max(1e-9),
+        sent_per_step,
     })
-}
-
-/// Refuses the folder of another run than that of `settings`, by its newest checkpoint that can be read. Nothing is changed:
-/// call it before the folder is bound to the run.
-///
-/// # Errors
-/// `Data` naming the checkpoint; `Io` when the folder cannot be read.
-pub fn check_run(folder: &Path, settings: &Settings) -> Result<()> {
-    match checkpoint::newest_state(&folder.join(CHECKPOINTS))? {
-        Some((checkpoint, state)) => same_run(&state, &checkpoint, None, settings),
-        None => Ok(()),
-    }
-}
-
-/// The steps that the run in `folder` has done, by its newest checkpoint that can be read; 0 without one.
-///
-/// # Errors
-/// `Io` when the folder cannot be read.
-pub fn steps_done(folder: &Path) -> Result<u64> {
-    Ok(checkpoint::newest_state(&folder.join(CHECKPOINTS))?.map_or(0, |(checkpoint, _)| checkpoint.step))
-}
-
-/// The error for a run whose `steps` of `epochs` are fewer than the steps that are `done`.
-pub fn fewer_than_done(epochs: u64, steps: u64, done: u64) -> Error {
-    let rule = format!(
-        "they have {steps} steps, and this run has done {done}: a run can be made longer, and not shorter than it is; choose \
-         more epochs or another --out"
-    );
-    Error::param("settings", limits::EPOCHS.option, epochs, rule)
-}
-
-/// Refuses the state of a run of another method, or with other settings or videos.
-fn same_run(state: &State, checkpoint: &Checkpoint, method: Option<&str>, settings: &Settings) -> Result<()> {
-    let saved = |name: &str| state.texts.get(name).map_or("", String::as_str);
-    if method.is_none_or(|method| saved("method") == method) && saved("run") == settings.hash_at(checkpoint.step) {
-        return Ok(());
-    }
-    let what = "this checkpoint is of another run, with another method or other settings or videos: put the run's own \
-                checkpoint in its place, or begin anew in another folder";
-    Err(Error::data(&checkpoint.folder, what))
 }
 
 /// Training seconds so far. They are stored next to the checkpoint, not in it, because the checkpoint's bits depend on

@@ -3,8 +3,8 @@
 use super::limits;
 use super::schedule::Schedule;
 use super::views::ViewSpec;
-use crate::dist::Alone;
 use crate::dist::sum::Wire;
+use crate::dist::{Alone, Collective};
 use crate::error::{Error, Result};
 use crate::nn::{Arch, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
@@ -29,7 +29,6 @@ pub struct Training {
     pub batch: usize,
     /// Micro-batches in which a step is computed, one after another: as many times less memory for activations. Each has
     /// statistics of batch norm of its own.
-    #[serde(skip_serializing_if = "is_one")]
     pub accumulate: usize,
     /// Whether batch norm has the statistics of the whole batch, of all ranks, instead of those of each rank's part.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -116,32 +115,37 @@ impl Training {
         Ok(())
     }
 
-    /// Checks that a batch divides into `groups` parts, each with statistics of its own.
+    /// How the batch of a step is divided among `ranks` and into micro-batches, with `groups` parts that have statistics of their
+    /// own.
     ///
     /// # Errors
-    /// `Param` when it does not, or a part would have a single video.
-    pub(crate) fn check_groups(&self, groups: usize) -> Result<()> {
+    /// `Param` when it does not divide so, or a part would have a single video.
+    pub fn division(&self, ranks: Arc<dyn Collective>, groups: usize) -> Result<Division> {
         limits::BN_GROUPS.check(groups)?;
-        let (batch, micro_batches) = (self.batch, self.accumulate);
+        let (batch, size, accumulate) = (self.batch, ranks.size(), self.accumulate);
+        let division = Division::new(ranks, accumulate, Wire::F32)?;
+        let micro_batches = division.count();
         if !batch.is_multiple_of(micro_batches) || batch / micro_batches < 2 {
-            let rule = format!("--batch {batch} must divide into that many equal micro-batches of at least 2 videos");
-            return Err(Error::param("settings", limits::ACCUMULATE.option, micro_batches, rule));
+            let (name, value, whose) = match size {
+                1 => {
+                    (limits::ACCUMULATE.option, accumulate, format!("--batch {batch} must divide into that many equal"))
+                }
+                _ => {
+                    let of_each =
+                        if accumulate == 1 { String::new() } else { format!(" of --accumulate {accumulate}") };
+                    let whose = format!("with {size} ranks{of_each} it must divide into {micro_batches} equal");
+                    (limits::BATCH.option, batch, whose)
+                }
+            };
+            return Err(Error::param("settings", name, value, whose + " micro-batches of at least 2 videos"));
         }
         // Each micro-batch has its own parts.
-        let groups = self.division()?.parts(groups)? * micro_batches;
+        let groups = division.parts(groups)? * micro_batches;
         if !batch.is_multiple_of(groups) || batch / groups < 2 {
             let rule = format!("--batch {batch} must divide into that many equal parts of at least 2 videos");
             return Err(Error::param("settings", limits::BN_GROUPS.option, groups, rule));
         }
-        Ok(())
-    }
-
-    /// How the batch of a step is divided.
-    ///
-    /// # Errors
-    /// `Param` when the number of micro-batches is 0, or they cannot have the statistics that are asked for.
-    pub fn division(&self) -> Result<Division> {
-        Division::new(Arc::new(Alone), self.accumulate, Wire::F32)?.with_whole_statistics(self.sync_bn)
+        division.with_whole_statistics(self.sync_bn)
     }
 
     /// Settings that are allowed but probably not intended, one sentence each.
@@ -191,11 +195,6 @@ impl Training {
             drops: None,
         }
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_one(n: &usize) -> bool {
-    *n == 1
 }
 
 /// The maximum of numbers in clips that are computed at once: 8.6 GB of them.
@@ -250,7 +249,7 @@ impl MethodNumbers<'_> {
         self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
         limits::EMA.check(self.momentum)?;
         training.check()?;
-        training.check_groups(self.groups)
+        training.division(Arc::new(Alone), self.groups).map(drop)
     }
 }
 

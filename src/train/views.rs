@@ -1,12 +1,11 @@
 //! From the cache to a network's input: two clips of a video, RGB and motion, cropped and with changed colours.
 
-pub use super::part::Part;
+pub use super::part::{ClipPair, Part};
 use crate::augment::{AugmentSpec, Draw, MotionKind, apply_motion, apply_rgb};
 use crate::error::{Error, Result};
 use crate::flow::maps::MapSpec;
 use crate::flow::motion::{MotionInput, MotionMap};
 use crate::ops::tvl1::Tvl1;
-use crate::rng::{self, Purpose};
 use crate::video::{Cache, CacheSpec, ClipSpec, Decode, FlowSource, Gap, MotionSpec, Short, View};
 use crate::weights::InputSpec;
 use serde::Serialize;
@@ -270,21 +269,6 @@ impl Focus {
     }
 }
 
-/// Two clips of a video.
-#[derive(Clone, Debug)]
-pub struct ClipPair {
-    /// The video's index among the training videos.
-    pub video: u32,
-    /// First frame of each clip.
-    pub starts: [f64; 2],
-    /// Both RGB clips.
-    pub rgb: [Part; 2],
-    /// Both motion clips, if the method uses motion.
-    pub motion: Option<[Part; 2]>,
-    /// Where each clip moves, `t h w 1`, on the grid of [`Focus::target`].
-    pub target: Option<[Part; 2]>,
-}
-
 /// Samples clips from cached videos.
 #[derive(Clone, Debug)]
 pub struct Loader {
@@ -309,34 +293,6 @@ impl Loader {
     /// `Io`, `Format` for the cache.
     pub fn lengths(&self) -> Result<Vec<(usize, f64)>> {
         self.videos.iter().map(|&i| self.cache.get(i).map(|view| (view.len(), view.fps()))).collect()
-    }
-
-    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] their starts and crops follow the motion, still at
-    /// distances within [`ViewSpec::gap`]; a motion clip follows the crop of its RGB clip.
-    ///
-    /// # Errors
-    /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` for the cache.
-    pub fn pair(&self, epoch: u64, video: usize) -> Result<ClipPair> {
-        let view = self.cache.get(self.videos[video])?;
-        let clip = self.spec.clip(view.fps());
-        let (focus, maps) = (&self.spec.focus, self.maps(&view, video)?);
-        let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
-        let (len, fps, gap) = (view.len(), view.fps(), self.spec.gap);
-        let starts = if focus.sampling > 0.0 {
-            self.favour(maps.as_ref(), |favour| clip.favoured_pair(len, fps, gap, favour, &mut rng)).0
-        } else {
-            clip.pair(len, fps, gap, &mut rng)
-        };
-        let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::Augment);
-        let (h, w) = view.size();
-        let mut draws = [(); 2].map(|()| Draw::sample(&mut rng, &self.spec.augment, h, w));
-        self.crop(maps.as_ref(), epoch, video, &view, starts, &mut draws)?;
-        let rgb = [0, 1].map(|i| self.rgb(&view, starts[i], &draws[i]));
-        let other = usize::from(!self.spec.tied_crops);
-        let motion = [0, 1].map(|i| self.motion.then(|| self.motion(&view, starts[i], &draws[i ^ other])).transpose());
-        let target = self.targets(epoch, video, &view, starts, &draws)?;
-        let ([a, b], [c, d]) = (rgb, motion);
-        Ok(ClipPair { video: video as u32, starts, rgb: [a?, b?], motion: c?.zip(d?).map(|(c, d)| [c, d]), target })
     }
 
     /// `n` clips of `video`, evenly spaced, cropped to the largest square in the middle of the frames
@@ -404,7 +360,7 @@ impl Loader {
     }
 
     /// The motion clip over that span.
-    fn motion(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
+    pub(super) fn motion(&self, view: &View, start: f64, draw: &Draw) -> Result<Part> {
         let spec = &self.spec;
         let frames = self.motion_frames(view, start)?;
         let maps = frames.into_iter().map(|i| self.motion_map(view, i)).collect::<Result<Vec<_>>>()?;

@@ -113,6 +113,21 @@ impl Maclr {
         if self.symmetric { &[0, 1] } else { &[0] }
     }
 
+    /// The clips of the queries and of the keys of a step, in the order of its passes: of each whether it is a motion clip, and
+    /// which of the two.
+    #[must_use]
+    pub fn passes(&self) -> [Vec<(bool, usize)>; 2] {
+        let mut passes = [Vec::new(), Vec::new()];
+        for &a in self.directions() {
+            let motion = self.uses_motion().then(|| (true, self.motion_query(a)));
+            for query in [Some((false, a)), motion].into_iter().flatten() {
+                passes[0].push(query);
+                passes[1].push((query.0, 1 - query.1));
+            }
+        }
+        passes
+    }
+
     /// Like [`Maclr::step`] on inputs that are on the device. There are no uploads and no host synchronisation.
     ///
     /// # Errors

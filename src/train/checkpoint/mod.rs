@@ -17,6 +17,7 @@ mod state;
 
 pub use state::{FORMAT, State};
 
+use super::folder::checksum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::sync_folder;
 use crate::nn::Params;
@@ -65,6 +66,15 @@ impl Checkpoint {
         let (loaded, mut file) = self.open()?;
         weights::fill(&mut file, networks, &Matching::EXACT)?;
         Ok(loaded)
+    }
+
+    /// A text that differs for checkpoints of other steps or content.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn identity(&self) -> Result<String> {
+        // The state has the checksum of the weights.
+        Ok(format!("step {}, checksum {:08x}", self.step, checksum(&self.state())?))
     }
 
     /// Its state and its file of weights, both compared with their checksums.
@@ -268,6 +278,16 @@ pub fn newest_intact(folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>>
         }
     }
     damaged.into_iter().next().map_or(Ok(None), Err)
+}
+
+/// The checkpoint of `step` in `folder`. Nothing is changed.
+///
+/// # Errors
+/// `Data` when there is none; `Io` when the folder cannot be read.
+pub fn of_step(folder: &Path, step: u64) -> Result<Checkpoint> {
+    let store = Checkpoints { folder: folder.to_owned(), keep: 1, every: 1 };
+    let found = store.list()?.into_iter().find(|checkpoint| checkpoint.step == step);
+    found.ok_or_else(|| Error::data(folder, format!("there is no checkpoint of step {step}")))
 }
 
 /// The newest checkpoint below `folder` whose state can be read, and that state. Nothing is changed;

@@ -10,6 +10,7 @@ use super::batch::Feed;
 use super::checkpoint::State;
 use super::order::Order;
 use super::pretrain::{At, Load, Method, Seen, steps_per_epoch};
+use super::share::Clips;
 use super::views::{Loader, Part, segments};
 use crate::augment::{Draw, rand_augment};
 use crate::error::Result;
@@ -190,7 +191,7 @@ impl Method for Finetune {
         let first = used * at.epochs;
         let mut samples = Prefetch::new(rayon::current_num_threads(), micro_batch, batches * micro_batch, move |i| {
             let (epoch, video) = order.at(first + i as u64);
-            load(epoch, video)
+            load(epoch, video, Clips::ALL)
         });
         let next = |_| clips(&samples.by_ref().take(micro_batch).collect::<Result<Vec<_>>>()?);
         self.learner.precise_statistics(batches, (0..batches).map(next), precision)

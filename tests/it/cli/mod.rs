@@ -10,6 +10,7 @@ pub mod fuzz_corpus;
 pub mod going_on;
 pub mod options;
 pub mod pretrain;
+pub mod ranks;
 pub mod refused_resume;
 pub mod signals;
 pub mod unlabelled;

@@ -190,7 +190,7 @@ fn train<M: Method>(
         probe_every: 0,
         trace: None,
     };
-    let load: Arc<Load<M::Sample>> = Arc::new(move |epoch, video| Ok(sample(epoch, video)));
+    let load: Arc<Load<M::Sample>> = Arc::new(move |epoch, video, _| Ok(sample(epoch, video)));
     let (folder, mut losses) = (Folder::open(dir.path()).unwrap(), Losses::default());
     let stop = AtomicBool::new(false);
     pretrain(&mut method, load, VIDEOS, None, &folder, &settings, &stop, &mut losses).unwrap();

@@ -7,6 +7,7 @@ pub mod moving_square;
 pub mod numbers;
 pub mod painted_videos;
 pub mod programs;
+pub mod ranks;
 pub mod sim;
 pub mod skip;
 pub mod videos;

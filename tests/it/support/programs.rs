@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// What every summary has.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 22] = [
     "accumulate",
+    "ranks",
+    "bytes_sent_per_step",
     "recompute",
     "memory_peak_bytes",
     "method",

@@ -118,7 +118,7 @@ pub fn changed<M: Method>(
     };
     let load = Arc::new({
         let train = train.clone();
-        move |epoch, video| sample(&train, epoch, video)
+        move |epoch, video, _| sample(&train, epoch, video)
     });
     let stop = AtomicBool::new(false);
     let mut watch = Watch { stop: &stop, after, losses: Vec::new() };

@@ -43,7 +43,7 @@ fn clip(epoch: u64, video: usize) -> Labelled {
 }
 
 fn started(recipe: &Recipe) -> Finetune {
-    let load: Arc<Load<Labelled>> = Arc::new(|epoch, video| Ok(clip(epoch, video)));
+    let load: Arc<Load<Labelled>> = Arc::new(|epoch, video, _| Ok(clip(epoch, video)));
     let trunk = Trunk::with_params(&net(), 7).1;
     Finetune::new(recipe, &net(), &trunk, CLASSES, (load, VIDEOS), 1, &Device::Cpu).unwrap()
 }
@@ -215,7 +215,7 @@ fn run(dir: &Path, recipe: &Recipe, after: Option<u64>) -> Result<Vec<(String, V
         probe_every: 0,
         trace: None,
     };
-    let load: Arc<Load<Labelled>> = Arc::new(|epoch, video| Ok(clip(epoch, video)));
+    let load: Arc<Load<Labelled>> = Arc::new(|epoch, video, _| Ok(clip(epoch, video)));
     let mut method = started(recipe);
     pretrain(&mut method, load, VIDEOS, None, &folder, &settings, &stop, &mut Stop(&stop, after))?;
     let last = std::fs::read_dir(dir.join("checkpoints")).unwrap().map(|f| f.unwrap().path()).max().unwrap();

@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, model, mpi, sanitize, tidy, transfer, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, model, mpi, ranks, sanitize, tidy, transfer, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks names, layers, circles, cases and sizes
@@ -53,6 +53,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   chaos [OPTION..]  kills, pauses, starves and doubles pre-training runs at random moments and compares what they come to, bit
                     for bit, with runs left alone: --kills N (100), --seed N (0), --programs DIR (examples that are built),
                     --json FILE for the figures
+  ranks [OPTION..]  runs on two ranks under torchrun and mpirun, where they are: a rank is killed in the middle, and the bits must
+                    be those of --accumulate 2: --programs DIR (examples that are built), --torchrun PATH, --mpirun PATH
   sanitize [miri|address] [TEST..]
                     the library's unit tests under Miri, and the tests of the CPU's kernels under the address sanitizer; it
                     needs a nightly compiler, with its parts miri and rust-src for Miri
@@ -116,6 +118,10 @@ fn main() -> ExitCode {
         },
         Some(("chaos", options)) => match chaos::Options::parse(options) {
             Ok(options) => chaos::run(root, &options).map(passed),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("ranks", options)) => match ranks::Options::parse(options) {
+            Ok(options) => ranks::run(root, &options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("ablation", [folder, data @ ..])) if !folder.starts_with('-') && data.len() < 2 => {
