@@ -308,7 +308,7 @@ impl Loader {
     /// # Errors
     /// `Io`, `Format` for the cache.
     pub fn lengths(&self) -> Result<Vec<(usize, f64)>> {
-        self.videos.iter().map(|&i| self.cache.get(i).map(|view| (view.len(), view.fps()))).collect()
+        self.videos.iter().map(|&i| self.cache.length(i)).collect()
     }
 
     /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] their starts and crops follow the motion, still at
