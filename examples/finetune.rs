@@ -179,7 +179,7 @@ impl Args {
         };
         let mut augment = r.views.augment.clone();
         (augment.mean, augment.std) = (test.augment.mean, test.augment.std);
-        if self.no_flip || self.options.videos.data.is_none() {
+        if self.no_flip || self.options.videos.procedural() {
             augment.flip = 0.0;
         }
         r.views = ViewSpec { side, augment, ..test.clone() };

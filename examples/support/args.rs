@@ -54,7 +54,9 @@ impl Common {
     pub fn start_ranks(&self) -> Result<(Device, Ranks)> {
         let ranks = Ranks::join(World::from_env()?)?;
         self.start_threads(&ranks.world)?;
-        Ok((self.open_device(&ranks.world)?, ranks))
+        let device = self.open_device(&ranks.world)?;
+        let ranks = ranks.on_device(&device)?;
+        Ok((device, ranks))
     }
 
     /// The cores of a machine are divided among its ranks.

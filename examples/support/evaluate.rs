@@ -117,7 +117,7 @@ impl Options {
             ));
         }
         let mut spec = ViewSpec::small();
-        if self.videos.data.is_none() {
+        if self.videos.procedural() {
             spec.stride = 2; // procedural videos are short
         }
         let known = network.clips.as_ref();

@@ -155,7 +155,7 @@ impl Evaluation<'_> {
             .set("init", shown(&options.init, "random"))
             .set("arch", self.start.arch())
             .set("preset", self.sampling.preset.as_str())
-            .set("data", shown(&options.videos.data, "procedural"))
+            .set("data", options.videos.origin())
             .set("layout", self.layout.as_str())
             .set("device", options.common.device_name(&self.device))
             .set("precision", options.precision.name())

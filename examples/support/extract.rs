@@ -99,6 +99,7 @@ fn path_of(source: &Source) -> PathBuf {
             fs::canonicalize(path).unwrap_or(path.clone())
         }
         Source::Procedural(i) => i.to_string().into(),
+        Source::Packed(key) => format!("{key:016x}").into(),
     }
 }
 

@@ -149,7 +149,7 @@ pub fn set<T: Copy>(field: &mut T, option: Option<T>) {
 impl Options {
     /// The given preset, or the default for the data.
     pub fn preset(&self) -> Preset {
-        self.preset.unwrap_or(if self.videos.data.is_some() { Preset::Small } else { Preset::Tiny })
+        self.preset.unwrap_or(if self.videos.procedural() { Preset::Tiny } else { Preset::Small })
     }
 
     /// Sets the RGB network, if one was named.
@@ -180,10 +180,10 @@ impl Options {
         if self.refuse_short {
             t.views.short = Short::Refuse;
         }
-        if self.no_flip || self.videos.data.is_none() {
+        if self.no_flip || self.videos.procedural() {
             t.views.augment.flip = 0.0;
         }
-        set(&mut t.min_frames, self.videos.data.is_none().then_some(0));
+        set(&mut t.min_frames, self.videos.procedural().then_some(0));
     }
 }
 

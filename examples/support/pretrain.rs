@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
         let mut facts = settings.clone();
         facts["--recompute"] = options.running.recompute.into();
         facts["--trace"] = options.running.trace.is_some().into();
-        ranks.agree_to_start(&facts, &device, &out)?;
+        ranks.agree_to_start(&facts, &out)?;
         if options.dry_run {
             let usable = dry_run(&options.videos.cache, job, &splits)?;
             earlier_epochs(&out, training.epochs, steps_per_epoch(usable[0], training.batch)?)?;

@@ -6,15 +6,15 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tubelet::cpu::Isa;
-use tubelet::dist::{Alone, Collective, Patience, World, agree, join, together};
+use tubelet::dist::{Alone, Collective, Patience, World, agree, join, on_device, together};
 use tubelet::tensor::Device;
 use tubelet::train::folder::{Folder, checksum};
 use tubelet::train::pretrain::{found, steps_done};
 
 /// Those of this process, for its end.
-static JOINED: OnceLock<Arc<dyn Collective>> = OnceLock::new();
+static JOINED: Mutex<Option<Arc<dyn Collective>>> = Mutex::new(None);
 
 /// This process among those of its run.
 #[derive(Clone)]
@@ -33,11 +33,18 @@ impl Ranks {
             1 => Arc::new(Alone) as Arc<dyn Collective>,
             _ => join(&world, Patience::default())?,
         };
-        let _ = JOINED.set(all.clone()); // a program joins once
-        if world.size > 1 {
-            say(format_args!("{} ranks, connected by {}", world.size, all.name()));
-        }
+        *joined() = Some(all.clone());
         Ok(Ranks { world, all })
+    }
+
+    /// The same ranks with their networks on `device`.
+    pub fn on_device(self, device: &Device) -> Result<Ranks> {
+        let all = on_device(self.all, device, Patience::default())?;
+        *joined() = Some(all.clone());
+        if self.world.size > 1 {
+            say(format_args!("{} ranks, connected by {}", self.world.size, all.name()));
+        }
+        Ok(Ranks { all, ..self })
     }
 
     /// Whether this is the process that writes, evaluates and prints.
@@ -45,18 +52,16 @@ impl Ranks {
         self.all.rank() == 0
     }
 
-    /// Refuses ranks with another program, instruction set, device, `settings` or checkpoint in `out` than the first.
-    pub fn agree_to_start(&self, settings: &Value, device: &Device, out: &Path) -> Result<()> {
+    /// Refuses ranks with another program, instruction set, `settings` or checkpoint in `out` than the first.
+    pub fn agree_to_start(&self, settings: &Value, out: &Path) -> Result<()> {
         if self.all.size() == 1 {
             return Ok(());
         }
         let program = std::env::current_exe().ok().and_then(|path| checksum(&path).ok()).unwrap_or_default();
-        let kind = if *device == Device::Cpu { "cpu" } else { "cuda" };
         let own = [
             ("the version of its program", env!("CARGO_PKG_VERSION").to_owned()),
             ("the checksum of its program's file", format!("{program:08x}")),
             ("its instruction set (TUBELET_ISA)", Isa::best().name().to_owned()),
-            ("its kind of device (--device)", kind.to_owned()),
         ];
         let mut facts: Vec<_> = own.map(|(name, value)| (name.to_owned(), value)).to_vec();
         facts.extend(facts_of(settings));
@@ -118,16 +123,20 @@ fn facts_of(settings: &Value) -> Vec<(String, String)> {
     fields.map(|(name, value)| (name.clone(), value.to_string())).collect()
 }
 
+fn joined() -> MutexGuard<'static, Option<Arc<dyn Collective>>> {
+    JOINED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Leaves the other ranks without an error.
 pub fn finish() {
-    if let Some(ranks) = JOINED.get() {
+    if let Some(ranks) = joined().as_ref() {
         ranks.finish();
     }
 }
 
 /// Tells the other ranks why this one ends.
 pub fn fail(why: &str) {
-    if let Some(ranks) = JOINED.get() {
+    if let Some(ranks) = joined().as_ref() {
         ranks.fail(why);
     }
 }

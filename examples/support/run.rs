@@ -7,15 +7,16 @@ use super::sheet::{Legend, Sample, Strip};
 use super::{curves, sheet};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use tubelet::flow::{color, motion::MotionInput};
 use tubelet::ops::tvl1;
 use tubelet::tensor::Device;
 use tubelet::train::pretrain::{At, Observer, Report, Scores};
 use tubelet::train::views::{Loader, ViewSpec};
-use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress};
-use tubelet::video::{Cache, Dataset, Ffmpeg, Split};
+use tubelet::video::cache::{Builder, Foreseen, Holder, Progress as CacheProgress, Report as CacheReport};
+use tubelet::video::pack::Verify;
+use tubelet::video::{Cache, Dataset, Ffmpeg, Pack, Split};
 
 /// Brings a split into the cache in folder `dir`, with flow if `motion`; with `verify`, existing files are compared
 /// with their checksums. Videos that cannot be read are printed, and named in the second result.
@@ -29,6 +30,14 @@ pub fn loader(
     stop: &AtomicBool,
 ) -> Result<(Loader, Vec<String>)> {
     let bar = Progress::new(&format!("{} videos", data.split.name()), "videos", data.len() as u64, 0);
+    if Pack::is_at(dir) {
+        let built = packed(dir, data, views, motion, verify.then_some(stop), &bar);
+        bar.finish();
+        let (cache, report) = built?;
+        report.damaged.iter().for_each(warn);
+        tell_failed(data, &report);
+        return Ok(loader_of(cache, report, views, seed, motion));
+    }
     let shown = Mutex::new(CacheShown::default());
     let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
     let progress = |p: CacheProgress| shown.lock().unwrap_or_else(|e| e.into_inner()).show(&bar, dir, p);
@@ -52,6 +61,38 @@ pub fn loader(
             "{name} videos: {decoded} decoded, {flowed} flowed, {mapped} mapped now; the rest was in the cache"
         ));
     }
+    tell_failed(data, &report);
+    Ok(loader_of(cache, report, views, seed, motion))
+}
+
+/// The loader of the usable videos of a cache, and the names of the others.
+fn loader_of(cache: Cache, report: CacheReport, views: &ViewSpec, seed: u64, motion: bool) -> (Loader, Vec<String>) {
+    let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion, on_gpu: false };
+    (loader, report.failed.into_iter().map(|(_, name, _)| name).collect())
+}
+
+/// The videos of a packed folder; with `verify`, the stop flag, all their data is compared with its checksums.
+fn packed(
+    dir: &Path,
+    data: &Dataset,
+    views: &ViewSpec,
+    motion: bool,
+    verify: Option<&AtomicBool>,
+    bar: &Progress,
+) -> Result<(Cache, CacheReport)> {
+    let read = Mutex::new(0);
+    let progress = |now: u64| {
+        let mut read = read.lock().unwrap_or_else(|e| e.into_inner());
+        bar.inc(now.saturating_sub(*read));
+        *read = now.max(*read);
+    };
+    let verify = verify.map(|stop| Verify { threads: rayon::current_num_threads(), stop, progress: &progress });
+    let pack = Arc::new(Pack::open(dir)?);
+    of_cache(Cache::packed(&pack, data.split, &views.cache(motion), verify), dir, data, &views.flow_source)
+}
+
+/// Names the videos that cannot be used.
+fn tell_failed(data: &Dataset, report: &CacheReport) {
     for (_, name, why) in &report.failed {
         say_aside(format_args!("skipped {name}: {why}"));
     }
@@ -59,8 +100,6 @@ pub fn loader(
         let (n, all) = (report.failed.len(), count(data.len(), "test video", "test videos"));
         warn(format_args!("{n} of {all} skipped: scores are of the others, and differ from those of the whole set"));
     }
-    let loader = Loader { videos: cache.usable(), cache, spec: views.clone(), seed, motion, on_gpu: false };
-    Ok((loader, report.failed.into_iter().map(|(_, name, _)| name).collect()))
 }
 
 /// The loader of samples for networks on `device`. A GPU makes the RGB clips itself, of frames: it does so in a fraction of the
@@ -71,6 +110,11 @@ pub fn fed_to(device: &Device, loader: &Loader) -> Loader {
 
 /// The problems that [`loader`] would find before it decodes a video; nothing is created.
 pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Result<Foreseen> {
+    if Pack::is_at(dir) {
+        let (cache, report) = packed(dir, data, views, motion, None, &Progress::new("", "videos", 0, 0))?;
+        let lengths = (0..cache.len()).map(|i| cache.length(i).ok()).collect();
+        return Ok(Foreseen { failed: report.failed, lengths });
+    }
     let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
     let with = Builder {
         ffmpeg: Ffmpeg::default(),

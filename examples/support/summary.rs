@@ -90,7 +90,7 @@ impl Run<'_> {
         let measured = |value: f64| (done.trained > 0).then_some(value);
         summary
             .set("method", method)
-            .set("data", options.videos.data.as_ref().map_or("procedural".to_owned(), |p| p.display().to_string()))
+            .set("data", options.videos.origin())
             .set("layout", self.splits.layout.as_str())
             .set("device", options.common.device_name(&self.device))
             .set("precision", options.precision.name())

@@ -2,10 +2,10 @@
 
 use super::args::within;
 use super::checks::{labelled, lists};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use tubelet::train::limits;
-use tubelet::video::{Input, ProceduralSpec, Splits};
+use tubelet::video::{Input, Pack, ProceduralSpec, Splits};
 
 /// `#[command(flatten)] videos: VideoOptions`.
 #[derive(clap::Args)]
@@ -20,7 +20,8 @@ pub struct VideoOptions {
     /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
     #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
     pub split: Option<u64>,
-    /// Folder for decoded frames and flow, shared between runs; the example `cache` lists, verifies and removes them
+    /// Folder for decoded frames and flow, shared between runs; the example `cache` lists, verifies and removes them. Or a
+    /// packed folder of the example `pack`, which has the videos itself: then without --data
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
     /// Skip verifying the checksums of cached data at the start: saves a second per some gigabytes, on a fast disk
@@ -32,7 +33,23 @@ impl VideoOptions {
     /// Checks that the options fit each other; nothing is read.
     pub fn check(&self) -> Result<()> {
         ensure!(self.data.is_some() || self.test.is_none(), "--test is a list beside that of --data, which is absent");
+        ensure!(
+            self.data.is_none() || !Pack::is_at(&self.cache),
+            "--cache {}: this is a packed folder, which has videos of its own: leave out --data",
+            self.cache.display()
+        );
         Ok(())
+    }
+
+    /// Whether the videos are procedural clips.
+    pub fn procedural(&self) -> bool {
+        self.data.is_none() && !Pack::is_at(&self.cache)
+    }
+
+    /// What the summary says of where the videos are from: a path, or `procedural`.
+    pub fn origin(&self) -> String {
+        let packed = Some(&self.cache).filter(|cache| Pack::is_at(cache));
+        self.data.as_ref().or(packed).map_or("procedural".to_owned(), |path| path.display().to_string())
     }
 
     /// What the videos are read from; `None` for procedural clips.
@@ -45,6 +62,10 @@ impl VideoOptions {
     pub fn splits(&self, seed: u64) -> Result<Splits> {
         match self.input() {
             Some(input) => lists(input),
+            None if Pack::is_at(&self.cache) => {
+                let pack = Pack::open(&self.cache).with_context(|| format!("--cache {}", self.cache.display()))?;
+                Ok(pack.splits()?)
+            }
             None => Ok(Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?),
         }
     }

@@ -1,37 +1,43 @@
 //! Connects the ranks by what they have.
 
 use super::tcp::{Patience, Tcp};
-use super::{Alone, Collective, World};
+use super::{Alone, Collective, World, agree};
 use crate::error::Result;
 use crate::tensor::Device;
 use std::sync::Arc;
 
-/// Connects the processes of `world`, whose tensors are on `device`; a single one is [`Alone`]. All of them must call it.
-/// Where this build has MPI (feature `mpi`), and the launcher is mpirun or an srun that starts programs of MPI, MPI connects
-/// them, else TCP does. Tensors on GPUs are moved by NCCL besides.
+/// Connects the processes of `world`; a single one is [`Alone`]. All of them must call it. Where this build has MPI (feature
+/// `mpi`), and the launcher is mpirun or an srun that starts programs of MPI, MPI connects them, else TCP does. They exchange
+/// tensors of processors; [`on_device`] is for those of GPUs.
 ///
 /// # Errors
-/// `Peer` when they do not find each other in time, or say different things about who they are; on GPUs also when there is
-/// no NCCL, or two ranks have the same one.
-pub fn join(world: &World, device: &Device, patience: Patience) -> Result<Arc<dyn Collective>> {
+/// `Peer` when they do not find each other in time, or say different things about who they are.
+pub fn join(world: &World, patience: Patience) -> Result<Arc<dyn Collective>> {
     if world.size == 1 {
         return Ok(Arc::new(Alone));
     }
-    let hosts = processes(world, patience)?;
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => Ok(Arc::new(super::Nccl::connect(hosts, gpu, patience)?)),
-        _ => Ok(hosts),
-    }
-}
-
-/// Connects the processes themselves.
-fn processes(world: &World, patience: Patience) -> Result<Arc<dyn Collective>> {
     #[cfg(feature = "mpi")]
     if starts_mpi(world.launcher, |name| std::env::var_os(name).is_some()) {
         return Ok(Arc::new(super::Mpi::connect(world, patience)?));
     }
     Ok(Arc::new(Tcp::connect(world, patience)?))
+}
+
+/// The same ranks for tensors on `device`: those of GPUs are moved by NCCL. All of them must call it.
+///
+/// # Errors
+/// `Peer` when some are on GPUs and others are not; on GPUs also when there is no NCCL, or two ranks have the same GPU.
+pub fn on_device(ranks: Arc<dyn Collective>, device: &Device, patience: Patience) -> Result<Arc<dyn Collective>> {
+    if ranks.size() == 1 {
+        return Ok(ranks);
+    }
+    let kind = if *device == Device::Cpu { "cpu" } else { "cuda" };
+    agree(&*ranks, &[("its kind of device (--device)".to_owned(), kind.to_owned())])?;
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(gpu) => Ok(Arc::new(super::Nccl::connect(ranks, gpu, patience)?)),
+        _ => Ok(ranks),
+    }
 }
 
 /// Whether programs of MPI find each other under this launcher, whose variables `set` knows: srun does it with `--mpi=pmi2`

@@ -1,7 +1,7 @@
 //! Several processes that train one network: who they are, and what they exchange.
 //!
 //! A *rank* is one of the processes, numbered from 0. Launchers that people have (torchrun, srun, mpirun) start them and
-//! say by environment variables who is who ([`World::from_env`]). [`join`] connects them.
+//! say by environment variables who is who ([`World::from_env`]). [`join`] connects them, [`on_device`] their GPUs.
 //!
 //! ```
 //! use tubelet::dist::{Alone, Collective, sum};
@@ -32,7 +32,7 @@ mod world;
 pub use self::mpi::Mpi;
 pub use alone::Alone;
 #[cfg(feature = "train")]
-pub use join::join;
+pub use join::{join, on_device};
 #[cfg(all(feature = "cuda", feature = "train"))]
 pub use nccl::Nccl;
 pub use ordered::{Ordered, Started};

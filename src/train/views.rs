@@ -292,7 +292,7 @@ impl Loader {
     /// # Errors
     /// `Io`, `Format` for the cache.
     pub fn lengths(&self) -> Result<Vec<(usize, f64)>> {
-        self.videos.iter().map(|&i| self.cache.get(i).map(|view| (view.len(), view.fps()))).collect()
+        self.videos.iter().map(|&i| self.cache.length(i)).collect()
     }
 
     /// `n` clips of `video`, evenly spaced, cropped to the largest square in the middle of the frames

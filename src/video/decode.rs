@@ -110,6 +110,9 @@ pub(super) fn read_until(
         Source::File(path) => ffmpeg.decode_until(path, None, how, stop),
         Source::Part(path, part) => ffmpeg.decode_until(path, Some(*part), how, stop),
         Source::Folder(path) => folder::read(path, how),
+        Source::Packed(_) => {
+            Err(Error::param("read", "source", "packed", "the frames of a packed video are in its packed folder"))
+        }
         Source::Procedural(index) => {
             how.check()?;
             let Some(spec) = procedural else {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packed::{Kind, Named};
 use super::{
-    CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, flow_folder, folder, packed, procedural,
+    CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, content, flow_folder, folder, packed, procedural,
 };
 use crate::error::{Error, Result};
 use crate::files::fnv1a;
@@ -47,10 +47,43 @@ pub(super) struct MapsKey {
 /// The state of a video's source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum SourceKey {
-    File { path: Name, bytes: u64, changed: u64 },
-    Part { path: Name, bytes: u64, changed: u64, from: u64, to: u64 },
-    Folder { path: Name, files: Files, fps: f64 },
-    Procedural { version: u32, video: usize, classes: usize, frames: usize, side: usize, fps: f64, seed: u64 },
+    File {
+        path: Name,
+        bytes: u64,
+        changed: u64,
+    },
+    Part {
+        path: Name,
+        bytes: u64,
+        changed: u64,
+        from: u64,
+        to: u64,
+    },
+    Folder {
+        path: Name,
+        files: Files,
+        fps: f64,
+    },
+    Procedural {
+        version: u32,
+        video: usize,
+        classes: usize,
+        frames: usize,
+        side: usize,
+        fps: f64,
+        seed: u64,
+    },
+    /// A file by its content, wherever it is ([`content::of_file`]), or the part of it between these milliseconds.
+    Content {
+        bytes: u64,
+        hash: u64,
+        part: Option<[u64; 2]>,
+    },
+    /// A folder of frames by their names and contents.
+    FolderContent {
+        files: Files,
+        fps: f64,
+    },
 }
 
 /// Source of flow.
@@ -95,8 +128,16 @@ impl Keys {
 
     /// The keys of the files that `spec` wants of `item`.
     pub(super) fn of(item: &Item, data: &Dataset, spec: &CacheSpec) -> Result<Keys> {
+        Keys::of_source(SourceKey::of(&item.source, data, spec.decode.folder_fps)?, item, spec)
+    }
+
+    /// The same with the source's content in place of its path and time.
+    pub(super) fn by_content(item: &Item, data: &Dataset, spec: &CacheSpec) -> Result<Keys> {
+        Keys::of_source(SourceKey::by_content(&item.source, data, spec.decode.folder_fps)?, item, spec)
+    }
+
+    fn of_source(source: SourceKey, item: &Item, spec: &CacheSpec) -> Result<Keys> {
         let Decode { short_side, fps, max_frames, .. } = spec.decode;
-        let source = SourceKey::of(&item.source, data, spec.decode.folder_fps)?;
         let frames = FramesKey { format: packed::VERSION, source, short_side, fps, max_frames };
         let mut keys = Keys { frames: named(&frames)?, flow: None, maps: None };
         let Some(MotionSpec { settings, source, every, gap }) = &spec.motion else { return Ok(keys) };
@@ -146,6 +187,27 @@ impl SourceKey {
                 let (version, video) = (procedural::VERSION, *video);
                 Ok(SourceKey::Procedural { version, video, classes, frames, side, fps, seed })
             }
+            Source::Packed(_) => {
+                Err(Error::param("cache", "source", "packed", "a packed video is in its packed folder"))
+            }
+        }
+    }
+
+    /// The key of `source` by its content, which stays the same under another path and after a copy.
+    pub(super) fn by_content(source: &Source, data: &Dataset, folder_fps: f64) -> Result<SourceKey> {
+        let of = |path: &Path, part| {
+            let (bytes, hash) = content::of_file(path)?;
+            Ok(SourceKey::Content { bytes, hash, part })
+        };
+        match source {
+            Source::File(path) => of(path, None),
+            Source::Part(path, part) => of(path, Some(*part)),
+            Source::Folder(path) => {
+                let frames = folder::frames(path)?;
+                let hash = content::of_files(&frames)?;
+                Ok(SourceKey::FolderContent { files: Files { count: frames.len(), hash }, fps: folder_fps })
+            }
+            Source::Procedural(_) | Source::Packed(_) => SourceKey::of(source, data, folder_fps),
         }
     }
 
@@ -172,6 +234,8 @@ impl SourceKey {
             SourceKey::File { path, .. } => SourceKey::file(&path.path()),
             SourceKey::Part { path, from, to, .. } => SourceKey::part(&path.path(), *from, *to),
             SourceKey::Folder { path, fps, .. } => SourceKey::folder(&path.path(), *fps),
+            // Where it is now is not known.
+            SourceKey::Content { .. } | SourceKey::FolderContent { .. } => return None,
             SourceKey::Procedural { version, .. } if *version == procedural::VERSION => return None,
             SourceKey::Procedural { .. } => return Some("another version of this program made its source".into()),
         };
@@ -239,6 +303,10 @@ impl std::fmt::Display for SourceKey {
             SourceKey::Part { path, from, to, .. } => {
                 write!(f, "{} from {from} to {to} ms", path.path().display())
             }
+            SourceKey::Content { bytes, hash, .. } => write!(f, "a file of {bytes} bytes with the hash {hash:016x}"),
+            SourceKey::FolderContent { files, .. } => {
+                write!(f, "a folder of {} frames with the hash {:016x}", files.count, files.hash)
+            }
             SourceKey::Procedural { video, classes, seed, .. } => {
                 write!(f, "procedural video {video} ({classes} classes, seed {seed})")
             }
@@ -253,7 +321,7 @@ impl std::fmt::Display for FramesKey {
             Some(side) => write!(f, "short side {side}")?,
             None => write!(f, "full size")?,
         }
-        if let SourceKey::Folder { fps, .. } = &self.source {
+        if let SourceKey::Folder { fps, .. } | SourceKey::FolderContent { fps, .. } = &self.source {
             write!(f, ", taken at {fps} a second")?;
         }
         if let Some(fps) = self.fps {

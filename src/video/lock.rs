@@ -88,9 +88,7 @@ impl Lock {
     /// `Stopped` when `stop` was set meanwhile, `Io` when the lock cannot be created.
     pub(super) fn take(dir: &Path, stop: &AtomicBool, mut waiting: impl FnMut(Holder)) -> Result<Lock> {
         let path = dir.join(".lock");
-        let mut options = File::options();
-        let file = options.create(true).truncate(false).read(true).write(true).open(&path);
-        let mut file = file.map_err(Error::io("create", &path))?;
+        let mut file = lock_file(&path)?;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
@@ -104,11 +102,30 @@ impl Lock {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+        Ok(Lock::held(file))
+    }
+
+    /// The lock in the file at `path`, without waiting.
+    ///
+    /// # Errors
+    /// `Locked` when another process holds it, `Io` when it cannot be created.
+    pub(super) fn try_take(path: &Path) -> Result<Lock> {
+        let mut file = lock_file(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock::held(file)),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
+            Err(TryLockError::WouldBlock) => {
+                Err(ErrorKind::Locked { path: path.to_owned(), holder: holder(&mut file).pid }.into())
+            }
+        }
+    }
+
+    fn held(file: File) -> Lock {
         let mut lock = Lock(file);
         // Information for waiting processes: on a full disk the lock holds nevertheless.
         let Holder { pid, program } = Holder::own();
         let _ = lock.write(&format!("{} {}\n", pid.unwrap_or_default(), program.unwrap_or_default()));
-        Ok(lock)
+        lock
     }
 
     fn write(&mut self, text: &str) -> std::io::Result<()> {
@@ -125,6 +142,12 @@ impl Drop for Lock {
         let _ = self.write(""); // whoever holds it next writes its own
         let _ = self.0.unlock();
     }
+}
+
+fn lock_file(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).read(true).write(true).open(path);
+    file.map_err(Error::io("create", path))
 }
 
 /// The process that wrote to a lock file.

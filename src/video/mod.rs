@@ -3,11 +3,13 @@
 //! ```text
 //! dataset (which videos, which class)
 //!    └─ ffmpeg | folder | procedural ─→ Clip ─→ cache (frames, flow, maps: packed, mapped) ─→ sample ─→ prefetch
+//!                                            └─→ pack (the same in tar files, with one index) ─┘
 //! ```
 
 pub mod cache;
 mod clock;
 mod columns;
+mod content;
 pub mod dataset;
 mod decode;
 pub mod ffmpeg;
@@ -22,8 +24,10 @@ mod list;
 mod lock;
 mod maps;
 mod messages;
+pub mod pack;
 mod packed;
 mod parts;
+pub mod permutation;
 mod pipe;
 pub mod prefetch;
 mod probe;
@@ -35,11 +39,14 @@ mod triple;
 #[cfg(any(test, feature = "testing"))]
 pub mod untrusted;
 mod view;
+mod workers;
 
 pub use cache::{Cache, CacheSpec, FlowSource, MotionSpec, View};
 pub use dataset::{Dataset, Input, Item, Source, Split, Splits};
 pub use decode::{Decode, read};
 pub use ffmpeg::Ffmpeg;
+pub use pack::Pack;
+pub use permutation::{Permutation, Share};
 pub use prefetch::Prefetch;
 pub use procedural::ProceduralSpec;
 pub use sample::{ClipSpec, Gap, Short};

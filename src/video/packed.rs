@@ -29,7 +29,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -40,6 +40,8 @@ const _: () =
 /// Increased when a file's layout changes, or when decoding or flow computation gives other data than before.
 pub(super) const VERSION: u32 = 2;
 const FIXED: usize = 72;
+/// Entries of tar files begin at multiples of this, so that the numbers in them are aligned.
+const ENTRY: u64 = 512;
 /// Offset of the header's own checksum.
 const HEADER_SUM: usize = 64;
 /// Keys contain paths and some settings.
@@ -183,7 +185,27 @@ impl Mapped {
         // SAFETY: cache files appear complete by a rename and are never modified; replacing or removing one unlinks its
         // name and leaves this mapping intact.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        let format = |(offset, what)| Error::format(path, offset, what);
+        Mapped::of(map, path, 0, kind, verify)
+    }
+
+    /// Maps the `bytes` at `offset` in the file at `path`, which hold a cache file: an entry of a tar file. It is checked as
+    /// [`Mapped::open`] checks a whole file.
+    pub(super) fn open_in(path: &Path, [offset, bytes]: [u64; 2], kind: Kind, verify: bool) -> Result<Mapped> {
+        let (file, length) = files::open_regular(path, "a packed file")?;
+        // Memory beyond the end of a file can be mapped, and reading it would end the program.
+        let end = offset.checked_add(bytes).filter(|end| *end <= length && offset.is_multiple_of(ENTRY));
+        let (Some(_), Ok(size)) = (end, usize::try_from(bytes)) else {
+            let what = format!("no {bytes} bytes of {} can be here in a file of {length}", kind.name());
+            return Err(Error::format(path, offset, what));
+        };
+        // SAFETY: packed files appear complete by a rename and are never modified; replacing or removing one unlinks its
+        // name and leaves this mapping intact.
+        let map = unsafe { MmapOptions::new().offset(offset).len(size).map(&file) };
+        Mapped::of(map.map_err(Error::io("map", path))?, path, offset, kind, verify)
+    }
+
+    fn of(map: Mmap, path: &Path, begin: u64, kind: Kind, verify: bool) -> Result<Mapped> {
+        let format = |(offset, what)| Error::format(path, begin + offset, what);
         let head = Head::parse(kind, &map).map_err(format)?;
         if verify {
             // Advice only: an error does not matter.
@@ -234,6 +256,13 @@ pub(super) struct Content<'a> {
 
 /// Writes a complete file and waits until it is on disk.
 pub(super) fn write(file: &mut File, kind: Kind, key: &Named, content: &Content) -> std::io::Result<()> {
+    file.write_all(&header(kind, key, content)?.0)?;
+    file.write_all(content.numbers)?;
+    file.sync_all()
+}
+
+/// The header of a file, and the checksum of its data, which follows.
+pub(super) fn header(kind: Kind, key: &Named, content: &Content) -> std::io::Result<(Vec<u8>, u32)> {
     let small = |n: usize| u32::try_from(n).map_err(|_| std::io::Error::other("too large for a cache file"));
     if key.text.len() > MAX_KEY || kind.bytes(content.extents) != Some(content.numbers.len()) {
         return Err(std::io::Error::other("this does not fit into a cache file"));
@@ -248,16 +277,15 @@ pub(super) fn write(file: &mut File, kind: Kind, key: &Named, content: &Content)
         put(16 + 4 * i, &small(n)?.to_le_bytes());
     }
     put(40, &content.fps.to_le_bytes());
-    put(48, &crc32fast::hash(content.numbers).to_le_bytes());
+    let data_sum = crc32fast::hash(content.numbers);
+    put(48, &data_sum.to_le_bytes());
     put(52, &content.made_of.to_le_bytes());
     put(56, &key.hash.to_le_bytes());
     put(68, &small(key.text.len())?.to_le_bytes());
     put(FIXED, &key.text);
     let sum = header_sum(&header);
     header[HEADER_SUM..HEADER_SUM + 4].copy_from_slice(&sum.to_le_bytes());
-    file.write_all(&header)?;
-    file.write_all(content.numbers)?;
-    file.sync_all()
+    Ok((header, data_sum))
 }
 
 /// Length of a header with a key of `key` bytes.

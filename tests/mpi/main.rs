@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tubelet::dist::{Collective, Patience, World, join, sum, threads};
 use tubelet::error::Result;
-use tubelet::tensor::{DType, Device, Tensor};
+use tubelet::tensor::{DType, Tensor};
 
 fn main() -> ExitCode {
     let what = std::env::args().nth(1).unwrap_or_default();
@@ -24,7 +24,7 @@ fn run(what: &str) -> Result<()> {
         return Ok(()); // no launcher: this is `cargo test` with the feature `mpi`
     }
     let patience = Patience { step: Duration::from_secs(if what == "hangs" { 2 } else { 60 }), ..Patience::default() };
-    let ranks = join(&world, &Device::Cpu, patience)?;
+    let ranks = join(&world, patience)?;
     assert_eq!((ranks.rank(), ranks.size(), ranks.name()), (world.rank, world.size, "mpi"));
     ranks.share(b"here")?;
     let done = if ranks.rank() == 1 { leave(&*ranks, what) } else { Ok(()) };

@@ -2,19 +2,15 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use half::f16;
-
-use super::super::flow_folder::{self, Files};
 use super::super::key::Keys;
 use super::super::lock::{Lock, Use};
 use super::super::packed::{self, Content, Kind, Mapped, Named};
-use super::super::{Dataset, Item, Source, decode, folder, maps};
-use super::{Builder, Cache, CacheSpec, FlowSource, MotionSpec, Names, Progress, Report, View, file_of};
+use super::super::{Dataset, Source, maps, workers};
+use super::make::Make;
+use super::{Builder, Cache, CacheSpec, FlowSource, Names, Progress, Report, Store, View, file_of};
 use crate::error::{Error, ErrorKind, Result, unless_of_the_machine};
-use crate::flow::{Flow, Gray};
 
 /// One run of building a cache.
 pub(super) struct Build<'a> {
@@ -72,7 +68,7 @@ impl<'a> Build<'a> {
             File::open(self.dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", self.dir))?;
         }
         let used = used.or_else(|| Use::of(self.dir)).map(Arc::new);
-        let mut cache = Cache { dir: self.dir.to_owned(), names: vec![None; jobs.len()], used };
+        let mut names = vec![None; jobs.len()];
         let mut report = Report::default();
         for job in &jobs {
             let made = match &job.state {
@@ -88,14 +84,15 @@ impl<'a> Build<'a> {
             for (count, made) in [&mut report.decoded, &mut report.flowed, &mut report.mapped].into_iter().zip(made) {
                 *count += usize::from(made);
             }
-            cache.names[job.index] = job.keys.as_ref().map(|keys| {
+            names[job.index] = job.keys.as_ref().map(|keys| {
                 let hash = |key: &Option<Named>| key.as_ref().map(|key| key.hash);
                 Names { frames: keys.frames.hash, flow: hash(&keys.flow), maps: hash(&keys.maps) }
             });
         }
         self.refuse_none_left(&report.failed)?;
         report.damaged = self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok((cache, report))
+        let dir = self.dir.to_owned();
+        Ok((Cache { store: Store::Files { dir, names, used } }, report))
     }
 
     /// Refuses a data set of which every video has failed.
@@ -183,10 +180,7 @@ impl<'a> Build<'a> {
         let frames = match open(Kind::Frames, &keys.frames, None)? {
             Some(frames) => frames,
             None => {
-                let item = &self.data.items[job.index];
-                let (procedural, with) = (self.data.procedural.as_ref(), self.with);
-                let clip = decode::read_until(&item.source, procedural, &self.spec.decode, &with.ffmpeg, with.stop);
-                let clip = match clip {
+                let clip = match self.make_of().clip(&self.data.items[job.index]) {
                     Ok(clip) => clip,
                     Err(e) => return self.unreadable(e),
                 };
@@ -208,11 +202,11 @@ impl<'a> Build<'a> {
             let flow = match open(Kind::Flow, key, Some(sum))? {
                 Some(flow) => flow,
                 None => {
-                    let planes = match self.flow_of(&view, spec, &self.data.items[job.index]) {
+                    let (item, (h, w)) = (&self.data.items[job.index], view.size());
+                    let planes = match self.make_of().flow(item, spec, [view.len(), h, w], |t| view.frame(t)) {
                         Ok(planes) => planes,
                         Err(e) => return self.unreadable(e),
                     };
-                    let (h, w) = view.size();
                     let content = Content {
                         extents: [planes.len() / (2 * h * w), h, w, spec.every, spec.gap, 0],
                         fps: view.fps(),
@@ -273,99 +267,15 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// All flow fields of a video, for each u then v.
-    fn flow_of(&self, view: &View, spec: &MotionSpec, item: &Item) -> Result<Vec<f16>> {
-        let ((h, w), t, name) = (view.size(), view.len(), &item.name);
-        let field: Box<dyn Fn(usize) -> Result<Flow> + '_> = match &spec.source {
-            FlowSource::Folder(root) => {
-                let dir = flow_folder::find(root, name)?;
-                flow_folder::check_source(&dir, &item.source)?;
-                let (files, native) = (Files::list(&dir)?, self.native_size(item)?);
-                files.expect(&dir, t, self.spec.decode.max_frames == Some(t))?;
-                Box::new(move |t| files.read(t, [native, [h, w]]))
-            }
-            FlowSource::TvL1 => {
-                let Some(flow) = self.with.flow else {
-                    return Err(Error::param("cache", "flow", "none", "flow is to be kept, and nothing computes it"));
-                };
-                Box::new(move |t| {
-                    let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(view.frame(i), h, w));
-                    flow(&from?, &to?)
-                })
-            }
-        };
-        spec.check_length(name, t)?;
-        let starts = (0..t - spec.gap).step_by(spec.every);
-        let mut planes = Vec::with_capacity(starts.len() * 2 * h * w);
-        for t in starts {
-            if self.with.stop.load(Ordering::Relaxed) {
-                return Err(self.stopped());
-            }
-            let field = field(t)?;
-            if [field.h(), field.w()] != [h, w] {
-                return Err(Error::shape(
-                    "cache",
-                    "flow",
-                    format!("{h} x {w}"),
-                    format!("{} x {}", field.h(), field.w()),
-                ));
-            }
-            let narrow = |x: &f32| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-            planes.extend(field.u().iter().chain(field.v()).map(narrow));
-        }
-        Ok(planes)
-    }
-
-    /// Height and width of a video before it is resized for the cache.
-    fn native_size(&self, item: &Item) -> Result<[usize; 2]> {
-        Ok(match &item.source {
-            Source::File(path) | Source::Part(path, _) => {
-                self.with.ffmpeg.probe_until(path, self.with.stop).map(|p| [p.h, p.w])?
-            }
-            Source::Folder(path) => folder::dimensions(&folder::frames(path)?[0])?.into(),
-            Source::Procedural(_) => [self.data.procedural.as_ref().map_or(0, |spec| spec.side); 2],
-        })
-    }
-
-    /// Calls `job` for 0..n on worker threads, each with a rayon pool of one thread, so that parallel code inside does
-    /// not pick up other videos while it waits. The first error, or the flag, ends it.
+    /// Calls `job` for 0..n on worker threads. The first error, or the flag, ends it.
     pub(super) fn each<T: Send>(&self, n: usize, job: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let slots: Mutex<Vec<Option<Result<T>>>> = Mutex::new((0..n).map(|_| None).collect());
-        let work = || -> std::result::Result<(), rayon::ThreadPoolBuildError> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= n || failed.load(Ordering::Relaxed) || self.with.stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                let result = pool.install(|| job(i));
-                failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                slots.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(result);
-            }
-        };
-        std::thread::scope(|scope| {
-            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work);
-            let workers: Vec<_> = (0..self.with.threads.min(n)).map(spawn).collect();
-            let join = |worker: std::io::Result<std::thread::ScopedJoinHandle<_>>| {
-                let end: std::result::Result<(), rayon::ThreadPoolBuildError> =
-                    worker?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                end.map_err(std::io::Error::other)
-            };
-            // All threads are joined, and the first error is returned.
-            workers
-                .into_iter()
-                .map(join)
-                .collect::<Vec<std::io::Result<()>>>()
-                .into_iter()
-                .collect::<std::io::Result<()>>()
-        })
-        .map_err(Error::io("start threads for", self.dir))?;
-        let mut slots = slots.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = slots.iter_mut().find(|s| matches!(s, Some(Err(_)))).and_then(Option::take) {
-            return error.map(|_| Vec::new());
-        }
-        slots.into_iter().map(|slot| slot.unwrap_or_else(|| Err(self.stopped()))).collect()
+        let results = workers::each(self.with.threads, n, self.with.stop, self.dir, job)?;
+        results.into_iter().map(|result| result.unwrap_or_else(|| Err(self.stopped()))).collect()
+    }
+
+    fn make_of(&self) -> Make<'a> {
+        let Builder { ffmpeg, flow, stop, .. } = self.with;
+        Make { data: self.data, decode: &self.spec.decode, ffmpeg, flow: *flow, stop }
     }
 
     fn stopped(&self) -> Error {

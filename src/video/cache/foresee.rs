@@ -79,6 +79,7 @@ impl Build<'_> {
                 Some((picked.len(), decode.fps.unwrap_or(decode.folder_fps)))
             }
             Source::Procedural(_) => self.data.procedural.as_ref().map(|spec| (spec.frames, spec.fps)),
+            Source::Packed(_) => None,
         };
         if let (Some((t, _)), Some(spec), false) = (length, &self.spec.motion, flow) {
             if let FlowSource::Folder(root) = &spec.source {

@@ -14,6 +14,7 @@
 mod build;
 mod foresee;
 mod inventory;
+pub(super) mod make;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,9 +27,10 @@ use build::Build;
 
 pub use super::lock::Holder;
 use super::lock::Use;
+use super::pack::{Pack, Verify};
 pub use super::packed::Kind;
 pub use super::view::View;
-use super::{ClipSpec, Dataset, Decode, Ffmpeg, maps};
+use super::{ClipSpec, Dataset, Decode, Ffmpeg, Split, maps};
 use crate::error::{Error, Result};
 use crate::flow::maps::{MapSpec, Maps};
 use crate::flow::{Flow, Gray};
@@ -135,16 +137,27 @@ pub struct Report {
 /// The packed videos of a data set, in its order.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    dir: PathBuf,
-    /// The files of each video; `None` where the video could not be read.
-    names: Vec<Option<Names>>,
-    /// Prevents the files from being removed, where possible.
-    #[expect(dead_code, reason = "its lock is what counts")]
-    used: Option<Arc<Use>>,
+    store: Store,
+}
+
+/// Where the videos are.
+#[derive(Debug, Clone)]
+enum Store {
+    /// In files of their own, below a folder.
+    Files {
+        dir: PathBuf,
+        /// The files of each video; `None` where the video could not be read.
+        names: Vec<Option<Names>>,
+        /// Prevents the files from being removed, where possible.
+        #[expect(dead_code, reason = "its lock is what counts")]
+        used: Option<Arc<Use>>,
+    },
+    /// In a packed folder: its videos from `first` on, those that can be read, and what maps are made of their flow.
+    Packed { pack: Arc<Pack>, first: u64, there: Vec<bool>, maps: Option<MapSpec> },
 }
 
 /// Hashes that name the files of a video.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Names {
     pub frames: u64,
     pub flow: Option<u64>,
@@ -175,22 +188,67 @@ impl Cache {
         Build::new(dir, data, spec, with).foresee()
     }
 
+    /// The videos of `split` in a packed folder, for runs that need what `spec` says. With `verify`, all their data is read and
+    /// compared with its checksums. Maps are not packed: they are computed from the flow whenever they are asked for.
+    ///
+    /// # Errors
+    /// `Data` when the folder was packed with other settings, or none of its videos can be used; `Stopped` when `stop` was set;
+    /// `Io` when files cannot be read. Videos without data, and those in damaged files, are in [`Report::failed`].
+    pub fn packed(
+        pack: &Arc<Pack>,
+        split: Split,
+        spec: &CacheSpec,
+        verify: Option<Verify<'_>>,
+    ) -> Result<(Self, Report)> {
+        pack.expect(spec)?;
+        let range = pack.range(split);
+        let looked = pack.look(range.clone(), verify)?;
+        let mut report = Report { damaged: looked.damaged, ..Report::default() };
+        let there: Vec<bool> = looked.why_not.iter().map(Option::is_none).collect();
+        for (i, why) in looked.why_not.into_iter().enumerate() {
+            match why {
+                None => report.reused += 1,
+                Some(why) => report.failed.push((i, pack.name(range.start + i as u64)?.to_owned(), why)),
+            }
+        }
+        if let (0, Some((_, name, why))) = (report.reused, report.failed.first()) {
+            let what = format!(
+                "none of its {} videos for {}ing can be used; the first, {name}: {why}",
+                there.len(),
+                split.name()
+            );
+            return Err(Error::data(pack.dir(), what));
+        }
+        let store = Store::Packed { pack: pack.clone(), first: range.start, there, maps: spec.maps.clone() };
+        Ok((Self { store }, report))
+    }
+
     /// Number of videos, unreadable ones included: indices are those of the data set.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.names.len()
+        match &self.store {
+            Store::Files { names, .. } => names.len(),
+            Store::Packed { there, .. } => there.len(),
+        }
+    }
+
+    fn is_usable(&self, i: usize) -> bool {
+        match &self.store {
+            Store::Files { names, .. } => names.get(i).is_some_and(Option::is_some),
+            Store::Packed { there, .. } => there.get(i).copied().unwrap_or(false),
+        }
     }
 
     /// Whether there is no video.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.len() == 0
     }
 
     /// Indices of the videos that could be read.
     #[must_use]
     pub fn usable(&self) -> Vec<usize> {
-        (0..self.len()).filter(|&i| self.names[i].is_some()).collect()
+        (0..self.len()).filter(|&i| self.is_usable(i)).collect()
     }
 
     /// Indices of the videos that are shorter than the clip, which [`Short::Refuse`](crate::video::Short::Refuse) would refuse and
@@ -202,8 +260,8 @@ impl Cache {
         clip.check()?;
         let mut short = Vec::new();
         for i in self.usable() {
-            let view = self.get(i)?;
-            if clip.exceeds(view.len(), view.fps()) {
+            let (frames, fps) = self.length(i)?;
+            if clip.exceeds(frames, fps) {
                 short.push(i);
             }
         }
@@ -217,12 +275,35 @@ impl Cache {
     /// `Param` when there is no video `i`, or it could not be read when the cache was built; `Io` or `Format` when one
     /// of its files was removed or damaged since.
     pub fn get(&self, i: usize) -> Result<View> {
-        let Some(Some(names)) = self.names.get(i) else {
-            let rule = format!("only {} of {} videos are in the cache", self.usable().len(), self.len());
-            return Err(Error::param("cache", "video", i, rule));
-        };
-        let file = |kind, hash| (file_of(&self.dir, kind, hash), hash);
-        View::open(file(Kind::Frames, names.frames), names.flow.map(|hash| file(Kind::Flow, hash)))
+        self.expect(i)?;
+        match &self.store {
+            Store::Files { dir, names, .. } => {
+                let names = names[i].unwrap_or_default();
+                let file = |kind, hash| (file_of(dir, kind, hash), hash);
+                View::open(file(Kind::Frames, names.frames), names.flow.map(|hash| file(Kind::Flow, hash)))
+            }
+            Store::Packed { pack, first, .. } => pack.get(first + i as u64),
+        }
+    }
+
+    fn expect(&self, i: usize) -> Result<()> {
+        if self.is_usable(i) {
+            return Ok(());
+        }
+        let rule = format!("only {} of {} videos are in the cache", self.usable().len(), self.len());
+        Err(Error::param("cache", "video", i, rule))
+    }
+
+    /// Number of frames and frame rate of video `i`. Of a packed video its file is not opened.
+    ///
+    /// # Errors
+    /// Those of [`Cache::get`].
+    pub fn length(&self, i: usize) -> Result<(usize, f64)> {
+        self.expect(i)?;
+        match &self.store {
+            Store::Files { .. } => self.get(i).map(|view| (view.len(), view.fps())),
+            Store::Packed { pack, first, .. } => pack.length(first + i as u64),
+        }
     }
 
     /// Maps and scores of video `i`; `None` if the cache was built without.
@@ -230,14 +311,19 @@ impl Cache {
     /// # Errors
     /// `Io` or `Format` when their file was removed or damaged since.
     pub fn maps(&self, i: usize) -> Result<Option<Maps>> {
-        let hash = self.names.get(i).copied().flatten().and_then(|names| names.maps);
-        hash.map(|hash| maps::read(&file_of(&self.dir, Kind::Maps, hash), hash)).transpose()
+        match &self.store {
+            Store::Files { dir, names, .. } => {
+                let hash = names.get(i).copied().flatten().and_then(|names| names.maps);
+                hash.map(|hash| maps::read(&file_of(dir, Kind::Maps, hash), hash)).transpose()
+            }
+            Store::Packed { maps, .. } => maps.as_ref().map(|spec| self.get(i)?.maps(spec)).transpose(),
+        }
     }
 }
 
 impl MotionSpec {
     /// Refuses a video, called `name`, whose `frames` frames are too few for one field.
-    fn check_length(&self, name: &str, frames: usize) -> Result<()> {
+    pub(super) fn check_length(&self, name: &str, frames: usize) -> Result<()> {
         if frames > self.gap {
             return Ok(());
         }
@@ -247,7 +333,7 @@ impl MotionSpec {
 }
 
 impl CacheSpec {
-    fn check(&self, with: &Builder) -> Result<()> {
+    pub(super) fn check(&self, with: &Builder) -> Result<()> {
         let bad = |name, rule: &str| Err(Error::param("cache", name, 0, rule));
         self.decode.check()?;
         match &self.motion {

@@ -36,6 +36,7 @@ impl Source {
                 }
             }
             Source::Procedural(video) => text.extend(video.to_le_bytes()),
+            Source::Packed(key) => text.extend(key.to_le_bytes()),
         }
         Ok(fnv1a(&text))
     }

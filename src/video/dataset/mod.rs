@@ -43,6 +43,8 @@ pub enum Source {
     Folder(PathBuf),
     /// The video of this number in [`Dataset::procedural`].
     Procedural(usize),
+    /// A video of a [packed folder](crate::video::pack), which has its frames: the hash of the key of these.
+    Packed(u64),
 }
 
 /// A video, and the path that names it.
@@ -166,7 +168,7 @@ pub struct Splits {
 }
 
 impl Dataset {
-    fn new(split: Split, classes: Vec<String>, items: Vec<Item>) -> Self {
+    pub(super) fn new(split: Split, classes: Vec<String>, items: Vec<Item>) -> Self {
         let mut count = vec![0usize; classes.len()];
         for label in items.iter().filter_map(|item| item.label) {
             count[label] += 1;

@@ -340,7 +340,7 @@ impl<'a> Named<'a> {
         let found = self.places.find(&name);
         let same = |s: &Source| match s {
             Source::File(p) | Source::Folder(p) => fs::metadata(p).ok().map(|m| identity(&m)),
-            Source::Part(..) | Source::Procedural(_) => None,
+            Source::Part(..) | Source::Procedural(_) | Source::Packed(_) => None,
         };
         match found {
             [] => self.absent.push((number, name)),

@@ -88,7 +88,7 @@ pub(super) fn refuse_shared(path: &Path, train: &[Labelled], test: &[Labelled], 
 fn video_identity(video: &Labelled) -> Option<(u64, u64)> {
     match &video.source {
         Source::File(path) | Source::Folder(path) => fs::metadata(path).ok().map(|m| identity(&m)),
-        Source::Part(..) | Source::Procedural(_) => None,
+        Source::Part(..) | Source::Procedural(_) | Source::Packed(_) => None,
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) fn same_bytes<'a>(videos: impl Iterator<Item = &'a Labelled>) -> Resu
         match &video.source {
             Source::File(path) => alike.extend(Alike::file(i, path)),
             Source::Folder(path) => folders.push((i, path)),
-            Source::Part(..) | Source::Procedural(_) => {}
+            Source::Part(..) | Source::Procedural(_) | Source::Packed(_) => {}
         }
     }
     let few: Vec<Result<Option<Alike>>> = folders.par_iter().map(|(i, path)| Alike::folder(*i, path)).collect();

@@ -9,6 +9,7 @@ pub mod finetune;
 pub mod fuzz_corpus;
 pub mod going_on;
 pub mod options;
+pub mod pack;
 pub mod pretrain;
 pub mod ranks;
 pub mod refused_resume;

@@ -98,7 +98,7 @@ fn sums_on_gpus_are_made_on_a_stream_of_their_own() {
         }
         let want: Vec<Vec<u32>> = (0..sizes.len()).map(|i| bits(&here.take(i, wire).unwrap().unwrap())).collect();
         let got = law::on_ranks(size, |ranks| {
-            let sim = Sim::new(Order::Ascending);
+            let sim = Sim::new(Order::Forward);
             let ranks = Ordered::new(ranks).unwrap();
             let of_sums = || -> Vec<Vec<u32>> {
                 let mut sums = Overlapped::new(&ranks, wire, 100, None);

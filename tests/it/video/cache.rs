@@ -20,7 +20,7 @@ use tubelet::video::{
 use crate::support::videos::{ffmpeg, put, shared_data};
 
 /// Not flow, but cheap and different for every pair of images.
-fn difference_and_shade(a: &Gray, b: &Gray) -> Result<Flow> {
+pub fn difference_and_shade(a: &Gray, b: &Gray) -> Result<Flow> {
     let u = a.data().iter().zip(b.data()).map(|(x, y)| (y - x) / 8.0).collect();
     Flow::new(a.h(), a.w(), u, a.data().iter().map(|x| x / 64.0).collect())
 }

@@ -10,6 +10,7 @@ pub mod maclr;
 pub mod model;
 pub mod mpi;
 mod nightly;
+pub mod pack_trial;
 pub mod ranks;
 pub mod sanitize;
 mod source;

@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, model, mpi, ranks, sanitize, tidy, transfer, versus};
+use xtask::{ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, ranks, sanitize, tidy, transfer, versus};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks names, layers, circles, cases and sizes
@@ -55,6 +55,10 @@ const USAGE: &str = "usage: cargo xtask <command>
                     --json FILE for the figures
   ranks [OPTION..]  runs on two ranks under torchrun and mpirun, where they are: a rank is killed in the middle, and the bits must
                     be those of --accumulate 2: --programs DIR (examples that are built), --torchrun PATH, --mpirun PATH
+  pack-trial DIR [OPTION..]
+                    packs thousands of short videos in DIR with the example `pack`, by shards that are killed at random
+                    moments, and compares the bytes with those of one process: --videos N (2000), --shards N (8),
+                    --kills N of each shard (4), --seed N (0), --programs DIR (examples that are built), --json FILE
   sanitize [miri|address] [TEST..]
                     the library's unit tests under Miri, and the tests of the CPU's kernels under the address sanitizer; it
                     needs a nightly compiler, with its parts miri and rust-src for Miri
@@ -110,6 +114,10 @@ fn main() -> ExitCode {
         },
         Some(("fuzz", options)) => match fuzz::Options::parse(options) {
             Ok(options) => fuzz::run(root, &options).map(passed),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("pack-trial", args)) => match pack_trial::Options::parse(args) {
+            Ok(options) => pack_trial::run(root, &options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("sanitize", options)) => match sanitize::Options::parse(options) {

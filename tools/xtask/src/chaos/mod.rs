@@ -59,7 +59,7 @@ impl Options {
 }
 
 /// A random generator (SplitMix64).
-struct Draw(u64);
+pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
     fn next(&mut self) -> u64 {
@@ -70,7 +70,7 @@ impl Draw {
     }
 
     /// A random integer below `n`.
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 

@@ -1,0 +1,124 @@
+//! The index of all shards.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::super::lock::{Holder, Lock};
+use super::index::{Draft, Index, Settings};
+use super::plan::{PlanFile, temporary};
+use super::volume::{Gap, Volume, stem};
+use crate::error::{Error, Result};
+
+/// How many missing shards are named.
+const NAMED: usize = 100;
+
+/// What was merged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Videos with data.
+    pub videos: u64,
+    /// Videos without.
+    pub gaps: Vec<Gap>,
+    /// Tar files.
+    pub volumes: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Writes the index of the packed folder `dir` when all its shards are complete. Its bytes depend on the videos and the settings
+/// alone: not on the number of shards, nor on how often they were interrupted.
+///
+/// # Errors
+/// `Data` when shards are missing, each with its name, or nothing was packed; `Stopped` when `stop` was set; `Io` when
+/// files cannot be read or written.
+pub fn merge(dir: &Path, stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Result<Merged> {
+    let Some(PlanFile { plan, shards }) = PlanFile::read(dir)? else {
+        return Err(Error::data(dir, "nothing was packed here: prepare its shards first (--shard)"));
+    };
+    let _lock = Lock::take(dir, stop, waiting)?;
+    let (id, mut draft, mut merged) = (plan.id(), Draft::default(), Merged::default());
+    // By shard: how many of its groups lack something, and the first such thing.
+    let mut missing: BTreeMap<u64, (u64, String)> = BTreeMap::new();
+    for group in 0..plan.groups() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::stopped(dir, format!("{} was not written", Index::path(dir).display())));
+        }
+        let (range, mut part) = (plan.range(group), 0);
+        let mut at = range.start;
+        while at < range.end {
+            let why = match Volume::read(dir, &id, group, part) {
+                Ok(v) if v.first == at && v.end <= range.end && v.last == (v.end == range.end) => {
+                    draft.volume(group, part, v.bytes);
+                    let mut gaps = v.gaps.iter().peekable();
+                    let mut videos = v.videos.iter().peekable();
+                    for at in v.first..v.end {
+                        if let Some(gap) = gaps.next_if(|gap| gap.at == at) {
+                            draft.gap(gap);
+                        } else if let Some(video) = videos.next() {
+                            draft.video(video);
+                        }
+                    }
+                    merged.videos += v.videos.len() as u64;
+                    merged.volumes += 1;
+                    merged.bytes += v.bytes;
+                    merged.gaps.extend(v.gaps);
+                    (at, part) = (v.end, part + 1);
+                    continue;
+                }
+                Ok(_) => "has other videos than follow those before".to_owned(),
+                Err(e) if e.is_of_the_machine() => return Err(e),
+                Err(e) if is_absent(&e) => "is missing".to_owned(),
+                Err(e) => format!("cannot be used: {e}"),
+            };
+            let entry = missing.entry(group % shards).or_insert((0, format!("{} {why}", stem(group, part))));
+            entry.0 += 1;
+            break;
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Error::data(dir, not_complete(&missing, shards, plan.groups())));
+    }
+    let settings = Settings { plan, gaps: merged.gaps.clone() };
+    write(dir, &draft, &settings)?;
+    Ok(merged)
+}
+
+fn is_absent(e: &Error) -> bool {
+    matches!(e.kind(), crate::error::ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// One sentence with the name of each missing shard.
+fn not_complete(missing: &BTreeMap<u64, (u64, String)>, shards: u64, groups: u64) -> String {
+    let of = |shard: u64| (groups + shards - 1 - shard) / shards;
+    let named = |(shard, (n, first)): (&u64, &(u64, String))| {
+        format!("{shard}/{shards} ({n} of its {} groups, first: {first})", of(*shard))
+    };
+    let mut names: Vec<String> = missing.iter().take(NAMED).map(named).collect();
+    if missing.len() > NAMED {
+        names.push(format!("and {} more", missing.len() - NAMED));
+    }
+    let (noun, verb) = if missing.len() == 1 { ("shard", "is") } else { ("shards", "are") };
+    format!("{} {noun} of {shards} {verb} not complete, and no index was written: {}", missing.len(), names.join("; "))
+}
+
+pub(super) fn write(dir: &Path, draft: &Draft, settings: &Settings) -> Result<()> {
+    let path = Index::path(dir);
+    let temporary = temporary(&path);
+    let [header, text] = draft.parts(settings)?;
+    let write = || {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
+        file.write_all(&header)?;
+        draft.tail(&text).iter().try_for_each(|part| file.write_all(part))?;
+        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(|e| {
+        // The first error is the one to report; the next merge overwrites it.
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", &path)(e)
+    })?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io("sync", dir))
+}
