@@ -2,6 +2,7 @@
 
 use super::ptx::Loop;
 use super::recorder::Launch;
+use super::stem;
 use tubelet::ops::conv3d::{Launched, Operator};
 
 /// A pass of a convolution.
@@ -73,6 +74,9 @@ pub struct Tiled {
 
 /// A pass with products of tensor cores; `warps` of a block multiply.
 pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64) -> Option<Tiled> {
+    if let Some(tiled) = stem::tiled(pass, p, launch) {
+        return Some(tiled);
+    }
     let everything = products(pass, p);
     let products = of_launch(launch, pass, &everything);
     let (first, splits) = (*products.first()?, splits(pass, p));

@@ -17,4 +17,5 @@ pub mod ranks;
 pub mod recorder;
 pub mod report;
 pub mod single;
+pub mod stem;
 pub mod steps;

@@ -95,6 +95,7 @@ pub fn kind(name: &str) -> String {
     let known = [
         ("conv3d_merge", "conv partial sums"),
         ("conv3d_pad", "conv padding"),
+        ("conv3d_pack", "conv padding"),
         ("batch_norm_backward", "batch norm backward"),
         ("batch_norm", "batch norm forward"),
         ("cross_entropy", "cross-entropy"),

@@ -4,14 +4,14 @@ use super::Region;
 use crate::error::{Error, Result};
 use std::fmt::Display;
 
-/// A contiguous tensor of bf16 in device memory, and the box of it that one copy of TMA brings to shared memory. There the
-/// innermost axis of the box, 64 numbers, takes 128 bytes, in the 128-byte swizzle. What lies outside of the tensor is
-/// zero.
+/// A contiguous tensor in device memory, and the box of it that one copy of TMA brings to shared memory. Elements are bf16,
+/// and in shared memory the innermost axis of the box, 64 numbers, takes 128 bytes, in the 128-byte swizzle; in a box of
+/// [`TensorWindow::Words`] they are other. What lies outside of the tensor is zero.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorMap {
     /// Device address, a multiple of 16.
     pub ptr: u64,
-    /// Extents, the innermost first. That one is a multiple of 8.
+    /// Extents, the innermost first. That one is a multiple of 16 bytes, if there are several.
     pub extents: Vec<u64>,
     /// The box.
     pub window: TensorWindow,
@@ -22,6 +22,9 @@ pub struct TensorMap {
 pub enum TensorWindow {
     /// This many numbers along each axis, the innermost first.
     Tiled(Vec<u32>),
+    /// This many elements of eight bytes along each axis, without swizzle: the rows of the box follow each other. Extents
+    /// count such elements, too.
+    Words(Vec<u32>),
     /// Consecutive pixels of a tensor of extents `c w h t n`, as the convolution reads them that `cuTensorMapEncodeIm2col`
     /// describes. Arrays are `w h t`.
     Im2col {
@@ -60,7 +63,7 @@ fn broken(name: &'static str, value: impl Display, rule: &'static str) -> Error 
 
 impl TensorMap {
     /// Whether the driver can encode it: what `cuTensorMapEncodeTiled` and `cuTensorMapEncodeIm2col` require of bf16
-    /// without interleaving and with the 128-byte swizzle (CUDA Driver API, "Tensor Map Object Management",
+    /// without interleaving and with the 128-byte swizzle, or of words without either (CUDA Driver API, "Tensor Map Object Management",
     /// <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TENSOR__MEMORY.html>). The driver answers a broken rule
     /// with `CUDA_ERROR_INVALID_VALUE` and does not say which one.
     ///
@@ -81,7 +84,7 @@ impl TensorMap {
         if let Some(extent) = self.extents.iter().find(|extent| !(1..=MOST_EXTENT).contains(*extent)) {
             return Err(broken("globalDim", extent, "an extent is between 1 and 2^32"));
         }
-        let mut stride = 2_u64;
+        let mut stride = self.element();
         for extent in &self.extents[..rank - 1] {
             stride = stride.saturating_mul(*extent);
             if !stride.is_multiple_of(ALIGNED) || stride >= MOST_STRIDE {
@@ -93,15 +96,16 @@ impl TensorMap {
 
     fn check_window(&self) -> Result<()> {
         let row = |name: &'static str, numbers: u32| {
-            let bytes = 2 * u64::from(numbers);
-            if bytes > SWIZZLE || !bytes.is_multiple_of(ALIGNED) {
+            let bytes = self.element() * u64::from(numbers);
+            let swizzled = !matches!(self.window, TensorWindow::Words(_));
+            if (swizzled && bytes > SWIZZLE) || !bytes.is_multiple_of(ALIGNED) {
                 let rule = "a row of a copy is a multiple of 16 bytes, at most the 128 of the swizzle";
                 return Err(broken(name, format!("{numbers} ({bytes} bytes)"), rule));
             }
             Ok(())
         };
         match &self.window {
-            TensorWindow::Tiled(window) => {
+            TensorWindow::Tiled(window) | TensorWindow::Words(window) => {
                 if window.len() != self.extents.len() {
                     return Err(broken("boxDim", format!("{window:?}"), "a box has the dimensions of its tensor"));
                 }
@@ -137,16 +141,21 @@ impl TensorMap {
         }
     }
 
+    /// Bytes of an element.
+    fn element(&self) -> u64 {
+        if matches!(self.window, TensorWindow::Words(_)) { 8 } else { 2 }
+    }
+
     /// Bytes of the tensor.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.extents.iter().product::<u64>() as usize * 2
+        (self.extents.iter().product::<u64>() * self.element()) as usize
     }
 
     /// Distances in bytes along all axes but the innermost.
     #[must_use]
     pub fn strides(&self) -> Vec<u64> {
-        let lengths = self.extents.iter().scan(2, |bytes, extent| {
+        let lengths = self.extents.iter().scan(self.element(), |bytes, extent| {
             *bytes *= extent;
             Some(*bytes)
         });
@@ -177,6 +186,10 @@ mod tests {
     fn columns(lower: [i32; 3], upper: [i32; 3], strides: [u32; 3], channels: u32, pixels: u32) -> TensorMap {
         let window = TensorWindow::Im2col { lower, upper, strides, channels, pixels };
         TensorMap { ptr: 1 << 20, extents: vec![64, 20, 20, 20, 2], window }
+    }
+
+    fn words(extents: &[u64], window: &[u32]) -> TensorMap {
+        TensorMap { window: TensorWindow::Words(window.to_vec()), ..tiled(extents, &[]) }
     }
 
     /// The driver's name of the parameter that is refused.
@@ -220,6 +233,21 @@ mod tests {
             assert_eq!(refused(&at), None, "{at:?}");
             assert_eq!(refused(&beyond), Some("boxDim"), "{beyond:?}");
         }
+    }
+
+    /// Rows of words have no swizzle to fit into, and are counted in eight bytes.
+    #[test]
+    fn limits_of_words() {
+        for (at, beyond, name) in [
+            (words(&[6, 9], &[256, 9]), words(&[6, 9], &[258, 9]), "boxDim"),
+            (words(&[6, 9], &[14, 1]), words(&[6, 9], &[15, 1]), "boxDim"),
+            (words(&[6, 9], &[2, 1]), words(&[7, 9], &[2, 1]), "globalStrides"),
+        ] {
+            assert_eq!(refused(&at), None, "{at:?}");
+            assert_eq!(refused(&beyond), Some(name), "{beyond:?}");
+        }
+        let map = words(&[6, 9, 2], &[2, 1, 1]);
+        assert_eq!((map.bytes(), map.strides()), (6 * 9 * 2 * 8, vec![48, 432]));
     }
 
     #[test]

@@ -12,19 +12,22 @@ pub(super) fn encode(map: &TensorMap) -> Result<EncodedMap> {
     let (rank, strides) = (map.extents.len() as u32, map.strides());
     let address = std::ptr::with_exposed_provenance_mut(map.ptr as usize);
     let bf16 = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    let words = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT64;
     let plain = sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE;
     let swizzle = sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B;
+    let in_order = sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE;
     let promotion = sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
     let fill = sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
     let result = match &map.window {
-        TensorWindow::Tiled(window) => {
+        TensorWindow::Tiled(window) | TensorWindow::Words(window) => {
+            let of_words = matches!(map.window, TensorWindow::Words(_));
             let steps = vec![1u32; window.len()];
             // SAFETY: all arrays have `rank` elements, strides one less, and outlive the call, which writes only `encoded`
             // and does not access the tensor.
             unsafe {
                 sys::cuTensorMapEncodeTiled(
                     encoded.as_mut_ptr(),
-                    bf16,
+                    if of_words { words } else { bf16 },
                     rank,
                     address,
                     map.extents.as_ptr(),
@@ -32,7 +35,7 @@ pub(super) fn encode(map: &TensorMap) -> Result<EncodedMap> {
                     window.as_ptr(),
                     steps.as_ptr(),
                     plain,
-                    swizzle,
+                    if of_words { in_order } else { swizzle },
                     promotion,
                     fill,
                 )

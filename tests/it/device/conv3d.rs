@@ -123,27 +123,30 @@ pub fn every_tile() {
 
 /// Holds the tiles of each pass from number `first` on against the definition; returns how many there were.
 pub fn tiles_of(name: &str, p: &Conv3d, kernels: Kernels, first: usize) -> [(Operator, usize); 3] {
+    [Operator::Fprop, Operator::Dgrad, Operator::Wgrad].map(|pass| (pass, tiles_of_pass(name, p, pass, kernels, first)))
+}
+
+/// The same of one pass.
+pub fn tiles_of_pass(name: &str, p: &Conv3d, pass: Operator, kernels: Kernels, first: usize) -> usize {
     let r = &mut seeded(12);
     let [x, w, dy] = [p.x_shape(), p.w_shape(), p.y_shape()].map(|s| reals(r, s, DType::BF16));
     let (xs, ws, dys) = (wide(&x), wide(&w), wide(&dy));
-    let passes = [
-        (Operator::Fprop, [&x, &w], reference::fprop(p, &xs, &ws)),
-        (Operator::Dgrad, [&dy, &w], reference::dgrad(p, &dys, &ws)),
-        (Operator::Wgrad, [&x, &dy], reference::wgrad(p, &xs, &dys)),
-    ];
-    passes.map(|(pass, [a, b], want)| {
-        let tiles = kernels.run(|device| {
-            let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
-            let results = (first..).map_while(|tile| on_tile(p, pass, tile, [&a, &b]).unwrap());
-            let each = results.enumerate().map(|(tile, got)| {
-                let values = got.load().unwrap();
-                assert_tensor_cores(&format!("{name} {pass:?} tile {}", first + tile), &values, &want, got.dtype());
-                values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-            });
-            each.collect::<Vec<_>>()
+    let ([a, b], want) = match pass {
+        Operator::Fprop => ([&x, &w], reference::fprop(p, &xs, &ws)),
+        Operator::Dgrad => ([&dy, &w], reference::dgrad(p, &dys, &ws)),
+        Operator::Wgrad => ([&x, &dy], reference::wgrad(p, &xs, &dys)),
+    };
+    let tiles = kernels.run(|device| {
+        let (a, b) = (a.to(device).unwrap(), b.to(device).unwrap());
+        let results = (first..).map_while(|tile| on_tile(p, pass, tile, [&a, &b]).unwrap());
+        let each = results.enumerate().map(|(tile, got)| {
+            let values = got.load().unwrap();
+            assert_tensor_cores(&format!("{name} {pass:?} tile {}", first + tile), &values, &want, got.dtype());
+            values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
         });
-        (pass, tiles.len())
-    })
+        each.collect::<Vec<_>>()
+    });
+    tiles.len()
 }
 
 /// Any convolution that is small enough.
@@ -219,30 +222,35 @@ pub fn statistics_leave_with_the_result() {
 /// The sums of y of convolutions: shape of x, filters, their extents.
 pub fn statistics_of(kernels: Kernels, cases: &[([usize; 5], usize, [usize; 3])]) {
     for &(x, k, kernel) in cases {
-        let g = Geometry::new(Window::same(kernel));
-        let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
-        for parts in [1, 2] {
-            kernels.run(|device| {
-                let r = &mut seeded(5);
-                let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
-                let shift = reals(r, [k], DType::F32);
-                let [xd, wd, sd] = [&x, &w, &shift].map(|t| t.to(device).unwrap());
-                let epilogue = Epilogue::Moments { parts, near: &sd };
-                let (y, moments) = fusion::fprop(&xd, &wd, &g, Prologue::None, epilogue).unwrap();
-                let moments = moments.unwrap();
-                let (_, sums) = moments.shifted().expect("a GPU takes them in one launch, about `near`");
-                assert_tensor_cores("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
-                let (y, shift) = (wide(&y), wide(&shift));
-                let rows = y.len() / k / parts;
-                let want = statistics(parts, k, |part, c| {
-                    let of = |i: usize| y[(part * rows + i) * k + c] - shift[c];
-                    (0..rows).map(|i| [of(i), of(i) * of(i)]).collect()
-                });
-                let got = over_tiles(sums, parts);
-                assert_bounded("statistics", &got, &want, DType::F32);
-                got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        statistics_with(kernels, x, k, kernel, [1; 3]);
+    }
+}
+
+/// The same with these strides.
+pub fn statistics_with(kernels: Kernels, x: [usize; 5], k: usize, kernel: [usize; 3], stride: [usize; 3]) {
+    let g = Geometry::new(Window::same(kernel).strided(stride));
+    let p = Conv3d::new("conv3d", x.into(), [k, kernel[0], kernel[1], kernel[2], x[4]].into(), &g).unwrap();
+    for parts in [1, 2] {
+        kernels.run(|device| {
+            let r = &mut seeded(5);
+            let (x, w) = (reals(r, p.x_shape(), DType::BF16), reals(r, p.w_shape(), DType::BF16));
+            let shift = reals(r, [k], DType::F32);
+            let [xd, wd, sd] = [&x, &w, &shift].map(|t| t.to(device).unwrap());
+            let epilogue = Epilogue::Moments { parts, near: &sd };
+            let (y, moments) = fusion::fprop(&xd, &wd, &g, Prologue::None, epilogue).unwrap();
+            let moments = moments.unwrap();
+            let (_, sums) = moments.shifted().expect("a GPU takes them in one launch, about `near`");
+            assert_tensor_cores("y", &y.load().unwrap(), &reference::fprop(&p, &wide(&x), &wide(&w)), DType::BF16);
+            let (y, shift) = (wide(&y), wide(&shift));
+            let rows = y.len() / k / parts;
+            let want = statistics(parts, k, |part, c| {
+                let of = |i: usize| y[(part * rows + i) * k + c] - shift[c];
+                (0..rows).map(|i| [of(i), of(i) * of(i)]).collect()
             });
-        }
+            let got = over_tiles(sums, parts);
+            assert_bounded("statistics", &got, &want, DType::F32);
+            got.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        });
     }
 }
 

@@ -96,12 +96,14 @@ type Layer = (&'static str, [usize; 5], usize, [usize; 3], [usize; 3]);
 
 /// Small problems of which every tile of the kernels with TMA and wgmma is counted, in every pass: with halos and without, with
 /// strides, and over time.
-const HOPPER: [Layer; 5] = [
+const HOPPER: [Layer; 7] = [
     ("small-s", [1, 2, 14, 14, 64], 64, [1, 3, 3], [1, 1, 1]),
     ("small-down", [1, 2, 12, 12, 64], 128, [1, 3, 3], [1, 2, 2]),
     ("small-t", [1, 4, 8, 10, 64], 64, [3, 1, 1], [1, 1, 1]),
     ("small-v", [1, 3, 9, 12, 64], 64, [3, 3, 3], [1, 1, 1]),
     ("small-c", [1, 2, 9, 10, 128], 64, [1, 1, 1], [1, 1, 1]),
+    ("small-stem", [1, 5, 20, 24, 4], 64, [3, 7, 7], [2, 2, 2]),
+    ("small-motion", [1, 2, 17, 240, 4], 8, [1, 7, 7], [1, 2, 2]),
 ];
 
 /// A tile of a pass of one of them, with a batch norm of its input in the pass or without.
@@ -122,8 +124,10 @@ impl HopperTile {
             let w = [k, kernel[0], kernel[1], kernel[2], x[4]];
             let g = Geometry::new(Window::same(kernel).strided(stride));
             let problem = Conv3d::new("conv3d", x.into(), w.into(), &g).unwrap();
-            // The first four are those of all devices.
-            for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (4..13).map(move |tile| (pass, tile))) {
+            // The first four are those of all devices, of stems the first one.
+            let stem = x[4] <= 4;
+            let (passes, first) = if stem { (vec![passes[0], passes[2]], 1) } else { (passes.to_vec(), 4) };
+            for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (first..13).map(move |tile| (pass, tile))) {
                 let name = |with: &str| format!("conv3d/{word}{with}/{layer}/bf16/tile{tile}");
                 all.push(HopperTile { name: name(""), problem, pass, tile, normed: false });
                 if kernel == [1; 3] && stride == [1; 3] && pass != Operator::Dgrad {
@@ -200,7 +204,8 @@ fn counted() -> BTreeMap<String, [u64; 7]> {
         tile.run(&operands);
         since(&before, &sim, &tile.name, &mut rows);
     }
-    rows.retain(|name, _| !name.starts_with("conv3d_rows_"));
+    // The question to a device, and the packing of filters, which reads two bytes at a time from the first-level cache.
+    rows.retain(|name, _| !name.starts_with("conv3d_rows_") && !name.starts_with("conv3d_pack_filters_"));
     rows
 }
 
@@ -229,7 +234,10 @@ fn kernels_do_no_more_than_was_committed() {
     assert_eq!(COMMITTED.lines().next(), Some(HEADER));
     for (name, counts) in &rows {
         let [_, _, sectors, ideal, .., conflicts] = *counts;
-        assert!(100 * sectors <= 115 * ideal, "{name}: {sectors} sectors, {ideal} would do");
+        // wgrad of stems stores partial sums of two taps, which begin at any 16 bytes. Real layers have few of them.
+        let stored_in_pieces = name.starts_with("conv3d_wgrad_stem_sm90");
+        let enough = if stored_in_pieces { 2 * ideal } else { ideal };
+        assert!(100 * sectors <= 115 * enough, "{name}: {sectors} sectors, {enough} would do");
         // The tiles of 256 rows for Hopper store their result with some.
         let free = name.starts_with("conv3d") && !name.contains("_sm90_256x");
         assert!(!free || conflicts == 0, "{name}: {conflicts} cycles of bank conflicts");

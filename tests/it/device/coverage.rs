@@ -1,8 +1,8 @@
 //! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
 
 use super::{
-    alignment, augment, conv3d, conv3d_norm_sm90, conv3d_sm90, infonce, infonce_sm90, instructions, layers, matmul,
-    motion_map, peaks, tensors, tvl1,
+    alignment, augment, conv3d, conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce, infonce_sm90, instructions,
+    layers, matmul, motion_map, peaks, tensors, tvl1,
 };
 use crate::kernels::{batch_norm, batch_norm_moments, in_order, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
@@ -45,6 +45,7 @@ const TESTS: &[fn()] = &[
     conv3d::table_second,
     conv3d_sm90::every_tile_of_hopper,
     conv3d_norm_sm90::every_tile_normalises_as_a_pass_before_it,
+    conv3d_stem_sm90::every_tile_of_stems,
     tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
     tensors::conversion_scaling_and_rows_on_a_device,
     infonce::every_kernel_of_infonce_meets_the_reference,

@@ -5,6 +5,7 @@ pub mod augment;
 pub mod conv3d;
 pub mod conv3d_norm_sm90;
 pub mod conv3d_sm90;
+pub mod conv3d_stem_sm90;
 pub mod cost_model;
 pub mod counters;
 pub mod coverage;

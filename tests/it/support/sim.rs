@@ -323,7 +323,7 @@ impl Driver for SimDriver {
 
     fn tensor_map(&self, map: &TensorMap) -> Result<EncodedMap> {
         let (window, steps) = match &map.window {
-            TensorWindow::Tiled(extent) => {
+            TensorWindow::Tiled(extent) | TensorWindow::Words(extent) => {
                 (ptxsim::Window::Tiled { extent: extent.clone() }, vec![1; map.extents.len()])
             }
             TensorWindow::Im2col { lower, upper, strides: [w, h, t], channels, pixels } => {
@@ -331,14 +331,18 @@ impl Driver for SimDriver {
                 (ptxsim::Window::Im2col { lower, upper, channels: *channels, pixels: *pixels }, vec![1, *w, *h, *t, 1])
             }
         };
+        let (element, swizzle) = match map.window {
+            TensorWindow::Words(_) => (ptxsim::Element::U64, ptxsim::Swizzle::None),
+            _ => (ptxsim::Element::Bf16, ptxsim::Swizzle::B128),
+        };
         let encoded = self.machine.tensor_map(&ptxsim::TensorMap {
-            element: ptxsim::Element::Bf16,
+            element,
             address: map.ptr,
             extents: map.extents.clone(),
             strides: map.strides(),
             window,
             steps,
-            swizzle: ptxsim::Swizzle::B128,
+            swizzle,
             fill: ptxsim::Fill::Zero,
         });
         let region = tubelet::driver::Region { ptr: map.ptr, bytes: map.bytes(), access: Access::Read };

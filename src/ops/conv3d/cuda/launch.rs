@@ -3,6 +3,7 @@
 use super::super::{Conv3d, Operator};
 use super::halo::Halo;
 use super::norm::{self, Numbers};
+use super::packed::{self, Packed};
 use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::Conv;
 use super::rows;
@@ -152,6 +153,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
         STATISTICS.declared(),
     ];
     all.extend(norm::declared());
+    all.extend(packed::declared());
     for i in 0..2 {
         all.extend([FPROP_EXACT[i].declared(), DGRAD_EXACT[i].declared(), WGRAD_EXACT[i].declared()]);
     }
@@ -207,6 +209,12 @@ impl Work<'_> {
         self.gpu.tensor_map(&windows::filters(self.problem, w.0, self.plan.conv.c_row as usize, filters))
     }
 
+    /// The launches of a stem, if the plan is one of those on packed pixels.
+    fn packed(&self) -> Option<Packed<'_>> {
+        let stem = self.plan.stem?;
+        Some(Packed { gpu: self.gpu, problem: self.problem, plan: &self.plan, stem, space: self.space })
+    }
+
     /// Address and size of the partial results that are to be added up.
     fn part(&self) -> (u64, usize) {
         let [first, second, part] = self.plan.space;
@@ -227,12 +235,16 @@ impl Work<'_> {
         if plan.path == Path::Exact {
             return FPROP_EXACT[self.dtype.index()].launch(self.gpu, 0, plan.spread, (x, w, bias, y, conv));
         }
-        let x = self.rows(x, p.c, plan.padded[0], 0)?;
-        let w = self.rows(w, p.c, plan.padded[0], 1)?;
         let (shift, of_tiles) = match f.statistics {
             Some((shift, sums)) => (shift, self.of_tiles(p.k, sums)),
             None => (NOTHING_IN, NOTHING_OUT),
         };
+        if let Some(packed) = self.packed() {
+            packed.fprop([x, w, bias], y, (of_tiles, shift))?;
+            return f.statistics.map_or(Ok(()), |(_, sums)| self.statistics(p.k, sums));
+        }
+        let x = self.rows(x, p.c, plan.padded[0], 0)?;
+        let w = self.rows(w, p.c, plan.padded[0], 1)?;
         if let Some(halo) = plan.halo {
             let (x, w) = (self.lines(x, Operator::Fprop, &halo)?, self.filters(w, plan.tile[1])?);
             let args = (x, w, bias, y, of_tiles, shift, conv, Pod(halo), plan.tiles as u32);
@@ -310,9 +322,11 @@ impl Work<'_> {
         if plan.path == Path::Exact {
             WGRAD_EXACT[self.dtype.index()].launch(self.gpu, 0, plan.spread, (x, dy, product, conv))?;
         } else {
-            let x = self.rows(x, p.c, plan.padded[0], 0)?;
+            let x = if plan.stem.is_some() { x } else { self.rows(x, p.c, plan.padded[0], 0)? };
             let dy = self.rows(dy, p.k, plan.padded[1], 1)?;
-            if let Some(halo) = plan.halo {
+            if let Some(packed) = self.packed() {
+                packed.wgrad(x, dy, product)?;
+            } else if let Some(halo) = plan.halo {
                 let gradient = windows::gradient_lines(p, dy.0, plan.conv.k_row as usize, &halo);
                 let (x, dy) = (self.lines(x, Operator::Wgrad, &halo)?, self.gpu.tensor_map(&gradient)?);
                 WGRAD_HALO.launch(

@@ -7,10 +7,12 @@
 mod halo;
 mod launch;
 mod norm;
+mod packed;
 pub mod plan;
 mod problem;
 pub mod reuse;
 pub mod rows;
+mod stem;
 mod tiles;
 mod windows;
 
@@ -115,7 +117,7 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, padded: Option<&T
     if has_work(gpu, [&a, &b], &mut dw)? {
         let to = dw.output();
         let plan = Plan::new(p, Operator::Wgrad, a.dtype(), Generation::of(gpu))?;
-        let (plan, a) = reading(plan, &a, padded);
+        let (plan, a) = reading(p, plan, &a, padded);
         with_space(gpu, p, a.dtype(), plan, |work| work.wgrad(a.input(), b.input(), to, None))?;
     }
     Ok(dw)
@@ -125,6 +127,15 @@ pub(in crate::ops) fn wgrad(gpu: &Gpu, p: &Conv3d, x: &Tensor, padded: Option<&T
 /// they read `x` itself, and for other convolutions.
 pub(super) fn padded_stem(gpu: &Gpu, p: &Conv3d, x: &Tensor) -> Result<Option<Tensor>> {
     let plan = Plan::new(p, Operator::Fprop, x.dtype(), Generation::of(gpu))?;
+    if plan.path == Path::Packed {
+        if plan.space[0] == 0 {
+            return Ok(None);
+        }
+        let mut pixels = Tensor::on_gpu(gpu, DType::BF16, stem::packed_shape(p))?;
+        let to = pixels.output();
+        packed::pack(gpu, p, x.input(), to)?;
+        return Ok(Some(pixels));
+    }
     let (Path::Stem, Some(channels)) = (plan.path, plan.padded[0]) else { return Ok(None) };
     let [t, h, w] = p.input;
     let mut padded = Tensor::on_gpu(gpu, x.dtype(), [p.n, t, h, w, channels])?;
@@ -133,9 +144,11 @@ pub(super) fn padded_stem(gpu: &Gpu, p: &Conv3d, x: &Tensor) -> Result<Option<Te
     Ok(Some(padded))
 }
 
-/// The plan and its first operand: `padded` in place of `x`, if there is one, so that none is made in the working space.
-fn reading<'a>(mut plan: Plan, x: &'a Tensor, padded: Option<&'a Tensor>) -> (Plan, &'a Tensor) {
-    let Some(padded) = padded else { return (plan, x) };
+/// The plan and its first operand: `padded` in place of `x`, if there is one of the plan's form, so that none is made in the
+/// working space.
+fn reading<'a>(p: &Conv3d, mut plan: Plan, x: &'a Tensor, padded: Option<&'a Tensor>) -> (Plan, &'a Tensor) {
+    let width = if plan.path == Path::Packed { stem::packed_shape(p)[3] } else { p.input[2] };
+    let Some(padded) = padded.filter(|padded| padded.dims()[3] == width) else { return (plan, x) };
     plan.space[0] = 0;
     (plan, padded)
 }
@@ -153,7 +166,7 @@ pub(super) fn fprop_moments(
     let plan = Plan::with_statistics(p, Operator::Fprop, DType::BF16, Generation::of(gpu), parts)?;
     let mut sums = Tensor::on_gpu(gpu, DType::F32, [parts, sums_of(&plan), 2, p.k])?;
     let (to, moments) = (y.output(), (near.input(), sums.output()));
-    let (plan, x) = reading(plan, x, padded);
+    let (plan, x) = reading(p, plan, x, padded);
     let f = Forwards { statistics: Some(moments), ..Forwards::default() };
     with_space(gpu, p, DType::BF16, plan, |work| work.fprop(x.input(), w.input(), to, &f))?;
     Ok((y, sums))

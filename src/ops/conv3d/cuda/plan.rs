@@ -5,6 +5,7 @@ use super::halo::{self, Halo};
 use super::problem::Conv;
 use super::reuse::Gather;
 use super::rows;
+use super::stem::{self, Stem};
 pub use super::tiles::Path;
 use super::tiles::{PROCESSORS, Product, Split, Tile, tiles};
 use super::windows;
@@ -70,6 +71,8 @@ pub struct Plan {
     pub conv: Conv,
     /// Those of the path [`Path::Halo`].
     pub halo: Option<Halo>,
+    /// Those of the path [`Path::Packed`].
+    pub stem: Option<Stem>,
 }
 
 /// Maximum size of a grid in its second dimension, in which dgrad has one block per residue class modulo the stride.
@@ -166,19 +169,25 @@ impl Plan {
             .iter()
             .flat_map(|&path| tiles(path, pass).iter().enumerate().map(move |(entry, tile)| (path, entry, tile)))
             .map(|(path, entry, tile)| (product(path), entry, tile))
-            .filter(|(of, _, tile)| of.path != Path::Halo || tile.halo(of).is_some())
+            .filter(|(of, _, tile)| match of.path {
+                Path::Halo => tile.halo(of).is_some(),
+                Path::Packed => tile.stem(of).is_some(),
+                _ => true,
+            })
             .collect();
         // Of equals one whose operands are copied by TMA, so that no warp that multiplies computes addresses, unless it takes
-        // several launches; of those the smallest, which computes the least outside of the result.
+        // several launches; of those the smallest, which computes the least outside of the result. Of stems fewer tiles do so,
+        // and then the first one, whose products read the fewest operands.
         let cost = |i: &usize| {
             let (of, _, t) = &candidates[*i];
-            (t.divide(of, pixels).cost, of.path == Path::Dense && classes == 1, t.0 * t.1)
+            let outside = if of.path == Path::Packed { t.tiles(of)[0] } else { t.0 * t.1 };
+            (t.divide(of, pixels).cost, of.path == Path::Dense && classes == 1, outside)
         };
         let best = || (0..candidates.len()).min_by_key(cost).unwrap_or(0);
         let chosen = tile.filter(|tile| *tile < candidates.len()).unwrap_or_else(best);
         let (of, entry, tile) = &candidates[chosen];
         let &Tile(bm, bn, threads, shared) = *tile;
-        let ([row_tiles, column_tiles], halo) = (tile.tiles(of), tile.halo(of));
+        let ([row_tiles, column_tiles], halo, stem) = (tile.tiles(of), tile.halo(of), tile.stem(of));
         let launched = if halo.is_some() { halo::flat(p) } else { *p };
         let mut conv = Conv::new(&launched, pass == Operator::Dgrad);
         let Split { size, count: splits, .. } = tile.divide(of, pixels);
@@ -191,15 +200,21 @@ impl Plan {
         (conv.group_tiles, conv.group_rows) = (row_tiles as u32, group_rows as u32);
 
         let padded = [(c_row != p.c && !exact).then_some(c_row), (k_row != p.k && !exact).then_some(k_row)];
+        // With stems on Hopper, each consumer of a block writes sums of its own.
+        let writers = if stem.is_some() { stem::CONSUMERS } else { 1 };
+        let across = groups * row_tiles * column_tiles * splits;
+        let splits = if pass == Operator::Wgrad { splits * writers } else { splits };
         let sums_after = splits > 1 || (pass == Operator::Wgrad && padded[0].is_some());
         let copy = |rows: usize, channels: Option<usize>| channels.map_or(0, |c| (rows * c * 2).next_multiple_of(256));
         let x_rows = p.n * p.input.iter().product::<usize>();
         let [first, second] = match pass {
+            Operator::Fprop if stem.is_some() => [stem::pixel_space(p), stem::filter_space(p)],
+            Operator::Wgrad if stem.is_some() => [stem::pixel_space(p), copy(pixels, padded[1])],
             Operator::Fprop => [copy(x_rows, padded[0]), copy(p.k * taps, padded[0])],
             Operator::Dgrad => [copy(pixels, padded[1]), copy(p.k * taps, padded[0])],
             Operator::Wgrad => [copy(x_rows, padded[0]), copy(pixels, padded[1])],
         };
-        let sums = [groups, row_tiles * classes];
+        let sums = [groups, row_tiles * classes * writers];
         let part = match (pass, statistics) {
             (Operator::Wgrad, _) if sums_after => splits * p.k * taps * c_row_group * 4,
             (Operator::Fprop, Some(_)) => groups * with_parts(sums[1]) * 2 * p.k * 4,
@@ -216,12 +231,11 @@ impl Plan {
                 return Err(Error::param("conv3d", what, elements, "a GPU's kernels take fewer than 2³¹ elements"));
             }
         }
-        let across = groups * row_tiles * column_tiles;
-        let (tiles, grid) = if let Path::Warpgroup | Path::Halo = of.path {
-            let tiles = across * splits;
-            (tiles, [tiles.min(PROCESSORS), 1, 1])
+        let (tiles, grid) = if let Path::Warpgroup | Path::Halo | Path::Packed = of.path {
+            (across, [across.min(PROCESSORS), 1, 1])
         } else {
-            (across * splits * classes * p.geometry.groups, [across, splits * classes, p.geometry.groups])
+            let parts = splits * classes;
+            (across * classes * p.geometry.groups, [across / splits, parts, p.geometry.groups])
         };
         let spread = Spread { grid: grid.map(|v| v as u32), block: [threads, 1, 1], shared };
         let (path, tile, entry, space) = (of.path, [bm, bn], *entry, [first, second, part]);
@@ -239,6 +253,7 @@ impl Plan {
             space,
             conv,
             halo,
+            stem,
         })
     }
 
@@ -254,7 +269,7 @@ fn paths(p: &Conv3d, pass: Operator, dtype: DType, on: Generation) -> Vec<Path> 
         return vec![Path::Exact];
     }
     if p.c <= 4 && pass != Operator::Dgrad {
-        return vec![Path::Stem];
+        return if on == Generation::Ampere { vec![Path::Stem] } else { vec![Path::Stem, Path::Packed] };
     }
     let warpgroup = on != Generation::Ampere && windows::fit(p, pass);
     let halo = on == Generation::Hopper;
@@ -413,8 +428,8 @@ mod tests {
                             .map(|on| Plan::with_statistics(&p, pass, DType::BF16, on, p.n).unwrap()),
                     );
                 }
-                // Kernels with halos skip positions; the simulator holds that they write everything.
-                plans.retain(|plan| plan.path != Path::Halo);
+                // Kernels that cut frames skip positions; the simulator holds that they write everything.
+                plans.retain(|plan| plan.halo.is_none() && plan.stem.is_none());
                 for plan in plans {
                     assert!(written(&p, pass, &plan).iter().all(|&n| n == 1), "{pass:?} of {p:?}: {plan:?}");
                     let pixels = p.n * p.out.iter().product::<usize>();

@@ -3,6 +3,7 @@
 use super::super::{Conv3d, Operator};
 use super::halo::{self, Halo};
 use super::reuse::Gather;
+use super::stem::Stem;
 
 /// Which kernels compute a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +18,8 @@ pub enum Path {
     Warpgroup,
     /// The same, where pixels are copied once for all taps within a frame.
     Halo,
+    /// Tensor cores of Hopper, on packed pixels of four channels.
+    Packed,
 }
 
 /// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
@@ -66,12 +69,18 @@ const DGRAD_HALO_SM90: &[Tile] =
     &[Tile(128, 256, 384, RING), Tile(256, 128, 384, RING), Tile(128, 128, 384, RING), Tile(256, 64, 384, RING)];
 const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, RING), Tile(128, 192, 512, RING), Tile(64, 432, 512, RING)];
 
+/// Of stems on Hopper: outputs of a line and filters, and filters and columns of a frame of the filter.
+const FPROP_STEM_SM90: &[Tile] = &[Tile(112, 64, 384, RING), Tile(56, 64, 384, RING)];
+const WGRAD_STEM_SM90: &[Tile] = &[Tile(64, 224, 384, RING)];
+
 /// The tiles of the kernels of a pass.
 pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
     match (path, pass) {
         (Path::Exact, _) => EXACT,
         (Path::Stem, Operator::Wgrad) => WGRAD_STEM,
         (Path::Stem, _) => FPROP_STEM,
+        (Path::Packed, Operator::Wgrad) => WGRAD_STEM_SM90,
+        (Path::Packed, _) => FPROP_STEM_SM90,
         (Path::Dense, Operator::Fprop) => FPROP,
         (Path::Dense, Operator::Dgrad) => DGRAD,
         (Path::Dense, Operator::Wgrad) => WGRAD,
@@ -145,6 +154,15 @@ impl Tile {
         }
     }
 
+    /// How frames are cut, on the path of stems.
+    pub fn stem(&self, of: &Product) -> Option<Stem> {
+        match (of.path, of.gather.pass) {
+            (Path::Packed, Operator::Wgrad) => Stem::of_wgrad(of.problem, PROCESSORS),
+            (Path::Packed, _) => Stem::of_fprop(of.problem, self.0),
+            _ => None,
+        }
+    }
+
     /// Channels of a tile of wgrad with halos, which has all taps of a frame of the filter.
     fn channels(&self, p: &Conv3d) -> usize {
         let [_, h, w] = halo::flat(p).kernel;
@@ -154,6 +172,14 @@ impl Tile {
     /// Number of such tiles in each direction; with halos every frame is cut by itself.
     pub fn tiles(&self, of: &Product) -> [usize; 2] {
         let (rows, columns) = (of.rows.div_ceil(self.0), of.columns.div_ceil(self.1));
+        if let Some(stem) = self.stem(of) {
+            let frames = of.problem.kernel[0];
+            return if of.gather.pass == Operator::Wgrad {
+                [1, frames]
+            } else {
+                [stem.tiles(of.problem, of.samples), 1]
+            };
+        }
         match (of.path, of.gather.pass) {
             (Path::Halo, Operator::Wgrad) => {
                 let frames = halo::flat(of.problem).kernel[0];
@@ -171,12 +197,26 @@ impl Tile {
 
     /// The division of `pixels` that finishes first, of wgrad among those of at most four blocks a multiprocessor.
     pub fn divide(&self, of: &Product, pixels: usize) -> Split {
-        let step = self.step(of);
+        let step = match self.stem(of) {
+            Some(stem) => {
+                let [products, numbers] = stem.of_tile(of.problem, of.gather.pass);
+                (products * SYNC_PERCENT).div_ceil(WARPGROUP_PERCENT).max(BALANCE * numbers)
+            }
+            None => self.step(of),
+        };
+        if let (Some(_), Operator::Fprop) = (self.stem(of), of.gather.pass) {
+            // Of all tiles, those of other kernels of a step along the reduction.
+            let depth = of.problem.taps() * of.gather.channels;
+            return Split { size: pixels, count: 1, cost: (self.waves(of, 1) * step).div_ceil(depth.max(1)) };
+        }
         if of.gather.pass != Operator::Wgrad {
             return Split { size: pixels, count: 1, cost: self.waves(of, 1) * step };
         }
-        // The pixels of one split are whole k-blocks, and at least eight; with halos, positions in whole units.
+        // The pixels of one split are whole k-blocks, and at least eight; with halos, positions in whole units; of stems
+        // one unit, which is long, or several.
         let (depth, pixels) = match (of.path, self.halo(of)) {
+            // A step is a unit.
+            (Path::Packed, _) => (1, self.stem(of).map_or(1, |stem| stem.tiles(of.problem, of.problem.n))),
             (_, Some(halo)) => {
                 let [positions, _, units] = halo.units(of.problem);
                 (positions, positions * units)
@@ -184,8 +224,9 @@ impl Tile {
             (Path::Warpgroup, None) => (64, pixels),
             _ => (32, pixels),
         };
+        let least = if of.path == Path::Packed { 1 } else { 8 * depth };
         let tiles = self.tiles(of).iter().product::<usize>() * of.times;
-        let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(8 * depth)).max(1);
+        let most = (4 * PROCESSORS / tiles.max(1)).min(pixels.div_ceil(least)).max(1);
         let divided = |wanted: usize| {
             let size = pixels.div_ceil(wanted).next_multiple_of(depth).max(depth);
             let count = pixels.div_ceil(size).max(1);

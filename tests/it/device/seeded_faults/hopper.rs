@@ -2,7 +2,7 @@
 
 use super::Edit::*;
 use super::{Mistake, mistake};
-use crate::device::{conv3d_norm_sm90, conv3d_sm90, infonce_sm90};
+use crate::device::{conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce_sm90};
 
 const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
 const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
@@ -15,6 +15,11 @@ const HOPPER: &[fn()] = &[conv3d_sm90::every_tile_of_hopper_on_a_small_problem];
 const FPROP_NORM: &str = "conv3d_fprop_norm_sm90_128x128_bf16";
 const WGRAD_NORM: &str = "conv3d_wgrad_norm_sm90_128x128_bf16";
 const NORMED: &[fn()] = &[conv3d_norm_sm90::every_tile_normalises_a_small_problem];
+const FPROP_STEM: &str = "conv3d_fprop_stem_sm90_112x64_bf16";
+const WGRAD_STEM: &str = "conv3d_wgrad_stem_sm90_64x224_bf16";
+const PACK: &str = "conv3d_pack_pixels_bf16";
+const STEMS: &[fn()] = &[conv3d_stem_sm90::every_tile_of_a_small_stem];
+const STEM_SUMS: &[fn()] = &[conv3d_stem_sm90::statistics_leave_with_the_result_of_stems];
 
 pub(super) const MISTAKES: &[Mistake] = &[
     // Convolutions.
@@ -59,6 +64,35 @@ pub(super) const MISTAKES: &[Mistake] = &[
     mistake("the numbers stay those of the first part", WGRAD_NORM, ("setp.ge.s32", 3), Replace("ge", "gt"), NORMED),
     mistake("the mean of eight channels further", WGRAD_NORM, ("ld.global.nc.f32", 8), Offset(32), NORMED),
     mistake("two sums of wgrad change places", WGRAD_NORM, ("st.global.f32", 1), Offset(4), NORMED),
+    // Stems.
+    mistake("filters are not waited for", FPROP_STEM, ("mbarrier.try_wait", 1), Drop, STEMS),
+    mistake("lines are not waited for", FPROP_STEM, ("mbarrier.try_wait", 2), Drop, STEMS),
+    mistake("accumulators are not fenced", FPROP_STEM, ("wgmma.fence", 0), Drop, STEMS),
+    mistake("a stage is given back while it is read", FPROP_STEM, ("wgmma.wait_group", 0), Drop, STEMS),
+    mistake("a stage is never given back", FPROP_STEM, ("mbarrier.arrive.shared", 0), Drop, STEMS),
+    mistake("two coordinates of lines change places", FPROP_STEM, (".4d.", 0), Swap(2, 3), STEMS),
+    mistake("a matrix is not transposed that should be", FPROP_STEM, ("stmatrix", 0), Replace(".trans", ""), STEMS),
+    mistake("a consumer does not wait before it stages", FPROP_STEM, ("bar.sync", 3), Drop, STEMS),
+    mistake("a consumer does not wait before it stores", FPROP_STEM, ("bar.sync", 2), Drop, STEMS),
+    mistake("lanes of a quad keep their sums", FPROP_STEM, ("shfl.sync", 1), Swap(3, 4), STEM_SUMS),
+    mistake("products of wgrad are not a group", WGRAD_STEM, ("wgmma.commit_group", 0), Drop, STEMS),
+    mistake(
+        "sums are stored before they are complete",
+        WGRAD_STEM,
+        ("wgmma.wait_group", 1),
+        Replace("0;", "1;"),
+        STEMS,
+    ),
+    mistake("units are not waited for", WGRAD_STEM, ("mbarrier.try_wait", 1), Drop, STEMS),
+    mistake(
+        "windows are taken to be in the other order",
+        WGRAD_STEM,
+        ("wgmma.mma_async", 2),
+        Replace("1, 1;", "1, 0;"),
+        STEMS,
+    ),
+    mistake("two sums of wgrad change places", WGRAD_STEM, ("st.global.v2.f32", 1), Offset(8), STEMS),
+    mistake("a pixel behind the end of a line counts", PACK, ("setp.ge.s32", 0), Replace("ge", "gt"), STEMS),
     // InfoNCE.
     mistake("weights are not fenced", SWEEP_SM90, ("wgmma.fence", 1), Drop, SWEPT),
     mistake("logits are used before they are there", SWEEP_SM90, ("wgmma.wait_group", 1), Replace("0;", "1;"), SWEPT),
