@@ -121,7 +121,7 @@ impl HopperTile {
             let g = Geometry::new(Window::same(kernel).strided(stride));
             let problem = Conv3d::new("conv3d", x.into(), w.into(), &g).unwrap();
             // The first four are those of all devices.
-            for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (4..13).map(move |tile| (pass, tile))) {
+            for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (4..16).map(move |tile| (pass, tile))) {
                 let name = |with: &str| format!("conv3d/{word}{with}/{layer}/bf16/tile{tile}");
                 all.push(HopperTile { name: name(""), problem, pass, tile, normed: false });
                 if kernel == [1; 3] && stride == [1; 3] && pass != Operator::Dgrad {
