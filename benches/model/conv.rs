@@ -107,6 +107,8 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         Pass::Wgrad => Operator::Wgrad,
     };
     let tma = by_tma(&launch.name);
+    // Blocks of a cluster compute tiles one above the other, and read the other operand once.
+    let cluster = if launch.name.contains("_pair_") { 2 } else { 1 };
     let again = if tma { 0.0 } else { 1.0 - p.gather(operator).fresh([m, n]) };
     // Channels of a tap, and what they are filled up to: in a k-block, of which tiles with halos multiply what is not only
     // filling, and in a block of columns.
@@ -125,9 +127,11 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
             Some([_, _, parts, tiles]) if !wgrad => p.n * frames * parts * tiles,
             _ => product.rows.div_ceil(m),
         };
+        // Of a cluster the last tile may be nothing but zeros.
+        let down = down.next_multiple_of(cluster as usize);
         let across = columns.div_ceil(n);
         let blocks = (down * across * splits) as f64;
-        let (rows, columns) = ((product.rows * across) as f64, (product.columns * down) as f64);
+        let (rows, columns) = ((product.rows * across) as f64, (product.columns * down / cluster as usize) as f64);
         if let Some((of_x, positions, units)) = unit {
             let (all_units, tiles) = (p.n * p.out[0] * units, down * across);
             let splits = all_units.div_ceil(p.split.max(1));
@@ -158,10 +162,10 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
             let pairs = frames_inside(pass, p);
             let share = pairs as f64 / (frames * p.kernel[0]) as f64;
             let pixels = Copies { pitch, lines, parts, tiles }.pixels(grid, lowest, |tile| tile * m / pitch);
-            let of_filters = parts * tiles * p.kernel[1] * p.kernel[2] * product.columns;
+            let of_filters = (parts * tiles * p.kernel[1] * p.kernel[2] * product.columns) as f64 / f64::from(cluster);
             all.blocks += blocks;
             all.k_blocks += (down * across * depth) as f64 / k as f64 * share;
-            all.operands += (2 * p.n * pairs * channels * (across * pixels + of_filters)) as f64;
+            all.operands += (2 * p.n * pairs * channels) as f64 * ((across * pixels) as f64 + of_filters);
             continue;
         }
         // Four numbers of f32 for each channel that is normalised on load: once for a block, in wgrad once for a tile.

@@ -20,6 +20,13 @@ __device__ __forceinline__ void wgmma_fence() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
+// The compiler may move what writes a register behind a fence. Not past this.
+template <int N>
+__device__ __forceinline__ void written(float (&c)[N]) {
+#pragma unroll
+    for (float& v : c) asm volatile("" : "+f"(v)::"memory");
+}
+
 // Closes a group of products.
 __device__ __forceinline__ void wgmma_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");

@@ -8,13 +8,6 @@
 template <int N, bool ADD, bool B_MN_MAJOR>
 struct WgmmaRegisters;
 
-// The compiler may move what writes a register behind a fence. Not past this.
-template <int N>
-__device__ __forceinline__ void written(float (&c)[N]) {
-#pragma unroll
-    for (float& v : c) asm volatile("" : "+f"(v)::"memory");
-}
-
 template <int N>
 __device__ __forceinline__ void written(u32 (&a)[N][4]) {
 #pragma unroll

@@ -21,8 +21,8 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
 
 // As `DGRAD_SM90` of `dgrad_sm90.cu`, but `dy` takes lines of one frame, and there is one residue class. `group_tiles`
 // counts the tiles of all frames of a group of samples.
-#define DGRAD_HALO_SM90(NAME, TILE)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 1)                                                     \
+#define DGRAD_HALO_SM90(NAME, TILE, ...)                                                                               \
+    extern "C" __global__ void __VA_ARGS__ __launch_bounds__(TILE::THREADS, 1)                                         \
         NAME(const __grid_constant__ TensorMap dy, const __grid_constant__ TensorMap w, bf16* __restrict__ dx,         \
              float* __restrict__ sums, const bf16* __restrict__ add, const u8* __restrict__ signs,                     \
              const bf16* __restrict__ normed, const float* __restrict__ mean, const float* __restrict__ inv_std,       \
@@ -35,12 +35,18 @@ using Tile128x256 = HaloTile<128, 256, 64>;
 using Tile256x128 = HaloTile<256, 128, 32>;
 using Tile128x128 = HaloTile<128, 128, 64>;
 using Tile256x64 = HaloTile<256, 64, 32>;
+using Tile128x128Pair = HaloTile<128, 128, 64, 2>;
+using Tile256x64Pair = HaloTile<256, 64, 32, 2>;
 
 // shared: conv3d_dgrad_halo_sm90_128x256_bf16 232192
 // shared: conv3d_dgrad_halo_sm90_256x128_bf16 232192
 // shared: conv3d_dgrad_halo_sm90_128x128_bf16 232192
 // shared: conv3d_dgrad_halo_sm90_256x64_bf16 232192
+// shared: conv3d_dgrad_halo_sm90_128x128_pair_bf16 232192
+// shared: conv3d_dgrad_halo_sm90_256x64_pair_bf16 232192
 DGRAD_HALO_SM90(conv3d_dgrad_halo_sm90_128x256_bf16, Tile128x256)
 DGRAD_HALO_SM90(conv3d_dgrad_halo_sm90_256x128_bf16, Tile256x128)
 DGRAD_HALO_SM90(conv3d_dgrad_halo_sm90_128x128_bf16, Tile128x128)
 DGRAD_HALO_SM90(conv3d_dgrad_halo_sm90_256x64_bf16, Tile256x64)
+DGRAD_HALO_SM90(conv3d_dgrad_halo_sm90_128x128_pair_bf16, Tile128x128Pair, __cluster_dims__(2, 1, 1))
+DGRAD_HALO_SM90(conv3d_dgrad_halo_sm90_256x64_pair_bf16, Tile256x64Pair, __cluster_dims__(2, 1, 1))

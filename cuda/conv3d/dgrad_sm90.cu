@@ -23,10 +23,7 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
     };
     // Tiles are counted for the largest class, and others have fewer rows. The sums of a tile without rows are 0.
     auto empty = [&](const TilePlace& at) {
-        if (!norm_relu.normed) return;
-        for (int i = T::Part::thread(); i < 2 * T::N; i += T::Part::THREADS) {
-            if (at.n0 + i % T::N < p.c) row(at)[i / T::N * p.c + at.n0 + i % T::N] = 0.0f;
-        }
+        if (norm_relu.normed) zero_sums<T>(row(at), at.n0, p.c);
     };
     gemm<T, true>(dy, w, map, p, tiles, group_rows, nullptr, p.c, PlainProduct<T, true>(), finish, empty);
 }
@@ -34,9 +31,9 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
 // As `DGRAD` of `dgrad.cu`, for residue class `z` of `classes`, with `dy` and `w` as tensors of TMA: `dy` by im2col of
 // that class, as many pixels as the tile has rows and 64 filters; `w` as `k taps c_row`, 64 channels of one tap of 64
 // filters.
-// Grid: any number of blocks; `tiles` of pixels of the largest class times `column_tiles`.
-#define DGRAD_SM90(NAME, TILE)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 1)                                                     \
+// Grid: any number of whole clusters of one block, or of two if the name has `pair`; `tiles` of pixels of the largest class times `column_tiles`.
+#define DGRAD_SM90(NAME, TILE, ...)                                                                                    \
+    extern "C" __global__ void __VA_ARGS__ __launch_bounds__(TILE::THREADS, 1)                                         \
         NAME(const __grid_constant__ TensorMap dy, const __grid_constant__ TensorMap w, bf16* __restrict__ dx,         \
              float* __restrict__ sums, const bf16* __restrict__ add, const u8* __restrict__ signs,                     \
              const bf16* __restrict__ normed, const float* __restrict__ mean, const float* __restrict__ inv_std,       \
@@ -46,6 +43,7 @@ __device__ __forceinline__ void dgrad(const TensorMap& dy, const TensorMap& w, b
     }
 
 using Tile128x256 = WarpgroupTile<128, 256, 4, 64>;
+using Tile128x256Pair = WarpgroupTile<128, 256, 4, 64, 2>;
 using Tile256x128 = WarpgroupTile<256, 128, 4, 32>;
 using Tile128x128 = WarpgroupTile<128, 128, 6, 64>;
 using Tile256x64 = WarpgroupTile<256, 64, 4, 32>;
@@ -54,7 +52,9 @@ using Tile256x64 = WarpgroupTile<256, 64, 4, 32>;
 // shared: conv3d_dgrad_sm90_256x128_bf16 218112
 // shared: conv3d_dgrad_sm90_128x128_bf16 216064
 // shared: conv3d_dgrad_sm90_256x64_bf16 185344
+// shared: conv3d_dgrad_sm90_128x256_pair_bf16 216064
 DGRAD_SM90(conv3d_dgrad_sm90_128x256_bf16, Tile128x256)
 DGRAD_SM90(conv3d_dgrad_sm90_256x128_bf16, Tile256x128)
 DGRAD_SM90(conv3d_dgrad_sm90_128x128_bf16, Tile128x128)
 DGRAD_SM90(conv3d_dgrad_sm90_256x64_bf16, Tile256x64)
+DGRAD_SM90(conv3d_dgrad_sm90_128x256_pair_bf16, Tile128x256Pair, __cluster_dims__(2, 1, 1))

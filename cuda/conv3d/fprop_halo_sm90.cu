@@ -19,8 +19,8 @@ __device__ __forceinline__ void fprop(const TensorMap& x, const TensorMap& w, co
 
 // As `FPROP_SM90` of `fprop_sm90.cu`, but `x` takes lines of one frame. `group_tiles` counts the tiles of all frames of
 // a group of samples.
-#define FPROP_HALO_SM90(NAME, TILE)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 1)                                                     \
+#define FPROP_HALO_SM90(NAME, TILE, ...)                                                                               \
+    extern "C" __global__ void __VA_ARGS__ __launch_bounds__(TILE::THREADS, 1)                                         \
         NAME(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* __restrict__ bias, \
              bf16* __restrict__ y, float* __restrict__ sums, const float* __restrict__ shift,                          \
              const __grid_constant__ Conv p, const __grid_constant__ Halo halo, int tiles) {                           \
@@ -31,6 +31,8 @@ using Tile128x256 = HaloTile<128, 256, 64>;
 using Tile256x128 = HaloTile<256, 128, 32>;
 using Tile128x128 = HaloTile<128, 128, 64>;
 using Tile256x64 = HaloTile<256, 64, 32>;
+using Tile128x128Pair = HaloTile<128, 128, 64, 2>;
+using Tile256x64Pair = HaloTile<256, 64, 32, 2>;
 // For the 144 filters of an R(2+1)D network's first stage, and multiples.
 using Tile256x144 = HaloTile<256, 144, 16>;
 
@@ -39,8 +41,12 @@ using Tile256x144 = HaloTile<256, 144, 16>;
 // shared: conv3d_fprop_halo_sm90_128x128_bf16 232192
 // shared: conv3d_fprop_halo_sm90_256x64_bf16 232192
 // shared: conv3d_fprop_halo_sm90_256x144_bf16 232192
+// shared: conv3d_fprop_halo_sm90_128x128_pair_bf16 232192
+// shared: conv3d_fprop_halo_sm90_256x64_pair_bf16 232192
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_128x256_bf16, Tile128x256)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x128_bf16, Tile256x128)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_128x128_bf16, Tile128x128)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x64_bf16, Tile256x64)
 FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x144_bf16, Tile256x144)
+FPROP_HALO_SM90(conv3d_fprop_halo_sm90_128x128_pair_bf16, Tile128x128Pair, __cluster_dims__(2, 1, 1))
+FPROP_HALO_SM90(conv3d_fprop_halo_sm90_256x64_pair_bf16, Tile256x64Pair, __cluster_dims__(2, 1, 1))

@@ -37,11 +37,14 @@ __device__ __forceinline__ void fprop(const TensorMap& x, const TensorMap& w, bf
                                       float* __restrict__ sums, const float* __restrict__ shift, const Norm& norm,
                                       const Conv& p, int tiles, int parts) {
     using Part = StagedTile<typename T::Part>;
+    auto row = [&](const TilePlace& at) { return sums + (size_t)(at.group * p.group_tiles + at.within) * 2 * p.k; };
     auto finish = [&](u8* smem, const TilePlace& at, int n0) {
         Part::store(smem, y, at.m0, at.m_end, n0, p.k, InOrder());
-        if (!sums) return;
-        float* row = sums + (size_t)(at.group * p.group_tiles + at.within) * 2 * p.k;
-        Part::column_sums(smem, row, shift, at.m0, at.m_end, n0, p.k, InOrder());
+        if (sums) Part::column_sums(smem, row(at), shift, at.m0, at.m_end, n0, p.k, InOrder());
+    };
+    // The last tile of a pair may have no rows.
+    auto empty = [&](const TilePlace& at) {
+        if (T::CLUSTER > 1 && sums) zero_sums<T>(row(at), at.n0, p.k);
     };
     int fetched = -1;
     auto product = [&](typename T::Accumulators& acc, const Ring<T>& ring, Stage<T::STAGES>& read, int k_blocks,
@@ -79,14 +82,13 @@ __device__ __forceinline__ void fprop(const TensorMap& x, const TensorMap& w, bf
             }
         });
     };
-    auto empty = [](const TilePlace&) {};
     gemm<T, false>(x, w, gather_map_fprop(p), p, tiles, p.group_rows, nullptr, p.k, product, finish, empty);
 }
 
 // As `FPROP_SM90` of `fprop_sm90.cu`, with the batch norm of `parts` parts of the samples: one, or as many as there are
 // groups of tiles.
-#define FPROP_NORM_SM90(NAME, TILE)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 1)                                                     \
+#define FPROP_NORM_SM90(NAME, TILE, ...)                                                                               \
+    extern "C" __global__ void __VA_ARGS__ __launch_bounds__(TILE::THREADS, 1)                                         \
         NAME(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, bf16* __restrict__ y,           \
              float* __restrict__ sums, const float* __restrict__ shift, const float* __restrict__ mean,                \
              const float* __restrict__ inv_std, const float* __restrict__ gamma, const float* __restrict__ beta,       \
@@ -95,6 +97,7 @@ __device__ __forceinline__ void fprop(const TensorMap& x, const TensorMap& w, bf
     }
 
 using Tile128x256 = WarpgroupTile<128, 256, 4, 64>;
+using Tile128x256Pair = WarpgroupTile<128, 256, 4, 64, 2>;
 using Tile256x128 = WarpgroupTile<256, 128, 4, 32>;
 using Tile128x128 = WarpgroupTile<128, 128, 6, 64>;
 using Tile256x64 = WarpgroupTile<256, 64, 4, 32>;
@@ -103,8 +106,10 @@ using Tile256x64 = WarpgroupTile<256, 64, 4, 32>;
 // shared: conv3d_fprop_norm_sm90_128x256_bf16 228352
 // shared: conv3d_fprop_norm_sm90_256x128_bf16 230400
 // shared: conv3d_fprop_norm_sm90_128x128_bf16 228352
+// shared: conv3d_fprop_norm_sm90_128x256_pair_bf16 228352
 // shared: conv3d_fprop_norm_sm90_256x64_bf16 197632
 FPROP_NORM_SM90(conv3d_fprop_norm_sm90_128x256_bf16, Tile128x256)
 FPROP_NORM_SM90(conv3d_fprop_norm_sm90_256x128_bf16, Tile256x128)
 FPROP_NORM_SM90(conv3d_fprop_norm_sm90_128x128_bf16, Tile128x128)
 FPROP_NORM_SM90(conv3d_fprop_norm_sm90_256x64_bf16, Tile256x64)
+FPROP_NORM_SM90(conv3d_fprop_norm_sm90_128x256_pair_bf16, Tile128x256Pair, __cluster_dims__(2, 1, 1))

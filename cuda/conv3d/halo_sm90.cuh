@@ -20,9 +20,10 @@ struct Halo {
     int filter_stages;
 };
 
-// Tiles of this kernel: two stages of lines, and `filter_stages` of filters of one tap.
-template <int M_, int N_, int COLUMNS_>
-struct HaloTile : WarpgroupTile<M_, N_, 2, COLUMNS_> {
+// Tiles of this kernel: two stages of lines, and `filter_stages` of filters of one tap. Blocks of a cluster copy filters for each
+// other, and lines for themselves; the number of tiles of a group of samples is then a multiple of them.
+template <int M_, int N_, int COLUMNS_, int CLUSTER_ = 1>
+struct HaloTile : WarpgroupTile<M_, N_, 2, COLUMNS_, CLUSTER_> {
     static constexpr int FILTER_BYTES = N_ * 128, MOST_STAGES = 8;
     static constexpr int STAGED_BYTES = M_ * (COLUMNS_ * 2 + 16);
 };
@@ -30,13 +31,15 @@ struct HaloTile : WarpgroupTile<M_, N_, 2, COLUMNS_> {
 // The place of a tile: a frame of the result, and the first row of the tile among its positions.
 struct FramePlace {
     int n, t, group, within, n0, row0, rows, frame0, pixel0;
+    int t_first, t_last;  // of the tiles of the cluster
 };
 
 template <class T>
-__device__ __forceinline__ FramePlace frame_place(const Conv& p, const GatherMap& map, const Halo& halo, int tile) {
+__device__ __forceinline__ FramePlace frame_place(const Conv& p, const GatherMap& map, const Halo& halo, int tile,
+                                                  int rank) {
     FramePlace at;
-    const int row_tile = tile / p.column_tiles;
-    at.n0 = (tile - row_tile * p.column_tiles) * T::N;
+    const int row = tile / p.column_tiles, row_tile = row * T::CLUSTER + rank;
+    at.n0 = (tile - row * p.column_tiles) * T::N;
     const int part = row_tile / halo.part_tiles, frame = part / halo.parts, frames = map.grid[0].by;
     at.group = row_tile / p.group_tiles, at.within = row_tile - at.group * p.group_tiles;
     at.n = frame / frames, at.t = frame - at.n * frames;
@@ -44,6 +47,9 @@ __device__ __forceinline__ FramePlace frame_place(const Conv& p, const GatherMap
     at.rows = min(T::M, (int)map.grid[1].by * halo.pitch - at.row0);
     at.pixel0 = (part - frame * halo.parts) * halo.pitch;
     at.frame0 = frame * (int)(map.grid[1].by * map.grid[2].by);
+    auto t_of = [&](int tile) { return tile / halo.part_tiles / halo.parts % frames; };
+    at.t_first = T::CLUSTER == 1 ? at.t : t_of(row * T::CLUSTER);
+    at.t_last = T::CLUSTER == 1 ? at.t : t_of(row * T::CLUSTER + T::CLUSTER - 1);
     return at;
 }
 
@@ -57,10 +63,11 @@ struct InFrame {
     }
 };
 
-// The two rings: halos, and filters of one tap.
+// The two rings: halos, and filters of one tap, whose stages are free after all consumer warps of the cluster.
 template <class T>
 struct HaloRing {
     u32 halos, filters, full[2], freed[2];
+    int rank;
     int line_bytes, halo_bytes, filter_stages;
 
     __device__ __forceinline__ HaloRing(u32 smem, u32 barriers, const Halo& halo) {
@@ -73,11 +80,18 @@ struct HaloRing {
         if (threadIdx.x == 0) {
             for (int s = 0; s < 2; ++s) barrier_init(full[0] + 8 * s, 1), barrier_init(freed[0] + 8 * s, 8);
             for (int s = 0; s < filter_stages; ++s) {
-                barrier_init(full[1] + 8 * s, 1), barrier_init(freed[1] + 8 * s, 8);
+                barrier_init(full[1] + 8 * s, 1), barrier_init(freed[1] + 8 * s, 8 * T::CLUSTER);
             }
             barrier_init_done();
         }
-        __syncthreads();
+        rank = begin_cluster<T::CLUSTER>();
+    }
+
+    // A consumer warp is done with a stage of filters, and with one of lines if `lines` is not negative.
+    __device__ __forceinline__ void release(int stage, int lines) const {
+        const int lane = threadIdx.x & 31;
+        barrier_arrive_at_all<T::CLUSTER>(freed[1] + 8 * stage, lane);
+        if (lane == 0 && lines >= 0) barrier_arrive(freed[0] + 8 * lines);
     }
 };
 
@@ -91,9 +105,78 @@ struct RingStage {
     }
 };
 
-// The whole kernel. `of_lines` takes lines of `pitch` pixels and 64 channels of one frame of the gathered grid;
-// `of_filters` as in `gemm_sm90.cuh`. `finish(smem, at, n0, place)` stores the part of a tile that is staged, whose
-// columns begin at `n0`.
+// Where taps are, of a frame of the gathered grid and in it.
+struct HaloTaps {
+    const GatherMap& map;
+    int lowest[3];
+
+    __device__ __forceinline__ explicit HaloTaps(const GatherMap& map) : map(map) {
+#pragma unroll
+        for (int a = 0; a < 3; ++a) lowest[a] = map.offset[a] + min(0, (map.taps[a] - 1) * map.step[a]);
+    }
+
+    // The frame that tap `tap_t` reads for frame `t` of the result.
+    __device__ __forceinline__ int frame(int t, int tap_t) const { return t + map.offset[0] + tap_t * map.step[0]; }
+
+    // All taps of a frame that is outside for all tiles of the cluster are left out. Where it is outside for this one alone,
+    // its lines are zeros.
+    __device__ __forceinline__ bool outside(const FramePlace& at, int tap_t) const {
+        const u32 extent = map.extent[0];
+        return (u32)frame(at.t_first, tap_t) >= extent && (u32)frame(at.t_last, tap_t) >= extent;
+    }
+};
+
+// The producer's thread. `of_lines` takes lines of `pitch` pixels and 64 channels of one frame of the gathered grid.
+// `of_filters` takes 64 channels of one tap of this block's share of T::N filters (fprop), or of its share of 64 filters
+// (dgrad, where T::N / 64 copies side by side make an operand [k][column]).
+template <class T, bool DGRAD>
+__device__ __forceinline__ void produce(const HaloRing<T>& ring, const TensorMap& of_lines, const TensorMap& of_filters,
+                                        const HaloTaps& taps, const Conv& p, const Halo& halo, int tiles) {
+    constexpr int SHARE = (DGRAD ? 64 : T::N) / T::CLUSTER;
+    const GatherMap& map = taps.map;
+    const int channels = DGRAD ? p.k_row : p.c_row, share = ring.rank * SHARE;
+    RingStage lines, filters;
+#pragma unroll 1
+    for (int tile = blockIdx.x / T::CLUSTER; tile < tiles / T::CLUSTER; tile += gridDim.x / T::CLUSTER) {
+        const FramePlace at = frame_place<T>(p, map, halo, tile, ring.rank);
+        const int line0 = at.row0 / halo.pitch;
+#pragma unroll 1
+        for (int c = 0; c < channels; c += T::K_BLOCK) {
+#pragma unroll 1
+            for (int tap_t = 0; tap_t < map.taps[0]; ++tap_t) {
+                if (taps.outside(at, tap_t)) continue;
+                barrier_wait(ring.freed[0] + 8 * lines.index, lines.parity ^ 1);
+                barrier_arrive_expect(ring.full[0] + 8 * lines.index, ring.line_bytes);
+                tma_load(ring.halos + lines.index * ring.halo_bytes, &of_lines, ring.full[0] + 8 * lines.index, c,
+                         at.pixel0 + taps.lowest[2], line0 + taps.lowest[1], taps.frame(at.t, tap_t), at.n);
+                lines.next(2);
+#pragma unroll 1
+                for (int tap = 0; tap < map.taps[1] * map.taps[2]; ++tap) {
+                    const int tap_h = tap / map.taps[2], tap_w = tap - tap_h * map.taps[2];
+                    const int filter_tap = map.filter_first + tap_t * map.filter_step[0] + tap_h * map.filter_step[1] +
+                                           tap_w * map.filter_step[2];
+                    const u32 b = ring.filters + filters.index * T::FILTER_BYTES + share * 128;
+                    const u32 arrived = ring.full[1] + 8 * filters.index;
+                    barrier_wait(ring.freed[1] + 8 * filters.index, filters.parity ^ 1);
+                    barrier_arrive_expect(arrived, T::FILTER_BYTES);
+                    if (DGRAD) {
+#pragma unroll
+                        for (int n = 0; n < T::N; n += 64) {
+                            tma_load_to_all<T::CLUSTER>(b + n * 128, &of_filters, arrived, at.n0 + n, filter_tap,
+                                                        c + share);
+                        }
+                    } else {
+                        tma_load_to_all<T::CLUSTER>(b, &of_filters, arrived, c, filter_tap, at.n0 + share);
+                    }
+                    filters.next(ring.filter_stages);
+                }
+            }
+        }
+    }
+}
+
+// The whole kernel, with the operands of `produce`. `finish(smem, at, n0, place)` stores the part of a tile that is staged,
+// whose columns begin at `n0`.
 template <class T, bool DGRAD, class Finish>
 __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const TensorMap& of_filters, const GatherMap& map,
                                           const Conv& p, const Halo& halo, int tiles, const float* __restrict__ bias,
@@ -102,64 +185,22 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
     __shared__ __align__(8) u64 barriers[4 + 2 * T::MOST_STAGES];
     const HaloRing<T> ring(smem_address(smem), smem_address(barriers), halo);
     const int channels = DGRAD ? p.k_row : p.c_row;
-    int lowest[3];
-#pragma unroll
-    for (int a = 0; a < 3; ++a) lowest[a] = map.offset[a] + min(0, (map.taps[a] - 1) * map.step[a]);
-    // The frame that tap `tap_t` of a tile reads; all taps of a frame that is outside are left out.
-    auto frame_of = [&](const FramePlace& at, int tap_t) { return at.t + map.offset[0] + tap_t * map.step[0]; };
-    auto outside = [&](int frame) { return (u32)frame >= (u32)map.extent[0]; };
+    const HaloTaps taps(map);
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x != 0) return;
-        prefetch_map(&of_lines);
-        prefetch_map(&of_filters);
-        RingStage lines, filters;
-#pragma unroll 1
-        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-            const FramePlace at = frame_place<T>(p, map, halo, tile);
-            const int line0 = at.row0 / halo.pitch;
-#pragma unroll 1
-            for (int c = 0; c < channels; c += T::K_BLOCK) {
-#pragma unroll 1
-                for (int tap_t = 0; tap_t < map.taps[0]; ++tap_t) {
-                    const int frame = frame_of(at, tap_t);
-                    if (outside(frame)) continue;
-                    barrier_wait(ring.freed[0] + 8 * lines.index, lines.parity ^ 1);
-                    barrier_arrive_expect(ring.full[0] + 8 * lines.index, ring.line_bytes);
-                    tma_load(ring.halos + lines.index * ring.halo_bytes, &of_lines, ring.full[0] + 8 * lines.index, c,
-                             at.pixel0 + lowest[2], line0 + lowest[1], frame, at.n);
-                    lines.next(2);
-#pragma unroll 1
-                    for (int tap = 0; tap < map.taps[1] * map.taps[2]; ++tap) {
-                        const int tap_h = tap / map.taps[2], tap_w = tap - tap_h * map.taps[2];
-                        const int filter_tap = map.filter_first + tap_t * map.filter_step[0] +
-                                               tap_h * map.filter_step[1] + tap_w * map.filter_step[2];
-                        const u32 b = ring.filters + filters.index * T::FILTER_BYTES;
-                        const u32 arrived = ring.full[1] + 8 * filters.index;
-                        barrier_wait(ring.freed[1] + 8 * filters.index, filters.parity ^ 1);
-                        barrier_arrive_expect(arrived, T::FILTER_BYTES);
-                        if (DGRAD) {
-#pragma unroll
-                            for (int n = 0; n < T::N; n += 64) {
-                                tma_load(b + n * 128, &of_filters, arrived, at.n0 + n, filter_tap, c);
-                            }
-                        } else {
-                            tma_load(b, &of_filters, arrived, c, filter_tap, at.n0);
-                        }
-                        filters.next(ring.filter_stages);
-                    }
-                }
-            }
+        if (threadIdx.x == 0) {
+            prefetch_map(&of_lines);
+            prefetch_map(&of_filters);
+            produce<T, DGRAD>(ring, of_lines, of_filters, taps, p, halo, tiles);
         }
-        return;
+        return leave_cluster<T::CLUSTER>();
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const int consumer = (threadIdx.x >> 7) - 1;
-    const bool arrives = (threadIdx.x & 31) == 0;
     RingStage lines, filters, used_filters;
 #pragma unroll 1
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const FramePlace at = frame_place<T>(p, map, halo, tile);
+    for (int tile = blockIdx.x / T::CLUSTER; tile < tiles / T::CLUSTER; tile += gridDim.x / T::CLUSTER) {
+        const FramePlace at = frame_place<T>(p, map, halo, tile, ring.rank);
         const u32 first = (at.row0 % halo.pitch + T::consumer_m(consumer)) * 128;
         typename T::Accumulators acc;
         clear<T>(acc);
@@ -170,12 +211,12 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
         for (int c = 0; c < channels; c += T::K_BLOCK) {
 #pragma unroll 1
             for (int tap_t = 0; tap_t < map.taps[0]; ++tap_t) {
-                if (outside(frame_of(at, tap_t))) continue;
+                if (taps.outside(at, tap_t)) continue;
                 barrier_wait(ring.full[0] + 8 * lines.index, lines.parity);
-                int offset_h = map.offset[1] - lowest[1];
+                int offset_h = map.offset[1] - taps.lowest[1];
 #pragma unroll 1
                 for (int tap_h = 0; tap_h < map.taps[1]; ++tap_h, offset_h += map.step[1]) {
-                    int offset_w = map.offset[2] - lowest[2];
+                    int offset_w = map.offset[2] - taps.lowest[2];
 #pragma unroll 1
                     for (int tap_w = 0; tap_w < map.taps[2]; ++tap_w, offset_w += map.step[2]) {
                         barrier_wait(ring.full[1] + 8 * filters.index, filters.parity);
@@ -185,9 +226,8 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
                                                         channels - c);
                         wgmma_wait<1>();
                         if (pending) {
-                            if (arrives) barrier_arrive(ring.freed[1] + 8 * used_filters.index);
+                            ring.release(used_filters.index, used_lines);
                             used_filters.next(ring.filter_stages);
-                            if (arrives && used_lines >= 0) barrier_arrive(ring.freed[0] + 8 * used_lines);
                             used_lines = -1;
                         }
                         pending = true;
@@ -200,9 +240,8 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
         }
         wgmma_wait<0>();
         if (pending) {
-            if (arrives) barrier_arrive(ring.freed[1] + 8 * used_filters.index);
+            ring.release(used_filters.index, used_lines);
             used_filters.next(ring.filter_stages);
-            if (arrives && used_lines >= 0) barrier_arrive(ring.freed[0] + 8 * used_lines);
         }
         const InFrame place = {at.frame0, at.pixel0, halo.pitch, (int)map.grid[2].by};
 #pragma unroll 1
@@ -215,4 +254,5 @@ __device__ __forceinline__ void halo_gemm(const TensorMap& of_lines, const Tenso
             finish(smem, at, n0, place);
         }
     }
+    leave_cluster<T::CLUSTER>();
 }

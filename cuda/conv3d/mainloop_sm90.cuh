@@ -1,16 +1,20 @@
 // The mainloop of the convolutions with wgmma: one warp copies k-blocks to a ring of stages in smem by TMA, two
 // warpgroups multiply. For `compute_90a` only.
 #pragma once
-#include "common/tma.cuh"
+#include "common/cluster.cuh"
 #include "common/wgmma.cuh"
 #include "conv3d/epilogue.cuh"
 
 // The threadblock tile (M x N of the product) and the pipeline stages. A stage holds one k-block of both operands: 64 of
 // K. Each of two consumer warpgroups computes half of the rows, or half of the columns of a tile of 64 rows. COLUMNS of
 // the tile are staged at a time when it is stored in bf16.
-template <int M_, int N_, int STAGES_, int COLUMNS_>
+//
+// The tiles of a cluster of CLUSTER blocks follow each other along the rows of the product (in `wgrad_norm_sm90.cu`, which computes
+// it transposed, along its columns), so they have the other operand in common. Each block copies its share of that to all of them,
+// so that it is read from L2 once for the cluster.
+template <int M_, int N_, int STAGES_, int COLUMNS_, int CLUSTER_ = 1>
 struct WarpgroupTile {
-    static constexpr int M = M_, N = N_, STAGES = STAGES_, COLUMNS = COLUMNS_;
+    static constexpr int M = M_, N = N_, STAGES = STAGES_, COLUMNS = COLUMNS_, CLUSTER = CLUSTER_;
     static constexpr int THREADS = 3 * 128, K_BLOCK = 64;
     static constexpr int A_BYTES = M * 128, STAGE_BYTES = A_BYTES + N * 128;
     // The part of a consumer: wgmma tiles of 64 rows, and their columns.
@@ -48,10 +52,11 @@ struct Stage {
 };
 
 // The barriers of the ring: stage s is full after one arrival (the producer's) and its bytes, and free after one arrival
-// of each consumer warp.
+// of each consumer warp of the cluster, whose blocks all copy to it.
 template <class T>
 struct Ring {
     u32 stages, full, freed;
+    int rank;  // of the block in its cluster
 
     // By all threads of the block. `smem` is dynamic, `barriers` holds 2 · STAGES.
     __device__ __forceinline__ Ring(u32 smem, u32 barriers) {
@@ -60,16 +65,17 @@ struct Ring {
         if (threadIdx.x == 0) {
             for (int s = 0; s < T::STAGES; ++s) {
                 barrier_init(full + 8 * s, 1);
-                barrier_init(freed + 8 * s, 8);
+                barrier_init(freed + 8 * s, 8 * T::CLUSTER);
             }
             barrier_init_done();
         }
-        __syncthreads();
+        rank = begin_cluster<T::CLUSTER>();
     }
 
     // The producer: waits until the stage is free, and announces what it copies there. Returns the stage's address.
     __device__ __forceinline__ u32 acquire(const Stage<T::STAGES>& s) const {
         barrier_wait(freed + 8 * s.index, s.parity ^ 1);
+        // Bytes of other blocks may have come before they are announced: without this arrival the phase cannot end.
         barrier_arrive_expect(full + 8 * s.index, T::STAGE_BYTES);
         return stages + s.index * T::STAGE_BYTES;
     }
@@ -78,7 +84,7 @@ struct Ring {
 
     // A consumer warp is done with a stage.
     __device__ __forceinline__ void release(const Stage<T::STAGES>& s) const {
-        if ((threadIdx.x & 31) == 0) barrier_arrive(freed + 8 * s.index);
+        barrier_arrive_at_all<T::CLUSTER>(freed + 8 * s.index, threadIdx.x & 31);
     }
 };
 
@@ -118,6 +124,7 @@ __device__ __forceinline__ void clear(typename T::Accumulators& acc) {
     for (float(&c)[T::WIDTH / 2] : acc.at) {
 #pragma unroll
         for (float& v : c) v = 0.0f;
+        written(c);
     }
 }
 

@@ -53,8 +53,6 @@ __device__ __forceinline__ void multiply_normed(typename T::Accumulators& acc, c
     Stage<T::STAGES> done = read;
     Fragments<T> first, second;
     clear<T>(acc);
-#pragma unroll
-    for (float(&c)[T::WIDTH / 2] : acc.at) written(c);
     if (k_blocks > 0) {
         barrier_wait(ring.full + 8 * read.index, read.parity);
         load(first, ring.stages + read.index * T::STAGE_BYTES, 0, 0);

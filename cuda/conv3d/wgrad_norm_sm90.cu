@@ -5,24 +5,7 @@
 // The product is computed transposed: its rows are channels, so that x is the operand in registers, and a row is normalised
 // with the same numbers for all pixels of a part of the samples. Columns are filters, K is pixels.
 #include "conv3d/norm_sm90.cuh"
-#include "conv3d/problem.cuh"
-
-// A tile of the product: its pixels, channels and filters.
-struct SplitTile {
-    int split, c0, k0, first, k_blocks;
-};
-
-template <class T>
-__device__ __forceinline__ SplitTile split_tile(const Conv& p, int tile, int pixels) {
-    SplitTile at;
-    // Tiles of the same pixels are neighbours.
-    const int row = tile / p.column_tiles;
-    at.c0 = (tile - row * p.column_tiles) * T::M;
-    at.split = row / p.group_tiles, at.k0 = (row - at.split * p.group_tiles) * T::N;
-    at.first = at.split * p.split;
-    at.k_blocks = (min(p.split, pixels - at.first) + T::K_BLOCK - 1) / T::K_BLOCK;
-    return at;
-}
+#include "conv3d/wgrad_sm90.cuh"
 
 // What the rows of a thread's fragments are normalised with: of each tile of 64 rows, a row and the one eight further.
 template <class T>
@@ -48,34 +31,19 @@ struct OfRows {
 template <class T>
 __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, float* __restrict__ dw, const Norm& norm,
                                       const Conv& p, int tiles, int part_pixels) {
+    using Tiles = Division<T, true>;
     extern __shared__ __align__(128) u8 smem[];
     __shared__ __align__(8) u64 barriers[2 * T::STAGES];
     const Ring<T> ring(smem_address(smem), smem_address(barriers));
     const GatherMap map = gather_map_fprop(p);
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x != 0) return;
-        prefetch_map(&x);
-        prefetch_map(&dy);
-        Stage<T::STAGES> write;
-#pragma unroll 1
-        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-            const SplitTile at = split_tile<T>(p, tile, map.rows);
-#pragma unroll 1
-            for (int k_block = 0; k_block < at.k_blocks; ++k_block) {
-                const int m = at.first + k_block * T::K_BLOCK;
-                const Pixel q = pixel_of(m, map.grid);
-                const u32 a = ring.acquire(write), b = a + T::A_BYTES, arrived = ring.arrived(write);
-#pragma unroll
-                for (int i = 0; i < T::M; i += 64) {
-                    tma_load_im2col(a + i * 128, &x, arrived, at.c0 + i, q.w, q.h, q.t, q.n, 0, 0, 0);
-                }
-#pragma unroll
-                for (int j = 0; j < T::N; j += 64) tma_load(b + j * 128, &dy, arrived, at.k0 + j, m);
-                write.next();
-            }
+        if (threadIdx.x == 0) {
+            prefetch_map(&x);
+            prefetch_map(&dy);
+            Tiles::produce(ring, x, dy, map, p, tiles);
         }
-        return;
+        return leave_cluster<T::CLUSTER>();
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const int consumer = (threadIdx.x >> 7) - 1, lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
@@ -85,8 +53,9 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
                       (((warp * 2 + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
     Stage<T::STAGES> read;
 #pragma unroll 1
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const SplitTile at = split_tile<T>(p, tile, pixels);
+    for (int tile = blockIdx.x / T::CLUSTER; tile < tiles / T::CLUSTER; tile += gridDim.x / T::CLUSTER) {
+        const SplitTile at = Tiles::place(p, tile, ring.rank, pixels);
+        const int c0 = at.block0 * 64;
         typename T::Accumulators acc;
         OfRows<T> numbers;
         int part_end = 0;
@@ -95,7 +64,7 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
             // A k-block is of one part.
             if (half == 0 && m >= part_end) {
                 const int part = m / part_pixels;
-                numbers.fetch(norm, part, at.c0 + row, p.c);
+                numbers.fetch(norm, part, c0 + row, p.c);
                 part_end = (part + 1) * part_pixels;
             }
 #pragma unroll
@@ -121,7 +90,7 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
                 const float* v = acc.at[i] + j * 4;
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                    const int c = at.c0 + row + i * 64 + h * 8;
+                    const int c = c0 + row + i * 64 + h * 8;
                     float* to = dw + ((size_t)at.split * p.k + k) * p.c + c;
                     if (c < p.c && k < p.k) to[0] = v[h * 2];
                     if (c < p.c && k + 1 < p.k) to[p.c] = v[h * 2 + 1];
@@ -129,12 +98,13 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
             }
         }
     }
+    leave_cluster<T::CLUSTER>();
 }
 
 // As `WGRAD_SM90` of `wgrad_sm90.cu`, with the batch norm of parts of `part_pixels` pixels: a multiple of 64, or all
 // pixels.
-#define WGRAD_NORM_SM90(NAME, TILE)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 1)                                                     \
+#define WGRAD_NORM_SM90(NAME, TILE, ...)                                                                               \
+    extern "C" __global__ void __VA_ARGS__ __launch_bounds__(TILE::THREADS, 1)                                         \
         NAME(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap dy, float* __restrict__ dw,        \
              const float* __restrict__ mean, const float* __restrict__ inv_std, const float* __restrict__ gamma,       \
              const float* __restrict__ beta, const __grid_constant__ Conv p, int tiles, int part_pixels) {             \
@@ -143,6 +113,7 @@ __device__ __forceinline__ void wgrad(const TensorMap& x, const TensorMap& dy, f
 
 // Names have filters x channels, as those of `wgrad_sm90.cu`; tiles have channels x filters.
 using Tile128x256 = WarpgroupTile<256, 128, 4, 32>;
+using Tile128x256Pair = WarpgroupTile<256, 128, 4, 32, 2>;
 using Tile256x128 = WarpgroupTile<128, 256, 4, 64>;
 using Tile128x128 = WarpgroupTile<128, 128, 6, 64>;
 using Tile64x256 = WarpgroupTile<256, 64, 5, 32>;
@@ -151,7 +122,9 @@ using Tile64x256 = WarpgroupTile<256, 64, 5, 32>;
 // shared: conv3d_wgrad_norm_sm90_256x128_bf16 197632
 // shared: conv3d_wgrad_norm_sm90_128x128_bf16 197632
 // shared: conv3d_wgrad_norm_sm90_64x256_bf16 205824
+// shared: conv3d_wgrad_norm_sm90_128x256_pair_bf16 197632
 WGRAD_NORM_SM90(conv3d_wgrad_norm_sm90_128x256_bf16, Tile128x256)
 WGRAD_NORM_SM90(conv3d_wgrad_norm_sm90_256x128_bf16, Tile256x128)
 WGRAD_NORM_SM90(conv3d_wgrad_norm_sm90_128x128_bf16, Tile128x128)
 WGRAD_NORM_SM90(conv3d_wgrad_norm_sm90_64x256_bf16, Tile64x256)
+WGRAD_NORM_SM90(conv3d_wgrad_norm_sm90_128x256_pair_bf16, Tile128x256Pair, __cluster_dims__(2, 1, 1))

@@ -253,6 +253,8 @@ impl<E> Pathway<E> {
     ) -> Result<[Tensor; HEADS]> {
         let (parts, n) = (division.parts(groups)?, x.dims().first().copied().unwrap_or(0));
         let mut codes = [const { Vec::new() }; HEADS];
+        // The network would round clips that were permuted; rounded ones are half as many bytes to permute.
+        let x = &if shuffle.is_some() { x.cast(precision.dtype())? } else { x.clone() };
         for (i, rows) in division.micro_batches(n)?.into_iter().enumerate() {
             // The clips in the order that the key network sees.
             let clips = match shuffle.and_then(|order| order.there.get(i)) {

@@ -18,7 +18,7 @@ use tubelet::tensor::{DType, Device, Tensor};
 
 /// Tiles of the portable kernels, which come first, and those with TMA and wgmma behind them.
 const PORTABLE: usize = 4;
-const TILES: usize = 4;
+const TILES: usize = 5;
 
 /// The convolution of one tap of `x` with `k` filters.
 fn problem(x: [usize; 5], k: usize) -> Conv3d {
@@ -131,7 +131,9 @@ fn other_convolutions_normalise_in_a_pass_of_their_own() {
 /// The tiles that the plan chooses, with the sums for the next batch norm, which are those of the separate passes too.
 #[test]
 pub fn moments_leave_with_the_result_of_what_was_normalised() {
-    for (x, k) in [([2, 1, 92, 92, 64], 64), ([2, 1, 40, 40, 64], 264), ([4, 2, 24, 24, 136], 128)] {
+    for (x, k) in
+        [([2, 1, 92, 92, 64], 64), ([2, 1, 40, 40, 64], 264), ([2, 1, 67, 65, 64], 256), ([4, 2, 24, 24, 136], 128)]
+    {
         let p = problem(x, k);
         for (of_norm, parts) in [(1, 1), (1, 2), (2, 2), (2, 1)] {
             on_hopper(|device| {
@@ -148,7 +150,7 @@ pub fn moments_leave_with_the_result_of_what_was_normalised() {
             });
         }
     }
-    took_part(&["conv3d_fprop_norm_sm90_"]);
+    took_part(&["conv3d_fprop_norm_sm90_", "conv3d_fprop_norm_sm90_128x256_pair"]);
 }
 
 proptest! {

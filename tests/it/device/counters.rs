@@ -127,7 +127,7 @@ impl HopperTile {
             // The first four are those of all devices, of stems the first one.
             let stem = x[4] <= 4;
             let (passes, first) = if stem { (vec![passes[0], passes[2]], 1) } else { (passes.to_vec(), 4) };
-            for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (first..13).map(move |tile| (pass, tile))) {
+            for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (first..16).map(move |tile| (pass, tile))) {
                 let name = |with: &str| format!("conv3d/{word}{with}/{layer}/bf16/tile{tile}");
                 all.push(HopperTile { name: name(""), problem, pass, tile, normed: false });
                 if kernel == [1; 3] && stride == [1; 3] && pass != Operator::Dgrad {

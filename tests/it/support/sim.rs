@@ -48,6 +48,11 @@ impl Sim {
         Self::configured(Config { order, sums, capability: (9, 0), ..Config::default() }, usize::MAX)
     }
 
+    /// A Hopper with this much memory.
+    pub fn hopper_with_memory(bytes: usize) -> Sim {
+        Self::configured(Config { capability: (9, 0), ..Config::default() }, bytes)
+    }
+
     /// A Hopper whose wgmma reads operands in another way than the kernels with halos assume: the pattern of the swizzle begins
     /// where the operand does.
     pub fn reading_by_operand() -> Sim {

@@ -70,6 +70,7 @@ static FPROP_SM90: ForwardSm90 = Kernel::new(
         "conv3d_fprop_sm90_256x128_bf16",
         "conv3d_fprop_sm90_128x128_bf16",
         "conv3d_fprop_sm90_256x64_bf16",
+        "conv3d_fprop_sm90_128x256_pair_bf16",
     ],
 );
 static DGRAD_SM90: BackwardSm90 = Kernel::new(
@@ -79,6 +80,7 @@ static DGRAD_SM90: BackwardSm90 = Kernel::new(
         "conv3d_dgrad_sm90_256x128_bf16",
         "conv3d_dgrad_sm90_128x128_bf16",
         "conv3d_dgrad_sm90_256x64_bf16",
+        "conv3d_dgrad_sm90_128x256_pair_bf16",
     ],
 );
 static WGRAD_SM90: PlainSm90 = Kernel::new(
@@ -88,6 +90,7 @@ static WGRAD_SM90: PlainSm90 = Kernel::new(
         "conv3d_wgrad_sm90_256x128_bf16",
         "conv3d_wgrad_sm90_128x128_bf16",
         "conv3d_wgrad_sm90_64x256_bf16",
+        "conv3d_wgrad_sm90_128x256_pair_bf16",
     ],
 );
 
@@ -99,6 +102,8 @@ static FPROP_HALO: ForwardHalo = Kernel::new(
         "conv3d_fprop_halo_sm90_128x128_bf16",
         "conv3d_fprop_halo_sm90_256x64_bf16",
         "conv3d_fprop_halo_sm90_256x144_bf16",
+        "conv3d_fprop_halo_sm90_128x128_pair_bf16",
+        "conv3d_fprop_halo_sm90_256x64_pair_bf16",
     ],
 );
 static DGRAD_HALO: BackwardHalo = Kernel::new(
@@ -108,6 +113,8 @@ static DGRAD_HALO: BackwardHalo = Kernel::new(
         "conv3d_dgrad_halo_sm90_256x128_bf16",
         "conv3d_dgrad_halo_sm90_128x128_bf16",
         "conv3d_dgrad_halo_sm90_256x64_bf16",
+        "conv3d_dgrad_halo_sm90_128x128_pair_bf16",
+        "conv3d_dgrad_halo_sm90_256x64_pair_bf16",
     ],
 );
 static WGRAD_HALO: PlainHalo = Kernel::new(
@@ -245,12 +252,14 @@ impl Work<'_> {
         }
         let x = self.rows(x, p.c, plan.padded[0], 0)?;
         let w = self.rows(w, p.c, plan.padded[0], 1)?;
+        // Each block of a cluster copies its share of the filters.
+        let share = plan.tile[1] / plan.cluster;
         if let Some(halo) = plan.halo {
-            let (x, w) = (self.lines(x, Operator::Fprop, &halo)?, self.filters(w, plan.tile[1])?);
+            let (x, w) = (self.lines(x, Operator::Fprop, &halo)?, self.filters(w, share)?);
             let args = (x, w, bias, y, of_tiles, shift, conv, Pod(halo), plan.tiles as u32);
             FPROP_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;
         } else if plan.path == Path::Warpgroup {
-            let (x, w) = (self.windows(x, Operator::Fprop, 0, plan.tile[0])?, self.filters(w, plan.tile[1])?);
+            let (x, w) = (self.windows(x, Operator::Fprop, 0, plan.tile[0])?, self.filters(w, share)?);
             if let Some(norm) = &f.norm {
                 norm::fprop(self.gpu, plan, [x, w], y, (of_tiles, shift), norm)?;
             } else {
@@ -291,7 +300,7 @@ impl Work<'_> {
             [c.add.unwrap_or(no), c.signs.unwrap_or(no), c.normed, c.mean, c.inv_std, c.gamma, c.beta]
         });
         if let Some(halo) = plan.halo {
-            let (dy, w) = (self.lines(dy, Operator::Dgrad, &halo)?, self.filters(w, 64)?);
+            let (dy, w) = (self.lines(dy, Operator::Dgrad, &halo)?, self.filters(w, 64 / plan.cluster)?);
             let (conv, halo, tiles) = (conv, Pod(halo), plan.tiles as u32);
             let args = (dy, w, dx, of_tiles, add, signs, normed, mean, inv_std, gamma, beta, conv, halo, tiles);
             DGRAD_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;

@@ -30,6 +30,7 @@ static FPROP: Fprop = Kernel::new(
         "conv3d_fprop_norm_sm90_256x128_bf16",
         "conv3d_fprop_norm_sm90_128x128_bf16",
         "conv3d_fprop_norm_sm90_256x64_bf16",
+        "conv3d_fprop_norm_sm90_128x256_pair_bf16",
     ],
 );
 static WGRAD: Wgrad = Kernel::new(
@@ -39,6 +40,7 @@ static WGRAD: Wgrad = Kernel::new(
         "conv3d_wgrad_norm_sm90_256x128_bf16",
         "conv3d_wgrad_norm_sm90_128x128_bf16",
         "conv3d_wgrad_norm_sm90_64x256_bf16",
+        "conv3d_wgrad_norm_sm90_128x256_pair_bf16",
     ],
 );
 

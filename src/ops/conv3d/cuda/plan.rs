@@ -47,6 +47,8 @@ pub struct Plan {
     pub path: Path,
     /// Rows and columns of the result that one block computes.
     pub tile: [usize; 2],
+    /// Blocks of a cluster, whose tiles are one above the other. The grid has whole clusters.
+    pub cluster: usize,
     /// Index of the kernel with that tile among the kernels of the path and the pass.
     pub entry: usize,
     /// Its number among all tiles that can compute the pass.
@@ -174,6 +176,8 @@ impl Plan {
                 Path::Packed => tile.stem(of).is_some(),
                 _ => true,
             })
+            // Each of several launches reads dy from memory, which costs more than pairs save.
+            .filter(|(_, _, tile)| tile.4 == 1 || classes == 1)
             .collect();
         // Of equals one whose operands are copied by TMA, so that no warp that multiplies computes addresses, unless it takes
         // several launches; of those the smallest, which computes the least outside of the result. Of stems fewer tiles do so,
@@ -186,7 +190,7 @@ impl Plan {
         let best = || (0..candidates.len()).min_by_key(cost).unwrap_or(0);
         let chosen = tile.filter(|tile| *tile < candidates.len()).unwrap_or_else(best);
         let (of, entry, tile) = &candidates[chosen];
-        let &Tile(bm, bn, threads, shared) = *tile;
+        let &Tile(bm, bn, threads, shared, cluster) = *tile;
         let ([row_tiles, column_tiles], halo, stem) = (tile.tiles(of), tile.halo(of), tile.stem(of));
         let launched = if halo.is_some() { halo::flat(p) } else { *p };
         let mut conv = Conv::new(&launched, pass == Operator::Dgrad);
@@ -242,6 +246,7 @@ impl Plan {
         Ok(Plan {
             path,
             tile,
+            cluster,
             entry,
             candidate: chosen,
             spread,
@@ -316,7 +321,10 @@ mod tests {
         };
         let mut counts = vec![0; size];
         for (x, y, z) in (0..tiles * second * groups).map(|i| (i % tiles, i / tiles % second, i / tiles / second)) {
-            let (tile, column) = (x / conv.column_tiles as usize, x % conv.column_tiles as usize);
+            // Blocks of a cluster follow each other, and their tiles are one above the other.
+            let (across, down) = (x / plan.cluster, x % plan.cluster);
+            let (tile, column) = (across / conv.column_tiles as usize, across % conv.column_tiles as usize);
+            let tile = tile * plan.cluster + down;
             let (part, within) = (tile / conv.group_tiles as usize, tile % conv.group_tiles as usize);
             let residue = [y / (stride[1] * stride[2]), y / stride[2] % stride[1], y % stride[2]];
             let class = [0, 1, 2].map(|a| (p.input[a] + stride[a] - 1).saturating_sub(residue[a]) / stride[a]);

@@ -25,53 +25,65 @@ pub enum Path {
 /// The number of multiprocessors that tiles are chosen for: that of an H100 or H200. Results do not depend on it.
 pub(super) const PROCESSORS: usize = 132;
 
-/// A tile: rows, columns, threads, bytes of shared memory.
-pub(super) struct Tile(pub usize, pub usize, pub u32, pub u32);
+/// A tile: rows, columns, threads, bytes of shared memory, and blocks of a cluster. The tiles of a cluster are one above the
+/// other, and the operand of their columns is read once for all.
+pub(super) struct Tile(pub usize, pub usize, pub u32, pub u32, pub usize);
 
-const HIGH: Tile = Tile(256, 128, 256, 73728);
-const WIDE: Tile = Tile(128, 256, 256, 73728);
-const BROAD: Tile = Tile(64, 256, 256, 61440);
-const LARGE: Tile = Tile(128, 128, 128, 49152);
-const TALL: Tile = Tile(128, 64, 128, 49152);
-const SMALL: Tile = Tile(64, 64, 128, 32768);
+const HIGH: Tile = Tile(256, 128, 256, 73728, 1);
+const WIDE: Tile = Tile(128, 256, 256, 73728, 1);
+const BROAD: Tile = Tile(64, 256, 256, 61440, 1);
+const LARGE: Tile = Tile(128, 128, 128, 49152, 1);
+const TALL: Tile = Tile(128, 64, 128, 49152, 1);
+const SMALL: Tile = Tile(64, 64, 128, 32768, 1);
 
 const FPROP: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
 const DGRAD: &[Tile] = &[HIGH, LARGE, TALL, SMALL];
 const WGRAD: &[Tile] = &[WIDE, BROAD, LARGE, SMALL];
-const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152)];
-const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768)];
-const EXACT: &[Tile] = &[Tile(64, 64, 128, 0)];
+const FPROP_STEM: &[Tile] = &[Tile(128, 64, 256, 49152, 1)];
+const WGRAD_STEM: &[Tile] = &[Tile(64, 64, 128, 32768, 1)];
+const EXACT: &[Tile] = &[Tile(64, 64, 128, 0, 1)];
 
 /// Of wgmma: fprop and dgrad, which stage a part of the result, and wgrad.
 const STAGED_SM90: &[Tile] = &[
-    Tile(128, 256, 384, 216064),
-    Tile(256, 128, 384, 218112),
-    Tile(128, 128, 384, 216064),
-    Tile(256, 64, 384, 185344),
+    Tile(128, 256, 384, 216064, 1),
+    Tile(256, 128, 384, 218112, 1),
+    Tile(128, 128, 384, 216064, 1),
+    Tile(256, 64, 384, 185344, 1),
+    Tile(128, 256, 384, 216064, 2),
 ];
 const WGRAD_SM90: &[Tile] = &[
-    Tile(128, 256, 384, 197632),
-    Tile(256, 128, 384, 197632),
-    Tile(128, 128, 384, 197632),
-    Tile(64, 256, 384, 205824),
+    Tile(128, 256, 384, 197632, 1),
+    Tile(256, 128, 384, 197632, 1),
+    Tile(128, 128, 384, 197632, 1),
+    Tile(64, 256, 384, 205824, 1),
+    Tile(128, 256, 384, 197632, 2),
 ];
 
 /// Of wgmma with halos, which have rings as long as memory allows.
 const RING: u32 = halo::SHARED as u32;
 const FPROP_HALO_SM90: &[Tile] = &[
-    Tile(128, 256, 384, RING),
-    Tile(256, 128, 384, RING),
-    Tile(128, 128, 384, RING),
-    Tile(256, 64, 384, RING),
-    Tile(256, 144, 384, RING),
+    Tile(128, 256, 384, RING, 1),
+    Tile(256, 128, 384, RING, 1),
+    Tile(128, 128, 384, RING, 1),
+    Tile(256, 64, 384, RING, 1),
+    Tile(256, 144, 384, RING, 1),
+    Tile(128, 128, 384, RING, 2),
+    Tile(256, 64, 384, RING, 2),
 ];
-const DGRAD_HALO_SM90: &[Tile] =
-    &[Tile(128, 256, 384, RING), Tile(256, 128, 384, RING), Tile(128, 128, 384, RING), Tile(256, 64, 384, RING)];
-const WGRAD_HALO_SM90: &[Tile] = &[Tile(64, 576, 512, RING), Tile(128, 192, 512, RING), Tile(64, 432, 512, RING)];
+const DGRAD_HALO_SM90: &[Tile] = &[
+    Tile(128, 256, 384, RING, 1),
+    Tile(256, 128, 384, RING, 1),
+    Tile(128, 128, 384, RING, 1),
+    Tile(256, 64, 384, RING, 1),
+    Tile(128, 128, 384, RING, 2),
+    Tile(256, 64, 384, RING, 2),
+];
+const WGRAD_HALO_SM90: &[Tile] =
+    &[Tile(64, 576, 512, RING, 1), Tile(128, 192, 512, RING, 1), Tile(64, 432, 512, RING, 1)];
 
 /// Of stems on Hopper: outputs of a line and filters, and filters and columns of a frame of the filter.
-const FPROP_STEM_SM90: &[Tile] = &[Tile(112, 64, 384, RING), Tile(56, 64, 384, RING)];
-const WGRAD_STEM_SM90: &[Tile] = &[Tile(64, 224, 384, RING)];
+const FPROP_STEM_SM90: &[Tile] = &[Tile(112, 64, 384, RING, 1), Tile(56, 64, 384, RING, 1)];
+const WGRAD_STEM_SM90: &[Tile] = &[Tile(64, 224, 384, RING, 1)];
 
 /// The tiles of the kernels of a pass.
 pub(super) fn tiles(path: Path, pass: Operator) -> &'static [Tile] {
@@ -131,11 +143,11 @@ impl Tile {
             if let Some(halo) = halo {
                 // Channels are reduced sixteen at a time, and what is only padding is not read.
                 let products = (products * channels.next_multiple_of(16)).div_ceil(channels);
-                return products.max(BALANCE * (halo.pixels_of_tap(of.problem) + columns));
+                return products.max(BALANCE * (halo.pixels_of_tap(of.problem) + columns / self.4));
             }
             // Channels are reduced, and of wgrad are columns, in blocks of 64.
             let padded = if of.gather.pass == Operator::Wgrad { channels } else { channels.next_multiple_of(64) };
-            return (products.max(BALANCE * (rows + columns)) * padded).div_ceil(channels);
+            return (products.max(BALANCE * (rows + columns / self.4)) * padded).div_ceil(channels);
         }
         let fresh = of.gather.fresh([self.0, self.1]);
         let read = match of.gather.pass {
@@ -145,11 +157,12 @@ impl Tile {
         (self.0 * self.1).max(BALANCE * read)
     }
 
-    /// How frames are cut, on the path that copies halos.
+    /// How frames are cut, on the path that copies halos: into whole clusters in each group of samples.
     pub fn halo(&self, of: &Product) -> Option<Halo> {
+        let whole = |halo: &Halo| halo.tiles(of.problem, of.gather.pass, of.samples).is_multiple_of(self.4);
         match (of.path, of.gather.pass) {
             (Path::Halo, Operator::Wgrad) => Halo::of_wgrad(of.problem, [self.0, self.1]),
-            (Path::Halo, pass) => Halo::new(of.problem, pass, [self.0, self.1]),
+            (Path::Halo, pass) => Halo::new(of.problem, pass, [self.0, self.1]).filter(whole),
             _ => None,
         }
     }
@@ -169,9 +182,9 @@ impl Tile {
         self.1 / (h * w)
     }
 
-    /// Number of such tiles in each direction; with halos every frame is cut by itself.
+    /// Number of such tiles in each direction, for whole clusters; with halos every frame is cut by itself.
     pub fn tiles(&self, of: &Product) -> [usize; 2] {
-        let (rows, columns) = (of.rows.div_ceil(self.0), of.columns.div_ceil(self.1));
+        let (rows, columns) = (of.rows.div_ceil(self.0).next_multiple_of(self.4), of.columns.div_ceil(self.1));
         if let Some(stem) = self.stem(of) {
             let frames = of.problem.kernel[0];
             return if of.gather.pass == Operator::Wgrad {

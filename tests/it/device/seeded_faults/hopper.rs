@@ -5,6 +5,9 @@ use super::{Mistake, mistake};
 use crate::device::{conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce_sm90};
 
 const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
+const FPROP_PAIR: &str = "conv3d_fprop_sm90_128x256_pair_bf16";
+const WGRAD_PAIR: &str = "conv3d_wgrad_sm90_128x256_pair_bf16";
+const HALO_PAIR: &str = "conv3d_dgrad_halo_sm90_256x64_pair_bf16";
 const DGRAD_SM90: &str = "conv3d_dgrad_sm90_128x128_bf16";
 const FPROP_HALO: &str = "conv3d_fprop_halo_sm90_128x128_bf16";
 const DGRAD_HALO: &str = "conv3d_dgrad_halo_sm90_128x128_bf16";
@@ -20,6 +23,12 @@ const WGRAD_STEM: &str = "conv3d_wgrad_stem_sm90_64x224_bf16";
 const PACK: &str = "conv3d_pack_pixels_bf16";
 const STEMS: &[fn()] = &[conv3d_stem_sm90::every_tile_of_a_small_stem];
 const STEM_SUMS: &[fn()] = &[conv3d_stem_sm90::statistics_leave_with_the_result_of_stems];
+
+const CLUSTER_0: (&str, usize) = ("barrier.cluster.arrive", 0);
+const CLUSTER_1: (&str, usize) = ("barrier.cluster.arrive", 1);
+const CLUSTER_2: (&str, usize) = ("barrier.cluster.arrive", 2);
+const MASK: (&str, usize) = ("mov.u16", 0);
+const PENDING: (&str, usize) = ("wgmma.wait_group", 0);
 
 pub(super) const MISTAKES: &[Mistake] = &[
     // Convolutions.
@@ -48,6 +57,17 @@ pub(super) const MISTAKES: &[Mistake] = &[
         Replace("0, 1;", "0, 0;"),
         HOPPER,
     ),
+    // Pairs of blocks that copy for each other.
+    mistake("the other block may not have begun", FPROP_PAIR, CLUSTER_0, Replace("release", "relaxed"), HOPPER),
+    mistake("the producer may end too early", FPROP_PAIR, CLUSTER_1, Replace("release", "relaxed"), HOPPER),
+    mistake("consumers may end too early", FPROP_PAIR, CLUSTER_2, Replace("release", "relaxed"), HOPPER),
+    mistake("no stage is given back", FPROP_PAIR, ("mbarrier.arrive.shared::cluster", 0), Drop, HOPPER),
+    mistake("a share of the filters stays in its block", FPROP_PAIR, MASK, Replace(" 3;", " 1;"), HOPPER),
+    mistake("a share of x is for the other block alone", WGRAD_PAIR, MASK, Replace(" 3;", " 2;"), HOPPER),
+    mistake("a pair's stage is given back while it is read", FPROP_PAIR, PENDING, Replace("1;", "2;"), HOPPER),
+    mistake("lines of another frame are not waited for", HALO_PAIR, ("mbarrier.try_wait", 2), Drop, HOPPER),
+    mistake("filters are never given back", HALO_PAIR, ("mbarrier.arrive.shared::cluster", 0), Drop, HOPPER),
+    mistake("a share of the filters for one tap is missing", HALO_PAIR, ("mov.u16", 0), Replace(" 3;", " 1;"), HOPPER),
     // Convolutions that normalise what they read.
     mistake("a part's numbers are read too early", FPROP_NORM, ("bar.sync", 1), Drop, NORMED),
     mistake("fragments are not fenced", FPROP_NORM, ("wgmma.fence", 1), Drop, NORMED),
