@@ -7,7 +7,6 @@ use crate::support::sim::{Sim, on_gpu, on_hopper, on_tensor_cores};
 use proptest::prelude::*;
 use ptxsim::Order;
 use rand_chacha::ChaCha8Rng;
-use tubelet::error::ErrorKind;
 use tubelet::ops::batch_norm::{Incoming, Norm, ReluMask, Signs};
 use tubelet::ops::conv3d::cases::SMALL;
 use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
@@ -279,19 +278,6 @@ fn silenced(x: &Tensor, mean: &Tensor, beta: &Tensor) -> [Tensor; 3] {
     let tensor = |shape, v: &[f32]| Tensor::from_f32(shape, v).unwrap();
     let normed = tensor(x.shape(), &at).cast(DType::BF16).unwrap();
     [normed, tensor([parts * c].into(), &mean), tensor([c].into(), &beta)]
-}
-
-#[test]
-fn signs_of_another_device_are_refused() {
-    let [here, there] = [0; 2].map(|_| Sim::new(Order::Forward).device());
-    let half = |shape: [usize; 5]| Tensor::full(shape, 1.0).cast(DType::BF16).unwrap().to(&here).unwrap();
-    let (x, w, one) = (half([1, 1, 2, 2, 8]), half([8, 1, 1, 1, 8]), Tensor::full([8], 1.0).to(&here).unwrap());
-    let norm = Norm::new(&one, &one, &one, &one).unwrap();
-    let signs = Signs::of(&x.to(&there).unwrap()).unwrap();
-    let epilogue =
-        GradEpilogue::NormRelu { x: &x, norm: &norm, relu: ReluMask::FromResult(&x), signs: Some(&signs), add: None };
-    let error = fusion::dgrad(&x, &w, x.shape(), &Geometry::new(Window::UNIT), epilogue).err().unwrap();
-    assert!(matches!(error.kind(), ErrorKind::Device { arg: "signs", .. }), "{error}");
 }
 
 #[test]

@@ -5,6 +5,10 @@ use super::coverage::executed;
 use crate::support::numbers::{bits, drawn, real, seeded};
 use crate::support::sim::{Sim, on_hopper};
 use proptest::prelude::*;
+use ptxsim::Order;
+use tubelet::error::ErrorKind;
+use tubelet::ops::batch_norm::{Norm, ReluMask, Signs};
+use tubelet::ops::conv3d::fusion::{self, GradEpilogue};
 use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, on_tile, operands_begin, tiles};
 use tubelet::shape::Window;
 use tubelet::tensor::{DType, Device, Tensor};
@@ -231,4 +235,17 @@ proptest! {
     fn any_shape(p in any_problem()) {
         tiles_of("any", &p, Kernels::Hopper, PORTABLE);
     }
+}
+
+#[test]
+fn signs_of_another_device_are_refused() {
+    let [here, there] = [0; 2].map(|_| Sim::new(Order::Forward).device());
+    let half = |shape: [usize; 5]| Tensor::full(shape, 1.0).cast(DType::BF16).unwrap().to(&here).unwrap();
+    let (x, w, one) = (half([1, 1, 2, 2, 8]), half([8, 1, 1, 1, 8]), Tensor::full([8], 1.0).to(&here).unwrap());
+    let norm = Norm::new(&one, &one, &one, &one).unwrap();
+    let signs = Signs::of(&x.to(&there).unwrap()).unwrap();
+    let epilogue =
+        GradEpilogue::NormRelu { x: &x, norm: &norm, relu: ReluMask::FromResult(&x), signs: Some(&signs), add: None };
+    let error = fusion::dgrad(&x, &w, x.shape(), &Geometry::new(Window::UNIT), epilogue).err().unwrap();
+    assert!(matches!(error.kind(), ErrorKind::Device { arg: "signs", .. }), "{error}");
 }

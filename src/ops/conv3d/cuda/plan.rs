@@ -171,11 +171,8 @@ impl Plan {
             .iter()
             .flat_map(|&path| tiles(path, pass).iter().enumerate().map(move |(entry, tile)| (path, entry, tile)))
             .map(|(path, entry, tile)| (product(path), entry, tile))
-            .filter(|(of, _, tile)| match of.path {
-                Path::Halo => tile.halo(of).is_some(),
-                Path::Packed => tile.stem(of).is_some(),
-                _ => true,
-            })
+            .filter(|(of, _, tile)| of.path != Path::Halo || tile.halo(of).is_some())
+            .filter(|(of, _, tile)| of.path != Path::Packed || tile.stem(of).is_some())
             // Each of several launches reads dy from memory, which costs more than pairs save.
             .filter(|(_, _, tile)| tile.4 == 1 || classes == 1)
             .collect();
