@@ -275,7 +275,8 @@ fn a_rank_that_ends_leaves_nobody_waiting() {
     let gpus = simulated(2);
     // The other waits in a call, or in its own work, of which NCCL's is a part.
     for waits_in_call in [true, false] {
-        ranks(&gpus, |ranks, network| {
+        let (done, _) = ranks(&gpus, |ranks, network| {
+            ranks.share(b"").unwrap(); // both are connected
             if ranks.rank() == 1 {
                 return ranks.fail("the disk is full");
             }
@@ -289,6 +290,7 @@ fn a_rank_that_ends_leaves_nobody_waiting() {
             assert_eq!(ranks.share(b"").unwrap_err().to_string(), said);
             wait_for(network, 0, "abort");
         });
+        assert!(done.iter().all(Result::is_ok));
     }
 }
 
@@ -311,12 +313,13 @@ fn an_error_of_nccl_is_a_sentence() {
 #[test]
 fn ranks_that_exchange_other_tensors_are_out_of_step() {
     let gpus = simulated(2);
-    ranks(&gpus, |ranks, _| {
+    let (done, _) = ranks(&gpus, |ranks, _| {
         let part = Tensor::zeros([3 + ranks.rank()]).to(&Device::Cuda(gpus[ranks.rank()].clone())).unwrap();
         ranks.all_gather(&part).unwrap();
         let said = ranks.share(b"").unwrap_err().to_string();
         assert!(said.contains("is out of step: it has exchanged other tensors than rank"), "{said}");
     });
+    assert!(done.iter().all(Result::is_ok));
 }
 
 #[test]
