@@ -1,13 +1,13 @@
 //! Packed data sets: frames and flow of all videos in tar files, made by many independent processes, with one index.
 //!
-//! A packed folder is made in two steps. [`shard`] prepares one of `n` shards; the shards need nothing of each other, so they
-//! can be jobs on different machines that share a file system. [`merge`] checks that all are complete and writes the index,
-//! `index.tbi`, which [`Pack`] reads. [`verify`] compares all data with its checksums.
+//! A packed folder is made in two steps. [`shard()`] prepares one of `n` shards; the shards need nothing of each other, so they
+//! can be jobs on different machines that share a file system. [`merge()`] checks that all are complete and writes the index,
+//! `index.tbi`, which [`Pack`] reads. [`verify()`] compares all data with its checksums.
 //!
 //! The videos, training videos first, are divided into groups of [`PackSpec::group`] in the order of the data set. Shard `i` of
 //! `n` prepares the groups `i`, `i + n`, `i + 2n` and so on. A group has tar files of its own, so what they contain depends
 //! neither on the number of shards nor on interruptions. Beside each tar file is a JSON file that describes it and appears
-//! after it is complete ([`volume`]). A shard that is started again goes on after the last complete tar file of each group.
+//! after it is complete. A shard that is started again goes on after the last complete tar file of each group.
 //!
 //! An entry of a tar file is a file as in the [cache](super::cache), so it starts at a multiple of 512 bytes and is
 //! mapped where it is. Its key contains a hash of the source's content instead of its path and time: nothing in the folder depends

@@ -14,8 +14,8 @@ use super::super::key::Keys;
 use super::super::lock::Lock;
 use super::super::packed::{Content, Kind};
 use super::super::{CacheSpec, Clip, Item, MotionSpec, Source, Splits, workers};
-use super::plan::{Plan, PlanFile, items};
-use super::volume::{Entry, Gap, Volume, Writer};
+use super::plan::{Plan, PlanFile, items, temporary};
+use super::volume::{Entry, Gap, Volume, Writer, remove_volume, tar_of};
 use super::{PackSpec, Shard};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -163,9 +163,15 @@ impl Work<'_> {
         }
         let mut next = None;
         while at < range.end {
-            let volume = self.volume([group, part], at..range.end, &mut next)?;
+            let volume = self.volume([group, part], at..range.end, &mut next);
+            // A full disk is not left full. The error is the one to report.
+            let volume = volume.inspect_err(|_| drop(fs::remove_file(temporary(&tar_of(self.dir, group, part)))))?;
             (at, part) = (volume.end, part + 1);
             add(volume, true);
+        }
+        // If videos can be read now that could not before, there may be fewer tar files.
+        while remove_volume(self.dir, group, part).map_err(Error::io("remove", tar_of(self.dir, group, part)))? {
+            part += 1;
         }
         Ok(report)
     }

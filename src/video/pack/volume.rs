@@ -87,6 +87,20 @@ fn json_of(dir: &Path, group: u64, part: u64) -> PathBuf {
     dir.join(stem(group, part) + ".json")
 }
 
+/// Removes a tar file and its description. Returns whether one of them was there.
+pub(super) fn remove_volume(dir: &Path, group: u64, part: u64) -> std::io::Result<bool> {
+    let mut there = false;
+    // The description first: it says that the tar file is complete.
+    for path in [json_of(dir, group, part), tar_of(dir, group, part)] {
+        match fs::remove_file(path) {
+            Ok(()) => there = true,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(there)
+}
+
 /// Name of the entry with the `kind` of data of the video at `position`.
 pub(super) fn entry_name(position: u64, kind: Kind) -> String {
     format!("{position:09}.{}", kind.extension())

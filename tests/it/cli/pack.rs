@@ -159,6 +159,7 @@ fn wrong_options_and_a_full_disk_are_told() {
     assert!(!out.status.success() && said.contains("error: --cache c") && said.contains(".tar"), "{said}");
     let left: Vec<_> = fs::read_dir(d.join("c")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".json") && name != "pack.json"), "{left:?}");
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{left:?}");
     succeeds(d, &with("c", "0/1")).unwrap();
     assert!(!content(&d.join("c")).keys().any(|name| name.ends_with(".tmp")));
     succeeds(d, &["--cache", "c", "--merge"]).unwrap();

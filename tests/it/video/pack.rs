@@ -195,6 +195,29 @@ fn shards_of_another_mount_point_fit_and_originals_are_not_needed() {
     assert!(cache.usable().iter().all(|&i| cache.get(i).unwrap().len() >= 8));
 }
 
+/// A tar file whose description was removed is made again, and so are those after it that do not follow any more.
+#[test]
+fn a_gap_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, store) = (dir.path().join("data"), dir.path().join("store"));
+    for (i, name) in ["x/v0", "x/v1", "x/v2", "y/v3", "y/v4", "y/v5"].iter().enumerate() {
+        frames(&data.join(name), 40 + i); // 20 kB of frames and flow: three make a tar file
+    }
+    put(&data, "y/v4/001.png", "no picture");
+    let open = || Splits::open(&data, None).unwrap();
+    whole(&store, &open());
+    fs::copy(data.join("y/v4/002.png"), data.join("y/v4/001.png")).unwrap();
+    assert_eq!(shard(&store, &open(), [0, 1]).unwrap().gaps.len(), 1, "what is complete is not looked at again");
+    let json = content(&store)
+        .into_iter()
+        .find(|(name, bytes)| name.ends_with(".json") && String::from_utf8_lossy(bytes).contains("v4/001.png"));
+    fs::remove_file(store.join(json.unwrap().0)).unwrap();
+    let report = shard(&store, &open(), [0, 1]).unwrap();
+    assert!(report.gaps.is_empty() && report.packed > 0 && report.reused > 0, "{report:?}");
+    merge(&store).unwrap();
+    assert!(content(&store) == whole(&dir.path().join("fresh"), &open()));
+}
+
 #[test]
 fn other_videos_and_settings_are_refused_and_so_is_a_shard_in_use() {
     let dir = tempfile::tempdir().unwrap();

@@ -52,6 +52,7 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["versus-maclr", ".", "b", "--nope", "1"],
         vec!["versus-maclr", "nope", "b"],
         vec!["ablation", "a", "nope"],
+        vec!["pack-trial", "a", "--nope", "1"],
     ];
     for args in unknown.into_iter().chain(more) {
         let out = xtask(&args);
