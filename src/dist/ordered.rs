@@ -3,10 +3,12 @@
 //! Ranks must make the same calls in the same order, and collectives are used by one thread at a time. What is exchanged
 //! while a rank computes is given to this thread, and the rank goes on; what it needs at once takes its turn in the same
 //! order, and the rank waits for it.
+//!
+//! On a GPU the order of host calls is not enough: what is exchanged beside the computation is given to a stream of its own.
 
 use super::{Alone, Collective};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +18,8 @@ type Call = Box<dyn FnOnce() + Send>;
 pub struct Ordered {
     ranks: Arc<dyn Collective>,
     calls: Option<Mutex<Sender<Call>>>,
+    /// A stream for exchanges beside that of the last GPU that was asked for, made when it is first needed.
+    stream: Mutex<Option<Device>>,
 }
 
 /// A call that was given and may not have been made yet. It is made even if nobody waits for it, so that ranks stay in step.
@@ -42,7 +46,7 @@ impl Ordered {
     /// `Peer` when the thread cannot be started.
     pub fn new(ranks: Arc<dyn Collective>) -> Result<Ordered> {
         if ranks.size() == 1 {
-            return Ok(Ordered { ranks, calls: None });
+            return Ok(Ordered { ranks, calls: None, stream: Mutex::default() });
         }
         // A pool of one thread: operations on tensors inside of a call then run on that thread. In the pool of the caller they
         // would wait for threads that wait for the call.
@@ -53,13 +57,29 @@ impl Ordered {
         })?;
         let (calls, given) = channel::<Call>();
         pool.spawn(move || given.into_iter().for_each(|call| call()));
-        Ok(Ordered { ranks, calls: Some(Mutex::new(calls)) })
+        Ok(Ordered { ranks, calls: Some(Mutex::new(calls)), stream: Mutex::default() })
     }
 
     /// A single process.
     #[must_use]
     pub fn alone() -> Ordered {
-        Ordered { ranks: Arc::new(Alone), calls: None }
+        Ordered { ranks: Arc::new(Alone), calls: None, stream: Mutex::default() }
+    }
+
+    /// Tensors for a call that is made beside further work on their device: on a GPU, on another stream, which waits for what theirs was
+    /// given so far.
+    ///
+    /// # Errors
+    /// `Device` when they are on different devices; on a GPU also errors of its driver.
+    pub(super) fn beside(&self, tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+        let Some(Device::Cuda(gpu)) = tensors.first().map(Tensor::device) else { return Ok(tensors.to_vec()) };
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let beside = match &*stream {
+            Some(Device::Cuda(beside)) if beside.is_beside(&gpu) => beside.clone(),
+            _ => gpu.fork()?,
+        };
+        *stream = Some(Device::Cuda(beside.clone()));
+        tensors.iter().map(|t| t.share(&beside)).collect()
     }
 
     /// Gives a call to the thread; `call` may make several calls of the collective.

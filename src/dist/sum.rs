@@ -7,7 +7,7 @@
 use super::{Collective, Ordered, Span, Spans, Started};
 use crate::error::Result;
 use crate::ops::arith::{self, Arith};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 use std::sync::Arc;
 
 /// How numbers travel.
@@ -61,8 +61,17 @@ pub struct Overlapped<'a> {
     ranks: &'a Ordered,
     wire: Wire,
     bucket: Bucket,
-    started: Vec<Started<Vec<Tensor>>>,
+    started: Vec<Exchange>,
     spans: Option<Arc<dyn Spans>>,
+}
+
+/// An exchange that was started.
+struct Exchange {
+    sums: Started<Vec<Tensor>>,
+    /// What is summed, as the exchange reads it, and where it was. It is held until the end: a stream that lent its tensors
+    /// waits, when they are dropped, for the one that they were lent to.
+    lent: Vec<Tensor>,
+    device: Device,
 }
 
 impl<'a> Overlapped<'a> {
@@ -73,18 +82,24 @@ impl<'a> Overlapped<'a> {
     }
 
     /// Gives the next tensor (f32) of this rank.
-    pub fn add(&mut self, tensor: Tensor) {
-        if let Some(full) = self.bucket.add(tensor) {
-            self.start(full);
-        }
+    ///
+    /// # Errors
+    /// On a GPU errors of its driver. Those of the exchange are returned in the end.
+    pub fn add(&mut self, tensor: Tensor) -> Result<()> {
+        self.bucket.add(tensor).map_or(Ok(()), |full| self.start(full))
     }
 
-    fn start(&mut self, bucket: Vec<Tensor>) {
+    fn start(&mut self, bucket: Vec<Tensor>) -> Result<()> {
+        let device = bucket.first().map_or(Device::Cpu, Tensor::device);
+        let bucket = self.ranks.beside(&bucket)?;
+        let lent = bucket.clone();
         let (wire, spans, name) = (self.wire, self.spans.clone(), format!("exchange {}", self.started.len()));
-        self.started.push(self.ranks.start(move |ranks| {
+        let sums = self.ranks.start(move |ranks| {
             let _span = Span::of(spans.as_ref(), &name);
             bucket_over_ranks(ranks, &bucket, wire)
-        }));
+        });
+        self.started.push(Exchange { sums, lent, device });
+        Ok(())
     }
 
     /// Waits for all sums; they are in the order in which the tensors were given.
@@ -93,10 +108,16 @@ impl<'a> Overlapped<'a> {
     /// Those of [`over_ranks`].
     pub fn finish(mut self) -> Result<Vec<Tensor>> {
         let last = std::mem::take(&mut self.bucket.tensors);
-        self.start(last);
-        let mut sums = Vec::new();
-        for bucket in self.started {
-            sums.extend(bucket.wait()?);
+        self.start(last)?;
+        let (mut sums, mut lent) = (Vec::new(), Vec::new());
+        for exchange in self.started {
+            for sum in exchange.sums.wait()? {
+                sums.push(match &exchange.device {
+                    Device::Cuda(gpu) => sum.share(gpu)?,
+                    Device::Cpu => sum,
+                });
+            }
+            lent.push(exchange.lent);
         }
         Ok(sums)
     }
@@ -257,7 +278,7 @@ mod tests {
             let overlapped = on_ranks(size, |ranks| {
                 let ranks = Ordered::new(Arc::new(ranks)).unwrap();
                 let mut sums = Overlapped::new(&ranks, wire, 100, None);
-                tensors(ranks.rank()).into_iter().for_each(|t| sums.add(t));
+                tensors(ranks.rank()).into_iter().for_each(|t| sums.add(t).unwrap());
                 sums.finish().unwrap()
             });
             for got in at_once.into_iter().chain(overlapped) {
@@ -290,8 +311,8 @@ mod tests {
         let failed = on_ranks(2, |ranks| {
             let ranks = Ordered::new(Arc::new(ranks)).unwrap();
             let mut sums = Overlapped::new(&ranks, Wire::F32, 1, None);
-            sums.add(Tensor::zeros([4]));
-            sums.add(Tensor::zeros([4]));
+            sums.add(Tensor::zeros([4])).unwrap();
+            sums.add(Tensor::zeros([4])).unwrap();
             if ranks.rank() == 1 {
                 // The first exchange needs nothing more from either rank.
                 while ranks.sent() == 0 {

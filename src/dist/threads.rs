@@ -77,7 +77,7 @@ impl Thread {
     }
 
     fn tensors(&self, own: &Tensor) -> Result<Vec<Tensor>> {
-        let all = self.exchange(Item::Tensor(own.clone()))?;
+        let all = self.exchange(Item::Tensor(own.to_cpu()?))?;
         Ok(all
             .into_iter()
             .map(|item| if let Item::Tensor(t) = item { t } else { unreachable!("ranks agree") })
@@ -109,14 +109,14 @@ impl Collective for Thread {
         let all = self.tensors(rows)?;
         let mine = all.iter().map(|t| t.rows(&[self.rank])).collect::<Result<Vec<_>>>()?;
         self.sent.fetch_add(((self.size() - 1) * row * rows.dtype().size()) as u64, Ordering::Relaxed);
-        together(&mine, rows.shape())
+        together(&mine, rows.shape())?.to(&rows.device())
     }
 
     fn all_gather(&self, part: &Tensor) -> Result<Tensor> {
         let all = self.tensors(part)?;
         let bytes = part.shape().len() * part.dtype().size();
         self.sent.fetch_add(((self.size() - 1) * bytes) as u64, Ordering::Relaxed);
-        together(&all, gathered(self.size(), part.shape()))
+        together(&all, gathered(self.size(), part.shape()))?.to(&part.device())
     }
 
     fn sent(&self) -> u64 {
@@ -134,7 +134,7 @@ impl Collective for Thread {
 
 /// Tensors one behind the other.
 fn together(parts: &[Tensor], shape: Shape) -> Result<Tensor> {
-    let dtype = parts[0].dtype();
+    let dtype = parts[0].dtype(); // they were brought to main memory
     let loaded = parts.iter().map(Tensor::load).collect::<Result<Vec<_>>>()?;
     let numbers: Vec<f32> = loaded.iter().flat_map(|part| part.iter().copied()).collect();
     Tensor::from_f32(shape, &numbers)?.cast(dtype)

@@ -70,7 +70,7 @@ impl<'a, const N: usize> Sum<'a, N> {
                 && let Some(sum) = sums.take(i, wire)?
             {
                 order.push(i);
-                over_ranks.add(sum);
+                over_ranks.add(sum)?;
             }
             Ok(())
         };

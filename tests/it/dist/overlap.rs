@@ -1,12 +1,15 @@
 //! Gradients are exchanged while others are being computed, as a timeline shows; and how many bytes a step sends.
 
 use super::law;
+use crate::support::numbers::{bits, noise};
+use crate::support::sim::Sim;
 use crate::training::{maclr, mcl};
+use ptxsim::Order;
 use serde_json::Value;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
-use tubelet::dist::Spans;
-use tubelet::dist::sum::{BUCKET, Wire};
+use tubelet::dist::sum::{BUCKET, InOrder, Overlapped, Wire};
+use tubelet::dist::{Collective, Ordered, Spans};
 use tubelet::nn::Params;
 use tubelet::ssl::Division;
 use tubelet::ssl::maclr::Maclr;
@@ -82,6 +85,39 @@ fn a_timeline_shows_exchanges_within_the_backward_pass() {
         assert_eq!([threads("exchange"), threads("compute")], [1, 1]);
     }
     assert!(events.iter().all(|event| event["name"] != "sample"), "nothing is loaded here");
+}
+
+#[test]
+fn sums_on_gpus_are_made_on_a_stream_of_their_own() {
+    let tensor = |rank: usize, n: usize| noise((10 * rank + n) as u64, &[n]);
+    let sizes = [40, 70, 5, 300, 1];
+    for (size, wire) in [(2, Wire::F32), (3, Wire::Bf16)] {
+        let mut here = InOrder::default();
+        for rank in 0..size {
+            sizes.iter().enumerate().for_each(|(i, &n)| here.add(i, tensor(rank, n), wire).unwrap());
+        }
+        let want: Vec<Vec<u32>> = (0..sizes.len()).map(|i| bits(&here.take(i, wire).unwrap().unwrap())).collect();
+        let got = law::on_ranks(size, |ranks| {
+            let sim = Sim::new(Order::Forward);
+            let ranks = Ordered::new(ranks).unwrap();
+            let of_sums = || -> Vec<Vec<u32>> {
+                let mut sums = Overlapped::new(&ranks, wire, 100, None);
+                for n in sizes {
+                    sums.add(tensor(ranks.rank(), n).to(&sim.device()).unwrap()).unwrap();
+                }
+                let sums = sums.finish().unwrap();
+                // Back on the stream of the computation, which waits for the other one.
+                assert!(sums.iter().all(|sum| sum.device() == sim.device()));
+                sums.iter().map(bits).collect()
+            };
+            // The second time the stream is there already.
+            let first = of_sums();
+            let beside = sim.gpu.usage_of_all_streams();
+            assert!(beside.held > sim.gpu.usage().held, "the other stream has memory of its own");
+            (first, of_sums())
+        });
+        assert!(got.iter().all(|(first, second)| *first == want && *second == want), "{size} ranks, {wire:?}");
+    }
 }
 
 /// Numbers of each parameter that is trained.
