@@ -117,6 +117,9 @@ pub struct Options {
     /// Number of groups of the batch with separate batch statistics
     #[arg(long, value_parser = within::<usize>(limits::BN_GROUPS))]
     pub bn_groups: Option<usize>,
+    /// Batch norm with the statistics of the whole batch over all ranks, instead of those of each rank's part
+    #[arg(long)]
+    sync_bn: bool,
     /// Do not permute the key batch
     #[arg(long)]
     pub no_shuffle: bool,
@@ -188,6 +191,7 @@ impl Options {
         set(&mut t.epochs, self.epochs);
         set(&mut t.batch, self.batch);
         set(&mut t.accumulate, self.accumulate);
+        t.sync_bn = self.sync_bn;
         set(&mut t.lr, self.lr);
         set(&mut t.warmup_epochs, self.warmup_epochs);
         set(&mut t.sgd.weight_decay, self.weight_decay);

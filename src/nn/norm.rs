@@ -65,9 +65,10 @@ impl Norm {
             return Ok(layer(Stats::Fixed { mean, var })?.0);
         };
         let moments = moments.map_or_else(|| Moments::of(x.value(), parts), Ok)?;
+        let peers = pass.peers();
         let running = pass.running([self.mean, self.var]);
         let running = running.map(|[mean, var]| Running { mean, var, momentum: Self::MOMENTUM });
-        let formed = moments.statistics(x.value(), Self::EPS, running)?;
+        let formed = moments.statistics_over(x.value(), Self::EPS, running, peers.as_ref())?;
         Ok(layer(Stats::Formed(&formed))?.0)
     }
 }

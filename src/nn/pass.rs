@@ -3,9 +3,10 @@
 use super::params::{ParamId, Params, Role};
 use super::precision::Precision;
 use crate::error::Result;
-use crate::ops::{conv3d::Products, convert};
+use crate::ops::{batch_norm::Peers, conv3d::Products, convert};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
+use std::sync::Arc;
 
 /// Which statistics normalisations use, and whether parameters have gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Pass<'a> {
     recompute: bool,
     /// Whether another run updates the running statistics: this one repeats it, or computes another part of its batch.
     again: bool,
+    /// With whom the batch is shared.
+    peers: Option<Arc<dyn Peers>>,
 }
 
 /// The module whose output is requested.
@@ -58,7 +61,7 @@ impl<'a> Pass<'a> {
     pub fn new(tape: &'a Tape, params: &'a mut Params, mode: Mode) -> Self {
         let vars = params.iter().map(|_| None).collect();
         let (precision, rounded) = (Precision::F32, Vec::new());
-        Pass { tape, params, mode, precision, vars, rounded, tap: None, recompute: false, again: false }
+        Pass { tape, params, mode, precision, vars, rounded, tap: None, recompute: false, again: false, peers: None }
     }
 
     /// The same pass computing in `precision` (or a data type). In bf16, activations and the weights of convolutions
@@ -99,6 +102,19 @@ impl<'a> Pass<'a> {
     pub fn updating(mut self, yes: bool) -> Self {
         self.again = !yes;
         self
+    }
+
+    /// The same pass over a part of a batch that `peers` share: in training mode, its statistics are those of all of them. All of
+    /// them make the same passes.
+    #[must_use]
+    pub fn over_peers(mut self, peers: Option<Arc<dyn Peers>>) -> Self {
+        self.peers = peers;
+        self
+    }
+
+    /// With whom the batch is shared.
+    pub(super) fn peers(&self) -> Option<Arc<dyn Peers>> {
+        self.peers.clone()
     }
 
     /// A second run of a part: parameters are the variables `used`, and running statistics are not updated.

@@ -14,7 +14,7 @@ use super::params::{ParamId, Params};
 use super::pass::{Mode, Pass};
 use super::precision::Precision;
 use crate::error::Result;
-use crate::ops::{Activation, reshape};
+use crate::ops::{Activation, batch_norm::Peers, reshape};
 use crate::tape::{self, Op, Tape, Var};
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -53,6 +53,7 @@ pub(super) fn forward<S: Segment + 'static>(segment: &Arc<S>, pass: &mut Pass, x
         entries: pass.params().len(),
         mode: pass.mode(),
         precision: pass.precision(),
+        peers: pass.peers(),
     });
     Ok((&y).into())
 }
@@ -68,6 +69,7 @@ struct Again<S> {
     entries: usize,
     mode: Mode,
     precision: Precision,
+    peers: Option<Arc<dyn Peers>>,
 }
 
 impl<S: Segment> Op for Again<S> {
@@ -92,7 +94,8 @@ impl<S: Segment> Op for Again<S> {
         }
         let mut params = Params::holding(self.entries, &self.kept);
         let used = self.vars.iter().map(|(id, _)| *id).zip(inputs[2..].iter().cloned());
-        let mut pass = Pass::again(tape, &mut params, self.mode, self.precision, used);
+        let pass = Pass::again(tape, &mut params, self.mode, self.precision, used);
+        let mut pass = pass.over_peers(self.peers.clone());
         let y = self.segment.run(&mut pass, &(&inputs[0]).into(), &(&inputs[1]).into())?.value(tape)?;
         drop(pass);
         let wanted: Vec<&Var> = inputs.iter().zip(needs).filter(|(_, need)| **need).map(|(v, _)| v).collect();

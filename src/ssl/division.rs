@@ -9,6 +9,7 @@ use crate::dist::sum::{BUCKET, Overlapped, Wire};
 use crate::dist::{Collective, Ordered, Span, Spans};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::fnv1a;
+use crate::ops::batch_norm::Peers;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,38 @@ pub struct Division {
     spans: Option<Arc<dyn Spans>>,
     /// Orders of gradients on which the ranks agreed, as hashes.
     agreed: Arc<Mutex<Vec<u64>>>,
+    /// Whether batch norm has the statistics of the whole batch.
+    whole_statistics: bool,
+}
+
+/// What a pass of a network is to know of the batch of which it computes a part.
+#[derive(Clone)]
+pub struct BatchPart {
+    /// Whether it updates the running statistics: one pass over a batch does.
+    pub updating: bool,
+    /// With whom the batch is shared, if it has statistics as a whole.
+    pub peers: Option<Arc<dyn Peers>>,
+}
+
+impl BatchPart {
+    /// The only part.
+    #[must_use]
+    pub fn whole() -> BatchPart {
+        BatchPart { updating: true, peers: None }
+    }
+}
+
+/// Ranks that share a batch.
+struct Together(Arc<Ordered>);
+
+impl Peers for Together {
+    fn count(&self) -> usize {
+        self.0.size()
+    }
+
+    fn gather(&self, own: &Tensor) -> Result<Tensor> {
+        self.0.all_gather(own)
+    }
 }
 
 impl Default for Division {
@@ -34,7 +67,15 @@ impl Default for Division {
 
 impl Division {
     fn of(ranks: Ordered, accumulate: usize, wire: Wire) -> Division {
-        Division { ranks: Arc::new(ranks), accumulate, wire, bucket: BUCKET, spans: None, agreed: Arc::default() }
+        Division {
+            ranks: Arc::new(ranks),
+            accumulate,
+            wire,
+            bucket: BUCKET,
+            spans: None,
+            agreed: Arc::default(),
+            whole_statistics: false,
+        }
     }
 
     /// Among `ranks`, each of which computes its part in `accumulate` micro-batches. Gradients travel as `wire` says, and while
@@ -59,6 +100,30 @@ impl Division {
     #[must_use]
     pub fn with_spans(self, spans: Arc<dyn Spans>) -> Division {
         Division { spans: Some(spans), ..self }
+    }
+
+    /// The same; if `yes`, batch norm has the statistics of the whole batch, which the ranks exchange in each layer, forward and
+    /// backward, while they wait.
+    ///
+    /// # Errors
+    /// `Param` when a rank computes several micro-batches, one after another.
+    pub fn with_whole_statistics(self, yes: bool) -> Result<Division> {
+        if yes && self.accumulate > 1 {
+            let rule = format!(
+                "with --accumulate {} the last micro-batch is computed after the first was normalised, so that statistics of \
+                 both are not known in time: leave one of the options out",
+                self.accumulate
+            );
+            return Err(Error::param("settings", "--sync-bn", yes, rule));
+        }
+        Ok(Division { whole_statistics: yes, ..self })
+    }
+
+    /// What a pass over micro-batch `i` of this rank is to know. Statistics of the first of all become the running ones.
+    pub(super) fn part(&self, i: usize) -> BatchPart {
+        let shared = self.whole_statistics && self.ranks.size() > 1;
+        let peers = shared.then(|| Arc::new(Together(self.ranks.clone())) as Arc<dyn Peers>);
+        BatchPart { updating: self.ranks.rank() == 0 && i == 0, peers }
     }
 
     /// A part of a step, which ends when what this returns is dropped.
@@ -138,6 +203,10 @@ impl Division {
     /// `Param` when there are several groups, and they are no multiple of the micro-batches.
     pub fn parts(&self, groups: usize) -> Result<usize> {
         let count = self.count();
+        if self.whole_statistics && groups != 1 {
+            let rule = "--sync-bn forms statistics of the whole batch: choose 1, or leave it out";
+            return Err(Error::param("settings", "--bn-groups", groups, rule));
+        }
         if groups == 1 || groups == count {
             return Ok(1);
         }
@@ -147,11 +216,6 @@ impl Division {
             return Err(Error::param("settings", "--bn-groups", groups, rule));
         }
         Ok(groups / count)
-    }
-
-    /// Whether micro-batch `i` of this rank is the first of all, whose statistics become the running ones.
-    pub(super) fn leads(&self, i: usize) -> bool {
-        self.ranks.rank() == 0 && i == 0
     }
 
     /// The rows that all ranks have, `[N d]`, from those of this one's micro-batches, `[n d]` each.

@@ -15,4 +15,4 @@ mod step;
 pub mod supervised;
 pub mod traffic;
 
-pub use division::Division;
+pub use division::{BatchPart, Division};

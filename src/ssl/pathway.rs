@@ -1,7 +1,7 @@
 //! One modality of a momentum-contrast method: query encoder, key encoder (its exponential moving average), and a queue
 //! of past keys (He et al. 2020, MoCo; `docs/papers/maclr.md` section 2.3).
 
-use super::division::Division;
+use super::division::{BatchPart, Division};
 use super::queue::Queue;
 use super::step::Notes;
 use crate::error::{Error, Result};
@@ -261,7 +261,8 @@ impl<E> Pathway<E> {
             };
             let tape = Tape::no_grad();
             let pass = Pass::new(&tape, &mut self.key, Mode::Train { parts }).with_precision(precision);
-            let mut pass = pass.updating(division.leads(i));
+            let BatchPart { updating, peers } = division.part(i);
+            let mut pass = pass.updating(updating).over_peers(peers);
             let of_heads = forward(&self.encoder, &mut pass, &Var::constant(clips))?;
             for (codes, code) in codes.iter_mut().zip(of_heads) {
                 codes.push(code.value().cast(DType::F32)?);
@@ -304,7 +305,8 @@ impl Pathway {
     }
 
     /// Queries `n d` of the clips `x`, recorded on `tape`, with the output of the module `tap` ([`Trunk::modules`]) if
-    /// one is named. [`Mode::Eval`] freezes the normalisations and still trains. Running statistics are updated if `updating`.
+    /// one is named. [`Mode::Eval`] freezes the normalisations and still trains. `part` says what of the
+    /// batch `x` is.
     ///
     /// # Errors
     /// `Param` when there is no module `tap`; errors of the network's operations.
@@ -315,10 +317,11 @@ impl Pathway {
         mode: Mode,
         precision: Precision,
         tap: Option<&str>,
-        updating: bool,
+        part: &BatchPart,
     ) -> Result<Queries<Var>> {
         let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
-        let mut pass = pass.with_precision(precision).recomputing(self.recompute).updating(updating);
+        let pass = pass.with_precision(precision).recomputing(self.recompute);
+        let mut pass = pass.updating(part.updating).over_peers(part.peers.clone());
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         Ok(Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() })
     }
@@ -358,11 +361,12 @@ impl Pathway<MclEncoder> {
         mode: Mode,
         precision: Precision,
         tap: Option<&str>,
-        updating: bool,
+        part: &BatchPart,
         also: impl FnOnce(&MclEncoder, &mut Pass, &Codes) -> Result<T>,
     ) -> Result<(Queries<Codes>, T)> {
         let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
-        let mut pass = pass.with_precision(precision).recomputing(self.recompute).updating(updating);
+        let pass = pass.with_precision(precision).recomputing(self.recompute);
+        let mut pass = pass.updating(part.updating).over_peers(part.peers.clone());
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         let more = also(&self.encoder, &mut pass, &codes)?;
         Ok((Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() }, more))

@@ -97,6 +97,7 @@ impl Recipe {
                 epochs: 200,
                 batch: 64,
                 accumulate: 1,
+                sync_bn: false,
                 lr: 0.1,
                 lr_floor: 0.0,
                 warmup_epochs: 35.0,

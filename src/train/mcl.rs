@@ -106,6 +106,7 @@ impl Recipe {
                 epochs: 200,
                 batch: 32,
                 accumulate: 1,
+                sync_bn: false,
                 lr: 0.01,
                 lr_floor: 1e-6,
                 warmup_epochs: 5.0,

@@ -31,6 +31,9 @@ pub struct Training {
     /// statistics of batch norm of its own.
     #[serde(skip_serializing_if = "is_one")]
     pub accumulate: usize,
+    /// Whether batch norm has the statistics of the whole batch, of all ranks, instead of those of each rank's part.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sync_bn: bool,
     /// Learning rate where the cosine begins; the warm-up starts at a hundredth of it.
     pub lr: f32,
     /// Learning rate at the end.
@@ -57,6 +60,7 @@ impl Training {
             epochs: 60,
             batch: 32,
             accumulate: 1,
+            sync_bn: false,
             lr: 0.03,
             lr_floor: 0.0,
             warmup_epochs: 1.0,
@@ -135,9 +139,9 @@ impl Training {
     /// How the batch of a step is divided.
     ///
     /// # Errors
-    /// `Param` when the number of micro-batches is 0.
+    /// `Param` when the number of micro-batches is 0, or they cannot have the statistics that are asked for.
     pub fn division(&self) -> Result<Division> {
-        Division::new(Arc::new(Alone), self.accumulate, Wire::F32)
+        Division::new(Arc::new(Alone), self.accumulate, Wire::F32)?.with_whole_statistics(self.sync_bn)
     }
 
     /// Settings that are allowed but probably not intended, one sentence each.

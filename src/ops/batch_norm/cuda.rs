@@ -294,7 +294,7 @@ pub(super) fn merge(
         merged.shift = Some(shift.input());
     }
     merged.launch(gpu, p)?;
-    Ok(Statistics { rows: *p, mean, inv_std, batch })
+    Ok(Statistics { rows: *p, mean, inv_std, batch, peers: None })
 }
 
 /// `1/√(var + eps)` of given variances.

@@ -2,7 +2,7 @@
 //! to be differentiated again.
 
 use super::{BatchStatistics, Incoming, Norm, ReluMask, Signs, Stats, backward, forward_keeping, statistics};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ops::{self, cast, mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
 use crate::tape::{Edge, Op, Tape, Var};
@@ -86,6 +86,9 @@ impl BatchNorm {
 
     /// The gradients in primitives, as functions of `x`, `gamma` and `dy`. Everything is `[parts rows c]`.
     fn composed(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        if self.norm.peers().is_some() {
+            return Err(ErrorKind::NoSecondOrder { op: "batch_norm over ranks" }.into()); // it would be an exchange on the tape
+        }
         let p = self.norm.rows(self.x.shape())?;
         let (all, stat, vector) =
             (Shape::from([p.parts, p.rows, p.c]), Shape::from([p.parts, 1, p.c]), Shape::from([1, 1, p.c]));

@@ -32,6 +32,7 @@ mod grad;
 pub(in crate::ops) mod lines;
 mod moments;
 mod norm;
+mod peers;
 pub mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
@@ -43,6 +44,7 @@ pub use grad::batch_norm;
 pub(in crate::ops) use grad::{BatchNorm, deferred, normalised};
 pub use moments::{BatchStatistics, Moments, Running, Statistics};
 pub use norm::Norm;
+pub use peers::Peers;
 pub use signs::Signs;
 
 use rows::Rows;
@@ -199,9 +201,9 @@ fn statistics(
         Stats::Moments(moments) => moments.clone().statistics(x, eps, None)?,
         _ => Moments::of(x, parts)?.statistics(x, eps, None)?,
     };
-    let Statistics { mean, inv_std, batch, .. } = formed;
+    let Statistics { mean, inv_std, batch, peers, .. } = formed;
     x.place("batch_norm", &[("statistics", &mean)])?;
-    Ok((Norm::of(true, [mean, inv_std], [gamma, beta])?, Some(batch)))
+    Ok((Norm::of(true, [mean, inv_std], [gamma, beta])?.over(peers), Some(batch)))
 }
 
 /// A channel of one value has variance 0, and 0/√0 is NaN.
@@ -285,7 +287,9 @@ fn backward_as<T: Stored>(
         Some(dr) => (T::of(dr), Mask::None), // already masked
         None => (dys, mask),
     };
-    let slopes = cpu::Slopes::new(rows, norm, &sums)?;
+    // Of all peers for the gradient through the statistics; gradients of gamma and beta are of this one's rows.
+    let of_all = norm.peers().map(|peers| cpu::sums_over(peers, &sums)).transpose()?;
+    let slopes = cpu::Slopes::new(rows, norm, of_all.as_ref().unwrap_or(&sums))?;
     let dx = T::build(x.shape(), |dx| cpu::grad_x(&lines, &slopes, xs, dz, mask, dx))?;
     let (dgamma, dbeta) = cpu::grad_affine(norm, &sums)?;
     Ok(Gradients { dx, dgamma: vector(dgamma.into_iter())?, dbeta: vector(dbeta.into_iter())?, dresidual })

@@ -1,10 +1,11 @@
 //! Sums over a batch, from which its statistics are formed.
 
-use super::{Rows, check_eps, cpu, cuda, expect_channels, rows, vector};
+use super::{Peers, Rows, check_eps, cpu, cuda, expect_channels, rows, vector};
 use crate::error::{Error, Result};
 use crate::ops::ema;
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
+use std::sync::Arc;
 
 /// First and second moments of each channel of an `x`, over each of some number of equal contiguous parts of the batch.
 ///
@@ -57,6 +58,8 @@ pub struct Statistics {
     pub(super) inv_std: Tensor,
     /// Those of the whole batch.
     pub batch: BatchStatistics,
+    /// With whom the batch is shared.
+    pub(super) peers: Option<Arc<dyn Peers>>,
 }
 
 impl Moments {
@@ -122,6 +125,22 @@ impl Moments {
     /// channel and part, or when a running average is not `[c]`; `DType` when one is not f32; `Param` when `eps` is below
     /// 1.2e-38 or not finite, or the momentum is not from 0 to 1; `Device` when the tensors are on different devices.
     pub fn statistics(self, x: &Tensor, eps: f32, running: Option<Running>) -> Result<Statistics> {
+        self.statistics_over(x, eps, running, None)
+    }
+
+    /// The same of a batch of which `x` is the part of this one of `peers`: all of them call it. Moments are exchanged, and so are
+    /// the sums of the backward pass.
+    ///
+    /// # Errors
+    /// Those of [`Moments::statistics`] and of [`Peers::gather`]; with peers also `Param` when there is more than one part, and
+    /// `Device` on a GPU.
+    pub fn statistics_over(
+        self,
+        x: &Tensor,
+        eps: f32,
+        running: Option<Running>,
+        peers: Option<&Arc<dyn Peers>>,
+    ) -> Result<Statistics> {
         let rows = Rows::new(x.shape(), self.parts)?;
         check_eps(eps)?;
         if let Some(Running { mean, var, momentum }) = &running {
@@ -134,7 +153,12 @@ impl Moments {
                 return Err(Error::param("batch_norm", "momentum", momentum, "it must be from 0 to 1"));
             }
         }
-        if rows.rows == 1 {
+        let count = peers.map_or(1, |peers| peers.count());
+        if peers.is_some() && rows.parts > 1 {
+            let rule = "a batch that is shared with others has statistics of its own as a whole";
+            return Err(Error::param("batch_norm", "parts", rows.parts, rule));
+        }
+        if rows.rows * count == 1 {
             let want = "more than one value per channel and part to form statistics";
             return Err(Error::shape("batch_norm", "x", want, x.shape()));
         }
@@ -146,19 +170,29 @@ impl Moments {
             return Err(Error::shape("batch_norm", "moments", format!("those of {}", x.shape()), sums.shape()));
         }
         if let Place::Gpu(gpu) = x.place("batch_norm", &[("moments", &sums)])? {
+            if peers.is_some() {
+                return Err(Error::device(
+                    "batch_norm",
+                    "x",
+                    "the CPU, as its batch is shared with others",
+                    x.device(),
+                ));
+            }
             return cuda::merge(gpu, &rows, &sums, shift, span, eps, running);
         }
         let merged = match shift {
             Some(shift) => cpu::from_sums(&rows, &shift.host()?, &rows::over_tiles(&sums)?),
             None => cpu::merge_chunks(&rows, &sums.host()?),
         };
-        let inv_std = merged.iter().map(|s| (1.0 / (s.m2 / rows.rows as f64 + f64::from(eps)).sqrt()) as f32);
+        let merged = peers.map_or(Ok(merged.clone()), |peers| cpu::merge_peers(&**peers, &rows, &merged))?;
+        let all = Rows { rows: rows.rows * count, ..rows };
+        let inv_std = merged.iter().map(|s| (1.0 / (s.m2 / all.rows as f64 + f64::from(eps)).sqrt()) as f32);
         let mean = vector(merged.iter().map(|s| s.mean as f32))?;
-        let batch = cpu::whole_batch(&rows, &merged)?;
+        let batch = cpu::whole_batch(&all, &merged)?;
         if let Some(Running { mean, var, momentum }) = running {
             ema::blend(mean, &batch.mean, 1.0 - momentum, momentum)?;
             ema::blend(var, &batch.var, 1.0 - momentum, momentum)?;
         }
-        Ok(Statistics { rows, mean, inv_std: vector(inv_std)?, batch })
+        Ok(Statistics { rows, mean, inv_std: vector(inv_std)?, batch, peers: peers.cloned() })
     }
 }

@@ -1,11 +1,12 @@
 //! A normalisation whose statistics are known.
 
-use super::{Lines, Rows, Signs, cuda};
+use super::{Lines, Peers, Rows, Signs, cuda};
 use crate::error::{Error, Result};
 use crate::ops::lanes::Stored;
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
+use std::sync::Arc;
 
 /// `z = (x - mean) · inv_std · gamma + beta`: a batch norm with known numbers, all of them f32.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Norm {
     inv_std: Tensor,
     gamma: Tensor,
     beta: Tensor,
+    /// With whom the batch is shared.
+    peers: Option<Arc<dyn Peers>>,
 }
 
 impl Norm {
@@ -49,7 +52,18 @@ impl Norm {
     /// The same from arrays whose shapes fit; `gamma` and `beta` are converted to f32.
     pub(super) fn of(of_batch: bool, [mean, inv_std]: [Tensor; 2], [gamma, beta]: [&Tensor; 2]) -> Result<Norm> {
         let parts = mean.shape().len() / gamma.shape().len();
-        Ok(Norm { parts, of_batch, mean, inv_std, gamma: gamma.cast(DType::F32)?, beta: beta.cast(DType::F32)? })
+        let [gamma, beta] = [gamma.cast(DType::F32)?, beta.cast(DType::F32)?];
+        Ok(Norm { parts, of_batch, mean, inv_std, gamma, beta, peers: None })
+    }
+
+    /// The same with statistics of a batch that is shared.
+    pub(super) fn over(self, peers: Option<Arc<dyn Peers>>) -> Norm {
+        Norm { peers, ..self }
+    }
+
+    /// With whom the batch is shared, if its statistics are of more rows than this process has.
+    pub(super) fn peers(&self) -> Option<&dyn Peers> {
+        self.peers.as_deref()
     }
 
     /// Number of parts of the batch with statistics of their own.

@@ -175,19 +175,19 @@ impl Maclr {
         let tape = Tape::new();
         let mut sum = Objective::new(&tape);
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
-        let (mode, leads) = (Mode::Train { parts: division.parts(self.groups)? }, division.leads(i));
+        let (mode, part_of) = (Mode::Train { parts: division.parts(self.groups)? }, division.part(i));
         let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
         let tap = alignment.and_then(|of| of.tap());
         for (&a, keys) in directions.iter().zip(keys) {
             let keys = keys.rows(in_all.clone())?;
             let x = rows_of(&views.rgb[a], rows.clone())?;
-            let visual = p.visual.queries(&tape, &x, mode, self.precision, tap, leads)?;
+            let visual = p.visual.queries(&tape, &x, mode, self.precision, tap, &part_of)?;
             let q_v = visual.codes;
             visual_leaves.push(visual.leaves);
             let q_m = match (&mut p.motion, self.motion(views)?) {
                 (Some(pathway), Some(motion)) => {
                     let x = rows_of(&motion[self.motion_query(a)], rows.clone())?;
-                    let queries = pathway.queries(&tape, &x, mode, self.precision, None, leads)?;
+                    let queries = pathway.queries(&tape, &x, mode, self.precision, None, &part_of)?;
                     motion_leaves.push(queries.leaves);
                     Some(queries.codes)
                 }

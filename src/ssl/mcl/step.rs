@@ -237,8 +237,8 @@ impl Mcl {
         let tap = self.alignment.tap().filter(|_| wants_alignment);
         let mode = if self.frozen_norm { Mode::Eval } else { Mode::Train { parts: division.parts(self.groups)? } };
         let [_, k2, k3] = &keys;
-        let (x, leads) = (rows_of(&views.query, rows.clone())?, division.leads(i));
-        let (queries, answers) = p.queries(&tape, &x, mode, self.precision, tap, leads, |encoder, pass, q| {
+        let (x, part) = (rows_of(&views.query, rows.clone())?, division.part(i));
+        let (queries, answers) = p.queries(&tape, &x, mode, self.precision, tap, &part, |encoder, pass, q| {
             wants_order.then(|| encoder.classify(pass, &q.order, &k2.order, &k3.order)).transpose()
         })?;
         let Queries { codes, tapped, leaves } = queries;

@@ -84,9 +84,16 @@ fn a_short_run_writes_everything_and_is_not_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let small =
         ["--batch", "64", "--frames", "4", "--motion-frames", "4", "--side", "16", "--out", "run", "--seed", "3"];
-    let Some(out) = pretrain(dir.path(), &small) else { return };
+    let Some(out) = pretrain(dir.path(), &[&small[..], &["--trace", "timeline.json"]].concat()) else { return };
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // Of three steps the third is on the timeline.
+    let timeline: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("timeline.json")).unwrap()).unwrap();
+    let events = timeline["traceEvents"].as_array().unwrap();
+    for part in ["loading", "keys", "forward", "backward", "update"] {
+        assert_eq!(events.iter().filter(|event| event["name"] == part).count(), 1, "{part} in {timeline}");
+    }
     let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let file: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(dir.path().join("run/summary.json")).unwrap()).unwrap();

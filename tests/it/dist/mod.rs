@@ -2,4 +2,5 @@
 
 mod law;
 mod overlap;
+mod sync_bn;
 mod tcp;

@@ -9,9 +9,9 @@ use tubelet::nn::{Encoder, HeadSpec, MclEncoder, Mode, P3d, Params, Pass, Precis
 use tubelet::ops::{self, conv3d::Geometry};
 use tubelet::rng::{self, Purpose};
 use tubelet::shape::Window;
-use tubelet::ssl::Division;
 use tubelet::ssl::pathway::{Order, Pathway};
 use tubelet::ssl::queue::Queue;
+use tubelet::ssl::{BatchPart, Division};
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{Device, Tensor};
 
@@ -177,7 +177,7 @@ fn a_query_pass_knows_all_its_leaves() {
         let tape = Tape::new();
         let before = p.query().clone();
         let (q, logits) = p
-            .queries(&tape, &x, mode, Precision::F32, Some("layer2.0.conv2.0"), true, |net, pass, q| {
+            .queries(&tape, &x, mode, Precision::F32, Some("layer2.0.conv2.0"), &BatchPart::whole(), |net, pass, q| {
                 net.classify(pass, &q.order, &keys.order, &keys.order)
             })
             .unwrap();
@@ -192,7 +192,10 @@ fn a_query_pass_knows_all_its_leaves() {
         assert_eq!(moved, mode != Mode::Eval, "running statistics stand still in evaluation mode");
     }
     let tape = Tape::new();
-    let error = p.queries(&tape, &x, Mode::Eval, Precision::F32, Some("layer2"), true, |_, _, _| Ok(())).err().unwrap();
+    let error = p
+        .queries(&tape, &x, Mode::Eval, Precision::F32, Some("layer2"), &BatchPart::whole(), |_, _, _| Ok(()))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("layer2.0"), "{error}");
 }
 
@@ -217,10 +220,11 @@ fn a_pathway_of_one_head_taps_too() {
     let mut p = Pathway::new(net, params, Queue::new(6, 8).unwrap()).unwrap();
     let x = filled("x", [2, 4, 16, 16, 3]);
     let tape = Tape::new();
-    let q = p.queries(&tape, &x, Mode::Train { parts: 1 }, Precision::F32, Some("layer1.0"), true).unwrap();
+    let q =
+        p.queries(&tape, &x, Mode::Train { parts: 1 }, Precision::F32, Some("layer1.0"), &BatchPart::whole()).unwrap();
     assert_eq!(q.tapped.unwrap().shape().dims(), [2, 4, 8, 8, 8]);
     let tape = Tape::new();
-    assert!(p.queries(&tape, &x, Mode::Eval, Precision::F32, None, true).unwrap().tapped.is_none());
+    assert!(p.queries(&tape, &x, Mode::Eval, Precision::F32, None, &BatchPart::whole()).unwrap().tapped.is_none());
 }
 
 /// P3D-A with heads and classifier as kernels: even filters over time, pairs of convolutions, and codes put side by side

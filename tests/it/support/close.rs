@@ -79,6 +79,21 @@ pub fn assert_norm(what: &str, got: &[f32], want: &[f32], rel: f64) {
     assert!(err <= rel * size, "{what}: ‖difference‖ {err:.3e} exceeds {rel:.1e} of ‖golden‖ {size:.3e}");
 }
 
+/// Asserts that `near` is at least `times` as near to `want` as `far` is (Euclidean norms): for what differs from `want` by rounding
+/// alone, beside what computes something else.
+#[track_caller]
+pub fn assert_much_nearer(what: &str, [near, far]: [&[f32]; 2], want: &[f32], times: f64) {
+    let distance = |got: &[f32]| -> f64 {
+        assert_eq!(got.len(), want.len(), "{what}: numbers");
+        got.iter().zip(want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+    };
+    let (near, far) = (distance(near), distance(far));
+    assert!(
+        near * times <= far,
+        "{what}: at a distance of {near:.3e}, and of {far:.3e} where something else is computed"
+    );
+}
+
 /// Whether [`assert_norm`] would hold: for tests that count how often something does.
 pub fn is_norm(got: &[f32], want: &[f32], rel: f64) -> bool {
     assert_eq!(got.len(), want.len(), "length");

@@ -3,7 +3,7 @@
 use super::{Lines, fold};
 use crate::error::Result;
 use crate::ops::batch_norm::lines::{Accumulators, Line, Mask};
-use crate::ops::batch_norm::{Norm, Rows};
+use crate::ops::batch_norm::{Norm, Peers, Rows, peers};
 use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
 use rayon::prelude::*;
 
@@ -22,6 +22,14 @@ pub(in crate::ops::batch_norm) fn past_sums(norm: &Norm, sums: &[f32]) -> Result
         GradSums { dz: f64::from(sums[at]), dz_dev: f64::from(sums[at + c]) / f64::from(*inv_std) }
     };
     Ok(norm.inv_std().host()?.iter().enumerate().map(one).collect())
+}
+
+/// The sums of all peers, from those of this one.
+pub(in crate::ops::batch_norm) fn sums_over(peers: &dyn Peers, own: &[GradSums]) -> Result<Vec<GradSums>> {
+    let own: Vec<f64> = own.iter().flat_map(|s| [s.dz, s.dz_dev]).collect();
+    let each = peers::gather(peers, &own)?;
+    let sum = |i: usize| each.iter().map(|of| of[i]).sum();
+    Ok((0..own.len() / 2).map(|ch| GradSums { dz: sum(2 * ch), dz_dev: sum(2 * ch + 1) }).collect())
 }
 
 /// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, if that is given.
@@ -102,7 +110,8 @@ pub(in crate::ops::batch_norm) struct Slopes {
 impl Slopes {
     pub fn new(p: &Rows, norm: &Norm, sums: &[GradSums]) -> Result<Self> {
         // Given statistics are constants: no gradient passes through them.
-        let share = if norm.of_batch() { 1.0 / p.rows as f64 } else { 0.0 };
+        let count = norm.peers().map_or(1, Peers::count);
+        let share = if norm.of_batch() { 1.0 / (p.rows * count) as f64 } else { 0.0 };
         let (inv_std, gamma) = (norm.inv_std().host()?, norm.gamma().host()?);
         let each = || {
             let scaled = inv_std.iter().zip(gamma.iter().cycle()).zip(sums);

@@ -6,10 +6,10 @@
 
 mod backward;
 
-pub(super) use backward::{Slopes, grad_affine, grad_sums, grad_x, past_sums};
+pub(super) use backward::{Slopes, grad_affine, grad_sums, grad_x, past_sums, sums_over};
 
 use super::lines::{Accumulators, Line, moments};
-use super::{BatchStatistics, Norm, Rows, vector};
+use super::{BatchStatistics, Norm, Peers, Rows, peers, vector};
 use crate::error::Result;
 use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
 use crate::tensor::{Element, Tensor};
@@ -133,6 +133,19 @@ pub(super) fn merge_chunks(p: &Rows, sums: &[f32]) -> Vec<Merged> {
         }
     }
     all
+}
+
+/// Mean and squared deviations of all peers, each of which has as many rows, from those of this one: merged as chunks are, in the
+/// order of the peers.
+pub(super) fn merge_peers(peers: &dyn Peers, p: &Rows, own: &[Merged]) -> Result<Vec<Merged>> {
+    let own: Vec<f64> = own.iter().flat_map(|s| [s.mean, s.m2]).collect();
+    let each = peers::gather(peers, &own)?;
+    let merged = |ch: usize| {
+        let mean = each.iter().map(|of| of[2 * ch]).sum::<f64>() / each.len() as f64;
+        let m2 = each.iter().map(|of| of[2 * ch + 1] + p.rows as f64 * (of[2 * ch] - mean).powi(2)).sum();
+        Merged { mean, m2 }
+    };
+    Ok((0..p.c).map(merged).collect())
 }
 
 /// `[shift, Σ d, Σ d²]` of one chunk, each `[c]`.
