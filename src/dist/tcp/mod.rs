@@ -137,7 +137,8 @@ impl Tcp {
 
     /// Why the connection to `peer` failed: what the watching thread knows, if it knows something.
     fn broken(&self, peer: usize, e: &std::io::Error) -> Error {
-        if matches!(e.kind(), Io::WouldBlock | Io::TimedOut) {
+        // The limit of a read; when the machine does not answer, the error is `TimedOut`.
+        if e.kind() == Io::WouldBlock {
             return lost(format!(
                 "rank {peer} has sent nothing for {} seconds, and its machine is still there: it hangs, or takes much longer \
                  than rank {}",

@@ -129,9 +129,11 @@ fn steps_of_ranks_are_those_of_the_whole_batch_but_for_rounding() {
         law::maclr_run(&method, &division.with_bucket(100))
     };
     let got = law::on_ranks(2, over_ranks).into_iter().next().unwrap();
+    // Of a report the loss: its accuracies are counts, which rounding can change by one.
     let numbers = |left: &law::Left, what: &str| -> Vec<f32> {
+        let most = if what.starts_with("report") { 1 } else { usize::MAX };
         let found = left.iter().filter(|(name, _)| name.starts_with(what));
-        found.flat_map(|(_, bits)| bits.iter().map(|bits| f32::from_bits(*bits))).collect()
+        found.flat_map(|(_, bits)| bits.iter().take(most).map(|bits| f32::from_bits(*bits))).collect()
     };
     for what in ["report 0", "report 2", "visual query", "visual key", "motion query", "motion key"] {
         let of = |left| numbers(left, what);
