@@ -24,8 +24,8 @@ use watch::Watch;
 pub struct Patience {
     /// For all ranks to start and connect.
     pub starting: Duration,
-    /// For data from a rank that is connected: longer than the difference between the steps of two ranks, a probe and the
-    /// writing of a checkpoint included.
+    /// For data from a rank that is connected: longer than the steps of two ranks differ. In work without an end in sight they tell
+    /// each other that they are there ([`together`](crate::dist::together)).
     pub step: Duration,
     /// For a sign of life from a machine: a cut cable is noticed after this time.
     pub silence: Duration,
