@@ -25,11 +25,15 @@ static FPROP: Fprop =
     Kernel::new(&FPROP_FILE, &["conv3d_fprop_stem_sm90_112x64_bf16", "conv3d_fprop_stem_sm90_56x64_bf16"]);
 static WGRAD: Wgrad = Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_stem_sm90_64x224_bf16"]);
 
+/// Pixels, where their packed copies go, and their shape.
+type PixelArgs = (In, Out, u32, u32, u32, Pod<Divisor>);
+/// Filters, where their packed copies go, and their shape.
+type FilterArgs = (In, Out, u32, u32, u32, u32, u32, u32);
+
 /// Of bf16, then of f32.
-static PIXELS: [Kernel<(In, Out, u32, u32, u32, Pod<Divisor>)>; 2] =
+static PIXELS: [Kernel<PixelArgs>; 2] =
     [Kernel::new(&PACK_FILE, &["conv3d_pack_pixels_bf16"]), Kernel::new(&PACK_FILE, &["conv3d_pack_pixels_f32_bf16"])];
-static FILTERS: Kernel<(In, Out, u32, u32, u32, u32, u32, u32)> =
-    Kernel::new(&PACK_FILE, &["conv3d_pack_filters_bf16"]);
+static FILTERS: Kernel<FilterArgs> = Kernel::new(&PACK_FILE, &["conv3d_pack_filters_bf16"]);
 
 pub(super) fn declared() -> [Declared; 5] {
     let [bf16, f32] = &PIXELS;
