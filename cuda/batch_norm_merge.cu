@@ -121,6 +121,30 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     }
 }
 
+// The sums of a part as one chunk, for others who share the batch: `chunk [3 c]` is what `batch_norm_merge_f32` reads of each of
+// them. Its shift is the mean, rounded, so that the sums carry what the rounding left. Grid: as `batch_norm_merge_f32`.
+// Launched by `ops::batch_norm::Moments::statistics_over`.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    batch_norm_chunk_f32(const float* __restrict__ parts, const float* __restrict__ shift, float* __restrict__ chunk,
+                         const Merging p) {
+    __shared__ double space[TURNS * 32];
+    u32 channel = blockIdx.x * 32 + threadIdx.x % 32;
+    bool mine = channel < p.c;
+    double mean, square;
+    if (p.tiles != 0) {
+        of_tiles(parts + channel, mine ? shift[channel] : 0.0f, mine, p, space, mean, square);
+    } else {
+        of_chunks(parts + channel, mine, p, space, mean, square);
+    }
+    if (mine && threadIdx.x < 32) {
+        float near = (float)mean;
+        double left = mean - (double)near, n = (double)p.rows;
+        chunk[channel] = near;
+        chunk[p.c + channel] = (float)(n * left);
+        chunk[2 * p.c + channel] = (float)(square + n * left * left);
+    }
+}
+
 // `inv_std = 1/√(var + eps)` for c given variances. Grid: a block of 256 for every 256 channels. Launched by
 // `ops::batch_norm::forward`.
 extern "C" __global__ void __launch_bounds__(256, 1)

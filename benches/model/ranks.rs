@@ -174,6 +174,7 @@ impl Run {
             bucket: BUCKET,
             reported: REPORTED,
             accumulate: 1,
+            normalised: [0, 0],
         };
         let mut scaled = Scaled {
             ranks,
@@ -200,9 +201,9 @@ impl Run {
         scaled.keys = self.codes.iter().map(|d| fabric.all_gather((4 * self.videos * d) as f64)).sum();
         scaled.notes = 2.0 * fabric.note(); // owners, report
         scaled.step += scaled.exposed + scaled.keys + scaled.notes;
-        // A mean and a sum of squares, or two sums of gradients, for some hundred channels.
+        // A mean and two sums, or two sums of gradients, for some hundred channels.
         let [with, without] = self.norms;
-        scaled.statistics = (2 * with + without) as f64 * fabric.all_gather(2.0 * 4.0 * 512.0);
+        scaled.statistics = (2 * with + without) as f64 * fabric.all_gather(3.0 * 4.0 * 512.0);
         scaled
     }
 

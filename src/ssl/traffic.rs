@@ -21,6 +21,8 @@ pub struct Traffic {
     pub reported: usize,
     /// Micro-batches of a rank.
     pub accumulate: usize,
+    /// Channels of the batch norms that are run forward, and backward, with the statistics of all ranks.
+    pub normalised: [usize; 2],
 }
 
 /// Bytes that a rank sends in a step, by what they are.
@@ -34,13 +36,15 @@ pub struct Sent {
     pub gradients: u64,
     /// What is reported.
     pub report: u64,
+    /// Statistics of batch norms.
+    pub statistics: u64,
 }
 
 impl Sent {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.owners + self.keys + self.gradients + self.report
+        self.owners + self.keys + self.gradients + self.report + self.statistics
     }
 }
 
@@ -50,6 +54,7 @@ impl Traffic {
     #[must_use]
     pub fn sent(&self) -> Sent {
         let to_others = |numbers: usize| (4 * (self.ranks - 1) * numbers) as u64;
+        let [forward, backward] = self.normalised;
         let tensors: Vec<usize> = [1].into_iter().chain(self.trained.iter().copied()).collect();
         Sent {
             owners: to_others(self.videos),
@@ -57,6 +62,8 @@ impl Traffic {
             gradients: sum::bytes(self.ranks, &tensors, self.wire, self.bucket),
             // Beside the numbers a byte that says whether the rank was asked to stop.
             report: to_others(self.reported * self.accumulate) + self.ranks as u64 - 1,
+            // Forward a shift and two sums, backward two sums.
+            statistics: to_others(3 * forward + 2 * backward),
         }
     }
 }

@@ -59,6 +59,8 @@ static SUMS: Kernel<(In, Out, Pod<Partition>)> = Kernel::new(&MODULE, entries!("
 /// Sums, shift, mean, inv_std, statistics of the batch, running averages.
 type Merge = (In, In, Out, Out, Out, Out, InOut, InOut, Pod<Merging>);
 static MERGE: Kernel<Merge> = Kernel::new(&MERGING, &["batch_norm_merge_f32"]);
+type Chunk = (In, In, Out, Pod<Merging>);
+static CHUNK: Kernel<Chunk> = Kernel::new(&MERGING, &["batch_norm_chunk_f32"]);
 static INV_STD: Kernel<(In, Out, u32, f32)> = Kernel::new(&MERGING, &["batch_norm_inv_std_f32"]);
 
 type Apply = (In, In, In, In, In, Out, Pod<Partition>, u32);
@@ -82,6 +84,7 @@ pub(in crate::ops) fn kernels() -> Vec<Declared> {
     vec![
         SUMS.declared(),
         MERGE.declared(),
+        CHUNK.declared(),
         INV_STD.declared(),
         APPLY.declared(),
         ADD.declared(),
@@ -183,13 +186,22 @@ impl Pass {
         let [count, c, chunks] = [p.parts, p.c, chunks].map(|v| v as u32);
         let args = (sums, inv_std, gamma, b.slopes, b.dgamma, b.dbeta, count, c, chunks, normalised, share);
         BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
+        if let Some(gather) = b.of_all {
+            // Of all who share the batch, as of tiles; the gradients of the parameters remain those of these rows.
+            let all = gather()?;
+            let (count, mut unused) = (all.dims()[0], [vector(gpu, p.c)?, vector(gpu, p.c)?]);
+            let [dgamma, dbeta] = unused.each_mut().map(Tensor::output);
+            let args =
+                (all.input(), inv_std, gamma, b.slopes, dgamma, dbeta, 1, c, count as u32, 1, share / count as f32);
+            BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
+        }
         let args = (b.x, dz, mean, inv_std, gamma, beta, b.slopes.written(), b.dx, partition);
         BACKWARD_APPLY[mask_x].launch(gpu, which, spread, args)
     }
 }
 
 /// What a backward pass reads and writes.
-pub(super) struct Backward {
+pub(super) struct Backward<'a> {
     pub x: In,
     pub dy: In,
     pub numbers: Numbers,
@@ -201,6 +213,8 @@ pub(super) struct Backward {
     pub dx: Out,
     pub dgamma: Out,
     pub dbeta: Out,
+    /// Where others share the batch, `dbeta` and `dgamma` of all of them, `[count 2 c]`; called when these are written.
+    pub of_all: Option<&'a dyn Fn() -> Result<Tensor>>,
 }
 
 /// How the two sums that a backward pass begins with are obtained, and ReLU's mask.
@@ -297,6 +311,18 @@ pub(super) fn merge(
     Ok(Statistics { rows: *p, mean, inv_std, batch, peers: None })
 }
 
+/// The sums of a part as those of one chunk, `[3 c]`; the arguments are those of [`merge`].
+pub(super) fn as_chunk(gpu: &Gpu, p: &Rows, sums: &Tensor, shift: Option<&Tensor>, span: usize) -> Result<Tensor> {
+    let mut chunk = vector(gpu, 3 * p.c)?;
+    let of_tiles = shift.map_or(0, |_| tiles(sums));
+    let [groups, rows, c, span, chunks, tiles] =
+        [1, p.rows, p.c, span, p.rows.div_ceil(span), of_tiles].map(|v| v as u32);
+    let how = Pod(Merging { groups, rows, c, span, chunks, tiles, eps: 0.0, keep: 0.0, fresh: 0.0 });
+    let shift = shift.map_or(In(0, 0), Tensor::input);
+    CHUNK.launch(gpu, 0, merging(p.c), (sums.input(), shift, chunk.output(), how))?;
+    Ok(chunk)
+}
+
 /// `1/√(var + eps)` of given variances.
 pub(super) fn inv_std(gpu: &Gpu, var: &Tensor, eps: f32) -> Result<Tensor> {
     let c = var.shape().len();
@@ -372,6 +398,11 @@ pub(super) fn backward(
     };
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
     let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;
+    let (to_gamma, to_beta) = (dgamma.output(), dbeta.output());
+    let of_all = norm.peers().map(|peers| {
+        let own = [&dbeta, &dgamma];
+        move || peers.gather(&Tensor::collect(&own)?.reshape([2, p.c])?)
+    });
     let given = Backward {
         x: x.input(),
         dy: dy.input(),
@@ -380,8 +411,9 @@ pub(super) fn backward(
         first,
         slopes: slopes.output(),
         dx: dx.output(),
-        dgamma: dgamma.output(),
-        dbeta: dbeta.output(),
+        dgamma: to_gamma,
+        dbeta: to_beta,
+        of_all: of_all.as_ref().map(|gather| gather as &dyn Fn() -> Result<Tensor>),
     };
     pass.backward(gpu, p, &given)?;
     let dresidual = residual.then(|| dz.unwrap_or_else(|| dy.clone()));

@@ -132,8 +132,7 @@ impl Moments {
     /// the sums of the backward pass.
     ///
     /// # Errors
-    /// Those of [`Moments::statistics`] and of [`Peers::gather`]; with peers also `Param` when there is more than one part, and
-    /// `Device` on a GPU.
+    /// Those of [`Moments::statistics`] and of [`Peers::gather`]; with peers also `Param` when there is more than one part.
     pub fn statistics_over(
         self,
         x: &Tensor,
@@ -169,23 +168,18 @@ impl Moments {
         if !fits {
             return Err(Error::shape("batch_norm", "moments", format!("those of {}", x.shape()), sums.shape()));
         }
+        let all = Rows { rows: rows.rows * count, ..rows };
         if let Place::Gpu(gpu) = x.place("batch_norm", &[("moments", &sums)])? {
-            if peers.is_some() {
-                return Err(Error::device(
-                    "batch_norm",
-                    "x",
-                    "the CPU, as its batch is shared with others",
-                    x.device(),
-                ));
-            }
-            return cuda::merge(gpu, &rows, &sums, shift, span, eps, running);
+            let Some(peers) = peers else { return cuda::merge(gpu, &rows, &sums, shift, span, eps, running) };
+            let own = cuda::as_chunk(gpu, &rows, &sums, shift.as_ref(), span)?;
+            let formed = cuda::merge(gpu, &all, &peers.gather(&own)?, None, rows.rows, eps, running)?;
+            return Ok(Statistics { rows, peers: Some(peers.clone()), ..formed });
         }
         let merged = match shift {
             Some(shift) => cpu::from_sums(&rows, &shift.host()?, &rows::over_tiles(&sums)?),
             None => cpu::merge_chunks(&rows, &sums.host()?),
         };
         let merged = peers.map_or(Ok(merged.clone()), |peers| cpu::merge_peers(&**peers, &rows, &merged))?;
-        let all = Rows { rows: rows.rows * count, ..rows };
         let inv_std = merged.iter().map(|s| (1.0 / (s.m2 / all.rows as f64 + f64::from(eps)).sqrt()) as f32);
         let mean = vector(merged.iter().map(|s| s.mean as f32))?;
         let batch = cpu::whole_batch(&all, &merged)?;

@@ -4,7 +4,7 @@ use super::{
     alignment, augment, conv3d, conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce, infonce_sm90, instructions,
     layers, matmul, motion_map, peaks, tensors, tvl1,
 };
-use crate::kernels::{batch_norm, batch_norm_moments, in_order, losses, pool3d, updates};
+use crate::kernels::{batch_norm, batch_norm_moments, batch_norm_shared, in_order, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
 use ptxsim::{Access::*, Config, Launch, Machine, Order, Param, Region};
 use std::cell::RefCell;
@@ -68,6 +68,7 @@ const TESTS: &[fn()] = &[
     peaks::products_of_warpgroups_are_as_many_as_counted,
     pool3d::cases_meet_the_definition_on_a_device,
     batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
+    batch_norm_shared::layers_of_processes_meet_the_definition_on_the_whole_batch,
     tvl1::tvl1_on_a_gpu_meets_the_definition,
     updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit,
 ];

@@ -8,9 +8,12 @@ use tubelet::dist::nccl::{Code, IN_PROGRESS, Library, SUCCESS, UniqueId};
 use tubelet::dist::{Collective, Nccl, Patience, sum, threads};
 use tubelet::driver::Gpu;
 use tubelet::error::Result;
+use tubelet::tape::Mode;
 use tubelet::tensor::{DType, Device, Tensor};
 
-use crate::support::numbers::{bits, noise};
+use super::{law, sync_bn};
+use crate::support::close::assert_norm;
+use crate::support::numbers::{bits, data, noise};
 use crate::support::sim::Sim;
 use ptxsim::Order;
 
@@ -210,7 +213,7 @@ fn exchange(ranks: &dyn Collective, device: &Device) -> Vec<Vec<u32>> {
 }
 
 /// Ranks on `gpus` exchange what ranks that are threads do.
-fn law(gpus: &[Gpu]) {
+fn exchanges(gpus: &[Gpu]) {
     let on_cpu: Vec<(Vec<Vec<u32>>, u64)> = std::thread::scope(|scope| {
         let one = |rank: threads::Thread| (exchange(&rank, &Device::Cpu), rank.sent());
         let running: Vec<_> =
@@ -234,8 +237,8 @@ fn law(gpus: &[Gpu]) {
 
 #[test]
 fn ranks_on_gpus_exchange_what_threads_do() {
-    law(&simulated(2));
-    law(&simulated(3));
+    exchanges(&simulated(2));
+    exchanges(&simulated(3));
 }
 
 #[test]
@@ -262,6 +265,32 @@ fn nccl_is_called_in_groups_on_the_tensors_stream() {
     ];
     assert_eq!(network.calls(1), want);
     assert_eq!(network.calls(0)[..2], ["id", "init"]);
+}
+
+#[test]
+fn layers_share_statistics_by_nccl() {
+    // Each number takes part in a few sums of 20 numbers, whose order differs, near 1: a dozen roundings.
+    let close = 12.0 * DType::F32.unit_roundoff();
+    let (x, gamma, beta, dy) = (noise(1, &[60, 7]), noise(2, &[7]), noise(3, &[7]), noise(4, &[60, 7]));
+    let of = [&x, &gamma, &beta, &dy];
+    let want = law::on_ranks(3, |ranks| sync_bn::layer(ranks, &Device::Cpu, of, Mode::Free).unwrap());
+    let gpus = simulated(3);
+    let (done, network) = ranks(&gpus, |ranks, _| {
+        let (rank, ranks) = (ranks.rank(), Arc::new(ranks));
+        let left = sync_bn::layer(ranks.clone(), &Device::Cuda(gpus[rank].clone()), of, Mode::Free).unwrap();
+        let left = left.iter().map(data).collect::<Vec<_>>();
+        ranks.finish();
+        (left, ranks.sent())
+    });
+    for (rank, (done, want)) in done.into_iter().zip(&want).enumerate() {
+        let (left, sent) = done.unwrap();
+        assert_eq!(sent, (3 + 2) * 7 * 4 * 2);
+        for (i, (got, want)) in left.iter().zip(want).enumerate() {
+            assert_norm(&format!("rank {rank}, {i}"), got, &data(want), close);
+        }
+        let gathered: Vec<String> = network.calls(rank).into_iter().filter(|call| call.starts_with("gather")).collect();
+        assert_eq!(gathered, ["gather 84, own stream", "gather 56, own stream"]);
+    }
 }
 
 /// Waits until `rank` has made a call.
@@ -337,7 +366,7 @@ fn ranks_of_other_releases_are_refused() {
 /// On a driver with two devices, whose streams have handles and do nothing until somebody waits.
 pub fn on_a_driver() {
     let [first, second] = [0, 1].map(|ordinal| Gpu::cuda(ordinal).unwrap());
-    law(&[first.clone(), second.clone()]);
+    exchanges(&[first.clone(), second.clone()]);
     // A stream beside that of the connection has its own work.
     let gpus = [first.clone(), second];
     let (_, network) = ranks(&gpus, |ranks, _| {

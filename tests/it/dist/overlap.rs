@@ -9,7 +9,7 @@ use std::time::Duration;
 use tubelet::dist::sum::{BUCKET, InOrder, Overlapped, Wire};
 use tubelet::dist::{Collective, Ordered, Spans};
 use tubelet::driver::Gpu;
-use tubelet::nn::Params;
+use tubelet::nn::{Params, Role};
 use tubelet::ssl::Division;
 use tubelet::ssl::maclr::Maclr;
 use tubelet::ssl::traffic::Traffic;
@@ -126,9 +126,10 @@ fn trained(params: &Params) -> Vec<usize> {
 }
 
 /// Checks what each of `size` ranks sends in the steps of `run`, which returns how many numbers a report has.
-fn assert_sent(size: usize, traffic: Traffic, run: impl Fn(&Division) -> law::Left + Sync) {
+fn assert_sent(size: usize, traffic: Traffic, whole: bool, run: impl Fn(&Division) -> law::Left + Sync) {
     let sent = law::on_ranks(size, |ranks| {
-        let left = run(&Division::new(ranks.clone(), 1, traffic.wire).unwrap());
+        let division = Division::new(ranks.clone(), 1, traffic.wire).unwrap().with_whole_statistics(whole).unwrap();
+        let left = run(&division);
         let (_, report) = left.iter().find(|(name, _)| name == "report 0").unwrap();
         (report.len(), ranks.sent())
     });
@@ -152,21 +153,28 @@ fn steps_send_the_bytes_of_the_formula() {
         bucket: 0,
         reported: 0,
         accumulate: 1,
+        normalised: [0, 0],
     };
     let recipe = maclr::recipe();
     let p = recipe.pathways(law::VIDEOS, 1, &Device::Cpu).unwrap();
     let networks = [Some(&p.visual), p.motion.as_ref()].into_iter().flatten();
-    let trained_maclr: Vec<usize> = networks.flat_map(|network| trained(network.query())).collect();
+    let trained_maclr: Vec<usize> = networks.clone().flat_map(|network| trained(network.query())).collect();
+    let scales = networks.flat_map(|network| network.query().iter().filter(|(_, p)| p.role == Role::NormScale));
+    let channels: usize = scales.map(|(_, p)| p.value.shape().len()).sum();
     for (symmetric, wire, size) in [(false, Wire::F32, 2), (true, Wire::Bf16, 3)] {
         let method = Maclr { symmetric, ..maclr::method() };
         // A code of each network and direction.
         let codes = vec![recipe.code; if symmetric { 4 } else { 2 }];
         let traffic = Traffic { codes, trained: trained_maclr.clone(), wire, ..nothing.clone() };
-        assert_sent(size, traffic, |division| law::maclr_run(&method, division));
+        assert_sent(size, traffic.clone(), false, |division| law::maclr_run(&method, division));
+        // Queries and keys have the statistics of all ranks; gradients are of the queries. Symmetric, all of it twice.
+        let times = if symmetric { 2 } else { 1 };
+        let traffic = Traffic { normalised: [2 * times * channels, times * channels], ..traffic };
+        assert_sent(size, traffic, true, |division| law::maclr_run(&method, division));
     }
     let recipe = mcl::recipe();
     let network = recipe.network(law::VIDEOS, 1, &Device::Cpu).unwrap().0;
     // Codes of three heads for each of three keys.
     let traffic = Traffic { codes: vec![recipe.heads.code; 9], trained: trained(network.query()), ..nothing };
-    assert_sent(3, traffic, |division| law::mcl_run(&recipe.method, division));
+    assert_sent(3, traffic, false, |division| law::mcl_run(&recipe.method, division));
 }

@@ -13,7 +13,7 @@ use tubelet::ops::batch_norm::reference::{self, Layer, Rows};
 use tubelet::ops::batch_norm::{Moments, Peers, Running, Stats};
 use tubelet::ssl::Division;
 use tubelet::tape::{self, Tape, Var};
-use tubelet::tensor::{DType, Tensor};
+use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
 use tubelet::train::recipe::Training;
 
@@ -33,17 +33,23 @@ impl Peers for Ranks {
 }
 
 /// What the layer leaves on a rank: the result, the gradients of x, gamma and beta, and the running averages.
-type Layered = Vec<Tensor>;
+pub type Layered = Vec<Tensor>;
 
-/// The layer with ReLU on the `rows` of a rank; `mode` is that of the gradient.
-fn layer(ranks: Arc<dyn Collective>, [x, gamma, beta, dy]: [&Tensor; 4], mode: tape::Mode) -> Result<Layered> {
+/// The layer with ReLU on the rows of a rank, on `device`; `mode` is that of the gradient.
+pub fn layer(
+    ranks: Arc<dyn Collective>,
+    device: &Device,
+    [x, gamma, beta, dy]: [&Tensor; 4],
+    mode: tape::Mode,
+) -> Result<Layered> {
     let (rank, size, c) = (ranks.rank(), ranks.size(), gamma.shape().len());
     let n = x.dims()[0] / size;
-    let own = |t: &Tensor| t.part(rank * n * c, [n, c]).unwrap();
+    let there = |t: &Tensor| t.to(device).unwrap();
+    let own = |t: &Tensor| there(&t.part(rank * n * c, [n, c]).unwrap());
     let peers: Arc<dyn Peers> = Arc::new(Ranks(ranks));
     let t = Tape::new();
-    let [x, gamma, beta] = [&own(x), gamma, beta].map(|v| t.leaf(v.clone()));
-    let (mut mean, mut var) = (Tensor::zeros([c]), Tensor::full([c], 1.0));
+    let [x, gamma, beta] = [own(x), there(gamma), there(beta)].map(|v| t.leaf(v));
+    let (mut mean, mut var) = (there(&Tensor::zeros([c])), there(&Tensor::full([c], 1.0)));
     let running = Running { mean: &mut mean, var: &mut var, momentum: MOMENTUM };
     let formed = Moments::of(x.value(), 1)?.statistics_over(x.value(), EPS, Some(running), Some(&peers))?;
     let (y, _) = ops::batch_norm(&t, &x, &gamma, &beta, Stats::Formed(&formed), EPS, None, true)?;
@@ -68,9 +74,9 @@ fn layers_of_ranks_meet_the_definition_on_the_whole_batch() {
             let x = Tensor::from_f32([n, c], &x).unwrap().cast(dtype).unwrap();
             let (gamma, beta, dy) = (noise(2, &[c]), noise(3, &[c]), noise(5, &[n, c]).cast(dtype).unwrap());
             let all = law::on_ranks(size, |ranks| {
-                let left = layer(ranks.clone(), [&x, &gamma, &beta, &dy], tape::Mode::Free).unwrap();
-                // Forward and backward, two numbers a channel, in two halves of four bytes.
-                assert_eq!(ranks.sent(), (2 * 2 * 2 * 4 * c * (size - 1)) as u64);
+                let left = layer(ranks.clone(), &Device::Cpu, [&x, &gamma, &beta, &dy], tape::Mode::Free).unwrap();
+                // Three numbers a channel forward, two backward.
+                assert_eq!(ranks.sent(), ((3 + 2) * 4 * c * (size - 1)) as u64);
                 left
             });
             let (wide_gamma, wide_beta) = (wide(&gamma), wide(&beta));
@@ -107,7 +113,7 @@ fn gradients_of_ranks_are_differences_of_the_sum_of_their_losses() {
     let run = |step: f32| {
         let moved: Vec<f32> = data(&x).iter().zip(data(&direction)).map(|(x, d)| x + step * d).collect();
         let moved = Tensor::from_f32([n, c], &moved).unwrap();
-        law::on_ranks(2, |ranks| layer(ranks, [&moved, &gamma, &beta, &dy], tape::Mode::Free).unwrap())
+        law::on_ranks(2, |ranks| layer(ranks, &Device::Cpu, [&moved, &gamma, &beta, &dy], tape::Mode::Free).unwrap())
     };
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let loss = |step: f32| dot(&joined(&run(step), 0), &data(&dy));
@@ -158,6 +164,7 @@ fn what_whole_statistics_do_not_go_with_is_refused() {
     assert!(e.contains("--bn-groups = 4") && e.contains("--sync-bn"), "{e}");
     // A gradient that is differentiated again would need an exchange on the tape.
     let (x, c) = (noise(1, &[4, 3]), noise(2, &[3]));
-    let errors = law::on_ranks(2, |ranks| layer(ranks, [&x, &c, &c, &x], tape::Mode::Keep).err().unwrap());
+    let errors =
+        law::on_ranks(2, |ranks| layer(ranks, &Device::Cpu, [&x, &c, &c, &x], tape::Mode::Keep).err().unwrap());
     assert!(errors.iter().all(|e| matches!(e.kind(), ErrorKind::NoSecondOrder { .. })), "{errors:?}");
 }

@@ -4,6 +4,7 @@ pub mod alignment;
 pub mod augment;
 pub mod batch_norm;
 pub mod batch_norm_moments;
+pub mod batch_norm_shared;
 pub mod conv3d;
 pub mod conv3d_amx;
 pub mod conv3d_amx_wgrad;

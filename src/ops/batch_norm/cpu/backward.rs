@@ -3,8 +3,9 @@
 use super::{Lines, fold};
 use crate::error::Result;
 use crate::ops::batch_norm::lines::{Accumulators, Line, Mask};
-use crate::ops::batch_norm::{Norm, Peers, Rows, peers};
+use crate::ops::batch_norm::{Norm, Peers, Rows};
 use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
+use crate::tensor::Tensor;
 use rayon::prelude::*;
 
 /// Per part and channel: `Σ dz` and `Σ dz (x - mean)`, where `dz` is the gradient after ReLU's mask.
@@ -26,10 +27,11 @@ pub(in crate::ops::batch_norm) fn past_sums(norm: &Norm, sums: &[f32]) -> Result
 
 /// The sums of all peers, from those of this one.
 pub(in crate::ops::batch_norm) fn sums_over(peers: &dyn Peers, own: &[GradSums]) -> Result<Vec<GradSums>> {
-    let own: Vec<f64> = own.iter().flat_map(|s| [s.dz, s.dz_dev]).collect();
-    let each = peers::gather(peers, &own)?;
-    let sum = |i: usize| each.iter().map(|of| of[i]).sum();
-    Ok((0..own.len() / 2).map(|ch| GradSums { dz: sum(2 * ch), dz_dev: sum(2 * ch + 1) }).collect())
+    let sums: Vec<f32> = own.iter().flat_map(|s| [s.dz as f32, s.dz_dev as f32]).collect();
+    let all = peers.gather(&Tensor::from_f32([sums.len()], &sums)?)?;
+    let all = all.host()?;
+    let sum = |i: usize| all.iter().skip(i).step_by(sums.len()).map(|v| f64::from(*v)).sum();
+    Ok((0..own.len()).map(|ch| GradSums { dz: sum(2 * ch), dz_dev: sum(2 * ch + 1) }).collect())
 }
 
 /// The sums of the backward pass; `dz` is written to `out`, shaped like `x`, if that is given.

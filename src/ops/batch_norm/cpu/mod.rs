@@ -9,7 +9,7 @@ mod backward;
 pub(super) use backward::{Slopes, grad_affine, grad_sums, grad_x, past_sums, sums_over};
 
 use super::lines::{Accumulators, Line, moments};
-use super::{BatchStatistics, Norm, Peers, Rows, peers, vector};
+use super::{BatchStatistics, Norm, Peers, Rows, vector};
 use crate::error::Result;
 use crate::ops::lanes::{self, Lanes, Stored, Vectorized, whole};
 use crate::tensor::{Element, Tensor};
@@ -135,17 +135,27 @@ pub(super) fn merge_chunks(p: &Rows, sums: &[f32]) -> Vec<Merged> {
     all
 }
 
-/// Mean and squared deviations of all peers, each of which has as many rows, from those of this one: merged as chunks are, in the
-/// order of the peers.
+/// Mean and squared deviations of all peers, each of which has as many rows, from those of this one: each sends its own as the
+/// sums of one chunk about its mean, rounded, and they are merged as chunks are, in the order of the peers.
 pub(super) fn merge_peers(peers: &dyn Peers, p: &Rows, own: &[Merged]) -> Result<Vec<Merged>> {
-    let own: Vec<f64> = own.iter().flat_map(|s| [s.mean, s.m2]).collect();
-    let each = peers::gather(peers, &own)?;
+    let (c, n) = (p.c, p.rows as f64);
+    let chunk = Tensor::build([3 * c], |chunk| {
+        for (ch, s) in own.iter().enumerate() {
+            let left = s.mean - f64::from(s.mean as f32);
+            let sums = [s.mean as f32, (n * left) as f32, (s.m2 + n * left * left) as f32];
+            sums.into_iter().enumerate().for_each(|(i, v)| chunk[i * c + ch] = v);
+        }
+    })?;
+    let all = peers.gather(&chunk)?;
+    let all = all.host()?;
     let merged = |ch: usize| {
-        let mean = each.iter().map(|of| of[2 * ch]).sum::<f64>() / each.len() as f64;
-        let m2 = each.iter().map(|of| of[2 * ch + 1] + p.rows as f64 * (of[2 * ch] - mean).powi(2)).sum();
-        Merged { mean, m2 }
+        let each = || all.chunks_exact(3 * c).map(move |of| [0, 1, 2].map(|i| f64::from(of[i * c + ch])));
+        let mean = each().map(|[shift, sum, _]| shift + sum / n).sum::<f64>() / peers.count() as f64;
+        let apart =
+            |[shift, sum, square]: [f64; 3]| (square - sum * sum / n).max(0.0) + n * (shift + sum / n - mean).powi(2);
+        Merged { mean, m2: each().map(apart).sum() }
     };
-    Ok((0..p.c).map(merged).collect())
+    Ok((0..c).map(merged).collect())
 }
 
 /// `[shift, Σ d, Σ d²]` of one chunk, each `[c]`.

@@ -3,7 +3,7 @@
 use super::Edit::*;
 use super::{Mistake, mistake};
 use crate::device::{alignment, conv3d, infonce, layers, matmul, offsets, raw, tensors, tvl1};
-use crate::kernels::{batch_norm, batch_norm_moments, in_order, losses, pool3d, updates};
+use crate::kernels::{batch_norm, batch_norm_moments, batch_norm_shared, in_order, losses, pool3d, updates};
 
 const CONV: &[fn()] =
     &[conv3d::every_tile, conv3d::statistics_leave_with_the_result, conv3d::a_chain_of_gradients_in_one_launch];
@@ -13,6 +13,7 @@ const TVL1: &[fn()] = &[tvl1::tvl1_on_a_gpu_meets_the_definition];
 const TVL1_STOPS: &[fn()] = &[tvl1::iterations_per_load_change_no_bit];
 const ALIGN: &[fn()] = &[alignment::channel_maps_on_a_device, alignment::alignment_losses_on_a_device];
 const NORM: &[fn()] = &[batch_norm::cases_meet_the_definition_on_a_device];
+const SHARED: &[fn()] = &[batch_norm_shared::layers_of_processes_meet_the_definition_on_the_whole_batch];
 const MOMENTS: &[fn()] = &[
     batch_norm_moments::sums_taken_elsewhere_give_the_same_statistics,
     batch_norm_moments::running_averages_follow_where_statistics_are_formed,
@@ -169,6 +170,9 @@ pub(super) const MISTAKES: &[Mistake] = &[
         MOMENTS,
     ),
     mistake("sums are about the next channel's mean", "batch_norm_merge_f32", ("ld.global.f32", 1), Offset(4), MOMENTS),
+    mistake("what a rounded mean left is not sent", "batch_norm_chunk_f32", ("st.global.f32", 1), Drop, SHARED),
+    mistake("a chunk's sums are added too early", "batch_norm_chunk_f32", ("bar.sync", 1), Drop, SHARED),
+    mistake("deviations of shared chunks are read too early", "batch_norm_chunk_f32", ("bar.sync", 5), Drop, SHARED),
     mistake("gradients pass at zero", "relu_backward_f32", ("setp.gt.f32", 0), Replace("gt", "ge"), LAYERS),
     mistake("an average leans the other way", "ema_blend_f32", ("ld.global.nc.f32", 0), Offset(-4), UPDATES),
     mistake("the least of a window", "pool3d_max_forward_wide_f32", ("setp.gt.f32", 0), Replace("gt", "lt"), POOL),
