@@ -333,7 +333,7 @@ pub unsafe fn backward(gpu: &Gpu, layout: &Layout, at: &Backward, workspace: Wor
         }
     };
     let numbers = (mean, inv_std, gamma, beta);
-    let given = cuda::Backward { x, dy, numbers, of_batch: true, first, slopes, dx, dgamma, dbeta };
+    let given = cuda::Backward { x, dy, numbers, of_batch: true, first, slopes, dx: Some(dx), dgamma, dbeta };
     Pass::new(&p, dtype).backward(gpu, &p, &given)
 }
 

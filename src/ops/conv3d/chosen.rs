@@ -104,3 +104,26 @@ fn on_tile_with(
         Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs, norm),
     }
 }
+
+/// dgrad with a given tile of the gradient that a batch norm has for its input `x`, which is formed of `dz` in the pass: `dx`, and
+/// the gradient that was formed; then that gradient from a pass of its own. `None` where the tile has no such kernel. `slopes`:
+/// slope and shift of each part and channel, `[parts 2 k]`.
+///
+/// # Errors
+/// Those of a GPU's driver.
+#[cfg(any(test, feature = "testing"))]
+pub fn on_tile_forming(
+    p: &Conv3d,
+    tile: usize,
+    [dz, w, x]: [&Tensor; 3],
+    norm: &Norm,
+    slopes: &Tensor,
+) -> Result<Option<[Tensor; 3]>> {
+    let of = crate::ops::batch_norm::Unformed { x: x.clone(), norm: norm.clone(), slopes: slopes.clone() };
+    let Place::Gpu(gpu) = dz.place("conv3d", &[("w", w), ("x", x)])? else { return Ok(None) };
+    let on = cuda::Generation::of(gpu);
+    let plan = cuda::Plan::with_tile(p, Operator::Dgrad, dz.dtype(), on, tile, Some(norm.parts()))?;
+    let Some(plan) = plan.and_then(|plan| plan.forming(p, norm.parts())) else { return Ok(None) };
+    let (dx, _, formed) = cuda::dgrad_forming(gpu, p, plan, [dz, w], &of, None)?;
+    Ok(Some([dx, formed, of.form(dz)?]))
+}
