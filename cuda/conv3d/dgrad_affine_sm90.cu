@@ -148,6 +148,10 @@ using Tile256x64 = AffineTile<256, 64, 2, 32>;
 // shared: conv3d_dgrad_affine_sm90_128x128_bf16 216064
 // shared: conv3d_dgrad_affine_sm90_256x64_bf16 168960
 // shared: conv3d_dgrad_affine_sm90_128x256_pair_bf16 216064
+// allow: conv3d_dgrad_affine_sm90_256x128_bf16 spill: numbers of a tile, of which the main loop reads one at most
+// allow: conv3d_dgrad_affine_sm90_256x128_bf16 local: numbers of a tile, of which the main loop reads one at most
+// allow: conv3d_dgrad_affine_sm90_128x256_pair_bf16 spill: numbers of a tile, of which the main loop reads one at most
+// allow: conv3d_dgrad_affine_sm90_128x256_pair_bf16 local: numbers of a tile, of which the main loop reads one at most
 DGRAD_AFFINE_SM90(conv3d_dgrad_affine_sm90_128x256_bf16, Tile128x256)
 DGRAD_AFFINE_SM90(conv3d_dgrad_affine_sm90_256x128_bf16, Tile256x128)
 DGRAD_AFFINE_SM90(conv3d_dgrad_affine_sm90_128x128_bf16, Tile128x128)
