@@ -33,11 +33,12 @@ pub fn on_device(ranks: Arc<dyn Collective>, device: &Device, patience: Patience
     }
     let kind = if *device == Device::Cpu { "cpu" } else { "cuda" };
     agree(&*ranks, &[("its kind of device (--device)".to_owned(), kind.to_owned())])?;
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => Ok(Arc::new(super::Nccl::connect(ranks, gpu, patience)?)),
-        _ => Ok(ranks),
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return Ok(Arc::new(super::Nccl::connect(ranks, gpu, patience)?));
     }
+    let _ = patience; // of NCCL alone
+    Ok(ranks)
 }
 
 /// Whether programs of MPI find each other under this launcher, whose variables `set` knows: srun does it with `--mpi=pmi2`

@@ -55,6 +55,9 @@ impl Thread {
         while state.taken > 0 && state.failed.is_none() {
             state = board.changed.wait(state).unwrap();
         }
+        if let Some(why) = &state.failed {
+            return Err(lost(why));
+        }
         state.put[self.rank] = Some(item);
         if state.put.iter().all(Option::is_some) {
             state.ready = state.put.iter_mut().filter_map(Option::take).collect();
@@ -64,7 +67,8 @@ impl Thread {
         while state.taken == 0 && state.failed.is_none() {
             state = board.changed.wait(state).unwrap();
         }
-        if let Some(why) = &state.failed {
+        // What all have put down is there, whoever ended since.
+        if let (0, Some(why)) = (state.taken, &state.failed) {
             return Err(lost(why));
         }
         let all = state.ready.clone();

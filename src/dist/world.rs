@@ -139,7 +139,18 @@ impl World {
                     _ => true,
                 }
         };
-        let Some(names) = LAUNCHERS.iter().find(|names| set(names)) else { return Ok(World::alone()) };
+        let Some(names) = LAUNCHERS.iter().find(|names| set(names)) else {
+            // The others would wait for this one.
+            let size = get("WORLD_SIZE").filter(|size| size.trim() != "1");
+            return size.map_or(Ok(World::alone()), |size| {
+                Err(Error::param(
+                    "launcher",
+                    "RANK",
+                    "nothing",
+                    format!("WORLD_SIZE is {size}: set the number of this process, too"),
+                ))
+            });
+        };
         let number = |name: &'static str, rule: &str, range: std::ops::Range<usize>| {
             let text = get(name).unwrap_or_default();
             let value = text.trim().parse().ok().filter(|n| range.contains(n));
@@ -233,6 +244,9 @@ mod tests {
     #[test]
     fn launchers_say_who_is_who() {
         assert_eq!(world("HOME=/root").unwrap(), World::alone());
+        assert_eq!(world("WORLD_SIZE=1").unwrap(), World::alone());
+        let e = world("WORLD_SIZE=2 MASTER_ADDR=node0").unwrap_err().to_string();
+        assert!(e.contains("RANK") && e.contains("WORLD_SIZE is 2"), "{e}");
         assert_eq!(place(TORCHRUN), ([3, 8, 1, 2], Launcher::Torchrun, Some(("node0".into(), 29500))));
         // The agent of torchrun listens on the port itself.
         let meeting = place(&format!("{TORCHRUN} TORCHELASTIC_RUN_ID=a")).2;

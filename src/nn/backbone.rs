@@ -162,7 +162,7 @@ impl Trunk {
             return Err(Error::shape("network", "x", format!("[n t h w {}]{hint}", self.in_channels), x.shape()));
         }
         pass.count_batch();
-        let x = Activation::from(&ops::cast(pass.tape(), x, pass.dtype())?);
+        let x = Activation::rounded(pass.tape(), x, pass.dtype())?;
         let mut y = if !self.stem.convs.is_empty() && pass.recomputes(self.stem.convs.iter().map(ConvNorm::weight)) {
             recompute::forward(&self.stem, pass, &x)
         } else {

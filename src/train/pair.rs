@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::rng::{self, Purpose};
 
 impl Loader {
-    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`] their starts and crops follow the motion, still at
-    /// distances within [`ViewSpec::gap`]; a motion clip follows the crop of its RGB clip.
+    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`](super::views::ViewSpec::focus) their starts and crops follow the
+    /// motion, still at distances within [`ViewSpec::gap`](super::views::ViewSpec::gap); a motion clip follows the crop of its RGB clip.
     ///
     /// # Errors
     /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` for the cache.

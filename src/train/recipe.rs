@@ -119,11 +119,12 @@ impl Training {
     /// own.
     ///
     /// # Errors
-    /// `Param` when it does not divide so, or a part would have a single video.
+    /// `Param` when it does not divide so, a part would have a single video, or statistics of the whole batch are asked for and
+    /// parts of it as well.
     pub fn division(&self, ranks: Arc<dyn Collective>, groups: usize) -> Result<Division> {
         limits::BN_GROUPS.check(groups)?;
         let (batch, size, accumulate) = (self.batch, ranks.size(), self.accumulate);
-        let division = Division::new(ranks, accumulate, Wire::F32)?;
+        let division = Division::new(ranks, accumulate, Wire::F32)?.with_whole_statistics(self.sync_bn)?;
         let micro_batches = division.count();
         if !batch.is_multiple_of(micro_batches) || batch / micro_batches < 2 {
             let (name, value, whose) = match size {
@@ -145,7 +146,7 @@ impl Training {
             let rule = format!("--batch {batch} must divide into that many equal parts of at least 2 videos");
             return Err(Error::param("settings", limits::BN_GROUPS.option, groups, rule));
         }
-        division.with_whole_statistics(self.sync_bn)
+        Ok(division)
     }
 
     /// Settings that are allowed but probably not intended, one sentence each.

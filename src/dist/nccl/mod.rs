@@ -39,7 +39,7 @@ pub struct Nccl {
 }
 
 struct Shared {
-    library: Box<dyn Library>,
+    nccl: Box<dyn Library>,
     base: Arc<dyn Collective>,
     gpu: Gpu,
     state: Mutex<State>,
@@ -87,7 +87,7 @@ impl Nccl {
         gpu.driver().make_current()?;
         let (comm, code) = library.init(base.size(), &id, base.rank());
         let (state, leaving) = (Mutex::new(State { comm: Some(comm), reason: None }), Condvar::new());
-        let shared = Arc::new(Shared { library, base, gpu: gpu.clone(), state, leaving });
+        let shared = Arc::new(Shared { nccl: library, base, gpu: gpu.clone(), state, leaving });
         shared.settle(&mut shared.state(), code, "connect the ranks", patience.starting)?;
         let looking = std::thread::Builder::new().name("watch NCCL".into()).spawn({
             let shared = shared.clone();
@@ -110,7 +110,7 @@ impl Nccl {
         let mut state = shared.state();
         let comm = state.comm()?;
         shared.gpu.driver().make_current()?;
-        let code = submit(&*shared.library, comm);
+        let code = submit(&*shared.nccl, comm);
         shared.settle(&mut state, code, "exchange", self.patience.step)?;
         self.sent.fetch_add(((shared.base.size() - 1) * bytes) as u64, Ordering::Relaxed);
         let mixed = (self.history.load(Ordering::Relaxed) ^ bytes as u64 ^ kind << 56).wrapping_mul(0x0100_0000_01b3);
@@ -140,7 +140,7 @@ impl Shared {
             match code {
                 SUCCESS => return Ok(()),
                 IN_PROGRESS => {}
-                _ => break lost(format!("NCCL cannot {action}: {}", self.library.words(code))),
+                _ => break lost(format!("NCCL cannot {action}: {}", self.nccl.words(code))),
             }
             if let Err(ended) = self.base.check() {
                 break ended;
@@ -151,7 +151,7 @@ impl Shared {
                 break lost(format!("NCCL of rank {rank} has not found the others within {seconds} seconds"));
             }
             std::thread::sleep(Duration::from_micros(20));
-            code = self.library.state(comm);
+            code = self.nccl.state(comm);
         };
         self.abort(state, Some(failed.to_string()));
         Err(failed)
@@ -159,7 +159,7 @@ impl Shared {
 
     fn abort(&self, state: &mut State, reason: Option<String>) {
         if let Some(comm) = state.comm.take() {
-            self.library.abort(comm);
+            self.nccl.abort(comm);
         }
         if state.reason.is_none() {
             state.reason = reason;
@@ -174,9 +174,9 @@ impl Shared {
         let mut state = self.state();
         while let Some(comm) = state.comm {
             let failed = self.base.check().err().map(|ended| ended.to_string());
-            let failed = failed.or_else(|| match self.library.state(comm) {
+            let failed = failed.or_else(|| match self.nccl.state(comm) {
                 SUCCESS | IN_PROGRESS => None,
-                code => Some(format!("NCCL cannot go on: {}", self.library.words(code))),
+                code => Some(format!("NCCL cannot go on: {}", self.nccl.words(code))),
             });
             if failed.is_some() {
                 return self.abort(&mut state, failed);
@@ -270,9 +270,9 @@ impl Collective for Nccl {
         let shared = &*self.shared;
         let mut state = shared.state();
         if let Some(comm) = state.comm {
-            let code = shared.library.finalize(comm);
+            let code = shared.nccl.finalize(comm);
             if shared.settle(&mut state, code, "finish", self.patience.step).is_ok() {
-                shared.library.destroy(comm);
+                shared.nccl.destroy(comm);
                 state.comm = None;
             }
         }

@@ -24,8 +24,8 @@ use watch::Watch;
 pub struct Patience {
     /// For all ranks to start and connect.
     pub starting: Duration,
-    /// For data from a rank that is connected: longer than the difference between the steps of two ranks, a probe and the
-    /// writing of a checkpoint included.
+    /// For data from a rank that is connected: longer than the steps of two ranks differ. In work without an end in sight they tell
+    /// each other that they are there ([`together`](crate::dist::together)).
     pub step: Duration,
     /// For a sign of life from a machine: a cut cable is noticed after this time.
     pub silence: Duration,
@@ -137,7 +137,8 @@ impl Tcp {
 
     /// Why the connection to `peer` failed: what the watching thread knows, if it knows something.
     fn broken(&self, peer: usize, e: &std::io::Error) -> Error {
-        if matches!(e.kind(), Io::WouldBlock | Io::TimedOut) {
+        // The limit of a read; when the machine does not answer, the error is `TimedOut`.
+        if e.kind() == Io::WouldBlock {
             return lost(format!(
                 "rank {peer} has sent nothing for {} seconds, and its machine is still there: it hangs, or takes much longer \
                  than rank {}",

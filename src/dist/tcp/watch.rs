@@ -57,7 +57,8 @@ impl Watch {
         let state = self.0.state();
         let waited = self.0.changed.wait_timeout_while(state, HEARING, |state| state.reason.is_none());
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        lost(state.reason.clone().unwrap_or_else(|| format!("the connection to rank {peer} is broken: {e}")))
+        let broken = || silent(peer, e).unwrap_or_else(|| format!("the connection to rank {peer} is broken: {e}"));
+        lost(state.reason.clone().unwrap_or_else(broken))
     }
 
     /// The error of a rank that is known to have ended.
@@ -103,6 +104,13 @@ impl Drop for Watch {
     }
 }
 
+/// The sentence for a connection that broke because nothing comes from the other machine.
+fn silent(peer: usize, e: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    let is_silent = matches!(e.kind(), TimedOut | HostUnreachable | NetworkUnreachable);
+    is_silent.then(|| format!("the machine of rank {peer} does not answer any more"))
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -133,11 +141,11 @@ impl Shared {
             Ok(()) => get(&mut stream, 1 << 20).map(|text| String::from_utf8_lossy(&text).into_owned()),
             Err(e) => Err(e),
         };
-        let text = text.unwrap_or_else(|e| match e.kind() {
-            std::io::ErrorKind::TimedOut => {
-                format!("the machine of rank {peer} does not answer any more")
-            }
-            _ => format!("the process of rank {peer} has ended without a word: it was killed, or its machine stopped"),
+        let text = text.unwrap_or_else(|e| {
+            let ended = || {
+                format!("the process of rank {peer} has ended without a word: it was killed, or its machine stopped")
+            };
+            silent(peer, &e).unwrap_or_else(ended)
         });
         let mut state = self.state();
         if state.left || state.reason.is_some() {

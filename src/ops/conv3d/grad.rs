@@ -4,6 +4,7 @@ use super::fusion::{self, GradEpilogue, Prologue};
 use super::{Geometry, dgrad, fprop, wgrad};
 use crate::error::Result;
 use crate::ops::batch_norm::{Incoming, Unformed};
+use crate::ops::convert;
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::Tensor;
@@ -14,7 +15,8 @@ struct Fprop {
     x: Var,
     w: Var,
     g: Geometry,
-    /// The copy of `x` that fprop read, where wgrad can read it too.
+    /// The copy of `x` that fprop read, where wgrad can read it too. If `x` is of f32 and the filters are not, that is `x`
+    /// rounded to their type.
     kept: Option<Tensor>,
     /// What the incoming gradient is to be formed with.
     unformed: RefCell<Option<Unformed>>,
@@ -62,6 +64,16 @@ pub(in crate::ops) fn dgrad_formed(
 
 impl Fprop {
     fn dw(&self, t: &Tape, dy: &Var) -> Result<Var> {
+        if self.x.value().dtype() != self.w.value().dtype()
+            && let Some(kept) = &self.kept
+        {
+            let (x, w) = (self.x.shape(), self.w.shape());
+            let dw = if t.is_recording() { None } else { fusion::wgrad_rounded(x, kept, dy.value(), w, &self.g)? };
+            return match dw {
+                Some(dw) => Ok(Var::constant(dw)),
+                None => wgrad_recorded(t, &convert::cast(t, &self.x, dy.value().dtype())?, dy, w, &self.g),
+            };
+        }
         let Some(kept) = self.kept.as_ref().filter(|_| !t.is_recording()) else {
             return wgrad_recorded(t, &self.x, dy, self.w.shape(), &self.g);
         };

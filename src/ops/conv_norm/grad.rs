@@ -5,20 +5,23 @@ use crate::error::Result;
 use crate::ops::batch_norm::{self, BatchNorm, BatchStatistics, Moments, ReluMask, Stats, Unformed};
 use crate::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
 use crate::ops::conv3d::{self, Geometry, dgrad_recorded, wgrad_recorded};
+use crate::ops::convert;
 use crate::shape::Shape;
 use crate::tape::{Op, Share, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use std::any::Any;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// The input of a convolution: a value, or the result of a batch norm with ReLU.
+/// The input of a convolution: a value, one that is still to be rounded, or the result of a batch norm with ReLU.
 #[derive(Clone)]
 pub struct Activation(Source);
 
 #[derive(Clone)]
 enum Source {
     Value(Var),
+    /// f32 without a gradient, of which the value is in bf16.
+    Unrounded(Var),
     /// The batch norm, and its result if that has been computed.
     Normed(Rc<BatchNorm>, Option<Var>),
 }
@@ -56,6 +59,18 @@ impl Activation {
         Ok((Activation::of_layer(layer, y), batch))
     }
 
+    /// `x` in `dtype`. Clips of f32 that are rounded to bf16 may be left to the convolution that reads them, which on
+    /// some devices copies them to another form anyway.
+    ///
+    /// # Errors
+    /// As [`convert::cast`].
+    pub fn rounded(t: &Tape, x: &Var, dtype: DType) -> Result<Activation> {
+        if dtype == DType::BF16 && !x.has_grad() && fusion::may_round(x.value()) {
+            return Ok(Activation(Source::Unrounded(x.clone())));
+        }
+        Ok(Activation::from(&convert::cast(t, x, dtype)?))
+    }
+
     /// The value. If it is not stored, it is computed on every call.
     ///
     /// # Errors
@@ -63,6 +78,7 @@ impl Activation {
     pub fn value(&self, t: &Tape) -> Result<Var> {
         match &self.0 {
             Source::Value(y) | Source::Normed(_, Some(y)) => Ok(y.clone()),
+            Source::Unrounded(x) => convert::cast(t, x, DType::BF16),
             Source::Normed(layer, None) => layer.apply(t),
         }
     }
@@ -77,6 +93,7 @@ impl Activation {
                 let y = layer.apply(t)?;
                 Ok(Activation::of_layer(layer, y))
             }
+            Source::Unrounded(x) => Ok(Activation::from(&convert::cast(t, &x, DType::BF16)?)),
             _ => Ok(self),
         }
     }
@@ -92,7 +109,7 @@ impl Activation {
     #[must_use]
     pub fn shape(&self) -> Shape {
         match &self.0 {
-            Source::Value(y) => y.shape(),
+            Source::Value(y) | Source::Unrounded(y) => y.shape(),
             Source::Normed(layer, _) => layer.x().shape(),
         }
     }
@@ -117,9 +134,16 @@ pub fn conv_norm(
             let reads = fusion::reads_before_norm(operands, g, layer.norm(), epilogue)?;
             if reads { None } else { Some(x.clone().stored(t)?) }
         }
-        _ => None,
+        Source::Unrounded(x) => {
+            if let Some((y, moments, packed)) = fusion::fprop_rounding([x.value(), w.value()], g, epilogue)? {
+                return Ok((conv3d::recorded(t, y, x, w, g, Some(packed)), Some(moments)));
+            }
+            Some(Activation(Source::Unrounded(x.clone())).stored(t)?)
+        }
+        Source::Value(_) | Source::Normed(_, Some(_)) => None,
     };
     let (layer, value) = match &stored.as_ref().unwrap_or(x).0 {
+        Source::Unrounded(_) => unreachable!("it was stored"),
         Source::Value(x) => {
             let keep = t.is_recording() && w.has_grad();
             let (y, moments, kept) = fusion::fprop_keeping(x.value(), w.value(), g, Prologue::None, epilogue, keep)?;

@@ -11,7 +11,7 @@ use tubelet::train::limits::{self, Limit};
 const PROGRAMS: [&str; 2] = ["pretrain_maclr", "pretrain_mcl"];
 
 /// Options whose values are no numbers.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 22] = [
     "--data",
     "--test",
     "--preset",
@@ -24,6 +24,7 @@ const WORDS: [&str; 21] = [
     "--precision",
     "--motion",
     "--motion-stem",
+    "--trace",
     "--motion-sampling",
     "--motion-crop",
     "--align-form",

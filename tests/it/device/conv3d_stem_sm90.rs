@@ -3,12 +3,12 @@
 use super::conv3d::{Kernels, statistics_with, tiles_of_pass};
 use super::conv3d_sm90::took_part;
 use crate::support::numbers::{bits, noise};
-use crate::support::sim::Sim;
+use crate::support::sim::{Sim, on_hopper};
 use proptest::prelude::*;
 use ptxsim::{Order, Sums};
 use tubelet::ops::conv3d::fusion::Epilogue;
 use tubelet::ops::conv3d::{self, Conv3d, Geometry, Operator};
-use tubelet::ops::{self, conv_norm};
+use tubelet::ops::{self, Activation, conv_norm};
 use tubelet::shape::{Shape, Window};
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
@@ -112,6 +112,35 @@ fn a_stem_packs_its_input_once() {
         assert_eq!(launched("conv3d_pack_pixels"), 2);
         assert_eq!(bits(&dw.value().cast(DType::F32).unwrap()), bits(&apart));
     }
+}
+
+/// Clips of f32 are packed without a rounded copy: the same bits as from one, also of the recorded gradient.
+#[test]
+pub fn clips_are_rounded_as_they_are_packed() {
+    let g = Geometry::new(Window::same([1, 5, 7]).strided([1, 2, 2]));
+    on_hopper(|device| {
+        let there = |t: Tensor| t.to(device).unwrap();
+        let (clips, near) = (Var::constant(there(noise(1, &[2, 4, 96, 99, 3]))), there(noise(3, &[64])));
+        let filters = there(noise(2, &[64, 1, 5, 7, 3]).cast(DType::BF16).unwrap());
+        let run = |x: &dyn Fn(&Tape) -> Activation, mode: tape::Mode| {
+            let tape = Tape::new();
+            let w = tape.leaf(filters.clone());
+            let epilogue = Epilogue::Moments { parts: 2, near: &near };
+            let (y, _) = conv_norm(&tape, &x(&tape), &w, &g, epilogue).unwrap();
+            let dy = there(noise(4, y.value().dims()).cast(DType::BF16).unwrap());
+            let loss = ops::mul(&tape, &y, &Var::constant(dy)).unwrap();
+            let loss = ops::sum_to(&tape, &loss, Shape::from([1; 5])).unwrap();
+            let dw = tape.grad(&loss, &[&w], mode).unwrap().remove(0).unwrap();
+            [&y, &dw].map(|v| bits(&v.value().cast(DType::F32).unwrap()))
+        };
+        let rounded = |t: &Tape| Activation::rounded(t, &clips, DType::BF16).unwrap();
+        let first = |t: &Tape| Activation::from(&ops::cast(t, &clips, DType::BF16).unwrap());
+        let want = run(&first, tape::Mode::Free);
+        assert_eq!(run(&rounded, tape::Mode::Free), want);
+        assert_eq!(run(&rounded, tape::Mode::Keep), want);
+        want
+    });
+    took_part(&["conv3d_pack_pixels_f32_bf16"]);
 }
 
 /// Any window with a stride of 2 along lines.

@@ -396,9 +396,11 @@ fn steps_of_many_gpus_hide_what_they_exchange_while_there_is_something_to_comput
             let micros = |ms: f64| (ms * 1e3).round() as u64;
             let sum: u64 = parts.iter().map(|part| micros(of(ranks, "f32", part))).sum();
             assert!(micros(step(ranks)).abs_diff(sum) < 3, "{method}: the parts are rounded to a microsecond each");
-            // Most of the exchanges are made during the backward pass, but not all: the last bucket is complete at its end.
+            // Exchanges are made during the backward pass, but not all: the last bucket is complete at its end. Among 512
+            // GPUs they take longer than that pass.
             let [gradients, exposed] = ["gradients_ms", "exposed_ms"].map(|what| of(ranks, "f32", what));
-            assert!(0.0 < exposed && exposed < 0.5 * gradients, "{method} on {ranks}: {exposed} of {gradients}");
+            let most = if ranks < 512 { 0.5 } else { 1.0 };
+            assert!(0.0 < exposed && exposed < most * gradients, "{method} on {ranks}: {exposed} of {gradients}");
             // What a ring sends of the gradients, and little else.
             let least = 2.0 * (ranks - 1) as f64 / ranks as f64 * 4e6 * millions;
             let bytes = of(ranks, "f32", "bytes");

@@ -45,6 +45,7 @@ const TESTS: &[fn()] = &[
     conv3d::table_second,
     conv3d_sm90::every_tile_of_hopper,
     conv3d_norm_sm90::every_tile_normalises_as_a_pass_before_it,
+    conv3d_stem_sm90::clips_are_rounded_as_they_are_packed,
     conv3d_stem_sm90::every_tile_of_stems,
     tensors::arithmetic_on_a_device_is_that_of_the_cpu_to_the_bit,
     tensors::conversion_scaling_and_rows_on_a_device,

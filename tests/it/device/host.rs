@@ -138,6 +138,12 @@ fn ranks_have_a_device_each() {
     assert_eq!(ran.count("cuStreamCreate"), ran.count("cuStreamDestroy_v2"), "{}", ran.log);
 }
 
+#[test]
+fn sums_over_ranks_have_a_stream_of_their_own() {
+    let ran = inside("sums_over_ranks", &[]);
+    assert!(ran.count("cuStreamWaitEvent") > 0, "{}", ran.log);
+}
+
 /// What a machine with a GPU runs first: tests of the device on device 0 of the driver.
 #[test]
 fn tests_of_the_device_pass_through_the_driver() {
@@ -209,6 +215,12 @@ mod inside {
     #[ignore = "run by ranks_have_a_device_each"]
     fn ranks_of_nccl() {
         crate::dist::nccl::on_a_driver();
+    }
+
+    #[test]
+    #[ignore = "run by sums_over_ranks_have_a_stream_of_their_own"]
+    fn sums_over_ranks() {
+        crate::dist::overlap::on_a_driver();
     }
 
     #[test]

@@ -2,6 +2,6 @@
 
 mod law;
 pub mod nccl;
-mod overlap;
+pub mod overlap;
 mod sync_bn;
 mod tcp;

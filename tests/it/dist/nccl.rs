@@ -17,11 +17,14 @@ use ptxsim::Order;
 /// `ncclRemoteError`.
 const REMOTE_ERROR: Code = 6;
 
+/// What one rank has sent to another, and that has not been received.
+type Messages = VecDeque<Vec<u8>>;
+
 /// What connects the ranks.
 #[derive(Default)]
 struct Network {
     /// Messages under way, by sender and receiver.
-    mail: Mutex<BTreeMap<(usize, usize), VecDeque<Vec<u8>>>>,
+    mail: Mutex<BTreeMap<(usize, usize), Messages>>,
     /// The ranks that are connected.
     connected: Mutex<usize>,
     /// What the next question about a communicator is answered with.

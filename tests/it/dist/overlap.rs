@@ -2,14 +2,13 @@
 
 use super::law;
 use crate::support::numbers::{bits, noise};
-use crate::support::sim::Sim;
 use crate::training::{maclr, mcl};
-use ptxsim::Order;
 use serde_json::Value;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tubelet::dist::sum::{BUCKET, InOrder, Overlapped, Wire};
 use tubelet::dist::{Collective, Ordered, Spans};
+use tubelet::driver::Gpu;
 use tubelet::nn::Params;
 use tubelet::ssl::Division;
 use tubelet::ssl::maclr::Maclr;
@@ -87,8 +86,8 @@ fn a_timeline_shows_exchanges_within_the_backward_pass() {
     assert!(events.iter().all(|event| event["name"] != "sample"), "nothing is loaded here");
 }
 
-#[test]
-fn sums_on_gpus_are_made_on_a_stream_of_their_own() {
+/// On a driver with several streams: sums on GPUs are made on a stream of their own.
+pub fn on_a_driver() {
     let tensor = |rank: usize, n: usize| noise((10 * rank + n) as u64, &[n]);
     let sizes = [40, 70, 5, 300, 1];
     for (size, wire) in [(2, Wire::F32), (3, Wire::Bf16)] {
@@ -98,22 +97,23 @@ fn sums_on_gpus_are_made_on_a_stream_of_their_own() {
         }
         let want: Vec<Vec<u32>> = (0..sizes.len()).map(|i| bits(&here.take(i, wire).unwrap().unwrap())).collect();
         let got = law::on_ranks(size, |ranks| {
-            let sim = Sim::new(Order::Forward);
+            let gpu = Gpu::cuda(0).unwrap();
+            let device = Device::Cuda(gpu.clone());
             let ranks = Ordered::new(ranks).unwrap();
             let of_sums = || -> Vec<Vec<u32>> {
                 let mut sums = Overlapped::new(&ranks, wire, 100, None);
                 for n in sizes {
-                    sums.add(tensor(ranks.rank(), n).to(&sim.device()).unwrap()).unwrap();
+                    sums.add(tensor(ranks.rank(), n).to(&device).unwrap()).unwrap();
                 }
                 let sums = sums.finish().unwrap();
                 // Back on the stream of the computation, which waits for the other one.
-                assert!(sums.iter().all(|sum| sum.device() == sim.device()));
+                assert!(sums.iter().all(|sum| sum.device() == device));
                 sums.iter().map(bits).collect()
             };
             // The second time the stream is there already.
             let first = of_sums();
-            let beside = sim.gpu.usage_of_all_streams();
-            assert!(beside.held > sim.gpu.usage().held, "the other stream has memory of its own");
+            let beside = gpu.usage_of_all_streams();
+            assert!(beside.held > gpu.usage().held, "the other stream has memory of its own");
             (first, of_sums())
         });
         assert!(got.iter().all(|(first, second)| *first == want && *second == want), "{size} ranks, {wire:?}");

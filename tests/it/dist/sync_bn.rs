@@ -14,6 +14,8 @@ use tubelet::ops::batch_norm::{Moments, Peers, Running, Stats};
 use tubelet::ssl::Division;
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
+use tubelet::train::maclr::Recipe;
+use tubelet::train::recipe::Training;
 
 const EPS: f32 = 1e-5;
 const MOMENTUM: f32 = 0.1;
@@ -129,9 +131,11 @@ fn steps_of_ranks_are_those_of_the_whole_batch_but_for_rounding() {
         law::maclr_run(&method, &division.with_bucket(100))
     };
     let got = law::on_ranks(2, over_ranks).into_iter().next().unwrap();
+    // Of a report the loss: its accuracies are counts, which rounding can change by one.
     let numbers = |left: &law::Left, what: &str| -> Vec<f32> {
+        let most = if what.starts_with("report") { 1 } else { usize::MAX };
         let found = left.iter().filter(|(name, _)| name.starts_with(what));
-        found.flat_map(|(_, bits)| bits.iter().map(|bits| f32::from_bits(*bits))).collect()
+        found.flat_map(|(_, bits)| bits.iter().take(most).map(|bits| f32::from_bits(*bits))).collect()
     };
     for what in ["report 0", "report 2", "visual query", "visual key", "motion query", "motion key"] {
         let of = |left| numbers(left, what);
@@ -148,6 +152,10 @@ fn what_whole_statistics_do_not_go_with_is_refused() {
     let e = division(1).unwrap().parts(4).unwrap_err().to_string();
     assert!(e.contains("--bn-groups = 4") && e.contains("--sync-bn"), "{e}");
     assert_eq!(division(1).unwrap().parts(1).unwrap(), 1);
+    // As the programs ask, before they write anything.
+    let training = Training { sync_bn: true, ..Recipe::tiny().training };
+    let e = training.division(Arc::new(Alone), 4).err().unwrap().to_string();
+    assert!(e.contains("--bn-groups = 4") && e.contains("--sync-bn"), "{e}");
     // A gradient that is differentiated again would need an exchange on the tape.
     let (x, c) = (noise(1, &[4, 3]), noise(2, &[3]));
     let errors = law::on_ranks(2, |ranks| layer(ranks, [&x, &c, &c, &x], tape::Mode::Keep).err().unwrap());

@@ -54,7 +54,8 @@ const USAGE: &str = "usage: cargo xtask <command>
                     for bit, with runs left alone: --kills N (100), --seed N (0), --programs DIR (examples that are built),
                     --json FILE for the figures
   ranks [OPTION..]  runs on two ranks under torchrun and mpirun, where they are: a rank is killed in the middle, and the bits must
-                    be those of --accumulate 2: --programs DIR (examples that are built), --torchrun PATH, --mpirun PATH
+                    be those of --accumulate 2: --programs DIR (examples that are built), --torchrun PATH, --mpirun PATH;
+                    --hosts: on two hosts instead, which are network namespaces, 5 ms apart, whose cable is cut at last
   pack-trial DIR [OPTION..]
                     packs thousands of short videos in DIR with the example `pack`, by shards that are killed at random
                     moments, and compares the bytes with those of one process: --videos N (2000), --shards N (8),

@@ -47,7 +47,7 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["ablation", "a", "b", "nope"],
         vec!["versus", "nope"],
         vec!["model", "--device", "nope"],
-        vec!["scaling", "--net", "nope"],
+        vec!["scaling", "nope"],
         vec!["model", "--calibrate", "a", "b", "nope"],
         vec!["versus-maclr", ".", "b", "--nope", "1"],
         vec!["versus-maclr", "nope", "b"],

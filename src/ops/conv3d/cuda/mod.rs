@@ -131,10 +131,7 @@ pub(super) fn padded_stem(gpu: &Gpu, p: &Conv3d, x: &Tensor) -> Result<Option<Te
         if plan.space[0] == 0 {
             return Ok(None);
         }
-        let mut pixels = Tensor::on_gpu(gpu, DType::BF16, stem::packed_shape(p))?;
-        let to = pixels.output();
-        packed::pack(gpu, p, x.input(), to)?;
-        return Ok(Some(pixels));
+        return pixels(gpu, p, x).map(Some);
     }
     let (Path::Stem, Some(channels)) = (plan.path, plan.padded[0]) else { return Ok(None) };
     let [t, h, w] = p.input;
@@ -142,6 +139,35 @@ pub(super) fn padded_stem(gpu: &Gpu, p: &Conv3d, x: &Tensor) -> Result<Option<Te
     let to = padded.output();
     launch::pad(gpu, x.input(), to, p.c, channels)?;
     Ok(Some(padded))
+}
+
+/// The packed pixels of `x`, rounded to bf16.
+fn pixels(gpu: &Gpu, p: &Conv3d, x: &Tensor) -> Result<Tensor> {
+    let mut pixels = Tensor::on_gpu(gpu, DType::BF16, stem::packed_shape(p))?;
+    let to = pixels.output();
+    packed::pack(gpu, p, x.dtype(), x.input(), to)?;
+    Ok(pixels)
+}
+
+/// The packed pixels of an `x` of f32, if both fprop with sums over `parts` parts of the samples and wgrad read such.
+pub(super) fn rounded_stem(gpu: &Gpu, p: &Conv3d, x: &Tensor, parts: usize) -> Result<Option<Tensor>> {
+    let on = Generation::of(gpu);
+    let plans = [
+        Plan::with_statistics(p, Operator::Fprop, DType::BF16, on, parts)?,
+        Plan::new(p, Operator::Wgrad, DType::BF16, on)?,
+    ];
+    let read = plans.iter().all(|plan| plan.path == Path::Packed && plan.space[0] > 0);
+    read.then(|| pixels(gpu, p, x)).transpose()
+}
+
+/// Whether some convolution on `gpu` may read the packed pixels of an `x` of f32, before filters are known.
+pub(super) fn may_round(gpu: &Gpu, x: &Tensor) -> bool {
+    gpu.compute_capability() == HOPPER && x.dtype() == DType::F32 && x.shape().last() <= 4
+}
+
+/// wgrad from the packed pixels of [`rounded_stem`].
+pub(super) fn wgrad_rounded(gpu: &Gpu, p: &Conv3d, packed: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    wgrad(gpu, p, packed, Some(packed), dy)
 }
 
 /// The plan and its first operand: `padded` in place of `x`, if there is one of the plan's form, so that none is made in the

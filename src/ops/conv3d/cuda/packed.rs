@@ -7,6 +7,7 @@ use super::stem::{ROWS, Stem, filter_space, packed_shape, pitch, steps};
 use crate::driver::{Declared, Gpu, In, Kernel, Map, Module, Out, Pod, Spread, TensorMap, TensorWindow};
 use crate::error::Result;
 use crate::ops::divisor::Divisor;
+use crate::tensor::DType;
 
 static FPROP_FILE: Module =
     Module::new("conv3d_fprop_stem_sm90", include_str!("../../../../ptx/conv3d_fprop_stem_sm90.sm_90a.ptx"));
@@ -24,21 +25,28 @@ static FPROP: Fprop =
     Kernel::new(&FPROP_FILE, &["conv3d_fprop_stem_sm90_112x64_bf16", "conv3d_fprop_stem_sm90_56x64_bf16"]);
 static WGRAD: Wgrad = Kernel::new(&WGRAD_FILE, &["conv3d_wgrad_stem_sm90_64x224_bf16"]);
 
-static PIXELS: Kernel<(In, Out, u32, u32, u32, Pod<Divisor>)> = Kernel::new(&PACK_FILE, &["conv3d_pack_pixels_bf16"]);
-static FILTERS: Kernel<(In, Out, u32, u32, u32, u32, u32, u32)> =
-    Kernel::new(&PACK_FILE, &["conv3d_pack_filters_bf16"]);
+/// Pixels, where their packed copies go, and their shape.
+type PixelArgs = (In, Out, u32, u32, u32, Pod<Divisor>);
+/// Filters, where their packed copies go, and their shape.
+type FilterArgs = (In, Out, u32, u32, u32, u32, u32, u32);
 
-pub(super) fn declared() -> [Declared; 4] {
-    [FPROP.declared(), WGRAD.declared(), PIXELS.declared(), FILTERS.declared()]
+/// Of bf16, then of f32.
+static PIXELS: [Kernel<PixelArgs>; 2] =
+    [Kernel::new(&PACK_FILE, &["conv3d_pack_pixels_bf16"]), Kernel::new(&PACK_FILE, &["conv3d_pack_pixels_f32_bf16"])];
+static FILTERS: Kernel<FilterArgs> = Kernel::new(&PACK_FILE, &["conv3d_pack_filters_bf16"]);
+
+pub(super) fn declared() -> [Declared; 5] {
+    let [bf16, f32] = &PIXELS;
+    [FPROP.declared(), WGRAD.declared(), bf16.declared(), f32.declared(), FILTERS.declared()]
 }
 
-/// Packs the pixels of `x`.
-pub(super) fn pack(gpu: &Gpu, p: &Conv3d, x: In, to: Out) -> Result<()> {
+/// Packs the pixels of `x`, bf16 or f32, which are rounded.
+pub(super) fn pack(gpu: &Gpu, p: &Conv3d, dtype: DType, x: In, to: Out) -> Result<()> {
     let lines = p.n * p.input[0] * p.input[1];
     let pairs = pitch(p) / 2;
     let [of_lines, width, channels] = [lines, p.input[2], p.c].map(|v| v as u32);
     let args = (x, to, of_lines, width, channels, Pod(Divisor::new(pairs)));
-    PIXELS.launch(gpu, 0, Spread::cover(lines * pairs, 256), args)
+    PIXELS[usize::from(dtype == DType::F32)].launch(gpu, 0, Spread::cover(lines * pairs, 256), args)
 }
 
 /// A planned pass of a stem, with working space at a device address.
@@ -57,7 +65,7 @@ impl Packed<'_> {
         let mut ptr = x.0;
         if self.plan.space[0] > 0 {
             ptr = self.space;
-            pack(self.gpu, p, x, Out(ptr, 2 * packed_shape(p).iter().product::<usize>()))?;
+            pack(self.gpu, p, DType::BF16, x, Out(ptr, 2 * packed_shape(p).iter().product::<usize>()))?;
         }
         let [t, h, _] = p.input;
         let extents = [pitch(p), h, t, p.n].map(|v| v as u64).to_vec();
@@ -106,7 +114,6 @@ mod tests {
     use super::super::plan::{Generation, Path};
     use super::*;
     use crate::shape::Window;
-    use crate::tensor::DType;
 
     fn stem(x: [usize; 5], k: usize, kernel: [usize; 3], stride: [usize; 3]) -> Conv3d {
         let w = [k, kernel[0], kernel[1], kernel[2], x[4]];

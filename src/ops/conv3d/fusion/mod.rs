@@ -102,6 +102,47 @@ pub(in crate::ops) fn fprop_keeping(
     }
 }
 
+/// Whether it can be left to convolutions of `x` to round it to bf16: on a GPU with kernels that read stems in a form of
+/// their own. [`fprop_rounding`] does so where a given one has them.
+pub(in crate::ops) fn may_round(x: &Tensor) -> bool {
+    matches!(x.device(), Device::Cuda(gpu) if cuda::may_round(&gpu, x))
+}
+
+/// [`fprop`] of an `x` of f32 that the device rounds to bf16 while it is brought into the form that its kernels read; and
+/// that form, for [`wgrad_rounded`]. `None` where there is none for this convolution.
+pub(in crate::ops) fn fprop_rounding(
+    [x, w]: [&Tensor; 2],
+    g: &Geometry,
+    epilogue: Epilogue,
+) -> Result<Option<(Tensor, Moments, Tensor)>> {
+    let Epilogue::Moments { parts, near } = epilogue else { return Ok(None) };
+    let p = Conv3d::new("conv3d", x.shape(), w.shape(), g)?;
+    let divided = parts > 0 && p.n.is_multiple_of(parts) && near.dims() == [p.k] && near.dtype() == DType::F32;
+    let Place::Gpu(gpu) = x.place("conv3d", &[("w", w), ("near", near)])? else { return Ok(None) };
+    if !divided || !on_tensor_cores(&p, [w, w]) {
+        return Ok(None); // fprop says what is wrong
+    }
+    let Some(packed) = cuda::rounded_stem(gpu, &p, x, parts)? else { return Ok(None) };
+    let (y, sums) = cuda::fprop_moments(gpu, &p, [&packed, w, near], Some(&packed), parts)?;
+    Ok(Some((y, Moments::about(near.clone(), sums)?, packed)))
+}
+
+/// [`super::wgrad`] of the form of `x` that [`fprop_rounding`] returned; `x` is of this shape.
+pub(in crate::ops) fn wgrad_rounded(
+    x_shape: Shape,
+    packed: &Tensor,
+    dy: &Tensor,
+    w_shape: Shape,
+    g: &Geometry,
+) -> Result<Option<Tensor>> {
+    let p = Conv3d::new("conv3d wgrad", x_shape, w_shape, g)?;
+    check_dy("conv3d wgrad", &p, dy)?;
+    match packed.place("conv3d wgrad", &[("dy", dy)])? {
+        Place::Gpu(gpu) if dy.dtype() == DType::BF16 => cuda::wgrad_rounded(gpu, &p, packed, dy).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// [`super::dgrad`] with an epilogue: the gradient by the convolution's input, or the masked gradient before its ReLU.
 ///
 /// # Errors

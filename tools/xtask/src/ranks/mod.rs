@@ -1,6 +1,8 @@
 //! `cargo xtask ranks`: runs of two ranks under real launchers, torchrun and mpirun. One rank is killed in the middle, the run is
 //! started again (torchrun does so by itself), and its bits must be those of one process that accumulates two micro-batches.
 
+mod hosts;
+
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +17,12 @@ pub struct Options {
     /// The launchers, where they are not in `PATH`.
     pub torchrun: Option<PathBuf>,
     pub mpirun: Option<PathBuf>,
+    /// Whether ranks on two hosts are tried, which needs root, instead of launchers.
+    pub hosts: bool,
 }
 
 impl Options {
-    /// Parses `[--programs DIR] [--torchrun PATH] [--mpirun PATH]`.
+    /// Parses `[--programs DIR] [--torchrun PATH] [--mpirun PATH] [--hosts]`.
     ///
     /// # Errors
     /// One sentence for an option that is unknown or lacks its value.
@@ -31,6 +35,10 @@ impl Options {
                 "--programs" => options.programs = Some(value()?),
                 "--torchrun" => options.torchrun = Some(value()?),
                 "--mpirun" => options.mpirun = Some(value()?),
+                "--hosts" => {
+                    options.hosts = true;
+                    continue;
+                }
                 _ => bail!("ranks has no option {arg}"),
             }
             args.next();
@@ -104,6 +112,19 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let home = root.join("target/ranks");
     let _ = fs::remove_dir_all(&home);
     fs::create_dir_all(&home)?;
+    // The run of one process of a method, which is made once.
+    let alone = |method: &str, args: &str| -> Result<PathBuf> {
+        let alone = home.join(format!("{method}-alone"));
+        if !alone.exists() {
+            let mut command = Command::new(programs.join(method));
+            command.args(args.split(' ')).args(["--accumulate", "2", "--out"]).arg(&alone);
+            finish(&mut begin(&mut command, &home)?, true)?;
+        }
+        Ok(alone)
+    };
+    if options.hosts {
+        return hosts::run(&programs, &home, alone);
+    }
     let mut tried = 0;
     for launcher in launchers(options) {
         let there = Command::new(&launcher.program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -112,15 +133,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             continue;
         }
         for (method, args) in METHODS {
-            let alone = home.join(format!("{method}-alone"));
-            if !alone.exists() {
-                let mut command = Command::new(programs.join(method));
-                command.args(args.split(' ')).args(["--accumulate", "2", "--out"]).arg(&alone);
-                finish(&mut begin(&mut command, &home)?, true)?;
-            }
             let out = home.join(format!("{method}-{}", launcher.name));
             killed_once(&launcher, &programs.join(method), args, &out, &home)?;
-            same(&alone, &out)?;
+            same(&alone(method, args)?, &out)?;
             let how = if launcher.restarts { "which started it again" } else { "started again" };
             println!("{}: {method} on 2 ranks, one killed, {how}: the bits of --accumulate 2", launcher.name);
         }
