@@ -175,9 +175,11 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
             let times = if wgrad { down * splits } else { launch.spread.grid[0] as usize };
             all.operands += (16 * channels * times) as f64;
         }
-        // Five where it forms the gradient of a norm.
+        // Five where it forms the gradient of a norm, which each of eight warps reads for a tile, the first from L2.
         if of_rows == 2 {
-            all.operands += (20 * channels * launch.spread.grid[0] as usize) as f64;
+            let numbers = 20.0 * channels as f64 * blocks;
+            all.operands += 8.0 * numbers;
+            all.again += 7.0 * numbers;
         }
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };

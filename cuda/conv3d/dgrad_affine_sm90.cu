@@ -7,6 +7,7 @@
 // The tile with two tiles of rows in a stage: of dz, and of x.
 template <int M, int N, int STAGES_, int COLUMNS, int CLUSTER = 1>
 struct AffineTile : WarpgroupTile<M, N, STAGES_, COLUMNS, CLUSTER> {
+    static constexpr int COPY_REGISTERS = 24, MULTIPLY_REGISTERS = 240;
     static constexpr int A_BYTES = 2 * M * 128, STAGE_BYTES = A_BYTES + N * 128, STAGED = STAGES_ * STAGE_BYTES;
 };
 
@@ -58,6 +59,19 @@ __device__ __forceinline__ uint4 turned(u32 (&w)[4], int q) {
     return make_uint4(w[0], w[1], w[2], w[3]);
 }
 
+// The map of one tap, with which a pixel gathers itself: constants, for which the thread that copies needs no registers.
+__device__ __forceinline__ GatherMap gather_map_one(const Conv& p) {
+    GatherMap map = {};
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+        map.grid[a] = p.grid[a][1];
+        map.extent[a] = p.in[a];
+        map.mul[a] = map.taps[a] = 1;
+    }
+    map.rows = p.n * p.in[0] * p.in[1] * p.in[2];
+    return map;
+}
+
 template <class T>
 __device__ __forceinline__ void dgrad(const TensorMap& dz, const TensorMap& x, const TensorMap& w,
                                       bf16* __restrict__ dx, bf16* __restrict__ dy, float* __restrict__ sums,
@@ -72,8 +86,9 @@ __device__ __forceinline__ void dgrad(const TensorMap& dz, const TensorMap& x, c
             Part::store(smem, dx, at.m0, at.m_end, n0, p.c, InOrder());
         }
     };
+    // The last tile of a pair may have no rows.
     auto empty = [&](const TilePlace& at) {
-        if (norm_relu.normed) zero_sums<T>(row(at), at.n0, p.c);
+        if (T::CLUSTER > 1 && norm_relu.normed) zero_sums<T>(row(at), at.n0, p.c);
     };
     auto product = [&](typename T::Accumulators& acc, const Ring<T>& ring, Stage<T::STAGES>& read, int k_blocks,
                        int consumer, u8*, const TilePlace& at) {
@@ -120,8 +135,8 @@ __device__ __forceinline__ void dgrad(const TensorMap& dz, const TensorMap& x, c
             }
         });
     };
-    gemm<T, true>(dz, w, gather_map_dgrad(p, 0), p, tiles, p.group_rows * p.in[0] * p.in[1] * p.in[2], nullptr, p.c,
-                  product, finish, empty, &x);
+    gemm<T, true>(dz, w, gather_map_one(p), p, tiles, p.group_rows * p.in[0] * p.in[1] * p.in[2], nullptr, p.c, product,
+                  finish, empty, &x);
 }
 
 #define DGRAD_AFFINE_SM90(NAME, TILE, ...)                                                                             \
@@ -148,10 +163,6 @@ using Tile256x64 = AffineTile<256, 64, 2, 32>;
 // shared: conv3d_dgrad_affine_sm90_128x128_bf16 216064
 // shared: conv3d_dgrad_affine_sm90_256x64_bf16 168960
 // shared: conv3d_dgrad_affine_sm90_128x256_pair_bf16 216064
-// allow: conv3d_dgrad_affine_sm90_256x128_bf16 spill: numbers of a tile, of which the main loop reads one at most
-// allow: conv3d_dgrad_affine_sm90_256x128_bf16 local: numbers of a tile, of which the main loop reads one at most
-// allow: conv3d_dgrad_affine_sm90_128x256_pair_bf16 spill: numbers of a tile, of which the main loop reads one at most
-// allow: conv3d_dgrad_affine_sm90_128x256_pair_bf16 local: numbers of a tile, of which the main loop reads one at most
 DGRAD_AFFINE_SM90(conv3d_dgrad_affine_sm90_128x256_bf16, Tile128x256)
 DGRAD_AFFINE_SM90(conv3d_dgrad_affine_sm90_256x128_bf16, Tile256x128)
 DGRAD_AFFINE_SM90(conv3d_dgrad_affine_sm90_128x128_bf16, Tile128x128)

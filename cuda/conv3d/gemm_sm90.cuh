@@ -100,9 +100,9 @@ struct PlainProduct {
 // The sums of a tile without rows.
 template <class T>
 __device__ __forceinline__ void zero_sums(float* __restrict__ row, int n0, int width) {
-    for (int i = T::Part::thread(); i < 2 * T::N; i += T::Part::THREADS) {
-        if (n0 + i % T::N < width) row[i / T::N * width + n0 + i % T::N] = 0.0f;
-    }
+    static_assert(T::N <= T::Part::THREADS, "a column each");
+    const int c = n0 + T::Part::thread();
+    if (c < min(n0 + T::N, width)) row[c] = row[width + c] = 0.0f;
 }
 
 // The whole kernel. `product(acc, ring, read, k_blocks, consumer, staged, at)` multiplies a consumer's part of the tile
@@ -117,7 +117,7 @@ __device__ __forceinline__ void gemm(const TensorMap& of_rows, const TensorMap& 
     __shared__ __align__(8) u64 barriers[2 * T::STAGES];
     const Ring<T> ring(smem_address(smem), smem_address(barriers));
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T::COPY_REGISTERS));
         if (threadIdx.x == 0) {
             prefetch_map(&of_rows);
             prefetch_map(&of_filters);
@@ -125,7 +125,7 @@ __device__ __forceinline__ void gemm(const TensorMap& of_rows, const TensorMap& 
         }
         return leave_cluster<T::CLUSTER>();
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T::MULTIPLY_REGISTERS));
     const int consumer = (threadIdx.x >> 7) - 1;
     const int channels = DGRAD ? p.k_row : p.c_row;
     const int k_blocks = map.taps[0] * map.taps[1] * map.taps[2] * ((channels + T::K_BLOCK - 1) / T::K_BLOCK);

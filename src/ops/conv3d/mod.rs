@@ -34,7 +34,7 @@ pub mod raw;
 pub mod reference;
 
 #[cfg(any(test, feature = "testing"))]
-pub use chosen::{dgrad_with, fprop_with, on_tile, on_tile_forming, on_tile_normed, tiles, wgrad_with};
+pub use chosen::{dgrad_with, formed_apart, fprop_with, on_tile, on_tile_between, on_tile_normed, tiles, wgrad_with};
 #[cfg(not(any(test, feature = "testing")))]
 use chosen::{dgrad_with, fprop_with, wgrad_with};
 #[cfg(any(test, feature = "testing"))]

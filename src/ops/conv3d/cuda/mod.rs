@@ -265,13 +265,9 @@ pub(super) fn dgrad_norm_relu(
     add: Option<&Tensor>,
     norm: &Norm,
 ) -> Result<(Tensor, Tensor)> {
-    let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
     let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, Generation::of(gpu), norm.parts())?;
-    let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), sums_of(&plan), 2, p.c])?;
-    let epilogue = norm_relu(x, signs, add, norm, sums.output());
-    let to = dx.output();
-    with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&epilogue), None))?;
-    Ok((dx, sums))
+    let (dx, sums, _) = dgrad_on(gpu, p, plan, [dy, w], None, Some((x, signs, add, norm)))?;
+    Ok((dx, sums.expect("the epilogue takes them")))
 }
 
 fn norm_relu(x: &Tensor, signs: Option<&Signs>, add: Option<&Tensor>, norm: &Norm, sums: Out) -> NormRelu {
@@ -302,26 +298,34 @@ pub(super) fn forming(gpu: &Gpu, p: &Conv3d, of: &Unformed, norm: Option<&Norm>)
     Ok(plan.forming(p, own))
 }
 
-/// dgrad of a plan of [`forming`], as [`dgrad_norm_relu`] or without an epilogue: `dx`, the sums, and the gradient that was
-/// formed.
-pub(super) fn dgrad_forming(
+/// What [`dgrad_norm_relu`] finishes its result with: `x`, signs, `add` and the norm.
+pub(super) type Finishing<'a> = (&'a Tensor, Option<&'a Signs>, Option<&'a Tensor>, &'a Norm);
+
+/// dgrad of a given plan: `dx`, as [`dgrad_norm_relu`] or without an epilogue; the sums of the epilogue; and the gradient that
+/// was formed of the first operand and `of`, on a plan of [`forming`].
+pub(super) fn dgrad_on(
     gpu: &Gpu,
     p: &Conv3d,
     plan: Plan,
     [dz, w]: [&Tensor; 2],
-    of: &Unformed,
-    epilogue: Option<(&Tensor, Option<&Signs>, Option<&Tensor>, &Norm)>,
-) -> Result<(Tensor, Option<Tensor>, Tensor)> {
-    let [mut dx, mut dy] =
-        [Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?, Tensor::on_gpu(gpu, DType::BF16, p.y_shape())?];
+    of: Option<&Unformed>,
+    epilogue: Option<Finishing>,
+) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
+    let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
+    let mut dy = of.map(|_| Tensor::on_gpu(gpu, DType::BF16, p.y_shape())).transpose()?;
     let shape = [plan.sums[0], sums_of(&plan), 2, p.c];
     let mut sums = epilogue.map(|_| Tensor::on_gpu(gpu, DType::F32, shape)).transpose()?;
     let epilogue =
         epilogue.zip(sums.as_mut()).map(|((x, signs, add, norm), s)| norm_relu(x, signs, add, norm, s.output()));
-    let forming = Forming { x: of.x.input(), norm: numbers(&of.norm), slopes: of.slopes.input(), dy: dy.output() };
+    let forming = of.zip(dy.as_mut()).map(|(of, dy)| Forming {
+        x: of.x.input(),
+        norm: numbers(&of.norm),
+        slopes: of.slopes.input(),
+        dy: dy.output(),
+    });
     let to = dx.output();
     with_space(gpu, p, DType::BF16, plan, |work| {
-        work.dgrad(dz.input(), w.input(), to, epilogue.as_ref(), Some(&forming))
+        work.dgrad(dz.input(), w.input(), to, epilogue.as_ref(), forming.as_ref())
     })?;
     Ok((dx, sums, dy))
 }

@@ -3,7 +3,7 @@
 //! | pass | prologue | mainloop | epilogue |
 //! |---|---|---|---|
 //! | [`fprop`] | nothing; normalise and ReLU what it reads | products of `x` and `w` | nothing; [`Moments`] of the result |
-//! | [`dgrad`] | nothing | products of `dy` and `w` | nothing; add; add, ReLU's mask, and the two sums of the batch norm before it |
+//! | [`dgrad`] | nothing; form the gradient of the batch norm behind it | products of `dy` and `w` | nothing; add; add, ReLU's mask, and the two sums of the batch norm before it |
 //! | [`wgrad`] | nothing; normalise and ReLU what it reads | products of `x` and `dy` | nothing |
 //!
 //! Each device fuses what it can, and this file composes the rest from separate passes. A prologue gives the bits of the
@@ -18,7 +18,9 @@
 //!   and a multiple of eight channels. On compute capability 9.0 also the prologue, for bf16 without groups, filters of one
 //!   tap, strides of 1, no padding and a multiple of eight channels, wherever the pass without prologue takes a tile of the
 //!   kernels with TMA and wgmma. In fprop there are at most 1024 channels, and the norm has statistics of one part of the
-//!   samples, or of the parts whose moments are taken. In wgrad a part has a multiple of 64 pixels, or there is one.
+//!   samples, or of the parts whose moments are taken. In wgrad a part has a multiple of 64 pixels, or there is one. dgrad of
+//!   the same convolutions, with a multiple of eight filters, forms the gradient of the batch norm behind it, and leaves it for
+//!   wgrad. The batch norm hands it over in parts where that is the only operation which reads it (`tape::Share::hand`).
 
 pub(super) mod contract;
 
@@ -197,7 +199,8 @@ pub(in crate::ops) fn dgrad_formed(
             None => None,
         };
         let epilogue = x.zip(in_epilogue).map(|(x, norm)| (x, signs.as_ref(), add, norm));
-        let (dx, sums, formed) = cuda::dgrad_forming(gpu, &p, plan, [dy, w], of, epilogue)?;
+        let (dx, sums, formed) = cuda::dgrad_on(gpu, &p, plan, [dy, w], Some(of), epilogue)?;
+        let formed = formed.expect("the plan forms it");
         let incoming = match (sums, add) {
             (Some(sums), _) => Incoming::PastRelu { dz: dx, sums },
             (None, Some(add)) => Incoming::Result(arith::forward(Arith::Add, add, &dx)?),
