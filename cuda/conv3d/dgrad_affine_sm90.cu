@@ -7,6 +7,7 @@
 // The tile with two tiles of rows in a stage: of dz, and of x.
 template <int M, int N, int STAGES_, int COLUMNS, int CLUSTER = 1>
 struct AffineTile : WarpgroupTile<M, N, STAGES_, COLUMNS, CLUSTER> {
+    // Fragments of both tiles and the numbers of channels need more; copies of one tap need few.
     static constexpr int COPY_REGISTERS = 24, MULTIPLY_REGISTERS = 240;
     static constexpr int A_BYTES = 2 * M * 128, STAGE_BYTES = A_BYTES + N * 128, STAGED = STAGES_ * STAGE_BYTES;
 };
@@ -139,6 +140,9 @@ __device__ __forceinline__ void dgrad(const TensorMap& dz, const TensorMap& x, c
                   finish, empty, &x);
 }
 
+// As `DGRAD_SM90` of `dgrad_sm90.cu`, of one class. `dz` and `x` are tensors of TMA as `dy` is there; what is formed of them is
+// stored to `dy`. The norm behind the convolution has statistics of `parts` parts of the samples: one, or as many as there are
+// groups of tiles. Its numbers begin with `of_`; those without are of the norm before.
 #define DGRAD_AFFINE_SM90(NAME, TILE, ...)                                                                             \
     extern "C" __global__ void __VA_ARGS__ __launch_bounds__(TILE::THREADS, 1)                                         \
         NAME(const __grid_constant__ TensorMap dz, const __grid_constant__ TensorMap x,                                \
