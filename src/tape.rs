@@ -23,6 +23,7 @@
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -49,6 +50,13 @@ pub trait Op {
         let _ = shares;
         self.backward(t, dy, needs)
     }
+
+    /// Offers the gradient by the output in parts: `of` is what the tensor that the next call of the backward pass receives in
+    /// its place is to be combined with. Returns whether the operation does so, and has kept a copy. See [`Share::hand`].
+    fn takes(&self, of: &dyn Any) -> bool {
+        let _ = of;
+        false
+    }
 }
 
 /// The state of the gradient by an operation's input, when the operation contributes its share.
@@ -59,6 +67,18 @@ pub struct Share {
     pub last: bool,
     /// The sum of the shares so far. An operation that takes it returns the sum including its own share.
     pub so_far: Option<Var>,
+    /// Where there is no share yet, and the gradient is neither requested nor recorded: the input's node, and how many
+    /// operations have not contributed yet, this one included.
+    first: Option<(Rc<Node>, usize)>,
+}
+
+impl Share {
+    /// Offers this share in parts to the operation that computed the input ([`Op::takes`]), if it is the whole gradient: when
+    /// no others have contributed, and only `silent` others follow, of which the caller knows that they contribute nothing.
+    pub(crate) fn hand(&self, silent: usize, of: &dyn Any) -> bool {
+        let Some((node, to_come)) = &self.first else { return false };
+        *to_come == 1 + silent && node.op.borrow().as_ref().is_some_and(|op| op.takes(of))
+    }
 }
 
 /// What [`Tape::grad`] does with the recording.
@@ -291,7 +311,9 @@ impl Tape {
             let share = |input: &Option<Rc<Node>>| {
                 let Some(id) = input.as_ref().map(|i| i.id) else { return Share::default() };
                 let last = to_come[&id] == 1 && mode != Mode::Keep && !is_wanted(id);
-                Share { last, so_far: if last { grads.remove(&id) } else { None } }
+                let alone = mode == Mode::Free && !is_wanted(id) && !grads.contains_key(&id);
+                let first = input.clone().filter(|_| alone).map(|node| (node, to_come[&id]));
+                Share { last, so_far: if last { grads.remove(&id) } else { None }, first }
             };
             // Without `dy` no gradient reached it, or an operation after it has already propagated it.
             let mut shares: Vec<Share> =

@@ -94,12 +94,14 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
         (lines as f64 / of_dy as f64, pitch * of_dy, parts * units)
     });
     let inside = inside(pass, p, &everything);
+    // dgrad that forms its gradient reads two tensors for it.
+    let of_rows = if launch.name.contains("_affine_") { 2 } else { 1 };
     let mut all = Tiled {
         blocks: 0.0,
         k_blocks: 0.0,
         operands: 0.0,
         again: 0.0,
-        stage: ((of_taps.unwrap_or(m) + n) * k * 2) as f64,
+        stage: ((of_taps.unwrap_or(m) * of_rows + n) * k * 2) as f64,
     };
     let operator = match pass {
         Pass::Fprop => Operator::Fprop,
@@ -173,12 +175,18 @@ pub fn tiled(pass: Pass, p: &Launched, launch: &Launch, main: &Loop, warps: f64)
             let times = if wgrad { down * splits } else { launch.spread.grid[0] as usize };
             all.operands += (16 * channels * times) as f64;
         }
+        // Five where it forms the gradient of a norm, which each of eight warps reads for a tile, the first from L2.
+        if of_rows == 2 {
+            let numbers = 20.0 * channels as f64 * blocks;
+            all.operands += 8.0 * numbers;
+            all.again += 7.0 * numbers;
+        }
         // The gathered operand is the columns' in wgrad, otherwise the rows'.
         let (gathered, other) = if pass == Pass::Wgrad { (columns * inside, rows) } else { (rows * inside, columns) };
         all.blocks += blocks;
         // Parts of the depth are whole k-blocks; the last one may be shorter.
         all.k_blocks += (down * across * depth.div_ceil(k)) as f64;
-        all.operands += (gathered + other) * product.depth as f64 * 2.0;
+        all.operands += (gathered * of_rows as f64 + other) * product.depth as f64 * 2.0;
         all.again += again * gathered * product.depth as f64 * 2.0;
     }
     all.k_blocks /= all.blocks.max(1.0);

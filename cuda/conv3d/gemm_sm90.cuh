@@ -32,10 +32,12 @@ __device__ __forceinline__ TilePlace tile_place(const Conv& p, int tile, int ran
 
 // The producer's thread: copies all k-blocks of all tiles of this block. `of_rows` takes T::M pixels and 64 channels of
 // the gathered grid. `of_filters` takes 64 channels of one tap of this block's share of T::N filters (fprop), or of 64
-// filters (dgrad, where T::N / 64 copies side by side make an operand [k][column]).
+// filters (dgrad, where T::N / 64 copies side by side make an operand [k][column]). Where a stage has room for two tiles of
+// rows, the second is that of `beside`, which takes what `of_rows` does.
 template <class T, bool DGRAD>
-__device__ __forceinline__ void produce(const Ring<T>& ring, const TensorMap& of_rows, const TensorMap& of_filters,
-                                        const GatherMap& map, const Conv& p, int tiles, int group_rows) {
+__device__ __forceinline__ void produce(const Ring<T>& ring, const TensorMap& of_rows, const TensorMap* beside,
+                                        const TensorMap& of_filters, const GatherMap& map, const Conv& p, int tiles,
+                                        int group_rows) {
     const int channels = DGRAD ? p.k_row : p.c_row;
     int lowest[3];
 #pragma unroll
@@ -58,6 +60,12 @@ __device__ __forceinline__ void produce(const Ring<T>& ring, const TensorMap& of
                 tma_load_im2col(a, &of_rows, arrived, c, w, h, t, q.n, map.offset[2] + tap_w * map.step[2] - lowest[2],
                                 map.offset[1] + tap_h * map.step[1] - lowest[1],
                                 map.offset[0] + tap_t * map.step[0] - lowest[0]);
+                if constexpr (T::A_BYTES > T::M * 128) {
+                    tma_load_im2col(a + T::M * 128, beside, arrived, c, w, h, t, q.n,
+                                    map.offset[2] + tap_w * map.step[2] - lowest[2],
+                                    map.offset[1] + tap_h * map.step[1] - lowest[1],
+                                    map.offset[0] + tap_t * map.step[0] - lowest[0]);
+                }
                 const int filter_tap = map.filter_first + tap_t * map.filter_step[0] + tap_h * map.filter_step[1] +
                                        tap_w * map.filter_step[2];
                 if (DGRAD) {
@@ -92,9 +100,9 @@ struct PlainProduct {
 // The sums of a tile without rows.
 template <class T>
 __device__ __forceinline__ void zero_sums(float* __restrict__ row, int n0, int width) {
-    for (int i = T::Part::thread(); i < 2 * T::N; i += T::Part::THREADS) {
-        if (n0 + i % T::N < width) row[i / T::N * width + n0 + i % T::N] = 0.0f;
-    }
+    static_assert(T::N <= T::Part::THREADS, "a column each");
+    const int c = n0 + T::Part::thread();
+    if (c < min(n0 + T::N, width)) row[c] = row[width + c] = 0.0f;
 }
 
 // The whole kernel. `product(acc, ring, read, k_blocks, consumer, staged, at)` multiplies a consumer's part of the tile
@@ -103,20 +111,21 @@ __device__ __forceinline__ void zero_sums(float* __restrict__ row, int n0, int w
 template <class T, bool DGRAD, class Product, class Finish, class Empty>
 __device__ __forceinline__ void gemm(const TensorMap& of_rows, const TensorMap& of_filters, const GatherMap& map,
                                      const Conv& p, int tiles, int group_rows, const float* __restrict__ bias,
-                                     int width, Product product, Finish finish, Empty empty) {
+                                     int width, Product product, Finish finish, Empty empty,
+                                     const TensorMap* beside = nullptr) {
     extern __shared__ __align__(128) u8 smem[];
     __shared__ __align__(8) u64 barriers[2 * T::STAGES];
     const Ring<T> ring(smem_address(smem), smem_address(barriers));
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T::COPY_REGISTERS));
         if (threadIdx.x == 0) {
             prefetch_map(&of_rows);
             prefetch_map(&of_filters);
-            produce<T, DGRAD>(ring, of_rows, of_filters, map, p, tiles, group_rows);
+            produce<T, DGRAD>(ring, of_rows, beside, of_filters, map, p, tiles, group_rows);
         }
         return leave_cluster<T::CLUSTER>();
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T::MULTIPLY_REGISTERS));
     const int consumer = (threadIdx.x >> 7) - 1;
     const int channels = DGRAD ? p.k_row : p.c_row;
     const int k_blocks = map.taps[0] * map.taps[1] * map.taps[2] * ((channels + T::K_BLOCK - 1) / T::K_BLOCK);

@@ -16,6 +16,8 @@ template <int M_, int N_, int STAGES_, int COLUMNS_, int CLUSTER_ = 1>
 struct WarpgroupTile {
     static constexpr int M = M_, N = N_, STAGES = STAGES_, COLUMNS = COLUMNS_, CLUSTER = CLUSTER_;
     static constexpr int THREADS = 3 * 128, K_BLOCK = 64;
+    // Of a thread that copies, and of one that multiplies: 504 together, what three warpgroups begin with.
+    static constexpr int COPY_REGISTERS = 40, MULTIPLY_REGISTERS = 232;
     static constexpr int A_BYTES = M * 128, STAGE_BYTES = A_BYTES + N * 128;
     // The part of a consumer: wgmma tiles of 64 rows, and their columns.
     static constexpr int ROWS = M == 64 ? 1 : M / 128, WIDTH = M == 64 ? N / 2 : N;

@@ -1,6 +1,6 @@
 //! Batch norm on a GPU. Forward: sums, their merging, the result; likewise backward. There is no host synchronisation.
 
-use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows, Running, Signs, Statistics, rows::tiles};
+use super::{BatchStatistics, Gradients, Norm, ReluMask, Rows, Running, Signs, Statistics, Unformed, rows::tiles};
 use crate::driver::{Declared, Gpu, In, InOut, Kernel, Module, Out, Pod, Spread};
 use crate::error::Result;
 use crate::ops::launch::{BLOCK, Columns};
@@ -158,7 +158,7 @@ impl Pass {
         }
     }
 
-    /// The backward pass.
+    /// The backward pass, without the last launch where `b.dx` is absent.
     pub fn backward(&self, gpu: &Gpu, p: &Rows, b: &Backward) -> Result<()> {
         let (which, spread, partition) = (self.which, self.spread(), self.partition);
         let (mean, inv_std, gamma, beta) = b.numbers;
@@ -195,8 +195,16 @@ impl Pass {
                 (all.input(), inv_std, gamma, b.slopes, dgamma, dbeta, 1, c, count as u32, 1, share / count as f32);
             BACKWARD_MERGE.launch(gpu, 0, merging(p.c), args)?;
         }
-        let args = (b.x, dz, mean, inv_std, gamma, beta, b.slopes.written(), b.dx, partition);
+        let Some(dx) = b.dx else { return Ok(()) };
+        let args = (b.x, dz, mean, inv_std, gamma, beta, b.slopes.written(), dx, partition);
         BACKWARD_APPLY[mask_x].launch(gpu, which, spread, args)
+    }
+
+    /// The last launch of a backward pass, of a gradient that is masked.
+    pub fn form(&self, gpu: &Gpu, x: In, dz: In, n: Numbers, slopes: In, dx: Out) -> Result<()> {
+        let (mean, inv_std, gamma, beta) = n;
+        let args = (x, dz, mean, inv_std, gamma, beta, slopes, dx, self.partition);
+        BACKWARD_APPLY[0].launch(gpu, self.which, self.spread(), args)
     }
 }
 
@@ -210,7 +218,7 @@ pub(super) struct Backward<'a> {
     pub first: First,
     /// `[2 parts c]`, f32, for the kernels alone.
     pub slopes: Out,
-    pub dx: Out,
+    pub dx: Option<Out>,
     pub dgamma: Out,
     pub dbeta: Out,
     /// Where others share the batch, `dbeta` and `dgamma` of all of them, `[count 2 c]`; called when these are written.
@@ -378,6 +386,7 @@ pub(super) fn backward(
     residual: bool,
     dy: &Tensor,
     sums: Option<&Tensor>,
+    hand: &dyn Fn(&Unformed) -> bool,
 ) -> Result<Gradients> {
     let pass = Pass::new(p, x.dtype());
     // The masked gradient is also the residual's, so it is kept; sums that a pass takes are not.
@@ -397,7 +406,9 @@ pub(super) fn backward(
         }
     };
     let (mut dgamma, mut dbeta, mut slopes) = (vector(gpu, p.c)?, vector(gpu, p.c)?, vector(gpu, 2 * p.parts * p.c)?);
-    let mut dx = Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?;
+    // A mask that is recomputed is not in `dz`.
+    let may_hand = sums.is_some() || !matches!(relu, ReluMask::FromInput);
+    let mut dx = if may_hand { None } else { Some(Tensor::on_gpu(gpu, x.dtype(), Shape::new(x.dims()))?) };
     let (to_gamma, to_beta) = (dgamma.output(), dbeta.output());
     let of_all = norm.peers().map(|peers| {
         let own = [&dbeta, &dgamma];
@@ -410,12 +421,28 @@ pub(super) fn backward(
         of_batch: norm.of_batch(),
         first,
         slopes: slopes.output(),
-        dx: dx.output(),
+        dx: dx.as_mut().map(Tensor::output),
         dgamma: to_gamma,
         dbeta: to_beta,
         of_all: of_all.as_ref().map(|gather| gather as &dyn Fn() -> Result<Tensor>),
     };
     pass.backward(gpu, p, &given)?;
-    let dresidual = residual.then(|| dz.unwrap_or_else(|| dy.clone()));
+    let dz = dz.unwrap_or_else(|| dy.clone());
+    let dx = match dx {
+        Some(dx) => dx,
+        None => {
+            let unformed = Unformed { x: x.clone(), norm: norm.clone(), slopes };
+            if hand(&unformed) { dz.clone() } else { form(gpu, p, &unformed, &dz)? }
+        }
+    };
+    let dresidual = residual.then_some(dz);
     Ok(Gradients { dx, dgamma, dbeta, dresidual })
+}
+
+/// [`Unformed::form`].
+pub(super) fn form(gpu: &Gpu, p: &Rows, of: &Unformed, dz: &Tensor) -> Result<Tensor> {
+    let mut dx = Tensor::on_gpu(gpu, dz.dtype(), Shape::new(dz.dims()))?;
+    let to = dx.output();
+    Pass::new(p, dz.dtype()).form(gpu, of.x.input(), dz.input(), numbers(&of.norm), of.slopes.input(), to)?;
+    Ok(dx)
 }

@@ -1,11 +1,13 @@
 //! Batch norm on the tape: a fused kernel for first-order gradients, a composition of primitives where the gradient is
 //! to be differentiated again.
 
-use super::{BatchStatistics, Incoming, Norm, ReluMask, Signs, Stats, backward, forward_keeping, statistics};
+use super::{
+    BatchStatistics, Incoming, Norm, ReluMask, Signs, Stats, Unformed, backward_handing, forward_keeping, statistics,
+};
 use crate::error::{ErrorKind, Result};
 use crate::ops::{self, cast, mul, reshape, scale, sub, sum_to};
 use crate::shape::Shape;
-use crate::tape::{Edge, Op, Tape, Var};
+use crate::tape::{Edge, Op, Share, Tape, Var};
 use crate::tensor::{DType, Tensor};
 use std::rc::Rc;
 
@@ -30,10 +32,14 @@ impl Op for Rc<BatchNorm> {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+        self.backward_share(t, dy, needs, &mut [])
+    }
+
+    fn backward_share(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
         if t.is_recording() {
             return self.composed(t, dy, needs);
         }
-        self.backward_from(&Incoming::Result(dy.value().clone()), needs)
+        self.backward_from(&Incoming::Result(dy.value().clone()), needs, shares.first(), 0)
     }
 }
 
@@ -67,9 +73,17 @@ impl BatchNorm {
         self.signs.as_ref()
     }
 
-    /// The gradients of its inputs as constants; ReLU's mask may have been applied to `dy` already.
-    pub fn backward_from(&self, dy: &Incoming, needs: &[bool]) -> Result<Vec<Option<Var>>> {
-        let g = backward(self.x.value(), &self.norm, self.mask(), self.residual.is_some(), dy)?;
+    /// The gradients of its inputs as constants; ReLU's mask may have been applied to `dy` already. That by `x` is handed in
+    /// parts to the operation that computed `x`, if `of_x` and the `silent` operations of [`Share::hand`] allow it.
+    pub fn backward_from(
+        &self,
+        dy: &Incoming,
+        needs: &[bool],
+        of_x: Option<&Share>,
+        silent: usize,
+    ) -> Result<Vec<Option<Var>>> {
+        let hand = |of: &Unformed| needs[0] && of_x.is_some_and(|share| share.hand(silent, of));
+        let g = backward_handing(self.x.value(), &self.norm, self.mask(), self.residual.is_some(), dy, &hand)?;
         let grads = [Some(g.dx), Some(g.dgamma), Some(g.dbeta), g.dresidual];
         Ok(grads.into_iter().zip(needs).map(|(g, need)| g.filter(|_| *need).map(Var::constant)).collect())
     }

@@ -38,6 +38,7 @@ pub mod raw;
 pub mod reference;
 mod rows;
 mod signs;
+mod unformed;
 
 pub(in crate::ops) use cpu::Lines;
 pub use grad::batch_norm;
@@ -46,6 +47,7 @@ pub use moments::{BatchStatistics, Moments, Running, Statistics};
 pub use norm::Norm;
 pub use peers::Peers;
 pub use signs::Signs;
+pub(in crate::ops) use unformed::Unformed;
 
 use rows::Rows;
 
@@ -227,6 +229,19 @@ fn vector(v: impl ExactSizeIterator<Item = f32>) -> Result<Tensor> {
 /// `Shape` when `norm`, `dy` or the result in `relu` do not fit `x`; `Device` when the tensors are on different
 /// devices; on a GPU also errors of its driver.
 pub fn backward(x: &Tensor, norm: &Norm, relu: ReluMask, residual: bool, dy: &Incoming) -> Result<Gradients> {
+    backward_handing(x, norm, relu, residual, dy, &|_| false)
+}
+
+/// [`backward`], where a GPU offers `hand` the gradient by `x` before it is formed. If that takes it, the masked gradient by the
+/// result is in the place of `dx`.
+fn backward_handing(
+    x: &Tensor,
+    norm: &Norm,
+    relu: ReluMask,
+    residual: bool,
+    dy: &Incoming,
+    hand: &dyn Fn(&Unformed) -> bool,
+) -> Result<Gradients> {
     let rows = norm.rows(x.shape())?;
     let (dy, relu, sums) = match dy {
         Incoming::Result(dy) => (dy, relu, None),
@@ -245,7 +260,7 @@ pub fn backward(x: &Tensor, norm: &Norm, relu: ReluMask, residual: bool, dy: &In
     }
     let dy = dy.cast(x.dtype())?;
     match x.place("batch_norm", &[&[("dy", &dy)], &norm.arrays()[..]].concat())? {
-        Place::Gpu(gpu) => cuda::backward(gpu, &rows, x, norm, relu, residual, &dy, sums),
+        Place::Gpu(gpu) => cuda::backward(gpu, &rows, x, norm, relu, residual, &dy, sums, hand),
         Place::Cpu => match x.dtype() {
             DType::F32 => backward_as::<f32>(&rows, x, norm, relu, residual, &dy, sums),
             DType::BF16 => backward_as::<bf16>(&rows, x, norm, relu, residual, &dy, sums),

@@ -333,7 +333,8 @@ pub unsafe fn backward(gpu: &Gpu, layout: &Layout, at: &Backward, workspace: Wor
         }
     };
     let numbers = (mean, inv_std, gamma, beta);
-    let given = cuda::Backward { x, dy, numbers, of_batch: true, first, slopes, dx, dgamma, dbeta, of_all: None };
+    let given =
+        cuda::Backward { x, dy, numbers, of_batch: true, first, slopes, dx: Some(dx), dgamma, dbeta, of_all: None };
     Pass::new(&p, dtype).backward(gpu, &p, &given)
 }
 

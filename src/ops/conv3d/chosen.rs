@@ -9,7 +9,7 @@ use crate::cpu::Isa;
 use crate::error::Error;
 use crate::error::Result;
 #[cfg(any(test, feature = "testing"))]
-use crate::ops::batch_norm::Norm;
+use crate::ops::batch_norm::{Norm, Signs, Unformed};
 use crate::shape::Shape;
 use crate::tensor::{Place, Tensor};
 
@@ -103,4 +103,44 @@ fn on_tile_with(
         Place::Cpu => Ok(None),
         Place::Gpu(gpu) => cuda::on_tile(gpu, p, pass, tile, inputs, norm),
     }
+}
+
+/// dgrad of bf16 with a given tile between two batch norms: of `dy`, or of the gradient that the norm `of` (its input, the norm, and
+/// the slopes `[parts 2 k]`) has if `dy` is that of its result, with the epilogue for the norm `to` (its input, ReLU's signs, what
+/// is added, and the norm). Returns `dx`, the sums of the epilogue, and the gradient that was formed. `None` where the tile has no
+/// such kernel.
+///
+/// # Errors
+/// Those of a GPU's driver.
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::type_complexity, reason = "tuples are what tests have")]
+pub fn on_tile_between(
+    p: &Conv3d,
+    tile: usize,
+    [dy, w]: [&Tensor; 2],
+    of: Option<(&Tensor, &Norm, &Tensor)>,
+    to: Option<(&Tensor, Option<&Signs>, Option<&Tensor>, &Norm)>,
+) -> Result<Option<(Tensor, Option<Tensor>, Option<Tensor>)>> {
+    let Place::Gpu(gpu) = dy.place("conv3d", &[("w", w)])? else { return Ok(None) };
+    let parts = of.map_or(1, |of| of.1.parts());
+    let groups = to.map_or(parts, |to| to.3.parts());
+    let on = cuda::Generation::of(gpu);
+    let plan = cuda::Plan::with_tile(p, Operator::Dgrad, dy.dtype(), on, tile, Some(groups))?;
+    let plan = plan.and_then(|plan| if of.is_some() { plan.forming(p, parts) } else { Some(plan) });
+    let Some(plan) = plan else { return Ok(None) };
+    cuda::dgrad_on(gpu, p, plan, [dy, w], of.map(unformed).as_ref(), to).map(Some)
+}
+
+/// The gradient that [`on_tile_between`] forms, in a pass of its own.
+///
+/// # Errors
+/// `Device` on the CPU; those of a GPU's driver.
+#[cfg(any(test, feature = "testing"))]
+pub fn formed_apart(dy: &Tensor, of: (&Tensor, &Norm, &Tensor)) -> Result<Tensor> {
+    unformed(of).form(dy)
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn unformed((x, norm, slopes): (&Tensor, &Norm, &Tensor)) -> Unformed {
+    Unformed { x: x.clone(), norm: norm.clone(), slopes: slopes.clone() }
 }

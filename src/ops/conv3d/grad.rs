@@ -1,12 +1,15 @@
 //! Convolution on the tape. It is bilinear, so the gradients of each pass are the other two.
 
-use super::fusion::{self, Prologue};
+use super::fusion::{self, GradEpilogue, Prologue};
 use super::{Geometry, dgrad, fprop, wgrad};
 use crate::error::Result;
+use crate::ops::batch_norm::{Incoming, Unformed};
 use crate::ops::convert;
 use crate::shape::Shape;
 use crate::tape::{Op, Tape, Var};
 use crate::tensor::Tensor;
+use std::any::Any;
+use std::cell::RefCell;
 
 struct Fprop {
     x: Var,
@@ -15,6 +18,8 @@ struct Fprop {
     /// The copy of `x` that fprop read, where wgrad can read it too. If `x` is of f32 and the filters are not, that is `x`
     /// rounded to their type.
     kept: Option<Tensor>,
+    /// What the incoming gradient is to be formed with.
+    unformed: RefCell<Option<Unformed>>,
 }
 
 impl Op for Fprop {
@@ -23,11 +28,38 @@ impl Op for Fprop {
     }
 
     fn backward(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
-        Ok(vec![
-            needs[0].then(|| dgrad_recorded(t, dy, &self.w, self.x.shape(), &self.g)).transpose()?,
-            needs[1].then(|| self.dw(t, dy)).transpose()?,
-        ])
+        let unformed = self.unformed.take();
+        let (dx, dy) = dgrad_formed(t, dy, unformed.as_ref(), &self.w, self.x.shape(), &self.g, needs[0])?;
+        Ok(vec![dx, needs[1].then(|| self.dw(t, &dy)).transpose()?])
     }
+
+    fn takes(&self, of: &dyn Any) -> bool {
+        let of = of.downcast_ref::<Unformed>();
+        let of = of.filter(|of| fusion::forms_on_load(of, self.w.value(), self.x.shape(), &self.g));
+        of.is_some_and(|of| self.unformed.replace(Some(of.clone())).is_none())
+    }
+}
+
+/// The gradient by the input, if it is needed, and that by the result: `dy`, or what is formed of it and `unformed`, which is
+/// not recorded.
+pub(in crate::ops) fn dgrad_formed(
+    t: &Tape,
+    dy: &Var,
+    unformed: Option<&Unformed>,
+    w: &Var,
+    x_shape: Shape,
+    g: &Geometry,
+    needed: bool,
+) -> Result<(Option<Var>, Var)> {
+    let Some(of) = unformed else {
+        return Ok((needed.then(|| dgrad_recorded(t, dy, w, x_shape, g)).transpose()?, dy.clone()));
+    };
+    if !needed {
+        return Ok((None, Var::constant(of.form(dy.value())?)));
+    }
+    let (dx, dy) = fusion::dgrad_formed(dy.value(), Some(of), w.value(), x_shape, g, GradEpilogue::None)?;
+    let (Incoming::Result(dx) | Incoming::PastRelu { dz: dx, .. }) = dx;
+    Ok((Some(Var::constant(dx)), Var::constant(dy)))
 }
 
 impl Fprop {
@@ -60,7 +92,7 @@ pub fn conv3d(t: &Tape, x: &Var, w: &Var, g: &Geometry) -> Result<Var> {
 
 /// Records the result `y` of a convolution, with the copy of `x` that [`fusion::fprop_keeping`] returned.
 pub(in crate::ops) fn recorded(t: &Tape, y: Tensor, x: &Var, w: &Var, g: &Geometry, kept: Option<Tensor>) -> Var {
-    t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g, kept })
+    t.record(y, &[x, w], || Fprop { x: x.clone(), w: w.clone(), g: *g, kept, unformed: RefCell::default() })
 }
 
 struct Dgrad {

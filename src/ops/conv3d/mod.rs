@@ -34,7 +34,7 @@ pub mod raw;
 pub mod reference;
 
 #[cfg(any(test, feature = "testing"))]
-pub use chosen::{dgrad_with, fprop_with, on_tile, on_tile_normed, tiles, wgrad_with};
+pub use chosen::{dgrad_with, formed_apart, fprop_with, on_tile, on_tile_between, on_tile_normed, tiles, wgrad_with};
 #[cfg(not(any(test, feature = "testing")))]
 use chosen::{dgrad_with, fprop_with, wgrad_with};
 #[cfg(any(test, feature = "testing"))]
@@ -43,6 +43,7 @@ pub use cuda::{
     rows::{Begins, FORMS, ask as operands_begin},
 };
 pub use grad::conv3d;
+pub(in crate::ops) use grad::dgrad_formed;
 pub(in crate::ops) use grad::{dgrad_recorded, recorded, wgrad_recorded};
 
 use crate::cpu::Isa;

@@ -73,7 +73,7 @@ pub unsafe fn fprop_bias(
 /// As [`fprop`].
 pub unsafe fn dgrad(gpu: &Gpu, p: &Conv3d, dtype: DType, dy: u64, w: u64, dx: u64, workspace: Workspace) -> Result<()> {
     let (dy, w, dx) = backward(p, dtype, [dy, w, dx])?;
-    work(gpu, p, Operator::Dgrad, dtype, workspace)?.dgrad(dy, w, dx, None)
+    work(gpu, p, Operator::Dgrad, dtype, workspace)?.dgrad(dy, w, dx, None, None)
 }
 
 /// `dw`, f32, from `x` and `dy` of `dtype`; shapes as for [`fprop`].
@@ -205,7 +205,7 @@ pub unsafe fn dgrad_norm_relu(
         beta: numbers("beta", at.beta, 1)?,
         sums: CHECK.output("sums", at.sums, parts * sums_of(&plan) * 2 * p.c, DType::F32)?,
     };
-    on_plan(gpu, p, plan, DType::BF16, workspace)?.dgrad(dy, w, dz, Some(&epilogue))
+    on_plan(gpu, p, plan, DType::BF16, workspace)?.dgrad(dy, w, dz, Some(&epilogue), None)
 }
 
 const OP: &str = "conv3d";

@@ -2,13 +2,15 @@
 //! have arrived, directly through the batch norm before it.
 
 use crate::error::Result;
-use crate::ops::batch_norm::{self, BatchNorm, BatchStatistics, Moments, ReluMask, Stats};
+use crate::ops::batch_norm::{self, BatchNorm, BatchStatistics, Moments, ReluMask, Stats, Unformed};
 use crate::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
 use crate::ops::conv3d::{self, Geometry, dgrad_recorded, wgrad_recorded};
 use crate::ops::convert;
 use crate::shape::Shape;
 use crate::tape::{Op, Share, Tape, Var};
 use crate::tensor::{DType, Tensor};
+use std::any::Any;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The input of a convolution: a value, one that is still to be rounded, or the result of a batch norm with ReLU.
@@ -155,7 +157,8 @@ pub fn conv_norm(
     };
     let (y, moments) = fusion::fprop(read.value(), w.value(), g, prologue, epilogue)?;
     let inputs = value.iter().chain([w]).map(Var::edge).chain(layer.inputs()).collect();
-    let op = || ConvNorm { layer: layer.clone(), value: value.clone(), w: w.clone(), g: *g };
+    let op =
+        || ConvNorm { layer: layer.clone(), value: value.clone(), w: w.clone(), g: *g, unformed: RefCell::default() };
     Ok((t.record_on(y, inputs, op), moments))
 }
 
@@ -165,6 +168,8 @@ struct ConvNorm {
     value: Option<Var>,
     w: Var,
     g: Geometry,
+    /// What the incoming gradient is to be formed with.
+    unformed: RefCell<Option<Unformed>>,
 }
 
 impl Op for ConvNorm {
@@ -178,24 +183,33 @@ impl Op for ConvNorm {
 
     fn backward_share(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
         match &self.value {
-            None => self.of_deferred(t, dy, needs),
+            None => self.of_deferred(t, dy, needs, shares),
             Some(y) => self.of_value(t, y, dy, needs, shares),
         }
+    }
+
+    fn takes(&self, of: &dyn Any) -> bool {
+        let of = of.downcast_ref::<Unformed>();
+        let of = of.filter(|of| fusion::forms_on_load(of, self.w.value(), self.layer.x().shape(), &self.g));
+        of.is_some_and(|of| self.unformed.replace(Some(of.clone())).is_none())
     }
 }
 
 impl ConvNorm {
     /// The gradients where the batch norm's result is not stored: then this convolution is its only reader.
-    fn of_deferred(&self, t: &Tape, dy: &Var, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+    fn of_deferred(&self, t: &Tape, dy: &Var, needs: &[bool], shares: &[Share]) -> Result<Vec<Option<Var>>> {
         let (&need_w, layer) = needs.split_first().expect("filters are an input");
         let (mut dw, mut grads) = (None, vec![None; layer.len()]);
         if !t.is_recording() {
+            let mut whole = dy.value().clone();
             if layer.contains(&true) {
-                grads = self.through(dy.value(), None, layer)?;
+                (grads, whole) = self.through(dy.value(), None, layer, (shares.get(1), 0))?;
+            } else if let Some(unformed) = self.unformed.take() {
+                whole = unformed.form(dy.value())?;
             }
             if need_w {
                 let (x, prologue) = (self.layer.x().value(), Prologue::NormRelu(self.layer.norm()));
-                dw = Some(Var::constant(fusion::wgrad(x, dy.value(), self.w.shape(), &self.g, prologue)?));
+                dw = Some(Var::constant(fusion::wgrad(x, &whole, self.w.shape(), &self.g, prologue)?));
             }
         } else {
             let y = self.layer.apply(t)?;
@@ -216,28 +230,42 @@ impl ConvNorm {
     /// finds nothing left to do at the batch norm itself.
     fn of_value(&self, t: &Tape, y: &Var, dy: &Var, needs: &[bool], shares: &mut [Share]) -> Result<Vec<Option<Var>>> {
         let mut grads = vec![None; needs.len()];
-        match shares.first_mut() {
-            Some(share) if share.last && needs[0] => {
+        let mut dy = dy.clone();
+        match shares.split_first_mut() {
+            Some((share, of_layer)) if share.last && needs[0] => {
                 let so_far = share.so_far.take();
-                let through = self.through(dy.value(), so_far.as_ref().map(Var::value), &needs[2..])?;
+                // The batch norm itself follows, with nothing left to do.
+                let of_x = (of_layer.get(1), 1);
+                let (through, whole) = self.through(dy.value(), so_far.as_ref().map(Var::value), &needs[2..], of_x)?;
                 grads[2..].clone_from_slice(&through);
+                dy = if t.is_recording() { dy } else { Var::constant(whole) };
             }
-            _ if needs[0] => grads[0] = Some(dgrad_recorded(t, dy, &self.w, y.shape(), &self.g)?),
-            _ => {}
+            _ => {
+                let (dx, whole) =
+                    conv3d::dgrad_formed(t, &dy, self.unformed.take().as_ref(), &self.w, y.shape(), &self.g, needs[0])?;
+                (grads[0], dy) = (dx, whole);
+            }
         }
         if needs[1] {
-            grads[1] = Some(wgrad_recorded(t, y, dy, self.w.shape(), &self.g)?);
+            grads[1] = Some(wgrad_recorded(t, y, &dy, self.w.shape(), &self.g)?);
         }
         Ok(grads)
     }
 
     /// The gradients of the batch norm's inputs: dgrad, adding earlier contributions, and the backward pass of the
-    /// batch norm.
-    fn through(&self, dy: &Tensor, so_far: Option<&Tensor>, needs: &[bool]) -> Result<Vec<Option<Var>>> {
+    /// batch norm. Also returns the gradient by this convolution's result, which may come in parts.
+    fn through(
+        &self,
+        dy: &Tensor,
+        so_far: Option<&Tensor>,
+        needs: &[bool],
+        (of_x, silent): (Option<&Share>, usize),
+    ) -> Result<(Vec<Option<Var>>, Tensor)> {
         let x = self.layer.x().value();
         let (norm, relu, signs) = (self.layer.norm(), self.layer.mask(), self.layer.signs());
         let epilogue = GradEpilogue::NormRelu { x, norm, relu, signs, add: so_far };
-        let dy = fusion::dgrad(dy, self.w.value(), x.shape(), &self.g, epilogue)?;
-        self.layer.backward_from(&dy, needs)
+        let unformed = self.unformed.take();
+        let (dx, dy) = fusion::dgrad_formed(dy, unformed.as_ref(), self.w.value(), x.shape(), &self.g, epilogue)?;
+        Ok((self.layer.backward_from(&dx, needs, of_x, silent)?, dy))
     }
 }

@@ -21,17 +21,17 @@ const PORTABLE: usize = 4;
 const TILES: usize = 5;
 
 /// The convolution of one tap of `x` with `k` filters.
-fn problem(x: [usize; 5], k: usize) -> Conv3d {
+pub fn problem(x: [usize; 5], k: usize) -> Conv3d {
     Conv3d::new("conv3d", x.into(), [k, 1, 1, 1, x[4]].into(), &Geometry::new(Window::UNIT)).unwrap()
 }
 
-fn half(seed: u64, shape: impl Into<Shape>) -> Tensor {
+pub fn half(seed: u64, shape: impl Into<Shape>) -> Tensor {
     drawn(&mut seeded(seed), shape, real).cast(DType::BF16).unwrap()
 }
 
 /// A norm of `parts` parts of the samples on `device`. Shifts are well above 0, so that what a kernel makes of the zeros
 /// behind the last pixel is not 0.
-fn norm(parts: usize, c: usize, device: &Device) -> Norm {
+pub fn norm(parts: usize, c: usize, device: &Device) -> Norm {
     let lifted = |seed, len: usize| {
         let v: Vec<f32> = data(&noise(seed, &[len])).iter().map(|v| v.abs() + 0.3).collect();
         Tensor::from_f32([len], &v).unwrap()

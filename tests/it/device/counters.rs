@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use tubelet::ops::batch_norm::Norm;
-use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, on_tile, on_tile_normed};
+use tubelet::ops::conv3d::{Conv3d, Geometry, Operator, on_tile, on_tile_between, on_tile_normed};
 use tubelet::ops::unary::{self, Unary};
 use tubelet::ops::{arith, reduce, relu, sgd};
-use tubelet::shape::Window;
+use tubelet::shape::{Shape, Window};
 use tubelet::tensor::{DType, Device, Tensor};
 
 /// Cases of `benches/gpu`, at the tables' own batch.
@@ -106,13 +106,23 @@ const HOPPER: [Layer; 7] = [
     ("small-motion", [1, 2, 17, 240, 4], 8, [1, 7, 7], [1, 2, 2]),
 ];
 
-/// A tile of a pass of one of them, with a batch norm of its input in the pass or without.
+/// A tile of a pass of one of them.
 pub struct HopperTile {
     pub name: String,
     problem: Conv3d,
     pass: Operator,
     tile: usize,
-    normed: bool,
+    prologue: Prologue,
+}
+
+/// What a pass does with what it loads.
+#[derive(Clone, Copy)]
+enum Prologue {
+    Nothing,
+    /// A batch norm with ReLU.
+    Norm,
+    /// dgrad: the gradient of a batch norm.
+    Gradient,
 }
 
 impl HopperTile {
@@ -129,17 +139,21 @@ impl HopperTile {
             let (passes, first) = if stem { (vec![passes[0], passes[2]], 1) } else { (passes.to_vec(), 4) };
             for ((word, pass), tile) in passes.into_iter().flat_map(|pass| (first..16).map(move |tile| (pass, tile))) {
                 let name = |with: &str| format!("conv3d/{word}{with}/{layer}/bf16/tile{tile}");
-                all.push(HopperTile { name: name(""), problem, pass, tile, normed: false });
-                if kernel == [1; 3] && stride == [1; 3] && pass != Operator::Dgrad {
-                    all.push(HopperTile { name: name("_normed"), problem, pass, tile, normed: true });
+                all.push(HopperTile { name: name(""), problem, pass, tile, prologue: Prologue::Nothing });
+                if kernel == [1; 3] && stride == [1; 3] {
+                    let (with, prologue) = match pass {
+                        Operator::Dgrad => ("_formed", Prologue::Gradient),
+                        _ => ("_normed", Prologue::Norm),
+                    };
+                    all.push(HopperTile { name: name(with), problem, pass, tile, prologue });
                 }
             }
         }
         all
     }
 
-    /// Its operands on a device, and ones for its channels.
-    pub fn operands(&self, device: &Device) -> [Tensor; 3] {
+    /// Its operands on a device, and ones for its channels and for its filters, twice.
+    pub fn operands(&self, device: &Device) -> [Tensor; 4] {
         let p = &self.problem;
         let shapes = match self.pass {
             Operator::Fprop => [p.x_shape(), p.w_shape()],
@@ -147,16 +161,24 @@ impl HopperTile {
             Operator::Wgrad => [p.x_shape(), p.y_shape()],
         };
         let [a, b] = shapes.map(|shape| cases::random(shape, DType::BF16, device, 1).unwrap());
-        [a, b, Tensor::full([p.c()], 1.0).to(device).unwrap()]
+        let [ones, slopes] =
+            [&[p.c()][..], &[1, 2, p.y_shape().last()]].map(|of| Tensor::full(Shape::new(of), 1.0).to(device).unwrap());
+        [a, b, ones, slopes]
     }
 
     /// Computes it.
-    pub fn run(&self, [a, b, ones]: &[Tensor; 3]) {
-        if self.normed {
-            let norm = Norm::new(ones, ones, ones, ones).unwrap();
-            on_tile_normed(&self.problem, self.pass, self.tile, [a, b], &norm).unwrap();
-        } else {
-            on_tile(&self.problem, self.pass, self.tile, [a, b]).unwrap();
+    pub fn run(&self, [a, b, ones, slopes]: &[Tensor; 4]) {
+        match self.prologue {
+            Prologue::Nothing => drop(on_tile(&self.problem, self.pass, self.tile, [a, b]).unwrap()),
+            Prologue::Norm => {
+                let norm = Norm::new(ones, ones, ones, ones).unwrap();
+                drop(on_tile_normed(&self.problem, self.pass, self.tile, [a, b], &norm).unwrap());
+            }
+            Prologue::Gradient => {
+                let one = Tensor::full([self.problem.y_shape().last()], 1.0).to(&a.device()).unwrap();
+                let norm = Norm::new(&one, &one, &one, &one).unwrap();
+                drop(on_tile_between(&self.problem, self.tile, [a, b], Some((a, &norm, slopes)), None).unwrap());
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Every kernel that ships is executed by a test that checks its result, in both orders of the warps.
 
 use super::{
-    alignment, augment, conv3d, conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce, infonce_sm90, instructions,
-    layers, matmul, motion_map, peaks, tensors, tvl1,
+    alignment, augment, conv3d, conv3d_affine_sm90, conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce,
+    infonce_sm90, instructions, layers, matmul, motion_map, peaks, tensors, tvl1,
 };
 use crate::kernels::{batch_norm, batch_norm_moments, batch_norm_shared, in_order, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
@@ -44,6 +44,7 @@ const TESTS: &[fn()] = &[
     conv3d::table_first,
     conv3d::table_second,
     conv3d_sm90::every_tile_of_hopper,
+    conv3d_affine_sm90::every_tile_forms_as_a_pass_before_it,
     conv3d_norm_sm90::every_tile_normalises_as_a_pass_before_it,
     conv3d_stem_sm90::clips_are_rounded_as_they_are_packed,
     conv3d_stem_sm90::every_tile_of_stems,

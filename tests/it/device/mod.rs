@@ -3,6 +3,7 @@
 pub mod alignment;
 pub mod augment;
 pub mod conv3d;
+pub mod conv3d_affine_sm90;
 pub mod conv3d_norm_sm90;
 pub mod conv3d_sm90;
 pub mod conv3d_stem_sm90;

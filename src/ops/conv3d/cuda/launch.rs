@@ -2,7 +2,7 @@
 
 use super::super::{Conv3d, Operator};
 use super::halo::Halo;
-use super::norm::{self, Numbers};
+use super::norm::{self, Forming, Numbers};
 use super::packed::{self, Packed};
 use super::plan::{MERGED, Path, Plan, merged_parts};
 use super::problem::Conv;
@@ -285,8 +285,9 @@ impl Work<'_> {
         STATISTICS.launch(self.gpu, 0, Spread { grid, ..Spread::line(1, 256) }, args)
     }
 
-    /// `dx` from `dy` and `w`, with the epilogue `norm_relu` if there is one (not on the exact path).
-    pub fn dgrad(&self, dy: In, w: In, dx: Out, norm_relu: Option<&NormRelu>) -> Result<()> {
+    /// `dx` from `dy` and `w`, with the epilogue `norm_relu` if there is one (not on the exact path). With `forming`, on a plan
+    /// that does so, of the gradient that is formed of `dy`.
+    pub fn dgrad(&self, dy: In, w: In, dx: Out, norm_relu: Option<&NormRelu>, forming: Option<&Forming>) -> Result<()> {
         let (p, plan) = (self.problem, &self.plan);
         let conv = Pod(plan.conv);
         if plan.path == Path::Exact {
@@ -306,6 +307,18 @@ impl Work<'_> {
             DGRAD_HALO.launch(self.gpu, plan.entry, plan.spread, args)?;
         } else if plan.path == Path::Warpgroup {
             let w = self.filters(w, 64)?;
+            if let Some(forming) = forming {
+                let [dz, x] = [dy, forming.x].map(|rows| self.windows(rows, Operator::Dgrad, 0, plan.tile[0]));
+                norm::dgrad(
+                    self.gpu,
+                    plan,
+                    [dz?, x?, w],
+                    (dx, of_tiles),
+                    [add, signs, normed, mean, inv_std, gamma, beta],
+                    forming,
+                )?;
+                return norm_relu.map_or(Ok(()), |c| self.statistics(p.c, c.sums));
+            }
             let classes = p.geometry.window.stride.iter().product::<usize>();
             for z in 0..classes {
                 let dy = self.windows(dy, Operator::Dgrad, z, plan.tile[0])?;

@@ -19,12 +19,12 @@ mod windows;
 pub(in crate::ops) use launch::kernels;
 
 use super::{Conv3d, Operator};
-use crate::driver::{Gpu, Memory};
+use crate::driver::{Gpu, Memory, Out};
 use crate::error::Result;
-use crate::ops::batch_norm::{Norm, Signs};
+use crate::ops::batch_norm::{Norm, Signs, Unformed};
 use crate::tensor::{DType, Tensor};
 pub(super) use launch::{Forwards, NormRelu, Work, sums_of};
-use norm::Numbers;
+use norm::{Forming, Numbers};
 use plan::HOPPER;
 use plan::Path;
 pub(super) use plan::{Generation, Plan};
@@ -93,7 +93,7 @@ pub(super) fn on_tile(
     let to = result.output();
     with_space(gpu, p, a.dtype(), plan, |work| match pass {
         Operator::Fprop => work.fprop(a.input(), b.input(), to, &Forwards { norm, ..Forwards::default() }),
-        Operator::Dgrad => work.dgrad(a.input(), b.input(), to, None),
+        Operator::Dgrad => work.dgrad(a.input(), b.input(), to, None, None),
         Operator::Wgrad => work.wgrad(a.input(), b.input(), to, norm.as_ref()),
     })?;
     Ok(Some(result))
@@ -105,7 +105,7 @@ pub(in crate::ops) fn dgrad(gpu: &Gpu, p: &Conv3d, dy: &Tensor, w: &Tensor) -> R
     if has_work(gpu, [&a, &b], &mut dx)? {
         let to = dx.output();
         let plan = Plan::new(p, Operator::Dgrad, a.dtype(), Generation::of(gpu))?;
-        with_space(gpu, p, a.dtype(), plan, |work| work.dgrad(a.input(), b.input(), to, None))?;
+        with_space(gpu, p, a.dtype(), plan, |work| work.dgrad(a.input(), b.input(), to, None, None))?;
     }
     dx.cast(dy.dtype())
 }
@@ -265,10 +265,13 @@ pub(super) fn dgrad_norm_relu(
     add: Option<&Tensor>,
     norm: &Norm,
 ) -> Result<(Tensor, Tensor)> {
-    let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
     let plan = Plan::with_statistics(p, Operator::Dgrad, DType::BF16, Generation::of(gpu), norm.parts())?;
-    let mut sums = Tensor::on_gpu(gpu, DType::F32, [norm.parts(), sums_of(&plan), 2, p.c])?;
-    let epilogue = NormRelu {
+    let (dx, sums, _) = dgrad_on(gpu, p, plan, [dy, w], None, Some((x, signs, add, norm)))?;
+    Ok((dx, sums.expect("the epilogue takes them")))
+}
+
+fn norm_relu(x: &Tensor, signs: Option<&Signs>, add: Option<&Tensor>, norm: &Norm, sums: Out) -> NormRelu {
+    NormRelu {
         add: add.map(Tensor::input),
         signs: signs.map(Signs::input),
         normed: x.input(),
@@ -276,9 +279,53 @@ pub(super) fn dgrad_norm_relu(
         inv_std: norm.inv_std().input(),
         gamma: norm.gamma().input(),
         beta: norm.beta().input(),
-        sums: sums.output(),
+        sums,
+    }
+}
+
+/// Where dgrad on `gpu` forms the gradient that it loads: its plan, which takes sums for `norm` if there is one. For bf16.
+pub(super) fn forming(gpu: &Gpu, p: &Conv3d, of: &Unformed, norm: Option<&Norm>) -> Result<Option<Plan>> {
+    if gpu.compute_capability() != HOPPER || !norm::reads_rows(p) {
+        return Ok(None);
+    }
+    // A tile is of one part of the samples of either norm.
+    let (own, on) = (of.norm.parts(), Generation::of(gpu));
+    let groups = norm.map(Norm::parts).or((own > 1).then_some(own));
+    let plan = match groups {
+        Some(groups) => Plan::with_statistics(p, Operator::Dgrad, DType::BF16, on, groups)?,
+        None => Plan::new(p, Operator::Dgrad, DType::BF16, on)?,
     };
+    Ok(plan.forming(p, own))
+}
+
+/// What [`dgrad_norm_relu`] finishes its result with: `x`, signs, `add` and the norm.
+pub(super) type Finishing<'a> = (&'a Tensor, Option<&'a Signs>, Option<&'a Tensor>, &'a Norm);
+
+/// dgrad of a given plan: `dx`, as [`dgrad_norm_relu`] or without an epilogue; the sums of the epilogue; and the gradient that
+/// was formed of the first operand and `of`, on a plan of [`forming`].
+pub(super) fn dgrad_on(
+    gpu: &Gpu,
+    p: &Conv3d,
+    plan: Plan,
+    [dz, w]: [&Tensor; 2],
+    of: Option<&Unformed>,
+    epilogue: Option<Finishing>,
+) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
+    let mut dx = Tensor::on_gpu(gpu, DType::BF16, p.x_shape())?;
+    let mut dy = of.map(|_| Tensor::on_gpu(gpu, DType::BF16, p.y_shape())).transpose()?;
+    let shape = [plan.sums[0], sums_of(&plan), 2, p.c];
+    let mut sums = epilogue.map(|_| Tensor::on_gpu(gpu, DType::F32, shape)).transpose()?;
+    let epilogue =
+        epilogue.zip(sums.as_mut()).map(|((x, signs, add, norm), s)| norm_relu(x, signs, add, norm, s.output()));
+    let forming = of.zip(dy.as_mut()).map(|(of, dy)| Forming {
+        x: of.x.input(),
+        norm: numbers(&of.norm),
+        slopes: of.slopes.input(),
+        dy: dy.output(),
+    });
     let to = dx.output();
-    with_space(gpu, p, DType::BF16, plan, |work| work.dgrad(dy.input(), w.input(), to, Some(&epilogue)))?;
-    Ok((dx, sums))
+    with_space(gpu, p, DType::BF16, plan, |work| {
+        work.dgrad(dz.input(), w.input(), to, epilogue.as_ref(), forming.as_ref())
+    })?;
+    Ok((dx, sums, dy))
 }

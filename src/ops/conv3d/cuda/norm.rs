@@ -17,10 +17,17 @@ static FPROP_FILE: Module =
 static WGRAD_FILE: Module =
     Module::new("conv3d_wgrad_norm_sm90", include_str!("../../../../ptx/conv3d_wgrad_norm_sm90.sm_90a.ptx"));
 
+static DGRAD_FILE: Module =
+    Module::new("conv3d_dgrad_affine_sm90", include_str!("../../../../ptx/conv3d_dgrad_affine_sm90.sm_90a.ptx"));
+
 /// `x w y sums shift mean inv_std gamma beta`, the number of tiles, and the parts of the norm.
 type Fprop = Kernel<(Map, Map, Out, Out, In, In, In, In, In, Pod<Conv>, u32, u32)>;
 /// `x dy dw mean inv_std gamma beta`, the number of tiles, and the pixels of a part.
 type Wgrad = Kernel<(Map, Map, Out, In, In, In, In, Pod<Conv>, u32, u32)>;
+
+/// `dz x w dx dy sums`, the epilogue's `add signs normed mean inv_std gamma beta`, `mean inv_std gamma slopes`, the number of
+/// tiles, and the parts of the norm.
+type Dgrad = Kernel<(Map, Map, Map, Out, Out, Out, In, In, In, In, In, In, In, In, In, In, In, Pod<Conv>, u32, u32)>;
 
 /// Indexed by tile, as the kernels of [`Path::Warpgroup`].
 static FPROP: Fprop = Kernel::new(
@@ -44,8 +51,21 @@ static WGRAD: Wgrad = Kernel::new(
     ],
 );
 
-pub(super) fn declared() -> [Declared; 2] {
-    [FPROP.declared(), WGRAD.declared()]
+static DGRAD: Dgrad = Kernel::new(
+    &DGRAD_FILE,
+    &[
+        "conv3d_dgrad_affine_sm90_128x256_bf16",
+        "conv3d_dgrad_affine_sm90_256x128_bf16",
+        "conv3d_dgrad_affine_sm90_128x128_bf16",
+        "conv3d_dgrad_affine_sm90_256x64_bf16",
+        "conv3d_dgrad_affine_sm90_128x256_pair_bf16",
+    ],
+);
+/// Their shared memory: fewer stages, each with two tiles of rows.
+const DGRAD_SHARED: [u32; 5] = [216064, 185344, 216064, 168960, 216064];
+
+pub(super) fn declared() -> [Declared; 3] {
+    [FPROP.declared(), WGRAD.declared(), DGRAD.declared()]
 }
 
 /// The most channels of fprop, whose numbers are kept in shared memory, and bytes of one.
@@ -92,6 +112,47 @@ impl Plan {
         }
         Some(self)
     }
+
+    /// This plan of dgrad with the kernel that forms the gradient of a norm of `parts` parts of the samples as it loads it, if
+    /// there is one, with the same tiles and order of sums.
+    pub fn forming(mut self, p: &Conv3d, parts: usize) -> Option<Plan> {
+        let fits = p.k.is_multiple_of(8) && (parts == 1 || parts == self.sums[0]);
+        if self.path != Path::Warpgroup || !reads_rows(p) || !fits {
+            return None;
+        }
+        self.spread.shared = DGRAD_SHARED[self.entry];
+        Some(self)
+    }
+}
+
+/// The batch norm whose gradient dgrad forms.
+pub(in crate::ops::conv3d) struct Forming {
+    /// Its input.
+    pub x: In,
+    /// Its numbers, of which the shifts have no part in the gradient.
+    pub norm: Numbers,
+    /// Two numbers for each part and channel.
+    pub slopes: In,
+    /// Receives the gradient.
+    pub dy: Out,
+}
+
+/// dgrad of a plan that forms its gradient of `dz`, with the arrays of an epilogue.
+pub(super) fn dgrad(
+    gpu: &Gpu,
+    plan: &Plan,
+    [dz, x, w]: [Map; 3],
+    (dx, sums): (Out, Out),
+    [add, signs, normed, mean, inv_std, gamma, beta]: [In; 7],
+    of: &Forming,
+) -> Result<()> {
+    let [tiles, parts] = [plan.tiles, of.norm.parts].map(|v| v as u32);
+    let Numbers { mean: of_mean, inv_std: of_inv_std, gamma: of_gamma, .. } = of.norm;
+    let (numbers, conv) = ([of_mean, of_inv_std, of_gamma, of.slopes], Pod(plan.conv));
+    let [n0, n1, n2, n3] = numbers;
+    let args =
+        (dz, x, w, dx, of.dy, sums, add, signs, normed, mean, inv_std, gamma, beta, n0, n1, n2, n3, conv, tiles, parts);
+    DGRAD.launch(gpu, plan.entry, plan.spread, args)
 }
 
 /// fprop of a plan that normalises: `of_tiles` receives the sums about `shift`, if they are taken.

@@ -3,7 +3,7 @@
 //! | pass | prologue | mainloop | epilogue |
 //! |---|---|---|---|
 //! | [`fprop`] | nothing; normalise and ReLU what it reads | products of `x` and `w` | nothing; [`Moments`] of the result |
-//! | [`dgrad`] | nothing | products of `dy` and `w` | nothing; add; add, ReLU's mask, and the two sums of the batch norm before it |
+//! | [`dgrad`] | nothing; form the gradient of the batch norm behind it | products of `dy` and `w` | nothing; add; add, ReLU's mask, and the two sums of the batch norm before it |
 //! | [`wgrad`] | nothing; normalise and ReLU what it reads | products of `x` and `dy` | nothing |
 //!
 //! Each device fuses what it can, and this file composes the rest from separate passes. A prologue gives the bits of the
@@ -18,7 +18,9 @@
 //!   and a multiple of eight channels. On compute capability 9.0 also the prologue, for bf16 without groups, filters of one
 //!   tap, strides of 1, no padding and a multiple of eight channels, wherever the pass without prologue takes a tile of the
 //!   kernels with TMA and wgmma. In fprop there are at most 1024 channels, and the norm has statistics of one part of the
-//!   samples, or of the parts whose moments are taken. In wgrad a part has a multiple of 64 pixels, or there is one.
+//!   samples, or of the parts whose moments are taken. In wgrad a part has a multiple of 64 pixels, or there is one. dgrad of
+//!   the same convolutions, with a multiple of eight filters, forms the gradient of the batch norm behind it, and leaves it for
+//!   wgrad. The batch norm hands it over in parts where that is the only operation which reads it (`tape::Share::hand`).
 
 pub(super) mod contract;
 
@@ -29,7 +31,7 @@ use crate::cpu::Isa;
 use crate::driver::Gpu;
 use crate::error::{Error, Result};
 use crate::ops::arith::{self, Arith};
-use crate::ops::batch_norm::{Incoming, Moments, Norm, ReluMask, Signs};
+use crate::ops::batch_norm::{Incoming, Moments, Norm, ReluMask, Signs, Unformed};
 use crate::shape::Shape;
 use crate::tensor::{DType, Device, Place, Tensor};
 
@@ -149,6 +151,18 @@ pub(in crate::ops) fn wgrad_rounded(
 /// As [`super::dgrad`]; `Shape` when the tensors of the epilogue do not fit the input; `Device` when they are on
 /// another device.
 pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: GradEpilogue) -> Result<Incoming> {
+    Ok(dgrad_formed(dy, None, w, x_shape, g, epilogue)?.0)
+}
+
+/// [`dgrad`] of `dy`, or of the gradient that is formed of it and `unformed`, and that gradient.
+pub(in crate::ops) fn dgrad_formed(
+    dy: &Tensor,
+    unformed: Option<&Unformed>,
+    w: &Tensor,
+    x_shape: Shape,
+    g: &Geometry,
+    epilogue: GradEpilogue,
+) -> Result<(Incoming, Tensor)> {
     let op = "conv3d dgrad";
     let p = Conv3d::new(op, x_shape, w.shape(), g)?;
     check_dy(op, &p, dy)?;
@@ -173,25 +187,57 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_shape: Shape, g: &Geometry, epilogue: Gr
     }
     let place = dy.place(op, &others)?;
     let alike = like_input.iter().all(|(_, t)| t.dtype() == dy.dtype());
+    let in_epilogue = norm.filter(|_| alike && !matches!(relu, ReluMask::None));
+    let plan = match (&place, unformed) {
+        (Place::Gpu(gpu), Some(of)) if on_tensor_cores(&p, [dy, w]) => cuda::forming(gpu, &p, of, in_epilogue)?,
+        _ => None,
+    };
+    if let (Place::Gpu(gpu), Some(of), Some(plan)) = (&place, unformed, plan) {
+        signs.map_or(Ok(()), |signs| signs.check_on(op, gpu))?;
+        let signs = match relu.result().filter(|_| in_epilogue.is_some()) {
+            Some(y) => Some(signs.cloned().map_or_else(|| Signs::of(y), Ok)?),
+            None => None,
+        };
+        let epilogue = x.zip(in_epilogue).map(|(x, norm)| (x, signs.as_ref(), add, norm));
+        let (dx, sums, formed) = cuda::dgrad_on(gpu, &p, plan, [dy, w], Some(of), epilogue)?;
+        let formed = formed.expect("the plan forms it");
+        let incoming = match (sums, add) {
+            (Some(sums), _) => Incoming::PastRelu { dz: dx, sums },
+            (None, Some(add)) => Incoming::Result(arith::forward(Arith::Add, add, &dx)?),
+            (None, None) => Incoming::Result(dx),
+        };
+        return Ok((incoming, formed));
+    }
+    let formed = unformed.map(|of| of.form(dy)).transpose()?.unwrap_or_else(|| dy.clone());
+    let dy = &formed;
     if let Some((x, norm)) = x.zip(norm).filter(|_| alike) {
         match (place, relu) {
-            (Place::Cpu, _) => return cpu::dgrad_norm_relu(Isa::best(), &p, [dy, w], x, add, norm, relu),
+            (Place::Cpu, _) => {
+                return Ok((cpu::dgrad_norm_relu(Isa::best(), &p, [dy, w], x, add, norm, relu)?, formed));
+            }
             (Place::Gpu(gpu), ReluMask::FromInput | ReluMask::FromResult(_))
                 if p.c.is_multiple_of(8) && on_tensor_cores(&p, [dy, w]) =>
             {
                 signs.map_or(Ok(()), |signs| signs.check_on(op, gpu))?;
                 let signs = relu.result().map(|y| signs.cloned().map_or_else(|| Signs::of(y), Ok)).transpose()?;
                 let (dz, sums) = cuda::dgrad_norm_relu(gpu, &p, [dy, w, x], signs.as_ref(), add, norm)?;
-                return Ok(Incoming::PastRelu { dz, sums });
+                return Ok((Incoming::PastRelu { dz, sums }, formed));
             }
             _ => {}
         }
     }
     let dx = super::dgrad(dy, w, x_shape, g)?;
-    Ok(Incoming::Result(match add {
+    let dx = match add {
         Some(add) => arith::forward(Arith::Add, add, &dx)?,
         None => dx,
-    }))
+    };
+    Ok((Incoming::Result(dx), formed))
+}
+
+/// Whether dgrad of the convolution forms its gradient as it loads it, where its epilogue lets it.
+pub(in crate::ops) fn forms_on_load(of: &Unformed, w: &Tensor, x_shape: Shape, g: &Geometry) -> bool {
+    let (Device::Cuda(gpu), Ok(p)) = (w.device(), Conv3d::new("conv3d", x_shape, w.shape(), g)) else { return false };
+    on_tensor_cores(&p, [&of.x, w]) && cuda::forming(&gpu, &p, of, None).is_ok_and(|plan| plan.is_some())
 }
 
 /// [`super::wgrad`] with the prologue of the forward pass: `x` is the tensor before the prologue.

@@ -2,7 +2,7 @@
 
 use super::Edit::*;
 use super::{Mistake, mistake};
-use crate::device::{conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce_sm90};
+use crate::device::{conv3d_affine_sm90, conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce_sm90};
 
 const FPROP_SM90: &str = "conv3d_fprop_sm90_128x128_bf16";
 const FPROP_PAIR: &str = "conv3d_fprop_sm90_128x256_pair_bf16";
@@ -18,6 +18,9 @@ const HOPPER: &[fn()] = &[conv3d_sm90::every_tile_of_hopper_on_a_small_problem];
 const FPROP_NORM: &str = "conv3d_fprop_norm_sm90_128x128_bf16";
 const WGRAD_NORM: &str = "conv3d_wgrad_norm_sm90_128x128_bf16";
 const NORMED: &[fn()] = &[conv3d_norm_sm90::every_tile_normalises_a_small_problem];
+const AFFINE: &str = "conv3d_dgrad_affine_sm90_128x128_bf16";
+const AFFINE_PAIR: &str = "conv3d_dgrad_affine_sm90_128x256_pair_bf16";
+const FORMED: &[fn()] = &[conv3d_affine_sm90::every_tile_forms_a_small_problem];
 const FPROP_STEM: &str = "conv3d_fprop_stem_sm90_112x64_bf16";
 const WGRAD_STEM: &str = "conv3d_wgrad_stem_sm90_64x224_bf16";
 const PACK: &str = "conv3d_pack_pixels_bf16";
@@ -84,6 +87,25 @@ pub(super) const MISTAKES: &[Mistake] = &[
     mistake("the numbers stay those of the first part", WGRAD_NORM, ("setp.ge.s32", 3), Replace("ge", "gt"), NORMED),
     mistake("the mean of eight channels further", WGRAD_NORM, ("ld.global.nc.f32", 8), Offset(32), NORMED),
     mistake("two sums of wgrad change places", WGRAD_NORM, ("st.global.f32", 1), Offset(4), NORMED),
+    // dgrad that forms the gradient of a batch norm as it loads it.
+    mistake("two coordinates of x change places", AFFINE, (".im2col.", 1), Swap(3, 4), FORMED),
+    mistake("the first operand is taken for x", AFFINE, ("ldmatrix", 5), Offset(-16384), FORMED),
+    mistake("a chunk of x where the swizzle did not put it", AFFINE, ("ldmatrix", 7), Offset(16), FORMED),
+    mistake("two registers of a fragment of x change places", AFFINE, ("ldmatrix", 9), Swap(1, 2), FORMED),
+    mistake("fragments are not fenced", AFFINE, ("wgmma.fence", 1), Drop, FORMED),
+    mistake("fragments are overwritten too early", AFFINE, ("wgmma.wait_group", 1), Replace("1;", "2;"), FORMED),
+    mistake("a stage is given back while it is read", AFFINE, ("wgmma.wait_group", 0), Replace("1;", "2;"), FORMED),
+    mistake("a stage is never given back", AFFINE, ("mbarrier.arrive.shared", 0), Drop, FORMED),
+    mistake("the scale of eight channels further", AFFINE, ("ld.global.nc.v2.f32", 21), Offset(32), FORMED),
+    mistake("x is taken from the mean", AFFINE, ("sub.f32", 20), Swap(1, 2), FORMED),
+    mistake("what is added is taken for the slope", AFFINE, ("ld.global.nc.v2.f32", 23), Offset(4 * 328), FORMED),
+    mistake("the numbers stay those of the first part", AFFINE, ("setp.gt.s32", 0), Replace(" 1;", " 9;"), FORMED),
+    mistake("words come from another lane", AFFINE, ("shfl.sync", 9), Swap(3, 4), FORMED),
+    mistake("the gradient is left eight filters further", AFFINE, ("st.global.v4.u32", 3), Offset(16), FORMED),
+    mistake("each tile of columns leaves the gradient", AFFINE, ("setp.gt.s32", 2), Replace(" 0;", " 999;"), FORMED),
+    mistake("a row of the next part is left", AFFINE, ("setp.ge.s32", 24), Replace("ge", "gt"), FORMED),
+    mistake("filters behind the last one are left", AFFINE, ("setp.ge.s32", 23), Replace("ge", "gt"), FORMED),
+    mistake("sums of a tile without rows are missing", AFFINE_PAIR, ("st.global.u32", 2), Drop, FORMED),
     // Stems.
     mistake("filters are not waited for", FPROP_STEM, ("mbarrier.try_wait", 1), Drop, STEMS),
     mistake("lines are not waited for", FPROP_STEM, ("mbarrier.try_wait", 2), Drop, STEMS),
