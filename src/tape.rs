@@ -52,7 +52,7 @@ pub trait Op {
     }
 
     /// Offers the gradient by the output in parts: `of` is what the tensor that the next call of the backward pass receives in
-    /// its place is to be combined with. Returns whether the operation does so, and has kept a copy. See [`Share::hand`].
+    /// its place is to be combined with. Returns whether the operation does so, and has kept a copy. See `Share::hand`.
     fn takes(&self, of: &dyn Any) -> bool {
         let _ = of;
         false

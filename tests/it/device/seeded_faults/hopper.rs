@@ -88,7 +88,7 @@ pub(super) const MISTAKES: &[Mistake] = &[
     mistake("the mean of eight channels further", WGRAD_NORM, ("ld.global.nc.f32", 8), Offset(32), NORMED),
     mistake("two sums of wgrad change places", WGRAD_NORM, ("st.global.f32", 1), Offset(4), NORMED),
     // dgrad that forms the gradient of a batch norm as it loads it.
-    mistake("two coordinates of x change places", AFFINE, (".im2col.", 1), Swap(3, 4), FORMED),
+    mistake("two coordinates of x change places", AFFINE, (".im2col.", 1), Swap(2, 3), FORMED),
     mistake("the first operand is taken for x", AFFINE, ("ldmatrix", 5), Offset(-16384), FORMED),
     mistake("a chunk of x where the swizzle did not put it", AFFINE, ("ldmatrix", 7), Offset(16), FORMED),
     mistake("two registers of a fragment of x change places", AFFINE, ("ldmatrix", 9), Swap(1, 2), FORMED),
