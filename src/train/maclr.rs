@@ -10,6 +10,7 @@ use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::share::{Clips, Share, key_rng};
 use super::views::{ClipPair, ViewSpec};
+use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
@@ -98,6 +99,7 @@ impl Recipe {
                 batch: 64,
                 accumulate: 1,
                 sync_bn: false,
+                wire: Wire::F32,
                 lr: 0.1,
                 lr_floor: 0.0,
                 warmup_epochs: 35.0,
@@ -247,7 +249,7 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        let division = recipe.training.division(Arc::new(Alone), recipe.method.groups)?;
+        let division = recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?;
         let (method, feed, graph) = (recipe.method.clone(), Feed::new(device), Graph::Off);
         Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division })
     }
@@ -257,7 +259,7 @@ impl MaclrRun {
     /// # Errors
     /// As [`Training::division`].
     pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MaclrRun> {
-        self.division = recipe.training.division(ranks, recipe.method.groups)?;
+        self.division = recipe.training.division(ranks, recipe.method.groups, recipe.method.alignment.as_ref())?;
         Ok(self)
     }
 

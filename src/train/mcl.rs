@@ -11,6 +11,7 @@ use super::recipe::{MethodNumbers, Training, fitting};
 use super::share::{Clips, Share, key_rng};
 use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
+use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
@@ -107,6 +108,7 @@ impl Recipe {
                 batch: 32,
                 accumulate: 1,
                 sync_bn: false,
+                wire: Wire::F32,
                 lr: 0.01,
                 lr_floor: 1e-6,
                 warmup_epochs: 5.0,
@@ -237,7 +239,7 @@ impl MclRun {
             device: device.clone(),
             feed: Feed::new(device),
             graph: Graph::Off,
-            division: recipe.training.division(Arc::new(Alone), recipe.method.groups)?,
+            division: recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?,
             rates: None,
             warmup_epochs: recipe.training.warmup_epochs,
         })
@@ -248,7 +250,7 @@ impl MclRun {
     /// # Errors
     /// As [`Training::division`].
     pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MclRun> {
-        self.division = recipe.training.division(ranks, recipe.method.groups)?;
+        self.division = recipe.training.division(ranks, recipe.method.groups, Some(&recipe.method.alignment))?;
         Ok(self)
     }
 
