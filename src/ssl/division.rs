@@ -140,6 +140,12 @@ impl Division {
         Overlapped::new(&self.ranks, self.wire, self.bucket, self.spans.clone())
     }
 
+    /// Micro-batches of each rank.
+    #[must_use]
+    pub fn accumulate(&self) -> usize {
+        self.accumulate
+    }
+
     /// Whether micro-batch `i` of this rank is its last one.
     pub(super) fn ends(&self, i: usize) -> bool {
         i + 1 == self.accumulate
