@@ -10,17 +10,6 @@ use crate::ops;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// The owners of all ranks' rows, from those of this one.
-pub(super) fn all_owners(own: &[u32], division: &Division) -> Result<Vec<u32>> {
-    if division.ranks().size() == 1 {
-        return Ok(own.to_vec());
-    }
-    let note: Vec<u8> = own.iter().flat_map(|owner| owner.to_le_bytes()).collect();
-    let all = division.ranks().share(&note)?;
-    let numbers = all.iter().flat_map(|note| note.chunks_exact(4));
-    Ok(numbers.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-}
-
 /// Gradients of one network, by parameter.
 pub(super) type Grads = Vec<(ParamId, Tensor)>;
 

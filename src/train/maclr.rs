@@ -5,6 +5,7 @@ use super::batch::Feed;
 use super::checkpoint::State;
 use super::graph::Graph;
 use super::limits;
+use super::owners::Owners;
 use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
@@ -239,6 +240,7 @@ pub struct MaclrRun {
     feed: Feed,
     graph: Graph<Maclr>,
     division: Division,
+    owners: Owners,
 }
 
 impl MaclrRun {
@@ -251,7 +253,8 @@ impl MaclrRun {
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
         let division = recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?;
         let (method, feed, graph) = (recipe.method.clone(), Feed::new(device), Graph::Off);
-        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division })
+        let owners = Owners::new(videos, recipe.training.batch);
+        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division, owners })
     }
 
     /// The same run as one of `ranks`, which share each step of `recipe`.
@@ -321,6 +324,7 @@ impl Method for MaclrRun {
     }
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
+        self.owners.complete(&mut views.owners, at, self.division.ranks())?;
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = key_rng(at.seed, at.epoch, at.step);
         self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd, &self.division)

@@ -5,6 +5,7 @@ use super::checkpoint::State;
 use super::focus::{Focus, Quad};
 use super::graph::Graph;
 use super::limits;
+use super::owners::Owners;
 use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
@@ -222,6 +223,7 @@ pub struct MclRun {
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
     warmup_epochs: f64,
+    owners: Owners,
 }
 
 impl MclRun {
@@ -242,6 +244,7 @@ impl MclRun {
             division: recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?,
             rates: None,
             warmup_epochs: recipe.training.warmup_epochs,
+            owners: Owners::new(videos, recipe.training.batch),
         })
     }
 
@@ -323,6 +326,7 @@ impl Method for MclRun {
     }
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
+        self.owners.complete(&mut views.owners, at, self.division.ranks())?;
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = key_rng(at.seed, at.epoch, at.step);
         let rates = self.method.rates(lr, at.epoch, at.epochs, self.warmup_epochs);
