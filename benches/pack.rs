@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
+use tubelet::video::Permutation;
 use tubelet::video::pack::{Index, synthetic};
-use tubelet::video::{Permutation, Share};
 
 /// Processes among which the videos are divided.
 const WORLD: u64 = 8;
@@ -45,11 +45,10 @@ fn measure(dir: &Path, videos: u64) -> Result<()> {
     let sum = (0..LOOKED_UP).fold(0u64, |sum, i| sum.wrapping_add(order.at(i % videos)));
     println!("order of an epoch: {:.0} ns a video (checksum {sum:x})", nanoseconds(began, LOOKED_UP));
 
-    let share = Share::new(videos, [0, 0], [3, WORLD])?;
     let (began, mut names) = (Instant::now(), 0);
-    let n = LOOKED_UP.min(share.len());
+    let n = LOOKED_UP.min(videos / WORLD);
     for i in 0..n {
-        let video = share.at(i);
+        let video = order.at(i * WORLD + 3);
         index.entry(video)?.context("a video without data")?;
         names += index.name(video)?.len();
     }
@@ -58,7 +57,7 @@ fn measure(dir: &Path, videos: u64) -> Result<()> {
         nanoseconds(began, n),
         names,
         memory()?,
-        share.remainder()
+        videos % WORLD
     );
     Ok(())
 }

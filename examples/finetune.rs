@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::sync::Arc;
-use support::args::within;
+use support::args::{one_of, within};
 use support::checks::{check_memory, classes_can_be_tested, earlier_epochs};
 use support::classified::{self, Groups};
 use support::evaluate::{Options, Prepared, Task};
@@ -17,10 +17,12 @@ use support::evaluation::Evaluation;
 use support::options::set;
 use support::output::{count, say, warn};
 use support::protocol::{IMAGENET, MACLR, MCL, Sampling};
+use support::ranks::{RANKS, WIRES};
 use support::run::Show;
 use support::settings::{EARLIER, FREE, OPTIONS, identity, of_recipe, path};
 use support::summary::Summary;
 use tubelet::augment::rand_augment::RandAugment;
+use tubelet::dist::sum::Wire;
 use tubelet::eval::scores::Scores;
 use tubelet::eval::views::{Frozen, Score, Views};
 use tubelet::train::checkpoint::newest_intact;
@@ -63,6 +65,12 @@ struct Args {
     /// Videos that pass through the network at once; gradients are added until --batch is reached
     #[arg(long, value_parser = within::<usize>(limits::MICRO_BATCH))]
     micro_batch: Option<usize>,
+    /// Parts of a step whose gradients are added apart, each of one or more micro-batches: N of them have the bits of N ranks
+    #[arg(long, value_name = "N", value_parser = within::<usize>(limits::ACCUMULATE))]
+    accumulate: Option<usize>,
+    /// How gradients travel between ranks: as f32, or rounded to bf16, which is half of the bytes
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = one_of(WIRES))]
+    wire: Wire,
     /// Learning rate after the warm-up
     #[arg(long, value_parser = within::<f32>(limits::LR))]
     lr: Option<f32>,
@@ -185,9 +193,12 @@ impl Args {
         r.views = ViewSpec { side, augment, ..test.clone() };
         set(&mut r.epochs, self.epochs);
         set(&mut r.batch, self.batch);
-        let micro =
-            self.micro_batch.unwrap_or(if self.batch.is_some() { r.micro_batch.min(r.batch) } else { r.micro_batch });
-        r.micro_batch = micro;
+        set(&mut r.accumulate, self.accumulate);
+        r.wire = self.wire;
+        let ranks = &prepared.ranks;
+        // Every part of a step has whole micro-batches.
+        let part = (r.batch / (ranks.world.size * r.accumulate)).max(1);
+        r.micro_batch = self.micro_batch.unwrap_or(r.micro_batch.min(part));
         set(&mut r.lr, self.lr);
         set(&mut r.warmup_epochs, self.warmup_epochs);
         set(&mut r.sgd.weight_decay, self.weight_decay);
@@ -196,6 +207,7 @@ impl Args {
         set(&mut r.precise_bn, self.precise_bn);
         r.frozen |= self.frozen;
         r.precision = self.options.precision;
+        r.division(ranks.all.clone())?;
         r.check(&prepared.network.net)?;
         if r.warmup_epochs > r.epochs as f64 {
             warn(format_args!(
@@ -226,13 +238,17 @@ impl Args {
 
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
-    let mut prepared = options.prepare(args.preset.sampling())?;
+    let on = options.common.start_ranks()?;
+    let mut prepared = options.prepare_on(on, args.preset.sampling())?;
     if args.from_scratch {
         prepared.network.forget(options.seed);
     }
     keep_start(options, &mut prepared)?;
     let recipe = args.recipe(&prepared)?;
-    check_memory(&recipe.views, recipe.batch, 1)?;
+    let world = &prepared.ranks.world;
+    check_memory(&recipe.views, recipe.batch / world.size * world.local_size, 1)?;
+    let mut settings = args.settings(&recipe)?;
+    settings.insert(RANKS.to_owned(), world.size.into());
     let mut splits = options.videos.labelled(options.seed)?;
     keep_share(&mut splits.train, args.labels, options.seed);
     let steps = steps_per_epoch(splits.train.len(), recipe.batch)?.saturating_mul(recipe.epochs);
@@ -253,13 +269,16 @@ fn run(args: &Args) -> Result<()> {
         program: "finetune",
         data: vec![splits.train.clone(), splits.test.clone()],
         layout: splits.layout.clone(),
-        settings: args.settings(&recipe)?,
+        settings,
         plan: vec![("training", training)],
     };
     let Some(mut run) = prepared.begin(options, task)? else { return Ok(()) };
     let (done, network) = train(args, &recipe, &mut run, &splits)?;
     run.network = network;
     let test = run.features(1)?;
+    if !run.ranks.is_first() {
+        return Ok(());
+    }
     let values: Vec<f64> = test.values().iter().map(|v| f64::from(*v)).collect();
     let classes: Vec<usize> = (0..splits.train.classes.len()).collect();
     let scores = Scores::new(&values, test.labels(), classes.len())?;
@@ -274,6 +293,9 @@ fn run(args: &Args) -> Result<()> {
         .set("epochs", recipe.epochs)
         .set("steps", done.steps)
         .set("batch", recipe.batch)
+        .set("ranks", run.ranks.world.size)
+        .set("accumulate", recipe.accumulate)
+        .set("bytes_sent_per_step", done.sent_per_step)
         .set("train_seconds", done.train_seconds)
         .set("loss_first", done.loss_first)
         .set("loss_last", done.loss_last);
@@ -305,14 +327,20 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
     let [train, test] = [0, 1].map(|i| run.parts[i].loader.videos.clone());
     let per_epoch = steps_per_epoch(train.len(), recipe.batch)?;
     classes_can_be_tested(splits, train.iter().copied(), test.into_iter())?;
+    let (ranks, is_first) = (run.ranks.clone(), run.ranks.is_first());
+    if run.again {
+        ranks.say_division(&run.out, recipe.accumulate, ["part", "parts"])?;
+    }
     let earlier = earlier_epochs(&run.out, recipe.epochs, per_epoch)?;
     run.settings[EARLIER] = serde_json::to_value(&earlier)?;
+    ranks.agree_on_videos(&run.settings)?;
     let labels: Vec<u32> = run.parts[0].labels().into_iter().map(u32::try_from).collect::<Result<_, _>>()?;
     let loader = Loader { spec: recipe.views.clone(), ..run.parts[0].loader.clone() };
     let of = recipe.clone();
     let load: Arc<Load<Labelled>> = Arc::new(move |epoch, video, _| of.clip(&loader, epoch, video, labels[video]));
     let (net, trunk) = (&run.start.net, &run.start.params);
-    let mut method = Finetune::new(recipe, net, trunk, classes, (load.clone(), train.len()), seed, &run.device)?;
+    let method = Finetune::new(recipe, net, trunk, classes, (load.clone(), train.len()), seed, &run.device)?;
+    let mut method = method.over(ranks.all.clone())?;
     let how = Settings {
         run: identity(&run.settings),
         seed,
@@ -326,14 +354,19 @@ fn train(args: &Args, recipe: &Recipe, run: &mut Evaluation, splits: &Splits) ->
         trace: None,
     };
     check_run(&run.out, &how).context("--out")?;
-    run.settle(&FREE)?;
-    Summary::set_aside(&run.out, recipe.epochs)?;
-    let networks = serde_json::to_value(Recipe::networks(net, &splits.train.classes, &recipe.views))?;
-    write_atomic(&run.out.join(NETWORKS), format!("{networks:#}\n").as_bytes())?;
-    write_atomic(&run.out.join("classes.txt"), format!("{}\n", splits.train.classes.join("\n")).as_bytes())?;
+    if is_first {
+        run.settle(&FREE)?;
+        Summary::set_aside(&run.out, recipe.epochs)?;
+        let networks = serde_json::to_value(Recipe::networks(net, &splits.train.classes, &recipe.views))?;
+        write_atomic(&run.out.join(NETWORKS), format!("{networks:#}\n").as_bytes())?;
+        write_atomic(&run.out.join("classes.txt"), format!("{}\n", splits.train.classes.join("\n")).as_bytes())?;
+    }
     let mut show = Show::new(run.out.clone(), per_epoch * recipe.epochs, "");
-    let done = pretrain(&mut method, load, train.len(), None, &run.folder, &how, &run.stop, &mut show)?;
-    show.curves(None);
+    let done = pretrain(&mut method, load, train.len(), None, &run.folder, &how, &run.stop, &mut show);
+    let done = done.inspect_err(|e| ranks.all_stop(e))?;
+    if is_first {
+        show.curves(None);
+    }
     if done.trained == 0 {
         say("all steps of this run had been taken before: nothing was trained now");
     }

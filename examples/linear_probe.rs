@@ -103,8 +103,9 @@ impl Args {
 
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
+    let on = options.common.start_ranks()?;
     let protocol = args.chosen(args.protocol.preset.protocol())?;
-    let prepared = options.prepare(protocol.sampling.clone())?;
+    let prepared = options.prepare_on(on, protocol.sampling.clone())?;
     let splits = options.videos.labelled(options.seed)?;
     classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
     let groups = args.groups.of(&splits.test)?;
@@ -118,15 +119,18 @@ fn run(args: &Args) -> Result<()> {
     let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };
     let [train, test] = [0, 1].map(|i| run.parts[i].loader.videos.clone());
     classes_can_be_tested(&splits, train.into_iter(), test.iter().copied())?;
-    let (classes, scores) = classify(args, &protocol, &mut run)?;
+    let Some((classes, scores)) = classify(args, &protocol, &mut run)? else { return Ok(()) };
     let groups = groups.map(|all| all.keep(&test));
     let mut summary = run.summary();
-    summary.set("classifier", protocol.classifier.name());
+    summary.set("classifier", protocol.classifier.name()).set("ranks", run.ranks.world.size);
     classified::write(&run, summary, &classes, &scores, groups.as_ref())
 }
 
-/// Trains the classifier and scores it: the labels of its classes, and figures in which classes are places among these.
-fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<(Vec<usize>, Scores)> {
+/// What the first rank has of the classifier: the labels of its classes, and figures in which classes are places among these.
+type Classified = Option<(Vec<usize>, Scores)>;
+
+/// Trains the classifier and scores it. All ranks compute features; the first alone trains.
+fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<Classified> {
     let how = Sgd { lr: p.lr, epochs: p.epochs, batch: p.batch, seed: args.options.seed };
     let unfinished = |done: bool| {
         if !done {
@@ -138,7 +142,10 @@ fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<(Vec<usiz
         return by_views(run, &how, &go_on);
     }
     let (train, test) = (run.features(0)?, run.features(1)?);
-    Ok(match p.classifier {
+    if !run.ranks.is_first() {
+        return Ok(None);
+    }
+    let classified = match p.classifier {
         Classifier::Logistic => {
             let result = probe_while(&train, &test, args.l2(), &go_on)?;
             unfinished(result.converged);
@@ -156,12 +163,13 @@ fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<(Vec<usiz
             let figures = figures(&layer, &scores, test.labels())?;
             (layer.classes, figures)
         }
-    })
+    };
+    Ok(Some(classified))
 }
 
 /// Gradient descent on the features of the clips' middle squares; a test video's score is the mean of the probabilities
 /// of all its views (`docs/papers/maclr.md` section 6).
-fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<(Vec<usize>, Scores)> {
+fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<Classified> {
     let middle = Views { crops: 1, ..run.views };
     let labels: Vec<usize> = run.parts[0].labels().into_iter().flat_map(|l| vec![l; middle.count()]).collect();
     let mut rows = Vec::with_capacity(labels.len() * run.dim());
@@ -169,16 +177,20 @@ fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<(Vec<usize>,
         rows.extend_from_slice(row);
         Ok(())
     })?;
-    let layer = descend(&Features::new(run.dim(), rows, labels)?, middle.count(), how, go_on)?;
-    let (labels, c, all) = (run.parts[1].labels(), layer.classes.len(), run.views);
+    let train = Features::new(run.dim(), rows, labels)?;
+    let layer = run.ranks.on_first(&run.stop, || descend(&train, middle.count(), how, go_on))?;
+    let (labels, all) = (run.parts[1].labels(), run.views);
+    let c = layer.as_ref().map_or(0, |layer| layer.classes.len());
     let mut scores = vec![0.0; labels.len() * c];
     run.rows(1, all, &mut |video, _, row| {
+        let Some(layer) = &layer else { return Ok(()) };
         let own = &mut scores[video * c..][..c];
         own.iter_mut().zip(layer.probabilities(row)).for_each(|(s, p)| *s += p / all.count() as f64);
         Ok(())
     })?;
+    let Some(layer) = layer else { return Ok(None) };
     let figures = figures(&layer, &scores, &labels)?;
-    Ok((layer.classes, figures))
+    Ok(Some((layer.classes, figures)))
 }
 
 fn descend(train: &Features, rows: usize, how: &Sgd, go_on: GoOn) -> Result<Layer> {

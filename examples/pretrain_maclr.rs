@@ -146,6 +146,7 @@ fn run(args: &Args) -> Result<()> {
         masked: recipe.method.mask_own,
         clips: if with_motion { 4 } else { 2 },
         groups: recipe.method.groups,
+        alignment: recipe.method.alignment.as_ref(),
         init_head: None,
         networks: &networks[..if with_motion { 2 } else { 1 }],
         motion: [with_motion, false],

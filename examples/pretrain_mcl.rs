@@ -113,6 +113,7 @@ fn run(args: &Args) -> Result<()> {
         masked: recipe.method.mask_own,
         clips: 1 + KEYS,
         groups: recipe.method.groups,
+        alignment: Some(&recipe.method.alignment),
         init_head: Some(args.init_head),
         networks: &[("RGB", &recipe.net)],
         motion: [focus.needs_flow(); 2],

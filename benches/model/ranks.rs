@@ -173,7 +173,6 @@ impl Run {
             wire,
             bucket: BUCKET,
             reported: REPORTED,
-            accumulate: 1,
             normalised: [0, 0],
         };
         let mut scaled = Scaled {
@@ -199,8 +198,10 @@ impl Run {
         }
         scaled.exposed = free - end;
         scaled.keys = self.codes.iter().map(|d| fabric.all_gather((4 * self.videos * d) as f64)).sum();
-        scaled.notes = 2.0 * fabric.note(); // owners, report
-        scaled.step += scaled.exposed + scaled.keys + scaled.notes;
+        scaled.step += scaled.exposed + scaled.keys;
+        // Reports are shared once a second or in 64 steps, as the training loop does it.
+        scaled.notes = fabric.note() / (1.0 / scaled.step).floor().clamp(1.0, 64.0);
+        scaled.step += scaled.notes;
         // A mean and two sums, or two sums of gradients, for some hundred channels.
         let [with, without] = self.norms;
         scaled.statistics = (2 * with + without) as f64 * fabric.all_gather(3.0 * 4.0 * 512.0);

@@ -41,8 +41,8 @@ impl Common {
         let world = World::from_env()?;
         ensure!(
             world.size == 1,
-            "this program runs as one process, and {} started {}: of the programs here, pretrain_maclr and pretrain_mcl run as \
-             several",
+            "this program runs as one process, and {} started {}: of the programs here, pretrain_maclr, pretrain_mcl, finetune \
+             and linear_probe run as several",
             world.launcher,
             world.size
         );
@@ -180,7 +180,7 @@ pub fn program(run: impl FnOnce() -> Result<()>) -> ExitCode {
             }
         }
         Err(error) => {
-            if let Some((text, status)) = stopped(&error) {
+            if let Some((text, status)) = stopped(&error, ranks::are_several()) {
                 say_aside(&text);
                 ranks::fail(&text);
                 return ExitCode::from(status);

@@ -8,6 +8,7 @@ use super::init::{self, Network};
 use super::options::set;
 use super::output::{count, say, warn};
 use super::protocol::Sampling;
+use super::ranks::Ranks;
 use super::run::{foresee, loader};
 use super::settings::path;
 use super::stop::stop_flag;
@@ -87,6 +88,7 @@ pub struct Task {
 /// What is evaluated, before any video is looked for.
 pub struct Prepared {
     device: Device,
+    pub ranks: Ranks,
     pub network: Network,
     sampling: Sampling,
     pub views: Views,
@@ -97,7 +99,11 @@ impl Options {
     /// Starts the threads, opens the device and reads the network, which is refused here if it is another one or too
     /// large for the clips. `sampling` is what the preset says of these.
     pub fn prepare(&self, sampling: Sampling) -> Result<Prepared> {
-        let device = self.common.start()?;
+        self.prepare_on((self.common.start()?, Ranks::alone()), sampling)
+    }
+
+    /// The same of a program that may be one of several ranks, which are connected already.
+    pub fn prepare_on(&self, (device, ranks): (Device, Ranks), sampling: Sampling) -> Result<Prepared> {
         self.videos.check()?;
         let network = init::network(self.init.as_deref(), self.arch, self.seed)?;
         // Motion networks, too, may take three channels: the same map three times.
@@ -151,7 +157,7 @@ impl Options {
             numbers as f64 * 4e-9,
             MOST as f64 * 4e-9
         );
-        Ok(Prepared { device, network, sampling, views, spec })
+        Ok(Prepared { device, ranks, network, sampling, views, spec })
     }
 }
 
@@ -159,7 +165,9 @@ impl Prepared {
     /// As [`Prepared::begin`], and binds the folder to these settings.
     pub fn open(self, options: &Options, task: Task) -> Result<Option<Evaluation<'_>>> {
         let Some(run) = self.begin(options, task)? else { return Ok(None) };
-        run.settle(&[])?;
+        if run.ranks.is_first() {
+            run.settle(&[])?;
+        }
         if run.again {
             say(format_args!("evaluating again what {} is of: the figures are the same", run.out.display()));
         }
@@ -167,7 +175,8 @@ impl Prepared {
     }
 
     /// Checks everything that can be checked before decoding, opens the folder `--out` and fills the cache with the videos.
-    /// A dry run ends here and opens nothing.
+    /// A dry run ends here and opens nothing. Of several ranks all do so, but the first alone opens the folder; nothing is
+    /// written before they agree.
     pub fn begin(self, options: &Options, task: Task) -> Result<Option<Evaluation<'_>>> {
         let Task { program, data, layout, settings: more, plan } = task;
         let out = options.common.out(program);
@@ -175,7 +184,14 @@ impl Prepared {
         folder_to_be("--cache", &options.videos.cache)?;
         data.iter().flat_map(|data| &data.warnings).for_each(warn);
         let mut settings = self.settings(options, program, &data, more)?;
-        let check_out = || Folder::check(&out).with_context(|| format!("--out {}", out.display()));
+        let ranks = self.ranks.clone();
+        let is_first = ranks.is_first();
+        let check_out = || match is_first {
+            true => Folder::check(&out).with_context(|| format!("--out {}", out.display())),
+            false => Ok(()),
+        };
+        let mut facts = settings.clone();
+        facts["--dry-run"] = options.dry_run.into();
         if options.dry_run {
             for data in &data {
                 let seen = foresee(&options.videos.cache, data, &self.spec, false)?;
@@ -184,26 +200,35 @@ impl Prepared {
                 }
             }
             check_out()?;
+            ranks.agree_to_start(&facts, &out)?;
             goes_on(&out, &settings, false)?;
             self.plan(options, &data, &layout, &plan);
             say(format_args!("checked: {program} would write into {}; nothing was written", out.display()));
             return Ok(None);
         }
         check_out()?;
-        let folder = Folder::open(&out).context("--out")?;
+        ranks.agree_to_start(&facts, &out)?;
+        let folder = if is_first { Folder::open(&out).context("--out")? } else { Folder::of_first_rank(&out) };
         let again = goes_on(&out, &settings, false)?;
         let stop = stop_flag()?;
+        // Of the ranks on a machine, which share a cache, one compares it with its checksums.
+        let verify = !options.videos.no_verify && ranks.world.local_rank == 0;
+        let cache = &options.videos.cache;
         let (mut parts, mut skipped) = (Vec::new(), Vec::new());
-        for data in data {
-            let verify = !options.videos.no_verify;
-            let (loader, names) = loader(&options.videos.cache, &data, &self.spec, false, options.seed, verify, &stop)?;
-            skipped.extend(names);
-            parts.push(Part { data, loader });
-        }
+        let fill = || {
+            for data in data {
+                let (loader, names) = loader(cache, &data, &self.spec, false, options.seed, verify, &stop)?;
+                skipped.extend(names);
+                parts.push(Part { data, loader });
+            }
+            Ok(())
+        };
+        ranks.together(&stop, fill)?;
         settings["videos.skipped"] = skipped.clone().into();
         same_are_skipped(&out, &skipped)?;
         goes_on(&out, &settings, true)?;
-        let Prepared { device, network: start, sampling, views, spec } = self;
+        ranks.agree_on_videos(&settings)?;
+        let Prepared { device, network: start, sampling, views, spec, .. } = self;
         let network = Frozen::new(&start.trunk, &start.params.to(&device)?, options.precision);
         let (skipped, began) = (skipped.len(), Instant::now());
         Ok(Some(Evaluation {
@@ -214,6 +239,7 @@ impl Prepared {
             sampling,
             spec,
             device,
+            ranks,
             settings,
             folder,
             stop,

@@ -4,9 +4,11 @@ use super::evaluate::Options;
 use super::init::Network;
 use super::progress::Progress;
 use super::protocol::Sampling;
+use super::ranks::Ranks;
 use super::summary::Summary;
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +24,9 @@ use tubelet::video::Dataset;
 /// Views per forward pass, and the most numbers that they may have: 2 GB of them.
 const BATCH: usize = 16;
 pub const MOST: usize = 1 << 29;
+
+/// The most numbers that a rank computes before ranks exchange them, unless a single video has more.
+const ROUND: usize = 1 << 24;
 
 /// One part of the data, with its videos in the cache.
 pub struct Part {
@@ -56,6 +61,9 @@ impl Part {
     }
 }
 
+/// Takes the numbers of a video, and of how many views they are.
+type Row<'a> = dyn FnMut(usize, usize, Vec<f32>) -> tubelet::Result<()> + 'a;
+
 /// An evaluation with its output folder opened and its videos in the cache.
 pub struct Evaluation<'a> {
     pub(super) options: &'a Options,
@@ -67,6 +75,8 @@ pub struct Evaluation<'a> {
     pub sampling: Sampling,
     pub(super) spec: ViewSpec,
     pub device: Device,
+    /// The processes that share the evaluation: each passes a part of the videos through the network.
+    pub ranks: Ranks,
     /// Everything that the result depends on.
     pub settings: Value,
     /// Held until the end.
@@ -92,35 +102,31 @@ impl Evaluation<'_> {
         self.network.features()
     }
 
-    /// The work of passing `views` of the videos of part `part` through the network, and a bar for it.
-    fn work(&self, part: usize, views: Views) -> (Work, Progress) {
-        let (loader, [dims, _]) = (self.parts[part].loader.clone(), self.spec.dims());
+    /// The work of passing `views` of some of the videos of part `part` through the network, and a bar for it.
+    fn work(&self, part: usize, views: Views, some: Range<usize>) -> (Work, Progress) {
+        let (loader, [dims, _], videos) = (self.parts[part].loader.clone(), self.spec.dims(), some.len());
         // Where views are made, so that a signal ends the work within a batch, however many views a video has.
         let go_on = go_on(self.stop.clone(), &self.out);
         let load: Arc<Load> = Arc::new(move |video, view| {
             go_on()?;
             let [clip, crop] = views.place(view);
-            Ok(loader.view(video, clip, crop)?.data)
+            Ok(loader.view(some.start + video, clip, crop)?.data)
         });
-        let (videos, batch) = (self.parts[part].len(), (MOST / dims.iter().product::<usize>()).clamp(1, BATCH));
+        let batch = (MOST / dims.iter().product::<usize>()).clamp(1, BATCH);
         let label = format!("features of {} videos", self.parts[part].data.split.name());
         let bar = Progress::new(&label, "clips", (videos * views.count()) as u64, 0);
         let workers = rayon::current_num_threads();
         (Work { videos, views: views.count(), dims, batch, workers, load }, bar)
     }
 
-    /// Calls `row(video, features)` with the average over all views of each video of part `part`, in order.
+    /// Calls `row(video, features)` with the average over all views of each video of part `part`, in order; of several ranks all
+    /// do so.
     pub fn means(&mut self, part: usize, row: &mut dyn FnMut(usize, Vec<f32>) -> tubelet::Result<()>) -> Result<()> {
-        let (work, bar) = self.work(part, self.views);
-        let each = work.views as u64;
-        let part = &self.parts[part];
-        mean(&mut self.network, &work, self.sampling.unit, &mut |video, values| {
-            bar.inc(each);
-            finite(part.name(video), &values)?;
-            row(video, values)
-        })?;
-        bar.finish();
-        Ok(())
+        let (views, unit) = (self.views, self.sampling.unit);
+        let compute = |network: &mut Frozen, work: &Work, row: &mut Row| {
+            mean(network, work, unit, &mut |video, values| row(video, work.views, values))
+        };
+        self.shared(part, views, self.dim(), &compute, &mut |video, values| row(video, values.to_vec()))
     }
 
     /// The average features of all videos of part `part`, with their labels.
@@ -133,16 +139,57 @@ impl Evaluation<'_> {
         Ok(Features::new(self.dim(), values, self.parts[part].labels())?)
     }
 
-    /// Calls `row(video, view, features)` for `views` of the videos of part `part`, in order.
+    /// Calls `row(video, view, features)` for `views` of the videos of part `part`, in order; of several ranks all do so.
     pub fn rows(&mut self, part: usize, views: Views, row: &mut Each) -> Result<()> {
-        let (work, bar) = self.work(part, views);
-        let part = &self.parts[part];
-        extract(&mut self.network, &work, &mut |video, view, features| {
-            bar.inc(1);
-            finite(part.name(video), features)?;
-            row(video, view, features)
-        })?;
-        bar.finish();
+        let d = self.dim();
+        let compute = |network: &mut Frozen, work: &Work, row: &mut Row| {
+            let mut all = Vec::with_capacity(work.views * d);
+            extract(network, work, &mut |video, view, features| {
+                all.extend_from_slice(features);
+                if view + 1 < work.views { Ok(()) } else { row(video, work.views, std::mem::take(&mut all)) }
+            })
+        };
+        let each = views.count() * d;
+        self.shared(part, views, each, &compute, &mut |video, all| {
+            all.chunks_exact(d).enumerate().try_for_each(|(view, features)| row(video, view, features))
+        })
+    }
+
+    /// Calls `take(video, numbers)` for each video of part `part` in order, with the `each` numbers that `compute` has of it.
+    /// Several ranks compute those of as many videos, and exchange them.
+    fn shared(
+        &mut self,
+        part: usize,
+        views: Views,
+        each: usize,
+        compute: &dyn Fn(&mut Frozen, &Work, &mut Row) -> tubelet::Result<()>,
+        take: &mut dyn FnMut(usize, &[f32]) -> tubelet::Result<()>,
+    ) -> Result<()> {
+        let (videos, ranks, stop) = (self.parts[part].len(), self.ranks.clone(), self.stop.clone());
+        let (rank, size) = (ranks.all.rank(), ranks.all.size());
+        let of_rank = if size == 1 { videos } else { (ROUND / each).clamp(1, videos.div_ceil(size).max(1)) };
+        for first in (0..videos).step_by((of_rank * size).max(1)) {
+            let own = [rank, rank + 1].map(|rank| (first + rank * of_rank).min(videos));
+            let (work, bar) = self.work(part, views, own[0]..own[1]);
+            let mut numbers = Vec::new();
+            let (part, network) = (&self.parts[part], &mut self.network);
+            let mut row = |video: usize, views: usize, values: Vec<f32>| {
+                bar.inc(views as u64);
+                finite(part.name(own[0] + video), &values)?;
+                if size == 1 {
+                    return take(video, &values);
+                }
+                numbers.extend(values);
+                Ok(())
+            };
+            ranks.together(&stop, || Ok(compute(network, &work, &mut row)?))?;
+            bar.finish();
+            if size > 1 {
+                numbers.resize(of_rank * each, 0.0);
+                let all = ranks.gather(&numbers, &self.device)?;
+                (first..videos).zip(all.chunks_exact(each)).try_for_each(|(video, of)| take(video, of))?;
+            }
+        }
         Ok(())
     }
 

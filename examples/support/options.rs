@@ -2,11 +2,13 @@
 
 use super::args::{Common, arch, one_of, within};
 use super::output::say;
+use super::ranks::WIRES;
 use super::running::Running;
 use super::videos::VideoOptions;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use std::path::PathBuf;
+use tubelet::dist::sum::Wire;
 use tubelet::nn::nets::Naming;
 use tubelet::nn::{Arch, Net, Precision};
 use tubelet::train::limits;
@@ -95,6 +97,9 @@ pub struct Options {
     /// Batch norm with the statistics of the whole batch over all ranks, instead of those of each rank's part
     #[arg(long)]
     sync_bn: bool,
+    /// How gradients travel between ranks: as f32, or rounded to bf16, which is half of the bytes
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = one_of(WIRES))]
+    wire: Wire,
     /// Do not permute the key batch
     #[arg(long)]
     pub no_shuffle: bool,
@@ -166,7 +171,7 @@ impl Options {
         set(&mut t.epochs, self.epochs);
         set(&mut t.batch, self.batch);
         set(&mut t.accumulate, self.accumulate);
-        t.sync_bn = self.sync_bn;
+        (t.sync_bn, t.wire) = (self.sync_bn, self.wire);
         set(&mut t.lr, self.lr);
         set(&mut t.warmup_epochs, self.warmup_epochs);
         set(&mut t.sgd.weight_decay, self.weight_decay);

@@ -19,9 +19,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use tubelet::error::ErrorKind;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
 use tubelet::nn::{Net, Params, Trunk};
+use tubelet::ssl::alignment::Alignment;
 use tubelet::tensor::{Device, memory};
 use tubelet::train::folder::{Folder, write_atomic};
 use tubelet::train::pretrain::{
@@ -57,6 +57,8 @@ pub struct Job<'a, R> {
     pub clips: usize,
     /// Groups of the batch with statistics of their own.
     pub groups: usize,
+    /// The alignment of gradients with motion, if there is one.
+    pub alignment: Option<&'a Alignment>,
     /// Whether the head of an image network in `--init` is used, too; `None` if the example has no such option.
     pub init_head: Option<bool>,
     /// The networks that are trained, with their names.
@@ -106,7 +108,7 @@ impl<'a> Run<'a> {
         job: &Job<'a, R>,
     ) -> Result<Option<Run<'a>>> {
         let (out, training) = (options.common.out(job.example), job.training);
-        training.division(ranks.all.clone(), job.groups)?;
+        training.division(ranks.all.clone(), job.groups, job.alignment)?;
         training.warnings().iter().for_each(warn);
         options.running.check(&device)?;
         ensure!(
@@ -150,6 +152,7 @@ impl<'a> Run<'a> {
         let mut facts = settings.clone();
         facts["--recompute"] = options.running.recompute.into();
         facts["--trace"] = options.running.trace.is_some().into();
+        facts["--dry-run"] = options.dry_run.into();
         ranks.agree_to_start(&facts, &out)?;
         if options.dry_run {
             let usable = dry_run(&options.videos.cache, job, &splits)?;
@@ -162,7 +165,7 @@ impl<'a> Run<'a> {
         let folder = if is_first { Folder::open(&out).context("--out")? } else { Folder::of_first_rank(&out) };
         if goes_on(&out, &settings, false)? {
             say(format_args!("going on with the run in {}", out.display()));
-            ranks.say_division(&out, training.accumulate)?;
+            ranks.say_division(&out, training.accumulate, ["micro-batch", "micro-batches"])?;
         }
         let (stop, motion) = (stop_flag()?, job.motion);
         let (views, began) = (&training.views, Instant::now());
@@ -276,10 +279,7 @@ impl<'a> Run<'a> {
         let mut show = Show::new(self.out.clone(), per_epoch * self.training.epochs, start);
         let evaluate: Option<&mut Evaluate> = if self.splits.train.is_labelled() { Some(&mut evaluate) } else { None };
         let done = pretrain(method, load, videos, evaluate, &self.folder, &self.how, &self.stop, &mut show);
-        if done.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::Stopped { .. })) {
-            self.ranks.all.finish(); // they all stop here
-        }
-        let done = done?;
+        let done = done.inspect_err(|e| self.ranks.all_stop(e))?;
         if !self.ranks.is_first() {
             return Ok(None);
         }

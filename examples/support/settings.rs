@@ -12,10 +12,11 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 37] = [
+pub const OPTIONS: [(&str, &str); 38] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.accumulate", ACCUMULATE),
+    ("training.wire", "--wire"),
     ("training.lr", "--lr"),
     ("training.warmup_epochs", "--warmup-epochs"),
     ("training.sgd.weight_decay", "--weight-decay"),
@@ -145,6 +146,7 @@ pub fn identity(settings: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tubelet::dist::sum::Wire;
     use tubelet::ssl::alignment::Alignment;
     use tubelet::train::{maclr, mcl};
 
@@ -152,7 +154,7 @@ mod tests {
     fn settings_are_flat_and_go_by_the_options_names() {
         let mut maclr = maclr::Recipe::small();
         maclr.method.alignment = Some(Alignment::from_scratch("layer3.0"));
-        maclr.training.lr = 0.03;
+        (maclr.training.lr, maclr.training.wire) = (0.03, Wire::Bf16);
         let (maclr, mcl) = (of_recipe(&maclr).unwrap(), of_recipe(&mcl::Recipe::small()).unwrap());
         for (_, option) in OPTIONS.iter().chain(&SWITCHED_OFF) {
             assert!(maclr.contains_key(*option) || mcl.contains_key(*option), "{option}");

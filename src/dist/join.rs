@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 /// Connects the processes of `world`; a single one is [`Alone`]. All of them must call it. Where this build has MPI (feature
 /// `mpi`), and the launcher is mpirun or an srun that starts programs of MPI, MPI connects them, else TCP does. They exchange
-/// tensors of processors; [`on_device`] is for those of GPUs.
+/// tensors of processors; [`on_device`] is for those of GPUs. While TCP waits for ranks, `waiting` is told again and again for
+/// whom, and ends the wait by an error.
 ///
 /// # Errors
-/// `Peer` when they do not find each other in time, or say different things about who they are.
-pub fn join(world: &World, patience: Patience) -> Result<Arc<dyn Collective>> {
+/// `Peer` when they do not find each other in time, one of them ends meanwhile, or they say different things about who they are;
+/// those of `waiting`.
+pub fn join(world: &World, patience: Patience, waiting: &dyn Fn(&str) -> Result<()>) -> Result<Arc<dyn Collective>> {
     if world.size == 1 {
         return Ok(Arc::new(Alone));
     }
@@ -20,7 +22,7 @@ pub fn join(world: &World, patience: Patience) -> Result<Arc<dyn Collective>> {
     if starts_mpi(world.launcher, |name| std::env::var_os(name).is_some()) {
         return Ok(Arc::new(super::Mpi::connect(world, patience)?));
     }
-    Ok(Arc::new(Tcp::connect(world, patience)?))
+    Ok(Arc::new(Tcp::connect(world, patience, waiting)?))
 }
 
 /// The same ranks for tensors on `device`: those of GPUs are moved by NCCL. All of them must call it.

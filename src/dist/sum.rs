@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// How numbers travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Wire {
     /// As f32.
@@ -23,6 +25,12 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// Whether numbers travel as they are.
+    #[must_use]
+    pub fn is_f32(&self) -> bool {
+        *self == Wire::F32
+    }
+
     /// The type of what travels.
     #[must_use]
     pub fn dtype(self) -> DType {

@@ -122,7 +122,8 @@ impl World {
     /// # Errors
     /// `Param` naming the variable whose value is missing or no number in range.
     pub fn from_env() -> Result<World> {
-        World::from(|name| std::env::var(name).ok())
+        // What is no text is shown as well as possible, and is no number either.
+        World::from(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
     /// The same, of variables that `get` knows.
@@ -169,7 +170,13 @@ impl World {
             None => 1,
         };
         let local_rank = match first(names.local_rank) {
-            Some(name) => number(name, "sets it to the number of the process on this machine", 0..size)?,
+            Some(name) => {
+                // Slurm's machines may have different numbers of tasks, of which `local_size` is the first.
+                let known = first(names.local_size).filter(|_| names.launcher != Launcher::Srun);
+                let (of, most) = known.map_or((names.size, size), |name| (name, local_size));
+                let rule = format!("sets it to the number of the process on this machine, below {of}, which is {most}");
+                number(name, &rule, 0..most)?
+            }
             None => 0,
         };
         let host = get("MASTER_ADDR").or_else(|| get("SLURM_STEP_NODELIST").and_then(|list| first_host(&list)));
@@ -296,6 +303,8 @@ mod tests {
             ("RANK=0", "WORLD_SIZE"),
             ("RANK=0 WORLD_SIZE=0", "WORLD_SIZE"),
             ("RANK=0 WORLD_SIZE=2 LOCAL_RANK=2", "LOCAL_RANK"),
+            ("RANK=0 WORLD_SIZE=4 LOCAL_RANK=2 LOCAL_WORLD_SIZE=2", "LOCAL_RANK"),
+            ("RANK=0 WORLD_SIZE=4 LOCAL_WORLD_SIZE=5", "LOCAL_WORLD_SIZE"),
             ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=80", "MASTER_PORT"),
         ] {
             let e = world(variables).unwrap_err().to_string();

@@ -101,6 +101,18 @@ impl Alignment {
         self.weight != 0.0 || self.warm_weight != 0.0
     }
 
+    /// Whether the loss is differentiated through a gradient.
+    fn goes_through_a_gradient(&self) -> bool {
+        // The released form consists of the gradient alone, even with constant weights.
+        !self.detached || self.form == Form::WeightGradient
+    }
+
+    /// Whether the loss is computed and differentiated through a gradient: what it is computed from is differentiated twice.
+    #[must_use]
+    pub fn differentiates_twice(&self) -> bool {
+        self.is_on() && self.goes_through_a_gradient()
+    }
+
     /// The module to tap, if the loss is on.
     #[must_use]
     pub fn tap(&self) -> Option<&str> {
@@ -134,10 +146,7 @@ impl Alignment {
     pub fn map(&self, tape: &Tape, q: &Var, k: &Tensor, f: &Var) -> Result<Var> {
         let similarity = ops::mul(tape, q, &Var::constant(k.clone()))?;
         let s = ops::sum_to(tape, &similarity, Shape::new(&[1, 1]))?;
-        // The released form consists of the gradient alone: even with constant weights it is differentiated through a
-        // gradient.
-        let through = !self.detached || self.form == Form::WeightGradient;
-        let mode = if through { Mode::Keep } else { Mode::Peek };
+        let mode = if self.goes_through_a_gradient() { Mode::Keep } else { Mode::Peek };
         let Some(g) = tape.grad(&s, &[f], mode)?.pop().flatten() else {
             return Err(Error::param("alignment", "module", &self.module, "the codes do not depend on its output"));
         };

@@ -140,6 +140,12 @@ impl Division {
         Overlapped::new(&self.ranks, self.wire, self.bucket, self.spans.clone())
     }
 
+    /// Micro-batches of each rank.
+    #[must_use]
+    pub fn accumulate(&self) -> usize {
+        self.accumulate
+    }
+
     /// Whether micro-batch `i` of this rank is its last one.
     pub(super) fn ends(&self, i: usize) -> bool {
         i + 1 == self.accumulate
@@ -200,19 +206,19 @@ impl Division {
         Ok((0..self.accumulate).map(|i| i * each..(i + 1) * each).collect())
     }
 
-    /// Asks all ranks to stop after the step whose report is read next. It travels with the report.
+    /// Asks all ranks to stop when reports are shared next. It travels with these.
     pub fn ask_to_stop(&self) {
         self.stop.wanted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a rank asked to stop before the last report was read: the same on all ranks.
+    /// Whether a rank asked to stop before reports were shared last: the same on all ranks.
     #[must_use]
     pub fn stops(&self) -> bool {
         self.stop.agreed.load(Ordering::Relaxed)
     }
 
     /// The notes of all ranks, each behind what the rank says of stopping.
-    pub(super) fn share_report(&self, note: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn share_note(&self, note: &[u8]) -> Result<Vec<Vec<u8>>> {
         let wanted = self.stop.wanted.load(Ordering::Relaxed);
         let mut all = vec![[&[u8::from(wanted)], note].concat()];
         if self.ranks.size() > 1 {
@@ -264,6 +270,17 @@ impl Division {
         own.expect("gather", "rows", DType::F32)?;
         let all = self.ranks.all_gather(&own)?;
         all.reshape([all.shape().len() / d.max(1), d])
+    }
+
+    /// The owners of this rank's `n` rows among those of all ranks' rows.
+    ///
+    /// # Errors
+    /// `Param` when they are of another number of rows.
+    pub(super) fn own_owners<'a>(&self, owners: &'a [u32], n: usize) -> Result<&'a [u32]> {
+        owners.get(self.own(n)).filter(|_| owners.len() == n * self.ranks.size()).ok_or_else(|| {
+            let rule = format!("{} ranks with {n} videos each need those of all", self.ranks.size());
+            Error::param("division", "owners", owners.len(), rule)
+        })
     }
 
     /// The place of this rank's `n` rows among those of all ranks.

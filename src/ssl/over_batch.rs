@@ -10,19 +10,17 @@ use crate::ops;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// The owners of all ranks' rows, from those of this one.
-pub(super) fn all_owners(own: &[u32], division: &Division) -> Result<Vec<u32>> {
-    if division.ranks().size() == 1 {
-        return Ok(own.to_vec());
-    }
-    let note: Vec<u8> = own.iter().flat_map(|owner| owner.to_le_bytes()).collect();
-    let all = division.ranks().share(&note)?;
-    let numbers = all.iter().flat_map(|note| note.chunks_exact(4));
-    Ok(numbers.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-}
-
 /// Gradients of one network, by parameter.
 pub(super) type Grads = Vec<(ParamId, Tensor)>;
+
+/// Where a piece of a micro-batch is.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    /// Whether it is the micro-batch's last one.
+    pub micro_batch: bool,
+    /// Whether the micro-batch is this rank's last one.
+    pub is_last: bool,
+}
 
 /// The loss and the gradients of `N` networks over all micro-batches of all ranks: their mean, added in the order of the
 /// micro-batches.
@@ -30,16 +28,16 @@ pub(super) struct Sum<'a, const N: usize> {
     division: &'a Division,
     /// The loss, then the gradients.
     sums: InOrder,
+    /// Of the micro-batch that is under way, where it is computed in pieces: the sums of those so far.
+    pieces: InOrder,
     ids: [Vec<ParamId>; N],
-    /// Of the micro-batch that is under way: its share of the loss.
-    loss: Option<Tensor>,
     seen: Vec<Seen>,
 }
 
 impl<'a, const N: usize> Sum<'a, N> {
     pub fn new(division: &'a Division) -> Self {
         let ids = [const { Vec::new() }; N];
-        Sum { division, sums: InOrder::default(), ids, loss: None, seen: Vec::new() }
+        Sum { division, sums: InOrder::default(), pieces: InOrder::default(), ids, seen: Vec::new() }
     }
 
     /// Notes the loss of a micro-batch, and what is reported of it; returns its share of the batch's loss.
@@ -50,21 +48,30 @@ impl<'a, const N: usize> Sum<'a, N> {
         // The mean over micro-batches: where there is one, nothing is computed.
         let count = self.division.count();
         let total = if count == 1 { total } else { ops::scale(tape, &total, 1.0 / count as f32)? };
-        self.loss = Some(total.value().clone());
         Ok(total)
     }
 
     /// Computes its gradients for `networks`, each given by the leaves of its forward passes, and adds them. Those of this
     /// rank's last micro-batch are exchanged with other ranks one after another, as they are complete.
     pub fn backward(&mut self, tape: &Tape, total: &Var, networks: [&[Leaves]; N]) -> Result<()> {
+        let is_last = self.division.ends(self.seen.len() - 1);
+        self.backward_of_piece(tape, total, networks, Ends { micro_batch: true, is_last })
+    }
+
+    /// The same of a piece of a micro-batch, whose `total` is its share of the batch's loss: gradients of the pieces are added
+    /// before those of micro-batches.
+    pub fn backward_of_piece(&mut self, tape: &Tape, total: &Var, networks: [&[Leaves]; N], ends: Ends) -> Result<()> {
         let (division, wire) = (self.division, self.wire());
         for (ids, passes) in self.ids.iter_mut().zip(networks) {
             *ids = passes.first().map_or_else(Vec::new, |leaves| leaves.iter().map(|(id, _)| *id).collect());
         }
-        let exchanges = division.ranks().size() > 1 && division.ends(self.seen.len() - 1);
+        let exchanges = division.ranks().size() > 1 && ends.micro_batch && ends.is_last;
         let (mut over_ranks, mut order) = (exchanges.then(|| division.sums()), Vec::new());
-        let sums = &mut self.sums;
+        let (pieces, sums) = (&mut self.pieces, &mut self.sums);
         let mut complete = |i: usize, own: Tensor| {
+            pieces.add(i, own, Wire::F32)?;
+            let whole = if ends.micro_batch { pieces.take(i, Wire::F32)? } else { None };
+            let Some(own) = whole else { return Ok(()) };
             sums.add(i, own, wire)?;
             if let Some(over_ranks) = &mut over_ranks
                 && let Some(sum) = sums.take(i, wire)?
@@ -74,9 +81,7 @@ impl<'a, const N: usize> Sum<'a, N> {
             }
             Ok(())
         };
-        if let Some(loss) = self.loss.take() {
-            complete(0, loss.reshape([1])?)?;
-        }
+        complete(0, total.value().reshape([1])?)?;
         {
             let _span = division.span("backward");
             gradients(tape, total, &networks, &mut |i, grad| complete(1 + i, grad))?;

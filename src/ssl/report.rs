@@ -74,24 +74,24 @@ impl Seen {
     /// # Errors
     /// On a GPU, `Driver`; `Peer` when another rank has ended.
     pub fn read(&self) -> Result<Report> {
-        let own = self.numbers.iter().map(|numbers| self.report(numbers)).collect::<Result<Vec<_>>>()?;
-        let values = own.iter().flat_map(|r| std::iter::once(r.loss).chain(r.parts.iter().map(|(_, value)| *value)));
-        let note: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
-        let all = self.division.share_report(&note)?;
-        let Some(first) = own.into_iter().next() else { return Ok(Report::default()) };
-        // Added in the order of the micro-batches.
-        let each = 4 * (1 + first.parts.len());
-        let mut sums = vec![0.0f32; each / 4];
-        let mut count = 0;
-        for one in all.iter().flat_map(|note| note.chunks_exact(each)) {
-            count += 1;
-            for (sum, bytes) in sums.iter_mut().zip(one.chunks_exact(4)) {
-                *sum += f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        Ok(self.division.share_reports(&[self.own()?], 0.0)?.0.pop().unwrap_or_default())
+    }
+
+    /// Reads the numbers of this rank: their sums over its micro-batches, in this order. Synchronises with a GPU.
+    ///
+    /// # Errors
+    /// On a GPU, `Driver`.
+    pub fn own(&self) -> Result<Report> {
+        let mut sum = Report::default();
+        for numbers in &self.numbers {
+            let next = self.report(numbers)?;
+            sum.loss += next.loss;
+            sum.parts.resize(next.parts.len(), ("", 0.0));
+            for ((name, sum), (of, value)) in sum.parts.iter_mut().zip(next.parts) {
+                (*name, *sum) = (of, *sum + value);
             }
         }
-        let mut means = sums.into_iter().map(|sum| sum / count as f32);
-        let loss = means.next().unwrap_or_default();
-        Ok(Report { loss, parts: first.parts.iter().map(|(name, _)| *name).zip(means).collect() })
+        Ok(sum)
     }
 
     /// The report of one micro-batch.
@@ -122,5 +122,73 @@ impl Seen {
             }
         }
         Ok(report)
+    }
+}
+
+impl Division {
+    /// The reports of several steps, of all ranks: the means over all micro-batches, from the [sums](Seen::own) of this rank. Ranks also
+    /// tell each other whether they were asked to stop, and a number of seconds, of which the largest is returned.
+    ///
+    /// # Errors
+    /// `Peer` when another rank has ended.
+    pub fn share_reports(&self, own: &[Report], seconds: f32) -> Result<(Vec<Report>, f32)> {
+        let values = own.iter().flat_map(|r| std::iter::once(r.loss).chain(r.parts.iter().map(|(_, value)| *value)));
+        let note: Vec<u8> = std::iter::once(seconds).chain(values).flat_map(f32::to_le_bytes).collect();
+        let all = self.share_note(&note)?;
+        let mut all: Vec<_> = all.iter().map(|note| note.chunks_exact(4).map(number)).collect();
+        let seconds = all.iter_mut().filter_map(Iterator::next).fold(seconds, f32::max);
+        // Added in the order of the ranks.
+        let mut mean = || all.iter_mut().filter_map(Iterator::next).fold(0.0, |sum, v| sum + v) / self.count() as f32;
+        let mean_of =
+            |own: &Report| Report { loss: mean(), parts: own.parts.iter().map(|(name, _)| (*name, mean())).collect() };
+        Ok((own.iter().map(mean_of).collect(), seconds))
+    }
+}
+
+fn number(bytes: &[u8]) -> f32 {
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dist::sum::Wire;
+    use crate::dist::{Alone, threads};
+    use std::sync::Arc;
+
+    fn seen(numbers: &[f32], division: &Division) -> Seen {
+        let of = |&loss: &f32| Seen::of(&Report { loss, parts: vec![("accuracy", 1.0 / loss)] }).unwrap();
+        Seen::of_micro_batches(numbers.iter().map(of).collect(), division)
+    }
+
+    /// Ranks may tell each other of several steps at once: the same bits, and those of one process that takes their place.
+    #[test]
+    fn reports_of_several_steps_are_those_of_each() {
+        let steps = [[0.1f32, 0.2, 0.3], [1e8, 1.0, -1e8]];
+        let alone = Division::new(Arc::new(Alone), 3, Wire::F32).unwrap();
+        let want = steps.map(|step| seen(&step, &alone).read().unwrap());
+        assert_eq!(want[0].loss, (0.1 + 0.2 + 0.3) / 3.0);
+        let running: Vec<_> = threads::ranks(3)
+            .into_iter()
+            .enumerate()
+            .map(|(rank, of)| {
+                std::thread::spawn(move || {
+                    let division = Division::new(Arc::new(of), 1, Wire::F32).unwrap();
+                    let own = steps.map(|step| seen(&step[rank..=rank], &division));
+                    let each = own.each_ref().map(|seen| seen.read().unwrap());
+                    assert!(!division.stops());
+                    if rank == 2 {
+                        division.ask_to_stop();
+                    }
+                    let sums = own.map(|seen| seen.own().unwrap());
+                    let (all, slowest) = division.share_reports(&sums, rank as f32).unwrap();
+                    (each, all, slowest, division.stops())
+                })
+            })
+            .collect();
+        for rank in running {
+            let (each, all, slowest, stops) = rank.join().unwrap();
+            assert!(each == want && all == want && slowest == 2.0 && stops);
+        }
     }
 }

@@ -1,18 +1,23 @@
 //! Training a network with labels: cross-entropy of a linear classifier behind the trunk. A step adds the gradients of
-//! several parts of its batch, each with batch statistics of its own.
+//! several micro-batches, each with batch statistics of its own. Where it is divided ([`Division`]), those of each part are added
+//! first, and then those of the parts.
 
+use super::division::{BatchPart, Division};
+use super::over_batch::{Ends, Sum};
 use super::pathway::{descend, still};
-use super::report::Report;
+use super::report::{Report, Seen};
+use crate::dist::Collective;
 use crate::error::{Error, Result};
-use crate::nn::{Classifier, Mode, Norm, ParamId, Params, Pass, Precision, Role, dropout};
+use crate::nn::{Classifier, Mode, Norm, ParamId, Params, Pass, Precision, dropout};
 use crate::ops::arith::{self, Arith};
 use crate::ops::cross_entropy::cross_entropy_of;
 use crate::ops::reduce::sum_to_forward;
 use crate::ops::{self, sgd::Sgd};
 use crate::shape::Shape;
-use crate::tape::{self, Tape, Var};
+use crate::tape::{Tape, Var};
 use crate::tensor::{Integers, Tensor};
-use rand::Rng;
+use rand::{Rng, RngExt};
+use std::ops::Range;
 
 /// Settings of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,13 +37,6 @@ pub struct Learner {
     classifier: Classifier,
     params: Params,
     velocity: Params,
-}
-
-/// What a part of a batch adds to a step.
-struct Gradients {
-    loss: f32,
-    right: usize,
-    grads: Vec<(ParamId, Tensor)>,
 }
 
 impl Learner {
@@ -79,28 +77,51 @@ impl Learner {
         &mut self,
         how: &Supervised,
         n: usize,
-        parts: impl Iterator<Item = Result<(Tensor, Vec<u32>)>>,
+        parts: impl ExactSizeIterator<Item = Result<(Tensor, Vec<u32>)>>,
         rng: &mut impl Rng,
         lr: f32,
         sgd: &Sgd,
     ) -> Result<Report> {
-        let mut all = Gradients { loss: 0.0, right: 0, grads: Vec::new() };
-        for part in parts {
-            let (clips, labels) = part?;
-            let part = self.gradients(how, &clips, labels, n, rng)?;
-            all.loss += part.loss;
-            all.right += part.right;
-            if all.grads.is_empty() {
-                all.grads = part.grads;
-                continue;
-            }
-            for ((_, sum), (_, grad)) in all.grads.iter_mut().zip(&part.grads) {
-                *sum = arith::forward(Arith::Add, sum, grad)?;
-            }
+        self.step_of(how, n, parts, rng, lr, sgd, &Division::default())?.read()
+    }
+
+    /// The same of a step on `n` clips of all ranks that is divided: `parts` are those of this rank, as many in each part of the
+    /// division. Running statistics are those of the first part of all.
+    ///
+    /// # Errors
+    /// Those of [`Learner::step`]; `Param` when the parts cannot be divided; `Peer` when another rank has ended.
+    #[allow(clippy::too_many_arguments, reason = "each is a choice of its own")]
+    pub fn step_of(
+        &mut self,
+        how: &Supervised,
+        n: usize,
+        parts: impl ExactSizeIterator<Item = Result<(Tensor, Vec<u32>)>>,
+        rng: &mut impl Rng,
+        lr: f32,
+        sgd: &Sgd,
+        division: &Division,
+    ) -> Result<Seen> {
+        let pieces = division.micro_batches(parts.len())?.first().map_or(0, Range::len);
+        if how.dropout > 0.0 {
+            // What is dropped in the clips of the ranks before.
+            let before = division.own(n / division.ranks().size()).start * self.classifier.trunk.features_dim();
+            (0..before).for_each(|_| _ = rng.random::<f32>());
         }
-        let mut parts = vec![("train_top1", all.right as f32 / n as f32)];
-        if let Some(most) = how.clip_norm.filter(|_| all.loss.is_finite()) {
-            let norm = norm(&all.grads)?;
+        let mut sum = Sum::new(division);
+        let mut reports = vec![(0.0, 0); division.accumulate()];
+        for (i, part) in parts.enumerate() {
+            let (at, piece) = (i / pieces, i % pieces);
+            let ends = Ends { micro_batch: piece + 1 == pieces, is_last: division.ends(at) };
+            let (loss, right) = self.add_gradients(how, part?, n, rng, &mut sum, (division.part(at), ends))?;
+            reports[at].0 += loss;
+            reports[at].1 += right;
+        }
+        let (loss, [mut grads], _) = sum.finish()?;
+        let mut clipped = None;
+        if let Some(most) = how.clip_norm
+            && loss.item()?.is_finite()
+        {
+            let norm = norm(&grads)?;
             if !norm.is_finite() {
                 return Err(Error::param(
                     "training",
@@ -111,27 +132,35 @@ impl Learner {
             }
             if norm > f64::from(most) {
                 let factor = (f64::from(most) / norm) as f32;
-                for (_, grad) in &mut all.grads {
+                for (_, grad) in &mut grads {
                     *grad = arith::scale_forward(grad, factor)?;
                 }
             }
-            parts.push(("grad_norm", norm as f32));
+            clipped = Some(norm as f32);
         }
-        let device = self.params.device();
-        let [lr, loss] = [lr, all.loss].map(|v| Tensor::scalar(v).to(&device));
-        descend(&mut self.params, &mut self.velocity, &all.grads, &lr?, &loss?, sgd)?;
-        Ok(Report { loss: all.loss, parts })
+        let lr = Tensor::scalar(lr).to(&self.params.device())?;
+        descend(&mut self.params, &mut self.velocity, &grads, &lr, &loss, sgd)?;
+        // A part reports means over its own clips.
+        let count = division.count();
+        let of_part = |(loss, right): (f32, usize)| {
+            let mut parts = vec![("train_top1", right as f32 / (n / count) as f32)];
+            parts.extend(clipped.map(|norm| ("grad_norm", norm)));
+            Seen::of(&Report { loss: loss * count as f32, parts })
+        };
+        let reports = reports.into_iter().map(of_part).collect::<Result<_>>()?;
+        Ok(Seen::of_micro_batches(reports, division))
     }
 
-    /// What some of `n` clips add to the mean loss, to those classified rightly, and to the gradient.
-    fn gradients(
+    /// Adds the gradient of some of `n` clips; returns what they add to the mean loss, and how many are classified rightly.
+    fn add_gradients(
         &mut self,
         how: &Supervised,
-        clips: &Tensor,
-        labels: Vec<u32>,
+        (clips, labels): (Tensor, Vec<u32>),
         n: usize,
         rng: &mut impl Rng,
-    ) -> Result<Gradients> {
+        sum: &mut Sum<1>,
+        (part, ends): (BatchPart, Ends),
+    ) -> Result<(f32, usize)> {
         let Learner { classifier, params, .. } = self;
         let device = params.device();
         let x = Var::constant(clips.to(&device)?);
@@ -144,60 +173,98 @@ impl Learner {
         };
         let mode = if how.frozen { Mode::Eval } else { Mode::Train { parts: 1 } };
         let tape = Tape::new();
-        let mut pass = Pass::new(&tape, params, mode).with_precision(how.precision);
+        let mut pass = Pass::new(&tape, params, mode).with_precision(how.precision).updating(part.updating);
         let features = fixed.map_or_else(|| classifier.trunk.forward(&mut pass, &x), Ok)?;
         let features = dropout(&pass, &features, how.dropout, rng)?;
         let logits = classifier.logits(&mut pass, &features)?;
         let loss = cross_entropy_of(&tape, &logits, &Integers::new(labels.clone()).to(&device)?)?;
         let loss = ops::scale(&tape, &loss, labels.len() as f32 / n as f32)?;
         let leaves = pass.leaves();
-        let grads = tape.grad(&loss, &leaves.iter().map(|(_, leaf)| leaf).collect::<Vec<_>>(), tape::Mode::Free)?;
-        let grads = leaves.iter().zip(grads).filter_map(|((id, _), grad)| Some((*id, grad?.value().clone()))).collect();
+        sum.backward_of_piece(&tape, &loss, [&[leaves]], ends)?;
         let scores = logits.value().load()?;
         let rows = scores.chunks_exact(scores.len() / labels.len());
         let right = rows.zip(&labels).filter(|(row, label)| best(row) == **label as usize).count();
-        Ok(Gradients { loss: loss.value().item()?, right, grads })
+        Ok((loss.value().item()?, right))
     }
 
-    /// Computes the running statistics anew (precise batch norm, Wu and Johnson 2021): the means over `n` `batches` of
-    /// clips `[k t h w c]` on the CPU of the statistics that each has in the network as it is now.
+    /// Takes over the running statistics of the first rank, which alone has those of all steps.
     ///
     /// # Errors
-    /// What `batches` return, and the network; the statistics are of no use then.
+    /// `Peer` when another rank has ended; on a GPU `OutOfMemory` and `Driver`.
+    pub fn share_statistics(&mut self, ranks: &dyn Collective) -> Result<()> {
+        let own = self.running()?;
+        let all =
+            ranks.all_gather(&Tensor::from_f32([own.len()], &own)?.to(&self.params.device())?)?.load()?.into_owned();
+        let first = all[..own.len()].iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+        self.set_running(&first)
+    }
+
+    /// All running statistics.
+    fn running(&self) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        for (_, p) in self.params.iter().filter(|(_, p)| !p.role.trains()) {
+            all.extend_from_slice(&p.value.load()?);
+        }
+        Ok(all)
+    }
+
+    fn set_running(&mut self, mut all: &[f64]) -> Result<()> {
+        for (_, p) in self.params.iter_mut().filter(|(_, p)| !p.role.trains()) {
+            let (own, rest) = all.split_at(p.value.shape().len());
+            let values: Vec<f32> = own.iter().map(|v| *v as f32).collect();
+            p.value = Tensor::from_f32(p.value.shape(), &values)?.to(&p.value.device())?;
+            all = rest;
+        }
+        Ok(())
+    }
+
+    /// Computes the running statistics anew (precise batch norm, Wu and Johnson 2021): the means over `n` batches of the
+    /// statistics that each has in the network as it is now. Ranks divide them ([`share_of`]), and `own` are those of this one,
+    /// of clips `[k t h w c]` on the CPU; the result has the same bits on any number of ranks.
+    ///
+    /// # Errors
+    /// What `own` returns, the network, and `Peer` when another rank has ended; the statistics are of no use then.
     pub fn precise_statistics(
         &mut self,
         n: usize,
-        batches: impl Iterator<Item = Result<Tensor>>,
+        own: impl Iterator<Item = Result<Tensor>>,
         precision: Precision,
+        ranks: &dyn Collective,
     ) -> Result<()> {
-        let (device, seen) = (self.params.device(), self.params.batches);
-        let running = |role: Role| matches!(role, Role::RunningMean | Role::RunningVar);
-        let ids: Vec<ParamId> = self.params.iter().filter(|(_, p)| running(p.role)).map(|(id, _)| id).collect();
-        let mut sums: Vec<Vec<f64>> = ids.iter().map(|id| vec![0.0; self.params[*id].value.shape().len()]).collect();
-        // From 0, a running statistic becomes the batch's times the momentum.
-        let factor = 1.0 / (f64::from(Norm::MOMENTUM) * n as f64);
-        for clips in batches {
-            for id in &ids {
-                let shape = self.params[*id].value.shape();
-                self.params[*id].value = Tensor::zeros_on(&device, shape)?;
-            }
-            let (tape, x) = (Tape::no_grad(), Var::constant(clips?.to(&device)?));
+        let (device, seen, length) = (self.params.device(), self.params.batches, self.running()?.len());
+        let mut rows = Vec::new();
+        for batch in own {
+            // From 0, a running statistic becomes the batch's times the momentum.
+            self.set_running(&vec![0.0; length])?;
+            let (tape, x) = (Tape::no_grad(), Var::constant(batch?.to(&device)?));
             let mut pass = Pass::new(&tape, &mut self.params, Mode::Train { parts: 1 }).with_precision(precision);
             self.classifier.trunk.forward(&mut pass, &x)?;
             drop(pass);
-            for (id, sum) in ids.iter().zip(&mut sums) {
-                let new = self.params[*id].value.load()?;
-                sum.iter_mut().zip(new.iter()).for_each(|(sum, v)| *sum += factor * f64::from(*v));
-            }
+            rows.extend(self.running()?);
         }
-        for (id, sum) in ids.iter().zip(sums) {
-            let values: Vec<f32> = sum.into_iter().map(|v| v as f32).collect();
-            let value = Tensor::from_f32(self.params[*id].value.shape(), &values)?;
-            self.params[*id].value = value.to(&device)?;
+        let each = n.div_ceil(ranks.size());
+        rows.resize(each * length, 0.0);
+        let all = if ranks.size() == 1 {
+            rows
+        } else {
+            ranks.all_gather(&Tensor::from_f32([each, length], &rows)?.to(&device)?)?.load()?.into_owned()
+        };
+        let (factor, mut sums) = (1.0 / (f64::from(Norm::MOMENTUM) * n as f64), vec![0.0; length]);
+        // The ranks have the batches in their order; only the last rows may be none.
+        for row in all.chunks_exact(length.max(1)).take(n) {
+            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += factor * f64::from(*v));
         }
+        self.set_running(&sums)?;
         self.params.batches = seen;
         Ok(())
     }
+}
+
+/// Which of `n` pieces of work this rank does: each rank as many, except that the last ones may have fewer.
+#[must_use]
+pub fn share_of(n: usize, ranks: &dyn Collective) -> Range<usize> {
+    let each = n.div_ceil(ranks.size());
+    (ranks.rank() * each).min(n)..((ranks.rank() + 1) * each).min(n)
 }
 
 /// The first of the highest scores.

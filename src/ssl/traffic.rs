@@ -17,10 +17,8 @@ pub struct Traffic {
     pub wire: Wire,
     /// Numbers of a bucket of gradients.
     pub bucket: usize,
-    /// Numbers in the report of a micro-batch, the loss among them.
+    /// Numbers in the report of a step, the loss among them.
     pub reported: usize,
-    /// Micro-batches of a rank.
-    pub accumulate: usize,
     /// Channels of the batch norms that are run forward, and backward, with the statistics of all ranks.
     pub normalised: [usize; 2],
 }
@@ -28,13 +26,11 @@ pub struct Traffic {
 /// Bytes that a rank sends in a step, by what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Numbers of videos.
-    pub owners: u64,
     /// Keys.
     pub keys: u64,
     /// Gradients, and the loss.
     pub gradients: u64,
-    /// What is reported.
+    /// The report, if each step's is shared.
     pub report: u64,
     /// Statistics of batch norms.
     pub statistics: u64,
@@ -44,7 +40,7 @@ impl Sent {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.owners + self.keys + self.gradients + self.report + self.statistics
+        self.keys + self.gradients + self.report + self.statistics
     }
 }
 
@@ -57,11 +53,10 @@ impl Traffic {
         let [forward, backward] = self.normalised;
         let tensors: Vec<usize> = [1].into_iter().chain(self.trained.iter().copied()).collect();
         Sent {
-            owners: to_others(self.videos),
             keys: to_others(self.videos * self.codes.iter().sum::<usize>()),
             gradients: sum::bytes(self.ranks, &tensors, self.wire, self.bucket),
-            // Beside the numbers a byte that says whether the rank was asked to stop.
-            report: to_others(self.reported * self.accumulate) + self.ranks as u64 - 1,
+            // Beside the numbers a byte that says whether the rank was asked to stop, and seconds.
+            report: to_others(1 + self.reported) + self.ranks as u64 - 1,
             // Forward a shift and two sums, backward two sums.
             statistics: to_others(3 * forward + 2 * backward),
         }

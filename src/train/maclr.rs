@@ -5,11 +5,13 @@ use super::batch::Feed;
 use super::checkpoint::State;
 use super::graph::Graph;
 use super::limits;
+use super::owners::Owners;
 use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::share::{Clips, Share, key_rng};
 use super::views::{ClipPair, ViewSpec};
+use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::flow::motion::MotionInput;
@@ -98,6 +100,7 @@ impl Recipe {
                 batch: 64,
                 accumulate: 1,
                 sync_bn: false,
+                wire: Wire::F32,
                 lr: 0.1,
                 lr_floor: 0.0,
                 warmup_epochs: 35.0,
@@ -237,6 +240,7 @@ pub struct MaclrRun {
     feed: Feed,
     graph: Graph<Maclr>,
     division: Division,
+    owners: Owners,
 }
 
 impl MaclrRun {
@@ -247,9 +251,10 @@ impl MaclrRun {
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        let division = recipe.training.division(Arc::new(Alone), recipe.method.groups)?;
+        let division = recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?;
         let (method, feed, graph) = (recipe.method.clone(), Feed::new(device), Graph::Off);
-        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division })
+        let owners = Owners::new(videos, recipe.training.batch);
+        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division, owners })
     }
 
     /// The same run as one of `ranks`, which share each step of `recipe`.
@@ -257,7 +262,7 @@ impl MaclrRun {
     /// # Errors
     /// As [`Training::division`].
     pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MaclrRun> {
-        self.division = recipe.training.division(ranks, recipe.method.groups)?;
+        self.division = recipe.training.division(ranks, recipe.method.groups, recipe.method.alignment.as_ref())?;
         Ok(self)
     }
 
@@ -319,6 +324,7 @@ impl Method for MaclrRun {
     }
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
+        self.owners.complete(&mut views.owners, at, self.division.ranks())?;
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = key_rng(at.seed, at.epoch, at.step);
         self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd, &self.division)

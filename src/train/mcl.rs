@@ -5,12 +5,14 @@ use super::checkpoint::State;
 use super::focus::{Focus, Quad};
 use super::graph::Graph;
 use super::limits;
+use super::owners::Owners;
 use super::pathway;
 use super::pretrain::{At, Method, Seen};
 use super::recipe::{MethodNumbers, Training, fitting};
 use super::share::{Clips, Share, key_rng};
 use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
+use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
@@ -107,6 +109,7 @@ impl Recipe {
                 batch: 32,
                 accumulate: 1,
                 sync_bn: false,
+                wire: Wire::F32,
                 lr: 0.01,
                 lr_floor: 1e-6,
                 warmup_epochs: 5.0,
@@ -220,6 +223,7 @@ pub struct MclRun {
     /// Which losses were active in the last step.
     rates: Option<[bool; 2]>,
     warmup_epochs: f64,
+    owners: Owners,
 }
 
 impl MclRun {
@@ -237,9 +241,10 @@ impl MclRun {
             device: device.clone(),
             feed: Feed::new(device),
             graph: Graph::Off,
-            division: recipe.training.division(Arc::new(Alone), recipe.method.groups)?,
+            division: recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?,
             rates: None,
             warmup_epochs: recipe.training.warmup_epochs,
+            owners: Owners::new(videos, recipe.training.batch),
         })
     }
 
@@ -248,7 +253,7 @@ impl MclRun {
     /// # Errors
     /// As [`Training::division`].
     pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MclRun> {
-        self.division = recipe.training.division(ranks, recipe.method.groups)?;
+        self.division = recipe.training.division(ranks, recipe.method.groups, Some(&recipe.method.alignment))?;
         Ok(self)
     }
 
@@ -321,6 +326,7 @@ impl Method for MclRun {
     }
 
     fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
+        self.owners.complete(&mut views.owners, at, self.division.ranks())?;
         *views = views.to(&self.device)?; // the stream of the networks waits for the copies
         let mut rng = key_rng(at.seed, at.epoch, at.step);
         let rates = self.method.rates(lr, at.epoch, at.epochs, self.warmup_epochs);

@@ -12,6 +12,7 @@ pub mod mcl;
 mod method;
 pub mod metrics;
 mod order;
+mod owners;
 mod pair;
 mod part;
 mod pathway;

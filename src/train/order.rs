@@ -1,12 +1,14 @@
 //! The order in which a run takes its videos.
 
 use crate::rng::{self, Purpose};
+use crate::video::Permutation;
 use rand::seq::SliceRandom;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The order of the videos over a run. An epoch is shuffled when one of its samples is first requested, and
-/// [`Order::KEPT`] epochs are kept in memory: those that the loader's threads are working on.
+/// [`Order::KEPT`] epochs are kept in memory: those that the loader's threads are working on. Of more than [`Order::LISTED`]
+/// videos there is no list: places are [permuted](Permutation) one by one.
 pub(super) struct Order {
     seed: u64,
     videos: usize,
@@ -18,6 +20,9 @@ pub(super) struct Order {
 impl Order {
     const KEPT: usize = 2;
 
+    /// Its lists take 16 MB. More videos than in any data set that the presets are for, whose runs keep their order.
+    const LISTED: usize = 1 << 20;
+
     /// The order for epochs of `per_epoch` steps of `batch` videos.
     pub(super) fn new(seed: u64, videos: usize, per_epoch: u64, batch: usize) -> Order {
         Order { seed, videos, used: per_epoch * batch as u64, epochs: Mutex::default() }
@@ -25,8 +30,11 @@ impl Order {
 
     /// Epoch and video of sample `i`, counted over the whole run.
     pub(super) fn at(&self, i: u64) -> (u64, usize) {
-        let epoch = i / self.used;
-        (epoch, self.epoch(epoch)[(i % self.used) as usize])
+        let (epoch, i) = (i / self.used, i % self.used);
+        if self.videos > Self::LISTED {
+            return (epoch, Permutation::new(self.videos as u64, self.seed, epoch).at(i) as usize);
+        }
+        (epoch, self.epoch(epoch)[i as usize])
     }
 
     fn epoch(&self, epoch: u64) -> Arc<[usize]> {
@@ -74,6 +82,19 @@ mod tests {
                 assert_eq!(order.at(i as u64), *want);
             }
         }
+    }
+
+    #[test]
+    fn an_epoch_of_very_many_videos_is_no_list() {
+        let (videos, batch) = (Order::LISTED + 1, 1 << 10);
+        let per_epoch = (videos / batch) as u64;
+        let order = Order::new(3, videos, per_epoch, batch);
+        for epoch in [0, 5] {
+            let first = epoch * per_epoch * batch as u64;
+            let all: std::collections::BTreeSet<_> = (0..5000).map(|i| order.at(first + i)).collect();
+            assert!(all.len() == 5000 && all.iter().all(|&(of, video)| of == epoch && video < videos));
+        }
+        assert!(order.epochs.lock().unwrap().is_empty());
     }
 
     #[test]

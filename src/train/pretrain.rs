@@ -20,7 +20,7 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Loads a sample of one video, of which only the given clips are wanted. Called from several threads; the same `(epoch, video)`
 /// always gives the same sample.
@@ -101,6 +101,11 @@ pub fn steps_per_epoch(videos: usize, batch: usize) -> Result<u64> {
     }
     Ok((videos / batch) as u64)
 }
+
+/// Ranks tell each other what their steps report when this has passed, or after as many steps as that: in each step a note to every
+/// rank would take long on many of them.
+const TOLD: Duration = Duration::from_secs(1);
+const TOLD_STEPS: u64 = 64;
 
 /// Number of steps whose times are kept for the median.
 const TIMED: usize = 1 << 16;
@@ -210,6 +215,8 @@ pub fn pretrain<M: Method>(
         method.batch(some)
     };
     let mut next = None;
+    // Steps of which nothing was told yet, and after how many of them that is done.
+    let (mut untold, mut each): (Vec<(At, f32, Report)>, u64) = (Vec::new(), 1);
 
     while step < steps {
         let at = At { seed: settings.seed, epoch: step / per_epoch, step, epochs: settings.epochs_at(step) };
@@ -224,10 +231,7 @@ pub fn pretrain<M: Method>(
             // An error of the next batch is the next step's.
             next = Some(fetch(method));
         }
-        if stop.load(Ordering::Relaxed) {
-            division.ask_to_stop();
-        }
-        let report = seen.read()?;
+        untold.push((at, lr, seen.own()?));
         sent_per_step = ranks.sent() - sent;
         if let (Some(trace), Some(file)) = (&trace, &settings.trace)
             && (step + 1 - first == TRACED.end || step + 1 == steps && step - first < TRACED.end)
@@ -235,29 +239,44 @@ pub fn pretrain<M: Method>(
             trace.write(ranks, file)?;
         }
         drop(views); // after the next ones are on their way, as `Method::start` asks
-        if !report.loss.is_finite() {
-            return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());
-        }
-        if let Some(metrics) = &mut metrics {
-            let mut line = json!({"step": step, "epoch": at.epoch, "lr": lr, "loss": report.loss});
-            for (name, value) in &report.parts {
-                line[*name] = json!(value);
-            }
-            metrics.write(&line)?;
-        }
         step += 1;
         if took.len() == TIMED {
             took.pop_front();
         }
         took.push_back(began.elapsed().as_secs_f64());
+        let last = step.is_multiple_of(per_epoch);
+        if !last && (untold.len() as u64) < each {
+            continue;
+        }
+        if stop.load(Ordering::Relaxed) {
+            division.ask_to_stop();
+        }
+        let own: Vec<Report> = untold.iter().map(|(.., own)| own.clone()).collect();
+        let (reports, slowest) = division.share_reports(&own, began.elapsed().as_secs_f32())?;
+        if size > 1 {
+            each = ((TOLD.as_secs_f32() / slowest) as u64).clamp(1, TOLD_STEPS);
+        }
         let seconds = clock.elapsed().as_secs_f64() - paused;
-        if is_first {
-            observer.step(at, steps, &report, ((step - first) * batch as u64) as f64 / seconds);
+        for ((at, lr, _), report) in untold.drain(..).zip(&reports) {
+            let step = at.step;
+            if !report.loss.is_finite() {
+                return Err(ErrorKind::NotFinite { name: "loss", step, value: f64::from(report.loss) }.into());
+            }
+            if let Some(metrics) = &mut metrics {
+                let mut line = json!({"step": step, "epoch": at.epoch, "lr": lr, "loss": report.loss});
+                for (name, value) in &report.parts {
+                    line[*name] = json!(value);
+                }
+                metrics.write(&line)?;
+            }
+            if is_first {
+                observer.step(at, steps, report, ((step + 1 - first) * batch as u64) as f64 / seconds);
+            }
         }
 
         // All ranks stop after the same step.
         let asked = if size == 1 { stop.load(Ordering::Relaxed) } else { division.stops() };
-        let ended = step.is_multiple_of(per_epoch);
+        let ended = last;
         if ended || asked {
             if step == steps {
                 method.finish(at)?;

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::nn::{Arch, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::ssl::Division;
+use crate::ssl::alignment::Alignment;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -33,6 +34,9 @@ pub struct Training {
     /// Whether batch norm has the statistics of the whole batch, of all ranks, instead of those of each rank's part.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sync_bn: bool,
+    /// How gradients travel between ranks.
+    #[serde(skip_serializing_if = "Wire::is_f32")]
+    pub wire: Wire,
     /// Learning rate where the cosine begins; the warm-up starts at a hundredth of it.
     pub lr: f32,
     /// Learning rate at the end.
@@ -60,6 +64,7 @@ impl Training {
             batch: 32,
             accumulate: 1,
             sync_bn: false,
+            wire: Wire::F32,
             lr: 0.03,
             lr_floor: 0.0,
             warmup_epochs: 1.0,
@@ -116,15 +121,29 @@ impl Training {
     }
 
     /// How the batch of a step is divided among `ranks` and into micro-batches, with `groups` parts that have statistics of their
-    /// own.
+    /// own, and the `alignment` loss of the method.
     ///
     /// # Errors
     /// `Param` when it does not divide so, a part would have a single video, or statistics of the whole batch are asked for and
-    /// parts of it as well.
-    pub fn division(&self, ranks: Arc<dyn Collective>, groups: usize) -> Result<Division> {
+    /// parts of it as well, or of several ranks with a loss that differentiates a gradient.
+    pub fn division(
+        &self,
+        ranks: Arc<dyn Collective>,
+        groups: usize,
+        alignment: Option<&Alignment>,
+    ) -> Result<Division> {
         limits::BN_GROUPS.check(groups)?;
         let (batch, size, accumulate) = (self.batch, ranks.size(), self.accumulate);
-        let division = Division::new(ranks, accumulate, Wire::F32)?.with_whole_statistics(self.sync_bn)?;
+        if let Some(alignment) = alignment.filter(|a| self.sync_bn && size > 1 && a.differentiates_twice()) {
+            let rule = format!(
+                "the loss of --align-form {} differentiates a gradient, and what ranks exchange of the statistics has no \
+                 second one: leave --sync-bn out, choose --align-form magnitude with --align-detached on, or run as one \
+                 process",
+                alignment.form
+            );
+            return Err(Error::param("settings", "--sync-bn", true, rule));
+        }
+        let division = Division::new(ranks, accumulate, self.wire)?.with_whole_statistics(self.sync_bn)?;
         let micro_batches = division.count();
         if !batch.is_multiple_of(micro_batches) || batch / micro_batches < 2 {
             let (name, value, whose) = match size {
@@ -250,7 +269,7 @@ impl MethodNumbers<'_> {
         self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
         limits::EMA.check(self.momentum)?;
         training.check()?;
-        training.division(Arc::new(Alone), self.groups).map(drop)
+        training.division(Arc::new(Alone), self.groups, None).map(drop)
     }
 }
 

@@ -46,7 +46,7 @@ pub use dataset::{Dataset, Input, Item, Source, Split, Splits};
 pub use decode::{Decode, read};
 pub use ffmpeg::Ffmpeg;
 pub use pack::Pack;
-pub use permutation::{Permutation, Share};
+pub use permutation::Permutation;
 pub use prefetch::Prefetch;
 pub use procedural::ProceduralSpec;
 pub use sample::{ClipSpec, Gap, Short};

@@ -5,7 +5,6 @@
 
 use rand::Rng;
 
-use crate::error::{Error, Result};
 use crate::rng::{self, Purpose};
 
 /// Four rounds of independent random functions make a permutation that cannot be told from a random one by few of its values
@@ -79,51 +78,4 @@ fn mixed(mut x: u64) -> u64 {
         x = (x ^ (x >> 32)).wrapping_mul(factor);
     }
     x ^ (x >> 32)
-}
-
-/// The videos that one of several processes takes in an epoch, in order. The shares of all ranks are disjoint and equally long.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
-    order: Permutation,
-    rank: u64,
-    world: u64,
-}
-
-impl Share {
-    /// The share of process `rank` of `world`: the values `rank`, `rank + world`, and so on of the epoch's permutation of `n`
-    /// videos.
-    ///
-    /// # Errors
-    /// `Param` unless `rank < world`.
-    pub fn new(n: u64, [seed, epoch]: [u64; 2], [rank, world]: [u64; 2]) -> Result<Share> {
-        if rank >= world {
-            return Err(Error::param("share", "rank", rank, format!("there are {world} ranks, from 0")));
-        }
-        Ok(Share { order: Permutation::new(n, seed, epoch), rank, world })
-    }
-
-    /// Number of videos of each rank.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.order.len() / self.world
-    }
-
-    /// Whether there is none, as with more ranks than videos.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Number of videos that no rank takes in this epoch: fewer than there are ranks, and other ones in each epoch.
-    #[must_use]
-    pub fn remainder(&self) -> u64 {
-        self.order.len() % self.world
-    }
-
-    /// Video `i` of the share. Panics where `i >= len()`, as slices do.
-    #[must_use]
-    pub fn at(&self, i: u64) -> u64 {
-        assert!(i < self.len(), "video {i} of {}", self.len());
-        self.order.at(i * self.world + self.rank)
-    }
 }

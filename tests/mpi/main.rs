@@ -24,7 +24,7 @@ fn run(what: &str) -> Result<()> {
         return Ok(()); // no launcher: this is `cargo test` with the feature `mpi`
     }
     let patience = Patience { step: Duration::from_secs(if what == "hangs" { 2 } else { 60 }), ..Patience::default() };
-    let ranks = join(&world, patience)?;
+    let ranks = join(&world, patience, &|_| Ok(()))?;
     assert_eq!((ranks.rank(), ranks.size(), ranks.name()), (world.rank, world.size, "mpi"));
     ranks.share(b"here")?;
     let done = if ranks.rank() == 1 { leave(&*ranks, what) } else { Ok(()) };

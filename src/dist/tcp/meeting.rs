@@ -5,17 +5,20 @@ use super::{Patience, lost};
 use crate::dist::World;
 use crate::error::Result;
 use socket2::{SockRef, TcpKeepalive};
-use std::io::{Read, Write};
+use std::io::{ErrorKind as Io, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 /// The first bytes of a connection, and the version of what follows.
-const MAGIC: &[u8; 8] = b"tubelet1";
+const MAGIC: &[u8; 8] = b"tubelet2";
 
-/// What rank 0 answers.
-const WELCOME: u8 = 1;
-const OTHER_RUN: u8 = 2;
-const REFUSED: u8 = 3;
+/// What rank 0 answers: that it waits for others, and then the list of all ranks; or that it is of another run.
+const WAIT: u8 = 11;
+const WELCOME: u8 = 12;
+const OTHER_RUN: u8 = 13;
+
+/// A sentence follows: which rank ended and why, or why ranks do not meet.
+pub(super) const ENDED: u8 = 2;
 
 /// The most bytes of a text in a message.
 const TEXT: usize = 1 << 12;
@@ -23,8 +26,14 @@ const TEXT: usize = 1 << 12;
 /// Time between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Time between two looks at connections and at whether to go on.
+const GLANCE: Duration = Duration::from_millis(5);
+
 /// Connections that are watched, with the rank at their other end.
 type Watched = Vec<(usize, TcpStream)>;
+
+/// Is told again and again for whom this rank waits; an error ends the wait.
+pub(super) type Waiting<'a> = dyn Fn(&str) -> Result<()> + 'a;
 
 pub(super) struct Connected {
     /// Connections for data: to each rank, `None` at this one's place.
@@ -34,7 +43,7 @@ pub(super) struct Connected {
 }
 
 /// Connects all ranks of `world` with each other.
-pub(super) fn meet(world: &World, patience: Patience) -> Result<Connected> {
+pub(super) fn meet(world: &World, patience: Patience, waiting: &Waiting) -> Result<Connected> {
     let Some((host, port)) = &world.meeting else {
         return Err(lost(format!(
             "{} does not say where rank 0 is: set MASTER_ADDR to its host, and MASTER_PORT to a free port there",
@@ -46,26 +55,56 @@ pub(super) fn meet(world: &World, patience: Patience) -> Result<Connected> {
         TcpListener::bind(("0.0.0.0", 0)).map_err(|e| lost(format!("this rank cannot listen for others: {e}")))?;
     let own_port = own.local_addr().map_err(|e| lost(format!("this rank cannot listen for others: {e}")))?.port();
     let (watched, places) = if world.rank == 0 {
-        gather(world, *port, own_port, until, patience)?
+        gather(world, *port, own_port, until, patience, waiting)?
     } else {
-        let (stream, places) = report(world, (host, *port), own_port, until, patience)?;
+        let (stream, places) = report(world, (host, *port), own_port, until, patience, waiting)?;
         (vec![(0, stream)], places)
+    };
+    let peers = connect(world, &own, &places, &watched, until, patience, waiting);
+    let peers = peers.inspect_err(|e| refuse_all(watched.iter().filter(|_| world.rank == 0), &e.to_string()))?;
+    let prepared = peers.iter().flatten().try_for_each(|stream| stream.set_read_timeout(Some(patience.step)));
+    prepared.map_err(|e| lost(format!("the connections that meet at {at} cannot be used: {e}")))?;
+    Ok(Connected { peers, watched })
+}
+
+/// The connections for data: to each rank below this one, from each above. A rank that ends meanwhile is noticed by rank 0, which
+/// tells the others.
+fn connect(
+    world: &World,
+    own: &TcpListener,
+    places: &[SocketAddr],
+    watched: &Watched,
+    until: Instant,
+    patience: Patience,
+    waiting: &Waiting,
+) -> Result<Vec<Option<TcpStream>>> {
+    let go_on = |peer: usize| {
+        waiting(&format!("rank {peer}"))?;
+        watched.iter().try_for_each(|(rank, stream)| alive(*rank, stream))
     };
     let mut peers: Vec<Option<TcpStream>> = (0..world.size).map(|_| None).collect();
     for (peer, place) in places.iter().enumerate().take(world.rank) {
-        let stream = patient(until, || {
-            let mut stream =
-                TcpStream::connect_timeout(place, until.saturating_duration_since(Instant::now()).max(PAUSE))?;
-            prepare(&stream, patience)?;
-            Hello { rank: world.rank, size: world.size, port: 0, key: &world.key }.write(&mut stream)?;
-            Ok(stream)
-        });
-        peers[peer] =
-            Some(stream.map_err(|e| lost(format!("rank {} cannot reach rank {peer} at {place}: {e}", world.rank)))?);
+        let stream = loop {
+            let left = until.saturating_duration_since(Instant::now()).clamp(PAUSE, Duration::from_secs(5));
+            let attempt = TcpStream::connect_timeout(place, left).and_then(|mut stream| {
+                prepare(&stream, patience)?;
+                Hello { rank: world.rank, size: world.size, port: 0, key: &world.key }.write(&mut stream)?;
+                Ok(stream)
+            });
+            match attempt {
+                Ok(stream) => break stream,
+                Err(e) if Instant::now() >= until => {
+                    return Err(lost(format!("rank {} cannot reach rank {peer} at {place}: {e}", world.rank)));
+                }
+                Err(_) => go_on(peer)?,
+            }
+            std::thread::sleep(PAUSE);
+        };
+        peers[peer] = Some(stream);
     }
     while let Some(missing) = (world.rank + 1..world.size).find(|&peer| peers[peer].is_none()) {
         let timed_out = || lost(format!("rank {missing} has not connected to rank {} in time", world.rank));
-        let (mut stream, _) = accept(&own, until)?.ok_or_else(timed_out)?;
+        let (mut stream, _) = accept(own, until, || go_on(missing))?.ok_or_else(timed_out)?;
         let Ok((rank, size, _, key)) = prepare(&stream, patience).and_then(|()| Hello::read(&mut stream)) else {
             continue;
         };
@@ -75,9 +114,7 @@ pub(super) fn meet(world: &World, patience: Patience) -> Result<Connected> {
         }
         peers[rank] = Some(stream);
     }
-    let prepared = peers.iter().flatten().try_for_each(|stream| stream.set_read_timeout(Some(patience.step)));
-    prepared.map_err(|e| lost(format!("the connections that meet at {at} cannot be used: {e}")))?;
-    Ok(Connected { peers, watched })
+    Ok(peers)
 }
 
 /// Rank 0: waits for all others, and tells them where everybody listens.
@@ -87,23 +124,53 @@ fn gather(
     own_port: u16,
     until: Instant,
     patience: Patience,
+    waiting: &Waiting,
 ) -> Result<(Watched, Vec<SocketAddr>)> {
     let taken = |e| lost(format!("rank 0 cannot listen on port {port}: {e}; set MASTER_PORT to a free one"));
     // The agent of an earlier start may hold the port a moment longer.
     let listener =
         patient(until.min(Instant::now() + Duration::from_secs(10)), || TcpListener::bind(("0.0.0.0", port)));
     let listener = listener.map_err(taken)?;
-    let mut there: Vec<Option<(TcpStream, SocketAddr)>> = (0..world.size).map(|_| None).collect();
-    while let Some(missing) = (1..world.size).find(|&rank| there[rank].is_none()) {
-        let Some((mut stream, from)) = accept(&listener, until)? else {
-            let count = there.iter().flatten().count() + 1;
-            let seconds = patience.starting.as_secs();
-            let why = format!(
-                "after {seconds} seconds {count} of {} ranks are there, and rank {missing} is missing",
+    let mut there: Watched = Vec::new();
+    let mut places = vec![SocketAddr::new(IpAddr::from([0, 0, 0, 0]), own_port); world.size]; // its own is where others found it
+    let gathered = gather_all(world, &listener, (&mut there, &mut places), until, patience, waiting);
+    gathered.inspect_err(|e| refuse_all(there.iter(), &e.to_string()))?;
+    there.sort_by_key(|(rank, _)| *rank);
+    let mut list = vec![WELCOME];
+    let text: Vec<String> = places.iter().map(SocketAddr::to_string).collect();
+    put(&mut list, text.join(" ").as_bytes());
+    for (rank, stream) in &there {
+        let mut stream: &TcpStream = stream;
+        let sent = stream.write_all(&list).map_err(|_| early(*rank));
+        sent.inspect_err(|e| refuse_all(there.iter(), &e.to_string()))?;
+    }
+    Ok((there, places))
+}
+
+/// Accepts all others: who is there, and where they listen.
+fn gather_all(
+    world: &World,
+    listener: &TcpListener,
+    (there, places): (&mut Watched, &mut [SocketAddr]),
+    until: Instant,
+    patience: Patience,
+    waiting: &Waiting,
+) -> Result<()> {
+    while there.len() + 1 < world.size {
+        let mut missing = (1..world.size).filter(|rank| there.iter().all(|(other, _)| other != rank));
+        let first = missing.next().unwrap_or_default();
+        let more = missing.count();
+        let whom = if more == 0 { format!("rank {first}") } else { format!("rank {first} and {more} more") };
+        let go_on = || {
+            waiting(&whom)?;
+            there.iter().try_for_each(|(rank, stream)| alive(*rank, stream))
+        };
+        let Some((mut stream, from)) = accept(listener, until, go_on)? else {
+            let (count, seconds) = (there.len() + 1, patience.starting.as_secs());
+            return Err(lost(format!(
+                "after {seconds} seconds {count} of {} ranks are there, and rank {first} is missing",
                 world.size
-            );
-            refuse_all(&mut there, &why);
-            return Err(lost(why));
+            )));
         };
         let Ok((rank, size, port, key)) = prepare(&stream, patience).and_then(|()| Hello::read(&mut stream)) else {
             continue;
@@ -120,30 +187,21 @@ fn gather(
             ))
         } else if rank == 0 || rank >= size {
             Some(format!("a second process, at {from}, says that it is rank {rank} of {size}"))
+        } else if there.iter().any(|(other, _)| *other == rank) {
+            let other = places[rank];
+            Some(format!("two processes, at {other} and {place}, say that they are rank {rank} of {size}"))
         } else {
-            let other = there[rank].as_ref().map(|(_, other)| other);
-            other.map(|other| format!("two processes, at {other} and {place}, say that they are rank {rank} of {size}"))
+            None
         };
+        // What it is told, it is told like the others.
+        let _ = stream.write_all(&[WAIT]);
+        there.push((rank, stream));
         if let Some(why) = why {
-            let _ = refuse(&mut stream, &why);
-            refuse_all(&mut there, &why);
             return Err(lost(why));
         }
-        there[rank] = Some((stream, place));
+        places[rank] = place;
     }
-    // Rank 0 itself is wherever the others found it.
-    let nowhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), own_port);
-    let places: Vec<SocketAddr> = there.iter().map(|one| one.as_ref().map_or(nowhere, |(_, place)| *place)).collect();
-    let mut list = vec![WELCOME];
-    let text: Vec<String> = places.iter().map(SocketAddr::to_string).collect();
-    put(&mut list, text.join(" ").as_bytes());
-    let mut watched = Vec::new();
-    for (rank, one) in there.into_iter().enumerate() {
-        let Some((mut stream, _)) = one else { continue };
-        stream.write_all(&list).map_err(|e| lost(format!("rank {rank} ended before all ranks were there: {e}")))?;
-        watched.push((rank, stream));
-    }
-    Ok((watched, places))
+    Ok(())
 }
 
 /// Another rank: tells rank 0 who it is, and learns where everybody listens.
@@ -153,6 +211,7 @@ fn report(
     own_port: u16,
     until: Instant,
     patience: Patience,
+    waiting: &Waiting,
 ) -> Result<(TcpStream, Vec<SocketAddr>)> {
     let mut last = "it does not answer".to_owned();
     while Instant::now() < until {
@@ -163,27 +222,67 @@ fn report(
             let answer = TcpStream::connect_timeout(&at, left).and_then(|mut stream| {
                 prepare(&stream, patience)?;
                 Hello { rank: world.rank, size: world.size, port: own_port, key: &world.key }.write(&mut stream)?;
-                // Rank 0 answers when all others are there.
-                stream.set_read_timeout(Some(until.saturating_duration_since(Instant::now()).max(PAUSE)))?;
                 let mut kind = [0];
                 stream.read_exact(&mut kind)?;
-                let text = if kind[0] == OTHER_RUN { Vec::new() } else { get(&mut stream, TEXT * 64)? };
-                Ok((stream, kind[0], text))
+                Ok((stream, kind[0]))
             });
             match answer {
-                Ok((stream, WELCOME, text)) => {
-                    stream.set_read_timeout(None).map_err(|e| lost(format!("rank 0 at {at}: {e}")))?;
+                Ok((stream, WAIT)) => {
+                    // Rank 0 says nothing more before all others are there.
+                    let text = welcome(&stream, until, &|| waiting("other ranks, as rank 0 does"))?;
                     return Ok((stream, places(&text, at, world.size)?));
                 }
-                Ok((_, REFUSED, text)) => return Err(lost(String::from_utf8_lossy(&text).into_owned())),
                 Ok(_) => last = "a rank 0 of another run, or of an earlier start of this one, is there".to_owned(),
                 Err(e) => last = e.to_string(),
             }
         }
+        waiting(&format!("rank 0 at {host}:{port} ({last})"))?;
         std::thread::sleep(PAUSE);
     }
     let seconds = patience.starting.as_secs();
     Err(lost(format!("rank {} has not found rank 0 at {host}:{port} within {seconds} seconds: {last}", world.rank)))
+}
+
+/// Rank 0's list of all ranks, when it comes.
+fn welcome(stream: &TcpStream, until: Instant, waiting: &dyn Fn() -> Result<()>) -> Result<Vec<u8>> {
+    loop {
+        alive(0, stream)?;
+        let mut kind = [0];
+        stream.set_read_timeout(Some(PAUSE)).map_err(|_| early(0))?;
+        match stream.peek(&mut kind) {
+            Ok(_) if kind[0] == WELCOME => break,
+            _ if Instant::now() >= until => return Err(lost("rank 0 has not said in time who is there".into())),
+            _ => waiting()?,
+        }
+    }
+    let mut from: &TcpStream = stream;
+    let read = from.set_read_timeout(Some(Duration::from_secs(5))).and_then(|()| from.read_exact(&mut [0]));
+    let text = read.and_then(|()| get(from, TEXT * 64)).map_err(|_| early(0))?;
+    stream.set_read_timeout(None).map_err(|_| early(0))?;
+    Ok(text)
+}
+
+/// The error of a rank that is gone before all have met.
+fn early(rank: usize) -> crate::Error {
+    lost(format!("rank {rank} has ended before all ranks were connected"))
+}
+
+/// Refuses a connection to `rank` that has ended, or says why ranks do not meet. Nothing is taken from it.
+fn alive(rank: usize, stream: &TcpStream) -> Result<()> {
+    let mut kind = [0];
+    let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut kind));
+    stream.set_nonblocking(false).map_err(|_| early(rank))?;
+    match seen {
+        Ok(0) => Err(early(rank)),
+        Ok(_) if kind[0] == ENDED => {
+            let mut from: &TcpStream = stream;
+            let text = from.read_exact(&mut kind).and_then(|()| get(from, 1 << 20)).map_err(|_| early(rank))?;
+            Err(lost(String::from_utf8_lossy(&text).into_owned()))
+        }
+        Ok(_) => Ok(()),
+        Err(e) if matches!(e.kind(), Io::WouldBlock | Io::Interrupted) => Ok(()),
+        Err(_) => Err(early(rank)),
+    }
 }
 
 /// Where the ranks listen, from rank 0's list. Who is on rank 0's machine may be known there by an address that means
@@ -200,21 +299,22 @@ fn places(text: &[u8], rank_0: SocketAddr, size: usize) -> Result<Vec<SocketAddr
     Ok(places.into_iter().map(here).collect())
 }
 
-fn refuse(stream: &mut TcpStream, why: &str) -> std::io::Result<()> {
-    let mut message = vec![REFUSED];
+/// Tells those that wait already why ranks do not meet.
+fn refuse_all<'a>(there: impl Iterator<Item = &'a (usize, TcpStream)>, why: &str) {
+    let mut message = vec![ENDED];
     put(&mut message, why.as_bytes());
-    stream.write_all(&message)
-}
-
-/// Tells those that wait already.
-fn refuse_all(there: &mut [Option<(TcpStream, SocketAddr)>], why: &str) {
-    for (stream, _) in there.iter_mut().flatten() {
-        let _ = refuse(stream, why);
+    for (_, stream) in there {
+        let mut stream: &TcpStream = stream;
+        let _ = stream.write_all(&message);
     }
 }
 
-/// The next connection; `None` when time is up.
-fn accept(listener: &TcpListener, until: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
+/// The next connection; `None` when time is up. `go_on` is asked while there is none.
+fn accept(
+    listener: &TcpListener,
+    until: Instant,
+    go_on: impl Fn() -> Result<()>,
+) -> Result<Option<(TcpStream, SocketAddr)>> {
     let broken = |e| lost(format!("this rank cannot listen for others: {e}"));
     listener.set_nonblocking(true).map_err(broken)?;
     loop {
@@ -224,8 +324,9 @@ fn accept(listener: &TcpListener, until: Instant) -> Result<Option<(TcpStream, S
                 return Ok(Some((stream, from)));
             }
             Err(_) if Instant::now() >= until => return Ok(None),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Err(_) => go_on()?,
         }
+        std::thread::sleep(GLANCE);
     }
 }
 
@@ -294,7 +395,7 @@ pub(super) fn put(message: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Reads a text of at most `most` bytes.
-pub(super) fn get(from: &mut TcpStream, most: usize) -> std::io::Result<Vec<u8>> {
+pub(super) fn get(mut from: impl Read, most: usize) -> std::io::Result<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length) as usize;

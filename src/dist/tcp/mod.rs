@@ -67,12 +67,14 @@ const ALL_TO_ALL: u64 = 2;
 const ALL_GATHER: u64 = 3;
 
 impl Tcp {
-    /// Connects the ranks of `world`. All of them must call it.
+    /// Connects the ranks of `world`. All of them must call it. While it waits, `waiting` is told again and again for whom, and
+    /// ends the wait by an error.
     ///
     /// # Errors
-    /// `Peer` when the ranks do not find each other in time, or say different things about who they are.
-    pub fn connect(world: &World, patience: Patience) -> Result<Tcp> {
-        let meeting::Connected { peers, watched } = meeting::meet(world, patience)?;
+    /// `Peer` when the ranks do not find each other in time, one of them ends meanwhile, or they say different things about who
+    /// they are; those of `waiting`.
+    pub fn connect(world: &World, patience: Patience, waiting: &dyn Fn(&str) -> Result<()>) -> Result<Tcp> {
+        let meeting::Connected { peers, watched } = meeting::meet(world, patience, waiting)?;
         let clones = peers.iter().flatten().map(TcpStream::try_clone).collect::<std::io::Result<Vec<_>>>();
         let clones = clones.map_err(|e| lost(format!("the connections to other ranks cannot be used: {e}")))?;
         let watch = Watch::new(world.rank, watched, clones)?;

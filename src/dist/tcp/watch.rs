@@ -1,16 +1,15 @@
 //! Notices the end of other ranks, and tells them of one's own. Rank 0 hears of everybody and tells all others.
 
 use super::lost;
-use super::meeting::{get, put};
+use super::meeting::{ENDED, get, put};
 use crate::error::{Error, Result};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Kinds of messages: a rank leaves without an error; a text says which rank ended and why.
+/// A rank leaves without an error. Its other message is [`ENDED`].
 const FINISHED: u8 = 1;
-const ENDED: u8 = 2;
 
 /// How long a rank whose connection broke waits for the sentence that says why.
 const HEARING: Duration = Duration::from_secs(5);

@@ -102,7 +102,7 @@ pub struct Views {
     pub motion: Option<[Tensor; 2]>,
     /// Motion of both RGB clips on the grid of the aligned module, `n t h w`; not read without alignment.
     pub targets: Option<[Tensor; 2]>,
-    /// Numbers of the videos, the owners of their keys in the queue.
+    /// Numbers of the videos of all ranks, the owners of their keys in the queue.
     pub owners: Integers,
     /// With several ranks and shuffled keys: the clips that this rank's key networks see, in their order, of the visual and then
     /// the motion network in each direction ([`crate::ssl::pathway::permutation`]). Otherwise empty: the clips above, permuted.

@@ -9,7 +9,7 @@ use crate::ops::{self, sgd::Sgd};
 use crate::ssl::alignment::Alignment;
 use crate::ssl::division::Division;
 use crate::ssl::objective::Objective;
-use crate::ssl::over_batch::{Sum, all_owners};
+use crate::ssl::over_batch::Sum;
 use crate::ssl::pathway::{Order, Pathway, rows_of};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
@@ -30,6 +30,13 @@ pub struct Inputs {
     pub(super) lr: Tensor,
     /// How the batch is divided.
     pub(super) division: Division,
+}
+
+impl Inputs {
+    /// Videos of this rank.
+    fn rows(&self) -> usize {
+        self.views.rgb[0].dims().first().copied().unwrap_or(0)
+    }
 }
 
 impl Maclr {
@@ -96,15 +103,16 @@ impl Maclr {
             return Err(Error::param("maclr", "key_clips", views.key_clips.len(), rule));
         }
         division.parts(self.groups)?;
-        let owners = all_owners(views.owners.values(), division)?;
-        let masked = division.micro_batches(views.owners.len())?.into_iter().map(|rows| {
+        let own_owners = division.own_owners(views.owners.values(), n)?;
+        let masked = division.micro_batches(n)?.into_iter().map(|rows| {
             let nobody = || vec![Mask::NOBODY; rows.len()];
-            let own = || views.owners.values()[rows.clone()].to_vec();
+            let own = || own_owners[rows.clone()].to_vec();
             Integers::new(if self.mask_own { own() } else { nobody() }).to(&device)
         });
         let masked = masked.collect::<Result<_>>()?;
         let lr = Tensor::scalar(lr).to(&device)?;
-        let (views, owners) = (views.to(&device)?, Integers::new(owners).to(&device)?);
+        let owners = Integers::new(views.owners.values().to_vec()).to(&device)?;
+        let views = views.to(&device)?;
         Ok(Inputs { views, masked, owners, orders, lr, division: division.clone() })
     }
 
@@ -156,7 +164,7 @@ impl Maclr {
         if in_batch {
             enqueue(p, &keys, &inputs.owners)?;
         }
-        let n = inputs.views.owners.len();
+        let n = inputs.rows();
         let mut sum = Sum::new(&inputs.division);
         for (i, rows) in inputs.division.micro_batches(n)?.into_iter().enumerate() {
             self.gradients(p, inputs, i, rows, &keys, &mut sum)?;
@@ -184,7 +192,7 @@ impl Maclr {
         sums: &mut Sum<2>,
     ) -> Result<()> {
         let (views, division, directions) = (&inputs.views, &inputs.division, self.directions());
-        let own = division.own(views.owners.len()).start;
+        let own = division.own(inputs.rows()).start;
         let in_all = own + rows.start..own + rows.end;
         let forward = division.span("forward");
         let tape = Tape::new();

@@ -111,7 +111,7 @@ pub struct Views {
     pub target: Option<Tensor>,
     /// `[n 1]`: 1 where the query comes before `k2` and `k3`, -1 where it comes after them.
     pub order: Tensor,
-    /// Numbers of the videos, the owners of their keys in the queue.
+    /// Numbers of the videos of all ranks, the owners of their keys in the queue.
     pub owners: Integers,
     /// Whether each of `keys` has the clips of this rank's part of a permutation of all ranks' clips, one permutation for each
     /// ([`crate::ssl::pathway::permutation`]), as a step of several ranks with shuffled keys needs it; otherwise they are those of

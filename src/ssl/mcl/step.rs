@@ -10,7 +10,7 @@ use crate::shape::Shape;
 use crate::ssl::alignment::Alignment;
 use crate::ssl::division::Division;
 use crate::ssl::objective::Objective;
-use crate::ssl::over_batch::{Sum, all_owners};
+use crate::ssl::over_batch::Sum;
 use crate::ssl::pathway::{KeyCodes, Order, Queries, rows_of};
 use crate::ssl::report::{Part, Report, Seen};
 use crate::tape::{Tape, Var};
@@ -36,6 +36,13 @@ pub struct Inputs {
     choice: Choice,
     /// How the batch is divided.
     pub(super) division: Division,
+}
+
+impl Inputs {
+    /// Videos of this rank.
+    fn rows(&self) -> usize {
+        self.views.query.dims().first().copied().unwrap_or(0)
+    }
 }
 
 /// Constants of a two-way classification, on the device of the network.
@@ -129,7 +136,7 @@ impl Mcl {
         division: &Division,
     ) -> Result<Inputs> {
         let device = p.query().device();
-        let n = views.owners.len();
+        let n = views.query.dims().first().copied().unwrap_or(0);
         if views.order.dims() != [n, 1] {
             return Err(Error::shape("mcl", "order", format!("[{n} 1]"), views.order.shape()));
         }
@@ -141,16 +148,17 @@ impl Mcl {
             return Err(Error::param("mcl", "permuted", views.permuted, rule));
         }
         division.parts(self.groups)?;
-        let owners = all_owners(views.owners.values(), division)?;
+        let own_owners = division.own_owners(views.owners.values(), n)?;
         let micro_batches = division.micro_batches(n)?;
         let masked = micro_batches.iter().map(|rows| {
             let nobody = || vec![Mask::NOBODY; rows.len()];
-            let own = || views.owners.values()[rows.clone()].to_vec();
+            let own = || own_owners[rows.clone()].to_vec();
             Integers::new(if self.mask_own { own() } else { nobody() }).to(&device)
         });
         let masked = masked.collect::<Result<_>>()?;
         let each = micro_batches.first().map_or(0, |rows| rows.len());
-        let (views, owners) = (views.to(&device)?, Integers::new(owners).to(&device)?);
+        let owners = Integers::new(views.owners.values().to_vec()).to(&device)?;
+        let views = views.to(&device)?;
         let scalar = |x: f32| Tensor::scalar(x).to(&device);
         Ok(Inputs {
             views,
@@ -209,7 +217,7 @@ impl Mcl {
             enqueue(p, &keys, &inputs.owners)?;
         }
         let mut sum = Sum::new(division);
-        for (i, rows) in division.micro_batches(views.owners.len())?.into_iter().enumerate() {
+        for (i, rows) in division.micro_batches(inputs.rows())?.into_iter().enumerate() {
             self.of_micro_batch(p, inputs, i, rows, &keys, &mut sum)?;
         }
         let (loss, [grads], seen) = sum.finish()?;
@@ -227,7 +235,7 @@ impl Mcl {
         sums: &mut Sum<1>,
     ) -> Result<()> {
         let (views, division) = (&inputs.views, &inputs.division);
-        let own = division.own(views.owners.len()).start;
+        let own = division.own(inputs.rows()).start;
         let [a, b, c] = keys;
         let of = |k: &KeyCodes| k.rows(own + rows.start..own + rows.end);
         let keys = [of(a)?, of(b)?, of(c)?];

@@ -13,11 +13,13 @@ use super::pretrain::{At, Load, Method, Seen, steps_per_epoch};
 use super::share::Clips;
 use super::views::{Loader, Part, segments};
 use crate::augment::{Draw, rand_augment};
+use crate::dist::{Alone, Collective, Spans};
 use crate::error::Result;
 use crate::nn::{Classifier, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::rng::{self, Purpose};
-use crate::ssl::supervised::Learner;
+use crate::ssl::Division;
+use crate::ssl::supervised::{Learner, share_of};
 use crate::tensor::{Device, Tensor};
 use crate::video::{Dataset, Prefetch};
 use rand::RngExt;
@@ -83,6 +85,7 @@ pub struct Finetune {
     learner: Learner,
     load: Arc<Load<Labelled>>,
     videos: usize,
+    division: Division,
 }
 
 /// What stands before the network's names in a weights file: nothing.
@@ -108,7 +111,17 @@ impl Finetune {
         let (classifier, mut params) = Classifier::new(net, classes, seed)?;
         Classifier::start_from(&mut params, trunk)?;
         let learner = Learner::new(classifier, params.to(device)?)?;
-        Ok(Finetune { recipe: recipe.clone(), learner, load, videos })
+        let division = recipe.division(Arc::new(Alone))?;
+        Ok(Finetune { recipe: recipe.clone(), learner, load, videos, division })
+    }
+
+    /// The same run as one of `ranks`, which share each step.
+    ///
+    /// # Errors
+    /// As [`Recipe::division`].
+    pub fn over(mut self, ranks: Arc<dyn Collective>) -> Result<Finetune> {
+        self.division = self.recipe.division(ranks)?;
+        Ok(self)
     }
 
     /// The network and its weights.
@@ -149,6 +162,14 @@ impl Method for Finetune {
         "finetune"
     }
 
+    fn division(&self) -> Division {
+        self.division.clone()
+    }
+
+    fn trace(&mut self, spans: Arc<dyn Spans>) {
+        self.division = self.division.clone().with_spans(spans);
+    }
+
     fn batch(&mut self, samples: Vec<Labelled>) -> Result<Vec<Labelled>> {
         Ok(samples)
     }
@@ -157,7 +178,8 @@ impl Method for Finetune {
         let mut rng = rng::stream(at.seed, at.step, 0, Purpose::Dropout);
         let labels = |some: &[Labelled]| some.iter().map(|sample| sample.label).collect();
         let parts = batch.chunks(self.recipe.micro_batch).map(|some| Ok((clips(some)?, labels(some))));
-        Seen::of(&self.learner.step(&self.recipe.supervised(), batch.len(), parts, &mut rng, lr, sgd)?)
+        let n = batch.len() * self.division.ranks().size();
+        self.learner.step_of(&self.recipe.supervised(), n, parts, &mut rng, lr, sgd, &self.division)
     }
 
     fn networks(&self) -> Vec<(&'static str, &Params)> {
@@ -178,23 +200,26 @@ impl Method for Finetune {
         state.get_params("velocity.", velocity)
     }
 
-    /// Computes the running statistics anew from the clips of the epoch after the last, in its order.
+    /// Computes the running statistics anew from the clips of the epoch after the last, in its order. Afterwards all ranks have
+    /// the same ones.
     fn finish(&mut self, at: At) -> Result<()> {
         let Recipe { batch, micro_batch, precise_bn, frozen, precision, .. } = self.recipe;
         let per_epoch = steps_per_epoch(self.videos, batch)?;
         let used = per_epoch * batch as u64;
         let batches = precise_bn.min(used as usize / micro_batch);
-        if batches == 0 || frozen {
-            return Ok(());
+        let ranks = self.division.ranks();
+        if frozen || batches == 0 {
+            return if frozen || ranks.size() == 1 { Ok(()) } else { self.learner.share_statistics(ranks) };
         }
         let (order, load) = (Order::new(at.seed, self.videos, per_epoch, batch), self.load.clone());
-        let first = used * at.epochs;
-        let mut samples = Prefetch::new(rayon::current_num_threads(), micro_batch, batches * micro_batch, move |i| {
+        let own = share_of(batches, ranks);
+        let first = used * at.epochs + (own.start * micro_batch) as u64;
+        let mut samples = Prefetch::new(rayon::current_num_threads(), micro_batch, own.len() * micro_batch, move |i| {
             let (epoch, video) = order.at(first + i as u64);
             load(epoch, video, Clips::ALL)
         });
-        let next = |_| clips(&samples.by_ref().take(micro_batch).collect::<Result<Vec<_>>>()?);
-        self.learner.precise_statistics(batches, (0..batches).map(next), precision)
+        let next = own.map(|_| clips(&samples.by_ref().take(micro_batch).collect::<Result<Vec<_>>>()?));
+        self.learner.precise_statistics(batches, next, precision, ranks)
     }
 
     fn kept(&self) -> (&Trunk, &Params) {

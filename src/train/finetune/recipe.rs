@@ -2,9 +2,12 @@
 
 use super::PREFIX;
 use crate::augment::{AugmentSpec, rand_augment::RandAugment};
+use crate::dist::sum::Wire;
+use crate::dist::{Alone, Collective};
 use crate::error::{Error, Result};
 use crate::nn::{Net, Precision};
 use crate::ops::sgd::Sgd;
+use crate::ssl::Division;
 use crate::ssl::supervised::Supervised;
 use crate::train::limits;
 use crate::train::recipe::{check_views, fitting};
@@ -12,6 +15,7 @@ use crate::train::schedule::Schedule;
 use crate::train::views::ViewSpec;
 use crate::weights::{Config, Networks};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Everything that defines a run except its network and its data.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +31,12 @@ pub struct Recipe {
     /// Videos that pass through the network at once: a step adds the gradients of `batch / micro_batch` of them, and
     /// each has batch statistics of its own.
     pub micro_batch: usize,
+    /// Parts of a rank's share of a step, each of one or more micro-batches, whose gradients are added apart: one process with as
+    /// many takes the place of as many ranks. Running statistics are those of the first part.
+    pub accumulate: usize,
+    /// How gradients travel between ranks.
+    #[serde(skip_serializing_if = "Wire::is_f32")]
+    pub wire: Wire,
     /// Learning rate after the warm-up.
     pub lr: f32,
     /// Learning rate of the first step, if there is a warm-up.
@@ -64,6 +74,8 @@ impl Recipe {
             epochs: 20,
             batch: 16,
             micro_batch: 16,
+            accumulate: 1,
+            wire: Wire::F32,
             lr: 0.06,
             warmup_from: 0.0002,
             warmup_epochs: 1.0,
@@ -169,6 +181,7 @@ impl Recipe {
         limits::EPOCHS.check(self.epochs)?;
         limits::BATCH.check(self.batch)?;
         limits::MICRO_BATCH.check(self.micro_batch)?;
+        limits::ACCUMULATE.check(self.accumulate)?;
         limits::LR.check(self.lr)?;
         limits::WARMUP_EPOCHS.check(self.warmup_epochs)?;
         limits::WEIGHT_DECAY.check(self.sgd.weight_decay)?;
@@ -177,12 +190,34 @@ impl Recipe {
         limits::PRECISE_BN.check(self.precise_bn)?;
         self.rand_augment.map_or(Ok(()), |ops| ops.check())?;
         check_views(&self.views)?;
-        if !self.batch.is_multiple_of(self.micro_batch) {
-            let rule = format!("--batch {} must be a multiple of it", self.batch);
-            return Err(Error::param("settings", limits::MICRO_BATCH.option, self.micro_batch, rule));
-        }
+        self.division(Arc::new(Alone))?;
         let [[t, h, w, _], _] = self.views.dims();
         fitting(net, [t, h, w], "--frames and --side").map(drop)
+    }
+
+    /// How the batch of a step is divided among `ranks`, and on each into parts.
+    ///
+    /// # Errors
+    /// `Param` when it does not divide equally, or a part does not divide into micro-batches.
+    pub fn division(&self, ranks: Arc<dyn Collective>) -> Result<Division> {
+        let (batch, size, accumulate) = (self.batch, ranks.size(), self.accumulate);
+        let division = Division::new(ranks, accumulate, self.wire)?;
+        let parts = division.count();
+        if !batch.is_multiple_of(parts) {
+            let (option, value, rule) = match size {
+                1 => (limits::ACCUMULATE.option, accumulate, format!("--batch {batch} must divide into that many")),
+                _ => (limits::BATCH.option, batch, format!("with {size} ranks it must divide into {parts}")),
+            };
+            return Err(Error::param("settings", option, value, rule + " equal parts"));
+        }
+        if !(batch / parts).is_multiple_of(self.micro_batch) {
+            let rule = match parts {
+                1 => format!("--batch {batch} must be a multiple of it"),
+                _ => format!("the {} videos of each of {parts} parts of a step must divide into such", batch / parts),
+            };
+            return Err(Error::param("settings", limits::MICRO_BATCH.option, self.micro_batch, rule));
+        }
+        Ok(division)
     }
 
     /// The settings of a step.

@@ -12,6 +12,7 @@ pub mod options;
 pub mod pack;
 pub mod pretrain;
 pub mod ranks;
+pub mod ranks_with_labels;
 pub mod refused_resume;
 pub mod signals;
 pub mod unlabelled;

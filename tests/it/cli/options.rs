@@ -11,7 +11,7 @@ use tubelet::train::limits::{self, Limit};
 const PROGRAMS: [&str; 2] = ["pretrain_maclr", "pretrain_mcl"];
 
 /// Options whose values are no numbers.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 23] = [
     "--data",
     "--test",
     "--preset",
@@ -25,6 +25,7 @@ const WORDS: [&str; 22] = [
     "--motion",
     "--motion-stem",
     "--trace",
+    "--wire",
     "--motion-sampling",
     "--motion-crop",
     "--align-form",

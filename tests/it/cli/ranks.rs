@@ -3,7 +3,10 @@
 use crate::support::programs::{data, example, summary};
 use crate::support::ranks::{sentence, start, start_each};
 use crate::support::whole_run::checkpoint;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -94,7 +97,7 @@ fn a_killed_rank_ends_the_others_and_the_run_goes_on_with_the_same_bits() {
     running.wait_for(&checkpoint_of(d, "ranks", 20));
     running.signal(2, "-TERM");
     let ended = running.end();
-    assert_eq!([0, 1, 2].map(|rank| ended[rank].status.code()), [Some(130), Some(130), Some(143)]);
+    assert_eq!([0, 1, 2].map(|rank| ended[rank].status.code()), [Some(143); 3]);
     let said = String::from_utf8_lossy(&ended[0].stderr).into_owned();
     assert!(said.contains("stopped as asked: saved in ranks: ") && said.contains(" of 60 steps"), "{said}");
     assert!(ended[1].stderr.is_empty() && ended[2].stderr.is_empty());
@@ -127,7 +130,7 @@ fn ranks_that_differ_are_named_before_anything_is_written() {
             let mut args: Vec<String> = run.iter().map(|arg| (*arg).to_owned()).collect();
             match args.iter().position(|arg| arg == option).filter(|_| rank == 1) {
                 Some(at) => args[at + 1] = value.to_owned(),
-                None if rank == 1 && !option.is_empty() => args.extend([option.to_owned(), value.to_owned()]),
+                None if rank == 1 => args.extend([option, value].iter().filter(|a| !a.is_empty()).map(|a| (*a).into())),
                 None => {}
             }
             args
@@ -147,7 +150,8 @@ fn ranks_that_differ_are_named_before_anything_is_written() {
     fs::write(d.join("other.txt"), fs::read_to_string(d.join("train.txt")).unwrap().replace("a0 a", "a0 b")).unwrap();
     differ("videos.train.hash: ", ("--data", "other.txt"), &[]);
     differ("its instruction set (TUBELET_ISA): portable there", ("", ""), &[("TUBELET_ISA", "portable")]);
-    // What cannot be divided, and what is not one of several.
+    differ("--dry-run: true there, false on rank 0", ("--dry-run", ""), &[]);
+    // What cannot be divided, what does not go together, and what is not one of several.
     let Some(said) = all(4, ("", ""), &[]) else { return };
     assert!(said.iter().all(|e| e.contains("--batch = 6, but with 4 ranks it must divide into 4 equal")), "{said:?}");
     let said = all(2, ("--batch", "5"), &[]).unwrap();
@@ -158,13 +162,32 @@ fn ranks_that_differ_are_named_before_anything_is_written() {
         said[1].contains("--device cuda:0: 2 ranks run on this machine, and each needs a GPU of its own"),
         "{said:?}"
     );
-    assert!(!d.join("run").exists(), "nothing is written");
-    let probe = start("linear_probe", d, 2, &["--data", "train.txt", "--test", "test.txt"]).unwrap();
-    for out in probe.end() {
-        assert!(sentence(&out).contains("this program runs as one process, and torchrun started 2"));
+    let twice = [&run[..], &["--sync-bn", "--w-align", "1", "--align-form", "weight-gradient"]].concat();
+    for out in start("pretrain_maclr", d, 2, &twice).unwrap().end() {
+        assert!(sentence(&out).contains("settings: --sync-bn = true, but the loss of --align-form weight-gradient"));
     }
+    let mut no_number = Command::new(example("pretrain_maclr").unwrap());
+    no_number.env("RANK", OsStr::from_bytes(b"\xff")).env("WORLD_SIZE", "2").current_dir(d);
+    let said = sentence(&no_number.output().unwrap());
+    assert!(said.starts_with("error: launcher: RANK = \u{fffd}, but torchrun sets it to a number"), "{said}");
+    assert!(!d.join("run").exists() && !d.join("runs").exists() && !d.join("cache").exists(), "nothing is written");
     // A folder that is not shared has other checkpoints.
     summary(&alone("pretrain_maclr", d, &run).unwrap());
     let what = "the newest checkpoint that it finds in --out: none there, step 1, checksum ";
     differ(what, ("--out", "elsewhere"), &[]);
+}
+
+/// The other rank ends before it connects, because of a wrong option; nobody can tell the first so.
+#[test]
+fn a_rank_that_waits_says_for_whom_and_is_ended_by_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = |rank: usize| if rank == 1 { vec!["--nonsense".to_owned()] } else { Vec::new() };
+    let Some(mut running) = start_each("pretrain_maclr", dir.path(), 2, args, |_| Vec::new()) else { return };
+    let begun = Instant::now();
+    let mut said = BufReader::new(running.0[0].stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(said.next().unwrap(), "rank 0 is waiting for rank 1");
+    assert!(begun.elapsed() < Duration::from_secs(60), "long before time is up");
+    running.signal(0, "-INT");
+    assert_eq!(said.next().unwrap(), "stopped as asked: rank 0 was waiting for rank 1");
+    assert_eq!(running.end()[0].status.code(), Some(143));
 }

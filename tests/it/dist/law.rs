@@ -13,7 +13,7 @@ use tubelet::ssl::maclr::{CrossPositive, Maclr};
 use tubelet::ssl::mcl::Mcl;
 use tubelet::ssl::pathway::{Pathway, permutation};
 use tubelet::ssl::{Division, maclr as of_maclr, mcl as of_mcl};
-use tubelet::tensor::{DType, Device, Integers, Tensor};
+use tubelet::tensor::{DType, Device, Tensor};
 
 pub const STEPS: u64 = 3;
 pub const VIDEOS: usize = 24;
@@ -112,7 +112,7 @@ pub fn maclr_run(method: &Maclr, division: &Division) -> Left {
                 rgb: pair(&whole.rgb),
                 motion: Some(pair(motion)),
                 targets: whole.targets.as_ref().map(pair),
-                owners: Integers::new(whole.owners.values()[own()].to_vec()),
+                owners: whole.owners.clone(),
                 key_clips,
             }
         };
@@ -173,7 +173,7 @@ pub fn mcl_run(method: &Mcl, division: &Division) -> Left {
                 keys,
                 target: whole.target.as_ref().map(|t| rows(t, own())),
                 order: rows(&whole.order, own()),
-                owners: Integers::new(whole.owners.values()[own()].to_vec()),
+                owners: whole.owners.clone(),
                 permuted: true,
             }
         };

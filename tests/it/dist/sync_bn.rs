@@ -12,6 +12,7 @@ use tubelet::ops;
 use tubelet::ops::batch_norm::reference::{self, Layer, Rows};
 use tubelet::ops::batch_norm::{Moments, Peers, Running, Stats};
 use tubelet::ssl::Division;
+use tubelet::ssl::alignment::Alignment;
 use tubelet::tape::{self, Tape, Var};
 use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::maclr::Recipe;
@@ -160,8 +161,20 @@ fn what_whole_statistics_do_not_go_with_is_refused() {
     assert_eq!(division(1).unwrap().parts(1).unwrap(), 1);
     // As the programs ask, before they write anything.
     let training = Training { sync_bn: true, ..Recipe::tiny().training };
-    let e = training.division(Arc::new(Alone), 4).err().unwrap().to_string();
+    let e = training.division(Arc::new(Alone), 4, None).err().unwrap().to_string();
     assert!(e.contains("--bn-groups = 4") && e.contains("--sync-bn"), "{e}");
+    // Losses that differentiate a gradient, on several ranks.
+    let of = |alignment: Alignment, size| {
+        let ranks = |ranks| Training { batch: 8, ..training.clone() }.division(ranks, 1, Some(&alignment)).err();
+        law::on_ranks(size, ranks).pop().unwrap().map(|e| e.to_string())
+    };
+    let (released, ours) = (Alignment::released("layer3.0"), Alignment::from_scratch("layer3.0"));
+    let e = of(released.clone(), 2).unwrap();
+    assert!(e.contains("--sync-bn = true") && e.contains("--align-form weight-gradient"), "{e}");
+    assert!(of(Alignment { detached: false, ..ours.clone() }, 2).is_some());
+    for fine in [(released.clone(), 1), (ours, 2), (Alignment { weight: 0.0, warm_weight: 0.0, ..released }, 2)] {
+        assert_eq!(of(fine.0, fine.1), None);
+    }
     // A gradient that is differentiated again would need an exchange on the tape.
     let (x, c) = (noise(1, &[4, 3]), noise(2, &[3]));
     let errors =

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tubelet::dist::threads;
 use tubelet::dist::{Collective, Patience, Tcp, World, sum};
+use tubelet::error::ErrorKind;
 use tubelet::{DType, Error, Tensor};
 
 /// Short enough for a test, long enough for a machine that gives a thread no turn.
@@ -32,7 +33,7 @@ fn world(rank: usize, size: usize, port: u16) -> World {
 fn all<T: Send>(worlds: Vec<World>, patience: Patience, run: impl Fn(Tcp) -> T + Sync) -> Vec<Result<T, Error>> {
     std::thread::scope(|scope| {
         let run = &run;
-        let one = move |world: World| Tcp::connect(&world, patience).map(run);
+        let one = move |world: World| Tcp::connect(&world, patience, &|_| Ok(())).map(run);
         let running: Vec<_> = worlds.into_iter().map(|world| scope.spawn(move || one(world))).collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
@@ -95,6 +96,35 @@ fn sums_have_the_bits_of_those_of_threads() {
     });
     for (a, b) in by_tcp.into_iter().zip(by_threads) {
         assert_eq!(a.unwrap(), b);
+    }
+}
+
+/// A rank that is there and ends, before another one comes, ends those that wait.
+#[test]
+fn a_rank_that_ends_before_all_are_connected_ends_the_others_soon() {
+    for bad in [0, 1] {
+        let (worlds, began) = (ranks(4), Instant::now());
+        let stopped = || Error::from(ErrorKind::Peer { what: "asked to stop".into() });
+        let said: Vec<String> = std::thread::scope(|scope| {
+            let one = |rank: usize| {
+                let world = &worlds[rank];
+                let waiting = move |_: &str| {
+                    // When the others wait as well.
+                    let ends = rank == bad && began.elapsed() > Duration::from_secs(1);
+                    if ends { Err(stopped()) } else { Ok(()) }
+                };
+                scope.spawn(move || Tcp::connect(world, PATIENCE, &waiting).err().unwrap().to_string())
+            };
+            let running = [0, 1, 2].map(one); // rank 3 never comes
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(began.elapsed() < PATIENCE.starting, "nobody waits until time is up");
+        for (rank, said) in said.iter().enumerate() {
+            // What ends rank 0, the others are told.
+            let gone = format!("rank {bad} has ended before all ranks were connected");
+            let want = if rank == bad || bad == 0 { stopped().to_string() } else { gone };
+            assert_eq!(*said, want, "rank {rank}, when rank {bad} ends");
+        }
     }
 }
 
@@ -200,14 +230,14 @@ fn others_that_use_the_port_are_not_taken_for_ranks() {
         std::io::Write::write_all(&mut knocked, b"GET / HTTP/1.1\r\nHost: tubelet\r\n\r\n").unwrap();
         let old = World { key: "before the restart".into(), ..world(1, 2, at) };
         let patience = Patience { starting: Duration::from_secs(2), ..PATIENCE };
-        let e = Tcp::connect(&old, patience).err().unwrap().to_string();
+        let e = Tcp::connect(&old, patience, &|_| Ok(())).err().unwrap().to_string();
         assert!(e.contains("has not found rank 0"), "{e}");
     });
     let late = World { ..world(1, 2, at) };
     let done = std::thread::scope(|scope| {
-        let first = scope.spawn(|| Tcp::connect(&world(0, 2, at), PATIENCE).unwrap().share(b"0").unwrap());
+        let first = scope.spawn(|| Tcp::connect(&world(0, 2, at), PATIENCE, &|_| Ok(())).unwrap().share(b"0").unwrap());
         std::thread::sleep(Duration::from_secs(1));
-        let second = scope.spawn(|| Tcp::connect(&late, PATIENCE).unwrap().share(b"1").unwrap());
+        let second = scope.spawn(|| Tcp::connect(&late, PATIENCE, &|_| Ok(())).unwrap().share(b"1").unwrap());
         [first.join().unwrap(), second.join().unwrap()]
     });
     assert_eq!(done, [[b"0".to_vec(), b"1".to_vec()], [b"0".to_vec(), b"1".to_vec()]]);

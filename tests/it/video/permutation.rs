@@ -1,7 +1,7 @@
-//! The order of an epoch without a list: a permutation, and shares of it.
+//! The order of an epoch without a list: a permutation.
 
 use proptest::prelude::*;
-use tubelet::video::{Permutation, Share};
+use tubelet::video::Permutation;
 
 proptest! {
     #[test]
@@ -10,17 +10,6 @@ proptest! {
         let mut values: Vec<u64> = (0..n).map(|i| order.at(i)).collect();
         values.sort_unstable();
         prop_assert!(values.into_iter().eq(0..n));
-    }
-
-    #[test]
-    fn shares_of_all_ranks_are_disjoint_and_leave_fewer_than_the_ranks(n in 1u64..500, world in 1u64..9, seed: u64) {
-        let shares: Vec<Share> = (0..world).map(|rank| Share::new(n, [seed, 2], [rank, world]).unwrap()).collect();
-        let mut taken: Vec<u64> = shares.iter().flat_map(|share| (0..share.len()).map(|i| share.at(i))).collect();
-        prop_assert!(shares.iter().all(|share| share.len() == n / world && share.remainder() == n % world));
-        taken.sort_unstable();
-        taken.dedup();
-        prop_assert_eq!(taken.len() as u64, n / world * world);
-        prop_assert!(taken.iter().all(|&i| i < n));
     }
 }
 
@@ -39,7 +28,6 @@ fn sizes_at_the_limits() {
         assert!(some.len() == 1000 && some.iter().all(|&x| x < n), "{n}");
     }
     assert!(Permutation::new(0, 1, 1).is_empty());
-    assert!(Share::new(10, [0, 0], [2, 2]).is_err());
 }
 
 /// The same seed and epoch give the same order; others give another one.

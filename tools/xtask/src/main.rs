@@ -55,7 +55,9 @@ const USAGE: &str = "usage: cargo xtask <command>
                     --json FILE for the figures
   ranks [OPTION..]  runs on two ranks under torchrun and mpirun, where they are: a rank is killed in the middle, and the bits must
                     be those of --accumulate 2: --programs DIR (examples that are built), --torchrun PATH, --mpirun PATH;
-                    --hosts: on two hosts instead, which are network namespaces, 5 ms apart, whose cable is cut at last
+                    --hosts: on two hosts instead, which are network namespaces, 5 ms apart, whose cable is cut at last;
+                    --kills N: on four ranks without a launcher instead, N of which are killed at random moments of
+                    --seed N (0), --json FILE for the figures
   pack-trial DIR [OPTION..]
                     packs thousands of short videos in DIR with the example `pack`, by shards that are killed at random
                     moments, and compares the bytes with those of one process: --videos N (2000), --shards N (8),
@@ -63,7 +65,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   sanitize [miri|address] [TEST..]
                     the library's unit tests under Miri, and the tests of the CPU's kernels under the address sanitizer; it
                     needs a nightly compiler, with its parts miri and rust-src for Miri
-  mpi [MPIRUN]      builds with the feature mpi, and runs ranks under mpirun: what they exchange is compared with threads, and
+  mpi [MPIRUN]      builds with the feature mpi, and runs ranks under mpirun: what they exchange is compared with threads,
+                    a run of pretrain_maclr with --accumulate 2, and
                     a rank fails, panics, is killed, hangs: all must end within ten seconds
   bundle DIR        programs, scripts and run.sh for a machine with a GPU and a driver
   rehearse DIR [SECONDS]

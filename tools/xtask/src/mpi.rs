@@ -1,5 +1,7 @@
-//! `cargo xtask mpi`: ranks under mpirun (`tests/mpi`): what they exchange, and that all of them end when one does.
+//! `cargo xtask mpi`: ranks under mpirun (`tests/mpi`): what they exchange, and that all of them end when one does. A run of a
+//! program that is linked with MPI has the bits of one process.
 
+use crate::ranks::same;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -31,16 +33,18 @@ pub fn run(root: &Path, mpirun: &str) -> Result<String> {
         return Ok(format!("{mpirun} is absent, so ranks connected by MPI were not tried"));
     };
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    let program = build(root)?;
-    let launch = |ranks: usize, what: &str| {
+    let program =
+        build(root, &["test", "--workspace", "--features", "tubelet-tests/mpi", "--test", "mpi", "--no-run"])?;
+    let of = |ranks: usize| {
         let mut command = Command::new(mpirun);
         if version.contains("Open MPI") {
             // More ranks than processors; root is who runs containers.
             command.args(["--oversubscribe", "--allow-run-as-root"]);
         }
-        command.args(["-n", &ranks.to_string()]).arg(&program).arg(what);
-        ran(&mut command)
+        command.args(["-n", &ranks.to_string()]);
+        command
     };
+    let launch = |ranks: usize, what: &str| ran(of(ranks).arg(&program).arg(what));
     for ranks in [2, 3, 4] {
         let ran = launch(ranks, "law")?;
         ensure!(ran.success, "{ranks} ranks under {mpirun} do not exchange what they should:\n{}", ran.said);
@@ -59,17 +63,42 @@ pub fn run(root: &Path, mpirun: &str) -> Result<String> {
     let ran = ran(&mut alone)?;
     let sentence = "says that this is rank 0 of 2, and MPI that it is rank 0 of 1";
     ensure!(!ran.success && ran.said.contains(sentence), "a rank whose MPI knows of no other goes on:\n{}", ran.said);
+    whole_run(root, of(2))?;
     // Open MPI says it in the first line, MPICH's Hydra in one of its own.
     let own = version.lines().find(|line| line.trim_start().starts_with("Version:")).or(version.lines().next());
     let own = own.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-    Ok(format!("ranks under {mpirun} ({own}) exchange what threads do, and end together within {longest:.1?}"))
+    Ok(format!(
+        "ranks under {mpirun} ({own}) exchange what threads do, end together within {longest:.1?}, and have the bits of one process in a run of pretrain_maclr"
+    ))
 }
 
-/// Builds `tests/mpi` and returns where it is. As a part of the workspace, it needs what tests of that need.
-fn build(root: &Path) -> Result<PathBuf> {
+/// Runs `pretrain_maclr` on the ranks of `launcher`, and as one process that takes their place.
+fn whole_run(root: &Path, mut launcher: Command) -> Result<()> {
+    let program = build(root, &["build", "--features", "mpi", "--example", "pretrain_maclr"])?;
+    let home = root.join("target/mpi");
+    let _ = std::fs::remove_dir_all(&home);
+    std::fs::create_dir_all(&home)?;
+    let options = |command: &mut Command, out: &str| -> Result<()> {
+        command.args(["--batch", "24", "--frames", "4", "--motion-frames", "4", "--side", "16", "--epochs", "12"]);
+        let ran = ran(command.args(["--threads", "1", "--out", out]).current_dir(&home))?;
+        ensure!(ran.success, "a run of pretrain_maclr fails:\n{}", ran.said);
+        ensure!(
+            out == "alone" || ran.said.contains("connected by mpi"),
+            "MPI does not connect the ranks:\n{}",
+            ran.said
+        );
+        Ok(())
+    };
+    options(launcher.arg(&program), "ranks")?;
+    options(Command::new(&program).args(["--accumulate", "2"]), "alone")?;
+    same(&home.join("alone"), &home.join("ranks"))
+}
+
+/// Builds a program and returns where it is. `tests/mpi`, as a part of the workspace, needs what tests of that need.
+fn build(root: &Path, args: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["test", "--locked", "--workspace", "--features", "tubelet-tests/mpi", "--test", "mpi", "--no-run"]);
-    let output = command.arg("--message-format=json").stderr(Stdio::inherit()).current_dir(root).output()?;
+    let output = command.args(args).args(["--locked", "--message-format=json"]);
+    let output = output.stderr(Stdio::inherit()).current_dir(root).output()?;
     if !output.status.success() {
         bail!("the ranks could not be built; libclang and the headers of an MPI are needed (docs/ranks.md)");
     }
@@ -87,7 +116,7 @@ struct Ran {
     took: Duration,
 }
 
-/// Runs a command, a minute at most.
+/// Runs a command, five minutes at most.
 fn ran(command: &mut Command) -> Result<Ran> {
     let start = Instant::now();
     let (mut from, to) = std::io::pipe()?;
@@ -102,9 +131,9 @@ fn ran(command: &mut Command) -> Result<Ran> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if start.elapsed() > Duration::from_secs(60) {
+        if start.elapsed() > Duration::from_secs(300) {
             child.kill()?;
-            bail!("{command:?} has not ended after a minute");
+            bail!("{command:?} has not ended after five minutes");
         }
         std::thread::sleep(Duration::from_millis(20));
     };

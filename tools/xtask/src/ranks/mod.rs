@@ -1,7 +1,9 @@
 //! `cargo xtask ranks`: runs of two ranks under real launchers, torchrun and mpirun. One rank is killed in the middle, the run is
 //! started again (torchrun does so by itself), and its bits must be those of one process that accumulates two micro-batches.
+//! `--kills N` does it many times to four ranks without a launcher.
 
 mod hosts;
+mod kills;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -19,10 +21,16 @@ pub struct Options {
     pub mpirun: Option<PathBuf>,
     /// Whether ranks on two hosts are tried, which needs root, instead of launchers.
     pub hosts: bool,
+    /// How many ranks are killed, one after another, instead; 0 for none.
+    pub kills: usize,
+    /// Seed of the moments.
+    pub seed: u64,
+    /// Where to write the kills as JSON.
+    pub json: Option<PathBuf>,
 }
 
 impl Options {
-    /// Parses `[--programs DIR] [--torchrun PATH] [--mpirun PATH] [--hosts]`.
+    /// Parses `[--programs DIR] [--torchrun PATH] [--mpirun PATH] [--hosts] [--kills N] [--seed N] [--json FILE]`.
     ///
     /// # Errors
     /// One sentence for an option that is unknown or lacks its value.
@@ -31,10 +39,18 @@ impl Options {
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let value = || args.clone().next().map(PathBuf::from).with_context(|| format!("{arg} needs a value"));
+            let number = || -> Result<u64> {
+                let value = value()?;
+                let number = value.to_str().and_then(|text| text.parse().ok());
+                number.with_context(|| format!("{arg} is a whole number, not {}", value.display()))
+            };
             match arg.as_str() {
                 "--programs" => options.programs = Some(value()?),
                 "--torchrun" => options.torchrun = Some(value()?),
                 "--mpirun" => options.mpirun = Some(value()?),
+                "--kills" => options.kills = number()? as usize,
+                "--seed" => options.seed = number()?,
+                "--json" => options.json = Some(value()?),
                 "--hosts" => {
                     options.hosts = true;
                     continue;
@@ -48,9 +64,10 @@ impl Options {
 }
 
 /// A method with the options that make a step of it take some milliseconds.
-const METHODS: [(&str, &str); 2] = [
+const METHODS: [(&str, &str); 3] = [
     ("pretrain_maclr", "--batch 24 --frames 4 --motion-frames 4 --side 16 --epochs 12 --threads 1"),
     ("pretrain_mcl", "--batch 24 --frames 4 --side 16 --epochs 12 --threads 1 --precision bf16"),
+    ("finetune", "--batch 24 --frames 4 --side 16 --epochs 12 --threads 1 --clips 1 --precise-bn 4 --wire bf16"),
 ];
 
 /// Steps in an epoch of 192 procedural clips; the last one.
@@ -104,7 +121,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         Some(folder) => folder.canonicalize().with_context(|| format!("--programs {}", folder.display()))?,
         None => {
             let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--release", "--example", "pretrain_maclr", "--example", "pretrain_mcl"]);
+            build.args(["build", "--release"]).args(METHODS.iter().flat_map(|(method, _)| ["--example", method]));
             ensure!(build.current_dir(root).status()?.success(), "the examples cannot be built");
             root.join("target/release/examples")
         }
@@ -113,15 +130,19 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let _ = fs::remove_dir_all(&home);
     fs::create_dir_all(&home)?;
     // The run of one process of a method, which is made once.
+    let ranks = if options.kills > 0 { kills::RANKS } else { 2 };
     let alone = |method: &str, args: &str| -> Result<PathBuf> {
         let alone = home.join(format!("{method}-alone"));
         if !alone.exists() {
             let mut command = Command::new(programs.join(method));
-            command.args(args.split(' ')).args(["--accumulate", "2", "--out"]).arg(&alone);
+            command.args(args.split(' ')).args(["--accumulate", &ranks.to_string(), "--out"]).arg(&alone);
             finish(&mut begin(&mut command, &home)?, true)?;
         }
         Ok(alone)
     };
+    if options.kills > 0 {
+        return kills::run(&programs, &home, options, alone);
+    }
     if options.hosts {
         return hosts::run(&programs, &home, alone);
     }
@@ -210,8 +231,15 @@ fn rank_of(launcher: &Launcher, out: &Path) -> Result<u32> {
     bail!("the process of rank 1 is not found")
 }
 
+/// The steps of the newest checkpoint in `out`.
+fn steps_done(out: &Path) -> u64 {
+    let entries = fs::read_dir(out.join("checkpoints")).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).max().unwrap_or_default()
+}
+
 /// Refuses runs with other bits.
-fn same(alone: &Path, out: &Path) -> Result<()> {
+pub(crate) fn same(alone: &Path, out: &Path) -> Result<()> {
     let last = format!("checkpoints/step-{LAST:08}");
     for file in [format!("{last}/weights.safetensors"), format!("{last}/state.safetensors"), "metrics.jsonl".into()] {
         let read = |run: &Path| fs::read(run.join(&file)).with_context(|| format!("{}/{file}", run.display()));
