@@ -79,6 +79,8 @@ pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
 pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
 /// Clips per video of an evaluation.
 pub const CLIPS: Limit = whole("--clips", "clips", 1, 256);
+/// Queries of the benchmark of motion similarity.
+pub const QUERIES: Limit = whole("--queries", "queries", 1, 10_000);
 /// Videos that pass through a network at once when it is trained with labels.
 pub const MICRO_BATCH: Limit = whole("--micro-batch", "videos", 1, 65_536);
 /// Share of the features that are dropped.
@@ -124,7 +126,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 38] = [
+pub const ALL: [Limit; 39] = [
     SEED,
     SPLIT,
     THREADS,
@@ -144,6 +146,7 @@ pub const ALL: [Limit; 38] = [
     SIDE,
     PROBE_CLIPS,
     CLIPS,
+    QUERIES,
     MICRO_BATCH,
     DROPOUT,
     CLIP_NORM,

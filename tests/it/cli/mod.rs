@@ -8,6 +8,7 @@ pub mod extract_flow;
 pub mod finetune;
 pub mod fuzz_corpus;
 pub mod going_on;
+pub mod motion_similarity;
 pub mod options;
 pub mod pack;
 pub mod pretrain;
