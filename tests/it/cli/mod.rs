@@ -11,6 +11,7 @@ pub mod going_on;
 pub mod motion_similarity;
 pub mod options;
 pub mod pack;
+pub mod penalty;
 pub mod pretrain;
 pub mod ranks;
 pub mod refused_resume;
