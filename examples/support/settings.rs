@@ -12,7 +12,7 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 37] = [
+pub const OPTIONS: [(&str, &str); 38] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.accumulate", ACCUMULATE),
@@ -25,6 +25,7 @@ pub const OPTIONS: [(&str, &str); 37] = [
     ("training.views.frames", "--frames"),
     ("training.views.stride", "--stride"),
     ("training.views.side", "--side"),
+    ("training.views.background_swap", "--background-swap"),
     ("training.views.motion", "--motion"),
     ("training.views.motion_clamp", "--motion-clamp"),
     ("training.views.motion_frames", "--motion-frames"),

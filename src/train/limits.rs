@@ -75,6 +75,8 @@ pub const STRIDE: Limit = whole("--stride", "frames", 1, 1000);
 pub const MIN_FRAMES: Limit = whole("--min-frames", "frames", 0, 1_000_000_000);
 /// Side of the clips.
 pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
+/// Probability of another video's background.
+pub const BACKGROUND_SWAP: Limit = real("--background-swap", "", 0.0, 1.0);
 /// Clips per video for the probe.
 pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
 /// Clips per video of an evaluation.
@@ -126,7 +128,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 39] = [
+pub const ALL: [Limit; 40] = [
     SEED,
     SPLIT,
     THREADS,
@@ -144,6 +146,7 @@ pub const ALL: [Limit; 39] = [
     STRIDE,
     MIN_FRAMES,
     SIDE,
+    BACKGROUND_SWAP,
     PROBE_CLIPS,
     CLIPS,
     QUERIES,
