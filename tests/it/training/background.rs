@@ -7,7 +7,7 @@ use tubelet::rng::{Purpose, stream};
 use tubelet::train::Clips;
 use tubelet::train::views::{Loader, Part, ViewSpec};
 
-use crate::support::moving_square::{exact, loader, mask, views, write_frames};
+use crate::support::moving_square::{LENGTH, exact, loader, mask, views, write_frames};
 use crate::support::programs::{started, summary};
 
 #[test]
@@ -63,15 +63,19 @@ fn what_moves_stays_and_what_rests_is_of_another_video() {
             let ([m, n], [o, p]) = (a.motion.unwrap(), b.motion.unwrap());
             assert!(m.data == o.data && n.data == p.data, "motion clips are as they were");
             let quads = (plain.quad(epoch, video).unwrap(), over.quad(epoch, video).unwrap());
-            let of_quad = [(&quads.0.query, &quads.1.query), (&quads.0.keys[2], &quads.1.keys[2])];
-            for (a, b) in a.rgb.iter().zip(&b.rgb).chain(of_quad) {
+            let starts = plain.chosen(epoch, video).unwrap().starts;
+            let of_quad =
+                [(&quads.0.query, &quads.1.query, starts[0]), (&quads.0.keys[2], &quads.1.keys[2], starts[3])];
+            let of_pair = [0, 1].map(|i| (&a.rgb[i], &b.rgb[i], a.starts[i]));
+            for (a, b, start) in of_pair.into_iter().chain(of_quad) {
                 let [t, h, w, _] = a.dims;
                 let masks: Vec<Vec<bool>> = (0..t).map(|t| mask(a, t)).collect();
                 let square: Vec<bool> = (0..h * w).map(|p| masks.iter().any(|mask| mask[p])).collect();
                 let (changed, covered) = (changed(a, b), square.iter().filter(|s| **s).count());
                 assert!(changed.iter().filter(|c| **c).count() <= h * w / 2, "half is kept");
-                // Where the square passes through more than a third of the crop, its rim may be among what is left.
-                if covered > 0 && covered < h * w / 3 {
+                // Where the square passes through more than a third of the crop, its rim may be among what is left. The last
+                // frame of a video has no flow of its own.
+                if covered > 0 && covered < h * w / 3 && start + 6.0 < LENGTH as f64 - 1.0 {
                     seen += 1;
                     assert!(!(0..h * w).any(|p| square[p] && changed[p]), "epoch {epoch}, video {video}");
                     assert!(changed.iter().filter(|c| **c).count() > h * w / 3, "the rest is of another clip");

@@ -82,8 +82,7 @@ fn flow_is_that_of_the_query_in_matches_and_another_in_distractors() {
     assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), nearest.len());
 }
 
-/// Matches differ from the query in what they are named for and where things are; distractors in where things are alone, as
-/// far as a look goes: with a background of their own they would have other pixels where nothing is.
+/// A match has the query's motion, a distractor another one; only a changed view changes how displacements are seen.
 #[test]
 fn looks_and_motions_are_kept_or_changed_as_the_role_says() {
     let spread = |video: &SimilarVideo| -> [f64; 3] {
@@ -104,10 +103,10 @@ fn looks_and_motions_are_kept_or_changed_as_the_role_says() {
         for change in Change::ALL {
             let matching = video(query, Role::Match(change));
             assert_eq!(matching.motion(), asked.motion());
-            let (scene, panned) = ([1.0, 0.0], matching.seen([0.0; 2]));
-            let seen = matching.seen(scene);
-            let moved = [seen[0] - panned[0], seen[1] - panned[1]];
-            assert_eq!(moved == scene, change != Change::View || moved == scene, "{change:?}: {moved:?}");
+            let panned = matching.seen([0.0; 2]);
+            if !SimilaritySpec::pans(query) {
+                assert_eq!(matching.seen([1.0, 0.0]) == [1.0, 0.0], change != Change::View, "{change:?}");
+            }
             assert_eq!(panned != [0.0; 2], SimilaritySpec::pans(query));
             // The darkest pixels are the background's, which objects are brighter than.
             if matches!(change, Change::Background | Change::Style) {
